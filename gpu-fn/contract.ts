@@ -1,0 +1,109 @@
+// The wire between the edge and the GPU function. Both sides parse with these schemas; this file imports zod and nothing else.
+import * as z from 'zod'
+
+export const PROTOCOL_VERSION = 1
+
+export const TIERS = ['fp8', 'fp8-lite', 'fp16', 'fp32'] as const
+export const ROUTES = ['turbo', 'full'] as const
+export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
+export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
+
+/** Bounds that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
+export const LIMITS = {
+  promptCharacters: 10_000,
+  side: { min: 16, max: 2048, multipleOf: 16 },
+  steps: { min: 1, max: 100 },
+  guidanceScale: { min: 0, max: 20 },
+  count: { min: 1, max: 8 },
+  seedMax: 4_294_967_295,
+  requestBytes: 256 * 1024,
+  eventLineBytes: 64 * 1024,
+  imageBytes: 64 * 1024 * 1024,
+  heartbeatMs: 5_000,
+} as const
+
+export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
+const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
+const prompt = z.string().max(LIMITS.promptCharacters)
+
+/** Body of `PUT /jobs/{id}`. Image k of `count` uses `seed + k` modulo 2^32. `guidance_scale` ≤ 1 runs without CFG, as diffusers does. */
+export const jobRequest = z.strictObject({
+  protocol: z.literal(PROTOCOL_VERSION),
+  attempt: z.int().min(1),
+  model: z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/),
+  tier: z.enum(TIERS),
+  prompt,
+  negative_prompt: prompt,
+  width: side,
+  height: side,
+  steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
+  guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
+  seed: z.int().min(0).max(LIMITS.seedMax),
+  count: z.int().min(LIMITS.count.min).max(LIMITS.count.max),
+  output_format: z.enum(OUTPUT_FORMATS),
+  output_quality: z.int().min(1).max(100),
+  text_convention: z.enum(TEXT_CONVENTIONS),
+})
+export type JobRequest = z.infer<typeof jobRequest>
+
+/** What can go wrong with a job once it was accepted. `invalid_request` is the caller's to mend; the rest are ours. */
+export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
+export const WARNING_CODES = ['prompt_truncated'] as const
+
+const seconds = z.number().min(0)
+/** Where the time went, in seconds. `load` is 0 when the package was warm. */
+export const timings = z.strictObject({
+  queue: seconds,
+  load: seconds,
+  encode: seconds,
+  denoise: seconds,
+  decode: seconds,
+  total: seconds,
+})
+export type Timings = z.infer<typeof timings>
+
+const index = z.int().min(0)
+/** One line of the reply stream. A line with `bytes: n` is followed by exactly n raw bytes. */
+export const jobEvent = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('accepted'), job: jobId, attempt: z.int().min(1), position: index }),
+  z.strictObject({ type: z.literal('heartbeat') }),
+  z.strictObject({ type: z.literal('started'), model: z.string(), tier: z.enum(TIERS), package: z.string(), device: z.string() }),
+  z.strictObject({ type: z.literal('warning'), code: z.enum(WARNING_CODES), message: z.string() }),
+  z.strictObject({ type: z.literal('step'), image: index, step: z.int().min(1), steps: z.int().min(1) }),
+  z.strictObject({
+    type: z.literal('image'),
+    image: index,
+    seed: z.int().min(0).max(LIMITS.seedMax),
+    width: side,
+    height: side,
+    content_type: z.enum(['image/png', 'image/jpeg', 'image/webp']),
+    sha256: z.string().regex(/^[0-9a-f]{64}$/),
+    bytes: z.int().min(1).max(LIMITS.imageBytes),
+  }),
+  z.strictObject({ type: z.literal('succeeded'), images: z.int().min(1), timings }),
+  z.strictObject({ type: z.literal('failed'), code: z.enum(JOB_ERROR_CODES), message: z.string() }),
+  z.strictObject({ type: z.literal('canceled'), steps_done: z.int().min(0), timings }),
+])
+export type JobEvent = z.infer<typeof jobEvent>
+export type JobErrorCode = (typeof JOB_ERROR_CODES)[number]
+
+/** Body of `GET /healthz`: 200 when `ready`, else 503. */
+export const health = z.strictObject({
+  status: z.enum(['loading', 'ready', 'draining', 'failed']),
+  protocol: z.literal(PROTOCOL_VERSION),
+  running: z.int().min(0),
+  queued: z.int().min(0),
+  models: z.array(z.strictObject({ model: z.string(), tier: z.enum(TIERS), package: z.string() })),
+})
+export type Health = z.infer<typeof health>
+
+/** Body of every refusal (4xx, 5xx) of the GPU function: RFC 9457. 429 and 503 mean that the job was not accepted. */
+export const refusal = z.object({ type: z.string(), title: z.string(), status: z.int(), detail: z.string(), code: z.string() })
+
+/** Claims of the edge's EdDSA token on `PUT /jobs/{id}` and `DELETE /jobs/{id}`; `exp` is at most five minutes ahead. */
+export const GPU_TOKEN = { issuer: 'octet-edge', audience: 'octet-gpu', algorithm: 'EdDSA', maxAgeSeconds: 300 } as const
+export const gpuTokenClaims = z.object({
+  /** job id */ sub: jobId,
+  /** `${job}.${attempt}` */ jti: z.string(),
+  /** SHA-256 of the request body, base64url */ body: z.string(),
+})
