@@ -1,0 +1,16 @@
+/** A checkpoint that cannot be compiled whatever one does again: the message names the file, the tensor and what is allowed. */
+export class CheckpointError extends Error {
+  override readonly name = 'CheckpointError'
+  readonly permanent = true
+  readonly file: string
+
+  constructor(file: string, problem: string, options?: ErrorOptions) {
+    super(`${file}: ${problem}`, options)
+    this.file = file
+  }
+}
+
+/** A name from a hostile file, quoted, escaped and cut to a length that fits a message. */
+export function quote(name: string): string {
+  return JSON.stringify(name.length > 120 ? `${name.slice(0, 120)}…` : name)
+}

@@ -1,0 +1,184 @@
+// checkpoint ► package: opens, builds, streams the weights, and puts the package in place in one rename.
+import { createHash } from 'node:crypto'
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import packageJson from '../../package.json' with { type: 'json' }
+import { type Checkpoint, openCheckpoint, type TokenizerName } from './checkpoint.ts'
+import { CheckpointError } from './checkpoint-error.ts'
+import type { Graph, Weight } from './graph.ts'
+import { type Manifest, manifest, type NetworkName } from './manifest.ts'
+import { type BuildOptions, buildModel, type Model } from './networks.ts'
+import { encodeModel } from './onnx.ts'
+import type { WeightSource } from './scope.ts'
+import { placeWeights, startConverter, type WriteOptions, writeWeights } from './weights.ts'
+
+export type CompileOptions = BuildOptions & {
+  /** A diffusers directory, or the files of the single-file layout. */
+  readonly checkpoint: readonly string[]
+  readonly out: string
+  /** The name that a job asks for; the variant's by default. */
+  readonly name?: string | undefined
+  /** Directory that holds tokenizer, tokenizer_2 and tokenizer_3, where the checkpoint does not bring them. */
+  readonly tokenizers?: string | undefined
+  readonly onProgress?: (doneBytes: number, totalBytes: number, network: string) => void
+}
+
+export type Compiled = { readonly manifest: Manifest; readonly sourceBytes: number; readonly packageBytes: number }
+
+const LICENCE = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
+const TOKENIZERS = [['tokenizer', 'clip_l'], ['tokenizer_2', 'clip_g'], ['tokenizer_3', 't5']] as const
+
+/** Compiles a checkpoint into a package at `out`. Throws CheckpointError and leaves nothing behind when it cannot. */
+export async function compile(options: CompileOptions): Promise<Compiled> {
+  const checkpoint = await openCheckpoint(options.checkpoint)
+  const model = buildModel(checkpoint, options.checkpoint, options)
+  const tokenizers = await findTokenizers(checkpoint, model, options)
+  await assertReplaceable(options.out)
+  const files = weightFiles(model)
+  await assertSpace(options.out, files)
+
+  const partial = `${path.resolve(options.out)}.partial-${process.pid}`
+  await fs.rm(partial, { recursive: true, force: true })
+  await fs.mkdir(partial, { recursive: true })
+  try {
+    const compiled = await writePackage(partial, model, files, tokenizers, options)
+    await replace(partial, options.out)
+    return compiled
+  } catch (error) {
+    if (isNoSpace(error)) throw new CheckpointError(options.out, 'the disk is full; nothing was written', { cause: error })
+    throw error
+  } finally {
+    await fs.rm(partial, { recursive: true, force: true })
+  }
+}
+
+type WeightFile = { readonly name: string; readonly network: string; readonly weights: readonly Weight[] }
+
+function weightFiles(model: Model): WeightFile[] {
+  const files: WeightFile[] = [...model.graphs].map(([network, graph]) => ({ name: `${network}.weights`, network, weights: graph.weights }))
+  if (model.positionTable) {
+    const tensor = model.positionTable
+    const source: WeightSource = { kind: 'cast', tensor, rows: [0, tensor.shape[0]!], storage: 'float32', channelsLast: false }
+    files.push({ name: model.about.position.file!, network: 'position', weights: [{ name: 'pos_embed', dtype: 'float32', shape: tensor.shape, source }] })
+  }
+  return files
+}
+
+async function writePackage(directory: string, model: Model, files: readonly WeightFile[], tokenizers: Map<TokenizerName, string>, options: CompileOptions): Promise<Compiled> {
+  const digests: Manifest['files'] = {}
+  const source = createHash('sha256')
+  const total = files.flatMap(({ weights }) => weights).reduce((n, weight) => n + sourceBytes(weight), 0)
+  let done = 0
+  const converter = startConverter()
+  try {
+    for (const { name, network, weights } of files) {
+      const onBytes = (bytes: number) => options.onProgress?.((done += bytes), total, network)
+      const write: WriteOptions = { converter, source, onBytes }
+      digests[name] = await writeWeights(path.join(directory, name), weights, write)
+    }
+  } finally {
+    await converter.close()
+  }
+  for (const [network, graph] of model.graphs) {
+    const { placed } = placeWeights(graph.weights)
+    const bytes = encodeModel(graph, { location: `${network}.weights`, placed }, packageJson.version)
+    digests[`${network}.onnx`] = await writeFile(directory, `${network}.onnx`, bytes)
+  }
+  for (const [name, from] of tokenizers) Object.assign(digests, await copyTokenizer(directory, name, from))
+  const about: Manifest = manifest.parse({
+    format: 1,
+    model: options.name ?? model.about.variant,
+    ...model.about,
+    tier: options.tier,
+    target: options.target,
+    tool: `octet ${packageJson.version}`,
+    licence: LICENCE,
+    source: source.digest('hex'),
+    networks: Object.fromEntries([...model.graphs].map(([network, graph]) => [network, describe(network, graph)])),
+    files: Object.fromEntries(Object.entries(digests).sort(([a], [b]) => (a < b ? -1 : 1))),
+  })
+  await writeFile(directory, 'manifest.json', Buffer.from(`${JSON.stringify(about, null, 2)}\n`))
+  const packageBytes = Object.values(digests).reduce((n, file) => n + file.bytes, 0)
+  return { manifest: about, sourceBytes: total, packageBytes }
+}
+
+const describe = (network: NetworkName, { inputs, outputs }: Graph) => ({ file: `${network}.onnx`, inputs, outputs })
+
+function sourceBytes({ source }: Weight): number {
+  const from = source as WeightSource
+  if (from.kind === 'bytes' || from.kind === 'scales') return 0
+  const bytes = from.tensor.parts.reduce((n, part) => n + part.bytes, 0)
+  return (bytes * (from.rows[1] - from.rows[0])) / (from.tensor.shape[0] ?? 1)
+}
+
+async function writeFile(directory: string, name: string, data: Uint8Array) {
+  const file = path.join(directory, name)
+  await fs.mkdir(path.dirname(file), { recursive: true })
+  await fs.writeFile(file, data, { flag: 'wx', flush: true })
+  return { bytes: data.byteLength, sha256: createHash('sha256').update(data).digest('hex') }
+}
+
+async function copyTokenizer(directory: string, name: TokenizerName, from: string): Promise<Manifest['files']> {
+  const entries = (await fs.readdir(from, { withFileTypes: true })).filter((entry) => entry.isFile())
+  const files: Manifest['files'] = {}
+  for (const entry of entries) {
+    files[`${name}/${entry.name}`] = await writeFile(directory, `${name}/${entry.name}`, await fs.readFile(path.join(from, entry.name)))
+  }
+  return files
+}
+
+/** A tokenizer for each text encoder of the package. */
+async function findTokenizers(checkpoint: Checkpoint, model: Model, { tokenizers, checkpoint: paths }: CompileOptions): Promise<Map<TokenizerName, string>> {
+  const found = new Map<TokenizerName, string>()
+  for (const [name, network] of TOKENIZERS) {
+    if (!model.graphs.has(network)) continue
+    const directory = tokenizers ? path.join(tokenizers, name) : checkpoint.tokenizers[name]
+    const exists = directory !== undefined && (await fs.stat(directory).catch(() => null))?.isDirectory()
+    if (!exists) {
+      const problem = `the tokenizer of ${network} is missing; --tokenizers DIR names the directory that holds ${name}/ as the SD3.5 repositories ship it`
+      throw new CheckpointError(directory ?? paths.join(', '), problem)
+    }
+    found.set(name, directory)
+  }
+  return found
+}
+
+/** Only a package or nothing is ever replaced. */
+async function assertReplaceable(out: string): Promise<void> {
+  const entries = await fs.readdir(out).catch((error: NodeJS.ErrnoException): string[] => {
+    if (error.code === 'ENOENT') return []
+    throw new CheckpointError(out, `cannot be used as the output directory (${error.code})`, { cause: error })
+  })
+  if (entries.length > 0 && !entries.includes('manifest.json')) {
+    throw new CheckpointError(out, 'exists and is no package; choose an empty or new directory with --out')
+  }
+}
+
+async function assertSpace(out: string, files: readonly WeightFile[]): Promise<void> {
+  const needed = files.reduce((n, { weights }) => n + placeWeights(weights).bytes, 0)
+  let parent = path.dirname(path.resolve(out))
+  while (!(await fs.stat(parent).catch(() => null))) parent = path.dirname(parent)
+  const { bavail, bsize } = await fs.statfs(parent)
+  if (bavail * bsize < needed) {
+    const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
+    throw new CheckpointError(out, `the disk is full: the package takes ${gigabytes(needed)} and ${gigabytes(bavail * bsize)} are free`)
+  }
+}
+
+const isNoSpace = (error: unknown) => error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT')
+
+/** Directories cannot be swapped in one call, so an old package steps aside first and is removed last. */
+async function replace(partial: string, out: string): Promise<void> {
+  const old = `${path.resolve(out)}.old-${process.pid}`
+  const existed = await fs.rename(out, old).then(
+    () => true,
+    () => false,
+  )
+  try {
+    await fs.rename(partial, out)
+  } catch (error) {
+    if (existed) await fs.rename(old, out)
+    throw error
+  }
+  await fs.rm(old, { recursive: true, force: true })
+}

@@ -1,0 +1,157 @@
+// FP8 E4M3 as in `float8_e4m3fn` (arXiv 2209.05433): 4 exponent bits of bias 7, 3 mantissa bits, no infinity, NaN at 0x7f and 0xff.
+// Weights are quantised with one scale a row, or one for every `block` columns of a row: value = code × scale.
+
+/** The largest magnitude of E4M3. */
+export const FP8_MAX = 448
+
+const NAN_CODE = 0x7f
+
+/** The value of each of the 256 codes. */
+export const decodeTable: Float32Array = Float32Array.from({ length: 256 }, (_, code) => decode(code))
+
+function decode(code: number): number {
+  if ((code & 0x7f) === NAN_CODE) return Number.NaN
+  const sign = code & 0x80 ? -1 : 1
+  const exponent = (code >> 3) & 0xf
+  const fraction = code & 7
+  return exponent === 0 ? sign * fraction * 2 ** -9 : sign * (8 + fraction) * 2 ** (exponent - 10)
+}
+
+/** The code nearest to a float32 `value`, ties to even, magnitudes above 448 and infinity saturated to 448, NaN to 0x7f. */
+export function encode(value: number): number {
+  if (Number.isNaN(value)) return NAN_CODE
+  const sign = value < 0 || Object.is(value, -0) ? 0x80 : 0
+  const magnitude = Math.min(Math.abs(value), FP8_MAX)
+  const exponent = Math.max(Math.floor(Math.log2(magnitude)), -6)
+  const steps = magnitude * 2 ** (3 - exponent)
+  const below = Math.floor(steps)
+  const rounded = steps - below > 0.5 || (steps - below === 0.5 && below % 2 === 1) ? below + 1 : below
+  return sign | (rounded + (exponent + 6) * 8)
+}
+
+/** Scales that `quantiseRows` writes for one row. The last block of a row may be shorter. */
+export function blocksPerRow(columns: number, block: number): number {
+  return Math.ceil(columns / block)
+}
+
+/**
+ * Quantises `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows, blocksPerRow].
+ * A scale is max|w| ÷ 448 in float32, or 1 where that is zero. Returns false, with codes of no use, when a weight is NaN or infinite.
+ */
+export function quantiseRows(
+  src: Float32Array,
+  rows: number,
+  columns: number,
+  out: Uint8Array,
+  scales: Float32Array,
+  block: number = columns,
+): boolean {
+  const bits = new Int32Array(src.buffer, src.byteOffset, src.length)
+  const quotients = new Float32Array(Math.min(block, columns))
+  const quotientBits = new Int32Array(quotients.buffer)
+  let largest = 0
+  let index = 0
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column += block) {
+      const start = row * columns + column
+      const length = Math.min(block, columns - column)
+      const maximum = largestMagnitude(bits, start, start + length)
+      if (maximum > largest) largest = maximum
+      const scale = Math.fround(maximum / FP8_MAX) || 1
+      scales[index++] = scale
+      for (let i = 0; i < length; i++) quotients[i] = src[start + i]! / scale
+      encodeAll(quotientBits, length, out, start)
+    }
+  }
+  return largest < Number.POSITIVE_INFINITY
+}
+
+/** `out` [rows, columns] = codes × scales, rounded once to float32. */
+export function dequantiseRows(
+  codes: Uint8Array,
+  rows: number,
+  columns: number,
+  scales: Float32Array,
+  out: Float32Array,
+  block: number = columns,
+): void {
+  let index = 0
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column += block) {
+      const scale = scales[index++]!
+      const end = row * columns + Math.min(column + block, columns)
+      for (let i = row * columns + column; i < end; i++) out[i] = decodeTable[codes[i]!]! * scale
+    }
+  }
+}
+
+/** Sums from which the error of any number of blocks, even of different tensors, is told. */
+export type ErrorSums = { squaredError: number; squaredWeight: number; maxError: number; maxWeight: number }
+
+export function emptyErrorSums(): ErrorSums {
+  return { squaredError: 0, squaredWeight: 0, maxError: 0, maxWeight: 0 }
+}
+
+/** Adds how far `approximation` lies from `weights`. */
+export function addError(sums: ErrorSums, weights: Float32Array, approximation: Float32Array): void {
+  for (let i = 0; i < weights.length; i++) {
+    const weight = Math.abs(weights[i]!)
+    const error = Math.abs(approximation[i]! - weights[i]!)
+    sums.squaredError += error * error
+    sums.squaredWeight += weight * weight
+    if (error > sums.maxError) sums.maxError = error
+    if (weight > sums.maxWeight) sums.maxWeight = weight
+  }
+}
+
+/** `rms`: √(Σ error² ÷ Σ weight²). `max`: largest error ÷ largest weight. Both 0 for weights that are all zero. */
+export function relativeError(sums: ErrorSums): { max: number; rms: number } {
+  if (sums.maxWeight === 0) return { max: 0, rms: 0 }
+  return { max: sums.maxError / sums.maxWeight, rms: Math.sqrt(sums.squaredError / sums.squaredWeight) }
+}
+
+/** The relative error that quantising `src` [rows, columns] makes with one scale every `block` columns. */
+export function quantisationError(src: Float32Array, rows: number, columns: number, block: number = columns) {
+  const codes = new Uint8Array(rows * columns)
+  const scales = new Float32Array(rows * blocksPerRow(columns, block))
+  const approximation = new Float32Array(rows * columns)
+  quantiseRows(src, rows, columns, codes, scales, block)
+  dequantiseRows(codes, rows, columns, scales, approximation, block)
+  const sums = emptyErrorSums()
+  addError(sums, src, approximation)
+  return relativeError(sums)
+}
+
+/** NaN counts as infinite, so that one comparison at the end finds both. */
+function largestMagnitude(bits: Int32Array, start: number, end: number): number {
+  let largest = 0
+  for (let i = start; i < end; i++) {
+    const magnitude = bits[i]! & 0x7fffffff
+    if (magnitude > largest) largest = magnitude
+  }
+  return largest < 0x7f800000 ? floatOfBits(largest) : Number.POSITIVE_INFINITY
+}
+
+function encodeAll(bits: Int32Array, length: number, out: Uint8Array, start: number): void {
+  for (let i = 0; i < length; i++) {
+    const value = bits[i]!
+    const sticky = ((value & 0x7ffff) + 0x7ffff) >>> 19
+    out[start + i] = encodeTable[((value >>> 19) << 1) | sticky]!
+  }
+}
+
+const scratch = new Float32Array(1)
+const scratchBits = new Int32Array(scratch.buffer)
+
+function floatOfBits(bits: number): number {
+  scratchBits[0] = bits
+  return scratch[0]!
+}
+
+/**
+ * Sign, exponent and four mantissa bits of a float32, then one bit for "anything below": E4M3 keeps three mantissa bits, so these
+ * 14 decide every rounding. 16 KB, which stays in the first-level cache.
+ */
+const encodeTable = Uint8Array.from({ length: 1 << 14 }, (_, index) =>
+  encode(floatOfBits(((index >>> 1) << 19) | (index & 1))),
+)

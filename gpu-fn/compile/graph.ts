@@ -1,0 +1,104 @@
+// An ONNX graph in memory: values with shapes, nodes, weights by reference. Knows neither protobuf nor onnxruntime.
+
+export type Dtype = 'float32' | 'float16' | 'bfloat16' | 'float8e4m3fn' | 'int64' | 'bool'
+/** A number is fixed; a string names an axis that is free at run time. Equal names are equal lengths. */
+export type Dim = number | string
+export type Shape = readonly Dim[]
+export type Attribute = number | { readonly float: number } | string | readonly number[]
+
+export type Value = { readonly graph: Graph; readonly name: string; readonly dtype: Dtype; readonly shape: Shape }
+export type Node = {
+  readonly name: string
+  readonly op: string
+  readonly domain: string
+  readonly inputs: readonly string[]
+  readonly outputs: readonly string[]
+  readonly attributes: Readonly<Record<string, Attribute>>
+}
+export type Port = { readonly name: string; readonly dtype: Dtype; readonly shape: Shape }
+export type Constant = { readonly name: string; readonly dtype: Dtype; readonly shape: readonly number[]; readonly data: Uint8Array }
+/** A weight that lies outside the graph; `source` says how its bytes are made and is the writer's business alone. */
+export type Weight<Source = unknown> = {
+  readonly name: string
+  readonly dtype: Dtype
+  readonly shape: readonly number[]
+  readonly source: Source
+}
+
+export class GraphError extends Error {
+  override name = 'GraphError' as const
+}
+
+export class Graph {
+  readonly nodes: Node[] = []
+  readonly inputs: Port[] = []
+  readonly outputs: Port[] = []
+  readonly constants: Constant[] = []
+  readonly weights: Weight[] = []
+  /** Module path that new nodes are named after, so that a profiler line is a module path. */
+  path = ''
+  readonly #names = new Map<string, number>()
+  readonly #constants = new Map<string, Value>()
+  readonly #weights = new Map<string, Value>()
+
+  readonly name: string
+
+  constructor(name: string) {
+    this.name = name
+  }
+
+  input(name: string, dtype: Dtype, shape: Shape): Value {
+    this.inputs.push({ name, dtype, shape })
+    return { graph: this, name: this.#unique(name), dtype, shape }
+  }
+
+  /** Names a value as a result of the graph. */
+  output(name: string, value: Value): void {
+    this.nodes.push({ name, op: 'Identity', domain: '', inputs: [value.name], outputs: [name], attributes: {} })
+    this.outputs.push({ name, dtype: value.dtype, shape: value.shape })
+  }
+
+  /** Appends a node and returns its results; null stands for an optional input or output left out. */
+  node(
+    op: string,
+    inputs: readonly (Value | null)[],
+    results: readonly (Pick<Value, 'dtype' | 'shape'> | null)[],
+    attributes: Record<string, Attribute> = {},
+    domain = '',
+  ): Value[] {
+    const name = this.#unique(this.path ? `${this.path}/${op}` : op)
+    const outputs = results.map((result, i) => (result ? (results.length > 1 ? `${name}:${i}` : name) : ''))
+    this.nodes.push({ name, op, domain, inputs: inputs.map((input) => input?.name ?? ''), outputs, attributes })
+    return outputs.map((output, i) => ({ graph: this, name: output, dtype: 'float32', shape: [], ...results[i] }))
+  }
+
+  /** A small tensor inside the graph file; equal ones are stored once. */
+  constant(dtype: Dtype, shape: readonly number[], data: Uint8Array): Value {
+    const key = `${dtype} ${shape} ${Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('latin1')}`
+    let value = this.#constants.get(key)
+    if (!value) {
+      const name = `constant_${this.constants.length}`
+      this.constants.push({ name, dtype, shape, data })
+      value = { graph: this, name, dtype, shape }
+      this.#constants.set(key, value)
+    }
+    return value
+  }
+
+  /** A weight by reference; asking for one name twice gives the same value. */
+  weight(name: string, dtype: Dtype, shape: readonly number[], source: unknown): Value {
+    let value = this.#weights.get(name)
+    if (!value) {
+      this.weights.push({ name, dtype, shape, source })
+      value = { graph: this, name, dtype, shape }
+      this.#weights.set(name, value)
+    }
+    return value
+  }
+
+  #unique(name: string): string {
+    const count = this.#names.get(name) ?? 0
+    this.#names.set(name, count + 1)
+    return count === 0 ? name : `${name}_${count}`
+  }
+}

@@ -1,0 +1,135 @@
+// From an open checkpoint to the graphs of its package, with every tensor accounted for.
+import { type ClipTextConfig, clipText } from '../models/clip-text.ts'
+import { deriveClip, deriveT5, deriveVae } from '../models/encoders.ts'
+import { conditioning, type MMDiTConfig, type PositionTables, transformer } from '../models/mmdit.ts'
+import { deriveMMDiT, shapeOf, variantOf } from '../models/sd35.ts'
+import { T5_MAX_TOKENS, t5Encoder } from '../models/t5-encoder.ts'
+import { vaeDecoder } from '../models/vae-decoder.ts'
+import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint.ts'
+import { CheckpointError } from './checkpoint-error.ts'
+import { Graph } from './graph.ts'
+import type { Manifest, NetworkName } from './manifest.ts'
+import type { Lowering } from './nn.ts'
+import { cpu } from './nn-cpu.ts'
+import { cuda } from './nn-cuda.ts'
+import { separate } from './positions.ts'
+import { precisionOf, type Tier } from './precision.ts'
+import { type Build, Ledger, Scope } from './scope.ts'
+
+export type BuildOptions = {
+  readonly tier: Tier
+  readonly target: 'cpu' | 'cuda'
+  readonly variant?: string | undefined
+  readonly scaleBlock?: number | undefined
+  readonly fuseQkv?: boolean | undefined
+}
+
+export type Model = {
+  readonly graphs: ReadonlyMap<NetworkName, Graph>
+  /** The position table where the step graph cannot compute it. */
+  readonly positionTable: Tensor | null
+  readonly about: Pick<Manifest, 'variant' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'>
+}
+
+const LOWERINGS: Record<BuildOptions['target'], Lowering> = { cpu, cuda }
+/** Three products are as fast as one on the H200 and faster on the CPU: `npm run bench -- qkv`. */
+const FUSE_QKV: Record<BuildOptions['target'], boolean> = { cpu: false, cuda: false }
+
+/** Builds every graph that the checkpoint has tensors for. Throws CheckpointError for what is missing, left over or contradictory. */
+export function buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model {
+  const tensorsOf = (network: CheckpointNetwork): Map<string, Tensor> => {
+    const tensors = checkpoint.networks[network]
+    if (!tensors) throw new CheckpointError(paths.join(', '), `has no ${network}`)
+    return tensors
+  }
+  const denoiser = tensorsOf('transformer')
+  const derived = deriveMMDiT(denoiser, checkpoint.config.transformer)
+  const variant = variantOf(derived, checkpoint, paths, options.variant)
+  const table = denoiser.get('pos_embed')!
+  const positions = separate(table, derived.positionMax, derived.width)
+  const graphs = new Map<NetworkName, Graph>()
+  const text = buildEncoders(checkpoint, options, graphs, derived)
+  buildTransformer(denoiser, derived, positions, options, graphs)
+
+  const vae = deriveVae(tensorsOf('vae'), checkpoint.config.vae)
+  if (vae.latentChannels !== derived.inChannels) {
+    throw new CheckpointError('vae', `decodes ${vae.latentChannels} latent channels, but the transformer has ${derived.inChannels}`)
+  }
+  build('vae', tensorsOf('vae'), 'vae_decoder', options, graphs, (s) => vaeDecoder(s, vae))
+
+  const { steps, guidanceScale, shift, size } = variant.defaults
+  const scheduler = checkpoint.config.scheduler ?? {}
+  const numberOr = (value: unknown, otherwise: number) => (typeof value === 'number' ? value : otherwise)
+  return {
+    graphs,
+    positionTable: positions ? null : { ...table, shape: [derived.positionMax ** 2, derived.width] },
+    about: {
+      variant: variant.name,
+      defaults: { steps, guidance_scale: guidanceScale, width: size, height: size },
+      scheduler: { shift: numberOr(scheduler.shift, shift), num_train_timesteps: numberOr(scheduler.num_train_timesteps, 1000) },
+      latent: { channels: derived.inChannels, downsample: 2 ** (vae.levels - 1), patch_size: derived.patchSize },
+      position: { max: derived.positionMax, source: positions ? 'graph' : 'input', width: derived.width, ...(!positions && { file: 'position.f32' }) },
+      text,
+      transformer_batch: LOWERINGS[options.target].batch === 1 ? 1 : null,
+    },
+  }
+}
+
+/** Builds one graph and, unless more graphs read the same tensors, closes its ledger. */
+function build(
+  network: CheckpointNetwork,
+  tensors: Map<string, Tensor>,
+  name: NetworkName,
+  { tier, target, scaleBlock, fuseQkv }: BuildOptions,
+  graphs: Map<NetworkName, Graph>,
+  model: (s: Scope) => Graph,
+  ledger = new Ledger(network, tensors),
+): Ledger {
+  const lowering = LOWERINGS[target]
+  const graph = new Graph(name)
+  const options: Build = { graph, ledger, lowering, precision: precisionOf(tier), scaleBlock: scaleBlock ?? null, fuseQkv: fuseQkv ?? FUSE_QKV[target] }
+  graphs.set(name, model(new Scope(options)))
+  if (name !== 'conditioning') ledger.assertComplete()
+  return ledger
+}
+
+function buildTransformer(tensors: Map<string, Tensor>, config: MMDiTConfig, positions: PositionTables, options: BuildOptions, graphs: Map<NetworkName, Graph>): void {
+  const ledger = build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config))
+  build('transformer', tensors, 'transformer', options, graphs, (s) => transformer(s, config, positions), ledger)
+}
+
+/** Encoders that the checkpoint lacks are absent from the package; the pipeline puts zeros in their place. */
+function buildEncoders(checkpoint: Checkpoint, options: BuildOptions, graphs: Map<NetworkName, Graph>, config: MMDiTConfig): Manifest['text'] {
+  const { clip_l, clip_g, t5 } = checkpoint.networks
+  const clip = (name: 'clip_l' | 'clip_g', tensors: Map<string, Tensor> | undefined): (ClipTextConfig & { pooledWidth: number }) | null => {
+    if (!tensors) return null
+    const derived = deriveClip(name, tensors, checkpoint.config[name])
+    build(name, tensors, name, options, graphs, (s) => clipText(s, derived))
+    const projection = tensors.has('text_projection.weight') ? shapeOf(name, tensors, 'text_projection.weight')[0]! : derived.width
+    return { ...derived, pooledWidth: projection }
+  }
+  const l = clip('clip_l', clip_l)
+  const g = clip('clip_g', clip_g)
+  const joint = config.contextWidth
+  if (l && g) {
+    assertWidth('pooled width of clip_l and clip_g', l.pooledWidth + g.pooledWidth, config.pooledWidth, '≠')
+    if (l.width + g.width > joint) assertWidth('width of clip_l and clip_g', l.width + g.width, joint, '>')
+  }
+  if (t5 && options.tier !== 'fp8-lite') {
+    const derived = deriveT5(t5, checkpoint.config.t5)
+    assertWidth('width of t5', derived.width, joint, '≠')
+    build('t5', t5, 't5', options, graphs, (s) => t5Encoder(s, derived))
+  }
+  const about = (config: ClipTextConfig | null) => config && { width: config.width, tokens: config.tokens }
+  return {
+    clip_l: about(l),
+    clip_g: about(g),
+    t5: graphs.has('t5') ? { max_tokens: T5_MAX_TOKENS } : null,
+    joint_width: joint,
+    pooled_width: config.pooledWidth,
+  }
+}
+
+function assertWidth(what: string, given: number, wanted: number, relation: string): void {
+  if (given !== wanted) throw new CheckpointError('text encoders', `${what} is ${given} ${relation} ${wanted}, which the transformer takes`)
+}

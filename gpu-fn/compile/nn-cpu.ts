@@ -1,0 +1,90 @@
+// Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
+import type { Shape, Value } from './graph.ts'
+import { applyActivation, type Lowering, scaleDim } from './nn.ts'
+import * as ops from './ops.ts'
+import { isQuantised, type Quantised } from './scope.ts'
+
+/** DequantizeLinear is never folded into the weight unless asked for, so memory stays that of FP8. */
+function dense(weight: Value | Quantised): Value {
+  if (!isQuantised(weight)) return ops.cast(weight, 'float32')
+  const { codes, scales, block } = weight
+  const [rows, blocks] = scales.shape as readonly number[]
+  const perRow = blocks === 1
+  const scale = perRow ? ops.reshape(scales, [rows!]) : scales
+  const attributes = perRow ? { axis: 0 } : { axis: 1, block_size: block }
+  return codes.graph.node('DequantizeLinear', [codes, scale], [{ dtype: 'float32', shape: codes.shape }], attributes)[0]!
+}
+
+const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
+  const y = ops.matmulTransposed(x, dense(weight))
+  return applyActivation(bias ? ops.add(y, bias) : y, activation)
+}
+
+const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon) => {
+  const sum = pending.reduce((x, branch) => ops.add(x, branch.value), value)
+  const normed = modulations.map(({ scale, shift }) => ops.layerNormalization(sum, scale.value, shift.value, epsilon))
+  return { stream: { value: sum, pending: [] }, normed }
+}
+
+const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
+  const weight = ops.cast(s.parameter('weight'), 'float32')
+  const [o, , kernelHeight, kernelWidth] = weight.shape as readonly number[]
+  const [b, , h, w] = x.shape
+  const shape: Shape = stride === 1 ? [b!, o!, h!, w!] : [b!, o!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
+  const bias = s.has('bias') ? s.parameter('bias') : null
+  return s.graph.node('Conv', [x, weight, bias], [{ dtype: 'float32', shape }], {
+    kernel_shape: [kernelHeight!, kernelWidth!],
+    strides: [stride, stride],
+    pads: [padding, padding, padding, padding],
+  })[0]!
+}
+
+const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
+  const channels = cpu.channels(x)
+  const grouped = ops.reshape(x, [x.shape[0]!, groups, 'group'])
+  const ones = ops.float32(x, new Array(groups).fill(1))
+  const zeros = ops.float32(x, new Array(groups).fill(0))
+  const result = { dtype: x.dtype, shape: grouped.shape }
+  const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], { epsilon: { float: epsilon } })[0]!
+  const column = (name: string) => ops.reshape(s.parameter(name), [channels, 1, 1])
+  const y = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
+  const affine = ops.add(ops.multiply(y, column('weight')), column('bias'))
+  return silu ? ops.silu(affine) : affine
+}
+
+const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
+  const [b, c, h, w] = x.shape
+  const shape = [b!, c!, scaleDim(h!, 2), scaleDim(w!, 2)]
+  const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' }
+  return x.graph.node('Resize', [x, null, ops.float32(x, [1, 1, 2, 2])], [{ dtype: x.dtype, shape }], attributes)[0]!
+}
+
+export const cpu: Lowering = {
+  target: 'cpu',
+  activations: () => 'float32',
+  batch: 'B',
+  linear,
+  gatedLinear: (s, x, weight, bias, gate) => ({ value: ops.multiply(linear(s, x, weight, bias), gate.value) }),
+  modulationVectors(modulation, width) {
+    const [batch, total] = modulation.shape
+    const rows = ops.reshape(modulation, [batch!, 1, total!])
+    return ops.split(rows, new Array(Number(total) / width).fill(width), 2).map((value) => ({ value }))
+  },
+  modulate,
+  headNorm(x, weight, heads, epsilon) {
+    const [batch, tokens, width] = x.shape
+    const perHead = ops.reshape(x, [batch!, tokens!, heads, Number(width) / heads])
+    return ops.reshape(ops.rmsNormalization(perHead, weight, epsilon), x.shape)
+  },
+  featureMap: (x) => x,
+  planes: (x) => x,
+  channels: (x) => x.shape[1] as number,
+  conv2d,
+  groupNorm,
+  upsampleNearest,
+  tokens(x, length) {
+    const flat = ops.reshape(x, [x.shape[0]!, x.shape[1]!, length])
+    return ops.transpose(flat, [0, 2, 1])
+  },
+  fromTokens: (x, like) => ops.reshapeTo(ops.transpose(x, [0, 2, 1]), ops.shapeOf(like, 0, 4), like.shape),
+}

@@ -1,0 +1,112 @@
+// Layers for onnxruntime's CUDA provider: FP8 weights (MatMulBlockQuantizedFp8Weight), 16-bit activations, NHWC convolutions.
+// The step graph takes one sample, so that a modulation is a vector: residual, LayerNorm and modulation become one
+// SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
+import type { Value } from './graph.ts'
+import { applyActivation, type Branch, type Lowering, scaleDim } from './nn.ts'
+import * as ops from './ops.ts'
+import { isQuantised, type Quantised } from './scope.ts'
+
+const CONTRIB = 'com.microsoft'
+
+function product(x: Value, weight: Value | Quantised): Value {
+  if (!isQuantised(weight)) return ops.matmulTransposed(x, ops.cast(weight, x.dtype))
+  const [n] = weight.codes.shape
+  const shape = x.shape.with(-1, n!)
+  const inputs = [x, weight.codes, weight.scales]
+  return x.graph.node('MatMulBlockQuantizedFp8Weight', inputs, [{ dtype: x.dtype, shape }], { block_size: weight.block }, CONTRIB)[0]!
+}
+
+const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
+  const y = product(x, weight)
+  if (bias && activation === 'gelu_tanh') {
+    return x.graph.node('FastGelu', [y, bias], [{ dtype: y.dtype, shape: y.shape }], {}, CONTRIB)[0]!
+  }
+  // An Add is faster than the operator's own bias, which handles one element a thread.
+  return applyActivation(bias ? ops.add(y, bias) : y, activation)
+}
+
+const gatedLinear: Lowering['gatedLinear'] = (_s, x, weight, bias, gate) => {
+  const gatedBias = ops.multiply(bias, gate.value)
+  if (!isQuantised(weight)) return { value: ops.multiply(product(x, weight), gate.value), bias: gatedBias }
+  return { value: product(x, { ...weight, scales: ops.multiply(weight.scales, gate.column!) }), bias: gatedBias }
+}
+
+const sum = (x: Value, { value, bias }: Branch) => ops.add(x, bias ? ops.add(value, bias) : value)
+
+const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon) => {
+  const last = pending.at(-1)
+  let x = pending.slice(0, -1).reduce(sum, value)
+  const [first, ...others] = modulations
+  const normed: Value[] = []
+  if (last) {
+    const inputs = [x, last.value, first!.scale.value, first!.shift.value, last.bias ?? null]
+    const like = { dtype: x.dtype, shape: x.shape }
+    const outputs = x.graph.node('SkipLayerNormalization', inputs, [like, null, null, like], { epsilon: { float: epsilon } }, CONTRIB)
+    normed.push(outputs[0]!)
+    x = outputs[3]!
+  } else normed.push(ops.layerNormalization(x, first!.scale.value, first!.shift.value, epsilon))
+  for (const { scale, shift } of others) normed.push(ops.layerNormalization(x, scale.value, shift.value, epsilon))
+  return { stream: { value: x, pending: [] }, normed }
+}
+
+const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
+  const weight = ops.cast(s.parameter('weight', { channelsLast: true }), x.dtype)
+  const [o, kernelHeight, kernelWidth] = weight.shape as readonly number[]
+  const [b, h, w] = x.shape
+  const shape = stride === 1 ? [b!, h!, w!, o!] : [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), o!]
+  const bias = s.has('bias') ? ops.cast(s.parameter('bias'), x.dtype) : null
+  const attributes = {
+    kernel_shape: [kernelHeight!, kernelWidth!],
+    strides: [stride, stride],
+    pads: [padding, padding, padding, padding],
+  }
+  return s.graph.node('NhwcConv', [x, weight, bias], [{ dtype: x.dtype, shape }], attributes, CONTRIB)[0]!
+}
+
+const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
+  const inputs = [x, s.parameter('weight'), s.parameter('bias')]
+  const attributes = { groups, epsilon: { float: epsilon }, activation: silu ? 1 : 0, channels_last: 1 }
+  return s.graph.node('GroupNorm', inputs, [{ dtype: x.dtype, shape: x.shape }], attributes, CONTRIB)[0]!
+}
+
+const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
+  const [b, h, w, c] = x.shape
+  const shape = [b!, scaleDim(h!, 2), scaleDim(w!, 2), c!]
+  const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' }
+  return x.graph.node('Resize', [x, null, ops.float32(x, [1, 2, 2, 1])], [{ dtype: x.dtype, shape }], attributes)[0]!
+}
+
+export const cuda: Lowering = {
+  target: 'cuda',
+  // T5 was trained in bfloat16 and overflows float16; its residual stays float32 beside it.
+  activations: (network) => (network === 't5' ? 'bfloat16' : 'float16'),
+  batch: 1,
+  linear,
+  gatedLinear,
+  modulationVectors(modulation, width) {
+    const total = modulation.shape[1] as number
+    const lengths = new Array<number>(total / width).fill(width)
+    const values = ops.split(ops.cast(ops.reshape(modulation, [total]), 'float16'), lengths, 0)
+    const columns = ops.split(ops.reshape(modulation, [total, 1]), lengths, 0)
+    return values.map((value, i) => ({ value, column: columns[i]! }))
+  },
+  modulate,
+  headNorm(x, weight, heads, epsilon) {
+    // SimplifiedLayerNormalization is made for wide rows; x + x with 4 epsilon is the same function in a faster kernel.
+    const [batch, , width] = x.shape
+    const depth = Number(width) / heads
+    const rows = ops.reshape(x, [batch!, 'rows', depth])
+    const like = { dtype: x.dtype, shape: rows.shape }
+    const attributes = { epsilon: { float: epsilon * 4 } }
+    const normed = x.graph.node('SkipSimplifiedLayerNormalization', [rows, rows, weight], [like], attributes, CONTRIB)[0]!
+    return ops.reshape(normed, x.shape)
+  },
+  featureMap: (x) => ops.transpose(x, [0, 2, 3, 1]),
+  planes: (x) => ops.transpose(x, [0, 3, 1, 2]),
+  channels: (x) => x.shape[3] as number,
+  conv2d,
+  groupNorm,
+  upsampleNearest,
+  tokens: (x, length) => ops.reshape(x, [x.shape[0]!, length, x.shape[3]!]),
+  fromTokens: (x, like) => ops.reshapeTo(x, ops.shapeOf(like, 0, 4), like.shape),
+}

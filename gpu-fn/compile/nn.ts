@@ -1,0 +1,144 @@
+// The layers that models are written in. What differs between targets is a Lowering; models never ask which one they are built for.
+// B batch · S, T tokens · D width · H heads · K input width · N output width
+import type { Dtype, Shape, Value } from './graph.ts'
+import * as ops from './ops.ts'
+import type { Quantised, Rows, Scope } from './scope.ts'
+
+export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu'
+export type LinearOptions = { activation?: Activation }
+/** One row [B, D] of a modulation, in the form that the target's layers take. */
+export type ModulationVector = { readonly value: Value; readonly column?: Value }
+/** What is about to be added to a stream; `bias` [D] is still to be added to `value`. */
+export type Branch = { readonly value: Value; readonly bias?: Value }
+/** A residual stream [B, S, D] with branches that are still to be added, so that a target can add and normalise at once. */
+export type Stream = { readonly value: Value; readonly pending: readonly Branch[] }
+/** `scale` holds 1 + scale. */
+export type Modulation = { readonly shift: ModulationVector; readonly scale: ModulationVector }
+export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
+
+export type Lowering = {
+  readonly target: 'cpu' | 'cuda'
+  /** Type of activations in a network. */
+  readonly activations: (network: string) => Dtype
+  /** Fixed batch of the step graph, or a free axis. */
+  readonly batch: 1 | 'B'
+  linear(s: Scope, x: Value, weight: Value | Quantised, bias: Value | null, activation?: Activation): Value
+  gatedLinear(s: Scope, x: Value, weight: Value | Quantised, bias: Value, gate: ModulationVector): Branch
+  modulationVectors(modulation: Value, width: number): ModulationVector[]
+  modulate(stream: Stream, modulations: readonly Modulation[], epsilon: number): { stream: Stream; normed: Value[] }
+  headNorm(x: Value, weight: Value, heads: number, epsilon: number): Value
+  featureMap(x: Value): Value
+  planes(x: Value): Value
+  channels(x: Value): number
+  conv2d(s: Scope, x: Value, stride: number, padding: number): Value
+  groupNorm(s: Scope, x: Value, groups: number, epsilon: number, silu: boolean): Value
+  upsampleNearest(x: Value): Value
+  tokens(x: Value, length: string): Value
+  fromTokens(x: Value, like: Value): Value
+}
+
+const activationsOf = (s: Scope) => s.lowering.activations(s.build.ledger.network)
+
+/** A parameter in the network's type of activations. */
+export const parameter = (s: Scope, name: string) => ops.cast(s.parameter(name), activationsOf(s))
+
+export const toActivations = (s: Scope, x: Value) => ops.cast(x, activationsOf(s))
+
+const biasOf = (s: Scope) => (s.has('bias') ? parameter(s, 'bias') : null)
+
+/** x [..., K] → [..., N] with the module's `weight` [N, K] and, where the checkpoint has one, `bias`. torch `Linear`. */
+export function linear(s: Scope, x: Value, { activation }: LinearOptions = {}): Value {
+  s.enter()
+  const [weight] = s.rows('weight', [[0, s.shape('weight')[0]!]])
+  return s.lowering.linear(s, x, weight!, biasOf(s), activation)
+}
+
+/** gate · linear(x), to be added to a stream. */
+export function gatedLinear(s: Scope, x: Value, gate: ModulationVector): Branch {
+  s.enter()
+  const [weight] = s.rows('weight', [[0, s.shape('weight')[0]!]])
+  return s.lowering.gatedLinear(s, x, weight!, parameter(s, 'bias'), gate)
+}
+
+/** The three projections stacked in `weight` [3D, K]: one product and a split, or three products (`fuseQkv`). */
+export function qkvLinear(s: Scope, x: Value): Qkv {
+  s.enter()
+  const width = s.shape('weight')[0]! / 3
+  if (s.build.fuseQkv) {
+    const [q, k, v] = ops.split(linear(s, x), [width, width, width], 2)
+    return { q: q!, k: k!, v: v! }
+  }
+  const [q, k, v] = projections(s, x, thirds(width))
+  return { q: q!, k: k!, v: v! }
+}
+
+/** Keys and values only; the queries' rows are left out of the package. */
+export function kvLinear(s: Scope, x: Value): Pick<Qkv, 'k' | 'v'> {
+  const [k, v] = projections(s, x, thirds(s.shape('weight')[0]! / 3).slice(1))
+  return { k: k!, v: v! }
+}
+
+const thirds = (width: number): Rows[] => [0, 1, 2].map((i) => [i * width, (i + 1) * width])
+
+function projections(s: Scope, x: Value, ranges: readonly Rows[]): Value[] {
+  s.enter()
+  const weights = s.rows('weight', ranges)
+  const biases = s.has('bias') ? s.rows('bias', ranges) : []
+  return weights.map((weight, i) => {
+    const bias = biases[i] as Value | undefined
+    return s.lowering.linear(s, x, weight, bias ? toActivations(s, bias) : null)
+  })
+}
+
+/** Rows of `weight` [V, D] at `ids` → [..., D]. torch `Embedding`. */
+export function embedding(s: Scope, ids: Value): Value {
+  s.enter()
+  return toActivations(s, ops.gather(s.parameter('weight'), ids))
+}
+
+/** LayerNorm with the module's weight and bias over the last axis. */
+export function layerNorm(s: Scope, x: Value, epsilon: number): Value {
+  s.enter()
+  return ops.layerNormalization(x, parameter(s, 'weight'), parameter(s, 'bias'), epsilon)
+}
+
+/** T5's norm: no mean, no bias. Computed in x's type (T5 keeps its residual in float32) and handed on in the activations' type. */
+export function rmsNorm(s: Scope, x: Value, epsilon: number): Value {
+  s.enter()
+  return toActivations(s, ops.rmsNormalization(x, ops.cast(s.parameter('weight'), x.dtype), epsilon))
+}
+
+/** RMSNorm of each attention head of x [B, S, H·d] with the module's weight [d]. */
+export function headNorm(s: Scope, x: Value, heads: number, epsilon: number): Value {
+  s.enter()
+  return s.lowering.headNorm(x, parameter(s, 'weight'), heads, epsilon)
+}
+
+export const attention = ({ q, k, v }: Qkv, options: ops.AttentionOptions) => ops.multiHeadAttention(q, k, v, options)
+
+export const toStream = (value: Value): Stream => ({ value, pending: [] })
+
+export const addTo = ({ value, pending }: Stream, branch: Branch): Stream => ({ value, pending: [...pending, branch] })
+
+/** LayerNorm(stream) · scale + shift for each modulation, and the stream with what was pending added. */
+export function modulate(s: Scope, stream: Stream, modulations: readonly Modulation[], epsilon: number) {
+  s.enter()
+  return s.lowering.modulate(stream, modulations, epsilon)
+}
+
+export const applyActivation = (x: Value, activation: Activation | undefined): Value => {
+  if (!activation) return x
+  if (activation === 'quick_gelu') return ops.quickGelu(x)
+  return ops.gelu(x, activation === 'gelu_tanh' ? 'tanh' : 'none')
+}
+
+/** 3×3 (or other) convolution with the module's weight [O, I, kH, kW]; torch `Conv2d` with equal padding on all sides. */
+export const conv2d = (s: Scope, x: Value, { stride = 1, padding = 0 } = {}) => s.enter().lowering.conv2d(s, x, stride, padding)
+
+/** torch `GroupNorm` with the module's weight and bias, then SiLU where asked. */
+export const groupNorm = (s: Scope, x: Value, groups: number, epsilon: number, { silu = false } = {}) =>
+  s.enter().lowering.groupNorm(s, x, groups, epsilon, silu)
+
+/** The shape of a result that is written per axis: numbers multiply, free axes get a name. */
+export const scaleDim = (dim: Shape[number], factor: number) =>
+  typeof dim === 'number' ? dim * factor : factor >= 1 ? `${dim}*${factor}` : `${dim}/${Math.round(1 / factor)}`

@@ -1,0 +1,70 @@
+// A graph as ONNX bytes. `onnx.proto` is the specification's own, of onnx 1.18.
+import path from 'node:path'
+import protobuf from 'protobufjs'
+import type { Attribute, Constant, Dtype, Graph, Node, Port } from './graph.ts'
+
+// TensorProto.DataType
+export const DATA_TYPES: Record<Dtype, number> = { float32: 1, int64: 7, bool: 9, float16: 10, bfloat16: 16, float8e4m3fn: 17 }
+
+// Opset 23 has RMSNormalization; IR version 11 is the first that knows it.
+const OPSETS = [
+  { domain: '', version: 23 },
+  { domain: 'com.microsoft', version: 1 },
+]
+const IR_VERSION = 11
+
+export type ExternalData = { readonly location: string; readonly placed: ReadonlyMap<string, { offset: number; bytes: number }> }
+
+let modelType: protobuf.Type | undefined
+
+/** Serialises a graph as ONNX ModelProto; its weights are references into the file `location` beside it. */
+export function encodeModel(graph: Graph, { location, placed }: ExternalData, producerVersion: string): Uint8Array {
+  modelType ??= protobuf.loadSync(path.join(import.meta.dirname, 'onnx.proto')).lookupType('onnx.ModelProto')
+  const external = graph.weights.map(({ name, dtype, shape }) => {
+    const { offset, bytes } = placed.get(name)!
+    const entries = { location, offset: String(offset), length: String(bytes) }
+    const externalData = Object.entries(entries).map(([key, value]) => ({ key, value }))
+    return { name, dims: shape, dataType: DATA_TYPES[dtype], dataLocation: 1, externalData }
+  })
+  return modelType
+    .encode({
+      irVersion: IR_VERSION,
+      producerName: 'octet',
+      producerVersion,
+      opsetImport: OPSETS,
+      graph: {
+        name: graph.name,
+        node: graph.nodes.map(nodeProto),
+        initializer: [...graph.constants.map(constantProto), ...external],
+        input: graph.inputs.map(portProto),
+        output: graph.outputs.map(portProto),
+      },
+    })
+    .finish()
+}
+
+function nodeProto({ name, op, domain, inputs, outputs, attributes }: Node) {
+  return {
+    name,
+    opType: op,
+    domain,
+    input: inputs,
+    output: outputs,
+    attribute: Object.entries(attributes).map(([key, value]) => attributeProto(key, value)),
+  }
+}
+
+// AttributeProto.AttributeType: FLOAT 1, INT 2, STRING 3, INTS 7
+function attributeProto(name: string, value: Attribute) {
+  if (typeof value === 'number') return { name, type: 2, i: value }
+  if (typeof value === 'string') return { name, type: 3, s: Buffer.from(value) }
+  if ('float' in value) return { name, type: 1, f: value.float }
+  return { name, type: 7, ints: value }
+}
+
+const constantProto = ({ name, dtype, shape, data }: Constant) => ({ name, dims: shape, dataType: DATA_TYPES[dtype], rawData: data })
+
+function portProto({ name, dtype, shape }: Port) {
+  const dim = shape.map((length) => (typeof length === 'number' ? { dimValue: length } : { dimParam: length }))
+  return { name, type: { tensorType: { elemType: DATA_TYPES[dtype], shape: { dim } } } }
+}

@@ -1,0 +1,139 @@
+// Where a module's parameters come from. `scope.at('attn')` moves the checkpoint's prefix and the graph's node names together.
+import type { Tensor } from './checkpoint.ts'
+import { CheckpointError } from './checkpoint-error.ts'
+import type { Graph, Value } from './graph.ts'
+import type { Lowering } from './nn.ts'
+import type { PrecisionOf, Storage } from './precision.ts'
+
+/** How a weight's bytes are made from the checkpoint; the writer carries it out. */
+export type WeightSource =
+  | { readonly kind: 'cast'; readonly tensor: Tensor; readonly rows: Rows; readonly storage: 'float32' | 'float16'; readonly channelsLast: boolean }
+  | { readonly kind: 'codes'; readonly tensor: Tensor; readonly rows: Rows; readonly block: number }
+  | { readonly kind: 'scales' }
+  | { readonly kind: 'bytes'; readonly data: Uint8Array }
+export type Rows = readonly [start: number, end: number]
+
+/** Notes which tensors of one network were read, so that none is forgotten and none is read twice. */
+export class Ledger {
+  readonly network: string
+  readonly tensors: ReadonlyMap<string, Tensor>
+  readonly #unread: Set<string>
+
+  constructor(network: string, tensors: ReadonlyMap<string, Tensor>) {
+    this.network = network
+    this.tensors = tensors
+    this.#unread = new Set(tensors.keys())
+  }
+
+  take(name: string): Tensor {
+    const tensor = this.tensors.get(name)
+    if (!tensor) throw new CheckpointError(this.network, `tensor ${name} is missing`)
+    if (!this.#unread.delete(name)) throw new CheckpointError(this.network, `tensor ${name} is read twice`)
+    return tensor
+  }
+
+  /** Throws a CheckpointError that names the tensors nothing has read. */
+  assertComplete(): void {
+    if (this.#unread.size === 0) return
+    const names = [...this.#unread]
+    const more = names.length > 5 ? ` and ${names.length - 5} more` : ''
+    throw new CheckpointError(this.network, `${names.length} left-over tensors that the model does not have: ${names.slice(0, 5).join(', ')}${more}`)
+  }
+}
+
+export type Build = {
+  readonly graph: Graph
+  readonly ledger: Ledger
+  readonly lowering: Lowering
+  readonly precision: PrecisionOf
+  /** Columns that share a scale in FP8 weights; null is the whole row. */
+  readonly scaleBlock: number | null
+  readonly fuseQkv: boolean
+}
+
+export class Scope {
+  readonly build: Build
+  readonly path: string
+
+  constructor(build: Build, path = '') {
+    this.build = build
+    this.path = path
+  }
+
+  get graph(): Graph {
+    return this.build.graph
+  }
+  get lowering(): Lowering {
+    return this.build.lowering
+  }
+
+  at(...parts: (string | number)[]): Scope {
+    return new Scope(this.build, [this.path, ...parts].filter((part) => part !== '').join('.'))
+  }
+
+  /** Names nodes made from here on after this module. */
+  enter(): this {
+    this.graph.path = this.path
+    return this
+  }
+
+  has(name: string): boolean {
+    return this.build.ledger.tensors.has(this.#name(name))
+  }
+
+  /** Shape of a parameter, without reading it. */
+  shape(name: string): readonly number[] {
+    const tensor = this.build.ledger.tensors.get(this.#name(name))
+    if (!tensor) throw new CheckpointError(this.build.ledger.network, `tensor ${this.#name(name)} is missing`)
+    return tensor.shape
+  }
+
+  /** Reads a parameter on purpose without using it; say why where it is called. */
+  drop(name: string): void {
+    if (this.has(name)) this.build.ledger.take(this.#name(name))
+  }
+
+  storage(name: string): Storage {
+    return this.build.precision(this.build.ledger.network, this.#name(name), this.shape(name))
+  }
+
+  /** A parameter in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I]. */
+  parameter(name: string, { channelsLast = false } = {}): Value {
+    const storage = this.storage(name)
+    if (storage === 'float8e4m3fn') throw new CheckpointError(this.build.ledger.network, `${this.#name(name)} is no linear weight and cannot be FP8`)
+    const tensor = this.build.ledger.take(this.#name(name))
+    const [o, i, h, w] = tensor.shape
+    const shape = channelsLast ? [o!, h!, w!, i!] : tensor.shape
+    const source = { kind: 'cast', tensor, rows: [0, tensor.shape[0] ?? 1], storage, channelsLast } satisfies WeightSource
+    return this.graph.weight(this.#name(name), storage, shape, source)
+  }
+
+  /** Row ranges of a matrix [N, K], each as its own weight. */
+  rows(name: string, ranges: readonly Rows[]): (Value | Quantised)[] {
+    const storage = this.storage(name)
+    const tensor = this.build.ledger.take(this.#name(name))
+    return ranges.map((rows) => {
+      const whole = rows[0] === 0 && rows[1] === tensor.shape[0]
+      const id = whole ? this.#name(name) : `${this.#name(name)}[${rows[0]}:${rows[1]}]`
+      // A 1×1 convolution [N, K, 1, 1] is a matrix.
+      const columns = tensor.shape.slice(1).reduce((n, dim) => n * dim, 1)
+      const shape = tensor.shape.length === 1 ? [rows[1] - rows[0]] : [rows[1] - rows[0], columns]
+      if (storage !== 'float8e4m3fn') {
+        return this.graph.weight(id, storage, shape, { kind: 'cast', tensor, rows, storage, channelsLast: false } satisfies WeightSource)
+      }
+      const block = Math.min(this.build.scaleBlock ?? columns, columns)
+      const blocks = Math.ceil(columns / block)
+      const codes = this.graph.weight(id, storage, shape, { kind: 'codes', tensor, rows, block } satisfies WeightSource)
+      const scales = this.graph.weight(`${id}.scale`, 'float32', [shape[0]!, blocks], { kind: 'scales' } satisfies WeightSource)
+      return { codes, scales, block }
+    })
+  }
+
+  #name(name: string): string {
+    return this.path === '' ? name : `${this.path}.${name}`
+  }
+}
+
+/** An FP8 matrix: codes [N, K], scales float32 [N, K / block]; the value is code × scale. */
+export type Quantised = { readonly codes: Value; readonly scales: Value; readonly block: number }
+export const isQuantised = (weight: Value | Quantised): weight is Quantised => 'codes' in weight

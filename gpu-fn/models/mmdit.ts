@@ -1,0 +1,241 @@
+// MMDiT and MMDiT-X, the SD3.5 denoiser. arXiv 2403.03206; Stability-AI/sd3.5 mmditx.py @ fbf8f48.
+// B batch · S image tokens · L text tokens · T steps · D width · H attention heads · J width of prompt embeddings · P of pooled ones
+//
+// Two graphs: `conditioning` runs once per prompt and holds all that is the same in every step or depends on its sigma alone;
+// `transformer` is one step.
+import type { Graph, Value } from '../compile/graph.ts'
+import {
+  addTo,
+  attention,
+  conv2d,
+  gatedLinear,
+  headNorm,
+  kvLinear,
+  linear,
+  type Modulation,
+  type ModulationVector,
+  modulate,
+  type Qkv,
+  qkvLinear,
+  type Stream,
+  toActivations,
+  toStream,
+} from '../compile/nn.ts'
+import * as ops from '../compile/ops.ts'
+import type { Scope } from '../compile/scope.ts'
+
+export type MMDiTConfig = {
+  readonly depth: number
+  readonly width: number
+  readonly heads: number
+  readonly patchSize: number
+  readonly inChannels: number
+  readonly outChannels: number
+  /** Rows and columns of the position table. */
+  readonly positionMax: number
+  readonly contextWidth: number
+  readonly pooledWidth: number
+  readonly qkNorm: boolean
+  /** Blocks with a second, image-only attention (MMDiT-X). */
+  readonly dualAttention: readonly number[]
+}
+
+/** The position table [max, max, D] as two tables [max, D / 2] of columns and rows; null where it does not come apart. */
+export type PositionTables = { readonly columns: Float32Array; readonly rows: Float32Array } | null
+
+const EPSILON = 1e-6
+const FREQUENCIES = 128
+
+type BlockShape = { readonly index: number; readonly last: boolean; readonly dual: boolean }
+const blocksOf = ({ depth, dualAttention }: MMDiTConfig): BlockShape[] =>
+  Array.from({ length: depth }, (_, index) => ({ index, last: index === depth - 1, dual: dualAttention.includes(index) }))
+
+// Rows of adaLN's result, in the checkpoint's order. mmditx.py `DismantledBlock.forward`
+const SHIFT_SCALE = ['shift', 'scale']
+const SIX = ['shift_msa', 'scale_msa', 'gate_msa', 'shift_mlp', 'scale_mlp', 'gate_mlp']
+const NINE = [...SIX, 'shift_msa2', 'scale_msa2', 'gate_msa2']
+
+/** Where each modulation stands in the `modulation` vector [M]: M = width × entries. */
+function modulationLayout(config: MMDiTConfig): { module: string; names: string[] }[] {
+  const blocks = blocksOf(config).flatMap(({ index, last, dual }) => [
+    { module: `joint_blocks.${index}.x_block`, names: dual ? NINE : SIX },
+    { module: `joint_blocks.${index}.context_block`, names: last ? SHIFT_SCALE : SIX },
+  ])
+  return [...blocks, { module: 'final_layer', names: SHIFT_SCALE }]
+}
+
+/** sigma·1000 → [cos | sin] of 128 frequencies. mmditx.py `TimestepEmbedder.timestep_embedding` */
+function timestepEmbedding(t: Value): Value {
+  const exponent = (k: number) => Math.fround(Math.fround(Math.fround(-Math.log(10000)) * k) / FREQUENCIES)
+  const frequencies = Array.from({ length: FREQUENCIES }, (_, k) => Math.exp(exponent(k)))
+  const angle = ops.multiply(ops.reshape(t, ['T', 1]), ops.float32(t, frequencies, [1, FREQUENCIES])) // [T, 128]
+  return ops.concat([ops.cos(angle), ops.sin(angle)], 1) // [T, 256]
+}
+
+function embedder(s: Scope, x: Value): Value {
+  return linear(s.at('mlp', 2), ops.silu(linear(s.at('mlp', 0), x)))
+}
+
+/** Graph `conditioning`: timesteps [T], pooled [B, P], prompt_embeds [B, L, J] → modulation [T, B, M], context [B, L, D]. */
+export function conditioning(s: Scope, config: MMDiTConfig): Graph {
+  const { graph } = s
+  const { width, pooledWidth, contextWidth } = config
+  const timesteps = graph.input('timesteps', 'float32', ['T'])
+  const pooled = graph.input('pooled', 'float32', ['B', pooledWidth])
+  const promptEmbeds = graph.input('prompt_embeds', 'float32', ['B', 'L', contextWidth])
+
+  const time = embedder(s.at('t_embedder'), toActivations(s, timestepEmbedding(timesteps))) // [T, D]
+  const vector = embedder(s.at('y_embedder'), toActivations(s, pooled)) // [B, D]
+  const c = ops.silu(ops.add(ops.reshape(time, ['T', 1, width]), vector)) // [T, B, D]
+
+  const layout = modulationLayout(config)
+  const rows = layout.map(({ module }) => linear(s.at(module, 'adaLN_modulation', 1), c)) // each [T, B, n·D]
+  const total = width * layout.flatMap(({ names }) => names).length
+  const modulation = plusOneOnScales(ops.cast(ops.concat(rows, 2, total), 'float32'), layout, width) // [T, B, M]
+
+  graph.output('modulation', modulation)
+  graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds)), 'float32')) // [B, L, D]
+  return graph
+}
+
+/** Every use of a scale is 1 + scale, so it is stored that way. */
+function plusOneOnScales(modulation: Value, layout: ReturnType<typeof modulationLayout>, width: number): Value {
+  const ones = layout.flatMap(({ names }) => names.map((name) => (name.startsWith('scale') ? 1 : 0)))
+  const rows = ops.reshape(modulation, ['T', 'B', ones.length, width])
+  return ops.reshape(ops.add(rows, ops.float32(modulation, ones, [ones.length, 1])), modulation.shape)
+}
+
+/** Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. */
+export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTables): Graph {
+  const { graph } = s
+  const { width, patchSize, inChannels } = config
+  const batch = s.lowering.batch
+  const total = width * modulationLayout(config).flatMap(({ names }) => names).length
+  const latent = graph.input('latent', 'float32', [batch, inChannels, 'h', 'w'])
+  const modulation = graph.input('modulation', 'float32', [batch, total])
+  const text = graph.input('context', 'float32', [batch, 'L', width])
+
+  const patches = conv2d(s.at('x_embedder', 'proj'), s.lowering.featureMap(toActivations(s, latent)), { stride: patchSize })
+  const grid = patchGrid(latent, patchSize)
+  const position = positions ? positionsOf(s, positions, grid, config) : graph.input('position', 'float32', ['S', width])
+  s.drop('pos_embed')
+  let x = toStream(ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))) // [B, S, D]
+  let context = toStream(toActivations(s, text)) // [B, L, D]
+
+  const vectors = takeModulations(s, modulation, config)
+  for (const block of blocksOf(config)) {
+    ;({ x, context } = jointBlock(s.at('joint_blocks', block.index), x, context, vectors, config, block))
+  }
+  const { normed } = modulate(s.at('final_layer'), x, [vectors('final_layer', '')], EPSILON)
+  const tokens = linear(s.at('final_layer', 'linear'), normed[0]!) // [B, S, p·p·C]
+  graph.output('velocity', unpatchify(ops.cast(tokens, 'float32'), latent, grid, config))
+  return graph
+}
+
+type Modulations = (module: string, suffix: string) => Modulation & { gate: ModulationVector }
+
+/** Finds `shift`, `scale` and `gate` of a module in the modulation [B, M]. */
+function takeModulations(s: Scope, modulation: Value, config: MMDiTConfig): Modulations {
+  const keys = modulationLayout(config).flatMap(({ module, names }) => names.map((name) => `${module} ${name}`))
+  const vectors = s.lowering.modulationVectors(modulation, config.width)
+  const table = new Map(keys.map((key, i) => [key, vectors[i]!]))
+  return (module, suffix) => {
+    const [shift, scale, gate] = ['shift', 'scale', 'gate'].map((name) => table.get(`${module} ${name}${suffix}`))
+    return { shift: shift!, scale: scale!, gate: gate! }
+  }
+}
+
+/** mmditx.py `JointBlock` */
+function jointBlock(s: Scope, x: Stream, context: Stream, m: Modulations, config: MMDiTConfig, { last, dual }: BlockShape) {
+  const xBlock = s.at('x_block')
+  const contextBlock = s.at('context_block')
+  const msa = m(xBlock.path, '_msa')
+  const msa2 = m(xBlock.path, '_msa2')
+  const contextMsa = m(contextBlock.path, last ? '' : '_msa')
+
+  const xNorm = modulate(xBlock, x, dual ? [msa, msa2] : [msa], EPSILON)
+  const contextNorm = modulate(contextBlock, context, [contextMsa], EPSILON)
+  const joint = jointAttention(s, xNorm.normed[0]!, contextNorm.normed[0]!, config, last)
+
+  x = addTo(xNorm.stream, gatedLinear(xBlock.at('attn', 'proj'), joint.x, msa.gate))
+  if (dual) x = addTo(x, selfAttention(xBlock.at('attn2'), xNorm.normed[1]!, msa2.gate, config))
+  x = mlp(xBlock, x, m(xBlock.path, '_mlp'))
+  if (last) return { x, context } // context-pre-only: nothing reads the text stream any more
+  context = addTo(contextNorm.stream, gatedLinear(contextBlock.at('attn', 'proj'), joint.context!, contextMsa.gate))
+  return { x, context: mlp(contextBlock, context, m(contextBlock.path, '_mlp')) }
+}
+
+/** Attention over image and text tokens together; the last block has no use for the text's queries. */
+function jointAttention(s: Scope, x: Value, context: Value, config: MMDiTConfig, last: boolean): { x: Value; context?: Value } {
+  const image = normedQkv(s.at('x_block', 'attn'), x, config)
+  const join = (a: Value, b: Value) => ops.concat([a, b], 1, 'S+L') // [B, S + L, D]
+  const attn = s.at('context_block', 'attn')
+  if (last) {
+    const { k, v } = kvLinear(attn.at('qkv'), context)
+    attn.drop('ln_q.weight')
+    const textK = config.qkNorm ? headNorm(attn.at('ln_k'), k, config.heads, EPSILON) : k
+    return { x: attention({ q: image.q, k: join(image.k, textK), v: join(image.v, v) }, { heads: config.heads }) }
+  }
+  const text = normedQkv(attn, context, config)
+  const y = attention({ q: join(image.q, text.q), k: join(image.k, text.k), v: join(image.v, text.v) }, { heads: config.heads })
+  return { x: tokensOf(y, x, 'start'), context: tokensOf(y, context, 'end') }
+}
+
+/** The image's (start) or the text's (end) tokens of a joint sequence. */
+function tokensOf(joint: Value, like: Value, side: 'start' | 'end'): Value {
+  const length = ops.shapeOf(like, 1, 2)
+  const zero = ops.int64(joint, [0])
+  const far = ops.int64(joint, [Number.MAX_SAFE_INTEGER])
+  const [from, to] = side === 'start' ? [zero, length] : [ops.subtract(zero, length), far]
+  return ops.slice(joint, from, to, 1, like.shape[1]!)
+}
+
+/** Dual attention of MMDiT-X: image tokens only. */
+function selfAttention(s: Scope, x: Value, gate: ModulationVector, config: MMDiTConfig) {
+  return gatedLinear(s.at('proj'), attention(normedQkv(s, x, config), { heads: config.heads }), gate)
+}
+
+function normedQkv(s: Scope, x: Value, { qkNorm, heads }: MMDiTConfig): Qkv {
+  const { q, k, v } = qkvLinear(s.at('qkv'), x)
+  if (!qkNorm) return { q, k, v }
+  return { q: headNorm(s.at('ln_q'), q, heads, EPSILON), k: headNorm(s.at('ln_k'), k, heads, EPSILON), v }
+}
+
+function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVector }): Stream {
+  const { stream, normed } = modulate(s, x, [modulation], EPSILON)
+  const hidden = linear(s.at('mlp', 'fc1'), normed[0]!, { activation: 'gelu_tanh' })
+  return addTo(stream, gatedLinear(s.at('mlp', 'fc2'), hidden, modulation.gate))
+}
+
+type Grid = { rows: Value; columns: Value }
+
+/** Patches down and across, as int64 [1] each. */
+function patchGrid(latent: Value, patchSize: number): Grid {
+  const patches = (axis: number) => ops.divide(ops.shapeOf(latent, axis, axis + 1), ops.int64(latent, [patchSize]))
+  return { rows: patches(2), columns: patches(3) }
+}
+
+/** The middle of the position table for this grid, row by row [S, D]. mmditx.py `MMDiTX.cropped_pos_embed` */
+function positionsOf(s: Scope, tables: NonNullable<PositionTables>, grid: Grid, { width, positionMax }: MMDiTConfig): Value {
+  const middle = (name: string, data: Float32Array, count: Value, axis: string) => {
+    const source = { kind: 'bytes', data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }
+    const table = s.graph.weight(name, 'float32', [positionMax, width / 2], source)
+    const start = ops.divide(ops.subtract(ops.int64(count, [positionMax]), count), ops.int64(count, [2]))
+    return ops.slice(table, start, ops.add(start, count), 0, axis)
+  }
+  const half = ops.int64(grid.rows, [width / 2])
+  const lengths = ops.concat([grid.rows, grid.columns, half], 0, 3)
+  const across = ops.expand(middle('pos_embed.columns', tables.columns, grid.columns, 'w'), lengths, ['h', 'w', width / 2])
+  const rows = ops.reshape(middle('pos_embed.rows', tables.rows, grid.rows, 'h'), ['h', 1, width / 2])
+  const down = ops.expand(rows, lengths, ['h', 'w', width / 2])
+  return ops.reshape(ops.concat([across, down], 2, width), ['S', width])
+}
+
+/** tokens [B, S, p·p·C] → [B, C, h, w]. mmditx.py `MMDiTX.unpatchify` */
+function unpatchify(tokens: Value, latent: Value, grid: Grid, { patchSize, outChannels }: MMDiTConfig): Value {
+  const [batch, , h, w] = latent.shape
+  const depth = patchSize * patchSize * outChannels
+  const lengths = ops.concat([ops.shapeOf(latent, 0, 1), ops.int64(latent, [depth]), grid.rows, grid.columns], 0, 4)
+  const map = ops.reshapeTo(ops.transpose(tokens, [0, 2, 1]), lengths, [batch!, depth, 'rows', 'columns'])
+  return ops.depthToSpace(map, patchSize, [batch!, outChannels, h!, w!])
+}

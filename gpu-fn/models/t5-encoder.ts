@@ -1,0 +1,72 @@
+// T5 v1.1's encoder. arXiv 1910.10683, 2002.05202 (gated GELU); transformers modeling_t5.py `T5EncoderModel`.
+// B batch · L tokens · D width · H attention heads
+import type { Graph, Value } from '../compile/graph.ts'
+import { attention, embedding, linear, rmsNorm, toActivations } from '../compile/nn.ts'
+import * as ops from '../compile/ops.ts'
+import type { Scope } from '../compile/scope.ts'
+
+export type T5Config = {
+  readonly width: number
+  readonly layers: number
+  readonly heads: number
+  readonly vocabulary: number
+  readonly buckets: number
+  readonly maxDistance: number
+  readonly epsilon: number
+}
+
+/** The longest prompt the graph takes, in tokens; SD3.5's tokenizer allows no more. */
+export const T5_MAX_TOKENS = 512
+
+/** Graph `t5`: input_ids [B, L], every one attended to → hidden [B, L, D]. */
+export function t5Encoder(s: Scope, config: T5Config): Graph {
+  const { graph } = s
+  const { layers, epsilon } = config
+  const ids = graph.input('input_ids', 'int64', ['B', 'L'])
+  // The residual stream outgrows float16 and wears out in bfloat16, so it is float32 on every target.
+  let x = ops.cast(embedding(s.at('shared'), ids), 'float32') // [B, L, D]
+  const bias = positionBias(s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias'), ids, config)
+  for (let i = 0; i < layers; i++) {
+    const block = s.at('encoder', 'block', i)
+    const attn = block.at('layer', 0)
+    x = ops.add(x, ops.cast(selfAttention(attn.at('SelfAttention'), rmsNorm(attn.at('layer_norm'), x, epsilon), bias, config), 'float32'))
+    const feed = block.at('layer', 1)
+    x = ops.add(x, ops.cast(gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon)), 'float32'))
+  }
+  graph.output('hidden', ops.cast(rmsNorm(s.at('encoder', 'final_layer_norm'), x, epsilon), 'float32'))
+  return graph
+}
+
+/** modeling_t5.py `T5Attention`: no 1/√d. */
+function selfAttention(s: Scope, x: Value, bias: Value, { heads }: T5Config): Value {
+  const qkv = { q: linear(s.at('q'), x), k: linear(s.at('k'), x), v: linear(s.at('v'), x) }
+  return linear(s.at('o'), attention(qkv, { heads, scale: 1, bias }))
+}
+
+/** modeling_t5.py `T5DenseGatedActDense` */
+function gatedGelu(s: Scope, x: Value): Value {
+  return linear(s.at('wo'), ops.multiply(linear(s.at('wi_0'), x, { activation: 'gelu_tanh' }), linear(s.at('wi_1'), x)))
+}
+
+/** The learned bias of every pair of positions [1, H, L, L], looked up by distance. */
+function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config): Value {
+  s.enter()
+  const distances = Array.from({ length: 2 * T5_MAX_TOKENS - 1 }, (_, i) => i - (T5_MAX_TOKENS - 1))
+  const byDistance = ops.gather(s.parameter('weight'), ops.int64(ids, distances.map((d) => bucketOf(d, buckets, maxDistance)))) // [1023, H]
+  const position = ops.range(ops.shapeOf(ids, 1, 2), 'L')
+  const distance = ops.subtract(ops.reshape(position, [1, 'L']), ops.reshape(position, ['L', 1])) // key − query [L, L]
+  const bias = ops.gather(byDistance, ops.add(distance, ops.int64(ids, [T5_MAX_TOKENS - 1]))) // [L, L, H]
+  return toActivations(s, ops.reshape(ops.transpose(bias, [2, 0, 1]), [1, heads, 'L', 'L']))
+}
+
+/** modeling_t5.py `T5Attention._relative_position_bucket`, both directions, in its float32 arithmetic. */
+function bucketOf(distance: number, buckets: number, maxDistance: number): number {
+  const half = Math.floor(buckets / 2)
+  const exact = Math.floor(half / 2)
+  const n = Math.abs(distance)
+  const base = distance > 0 ? half : 0
+  if (n < exact) return base + n
+  const { fround } = Math
+  const ratio = fround(fround(Math.log(fround(n / exact))) / fround(Math.log(maxDistance / exact)))
+  return base + Math.min(half - 1, exact + Math.floor(fround(ratio * (half - exact))))
+}

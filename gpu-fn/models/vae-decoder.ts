@@ -1,0 +1,58 @@
+// The decoder of SD3.5's 16-channel autoencoder. Stability-AI/sd3.5 sd3_impls.py `VAEDecoder` @ fbf8f48.
+// B batch · C channels · h, w latent size · a feature map is laid out as the target likes it
+import type { Graph, Value } from '../compile/graph.ts'
+import { attention, conv2d, groupNorm, linear, toActivations } from '../compile/nn.ts'
+import * as ops from '../compile/ops.ts'
+import type { Scope } from '../compile/scope.ts'
+
+export type VaeConfig = {
+  readonly latentChannels: number
+  /** Resolutions; each but the last doubles the size. */
+  readonly levels: number
+  readonly blocksPerLevel: number
+  readonly groups: number
+  readonly scalingFactor: number
+  readonly shiftFactor: number
+}
+
+const EPSILON = 1e-6
+
+/** Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1. */
+export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
+  const { graph } = s
+  const { latentChannels, levels, blocksPerLevel, groups, scalingFactor, shiftFactor } = config
+  const latent = graph.input('latent', 'float32', ['B', latentChannels, 'h', 'w'])
+  const z = ops.add(ops.divide(latent, ops.scalar(latent, scalingFactor)), ops.scalar(latent, shiftFactor))
+  let x = s.lowering.featureMap(toActivations(s, z))
+  if (s.has('post_quant_conv.weight')) x = conv2d(s.at('post_quant_conv'), x)
+
+  const decoder = s.at('decoder')
+  x = conv2d(decoder.at('conv_in'), x, { padding: 1 })
+  x = residualBlock(decoder.at('mid', 'block_1'), x, groups)
+  if (decoder.has('mid.attn_1.q.weight')) x = attentionBlock(decoder.at('mid', 'attn_1'), x, groups)
+  x = residualBlock(decoder.at('mid', 'block_2'), x, groups)
+  for (let level = levels - 1; level >= 0; level--) {
+    const up = decoder.at('up', level)
+    for (let i = 0; i < blocksPerLevel; i++) x = residualBlock(up.at('block', i), x, groups)
+    if (level > 0) x = conv2d(up.at('upsample', 'conv'), s.lowering.upsampleNearest(x), { padding: 1 })
+  }
+  x = groupNorm(decoder.at('norm_out'), x, groups, EPSILON, { silu: true })
+  const image = s.lowering.planes(conv2d(decoder.at('conv_out'), x, { padding: 1 }))
+  graph.output('image', ops.cast(image, 'float32'))
+  return graph
+}
+
+/** sd3_impls.py `ResnetBlock` */
+function residualBlock(s: Scope, x: Value, groups: number): Value {
+  const h = conv2d(s.at('conv1'), groupNorm(s.at('norm1'), x, groups, EPSILON, { silu: true }), { padding: 1 })
+  const y = conv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, groups, EPSILON, { silu: true }), { padding: 1 })
+  return ops.add(s.has('nin_shortcut.weight') ? conv2d(s.at('nin_shortcut'), x) : x, y)
+}
+
+/** One attention head over all positions. sd3_impls.py `AttnBlock` */
+function attentionBlock(s: Scope, x: Value, groups: number): Value {
+  const tokens = s.lowering.tokens(groupNorm(s.at('norm'), x, groups, EPSILON), 'h*w') // [B, h·w, C]
+  const qkv = { q: linear(s.at('q'), tokens), k: linear(s.at('k'), tokens), v: linear(s.at('v'), tokens) }
+  const y = linear(s.at('proj_out'), attention(qkv, { heads: 1 }))
+  return ops.add(x, s.lowering.fromTokens(y, x))
+}
