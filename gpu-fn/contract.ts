@@ -67,7 +67,13 @@ const index = z.int().min(0)
 export const jobEvent = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('accepted'), job: jobId, attempt: z.int().min(1), position: index }),
   z.strictObject({ type: z.literal('heartbeat') }),
-  z.strictObject({ type: z.literal('started'), model: z.string(), tier: z.enum(TIERS), package: z.string(), device: z.string() }),
+  z.strictObject({
+    type: z.literal('started'),
+    model: z.string(),
+    tier: z.enum(TIERS),
+    package: z.string(),
+    device: z.string(),
+  }),
   z.strictObject({ type: z.literal('warning'), code: z.enum(WARNING_CODES), message: z.string() }),
   z.strictObject({ type: z.literal('step'), image: index, step: z.int().min(1), steps: z.int().min(1) }),
   z.strictObject({
@@ -98,10 +104,21 @@ export const health = z.strictObject({
 export type Health = z.infer<typeof health>
 
 /** Body of every refusal (4xx, 5xx) of the GPU function: RFC 9457. 429 and 503 mean that the job was not accepted. */
-export const refusal = z.object({ type: z.string(), title: z.string(), status: z.int(), detail: z.string(), code: z.string() })
+export const refusal = z.object({
+  type: z.string(),
+  title: z.string(),
+  status: z.int(),
+  detail: z.string(),
+  code: z.string(),
+})
 
 /** Claims of the edge's EdDSA token on `PUT /jobs/{id}` and `DELETE /jobs/{id}`; `exp` is at most five minutes ahead. */
-export const GPU_TOKEN = { issuer: 'octet-edge', audience: 'octet-gpu', algorithm: 'EdDSA', maxAgeSeconds: 300 } as const
+export const GPU_TOKEN = {
+  issuer: 'octet-edge',
+  audience: 'octet-gpu',
+  algorithm: 'EdDSA',
+  maxAgeSeconds: 300,
+} as const
 export const gpuTokenClaims = z.object({
   /** job id */ sub: jobId,
   /** `${job}.${attempt}` */ jti: z.string(),

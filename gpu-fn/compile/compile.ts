@@ -5,10 +5,12 @@ import path from 'node:path'
 import packageJson from '../../package.json' with { type: 'json' }
 import { type Checkpoint, openCheckpoint, type TokenizerName } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
+import type { Converted, ScaleErrors } from './convert.ts'
 import type { Graph, Weight } from './graph.ts'
 import { type Manifest, manifest, type NetworkName } from './manifest.ts'
 import { type BuildOptions, buildModel, type Model } from './networks.ts'
 import { encodeModel } from './onnx.ts'
+import { place } from './place.ts'
 import type { WeightSource } from './scope.ts'
 import { placeWeights, startConverter, type WriteOptions, writeWeights } from './weights.ts'
 
@@ -23,57 +25,78 @@ export type CompileOptions = BuildOptions & {
   readonly onProgress?: (doneBytes: number, totalBytes: number, network: string) => void
 }
 
-export type Compiled = { readonly manifest: Manifest; readonly sourceBytes: number; readonly packageBytes: number }
+export type Compiled = {
+  readonly manifest: Manifest
+  readonly sourceBytes: number
+  readonly packageBytes: number
+  /** Relative RMS error of the FP8 weights, with `scaleBlock` columns a scale and with a scale a row; null without that option. */
+  readonly scaleError: { readonly block: number; readonly row: number } | null
+}
 
 const LICENCE = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
-const TOKENIZERS = [['tokenizer', 'clip_l'], ['tokenizer_2', 'clip_g'], ['tokenizer_3', 't5']] as const
+const TOKENIZERS = [
+  ['tokenizer', 'clip_l'],
+  ['tokenizer_2', 'clip_g'],
+  ['tokenizer_3', 't5'],
+] as const
 
 /** Compiles a checkpoint into a package at `out`. Throws CheckpointError and leaves nothing behind when it cannot. */
 export async function compile(options: CompileOptions): Promise<Compiled> {
   const checkpoint = await openCheckpoint(options.checkpoint)
   const model = buildModel(checkpoint, options.checkpoint, options)
   const tokenizers = await findTokenizers(checkpoint, model, options)
-  await assertReplaceable(options.out)
   const files = weightFiles(model)
-  await assertSpace(options.out, files)
-
-  const partial = `${path.resolve(options.out)}.partial-${process.pid}`
-  await fs.rm(partial, { recursive: true, force: true })
-  await fs.mkdir(partial, { recursive: true })
-  try {
-    const compiled = await writePackage(partial, model, files, tokenizers, options)
-    await replace(partial, options.out)
-    return compiled
-  } catch (error) {
-    if (isNoSpace(error)) throw new CheckpointError(options.out, 'the disk is full; nothing was written', { cause: error })
-    throw error
-  } finally {
-    await fs.rm(partial, { recursive: true, force: true })
-  }
+  const bytes = files.reduce((n, { weights }) => n + placeWeights(weights).bytes, 0)
+  return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
 }
 
 type WeightFile = { readonly name: string; readonly network: string; readonly weights: readonly Weight[] }
 
 function weightFiles(model: Model): WeightFile[] {
-  const files: WeightFile[] = [...model.graphs].map(([network, graph]) => ({ name: `${network}.weights`, network, weights: graph.weights }))
+  const files: WeightFile[] = [...model.graphs].map(([network, graph]) => ({
+    name: `${network}.weights`,
+    network,
+    weights: graph.weights,
+  }))
   if (model.positionTable) {
     const tensor = model.positionTable
-    const source: WeightSource = { kind: 'cast', tensor, rows: [0, tensor.shape[0]!], storage: 'float32', channelsLast: false }
-    files.push({ name: model.about.position.file!, network: 'position', weights: [{ name: 'pos_embed', dtype: 'float32', shape: tensor.shape, source }] })
+    const source: WeightSource = {
+      kind: 'cast',
+      tensor,
+      rows: [0, tensor.shape[0]!],
+      storage: 'float32',
+      channelsLast: false,
+    }
+    files.push({
+      name: model.about.position.file!,
+      network: 'position',
+      weights: [{ name: 'pos_embed', dtype: 'float32', shape: tensor.shape, source }],
+    })
   }
   return files
 }
 
-async function writePackage(directory: string, model: Model, files: readonly WeightFile[], tokenizers: Map<TokenizerName, string>, options: CompileOptions): Promise<Compiled> {
+async function writePackage(
+  directory: string,
+  model: Model,
+  files: readonly WeightFile[],
+  tokenizers: Map<TokenizerName, string>,
+  options: CompileOptions,
+): Promise<Compiled> {
   const digests: Manifest['files'] = {}
   const source = createHash('sha256')
   const total = files.flatMap(({ weights }) => weights).reduce((n, weight) => n + sourceBytes(weight), 0)
   let done = 0
+  const errors: ScaleErrors[] = []
   const converter = startConverter()
   try {
     for (const { name, network, weights } of files) {
-      const onBytes = (bytes: number) => options.onProgress?.((done += bytes), total, network)
-      const write: WriteOptions = { converter, source, onBytes }
+      const onBlock = ({ sourceBytes, errors: error }: Converted) => {
+        done += sourceBytes
+        if (error) errors.push(error)
+        options.onProgress?.(done, total, network)
+      }
+      const write: WriteOptions = { converter, source, onBlock }
       digests[name] = await writeWeights(path.join(directory, name), weights, write)
     }
   } finally {
@@ -99,7 +122,16 @@ async function writePackage(directory: string, model: Model, files: readonly Wei
   })
   await writeFile(directory, 'manifest.json', Buffer.from(`${JSON.stringify(about, null, 2)}\n`))
   const packageBytes = Object.values(digests).reduce((n, file) => n + file.bytes, 0)
-  return { manifest: about, sourceBytes: total, packageBytes }
+  return { manifest: about, sourceBytes: total, packageBytes, scaleError: scaleError(errors) }
+}
+
+function scaleError(errors: readonly ScaleErrors[]): Compiled['scaleError'] {
+  if (errors.length === 0) return null
+  const rms = (kind: keyof ScaleErrors) => {
+    const sum = (key: 'squaredError' | 'squaredWeight') => errors.reduce((n, error) => n + error[kind][key], 0)
+    return Math.sqrt(sum('squaredError') / sum('squaredWeight'))
+  }
+  return { block: rms('block'), row: rms('row') }
 }
 
 const describe = (network: NetworkName, { inputs, outputs }: Graph) => ({ file: `${network}.onnx`, inputs, outputs })
@@ -122,13 +154,21 @@ async function copyTokenizer(directory: string, name: TokenizerName, from: strin
   const entries = (await fs.readdir(from, { withFileTypes: true })).filter((entry) => entry.isFile())
   const files: Manifest['files'] = {}
   for (const entry of entries) {
-    files[`${name}/${entry.name}`] = await writeFile(directory, `${name}/${entry.name}`, await fs.readFile(path.join(from, entry.name)))
+    files[`${name}/${entry.name}`] = await writeFile(
+      directory,
+      `${name}/${entry.name}`,
+      await fs.readFile(path.join(from, entry.name)),
+    )
   }
   return files
 }
 
 /** A tokenizer for each text encoder of the package. */
-async function findTokenizers(checkpoint: Checkpoint, model: Model, { tokenizers, checkpoint: paths }: CompileOptions): Promise<Map<TokenizerName, string>> {
+async function findTokenizers(
+  checkpoint: Checkpoint,
+  model: Model,
+  { tokenizers, checkpoint: paths }: CompileOptions,
+): Promise<Map<TokenizerName, string>> {
   const found = new Map<TokenizerName, string>()
   for (const [name, network] of TOKENIZERS) {
     if (!model.graphs.has(network)) continue
@@ -141,44 +181,4 @@ async function findTokenizers(checkpoint: Checkpoint, model: Model, { tokenizers
     found.set(name, directory)
   }
   return found
-}
-
-/** Only a package or nothing is ever replaced. */
-async function assertReplaceable(out: string): Promise<void> {
-  const entries = await fs.readdir(out).catch((error: NodeJS.ErrnoException): string[] => {
-    if (error.code === 'ENOENT') return []
-    throw new CheckpointError(out, `cannot be used as the output directory (${error.code})`, { cause: error })
-  })
-  if (entries.length > 0 && !entries.includes('manifest.json')) {
-    throw new CheckpointError(out, 'exists and is no package; choose an empty or new directory with --out')
-  }
-}
-
-async function assertSpace(out: string, files: readonly WeightFile[]): Promise<void> {
-  const needed = files.reduce((n, { weights }) => n + placeWeights(weights).bytes, 0)
-  let parent = path.dirname(path.resolve(out))
-  while (!(await fs.stat(parent).catch(() => null))) parent = path.dirname(parent)
-  const { bavail, bsize } = await fs.statfs(parent)
-  if (bavail * bsize < needed) {
-    const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
-    throw new CheckpointError(out, `the disk is full: the package takes ${gigabytes(needed)} and ${gigabytes(bavail * bsize)} are free`)
-  }
-}
-
-const isNoSpace = (error: unknown) => error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT')
-
-/** Directories cannot be swapped in one call, so an old package steps aside first and is removed last. */
-async function replace(partial: string, out: string): Promise<void> {
-  const old = `${path.resolve(out)}.old-${process.pid}`
-  const existed = await fs.rename(out, old).then(
-    () => true,
-    () => false,
-  )
-  try {
-    await fs.rename(partial, out)
-  } catch (error) {
-    if (existed) await fs.rename(old, out)
-    throw error
-  }
-  await fs.rm(old, { recursive: true, force: true })
 }

@@ -3,7 +3,9 @@ import { move, transferableSymbol, valueSymbol } from 'piscina'
 import { CheckpointError } from './checkpoint-error.ts'
 import { type Block, type Converted, convert } from './convert.ts'
 
-export type Outcome = { readonly converted: Converted } | { readonly refused: { readonly file: string; readonly problem: string } }
+export type Outcome =
+  | { readonly converted: Converted }
+  | { readonly refused: { readonly file: string; readonly problem: string } }
 
 // piscina asks for the default export of a worker file.
 export default function run(block: Block): unknown {

@@ -4,7 +4,7 @@ import fs from 'node:fs'
 import type { Part, Tensor } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 import { BYTES_PER_ELEMENT, bfloat16ToFloat16, type Conversion, float32ToFloat16, toFloat32 } from './dtype.ts'
-import { blocksPerRow, quantiseRows } from './fp8.ts'
+import { addError, blocksPerRow, dequantiseRows, type ErrorSums, emptyErrorSums, quantiseRows } from './fp8.ts'
 
 export type Block = {
   readonly tensor: Tensor
@@ -17,8 +17,18 @@ export type Block = {
   readonly scaleBlock: number
   readonly channelsLast: boolean
 }
-export type Converted = { readonly output: Uint8Array; readonly scales: Float32Array | null; readonly digest: Uint8Array; readonly sourceBytes: number }
+export type Converted = {
+  readonly output: Uint8Array
+  readonly scales: Float32Array | null
+  readonly digest: Uint8Array
+  readonly sourceBytes: number
+  /** Where several columns share a scale: the error of that, and of one scale a row, to choose by. */
+  readonly errors: ScaleErrors | null
+}
+export type ScaleErrors = { readonly block: ErrorSums; readonly row: ErrorSums }
+type Stored = Pick<Converted, 'output'> & Partial<Pick<Converted, 'scales' | 'errors'>> & { conversion: Conversion }
 
+const FP8_NAN = 0x7f
 const FINITE: Conversion = { finite: true, overflow: false }
 const files = new Map<string, number>()
 
@@ -26,12 +36,18 @@ const files = new Map<string, number>()
 export function convert(block: Block): Converted {
   const source = readBlock(block)
   const digest = new Uint8Array(hash('sha256', source, 'buffer'))
-  const { output, scales, conversion } = store(block, source)
+  const { output, scales = null, errors = null, conversion } = store(block, source)
   const where = `${block.tensor.name} (rows ${block.start} to ${block.end - 1})`
   const file = block.tensor.parts[0]!.file
   if (!conversion.finite) throw new CheckpointError(file, `tensor ${where} holds NaN or infinity`)
   if (conversion.overflow) throw new CheckpointError(file, `tensor ${where} holds values beyond ${block.storage}`)
-  return { output: block.channelsLast ? channelsLast(output, block) : output, scales, digest, sourceBytes: source.byteLength }
+  return {
+    output: block.channelsLast ? channelsLast(output, block) : output,
+    scales,
+    digest,
+    sourceBytes: source.byteLength,
+    errors,
+  }
 }
 
 /** Rows [start, end) of a tensor as float32. */
@@ -41,28 +57,50 @@ export function readFloat32(tensor: Tensor, start: number, end: number, columns:
   return new Float32Array(output.buffer, output.byteOffset, output.byteLength / 4)
 }
 
-function store(block: Block, source: Uint8Array): { output: Uint8Array; scales: Float32Array | null; conversion: Conversion } {
-  const { tensor, storage, columns, scaleBlock } = block
-  const count = (block.end - block.start) * columns
-  const exact = tensor.scale === 1
-  if (storage === 'float16') {
-    if (exact && tensor.dtype === 'F16') return { output: source, scales: null, conversion: finiteHalves(source) }
-    const output = new Uint16Array(count)
-    if (exact && tensor.dtype === 'BF16') return { output: new Uint8Array(output.buffer), scales: null, conversion: bfloat16ToFloat16(source, output) }
-    const values = new Float32Array(count)
-    const widened = toFloat32(source, tensor.dtype, tensor.scale, values)
-    const narrowed = float32ToFloat16(values, output)
-    const conversion = { finite: widened.finite, overflow: widened.overflow || narrowed.overflow }
-    return { output: new Uint8Array(output.buffer), scales: null, conversion }
-  }
-  const values = new Float32Array(count)
-  const conversion = toFloat32(source, tensor.dtype, tensor.scale, values)
-  if (storage === 'float32') return { output: new Uint8Array(values.buffer), scales: null, conversion }
-  const rows = block.end - block.start
-  const output = new Uint8Array(count)
+function store(block: Block, source: Uint8Array): Stored {
+  if (block.storage === 'float16') return toHalves(block.tensor, source)
+  if (block.storage === 'float8e4m3fn' && block.tensor.dtype === 'F8_E4M3') return keepCodes(block, source)
+  const values = new Float32Array(source.byteLength / BYTES_PER_ELEMENT[block.tensor.dtype])
+  const conversion = toFloat32(source, block.tensor.dtype, block.tensor.scale, values)
+  if (block.storage === 'float32') return { output: new Uint8Array(values.buffer), conversion }
+  return { ...quantise(block, values), conversion }
+}
+
+function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
+  if (dtype === 'F16' && scale === 1) return { output: source, conversion: finiteHalves(source) }
+  const halves = new Uint16Array(source.byteLength / BYTES_PER_ELEMENT[dtype])
+  const output = new Uint8Array(halves.buffer)
+  if (dtype === 'BF16' && scale === 1) return { output, conversion: bfloat16ToFloat16(source, halves) }
+  const values = new Float32Array(halves.length)
+  const widened = toFloat32(source, dtype, scale, values)
+  const narrowed = float32ToFloat16(values, halves)
+  return { output, conversion: { finite: widened.finite, overflow: widened.overflow || narrowed.overflow } }
+}
+
+/** A checkpoint that is FP8 already keeps its codes: quantising them a second time would only add error. */
+function keepCodes({ tensor, start, end, columns, scaleBlock }: Block, source: Uint8Array): Stored {
+  const scales = new Float32Array((end - start) * blocksPerRow(columns, scaleBlock)).fill(tensor.scale)
+  const finite = !source.some((code) => (code & 0x7f) === FP8_NAN)
+  return { output: source, scales, conversion: { finite, overflow: false } }
+}
+
+function quantise({ start, end, columns, scaleBlock }: Block, values: Float32Array) {
+  const rows = end - start
+  const output = new Uint8Array(values.length)
   const scales = new Float32Array(rows * blocksPerRow(columns, scaleBlock))
   quantiseRows(values, rows, columns, output, scales, scaleBlock)
-  return { output, scales, conversion }
+  if (scaleBlock === columns) return { output, scales }
+  const approximation = new Float32Array(values.length)
+  const errorOf = (block: number) => {
+    const codes = new Uint8Array(values.length)
+    const blockScales = new Float32Array(rows * blocksPerRow(columns, block))
+    quantiseRows(values, rows, columns, codes, blockScales, block)
+    dequantiseRows(codes, rows, columns, blockScales, approximation, block)
+    const sums = emptyErrorSums()
+    addError(sums, values, approximation)
+    return sums
+  }
+  return { output, scales, errors: { block: errorOf(scaleBlock), row: errorOf(columns) } }
 }
 
 function finiteHalves(bytes: Uint8Array): Conversion {
@@ -81,7 +119,8 @@ function channelsLast(bytes: Uint8Array, { tensor, storage, start, end }: Block)
   const area = height * width
   for (let row = 0; row < end - start; row++) {
     const base = row * channels * area
-    for (let i = 0; i < channels; i++) for (let p = 0; p < area; p++) output[base + p * channels + i] = source[base + i * area + p]!
+    for (let i = 0; i < channels; i++)
+      for (let p = 0; p < area; p++) output[base + p * channels + i] = source[base + i * area + p]!
   }
   return new Uint8Array(output.buffer)
 }
@@ -100,12 +139,12 @@ function readBlock({ tensor, start, end, columns }: Block): Uint8Array {
 }
 
 function readPart(tensor: Tensor, part: Part, from: number, into: Uint8Array): void {
-  let file = files.get(part.file)
-  if (file === undefined) files.set(part.file, (file = fs.openSync(part.file, 'r')))
+  const file = files.get(part.file) ?? fs.openSync(part.file, 'r')
+  files.set(part.file, file)
   for (let done = 0; done < into.byteLength; ) {
     const count = fs.readSync(file, into, done, into.byteLength - done, part.offset + from + done)
-    if (count === 0) throw new CheckpointError(part.file, `ended while tensor ${tensor.name} was read; has the file changed?`)
+    if (count === 0)
+      throw new CheckpointError(part.file, `ended while tensor ${tensor.name} was read; has the file changed?`)
     done += count
   }
 }
-

@@ -1,5 +1,6 @@
 // Bulk conversions between the number formats of checkpoints and packages, for blocks of a few MB at a time. All are little-endian.
 import { decodeTable } from './fp8.ts'
+import { bitsOf, INFINITY_BITS, largestMagnitude } from './magnitude.ts'
 
 export type ParameterDtype = 'F32' | 'F16' | 'BF16' | 'F8_E4M3'
 
@@ -8,8 +9,6 @@ export const BYTES_PER_ELEMENT: Readonly<Record<ParameterDtype, number>> = { F32
 /** `finite`: no NaN and no infinity in the source. `overflow`: a finite source value became infinite. */
 export type Conversion = { finite: boolean; overflow: boolean }
 
-/** Bits of float32 infinity: a magnitude from here up is not finite. */
-const INFINITY = 0x7f800000
 /** Bits of float32 65520, the first magnitude that rounds to an infinite float16. */
 const HALF_OVERFLOW = 0x477ff000
 
@@ -26,10 +25,9 @@ export function toFloat32(src: Uint8Array, dtype: ParameterDtype, scale: number,
 /** Rounds to the nearest IEEE float16, ties to even; magnitudes from 65520 up become infinite. Lengths must agree. */
 export function float32ToFloat16(src: Float32Array, out: Uint16Array): Conversion {
   new Float16Array(out.buffer, out.byteOffset, out.length).set(src)
-  const bits = bitsOf(src)
-  const largest = largestMagnitude(bits)
+  const largest = largestMagnitude(src)
   if (largest < HALF_OVERFLOW) return { finite: true, overflow: false }
-  return { finite: largest < INFINITY, overflow: bits.some((value) => overflowsHalf(value & 0x7fffffff)) }
+  return { finite: largest < INFINITY_BITS, overflow: bitsOf(src).some((value) => overflowsHalf(value & 0x7fffffff)) }
 }
 
 /** Rounds bfloat16 to float16 as `float32ToFloat16` does; only what is subnormal or overflows is not exact. */
@@ -45,12 +43,15 @@ export function bfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion
     out[i] = table[value]!
   }
   if (largest << 16 < HALF_OVERFLOW) return { finite: true, overflow: false }
-  return { finite: largest << 16 < INFINITY, overflow: values.some((value) => overflowsHalf((value & 0x7fff) << 16)) }
+  return {
+    finite: largest << 16 < INFINITY_BITS,
+    overflow: values.some((value) => overflowsHalf((value & 0x7fff) << 16)),
+  }
 }
 
 /** False when any value is NaN or infinite. */
 export function allFinite(values: Float32Array): boolean {
-  return largestMagnitude(bitsOf(values)) < INFINITY
+  return largestMagnitude(values) < INFINITY_BITS
 }
 
 const decoders: Record<ParameterDtype, (src: Uint8Array, out: Float32Array) => void> = {
@@ -69,22 +70,8 @@ const decoders: Record<ParameterDtype, (src: Uint8Array, out: Float32Array) => v
   },
 }
 
-/** As integers, magnitudes of floats compare like the floats, and NaN is the largest. */
-function largestMagnitude(bits: Int32Array): number {
-  let largest = 0
-  for (let i = 0; i < bits.length; i++) {
-    const magnitude = bits[i]! & 0x7fffffff
-    if (magnitude > largest) largest = magnitude
-  }
-  return largest
-}
-
 function overflowsHalf(magnitude: number): boolean {
-  return magnitude >= HALF_OVERFLOW && magnitude < INFINITY
-}
-
-function bitsOf(values: Float32Array): Int32Array {
-  return new Int32Array(values.buffer, values.byteOffset, values.length)
+  return magnitude >= HALF_OVERFLOW && magnitude < INFINITY_BITS
 }
 
 /** Blocks read at an odd address are copied: typed arrays must be aligned. */

@@ -1,5 +1,6 @@
 // FP8 E4M3 as in `float8_e4m3fn` (arXiv 2209.05433): 4 exponent bits of bias 7, 3 mantissa bits, no infinity, NaN at 0x7f and 0xff.
 // Weights are quantised with one scale a row, or one for every `block` columns of a row: value = code × scale.
+import { bitsOf, INFINITY_BITS, largestIn } from './magnitude.ts'
 
 /** The largest magnitude of E4M3. */
 export const FP8_MAX = 448
@@ -46,24 +47,24 @@ export function quantiseRows(
   scales: Float32Array,
   block: number = columns,
 ): boolean {
-  const bits = new Int32Array(src.buffer, src.byteOffset, src.length)
+  const bits = bitsOf(src)
   const quotients = new Float32Array(Math.min(block, columns))
-  const quotientBits = new Int32Array(quotients.buffer)
+  const quotientBits = bitsOf(quotients)
   let largest = 0
   let index = 0
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column += block) {
       const start = row * columns + column
       const length = Math.min(block, columns - column)
-      const maximum = largestMagnitude(bits, start, start + length)
+      const maximum = largestIn(bits, start, start + length)
       if (maximum > largest) largest = maximum
-      const scale = Math.fround(maximum / FP8_MAX) || 1
+      const scale = Math.fround(floatOfBits(maximum) / FP8_MAX) || 1
       scales[index++] = scale
       for (let i = 0; i < length; i++) quotients[i] = src[start + i]! / scale
       encodeAll(quotientBits, length, out, start)
     }
   }
-  return largest < Number.POSITIVE_INFINITY
+  return largest < INFINITY_BITS
 }
 
 /** `out` [rows, columns] = codes × scales, rounded once to float32. */
@@ -120,16 +121,6 @@ export function quantisationError(src: Float32Array, rows: number, columns: numb
   const sums = emptyErrorSums()
   addError(sums, src, approximation)
   return relativeError(sums)
-}
-
-/** NaN counts as infinite, so that one comparison at the end finds both. */
-function largestMagnitude(bits: Int32Array, start: number, end: number): number {
-  let largest = 0
-  for (let i = start; i < end; i++) {
-    const magnitude = bits[i]! & 0x7fffffff
-    if (magnitude > largest) largest = magnitude
-  }
-  return largest < 0x7f800000 ? floatOfBits(largest) : Number.POSITIVE_INFINITY
 }
 
 function encodeAll(bits: Int32Array, length: number, out: Uint8Array, start: number): void {

@@ -16,7 +16,12 @@ export type Node = {
   readonly attributes: Readonly<Record<string, Attribute>>
 }
 export type Port = { readonly name: string; readonly dtype: Dtype; readonly shape: Shape }
-export type Constant = { readonly name: string; readonly dtype: Dtype; readonly shape: readonly number[]; readonly data: Uint8Array }
+export type Constant = {
+  readonly name: string
+  readonly dtype: Dtype
+  readonly shape: readonly number[]
+  readonly data: Uint8Array
+}
 /** A weight that lies outside the graph; `source` says how its bytes are made and is the writer's business alone. */
 export type Weight<Source = unknown> = {
   readonly name: string

@@ -1,10 +1,15 @@
 // `npm run compile`: the command line of the compiler.
+import { rmSync } from 'node:fs'
 import { MultiBar, Presets } from 'cli-progress'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { CheckpointError } from './checkpoint-error.ts'
 import { type CompileOptions, compile } from './compile.ts'
+import { partialPath } from './place.ts'
 
-type Flags = Omit<CompileOptions, 'onProgress' | 'scaleBlock' | 'fuseQkv'> & { scaleBlock?: number; qkv?: 'fused' | 'split' }
+type Flags = Omit<CompileOptions, 'onProgress' | 'scaleBlock' | 'fuseQkv'> & {
+  scaleBlock?: number
+  qkv?: 'fused' | 'split'
+}
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
 
@@ -16,29 +21,63 @@ function positiveInteger(value: string): number {
 
 const command = new Command('compile')
   .description('Compiles an SD3.5 checkpoint into a package that the GPU function serves.')
-  .requiredOption('--checkpoint <path>', 'a diffusers directory, or a safetensors file or index (repeat for encoders in files of their own)', collect)
+  .requiredOption(
+    '--checkpoint <path>',
+    'a diffusers directory, or a safetensors file or index (repeat for encoders in files of their own)',
+    collect,
+  )
   .requiredOption('--out <directory>', 'where the package goes')
-  .addOption(new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp8-lite', 'fp16', 'fp32']).default('fp8'))
+  .addOption(
+    new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp8-lite', 'fp16', 'fp32']).default('fp8'),
+  )
   .addOption(new Option('--target <target>', 'provider to build for').choices(['cpu', 'cuda']).default('cpu'))
-  .option('--variant <name>', 'large, large-turbo, medium, flash, or custom for other shapes; derived from the tensors by default')
+  .option(
+    '--variant <name>',
+    'large, large-turbo, medium, flash, or custom for other shapes; derived from the tensors by default',
+  )
   .option('--name <name>', 'the name that a job asks for; the variant by default')
-  .option('--tokenizers <directory>', 'holds tokenizer, tokenizer_2 and tokenizer_3, where the checkpoint does not bring them')
+  .option(
+    '--tokenizers <directory>',
+    'holds tokenizer, tokenizer_2 and tokenizer_3, where the checkpoint does not bring them',
+  )
   .option('--scale-block <columns>', 'columns that share an FP8 scale; a whole row by default', positiveInteger)
-  .addOption(new Option('--qkv <kind>', 'one product for q, k and v, or three; the faster on the target by default').choices(['fused', 'split']))
+  .addOption(
+    new Option('--qkv <kind>', 'one product for q, k and v, or three; the faster on the target by default').choices([
+      'fused',
+      'split',
+    ]),
+  )
 
 async function main(): Promise<void> {
   const { qkv, scaleBlock, ...flags } = command.parse().opts<Flags>()
   const started = performance.now()
   const progress = showProgress()
+  process.once('SIGINT', () => {
+    rmSync(partialPath(flags.out), { recursive: true, force: true })
+    process.exit(130)
+  })
   try {
     const fuseQkv = qkv && qkv === 'fused'
-    const { manifest, sourceBytes, packageBytes } = await compile({ ...flags, scaleBlock, fuseQkv, onProgress: progress.update })
+    const { manifest, sourceBytes, packageBytes, scaleError } = await compile({
+      ...flags,
+      scaleBlock,
+      fuseQkv,
+      onProgress: progress.update,
+    })
     progress.stop()
     const seconds = (performance.now() - started) / 1000
     const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
     const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
     console.log(`${manifest.model} (${manifest.variant}, ${manifest.tier}, ${manifest.target}) → ${flags.out}`)
-    console.log(`${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`)
+    console.log(
+      `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
+    )
+    if (scaleError) {
+      const percent = (error: number) => `${(error * 100).toFixed(3)} %`
+      console.log(
+        `FP8 weights differ by ${percent(scaleError.block)} (RMS); one scale a row would be ${percent(scaleError.row)}`,
+      )
+    }
   } catch (error) {
     progress.stop()
     if (!(error instanceof CheckpointError)) throw error
@@ -52,7 +91,10 @@ const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
 /** A bar on a terminal; in a log, a line for every tenth of the way. */
 function showProgress() {
   const format = '{network} |{bar}| {percentage}% · {rate} MB/s · {left} s left'
-  const bars = new MultiBar({ format, stream: process.stderr, hideCursor: true, clearOnComplete: true }, Presets.shades_classic)
+  const bars = new MultiBar(
+    { format, stream: process.stderr, hideCursor: true, clearOnComplete: true },
+    Presets.shades_classic,
+  )
   const started = performance.now()
   let bar: ReturnType<typeof bars.create> | undefined
   let tenth = 0

@@ -28,7 +28,12 @@ export const manifest = z.strictObject({
   scheduler: z.strictObject({ shift: z.number(), num_train_timesteps: z.int() }),
   latent: z.strictObject({ channels: z.int(), /** pixels a latent row */ downsample: z.int(), patch_size: z.int() }),
   /** `graph`: the step graph computes positions; `input`: it takes `position` [h·w, D], cropped from `file` (float32 [max, max, D]). */
-  position: z.strictObject({ max: z.int(), source: z.enum(['graph', 'input']), file: z.string().optional(), width: z.int() }),
+  position: z.strictObject({
+    max: z.int(),
+    source: z.enum(['graph', 'input']),
+    file: z.string().optional(),
+    width: z.int(),
+  }),
   text: z.strictObject({
     /** null: the encoder is absent and zeros stand in its place, as in diffusers. */
     clip_l: z.strictObject({ width: z.int(), tokens: z.int() }).nullable(),

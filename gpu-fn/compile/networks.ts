@@ -28,7 +28,10 @@ export type Model = {
   readonly graphs: ReadonlyMap<NetworkName, Graph>
   /** The position table where the step graph cannot compute it. */
   readonly positionTable: Tensor | null
-  readonly about: Pick<Manifest, 'variant' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'>
+  readonly about: Pick<
+    Manifest,
+    'variant' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'
+  >
 }
 
 const LOWERINGS: Record<BuildOptions['target'], Lowering> = { cpu, cuda }
@@ -53,7 +56,10 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
 
   const vae = deriveVae(tensorsOf('vae'), checkpoint.config.vae)
   if (vae.latentChannels !== derived.inChannels) {
-    throw new CheckpointError('vae', `decodes ${vae.latentChannels} latent channels, but the transformer has ${derived.inChannels}`)
+    throw new CheckpointError(
+      'vae',
+      `decodes ${vae.latentChannels} latent channels, but the transformer has ${derived.inChannels}`,
+    )
   }
   build('vae', tensorsOf('vae'), 'vae_decoder', options, graphs, (s) => vaeDecoder(s, vae))
 
@@ -66,9 +72,17 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
     about: {
       variant: variant.name,
       defaults: { steps, guidance_scale: guidanceScale, width: size, height: size },
-      scheduler: { shift: numberOr(scheduler.shift, shift), num_train_timesteps: numberOr(scheduler.num_train_timesteps, 1000) },
+      scheduler: {
+        shift: numberOr(scheduler.shift, shift),
+        num_train_timesteps: numberOr(scheduler.num_train_timesteps, 1000),
+      },
       latent: { channels: derived.inChannels, downsample: 2 ** (vae.levels - 1), patch_size: derived.patchSize },
-      position: { max: derived.positionMax, source: positions ? 'graph' : 'input', width: derived.width, ...(!positions && { file: 'position.f32' }) },
+      position: {
+        max: derived.positionMax,
+        source: positions ? 'graph' : 'input',
+        width: derived.width,
+        ...(!positions && { file: 'position.f32' }),
+      },
       text,
       transformer_batch: LOWERINGS[options.target].batch === 1 ? 1 : null,
     },
@@ -87,25 +101,48 @@ function build(
 ): Ledger {
   const lowering = LOWERINGS[target]
   const graph = new Graph(name)
-  const options: Build = { graph, ledger, lowering, precision: precisionOf(tier), scaleBlock: scaleBlock ?? null, fuseQkv: fuseQkv ?? FUSE_QKV[target] }
+  const options: Build = {
+    graph,
+    ledger,
+    lowering,
+    precision: precisionOf(tier),
+    scaleBlock: scaleBlock ?? null,
+    fuseQkv: fuseQkv ?? FUSE_QKV[target],
+  }
   graphs.set(name, model(new Scope(options)))
   if (name !== 'conditioning') ledger.assertComplete()
   return ledger
 }
 
-function buildTransformer(tensors: Map<string, Tensor>, config: MMDiTConfig, positions: PositionTables, options: BuildOptions, graphs: Map<NetworkName, Graph>): void {
+function buildTransformer(
+  tensors: Map<string, Tensor>,
+  config: MMDiTConfig,
+  positions: PositionTables,
+  options: BuildOptions,
+  graphs: Map<NetworkName, Graph>,
+): void {
   const ledger = build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config))
   build('transformer', tensors, 'transformer', options, graphs, (s) => transformer(s, config, positions), ledger)
 }
 
 /** Encoders that the checkpoint lacks are absent from the package; the pipeline puts zeros in their place. */
-function buildEncoders(checkpoint: Checkpoint, options: BuildOptions, graphs: Map<NetworkName, Graph>, config: MMDiTConfig): Manifest['text'] {
+function buildEncoders(
+  checkpoint: Checkpoint,
+  options: BuildOptions,
+  graphs: Map<NetworkName, Graph>,
+  config: MMDiTConfig,
+): Manifest['text'] {
   const { clip_l, clip_g, t5 } = checkpoint.networks
-  const clip = (name: 'clip_l' | 'clip_g', tensors: Map<string, Tensor> | undefined): (ClipTextConfig & { pooledWidth: number }) | null => {
+  const clip = (
+    name: 'clip_l' | 'clip_g',
+    tensors: Map<string, Tensor> | undefined,
+  ): (ClipTextConfig & { pooledWidth: number }) | null => {
     if (!tensors) return null
     const derived = deriveClip(name, tensors, checkpoint.config[name])
     build(name, tensors, name, options, graphs, (s) => clipText(s, derived))
-    const projection = tensors.has('text_projection.weight') ? shapeOf(name, tensors, 'text_projection.weight')[0]! : derived.width
+    const projection = tensors.has('text_projection.weight')
+      ? shapeOf(name, tensors, 'text_projection.weight')[0]!
+      : derived.width
     return { ...derived, pooledWidth: projection }
   }
   const l = clip('clip_l', clip_l)
@@ -131,5 +168,6 @@ function buildEncoders(checkpoint: Checkpoint, options: BuildOptions, graphs: Ma
 }
 
 function assertWidth(what: string, given: number, wanted: number, relation: string): void {
-  if (given !== wanted) throw new CheckpointError('text encoders', `${what} is ${given} ${relation} ${wanted}, which the transformer takes`)
+  if (given !== wanted)
+    throw new CheckpointError('text encoders', `${what} is ${given} ${relation} ${wanted}, which the transformer takes`)
 }

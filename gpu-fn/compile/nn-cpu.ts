@@ -12,7 +12,12 @@ function dense(weight: Value | Quantised): Value {
   const perRow = blocks === 1
   const scale = perRow ? ops.reshape(scales, [rows!]) : scales
   const attributes = perRow ? { axis: 0 } : { axis: 1, block_size: block }
-  return codes.graph.node('DequantizeLinear', [codes, scale], [{ dtype: 'float32', shape: codes.shape }], attributes)[0]!
+  return codes.graph.node(
+    'DequantizeLinear',
+    [codes, scale],
+    [{ dtype: 'float32', shape: codes.shape }],
+    attributes,
+  )[0]!
 }
 
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
@@ -45,7 +50,9 @@ const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
   const ones = ops.float32(x, new Array(groups).fill(1))
   const zeros = ops.float32(x, new Array(groups).fill(0))
   const result = { dtype: x.dtype, shape: grouped.shape }
-  const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], { epsilon: { float: epsilon } })[0]!
+  const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], {
+    epsilon: { float: epsilon },
+  })[0]!
   const column = (name: string) => ops.reshape(s.parameter(name), [channels, 1, 1])
   const y = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
   const affine = ops.add(ops.multiply(y, column('weight')), column('bias'))

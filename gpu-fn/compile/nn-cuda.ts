@@ -13,7 +13,13 @@ function product(x: Value, weight: Value | Quantised): Value {
   const [n] = weight.codes.shape
   const shape = x.shape.with(-1, n!)
   const inputs = [x, weight.codes, weight.scales]
-  return x.graph.node('MatMulBlockQuantizedFp8Weight', inputs, [{ dtype: x.dtype, shape }], { block_size: weight.block }, CONTRIB)[0]!
+  return x.graph.node(
+    'MatMulBlockQuantizedFp8Weight',
+    inputs,
+    [{ dtype: x.dtype, shape }],
+    { block_size: weight.block },
+    CONTRIB,
+  )[0]!
 }
 
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
@@ -41,7 +47,13 @@ const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon
   if (last) {
     const inputs = [x, last.value, first!.scale.value, first!.shift.value, last.bias ?? null]
     const like = { dtype: x.dtype, shape: x.shape }
-    const outputs = x.graph.node('SkipLayerNormalization', inputs, [like, null, null, like], { epsilon: { float: epsilon } }, CONTRIB)
+    const outputs = x.graph.node(
+      'SkipLayerNormalization',
+      inputs,
+      [like, null, null, like],
+      { epsilon: { float: epsilon } },
+      CONTRIB,
+    )
     normed.push(outputs[0]!)
     x = outputs[3]!
   } else normed.push(ops.layerNormalization(x, first!.scale.value, first!.shift.value, epsilon))
@@ -98,7 +110,13 @@ export const cuda: Lowering = {
     const rows = ops.reshape(x, [batch!, 'rows', depth])
     const like = { dtype: x.dtype, shape: rows.shape }
     const attributes = { epsilon: { float: epsilon * 4 } }
-    const normed = x.graph.node('SkipSimplifiedLayerNormalization', [rows, rows, weight], [like], attributes, CONTRIB)[0]!
+    const normed = x.graph.node(
+      'SkipSimplifiedLayerNormalization',
+      [rows, rows, weight],
+      [like],
+      attributes,
+      CONTRIB,
+    )[0]!
     return ops.reshape(normed, x.shape)
   },
   featureMap: (x) => ops.transpose(x, [0, 2, 3, 1]),

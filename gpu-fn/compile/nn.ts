@@ -133,7 +133,8 @@ export const applyActivation = (x: Value, activation: Activation | undefined): V
 }
 
 /** 3×3 (or other) convolution with the module's weight [O, I, kH, kW]; torch `Conv2d` with equal padding on all sides. */
-export const conv2d = (s: Scope, x: Value, { stride = 1, padding = 0 } = {}) => s.enter().lowering.conv2d(s, x, stride, padding)
+export const conv2d = (s: Scope, x: Value, { stride = 1, padding = 0 } = {}) =>
+  s.enter().lowering.conv2d(s, x, stride, padding)
 
 /** torch `GroupNorm` with the module's weight and bias, then SiLU where asked. */
 export const groupNorm = (s: Scope, x: Value, groups: number, epsilon: number, { silu = false } = {}) =>

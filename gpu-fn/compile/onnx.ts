@@ -4,7 +4,14 @@ import protobuf from 'protobufjs'
 import type { Attribute, Constant, Dtype, Graph, Node, Port } from './graph.ts'
 
 // TensorProto.DataType
-export const DATA_TYPES: Record<Dtype, number> = { float32: 1, int64: 7, bool: 9, float16: 10, bfloat16: 16, float8e4m3fn: 17 }
+export const DATA_TYPES: Record<Dtype, number> = {
+  float32: 1,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  bfloat16: 16,
+  float8e4m3fn: 17,
+}
 
 // Opset 23 has RMSNormalization; IR version 11 is the first that knows it.
 const OPSETS = [
@@ -13,7 +20,10 @@ const OPSETS = [
 ]
 const IR_VERSION = 11
 
-export type ExternalData = { readonly location: string; readonly placed: ReadonlyMap<string, { offset: number; bytes: number }> }
+export type ExternalData = {
+  readonly location: string
+  readonly placed: ReadonlyMap<string, { offset: number; bytes: number }>
+}
 
 let modelType: protobuf.Type | undefined
 
@@ -62,7 +72,12 @@ function attributeProto(name: string, value: Attribute) {
   return { name, type: 7, ints: value }
 }
 
-const constantProto = ({ name, dtype, shape, data }: Constant) => ({ name, dims: shape, dataType: DATA_TYPES[dtype], rawData: data })
+const constantProto = ({ name, dtype, shape, data }: Constant) => ({
+  name,
+  dims: shape,
+  dataType: DATA_TYPES[dtype],
+  rawData: data,
+})
 
 function portProto({ name, dtype, shape }: Port) {
   const dim = shape.map((length) => (typeof length === 'number' ? { dimValue: length } : { dimParam: length }))

@@ -67,7 +67,8 @@ export function reshape(x: Value, shape: Shape): Value {
   if (inferred > 1) throw new GraphError(`${x.graph.path} reshape: ${show(x.shape)} to ${show(shape)} needs reshapeTo`)
   if ([...x.shape, ...shape].every((dim) => typeof dim === 'number')) {
     const count = (dims: Shape) => dims.reduce<number>((n, dim) => n * Number(dim), 1)
-    if (count(x.shape) !== count(shape)) throw new GraphError(`${x.graph.path} reshape: ${show(x.shape)} to ${show(shape)}`)
+    if (count(x.shape) !== count(shape))
+      throw new GraphError(`${x.graph.path} reshape: ${show(x.shape)} to ${show(shape)}`)
   }
   return one('Reshape', [x, int64(x, spec)], x.dtype, shape)
 }
@@ -76,24 +77,34 @@ export function reshape(x: Value, shape: Shape): Value {
 export const reshapeTo = (x: Value, lengths: Value, shape: Shape) => one('Reshape', [x, lengths], x.dtype, shape)
 
 export const transpose = (x: Value, perm: readonly number[]) =>
-  one('Transpose', [x], x.dtype, perm.map((axis) => x.shape[axis]!), { perm })
+  one(
+    'Transpose',
+    [x],
+    x.dtype,
+    perm.map((axis) => x.shape[axis]!),
+    { perm },
+  )
 
 export const expand = (x: Value, lengths: Value, shape: Shape) => one('Expand', [x, lengths], x.dtype, shape)
 
 /** Lengths of axes [start, end) as int64. */
-export const shapeOf = (x: Value, start: number, end: number) => one('Shape', [x], 'int64', [end - start], { start, end })
+export const shapeOf = (x: Value, start: number, end: number) =>
+  one('Shape', [x], 'int64', [end - start], { start, end })
 
 export function concat(values: readonly Value[], axis: number, length?: Dim): Value {
   const [first] = values
   const lengths = values.map((value) => value.shape[axis]!)
-  const sum = lengths.every((dim) => typeof dim === 'number') ? lengths.reduce<number>((n, dim) => n + Number(dim), 0) : lengths.join('+')
+  const sum = lengths.every((dim) => typeof dim === 'number')
+    ? lengths.reduce<number>((n, dim) => n + Number(dim), 0)
+    : lengths.join('+')
   return one('Concat', [...values], first!.dtype, first!.shape.with(axis, length ?? sum), { axis })
 }
 
 /** Splits an axis into pieces of the given lengths. */
 export function split(x: Value, lengths: readonly number[], axis: number): Value[] {
   const total = lengths.reduce((n, length) => n + length, 0)
-  if (x.shape[axis] !== total) throw new GraphError(`${x.graph.path} split: axis ${axis} of ${show(x.shape)} into ${total}`)
+  if (x.shape[axis] !== total)
+    throw new GraphError(`${x.graph.path} split: axis ${axis} of ${show(x.shape)} into ${total}`)
   const results = lengths.map((length) => ({ dtype: x.dtype, shape: x.shape.with(axis, length) }))
   return x.graph.node('Split', [x, int64(x, lengths)], results, { axis })
 }
@@ -103,12 +114,16 @@ export const slice = (x: Value, start: Value, end: Value, axis: number, length: 
   one('Slice', [x, start, end, int64(x, [axis])], x.dtype, x.shape.with(axis, length))
 
 export const gather = (x: Value, indices: Value, axis = 0) =>
-  one('Gather', [x, indices], x.dtype, [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)], { axis })
+  one('Gather', [x, indices], x.dtype, [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)], {
+    axis,
+  })
 
 /** One row of each sample: x [B, S, D] at `index` [B, 1] → [B, D]. */
-export const gatherRow = (x: Value, index: Value) => one('GatherND', [x, index], x.dtype, [x.shape[0]!, x.shape[2]!], { batch_dims: 1 })
+export const gatherRow = (x: Value, index: Value) =>
+  one('GatherND', [x, index], x.dtype, [x.shape[0]!, x.shape[2]!], { batch_dims: 1 })
 
-export const argMax = (x: Value, axis: number) => one('ArgMax', [x], 'int64', x.shape.with(axis, 1), { axis, keepdims: 1 })
+export const argMax = (x: Value, axis: number) =>
+  one('ArgMax', [x], 'int64', x.shape.with(axis, 1), { axis, keepdims: 1 })
 
 /** 0, 1, … n - 1 for a run-time scalar n. */
 export function range(n: Value, length: Dim): Value {
@@ -135,11 +150,21 @@ export function matmulTransposed(x: Value, weight: Value): Value {
 export type AttentionOptions = { heads: number; scale?: number; causal?: boolean; bias?: Value }
 
 /** Multi-head attention on q [B, S, D], k and v [B, T, D] → [B, S, D]; `bias` is [1, heads, S, T]. onnxruntime's contrib operator. */
-export function multiHeadAttention(q: Value, k: Value, v: Value, { heads, scale, causal, bias }: AttentionOptions): Value {
-  const attributes = { num_heads: heads, ...(causal && { unidirectional: 1 }), ...(scale && { scale: { float: scale } }) }
+export function multiHeadAttention(
+  q: Value,
+  k: Value,
+  v: Value,
+  { heads, scale, causal, bias }: AttentionOptions,
+): Value {
+  const attributes = {
+    num_heads: heads,
+    ...(causal && { unidirectional: 1 }),
+    ...(scale && { scale: { float: scale } }),
+  }
   const inputs = bias ? [q, k, v, null, null, bias] : [q, k, v]
   return one('MultiHeadAttention', inputs, q.dtype, q.shape, attributes, 'com.microsoft')
 }
 
 /** [B, p·p·C, h, w] → [B, C, h·p, w·p], the patch's row and column before its channels (ONNX mode DCR). */
-export const depthToSpace = (x: Value, blocksize: number, shape: Shape) => one('DepthToSpace', [x], x.dtype, shape, { blocksize, mode: 'DCR' })
+export const depthToSpace = (x: Value, blocksize: number, shape: Shape) =>
+  one('DepthToSpace', [x], x.dtype, shape, { blocksize, mode: 'DCR' })

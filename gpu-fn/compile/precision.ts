@@ -5,7 +5,13 @@ export type Tier = JobRequest['tier']
 export type Storage = 'float32' | 'float16' | 'float8e4m3fn'
 export type PrecisionOf = (network: string, tensor: string, shape: readonly number[]) => Storage
 
-type Rule = { readonly network: RegExp; readonly tensor: RegExp; readonly rank?: number; readonly storage: Storage; readonly why: string }
+type Rule = {
+  readonly network: RegExp
+  readonly tensor: RegExp
+  readonly rank?: number
+  readonly storage: Storage
+  readonly why: string
+}
 
 export const FP8_RULES: readonly Rule[] = [
   {
@@ -24,7 +30,13 @@ export const FP8_RULES: readonly Rule[] = [
 
 const COMMON_RULES: readonly Rule[] = [
   { network: /^transformer$/, tensor: /^pos_embed$/, storage: 'float32', why: 'a table of sines that is added once' },
-  { network: /./, tensor: /./, rank: 1, storage: 'float32', why: 'norms and biases: few bytes, and each error shifts a whole channel' },
+  {
+    network: /./,
+    tensor: /./,
+    rank: 1,
+    storage: 'float32',
+    why: 'norms and biases: few bytes, and each error shifts a whole channel',
+  },
   {
     network: /./,
     tensor: /./,

@@ -7,7 +7,13 @@ import type { PrecisionOf, Storage } from './precision.ts'
 
 /** How a weight's bytes are made from the checkpoint; the writer carries it out. */
 export type WeightSource =
-  | { readonly kind: 'cast'; readonly tensor: Tensor; readonly rows: Rows; readonly storage: 'float32' | 'float16'; readonly channelsLast: boolean }
+  | {
+      readonly kind: 'cast'
+      readonly tensor: Tensor
+      readonly rows: Rows
+      readonly storage: 'float32' | 'float16'
+      readonly channelsLast: boolean
+    }
   | { readonly kind: 'codes'; readonly tensor: Tensor; readonly rows: Rows; readonly block: number }
   | { readonly kind: 'scales' }
   | { readonly kind: 'bytes'; readonly data: Uint8Array }
@@ -37,7 +43,10 @@ export class Ledger {
     if (this.#unread.size === 0) return
     const names = [...this.#unread]
     const more = names.length > 5 ? ` and ${names.length - 5} more` : ''
-    throw new CheckpointError(this.network, `${names.length} left-over tensors that the model does not have: ${names.slice(0, 5).join(', ')}${more}`)
+    throw new CheckpointError(
+      this.network,
+      `${names.length} left-over tensors that the model does not have: ${names.slice(0, 5).join(', ')}${more}`,
+    )
   }
 }
 
@@ -100,11 +109,18 @@ export class Scope {
   /** A parameter in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I]. */
   parameter(name: string, { channelsLast = false } = {}): Value {
     const storage = this.storage(name)
-    if (storage === 'float8e4m3fn') throw new CheckpointError(this.build.ledger.network, `${this.#name(name)} is no linear weight and cannot be FP8`)
+    if (storage === 'float8e4m3fn')
+      throw new CheckpointError(this.build.ledger.network, `${this.#name(name)} is no linear weight and cannot be FP8`)
     const tensor = this.build.ledger.take(this.#name(name))
     const [o, i, h, w] = tensor.shape
     const shape = channelsLast ? [o!, h!, w!, i!] : tensor.shape
-    const source = { kind: 'cast', tensor, rows: [0, tensor.shape[0] ?? 1], storage, channelsLast } satisfies WeightSource
+    const source = {
+      kind: 'cast',
+      tensor,
+      rows: [0, tensor.shape[0] ?? 1],
+      storage,
+      channelsLast,
+    } satisfies WeightSource
     return this.graph.weight(this.#name(name), storage, shape, source)
   }
 
@@ -119,12 +135,20 @@ export class Scope {
       const columns = tensor.shape.slice(1).reduce((n, dim) => n * dim, 1)
       const shape = tensor.shape.length === 1 ? [rows[1] - rows[0]] : [rows[1] - rows[0], columns]
       if (storage !== 'float8e4m3fn') {
-        return this.graph.weight(id, storage, shape, { kind: 'cast', tensor, rows, storage, channelsLast: false } satisfies WeightSource)
+        return this.graph.weight(id, storage, shape, {
+          kind: 'cast',
+          tensor,
+          rows,
+          storage,
+          channelsLast: false,
+        } satisfies WeightSource)
       }
       const block = Math.min(this.build.scaleBlock ?? columns, columns)
       const blocks = Math.ceil(columns / block)
       const codes = this.graph.weight(id, storage, shape, { kind: 'codes', tensor, rows, block } satisfies WeightSource)
-      const scales = this.graph.weight(`${id}.scale`, 'float32', [shape[0]!, blocks], { kind: 'scales' } satisfies WeightSource)
+      const scales = this.graph.weight(`${id}.scale`, 'float32', [shape[0]!, blocks], {
+        kind: 'scales',
+      } satisfies WeightSource)
       return { codes, scales, block }
     })
   }

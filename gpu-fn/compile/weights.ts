@@ -30,7 +30,11 @@ export function placeWeights(weights: readonly Weight[]): { placed: Placed; byte
   return { placed, bytes: end }
 }
 
-export type Converter = { readonly run: (block: Block) => Promise<Converted>; readonly threads: number; readonly close: () => Promise<void> }
+export type Converter = {
+  readonly run: (block: Block) => Promise<Converted>
+  readonly threads: number
+  readonly close: () => Promise<void>
+}
 
 /** Threads that convert blocks; each holds a few blocks of memory and no more. */
 export function startConverter(): Converter {
@@ -49,11 +53,15 @@ export type WriteOptions = {
   readonly converter: Converter
   /** Collects the digest of every block that was read, in order. */
   readonly source: Hash
-  readonly onBytes: (sourceBytes: number) => void
+  readonly onBlock: (converted: Converted) => void
 }
 
 /** Writes the weights at their places. Memory does not grow with the model: as many blocks are in flight as keep the threads busy. */
-export async function writeWeights(file: string, weights: readonly Weight[], options: WriteOptions): Promise<{ bytes: number; sha256: string }> {
+export async function writeWeights(
+  file: string,
+  weights: readonly Weight[],
+  options: WriteOptions,
+): Promise<{ bytes: number; sha256: string }> {
   const { placed, bytes } = placeWeights(weights)
   const output = createHash('sha256')
   const handle = await fs.open(file, 'wx')
@@ -79,7 +87,7 @@ export async function writeWeights(file: string, weights: readonly Weight[], opt
           options.source.update(converted.digest)
           if (converted.scales) scales.push(converted.scales)
           await append(converted.output)
-          options.onBytes(converted.sourceBytes)
+          options.onBlock(converted)
         }
       }
     }
@@ -92,7 +100,10 @@ export async function writeWeights(file: string, weights: readonly Weight[], opt
 }
 
 /** Converted blocks in order, with the next ones already under way. */
-async function* blocksInFlight(weights: readonly Weight[], { run, threads }: Converter): AsyncGenerator<Converted, undefined> {
+async function* blocksInFlight(
+  weights: readonly Weight[],
+  { run, threads }: Converter,
+): AsyncGenerator<Converted, undefined> {
   const queue: Promise<Converted>[] = []
   for (const block of blocksOf(weights as readonly Weight<WeightSource>[])) {
     const promise = run(block)
@@ -122,7 +133,8 @@ function* blocksOf(weights: readonly Weight<WeightSource>[]): Generator<Block> {
     const [first, end] = source.rows
     for (let start = first; start < end; start += step) {
       const common = { tensor: source.tensor, start, end: Math.min(start + step, end), columns }
-      if (source.kind === 'codes') yield { ...common, storage: 'float8e4m3fn', scaleBlock: source.block, channelsLast: false }
+      if (source.kind === 'codes')
+        yield { ...common, storage: 'float8e4m3fn', scaleBlock: source.block, channelsLast: false }
       else yield { ...common, storage: source.storage, scaleBlock: columns, channelsLast: source.channelsLast }
     }
   }

@@ -33,7 +33,10 @@ export function clipText(s: Scope, config: ClipTextConfig): Graph {
   const normed = layerNorm(model.at('final_layer_norm'), x, epsilon)
   const pooled = ops.gatherRow(normed, endPosition(ids, endToken)) // [B, D]
   graph.output('hidden', ops.cast(penultimate, 'float32'))
-  graph.output('pooled', ops.cast(s.has('text_projection.weight') ? linear(s.at('text_projection'), pooled) : pooled, 'float32'))
+  graph.output(
+    'pooled',
+    ops.cast(s.has('text_projection.weight') ? linear(s.at('text_projection'), pooled) : pooled, 'float32'),
+  )
   return graph
 }
 
@@ -47,7 +50,11 @@ function endPosition(ids: Value, endToken: number | null): Value {
 function encoderLayer(s: Scope, x: Value, { heads, epsilon, activation }: ClipTextConfig): Value {
   const attn = s.at('self_attn')
   const normed = layerNorm(s.at('layer_norm1'), x, epsilon)
-  const qkv = { q: linear(attn.at('q_proj'), normed), k: linear(attn.at('k_proj'), normed), v: linear(attn.at('v_proj'), normed) }
+  const qkv = {
+    q: linear(attn.at('q_proj'), normed),
+    k: linear(attn.at('k_proj'), normed),
+    v: linear(attn.at('v_proj'), normed),
+  }
   const y = ops.add(x, linear(attn.at('out_proj'), attention(qkv, { heads, causal: true })))
   const hidden = linear(s.at('mlp', 'fc1'), layerNorm(s.at('layer_norm2'), y, epsilon), { activation })
   return ops.add(y, linear(s.at('mlp', 'fc2'), hidden))

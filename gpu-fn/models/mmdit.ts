@@ -48,7 +48,11 @@ const FREQUENCIES = 128
 
 type BlockShape = { readonly index: number; readonly last: boolean; readonly dual: boolean }
 const blocksOf = ({ depth, dualAttention }: MMDiTConfig): BlockShape[] =>
-  Array.from({ length: depth }, (_, index) => ({ index, last: index === depth - 1, dual: dualAttention.includes(index) }))
+  Array.from({ length: depth }, (_, index) => ({
+    index,
+    last: index === depth - 1,
+    dual: dualAttention.includes(index),
+  }))
 
 // Rows of adaLN's result, in the checkpoint's order. mmditx.py `DismantledBlock.forward`
 const SHIFT_SCALE = ['shift', 'scale']
@@ -115,9 +119,13 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   const modulation = graph.input('modulation', 'float32', [batch, total])
   const text = graph.input('context', 'float32', [batch, 'L', width])
 
-  const patches = conv2d(s.at('x_embedder', 'proj'), s.lowering.featureMap(toActivations(s, latent)), { stride: patchSize })
+  const patches = conv2d(s.at('x_embedder', 'proj'), s.lowering.featureMap(toActivations(s, latent)), {
+    stride: patchSize,
+  })
   const grid = patchGrid(latent, patchSize)
-  const position = positions ? positionsOf(s, positions, grid, config) : graph.input('position', 'float32', ['S', width])
+  const position = positions
+    ? positionsOf(s, positions, grid, config)
+    : graph.input('position', 'float32', ['S', width])
   s.drop('pos_embed')
   let x = toStream(ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))) // [B, S, D]
   let context = toStream(toActivations(s, text)) // [B, L, D]
@@ -146,7 +154,14 @@ function takeModulations(s: Scope, modulation: Value, config: MMDiTConfig): Modu
 }
 
 /** mmditx.py `JointBlock` */
-function jointBlock(s: Scope, x: Stream, context: Stream, m: Modulations, config: MMDiTConfig, { last, dual }: BlockShape) {
+function jointBlock(
+  s: Scope,
+  x: Stream,
+  context: Stream,
+  m: Modulations,
+  config: MMDiTConfig,
+  { last, dual }: BlockShape,
+) {
   const xBlock = s.at('x_block')
   const contextBlock = s.at('context_block')
   const msa = m(xBlock.path, '_msa')
@@ -166,7 +181,13 @@ function jointBlock(s: Scope, x: Stream, context: Stream, m: Modulations, config
 }
 
 /** Attention over image and text tokens together; the last block has no use for the text's queries. */
-function jointAttention(s: Scope, x: Value, context: Value, config: MMDiTConfig, last: boolean): { x: Value; context?: Value } {
+function jointAttention(
+  s: Scope,
+  x: Value,
+  context: Value,
+  config: MMDiTConfig,
+  last: boolean,
+): { x: Value; context?: Value } {
   const image = normedQkv(s.at('x_block', 'attn'), x, config)
   const join = (a: Value, b: Value) => ops.concat([a, b], 1, 'S+L') // [B, S + L, D]
   const attn = s.at('context_block', 'attn')
@@ -177,7 +198,10 @@ function jointAttention(s: Scope, x: Value, context: Value, config: MMDiTConfig,
     return { x: attention({ q: image.q, k: join(image.k, textK), v: join(image.v, v) }, { heads: config.heads }) }
   }
   const text = normedQkv(attn, context, config)
-  const y = attention({ q: join(image.q, text.q), k: join(image.k, text.k), v: join(image.v, text.v) }, { heads: config.heads })
+  const y = attention(
+    { q: join(image.q, text.q), k: join(image.k, text.k), v: join(image.v, text.v) },
+    { heads: config.heads },
+  )
   return { x: tokensOf(y, x, 'start'), context: tokensOf(y, context, 'end') }
 }
 
@@ -216,7 +240,12 @@ function patchGrid(latent: Value, patchSize: number): Grid {
 }
 
 /** The middle of the position table for this grid, row by row [S, D]. mmditx.py `MMDiTX.cropped_pos_embed` */
-function positionsOf(s: Scope, tables: NonNullable<PositionTables>, grid: Grid, { width, positionMax }: MMDiTConfig): Value {
+function positionsOf(
+  s: Scope,
+  tables: NonNullable<PositionTables>,
+  grid: Grid,
+  { width, positionMax }: MMDiTConfig,
+): Value {
   const middle = (name: string, data: Float32Array, count: Value, axis: string) => {
     const source = { kind: 'bytes', data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }
     const table = s.graph.weight(name, 'float32', [positionMax, width / 2], source)
@@ -225,7 +254,11 @@ function positionsOf(s: Scope, tables: NonNullable<PositionTables>, grid: Grid, 
   }
   const half = ops.int64(grid.rows, [width / 2])
   const lengths = ops.concat([grid.rows, grid.columns, half], 0, 3)
-  const across = ops.expand(middle('pos_embed.columns', tables.columns, grid.columns, 'w'), lengths, ['h', 'w', width / 2])
+  const across = ops.expand(middle('pos_embed.columns', tables.columns, grid.columns, 'w'), lengths, [
+    'h',
+    'w',
+    width / 2,
+  ])
   const rows = ops.reshape(middle('pos_embed.rows', tables.rows, grid.rows, 'h'), ['h', 1, width / 2])
   const down = ops.expand(rows, lengths, ['h', 'w', width / 2])
   return ops.reshape(ops.concat([across, down], 2, width), ['S', width])

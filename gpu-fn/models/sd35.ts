@@ -3,12 +3,33 @@ import type { Checkpoint, Tensor } from '../compile/checkpoint.ts'
 import { CheckpointError } from '../compile/checkpoint-error.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 
-export type Defaults = { readonly steps: number; readonly guidanceScale: number; readonly shift: number; readonly size: number }
+export type Defaults = {
+  readonly steps: number
+  readonly guidanceScale: number
+  readonly shift: number
+  readonly size: number
+}
 export type Variant = MMDiTConfig & Defaults & { readonly name: string }
 
-const common = { patchSize: 2, inChannels: 16, outChannels: 16, contextWidth: 4096, pooledWidth: 2048, qkNorm: true, shift: 3, size: 1024 }
+const common = {
+  patchSize: 2,
+  inChannels: 16,
+  outChannels: 16,
+  contextWidth: 4096,
+  pooledWidth: 2048,
+  qkNorm: true,
+  shift: 3,
+  size: 1024,
+}
 const large = { ...common, depth: 38, width: 2432, heads: 38, positionMax: 192, dualAttention: [] }
-const medium = { ...common, depth: 24, width: 1536, heads: 24, positionMax: 384, dualAttention: Array.from({ length: 13 }, (_, i) => i) }
+const medium = {
+  ...common,
+  depth: 24,
+  width: 1536,
+  heads: 24,
+  positionMax: 384,
+  dualAttention: Array.from({ length: 13 }, (_, i) => i),
+}
 
 /** Variants of one shape stand together; the first is what a checkpoint of that shape is taken for unless its name says otherwise. */
 export const VARIANTS: readonly Variant[] = [
@@ -18,7 +39,19 @@ export const VARIANTS: readonly Variant[] = [
   { name: 'flash', ...medium, steps: 4, guidanceScale: 1 },
 ]
 
-const SHAPE_KEYS = ['depth', 'width', 'heads', 'patchSize', 'inChannels', 'outChannels', 'positionMax', 'contextWidth', 'pooledWidth', 'qkNorm', 'dualAttention'] as const
+const SHAPE_KEYS = [
+  'depth',
+  'width',
+  'heads',
+  'patchSize',
+  'inChannels',
+  'outChannels',
+  'positionMax',
+  'contextWidth',
+  'pooledWidth',
+  'qkNorm',
+  'dualAttention',
+] as const
 /** Keys of transformer/config.json and what they are called here. */
 const CONFIG_KEYS: Record<string, keyof MMDiTConfig> = {
   num_layers: 'depth',
@@ -63,16 +96,21 @@ export function deriveMMDiT(tensors: Tensors, config: Readonly<Record<string, un
     contextWidth: shape('context_embedder.weight')[1]!,
     pooledWidth: shape('y_embedder.mlp.0.weight')[1]!,
     qkNorm: norm !== undefined,
-    dualAttention: [...tensors.keys()].flatMap((name) => /^joint_blocks\.(\d+)\.x_block\.attn2\.qkv\.weight$/.exec(name)?.[1] ?? []).map(Number).sort((a, b) => a - b),
+    dualAttention: [...tensors.keys()]
+      .flatMap((name) => /^joint_blocks\.(\d+)\.x_block\.attn2\.qkv\.weight$/.exec(name)?.[1] ?? [])
+      .map(Number)
+      .sort((a, b) => a - b),
   }
   for (const key of ['heads', 'positionMax', 'outChannels'] as const) {
-    if (!Number.isInteger(derived[key])) throw new CheckpointError('transformer', `${key} works out as ${derived[key]}, which is no whole number`)
+    if (!Number.isInteger(derived[key]))
+      throw new CheckpointError('transformer', `${key} works out as ${derived[key]}, which is no whole number`)
   }
   assertAgrees(derived, config)
   return derived
 }
 
-const numberIn = (config: Readonly<Record<string, unknown>>, key: string) => (typeof config[key] === 'number' ? config[key] : undefined)
+const numberIn = (config: Readonly<Record<string, unknown>>, key: string) =>
+  typeof config[key] === 'number' ? config[key] : undefined
 
 function assertAgrees(derived: MMDiTConfig, config: Readonly<Record<string, unknown>>): void {
   for (const [key, name] of Object.entries(CONFIG_KEYS)) {
@@ -87,7 +125,12 @@ function assertAgrees(derived: MMDiTConfig, config: Readonly<Record<string, unkn
  * The variant whose row in the table equals the derived configuration. `asked` chooses among variants of one shape; `custom`
  * (or a diffusers directory, which describes itself) admits shapes that the table does not have.
  */
-export function variantOf(derived: MMDiTConfig, checkpoint: Checkpoint, paths: readonly string[], asked?: string): { name: string; config: MMDiTConfig; defaults: Defaults } {
+export function variantOf(
+  derived: MMDiTConfig,
+  checkpoint: Checkpoint,
+  paths: readonly string[],
+  asked?: string,
+): { name: string; config: MMDiTConfig; defaults: Defaults } {
   const fitting = VARIANTS.filter((variant) => differences(variant, derived).length === 0)
   if (asked !== undefined && asked !== 'custom') return { ...named(asked, derived), config: derived }
   const [first] = fitting
@@ -100,18 +143,30 @@ export function variantOf(derived: MMDiTConfig, checkpoint: Checkpoint, paths: r
     const size = 8 * (numberIn(checkpoint.config.transformer ?? {}, 'sample_size') ?? 128)
     return { name: 'custom', config: derived, defaults: { steps: 28, guidanceScale: 3.5, shift: common.shift, size } }
   }
-  const nearest = VARIANTS.map((variant) => ({ variant, differs: differences(variant, derived) })).sort((a, b) => a.differs.length - b.differs.length)[0]!
-  throw new CheckpointError('transformer', `fits no variant of SD3.5; nearest is ${nearest.variant.name}, but ${nearest.differs.join(', ')}. --variant custom compiles it all the same`)
+  const nearest = VARIANTS.map((variant) => ({ variant, differs: differences(variant, derived) })).sort(
+    (a, b) => a.differs.length - b.differs.length,
+  )[0]!
+  throw new CheckpointError(
+    'transformer',
+    `fits no variant of SD3.5; nearest is ${nearest.variant.name}, but ${nearest.differs.join(', ')}. --variant custom compiles it all the same`,
+  )
 }
 
 function named(asked: string, derived: MMDiTConfig): { name: string; defaults: Defaults } {
   const variant = VARIANTS.find(({ name }) => name === asked)
-  if (!variant) throw new CheckpointError('--variant', `${asked} is unknown; allowed: ${VARIANTS.map(({ name }) => name).join(', ')}, custom`)
+  if (!variant)
+    throw new CheckpointError(
+      '--variant',
+      `${asked} is unknown; allowed: ${VARIANTS.map(({ name }) => name).join(', ')}, custom`,
+    )
   const differs = differences(variant, derived)
   if (differs.length > 0) throw new CheckpointError('transformer', `is no ${asked}: ${differs.join(', ')}`)
   return { name: asked, defaults: variant }
 }
 
 function differences(variant: Variant, derived: MMDiTConfig): string[] {
-  return SHAPE_KEYS.filter((key) => String(variant[key]) !== String(derived[key])).map((key) => `${key} is ${derived[key]} and not ${variant[key]}`)
+  const show = (value: unknown) => (Array.isArray(value) && value.length === 0 ? 'none' : String(value))
+  return SHAPE_KEYS.filter((key) => String(variant[key]) !== String(derived[key])).map(
+    (key) => `${key} is ${show(derived[key])} and not ${show(variant[key])}`,
+  )
 }

@@ -25,13 +25,26 @@ export function t5Encoder(s: Scope, config: T5Config): Graph {
   const ids = graph.input('input_ids', 'int64', ['B', 'L'])
   // The residual stream outgrows float16 and wears out in bfloat16, so it is float32 on every target.
   let x = ops.cast(embedding(s.at('shared'), ids), 'float32') // [B, L, D]
-  const bias = positionBias(s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias'), ids, config)
+  const bias = positionBias(
+    s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias'),
+    ids,
+    config,
+  )
   for (let i = 0; i < layers; i++) {
     const block = s.at('encoder', 'block', i)
     const attn = block.at('layer', 0)
-    x = ops.add(x, ops.cast(selfAttention(attn.at('SelfAttention'), rmsNorm(attn.at('layer_norm'), x, epsilon), bias, config), 'float32'))
+    x = ops.add(
+      x,
+      ops.cast(
+        selfAttention(attn.at('SelfAttention'), rmsNorm(attn.at('layer_norm'), x, epsilon), bias, config),
+        'float32',
+      ),
+    )
     const feed = block.at('layer', 1)
-    x = ops.add(x, ops.cast(gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon)), 'float32'))
+    x = ops.add(
+      x,
+      ops.cast(gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon)), 'float32'),
+    )
   }
   graph.output('hidden', ops.cast(rmsNorm(s.at('encoder', 'final_layer_norm'), x, epsilon), 'float32'))
   return graph
@@ -52,7 +65,13 @@ function gatedGelu(s: Scope, x: Value): Value {
 function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config): Value {
   s.enter()
   const distances = Array.from({ length: 2 * T5_MAX_TOKENS - 1 }, (_, i) => i - (T5_MAX_TOKENS - 1))
-  const byDistance = ops.gather(s.parameter('weight'), ops.int64(ids, distances.map((d) => bucketOf(d, buckets, maxDistance)))) // [1023, H]
+  const byDistance = ops.gather(
+    s.parameter('weight'),
+    ops.int64(
+      ids,
+      distances.map((d) => bucketOf(d, buckets, maxDistance)),
+    ),
+  ) // [1023, H]
   const position = ops.range(ops.shapeOf(ids, 1, 2), 'L')
   const distance = ops.subtract(ops.reshape(position, [1, 'L']), ops.reshape(position, ['L', 1])) // key − query [L, L]
   const bias = ops.gather(byDistance, ops.add(distance, ops.int64(ids, [T5_MAX_TOKENS - 1]))) // [L, L, H]
