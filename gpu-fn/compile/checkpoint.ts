@@ -1,4 +1,5 @@
 // An SD3.5 checkpoint in either published layout, read into one vocabulary: Stability's names.
+import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { assembleNetwork } from './assemble.ts'
 import { CheckpointError } from './checkpoint-error.ts'
@@ -73,5 +74,6 @@ async function openDirectory(directory: string, checkpoint: Checkpoint): Promise
 async function openFile(file: string): Promise<Map<CheckpointNetwork, RawNetwork>> {
   if (file.endsWith('.safetensors')) return splitNetworks(await readHeader(file))
   if (file.endsWith('.json')) return splitNetworks(await readSharded(file))
+  if (!(await stat(file).catch(() => undefined))) throw new CheckpointError(file, 'no such file or directory')
   throw new CheckpointError(file, 'is neither a directory, nor a .safetensors file, nor a .safetensors.index.json')
 }

@@ -109,7 +109,8 @@ function parseTensor(file: string, name: string, entry: unknown, start: number):
   const [begin, end] = offsets as [number, number]
   const expected = byteSize(shape, dtype)
   if (end - begin !== expected) {
-    throw fail(`data_offsets span ${end - begin} bytes; shape [${shape.join(', ')}] of ${dtype} takes ${expected}`)
+    const takes = Number.isFinite(expected) ? expected : 'more than can be counted'
+    throw fail(`data_offsets span ${end - begin} bytes; shape [${shape.join(', ')}] of ${dtype} takes ${takes}`)
   }
   return { name, dtype, shape, file, offset: start + begin, bytes: expected }
 }

@@ -1,0 +1,45 @@
+// What this deployment serves: an ordered list of offers, best first, from the variable OCTET_CATALOGUE.
+
+import * as z from 'zod'
+import { LIMITS, ROUTES, TIERS } from '#contract'
+import type { Env } from './env.ts'
+
+const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
+
+const offer = z
+  .strictObject({
+    route: z.enum(ROUTES),
+    model: z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/),
+    tier: z.enum(TIERS),
+    /** A name of `endpoints`; `default` is GPU_URL. */
+    endpoint: z.string().default('default'),
+    steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
+    guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
+    /** The size of a request that names none, and the most pixels an image may have. */
+    width: side,
+    height: side,
+    max_pixels: z.int().min(1),
+  })
+  .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
+
+const catalogue = z.strictObject({
+  endpoints: z.record(z.string(), z.url({ protocol: /^https?$/ })).default({}),
+  offers: z.array(offer).min(1),
+})
+
+export type Offer = z.infer<typeof offer>
+export type Catalogue = z.infer<typeof catalogue>
+
+/** Reads OCTET_CATALOGUE, as JSON text or as a table of wrangler.toml. Throws when it is malformed or an offer's endpoint has no address. */
+export function readCatalogue(env: Pick<Env, 'OCTET_CATALOGUE' | 'GPU_URL'>): Catalogue {
+  const given = typeof env.OCTET_CATALOGUE === 'string' ? JSON.parse(env.OCTET_CATALOGUE) : env.OCTET_CATALOGUE
+  const parsed = catalogue.safeParse(given)
+  if (!parsed.success) throw new Error(`OCTET_CATALOGUE is malformed:\n${z.prettifyError(parsed.error)}`)
+  const endpoints = { default: env.GPU_URL, ...parsed.data.endpoints }
+  const homeless = parsed.data.offers.find(({ endpoint }) => !(endpoint in endpoints))
+  if (homeless)
+    throw new Error(
+      `OCTET_CATALOGUE: endpoint "${homeless.endpoint}" is not among ${Object.keys(endpoints).join(', ')}`,
+    )
+  return { endpoints, offers: parsed.data.offers }
+}

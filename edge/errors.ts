@@ -1,0 +1,91 @@
+// Every refusal of the worker: a closed set of codes, one status each, one body that RFC 9457 readers and the OpenAI SDKs both read.
+import type { Context, ErrorHandler, NotFoundHandler } from 'hono'
+import { HTTPException } from 'hono/http-exception'
+import type { EdgeEnv } from './env.ts'
+import { log } from './log.ts'
+
+type Kind = 'invalid_request_error' | 'authentication_error' | 'permission_error' | 'conflict_error' | 'server_error'
+
+const ERRORS = {
+  invalid_request: [400, 'invalid_request_error', 'The request is not valid'],
+  invalid_api_key: [401, 'authentication_error', 'An API key is required'],
+  invalid_admin_token: [401, 'authentication_error', 'The operator token is required'],
+  link_invalid: [403, 'permission_error', 'The signed link is not valid'],
+  link_expired: [403, 'permission_error', 'The signed link has expired'],
+  not_found: [404, 'invalid_request_error', 'There is nothing at this address'],
+  method_not_allowed: [405, 'invalid_request_error', 'This address does not take this method'],
+  idempotency_in_flight: [409, 'conflict_error', 'The first request with this Idempotency-Key is still running'],
+  body_too_large: [413, 'invalid_request_error', 'The request body is too large'],
+  unsupported_media_type: [415, 'invalid_request_error', 'The request body must be JSON'],
+  range_not_satisfiable: [416, 'invalid_request_error', 'The range lies outside the file'],
+  idempotency_mismatch: [422, 'invalid_request_error', 'This Idempotency-Key was used with another request'],
+  not_offered: [422, 'invalid_request_error', 'This deployment does not serve that'],
+  generation_failed: [500, 'server_error', 'The image could not be made'],
+  internal: [500, 'server_error', 'Something went wrong on our side'],
+  gpu_unavailable: [503, 'server_error', 'No GPU took the job in time'],
+} as const satisfies Record<string, readonly [status: number, kind: Kind, title: string]>
+
+export type ErrorCode = keyof typeof ERRORS
+type Details = {
+  param?: string
+  errors?: { param: string | null; message: string }[]
+  headers?: Record<string, string>
+  cause?: unknown
+}
+
+/** A refusal on purpose: `message` goes to the caller, `cause` to the log only. */
+export class ApiError extends Error {
+  override name = 'ApiError' as const
+  readonly code: ErrorCode
+  readonly details: Details
+  constructor(code: ErrorCode, message: string, details: Details = {}) {
+    super(message, { cause: details.cause })
+    this.code = code
+    this.details = details
+  }
+}
+
+/** The problem document of an error: RFC 9457 members, and `error` as the OpenAI SDKs expect it. */
+function problem(c: Context<EdgeEnv>, { code, message, details }: ApiError) {
+  const [status, kind, title] = ERRORS[code]
+  const body = {
+    type: `urn:octet:error:${code}`,
+    title,
+    status,
+    detail: message,
+    request_id: c.get('requestId'),
+    ...(details.errors && { errors: details.errors }),
+    error: { message, type: kind, param: details.param ?? null, code },
+  }
+  return c.body(JSON.stringify(body), status, {
+    'content-type': 'application/problem+json',
+    'cache-control': 'no-store',
+    ...details.headers,
+  })
+}
+
+const ours = (cause: unknown) =>
+  new ApiError('internal', 'Something went wrong on our side. Please try again; the request id helps us find it.', {
+    cause,
+  })
+
+/** Answers what a handler threw: an ApiError as it says; anything else is logged and answered by a fixed sentence. */
+export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => {
+  if (thrown instanceof HTTPException && thrown.res) return thrown.getResponse()
+  const error = thrown instanceof ApiError ? thrown : ours(thrown)
+  if (ERRORS[error.code][0] >= 500) {
+    log('error', error.message, { request_id: c.get('requestId'), path: c.req.path, cause: error.cause ?? null })
+  }
+  return problem(c, error)
+}
+
+export const onNotFound: NotFoundHandler<EdgeEnv> = (c) =>
+  problem(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.`))
+
+export const onMethodNotAllowed = (c: Context<EdgeEnv>, allowed: readonly string[]) =>
+  problem(
+    c,
+    new ApiError('method_not_allowed', `${c.req.path} does not take ${c.req.method}; it takes ${allowed.join(', ')}.`, {
+      headers: { allow: allowed.join(', ') },
+    }),
+  )

@@ -1,0 +1,117 @@
+// The reply stream of the GPU function: lines of JSON, where a line with `bytes: n` is followed by n raw bytes. Whatever breaks the
+// contract of gpu-fn/contract.ts ends the stream with StreamLost: half a truth about an image is not passed on.
+import { type JobEvent, jobEvent, LIMITS } from '#contract'
+import { sha256 } from './keys.ts'
+
+/** The stream ended, fell silent or broke the contract before the job's end was told. The job itself may go on. */
+export class StreamLost extends Error {
+  override name = 'StreamLost' as const
+}
+
+export type Frame = { event: JobEvent; data?: Uint8Array<ArrayBuffer> }
+
+type Chunk = ReadableStreamReadResult<Uint8Array>
+
+/** Reads a chunk, or throws StreamLost when none comes for `silenceMs`. */
+async function readWithin(reader: ReadableStreamDefaultReader<Uint8Array>, silenceMs: number): Promise<Chunk> {
+  let timer: ReturnType<typeof setTimeout> | null = null
+  const silence = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new StreamLost(`nothing came for ${silenceMs} ms`)), silenceMs)
+  })
+  try {
+    return await Promise.race([reader.read(), silence])
+  } catch (cause) {
+    throw cause instanceof StreamLost ? cause : new StreamLost('the connection broke', { cause })
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Takes lines and counted bytes off a stream. `pull` gives the next chunk, or null at the end. */
+function byteReader(pull: () => Promise<Uint8Array | null>) {
+  let rest: Uint8Array = new Uint8Array()
+  return {
+    /** The next line without its newline; null at the end of the stream. */
+    async line(limit: number): Promise<Uint8Array | null> {
+      const parts: Uint8Array[] = []
+      for (let length = 0; ; ) {
+        const end = rest.indexOf(10)
+        const part = end < 0 ? rest : rest.subarray(0, end)
+        length += part.length
+        if (length > limit) throw new StreamLost(`a line is longer than ${limit} bytes`)
+        parts.push(part)
+        if (end >= 0) {
+          rest = rest.subarray(end + 1)
+          return joined(parts, length)
+        }
+        const chunk = await pull()
+        if (!chunk && length > 0) throw new StreamLost('the stream ended inside a line')
+        if (!chunk) return null
+        rest = chunk
+      }
+    },
+    async exactly(count: number): Promise<Uint8Array<ArrayBuffer>> {
+      const data = new Uint8Array(count)
+      for (let filled = 0; filled < count; ) {
+        if (rest.length === 0) {
+          const chunk = await pull()
+          if (!chunk) throw new StreamLost(`the stream ended ${count - filled} bytes before the end of an image`)
+          rest = chunk
+        }
+        const part = rest.subarray(0, count - filled)
+        data.set(part, filled)
+        filled += part.length
+        rest = rest.subarray(part.length)
+      }
+      return data
+    },
+  }
+}
+
+function joined(parts: readonly Uint8Array[], length: number): Uint8Array {
+  const whole = new Uint8Array(length)
+  let offset = 0
+  for (const part of parts) {
+    whole.set(part, offset)
+    offset += part.length
+  }
+  return whole
+}
+
+function parseEvent(line: Uint8Array): JobEvent {
+  try {
+    return jobEvent.parse(JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(line)))
+  } catch (cause) {
+    throw new StreamLost('a line is not an event of the contract', { cause })
+  }
+}
+
+const TERMINAL: ReadonlySet<JobEvent['type']> = new Set(['succeeded', 'failed', 'canceled'])
+
+/**
+ * Yields the events of a reply body up to and with the terminal one; an `image` comes with its bytes, checked against its SHA-256.
+ * Throws StreamLost when the stream ends before, is silent for `silenceMs`, or breaks the contract.
+ */
+export async function* readFrames(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame> {
+  const reader = body.getReader()
+  const bytes = byteReader(async () => (await readWithin(reader, silenceMs)).value ?? null)
+  try {
+    for (;;) {
+      const line = await bytes.line(LIMITS.eventLineBytes)
+      if (line === null) throw new StreamLost('the stream ended before the job did')
+      const event = parseEvent(line)
+      if (event.type !== 'image') {
+        yield { event }
+      } else {
+        const data = await bytes.exactly(event.bytes)
+        if ((await sha256(data)) !== event.sha256)
+          throw new StreamLost(`image ${event.image} does not match its SHA-256`)
+        yield { event, data }
+      }
+      if (TERMINAL.has(event.type)) return
+    }
+  } finally {
+    // Not awaited: cancelling a dead connection may never settle.
+    reader.cancel().catch(() => {})
+  }
+}

@@ -1,0 +1,77 @@
+// API keys: `oct_<account>_<key id>_<160 random bits>_<tag>`. The tag is an HMAC of what stands before it under a versioned pepper,
+// so that a forged key is refused before any storage is read. Storage holds a hash of the random part only.
+import { timingSafeEqual } from 'hono/utils/buffer'
+
+const KEY = /^(oct_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{40}))_([0-9a-z])([0-9a-f]{24})$/
+export const ACCOUNT_NAME = /^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$/
+export const KEY_ID = /^[0-9a-f]{12}$/
+
+type Pepper = { version: string; secret: string }
+/** A key whose tag is right: who it says it is, and the hash that the account must hold. */
+export type Credential = { account: string; keyId: string; secretHash: string }
+
+/** Reads `version:secret` pairs, newest first, separated by commas. A version is one of 0-9a-z; a secret has at least 32 characters. */
+export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
+  const [newest, ...older] = text.split(',').map((pair) => {
+    const [, version, secret] = /^\s*([0-9a-z]):([^\s,]{32,})\s*$/.exec(pair) ?? []
+    if (!version || !secret)
+      throw new Error('KEY_PEPPER must be version:secret pairs; a secret has at least 32 characters')
+    return { version, secret }
+  })
+  return [newest!, ...older]
+}
+
+const utf8 = new TextEncoder()
+
+/** HMAC-SHA256 in hex. `purpose` keeps one use of the pepper from standing in for another. */
+async function mac(pepper: Pepper, purpose: 'key' | 'link', text: string): Promise<string> {
+  const key = await crypto.subtle.importKey(
+    'raw',
+    utf8.encode(pepper.secret),
+    { name: 'HMAC', hash: 'SHA-256' },
+    false,
+    ['sign'],
+  )
+  return new Uint8Array(await crypto.subtle.sign('HMAC', key, utf8.encode(`${purpose}:${text}`))).toHex()
+}
+
+/** SHA-256 in hex. A secret of 160 random bits needs no slow hash. */
+export async function sha256(data: string | Uint8Array<ArrayBuffer>): Promise<string> {
+  const bytes = typeof data === 'string' ? utf8.encode(data) : data
+  return new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)).toHex()
+}
+
+const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes)).toHex()
+const tagOf = async (pepper: Pepper, body: string) => (await mac(pepper, 'key', body)).slice(0, 24)
+
+/** Makes a key for an account. The text is shown once; only `credential` is stored. */
+export async function issueKey(peppers: string, account: string): Promise<{ key: string; credential: Credential }> {
+  const [pepper] = parsePeppers(peppers)
+  const [keyId, secret] = [random(6), random(20)]
+  const body = `oct_${account}_${keyId}_${secret}`
+  const key = `${body}_${pepper.version}${await tagOf(pepper, body)}`
+  return { key, credential: { account, keyId, secretHash: await sha256(secret) } }
+}
+
+/** Checks a key's form and tag without touching storage; null when either is wrong. */
+export async function checkKey(peppers: string, text: string): Promise<Credential | null> {
+  const [, body, account, keyId, secret, version, tag] = KEY.exec(text) ?? []
+  const pepper = parsePeppers(peppers).find((each) => each.version === version)
+  if (!body || !account || !keyId || !secret || !tag || !pepper) return null
+  if (!(await timingSafeEqual(tag, await tagOf(pepper, body)))) return null
+  return { account, keyId, secretHash: await sha256(secret) }
+}
+
+/** Signs the path of a private file up to `expires` (Unix seconds): `exp=…&sig=…`. */
+export async function signLink(peppers: string, path: string, expires: number): Promise<string> {
+  const [pepper] = parsePeppers(peppers)
+  return `exp=${expires}&sig=${pepper.version}${await mac(pepper, 'link', `${path}?exp=${expires}`)}`
+}
+
+/** Whether `signature` was made by `signLink` for this path and expiry, under any pepper that is still listed. */
+export async function checkLink(peppers: string, path: string, expires: number, signature: string): Promise<boolean> {
+  const pepper = parsePeppers(peppers).find((each) => each.version === signature[0])
+  return (
+    pepper !== undefined && timingSafeEqual(signature.slice(1), await mac(pepper, 'link', `${path}?exp=${expires}`))
+  )
+}

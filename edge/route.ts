@@ -1,0 +1,144 @@
+// Which offer serves a request, and why. Pure: the same request and catalogue give the same decision.
+import type { ROUTES, TIERS } from '#contract'
+import type { Catalogue, Offer } from './catalogue.ts'
+import { ApiError } from './errors.ts'
+
+export type Route = (typeof ROUTES)[number]
+export type Tier = (typeof TIERS)[number]
+export const QUALITIES = ['auto', 'draft', 'low', 'standard', 'medium', 'high'] as const
+
+export type RouteRequest = {
+  prompt: string
+  negativePrompt: string
+  quality: (typeof QUALITIES)[number]
+  route?: Route | undefined
+  model?: string | undefined
+  tier?: Tier | undefined
+  steps?: number | undefined
+  guidanceScale?: number | undefined
+  size?: { width: number; height: number } | undefined
+}
+
+export type Decision = {
+  route: Route
+  tier: Tier
+  model: string
+  endpoint: string
+  steps: number
+  guidanceScale: number
+  width: number
+  height: number
+  /** A sentence for humans. */
+  reason: string
+}
+
+/** A firm wish is the caller's own word; another gives way to what the catalogue can do. */
+type Wish = { route: Route; reason: string; firm: boolean }
+
+// CLIP reads 77 tokens, some four characters each; what stands after them only T5 sees.
+const CLIP_CHARACTERS = 300
+const TURBO_STEPS = 8
+const QUOTED =
+  /"[^"]{1,200}"|“[^”]{1,200}”|«[^»]{1,200}»|„[^“”]{1,200}[“”]|(?:^|[\s(])['‘][^'’]{1,200}['’](?=$|[\s.,;:!?)])/u
+
+/** Whether the prompt asks for text to be drawn: it quotes some. */
+export const asksForText = (prompt: string) => QUOTED.test(prompt)
+
+function wish(request: RouteRequest): Wish {
+  const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request
+  if (route) return { route, firm: true, reason: `The request names the ${route} route.` }
+  if (quality === 'draft' || quality === 'low')
+    return { route: 'turbo', firm: true, reason: `Quality "${quality}" is the turbo route.` }
+  if (quality === 'high') return { route: 'full', firm: true, reason: 'Quality "high" is the full route.' }
+  if (guidanceScale !== undefined && guidanceScale > 1)
+    return {
+      route: 'full',
+      firm: true,
+      reason: `guidance_scale ${guidanceScale} needs guidance, which the full route runs.`,
+    }
+  if (asksForText(prompt))
+    return {
+      route: 'full',
+      firm: false,
+      reason: 'The prompt quotes text to be drawn, which needs T5 and the full steps.',
+    }
+  if (negativePrompt)
+    return {
+      route: 'full',
+      firm: false,
+      reason: 'A negative_prompt works through guidance, which the full route runs.',
+    }
+  if (steps !== undefined && steps <= TURBO_STEPS)
+    return { route: 'turbo', firm: false, reason: `${steps} steps suit the turbo route.` }
+  if (steps !== undefined) return { route: 'full', firm: false, reason: `${steps} steps suit the full route.` }
+  if (prompt.length > CLIP_CHARACTERS)
+    return {
+      route: 'full',
+      firm: false,
+      reason: 'The prompt is longer than CLIP reads, so T5 and the full steps serve it.',
+    }
+  return {
+    route: 'turbo',
+    firm: false,
+    reason: 'A short prompt without special demands: the turbo route is quick and good.',
+  }
+}
+
+/** Offers that can do what the request asks whatever the route. A tier named by the caller outweighs the need for T5 (fp8-lite has none). */
+function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue): Offer[] {
+  const fits = offers.filter(
+    (offer) =>
+      (model === undefined || offer.model === model) &&
+      (tier ? offer.tier === tier : !(asksForText(prompt) && offer.tier === 'fp8-lite')) &&
+      (size === undefined || size.width * size.height <= offer.max_pixels),
+  )
+  const lite = ({ tier }: Offer) => Number(tier === 'fp8-lite')
+  return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lite(a) - lite(b)) : fits
+}
+
+const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
+
+function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalogue): ApiError {
+  const { model, tier, size } = request
+  const models = distinct(offers.map((offer) => offer.model))
+  if (model !== undefined && !offers.some((offer) => offer.model === model))
+    return new ApiError('not_offered', `model is "${model}"; this deployment serves auto, ${models}.`, {
+      param: 'model',
+    })
+  const asked = [
+    `route ${wished.route}`,
+    model && `model ${model}`,
+    tier && `tier ${tier}`,
+    size && `size ${size.width}x${size.height}`,
+  ]
+  const served = offers.map((offer) => `${offer.route}/${offer.model}/${offer.tier} up to ${offer.max_pixels} pixels`)
+  return new ApiError(
+    'not_offered',
+    `Nothing here serves ${asked.filter(Boolean).join(', ')}; there is ${distinct(served)}.`,
+  )
+}
+
+/** Chooses route, tier, model, steps and size. Throws ApiError when the request contradicts itself or nothing on offer serves it. */
+export function chooseRoute(request: RouteRequest, catalogue: Catalogue): Decision {
+  const wished = wish(request)
+  const { guidanceScale, steps, size } = request
+  if (wished.route === 'turbo' && guidanceScale !== undefined && guidanceScale > 1) {
+    const message = `guidance_scale is ${guidanceScale}, but the turbo route runs without guidance; leave it out or choose route "full".`
+    throw new ApiError('invalid_request', message, { param: 'guidance_scale' })
+  }
+  const offers = able(request, catalogue)
+  const offer = offers.find(({ route }) => route === wished.route) ?? (wished.firm ? undefined : offers[0])
+  if (!offer) throw notOffered(request, wished, catalogue)
+  const other = offer.route === wished.route ? '' : ` Here only the ${offer.route} route serves this request.`
+  return {
+    route: offer.route,
+    tier: offer.tier,
+    model: offer.model,
+    endpoint: offer.endpoint,
+    steps: steps ?? offer.steps,
+    guidanceScale: offer.route === 'turbo' ? 1 : (guidanceScale ?? offer.guidance_scale),
+    width: size?.width ?? offer.width,
+    height: size?.height ?? offer.height,
+    reason: `${wished.reason}${other}`,
+  }
+}

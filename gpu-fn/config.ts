@@ -1,0 +1,114 @@
+// The environment of the GPU function, parsed once at the start.
+import { createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto'
+import { totalmem } from 'node:os'
+import * as z from 'zod'
+import { TIERS } from './contract.ts'
+
+const LOOPBACK = ['127.0.0.1', '::1', 'localhost']
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
+const KEY_FORMS = 'must be the Ed25519 public key of the edge, as a JWK or as SPKI PEM'
+
+/** A variable is missing or has a value that is not allowed; the message has one line for each. */
+export class ConfigError extends Error {
+  override name = 'ConfigError' as const
+}
+
+function integer(min: number, max: number, otherwise: number) {
+  const error = `must be an integer from ${min} to ${max}`
+  return z
+    .string()
+    .regex(/^\d{1,16}$/, error)
+    .transform(Number)
+    .refine((value) => value >= min && value <= max, error)
+    .default(otherwise)
+}
+
+const tiers = TIERS.join('|')
+const preload = z
+  .string()
+  .regex(
+    new RegExp(`^[a-z0-9][a-z0-9-]*:(${tiers})(,[a-z0-9][a-z0-9-]*:(${tiers}))*$`),
+    `must be model:tier, or several with commas between them, where tier is one of ${TIERS.join(', ')}`,
+  )
+  .transform((text) => text.split(',').map((pair) => pair.split(':')))
+  .pipe(z.array(z.tuple([z.string(), z.enum(TIERS)])))
+
+const environment = z.object({
+  PORT: integer(0, 65_535, 8080),
+  HOST: z.string().optional(),
+  OCTET_PACKAGES: z.string({ error: 'must name the directory that holds the compiled packages' }),
+  OCTET_EDGE_PUBLIC_KEY: z.string().optional(),
+  OCTET_INSECURE: z.literal('1', { error: 'must be 1 or not set' }).optional(),
+  OCTET_QUEUE: integer(0, 10_000, 8),
+  OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
+  OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
+  OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
+  OCTET_PRELOAD: preload.optional(),
+  OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
+  LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
+})
+
+/** Settings of one GPU function; `edgePublicKey` is null only in insecure mode, which listens on loopback. */
+export type Config = ReturnType<typeof readConfig>
+
+/** Reads and checks the environment. Throws ConfigError, which names every variable that is wrong. */
+export function readConfig(variables: Record<string, string | undefined>) {
+  const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined && value !== ''))
+  const parsed = environment.safeParse(given)
+  if (!parsed.success) throw new ConfigError(parsed.error.issues.map((issue) => describe(issue, given)).join('\n'))
+  const env = parsed.data
+  const insecure = env.OCTET_INSECURE === '1'
+  const edgePublicKey = readKey(env.OCTET_EDGE_PUBLIC_KEY, insecure)
+  const host = env.HOST ?? (insecure ? '127.0.0.1' : '0.0.0.0')
+  if (insecure && !LOOPBACK.includes(host))
+    throw new ConfigError(`HOST must be one of ${LOOPBACK.join(', ')} with OCTET_INSECURE=1; given "${host}"`)
+  return {
+    port: env.PORT,
+    host,
+    packages: env.OCTET_PACKAGES,
+    edgePublicKey,
+    queue: env.OCTET_QUEUE,
+    retainSeconds: env.OCTET_RETAIN_SECONDS,
+    retainBytes: env.OCTET_RETAIN_BYTES,
+    memoryBytes: env.OCTET_MEMORY_BYTES,
+    preload: env.OCTET_PRELOAD ?? [],
+    drainSeconds: env.OCTET_DRAIN_SECONDS,
+    logLevel: env.LOG_LEVEL,
+  }
+}
+
+function describe(issue: z.core.$ZodIssue, given: Record<string, unknown>): string {
+  const name = String(issue.path[0])
+  return given[name] === undefined
+    ? `${name} ${issue.message}; it is not set`
+    : `${name} ${issue.message}; given ${JSON.stringify(given[name])}`
+}
+
+function readKey(text: string | undefined, insecure: boolean): KeyObject | null {
+  if (insecure && text === undefined) return null
+  if (insecure) throw new ConfigError('OCTET_INSECURE must not be set together with OCTET_EDGE_PUBLIC_KEY')
+  if (text === undefined)
+    throw new ConfigError(
+      `OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}; it is not set (OCTET_INSECURE=1 goes without, on loopback)`,
+    )
+  // The value stays out of every message: a private key pasted by mistake must not reach a log.
+  const key = parseKey(text)
+  if (key?.asymmetricKeyType !== 'ed25519') throw new ConfigError(`OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}`)
+  return key
+}
+
+function parseKey(text: string): KeyObject | undefined {
+  try {
+    if (!text.trimStart().startsWith('{'))
+      return text.includes('PRIVATE KEY') ? undefined : createPublicKey({ key: text, format: 'pem' })
+    const jwk: JsonWebKey = JSON.parse(text)
+    return jwk.d === undefined ? createPublicKey({ key: jwk, format: 'jwk' }) : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function availableMemory(): number {
+  const limit = process.constrainedMemory()
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem()
+}

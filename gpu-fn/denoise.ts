@@ -1,0 +1,84 @@
+// The two graphs of the denoiser: `conditioning` once for all steps of a prompt, `transformer` in every step.
+import type { PromptEmbeds } from './prompt.ts'
+import { guide } from './sampler.ts'
+import type { Session, Tensor } from './session.ts'
+
+/** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D]. */
+export type Condition = { batch: number; modulation: Tensor; context: Tensor }
+
+/**
+ * Runs the conditioning graph for prompts in the order [negative, positive], or one alone. They share a batch when `batched` allows it
+ * and their embeddings have the same number of rows.
+ */
+export async function condition(
+  session: Session,
+  prompts: PromptEmbeds[],
+  timesteps: Float32Array,
+  batched: boolean,
+): Promise<Condition[]> {
+  const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
+  const conditions: Condition[] = []
+  for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
+    const { modulation, context } = await session.run({
+      timesteps: { data: timesteps, dims: [timesteps.length] },
+      pooled: stack(
+        group.map(({ pooled }) => pooled),
+        [-1],
+      ),
+      prompt_embeds: stack(
+        group.map(({ embeds }) => embeds),
+        [group[0]!.rows, -1],
+      ),
+    })
+    conditions.push({ batch: group.length, modulation: modulation!, context: context! })
+  }
+  return conditions
+}
+
+/** Velocity [C, h, w] at one step: of the prompt alone, or guided away from the negative prompt where there are two. */
+export async function predictVelocity(
+  session: Session,
+  latent: Tensor,
+  conditions: Condition[],
+  step: number,
+  options: { guidanceScale: number; position: Tensor | undefined },
+): Promise<Float32Array> {
+  const velocities: Float32Array[] = []
+  for (const { batch, modulation, context } of conditions) {
+    const { velocity } = await session.run({
+      latent: repeat(latent, batch),
+      modulation: sliceStep(modulation, step),
+      context,
+      ...(options.position && { position: options.position }),
+    })
+    velocities.push(...samples(velocity!.data as Float32Array, batch))
+  }
+  const [first, second] = velocities
+  return second ? guide(first!, second, options.guidanceScale) : first!
+}
+
+/** Rows of equal length as one tensor [rows, ...dims]; one of `dims` may be -1, whatever remains. */
+function stack(rows: Float32Array[], dims: readonly number[]): Tensor {
+  const size = rows[0]!.length
+  const known = dims.reduce((product, dim) => (dim < 0 ? product : product * dim), 1)
+  const data = new Float32Array(size * rows.length)
+  for (const [i, row] of rows.entries()) data.set(row, i * size)
+  return { data, dims: [rows.length, ...dims.map((dim) => (dim < 0 ? size / known : dim))] }
+}
+
+function sliceStep({ data, dims }: Tensor, step: number): Tensor {
+  const [, batch, width] = dims as [number, number, number]
+  const size = batch * width
+  return { data: (data as Float32Array).subarray(step * size, (step + 1) * size), dims: [batch, width] }
+}
+
+/** The same latent [1, C, h, w] for every sample of a batch. */
+function repeat({ data, dims }: Tensor, batch: number): Tensor {
+  if (batch === 1) return { data, dims }
+  return stack(new Array<Float32Array>(batch).fill(data as Float32Array), dims.slice(1))
+}
+
+function samples(data: Float32Array, batch: number): Float32Array[] {
+  const size = data.length / batch
+  return Array.from({ length: batch }, (_, i) => data.subarray(i * size, (i + 1) * size))
+}

@@ -1,0 +1,97 @@
+// The engine's thread: opens packages, keeps the most recent ones within a budget, and runs one request at a time.
+import { parentPort, workerData } from 'node:worker_threads'
+import type { JobErrorCode, JobRequest } from './contract.ts'
+import type { Package } from './packages.ts'
+import { openPipeline, type Pipeline, type PipelineEvent, txt2img } from './txt2img.ts'
+
+export type Settings = { memoryBytes: number }
+
+/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while onnxruntime runs. */
+export type Command =
+  | { type: 'load'; package: Package }
+  | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
+
+/** `ready` comes once, unasked; `done`, `aborted` and `failed` are the last reply to a command. */
+export type Message =
+  | { type: 'ready' }
+  | { type: 'loaded'; seconds: number }
+  | { type: 'event'; event: PipelineEvent }
+  | { type: 'aborted' }
+  | { type: 'failed'; code: Exclude<JobErrorCode, 'invalid_request'>; error: Error }
+  | { type: 'done' }
+
+const { memoryBytes } = workerData as Settings
+const port = parentPort!
+/** Open pipelines by package digest, least recently used first. */
+const open = new Map<string, { pipeline: Pipeline; bytes: number }>()
+
+port.on('message', (command: Command) => void obey(command))
+send({ type: 'ready' })
+
+async function obey(command: Command): Promise<void> {
+  try {
+    if (command.type === 'load') await load(command.package)
+    else await run(command)
+    send({ type: 'done' })
+  } catch (error) {
+    const aborted = command.type === 'run' && Atomics.load(command.cancel, 0) === 1
+    send(aborted ? { type: 'aborted' } : { type: 'failed', ...classify(error, command) })
+  }
+}
+
+async function load(pkg: Package): Promise<void> {
+  const start = performance.now()
+  const warm = open.has(pkg.digest)
+  await pipelineOf(pkg)
+  send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000 })
+}
+
+async function run({ package: pkg, request, cancel }: Extract<Command, { type: 'run' }>): Promise<void> {
+  const abort = new AbortController()
+  const pipeline = await pipelineOf(pkg)
+  if (Atomics.load(cancel, 0) === 1) throw new Error('canceled before the first step')
+  for await (const event of txt2img(pipeline, request, abort.signal)) {
+    // The pipeline yields after every step and looks at its signal before the next one.
+    if (Atomics.load(cancel, 0) === 1) abort.abort()
+    send({ type: 'event', event })
+  }
+}
+
+async function pipelineOf(pkg: Package): Promise<Pipeline> {
+  const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+  const found = open.get(pkg.digest)
+  open.delete(pkg.digest)
+  if (!found) await makeRoom(bytes)
+  const pipeline = found?.pipeline ?? (await openPipeline(pkg))
+  open.set(pkg.digest, { pipeline, bytes })
+  return pipeline
+}
+
+/** Closes the least recently used pipelines until `bytes` more fit; one that is larger than the budget runs alone. */
+async function makeRoom(bytes: number): Promise<void> {
+  let held = [...open.values()].reduce((sum, entry) => sum + entry.bytes, 0)
+  for (const [digest, entry] of open) {
+    if (held + bytes <= memoryBytes) return
+    open.delete(digest)
+    held -= entry.bytes
+    await entry.pipeline.release()
+  }
+}
+
+function send(message: Message): void {
+  if (message.type !== 'event' || message.event.type !== 'image') {
+    port.postMessage(message)
+    return
+  }
+  // The image's bytes may lie in a pooled or native buffer, which cannot be transferred; a copy of its own can.
+  const data = new Uint8Array(message.event.data)
+  port.postMessage({ type: 'event', event: { ...message.event, data } } satisfies Message, [data.buffer])
+}
+
+function classify(thrown: unknown, { type }: Command): Omit<Extract<Message, { type: 'failed' }>, 'type'> {
+  const error = thrown instanceof Error ? thrown : new Error(String(thrown))
+  // The words of onnxruntime's CPU and CUDA allocators, of C++ and of V8.
+  if (/out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message))
+    return { code: 'out_of_memory', error }
+  return { code: type === 'load' ? 'model_not_available' : 'internal', error }
+}

@@ -1,0 +1,91 @@
+// The engine as the server sees it: which models there are, load one, run one. The work is done on a thread of its own.
+import type { Logger } from 'pino'
+import type { JobRequest } from './contract.ts'
+import { createThread } from './engine-thread.ts'
+import type { Command } from './engine-worker.ts'
+import { findPackages, type Package } from './packages.ts'
+import type { PipelineEvent } from './txt2img.ts'
+
+type Tier = JobRequest['tier']
+
+/** A compiled model that this process can serve. Sides are in pixels. */
+export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
+
+/** What the server needs of the engine. `load` and `run` are called one at a time. */
+export interface Engine {
+  /** Empty until `start` has resolved. */
+  readonly models: readonly Model[]
+  /** Finds the packages and starts the thread. Throws when there is nothing to serve. */
+  start(): Promise<void>
+  /** Opens the model unless it is open; `seconds` is 0 when it was. Throws JobError. */
+  load(model: Model): Promise<{ device: string; seconds: number }>
+  /** Runs one request. Throws JobError, or the signal's reason when aborted, which it looks at between steps. */
+  run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
+  /** Ends the thread once the call in progress has ended. */
+  stop(): Promise<void>
+}
+
+export interface EngineOptions {
+  /** The directory that holds the packages. */
+  packages: string
+  /** Open packages beyond this many bytes of files are closed, least recently used first. */
+  memoryBytes: number
+  log: Logger
+  /** The thread's program; a test may wrap the real one. */
+  program?: URL
+}
+
+/** An engine over the packages of a directory. A thread that dies is replaced when the next call comes. */
+export function createEngine(options: EngineOptions): Engine {
+  const packages = new Map<string, Package>()
+  const models: Model[] = []
+  const thread = createThread(options)
+
+  return {
+    models,
+    async start() {
+      for (const pkg of await findPackages(options.packages)) {
+        packages.set(pkg.digest, pkg)
+        models.push(describe(pkg))
+      }
+      checkOffer(models, options.packages)
+      await thread.start()
+    },
+    async load(model) {
+      const pkg = packages.get(model.package)!
+      let seconds = 0
+      for await (const reply of thread.send({ type: 'load', package: pkg }))
+        if (reply.type === 'loaded') seconds = reply.seconds
+      return { device: pkg.manifest.target, seconds }
+    },
+    async *run(model, request, signal) {
+      const cancel = new Int32Array(new SharedArrayBuffer(4))
+      const raise = () => Atomics.store(cancel, 0, 1)
+      signal.addEventListener('abort', raise)
+      if (signal.aborted) raise()
+      try {
+        const command: Command = { type: 'run', package: packages.get(model.package)!, request, cancel }
+        for await (const reply of thread.send(command)) {
+          if (reply.type === 'aborted') throw signal.reason
+          if (reply.type === 'event') yield reply.event
+        }
+      } finally {
+        signal.removeEventListener('abort', raise)
+      }
+    },
+    stop: thread.stop,
+  }
+}
+
+function checkOffer(models: readonly Model[], directory: string): void {
+  if (models.length === 0) throw new Error(`no package in ${directory}: make one with \`npm run compile\``)
+  const names = models.map(({ model, tier }) => `${model}:${tier}`)
+  const twice = names.find((name, index) => names.indexOf(name) !== index)
+  if (twice) throw new Error(`${directory} has more than one package of ${twice}: keep one`)
+}
+
+function describe({ manifest, digest }: Package): Model {
+  const multipleOf = manifest.latent.downsample * manifest.latent.patch_size
+  const side = { max: manifest.position.max * multipleOf, multipleOf }
+  return { model: manifest.model, tier: manifest.tier, package: digest, side }
+}

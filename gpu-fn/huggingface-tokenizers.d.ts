@@ -1,0 +1,17 @@
+// The library's own declarations import without file endings, which `nodenext` cannot follow; these are the parts that we use.
+declare module '@huggingface/tokenizers' {
+  type Component = { type: string; [option: string]: unknown }
+  type Encoding = { ids: number[]; tokens: string[]; attention_mask: number[] }
+
+  export class Tokenizer {
+    constructor(definition: object, config: object)
+    normalizer: ((text: string) => string) | null
+    encode(text: string, options?: { add_special_tokens?: boolean }): Encoding
+    decode(ids: number[], options?: { skip_special_tokens?: boolean; clean_up_tokenization_spaces?: boolean }): string
+    token_to_id(token: string): number | undefined
+  }
+  export class SequenceNormalizer {
+    constructor(config: { type: 'Sequence'; normalizers: Component[] })
+    normalize(text: string): string
+  }
+}

@@ -1,0 +1,106 @@
+// `node gpu-fn/main.ts`: the GPU function. Listens at once, answers 503 until its models are ready, drains on SIGTERM.
+import { once } from 'node:events'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { getRequestListener } from '@hono/node-server'
+import { type Logger, pino } from 'pino'
+import { type Config, ConfigError, readConfig } from './config.ts'
+import { createEngine, type Engine } from './engine.ts'
+import { createJobs, type Jobs, type Lifecycle } from './jobs.ts'
+import { createApp } from './server.ts'
+
+/** A reader that takes nothing for this long is cut off; heartbeats keep every other connection busy. */
+const SOCKET_IDLE_MS = 60_000
+const RECEIVE_REQUEST_MS = 30_000
+const CLOSE_IDLE_MS = 50
+
+type Service = { config: Config; log: Logger; lifecycle: Lifecycle; engine: Engine; jobs: Jobs; server: Server }
+
+function main(): void {
+  const config = readConfigOrExit()
+  // Written at once: the last lines before the end are those that are wanted.
+  const log = pino({ level: config.logLevel }, pino.destination({ dest: 1, sync: true }))
+  if (!config.edgePublicKey) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
+  const service = createService(config, log)
+  service.server.on('error', (error) => fail(log, error))
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void shutDown(service, signal, 0))
+  warmUp(service).catch((error) => {
+    if (!isOver(service.lifecycle)) fail(log, error)
+  })
+}
+
+function readConfigOrExit(): Config {
+  try {
+    return readConfig(process.env)
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    console.error(error.message)
+    process.exit(2)
+  }
+}
+
+function createService(config: Config, log: Logger): Service {
+  const lifecycle: Lifecycle = { status: 'loading' }
+  const engine = createEngine({ packages: config.packages, memoryBytes: config.memoryBytes, log })
+  const onBroken = () => {
+    if (!isOver(lifecycle)) void shutDown(service, 'jobs fail one after another', 1)
+  }
+  const jobs = createJobs({ engine, lifecycle, log, onBroken, ...config })
+  const app = createApp({ jobs, engine, lifecycle, log, edgePublicKey: config.edgePublicKey })
+  const server = createServer({ requestTimeout: RECEIVE_REQUEST_MS }, getRequestListener(app.fetch))
+  server.setTimeout(SOCKET_IDLE_MS)
+  server.listen(config.port, config.host, () => {
+    const { address, port } = server.address() as AddressInfo
+    log.info({ host: address, port }, 'listening')
+  })
+  const service = { config, log, lifecycle, engine, jobs, server }
+  return service
+}
+
+async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void> {
+  await engine.start()
+  for (const [name, tier] of config.preload) {
+    const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
+    if (!model) throw new Error(`OCTET_PRELOAD asks for ${name}:${tier}, which ${config.packages} does not have`)
+    if (isOver(lifecycle)) return
+    const { device, seconds } = await engine.load(model)
+    log.info({ model: name, tier, device, seconds }, 'model loaded')
+  }
+  if (isOver(lifecycle)) return
+  lifecycle.status = 'ready'
+  log.info({ models: engine.models.map(({ model, tier }) => `${model}:${tier}`) }, 'ready')
+}
+
+/** Refuses new jobs, finishes those taken on, lets their readers read to the end, and exits. */
+async function shutDown({ config, log, lifecycle, engine, jobs, server }: Service, reason: string, code: 0 | 1) {
+  if (isOver(lifecycle)) return abandon(log, jobs, 'a second signal')
+  log.info({ reason, ...jobs.counts() }, 'draining')
+  lifecycle.status = code === 0 ? 'draining' : 'failed'
+  setTimeout(abandon, config.drainSeconds * 1000, log, jobs, 'the time to drain is over')
+  await jobs.idle()
+  const closed = once(server, 'close')
+  server.close()
+  // A connection that ends its last reply from now on would be kept alive for seconds more.
+  setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
+  await closed
+  await engine.stop()
+  log.info('stopped')
+  process.exit(code)
+}
+
+function isOver({ status }: Lifecycle): boolean {
+  return status === 'draining' || status === 'failed'
+}
+
+/** Ends the process at once. `process.exit` would take onnxruntime's state away under a thread that computes, and crash. */
+function abandon(log: Logger, jobs: Jobs, reason: string): void {
+  log.error({ reason, ...jobs.counts() }, 'jobs are abandoned')
+  process.kill(process.pid, 'SIGKILL')
+}
+
+function fail(log: Logger, error: unknown): never {
+  log.fatal({ err: error }, 'the GPU function cannot start')
+  process.exit(1)
+}
+
+main()

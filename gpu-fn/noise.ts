@@ -1,0 +1,80 @@
+// The standard normal noise of `torch.randn(shape, generator=torch.Generator('cpu').manual_seed(seed))`: a seed gives the picture
+// that diffusers gives for it. PyTorch: ATen/core/MT19937RNGEngine.h, DistributionsHelper.h, native/cpu/DistributionTemplates.h.
+
+const STATE_WORDS = 624
+const MIDDLE_WORD = 397
+/** Box–Muller works on this many values at a time; fewer in all take another, double precision path. */
+const GROUP = 16
+
+/** 32-bit words of MT19937 (Matsumoto and Nishimura, 1998). */
+function mersenneTwister(seed: number): () => number {
+  const state = new Uint32Array(STATE_WORDS)
+  state[0] = seed
+  for (let i = 1; i < STATE_WORDS; i++) {
+    const previous = state[i - 1]!
+    state[i] = Math.imul(1812433253, previous ^ (previous >>> 30)) + i
+  }
+  let next = STATE_WORDS
+  return () => {
+    if (next === STATE_WORDS) {
+      twist(state)
+      next = 0
+    }
+    let y = state[next++]!
+    y ^= y >>> 11
+    y ^= (y << 7) & 0x9d2c5680
+    y ^= (y << 15) & 0xefc60000
+    return (y ^ (y >>> 18)) >>> 0
+  }
+}
+
+function twist(state: Uint32Array): void {
+  for (let i = 0; i < STATE_WORDS; i++) {
+    const joined = (state[i]! & 0x80000000) | (state[(i + 1) % STATE_WORDS]! & 0x7fffffff)
+    state[i] = state[(i + MIDDLE_WORD) % STATE_WORDS]! ^ (joined >>> 1) ^ (joined & 1 ? 0x9908b0df : 0)
+  }
+}
+
+/** Box–Muller in place over one group: value j is the radius and value j + 8 the angle of a pair of normals. */
+function normalGroup(data: Float32Array, start: number): void {
+  for (let j = start; j < start + GROUP / 2; j++) {
+    const radius = Math.fround(Math.sqrt(Math.fround(-2 * Math.fround(Math.log(1 - data[j]!)))))
+    const theta = Math.fround(Math.fround(2 * Math.PI) * data[j + GROUP / 2]!)
+    data[j] = radius * Math.fround(Math.cos(theta))
+    data[j + GROUP / 2] = radius * Math.fround(Math.sin(theta))
+  }
+}
+
+function fillGroups(data: Float32Array, word: () => number): void {
+  const uniform = () => (word() & 0xffffff) / 2 ** 24
+  for (let i = 0; i < data.length; i++) data[i] = uniform()
+  for (let i = 0; i + GROUP <= data.length; i += GROUP) normalGroup(data, i)
+  if (data.length % GROUP === 0) return
+  // The last group is drawn anew and overlaps the one before it, as in PyTorch.
+  const last = data.length - GROUP
+  for (let i = last; i < data.length; i++) data[i] = uniform()
+  normalGroup(data, last)
+}
+
+/** Box–Muller in double precision; every second value is the sine that belongs to the cosine before it. */
+function fillPairs(data: Float32Array, word: () => number): void {
+  const uniform = () => ((word() % 2 ** 21) * 2 ** 32 + word()) / 2 ** 53
+  for (let i = 0; i < data.length; i += 2) {
+    const theta = 2 * Math.PI * uniform()
+    const radius = Math.sqrt(-2 * Math.log1p(-uniform()))
+    data[i] = radius * Math.cos(theta)
+    if (i + 1 < data.length) data[i + 1] = radius * Math.sin(theta)
+  }
+}
+
+/**
+ * `count` standard normal values, equal to PyTorch's CPU generator within 1e-6 (PyTorch approximates log, sine and cosine on AVX2).
+ * `seed` is an integer; as in PyTorch only its low 32 bits count.
+ */
+export function gaussianNoise(seed: number, count: number): Float32Array {
+  const data = new Float32Array(count)
+  const word = mersenneTwister(seed)
+  if (count >= GROUP) fillGroups(data, word)
+  else fillPairs(data, word)
+  return data
+}

@@ -1,0 +1,71 @@
+// Text normalisation as Hugging Face's `tokenizers` (Rust) does it, where the JavaScript port only comes near: SentencePiece's
+// compiled character map, which the port replaces by NFKC, and lower case without context (no final sigma).
+import { SequenceNormalizer } from '@huggingface/tokenizers'
+
+export type NormalizerConfig = { type: string; [option: string]: unknown }
+type Normalize = (text: string) => string
+
+/** The normaliser that a `tokenizer.json` describes. Throws when it names a type that the library lacks, or a broken map. */
+export function exactNormalizer(config: NormalizerConfig): Normalize {
+  switch (config.type) {
+    case 'Sequence': {
+      const parts = (config.normalizers as NormalizerConfig[]).map(exactNormalizer)
+      return (text) => parts.reduce((result, part) => part(result), text)
+    }
+    case 'Precompiled':
+      return charactersMap(String(config.precompiled_charsmap))
+    case 'Lowercase':
+      return (text) => Array.from(text, (character) => character.toLowerCase()).join('')
+    default: {
+      const library = new SequenceNormalizer({ type: 'Sequence', normalizers: [config] })
+      return (text) => library.normalize(text)
+    }
+  }
+}
+
+/** Longer graphemes are looked up character by character. */
+const GRAPHEME_BYTES = 6
+const graphemes = new Intl.Segmenter('und', { granularity: 'grapheme' })
+const utf8 = new TextEncoder()
+
+/** SentencePiece's `precompiled_charsmap`, base64: a Darts double array after its size in bytes, then NUL-ended replacements. */
+function charactersMap(base64: string): Normalize {
+  const bytes = Buffer.from(base64, 'base64')
+  const arrayBytes = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0
+  if (arrayBytes === 0 || arrayBytes % 4 !== 0 || arrayBytes + 4 > bytes.length) {
+    throw new Error('precompiled_charsmap is empty or cut short')
+  }
+  const units = Uint32Array.from({ length: arrayBytes / 4 }, (_, i) => bytes.readUInt32LE(4 + 4 * i))
+  const replacements = bytes.subarray(4 + arrayBytes)
+  const lookUp = (text: string) => {
+    const start = shortestMatch(units, utf8.encode(text))
+    return start === undefined ? undefined : replacements.toString('utf8', start, replacements.indexOf(0, start))
+  }
+  const byCharacter = (grapheme: string) => Array.from(grapheme, (character) => lookUp(character) ?? character).join('')
+  return (text) => {
+    let result = ''
+    for (const { segment } of graphemes.segment(text)) {
+      const whole = utf8.encode(segment).length < GRAPHEME_BYTES ? lookUp(segment) : undefined
+      result += whole ?? byCharacter(segment)
+    }
+    return result
+  }
+}
+
+/** The value of the shortest key that `key` starts with. SentencePiece takes the longest, `tokenizers` the first it meets. */
+function shortestMatch(units: Uint32Array, key: Uint8Array): number | undefined {
+  let at = childrenOf(units[0]!)
+  for (const byte of key) {
+    if (byte === 0) return undefined
+    at ^= byte
+    const unit = units[at] ?? 0
+    if ((unit & 0x800000ff) >>> 0 !== byte) return undefined
+    at ^= childrenOf(unit)
+    if (unit & 0x100) return (units[at] ?? 0) & 0x7fffffff
+  }
+  return undefined
+}
+
+function childrenOf(unit: number): number {
+  return (unit >>> 10) << ((unit & 0x200) >>> 6)
+}

@@ -1,0 +1,68 @@
+// Prompts to token ids, as transformers' CLIPTokenizer and T5Tokenizer give them, from the files beside an SD3.5 checkpoint.
+import { Tokenizer } from '@huggingface/tokenizers'
+import { exactNormalizer } from './text-normalizer.ts'
+import { readTokenizerFiles, TokenizerError, type TokenizerFiles, type TokenizerJson } from './tokenizer-files.ts'
+
+/** The tokenizer of one text encoder: `prefix`, the prompt, `suffix`, then `padId` to the length that the encoder wants. */
+export type PromptTokenizer = { tokenizer: Tokenizer; prefix: number[]; suffix: number[]; padId: number }
+
+export type Tokens = { ids: BigInt64Array /** What did not fit, decoded. */; cut?: { count: number; text: string } }
+
+/** Opens a tokenizer directory (`tokenizer`, `tokenizer_2` or `tokenizer_3`). Throws `TokenizerError`. */
+export async function openTokenizer(directory: string): Promise<PromptTokenizer> {
+  const files = await readTokenizerFiles(directory)
+  const tokenizer = build(directory, files)
+  const padId = tokenizer.token_to_id(files.padToken)
+  if (padId === undefined) throw new TokenizerError(`${directory}: the pad_token ${files.padToken} has no id`)
+  const body = tokenizer.encode('a', { add_special_tokens: false }).ids
+  const whole = tokenizer.encode('a').ids
+  const start = whole.findIndex((_, i) => body.every((id, j) => whole[i + j] === id))
+  return { tokenizer, prefix: whole.slice(0, start), suffix: whole.slice(start + body.length), padId }
+}
+
+/**
+ * Ids of a prompt, [1, L] with L at least `minTokens` (padded) and at most `maxTokens` (the prompt's end is cut; start and end tokens stay).
+ * Lone surrogates count as U+FFFD.
+ */
+export function tokenize(
+  from: PromptTokenizer,
+  prompt: string,
+  limits: { minTokens: number; maxTokens: number },
+): Tokens {
+  const { tokenizer, prefix, suffix, padId } = from
+  const body = tokenizer.encode(prompt.toWellFormed(), { add_special_tokens: false }).ids
+  const room = limits.maxTokens - prefix.length - suffix.length
+  const ids = [...prefix, ...body.slice(0, room), ...suffix]
+  while (ids.length < limits.minTokens) ids.push(padId)
+  const tokens: Tokens = { ids: BigInt64Array.from(ids, BigInt) }
+  const rest = body.slice(room)
+  if (rest.length > 0) tokens.cut = { count: rest.length, text: tokenizer.decode(rest).trim() }
+  return tokens
+}
+
+function build(directory: string, { definition, config }: TokenizerFiles): Tokenizer {
+  try {
+    const pre_tokenizer = definition.pre_tokenizer && unicodeSpaces(definition.pre_tokenizer)
+    const tokenizer = new Tokenizer({ ...definition, pre_tokenizer }, config)
+    if (definition.normalizer) tokenizer.normalizer = exactNormalizer(definition.normalizer)
+    return tokenizer
+  } catch (cause) {
+    throw new TokenizerError(`${directory}: ${cause instanceof Error ? cause.message : cause}`, { cause })
+  }
+}
+
+type Component = NonNullable<TokenizerJson['pre_tokenizer']>
+
+/** GPT-2's words; `ByteLevel` splits by it unless told otherwise. */
+const BYTE_LEVEL_WORDS = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/** The same pre-tokenizer with Unicode's white space where the library splits by JavaScript's, which has U+FEFF and lacks U+0085. */
+function unicodeSpaces(config: Component): Component {
+  if (Array.isArray(config.pretokenizers)) return { ...config, pretokenizers: config.pretokenizers.map(unicodeSpaces) }
+  if (config.type === 'WhitespaceSplit') {
+    return { type: 'Split', pattern: { Regex: '\\s+' }, behavior: 'Removed', invert: false }
+  }
+  if (config.type !== 'ByteLevel' || config.use_regex === false || config.add_prefix_space) return config
+  const words = { type: 'Split', pattern: { Regex: BYTE_LEVEL_WORDS }, behavior: 'Removed', invert: true }
+  return { type: 'Sequence', pretokenizers: [words, { ...config, use_regex: false }] }
+}

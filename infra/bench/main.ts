@@ -1,0 +1,27 @@
+// `npm run bench -- compile|qkv`: the figures in the README.
+import { Command, Option } from 'commander'
+import { benchCompile, type CompileBenchOptions } from './compile.ts'
+import { benchQkv, type QkvOptions } from './qkv.ts'
+
+const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
+const variant = () => new Option('--variant <name>', 'shape of the random weights').choices(['large', 'medium'])
+
+command
+  .command('compile')
+  .description('a full-size checkpoint to FP8, against cp (needs 45 GB of disk for large)')
+  .addOption(variant().default('large'))
+  .option('--directory <path>', 'where the files go; the temporary directory by default')
+  .action((options: CompileBenchOptions) => benchCompile(options))
+
+command
+  .command('qkv')
+  .description('one product for q, k and v against three')
+  .addOption(variant().default('medium'))
+  .addOption(new Option('--target <target>').choices(['cpu', 'cuda']).default('cpu'))
+  .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16', 'fp32']).default('fp8'))
+  .option('--blocks <count>', 'transformer blocks', Number, 2)
+  .option('--size <pixels>', 'width and height', Number, 256)
+  .option('--runs <count>', 'timed runs of each', Number, 9)
+  .action((options: QkvOptions) => benchQkv(options))
+
+await command.parseAsync()

@@ -1,0 +1,71 @@
+// The real worker in the real workerd on this machine, without an account and without network.
+import path from 'node:path'
+import type { Secrets } from './secrets.ts'
+
+/** An offer of edge/catalogue.ts; checked by the worker when it first reads it. */
+export type LocalOffer = {
+  route: 'turbo' | 'full'
+  model: string
+  tier: string
+  steps: number
+  guidance_scale: number
+  width: number
+  height: number
+  max_pixels: number
+}
+
+export type LocalWorkerOptions = {
+  /** Address of the GPU function, the catalogue's endpoint `default`. */
+  gpuUrl: string
+  /** Directory of R2 and the Durable Objects. It may be a fresh temporary one. */
+  persist: string
+  secrets: Secrets
+  /** What is served; wrangler.toml's when left out. */
+  catalogue?: { offers: LocalOffer[] }
+  /** Other variables of wrangler.toml, such as GPU_START_SECONDS. */
+  vars?: Record<string, string>
+  /** 0, the default, is any free port. */
+  port?: number
+  /** Reload when a source file of the worker changes. */
+  watch?: boolean
+  /** What of wrangler's own log is shown: 'error' by default, so that it stays quiet. */
+  logLevel?: 'none' | 'error' | 'log'
+}
+
+const text =
+  (type: 'plain_text' | 'secret_text') =>
+  ([name, value]: [string, string]) =>
+    [name, { type, value }] as const
+
+/** Variables and secrets in the form that wrangler binds them. */
+function bindingsOf({ gpuUrl, secrets, catalogue, vars = {} }: LocalWorkerOptions) {
+  return Object.fromEntries([
+    ...Object.entries({ ...vars, GPU_URL: gpuUrl }).map(text('plain_text')),
+    ...Object.entries(secrets).map(text('secret_text')),
+    ...(catalogue ? [['OCTET_CATALOGUE', { type: 'json', value: catalogue }] as const] : []),
+  ])
+}
+
+/** Wrangler reads these when it is loaded: no metrics, no log files in the home directory, no look-up of `request.cf`. */
+const OFFLINE = { WRANGLER_SEND_METRICS: 'false', WRANGLER_WRITE_LOGS: 'false', CLOUDFLARE_CF_FETCH_ENABLED: 'false' }
+
+/** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd; nothing is left running. */
+export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
+  Object.assign(process.env, OFFLINE)
+  const { unstable_startWorker } = await import('wrangler')
+  const worker = await unstable_startWorker({
+    config: path.join(import.meta.dirname, '..', 'wrangler.toml'),
+    bindings: bindingsOf(options),
+    sendMetrics: false,
+    dev: {
+      server: { hostname: '127.0.0.1', port: options.port ?? 0, secure: false },
+      inspector: false,
+      persist: options.persist,
+      watch: options.watch ?? false,
+      liveReload: false,
+      logLevel: options.logLevel ?? 'error',
+    },
+  })
+  await worker.ready
+  return { url: (await worker.url).origin, stop: () => worker.dispose() }
+}

@@ -1,0 +1,68 @@
+// Octet whole on this machine: GPU function, worker, an account with a key.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { BUILT_IN, builtInPackages } from './built-in-model.ts'
+import { createKey } from './keys.ts'
+import { startGpu } from './local-gpu.ts'
+import { startWorker } from './local-worker.ts'
+import { createSecrets } from './secrets.ts'
+
+export type Local = {
+  url: string
+  key: string
+  /** Seconds that each part of the start took. */
+  seconds: { compile: number; gpu: number; worker: number }
+  stop: () => Promise<void>
+}
+export type LocalOptions = { port?: number; watch?: boolean; persist?: string; onLog?: (line: string) => void }
+
+/** Starts everything with the built-in model. Whatever started is stopped again when a later part fails. */
+export async function startLocal(options: LocalOptions = {}): Promise<Local> {
+  const stops: (() => Promise<unknown>)[] = []
+  const stop = async () => {
+    for (const each of stops.splice(0).reverse()) await each()
+  }
+  try {
+    const packages = await builtInPackages()
+    const { secrets, gpuPublicKey } = await createSecrets()
+    const preload = `${BUILT_IN.model}:${BUILT_IN.tier}`
+    const watch = options.watch ? { nodeFlags: ['--watch', '--watch-preserve-output'] } : {}
+    const gpuClock = clock()
+    const gpu = await startGpu({
+      packages: packages.directory,
+      edgePublicKey: gpuPublicKey,
+      preload,
+      ...watch,
+      ...(options.onLog && { onLog: options.onLog }),
+    })
+    stops.push(gpu.stop)
+    const gpuSeconds = gpuClock()
+
+    const workerClock = clock()
+    const persist = options.persist ?? (await fs.mkdtemp(path.join(import.meta.dirname, '../.octet/state-')))
+    if (!options.persist) stops.push(() => fs.rm(persist, { recursive: true }))
+    const worker = await startWorker({
+      gpuUrl: gpu.url,
+      persist,
+      secrets,
+      port: options.port ?? 0,
+      watch: options.watch ?? false,
+    })
+    stops.push(worker.stop)
+    const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', 'made at start')
+    return {
+      url: worker.url,
+      key,
+      seconds: { compile: packages.seconds, gpu: gpuSeconds, worker: workerClock() },
+      stop,
+    }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+function clock(): () => number {
+  const start = performance.now()
+  return () => (performance.now() - start) / 1000
+}

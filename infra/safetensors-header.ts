@@ -1,0 +1,22 @@
+// The head of a safetensors file whose tensors are written, or left sparse, by someone else.
+
+export type TensorShape = { name: string; dtype: 'F32' | 'F16' | 'BF16'; shape: readonly number[] }
+
+const ELEMENT_BYTES = { F32: 4, F16: 2, BF16: 2 } as const
+const ALIGNMENT = 8
+
+/** The length, the JSON padded with spaces to 8 bytes, and how many bytes of tensors must follow, in the order given. */
+export function safetensorsHeader(tensors: Iterable<TensorShape>): { header: Buffer; dataBytes: number } {
+  const entries: Record<string, unknown> = { __metadata__: { format: 'pt' } }
+  let offset = 0
+  for (const { name, dtype, shape } of tensors) {
+    const end = offset + shape.reduce((product, axis) => product * axis, ELEMENT_BYTES[dtype])
+    entries[name] = { dtype, shape, data_offsets: [offset, end] }
+    offset = end
+  }
+  const json = Buffer.from(JSON.stringify(entries))
+  const padding = Buffer.alloc(-json.length & (ALIGNMENT - 1), ' ')
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(json.length + padding.length))
+  return { header: Buffer.concat([length, json, padding]), dataBytes: offset }
+}

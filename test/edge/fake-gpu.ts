@@ -1,0 +1,108 @@
+// The GPU function as far as the wire shows it: speaks the contract's stream, checks the edge's token, and misbehaves on request.
+import { env } from 'cloudflare:workers'
+import { importJWK, jwtVerify } from 'jose'
+import { vi } from 'vitest'
+import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest } from '#contract'
+import { sha256 } from '../../edge/keys.ts'
+
+export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null }
+type Behaviour = (seen: Seen) => Response | Promise<Response>
+/** What a stream does when its parts are sent. */
+type Ending = 'close' | 'cut' | 'silence'
+
+const utf8 = new TextEncoder()
+export const line = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
+
+/** The bytes of "image" k of a job: no PNG, but distinct and long enough to arrive in pieces. */
+export function imageBytes(seed: number): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from({ length: 5000 }, (_, i) => (seed * 31 + i * 7) % 251)
+}
+
+export const timings = { queue: 0, load: 0, encode: 0.1, denoise: 0.5, decode: 0.1, total: 0.7 }
+
+/** A reply stream of these parts; every part goes out in chunks of `chunkBytes`. */
+export function stream(parts: readonly Uint8Array[], ending: Ending = 'close', chunkBytes = 700): Response {
+  const chunks = parts.flatMap((part) =>
+    Array.from({ length: Math.ceil(part.length / chunkBytes) }, (_, i) =>
+      part.slice(i * chunkBytes, (i + 1) * chunkBytes),
+    ),
+  )
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      const chunk = chunks.shift()
+      if (chunk) return controller.enqueue(chunk)
+      if (ending === 'close') return controller.close()
+      if (ending === 'cut') return controller.error(new Error('connection reset'))
+      return new Promise(() => {})
+    },
+  })
+  return new Response(body, { headers: { 'content-type': 'application/x-ndjson' } })
+}
+
+export const accepted = ({ job, request }: Seen) =>
+  line({ type: 'accepted', job, attempt: request.attempt, position: 0 })
+export const started = ({ request: { model, tier } }: Seen) =>
+  line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })
+
+/** The two parts of image k: its line and its bytes. `change` spoils the line. */
+export async function image({ request }: Seen, k: number, change: Record<string, unknown> = {}): Promise<Uint8Array[]> {
+  const seed = (request.seed + k) % 2 ** 32
+  const data = imageBytes(seed)
+  const facts = {
+    image: k,
+    seed,
+    width: request.width,
+    height: request.height,
+    content_type: `image/${request.output_format}`,
+  }
+  return [line({ type: 'image', ...facts, sha256: await sha256(data), bytes: data.length, ...change }), data]
+}
+
+/** Does the job as the contract says. */
+export const works: Behaviour = async (seen) => {
+  const images = await Promise.all(Array.from({ length: seen.request.count }, (_, k) => image(seen, k)))
+  const { steps, count } = seen.request
+  const progress = Array.from({ length: steps }, (_, k) => line({ type: 'step', image: 0, step: k + 1, steps }))
+  const end = line({ type: 'succeeded', images: count, timings })
+  return stream([accepted(seen), line({ type: 'heartbeat' }), started(seen), ...progress, ...images.flat(), end])
+}
+
+export const refuses =
+  (status: number, code: string, headers: Record<string, string> = {}): Behaviour =>
+  () =>
+    Response.json(
+      { type: 'about:blank', title: code, status, detail: `secret detail of ${code}`, code },
+      { status, headers },
+    )
+
+export const unreachable: Behaviour = () => {
+  throw new TypeError('connect ECONNREFUSED')
+}
+
+async function see(request: Request): Promise<Seen> {
+  const body = await request.text()
+  const token = request.headers.get('authorization')?.replace('Bearer ', '') ?? ''
+  const key = await importJWK(JSON.parse(env.GPU_PUBLIC_KEY), GPU_TOKEN.algorithm)
+  const { payload } = await jwtVerify(token, key, { issuer: GPU_TOKEN.issuer, audience: GPU_TOKEN.audience })
+  const claims = gpuTokenClaims.parse(payload)
+  const job = new URL(request.url).pathname.replace('/jobs/', '')
+  const parsed = jobRequest.parse(JSON.parse(body))
+  const hash = Uint8Array.fromHex(await sha256(body)).toBase64({ alphabet: 'base64url', omitPadding: true })
+  if (claims.sub !== job || claims.jti !== `${job}.${parsed.attempt}` || claims.body !== hash)
+    throw new Error('the token is not for this request')
+  if (payload.exp! - payload.iat! > GPU_TOKEN.maxAgeSeconds) throw new Error('the token lives too long')
+  return { job, request: parsed, signal: request.signal }
+}
+
+/** Stands in for the GPU at `fetch`: call k gets behaviour k, the last one again from there on. Returns what was asked of it. */
+export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
+  const calls: Seen[] = []
+  vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
+    const request = new Request(input, init)
+    if (!request.url.startsWith(env.GPU_URL)) throw new Error(`unexpected fetch of ${request.url}`)
+    const seen = await see(request)
+    calls.push(seen)
+    return behaviours[Math.min(calls.length, behaviours.length) - 1]!(seen)
+  })
+  return calls
+}

@@ -1,0 +1,106 @@
+import { env } from 'cloudflare:workers'
+import { afterEach, test, vi } from 'vitest'
+import { newJobId } from '../../edge/job-record.ts'
+import { checkKey, sha256 } from '../../edge/keys.ts'
+import { filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf } from './client.ts'
+import { accepted, fakeGpu, refuses, started, stream, works } from './fake-gpu.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const body = { prompt: 'a cat' }
+const once = { 'idempotency-key': '"order-1"' }
+
+test('the same key and request give the same images, at one price', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(works)
+  const first = await generatedOf(await generate(caller, body, once))
+  const second = await generatedOf(await generate(caller, { ...body, n: null }, { 'idempotency-key': 'order-1' }))
+  expect(second.octet).toEqual(first.octet)
+  expect(second.data.map(({ sha256, seed }) => [sha256, seed])).toEqual(
+    first.data.map(({ sha256, seed }) => [sha256, seed]),
+  )
+  expect(calls).toHaveLength(1)
+  expect(await filesOf(caller)).toHaveLength(1)
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: first.octet.price_microdollars })
+})
+
+test('another request under the same key is 422; another account has keys of its own', async ({ expect }) => {
+  const [caller, other] = [await newCaller(), await newCaller()]
+  fakeGpu(works)
+  await generate(caller, body, once)
+  const response = await generate(caller, { prompt: 'a dog' }, once)
+  expect([response.status, (await problemOf(response)).error.code]).toEqual([422, 'idempotency_mismatch'])
+  expect((await generate(other, { prompt: 'a dog' }, once)).status).toBe(200)
+})
+
+test('while the first is running it is 409, to be tried again', async ({ expect }) => {
+  const caller = await newCaller()
+  let second: unknown
+  fakeGpu(async (seen) => {
+    const response = await generate(caller, body, once)
+    second = [response.status, response.headers.get('retry-after'), (await problemOf(response)).error.code]
+    return works(seen)
+  })
+  expect((await generate(caller, body, once)).status).toBe(200)
+  expect(second).toEqual([409, '1', 'idempotency_in_flight'])
+})
+
+test('a failure is replayed as well: one job, one answer', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(refuses(400, 'invalid_request'))
+  const answers = [await generate(caller, body, once), await generate(caller, body, once)]
+  expect(answers.map(({ status }) => status)).toEqual([500, 500])
+  expect(answers[1]!.headers.get('x-octet-job')).toBe(answers[0]!.headers.get('x-octet-job'))
+  expect(calls).toHaveLength(1)
+})
+
+test('a key whose worker died before the job was created runs it under the reserved job', async ({ expect }) => {
+  const caller = await newCaller()
+  const job = newJobId()
+  fakeGpu(works)
+  const first = await generatedOf(await generate(caller, body, { 'idempotency-key': 'learn-the-price' }))
+  const fingerprint = await sha256(
+    JSON.stringify({
+      ...{
+        prompt: 'a cat',
+        negative_prompt: '',
+        model: 'auto',
+        n: 1,
+        size: 'auto',
+        quality: 'auto',
+        route: 'auto',
+        tier: 'auto',
+      },
+      ...{ response_format: 'url', output_format: 'png' },
+    }),
+  )
+  const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
+  const price = first.octet.price_microdollars
+  await env.ACCOUNT.getByName(caller.account).admit({
+    credential,
+    job,
+    price,
+    idempotency: { name: 'order-1', fingerprint },
+  })
+  expect(await ledgerOf(caller)).toEqual({ reserved: price, captured: price })
+  expect((await generatedOf(await generate(caller, body, once))).octet.job).toBe(job)
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 2 * price })
+})
+
+test('a key that is empty or too long is refused', async ({ expect }) => {
+  const caller = await newCaller()
+  for (const name of ['""', 'x'.repeat(256)]) {
+    const response = await generate(caller, body, { 'idempotency-key': name })
+    expect([response.status, (await problemOf(response)).detail]).toEqual([
+      400,
+      expect.stringContaining('Idempotency-Key has'),
+    ])
+  }
+})
+
+test('a job that lost a stream keeps its key in flight until it ends', async ({ expect }) => {
+  const caller = await newCaller()
+  fakeGpu((seen) => stream([accepted(seen), started(seen)]), works)
+  expect((await generatedOf(await generate(caller, body, once))).octet.attempts).toBe(2)
+  expect((await generatedOf(await generate(caller, body, once))).octet.attempts).toBe(2)
+})

@@ -1,0 +1,188 @@
+import { execFile } from 'node:child_process'
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { readHeader } from '../../../gpu-fn/compile/safetensors.ts'
+import { writeTinyCheckpoint } from '../../../infra/tiny-checkpoint.ts'
+
+const run = promisify(execFile)
+const main = path.join(import.meta.dirname, '../../../gpu-fn/compile/main.ts')
+let scratch: string
+let checkpoint: string
+
+type Run = { code: number; stdout: string; stderr: string }
+const compile = (...flags: string[]): Promise<Run> =>
+  run(process.execPath, [main, ...flags]).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    (error) => ({ code: error.code, stdout: error.stdout, stderr: error.stderr }),
+  )
+
+beforeAll(async () => {
+  scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-compile-'))
+  checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), { variant: 'tiny-medium' })
+})
+afterAll(() => fs.rm(scratch, { recursive: true }))
+
+/** A copy of the checkpoint whose transformer file was changed. */
+async function altered(name: string, change: (file: string) => Promise<void>): Promise<string> {
+  const copy = path.join(scratch, name)
+  await fs.cp(checkpoint, copy, { recursive: true })
+  await change(path.join(copy, 'transformer/diffusion_pytorch_model.safetensors'))
+  return copy
+}
+
+async function rewriteHeader(file: string, change: (header: Record<string, unknown>) => void): Promise<void> {
+  const bytes = await fs.readFile(file)
+  const length = Number(bytes.readBigUInt64LE())
+  const header = JSON.parse(bytes.subarray(8, 8 + length).toString())
+  change(header)
+  const text = Buffer.from(JSON.stringify(header))
+  const prefix = Buffer.alloc(8)
+  prefix.writeBigUInt64LE(BigInt(text.length))
+  await fs.writeFile(file, Buffer.concat([prefix, text, bytes.subarray(8 + length)]))
+}
+
+/** Compiling fails with a message that matches, and leaves neither a package nor a partial one. */
+async function expectRefusal(from: string, message: RegExp, ...flags: string[]): Promise<void> {
+  const before = (await fs.readdir(scratch)).sort()
+  const { code, stderr } = await compile('--checkpoint', from, '--out', path.join(scratch, 'refused'), ...flags)
+  expect(stderr).toMatch(message)
+  expect(stderr).not.toMatch(/\n\s+at /) // no stack trace for a user's mistake
+  expect(code).toBe(1)
+  expect((await fs.readdir(scratch)).sort()).toEqual(before)
+}
+
+describe('a package', () => {
+  test('is the same to the byte when it is compiled again, and replaces the old one', async () => {
+    const [a, b] = [path.join(scratch, 'a'), path.join(scratch, 'b')]
+    for (const out of [a, b, b])
+      expect(await compile('--checkpoint', checkpoint, '--out', out)).toMatchObject({ code: 0 })
+    const names = (await fs.readdir(a, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile())
+    expect(names.length).toBeGreaterThan(15)
+    for (const { parentPath, name } of names) {
+      const file = path.join(path.relative(a, parentPath), name)
+      expect(await fs.readFile(path.join(b, file)), file).toEqual(await fs.readFile(path.join(a, file)))
+    }
+  })
+
+  test('tells its progress, its size and its peak memory', async () => {
+    const { stdout, stderr } = await compile(
+      '--checkpoint',
+      checkpoint,
+      '--out',
+      path.join(scratch, 'c'),
+      '--name',
+      'tiny',
+    )
+    expect(stdout).toMatch(/tiny \(custom, fp8, cpu\) → /)
+    expect(stdout).toMatch(/[\d.]+ MB read, [\d.]+ MB written in [\d.]+ s, \d+ MB\/s, \d+ MB peak memory/)
+    expect(stderr).toMatch(/100% · \d+ MB\/s · 0 s left/)
+  })
+
+  test('prints the error of FP8 scales for 32 columns beside that of whole rows', async () => {
+    const { stdout } = await compile(
+      '--checkpoint',
+      checkpoint,
+      '--out',
+      path.join(scratch, 'd'),
+      '--scale-block',
+      '32',
+    )
+    const [, block, row] = /differ by ([\d.]+) % \(RMS\); one scale a row would be ([\d.]+) %/.exec(stdout)!.map(Number)
+    expect(block).toBeLessThan(row!)
+    expect(row).toBeLessThan(4)
+  })
+})
+
+describe('a checkpoint is refused and nothing is written', () => {
+  test('when a weight is NaN', async () => {
+    const copy = await altered('nan', async (file) => {
+      const tensor = (await readHeader(file)).tensors.get('transformer_blocks.0.ff.net.2.weight')!
+      const handle = await fs.open(file, 'r+')
+      await handle.write(new Uint8Array(Float32Array.of(Number.NaN).buffer), 0, 4, tensor.offset + 400)
+      await handle.close()
+    })
+    await expectRefusal(copy, /tensor joint_blocks\.0\.x_block\.mlp\.fc2\.weight .*NaN/)
+  })
+
+  test('when a tensor is missing', async () => {
+    const rename = (header: Record<string, unknown>) => {
+      header['unknown.weight'] = header['transformer_blocks.1.ff.net.2.bias']
+      delete header['transformer_blocks.1.ff.net.2.bias']
+    }
+    await expectRefusal(await altered('missing', (file) => rewriteHeader(file, rename)), /unknown\.weight|fc2\.bias/)
+  })
+
+  test('when a tensor is left over', async () => {
+    const copy = await altered('left-over', async (file) => {
+      const { bytes } = await readHeader(file)
+      const size = bytes - 8 - Number((await fs.readFile(file)).readBigUInt64LE())
+      await rewriteHeader(file, (header) => {
+        header['transformer_blocks.0.attn.extra.weight'] = { dtype: 'F32', shape: [1], data_offsets: [size, size + 4] }
+      })
+      await fs.appendFile(file, new Uint8Array(4))
+    })
+    await expectRefusal(copy, /transformer_blocks\.0\.attn\.extra\.weight/)
+  })
+
+  test('when its config.json and its tensors disagree', async () => {
+    const copy = await altered('config', async (file) => {
+      const config = path.join(path.dirname(file), 'config.json')
+      await fs.writeFile(config, JSON.stringify({ ...JSON.parse(await fs.readFile(config, 'utf8')), num_layers: 99 }))
+    })
+    await expectRefusal(copy, /transformer\/config\.json: num_layers is 99, but the tensors have \d/)
+  })
+
+  test('when its shapes fit no variant', async () => {
+    const single = await writeTinyCheckpoint(path.join(scratch, 'single'), {
+      variant: 'tiny-medium',
+      layout: 'single-file',
+    })
+    await expectRefusal(single, /fits no variant of SD3\.5; nearest is \w+, but depth is \d+ and not \d+/)
+    await expectRefusal(single, /is no large: depth is \d+ and not 38/, '--variant', 'large')
+    await expectRefusal(
+      single,
+      /--variant: huge is unknown; allowed: large, large-turbo, medium, flash, custom/,
+      '--variant',
+      'huge',
+    )
+  })
+
+  test('when the file is cut off', async () => {
+    const copy = await altered('cut', async (file) => fs.truncate(file, (await fs.stat(file)).size - 1000))
+    await expectRefusal(copy, /diffusion_pytorch_model\.safetensors/)
+  })
+
+  test('when the disk is full, before and while it writes', async () => {
+    // A file system of its own with 2 MB, and one that another process fills up after the space was counted.
+    const inSmallDisk = (size: string, command: string) =>
+      run(
+        'unshare',
+        ['-rm', 'sh', '-c', `mkdir -p small && mount -t tmpfs -o size=${size} tmpfs small && ${command}; ls small`],
+        { cwd: scratch },
+      ).catch((error) => error)
+    const flags = `'${process.execPath}' '${main}' --checkpoint '${checkpoint}' --out small/package`
+    const before = await inSmallDisk('2m', flags)
+    expect(before.stderr).toMatch(
+      /small\/package: the disk is full: the package takes 0\.0\d+ GB and 0\.00\d GB are free/,
+    )
+    expect(before.stdout).toBe('')
+    const filler =
+      '(while ! ls small | grep -q partial; do sleep 0.01; done; head -c 11m /dev/zero > small/filler 2>/dev/null) &'
+    const during = await inSmallDisk('12m', `${filler} ${flags} --tier fp8`)
+    expect(during.stderr).toMatch(/small\/package: the disk is full; nothing was written/)
+    expect(during.stdout.trim()).toBe('filler')
+  })
+
+  test('when the output directory holds something else', async () => {
+    const out = path.join(scratch, 'mine')
+    await fs.mkdir(out)
+    await fs.writeFile(path.join(out, 'diary.txt'), 'dear diary')
+    const { code, stderr } = await compile('--checkpoint', checkpoint, '--out', out)
+    expect(code).toBe(1)
+    expect(stderr).toMatch(/mine: exists and is no package/)
+    expect(await fs.readdir(out)).toEqual(['diary.txt'])
+  })
+})

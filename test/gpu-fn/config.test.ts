@@ -1,0 +1,82 @@
+import { generateKeyPairSync } from 'node:crypto'
+import { expect, test } from 'vitest'
+import { ConfigError, readConfig } from '../../gpu-fn/config.ts'
+
+const { publicKey, privateKey } = generateKeyPairSync('ed25519')
+const pem = publicKey.export({ type: 'spki', format: 'pem' }).toString()
+const good = { OCTET_PACKAGES: '/packages', OCTET_EDGE_PUBLIC_KEY: pem }
+
+function refusal(variables: Record<string, string | undefined>): string {
+  try {
+    readConfig(variables)
+  } catch (error) {
+    if (error instanceof ConfigError) return error.message
+    throw error
+  }
+  throw new Error('expected a ConfigError')
+}
+
+test('fills in defaults and listens on every interface', () => {
+  expect(readConfig({ ...good, PORT: '' })).toMatchObject({
+    port: 8080,
+    host: '0.0.0.0',
+    packages: '/packages',
+    queue: 8,
+    retainSeconds: 300,
+    preload: [],
+    drainSeconds: 120,
+    logLevel: 'info',
+  })
+})
+
+test('reads what is given', () => {
+  const config = readConfig({ ...good, PORT: '9000', OCTET_QUEUE: '0', OCTET_PRELOAD: 'nano:fp8,large-turbo:fp8-lite' })
+  expect(config).toMatchObject({ port: 9000, queue: 0 })
+  expect(config.preload).toEqual([
+    ['nano', 'fp8'],
+    ['large-turbo', 'fp8-lite'],
+  ])
+})
+
+test('takes the key as a JWK too', () => {
+  const jwk = JSON.stringify(publicKey.export({ format: 'jwk' }))
+  expect(readConfig({ ...good, OCTET_EDGE_PUBLIC_KEY: jwk }).edgePublicKey?.equals(publicKey)).toBe(true)
+})
+
+test.each([
+  [{ PORT: '80a' }, 'PORT must be an integer from 0 to 65535; given "80a"'],
+  [{ PORT: '65536' }, 'PORT must be an integer from 0 to 65535; given "65536"'],
+  [{ OCTET_QUEUE: '-1' }, 'OCTET_QUEUE must be an integer from 0 to 10000; given "-1"'],
+  [{ OCTET_PACKAGES: '' }, 'OCTET_PACKAGES must name the directory that holds the compiled packages; it is not set'],
+  [{ OCTET_INSECURE: 'yes' }, 'OCTET_INSECURE must be 1 or not set; given "yes"'],
+  [{ LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent; given "loud"'],
+  [
+    { OCTET_PRELOAD: 'nano:fp9' },
+    'OCTET_PRELOAD must be model:tier, or several with commas between them, where tier is one of fp8, fp8-lite, fp16, fp32; given "nano:fp9"',
+  ],
+])('names the variable that is wrong: %o', (variables, message) => {
+  expect(refusal({ ...good, ...variables })).toBe(message)
+})
+
+test('names every variable that is wrong', () => {
+  expect(refusal({ PORT: 'x', OCTET_QUEUE: 'y' }).split('\n')).toHaveLength(3)
+})
+
+test('needs the key unless insecure, and insecure means loopback', () => {
+  expect(refusal({ OCTET_PACKAGES: '/packages' })).toMatch(/^OCTET_EDGE_PUBLIC_KEY .* it is not set/)
+  const insecure = { OCTET_PACKAGES: '/packages', OCTET_INSECURE: '1' }
+  expect(readConfig(insecure)).toMatchObject({ edgePublicKey: null, host: '127.0.0.1' })
+  expect(refusal({ ...insecure, HOST: '0.0.0.0' })).toMatch(/^HOST must be one of 127\.0\.0\.1.*given "0\.0\.0\.0"$/)
+  expect(refusal({ ...good, OCTET_INSECURE: '1' })).toMatch(/^OCTET_INSECURE must not be set together/)
+})
+
+test.each([
+  ['a private PEM', privateKey.export({ type: 'pkcs8', format: 'pem' }).toString()],
+  ['a private JWK', JSON.stringify(privateKey.export({ format: 'jwk' }))],
+  ['another kind of key', generateKeyPairSync('x25519').publicKey.export({ type: 'spki', format: 'pem' }).toString()],
+  ['no key', 'ed25519'],
+])('refuses %s without quoting it', (_, text) => {
+  expect(refusal({ ...good, OCTET_EDGE_PUBLIC_KEY: text })).toBe(
+    'OCTET_EDGE_PUBLIC_KEY must be the Ed25519 public key of the edge, as a JWK or as SPKI PEM',
+  )
+})

@@ -1,0 +1,131 @@
+import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { pino } from 'pino'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import type { JobRequest } from '../../gpu-fn/contract.ts'
+import { createEngine, type Engine, type EngineOptions } from '../../gpu-fn/engine.ts'
+import type { PipelineEvent } from '../../gpu-fn/txt2img.ts'
+import { compileTiny } from '../support/compile.ts'
+import { jobBody } from '../support/gpu-client.ts'
+
+const CRASHING = new URL('../support/crashing-engine-worker.ts', import.meta.url)
+
+let packages: string
+beforeAll(async () => {
+  packages = await mkdtemp(path.join(tmpdir(), 'octet-packages-'))
+  await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom-fp8'), { recursive: true })
+  await cp(await compileTiny({ tier: 'fp32' }), path.join(packages, 'custom-fp32'), { recursive: true })
+})
+afterAll(() => rm(packages, { recursive: true }))
+
+/** A started engine that stops with the test, and the messages it logs. */
+async function startEngine(options: Partial<EngineOptions> = {}) {
+  const logs: { msg: string; err?: { message: string } }[] = []
+  const log = pino({}, { write: (line) => void logs.push(JSON.parse(line)) })
+  const engine = createEngine({ packages, memoryBytes: 1e9, log, ...options })
+  onTestFinished(() => engine.stop())
+  await engine.start()
+  return { engine, logs }
+}
+
+const request = (overrides: Partial<JobRequest> = {}) => jobBody({ model: 'custom', steps: 2, ...overrides })
+
+async function collect(engine: Engine, job: JobRequest, signal = new AbortController().signal, each?: () => void) {
+  const model = engine.models.find(({ tier }) => tier === job.tier)!
+  const events: PipelineEvent[] = []
+  for await (const event of engine.run(model, job, signal)) {
+    events.push(event)
+    if (event.type === 'step') each?.()
+  }
+  return events
+}
+
+const typesOf = (events: PipelineEvent[]) => events.map(({ type }) => type)
+
+test('offers the packages of its directory with the sizes they take', async () => {
+  const { engine } = await startEngine()
+  expect(engine.models.map(({ model, tier }) => `${model}:${tier}`)).toEqual(['custom:fp32', 'custom:fp8'])
+  for (const { package: digest, side } of engine.models) {
+    expect(digest).toMatch(/^[0-9a-f]{64}$/)
+    expect(side.multipleOf).toBe(16)
+    expect(side.max % side.multipleOf).toBe(0)
+  }
+})
+
+test('runs a request on its thread and hands over the image', async () => {
+  const { engine } = await startEngine()
+  const events = await collect(engine, request({ count: 2 }))
+  expect(typesOf(events)).toEqual(['encoded', 'step', 'step', 'image', 'step', 'step', 'image', 'finished'])
+  const images = events.filter((event) => event.type === 'image')
+  expect(images.map(({ seed }) => seed)).toEqual([7, 8])
+  for (const { data } of images) expect(Buffer.from(data.subarray(0, 8)).toString('latin1')).toBe('\x89PNG\r\n\x1a\n')
+  expect(images[0]!.data).not.toEqual(images[1]!.data)
+})
+
+test('an aborted run ends between two steps, and the next one works', async () => {
+  const { engine } = await startEngine()
+  const abort = new AbortController()
+  let steps = 0
+  const run = collect(engine, request({ steps: 100 }), abort.signal, () => {
+    steps += 1
+    abort.abort(new Error('enough'))
+  })
+  await expect(run).rejects.toThrow('enough')
+  expect(steps).toBeLessThan(100)
+  await expect(collect(engine, request(), abort.signal)).rejects.toThrow('enough')
+  expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
+})
+
+test('a package is loaded once while the budget holds it, and the least recently used makes room', async () => {
+  const { engine } = await startEngine()
+  const [first, second] = engine.models
+  expect((await engine.load(first!)).seconds).toBeGreaterThan(0)
+  expect((await engine.load(second!)).seconds).toBeGreaterThan(0)
+  expect(await engine.load(first!)).toEqual({ device: 'cpu', seconds: 0 })
+
+  const { engine: small } = await startEngine({ memoryBytes: 1 })
+  for (const model of [first!, second!, first!]) expect((await small.load(model)).seconds).toBeGreaterThan(0)
+  expect((await small.load(first!)).seconds).toBe(0)
+})
+
+test('a thread that dies fails the job it ran and is replaced for the next', async () => {
+  const { engine, logs } = await startEngine({ program: CRASHING })
+  await expect(collect(engine, request({ prompt: 'crash' }))).rejects.toMatchObject({
+    name: 'JobError',
+    code: 'internal',
+    message: expect.not.stringContaining('crashed'),
+  })
+  expect(logs.find(({ msg }) => msg === 'the engine thread failed')?.err?.message).toBe('the thread crashed')
+  expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
+})
+
+test('a package that was damaged after the start is not available, and the others still are', async () => {
+  const directory = await mkdtemp(path.join(tmpdir(), 'octet-damaged-'))
+  onTestFinished(() => rm(directory, { recursive: true }))
+  await cp(packages, directory, { recursive: true })
+  const { engine } = await startEngine({ packages: directory })
+  await truncate(path.join(directory, 'custom-fp32', 'transformer.onnx'), 100)
+  const [damaged, sound] = engine.models
+  await expect(engine.load(damaged!)).rejects.toMatchObject({
+    name: 'JobError',
+    code: 'model_not_available',
+    message: expect.not.stringContaining(directory),
+  })
+  expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
+})
+
+test('does not start without a package, nor with two of one name', async () => {
+  const directory = await mkdtemp(path.join(tmpdir(), 'octet-none-'))
+  onTestFinished(() => rm(directory, { recursive: true }))
+  await expect(startEngine({ packages: directory })).rejects.toThrow(`no package in ${directory}`)
+  for (const name of ['one', 'two']) {
+    await cp(path.join(packages, 'custom-fp8'), path.join(directory, name), { recursive: true })
+  }
+  await expect(startEngine({ packages: directory })).rejects.toThrow('more than one package of custom:fp8')
+})
+
+test('does not start with a thread that cannot load', async () => {
+  const program = new URL('../support/no-such-worker.ts', import.meta.url)
+  await expect(startEngine({ program })).rejects.toThrow('no-such-worker')
+})

@@ -1,0 +1,151 @@
+import { createHash } from 'node:crypto'
+import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import sharp from 'sharp'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { health } from '../../gpu-fn/contract.ts'
+import { compileTiny } from '../support/compile.ts'
+import { deleteJob, edgeKeys, putJob as put, putRaw, refusalOf } from '../support/gpu-client.ts'
+import { type GpuProcess, runGpuProcess, startGpuProcess } from '../support/gpu-process.ts'
+import { readUntil, readWholeStream, typesOf } from '../support/job-stream.ts'
+
+let packages: string
+beforeAll(async () => {
+  packages = await mkdtemp(path.join(tmpdir(), 'octet-packages-'))
+  await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom'), { recursive: true })
+})
+afterAll(() => rm(packages, { recursive: true }))
+
+const putJob: typeof put = (url, job, overrides) => put(url, job, { model: 'custom', ...overrides })
+/** Long enough that it still runs when the next request arrives, on any machine. */
+const long = { steps: 100, count: 8 }
+
+describe('a process that serves', () => {
+  let gpu: GpuProcess
+  beforeAll(async () => {
+    gpu = await startGpuProcess(packages, { OCTET_PRELOAD: 'custom:fp8', OCTET_QUEUE: '1' })
+    expect(await gpu.ready()).toEqual([503, 200])
+  })
+  afterAll(() => gpu[Symbol.asyncDispose]())
+
+  test('says what it offers', async () => {
+    const body = health.parse(await (await fetch(`${gpu.url}/healthz`)).json())
+    expect(body).toMatchObject({ status: 'ready', running: 0, queued: 0, models: [{ model: 'custom', tier: 'fp8' }] })
+  })
+
+  test('makes a picture of the size asked for, warm, with its digest', async () => {
+    const entries = await readWholeStream(await putJob(gpu.url, 'picture', { width: 64, height: 96 }))
+    expect(typesOf(entries)).toEqual(['accepted', 'started', 'step', 'step', 'step', 'step', 'image', 'succeeded'])
+    const { event, data } = entries.find((entry) => entry.data)!
+    expect(event).toMatchObject({ sha256: createHash('sha256').update(data!).digest('hex'), content_type: 'image/png' })
+    expect(await sharp(data).metadata()).toMatchObject({ format: 'png', width: 64, height: 96, channels: 3 })
+    expect(entries.at(-1)?.event).toMatchObject({ images: 1, timings: { load: 0 } })
+  })
+
+  test('gives the same bytes when asked again, also as another job', async () => {
+    const [first, again, other] = await Promise.all(
+      [
+        ['same', 1],
+        ['same', 2],
+        ['other', 1],
+      ].map(async ([job, attempt]) => readWholeStream(await putJob(gpu.url, `${job}`, { attempt: Number(attempt) }))),
+    )
+    expect(again!.slice(1)).toEqual(first!.slice(1))
+    expect(other!.find(({ data }) => data)).toEqual(first!.find(({ data }) => data))
+  })
+
+  test('keeps a job running when its socket is cut, refuses more than it can line up, and cancels between steps', async () => {
+    await readUntil(await putJob(gpu.url, 'long', long), 'step')
+    const waiting = await putJob(gpu.url, 'waiting', { seed: 1 })
+    const full = await putJob(gpu.url, 'too-many', { seed: 2 })
+    expect(Number(full.headers.get('retry-after'))).toBeGreaterThan(0)
+    expect(await refusalOf(full)).toBe('429 queue_full')
+    const attached = await putJob(gpu.url, 'long', long)
+    expect((await deleteJob(gpu.url, 'long')).status).toBe(204)
+    const entries = await readWholeStream(attached)
+    const steps = entries.filter(({ event }) => event.type === 'step').length
+    expect(entries.at(-1)?.event).toMatchObject({ type: 'canceled', steps_done: steps })
+    expect(typesOf(await readWholeStream(waiting)).at(-1)).toBe('succeeded')
+  })
+
+  test('logs a job under its id', () => {
+    const lines = gpu.logs.filter(({ job }) => job === 'picture')
+    expect(lines.map(({ msg }) => msg)).toEqual(['job accepted', 'job ended'])
+    expect(lines.every(({ attempt }) => attempt === 1)).toBe(true)
+  })
+
+  test('refuses strangers', async () => {
+    const unsigned = await fetch(`${gpu.url}/jobs/x`, {
+      method: 'PUT',
+      body: '{}',
+      headers: { 'content-type': 'application/json' },
+    })
+    expect(await refusalOf(unsigned)).toBe('401 token_missing')
+    expect(await refusalOf(await putRaw(gpu.url, 'x', '{}'))).toBe('400 invalid_request')
+  })
+})
+
+describe('a process that ends', () => {
+  test('on SIGTERM: refuses new jobs, finishes what it took on, and exits with 0', async () => {
+    await using gpu = await startGpuProcess(packages)
+    await gpu.ready()
+    const running = await putJob(gpu.url, 'running', { steps: 20 })
+    const waiting = await putJob(gpu.url, 'waiting', { seed: 1 })
+    gpu.child.kill('SIGTERM')
+    await gpu.logged('draining')
+    expect(await refusalOf(await putJob(gpu.url, 'late', { seed: 2 }))).toBe('503 draining')
+    for (const response of [running, waiting]) expect(typesOf(await readWholeStream(response)).at(-1)).toBe('succeeded')
+    expect(await gpu.ended).toBe(0)
+  })
+
+  test('on SIGTERM while it loads: once it has loaded, with 0', async () => {
+    await using gpu = await startGpuProcess(packages, { OCTET_PRELOAD: 'custom:fp8' })
+    gpu.child.kill('SIGTERM')
+    expect(await gpu.ended).toBe(0)
+    expect(gpu.logs.map(({ msg }) => msg)).toEqual(['listening', 'draining', 'stopped'])
+  })
+
+  test('on a second signal: at once', async () => {
+    await using gpu = await startGpuProcess(packages)
+    await gpu.ready()
+    await readUntil(await putJob(gpu.url, 'running', long), 'step')
+    gpu.child.kill('SIGTERM')
+    await gpu.logged('draining')
+    gpu.child.kill('SIGTERM')
+    expect(await gpu.ended).toBe('SIGKILL')
+    expect(await gpu.logged('jobs are abandoned')).toMatchObject({ reason: 'a second signal', running: 1 })
+  })
+
+  test('when the time to drain is over: says what it abandons and ends', async () => {
+    await using gpu = await startGpuProcess(packages, { OCTET_DRAIN_SECONDS: '0' })
+    await gpu.ready()
+    await readUntil(await putJob(gpu.url, 'running', long), 'step')
+    gpu.child.kill('SIGTERM')
+    expect(await gpu.ended).toBe('SIGKILL')
+    const reason = 'the time to drain is over'
+    expect(await gpu.logged('jobs are abandoned')).toMatchObject({ reason, running: 1, queued: 0 })
+  })
+})
+
+describe('a process that cannot start', () => {
+  const key = JSON.stringify(edgeKeys.publicKey.export({ format: 'jwk' }))
+
+  test('says which variable is wrong', async () => {
+    const { code, output } = await runGpuProcess({ OCTET_PACKAGES: packages, OCTET_EDGE_PUBLIC_KEY: key, PORT: 'http' })
+    expect({ code, output }).toEqual({ code: 2, output: 'PORT must be an integer from 0 to 65535; given "http"\n' })
+  })
+
+  test('says that it has nothing to serve, or not what it should preload', async () => {
+    const empty = await mkdtemp(path.join(tmpdir(), 'octet-none-'))
+    const nothing = await runGpuProcess({ OCTET_PACKAGES: empty, OCTET_EDGE_PUBLIC_KEY: key })
+    expect(nothing.code).toBe(1)
+    expect(nothing.output).toContain(`no package in ${empty}`)
+    await rm(empty, { recursive: true })
+
+    const env = { OCTET_PACKAGES: packages, OCTET_EDGE_PUBLIC_KEY: key, OCTET_PRELOAD: 'large:fp8' }
+    const missing = await runGpuProcess(env)
+    expect(missing.code).toBe(1)
+    expect(missing.output).toContain('OCTET_PRELOAD asks for large:fp8')
+  })
+})

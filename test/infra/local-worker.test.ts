@@ -1,0 +1,149 @@
+// The worker as the demo runs it: real workerd, real sockets, and the operator's command line.
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer, type Server, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, test, vi } from 'vitest'
+import type { JobRequest } from '../../gpu-fn/contract.ts'
+import { startWorker } from '../../infra/local-worker.ts'
+import { createSecrets, type Secrets } from '../../infra/secrets.ts'
+
+const run = promisify(execFile)
+const root = path.join(import.meta.dirname, '..', '..')
+const image = Buffer.from('not really a PNG')
+
+let gpu: Server
+let persist: string
+let secrets: Secrets
+let worker: Awaited<ReturnType<typeof startWorker>>
+/** Set by a test that wants to hold the picture back. */
+let gate = Promise.resolve()
+
+const cli = async (...args: string[]) => {
+  const env = { ...process.env, OCTET_URL: worker.url, OCTET_ADMIN_TOKEN: secrets.OCTET_ADMIN_TOKEN }
+  return run(process.execPath, ['infra/keys.ts', ...args], { cwd: root, env })
+}
+
+async function answer(url: string, body: string, response: ServerResponse) {
+  const { attempt, model, tier, seed, width, height } = JSON.parse(body) as JobRequest
+  const send = (event: object) => response.write(`${JSON.stringify(event)}\n`)
+  send({ type: 'accepted', job: url.slice('/jobs/'.length), attempt, position: 0 })
+  send({ type: 'started', model, tier, package: 'p', device: 'stub' })
+  await gate
+  const sha256 = createHash('sha256').update(image).digest('hex')
+  send({ type: 'image', image: 0, seed, width, height, content_type: 'image/png', sha256, bytes: image.length })
+  response.write(image)
+  send({ type: 'succeeded', images: 1, timings: { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 } })
+  response.end()
+}
+
+beforeAll(async () => {
+  gpu = createServer((request, response) => {
+    const chunks: Buffer[] = []
+    request
+      .on('data', (chunk) => chunks.push(chunk))
+      .on('end', () => answer(request.url!, Buffer.concat(chunks).toString(), response))
+  }).listen(0, '127.0.0.1')
+  await new Promise((resolve) => gpu.once('listening', resolve))
+  persist = await mkdtemp(path.join(os.tmpdir(), 'octet-worker-'))
+  secrets = (await createSecrets()).secrets
+  const offer = {
+    route: 'turbo',
+    model: 'stub',
+    tier: 'fp32',
+    steps: 2,
+    guidance_scale: 1,
+    width: 64,
+    height: 64,
+    max_pixels: 4096,
+  } as const
+  const gpuUrl = `http://127.0.0.1:${(gpu.address() as AddressInfo).port}`
+  worker = await startWorker({ gpuUrl, persist, secrets, catalogue: { offers: [offer] } })
+})
+afterAll(async () => {
+  await worker?.stop()
+  gpu?.close()
+  await rm(persist, { recursive: true, force: true })
+})
+
+const call = (key: string, address: string, init: RequestInit = {}) =>
+  fetch(new URL(address, worker.url), {
+    ...init,
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+  })
+const body = JSON.stringify({ prompt: 'a cat' })
+
+describe('npm run keys', () => {
+  test('creates a key that works, lists it without its text, and revokes it', async ({ expect }) => {
+    const { stdout } = await cli('create', '--account', 'acme', '--label', 'laptop')
+    const key = stdout.trim()
+    expect(key).toMatch(/^oct_acme_/)
+    expect((await call(key, '/v1/models')).status).toBe(200)
+    const listed = (await cli('list', '--account', 'acme')).stdout
+    expect(listed).toMatch(/active {2}laptop/)
+    expect(listed).not.toContain(key)
+    const id = key.split('_')[2]!
+    await cli('revoke', id, '--account', 'acme')
+    expect((await call(key, '/v1/models')).status).toBe(401)
+    expect((await cli('list', '--account', 'acme')).stdout).toContain('revoked')
+  })
+
+  test('says what is wrong and exits with 1', async ({ expect }) => {
+    const stderr = (error: { stderr: string; code: number }) => [error.code, error.stderr]
+    expect(await cli('create', '--account', 'No!').catch(stderr)).toEqual([
+      1,
+      expect.stringContaining('account is "No!"; it must be'),
+    ])
+    expect(await cli('list', '--account', 'a', '--token', 'x').catch(stderr)).toEqual([
+      1,
+      expect.stringContaining('operator token'),
+    ])
+    const nowhere = await cli('list', '--account', 'a', '--url', 'http://127.0.0.1:1').catch(stderr)
+    expect(nowhere).toEqual([1, expect.stringContaining('no worker answers at http://127.0.0.1:1')])
+  })
+
+  test('prints secrets that a worker takes', async ({ expect }) => {
+    const { stdout } = await cli('secrets')
+    expect(stdout).toMatch(
+      /^KEY_PEPPER='1:[0-9a-f]{64}'\nGPU_SIGNING_KEY='\{.*"d":.*\}'\nOCTET_ADMIN_TOKEN='[0-9a-f]{64}'\n# For/,
+    )
+    expect(stdout).toMatch(/# OCTET_EDGE_PUBLIC_KEY='\{(?!.*"d":).*\}'/)
+  })
+})
+
+describe('a caller of the local worker', () => {
+  test('gets an image through real sockets', async ({ expect }) => {
+    const key = (await cli('create', '--account', 'maker')).stdout.trim()
+    const reply = (await (await call(key, '/v1/images/generations', { method: 'POST', body })).json()) as {
+      data: { url: string }[]
+    }
+    const file = await fetch(reply.data[0]!.url)
+    expect(Buffer.from(await file.arrayBuffer())).toEqual(image)
+  })
+
+  test('that leaves while the image is made finds it stored later', async ({ expect }) => {
+    const key = (await cli('create', '--account', 'leaver')).stdout.trim()
+    let open = () => {}
+    gate = new Promise((resolve) => {
+      open = resolve
+    })
+    const leave = new AbortController()
+    const idempotent = {
+      authorization: `Bearer ${key}`,
+      'content-type': 'application/json',
+      'idempotency-key': 'leaver-1',
+    }
+    const post = (signal: AbortSignal | null) =>
+      fetch(new URL('/v1/images/generations', worker.url), { method: 'POST', body, headers: idempotent, signal })
+    const gone = post(leave.signal).catch((error: Error) => error.name)
+    await vi.waitFor(async () => expect((await post(null)).status).toBe(409), { timeout: 20_000 })
+    leave.abort()
+    expect(await gone).toBe('AbortError')
+    open()
+    await vi.waitFor(async () => expect((await post(null)).status).toBe(200), { timeout: 20_000 })
+  })
+})

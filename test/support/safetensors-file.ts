@@ -1,0 +1,34 @@
+// safetensors files for tests, honest or not.
+import { writeFile } from 'node:fs/promises'
+
+export type Stored = { dtype: string; shape: readonly number[]; data?: Uint8Array }
+
+const ELEMENT_BYTES: Record<string, number> = { F8_E4M3: 1, U8: 1, F16: 2, BF16: 2, F32: 4, I64: 8, F64: 8 }
+
+/** `header` as it stands, right or wrong, then `dataBytes` zeros. `length` is what the file claims of the header. */
+export function packHeader(header: string | Uint8Array, dataBytes = 0, length?: bigint): Uint8Array {
+  const json = Buffer.from(header)
+  const prefix = Buffer.alloc(8)
+  prefix.writeBigUInt64LE(length ?? BigInt(json.length))
+  return Buffer.concat([prefix, json, Buffer.alloc(dataBytes)])
+}
+
+/** A well-formed file; tensors without data are zeros. */
+export function packTensors(tensors: Record<string, Stored>): Uint8Array {
+  const header: Record<string, unknown> = {}
+  const blocks: Uint8Array[] = []
+  let offset = 0
+  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
+    const bytes = shape.reduce((product, axis) => product * axis, ELEMENT_BYTES[dtype]!)
+    header[name] = { dtype, shape, data_offsets: [offset, offset + bytes] }
+    blocks.push(data ?? new Uint8Array(bytes))
+    offset += bytes
+  }
+  return Buffer.concat([packHeader(JSON.stringify(header)), ...blocks])
+}
+
+/** Writes a well-formed file and returns its path. */
+export async function writeTensors(file: string, tensors: Record<string, Stored>): Promise<string> {
+  await writeFile(file, packTensors(tensors))
+  return file
+}
