@@ -1,16 +1,16 @@
 // A prompt becomes a picture: tokenize, encode, condition; then for every image noise, denoise, decode, write the file.
-import path from 'node:path'
-import type { NetworkName } from './compile/manifest.ts'
 import type { JobRequest } from './contract.ts'
-import { condition, predictVelocity } from './denoise.ts'
+import { type Condition, condition, predictVelocity } from './denoise.ts'
 import { CONTENT_TYPES, encodeImage, toPixels } from './image.ts'
 import { gaussianNoise } from './noise.ts'
 import type { Package } from './packages.ts'
+import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
-import { type EncoderName, encodePrompts, type NamedPrompt, type TextEncoders } from './prompt.ts'
+import { encodePrompts, type NamedPrompt } from './prompt.ts'
 import { eulerStep, sigmaSchedule, timestepsOf } from './sampler.ts'
-import { openSession, type Session, type SessionOptions } from './session.ts'
-import { openTokenizer } from './tokenizer.ts'
+import type { Tensor } from './session.ts'
+
+export { openPipeline, type Pipeline } from './pipeline.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
@@ -44,57 +44,7 @@ export type PipelineEvent =
   | FinishedImage
   | { type: 'finished'; timings: { encode: number; denoise: number; decode: number } }
 
-/** A package with its graphs and tokenizers open. Use it from one thread. */
-export type Pipeline = {
-  package: Package
-  encoders: TextEncoders
-  conditioning: Session
-  transformer: Session
-  vaeDecoder: Session
-  release(): Promise<void>
-}
-
-const TOKENIZERS = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
 const SEEDS = 2 ** 32
-/** On the CPU the weights of packages up to this size are widened to float32 as they are opened: some gigabytes for much speed. */
-const FOLD_BYTES = 2 ** 30
-
-/** Opens every graph and tokenizer of a package. Throws `SessionError` or `TokenizerError`, with nothing left open. */
-export async function openPipeline(
-  pkg: Package,
-  options: Pick<SessionOptions, 'fold' | 'threads'> = {},
-): Promise<Pipeline> {
-  const { directory, manifest } = pkg
-  const bytes = Object.values(manifest.files).reduce((sum, file) => sum + file.bytes, 0)
-  const opened: Session[] = []
-  const release = async () => {
-    for (const session of opened.splice(0)) await session.release()
-  }
-  const open = async (network: NetworkName) => {
-    const { file } = manifest.networks[network]!
-    const session = await openSession(path.join(directory, file), {
-      target: manifest.target,
-      fold: bytes <= FOLD_BYTES,
-      ...options,
-    })
-    opened.push(session)
-    return session
-  }
-  try {
-    const encoders: TextEncoders = {}
-    for (const name of Object.keys(TOKENIZERS) as EncoderName[]) {
-      if (!manifest.networks[name]) continue
-      const tokenizer = await openTokenizer(path.join(directory, TOKENIZERS[name]))
-      encoders[name] = { session: await open(name), tokenizer }
-    }
-    const conditioning = await open('conditioning')
-    const transformer = await open('transformer')
-    return { package: pkg, encoders, conditioning, transformer, vaeDecoder: await open('vae_decoder'), release }
-  } catch (error) {
-    await release()
-    throw error
-  }
-}
 
 /**
  * Makes `count` images; image k has the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and looks at
@@ -105,60 +55,64 @@ export async function* txt2img(
   request: Txt2ImgRequest,
   signal: AbortSignal,
 ): AsyncGenerator<PipelineEvent> {
-  const { manifest } = pipeline.package
-  const latent = latentShape(pipeline.package, request)
   const timings = { encode: 0, denoise: 0, decode: 0 }
-  const batched = manifest.transformer_batch === null
-
-  signal.throwIfAborted()
   const encodeClock = stopwatch()
-  const encoded = await encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), {
-    convention: request.text_convention,
-    batched,
-  })
-  for (const message of encoded.cuts) yield { type: 'warning', code: 'prompt_truncated', message }
-  signal.throwIfAborted()
-  const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
-  const conditions = await condition(
-    pipeline.conditioning,
-    encoded.prompts,
-    timestepsOf(sigmas, manifest.scheduler),
-    batched,
-  )
+  const { dims, schedule, cuts } = await prepare(pipeline, request, signal)
   timings.encode = encodeClock()
+  for (const message of cuts) yield { type: 'warning', code: 'prompt_truncated', message }
   yield { type: 'encoded', seconds: timings.encode }
 
-  const position = await readPosition(pipeline.package, latent.rows, latent.columns)
   for (let image = 0; image < request.count; image++) {
     const seed = (request.seed + image) % SEEDS
-    const data = gaussianNoise(
-      seed,
-      latent.dims.reduce((product, dim) => product * dim),
-    )
+    const count = dims.reduce((product, dim) => product * dim)
+    const latent = { data: gaussianNoise(seed, count), dims }
     const denoiseClock = stopwatch()
     for (let step = 0; step < request.steps; step++) {
       signal.throwIfAborted()
-      const guidance = { guidanceScale: request.guidance_scale, position }
-      const velocity = await predictVelocity(
-        pipeline.transformer,
-        { data, dims: latent.dims },
-        conditions,
-        step,
-        guidance,
-      )
-      eulerStep(data, velocity, sigmas[step]!, sigmas[step + 1]!)
+      await denoiseStep(pipeline, request, latent, schedule, step)
       yield { type: 'step', image, step: step + 1, steps: request.steps }
     }
     timings.denoise += denoiseClock()
 
     signal.throwIfAborted()
     const decodeClock = stopwatch()
-    const decoded = await pipeline.vaeDecoder.run({ latent: { data, dims: latent.dims } })
+    const decoded = await pipeline.vaeDecoder.run({ latent })
     const finished = await writeImage(pipeline.package, request, decoded.image!.data as Float32Array, image, seed)
     timings.decode += decodeClock()
     yield finished
   }
   yield { type: 'finished', timings }
+}
+
+/** All that the steps of every image share. */
+type Schedule = { sigmas: Float32Array; conditions: Condition[]; position: Tensor | undefined }
+
+async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
+  const { manifest } = pipeline.package
+  const { dims, rows, columns } = latentShape(pipeline.package, request)
+  const batched = manifest.transformer_batch === null
+  signal.throwIfAborted()
+  const options = { convention: request.text_convention, batched }
+  const { prompts, cuts } = await encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options)
+  signal.throwIfAborted()
+  const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
+  const timesteps = timestepsOf(sigmas, manifest.scheduler)
+  const conditions = await condition(pipeline.conditioning, prompts, timesteps, batched)
+  const position = await readPosition(pipeline.package, rows, columns)
+  const schedule: Schedule = { sigmas, conditions, position }
+  return { dims, schedule, cuts }
+}
+
+async function denoiseStep(
+  { transformer }: Pipeline,
+  request: Txt2ImgRequest,
+  latent: { data: Float32Array; dims: number[] },
+  { sigmas, conditions, position }: Schedule,
+  step: number,
+): Promise<void> {
+  const options = { guidanceScale: request.guidance_scale, position }
+  const velocity = await predictVelocity(transformer, latent, conditions, step, options)
+  eulerStep(latent.data, velocity, sigmas[step]!, sigmas[step + 1]!)
 }
 
 /** In the order of a batch under guidance: negative first, as in diffusers. */

@@ -36,25 +36,24 @@ const files = new Map<string, number>()
 export function convert(block: Block): Converted {
   const source = readBlock(block)
   const digest = new Uint8Array(hash('sha256', source, 'buffer'))
-  const { output, scales = null, errors = null, conversion } = store(block, source)
-  const where = `${block.tensor.name} (rows ${block.start} to ${block.end - 1})`
-  const file = block.tensor.parts[0]!.file
-  if (!conversion.finite) throw new CheckpointError(file, `tensor ${where} holds NaN or infinity`)
-  if (conversion.overflow) throw new CheckpointError(file, `tensor ${where} holds values beyond ${block.storage}`)
-  return {
-    output: block.channelsLast ? channelsLast(output, block) : output,
-    scales,
-    digest,
-    sourceBytes: source.byteLength,
-    errors,
-  }
+  const { output, scales = null, errors = null } = checked(block, store(block, source))
+  const ordered = block.channelsLast ? channelsLast(output, block) : output
+  return { output: ordered, scales, digest, sourceBytes: source.byteLength, errors }
 }
 
 /** Rows [start, end) of a tensor as float32. */
 export function readFloat32(tensor: Tensor, start: number, end: number, columns: number): Float32Array {
   const block: Block = { tensor, start, end, columns, storage: 'float32', scaleBlock: columns, channelsLast: false }
-  const { output } = convert(block)
+  const { output } = checked(block, store(block, readBlock(block)))
   return new Float32Array(output.buffer, output.byteOffset, output.byteLength / 4)
+}
+
+function checked({ tensor, start, end, storage }: Block, stored: Stored): Stored {
+  const where = `${tensor.name} (rows ${start} to ${end - 1})`
+  const file = tensor.parts[0]!.file
+  if (!stored.conversion.finite) throw new CheckpointError(file, `tensor ${where} holds NaN or infinity`)
+  if (stored.conversion.overflow) throw new CheckpointError(file, `tensor ${where} holds values beyond ${storage}`)
+  return stored
 }
 
 function store(block: Block, source: Uint8Array): Stored {

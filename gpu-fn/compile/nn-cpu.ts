@@ -2,22 +2,14 @@
 import type { Shape, Value } from './graph.ts'
 import { applyActivation, type Lowering, scaleDim } from './nn.ts'
 import * as ops from './ops.ts'
-import { isQuantised, type Quantised } from './scope.ts'
+import { isQuantised, type Quantised, type Scope } from './scope.ts'
 
-/** DequantizeLinear is never folded into the weight unless asked for, so memory stays that of FP8. */
 function dense(weight: Value | Quantised): Value {
   if (!isQuantised(weight)) return ops.cast(weight, 'float32')
   const { codes, scales, block } = weight
-  const [rows, blocks] = scales.shape as readonly number[]
-  const perRow = blocks === 1
-  const scale = perRow ? ops.reshape(scales, [rows!]) : scales
-  const attributes = perRow ? { axis: 0 } : { axis: 1, block_size: block }
-  return codes.graph.node(
-    'DequantizeLinear',
-    [codes, scale],
-    [{ dtype: 'float32', shape: codes.shape }],
-    attributes,
-  )[0]!
+  const attributes = scales.shape.length === 1 ? { axis: 0 } : { axis: 1, block_size: block }
+  const result = { dtype: 'float32', shape: codes.shape } as const
+  return codes.graph.node('DequantizeLinear', [codes, scales], [result], attributes)[0]!
 }
 
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
@@ -44,19 +36,22 @@ const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
   })[0]!
 }
 
-const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
-  const channels = cpu.channels(x)
+/** Group normalisation of x [B, C, H, W] in standard operators, for a provider or a size without an operator of its own. */
+export function groupNormOfPlanes(s: Scope, x: Value, groups: number, epsilon: number): Value {
   const grouped = ops.reshape(x, [x.shape[0]!, groups, 'group'])
   const ones = ops.float32(x, new Array(groups).fill(1))
   const zeros = ops.float32(x, new Array(groups).fill(0))
   const result = { dtype: x.dtype, shape: grouped.shape }
-  const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], {
-    epsilon: { float: epsilon },
-  })[0]!
-  const column = (name: string) => ops.reshape(s.parameter(name), [channels, 1, 1])
+  const attributes = { epsilon: { float: epsilon } }
+  const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], attributes)[0]!
+  const column = (name: string) => ops.reshape(s.parameter(name), [Number(x.shape[1]), 1, 1])
   const y = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
-  const affine = ops.add(ops.multiply(y, column('weight')), column('bias'))
-  return silu ? ops.silu(affine) : affine
+  return ops.add(ops.multiply(y, column('weight')), column('bias'))
+}
+
+const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
+  const y = groupNormOfPlanes(s, x, groups, epsilon)
+  return silu ? ops.silu(y) : y
 }
 
 const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
@@ -70,6 +65,7 @@ export const cpu: Lowering = {
   target: 'cpu',
   activations: () => 'float32',
   batch: 'B',
+  rowScales: 'vector',
   linear,
   gatedLinear: (s, x, weight, bias, gate) => ({ value: ops.multiply(linear(s, x, weight, bias), gate.value) }),
   modulationVectors(modulation, width) {

@@ -3,6 +3,7 @@
 // SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
 import type { Value } from './graph.ts'
 import { applyActivation, type Branch, type Lowering, scaleDim } from './nn.ts'
+import { groupNormOfPlanes } from './nn-cpu.ts'
 import * as ops from './ops.ts'
 import { isQuantised, type Quantised } from './scope.ts'
 
@@ -76,6 +77,11 @@ const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
 }
 
 const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
+  // The operator handles channels in pairs. SD3.5's autoencoder has 4 or more in a group.
+  if ((cuda.channels(x) / groups) % 2 !== 0) {
+    const y = groupNormOfPlanes(s, ops.cast(cuda.planes(x), 'float32'), groups, epsilon)
+    return cuda.featureMap(ops.cast(silu ? ops.silu(y) : y, x.dtype))
+  }
   const inputs = [x, s.parameter('weight'), s.parameter('bias')]
   const attributes = { groups, epsilon: { float: epsilon }, activation: silu ? 1 : 0, channels_last: 1 }
   return s.graph.node('GroupNorm', inputs, [{ dtype: x.dtype, shape: x.shape }], attributes, CONTRIB)[0]!
@@ -93,6 +99,7 @@ export const cuda: Lowering = {
   // T5 was trained in bfloat16 and overflows float16; its residual stays float32 beside it.
   activations: (network) => (network === 't5' ? 'bfloat16' : 'float16'),
   batch: 1,
+  rowScales: 'column',
   linear,
   gatedLinear,
   modulationVectors(modulation, width) {

@@ -22,6 +22,8 @@ export type Lowering = {
   readonly activations: (network: string) => Dtype
   /** Fixed batch of the step graph, or a free axis. */
   readonly batch: 1 | 'B'
+  /** Shape of the scales of an FP8 matrix with one scale a row: [N] or [N, 1]. */
+  readonly rowScales: 'vector' | 'column'
   linear(s: Scope, x: Value, weight: Value | Quantised, bias: Value | null, activation?: Activation): Value
   gatedLinear(s: Scope, x: Value, weight: Value | Quantised, bias: Value, gate: ModulationVector): Branch
   modulationVectors(modulation: Value, width: number): ModulationVector[]

@@ -44,13 +44,22 @@ export function encodeModel(graph: Graph, { location, placed }: ExternalData, pr
       opsetImport: OPSETS,
       graph: {
         name: graph.name,
-        node: graph.nodes.map(nodeProto),
+        node: inRunOrder(graph.nodes).map(nodeProto),
         initializer: [...graph.constants.map(constantProto), ...external],
         input: graph.inputs.map(portProto),
         output: graph.outputs.map(portProto),
       },
     })
     .finish()
+}
+
+/**
+ * onnxruntime runs nodes without inputs of their own, such as DequantizeLinear of a weight, either all at once or each just before its
+ * use, by where they stand in the file. First in the file means just before its use, and one widened weight in memory at a time.
+ */
+function inRunOrder(nodes: readonly Node[]): Node[] {
+  const widens = ({ op }: Node) => op === 'DequantizeLinear'
+  return [...nodes.filter(widens), ...nodes.filter((node) => !widens(node))]
 }
 
 function nodeProto({ name, op, domain, inputs, outputs, attributes }: Node) {

@@ -144,11 +144,10 @@ export class Scope {
         } satisfies WeightSource)
       }
       const block = Math.min(this.build.scaleBlock ?? columns, columns)
-      const blocks = Math.ceil(columns / block)
+      const vector = block === columns && this.lowering.rowScales === 'vector'
+      const scaleShape = vector ? [shape[0]!] : [shape[0]!, Math.ceil(columns / block)]
       const codes = this.graph.weight(id, storage, shape, { kind: 'codes', tensor, rows, block } satisfies WeightSource)
-      const scales = this.graph.weight(`${id}.scale`, 'float32', [shape[0]!, blocks], {
-        kind: 'scales',
-      } satisfies WeightSource)
+      const scales = this.graph.weight(`${id}.scale`, 'float32', scaleShape, { kind: 'scales' } satisfies WeightSource)
       return { codes, scales, block }
     })
   }
@@ -158,6 +157,6 @@ export class Scope {
   }
 }
 
-/** An FP8 matrix: codes [N, K], scales float32 [N, K / block]; the value is code × scale. */
+/** An FP8 matrix: codes [N, K], scales float32 [N], [N, 1] or [N, K / block]; the value is code × scale. */
 export type Quantised = { readonly codes: Value; readonly scales: Value; readonly block: number }
 export const isQuantised = (weight: Value | Quantised): weight is Quantised => 'codes' in weight

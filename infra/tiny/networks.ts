@@ -41,7 +41,7 @@ function jointBlock(shape: TransformerShape, width: number, index: number): Para
 
 function attention(at: string, shape: TransformerShape, width: number, projected: boolean): Parameter[] {
   return [
-    ...linear(`${at}.qkv`, width, 3 * width),
+    ...scaled(linear(`${at}.qkv`, width, 3 * width), Math.sqrt(shape.inputScale)),
     ...(shape.qkNorm ? [...norm(`${at}.ln_q`, shape.headDim, false), ...norm(`${at}.ln_k`, shape.headDim, false)] : []),
     ...(projected ? linear(`${at}.proj`, width, width) : []),
   ]

@@ -1,0 +1,88 @@
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Checkpoint, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint.ts'
+import { buildModel, type Model } from '../../../gpu-fn/compile/networks.ts'
+import type { WeightSource } from '../../../gpu-fn/compile/scope.ts'
+import {
+  REAL_LAYOUTS,
+  REAL_NAMES,
+  type RealLayout,
+  type RealName,
+  writeSparseCheckpoint,
+} from '../../support/real-headers.ts'
+
+let scratch: string
+beforeAll(async () => {
+  scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-ledger-'))
+})
+afterAll(() => fs.rm(scratch, { recursive: true }))
+
+async function open(name: RealName, layout: RealLayout): Promise<{ paths: string[]; checkpoint: Checkpoint }> {
+  const paths = await writeSparseCheckpoint(path.join(scratch, `${name}-${layout}`), name, layout)
+  return { paths, checkpoint: await openCheckpoint(paths) }
+}
+
+const build = (checkpoint: Checkpoint, paths: string[], target: 'cpu' | 'cuda' = 'cpu') =>
+  buildModel(checkpoint, paths, { tier: 'fp8', target })
+
+const elements = (shape: readonly number[]) => shape.reduce((n, dim) => n * dim, 1)
+
+/** How many values of each tensor went into the package. */
+function packaged({ graphs }: Model): Map<Tensor, number> {
+  const counts = new Map<Tensor, number>()
+  for (const { shape, source } of [...graphs.values()].flatMap(({ weights }) => weights)) {
+    const from = source as WeightSource
+    if (from.kind !== 'cast' && from.kind !== 'codes') continue
+    counts.set(from.tensor, (counts.get(from.tensor) ?? 0) + elements(shape))
+  }
+  return counts
+}
+
+describe.each(REAL_NAMES)('the published names of %s', (name) => {
+  test.each(REAL_LAYOUTS)('close in the %s layout: every tensor is read once, whole', async (layout) => {
+    const { paths, checkpoint } = await open(name, layout)
+    const model = build(checkpoint, paths)
+    expect(model.about.variant).toBe(name)
+    const counts = packaged(model)
+    const last = name === 'medium' ? 23 : 37
+    const text = `joint_blocks.${last}.context_block.attn`
+    for (const tensor of Object.values(checkpoint.networks).flatMap((tensors) => [...tensors.values()])) {
+      // The table became two small ones, and the last block's text is never a query.
+      const dropped = tensor.name === 'pos_embed' || tensor.name === `${text}.ln_q.weight`
+      const share = tensor.name.startsWith(`${text}.qkv.`) ? 2 / 3 : 1
+      expect(counts.get(tensor) ?? 0, tensor.name).toBe(dropped ? 0 : elements(tensor.shape) * share)
+    }
+  })
+
+  test('close on CUDA too, with the same weights', async () => {
+    const { paths, checkpoint } = await open(name, 'single-file')
+    const total = (model: Model) => [...packaged(model).values()].reduce((n, count) => n + count, 0)
+    expect(total(build(checkpoint, paths, 'cuda'))).toBe(total(build(checkpoint, paths)))
+  })
+})
+
+test.each([
+  ['transformer', 'joint_blocks.7.x_block.attn2.ln_k.weight'],
+  ['transformer', 'joint_blocks.23.context_block.adaLN_modulation.1.bias'],
+  ['t5', 'encoder.block.11.layer.1.DenseReluDense.wi_1.weight'],
+  ['clip_g', 'text_model.encoder.layers.31.self_attn.q_proj.bias'],
+  ['vae', 'decoder.up.2.block.0.nin_shortcut.bias'],
+] as const)('%s without %s is refused by that name', async (network, tensor) => {
+  const { paths, checkpoint } = await open('medium', 'single-file')
+  expect(checkpoint.networks[network]!.delete(tensor)).toBe(true)
+  expect(() => build(checkpoint, paths)).toThrow(tensor.replace(/\.[^.]+$/, ''))
+})
+
+test('a tensor that no model reads is refused by its name', async () => {
+  const { paths, checkpoint } = await open('medium', 'single-file')
+  const vae = checkpoint.networks.vae!
+  vae.set('decoder.up.0.block.2.conv3.weight', {
+    ...vae.get('decoder.conv_in.bias')!,
+    name: 'decoder.up.0.block.2.conv3.weight',
+  })
+  expect(() => build(checkpoint, paths)).toThrow(
+    'vae: 1 left-over tensors that the model does not have: decoder.up.0.block.2.conv3.weight',
+  )
+})
