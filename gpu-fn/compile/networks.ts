@@ -1,13 +1,13 @@
 // From an open checkpoint to the graphs of its package, with every tensor accounted for.
 import { type ClipTextConfig, clipText } from '../models/clip-text.ts'
-import { deriveClip, deriveT5, deriveVae } from '../models/encoders.ts'
+import { deriveClip, deriveMMDiT, deriveScheduler, deriveT5, deriveVae, shapeOf } from '../models/configurations.ts'
 import { conditioning, type MMDiTConfig, type PositionTables, transformer } from '../models/mmdit.ts'
-import { deriveMMDiT, shapeOf, variantOf } from '../models/sd35.ts'
+import { variantOf } from '../models/sd35.ts'
 import { T5_MAX_TOKENS, t5Encoder } from '../models/t5-encoder.ts'
 import { vaeDecoder } from '../models/vae-decoder.ts'
 import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
-import { Graph } from './graph.ts'
+import { Graph, GraphError } from './graph.ts'
 import type { Manifest, NetworkName } from './manifest.ts'
 import type { Lowering } from './nn.ts'
 import { cpu } from './nn-cpu.ts'
@@ -63,20 +63,17 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   }
   build('vae', tensorsOf('vae'), 'vae_decoder', options, graphs, (s) => vaeDecoder(s, vae))
 
-  const { steps, guidanceScale, shift, size } = variant.defaults
-  const scheduler = checkpoint.config.scheduler ?? {}
-  const numberOr = (value: unknown, otherwise: number) => (typeof value === 'number' ? value : otherwise)
+  const { steps, guidanceScale, shift } = variant.defaults
+  const downsample = 2 ** (vae.levels - 1)
+  const size = downsample * variant.defaults.sampleSize
   return {
     graphs,
     positionTable: positions ? null : { ...table, shape: [derived.positionMax ** 2, derived.width] },
     about: {
       variant: variant.name,
       defaults: { steps, guidance_scale: guidanceScale, width: size, height: size },
-      scheduler: {
-        shift: numberOr(scheduler.shift, shift),
-        num_train_timesteps: numberOr(scheduler.num_train_timesteps, 1000),
-      },
-      latent: { channels: derived.inChannels, downsample: 2 ** (vae.levels - 1), patch_size: derived.patchSize },
+      scheduler: deriveScheduler(checkpoint.config.scheduler, shift),
+      latent: { channels: derived.inChannels, downsample, patch_size: derived.patchSize },
       position: {
         max: derived.positionMax,
         source: positions ? 'graph' : 'input',
@@ -109,7 +106,13 @@ function build(
     scaleBlock: scaleBlock ?? null,
     fuseQkv: fuseQkv ?? FUSE_QKV[target],
   }
-  graphs.set(name, model(new Scope(options)))
+  try {
+    graphs.set(name, model(new Scope(options)))
+  } catch (error) {
+    // Shapes that do not go together in the graph are shapes that do not go together in the checkpoint.
+    if (error instanceof GraphError) throw new CheckpointError(network, error.message, { cause: error })
+    throw error
+  }
   if (name !== 'conditioning') ledger.assertComplete()
   return ledger
 }

@@ -28,7 +28,7 @@ const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
   const [o, , kernelHeight, kernelWidth] = weight.shape as readonly number[]
   const [b, , h, w] = x.shape
   const shape: Shape = stride === 1 ? [b!, o!, h!, w!] : [b!, o!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
-  const bias = s.has('bias') ? s.parameter('bias') : null
+  const bias = s.parameter('bias')
   return s.graph.node('Conv', [x, weight, bias], [{ dtype: 'float32', shape }], {
     kernel_shape: [kernelHeight!, kernelWidth!],
     strides: [stride, stride],

@@ -67,7 +67,7 @@ const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
   const [o, kernelHeight, kernelWidth] = weight.shape as readonly number[]
   const [b, h, w] = x.shape
   const shape = stride === 1 ? [b!, h!, w!, o!] : [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), o!]
-  const bias = s.has('bias') ? ops.cast(s.parameter('bias'), x.dtype) : null
+  const bias = ops.cast(s.parameter('bias'), x.dtype)
   const attributes = {
     kernel_shape: [kernelHeight!, kernelWidth!],
     strides: [stride, stride],

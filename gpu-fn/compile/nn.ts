@@ -5,7 +5,8 @@ import * as ops from './ops.ts'
 import type { Quantised, Rows, Scope } from './scope.ts'
 
 export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu'
-export type LinearOptions = { activation?: Activation }
+/** `bias: false` is a module that has none; any other must bring it. */
+export type LinearOptions = { activation?: Activation; bias?: boolean }
 /** One row [B, D] of a modulation, in the form that the target's layers take. */
 export type ModulationVector = { readonly value: Value; readonly column?: Value }
 /** What is about to be added to a stream; `bias` [D] is still to be added to `value`. */
@@ -46,13 +47,11 @@ export const parameter = (s: Scope, name: string) => ops.cast(s.parameter(name),
 
 export const toActivations = (s: Scope, x: Value) => ops.cast(x, activationsOf(s))
 
-const biasOf = (s: Scope) => (s.has('bias') ? parameter(s, 'bias') : null)
-
-/** x [..., K] → [..., N] with the module's `weight` [N, K] and, where the checkpoint has one, `bias`. torch `Linear`. */
-export function linear(s: Scope, x: Value, { activation }: LinearOptions = {}): Value {
+/** x [..., K] → [..., N] with the module's `weight` [N, K] and `bias` [N]. torch `Linear`. */
+export function linear(s: Scope, x: Value, { activation, bias = true }: LinearOptions = {}): Value {
   s.enter()
   const [weight] = s.rows('weight', [[0, s.shape('weight')[0]!]])
-  return s.lowering.linear(s, x, weight!, biasOf(s), activation)
+  return s.lowering.linear(s, x, weight!, bias ? parameter(s, 'bias') : null, activation)
 }
 
 /** gate · linear(x), to be added to a stream. */
@@ -85,11 +84,8 @@ const thirds = (width: number): Rows[] => [0, 1, 2].map((i) => [i * width, (i + 
 function projections(s: Scope, x: Value, ranges: readonly Rows[]): Value[] {
   s.enter()
   const weights = s.rows('weight', ranges)
-  const biases = s.has('bias') ? s.rows('bias', ranges) : []
-  return weights.map((weight, i) => {
-    const bias = biases[i] as Value | undefined
-    return s.lowering.linear(s, x, weight, bias ? toActivations(s, bias) : null)
-  })
+  const biases = s.rows('bias', ranges) as Value[]
+  return weights.map((weight, i) => s.lowering.linear(s, x, weight, toActivations(s, biases[i]!)))
 }
 
 /** Rows of `weight` [V, D] at `ids` → [..., D]. torch `Embedding`. */

@@ -35,7 +35,10 @@ export function clipText(s: Scope, config: ClipTextConfig): Graph {
   graph.output('hidden', ops.cast(penultimate, 'float32'))
   graph.output(
     'pooled',
-    ops.cast(s.has('text_projection.weight') ? linear(s.at('text_projection'), pooled) : pooled, 'float32'),
+    ops.cast(
+      s.has('text_projection.weight') ? linear(s.at('text_projection'), pooled, { bias: false }) : pooled,
+      'float32',
+    ),
   )
   return graph
 }

@@ -50,15 +50,19 @@ export function t5Encoder(s: Scope, config: T5Config): Graph {
   return graph
 }
 
+/** T5's matrices have no biases. */
+const product = (s: Scope, x: Value) => linear(s, x, { bias: false })
+
 /** modeling_t5.py `T5Attention`: no 1/√d. */
 function selfAttention(s: Scope, x: Value, bias: Value, { heads }: T5Config): Value {
-  const qkv = { q: linear(s.at('q'), x), k: linear(s.at('k'), x), v: linear(s.at('v'), x) }
-  return linear(s.at('o'), attention(qkv, { heads, scale: 1, bias }))
+  const qkv = { q: product(s.at('q'), x), k: product(s.at('k'), x), v: product(s.at('v'), x) }
+  return product(s.at('o'), attention(qkv, { heads, scale: 1, bias }))
 }
 
 /** modeling_t5.py `T5DenseGatedActDense` */
 function gatedGelu(s: Scope, x: Value): Value {
-  return linear(s.at('wo'), ops.multiply(linear(s.at('wi_0'), x, { activation: 'gelu_tanh' }), linear(s.at('wi_1'), x)))
+  const gate = linear(s.at('wi_0'), x, { activation: 'gelu_tanh', bias: false })
+  return product(s.at('wo'), ops.multiply(gate, product(s.at('wi_1'), x)))
 }
 
 /** The learned bias of every pair of positions [1, H, L, L], looked up by distance. */

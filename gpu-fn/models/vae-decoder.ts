@@ -46,7 +46,8 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
 function residualBlock(s: Scope, x: Value, groups: number): Value {
   const h = conv2d(s.at('conv1'), groupNorm(s.at('norm1'), x, groups, EPSILON, { silu: true }), { padding: 1 })
   const y = conv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, groups, EPSILON, { silu: true }), { padding: 1 })
-  return ops.add(s.has('nin_shortcut.weight') ? conv2d(s.at('nin_shortcut'), x) : x, y)
+  const [outChannels, inChannels] = s.shape('conv1.weight')
+  return ops.add(inChannels === outChannels ? x : conv2d(s.at('nin_shortcut'), x), y)
 }
 
 /** One attention head over all positions. sd3_impls.py `AttnBlock` */

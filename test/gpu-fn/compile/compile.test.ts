@@ -127,12 +127,21 @@ describe('a checkpoint is refused and nothing is written', () => {
     await expectRefusal(copy, /transformer_blocks\.0\.attn\.extra\.weight/)
   })
 
-  test('when its config.json and its tensors disagree', async () => {
-    const copy = await altered('config', async (file) => {
-      const config = path.join(path.dirname(file), 'config.json')
-      await fs.writeFile(config, JSON.stringify({ ...JSON.parse(await fs.readFile(config, 'utf8')), num_layers: 99 }))
+  test.each([
+    ['transformer', 'num_layers', 99, /transformer\/config\.json: num_layers is 99, but the tensors have \d/],
+    ['transformer', 'qk_norm', null, /qk_norm is null, but the tensors have "rms_norm"/],
+    ['transformer', 'dual_attention_layers', [0], /dual_attention_layers is \[0\], but the tensors have \[0,1\]/],
+    ['text_encoder', 'num_attention_heads', 5, /clip_l: the width of an attention head works out as \d+\.\d+/],
+    ['text_encoder_3', 'dense_act_fn', 'relu', /t5\/config\.json: dense_act_fn is "relu"; allowed: "gelu_new"/],
+    ['vae', 'scaling_factor', null, /vae\/config\.json: scaling_factor is null; a number is wanted/],
+    ['scheduler', 'use_dynamic_shifting', true, /scheduler_config\.json: use_dynamic_shifting is true; allowed: false/],
+  ])('when %s has %s %j', async (directory, key, value, message) => {
+    const copy = await altered(`config-${directory}-${key}`, async (file) => {
+      const name = directory === 'scheduler' ? 'scheduler_config.json' : 'config.json'
+      const config = path.join(file, '../..', directory, name)
+      await fs.writeFile(config, JSON.stringify({ ...JSON.parse(await fs.readFile(config, 'utf8')), [key]: value }))
     })
-    await expectRefusal(copy, /transformer\/config\.json: num_layers is 99, but the tensors have \d/)
+    await expectRefusal(copy, message)
   })
 
   test('when its shapes fit no variant', async () => {

@@ -68,7 +68,7 @@ test.each([
   ['transformer', 'joint_blocks.23.context_block.adaLN_modulation.1.bias'],
   ['t5', 'encoder.block.11.layer.1.DenseReluDense.wi_1.weight'],
   ['clip_g', 'text_model.encoder.layers.31.self_attn.q_proj.bias'],
-  ['vae', 'decoder.up.2.block.0.nin_shortcut.bias'],
+  ['vae', 'decoder.up.1.block.0.nin_shortcut.bias'],
 ] as const)('%s without %s is refused by that name', async (network, tensor) => {
   const { paths, checkpoint } = await open('medium', 'single-file')
   expect(checkpoint.networks[network]!.delete(tensor)).toBe(true)
