@@ -14,7 +14,13 @@ export type Local = {
   seconds: { compile: number; gpu: number; worker: number }
   stop: () => Promise<void>
 }
-export type LocalOptions = { port?: number; watch?: boolean; persist?: string; onLog?: (line: string) => void }
+export type LocalOptions = {
+  /** Of the worker; any free one unless given. With `watch` the GPU function takes the next. */
+  port?: number
+  watch?: boolean
+  persist?: string
+  onLog?: (line: string) => void
+}
 
 /** Starts everything with the built-in model. Whatever started is stopped again when a later part fails. */
 export async function startLocal(options: LocalOptions = {}): Promise<Local> {
@@ -26,7 +32,10 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     const packages = await builtInPackages()
     const { secrets, gpuPublicKey } = await createSecrets()
     const preload = `${BUILT_IN.model}:${BUILT_IN.tier}`
-    const watch = options.watch ? { nodeFlags: ['--watch', '--watch-preserve-output'] } : {}
+    // A GPU function that reloads must come back where the worker looks for it.
+    const watch = options.watch
+      ? { nodeFlags: ['--watch', '--watch-preserve-output'], port: (options.port ?? 8787) + 1 }
+      : {}
     const gpuClock = clock()
     const gpu = await startGpu({
       packages: packages.directory,

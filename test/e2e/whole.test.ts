@@ -1,0 +1,111 @@
+// The product as its users meet it: the demo's command line, and the worker with the GPU function behind it through official clients.
+import { execFile } from 'node:child_process'
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import OpenAI from 'openai'
+import sharp from 'sharp'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Local, startLocal } from '../../infra/local.ts'
+
+const DEMO = path.join(import.meta.dirname, '../../infra/demo.ts')
+let scratch: string
+beforeAll(async () => {
+  scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-whole-'))
+})
+afterAll(() => fs.rm(scratch, { recursive: true }))
+
+type Ended = { code: number; stdout: string; stderr: string }
+const demo = (...args: string[]): Promise<Ended> =>
+  promisify(execFile)(process.execPath, [DEMO, ...args]).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    (error) => error,
+  )
+
+describe('npm run demo', () => {
+  test('writes the picture of a prompt and tells how it was made', async () => {
+    const out = path.join(scratch, 'new', 'heart.webp')
+    const { code, stdout, stderr } = await demo(
+      'a red heart',
+      '--route',
+      'full',
+      '--size',
+      '64x96',
+      '--seed',
+      '7',
+      '--out',
+      out,
+    )
+    expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringMatching(/running: step \d+ of 28/) })
+    expect(stdout).toMatch(/Route full: tiny in fp8, 28 steps, guidance scale 4\.5\. /)
+    expect(stdout).toMatch(/Times: queue .*encode .*denoise .*decode .*total/)
+    expect(stdout).toContain(`${out}  (64x96, seed 7)`)
+    expect(await sharp(out).metadata()).toMatchObject({ format: 'webp', width: 64, height: 96 })
+  })
+
+  test('speaks JSON, and the same seed makes the same picture', async () => {
+    const files = [path.join(scratch, 'a.png'), path.join(scratch, 'b.png')]
+    for (const file of files) {
+      const { stdout } = await demo('a red heart', '--json', '--size', '64x64', '--seed', '7', '--out', file)
+      expect(JSON.parse(stdout)).toMatchObject({ file, seed: 7, size: '64x64', route: 'turbo', steps: 4, warnings: [] })
+    }
+    expect(await fs.readFile(files[1]!)).toEqual(await fs.readFile(files[0]!))
+  })
+
+  test.each([
+    [['a heart', '--size', '65x64'], /size is "65x64"; each side must be 16 to 2048 and divisible by 16/],
+    [['a heart', '--out', 'picture.bmp'], /its ending must be one of \.png, \.jpg, \.jpeg, \.webp/],
+    [['a heart', '--route', 'scenic'], /Allowed choices are turbo, full/],
+    [[], /missing required argument 'prompt'/],
+  ])('%j is refused with a sentence', async (args, message) => {
+    const { code, stderr } = await demo(...args)
+    expect(stderr).toMatch(message)
+    expect(stderr).not.toMatch(/\n\s+at /)
+    expect(code).toBe(1)
+  })
+})
+
+describe('the worker with the GPU function behind it', () => {
+  let local: Local
+  let client: OpenAI
+  beforeAll(async () => {
+    local = await startLocal()
+    client = new OpenAI({ baseURL: `${local.url}/v1`, apiKey: local.key, maxRetries: 0 })
+  })
+  afterAll(() => local.stop())
+
+  // Fields of ours that the official client passes on.
+  const generate = (fields: Record<string, unknown>) =>
+    client.images.generate({ prompt: 'a cat', size: '64x64', ...fields } as OpenAI.ImageGenerateParamsNonStreaming)
+
+  test('answers the official client with a URL that holds the picture', async () => {
+    const { data } = await generate({ seed: 11 })
+    const response = await fetch(data![0]!.url!)
+    expect(response.headers.get('content-type')).toBe('image/png')
+    expect(await sharp(await response.arrayBuffer()).metadata()).toMatchObject({ format: 'png', width: 64, height: 64 })
+  })
+
+  test('makes image k of n as it makes one image of seed + k', async () => {
+    const bytes = async (fields: Record<string, unknown>) =>
+      (await generate({ response_format: 'b64_json', ...fields })).data!.map(({ b64_json }) => b64_json)
+    const three = await bytes({ n: 3, seed: 20 })
+    expect(new Set(three).size).toBe(3)
+    expect(await bytes({ seed: 22 })).toEqual([three[2]])
+  })
+
+  test('tells the caller what was cut from a prompt', async () => {
+    const reply = (await generate({ prompt: 'flowers and '.repeat(60) })) as unknown as {
+      octet: { warnings: { code: string; message: string }[] }
+    }
+    expect(reply.octet.warnings.map(({ code }) => code)).toContain('prompt_truncated')
+    expect(reply.octet.warnings[0]!.message).toMatch(/77/)
+  })
+
+  test('refuses a stranger and an unknown field in the words of the official client', async () => {
+    await expect(
+      new OpenAI({ baseURL: `${local.url}/v1`, apiKey: 'oct_x', maxRetries: 0 }).models.list(),
+    ).rejects.toBeInstanceOf(OpenAI.AuthenticationError)
+    await expect(generate({ sampler: 'euler' })).rejects.toThrow(/sampler is not a field of this request/)
+  })
+})
