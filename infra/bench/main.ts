@@ -1,7 +1,8 @@
-// `npm run bench -- compile|qkv`: the figures in the README.
+// `npm run bench -- compile|qkv|targets`: the figures in the README.
 import { Command, Option } from 'commander'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
+import { benchTargets, type TargetsOptions } from './targets.ts'
 
 const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
 const variant = () => new Option('--variant <name>', 'shape of the random weights').choices(['large', 'medium'])
@@ -23,5 +24,12 @@ command
   .option('--size <pixels>', 'width and height', Number, 256)
   .option('--runs <count>', 'timed runs of each', Number, 9)
   .action((options: QkvOptions) => benchQkv(options))
+
+command
+  .command('targets')
+  .description('every network on CUDA against the CPU, on tiny random weights (needs a GPU)')
+  .addOption(new Option('--variant <name>').choices(['tiny-medium', 'tiny-large']).default('tiny-medium'))
+  .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16']).default('fp8'))
+  .action((options: TargetsOptions) => benchTargets(options))
 
 await command.parseAsync()
