@@ -29,6 +29,20 @@ export type ScaleErrors = { readonly block: ErrorSums; readonly row: ErrorSums }
 type Stored = Pick<Converted, 'output'> & Partial<Pick<Converted, 'scales' | 'errors'>> & { conversion: Conversion }
 
 const FP8_NAN = 0x7f
+// A thread reads and widens every block in the same two buffers: fresh ones would cost more in page faults than the conversion does.
+let bytesScratch = new Uint8Array()
+let floatsScratch = new Float32Array()
+
+function scratchBytes(length: number): Uint8Array {
+  if (bytesScratch.length < length) bytesScratch = new Uint8Array(length)
+  return bytesScratch.subarray(0, length)
+}
+
+function scratchFloats(length: number): Float32Array {
+  if (floatsScratch.length < length) floatsScratch = new Float32Array(length)
+  return floatsScratch.subarray(0, length)
+}
+
 const FINITE: Conversion = { finite: true, overflow: false }
 const files = new Map<string, number>()
 
@@ -59,18 +73,19 @@ function checked({ tensor, start, end, storage }: Block, stored: Stored): Stored
 function store(block: Block, source: Uint8Array): Stored {
   if (block.storage === 'float16') return toHalves(block.tensor, source)
   if (block.storage === 'float8e4m3fn' && block.tensor.dtype === 'F8_E4M3') return keepCodes(block, source)
-  const values = new Float32Array(source.byteLength / BYTES_PER_ELEMENT[block.tensor.dtype])
+  const count = source.byteLength / BYTES_PER_ELEMENT[block.tensor.dtype]
+  const values = block.storage === 'float32' ? new Float32Array(count) : scratchFloats(count)
   const conversion = toFloat32(source, block.tensor.dtype, block.tensor.scale, values)
   if (block.storage === 'float32') return { output: new Uint8Array(values.buffer), conversion }
   return { ...quantise(block, values), conversion }
 }
 
 function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
-  if (dtype === 'F16' && scale === 1) return { output: source, conversion: finiteHalves(source) }
+  if (dtype === 'F16' && scale === 1) return { output: source.slice(), conversion: finiteHalves(source) }
   const halves = new Uint16Array(source.byteLength / BYTES_PER_ELEMENT[dtype])
   const output = new Uint8Array(halves.buffer)
   if (dtype === 'BF16' && scale === 1) return { output, conversion: bfloat16ToFloat16(source, halves) }
-  const values = new Float32Array(halves.length)
+  const values = scratchFloats(halves.length)
   const widened = toFloat32(source, dtype, scale, values)
   const narrowed = float32ToFloat16(values, halves)
   return { output, conversion: { finite: widened.finite, overflow: widened.overflow || narrowed.overflow } }
@@ -80,7 +95,7 @@ function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
 function keepCodes({ tensor, start, end, columns, scaleBlock }: Block, source: Uint8Array): Stored {
   const scales = new Float32Array((end - start) * blocksPerRow(columns, scaleBlock)).fill(tensor.scale)
   const finite = !source.some((code) => (code & 0x7f) === FP8_NAN)
-  return { output: source, scales, conversion: { finite, overflow: false } }
+  return { output: source.slice(), scales, conversion: { finite, overflow: false } }
 }
 
 function quantise({ start, end, columns, scaleBlock }: Block, values: Float32Array) {
@@ -126,7 +141,7 @@ function channelsLast(bytes: Uint8Array, { tensor, storage, start, end }: Block)
 
 function readBlock({ tensor, start, end, columns }: Block): Uint8Array {
   const rowBytes = columns * BYTES_PER_ELEMENT[tensor.dtype]
-  const output = new Uint8Array((end - start) * rowBytes)
+  const output = scratchBytes((end - start) * rowBytes)
   let position = -start * rowBytes
   for (const part of tensor.parts) {
     const from = Math.max(0, -position)
