@@ -3,8 +3,7 @@ import { createHash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import packageJson from '../../package.json' with { type: 'json' }
-import { type Checkpoint, openCheckpoint, type TokenizerName } from './checkpoint.ts'
-import { CheckpointError } from './checkpoint-error.ts'
+import { openCheckpoint } from './checkpoint.ts'
 import type { Converted, ScaleErrors } from './convert.ts'
 import type { Graph, Weight } from './graph.ts'
 import { type Manifest, manifest, type NetworkName } from './manifest.ts'
@@ -12,6 +11,7 @@ import { type BuildOptions, buildModel, type Model } from './networks.ts'
 import { encodeModel } from './onnx.ts'
 import { place } from './place.ts'
 import type { WeightSource } from './scope.ts'
+import { readTokenizers, type TokenizerFiles } from './tokenizers.ts'
 import { placeWeights, startConverter, type WriteOptions, writeWeights } from './weights.ts'
 
 export type CompileOptions = BuildOptions & {
@@ -34,17 +34,12 @@ export type Compiled = {
 }
 
 const LICENCE = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
-const TOKENIZERS = [
-  ['tokenizer', 'clip_l'],
-  ['tokenizer_2', 'clip_g'],
-  ['tokenizer_3', 't5'],
-] as const
 
 /** Compiles a checkpoint into a package at `out`. Throws CheckpointError and leaves nothing behind when it cannot. */
 export async function compile(options: CompileOptions): Promise<Compiled> {
   const checkpoint = await openCheckpoint(options.checkpoint)
   const model = buildModel(checkpoint, options.checkpoint, options)
-  const tokenizers = await findTokenizers(checkpoint, model, options)
+  const tokenizers = await readTokenizers(new Set(model.graphs.keys()), checkpoint, options.tokenizers)
   const files = weightFiles(model)
   const bytes = files.reduce((n, { weights }) => n + placeWeights(weights).bytes, 0)
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
@@ -80,7 +75,7 @@ async function writePackage(
   directory: string,
   model: Model,
   files: readonly WeightFile[],
-  tokenizers: Map<TokenizerName, string>,
+  tokenizers: TokenizerFiles,
   options: CompileOptions,
 ): Promise<Compiled> {
   const digests: Manifest['files'] = {}
@@ -107,7 +102,7 @@ async function writePackage(
     const bytes = encodeModel(graph, { location: `${network}.weights`, placed }, packageJson.version)
     digests[`${network}.onnx`] = await writeFile(directory, `${network}.onnx`, bytes)
   }
-  for (const [name, from] of tokenizers) Object.assign(digests, await copyTokenizer(directory, name, from))
+  for (const [name, bytes] of tokenizers) digests[name] = await writeFile(directory, name, bytes)
   const about: Manifest = manifest.parse({
     format: 1,
     model: options.name ?? model.about.variant,
@@ -148,37 +143,4 @@ async function writeFile(directory: string, name: string, data: Uint8Array) {
   await fs.mkdir(path.dirname(file), { recursive: true })
   await fs.writeFile(file, data, { flag: 'wx', flush: true })
   return { bytes: data.byteLength, sha256: createHash('sha256').update(data).digest('hex') }
-}
-
-async function copyTokenizer(directory: string, name: TokenizerName, from: string): Promise<Manifest['files']> {
-  const entries = (await fs.readdir(from, { withFileTypes: true })).filter((entry) => entry.isFile())
-  const files: Manifest['files'] = {}
-  for (const entry of entries) {
-    files[`${name}/${entry.name}`] = await writeFile(
-      directory,
-      `${name}/${entry.name}`,
-      await fs.readFile(path.join(from, entry.name)),
-    )
-  }
-  return files
-}
-
-/** A tokenizer for each text encoder of the package. */
-async function findTokenizers(
-  checkpoint: Checkpoint,
-  model: Model,
-  { tokenizers, checkpoint: paths }: CompileOptions,
-): Promise<Map<TokenizerName, string>> {
-  const found = new Map<TokenizerName, string>()
-  for (const [name, network] of TOKENIZERS) {
-    if (!model.graphs.has(network)) continue
-    const directory = tokenizers ? path.join(tokenizers, name) : checkpoint.tokenizers[name]
-    const exists = directory !== undefined && (await fs.stat(directory).catch(() => null))?.isDirectory()
-    if (!exists) {
-      const problem = `the tokenizer of ${network} is missing; --tokenizers DIR names the directory that holds ${name}/ as the SD3.5 repositories ship it`
-      throw new CheckpointError(directory ?? paths.join(', '), problem)
-    }
-    found.set(name, directory)
-  }
-  return found
 }

@@ -44,7 +44,7 @@ function scratchFloats(length: number): Float32Array {
 }
 
 const FINITE: Conversion = { finite: true, overflow: false }
-const files = new Map<string, number>()
+const descriptors = new Map<string, number>()
 
 /** Reads, checks and converts one block. Throws CheckpointError for NaN, infinity, and values that the storage type cannot hold. */
 export function convert(block: Block): Converted {
@@ -149,16 +149,36 @@ function readBlock({ tensor, start, end, columns }: Block): Uint8Array {
     if (from < to) readPart(tensor, part, from, output.subarray(position + from, position + to))
     position += part.bytes
   }
+  if (position < output.byteLength)
+    throw new CheckpointError(tensor.parts[0]!.file, `tensor ${tensor.name} is too short`)
   return output
 }
 
-function readPart(tensor: Tensor, part: Part, from: number, into: Uint8Array): void {
-  const file = files.get(part.file) ?? fs.openSync(part.file, 'r')
-  files.set(part.file, file)
-  for (let done = 0; done < into.byteLength; ) {
-    const count = fs.readSync(file, into, done, into.byteLength - done, part.offset + from + done)
-    if (count === 0)
-      throw new CheckpointError(part.file, `ended while tensor ${tensor.name} was read; has the file changed?`)
-    done += count
+function readPart(tensor: Tensor, { file, offset }: Part, from: number, into: Uint8Array): void {
+  try {
+    const descriptor = open(file)
+    for (let done = 0; done < into.byteLength; ) {
+      const count = fs.readSync(descriptor, into, done, into.byteLength - done, offset + from + done)
+      if (count === 0)
+        throw new CheckpointError(file, `ended while tensor ${tensor.name} was read; has the file changed?`)
+      done += count
+    }
+  } catch (error) {
+    if (error instanceof CheckpointError) throw error
+    throw new CheckpointError(file, `tensor ${tensor.name} cannot be read (${(error as Error).message})`, {
+      cause: error,
+    })
   }
+}
+
+function open(file: string): number {
+  const descriptor = descriptors.get(file) ?? fs.openSync(file, 'r')
+  descriptors.set(file, descriptor)
+  return descriptor
+}
+
+/** Closes what this thread has open; a file that is replaced later is then read anew. */
+export function closeFiles(): void {
+  for (const descriptor of descriptors.values()) fs.closeSync(descriptor)
+  descriptors.clear()
 }

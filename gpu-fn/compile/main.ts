@@ -1,10 +1,10 @@
 // `npm run compile`: the command line of the compiler.
-import { rmSync } from 'node:fs'
+import { constants } from 'node:os'
 import { MultiBar, Presets } from 'cli-progress'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { CheckpointError } from './checkpoint-error.ts'
 import { type CompileOptions, compile } from './compile.ts'
-import { partialPath } from './place.ts'
+import { discardPartial } from './place.ts'
 
 type Flags = Omit<CompileOptions, 'onProgress' | 'scaleBlock' | 'fuseQkv'> & {
   scaleBlock?: number
@@ -40,6 +40,7 @@ const command = new Command('compile')
     '--tokenizers <directory>',
     'holds tokenizer, tokenizer_2 and tokenizer_3, where the checkpoint does not bring them',
   )
+  .option('--allow-missing-encoders', 'compile a checkpoint without CLIP: prompts then have little or no effect')
   .option('--scale-block <columns>', 'columns that share an FP8 scale; a whole row by default', positiveInteger)
   .addOption(
     new Option('--qkv <kind>', 'one product for q, k and v, or three; the faster on the target by default').choices([
@@ -52,10 +53,11 @@ async function main(): Promise<void> {
   const { qkv, scaleBlock, ...flags } = command.parse().opts<Flags>()
   const started = performance.now()
   const progress = showProgress()
-  process.once('SIGINT', () => {
-    rmSync(partialPath(flags.out), { recursive: true, force: true })
-    process.exit(130)
-  })
+  const interrupted = (signal: 'SIGINT' | 'SIGTERM') => {
+    discardPartial(flags.out)
+    process.exit(128 + constants.signals[signal])
+  }
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
   try {
     const fuseQkv = qkv && qkv === 'fused'
     const { manifest, sourceBytes, packageBytes, scaleError } = await compile({
@@ -72,6 +74,9 @@ async function main(): Promise<void> {
     console.log(
       `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
     )
+    if (!manifest.text.t5 && flags.tier !== 'fp8-lite') {
+      console.log('The checkpoint has no T5: zeros stand in its place, as in diffusers')
+    }
     if (scaleError) {
       const percent = (error: number) => `${(error * 100).toFixed(3)} %`
       console.log(

@@ -22,7 +22,7 @@ export const manifest = z.strictObject({
   target: z.enum(['cpu', 'cuda']),
   tool: z.string(),
   licence: z.string(),
-  /** SHA-256 over name, dtype, shape and SHA-256 of every tensor that was read. */
+  /** SHA-256 over all of the checkpoint that went into the package, in its order: the same for the same checkpoint and options. */
   source: z.string(),
   defaults: z.strictObject({ steps: z.int(), guidance_scale: z.number(), width: z.int(), height: z.int() }),
   scheduler: z.strictObject({ shift: z.number(), num_train_timesteps: z.int() }),

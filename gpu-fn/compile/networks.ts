@@ -22,6 +22,7 @@ export type BuildOptions = {
   readonly variant?: string | undefined
   readonly scaleBlock?: number | undefined
   readonly fuseQkv?: boolean | undefined
+  readonly allowMissingEncoders?: boolean | undefined
 }
 
 export type Model = {
@@ -147,6 +148,11 @@ function buildEncoders(
       ? shapeOf(name, tensors, 'text_projection.weight')[0]!
       : derived.width
     return { ...derived, pooledWidth: projection }
+  }
+  const absent = (['clip_l', 'clip_g'] as const).filter((name) => !checkpoint.networks[name])
+  if (absent.length > 0 && !options.allowMissingEncoders) {
+    const problem = `${absent.join(' and ')} missing: --checkpoint may be given once for each file; --allow-missing-encoders compiles without`
+    throw new CheckpointError('text encoders', problem)
   }
   const l = clip('clip_l', clip_l)
   const g = clip('clip_g', clip_g)

@@ -1,6 +1,6 @@
 // Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
-import type { Shape, Value } from './graph.ts'
-import { applyActivation, type Lowering, scaleDim } from './nn.ts'
+import type { Value } from './graph.ts'
+import { applyActivation, type ConvolutionOptions, type Lowering, scaleDim } from './nn.ts'
 import * as ops from './ops.ts'
 import { isQuantised, type Quantised, type Scope } from './scope.ts'
 
@@ -23,18 +23,20 @@ const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon
   return { stream: { value: sum, pending: [] }, normed }
 }
 
-const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
-  const weight = ops.cast(s.parameter('weight'), 'float32')
-  const [o, , kernelHeight, kernelWidth] = weight.shape as readonly number[]
+const conv2d: Lowering['conv2d'] = (s, x, out, { kernel, stride, padding }) => {
+  const weight = ops.cast(s.parameter('weight', [out, cpu.channels(x), kernel, kernel]), 'float32')
   const [b, , h, w] = x.shape
-  const shape: Shape = stride === 1 ? [b!, o!, h!, w!] : [b!, o!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
-  const bias = s.parameter('bias')
-  return s.graph.node('Conv', [x, weight, bias], [{ dtype: 'float32', shape }], {
-    kernel_shape: [kernelHeight!, kernelWidth!],
-    strides: [stride, stride],
-    pads: [padding, padding, padding, padding],
-  })[0]!
+  const shape = [b!, out, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
+  const attributes = convolutionAttributes({ kernel, stride, padding })
+  return s.graph.node('Conv', [x, weight, s.parameter('bias', [out])], [{ dtype: 'float32', shape }], attributes)[0]!
 }
+
+/** Attributes of ONNX Conv and of onnxruntime's NhwcConv. */
+export const convolutionAttributes = ({ kernel, stride, padding }: ConvolutionOptions) => ({
+  kernel_shape: [kernel, kernel],
+  strides: [stride, stride],
+  pads: [padding, padding, padding, padding],
+})
 
 /** Group normalisation of x [B, C, H, W] in standard operators, for a provider or a size without an operator of its own. */
 export function groupNormOfPlanes(s: Scope, x: Value, groups: number, epsilon: number): Value {
@@ -44,7 +46,8 @@ export function groupNormOfPlanes(s: Scope, x: Value, groups: number, epsilon: n
   const result = { dtype: x.dtype, shape: grouped.shape }
   const attributes = { epsilon: { float: epsilon } }
   const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], attributes)[0]!
-  const column = (name: string) => ops.reshape(s.parameter(name), [Number(x.shape[1]), 1, 1])
+  const channels = x.shape[1] as number
+  const column = (name: string) => ops.reshape(s.parameter(name, [channels]), [channels, 1, 1])
   const y = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
   return ops.add(ops.multiply(y, column('weight')), column('bias'))
 }

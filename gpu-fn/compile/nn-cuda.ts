@@ -3,7 +3,7 @@
 // SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
 import type { Value } from './graph.ts'
 import { applyActivation, type Branch, type Lowering, scaleDim } from './nn.ts'
-import { groupNormOfPlanes } from './nn-cpu.ts'
+import { convolutionAttributes, groupNormOfPlanes } from './nn-cpu.ts'
 import * as ops from './ops.ts'
 import { isQuantised, type Quantised } from './scope.ts'
 
@@ -62,18 +62,12 @@ const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon
   return { stream: { value: x, pending: [] }, normed }
 }
 
-const conv2d: Lowering['conv2d'] = (s, x, stride, padding) => {
-  const weight = ops.cast(s.parameter('weight', { channelsLast: true }), x.dtype)
-  const [o, kernelHeight, kernelWidth] = weight.shape as readonly number[]
+const conv2d: Lowering['conv2d'] = (s, x, out, { kernel, stride, padding }) => {
+  const weight = s.parameter('weight', [out, cuda.channels(x), kernel, kernel], { channelsLast: true })
   const [b, h, w] = x.shape
-  const shape = stride === 1 ? [b!, h!, w!, o!] : [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), o!]
-  const bias = ops.cast(s.parameter('bias'), x.dtype)
-  const attributes = {
-    kernel_shape: [kernelHeight!, kernelWidth!],
-    strides: [stride, stride],
-    pads: [padding, padding, padding, padding],
-  }
-  return s.graph.node('NhwcConv', [x, weight, bias], [{ dtype: x.dtype, shape }], attributes, CONTRIB)[0]!
+  const result = { dtype: x.dtype, shape: [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), out] }
+  const inputs = [x, ops.cast(weight, x.dtype), ops.cast(s.parameter('bias', [out]), x.dtype)]
+  return s.graph.node('NhwcConv', inputs, [result], convolutionAttributes({ kernel, stride, padding }), CONTRIB)[0]!
 }
 
 const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
@@ -82,7 +76,8 @@ const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
     const y = groupNormOfPlanes(s, ops.cast(cuda.planes(x), 'float32'), groups, epsilon)
     return cuda.featureMap(ops.cast(silu ? ops.silu(y) : y, x.dtype))
   }
-  const inputs = [x, s.parameter('weight'), s.parameter('bias')]
+  const channels = [cuda.channels(x)]
+  const inputs = [x, s.parameter('weight', channels), s.parameter('bias', channels)]
   const attributes = { groups, epsilon: { float: epsilon }, activation: silu ? 1 : 0, channels_last: 1 }
   return s.graph.node('GroupNorm', inputs, [{ dtype: x.dtype, shape: x.shape }], attributes, CONTRIB)[0]!
 }

@@ -33,7 +33,7 @@ export type Lowering = {
   featureMap(x: Value): Value
   planes(x: Value): Value
   channels(x: Value): number
-  conv2d(s: Scope, x: Value, stride: number, padding: number): Value
+  conv2d(s: Scope, x: Value, out: number, options: ConvolutionOptions): Value
   groupNorm(s: Scope, x: Value, groups: number, epsilon: number, silu: boolean): Value
   upsampleNearest(x: Value): Value
   tokens(x: Value, length: string): Value
@@ -42,74 +42,81 @@ export type Lowering = {
 
 const activationsOf = (s: Scope) => s.lowering.activations(s.build.ledger.network)
 
-/** A parameter in the network's type of activations. */
-export const parameter = (s: Scope, name: string) => ops.cast(s.parameter(name), activationsOf(s))
+/** A parameter of this shape in the network's type of activations. */
+export const parameter = (s: Scope, name: string, shape: readonly number[]) =>
+  ops.cast(s.parameter(name, shape), activationsOf(s))
 
 export const toActivations = (s: Scope, x: Value) => ops.cast(x, activationsOf(s))
 
+/** Length of the last axis, which is never free. */
+export const widthOf = (x: Value) => x.shape.at(-1) as number
+
+/** Rows of the module's `weight`: the width of a layer that the rest of the network does not fix. */
+export const outputWidth = (s: Scope) => s.shape('weight')[0]!
+
 /** x [..., K] → [..., N] with the module's `weight` [N, K] and `bias` [N]. torch `Linear`. */
-export function linear(s: Scope, x: Value, { activation, bias = true }: LinearOptions = {}): Value {
+export function linear(s: Scope, x: Value, out: number, { activation, bias = true }: LinearOptions = {}): Value {
   s.enter()
-  const [weight] = s.rows('weight', [[0, s.shape('weight')[0]!]])
-  return s.lowering.linear(s, x, weight!, bias ? parameter(s, 'bias') : null, activation)
+  const [weight] = s.rows('weight', [[0, out]], [out, widthOf(x)])
+  return s.lowering.linear(s, x, weight!, bias ? parameter(s, 'bias', [out]) : null, activation)
 }
 
 /** gate · linear(x), to be added to a stream. */
-export function gatedLinear(s: Scope, x: Value, gate: ModulationVector): Branch {
+export function gatedLinear(s: Scope, x: Value, out: number, gate: ModulationVector): Branch {
   s.enter()
-  const [weight] = s.rows('weight', [[0, s.shape('weight')[0]!]])
-  return s.lowering.gatedLinear(s, x, weight!, parameter(s, 'bias'), gate)
+  const [weight] = s.rows('weight', [[0, out]], [out, widthOf(x)])
+  return s.lowering.gatedLinear(s, x, weight!, parameter(s, 'bias', [out]), gate)
 }
 
 /** The three projections stacked in `weight` [3D, K]: one product and a split, or three products (`fuseQkv`). */
-export function qkvLinear(s: Scope, x: Value): Qkv {
-  s.enter()
-  const width = s.shape('weight')[0]! / 3
+export function qkvLinear(s: Scope, x: Value, width: number): Qkv {
   if (s.build.fuseQkv) {
-    const [q, k, v] = ops.split(linear(s, x), [width, width, width], 2)
+    const [q, k, v] = ops.split(linear(s, x, 3 * width), [width, width, width], 2)
     return { q: q!, k: k!, v: v! }
   }
-  const [q, k, v] = projections(s, x, thirds(width))
+  const [q, k, v] = projections(s, x, width, thirds(width))
   return { q: q!, k: k!, v: v! }
 }
 
 /** Keys and values only; the queries' rows are left out of the package. */
-export function kvLinear(s: Scope, x: Value): Pick<Qkv, 'k' | 'v'> {
-  const [k, v] = projections(s, x, thirds(s.shape('weight')[0]! / 3).slice(1))
+export function kvLinear(s: Scope, x: Value, width: number): Pick<Qkv, 'k' | 'v'> {
+  const [k, v] = projections(s, x, width, thirds(width).slice(1))
   return { k: k!, v: v! }
 }
 
 const thirds = (width: number): Rows[] => [0, 1, 2].map((i) => [i * width, (i + 1) * width])
 
-function projections(s: Scope, x: Value, ranges: readonly Rows[]): Value[] {
+function projections(s: Scope, x: Value, width: number, ranges: readonly Rows[]): Value[] {
   s.enter()
-  const weights = s.rows('weight', ranges)
-  const biases = s.rows('bias', ranges) as Value[]
+  const weights = s.rows('weight', ranges, [3 * width, widthOf(x)])
+  const biases = s.rows('bias', ranges, [3 * width]) as Value[]
   return weights.map((weight, i) => s.lowering.linear(s, x, weight, toActivations(s, biases[i]!)))
 }
 
 /** Rows of `weight` [V, D] at `ids` → [..., D]. torch `Embedding`. */
-export function embedding(s: Scope, ids: Value): Value {
+export function embedding(s: Scope, ids: Value, vocabulary: number, width: number): Value {
   s.enter()
-  return toActivations(s, ops.gather(s.parameter('weight'), ids))
+  return toActivations(s, ops.gather(s.parameter('weight', [vocabulary, width]), ids))
 }
 
 /** LayerNorm with the module's weight and bias over the last axis. */
 export function layerNorm(s: Scope, x: Value, epsilon: number): Value {
   s.enter()
-  return ops.layerNormalization(x, parameter(s, 'weight'), parameter(s, 'bias'), epsilon)
+  const shape = [widthOf(x)]
+  return ops.layerNormalization(x, parameter(s, 'weight', shape), parameter(s, 'bias', shape), epsilon)
 }
 
 /** T5's norm: no mean, no bias. Computed in x's type (T5 keeps its residual in float32) and handed on in the activations' type. */
 export function rmsNorm(s: Scope, x: Value, epsilon: number): Value {
   s.enter()
-  return toActivations(s, ops.rmsNormalization(x, ops.cast(s.parameter('weight'), x.dtype), epsilon))
+  const weight = ops.cast(s.parameter('weight', [widthOf(x)]), x.dtype)
+  return toActivations(s, ops.rmsNormalization(x, weight, epsilon))
 }
 
 /** RMSNorm of each attention head of x [B, S, H·d] with the module's weight [d]. */
 export function headNorm(s: Scope, x: Value, heads: number, epsilon: number): Value {
   s.enter()
-  return s.lowering.headNorm(x, parameter(s, 'weight'), heads, epsilon)
+  return s.lowering.headNorm(x, parameter(s, 'weight', [widthOf(x) / heads]), heads, epsilon)
 }
 
 export const attention = ({ q, k, v }: Qkv, options: ops.AttentionOptions) => ops.multiHeadAttention(q, k, v, options)
@@ -130,14 +137,19 @@ export const applyActivation = (x: Value, activation: Activation | undefined): V
   return ops.gelu(x, activation === 'gelu_tanh' ? 'tanh' : 'none')
 }
 
-/** 3×3 (or other) convolution with the module's weight [O, I, kH, kW]; torch `Conv2d` with equal padding on all sides. */
-export const conv2d = (s: Scope, x: Value, { stride = 1, padding = 0 } = {}) =>
-  s.enter().lowering.conv2d(s, x, stride, padding)
+export type ConvolutionOptions = { readonly kernel: number; readonly stride: number; readonly padding: number }
+
+/** Convolution to `out` channels with the module's weight [O, I, k, k] and bias [O]; 3×3 that keeps the size unless told otherwise. */
+export const conv2d = (s: Scope, x: Value, out: number, { kernel = 3, stride = 1, padding = 1 } = {}) =>
+  s.enter().lowering.conv2d(s, x, out, { kernel, stride, padding })
 
 /** torch `GroupNorm` with the module's weight and bias, then SiLU where asked. */
 export const groupNorm = (s: Scope, x: Value, groups: number, epsilon: number, { silu = false } = {}) =>
   s.enter().lowering.groupNorm(s, x, groups, epsilon, silu)
 
-/** The shape of a result that is written per axis: numbers multiply, free axes get a name. */
-export const scaleDim = (dim: Shape[number], factor: number) =>
-  typeof dim === 'number' ? dim * factor : factor >= 1 ? `${dim}*${factor}` : `${dim}/${Math.round(1 / factor)}`
+/** A length times a factor: numbers multiply, free axes get a name. */
+export function scaleDim(dim: Shape[number], factor: number): Shape[number] {
+  if (typeof dim === 'number') return dim * factor
+  if (factor === 1) return dim
+  return factor > 1 ? `${dim}*${factor}` : `${dim}/${Math.round(1 / factor)}`
+}

@@ -156,6 +156,12 @@ export function multiHeadAttention(
   v: Value,
   { heads, scale, causal, bias }: AttentionOptions,
 ): Value {
+  const width = q.shape.at(-1) as number
+  if (width % heads !== 0 || k.shape.at(-1) !== width || String(k.shape) !== String(v.shape)) {
+    throw new GraphError(
+      `${q.graph.path} attention of ${heads} heads: ${[q, k, v].map(({ shape }) => show(shape)).join(', ')}`,
+    )
+  }
   const attributes = {
     num_heads: heads,
     ...(causal && { unidirectional: 1 }),

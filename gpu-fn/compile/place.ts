@@ -1,7 +1,9 @@
 // Where a package goes on disk: what may be replaced, whether it fits, and the rename that puts it there.
+import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError } from './checkpoint-error.ts'
+import { manifest } from './manifest.ts'
 
 /**
  * Calls `write` with an empty directory and renames it to `out` when it is done. Whatever goes wrong, `out` is as it was before.
@@ -10,7 +12,7 @@ import { CheckpointError } from './checkpoint-error.ts'
 export async function place<T>(out: string, neededBytes: number, write: (directory: string) => Promise<T>): Promise<T> {
   await assertReplaceable(out)
   await assertSpace(out, neededBytes)
-  const partial = partialPath(out)
+  const partial = besides(out, 'partial')
   try {
     await fs.rm(partial, { recursive: true, force: true })
     await fs.mkdir(partial, { recursive: true })
@@ -24,17 +26,41 @@ export async function place<T>(out: string, neededBytes: number, write: (directo
   }
 }
 
-/** The directory that a package grows in; of no use to anyone once its process has ended. */
-export const partialPath = (out: string) => `${path.resolve(out)}.partial-${process.pid}`
+/** Removes what an interrupted process would leave behind; for its signal handler. */
+export const discardPartial = (out: string) => rmSync(besides(out, 'partial'), { recursive: true, force: true })
 
-/** Only a package or nothing is ever replaced. */
+/** A hidden neighbour of `out`, on the same file system. Names with a dot are no packages to whoever looks for some. */
+function besides(out: string, kind: 'partial' | 'old'): string {
+  const { dir, base } = path.parse(path.resolve(out))
+  return path.join(dir, `.${base}.${kind}-${process.pid}`)
+}
+
+/** Only a package or nothing is ever replaced: every file has to be one that the manifest lists. */
 async function assertReplaceable(out: string): Promise<void> {
-  const entries = await fs.readdir(out).catch((error: NodeJS.ErrnoException): string[] => {
-    if (error.code === 'ENOENT') return []
-    throw new CheckpointError(out, `cannot be used as the output directory (${error.code})`, { cause: error })
-  })
-  if (entries.length > 0 && !entries.includes('manifest.json')) {
-    throw new CheckpointError(out, 'exists and is no package; choose an empty or new directory with --out')
+  const entries = await fs
+    .readdir(out, { recursive: true, withFileTypes: true })
+    .catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return []
+      throw new CheckpointError(out, `cannot be used as the output directory (${error.code})`, { cause: error })
+    })
+  if (entries.length === 0) return
+  const files = entries
+    .filter((entry) => !entry.isDirectory())
+    .map(({ parentPath, name }) => path.relative(out, path.join(parentPath, name)))
+  const text = await fs.readFile(path.join(out, 'manifest.json'), 'utf8').catch(() => 'null')
+  const listed = listedFiles(text)
+  const stranger = files.find((file) => file !== 'manifest.json' && !listed.has(file))
+  if (listed.size === 0 || stranger) {
+    const what = stranger ? `holds ${stranger}, which is of no package` : 'exists and is no package'
+    throw new CheckpointError(out, `${what}; choose an empty or new directory with --out`)
+  }
+}
+
+function listedFiles(text: string): ReadonlySet<string> {
+  try {
+    return new Set(Object.keys(manifest.parse(JSON.parse(text)).files))
+  } catch {
+    return new Set()
   }
 }
 
@@ -58,7 +84,7 @@ function explained(out: string, error: unknown): unknown {
 
 /** Directories cannot be swapped in one call, so an old package steps aside first and is removed last. */
 async function replace(partial: string, out: string): Promise<void> {
-  const old = `${path.resolve(out)}.old-${process.pid}`
+  const old = besides(out, 'old')
   const existed = await fs.rename(out, old).then(
     () => true,
     () => false,

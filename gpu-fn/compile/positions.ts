@@ -1,13 +1,21 @@
 // Whether a checkpoint's position table [1, max·max, D] comes apart into one table of columns and one of rows, bit for bit.
 import type { PositionTables } from '../models/mmdit.ts'
 import type { Tensor } from './checkpoint.ts'
-import { readFloat32 } from './convert.ts'
+import { closeFiles, readFloat32 } from './convert.ts'
 
 /**
  * The two tables [max, D / 2] when the first half of every entry depends on its column alone and the second on its row alone,
  * as in `get_2d_sincos_pos_embed`; else null. Reads the table one row of the grid at a time.
  */
 export function separate(table: Tensor, max: number, width: number): PositionTables {
+  try {
+    return separateRows(table, max, width)
+  } finally {
+    closeFiles()
+  }
+}
+
+function separateRows(table: Tensor, max: number, width: number): PositionTables {
   if (width % 2 !== 0) return null
   const half = width / 2
   const columns = new Int32Array(max * half)

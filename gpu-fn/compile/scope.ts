@@ -93,63 +93,69 @@ export class Scope {
   /** Shape of a parameter, without reading it. */
   shape(name: string): readonly number[] {
     const tensor = this.build.ledger.tensors.get(this.#name(name))
-    if (!tensor) throw new CheckpointError(this.build.ledger.network, `tensor ${this.#name(name)} is missing`)
+    if (!tensor) throw new CheckpointError(this.#network, `tensor ${this.#name(name)} is missing`)
     return tensor.shape
   }
 
   /** Reads a parameter on purpose without using it; say why where it is called. */
-  drop(name: string): void {
-    if (this.has(name)) this.build.ledger.take(this.#name(name))
+  drop(name: string, expected: readonly number[]): void {
+    this.#take(name, expected)
   }
 
-  storage(name: string): Storage {
-    return this.build.precision(this.build.ledger.network, this.#name(name), this.shape(name))
-  }
-
-  /** A parameter in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I]. */
-  parameter(name: string, { channelsLast = false } = {}): Value {
-    const storage = this.storage(name)
+  /**
+   * A parameter of exactly this shape, in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I].
+   */
+  parameter(name: string, expected: readonly number[], { channelsLast = false } = {}): Value {
+    const { tensor, storage, id } = this.#take(name, expected)
     if (storage === 'float8e4m3fn')
-      throw new CheckpointError(this.build.ledger.network, `${this.#name(name)} is no linear weight and cannot be FP8`)
-    const tensor = this.build.ledger.take(this.#name(name))
-    const [o, i, h, w] = tensor.shape
-    const shape = channelsLast ? [o!, h!, w!, i!] : tensor.shape
-    const source = {
-      kind: 'cast',
-      tensor,
-      rows: [0, tensor.shape[0] ?? 1],
-      storage,
-      channelsLast,
-    } satisfies WeightSource
-    return this.graph.weight(this.#name(name), storage, shape, source)
+      throw new CheckpointError(this.#network, `${id} is no linear weight and cannot be FP8`)
+    const [o, i, h, w] = expected
+    const shape = channelsLast ? [o!, h!, w!, i!] : expected
+    const source: WeightSource = { kind: 'cast', tensor, rows: [0, expected[0]!], storage, channelsLast }
+    return this.graph.weight(id, storage, shape, source)
   }
 
-  /** Row ranges of a matrix [N, K], each as its own weight. */
-  rows(name: string, ranges: readonly Rows[]): (Value | Quantised)[] {
-    const storage = this.storage(name)
-    const tensor = this.build.ledger.take(this.#name(name))
+  /** Row ranges of a matrix [N, K] or a vector [N], each as its own weight. */
+  rows(name: string, ranges: readonly Rows[], expected: readonly number[]): (Value | Quantised)[] {
+    const { tensor, storage, id } = this.#take(name, expected)
+    const [count, columns = 1] = expected
     return ranges.map((rows) => {
-      const whole = rows[0] === 0 && rows[1] === tensor.shape[0]
-      const id = whole ? this.#name(name) : `${this.#name(name)}[${rows[0]}:${rows[1]}]`
-      // A 1×1 convolution [N, K, 1, 1] is a matrix.
-      const columns = tensor.shape.slice(1).reduce((n, dim) => n * dim, 1)
-      const shape = tensor.shape.length === 1 ? [rows[1] - rows[0]] : [rows[1] - rows[0], columns]
+      const part = rows[1] - rows[0] === count ? id : `${id}[${rows[0]}:${rows[1]}]`
+      const shape = [rows[1] - rows[0], ...expected.slice(1)]
       if (storage !== 'float8e4m3fn') {
-        return this.graph.weight(id, storage, shape, {
-          kind: 'cast',
-          tensor,
-          rows,
-          storage,
-          channelsLast: false,
-        } satisfies WeightSource)
+        const source: WeightSource = { kind: 'cast', tensor, rows, storage, channelsLast: false }
+        return this.graph.weight(part, storage, shape, source)
       }
       const block = Math.min(this.build.scaleBlock ?? columns, columns)
       const vector = block === columns && this.lowering.rowScales === 'vector'
       const scaleShape = vector ? [shape[0]!] : [shape[0]!, Math.ceil(columns / block)]
-      const codes = this.graph.weight(id, storage, shape, { kind: 'codes', tensor, rows, block } satisfies WeightSource)
-      const scales = this.graph.weight(`${id}.scale`, 'float32', scaleShape, { kind: 'scales' } satisfies WeightSource)
+      const codes = this.graph.weight(part, storage, shape, {
+        kind: 'codes',
+        tensor,
+        rows,
+        block,
+      } satisfies WeightSource)
+      const scales = this.graph.weight(`${part}.scale`, 'float32', scaleShape, {
+        kind: 'scales',
+      } satisfies WeightSource)
       return { codes, scales, block }
     })
+  }
+
+  #take(name: string, expected: readonly number[]): { tensor: Tensor; storage: Storage; id: string } {
+    const id = this.#name(name)
+    const tensor = this.build.ledger.take(id)
+    if (String(tensor.shape) !== String(expected)) {
+      throw new CheckpointError(
+        this.#network,
+        `tensor ${id} is [${tensor.shape.join(', ')}]; the model takes [${expected.join(', ')}]`,
+      )
+    }
+    return { tensor, storage: this.build.precision(this.#network, id, expected), id }
+  }
+
+  get #network(): string {
+    return this.build.ledger.network
   }
 
   #name(name: string): string {

@@ -72,24 +72,11 @@ export async function writeWeights(
     position += data.byteLength
   }
   const inFlight = blocksInFlight(weights, options.converter)
+  const scales: Float32Array[] = []
   try {
-    let scales: Float32Array[] = []
     for (const { name, source } of weights as readonly Weight<WeightSource>[]) {
       await append(new Uint8Array(placed.get(name)!.offset - position))
-      if (source.kind === 'bytes') await append(source.data)
-      else if (source.kind === 'scales') {
-        for (const part of scales) await append(new Uint8Array(part.buffer, part.byteOffset, part.byteLength))
-        scales = []
-      } else {
-        options.source.update(`${source.tensor.name} ${source.tensor.dtype} ${source.tensor.shape} ${source.rows}\n`)
-        for (let left = blockCount(source); left > 0; left--) {
-          const converted = (await inFlight.next()).value!
-          options.source.update(converted.digest)
-          if (converted.scales) scales.push(converted.scales)
-          await append(converted.output)
-          options.onBlock(converted)
-        }
-      }
+      for await (const content of contentOf(source, inFlight, scales, options)) await append(content)
     }
     await handle.sync()
   } finally {
@@ -97,6 +84,30 @@ export async function writeWeights(
     await handle.close()
   }
   return { bytes, sha256: output.digest('hex') }
+}
+
+/** The bytes of one weight, a block at a time. Scales come with their codes and are kept until it is their turn. */
+async function* contentOf(
+  source: WeightSource,
+  inFlight: AsyncGenerator<Converted, undefined>,
+  scales: Float32Array[],
+  options: WriteOptions,
+): AsyncGenerator<Uint8Array> {
+  if (source.kind === 'scales') {
+    for (const part of scales.splice(0)) yield new Uint8Array(part.buffer, part.byteOffset, part.byteLength)
+  } else if (source.kind === 'bytes') {
+    options.source.update(source.data)
+    yield source.data
+  } else {
+    options.source.update(`${source.tensor.name} ${source.tensor.dtype} ${source.tensor.shape} ${source.rows}\n`)
+    for (let left = blockCount(source); left > 0; left--) {
+      const converted = (await inFlight.next()).value!
+      options.source.update(converted.digest)
+      if (converted.scales) scales.push(converted.scales)
+      options.onBlock(converted)
+      yield converted.output
+    }
+  }
 }
 
 /** Converted blocks in order, with the next ones already under way. */

@@ -1,7 +1,7 @@
 // CLIP's text encoder: CLIP-L and OpenCLIP bigG. arXiv 2103.00020; transformers modeling_clip.py `CLIPTextModelWithProjection`.
 // B batch · S tokens · D width · H attention heads
 import type { Graph, Value } from '../compile/graph.ts'
-import { type Activation, attention, embedding, layerNorm, linear, parameter } from '../compile/nn.ts'
+import { type Activation, attention, embedding, layerNorm, linear, outputWidth, parameter } from '../compile/nn.ts'
 import * as ops from '../compile/ops.ts'
 import type { Scope } from '../compile/scope.ts'
 
@@ -20,11 +20,11 @@ export type ClipTextConfig = {
 /** Graph `clip_l` or `clip_g`: input_ids [B, S] → hidden [B, S, D] of the layer before the last, without final norm; pooled [B, D']. */
 export function clipText(s: Scope, config: ClipTextConfig): Graph {
   const { graph } = s
-  const { tokens, layers, epsilon, endToken } = config
+  const { tokens, layers, epsilon, endToken, vocabulary, width } = config
   const ids = graph.input('input_ids', 'int64', ['B', tokens])
   const model = s.at('text_model')
-  const positions = parameter(model.at('embeddings', 'position_embedding').enter(), 'weight')
-  let x = ops.add(embedding(model.at('embeddings', 'token_embedding'), ids), positions) // [B, S, D]
+  const positions = parameter(model.at('embeddings', 'position_embedding').enter(), 'weight', [tokens, width])
+  let x = ops.add(embedding(model.at('embeddings', 'token_embedding'), ids, vocabulary, width), positions) // [B, S, D]
   let penultimate = x
   for (let i = 0; i < layers; i++) {
     penultimate = x
@@ -36,7 +36,9 @@ export function clipText(s: Scope, config: ClipTextConfig): Graph {
   graph.output(
     'pooled',
     ops.cast(
-      s.has('text_projection.weight') ? linear(s.at('text_projection'), pooled, { bias: false }) : pooled,
+      s.has('text_projection.weight')
+        ? linear(s.at('text_projection'), pooled, outputWidth(s.at('text_projection')), { bias: false })
+        : pooled,
       'float32',
     ),
   )
@@ -50,15 +52,12 @@ function endPosition(ids: Value, endToken: number | null): Value {
 }
 
 /** modeling_clip.py `CLIPEncoderLayer` */
-function encoderLayer(s: Scope, x: Value, { heads, epsilon, activation }: ClipTextConfig): Value {
-  const attn = s.at('self_attn')
+function encoderLayer(s: Scope, x: Value, { heads, epsilon, activation, width }: ClipTextConfig): Value {
   const normed = layerNorm(s.at('layer_norm1'), x, epsilon)
-  const qkv = {
-    q: linear(attn.at('q_proj'), normed),
-    k: linear(attn.at('k_proj'), normed),
-    v: linear(attn.at('v_proj'), normed),
-  }
-  const y = ops.add(x, linear(attn.at('out_proj'), attention(qkv, { heads, causal: true })))
-  const hidden = linear(s.at('mlp', 'fc1'), layerNorm(s.at('layer_norm2'), y, epsilon), { activation })
-  return ops.add(y, linear(s.at('mlp', 'fc2'), hidden))
+  const project = (name: string, input: Value) => linear(s.at('self_attn', name), input, width)
+  const qkv = { q: project('q_proj', normed), k: project('k_proj', normed), v: project('v_proj', normed) }
+  const y = ops.add(x, project('out_proj', attention(qkv, { heads, causal: true })))
+  const fc1 = s.at('mlp', 'fc1')
+  const hidden = linear(fc1, layerNorm(s.at('layer_norm2'), y, epsilon), outputWidth(fc1), { activation })
+  return ops.add(y, linear(s.at('mlp', 'fc2'), hidden, width))
 }

@@ -67,7 +67,7 @@ export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
     patchSize,
     inChannels,
     outChannels: whole('transformer', 'out_channels', shape('final_layer.linear.weight')[0]! / patchSize ** 2),
-    positionMax: whole('transformer', 'pos_embed_max_size', Math.sqrt(shape('pos_embed')[1]!)),
+    positionMax: positionMax(shape('pos_embed'), width),
     contextWidth: shape('context_embedder.weight')[1]!,
     pooledWidth: shape('y_embedder.mlp.0.weight')[1]!,
     qkNorm: tensors.has('joint_blocks.0.x_block.attn.ln_q.weight'),
@@ -86,6 +86,16 @@ export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
     dual_attention_layers: derived.dualAttention,
   })
   return derived
+}
+
+/** Side of the position table [1, side², D]. */
+function positionMax(table: readonly number[], width: number): number {
+  const side = Math.sqrt(table[1] ?? 0)
+  if (Number.isInteger(side) && side > 0 && String(table) === String([1, side ** 2, width])) return side
+  throw new CheckpointError(
+    'transformer',
+    `tensor pos_embed is [${table.join(', ')}]; the model takes [1, side², ${width}]`,
+  )
 }
 
 const ACTIVATIONS: Record<string, Activation> = {
@@ -143,7 +153,7 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
   const maxDistance = numberOf(file, config, 'relative_attention_max_distance', 128)
   const epsilon = numberOf(file, config, 'layer_norm_epsilon', 1e-6)
-  return { width, layers, heads, vocabulary, buckets, maxDistance, epsilon }
+  return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
 }
 
 export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {

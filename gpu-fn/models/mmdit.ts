@@ -15,11 +15,13 @@ import {
   type Modulation,
   type ModulationVector,
   modulate,
+  outputWidth,
   type Qkv,
   qkvLinear,
   type Stream,
   toActivations,
   toStream,
+  widthOf,
 } from '../compile/nn.ts'
 import * as ops from '../compile/ops.ts'
 import type { Scope } from '../compile/scope.ts'
@@ -76,8 +78,8 @@ function timestepEmbedding(t: Value): Value {
   return ops.concat([ops.cos(angle), ops.sin(angle)], 1) // [T, 256]
 }
 
-function embedder(s: Scope, x: Value): Value {
-  return linear(s.at('mlp', 2), ops.silu(linear(s.at('mlp', 0), x)))
+function embedder(s: Scope, x: Value, width: number): Value {
+  return linear(s.at('mlp', 2), ops.silu(linear(s.at('mlp', 0), x, width)), width)
 }
 
 /** Graph `conditioning`: timesteps [T], pooled [B, P], prompt_embeds [B, L, J] → modulation [T, B, M], context [B, L, D]. */
@@ -88,17 +90,19 @@ export function conditioning(s: Scope, config: MMDiTConfig): Graph {
   const pooled = graph.input('pooled', 'float32', ['B', pooledWidth])
   const promptEmbeds = graph.input('prompt_embeds', 'float32', ['B', 'L', contextWidth])
 
-  const time = embedder(s.at('t_embedder'), toActivations(s, timestepEmbedding(timesteps))) // [T, D]
-  const vector = embedder(s.at('y_embedder'), toActivations(s, pooled)) // [B, D]
+  const time = embedder(s.at('t_embedder'), toActivations(s, timestepEmbedding(timesteps)), width) // [T, D]
+  const vector = embedder(s.at('y_embedder'), toActivations(s, pooled), width) // [B, D]
   const c = ops.silu(ops.add(ops.reshape(time, ['T', 1, width]), vector)) // [T, B, D]
 
   const layout = modulationLayout(config)
-  const rows = layout.map(({ module }) => linear(s.at(module, 'adaLN_modulation', 1), c)) // each [T, B, n·D]
+  const adaLN = ({ module, names }: (typeof layout)[number]) =>
+    linear(s.at(module, 'adaLN_modulation', 1), c, names.length * width)
+  const rows = layout.map(adaLN) // each [T, B, n·D]
   const total = width * layout.flatMap(({ names }) => names).length
   const modulation = plusOneOnScales(ops.cast(ops.concat(rows, 2, total), 'float32'), layout, width) // [T, B, M]
 
   graph.output('modulation', modulation)
-  graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds)), 'float32')) // [B, L, D]
+  graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds), width), 'float32')) // [B, L, D]
   return graph
 }
 
@@ -119,14 +123,14 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   const modulation = graph.input('modulation', 'float32', [batch, total])
   const text = graph.input('context', 'float32', [batch, 'L', width])
 
-  const patches = conv2d(s.at('x_embedder', 'proj'), s.lowering.featureMap(toActivations(s, latent)), {
-    stride: patchSize,
-  })
+  const patch = { kernel: patchSize, stride: patchSize, padding: 0 }
+  const map = s.lowering.featureMap(toActivations(s, latent))
+  const patches = conv2d(s.at('x_embedder', 'proj'), map, width, patch)
   const grid = patchGrid(latent, patchSize)
   const position = positions
     ? positionsOf(s, positions, grid, config)
     : graph.input('position', 'float32', ['S', width])
-  s.drop('pos_embed')
+  s.drop('pos_embed', [1, config.positionMax ** 2, width])
   let x = toStream(ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))) // [B, S, D]
   let context = toStream(toActivations(s, text)) // [B, L, D]
 
@@ -135,7 +139,7 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
     ;({ x, context } = jointBlock(s.at('joint_blocks', block.index), x, context, vectors, config, block))
   }
   const { normed } = modulate(s.at('final_layer'), x, [vectors('final_layer', '')], EPSILON)
-  const tokens = linear(s.at('final_layer', 'linear'), normed[0]!) // [B, S, p·p·C]
+  const tokens = linear(s.at('final_layer', 'linear'), normed[0]!, patchSize * patchSize * config.outChannels) // [B, S, p·p·C]
   graph.output('velocity', unpatchify(ops.cast(tokens, 'float32'), latent, grid, config))
   return graph
 }
@@ -172,11 +176,14 @@ function jointBlock(
   const contextNorm = modulate(contextBlock, context, [contextMsa], EPSILON)
   const joint = jointAttention(s, xNorm.normed[0]!, contextNorm.normed[0]!, config, last)
 
-  x = addTo(xNorm.stream, gatedLinear(xBlock.at('attn', 'proj'), joint.x, msa.gate))
+  x = addTo(xNorm.stream, gatedLinear(xBlock.at('attn', 'proj'), joint.x, config.width, msa.gate))
   if (dual) x = addTo(x, selfAttention(xBlock.at('attn2'), xNorm.normed[1]!, msa2.gate, config))
   x = mlp(xBlock, x, m(xBlock.path, '_mlp'))
   if (last) return { x, context } // context-pre-only: nothing reads the text stream any more
-  context = addTo(contextNorm.stream, gatedLinear(contextBlock.at('attn', 'proj'), joint.context!, contextMsa.gate))
+  context = addTo(
+    contextNorm.stream,
+    gatedLinear(contextBlock.at('attn', 'proj'), joint.context!, config.width, contextMsa.gate),
+  )
   return { x, context: mlp(contextBlock, context, m(contextBlock.path, '_mlp')) }
 }
 
@@ -192,8 +199,8 @@ function jointAttention(
   const join = (a: Value, b: Value) => ops.concat([a, b], 1, 'S+L') // [B, S + L, D]
   const attn = s.at('context_block', 'attn')
   if (last) {
-    const { k, v } = kvLinear(attn.at('qkv'), context)
-    attn.drop('ln_q.weight')
+    const { k, v } = kvLinear(attn.at('qkv'), context, config.width)
+    if (config.qkNorm) attn.drop('ln_q.weight', [config.width / config.heads])
     const textK = config.qkNorm ? headNorm(attn.at('ln_k'), k, config.heads, EPSILON) : k
     return { x: attention({ q: image.q, k: join(image.k, textK), v: join(image.v, v) }, { heads: config.heads }) }
   }
@@ -216,19 +223,20 @@ function tokensOf(joint: Value, like: Value, side: 'start' | 'end'): Value {
 
 /** Dual attention of MMDiT-X: image tokens only. */
 function selfAttention(s: Scope, x: Value, gate: ModulationVector, config: MMDiTConfig) {
-  return gatedLinear(s.at('proj'), attention(normedQkv(s, x, config), { heads: config.heads }), gate)
+  return gatedLinear(s.at('proj'), attention(normedQkv(s, x, config), { heads: config.heads }), config.width, gate)
 }
 
-function normedQkv(s: Scope, x: Value, { qkNorm, heads }: MMDiTConfig): Qkv {
-  const { q, k, v } = qkvLinear(s.at('qkv'), x)
+function normedQkv(s: Scope, x: Value, { qkNorm, heads, width }: MMDiTConfig): Qkv {
+  const { q, k, v } = qkvLinear(s.at('qkv'), x, width)
   if (!qkNorm) return { q, k, v }
   return { q: headNorm(s.at('ln_q'), q, heads, EPSILON), k: headNorm(s.at('ln_k'), k, heads, EPSILON), v }
 }
 
 function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVector }): Stream {
   const { stream, normed } = modulate(s, x, [modulation], EPSILON)
-  const hidden = linear(s.at('mlp', 'fc1'), normed[0]!, { activation: 'gelu_tanh' })
-  return addTo(stream, gatedLinear(s.at('mlp', 'fc2'), hidden, modulation.gate))
+  const fc1 = s.at('mlp', 'fc1')
+  const hidden = linear(fc1, normed[0]!, outputWidth(fc1), { activation: 'gelu_tanh' })
+  return addTo(stream, gatedLinear(s.at('mlp', 'fc2'), hidden, widthOf(stream.value), modulation.gate))
 }
 
 type Grid = { rows: Value; columns: Value }

@@ -1,7 +1,7 @@
 // T5 v1.1's encoder. arXiv 1910.10683, 2002.05202 (gated GELU); transformers modeling_t5.py `T5EncoderModel`.
 // B batch · L tokens · D width · H attention heads
 import type { Graph, Value } from '../compile/graph.ts'
-import { attention, embedding, linear, rmsNorm, toActivations } from '../compile/nn.ts'
+import { attention, embedding, linear, outputWidth, rmsNorm, toActivations, widthOf } from '../compile/nn.ts'
 import * as ops from '../compile/ops.ts'
 import type { Scope } from '../compile/scope.ts'
 
@@ -9,6 +9,7 @@ export type T5Config = {
   readonly width: number
   readonly layers: number
   readonly heads: number
+  readonly headWidth: number
   readonly vocabulary: number
   readonly buckets: number
   readonly maxDistance: number
@@ -24,7 +25,7 @@ export function t5Encoder(s: Scope, config: T5Config): Graph {
   const { layers, epsilon } = config
   const ids = graph.input('input_ids', 'int64', ['B', 'L'])
   // The residual stream outgrows float16 and wears out in bfloat16, so it is float32 on every target.
-  let x = ops.cast(embedding(s.at('shared'), ids), 'float32') // [B, L, D]
+  let x = ops.cast(embedding(s.at('shared'), ids, config.vocabulary, config.width), 'float32') // [B, L, D]
   const bias = positionBias(
     s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias'),
     ids,
@@ -51,18 +52,20 @@ export function t5Encoder(s: Scope, config: T5Config): Graph {
 }
 
 /** T5's matrices have no biases. */
-const product = (s: Scope, x: Value) => linear(s, x, { bias: false })
+const product = (s: Scope, x: Value, out: number) => linear(s, x, out, { bias: false })
 
 /** modeling_t5.py `T5Attention`: no 1/√d. */
-function selfAttention(s: Scope, x: Value, bias: Value, { heads }: T5Config): Value {
-  const qkv = { q: product(s.at('q'), x), k: product(s.at('k'), x), v: product(s.at('v'), x) }
-  return product(s.at('o'), attention(qkv, { heads, scale: 1, bias }))
+function selfAttention(s: Scope, x: Value, bias: Value, { heads, headWidth, width }: T5Config): Value {
+  const inner = heads * headWidth
+  const qkv = { q: product(s.at('q'), x, inner), k: product(s.at('k'), x, inner), v: product(s.at('v'), x, inner) }
+  return product(s.at('o'), attention(qkv, { heads, scale: 1, bias }), width)
 }
 
 /** modeling_t5.py `T5DenseGatedActDense` */
 function gatedGelu(s: Scope, x: Value): Value {
-  const gate = linear(s.at('wi_0'), x, { activation: 'gelu_tanh', bias: false })
-  return product(s.at('wo'), ops.multiply(gate, product(s.at('wi_1'), x)))
+  const hidden = outputWidth(s.at('wi_0'))
+  const gate = linear(s.at('wi_0'), x, hidden, { activation: 'gelu_tanh', bias: false })
+  return product(s.at('wo'), ops.multiply(gate, product(s.at('wi_1'), x, hidden)), widthOf(x))
 }
 
 /** The learned bias of every pair of positions [1, H, L, L], looked up by distance. */
@@ -70,7 +73,7 @@ function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5C
   s.enter()
   const distances = Array.from({ length: 2 * T5_MAX_TOKENS - 1 }, (_, i) => i - (T5_MAX_TOKENS - 1))
   const byDistance = ops.gather(
-    s.parameter('weight'),
+    s.parameter('weight', [buckets, heads]),
     ops.int64(
       ids,
       distances.map((d) => bucketOf(d, buckets, maxDistance)),

@@ -1,7 +1,7 @@
 // The decoder of SD3.5's 16-channel autoencoder. Stability-AI/sd3.5 sd3_impls.py `VAEDecoder` @ fbf8f48.
 // B batch · C channels · h, w latent size · a feature map is laid out as the target likes it
 import type { Graph, Value } from '../compile/graph.ts'
-import { attention, conv2d, groupNorm, linear, toActivations } from '../compile/nn.ts'
+import { attention, conv2d, groupNorm, linear, outputWidth, toActivations } from '../compile/nn.ts'
 import * as ops from '../compile/ops.ts'
 import type { Scope } from '../compile/scope.ts'
 
@@ -16,6 +16,7 @@ export type VaeConfig = {
 }
 
 const EPSILON = 1e-6
+const ONE_BY_ONE = { kernel: 1, padding: 0 }
 
 /** Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1. */
 export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
@@ -24,36 +25,37 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const latent = graph.input('latent', 'float32', ['B', latentChannels, 'h', 'w'])
   const z = ops.add(ops.divide(latent, ops.scalar(latent, scalingFactor)), ops.scalar(latent, shiftFactor))
   let x = s.lowering.featureMap(toActivations(s, z))
-  if (s.has('post_quant_conv.weight')) x = conv2d(s.at('post_quant_conv'), x)
+  if (s.has('post_quant_conv.weight')) x = conv2d(s.at('post_quant_conv'), x, latentChannels, ONE_BY_ONE)
 
   const decoder = s.at('decoder')
-  x = conv2d(decoder.at('conv_in'), x, { padding: 1 })
+  x = conv2d(decoder.at('conv_in'), x, outputWidth(decoder.at('conv_in')))
   x = residualBlock(decoder.at('mid', 'block_1'), x, groups)
   if (decoder.has('mid.attn_1.q.weight')) x = attentionBlock(decoder.at('mid', 'attn_1'), x, groups)
   x = residualBlock(decoder.at('mid', 'block_2'), x, groups)
   for (let level = levels - 1; level >= 0; level--) {
     const up = decoder.at('up', level)
     for (let i = 0; i < blocksPerLevel; i++) x = residualBlock(up.at('block', i), x, groups)
-    if (level > 0) x = conv2d(up.at('upsample', 'conv'), s.lowering.upsampleNearest(x), { padding: 1 })
+    if (level > 0) x = conv2d(up.at('upsample', 'conv'), s.lowering.upsampleNearest(x), s.lowering.channels(x))
   }
   x = groupNorm(decoder.at('norm_out'), x, groups, EPSILON, { silu: true })
-  const image = s.lowering.planes(conv2d(decoder.at('conv_out'), x, { padding: 1 }))
+  const image = s.lowering.planes(conv2d(decoder.at('conv_out'), x, 3))
   graph.output('image', ops.cast(image, 'float32'))
   return graph
 }
 
 /** sd3_impls.py `ResnetBlock` */
 function residualBlock(s: Scope, x: Value, groups: number): Value {
-  const h = conv2d(s.at('conv1'), groupNorm(s.at('norm1'), x, groups, EPSILON, { silu: true }), { padding: 1 })
-  const y = conv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, groups, EPSILON, { silu: true }), { padding: 1 })
-  const [outChannels, inChannels] = s.shape('conv1.weight')
-  return ops.add(inChannels === outChannels ? x : conv2d(s.at('nin_shortcut'), x), y)
+  const out = outputWidth(s.at('conv1'))
+  const h = conv2d(s.at('conv1'), groupNorm(s.at('norm1'), x, groups, EPSILON, { silu: true }), out)
+  const y = conv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, groups, EPSILON, { silu: true }), out)
+  return ops.add(s.lowering.channels(x) === out ? x : conv2d(s.at('nin_shortcut'), x, out, ONE_BY_ONE), y)
 }
 
 /** One attention head over all positions. sd3_impls.py `AttnBlock` */
 function attentionBlock(s: Scope, x: Value, groups: number): Value {
+  const channels = s.lowering.channels(x)
   const tokens = s.lowering.tokens(groupNorm(s.at('norm'), x, groups, EPSILON), 'h*w') // [B, h·w, C]
-  const qkv = { q: linear(s.at('q'), tokens), k: linear(s.at('k'), tokens), v: linear(s.at('v'), tokens) }
-  const y = linear(s.at('proj_out'), attention(qkv, { heads: 1 }))
-  return ops.add(x, s.lowering.fromTokens(y, x))
+  const project = (name: string, input: Value) => linear(s.at(name), input, channels)
+  const qkv = { q: project('q', tokens), k: project('k', tokens), v: project('v', tokens) }
+  return ops.add(x, s.lowering.fromTokens(project('proj_out', attention(qkv, { heads: 1 })), x))
 }

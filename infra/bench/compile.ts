@@ -25,6 +25,7 @@ export async function benchCompile({ variant, directory = os.tmpdir() }: Compile
       checkpoint,
       '--out',
       path.join(scratch, 'package'),
+      '--allow-missing-encoders',
     ])
     const rate = (seconds: number) => `${seconds.toFixed(1)} s, ${(size / 1e6 / seconds).toFixed(0)} MB/s`
     console.log(compiling.stdout.trim())

@@ -1,4 +1,5 @@
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -64,6 +65,33 @@ describe('a package', () => {
     for (const { parentPath, name } of names) {
       const file = path.join(path.relative(a, parentPath), name)
       expect(await fs.readFile(path.join(b, file)), file).toEqual(await fs.readFile(path.join(a, file)))
+    }
+  })
+
+  test('has its tokenizers also when the checkpoint is all links, as in a Hugging Face cache', async () => {
+    const linked = path.join(scratch, 'linked')
+    for (const entry of await fs.readdir(checkpoint, { recursive: true, withFileTypes: true })) {
+      if (!entry.isFile()) continue
+      const from = path.join(entry.parentPath, entry.name)
+      const to = path.join(linked, path.relative(checkpoint, from))
+      await fs.mkdir(path.dirname(to), { recursive: true })
+      await fs.symlink(from, to)
+    }
+    const out = path.join(scratch, 'from-links')
+    expect(await compile('--checkpoint', linked, '--out', out)).toMatchObject({ code: 0 })
+    expect(await fs.readdir(path.join(out, 'tokenizer'))).toContain('vocab.json')
+  })
+
+  test('leaves nothing behind when it is interrupted', async () => {
+    const before = (await fs.readdir(scratch)).sort()
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      const child = spawn(process.execPath, [main, '--checkpoint', checkpoint, '--out', path.join(scratch, 'stopped')])
+      const exited = once(child, 'exit')
+      // The first line of progress comes when the package has begun to grow.
+      await once(child.stderr, 'data')
+      child.kill(signal)
+      expect(await exited).toEqual([signal === 'SIGINT' ? 130 : 143, null])
+      expect((await fs.readdir(scratch)).sort()).toEqual(before)
     }
   })
 
@@ -169,7 +197,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     const inSmallDisk = (size: string, command: string) =>
       run(
         'unshare',
-        ['-rm', 'sh', '-c', `mkdir -p small && mount -t tmpfs -o size=${size} tmpfs small && ${command}; ls small`],
+        ['-rm', 'sh', '-c', `mkdir -p small && mount -t tmpfs -o size=${size} tmpfs small && ${command}; ls -A small`],
         { cwd: scratch },
       ).catch((error) => error)
     const flags = `'${process.execPath}' '${main}' --checkpoint '${checkpoint}' --out small/package`
@@ -179,10 +207,38 @@ describe('a checkpoint is refused and nothing is written', () => {
     )
     expect(before.stdout).toBe('')
     const filler =
-      '(while ! ls small | grep -q partial; do sleep 0.01; done; head -c 11m /dev/zero > small/filler 2>/dev/null) &'
+      '(for i in $(seq 3000); do ls -A small | grep -q partial && break; sleep 0.01; done; head -c 11m /dev/zero > small/filler 2>/dev/null) &'
     const during = await inSmallDisk('12m', `${filler} ${flags} --tier fp8`)
     expect(during.stderr).toMatch(/small\/package: the disk is full; nothing was written/)
     expect(during.stdout.trim()).toBe('filler')
+  })
+
+  test('when the text encoders are missing', async () => {
+    const copy = await altered('no-clip', (file) => fs.rm(path.join(file, '../../text_encoder_2'), { recursive: true }))
+    await expectRefusal(copy, /text encoders: clip_g missing: --checkpoint may be given once for each file/)
+    const out = path.join(scratch, 'without')
+    expect(await compile('--checkpoint', copy, '--out', out, '--allow-missing-encoders')).toMatchObject({ code: 0 })
+  })
+
+  test('when a tokenizer is missing or cannot be used', async () => {
+    const missing = await altered('no-tokenizer', (file) =>
+      fs.rm(path.join(file, '../../tokenizer_3'), { recursive: true }),
+    )
+    await expectRefusal(missing, /the tokenizer of t5 is missing; --tokenizers DIR names the directory/)
+    const broken = await altered('bad-tokenizer', (file) =>
+      fs.writeFile(path.join(file, '../../tokenizer/vocab.json'), '{'),
+    )
+    await expectRefusal(broken, /tokenizer: .*vocab\.json/)
+  })
+
+  test("when the output directory is another program's, though it has a manifest.json", async () => {
+    const out = path.join(scratch, 'web-app')
+    await fs.mkdir(path.join(out, 'src'), { recursive: true })
+    await fs.writeFile(path.join(out, 'manifest.json'), '{"name": "app"}')
+    await fs.writeFile(path.join(out, 'src/thesis.txt'), 'ten years of work')
+    const refused = await compile('--checkpoint', checkpoint, '--out', out)
+    expect(refused.stderr).toMatch(/web-app: holds src\/thesis\.txt, which is of no package/)
+    expect(await fs.readdir(out)).toEqual(['manifest.json', 'src'])
   })
 
   test('when the output directory holds something else', async () => {
@@ -191,7 +247,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await fs.writeFile(path.join(out, 'diary.txt'), 'dear diary')
     const { code, stderr } = await compile('--checkpoint', checkpoint, '--out', out)
     expect(code).toBe(1)
-    expect(stderr).toMatch(/mine: exists and is no package/)
+    expect(stderr).toMatch(/mine: holds diary\.txt, which is of no package/)
     expect(await fs.readdir(out)).toEqual(['diary.txt'])
   })
 })
