@@ -12,10 +12,16 @@ const SCHEMA = `
     job TEXT PRIMARY KEY, key_id TEXT NOT NULL, amount INTEGER NOT NULL, state TEXT NOT NULL, reserved INTEGER NOT NULL,
     settled INTEGER) STRICT;
   CREATE TABLE IF NOT EXISTS idempotency (
-    name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, job TEXT NOT NULL, created INTEGER NOT NULL) STRICT`
+    name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, job TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
+  CREATE INDEX IF NOT EXISTS ledger_by_reserved ON ledger (reserved);
+  CREATE INDEX IF NOT EXISTS ledger_open ON ledger (reserved) WHERE state = 'reserved';
+  CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);
+  CREATE INDEX IF NOT EXISTS idempotency_by_created ON idempotency (created)`
 
 /** A reservation this old without a job behind it was left by a worker that died between the two. */
 const ORPHAN_MS = 15 * 60_000
+/** How long an Idempotency-Key is remembered. */
+const IDEMPOTENCY_MS = 24 * 60 * 60_000
 
 export type KeyInfo = { id: string; label: string; created: number; revoked: number | null }
 export type Outcome = 'captured' | 'released'
@@ -34,11 +40,11 @@ export type AdmissionRequest = {
   price: number
   idempotency: { name: string; fingerprint: string } | null
 }
-/** `repeated`: the Idempotency-Key was used before with the same request, for `job`. */
+/** `repeated`: the Idempotency-Key was used before with the same request, for `job`, whose price is `reserved` or settled. */
 export type Admission =
   | { kind: 'admitted' }
   | { kind: 'unauthorised' }
-  | { kind: 'repeated'; job: string }
+  | { kind: 'repeated'; job: string; reserved: boolean }
   | { kind: 'mismatch' }
 
 export class AccountDO extends DurableObject<Env> {
@@ -78,7 +84,7 @@ export class AccountDO extends DurableObject<Env> {
   /** Lets a job in: checks the key, the Idempotency-Key, and reserves the price, all or nothing. */
   async admit({ credential, job, price, idempotency }: AdmissionRequest): Promise<Admission> {
     if (!(await this.authenticate(credential))) return { kind: 'unauthorised' }
-    if ((await this.ctx.storage.getAlarm()) === null) await this.ctx.storage.setAlarm(Date.now() + ORPHAN_MS)
+    await this.#wakeWithin(ORPHAN_MS)
     return this.ctx.storage.transactionSync(() => {
       if (!this.#isActive(credential.keyId)) return { kind: 'unauthorised' }
       const before = idempotency && this.#repeated(idempotency)
@@ -103,6 +109,14 @@ export class AccountDO extends DurableObject<Env> {
     return entry
   }
 
+  /** Releases a job that no GPU took, and its Idempotency-Key with it, which is then free for another job. */
+  releaseAndForget(job: string): LedgerEntry | null {
+    return this.ctx.storage.transactionSync(() => {
+      this.#sql.exec('DELETE FROM idempotency WHERE job = ?', job)
+      return this.settle(job, 'released')
+    })
+  }
+
   entry(job: string): LedgerEntry | null {
     return this.#sql.exec<LedgerEntry>('SELECT * FROM ledger WHERE job = ?', job).toArray()[0] ?? null
   }
@@ -125,13 +139,35 @@ export class AccountDO extends DurableObject<Env> {
     return { reserved: sum('reserved'), captured: sum('captured') }
   }
 
-  /** Releases reservations that no job stands behind. A job that exists settles by itself, by its own watchdog. */
+  /**
+   * Releases reservations that no job stands behind (a job that exists settles by itself, by its own watchdog), and forgets
+   * Idempotency-Keys whose time is over.
+   */
   override async alarm(): Promise<void> {
-    const open = this.#sql.exec<LedgerEntry>("SELECT * FROM ledger WHERE state = 'reserved'").toArray()
-    for (const { job } of open.filter(({ reserved }) => reserved <= Date.now() - ORPHAN_MS)) {
-      if ((await this.env.JOB.getByName(job).view()) === null) this.settle(job, 'released')
+    const before = Date.now() - ORPHAN_MS
+    for (const { job } of this.#openBefore(before)) {
+      const absent = (await this.env.JOB.getByName(job).view()) === null
+      // While we asked, a repeated request may have taken the reservation up.
+      if (absent && (this.entry(job)?.reserved ?? Infinity) <= before) this.releaseAndForget(job)
     }
-    if (this.totals().reserved > 0) await this.ctx.storage.setAlarm(Date.now() + ORPHAN_MS)
+    this.#sql.exec('DELETE FROM idempotency WHERE created <= ?', Date.now() - IDEMPOTENCY_MS)
+    if (this.#openBefore(Infinity).length > 0) return this.#wakeWithin(ORPHAN_MS)
+    const { oldest } = this.#sql.exec<{ oldest: number | null }>('SELECT min(created) AS oldest FROM idempotency').one()
+    if (oldest !== null) await this.#wakeWithin(oldest + IDEMPOTENCY_MS - Date.now())
+  }
+
+  /** Sets the alarm unless it comes sooner anyway. */
+  async #wakeWithin(ms: number): Promise<void> {
+    const alarm = await this.ctx.storage.getAlarm()
+    const at = Date.now() + ms
+    if (alarm === null || alarm > at) await this.ctx.storage.setAlarm(at)
+  }
+
+  /** Unsettled reservations made at `time` or before. */
+  #openBefore(time: number): { job: string }[] {
+    return this.#sql
+      .exec<{ job: string }>("SELECT job FROM ledger WHERE state = 'reserved' AND reserved <= ?", time)
+      .toArray()
   }
 
   #isActive(keyId: string): boolean {
@@ -144,7 +180,14 @@ export class AccountDO extends DurableObject<Env> {
       name,
     )
     if (!row) return null
-    return row.fingerprint === fingerprint ? { kind: 'repeated', job: row.job } : { kind: 'mismatch' }
+    if (row.fingerprint !== fingerprint) return { kind: 'mismatch' }
+    // Made new, so that the alarm does not release as an orphan what the caller is about to create a job for.
+    const renewed = this.#sql.exec(
+      "UPDATE ledger SET reserved = ? WHERE job = ? AND state = 'reserved'",
+      Date.now(),
+      row.job,
+    )
+    return { kind: 'repeated', job: row.job, reserved: renewed.rowsWritten > 0 }
   }
 
   #remember({ name, fingerprint }: { name: string; fingerprint: string }, job: string): void {

@@ -3,6 +3,7 @@
 import { unauthorised } from './auth.ts'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
+import { readGpuTimes } from './gpu-times.ts'
 import { isFinal, type JobRecord, type JobSpec } from './job-record.ts'
 import type { Credential } from './keys.ts'
 import { log } from './log.ts'
@@ -43,8 +44,12 @@ async function admit(env: Env, credential: Credential, spec: JobSpec, idempotenc
     const message = 'The first request with this Idempotency-Key is still running; ask again in a moment.'
     throw new ApiError('idempotency_in_flight', message, { headers: { 'retry-after': '1' } })
   }
+  if (known) return known
   // A worker that died between reservation and job left a key without a job.
-  return known ?? env.JOB.getByName(admission.job).create({ ...spec, id: admission.job })
+  if (admission.reserved) return env.JOB.getByName(admission.job).create({ ...spec, id: admission.job })
+  // Its reservation is gone as well: run under that id, the job would be free.
+  await account.releaseAndForget(admission.job)
+  return admit(env, credential, spec, idempotency)
 }
 
 /** Reserves the price, runs the job and returns it succeeded. Errors: what the account refuses, and why the job failed. */
@@ -54,6 +59,8 @@ export async function generateNow(
   spec: JobSpec,
   idempotency: Idempotency,
 ): Promise<JobRecord> {
+  // A deployment that cannot run a job must not reserve for one.
+  readGpuTimes(env)
   const { id, state } = await admit(env, credential, spec, idempotency)
   const job = await runToEnd(env, id)
   if (job.state === 'succeeded') return job

@@ -12,19 +12,48 @@ export type Frame = { event: JobEvent; data?: Uint8Array<ArrayBuffer> }
 
 type Chunk = ReadableStreamReadResult<Uint8Array>
 
-/** Reads a chunk, or throws StreamLost when none comes for `silenceMs`. */
-async function readWithin(reader: ReadableStreamDefaultReader<Uint8Array>, silenceMs: number): Promise<Chunk> {
-  let timer: ReturnType<typeof setTimeout> | null = null
-  const silence = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new StreamLost(`nothing came for ${silenceMs} ms`)), silenceMs)
-  })
+/** How far a reader's patience goes: the silence it bears, and a signal that ends it with the signal's reason. */
+export type Patience = { silenceMs: number; signal: AbortSignal }
+
+/** Reads a chunk, or throws StreamLost when none comes for `silenceMs`, or what the signal was aborted with. */
+async function readWithin(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  { silenceMs, signal }: Patience,
+): Promise<Chunk> {
+  const { promise: overdue, reject } = Promise.withResolvers<never>()
+  const timer = setTimeout(() => reject(new StreamLost(`nothing came for ${silenceMs} ms`)), silenceMs)
+  const onAbort = () => reject(signal.reason)
+  signal.addEventListener('abort', onAbort)
   try {
-    return await Promise.race([reader.read(), silence])
+    signal.throwIfAborted()
+    return await Promise.race([reader.read(), overdue])
   } catch (cause) {
+    signal.throwIfAborted()
     throw cause instanceof StreamLost ? cause : new StreamLost('the connection broke', { cause })
   } finally {
     clearTimeout(timer)
+    signal.removeEventListener('abort', onAbort)
   }
+}
+
+/** The start of a body as text: as much of its first `limit` bytes as came before it ended, broke or took too long. */
+export async function readStart(body: ReadableStream<Uint8Array>, limit: number, patience: Patience): Promise<string> {
+  const reader = body.getReader()
+  const decoder = new TextDecoder()
+  let text = ''
+  try {
+    for (let left = limit; left > 0; ) {
+      const { value } = await readWithin(reader, patience)
+      if (!value) break
+      text += decoder.decode(value.subarray(0, left), { stream: true })
+      left -= value.length
+    }
+  } catch {
+    // What came is what there is to tell.
+  } finally {
+    reader.cancel().catch(() => {})
+  }
+  return text
 }
 
 /** Takes lines and counted bytes off a stream. `pull` gives the next chunk, or null at the end. */
@@ -90,11 +119,11 @@ const TERMINAL: ReadonlySet<JobEvent['type']> = new Set(['succeeded', 'failed', 
 
 /**
  * Yields the events of a reply body up to and with the terminal one; an `image` comes with its bytes, checked against its SHA-256.
- * Throws StreamLost when the stream ends before, is silent for `silenceMs`, or breaks the contract.
+ * Throws StreamLost when the stream ends before, is silent for too long, or breaks the contract, and the signal's reason once it is aborted.
  */
-export async function* readFrames(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame> {
+export async function* readFrames(body: ReadableStream<Uint8Array>, patience: Patience): AsyncGenerator<Frame> {
   const reader = body.getReader()
-  const bytes = byteReader(async () => (await readWithin(reader, silenceMs)).value ?? null)
+  const bytes = byteReader(async () => (await readWithin(reader, patience)).value ?? null)
   try {
     for (;;) {
       const line = await bytes.line(LIMITS.eventLineBytes)

@@ -3,6 +3,8 @@ import type { JobEvent, JobRequest, Timings } from '#contract'
 import type { ErrorCode } from './errors.ts'
 import type { Decision } from './route.ts'
 
+/** After this many attempts without an end a job has failed. */
+export const MAX_ATTEMPTS = 3
 export const JOB_ID = /^job_[0-9a-f]{32}$/
 export const newJobId = () => `job_${crypto.getRandomValues(new Uint8Array(16)).toHex()}`
 
@@ -54,6 +56,8 @@ export type JobRecord = JobSpec & {
 }
 
 const FINAL: ReadonlySet<JobState> = new Set(['succeeded', 'failed', 'canceled'])
+/** What a caller reads where the fault was ours. */
+export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 export const isFinal = (job: Pick<JobRecord, 'state'>) => FINAL.has(job.state)
 
 const FRESH = {
@@ -94,11 +98,16 @@ export function warningsOf({ request, warnings }: JobRecord): JobRecord['warning
   return [{ code: 'negative_prompt_ignored', message }, ...warnings]
 }
 
-/** What the GPU function says to a caller: an invalid request is theirs to mend and is told; the rest is ours and stays in the log. */
-function failure(event: Extract<JobEvent, { type: 'failed' }>): [ErrorCode, string] {
-  if (event.code === 'invalid_request') return ['invalid_request', event.message]
-  return ['generation_failed', 'The image could not be made. Nothing was charged; please try again.']
+/**
+ * The record after the GPU function failed an attempt. An invalid request is the caller's to mend: it is final and told. The rest is
+ * ours and stays in the log; the GPU function runs the job again for a later attempt, as long as there is one.
+ */
+function attemptFailed(job: JobRecord, { code, message }: Extract<JobEvent, { type: 'failed' }>): JobRecord {
+  if (code === 'invalid_request') return failJob(job, 'invalid_request', message)
+  return job.attempt < MAX_ATTEMPTS ? queuedAgain(job) : failJob(job, 'generation_failed', FAILED)
 }
+
+const queuedAgain = (job: JobRecord): JobRecord => ({ ...job, state: 'queued', progress: null })
 
 /** Applies an event to a record. A final state never changes. */
 export function applyEvent(job: JobRecord, event: LoggedEvent): JobRecord {
@@ -117,10 +126,10 @@ export function applyEvent(job: JobRecord, event: LoggedEvent): JobRecord {
     case 'succeeded':
       return { ...job, state: 'succeeded', timings: event.timings, progress: null, finished: Date.now() }
     case 'failed':
-      return failJob(job, ...failure(event))
+      return attemptFailed(job, event)
     case 'canceled':
       return { ...job, state: 'canceled', timings: event.timings, progress: null, finished: Date.now() }
     case 'lost':
-      return { ...job, state: 'queued', progress: null }
+      return queuedAgain(job)
   }
 }

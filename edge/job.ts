@@ -1,27 +1,29 @@
 // JobDO: one job. It keeps the record and the event log, talks to the GPU in one place (`attempt`), and settles the price once.
 import { DurableObject } from 'cloudflare:workers'
 import { PROTOCOL_VERSION } from '#contract'
+import { jittered, sleep } from './backoff.ts'
 import { readCatalogue } from './catalogue.ts'
 import type { Env } from './env.ts'
-import { GpuRefused, GpuUnavailable, generate } from './gpu.ts'
+import { GpuOverran, GpuRefused, GpuUnavailable, generate } from './gpu.ts'
 import { type Frame, StreamLost } from './gpu-stream.ts'
+import { readGpuTimes } from './gpu-times.ts'
 import {
   applyEvent,
   beginAttempt,
+  FAILED,
   failJob,
   isFinal,
   type JobRecord,
   type JobSpec,
   type LoggedEvent,
+  MAX_ATTEMPTS,
   newJob,
 } from './job-record.ts'
 import { log } from './log.ts'
 import { storeImage } from './results.ts'
 
-const MAX_ATTEMPTS = 3
 /** The watchdog: how soon a job that nobody drives any more (an eviction, a deploy) is taken up again. */
 const WATCH_MS = 30_000
-const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
 
 export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
@@ -72,7 +74,7 @@ export class JobDO extends DurableObject<Env> {
     if (this.#live?.n === n) return this.#live.done
     this.#live?.abort.abort(new StreamLost(`attempt ${n} took over`))
     const abort = new AbortController()
-    const done = this.#perform(n, abort.signal).finally(() => {
+    const done = this.#perform(n, abort).finally(() => {
       if (this.#live?.n === n) this.#live = null
     })
     this.#live = { n, abort, done }
@@ -84,22 +86,29 @@ export class JobDO extends DurableObject<Env> {
     const job = this.view()
     if (!job || job.settled) return
     await this.ctx.storage.setAlarm(Date.now() + WATCH_MS)
-    if (!this.#driving) await this.run()
+    // Not awaited: an alarm may take 15 minutes, a job longer. The alarm just set is the net under it.
+    void this.run()
   }
 
   async #drive(): Promise<JobRecord> {
     for (let job = this.#job(); !isFinal(job); job = this.#job()) {
       if (this.#live) await this.#live.done
       else if (job.attempt >= MAX_ATTEMPTS) this.#save(failJob(job, 'generation_failed', FAILED))
-      else await this.attempt(job.attempt + 1)
+      else await this.#next(job.attempt + 1)
     }
     return this.#settle()
   }
 
-  async #perform(n: number, signal: AbortSignal): Promise<JobRecord> {
+  /** Runs attempt n; a repeated one after a pause, in which a GPU may recover. */
+  async #next(n: number): Promise<JobRecord> {
+    if (n > 1) await sleep(jittered(readGpuTimes(this.env).retryMs * 4 ** (n - 2)))
+    return this.attempt(n)
+  }
+
+  async #perform(n: number, abort: AbortController): Promise<JobRecord> {
     this.#save(beginAttempt(this.#job(), n))
     try {
-      for await (const frame of generate(this.#call(n, signal))) {
+      for await (const frame of generate(this.#call(n, abort))) {
         const event = await this.#stored(frame)
         if (this.#job().attempt !== n) return this.#job()
         this.#append(n, event)
@@ -110,17 +119,15 @@ export class JobDO extends DurableObject<Env> {
     return isFinal(this.#job()) ? this.#settle() : this.#job()
   }
 
-  #call(n: number, signal: AbortSignal) {
+  #call(n: number, abort: AbortController) {
     const { id, request, decision } = this.#job()
-    const { GPU_SIGNING_KEY, GPU_START_SECONDS, GPU_SILENCE_SECONDS } = this.env
     return {
+      ...readGpuTimes(this.env),
       endpoint: readCatalogue(this.env).endpoints[decision.endpoint]!,
-      signingKey: GPU_SIGNING_KEY,
+      signingKey: this.env.GPU_SIGNING_KEY,
       job: id,
       request: { protocol: PROTOCOL_VERSION, attempt: n, ...request } as const,
-      startMs: Number(GPU_START_SECONDS) * 1000,
-      silenceMs: Number(GPU_SILENCE_SECONDS) * 1000,
-      signal,
+      abort,
     }
   }
 
@@ -137,7 +144,8 @@ export class JobDO extends DurableObject<Env> {
     if (job.attempt !== n) return
     log('warn', 'an attempt broke', { job: job.id, attempt: n, cause })
     if (cause instanceof GpuUnavailable) this.#save(failJob(job, 'gpu_unavailable', NO_GPU))
-    else if (cause instanceof GpuRefused) this.#save(failJob(job, 'generation_failed', FAILED))
+    else if (cause instanceof GpuRefused || cause instanceof GpuOverran)
+      this.#save(failJob(job, 'generation_failed', FAILED))
     else this.#append(n, { type: 'lost', reason: cause instanceof Error ? cause.message : 'unknown' })
   }
 
@@ -156,10 +164,13 @@ export class JobDO extends DurableObject<Env> {
 
   /** Captures or releases the price of a final job. Repeats do no harm, so when it fails the watchdog does it again. */
   async #settle(): Promise<JobRecord> {
-    const { id, account, state, settled } = this.#job()
+    const { id, account, state, error, settled } = this.#job()
     if (settled) return this.#job()
     try {
-      await this.env.ACCOUNT.getByName(account).settle(id, state === 'succeeded' ? 'captured' : 'released')
+      const ledger = this.env.ACCOUNT.getByName(account)
+      // No GPU took it and we ask for a retry, which must not be answered with this very failure.
+      if (error?.code === 'gpu_unavailable') await ledger.releaseAndForget(id)
+      else await ledger.settle(id, state === 'succeeded' ? 'captured' : 'released')
       this.#save({ ...this.#job(), settled: true })
       await this.ctx.storage.deleteAlarm()
     } catch (cause) {

@@ -11,7 +11,8 @@ export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
 /** Bounds that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {
   promptCharacters: 10_000,
-  side: { min: 16, max: 2048, multipleOf: 16 },
+  /** Medium's position table reaches furthest; each model says what it can make. */
+  side: { min: 16, max: 6144, multipleOf: 16 },
   steps: { min: 1, max: 100 },
   guidanceScale: { min: 0, max: 20 },
   count: { min: 1, max: 8 },

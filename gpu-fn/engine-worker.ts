@@ -2,6 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import type { JobErrorCode, JobRequest } from './contract.ts'
 import type { Package } from './packages.ts'
+import { footprintOf } from './pipeline.ts'
 import { openPipeline, type Pipeline, type PipelineEvent, txt2img } from './txt2img.ts'
 
 export type Settings = { memoryBytes: number }
@@ -29,12 +30,13 @@ port.on('message', (command: Command) => void obey(command))
 send({ type: 'ready' })
 
 async function obey(command: Command): Promise<void> {
+  const abort = new AbortController()
   try {
     if (command.type === 'load') await load(command.package)
-    else await run(command)
+    else await run(command, abort)
     send({ type: 'done' })
   } catch (error) {
-    const aborted = command.type === 'run' && Atomics.load(command.cancel, 0) === 1
+    const aborted = abort.signal.aborted && error === abort.signal.reason
     send(aborted ? { type: 'aborted' } : { type: 'failed', ...classify(error, command) })
   }
 }
@@ -46,10 +48,11 @@ async function load(pkg: Package): Promise<void> {
   send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000 })
 }
 
-async function run({ package: pkg, request, cancel }: Extract<Command, { type: 'run' }>): Promise<void> {
-  const abort = new AbortController()
+type Run = Extract<Command, { type: 'run' }>
+
+async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
   const pipeline = await pipelineOf(pkg)
-  if (Atomics.load(cancel, 0) === 1) throw new Error('canceled before the first step')
+  if (Atomics.load(cancel, 0) === 1) abort.abort()
   for await (const event of txt2img(pipeline, request, abort.signal)) {
     // The pipeline yields after every step and looks at its signal before the next one.
     if (Atomics.load(cancel, 0) === 1) abort.abort()
@@ -58,7 +61,7 @@ async function run({ package: pkg, request, cancel }: Extract<Command, { type: '
 }
 
 async function pipelineOf(pkg: Package): Promise<Pipeline> {
-  const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+  const { bytes } = footprintOf(pkg)
   const found = open.get(pkg.digest)
   open.delete(pkg.digest)
   if (!found) await makeRoom(bytes)

@@ -1,6 +1,8 @@
 // The engine as the server sees it: which models there are, load one, run one. The work is done on a thread of its own.
 import type { Logger } from 'pino'
+import type { Manifest } from './compile/manifest.ts'
 import type { JobRequest } from './contract.ts'
+import { deviceName } from './device.ts'
 import { createThread } from './engine-thread.ts'
 import type { Command } from './engine-worker.ts'
 import { findPackages, type Package } from './packages.ts'
@@ -28,7 +30,7 @@ export interface Engine {
 export interface EngineOptions {
   /** The directory that holds the packages. */
   packages: string
-  /** Open packages beyond this many bytes of files are closed, least recently used first. */
+  /** Open packages that take more than this in memory are closed, least recently used first. */
   memoryBytes: number
   log: Logger
   /** The thread's program; a test may wrap the real one. */
@@ -39,6 +41,7 @@ export interface EngineOptions {
 export function createEngine(options: EngineOptions): Engine {
   const packages = new Map<string, Package>()
   const models: Model[] = []
+  const devices = new Map<Manifest['target'], string>()
   const thread = createThread(options)
 
   return {
@@ -46,6 +49,8 @@ export function createEngine(options: EngineOptions): Engine {
     async start() {
       for (const pkg of await findPackages(options.packages)) {
         packages.set(pkg.digest, pkg)
+        const { target } = pkg.manifest
+        if (!devices.has(target)) devices.set(target, await deviceName(target))
         models.push(describe(pkg))
       }
       checkOffer(models, options.packages)
@@ -56,7 +61,7 @@ export function createEngine(options: EngineOptions): Engine {
       let seconds = 0
       for await (const reply of thread.send({ type: 'load', package: pkg }))
         if (reply.type === 'loaded') seconds = reply.seconds
-      return { device: pkg.manifest.target, seconds }
+      return { device: devices.get(pkg.manifest.target)!, seconds }
     },
     async *run(model, request, signal) {
       const cancel = new Int32Array(new SharedArrayBuffer(4))

@@ -38,11 +38,11 @@ export function createJobs(options: JobsOptions) {
   const logOf = (job: Job) => log.child({ job: job.id, attempt: job.attempt })
   const faulty = new Set<string>()
   const scheduler = createScheduler<Job>(async (job) => {
-    await runJob(engine, job, logOf(job))
+    const { fault } = await runJob(engine, job, logOf(job))
     retained.add(job)
-    const end = outcome(job)
-    if (end?.type === 'failed' && end.code === 'internal') faulty.add(job.id)
-    else faulty.clear()
+    // A refusal or a canceled job shows neither that the engine works nor that it does not.
+    if (fault) faulty.add(job.id)
+    else if (outcome(job)?.type === 'succeeded') faulty.clear()
     if (faulty.size === FAULTS_IN_A_ROW) options.onBroken()
   }, options.queue)
 
@@ -101,19 +101,20 @@ function refuseUnlessReady({ status }: Lifecycle): void {
 
 /** Keeps jobs that ended until their time is over or newer ones need the bytes. */
 function createRetention(limits: Pick<JobsOptions, 'retainSeconds' | 'retainBytes'>, forget: (job: Job) => void) {
-  const kept = new Set<Job>()
+  /** A timer holds its job, so it must end with it. */
+  const timers = new Map<Job, NodeJS.Timeout>()
   let bytes = 0
   const drop = (job: Job) => {
-    if (!kept.delete(job)) return
+    clearTimeout(timers.get(job))
+    timers.delete(job)
     bytes -= job.bytes
     forget(job)
   }
   return {
     add(job: Job): void {
-      kept.add(job)
+      timers.set(job, setTimeout(drop, limits.retainSeconds * 1000, job).unref())
       bytes += job.bytes
-      for (const oldest of kept) if (bytes > limits.retainBytes) drop(oldest)
-      setTimeout(drop, limits.retainSeconds * 1000, job).unref()
+      for (const oldest of timers.keys()) if (bytes > limits.retainBytes) drop(oldest)
     },
   }
 }

@@ -39,12 +39,15 @@ export async function openPackage(directory: string, options: { verify?: boolean
   return { directory: root, manifest, digest: createHash('sha256').update(bytes).digest('hex') }
 }
 
-/** Opens every package directly below `root`, ordered by directory name; directories without a manifest are passed over. Throws `PackageError`. */
+/** Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a dot, are passed over. Throws `PackageError`. */
 export async function findPackages(root: string): Promise<Package[]> {
   const entries = await readdir(root, { withFileTypes: true }).catch((cause: unknown) => {
     throw new PackageError(`${root} cannot be listed`, { cause })
   })
-  const names = entries.map(({ name }) => name).sort()
+  const names = entries
+    .map(({ name }) => name)
+    .filter((name) => !name.startsWith('.'))
+    .sort()
   const packages: Package[] = []
   for (const name of names) {
     const directory = path.join(root, name)

@@ -20,13 +20,24 @@ const TOKENIZERS = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_
 /** On the CPU the weights of packages up to this size are widened to float32 as they are opened: some gigabytes for much speed. */
 const FOLD_BYTES = 2 ** 30
 
+/**
+ * Whether the weights of a package are folded when it is opened, and the bytes that it then takes at most: the CPU keeps every float16
+ * weight, and every folded FP8 weight, as float32.
+ */
+export function footprintOf({ manifest: { files, target, tier } }: Pick<Package, 'manifest'>) {
+  const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
+  const fold = target === 'cpu' && bytes <= FOLD_BYTES
+  const widening = target === 'cuda' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? 4 : 2
+  return { fold, bytes: bytes * widening }
+}
+
 /** Opens every graph and tokenizer of a package. Throws `SessionError` or `TokenizerError`, with nothing left open. */
 export async function openPipeline(
   pkg: Package,
   options: Pick<SessionOptions, 'fold' | 'threads'> = {},
 ): Promise<Pipeline> {
   const { directory, manifest } = pkg
-  const bytes = Object.values(manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+  const { fold } = footprintOf(pkg)
   const opened: Session[] = []
   const release = async () => {
     for (const session of opened.splice(0)) await session.release()
@@ -35,7 +46,7 @@ export async function openPipeline(
     const { file } = manifest.networks[network]!
     const session = await openSession(path.join(directory, file), {
       target: manifest.target,
-      fold: bytes <= FOLD_BYTES,
+      fold,
       ...options,
     })
     opened.push(session)

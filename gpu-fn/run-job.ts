@@ -11,17 +11,25 @@ const WARNING_CHARACTERS = 2_000
 
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
-/** Runs the job to its end. Never rejects: the job's log ends with `succeeded`, `failed` or `canceled`. */
-export async function runJob(engine: Engine, job: Job, log: Logger): Promise<void> {
+/**
+ * Runs the job to its end. Never rejects: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: something of ours broke
+ * on the way, also in a job that was canceled; it is in the log.
+ */
+export async function runJob(engine: Engine, job: Job, log: Logger): Promise<{ fault: boolean }> {
   const progress = { timings: emptyTimings(job), stepsDone: 0, images: 0 }
+  const { signal } = job.cancellation
+  let fault = false
   try {
     await generate(engine, job, progress)
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
-  } catch (error) {
-    if (job.cancellation.signal.aborted) append(job, canceled(job, progress))
-    else append(job, failed(error, log))
+  } catch (thrown) {
+    const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
+    fault = cause !== undefined && cause !== signal.reason
+    if (fault) log.error({ err: cause, code }, 'job failed')
+    append(job, signal.aborted ? canceled(job, progress) : { type: 'failed', code, message })
   }
   log.info({ outcome: job.entries.at(-1)?.event }, 'job ended')
+  return { fault }
 }
 
 /** The event that ends a job which was canceled before it ran, or between two steps. */
@@ -85,12 +93,6 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
         `${name} was ${pixels}; ${model} takes multiples of ${side.multipleOf} up to ${side.max}`,
       )
   }
-}
-
-function failed(thrown: unknown, log: Logger): JobEvent {
-  const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
-  if (cause !== undefined) log.error({ err: cause, code }, 'job failed')
-  return { type: 'failed', code, message }
 }
 
 function emptyTimings(job: Job): Timings {

@@ -4,7 +4,14 @@ import { exactNormalizer } from './text-normalizer.ts'
 import { readTokenizerFiles, TokenizerError, type TokenizerFiles, type TokenizerJson } from './tokenizer-files.ts'
 
 /** The tokenizer of one text encoder: `prefix`, the prompt, `suffix`, then `padId` to the length that the encoder wants. */
-export type PromptTokenizer = { tokenizer: Tokenizer; prefix: number[]; suffix: number[]; padId: number }
+export type PromptTokenizer = {
+  tokenizer: Tokenizer
+  prefix: number[]
+  suffix: number[]
+  padId: number
+  /** One more than the largest id it gives: what an embedding must have rows for. */
+  vocabulary: number
+}
 
 export type Tokens = { ids: BigInt64Array /** What did not fit, decoded. */; cut?: { count: number; text: string } }
 
@@ -17,7 +24,13 @@ export async function openTokenizer(directory: string): Promise<PromptTokenizer>
   const body = tokenizer.encode('a', { add_special_tokens: false }).ids
   const whole = tokenizer.encode('a').ids
   const start = whole.findIndex((_, i) => body.every((id, j) => whole[i + j] === id))
-  return { tokenizer, prefix: whole.slice(0, start), suffix: whole.slice(start + body.length), padId }
+  return {
+    tokenizer,
+    prefix: whole.slice(0, start),
+    suffix: whole.slice(start + body.length),
+    padId,
+    vocabulary: vocabularyOf(files),
+  }
 }
 
 /**
@@ -38,6 +51,11 @@ export function tokenize(
   const rest = body.slice(room)
   if (rest.length > 0) tokens.cut = { count: rest.length, text: tokenizer.decode(rest).trim() }
   return tokens
+}
+
+function vocabularyOf({ definition: { model, added_tokens } }: TokenizerFiles): number {
+  const own = Array.isArray(model.vocab) ? model.vocab.length : Math.max(-1, ...Object.values(model.vocab)) + 1
+  return Math.max(own, ...added_tokens.map(({ id }) => id + 1))
 }
 
 function build(directory: string, { definition, config }: TokenizerFiles): Tokenizer {

@@ -7,13 +7,14 @@ import { compile } from '../gpu-fn/compile/compile.ts'
 import { writeTinyCheckpoint } from './tiny-checkpoint.ts'
 
 const ROOT = path.join(import.meta.dirname, '..')
-/** All that a package's bytes depend on. */
+/** All that the bytes of a tiny checkpoint's package depend on. */
 const SOURCES = [
   'package.json',
-  'gpu-fn/{compile,models}/*',
+  'gpu-fn/{compile,models}/**/*.*',
   'gpu-fn/nano/tiny/*/*',
   'infra/tiny-checkpoint.ts',
   'infra/tiny/*',
+  'infra/{write-safetensors,safetensors-header}.ts',
 ]
 
 export const BUILT_IN = { model: 'tiny', tier: 'fp8' } as const
@@ -21,7 +22,7 @@ export const BUILT_IN = { model: 'tiny', tier: 'fp8' } as const
 /** The directory of packages that holds the built-in model, compiled now unless it was before; `seconds` is what that took. */
 export async function builtInPackages(): Promise<{ directory: string; seconds: number }> {
   const start = performance.now()
-  const directory = path.join(ROOT, '.octet', 'packages', await sourceDigest())
+  const directory = path.join(ROOT, '.octet', 'packages', await compilerDigest())
   const out = path.join(directory, `${BUILT_IN.model}-${BUILT_IN.tier}`)
   if (!existsSync(path.join(out, 'manifest.json'))) {
     const checkpoint = await fs.mkdtemp(path.join(await ensured(path.join(ROOT, '.octet')), 'checkpoint-'))
@@ -40,7 +41,8 @@ async function ensured(directory: string): Promise<string> {
   return directory
 }
 
-async function sourceDigest(): Promise<string> {
+/** Names one state of the compiler and of the tiny checkpoints, in 16 hexadecimal digits. */
+export async function compilerDigest(): Promise<string> {
   const files: string[] = []
   for await (const file of fs.glob(SOURCES, { cwd: ROOT })) files.push(file)
   const hash = createHash('sha256')

@@ -2,7 +2,9 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { endOnSignals } from './end-on-signals.ts'
 import { type Local, startLocal } from './local.ts'
+import { wholeNumber } from './whole-number.ts'
 
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
 type Reply = {
@@ -23,11 +25,6 @@ type Reply = {
 type Job = { state: string; progress: { step?: number; steps?: number } | null }
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
-
-function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('a whole number is wanted')
-  return Number(text)
-}
 
 function outputPath(text: string): string {
   if (FORMATS[path.extname(text)]) return text
@@ -51,6 +48,7 @@ async function main(): Promise<void> {
     .parse()
   const flags = command.opts<Flags>()
   const say = flags.json ? () => {} : (text: string) => console.log(text)
+  endOnSignals()
   const started = performance.now()
   say('Starting the GPU function and the worker …')
   const local = await startLocal()

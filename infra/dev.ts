@@ -1,8 +1,11 @@
 // `npm run dev`: both servers with reload, a key, and the address to send prompts to.
 import path from 'node:path'
+import { endOnSignals } from './end-on-signals.ts'
 import { startLocal } from './local.ts'
 
 const PORT = 8787
+
+endOnSignals()
 
 const local = await startLocal({
   port: PORT,
@@ -15,6 +18,3 @@ Octet is at ${local.url}, and reloads when a file of edge/ or gpu-fn/ changes.
   export URL=${local.url} KEY=${local.key}
   curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '{"prompt": "a red heart"}'
 `)
-
-for (const signal of ['SIGINT', 'SIGTERM'] as const)
-  process.once(signal, () => local.stop().then(() => process.exit(0)))

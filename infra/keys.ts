@@ -1,5 +1,5 @@
 // `npm run keys -- …`: API keys for the operator, over the worker's own HTTP. The same command serves a local and a deployed worker.
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import { createSecrets, formatSecrets } from './secrets.ts'
 
 type Target = { url: string; token: string }
@@ -41,8 +41,8 @@ function program(): Command {
   const target = (command: Command) =>
     command
       .requiredOption('--account <name>', 'the account that the key belongs to')
-      .option('--url <address>', 'the worker', process.env.OCTET_URL ?? 'http://127.0.0.1:8787')
-      .option('--token <token>', 'its operator token (OCTET_ADMIN_TOKEN)', process.env.OCTET_ADMIN_TOKEN ?? '')
+      .addOption(new Option('--url <address>', 'the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
+      .addOption(new Option('--token <token>', 'its operator token').env('OCTET_ADMIN_TOKEN').makeOptionMandatory())
 
   target(
     keys.command('create').description('make a key and show it, once').option('--label <text>', 'what it is for', ''),

@@ -1,4 +1,5 @@
 // Octet whole on this machine: GPU function, worker, an account with a key.
+import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { BUILT_IN, builtInPackages } from './built-in-model.ts'
@@ -58,6 +59,8 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
       watch: options.watch ?? false,
     })
     stops.push(worker.stop)
+    // After a signal, the worker's own handler has ended workerd by then.
+    if (!options.persist) process.once('exit', () => rmSync(persist, { recursive: true, force: true, maxRetries: 5 }))
     const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', 'made at start')
     return {
       url: worker.url,

@@ -1,11 +1,12 @@
 // A single-file SD3.5 checkpoint of full size with seeded random weights, to measure the compiler on: transformer and autoencoder.
 // node infra/synthetic-checkpoint.ts --variant large|medium --out FILE [--dtype bf16] [--blocks N] [--seed 0]
 import { open } from 'node:fs/promises'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, Option } from 'commander'
 import { float32ToFloat16 } from '../gpu-fn/compile/dtype.ts'
 import { stabilityTransformer, VARIANTS } from './published-shapes.ts'
 import { stabilityVae } from './published-vae-shapes.ts'
 import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'
+import { wholeNumber } from './whole-number.ts'
 
 export type SyntheticOptions = {
   variant: keyof typeof VARIANTS
@@ -71,11 +72,6 @@ function encode(weights: Float32Array, dtype: TensorShape['dtype']): Uint8Array 
     for (let i = 0; i < bits.length; i++) words[i] = bits[i]! >>> 16
   }
   return new Uint8Array(words.buffer)
-}
-
-function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('a whole number is wanted.')
-  return Number(text)
 }
 
 if (import.meta.main) {

@@ -1,11 +1,10 @@
-// Writing small safetensors files: an 8-byte header length, a JSON header, then the bytes of every tensor in order.
+// Writing small safetensors files: the head, then the bytes of every tensor in order.
 import { writeFile } from 'node:fs/promises'
 import { float32ToFloat16 } from '../gpu-fn/compile/dtype.ts'
+import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'
 
-export type StoredDtype = 'F32' | 'F16' | 'BF16'
+export type StoredDtype = TensorShape['dtype']
 export type NamedTensor = { name: string; shape: readonly number[]; data: Float32Array }
-
-const ALIGNMENT = 8
 
 /** Writes `tensors` to `file` as `dtype`, in the order given. https://huggingface.co/docs/safetensors */
 export async function writeSafetensors(
@@ -13,20 +12,8 @@ export async function writeSafetensors(
   tensors: readonly NamedTensor[],
   dtype: StoredDtype,
 ): Promise<void> {
-  const header: Record<string, unknown> = { __metadata__: { format: 'pt' } }
-  const blocks: Uint8Array[] = []
-  let offset = 0
-  for (const { name, shape, data } of tensors) {
-    const bytes = encode(data, dtype)
-    header[name] = { dtype, shape, data_offsets: [offset, offset + bytes.length] }
-    blocks.push(bytes)
-    offset += bytes.length
-  }
-  const json = Buffer.from(JSON.stringify(header))
-  const padding = Buffer.alloc(-json.length & (ALIGNMENT - 1), ' ')
-  const length = Buffer.alloc(8)
-  length.writeBigUInt64LE(BigInt(json.length + padding.length))
-  await writeFile(file, Buffer.concat([length, json, padding, ...blocks]))
+  const { header } = safetensorsHeader(tensors.map(({ name, shape }) => ({ name, shape, dtype })))
+  await writeFile(file, Buffer.concat([header, ...tensors.map(({ data }) => encode(data, dtype))]))
 }
 
 function encode(values: Float32Array, dtype: StoredDtype): Uint8Array {

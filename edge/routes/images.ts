@@ -6,7 +6,7 @@ import type { EdgeEnv, Env } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { generateNow, idempotencyName } from '../generate.ts'
 import { type Generation, generation, specify } from '../generation-request.ts'
-import { decisionOf, type JobRecord, warningsOf } from '../job-record.ts'
+import { decisionOf, type JobRecord, type JobSpec, warningsOf } from '../job-record.ts'
 import { sha256 } from '../keys.ts'
 import { readImage, resultUrl } from '../results.ts'
 import { parseFields, readJson } from '../validation.ts'
@@ -39,6 +39,17 @@ async function reply(env: Env, origin: string, job: JobRecord, format: Generatio
   }
 }
 
+/** The worker has 128 MB, and base64 holds an image's bytes three times over: as they are, as text and as the reply's text. */
+const BASE64_PIXELS = 12_000_000
+
+function refuseTooMuchBase64({ request: { width, height, count } }: JobSpec): void {
+  const pixels = width * height * count
+  if (pixels <= BASE64_PIXELS) return
+  const megapixels = (pixels / 1_000_000).toFixed(1)
+  const message = `response_format is "b64_json", but ${count} images of ${width}x${height} are ${megapixels} megapixels; b64_json takes at most ${BASE64_PIXELS / 1_000_000} in all. Use response_format "url".`
+  throw new ApiError('invalid_request', message, { param: 'response_format' })
+}
+
 const tooLarge = () => {
   throw new ApiError('body_too_large', `The body is larger than ${LIMITS.requestBytes} bytes.`)
 }
@@ -58,7 +69,9 @@ export const images = new Hono<EdgeEnv>().post(
     const name = idempotencyName(c.req.header('idempotency-key'))
     const idempotency = name === null ? null : { name, fingerprint: await sha256(JSON.stringify(fields)) }
     const credential = c.get('credential')
-    const job = await generateNow(c.env, credential, specify(fields, c.env, credential), idempotency)
+    const spec = specify(fields, c.env, credential)
+    if (fields.response_format === 'b64_json') refuseTooMuchBase64(spec)
+    const job = await generateNow(c.env, credential, spec, idempotency)
     const body = await reply(c.env, new URL(c.req.url).origin, job, fields.response_format)
     return c.json(body, 200, { 'x-octet-job': job.id, 'cache-control': 'no-store' })
   },

@@ -4,6 +4,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import packageJson from '../../package.json' with { type: 'json' }
 import { openCheckpoint } from './checkpoint.ts'
+import { CheckpointError } from './checkpoint-error.ts'
 import type { Converted, ScaleErrors } from './convert.ts'
 import type { Graph, Weight } from './graph.ts'
 import { type Manifest, manifest, type NetworkName } from './manifest.ts'
@@ -11,7 +12,7 @@ import { type BuildOptions, buildModel, type Model } from './networks.ts'
 import { encodeModel } from './onnx.ts'
 import { place } from './place.ts'
 import type { WeightSource } from './scope.ts'
-import { readTokenizers, type TokenizerFiles } from './tokenizers.ts'
+import { readTokenizers, type Tokenizers } from './tokenizers.ts'
 import { placeWeights, startConverter, type WriteOptions, writeWeights } from './weights.ts'
 
 export type CompileOptions = BuildOptions & {
@@ -31,12 +32,32 @@ export type Compiled = {
   readonly packageBytes: number
   /** Relative RMS error of the FP8 weights, with `scaleBlock` columns a scale and with a scale a row; null without that option. */
   readonly scaleError: { readonly block: number; readonly row: number } | null
+  /** What an operator should know, in sentences. */
+  readonly notes: readonly string[]
 }
 
 const LICENCE = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
 
+const MODEL_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
+
+function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void {
+  if (name !== undefined && !MODEL_NAME.test(name)) {
+    throw new CheckpointError(
+      '--name',
+      `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,
+    )
+  }
+  if (scaleBlock === undefined) return
+  if (!tier.startsWith('fp8'))
+    throw new CheckpointError('--scale-block', `has no use in tier ${tier}, which has no FP8 weights`)
+  if (target === 'cuda' && scaleBlock % 16 !== 0) {
+    throw new CheckpointError('--scale-block', `${scaleBlock} is given; on CUDA it must be a multiple of 16`)
+  }
+}
+
 /** Compiles a checkpoint into a package at `out`. Throws CheckpointError and leaves nothing behind when it cannot. */
 export async function compile(options: CompileOptions): Promise<Compiled> {
+  assertOptions(options)
   const checkpoint = await openCheckpoint(options.checkpoint)
   const model = buildModel(checkpoint, options.checkpoint, options)
   const tokenizers = await readTokenizers(new Set(model.graphs.keys()), checkpoint, options.tokenizers)
@@ -75,7 +96,7 @@ async function writePackage(
   directory: string,
   model: Model,
   files: readonly WeightFile[],
-  tokenizers: TokenizerFiles,
+  tokenizers: Tokenizers,
   options: CompileOptions,
 ): Promise<Compiled> {
   const digests: Manifest['files'] = {}
@@ -102,7 +123,7 @@ async function writePackage(
     const bytes = encodeModel(graph, { location: `${network}.weights`, placed }, packageJson.version)
     digests[`${network}.onnx`] = await writeFile(directory, `${network}.onnx`, bytes)
   }
-  for (const [name, bytes] of tokenizers) digests[name] = await writeFile(directory, name, bytes)
+  for (const [name, bytes] of tokenizers.files) digests[name] = await writeFile(directory, name, bytes)
   const about: Manifest = manifest.parse({
     format: 1,
     model: options.name ?? model.about.variant,
@@ -117,7 +138,13 @@ async function writePackage(
   })
   await writeFile(directory, 'manifest.json', Buffer.from(`${JSON.stringify(about, null, 2)}\n`))
   const packageBytes = Object.values(digests).reduce((n, file) => n + file.bytes, 0)
-  return { manifest: about, sourceBytes: total, packageBytes, scaleError: scaleError(errors) }
+  return {
+    manifest: about,
+    sourceBytes: total,
+    packageBytes,
+    scaleError: scaleError(errors),
+    notes: notesOn(model, tokenizers, options),
+  }
 }
 
 function scaleError(errors: readonly ScaleErrors[]): Compiled['scaleError'] {
@@ -127,6 +154,19 @@ function scaleError(errors: readonly ScaleErrors[]): Compiled['scaleError'] {
     return Math.sqrt(sum('squaredError') / sum('squaredWeight'))
   }
   return { block: rms('block'), row: rms('row') }
+}
+
+function notesOn({ about, vocabularies }: Model, tokenizers: Tokenizers, { tier }: CompileOptions): string[] {
+  const small = [...vocabularies].filter(([network, rows]) => rows < (tokenizers.vocabularies.get(network) ?? 0))
+  return [
+    ...(about.text.t5 || tier === 'fp8-lite'
+      ? []
+      : ['The checkpoint has no T5: zeros stand in its place, as in diffusers.']),
+    ...small.map(
+      ([network, rows]) =>
+        `The tokenizer of ${network} gives ids that its ${rows} embeddings do not have: prompts with them fail.`,
+    ),
+  ]
 }
 
 const describe = (network: NetworkName, { inputs, outputs }: Graph) => ({ file: `${network}.onnx`, inputs, outputs })

@@ -60,7 +60,7 @@ async function main(): Promise<void> {
   process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
   try {
     const fuseQkv = qkv && qkv === 'fused'
-    const { manifest, sourceBytes, packageBytes, scaleError } = await compile({
+    const { manifest, sourceBytes, packageBytes, scaleError, notes } = await compile({
       ...flags,
       scaleBlock,
       fuseQkv,
@@ -74,9 +74,7 @@ async function main(): Promise<void> {
     console.log(
       `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
     )
-    if (!manifest.text.t5 && flags.tier !== 'fp8-lite') {
-      console.log('The checkpoint has no T5: zeros stand in its place, as in diffusers')
-    }
+    for (const note of notes) console.log(note)
     if (scaleError) {
       const percent = (error: number) => `${(error * 100).toFixed(3)} %`
       console.log(

@@ -26,6 +26,8 @@ export type BuildOptions = {
 }
 
 export type Model = {
+  /** Rows of each encoder's embedding. */
+  readonly vocabularies: ReadonlyMap<NetworkName, number>
   readonly graphs: ReadonlyMap<NetworkName, Graph>
   /** The position table where the step graph cannot compute it. */
   readonly positionTable: Tensor | null
@@ -52,7 +54,8 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const table = denoiser.get('pos_embed')!
   const positions = separate(table, derived.positionMax, derived.width)
   const graphs = new Map<NetworkName, Graph>()
-  const text = buildEncoders(checkpoint, options, graphs, derived)
+  const vocabularies = new Map<NetworkName, number>()
+  const text = buildEncoders(checkpoint, options, graphs, derived, vocabularies)
   buildTransformer(denoiser, derived, positions, options, graphs)
 
   const vae = deriveVae(tensorsOf('vae'), checkpoint.config.vae)
@@ -69,6 +72,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const size = downsample * variant.defaults.sampleSize
   return {
     graphs,
+    vocabularies,
     positionTable: positions ? null : { ...table, shape: [derived.positionMax ** 2, derived.width] },
     about: {
       variant: variant.name,
@@ -135,6 +139,7 @@ function buildEncoders(
   options: BuildOptions,
   graphs: Map<NetworkName, Graph>,
   config: MMDiTConfig,
+  vocabularies: Map<NetworkName, number>,
 ): Manifest['text'] {
   const { clip_l, clip_g, t5 } = checkpoint.networks
   const clip = (
@@ -143,6 +148,7 @@ function buildEncoders(
   ): (ClipTextConfig & { pooledWidth: number }) | null => {
     if (!tensors) return null
     const derived = deriveClip(name, tensors, checkpoint.config[name])
+    vocabularies.set(name, derived.vocabulary)
     build(name, tensors, name, options, graphs, (s) => clipText(s, derived))
     const projection = tensors.has('text_projection.weight')
       ? shapeOf(name, tensors, 'text_projection.weight')[0]!
@@ -163,6 +169,7 @@ function buildEncoders(
   }
   if (t5 && options.tier !== 'fp8-lite') {
     const derived = deriveT5(t5, checkpoint.config.t5)
+    vocabularies.set('t5', derived.vocabulary)
     assertWidth('width of t5', derived.width, joint, '≠')
     build('t5', t5, 't5', options, graphs, (s) => t5Encoder(s, derived))
   }

@@ -14,6 +14,7 @@ export async function place<T>(out: string, neededBytes: number, write: (directo
   await assertSpace(out, neededBytes)
   const partial = besides(out, 'partial')
   try {
+    await removeStale(out)
     await fs.rm(partial, { recursive: true, force: true })
     await fs.mkdir(partial, { recursive: true })
     const result = await write(partial)
@@ -33,6 +34,26 @@ export const discardPartial = (out: string) => rmSync(besides(out, 'partial'), {
 function besides(out: string, kind: 'partial' | 'old'): string {
   const { dir, base } = path.parse(path.resolve(out))
   return path.join(dir, `.${base}.${kind}-${process.pid}`)
+}
+
+/** Removes what processes that were killed left beside `out`; an old package that has nothing in its place goes back there. */
+async function removeStale(out: string): Promise<void> {
+  const { dir, base } = path.parse(path.resolve(out))
+  for (const name of await fs.readdir(dir).catch(() => [])) {
+    const [, kind, pid] = /^\..*\.(partial|old)-(\d+)$/.exec(name) ?? []
+    if (!name.startsWith(`.${base}.`) || !pid || isAlive(Number(pid))) continue
+    const found = path.join(dir, name)
+    const orphaned = kind === 'old' && !(await fs.stat(out).catch(() => null))
+    await (orphaned ? fs.rename(found, out) : fs.rm(found, { recursive: true, force: true }))
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0)
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'
+  }
 }
 
 /** Only a package or nothing is ever replaced: every file has to be one that the manifest lists. */

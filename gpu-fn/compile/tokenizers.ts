@@ -12,8 +12,12 @@ const TOKENIZERS = [
   ['tokenizer_3', 't5'],
 ] as const
 
-/** Path in the package → its bytes. */
-export type TokenizerFiles = ReadonlyMap<string, Uint8Array>
+export type Tokenizers = {
+  /** Path in the package → its bytes. */
+  readonly files: ReadonlyMap<string, Uint8Array>
+  /** Ids that each tokenizer gives: an encoder's embedding needs as many rows. */
+  readonly vocabularies: ReadonlyMap<NetworkName, number>
+}
 
 /**
  * Reads the tokenizers of `networks` from `directory` or, without one, from where the checkpoint has them. Throws CheckpointError for
@@ -23,19 +27,20 @@ export async function readTokenizers(
   networks: ReadonlySet<NetworkName>,
   checkpoint: Checkpoint,
   directory?: string,
-): Promise<TokenizerFiles> {
+): Promise<Tokenizers> {
   const files = new Map<string, Uint8Array>()
+  const vocabularies = new Map<NetworkName, number>()
   for (const [name, network] of TOKENIZERS) {
     if (!networks.has(network)) continue
     const from = directory ? path.join(directory, name) : checkpoint.tokenizers[name]
     if (!from || !(await isDirectory(from))) throw missing(name, network, from)
-    await assertUsable(from)
+    vocabularies.set(network, await vocabularyOf(from))
     for (const file of await fs.readdir(from)) {
       const content = await readRegular(path.join(from, file))
       if (content) files.set(`${name}/${file}`, content)
     }
   }
-  return files
+  return { files, vocabularies }
 }
 
 const isDirectory = (file: string) =>
@@ -49,10 +54,11 @@ function missing(name: TokenizerName, network: NetworkName, directory: string | 
   return new CheckpointError(directory ?? 'the checkpoint', problem)
 }
 
-async function assertUsable(directory: string): Promise<void> {
-  await openTokenizer(directory).catch((cause: Error) => {
+async function vocabularyOf(directory: string): Promise<number> {
+  const { vocabulary } = await openTokenizer(directory).catch((cause: Error) => {
     throw new CheckpointError(directory, cause.message, { cause })
   })
+  return vocabulary
 }
 
 /** A file's bytes, also behind a link (a Hugging Face cache is all links); null for a directory. */

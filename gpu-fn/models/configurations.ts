@@ -42,10 +42,17 @@ function assertOneOf(file: string, config: Json, key: string, allowed: readonly 
   throw new CheckpointError(file, `${key} is ${JSON.stringify(config[key])}; allowed: ${names}`)
 }
 
+/** A number above zero that tensors cannot tell. */
 function numberOf(file: string, config: Json, key: string, otherwise: number): number {
   const given = config[key] === undefined ? otherwise : config[key]
-  if (typeof given === 'number' && Number.isFinite(given)) return given
-  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; a number is wanted`)
+  if (typeof given === 'number' && given > 0 && given < 1e6) return given
+  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; a number above 0 is wanted`)
+}
+
+function wholeOf(file: string, config: Json, key: string, otherwise: number): number {
+  const given = numberOf(file, config, key, otherwise)
+  if (Number.isInteger(given)) return given
+  throw new CheckpointError(file, `${key} is ${given}; a whole number is wanted`)
 }
 
 function whole(network: string, what: string, value: number): number {
@@ -82,6 +89,8 @@ export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
     pos_embed_max_size: derived.positionMax,
     joint_attention_dim: derived.contextWidth,
     pooled_projection_dim: derived.pooledWidth,
+    caption_projection_dim: width,
+    ...(config.out_channels !== null && { out_channels: derived.outChannels }),
     qk_norm: derived.qkNorm ? 'rms_norm' : null,
     dual_attention_layers: derived.dualAttention,
   })
@@ -113,6 +122,8 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, confi
     number,
   ]
   const [vocabulary] = shapeOf(network, tensors, 'text_model.embeddings.token_embedding.weight') as [number]
+  // The published CLIP-L file lacks its projection, which is the identity; bigG's is not.
+  if (network === 'clip_g') shapeOf(network, tensors, 'text_projection.weight')
   const layers = countOf(tensors, /^text_model\.encoder\.layers\.(\d+)\./)
   const heads = whole(
     network,
@@ -129,7 +140,7 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, confi
   assertAgrees(network, config, derived)
   assertOneOf(file, config, 'hidden_act', Object.keys(ACTIVATIONS))
   const activation = ACTIVATIONS[String(config.hidden_act ?? (network === 'clip_l' ? 'quick_gelu' : 'gelu'))]!
-  const endToken = numberOf(file, config, 'eos_token_id', 2)
+  const endToken = wholeOf(file, config, 'eos_token_id', 2)
   const epsilon = numberOf(file, config, 'layer_norm_eps', 1e-5)
   return { width, layers, heads, tokens, vocabulary, activation, epsilon, endToken: endToken === 2 ? null : endToken }
 }
@@ -140,6 +151,7 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   const [vocabulary, width] = shapeOf('t5', tensors, 'shared.weight') as [number, number]
   const [buckets, heads] = shapeOf('t5', tensors, `${attention}.relative_attention_bias.weight`) as [number, number]
   const layers = countOf(tensors, /^encoder\.block\.(\d+)\./)
+  whole('t5', 'half of the position buckets', buckets / 4)
   const headWidth = whole('t5', 'd_kv', shapeOf('t5', tensors, `${attention}.q.weight`)[0]! / heads)
   assertAgrees('t5', config, {
     d_model: width,
@@ -151,7 +163,8 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   })
   assertOneOf(file, config, 'feed_forward_proj', ['gated-gelu'])
   assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
-  const maxDistance = numberOf(file, config, 'relative_attention_max_distance', 128)
+  assertOneOf(file, config, 'is_gated_act', [true])
+  const maxDistance = wholeOf(file, config, 'relative_attention_max_distance', 128)
   const epsilon = numberOf(file, config, 'layer_norm_epsilon', 1e-6)
   return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
 }
@@ -159,18 +172,30 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
 export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {
   const file = 'vae/config.json'
   const [channels, latentChannels] = shapeOf('vae', tensors, 'decoder.conv_in.weight') as [number, number]
-  const groups = numberOf(file, config, 'norm_num_groups', 32)
+  const groups = wholeOf(file, config, 'norm_num_groups', 32)
   whole('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
-  assertAgrees('vae', config, { latent_channels: latentChannels })
+  assertAgrees('vae', config, {
+    latent_channels: latentChannels,
+    mid_block_add_attention: tensors.has('decoder.mid.attn_1.q.weight'),
+    use_post_quant_conv: tensors.has('post_quant_conv.weight'),
+  })
   assertOneOf(file, config, 'act_fn', ['silu'])
+  assertOneOf(file, config, 'latents_mean', [null])
+  assertOneOf(file, config, 'latents_std', [null])
   return {
     latentChannels,
     levels: countOf(tensors, /^decoder\.up\.(\d+)\./),
     blocksPerLevel: countOf(tensors, /^decoder\.up\.0\.block\.(\d+)\./),
     groups,
     scalingFactor: numberOf(file, config, 'scaling_factor', 1.5305),
-    shiftFactor: numberOf(file, config, 'shift_factor', 0.0609),
+    shiftFactor: shiftFactor(file, config),
   }
+}
+
+function shiftFactor(file: string, config: Json): number {
+  const given = config.shift_factor === undefined ? 0.0609 : config.shift_factor
+  if (typeof given === 'number' && Math.abs(given) < 1e6) return given
+  throw new CheckpointError(file, `shift_factor is ${JSON.stringify(given)}; a number is wanted`)
 }
 
 /** Diffusers' own default shift is 1; without a scheduler's config it is the variant's. */
@@ -191,6 +216,6 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   assertOneOf(file, config, 'shift_terminal', [null])
   return {
     shift: numberOf(file, config, 'shift', 1),
-    num_train_timesteps: numberOf(file, config, 'num_train_timesteps', 1000),
+    num_train_timesteps: wholeOf(file, config, 'num_train_timesteps', 1000),
   }
 }

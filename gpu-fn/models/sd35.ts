@@ -72,8 +72,7 @@ export function variantOf(
     return { name: variant.name, defaults: variant }
   }
   if (asked === 'custom' || checkpoint.layout === 'diffusers') {
-    const given = checkpoint.config.transformer?.sample_size
-    const sampleSize = typeof given === 'number' ? given : common.sampleSize
+    const sampleSize = sampleSizeOf(checkpoint.config.transformer?.sample_size, derived)
     return { name: 'custom', defaults: { steps: 28, guidanceScale: 3.5, shift: common.shift, sampleSize } }
   }
   const nearest = VARIANTS.map((variant) => ({ variant, differs: differences(variant, derived) })).sort(
@@ -83,6 +82,15 @@ export function variantOf(
     'transformer',
     `fits no variant of SD3.5; nearest is ${nearest.variant.name}, but ${nearest.differs.join(', ')}. --variant custom compiles it all the same`,
   )
+}
+
+/** A config.json's own sample_size, within what the model can make. */
+function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig): number {
+  const largest = patchSize * positionMax
+  if (given === undefined) return Math.min(common.sampleSize, largest)
+  if (typeof given === 'number' && given > 0 && given <= largest && given % patchSize === 0) return given
+  const allowed = `multiples of ${patchSize} up to ${largest}`
+  throw new CheckpointError('transformer/config.json', `sample_size is ${JSON.stringify(given)}; allowed: ${allowed}`)
 }
 
 function named(asked: string, derived: MMDiTConfig): { name: string; defaults: Defaults } {

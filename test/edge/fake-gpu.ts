@@ -79,27 +79,42 @@ export const unreachable: Behaviour = () => {
   throw new TypeError('connect ECONNREFUSED')
 }
 
-async function see(request: Request): Promise<Seen> {
-  const body = await request.text()
+/** Checks the token of a request as the GPU function does; gives the job and the attempt that it is for. */
+async function authorised(request: Request, body: string): Promise<{ job: string; attempt: number }> {
   const token = request.headers.get('authorization')?.replace('Bearer ', '') ?? ''
   const key = await importJWK(JSON.parse(env.GPU_PUBLIC_KEY), GPU_TOKEN.algorithm)
   const { payload } = await jwtVerify(token, key, { issuer: GPU_TOKEN.issuer, audience: GPU_TOKEN.audience })
   const claims = gpuTokenClaims.parse(payload)
   const job = new URL(request.url).pathname.replace('/jobs/', '')
-  const parsed = jobRequest.parse(JSON.parse(body))
   const hash = Uint8Array.fromHex(await sha256(body)).toBase64({ alphabet: 'base64url', omitPadding: true })
-  if (claims.sub !== job || claims.jti !== `${job}.${parsed.attempt}` || claims.body !== hash)
+  if (claims.sub !== job || !claims.jti.startsWith(`${job}.`) || claims.body !== hash)
     throw new Error('the token is not for this request')
   if (payload.exp! - payload.iat! > GPU_TOKEN.maxAgeSeconds) throw new Error('the token lives too long')
+  return { job, attempt: Number(claims.jti.slice(job.length + 1)) }
+}
+
+async function see(request: Request): Promise<Seen> {
+  const body = await request.text()
+  const { job, attempt } = await authorised(request, body)
+  const parsed = jobRequest.parse(JSON.parse(body))
+  if (parsed.attempt !== attempt) throw new Error('the token is for another attempt')
   return { job, request: parsed, signal: request.signal }
 }
+
+/** What the GPU was asked to cancel since the last `fakeGpu`. */
+export const cancellations: { job: string; attempt: number }[] = []
 
 /** Stands in for the GPU at `fetch`: call k gets behaviour k, the last one again from there on. Returns what was asked of it. */
 export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
   const calls: Seen[] = []
+  cancellations.length = 0
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
     const request = new Request(input, init)
     if (!request.url.startsWith(env.GPU_URL)) throw new Error(`unexpected fetch of ${request.url}`)
+    if (request.method === 'DELETE') {
+      cancellations.push(await authorised(request, ''))
+      return new Response(null, { status: 204 })
+    }
     const seen = await see(request)
     calls.push(seen)
     return behaviours[Math.min(calls.length, behaviours.length) - 1]!(seen)

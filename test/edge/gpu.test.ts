@@ -30,6 +30,9 @@ describe('a GPU that does not take the job yet', () => {
     ['429', refuses(429, 'queue_full')],
     ['502 of a proxy', () => new Response('<html>', { status: 502 })],
     ['504 of a proxy', () => new Response(null, { status: 504 })],
+    ['500 before a stream', refuses(500, 'internal')],
+    ['520 of a proxy', () => new Response(null, { status: 520 })],
+    ['530 of a proxy', () => new Response(null, { status: 530 })],
     ['no connection', unreachable],
   ] as const)('is asked again: %s', async ([, refusal], { expect }) => {
     const calls = fakeGpu(refusal, works)
@@ -154,7 +157,7 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
       () => stream([line({ type: 'started', model: 'x', tier: 'fp8', package: '', device: '' }), succeeded]),
     ],
     ['succeeds without images', 'images are missing', (seen) => stream([...begin(seen), succeeded])],
-    ['is answered 500', '500: oops', () => new Response('oops', { status: 500 })],
+    ['is answered 501', '501: oops', () => new Response('oops', { status: 501 })],
     [
       'is answered by a redirect',
       '302',
@@ -201,14 +204,26 @@ describe('a job that the GPU function ends', () => {
   })
 
   test.for(['model_not_available', 'out_of_memory', 'internal'])(
-    'for a fault of ours (%s): 500 in fixed words',
+    'for a fault of ours (%s), at every attempt: 500 in fixed words',
     async (code, { expect }) => {
       const caller = await newCaller()
-      fakeGpu(ends({ type: 'failed', code, message: 'secret: cudaMalloc' }))
+      const calls = fakeGpu(ends({ type: 'failed', code, message: 'secret: cudaMalloc' }))
       const response = await generate(caller, body)
       expect(response.status).toBe(500)
+      expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2, 3])
       expect(await response.text()).not.toContain('secret')
       expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+    },
+  )
+
+  test.for(['model_not_available', 'out_of_memory', 'internal'])(
+    'for a fault of ours (%s), once: the next attempt makes the image',
+    async (code, { expect }) => {
+      const caller = await newCaller()
+      fakeGpu(ends({ type: 'failed', code, message: 'cudaMalloc' }), works)
+      const { octet } = await generatedOf(await generate(caller, body))
+      expect(octet.attempts).toBe(2)
+      expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
     },
   )
 

@@ -54,6 +54,17 @@ test('a failure is replayed as well: one job, one answer', async ({ expect }) =>
   expect(calls).toHaveLength(1)
 })
 
+test('a job that no GPU took leaves its key free: the retry that we ask for makes the image', async ({ expect }) => {
+  const caller = await newCaller()
+  fakeGpu(refuses(503, 'loading'))
+  const first = await generate(caller, body, once)
+  expect([first.status, first.headers.get('retry-after')]).toEqual([503, '30'])
+  fakeGpu(works)
+  const { octet } = await generatedOf(await generate(caller, body, once))
+  expect(octet.job).not.toBe(first.headers.get('x-octet-job'))
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
+})
+
 test('a key whose worker died before the job was created runs it under the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   const job = newJobId()

@@ -170,7 +170,7 @@ describe('what is refused, and how it is said', () => {
       'an odd size',
       { ...p, size: '1000x1024' },
       'size',
-      'size is "1000x1024"; each side must be 16 to 2048 and divisible by 16.',
+      'size is "1000x1024"; each side must be 16 to 6144 and divisible by 16.',
     ],
     ['size and width', { ...p, size: '64x64', width: 64 }, 'size', 'size and width/height are both given'],
     ['width alone', { ...p, width: 64 }, 'height', 'height is missing; width and height go together.'],
@@ -178,7 +178,7 @@ describe('what is refused, and how it is said', () => {
       'an odd width',
       { ...p, width: 65, height: 64 },
       'width',
-      'width is 65; it must be an integer, 16 to 2048 and divisible by 16.',
+      'width is 65; it must be an integer, 16 to 6144 and divisible by 16.',
     ],
     ['a negative seed', { ...p, seed: -1 }, 'seed', 'seed is -1; it must be an integer from 0 to 4294967295.'],
     ['steps', { ...p, steps: 0 }, 'steps', 'steps is 0; it must be an integer from 1 to 100.'],
@@ -208,6 +208,12 @@ describe('what is refused, and how it is said', () => {
       'guidance_scale',
       'guidance_scale is 3, but the turbo route',
     ],
+    [
+      'base64 of too many pixels',
+      { ...p, route: 'full', n: 3, size: '2048x2048', response_format: 'b64_json' },
+      'response_format',
+      '3 images of 2048x2048 are 12.6 megapixels; b64_json takes at most 12 in all. Use response_format "url".',
+    ],
     ['a list', [1], null, 'The body is [1]; it must be a JSON object with prompt'],
     ['no JSON', '{"prompt":', null, 'The body is not JSON'],
   ]
@@ -225,6 +231,14 @@ describe('what is refused, and how it is said', () => {
     expect(problem.detail).toContain(message)
     expect(problem.request_id).toBe(response.headers.get('x-request-id'))
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+
+  test('but not what is large in all by url, or small enough for base64', async ({ expect }) => {
+    const caller = await newCaller()
+    fakeGpu(works)
+    const large = { ...p, route: 'full', size: '2048x2048' }
+    expect((await generate(caller, { ...large, n: 3 })).status).toBe(200)
+    expect((await generate(caller, { ...large, n: 2, response_format: 'b64_json' })).status).toBe(200)
   })
 
   test('several problems are told at once', async ({ expect }) => {

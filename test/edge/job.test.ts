@@ -59,6 +59,11 @@ async function created(caller: Caller): Promise<JobSpec> {
   return spec
 }
 
+const settled = (spec: JobSpec) =>
+  vi.waitFor(async () => {
+    if (!(await jobOf(spec).view())?.settled) throw new Error('the job is not settled yet')
+  })
+
 /** Accepts, makes the first of two images, then says no more. */
 const stopsHalfWay = async (seen: Seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'silence')
 
@@ -131,11 +136,12 @@ describe('a job whose object dies half-way', () => {
     expect(await jobOf(spec).view()).toMatchObject({ state: 'running', attempt: 1, settled: false })
 
     expect(await runDurableObjectAlarm(jobOf(spec))).toBe(true)
+    await settled(spec)
     expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', attempt: 2, settled: true })
     expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
     expect(await filesOf(caller)).toHaveLength(2)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
-    expect(await runDurableObjectAlarm(jobOf(spec))).toBe(false)
+    await vi.waitFor(async () => expect(await runDurableObjectAlarm(jobOf(spec))).toBe(false))
   })
 
   test('or is created and never run (the worker died): the watchdog runs it', async ({ expect }) => {
@@ -144,8 +150,23 @@ describe('a job whose object dies half-way', () => {
     fakeGpu(works)
     await evictDurableObject(jobOf(spec))
     await runDurableObjectAlarm(jobOf(spec))
+    await settled(spec)
     expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', attempt: 1 })
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
+  })
+
+  test('is not waited for by its alarm, which has an end that the job need not keep', async ({ expect }) => {
+    const spec = await created(await newCaller())
+    const { promise: open, resolve } = Promise.withResolvers<void>()
+    fakeGpu(async (seen) => {
+      await open
+      return works(seen)
+    })
+    await runDurableObjectAlarm(jobOf(spec))
+    expect(await jobOf(spec).view()).toMatchObject({ state: 'starting', settled: false })
+    resolve()
+    await settled(spec)
+    expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', attempt: 1 })
   })
 
   test('between its end and the settlement: the image is the caller’s, and the watchdog settles', async ({
@@ -161,6 +182,7 @@ describe('a job whose object dies half-way', () => {
     settle.mockRestore()
     expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
     await runDurableObjectAlarm(jobOf(spec))
+    await settled(spec)
     expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', settled: true })
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })

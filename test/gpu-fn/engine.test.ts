@@ -1,10 +1,12 @@
 import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { cpus, tmpdir } from 'node:os'
 import path from 'node:path'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { JobRequest } from '../../gpu-fn/contract.ts'
 import { createEngine, type Engine, type EngineOptions } from '../../gpu-fn/engine.ts'
+import { findPackages } from '../../gpu-fn/packages.ts'
+import { footprintOf } from '../../gpu-fn/pipeline.ts'
 import type { PipelineEvent } from '../../gpu-fn/txt2img.ts'
 import { compileTiny } from '../support/compile.ts'
 import { jobBody } from '../support/gpu-client.ts'
@@ -82,11 +84,24 @@ test('a package is loaded once while the budget holds it, and the least recently
   const [first, second] = engine.models
   expect((await engine.load(first!)).seconds).toBeGreaterThan(0)
   expect((await engine.load(second!)).seconds).toBeGreaterThan(0)
-  expect(await engine.load(first!)).toEqual({ device: 'cpu', seconds: 0 })
+  expect(await engine.load(first!)).toEqual({ device: cpus()[0]!.model, seconds: 0 })
 
   const { engine: small } = await startEngine({ memoryBytes: 1 })
   for (const model of [first!, second!, first!]) expect((await small.load(model)).seconds).toBeGreaterThan(0)
   expect((await small.load(first!)).seconds).toBe(0)
+})
+
+test('the budget counts what packages take in memory, not their files', async () => {
+  const [fp32, fp8] = await findPackages(packages)
+  const taken = footprintOf(fp32!).bytes + footprintOf(fp8!).bytes
+  for (const [memoryBytes, kept] of [
+    [taken, true],
+    [taken - 1, false],
+  ] as const) {
+    const { engine } = await startEngine({ memoryBytes })
+    for (const model of engine.models) await engine.load(model)
+    expect((await engine.load(engine.models[0]!)).seconds === 0).toBe(kept)
+  }
 })
 
 test('a thread that dies fails the job it ran and is replaced for the next', async () => {
@@ -107,6 +122,9 @@ test('a package that was damaged after the start is not available, and the other
   const { engine } = await startEngine({ packages: directory })
   await truncate(path.join(directory, 'custom-fp32', 'transformer.onnx'), 100)
   const [damaged, sound] = engine.models
+  // The fault is told, not that the job was canceled.
+  const canceled = AbortSignal.abort(new Error('enough'))
+  await expect(collect(engine, request({ tier: 'fp32' }), canceled)).rejects.toMatchObject({ code: 'internal' })
   await expect(engine.load(damaged!)).rejects.toMatchObject({
     name: 'JobError',
     code: 'model_not_available',

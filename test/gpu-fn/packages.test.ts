@@ -170,6 +170,7 @@ describe('findPackages', () => {
     await write('b')
     await write('a')
     await mkdir(path.join(scratch, 'empty'))
+    for (const leftover of ['.a.partial-1', '.b.old-1']) await write(leftover, '{}')
     await writeFile(path.join(scratch, 'a-file'), '')
     expect((await findPackages(scratch)).map(({ directory }) => path.basename(directory))).toEqual(['a', 'b'])
   })

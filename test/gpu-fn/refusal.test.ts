@@ -54,7 +54,7 @@ describe('hostile bodies', () => {
 
   test.each([
     ['width', { width: 100 }, /^width was 100: .*16/],
-    ['height', { height: 4096 }, /^height was 4096: .*2048/],
+    ['height', { height: 8192 }, /^height was 8192: .*6144/],
     ['steps', { steps: 2.5 }, /^steps was 2\.5: /],
     ['seed', { seed: -1 }, /^seed was -1: /],
     ['guidance_scale', { guidance_scale: 'high' }, /^guidance_scale was "high": .*number/],

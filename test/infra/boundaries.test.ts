@@ -1,28 +1,33 @@
 import { execFile } from 'node:child_process'
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
-import { expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test } from 'vitest'
 
 const root = path.join(import.meta.dirname, '../..')
 const biome = path.join(root, 'node_modules/.bin/biome')
 
-/** Lints a file with these imports in place; returns which of them break a boundary. */
+/** A tree with the project's rules and none of its files. */
+let scratch: string
+beforeAll(async () => {
+  scratch = await mkdtemp(path.join(tmpdir(), 'octet-boundaries-'))
+  await copyFile(path.join(root, 'biome.json'), path.join(scratch, 'biome.json'))
+})
+afterAll(() => rm(scratch, { recursive: true }))
+
+/** Lints a file with these imports at this place; returns which of them break a boundary. */
 async function refused(directory: string, imports: string[]): Promise<string[]> {
-  const file = path.join(root, directory, `boundary-${process.pid}.ts`)
-  await writeFile(file, imports.map((name, i) => `import x${i} from '${name}'\nconsole.log(x${i})\n`).join(''))
-  try {
-    const { stdout } = await promisify(execFile)(biome, [
-      'lint',
-      '--only=style/noRestrictedImports',
-      '--reporter=json',
-      file,
-    ]).catch((error) => error)
-    const { diagnostics } = JSON.parse(stdout) as { diagnostics: { location: { start: { line: number } } }[] }
-    return diagnostics.map(({ location }) => imports[(location.start.line - 1) / 2]!)
-  } finally {
-    await rm(file)
-  }
+  const file = path.join(directory, 'boundary.ts')
+  await mkdir(path.join(scratch, directory), { recursive: true })
+  const lines = imports.map((name, i) => `import x${i} from '${name}'\nconsole.log(x${i})\n`)
+  await writeFile(path.join(scratch, file), lines.join(''))
+  const flags = ['--vcs-enabled=false', '--only=style/noRestrictedImports', '--reporter=json']
+  const { stdout } = await promisify(execFile)(biome, ['lint', ...flags, file], { cwd: scratch }).catch(
+    (error) => error,
+  )
+  const { diagnostics } = JSON.parse(stdout) as { diagnostics: { location: { start: { line: number } } }[] }
+  return diagnostics.map(({ location }) => imports[(location.start.line - 1) / 2]!)
 }
 
 test.each([

@@ -106,6 +106,15 @@ describe('npm run keys', () => {
     expect(nowhere).toEqual([1, expect.stringContaining('no worker answers at http://127.0.0.1:1')])
   })
 
+  test('shows in its help where the token comes from, and not the token', async ({ expect }) => {
+    for (const command of ['create', 'list', 'revoke']) {
+      const { stdout } = await cli(command, '--help')
+      expect(stdout).toMatch(/OCTET_ADMIN_TOKEN[\s\S]*OCTET_URL|OCTET_URL[\s\S]*OCTET_ADMIN_TOKEN/)
+      expect(stdout).not.toContain(secrets.OCTET_ADMIN_TOKEN)
+      expect(stdout).not.toContain(worker.url)
+    }
+  })
+
   test('prints secrets that a worker takes', async ({ expect }) => {
     const { stdout } = await cli('secrets')
     expect(stdout).toMatch(

@@ -1,22 +1,15 @@
 // Packages of tiny checkpoints, compiled once for one state of the sources and shared by all test files.
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { glob, mkdir, mkdtemp, readFile, rename, rm, stat } from 'node:fs/promises'
+import { glob, mkdir, mkdtemp, rename, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import type { Manifest } from '../../gpu-fn/compile/manifest.ts'
+import { compilerDigest } from '../../infra/built-in-model.ts'
 import { type TinyOptions, writeTinyCheckpoint } from '../../infra/tiny-checkpoint.ts'
 
 const PREFIX = 'octet-test-'
-const ROOT = path.join(import.meta.dirname, '..', '..')
-const SOURCES = [
-  'gpu-fn/{compile,models}/*',
-  'gpu-fn/nano/tiny/*/*',
-  'infra/tiny-checkpoint.ts',
-  'infra/tiny/*',
-  'infra/write-safetensors.ts',
-]
 
 export type TinyPackage = TinyOptions & { tier?: Manifest['tier'] }
 
@@ -26,7 +19,7 @@ export async function compileTiny({ tier = 'fp32', ...tiny }: TinyPackage): Prom
     .update(JSON.stringify([tier, Object.entries(tiny).sort()]))
     .digest('hex')
     .slice(0, 16)
-  const shared = path.join(tmpdir(), PREFIX + (await sourceDigest()))
+  const shared = path.join(tmpdir(), PREFIX + (await compilerDigest()))
   const directory = path.join(shared, name)
   if (existsSync(directory)) return directory
   if (await mkdir(shared, { recursive: true })) await removeStale()
@@ -48,15 +41,4 @@ async function removeStale(): Promise<void> {
     const { mtimeMs } = await stat(directory)
     if (Date.now() - mtimeMs > 3_600_000) await rm(directory, { recursive: true, force: true })
   }
-}
-
-async function sourceDigest(): Promise<string> {
-  const hash = createHash('sha256')
-  const files: string[] = []
-  for await (const file of glob(SOURCES, { cwd: ROOT })) files.push(file)
-  for (const file of files.sort()) {
-    hash.update(file)
-    if (path.extname(file)) hash.update(await readFile(path.join(ROOT, file)))
-  }
-  return hash.digest('hex').slice(0, 16)
 }

@@ -1,24 +1,14 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { type CheckpointNetwork, openCheckpoint } from '../../../gpu-fn/compile/checkpoint.ts'
 import { writeTinyCheckpoint } from '../../../infra/tiny-checkpoint.ts'
 import { readStored } from '../../support/read-stored.ts'
 import { refusal } from '../../support/refusal.ts'
-import { type Stored, writeTensors } from '../../support/safetensors-file.ts'
+import type { Stored } from '../../support/safetensors-file.ts'
+import { useScratch } from '../../support/scratch.ts'
 
-let root = ''
-let scratch = ''
-beforeAll(async () => {
-  root = await mkdtemp(path.join(os.tmpdir(), 'octet-checkpoint-'))
-})
-beforeEach(async () => {
-  scratch = await mkdtemp(path.join(root, 'case-'))
-})
-afterAll(() => rm(root, { recursive: true, force: true }))
-
-const write = (name: string, tensors: Record<string, Stored>) => writeTensors(path.join(scratch, name), tensors)
+const scratch = useScratch()
+const { write } = scratch
 
 const half: Stored = { dtype: 'F16', shape: [2, 2] }
 const embedding = (width: number): Record<string, Stored> => ({
@@ -29,7 +19,7 @@ describe('the two layouts of one model', () => {
   it.each(['tiny-medium', 'tiny-large'] as const)('give the same names, shapes and values: %s', async (variant) => {
     const [single, diffusers] = await Promise.all(
       (['single-file', 'diffusers'] as const).map(async (layout) =>
-        openCheckpoint([await writeTinyCheckpoint(path.join(scratch, layout), { variant, layout })]),
+        openCheckpoint([await writeTinyCheckpoint(path.join(scratch.directory, layout), { variant, layout })]),
       ),
     )
     const read = readStored()
@@ -44,7 +34,7 @@ describe('the two layouts of one model', () => {
       }
     }
     expect(Object.keys(diffusers!.tokenizers).sort()).toEqual(['tokenizer', 'tokenizer_2', 'tokenizer_3'])
-    expect(single!.tokenizers.tokenizer).toBe(path.join(scratch, 'single-file', 'tokenizer'))
+    expect(single!.tokenizers.tokenizer).toBe(path.join(scratch.directory, 'single-file', 'tokenizer'))
   })
 })
 
@@ -141,7 +131,9 @@ describe('single files', () => {
   })
 
   it('are refused when they are something else', async () => {
-    expect(await refusal(openCheckpoint([path.join(scratch, 'nothing')]))).toMatch('no such file or directory')
+    expect(await refusal(openCheckpoint([path.join(scratch.directory, 'nothing')]))).toMatch(
+      'no such file or directory',
+    )
     expect(await refusal(openCheckpoint([await write('model.ckpt', {})]))).toMatch(
       'is neither a directory, nor a .safetensors file',
     )

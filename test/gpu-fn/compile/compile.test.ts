@@ -95,6 +95,27 @@ describe('a package', () => {
     }
   })
 
+  test('sweeps up what a killed process left, and puts back the package that it had moved', async () => {
+    const out = path.join(scratch, 'swept')
+    await compile('--checkpoint', checkpoint, '--out', out)
+    const dead = spawn(process.execPath, ['-e', '0'])
+    await once(dead, 'exit')
+    await fs.rename(out, path.join(scratch, `.swept.old-${dead.pid}`))
+    await fs.mkdir(path.join(scratch, `.swept.partial-${dead.pid}`))
+    const again = await compile('--checkpoint', checkpoint, '--out', out)
+    expect(again.code).toBe(0)
+    expect((await fs.readdir(scratch)).filter((name) => name.includes('.swept.'))).toEqual([])
+  })
+
+  test.each([
+    [['--name', 'Bad Name!'], /--name: "Bad Name!" is given; 1 to 64 of a-z, 0-9 and "-" are allowed/],
+    [['--tier', 'fp16', '--scale-block', '32'], /--scale-block: has no use in tier fp16/],
+    [['--target', 'cuda', '--scale-block', '7'], /--scale-block: 7 is given; on CUDA it must be a multiple of 16/],
+  ])('is not made with %j', async (flags, message) => {
+    const { code, stderr } = await compile('--checkpoint', checkpoint, '--out', path.join(scratch, 'never'), ...flags)
+    expect([code, stderr]).toEqual([1, expect.stringMatching(message)])
+  })
+
   test('tells its progress, its size and its peak memory', async () => {
     const { stdout, stderr } = await compile(
       '--checkpoint',
@@ -161,7 +182,17 @@ describe('a checkpoint is refused and nothing is written', () => {
     ['transformer', 'dual_attention_layers', [0], /dual_attention_layers is \[0\], but the tensors have \[0,1\]/],
     ['text_encoder', 'num_attention_heads', 5, /clip_l: the width of an attention head works out as \d+\.\d+/],
     ['text_encoder_3', 'dense_act_fn', 'relu', /t5\/config\.json: dense_act_fn is "relu"; allowed: "gelu_new"/],
-    ['vae', 'scaling_factor', null, /vae\/config\.json: scaling_factor is null; a number is wanted/],
+    ['vae', 'scaling_factor', null, /vae\/config\.json: scaling_factor is null; a number above 0 is wanted/],
+    ['vae', 'mid_block_add_attention', false, /mid_block_add_attention is false, but the tensors have true/],
+    ['transformer', 'sample_size', 1e308, /sample_size is 1e\+308; allowed: multiples of 2 up to \d+/],
+    ['text_encoder', 'eos_token_id', 1.5, /clip_l\/config\.json: eos_token_id is 1\.5; a whole number is wanted/],
+    [
+      'text_encoder_3',
+      'relative_attention_max_distance',
+      -1,
+      /relative_attention_max_distance is -1; a number above 0/,
+    ],
+    ['scheduler', 'num_train_timesteps', 0, /num_train_timesteps is 0; a number above 0 is wanted/],
     ['scheduler', 'use_dynamic_shifting', true, /scheduler_config\.json: use_dynamic_shifting is true; allowed: false/],
   ])('when %s has %s %j', async (directory, key, value, message) => {
     const copy = await altered(`config-${directory}-${key}`, async (file) => {

@@ -1,26 +1,17 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
-import os from 'node:os'
+import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../../gpu-fn/compile/checkpoint.ts'
 import { readStored } from '../../support/read-stored.ts'
 import { refusal } from '../../support/refusal.ts'
-import { type Stored, writeTensors } from '../../support/safetensors-file.ts'
+import type { Stored } from '../../support/safetensors-file.ts'
+import { useScratch } from '../../support/scratch.ts'
 
-let root = ''
-let scratch = ''
-beforeAll(async () => {
-  root = await mkdtemp(path.join(os.tmpdir(), 'octet-checkpoint-'))
-})
-beforeEach(async () => {
-  scratch = await mkdtemp(path.join(root, 'case-'))
-})
-afterAll(() => rm(root, { recursive: true, force: true }))
-
-const write = (name: string, tensors: Record<string, Stored>) => writeTensors(path.join(scratch, name), tensors)
+const scratch = useScratch()
+const { write } = scratch
 
 async function writeFolder(folder: string, file: string, tensors: Record<string, Stored>): Promise<void> {
-  await mkdir(path.join(scratch, folder), { recursive: true })
+  await mkdir(path.join(scratch.directory, folder), { recursive: true })
   await write(path.join(folder, file), tensors)
 }
 
@@ -44,7 +35,7 @@ describe('the diffusers layout', () => {
       'transformer_blocks.0.norm1_context.linear.bias': linear,
       'transformer_blocks.1.norm1_context.linear.bias': linear,
     })
-    const { networks } = await openCheckpoint([scratch])
+    const { networks } = await openCheckpoint([scratch.directory])
     const value = async (name: string) => [...(await readStored()(networks.transformer!.get(name)!))]
     expect(await value('joint_blocks.0.x_block.attn.qkv.weight')).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
     expect(await value('final_layer.adaLN_modulation.1.bias')).toEqual([2, 2, 1, 1])
@@ -78,12 +69,12 @@ describe('the diffusers layout', () => {
     await writeTransformer(
       Object.fromEntries(Object.entries(projections).map(([name, stored]) => [`${block}.${name}.weight`, stored])),
     )
-    expect(await refusal(openCheckpoint([scratch]))).toMatch(message)
+    expect(await refusal(openCheckpoint([scratch.directory]))).toMatch(message)
   })
 
   it('is refused when there are not two halves to swap', async () => {
     await writeTransformer({ 'norm_out.linear.bias': { dtype: 'F16', shape: [3] }, [`${block}.norm_q.weight`]: half })
-    expect(await refusal(openCheckpoint([scratch]))).toMatch('must have an even number of rows, not 3')
+    expect(await refusal(openCheckpoint([scratch.directory]))).toMatch('must have an even number of rows, not 3')
   })
 
   it("reads the autoencoder's attention under its old and new names, as matrices", async () => {
@@ -98,7 +89,7 @@ describe('the diffusers layout', () => {
     ]) {
       const attention = Object.fromEntries(names.map((name) => [`${at}.${name}.weight`, half]))
       await writeFolder('vae', 'diffusion_pytorch_model.fp16.safetensors', { ...up, ...attention })
-      const { networks } = await openCheckpoint([scratch])
+      const { networks } = await openCheckpoint([scratch.directory])
       const matrices = ['q', 'k', 'v', 'proj_out'].map((name) => `decoder.mid.attn_1.${name}.weight`)
       const others = ['decoder.up.1.block.0.norm1.weight', 'decoder.up.0.upsample.conv.bias']
       expect([...networks.vae!.keys()].sort()).toEqual([...matrices, ...others].sort())
@@ -110,17 +101,17 @@ describe('the diffusers layout', () => {
   })
 
   it('prefers full precision, needs weights in every folder and at least one folder', async () => {
-    expect(await refusal(openCheckpoint([scratch]))).toMatch(
+    expect(await refusal(openCheckpoint([scratch.directory]))).toMatch(
       'is no diffusers checkpoint: it has none of the folders transformer, text_encoder',
     )
     await writeFolder('text_encoder', 'model.fp16.safetensors', { 'text_projection.weight': half })
     await writeFolder('text_encoder', 'model.safetensors', {
       'text_projection.weight': { dtype: 'F32', shape: [2, 2] },
     })
-    const { networks } = await openCheckpoint([scratch])
+    const { networks } = await openCheckpoint([scratch.directory])
     expect(networks.clip_l!.get('text_projection.weight')!.dtype).toBe('F32')
-    await mkdir(path.join(scratch, 'vae'))
-    expect(await refusal(openCheckpoint([scratch]))).toMatch(
+    await mkdir(path.join(scratch.directory, 'vae'))
+    expect(await refusal(openCheckpoint([scratch.directory]))).toMatch(
       'has no weights: none of diffusion_pytorch_model.safetensors',
     )
   })

@@ -1,22 +1,11 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import os from 'node:os'
-import path from 'node:path'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { openCheckpoint } from '../../../gpu-fn/compile/checkpoint.ts'
 import { refusal } from '../../support/refusal.ts'
-import { type Stored, writeTensors } from '../../support/safetensors-file.ts'
+import type { Stored } from '../../support/safetensors-file.ts'
+import { useScratch } from '../../support/scratch.ts'
 
-let root = ''
-let scratch = ''
-beforeAll(async () => {
-  root = await mkdtemp(path.join(os.tmpdir(), 'octet-checkpoint-'))
-})
-beforeEach(async () => {
-  scratch = await mkdtemp(path.join(root, 'case-'))
-})
-afterAll(() => rm(root, { recursive: true, force: true }))
-
-const write = (name: string, tensors: Record<string, Stored>) => writeTensors(path.join(scratch, name), tensors)
+const scratch = useScratch()
+const { write } = scratch
 
 describe('scaled FP8', () => {
   const scale = (value: number, dtype = 'F32'): Stored => ({

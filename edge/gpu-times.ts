@@ -1,0 +1,47 @@
+// How long the worker bears with the GPU function: the variables GPU_*_SECONDS of wrangler.toml.
+import * as z from 'zod'
+import type { Env } from './env.ts'
+
+const MOST_SECONDS = 86_400
+const seconds = z.coerce
+  .number()
+  .positive()
+  .max(MOST_SECONDS)
+  .transform((value) => value * 1000)
+const variables = z.object({
+  GPU_START_SECONDS: seconds,
+  GPU_SILENCE_SECONDS: seconds,
+  GPU_RUN_SECONDS: seconds,
+  GPU_RETRY_SECONDS: seconds,
+})
+type Variables = keyof z.infer<typeof variables>
+
+export type GpuTimes = {
+  /** How long to wait for a GPU to accept the job. */
+  startMs: number
+  /** How long the stream may be silent. */
+  silenceMs: number
+  /** How long an accepted attempt may take in all. */
+  runMs: number
+  /** The pause before the second attempt; each later one is four times as long. */
+  retryMs: number
+}
+
+/** Reads the variables, in milliseconds. Throws an Error that names each one that is no time, what it is and what is allowed. */
+export function readGpuTimes(env: Pick<Env, Variables>): GpuTimes {
+  const parsed = variables.safeParse(env)
+  if (parsed.success) {
+    const { GPU_START_SECONDS, GPU_SILENCE_SECONDS, GPU_RUN_SECONDS, GPU_RETRY_SECONDS } = parsed.data
+    return {
+      startMs: GPU_START_SECONDS,
+      silenceMs: GPU_SILENCE_SECONDS,
+      runMs: GPU_RUN_SECONDS,
+      retryMs: GPU_RETRY_SECONDS,
+    }
+  }
+  const wrong = parsed.error.issues.map(({ path: [name] }) => {
+    const given = JSON.stringify(env[name as Variables]) ?? 'missing'
+    return `${String(name)} is ${given}; it must be a number of seconds above 0 and up to ${MOST_SECONDS}.`
+  })
+  throw new Error(wrong.join(' '))
+}

@@ -1,0 +1,41 @@
+// Stopping the demo from outside, at any moment, stops all that it started.
+import { spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { processesWith } from '../support/descendants.ts'
+
+const DEMO = path.join(import.meta.dirname, '../../infra/demo.ts')
+/** The longest that the built-in model does. */
+const LONG = [
+  'a heart',
+  '--route',
+  'full',
+  '--size',
+  '384x384',
+  '--out',
+  path.join(tmpdir(), 'octet-never-written.png'),
+]
+
+test.each([
+  ['SIGTERM', 'the GPU function starts', 'gpu-fn/main.ts', ''],
+  ['SIGINT', 'it waits for the picture', 'workerd serve', 'running'],
+] as const)('%s while %s leaves no process behind', async (signal, _, program, output) => {
+  const mark = `DEMO_UNDER_TEST=${randomUUID()}`
+  const [name, value] = mark.split('=')
+  const demo = spawn(process.execPath, [DEMO, ...LONG], {
+    env: { ...process.env, [name!]: value },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  const ended = once(demo, 'exit')
+  let shown = ''
+  demo.stderr.on('data', (chunk) => (shown += chunk))
+  const started = async () =>
+    shown.includes(output) && (await processesWith(mark)).some((line) => line.includes(program))
+  await expect.poll(started, { timeout: 60_000 }).toBe(true)
+  demo.kill(signal)
+  expect(await ended).toEqual([signal === 'SIGINT' ? 130 : 143, null])
+  await expect.poll(() => processesWith(mark)).toEqual([])
+})

@@ -1,0 +1,127 @@
+// A GPU function that takes too long, in each of the ways in which it can.
+import { env } from 'cloudflare:workers'
+import { afterEach, describe, test, vi } from 'vitest'
+import { readGpuTimes } from '../../edge/gpu-times.ts'
+import { generate, generatedOf, ledgerOf, newCaller, problemOf } from './client.ts'
+import { accepted, cancellations, fakeGpu, line, type Seen, started, stream, works } from './fake-gpu.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const body = { prompt: 'a cat', seed: 1 }
+const free = { reserved: 0, captured: 0 }
+
+test('one that takes the connection and never answers is unavailable at the deadline', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(
+    ({ signal }) =>
+      new Promise((_, reject) => signal?.addEventListener('abort', () => reject(new Error('connection closed')))),
+  )
+  const response = await generate(caller, body)
+  expect([response.status, (await problemOf(response)).error.code]).toEqual([503, 'gpu_unavailable'])
+  expect(calls).toHaveLength(1)
+  expect(await ledgerOf(caller)).toEqual(free)
+})
+
+describe('a refusal', () => {
+  type Source = UnderlyingSource<Uint8Array>
+  const refusal = (status: number, pull: Source['pull'], cancel?: Source['cancel']) =>
+    new Response(new ReadableStream<Uint8Array>({ ...(pull && { pull }), ...(cancel && { cancel }) }), { status })
+
+  test('without an end is read for 64 KiB', async ({ expect }) => {
+    let pulled = 0
+    fakeGpu(() =>
+      refusal(400, (controller) => {
+        pulled += 16_384
+        controller.enqueue(new Uint8Array(16_384).fill(97))
+      }),
+    )
+    expect((await generate(await newCaller(), body)).status).toBe(500)
+    expect(pulled).toBeGreaterThanOrEqual(65_536)
+    expect(pulled).toBeLessThanOrEqual(131_072)
+  })
+
+  test('that falls silent is told by what came', async ({ expect }) => {
+    const warn = vi.spyOn(console, 'warn')
+    let begun = false
+    fakeGpu(() =>
+      refusal(400, (controller) => {
+        if (begun) return new Promise(() => {})
+        begun = true
+        controller.enqueue(new TextEncoder().encode('half a refu'))
+      }),
+    )
+    expect((await generate(await newCaller(), body)).status).toBe(500)
+    expect(warn.mock.calls.flat().join()).toContain('400: half a refu')
+  })
+
+  test('whose body cannot be let go of does not hold up the next try', async ({ expect }) => {
+    fakeGpu(() => refusal(503, undefined, () => new Promise(() => {})), works)
+    expect((await generate(await newCaller(), body)).status).toBe(200)
+  })
+})
+
+test('a job that only keeps its stream alive is canceled when its time is over, and ends free of charge', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const beats = (seen: Seen) => {
+    const begin = [accepted(seen), started(seen)]
+    const body = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        await new Promise((resolve) => setTimeout(resolve, 50))
+        controller.enqueue(begin.shift() ?? line({ type: 'heartbeat' }))
+      },
+    })
+    return new Response(body)
+  }
+  const calls = fakeGpu(beats)
+  const response = await generate(caller, body)
+  expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'generation_failed'])
+  await vi.waitFor(() => expect(cancellations).toEqual([{ job: calls[0]!.job, attempt: 1 }]))
+  expect(calls).toHaveLength(1)
+  expect(await ledgerOf(caller)).toEqual(free)
+})
+
+test('between attempts there is a pause, the second four times the first', async ({ expect }) => {
+  fakeGpu(
+    (seen) => stream([accepted(seen)]),
+    (seen) => stream([accepted(seen)]),
+    works,
+  )
+  const timers = vi.spyOn(globalThis, 'setTimeout')
+  expect((await generatedOf(await generate(await newCaller(), body))).octet.attempts).toBe(3)
+  const pauses = timers.mock.calls.flatMap(([, ms]) => (ms !== undefined && ms < 100 ? [ms / 10] : []))
+  expect(pauses).toHaveLength(2)
+  for (const [k, factor] of [1, 4].entries()) {
+    expect(pauses[k]).toBeGreaterThanOrEqual(0.75 * factor)
+    expect(pauses[k]).toBeLessThanOrEqual(1.25 * factor)
+  }
+})
+
+describe('the variables', () => {
+  const given = { GPU_START_SECONDS: '300', GPU_SILENCE_SECONDS: '20', GPU_RUN_SECONDS: '900', GPU_RETRY_SECONDS: '1' }
+
+  test('are seconds', ({ expect }) => {
+    expect(readGpuTimes(given)).toEqual({ startMs: 300_000, silenceMs: 20_000, runMs: 900_000, retryMs: 1000 })
+  })
+
+  test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are refused by name: "%s"', (wrong, { expect }) => {
+    expect(() => readGpuTimes({ ...given, GPU_START_SECONDS: wrong })).toThrow(
+      `GPU_START_SECONDS is "${wrong}"; it must be a number of seconds above 0 and up to 86400.`,
+    )
+  })
+
+  test('that are wrong fail a request before anything is reserved', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(works)
+    const error = vi.spyOn(console, 'error')
+    const before = env.GPU_RUN_SECONDS
+    env.GPU_RUN_SECONDS = 'a while'
+    const response = await generate(caller, body)
+    env.GPU_RUN_SECONDS = before
+    expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'internal'])
+    expect(error.mock.calls.flat().join()).toContain('GPU_RUN_SECONDS is \\"a while\\"')
+    expect(calls).toEqual([])
+    expect(await env.ACCOUNT.getByName(caller.account).recentJobs(1)).toEqual([])
+  })
+})
