@@ -38,7 +38,7 @@ export type Model = {
 }
 
 const LOWERINGS: Record<BuildOptions['target'], Lowering> = { cpu, cuda }
-/** One product is 1 to 2 % faster on the H200, three are no slower on the CPU: `npm run bench -- qkv --target cuda|cpu`. */
+/** One product is 1 to 3 % faster on the H200 and makes no difference on the CPU: `npm run bench -- qkv --target cuda|cpu`. */
 const FUSE_QKV: Record<BuildOptions['target'], boolean> = { cpu: false, cuda: true }
 
 /** Builds every graph that the checkpoint has tensors for. Throws CheckpointError for what is missing, left over or contradictory. */
