@@ -1,26 +1,48 @@
 import { Hono } from 'hono'
+import { cors } from 'hono/cors'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
 import type { EdgeEnv } from './env.ts'
 import { onError, onMethodNotAllowed, onNotFound } from './errors.ts'
+import { EXPOSED_HEADERS } from './limits.ts'
+import { accounts } from './routes/accounts.ts'
 import { health } from './routes/health.ts'
 import { images } from './routes/images.ts'
 import { jobs } from './routes/jobs.ts'
 import { keys } from './routes/keys.ts'
 import { models } from './routes/models.ts'
-import { results } from './routes/results.ts'
+import { operator } from './routes/operator.ts'
+import { quote } from './routes/quote.ts'
+import { receiptKeys, receipts } from './routes/receipts.ts'
+import { jobImages, results } from './routes/results.ts'
+import { tokens } from './routes/tokens.ts'
+import { usage } from './routes/usage.ts'
+import { webhookDeliveries } from './routes/webhook-deliveries.ts'
+import { webhooks } from './routes/webhooks.ts'
 
 export const app = new Hono<EdgeEnv>()
 
 app.use(requestId())
+// Browsers call with a token of POST /v1/tokens; nothing here reads a cookie.
+app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS }))
 app.use(methodNotAllowed({ app, onMethodNotAllowed }))
 
 app.route('/healthz', health)
+app.route('/.well-known', receiptKeys)
+app.route('/v1/accounts', accounts)
 app.route('/v1/images', images)
 app.route('/v1/jobs', jobs)
+app.route('/v1/jobs', receipts)
+app.route('/v1/jobs', jobImages)
 app.route('/v1/keys', keys)
 app.route('/v1/models', models)
+app.route('/v1/quote', quote)
+app.route('/v1/operator', operator)
 app.route('/v1/results', results)
+app.route('/v1/tokens', tokens)
+app.route('/v1/usage', usage)
+app.route('/v1/webhooks', webhooks)
+app.route('/v1/webhooks', webhookDeliveries)
 
 app.onError(onError)
 app.notFound(onNotFound)

@@ -1,13 +1,43 @@
 // What the worker is configured with: vars and bindings of wrangler.toml, and the secrets of .dev.vars or `wrangler secret put`.
 import type { RequestIdVariables } from 'hono/request-id'
 import type { AccountDO } from './account.ts'
+import type { UsageRecord } from './account-outbox.ts'
 import type { JobDO } from './job.ts'
 import type { Credential } from './keys.ts'
+import type { WebhookDO } from './webhook-outbox.ts'
+import type { DeliveryRef } from './webhook-queue.ts'
+import type { GenerateParams } from './workflow.ts'
 
 export type Env = {
   ACCOUNT: DurableObjectNamespace<AccountDO>
   JOB: DurableObjectNamespace<JobDO>
+  WEBHOOK: DurableObjectNamespace<WebhookDO>
+  /** Drives the jobs that no caller drives; an instance has its job's id. */
+  GENERATE: Workflow<GenerateParams>
   RESULTS: R2Bucket
+  /** Usage and forecasts across accounts; migrations/ has the tables. */
+  DB: D1Database
+  /** Settled jobs on their way to D1 and Stripe. */
+  USAGE: Queue<UsageRecord>
+  OUTER_LIMIT: RateLimit
+  /** JSON text or a TOML table; see limits.ts and price.ts. */
+  OCTET_ACCOUNT_LIMITS: unknown
+  OCTET_PRICES: unknown
+  /** Reports captures as meter events; nothing is reported without it. */
+  STRIPE_SECRET_KEY?: string
+  /** Deliveries to look at, and those whose last attempt failed. */
+  WEBHOOKS: Queue<DeliveryRef>
+  WEBHOOKS_DEAD: Queue<DeliveryRef>
+  /** Waits before attempts 2, 3, … of a delivery, in seconds. */
+  WEBHOOK_RETRY_SECONDS: string
+  /** How long a receiver may take to answer. */
+  WEBHOOK_TIMEOUT_SECONDS: string
+  /** Ports that a webhook's address may have, separated by commas. */
+  WEBHOOK_PORTS: string
+  /** Hosts that get no webhooks, with all below them; this worker's own is one anyway. */
+  WEBHOOK_BLOCKED_HOSTS: string
+  /** "true" lets webhooks go to http and to this machine. For development only. */
+  WEBHOOK_LOCAL: string
   /** JSON text or the same as a TOML table; see catalogue.ts. */
   OCTET_CATALOGUE: unknown
   GPU_URL: string
@@ -21,7 +51,16 @@ export type Env = {
   /** Private Ed25519 JWK that signs what the worker asks of the GPU function. */
   GPU_SIGNING_KEY: string
   OCTET_ADMIN_TOKEN: string
+  /** JSON array of private Ed25519 JWKs, newest first; see receipts.ts. */
+  RECEIPT_SIGNING_KEYS: string
+  /** "true" adds prompts to the log line of each finished job. */
+  OCTET_LOG_PROMPTS: string
+  /** One point per finished job; see observe.ts. */
+  ANALYTICS: AnalyticsEngineDataset
 }
 
-/** The types of every Hono app here. `credential` is there after `keyRequired`. */
-export type EdgeEnv = { Bindings: Env; Variables: RequestIdVariables & { credential: Credential } }
+/** The types of every Hono app here. `credential` is there after `keyRequired`, `manages` after `managerRequired`. */
+export type EdgeEnv = {
+  Bindings: Env
+  Variables: RequestIdVariables & { credential: Credential; manages: string | null }
+}

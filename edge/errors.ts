@@ -4,22 +4,37 @@ import { HTTPException } from 'hono/http-exception'
 import type { EdgeEnv } from './env.ts'
 import { log } from './log.ts'
 
-type Kind = 'invalid_request_error' | 'authentication_error' | 'permission_error' | 'conflict_error' | 'server_error'
+type Kind =
+  | 'invalid_request_error'
+  | 'authentication_error'
+  | 'permission_error'
+  | 'conflict_error'
+  | 'rate_limit_error'
+  | 'budget_error'
+  | 'server_error'
 
 const ERRORS = {
   invalid_request: [400, 'invalid_request_error', 'The request is not valid'],
   invalid_api_key: [401, 'authentication_error', 'An API key is required'],
   invalid_admin_token: [401, 'authentication_error', 'The operator token is required'],
+  over_budget: [402, 'budget_error', 'The budget does not cover this request'],
+  insufficient_scope: [403, 'permission_error', 'The API key may not do this'],
   link_invalid: [403, 'permission_error', 'The signed link is not valid'],
   link_expired: [403, 'permission_error', 'The signed link has expired'],
   not_found: [404, 'invalid_request_error', 'There is nothing at this address'],
   method_not_allowed: [405, 'invalid_request_error', 'This address does not take this method'],
+  job_canceled: [409, 'conflict_error', 'The job was canceled'],
   idempotency_in_flight: [409, 'conflict_error', 'The first request with this Idempotency-Key is still running'],
+  credit_mismatch: [409, 'conflict_error', 'This credit was given with another amount'],
   body_too_large: [413, 'invalid_request_error', 'The request body is too large'],
   unsupported_media_type: [415, 'invalid_request_error', 'The request body must be JSON'],
   range_not_satisfiable: [416, 'invalid_request_error', 'The range lies outside the file'],
   idempotency_mismatch: [422, 'invalid_request_error', 'This Idempotency-Key was used with another request'],
+  max_cost_exceeded: [422, 'invalid_request_error', 'The request costs more than its max_cost'],
+  max_latency_exceeded: [422, 'invalid_request_error', 'The request takes longer than its max_latency_ms'],
   not_offered: [422, 'invalid_request_error', 'This deployment does not serve that'],
+  rate_limited: [429, 'rate_limit_error', 'There are too many requests'],
+  concurrency_limited: [429, 'rate_limit_error', 'There are too many jobs at a time'],
   generation_failed: [500, 'server_error', 'The image could not be made'],
   internal: [500, 'server_error', 'Something went wrong on our side'],
   gpu_unavailable: [503, 'server_error', 'No GPU took the job in time'],

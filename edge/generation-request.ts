@@ -5,10 +5,12 @@ import { LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
 import { readCatalogue } from './catalogue.ts'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
-import { type JobSpec, newJobId } from './job-record.ts'
-import type { Credential } from './keys.ts'
-import { price } from './price.ts'
-import { chooseRoute, QUALITIES } from './route.ts'
+import { latencyMs, observations } from './forecast.ts'
+import { type JobSpec, namedJobId, newJobId } from './job-record.ts'
+import { type Credential, sha256 } from './keys.ts'
+import { MICRODOLLARS, megapixelSteps, price, readPrices } from './price.ts'
+import { chooseRoute, type Decision, QUALITIES, type RouteRequest } from './route.ts'
+import { checkAddress } from './webhook-address.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -23,6 +25,9 @@ const size = z
   .string()
   .regex(/^(auto|[1-9]\d{0,3}x[1-9]\d{0,3})$/)
   .describe(`"auto" or "WIDTHxHEIGHT", each side ${SIDE}`)
+
+/** The most previews of an image, and how many `preview: true` asks for. */
+const PREVIEWS = 3
 
 /** `auto` leaves a choice to route.ts. A field's description completes the sentence "it must be …". */
 export const generation = z.strictObject({
@@ -42,6 +47,18 @@ export const generation = z.strictObject({
   response_format: choice(['url', 'b64_json']).default('url'),
   output_format: choice(OUTPUT_FORMATS).default('png'),
   output_compression: integer({ min: 0, max: 100 }).optional(),
+  preview: z.boolean().describe('true or false').optional(),
+  /** OpenAI's: how many previews an image has. */
+  partial_images: integer({ min: 0, max: PREVIEWS }).optional(),
+  /** What becomes of the job when the caller who waits for it leaves. */
+  on_disconnect: choice(['continue', 'cancel']).optional(),
+  /** Of the whole request. */
+  max_cost: number({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
+  max_latency_ms: integer({ min: 1, max: 3_600_000 }).optional(),
+  /** Is told when the job has ended. */
+  webhook: z.string().describe('an https:// address').optional(),
+  /** Takes the images of an identical finished job, at no price. */
+  reuse: z.boolean().describe('true or false').optional(),
   /** OpenAI's; accepted and not used. */
   user: text(0, 256).optional(),
 })
@@ -74,19 +91,61 @@ function outputQuality({ output_compression, output_format }: Generation): numbe
   return Math.max(1, output_compression ?? 90)
 }
 
-/** The job that a request asks for: routed, seeded and priced. */
-export function specify(fields: Generation, env: Env, { account, keyId }: Credential): JobSpec {
-  const { prompt, negative_prompt, quality, steps, n, output_format } = fields
-  const wishes = {
+/** Steps between previews, the last step apart; nothing when none are asked for. */
+function previewSteps({ preview, partial_images }: Generation, steps: number): { preview_steps?: number } {
+  const previews = partial_images ?? (preview ? PREVIEWS : 0)
+  return previews === 0 ? {} : { preview_steps: Math.ceil(steps / (previews + 1)) }
+}
+
+/** What route.ts is asked of a request. */
+function routeRequest(fields: Generation): RouteRequest {
+  const { prompt, negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  return {
+    ...{ prompt, negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
     route: unlessAuto(fields.route),
     model: unlessAuto(fields.model),
     tier: unlessAuto(fields.tier),
     size: sizeOf(fields),
+    maxCost: max_cost === undefined ? undefined : Math.round(max_cost * MICRODOLLARS),
+    maxLatencyMs: max_latency_ms,
   }
-  const decision = chooseRoute(
-    { prompt, negativePrompt: negative_prompt, quality, steps, guidanceScale: fields.guidance_scale, ...wishes },
-    readCatalogue(env),
-  )
+}
+
+/** How a request would run, and its price in micro-dollars. Only max_latency_ms costs a look at the forecasts. Errors: what route.ts refuses. */
+export async function chosen(fields: Generation, env: Env): Promise<{ decision: Decision; price: number }> {
+  const catalogue = readCatalogue(env)
+  const prices = readPrices(env.OCTET_PRICES)
+  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalogue.offers)
+  const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
+  const decision = chooseRoute(routeRequest(fields), catalogue, (decision) => ({
+    price: price(workOf(decision), prices),
+    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
+  }))
+  return { decision, price: price(workOf(decision), prices) }
+}
+
+/** Only a request with a seed can be identical to another; and an answer that is there already is neither named nor told to a webhook. */
+function checkReuse({ seed, webhook }: Generation, name: string | null): void {
+  const refuse = (why: string) => new ApiError('invalid_request', `reuse is true, but ${why}.`, { param: 'reuse' })
+  if (seed === undefined) throw refuse('seed is missing; without one every request is another')
+  if (webhook !== undefined) throw refuse('webhook is given as well; a reused answer comes at once. Use one of them')
+  if (name !== null) throw refuse('the job has an id of yours; use POST /v1/jobs')
+}
+
+/** Where a request comes from: the worker's address as the caller knows it, and the name that the caller gave the job. */
+export type Origin = { origin: string; name?: string | null }
+
+/** The job that a request asks for: routed, seeded and priced. A named job has the same id each time it is asked for. */
+export async function specify(
+  fields: Generation,
+  env: Env,
+  { account, keyId }: Credential,
+  { origin, name = null }: Origin,
+): Promise<JobSpec> {
+  const { prompt, negative_prompt, n, output_format } = fields
+  if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
+  if (fields.reuse) checkReuse(fields, name)
+  const { decision, price } = await chosen(fields, env)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -104,14 +163,19 @@ export function specify(fields: Generation, env: Env, { account, keyId }: Creden
     output_format,
     output_quality: outputQuality(fields),
     text_convention: 'diffusers' as const,
+    ...previewSteps(fields, decision.steps),
   }
   return {
-    id: newJobId(),
+    id: name === null ? newJobId() : await namedJobId(account, name),
+    name,
+    fingerprint: await sha256(JSON.stringify(fields)),
+    origin,
+    webhook: fields.webhook ?? null,
     account,
     keyId,
     created: Date.now(),
     request,
     decision,
-    price: price({ ...decision, count: n }),
+    price,
   }
 }

@@ -129,13 +129,13 @@ export async function* readFrames(body: ReadableStream<Uint8Array>, patience: Pa
       const line = await bytes.line(LIMITS.eventLineBytes)
       if (line === null) throw new StreamLost('the stream ended before the job did')
       const event = parseEvent(line)
-      if (event.type !== 'image') {
-        yield { event }
-      } else {
+      if ('bytes' in event) {
         const data = await bytes.exactly(event.bytes)
-        if ((await sha256(data)) !== event.sha256)
+        if (event.type === 'image' && (await sha256(data)) !== event.sha256)
           throw new StreamLost(`image ${event.image} does not match its SHA-256`)
         yield { event, data }
+      } else {
+        yield { event }
       }
       if (TERMINAL.has(event.type)) return
     }

@@ -1,13 +1,13 @@
-// The one place that talks to the GPU function: signs the request, waits until a GPU accepts it, and follows the reply stream.
+// The one place that talks to the GPU function: signs what it asks, bounds how long that may take, and follows the reply stream.
 
 import { importJWK, SignJWT } from 'jose'
 import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
-import { jittered, sleep } from './backoff.ts'
+import { jittered } from './backoff.ts'
 import { type Frame, readFrames, readStart, StreamLost } from './gpu-stream.ts'
 import type { GpuTimes } from './gpu-times.ts'
 import { log } from './log.ts'
 
-/** No GPU accepted the job before the deadline. */
+/** No GPU answered before the deadline. */
 export class GpuUnavailable extends Error {
   override name = 'GpuUnavailable' as const
 }
@@ -28,7 +28,7 @@ export type GpuCall = GpuTimes & {
   signingKey: string
   job: string
   request: JobRequest
-  /** Ends the attempt with the reason it is aborted with: by the caller at will, by `generate` when a time has passed. */
+  /** Ends the attempt with the reason it is aborted with: by the caller at will, here when a time has passed. */
   abort: AbortController
 }
 
@@ -58,43 +58,29 @@ export async function signGpuToken(jwk: string, job: string, attempt: number, bo
 
 type Sent = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
 
-async function send(
-  { endpoint, signingKey, job, request }: GpuCall,
-  { method, body, signal }: Sent,
-): Promise<Response> {
+/** Sends a signed request about the job; null when the GPU function cannot be reached. Throws the signal's reason once it is aborted. */
+async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Response | null> {
+  const { endpoint, signingKey, job, request } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
-  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
+  const headers = { authorization: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) }
   const url = `${endpoint.replace(/\/$/, '')}/jobs/${job}`
-  return fetch(url, { method, headers, body: body || null, signal, redirect: 'manual' })
-}
-
-async function put(call: GpuCall): Promise<Response | null> {
-  const { job, request, abort } = call
-  return send(call, { method: 'PUT', body: JSON.stringify(request), signal: abort.signal }).catch((cause) => {
-    abort.signal.throwIfAborted()
+  const init = { method, headers, signal, redirect: 'manual', ...(body && { body }) } as const
+  return fetch(url, init).catch((cause) => {
+    signal.throwIfAborted()
     log('warn', 'the GPU function cannot be reached', { job, attempt: request.attempt, cause })
     return null
   })
 }
 
-/** Asks the GPU function to stop the job. A job that is done for us does not wait for the answer. */
-function cancel(call: GpuCall): void {
-  const { job, request } = call
-  send(call, { method: 'DELETE', body: '', signal: AbortSignal.timeout(CANCEL_MS) })
-    .then(dismiss)
-    .catch((cause) => log('warn', 'a job could not be canceled', { job, attempt: request.attempt, cause }))
+/** How long to wait before the next try: backoff with jitter; the GPU function's own wish wins where it is longer. Milliseconds. */
+export function backoffMs(tries: number, retryAfterMs: number): number {
+  const backoff = jittered(Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 1.6 ** tries))
+  return Math.round(Math.max(backoff, Math.min(retryAfterMs, BACKOFF_MS.most)))
 }
 
 /** Lets go of a body that nobody reads. Not awaited: cancelling a dead connection may never settle. */
 function dismiss(response: Response | null): void {
   response?.body?.cancel().catch(() => {})
-}
-
-/** Backoff with jitter; the GPU function's own Retry-After wins where it is longer. */
-function delayMs(tries: number, response: Response | null): number {
-  const backoff = jittered(Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 1.6 ** tries))
-  const asked = Number(response?.headers.get('retry-after') ?? 0) * 1000
-  return Math.max(backoff, Math.min(asked || 0, BACKOFF_MS.most))
 }
 
 /** What a refusal says, for the log: at most one line's worth of its body. */
@@ -112,25 +98,39 @@ function safeJson(text: string): unknown {
   }
 }
 
-/** Sends the job until a GPU accepts it. Throws GpuUnavailable at the deadline, GpuRefused on a 4xx, StreamLost on anything else. */
-async function accepted(call: GpuCall): Promise<ReadableStream<Uint8Array>> {
-  const deadline = Date.now() + call.startMs
-  for (let tries = 0; ; tries++) {
-    const response = await put(call)
-    if (response?.status === 200 && response.body) return response.body
+export type Answer = { accepted: ReadableStream<Uint8Array> } | { retryAfterMs: number }
+
+/**
+ * Asks once that a GPU takes the job, and waits `answerMs` for what it says. Throws GpuUnavailable when nothing comes, GpuRefused on a 4xx,
+ * StreamLost on anything that is neither a yes nor a "not yet".
+ */
+export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
+  const { abort, request } = call
+  const unanswered = () => abort.abort(new GpuUnavailable(`no answer within ${answerMs} ms`))
+  const timer = setTimeout(unanswered, answerMs)
+  try {
+    const response = await send(call, { method: 'PUT', body: JSON.stringify(request), signal: abort.signal })
+    if (response?.status === 200 && response.body) return { accepted: response.body }
     if (response && !notAccepted(response.status)) {
       const text = await refusalText(response, call)
       throw response.status >= 400 && response.status < 500 ? new GpuRefused(text) : new StreamLost(text)
     }
     dismiss(response)
-    const wait = delayMs(tries, response)
-    if (Date.now() + wait > deadline)
-      throw new GpuUnavailable(
-        `not accepted within ${call.startMs} ms; the last answer was ${response?.status ?? 'none'}`,
-      )
-    await sleep(wait)
-    call.abort.signal.throwIfAborted()
+    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0 }
+  } finally {
+    clearTimeout(timer)
   }
+}
+
+/** Asks the GPU function to cancel the attempt at its next step; whether it knew the attempt. The stream then ends with `canceled`. */
+export async function cancel(call: GpuCall): Promise<boolean> {
+  const signal = AbortSignal.timeout(CANCEL_MS)
+  const response = await send(call, { method: 'DELETE', body: '', signal }).catch((cause) => {
+    log('warn', 'a job could not be canceled', { job: call.job, attempt: call.request.attempt, cause })
+    return null
+  })
+  dismiss(response)
+  return response?.ok ?? false
 }
 
 const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
@@ -151,28 +151,27 @@ function fits({ event }: Frame, { job, request }: GpuCall): boolean {
   )
 }
 
-/** Runs one attempt of a job and yields its events as they come. Errors: GpuUnavailable, GpuRefused, GpuOverran, StreamLost. */
-export async function* generate(call: GpuCall): AsyncGenerator<Frame> {
-  const { startMs, runMs, abort } = call
-  const unanswered = () => abort.abort(new GpuUnavailable(`no answer within ${startMs} ms`))
-  let timer = setTimeout(unanswered, startMs)
+/**
+ * The events of an accepted attempt as they come, but heartbeats. Throws StreamLost when the stream breaks or is about something else,
+ * GpuOverran when the job has not ended after `runMs`: then it is canceled as well.
+ */
+export async function* follow(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+  const { runMs, abort } = call
+  const timer = setTimeout(() => {
+    abort.abort(new GpuOverran(`not finished within ${runMs} ms`))
+    void cancel(call)
+  }, runMs)
   try {
-    const body = await accepted(call)
-    clearTimeout(timer)
-    timer = setTimeout(() => {
-      abort.abort(new GpuOverran(`not finished within ${runMs} ms`))
-      cancel(call)
-    }, runMs)
-    yield* fitting(body, call)
+    yield* fitting(call, accepted)
   } finally {
     clearTimeout(timer)
   }
 }
 
-/** The events of an accepted job but heartbeats, each checked against what was asked for. */
-async function* fitting(body: ReadableStream<Uint8Array>, call: GpuCall): AsyncGenerator<Frame> {
+/** The events but heartbeats, each checked against what was asked for. */
+async function* fitting(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const images = new Set<number>()
-  for await (const frame of readFrames(body, { silenceMs: call.silenceMs, signal: call.abort.signal })) {
+  for await (const frame of readFrames(accepted, { silenceMs: call.silenceMs, signal: call.abort.signal })) {
     const { event } = frame
     if (!fits(frame, call)) throw new StreamLost(`an event of type ${event.type} is not about this job's request`)
     if (event.type === 'image') images.add(event.image)

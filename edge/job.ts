@@ -1,191 +1,192 @@
 // JobDO: one job. It keeps the record and the event log, talks to the GPU in one place (`attempt`), and settles the price once.
 import { DurableObject } from 'cloudflare:workers'
-import { PROTOCOL_VERSION } from '#contract'
-import { jittered, sleep } from './backoff.ts'
-import { readCatalogue } from './catalogue.ts'
+import { jittered } from './backoff.ts'
 import type { Env } from './env.ts'
-import { GpuOverran, GpuRefused, GpuUnavailable, generate } from './gpu.ts'
-import { type Frame, StreamLost } from './gpu-stream.ts'
-import { readGpuTimes } from './gpu-times.ts'
-import {
-  applyEvent,
-  beginAttempt,
-  FAILED,
-  failJob,
-  isFinal,
-  type JobRecord,
-  type JobSpec,
-  type LoggedEvent,
-  MAX_ATTEMPTS,
-  newJob,
-} from './job-record.ts'
+import { cancel } from './gpu.ts'
+import { StreamLost } from './gpu-stream.ts'
+import { type GpuTimes, readGpuTimes } from './gpu-times.ts'
+import { gpuCall, runAttempt } from './job-attempt.ts'
+import { settle, settleAndAnnounce } from './job-end.ts'
+import { eventStream } from './job-events.ts'
+import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
+import { FAILED, isFinal, isOver, type JobRecord, type JobSpec, MAX_ATTEMPTS, stepsSeen } from './job-record.ts'
 import { log } from './log.ts'
-import { storeImage } from './results.ts'
 
 /** The watchdog: how soon a job that nobody drives any more (an eviction, a deploy) is taken up again. */
 const WATCH_MS = 30_000
-const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
+const UNFINISHED_MS = 5_000
 
-export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
+export type { LogEntry }
+
+/** The pause after an attempt that was lost, in which a GPU may recover; none after the last. */
+function afterLossMs({ attempt }: JobRecord, { retryMs }: GpuTimes): number {
+  return attempt < MAX_ATTEMPTS ? Math.round(jittered(retryMs * 4 ** (attempt - 1))) : 0
+}
 
 export class JobDO extends DurableObject<Env> {
-  #live: { n: number; abort: AbortController; done: Promise<JobRecord> } | null = null
-  #driving: Promise<JobRecord> | null = null
+  readonly #log: JobLog
+  #live: { n: number; abort: AbortController; done: Promise<void> } | null = null
+  #finishing: Promise<JobRecord> | null = null
+  #waiters = 0
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    this.#log = openJobLog(ctx.storage)
+  }
 
   /** Creates the job; the same id again changes nothing. From here on the watchdog sees to it that the job ends. */
   async create(spec: JobSpec): Promise<JobRecord> {
     const known = this.view()
     if (known) return known
-    const { storage } = this.ctx
-    storage.sql.exec('CREATE TABLE events (seq INTEGER PRIMARY KEY, attempt INTEGER, at INTEGER, event TEXT) STRICT')
-    this.#save(newJob(spec))
-    await storage.setAlarm(Date.now() + WATCH_MS)
-    return this.#job()
+    const job = this.#log.create(spec)
+    await this.ctx.storage.setAlarm(Date.now() + WATCH_MS)
+    return job
   }
 
   /** The job, or null when there is none under this id. */
   view(): JobRecord | null {
-    return this.ctx.storage.kv.get<JobRecord>('job') ?? null
+    return this.#log.find()
   }
 
   /** The event log after entry `after`, oldest first. */
   events(after = 0): LogEntry[] {
-    if (!this.view()) return []
-    const rows = this.ctx.storage.sql.exec<Omit<LogEntry, 'event'> & { event: string }>(
-      'SELECT * FROM events WHERE seq > ? ORDER BY seq',
-      after,
-    )
-    return [...rows].map((row) => ({ ...row, event: JSON.parse(row.event) }))
+    return this.#log.after(after)
   }
 
-  /** Drives the job to its end, attempt after attempt; a second call joins the first. It goes on when the caller leaves. */
-  run(): Promise<JobRecord> {
-    this.#driving ??= this.#drive().finally(() => {
-      this.#driving = null
-    })
-    this.ctx.waitUntil(this.#driving.catch(() => {}))
-    return this.#driving
+  /** Server-sent events: the log after entry `after`, then what happens, up to the job's end. */
+  follow(after: number): ReadableStream<Uint8Array> {
+    return eventStream(this.#log, after)
+  }
+
+  /** Runs attempt 1 for a caller who waits and returns the final job; whatever more it takes is the Workflow's. It goes on when the caller leaves. */
+  async run(): Promise<JobRecord> {
+    this.#waiters += 1
+    const { attempt } = this.#log.job()
+    if (attempt === 0 || this.#live) await this.attempt(Math.max(1, attempt), true)
+    else await this.start()
+    return this.ended()
+  }
+
+  /** Has the Workflow drive the job, unless it has ended. */
+  async start(): Promise<void> {
+    if (!isFinal(this.#log.job())) await this.#handOver()
+  }
+
+  /** Waits for the job's end, at most `limitMs`, and returns the job as it then stands. */
+  async ended(limitMs?: number): Promise<JobRecord> {
+    const { promise: late, resolve } = Promise.withResolvers<'late'>()
+    const timer = limitMs === undefined ? undefined : setTimeout(resolve, limitMs, 'late')
+    while (!isFinal(this.#log.job())) {
+      if ((await Promise.race([late, this.#log.changed()])) === 'late') return this.#log.job()
+    }
+    clearTimeout(timer)
+    return settle(this.env, this.#log)
   }
 
   /** Runs attempt n, or joins it. A final job and a stale n are answered as they stand; a higher n takes the job over. */
-  attempt(n: number): Promise<JobRecord> {
-    const job = this.#job()
-    if (isFinal(job) || n < job.attempt) return Promise.resolve(job)
-    if (this.#live?.n === n) return this.#live.done
-    this.#live?.abort.abort(new StreamLost(`attempt ${n} took over`))
-    const abort = new AbortController()
-    const done = this.#perform(n, abort).finally(() => {
-      if (this.#live?.n === n) this.#live = null
-    })
-    this.#live = { n, abort, done }
-    this.ctx.waitUntil(done.catch(() => {}))
-    return done
+  async attempt(n: number, patient = false): Promise<JobRecord> {
+    const job = this.#log.job()
+    if (isFinal(job) || n < job.attempt) return job
+    if (this.#live?.n !== n) this.#begin(n, patient)
+    await this.#live?.done
+    return isFinal(this.#log.job()) ? settle(this.env, this.#log) : this.#log.job()
+  }
+
+  /** One turn of whoever drives the job, attempt or tidying up: milliseconds until the next one, or null when nothing is left to do. */
+  async turn(): Promise<number | null> {
+    const times = readGpuTimes(this.env)
+    const { attempt, waiting } = this.#log.job()
+    const next = waiting ? attempt : attempt + 1
+    if (this.#live) await this.#live.done
+    else if (next > MAX_ATTEMPTS)
+      this.#log.append(attempt, { type: 'given_up', code: 'generation_failed', message: FAILED })
+    else await this.attempt(next)
+    const job = this.#log.job()
+    if (isFinal(job)) return isOver(await this.#finish()) ? null : UNFINISHED_MS
+    return job.waiting?.waitMs ?? afterLossMs(job, times)
+  }
+
+  /** Marks images as deleted; the job tells no link to them any more. */
+  forgetImages(keys: readonly string[]): void {
+    const images = this.#log
+      .job()
+      .images.map((each) => (keys.includes(each.key) ? { ...each, deleted: true as const } : each))
+    this.#log.update({ images })
+  }
+
+  /** Ends the job at its next step. It is canceled at once where no GPU works on it; a final job stays as it is. */
+  async cancel(): Promise<JobRecord> {
+    const job = this.#log.job()
+    if (isFinal(job)) return job
+    if (!job.cancelRequested) this.#log.append(job.attempt, { type: 'cancel_requested' })
+    const call = gpuCall(this.env, job, Math.max(1, job.attempt), new AbortController())
+    const told = job.accepted !== null && (await cancel(call))
+    if (told && this.#live) return this.#log.job()
+    const { attempt } = this.#log.job()
+    this.#log.append(attempt, { type: 'canceled', steps_done: stepsSeen(this.#log.job()), timings: null })
+    this.#live?.abort.abort(new StreamLost('the job was canceled'))
+    return this.#finish()
+  }
+
+  /** How many callers wait in `run` and have not left. */
+  waiting(): number {
+    return this.#waiters
+  }
+
+  /** A caller in `run` whose request says `on_disconnect: cancel` has left; the last one takes the job along. */
+  async leave(): Promise<void> {
+    this.#waiters -= 1
+    if (this.#waiters <= 0) await this.cancel()
   }
 
   override async alarm(): Promise<void> {
     const job = this.view()
-    if (!job || job.settled) return
+    if (!job || isOver(job)) return
     await this.ctx.storage.setAlarm(Date.now() + WATCH_MS)
-    // Not awaited: an alarm may take 15 minutes, a job longer. The alarm just set is the net under it.
-    void this.run()
-  }
-
-  async #drive(): Promise<JobRecord> {
-    for (let job = this.#job(); !isFinal(job); job = this.#job()) {
-      if (this.#live) await this.#live.done
-      else if (job.attempt >= MAX_ATTEMPTS) this.#save(failJob(job, 'generation_failed', FAILED))
-      else await this.#next(job.attempt + 1)
-    }
-    return this.#settle()
-  }
-
-  /** Runs attempt n; a repeated one after a pause, in which a GPU may recover. */
-  async #next(n: number): Promise<JobRecord> {
-    if (n > 1) await sleep(jittered(readGpuTimes(this.env).retryMs * 4 ** (n - 2)))
-    return this.attempt(n)
-  }
-
-  async #perform(n: number, abort: AbortController): Promise<JobRecord> {
-    this.#save(beginAttempt(this.#job(), n))
-    try {
-      for await (const frame of generate(this.#call(n, abort))) {
-        const event = await this.#stored(frame)
-        if (this.#job().attempt !== n) return this.#job()
-        this.#append(n, event)
-      }
-    } catch (cause) {
-      this.#broke(n, cause)
-    }
-    return isFinal(this.#job()) ? this.#settle() : this.#job()
-  }
-
-  #call(n: number, abort: AbortController) {
-    const { id, request, decision } = this.#job()
-    return {
-      ...readGpuTimes(this.env),
-      endpoint: readCatalogue(this.env).endpoints[decision.endpoint]!,
-      signingKey: this.env.GPU_SIGNING_KEY,
-      job: id,
-      request: { protocol: PROTOCOL_VERSION, attempt: n, ...request } as const,
-      abort,
+    if (isFinal(job)) await this.#finish()
+    else if (!this.#live && !(await this.#handOver())) {
+      // Not awaited: an alarm may take 15 minutes, an attempt longer. The alarm just set is the net under it.
+      const broke = (cause: unknown) => log('error', 'the watchdog could not drive the job', { job: job.id, cause })
+      this.ctx.waitUntil(this.turn().catch(broke))
     }
   }
 
-  /** Takes an image's bytes off to R2, before the log tells of it. */
-  async #stored({ event, data }: Frame): Promise<LoggedEvent> {
-    if (event.type === 'heartbeat') throw new Error('heartbeats end in gpu.ts')
-    if (event.type !== 'image') return event
-    return { type: 'stored', image: await storeImage(this.env.RESULTS, this.#job(), event, data!) }
-  }
-
-  /** An attempt ended without its terminal event. */
-  #broke(n: number, cause: unknown): void {
-    const job = this.#job()
-    if (job.attempt !== n) return
-    log('warn', 'an attempt broke', { job: job.id, attempt: n, cause })
-    if (cause instanceof GpuUnavailable) this.#save(failJob(job, 'gpu_unavailable', NO_GPU))
-    else if (cause instanceof GpuRefused || cause instanceof GpuOverran)
-      this.#save(failJob(job, 'generation_failed', FAILED))
-    else this.#append(n, { type: 'lost', reason: cause instanceof Error ? cause.message : 'unknown' })
-  }
-
-  #append(attempt: number, event: LoggedEvent): void {
-    if (event.type === 'failed') log('error', 'the GPU function failed a job', { job: this.#job().id, attempt, event })
-    this.ctx.storage.transactionSync(() => {
-      this.ctx.storage.sql.exec(
-        'INSERT INTO events (attempt, at, event) VALUES (?, ?, ?)',
-        attempt,
-        Date.now(),
-        JSON.stringify(event),
-      )
-      this.#save(applyEvent(this.#job(), event))
+  #begin(n: number, patient: boolean): void {
+    this.#live?.abort.abort(new StreamLost(`attempt ${n} took over`))
+    const abort = new AbortController()
+    const done = runAttempt(this.env, this.#log, { n, patient, abort }).then(async () => {
+      if (this.#live?.n === n) this.#live = null
+      if (isFinal(this.#log.job())) this.ctx.waitUntil(this.#finish())
+      else if (patient && this.#log.job().attempt === n)
+        await this.#handOver(afterLossMs(this.#log.job(), readGpuTimes(this.env)))
     })
+    this.#live = { n, abort, done }
+    this.ctx.waitUntil(done.catch(() => {}))
   }
 
-  /** Captures or releases the price of a final job. Repeats do no harm, so when it fails the watchdog does it again. */
-  async #settle(): Promise<JobRecord> {
-    const { id, account, state, error, settled } = this.#job()
-    if (settled) return this.#job()
+  /** Starts the Workflow that drives the job, after `waitMs`. False when it has one already, or none could be started. */
+  async #handOver(waitMs = 0): Promise<boolean> {
+    const { id } = this.#log.job()
     try {
-      const ledger = this.env.ACCOUNT.getByName(account)
-      // No GPU took it and we ask for a retry, which must not be answered with this very failure.
-      if (error?.code === 'gpu_unavailable') await ledger.releaseAndForget(id)
-      else await ledger.settle(id, state === 'succeeded' ? 'captured' : 'released')
-      this.#save({ ...this.#job(), settled: true })
-      await this.ctx.storage.deleteAlarm()
+      await this.env.GENERATE.create({ id, params: { job: id, waitMs } })
+      return true
     } catch (cause) {
-      log('error', 'a job could not be settled yet', { job: id, cause })
+      log('warn', 'no Workflow was started for the job', { job: id, cause })
+      return false
     }
-    return this.#job()
   }
 
-  #job(): JobRecord {
-    const job = this.view()
-    if (!job) throw new Error('this job was never created')
+  /** Settles and announces a final job, once at a time. */
+  #finish(): Promise<JobRecord> {
+    this.#finishing ??= this.#tidy().finally(() => {
+      this.#finishing = null
+    })
+    return this.#finishing
+  }
+
+  async #tidy(): Promise<JobRecord> {
+    const job = await settleAndAnnounce(this.env, this.#log)
+    if (isOver(job)) await this.ctx.storage.deleteAlarm()
     return job
-  }
-
-  #save(job: JobRecord): void {
-    this.ctx.storage.kv.put('job', job)
   }
 }

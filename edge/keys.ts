@@ -7,8 +7,17 @@ export const ACCOUNT_NAME = /^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$/
 export const KEY_ID = /^[0-9a-f]{12}$/
 
 type Pepper = { version: string; secret: string }
+/** What a key or a token may be used for. `admin` manages the account's keys. */
+export const SCOPES = ['generate', 'read', 'admin'] as const
+export type Scope = (typeof SCOPES)[number]
+
 /** A key whose tag is right: who it says it is, and the hash that the account must hold. */
-export type Credential = { account: string; keyId: string; secretHash: string }
+export type KeyCredential = { account: string; keyId: string; secretHash: string }
+/** A browser token whose tag is right: it stands for the key that it was made from. See tokens.ts. */
+export type TokenCredential = { account: string; keyId: string; token: Grant }
+export type Credential = KeyCredential | TokenCredential
+/** What a browser token allows, `budget` micro-dollars until `expires` (Unix seconds). */
+export type Grant = { id: string; scope: Exclude<Scope, 'admin'>; budget: number; expires: number }
 
 /** Reads `version:secret` pairs, newest first, separated by commas. A version is one of 0-9a-z; a secret has at least 32 characters. */
 export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
@@ -24,7 +33,7 @@ export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
 const utf8 = new TextEncoder()
 
 /** HMAC-SHA256 in hex. `purpose` keeps one use of the pepper from standing in for another. */
-async function mac(pepper: Pepper, purpose: 'key' | 'link', text: string): Promise<string> {
+export async function mac(pepper: Pepper, purpose: 'key' | 'link' | 'token', text: string): Promise<string> {
   const key = await crypto.subtle.importKey(
     'raw',
     utf8.encode(pepper.secret),
@@ -45,7 +54,7 @@ const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes)).
 const tagOf = async (pepper: Pepper, body: string) => (await mac(pepper, 'key', body)).slice(0, 24)
 
 /** Makes a key for an account. The text is shown once; only `credential` is stored. */
-export async function issueKey(peppers: string, account: string): Promise<{ key: string; credential: Credential }> {
+export async function issueKey(peppers: string, account: string): Promise<{ key: string; credential: KeyCredential }> {
   const [pepper] = parsePeppers(peppers)
   const [keyId, secret] = [random(6), random(20)]
   const body = `oct_${account}_${keyId}_${secret}`
@@ -54,7 +63,7 @@ export async function issueKey(peppers: string, account: string): Promise<{ key:
 }
 
 /** Checks a key's form and tag without touching storage; null when either is wrong. */
-export async function checkKey(peppers: string, text: string): Promise<Credential | null> {
+export async function checkKey(peppers: string, text: string): Promise<KeyCredential | null> {
   const [, body, account, keyId, secret, version, tag] = KEY.exec(text) ?? []
   const pepper = parsePeppers(peppers).find((each) => each.version === version)
   if (!body || !account || !keyId || !secret || !tag || !pepper) return null

@@ -1,14 +1,40 @@
 // What an image costs, in millionths of a US dollar: a base a request, and a rate a megapixel-step that depends on the tier.
+import * as z from 'zod'
+import { TIERS } from '#contract'
 import type { Tier } from './route.ts'
 
-const BASE = 200
-const MEGAPIXEL_STEP: Record<Tier, number> = { 'fp8-lite': 240, fp8: 300, fp16: 480, fp32: 900 }
+/** Micro-dollars in a dollar. */
+export const MICRODOLLARS = 1_000_000
 
-type Work = { tier: Tier; width: number; height: number; steps: number; guidanceScale: number; count: number }
+export const dollars = (microdollars: number) => `$${(microdollars / MICRODOLLARS).toFixed(6)}`
 
-/** Price of a request in micro-dollars, rounded up. Guidance runs every step twice. */
-export function price({ tier, width, height, steps, guidanceScale, count }: Work): number {
-  const passes = guidanceScale > 1 ? 2 : 1
-  const megapixelSteps = ((width * height) / 1_000_000) * steps * passes * count
-  return BASE + Math.ceil(megapixelSteps * MEGAPIXEL_STEP[tier])
+const rate = z.int().min(0).max(MICRODOLLARS)
+const table = z.strictObject({
+  base: rate.default(200),
+  megapixel_step: z
+    .partialRecord(z.enum(TIERS), rate)
+    .default({})
+    .transform((given): Record<Tier, number> => ({ 'fp8-lite': 240, fp8: 300, fp16: 480, fp32: 900, ...given })),
+})
+export type Prices = z.infer<typeof table>
+
+export const DEFAULT_PRICES: Prices = table.parse({})
+
+/** Reads OCTET_PRICES, micro-dollars, as JSON text or as a table of wrangler.toml; what it leaves out has the default. Throws when it is malformed. */
+export function readPrices(given: unknown): Prices {
+  if (given === undefined) return DEFAULT_PRICES
+  const parsed = table.safeParse(typeof given === 'string' ? JSON.parse(given) : given)
+  if (!parsed.success) throw new Error(`OCTET_PRICES is malformed:\n${z.prettifyError(parsed.error)}`)
+  return parsed.data
+}
+
+export type Work = { width: number; height: number; steps: number; guidanceScale: number; count: number }
+
+/** Megapixels times steps of a request. Guidance runs every step twice. */
+export const megapixelSteps = ({ width, height, steps, guidanceScale, count }: Work) =>
+  ((width * height) / 1_000_000) * steps * (guidanceScale > 1 ? 2 : 1) * count
+
+/** Price of a request in micro-dollars, rounded up. */
+export function price(work: Work & { tier: Tier }, prices: Prices = DEFAULT_PRICES): number {
+  return prices.base + Math.ceil(megapixelSteps(work) * prices.megapixel_step[work.tier])
 }

@@ -2,6 +2,7 @@
 import type { ROUTES, TIERS } from '#contract'
 import type { Catalogue, Offer } from './catalogue.ts'
 import { ApiError } from './errors.ts'
+import { type Estimate, withinGuards } from './route-guards.ts'
 
 export type Route = (typeof ROUTES)[number]
 export type Tier = (typeof TIERS)[number]
@@ -17,6 +18,9 @@ export type RouteRequest = {
   steps?: number | undefined
   guidanceScale?: number | undefined
   size?: { width: number; height: number } | undefined
+  /** Micro-dollars of the whole request. */
+  maxCost?: number | undefined
+  maxLatencyMs?: number | undefined
 }
 
 export type Decision = {
@@ -118,27 +122,42 @@ function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalogue):
   )
 }
 
-/** Chooses route, tier, model, steps and size. Throws ApiError when the request contradicts itself or nothing on offer serves it. */
-export function chooseRoute(request: RouteRequest, catalogue: Catalogue): Decision {
+const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, wished: Wish, offer: Offer): Decision => ({
+  route: offer.route,
+  tier: offer.tier,
+  model: offer.model,
+  endpoint: offer.endpoint,
+  steps: steps ?? offer.steps,
+  guidanceScale: offer.route === 'turbo' ? 1 : (guidanceScale ?? offer.guidance_scale),
+  width: size?.width ?? offer.width,
+  height: size?.height ?? offer.height,
+  reason: wished.reason,
+})
+
+/** Every decision that would do, best first: the wished route's, then the others' where the wish is not firm. */
+function candidates(request: RouteRequest, wished: Wish, catalogue: Catalogue): Decision[] {
+  const offers = able(request, catalogue)
+  const served = offers.filter(({ route }) => route === wished.route)
+  const others = wished.firm ? [] : offers.filter(({ route }) => route !== wished.route)
+  const only = served.length > 0 ? '' : ` Here only the ${others[0]?.route} route serves this request.`
+  return [
+    ...served.map((offer) => decisionFor(request, wished, offer)),
+    ...others.map((offer) => ({ ...decisionFor(request, wished, offer), reason: `${wished.reason}${only}` })),
+  ]
+}
+
+/**
+ * Chooses route, tier, model, steps and size. `estimate` is asked when the request has a max_cost or a max_latency_ms. Throws ApiError
+ * when the request contradicts itself, nothing on offer serves it, or nothing does within these two.
+ */
+export function chooseRoute(request: RouteRequest, catalogue: Catalogue, estimate: Estimate): Decision {
   const wished = wish(request)
-  const { guidanceScale, steps, size } = request
+  const { guidanceScale } = request
   if (wished.route === 'turbo' && guidanceScale !== undefined && guidanceScale > 1) {
     const message = `guidance_scale is ${guidanceScale}, but the turbo route runs without guidance; leave it out or choose route "full".`
     throw new ApiError('invalid_request', message, { param: 'guidance_scale' })
   }
-  const offers = able(request, catalogue)
-  const offer = offers.find(({ route }) => route === wished.route) ?? (wished.firm ? undefined : offers[0])
-  if (!offer) throw notOffered(request, wished, catalogue)
-  const other = offer.route === wished.route ? '' : ` Here only the ${offer.route} route serves this request.`
-  return {
-    route: offer.route,
-    tier: offer.tier,
-    model: offer.model,
-    endpoint: offer.endpoint,
-    steps: steps ?? offer.steps,
-    guidanceScale: offer.route === 'turbo' ? 1 : (guidanceScale ?? offer.guidance_scale),
-    width: size?.width ?? offer.width,
-    height: size?.height ?? offer.height,
-    reason: `${wished.reason}${other}`,
-  }
+  const decisions = candidates(request, wished, catalogue)
+  if (decisions.length === 0) throw notOffered(request, wished, catalogue)
+  return withinGuards(decisions, request, estimate)
 }

@@ -24,7 +24,7 @@ function allowed(field: unknown): string {
 
 function problems(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Problem[] {
   const fields = Object.keys(shape).join(', ')
-  if (issue.code === 'unrecognized_keys') {
+  if (issue.code === 'unrecognized_keys' && issue.path.length === 0) {
     return issue.keys.map((key) => ({
       param: key,
       message: `${key} is not a field of this request; allowed are ${fields}.`,

@@ -20,6 +20,7 @@ export const LIMITS = {
   requestBytes: 256 * 1024,
   eventLineBytes: 64 * 1024,
   imageBytes: 64 * 1024 * 1024,
+  previewBytes: 256 * 1024,
   heartbeatMs: 5_000,
 } as const
 
@@ -44,6 +45,8 @@ export const jobRequest = z.strictObject({
   output_format: z.enum(OUTPUT_FORMATS),
   output_quality: z.int().min(1).max(100),
   text_convention: z.enum(TEXT_CONVENTIONS),
+  /** Send a `preview` after every so many steps; none when left out. */
+  preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
 
@@ -86,6 +89,16 @@ export const jobEvent = z.discriminatedUnion('type', [
     content_type: z.enum(['image/png', 'image/jpeg', 'image/webp']),
     sha256: z.string().regex(/^[0-9a-f]{64}$/),
     bytes: z.int().min(1).max(LIMITS.imageBytes),
+  }),
+  /** How the image is coming along after `step`: small, rough, and only from models whose latents can be looked at. */
+  z.strictObject({
+    type: z.literal('preview'),
+    image: index,
+    step: z.int().min(1),
+    width: z.int().min(1).max(LIMITS.side.max),
+    height: z.int().min(1).max(LIMITS.side.max),
+    content_type: z.enum(['image/png', 'image/jpeg', 'image/webp']),
+    bytes: z.int().min(1).max(LIMITS.previewBytes),
   }),
   z.strictObject({ type: z.literal('succeeded'), images: z.int().min(1), timings }),
   z.strictObject({ type: z.literal('failed'), code: z.enum(JOB_ERROR_CODES), message: z.string() }),

@@ -82,7 +82,7 @@ async function makeRoom(bytes: number): Promise<void> {
 }
 
 function send(message: Message): void {
-  if (message.type !== 'event' || message.event.type !== 'image') {
+  if (message.type !== 'event' || !('data' in message.event)) {
     port.postMessage(message)
     return
   }

@@ -62,6 +62,11 @@ function record(job: Job, progress: Progress, event: PipelineEvent): void {
       progress.stepsDone += 1
       append(job, { type: 'step', image: event.image, step: event.step, steps: event.steps })
       break
+    case 'preview': {
+      const { data, ...preview } = event
+      append(job, { ...preview, bytes: data.byteLength }, data)
+      break
+    }
     case 'image': {
       progress.images += 1
       const { data, ...image } = event

@@ -6,6 +6,7 @@ import { gaussianNoise } from './noise.ts'
 import type { Package } from './packages.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
+import { canPreview, encodePreview, withoutNoise } from './preview.ts'
 import { encodePrompts, type NamedPrompt } from './prompt.ts'
 import { eulerStep, sigmaSchedule, timestepsOf } from './sampler.ts'
 import type { Tensor } from './session.ts'
@@ -25,6 +26,7 @@ export type Txt2ImgRequest = Pick<
   | 'output_format'
   | 'output_quality'
   | 'text_convention'
+  | 'preview_steps'
 >
 
 type FinishedImage = {
@@ -36,11 +38,21 @@ type FinishedImage = {
   content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]
   data: Uint8Array
 }
+type Preview = {
+  type: 'preview'
+  image: number
+  step: number
+  width: number
+  height: number
+  content_type: 'image/jpeg'
+  data: Uint8Array
+}
 /** Times are seconds. `step` counts from 1, `image` from 0. */
 export type PipelineEvent =
   | { type: 'warning'; code: 'prompt_truncated'; message: string }
   | { type: 'encoded'; seconds: number }
   | { type: 'step'; image: number; step: number; steps: number }
+  | Preview
   | FinishedImage
   | { type: 'finished'; timings: { encode: number; denoise: number; decode: number } }
 
@@ -69,8 +81,10 @@ export async function* txt2img(
     const denoiseClock = stopwatch()
     for (let step = 0; step < request.steps; step++) {
       signal.throwIfAborted()
-      await denoiseStep(pipeline, request, latent, schedule, step)
+      const velocity = await denoiseStep(pipeline, request, latent, schedule, step)
       yield { type: 'step', image, step: step + 1, steps: request.steps }
+      if (wantsPreview(pipeline.package, request, step + 1))
+        yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), dims, image, step + 1)
     }
     timings.denoise += denoiseClock()
 
@@ -103,16 +117,30 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   return { dims, schedule, cuts }
 }
 
+/** Moves the latent one step on and returns the velocity that it moved by. */
 async function denoiseStep(
   { transformer }: Pipeline,
   request: Txt2ImgRequest,
   latent: { data: Float32Array; dims: number[] },
   { sigmas, conditions, position }: Schedule,
   step: number,
-): Promise<void> {
+): Promise<Float32Array> {
   const options = { guidanceScale: request.guidance_scale, position }
   const velocity = await predictVelocity(transformer, latent, conditions, step, options)
   eulerStep(latent.data, velocity, sigmas[step]!, sigmas[step + 1]!)
+  return velocity
+}
+
+/** After the last step comes the image itself. */
+function wantsPreview({ manifest }: Package, { preview_steps, steps }: Txt2ImgRequest, step: number): boolean {
+  const due = preview_steps !== undefined && step % preview_steps === 0 && step < steps
+  return due && canPreview(manifest.latent.channels)
+}
+
+async function preview(latent: Float32Array, dims: readonly number[], image: number, step: number): Promise<Preview> {
+  const [, , height, width] = dims as [number, number, number, number]
+  const data = await encodePreview(latent, width, height)
+  return { type: 'preview', image, step, width, height, content_type: 'image/jpeg', data }
 }
 
 /** In the order of a batch under guidance: negative first, as in diffusers. */

@@ -1,79 +1,84 @@
-// `npm run keys -- …`: API keys for the operator, over the worker's own HTTP. The same command serves a local and a deployed worker.
-import { Command, Option } from 'commander'
-import { createSecrets, formatSecrets } from './secrets.ts'
+// What the operator asks of a worker about keys and accounts, over the worker's own HTTP.
 
-type Target = { url: string; token: string }
-type Key = { id: string; label: string; created: number; revoked: number | null }
+export type Target = { url: string; token: string }
+type Scope = 'generate' | 'read' | 'admin'
+export type Limits = Record<
+  'requests_per_minute' | 'concurrent_jobs' | 'daily_microdollars' | 'monthly_microdollars' | 'total_microdollars',
+  number | null
+>
+/** Times are Unix seconds. */
+export type Key = {
+  id: string
+  label: string
+  scopes: Scope[]
+  limits: Limits
+  created: number
+  expires: number | null
+  revoked: number | null
+}
+export type KeyUse = { spent_microdollars: number; reserved_microdollars: number; open_jobs: number }
+export type NewKey = { label?: string; scopes?: Scope[]; limits?: Partial<Limits>; expires_in?: number | null }
+export type Account = {
+  account: string
+  prepaid: boolean
+  limits: Limits
+  stripe_customer: string | null
+  balance_microdollars: number
+  captured_microdollars: number
+  reserved_microdollars: number
+  open_jobs: number
+}
 
-/** Calls /v1/keys as the operator. Errors carry what the worker says. */
-async function call({ url, token }: Target, method: string, path: string, body?: unknown): Promise<unknown> {
+/** Calls the worker as the operator. Errors carry what the worker says. */
+async function call<T>({ url, token }: Target, method: string, path: string, body?: unknown): Promise<T> {
   const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
   const init = body === undefined ? { method, headers } : { method, headers, body: JSON.stringify(body) }
-  const response = await fetch(new URL(`/v1/keys${path}`, url), init).catch((cause) => {
+  const response = await fetch(new URL(path, url), init).catch((cause) => {
     throw new Error(`no worker answers at ${url}; start it with "npx wrangler dev", or name it with --url`, { cause })
   })
-  if (response.status === 204) return null
-  const reply = (await response.json().catch(() => ({}))) as { detail?: string }
-  if (!response.ok) throw new Error(reply.detail ?? `${url} answers ${response.status}`)
-  return reply
+  const text = await response.text()
+  if (response.ok) return (text ? JSON.parse(text) : null) as T
+  throw new Error(detailOf(text) ?? `${url} answers ${response.status}`)
 }
+
+function detailOf(text: string): string | null {
+  try {
+    return (JSON.parse(text) as { detail?: string }).detail ?? null
+  } catch {
+    return null
+  }
+}
+
+const keyPath = (account: string, id = '', action = '') =>
+  `/v1/keys${id && `/${encodeURIComponent(id)}`}${action}?account=${encodeURIComponent(account)}`
 
 /** Creates a key and returns it: this is the only time that its text is known. */
-export async function createKey(target: Target, account: string, label = ''): Promise<{ id: string; key: string }> {
-  return (await call(target, 'POST', '', { account, label })) as { id: string; key: string }
-}
+export const createKey = (target: Target, account: string, options: NewKey = {}) =>
+  call<Key & { key: string }>(target, 'POST', '/v1/keys', { account, ...options })
 
-export async function listKeys(target: Target, account: string): Promise<Key[]> {
-  return ((await call(target, 'GET', `?account=${encodeURIComponent(account)}`)) as { data: Key[] }).data
-}
+export const listKeys = async (target: Target, account: string) =>
+  (await call<{ data: Key[] }>(target, 'GET', keyPath(account))).data
+
+/** A key and what its line of keys has used. */
+export const describeKey = (target: Target, account: string, id: string) =>
+  call<Key & { used: KeyUse }>(target, 'GET', keyPath(account, id))
+
+/** A new key in the place of an old one, which holds for `overlapSeconds` more. */
+export const rotateKey = (target: Target, account: string, id: string, overlapSeconds: number) =>
+  call<Key & { key: string }>(target, 'POST', keyPath(account, id, '/rotate'), { overlap_seconds: overlapSeconds })
 
 /** Ends a key at once and for good. */
-export async function revokeKey(target: Target, account: string, id: string): Promise<void> {
-  await call(target, 'DELETE', `/${encodeURIComponent(id)}?account=${encodeURIComponent(account)}`)
-}
+export const revokeKey = (target: Target, account: string, id: string) =>
+  call<null>(target, 'DELETE', keyPath(account, id))
 
-const day = (milliseconds: number) => new Date(milliseconds).toISOString().slice(0, 10)
-const row = ({ id, label, created, revoked }: Key) =>
-  `${id}  made ${day(created)}  ${revoked === null ? 'active' : `revoked ${day(revoked)}`}  ${label}`
+const accountPath = (account: string, part = '') => `/v1/accounts/${encodeURIComponent(account)}${part}`
 
-function program(): Command {
-  const keys = new Command('keys').description('API keys of an Octet deployment')
-  const target = (command: Command) =>
-    command
-      .requiredOption('--account <name>', 'the account that the key belongs to')
-      .addOption(new Option('--url <address>', 'the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
-      .addOption(new Option('--token <token>', 'its operator token').env('OCTET_ADMIN_TOKEN').makeOptionMandatory())
+export const describeAccount = (target: Target, account: string) => call<Account>(target, 'GET', accountPath(account))
 
-  target(
-    keys.command('create').description('make a key and show it, once').option('--label <text>', 'what it is for', ''),
-  ).action(async ({ account, label, ...worker }) => {
-    const { id, key } = await createKey(worker, account, label)
-    console.error(`Key ${id} of ${account}. It is shown only now:`)
-    console.log(key)
-  })
-  target(keys.command('list').description('show the keys of an account')).action(async ({ account, ...worker }) => {
-    const rows = (await listKeys(worker, account)).map(row)
-    console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
-  })
-  target(keys.command('revoke <id>').description('end a key at once')).action(async (id, { account, ...worker }) => {
-    await revokeKey(worker, account, id)
-    console.error(`Key ${id} of ${account} is revoked.`)
-  })
-  keys
-    .command('secrets')
-    .description('print fresh secrets for a new deployment: npm run --silent keys -- secrets > .dev.vars')
-    .action(async () => {
-      const { secrets, gpuPublicKey } = await createSecrets()
-      console.log(formatSecrets(secrets, gpuPublicKey))
-    })
-  return keys
-}
+/** Changes an account's settings; what is left out stays. */
+export const configureAccount = (target: Target, account: string, settings: object) =>
+  call<Account>(target, 'PATCH', accountPath(account), settings)
 
-if (import.meta.main) {
-  await program()
-    .parseAsync()
-    .catch((error: Error) => {
-      console.error(`keys: ${error.message}`)
-      process.exitCode = 1
-    })
-}
+/** Adds credit once for `id`: the same again changes nothing. */
+export const addCredit = (target: Target, account: string, id: string, microdollars: number, note: string) =>
+  call<Account>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })

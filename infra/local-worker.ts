@@ -1,5 +1,7 @@
 // The real worker in the real workerd on this machine, without an account and without network.
+import { execFile } from 'node:child_process'
 import path from 'node:path'
+import { promisify } from 'node:util'
 import type { Secrets } from './secrets.ts'
 
 /** An offer of edge/catalogue.ts; checked by the worker when it first reads it. */
@@ -49,12 +51,22 @@ function bindingsOf({ gpuUrl, secrets, catalogue, vars = {} }: LocalWorkerOption
 /** Wrangler reads these when it is loaded: no metrics, no log files in the home directory, no look-up of `request.cf`. */
 const OFFLINE = { WRANGLER_SEND_METRICS: 'false', WRANGLER_WRITE_LOGS: 'false', CLOUDFLARE_CF_FETCH_ENABLED: 'false' }
 
+const root = path.join(import.meta.dirname, '..')
+
+/** Brings the D1 database of a directory up to edge/migrations/. What was applied before is left alone. */
+async function migrate(persist: string): Promise<void> {
+  const wrangler = path.join(root, 'node_modules/wrangler/bin/wrangler.js')
+  const command = ['d1', 'migrations', 'apply', 'DB', '--local', '--persist-to', persist]
+  await promisify(execFile)(process.execPath, [wrangler, ...command], { cwd: root, env: { ...process.env, CI: '1' } })
+}
+
 /** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd; nothing is left running. */
 export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   Object.assign(process.env, OFFLINE)
+  await migrate(options.persist)
   const { unstable_startWorker } = await import('wrangler')
   const worker = await unstable_startWorker({
-    config: path.join(import.meta.dirname, '..', 'wrangler.toml'),
+    config: path.join(root, 'wrangler.toml'),
     bindings: bindingsOf(options),
     sendMetrics: false,
     dev: {

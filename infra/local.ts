@@ -55,13 +55,16 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
       gpuUrl: gpu.url,
       persist,
       secrets,
+      vars: { WEBHOOK_LOCAL: 'true' },
       port: options.port ?? 0,
       watch: options.watch ?? false,
     })
     stops.push(worker.stop)
     // After a signal, the worker's own handler has ended workerd by then.
     if (!options.persist) process.once('exit', () => rmSync(persist, { recursive: true, force: true, maxRetries: 5 }))
-    const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', 'made at start')
+    const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', {
+      label: 'made at start',
+    })
     return {
       url: worker.url,
       key,

@@ -1,9 +1,15 @@
 // Fresh secrets for a deployment: what the worker needs, and the public half that the GPU function gets.
 import { randomBytes } from 'node:crypto'
-import { exportJWK, generateKeyPair } from 'jose'
+import { parseEnv } from 'node:util'
+import { calculateJwkThumbprint, exportJWK, generateKeyPair, type JWK } from 'jose'
 
 /** The worker's secrets, as `.dev.vars` and `wrangler secret put` name them. */
-export type Secrets = { KEY_PEPPER: string; GPU_SIGNING_KEY: string; OCTET_ADMIN_TOKEN: string }
+export type Secrets = {
+  KEY_PEPPER: string
+  GPU_SIGNING_KEY: string
+  OCTET_ADMIN_TOKEN: string
+  RECEIPT_SIGNING_KEYS: string
+}
 
 /** Makes random secrets. `gpuPublicKey` is a JWK for the GPU function's OCTET_EDGE_PUBLIC_KEY. */
 export async function createSecrets(): Promise<{ secrets: Secrets; gpuPublicKey: string }> {
@@ -12,8 +18,53 @@ export async function createSecrets(): Promise<{ secrets: Secrets; gpuPublicKey:
     KEY_PEPPER: `1:${randomBytes(32).toString('hex')}`,
     GPU_SIGNING_KEY: JSON.stringify(await exportJWK(privateKey)),
     OCTET_ADMIN_TOKEN: randomBytes(32).toString('hex'),
+    RECEIPT_SIGNING_KEYS: JSON.stringify([await createReceiptKey()]),
   }
   return { secrets, gpuPublicKey: JSON.stringify(await exportJWK(publicKey)) }
+}
+
+/** A fresh private key for receipts, named by its RFC 7638 thumbprint. To rotate, it goes in front of those in RECEIPT_SIGNING_KEYS. */
+export async function createReceiptKey(): Promise<JWK & { kid: string }> {
+  const { privateKey } = await generateKeyPair('EdDSA', { extractable: true })
+  const key = await exportJWK(privateKey)
+  return { ...key, kid: await calculateJwkThumbprint(key) }
+}
+
+const VERSIONS = '123456789abcdefghijklmnopqrstuvwxyz'
+
+/** The secrets with a new pepper and a new receipt key in front; what the old ones made still holds. Throws when every pepper version is taken. */
+export async function rotateSecrets(secrets: Secrets): Promise<Secrets> {
+  const taken = secrets.KEY_PEPPER.split(',').map((pair) => pair.trim()[0])
+  const version = [...VERSIONS].find((each) => !taken.includes(each))
+  if (!version) throw new Error('KEY_PEPPER has a pepper of every version 1 to z; drop its last one first')
+  const keys = JSON.parse(secrets.RECEIPT_SIGNING_KEYS) as unknown[]
+  return {
+    ...secrets,
+    KEY_PEPPER: `${version}:${randomBytes(32).toString('hex')},${secrets.KEY_PEPPER}`,
+    RECEIPT_SIGNING_KEYS: JSON.stringify([await createReceiptKey(), ...keys]),
+  }
+}
+
+/** Reads the secrets of a `.dev.vars` file. Throws naming one that is missing. */
+export function parseSecrets(text: string): Secrets {
+  const found = parseEnv(text)
+  const take = (name: keyof Secrets) => {
+    const secret = found[name]
+    if (!secret) throw new Error(`there is no ${name} in the secrets that were given`)
+    return secret
+  }
+  return {
+    KEY_PEPPER: take('KEY_PEPPER'),
+    GPU_SIGNING_KEY: take('GPU_SIGNING_KEY'),
+    OCTET_ADMIN_TOKEN: take('OCTET_ADMIN_TOKEN'),
+    RECEIPT_SIGNING_KEYS: take('RECEIPT_SIGNING_KEYS'),
+  }
+}
+
+/** The public half of the key that signs for the GPU function. */
+export function gpuPublicKeyOf({ GPU_SIGNING_KEY }: Secrets): string {
+  const { d: _, ...publicKey } = JSON.parse(GPU_SIGNING_KEY) as JWK
+  return JSON.stringify(publicKey)
 }
 
 /** The same as the text of a `.dev.vars` file. */

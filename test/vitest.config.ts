@@ -1,7 +1,8 @@
 import path from 'node:path'
-import { cloudflareTest } from '@cloudflare/vitest-plugin'
+import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { exportJWK, generateKeyPair } from 'jose'
 import { defineConfig } from 'vitest/config'
+import { createReceiptKey } from '../infra/secrets.ts'
 
 const root = path.join(import.meta.dirname, '..')
 
@@ -23,11 +24,22 @@ const edgeBindings = {
   GPU_SIGNING_KEY: JSON.stringify(await exportJWK(privateKey)),
   GPU_PUBLIC_KEY: JSON.stringify(await exportJWK(publicKey)),
   OCTET_ADMIN_TOKEN: 'operator-token-of-the-tests',
+  RECEIPT_SIGNING_KEYS: JSON.stringify([await createReceiptKey(), await createReceiptKey()]),
+  D1_MIGRATIONS: await readD1Migrations(path.join(root, 'edge/migrations')),
   GPU_URL: 'https://gpu.test',
   GPU_START_SECONDS: '2',
   GPU_SILENCE_SECONDS: '0.5',
   GPU_RUN_SECONDS: '2',
   GPU_RETRY_SECONDS: '0.01',
+  WEBHOOK_TIMEOUT_SECONDS: '0.5',
+  WEBHOOK_RETRY_SECONDS: '0,0,0,0,0,0,0,0,0',
+}
+
+/** As in wrangler.toml, without the wait for a batch to fill. */
+const queueConsumers = {
+  'octet-usage': { maxBatchTimeout: 0.05 },
+  'octet-webhooks': { maxBatchSize: 10, maxBatchTimeout: 0.05, maxRetries: 20, deadLetterQueue: 'octet-webhooks-dead' },
+  'octet-webhooks-dead': { maxBatchTimeout: 0.05 },
 }
 
 export default defineConfig({
@@ -48,10 +60,15 @@ export default defineConfig({
         plugins: [
           cloudflareTest({
             wrangler: { configPath: path.join(root, 'wrangler.toml') },
-            miniflare: { bindings: edgeBindings },
+            miniflare: { bindings: edgeBindings, queueConsumers },
           }),
         ],
-        test: { name: 'edge', include: ['test/edge/**/*.test.ts'], testTimeout: 30_000 },
+        test: {
+          name: 'edge',
+          include: ['test/edge/**/*.test.ts'],
+          setupFiles: ['test/edge/setup.ts'],
+          testTimeout: 30_000,
+        },
       },
     ],
   },

@@ -1,18 +1,17 @@
 import { Hono } from 'hono'
-import { bodyLimit } from 'hono/body-limit'
-import { LIMITS } from '#contract'
 import { keyRequired } from '../auth.ts'
 import type { EdgeEnv, Env } from '../env.ts'
 import { ApiError } from '../errors.ts'
-import { generateNow, idempotencyName } from '../generate.ts'
-import { type Generation, generation, specify } from '../generation-request.ts'
-import { decisionOf, type JobRecord, type JobSpec, warningsOf } from '../job-record.ts'
-import { sha256 } from '../keys.ts'
+import { generateNow, type Submitted } from '../generate.ts'
+import type { Generation } from '../generation-request.ts'
+import { decisionOf, type JobSpec, warningsOf } from '../job-record.ts'
+import { serverTiming } from '../job-view.ts'
+import { rateHeaders } from '../limits.ts'
 import { readImage, resultUrl } from '../results.ts'
-import { parseFields, readJson } from '../validation.ts'
+import { bodyLimited, readSubmission, watchCaller } from '../submission.ts'
 
 /** The reply that the `openai` client reads, with what it has no field for under `octet`. */
-async function reply(env: Env, origin: string, job: JobRecord, format: Generation['response_format']) {
+async function reply(env: Env, origin: string, { job, reused }: Submitted, format: Generation['response_format']) {
   const { width, height, output_format } = job.request
   const images = job.images.toSorted((a, b) => a.image - b.image)
   const data = images.map(async (image) => ({
@@ -34,7 +33,8 @@ async function reply(env: Env, origin: string, job: JobRecord, format: Generatio
       attempts: job.attempt,
       timings: job.timings,
       warnings: warningsOf(job),
-      price_microdollars: job.price,
+      price_microdollars: reused ? 0 : job.price,
+      reused,
     },
   }
 }
@@ -50,29 +50,14 @@ function refuseTooMuchBase64({ request: { width, height, count } }: JobSpec): vo
   throw new ApiError('invalid_request', message, { param: 'response_format' })
 }
 
-const tooLarge = () => {
-  throw new ApiError('body_too_large', `The body is larger than ${LIMITS.requestBytes} bytes.`)
-}
-// OpenAI's clients send null for a field that is not set.
-const withoutNulls = (body: unknown) =>
-  typeof body === 'object' && body !== null && !Array.isArray(body)
-    ? Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
-    : body
-
 /** An image while the caller waits: POST /v1/images/generations, as OpenAI has it. */
-export const images = new Hono<EdgeEnv>().post(
-  '/generations',
-  keyRequired,
-  bodyLimit({ maxSize: LIMITS.requestBytes, onError: tooLarge }),
-  async (c) => {
-    const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c.req.raw)))
-    const name = idempotencyName(c.req.header('idempotency-key'))
-    const idempotency = name === null ? null : { name, fingerprint: await sha256(JSON.stringify(fields)) }
-    const credential = c.get('credential')
-    const spec = specify(fields, c.env, credential)
-    if (fields.response_format === 'b64_json') refuseTooMuchBase64(spec)
-    const job = await generateNow(c.env, credential, spec, idempotency)
-    const body = await reply(c.env, new URL(c.req.url).origin, job, fields.response_format)
-    return c.json(body, 200, { 'x-octet-job': job.id, 'cache-control': 'no-store' })
-  },
-)
+export const images = new Hono<EdgeEnv>().post('/generations', keyRequired, bodyLimited, async (c) => {
+  const { fields, submission } = await readSubmission(c)
+  if (fields.response_format === 'b64_json') refuseTooMuchBase64(submission.spec)
+  const caller = watchCaller(c, fields)
+  const submitted = await generateNow(c.env, submission, caller.job).finally(caller.done)
+  const body = await reply(c.env, new URL(c.req.url).origin, submitted, fields.response_format)
+  const { job, rates } = submitted
+  const headers = { 'x-octet-job': job.id, 'cache-control': 'no-store', ...serverTiming(job), ...rateHeaders(rates) }
+  return c.json(body, 200, headers)
+})

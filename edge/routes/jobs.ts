@@ -1,61 +1,109 @@
-import { Hono } from 'hono'
+import { type Context, Hono } from 'hono'
 import * as z from 'zod'
+import { jobId } from '#contract'
 import { keyRequired, owner } from '../auth.ts'
-import type { EdgeEnv, Env } from '../env.ts'
+import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
-import { decisionOf, JOB_ID, type JobRecord, type StoredImage, warningsOf } from '../job-record.ts'
-import { resultUrl } from '../results.ts'
+import { type Submitted, submit } from '../generate.ts'
+import { isFinal, type JobRecord } from '../job-record.ts'
+import { serverTiming, viewOf } from '../job-view.ts'
+import { rateHeaders } from '../limits.ts'
+import { ownJob } from '../own-job.ts'
+import { waitSeconds } from '../prefer.ts'
+import { bodyLimited, readSubmission } from '../submission.ts'
 import { parseFields } from '../validation.ts'
-
-const unixSeconds = (milliseconds: number) => Math.floor(milliseconds / 1000)
-
-/** A job as its owner sees it. Images are told once all of them are there. */
-async function describe(env: Env, origin: string, job: JobRecord) {
-  const done = job.state === 'succeeded'
-  const image = async ({ key, ...facts }: StoredImage) => ({
-    ...facts,
-    url: await resultUrl(env, origin, job.id, { key }),
-  })
-  return {
-    id: job.id,
-    object: 'job',
-    state: job.state,
-    created: unixSeconds(job.created),
-    finished: job.finished === null ? null : unixSeconds(job.finished),
-    attempt: job.attempt,
-    progress: job.progress,
-    ...decisionOf(job),
-    size: `${job.request.width}x${job.request.height}`,
-    images: done ? await Promise.all(job.images.map(image)) : [],
-    warnings: warningsOf(job),
-    timings: job.timings,
-    error: job.error,
-    price_microdollars: done ? job.price : 0,
-  }
-}
 
 const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
+  after: z.string().max(64).optional().describe('the next_after of another page'),
 })
 const unstored = { 'cache-control': 'no-store' }
 
-/** Jobs for their owner. Another account's job is as absent as one that never was. */
+/** The job once it has ended, or as it stands when the caller has waited long enough. */
+async function waitFor(
+  c: Context<EdgeEnv>,
+  job: JobRecord,
+): Promise<{ job: JobRecord; applied: Record<string, string> }> {
+  const seconds = waitSeconds(c.req.header('prefer'))
+  if (seconds === 0) return { job, applied: {} }
+  const waited = isFinal(job) ? job : await c.env.JOB.getByName(job.id).ended(seconds * 1000)
+  return { job: waited, applied: { 'preference-applied': `wait=${seconds}` } }
+}
+
+/** 200 with a job that has ended, 202 with one that has not. */
+async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string, string> = {}, reused = false) {
+  const view = await viewOf(c.env, new URL(c.req.url).origin, job)
+  const body = reused ? { ...view, reused, price_microdollars: 0 } : view
+  const open = isFinal(job) ? {} : { 'retry-after': '1' }
+  return c.json(body, isFinal(job) ? 200 : 202, { ...unstored, ...open, ...serverTiming(job), ...headers })
+}
+
+async function submitted(c: Context<EdgeEnv>, { job, rates, reused }: Submitted) {
+  const waited = await waitFor(c, job)
+  const address = { location: `/v1/jobs/${job.id}`, 'x-octet-job': job.id }
+  return reply(c, waited.job, { ...address, ...waited.applied, ...rateHeaders(rates) }, reused)
+}
+
+/** A name that the caller may give a job. What begins with `job_` is given here. */
+function nameOf(given: string): string {
+  if (jobId.safeParse(given).success && !given.startsWith('job_')) return given
+  const message = `id is ${JSON.stringify(given)}; it must be 1 to 64 letters, digits, _ or -, and not begin with "job_".`
+  throw new ApiError('invalid_request', message, { param: 'id' })
+}
+
+/** Reads `Last-Event-ID`; 0 is the log's start. */
+function lastEventId(header: string | undefined): number {
+  if (header === undefined || header === '') return 0
+  if (/^\d{1,12}$/.test(header)) return Number(header)
+  throw new ApiError('invalid_request', `Last-Event-ID is ${JSON.stringify(header)}; it must be the id of an event.`)
+}
+
+async function cancel(c: Context<EdgeEnv>) {
+  const { id } = await ownJob(c, 'generate')
+  return reply(c, await c.env.JOB.getByName(id).cancel())
+}
+
+/** Jobs that run on their own, for their owner. Another account's job is as absent as one that never was. */
 export const jobs = new Hono<EdgeEnv>()
   .use(keyRequired)
   .get('/', async (c) => {
     const { account } = await owner(c)
-    const { limit } = parseFields(page, page.shape, c.req.query())
-    const ids = await c.env.ACCOUNT.getByName(account).recentJobs(limit)
-    const records = await Promise.all(ids.map((id) => c.env.JOB.getByName(id).view()))
+    const { limit, after = null } = parseFields(page, page.shape, c.req.query())
+    const ids = await c.env.ACCOUNT.getByName(account).recentJobs(limit + 1, after)
+    if (!ids)
+      throw new ApiError('invalid_request', `after is "${after}", which is no job of yours.`, { param: 'after' })
+    const shown = ids.slice(0, limit)
+    const records = await Promise.all(shown.map((id) => c.env.JOB.getByName(id).view()))
     const { origin } = new URL(c.req.url)
     // Between reservation and job there is a moment in which only the ledger knows the id.
-    const data = await Promise.all(records.flatMap((job) => (job ? [describe(c.env, origin, job)] : [])))
-    return c.json({ object: 'list', data }, 200, unstored)
+    const data = await Promise.all(records.flatMap((job) => (job ? [viewOf(c.env, origin, job)] : [])))
+    const has_more = ids.length > limit
+    return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1) : null }, 200, unstored)
+  })
+  .post('/', bodyLimited, async (c) => {
+    const { submission } = await readSubmission(c)
+    return submitted(c, await submit(c.env, submission))
+  })
+  .put('/:id', bodyLimited, async (c) => {
+    const { submission } = await readSubmission(c, nameOf(c.req.param('id')))
+    return submitted(c, await submit(c.env, submission))
   })
   .get('/:id', async (c) => {
-    const { account } = await owner(c)
-    const id = c.req.param('id')
-    const job = JOB_ID.test(id) ? await c.env.JOB.getByName(id).view() : null
-    if (!job || job.account !== account) throw new ApiError('not_found', `There is no job ${id}.`)
-    return c.json(await describe(c.env, new URL(c.req.url).origin, job), 200, unstored)
+    const { job, applied } = await waitFor(c, await ownJob(c, 'read'))
+    const body = await viewOf(c.env, new URL(c.req.url).origin, job)
+    return c.json(body, 200, { ...unstored, ...serverTiming(job), ...applied })
+  })
+  .delete('/:id', cancel)
+  .post('/:id/cancel', cancel)
+  .get('/:id/events', async (c) => {
+    const job = await ownJob(c, 'read')
+    const after = lastEventId(c.req.header('last-event-id'))
+    const object = c.env.JOB.getByName(job.id)
+    // The answer that ends an EventSource, which otherwise connects again after the last event.
+    if (isFinal(job) && after > 0 && (await object.events(after)).length === 0) return c.body(null, 204, unstored)
+    return c.body(await object.follow(after), 200, {
+      'content-type': 'text/event-stream',
+      'x-accel-buffering': 'no',
+      ...unstored,
+    })
   })

@@ -5,7 +5,7 @@ import type { EdgeEnv } from '../env.ts'
 
 /** The models on offer, as OpenAI lists them; `octet` says by which route, tier and defaults each is served. */
 export const models = new Hono<EdgeEnv>().get('/', keyRequired, async (c) => {
-  await owner(c)
+  await owner(c, null)
   const offers = Object.entries(Object.groupBy(readCatalogue(c.env).offers, ({ model }) => model))
   const data = offers.map(([id, served = []]) => ({
     id,

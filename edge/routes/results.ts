@@ -3,9 +3,10 @@ import { bearer, keyRequired, owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { matches, parseRange } from '../http-range.ts'
-import { JOB_ID, type StoredImage } from '../job-record.ts'
-import { type Credential, checkLink } from '../keys.ts'
-import { resultPath } from '../results.ts'
+import { isFinal, JOB_ID, type StoredImage } from '../job-record.ts'
+import { checkLink } from '../keys.ts'
+import { ownJob } from '../own-job.ts'
+import { deleteImages, isKept, resultPath } from '../results.ts'
 
 /** Opens a signed link: seconds it still holds. Errors: link_invalid, link_expired. */
 async function openLink(c: Context<EdgeEnv>, expires: string, signature: string): Promise<number> {
@@ -21,18 +22,17 @@ async function openLink(c: Context<EdgeEnv>, expires: string, signature: string)
   return left
 }
 
-async function findImage(
-  c: Context<EdgeEnv>,
-  job: string,
-  file: string,
-  reader: Credential | null,
-): Promise<StoredImage> {
+const absent = (job: string, file: string) => new ApiError('not_found', `There is no image ${file} of job ${job}.`)
+
+/** An image that is still kept, with its job. `account` null is whoever holds a link. Errors: not_found. */
+async function findImage(c: Context<EdgeEnv>, job: string, file: string, account: string | null) {
   const record = JOB_ID.test(job) ? await c.env.JOB.getByName(job).view() : null
-  const mine = record && (reader === null || record.account === reader.account)
+  const mine = record && (account === null || record.account === account)
   const image = mine ? record.images.find((each) => resultPath(job, each).endsWith(`/${file}`)) : undefined
-  if (!image || record?.state !== 'succeeded')
-    throw new ApiError('not_found', `There is no image ${file} of job ${job}.`)
-  return image
+  if (!image || record?.state !== 'succeeded') throw absent(job, file)
+  if (image.deleted) throw new ApiError('not_found', 'This image was deleted.')
+  if (!isKept(image)) throw new ApiError('not_found', 'This image has expired.')
+  return { record, image }
 }
 
 function headersOf(
@@ -74,14 +74,31 @@ async function send(c: Context<EdgeEnv>, image: StoredImage, headers: Record<str
 }
 
 const OWNER_SECONDS = 24 * 3600
+const secondsLeft = ({ expires_at }: StoredImage) => Math.max(0, expires_at - Math.floor(Date.now() / 1000))
 
 /** An image: for whoever holds a signed link, or for the owner's key. Ranges, conditional requests and HEAD work as HTTP says. */
-export const results = new Hono<EdgeEnv>().get('/:job/:file', async (c) => {
-  const { job, file } = c.req.param()
-  const { exp, sig } = c.req.query()
-  const linked = exp !== undefined && sig !== undefined && bearer(c) === null
-  if (!linked) await keyRequired(c, async () => {})
-  const maxAge = linked ? await openLink(c, exp, sig) : OWNER_SECONDS
-  const image = await findImage(c, job, file, linked ? null : await owner(c))
-  return send(c, image, headersOf(job, file, image, maxAge))
+export const results = new Hono<EdgeEnv>()
+  .get('/:job/:file', async (c) => {
+    const { job, file } = c.req.param()
+    const { exp, sig } = c.req.query()
+    const linked = exp !== undefined && sig !== undefined && bearer(c) === null
+    if (!linked) await keyRequired(c, async () => {})
+    const maxAge = linked ? await openLink(c, exp, sig) : OWNER_SECONDS
+    const { image } = await findImage(c, job, file, linked ? null : (await owner(c)).account)
+    return send(c, image, headersOf(job, file, image, Math.min(maxAge, secondsLeft(image))))
+  })
+  .delete('/:job/:file', keyRequired, async (c) => {
+    const { job, file } = c.req.param()
+    const { account } = await owner(c, 'generate')
+    const { record, image } = await findImage(c, job, file, account)
+    await deleteImages(c.env, record, [image])
+    return c.body(null, 204)
+  })
+
+/** DELETE /v1/jobs/{id}/images: all images of a finished job. What is deleted already stays so. */
+export const jobImages = new Hono<EdgeEnv>().delete('/:id/images', keyRequired, async (c) => {
+  const job = await ownJob(c, 'generate')
+  if (!isFinal(job)) throw new ApiError('not_found', `The job ${job.id} has no images before it has ended.`)
+  await deleteImages(c.env, job, job.images)
+  return c.body(null, 204)
 })

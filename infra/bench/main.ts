@@ -1,10 +1,12 @@
-// `npm run bench -- compile|qkv|targets`: the figures in the README.
+// `npm run bench -- compile|edge|qkv|targets`: the figures in the README.
 import { Command, Option } from 'commander'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
+import { benchEdge, type EdgeBenchOptions } from './edge.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
 import { benchTargets, type TargetsOptions } from './targets.ts'
 
 const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
+const numbers = (text: string) => text.split(',').map(Number)
 const variant = () => new Option('--variant <name>', 'shape of the random weights').choices(['large', 'medium'])
 
 command
@@ -13,6 +15,14 @@ command
   .addOption(variant().default('large'))
   .option('--directory <path>', 'where the files go; the temporary directory by default')
   .action((options: CompileBenchOptions) => benchCompile(options))
+
+command
+  .command('edge')
+  .description('the worker in front of a GPU that answers at once, against a Hono route that does nothing')
+  .option('--requests <count>', 'timed requests of each kind', Number, 100)
+  .option('--in-flight <counts>', 'jobs in flight, growing, separated by commas', numbers, [10, 100, 1000])
+  .option('--rows <count>', 'rows of the ledger', Number, 1_000_000)
+  .action((options: EdgeBenchOptions) => benchEdge(options))
 
 command
   .command('qkv')

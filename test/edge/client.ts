@@ -1,5 +1,6 @@
 // A caller of the worker: an account of its own with a key, and shorthands for requests and for what the account then holds.
 import { env, exports } from 'cloudflare:workers'
+import type { KeyOptions } from '../../edge/account-keys.ts'
 import { issueKey } from '../../edge/keys.ts'
 
 export const ORIGIN = 'https://octet.test'
@@ -10,11 +11,11 @@ export const fetchWorker = (path: string, init?: RequestInit): Promise<Response>
 export type Caller = { account: string; key: string; keyId: string; headers: Record<string, string> }
 
 let callers = 0
-/** A fresh account with one key. */
-export async function newCaller(): Promise<Caller> {
+/** A fresh account with one key; by default one of scopes generate and read, without limits. */
+export async function newCaller(options: Partial<KeyOptions> = {}): Promise<Caller> {
   const account = `caller-${++callers}-${crypto.randomUUID().slice(0, 8)}`
   const { key, credential } = await issueKey(env.KEY_PEPPER, account)
-  await env.ACCOUNT.getByName(account).addKey(credential, 'test')
+  await env.ACCOUNT.getByName(account).addKey(credential, { label: 'test', ...options })
   return { account, key, keyId: credential.keyId, headers: { authorization: `Bearer ${key}` } }
 }
 
@@ -31,11 +32,41 @@ export function generate(
   })
 }
 
+/** A request with a JSON body. */
+export function send(
+  method: string,
+  path: string,
+  caller: Pick<Caller, 'headers'>,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<Response> {
+  const json = body === undefined ? {} : { 'content-type': 'application/json' }
+  return fetchWorker(path, {
+    method,
+    headers: { ...json, ...caller.headers, ...headers },
+    ...(body !== undefined && { body: JSON.stringify(body) }),
+  })
+}
+
+/** The job resource, as far as the tests look at it. */
+export type JobBody = {
+  id: string
+  name: string | null
+  state: string
+  attempt: number
+  progress: Record<string, number> | null
+  cancel_requested: boolean
+  images: { url: string; sha256: string; receipt: string }[]
+  error: { code: string; message: string } | null
+  price_microdollars: number
+}
+export const jobIn = async (response: Response) => (await response.json()) as JobBody
+
 export const ledgerOf = ({ account }: Caller) => env.ACCOUNT.getByName(account).totals()
 
 /** Keys in R2 under an account's results. */
 export async function filesOf({ account }: Caller): Promise<string[]> {
-  const { objects } = await env.RESULTS.list({ prefix: `results/${account}/` })
+  const { objects } = await env.RESULTS.list({ prefix: `results/30d/${account}/` })
   return objects.map(({ key }) => key)
 }
 

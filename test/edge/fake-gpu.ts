@@ -6,7 +6,7 @@ import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest }
 import { sha256 } from '../../edge/keys.ts'
 
 export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null }
-type Behaviour = (seen: Seen) => Response | Promise<Response>
+export type Behaviour = (seen: Seen) => Response | Promise<Response>
 /** What a stream does when its parts are sent. */
 type Ending = 'close' | 'cut' | 'silence'
 
@@ -67,6 +67,45 @@ export const works: Behaviour = async (seen) => {
   return stream([accepted(seen), line({ type: 'heartbeat' }), started(seen), ...progress, ...images.flat(), end])
 }
 
+const tick = () => new Promise<void>((resolve) => setTimeout(resolve, 5))
+
+/** A stream that the test feeds while it is read. The reader looks for what is new, so that each side stays in its own request. */
+export function fed(): { behaviour: Behaviour; send: (...parts: Uint8Array[]) => void; close: () => void } {
+  const parts: Uint8Array[] = []
+  let open = true
+  const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    while (open && parts.length === 0) await tick()
+    const part = parts.shift()
+    if (part) controller.enqueue(part)
+    else controller.close()
+  }
+  return {
+    behaviour: () =>
+      new Response(new ReadableStream({ pull }), { headers: { 'content-type': 'application/x-ndjson' } }),
+    send: (...more) => void parts.push(...more),
+    close: () => {
+      open = false
+    },
+  }
+}
+
+export const steps = (done: number, of: number, image = 0) =>
+  Array.from({ length: done }, (_, k) => line({ type: 'step', image, step: k + 1, steps: of }))
+
+/** Does some steps and goes on until it is canceled: it looks between two steps, as the GPU function does. */
+export const untilCanceled =
+  (done: number): Behaviour =>
+  async (seen) => {
+    const { behaviour, send, close } = fed()
+    send(accepted(seen), started(seen), ...steps(done, seen.request.steps))
+    void (async () => {
+      while (!cancellations.some(({ job }) => job === seen.job)) await tick()
+      send(line({ type: 'canceled', steps_done: done, timings }))
+      close()
+    })()
+    return behaviour(seen)
+  }
+
 export const refuses =
   (status: number, code: string, headers: Record<string, string> = {}): Behaviour =>
   () =>
@@ -79,18 +118,22 @@ export const unreachable: Behaviour = () => {
   throw new TypeError('connect ECONNREFUSED')
 }
 
-/** Checks the token of a request as the GPU function does; gives the job and the attempt that it is for. */
+/** What the GPU was asked to cancel since the last `fakeGpu`. */
+export const cancellations: { job: string; attempt: number }[] = []
+
+/** Checks the token of a request and returns what it is about. */
 async function authorised(request: Request, body: string): Promise<{ job: string; attempt: number }> {
   const token = request.headers.get('authorization')?.replace('Bearer ', '') ?? ''
   const key = await importJWK(JSON.parse(env.GPU_PUBLIC_KEY), GPU_TOKEN.algorithm)
   const { payload } = await jwtVerify(token, key, { issuer: GPU_TOKEN.issuer, audience: GPU_TOKEN.audience })
   const claims = gpuTokenClaims.parse(payload)
   const job = new URL(request.url).pathname.replace('/jobs/', '')
+  const attempt = Number(claims.jti.slice(job.length + 1))
   const hash = Uint8Array.fromHex(await sha256(body)).toBase64({ alphabet: 'base64url', omitPadding: true })
-  if (claims.sub !== job || !claims.jti.startsWith(`${job}.`) || claims.body !== hash)
+  if (claims.sub !== job || claims.jti !== `${job}.${attempt}` || claims.body !== hash)
     throw new Error('the token is not for this request')
   if (payload.exp! - payload.iat! > GPU_TOKEN.maxAgeSeconds) throw new Error('the token lives too long')
-  return { job, attempt: Number(claims.jti.slice(job.length + 1)) }
+  return { job, attempt }
 }
 
 async function see(request: Request): Promise<Seen> {
@@ -101,8 +144,13 @@ async function see(request: Request): Promise<Seen> {
   return { job, request: parsed, signal: request.signal }
 }
 
-/** What the GPU was asked to cancel since the last `fakeGpu`. */
-export const cancellations: { job: string; attempt: number }[] = []
+/** DELETE: a job that was asked for is canceled at its next step; another is not known here. */
+async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
+  const asked = await authorised(request, '')
+  if (!calls.some((seen) => seen.job === asked.job)) return new Response(null, { status: 404 })
+  cancellations.push(asked)
+  return new Response(null, { status: 204 })
+}
 
 /** Stands in for the GPU at `fetch`: call k gets behaviour k, the last one again from there on. Returns what was asked of it. */
 export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
@@ -111,10 +159,7 @@ export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
     const request = new Request(input, init)
     if (!request.url.startsWith(env.GPU_URL)) throw new Error(`unexpected fetch of ${request.url}`)
-    if (request.method === 'DELETE') {
-      cancellations.push(await authorised(request, ''))
-      return new Response(null, { status: 204 })
-    }
+    if (request.method === 'DELETE') return cancel(request, calls)
     const seen = await see(request)
     calls.push(seen)
     return behaviours[Math.min(calls.length, behaviours.length) - 1]!(seen)

@@ -1,23 +1,35 @@
 // A GPU function that takes too long, in each of the ways in which it can.
+import { introspectWorkflowInstance } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { readGpuTimes } from '../../edge/gpu-times.ts'
-import { generate, generatedOf, ledgerOf, newCaller, problemOf } from './client.ts'
+import { GenerateWorkflow } from '../../edge/workflow.ts'
+import { generate, generatedOf, ledgerOf, newCaller, problemOf, send } from './client.ts'
 import { accepted, cancellations, fakeGpu, line, type Seen, started, stream, works } from './fake-gpu.ts'
+import { created, jobOf, over } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
 const body = { prompt: 'a cat', seed: 1 }
 const free = { reserved: 0, captured: 0 }
+const neverAnswers = ({ signal }: Seen) =>
+  new Promise<never>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('connection closed'))))
 
 test('one that takes the connection and never answers is unavailable at the deadline', async ({ expect }) => {
   const caller = await newCaller()
-  const calls = fakeGpu(
-    ({ signal }) =>
-      new Promise((_, reject) => signal?.addEventListener('abort', () => reject(new Error('connection closed')))),
-  )
+  const calls = fakeGpu(neverAnswers)
   const response = await generate(caller, body)
   expect([response.status, (await problemOf(response)).error.code]).toEqual([503, 'gpu_unavailable'])
+  expect(calls).toHaveLength(1)
+  expect(await ledgerOf(caller)).toEqual(free)
+})
+
+test('one that never answers ends a job that no caller waits for as well', async ({ expect }) => {
+  const caller = await newCaller()
+  const spec = await created(caller)
+  const calls = fakeGpu(neverAnswers)
+  await jobOf(spec).start()
+  expect(await over(spec)).toMatchObject({ state: 'failed', attempt: 1, error: { code: 'gpu_unavailable' } })
   expect(calls).toHaveLength(1)
   expect(await ledgerOf(caller)).toEqual(free)
 })
@@ -82,20 +94,28 @@ test('a job that only keeps its stream alive is canceled when its time is over, 
   expect(await ledgerOf(caller)).toEqual(free)
 })
 
-test('between attempts there is a pause, the second four times the first', async ({ expect }) => {
-  fakeGpu(
-    (seen) => stream([accepted(seen)]),
-    (seen) => stream([accepted(seen)]),
-    works,
-  )
-  const timers = vi.spyOn(globalThis, 'setTimeout')
-  expect((await generatedOf(await generate(await newCaller(), body))).octet.attempts).toBe(3)
-  const pauses = timers.mock.calls.flatMap(([, ms]) => (ms !== undefined && ms < 100 ? [ms / 10] : []))
-  expect(pauses).toHaveLength(2)
-  for (const [k, factor] of [1, 4].entries()) {
-    expect(pauses[k]).toBeGreaterThanOrEqual(0.75 * factor)
-    expect(pauses[k]).toBeLessThanOrEqual(1.25 * factor)
-  }
+describe('after an attempt that was lost there is a pause', () => {
+  const loses = (seen: Seen) => stream([accepted(seen)])
+  const about = (ms: number) => (pause: unknown) => Number(pause) >= 0.75 * ms && Number(pause) <= 1.25 * ms
+
+  test('in the Workflow, the second four times the first', async ({ expect }) => {
+    const spec = await created(await newCaller())
+    await using instance = await introspectWorkflowInstance(env.GENERATE, spec.id)
+    fakeGpu(loses, loses, works)
+    await jobOf(spec).start()
+    expect(await instance.waitForStepResult({ name: 'turn 1' })).toSatisfy(about(10))
+    expect(await instance.waitForStepResult({ name: 'turn 2' })).toSatisfy(about(40))
+    expect(await instance.waitForStepResult({ name: 'turn 3' })).toBeNull()
+    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 3 })
+  })
+
+  test('before the Workflow of a job that a caller waits for', async ({ expect }) => {
+    fakeGpu(loses, works)
+    const run = vi.spyOn(GenerateWorkflow.prototype, 'run')
+    const { octet } = await generatedOf(await generate(await newCaller(), body))
+    expect(octet.attempts).toBe(2)
+    expect(run.mock.lastCall?.[0].payload).toEqual({ job: octet.job, waitMs: expect.toSatisfy(about(10)) })
+  })
 })
 
 describe('the variables', () => {
@@ -111,17 +131,20 @@ describe('the variables', () => {
     )
   })
 
-  test('that are wrong fail a request before anything is reserved', async ({ expect }) => {
-    const caller = await newCaller()
-    const calls = fakeGpu(works)
-    const error = vi.spyOn(console, 'error')
-    const before = env.GPU_RUN_SECONDS
-    env.GPU_RUN_SECONDS = 'a while'
-    const response = await generate(caller, body)
-    env.GPU_RUN_SECONDS = before
-    expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'internal'])
-    expect(error.mock.calls.flat().join()).toContain('GPU_RUN_SECONDS is \\"a while\\"')
-    expect(calls).toEqual([])
-    expect(await env.ACCOUNT.getByName(caller.account).recentJobs(1)).toEqual([])
-  })
+  test.for(['/v1/images/generations', '/v1/jobs'])(
+    'that are wrong fail a request before anything is reserved: %s',
+    async (path, { expect }) => {
+      const caller = await newCaller()
+      const calls = fakeGpu(works)
+      const error = vi.spyOn(console, 'error')
+      const before = env.GPU_RUN_SECONDS
+      env.GPU_RUN_SECONDS = 'a while'
+      const response = await send('POST', path, caller, body)
+      env.GPU_RUN_SECONDS = before
+      expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'internal'])
+      expect(error.mock.calls.flat().join()).toContain('GPU_RUN_SECONDS is \\"a while\\"')
+      expect(calls).toEqual([])
+      expect(await env.ACCOUNT.getByName(caller.account).recentJobs(1)).toEqual([])
+    },
+  )
 })

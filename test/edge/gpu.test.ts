@@ -223,6 +223,9 @@ describe('a job that the GPU function ends', () => {
       fakeGpu(ends({ type: 'failed', code, message: 'cudaMalloc' }), works)
       const { octet } = await generatedOf(await generate(caller, body))
       expect(octet.attempts).toBe(2)
+      const events = (await env.JOB.getByName(octet.job).events()).map(({ event }) => event)
+      expect(events.map(({ type }) => type)).not.toContain('failed')
+      expect(events).toContainEqual({ type: 'lost', reason: `${code}: cudaMalloc` })
       expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
     },
   )
@@ -230,7 +233,7 @@ describe('a job that the GPU function ends', () => {
   test('by canceling it: nothing charged', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(ends({ type: 'canceled', steps_done: 2, timings }))
-    expect((await generate(caller, body)).status).toBe(500)
+    expect((await generate(caller, body)).status).toBe(409)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 

@@ -1,9 +1,10 @@
 import { env } from 'cloudflare:workers'
-import { afterEach, test, vi } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import { AccountDO } from '../../edge/account.ts'
 import { newJobId } from '../../edge/job-record.ts'
 import { checkKey, sha256 } from '../../edge/keys.ts'
-import { filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf } from './client.ts'
-import { accepted, fakeGpu, refuses, started, stream, works } from './fake-gpu.ts'
+import { type Caller, filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf } from './client.ts'
+import { accepted, fakeGpu, fed, image, line, refuses, started, stream, timings, works } from './fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -90,6 +91,7 @@ test('a key whose worker died before the job was created runs it under the reser
   await env.ACCOUNT.getByName(caller.account).admit({
     credential,
     job,
+    tier: 'fp8',
     price,
     idempotency: { name: 'order-1', fingerprint },
   })
@@ -114,4 +116,54 @@ test('a job that lost a stream keeps its key in flight until it ends', async ({ 
   fakeGpu((seen) => stream([accepted(seen), started(seen)]), works)
   expect((await generatedOf(await generate(caller, body, once))).octet.attempts).toBe(2)
   expect((await generatedOf(await generate(caller, body, once))).octet.attempts).toBe(2)
+})
+
+describe('a retry that brings no key', () => {
+  const again = { 'x-stainless-retry-count': '1' }
+  /** Two requests, the second while the first runs; then the GPU goes on. */
+  async function twice(caller: Caller, fields: object, headers: Record<string, string>) {
+    const { behaviour, send: feed } = fed()
+    const admit = vi.spyOn(AccountDO.prototype, 'admit')
+    const calls = fakeGpu(behaviour, works)
+    const first = generate(caller, fields)
+    await vi.waitFor(() => expect(calls).toHaveLength(1))
+    const second = generate(caller, fields, headers)
+    await vi.waitFor(() =>
+      expect(admit.mock.settledResults.map(({ type }) => type)).toEqual(['fulfilled', 'fulfilled']),
+    )
+    const [seen] = calls
+    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    return {
+      calls,
+      jobs: (await Promise.all([generatedOf(await first), generatedOf(await second)])).map((each) => each.octet.job),
+    }
+  }
+
+  test('of an SDK joins the first request, which runs still: one job, one price', async ({ expect }) => {
+    const caller = await newCaller()
+    const { calls, jobs } = await twice(caller, body, again)
+    expect(jobs[1]).toBe(jobs[0])
+    expect(calls).toHaveLength(1)
+    expect(await filesOf(caller)).toHaveLength(1)
+  })
+
+  test('is told by the same seed as well: both would make the same image', async ({ expect }) => {
+    const { jobs } = await twice(await newCaller(), { ...body, seed: 7 }, {})
+    expect(jobs[1]).toBe(jobs[0])
+  })
+
+  test('is not seen in the same words without a seed: those ask for another image', async ({ expect }) => {
+    const { calls, jobs } = await twice(await newCaller(), body, {})
+    expect(jobs[1]).not.toBe(jobs[0])
+    expect(calls).toHaveLength(2)
+  })
+
+  test('makes a new job once the first has ended, and for another account or body', async ({ expect }) => {
+    const [caller, other] = [await newCaller(), await newCaller()]
+    const calls = fakeGpu(works)
+    for (const each of [caller, other]) await generate(each, body)
+    await generate(caller, body, again)
+    await generate(caller, { prompt: 'a dog' }, again)
+    expect(calls).toHaveLength(4)
+  })
 })

@@ -51,7 +51,7 @@ describe('POST /v1/images/generations', () => {
     ])
     const file = await fetchWorker(data[0]!.url!)
     expect(new Uint8Array(await file.arrayBuffer())).toEqual(imageBytes(7))
-    expect(await filesOf(caller)).toEqual([`results/${caller.account}/${octet.job}/0.png`])
+    expect(await filesOf(caller)).toEqual([`results/30d/${caller.account}/${octet.job}/0.png`])
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
   })
 

@@ -3,69 +3,11 @@ import { abortAllDurableObjects, evictDurableObject, runDurableObjectAlarm, runI
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
-import { type JobSpec, newJobId } from '../../edge/job-record.ts'
-import { checkKey } from '../../edge/keys.ts'
-import { type Caller, filesOf, ledgerOf, newCaller } from './client.ts'
-import { accepted, fakeGpu, image, line, type Seen, started, stream, timings, works } from './fake-gpu.ts'
+import { filesOf, ledgerOf, newCaller } from './client.ts'
+import { accepted, fakeGpu, image, line, started, stream, timings, works } from './fake-gpu.ts'
+import { created, jobOf, over, PRICE, reserved, stopsHalfWay } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
-
-const PRICE = 1234
-const jobOf = ({ id }: JobSpec) => env.JOB.getByName(id)
-
-async function reserved(caller: Caller): Promise<JobSpec> {
-  const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
-  const decision = {
-    route: 'turbo',
-    tier: 'fp8',
-    model: 'tiny',
-    endpoint: 'default',
-    steps: 4,
-    guidanceScale: 1,
-    width: 64,
-    height: 64,
-  } as const
-  const work = {
-    model: 'tiny',
-    tier: 'fp8',
-    prompt: 'a cat',
-    negative_prompt: '',
-    width: 64,
-    height: 64,
-    steps: 4,
-  } as const
-  const output = {
-    guidance_scale: 1,
-    seed: 5,
-    count: 2,
-    output_format: 'png',
-    output_quality: 90,
-    text_convention: 'diffusers',
-  } as const
-  const spec = { id: newJobId(), account: caller.account, keyId: caller.keyId, created: Date.now(), price: PRICE }
-  const admission = await env.ACCOUNT.getByName(caller.account).admit({
-    credential,
-    job: spec.id,
-    price: PRICE,
-    idempotency: null,
-  })
-  if (admission.kind !== 'admitted') throw new Error(admission.kind)
-  return { ...spec, request: { ...work, ...output }, decision: { ...decision, reason: 'A test.' } }
-}
-
-async function created(caller: Caller): Promise<JobSpec> {
-  const spec = await reserved(caller)
-  await jobOf(spec).create(spec)
-  return spec
-}
-
-const settled = (spec: JobSpec) =>
-  vi.waitFor(async () => {
-    if (!(await jobOf(spec).view())?.settled) throw new Error('the job is not settled yet')
-  })
-
-/** Accepts, makes the first of two images, then says no more. */
-const stopsHalfWay = async (seen: Seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'silence')
 
 describe('an attempt that runs twice', () => {
   test('at once is one: one call, one image each, one capture', async ({ expect }) => {
@@ -82,7 +24,8 @@ describe('an attempt that runs twice', () => {
     const caller = await newCaller()
     const spec = await created(caller)
     const calls = fakeGpu(works)
-    const first = await jobOf(spec).run()
+    await jobOf(spec).run()
+    const first = await over(spec)
     const log = await jobOf(spec).events()
     for (const n of [1, 2]) expect(await jobOf(spec).attempt(n)).toEqual(first)
     expect(await jobOf(spec).run()).toEqual(first)
@@ -113,7 +56,7 @@ describe('images are written once', () => {
   }) => {
     const caller = await newCaller()
     const spec = await created(caller)
-    const key = `results/${caller.account}/${spec.id}/0.png`
+    const key = `results/30d/${caller.account}/${spec.id}/0.png`
     await env.RESULTS.put(key, 'of the earlier attempt', { customMetadata: { sha256: 'e'.repeat(64) } })
     fakeGpu(works)
     const { images } = await jobOf(spec).run()
@@ -136,8 +79,7 @@ describe('a job whose object dies half-way', () => {
     expect(await jobOf(spec).view()).toMatchObject({ state: 'running', attempt: 1, settled: false })
 
     expect(await runDurableObjectAlarm(jobOf(spec))).toBe(true)
-    await settled(spec)
-    expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', attempt: 2, settled: true })
+    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 2, settled: true })
     expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
     expect(await filesOf(caller)).toHaveLength(2)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
@@ -150,23 +92,8 @@ describe('a job whose object dies half-way', () => {
     fakeGpu(works)
     await evictDurableObject(jobOf(spec))
     await runDurableObjectAlarm(jobOf(spec))
-    await settled(spec)
-    expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', attempt: 1 })
+    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 1 })
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
-  })
-
-  test('is not waited for by its alarm, which has an end that the job need not keep', async ({ expect }) => {
-    const spec = await created(await newCaller())
-    const { promise: open, resolve } = Promise.withResolvers<void>()
-    fakeGpu(async (seen) => {
-      await open
-      return works(seen)
-    })
-    await runDurableObjectAlarm(jobOf(spec))
-    expect(await jobOf(spec).view()).toMatchObject({ state: 'starting', settled: false })
-    resolve()
-    await settled(spec)
-    expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', attempt: 1 })
   })
 
   test('between its end and the settlement: the image is the caller’s, and the watchdog settles', async ({
@@ -182,7 +109,6 @@ describe('a job whose object dies half-way', () => {
     settle.mockRestore()
     expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
     await runDurableObjectAlarm(jobOf(spec))
-    await settled(spec)
     expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', settled: true })
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
@@ -194,10 +120,10 @@ describe('the ledger', () => {
     const account = env.ACCOUNT.getByName(caller.account)
     const { id } = await reserved(caller)
     expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
-    expect(await account.settle(id, 'captured')).toMatchObject({ state: 'captured', amount: PRICE })
-    expect(await account.settle(id, 'captured')).toMatchObject({ state: 'captured' })
-    expect(await account.settle(id, 'released')).toMatchObject({ state: 'captured' })
-    expect(await account.settle('job_unknown', 'captured')).toBeNull()
+    expect(await account.settle(id, { outcome: 'captured' })).toMatchObject({ state: 'captured', amount: PRICE })
+    expect(await account.settle(id, { outcome: 'captured' })).toMatchObject({ state: 'captured' })
+    expect(await account.settle(id, { outcome: 'released' })).toMatchObject({ state: 'captured' })
+    expect(await account.settle('job_unknown', { outcome: 'captured' })).toBeNull()
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
@@ -229,8 +155,16 @@ test('a job logs every event of its stream but heartbeats, in order', async ({ e
   })
   const job = await jobOf(spec).run()
   const log = await jobOf(spec).events()
-  expect(log.map(({ event }) => event.type)).toEqual(['accepted', 'started', 'stored', 'stored', 'succeeded'])
-  expect((await jobOf(spec).events(log[1]!.seq)).map(({ event }) => event.type)).toEqual([
+  expect(log.map(({ event }) => event.type)).toEqual([
+    'queued',
+    'starting',
+    'accepted',
+    'started',
+    'stored',
+    'stored',
+    'succeeded',
+  ])
+  expect((await jobOf(spec).events(log[3]!.seq)).map(({ event }) => event.type)).toEqual([
     'stored',
     'stored',
     'succeeded',

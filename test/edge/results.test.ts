@@ -106,7 +106,7 @@ describe('GET /v1/results/{job}/{file}', () => {
   })
 
   test('is 404 once the file is deleted', async ({ expect }) => {
-    await env.RESULTS.delete(`results/${owner.account}/${job}/0.png`)
+    await env.RESULTS.delete(`results/30d/${owner.account}/${job}/0.png`)
     expect((await get()).status).toBe(404)
   })
 })
@@ -152,7 +152,7 @@ describe('GET /v1/jobs/{id}', () => {
       price_microdollars: expect.any(Number),
     })
     expect(await bytes(await fetchWorker(body.images[0]!.url))).toEqual(imageBytes(3))
-    expect(JSON.stringify(body)).not.toContain('results/caller')
+    expect(JSON.stringify(body)).not.toContain('results/30d')
   })
 
   test('is 401 without a key and 404 for what is no job', async ({ expect }) => {

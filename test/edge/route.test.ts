@@ -2,6 +2,7 @@ import { describe, test } from 'vitest'
 import { type Catalogue, type Offer, readCatalogue } from '../../edge/catalogue.ts'
 import { price } from '../../edge/price.ts'
 import { asksForText, chooseRoute, type RouteRequest } from '../../edge/route.ts'
+import type { Estimate } from '../../edge/route-guards.ts'
 
 const base = { endpoint: 'default', width: 1024, height: 1024, max_pixels: 1024 * 1024 }
 const turbo: Offer = { ...base, route: 'turbo', model: 'large-turbo', tier: 'fp8', steps: 4, guidance_scale: 1 }
@@ -22,8 +23,14 @@ const catalogue: Catalogue = {
   endpoints,
   offers: [{ ...turbo, ...lite }, turbo, { ...full, ...lite }, full, { ...full, ...half }],
 }
+/** Milliseconds by tier, as if measured; fp16 never ran. */
+const MEASURED: Record<string, number | null> = { 'fp8-lite': 1000, fp8: 2000, fp16: null }
+const estimate: Estimate = (decision) => ({
+  price: price({ ...decision, count: 1 }),
+  latencyMs: MEASURED[decision.tier]! && MEASURED[decision.tier]! * (decision.route === 'full' ? 10 : 1),
+})
 const choose = (request: Partial<RouteRequest>, offers = catalogue.offers) =>
-  chooseRoute({ prompt: 'a cat', negativePrompt: '', quality: 'auto', ...request }, { endpoints, offers })
+  chooseRoute({ prompt: 'a cat', negativePrompt: '', quality: 'auto', ...request }, { endpoints, offers }, estimate)
 
 describe('the decision and its reason', () => {
   const long = 'a very long prompt '.repeat(20)
@@ -117,6 +124,48 @@ describe('the decision and its reason', () => {
       ]),
     ).toThrow('Nothing here serves')
     expect(choose({ prompt }, [{ ...full, ...lite }, turbo])).toMatchObject({ route: 'turbo', tier: 'fp8' })
+  })
+})
+
+describe('the guards of a request', () => {
+  const size = { width: 1024, height: 1024 }
+  const cost = (decision: ReturnType<typeof choose>) => price({ ...decision, count: 1 })
+
+  test('that rule nothing out change nothing', ({ expect }) => {
+    expect(choose({ size, maxCost: 1_000_000, maxLatencyMs: 60_000 })).toEqual(choose({ size }))
+  })
+
+  test('leave a firm wish its route and take a cheaper tier of it', ({ expect }) => {
+    const wished = { route: 'full', prompt: 'a sign "OPEN"', size } as const
+    const dear = choose({ ...wished, tier: 'fp16' })
+    const offers = [{ ...full, ...half }, full, turbo]
+    expect(choose({ ...wished, maxCost: cost(dear) - 1 }, offers)).toMatchObject({
+      ...{ route: 'full', tier: 'fp8' },
+      reason: expect.stringContaining('full/fp16 costs $'),
+    })
+    expect(() => choose({ ...wished, maxCost: 1 }, offers)).toThrow(
+      expect.objectContaining({ code: 'max_cost_exceeded', message: expect.stringContaining('max_cost is $0.000001') }),
+    )
+  })
+
+  test('a latency that was never measured rules nothing out, and the reason says so', ({ expect }) => {
+    const offers = [{ ...full, ...half }]
+    expect(choose({ route: 'full', maxLatencyMs: 1 }, offers).reason).toMatch(/could not be checked\.$/)
+  })
+
+  test('what was measured and is quick enough comes before what was not', ({ expect }) => {
+    const offers = [{ ...full, ...half }, full]
+    const chosen = choose({ route: 'full', maxLatencyMs: 30_000 }, offers)
+    expect(chosen).toMatchObject({ tier: 'fp8', reason: expect.stringContaining('full/fp16 has not run here yet, so') })
+  })
+
+  test('a latency that was measured does', ({ expect }) => {
+    const hurried = choose({ negativePrompt: 'blurry', maxLatencyMs: 1500 })
+    expect(hurried).toMatchObject({ route: 'turbo', tier: 'fp8-lite' })
+    expect(hurried.reason).toMatch(/full\/fp8-lite takes longer than max_latency_ms, so turbo\/fp8-lite serves it\.$/)
+    expect(() => choose({ route: 'turbo', maxLatencyMs: 500 })).toThrow(
+      expect.objectContaining({ code: 'max_latency_exceeded', message: expect.stringContaining('up to 1000 ms here') }),
+    )
   })
 })
 

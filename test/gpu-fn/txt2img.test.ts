@@ -64,6 +64,25 @@ describe('a tiny SD3.5 in float32', () => {
     expect(await sharp(image.data).metadata()).toMatchObject({ width: 48, height: 32, format: 'png' })
   })
 
+  test('shows how the image comes along when asked to, and makes the same image', async () => {
+    const [image] = await images(pipeline)
+    const events = await collect(pipeline, { preview_steps: 1 })
+    expect(events.map(({ type }) => type)).toEqual([
+      'encoded',
+      'step',
+      'preview',
+      'step',
+      'preview',
+      'step',
+      'image',
+      'finished',
+    ])
+    expect(events[2]).toMatchObject({ image: 0, step: 1, width: 6, height: 4, content_type: 'image/jpeg' })
+    expect(events.find((event) => event.type === 'image')!.data).toEqual(image!.data)
+    const sparse = await collect(pipeline, { preview_steps: 2 })
+    expect(sparse.flatMap((event) => (event.type === 'preview' ? [event.step] : []))).toEqual([2])
+  })
+
   test('makes the same bytes every time, other bytes for another seed, prompt, negative prompt, scale or number of steps', async () => {
     const [image] = await images(pipeline)
     expect((await images(pipeline))[0]!.data).toEqual(image!.data)

@@ -1,7 +1,7 @@
 // The worker as the demo runs it: real workerd, real sockets, and the operator's command line.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import os from 'node:os'
@@ -25,7 +25,7 @@ let gate = Promise.resolve()
 
 const cli = async (...args: string[]) => {
   const env = { ...process.env, OCTET_URL: worker.url, OCTET_ADMIN_TOKEN: secrets.OCTET_ADMIN_TOKEN }
-  return run(process.execPath, ['infra/keys.ts', ...args], { cwd: root, env })
+  return run(process.execPath, ['infra/keys-command.ts', ...args], { cwd: root, env })
 }
 
 async function answer(url: string, body: string, response: ServerResponse) {
@@ -84,12 +84,30 @@ describe('npm run keys', () => {
     expect(key).toMatch(/^oct_acme_/)
     expect((await call(key, '/v1/models')).status).toBe(200)
     const listed = (await cli('list', '--account', 'acme')).stdout
-    expect(listed).toMatch(/active {2}laptop/)
+    expect(listed).toMatch(/active {2}generate,read {2}laptop/)
     expect(listed).not.toContain(key)
     const id = key.split('_')[2]!
     await cli('revoke', id, '--account', 'acme')
     expect((await call(key, '/v1/models')).status).toBe(401)
     expect((await cli('list', '--account', 'acme')).stdout).toContain('revoked')
+  })
+
+  test('sets limits and scopes, shows and rotates a key, and gives credit once', async ({ expect }) => {
+    const made = await cli('create', '--account', 'shop', '--scopes', 'generate', '--rate', '30', '--daily', '2.5')
+    const [id, account] = [made.stdout.split('_')[2]!, ['--account', 'shop']]
+    const shown = (await cli('show', id, ...account)).stdout
+    expect(shown).toContain('limits  requests_per_minute 30, daily_microdollars 2500000')
+    expect(shown).toContain('spent   $0.000000, reserved $0.000000 by 0 jobs')
+    const next = (await cli('rotate', id, ...account, '--overlap', '0')).stdout.trim()
+    expect((await call(next, '/v1/models')).status).toBe(200)
+    expect((await call(made.stdout.trim(), '/v1/models')).status).toBe(401)
+    for (const _ of [1, 2]) {
+      const { stdout } = await cli('credit', 'invoice-7', ...account, '--amount', '12.5')
+      expect(stdout).toContain('shop has a balance of $12.500000.')
+    }
+    const changed = (await cli('account', ...account, '--prepaid', '--concurrency', '3')).stdout
+    expect(changed).toMatch(/^shop {2}prepaid/)
+    expect(changed).toContain('limits  concurrent_jobs 3')
   })
 
   test('says what is wrong and exits with 1', async ({ expect }) => {
@@ -118,9 +136,14 @@ describe('npm run keys', () => {
   test('prints secrets that a worker takes', async ({ expect }) => {
     const { stdout } = await cli('secrets')
     expect(stdout).toMatch(
-      /^KEY_PEPPER='1:[0-9a-f]{64}'\nGPU_SIGNING_KEY='\{.*"d":.*\}'\nOCTET_ADMIN_TOKEN='[0-9a-f]{64}'\n# For/,
+      /^KEY_PEPPER='1:[0-9a-f]{64}'\nGPU_SIGNING_KEY='\{.*"d":.*\}'\nOCTET_ADMIN_TOKEN='[0-9a-f]{64}'\nRECEIPT_SIGNING_KEYS='\[\{.*\}\]'\n# For/,
     )
     expect(stdout).toMatch(/# OCTET_EDGE_PUBLIC_KEY='\{(?!.*"d":).*\}'/)
+    const file = path.join(persist, 'dev.vars')
+    await writeFile(file, stdout)
+    const rotated = (await cli('secrets', '--rotate', file)).stdout
+    expect(rotated).toMatch(/^KEY_PEPPER='2:[0-9a-f]{64},1:[0-9a-f]{64}'/)
+    expect(rotated.split('\n').at(-3)).toBe(stdout.split('\n').at(-3))
   })
 })
 

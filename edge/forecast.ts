@@ -1,0 +1,94 @@
+// How long a request will take and whether it starts cold, from what this deployment has seen. Knowing nothing, it says so.
+import type { Offer } from './catalogue.ts'
+import type { JobRecord } from './job-record.ts'
+import { megapixelSteps } from './price.ts'
+import type { Tier } from './route.ts'
+
+/** One finished job. Times are Unix milliseconds; `waited` until the GPU began, `load` of the model and `run` are seconds. */
+export type Observed = {
+  endpoint: string
+  model: string
+  tier: Tier
+  created: number
+  finished: number
+  megapixel_steps: number
+  waited: number
+  load: number
+  run: number
+}
+
+/** `cold` is the share of runs like this one that loaded the model first. Seconds are of the whole wait of the caller. */
+export type Forecast = {
+  observations: number
+  cold: { probability: number; observations: number } | null
+  seconds: { p50: number; p95: number } | null
+}
+
+export const NOTHING_SEEN: Forecast = { observations: 0, cold: null, seconds: null }
+
+/** What a job that succeeded adds to the forecasts; null for any other. */
+export function observe({ state, decision, request, created, finished, timings }: JobRecord): Observed | null {
+  if (state !== 'succeeded' || !timings || finished === null) return null
+  const { endpoint, model, tier, width, height, steps, guidanceScale } = decision
+  const run = timings.encode + timings.denoise + timings.decode
+  const waited = Math.max(0, (finished - created) / 1000 - timings.load - run)
+  const megapixel_steps = megapixelSteps({ width, height, steps, guidanceScale, count: request.count })
+  return { endpoint, model, tier, created, finished, megapixel_steps, waited, load: timings.load, run }
+}
+
+const quantile = (sorted: readonly number[], q: number) =>
+  sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
+const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
+
+/** A start after a pause like the present one says most about whether the GPU is still warm; with fewer than these, all count. */
+const ALIKE_AT_LEAST = 3
+
+/** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */
+export function forecast(observed: readonly Observed[], work: number, now: number): Forecast {
+  if (observed.length === 0) return NOTHING_SEEN
+  const runs = observed.toSorted((a, b) => a.created - b.created)
+  const idle = now - Math.max(...runs.map(({ finished }) => finished))
+  const paused = runs.map((run, k) => ({ run, pause: k === 0 ? null : run.created - runs[k - 1]!.finished }))
+  const alike = paused.filter(({ pause }) => pause !== null && pause <= Math.max(2 * idle, 10_000) && pause >= idle / 2)
+  const basis = alike.length >= ALIKE_AT_LEAST ? alike.map(({ run }) => run) : runs
+  const seconds = basis
+    .map(({ waited, load, run, megapixel_steps }) => waited + load + run * (work / megapixel_steps))
+    .toSorted((a, b) => a - b)
+  return {
+    observations: runs.length,
+    cold: { probability: basis.filter(({ load }) => load > 0).length / basis.length, observations: basis.length },
+    seconds: { p50: rounded(quantile(seconds, 0.5)), p95: rounded(quantile(seconds, 0.95)) },
+  }
+}
+
+const RECENT_MS = 7 * 24 * 3600_000
+const MOST = 200
+
+type Ran = Pick<Offer, 'endpoint' | 'model' | 'tier'>
+
+const sameAs = (ran: Ran) => (each: Ran) =>
+  each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
+
+/** The newest observations of each offer, at most a week old. */
+export async function observations(db: D1Database, offers: readonly Ran[]): Promise<Observed[]> {
+  const distinct = offers.filter((offer, k) => offers.findIndex(sameAs(offer)) === k)
+  const query = db.prepare(
+    `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND tier = ? AND finished > ?
+     ORDER BY finished DESC LIMIT ${MOST}`,
+  )
+  const since = Date.now() - RECENT_MS
+  const found = await db.batch<Observed>(
+    distinct.map(({ endpoint, model, tier }) => query.bind(endpoint, model, tier, since)),
+  )
+  return found.flatMap(({ results }) => results)
+}
+
+/** Forecast for `work` megapixel-steps by what a decision chose, among observations of any offers. */
+export const forecastFor = (seen: readonly Observed[], ran: Ran, work: number): Forecast =>
+  forecast(seen.filter(sameAs(ran)), work, Date.now())
+
+/** Milliseconds that 95 of 100 such requests take at most, or null when none was seen. */
+export function latencyMs(seen: readonly Observed[], ran: Ran, work: number): number | null {
+  const { seconds } = forecastFor(seen, ran, work)
+  return seconds && seconds.p95 * 1000
+}

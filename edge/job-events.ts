@@ -1,0 +1,89 @@
+// What a job's log tells its owner, as server-sent events. An entry is always told in the same words, so that a replay is exact.
+import type { JobLog, LogEntry } from './job-log.ts'
+import { isFinal, type JobRecord } from './job-record.ts'
+import { resultPath } from './results.ts'
+
+/** A comment that often keeps proxies from closing a quiet connection. */
+const PING_MS = 15_000
+
+type PublicEvent = { type: string } & Record<string, unknown>
+
+/** An entry of the log as callers read it: what is ours alone (addresses, reasons of faults) stays out. */
+export function publicEvent(job: JobRecord, { event }: LogEntry): PublicEvent {
+  switch (event.type) {
+    case 'accepted':
+      return { type: event.position > 0 ? 'queued' : 'starting', position: event.position }
+    case 'started': {
+      const { model, tier, package: digest, device } = event
+      return { type: 'running', model, tier, package: digest, device }
+    }
+    case 'stored': {
+      const { key: _, receipt: __, ...image } = event.image
+      return { type: 'image', ...image }
+    }
+    case 'lost':
+      return { type: 'retrying', message: 'The GPU did not finish the job; it is tried again.' }
+    case 'succeeded': {
+      const images = event.stored.map(({ key, ...image }) => ({
+        ...image,
+        url: `${job.origin}${resultPath(job.id, { key })}`,
+      }))
+      return { type: 'succeeded', timings: event.timings, images }
+    }
+    case 'failed':
+    case 'given_up':
+      return { type: 'failed', error: job.error }
+    default:
+      return { ...event }
+  }
+}
+
+/** One event of the stream; its id is the entry's number, which `Last-Event-ID` names. */
+export function serverSentEvent(job: JobRecord, entry: LogEntry): string {
+  const { type, ...rest } = publicEvent(job, entry)
+  const data = JSON.stringify({ type, job: job.id, attempt: entry.attempt, at: entry.at / 1000, ...rest })
+  return `id: ${entry.seq}\nevent: ${type}\ndata: ${data}\n\n`
+}
+
+const utf8 = new TextEncoder()
+
+/** Resolves to true at the log's next entry, to false after `ms` without one. */
+function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolean> {
+  const { promise: quiet, resolve } = Promise.withResolvers<boolean>()
+  const timer = setTimeout(resolve, ms, false)
+  const changed = log.changed().then(() => {
+    clearTimeout(timer)
+    return true
+  })
+  return Promise.race([changed, quiet])
+}
+
+/** The log after entry `after` as a stream of events, then every new one until the job has ended. A reader who leaves ends it. */
+export function eventStream(
+  log: Pick<JobLog, 'after' | 'job' | 'changed'>,
+  after: number,
+  pingMs = PING_MS,
+): ReadableStream<Uint8Array> {
+  let last = after
+  return new ReadableStream({
+    type: 'bytes',
+    async pull(controller) {
+      for (;;) {
+        const entries = log.after(last)
+        const job = log.job()
+        if (entries.length > 0)
+          controller.enqueue(utf8.encode(entries.map((each) => serverSentEvent(job, each)).join('')))
+        last = entries.at(-1)?.seq ?? last
+        if (isFinal(job)) return close(controller)
+        if (entries.length > 0) return
+        if (!(await changedWithin(log, pingMs))) return controller.enqueue(utf8.encode(': ping\n\n'))
+      }
+    },
+  })
+}
+
+function close(controller: ReadableByteStreamController): void {
+  controller.close()
+  // A reader that brought its own buffer waits until that is handed back.
+  controller.byobRequest?.respond(0)
+}

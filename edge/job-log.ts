@@ -1,0 +1,79 @@
+// A job's record and the log of what happened to it, in the job object's storage.
+import {
+  applyEvent,
+  beginAttempt,
+  isFinal,
+  type JobRecord,
+  type JobSpec,
+  type LoggedEvent,
+  newJob,
+} from './job-record.ts'
+
+export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
+export type JobLog = ReturnType<typeof openJobLog>
+
+const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
+  seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL, event TEXT NOT NULL) STRICT`
+
+/** Opens the log over a job object's storage. Of a job that was never created there is only `find`, `create` and an empty `after`. */
+export function openJobLog(storage: DurableObjectStorage) {
+  let changed = Promise.withResolvers<void>()
+  const find = () => storage.kv.get<JobRecord>('job') ?? null
+  const job = (): JobRecord => {
+    const found = find()
+    if (!found) throw new Error('this job was never created')
+    return found
+  }
+  const save = (record: JobRecord) => storage.kv.put('job', record)
+  const insert = (attempt: number, event: LoggedEvent) => {
+    const now = Date.now()
+    storage.sql.exec('INSERT INTO events (attempt, at, event) VALUES (?, ?, ?)', attempt, now, JSON.stringify(event))
+    save(applyEvent(job(), event, now))
+  }
+  const wake = () => {
+    changed.resolve()
+    changed = Promise.withResolvers<void>()
+  }
+
+  return {
+    find,
+    job,
+    /** Writes a new job down; one that exists stays as it is. */
+    create(spec: JobSpec): JobRecord {
+      if (find()) return job()
+      storage.transactionSync(() => {
+        storage.sql.exec(SCHEMA)
+        save(newJob(spec))
+        insert(0, { type: 'queued' })
+      })
+      return job()
+    },
+    begin(attempt: number): void {
+      storage.transactionSync(() => {
+        save(beginAttempt(job(), attempt, Date.now()))
+        insert(attempt, { type: 'starting' })
+      })
+      wake()
+    },
+    /** Logs an event and applies it to the record. What comes after the end or from another attempt than the current is not heard. */
+    append(attempt: number, event: LoggedEvent): void {
+      if (isFinal(job()) || job().attempt !== attempt) return
+      storage.transactionSync(() => insert(attempt, event))
+      wake()
+    },
+    update(change: Partial<Pick<JobRecord, 'waiting' | 'images' | 'settled' | 'announced'>>): void {
+      save({ ...job(), ...change })
+    },
+    /** The entries after `seq`, oldest first. */
+    after(seq: number): LogEntry[] {
+      if (!find()) return []
+      const rows = storage.sql.exec<Omit<LogEntry, 'event'> & { event: string }>(
+        'SELECT * FROM events WHERE seq > ? ORDER BY seq',
+        seq,
+      )
+      return [...rows].map((row) => ({ ...row, event: JSON.parse(row.event) }))
+    },
+    /** Resolves at the next entry. */
+    changed: () => changed.promise,
+  }
+}

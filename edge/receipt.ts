@@ -1,0 +1,68 @@
+// A receipt: what an image is, how it was made and what it cost, as a compact JWS of the deployment that made it. No bindings here:
+// `npm run verify` checks receipts with this same code.
+import { base64url, compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
+import * as z from 'zod'
+import { jobRequest, ROUTES } from '#contract'
+
+export const RECEIPT = { version: 1, type: 'octet-receipt+jws', algorithm: 'EdDSA' } as const
+
+const { model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention } =
+  jobRequest.shape
+const count = z.int().min(0)
+const digest = z.string().regex(/^[A-Za-z0-9_-]{43}$/)
+
+/**
+ * What a receipt says. Prompts are told by a salted digest: who has the prompt can check it, two receipts of one prompt do not look
+ * alike, and no table of digests made beforehand finds it. Times of the GPU and the price are those of the whole job of `images`.
+ */
+export const receiptClaims = z.strictObject({
+  version: z.literal(RECEIPT.version),
+  job: z.string(),
+  /** Which of the job's images, from 0. */
+  image: count,
+  images: count.min(1),
+  /** Unix seconds. */
+  issued: count,
+  salt: z.string().regex(/^[A-Za-z0-9_-]{22}$/),
+  prompt_digest: digest,
+  negative_prompt_digest: digest,
+  parameters: z.strictObject({
+    ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
+    route: z.enum(ROUTES),
+  }),
+  /** SHA-256 of the package's manifest, which lists the digest of every file; and what it ran on. */
+  package: z.string(),
+  device: z.string(),
+  steps_run: count.min(1),
+  gpu_milliseconds: count,
+  price_microdollars: count,
+  file: z.strictObject({ sha256: z.string().regex(/^[0-9a-f]{64}$/), bytes: count, content_type: z.string() }),
+})
+export type ReceiptClaims = z.infer<typeof receiptClaims>
+
+/** A receipt that does not hold; the message says why. */
+export class ReceiptError extends Error {
+  override name = 'ReceiptError' as const
+}
+
+const utf8 = new TextEncoder()
+
+/** Digest of a prompt, base64url of SHA-256. `role` keeps a prompt from passing for a negative one. */
+export async function promptDigest(salt: string, role: 'prompt' | 'negative_prompt', text: string): Promise<string> {
+  const data = utf8.encode(JSON.stringify([salt, role, text]))
+  return base64url.encode(new Uint8Array(await crypto.subtle.digest('SHA-256', data)))
+}
+
+/** Checks a receipt's signature against public keys and returns what it says. Throws ReceiptError. */
+export async function openReceipt(receipt: string, jwks: JSONWebKeySet): Promise<ReceiptClaims & { kid: string }> {
+  const { payload, protectedHeader } = await compactVerify(receipt, createLocalJWKSet(jwks), {
+    algorithms: [RECEIPT.algorithm],
+  }).catch((cause) => {
+    throw new ReceiptError(`the signature does not hold: ${cause instanceof Error ? cause.message : cause}`, { cause })
+  })
+  if (protectedHeader.typ !== RECEIPT.type)
+    throw new ReceiptError(`its type is ${JSON.stringify(protectedHeader.typ)}; a receipt's is "${RECEIPT.type}"`)
+  const claims = receiptClaims.safeParse(JSON.parse(new TextDecoder().decode(payload)))
+  if (!claims.success) throw new ReceiptError(`what it says is not understood:\n${z.prettifyError(claims.error)}`)
+  return { ...claims.data, kid: protectedHeader.kid ?? '' }
+}

@@ -1,0 +1,22 @@
+import { Hono } from 'hono'
+import { keyRequired } from '../auth.ts'
+import type { EdgeEnv } from '../env.ts'
+import { ownJob } from '../own-job.ts'
+import { publicReceiptKeys } from '../receipts.ts'
+
+/** The receipts of a job's images, for its owner; none before the job has succeeded. */
+export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', keyRequired, async (c) => {
+  const { state, images } = await ownJob(c, 'read')
+  const signed = state === 'succeeded' ? images.toSorted((a, b) => a.image - b.image) : []
+  const data = signed.map(({ image, sha256, receipt }) => ({ image, sha256, receipt: receipt ?? null }))
+  return c.json({ object: 'list', data }, 200, { 'cache-control': 'no-store' })
+})
+
+/** The public keys that check receipts, as RFC 7517 has them. Keys that were rotated out of use stay. */
+export const receiptKeys = new Hono<EdgeEnv>().get('/jwks.json', (c) =>
+  c.body(JSON.stringify(publicReceiptKeys(c.env.RECEIPT_SIGNING_KEYS)), 200, {
+    'content-type': 'application/jwk-set+json',
+    'cache-control': 'public, max-age=300',
+    'access-control-allow-origin': '*',
+  }),
+)

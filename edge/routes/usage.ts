@@ -1,0 +1,34 @@
+import { Hono } from 'hono'
+import * as z from 'zod'
+import { keyRequired, owner } from '../auth.ts'
+import type { EdgeEnv } from '../env.ts'
+import { ApiError } from '../errors.ts'
+import { utcDay } from '../meter.ts'
+import { parseFields } from '../validation.ts'
+import { moneyOf } from './accounts.ts'
+
+const DAY_MS = 24 * 3600_000
+const MOST_DAYS = 366
+const date = z.iso.date().describe('a date like 2026-11-22, in UTC')
+const query = z.strictObject({ from: date.optional(), to: date.optional() })
+
+/** What an account captured, by UTC day, key and tier, and its balance. The last 30 days unless the request names others. */
+export const usage = new Hono<EdgeEnv>().get('/', keyRequired, async (c) => {
+  const { account } = await owner(c)
+  const { to = utcDay(Date.now()), from = utcDay(Date.parse(to) - 29 * DAY_MS) } = parseFields(
+    query,
+    query.shape,
+    c.req.query(),
+  )
+  const days = (Date.parse(to) - Date.parse(from)) / DAY_MS + 1
+  if (days < 1 || days > MOST_DAYS) {
+    const message = `from is ${from} and to is ${to}; from must not be later, and both within ${MOST_DAYS} days.`
+    throw new ApiError('invalid_request', message, { param: 'from' })
+  }
+  const object = c.env.ACCOUNT.getByName(account)
+  const [rows, view] = await Promise.all([object.usage(from, to), object.view()])
+  const data = rows.map(({ amount, ...row }) => ({ ...row, price_microdollars: amount }))
+  const total = rows.reduce((sum, { amount }) => sum + amount, 0)
+  const body = { object: 'list', account, from, to, data, total_microdollars: total, ...moneyOf(view) }
+  return c.json(body, 200, { 'cache-control': 'no-store' })
+})

@@ -1,0 +1,37 @@
+// Browser tokens: `ost_<account>_<key id>_<token id>_<scope>_<expires>_<budget>_<tag>`, made from a key for a page that must not hold
+// the key. All that a token allows is written in it and signed, so a forged or expired one is refused before any storage is read;
+// the account reads its key, which ends the token with it, and keeps what of the budget is spent.
+import { timingSafeEqual } from 'hono/utils/buffer'
+import { type Credential, checkKey, type Grant, mac, parsePeppers, type TokenCredential } from './keys.ts'
+
+const TOKEN =
+  /^(ost_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{12})_(generate|read)_(\d{1,12})_(\d{1,12}))_([0-9a-z])([0-9a-f]{32})$/
+export const TOKEN_SECONDS = { min: 10, max: 3600, default: 600 } as const
+
+/** Makes a token for the key `keyId` of an account. It needs no storage. */
+export async function issueToken(
+  peppers: string,
+  { account, keyId }: Pick<Credential, 'account' | 'keyId'>,
+  { scope, budget, expires }: Omit<Grant, 'id'>,
+): Promise<{ token: string; id: string }> {
+  const [pepper] = parsePeppers(peppers)
+  const id = crypto.getRandomValues(new Uint8Array(6)).toHex()
+  const body = `ost_${account}_${keyId}_${id}_${scope}_${expires}_${budget}`
+  return { token: `${body}_${pepper.version}${(await mac(pepper, 'token', body)).slice(0, 32)}`, id }
+}
+
+/** Checks a token's form and tag without touching storage; null when either is wrong. It may have expired. */
+export async function checkToken(peppers: string, text: string): Promise<TokenCredential | null> {
+  const [, body, account, keyId, id, scope, expires, budget, version, tag] = TOKEN.exec(text) ?? []
+  const pepper = parsePeppers(peppers).find((each) => each.version === version)
+  if (!body || !account || !keyId || !id || !tag || !pepper) return null
+  if (!(await timingSafeEqual(tag, (await mac(pepper, 'token', body)).slice(0, 32)))) return null
+  const grant = { id, scope: scope as Grant['scope'], budget: Number(budget), expires: Number(expires) }
+  return { account, keyId, token: grant }
+}
+
+export const tokenExpired = ({ expires }: Grant) => expires * 1000 <= Date.now()
+
+/** A key or a browser token, by its form. */
+export const checkCredential = (peppers: string, text: string): Promise<Credential | null> =>
+  text.startsWith('ost_') ? checkToken(peppers, text) : checkKey(peppers, text)

@@ -1,0 +1,55 @@
+// Requests over kept-alive sockets and how long they took.
+import { once } from 'node:events'
+import { Agent, type IncomingMessage, request } from 'node:http'
+import { createHistogram } from 'node:perf_hooks'
+import { text } from 'node:stream/consumers'
+
+/** Milliseconds, and requests a second. */
+export type Load = { p50: number; p99: number; perSecond: number }
+export type Call = { method?: string; headers?: Record<string, string>; body?: string }
+export type Client = {
+  /** The whole answer. */
+  send: (path: string, call?: Call) => Promise<string>
+  /** The beginning of an answer, as soon as it comes; the rest is not read. */
+  begin: (path: string, call?: Call) => Promise<string>
+  close: () => void
+}
+
+async function beginning(response: IncomingMessage): Promise<string> {
+  const [chunk] = (await once(response, 'data')) as [Buffer]
+  response.destroy()
+  return chunk.toString()
+}
+
+/** A client of one server that throws for any answer but 2xx: a benchmark of refusals is none. */
+export function newClient(origin: string): Client {
+  const agent = new Agent({ keepAlive: true })
+  const exchange =
+    (read: (response: IncomingMessage) => Promise<string>) =>
+    async (path: string, { method = 'GET', headers = {}, body }: Call = {}) => {
+      const sent = request(new URL(path, origin), { agent, method, headers }).end(body)
+      const [response] = (await once(sent, 'response')) as [IncomingMessage]
+      const reply = await read(response)
+      const { statusCode = 0 } = response
+      if (statusCode >= 200 && statusCode < 300) return reply
+      throw new Error(`${method} ${path} answers ${statusCode}: ${reply.slice(0, 300)}`)
+    }
+  return { send: exchange(text), begin: exchange(beginning), close: () => agent.destroy() }
+}
+
+/** Runs `action` `count` times, `connections` at a time. */
+export async function measure(action: () => Promise<unknown>, count: number, connections = 1): Promise<Load> {
+  const histogram = createHistogram()
+  let left = count
+  const start = performance.now()
+  const worker = async () => {
+    while (left-- > 0) {
+      const sent = performance.now()
+      await action()
+      histogram.record(Math.max(1, Math.round((performance.now() - sent) * 1e6)))
+    }
+  }
+  await Promise.all(Array.from({ length: connections }, worker))
+  const seconds = (performance.now() - start) / 1000
+  return { p50: histogram.percentile(50) / 1e6, p99: histogram.percentile(99) / 1e6, perSecond: count / seconds }
+}

@@ -1,0 +1,144 @@
+// `npm run keys -- …`: keys, limits and credit for the operator. The same command serves a local and a deployed worker.
+import { readFile } from 'node:fs/promises'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import * as keys from './keys.ts'
+import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecrets } from './secrets.ts'
+
+const day = (seconds: number) => new Date(seconds * 1000).toISOString().slice(0, 10)
+const dollars = (microdollars: number) => `$${(microdollars / 1e6).toFixed(6)}`
+
+function stateOf({ revoked, expires }: keys.Key): string {
+  if (revoked !== null) return `revoked ${day(revoked)}`
+  if (expires === null) return 'active'
+  return expires * 1000 > Date.now() ? `until ${day(expires)}` : `expired ${day(expires)}`
+}
+const row = (key: keys.Key) =>
+  `${key.id}  made ${day(key.created)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
+
+const limitsText = (limits: keys.Limits) =>
+  Object.entries(limits)
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => `${name} ${value}`)
+    .join(', ') || 'none'
+
+const whole = (text: string) => {
+  if (/^\d{1,12}$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('It must be a whole number.')
+}
+const money = (text: string) => {
+  if (/^-?\d{1,6}(\.\d{1,6})?$/.test(text)) return Math.round(Number(text) * 1e6)
+  throw new InvalidArgumentError('It must be an amount of dollars with at most 6 decimals.')
+}
+
+type LimitOptions = { rate?: number; concurrency?: number; daily?: number; monthly?: number; total?: number }
+const limited = (command: Command) =>
+  command
+    .option('--rate <n>', 'requests a minute', whole)
+    .option('--concurrency <n>', 'jobs at a time', whole)
+    .option('--daily <dollars>', 'most it may spend in a day', money)
+    .option('--monthly <dollars>', 'most it may spend in a month', money)
+    .option('--total <dollars>', 'most it may ever spend', money)
+const limitsOf = ({ rate, concurrency, daily, monthly, total }: LimitOptions) => ({
+  requests_per_minute: rate ?? null,
+  concurrent_jobs: concurrency ?? null,
+  daily_microdollars: daily ?? null,
+  monthly_microdollars: monthly ?? null,
+  total_microdollars: total ?? null,
+})
+const anyLimit = (options: LimitOptions) => Object.values(limitsOf(options)).some((limit) => limit !== null)
+
+const target = (command: Command) =>
+  command
+    .requiredOption('--account <name>', 'the account')
+    .addOption(new Option('--url <address>', 'the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
+    .addOption(new Option('--token <token>', 'its operator token').env('OCTET_ADMIN_TOKEN').makeOptionMandatory())
+
+function show({ key, id }: { key: string; id: string }, account: string): void {
+  console.error(`Key ${id} of ${account}. It is shown only now:`)
+  console.log(key)
+}
+
+function keyCommands(program: Command): void {
+  limited(target(program.command('create').description('make a key and show it, once')))
+    .option('--label <text>', 'what it is for', '')
+    .option('--scopes <list>', 'generate, read, admin', 'generate,read')
+    .option('--expires-in <seconds>', 'when it ends', whole)
+    .action(async ({ account, label, scopes, expiresIn, url, token, ...limits }) => {
+      const options = { label, scopes: scopes.split(','), limits: limitsOf(limits), expires_in: expiresIn ?? null }
+      show(await keys.createKey({ url, token }, account, options), account)
+    })
+  target(program.command('list').description('show the keys of an account')).action(async ({ account, ...worker }) => {
+    const rows = (await keys.listKeys(worker, account)).map(row)
+    console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
+  })
+  target(program.command('show <id>').description('show a key, its limits and what it has used')).action(
+    async (id, { account, ...worker }) => {
+      const key = await keys.describeKey(worker, account, id)
+      const { spent_microdollars, reserved_microdollars, open_jobs } = key.used
+      console.log(`${row(key)}\nlimits  ${limitsText(key.limits)}`)
+      console.log(
+        `spent   ${dollars(spent_microdollars)}, reserved ${dollars(reserved_microdollars)} by ${open_jobs} jobs`,
+      )
+    },
+  )
+  target(program.command('rotate <id>').description('make a key in the place of another'))
+    .option('--overlap <seconds>', 'how long the old one holds', whole, 24 * 3600)
+    .action(async (id, { account, overlap, ...worker }) =>
+      show(await keys.rotateKey(worker, account, id, overlap), account),
+    )
+  target(program.command('revoke <id>').description('end a key at once')).action(async (id, { account, ...worker }) => {
+    await keys.revokeKey(worker, account, id)
+    console.error(`Key ${id} of ${account} is revoked.`)
+  })
+}
+
+function accountCommands(program: Command): void {
+  limited(target(program.command('account').description('show an account; with options, change it first')))
+    .option('--prepaid', 'jobs need a balance')
+    .option('--postpaid', 'jobs need none')
+    .option('--stripe-customer <id>', 'whom usage is reported for')
+    .action(async ({ account, url, token, prepaid, postpaid, stripeCustomer, ...limits }) => {
+      const change = {
+        ...((prepaid || postpaid) && { prepaid: Boolean(prepaid) }),
+        ...(stripeCustomer && { stripe_customer: stripeCustomer }),
+        ...(anyLimit(limits) && { limits: limitsOf(limits) }),
+      }
+      if (Object.keys(change).length > 0) await keys.configureAccount({ url, token }, account, change)
+      printAccount(await keys.describeAccount({ url, token }, account))
+    })
+  target(program.command('credit <id>').description('add credit once for an id, such as an invoice'))
+    .requiredOption('--amount <dollars>', 'how much', money)
+    .option('--note <text>', 'why', '')
+    .action(async (id, { account, amount, note, ...worker }) => {
+      const { balance_microdollars } = await keys.addCredit(worker, account, id, amount, note)
+      console.log(`${account} has a balance of ${dollars(balance_microdollars)}.`)
+    })
+}
+
+function printAccount(account: keys.Account): void {
+  const { captured_microdollars: captured, reserved_microdollars: reserved, open_jobs } = account
+  console.log(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
+  console.log(`balance ${dollars(account.balance_microdollars)}, captured ${dollars(captured)}`)
+  console.log(`reserved ${dollars(reserved)} by ${open_jobs} jobs\nlimits  ${limitsText(account.limits)}`)
+}
+
+const program = new Command('keys').description('API keys, limits and credit of an Octet deployment')
+keyCommands(program)
+accountCommands(program)
+program
+  .command('secrets')
+  .description('print fresh secrets for a new deployment: npm run --silent keys -- secrets > .dev.vars')
+  .option('--rotate <file>', 'the secrets of this .dev.vars file instead, with a new pepper and receipt key in front')
+  .action(async ({ rotate }) => {
+    if (rotate === undefined) {
+      const { secrets, gpuPublicKey } = await createSecrets()
+      return console.log(formatSecrets(secrets, gpuPublicKey))
+    }
+    const secrets = await rotateSecrets(parseSecrets(await readFile(rotate, 'utf8')))
+    console.log(formatSecrets(secrets, gpuPublicKeyOf(secrets)))
+  })
+
+await program.parseAsync().catch((error: Error) => {
+  console.error(`keys: ${error.message}`)
+  process.exitCode = 1
+})

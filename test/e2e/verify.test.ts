@@ -1,0 +1,161 @@
+// A receipt from the whole product, checked by the command that users have: offline, against what an attacker may change.
+import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { CompactSign, decodeJwt, exportJWK, generateKeyPair, type JWK } from 'jose'
+import sharp from 'sharp'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { RECEIPT } from '../../edge/receipt.ts'
+import { startLocal } from '../../infra/local.ts'
+import { psnr } from '../../infra/reproduce.ts'
+
+const VERIFY = path.join(import.meta.dirname, '../../infra/verify.ts')
+const PROMPT = 'a heron in the reeds'
+
+let scratch: string
+let receipt: string
+const at = (name: string) => path.join(scratch, name)
+const save = (name: string, data: string | Uint8Array) => fs.writeFile(at(name), data).then(() => at(name))
+
+beforeAll(async () => {
+  scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-verify-'))
+  const local = await startLocal()
+  try {
+    const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
+    const get = (address: string) => fetch(new URL(address, local.url), { headers })
+    const body = JSON.stringify({ prompt: PROMPT, negative_prompt: 'fog', n: 2, seed: 4, size: '64x64', route: 'full' })
+    const reply = await fetch(`${local.url}/v1/images/generations`, { method: 'POST', headers, body })
+    const { data, octet } = (await reply.json()) as { data: { url: string }[]; octet: { job: string } }
+    await save('image.png', await (await get(data[1]!.url)).bytes())
+    await save('receipts.json', await (await get(`/v1/jobs/${octet.job}/receipts`)).text())
+    await save('jwks.json', await (await get('/.well-known/jwks.json')).text())
+  } finally {
+    await local.stop()
+  }
+  const { data } = JSON.parse(await fs.readFile(at('receipts.json'), 'utf8')) as { data: { receipt: string }[] }
+  receipt = data[1]!.receipt
+})
+afterAll(() => fs.rm(scratch, { recursive: true }))
+
+type Ended = { code: number; stdout: string; stderr: string }
+const verify = (file: string, proof: string, jwks: string, ...more: string[]): Promise<Ended> =>
+  promisify(execFile)(process.execPath, [VERIFY, file, proof, '--jwks', jwks, ...more]).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    (error) => error,
+  )
+
+describe('npm run verify', () => {
+  test('finds that all holds, and says how the image was made', async () => {
+    const prompts = ['--prompt', PROMPT, '--negative-prompt', 'fog']
+    const { code, stdout, stderr } = await verify(at('image.png'), receipt, at('jwks.json'), ...prompts)
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    for (const name of ['signature', 'file', 'prompt', 'negative prompt'])
+      expect(stdout).toMatch(new RegExp(`^ok +${name} `, 'm'))
+    expect(stdout).toMatch(/64x64 image\/png, quality 90, seed 5/)
+    expect(stdout).toMatch(/on .*, \d+ ms of GPU/)
+  })
+
+  test('takes the list of a job’s receipts and picks that of the file; what is not given is not checked', async () => {
+    const { code, stdout } = await verify(at('image.png'), at('receipts.json'), at('jwks.json'))
+    expect([code, /^- +prompt +give it with --prompt/m.test(stdout)]).toEqual([0, true])
+  })
+
+  test('makes the image again from the prompts in the file, byte for byte', async () => {
+    const { code, stdout } = await verify(at('image.png'), receipt, at('jwks.json'), '--reproduce')
+    expect(stdout).toMatch(/^ok +made again +the same bytes/m)
+    expect(code).toBe(0)
+  })
+
+  test('finds a file that was changed by one bit', async () => {
+    const bytes = await fs.readFile(at('image.png'))
+    bytes[bytes.length >> 1]! ^= 1
+    const { code, stdout } = await verify(await save('changed.png', bytes), receipt, at('jwks.json'))
+    expect([code, /^FAIL +file +SHA-256 is /m.test(stdout)]).toEqual([1, true])
+  })
+
+  test('finds a receipt that was changed, and believes nothing that it says', async () => {
+    const [header, , signature] = receipt.split('.')
+    const cheaper = { ...decodeJwt(receipt), price_microdollars: 0 }
+    const changed = [header, Buffer.from(JSON.stringify(cheaper)).toString('base64url'), signature].join('.')
+    const { code, stdout } = await verify(at('image.png'), changed, at('jwks.json'))
+    expect([code, stdout.trim().split('\n').length]).toEqual([1, 1])
+    expect(stdout).toMatch(/^FAIL +signature /)
+  })
+
+  test('finds another prompt', async () => {
+    const { code, stdout } = await verify(at('image.png'), receipt, at('jwks.json'), '--prompt', 'a heron')
+    expect([code, /^FAIL +prompt +the digest is of another text/m.test(stdout)]).toEqual([1, true])
+  })
+
+  test('finds a stranger’s key, also under the name of ours', async () => {
+    const { publicKey } = await generateKeyPair('EdDSA', { extractable: true })
+    const { keys } = JSON.parse(await fs.readFile(at('jwks.json'), 'utf8')) as { keys: JWK[] }
+    for (const kid of ['other', keys[0]!.kid]) {
+      const jwks = await save('strange.json', JSON.stringify({ keys: [{ ...(await exportJWK(publicKey)), kid }] }))
+      const { code, stdout } = await verify(at('image.png'), receipt, jwks)
+      expect([code, /^FAIL +signature /.test(stdout)]).toEqual([1, true])
+    }
+  })
+
+  test('says with exit code 2 what it cannot read', async () => {
+    const cases = [
+      [await verify(at('none.png'), receipt, at('jwks.json')), /no such file/],
+      [await verify(at('image.png'), 'nonsense', at('jwks.json')), /nonsense is no receipt/],
+      [await verify(at('image.png'), receipt, at('none.json')), /public keys cannot be read from .*none\.json/],
+      [await verify(at('jwks.json'), at('receipts.json'), at('jwks.json')), /no receipt for a file of SHA-256/],
+      [await verify(at('image.png'), receipt, at('jwks.json'), '--unknown'), /unknown option/],
+    ] as const
+    for (const [{ code, stderr }, message] of cases) {
+      expect(stderr).toMatch(message)
+      expect(code).toBe(2)
+    }
+  })
+})
+
+describe('an image that another device made', () => {
+  /** The image with each value moved by up to `most`, and a receipt for it under a key of ours. */
+  async function made(most: number): Promise<[file: string, receipt: string, jwks: string]> {
+    const { data, info } = await sharp(at('image.png')).raw().toBuffer({ resolveWithObject: true })
+    const moved = data.map((value, i) => Math.min(255, Math.max(0, value + (i % (2 * most + 1)) - most)))
+    const file = await sharp(moved, { raw: info }).png().toBuffer()
+    const sha256 = createHash('sha256').update(file).digest('hex')
+    const claims = { ...decodeJwt(receipt), file: { sha256, bytes: file.length, content_type: 'image/png' } }
+    const { privateKey, publicKey } = await generateKeyPair(RECEIPT.algorithm, { extractable: true })
+    const signed = await new CompactSign(Buffer.from(JSON.stringify(claims)))
+      .setProtectedHeader({ alg: RECEIPT.algorithm, kid: 'k', typ: RECEIPT.type })
+      .sign(privateKey)
+    const jwks = JSON.stringify({ keys: [{ ...(await exportJWK(publicKey)), kid: 'k' }] })
+    return [await save(`moved-${most}.png`, file), signed, await save(`moved-${most}.json`, jwks)]
+  }
+  const prompts = ['--prompt', PROMPT, '--negative-prompt', 'fog']
+
+  test('holds when it is near enough, and fails when it is not', async () => {
+    const near = await verify(...(await made(1)), '--reproduce', ...prompts)
+    expect(near.stdout).toMatch(/^ok +made again +other bytes, PSNR [45]\d\.\d dB/m)
+    expect(near.code).toBe(0)
+    const far = await verify(...(await made(40)), '--reproduce', ...prompts)
+    expect(far.stdout).toMatch(/^FAIL +made again +other bytes, PSNR 2\d\.\d dB/m)
+    expect(far.code).toBe(1)
+  })
+
+  test('cannot be made again without its prompt or its package', async () => {
+    const nameless = await verify(...(await made(1)), '--reproduce')
+    expect(nameless.stdout).toMatch(/^FAIL +made again +the prompt is not known; give it with --prompt/m)
+    const homeless = await verify(...(await made(1)), '--reproduce', ...prompts, '--packages', scratch)
+    expect(homeless.stdout).toMatch(/^FAIL +made again +the receipt names package [0-9a-f]{64}, which is not in/m)
+    expect([nameless.code, homeless.code]).toEqual([1, 1])
+  })
+})
+
+test('psnr is infinite for the same pixels and refuses other sizes', async () => {
+  const plain = (width: number, level: number) =>
+    sharp({ create: { width, height: 4, channels: 3, background: { r: level, g: level, b: level } } })
+      .png()
+      .toBuffer()
+  expect(await psnr(await plain(4, 10), await plain(4, 10))).toBe(Number.POSITIVE_INFINITY)
+  expect(await psnr(await plain(4, 0), await plain(4, 255))).toBeCloseTo(0)
+  await expect(psnr(await plain(4, 10), await plain(5, 10))).rejects.toThrow('one image is 4x4, the other 5x4')
+})

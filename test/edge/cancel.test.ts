@@ -1,0 +1,148 @@
+// A job that is not wanted any more ends at its next step, and costs the steps that it had finished.
+import { abortAllDurableObjects } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { afterEach, describe, test, vi } from 'vitest'
+import { type Caller, filesOf, generate, jobIn, ledgerOf, newCaller, problemOf, send } from './client.ts'
+import {
+  accepted,
+  fakeGpu,
+  fed,
+  line,
+  refuses,
+  started,
+  steps,
+  stream,
+  timings,
+  untilCanceled,
+  works,
+} from './fake-gpu.ts'
+import { over } from './jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const submitted = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
+const priceOf = async ({ id }: { id: string }) => (await env.JOB.getByName(id).view())!.price
+const reaches = (id: string, state: string) =>
+  vi.waitFor(async () => {
+    const now = (await env.JOB.getByName(id).view())!.state
+    if (now !== state) throw new Error(`the job is ${now}`)
+  })
+
+describe('DELETE /v1/jobs/{id}', () => {
+  test('cancels a running job at its next step: the share of finished steps is captured', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(untilCanceled(3))
+    const job = await submitted(caller)
+    await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 3 }))
+    const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
+    expect(response.status).toBe(202)
+    expect(await jobIn(response)).toMatchObject({ state: 'running', cancel_requested: true })
+
+    expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 3, attempt: 1 })
+    const charged = Math.floor(((await priceOf(job)) * 3) / 4)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: charged })
+    const again = await send('POST', `/v1/jobs/${job.id}/cancel`, caller)
+    expect(again.status).toBe(200)
+    expect(await jobIn(again)).toMatchObject({
+      state: 'canceled',
+      price_microdollars: charged,
+      error: null,
+      images: [],
+    })
+    expect(calls).toHaveLength(1)
+  })
+
+  test('cancels a job that no GPU has accepted at once, for nothing', async ({ expect }) => {
+    const caller = await newCaller()
+    fakeGpu(refuses(503, 'loading'))
+    const job = await submitted(caller)
+    await reaches(job.id, 'starting')
+    const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
+    expect([response.status, (await jobIn(response)).state]).toEqual([200, 'canceled'])
+    await over(job)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+
+  test('cancels a job whose stream breaks after the request: no further attempt', async ({ expect }) => {
+    const caller = await newCaller()
+    const { behaviour, send: feed, close } = fed()
+    const calls = fakeGpu(behaviour)
+    const job = await submitted(caller)
+    await vi.waitFor(() => expect(calls).toHaveLength(1))
+    feed(accepted(calls[0]!), started(calls[0]!), ...steps(1, 4))
+    await reaches(job.id, 'running')
+    await send('DELETE', `/v1/jobs/${job.id}`, caller)
+    close()
+    expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 1 })
+    expect(calls).toHaveLength(1)
+    expect((await ledgerOf(caller)).captured).toBe(Math.floor((await priceOf(job)) / 4))
+  })
+
+  test('cancels a job whose object was lost while a GPU worked on it', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(untilCanceled(2))
+    const job = await submitted(caller)
+    await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 2 }))
+    await abortAllDurableObjects()
+    expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
+    expect(await over(job)).toMatchObject({ stepsDone: 2 })
+    expect(calls.length).toBeLessThanOrEqual(2)
+  })
+
+  test('changes nothing of a job that has ended', async ({ expect }) => {
+    const caller = await newCaller()
+    fakeGpu(works)
+    const job = await submitted(caller)
+    await over(job)
+    const response = await send('DELETE', `/v1/jobs/${job.id}`, caller)
+    expect([response.status, (await jobIn(response)).state]).toEqual([200, 'succeeded'])
+    expect(await filesOf(caller)).toHaveLength(1)
+    expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
+  })
+
+  test('loses to an image that was finished first: that is delivered, and paid for', async ({ expect }) => {
+    const caller = await newCaller()
+    const { behaviour, send: feed } = fed()
+    const calls = fakeGpu(behaviour)
+    const job = await submitted(caller)
+    await vi.waitFor(() => expect(calls).toHaveLength(1))
+    feed(accepted(calls[0]!), started(calls[0]!))
+    await reaches(job.id, 'running')
+    await send('DELETE', `/v1/jobs/${job.id}`, caller)
+    const finished = await works(calls[0]!)
+    feed(...(await lateParts(finished)))
+    expect(await over(job)).toMatchObject({ state: 'succeeded', cancelRequested: true })
+    expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
+  })
+
+  test('needs the scope generate', async ({ expect }) => {
+    const caller = await newCaller({ scopes: ['read'] })
+    expect((await send('DELETE', '/v1/jobs/order-17', caller)).status).toBe(403)
+  })
+})
+
+/** What `works` says after `accepted` and `started`. */
+async function lateParts(response: Response): Promise<Uint8Array[]> {
+  const bytes = new Uint8Array(await response.arrayBuffer())
+  const at = new TextDecoder('latin1').decode(bytes).indexOf('{"type":"step"')
+  return [bytes.slice(at)]
+}
+
+test('a caller who waits for a job that is canceled elsewhere is told so, and not to try again', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(0))
+  const waiting = generate(caller, { prompt: 'a cat' })
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  await reaches(calls[0]!.job, 'running')
+  await send('DELETE', `/v1/jobs/${calls[0]!.job}`, caller)
+  const response = await waiting
+  expect([response.status, (await problemOf(response)).error.code]).toEqual([409, 'job_canceled'])
+  expect(response.headers.get('x-should-retry')).toBe('false')
+})
+
+test('a job that the GPU function cancels unasked costs nothing', async ({ expect }) => {
+  const caller = await newCaller()
+  fakeGpu((seen) => stream([accepted(seen), started(seen), line({ type: 'canceled', steps_done: 2, timings })]))
+  expect((await over(await submitted(caller))).state).toBe('canceled')
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+})

@@ -1,0 +1,42 @@
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecrets } from '../../infra/secrets.ts'
+
+const read = (name: string) => readFile(path.join(import.meta.dirname, '../..', name), 'utf8')
+
+describe('secrets', () => {
+  test('are those that wrangler.toml declares and .dev.vars.example explains', async () => {
+    const names = Object.keys((await createSecrets()).secrets).sort()
+    const declared = /^required = (\[.*\])$/m.exec(await read('wrangler.toml'))![1]!
+    expect((JSON.parse(declared) as string[]).sort()).toEqual(names)
+    expect(Object.keys(parseSecrets(await read('.dev.vars.example'))).sort()).toEqual(names)
+  })
+
+  test('are read back from the text that they are written as', async () => {
+    const { secrets, gpuPublicKey } = await createSecrets()
+    expect(parseSecrets(formatSecrets(secrets, gpuPublicKey))).toEqual(secrets)
+    expect(JSON.parse(gpuPublicKeyOf(secrets))).toEqual(JSON.parse(gpuPublicKey))
+  })
+
+  test('rotate: a new pepper and a new receipt key come in front, the rest stays', async () => {
+    const { secrets } = await createSecrets()
+    const twice = await rotateSecrets(await rotateSecrets(secrets))
+    expect(twice.KEY_PEPPER.split(',').map((pair) => pair[0])).toEqual(['3', '2', '1'])
+    expect(twice.KEY_PEPPER.endsWith(secrets.KEY_PEPPER)).toBe(true)
+    const keys = JSON.parse(twice.RECEIPT_SIGNING_KEYS) as { kid: string }[]
+    expect(keys.slice(2)).toEqual(JSON.parse(secrets.RECEIPT_SIGNING_KEYS))
+    expect(new Set(keys.map(({ kid }) => kid)).size).toBe(3)
+    expect(twice).toMatchObject({
+      GPU_SIGNING_KEY: secrets.GPU_SIGNING_KEY,
+      OCTET_ADMIN_TOKEN: secrets.OCTET_ADMIN_TOKEN,
+    })
+  })
+
+  test('are refused when one is missing or no version is left', async () => {
+    const { secrets } = await createSecrets()
+    expect(() => parseSecrets("KEY_PEPPER='1:x'")).toThrow('there is no GPU_SIGNING_KEY in the secrets')
+    const all = [...'123456789abcdefghijklmnopqrstuvwxyz'].map((version) => `${version}:secret`).join(',')
+    await expect(rotateSecrets({ ...secrets, KEY_PEPPER: all })).rejects.toThrow('drop its last one first')
+  })
+})
