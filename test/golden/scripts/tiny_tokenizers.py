@@ -76,10 +76,10 @@ def merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def clip_vocabulary(lines: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    alphabet, merges = byte_alphabet(), train_merges(lines, 486)
+def clip_vocabulary(lines: list[str], size: int = 1000) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    alphabet, merges = byte_alphabet(), train_merges(lines, size - 514)
     entries = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges), BOS, EOS]
-    assert len(entries) == len(set(entries)) == 1000
+    assert len(entries) == len(set(entries)) == size
     return {entry: i for i, entry in enumerate(entries)}, merges
 
 
@@ -126,12 +126,12 @@ def normalization_rules() -> str:
     return "\n".join(lines) + "\n"
 
 
-def train_unigram(lines: list[str], directory: Path) -> sentencepiece_model.ModelProto:
+def train_unigram(lines: list[str], directory: Path, size: int) -> sentencepiece_model.ModelProto:
     with tempfile.TemporaryDirectory() as scratch:
         rules = Path(scratch, "rules.tsv")
         rules.write_text(normalization_rules(), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_prefix=f"{scratch}/spiece", model_type="unigram", vocab_size=1000,
+            sentence_iterator=iter(lines), model_prefix=f"{scratch}/spiece", model_type="unigram", vocab_size=size,
             normalization_rule_tsv=str(rules), pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1, minloglevel=2,
             required_chars="ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"()-/&+%é",
         )
@@ -145,9 +145,9 @@ def train_unigram(lines: list[str], directory: Path) -> sentencepiece_model.Mode
     return model
 
 
-def write_t5(directory: Path, lines: list[str]) -> None:
+def write_t5(directory: Path, lines: list[str], size: int = 1000) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    model = train_unigram(lines, directory)
+    model = train_unigram(lines, directory, size)
     specials = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     tokens = {i: {**added(content, False), "special": True} for i, content in enumerate(["<pad>", "</s>", "<unk>"])}
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}

@@ -1,0 +1,37 @@
+"""An endless stream of batches: scenes sampled and tokenized by worker processes, in an order that the seed fixes for each worker."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from .models import Tokenizers
+from .render import pack
+from .scenes import Sampler
+
+# No caption is longer; what follows up to T5_TOKENS is padding (id 0).
+CAPTION_TOKENS = 64
+
+
+class Batches(IterableDataset):
+    def __init__(self, seed: int, size: int, tokenized: bool, dense: float):
+        self.seed, self.size, self.tokenized, self.dense = seed, size, tokenized, dense
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        torch.set_num_threads(1)
+        worker = get_worker_info()
+        sampler = Sampler(self.seed * 1009 + (worker.id if worker else 0))
+        tokenizers = Tokenizers() if self.tokenized else None
+        while True:
+            crowded = round(self.size * self.dense)
+            scenes = [sampler.scene("dense" if i < crowded else None) for i in range(self.size)]
+            batch = pack(scenes)
+            if tokenizers:
+                batch |= tokenizers([scene.caption for scene in scenes], CAPTION_TOKENS)
+            yield batch
+
+
+def batches(seed: int, size: int, workers: int, tokenized: bool = False, dense: float = 0.0) -> Iterator[dict[str, torch.Tensor]]:
+    """`dense` is the share of crowded scenes, which have no captions."""
+    options = {"num_workers": workers, "prefetch_factor": 4, "pin_memory": True} if workers else {}
+    return iter(DataLoader(Batches(seed, size, tokenized, dense), batch_size=None, **options))

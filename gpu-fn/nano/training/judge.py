@@ -1,0 +1,161 @@
+"""Trains the judge: what stands in a picture, how often, on which background. `npm run quality` asks it about generated pictures.
+
+    python -m training.judge --steps 2500
+
+A detector in the manner of CenterNet (arXiv 1904.07850): a map of centres per sprite on a 32 × 32 grid, whose peaks are counted, and two
+classifications of the background, of its upper and its lower end. Half of the pictures it learns from went through the VAE with noise on
+their latents, so that it looks at things and not at pixels.
+"""
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .data import batches
+from .models import NANO, vae
+from .render import Renderer
+from .scenes import CANVAS, NAMES
+from .stage import STATE, Stage, arguments, autocast, device
+from .vocabulary import BACKGROUNDS
+
+GRID = 32
+THRESHOLD = 0.4
+
+
+def layer(into: int, out: int, stride: int = 1) -> nn.Sequential:
+    """A depthwise-separable convolution."""
+    return nn.Sequential(
+        nn.Conv2d(into, into, 3, stride, 1, groups=into, bias=False), nn.BatchNorm2d(into), nn.Conv2d(into, out, 1, bias=False),
+        nn.BatchNorm2d(out), nn.SiLU(),
+    )
+
+
+class Judge(nn.Module):
+    """image [B, 3, 256, 256] in 0..1 → counts and scores [B, sprites], top and bottom [B, backgrounds] (logits)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.SiLU(), layer(24, 48, 2), layer(48, 64), layer(64, 96, 2), layer(96, 96))
+        self.down = nn.ModuleList([nn.Sequential(layer(96, 160, 2), layer(160, 160), layer(160, 160)), nn.Sequential(layer(160, 192, 2), layer(192, 192))])
+        self.up = nn.ModuleList([layer(192, 160), layer(160, 96)])
+        self.heat = nn.Sequential(layer(96, 128), layer(128, 128), nn.Conv2d(128, len(NAMES), 1))
+        self.ends = nn.Linear(192 * 8, 2 * len(BACKGROUNDS))
+        nn.init.constant_(self.heat[-1].bias, -5.0)
+
+    def maps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of centres [B, sprites, 32, 32] and of the background's two ends [B, 2, backgrounds]."""
+        fine = self.stem(image * 2 - 1)
+        middle = self.down[0](fine)
+        coarse = self.down[1](middle)
+        middle = middle + F.interpolate(self.up[0](coarse), scale_factor=2.0)
+        fine = fine + F.interpolate(self.up[1](middle), scale_factor=2.0)
+        rows = coarse.mean(3).flatten(1)  # heights matter, sides do not
+        return self.heat(fine), self.ends(rows).view(-1, 2, len(BACKGROUNDS))
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        heat, ends = self.maps(image)
+        heat = heat.sigmoid()
+        peaks = (heat >= F.max_pool2d(heat, 5, 1, 2)) & (heat > THRESHOLD)
+        return peaks.float().sum((2, 3)), heat.amax((2, 3)), ends[:, 0], ends[:, 1]
+
+
+def targets(placed: torch.Tensor) -> torch.Tensor:
+    """Gaussians of a width that grows with the sprite, 1 at its centre: [B, sprites, 32, 32]."""
+    heat = torch.zeros(len(placed), len(NAMES), GRID, GRID, device=placed.device)
+    ticks = torch.arange(GRID, device=placed.device)
+    for slot in range(4):
+        sprite, x, y, side = placed[:, slot].unbind(1)
+        rows = ((sprite >= 0) & (sprite < len(NAMES))).nonzero()[:, 0]
+        cx, cy = ((v[rows] * GRID / CANVAS).floor().clamp(0, GRID - 1).view(-1, 1, 1) for v in (x, y))
+        spread = (side[rows] / CANVAS * GRID / 10).clamp(min=0.6).view(-1, 1, 1)
+        blob = torch.exp(-((ticks.view(1, 1, -1) - cx) ** 2 + (ticks.view(1, -1, 1) - cy) ** 2) / (2 * spread**2))
+        index = sprite[rows].long()
+        heat[rows, index] = torch.maximum(heat[rows, index], blob)
+    return heat
+
+
+def loss_of(judge: Judge, image: torch.Tensor, heat: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    logits, ends = judge.maps(image)
+    logits = logits.float()
+    p = logits.sigmoid()
+    centre = heat > 0.999
+    found = -(F.logsigmoid(logits) * (1 - p) ** 2)[centre].sum()
+    absent = -(F.logsigmoid(-logits) * p**2 * (1 - heat) ** 4)[~centre].sum()
+    focal = (found + absent) / centre.sum().clamp(min=1)
+    return focal + F.cross_entropy(ends.float().flatten(0, 1), background.flatten())
+
+
+@torch.no_grad()
+def worn(autoencoder, image: torch.Tensor) -> torch.Tensor:
+    """Pictures as a denoiser leaves them: through the VAE, with noise on the latents."""
+    latent = autoencoder.encode(image).latent_dist.mode()
+    amount = 0.35 * latent.std() * torch.rand(len(latent), 1, 1, 1, device=latent.device)
+    return autoencoder.decode(latent + amount * torch.randn_like(latent), return_dict=False)[0].float().clamp(-1, 1)
+
+
+@torch.no_grad()
+def accuracy(judge: Judge, renderer: Renderer, stream, count: int) -> dict[str, float]:
+    """On real renders: the best that a generator can score."""
+    judge.eval()
+    right = {"main": [], "background": [], "count": []}
+    for _ in range(count):
+        batch = next(stream)
+        counts, _, top, bottom = judge((renderer(batch) + 1) / 2)
+        placed, background = batch["placed"].to(counts.device), batch["background"].to(counts.device)
+        truth = torch.zeros_like(counts)
+        for slot in range(4):
+            sprite = placed[:, slot, 0].long()
+            rows = ((sprite >= 0) & (sprite < len(NAMES))).nonzero()[:, 0]
+            truth[rows, sprite[rows]] += 1
+        main = placed[:, 0, 0].long().clamp(max=len(NAMES) - 1)
+        real = placed[:, 0, 0] < len(NAMES)
+        right["main"].append((counts.gather(1, main[:, None])[:, 0] >= 1)[real].float())
+        right["count"].append((counts == truth).all(1).float())
+        right["background"].append(((top.argmax(1) == background[:, 0]) & (bottom.argmax(1) == background[:, 1])).float())
+    judge.train()
+    return {key: float(torch.cat(value).mean()) for key, value in right.items()}
+
+
+def export(judge: Judge) -> None:
+    """Weights in float16, cast when the graph runs: half the bytes, the same judgement."""
+    names = ["counts", "scores", "top", "bottom"]
+    dynamic = {name: {0: "B"} for name in ["image", *names]}
+    path = NANO / "judge.onnx"
+    torch.onnx.export(judge.cpu().eval(), torch.zeros(1, 3, CANVAS, CANVAS), path, input_names=["image"], output_names=names,
+                      dynamic_axes=dynamic, opset_version=18, dynamo=False)
+    model = onnx.load(path)
+    for weight in [w for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) > 1]:
+        model.graph.node.insert(0, onnx.helper.make_node("Cast", [f"{weight.name}.half"], [weight.name], to=onnx.TensorProto.FLOAT))
+        half = onnx.numpy_helper.to_array(weight).astype(np.float16)
+        model.graph.initializer.remove(weight)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(half, f"{weight.name}.half"))
+    onnx.save(model, path)
+
+
+def main() -> None:
+    options = arguments(steps=2500, batch=128)
+    torch.manual_seed(options.seed)
+    on = device()
+    autoencoder = vae().to(on, memory_format=torch.channels_last).eval().requires_grad_(False)
+    autoencoder.load_state_dict(torch.load(STATE / "vae.pt", map_location=on, weights_only=True)["average"])
+    judge = Judge().to(on, memory_format=torch.channels_last)
+    stage = Stage("judge", judge, options, rate=2e-3, decay=0.998)
+    renderer, stream = Renderer(on), batches(options.seed + 2 + stage.step, options.batch, options.workers)
+    while stage.running():
+        batch = next(stream)
+        image = renderer(batch).contiguous(memory_format=torch.channels_last)
+        with autocast():
+            half = len(image) // 2
+            image[:half] = worn(autoencoder, image[:half])
+            loss = loss_of(judge, (image + 1) / 2, targets(batch["placed"].to(on)), batch["background"].to(on))
+        stage.update(loss)
+    stage.save()
+    judge.load_state_dict(stage.average)
+    print("judge on real renders:", accuracy(judge, renderer, stream, 16))
+    export(judge)
+
+
+if __name__ == "__main__":
+    main()

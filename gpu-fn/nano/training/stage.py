@@ -1,0 +1,104 @@
+"""What every stage of training shares: optimizer and its schedule, averaged weights, and going on where the last piece stopped."""
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+STATE = Path(os.environ.get("NANO_STATE", Path(__file__).parent / "state"))
+
+
+def arguments(**defaults: int | float) -> argparse.Namespace:
+    """The options of a stage: --steps, --minutes (of this piece), --batch, --seed, --workers, and whatever it adds."""
+    parser = argparse.ArgumentParser()
+    common = {"steps": 1000, "minutes": 9.0, "batch": 64, "seed": 0, "workers": min(12, (os.cpu_count() or 2) - 1)}
+    for name, value in (common | defaults).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    return parser.parse_args()
+
+
+def device() -> str:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def autocast() -> torch.autocast:
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+
+
+class Stage:
+    """Trains `network` for `steps` in all; `average` is its exponential moving average, which is what ships."""
+
+    def __init__(self, name: str, network: nn.Module, options: argparse.Namespace, rate: float, decay: float, betas=(0.9, 0.99)):
+        self.name, self.network, self.options, self.rate, self.decay = name, network, options, rate, decay
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        matrices, others = [p for p in self.parameters if p.ndim > 1], [p for p in self.parameters if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=torch.cuda.is_available())
+        self.average = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        self.step, self.seconds, self.started, self.losses = 0, 0.0, time.monotonic(), {}
+        self.reported = 0
+        self.path = STATE / f"{name}.pt"
+        if self.path.exists():
+            self.resume(torch.load(self.path, map_location="cpu", weights_only=True))
+
+    def resume(self, saved: dict) -> None:
+        self.network.load_state_dict(saved["network"])
+        for key, value in saved["average"].items():
+            self.average[key].copy_(value)
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.reported = self.step
+        if "optimizer" in saved:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        print(f"{self.name}: goes on at step {self.step}", flush=True)
+
+    def running(self) -> bool:
+        return self.step < self.options.steps and time.monotonic() - self.started < self.options.minutes * 60
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.options.steps
+
+    def learning_rate(self) -> float:
+        """A linear warm-up over 200 steps, then half a cosine down to a hundredth."""
+        progress = self.step / self.options.steps
+        return self.rate * min(1, (self.step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def update(self, loss: torch.Tensor, **report: torch.Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(self.decay, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            pairs = [(self.average[k], v) for k, v in self.network.state_dict().items() if v.is_floating_point()]
+            torch._foreach_lerp_([a for a, _ in pairs], [v for _, v in pairs], 1 - decay)
+        self.step += 1
+        for key, value in {"loss": loss, **report}.items():
+            self.losses[key] = self.losses.get(key, 0) + value.detach()
+        if self.step % 200 == 0 or self.step in (1, 20, 50):
+            self.report()
+
+    def report(self) -> None:
+        elapsed = time.monotonic() - self.started
+        count = self.step - self.reported
+        figures = "  ".join(f"{key} {float(value) / count:.5f}" for key, value in self.losses.items())
+        print(f"{self.name}: step {self.step}/{self.options.steps}  {figures}  {elapsed:.0f} s", flush=True)
+        self.losses, self.reported = {}, self.step
+
+    def save(self, **extra: object) -> None:
+        """The averaged weights under `average`; with `optimizer` training goes on as if it had never stopped."""
+        STATE.mkdir(parents=True, exist_ok=True)
+        seconds = self.seconds + time.monotonic() - self.started
+        saved = {"network": self.network.state_dict(), "average": self.average, "step": self.step, "seconds": seconds, **extra}
+        if not self.finished:
+            saved["optimizer"] = self.optimizer.state_dict()
+        torch.save(saved, self.path)
+        print(f"{self.name}: saved at step {self.step}, {seconds:.0f} s in all", flush=True)

@@ -1,0 +1,101 @@
+"""Stage 3: nano-turbo, four steps without guidance, by trajectory distillation with guidance folded in.
+
+    python -m training.turbo --steps 1300
+
+The student takes one Euler step where the guided teacher takes `SUBSTEPS`: it learns the mean velocity of the teacher's way between two
+neighbouring noise levels of its own schedule. Half of the starting points are pictures with noise added, half lie on the student's own
+way from pure noise, so that it learns to correct what its earlier steps got wrong.
+"""
+
+import random
+
+import torch
+
+from .base import POOL, REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pool, pad_t5
+from .data import batches
+from .export import TURBO_TERMINAL
+from .models import T5_TOKENS, Tokenizers, scheduler
+from .render import Renderer
+from .sample import GUIDANCE, evaluate
+from .stage import STATE, Stage, arguments, autocast, device
+
+STEPS = 4
+SUBSTEPS = 4
+
+
+def velocity(network, latent: torch.Tensor, sigma: float, prompt: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    timestep = torch.full((len(latent),), sigma * 1000, device=latent.device)
+    options = {"encoder_hidden_states": prompt, "pooled_projections": pooled, "timestep": timestep, "return_dict": False}
+    return network(latent, **options)[0].float()
+
+
+@torch.no_grad()
+def teach(teacher, latent: torch.Tensor, start: float, end: float, positive: tuple, negative: tuple, guidance: float) -> torch.Tensor:
+    """Where the guided teacher arrives from `start` to `end`."""
+    both = tuple(torch.cat(pair) for pair in zip(positive, negative))
+    levels = torch.linspace(start, end, SUBSTEPS + 1).tolist()
+    for sigma, following in zip(levels, levels[1:]):
+        conditional, unconditional = velocity(teacher, latent.repeat(2, 1, 1, 1), sigma, *both).chunk(2)
+        latent = latent + (following - sigma) * (unconditional + guidance * (conditional - unconditional))
+    return latent
+
+
+@torch.no_grad()
+def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, positive: tuple) -> torch.Tensor:
+    noise = torch.randn_like(clean)
+    if random.random() < 0.5:
+        return (1 - sigmas[index]) * clean + sigmas[index] * noise
+    for sigma, following in zip(sigmas[:index], sigmas[1:]):
+        noise = noise + (following - sigma) * velocity(student, noise, sigma, *positive)
+    return noise
+
+
+def main() -> None:
+    options = arguments(steps=1300, batch=256, reuse=12, rate=3e-4, guidance=GUIDANCE)
+    torch.manual_seed(options.seed)
+    random.seed(options.seed)
+    on = device()
+    base = Denoiser().to(on).eval().requires_grad_(False)
+    base.load_state_dict(torch.load(STATE / "base.pt", map_location=on, weights_only=True)["average"])
+    student = Denoiser().to(on).transformer
+    student.load_state_dict(base.transformer.state_dict())
+    if on == "cuda":
+        for network in (base.transformer, student):
+            for block in network.transformer_blocks:
+                block.compile(dynamic=False)
+    stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95))
+    schedule = scheduler(TURBO_TERMINAL)
+    schedule.set_timesteps(STEPS)
+    sigmas = schedule.sigmas.tolist()
+    latents = Latents(on)
+    fresh = options.batch // options.reuse * REFILL
+    pool = Pool(Renderer(on), latents, batches(options.seed + 4 + stage.step, fresh, options.workers, tokenized=True), POOL, on)
+    empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
+    for _ in range(20):
+        pool.add()
+    while stage.running():
+        if stage.step % REFILL == 0:
+            pool.add()
+        clean, ids = pool.take(options.batch)
+        ids = pad_t5(ids, T5_TOKENS)
+        with_t5 = (torch.rand(options.batch, device=on) >= WITHOUT_T5_SHARE).float()
+        index = random.randrange(STEPS)
+        with autocast():
+            with torch.no_grad():
+                positive = base.encoders(ids, with_t5)
+                negative = base.encoders({key: value.expand(options.batch, -1) for key, value in empty.items()}, with_t5)
+            latent = start_point(student, clean, sigmas, index, positive)
+            target = teach(base.transformer, latent, sigmas[index], sigmas[index + 1], positive, negative, options.guidance)
+            arrived = latent + (sigmas[index + 1] - sigmas[index]) * velocity(student, latent, sigmas[index], *positive)
+            # Errors of a step count as they stand in the latent; divided by its length they would all be of one size.
+            loss = (arrived - target).square().mean() / abs(sigmas[index + 1] - sigmas[index])
+        stage.update(loss)
+    stage.save()
+    student.load_state_dict(stage.average)
+    base.transformer = student
+    settings = {"steps": STEPS, "guidance": 1.0, "terminal": TURBO_TERMINAL}
+    evaluate("turbo", base, latents, on, {"turbo": settings, "turbo-lite": {**settings, "with_t5": 0.0}})
+
+
+if __name__ == "__main__":
+    main()
