@@ -99,7 +99,7 @@ function packetOf(parameters: GenerationParameters): string {
  xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:octet="urn:octet:parameters:1">
 <xmp:CreatorTool>${escapeXml(tool)}</xmp:CreatorTool>
 <Iptc4xmpExt:DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia</Iptc4xmpExt:DigitalSourceType>
-<Iptc4xmpExt:AISystemUsed>Stable Diffusion 3.5 (${escapeXml(`${model}, ${tier}`)})</Iptc4xmpExt:AISystemUsed>
+<Iptc4xmpExt:AISystemUsed>Octet (${escapeXml(`${model}, ${tier}`)})</Iptc4xmpExt:AISystemUsed>
 <Iptc4xmpExt:AIPromptInformation>${escapeXml(readable)}</Iptc4xmpExt:AIPromptInformation>
 <octet:parameters>${escapeXml(json)}</octet:parameters>
 </rdf:Description></rdf:RDF></x:xmpmeta>`

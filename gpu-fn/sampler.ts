@@ -1,7 +1,12 @@
 // Flow-match Euler, rounded to float32 where diffusers rounds, so that both walk the same path.
 // arXiv 2403.03206, section 3; diffusers scheduling_flow_match_euler_discrete.py `FlowMatchEulerDiscreteScheduler`.
 
-export type SchedulerConfig = { shift: number; num_train_timesteps: number }
+export type SchedulerConfig = {
+  shift: number
+  num_train_timesteps: number
+  /** Noise level of the last step; where the shifted schedule ends unless given. */
+  shift_terminal?: number | undefined
+}
 
 /** Moves a noise level towards 1, where more steps go the larger `shift` is. Shift 1 changes nothing. */
 function shifted(sigma: number, shift: number): number {
@@ -15,6 +20,12 @@ function lowestSigma({ shift, num_train_timesteps }: SchedulerConfig): number {
   return Math.fround(numerator / Math.fround(1 + Math.fround((shift - 1) * sigma)))
 }
 
+/** Stretches levels that begin at 1 so that the last is `terminal`. diffusers `stretch_shift_to_terminal`. */
+function stretched(levels: readonly number[], terminal: number): number[] {
+  const scale = (1 - levels.at(-1)!) / (1 - terminal)
+  return levels.map((level) => 1 - (1 - level) / scale)
+}
+
 /**
  * The noise levels of `steps` steps and a closing 0: `steps + 1` values that start at 1. diffusers spaces the steps evenly between the
  * ends of a schedule that is already shifted and then shifts again; its pictures depend on it.
@@ -23,12 +34,13 @@ export function sigmaSchedule(steps: number, config: SchedulerConfig): Float32Ar
   const first = config.num_train_timesteps
   const last = lowestSigma(config) * config.num_train_timesteps
   const stride = steps > 1 ? (last - first) / (steps - 1) : 0
-  const sigmas = new Float32Array(steps + 1)
-  for (let i = 0; i < steps; i++) {
+  const levels = Array.from({ length: steps }, (_, i) => {
     const timestep = i > 0 && i === steps - 1 ? last : first + i * stride
-    sigmas[i] = shifted(timestep / config.num_train_timesteps, config.shift)
-  }
-  return sigmas
+    return shifted(timestep / config.num_train_timesteps, config.shift)
+  })
+  // A single step has nothing to stretch: diffusers divides 0 by 0 there.
+  const stretch = config.shift_terminal !== undefined && steps > 1
+  return Float32Array.from([...(stretch ? stretched(levels, config.shift_terminal!) : levels), 0])
 }
 
 /** What the network is told of each step's noise level: sigma · `num_train_timesteps`, without the closing 0. */

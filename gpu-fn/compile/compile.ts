@@ -36,8 +36,6 @@ export type Compiled = {
   readonly notes: readonly string[]
 }
 
-const LICENCE = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
-
 const MODEL_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
 
 function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void {
@@ -131,7 +129,6 @@ async function writePackage(
     tier: options.tier,
     target: options.target,
     tool: `octet ${packageJson.version}`,
-    licence: LICENCE,
     source: source.digest('hex'),
     networks: Object.fromEntries([...model.graphs].map(([network, graph]) => [network, describe(network, graph)])),
     files: Object.fromEntries(Object.entries(digests).sort(([a], [b]) => (a < b ? -1 : 1))),

@@ -33,7 +33,7 @@ const command = new Command('compile')
   .addOption(new Option('--target <target>', 'provider to build for').choices(['cpu', 'cuda']).default('cpu'))
   .option(
     '--variant <name>',
-    'large, large-turbo, medium, flash, or custom for other shapes; derived from the tensors by default',
+    'large, large-turbo, medium, flash, nano, nano-turbo, or custom for other shapes; derived from the tensors by default',
   )
   .option('--name <name>', 'the name that a job asks for; the variant by default')
   .option(

@@ -21,11 +21,17 @@ export const manifest = z.strictObject({
   tier: z.enum(['fp8', 'fp8-lite', 'fp16', 'fp32']),
   target: z.enum(['cpu', 'cuda']),
   tool: z.string(),
+  /** Whose terms the weights are under, in a sentence. */
   licence: z.string(),
   /** SHA-256 over all of the checkpoint that went into the package, in its order: the same for the same checkpoint and options. */
   source: z.string(),
   defaults: z.strictObject({ steps: z.int(), guidance_scale: z.number(), width: z.int(), height: z.int() }),
-  scheduler: z.strictObject({ shift: z.number(), num_train_timesteps: z.int() }),
+  /** As in diffusers' scheduler_config.json. */
+  scheduler: z.strictObject({
+    shift: z.number(),
+    num_train_timesteps: z.int(),
+    shift_terminal: z.number().optional(),
+  }),
   latent: z.strictObject({ channels: z.int(), /** pixels a latent row */ downsample: z.int(), patch_size: z.int() }),
   /** `graph`: the step graph computes positions; `input`: it takes `position` [h·w, D], cropped from `file` (float32 [max, max, D]). */
   position: z.strictObject({

@@ -33,7 +33,7 @@ export type Model = {
   readonly positionTable: Tensor | null
   readonly about: Pick<
     Manifest,
-    'variant' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'
+    'variant' | 'licence' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'
   >
 }
 
@@ -67,7 +67,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   }
   build('vae', tensorsOf('vae'), 'vae_decoder', options, graphs, (s) => vaeDecoder(s, vae))
 
-  const { steps, guidanceScale, shift } = variant.defaults
+  const { steps, guidanceScale, shift, licence } = variant.defaults
   const downsample = 2 ** (vae.levels - 1)
   const size = downsample * variant.defaults.sampleSize
   return {
@@ -76,6 +76,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
     positionTable: positions ? null : { ...table, shape: [derived.positionMax ** 2, derived.width] },
     about: {
       variant: variant.name,
+      licence,
       defaults: { steps, guidance_scale: guidanceScale, width: size, height: size },
       scheduler: deriveScheduler(checkpoint.config.scheduler, shift),
       latent: { channels: derived.inChannels, downsample, patch_size: derived.patchSize },

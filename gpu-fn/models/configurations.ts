@@ -213,9 +213,17 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   ]) {
     assertOneOf(file, config, key, [false, null])
   }
-  assertOneOf(file, config, 'shift_terminal', [null])
+  const terminal = shiftTerminal(file, config.shift_terminal)
   return {
     shift: numberOf(file, config, 'shift', 1),
     num_train_timesteps: wholeOf(file, config, 'num_train_timesteps', 1000),
+    ...(terminal && { shift_terminal: terminal }),
   }
+}
+
+/** A noise level below 1; 0 is none, as in diffusers. */
+function shiftTerminal(file: string, given: unknown): number | null {
+  if (given === undefined || given === null) return null
+  if (typeof given === 'number' && given >= 0 && given < 1) return given
+  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; a number from 0 to below 1 is wanted`)
 }

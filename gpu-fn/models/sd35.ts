@@ -9,8 +9,14 @@ export type Defaults = {
   readonly shift: number
   /** Width and height in latents. */
   readonly sampleSize: number
+  /** Whose terms weights of this variant are under. */
+  readonly licence: string
 }
 export type Variant = MMDiTConfig & Defaults & { readonly name: string }
+
+const STABILITY = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
+const OCTET = 'The weights are licensed under Apache-2.0; they were trained on Noto Color Emoji (OFL-1.1). See NOTICE.'
+const UNKNOWN = 'The weights are under the licence that their author gives them; see NOTICE.'
 
 const common = {
   patchSize: 2,
@@ -21,6 +27,7 @@ const common = {
   qkNorm: true,
   shift: 3,
   sampleSize: 128,
+  licence: STABILITY,
 }
 const large = { ...common, depth: 38, width: 2432, heads: 38, positionMax: 192, dualAttention: [] }
 const medium = {
@@ -31,6 +38,19 @@ const medium = {
   positionMax: 384,
   dualAttention: Array.from({ length: 13 }, (_, i) => i),
 }
+/** The built-in model: Medium's architecture at 256 × 256 pixels. */
+const nano = {
+  ...common,
+  depth: 6,
+  width: 192,
+  heads: 3,
+  positionMax: 32,
+  contextWidth: 192,
+  pooledWidth: 192,
+  dualAttention: [0, 1],
+  sampleSize: 32,
+  licence: OCTET,
+}
 
 /** Variants of one shape stand together; the first is what a checkpoint of that shape is taken for unless its name says otherwise. */
 export const VARIANTS: readonly Variant[] = [
@@ -38,6 +58,8 @@ export const VARIANTS: readonly Variant[] = [
   { name: 'large-turbo', ...large, steps: 4, guidanceScale: 1 },
   { name: 'medium', ...medium, steps: 40, guidanceScale: 4.5 },
   { name: 'flash', ...medium, steps: 4, guidanceScale: 1 },
+  { name: 'nano', ...nano, steps: 28, guidanceScale: 4.5 },
+  { name: 'nano-turbo', ...nano, steps: 4, guidanceScale: 1 },
 ]
 
 const SHAPE_KEYS = [
@@ -73,7 +95,10 @@ export function variantOf(
   }
   if (asked === 'custom' || checkpoint.layout === 'diffusers') {
     const sampleSize = sampleSizeOf(checkpoint.config.transformer?.sample_size, derived)
-    return { name: 'custom', defaults: { steps: 28, guidanceScale: 3.5, shift: common.shift, sampleSize } }
+    return {
+      name: 'custom',
+      defaults: { steps: 28, guidanceScale: 3.5, shift: common.shift, sampleSize, licence: UNKNOWN },
+    }
   }
   const nearest = VARIANTS.map((variant) => ({ variant, differs: differences(variant, derived) })).sort(
     (a, b) => a.differs.length - b.differs.length,

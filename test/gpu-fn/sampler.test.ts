@@ -9,6 +9,11 @@ test('4 steps of SD3.5 Large Turbo', () => {
   expect(sigmas).toEqual(['1.0000', '0.8577', '0.6022', '0.0089', '0.0000'])
 })
 
+test('4 steps that end at a noise level of 0.3', () => {
+  const sigmas = [...sigmaSchedule(4, { ...SD35, shift_terminal: 0.3 })].map((sigma) => sigma.toFixed(4))
+  expect(sigmas).toEqual(['1.0000', '0.8995', '0.7190', '0.3000', '0.0000'])
+})
+
 test('28 steps of SD3.5 Large start and end where the model card does', () => {
   const sigmas = sigmaSchedule(28, SD35)
   expect(sigmas.length).toBe(29)
@@ -16,12 +21,12 @@ test('28 steps of SD3.5 Large start and end where the model card does', () => {
   expect([...sigmas.subarray(-3)].map((sigma) => sigma.toFixed(5))).toEqual(['0.11091', '0.00893', '0.00000'])
 })
 
-test('one step goes from pure noise to the picture', () => {
-  expect([...sigmaSchedule(1, SD35)]).toEqual([1, 0])
+test.each([SD35, { ...SD35, shift_terminal: 0.3 }])('one step goes from pure noise to the picture: %j', (config) => {
+  expect([...sigmaSchedule(1, config)]).toEqual([1, 0])
 })
 
 test.each(golden.schedules)(
-  '$steps steps, shift $shift of $num_train_timesteps are diffusers’ to the bit',
+  '$steps steps, shift $shift of $num_train_timesteps, terminal $shift_terminal are diffusers’ to the bit',
   (expected) => {
     const sigmas = sigmaSchedule(expected.steps, expected)
     expect([...sigmas]).toEqual(expected.sigmas)

@@ -13,11 +13,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 
-def schedule(steps: int, shift: float, num_train_timesteps: int) -> dict:
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps, shift=shift)
+def schedule(steps: int, shift: float, num_train_timesteps: int, **terminal: float) -> dict:
+    config = {"shift": shift, "num_train_timesteps": num_train_timesteps, **terminal}
+    scheduler = FlowMatchEulerDiscreteScheduler(**config)
     scheduler.set_timesteps(steps)
     return {
-        "steps": steps, "shift": shift, "num_train_timesteps": num_train_timesteps,
+        "steps": steps, **config,
         "sigmas": scheduler.sigmas.tolist(), "timesteps": scheduler.timesteps.tolist(),
     }
 
@@ -38,6 +39,7 @@ def walk(steps: int, guidance_scale: float) -> dict:
 def main(out: Path) -> None:
     cases = [schedule(n, shift, 1000) for n in (1, 2, 4, 28, 50) for shift in (1.0, 3.0)]
     cases += [schedule(28, 6.0, 1000), schedule(28, 1.15, 1000), schedule(5, 3.0, 250)]
+    cases += [schedule(n, 3.0, 1000, shift_terminal=0.3) for n in (2, 4, 8, 28)] + [schedule(6, 1.5, 1000, shift_terminal=0.02)]
     golden = {
         "script": "test/golden/scripts/sampler.py",
         "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__, "numpy": numpy.__version__},

@@ -193,6 +193,7 @@ describe('a checkpoint is refused and nothing is written', () => {
       /relative_attention_max_distance is -1; a number above 0/,
     ],
     ['scheduler', 'num_train_timesteps', 0, /num_train_timesteps is 0; a number above 0 is wanted/],
+    ['scheduler', 'shift_terminal', 1, /shift_terminal is 1; a number from 0 to below 1 is wanted/],
     ['scheduler', 'use_dynamic_shifting', true, /scheduler_config\.json: use_dynamic_shifting is true; allowed: false/],
   ])('when %s has %s %j', async (directory, key, value, message) => {
     const copy = await altered(`config-${directory}-${key}`, async (file) => {
@@ -212,7 +213,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await expectRefusal(single, /is no large: depth is \d+ and not 38/, '--variant', 'large')
     await expectRefusal(
       single,
-      /--variant: huge is unknown; allowed: large, large-turbo, medium, flash, custom/,
+      /--variant: huge is unknown; allowed: large, large-turbo, medium, flash, nano, nano-turbo, custom/,
       '--variant',
       'huge',
     )
