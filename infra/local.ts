@@ -2,7 +2,7 @@
 import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { BUILT_IN, builtInPackages } from './built-in-model.ts'
+import { BUILT_IN_MODELS, builtInPackages, SERVED_TIERS } from './built-in-model.ts'
 import { createKey } from './keys.ts'
 import { startGpu } from './local-gpu.ts'
 import { startWorker } from './local-worker.ts'
@@ -23,7 +23,7 @@ export type LocalOptions = {
   onLog?: (line: string) => void
 }
 
-/** Starts everything with the built-in model. Whatever started is stopped again when a later part fails. */
+/** Starts everything with the built-in models. Whatever started is stopped again when a later part fails. */
 export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   const stops: (() => Promise<unknown>)[] = []
   const stop = async () => {
@@ -32,7 +32,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   try {
     const packages = await builtInPackages()
     const { secrets, gpuPublicKey } = await createSecrets()
-    const preload = `${BUILT_IN.model}:${BUILT_IN.tier}`
+    const preload = BUILT_IN_MODELS.map((model) => `${model}:${SERVED_TIERS[0]}`).join()
     // A GPU function that reloads must come back where the worker looks for it.
     const watch = options.watch
       ? { nodeFlags: ['--watch', '--watch-preserve-output'], port: (options.port ?? 8787) + 1 }

@@ -21,7 +21,7 @@ export type TinyOptions = {
 }
 type Networks = Record<'transformer' | 'clip_l' | 'clip_g' | 't5' | 'vae', NamedTensor[]>
 
-const TOKENIZERS = path.join(import.meta.dirname, '..', 'gpu-fn', 'nano', 'tiny')
+const TOKENIZERS = path.join(import.meta.dirname, 'tiny/tokenizers')
 
 /**
  * Writes a tiny checkpoint into `directory` and returns the path to compile: the directory itself, or the single file in it.

@@ -1,4 +1,4 @@
-// Jobs over real sockets: the worker in workerd, the GPU function with the built-in model, callers who leave and readers who follow.
+// Jobs over real sockets: the worker in workerd, the GPU function with the built-in models, callers who leave and readers who follow.
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { type Local, startLocal } from '../../infra/local.ts'
@@ -26,13 +26,13 @@ const jobAt = async (path: string) => (await (await call(path)).json()) as Job
 const newest = async () => ((await (await call('/v1/jobs?limit=1')).json()) as { data: Job[] }).data[0]
 
 /** Of the job below: 200 and 300 for each megapixel-step, guided, of two images. */
-const PRICE = 200 + Math.ceil(((384 * 384) / 1e6) * 100 * 2 * 2 * 300)
+const PRICE = 200 + Math.ceil(((384 * 384) / 1e6) * 40 * 2 * 2 * 300)
 
 /** A job that runs for seconds, whose caller leaves in the middle; returns its id. */
 async function leave(): Promise<string> {
   const before = (await newest())?.id
   const caller = new AbortController()
-  const body = JSON.stringify({ prompt: 'a red heart', size: '384x384', route: 'full', steps: 100, n: 2 })
+  const body = JSON.stringify({ prompt: 'a red heart', size: '384x384', route: 'full', steps: 40, n: 2 })
   const gone = call('/v1/images/generations', { method: 'POST', body, signal: caller.signal }).catch((error) => error)
   const job = await vi.waitFor(
     async () => {

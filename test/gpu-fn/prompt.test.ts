@@ -5,7 +5,7 @@ import { type EncoderName, encodePrompts, type TextEncoders } from '../../gpu-fn
 import type { Session, Tensor } from '../../gpu-fn/session.ts'
 import { openTokenizer, type PromptTokenizer } from '../../gpu-fn/tokenizer.ts'
 
-const TINY = path.join(import.meta.dirname, '../../gpu-fn/nano/tiny')
+const TINY = path.join(import.meta.dirname, '../../infra/tiny/tokenizers')
 const DIRECTORIES = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
 const WIDTHS = { clip_l: 2, clip_g: 3, t5: 8 }
 const SHAPE = {

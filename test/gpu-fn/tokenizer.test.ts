@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { openTokenizer, type PromptTokenizer, tokenize } from '../../gpu-fn/tokenizer.ts'
 import golden from '../golden/tokenizer.json' with { type: 'json' }
 
-const TINY = path.join(import.meta.dirname, '../../gpu-fn/nano/tiny')
+const TINY = path.join(import.meta.dirname, '../../infra/tiny/tokenizers')
 const ENCODERS = [
   { name: 'clip_l', directory: 'tokenizer', tokens: 77 },
   { name: 'clip_g', directory: 'tokenizer_2', tokens: 77 },
