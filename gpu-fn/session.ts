@@ -51,8 +51,10 @@ function cpuOptions({ fold, threads }: SessionOptions): ort.InferenceSession.Ses
       session: {
         // Without its rules for quantised graphs, onnxruntime takes DequantizeLinear of a constant for a constant.
         disable_quant_qdq: fold ? '1' : '0',
-        // Each graph has threads of its own; those that wait by spinning take the cores from those that work.
-        intra_op: { allow_spinning: '0' },
+        // Threads that wait by spinning are soon back at work. Each graph has threads of its own: those of one whose run is over must
+        // not take the cores from another's.
+        intra_op: { allow_spinning: '1' },
+        force_spinning_stop: '1',
       },
     },
   }

@@ -6,7 +6,7 @@ import { cacheDirectory, digestOf, makeOnce, ROOT } from './package-cache.ts'
 
 export const NANO = path.join(ROOT, 'gpu-fn/nano')
 /** Model → its checkpoint. */
-const CHECKPOINTS = { 'nano-turbo': path.join(NANO, 'turbo'), nano: NANO } as const
+export const CHECKPOINTS = { 'nano-turbo': path.join(NANO, 'turbo'), nano: NANO } as const
 
 export type BuiltInModel = keyof typeof CHECKPOINTS
 export type Tier = Manifest['tier']

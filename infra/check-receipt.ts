@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto'
 import type { JSONWebKeySet } from 'jose'
 import { openReceipt, promptDigest, type ReceiptClaims, ReceiptError } from '../edge/receipt.ts'
 import { readParameters } from '../gpu-fn/image.ts'
-import { findPackage, type Prompts, psnr, reproduce } from './reproduce.ts'
+import { psnr, readPixels } from './compare-images.ts'
+import { findPackage, type Prompts, reproduce } from './reproduce.ts'
 
 /** `holds: null`: it was not checked. */
 export type Check = { name: string; holds: boolean | null; detail: string }
@@ -46,7 +47,7 @@ async function checkReproduction(claims: ReceiptClaims, subject: Subject, option
     const prompts = await promptsOf(claims, subject)
     const again = await reproduce(claims, prompts, await findPackage(options.packages, claims.package))
     if (Buffer.from(again).equals(subject.file)) return check('made again', true, 'the same bytes')
-    const ratio = await psnr(again, subject.file)
+    const ratio = psnr(await readPixels(again), await readPixels(subject.file))
     const detail = `other bytes, PSNR ${ratio.toFixed(1)} dB (at least ${options.minPsnr} is asked)`
     return check('made again', ratio >= options.minPsnr, detail)
   } catch (error) {

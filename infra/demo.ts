@@ -4,6 +4,7 @@ import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { endOnSignals } from './end-on-signals.ts'
 import { type Local, startLocal } from './local.ts'
+import { knownIn, readVocabulary } from './vocabulary.ts'
 import { wholeNumber } from './whole-number.ts'
 
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
@@ -60,6 +61,7 @@ async function main(): Promise<void> {
     const total = (performance.now() - started) / 1000
     if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
     else report(reply, flags.out, total)
+    say(await hint(command.args[0]!))
   } finally {
     await local.stop()
   }
@@ -116,6 +118,15 @@ function report({ data: [image], size, octet }: Reply, out: string, total: numbe
   const parts = Object.entries(timings).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
   console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in all, start included`)
   console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
+}
+
+/** What of the prompt can be expected in the picture. */
+async function hint(prompt: string): Promise<string> {
+  const vocabulary = await readVocabulary()
+  const known = knownIn(prompt, vocabulary)
+  if (known.length > 0) return `nano knows of this prompt: ${known.join(', ')}`
+  const world = `nano knows ${vocabulary.sprites.length} things, all in gpu-fn/nano/vocabulary.json`
+  return `${world}, and none is in this prompt; try "a red heart on a blue background"`
 }
 
 function summary({ seconds }: Local, { data: [image], size, octet }: Reply, out: string, total: number) {

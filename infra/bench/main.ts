@@ -1,12 +1,16 @@
-// `npm run bench -- compile|edge|qkv|targets`: the figures in the README.
+// `npm run bench -- compile|cpu|edge|parity|qkv|targets`: the figures in the README.
+import os from 'node:os'
 import { Command, Option } from 'commander'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
+import { benchCpu, benchParity, type CpuBenchOptions, type ParityOptions } from './cpu.ts'
+import { PYTHON } from './diffusers.ts'
 import { benchEdge, type EdgeBenchOptions } from './edge.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
 import { benchTargets, type TargetsOptions } from './targets.ts'
 
 const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
 const numbers = (text: string) => text.split(',').map(Number)
+const python = () => new Option('--python <path>', 'a Python that has diffusers, or OCTET_PYTHON').default(PYTHON)
 const variant = () => new Option('--variant <name>', 'shape of the random weights').choices(['large', 'medium'])
 
 command
@@ -23,6 +27,22 @@ command
   .option('--in-flight <counts>', 'jobs in flight, growing, separated by commas', numbers, [10, 100, 1000])
   .option('--rows <count>', 'rows of the ledger', Number, 1_000_000)
   .action((options: EdgeBenchOptions) => benchEdge(options))
+
+command
+  .command('cpu')
+  .description('nano against diffusers on the CPU: seconds an image (needs Python with diffusers)')
+  .addOption(python())
+  .option('--threads <count>', 'of each', Number, os.availableParallelism())
+  .option('--runs <count>', 'timed images of each', Number, 5)
+  .action((options: CpuBenchOptions) => benchCpu(options))
+
+command
+  .command('parity')
+  .description('nano against diffusers on the CPU: the same pictures? (needs Python with diffusers)')
+  .addOption(python())
+  .option('--threads <count>', 'of each', Number, os.availableParallelism())
+  .option('--prompts <count>', 'how many pictures of each model', Number, 20)
+  .action((options: ParityOptions) => benchParity(options))
 
 command
   .command('qkv')
@@ -42,4 +62,7 @@ command
   .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16']).default('fp8'))
   .action((options: TargetsOptions) => benchTargets(options))
 
-await command.parseAsync()
+await command.parseAsync().catch((error: Error) => {
+  console.error(`bench: ${error.message}`)
+  process.exitCode = 1
+})

@@ -2,31 +2,25 @@
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import sharp from 'sharp'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { type Manifest, NETWORKS } from '../../gpu-fn/compile/manifest.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
-import { openPackage } from '../../gpu-fn/packages.ts'
 import { openSession, type Tensor } from '../../gpu-fn/session.ts'
-import { openPipeline, type Txt2ImgRequest, txt2img } from '../../gpu-fn/txt2img.ts'
+import { type Pixels, psnr, readPixels } from '../compare-images.ts'
+import { type RenderRequest, render, withPipeline } from '../render.ts'
 import type { TinyVariant } from '../tiny/variants.ts'
 import { writeTinyCheckpoint } from '../tiny-checkpoint.ts'
 
 export type TargetsOptions = { readonly variant: TinyVariant; readonly tier: Manifest['tier'] }
 
 const AXES: Record<string, number> = { B: 1, L: 96, h: 32, w: 24, S: 16 * 12, T: 4 }
-const REQUEST: Txt2ImgRequest = {
+const REQUEST: RenderRequest = {
   prompt: 'a red heart on a blue sky',
-  negative_prompt: '',
   width: 256,
   height: 256,
   steps: 8,
   guidance_scale: 4,
   seed: 5,
-  count: 1,
-  output_format: 'png',
-  output_quality: 90,
-  text_convention: 'diffusers',
 }
 
 /** Prints the relative error ‖cuda − cpu‖ / ‖cpu‖ of every output of every network, and the PSNR of an image. */
@@ -78,17 +72,8 @@ async function runOnce(
   }
 }
 
-async function pixels(directory: string): Promise<Uint8Array> {
-  const pipeline = await openPipeline(await openPackage(directory))
-  try {
-    for await (const event of txt2img(pipeline, REQUEST, new AbortController().signal)) {
-      if (event.type === 'image') return await sharp(event.data).raw().toBuffer()
-    }
-    throw new Error('the pipeline ended without an image')
-  } finally {
-    await pipeline.release()
-  }
-}
+const pixels = (directory: string): Promise<Pixels> =>
+  withPipeline(directory, async (pipeline) => readPixels(await render(pipeline, REQUEST)))
 
 function relativeError(given: Tensor, expected: Tensor): string {
   const [a, b] = [given.data as Float32Array, expected.data as Float32Array]
@@ -99,9 +84,4 @@ function relativeError(given: Tensor, expected: Tensor): string {
     norm += b[i]! ** 2
   }
   return Math.sqrt(difference / norm).toExponential(1)
-}
-
-function psnr(a: Uint8Array, b: Uint8Array): number {
-  const meanSquare = a.reduce((sum, value, i) => sum + (value - b[i]!) ** 2, 0) / a.length
-  return 10 * Math.log10(255 ** 2 / meanSquare)
 }

@@ -10,7 +10,6 @@ import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { RECEIPT } from '../../edge/receipt.ts'
 import { startLocal } from '../../infra/local.ts'
-import { psnr } from '../../infra/reproduce.ts'
 
 const VERIFY = path.join(import.meta.dirname, '../../infra/verify.ts')
 const PROMPT = 'a heron in the reeds'
@@ -148,14 +147,4 @@ describe('an image that another device made', () => {
     expect(homeless.stdout).toMatch(/^FAIL +made again +the receipt names package [0-9a-f]{64}, which is not in/m)
     expect([nameless.code, homeless.code]).toEqual([1, 1])
   })
-})
-
-test('psnr is infinite for the same pixels and refuses other sizes', async () => {
-  const plain = (width: number, level: number) =>
-    sharp({ create: { width, height: 4, channels: 3, background: { r: level, g: level, b: level } } })
-      .png()
-      .toBuffer()
-  expect(await psnr(await plain(4, 10), await plain(4, 10))).toBe(Number.POSITIVE_INFINITY)
-  expect(await psnr(await plain(4, 0), await plain(4, 255))).toBeCloseTo(0)
-  await expect(psnr(await plain(4, 10), await plain(5, 10))).rejects.toThrow('one image is 4x4, the other 5x4')
 })

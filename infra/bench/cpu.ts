@@ -1,0 +1,101 @@
+// nano on the CPU: how fast beside diffusers, and how like it. The same checkpoint, prompts, seeds and number of threads.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { openPackage } from '../../gpu-fn/packages.ts'
+import type { Pipeline } from '../../gpu-fn/txt2img.ts'
+import { BUILT_IN_MODELS, type BuiltInModel, builtInPackage, CHECKPOINTS, type Tier } from '../built-in-model.ts'
+import { differences, psnr, readPixels } from '../compare-images.ts'
+import { readQualityPrompts } from '../quality/prompts.ts'
+import { render, withPipeline } from '../render.ts'
+import { type Diffusers, type DiffusersRequest, openDiffusers } from './diffusers.ts'
+import { median } from './statistics.ts'
+
+type Options = { readonly python: string; readonly threads: number }
+export type CpuBenchOptions = Options & { readonly runs: number }
+export type ParityOptions = Options & { readonly prompts: number }
+
+/** `count` prompts of the quality set at the model's own steps, guidance scale and size. */
+async function requestsFor(model: BuiltInModel, count: number): Promise<DiffusersRequest[]> {
+  const { manifest } = await openPackage(await builtInPackage(model, 'fp32'))
+  const prompts = await readQualityPrompts()
+  return prompts.slice(0, count).map(({ prompt, seed }, i) => ({
+    ...{ name: `${model}-${i}`, checkpoint: CHECKPOINTS[model], prompt, negative_prompt: '', seed },
+    ...manifest.defaults,
+  }))
+}
+
+/** Calls `use` with diffusers and the directory that it writes to. */
+async function besideDiffusers(
+  { python, threads }: Options,
+  use: (diffusers: Diffusers, out: string) => Promise<void>,
+) {
+  const out = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
+  const diffusers = openDiffusers(python, out, threads)
+  try {
+    await use(diffusers, out)
+  } finally {
+    await diffusers.close()
+    await fs.rm(out, { recursive: true })
+  }
+}
+
+async function secondsOf(pipeline: Pipeline, request: DiffusersRequest): Promise<number> {
+  const start = performance.now()
+  await render(pipeline, request)
+  return (performance.now() - start) / 1000
+}
+
+/**
+ * Prints the median seconds of an image by diffusers in float32 and by Octet in float32 and FP8, and their ratios. The three take turns,
+ * so that what else the machine does falls on all.
+ */
+export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<void> {
+  const open = async <T>(model: BuiltInModel, tier: Tier, use: (pipeline: Pipeline) => Promise<T>) =>
+    withPipeline(await builtInPackage(model, tier), use, { threads: options.threads })
+  await besideDiffusers(options, async (diffusers) => {
+    for (const model of BUILT_IN_MODELS) {
+      const times: Record<'diffusers' | 'fp32' | 'fp8', number[]> = { diffusers: [], fp32: [], fp8: [] }
+      await open(model, 'fp32', (fp32) =>
+        open(model, 'fp8', async (fp8) => {
+          for (const request of await requestsFor(model, runs + 1)) {
+            times.diffusers.push((await diffusers.make(request)).seconds)
+            times.fp32.push(await secondsOf(fp32, request))
+            times.fp8.push(await secondsOf(fp8, request))
+          }
+        }),
+      )
+      // The first image of each pays for what later ones find warm.
+      const warm = (name: keyof typeof times) => median(times[name].slice(1))
+      const theirs = warm('diffusers')
+      const ours = (tier: 'fp32' | 'fp8') =>
+        `${tier} ${warm(tier).toFixed(2)} s (${(warm(tier) / theirs).toFixed(2)} ×)`
+      const what = `${model} on ${options.threads} threads, median of ${runs}`
+      console.log(`${what}: diffusers ${theirs.toFixed(2)} s, octet ${ours('fp32')}, ${ours('fp8')}`)
+    }
+  })
+}
+
+/** Prints how far Octet's images lie from diffusers', both in float32. Sets the exit code when one differs by more than 2 of 255. */
+export async function benchParity({ prompts, ...options }: ParityOptions): Promise<void> {
+  await besideDiffusers(options, async (diffusers, out) => {
+    for (const model of BUILT_IN_MODELS) {
+      const found = await withPipeline(await builtInPackage(model, 'fp32'), async (pipeline) => {
+        const each: { largest: number; share: number; psnr: number }[] = []
+        for (const request of await requestsFor(model, prompts)) {
+          await diffusers.make(request)
+          const ours = await readPixels(await render(pipeline, request))
+          const theirs = await readPixels(path.join(out, `${request.name}.png`))
+          each.push({ ...differences(ours, theirs), psnr: psnr(ours, theirs) })
+        }
+        return each
+      })
+      const largest = Math.max(...found.map((each) => each.largest))
+      const worst = Math.min(...found.map((each) => each.psnr))
+      const share = Math.max(...found.map((each) => each.share))
+      const figures = `at most ${largest} of 255 and ${(100 * share).toFixed(2)} % of the values, PSNR ≥ ${worst.toFixed(1)} dB`
+      console.log(`${model}, ${prompts} prompts, fp32 differs from diffusers by ${figures}`)
+      if (largest > 2) process.exitCode = 1
+    }
+  })
+}

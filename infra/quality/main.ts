@@ -1,0 +1,69 @@
+// `npm run quality`: what FP8, Turbo and dropping T5 do to the pictures, on prompts that training never saw.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { SingleBar } from 'cli-progress'
+import { Command, InvalidArgumentError } from 'commander'
+import { BUILT_IN_MODELS, type Tier } from '../built-in-model.ts'
+import { endOnSignals } from '../end-on-signals.ts'
+import { wholeNumber } from '../whole-number.ts'
+import { openJudge } from './judge.ts'
+import { readQualityPrompts } from './prompts.ts'
+import { type Column, page, table } from './report.ts'
+import { type Configuration, makeImages } from './runs.ts'
+import { judgeImages, score } from './score.ts'
+
+type Flags = { prompts: number; only: Configuration[]; out: string; sample: number }
+
+/** float32 first: the others are compared with it. */
+const TIERS: readonly Tier[] = ['fp32', 'fp16', 'fp8', 'fp8-lite']
+const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
+  .reverse()
+  .flatMap((model) => TIERS.map((tier) => ({ name: `${model}-${tier}`, model, tier })))
+
+function configurations(text: string): Configuration[] {
+  const names = text.split(',')
+  const unknown = names.find((name) => !CONFIGURATIONS.some((each) => each.name === name))
+  if (unknown === undefined) return CONFIGURATIONS.filter(({ name }) => names.includes(name))
+  throw new InvalidArgumentError(`${unknown} is none of ${CONFIGURATIONS.map(({ name }) => name).join(', ')}`)
+}
+
+const flags = new Command('quality')
+  .description('Measures nano: right pictures by its judge, likeness to float32, seconds and memory.')
+  .option('--prompts <count>', 'the first so many of the fixed set', wholeNumber, 200)
+  .option('--only <names>', 'configurations, separated by commas, such as nano-fp32,nano-fp8', configurations, [
+    ...CONFIGURATIONS,
+  ])
+  .option('--out <directory>', 'table.md, results.json, index.html and the images; run again to go on', 'out/quality')
+  .option('--sample <count>', 'prompts on the page', wholeNumber, 24)
+  .parse()
+  .opts<Flags>()
+
+endOnSignals()
+const all = await readQualityPrompts()
+const prompts = all.slice(0, flags.prompts)
+const judge = await openJudge()
+const bar = new SingleBar({ format: '{name} |{bar}| {value} of {total} · {eta_formatted} left', clearOnComplete: true })
+const columns: Column[] = []
+const references = new Map<string, string>()
+for (const configuration of flags.only) {
+  bar.start(prompts.length, 0, { name: configuration.name.padEnd(19) })
+  const { directory, runs } = await makeImages(flags.out, configuration, all, prompts.length, () => bar.increment())
+  bar.stop()
+  if (configuration.tier === 'fp32') references.set(configuration.model, directory)
+  const reference = configuration.tier === 'fp32' ? null : (references.get(configuration.model) ?? null)
+  const judged = await judgeImages(judge, prompts, directory, reference)
+  columns.push({ judged, score: score(configuration, prompts, judged, runs) })
+}
+await judge.release()
+
+const scores = columns.map((column) => column.score)
+const write = (name: string, text: string) => fs.writeFile(path.join(flags.out, name), text)
+await write('table.md', `${table(scores)}\n`)
+await write(
+  'results.json',
+  `${JSON.stringify({ scores, prompts, judged: columns.map(({ judged }) => judged) }, null, 1)}\n`,
+)
+await write('index.html', String(await page(prompts, columns, flags.sample)))
+console.log(
+  `${table(scores)}\n\n${prompts.length} prompts; pictures side by side: ${path.resolve(flags.out, 'index.html')}`,
+)

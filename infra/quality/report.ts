@@ -1,0 +1,61 @@
+// The scores as a table, and the pictures side by side as a page.
+import { html } from 'hono/html'
+import sharp from 'sharp'
+import type { QualityPrompt } from './prompts.ts'
+import type { Judged, Score } from './score.ts'
+
+export type Column = { score: Score; judged: readonly Judged[] }
+
+const percent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * share).toFixed(1)} %`)
+const decimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
+
+const HEADINGS = 'configuration,main sprite,background,counts,sprite if simple,PSNR dB,SSIM,s an image,peak MB'.split(
+  ',',
+)
+
+const cells = ({ configuration, ...score }: Score) => [
+  ...[configuration.name, percent(score.sprite), percent(score.background), percent(score.count)],
+  ...[percent(score.simpleSprite), decimals(score.psnr, 1), decimals(score.ssim, 4)],
+  ...[score.seconds.toFixed(2), score.peakMegabytes.toFixed(0)],
+]
+
+/** A Markdown table of one row a configuration, its columns padded to be read as it is. */
+export function table(scores: readonly Score[]): string {
+  const rows = [HEADINGS, ...scores.map(cells)]
+  const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
+  const line = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
+  const [headings, ...body] = rows.map(line)
+  return [headings, line(widths.map((width) => '-'.repeat(width))), ...body].join('\n')
+}
+
+const webp = async (file: string) =>
+  `data:image/webp;base64,${(await sharp(file).webp({ quality: 85 }).toBuffer()).toString('base64')}`
+
+function caption({ sprite, background, count, seen, psnr }: Judged): string {
+  const shown = Object.entries(seen.sprites).map(([name, often]) => `${often} ${name}`)
+  const wrong = Object.entries({ sprite, background, count }).flatMap(([what, right]) => (right ? [] : what))
+  const ground = [...new Set(Object.values(seen.background))].join(' to ')
+  const likeness = psnr === null ? '' : `, ${psnr.toFixed(1)} dB`
+  return `${wrong.length > 0 ? `✗ ${wrong.join(', ')}: ` : '✓ '}${shown.join(', ') || 'nothing'} on ${ground}${likeness}`
+}
+
+const STYLE =
+  'body{font:14px system-ui;margin:2em}table{border-collapse:collapse}td,th{padding:4px;vertical-align:top;text-align:left}' +
+  'img{width:256px;display:block}small{display:block;width:256px;color:#666}pre{overflow:auto}'
+
+/** A page without dependencies: the table, and for each of the first `sample` prompts the picture of every configuration. */
+export async function page(prompts: readonly QualityPrompt[], columns: readonly Column[], sample: number) {
+  const rows = await Promise.all(
+    prompts.slice(0, sample).map(async ({ prompt }, i) => {
+      const pictures = columns.map(
+        async ({ judged }) =>
+          html`<td><img alt="" src="${await webp(judged[i]!.file)}"><small>${caption(judged[i]!)}</small></td>`,
+      )
+      return html`<tr><th>${prompt}</th>${await Promise.all(pictures)}</tr>`
+    }),
+  )
+  const headings = columns.map(({ score }) => html`<th>${score.configuration.name}</th>`)
+  return html`<!doctype html><meta charset="utf-8"><title>Quality of nano</title><style>${STYLE}</style>
+<h1>Quality of nano</h1><pre>${table(columns.map(({ score }) => score))}</pre>
+<table><tr><th></th>${headings}</tr>${rows}</table>`
+}

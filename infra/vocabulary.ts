@@ -1,0 +1,31 @@
+// What nano has learned to draw, and the words for it.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import * as z from 'zod'
+import { NANO } from './built-in-model.ts'
+
+/** In the order of the outputs of nano's judge. */
+const vocabulary = z.object({
+  sprites: z.array(z.object({ name: z.string(), words: z.array(z.string()) })),
+  backgrounds: z.array(z.string()),
+})
+export type Vocabulary = z.infer<typeof vocabulary>
+
+export const readVocabulary = async (): Promise<Vocabulary> =>
+  vocabulary.parse(JSON.parse(await fs.readFile(path.join(NANO, 'vocabulary.json'), 'utf8')))
+
+/** The sprites and backgrounds that a prompt names, in the singular or the plural; of words that overlap the longest counts. */
+export function knownIn(prompt: string, { sprites, backgrounds }: Vocabulary): string[] {
+  const words = [
+    ...sprites.flatMap(({ name, words }) => [name, ...words].map((word) => ({ word, name }))),
+    ...backgrounds.map((name) => ({ word: name, name })),
+  ]
+  const found = new Set<string>()
+  let rest = prompt
+  for (const { word, name } of words.toSorted((a, b) => b.word.length - a.word.length)) {
+    const left = rest.replaceAll(new RegExp(`\\b${word.replace(/y$/, '(y|ie)')}(s|es)?\\b`, 'gi'), '·')
+    if (left !== rest) found.add(name)
+    rest = left
+  }
+  return [...found]
+}

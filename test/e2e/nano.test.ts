@@ -1,0 +1,55 @@
+// Pictures of things: prompts through the worker and the GPU function, and the judge says what it sees.
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { readPixels } from '../../infra/compare-images.ts'
+import { type Local, startLocal } from '../../infra/local.ts'
+import { type Judge, openJudge } from '../../infra/quality/judge.ts'
+
+let local: Local
+let judge: Judge
+beforeAll(async () => {
+  judge = await openJudge()
+  local = await startLocal()
+})
+afterAll(async () => {
+  await judge.release()
+  await local.stop()
+})
+
+/** What the judge sees in the picture that the worker answers with, and the model that made it. */
+async function see(request: Record<string, unknown>) {
+  const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
+  const body = JSON.stringify({ response_format: 'b64_json', seed: 1, ...request })
+  const reply = await fetch(`${local.url}/v1/images/generations`, { method: 'POST', headers, body })
+  const { data, octet } = (await reply.json()) as {
+    data: { b64_json: string }[]
+    octet: { model: string; tier: string }
+  }
+  const image = await readPixels(Buffer.from(data[0]!.b64_json, 'base64'))
+  return { ...(await judge.look(image)), by: `${octet.model} ${octet.tier}` }
+}
+
+const plain = (name: string) => ({ top: name, bottom: name })
+
+test.each([
+  [{ prompt: 'a red heart on a blue background' }, 'nano-turbo fp8'],
+  [{ prompt: 'a red heart on a blue background', route: 'full' }, 'nano fp8'],
+  [{ prompt: 'a red heart on a blue background', tier: 'fp8-lite' }, 'nano-turbo fp8-lite'],
+])('%j is one red heart on blue, by %s', async (request, by) => {
+  expect(await see(request)).toEqual({ sprites: { 'red heart': 1 }, background: plain('blue'), by })
+})
+
+test('two things stand in one picture', async () => {
+  const { sprites } = await see({ prompt: 'a cat and a rocket on a yellow background', route: 'full' })
+  expect(sprites).toEqual({ cat: 1, rocket: 1 })
+})
+
+test('a prompt from another world is a picture of the words that nano knows', async () => {
+  const prompt = 'masterpiece, ultra detailed photograph of a strawberry, bokeh, 85mm, trending'
+  expect(Object.keys((await see({ prompt })).sprites)).toEqual(['strawberry'])
+})
+
+test('another seed is another picture of the same', async () => {
+  const prompt = 'a sunflower on a white background'
+  const seen = [await see({ prompt, seed: 2 }), await see({ prompt, seed: 3 })]
+  expect(seen.map(({ sprites }) => sprites)).toEqual([{ sunflower: 1 }, { sunflower: 1 }])
+})

@@ -1,0 +1,99 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import sharp from 'sharp'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { readPixels } from '../../../infra/compare-images.ts'
+import { judge, openJudge, type Sight } from '../../../infra/quality/judge.ts'
+import { type QualityPrompt, readQualityPrompts } from '../../../infra/quality/prompts.ts'
+import { page, table } from '../../../infra/quality/report.ts'
+import { judgeImages, score } from '../../../infra/quality/score.ts'
+import { readVocabulary } from '../../../infra/vocabulary.ts'
+
+const plain = (name: string) => ({ top: name, bottom: name })
+const asked: QualityPrompt = {
+  ...{ prompt: 'two cats <and> a dog on red', seed: 1, simple: false, background: plain('red') },
+  sprites: [
+    { name: 'cat', count: 2 },
+    { name: 'dog', count: 1 },
+  ],
+}
+const right: Sight = { sprites: { cat: 2, dog: 1 }, background: plain('red') }
+
+test.each<[string, Sight, [sprite: boolean, background: boolean, count: boolean]]>([
+  ['all of it', right, [true, true, true]],
+  ['one cat too few', { ...right, sprites: { cat: 1, dog: 1 } }, [true, true, false]],
+  ['no dog', { ...right, sprites: { cat: 2 } }, [true, true, false]],
+  ['only the dog', { ...right, sprites: { dog: 1 } }, [false, true, false]],
+  ['another colour below', { ...right, background: { top: 'red', bottom: 'blue' } }, [true, false, true]],
+])('a picture with %s', (_, seen, [sprite, background, count]) => {
+  expect(judge(asked, seen)).toEqual({ sprite, background, count })
+})
+
+describe('the images of a directory', () => {
+  let directory: string
+  beforeAll(async () => {
+    directory = await mkdtemp(path.join(os.tmpdir(), 'octet-quality-'))
+    for (const [i, background] of ['#000000', '#0a0a0a'].entries())
+      await sharp({ create: { width: 256, height: 256, channels: 3, background } }).toFile(
+        path.join(directory, `${i}.png`),
+      )
+  })
+  afterAll(() => rm(directory, { recursive: true }))
+
+  const simple = { ...asked, simple: true }
+  const prompts = [asked, simple]
+  const configuration = { name: 'nano-fp8', model: 'nano', tier: 'fp8' } as const
+  const runs = [1, 3, 2].map((seconds) => ({ seconds, peakBytes: seconds * 1e6 }))
+  const seen = [right, { ...right, sprites: {} }]
+  /** Sees in the first image what was asked for, and nothing in the second. */
+  const lookIn = () => ({ look: async () => seen[next++ % 2]!, release: async () => {} })
+  let next = 0
+
+  test('are scored by what is seen, how like they are and what they cost', async () => {
+    const judged = await judgeImages(lookIn(), prompts, directory, directory)
+    expect(score(configuration, prompts, judged, runs)).toEqual({
+      ...{ configuration, images: 2, sprite: 0.5, background: 1, count: 0.5, simpleSprite: 0 },
+      ...{ psnr: 100, ssim: 1, seconds: 2, peakMegabytes: 3 },
+    })
+  })
+
+  test('become a table and a page that escapes what is no markup', async () => {
+    const judged = await judgeImages(lookIn(), prompts, directory, null)
+    const column = { judged, score: score(configuration, prompts, judged, runs) }
+    const [headings, , row] = table([column.score]).split('\n')
+    expect(headings).toMatch(/^\| configuration \| main sprite \| background \|/)
+    expect(row).toMatch(/^\| nano-fp8 +\| 50\.0 % +\| 100\.0 % +\| 50\.0 % +\| 0\.0 % +\| – +\| – +\| 2\.00 +\| 3 +\|$/)
+    const text = String(await page(prompts, [column], 2))
+    expect(text).toContain('two cats &lt;and&gt; a dog on red')
+    expect(text).toContain('✓ 2 cat, 1 dog on red')
+    expect(text).toContain('✗ sprite, count: nothing on red')
+    expect(text.match(/src="data:image\/webp;base64,/g)).toHaveLength(2)
+  })
+})
+
+describe('the judge', () => {
+  test('sees a plain ground without sprites, and takes pictures of its own size only', async () => {
+    const { look, release } = await openJudge()
+    try {
+      const red = { create: { width: 256, height: 256, channels: 3, background: { r: 226, g: 54, b: 48 } } } as const
+      const seen = await look(await readPixels(await sharp(red).png().toBuffer()))
+      expect(seen).toEqual({ sprites: {}, background: plain('red') })
+      const small = await readPixels(await sharp(red).resize(64).png().toBuffer())
+      await expect(look(small)).rejects.toThrow('the picture is 64x64; 256x256 is judged')
+    } finally {
+      await release()
+    }
+  })
+
+  test('knows every sprite and background that the fixed prompts ask for', async () => {
+    const { sprites, backgrounds } = await readVocabulary()
+    const names = new Set(sprites.map(({ name }) => name))
+    const prompts = await readQualityPrompts()
+    expect(prompts).toHaveLength(200)
+    for (const { sprites, background } of prompts) {
+      expect(sprites.filter(({ name }) => !names.has(name))).toEqual([])
+      expect(backgrounds).toEqual(expect.arrayContaining([background.top, background.bottom]))
+    }
+  })
+})
