@@ -111,7 +111,7 @@ const transformer: TransformerShape = {
 const odd = { vocabulary: 1010, eosTokenId: 999, inputScale: 0.02 }
 
 export const TINY_VARIANTS = {
-  /** As SD3.5 Medium: dual attention in the first blocks. The demo's picture comes from this one. */
+  /** As SD3.5 Medium: dual attention in the first blocks. */
   'tiny-medium': { transformer, clipL, clipG, t5, vae, shift: 3 },
   /** As SD3.5 Large: no dual attention; a position table that no formula gives. */
   'tiny-large': {
