@@ -2,7 +2,7 @@
 import { html } from 'hono/html'
 import sharp from 'sharp'
 import type { QualityPrompt } from './prompts.ts'
-import type { Judged, Score } from './score.ts'
+import { type Judged, SAME_PSNR, type Score } from './score.ts'
 
 export type Column = { score: Score; judged: readonly Judged[] }
 
@@ -15,7 +15,11 @@ const HEADINGS = 'configuration,main sprite,background,counts,sprite if simple,P
 
 const cells = ({ configuration, ...score }: Score) => [
   ...[configuration.name, percent(score.sprite), percent(score.background), percent(score.count)],
-  ...[percent(score.simpleSprite), decimals(score.psnr, 1), decimals(score.ssim, 4)],
+  ...[
+    percent(score.simpleSprite),
+    score.psnr === SAME_PSNR ? 'same' : decimals(score.psnr, 1),
+    decimals(score.ssim, 4),
+  ],
   ...[score.seconds.toFixed(2), score.peakMegabytes.toFixed(0)],
 ]
 

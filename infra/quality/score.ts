@@ -25,7 +25,7 @@ export type Score = {
 }
 
 /** What stands for the PSNR of two images that are the same, so that a mean has a value. */
-const SAME_PSNR = 100
+export const SAME_PSNR = 100
 
 /** Judges `0.png` … of a directory, and compares each with the image of its name in `reference`. */
 export async function judgeImages(

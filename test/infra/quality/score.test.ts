@@ -63,6 +63,7 @@ describe('the images of a directory', () => {
     const column = { judged, score: score(configuration, prompts, judged, runs) }
     const [headings, , row] = table([column.score]).split('\n')
     expect(headings).toMatch(/^\| configuration \| main sprite \| background \|/)
+    expect(table([{ ...column.score, psnr: 100, ssim: 1 }])).toContain('| same    | 1.0000 |')
     expect(row).toMatch(/^\| nano-fp8 +\| 50\.0 % +\| 100\.0 % +\| 50\.0 % +\| 0\.0 % +\| – +\| – +\| 2\.00 +\| 3 +\|$/)
     const text = String(await page(prompts, [column], 2))
     expect(text).toContain('two cats &lt;and&gt; a dog on red')
