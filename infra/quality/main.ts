@@ -2,7 +2,7 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { SingleBar } from 'cli-progress'
-import { Command, InvalidArgumentError } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import { BUILT_IN_MODELS, type Tier } from '../built-in-model.ts'
 import { endOnSignals } from '../end-on-signals.ts'
 import { wholeNumber } from '../whole-number.ts'
@@ -12,7 +12,7 @@ import { type Column, page, table } from './report.ts'
 import { type Configuration, makeImages } from './runs.ts'
 import { judgeImages, score } from './score.ts'
 
-type Flags = { prompts: number; only: Configuration[]; out: string; sample: number }
+type Flags = { prompts: number; only: readonly Configuration[]; out: string; sample: number }
 
 /** float32 first: the others are compared with it. */
 const TIERS: readonly Tier[] = ['fp32', 'fp16', 'fp8', 'fp8-lite']
@@ -30,9 +30,11 @@ function configurations(text: string): Configuration[] {
 const flags = new Command('quality')
   .description('Measures nano: right pictures by its judge, likeness to float32, seconds and memory.')
   .option('--prompts <count>', 'the first so many of the fixed set', wholeNumber, 200)
-  .option('--only <names>', 'configurations, separated by commas, such as nano-fp32,nano-fp8', configurations, [
-    ...CONFIGURATIONS,
-  ])
+  .addOption(
+    new Option('--only <names>', 'configurations, separated by commas, such as nano-fp32,nano-fp8')
+      .argParser(configurations)
+      .default(CONFIGURATIONS, 'all'),
+  )
   .option('--out <directory>', 'table.md, results.json, index.html and the images; run again to go on', 'out/quality')
   .option('--sample <count>', 'prompts on the page', wholeNumber, 24)
   .parse()
