@@ -1,5 +1,6 @@
 // An account's ledger and meters, as functions over its SQLite. A job has one row: reserved, then captured or released, once.
 // Sums are kept beside the rows, in the same transaction, so that nothing here grows with the ledger.
+import { putOut } from './account-outbox.ts'
 import type { Observed } from './forecast.ts'
 import { type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
 import type { Tier } from './route.ts'
@@ -8,10 +9,9 @@ export const LEDGER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS ledger (
     job TEXT PRIMARY KEY, key_id TEXT NOT NULL, meters TEXT NOT NULL, tier TEXT NOT NULL, amount INTEGER NOT NULL,
     charged INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL, reserved INTEGER NOT NULL, settled INTEGER,
-    fingerprint TEXT, observed TEXT, orphan INTEGER NOT NULL DEFAULT 0, exported INTEGER) STRICT;
+    fingerprint TEXT, observed TEXT, orphan INTEGER NOT NULL DEFAULT 0) STRICT;
   CREATE INDEX IF NOT EXISTS ledger_open ON ledger (reserved) WHERE state = 'reserved';
   CREATE INDEX IF NOT EXISTS ledger_in_flight ON ledger (fingerprint) WHERE state = 'reserved' AND fingerprint IS NOT NULL;
-  CREATE INDEX IF NOT EXISTS ledger_outbox ON ledger (settled) WHERE settled IS NOT NULL AND exported IS NULL AND orphan = 0;
   CREATE TABLE IF NOT EXISTS meters (
     id TEXT PRIMARY KEY, tokens REAL, refilled INTEGER NOT NULL, open INTEGER NOT NULL, reserved INTEGER NOT NULL,
     captured INTEGER NOT NULL, day TEXT NOT NULL, day_captured INTEGER NOT NULL, month_captured INTEGER NOT NULL) STRICT;
@@ -93,6 +93,7 @@ export function settleOnce(sql: SqlStorage, job: string, { outcome, amount, obse
     .one()
   for (const id of JSON.parse(meters) as string[])
     saveMeter(sql, settleOn(meterOf(sql, id), entry.amount, charged, now))
+  putOut(sql, job)
   if (outcome === 'captured') countUsage(sql, { ...entry, charged }, utcDay(now))
   return true
 }

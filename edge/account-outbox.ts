@@ -1,4 +1,5 @@
-// The way out of an account's ledger: settled rows go to the Queue `octet-usage` until it has taken them, so each arrives at least once.
+// The way out of an account's ledger: settled rows go to the Queue `octet-usage` until its consumer says that they arrived, whatever
+// the Queue loses or gives up.
 import type { LedgerEntry, Outcome } from './account-ledger.ts'
 import type { Env } from './env.ts'
 import type { Observed } from './forecast.ts'
@@ -27,10 +28,23 @@ export type UsageRecord = {
 type Row = LedgerEntry & { state: Outcome; settled: number; observed: string | null }
 type Sender = { account: string; stripe_customer: string | null }
 
-const PENDING = 'settled IS NOT NULL AND exported IS NULL AND orphan = 0'
+export const OUTBOX_SCHEMA = `
+  CREATE TABLE IF NOT EXISTS usage_outbox (job TEXT PRIMARY KEY, due INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+  CREATE INDEX IF NOT EXISTS usage_outbox_due ON usage_outbox (due);`
 
-export const outboxSize = (sql: SqlStorage): number =>
-  sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ledger WHERE ${PENDING}`).one().n
+/** Puts a settled job into the outbox, in the transaction that settles it. */
+export function putOut(sql: SqlStorage, job: string): void {
+  sql.exec('INSERT OR REPLACE INTO usage_outbox VALUES (?, ?)', job, Date.now())
+}
+
+/** Takes jobs out of the outbox: they have arrived, or are not to be told. */
+export function takeOut(sql: SqlStorage, jobs: readonly string[]): void {
+  sql.exec('DELETE FROM usage_outbox WHERE job IN (SELECT value FROM json_each(?))', JSON.stringify(jobs))
+}
+
+/** When the next row is to be sent, in Unix milliseconds; null when all have arrived. */
+export const nextExport = (sql: SqlStorage): number | null =>
+  sql.exec<{ at: number | null }>('SELECT min(due) AS at FROM usage_outbox').one().at
 
 const recordOf = ({ account, stripe_customer }: Sender, row: Row): UsageRecord => {
   const { job, key_id, tier, state, amount, charged, reserved, settled } = row
@@ -39,13 +53,20 @@ const recordOf = ({ account, stripe_customer }: Sender, row: Row): UsageRecord =
   return { id: `${account}/${job}`, account, job, key_id, tier, ...money, observed }
 }
 
-/** Sends up to a thousand settled rows, oldest first, and marks each once the Queue has it. */
-export async function exportBatch(sql: SqlStorage, { USAGE }: Pick<Env, 'USAGE'>, sender: Sender): Promise<void> {
+/** Sends up to a thousand rows that are due, oldest first. Each is due again `againMs` after the Queue took it, unless it arrives. */
+export async function exportBatch(
+  sql: SqlStorage,
+  { USAGE }: Pick<Env, 'USAGE'>,
+  sender: Sender,
+  againMs: number,
+): Promise<void> {
+  const now = Date.now()
   for (let batch = 0; batch < BATCHES; batch++) {
-    const rows = sql.exec<Row>(`SELECT * FROM ledger WHERE ${PENDING} ORDER BY settled LIMIT ?`, BATCH).toArray()
+    const rows = sql
+      .exec<Row>('SELECT * FROM usage_outbox JOIN ledger USING (job) WHERE due <= ? ORDER BY due LIMIT ?', now, BATCH)
+      .toArray()
     if (rows.length === 0) return
     await USAGE.sendBatch(rows.map((row) => ({ body: recordOf(sender, row) })))
-    const now = Date.now()
-    for (const { job } of rows) sql.exec('UPDATE ledger SET exported = ? WHERE job = ?', now, job)
+    for (const { job } of rows) sql.exec('UPDATE usage_outbox SET due = ? WHERE job = ?', now + againMs, job)
   }
 }

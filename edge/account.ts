@@ -14,7 +14,7 @@ import {
   replaceKey,
 } from './account-keys.ts'
 import * as ledger from './account-ledger.ts'
-import { exportBatch, OUTBOX_MS, outboxSize } from './account-outbox.ts'
+import { exportBatch, nextExport, OUTBOX_MS, OUTBOX_SCHEMA, takeOut } from './account-outbox.ts'
 import { type AccountSettings, SETTINGS_SCHEMA, saveSettings, settingsOf } from './account-settings.ts'
 import {
   type Admission,
@@ -29,20 +29,20 @@ import {
 import type { Env } from './env.ts'
 import type { Credential, KeyCredential, Scope } from './keys.ts'
 import { log } from './log.ts'
-
-/** A reservation this old without a job behind it was left by a worker that died between the two. */
-const ORPHAN_MS = 15 * 60_000
+import { type Recovery, readRecovery } from './recovery.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorised' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings }
 
 export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
+  readonly #recovery: Recovery
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
-    this.#sql.exec(KEYS_SCHEMA + ledger.LEDGER_SCHEMA + SETTINGS_SCHEMA + IDEMPOTENCY_SCHEMA)
+    this.#recovery = readRecovery(env)
+    this.#sql.exec(KEYS_SCHEMA + ledger.LEDGER_SCHEMA + OUTBOX_SCHEMA + SETTINGS_SCHEMA + IDEMPOTENCY_SCHEMA)
   }
 
   addKey(credential: KeyCredential, options: Partial<KeyOptions> = {}): KeyInfo {
@@ -87,7 +87,7 @@ export class AccountDO extends DurableObject<Env> {
     const key = await authenticate(this.#sql, request.credential)
     if (!key) return { kind: 'unauthorised' }
     if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
-    await this.#wakeWithin(ORPHAN_MS)
+    await this.#wakeWithin(this.#recovery.reservationMs)
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
@@ -134,6 +134,11 @@ export class AccountDO extends DurableObject<Env> {
     return ledger.usageBetween(this.#sql, from, to)
   }
 
+  /** Ends the export of jobs that have arrived where usage is kept. */
+  exported(jobs: readonly string[]): void {
+    takeOut(this.#sql, jobs)
+  }
+
   /** Adds credit in micro-dollars, once for an id: a repeat changes nothing and tells what stands. */
   credit(id: string, amount: number, note: string): { amount: number; note: string } {
     return ledger.addCredit(this.#sql, id, amount, note)
@@ -154,19 +159,21 @@ export class AccountDO extends DurableObject<Env> {
     prune(this.#sql)
     try {
       await this.#releaseOrphans()
-      await exportBatch(this.#sql, this.env, { account: this.ctx.id.name!, ...this.#settings() })
+      const sender = { account: this.ctx.id.name!, ...this.#settings() }
+      await exportBatch(this.#sql, this.env, sender, this.#recovery.usageMs)
     } catch (cause) {
       log('error', 'an account could not tidy up yet', { account: this.ctx.id.name, cause })
     }
-    if (outboxSize(this.#sql) > 0) await this.#wakeWithin(OUTBOX_MS)
-    if (ledger.sumsOf(this.#sql).open > 0) await this.#wakeWithin(ORPHAN_MS)
+    const due = nextExport(this.#sql)
+    if (due !== null) await this.#wakeWithin(Math.max(OUTBOX_MS, due - Date.now()))
+    if (ledger.sumsOf(this.#sql).open > 0) await this.#wakeWithin(this.#recovery.reservationMs)
     const expiry = nextExpiry(this.#sql)
     if (expiry !== null) await this.#wakeWithin(expiry - Date.now())
   }
 
   /** A job that exists settles by itself, by its own watchdog. */
   async #releaseOrphans(): Promise<void> {
-    const before = Date.now() - ORPHAN_MS
+    const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
       if ((await this.env.JOB.getByName(job).view()) === null) this.#releaseOrphan(job, before)
     }

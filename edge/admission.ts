@@ -1,6 +1,7 @@
 // Whether an account lets a job in: one transaction over its SQLite that reserves the price or changes nothing.
 import { findKey, isActive, type KeyInfo } from './account-keys.ts'
 import { entryOf, type LedgerEntry, meterOf, renew, reserve, sumsOf } from './account-ledger.ts'
+import { takeOut } from './account-outbox.ts'
 import type { AccountSettings } from './account-settings.ts'
 import type { Credential, Scope } from './keys.ts'
 import { type RateState, UNLIMITED } from './limits.ts'
@@ -127,6 +128,7 @@ export function forget(sql: SqlStorage, job: string): boolean {
   const state = entryOf(sql, job)?.state ?? 'released'
   if (state !== 'released') return false
   sql.exec('UPDATE ledger SET orphan = 1 WHERE job = ?', job)
+  takeOut(sql, [job])
   forgetName(sql, job)
   return true
 }

@@ -23,6 +23,8 @@ export type Env = {
   /** JSON text or a TOML table; see limits.ts and price.ts. */
   OCTET_ACCOUNT_LIMITS: unknown
   OCTET_PRICES: unknown
+  /** The same; see recovery.ts. */
+  OCTET_RECOVERY: unknown
   /** Reports captures as meter events; nothing is reported without it. */
   STRIPE_SECRET_KEY?: string
   /** Deliveries to look at, and those whose last attempt failed. */

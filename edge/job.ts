@@ -11,9 +11,8 @@ import { eventStream } from './job-events.ts'
 import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
 import { FAILED, isFinal, isOver, type JobRecord, type JobSpec, MAX_ATTEMPTS, stepsSeen } from './job-record.ts'
 import { log } from './log.ts'
+import { readRecovery } from './recovery.ts'
 
-/** The watchdog: how soon a job that nobody drives any more (an eviction, a deploy) is taken up again. */
-const WATCH_MS = 30_000
 const UNFINISHED_MS = 5_000
 
 export type { LogEntry }
@@ -39,7 +38,7 @@ export class JobDO extends DurableObject<Env> {
     const known = this.view()
     if (known) return known
     const job = this.#log.create(spec)
-    await this.ctx.storage.setAlarm(Date.now() + WATCH_MS)
+    await this.#watch()
     return job
   }
 
@@ -142,13 +141,18 @@ export class JobDO extends DurableObject<Env> {
   override async alarm(): Promise<void> {
     const job = this.view()
     if (!job || isOver(job)) return
-    await this.ctx.storage.setAlarm(Date.now() + WATCH_MS)
+    await this.#watch()
     if (isFinal(job)) await this.#finish()
     else if (!this.#live && !(await this.#handOver())) {
       // Not awaited: an alarm may take 15 minutes, an attempt longer. The alarm just set is the net under it.
       const broke = (cause: unknown) => log('error', 'the watchdog could not drive the job', { job: job.id, cause })
       this.ctx.waitUntil(this.turn().catch(broke))
     }
+  }
+
+  /** Has the watchdog look at the job when nobody drives it any more. */
+  #watch(): Promise<void> {
+    return this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
   }
 
   #begin(n: number, patient: boolean): void {

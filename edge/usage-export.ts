@@ -21,19 +21,38 @@ function statements(db: D1Database, record: UsageRecord): D1PreparedStatement[] 
   return [usage, db.prepare(INSERT_OBSERVATION).bind(id, endpoint, model, observed.tier, ...took)]
 }
 
-/** Writes a batch to D1 in one transaction, then reports it. What Stripe did not take is delivered again; D1 keeps one row of each. */
+/**
+ * Writes a batch to D1 in one transaction, then reports it. What Stripe did not take is delivered again; D1 keeps one row of each. The
+ * accounts are told what has arrived: they send again what they hear nothing of.
+ */
 export async function consumeUsage(batch: MessageBatch<UsageRecord>, env: Env): Promise<void> {
   const rows = batch.messages.flatMap(({ body }) => statements(env.DB, body))
   if (rows.length > 0) await env.DB.batch(rows)
+  const arrived: UsageRecord[] = []
   for (const message of batch.messages) {
     try {
       await report(env, message.body)
+      arrived.push(message.body)
       message.ack()
     } catch (cause) {
       log('error', 'usage could not be reported to Stripe yet', { job: message.body.job, cause })
       message.retry({ delaySeconds: Math.min(3600, 30 * 2 ** message.attempts) })
     }
   }
+  await confirm(env, arrived)
+}
+
+/** Tells each account which of its jobs have arrived. An account that does not hear it sends them once more, which does no harm. */
+async function confirm(env: Env, arrived: readonly UsageRecord[]): Promise<void> {
+  const byAccount = Map.groupBy(arrived, ({ account }) => account)
+  const told = [...byAccount].map(async ([account, records]) => {
+    try {
+      await env.ACCOUNT.getByName(account).exported(records.map(({ job }) => job))
+    } catch (cause) {
+      log('warn', 'an account did not hear that its usage arrived', { account, cause })
+    }
+  })
+  await Promise.all(told)
 }
 
 /** Tells Stripe of a capture unless it was told before. Nothing happens without STRIPE_SECRET_KEY. */

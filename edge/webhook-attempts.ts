@@ -11,9 +11,6 @@ import { disableEndpoint, findEndpoint, liveKeys, pauseEndpoint } from './webhoo
 import { type Verdict, waitAfter } from './webhook-schedule.ts'
 import type { SigningKey } from './webhook-signature.ts'
 
-/** How long an attempt may take before another one may be made: more than WEBHOOK_TIMEOUT_SECONDS by far. */
-const LEASE_MS = 60_000
-
 /** What one attempt sends, and `lease`, under which its outcome counts. */
 export type Taken = { kind: 'send'; lease: number; url: string; event: WebhookEvent; keys: SigningKey[] }
 /** `wait`: look again after so many seconds. `exhausted`: the last attempt failed. */
@@ -22,8 +19,8 @@ export type Next = { kind: 'wait'; seconds: number } | { kind: 'done' } | { kind
 const DONE = { kind: 'done' } as const
 const waitUntil = (moment: number): Next => ({ kind: 'wait', seconds: Math.max(0, moment - Date.now()) / 1000 })
 
-/** Starts an attempt, unless the delivery is over, not due yet, or held by an attempt that may still be running. */
-export function takeDelivery(sql: SqlStorage, event: string, endpoint: string): Taken | Next {
+/** Starts an attempt for `leaseMs`, unless the delivery is over, not due yet, or held by an attempt that may still be running. */
+export function takeDelivery(sql: SqlStorage, event: string, endpoint: string, leaseMs: number): Taken | Next {
   const delivery = findDelivery(sql, event, endpoint)
   const told = findEvent(sql, event)
   if (!told || delivery?.state !== 'pending') return DONE
@@ -36,7 +33,7 @@ export function takeDelivery(sql: SqlStorage, event: string, endpoint: string): 
   const free = Math.max(delivery.due, delivery.leased_until, receiver?.paused_until ?? 0)
   if (free > Date.now()) return waitUntil(free)
   const lease = delivery.lease + 1
-  saveDelivery(sql, { ...delivery, lease, leased_until: Date.now() + LEASE_MS })
+  saveDelivery(sql, { ...delivery, lease, leased_until: Date.now() + leaseMs })
   return { kind: 'send', lease, url, event: told, keys: liveKeys(sql, endpoint) }
 }
 

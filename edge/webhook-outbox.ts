@@ -2,6 +2,7 @@
 // its clock: a message says "look at this delivery now", and what is lost or doubled there is made good here.
 import { DurableObject } from 'cloudflare:workers'
 import type { Env } from './env.ts'
+import { readRecovery } from './recovery.ts'
 import { type Next, settleAttempt, type Taken, takeDelivery } from './webhook-attempts.ts'
 import {
   DELIVERY_SCHEMA,
@@ -45,8 +46,8 @@ import { type DeliveryRef, enqueue } from './webhook-queue.ts'
 import { type Answer, judge, readSchedule } from './webhook-schedule.ts'
 import { newSigningKey, type Scheme, type SigningKey } from './webhook-signature.ts'
 
-/** How late a delivery is before the alarm puts it into the queue again. */
-const LATE_MS = 15 * 60_000
+/** How long an attempt may take before another one may be made: WEBHOOK_TIMEOUT_SECONDS so many times over. */
+const LEASE = 4
 const KEEP_MS = 30 * 24 * 3_600_000
 const SWEEP = 1000
 
@@ -57,11 +58,14 @@ const withoutSecret = ({ secret: _, ...view }: SigningKey & KeyView): KeyView =>
 export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #schedule: number[]
+  /** How late a delivery is before the alarm puts it into the queue again. */
+  readonly #lateMs: number
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#schedule = readSchedule(env.WEBHOOK_RETRY_SECONDS)
+    this.#lateMs = readRecovery(env).webhookMs
     this.#sql.exec(`${ENDPOINT_SCHEMA};${DELIVERY_SCHEMA}`)
   }
 
@@ -162,7 +166,8 @@ export class WebhookDO extends DurableObject<Env> {
 
   /** Starts an attempt if one is due. */
   take(event: string, endpoint: string): Taken | Next {
-    return takeDelivery(this.#sql, event, endpoint)
+    const leaseMs = LEASE * Number(this.env.WEBHOOK_TIMEOUT_SECONDS) * 1000
+    return takeDelivery(this.#sql, event, endpoint, leaseMs)
   }
 
   /** Logs the attempt that holds `lease` and decides what follows. */
@@ -174,7 +179,9 @@ export class WebhookDO extends DurableObject<Env> {
   /** Puts what the queue lost into it again, and forgets what is old. */
   override async alarm(): Promise<void> {
     forgetEvents(this.#sql, Date.now() - KEEP_MS)
-    await this.#send(overdue(this.#sql, Date.now() - LATE_MS, SWEEP).map(({ event, endpoint }) => [event, endpoint]))
+    await this.#send(
+      overdue(this.#sql, Date.now() - this.#lateMs, SWEEP).map(({ event, endpoint }) => [event, endpoint]),
+    )
   }
 
   #view(endpoint: Endpoint): EndpointView {
@@ -190,7 +197,7 @@ export class WebhookDO extends DurableObject<Env> {
   async #send(refs: (readonly [event: string, endpoint: string])[]): Promise<void> {
     const [due, oldest] = [nextDue(this.#sql), oldestEvent(this.#sql)]
     const next = Math.min(
-      due === null ? Number.POSITIVE_INFINITY : Math.max(due, Date.now()) + LATE_MS,
+      due === null ? Number.POSITIVE_INFINITY : Math.max(due, Date.now()) + this.#lateMs,
       oldest === null ? Number.POSITIVE_INFINITY : oldest + KEEP_MS,
     )
     // An alarm that is set stays: in an account that is never quiet it would else be put off for ever.

@@ -9,6 +9,8 @@ export type Secrets = {
   GPU_SIGNING_KEY: string
   OCTET_ADMIN_TOKEN: string
   RECEIPT_SIGNING_KEYS: string
+  /** Only where usage is reported to Stripe. */
+  STRIPE_SECRET_KEY?: string
 }
 
 /** Makes random secrets. `gpuPublicKey` is a JWK for the GPU function's OCTET_EDGE_PUBLIC_KEY. */
@@ -53,11 +55,13 @@ export function parseSecrets(text: string): Secrets {
     if (!secret) throw new Error(`there is no ${name} in the secrets that were given`)
     return secret
   }
+  const { STRIPE_SECRET_KEY } = found
   return {
     KEY_PEPPER: take('KEY_PEPPER'),
     GPU_SIGNING_KEY: take('GPU_SIGNING_KEY'),
     OCTET_ADMIN_TOKEN: take('OCTET_ADMIN_TOKEN'),
     RECEIPT_SIGNING_KEYS: take('RECEIPT_SIGNING_KEYS'),
+    ...(STRIPE_SECRET_KEY && { STRIPE_SECRET_KEY }),
   }
 }
 

@@ -24,7 +24,6 @@ export async function seedLedger(persist: string, count: number): Promise<void> 
       job: "printf('job_%032x', n)",
       reserved: 'reserved - n * 1000',
       settled: 'settled - n * 1000',
-      exported: 'settled',
     }
     const values = columns.map(({ name }) => others[name] ?? `"${name}"`).join(', ')
     database.exec(`

@@ -1,4 +1,10 @@
-import { createExecutionContext, createMessageBatch, getQueueResult, runDurableObjectAlarm } from 'cloudflare:test'
+import {
+  createExecutionContext,
+  createMessageBatch,
+  getQueueResult,
+  runDurableObjectAlarm,
+  runInDurableObject,
+} from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import type { UsageRecord } from '../../edge/account-outbox.ts'
@@ -41,7 +47,24 @@ describe('the export', () => {
       { id: `${caller.account}/job_b`, state: 'captured', charged: 25 },
       { id: `${caller.account}/job_c`, state: 'released', charged: 0 },
     ])
-    expect(await runDurableObjectAlarm(account)).toBe(false)
+    await vi.waitFor(async () => expect(await runDurableObjectAlarm(account)).toBe(false), 5000)
+  })
+
+  test('that the Queue took and never brought is made again, until it arrives', async ({ expect }) => {
+    const caller = await newCaller()
+    const account = env.ACCOUNT.getByName(caller.account)
+    await settled(caller, 'job_a', 7)
+    const lost = vi.spyOn(env.USAGE, 'sendBatch').mockResolvedValueOnce({ metadata: { metrics } })
+    expect(await runDurableObjectAlarm(account)).toBe(true)
+    expect(await runDurableObjectAlarm(account)).toBe(true)
+    expect(lost).toHaveBeenCalledOnce()
+    await runInDurableObject(account, (_, { storage }) => {
+      storage.sql.exec('UPDATE usage_outbox SET due = 0')
+    })
+    expect(await runDurableObjectAlarm(account)).toBe(true)
+    expect(lost).toHaveBeenCalledTimes(2)
+    await vi.waitFor(async () => expect(await runDurableObjectAlarm(account)).toBe(false), 5000)
+    expect(await rowsOf(caller.account)).toMatchObject([{ job: 'job_a', charged: 7 }])
   })
 
   test('that the Queue did not take is made again', async ({ expect }) => {
@@ -59,6 +82,7 @@ describe('the export', () => {
   })
 })
 
+const metrics = { backlogCount: 0, backlogBytes: 0 }
 const RECORD: UsageRecord = {
   ...{ id: 'acme/job_1', account: 'acme', job: 'job_1', key_id: '0123456789ab', tier: 'fp8', state: 'captured' },
   ...{ reserved_amount: 300, charged: 300, reserved: 1_795_000_000_000, settled: 1_795_000_009_999, observed: null },

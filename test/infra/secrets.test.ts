@@ -33,6 +33,13 @@ describe('secrets', () => {
     })
   })
 
+  test('of Stripe are kept by a rotation', async () => {
+    const { secrets, gpuPublicKey } = await createSecrets()
+    const file = formatSecrets({ ...secrets, STRIPE_SECRET_KEY: 'sk_live_1' }, gpuPublicKey)
+    const rotated = formatSecrets(await rotateSecrets(parseSecrets(file)), gpuPublicKey)
+    expect(parseSecrets(rotated).STRIPE_SECRET_KEY).toBe('sk_live_1')
+  })
+
   test('are refused when one is missing or no version is left', async () => {
     const { secrets } = await createSecrets()
     expect(() => parseSecrets("KEY_PEPPER='1:x'")).toThrow('there is no GPU_SIGNING_KEY in the secrets')

@@ -1,0 +1,33 @@
+// How soon what was left behind (an eviction, a deploy, a lost message) is taken up again: the variable OCTET_RECOVERY.
+import * as z from 'zod'
+import type { Env } from './env.ts'
+
+const seconds = z
+  .number()
+  .positive()
+  .max(30 * 86_400)
+const table = z
+  .strictObject({
+    /** A job that nobody drives any more. */
+    job_seconds: seconds.default(30),
+    /** A reservation without a job behind it: its worker died between the two. */
+    reservation_seconds: seconds.default(15 * 60),
+    /** A webhook that is due and that the queue does not bring. */
+    webhook_seconds: seconds.default(15 * 60),
+    /** A settled job that the export does not confirm. The queue keeps trying for days. */
+    usage_seconds: seconds.default(86_400),
+  })
+  .transform((given) => ({
+    jobMs: given.job_seconds * 1000,
+    reservationMs: given.reservation_seconds * 1000,
+    webhookMs: given.webhook_seconds * 1000,
+    usageMs: given.usage_seconds * 1000,
+  }))
+export type Recovery = z.infer<typeof table>
+
+/** Reads OCTET_RECOVERY, as JSON text or as a table of wrangler.toml; what it leaves out has the default. Throws when it is malformed. */
+export function readRecovery({ OCTET_RECOVERY: given }: Pick<Env, 'OCTET_RECOVERY'>): Recovery {
+  const parsed = table.safeParse((typeof given === 'string' ? JSON.parse(given) : given) ?? {})
+  if (!parsed.success) throw new Error(`OCTET_RECOVERY is malformed:\n${z.prettifyError(parsed.error)}`)
+  return parsed.data
+}
