@@ -62,8 +62,9 @@ function planNext(sql: SqlStorage, delivery: Delivery, pause: number, schedule: 
   const now = Date.now()
   const failures = delivery.failures + 1
   const wait = waitAfter(failures, schedule)
-  const due = now + Math.max(wait ?? 0, pause) * 1000
-  if (pause > 0) pauseEndpoint(sql, delivery.endpoint, now + pause * 1000)
+  // Whole milliseconds: a STRICT table refuses an INTEGER with a fraction.
+  const due = Math.round(now + Math.max(wait ?? 0, pause) * 1000)
+  if (pause > 0) pauseEndpoint(sql, delivery.endpoint, Math.round(now + pause * 1000))
   saveDelivery(sql, { ...delivery, state: wait === null ? 'exhausted' : 'pending', failures, due, leased_until: 0 })
   return wait === null ? { kind: 'exhausted' } : waitUntil(due)
 }

@@ -3,7 +3,10 @@ import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
 import { afterEach, describe, test, vi } from 'vitest'
+import { settleAttempt, takeDelivery } from '../../edge/webhook-attempts.ts'
+import { findDelivery } from '../../edge/webhook-deliveries.ts'
 import { attemptDelivery } from '../../edge/webhook-queue.ts'
+import { judge, readSchedule } from '../../edge/webhook-schedule.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import type { Caller } from './client.ts'
 import {
@@ -259,4 +262,26 @@ test('an account that is never quiet does not put the alarm off', async ({ expec
   await announce(env, finalJob(caller))
   expect(first).not.toBeNull()
   expect(await alarmOf()).toBe(first)
+})
+
+test('waits of any length and dates are kept: failures count, and the schedule ends', async ({ expect }) => {
+  const caller = await newManager()
+  const { id } = await addEndpoint(caller)
+  stopQueue()
+  const job = finalJob(caller)
+  await announce(env, job)
+  const event = eventOf(job).id
+  await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
+    const schedule = readSchedule('0.0301,5')
+    const inASecond = new Date(Date.now() + 1000).toUTCString()
+    const answers = [null, inASecond].map((retryAfter) => judge({ status: 503, retryAfter }, Date.now() - 0.3))
+    for (const [index, verdict] of answers.entries()) {
+      sql.exec('UPDATE deliveries SET due = 0, leased_until = 0')
+      sql.exec('UPDATE endpoints SET paused_until = 0')
+      const taken = takeDelivery(sql, event, id, 60_000)
+      if (taken.kind !== 'send') throw new Error(taken.kind)
+      expect(settleAttempt(sql, event, id, taken.lease, verdict, schedule).kind).toBe('wait')
+      expect(findDelivery(sql, event, id)).toMatchObject({ state: 'pending', failures: index + 1, leased_until: 0 })
+    }
+  })
 })
