@@ -1,6 +1,6 @@
 // The GPU function as far as the wire shows it: speaks the contract's stream, checks the edge's token, and misbehaves on request.
 import { env } from 'cloudflare:workers'
-import { importJWK, jwtVerify } from 'jose'
+import { errors, importJWK, jwtVerify } from 'jose'
 import { vi } from 'vitest'
 import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest } from '#contract'
 import { sha256 } from '../../edge/keys.ts'
@@ -60,11 +60,16 @@ export async function image({ request }: Seen, k: number, change: Record<string,
 
 /** Does the job as the contract says. */
 export const works: Behaviour = async (seen) => {
-  const images = await Promise.all(Array.from({ length: seen.request.count }, (_, k) => image(seen, k)))
-  const { steps, count } = seen.request
-  const progress = Array.from({ length: steps }, (_, k) => line({ type: 'step', image: 0, step: k + 1, steps }))
+  const { steps: each, count } = seen.request
+  const images = Array.from({ length: count }, async (_, k) => [...steps(each, each, k), ...(await image(seen, k))])
   const end = line({ type: 'succeeded', images: count, timings })
-  return stream([accepted(seen), line({ type: 'heartbeat' }), started(seen), ...progress, ...images.flat(), end])
+  return stream([
+    accepted(seen),
+    line({ type: 'heartbeat' }),
+    started(seen),
+    ...(await Promise.all(images)).flat(),
+    end,
+  ])
 }
 
 const tick = () => new Promise<void>((resolve) => setTimeout(resolve, 5))
@@ -121,33 +126,59 @@ export const unreachable: Behaviour = () => {
 /** What the GPU was asked to cancel since the last `fakeGpu`. */
 export const cancellations: { job: string; attempt: number }[] = []
 
+/** A request that the GPU function would not take, in its words; test/edge/contract.test.ts holds them to it. */
+class Refused extends Error {
+  readonly reply: Response
+  constructor(status: number, code: string) {
+    super(code)
+    const body = { type: 'about:blank', title: code, status, detail: `secret detail of ${code}`, code }
+    this.reply = Response.json(body, { status })
+  }
+}
+
 /** Checks the token of a request and returns what it is about. */
 async function authorised(request: Request, body: string): Promise<{ job: string; attempt: number }> {
-  const token = request.headers.get('authorization')?.replace('Bearer ', '') ?? ''
+  const token = request.headers.get('authorization')?.replace('Bearer ', '')
+  if (!token) throw new Refused(401, 'token_missing')
   const key = await importJWK(JSON.parse(env.GPU_PUBLIC_KEY), GPU_TOKEN.algorithm)
-  const { payload } = await jwtVerify(token, key, { issuer: GPU_TOKEN.issuer, audience: GPU_TOKEN.audience })
+  const { issuer, audience, maxAgeSeconds } = GPU_TOKEN
+  const { payload } = await jwtVerify(token, key, { issuer, audience }).catch((cause) => {
+    throw new Refused(401, cause instanceof errors.JWTExpired ? 'token_expired' : 'token_invalid')
+  })
+  if (payload.exp! - Date.now() / 1000 > maxAgeSeconds + 10) throw new Refused(401, 'token_invalid')
   const claims = gpuTokenClaims.parse(payload)
   const job = new URL(request.url).pathname.replace('/jobs/', '')
   const attempt = Number(claims.jti.slice(job.length + 1))
   const hash = Uint8Array.fromHex(await sha256(body)).toBase64({ alphabet: 'base64url', omitPadding: true })
   if (claims.sub !== job || claims.jti !== `${job}.${attempt}` || claims.body !== hash)
-    throw new Error('the token is not for this request')
-  if (payload.exp! - payload.iat! > GPU_TOKEN.maxAgeSeconds) throw new Error('the token lives too long')
+    throw new Refused(403, 'token_mismatch')
   return { job, attempt }
 }
 
-async function see(request: Request): Promise<Seen> {
+function parsed(body: string): JobRequest {
+  try {
+    return jobRequest.parse(JSON.parse(body))
+  } catch {
+    throw new Refused(400, 'invalid_request')
+  }
+}
+
+const withoutAttempt = ({ attempt: _, ...request }: JobRequest) => JSON.stringify(request)
+
+async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
   const body = await request.text()
   const { job, attempt } = await authorised(request, body)
-  const parsed = jobRequest.parse(JSON.parse(body))
-  if (parsed.attempt !== attempt) throw new Error('the token is for another attempt')
-  return { job, request: parsed, signal: request.signal }
+  const asked = parsed(body)
+  if (asked.attempt !== attempt) throw new Refused(403, 'token_mismatch')
+  const known = calls.find((seen) => seen.job === job)
+  if (known && withoutAttempt(known.request) !== withoutAttempt(asked)) throw new Refused(409, 'job_conflict')
+  return { job, request: asked, signal: request.signal }
 }
 
 /** DELETE: a job that was asked for is canceled at its next step; another is not known here. */
 async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
   const asked = await authorised(request, '')
-  if (!calls.some((seen) => seen.job === asked.job)) return new Response(null, { status: 404 })
+  if (!calls.some((seen) => seen.job === asked.job)) throw new Refused(404, 'job_not_found')
   cancellations.push(asked)
   return new Response(null, { status: 204 })
 }
@@ -159,10 +190,14 @@ export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
     const request = new Request(input, init)
     if (!request.url.startsWith(env.GPU_URL)) throw new Error(`unexpected fetch of ${request.url}`)
-    if (request.method === 'DELETE') return cancel(request, calls)
-    const seen = await see(request)
-    calls.push(seen)
-    return behaviours[Math.min(calls.length, behaviours.length) - 1]!(seen)
+    try {
+      if (request.method === 'DELETE') return await cancel(request, calls)
+      calls.push(await see(request, calls))
+    } catch (thrown) {
+      if (thrown instanceof Refused) return thrown.reply
+      throw thrown
+    }
+    return behaviours[Math.min(calls.length, behaviours.length) - 1]!(calls.at(-1)!)
   })
   return calls
 }
