@@ -142,20 +142,22 @@ export function eventsToReplay(sql: SqlStorage, endpoint: string, { since, until
     .toArray()
 }
 
-/** Pending deliveries whose time came before `moment` and that no attempt holds: the queue must have lost them. */
+const PENDING = "deliveries LEFT JOIN endpoints ON id = endpoint WHERE state = 'pending'"
+/** When a delivery may be tried: it is due, no attempt holds it, and its receiver does not ask for quiet. */
+const FREE = 'max(due, leased_until, coalesce(paused_until, 0))'
+
+/** Pending deliveries that could have been tried before `moment`: the queue must have lost them. */
 export const overdue = (sql: SqlStorage, moment: number, limit: number) =>
   sql
     .exec<{ event: string; endpoint: string }>(
-      "SELECT event, endpoint FROM deliveries WHERE state = 'pending' AND due < ?1 AND leased_until < ?1 ORDER BY due LIMIT ?2",
+      `SELECT event, endpoint FROM ${PENDING} AND due < ?1 AND ${FREE} < ?1 ORDER BY due LIMIT ?2`,
       ...[moment, limit],
     )
     .toArray()
 
-/** When the next pending delivery is due, in Unix milliseconds; null when there is none. */
+/** When the next pending delivery may be tried, in Unix milliseconds; null when there is none. */
 export const nextDue = (sql: SqlStorage): number | null =>
-  sql
-    .exec<{ at: number | null }>("SELECT min(max(due, leased_until)) AS at FROM deliveries WHERE state = 'pending'")
-    .one().at
+  sql.exec<{ at: number | null }>(`SELECT min(${FREE}) AS at FROM ${PENDING}`).one().at
 
 export const oldestEvent = (sql: SqlStorage): number | null =>
   sql.exec<{ at: number | null }>('SELECT min(created) AS at FROM events').one().at

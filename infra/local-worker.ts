@@ -21,6 +21,8 @@ export type LocalWorkerOptions = {
   gpuUrl: string
   /** Directory of R2 and the Durable Objects. It may be a fresh temporary one. */
   persist: string
+  /** The D1 database of that directory is up to date: another start has seen to it. */
+  migrated?: boolean
   secrets: Secrets
   /** What is served; wrangler.toml's when left out. */
   catalogue?: { offers: LocalOffer[] }
@@ -63,7 +65,7 @@ async function migrate(persist: string): Promise<void> {
 /** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd; nothing is left running. */
 export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   Object.assign(process.env, OFFLINE)
-  await migrate(options.persist)
+  if (!options.migrated) await migrate(options.persist)
   const { unstable_startWorker } = await import('wrangler')
   const worker = await unstable_startWorker({
     config: path.join(root, 'wrangler.toml'),

@@ -4,7 +4,8 @@ import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
 import { afterEach, describe, test, vi } from 'vitest'
 import { settleAttempt, takeDelivery } from '../../edge/webhook-attempts.ts'
-import { findDelivery } from '../../edge/webhook-deliveries.ts'
+import { findDelivery, nextDue, overdue } from '../../edge/webhook-deliveries.ts'
+import { pauseEndpoint } from '../../edge/webhook-endpoints.ts'
 import { attemptDelivery } from '../../edge/webhook-queue.ts'
 import { judge, readSchedule } from '../../edge/webhook-schedule.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
@@ -185,6 +186,22 @@ test('what the queue lost, the alarm of the outbox puts into it again', async ({
   await arrived(again, 1)
   await settled(caller)
   expect([calls.length, await states(caller, id)]).toEqual([0, [['delivered', [204]]]])
+})
+
+test('what waits because its receiver asked for quiet is not put into the queue again and again', async ({
+  expect,
+}) => {
+  const caller = await newManager()
+  const { id } = await addEndpoint(caller)
+  stopQueue()
+  await announce(env, finalJob(caller))
+  await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
+    const now = Date.now()
+    sql.exec('UPDATE deliveries SET due = 0')
+    expect(overdue(sql, now, 10)).toHaveLength(1)
+    pauseEndpoint(sql, id, now + 3_600_000)
+    expect([overdue(sql, now, 10), nextDue(sql)]).toEqual([[], now + 3_600_000])
+  })
 })
 
 test('a queue that does not take messages fails the announcement, which is then made again', async ({ expect }) => {

@@ -1,0 +1,65 @@
+// A program of ours that is killed and started again: no warning, no clean-up, as a host that loses power.
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import fs from 'node:fs'
+import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+export type Program = {
+  /** Ends it with all it started, at once. */
+  kill: () => Promise<void>
+  /** Starts it, unless it runs, and waits until it says that it is ready. */
+  start: () => Promise<void>
+  /** Holds it and all it started still for a while, as on a host that is overloaded. */
+  freeze: (milliseconds: number) => Promise<void>
+}
+
+const runs = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && signalCode === null
+
+/** Reaches its children as well: workerd is one of the worker's. */
+function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
+  try {
+    process.kill(-pid!, name)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/**
+ * `file` lies beside this one, reads its settings as JSON from its first argument, and sends its parent a message once it is ready. What it
+ * says goes to a log in `directory`, what it leaves in the temporary directory as well.
+ */
+export function programOf(file: string, directory: string, settings: object): Program {
+  let child: ChildProcess | null = null
+  const kill = async () => {
+    if (!child) return
+    const exited = runs(child) ? once(child, 'exit') : null
+    signal(child, 'SIGKILL')
+    await exited
+    child = null
+  }
+  process.once('exit', () => child && signal(child, 'SIGKILL'))
+  return {
+    kill,
+    async start() {
+      if (child && runs(child)) return
+      await kill()
+      const log = fs.openSync(path.join(directory, `${path.basename(file, '.ts')}.log`), 'a')
+      child = fork(path.join(import.meta.dirname, file), [JSON.stringify(settings)], {
+        env: { ...process.env, TMPDIR: directory },
+        detached: true,
+        stdio: ['ignore', log, log, 'ipc'],
+      })
+      fs.closeSync(log)
+      const ended = once(child, 'exit').then(([code, by]) => [`${file} ended with ${code ?? by} before it was ready`])
+      const [first] = await Promise.race([once(child, 'message'), ended])
+      if (first !== 'ready') throw new Error(first)
+    },
+    async freeze(milliseconds) {
+      if (!child) return
+      signal(child, 'SIGSTOP')
+      await sleep(milliseconds)
+      signal(child, 'SIGCONT')
+    },
+  }
+}

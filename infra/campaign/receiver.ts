@@ -1,0 +1,103 @@
+// A receiver of webhooks that fails every second time, and looks at all it is told: signature, id, and whether the images are there.
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Webhook } from 'standardwebhooks'
+import type { Random } from './random.ts'
+
+/** What it does instead of taking an event, and how often relative to the others. */
+const FAILURES = { error: 5, busy: 1, cut: 3, silence: 1, redirect: 2, 'taken and lost': 3 } as const
+
+type Image = { url: string; sha256: string }
+type Payload = { type: string; data: { id: string; state: string; images: Image[] } }
+/** What was told of one job. */
+export type Told = { ids: Set<string>; states: Set<string>; attempts: number; taken: number }
+type Endpoint = { secret: Webhook; told: Map<string, Told> }
+
+/** Whether an image of an event can be fetched; null when it can. A worker that is away is asked again: any answer but the image is a fault. */
+async function complaintOf({ url, sha256 }: Image): Promise<string | null> {
+  for (;;) {
+    try {
+      const response = await fetch(url)
+      const file = new Uint8Array(await response.arrayBuffer())
+      if (response.status !== 200) return `${url} answered ${response.status} to one who was told that it is there`
+      return createHash('sha256').update(file).digest('hex') === sha256 ? null : `${url} is another image`
+    } catch {
+      await sleep(200)
+    }
+  }
+}
+
+function note({ told }: Endpoint, { data }: Payload, id: string, taken: boolean): void {
+  const known = told.get(data.id) ?? { ids: new Set(), states: new Set(), attempts: 0, taken: 0 }
+  told.set(data.id, {
+    ids: known.ids.add(id),
+    states: known.states.add(data.state),
+    attempts: known.attempts + 1,
+    taken: known.taken + (taken ? 1 : 0),
+  })
+}
+
+function fail(response: ServerResponse, failure: keyof typeof FAILURES): void {
+  if (failure === 'error') response.writeHead(500).end('no')
+  else if (failure === 'busy') response.writeHead(429, { 'retry-after': '1' }).end()
+  else if (failure === 'redirect') response.writeHead(302, { location: '/elsewhere' }).end()
+  else if (failure !== 'silence') response.destroy()
+}
+
+/** Starts the receiver. Each account has an address of its own. */
+export async function startReceiver(random: Random) {
+  const endpoints = new Map<string, Endpoint>()
+  const complaints: string[] = []
+  const looks: Promise<void>[] = []
+
+  const look = async ({ data }: Payload) => {
+    for (const image of data.images) {
+      const complaint = await complaintOf(image)
+      if (complaint) complaints.push(complaint)
+    }
+  }
+  const handle = async (request: IncomingMessage, response: ServerResponse) => {
+    const failure = random.chance(0.5) ? random.pick(FAILURES) : null
+    const endpoint = endpoints.get(request.url!.slice(1))!
+    const headers = request.headers as Record<string, string>
+    const payload = endpoint.secret.verify(await text(request), headers) as Payload
+    note(endpoint, payload, headers['webhook-id']!, failure === null)
+    looks.push(look(payload))
+    if (failure) fail(response, failure)
+    else response.writeHead(204).end()
+  }
+  const server = createServer((request, response) => {
+    handle(request, response).catch((cause) => {
+      complaints.push(`a delivery to ${request.url} is not what it should be: ${cause}`)
+      response.writeHead(400).end()
+    })
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const events = () => [...endpoints.values()].flatMap(({ told }) => [...told.values()])
+  return {
+    address: (account: string) => `http://127.0.0.1:${(server.address() as AddressInfo).port}/${account}`,
+    expect: (account: string, secret: string) =>
+      endpoints.set(account, { secret: new Webhook(secret), told: new Map() }),
+    /** By job, what was told of it. */
+    toldTo: (account: string): ReadonlyMap<string, Told> => endpoints.get(account)!.told,
+    counts: () => ({
+      attempts: events().reduce((total, { attempts }) => total + attempts, 0),
+      taken: events().reduce((total, { taken }) => total + taken, 0),
+    }),
+    /** What was wrong with what came, once every image that was told of has been looked at. */
+    complaints: async () => {
+      await Promise.all(looks)
+      return complaints
+    },
+    stop: async () => {
+      server.closeAllConnections()
+      server.close()
+      await once(server, 'close')
+    },
+  }
+}
+export type Receiver = Awaited<ReturnType<typeof startReceiver>>

@@ -1,0 +1,102 @@
+// Everything that a campaign happens to: the worker and the GPU function as processes, the network between them, customers, a receiver.
+import { once } from 'node:events'
+import fs from 'node:fs/promises'
+import { createServer } from 'node:net'
+import os from 'node:os'
+import path from 'node:path'
+import { addCredit, configureAccount, createKey, type Target } from '../keys.ts'
+import type { LocalWorkerOptions } from '../local-worker.ts'
+import { createSecrets } from '../secrets.ts'
+import type { Customer } from './callers.ts'
+import { startChaosProxy } from './chaos-proxy.ts'
+import { ask } from './client.ts'
+import type { GpuSettings } from './gpu-program.ts'
+import { MODELLESS } from './modelless-engine.ts'
+import { programOf } from './program.ts'
+import { randomOf } from './random.ts'
+import { type Receiver, startReceiver } from './receiver.ts'
+
+const CUSTOMERS = 4
+const CREDIT = 1_000_000_000
+const OFFER = {
+  ...MODELLESS,
+  route: 'full',
+  steps: 4,
+  guidance_scale: 4,
+  width: 64,
+  height: 64,
+  max_pixels: 4096,
+} as const
+/** As in wrangler.toml, but for a world in which seconds pass for minutes. */
+const VARS = {
+  OCTET_ACCOUNT_LIMITS: '{"concurrent_jobs": 200}',
+  OCTET_RECOVERY: '{"job_seconds": 3, "reservation_seconds": 6, "webhook_seconds": 8, "usage_seconds": 3}',
+  ...{ GPU_START_SECONDS: '30', GPU_SILENCE_SECONDS: '2', GPU_RUN_SECONDS: '15', GPU_RETRY_SECONDS: '0.2' },
+  ...{ WEBHOOK_LOCAL: 'true', WEBHOOK_TIMEOUT_SECONDS: '0.4', WEBHOOK_RETRY_SECONDS: Array(60).fill('0.3').join() },
+}
+
+/** A port that is free now, for a program that must come back where it was. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+/** Accounts that pay in advance, each with a key and an endpoint for its events. */
+async function openAccounts(target: Target, receiver: Receiver): Promise<Customer[]> {
+  const customers = Array.from({ length: CUSTOMERS }, async (_, index) => {
+    const account = `customer-${index}`
+    await configureAccount(target, account, { prepaid: true })
+    await addCredit(target, account, 'first', CREDIT, 'campaign')
+    const { key } = await createKey(target, account, { scopes: ['generate', 'read', 'admin'] })
+    const body = { url: receiver.address(account) }
+    const { secret } = await ask<{ secret: string }>(`${target.url}/v1/webhooks`, key, { method: 'POST', body })
+    receiver.expect(account, secret)
+    return { account, key }
+  })
+  return Promise.all(customers)
+}
+
+export type World = Awaited<ReturnType<typeof openWorld>>
+
+/** Starts it all. `close` ends every process and, unless `keep`, removes what they wrote. */
+export async function openWorld(seed: number) {
+  const directory = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-campaign-'))
+  const persist = path.join(directory, 'state')
+  const { secrets, gpuPublicKey } = await createSecrets()
+  const [port, gpuPort] = [await freePort(), await freePort()]
+  const proxy = await startChaosProxy(gpuPort, randomOf(seed, 'network'))
+  const receiver = await startReceiver(randomOf(seed, 'receiver'))
+  const gpuSettings: GpuSettings = { port: gpuPort, edgePublicKey: gpuPublicKey, heartbeatMs: 500, stepMs: 8 }
+  const settings: LocalWorkerOptions = {
+    gpuUrl: proxy.url,
+    persist,
+    secrets,
+    catalogue: { offers: [OFFER] },
+    vars: VARS,
+    port,
+  }
+  const gpu = programOf('gpu-program.ts', directory, gpuSettings)
+  const fresh = programOf('worker-program.ts', directory, settings)
+  const worker = programOf('worker-program.ts', directory, { ...settings, migrated: true })
+  const close = async ({ keep = false } = {}) => {
+    await Promise.all([fresh, worker, gpu].map((program) => program.kill()))
+    await proxy.stop()
+    await receiver.stop()
+    if (!keep) await fs.rm(directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+  try {
+    await Promise.all([fresh.start(), gpu.start()])
+    await fresh.kill()
+    await worker.start()
+    const target = { url: `http://127.0.0.1:${port}`, token: secrets.OCTET_ADMIN_TOKEN }
+    const customers = await openAccounts(target, receiver)
+    return { directory, persist, target, customers, worker, gpu, proxy, receiver, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
