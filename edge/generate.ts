@@ -22,6 +22,9 @@ export type Submission = {
 /** `known`: the job was let in by an earlier request; `reused`: and it stands in for this one, at no price. `rates` are for the reply's headers. */
 export type Submitted = { job: JobRecord; known: boolean; reused: boolean; rates: RateState[] }
 
+/** Who makes the first attempt. */
+type DrivenBy = 'caller' | 'Workflow'
+
 /** Reads `Idempotency-Key`: a structured-field string or a bare one, 1 to 255 characters. Errors: invalid_request. */
 export function idempotencyKey(header: string | undefined): string | null {
   if (header === undefined) return null
@@ -34,11 +37,11 @@ export function idempotencyKey(header: string | undefined): string | null {
  * The job of a request that was let in before. A worker that died between reservation and job left an id without a job; null when the
  * reservation is gone as well: run under that id, the job would be free.
  */
-async function knownJob(env: Env, id: string, spec: JobSpec): Promise<JobRecord | null> {
+async function knownJob(env: Env, id: string, spec: JobSpec, drivenBy: DrivenBy): Promise<JobRecord | null> {
   const object = env.JOB.getByName(id)
   const known = await object.view()
   if (!known && (await env.ACCOUNT.getByName(spec.account).forget(id))) return null
-  const job = known ?? (await object.create({ ...spec, id }))
+  const job = known ?? (await object.create({ ...spec, id }, drivenBy))
   if (spec.name === null || job.fingerprint === spec.fingerprint) return job
   throw new ApiError('idempotency_mismatch', `The job ${spec.name} was asked for with another request; use a new id.`, {
     headers: { 'x-should-retry': 'false' },
@@ -46,7 +49,7 @@ async function knownJob(env: Env, id: string, spec: JobSpec): Promise<JobRecord 
 }
 
 /** Lets the request in and creates its job, or finds the one it already has. Errors: what the account refuses. */
-async function admit(env: Env, submission: Submission): Promise<Submitted> {
+async function admit(env: Env, submission: Submission, drivenBy: DrivenBy): Promise<Submitted> {
   // A deployment that cannot run a job must not reserve for one.
   readGpuTimes(env)
   const { credential, spec, idempotencyKey, retried } = submission
@@ -62,11 +65,11 @@ async function admit(env: Env, submission: Submission): Promise<Submitted> {
   const refusal = refusedBy(admission)
   if (refusal) throw refusal
   if (admission.kind === 'repeated') {
-    const job = await knownJob(env, admission.job, spec)
-    return job ? { job, known: true, reused: false, rates: [] } : admit(env, submission)
+    const job = await knownJob(env, admission.job, spec, drivenBy)
+    return job ? { job, known: true, reused: false, rates: [] } : admit(env, submission, drivenBy)
   }
   const rates = admission.kind === 'admitted' ? admission.rates : []
-  return { job: await env.JOB.getByName(id).create(spec), known: false, reused: false, rates }
+  return { job: await env.JOB.getByName(id).create(spec, drivenBy), known: false, reused: false, rates }
 }
 
 /** An identical finished job of the account, where the request takes one. It costs nothing, but the key must hold. */
@@ -83,8 +86,8 @@ async function reused(env: Env, { credential, spec, reuse }: Submission): Promis
 export async function submit(env: Env, submission: Submission): Promise<Submitted> {
   const before = await reused(env, submission)
   if (before) return before
-  const submitted = await admit(env, submission)
-  if (!submitted.known || submitted.job.attempt === 0) await env.JOB.getByName(submitted.job.id).start()
+  const submitted = await admit(env, submission, 'Workflow')
+  if (submitted.known && submitted.job.attempt === 0) await env.JOB.getByName(submitted.job.id).start()
   return submitted
 }
 
@@ -113,7 +116,7 @@ function unsuccessful({ id, state, error }: JobRecord): ApiError {
 export async function generateNow(env: Env, submission: Submission, onJob: (id: string) => void): Promise<Submitted> {
   const before = await reused(env, submission)
   if (before) return before
-  const { job, known, rates } = await admit(env, submission)
+  const { job, known, rates } = await admit(env, submission, 'caller')
   if (known && submission.idempotencyKey !== null && !isFinal(job) && job.attempt > 0) {
     const message = 'The first request with this Idempotency-Key is still running; ask again in a moment.'
     throw new ApiError('idempotency_in_flight', message, { headers: { 'retry-after': '1', 'x-octet-job': job.id } })

@@ -33,12 +33,16 @@ export class JobDO extends DurableObject<Env> {
     this.#log = openJobLog(ctx.storage)
   }
 
-  /** Creates the job; the same id again changes nothing. From here on the watchdog sees to it that the job ends. */
-  async create(spec: JobSpec): Promise<JobRecord> {
+  /**
+   * Creates the job, for its Workflow to drive unless a caller will `run` it; the same id again changes nothing. From here on the watchdog
+   * sees to it that the job ends.
+   */
+  async create(spec: JobSpec, drivenBy: 'caller' | 'Workflow' = 'caller'): Promise<JobRecord> {
     const known = this.view()
     if (known) return known
     const job = this.#log.create(spec)
     await this.#watch()
+    if (drivenBy === 'Workflow') this.start()
     return job
   }
 
@@ -62,13 +66,13 @@ export class JobDO extends DurableObject<Env> {
     this.#waiters += 1
     const { attempt } = this.#log.job()
     if (attempt === 0 || this.#live) await this.attempt(Math.max(1, attempt), true)
-    else await this.start()
+    else this.start()
     return this.ended()
   }
 
-  /** Has the Workflow drive the job, unless it has ended. */
-  async start(): Promise<void> {
-    if (!isFinal(this.#log.job())) await this.#handOver()
+  /** Has the Workflow drive the job, unless it has ended. Nobody waits for a Workflow to start: the watchdog makes up for one that does not. */
+  start(): void {
+    if (!isFinal(this.#log.job())) this.ctx.waitUntil(this.#handOver())
   }
 
   /** Waits for the job's end, at most `limitMs`, and returns the job as it then stands. */

@@ -30,7 +30,7 @@ export async function send(url: string, key: string, sending: Sending = {}): Pro
 export async function insist(url: string, key: string, sending?: Sending): Promise<Answer> {
   for (;;) {
     const answer = await send(url, key, sending).catch(() => null)
-    if (answer && !TRANSIENT.test(answer.text)) return answer
+    if (answer && (answer.status < 400 || !TRANSIENT.test(answer.text))) return answer
     await sleep(PAUSE_MS)
   }
 }

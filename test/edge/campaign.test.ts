@@ -1,0 +1,93 @@
+// The crash campaign inside workerd, where one object at a time can be struck: job objects and accounts are evicted and aborted, Workflows
+// terminated, turns and attempts doubled, while the GPU fails. infra/campaign/ strikes whole processes.
+import { abortAllDurableObjects, evictDurableObject, runDurableObjectAlarm } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { afterEach, test, vi } from 'vitest'
+import { costOf, isOver, type JobSpec } from '../../edge/job-record.ts'
+import { type Random, randomOf } from '../../infra/campaign/random.ts'
+import { type Caller, filesOf, newCaller } from './client.ts'
+import { accepted, type Behaviour, fakeGpu, image, refuses, started, stream, unreachable, works } from './fake-gpu.ts'
+import { created, jobOf, stopsHalfWay } from './jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const JOBS = 80
+const GPU: Record<string, [share: number, behaviour: Behaviour]> = {
+  works: [12, works],
+  loading: [2, refuses(503, 'loading')],
+  full: [2, refuses(429, 'queue_full')],
+  unreachable: [1, unreachable],
+  silent: [1, stopsHalfWay],
+  cut: [2, async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'cut')],
+  spoilt: [1, async (seen) => stream([accepted(seen), started(seen), ...(await image(seen, 0, { bytes: 4999 }))])],
+}
+const SHARES = Object.fromEntries(Object.entries(GPU).map(([name, [share]]) => [name, share]))
+
+/** What befalls a job; what does not apply any more, or is cut short by another blow, is no matter. */
+const BLOWS: Record<string, (spec: JobSpec) => unknown> = {
+  evict: (spec) => evictDurableObject(jobOf(spec)),
+  'evict the account': ({ account }) => evictDurableObject(env.ACCOUNT.getByName(account)),
+  'abort everything': () => abortAllDurableObjects(),
+  'terminate the Workflow': async ({ id }) => (await env.GENERATE.get(id)).terminate(),
+  'start again': (spec) => jobOf(spec).start(),
+  'turn again': (spec) => jobOf(spec).turn(),
+  'take over': async (spec) => jobOf(spec).attempt(((await jobOf(spec).view())?.attempt ?? 0) + 1),
+  'wake the watchdog': (spec) => runDurableObjectAlarm(jobOf(spec)),
+  'wake the account': ({ account }) => runDurableObjectAlarm(env.ACCOUNT.getByName(account)),
+}
+const BLOW_SHARES = { ...Object.fromEntries(Object.keys(BLOWS).map((blow) => [blow, 6])), 'abort everything': 1 }
+
+/** Strikes job after job until all are over; returns how often which blow fell. */
+async function strike(specs: readonly JobSpec[], random: Random, signal: AbortSignal): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {}
+  const open = new Set(specs)
+  for (let moment = 0; open.size > 0 && !signal.aborted; moment++) {
+    const spec = [...open][random.between(0, open.size - 1)]!
+    // Every blow that is struck at a job makes it more likely that the next one helps it on: campaigns end.
+    const blow = moment % 3 === 0 ? 'wake the watchdog' : random.pick(BLOW_SHARES)
+    counts[blow] = (counts[blow] ?? 0) + 1
+    Promise.resolve(BLOWS[blow]!(spec)).catch(() => {})
+    await new Promise((resolve) => setTimeout(resolve, random.between(0, 20)))
+    const job = await jobOf(spec)
+      .view()
+      .catch(() => null)
+    if (job && isOver(job)) open.delete(spec)
+  }
+  return counts
+}
+
+test('whatever strikes its objects, a job ends once, is charged once and keeps its images', async ({
+  expect,
+  signal,
+}) => {
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0]!
+  const random = randomOf(seed, 'blows')
+  const gpu = randomOf(seed, 'gpu')
+  fakeGpu((seen) => GPU[gpu.pick(SHARES)]![1](seen))
+  const callers: Caller[] = await Promise.all([newCaller(), newCaller()])
+  const specs = await Promise.all(Array.from({ length: JOBS }, (_, index) => created(callers[index % 2]!)))
+  for (const spec of specs) {
+    const driven = random.chance(0.5) ? jobOf(spec).run() : jobOf(spec).start()
+    Promise.resolve(driven).catch(() => {})
+  }
+  const blows = await strike(specs, random, signal)
+  const jobs = await Promise.all(specs.map(async (spec) => (await jobOf(spec).view())!))
+  const states = Object.groupBy(jobs, ({ state }) => state)
+  const count = ({ length = 0 }: readonly unknown[] = []) => length
+  console.log(`seed ${seed}:`, { succeeded: count(states.succeeded), failed: count(states.failed), ...blows })
+  expect(count(states.succeeded) + count(states.failed), `seed ${seed}`).toBe(JOBS)
+  for (const caller of callers) {
+    const own = jobs.filter(({ account }) => account === caller.account)
+    const captured = own.reduce((sum, job) => sum + costOf(job), 0)
+    const { kept, summed } = await env.ACCOUNT.getByName(caller.account).audit()
+    expect({ seed, kept, summed }).toEqual({
+      seed,
+      kept: { credited: 0, captured, reserved: 0, open: 0 },
+      summed: kept,
+    })
+    const files = new Set(await filesOf(caller))
+    const told = own.flatMap(({ state, images }) => (state === 'succeeded' ? images : []))
+    expect(told.filter(({ key }) => !files.has(key))).toEqual([])
+    expect(told.length).toBe(2 * own.filter(({ state }) => state === 'succeeded').length)
+  }
+})
