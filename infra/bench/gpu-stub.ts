@@ -9,7 +9,8 @@ import { type JobEvent, type JobRequest, jobRequest, LIMITS } from '../../gpu-fn
 /** A job with this prompt is accepted and started, and ends when `release` is called; from then on none is held. */
 export const HELD_PROMPT = 'held'
 
-const IMAGE = Buffer.alloc(64 * 1024, 'octet')
+/** What it takes for an image. */
+export const IMAGE = Buffer.alloc(64 * 1024, 'octet')
 const SHA256 = createHash('sha256').update(IMAGE).digest('hex')
 const TIMINGS = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 

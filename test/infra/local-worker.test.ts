@@ -1,54 +1,29 @@
 // The worker as the demo runs it: real workerd, real sockets, and the operator's command line.
 import { execFile } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { createServer, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, test, vi } from 'vitest'
-import type { JobRequest } from '../../gpu-fn/contract.ts'
+import { type GpuStub, HELD_PROMPT, IMAGE, startGpuStub } from '../../infra/bench/gpu-stub.ts'
 import { startWorker } from '../../infra/local-worker.ts'
 import { createSecrets, type Secrets } from '../../infra/secrets.ts'
 
 const run = promisify(execFile)
 const root = path.join(import.meta.dirname, '..', '..')
-const image = Buffer.from('not really a PNG')
 
-let gpu: Server
+let gpu: GpuStub
 let persist: string
 let secrets: Secrets
 let worker: Awaited<ReturnType<typeof startWorker>>
-/** Set by a test that wants to hold the picture back. */
-let gate = Promise.resolve()
 
 const cli = async (...args: string[]) => {
   const env = { ...process.env, OCTET_URL: worker.url, OCTET_ADMIN_TOKEN: secrets.OCTET_ADMIN_TOKEN }
   return run(process.execPath, ['infra/keys-command.ts', ...args], { cwd: root, env })
 }
 
-async function answer(url: string, body: string, response: ServerResponse) {
-  const { attempt, model, tier, seed, width, height } = JSON.parse(body) as JobRequest
-  const send = (event: object) => response.write(`${JSON.stringify(event)}\n`)
-  send({ type: 'accepted', job: url.slice('/jobs/'.length), attempt, position: 0 })
-  send({ type: 'started', model, tier, package: 'p', device: 'stub' })
-  await gate
-  const sha256 = createHash('sha256').update(image).digest('hex')
-  send({ type: 'image', image: 0, seed, width, height, content_type: 'image/png', sha256, bytes: image.length })
-  response.write(image)
-  send({ type: 'succeeded', images: 1, timings: { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 } })
-  response.end()
-}
-
 beforeAll(async () => {
-  gpu = createServer((request, response) => {
-    const chunks: Buffer[] = []
-    request
-      .on('data', (chunk) => chunks.push(chunk))
-      .on('end', () => answer(request.url!, Buffer.concat(chunks).toString(), response))
-  }).listen(0, '127.0.0.1')
-  await new Promise((resolve) => gpu.once('listening', resolve))
+  gpu = await startGpuStub()
   persist = await mkdtemp(path.join(os.tmpdir(), 'octet-worker-'))
   secrets = (await createSecrets()).secrets
   const offer = {
@@ -61,12 +36,11 @@ beforeAll(async () => {
     height: 64,
     max_pixels: 4096,
   } as const
-  const gpuUrl = `http://127.0.0.1:${(gpu.address() as AddressInfo).port}`
-  worker = await startWorker({ gpuUrl, persist, secrets, catalogue: { offers: [offer] } })
+  worker = await startWorker({ gpuUrl: gpu.url, persist, secrets, catalogue: { offers: [offer] } })
 })
 afterAll(async () => {
   await worker?.stop()
-  gpu?.close()
+  await gpu?.stop()
   await rm(persist, { recursive: true, force: true })
 })
 
@@ -154,28 +128,25 @@ describe('a caller of the local worker', () => {
       data: { url: string }[]
     }
     const file = await fetch(reply.data[0]!.url)
-    expect(Buffer.from(await file.arrayBuffer())).toEqual(image)
+    expect(Buffer.from(await file.arrayBuffer())).toEqual(IMAGE)
   })
 
   test('that leaves while the image is made finds it stored later', async ({ expect }) => {
     const key = (await cli('create', '--account', 'leaver')).stdout.trim()
-    let open = () => {}
-    gate = new Promise((resolve) => {
-      open = resolve
-    })
     const leave = new AbortController()
     const idempotent = {
       authorization: `Bearer ${key}`,
       'content-type': 'application/json',
       'idempotency-key': 'leaver-1',
     }
+    const held = { method: 'POST', body: JSON.stringify({ prompt: HELD_PROMPT }), headers: idempotent }
     const post = (signal: AbortSignal | null) =>
-      fetch(new URL('/v1/images/generations', worker.url), { method: 'POST', body, headers: idempotent, signal })
+      fetch(new URL('/v1/images/generations', worker.url), { ...held, signal })
     const gone = post(leave.signal).catch((error: Error) => error.name)
     await vi.waitFor(async () => expect((await post(null)).status).toBe(409), { timeout: 20_000 })
     leave.abort()
     expect(await gone).toBe('AbortError')
-    open()
+    gpu.release()
     await vi.waitFor(async () => expect((await post(null)).status).toBe(200), { timeout: 20_000 })
   })
 })
