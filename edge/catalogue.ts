@@ -19,6 +19,8 @@ const offer = z
     width: side,
     height: side,
     max_pixels: z.int().min(1),
+    /** The longest side, in pixels: as far as the model's position table reaches. */
+    max_side: side.default(LIMITS.side.max),
   })
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
 

@@ -88,13 +88,16 @@ function wish(request: RouteRequest): Wish {
   }
 }
 
+const holds = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<RouteRequest['size']>) =>
+  width * height <= max_pixels && Math.max(width, height) <= max_side
+
 /** Offers that can do what the request asks whatever the route. A tier named by the caller outweighs the need for T5 (fp8-lite has none). */
 function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue): Offer[] {
   const fits = offers.filter(
     (offer) =>
       (model === undefined || offer.model === model) &&
       (tier ? offer.tier === tier : !(asksForText(prompt) && offer.tier === 'fp8-lite')) &&
-      (size === undefined || size.width * size.height <= offer.max_pixels),
+      (size === undefined || holds(offer, size)),
   )
   const lite = ({ tier }: Offer) => Number(tier === 'fp8-lite')
   return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lite(a) - lite(b)) : fits
@@ -115,7 +118,10 @@ function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalogue):
     tier && `tier ${tier}`,
     size && `size ${size.width}x${size.height}`,
   ]
-  const served = offers.map((offer) => `${offer.route}/${offer.model}/${offer.tier} up to ${offer.max_pixels} pixels`)
+  const served = offers.map(
+    ({ route, model, tier, max_pixels, max_side }) =>
+      `${route}/${model}/${tier} up to ${max_pixels} pixels and a side of ${max_side}`,
+  )
   return new ApiError(
     'not_offered',
     `Nothing here serves ${asked.filter(Boolean).join(', ')}; there is ${distinct(served)}.`,

@@ -4,7 +4,7 @@ import { price } from '../../edge/price.ts'
 import { asksForText, chooseRoute, type RouteRequest } from '../../edge/route.ts'
 import type { Estimate } from '../../edge/route-guards.ts'
 
-const base = { endpoint: 'default', width: 1024, height: 1024, max_pixels: 1024 * 1024 }
+const base = { endpoint: 'default', width: 1024, height: 1024, max_pixels: 1024 * 1024, max_side: 1536 }
 const turbo: Offer = { ...base, route: 'turbo', model: 'large-turbo', tier: 'fp8', steps: 4, guidance_scale: 1 }
 const full: Offer = {
   ...base,
@@ -14,6 +14,7 @@ const full: Offer = {
   steps: 28,
   guidance_scale: 4.5,
   max_pixels: 2048 * 2048,
+  max_side: 2048,
 }
 const lite = { tier: 'fp8-lite' as const }
 const half = { tier: 'fp16' as const, endpoint: 'h100' }
@@ -199,6 +200,14 @@ describe('the catalogue', () => {
   ] as const)('%j is refused', ([table, message], { expect }) => {
     expect(() => readCatalogue({ OCTET_CATALOGUE: table, GPU_URL })).toThrow(message)
   })
+})
+
+test('a side beyond an offer’s is not served by it, however few the pixels', ({ expect }) => {
+  const wide = { size: { width: 4096, height: 64 } }
+  expect(() => choose(wide)).toThrow(
+    'Nothing here serves route turbo, size 4096x64; there is turbo/large-turbo/fp8-lite up to 1048576 pixels and a side of 1536',
+  )
+  expect(choose(wide, [...catalogue.offers, { ...full, model: 'wide', max_side: 4096 }]).model).toBe('wide')
 })
 
 test('the price grows with pixels, steps, images, guidance and precision, from a base', ({ expect }) => {
