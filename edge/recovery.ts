@@ -1,6 +1,7 @@
 // How soon what was left behind (an eviction, a deploy, a lost message) is taken up again: the variable OCTET_RECOVERY.
 import * as z from 'zod'
 import type { Env } from './env.ts'
+import { log } from './log.ts'
 
 const seconds = z
   .number()
@@ -25,9 +26,21 @@ const table = z
   }))
 export type Recovery = z.infer<typeof table>
 
-/** Reads OCTET_RECOVERY, as JSON text or as a table of wrangler.toml; what it leaves out has the default. Throws when it is malformed. */
+function parse(given: unknown) {
+  try {
+    return table.safeParse((typeof given === 'string' ? JSON.parse(given) : given) ?? {})
+  } catch (error) {
+    return { success: false, error: error as SyntaxError } as const
+  }
+}
+
+/**
+ * Reads OCTET_RECOVERY, as JSON text or as a table of wrangler.toml; what it leaves out has the default. One that is malformed is told to
+ * the log, and the defaults hold: alarms that threw would not come again, and what they watch over would be lost.
+ */
 export function readRecovery({ OCTET_RECOVERY: given }: Pick<Env, 'OCTET_RECOVERY'>): Recovery {
-  const parsed = table.safeParse((typeof given === 'string' ? JSON.parse(given) : given) ?? {})
-  if (!parsed.success) throw new Error(`OCTET_RECOVERY is malformed:\n${z.prettifyError(parsed.error)}`)
-  return parsed.data
+  const parsed = parse(given)
+  if (parsed.success) return parsed.data
+  log('error', 'OCTET_RECOVERY is malformed; its defaults hold', { given, cause: parsed.error })
+  return table.parse({})
 }
