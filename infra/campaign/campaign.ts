@@ -20,9 +20,16 @@ export type CampaignOptions = {
 export type Outcome = { counts: Record<string, number>; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
+const ANSWER_MS = 120_000
 /** How long all may take to come to rest, and as much again for each thousand jobs. */
 const REST_MS = 60_000
 const PEACE_MS = 5_000
+
+/** What becomes of a caller whose job does not end: the campaign must. */
+async function forsaken(number: number): Promise<Experience> {
+  await sleep(ANSWER_MS, null, { ref: false })
+  return { way: 'waits', complaint: `caller ${number} had no end of it within ${ANSWER_MS / 1000} s` }
+}
 
 async function makeCalls(
   { target, customers }: World,
@@ -35,7 +42,7 @@ async function makeCalls(
       const number = next++
       const random = randomOf(seed, `caller ${number}`)
       const customer = customers[random.between(0, customers.length - 1)]!
-      experiences.push(await call(target.url, customer, number, random))
+      experiences.push(await Promise.race([call(target.url, customer, number, random), forsaken(number)]))
       if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${jobs} callers are done`)
     }
   }

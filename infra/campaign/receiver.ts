@@ -64,7 +64,10 @@ export async function startReceiver(random: Random) {
     const failure = random.chance(0.5) ? random.pick(FAILURES) : null
     const endpoint = endpoints.get(request.url!.slice(1))!
     const headers = request.headers as Record<string, string>
-    const payload = endpoint.secret.verify(await text(request), headers) as Payload
+    const body = await text(request).catch(() => null)
+    // The worker was killed while it sent.
+    if (body === null) return response.destroy()
+    const payload = endpoint.secret.verify(body, headers) as Payload
     note(endpoint, payload, headers['webhook-id']!, failure === null)
     looks.push(look(payload))
     if (failure) fail(response, failure)
