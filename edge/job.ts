@@ -42,7 +42,8 @@ export class JobDO extends DurableObject<Env> {
     if (known) return known
     const job = this.#log.create(spec)
     await this.#watch()
-    if (drivenBy === 'Workflow') this.start()
+    // After the reply: a caller who reads the events is not to wait for a Workflow to start.
+    if (drivenBy === 'Workflow') setTimeout(() => this.start(), 0)
     return job
   }
 

@@ -25,8 +25,9 @@ type Edge = {
   bare: () => Promise<unknown>
   generate: () => Promise<unknown>
   list: () => Promise<unknown>
-  /** Submits a job and returns when its event stream begins. */
+  /** Submits a job and returns when its event stream begins; `ended` waits for its end. */
   firstEvent: () => Promise<unknown>
+  ended: () => Promise<unknown>
   submitHeld: () => Promise<unknown>
   openJobs: () => Promise<number>
 }
@@ -35,14 +36,17 @@ function edgeOf(client: Client, key: string, operator: string): Edge {
   const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
   const post = (address: string, prompt: string) =>
     client.send(address, { method: 'POST', headers, body: JSON.stringify({ prompt }) })
+  let latest = ''
   return {
     bare: () => client.send('/healthz'),
     generate: () => post('/v1/images/generations', 'a cat'),
     list: () => client.send('/v1/jobs', { headers }),
     firstEvent: async () => {
       const { id } = JSON.parse(await post('/v1/jobs', 'a cat')) as { id: string }
-      await client.begin(`/v1/jobs/${id}/events`, { headers })
+      latest = `/v1/jobs/${id}`
+      await client.begin(`${latest}/events`, { headers })
     },
+    ended: () => client.send(latest, { headers: { ...headers, prefer: 'wait' } }),
     submitHeld: () => post('/v1/jobs', HELD_PROMPT),
     openJobs: async () => {
       const account = await client.send(`/v1/accounts/${ACCOUNT}`, { headers: { authorization: `Bearer ${operator}` } })
@@ -66,9 +70,15 @@ function print(title: string, rows: Row[]): void {
     console.log(`  ${name!.padEnd(28)}${figures.map((figure) => figure.padStart(11)).join('')}`)
 }
 
-async function beside(edge: Edge, what: string, action: () => Promise<unknown>, requests: number): Promise<Row> {
+async function beside(
+  edge: Edge,
+  what: string,
+  action: () => Promise<unknown>,
+  requests: number,
+  rest?: () => Promise<unknown>,
+): Promise<Row> {
   const bare = await measure(edge.bare, requests * 2)
-  return { what, bare, load: await measure(action, requests) }
+  return { what, bare, load: await measure(action, requests, 1, rest) }
 }
 
 async function benchRequests(edge: Edge, requests: number): Promise<void> {
@@ -79,7 +89,7 @@ async function benchRequests(edge: Edge, requests: number): Promise<void> {
     { what: 'bare Hono route', load: bare, bare },
     await beside(edge, 'image, whole job', edge.generate, requests),
     await beside(edge, 'list 20 jobs', edge.list, requests),
-    await beside(edge, 'submit to first event', edge.firstEvent, requests),
+    await beside(edge, 'submit to first event', edge.firstEvent, requests, edge.ended),
   ])
   const busy = await measure(edge.bare, requests * 16, CONNECTIONS)
   print(`${CONNECTIONS} connections`, [
