@@ -43,7 +43,7 @@ async function strike(specs: readonly JobSpec[], random: Random, signal: AbortSi
   const open = new Set(specs)
   for (let moment = 0; open.size > 0 && !signal.aborted; moment++) {
     const spec = [...open][random.between(0, open.size - 1)]!
-    // Every blow that is struck at a job makes it more likely that the next one helps it on: campaigns end.
+    // Every third blow is what time itself brings about, so that the campaign ends.
     const blow = moment % 3 === 0 ? 'wake the watchdog' : random.pick(BLOW_SHARES)
     counts[blow] = (counts[blow] ?? 0) + 1
     Promise.resolve(BLOWS[blow]!(spec)).catch(() => {})

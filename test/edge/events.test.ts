@@ -150,11 +150,13 @@ describe('the events of a job', () => {
   test('are refused from an id that is none', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const response = await follow(caller, await submitted(caller), { 'last-event-id': 'x' })
+    const id = await submitted(caller)
+    const response = await follow(caller, id, { 'last-event-id': 'x' })
     expect([response.status, (await problemOf(response)).detail]).toEqual([
       400,
       'Last-Event-ID is "x"; it must be the id of an event.',
     ])
+    await over({ id })
   })
 })
 

@@ -1,5 +1,10 @@
 // Before each test file: the tables of D1, as `wrangler d1 migrations apply` makes them.
 import { applyD1Migrations } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
+import { vi } from 'vitest'
 
 await applyD1Migrations(env.DB, env.D1_MIGRATIONS)
+
+// On a busy machine what a test waits for may take longer than vitest's one second.
+const { waitFor } = vi
+vi.waitFor = (callback, options = 10_000) => waitFor(callback, options)

@@ -143,7 +143,8 @@ describe('a caller of the local worker', () => {
     const post = (signal: AbortSignal | null) =>
       fetch(new URL('/v1/images/generations', worker.url), { ...held, signal })
     const gone = post(leave.signal).catch((error: Error) => error.name)
-    await vi.waitFor(async () => expect((await post(null)).status).toBe(409), { timeout: 20_000 })
+    await vi.waitFor(() => expect(gpu.held()).toBe(1), { timeout: 20_000 })
+    expect((await post(null)).status).toBe(409)
     leave.abort()
     expect(await gone).toBe('AbortError')
     gpu.release()
