@@ -58,7 +58,7 @@ export const VARIANTS: readonly Variant[] = [
   { name: 'large-turbo', ...large, steps: 4, guidanceScale: 1 },
   { name: 'medium', ...medium, steps: 40, guidanceScale: 4.5 },
   { name: 'flash', ...medium, steps: 4, guidanceScale: 1 },
-  { name: 'nano', ...nano, steps: 28, guidanceScale: 4.5 },
+  { name: 'nano', ...nano, steps: 28, guidanceScale: 5 },
   { name: 'nano-turbo', ...nano, steps: 4, guidanceScale: 1 },
 ]
 

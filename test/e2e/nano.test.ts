@@ -39,8 +39,9 @@ test.each([
 })
 
 test('two things stand in one picture', async () => {
-  const { sprites } = await see({ prompt: 'a cat and a rocket on a yellow background', route: 'full' })
-  expect(sprites).toEqual({ cat: 1, rocket: 1 })
+  const prompt = 'a sunflower next to a yellow circle, black background'
+  const { sprites } = await see({ prompt, route: 'full', seed: 1149 })
+  expect(sprites).toEqual({ sunflower: 1, 'yellow circle': 1 })
 })
 
 test('a prompt from another world is a picture of the words that nano knows', async () => {

@@ -38,7 +38,7 @@ describe('npm run demo', () => {
       out,
     )
     expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringMatching(/running: step \d+ of 28/) })
-    expect(stdout).toMatch(/Route full: nano in fp8, 28 steps, guidance scale 4\.5\. /)
+    expect(stdout).toMatch(/Route full: nano in fp8, 28 steps, guidance scale 5\. /)
     expect(stdout).toMatch(/Times: queue .*encode .*denoise .*decode .*total/)
     expect(stdout).toContain(`${out}  (64x96, seed 7)`)
     expect(await sharp(out).metadata()).toMatchObject({ format: 'webp', width: 64, height: 96 })

@@ -22,6 +22,12 @@ POOL = 131072
 REFILL = 8  # steps between additions to the pool: drawing waits for the GPU many times, so it is done in large batches
 
 
+def compile_blocks(network: nn.Module) -> None:
+    torch._dynamo.config.recompile_limit = 64  # all blocks share one forward: three kinds, two lengths, with and without gradients
+    for block in network.transformer_blocks:
+        block.compile(dynamic=False)
+
+
 class Denoiser(nn.Module):
     """Everything that is trained: ids and noisy latents in, velocity out."""
 
@@ -31,8 +37,7 @@ class Denoiser(nn.Module):
 
     def compile_parts(self) -> None:
         """Block by block: blocks of one shape share their code, so that it takes seconds and not minutes."""
-        for block in self.transformer.transformer_blocks:
-            block.compile(dynamic=False)
+        compile_blocks(self.transformer)
         for encoder in self.encoders.children():
             encoder.compile(dynamic=False)
 

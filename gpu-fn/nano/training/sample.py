@@ -8,10 +8,10 @@ The set is ../quality-prompts.json, written here once: 200 compositions that tra
 import json
 
 import numpy as np
+import onnxruntime
 import torch
 from PIL import Image
 
-from .judge import Judge
 from .models import NANO, Tokenizers, scheduler
 from .scenes import NAMES, Sampler
 from .stage import STATE, autocast
@@ -19,7 +19,7 @@ from .vocabulary import BACKGROUNDS
 
 PROMPTS = NANO / "quality-prompts.json"
 KINDS = {"single": 100, "count": 40, "pair": 40, "corner": 10, "many": 10}
-GUIDANCE, STEPS = 3.5, 28
+GUIDANCE, STEPS = 5.0, 28
 
 
 def write_prompts() -> None:
@@ -64,8 +64,11 @@ def grid(images: torch.Tensor, columns: int = 8) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-def judged(judge: Judge, images: torch.Tensor, entries: list[dict]) -> dict[str, float]:
-    counts, _, top, bottom = (torch.cat(parts) for parts in zip(*(judge(part) for part in images.split(50))))
+def judged(images: torch.Tensor, entries: list[dict]) -> dict[str, float]:
+    """The shares of pictures with the main sprite, the background and all counts right, by ../judge.onnx."""
+    judge = onnxruntime.InferenceSession(NANO / "judge.onnx", providers=["CPUExecutionProvider"])
+    looks = (judge.run(None, {"image": part.cpu().numpy()}) for part in images.split(50))
+    counts, _, top, bottom = (np.concatenate(parts) for parts in zip(*looks))
     right = {"main": 0, "background": 0, "count": 0}
     for row, entry in enumerate(entries):
         found = {sprite["name"]: counts[row, NAMES.index(sprite["name"])] for sprite in entry["sprites"]}
@@ -80,8 +83,6 @@ def judged(judge: Judge, images: torch.Tensor, entries: list[dict]) -> dict[str,
 def evaluate(name: str, denoiser, latents, on: str, settings: dict[str, dict] | None = None) -> None:
     """Prints the accuracy of each setting on the evaluation set, and keeps pictures as STATE/name-setting.jpg."""
     entries = json.loads(PROMPTS.read_text(encoding="utf-8"))
-    judge = Judge().to(on).eval()
-    judge.load_state_dict(torch.load(STATE / "judge.pt", map_location=on, weights_only=True)["average"])
     tokenize = Tokenizers()
     ids = {key: value.to(on) for key, value in tokenize([entry["prompt"] for entry in entries]).items()}
     empty = {key: value.to(on) for key, value in tokenize([""]).items()}
@@ -90,7 +91,7 @@ def evaluate(name: str, denoiser, latents, on: str, settings: dict[str, dict] | 
     denoiser.eval()
     for setting, options in (settings or {"full": {}, "lite": {"with_t5": 0.0}}).items():
         images = generate(denoiser, latents, ids, empty, seeds, on, **options)
-        print(f"{name} {setting}: {judged(judge, images, entries)}", flush=True)
+        print(f"{name} {setting}: {judged(images, entries)}", flush=True)
         grid(images[::4][:48]).save(STATE / f"{name}-{setting}.jpg", quality=88)
     denoiser.train()
     torch.compiler.set_stance("default")

@@ -11,7 +11,7 @@ import random
 
 import torch
 
-from .base import POOL, REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pool, pad_t5
+from .base import POOL, REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pool, compile_blocks, pad_t5
 from .data import batches
 from .export import TURBO_TERMINAL
 from .models import T5_TOKENS, Tokenizers, scheduler
@@ -60,9 +60,8 @@ def main() -> None:
     student = Denoiser().to(on).transformer
     student.load_state_dict(base.transformer.state_dict())
     if on == "cuda":
-        for network in (base.transformer, student):
-            for block in network.transformer_blocks:
-                block.compile(dynamic=False)
+        compile_blocks(base.transformer)
+        compile_blocks(student)
     stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95))
     schedule = scheduler(TURBO_TERMINAL)
     schedule.set_timesteps(STEPS)
