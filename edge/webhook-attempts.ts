@@ -13,14 +13,25 @@ import type { SigningKey } from './webhook-signature.ts'
 
 /** What one attempt sends, and `lease`, under which its outcome counts. */
 export type Taken = { kind: 'send'; lease: number; url: string; event: WebhookEvent; keys: SigningKey[] }
-/** `wait`: look again after so many seconds. `exhausted`: the last attempt failed. */
-export type Next = { kind: 'wait'; seconds: number } | { kind: 'done' } | { kind: 'exhausted' }
+/** `wait`: look again after so many seconds, knowing of attempts up to `lease`. `exhausted`: the last attempt failed. */
+export type Next = { kind: 'wait'; seconds: number; lease: number } | { kind: 'done' } | { kind: 'exhausted' }
 
 const DONE = { kind: 'done' } as const
-const waitUntil = (moment: number): Next => ({ kind: 'wait', seconds: Math.max(0, moment - Date.now()) / 1000 })
+const waitUntil = (moment: number, { lease }: Delivery): Next => {
+  return { kind: 'wait', seconds: Math.max(0, moment - Date.now()) / 1000, lease }
+}
 
-/** Starts an attempt for `leaseMs`, unless the delivery is over, not due yet, or held by an attempt that may still be running. */
-export function takeDelivery(sql: SqlStorage, event: string, endpoint: string, leaseMs: number): Taken | Next {
+/**
+ * Starts an attempt for `leaseMs`, unless the delivery is over, not due yet, or held by an attempt that may still be running. Who knows of
+ * attempts up to `known` only need not wait for it: whoever made the later one does.
+ */
+export function takeDelivery(
+  sql: SqlStorage,
+  event: string,
+  endpoint: string,
+  leaseMs: number,
+  known = Number.POSITIVE_INFINITY,
+): Taken | Next {
   const delivery = findDelivery(sql, event, endpoint)
   const told = findEvent(sql, event)
   if (!told || delivery?.state !== 'pending') return DONE
@@ -31,7 +42,7 @@ export function takeDelivery(sql: SqlStorage, event: string, endpoint: string, l
     return DONE
   }
   const free = Math.max(delivery.due, delivery.leased_until, receiver?.paused_until ?? 0)
-  if (free > Date.now()) return waitUntil(free)
+  if (free > Date.now()) return known < delivery.lease ? DONE : waitUntil(free, delivery)
   const lease = delivery.lease + 1
   saveDelivery(sql, { ...delivery, lease, leased_until: Date.now() + leaseMs })
   return { kind: 'send', lease, url, event: told, keys: liveKeys(sql, endpoint) }
@@ -66,5 +77,5 @@ function planNext(sql: SqlStorage, delivery: Delivery, pause: number, schedule: 
   const due = Math.round(now + Math.max(wait ?? 0, pause) * 1000)
   if (pause > 0) pauseEndpoint(sql, delivery.endpoint, Math.round(now + pause * 1000))
   saveDelivery(sql, { ...delivery, state: wait === null ? 'exhausted' : 'pending', failures, due, leased_until: 0 })
-  return wait === null ? { kind: 'exhausted' } : waitUntil(due)
+  return wait === null ? { kind: 'exhausted' } : waitUntil(due, delivery)
 }

@@ -164,10 +164,10 @@ export class WebhookDO extends DurableObject<Env> {
     return { count: found.length, next: found.length < range.limit ? null : found.at(-1)!.created }
   }
 
-  /** Starts an attempt if one is due. */
-  take(event: string, endpoint: string): Taken | Next {
+  /** Starts an attempt if one is due. `known` is the last one that the caller knows of. */
+  take(event: string, endpoint: string, known?: number): Taken | Next {
     const leaseMs = LEASE * Number(this.env.WEBHOOK_TIMEOUT_SECONDS) * 1000
-    return takeDelivery(this.#sql, event, endpoint, leaseMs)
+    return takeDelivery(this.#sql, event, endpoint, leaseMs, known)
   }
 
   /** Logs the attempt that holds `lease` and decides what follows. */

@@ -9,8 +9,11 @@ import type { WebhookEvent } from './webhook-deliveries.ts'
 import type { Answer } from './webhook-schedule.ts'
 import { signedHeaders } from './webhook-signature.ts'
 
-/** A message of the queue: which delivery to look at. It says nothing about its state. */
-export type DeliveryRef = { account: string; event: string; endpoint: string }
+/**
+ * A message of the queue: which delivery to look at. It says nothing about its state. `lease` is the last attempt that its sender knew of:
+ * each later one has sent a message of its own, so that a double of this one, which the queue may make, need not go on for days.
+ */
+export type DeliveryRef = { account: string; event: string; endpoint: string; lease?: number }
 
 /** The longest delay of a message; a delivery that is due later is looked at early and waits again. */
 const MAX_DELAY_SECONDS = 12 * 3600
@@ -59,8 +62,8 @@ async function send(env: Env, { url, event, keys }: Taken): Promise<Answer> {
 }
 
 /** Makes one attempt if one is due. Throws when the outbox cannot be asked: then the message must come again. */
-export async function attemptDelivery(env: Env, { account, event, endpoint }: DeliveryRef): Promise<Next> {
-  const taken = await env.WEBHOOK.getByName(account).take(event, endpoint)
+export async function attemptDelivery(env: Env, { account, event, endpoint, lease }: DeliveryRef): Promise<Next> {
+  const taken = await env.WEBHOOK.getByName(account).take(event, endpoint, lease)
   if (taken.kind !== 'send') return taken
   const began = Date.now()
   const answer = await send(env, taken)
@@ -69,17 +72,19 @@ export async function attemptDelivery(env: Env, { account, event, endpoint }: De
 }
 
 async function handle(env: Env, message: Message<DeliveryRef>): Promise<void> {
+  const { lease, ...ref } = message.body
   try {
-    const next = await attemptDelivery(env, message.body)
+    // A message that comes again may itself have made the attempt, and died before it could send another.
+    const next = await attemptDelivery(env, message.attempts > 1 ? ref : message.body)
     // A message of its own for each wait: a message may be retried only so often, and is kept for days only.
     if (next.kind === 'wait') {
       const delaySeconds = Math.min(Math.ceil(next.seconds), MAX_DELAY_SECONDS)
-      await env.WEBHOOKS.send(message.body, { delaySeconds })
+      await env.WEBHOOKS.send({ ...ref, lease: next.lease }, { delaySeconds })
     }
-    if (next.kind === 'exhausted') await env.WEBHOOKS_DEAD.send(message.body)
+    if (next.kind === 'exhausted') await env.WEBHOOKS_DEAD.send(ref)
     message.ack()
   } catch (cause) {
-    log('warn', 'a webhook could not be looked at', { ...message.body, cause })
+    log('warn', 'a webhook could not be looked at', { ...ref, cause })
     message.retry()
   }
 }

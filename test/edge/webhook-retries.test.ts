@@ -6,7 +6,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { settleAttempt, takeDelivery } from '../../edge/webhook-attempts.ts'
 import { findDelivery, nextDue, overdue } from '../../edge/webhook-deliveries.ts'
 import { pauseEndpoint } from '../../edge/webhook-endpoints.ts'
-import { attemptDelivery } from '../../edge/webhook-queue.ts'
+import { attemptDelivery, type DeliveryRef, deliverWebhooks } from '../../edge/webhook-queue.ts'
 import { judge, readSchedule } from '../../edge/webhook-schedule.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import type { Caller } from './client.ts'
@@ -106,7 +106,7 @@ test('Retry-After holds back every delivery of the endpoint, and counts as one f
   for (const job of [first, second]) await announce(env, job)
   const attempt = (job: typeof first) =>
     attemptDelivery(env, { account: caller.account, event: eventOf(job).id, endpoint: id })
-  const held = { kind: 'wait', seconds: expect.closeTo(120, -1) }
+  const held = { kind: 'wait', seconds: expect.closeTo(120, -1), lease: expect.any(Number) }
   expect([await attempt(first), await attempt(first), await attempt(second)]).toEqual([held, held, held])
   expect(calls).toHaveLength(1)
   await expireLeases(caller)
@@ -202,6 +202,33 @@ test('what waits because its receiver asked for quiet is not put into the queue 
     pauseEndpoint(sql, id, now + 3_600_000)
     expect([overdue(sql, now, 10), nextDue(sql)]).toEqual([[], now + 3_600_000])
   })
+})
+
+test('of many messages for one delivery a single one goes on after its next attempt', async ({ expect }) => {
+  const caller = await newManager()
+  stopQueue()
+  const calls = receiver(() => new Response(null, { status: 429, headers: { 'retry-after': '3600' } }))
+  const { id } = await addEndpoint(caller)
+  const job = finalJob(caller)
+  await announce(env, job)
+  const sent: DeliveryRef[] = []
+  vi.spyOn(env.WEBHOOKS, 'send').mockImplementation(async (body) => {
+    sent.push(body as DeliveryRef)
+    return { metadata: { metrics: {} } } as never
+  })
+  const look = (bodies: DeliveryRef[], attempts = 1) => {
+    const messages = bodies.map((body) => ({ body, attempts, ack: () => {}, retry: () => expect.unreachable() }))
+    return deliverWebhooks({ messages } as never, env)
+  }
+  await look(Array(5).fill({ account: caller.account, event: eventOf(job).id, endpoint: id }))
+  expect([calls.length, sent.length]).toEqual([1, 5])
+  await expireLeases(caller)
+  const doubled = sent.splice(0)
+  await look(doubled)
+  expect([calls.length, sent.length]).toEqual([2, 1])
+  // One that comes again may be the one that made the attempt: it goes on.
+  await look([doubled[0]!], 2)
+  expect([calls.length, sent.length]).toEqual([2, 2])
 })
 
 test('a queue that does not take messages fails the announcement, which is then made again', async ({ expect }) => {
