@@ -8,17 +8,18 @@ const CLOCK_TOLERANCE_SECONDS = 10
 
 export type Claims = { job: string; attempt: number; body: string }
 
-/** Verifies the bearer token's signature, issuer, audience and life. Throws a Refusal with status 401. */
-export async function verifyToken(key: KeyObject, authorization: string | undefined): Promise<Claims> {
+/** Verifies the bearer token's signature under one of the edge's keys, its issuer, audience and life. Throws a Refusal with status 401. */
+export async function verifyToken(keys: readonly KeyObject[], authorization: string | undefined): Promise<Claims> {
   const token = /^Bearer +(\S+)$/i.exec(authorization ?? '')?.[1]
   if (token === undefined) throw new Refusal('token_missing', 'send the token as `Authorization: Bearer …`')
-  const claims = readClaims(await verifySignature(key, token))
+  const claims = readClaims(await verifySignature(keys, token))
   if (!claims) throw new Refusal('token_invalid', 'the token lacks one of sub, jti (`<job>.<attempt>`) and body')
   return claims
 }
 
-async function verifySignature(key: KeyObject, token: string): Promise<JWTPayload> {
+async function verifySignature([key, ...others]: readonly KeyObject[], token: string): Promise<JWTPayload> {
   try {
+    if (!key) throw new Error('the edge has no key')
     const { payload } = await jwtVerify(token, key, {
       algorithms: [GPU_TOKEN.algorithm],
       issuer: GPU_TOKEN.issuer,
@@ -28,6 +29,8 @@ async function verifySignature(key: KeyObject, token: string): Promise<JWTPayloa
     })
     return payload
   } catch (cause) {
+    if (cause instanceof errors.JWSSignatureVerificationFailed && others.length > 0)
+      return verifySignature(others, token)
     if (cause instanceof errors.JWTExpired) throw new Refusal('token_expired', 'the token has expired', { cause })
     throw new Refusal('token_invalid', 'the token is not one that the edge signed for this service', { cause })
   }

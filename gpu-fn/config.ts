@@ -6,7 +6,7 @@ import { TIERS } from './contract.ts'
 
 const LOOPBACK = ['127.0.0.1', '::1', 'localhost']
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
-const KEY_FORMS = 'must be the Ed25519 public key of the edge, as a JWK or as SPKI PEM'
+const KEY_FORMS = 'must be the Ed25519 public key of the edge, as a JWK, as a JSON array of them, or as SPKI PEM'
 
 /** A variable is missing or has a value that is not allowed; the message has one line for each. */
 export class ConfigError extends Error {
@@ -48,7 +48,7 @@ const environment = z.object({
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 })
 
-/** Settings of one GPU function; `edgePublicKey` is null only in insecure mode, which listens on loopback. */
+/** Settings of one GPU function; `edgePublicKeys` is null only in insecure mode, which listens on loopback. */
 export type Config = ReturnType<typeof readConfig>
 
 /** Reads and checks the environment. Throws ConfigError, which names every variable that is wrong. */
@@ -58,7 +58,7 @@ export function readConfig(variables: Record<string, string | undefined>) {
   if (!parsed.success) throw new ConfigError(parsed.error.issues.map((issue) => describe(issue, given)).join('\n'))
   const env = parsed.data
   const insecure = env.OCTET_INSECURE === '1'
-  const edgePublicKey = readKey(env.OCTET_EDGE_PUBLIC_KEY, insecure)
+  const edgePublicKeys = readKeys(env.OCTET_EDGE_PUBLIC_KEY, insecure)
   const host = env.HOST ?? (insecure ? '127.0.0.1' : '0.0.0.0')
   if (insecure && !LOOPBACK.includes(host))
     throw new ConfigError(`HOST must be one of ${LOOPBACK.join(', ')} with OCTET_INSECURE=1; given "${host}"`)
@@ -66,7 +66,7 @@ export function readConfig(variables: Record<string, string | undefined>) {
     port: env.PORT,
     host,
     packages: env.OCTET_PACKAGES,
-    edgePublicKey,
+    edgePublicKeys,
     queue: env.OCTET_QUEUE,
     retainSeconds: env.OCTET_RETAIN_SECONDS,
     retainBytes: env.OCTET_RETAIN_BYTES,
@@ -84,7 +84,8 @@ function describe(issue: z.core.$ZodIssue, given: Record<string, unknown>): stri
     : `${name} ${issue.message}; given ${JSON.stringify(given[name])}`
 }
 
-function readKey(text: string | undefined, insecure: boolean): KeyObject | null {
+/** One key, or the old and the new one while the edge changes from one to the other. */
+function readKeys(text: string | undefined, insecure: boolean): KeyObject[] | null {
   if (insecure && text === undefined) return null
   if (insecure) throw new ConfigError('OCTET_INSECURE must not be set together with OCTET_EDGE_PUBLIC_KEY')
   if (text === undefined)
@@ -92,19 +93,21 @@ function readKey(text: string | undefined, insecure: boolean): KeyObject | null 
       `OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}; it is not set (OCTET_INSECURE=1 goes without, on loopback)`,
     )
   // The value stays out of every message: a private key pasted by mistake must not reach a log.
-  const key = parseKey(text)
-  if (key?.asymmetricKeyType !== 'ed25519') throw new ConfigError(`OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}`)
-  return key
+  const keys = parseKeys(text)
+  if (keys.length === 0 || keys.some((key) => key.asymmetricKeyType !== 'ed25519'))
+    throw new ConfigError(`OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}`)
+  return keys
 }
 
-function parseKey(text: string): KeyObject | undefined {
+/** Nothing when one of them is no public key. */
+function parseKeys(text: string): KeyObject[] {
   try {
-    if (!text.trimStart().startsWith('{'))
-      return text.includes('PRIVATE KEY') ? undefined : createPublicKey({ key: text, format: 'pem' })
-    const jwk: JsonWebKey = JSON.parse(text)
-    return jwk.d === undefined ? createPublicKey({ key: jwk, format: 'jwk' }) : undefined
+    if (!/^\s*[{[]/.test(text))
+      return text.includes('PRIVATE KEY') ? [] : [createPublicKey({ key: text, format: 'pem' })]
+    const jwks = [JSON.parse(text)].flat() as JsonWebKey[]
+    return jwks.some(({ d }) => d !== undefined) ? [] : jwks.map((key) => createPublicKey({ key, format: 'jwk' }))
   } catch {
-    return undefined
+    return []
   }
 }
 

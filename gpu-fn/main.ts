@@ -20,7 +20,7 @@ function main(): void {
   const config = readConfigOrExit()
   // Written at once: the last lines before the end are those that are wanted.
   const log = pino({ level: config.logLevel }, pino.destination({ dest: 1, sync: true }))
-  if (!config.edgePublicKey) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
+  if (!config.edgePublicKeys) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
   const service = createService(config, log)
   service.server.on('error', (error) => fail(log, error))
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void shutDown(service, signal, 0))
@@ -46,7 +46,7 @@ function createService(config: Config, log: Logger): Service {
     if (!isOver(lifecycle)) void shutDown(service, 'jobs fail one after another', 1)
   }
   const jobs = createJobs({ engine, lifecycle, log, onBroken, ...config })
-  const app = createApp({ jobs, engine, lifecycle, log, edgePublicKey: config.edgePublicKey })
+  const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: config.edgePublicKeys })
   const server = createServer({ requestTimeout: RECEIVE_REQUEST_MS }, getRequestListener(app.fetch))
   server.setTimeout(SOCKET_IDLE_MS)
   server.listen(config.port, config.host, () => {

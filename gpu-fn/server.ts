@@ -18,7 +18,7 @@ export interface ServerOptions {
   engine: Pick<Engine, 'models'>
   lifecycle: Lifecycle
   /** Null lets everybody in. */
-  edgePublicKey: KeyObject | null
+  edgePublicKeys: readonly KeyObject[] | null
   log: Logger
   heartbeatMs?: number
 }
@@ -64,9 +64,9 @@ async function deleteJob(c: Context, options: ServerOptions): Promise<Response> 
 }
 
 /** The attempt that the token is for, once it covers this job and body; null in insecure mode. */
-async function authorise(c: Context, id: string, body: Uint8Array, { edgePublicKey }: ServerOptions) {
-  if (!edgePublicKey) return null
-  const claims = await verifyToken(edgePublicKey, c.req.header('authorization'))
+async function authorise(c: Context, id: string, body: Uint8Array, { edgePublicKeys }: ServerOptions) {
+  if (!edgePublicKeys) return null
+  const claims = await verifyToken(edgePublicKeys, c.req.header('authorization'))
   checkScope(claims, id, body)
   return claims.attempt
 }

@@ -17,7 +17,7 @@ const lifecycle: Lifecycle = { status: 'loading' }
 const limits = { queue: 16, retainSeconds: 60, retainBytes: 1 << 26 }
 const jobs = createJobs({ engine, lifecycle, log, onBroken: () => process.exit(1), ...limits })
 const key = createPublicKey({ key: JSON.parse(edgePublicKey) as JsonWebKey, format: 'jwk' })
-const app = createApp({ jobs, engine, lifecycle, log, edgePublicKey: key, heartbeatMs })
+const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: [key], heartbeatMs })
 const server = createServer(getRequestListener(app.fetch)).listen(port, '127.0.0.1')
 await once(server, 'listening')
 process.send!('ready')

@@ -38,9 +38,19 @@ test('reads what is given', () => {
   ])
 })
 
-test('takes the key as a JWK too', () => {
-  const jwk = JSON.stringify(publicKey.export({ format: 'jwk' }))
-  expect(readConfig({ ...good, OCTET_EDGE_PUBLIC_KEY: jwk }).edgePublicKey?.equals(publicKey)).toBe(true)
+test('takes the key as a JWK too, and several of them', () => {
+  const next = generateKeyPairSync('ed25519').publicKey
+  const [first, second] = [publicKey, next].map((key) => key.export({ format: 'jwk' }))
+  for (const [given, keys] of [
+    [first, [publicKey]],
+    [
+      [second, first],
+      [next, publicKey],
+    ],
+  ] as const) {
+    const read = readConfig({ ...good, OCTET_EDGE_PUBLIC_KEY: JSON.stringify(given) }).edgePublicKeys
+    expect(read?.map((key, k) => key.equals(keys[k]!))).toEqual(keys.map(() => true))
+  }
 })
 
 test.each([
@@ -65,7 +75,7 @@ test('names every variable that is wrong', () => {
 test('needs the key unless insecure, and insecure means loopback', () => {
   expect(refusal({ OCTET_PACKAGES: '/packages' })).toMatch(/^OCTET_EDGE_PUBLIC_KEY .* it is not set/)
   const insecure = { OCTET_PACKAGES: '/packages', OCTET_INSECURE: '1' }
-  expect(readConfig(insecure)).toMatchObject({ edgePublicKey: null, host: '127.0.0.1' })
+  expect(readConfig(insecure)).toMatchObject({ edgePublicKeys: null, host: '127.0.0.1' })
   expect(refusal({ ...insecure, HOST: '0.0.0.0' })).toMatch(/^HOST must be one of 127\.0\.0\.1.*given "0\.0\.0\.0"$/)
   expect(refusal({ ...good, OCTET_INSECURE: '1' })).toMatch(/^OCTET_INSECURE must not be set together/)
 })
@@ -75,8 +85,10 @@ test.each([
   ['a private JWK', JSON.stringify(privateKey.export({ format: 'jwk' }))],
   ['another kind of key', generateKeyPairSync('x25519').publicKey.export({ type: 'spki', format: 'pem' }).toString()],
   ['no key', 'ed25519'],
+  ['an empty list', '[]'],
+  ['a private one among others', JSON.stringify([publicKey, privateKey].map((key) => key.export({ format: 'jwk' })))],
 ])('refuses %s without quoting it', (_, text) => {
   expect(refusal({ ...good, OCTET_EDGE_PUBLIC_KEY: text })).toBe(
-    'OCTET_EDGE_PUBLIC_KEY must be the Ed25519 public key of the edge, as a JWK or as SPKI PEM',
+    'OCTET_EDGE_PUBLIC_KEY must be the Ed25519 public key of the edge, as a JWK, as a JSON array of them, or as SPKI PEM',
   )
 })

@@ -2,7 +2,7 @@ import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { jobBody, putRaw, refusalOf, signToken, type TokenOptions } from '../support/gpu-client.ts'
+import { jobBody, oldEdgeKeys, putRaw, refusalOf, signToken, type TokenOptions } from '../support/gpu-client.ts'
 import { startServer } from '../support/gpu-server.ts'
 import { createPacedEngine } from '../support/paced-engine.ts'
 
@@ -97,6 +97,11 @@ describe('tokens', () => {
     ['for attempt 0', { attempt: 0 }, '401 token_invalid'],
   ])('one %s', async (_, options, refusal) => {
     expect(await refusalOf(await putRaw(server.url, 'job-1', good, options))).toBe(refusal)
+  })
+
+  test('one of the key that the edge is about to leave is good', async () => {
+    const response = await putRaw(server.url, 'job-1', '{}', { key: oldEdgeKeys.privateKey })
+    expect(await refusalOf(response)).toBe('400 invalid_request')
   })
 
   async function putWith(authorization: string | undefined, body = good): Promise<Response> {

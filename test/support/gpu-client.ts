@@ -4,6 +4,8 @@ import { SignJWT } from 'jose'
 import { GPU_TOKEN, type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
 
 export const edgeKeys = generateKeyPairSync('ed25519')
+/** Those that the edge is about to leave, which hold as well. */
+export const oldEdgeKeys = generateKeyPairSync('ed25519')
 
 export type TokenOptions = Partial<{
   key: KeyObject

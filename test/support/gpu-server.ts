@@ -7,7 +7,7 @@ import { pino } from 'pino'
 import type { Engine } from '../../gpu-fn/engine.ts'
 import { createJobs, type Lifecycle } from '../../gpu-fn/jobs.ts'
 import { createApp } from '../../gpu-fn/server.ts'
-import { edgeKeys } from './gpu-client.ts'
+import { edgeKeys, oldEdgeKeys } from './gpu-client.ts'
 
 export type ServerSettings = Partial<{ queue: number; retainSeconds: number; retainBytes: number; heartbeatMs: number }>
 
@@ -20,7 +20,8 @@ export async function startServer(engine: Engine, settings: ServerSettings = {})
   const limits = { queue: 2, retainSeconds: 60, retainBytes: 1 << 28, ...settings }
   const jobs = createJobs({ engine, lifecycle, log, onBroken: () => broken.push(1), ...limits })
   const heartbeatMs = settings.heartbeatMs ?? 5_000
-  const app = createApp({ jobs, engine, lifecycle, log, edgePublicKey: edgeKeys.publicKey, heartbeatMs })
+  const edgePublicKeys = [edgeKeys.publicKey, oldEdgeKeys.publicKey]
+  const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys, heartbeatMs })
   const server = createServer(getRequestListener(app.fetch)).listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
