@@ -19,7 +19,12 @@ const job = z.object({
   ran: z.object({ package: z.string(), device: z.string() }).nullable(),
   error: z.object({ code: z.string(), message: z.string() }).nullable(),
 })
-const image = z.object({ key: z.string(), bytes: z.number(), receipt: z.boolean(), in_store: z.boolean() })
+const image = z.object({
+  ...{ key: z.string(), bytes: z.number(), receipt: z.boolean(), in_store: z.boolean() },
+  deleted: z.literal(true).optional(),
+  /** Unix seconds. */
+  expires_at: time,
+})
 const delivery = z.object({ endpoint: z.string(), type: z.string(), state: z.string(), attempts: z.array(attempt) })
 const ledger = z.object({ state: z.string(), amount: z.number(), charged: z.number(), settled: time.nullable() })
 /** What GET /v1/operator/jobs/{id} answers, as far as it is shown; edge/job-report.ts. Money is micro-dollars, times Unix milliseconds. */
@@ -72,6 +77,13 @@ function jobLines(found: NonNullable<Report['job']>, events: Entry[]): string[] 
   ]
 }
 
+/** Whether an image is where it should be; one that is gone without a reason is lost. */
+function whereabouts({ in_store, deleted, expires_at }: Report['images'][number]): string {
+  if (deleted) return 'deleted by its owner'
+  if (expires_at * 1000 <= Date.now()) return `expired at ${iso(expires_at * 1000)}`
+  return in_store ? 'stored' : 'NOT IN THE STORE'
+}
+
 /** The report as text. */
 export function formatReport({ id, account, job, ledger, events, images, webhooks }: Report): string {
   const money = ledger
@@ -81,11 +93,8 @@ export function formatReport({ id, account, job, ledger, events, images, webhook
     `${id} of account ${account}: ${job?.state ?? 'reserved, but never created; its reservation is released by itself'}`,
     ...(job ? jobLines(job, events) : []),
     line('ledger', money),
-    ...images.map(({ key, bytes, receipt, in_store }) =>
-      line(
-        'image',
-        `${key}, ${bytes} bytes, ${in_store ? 'stored' : 'NOT IN THE STORE'}, ${receipt ? '' : 'no '}receipt`,
-      ),
+    ...images.map((each) =>
+      line('image', `${each.key}, ${each.bytes} bytes, ${whereabouts(each)}, ${each.receipt ? '' : 'no '}receipt`),
     ),
     ...(webhooks.length > 0 ? webhooks.flatMap(deliveryLines) : [line('webhook', 'none')]),
   ].join('\n')

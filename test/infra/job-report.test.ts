@@ -16,6 +16,7 @@ let persist: string
 let worker: Awaited<ReturnType<typeof startWorker>>
 let token: string
 let id: string
+let key: string
 
 const job = (...args: string[]): Promise<{ stdout: string; stderr: string; code?: number }> =>
   promisify(execFile)(process.execPath, [COMMAND, '--url', worker.url, '--token', token, ...args]).catch(
@@ -28,7 +29,7 @@ beforeAll(async () => {
   const { secrets } = await createSecrets()
   token = secrets.OCTET_ADMIN_TOKEN
   worker = await startWorker({ gpuUrl: gpu.url, persist, secrets })
-  const { key } = await createKey({ url: worker.url, token }, 'acme')
+  ;({ key } = await createKey({ url: worker.url, token }, 'acme'))
   const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
   const body = JSON.stringify({ prompt: 'a heron in the reeds', size: '64x64' })
   const reply = await fetch(`${worker.url}/v1/images/generations`, { method: 'POST', headers, body })
@@ -51,6 +52,12 @@ test('npm run job tells on one screen what happened', async ({ expect }) => {
   expect(stdout).toMatch(/^image +results\/\S+, 65536 bytes, stored, receipt$/m)
   expect(stdout).toMatch(/^webhook +none$/m)
   expect(stdout).not.toContain('heron')
+})
+
+test('npm run job tells an image that its owner had deleted from one that is lost', async ({ expect }) => {
+  const headers = { authorization: `Bearer ${key}` }
+  await fetch(`${worker.url}/v1/jobs/${id}/images`, { method: 'DELETE', headers })
+  expect((await job(id)).stdout).toMatch(/^image +results\/\S+, 65536 bytes, deleted by its owner, receipt$/m)
 })
 
 test('npm run job says what is wrong and exits with 1', async ({ expect }) => {
