@@ -15,6 +15,7 @@ const local = await startLocal({
 })
 console.log(`
 Octet is at ${local.url}, and reloads when a file of edge/ or gpu-fn/ changes.
-  export URL=${local.url} KEY=${local.key}
+  export URL=${local.url} KEY=${local.key} OCTET_ADMIN_TOKEN=${local.adminToken}
   curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '{"prompt": "a red heart"}'
+  npm run keys -- list --account local
 `)

@@ -11,6 +11,8 @@ import { createSecrets } from './secrets.ts'
 export type Local = {
   url: string
   key: string
+  /** The operator's, for `npm run keys` and `npm run job`. */
+  adminToken: string
   /** Seconds that each part of the start took. */
   seconds: { compile: number; gpu: number; worker: number }
   stop: () => Promise<void>
@@ -58,6 +60,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
       vars: { WEBHOOK_LOCAL: 'true' },
       port: options.port ?? 0,
       watch: options.watch ?? false,
+      logLevel: options.watch ? 'log' : 'error',
     })
     stops.push(worker.stop)
     // After a signal, the worker's own handler has ended workerd by then.
@@ -68,6 +71,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     return {
       url: worker.url,
       key,
+      adminToken: secrets.OCTET_ADMIN_TOKEN,
       seconds: { compile: packages.seconds, gpu: gpuSeconds, worker: workerClock() },
       stop,
     }
