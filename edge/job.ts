@@ -64,7 +64,7 @@ export class JobDO extends DurableObject<Env> {
 
   /** Runs attempt 1 for a caller who waits and returns the final job; whatever more it takes is the Workflow's. It goes on when the caller leaves. */
   async run(): Promise<JobRecord> {
-    this.#waiters += 1
+    this.join()
     const { attempt } = this.#log.job()
     if (attempt === 0 || this.#live) await this.attempt(Math.max(1, attempt), true)
     else this.start()
@@ -132,14 +132,24 @@ export class JobDO extends DurableObject<Env> {
     return this.#finish()
   }
 
-  /** How many callers wait in `run` and have not left. */
+  /** One more caller waits who may `leave`. */
+  join(): void {
+    this.#waiters += 1
+  }
+
+  /** A caller waits no longer, and leaves the job to itself. */
+  part(): void {
+    this.#waiters -= 1
+  }
+
+  /** How many callers wait and have not left. */
   waiting(): number {
     return this.#waiters
   }
 
-  /** A caller in `run` whose request says `on_disconnect: cancel` has left; the last one takes the job along. */
+  /** A caller whose request says `on_disconnect: cancel` has left; the last one takes the job along. */
   async leave(): Promise<void> {
-    this.#waiters -= 1
+    this.part()
     if (this.#waiters <= 0) await this.cancel()
   }
 

@@ -6,6 +6,7 @@ import type { EdgeEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
 import { type Generation, generation, specify } from './generation-request.ts'
+import { isFinal, type JobRecord } from './job-record.ts'
 import { parseFields, readJson } from './validation.ts'
 
 /** Refuses bodies over the contract's limit. */
@@ -44,12 +45,35 @@ export async function readSubmission(
  */
 export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
   const { promise, resolve } = Promise.withResolvers<void>()
+  const { signal } = c.req.raw
+  const over = new AbortController()
   const watch = (job: string) => {
     const leave = () => resolve(c.env.JOB.getByName(job).leave())
-    if (c.req.raw.signal.aborted) leave()
-    else c.req.raw.signal.addEventListener('abort', leave, { once: true })
+    if (signal.aborted) leave()
+    else signal.addEventListener('abort', leave, { once: true, signal: over.signal })
     // Without it the request ends with the connection, before the signal is heard; workerd pull request 5062.
     c.executionCtx.waitUntil(promise)
   }
-  return { job: on_disconnect === 'cancel' ? watch : () => {}, done: () => resolve() }
+  const done = () => {
+    over.abort()
+    resolve()
+  }
+  return { job: on_disconnect === 'cancel' ? watch : () => {}, done }
+}
+
+/** Waits for a job's end, at most `limitMs`, for the caller who asked for it and who may take it along by leaving. */
+export async function waitAsCaller(
+  c: Context<EdgeEnv>,
+  fields: Generation,
+  id: string,
+  limitMs: number,
+): Promise<JobRecord> {
+  const object = c.env.JOB.getByName(id)
+  if (fields.on_disconnect !== 'cancel') return object.ended(limitMs)
+  const caller = watchCaller(c, fields)
+  await object.join()
+  caller.job(id)
+  const job = await object.ended(limitMs).finally(caller.done)
+  if (!isFinal(job) && !c.req.raw.signal.aborted) await object.part()
+  return job
 }

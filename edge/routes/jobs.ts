@@ -5,12 +5,13 @@ import { keyRequired, owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type Submitted, submit } from '../generate.ts'
+import type { Generation } from '../generation-request.ts'
 import { isFinal, type JobRecord } from '../job-record.ts'
 import { serverTiming, viewOf } from '../job-view.ts'
 import { rateHeaders } from '../limits.ts'
 import { ownJob } from '../own-job.ts'
 import { waitSeconds } from '../prefer.ts'
-import { bodyLimited, readSubmission } from '../submission.ts'
+import { bodyLimited, readSubmission, waitAsCaller } from '../submission.ts'
 import { parseFields } from '../validation.ts'
 
 const page = z.strictObject({
@@ -19,15 +20,19 @@ const page = z.strictObject({
 })
 const unstored = { 'cache-control': 'no-store' }
 
-/** The job once it has ended, or as it stands when the caller has waited long enough. */
+/** The job once it has ended, or as it stands when the caller has waited long enough. `fields` are those of the request that asks for it. */
 async function waitFor(
   c: Context<EdgeEnv>,
   job: JobRecord,
+  fields: Generation | null = null,
 ): Promise<{ job: JobRecord; applied: Record<string, string> }> {
   const seconds = waitSeconds(c.req.header('prefer'))
   if (seconds === 0) return { job, applied: {} }
-  const waited = isFinal(job) ? job : await c.env.JOB.getByName(job.id).ended(seconds * 1000)
-  return { job: waited, applied: { 'preference-applied': `wait=${seconds}` } }
+  const applied = { 'preference-applied': `wait=${seconds}` }
+  if (isFinal(job)) return { job, applied }
+  const limitMs = seconds * 1000
+  const ended = fields ? waitAsCaller(c, fields, job.id, limitMs) : c.env.JOB.getByName(job.id).ended(limitMs)
+  return { job: await ended, applied }
 }
 
 /** 200 with a job that has ended, 202 with one that has not. */
@@ -38,8 +43,8 @@ async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string
   return c.json(body, isFinal(job) ? 200 : 202, { ...unstored, ...open, ...serverTiming(job), ...headers })
 }
 
-async function submitted(c: Context<EdgeEnv>, { job, rates, reused }: Submitted) {
-  const waited = await waitFor(c, job)
+async function submitted(c: Context<EdgeEnv>, fields: Generation, { job, rates, reused }: Submitted) {
+  const waited = await waitFor(c, job, fields)
   const address = { location: `/v1/jobs/${job.id}`, 'x-octet-job': job.id }
   return reply(c, waited.job, { ...address, ...waited.applied, ...rateHeaders(rates) }, reused)
 }
@@ -81,12 +86,12 @@ export const jobs = new Hono<EdgeEnv>()
     return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1) : null }, 200, unstored)
   })
   .post('/', bodyLimited, async (c) => {
-    const { submission } = await readSubmission(c)
-    return submitted(c, await submit(c.env, submission))
+    const { fields, submission } = await readSubmission(c)
+    return submitted(c, fields, await submit(c.env, submission))
   })
   .put('/:id', bodyLimited, async (c) => {
-    const { submission } = await readSubmission(c, nameOf(c.req.param('id')))
-    return submitted(c, await submit(c.env, submission))
+    const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
+    return submitted(c, fields, await submit(c.env, submission))
   })
   .get('/:id', async (c) => {
     const { job, applied } = await waitFor(c, await ownJob(c, 'read'))

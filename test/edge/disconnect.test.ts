@@ -9,14 +9,15 @@ import { jobOf, over } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-/** A request for an image whose connection can be cut. */
-function request(caller: Caller, fields: object) {
+/** A request for an image whose connection can be cut; with `prefer`, for a job. */
+function request(caller: Caller, fields: object, prefer?: string) {
   const connection = new AbortController()
   const context = createExecutionContext()
-  const headers = { 'content-type': 'application/json', ...caller.headers }
+  const headers = { 'content-type': 'application/json', ...caller.headers, ...(prefer && { prefer }) }
+  const path = prefer ? '/v1/jobs' : '/v1/images/generations'
   const body = JSON.stringify({ prompt: 'a cat', ...fields })
   const init = { method: 'POST', headers, body, signal: connection.signal }
-  const reply = app.fetch(new Request(`${ORIGIN}/v1/images/generations`, init), env, context)
+  const reply = app.fetch(new Request(`${ORIGIN}${path}`, init), env, context)
   return { reply: Promise.resolve(reply), cut: () => connection.abort(), ended: () => waitOnExecutionContext(context) }
 }
 
@@ -62,6 +63,26 @@ test('a job that another caller waits for as well goes on until the last has lef
   second.cut()
   expect((await over(job)).state).toBe('canceled')
   await Promise.all([first.reply, second.reply])
+})
+
+test('a job whose caller only prefers to wait ends with that caller, but not once the reply is there', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(2))
+  const fields = { on_disconnect: 'cancel', seed: 7 }
+  const answered = request(caller, fields, 'wait=1')
+  expect((await answered.reply).status).toBe(202)
+  answered.cut()
+  await answered.ended()
+  const job = { id: calls[0]!.job }
+  expect(await jobOf(job).view()).toMatchObject({ state: 'running', cancelRequested: false })
+  const left = request(caller, fields, 'wait=60')
+  await vi.waitFor(async () => expect(await jobOf(job).waiting()).toBe(1))
+  left.cut()
+  await left.ended()
+  expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 2 })
+  expect((await left.reply).status).toBe(200)
 })
 
 test('on_disconnect takes no other word', async ({ expect }) => {
