@@ -11,6 +11,8 @@ export const KEYS_SCHEMA = `
 
 /** What the holder of `admin` may say about a key. `expires` is Unix milliseconds, null for never. */
 export type KeyOptions = { label: string; scopes: Scope[]; limits: Limits; expires: number | null }
+/** What is changed of it; limits that are not named stay. */
+export type KeyChange = Partial<Omit<KeyOptions, 'limits'> & { limits: Partial<Limits> }>
 /** A key without its secret. Times are Unix milliseconds. */
 export type KeyInfo = KeyOptions & { id: string; lineage: string; created: number; revoked: number | null }
 
@@ -54,10 +56,10 @@ export const listKeys = (sql: SqlStorage): KeyInfo[] =>
   sql.exec<KeyRow>('SELECT * FROM keys ORDER BY created, rowid').toArray().map(infoOf)
 
 /** Changes what is given of a key; null when there is none of that id. */
-export function changeKey(sql: SqlStorage, id: string, change: Partial<KeyOptions>): KeyInfo | null {
+export function changeKey(sql: SqlStorage, id: string, change: KeyChange): KeyInfo | null {
   const known = findKey(sql, id)
   if (!known) return null
-  const { label, scopes, limits, expires } = { ...known, ...change }
+  const { label, scopes, limits, expires } = { ...known, ...change, limits: { ...known.limits, ...change.limits } }
   sql.exec(
     'UPDATE keys SET label = ?, scopes = ?, limits = ?, expires = ? WHERE id = ?',
     ...[label, JSON.stringify(scopes), JSON.stringify(limits), expires, id],

@@ -17,6 +17,9 @@ export type AccountSettings = {
   retention_days: RetentionDays
 }
 
+/** Limits that are not named stay. */
+export type SettingsChange = Partial<Omit<AccountSettings, 'limits'> & { limits: Partial<Limits> }>
+
 type Row = { limits: string; prepaid: number; stripe_customer: string | null; retention_days: RetentionDays }
 
 /** The settings that hold. `defaults` is OCTET_ACCOUNT_LIMITS. */

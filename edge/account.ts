@@ -8,6 +8,7 @@ import {
   findKey,
   insertKey,
   KEYS_SCHEMA,
+  type KeyChange,
   type KeyInfo,
   type KeyOptions,
   listKeys,
@@ -15,7 +16,13 @@ import {
 } from './account-keys.ts'
 import * as ledger from './account-ledger.ts'
 import { exportBatch, nextExport, OUTBOX_MS, OUTBOX_SCHEMA, takeOut } from './account-outbox.ts'
-import { type AccountSettings, SETTINGS_SCHEMA, saveSettings, settingsOf } from './account-settings.ts'
+import {
+  type AccountSettings,
+  SETTINGS_SCHEMA,
+  type SettingsChange,
+  saveSettings,
+  settingsOf,
+} from './account-settings.ts'
 import {
   type Admission,
   type AdmissionRequest,
@@ -61,7 +68,7 @@ export class AccountDO extends DurableObject<Env> {
     return { ...key, captured, reserved, open }
   }
 
-  changeKey(id: string, change: Partial<KeyOptions>): KeyInfo | null {
+  changeKey(id: string, change: KeyChange): KeyInfo | null {
     return changeKey(this.#sql, id, change)
   }
 
@@ -150,8 +157,9 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   /** Changes what is given of the account's settings. */
-  configure(change: Partial<AccountSettings>): AccountSettings {
-    return saveSettings(this.#sql, { ...this.#settings(), ...change })
+  configure(change: SettingsChange): AccountSettings {
+    const settings = this.#settings()
+    return saveSettings(this.#sql, { ...settings, ...change, limits: { ...settings.limits, ...change.limits } })
   }
 
   /** Releases reservations that no job stands behind, sends settled rows to the export, and forgets what has expired. */

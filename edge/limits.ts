@@ -3,23 +3,31 @@ import * as z from 'zod'
 import { MICRODOLLARS } from './price.ts'
 
 const most = (value: number, unit: string) =>
-  z
-    .int()
-    .min(0)
-    .max(value)
-    .nullable()
-    .default(null)
-    .describe(`null for no limit, or a whole number of ${unit} up to ${value}`)
+  z.int().min(0).max(value).nullable().describe(`null for no limit, or a whole number of ${unit} up to ${value}`)
 const money = most(1_000_000 * MICRODOLLARS, 'micro-dollars')
 
-/** A null is no limit. The fields' names are the API's. */
-export const limits = z.strictObject({
+/** The fields' names are the API's. */
+const fields = {
   requests_per_minute: most(1_000_000, 'requests'),
   concurrent_jobs: most(100_000, 'jobs'),
   daily_microdollars: money,
   monthly_microdollars: money,
   total_microdollars: money,
-})
+}
+const what = `an object of ${Object.keys(fields).join(', ')}, each null or a whole number from 0`
+
+/** What is changed of limits; the others stay. A null takes a limit away. */
+export const limitsChange = z.strictObject(fields).partial().describe(what)
+/** A null, or a limit left out, is none. */
+export const limits = z
+  .strictObject({
+    requests_per_minute: fields.requests_per_minute.default(null),
+    concurrent_jobs: fields.concurrent_jobs.default(null),
+    daily_microdollars: money.default(null),
+    monthly_microdollars: money.default(null),
+    total_microdollars: money.default(null),
+  })
+  .describe(what)
 export type Limits = z.infer<typeof limits>
 
 export const UNLIMITED: Limits = limits.parse({})

@@ -30,22 +30,30 @@ const money = (text: string) => {
   throw new InvalidArgumentError('It must be an amount of dollars with at most 6 decimals.')
 }
 
-type LimitOptions = { rate?: number; concurrency?: number; daily?: number; monthly?: number; total?: number }
+/** A limit, or "none", which stays a word: commander makes an empty text of a null. */
+const limit = (parse: (text: string) => number) => (text: string) => (text === 'none' ? text : parse(text))
 const limited = (command: Command) =>
   command
-    .option('--rate <n>', 'requests a minute', whole)
-    .option('--concurrency <n>', 'jobs at a time', whole)
-    .option('--daily <dollars>', 'most it may spend in a day', money)
-    .option('--monthly <dollars>', 'most it may spend in a month', money)
-    .option('--total <dollars>', 'most it may ever spend', money)
-const limitsOf = ({ rate, concurrency, daily, monthly, total }: LimitOptions) => ({
-  requests_per_minute: rate ?? null,
-  concurrent_jobs: concurrency ?? null,
-  daily_microdollars: daily ?? null,
-  monthly_microdollars: monthly ?? null,
-  total_microdollars: total ?? null,
-})
-const anyLimit = (options: LimitOptions) => Object.values(limitsOf(options)).some((limit) => limit !== null)
+    .option('--rate <n>', 'requests a minute, or none', limit(whole))
+    .option('--concurrency <n>', 'jobs at a time, or none', limit(whole))
+    .option('--daily <dollars>', 'most it may spend in a day, or none', limit(money))
+    .option('--monthly <dollars>', 'most it may spend in a month, or none', limit(money))
+    .option('--total <dollars>', 'most it may ever spend, or none', limit(money))
+
+const LIMIT_NAMES = {
+  rate: 'requests_per_minute',
+  concurrency: 'concurrent_jobs',
+  daily: 'daily_microdollars',
+  monthly: 'monthly_microdollars',
+  total: 'total_microdollars',
+} as const
+type LimitOptions = Partial<Record<keyof typeof LIMIT_NAMES, number | 'none'>>
+
+/** The limits that were named, as the API names them. */
+function limitsOf(options: LimitOptions): Partial<keys.Limits> {
+  const named = Object.entries(options).map(([option, value]) => [LIMIT_NAMES[option as keyof LimitOptions], value])
+  return Object.fromEntries(named.map(([name, value]) => [name, value === 'none' ? null : value]))
+}
 
 const target = (command: Command) =>
   command
@@ -101,7 +109,7 @@ function accountCommands(program: Command): void {
       const change = {
         ...((prepaid || postpaid) && { prepaid: Boolean(prepaid) }),
         ...(stripeCustomer && { stripe_customer: stripeCustomer }),
-        ...(anyLimit(limits) && { limits: limitsOf(limits) }),
+        ...(Object.keys(limitsOf(limits)).length > 0 && { limits: limitsOf(limits) }),
       }
       if (Object.keys(change).length > 0) await keys.configureAccount({ url, token }, account, change)
       printAccount(await keys.describeAccount({ url, token }, account))

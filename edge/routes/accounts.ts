@@ -5,16 +5,14 @@ import { operatorRequired } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { ACCOUNT_NAME } from '../keys.ts'
-import { limits } from '../limits.ts'
+import { limitsChange } from '../limits.ts'
 import { MICRODOLLARS } from '../price.ts'
 import { RETENTION_DAYS } from '../retention.ts'
 import { parseFields, readJson } from '../validation.ts'
 
 const most = 1_000_000 * MICRODOLLARS
 const settings = z.strictObject({
-  limits: limits
-    .optional()
-    .describe(`an object of ${Object.keys(limits.shape).join(', ')}, each a whole number or null`),
+  limits: limitsChange.optional(),
   prepaid: z.boolean().optional().describe('true or false'),
   stripe_customer: z
     .string()

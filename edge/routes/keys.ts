@@ -5,7 +5,7 @@ import { managedAccount, managerRequired } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { ACCOUNT_NAME, issueKey, KEY_ID, SCOPES } from '../keys.ts'
-import { limits } from '../limits.ts'
+import { limits, limitsChange, UNLIMITED } from '../limits.ts'
 import { parseFields, readJson } from '../validation.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
@@ -17,20 +17,19 @@ const scopes = z
   .min(1)
   .transform((given) => [...new Set(given)])
   .describe(`a list of ${SCOPES.join(', ')}`)
-const bounds = limits.describe(`an object of ${Object.keys(limits.shape).join(', ')}, each a whole number or null`)
 const expires_in = seconds(YEARS).nullable().describe('null for never, or a whole number of seconds from now')
 
 const newKey = z.strictObject({
   account,
   label: label.default(''),
   scopes: scopes.default(['generate', 'read']),
-  limits: bounds.default(limits.parse({})),
+  limits: limits.default(UNLIMITED),
   expires_in: expires_in.default(null),
 })
 const change = z.strictObject({
   label: label.optional(),
   scopes: scopes.optional(),
-  limits: bounds.optional(),
+  limits: limitsChange.optional(),
   expires_in: expires_in.optional(),
 })
 const rotation = z.strictObject({ overlap_seconds: seconds(30 * 24 * 3600).default(24 * 3600) })

@@ -69,11 +69,16 @@ describe('describe and change', () => {
     })
     expect(await admit(caller.key, 301)).toMatchObject({ kind: 'over_budget', by: 'total', available: 300 })
     expect((await admit(caller.key, 300)).kind).toBe('admitted')
+    const more = await call('PATCH', path, caller.headers, { limits: { requests_per_minute: 9 } })
+    expect(more.body.limits).toEqual({ ...UNLIMITED, ...limits, requests_per_minute: 9 })
+    const fewer = await call('PATCH', path, caller.headers, { limits: { total_microdollars: null } })
+    expect(fewer.body.limits).toEqual({ ...UNLIMITED, requests_per_minute: 9 })
   })
 
   test.for([
     [{ scopes: ['root'] }, 'scopes is ["root"]; it must be a list of generate, read, admin.'],
     [{ scopes: [] }, 'scopes is []; it must be a list of generate, read, admin.'],
+    [{ limits: { total_microdollars: -1 } }, 'total_microdollars, each null or a whole number from 0.'],
     [{ limits: { rpm: 1 } }, 'limits is {"rpm":1}; it must be an object of requests_per_minute, concurrent_jobs'],
     [{ expires_in: -1 }, 'expires_in is -1; it must be null for never, or a whole number of seconds from now.'],
     [{ id: 'x' }, 'id is not a field of this request; allowed are label, scopes, limits, expires_in.'],

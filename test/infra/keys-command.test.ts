@@ -1,0 +1,54 @@
+// The operator's command for keys, limits and credit, against the real worker.
+import { execFile } from 'node:child_process'
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, test } from 'vitest'
+import { startWorker } from '../../infra/local-worker.ts'
+import { createSecrets } from '../../infra/secrets.ts'
+
+const COMMAND = path.join(import.meta.dirname, '../../infra/keys-command.ts')
+let persist: string
+let worker: Awaited<ReturnType<typeof startWorker>>
+let token: string
+
+async function keys(command: string, ...args: string[]): Promise<string> {
+  const all = [COMMAND, command, ...args, '--account', 'acme', '--url', worker.url, '--token', token]
+  return (await promisify(execFile)(process.execPath, all)).stdout.trim()
+}
+
+beforeAll(async () => {
+  persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-keys-'))
+  const { secrets } = await createSecrets()
+  token = secrets.OCTET_ADMIN_TOKEN
+  worker = await startWorker({ gpuUrl: 'http://127.0.0.1:9', persist, secrets })
+})
+afterAll(async () => {
+  await worker?.stop()
+  await fs.rm(persist, { recursive: true, force: true })
+})
+
+test('npm run keys makes, shows, rotates and revokes a key', async ({ expect }) => {
+  const key = await keys('create', '--label', 'web', '--scopes', 'generate', '--rate', '5', '--total', '2.5')
+  const id = key.split('_')[2]!
+  expect(await keys('show', id)).toMatch(
+    /active {2}generate {2}web\nlimits {2}requests_per_minute 5, total_microdollars 2500000\n/,
+  )
+  const next = (await keys('rotate', id, '--overlap', '60')).split('_')[2]!
+  await keys('revoke', next)
+  expect((await keys('list')).split('\n')).toEqual([
+    expect.stringMatching(new RegExp(`^${id} .* until `)),
+    expect.stringMatching(new RegExp(`^${next} .* revoked `)),
+  ])
+})
+
+test('npm run keys changes the limits of an account that it names, and no others', async ({ expect }) => {
+  const limits = (text: string) => /^limits +(.*)$/m.exec(text)?.[1]
+  expect(limits(await keys('account'))).toBe('requests_per_minute 600, concurrent_jobs 100')
+  expect(limits(await keys('account', '--daily', '3'))).toBe(
+    'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 3000000',
+  )
+  expect(limits(await keys('account', '--rate', 'none'))).toBe('concurrent_jobs 100, daily_microdollars 3000000')
+  await expect(keys('account', '--rate', 'many')).rejects.toThrow('It must be a whole number.')
+})
