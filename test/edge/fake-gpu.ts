@@ -104,7 +104,10 @@ export const untilCanceled =
     const { behaviour, send, close } = fed()
     send(accepted(seen), started(seen), ...steps(done, seen.request.steps))
     void (async () => {
-      while (!cancellations.some(({ job }) => job === seen.job)) await tick()
+      while (!cancellations.some(({ job }) => job === seen.job)) {
+        send(line({ type: 'heartbeat' }))
+        await tick()
+      }
       send(line({ type: 'canceled', steps_done: done, timings }))
       close()
     })()

@@ -81,7 +81,7 @@ describe('npm run keys', () => {
     }
     const changed = (await cli('account', ...account, '--prepaid', '--concurrency', '3')).stdout
     expect(changed).toMatch(/^shop {2}prepaid/)
-    expect(changed).toContain('limits  concurrent_jobs 3')
+    expect(changed).toContain('limits  requests_per_minute 600, concurrent_jobs 3')
   })
 
   test('says what is wrong and exits with 1', async ({ expect }) => {
