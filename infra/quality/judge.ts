@@ -6,12 +6,20 @@ import type { Pixels } from '../compare-images.ts'
 import { readVocabulary } from '../vocabulary.ts'
 import type { QualityPrompt } from './prompts.ts'
 
-/** Sprite → how many of it; and the background at the upper and the lower edge. */
-export type Sight = { sprites: Record<string, number>; background: QualityPrompt['background'] }
+export type Sight = {
+  /** Sprite → how many of it are seen clearly. */
+  sprites: Record<string, number>
+  /** What the picture resembles most, best first, however clearly. */
+  likeliest: string[]
+  /** At the upper and the lower edge. */
+  background: QualityPrompt['background']
+}
 
 export type Verdict = {
-  /** The main sprite is there. */
+  /** Among as many of the likeliest sprites as the prompt names is the main one. */
   sprite: boolean
+  /** The main sprite is seen clearly. */
+  clear: boolean
   /** The background is right at both edges. */
   background: boolean
   /** Every sprite that was asked for is there as often as asked. */
@@ -21,6 +29,8 @@ export type Verdict = {
 export type Judge = { look: (image: Pixels) => Promise<Sight>; release: () => Promise<void> }
 
 const SIDE = 256
+/** No prompt names more. */
+const LIKELIEST = 4
 
 /** Opens the classifier. `look` takes pictures of 256 × 256 pixels. */
 export async function openJudge(): Promise<Judge> {
@@ -31,7 +41,10 @@ export async function openJudge(): Promise<Judge> {
     const seen = await session.run({ image: { data: planes(image), dims: [1, 3, SIDE, SIDE] } })
     const output = (name: string) => [...(seen[name]!.data as Float32Array)]
     const likeliest = (logits: number[]) => vocabulary.backgrounds[logits.indexOf(Math.max(...logits))]!
+    const scores = output('scores')
+    const ranked = [...sprites.keys()].sort((a, b) => scores[b]! - scores[a]!)
     return {
+      likeliest: ranked.slice(0, LIKELIEST).map((i) => sprites[i]!),
       sprites: Object.fromEntries(output('counts').flatMap((count, i) => (count > 0 ? [[sprites[i]!, count]] : []))),
       background: { top: likeliest(output('top')), bottom: likeliest(output('bottom')) },
     }
@@ -43,7 +56,8 @@ export async function openJudge(): Promise<Judge> {
 export function judge({ sprites, background }: QualityPrompt, seen: Sight): Verdict {
   const countOf = (name: string) => seen.sprites[name] ?? 0
   return {
-    sprite: countOf(sprites[0]!.name) >= 1,
+    sprite: seen.likeliest.slice(0, sprites.length).includes(sprites[0]!.name),
+    clear: countOf(sprites[0]!.name) >= 1,
     background: seen.background.top === background.top && seen.background.bottom === background.bottom,
     count: sprites.every(({ name, count }) => countOf(name) === count),
   }

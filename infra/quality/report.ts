@@ -9,17 +9,13 @@ export type Column = { score: Score; judged: readonly Judged[] }
 const percent = (share: number) => (Number.isNaN(share) ? '–' : `${(100 * share).toFixed(1)} %`)
 const decimals = (value: number | null, digits: number) => value?.toFixed(digits) ?? '–'
 
-const HEADINGS = 'configuration,main sprite,background,counts,sprite if simple,PSNR dB,SSIM,s an image,peak MB'.split(
-  ',',
-)
+const HEADINGS =
+  'configuration,main sprite,if simple,seen clearly,background,counts,PSNR dB,SSIM,s an image,peak MB'.split(',')
 
 const cells = ({ configuration, ...score }: Score) => [
-  ...[configuration.name, percent(score.sprite), percent(score.background), percent(score.count)],
-  ...[
-    percent(score.simpleSprite),
-    score.psnr === SAME_PSNR ? 'same' : decimals(score.psnr, 1),
-    decimals(score.ssim, 4),
-  ],
+  configuration.name,
+  ...[score.sprite, score.simpleSprite, score.clear, score.background, score.count].map(percent),
+  ...[score.psnr === SAME_PSNR ? 'same' : decimals(score.psnr, 1), decimals(score.ssim, 4)],
   ...[score.seconds.toFixed(2), score.peakMegabytes.toFixed(0)],
 ]
 
@@ -35,12 +31,12 @@ export function table(scores: readonly Score[]): string {
 const webp = async (file: string) =>
   `data:image/webp;base64,${(await sharp(file).webp({ quality: 85 }).toBuffer()).toString('base64')}`
 
-function caption({ sprite, background, count, seen, psnr }: Judged): string {
+function caption({ sprite, clear, background, count, seen, psnr }: Judged): string {
   const shown = Object.entries(seen.sprites).map(([name, often]) => `${often} ${name}`)
-  const wrong = Object.entries({ sprite, background, count }).flatMap(([what, right]) => (right ? [] : what))
+  const wrong = Object.entries({ sprite, clear, background, count }).flatMap(([what, right]) => (right ? [] : what))
   const ground = [...new Set(Object.values(seen.background))].join(' to ')
   const likeness = psnr === null ? '' : `, ${psnr.toFixed(1)} dB`
-  return `${wrong.length > 0 ? `✗ ${wrong.join(', ')}: ` : '✓ '}${shown.join(', ') || 'nothing'} on ${ground}${likeness}`
+  return `${wrong.length > 0 ? `✗ ${wrong.join(', ')}: ` : '✓ '}${shown.join(', ') || `perhaps ${seen.likeliest[0]}`} on ${ground}${likeness}`
 }
 
 const STYLE =

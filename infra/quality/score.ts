@@ -13,6 +13,7 @@ export type Score = {
   configuration: Configuration
   images: number
   sprite: number
+  clear: number
   background: number
   count: number
   /** Right main sprite on the prompts that are simple. */
@@ -64,7 +65,7 @@ export function score(
   return {
     configuration,
     images: judged.length,
-    ...{ sprite: share('sprite'), background: share('background'), count: share('count') },
+    ...{ sprite: share('sprite'), clear: share('clear'), background: share('background'), count: share('count') },
     simpleSprite: share(
       'sprite',
       judged.filter((_, i) => prompts[i]!.simple),

@@ -25,7 +25,8 @@ async function see(request: Record<string, unknown>) {
     octet: { model: string; tier: string }
   }
   const image = await readPixels(Buffer.from(data[0]!.b64_json, 'base64'))
-  return { ...(await judge.look(image)), by: `${octet.model} ${octet.tier}` }
+  const { sprites, background } = await judge.look(image)
+  return { sprites, background, by: `${octet.model} ${octet.tier}` }
 }
 
 const plain = (name: string) => ({ top: name, bottom: name })

@@ -18,16 +18,23 @@ const asked: QualityPrompt = {
     { name: 'dog', count: 1 },
   ],
 }
-const right: Sight = { sprites: { cat: 2, dog: 1 }, background: plain('red') }
+const right: Sight = {
+  ...{ sprites: { cat: 2, dog: 1 }, background: plain('red') },
+  likeliest: ['dog', 'cat', 'fox', 'wolf'],
+}
+const blurred: Sight = { ...right, sprites: {} }
 
-test.each<[string, Sight, [sprite: boolean, background: boolean, count: boolean]]>([
-  ['all of it', right, [true, true, true]],
-  ['one cat too few', { ...right, sprites: { cat: 1, dog: 1 } }, [true, true, false]],
-  ['no dog', { ...right, sprites: { cat: 2 } }, [true, true, false]],
-  ['only the dog', { ...right, sprites: { dog: 1 } }, [false, true, false]],
-  ['another colour below', { ...right, background: { top: 'red', bottom: 'blue' } }, [true, false, true]],
-])('a picture with %s', (_, seen, [sprite, background, count]) => {
-  expect(judge(asked, seen)).toEqual({ sprite, background, count })
+type Expected = [sprite: boolean, clear: boolean, background: boolean, count: boolean]
+test.each<[string, Sight, Expected]>([
+  ['all of it', right, [true, true, true, true]],
+  ['one cat too few', { ...right, sprites: { cat: 1, dog: 1 } }, [true, true, true, false]],
+  ['no dog', { ...right, sprites: { cat: 2 } }, [true, true, true, false]],
+  ['only the dog', { ...right, sprites: { dog: 1 } }, [true, false, true, false]],
+  ['nothing that is clear', blurred, [true, false, true, false]],
+  ['more of a fox than of a cat', { ...blurred, likeliest: ['dog', 'fox', 'cat'] }, [false, false, true, false]],
+  ['another colour below', { ...right, background: { top: 'red', bottom: 'blue' } }, [true, true, false, true]],
+])('a picture with %s', (_, seen, [sprite, clear, background, count]) => {
+  expect(judge(asked, seen)).toEqual({ sprite, clear, background, count })
 })
 
 describe('the images of a directory', () => {
@@ -45,7 +52,7 @@ describe('the images of a directory', () => {
   const prompts = [asked, simple]
   const configuration = { name: 'nano-fp8', model: 'nano', tier: 'fp8' } as const
   const runs = [1, 3, 2].map((seconds) => ({ seconds, peakBytes: seconds * 1e6 }))
-  const seen = [right, { ...right, sprites: {} }]
+  const seen = [right, { ...blurred, likeliest: ['wolf', 'fox'] }]
   /** Sees in the first image what was asked for, and nothing in the second. */
   const lookIn = () => ({ look: async () => seen[next++ % 2]!, release: async () => {} })
   let next = 0
@@ -53,7 +60,7 @@ describe('the images of a directory', () => {
   test('are scored by what is seen, how like they are and what they cost', async () => {
     const judged = await judgeImages(lookIn(), prompts, directory, directory)
     expect(score(configuration, prompts, judged, runs)).toEqual({
-      ...{ configuration, images: 2, sprite: 0.5, background: 1, count: 0.5, simpleSprite: 0 },
+      ...{ configuration, images: 2, sprite: 0.5, clear: 0.5, background: 1, count: 0.5, simpleSprite: 0 },
       ...{ psnr: 100, ssim: 1, seconds: 2, peakMegabytes: 3 },
     })
   })
@@ -62,13 +69,15 @@ describe('the images of a directory', () => {
     const judged = await judgeImages(lookIn(), prompts, directory, null)
     const column = { judged, score: score(configuration, prompts, judged, runs) }
     const [headings, , row] = table([column.score]).split('\n')
-    expect(headings).toMatch(/^\| configuration \| main sprite \| background \|/)
+    expect(headings).toMatch(/^\| configuration \| main sprite \| if simple \| seen clearly \| background \|/)
     expect(table([{ ...column.score, psnr: 100, ssim: 1 }])).toContain('| same    | 1.0000 |')
-    expect(row).toMatch(/^\| nano-fp8 +\| 50\.0 % +\| 100\.0 % +\| 50\.0 % +\| 0\.0 % +\| – +\| – +\| 2\.00 +\| 3 +\|$/)
+    expect(row).toMatch(
+      /^\| nano-fp8 +\| 50\.0 % +\| 0\.0 % +\| 50\.0 % +\| 100\.0 % +\| 50\.0 % +\| – +\| – +\| 2\.00 +\| 3 +\|$/,
+    )
     const text = String(await page(prompts, [column], 2))
     expect(text).toContain('two cats &lt;and&gt; a dog on red')
     expect(text).toContain('✓ 2 cat, 1 dog on red')
-    expect(text).toContain('✗ sprite, count: nothing on red')
+    expect(text).toContain('✗ sprite, clear, count: perhaps wolf on red')
     expect(text.match(/src="data:image\/webp;base64,/g)).toHaveLength(2)
   })
 })
@@ -79,7 +88,8 @@ describe('the judge', () => {
     try {
       const red = { create: { width: 256, height: 256, channels: 3, background: { r: 226, g: 54, b: 48 } } } as const
       const seen = await look(await readPixels(await sharp(red).png().toBuffer()))
-      expect(seen).toEqual({ sprites: {}, background: plain('red') })
+      expect(seen).toMatchObject({ sprites: {}, background: plain('red') })
+      expect(seen.likeliest).toHaveLength(4)
       const small = await readPixels(await sharp(red).resize(64).png().toBuffer())
       await expect(look(small)).rejects.toThrow('the picture is 64x64; 256x256 is judged')
     } finally {
