@@ -1,15 +1,17 @@
 """Writes the diffusers directories: gpu-fn/nano (28 steps) and gpu-fn/nano/turbo (4 steps), which shares all but the transformer.
 
-    python -m training.export STATE.pt      the weights that the stages left (vae, encoders, transformer, turbo, latent statistics)
+    python -m training.export
+
+Takes the averaged weights that the stages left. The judge writes its own file.
 """
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 
 from .models import NANO, TextEncoders, save, scheduler, transformer, vae
+from .stage import STATE
 
 SHARED = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "vae")
 # Four steps end at this noise level, so that none of them is spent between two levels that are nearly zero.
@@ -37,16 +39,22 @@ def load(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn
     return network
 
 
-def export(state: dict) -> None:
+def part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def main() -> None:
+    saved = {name: torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True) for name in ("vae", "base", "turbo")}
+    base = saved["base"]["average"]
     write_index(NANO, "octet/nano")
-    autoencoder = load(vae(), state["vae"])
-    autoencoder.register_to_config(scaling_factor=state["scaling_factor"], shift_factor=state["shift_factor"])
+    autoencoder = load(vae(), saved["vae"]["average"])
+    autoencoder.register_to_config(scaling_factor=saved["vae"]["scaling_factor"], shift_factor=saved["vae"]["shift_factor"])
     save(autoencoder, "vae")
-    encoders = load(TextEncoders(), state["encoders"])
+    encoders = load(TextEncoders(), part(base, "encoders."))
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         save(getattr(encoders, name), name)
     scheduler().save_pretrained(NANO / "scheduler")
-    save(load(transformer(), state["transformer"]), "transformer")
+    save(load(transformer(), part(base, "transformer.")), "transformer")
 
     turbo = NANO / "turbo"
     write_index(turbo, "octet/nano-turbo")
@@ -54,15 +62,8 @@ def export(state: dict) -> None:
         if not (turbo / name).is_symlink():
             (turbo / name).symlink_to(f"../{name}")
     scheduler(TURBO_TERMINAL).save_pretrained(turbo / "scheduler")
-    save(load(transformer(), state["turbo"]), "turbo/transformer")
-
-
-def random_state() -> dict:
-    torch.manual_seed(0)
-    network = transformer().state_dict()
-    return {"vae": vae().state_dict(), "encoders": TextEncoders().state_dict(), "transformer": network, "turbo": network,
-            "scaling_factor": 1.0, "shift_factor": 0.0}
+    save(load(transformer(), saved["turbo"]["average"]), "turbo/transformer")
 
 
 if __name__ == "__main__":
-    export(torch.load(sys.argv[1], map_location="cpu") if len(sys.argv) > 1 else random_state())
+    main()
