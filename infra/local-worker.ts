@@ -33,7 +33,7 @@ export type LocalWorkerOptions = {
   /** Reload when a source file of the worker changes. */
   watch?: boolean
   /** What of wrangler's own log is shown: 'error' by default, so that it stays quiet. */
-  logLevel?: 'none' | 'error' | 'log'
+  logLevel?: 'error' | 'log'
 }
 
 const text =

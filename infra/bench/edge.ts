@@ -134,7 +134,7 @@ export async function benchEdge({ requests, inFlight, rows }: EdgeBenchOptions):
   const { secrets } = await createSecrets()
   const gpu = await startGpuStub()
   const common = { gpuUrl: gpu.url, persist, secrets, vars: UNLIMITED, catalogue: { offers: [OFFER] } }
-  const start = () => startWorker({ ...common, logLevel: 'none' })
+  const start = () => startWorker(common)
   const token = secrets.OCTET_ADMIN_TOKEN
   console.log(
     `${os.availableParallelism()} cores for workerd, its storage simulators, the load and the GPU; ratios are`,
