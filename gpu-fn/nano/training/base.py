@@ -94,6 +94,15 @@ class Pool:
         return self.latent[rows].float(), {key: value[rows].long() for key, value in self.ids.items()}
 
 
+def filled_pool(options, seed: int, latents: Latents, on: str) -> Pool:
+    """A pool that has its first scenes; `add` it once in REFILL steps, and each scene serves `options.reuse` times."""
+    fresh = options.batch // options.reuse * REFILL
+    pool = Pool(Renderer(on), latents, batches(seed, fresh, options.workers, tokenized=True), POOL, on)
+    for _ in range(20):
+        pool.add()
+    return pool
+
+
 def pad_t5(ids: dict[str, torch.Tensor], length: int) -> dict[str, torch.Tensor]:
     return {**ids, "t5": F.pad(ids["t5"], (0, length - ids["t5"].shape[1]))}
 
@@ -120,11 +129,8 @@ def main() -> None:
         denoiser.compile_parts()
     stage = Stage("base", denoiser, options, rate=options.rate, decay=options.decay, betas=(0.9, 0.95))
     latents = Latents(on)
-    fresh = options.batch // options.reuse * REFILL
-    pool = Pool(Renderer(on), latents, batches(options.seed + 3 + stage.step, fresh, options.workers, tokenized=True), POOL, on)
+    pool = filled_pool(options, options.seed + 3 + stage.step, latents, on)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
-    for _ in range(20):
-        pool.add()
     while stage.running():
         if stage.step % REFILL == 0:
             pool.add()

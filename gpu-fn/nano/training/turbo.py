@@ -11,11 +11,9 @@ import random
 
 import torch
 
-from .base import POOL, REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pool, compile_blocks, pad_t5
-from .data import batches
+from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, compile_blocks, filled_pool, pad_t5
 from .export import TURBO_TERMINAL
 from .models import T5_TOKENS, Tokenizers, scheduler
-from .render import Renderer
 from .sample import GUIDANCE, evaluate
 from .stage import STATE, Stage, arguments, autocast, device
 
@@ -67,11 +65,8 @@ def main() -> None:
     schedule.set_timesteps(STEPS)
     sigmas = schedule.sigmas.tolist()
     latents = Latents(on)
-    fresh = options.batch // options.reuse * REFILL
-    pool = Pool(Renderer(on), latents, batches(options.seed + 4 + stage.step, fresh, options.workers, tokenized=True), POOL, on)
+    pool = filled_pool(options, options.seed + 4 + stage.step, latents, on)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
-    for _ in range(20):
-        pool.add()
     while stage.running():
         if stage.step % REFILL == 0:
             pool.add()
