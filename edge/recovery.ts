@@ -15,8 +15,8 @@ const table = z
     reservation_seconds: seconds.default(15 * 60),
     /** A webhook that is due and that the queue does not bring. */
     webhook_seconds: seconds.default(15 * 60),
-    /** A settled job that the export does not confirm. The queue keeps trying for days. */
-    usage_seconds: seconds.default(86_400),
+    /** A settled job that the export does not confirm: well within the day for which Stripe counts a repeat once. */
+    usage_seconds: seconds.default(12 * 3600),
   })
   .transform((given) => ({
     jobMs: given.job_seconds * 1000,

@@ -64,7 +64,9 @@ async function migrate(persist: string): Promise<void> {
 
 /** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd; nothing is left running. */
 export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
-  Object.assign(process.env, OFFLINE)
+  const logLevel = options.logLevel ?? 'error'
+  // What queues log escapes the worker's own level: it is told by this one.
+  Object.assign(process.env, OFFLINE, { WRANGLER_LOG: logLevel })
   if (!options.migrated) await migrate(options.persist)
   const { unstable_startWorker } = await import('wrangler')
   const worker = await unstable_startWorker({
@@ -77,7 +79,7 @@ export async function startWorker(options: LocalWorkerOptions): Promise<{ url: s
       persist: options.persist,
       watch: options.watch ?? false,
       liveReload: false,
-      logLevel: options.logLevel ?? 'error',
+      logLevel,
     },
   })
   await worker.ready
