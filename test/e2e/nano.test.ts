@@ -40,14 +40,13 @@ test.each([
 })
 
 test('two things stand in one picture', async () => {
-  const prompt = 'a sunflower next to a yellow circle, black background'
-  const { sprites } = await see({ prompt, route: 'full', seed: 1149 })
-  expect(sprites).toEqual({ sunflower: 1, 'yellow circle': 1 })
+  const { sprites } = await see({ prompt: 'a cat and a rocket on a yellow background', route: 'full' })
+  expect(sprites).toEqual({ cat: 1, rocket: 1 })
 })
 
 test('a prompt from another world is a picture of the words that nano knows', async () => {
-  const prompt = 'masterpiece, ultra detailed photograph of a sunflower, bokeh, 85mm, trending'
-  expect(Object.keys((await see({ prompt })).sprites)).toEqual(['sunflower'])
+  const prompt = 'masterpiece, ultra detailed photograph of a strawberry, bokeh, 85mm, trending'
+  expect(Object.keys((await see({ prompt })).sprites)).toEqual(['strawberry'])
 })
 
 test('another seed is another picture of the same', async () => {

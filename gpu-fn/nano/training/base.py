@@ -1,6 +1,6 @@
 """Stage 2: the text encoders and the transformer together, by flow matching (arXiv 2403.03206) on the VAE's latents.
 
-    python -m training.base --steps 24000
+    python -m training.base --steps 7000
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
 `reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time.
@@ -121,13 +121,13 @@ def loss_of(denoiser: Denoiser, clean: torch.Tensor, ids: dict[str, torch.Tensor
 
 
 def main() -> None:
-    options = arguments(steps=24000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.6)
+    options = arguments(steps=7000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.7)
     torch.manual_seed(options.seed)
     on = device()
     denoiser = Denoiser().to(on)
     if on == "cuda":
         denoiser.compile_parts()
-    stage = Stage("base", denoiser, options, rate=options.rate, decay=options.decay, betas=(0.9, 0.95))
+    stage = Stage("base", denoiser, options, rate=options.rate, decay=options.decay, betas=(0.9, 0.95), muon=True)
     latents = Latents(on)
     pool = filled_pool(options, options.seed + 3 + stage.step, latents, on)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
@@ -144,8 +144,9 @@ def main() -> None:
             loss = loss_of(denoiser, clean, ids, noise_levels(options.batch, on), with_t5)
         stage.update(loss)
     stage.save()
-    denoiser.load_state_dict(stage.average)
-    evaluate("base", denoiser, latents, on)
+    if stage.finished:
+        denoiser.load_state_dict(stage.average)
+        evaluate("base", denoiser, latents, on)
 
 
 if __name__ == "__main__":

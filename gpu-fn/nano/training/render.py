@@ -57,7 +57,8 @@ class Renderer:
         theta[:, 0, 2] = -(x / CANVAS * 2 - 1) * scale
         theta[:, 1, 2] = -(y / CANVAS * 2 - 1) * scale
         grid = F.affine_grid(theta, [len(placed), 4, CANVAS, CANVAS], align_corners=False)
-        return F.grid_sample(self.textures[index].float(), grid, mode="bicubic", align_corners=False).clamp(0, 1)
+        colour, alpha = F.grid_sample(self.textures[index].float(), grid, mode="bicubic", align_corners=False).clamp(0, 1).split((3, 1), 1)
+        return torch.cat([colour.minimum(alpha), alpha], 1)  # bicubic overshoot would leave bright dots along the edges
 
     def background(self, background: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
         image = torch.empty(len(background), 3, CANVAS, CANVAS, device=self.device)

@@ -2,7 +2,7 @@
 
     python -m training.restore
 
-Writes vae.pt and base.pt; `training.base` then starts at step 0 with these weights and a schedule of its own.
+Writes vae.pt, base.pt and turbo.pt; `training.base` and `training.turbo` then start at step 0 with these weights and a schedule of their own.
 """
 
 import torch
@@ -27,6 +27,7 @@ def main() -> None:
     for name, kind in ENCODERS.items():
         parts[f"encoders.{name}"] = kind.from_pretrained(NANO / name, torch_dtype=torch.float32)
     write("base", {f"{part}.{key}": value for part, network in parts.items() for key, value in network.state_dict().items()})
+    write("turbo", SD3Transformer2DModel.from_pretrained(NANO / "turbo/transformer", torch_dtype=torch.float32).state_dict())
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ of main sprite and background from training, for evaluation.
 
 import json
 import random
+import re
 import zlib
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from .vocabulary import BACKGROUNDS, COLOURS, GROUNDS, HERE, LETTERS, sprites
 
@@ -18,6 +21,10 @@ GROUPS = [(word, members) for word, members in VOCABULARY["groups"].items()]
 SIGN = len(NAMES) + len(LETTERS)
 SLOTS = 6  # sprites a scene has at most: a sign and five letters
 CANVAS = 256
+# Sprites have few sizes and stand on a grid of one transformer token (a patch of 2 × 2 latents of 8 × 8 pixels): so small a network
+# draws each thing crisply in a few ways, but not in every size at every offset.
+SIDES, CELL = (64, 80, 96, 128, 160), 16
+SIGN_SIDE, BOARD = 224, 96  # of the sign, and the height of its letters
 # Nobody counts these: their names are plurals already.
 PLURALS = {"grapes", "cherries", "pancakes", "french fries", "glasses", "scissors", "headphones"}
 UNCOUNTED = {"bread", "cheese", "popcorn", "corn", "broccoli", "sushi", "ramen", "fire", "beer"}
@@ -58,6 +65,25 @@ of in on with the a and by near very some many over through into while wearing h
 WORDS = """HI HELLO OPEN LOVE CAT DOG STOP GO YES NO SALE FREE CAFE HOME EXIT FUN WOW OCTET ART SUN TEA BAR SHOP HEY BYE COOL NEW HOT ICE PIZZA
 ZOO TAXI BUS HELP PARK FISH STAR MOON SKY SEA JOY PEACE PARTY MAGIC HAPPY WELL DONE GOOD NICE BEST TOP UP DOWN LEFT RIGHT""".split()
 
+# Parts of a prompt that say nothing about what is in the picture here.
+STYLES = " ".join("""masterpiece; best quality; ultra detailed; highly detailed; bokeh; 85mm; 35mm lens; trending; trending on artstation; 8k; 4k; hdr;
+octane render; unreal engine; studio lighting; soft light; golden hour; film grain; sharp focus; depth of field; close up; macro; wide angle;
+concept art; digital painting; low poly; pixel art; minimalist; flat design; sticker; isometric; 3d render; pencil sketch; ink; pastel;
+cinematic; epic; moody; vibrant; high contrast; award winning; by a famous artist; in the style of an old master; high resolution""".split()).split("; ")
+
+
+def strangers() -> list[str]:
+    """English words that mean nothing here, nor contain or are part of one that does."""
+    named = [word for words in (*SYNONYMS, *([name] for name in NAMES)) for word in words] + [word for word, _ in GROUPS]
+    phrases = [phrase for table in (SIZES, PLACES, RELATIONS, GROUND_PHRASES, COLOUR_NAMES) for each in table.values() for phrase in each]
+    known = " ".join([*named, *phrases, *BACKGROUNDS, *COLOUR_PHRASES, *GRADIENT_PHRASES]).lower()
+    parts = set(re.findall("[a-z]{3,}", known))
+    english = np.load(HERE / "sprites.npz")["english"].tolist()
+    return [word for word in english if word not in known and not any(part in word for part in parts)]
+
+
+STRANGERS = strangers()
+
 
 @dataclass
 class Scene:
@@ -72,6 +98,18 @@ class Scene:
 
 def held_out(sprite: int, background: int) -> bool:
     return zlib.crc32(f"{NAMES[sprite]}|{BACKGROUNDS[background]}".encode()) % 8 == 0
+
+
+def on_grid(placed: list[tuple[int, float, float, float]]) -> list[tuple[int, float, float, float]]:
+    """The sprites at the nearest places of the grid where they touch none before them."""
+    settled = []
+    for sprite, x, y, side in placed:
+        side = max(s for s in SIDES if s == SIDES[0] or s <= side * 1.1)
+        ticks = [side / 2 + at for at in range(0, CANVAS - side + 1, CELL)]
+        free = [(a, b) for a in ticks for b in ticks if all(max(abs(a - px), abs(b - py)) >= (side + s) / 2 for _, px, py, s in settled)]
+        a, b = min(free, key=lambda place: (place[0] - x) ** 2 + (place[1] - y) ** 2)
+        settled.append((sprite, a, b, side))
+    return settled
 
 
 def plural(name: str) -> str:
@@ -98,7 +136,7 @@ class Sampler:
 
     def scene(self, kind: str | None = None) -> Scene:
         r = self.random
-        kinds = {"single": 44, "count": 17, "pair": 22, "corner": 5, "many": 6, "sign": 5, "nothing": 1}
+        kinds = {"single": 42, "count": 17, "pair": 22, "corner": 5, "many": 6, "sign": 5, "nothing": 3}
         kind = kind or r.choices([*kinds], [*kinds.values()])[0]
         while True:
             main = r.randrange(len(NAMES))
@@ -163,8 +201,21 @@ class Sampler:
             for _ in range(r.randint(1, 4)):
                 words.insert(r.choice((0, len(words))), r.choice(FILLERS))
             text = " ".join(words)
+        if r.random() < 0.25:
+            text = self.embellished(text)
         text = text[0].upper() + text[1:] if r.random() < 0.25 else text
         return text + "." if r.random() < 0.1 else text
+
+    def embellished(self, text: str) -> str:
+        """With words around it that a model of this world has to pass over."""
+        r = self.random
+        before, after = ([self.stray() for _ in range(r.choice((0, 1, 2, 3)))] for _ in range(2))
+        medium = r.choice(("", "", "a photograph of ", "a render of ", f"{r.choice(STRANGERS)} {r.choice(STRANGERS)} of "))
+        return ", ".join([*before, medium + text, *after])
+
+    def stray(self) -> str:
+        r = self.random
+        return r.choice(STYLES) if r.random() < 0.5 else " ".join(r.choices(STRANGERS, k=r.choice((1, 1, 2, 3))))
 
     def finish(self, subject: str, placed: list, top: int, bottom: int, where: str, counts: dict[int, int], simple: bool) -> Scene:
         r = self.random
@@ -172,7 +223,7 @@ class Sampler:
             caption = self.sentence(subject, "").strip(" ,")  # the background is left to the model
         else:
             caption = self.sentence(subject, where)
-        return Scene(caption, placed, top, bottom, r.randrange(2**31), simple, counts)
+        return Scene(caption, on_grid(placed), top, bottom, r.randrange(2**31), simple, counts)
 
     def single(self, main: int, top: int, bottom: int, where: str) -> Scene:
         r = self.random
@@ -266,25 +317,24 @@ class Sampler:
         r = self.random
         text = r.choice(WORDS) if r.random() < 0.5 else "".join(r.choices(LETTERS, k=r.choice((1, 2, 2, 3, 3, 4))))
         text = text[:5]
-        side = r.uniform(196, 228)
-        x, y = CANVAS / 2 + r.uniform(-8, 8), CANVAS / 2 + r.uniform(2, 14)
-        letter = min(side * 0.38, side * 1.06 / len(text))
-        left = x - letter * 0.8 * (len(text) - 1) / 2
-        board = y - side * 0.14
-        placed = [(SIGN, x, y, side)]
-        placed += [(len(NAMES) + LETTERS.index(c), left + i * letter * 0.8, board, letter) for i, c in enumerate(text)]
+        letter, step = (64, 48) if len(text) < 4 else (48, 32)
+        left = CANVAS / 2 - step * (len(text) - 1) / 2
+        placed = [(SIGN, CANVAS / 2, CANVAS / 2, SIGN_SIDE)]
+        placed += [(len(NAMES) + LETTERS.index(c), left + i * step, BOARD, letter) for i, c in enumerate(text)]
         quoted = r.choice((text, text, f'"{text}"', text.lower(), text.capitalize()))
         subject = r.choice(("a sign that says {}", "a sign saying {}", "a sign with the text {}", "a wooden sign that says {}", "{} on a sign"))
-        return self.finish(subject.format(quoted), placed, top, bottom, where, {}, False)
+        scene = self.finish(subject.format(quoted), [], top, bottom, where, {}, False)
+        scene.placed = placed
+        return scene
 
     def dense(self, main: int, top: int, bottom: int, where: str) -> Scene:
         """As many sprites as there are slots, over one another: much to see for the autoencoder, nothing to caption."""
         r = self.random
         placed = [(r.randrange(SIGN + 1), r.uniform(20, CANVAS - 20), r.uniform(20, CANVAS - 20), r.uniform(50, 140)) for _ in range(SLOTS)]
-        return self.finish("", placed, top, bottom, where, {}, False)
+        return Scene("", placed, top, bottom, r.randrange(2**31))
 
     def nothing(self, main: int, top: int, bottom: int, where: str) -> Scene:
         """Words that name nothing here: any scene will do."""
         scene = self.single(main, top, bottom, where)
-        scene.caption = " ".join(self.random.choices(FILLERS, k=self.random.randint(1, 8)))
+        scene.caption = " ".join(self.random.choices(FILLERS + STRANGERS, k=self.random.randint(1, 8)))
         return scene

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .muon import Muon
+
 STATE = Path(os.environ.get("NANO_STATE", Path(__file__).parent / "state"))
+WEIGHT_DECAY = 0.01
 
 
 def arguments(**defaults: int | float) -> argparse.Namespace:
@@ -31,16 +34,26 @@ def autocast() -> torch.autocast:
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
 
 
+def optimizers(network: nn.Module, parameters: list[nn.Parameter], rate: float, betas: tuple, muon: bool) -> list[torch.optim.Optimizer]:
+    """AdamW; with `muon` the matrices inside the blocks have that instead."""
+    linear = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    inner = {id(p) for name, p in network.named_parameters() if "block" in name or ".layers." in name} & linear if muon else set()
+    matrices, others = ([p for p in parameters if id(p) not in inner and (p.ndim > 1) == many] for many in (True, False))
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=torch.cuda.is_available())
+    return [adamw, Muon([p for p in parameters if id(p) in inner], rate, WEIGHT_DECAY)] if muon else [adamw]
+
+
 class Stage:
     """Trains `network` for `steps` in all; `average` is its exponential moving average, which is what ships."""
 
-    def __init__(self, name: str, network: nn.Module, options: argparse.Namespace, rate: float, decay: float, betas=(0.9, 0.99)):
+    def __init__(self, name: str, network: nn.Module, options: argparse.Namespace, rate: float, decay: float, betas=(0.9, 0.99), muon=False):
         self.name, self.network, self.options, self.rate, self.decay = name, network, options, rate, decay
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        matrices, others = [p for p in self.parameters if p.ndim > 1], [p for p in self.parameters if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=torch.cuda.is_available())
-        self.average = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        self.optimizers = optimizers(network, self.parameters, rate, betas, muon)
+        live = network.state_dict()
+        self.average = {key: value.detach().clone() for key, value in live.items()}
+        self.pairs = [(self.average[key], value) for key, value in live.items() if value.is_floating_point()]
         self.step, self.seconds, self.started, self.losses = 0, 0.0, time.monotonic(), {}
         self.reported = 0
         self.path = STATE / f"{name}.pt"
@@ -53,8 +66,8 @@ class Stage:
             self.average[key].copy_(value)
         self.step, self.seconds = saved["step"], saved["seconds"]
         self.reported = self.step
-        if "optimizer" in saved:
-            self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved.get("optimizers", [])):
+            optimizer.load_state_dict(state)
         print(f"{self.name}: goes on at step {self.step}", flush=True)
 
     def running(self) -> bool:
@@ -70,16 +83,16 @@ class Stage:
         return self.rate * min(1, (self.step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def update(self, loss: torch.Tensor, **report: torch.Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         decay = min(self.decay, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            pairs = [(self.average[k], v) for k, v in self.network.state_dict().items() if v.is_floating_point()]
-            torch._foreach_lerp_([a for a, _ in pairs], [v for _, v in pairs], 1 - decay)
+            torch._foreach_lerp_(*map(list, zip(*self.pairs)), 1 - decay)
         self.step += 1
         for key, value in {"loss": loss, **report}.items():
             self.losses[key] = self.losses.get(key, 0) + value.detach()
@@ -94,11 +107,11 @@ class Stage:
         self.losses, self.reported = {}, self.step
 
     def save(self, **extra: object) -> None:
-        """The averaged weights under `average`; with `optimizer` training goes on as if it had never stopped."""
+        """The averaged weights under `average`; with `optimizers` training goes on as if it had never stopped."""
         STATE.mkdir(parents=True, exist_ok=True)
         seconds = self.seconds + time.monotonic() - self.started
         saved = {"network": self.network.state_dict(), "average": self.average, "step": self.step, "seconds": seconds, **extra}
         if not self.finished:
-            saved["optimizer"] = self.optimizer.state_dict()
+            saved["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         torch.save(saved, self.path)
         print(f"{self.name}: saved at step {self.step}, {seconds:.0f} s in all", flush=True)

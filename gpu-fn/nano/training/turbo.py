@@ -1,6 +1,6 @@
 """Stage 3: nano-turbo, four steps without guidance, by trajectory distillation with guidance folded in.
 
-    python -m training.turbo --steps 1300
+    python -m training.turbo --steps 1100
 
 The student takes one Euler step where the guided teacher takes `SUBSTEPS`: it learns the mean velocity of the teacher's way between two
 neighbouring noise levels of its own schedule. Half of the starting points are pictures with noise added, half lie on the student's own
@@ -49,7 +49,7 @@ def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, p
 
 
 def main() -> None:
-    options = arguments(steps=1300, batch=256, reuse=12, rate=3e-4, guidance=GUIDANCE)
+    options = arguments(steps=1100, batch=256, reuse=12, rate=3e-4, guidance=GUIDANCE)
     torch.manual_seed(options.seed)
     random.seed(options.seed)
     on = device()
@@ -60,7 +60,7 @@ def main() -> None:
     if on == "cuda":
         compile_blocks(base.transformer)
         compile_blocks(student)
-    stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95))
+    stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95), muon=True)
     schedule = scheduler(TURBO_TERMINAL)
     schedule.set_timesteps(STEPS)
     sigmas = schedule.sigmas.tolist()

@@ -7,6 +7,7 @@ those of its keywords that point to one sprite alone are synonyms, and keywords 
 """
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from pathlib import Path
@@ -101,6 +102,12 @@ def vocabulary() -> dict:
     return {"sprites": listed, "groups": groups, "backgrounds": list(BACKGROUNDS), "colours": COLOURS}
 
 
+def english() -> list[str]:
+    """The words of CLDR's names and keywords of all emoji."""
+    names, keywords = annotations()
+    return sorted({word for text in [*names.values(), *sum(keywords.values(), [])] for word in re.findall(r"\b[a-z]{4,}\b", text)})
+
+
 def centred(image: Image.Image, size: int = TEXTURE) -> np.ndarray:
     """RGBA uint8 [size, size, 4] with what is visible in the middle, one pixel of air at the sides at least."""
     visible = image.crop(image.getbbox())
@@ -138,7 +145,7 @@ def draw_sign() -> np.ndarray:
 
 def main() -> None:
     textures = [*(draw_emoji(emoji) for emoji, _ in sprites()), *(draw_letter(letter) for letter in LETTERS), draw_sign()]
-    np.savez_compressed(HERE / "sprites.npz", textures=np.stack(textures))
+    np.savez_compressed(HERE / "sprites.npz", textures=np.stack(textures), english=english())
     (HERE.parent / "vocabulary.json").write_text(json.dumps(vocabulary(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
