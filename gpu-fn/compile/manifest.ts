@@ -19,7 +19,7 @@ export const manifest = z.strictObject({
   model: z.string(),
   variant: z.string(),
   tier: z.enum(['fp8', 'fp8-lite', 'fp16', 'fp32']),
-  target: z.enum(['cpu', 'cuda']),
+  target: z.enum(['cpu', 'cuda', 'cuda-fp8']),
   tool: z.string(),
   /** Whose terms the weights are under, in a sentence. */
   licence: z.string(),
@@ -52,6 +52,8 @@ export const manifest = z.strictObject({
   /** 1: the step graph takes one sample at a time; null: any number. */
   transformer_batch: z.literal(1).nullable(),
   networks: z.partialRecord(z.enum(NETWORKS), network),
+  /** Target cuda-fp8: the step graph for GPUs that cannot run `networks.transformer`. It takes one sample and reads the same weights. */
+  weight_only: network.optional(),
   /** Path in the package → size and digest. Tokenizer files are `tokenizer/…`, `tokenizer_2/…`, `tokenizer_3/…`. */
   files: z.record(z.string(), z.strictObject({ bytes: z.int(), sha256: z.string() })),
 })

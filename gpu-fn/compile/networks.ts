@@ -9,7 +9,8 @@ import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 import { Graph, GraphError } from './graph.ts'
 import type { Manifest, NetworkName } from './manifest.ts'
-import type { Lowering } from './nn.ts'
+import { cudaFp8 } from './kernels.ts'
+import type { Lowering, Target } from './nn.ts'
 import { cpu } from './nn-cpu.ts'
 import { cuda } from './nn-cuda.ts'
 import { separate } from './positions.ts'
@@ -18,7 +19,9 @@ import { type Build, Ledger, Scope } from './scope.ts'
 
 export type BuildOptions = {
   readonly tier: Tier
-  readonly target: 'cpu' | 'cuda'
+  readonly target: Target
+  /** In place of the target's own layers; for tests. */
+  readonly lowering?: Lowering | undefined
   readonly variant?: string | undefined
   readonly scaleBlock?: number | undefined
   readonly fuseQkv?: boolean | undefined
@@ -29,6 +32,8 @@ export type Model = {
   /** Rows of each encoder's embedding. */
   readonly vocabularies: ReadonlyMap<NetworkName, number>
   readonly graphs: ReadonlyMap<NetworkName, Graph>
+  /** The step graph without kernels of our own, over the same weights, for GPUs that cannot run `graphs.get('transformer')`. */
+  readonly weightOnly: Graph | null
   /** The position table where the step graph cannot compute it. */
   readonly positionTable: Tensor | null
   readonly about: Pick<
@@ -37,9 +42,9 @@ export type Model = {
   >
 }
 
-const LOWERINGS: Record<BuildOptions['target'], Lowering> = { cpu, cuda }
+const LOWERINGS: Record<Target, Lowering> = { cpu, cuda, 'cuda-fp8': cudaFp8 }
 /** One product is 1 to 3 % faster on the H200 and makes no difference on the CPU: `npm run bench -- qkv --target cuda|cpu`. */
-const FUSE_QKV: Record<BuildOptions['target'], boolean> = { cpu: false, cuda: true }
+const FUSE_QKV: Record<Target, boolean> = { cpu: false, cuda: true, 'cuda-fp8': true }
 
 /** Builds every graph that the checkpoint has tensors for. Throws CheckpointError for what is missing, left over or contradictory. */
 export function buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model {
@@ -56,7 +61,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const graphs = new Map<NetworkName, Graph>()
   const vocabularies = new Map<NetworkName, number>()
   const text = buildEncoders(checkpoint, options, graphs, derived, vocabularies)
-  buildTransformer(denoiser, derived, positions, options, graphs)
+  const weightOnly = buildTransformer(denoiser, derived, positions, options, graphs)
 
   const vae = deriveVae(tensorsOf('vae'), checkpoint.config.vae)
   if (vae.latentChannels !== derived.inChannels) {
@@ -72,6 +77,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const size = downsample * variant.defaults.sampleSize
   return {
     graphs,
+    weightOnly,
     vocabularies,
     positionTable: positions ? null : { ...table, shape: [derived.positionMax ** 2, derived.width] },
     about: {
@@ -87,7 +93,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
         ...(!positions && { file: 'position.f32' }),
       },
       text,
-      transformer_batch: LOWERINGS[options.target].batch === 1 ? 1 : null,
+      transformer_batch: (options.lowering ?? LOWERINGS[options.target]).batch === 1 ? 1 : null,
     },
   }
 }
@@ -97,12 +103,11 @@ function build(
   network: CheckpointNetwork,
   tensors: Map<string, Tensor>,
   name: NetworkName,
-  { tier, target, scaleBlock, fuseQkv }: BuildOptions,
+  { tier, target, lowering = LOWERINGS[target], scaleBlock, fuseQkv }: BuildOptions,
   graphs: Map<NetworkName, Graph>,
   model: (s: Scope) => Graph,
   ledger = new Ledger(network, tensors),
 ): Ledger {
-  const lowering = LOWERINGS[target]
   const graph = new Graph(name)
   const options: Build = {
     graph,
@@ -129,9 +134,16 @@ function buildTransformer(
   positions: PositionTables,
   options: BuildOptions,
   graphs: Map<NetworkName, Graph>,
-): void {
+): Graph | null {
+  const step = (s: Scope) => transformer(s, config, positions)
   const ledger = build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config))
-  build('transformer', tensors, 'transformer', options, graphs, (s) => transformer(s, config, positions), ledger)
+  build('transformer', tensors, 'transformer', options, graphs, step, ledger)
+  if (options.target !== 'cuda-fp8') return null
+  const others = new Map<NetworkName, Graph>()
+  const fallback: BuildOptions = { ...options, target: 'cuda' }
+  const again = build('transformer', tensors, 'conditioning', fallback, others, (s) => conditioning(s, config))
+  build('transformer', tensors, 'transformer', fallback, others, step, again)
+  return others.get('transformer')!
 }
 
 /** Encoders that the checkpoint lacks are absent from the package; the pipeline puts zeros in their place. */
