@@ -7,14 +7,15 @@ import { openPipeline, type Pipeline, type PipelineEvent, txt2img } from './txt2
 
 export type Settings = { memoryBytes: number }
 
-/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while onnxruntime runs. */
+/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
 export type Command =
   | { type: 'load'; package: Package }
   | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
 
-/** `ready` comes once, unasked; `done`, `aborted` and `failed` are the last reply to a command. */
+/** `ready` comes once, unasked; a `note` when a package was opened with something to say of it; `done`, `aborted` and `failed` are the last reply to a command. */
 export type Message =
   | { type: 'ready' }
+  | { type: 'note'; note: string }
   | { type: 'loaded'; seconds: number }
   | { type: 'event'; event: PipelineEvent }
   | { type: 'aborted' }
@@ -51,12 +52,19 @@ async function load(pkg: Package): Promise<void> {
 type Run = Extract<Command, { type: 'run' }>
 
 async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
+  // Sessions that leave the event loop free are stopped where they are, the others after their step.
+  const { value: change } = Atomics.waitAsync(cancel, 0, 0)
+  if (change instanceof Promise) void change.then(() => abort.abort())
   const pipeline = await pipelineOf(pkg)
   if (Atomics.load(cancel, 0) === 1) abort.abort()
-  for await (const event of txt2img(pipeline, request, abort.signal)) {
-    // The pipeline yields after every step and looks at its signal before the next one.
-    if (Atomics.load(cancel, 0) === 1) abort.abort()
-    send({ type: 'event', event })
+  try {
+    for await (const event of txt2img(pipeline, request, abort.signal)) {
+      // The pipeline yields after every step and looks at its signal before the next one.
+      if (Atomics.load(cancel, 0) === 1) abort.abort()
+      send({ type: 'event', event })
+    }
+  } finally {
+    Atomics.notify(cancel, 0)
   }
 }
 
@@ -66,6 +74,7 @@ async function pipelineOf(pkg: Package): Promise<Pipeline> {
   open.delete(pkg.digest)
   if (!found) await makeRoom(bytes)
   const pipeline = found?.pipeline ?? (await openPipeline(pkg))
+  if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
   open.set(pkg.digest, { pipeline, bytes })
   return pipeline
 }

@@ -43,6 +43,7 @@ export function createEngine(options: EngineOptions): Engine {
   const models: Model[] = []
   const devices = new Map<Manifest['target'], string>()
   const thread = createThread(options)
+  const { log } = options
 
   return {
     models,
@@ -59,18 +60,24 @@ export function createEngine(options: EngineOptions): Engine {
     async load(model) {
       const pkg = packages.get(model.package)!
       let seconds = 0
-      for await (const reply of thread.send({ type: 'load', package: pkg }))
-        if (reply.type === 'loaded') seconds = reply.seconds
+      for await (const reply of thread.send({ type: 'load', package: pkg })) {
+        if (reply.type === 'note') log.warn(reply.note)
+        else if (reply.type === 'loaded') seconds = reply.seconds
+      }
       return { device: devices.get(pkg.manifest.target)!, seconds }
     },
     async *run(model, request, signal) {
       const cancel = new Int32Array(new SharedArrayBuffer(4))
-      const raise = () => Atomics.store(cancel, 0, 1)
+      const raise = () => {
+        Atomics.store(cancel, 0, 1)
+        Atomics.notify(cancel, 0)
+      }
       signal.addEventListener('abort', raise)
       if (signal.aborted) raise()
       try {
         const command: Command = { type: 'run', package: packages.get(model.package)!, request, cancel }
         for await (const reply of thread.send(command)) {
+          if (reply.type === 'note') log.warn(reply.note)
           if (reply.type === 'aborted') throw signal.reason
           if (reply.type === 'event') yield reply.event
         }

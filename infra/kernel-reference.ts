@@ -16,7 +16,9 @@ const constant = (like: Value, value: number) => ops.float32(like, [value], [])
 const maximum = (a: Value, b: Value) => a.graph.node('Max', [a, b], [{ dtype: a.dtype, shape: a.shape }])[0]!
 const largest = (x: Value, axes: readonly number[]) => {
   const shape = x.shape.map((dim, i) => (axes.includes(i) ? 1 : dim))
-  return x.graph.node('ReduceMax', [unary('Abs', x), ops.int64(x, axes)], [{ dtype: x.dtype, shape }], { keepdims: 1 })[0]!
+  return x.graph.node('ReduceMax', [unary('Abs', x), ops.int64(x, axes)], [{ dtype: x.dtype, shape }], {
+    keepdims: 1,
+  })[0]!
 }
 
 /** E4M3 codes with one scale a row: its largest magnitude ÷ 448. */

@@ -8,7 +8,12 @@ export const KERNEL_DOMAIN = 'octet'
 
 type Result = Pick<Value, 'dtype' | 'shape'>
 
-function node(op: string, inputs: (Value | null)[], results: (Result | null)[], attributes: Record<string, Attribute> = {}) {
+function node(
+  op: string,
+  inputs: (Value | null)[],
+  results: (Result | null)[],
+  attributes: Record<string, Attribute> = {},
+) {
   return inputs[0]!.graph.node(op, inputs, results, attributes, KERNEL_DOMAIN)
 }
 
@@ -19,7 +24,8 @@ const rows = (shape: Shape): [Result, Result] => [
 ]
 const operand = (codes: Value, rowScales: Value): Operand => ({ ...codes, rowScales })
 
-export const kernels: Fp8Operators = {
+/** `portable` makes Hopper go the way of the other GPUs, for tests. */
+export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
   modulateQuantise(stream, branches, modulation, modulations, { factor, epsilon }) {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
     const results = [changed, ...modulations.flatMap(() => rows(stream.shape))]
@@ -41,7 +47,8 @@ export const kernels: Fp8Operators = {
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)
     const inputs = [x, x.rowScales!, codes, scales, bias]
-    return node('Linear', inputs, [{ dtype: 'float16', shape }], { factor: { float: factor } })[0]!
+    const attributes = { factor: { float: factor }, ...(portable && { portable: 1 }) }
+    return node('Linear', inputs, [{ dtype: 'float16', shape }], attributes)[0]!
   },
   geluQuantise(x, factor) {
     const [codes, scales] = node('GeluQuantise', [x], rows(x.shape), { factor: { float: factor } })
@@ -59,13 +66,14 @@ export const kernels: Fp8Operators = {
     const [batch, length, width] = image.qkv.shape
     const tokens = text?.queryNorm ? `${length}+${text.qkv.shape[1]}` : length!
     const result = { dtype: 'float16', shape: [batch!, tokens, Number(width) / 3] } as const
-    return node('Attention', [...laidOut, image.qkv, text?.qkv ?? null], [result])[0]!
+    const inputs = [...laidOut, image.qkv, text?.qkv ?? null]
+    return node('Attention', inputs, [result], portable ? { portable: 1 } : {})[0]!
   },
   quantiseParts(joint, like, rest) {
     const results = [...rows(like.shape), ...(rest ? rows(rest.shape) : [])]
     const parts = node('QuantiseParts', [joint, like], results)
     return Array.from({ length: parts.length / 2 }, (_, i) => operand(parts[2 * i]!, parts[2 * i + 1]!))
   },
-}
+})
 
-export const cudaFp8 = fp8Lowering(kernels, cuda)
+export const cudaFp8 = fp8Lowering(kernelOperators(), cuda)

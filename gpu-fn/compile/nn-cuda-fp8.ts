@@ -1,15 +1,7 @@
 // Layers for FP8 tensor cores through the operators of kernels/: the step graph's matrix products take codes on both sides, and what
 // stands between two products is one operator. All else, and every other network, is as in nn-cuda.ts.
 import { GraphError, type Value } from './graph.ts'
-import {
-  type Attending,
-  type Lowering,
-  type ModulationVector,
-  type Operand,
-  parameter,
-  projections,
-  toActivations,
-} from './nn.ts'
+import { type Attending, type Lowering, type ModulationVector, type Operand, projections } from './nn.ts'
 import { attendByOperators } from './nn-attention.ts'
 import * as ops from './ops.ts'
 import { isNative } from './precision.ts'
@@ -86,7 +78,8 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
       return Array.from({ length: count }, (_, i) => ({ value: modulation, offset: i * width }))
     },
     modulate(stream, modulations, epsilon, reader) {
-      if (!isNative(reader.build.ledger.network, `${reader.path}.weight`)) return modulateByOperators(stream, modulations, epsilon)
+      if (!isNative(reader.build.ledger.network, `${reader.path}.weight`))
+        return modulateByOperators(stream, modulations, epsilon)
       const branches = stream.pending.map(({ value, gate }) => ({ value, gate: gate!.offset! }))
       const offsets = modulations.map(({ shift, scale }) => ({ shift: shift.offset!, scale: scale.offset! }))
       const options = { factor: UNIT, epsilon }
@@ -105,7 +98,9 @@ function quantised(s: Scope, weight: Value | Quantised): Quantised {
   return weight
 }
 
-type Modulate = (...args: Parameters<Lowering['modulate']> extends [...infer A, unknown] ? A : never) => ReturnType<Lowering['modulate']>
+type Modulate = (
+  ...args: Parameters<Lowering['modulate']> extends [...infer A, unknown] ? A : never
+) => ReturnType<Lowering['modulate']>
 
 /** For a layer that is no FP8 product: the sum and its norm in 16 bits. */
 const modulateByOperators: Modulate = ({ value, pending }, modulations, epsilon) => {
@@ -116,6 +111,8 @@ const modulateByOperators: Modulate = ({ value, pending }, modulations, epsilon)
     return ops.cast(factor === 1 ? row : ops.multiply(row, ops.scalar(row, factor)), value.dtype)
   }
   const sum = pending.reduce((x, branch) => ops.add(x, ops.multiply(branch.value, vector(branch.gate!, UNIT))), value)
-  const normed = modulations.map(({ scale, shift }) => ops.layerNormalization(sum, vector(scale), vector(shift), epsilon))
+  const normed = modulations.map(({ scale, shift }) =>
+    ops.layerNormalization(sum, vector(scale), vector(shift), epsilon),
+  )
   return { stream: { value: sum, pending: [] }, normed }
 }

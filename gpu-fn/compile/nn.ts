@@ -171,13 +171,7 @@ export const addTo = ({ value, pending }: Stream, branch: Branch): Stream => ({ 
  * LayerNorm(stream) · scale + shift for each modulation, and the stream with what was pending added. `reader` is the linear layer that
  * reads the first result.
  */
-export function modulate(
-  s: Scope,
-  stream: Stream,
-  modulations: readonly Modulation[],
-  epsilon: number,
-  reader: Scope,
-) {
+export function modulate(s: Scope, stream: Stream, modulations: readonly Modulation[], epsilon: number, reader: Scope) {
   s.enter()
   return s.lowering.modulate(stream, modulations, epsilon / s.lowering.streamUnit ** 2, reader)
 }

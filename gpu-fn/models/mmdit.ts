@@ -105,7 +105,7 @@ export function conditioning(s: Scope, config: MMDiTConfig): Graph {
 /** Every use of a scale is 1 + scale, and every use of a gate adds to a stream, so they are stored that way. */
 function asUsed(s: Scope, modulation: Value, layout: ReturnType<typeof modulationLayout>, width: number): Value {
   const names = layout.flatMap((entry) => entry.names)
-  const column = (valueOf: (name: string) => number) => ops.float32(modulation, names.map(valueOf), [names.length, 1])
+  const column = (entry: (name: string) => number) => ops.float32(modulation, names.map(entry), [names.length, 1])
   const rows = ops.reshape(modulation, ['T', 'B', names.length, width])
   const { streamUnit } = s.lowering
   const factors = column((name) => (name.startsWith('gate') ? 1 / streamUnit : 1))

@@ -1,10 +1,11 @@
-// `npm run bench -- compile|cpu|edge|parity|qkv|targets`: the figures in the README.
+// `npm run bench -- compile|cpu|edge|kernels|parity|qkv|targets`: the figures in the README.
 import os from 'node:os'
 import { Command, Option } from 'commander'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
 import { benchCpu, benchParity, type CpuBenchOptions, type ParityOptions } from './cpu.ts'
 import { PYTHON } from './diffusers.ts'
 import { benchEdge, type EdgeBenchOptions } from './edge.ts'
+import { benchKernels } from './kernels.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
 import { benchTargets, type TargetsOptions } from './targets.ts'
 
@@ -54,6 +55,11 @@ command
   .option('--size <pixels>', 'width and height', Number, 256)
   .option('--runs <count>', 'timed runs of each', Number, 9)
   .action((options: QkvOptions) => benchQkv(options))
+
+command
+  .command('kernels')
+  .description('every FP8 operator on the GPU against its definition on the CPU (needs a GPU and gpu-fn/kernels/build)')
+  .action(benchKernels)
 
 command
   .command('targets')
