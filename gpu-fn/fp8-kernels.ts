@@ -1,7 +1,7 @@
 // Are the operators of kernels/ there, and can the GPU run them?
 import fs from 'node:fs'
 import path from 'node:path'
-import koffi from 'koffi'
+import { koffi } from './ffi.ts'
 
 const LIBRARY = path.join(import.meta.dirname, 'kernels/dist/liboctet-kernels.so')
 

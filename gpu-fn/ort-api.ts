@@ -3,7 +3,7 @@
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { promisify } from 'node:util'
-import koffi from 'koffi'
+import { koffi } from './ffi.ts'
 
 export type Pointer = bigint
 
@@ -104,8 +104,6 @@ function libraryFile(): string {
 }
 
 function open(file: string): OrtApi {
-  // onnxruntime calls deep into CUDA's libraries; koffi's own default for calls on other threads is 128 KiB.
-  koffi.config({ ...koffi.config(), async_stack_size: 8 << 20, resident_async_pools: 1 })
   const library = koffi.load(file, { global: true })
   const base = library.func('OrtGetApiBase', 'void *', [])() as Pointer
   const getApi = koffi.decode(koffi.decode(base, 'void *'), koffi.proto('void *', ['uint32_t']))

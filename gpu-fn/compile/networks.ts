@@ -26,6 +26,8 @@ export type BuildOptions = {
   readonly scaleBlock?: number | undefined
   readonly fuseQkv?: boolean | undefined
   readonly allowMissingEncoders?: boolean | undefined
+  /** Makes the denoiser's streams results of its graph, for comparing targets layer by layer. */
+  readonly probes?: boolean | undefined
 }
 
 export type Model = {
@@ -103,7 +105,7 @@ function build(
   network: CheckpointNetwork,
   tensors: Map<string, Tensor>,
   name: NetworkName,
-  { tier, target, lowering = LOWERINGS[target], scaleBlock, fuseQkv }: BuildOptions,
+  { tier, target, lowering = LOWERINGS[target], scaleBlock, fuseQkv, probes = false }: BuildOptions,
   graphs: Map<NetworkName, Graph>,
   model: (s: Scope) => Graph,
   ledger = new Ledger(network, tensors),
@@ -116,6 +118,7 @@ function build(
     precision: precisionOf(tier),
     scaleBlock: scaleBlock ?? null,
     fuseQkv: fuseQkv ?? FUSE_QKV[target],
+    probes,
   }
   try {
     graphs.set(name, model(new Scope(options)))

@@ -163,6 +163,12 @@ export const toStream = (s: Scope, value: Value): Stream => ({
   pending: [],
 })
 
+/** Makes the stream, without what is pending, a result of a graph that was built with `probes`. */
+export function probe(s: Scope, { value }: Stream): void {
+  if (!s.build.probes) return
+  s.graph.output(s.path, inUnits(ops.cast(value, 'float32'), 1 / s.lowering.streamUnit))
+}
+
 const inUnits = (value: Value, unit: number) => (unit === 1 ? value : ops.multiply(value, ops.scalar(value, 1 / unit)))
 
 export const addTo = ({ value, pending }: Stream, branch: Branch): Stream => ({ value, pending: [...pending, branch] })

@@ -58,6 +58,8 @@ export type Build = {
   /** Columns that share a scale in FP8 weights; null is the whole row. */
   readonly scaleBlock: number | null
   readonly fuseQkv: boolean
+  /** Whether streams are results of the graph too, for comparing targets layer by layer. */
+  readonly probes: boolean
 }
 
 export class Scope {

@@ -1,5 +1,6 @@
 // onnxruntime's custom-op C ABI, as much of it as the kernels use. OrtApi is a table of functions whose order never changes, so a
-// function is its index; OrtCustomOp is the struct of API version 17. onnxruntime_c_api.h of onnxruntime 1.29 has both in full.
+// function is its index. OrtCustomOp has grown with the versions; what came after version 17 is there and null, since onnxruntime looks
+// at it all the same. onnxruntime_c_api.h of onnxruntime 1.29 has both in full.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -73,6 +74,12 @@ struct CustomOp {
   Status* (*createKernelV2)(const CustomOp*, const Api*, const KernelInfo*, void**);
   Status* (*computeV2)(void*, KernelContext*);
   Status* (*inferOutputShape)(const CustomOp*, void*);
+  int (*getStartVersion)(const CustomOp*);
+  int (*getEndVersion)(const CustomOp*);
+  size_t (*getMayInplace)(int**, int**);
+  void (*releaseMayInplace)(int*, int*);
+  size_t (*getAliasMap)(int**, int**);
+  void (*releaseAliasMap)(int*, int*);
 };
 
 }  // namespace ort

@@ -14,6 +14,7 @@ import {
   type ModulationVector,
   modulate,
   outputWidth,
+  probe,
   type Stream,
   toActivations,
   toStream,
@@ -178,6 +179,8 @@ function jointBlock(
   const contextAttn = contextBlock.at('attn')
   const xNorm = modulate(xBlock, x, dual ? [msa, msa2] : [msa], EPSILON, attn.at('qkv'))
   const contextNorm = modulate(contextBlock, context, [contextMsa], EPSILON, contextAttn.at('qkv'))
+  probe(xBlock, xNorm.stream)
+  probe(contextBlock, contextNorm.stream)
   const options = { ...config, epsilon: EPSILON }
   const image = { s: attn, x: xNorm.normed[0]! }
   const text = { s: contextAttn, x: contextNorm.normed[0]!, queries: !last }

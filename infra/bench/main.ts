@@ -63,9 +63,13 @@ command
 
 command
   .command('targets')
-  .description('every network on CUDA against the CPU, on tiny random weights (needs a GPU)')
-  .addOption(new Option('--variant <name>').choices(['tiny-medium', 'tiny-large']).default('tiny-medium'))
+  .description('every network on CUDA against the CPU, on tiny random weights or nano (needs a GPU)')
+  .addOption(
+    new Option('--model <name>').choices(['tiny-medium', 'tiny-large', 'nano', 'nano-turbo']).default('tiny-medium'),
+  )
   .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16']).default('fp8'))
+  .addOption(new Option('--target <target>').choices(['cuda', 'cuda-fp8']).default('cuda-fp8'))
+  .option('--layers', "the denoiser's streams before each block as well")
   .action((options: TargetsOptions) => benchTargets(options))
 
 await command.parseAsync().catch((error: Error) => {
