@@ -1,7 +1,8 @@
 // Measures one package with the real engine's pipeline: `node infra/bench/gpu-octet.ts PLAN`. `npm run bench -- gpu` runs it.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { condition, predictVelocity } from '../../gpu-fn/denoise.ts'
+import { condition, predictVelocity, releaseConditions } from '../../gpu-fn/denoise.ts'
+import { describePlan } from '../../gpu-fn/memory-plan.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
 import { openPackage } from '../../gpu-fn/packages.ts'
 import { readPosition } from '../../gpu-fn/position.ts'
@@ -96,9 +97,11 @@ async function measureForward(pipeline: Pipeline, size: string): Promise<void> {
   const conditions = await condition(pipeline.conditioning, [prompt], Float32Array.of(plan.timestep), false)
   const position: Tensor | undefined = await readPosition(pipeline.package, height / patch, width / patch)
   const latent = noise(pipeline, size)
-  const forward = () => predictVelocity(pipeline.transformer, latent, conditions, 0, { guidanceScale: 1, position })
+  const options = { guidanceScale: 1, position, signal: new AbortController().signal }
+  const forward = () => predictVelocity(pipeline.transformer, latent, conditions, 0, options)
   say({ metric: 'velocity_error', size, value: await relativeError(await forward(), `velocity-${size}`) })
   say({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
+  releaseConditions(conditions)
 }
 
 async function measureDecode(pipeline: Pipeline, size: string): Promise<void> {
@@ -109,7 +112,7 @@ async function measureDecode(pipeline: Pipeline, size: string): Promise<void> {
 }
 
 async function measureTurbo(pipeline: Pipeline, size: string): Promise<void> {
-  let png = new Uint8Array()
+  let png: Uint8Array = new Uint8Array()
   const make = async () => {
     png = await image(pipeline, size, 4, 1)
   }
@@ -129,7 +132,10 @@ async function main(): Promise<void> {
   const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
   say({ phase: 'load' })
   const start = performance.now()
-  const pipeline = await openPipeline(pkg)
+  const pipeline = await openPipeline(pkg, {
+    budget: plan.budget,
+    onPlan: (each) => say({ note: JSON.stringify(describePlan(each)) }),
+  })
   const seconds = (performance.now() - start) / 1000
   say({ metric: 'load_s', value: seconds })
   say({ metric: 'load_gb_per_s', value: bytes / 1e9 / seconds })

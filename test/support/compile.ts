@@ -14,18 +14,18 @@ const SOURCES = [
   'infra/{write-safetensors,safetensors-header}.ts',
 ]
 
-export type TinyPackage = TinyOptions & { tier?: Manifest['tier'] }
+export type TinyPackage = TinyOptions & { tier?: Manifest['tier']; t5Layers?: number }
 
 /** Compiles a tiny checkpoint for the CPU and returns the package's directory. */
-export async function compileTiny({ tier = 'fp32', ...tiny }: TinyPackage): Promise<string> {
+export async function compileTiny({ tier = 'fp32', t5Layers, ...tiny }: TinyPackage): Promise<string> {
   const name = createHash('sha256')
-    .update(JSON.stringify([tier, Object.entries(tiny).sort()]))
+    .update(JSON.stringify([tier, t5Layers, Object.entries(tiny).sort()]))
     .digest('hex')
     .slice(0, 16)
   const directory = path.join(await cacheDirectory('tiny', await digestOf(SOURCES)), name)
   await makeOnce(directory, async (out, scratch) => {
     const checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), tiny)
-    await compile({ checkpoint: [checkpoint], out, tier, target: 'cpu', variant: 'custom' })
+    await compile({ checkpoint: [checkpoint], out, tier, target: 'cpu', variant: 'custom', t5Layers })
   })
   return directory
 }
