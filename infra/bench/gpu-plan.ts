@@ -13,6 +13,8 @@ type Common = {
   steps: number
   /** Timed runs of everything but images with all steps. */
   runs: number
+  /** Make images only. */
+  imagesOnly?: boolean
   prompt: string
   seed: number
   /** sigma · 1000 of the forward pass that is timed. */
@@ -20,7 +22,8 @@ type Common = {
 }
 /** As gpu_torch.py reads it. */
 export type TorchPlan = Common & {
-  way: 'reference' | 'eager' | 'compile' | 'fp8-weights' | 'torchao'
+  /** `fp8-backbone`: of quanto's weights only the transformer's; `fp8-lite`: all networks, and no T5. */
+  way: 'reference' | 'eager' | 'compile' | 'fp8-weights' | 'fp8-backbone' | 'fp8-lite' | 'torchao'
   /** Compile the transformer in one piece instead of block by block. */
   whole: boolean
   device: 'cuda' | 'cpu'
@@ -37,8 +40,6 @@ export type OctetPlan = Common & {
   package: string
   /** Bytes of device memory that the pipeline may take; all there is unless given. */
   budget?: number
-  /** Make images only. */
-  imagesOnly?: boolean
 }
 
 const size = z.string().nullish()

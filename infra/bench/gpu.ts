@@ -1,6 +1,6 @@
 // SD3.5 of full size on a GPU: Octet in every precision beside PyTorch, from the same random weights, in one run. Every system has a
 // process of its own and may fail alone; figures are written as they come.
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
 import fs from 'node:fs/promises'
@@ -11,7 +11,7 @@ import { gpuName, type MemoryWatch, watchMemory } from './gpu-memory.ts'
 import { type GpuVariant, makeCheckpoint, makePackage, type Target, type Tier } from './gpu-packages.ts'
 import { type Figure, type Line, line, type OctetPlan, type TorchPlan } from './gpu-plan.ts'
 import { measureStart } from './gpu-start.ts'
-import { tableOf } from './gpu-table.ts'
+import { ARTICLE_SIZE, tableOf } from './gpu-table.ts'
 
 export type GpuBenchOptions = {
   readonly variant: GpuVariant
@@ -26,10 +26,12 @@ export type GpuBenchOptions = {
   readonly systems?: readonly string[]
   readonly seconds: number
   readonly whole: boolean
+  /** On a disk, for a start with nothing in the page cache. */
+  readonly coldDirectory?: string
 }
 
 type System =
-  | { readonly kind: 'torch'; readonly way: TorchPlan['way'] }
+  | { readonly kind: 'torch'; readonly way: TorchPlan['way']; readonly article?: boolean }
   | { readonly kind: 'octet'; readonly target: Target; readonly tier: Tier; readonly gigabytes?: number }
   | { readonly kind: 'start'; readonly target: Target; readonly tier: Tier; readonly cold?: boolean }
 
@@ -47,11 +49,14 @@ const systemsFor = (device: 'cuda' | 'cpu', variant: GpuVariant): Record<string,
     'octet-fp16': { kind: 'octet', target: device, tier: 'fp16' },
     'torch-fp8-weights': { kind: 'torch', way: 'fp8-weights' },
     'torch-torchao-compile': { kind: 'torch', way: 'torchao' },
+    'torch-fp8-backbone': { kind: 'torch', way: 'fp8-backbone', article: true },
+    'torch-fp8-lite': { kind: 'torch', way: 'fp8-lite', article: true },
     'octet-fp16-in-24gb': { kind: 'octet', target: device, tier: 'fp16', gigabytes: 24 },
     'start-fp8-cold': { kind: 'start', target: best, tier: 'fp8', cold: true },
   }
 }
 
+const articleSize = (sizes: readonly string[]) => sizes.find((size) => size === ARTICLE_SIZE) ?? sizes[0]!
 const PROMPT = 'a red heart on a blue sky above a green field, with a small house to the left'
 const OCTET = path.join(import.meta.dirname, 'gpu-octet.ts')
 const TORCH = path.join(import.meta.dirname, 'gpu_torch.py')
@@ -112,17 +117,20 @@ async function timed(run: Run, system: string, make: () => Promise<unknown>): Pr
 /** One system; whatever goes wrong is a figure, too. */
 async function measure(run: Run, name: string, system: System): Promise<void> {
   try {
-    if (system.kind === 'torch') return await measureTorch(run, name, system.way)
+    if (system.kind === 'torch')
+      return await measureTorch(run, name, system.way, system.article ? articleSize(run.options.sizes) : undefined)
     const { variant } = run.options
     const { target, tier } = system
     await timed(run, `package ${target} ${tier}`, () => makePackage({ variant, target, tier }, run.work))
     const directory = path.join(run.work, `${target}-${tier}`)
     if (system.kind === 'octet') return await measureOctet(run, name, path.join(directory, 'package'), system.gigabytes)
-    if (system.cold) await dropPageCache()
+    const { coldDirectory } = run.options
+    if (system.cold && !coldDirectory) return console.error(`${name}: left out without --cold-directory`)
+    const packages = system.cold ? await makeCold(directory, coldDirectory!) : directory
     run.memory.peak()
     const size = run.options.sizes[0]!
     const image = { prompt: PROMPT, seed: 1, size, model: variant, tier }
-    await measureStart({ packages: directory, ...image }, (given) => take(run, name, given))
+    await measureStart({ packages, ...image }, (given) => take(run, name, given))
     takePeak(run, name, 'start', size)
   } catch (error) {
     run.record(figureOf(run, { system: name, metric: 'run', size: null, value: null, error: String(error) }))
@@ -134,7 +142,7 @@ const common = ({ options, work }: Run, system: string) => ({
   ...{ steps: options.steps, runs: options.runs, prompt: PROMPT, seed: 1, timestep: 857.7 },
 })
 
-async function measureTorch(run: Run, system: string, way: TorchPlan['way']): Promise<void> {
+async function measureTorch(run: Run, system: string, way: TorchPlan['way'], only?: string): Promise<void> {
   const { options, work, bytes } = run
   const checkpoint = path.join(work, 'checkpoint')
   const { in_channels, joint_attention_dim } = await readJson(path.join(checkpoint, 'transformer', 'config.json'))
@@ -143,6 +151,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way']): Pr
     ...common(run, system),
     ...{ way, whole: options.whole, device: options.device, checkpoint, bytes },
     ...{ channels: in_channels, downsample: 2 ** (block_out_channels.length - 1), jointWidth: joint_attention_dim },
+    ...(only && { imagesOnly: true, sizes: [only], fullSizes: [] }),
     started: Date.now(),
   }
   await runProgram(run, system, [options.python, TORCH], plan)
@@ -218,9 +227,12 @@ async function weightBytes(checkpoint: string): Promise<number> {
   return bytes
 }
 
-/** Needs to be root. What is in a tmpfs stays. */
-async function dropPageCache(): Promise<void> {
+/** A copy on a disk, out of the page cache. Needs to be root. */
+async function makeCold(packages: string, directory: string): Promise<string> {
+  await fs.cp(packages, directory, { recursive: true })
+  spawnSync('sync')
   await fs.writeFile('/proc/sys/vm/drop_caches', '3')
+  return directory
 }
 
 const exists = (file: string) =>

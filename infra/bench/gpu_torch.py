@@ -123,6 +123,13 @@ def quantise_weights(module, passed_over=("proj_out",)):
             quantise_weights(child, passed_over)
 
 
+QUANTISED = {
+    "fp8-backbone": ["transformer"],
+    "fp8-weights": ["transformer", "text_encoder_3"],
+    "fp8-lite": ["transformer", "text_encoder", "text_encoder_2"],
+}
+
+
 def use_torchao(transformer):
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
@@ -148,16 +155,16 @@ def open_pipeline():
     start = time.perf_counter()
     dtype = torch.float32 if way == "reference" else torch.bfloat16
     device = {"device_map": "cuda"} if CUDA else {}
-    pipeline = StableDiffusion3Pipeline.from_pretrained(PLAN["checkpoint"], torch_dtype=dtype, **device)
+    without_t5 = {"text_encoder_3": None, "tokenizer_3": None} if way == "fp8-lite" else {}
+    pipeline = StableDiffusion3Pipeline.from_pretrained(PLAN["checkpoint"], dtype=dtype, **device, **without_t5)
     pipeline.set_progress_bar_config(disable=True)
     synchronize()
     loaded = time.perf_counter() - start
     if way != "reference":
         say(metric="load_s", value=loaded)
         say(metric="load_gb_per_s", value=PLAN["bytes"] / 1e9 / loaded)
-    if way == "fp8-weights":
-        quantise_weights(pipeline.transformer)
-        quantise_weights(pipeline.text_encoder_3)
+    for network in QUANTISED.get(way, ()):
+        quantise_weights(getattr(pipeline, network))
     if way == "torchao":
         use_torchao(pipeline.transformer)
     if way in ("compile", "torchao"):
@@ -274,8 +281,11 @@ def main():
         return
     first_image(pipeline, PLAN["sizes"][0])
     for size in PLAN["sizes"]:
-        measure_forward(pipeline, size)
+        if not PLAN.get("imagesOnly"):
+            measure_forward(pipeline, size)
         measure_turbo(pipeline, size)
+    if PLAN.get("imagesOnly"):
+        return
     measure_encode(pipeline)
     for size in PLAN["fullSizes"]:
         measure_full(pipeline, size)

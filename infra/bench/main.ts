@@ -88,15 +88,16 @@ command
   .option('--runs <count>', 'timed runs of everything else', Number, 5)
   .option('--systems <names>', 'those only, separated by commas', words)
   .option('--seconds <count>', 'a system that takes longer is ended', Number, 180)
+  .option('--cold-directory <path>', 'on a disk; for the start with nothing in the page cache (needs root)')
   .option('--whole', 'torch.compile the transformer in one piece and not block by block', false)
   .action((options: GpuBenchOptions) => benchGpu(options))
 
 command
   .command('gpu-table')
-  .description("the tables of a file of figures, or the README's")
-  .argument('<figures>', 'as `gpu` wrote them')
-  .option('--readme', 'put them into the README')
-  .action((figures: string, options: { readme?: boolean }) => benchGpuTable({ figures, ...options }))
+  .description("the tables of files of figures, or the README's and docs/gpu.md's")
+  .argument('<files...>', 'as `gpu` wrote them')
+  .option('--write', 'put them into the README and docs/gpu.md')
+  .action((files: string[], options: { write?: boolean }) => benchGpuTable({ files, ...options }))
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`bench: ${error.message}`)
