@@ -37,13 +37,14 @@ type System =
 
 /** In the order of their worth, should the run be cut off. */
 const systemsFor = (device: 'cuda' | 'cpu', variant: GpuVariant): Record<string, System> => {
-  const best: Target = device
+  const best: Target = device === 'cuda' ? 'cuda-fp8' : device
   const gigabytes = variant === 'large' ? 8 : 4
   return {
     'octet-fp8': { kind: 'octet', target: best, tier: 'fp8' },
     'torch-bf16': { kind: 'torch', way: 'eager' },
     [`octet-fp8-in-${gigabytes}gb`]: { kind: 'octet', target: best, tier: 'fp8', gigabytes },
     'torch-bf16-compile': { kind: 'torch', way: 'compile' },
+    ...(device === 'cuda' && { 'octet-fp8-weight-only': { kind: 'octet', target: device, tier: 'fp8' } as const }),
     'start-fp8': { kind: 'start', target: best, tier: 'fp8' },
     'octet-fp8-lite': { kind: 'octet', target: best, tier: 'fp8-lite' },
     'octet-fp16': { kind: 'octet', target: device, tier: 'fp16' },
