@@ -33,9 +33,12 @@ async function secondsOf(run: () => Promise<unknown>): Promise<number> {
 }
 
 async function medianSeconds(run: () => Promise<unknown>, warmUps = 2): Promise<number> {
-  for (let i = 0; i < warmUps; i++) await run()
+  const first: number[] = []
+  for (let i = 0; i < warmUps; i++) first.push(await secondsOf(run))
   const times: number[] = []
   for (let i = 0; i < plan.runs; i++) times.push(await secondsOf(run))
+  const inMs = (seconds: readonly number[]) => seconds.map((each) => (1000 * each).toFixed(1)).join(' ')
+  say({ note: `ms of each run: ${inMs(first)} | ${inMs(times)}` })
   return median(times)
 }
 
