@@ -110,7 +110,7 @@ function nodeOptions({ threads, memoryPattern, entries, cuda }: NativeSettings):
 }
 
 /** The Node binding keeps nothing on the device. */
-class HostResident implements Resident, Tensor {
+export class HostResident implements Resident, Tensor {
   readonly data: Tensor['data']
   readonly dims: readonly number[]
 

@@ -1,5 +1,6 @@
 // A prompt becomes a picture: tokenize, encode, condition; then for every image noise, denoise, decode, write the file.
 import type { JobRequest } from './contract.ts'
+import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
 import { CONTENT_TYPES, encodeImage, toPixels } from './image.ts'
 import { gaussianNoise } from './noise.ts'
@@ -60,7 +61,8 @@ const SEEDS = 2 ** 32
 
 /**
  * Makes `count` images; image k has the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and looks at
- * `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size that the model cannot make.
+ * `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size that the model cannot make and
+ * `BudgetError` for one that the budget of memory does not hold.
  */
 export async function* txt2img(
   pipeline: Pipeline,
@@ -74,8 +76,13 @@ export async function* txt2img(
     timings.encode = encodeClock()
     for (const message of cuts) yield { type: 'warning', code: 'prompt_truncated', message }
     yield { type: 'encoded', seconds: timings.encode }
-    for (let image = 0; image < request.count; image++)
-      yield* makeImage(pipeline, request, { image, dims, schedule, timings, signal })
+    const waiting: Denoised[] = []
+    for (let image = 0; image < request.count; image++) {
+      waiting.push(yield* denoiseImage(pipeline, request, { image, dims, schedule, timings, signal }))
+      // Where denoiser and decoder make way for each other, all images are denoised first.
+      if (takeTurns(pipeline) && image < request.count - 1) continue
+      for (const each of waiting.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
+    }
     yield { type: 'finished', timings }
   } finally {
     releaseConditions(schedule.conditions)
@@ -83,14 +90,15 @@ export async function* txt2img(
 }
 
 type Timings = { encode: number; denoise: number; decode: number }
-type ImageTask = { image: number; dims: number[]; schedule: Schedule; timings: Timings; signal: AbortSignal }
+type Work = { timings: Timings; signal: AbortSignal }
+type Denoised = { image: number; seed: number; latent: Tensor }
 
-/** Denoises and decodes image number `image`, and adds to `timings`. */
-async function* makeImage(
+/** Denoises image number `image`, and adds to `timings`. */
+async function* denoiseImage(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
-  { image, dims, schedule, timings, signal }: ImageTask,
-): AsyncGenerator<PipelineEvent> {
+  { image, dims, schedule, timings, signal }: Work & { image: number; dims: number[]; schedule: Schedule },
+): AsyncGenerator<PipelineEvent, Denoised> {
   const seed = (request.seed + image) % SEEDS
   const count = dims.reduce((product, dim) => product * dim)
   const latent = { data: gaussianNoise(seed, count), dims }
@@ -103,14 +111,25 @@ async function* makeImage(
       yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), dims, image, step + 1)
   }
   timings.denoise += denoiseClock()
+  return { image, seed, latent }
+}
 
+async function decodeImage(
+  { package: pkg, vaeDecoder, plan }: Pipeline,
+  request: Txt2ImgRequest,
+  { image, seed, latent }: Denoised,
+  { timings, signal }: Work,
+): Promise<FinishedImage> {
   signal.throwIfAborted()
   const decodeClock = stopwatch()
-  const decoded = await pipeline.vaeDecoder.run({ latent }, { signal })
-  const finished = await writeImage(pipeline.package, request, decoded.image!.data as Float32Array, image, seed)
+  const planes = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
+  const finished = await writeImage(pkg, request, planes, image, seed)
   timings.decode += decodeClock()
-  yield finished
+  return finished
 }
+
+const takeTurns = ({ plan }: Pipeline) =>
+  (['transformer', 'vae_decoder'] as const).every((network) => plan.comeAndGo.includes(network))
 
 /** All that the steps of every image share. */
 type Schedule = { sigmas: Float32Array; conditions: Condition[]; position: Tensor | undefined }
@@ -120,6 +139,7 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const { dims, rows, columns } = latentShape(pipeline.package, request)
   const { batched } = pipeline
   signal.throwIfAborted()
+  await pipeline.fit(request)
   const options = { convention: request.text_convention, batched }
   const { prompts, cuts } = await encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options)
   signal.throwIfAborted()

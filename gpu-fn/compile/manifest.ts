@@ -1,7 +1,10 @@
 // A package's manifest.json: what the pipeline needs to know about a compiled model, and a digest of every file.
 import * as z from 'zod'
 
-export const NETWORKS = ['clip_l', 'clip_g', 't5', 'conditioning', 'transformer', 'vae_decoder'] as const
+/** The graphs of T5, one after another; a small one has the first alone. */
+export const T5_GRAPHS = ['t5', 't5_2', 't5_3', 't5_4'] as const
+/** In the order in which a job needs them. */
+export const NETWORKS = ['clip_l', 'clip_g', ...T5_GRAPHS, 'conditioning', 'transformer', 'vae_decoder'] as const
 export type NetworkName = (typeof NETWORKS)[number]
 
 const port = z.strictObject({

@@ -3,13 +3,13 @@ import { type ClipTextConfig, clipText } from '../models/clip-text.ts'
 import { deriveClip, deriveMMDiT, deriveScheduler, deriveT5, deriveVae, shapeOf } from '../models/configurations.ts'
 import { conditioning, type MMDiTConfig, type PositionTables, transformer } from '../models/mmdit.ts'
 import { variantOf } from '../models/sd35.ts'
-import { T5_MAX_TOKENS, t5Encoder } from '../models/t5-encoder.ts'
+import { T5_MAX_TOKENS, type T5Config, t5Encoder, t5Parts } from '../models/t5-encoder.ts'
 import { vaeDecoder } from '../models/vae-decoder.ts'
 import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 import { Graph, GraphError } from './graph.ts'
 import { cudaFp8 } from './kernels.ts'
-import type { Manifest, NetworkName } from './manifest.ts'
+import { type Manifest, type NetworkName, T5_GRAPHS } from './manifest.ts'
 import type { Lowering, Target } from './nn.ts'
 import { cpu } from './nn-cpu.ts'
 import { cuda } from './nn-cuda.ts'
@@ -28,6 +28,8 @@ export type BuildOptions = {
   readonly allowMissingEncoders?: boolean | undefined
   /** Makes the denoiser's streams results of its graph, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined
+  /** Layers in each graph of T5. */
+  readonly t5Layers?: number | undefined
 }
 
 export type Model = {
@@ -100,7 +102,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   }
 }
 
-/** Builds one graph and, unless more graphs read the same tensors, closes its ledger. */
+/** Builds one graph and, when it is the `last` to read these tensors, closes their ledger. */
 function build(
   network: CheckpointNetwork,
   tensors: Map<string, Tensor>,
@@ -109,6 +111,7 @@ function build(
   graphs: Map<NetworkName, Graph>,
   model: (s: Scope) => Graph,
   ledger = new Ledger(network, tensors),
+  last = true,
 ): Ledger {
   const graph = new Graph(name)
   const options: Build = {
@@ -127,7 +130,7 @@ function build(
     if (error instanceof GraphError) throw new CheckpointError(network, error.message, { cause: error })
     throw error
   }
-  if (name !== 'conditioning') ledger.assertComplete()
+  if (last) ledger.assertComplete()
   return ledger
 }
 
@@ -139,14 +142,32 @@ function buildTransformer(
   graphs: Map<NetworkName, Graph>,
 ): Graph | null {
   const step = (s: Scope) => transformer(s, config, positions)
-  const ledger = build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config))
-  build('transformer', tensors, 'transformer', options, graphs, step, ledger)
+  const both = (options: BuildOptions, graphs: Map<NetworkName, Graph>) => {
+    const ledger = new Ledger('transformer', tensors)
+    build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config), ledger, false)
+    build('transformer', tensors, 'transformer', options, graphs, step, ledger)
+  }
+  both(options, graphs)
   if (options.target !== 'cuda-fp8') return null
   const others = new Map<NetworkName, Graph>()
-  const fallback: BuildOptions = { ...options, target: 'cuda' }
-  const again = build('transformer', tensors, 'conditioning', fallback, others, (s) => conditioning(s, config))
-  build('transformer', tensors, 'transformer', fallback, others, step, again)
+  both({ ...options, target: 'cuda' }, others)
   return others.get('transformer')!
+}
+
+function buildT5(
+  tensors: Map<string, Tensor>,
+  config: T5Config,
+  options: BuildOptions,
+  graphs: Map<NetworkName, Graph>,
+): void {
+  const parts = t5Parts(config, options.t5Layers)
+  if (parts.length > T5_GRAPHS.length)
+    throw new CheckpointError('t5', `has ${config.layers} layers; at most 24 are taken`)
+  const ledger = new Ledger('t5', tensors)
+  for (const [i, part] of parts.entries()) {
+    const last = i === parts.length - 1
+    build('t5', tensors, T5_GRAPHS[i]!, options, graphs, (s) => t5Encoder(s, config, part), ledger, last)
+  }
 }
 
 /** Encoders that the checkpoint lacks are absent from the package; the pipeline puts zeros in their place. */
@@ -187,7 +208,7 @@ function buildEncoders(
     const derived = deriveT5(t5, checkpoint.config.t5)
     vocabularies.set('t5', derived.vocabulary)
     assertWidth('width of t5', derived.width, joint, '≠')
-    build('t5', t5, 't5', options, graphs, (s) => t5Encoder(s, derived))
+    buildT5(t5, derived, options, graphs)
   }
   const about = (config: ClipTextConfig | null) => config && { width: config.width, tokens: config.tokens }
   return {

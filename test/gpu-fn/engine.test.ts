@@ -84,11 +84,33 @@ test('a package is loaded once while the budget holds it, and the least recently
   const [first, second] = engine.models
   expect((await engine.load(first!)).seconds).toBeGreaterThan(0)
   expect((await engine.load(second!)).seconds).toBeGreaterThan(0)
-  expect(await engine.load(first!)).toEqual({ device: cpus()[0]!.model, seconds: 0 })
+  expect(await engine.load(first!)).toMatchObject({ device: cpus()[0]!.model, seconds: 0 })
 
   const { engine: small } = await startEngine({ memoryBytes: 1 })
   for (const model of [first!, second!, first!]) expect((await small.load(model)).seconds).toBeGreaterThan(0)
   expect((await small.load(first!)).seconds).toBe(0)
+})
+
+test('plans within a budget of device memory, says so, and refuses what does not fit', async () => {
+  const { engine, logs } = await startEngine({ deviceBytes: 2e9 })
+  const [model] = engine.models
+  expect((await engine.load(model!)).networks).toMatchObject({ transformer: expect.any(Number) })
+  expect(logs.find(({ msg }) => msg === 'memory plan')).toMatchObject({ budget: '2.00 GB', decode: 'whole' })
+  const { engine: small } = await startEngine({ deviceBytes: 1e6 })
+  await expect(small.load(model!)).rejects.toMatchObject({ name: 'JobError', code: 'out_of_memory' })
+})
+
+test('is warm in every size that it can make, its own unless told', async () => {
+  const { engine } = await startEngine()
+  const [model] = engine.models
+  expect((await engine.warm(model!)).sizes).toEqual([{ width: 256, height: 256 }])
+  const wanted = [
+    { width: 64, height: 96 },
+    { width: 60, height: 64 },
+    { width: 9600, height: 64 },
+  ]
+  expect(await engine.warm(model!, wanted)).toEqual({ sizes: [wanted[0]] })
+  expect(await engine.load(model!)).toMatchObject({ seconds: 0, networks: {} })
 })
 
 test('the budget counts what packages take in memory, not their files', async () => {

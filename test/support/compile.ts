@@ -20,6 +20,8 @@ export type TinyPackage = TinyOptions & {
   target?: Manifest['target']
   /** With the roundings of target cuda-fp8, by the definition of its operators. */
   asKernels?: boolean
+  /** Layers in each graph of T5. */
+  t5Layers?: number
 }
 
 /** Compiles a tiny checkpoint, for the CPU unless told otherwise, and returns the package's directory. */
@@ -27,17 +29,18 @@ export async function compileTiny({
   tier = 'fp32',
   target = 'cpu',
   asKernels = false,
+  t5Layers,
   ...tiny
 }: TinyPackage): Promise<string> {
   const name = createHash('sha256')
-    .update(JSON.stringify([tier, target, asKernels, Object.entries(tiny).sort()]))
+    .update(JSON.stringify([tier, target, asKernels, t5Layers, Object.entries(tiny).sort()]))
     .digest('hex')
     .slice(0, 16)
   const directory = path.join(await cacheDirectory('tiny', await digestOf(SOURCES)), name)
   await makeOnce(directory, async (out, scratch) => {
     const checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), tiny)
     const lowering = asKernels ? reference : undefined
-    await compile({ checkpoint: [checkpoint], out, tier, target, variant: 'custom', lowering })
+    await compile({ checkpoint: [checkpoint], out, tier, target, variant: 'custom', lowering, t5Layers })
   })
   return directory
 }
