@@ -66,9 +66,9 @@ describe('the step graph of target cuda-fp8', () => {
   })
 
   test('leaves T5 at 16-bit activations', async () => {
-    expect(countOperators((await build('large')).graphs.get('t5')!)).toMatchObject({
-      MatMulBlockQuantizedFp8Weight: 24 * 7,
-    })
+    const graphs = [...(await build('large')).graphs].filter(([network]) => network.startsWith('t5'))
+    const products = graphs.map(([, graph]) => countOperators(graph).MatMulBlockQuantizedFp8Weight ?? 0)
+    expect(products.reduce((sum, count) => sum + count)).toBe(24 * 7)
   })
 })
 
