@@ -91,7 +91,11 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
   }
 }
 
-const inUnits = (bias: Value) => ops.multiply(bias, ops.scalar(bias, 1 / UNIT))
+/** In float32, so that onnxruntime does it once, as it opens the graph: its CPU provider has no product of 16 bits. */
+function inUnits(bias: Value): Value {
+  const wide = ops.cast(bias, 'float32')
+  return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
+}
 
 function quantised(s: Scope, weight: Value | Quantised): Quantised {
   if (!isQuantised(weight)) throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)

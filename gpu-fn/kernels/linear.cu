@@ -25,6 +25,7 @@ struct Plan {
   cublasLtMatmulDesc_t product;
   cublasLtMatrixLayout_t weight, codes, result;
   cublasLtMatmulAlgo_t algorithm;
+  bool addsBias;
 };
 struct Size {
   int device, m, n, k;
@@ -44,8 +45,9 @@ class Products {
   std::map<int, void*> workspaces;  // by device
   std::map<Size, Plan> plans;
 
-  Plan make(const Size& size, const void* scale) {
+  Plan make(const Size& size, const void* scale, bool addsBias) {
     Plan plan;
+    plan.addsBias = addsBias;
     check(cublasLtMatmulDescCreate(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     set(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     set(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
@@ -55,6 +57,8 @@ class Products {
       set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
       set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scale);
       set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scale);
+    }
+    if (addsBias) {
       set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
       set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_16F);
     }
@@ -82,16 +86,18 @@ class Products {
   Plan& plan(const Size& size, const void* scale) {
     if (!handle) check(cublasLtCreate(&handle));
     const auto found = plans.find(size);
-    return found != plans.end() ? found->second : plans.emplace(size, make(size, scale)).first->second;
+    return found != plans.end() ? found->second : plans.emplace(size, make(size, scale, size.rowScales)).first->second;
   }
 
-  void run(const Plan& plan, int device, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y,
-           cudaStream_t stream) {
+  void withoutBias(Plan& plan, const Size& size, const void* scale) { plan = make(size, scale, false); }
+
+  cublasStatus_t run(const Plan& plan, int device, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y,
+                     cudaStream_t stream) {
     void*& workspace = workspaces[device];
     if (!workspace) octet::check(cudaMalloc(&workspace, WORKSPACE_BYTES));
     const float zero = 0;
-    check(cublasLtMatmul(handle, plan.product, &factor, weight.data, plan.weight, codes.data, plan.codes, &zero, y.data,
-                         plan.result, y.data, plan.result, &plan.algorithm, workspace, WORKSPACE_BYTES, stream));
+    return cublasLtMatmul(handle, plan.product, &factor, weight.data, plan.weight, codes.data, plan.codes, &zero, y.data,
+                          plan.result, y.data, plan.result, &plan.algorithm, workspace, WORKSPACE_BYTES, stream);
   }
 };
 
@@ -100,13 +106,14 @@ Products& products() {
   return products;
 }
 
-/** y [M, N] ← y · factor · row scale · column scale + bias, in place. */
-__global__ void applyScales(half2* y, const float* rowScales, const float2* columnScales, const half2* bias, int pairs, float factor) {
+/** What the product left out, in place: y [M, N] ← y · factor · row scale · column scale + bias; scales that are null are 1. */
+__global__ void finish(half2* y, const float* rowScales, const float2* columnScales, const half2* bias, int pairs, float factor) {
   const int64_t row = blockIdx.y;
   const int column = blockIdx.x * blockDim.x + threadIdx.x;
   if (column >= pairs) return;
-  const float scale = rowScales[row] * factor;
-  const float2 value = __half22float2(y[row * pairs + column]), b = __half22float2(bias[column]), c = columnScales[column];
+  const float scale = (rowScales ? rowScales[row] : 1.f) * factor;
+  const float2 c = columnScales ? columnScales[column] : make_float2(1.f, 1.f);
+  const float2 value = __half22float2(y[row * pairs + column]), b = __half22float2(bias[column]);
   y[row * pairs + column] = __floats2half2_rn(value.x * scale * c.x + b.x, value.y * scale * c.y + b.y);
 }
 
@@ -138,21 +145,33 @@ void Linear::compute(const Context& context) const {
   int device = 0;
   octet::check(cudaGetDevice(&device));
   const Size size = {device, int(m), int(n), int(k), !portable && scalesRows(device)};
+  const cudaStream_t stream = context.stream();
+  const auto finishRows = [&](const float* rows, const float* columns, float factor) {
+    constexpr int THREADS = 256;
+    const int pairs = int(n / 2);
+    const dim3 grid((pairs + THREADS - 1) / THREADS, unsigned(m));
+    finish<<<grid, THREADS, 0, stream>>>(y.as<half2>(), rows, reinterpret_cast<const float2*>(columns), bias.as<half2>(), pairs, factor);
+  };
   const std::lock_guard lock(products().mutex);
   Plan& plan = products().plan(size, scales.data);
-  if (size.rowScales) {
+  if (!size.rowScales) {
+    check(products().run(plan, device, PORTABLE_FACTOR, weight, codes, y, stream));
+    return finishRows(scales.as<float>(), weightScales.as<float>(), factor / PORTABLE_FACTOR);
+  }
+  const auto run = [&] {
     set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
     set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
-    set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
-    products().run(plan, device, factor, weight, codes, y, context.stream());
-    return;
+    if (plan.addsBias) set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
+    return products().run(plan, device, factor, weight, codes, y, stream);
+  };
+  cublasStatus_t status = run();
+  // For few and long rows the algorithm that is offered does not take a bias after all.
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED && plan.addsBias) {
+    products().withoutBias(plan, size, scales.data);
+    status = run();
   }
-  products().run(plan, device, PORTABLE_FACTOR, weight, codes, y, context.stream());
-  constexpr int THREADS = 256;
-  const int pairs = int(n / 2);
-  const dim3 grid((pairs + THREADS - 1) / THREADS, unsigned(m));
-  applyScales<<<grid, THREADS, 0, context.stream()>>>(y.as<half2>(), scales.as<float>(), weightScales.as<float2>(), bias.as<half2>(),
-                                                      pairs, factor / PORTABLE_FACTOR);
+  check(status);
+  if (!plan.addsBias) finishRows(nullptr, nullptr, 1.f);
 }
 
 }  // namespace octet

@@ -23,14 +23,14 @@ struct Arguments {
   uint4* sum;  // null where no branch is pending
   Branch branches[MOST_BRANCHES];
   Modulation modulations[MOST_MODULATIONS];
-  int branchCount, modulationCount;
+  int branchCount;
   int rows, rowsPerSample, packs;
   int64_t modulationWidth;
   float branchFactor, epsilon;
 };
 
-/** `STEPS`: packs of eight that a lane has of a row. */
-template <int STEPS>
+/** `STEPS`: packs of eight that a lane has of a row. The count of modulations is fixed too, for the last one takes the values' registers. */
+template <int STEPS, int MODULATIONS>
 __global__ void __launch_bounds__(ROWS* WARP) modulateQuantise(const Arguments a) {
   const int row = blockIdx.x * ROWS + threadIdx.x / WARP;
   const int lane = threadIdx.x % WARP;
@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(ROWS* WARP) modulateQuantise(const Arguments a
   }
   const float reciprocal = rsqrtf(warpSum(squares) / count + a.epsilon);
 
-  for (int m = 0; m < a.modulationCount; m++) {
+#pragma unroll
+  for (int m = 0; m < MODULATIONS; m++) {
     const Modulation modulation = a.modulations[m];
     float largest = 0;
     float normed[STEPS][PACK];
@@ -108,11 +109,13 @@ __global__ void __launch_bounds__(ROWS* WARP) modulateQuantise(const Arguments a
 }
 
 template <int STEPS>
-void launch(const Arguments& a, int steps, cudaStream_t stream) {
+void launch(const Arguments& a, int steps, int modulations, cudaStream_t stream) {
   if (steps == STEPS) {
-    modulateQuantise<STEPS><<<(a.rows + ROWS - 1) / ROWS, ROWS * WARP, 0, stream>>>(a);
+    const int blocks = (a.rows + ROWS - 1) / ROWS;
+    if (modulations == 1) modulateQuantise<STEPS, 1><<<blocks, ROWS * WARP, 0, stream>>>(a);
+    else modulateQuantise<STEPS, 2><<<blocks, ROWS * WARP, 0, stream>>>(a);
   } else if constexpr (STEPS > 1) {
-    launch<STEPS - 1>(a, steps, stream);
+    launch<STEPS - 1>(a, steps, modulations, stream);
   }
 }
 
@@ -143,7 +146,6 @@ void ModulateQuantise::compute(const Context& context) const {
   Arguments a = {};
   a.stream = stream.as<uint4>();
   a.branchCount = int(gates.size());
-  a.modulationCount = int(shifts.size());
   a.rows = int(stream.rows());
   a.rowsPerSample = int(stream.shape[1]);
   a.packs = int(width / PACK);
@@ -166,7 +168,7 @@ void ModulateQuantise::compute(const Context& context) const {
     const Tensor rowScales = context.output(2 + 2 * i, {stream.shape[0], stream.shape[1]});
     a.modulations[i] = {vector(shifts[i]), vector(scales[i]), codes.as<uint2>(), rowScales.as<float>()};
   }
-  if (a.rows > 0) launch<MOST_STEPS>(a, steps, context.stream());
+  if (a.rows > 0) launch<MOST_STEPS>(a, steps, int(shifts.size()), context.stream());
 }
 
 }  // namespace octet

@@ -225,7 +225,7 @@ function positionsOf(
     const source = { kind: 'bytes', data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }
     const table = s.graph.weight(name, 'float32', [positionMax, width / 2], source)
     const start = ops.divide(ops.subtract(ops.int64(count, [positionMax]), count), ops.int64(count, [2]))
-    return ops.slice(table, start, ops.add(start, count), 0, axis)
+    return toActivations(s, ops.slice(table, start, ops.add(start, count), 0, axis))
   }
   const half = ops.int64(grid.rows, [width / 2])
   const lengths = ops.concat([grid.rows, grid.columns, half], 0, 3)
