@@ -3,6 +3,7 @@ import type { Attribute, Shape, Value } from './graph.ts'
 import type { Operand } from './nn.ts'
 import { cuda } from './nn-cuda.ts'
 import { type Fp8Operators, fp8Lowering } from './nn-cuda-fp8.ts'
+import * as ops from './ops.ts'
 
 export const KERNEL_DOMAIN = 'octet'
 
@@ -46,9 +47,10 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
   },
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)
-    const inputs = [x, x.rowScales!, codes, scales, bias]
-    const attributes = { factor: { float: factor }, ...(portable && { portable: 1 }) }
-    return node('Linear', inputs, [{ dtype: 'float16', shape }], attributes)[0]!
+    // onnxruntime multiplies the scales once, as it opens the graph.
+    const scaled = factor === 1 ? scales : ops.multiply(scales, ops.scalar(scales, factor))
+    const inputs = [x, x.rowScales!, codes, scaled, bias]
+    return node('Linear', inputs, [{ dtype: 'float16', shape }], portable ? { portable: 1 } : {})[0]!
   },
   geluQuantise(x, factor) {
     const [codes, scales] = node('GeluQuantise', [x], rows(x.shape), { factor: { float: factor } })

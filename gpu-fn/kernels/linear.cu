@@ -1,10 +1,12 @@
 // FP8 × FP8 on the tensor cores through cuBLASLt: codes [M, K] · weight [N, K] transposed, times a scale for each row of both, plus a bias.
-// Hopper applies those scales inside the product. Elsewhere cuBLASLt scales whole tensors only, and a second kernel does it.
+// Hopper applies those scales inside the product. Elsewhere cuBLASLt scales whole tensors only, and a second kernel does it; so it does
+// for the few sizes that cuBLASLt offers an algorithm for and then refuses to run.
 #include <cublasLt.h>
 #include <cuda_fp16.h>
 
 #include <map>
 #include <mutex>
+#include <set>
 #include <tuple>
 
 #include "operators.h"
@@ -25,7 +27,6 @@ struct Plan {
   cublasLtMatmulDesc_t product;
   cublasLtMatrixLayout_t weight, codes, result;
   cublasLtMatmulAlgo_t algorithm;
-  bool addsBias;
 };
 struct Size {
   int device, m, n, k;
@@ -44,10 +45,10 @@ class Products {
   cublasLtHandle_t handle = nullptr;
   std::map<int, void*> workspaces;  // by device
   std::map<Size, Plan> plans;
+  std::set<Size> refused;
 
-  Plan make(const Size& size, const void* scale, bool addsBias) {
+  Plan make(const Size& size, const void* scale) {
     Plan plan;
-    plan.addsBias = addsBias;
     check(cublasLtMatmulDescCreate(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     set(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     set(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
@@ -57,8 +58,6 @@ class Products {
       set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
       set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scale);
       set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scale);
-    }
-    if (addsBias) {
       set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
       set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_16F);
     }
@@ -86,10 +85,11 @@ class Products {
   Plan& plan(const Size& size, const void* scale) {
     if (!handle) check(cublasLtCreate(&handle));
     const auto found = plans.find(size);
-    return found != plans.end() ? found->second : plans.emplace(size, make(size, scale, size.rowScales)).first->second;
+    return found != plans.end() ? found->second : plans.emplace(size, make(size, scale)).first->second;
   }
 
-  void withoutBias(Plan& plan, const Size& size, const void* scale) { plan = make(size, scale, false); }
+  bool isRefused(const Size& size) const { return refused.count(size) > 0; }
+  void refuse(const Size& size) { refused.insert(size); }
 
   cublasStatus_t run(const Plan& plan, int device, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y,
                      cudaStream_t stream) {
@@ -106,14 +106,13 @@ Products& products() {
   return products;
 }
 
-/** What the product left out, in place: y [M, N] ← y · factor · row scale · column scale + bias; scales that are null are 1. */
-__global__ void finish(half2* y, const float* rowScales, const float2* columnScales, const half2* bias, int pairs, float factor) {
+/** y [M, N] ← y · factor · row scale · column scale + bias, in place. */
+__global__ void applyScales(half2* y, const float* rowScales, const float2* columnScales, const half2* bias, int pairs, float factor) {
   const int64_t row = blockIdx.y;
   const int column = blockIdx.x * blockDim.x + threadIdx.x;
   if (column >= pairs) return;
-  const float scale = (rowScales ? rowScales[row] : 1.f) * factor;
-  const float2 c = columnScales ? columnScales[column] : make_float2(1.f, 1.f);
-  const float2 value = __half22float2(y[row * pairs + column]), b = __half22float2(bias[column]);
+  const float scale = rowScales[row] * factor;
+  const float2 value = __half22float2(y[row * pairs + column]), b = __half22float2(bias[column]), c = columnScales[column];
   y[row * pairs + column] = __floats2half2_rn(value.x * scale * c.x + b.x, value.y * scale * c.y + b.y);
 }
 
@@ -126,9 +125,9 @@ bool scalesRows(int device) {
 }  // namespace
 
 /** `portable` takes the way of the other GPUs on Hopper too, for tests. */
-Linear::Linear(const Attributes& attributes) : factor(attributes.number("factor", 1)), portable(attributes.integer("portable", 0)) {}
+Linear::Linear(const Attributes& attributes) : portable(attributes.integer("portable", 0)) {}
 
-/** codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → factor · product + bias, [B, S, N]. */
+/** codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → product + bias, [B, S, N]. */
 void Linear::compute(const Context& context) const {
   const Tensor codes = context.input(0), scales = context.input(1), weight = context.input(2), weightScales = context.input(3);
   const Tensor bias = context.input(4);
@@ -144,34 +143,25 @@ void Linear::compute(const Context& context) const {
 
   int device = 0;
   octet::check(cudaGetDevice(&device));
-  const Size size = {device, int(m), int(n), int(k), !portable && scalesRows(device)};
   const cudaStream_t stream = context.stream();
-  const auto finishRows = [&](const float* rows, const float* columns, float factor) {
-    constexpr int THREADS = 256;
-    const int pairs = int(n / 2);
-    const dim3 grid((pairs + THREADS - 1) / THREADS, unsigned(m));
-    finish<<<grid, THREADS, 0, stream>>>(y.as<half2>(), rows, reinterpret_cast<const float2*>(columns), bias.as<half2>(), pairs, factor);
-  };
   const std::lock_guard lock(products().mutex);
-  Plan& plan = products().plan(size, scales.data);
-  if (!size.rowScales) {
-    check(products().run(plan, device, PORTABLE_FACTOR, weight, codes, y, stream));
-    return finishRows(scales.as<float>(), weightScales.as<float>(), factor / PORTABLE_FACTOR);
-  }
-  const auto run = [&] {
+  Size size = {device, int(m), int(n), int(k), !portable && scalesRows(device)};
+  if (size.rowScales && !products().isRefused(size)) {
+    Plan& plan = products().plan(size, scales.data);
     set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
     set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
-    if (plan.addsBias) set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
-    return products().run(plan, device, factor, weight, codes, y, stream);
-  };
-  cublasStatus_t status = run();
-  // For few and long rows the algorithm that is offered does not take a bias after all.
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED && plan.addsBias) {
-    products().withoutBias(plan, size, scales.data);
-    status = run();
+    set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
+    const cublasStatus_t status = products().run(plan, device, 1.f, weight, codes, y, stream);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) return check(status);
+    products().refuse(size);
   }
-  check(status);
-  if (!plan.addsBias) finishRows(nullptr, nullptr, 1.f);
+  size.rowScales = false;
+  check(products().run(products().plan(size, nullptr), device, PORTABLE_FACTOR, weight, codes, y, stream));
+  constexpr int THREADS = 256;
+  const int pairs = int(n / 2);
+  const dim3 grid((pairs + THREADS - 1) / THREADS, unsigned(m));
+  applyScales<<<grid, THREADS, 0, stream>>>(y.as<half2>(), scales.as<float>(), weightScales.as<float2>(), bias.as<half2>(), pairs,
+                                            1.f / PORTABLE_FACTOR);
 }
 
 }  // namespace octet

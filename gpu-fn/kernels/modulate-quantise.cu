@@ -1,13 +1,13 @@
 // stream' = stream + Σ gate · branch, then for one or two modulations LayerNorm(stream') · scale + shift, quantised a row: all that
-// stands between two matrix products of a block, in one pass. A warp has a row and keeps it in registers.
+// stands between two matrix products of a block, in one pass. A block has a row; a thread keeps eight values in registers.
 #include "operators.h"
 #include "rows.cuh"
 
 namespace octet {
 namespace {
 
-constexpr int ROWS = 4;  // a block's
 constexpr int MOST_BRANCHES = 2, MOST_MODULATIONS = 2;
+constexpr int MOST_WARPS = 16;  // of a row: 4096 values
 
 struct Modulation {
   const float *shift, *scale;
@@ -23,104 +23,78 @@ struct Arguments {
   uint4* sum;  // null where no branch is pending
   Branch branches[MOST_BRANCHES];
   Modulation modulations[MOST_MODULATIONS];
-  int branchCount;
+  int branchCount, modulationCount;
   int rows, rowsPerSample, packs;
   int64_t modulationWidth;
   float branchFactor, epsilon;
 };
 
-/** `STEPS`: packs of eight that a lane has of a row. The count of modulations is fixed too, for the last one takes the values' registers. */
-template <int STEPS, int MODULATIONS>
-__global__ void __launch_bounds__(ROWS* WARP) modulateQuantise(const Arguments a) {
-  const int row = blockIdx.x * ROWS + threadIdx.x / WARP;
-  const int lane = threadIdx.x % WARP;
-  if (row >= a.rows) return;
-  const int64_t sample = row / a.rowsPerSample * a.modulationWidth;
-  const int64_t base = int64_t(row) * a.packs;
+/** Combines a value of each thread of the block, in every thread. `partial` is not used again. */
+template <class Combine>
+__device__ inline float combine(float value, float (&partial)[MOST_WARPS], Combine of) {
+#pragma unroll
+  for (int mask = WARP / 2; mask; mask /= 2) value = of(value, __shfl_xor_sync(~0u, value, mask));
+  if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = value;
+  __syncthreads();
+  value = partial[0];
+  for (int i = 1; i < int(blockDim.x) / WARP; i++) value = of(value, partial[i]);
+  return value;
+}
+__device__ inline float add(float a, float b) { return a + b; }
 
-  float values[STEPS][PACK];
-  float total = 0;
+__global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantise(const Arguments a) {
+  __shared__ float partial[2 + MOST_MODULATIONS][MOST_WARPS];
+  const int row = blockIdx.x, at = threadIdx.x;
+  const bool exists = at < a.packs;  // whole warps take part in the sums
+  const int64_t here = int64_t(row) * a.packs + at;
+  const int64_t vector = row / a.rowsPerSample * a.modulationWidth + at * PACK;
+
+  float values[PACK] = {};
+  if (exists) {
+    unpack(a.stream[here], values);
 #pragma unroll
-  for (int step = 0; step < STEPS; step++) {
-    const int at = lane + step * WARP;
-    if (at < a.packs) unpack(a.stream[base + at], values[step]);
-  }
-  for (int b = 0; b < a.branchCount; b++) {
-    const Branch branch = a.branches[b];
-#pragma unroll
-    for (int step = 0; step < STEPS; step++) {
-      const int at = lane + step * WARP;
-      if (at >= a.packs) continue;
+    for (int b = 0; b < MOST_BRANCHES; b++) {
+      if (b >= a.branchCount) break;
       float added[PACK], gate[PACK];
-      unpack(branch.value[base + at], added);
-      loadFloats(branch.gate + sample + at * PACK, gate);
+      unpack(a.branches[b].value[here], added);
+      loadFloats(a.branches[b].gate + vector, gate);
 #pragma unroll
-      for (int i = 0; i < PACK; i++) values[step][i] += gate[i] * a.branchFactor * added[i];
+      for (int i = 0; i < PACK; i++) values[i] += gate[i] * a.branchFactor * added[i];
     }
-  }
-#pragma unroll
-  for (int step = 0; step < STEPS; step++) {
-    const int at = lane + step * WARP;
-    if (at >= a.packs) continue;
-    if (a.sum) a.sum[base + at] = pack(values[step]);
-#pragma unroll
-    for (int i = 0; i < PACK; i++) total += values[step][i];
+    if (a.sum) a.sum[here] = pack(values);
   }
   const float count = float(a.packs * PACK);
-  const float mean = warpSum(total) / count;
-  float squares = 0;
+  float total = 0, squares = 0;
 #pragma unroll
-  for (int step = 0; step < STEPS; step++) {
-    if (lane + step * WARP >= a.packs) continue;
+  for (int i = 0; i < PACK; i++) total += values[i];
+  const float mean = combine(total, partial[0], add) / count;
 #pragma unroll
-    for (int i = 0; i < PACK; i++) {
-      values[step][i] -= mean;
-      squares += values[step][i] * values[step][i];
-    }
+  for (int i = 0; i < PACK; i++) {
+    if (exists) values[i] -= mean;
+    squares += values[i] * values[i];
   }
-  const float reciprocal = rsqrtf(warpSum(squares) / count + a.epsilon);
+  const float reciprocal = rsqrtf(combine(squares, partial[1], add) / count + a.epsilon);
 
 #pragma unroll
-  for (int m = 0; m < MODULATIONS; m++) {
+  for (int m = 0; m < MOST_MODULATIONS; m++) {
+    if (m >= a.modulationCount) break;
     const Modulation modulation = a.modulations[m];
-    float largest = 0;
-    float normed[STEPS][PACK];
-#pragma unroll
-    for (int step = 0; step < STEPS; step++) {
-      const int at = lane + step * WARP;
-      if (at >= a.packs) continue;
+    float largest = 0, normed[PACK] = {};
+    if (exists) {
       float shift[PACK], scale[PACK];
-      loadFloats(modulation.shift + sample + at * PACK, shift);
-      loadFloats(modulation.scale + sample + at * PACK, scale);
+      loadFloats(modulation.shift + vector, shift);
+      loadFloats(modulation.scale + vector, scale);
 #pragma unroll
       for (int i = 0; i < PACK; i++) {
-        normed[step][i] = values[step][i] * reciprocal * scale[i] + shift[i];
-        largest = larger(fabsf(normed[step][i]), largest);
+        normed[i] = values[i] * reciprocal * scale[i] + shift[i];
+        largest = larger(fabsf(normed[i]), largest);
       }
     }
-    const float rowScale = scaleOf(warpMax(largest));
-    if (lane == 0) modulation.scales[row] = rowScale;
-#pragma unroll
-    for (int step = 0; step < STEPS; step++) {
-      const int at = lane + step * WARP;
-      if (at < a.packs) modulation.codes[base + at] = encode(normed[step], 1.f / rowScale);
-    }
+    const float rowScale = scaleOf(combine(largest, partial[2 + m], larger));
+    if (at == 0) modulation.scales[row] = rowScale;
+    if (exists) modulation.codes[here] = encode(normed, 1.f / rowScale);
   }
 }
-
-template <int STEPS>
-void launch(const Arguments& a, int steps, int modulations, cudaStream_t stream) {
-  if (steps == STEPS) {
-    const int blocks = (a.rows + ROWS - 1) / ROWS;
-    if (modulations == 1) modulateQuantise<STEPS, 1><<<blocks, ROWS * WARP, 0, stream>>>(a);
-    else modulateQuantise<STEPS, 2><<<blocks, ROWS * WARP, 0, stream>>>(a);
-  } else if constexpr (STEPS > 1) {
-    launch<STEPS - 1>(a, steps, modulations, stream);
-  }
-}
-
-/** SD3.5's widest stream has 2432 values. */
-constexpr int MOST_STEPS = 10;
 
 }  // namespace
 
@@ -140,12 +114,13 @@ void ModulateQuantise::compute(const Context& context) const {
   require(stream.shape.size() == 3 && modulation.shape.size() == 2 && modulation.shape[0] == stream.shape[0],
           "takes a stream [B, S, D] and a modulation [B, M]");
   const int64_t width = stream.width();
-  const int steps = int((width / PACK + WARP - 1) / WARP);
-  require(width % PACK == 0 && steps <= MOST_STEPS, "the width must be a multiple of 8 and at most 2560");
+  const int64_t warps = (width / PACK + WARP - 1) / WARP;
+  require(width % PACK == 0 && warps >= 1 && warps <= MOST_WARPS, "the width must be a multiple of 8 and at most 4096");
 
   Arguments a = {};
   a.stream = stream.as<uint4>();
   a.branchCount = int(gates.size());
+  a.modulationCount = int(shifts.size());
   a.rows = int(stream.rows());
   a.rowsPerSample = int(stream.shape[1]);
   a.packs = int(width / PACK);
@@ -168,7 +143,7 @@ void ModulateQuantise::compute(const Context& context) const {
     const Tensor rowScales = context.output(2 + 2 * i, {stream.shape[0], stream.shape[1]});
     a.modulations[i] = {vector(shifts[i]), vector(scales[i]), codes.as<uint2>(), rowScales.as<float>()};
   }
-  if (a.rows > 0) launch<MOST_STEPS>(a, steps, int(shifts.size()), context.stream());
+  if (a.rows > 0) modulateQuantise<<<a.rows, unsigned(warps * WARP), 0, context.stream()>>>(a);
 }
 
 }  // namespace octet

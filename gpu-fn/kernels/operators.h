@@ -54,7 +54,6 @@ struct Linear {
   void compute(const Context&) const;
 
  private:
-  float factor;
   bool portable;
 };
 
