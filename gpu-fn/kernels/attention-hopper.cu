@@ -1,5 +1,5 @@
 // Attention for Hopper: three groups of four warps share a tile of keys and values and take 64 rows of queries each; a fourth group
-// has tiles copied ahead of them. While a group computes its softmax, the tensor cores multiply for the others.
+// has tiles copied ahead of them. Groups take turns at the tensor cores: while one multiplies, the others compute their softmax.
 // PTX ISA 8.0, "Asynchronous warpgroup level matrix instructions"; FlashAttention-3, arXiv 2407.08608.
 #include "attention.h"
 #include "op.h"
@@ -124,10 +124,16 @@ __device__ inline void load(const AttentionArguments& a, int64_t group, Shared& 
   }
 }
 
+/** Named barriers 1 to 3, one a group: its turn has come when the group before it is done. */
+__device__ inline void waitForTurn(int group) { asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
+__device__ inline void passTurn(int group) { asm volatile("bar.arrive %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
+
 /** 64 rows of queries against all tiles. The product with the next tile's keys is under way while this one's values are multiplied. */
 __device__ inline void attend(const AttentionArguments& a, const uint8_t* queries, Shared& shared, Softmax& softmax, Output& output) {
   const float factor = *a.logitFactor * LOG2_E / 8;
   const int last = a.tiles - 1;
+  const int group = threadIdx.x / GROUP, following = (group + 1) % GROUPS;
+  if (last > 0 && following == 0) passTurn(following);
   Logits logits;
   Probabilities probabilities;
   wait(shared.queriesFull, 0);
@@ -140,11 +146,13 @@ __device__ inline void attend(const AttentionArguments& a, const uint8_t* querie
     const int at = tile % STAGES, next = (tile + 1) % STAGES;
     accumulate(softmax, logits, probabilities, output, factor);
     wait(shared.full[next], (tile + 1) / STAGES % 2);
+    waitForTurn(group);
     fence();
     multiplyValues(output, probabilities, shared.stages[at]);
     multiplyKeys(logits, queries, shared.stages[next]);
     commit();
     waitForProducts();
+    if (tile + 1 < last || following != 0) passTurn(following);
     if (threadIdx.x % WARP == 0) arrive(shared.empty[at]);
   }
   mask(logits, last * TILE, a.keyTokens);

@@ -1,12 +1,12 @@
 // FP8 × FP8 on the tensor cores through cuBLASLt: codes [M, K] · weight [N, K] transposed, times a scale for each row of both, plus a bias.
 // Hopper applies those scales inside the product. Elsewhere cuBLASLt scales whole tensors only, and a second kernel does it; so it does
-// for the few sizes that cuBLASLt offers an algorithm for and then refuses to run.
+// on Hopper for few rows that are long, for which cuBLASLt has no algorithm with such scales and a bias.
 #include <cublasLt.h>
 #include <cuda_fp16.h>
 
 #include <map>
 #include <mutex>
-#include <set>
+#include <optional>
 #include <tuple>
 
 #include "operators.h"
@@ -44,10 +44,9 @@ void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
 class Products {
   cublasLtHandle_t handle = nullptr;
   std::map<int, void*> workspaces;  // by device
-  std::map<Size, Plan> plans;
-  std::set<Size> refused;
+  std::map<Size, std::optional<Plan>> plans;
 
-  Plan make(const Size& size, const void* scale) {
+  std::optional<Plan> make(const Size& size, const void* scale) {
     Plan plan;
     check(cublasLtMatmulDescCreate(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     set(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
@@ -71,10 +70,11 @@ class Products {
                                                sizeof WORKSPACE_BYTES));
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle, plan.product, plan.weight, plan.codes, plan.result, plan.result, preference, 1,
-                                         &found, &count));
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, plan.product, plan.weight, plan.codes, plan.result,
+                                                                 plan.result, preference, 1, &found, &count);
     check(cublasLtMatmulPreferenceDestroy(preference));
-    require(count > 0, "cublasLt has no algorithm for this size");
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0)) return {};
+    check(status);
     plan.algorithm = found.algo;
     return plan;
   }
@@ -82,22 +82,21 @@ class Products {
  public:
   std::mutex mutex;
 
-  Plan& plan(const Size& size, const void* scale) {
+  /** How to multiply matrices of a size, or null where cuBLASLt cannot. */
+  Plan* plan(const Size& size, const void* scale) {
     if (!handle) check(cublasLtCreate(&handle));
-    const auto found = plans.find(size);
-    return found != plans.end() ? found->second : plans.emplace(size, make(size, scale)).first->second;
+    auto found = plans.find(size);
+    if (found == plans.end()) found = plans.emplace(size, make(size, scale)).first;
+    return found->second ? &*found->second : nullptr;
   }
 
-  bool isRefused(const Size& size) const { return refused.count(size) > 0; }
-  void refuse(const Size& size) { refused.insert(size); }
-
-  cublasStatus_t run(const Plan& plan, int device, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y,
-                     cudaStream_t stream) {
+  void run(const Plan& plan, int device, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y,
+           cudaStream_t stream) {
     void*& workspace = workspaces[device];
     if (!workspace) octet::check(cudaMalloc(&workspace, WORKSPACE_BYTES));
     const float zero = 0;
-    return cublasLtMatmul(handle, plan.product, &factor, weight.data, plan.weight, codes.data, plan.codes, &zero, y.data,
-                          plan.result, y.data, plan.result, &plan.algorithm, workspace, WORKSPACE_BYTES, stream);
+    check(cublasLtMatmul(handle, plan.product, &factor, weight.data, plan.weight, codes.data, plan.codes, &zero, y.data,
+                         plan.result, y.data, plan.result, &plan.algorithm, workspace, WORKSPACE_BYTES, stream));
   }
 };
 
@@ -146,17 +145,17 @@ void Linear::compute(const Context& context) const {
   const cudaStream_t stream = context.stream();
   const std::lock_guard lock(products().mutex);
   Size size = {device, int(m), int(n), int(k), !portable && scalesRows(device)};
-  if (size.rowScales && !products().isRefused(size)) {
-    Plan& plan = products().plan(size, scales.data);
-    set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
-    set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
-    set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
-    const cublasStatus_t status = products().run(plan, device, 1.f, weight, codes, y, stream);
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED) return check(status);
-    products().refuse(size);
+  Plan* plan = size.rowScales ? products().plan(size, scales.data) : nullptr;
+  if (plan) {
+    set(plan->product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
+    set(plan->product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
+    set(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
+    return products().run(*plan, device, 1.f, weight, codes, y, stream);
   }
   size.rowScales = false;
-  check(products().run(products().plan(size, nullptr), device, PORTABLE_FACTOR, weight, codes, y, stream));
+  plan = products().plan(size, nullptr);
+  require(plan, "cublasLt has no algorithm for this size");
+  products().run(*plan, device, PORTABLE_FACTOR, weight, codes, y, stream);
   constexpr int THREADS = 256;
   const int pairs = int(n / 2);
   const dim3 grid((pairs + THREADS - 1) / THREADS, unsigned(m));

@@ -49,9 +49,12 @@ __global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantise(const Argum
   const int64_t here = int64_t(row) * a.packs + at;
   const int64_t vector = row / a.rowsPerSample * a.modulationWidth + at * PACK;
 
-  float values[PACK] = {};
+  // What the first modulation needs is asked for at once, so that it has come when the sums are there.
+  float values[PACK] = {}, shift[PACK] = {}, scale[PACK] = {};
   if (exists) {
     unpack(a.stream[here], values);
+    loadFloats(a.modulations[0].shift + vector, shift);
+    loadFloats(a.modulations[0].scale + vector, scale);
 #pragma unroll
     for (int b = 0; b < MOST_BRANCHES; b++) {
       if (b >= a.branchCount) break;
@@ -81,9 +84,10 @@ __global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantise(const Argum
     const Modulation modulation = a.modulations[m];
     float largest = 0, normed[PACK] = {};
     if (exists) {
-      float shift[PACK], scale[PACK];
-      loadFloats(modulation.shift + vector, shift);
-      loadFloats(modulation.scale + vector, scale);
+      if (m > 0) {
+        loadFloats(modulation.shift + vector, shift);
+        loadFloats(modulation.scale + vector, scale);
+      }
 #pragma unroll
       for (int i = 0; i < PACK; i++) {
         normed[i] = values[i] * reciprocal * scale[i] + shift[i];

@@ -37,26 +37,46 @@ __device__ inline void mask(Logits& logits, int firstToken, int tokens) {
   }
 }
 
+/** The largest logit of each row so far, of those the thread has seen. Several chains at once, for a warp has few others to hide behind. */
+__device__ inline void largestOf(const Logits& logits, float (&largest)[2]) {
+  constexpr int CHAINS = 4;
+  float chains[2][CHAINS];
+#pragma unroll
+  for (int i = 0; i < TILE / 8; i++) {
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+      const float pair = fmaxf(logits[i][2 * row], logits[i][2 * row + 1]);
+      chains[row][i % CHAINS] = i < CHAINS ? pair : fmaxf(chains[row][i % CHAINS], pair);
+    }
+  }
+#pragma unroll
+  for (int row = 0; row < 2; row++)
+    largest[row] = fmaxf(fmaxf(largest[row], fmaxf(chains[row][0], chains[row][1])), fmaxf(chains[row][2], chains[row][3]));
+}
+
 /** Logits times `factor` (which includes log2 e) → probabilities relative to the largest so far; what was summed before is scaled to it. */
 __device__ inline void accumulate(Softmax& softmax, Logits& logits, Probabilities& probabilities, Output& output, float factor) {
-  float shift[2];
+  float largest[2] = {softmax.largest[0], softmax.largest[1]};
+  largestOf(logits, largest);
+#pragma unroll
+  for (int distance = 1; distance <= 2; distance *= 2) {
+#pragma unroll
+    for (int row = 0; row < 2; row++) largest[row] = fmaxf(largest[row], __shfl_xor_sync(~0u, largest[row], distance));
+  }
+  float shift[2], rescale[2];
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    float largest = softmax.largest[row];
+    rescale[row] = exp2Approximately((softmax.largest[row] - largest[row]) * factor);
+    shift[row] = largest[row] * factor;
+    softmax.largest[row] = largest[row];
+    softmax.sum[row] *= rescale[row];
+  }
+  // Largest values soon stop to grow. NaN is not equal to 1.
+  if (__any_sync(~0u, rescale[0] != 1.f || rescale[1] != 1.f)) {
 #pragma unroll
-    for (int i = 0; i < TILE / 8; i++) largest = fmaxf(largest, fmaxf(logits[i][2 * row], logits[i][2 * row + 1]));
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-    const float rescale = exp2Approximately((softmax.largest[row] - largest) * factor);
-    softmax.largest[row] = largest;
-    softmax.sum[row] *= rescale;
-    shift[row] = largest * factor;
-    if (__any_sync(~0u, rescale != 1.f)) {
+    for (int i = 0; i < DEPTH / 8; i++) {
 #pragma unroll
-      for (int i = 0; i < DEPTH / 8; i++) {
-        output[i][2 * row] *= rescale;
-        output[i][2 * row + 1] *= rescale;
-      }
+      for (int j = 0; j < 4; j++) output[i][j] *= rescale[j / 2];
     }
   }
 #pragma unroll

@@ -58,13 +58,21 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
       native: name === 'transformer' && step.kernels !== undefined,
     }))
     if (weight_only && step.kernels) graphs.push({ name: 'transformer', file: weight_only.file, native: false })
+    const conditions: Partial<Record<'cpu' | 'there', Record<string, Tensor>>> = {}
     for (const { name, file, native } of graphs) {
-      const inputs = inputsOf(manifest.networks[name]!, manifest)
-      const expected = await runOnce(path.join(directories.cpu!, `${name}.onnx`), { target: 'cpu' }, inputs)
+      const noise = inputsOf(manifest.networks[name]!, manifest)
+      // A step takes its own target's conditioning, whose gates are in the units of that target's streams.
+      const inputs = (side: 'cpu' | 'there') => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
+      const own = path.join(directories.cpu!, `${name}.onnx`)
+      const expected = await runOnce(own, { target: 'cpu' }, inputs('cpu'))
       const options = { target, kernels: native ? step.kernels : undefined }
-      const given = await runOnce(path.join(directories[target]!, file), options, inputs)
+      const given = await runOnce(path.join(directories[target]!, file), options, inputs('there'))
+      if (name === 'conditioning') {
+        conditions.cpu = conditionOf(expected)
+        conditions.there = conditionOf(given)
+      }
       const limit = native ? LIMITS.native : LIMITS.weightOnly
-      for (const output of Object.keys(expected)) {
+      for (const output of Object.keys(expected).filter((each) => each !== 'modulation')) {
         const error = relativeError(given[output]!, expected[output]!)
         judge(`${file} ${output}`, error.toExponential(1), error <= limit.error)
       }
@@ -79,6 +87,13 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
 }
 
 const isBuiltIn = (model: TargetsOptions['model']): model is BuiltInModel => Object.hasOwn(CHECKPOINTS, model)
+
+/** What the first step is told. */
+function conditionOf({ modulation, context }: Record<string, Tensor>): Record<string, Tensor> {
+  const [, batch, width] = modulation!.dims as [number, number, number]
+  const data = (modulation!.data as Float32Array).slice(0, batch * width)
+  return { modulation: { data, dims: [batch, width] }, context: context! }
+}
 
 /** Noise for every input, within what the position table covers. */
 function inputsOf({ inputs }: NonNullable<Manifest['networks']['t5']>, { position }: Manifest): Record<string, Tensor> {
