@@ -1,10 +1,12 @@
+import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { NetworkName } from '../../gpu-fn/compile/manifest.ts'
 import { BudgetError, type MemoryPlan } from '../../gpu-fn/memory-plan.ts'
+import { gaussianNoise } from '../../gpu-fn/noise.ts'
 import { openPackage, type Package } from '../../gpu-fn/packages.ts'
 import { openPipeline, type Pipeline, type PipelineOptions, planOf } from '../../gpu-fn/pipeline.ts'
 import { chained, createResidency } from '../../gpu-fn/residency.ts'
-import type { Session, Tensor } from '../../gpu-fn/session.ts'
+import { openSession, type Session, type Tensor } from '../../gpu-fn/session.ts'
 import { txt2img } from '../../gpu-fn/txt2img.ts'
 import { render } from '../../infra/render.ts'
 import { compileTiny } from '../support/compile.ts'
@@ -118,6 +120,36 @@ describe('residency', () => {
     await residency.keep(['transformer'])
     expect(closed).toEqual(['t5', 'clip_l', 'clip_g'])
     expect(residency.open()).toEqual(['transformer'])
+  })
+
+  test('what a session that goes has computed is still there for the next one', async () => {
+    const open = (network: NetworkName) =>
+      openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: 'native' })
+    const { text, position } = pkg.manifest
+    const noise = (...dims: number[]) => ({
+      data: gaussianNoise(
+        1,
+        dims.reduce((n, dim) => n * dim),
+      ),
+      dims,
+    })
+    const prompt = { pooled: noise(1, text.pooled_width), prompt_embeds: noise(1, 8, text.joint_width) }
+    const velocityOf = async (kept: NetworkName[]) => {
+      const own = createResidency(open)
+      await own.keep(kept)
+      const conditioning = own.session('conditioning')
+      const results = await conditioning.runResident({
+        ...prompt,
+        timesteps: { data: Float32Array.of(500), dims: [1] },
+      })
+      const inputs = { latent: noise(1, 16, 8, 8), context: results.context!, modulation: results.modulation!.row(0) }
+      const { velocity } = await own.session('transformer').run(inputs)
+      expect(own.open()).toEqual(kept.length > 0 ? kept : ['transformer'])
+      await own.release()
+      return velocity
+    }
+    expect(position.source).toBe('graph')
+    expect(await velocityOf([])).toEqual(await velocityOf(['conditioning', 'transformer']))
   })
 
   test('what cannot be opened leaves the rest as it was', async () => {
