@@ -1,52 +1,46 @@
 // A package's weights into the page cache while its graphs are opened: onnxruntime maps them and takes them page by page, which a disk
 // answers at a fraction of its speed.
-import { open } from 'node:fs/promises'
+import { once } from 'node:events'
 import path from 'node:path'
+import { Worker } from 'node:worker_threads'
 import { NETWORKS } from './compile/manifest.ts'
 import type { Package } from './packages.ts'
+import type { Task } from './read-ahead-worker.ts'
 
 const STREAMS = 4
-const CHUNK = 4 * 2 ** 20
-const REGION = 64 * 2 ** 20
-/** Bytes a second from which on a chunk is taken to have been in the page cache: no disk is as fast. */
-const CACHED_RATE = 4e9
+const PROGRAM = new URL('./read-ahead-worker.ts', import.meta.url)
 
 export type ReadAhead = { /** Bytes that had to be read. */ bytes: number }
 
 /**
- * Reads the weight files in the order in which they are opened, several stretches at a time, and passes over stretches that are in the
- * page cache already. An aborted signal ends it. It only hurries things up, so a file that cannot be read is passed over.
+ * Reads the weight files in the order in which they are opened, in several streams, and passes over stretches that are in the page cache
+ * already. An aborted signal ends it. It only hurries things up: a file that cannot be read is passed over, and it never throws.
  */
 export async function readAhead({ directory, manifest }: Package, signal: AbortSignal): Promise<ReadAhead> {
-  let bytes = 0
-  for (const network of NETWORKS) {
-    const name = `${network}.weights`
-    const size = manifest.files[name]?.bytes ?? 0
-    if (size === 0) continue
-    try {
-      bytes += await readFile(path.join(directory, name), size, signal)
-    } catch {}
-    if (signal.aborted) break
-  }
-  return { bytes }
+  const names = NETWORKS.map((network) => `${network}.weights`).filter((name) => manifest.files[name])
+  const files = names.map((name) => ({ file: path.join(directory, name), bytes: manifest.files[name]!.bytes }))
+  const read = await Promise.all(
+    Array.from({ length: STREAMS }, (_, i) => stream({ files, first: i, each: STREAMS }, signal)),
+  )
+  return { bytes: read.reduce((sum, bytes) => sum + bytes) }
 }
 
-async function readFile(file: string, size: number, signal: AbortSignal): Promise<number> {
-  await using handle = await open(file)
-  const starts = Array.from({ length: Math.ceil(size / REGION) }, (_, i) => i * REGION)
-  let bytes = 0
-  const stream = async () => {
-    const chunk = Buffer.allocUnsafe(CHUNK)
-    for (let start = starts.shift(); start !== undefined; start = starts.shift()) {
-      const end = Math.min(size, start + REGION)
-      for (let at = start; at < end && !signal.aborted; at += CHUNK) {
-        const begun = performance.now()
-        const { bytesRead } = await handle.read(chunk, 0, Math.min(CHUNK, end - at), at)
-        if (at === start && bytesRead / ((performance.now() - begun) / 1000) > CACHED_RATE) break
-        bytes += bytesRead
-      }
-    }
+/** A thread of its own: those of Node's pool are busy opening the sessions. */
+async function stream(task: Task, signal: AbortSignal): Promise<number> {
+  if (signal.aborted) return 0
+  const worker = new Worker(PROGRAM, { workerData: task })
+  const end = () => void worker.terminate()
+  signal.addEventListener('abort', end)
+  try {
+    let bytes = 0
+    worker.on('message', (count: number) => {
+      bytes = count
+    })
+    await once(worker, 'exit')
+    return bytes
+  } catch {
+    return 0
+  } finally {
+    signal.removeEventListener('abort', end)
   }
-  await Promise.all(Array.from({ length: STREAMS }, stream))
-  return bytes
 }
