@@ -79,12 +79,12 @@ function modulate(
   }
 }
 
-function linear(name: string, [m, k, n]: [number, number, number], factor = 1): Case {
+function linear(name: string, [m, k, n]: [number, number, number], factor = 1, x = codes([1, m, k], 1)): Case {
   return {
     name: `Linear ${name} [${m}, ${k}] · [${n}, ${k}]`,
     tolerance: HALVES,
     inputs: {
-      x: codes([1, m, k], 1),
+      x,
       scales: positive(noise([1, m], 2, 0.01)),
       weight: codes([n, k], 3),
       weightScales: positive(noise([n], 4, 0.001)),
@@ -107,16 +107,30 @@ function gelu(name: string, dims: number[], x: Tensor = noise(dims, 6, 0.2)): Ca
   }
 }
 
-type Tokens = { batch?: number; image: number; text?: number; heads: number; textQueries?: boolean; scale?: number }
+type Tokens = {
+  batch?: number
+  image: number
+  text?: number
+  heads: number
+  textQueries?: boolean
+  scale?: number
+  /** A token whose query has NaN. */
+  broken?: number
+}
 
-function attend(name: string, { batch = 1, image, text = 0, heads, textQueries = true, scale = 1 }: Tokens): Case {
+function attend(
+  name: string,
+  { batch = 1, image, text = 0, heads, textQueries = true, scale = 1, broken }: Tokens,
+): Case {
   const width = heads * 64
   const parts = textQueries ? 3 : 2
   return {
     name: `JoinHeads, Attention ${name} ${batch} × (${image} + ${text}${textQueries ? '' : ' without queries'}) × ${heads} heads`,
     tolerance: ATTENDED,
     inputs: {
-      image: noise([batch, image, 3 * width], 7, scale),
+      image: edited(noise([batch, image, 3 * width], 7, scale), (data) => {
+        if (broken !== undefined) data[broken * 3 * width] = Number.NaN
+      }),
       ...(text > 0 && { text: noise([batch, text, parts * width], 8, scale) }),
       norms: noise([4, 64], 9, 0.5),
     },
@@ -174,6 +188,14 @@ export const CASES: readonly Case[] = [
   linear('of Large, fc2', [77, 9728, 2432], 1 / 16),
   linear('one token', [1, 192, 576]),
   linear('odd', [129, 1536, 1552]),
+  linear(
+    'with a row of NaN',
+    [3, 192, 64],
+    1,
+    edited(codes([1, 3, 192], 1), (data) => {
+      data[192 + 5] = Number.NaN
+    }),
+  ),
   gelu('of Large', [2, 7, 9728]),
   gelu('of nano', [1, 3, 768]),
   gelu('of eight values', [1, 1, 8]),
@@ -196,5 +218,6 @@ export const CASES: readonly Case[] = [
   attend('joint, odd', { image: 191, text: 333, heads: 2 }),
   attend('last block', { batch: 2, image: 300, text: 154, heads: 2, textQueries: false }),
   attend('many tiles', { image: 1500, text: 333, heads: 3 }),
+  attend('with NaN in a query', { image: 70, text: 5, heads: 2, broken: 33 }),
   attend('at 20,000', { image: 130, text: 9, heads: 2, scale: 5000 }),
 ]

@@ -1,4 +1,4 @@
-// `npm run bench -- compile|cpu|edge|gpu|gpu-table|kernels|parity|qkv|targets`: the figures in the README.
+// `npm run bench -- compile|cpu|edge|gpu|gpu-table|kernels|parity|qkv|step|targets`: the figures in the README.
 import os from 'node:os'
 import path from 'node:path'
 import { Command, Option } from 'commander'
@@ -10,6 +10,7 @@ import { benchGpu, type GpuBenchOptions } from './gpu.ts'
 import { benchGpuTable } from './gpu-table.ts'
 import { benchKernels } from './kernels.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
+import { benchStep, type StepOptions } from './step.ts'
 import { benchTargets, type TargetsOptions } from './targets.ts'
 
 const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
@@ -63,6 +64,18 @@ command
   .command('kernels')
   .description('every FP8 operator on the GPU against its definition on the CPU (needs a GPU and gpu-fn/kernels/build)')
   .action(benchKernels)
+
+command
+  .command('step')
+  .description(
+    'one step of a full-size denoiser on random weights, in FP8 and in 16-bit products (needs a GPU and the kernels)',
+  )
+  .addOption(variant().default('large'))
+  .option('--size <pixels>', 'width and height', Number, 1024)
+  .option('--batch <count>', 'samples', Number, 1)
+  .option('--blocks <count>', "transformer blocks; all of the variant's by default", Number)
+  .option('--runs <count>', 'timed runs', Number, 20)
+  .action((options: StepOptions) => benchStep(options))
 
 command
   .command('targets')

@@ -55,6 +55,14 @@ test('offers the packages of its directory with the sizes they take', async () =
   }
 })
 
+test('logs what the thread has to say of a package, in one line, and loads it', async () => {
+  const program = new URL('../support/noting-engine-worker.ts', import.meta.url)
+  const { engine, logs } = await startEngine({ program })
+  const { seconds } = await engine.load(engine.models[0]!)
+  expect(seconds).toBeGreaterThan(0)
+  expect(logs.filter(({ msg }) => msg === 'runs with 16-bit products')).toHaveLength(1)
+})
+
 test('runs a request on its thread and hands over the image', async () => {
   const { engine } = await startEngine()
   const events = await collect(engine, request({ count: 2 }))
