@@ -1,6 +1,7 @@
 // Sessions on onnxruntime's C API, for what the Node binding has not: CUDA's options, operators of our own, tensors that stay on the
 // device, runs that leave the event loop free and that can be canceled. It runs on the CPU as well, where tests hold it against the binding.
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
+import { runOnThread } from './run-thread.ts'
 import type { Resident, RunOptions, Session, Tensor } from './session.ts'
 import { failingWith } from './session-error.ts'
 
@@ -145,7 +146,7 @@ class NativeSession implements Session {
       }
       for (const name of this.#outputs) api.call('BindOutputToDevice', binding, name, memory)
       signal?.addEventListener('abort', terminate)
-      await api.callAsync('RunWithBinding', this.#session, options, binding)
+      await runOnThread({ session: this.#session, options, binding })
       return boundValues(api, binding)
     } finally {
       signal?.removeEventListener('abort', terminate)
