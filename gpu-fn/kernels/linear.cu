@@ -107,8 +107,8 @@ Products& products() {
 
 /** y [M, N] ← y · factor · row scale · column scale + bias, in place. */
 __global__ void applyScales(half2* y, const float* rowScales, const float2* columnScales, const half2* bias, int pairs, float factor) {
-  const int64_t row = blockIdx.y;
-  const int column = blockIdx.x * blockDim.x + threadIdx.x;
+  const int64_t row = blockIdx.x;
+  const int column = blockIdx.y * blockDim.x + threadIdx.x;
   if (column >= pairs) return;
   const float scale = rowScales[row] * factor;
   const float2 value = __half22float2(y[row * pairs + column]), b = __half22float2(bias[column]), c = columnScales[column];
@@ -158,7 +158,7 @@ void Linear::compute(const Context& context) const {
   products().run(*plan, device, PORTABLE_FACTOR, weight, codes, y, stream);
   constexpr int THREADS = 256;
   const int pairs = int(n / 2);
-  const dim3 grid((pairs + THREADS - 1) / THREADS, unsigned(m));
+  const dim3 grid(unsigned(m), (pairs + THREADS - 1) / THREADS);
   applyScales<<<grid, THREADS, 0, stream>>>(y.as<half2>(), scales.as<float>(), weightScales.as<float2>(), bias.as<half2>(), pairs,
                                             1.f / PORTABLE_FACTOR);
 }

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantise(const Argum
 
 }  // namespace
 
-/** stream [B, S, D] with 1 or 2 branches [B, S, D], modulation [B, M] → stream', then codes [B, S, D] and scales [B, S] for each modulation. */
+/** stream [B, S, D] with at most 2 branches [B, S, D], modulation [B, M] → stream', then codes [B, S, D] and scales [B, S] for each modulation. */
 ModulateQuantise::ModulateQuantise(const Attributes& attributes)
     : shifts(attributes.integers("shifts")),
       scales(attributes.integers("scales")),
