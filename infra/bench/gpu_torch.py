@@ -167,12 +167,20 @@ def open_pipeline():
         quantise_weights(getattr(pipeline, network))
     if way == "torchao":
         use_torchao(pipeline.transformer)
+    if way != "reference":
+        say(metric="weights_gb", value=weight_bytes(pipeline) / 1e9)
     if way in ("compile", "torchao"):
         use_compile(pipeline.transformer)
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     return pipeline
+
+
+def weight_bytes(pipeline):
+    networks = [component for component in pipeline.components.values() if isinstance(component, torch.nn.Module)]
+    tensors = {id(t): t for network in networks for t in (*network.parameters(), *network.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def encode(pipeline):
