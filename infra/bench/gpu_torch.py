@@ -34,17 +34,23 @@ def part(name):
     def decorate(run):
         @functools.wraps(run)
         def guarded(*arguments):
+            forget_memory()
             say(phase=name, size=size_of(arguments))
             try:
                 run(*arguments)
             except Exception as error:  # whatever it is, it is the result of this part
                 say(failed=name, size=size_of(arguments), error=f"{type(error).__name__}: {error}"[:500])
-                if CUDA:
-                    torch.cuda.empty_cache()
 
         return guarded
 
     return decorate
+
+
+def forget_memory():
+    """Gives back what earlier parts left in the allocator's cache, so that each part's peak is its own."""
+    if CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def size_of(arguments):
@@ -171,9 +177,6 @@ def open_pipeline():
         say(metric="weights_gb", value=weight_bytes(pipeline) / 1e9)
     if way in ("compile", "torchao"):
         use_compile(pipeline.transformer)
-    if CUDA:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     return pipeline
 
 
