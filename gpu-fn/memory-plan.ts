@@ -2,11 +2,7 @@
 import { type Manifest, NETWORKS, type NetworkName, T5_GRAPHS } from './compile/manifest.ts'
 
 /** Bytes of the device's memory that a network takes while it is open. */
-export type Need = {
-  network: NetworkName
-  weights: number /** Activations and scratch of its largest run. */
-  work: number
-}
+type Need = { network: NetworkName; weights: number /** Activations and scratch of its largest run. */; work: number }
 
 export type MemoryPlan = {
   /** Bytes; null is no budget. */
@@ -32,36 +28,48 @@ const TILES = [null, 128, 96, 64, 48, 32] as const
 const MIB = 2 ** 20
 
 /**
- * The CUDA context with the libraries' kernels and workspaces, and what each open session adds, as measured on an H100. The CPU has
- * neither.
+ * The CUDA context with the libraries' kernels and workspaces, what each open session adds, and what sessions that come and go may
+ * leave behind. An H100 had 1.0 GiB beside weights and activations in use for the first session of a process, and 0.1 to 0.3 GiB more
+ * after each of some that followed. The CPU has none of it.
  */
-const OVERHEAD: Record<'cpu' | 'gpu', { process: number; session: number }> = {
-  cpu: { process: 0, session: 0 },
-  gpu: { process: 700 * MIB, session: 24 * MIB },
+const OVERHEAD: Record<'cpu' | 'gpu', { process: number; session: number; left: number }> = {
+  cpu: { process: 0, session: 0, left: 0 },
+  gpu: { process: 900 * MIB, session: 48 * MIB, left: 512 * MIB },
 }
+/** Bytes of the denoiser's activations, in sizes of its stream: our operators fuse what onnxruntime's keep apart. Measured likewise. */
+const STREAMS: Record<Manifest['target'], number> = { cpu: 24, cuda: 44, 'cuda-fp8': 24 }
 /** Steps whose modulation is computed at once. */
 const STEPS = 50
 const TEXT_TOKENS = 77 + 512
 
 type Size = { width: number; height: number }
-type About = Pick<Manifest, 'target' | 'files' | 'networks' | 'latent' | 'position'>
+type About = Pick<Manifest, 'files' | 'networks' | 'latent' | 'position'>
+/** How a package runs on this machine. */
+export type Execution = {
+  /** Of the step graph that is used. */
+  target: Manifest['target']
+  /** Samples that one run of the step graph takes at most: two where guidance has them in one batch. */
+  samples: number
+  /** Size of a weight in memory beside that in its file. */
+  widening: number
+}
 
 /**
  * Chooses what to keep so that a job reads as few weights again as possible; the autoencoder decodes in tiles only where it must.
- * `widening` is the size of a weight in memory beside that in its file. Throws `BudgetError`.
+ * Throws `BudgetError`.
  */
-export function planMemory(manifest: About, size: Size, budget: number | null, widening = 1): MemoryPlan {
-  const { process, session } = OVERHEAD[manifest.target === 'cpu' ? 'cpu' : 'gpu']
+export function planMemory(manifest: About, size: Size, budget: number | null, how: Execution): MemoryPlan {
+  const { process, session, left } = OVERHEAD[how.target === 'cpu' ? 'cpu' : 'gpu']
   let least = Number.POSITIVE_INFINITY
   for (const tile of TILES) {
     const side = tile === null ? null : tile * manifest.latent.downsample
     if (side !== null && side >= Math.max(size.width, size.height)) continue
     const tiled = side === null ? size : { width: Math.min(side, size.width), height: Math.min(side, size.height) }
-    const needs = needsOf(manifest, size, tiled, widening)
+    const needs = needsOf(manifest, size, tiled, how)
     const plans = subsets(needs).map((kept) => {
       const others = needs.filter((need) => !kept.includes(need))
-      const peak =
-        process + sum(kept, (need) => held(need) + session) + Math.max(0, ...others.map((n) => held(n) + session))
+      const most = Math.max(0, ...others.map((need) => held(need) + session))
+      const peak = process + sum(kept, (need) => held(need) + session) + most + (others.length > 1 ? left : 0)
       // One that has no other to make way for stays open as well.
       return { kept, others, peak, reread: others.length > 1 ? sum(others, ({ weights }) => weights) : 0 }
     })
@@ -86,17 +94,17 @@ function subsets(needs: readonly Need[]): Need[][] {
 }
 
 /** What every network of a package needs for images of a size that are decoded in tiles of another. */
-function needsOf(manifest: About, size: Size, tile: Size, widening: number): Need[] {
-  const work = workOf(manifest, size, tile)
+function needsOf(manifest: About, size: Size, tile: Size, how: Execution): Need[] {
+  const work = workOf(manifest, size, tile, how)
   return NETWORKS.filter((network) => manifest.networks[network]).map((network) => ({
     network,
-    weights: (manifest.files[`${network}.weights`]?.bytes ?? 0) * widening,
+    weights: (manifest.files[`${network}.weights`]?.bytes ?? 0) * how.widening,
     work: work(network),
   }))
 }
 
 /** Estimates from the sizes of the largest tensors that live at once; an arena's rounding is in the factors. */
-function workOf({ target, networks, latent, position }: About, size: Size, tile: Size) {
+function workOf({ networks, latent, position }: About, size: Size, tile: Size, { target, samples }: Execution) {
   const value = target === 'cpu' ? 4 : 2
   const { downsample, patch_size } = latent
   const tokens = (size.width / (downsample * patch_size)) * (size.height / (downsample * patch_size)) + TEXT_TOKENS
@@ -106,11 +114,13 @@ function workOf({ target, networks, latent, position }: About, size: Size, tile:
   return (network: NetworkName): number => {
     switch (network) {
       case 'transformer':
-        return tokens * position.width * value * 24 + widened + 128 * MIB * (target === 'cpu' ? 0 : 1)
+        return (
+          samples * tokens * position.width * value * STREAMS[target] + widened + (target === 'cpu' ? 0 : 128 * MIB)
+        )
       case 'vae_decoder':
         return tile.width * tile.height * value * 1024
       case 'conditioning':
-        return STEPS * Number(modulation ?? 0) * (value + 12)
+        return samples * STEPS * Number(modulation ?? 0) * (value + 12)
       default:
         return (T5_GRAPHS as readonly string[]).includes(network) && target !== 'cpu' ? 400 * MIB : 64 * MIB
     }

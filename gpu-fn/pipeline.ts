@@ -71,8 +71,13 @@ export function chooseStepGraph(manifest: Manifest, kernels: () => Kernels = fin
 type Size = { width: number; height: number }
 
 /** What stays open of a package, for images up to a size: its own unless given. Throws `BudgetError`. */
-export const planOf = (pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan =>
-  planMemory(pkg.manifest, size, budget ?? null, footprintOf(pkg).widening)
+export function planOf(pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan {
+  const { manifest } = pkg
+  const { batched, note } = chooseStepGraph(manifest)
+  const target = note === null ? manifest.target : 'cuda'
+  const how = { target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening }
+  return planMemory(manifest, size, budget ?? null, how)
+}
 
 /**
  * Opens the tokenizers of a package and those of its graphs that stay open within the budget; the others open in their first run.

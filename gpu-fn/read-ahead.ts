@@ -25,7 +25,7 @@ export async function readAhead({ directory, manifest }: Package, signal: AbortS
   return { bytes: read.reduce((sum, bytes) => sum + bytes) }
 }
 
-/** A thread of its own: those of Node's pool are busy opening the sessions. */
+/** A thread of its own: Node's pool is busy opening the sessions. */
 async function stream(task: Task, signal: AbortSignal): Promise<number> {
   if (signal.aborted) return 0
   const worker = new Worker(PROGRAM, { workerData: task })

@@ -53,7 +53,7 @@ export function createResidency(
     async keep(networks) {
       kept = new Set(networks)
       for (const network of [...opened.keys()]) if (!kept.has(network)) await close(network)
-      // Side by side, which copies to a GPU several times as fast, where the binding leaves the thread free.
+      // Side by side: a copy to a GPU keeps one core busy and is far from what the bus can take.
       const results = await Promise.allSettled(networks.map(obtain))
       const failed = results.find((result) => result.status === 'rejected')
       if (failed) throw failed.reason

@@ -141,6 +141,7 @@ async function main(): Promise<void> {
   })
   const seconds = (performance.now() - start) / 1000
   if (pipeline.note) say({ note: pipeline.note })
+  say({ metric: 'weights_gb', value: bytes / 1e9 })
   say({ metric: 'load_s', value: seconds })
   say({ metric: 'load_gb_per_s', value: bytes / 1e9 / seconds })
   for (const size of plan.sizes) {

@@ -14,6 +14,8 @@ const PEAK: Column = { title: 'GPU memory for an image, MiB', metric: 'peak_mib_
 const PSNR: Column = { title: 'PSNR to float32, dB', metric: 'psnr_db', digits: 1 }
 const FIRST: Column = { title: 'start → first image, s', metric: 'first_image_s', digits: 1 }
 
+const WEIGHTS: Column = { title: 'weights, GB', metric: 'weights_gb', digits: 1 }
+
 const BY_SIZE: readonly Column[] = [
   FORWARD,
   { title: 'error', metric: 'velocity_error', digits: 4 },
@@ -25,6 +27,7 @@ const BY_SIZE: readonly Column[] = [
   PSNR,
 ]
 const BY_SYSTEM: readonly Column[] = [
+  WEIGHTS,
   { title: 'load, s', metric: 'load_s', digits: 1 },
   { title: 'GB/s', metric: 'load_gb_per_s', digits: 1 },
   { title: 'start → listening, s', metric: 'start_listening_s', digits: 2 },
@@ -95,7 +98,7 @@ export const summaryOf = (figures: readonly Figure[]): string =>
 /** What memory, seconds and quality the article's three ways come to, here and in PyTorch. */
 export function articleOf(figures: readonly Figure[], nanoCard: string): string {
   const large = cellsOf(
-    figures.filter(({ variant, size }) => variant === 'large' && size === ARTICLE_SIZE),
+    figures.filter(({ variant }) => variant === 'large'),
     ARTICLE_SIZE,
   )
   const ways = [
@@ -107,12 +110,14 @@ export function articleOf(figures: readonly Figure[], nanoCard: string): string 
   const rows = ways.flatMap(([way, torch, octet, tier]) => {
     const row = (name: string, system: string) => [
       `${way}, ${name}`,
-      ...[PEAK, TURBO, PSNR].map(({ metric, digits }) => large.get(system)?.get(metric)?.toFixed(digits) ?? '–'),
+      ...[WEIGHTS, PEAK, TURBO, PSNR].map(
+        ({ metric, digits }) => large.get(system)?.get(metric)?.toFixed(digits) ?? '–',
+      ),
       ...(name === 'Octet' && tier ? nanoQuality(nanoCard, `nano-turbo-${tier}`) : ['', '']),
     ]
     return [row('PyTorch', torch), ...(octet ? [row('Octet', octet)] : [])]
   })
-  const head = [`Large, 4 steps, ${ARTICLE_SIZE}`, 'GPU memory, MiB', 's an image', PSNR.title]
+  const head = [`Large, 4 steps, ${ARTICLE_SIZE}`, WEIGHTS.title, 'GPU memory, MiB', 's an image', PSNR.title]
   return lines([...head, 'nano-turbo: right main sprite', 'nano-turbo: PSNR to float32, dB'], rows)
 }
 

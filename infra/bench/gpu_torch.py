@@ -34,17 +34,23 @@ def part(name):
     def decorate(run):
         @functools.wraps(run)
         def guarded(*arguments):
+            forget_memory()
             say(phase=name, size=size_of(arguments))
             try:
                 run(*arguments)
             except Exception as error:  # whatever it is, it is the result of this part
                 say(failed=name, size=size_of(arguments), error=f"{type(error).__name__}: {error}"[:500])
-                if CUDA:
-                    torch.cuda.empty_cache()
 
         return guarded
 
     return decorate
+
+
+def forget_memory():
+    """Gives back what earlier parts left in the allocator's cache, so that each part's peak is its own."""
+    if CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def size_of(arguments):
@@ -167,12 +173,17 @@ def open_pipeline():
         quantise_weights(getattr(pipeline, network))
     if way == "torchao":
         use_torchao(pipeline.transformer)
+    if way != "reference":
+        say(metric="weights_gb", value=weight_bytes(pipeline) / 1e9)
     if way in ("compile", "torchao"):
         use_compile(pipeline.transformer)
-    if CUDA:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     return pipeline
+
+
+def weight_bytes(pipeline):
+    networks = [component for component in pipeline.components.values() if isinstance(component, torch.nn.Module)]
+    tensors = {id(t): t for network in networks for t in (*network.parameters(), *network.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def encode(pipeline):

@@ -14,6 +14,7 @@ const FIGURES: Figure[] = [
   figure('octet-fp8', 'turbo_s', 0.25, '1024x768'),
   figure('octet-fp8', 'peak_mib_turbo', 7000, '1024x768'),
   figure('octet-fp8', 'load_s', 3, null),
+  figure('octet-fp8', 'weights_gb', 17.43, null),
   { ...about, system: 'torch-torchao-compile', metric: 'run', size: null, value: null, error: 'Error: ended with 1' },
 ]
 
@@ -34,8 +35,8 @@ test("takes the quality of the article's ways from nano's card, and shows what i
   const card =
     '| nano-turbo-fp8      | 93.5 %      | 95.2 %    | 82.5 % | 100.0 % | 63.5 % | 40.0    | 0.99 | 0.17 | 417 |'
   const table = articleOf(FIGURES, card)
-  expect(table).toContain('| FP8 denoiser and T5, Octet | 7000 | 0.25 | – | 93.5 % | 40.0 |')
-  expect(table).toContain('| FP8 and no T5, Octet | – | – | – | – | – |')
+  expect(table).toContain('| FP8 denoiser and T5, Octet | 17.4 | 7000 | 0.25 | – | 93.5 % | 40.0 |')
+  expect(table).toContain('| FP8 and no T5, Octet | – | – | – | – | – | – |')
 })
 
 test('replaces what stands between the marks and nothing else', () => {
