@@ -33,6 +33,25 @@ const preload = z
   .transform((text) => text.split(',').map((pair) => pair.split(':')))
   .pipe(z.array(z.tuple([z.string(), z.enum(TIERS)])))
 
+const GIB = 2 ** 30
+const gigabytes = z
+  .string()
+  .regex(/^\d{1,4}(\.\d{1,3})?$/, 'must be a number of gigabytes, such as 8 or 23.5')
+  .transform((text) => Math.floor(Number(text) * GIB))
+
+const sizes = z
+  .string()
+  .regex(
+    /^\d{1,5}x\d{1,5}(,\d{1,5}x\d{1,5})*$/,
+    'must be width x height, or several with commas, such as 1024x1024,1024x768',
+  )
+  .transform((text) =>
+    text.split(',').map((size) => {
+      const [width, height] = size.split('x').map(Number) as [number, number]
+      return { width, height }
+    }),
+  )
+
 const environment = z.object({
   PORT: integer(0, 65_535, 8080),
   HOST: z.string().optional(),
@@ -43,7 +62,9 @@ const environment = z.object({
   OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
   OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
   OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
+  OCTET_VRAM_GB: gigabytes.optional(),
   OCTET_PRELOAD: preload.optional(),
+  OCTET_WARM: sizes.optional(),
   OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 })
@@ -71,7 +92,10 @@ export function readConfig(variables: Record<string, string | undefined>) {
     retainSeconds: env.OCTET_RETAIN_SECONDS,
     retainBytes: env.OCTET_RETAIN_BYTES,
     memoryBytes: env.OCTET_MEMORY_BYTES,
+    deviceBytes: env.OCTET_VRAM_GB,
     preload: env.OCTET_PRELOAD ?? [],
+    /** Sizes that preloaded models are run in once; each model's own unless given. */
+    warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     logLevel: env.LOG_LEVEL,
   }

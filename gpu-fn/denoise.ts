@@ -1,10 +1,10 @@
 // The two graphs of the denoiser: `conditioning` once for all steps of a prompt, `transformer` in every step.
 import type { PromptEmbeds } from './prompt.ts'
 import { guide } from './sampler.ts'
-import type { Session, Tensor } from './session.ts'
+import type { Resident, Session, Tensor } from './session.ts'
 
-/** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D]. */
-export type Condition = { batch: number; modulation: Tensor; context: Tensor }
+/** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device. */
+export type Condition = { batch: number; modulation: Resident; context: Resident }
 
 /**
  * Runs the conditioning graph for prompts in the order [negative, positive], or one alone. They share a batch when `batched` allows it
@@ -19,7 +19,7 @@ export async function condition(
   const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
   const conditions: Condition[] = []
   for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
-    const { modulation, context } = await session.run({
+    const { modulation, context } = await session.runResident({
       timesteps: { data: timesteps, dims: [timesteps.length] },
       pooled: stack(
         group.map(({ pooled }) => pooled),
@@ -41,16 +41,17 @@ export async function predictVelocity(
   latent: Tensor,
   conditions: Condition[],
   step: number,
-  options: { guidanceScale: number; position: Tensor | undefined },
+  options: { guidanceScale: number; position: Tensor | undefined; signal: AbortSignal },
 ): Promise<Float32Array> {
   const velocities: Float32Array[] = []
   for (const { batch, modulation, context } of conditions) {
-    const { velocity } = await session.run({
+    const inputs = {
       latent: repeat(latent, batch),
-      modulation: sliceStep(modulation, step),
+      modulation: modulation.row(step),
       context,
       ...(options.position && { position: options.position }),
-    })
+    }
+    const { velocity } = await session.run(inputs, options)
     velocities.push(...samples(velocity!.data as Float32Array, batch))
   }
   const [first, second] = velocities
@@ -66,10 +67,12 @@ function stack(rows: Float32Array[], dims: readonly number[]): Tensor {
   return { data, dims: [rows.length, ...dims.map((dim) => (dim < 0 ? size / known : dim))] }
 }
 
-function sliceStep({ data, dims }: Tensor, step: number): Tensor {
-  const [, batch, width] = dims as [number, number, number]
-  const size = batch * width
-  return { data: (data as Float32Array).subarray(step * size, (step + 1) * size), dims: [batch, width] }
+/** Frees what `condition` made. */
+export function releaseConditions(conditions: readonly Condition[]): void {
+  for (const { modulation, context } of conditions) {
+    modulation.release()
+    context.release()
+  }
 }
 
 /** The same latent [1, C, h, w] for every sample of a batch. */

@@ -4,17 +4,18 @@ import { Worker } from 'node:worker_threads'
 import type { EngineOptions } from './engine.ts'
 import type { Command, Message, Settings } from './engine-worker.ts'
 import { JobError, jobFault } from './job.ts'
+import { describePlan, type MemoryPlan } from './memory-plan.ts'
 
 const PROGRAM = new URL('./engine-worker.ts', import.meta.url)
 
 /** One thread for every onnxruntime session, whose calls block their thread. Commands are sent one at a time. */
-export function createThread({ memoryBytes, log, program = PROGRAM }: Omit<EngineOptions, 'packages'>) {
+export function createThread({ memoryBytes, deviceBytes, log, program = PROGRAM }: Omit<EngineOptions, 'packages'>) {
   let thread: Worker | undefined
   let stopping = false
   let idle = Promise.resolve()
 
   function start(): Worker {
-    const started = new Worker(program, { workerData: { memoryBytes } satisfies Settings })
+    const started = new Worker(program, { workerData: { memoryBytes, deviceBytes } satisfies Settings })
     const forget = () => {
       if (thread === started) thread = undefined
     }
@@ -50,7 +51,9 @@ export function createThread({ memoryBytes, log, program = PROGRAM }: Omit<Engin
       idle = promise
       thread ??= start()
       try {
-        yield* exchange(thread, command)
+        yield* exchange(thread, command, (plan) =>
+          log.info({ package: command.package.manifest.model, ...describePlan(plan) }, 'memory plan'),
+        )
       } finally {
         resolve()
       }
@@ -64,12 +67,20 @@ export function createThread({ memoryBytes, log, program = PROGRAM }: Omit<Engin
   }
 }
 
-async function* exchange(thread: Worker, command: Command): AsyncGenerator<Message> {
+async function* exchange(
+  thread: Worker,
+  command: Command,
+  onPlan: (plan: MemoryPlan) => void,
+): AsyncGenerator<Message> {
   const replies = on(thread, 'message', { close: ['exit'] })
   thread.postMessage(command)
   try {
     for await (const [reply] of replies as AsyncIterable<[Message]>) {
       if (reply.type === 'done') return
+      if (reply.type === 'plan') {
+        onPlan(reply.plan)
+        continue
+      }
       if (reply.type === 'failed') throw jobFault(reply.code, reply.error)
       yield reply
     }

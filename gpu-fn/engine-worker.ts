@@ -1,27 +1,37 @@
 // The engine's thread: opens packages, keeps the most recent ones within a budget, and runs one request at a time.
 import { parentPort, workerData } from 'node:worker_threads'
+import type { NetworkName } from './compile/manifest.ts'
 import type { JobErrorCode, JobRequest } from './contract.ts'
+import type { MemoryPlan } from './memory-plan.ts'
 import type { Package } from './packages.ts'
-import { footprintOf } from './pipeline.ts'
+import { footprintOf, planOf } from './pipeline.ts'
 import { openPipeline, type Pipeline, type PipelineEvent, txt2img } from './txt2img.ts'
 
-export type Settings = { memoryBytes: number }
+export type Settings = { memoryBytes: number /** Budget of the device's memory. */; deviceBytes?: number | undefined }
 
-/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while onnxruntime runs. */
+export type Size = { width: number; height: number }
+export type Opened = Partial<Record<NetworkName, number>>
+
+/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
 export type Command =
   | { type: 'load'; package: Package }
+  /** Runs every graph once for images of each size. */
+  | { type: 'warm'; package: Package; sizes: Size[] }
   | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
 
-/** `ready` comes once, unasked; `done`, `aborted` and `failed` are the last reply to a command. */
+/** `ready` comes once, unasked; a `note` when a package was opened with something to say of it; `done`, `aborted` and `failed` are the last reply to a command. */
 export type Message =
   | { type: 'ready' }
-  | { type: 'loaded'; seconds: number }
+  | { type: 'note'; note: string }
+  /** `networks`: seconds of each that was opened. */
+  | { type: 'loaded'; seconds: number; networks: Opened }
+  | { type: 'plan'; plan: MemoryPlan }
   | { type: 'event'; event: PipelineEvent }
   | { type: 'aborted' }
   | { type: 'failed'; code: Exclude<JobErrorCode, 'invalid_request'>; error: Error }
   | { type: 'done' }
 
-const { memoryBytes } = workerData as Settings
+const { memoryBytes, deviceBytes } = workerData as Settings
 const port = parentPort!
 /** Open pipelines by package digest, least recently used first. */
 const open = new Map<string, { pipeline: Pipeline; bytes: number }>()
@@ -33,6 +43,7 @@ async function obey(command: Command): Promise<void> {
   const abort = new AbortController()
   try {
     if (command.type === 'load') await load(command.package)
+    else if (command.type === 'warm') await warm(command.package, command.sizes)
     else await run(command, abort)
     send({ type: 'done' })
   } catch (error) {
@@ -44,28 +55,53 @@ async function obey(command: Command): Promise<void> {
 async function load(pkg: Package): Promise<void> {
   const start = performance.now()
   const warm = open.has(pkg.digest)
-  await pipelineOf(pkg)
-  send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000 })
+  const networks: Opened = {}
+  await pipelineOf(pkg, networks)
+  send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000, networks })
+}
+
+/** One step of an image of each size, largest first, so that memory is planned once: what a shape's first run pays is paid here. */
+async function warm(pkg: Package, sizes: Size[]): Promise<void> {
+  const pipeline = await pipelineOf(pkg)
+  const { defaults } = pkg.manifest
+  const request = { prompt: 'warm', negative_prompt: '', steps: 1, guidance_scale: defaults.guidance_scale, seed: 0 }
+  const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
+  for (const size of sizes.toSorted((a, b) => b.width * b.height - a.width * a.height)) {
+    const events = txt2img(pipeline, { ...request, ...output, ...size }, new AbortController().signal)
+    for await (const _ of events);
+  }
 }
 
 type Run = Extract<Command, { type: 'run' }>
 
 async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
+  // Sessions that leave the event loop free are stopped where they are, the others after their step.
+  const { value: change } = Atomics.waitAsync(cancel, 0, 0)
+  if (change instanceof Promise) void change.then(() => abort.abort())
   const pipeline = await pipelineOf(pkg)
   if (Atomics.load(cancel, 0) === 1) abort.abort()
-  for await (const event of txt2img(pipeline, request, abort.signal)) {
-    // The pipeline yields after every step and looks at its signal before the next one.
-    if (Atomics.load(cancel, 0) === 1) abort.abort()
-    send({ type: 'event', event })
+  try {
+    for await (const event of txt2img(pipeline, request, abort.signal)) {
+      // The pipeline yields after every step and looks at its signal before the next one.
+      if (Atomics.load(cancel, 0) === 1) abort.abort()
+      send({ type: 'event', event })
+    }
+  } finally {
+    Atomics.notify(cancel, 0)
   }
 }
 
-async function pipelineOf(pkg: Package): Promise<Pipeline> {
-  const { bytes } = footprintOf(pkg)
+async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<Pipeline> {
+  const bytes = deviceBytes === undefined ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak
+  const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
+  const onOpen = (network: NetworkName, seconds: number) => {
+    networks[network] = seconds
+  }
   const found = open.get(pkg.digest)
   open.delete(pkg.digest)
   if (!found) await makeRoom(bytes)
-  const pipeline = found?.pipeline ?? (await openPipeline(pkg))
+  const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
+  if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
   open.set(pkg.digest, { pipeline, bytes })
   return pipeline
 }
@@ -74,7 +110,7 @@ async function pipelineOf(pkg: Package): Promise<Pipeline> {
 async function makeRoom(bytes: number): Promise<void> {
   let held = [...open.values()].reduce((sum, entry) => sum + entry.bytes, 0)
   for (const [digest, entry] of open) {
-    if (held + bytes <= memoryBytes) return
+    if (held + bytes <= (deviceBytes ?? memoryBytes)) return
     open.delete(digest)
     held -= entry.bytes
     await entry.pipeline.release()
@@ -94,7 +130,10 @@ function send(message: Message): void {
 function classify(thrown: unknown, { type }: Command): Omit<Extract<Message, { type: 'failed' }>, 'type'> {
   const error = thrown instanceof Error ? thrown : new Error(String(thrown))
   // The words of onnxruntime's CPU and CUDA allocators, of C++ and of V8.
-  if (/out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message))
+  if (
+    error.name === 'BudgetError' ||
+    /out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message)
+  )
     return { code: 'out_of_memory', error }
   return { code: type === 'load' ? 'model_not_available' : 'internal', error }
 }

@@ -4,8 +4,9 @@ import type { Manifest } from './compile/manifest.ts'
 import type { JobRequest } from './contract.ts'
 import { deviceName } from './device.ts'
 import { createThread } from './engine-thread.ts'
-import type { Command } from './engine-worker.ts'
+import type { Command, Opened, Size } from './engine-worker.ts'
 import { findPackages, type Package } from './packages.ts'
+import { readAhead } from './read-ahead.ts'
 import type { PipelineEvent } from './txt2img.ts'
 
 type Tier = JobRequest['tier']
@@ -19,8 +20,10 @@ export interface Engine {
   readonly models: readonly Model[]
   /** Finds the packages and starts the thread. Throws when there is nothing to serve. */
   start(): Promise<void>
-  /** Opens the model unless it is open; `seconds` is 0 when it was. Throws JobError. */
-  load(model: Model): Promise<{ device: string; seconds: number }>
+  /** Opens the model unless it is open; `seconds` is 0 when it was, `networks` are those of each graph that was opened. Throws JobError. */
+  load(model: Model): Promise<{ device: string; seconds: number; networks?: Opened }>
+  /** Runs the model once for each of the sizes that it can make, its own unless given, so that no job pays for a shape's first run. */
+  warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the signal's reason when aborted, which it looks at between steps. */
   run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
   /** Ends the thread once the call in progress has ended. */
@@ -32,6 +35,8 @@ export interface EngineOptions {
   packages: string
   /** Open packages that take more than this in memory are closed, least recently used first. */
   memoryBytes: number
+  /** The most of the device's memory that may be in use; then this decides what stays open. */
+  deviceBytes?: number | undefined
   log: Logger
   /** The thread's program; a test may wrap the real one. */
   program?: URL
@@ -43,6 +48,7 @@ export function createEngine(options: EngineOptions): Engine {
   const models: Model[] = []
   const devices = new Map<Manifest['target'], string>()
   const thread = createThread(options)
+  const { log } = options
 
   return {
     models,
@@ -59,18 +65,40 @@ export function createEngine(options: EngineOptions): Engine {
     async load(model) {
       const pkg = packages.get(model.package)!
       let seconds = 0
-      for await (const reply of thread.send({ type: 'load', package: pkg }))
-        if (reply.type === 'loaded') seconds = reply.seconds
-      return { device: devices.get(pkg.manifest.target)!, seconds }
+      let networks: Opened = {}
+      const opened = new AbortController()
+      void readAhead(pkg, opened.signal)
+      try {
+        for await (const reply of thread.send({ type: 'load', package: pkg })) {
+          if (reply.type === 'note') log.warn(reply.note)
+          else if (reply.type === 'loaded') ({ seconds, networks } = reply)
+        }
+      } finally {
+        opened.abort()
+      }
+      return { device: devices.get(pkg.manifest.target)!, seconds, networks }
+    },
+    async warm(model, sizes) {
+      const pkg = packages.get(model.package)!
+      const { width, height } = pkg.manifest.defaults
+      const fits = (size: Size) =>
+        [size.width, size.height].every((side) => side <= model.side.max && side % model.side.multipleOf === 0)
+      const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
+      for await (const _ of thread.send(command));
+      return { sizes: command.sizes }
     },
     async *run(model, request, signal) {
       const cancel = new Int32Array(new SharedArrayBuffer(4))
-      const raise = () => Atomics.store(cancel, 0, 1)
+      const raise = () => {
+        Atomics.store(cancel, 0, 1)
+        Atomics.notify(cancel, 0)
+      }
       signal.addEventListener('abort', raise)
       if (signal.aborted) raise()
       try {
         const command: Command = { type: 'run', package: packages.get(model.package)!, request, cancel }
         for await (const reply of thread.send(command)) {
+          if (reply.type === 'note') log.warn(reply.note)
           if (reply.type === 'aborted') throw signal.reason
           if (reply.type === 'event') yield reply.event
         }

@@ -1,11 +1,13 @@
-// `node gpu-fn/main.ts`: the GPU function. Listens at once, answers 503 until its models are ready, drains on SIGTERM.
+// `node gpu-fn/main.ts [--vram GIGABYTES]`: the GPU function. Listens at once, answers 503 until its models are ready, drains on SIGTERM.
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { parseArgs } from 'node:util'
 import { getRequestListener } from '@hono/node-server'
 import { type Logger, pino } from 'pino'
 import { type Config, ConfigError, readConfig } from './config.ts'
-import { createEngine, type Engine } from './engine.ts'
+import { createEngine, type Engine, type Model } from './engine.ts'
+import type { Size } from './engine-worker.ts'
 import { createJobs, type Jobs, type Lifecycle } from './jobs.ts'
 import { createApp } from './server.ts'
 
@@ -31,17 +33,22 @@ function main(): void {
 
 function readConfigOrExit(): Config {
   try {
-    return readConfig(process.env)
+    const { vram } = parseArgs({ options: { vram: { type: 'string' } } }).values
+    return readConfig({ ...process.env, ...(vram !== undefined && { OCTET_VRAM_GB: vram }) })
   } catch (error) {
-    if (!(error instanceof ConfigError)) throw error
+    if (!(error instanceof ConfigError || isFlagError(error))) throw error
     console.error(error.message)
     process.exit(2)
   }
 }
 
+/** Of `parseArgs`, for a flag that there is not or that lacks its value. */
+const isFlagError = (error: unknown): error is Error =>
+  error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
+
 function createService(config: Config, log: Logger): Service {
   const lifecycle: Lifecycle = { status: 'loading' }
-  const engine = createEngine({ packages: config.packages, memoryBytes: config.memoryBytes, log })
+  const engine = createEngine({ ...config, log })
   const onBroken = () => {
     if (!isOver(lifecycle)) void shutDown(service, 'jobs fail one after another', 1)
   }
@@ -63,12 +70,21 @@ async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
     if (!model) throw new Error(`OCTET_PRELOAD asks for ${name}:${tier}, which ${config.packages} does not have`)
     if (isOver(lifecycle)) return
-    const { device, seconds } = await engine.load(model)
-    log.info({ model: name, tier, device, seconds }, 'model loaded')
+    const { device, seconds, networks } = await engine.load(model)
+    log.info({ model: name, tier, device, seconds, networks }, 'model loaded')
+    if (isOver(lifecycle)) return
+    await warmModel(log, engine, model, config.warm)
   }
   if (isOver(lifecycle)) return
   lifecycle.status = 'ready'
   log.info({ models: engine.models.map(({ model, tier }) => `${model}:${tier}`) }, 'ready')
+}
+
+async function warmModel(log: Logger, engine: Engine, model: Model, wanted?: readonly Size[]): Promise<void> {
+  const start = performance.now()
+  const { sizes } = await engine.warm(model, wanted)
+  const seconds = (performance.now() - start) / 1000
+  log.info({ model: model.model, tier: model.tier, seconds, sizes }, 'model warm')
 }
 
 /** Refuses new jobs, finishes those taken on, lets their readers read to the end, and exits. */

@@ -1,8 +1,11 @@
-// A package with its graphs and tokenizers open, ready to make images.
+// A package with its tokenizers open and its graphs as the memory plan has them, ready to make images.
 import path from 'node:path'
-import type { NetworkName } from './compile/manifest.ts'
+import { type Manifest, type NetworkName, T5_GRAPHS } from './compile/manifest.ts'
+import { findKernels, type Kernels } from './fp8-kernels.ts'
+import { type MemoryPlan, planMemory } from './memory-plan.ts'
 import type { Package } from './packages.ts'
 import type { EncoderName, TextEncoders } from './prompt.ts'
+import { chained, createResidency } from './residency.ts'
 import { openSession, type Session, type SessionOptions } from './session.ts'
 import { openTokenizer } from './tokenizer.ts'
 
@@ -12,8 +15,26 @@ export type Pipeline = {
   encoders: TextEncoders
   conditioning: Session
   transformer: Session
+  /** Whether one run of the step graph takes several samples. */
+  batched: boolean
   vaeDecoder: Session
+  /** What an operator should know of how it was opened, if anything. */
+  note: string | null
+  plan: MemoryPlan
+  /** Makes room for images of this size, if there were none so large before. Throws `BudgetError`. */
+  fit(size: Size): Promise<void>
+  /** Names of the networks that are open. */
+  open(): NetworkName[]
   release(): Promise<void>
+}
+
+export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding'> & {
+  /** Bytes of the device's memory that may be in use at any time; all of it unless given. */
+  budget?: number | undefined
+  /** Told of the plan at first and whenever it changes. */
+  onPlan?: (plan: MemoryPlan) => void
+  /** Told of each network that was opened, and how long it took. */
+  onOpen?: (network: NetworkName, seconds: number) => void
 }
 
 const TOKENIZERS = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
@@ -27,43 +48,90 @@ const FOLD_BYTES = 2 ** 30
 export function footprintOf({ manifest: { files, target, tier } }: Pick<Package, 'manifest'>) {
   const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
   const fold = target === 'cpu' && bytes <= FOLD_BYTES
-  const widening = target === 'cuda' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? 4 : 2
-  return { fold, bytes: bytes * widening }
+  const widening = target !== 'cpu' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? 4 : 2
+  return { fold, bytes: bytes * widening, widening }
 }
 
-/** Opens every graph and tokenizer of a package. Throws `SessionError` or `TokenizerError`, with nothing left open. */
-export async function openPipeline(
-  pkg: Package,
-  options: Pick<SessionOptions, 'fold' | 'threads'> = {},
-): Promise<Pipeline> {
+type StepGraph = { file: string; batched: boolean; kernels?: string | undefined; note: string | null }
+
+/**
+ * The step graph that this machine can run: for target cuda-fp8 the one on FP8 tensor cores or, where GPU or library is not there, the
+ * weight-only one that the package has beside it.
+ */
+export function chooseStepGraph(manifest: Manifest, kernels: () => Kernels = findKernels): StepGraph {
+  const own = manifest.networks.transformer!
+  const batched = manifest.transformer_batch === null
+  if (manifest.target !== 'cuda-fp8') return { file: own.file, batched, note: null }
+  const found = kernels()
+  if ('library' in found) return { file: own.file, batched, kernels: found.library, note: null }
+  const note = `${manifest.model}:${manifest.tier} runs with FP8 weights but 16-bit products: ${found.missing}`
+  return { file: manifest.weight_only!.file, batched: false, note }
+}
+
+type Size = { width: number; height: number }
+
+/** What stays open of a package, for images up to a size: its own unless given. Throws `BudgetError`. */
+export function planOf(pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan {
+  const { manifest } = pkg
+  const { batched, note } = chooseStepGraph(manifest)
+  const target = note === null ? manifest.target : 'cuda'
+  const how = { target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening }
+  return planMemory(manifest, size, budget ?? null, how)
+}
+
+/**
+ * Opens the tokenizers of a package and those of its graphs that stay open within the budget; the others open in their first run.
+ * Throws `SessionError`, `TokenizerError` or `BudgetError`, with nothing left open.
+ */
+export async function openPipeline(pkg: Package, options: PipelineOptions = {}): Promise<Pipeline> {
   const { directory, manifest } = pkg
+  const { budget, onPlan, onOpen, ...sessionOptions } = options
   const { fold } = footprintOf(pkg)
-  const opened: Session[] = []
-  const release = async () => {
-    for (const session of opened.splice(0)) await session.release()
-  }
-  const open = async (network: NetworkName) => {
-    const { file } = manifest.networks[network]!
-    const session = await openSession(path.join(directory, file), {
-      target: manifest.target,
-      fold,
-      ...options,
-    })
-    opened.push(session)
-    return session
+  const step = chooseStepGraph(manifest)
+  const residency = createResidency((network) => {
+    const { file, kernels } = network === 'transformer' ? step : { ...manifest.networks[network]!, kernels: undefined }
+    return openSession(path.join(directory, file), { target: manifest.target, fold, kernels, ...sessionOptions })
+  }, onOpen)
+  let largest: Size = manifest.defaults
+  const adopt = async (plan: MemoryPlan) => {
+    onPlan?.(plan)
+    await residency.keep(plan.kept)
+    return plan
   }
   try {
-    const encoders: TextEncoders = {}
-    for (const name of Object.keys(TOKENIZERS) as EncoderName[]) {
-      if (!manifest.networks[name]) continue
-      const tokenizer = await openTokenizer(path.join(directory, TOKENIZERS[name]))
-      encoders[name] = { session: await open(name), tokenizer }
+    const encoders = await openEncoders(pkg, residency.session)
+    const pipeline: Pipeline = {
+      ...{ package: pkg, encoders, batched: step.batched, note: step.note, plan: await adopt(planOf(pkg, budget)) },
+      conditioning: residency.session('conditioning'),
+      transformer: residency.session('transformer'),
+      vaeDecoder: residency.session('vae_decoder'),
+      async fit(size) {
+        if (size.width * size.height <= largest.width * largest.height) return
+        const plan = planOf(pkg, budget, size)
+        largest = size
+        if (JSON.stringify(plan) !== JSON.stringify(pipeline.plan)) pipeline.plan = await adopt(plan)
+      },
+      open: residency.open,
+      release: residency.release,
     }
-    const conditioning = await open('conditioning')
-    const transformer = await open('transformer')
-    return { package: pkg, encoders, conditioning, transformer, vaeDecoder: await open('vae_decoder'), release }
+    return pipeline
   } catch (error) {
-    await release()
+    await residency.release()
     throw error
   }
+}
+
+async function openEncoders(
+  { directory, manifest }: Package,
+  session: (network: NetworkName) => Session,
+): Promise<TextEncoders> {
+  const encoders: TextEncoders = {}
+  for (const name of Object.keys(TOKENIZERS) as EncoderName[]) {
+    if (!manifest.networks[name]) continue
+    const tokenizer = await openTokenizer(path.join(directory, TOKENIZERS[name]))
+    const graphs: readonly NetworkName[] = name === 't5' ? T5_GRAPHS : [name]
+    const sessions = graphs.filter((graph) => manifest.networks[graph]).map(session)
+    encoders[name] = { session: chained(sessions), tokenizer }
+  }
+  return encoders
 }

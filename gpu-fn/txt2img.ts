@@ -1,6 +1,7 @@
 // A prompt becomes a picture: tokenize, encode, condition; then for every image noise, denoise, decode, write the file.
 import type { JobRequest } from './contract.ts'
-import { type Condition, condition, predictVelocity } from './denoise.ts'
+import { decodeLatent } from './decode.ts'
+import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
 import { CONTENT_TYPES, encodeImage, toPixels } from './image.ts'
 import { gaussianNoise } from './noise.ts'
 import type { Package } from './packages.ts'
@@ -60,7 +61,8 @@ const SEEDS = 2 ** 32
 
 /**
  * Makes `count` images; image k has the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and looks at
- * `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size that the model cannot make.
+ * `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size that the model cannot make and
+ * `BudgetError` for one that the budget of memory does not hold.
  */
 export async function* txt2img(
   pipeline: Pipeline,
@@ -70,33 +72,64 @@ export async function* txt2img(
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
   const { dims, schedule, cuts } = await prepare(pipeline, request, signal)
-  timings.encode = encodeClock()
-  for (const message of cuts) yield { type: 'warning', code: 'prompt_truncated', message }
-  yield { type: 'encoded', seconds: timings.encode }
-
-  for (let image = 0; image < request.count; image++) {
-    const seed = (request.seed + image) % SEEDS
-    const count = dims.reduce((product, dim) => product * dim)
-    const latent = { data: gaussianNoise(seed, count), dims }
-    const denoiseClock = stopwatch()
-    for (let step = 0; step < request.steps; step++) {
-      signal.throwIfAborted()
-      const velocity = await denoiseStep(pipeline, request, latent, schedule, step)
-      yield { type: 'step', image, step: step + 1, steps: request.steps }
-      if (wantsPreview(pipeline.package, request, step + 1))
-        yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), dims, image, step + 1)
+  try {
+    timings.encode = encodeClock()
+    for (const message of cuts) yield { type: 'warning', code: 'prompt_truncated', message }
+    yield { type: 'encoded', seconds: timings.encode }
+    const waiting: Denoised[] = []
+    for (let image = 0; image < request.count; image++) {
+      waiting.push(yield* denoiseImage(pipeline, request, { image, dims, schedule, timings, signal }))
+      // Where denoiser and decoder make way for each other, all images are denoised first.
+      if (takeTurns(pipeline) && image < request.count - 1) continue
+      for (const each of waiting.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
     }
-    timings.denoise += denoiseClock()
-
-    signal.throwIfAborted()
-    const decodeClock = stopwatch()
-    const decoded = await pipeline.vaeDecoder.run({ latent })
-    const finished = await writeImage(pipeline.package, request, decoded.image!.data as Float32Array, image, seed)
-    timings.decode += decodeClock()
-    yield finished
+    yield { type: 'finished', timings }
+  } finally {
+    releaseConditions(schedule.conditions)
   }
-  yield { type: 'finished', timings }
 }
+
+type Timings = { encode: number; denoise: number; decode: number }
+type Work = { timings: Timings; signal: AbortSignal }
+type Denoised = { image: number; seed: number; latent: Tensor }
+
+/** Denoises image number `image`, and adds to `timings`. */
+async function* denoiseImage(
+  pipeline: Pipeline,
+  request: Txt2ImgRequest,
+  { image, dims, schedule, timings, signal }: Work & { image: number; dims: number[]; schedule: Schedule },
+): AsyncGenerator<PipelineEvent, Denoised> {
+  const seed = (request.seed + image) % SEEDS
+  const count = dims.reduce((product, dim) => product * dim)
+  const latent = { data: gaussianNoise(seed, count), dims }
+  const denoiseClock = stopwatch()
+  for (let step = 0; step < request.steps; step++) {
+    signal.throwIfAborted()
+    const velocity = await denoiseStep(pipeline, request, latent, schedule, step, signal)
+    yield { type: 'step', image, step: step + 1, steps: request.steps }
+    if (wantsPreview(pipeline.package, request, step + 1))
+      yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), dims, image, step + 1)
+  }
+  timings.denoise += denoiseClock()
+  return { image, seed, latent }
+}
+
+async function decodeImage(
+  { package: pkg, vaeDecoder, plan }: Pipeline,
+  request: Txt2ImgRequest,
+  { image, seed, latent }: Denoised,
+  { timings, signal }: Work,
+): Promise<FinishedImage> {
+  signal.throwIfAborted()
+  const decodeClock = stopwatch()
+  const planes = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
+  const finished = await writeImage(pkg, request, planes, image, seed)
+  timings.decode += decodeClock()
+  return finished
+}
+
+const takeTurns = ({ plan }: Pipeline) =>
+  (['transformer', 'vae_decoder'] as const).every((network) => plan.comeAndGo.includes(network))
 
 /** All that the steps of every image share. */
 type Schedule = { sigmas: Float32Array; conditions: Condition[]; position: Tensor | undefined }
@@ -104,15 +137,16 @@ type Schedule = { sigmas: Float32Array; conditions: Condition[]; position: Tenso
 async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
-  const batched = manifest.transformer_batch === null
+  const { batched } = pipeline
   signal.throwIfAborted()
+  await pipeline.fit(request)
   const options = { convention: request.text_convention, batched }
   const { prompts, cuts } = await encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options)
   signal.throwIfAborted()
   const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
   const timesteps = timestepsOf(sigmas, manifest.scheduler)
-  const conditions = await condition(pipeline.conditioning, prompts, timesteps, batched)
   const position = await readPosition(pipeline.package, rows, columns)
+  const conditions = await condition(pipeline.conditioning, prompts, timesteps, batched)
   const schedule: Schedule = { sigmas, conditions, position }
   return { dims, schedule, cuts }
 }
@@ -124,8 +158,9 @@ async function denoiseStep(
   latent: { data: Float32Array; dims: number[] },
   { sigmas, conditions, position }: Schedule,
   step: number,
+  signal: AbortSignal,
 ): Promise<Float32Array> {
-  const options = { guidanceScale: request.guidance_scale, position }
+  const options = { guidanceScale: request.guidance_scale, position, signal }
   const velocity = await predictVelocity(transformer, latent, conditions, step, options)
   eulerStep(latent.data, velocity, sigmas[step]!, sigmas[step + 1]!)
   return velocity

@@ -1,4 +1,5 @@
 // nano, the model that needs no download: its checkpoint compiled once and kept in .octet/.
+import { cp } from 'node:fs/promises'
 import path from 'node:path'
 import { compile } from '../gpu-fn/compile/compile.ts'
 import type { Manifest } from '../gpu-fn/compile/manifest.ts'
@@ -44,4 +45,10 @@ export async function builtInPackages(
 /** The package of one built-in model in one tier. */
 export async function builtInPackage(model: BuiltInModel, tier: Tier): Promise<string> {
   return path.join((await builtInPackages([tier])).directory, `${model}-${tier}`)
+}
+
+/** Puts nano's tokenizers beside weights that have none of their own. */
+export async function copyTokenizers(out: string): Promise<void> {
+  for (const name of ['tokenizer', 'tokenizer_2', 'tokenizer_3'])
+    await cp(path.join(NANO, name), path.join(out, name), { recursive: true })
 }

@@ -7,7 +7,7 @@ import { openCheckpoint } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 import type { Converted, ScaleErrors } from './convert.ts'
 import type { Graph, Weight } from './graph.ts'
-import { type Manifest, manifest, type NetworkName } from './manifest.ts'
+import { type Manifest, manifest } from './manifest.ts'
 import { type BuildOptions, buildModel, type Model } from './networks.ts'
 import { encodeModel } from './onnx.ts'
 import { place } from './place.ts'
@@ -36,6 +36,7 @@ export type Compiled = {
   readonly notes: readonly string[]
 }
 
+const WEIGHT_ONLY = 'transformer-weight-only.onnx'
 const MODEL_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
 
 function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void {
@@ -45,7 +46,11 @@ function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void
       `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,
     )
   }
+  if (target === 'cuda-fp8' && !tier.startsWith('fp8'))
+    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, which tier ${tier} has not; choose cuda`)
   if (scaleBlock === undefined) return
+  if (target === 'cuda-fp8')
+    throw new CheckpointError('--scale-block', 'has no use for target cuda-fp8, whose products take one scale a row')
   if (!tier.startsWith('fp8'))
     throw new CheckpointError('--scale-block', `has no use in tier ${tier}, which has no FP8 weights`)
   if (target === 'cuda' && scaleBlock % 16 !== 0) {
@@ -118,8 +123,12 @@ async function writePackage(
   }
   for (const [network, graph] of model.graphs) {
     const { placed } = placeWeights(graph.weights)
-    const bytes = encodeModel(graph, { location: `${network}.weights`, placed }, packageJson.version)
-    digests[`${network}.onnx`] = await writeFile(directory, `${network}.onnx`, bytes)
+    const variants = network === 'transformer' && model.weightOnly ? [graph, model.weightOnly] : [graph]
+    for (const variant of variants) {
+      const name = variant === graph ? `${network}.onnx` : WEIGHT_ONLY
+      const bytes = encodeModel(variant, { location: `${network}.weights`, placed }, packageJson.version)
+      digests[name] = await writeFile(directory, name, bytes)
+    }
   }
   for (const [name, bytes] of tokenizers.files) digests[name] = await writeFile(directory, name, bytes)
   const about: Manifest = manifest.parse({
@@ -130,7 +139,10 @@ async function writePackage(
     target: options.target,
     tool: `octet ${packageJson.version}`,
     source: source.digest('hex'),
-    networks: Object.fromEntries([...model.graphs].map(([network, graph]) => [network, describe(network, graph)])),
+    networks: Object.fromEntries(
+      [...model.graphs].map(([network, graph]) => [network, describe(`${network}.onnx`, graph)]),
+    ),
+    ...(model.weightOnly && { weight_only: describe(WEIGHT_ONLY, model.weightOnly) }),
     files: Object.fromEntries(Object.entries(digests).sort(([a], [b]) => (a < b ? -1 : 1))),
   })
   await writeFile(directory, 'manifest.json', Buffer.from(`${JSON.stringify(about, null, 2)}\n`))
@@ -166,7 +178,7 @@ function notesOn({ about, vocabularies }: Model, tokenizers: Tokenizers, { tier 
   ]
 }
 
-const describe = (network: NetworkName, { inputs, outputs }: Graph) => ({ file: `${network}.onnx`, inputs, outputs })
+const describe = (file: string, { inputs, outputs }: Graph) => ({ file, inputs, outputs })
 
 function sourceBytes({ source }: Weight): number {
   const from = source as WeightSource

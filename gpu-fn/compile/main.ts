@@ -30,7 +30,14 @@ const command = new Command('compile')
   .addOption(
     new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp8-lite', 'fp16', 'fp32']).default('fp8'),
   )
-  .addOption(new Option('--target <target>', 'provider to build for').choices(['cpu', 'cuda']).default('cpu'))
+  .addOption(
+    new Option(
+      '--target <target>',
+      'what to build for: cuda-fp8 multiplies in FP8 and falls back to what cuda does where the GPU cannot',
+    )
+      .choices(['cpu', 'cuda', 'cuda-fp8'])
+      .default('cpu'),
+  )
   .option(
     '--variant <name>',
     'large, large-turbo, medium, flash, nano, nano-turbo, or custom for other shapes; derived from the tensors by default',

@@ -1,7 +1,10 @@
 // A package's manifest.json: what the pipeline needs to know about a compiled model, and a digest of every file.
 import * as z from 'zod'
 
-export const NETWORKS = ['clip_l', 'clip_g', 't5', 'conditioning', 'transformer', 'vae_decoder'] as const
+/** The graphs of T5, one after another; a small one has the first alone. */
+export const T5_GRAPHS = ['t5', 't5_2', 't5_3', 't5_4'] as const
+/** In the order in which a job needs them. */
+export const NETWORKS = ['clip_l', 'clip_g', ...T5_GRAPHS, 'conditioning', 'transformer', 'vae_decoder'] as const
 export type NetworkName = (typeof NETWORKS)[number]
 
 const port = z.strictObject({
@@ -19,7 +22,7 @@ export const manifest = z.strictObject({
   model: z.string(),
   variant: z.string(),
   tier: z.enum(['fp8', 'fp8-lite', 'fp16', 'fp32']),
-  target: z.enum(['cpu', 'cuda']),
+  target: z.enum(['cpu', 'cuda', 'cuda-fp8']),
   tool: z.string(),
   /** Whose terms the weights are under, in a sentence. */
   licence: z.string(),
@@ -52,6 +55,8 @@ export const manifest = z.strictObject({
   /** 1: the step graph takes one sample at a time; null: any number. */
   transformer_batch: z.literal(1).nullable(),
   networks: z.partialRecord(z.enum(NETWORKS), network),
+  /** Target cuda-fp8: the step graph for GPUs that cannot run `networks.transformer`. It takes one sample and reads the same weights. */
+  weight_only: network.optional(),
   /** Path in the package → size and digest. Tokenizer files are `tokenizer/…`, `tokenizer_2/…`, `tokenizer_3/…`. */
   files: z.record(z.string(), z.strictObject({ bytes: z.int(), sha256: z.string() })),
 })

@@ -3,13 +3,14 @@ import { type ClipTextConfig, clipText } from '../models/clip-text.ts'
 import { deriveClip, deriveMMDiT, deriveScheduler, deriveT5, deriveVae, shapeOf } from '../models/configurations.ts'
 import { conditioning, type MMDiTConfig, type PositionTables, transformer } from '../models/mmdit.ts'
 import { variantOf } from '../models/sd35.ts'
-import { T5_MAX_TOKENS, t5Encoder } from '../models/t5-encoder.ts'
+import { T5_MAX_TOKENS, type T5Config, t5Encoder, t5Parts } from '../models/t5-encoder.ts'
 import { vaeDecoder } from '../models/vae-decoder.ts'
 import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 import { Graph, GraphError } from './graph.ts'
-import type { Manifest, NetworkName } from './manifest.ts'
-import type { Lowering } from './nn.ts'
+import { cudaFp8 } from './kernels.ts'
+import { type Manifest, type NetworkName, T5_GRAPHS } from './manifest.ts'
+import type { Lowering, Target } from './nn.ts'
 import { cpu } from './nn-cpu.ts'
 import { cuda } from './nn-cuda.ts'
 import { separate } from './positions.ts'
@@ -18,17 +19,25 @@ import { type Build, Ledger, Scope } from './scope.ts'
 
 export type BuildOptions = {
   readonly tier: Tier
-  readonly target: 'cpu' | 'cuda'
+  readonly target: Target
+  /** In place of the target's own layers; for tests. */
+  readonly lowering?: Lowering | undefined
   readonly variant?: string | undefined
   readonly scaleBlock?: number | undefined
   readonly fuseQkv?: boolean | undefined
   readonly allowMissingEncoders?: boolean | undefined
+  /** Makes the denoiser's streams results of its graph, for comparing targets layer by layer. */
+  readonly probes?: boolean | undefined
+  /** Layers in each graph of T5. */
+  readonly t5Layers?: number | undefined
 }
 
 export type Model = {
   /** Rows of each encoder's embedding. */
   readonly vocabularies: ReadonlyMap<NetworkName, number>
   readonly graphs: ReadonlyMap<NetworkName, Graph>
+  /** The step graph without kernels of our own, over the same weights, for GPUs that cannot run `graphs.get('transformer')`. */
+  readonly weightOnly: Graph | null
   /** The position table where the step graph cannot compute it. */
   readonly positionTable: Tensor | null
   readonly about: Pick<
@@ -37,9 +46,9 @@ export type Model = {
   >
 }
 
-const LOWERINGS: Record<BuildOptions['target'], Lowering> = { cpu, cuda }
+const LOWERINGS: Record<Target, Lowering> = { cpu, cuda, 'cuda-fp8': cudaFp8 }
 /** One product is 1 to 3 % faster on the H200 and makes no difference on the CPU: `npm run bench -- qkv --target cuda|cpu`. */
-const FUSE_QKV: Record<BuildOptions['target'], boolean> = { cpu: false, cuda: true }
+const FUSE_QKV: Record<Target, boolean> = { cpu: false, cuda: true, 'cuda-fp8': true }
 
 /** Builds every graph that the checkpoint has tensors for. Throws CheckpointError for what is missing, left over or contradictory. */
 export function buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model {
@@ -56,7 +65,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const graphs = new Map<NetworkName, Graph>()
   const vocabularies = new Map<NetworkName, number>()
   const text = buildEncoders(checkpoint, options, graphs, derived, vocabularies)
-  buildTransformer(denoiser, derived, positions, options, graphs)
+  const weightOnly = buildTransformer(denoiser, derived, positions, options, graphs)
 
   const vae = deriveVae(tensorsOf('vae'), checkpoint.config.vae)
   if (vae.latentChannels !== derived.inChannels) {
@@ -72,6 +81,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const size = downsample * variant.defaults.sampleSize
   return {
     graphs,
+    weightOnly,
     vocabularies,
     positionTable: positions ? null : { ...table, shape: [derived.positionMax ** 2, derived.width] },
     about: {
@@ -87,22 +97,22 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
         ...(!positions && { file: 'position.f32' }),
       },
       text,
-      transformer_batch: LOWERINGS[options.target].batch === 1 ? 1 : null,
+      transformer_batch: (options.lowering ?? LOWERINGS[options.target]).batch === 1 ? 1 : null,
     },
   }
 }
 
-/** Builds one graph and, unless more graphs read the same tensors, closes its ledger. */
+/** Builds one graph and, when it is the `last` to read these tensors, closes their ledger. */
 function build(
   network: CheckpointNetwork,
   tensors: Map<string, Tensor>,
   name: NetworkName,
-  { tier, target, scaleBlock, fuseQkv }: BuildOptions,
+  { tier, target, lowering = LOWERINGS[target], scaleBlock, fuseQkv, probes = false }: BuildOptions,
   graphs: Map<NetworkName, Graph>,
   model: (s: Scope) => Graph,
   ledger = new Ledger(network, tensors),
+  last = true,
 ): Ledger {
-  const lowering = LOWERINGS[target]
   const graph = new Graph(name)
   const options: Build = {
     graph,
@@ -111,6 +121,7 @@ function build(
     precision: precisionOf(tier),
     scaleBlock: scaleBlock ?? null,
     fuseQkv: fuseQkv ?? FUSE_QKV[target],
+    probes,
   }
   try {
     graphs.set(name, model(new Scope(options)))
@@ -119,7 +130,7 @@ function build(
     if (error instanceof GraphError) throw new CheckpointError(network, error.message, { cause: error })
     throw error
   }
-  if (name !== 'conditioning') ledger.assertComplete()
+  if (last) ledger.assertComplete()
   return ledger
 }
 
@@ -129,9 +140,34 @@ function buildTransformer(
   positions: PositionTables,
   options: BuildOptions,
   graphs: Map<NetworkName, Graph>,
+): Graph | null {
+  const step = (s: Scope) => transformer(s, config, positions)
+  const both = (options: BuildOptions, graphs: Map<NetworkName, Graph>) => {
+    const ledger = new Ledger('transformer', tensors)
+    build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config), ledger, false)
+    build('transformer', tensors, 'transformer', options, graphs, step, ledger)
+  }
+  both(options, graphs)
+  if (options.target !== 'cuda-fp8') return null
+  const others = new Map<NetworkName, Graph>()
+  both({ ...options, target: 'cuda' }, others)
+  return others.get('transformer')!
+}
+
+function buildT5(
+  tensors: Map<string, Tensor>,
+  config: T5Config,
+  options: BuildOptions,
+  graphs: Map<NetworkName, Graph>,
 ): void {
-  const ledger = build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config))
-  build('transformer', tensors, 'transformer', options, graphs, (s) => transformer(s, config, positions), ledger)
+  const parts = t5Parts(config, options.t5Layers)
+  if (parts.length > T5_GRAPHS.length)
+    throw new CheckpointError('t5', `has ${config.layers} layers; at most 24 are taken`)
+  const ledger = new Ledger('t5', tensors)
+  for (const [i, part] of parts.entries()) {
+    const last = i === parts.length - 1
+    build('t5', tensors, T5_GRAPHS[i]!, options, graphs, (s) => t5Encoder(s, config, part), ledger, last)
+  }
 }
 
 /** Encoders that the checkpoint lacks are absent from the package; the pipeline puts zeros in their place. */
@@ -172,7 +208,7 @@ function buildEncoders(
     const derived = deriveT5(t5, checkpoint.config.t5)
     vocabularies.set('t5', derived.vocabulary)
     assertWidth('width of t5', derived.width, joint, '≠')
-    build('t5', t5, 't5', options, graphs, (s) => t5Encoder(s, derived))
+    buildT5(t5, derived, options, graphs)
   }
   const about = (config: ClipTextConfig | null) => config && { width: config.width, tokens: config.tokens }
   return {

@@ -1,6 +1,7 @@
 // Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
 import type { Value } from './graph.ts'
 import { applyActivation, type ConvolutionOptions, type Lowering, scaleDim } from './nn.ts'
+import { attendByOperators } from './nn-attention.ts'
 import * as ops from './ops.ts'
 import { isQuantised, type Quantised, type Scope } from './scope.ts'
 
@@ -68,6 +69,7 @@ export const cpu: Lowering = {
   target: 'cpu',
   activations: () => 'float32',
   batch: 'B',
+  streamUnit: 1,
   rowScales: 'vector',
   linear,
   gatedLinear: (s, x, weight, bias, gate) => ({ value: ops.multiply(linear(s, x, weight, bias), gate.value) }),
@@ -77,6 +79,7 @@ export const cpu: Lowering = {
     return ops.split(rows, new Array(Number(total) / width).fill(width), 2).map((value) => ({ value }))
   },
   modulate,
+  attend: attendByOperators,
   headNorm(x, weight, heads, epsilon) {
     const [batch, tokens, width] = x.shape
     const perHead = ops.reshape(x, [batch!, tokens!, heads, Number(width) / heads])

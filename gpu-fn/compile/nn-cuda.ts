@@ -3,6 +3,7 @@
 // SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
 import type { Value } from './graph.ts'
 import { applyActivation, type Branch, type Lowering, scaleDim } from './nn.ts'
+import { attendByOperators } from './nn-attention.ts'
 import { convolutionAttributes, groupNormOfPlanes } from './nn-cpu.ts'
 import * as ops from './ops.ts'
 import { isQuantised, type Quantised } from './scope.ts'
@@ -94,6 +95,7 @@ export const cuda: Lowering = {
   // T5 was trained in bfloat16 and overflows float16; its residual stays float32 beside it.
   activations: (network) => (network === 't5' ? 'bfloat16' : 'float16'),
   batch: 1,
+  streamUnit: 16,
   rowScales: 'column',
   linear,
   gatedLinear,
@@ -105,6 +107,7 @@ export const cuda: Lowering = {
     return values.map((value, i) => ({ value, column: columns[i]! }))
   },
   modulate,
+  attend: attendByOperators,
   headNorm(x, weight, heads, epsilon) {
     // SimplifiedLayerNormalization is made for wide rows; x + x with 4 epsilon is the same function in a faster kernel.
     const [batch, , width] = x.shape

@@ -7,28 +7,54 @@ import type { Quantised, Rows, Scope } from './scope.ts'
 export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu'
 /** `bias: false` is a module that has none; any other must bring it. */
 export type LinearOptions = { activation?: Activation; bias?: boolean }
-/** One row [B, D] of a modulation, in the form that the target's layers take. */
-export type ModulationVector = { readonly value: Value; readonly column?: Value }
-/** What is about to be added to a stream; `bias` [D] is still to be added to `value`. */
-export type Branch = { readonly value: Value; readonly bias?: Value }
-/** A residual stream [B, S, D] with branches that are still to be added, so that a target can add and normalise at once. */
+/** Activations [B, S, D] on their way to a layer. Where a target has them in FP8, a value is its code × its row's scale [B, S]. */
+export type Operand = Value & { readonly rowScales?: Value }
+/** One row [B, D] of a modulation, in the form that the target's layers take; or all of it [B, M], in which the row begins at `offset`. */
+export type ModulationVector = { readonly value: Value; readonly column?: Value; readonly offset?: number }
+/** What is about to be added to a stream; `bias` [D] is still to be added to `value`, then `gate` is still to be multiplied with. */
+export type Branch = { readonly value: Value; readonly bias?: Value; readonly gate?: ModulationVector }
+/**
+ * A residual stream [B, S, D] in units of the target's `streamUnit`, with branches that are still to be added, so that a target can add
+ * and normalise at once.
+ */
 export type Stream = { readonly value: Value; readonly pending: readonly Branch[] }
-/** `scale` holds 1 + scale. */
+/** `scale` holds 1 + scale; gates are in the stream's units. */
 export type Modulation = { readonly shift: ModulationVector; readonly scale: ModulationVector }
 export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
+/** A stream's part in joint attention; its module has qkv, ln_q and ln_k. Without `queries` it is only looked at. */
+export type Attending = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
+export type AttendOptions = {
+  readonly heads: number
+  readonly width: number
+  readonly qkNorm: boolean
+  readonly epsilon: number
+}
+
+export type Target = 'cpu' | 'cuda' | 'cuda-fp8'
 
 export type Lowering = {
-  readonly target: 'cpu' | 'cuda'
+  readonly target: Target
   /** Type of activations in a network. */
   readonly activations: (network: string) => Dtype
   /** Fixed batch of the step graph, or a free axis. */
   readonly batch: 1 | 'B'
+  /**
+   * What 1 stands for in a residual stream. SD3.5 Large's grow to 66,000, beyond float16; no LayerNorm notices a unit of 16, and a power
+   * of two costs no digit.
+   */
+  readonly streamUnit: number
   /** Shape of the scales of an FP8 matrix with one scale a row: [N] or [N, 1]. */
   readonly rowScales: 'vector' | 'column'
-  linear(s: Scope, x: Value, weight: Value | Quantised, bias: Value | null, activation?: Activation): Value
-  gatedLinear(s: Scope, x: Value, weight: Value | Quantised, bias: Value, gate: ModulationVector): Branch
+  linear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value | null, activation?: Activation): Operand
+  gatedLinear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value, gate: ModulationVector): Branch
   modulationVectors(modulation: Value, width: number): ModulationVector[]
-  modulate(stream: Stream, modulations: readonly Modulation[], epsilon: number): { stream: Stream; normed: Value[] }
+  modulate(
+    stream: Stream,
+    modulations: readonly Modulation[],
+    epsilon: number,
+    reader: Scope,
+  ): { stream: Stream; normed: Operand[] }
+  attend(parts: readonly [Attending, Attending?], options: AttendOptions): Operand[]
   headNorm(x: Value, weight: Value, heads: number, epsilon: number): Value
   featureMap(x: Value): Value
   planes(x: Value): Value
@@ -55,21 +81,21 @@ export const widthOf = (x: Value) => x.shape.at(-1) as number
 export const outputWidth = (s: Scope) => s.shape('weight')[0]!
 
 /** x [..., K] → [..., N] with the module's `weight` [N, K] and `bias` [N]. torch `Linear`. */
-export function linear(s: Scope, x: Value, out: number, { activation, bias = true }: LinearOptions = {}): Value {
+export function linear(s: Scope, x: Operand, out: number, { activation, bias = true }: LinearOptions = {}): Operand {
   s.enter()
   const [weight] = s.rows('weight', [[0, out]], [out, widthOf(x)])
   return s.lowering.linear(s, x, weight!, bias ? parameter(s, 'bias', [out]) : null, activation)
 }
 
 /** gate · linear(x), to be added to a stream. */
-export function gatedLinear(s: Scope, x: Value, out: number, gate: ModulationVector): Branch {
+export function gatedLinear(s: Scope, x: Operand, out: number, gate: ModulationVector): Branch {
   s.enter()
   const [weight] = s.rows('weight', [[0, out]], [out, widthOf(x)])
   return s.lowering.gatedLinear(s, x, weight!, parameter(s, 'bias', [out]), gate)
 }
 
 /** The three projections stacked in `weight` [3D, K]: one product and a split, or three products (`fuseQkv`). */
-export function qkvLinear(s: Scope, x: Value, width: number): Qkv {
+export function qkvLinear(s: Scope, x: Operand, width: number): Qkv {
   if (s.build.fuseQkv) {
     const [q, k, v] = ops.split(linear(s, x, 3 * width), [width, width, width], 2)
     return { q: q!, k: k!, v: v! }
@@ -79,14 +105,18 @@ export function qkvLinear(s: Scope, x: Value, width: number): Qkv {
 }
 
 /** Keys and values only; the queries' rows are left out of the package. */
-export function kvLinear(s: Scope, x: Value, width: number): Pick<Qkv, 'k' | 'v'> {
-  const [k, v] = projections(s, x, width, thirds(width).slice(1))
+export function kvLinear(s: Scope, x: Operand, width: number): Pick<Qkv, 'k' | 'v'> {
+  const ranges = thirds(width).slice(1)
+  const [k, v] = s.build.fuseQkv
+    ? ops.split(projections(s, x, width, [[width, 3 * width]])[0]!, [width, width], 2)
+    : projections(s, x, width, ranges)
   return { k: k!, v: v! }
 }
 
 const thirds = (width: number): Rows[] => [0, 1, 2].map((i) => [i * width, (i + 1) * width])
 
-function projections(s: Scope, x: Value, width: number, ranges: readonly Rows[]): Value[] {
+/** Products with row ranges of `weight` [3D, K]. */
+export function projections(s: Scope, x: Operand, width: number, ranges: readonly Rows[]): Value[] {
   s.enter()
   const weights = s.rows('weight', ranges, [3 * width, widthOf(x)])
   const biases = s.rows('bias', ranges, [3 * width]) as Value[]
@@ -121,14 +151,35 @@ export function headNorm(s: Scope, x: Value, heads: number, epsilon: number): Va
 
 export const attention = ({ q, k, v }: Qkv, options: ops.AttentionOptions) => ops.multiHeadAttention(q, k, v, options)
 
-export const toStream = (value: Value): Stream => ({ value, pending: [] })
+/**
+ * Attention over the tokens of one stream, or of two together, with RMS-normalised queries and keys; a result [B, S, D] for each part that
+ * has queries.
+ */
+export const attend = (parts: readonly [Attending, Attending?], options: AttendOptions): Operand[] =>
+  parts[0].s.lowering.attend(parts, options)
+
+export const toStream = (s: Scope, value: Value): Stream => ({
+  value: inUnits(value, s.lowering.streamUnit),
+  pending: [],
+})
+
+/** Makes the stream, without what is pending, a result of a graph that was built with `probes`. */
+export function probe(s: Scope, { value }: Stream): void {
+  if (!s.build.probes) return
+  s.graph.output(s.path, inUnits(ops.cast(value, 'float32'), 1 / s.lowering.streamUnit))
+}
+
+const inUnits = (value: Value, unit: number) => (unit === 1 ? value : ops.multiply(value, ops.scalar(value, 1 / unit)))
 
 export const addTo = ({ value, pending }: Stream, branch: Branch): Stream => ({ value, pending: [...pending, branch] })
 
-/** LayerNorm(stream) · scale + shift for each modulation, and the stream with what was pending added. */
-export function modulate(s: Scope, stream: Stream, modulations: readonly Modulation[], epsilon: number) {
+/**
+ * LayerNorm(stream) · scale + shift for each modulation, and the stream with what was pending added. `reader` is the linear layer that
+ * reads the first result.
+ */
+export function modulate(s: Scope, stream: Stream, modulations: readonly Modulation[], epsilon: number, reader: Scope) {
   s.enter()
-  return s.lowering.modulate(stream, modulations, epsilon)
+  return s.lowering.modulate(stream, modulations, epsilon / s.lowering.streamUnit ** 2, reader)
 }
 
 export const applyActivation = (x: Value, activation: Activation | undefined): Value => {

@@ -1,17 +1,8 @@
 // A graph as ONNX bytes. `onnx.proto` is the specification's own, of onnx 1.18.
 import path from 'node:path'
 import protobuf from 'protobufjs'
-import type { Attribute, Constant, Dtype, Graph, Node, Port } from './graph.ts'
-
-// TensorProto.DataType
-export const DATA_TYPES: Record<Dtype, number> = {
-  float32: 1,
-  int64: 7,
-  bool: 9,
-  float16: 10,
-  bfloat16: 16,
-  float8e4m3fn: 17,
-}
+import type { Attribute, Constant, Graph, Node, Port } from './graph.ts'
+import { DATA_TYPES } from './ops.ts'
 
 // Opset 23 has RMSNormalization; IR version 11 is the first that knows it.
 const OPSETS = [
@@ -41,7 +32,7 @@ export function encodeModel(graph: Graph, { location, placed }: ExternalData, pr
       irVersion: IR_VERSION,
       producerName: 'octet',
       producerVersion,
-      opsetImport: OPSETS,
+      opsetImport: opsetsOf(graph),
       graph: {
         name: graph.name,
         node: inRunOrder(graph.nodes).map(nodeProto),
@@ -51,6 +42,13 @@ export function encodeModel(graph: Graph, { location, placed }: ExternalData, pr
       },
     })
     .finish()
+}
+
+/** The operators of kernels/ have a domain of their own, which only graphs that use it name. */
+function opsetsOf({ nodes }: Graph) {
+  const known = new Set(OPSETS.map(({ domain }) => domain))
+  const others = new Set(nodes.map(({ domain }) => domain).filter((domain) => !known.has(domain)))
+  return [...OPSETS, ...[...others].map((domain) => ({ domain, version: 1 }))]
 }
 
 /**

@@ -1,6 +1,17 @@
 // ONNX operators as functions. Each infers its result's shape when called and throws a GraphError where shapes disagree.
 import { type Dim, type Dtype, GraphError, type Shape, type Value } from './graph.ts'
 
+/** ONNX TensorProto.DataType */
+export const DATA_TYPES: Record<Dtype, number> = {
+  float32: 1,
+  uint8: 2,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  bfloat16: 16,
+  float8e4m3fn: 17,
+}
+
 const show = (shape: Shape) => `[${shape.join(', ')}]`
 
 function one(op: string, inputs: (Value | null)[], dtype: Dtype, shape: Shape, attributes = {}, domain = ''): Value {
@@ -22,8 +33,7 @@ export function scalar(like: Value, value: number): Value {
 }
 
 export function cast(x: Value, dtype: Dtype): Value {
-  const codes: Record<Dtype, number> = { float32: 1, float16: 10, bfloat16: 16, float8e4m3fn: 17, int64: 7, bool: 9 }
-  return x.dtype === dtype ? x : one('Cast', [x], dtype, x.shape, { to: codes[dtype] })
+  return x.dtype === dtype ? x : one('Cast', [x], dtype, x.shape, { to: DATA_TYPES[dtype] })
 }
 
 /** Numpy broadcasting of two shapes; a free axis goes with itself and with 1. */

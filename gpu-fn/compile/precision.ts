@@ -12,19 +12,28 @@ type Rule = {
   readonly storage: Storage
   readonly why: string
 }
+type Fp8Rule = Rule & {
+  /** Whether target cuda-fp8 multiplies these weights as they are, with activations in FP8 too, or widens them as target cuda does. */
+  readonly native: boolean
+  readonly whyNative: string
+}
 
-export const FP8_RULES: readonly Rule[] = [
+export const FP8_RULES: readonly Fp8Rule[] = [
   {
     network: /^transformer$/,
     tensor: /^joint_blocks\.\d+\.(x_block|context_block)\.(attn2?\.(qkv|proj)|mlp\.fc[12])\.weight$/,
     storage: 'float8e4m3fn',
     why: 'two thirds of all weights and nearly all of the work; a scale per row keeps the error near 2.6 %',
+    native: true,
+    whyNative: 'nearly all of the work; a scale per token keeps one large token from ruining the others',
   },
   {
     network: /^t5$/,
     tensor: /^encoder\.block\.\d+\.layer\.\d+\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi_0|wi_1|wo))\.weight$/,
     storage: 'float8e4m3fn',
     why: 'halves the largest encoder; vLLM-Omni #3997 measured LPIPS 0.04',
+    native: false,
+    whyNative: 'its activations need the range of bfloat16, every step reads what it wrote, and it runs once a prompt',
   },
 ]
 
@@ -60,3 +69,7 @@ export function precisionOf(tier: Tier): PrecisionOf {
     return RULES[tier].find(fits)!.storage
   }
 }
+
+/** Whether a weight that is stored in FP8 is multiplied in FP8 by target cuda-fp8. All others, and those kept at 16 bits, are not. */
+export const isNative = (network: string, tensor: string): boolean =>
+  FP8_RULES.some((rule) => rule.native && rule.network.test(network) && rule.tensor.test(tensor))

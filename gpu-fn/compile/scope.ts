@@ -31,10 +31,12 @@ export class Ledger {
     this.#unread = new Set(tensors.keys())
   }
 
-  take(name: string): Tensor {
+  /** `again` is for a graph that shares the tensor with an earlier one. */
+  take(name: string, again = false): Tensor {
     const tensor = this.tensors.get(name)
     if (!tensor) throw new CheckpointError(this.network, `tensor ${name} is missing`)
-    if (!this.#unread.delete(name)) throw new CheckpointError(this.network, `tensor ${name} is read twice`)
+    if (this.#unread.delete(name) === again)
+      throw new CheckpointError(this.network, `tensor ${name} is read ${again ? 'for the first time' : 'twice'}`)
     return tensor
   }
 
@@ -58,6 +60,8 @@ export type Build = {
   /** Columns that share a scale in FP8 weights; null is the whole row. */
   readonly scaleBlock: number | null
   readonly fuseQkv: boolean
+  /** Whether streams are results of the graph too, for comparing targets layer by layer. */
+  readonly probes: boolean
 }
 
 export class Scope {
@@ -103,10 +107,11 @@ export class Scope {
   }
 
   /**
-   * A parameter of exactly this shape, in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I].
+   * A parameter of exactly this shape, in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I]; `again`
+   * reads what an earlier graph of the network has read.
    */
-  parameter(name: string, expected: readonly number[], { channelsLast = false } = {}): Value {
-    const { tensor, storage, id } = this.#take(name, expected)
+  parameter(name: string, expected: readonly number[], { channelsLast = false, again = false } = {}): Value {
+    const { tensor, storage, id } = this.#take(name, expected, again)
     if (storage === 'float8e4m3fn')
       throw new CheckpointError(this.#network, `${id} is no linear weight and cannot be FP8`)
     const [o, i, h, w] = expected
@@ -142,9 +147,9 @@ export class Scope {
     })
   }
 
-  #take(name: string, expected: readonly number[]): { tensor: Tensor; storage: Storage; id: string } {
+  #take(name: string, expected: readonly number[], again = false): { tensor: Tensor; storage: Storage; id: string } {
     const id = this.#name(name)
-    const tensor = this.build.ledger.take(id)
+    const tensor = this.build.ledger.take(id, again)
     if (String(tensor.shape) !== String(expected)) {
       throw new CheckpointError(
         this.#network,

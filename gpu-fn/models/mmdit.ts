@@ -6,18 +6,15 @@
 import type { Graph, Value } from '../compile/graph.ts'
 import {
   addTo,
-  attention,
+  attend,
   conv2d,
   gatedLinear,
-  headNorm,
-  kvLinear,
   linear,
   type Modulation,
   type ModulationVector,
   modulate,
   outputWidth,
-  type Qkv,
-  qkvLinear,
+  probe,
   type Stream,
   toActivations,
   toStream,
@@ -99,18 +96,23 @@ export function conditioning(s: Scope, config: MMDiTConfig): Graph {
     linear(s.at(module, 'adaLN_modulation', 1), c, names.length * width)
   const rows = layout.map(adaLN) // each [T, B, n·D]
   const total = width * layout.flatMap(({ names }) => names).length
-  const modulation = plusOneOnScales(ops.cast(ops.concat(rows, 2, total), 'float32'), layout, width) // [T, B, M]
+  const modulation = asUsed(s, ops.cast(ops.concat(rows, 2, total), 'float32'), layout, width) // [T, B, M]
 
   graph.output('modulation', modulation)
   graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds), width), 'float32')) // [B, L, D]
   return graph
 }
 
-/** Every use of a scale is 1 + scale, so it is stored that way. */
-function plusOneOnScales(modulation: Value, layout: ReturnType<typeof modulationLayout>, width: number): Value {
-  const ones = layout.flatMap(({ names }) => names.map((name) => (name.startsWith('scale') ? 1 : 0)))
-  const rows = ops.reshape(modulation, ['T', 'B', ones.length, width])
-  return ops.reshape(ops.add(rows, ops.float32(modulation, ones, [ones.length, 1])), modulation.shape)
+/** Every use of a scale is 1 + scale, and every use of a gate adds to a stream, so they are stored that way. */
+function asUsed(s: Scope, modulation: Value, layout: ReturnType<typeof modulationLayout>, width: number): Value {
+  const names = layout.flatMap((entry) => entry.names)
+  const column = (entry: (name: string) => number) => ops.float32(modulation, names.map(entry), [names.length, 1])
+  const rows = ops.reshape(modulation, ['T', 'B', names.length, width])
+  const { streamUnit } = s.lowering
+  const factors = column((name) => (name.startsWith('gate') ? 1 / streamUnit : 1))
+  const inUnits = streamUnit === 1 ? rows : ops.multiply(rows, factors)
+  const ones = column((name) => (name.startsWith('scale') ? 1 : 0))
+  return ops.reshape(ops.add(inUnits, ones), modulation.shape)
 }
 
 /** Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. */
@@ -131,15 +133,16 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
     ? positionsOf(s, positions, grid, config)
     : graph.input('position', 'float32', ['S', width])
   s.drop('pos_embed', [1, config.positionMax ** 2, width])
-  let x = toStream(ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))) // [B, S, D]
-  let context = toStream(toActivations(s, text)) // [B, L, D]
+  let x = toStream(s, ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))) // [B, S, D]
+  let context = toStream(s, toActivations(s, text)) // [B, L, D]
 
   const vectors = takeModulations(s, modulation, config)
   for (const block of blocksOf(config)) {
     ;({ x, context } = jointBlock(s.at('joint_blocks', block.index), x, context, vectors, config, block))
   }
-  const { normed } = modulate(s.at('final_layer'), x, [vectors('final_layer', '')], EPSILON)
-  const tokens = linear(s.at('final_layer', 'linear'), normed[0]!, patchSize * patchSize * config.outChannels) // [B, S, p·p·C]
+  const last = s.at('final_layer', 'linear')
+  const { normed } = modulate(s.at('final_layer'), x, [vectors('final_layer', '')], EPSILON, last)
+  const tokens = linear(last, normed[0]!, patchSize * patchSize * config.outChannels) // [B, S, p·p·C]
   graph.output('velocity', unpatchify(ops.cast(tokens, 'float32'), latent, grid, config))
   return graph
 }
@@ -172,69 +175,33 @@ function jointBlock(
   const msa2 = m(xBlock.path, '_msa2')
   const contextMsa = m(contextBlock.path, last ? '' : '_msa')
 
-  const xNorm = modulate(xBlock, x, dual ? [msa, msa2] : [msa], EPSILON)
-  const contextNorm = modulate(contextBlock, context, [contextMsa], EPSILON)
-  const joint = jointAttention(s, xNorm.normed[0]!, contextNorm.normed[0]!, config, last)
+  const attn = xBlock.at('attn')
+  const contextAttn = contextBlock.at('attn')
+  const xNorm = modulate(xBlock, x, dual ? [msa, msa2] : [msa], EPSILON, attn.at('qkv'))
+  const contextNorm = modulate(contextBlock, context, [contextMsa], EPSILON, contextAttn.at('qkv'))
+  probe(xBlock, xNorm.stream)
+  probe(contextBlock, contextNorm.stream)
+  const options = { ...config, epsilon: EPSILON }
+  const image = { s: attn, x: xNorm.normed[0]! }
+  const text = { s: contextAttn, x: contextNorm.normed[0]!, queries: !last }
+  const [xJoint, contextJoint] = attend([image, text], options)
 
-  x = addTo(xNorm.stream, gatedLinear(xBlock.at('attn', 'proj'), joint.x, config.width, msa.gate))
-  if (dual) x = addTo(x, selfAttention(xBlock.at('attn2'), xNorm.normed[1]!, msa2.gate, config))
+  x = addTo(xNorm.stream, gatedLinear(attn.at('proj'), xJoint!, config.width, msa.gate))
+  if (dual) {
+    const own = xBlock.at('attn2') // of the image alone
+    const [y] = attend([{ s: own, x: xNorm.normed[1]! }], options)
+    x = addTo(x, gatedLinear(own.at('proj'), y!, config.width, msa2.gate))
+  }
   x = mlp(xBlock, x, m(xBlock.path, '_mlp'))
   if (last) return { x, context } // context-pre-only: nothing reads the text stream any more
-  context = addTo(
-    contextNorm.stream,
-    gatedLinear(contextBlock.at('attn', 'proj'), joint.context!, config.width, contextMsa.gate),
-  )
+  const gated = gatedLinear(contextAttn.at('proj'), contextJoint!, config.width, contextMsa.gate)
+  context = addTo(contextNorm.stream, gated)
   return { x, context: mlp(contextBlock, context, m(contextBlock.path, '_mlp')) }
 }
 
-/** Attention over image and text tokens together; the last block has no use for the text's queries. */
-function jointAttention(
-  s: Scope,
-  x: Value,
-  context: Value,
-  config: MMDiTConfig,
-  last: boolean,
-): { x: Value; context?: Value } {
-  const image = normedQkv(s.at('x_block', 'attn'), x, config)
-  const join = (a: Value, b: Value) => ops.concat([a, b], 1, 'S+L') // [B, S + L, D]
-  const attn = s.at('context_block', 'attn')
-  if (last) {
-    const { k, v } = kvLinear(attn.at('qkv'), context, config.width)
-    if (config.qkNorm) attn.drop('ln_q.weight', [config.width / config.heads])
-    const textK = config.qkNorm ? headNorm(attn.at('ln_k'), k, config.heads, EPSILON) : k
-    return { x: attention({ q: image.q, k: join(image.k, textK), v: join(image.v, v) }, { heads: config.heads }) }
-  }
-  const text = normedQkv(attn, context, config)
-  const y = attention(
-    { q: join(image.q, text.q), k: join(image.k, text.k), v: join(image.v, text.v) },
-    { heads: config.heads },
-  )
-  return { x: tokensOf(y, x, 'start'), context: tokensOf(y, context, 'end') }
-}
-
-/** The image's (start) or the text's (end) tokens of a joint sequence. */
-function tokensOf(joint: Value, like: Value, side: 'start' | 'end'): Value {
-  const length = ops.shapeOf(like, 1, 2)
-  const zero = ops.int64(joint, [0])
-  const far = ops.int64(joint, [Number.MAX_SAFE_INTEGER])
-  const [from, to] = side === 'start' ? [zero, length] : [ops.subtract(zero, length), far]
-  return ops.slice(joint, from, to, 1, like.shape[1]!)
-}
-
-/** Dual attention of MMDiT-X: image tokens only. */
-function selfAttention(s: Scope, x: Value, gate: ModulationVector, config: MMDiTConfig) {
-  return gatedLinear(s.at('proj'), attention(normedQkv(s, x, config), { heads: config.heads }), config.width, gate)
-}
-
-function normedQkv(s: Scope, x: Value, { qkNorm, heads, width }: MMDiTConfig): Qkv {
-  const { q, k, v } = qkvLinear(s.at('qkv'), x, width)
-  if (!qkNorm) return { q, k, v }
-  return { q: headNorm(s.at('ln_q'), q, heads, EPSILON), k: headNorm(s.at('ln_k'), k, heads, EPSILON), v }
-}
-
 function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVector }): Stream {
-  const { stream, normed } = modulate(s, x, [modulation], EPSILON)
   const fc1 = s.at('mlp', 'fc1')
+  const { stream, normed } = modulate(s, x, [modulation], EPSILON, fc1)
   const hidden = linear(fc1, normed[0]!, outputWidth(fc1), { activation: 'gelu_tanh' })
   return addTo(stream, gatedLinear(s.at('mlp', 'fc2'), hidden, widthOf(stream.value), modulation.gate))
 }
@@ -258,7 +225,7 @@ function positionsOf(
     const source = { kind: 'bytes', data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }
     const table = s.graph.weight(name, 'float32', [positionMax, width / 2], source)
     const start = ops.divide(ops.subtract(ops.int64(count, [positionMax]), count), ops.int64(count, [2]))
-    return ops.slice(table, start, ops.add(start, count), 0, axis)
+    return toActivations(s, ops.slice(table, start, ops.add(start, count), 0, axis))
   }
   const half = ops.int64(grid.rows, [width / 2])
   const lengths = ops.concat([grid.rows, grid.columns, half], 0, 3)

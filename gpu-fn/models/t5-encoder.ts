@@ -19,19 +19,33 @@ export type T5Config = {
 /** The longest prompt the graph takes, in tokens; SD3.5's tokenizer allows no more. */
 export const T5_MAX_TOKENS = 512
 
-/** Graph `t5`: input_ids [B, L], every one attended to → hidden [B, L, D]. */
-export function t5Encoder(s: Scope, config: T5Config): Graph {
+/** Layers of one graph. The published encoder comes in four: on a small GPU they take turns, and each is as large as CLIP-G. */
+const LAYERS = 6
+
+/** The layers [from, to) of each graph of an encoder. */
+export const t5Parts = ({ layers }: T5Config, each = LAYERS): [from: number, to: number][] =>
+  Array.from({ length: Math.ceil(layers / each) }, (_, i) => [i * each, Math.min(layers, (i + 1) * each)])
+
+/**
+ * Graphs `t5`, `t5_2` …: input_ids [B, L], every one attended to → hidden [B, L, D]. Between two of them goes the residual stream
+ * [B, L, D], as `residual`.
+ */
+export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, number] = [0, config.layers]): Graph {
   const { graph } = s
-  const { layers, epsilon } = config
-  const ids = graph.input('input_ids', 'int64', ['B', 'L'])
+  const { layers, epsilon, width } = config
   // The residual stream outgrows float16 and wears out in bfloat16, so it is float32 on every target.
-  let x = ops.cast(embedding(s.at('shared'), ids, config.vocabulary, config.width), 'float32') // [B, L, D]
-  const bias = positionBias(
-    s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias'),
-    ids,
-    config,
-  )
-  for (let i = 0; i < layers; i++) {
+  let x: Value // [B, L, D]
+  let tokens: Value // [B, L] or [B, L, D]
+  if (from === 0) {
+    tokens = graph.input('input_ids', 'int64', ['B', 'L'])
+    x = ops.cast(embedding(s.at('shared'), tokens, config.vocabulary, width), 'float32')
+  } else {
+    tokens = graph.input('residual', 'float32', ['B', 'L', width])
+    x = tokens
+  }
+  const biases = s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias')
+  const bias = positionBias(biases, tokens, config, from > 0)
+  for (let i = from; i < to; i++) {
     const block = s.at('encoder', 'block', i)
     const attn = block.at('layer', 0)
     x = ops.add(
@@ -47,7 +61,8 @@ export function t5Encoder(s: Scope, config: T5Config): Graph {
       ops.cast(gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon)), 'float32'),
     )
   }
-  graph.output('hidden', ops.cast(rmsNorm(s.at('encoder', 'final_layer_norm'), x, epsilon), 'float32'))
+  if (to < layers) graph.output('residual', x)
+  else graph.output('hidden', ops.cast(rmsNorm(s.at('encoder', 'final_layer_norm'), x, epsilon), 'float32'))
   return graph
 }
 
@@ -68,12 +83,12 @@ function gatedGelu(s: Scope, x: Value): Value {
   return product(s.at('wo'), ops.multiply(gate, product(s.at('wi_1'), x, hidden)), widthOf(x))
 }
 
-/** The learned bias of every pair of positions [1, H, L, L], looked up by distance. */
-function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config): Value {
+/** The learned bias of every pair of positions [1, H, L, L], looked up by distance. Every graph has the table. */
+function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config, again: boolean): Value {
   s.enter()
   const distances = Array.from({ length: 2 * T5_MAX_TOKENS - 1 }, (_, i) => i - (T5_MAX_TOKENS - 1))
   const byDistance = ops.gather(
-    s.parameter('weight', [buckets, heads]),
+    s.parameter('weight', [buckets, heads], { again }),
     ops.int64(
       ids,
       distances.map((d) => bucketOf(d, buckets, maxDistance)),

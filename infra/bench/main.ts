@@ -1,11 +1,16 @@
-// `npm run bench -- compile|cpu|edge|parity|qkv|targets`: the figures in the README.
+// `npm run bench -- compile|cpu|edge|gpu|gpu-table|kernels|parity|qkv|step|targets`: the figures in the README.
 import os from 'node:os'
+import path from 'node:path'
 import { Command, Option } from 'commander'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
 import { benchCpu, benchParity, type CpuBenchOptions, type ParityOptions } from './cpu.ts'
 import { PYTHON } from './diffusers.ts'
 import { benchEdge, type EdgeBenchOptions } from './edge.ts'
+import { benchGpu, type GpuBenchOptions } from './gpu.ts'
+import { benchGpuTable } from './gpu-table.ts'
+import { benchKernels } from './kernels.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
+import { benchStep, type StepOptions } from './step.ts'
 import { benchTargets, type TargetsOptions } from './targets.ts'
 
 const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
@@ -56,11 +61,60 @@ command
   .action((options: QkvOptions) => benchQkv(options))
 
 command
+  .command('kernels')
+  .description('every FP8 operator on the GPU against its definition on the CPU (needs a GPU and gpu-fn/kernels/build)')
+  .action(benchKernels)
+
+command
+  .command('step')
+  .description(
+    'one step of a full-size denoiser on random weights, in FP8 and in 16-bit products (needs a GPU and the kernels)',
+  )
+  .addOption(variant().default('large'))
+  .option('--size <pixels>', 'width and height', Number, 1024)
+  .option('--batch <count>', 'samples', Number, 1)
+  .option('--blocks <count>', "transformer blocks; all of the variant's by default", Number)
+  .option('--runs <count>', 'timed runs', Number, 20)
+  .action((options: StepOptions) => benchStep(options))
+
+command
   .command('targets')
-  .description('every network on CUDA against the CPU, on tiny random weights (needs a GPU)')
-  .addOption(new Option('--variant <name>').choices(['tiny-medium', 'tiny-large']).default('tiny-medium'))
+  .description('every network on CUDA against the CPU, on tiny random weights or nano (needs a GPU)')
+  .addOption(
+    new Option('--model <name>').choices(['tiny-medium', 'tiny-large', 'nano', 'nano-turbo']).default('tiny-medium'),
+  )
   .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16']).default('fp8'))
+  .addOption(new Option('--target <target>').choices(['cuda', 'cuda-fp8']).default('cuda-fp8'))
+  .option('--layers', "the denoiser's streams before each block as well")
   .action((options: TargetsOptions) => benchTargets(options))
+
+const words = (text: string) => text.split(',')
+command
+  .command('gpu')
+  .description(
+    'SD3.5 of full size with random weights: Octet beside PyTorch (needs Python with diffusers; 110 GB for large)',
+  )
+  .addOption(new Option('--variant <name>').choices(['large', 'medium', 'tiny-medium', 'tiny-large']).default('large'))
+  .addOption(new Option('--device <device>', 'cpu tries it out').choices(['cuda', 'cpu']).default('cuda'))
+  .option('--directory <path>', 'where checkpoint and packages go, and stay', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .addOption(python())
+  .option('--out <file>', 'figures are appended as JSON lines', 'gpu.jsonl')
+  .option('--sizes <sizes>', 'separated by commas', words, ['1024x1024', '1024x768', '512x512'])
+  .option('--full-sizes <sizes>', 'of images with all steps and guidance', words, ['1024x1024'])
+  .option('--steps <count>', 'of an image with all steps', Number, 28)
+  .option('--runs <count>', 'timed runs of everything else', Number, 5)
+  .option('--systems <names>', 'those only, separated by commas', words)
+  .option('--seconds <count>', 'a system that takes longer is ended', Number, 180)
+  .option('--cold-directory <path>', 'on a disk; for the start with nothing in the page cache (needs root)')
+  .option('--whole', 'torch.compile the transformer in one piece and not block by block', false)
+  .action((options: GpuBenchOptions) => benchGpu(options))
+
+command
+  .command('gpu-table')
+  .description("the tables of files of figures, or the README's and docs/gpu.md's")
+  .argument('<files...>', 'as `gpu` wrote them')
+  .option('--write', 'put them into the README and docs/gpu.md')
+  .action((files: string[], options: { write?: boolean }) => benchGpuTable({ files, ...options }))
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`bench: ${error.message}`)

@@ -5,48 +5,99 @@ import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { type Manifest, NETWORKS } from '../../gpu-fn/compile/manifest.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
-import { openSession, type Tensor } from '../../gpu-fn/session.ts'
+import { chooseStepGraph } from '../../gpu-fn/pipeline.ts'
+import { openSession, type SessionOptions, type Tensor } from '../../gpu-fn/session.ts'
+import { type BuiltInModel, CHECKPOINTS } from '../built-in-model.ts'
 import { type Pixels, psnr, readPixels } from '../compare-images.ts'
 import { type RenderRequest, render, withPipeline } from '../render.ts'
 import type { TinyVariant } from '../tiny/variants.ts'
 import { writeTinyCheckpoint } from '../tiny-checkpoint.ts'
 
-export type TargetsOptions = { readonly variant: TinyVariant; readonly tier: Manifest['tier'] }
+export type TargetsOptions = {
+  readonly model: TinyVariant | BuiltInModel
+  readonly tier: Manifest['tier']
+  readonly target: 'cuda' | 'cuda-fp8'
+  /** Compares the denoiser's streams before each block as well. */
+  readonly layers?: boolean
+}
 
 const AXES: Record<string, number> = { B: 1, L: 96, h: 32, w: 24, S: 16 * 12, T: 4 }
 const REQUEST: RenderRequest = {
   prompt: 'a red heart on a blue sky',
   width: 256,
   height: 256,
-  steps: 8,
-  guidance_scale: 4,
   seed: 5,
 }
+/** Relative error ‖given − cpu‖ / ‖cpu‖ that is allowed, and the least PSNR in dB, with 16-bit and with FP8 products. */
+const LIMITS = { weightOnly: { error: 2e-2, psnr: 35 }, native: { error: 5e-2, psnr: 30 } }
 
-/** Prints the relative error ‖cuda − cpu‖ / ‖cpu‖ of every output of every network, and the PSNR of an image. */
-export async function benchTargets({ variant, tier }: TargetsOptions): Promise<void> {
+/**
+ * Prints how far every output of every network, and an image, lie from the CPU's. Throws where that is too far: for random weights as for
+ * nano's, but that only nano's images are judged.
+ */
+export async function benchTargets({ model, tier, target, layers = false }: TargetsOptions): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
+  const failures: string[] = []
   try {
-    const checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), { variant })
-    const [cpu, cuda] = [path.join(scratch, 'cpu'), path.join(scratch, 'cuda')]
-    const { manifest } = await compile({ checkpoint: [checkpoint], out: cpu, tier, target: 'cpu', variant: 'custom' })
-    await compile({ checkpoint: [checkpoint], out: cuda, tier, target: 'cuda', variant: 'custom' })
-    for (const name of NETWORKS.filter((network) => manifest.networks[network])) {
-      const inputs = inputsOf(manifest.networks[name]!)
-      const expected = await runOnce(path.join(cpu, `${name}.onnx`), 'cpu', inputs)
-      const given = await runOnce(path.join(cuda, `${name}.onnx`), 'cuda', inputs)
-      const errors = Object.keys(expected).map(
-        (output) => `${output} ${relativeError(given[output]!, expected[output]!)}`,
-      )
-      console.log(`${variant} ${tier} ${name}: ${errors.join(', ')}`)
+    const checkpoint = isBuiltIn(model)
+      ? CHECKPOINTS[model]
+      : await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), { variant: model })
+    const directories = { cpu: path.join(scratch, 'cpu'), [target]: path.join(scratch, target) }
+    const common = { checkpoint: [checkpoint], tier, variant: isBuiltIn(model) ? model : 'custom', probes: layers }
+    const { manifest } = await compile({ ...common, out: directories.cpu!, target: 'cpu' })
+    const { manifest: there } = await compile({ ...common, out: directories[target]!, target })
+    const step = chooseStepGraph(there)
+    if (step.note) console.log(step.note)
+    const judge = (what: string, figure: string, good: boolean) => {
+      console.log(`${good ? ' ' : '✗'} ${model} ${tier} ${target} ${what}: ${figure}`)
+      if (!good) failures.push(what)
     }
-    console.log(`${variant} ${tier} image: PSNR ${psnr(await pixels(cuda), await pixels(cpu)).toFixed(1)} dB`)
+    const { weight_only } = there
+    const graphs = NETWORKS.filter((name) => manifest.networks[name]).map((name) => ({
+      ...{ name, file: name === 'transformer' ? step.file : `${name}.onnx` },
+      native: name === 'transformer' && step.kernels !== undefined,
+    }))
+    if (weight_only && step.kernels) graphs.push({ name: 'transformer', file: weight_only.file, native: false })
+    const conditions: Partial<Record<'cpu' | 'there', Record<string, Tensor>>> = {}
+    for (const { name, file, native } of graphs) {
+      const noise = inputsOf(manifest.networks[name]!, manifest)
+      // A step takes its own target's conditioning, whose gates are in the units of that target's streams.
+      const inputs = (side: 'cpu' | 'there') => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
+      const own = path.join(directories.cpu!, `${name}.onnx`)
+      const expected = await runOnce(own, { target: 'cpu' }, inputs('cpu'))
+      const options = { target, kernels: native ? step.kernels : undefined }
+      const given = await runOnce(path.join(directories[target]!, file), options, inputs('there'))
+      if (name === 'conditioning') {
+        conditions.cpu = conditionOf(expected)
+        conditions.there = conditionOf(given)
+      }
+      const limit = native ? LIMITS.native : LIMITS.weightOnly
+      for (const output of Object.keys(expected).filter((each) => each !== 'modulation')) {
+        const error = relativeError(given[output]!, expected[output]!)
+        judge(`${file} ${output}`, error.toExponential(1), error <= limit.error)
+      }
+    }
+    const limit = step.kernels ? LIMITS.native : LIMITS.weightOnly
+    const decibels = psnr(await pixels(directories[target]!), await pixels(directories.cpu!))
+    judge('image', `PSNR ${decibels.toFixed(1)} dB`, decibels >= limit.psnr || !isBuiltIn(model))
   } finally {
     await fs.rm(scratch, { recursive: true })
   }
+  if (failures.length > 0) throw new Error(`too far from the CPU: ${failures.join(', ')}`)
 }
 
-function inputsOf({ inputs }: NonNullable<Manifest['networks']['t5']>): Record<string, Tensor> {
+const isBuiltIn = (model: TargetsOptions['model']): model is BuiltInModel => Object.hasOwn(CHECKPOINTS, model)
+
+/** What the first step is told. */
+function conditionOf({ modulation, context }: Record<string, Tensor>): Record<string, Tensor> {
+  const [, batch, width] = modulation!.dims as [number, number, number]
+  const data = (modulation!.data as Float32Array).slice(0, batch * width)
+  return { modulation: { data, dims: [batch, width] }, context: context! }
+}
+
+/** Noise for every input, within what the position table covers. */
+function inputsOf({ inputs }: NonNullable<Manifest['networks']['t5']>, { position }: Manifest): Record<string, Tensor> {
+  if (AXES.h! / 2 > position.max) throw new Error(`${AXES.h} rows of latents are beyond the position table`)
   return Object.fromEntries(
     inputs.map(({ name, dtype, shape }) => {
       const dims = shape.map((dim) => (typeof dim === 'number' ? dim : AXES[dim]!))
@@ -61,10 +112,10 @@ function inputsOf({ inputs }: NonNullable<Manifest['networks']['t5']>): Record<s
 
 async function runOnce(
   file: string,
-  target: Manifest['target'],
+  options: SessionOptions,
   inputs: Record<string, Tensor>,
 ): Promise<Record<string, Tensor>> {
-  const session = await openSession(file, { target })
+  const session = await openSession(file, options)
   try {
     return await session.run(inputs)
   } finally {
@@ -75,7 +126,7 @@ async function runOnce(
 const pixels = (directory: string): Promise<Pixels> =>
   withPipeline(directory, async (pipeline) => readPixels(await render(pipeline, REQUEST)))
 
-function relativeError(given: Tensor, expected: Tensor): string {
+function relativeError(given: Tensor, expected: Tensor): number {
   const [a, b] = [given.data as Float32Array, expected.data as Float32Array]
   let difference = 0
   let norm = 0
@@ -83,5 +134,5 @@ function relativeError(given: Tensor, expected: Tensor): string {
     difference += (a[i]! - b[i]!) ** 2
     norm += b[i]! ** 2
   }
-  return Math.sqrt(difference / norm).toExponential(1)
+  return Math.sqrt(difference / norm)
 }

@@ -18,6 +18,7 @@ export function createModellessEngine(stepMs: number): Engine {
     models: [{ ...MODELLESS, package: 'a'.repeat(64), side: { max: 1024, multipleOf: 16 } }],
     start: () => Promise.resolve(),
     load: () => Promise.resolve({ device: 'modelless', seconds: 0 }),
+    warm: () => Promise.resolve({ sizes: [] }),
     async *run(_, request, signal) {
       yield { type: 'encoded', seconds: 0 }
       for (let image = 0; image < request.count; image++) {

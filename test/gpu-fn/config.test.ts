@@ -29,6 +29,20 @@ test('fills in defaults and listens on every interface', () => {
   })
 })
 
+test('reads a budget of gigabytes and sizes to be warm in', () => {
+  expect(readConfig(good)).toMatchObject({ deviceBytes: undefined, warm: undefined })
+  const config = readConfig({ ...good, OCTET_VRAM_GB: '7.5', OCTET_WARM: '1024x1024,1024x768' })
+  expect(config.deviceBytes).toBe(7.5 * 2 ** 30)
+  expect(config.warm).toEqual([
+    { width: 1024, height: 1024 },
+    { width: 1024, height: 768 },
+  ])
+  expect(refusal({ ...good, OCTET_VRAM_GB: '8GB', OCTET_WARM: '1024' })).toBe(
+    `OCTET_VRAM_GB must be a number of gigabytes, such as 8 or 23.5; given "8GB"
+OCTET_WARM must be width x height, or several with commas, such as 1024x1024,1024x768; given "1024"`,
+  )
+})
+
 test('reads what is given', () => {
   const config = readConfig({ ...good, PORT: '9000', OCTET_QUEUE: '0', OCTET_PRELOAD: 'nano:fp8,large-turbo:fp8-lite' })
   expect(config).toMatchObject({ port: 9000, queue: 0 })

@@ -55,6 +55,14 @@ test('offers the packages of its directory with the sizes they take', async () =
   }
 })
 
+test('logs what the thread has to say of a package, in one line, and loads it', async () => {
+  const program = new URL('../support/noting-engine-worker.ts', import.meta.url)
+  const { engine, logs } = await startEngine({ program })
+  const { seconds } = await engine.load(engine.models[0]!)
+  expect(seconds).toBeGreaterThan(0)
+  expect(logs.filter(({ msg }) => msg === 'runs with 16-bit products')).toHaveLength(1)
+})
+
 test('runs a request on its thread and hands over the image', async () => {
   const { engine } = await startEngine()
   const events = await collect(engine, request({ count: 2 }))
@@ -84,11 +92,33 @@ test('a package is loaded once while the budget holds it, and the least recently
   const [first, second] = engine.models
   expect((await engine.load(first!)).seconds).toBeGreaterThan(0)
   expect((await engine.load(second!)).seconds).toBeGreaterThan(0)
-  expect(await engine.load(first!)).toEqual({ device: cpus()[0]!.model, seconds: 0 })
+  expect(await engine.load(first!)).toMatchObject({ device: cpus()[0]!.model, seconds: 0 })
 
   const { engine: small } = await startEngine({ memoryBytes: 1 })
   for (const model of [first!, second!, first!]) expect((await small.load(model)).seconds).toBeGreaterThan(0)
   expect((await small.load(first!)).seconds).toBe(0)
+})
+
+test('plans within a budget of device memory, says so, and refuses what does not fit', async () => {
+  const { engine, logs } = await startEngine({ deviceBytes: 2e9 })
+  const [model] = engine.models
+  expect((await engine.load(model!)).networks).toMatchObject({ transformer: expect.any(Number) })
+  expect(logs.find(({ msg }) => msg === 'memory plan')).toMatchObject({ budget: '2.00 GB', decode: 'whole' })
+  const { engine: small } = await startEngine({ deviceBytes: 1e6 })
+  await expect(small.load(model!)).rejects.toMatchObject({ name: 'JobError', code: 'out_of_memory' })
+})
+
+test('is warm in every size that it can make, its own unless told', async () => {
+  const { engine } = await startEngine()
+  const [model] = engine.models
+  expect((await engine.warm(model!)).sizes).toEqual([{ width: 256, height: 256 }])
+  const wanted = [
+    { width: 64, height: 96 },
+    { width: 60, height: 64 },
+    { width: 9600, height: 64 },
+  ]
+  expect(await engine.warm(model!, wanted)).toEqual({ sizes: [wanted[0]] })
+  expect(await engine.load(model!)).toMatchObject({ seconds: 0, networks: {} })
 })
 
 test('the budget counts what packages take in memory, not their files', async () => {

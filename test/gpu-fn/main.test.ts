@@ -24,10 +24,19 @@ const long = { steps: 100, count: 8 }
 describe('a process that serves', () => {
   let gpu: GpuProcess
   beforeAll(async () => {
-    gpu = await startGpuProcess(packages, { OCTET_PRELOAD: 'custom:fp8', OCTET_QUEUE: '1' })
+    gpu = await startGpuProcess(packages, { OCTET_PRELOAD: 'custom:fp8', OCTET_QUEUE: '1', OCTET_WARM: '64x96,64x64' })
     expect(await gpu.ready()).toEqual([503, 200])
   })
   afterAll(() => gpu[Symbol.asyncDispose]())
+
+  test('is loaded and warm in every size asked for before it says that it is ready', () => {
+    const order = gpu.logs.map(({ msg }) => msg).filter((msg) => /^(model|ready)/.test(msg))
+    expect(order).toEqual(['model loaded', 'model warm', 'ready'])
+    expect(gpu.logs.find(({ msg }) => msg === 'model warm')?.sizes).toEqual([
+      { width: 64, height: 96 },
+      { width: 64, height: 64 },
+    ])
+  })
 
   test('says what it offers', async () => {
     const body = health.parse(await (await fetch(`${gpu.url}/healthz`)).json())

@@ -2,22 +2,33 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { gaussianNoise } from '../../gpu-fn/noise.ts'
 import { openSession, type Session, type Tensor } from '../../gpu-fn/session.ts'
 import { compileTiny } from '../support/compile.ts'
+import { hasGpu } from '../support/gpu.ts'
 
 const ids = (batch: number, tokens: number): Tensor => ({
   data: BigInt64Array.from({ length: batch * tokens }, (_, i) => BigInt((i * 37) % 990)),
   dims: [batch, tokens],
 })
+const noise = (dims: number[], seed: number): Tensor => ({
+  data: gaussianNoise(
+    seed,
+    dims.reduce((n, dim) => n * dim),
+  ),
+  dims,
+})
 const refusal = (message: RegExp) =>
   expect.objectContaining({ name: 'SessionError', message: expect.stringMatching(message) })
 
-describe('a session on the CPU', () => {
+const BINDINGS = ['node', 'native'] as const
+
+describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding) => {
   let directory: string
   let session: Session
   beforeAll(async () => {
     directory = await compileTiny({ tier: 'fp8' })
-    session = await openSession(path.join(directory, 'clip_l.onnx'), { target: 'cpu' })
+    session = await openSession(path.join(directory, 'clip_l.onnx'), { target: 'cpu', binding })
   })
   afterAll(() => session.release())
 
@@ -41,7 +52,7 @@ describe('a session on the CPU', () => {
     const file = path.join(directory, 't5.onnx')
     const results: Tensor[] = []
     for (const fold of [false, true]) {
-      const t5 = await openSession(file, { target: 'cpu', fold, threads: 1 })
+      const t5 = await openSession(file, { target: 'cpu', binding, fold, threads: 1 })
       results.push((await t5.run({ input_ids: ids(1, 40) })).hidden!)
       await t5.release()
     }
@@ -71,9 +82,98 @@ describe('a session on the CPU', () => {
   ])('names the file and the cause when %s', async (_, inputs, message) => {
     await expect(session.run(inputs)).rejects.toThrow(refusal(message))
   })
+
+  test('names an input that the graph does not have', async () => {
+    const inputs = { input_ids: ids(1, 77), mood: ids(1, 1) }
+    await expect(session.run(inputs)).rejects.toThrow(refusal(/clip_l\.onnx failed: .*mood/s))
+  })
+
+  test('leaves results where they are computed, and reads them and their rows again', async () => {
+    const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu', binding })
+    const [conditioning, transformer] = await Promise.all([open('conditioning'), open('transformer')])
+    const prompts = { pooled: noise([1, 192], 1), prompt_embeds: noise([1, 5, 256], 2) }
+    const inputs = { timesteps: { data: Float32Array.of(900, 500, 100), dims: [3] }, ...prompts }
+    const resident = await conditioning.runResident(inputs)
+    const copied = await conditioning.run(inputs)
+    expect(resident.modulation!.dims).toEqual(copied.modulation!.dims)
+    const [, batch, width] = copied.modulation!.dims as [number, number, number]
+    const latent = noise([1, 16, 8, 12], 3)
+    for (const step of [0, 2]) {
+      const data = copied.modulation!.data.slice(step * width, (step + 1) * width) as Float32Array
+      const modulation = { data, dims: [batch, width] }
+      const row = resident.modulation!.row(step)
+      expect(row.dims).toEqual([batch, width])
+      const expected = await transformer.run({ latent, modulation, context: copied.context! })
+      expect(await transformer.run({ latent, modulation: row, context: resident.context! })).toEqual(expected)
+    }
+    expect(() => resident.modulation!.row(3)).toThrow(RangeError)
+    for (const tensor of Object.values(resident)) tensor.release()
+    await Promise.all([conditioning.release(), transformer.release()])
+  })
+
+  test('does not begin a run that is aborted already', async () => {
+    const reason = new Error('nobody waits')
+    await expect(session.run({ input_ids: ids(1, 77) }, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
+  })
 })
 
-describe('files that cannot be opened', () => {
+describe('the native binding', () => {
+  let directory: string
+  beforeAll(async () => {
+    directory = await compileTiny({ tier: 'fp8' })
+  })
+
+  test.each(['clip_l', 'clip_g', 't5'])('computes %s as the Node binding does', async (network) => {
+    const file = path.join(directory, `${network}.onnx`)
+    const results = await Promise.all(
+      BINDINGS.map(async (binding) => {
+        const session = await openSession(file, { target: 'cpu', binding, threads: 1 })
+        try {
+          return await session.run({ input_ids: ids(2, 77) })
+        } finally {
+          await session.release()
+        }
+      }),
+    )
+    expect(results[0]).toEqual(results[1])
+  })
+
+  test('leaves the event loop free and stops in the middle of a run', async () => {
+    const t5 = await openSession(path.join(directory, 't5.onnx'), { target: 'cpu', binding: 'native', threads: 1 })
+    const abort = new AbortController()
+    const long = ids(1, 4096)
+    const run = t5.run({ input_ids: long }, { signal: abort.signal })
+    const reason = new Error('canceled')
+    // A timer can only fire, and the run can only end early, where the run does not hold the event loop.
+    setTimeout(() => abort.abort(reason), 5)
+    await expect(run).rejects.toBe(reason)
+    const { hidden } = await t5.run({ input_ids: ids(1, 40) })
+    expect(hidden!.dims.slice(0, 2)).toEqual([1, 40])
+    await t5.release()
+  })
+
+  test('waits for its runs before it is released, and refuses more', async () => {
+    const session = await openSession(path.join(directory, 't5.onnx'), { target: 'cpu', binding: 'native' })
+    const run = session.run({ input_ids: ids(1, 300) })
+    await session.release()
+    expect((await run).hidden!.dims.slice(0, 2)).toEqual([1, 300])
+    await expect(session.run({ input_ids: ids(1, 40) })).rejects.toThrow(refusal(/t5\.onnx failed: .*released/))
+    await session.release()
+  })
+
+  test('says that a library of operators cannot be loaded', async () => {
+    const options = { target: 'cuda-fp8', kernels: '/nowhere/liboctet-kernels.so' } as const
+    const file = path.join(directory, 'clip_l.onnx')
+    await expect(openSession(file, options)).rejects.toThrow(refusal(/cannot open .*clip_l\.onnx: .*liboctet-kernels/s))
+  })
+
+  test.skipIf(hasGpu())('says that there is no CUDA provider', async () => {
+    const file = path.join(directory, 'clip_l.onnx')
+    await expect(openSession(file, { target: 'cuda' })).rejects.toThrow(refusal(/cannot open .*(provider|CUDA)/s))
+  })
+})
+
+describe.each(BINDINGS)('files that cannot be opened through the %s binding', (binding) => {
   let scratch: string
   beforeAll(async () => {
     scratch = await mkdtemp(path.join(tmpdir(), 'octet-session-'))
@@ -81,7 +181,7 @@ describe('files that cannot be opened', () => {
   afterAll(() => rm(scratch, { recursive: true }))
 
   test('a missing one', async () => {
-    await expect(openSession(path.join(scratch, 'none.onnx'), { target: 'cpu' })).rejects.toThrow(
+    await expect(openSession(path.join(scratch, 'none.onnx'), { target: 'cpu', binding })).rejects.toThrow(
       refusal(/cannot open .*none\.onnx/),
     )
   })
@@ -89,6 +189,6 @@ describe('files that cannot be opened', () => {
   test('one that is not ONNX', async () => {
     const file = path.join(scratch, 'noise.onnx')
     await writeFile(file, 'not a graph at all')
-    await expect(openSession(file, { target: 'cpu' })).rejects.toThrow(refusal(/cannot open .*noise\.onnx: /))
+    await expect(openSession(file, { target: 'cpu', binding })).rejects.toThrow(refusal(/cannot open .*noise\.onnx: /))
   })
 })

@@ -4,28 +4,43 @@ import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import type { Manifest } from '../../gpu-fn/compile/manifest.ts'
 import { COMPILER } from '../../infra/built-in-model.ts'
+import { reference } from '../../infra/kernel-reference.ts'
 import { cacheDirectory, digestOf, makeOnce } from '../../infra/package-cache.ts'
 import { type TinyOptions, writeTinyCheckpoint } from '../../infra/tiny-checkpoint.ts'
 
 const SOURCES = [
   ...COMPILER,
-  'infra/tiny-checkpoint.ts',
+  'infra/{kernel-reference,tiny-checkpoint}.ts',
   'infra/tiny/**/*.*',
   'infra/{write-safetensors,safetensors-header}.ts',
 ]
 
-export type TinyPackage = TinyOptions & { tier?: Manifest['tier'] }
+export type TinyPackage = TinyOptions & {
+  tier?: Manifest['tier']
+  target?: Manifest['target']
+  /** With the roundings of target cuda-fp8, by the definition of its operators. */
+  asKernels?: boolean
+  /** Layers in each graph of T5. */
+  t5Layers?: number
+}
 
-/** Compiles a tiny checkpoint for the CPU and returns the package's directory. */
-export async function compileTiny({ tier = 'fp32', ...tiny }: TinyPackage): Promise<string> {
+/** Compiles a tiny checkpoint, for the CPU unless told otherwise, and returns the package's directory. */
+export async function compileTiny({
+  tier = 'fp32',
+  target = 'cpu',
+  asKernels = false,
+  t5Layers,
+  ...tiny
+}: TinyPackage): Promise<string> {
   const name = createHash('sha256')
-    .update(JSON.stringify([tier, Object.entries(tiny).sort()]))
+    .update(JSON.stringify([tier, target, asKernels, t5Layers, Object.entries(tiny).sort()]))
     .digest('hex')
     .slice(0, 16)
   const directory = path.join(await cacheDirectory('tiny', await digestOf(SOURCES)), name)
   await makeOnce(directory, async (out, scratch) => {
     const checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), tiny)
-    await compile({ checkpoint: [checkpoint], out, tier, target: 'cpu', variant: 'custom' })
+    const lowering = asKernels ? reference : undefined
+    await compile({ checkpoint: [checkpoint], out, tier, target, variant: 'custom', lowering, t5Layers })
   })
   return directory
 }

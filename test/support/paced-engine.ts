@@ -30,6 +30,7 @@ export function createPacedEngine(steps = Number.POSITIVE_INFINITY): PacedEngine
     },
     start: () => Promise.resolve(),
     load: () => Promise.resolve({ device: 'paced', seconds: runs.length === 0 ? 1.5 : 0 }),
+    warm: () => Promise.resolve({ sizes: [] }),
     async *run(_, request, signal) {
       runs.push(request)
       yield { type: 'encoded', seconds: 0.25 }

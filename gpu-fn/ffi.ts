@@ -1,0 +1,12 @@
+// koffi, which calls C libraries on stacks of its own, with room for onnxruntime, which goes deep into CUDA's libraries: koffi's default
+// for calls on other threads is 128 KiB. The setting must come before the first library.
+import koffi from 'koffi'
+
+const STACK_BYTES = 8 << 20
+
+koffi.config({
+  ...koffi.config(),
+  ...{ sync_stack_size: STACK_BYTES, async_stack_size: STACK_BYTES, resident_async_pools: 1 },
+})
+
+export { koffi }

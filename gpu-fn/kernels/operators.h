@@ -1,0 +1,87 @@
+// The operators of the domain `octet`. infra/kernel-reference.ts says in ONNX operators what each one computes.
+#pragma once
+#include "op.h"
+
+namespace octet {
+
+using ort::FLOAT, ort::FLOAT16, ort::FLOAT8E4M3FN, ort::UINT8, ort::OPTIONAL;
+
+struct ModulateQuantise {
+  static constexpr const char* name = "ModulateQuantise";
+  /** stream, modulation, branches */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL}};
+  /** stream', then codes and scales of each modulation */
+  static constexpr Port outputs[] = {{FLOAT16, OPTIONAL}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
+
+  explicit ModulateQuantise(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  std::vector<int64_t> shifts, scales, gates;
+  float branchFactor, epsilon;
+};
+
+struct GeluQuantise {
+  static constexpr const char* name = "GeluQuantise";
+  static constexpr Port inputs[] = {{FLOAT16}};
+  /** codes, scales */
+  static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}};
+
+  explicit GeluQuantise(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  float factor;
+};
+
+struct QuantiseParts {
+  static constexpr const char* name = "QuantiseParts";
+  /** joint, a tensor as long as the first part */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT8E4M3FN}};
+  static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
+
+  explicit QuantiseParts(const Attributes&) {}
+  void compute(const Context&) const;
+};
+
+struct Linear {
+  static constexpr const char* name = "Linear";
+  /** codes, scales, weight, weight scales, bias */
+  static constexpr Port inputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT16}};
+  static constexpr Port outputs[] = {{FLOAT16}};
+
+  explicit Linear(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  bool portable;
+};
+
+struct JoinHeads {
+  static constexpr const char* name = "JoinHeads";
+  /** q·k·v of the image and of the text, norms of q and k of the image, then of the text */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT16, OPTIONAL}, {FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}, {FLOAT, OPTIONAL}};
+  /** queries, tiles of keys, tiles of values, what a product of codes is to be multiplied with */
+  static constexpr Port outputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}};
+
+  explicit JoinHeads(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  float epsilon;
+};
+
+struct Attention {
+  static constexpr const char* name = "Attention";
+  /** the outputs of JoinHeads, then what it was given */
+  static constexpr Port inputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}, {FLOAT16}, {FLOAT16, OPTIONAL}};
+  static constexpr Port outputs[] = {{FLOAT16}};
+
+  explicit Attention(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  bool portable;
+};
+
+}  // namespace octet

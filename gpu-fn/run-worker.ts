@@ -1,0 +1,16 @@
+// The thread's side of run-thread.ts.
+import { parentPort } from 'node:worker_threads'
+import { loadOrtApi } from './ort-api.ts'
+import type { Ended, Run } from './run-thread.ts'
+
+const api = loadOrtApi()
+
+parentPort!.on('message', ({ session, options, binding }: Run) => {
+  let message: string | null = null
+  try {
+    api.call('RunWithBinding', session, options, binding)
+  } catch (error) {
+    message = (error as Error).message
+  }
+  parentPort!.postMessage({ message } satisfies Ended)
+})

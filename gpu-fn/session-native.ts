@@ -1,0 +1,262 @@
+// Sessions on onnxruntime's C API, for what the Node binding has not: CUDA's options, operators of our own, tensors that stay on the
+// device, runs that leave the event loop free and that can be canceled. It runs on the CPU as well, where tests hold it against the binding.
+import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
+import { runOnThread } from './run-thread.ts'
+import type { Resident, RunOptions, Session, Tensor } from './session.ts'
+import { failingWith } from './session-error.ts'
+
+// ONNX TensorProto.DataType, onnxruntime's OrtLoggingLevel, OrtAllocatorType and OrtMemType
+const FLOAT32 = 1
+const INT64 = 7
+/** Whatever goes wrong is thrown; onnxruntime need not print it as well. */
+const FATAL_ONLY = 4
+const DEVICE_ALLOCATOR = 0
+const DEFAULT_MEMORY = 0
+const CUDA_DEVICE = 0
+
+/** Settings of onnxruntime, as names and values of its own. */
+export type NativeSettings = {
+  readonly entries: Record<string, string>
+  readonly memoryPattern: boolean
+  readonly threads?: number | undefined
+  /** Options of the CUDA provider; without them the session runs on the CPU. */
+  readonly cuda?: Record<string, string>
+  /** Libraries of operators. */
+  readonly libraries?: readonly string[]
+}
+
+let environment: Pointer | undefined
+
+/** Opens an ONNX file, off the event loop. Throws `SessionError`. */
+export async function openNativeSession(file: string, settings: NativeSettings): Promise<Session> {
+  return failingWith(`cannot open ${file}`, async () => {
+    const api = loadOrtApi()
+    environment ??= api.make('CreateEnv', FATAL_ONLY, 'octet')
+    const options = api.make('CreateSessionOptions')
+    try {
+      configure(api, options, settings)
+      const out: [Pointer | null] = [null]
+      await api.callAsync('CreateSession', environment, file, options, out)
+      return new NativeSession(file, api, out[0]!, settings.cuda !== undefined)
+    } finally {
+      api.release('SessionOptions', options)
+    }
+  })
+}
+
+function configure(
+  api: OrtApi,
+  options: Pointer,
+  { entries, memoryPattern, threads, cuda, libraries }: NativeSettings,
+) {
+  api.call('SetSessionLogSeverityLevel', options, FATAL_ONLY)
+  for (const [key, value] of Object.entries(entries)) api.call('AddSessionConfigEntry', options, key, value)
+  api.call(memoryPattern ? 'EnableMemPattern' : 'DisableMemPattern', options)
+  if (threads !== undefined) api.call('SetIntraOpNumThreads', options, threads)
+  for (const library of libraries ?? []) api.call('RegisterCustomOpsLibrary_V2', options, library)
+  if (!cuda) return
+  const provider = api.make('CreateCUDAProviderOptions')
+  try {
+    const [keys, values] = [Object.keys(cuda), Object.values(cuda)]
+    api.call('UpdateCUDAProviderOptions', provider, keys, values, keys.length)
+    api.call('SessionOptionsAppendExecutionProvider_CUDA_V2', options, provider)
+  } finally {
+    api.release('CUDAProviderOptions', provider)
+  }
+}
+
+class NativeSession implements Session {
+  readonly #file: string
+  readonly #api: OrtApi
+  readonly #session: Pointer
+  readonly #outputs: readonly string[]
+  /** Where inputs come from and outputs go to, and where residents stay. */
+  readonly #host: Pointer
+  readonly #device: Pointer
+  readonly #running = new Set<Promise<unknown>>()
+  #released = false
+
+  constructor(file: string, api: OrtApi, session: Pointer, cuda: boolean) {
+    this.#file = file
+    this.#api = api
+    this.#session = session
+    this.#host = memoryOf(api, 'Cpu')
+    this.#device = cuda ? memoryOf(api, 'Cuda') : this.#host
+    this.#outputs = outputNames(api, session)
+  }
+
+  run(inputs: Inputs, { signal }: RunOptions = {}): Promise<Record<string, Tensor>> {
+    return this.#guarded(signal, async () => {
+      const values = await this.#compute(inputs, this.#host, signal)
+      try {
+        return this.#named(values.map((value) => read(this.#api, value)))
+      } finally {
+        for (const value of values) this.#api.release('Value', value)
+      }
+    })
+  }
+
+  runResident(inputs: Inputs, { signal }: RunOptions = {}): Promise<Record<string, Resident>> {
+    return this.#guarded(signal, async () => {
+      const values = await this.#compute(inputs, this.#device, signal)
+      return this.#named(values.map((value) => new NativeResident(this.#api, this.#device, value)))
+    })
+  }
+
+  async release(): Promise<void> {
+    if (this.#released) return
+    this.#released = true
+    await Promise.allSettled(this.#running)
+    this.#api.release('Session', this.#session)
+  }
+
+  #named<T>(results: readonly T[]): Record<string, T> {
+    return Object.fromEntries(this.#outputs.map((name, i) => [name, results[i]!]))
+  }
+
+  /** A session lives until its last run has ended. A run that was aborted throws the signal's reason, whatever onnxruntime says. */
+  async #guarded<T>(signal: AbortSignal | undefined, action: () => Promise<T>): Promise<T> {
+    const run = failingWith(`${this.#file} failed`, async () => {
+      if (this.#released) throw new Error('the session was released')
+      return action()
+    })
+    this.#running.add(run)
+    try {
+      return await run
+    } catch (error) {
+      throw signal?.aborted ? signal.reason : error
+    } finally {
+      this.#running.delete(run)
+    }
+  }
+
+  /** Runs the graph and gives the outputs, in `memory`, in their order. */
+  async #compute(inputs: Inputs, memory: Pointer, signal: AbortSignal | undefined): Promise<Pointer[]> {
+    signal?.throwIfAborted()
+    const api = this.#api
+    const binding = api.make('CreateIoBinding', this.#session)
+    const options = api.make('CreateRunOptions')
+    const made: Pointer[] = []
+    const terminate = () => api.call('RunOptionsSetTerminate', options)
+    try {
+      for (const [name, tensor] of Object.entries(inputs)) {
+        const value = 'data' in tensor ? write(api, tensor) : NativeResident.valueOf(tensor)
+        if ('data' in tensor) made.push(value)
+        api.call('BindInput', binding, name, value)
+      }
+      for (const name of this.#outputs) api.call('BindOutputToDevice', binding, name, memory)
+      signal?.addEventListener('abort', terminate)
+      await runOnThread({ session: this.#session, options, binding })
+      return boundValues(api, binding)
+    } finally {
+      signal?.removeEventListener('abort', terminate)
+      for (const value of made) api.release('Value', value)
+      api.release('RunOptions', options)
+      api.release('IoBinding', binding)
+    }
+  }
+}
+
+type Inputs = Record<string, Tensor | Resident>
+
+/** An output on the device. Rows are views of it, and the memory is free once all of them are released. */
+class NativeResident implements Resident {
+  readonly dims: readonly number[]
+  readonly #api: OrtApi
+  readonly #memory: Pointer
+  readonly #value: Pointer
+  readonly #rows = new Map<number, NativeResident>()
+
+  constructor(api: OrtApi, memory: Pointer, value: Pointer) {
+    this.#api = api
+    this.#memory = memory
+    this.#value = value
+    this.dims = shapeOf(api, value).dims
+  }
+
+  static valueOf(tensor: Resident): Pointer {
+    if (tensor instanceof NativeResident) return tensor.#value
+    throw new Error('a resident tensor of another kind of session is given')
+  }
+
+  row(index: number): Resident {
+    const found = this.#rows.get(index)
+    if (found) return found
+    const [count, ...dims] = this.dims
+    if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} of ${count} is asked for`)
+    const bytes = dims.reduce((n, dim) => n * dim, Float32Array.BYTES_PER_ELEMENT)
+    const start = this.#api.make('GetTensorMutableData', this.#value) + BigInt(index * bytes)
+    const shape = BigInt64Array.from(dims.map(BigInt))
+    const view = this.#api.make(
+      'CreateTensorWithDataAsOrtValue',
+      this.#memory,
+      start,
+      bytes,
+      shape,
+      dims.length,
+      FLOAT32,
+    )
+    const row = new NativeResident(this.#api, this.#memory, view)
+    this.#rows.set(index, row)
+    return row
+  }
+
+  release(): void {
+    for (const row of this.#rows.values()) row.release()
+    this.#api.release('Value', this.#value)
+  }
+}
+
+const memoryOf = (api: OrtApi, name: 'Cpu' | 'Cuda') =>
+  api.make('CreateMemoryInfo', name, DEVICE_ALLOCATOR, CUDA_DEVICE, DEFAULT_MEMORY)
+
+function outputNames(api: OrtApi, session: Pointer): string[] {
+  const allocator = api.make('GetAllocatorWithDefaultOptions')
+  return Array.from({ length: api.count('SessionGetOutputCount', session) }, (_, i) => {
+    const text = api.make('SessionGetOutputName', session, i, allocator)
+    const name = api.readString(text)
+    api.call('AllocatorFree', allocator, text)
+    return name
+  })
+}
+
+/** A copy of a tensor in onnxruntime's memory. */
+function write(api: OrtApi, { data, dims }: Tensor): Pointer {
+  const count = dims.reduce((n, dim) => n * dim, 1)
+  if (count !== data.length) throw new Error(`${data.length} values are given for the shape [${dims.join(', ')}]`)
+  const type = data instanceof Float32Array ? FLOAT32 : INT64
+  const shape = BigInt64Array.from(dims.map(BigInt))
+  const value = api.make('CreateTensorAsOrtValue', api.make('GetAllocatorWithDefaultOptions'), shape, dims.length, type)
+  if (count > 0) api.copy(api.make('GetTensorMutableData', value), data, data.byteLength)
+  return value
+}
+
+function read(api: OrtApi, value: Pointer): Tensor {
+  const { type, dims } = shapeOf(api, value)
+  if (type !== FLOAT32 && type !== INT64) throw new Error('an output is neither float32 nor int64')
+  const count = dims.reduce((n, dim) => n * dim, 1)
+  const data = type === FLOAT32 ? new Float32Array(count) : new BigInt64Array(count)
+  if (count > 0) api.copy(data, api.make('GetTensorMutableData', value), data.byteLength)
+  return { data, dims }
+}
+
+function shapeOf(api: OrtApi, value: Pointer): { type: number; dims: number[] } {
+  const info = api.make('GetTensorTypeAndShape', value)
+  try {
+    const type = api.count('GetTensorElementType', info)
+    const dims = new BigInt64Array(api.count('GetDimensionsCount', info))
+    if (dims.length > 0) api.call('GetDimensions', info, dims, dims.length)
+    return { type, dims: Array.from(dims, Number) }
+  } finally {
+    api.release('TensorTypeAndShapeInfo', info)
+  }
+}
+
+function boundValues(api: OrtApi, binding: Pointer): Pointer[] {
+  const allocator = api.make('GetAllocatorWithDefaultOptions')
+  const [list, count]: [[Pointer | null], [number]] = [[null], [0]]
+  api.call('GetBoundOutputValues', binding, allocator, list, count)
+  const values = api.readPointers(list[0]!, Number(count[0]))
+  api.call('AllocatorFree', allocator, list[0])
+  return values
+}

@@ -1,0 +1,105 @@
+// Weights for measuring speed: every weight of a graph is a stretch of one file of random numbers, so that a network of any size is ready
+// in seconds and on the GPU as large as it is.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { openCheckpoint } from '../../gpu-fn/compile/checkpoint.ts'
+import { float32ToFloat16 } from '../../gpu-fn/compile/dtype.ts'
+import { encode } from '../../gpu-fn/compile/fp8.ts'
+import type { Graph, Weight } from '../../gpu-fn/compile/graph.ts'
+import { type BuildOptions, buildModel } from '../../gpu-fn/compile/networks.ts'
+import { encodeModel } from '../../gpu-fn/compile/onnx.ts'
+import { stabilityTransformer, VARIANTS } from '../published-shapes.ts'
+import { stabilityVae } from '../published-vae-shapes.ts'
+import { drawPool } from '../random-weights.ts'
+import { safetensorsHeader } from '../safetensors-header.ts'
+
+const MIB = 2 ** 20
+const PAGE = 4096
+const FILE = 'random.weights'
+/** Bytes of each kind of number. Codes fill the GPU's memory; a stretch begins again when its end is reached. */
+const REGIONS = { codes: 256 * MIB, halves: 64 * MIB, scales: 4 * MIB, norms: MIB, biases: 4 * MIB }
+type Kind = keyof typeof REGIONS
+
+/** A full-size step graph of a variant, its tensors known by shape alone: the checkpoint is a header and a hole. */
+export async function buildStep(directory: string, variant: 'large' | 'medium', blocks: number, options: BuildOptions) {
+  const tensors = [
+    ...[...stabilityTransformer(VARIANTS[variant], blocks)].map(
+      ([name, shape]) => [`model.diffusion_model.${name}`, shape] as const,
+    ),
+    ...[...stabilityVae()].map(([name, shape]) => [`first_stage_model.${name}`, shape] as const),
+  ]
+  const { header, dataBytes } = safetensorsHeader(
+    tensors.map(([name, shape]) => ({ name, shape, dtype: 'BF16' as const })),
+  )
+  const file = path.join(directory, `${variant}-${blocks}.safetensors`)
+  await fs.writeFile(file, header)
+  await fs.truncate(file, header.length + dataBytes)
+  return buildModel(await openCheckpoint([file]), [file], { ...options, variant: 'custom', allowMissingEncoders: true })
+}
+
+/** Writes the numbers that `writeGraph` borrows. */
+export async function writeNumbers(directory: string): Promise<void> {
+  const pool = drawPool(0)
+  const file = await fs.open(path.join(directory, FILE), 'w')
+  try {
+    await repeat(
+      file,
+      Uint8Array.from(pool, (value) => encode(value * 40)),
+      REGIONS.codes,
+    )
+    const halves = new Uint16Array(pool.length)
+    float32ToFloat16(
+      pool.map((value) => value * 0.03),
+      halves,
+    )
+    await repeat(file, new Uint8Array(halves.buffer), REGIONS.halves)
+    // Products of random codes, of 2432 or 9728 each, are then of the size of what went in.
+    for (const [kind, mean, deviation] of [
+      ['scales', 5e-4, 1e-4],
+      ['norms', 1, 0.2],
+      ['biases', 0, 0.03],
+    ] as const) {
+      const numbers = pool.slice(0, REGIONS[kind] / 4).map((value) => mean + deviation * value)
+      await file.writeFile(new Uint8Array(numbers.buffer))
+    }
+  } finally {
+    await file.close()
+  }
+}
+
+async function repeat(file: fs.FileHandle, bytes: Uint8Array, total: number): Promise<void> {
+  for (let left = total; left > 0; left -= bytes.length) await file.writeFile(bytes.subarray(0, left))
+}
+
+/** Writes a graph whose weights are stretches of the numbers. The same graph gets the same ones. */
+export async function writeGraph(directory: string, name: string, graph: Graph): Promise<string> {
+  const file = path.join(directory, name)
+  await fs.writeFile(file, encodeModel(graph, { location: FILE, placed: borrow(graph.weights) }, '0'))
+  return file
+}
+
+function borrow(weights: readonly Weight[]): Map<string, { offset: number; bytes: number }> {
+  const kinds = Object.keys(REGIONS) as Kind[]
+  const starts = Object.fromEntries(
+    kinds.map((kind, i) => [kind, kinds.slice(0, i).reduce((n, k) => n + REGIONS[k], 0)]),
+  )
+  const used = new Map<Kind, number>()
+  return new Map(
+    weights.map(({ name, dtype, shape }) => {
+      const size = { float8e4m3fn: 1, float16: 2, float32: 4 }[dtype as string]!
+      const bytes = shape.reduce((n, dim) => n * dim, size)
+      const kind = kindOf(name, dtype)
+      const free = used.get(kind) ?? 0
+      const at = free + bytes > REGIONS[kind] ? 0 : free
+      used.set(kind, Math.ceil((at + bytes) / PAGE) * PAGE)
+      return [name, { offset: starts[kind]! + at, bytes }]
+    }),
+  )
+}
+
+function kindOf(name: string, dtype: Weight['dtype']): Kind {
+  if (dtype === 'float8e4m3fn') return 'codes'
+  if (dtype === 'float16') return 'halves'
+  if (name.endsWith('.scale')) return 'scales'
+  return /\.ln_[qk]\./.test(name) ? 'norms' : 'biases'
+}

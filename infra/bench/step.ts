@@ -1,0 +1,97 @@
+// How long is one step of a full-size denoiser? FP8 products beside 16-bit ones on the same random weights, which cost what real ones cost.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { Graph } from '../../gpu-fn/compile/graph.ts'
+import { findKernels } from '../../gpu-fn/fp8-kernels.ts'
+import { gaussianNoise } from '../../gpu-fn/noise.ts'
+import { openSession, type Resident, type Tensor } from '../../gpu-fn/session.ts'
+import { VARIANTS } from '../published-shapes.ts'
+import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
+import { median } from './statistics.ts'
+
+export type StepOptions = {
+  readonly variant: 'large' | 'medium'
+  readonly size: number
+  readonly batch: number
+  readonly blocks?: number | undefined
+  readonly runs: number
+}
+
+const TEXT_TOKENS = 333
+type Inputs = Record<string, Tensor | Resident>
+
+/** Prints milliseconds of a step in FP8 products and in 16-bit ones, and how far their results are apart. Throws without a GPU. */
+export async function benchStep({
+  variant,
+  size,
+  batch,
+  blocks = VARIANTS[variant].depth,
+  runs,
+}: StepOptions): Promise<void> {
+  const found = findKernels()
+  if ('missing' in found) throw new Error(`a step in FP8 products cannot run on this machine: ${found.missing}`)
+  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
+  try {
+    await writeNumbers(scratch)
+    const model = await buildStep(scratch, variant, blocks, { tier: 'fp8', target: 'cuda-fp8' })
+    const native = model.graphs.get('transformer')!
+    const free = { B: batch, L: TEXT_TOKENS, h: size / 8, w: size / 8, S: (size / 16) ** 2 }
+    const inputs = await onDevice(scratch, noiseFor(native, free))
+    const fp8 = await time(await writeGraph(scratch, 'native.onnx', native), inputs, runs, found.library)
+    const what = `${variant}, ${blocks} blocks, ${size}², batch ${batch}`
+    console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
+    if (batch > 1) return
+    const wide = await time(await writeGraph(scratch, 'weight-only.onnx', model.weightOnly!), inputs, runs)
+    const error = relativeError(fp8.velocity, wide.velocity).toExponential(1)
+    console.log(`${what}: 16-bit products ${wide.milliseconds.toFixed(1)} ms; the two results differ by ${error}`)
+  } finally {
+    await fs.rm(scratch, { recursive: true })
+  }
+}
+
+function noiseFor({ inputs }: Graph, free: Record<string, number>): Record<string, Tensor> {
+  return Object.fromEntries(
+    inputs.map(({ name, shape }, seed) => {
+      const dims = shape.map((dim) => (typeof dim === 'number' ? dim : free[dim]!))
+      const data = gaussianNoise(
+        seed,
+        dims.reduce((n, dim) => n * dim, 1),
+      )
+      return [name, { dims, data: name === 'modulation' ? data.map((value) => value * 0.2) : data }]
+    }),
+  )
+}
+
+/** What a job puts on the device once, so that its steps move latents alone. */
+async function onDevice(scratch: string, inputs: Record<string, Tensor>): Promise<Inputs> {
+  const { latent, ...others } = inputs
+  const graph = new Graph('keep')
+  for (const [name, { dims }] of Object.entries(others))
+    graph.output(`${name}_kept`, graph.input(name, 'float32', dims))
+  const session = await openSession(await writeGraph(scratch, 'keep.onnx', graph), { target: 'cuda' })
+  const kept = Object.entries(await session.runResident(others))
+  return { latent: latent!, ...Object.fromEntries(kept.map(([name, tensor]) => [name.replace('_kept', ''), tensor])) }
+}
+
+async function time(file: string, inputs: Inputs, runs: number, kernels?: string) {
+  const session = await openSession(file, { target: 'cuda-fp8', kernels })
+  try {
+    // The first run of a size makes plans.
+    let { velocity } = await session.run(inputs)
+    const times: number[] = []
+    for (let run = 0; run < runs; run++) {
+      const start = performance.now()
+      velocity = (await session.run(inputs)).velocity
+      times.push(performance.now() - start)
+    }
+    return { milliseconds: median(times), velocity: velocity!.data as Float32Array }
+  } finally {
+    await session.release()
+  }
+}
+
+function relativeError(given: Float32Array, expected: Float32Array): number {
+  const difference = given.reduce((sum, value, i) => sum + (value - expected[i]!) ** 2, 0)
+  return Math.sqrt(difference / expected.reduce((sum, value) => sum + value ** 2, 0))
+}
