@@ -1,6 +1,7 @@
 // The environment of the GPU function, parsed once at the start.
 import { createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto'
-import { totalmem } from 'node:os'
+import { tmpdir, totalmem } from 'node:os'
+import path from 'node:path'
 import * as z from 'zod'
 import { TIERS } from './contract.ts'
 
@@ -24,7 +25,7 @@ function integer(min: number, max: number, otherwise: number) {
 }
 
 const tiers = TIERS.join('|')
-const preload = z
+const models = z
   .string()
   .regex(
     new RegExp(`^[a-z0-9][a-z0-9-]*:(${tiers})(,[a-z0-9][a-z0-9-]*:(${tiers}))*$`),
@@ -55,7 +56,15 @@ const sizes = z
 const environment = z.object({
   PORT: integer(0, 65_535, 8080),
   HOST: z.string().optional(),
-  OCTET_PACKAGES: z.string({ error: 'must name the directory that holds the compiled packages' }),
+  OCTET_PACKAGES: z.string().optional(),
+  OCTET_BUCKET: z.url({ protocol: /^https?$/, error: 'must be the address of an S3-compatible bucket' }).optional(),
+  OCTET_BUCKET_KEY_ID: z.string().default(''),
+  OCTET_BUCKET_SECRET: z.string().default(''),
+  OCTET_BUCKET_REGION: z.string().default('auto'),
+  OCTET_MODELS: models.optional(),
+  OCTET_TARGET: z.enum(['cpu', 'cuda'], { error: 'must be cpu or cuda' }).default('cuda'),
+  OCTET_CACHE: z.string().default(path.join(tmpdir(), 'octet-packages')),
+  OCTET_CACHE_BYTES: integer(1, Number.MAX_SAFE_INTEGER, 0),
   OCTET_EDGE_PUBLIC_KEY: z.string().optional(),
   OCTET_INSECURE: z.literal('1', { error: 'must be 1 or not set' }).optional(),
   OCTET_QUEUE: integer(0, 10_000, 8),
@@ -63,7 +72,7 @@ const environment = z.object({
   OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
   OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
   OCTET_VRAM_GB: gigabytes.optional(),
-  OCTET_PRELOAD: preload.optional(),
+  OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
   OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
@@ -86,7 +95,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
   return {
     port: env.PORT,
     host,
-    packages: env.OCTET_PACKAGES,
+    packages: env.OCTET_PACKAGES ?? null,
+    bucket: readBucket(env),
     edgePublicKeys,
     queue: env.OCTET_QUEUE,
     retainSeconds: env.OCTET_RETAIN_SECONDS,
@@ -98,6 +108,31 @@ export function readConfig(variables: Record<string, string | undefined>) {
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     logLevel: env.LOG_LEVEL,
+  }
+}
+
+/** Packages to fetch where they are not in the directory; null without a bucket. */
+function readBucket(env: z.infer<typeof environment>) {
+  const { OCTET_BUCKET: url, OCTET_MODELS: models } = env
+  if (url === undefined && env.OCTET_PACKAGES === undefined)
+    throw new ConfigError(
+      'OCTET_PACKAGES must name the directory that holds the compiled packages, or OCTET_BUCKET a bucket that has them; neither is set',
+    )
+  if (url === undefined && models) throw new ConfigError('OCTET_BUCKET must be set together with OCTET_MODELS')
+  if (url === undefined) return null
+  if (!models)
+    throw new ConfigError('OCTET_MODELS must say what to serve of OCTET_BUCKET, as model:tier; it is not set')
+  return {
+    address: {
+      url,
+      accessKeyId: env.OCTET_BUCKET_KEY_ID,
+      secretAccessKey: env.OCTET_BUCKET_SECRET,
+      region: env.OCTET_BUCKET_REGION,
+    },
+    models: models.map(([model, tier]) => ({ model, tier, target: env.OCTET_TARGET })),
+    cache: env.OCTET_CACHE,
+    /** 0: most of what is free on that disk. */
+    cacheBytes: env.OCTET_CACHE_BYTES,
   }
 }
 

@@ -9,7 +9,12 @@ import { describePlan, type MemoryPlan } from './memory-plan.ts'
 const PROGRAM = new URL('./engine-worker.ts', import.meta.url)
 
 /** One thread for every onnxruntime session, whose calls block their thread. Commands are sent one at a time. */
-export function createThread({ memoryBytes, deviceBytes, log, program = PROGRAM }: Omit<EngineOptions, 'packages'>) {
+export function createThread({
+  memoryBytes,
+  deviceBytes,
+  log,
+  program = PROGRAM,
+}: Omit<EngineOptions, 'packages' | 'bringPackages'>) {
   let thread: Worker | undefined
   let stopping = false
   let idle = Promise.resolve()

@@ -31,8 +31,10 @@ export interface Engine {
 }
 
 export interface EngineOptions {
-  /** The directory that holds the packages. */
+  /** The directory that holds the packages, or a name for where they come from. */
   packages: string
+  /** Brings the packages from elsewhere, which may take minutes. */
+  bringPackages?: () => Promise<Package[]>
   /** Open packages that take more than this in memory are closed, least recently used first. */
   memoryBytes: number
   /** The most of the device's memory that may be in use; then this decides what stays open. */
@@ -53,7 +55,7 @@ export function createEngine(options: EngineOptions): Engine {
   return {
     models,
     async start() {
-      for (const pkg of await findPackages(options.packages)) {
+      for (const pkg of await (options.bringPackages?.() ?? findPackages(options.packages))) {
         packages.set(pkg.digest, pkg)
         const { target } = pkg.manifest
         if (!devices.has(target)) devices.set(target, await deviceName(target))

@@ -10,6 +10,7 @@ import { createEngine, type Engine, type Model } from './engine.ts'
 import type { Size } from './engine-worker.ts'
 import { createJobs, type Jobs, type Lifecycle } from './jobs.ts'
 import { createApp } from './server.ts'
+import { packageSource } from './weights/package-source.ts'
 
 /** A reader that takes nothing for this long is cut off; heartbeats keep every other connection busy. */
 const SOCKET_IDLE_MS = 60_000
@@ -48,7 +49,7 @@ const isFlagError = (error: unknown): error is Error =>
 
 function createService(config: Config, log: Logger): Service {
   const lifecycle: Lifecycle = { status: 'loading' }
-  const engine = createEngine({ ...config, log })
+  const engine = createEngine({ ...config, ...packageSource(config, log), log })
   const onBroken = () => {
     if (!isOver(lifecycle)) void shutDown(service, 'jobs fail one after another', 1)
   }
@@ -68,7 +69,7 @@ async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void
   await engine.start()
   for (const [name, tier] of config.preload) {
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
-    if (!model) throw new Error(`OCTET_PRELOAD asks for ${name}:${tier}, which ${config.packages} does not have`)
+    if (!model) throw new Error(`OCTET_PRELOAD asks for ${name}:${tier}, which is not among the packages`)
     if (isOver(lifecycle)) return
     const { device, seconds, networks } = await engine.load(model)
     log.info({ model: name, tier, device, seconds, networks }, 'model loaded')

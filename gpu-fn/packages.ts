@@ -19,8 +19,8 @@ export class PackageError extends Error {
   override name = 'PackageError' as const
 }
 
-const MANIFEST = 'manifest.json'
-const MANIFEST_BYTES = 1 << 20
+export const MANIFEST = 'manifest.json'
+export const MANIFEST_BYTES = 1 << 20
 
 /**
  * Opens a package: its manifest is valid and every file lies inside the directory with the size that is written down. `verify` also
@@ -73,7 +73,8 @@ async function readManifest(directory: string): Promise<Uint8Array> {
   }
 }
 
-function parseManifest(directory: string, bytes: Uint8Array): Manifest {
+/** The manifest of a package that is at, or comes from, `directory`. Throws PackageError. */
+export function parseManifest(directory: string, bytes: Uint8Array): Manifest {
   let json: unknown
   try {
     json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
@@ -100,12 +101,15 @@ function assertConsistent(directory: string, { networks, files, text, position }
   if (unlisted !== undefined) fail(directory, `${MANIFEST} uses ${unlisted}, which "files" does not list`)
 }
 
+/** Whether a listed name, taken by itself, stays inside a package. */
+export function isInside(name: string): boolean {
+  const parts = name.split('/')
+  return !path.isAbsolute(name) && !/[\\\0]/.test(name) && !parts.some((part) => ['', '.', '..'].includes(part))
+}
+
 /** The path of a listed file, none of whose parts leads out of the package, be it by `..`, an absolute path or a link. */
 async function locate(root: string, name: string, bytes: number): Promise<string> {
-  const parts = name.split('/')
-  if (path.isAbsolute(name) || /[\\\0]/.test(name) || parts.some((part) => ['', '.', '..'].includes(part))) {
-    fail(root, `"${name}" is no path inside the package`)
-  }
+  if (!isInside(name)) fail(root, `"${name}" is no path inside the package`)
   const file = await realpath(path.join(root, name)).catch((cause: unknown) => fail(root, `${name} is missing`, cause))
   if (!file.startsWith(root + path.sep)) fail(root, `${name} is a link that leads out of the package`)
   const found = await stat(file)

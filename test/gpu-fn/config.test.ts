@@ -71,7 +71,14 @@ test.each([
   [{ PORT: '80a' }, 'PORT must be an integer from 0 to 65535; given "80a"'],
   [{ PORT: '65536' }, 'PORT must be an integer from 0 to 65535; given "65536"'],
   [{ OCTET_QUEUE: '-1' }, 'OCTET_QUEUE must be an integer from 0 to 10000; given "-1"'],
-  [{ OCTET_PACKAGES: '' }, 'OCTET_PACKAGES must name the directory that holds the compiled packages; it is not set'],
+  [
+    { OCTET_PACKAGES: '' },
+    'OCTET_PACKAGES must name the directory that holds the compiled packages, or OCTET_BUCKET a bucket that has them; neither is set',
+  ],
+  [{ OCTET_BUCKET: 'https://b' }, 'OCTET_MODELS must say what to serve of OCTET_BUCKET, as model:tier; it is not set'],
+  [{ OCTET_MODELS: 'large:fp8' }, 'OCTET_BUCKET must be set together with OCTET_MODELS'],
+  [{ OCTET_BUCKET: 'weights' }, 'OCTET_BUCKET must be the address of an S3-compatible bucket; given "weights"'],
+  [{ OCTET_TARGET: 'rocm' }, 'OCTET_TARGET must be cpu or cuda; given "rocm"'],
   [{ OCTET_INSECURE: 'yes' }, 'OCTET_INSECURE must be 1 or not set; given "yes"'],
   [{ LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent; given "loud"'],
   [

@@ -5,15 +5,17 @@ import path from 'node:path'
 import { afterAll, beforeAll, beforeEach } from 'vitest'
 import { type Stored, writeTensors } from './safetensors-file.ts'
 
-/** Call it at the top of a test file. `directory` is the running test's, empty at its start; `write` puts a safetensors file there. */
+/** Call it at the top of a test file. `root` is the file's, `directory` the running test's, empty at its start; `write` puts a safetensors file there. */
 export function useScratch() {
   let root = ''
   const scratch = {
+    root: '',
     directory: '',
     write: (name: string, tensors: Record<string, Stored>) => writeTensors(path.join(scratch.directory, name), tensors),
   }
   beforeAll(async () => {
     root = await mkdtemp(path.join(os.tmpdir(), 'octet-checkpoint-'))
+    scratch.root = root
   })
   beforeEach(async () => {
     scratch.directory = await mkdtemp(path.join(root, 'case-'))

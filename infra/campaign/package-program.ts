@@ -1,0 +1,19 @@
+// One process of the package campaign: fetches a package and says so. It is killed on the way.
+import { pino } from 'pino'
+import { openBucket } from '../../gpu-fn/weights/bucket.ts'
+import { createPackageCache } from '../../gpu-fn/weights/cache.ts'
+import type { PackageName } from '../../gpu-fn/weights/layout.ts'
+
+export type Task = { directory: string; url: string; budgetBytes: number; name: PackageName }
+
+const { directory, url, budgetBytes, name } = JSON.parse(process.argv[2]!) as Task
+const keys = { accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER', region: 'us-east-1' }
+const cache = createPackageCache({
+  directory,
+  budgetBytes,
+  bucket: openBucket({ url, ...keys }, { stallMs: 500, tries: 8, pauseMs: 5 }),
+  log: pino({ level: 'silent' }),
+  download: { connections: 3, partBytes: 64 * 1024 },
+})
+const { digest } = await cache.ensure(name)
+console.log(digest)

@@ -1,0 +1,48 @@
+// A package ► a Modal volume, by Modal's own command. The manifest goes last: without it the GPU function passes a directory over.
+import { execFile } from 'node:child_process'
+import { link, mkdir, mkdtemp, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { MANIFEST, openPackage } from '../../gpu-fn/packages.ts'
+
+const run = promisify(execFile)
+
+/** The commands, in order. `staging` holds the package without its manifest. */
+export function volumeCommands(volume: string, directory: string, staging: string): string[][] {
+  const at = `/${path.basename(directory)}`
+  return [
+    ['modal', 'volume', 'put', '--force', volume, staging, at],
+    ['modal', 'volume', 'put', '--force', volume, path.join(directory, MANIFEST), `${at}/${MANIFEST}`],
+  ]
+}
+
+/** Uploads the package at `directory` to /<its name> of a volume, which is made when there is none. Throws when a command fails. */
+export async function putOnVolume(volume: string, directory: string, execute = modal): Promise<string> {
+  const { manifest, directory: root, digest } = await openPackage(directory, { verify: true })
+  const staging = await mkdtemp(path.join(path.dirname(root), '.volume-'))
+  try {
+    for (const name of Object.keys(manifest.files)) {
+      await mkdir(path.dirname(path.join(staging, name)), { recursive: true })
+      await link(path.join(root, name), path.join(staging, name))
+    }
+    const volumes = JSON.parse(await execute(['modal', 'volume', 'list', '--json'])) as Record<string, string>[]
+    if (!volumes.some((each) => Object.values(each).includes(volume)))
+      await execute(['modal', 'volume', 'create', volume])
+    // Files of an older package under its manifest would be taken for the old one.
+    await execute(['modal', 'volume', 'rm', volume, `/${path.basename(root)}/${MANIFEST}`]).catch(() => {})
+    for (const command of volumeCommands(volume, root, staging)) await execute(command)
+  } finally {
+    await rm(staging, { recursive: true, force: true })
+  }
+  return `volume ${volume}: package ${digest} is at /${path.basename(root)}`
+}
+
+async function modal([program, ...rest]: string[]): Promise<string> {
+  try {
+    return (await run(program!, rest)).stdout
+  } catch (error) {
+    const { code, stderr, message } = error as NodeJS.ErrnoException & { stderr?: string }
+    if (String(code) === 'ENOENT') throw new Error('there is no modal command: pip install modal, then modal setup')
+    throw new Error(`${[program, ...rest].join(' ')} failed: ${stderr?.trim() || message}`)
+  }
+}

@@ -1,0 +1,103 @@
+import { randomBytes } from 'node:crypto'
+import path from 'node:path'
+import { PutObjectCommand } from '@aws-sdk/client-s3'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/trouble-proxy.ts'
+import { startBucket } from '../../../infra/local-bucket.ts'
+import { uploadTarget } from '../../../infra/weights/upload.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+const data = randomBytes(300_000)
+let server: Awaited<ReturnType<typeof startBucket>>
+let proxy: TroubleProxy | undefined
+
+beforeAll(async () => {
+  server = await startBucket(path.join(scratch.root, 'bucket'))
+  const { client, bucket } = uploadTarget(server.address)
+  await client.send(new PutObjectCommand({ Bucket: bucket, Key: 'blobs/a', Body: data }))
+})
+afterAll(() => server.stop())
+afterEach(() => {
+  proxy?.close()
+  proxy = undefined
+})
+
+/** A bucket behind a proxy whose k-th reply has the k-th trouble; later ones have none. */
+async function behind(...troubles: Trouble[]) {
+  const { origin, pathname } = new URL(server.address.url)
+  proxy = await startTroubleProxy(origin, ({ count }) => troubles[count] ?? 'none')
+  const patience = { stallMs: 300, tries: 3, pauseMs: 5 }
+  const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, patience)
+  const reader = bucket.connect()
+  const into = new Uint8Array(200_000)
+  const read = async (signal = new AbortController().signal) => {
+    await reader.read('blobs/a', 50_000, into, signal)
+    return Buffer.compare(into, data.subarray(50_000, 250_000)) === 0
+  }
+  return { bucket, reader, read, ranges: () => proxy!.requests.map(({ range }) => range) }
+}
+
+test('reads a whole object and a range of it, several on one connection', async () => {
+  const { bucket, reader, read } = await behind()
+  expect(Buffer.compare(await bucket.read('blobs/a', 1e6), data)).toBe(0)
+  expect(await read()).toBe(true)
+  const end = new Uint8Array(10)
+  await reader.read('blobs/a', 299_990, end, new AbortController().signal)
+  expect(Buffer.from(end)).toEqual(data.subarray(299_990))
+})
+
+test.each<Trouble>([
+  { kind: 'cut', bytes: 120_000 },
+  { kind: 'short', bytes: 120_000 },
+  { kind: 'stall', bytes: 120_000 },
+])('goes on after $kind at the first byte that is missing', async (trouble) => {
+  const { read, ranges } = await behind(trouble)
+  expect(await read()).toBe(true)
+  expect(ranges()).toEqual(['bytes=50000-249999', 'bytes=170000-249999'])
+})
+
+test('bears as many breaks as there are, as long as each brings something', async () => {
+  const cut = { kind: 'cut', bytes: 30_000 } as const
+  const { read, ranges } = await behind(cut, cut, cut, cut, cut, cut)
+  expect(await read()).toBe(true)
+  expect(ranges()).toHaveLength(7)
+})
+
+test.each([429, 500, 503])(
+  'sends a request again after status %i, and gives up when nothing ever comes',
+  async (status) => {
+    const trouble = { kind: 'status', status } as const
+    expect(await (await behind(trouble, trouble)).read()).toBe(true)
+    const broken = await behind(trouble, trouble, trouble)
+    await expect(broken.read()).rejects.toThrow(`blobs/a cannot be read from ${proxy!.url}/weights: status ${status}`)
+  },
+)
+
+test.each<[Trouble, RegExp]>([
+  [{ kind: 'whole' }, /the object came whole: the server does not serve ranges/],
+  [{ kind: 'shifted' }, /"bytes 9.*" came in place of bytes=50000-249999/],
+  [{ kind: 'unmarked' }, /"" came in place of bytes=50000-249999/],
+  [{ kind: 'status', status: 403 }, /status 403: are the bucket and its keys the right ones\?/],
+])('refuses at once what is no range: %j', async (trouble, message) => {
+  const { read, ranges } = await behind(trouble)
+  await expect(read()).rejects.toMatchObject({ name: 'BucketError', message: expect.stringMatching(message) })
+  expect(ranges()).toHaveLength(1)
+})
+
+test('names an object that is not there, one that is too large, and keys that are wrong', async () => {
+  const { bucket } = await behind()
+  await expect(bucket.read('blobs/b', 10)).rejects.toMatchObject({ name: 'BucketError', missing: true })
+  await expect(bucket.read('blobs/a', 10)).rejects.toThrow('blobs/a has 300000 bytes; at most 10 are read')
+  const stranger = openBucket({ ...server.address, secretAccessKey: 'wrong' })
+  await expect(stranger.read('blobs/a', 1e6)).rejects.toThrow('are the bucket and its keys the right ones?')
+})
+
+test('stops with the reason of its signal', async () => {
+  const { read } = await behind({ kind: 'stall', bytes: 10 })
+  const abort = new AbortController()
+  const reading = read(abort.signal)
+  setTimeout(() => abort.abort(new Error('enough')), 50)
+  await expect(reading).rejects.toThrow('enough')
+})

@@ -1,0 +1,241 @@
+import { readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { PutObjectCommand } from '@aws-sdk/client-s3'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { openPackage } from '../../../gpu-fn/packages.ts'
+import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
+import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
+import { manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/trouble-proxy.ts'
+import { noise, sha256, writeFakePackage } from '../../../infra/fake-package.ts'
+import { startBucket } from '../../../infra/local-bucket.ts'
+import { type Target, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+const SHARED = noise(50_000)
+const TURBO = { model: 'large-turbo', tier: 'fp8', target: 'cuda' } as const
+const LITE = { ...TURBO, tier: 'fp8-lite' } as const
+const LARGE = { ...TURBO, model: 'large' } as const
+
+let server: Awaited<ReturnType<typeof startBucket>>
+let target: Target
+let proxy: TroubleProxy | undefined
+const digests = new Map<string, string>()
+
+beforeAll(async () => {
+  server = await startBucket(path.join(scratch.root, 'bucket'))
+  target = uploadTarget(server.address)
+  for (const name of [TURBO, LITE, LARGE]) {
+    const at = path.join(scratch.root, `${name.model}-${name.tier}`)
+    const { digest } = await writeFakePackage(at, { 'vae.bin': SHARED, 'transformer.bin': noise(200_000) }, name)
+    await uploadPackage(target, at)
+    digests.set(pointerKey(name), digest)
+  }
+})
+afterAll(() => server.stop())
+afterEach(() => {
+  proxy?.close()
+  proxy = undefined
+})
+
+const warnings: string[] = []
+const log = { info() {}, warn: (_: object, message: string) => void warnings.push(message) }
+
+/** A cache in the test's directory, before a bucket whose replies `plan` spoils. */
+async function openCache(
+  plan: (request: { path: string; count: number }) => Trouble = () => 'none',
+  budgetBytes = 1e9,
+) {
+  warnings.length = 0
+  const { origin, pathname } = new URL(server.address.url)
+  proxy = await startTroubleProxy(origin, plan)
+  const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 300, tries: 3, pauseMs: 5 })
+  const download = { connections: 3, partBytes: 16_384 }
+  const cache = createPackageCache({ directory: scratch.directory, budgetBytes, bucket, log: log as never, download })
+  return {
+    ensure: cache.ensure,
+    requests: proxy.requests,
+    blobsAsked: () => proxy!.requests.filter((r) => r.path.includes('/blobs/')),
+  }
+}
+
+const inCache = (folder: string) => readdir(path.join(scratch.directory, folder)).catch(() => [])
+
+test('fetches a package once, whole, and opens it from the disk after that', async () => {
+  const { ensure, blobsAsked } = await openCache()
+  const pkg = await ensure(TURBO)
+  expect(pkg.digest).toBe(digests.get(pointerKey(TURBO)))
+  await openPackage(pkg.directory, { verify: true })
+  const asked = blobsAsked().length
+  expect((await ensure(TURBO)).directory).toBe(pkg.directory)
+  expect(blobsAsked()).toHaveLength(asked)
+})
+
+test('takes what two packages share from the disk', async () => {
+  const { ensure, blobsAsked } = await openCache()
+  await ensure(TURBO)
+  const before = blobsAsked().length
+  const lite = await ensure(LITE)
+  await openPackage(lite.directory, { verify: true })
+  expect(
+    blobsAsked()
+      .slice(before)
+      .some(({ path }) => path.includes(sha256(SHARED))),
+  ).toBe(false)
+})
+
+test('fetches a damaged file again', async () => {
+  let flipped = 0
+  const plan = ({ path }: { path: string }) =>
+    path.includes(sha256(SHARED)) && flipped++ === 0 ? ({ kind: 'flip', bytes: 100 } as const) : 'none'
+  const { ensure } = await openCache(plan)
+  await openPackage((await ensure(TURBO)).directory, { verify: true })
+  expect(warnings).toEqual(['a file of a package came damaged; it is fetched again'])
+})
+
+test('gives up on a file that always comes damaged, and leaves no package', async () => {
+  const { ensure } = await openCache(({ path }) =>
+    path.includes(sha256(SHARED)) ? { kind: 'flip', bytes: 100 } : 'none',
+  )
+  await expect(ensure(TURBO)).rejects.toMatchObject({ name: 'CorruptDownload' })
+  expect(await inCache('packages')).toEqual([])
+  expect(await inCache('blobs')).not.toContain(sha256(SHARED))
+  expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+})
+
+test('survives stalls, breaks and busy answers on the way', async () => {
+  const troubles: Trouble[] = [
+    { kind: 'cut', bytes: 5_000 },
+    { kind: 'status', status: 503 },
+    { kind: 'stall', bytes: 9_000 },
+    { kind: 'short', bytes: 100 },
+  ]
+  const { ensure } = await openCache(({ count }) => (count % 2 ? 'none' : (troubles[(count / 2) % 4] ?? 'none')))
+  await openPackage((await ensure(LARGE)).directory, { verify: true })
+})
+
+test('goes on after a bucket that broke with the files that were whole', async () => {
+  const broken = await openCache(({ path }) =>
+    path.includes('/blobs/') && !path.includes(sha256(SHARED)) ? { kind: 'status', status: 500 } : 'none',
+  )
+  await expect(broken.ensure(TURBO)).rejects.toMatchObject({ name: 'BucketError' })
+  proxy!.close()
+  const blobs = await inCache('blobs')
+  const mended = await openCache()
+  await mended.ensure(TURBO)
+  for (const name of blobs) expect(mended.blobsAsked().some(({ path }) => path.includes(name))).toBe(false)
+})
+
+test('lets go of the package not used for longest when the budget is spent', async () => {
+  const first = await openCache()
+  await first.ensure(TURBO)
+  await first.ensure(LARGE)
+  proxy!.close()
+  const [turbo, large] = [TURBO, LARGE].map((name) => digests.get(pointerKey(name))!)
+  const old = new Date(Date.now() - 1e6)
+  await utimes(path.join(scratch.directory, 'packages', large!), old, old)
+  const { ensure } = await openCache(undefined, 500_000)
+  await ensure(LITE)
+  expect((await inCache('packages')).sort()).toEqual([turbo!, digests.get(pointerKey(LITE))!].sort())
+  const sizes = (await inCache('blobs')).map(
+    async (name) => (await stat(path.join(scratch.directory, 'blobs', name))).size,
+  )
+  expect((await Promise.all(sizes)).reduce((sum, size) => sum + size)).toBeLessThanOrEqual(500_000)
+})
+
+test('never lets go of what this process serves, and says what a budget lacks', async () => {
+  const { ensure } = await openCache(undefined, 400_000)
+  await ensure(TURBO)
+  await expect(ensure(LARGE)).rejects.toMatchObject({
+    name: 'CacheFull',
+    message: expect.stringMatching(
+      /may take 400000 bytes, \d+ are in use, and 200000 more are needed: raise OCTET_CACHE_BYTES/,
+    ),
+  })
+  expect(await inCache('packages')).toEqual([digests.get(pointerKey(TURBO))])
+})
+
+test('serves the package used last while the bucket is away', async () => {
+  const first = await openCache()
+  const { digest } = await first.ensure(TURBO)
+  proxy!.close()
+  const { ensure } = await openCache(() => ({ kind: 'status', status: 503 }))
+  expect((await ensure(TURBO)).digest).toBe(digest)
+  expect(warnings).toEqual(['the bucket cannot be read; the package used last is served'])
+  await expect(ensure(LARGE)).rejects.toMatchObject({ name: 'BucketError' })
+})
+
+test('fetches again what was cut short on the disk', async () => {
+  const { ensure } = await openCache()
+  const { directory } = await ensure(TURBO)
+  await truncate(path.join(directory, 'transformer.bin'), 10)
+  await openPackage((await ensure(TURBO)).directory, { verify: true })
+})
+
+test('says which model the bucket does not have', async () => {
+  const { ensure } = await openCache()
+  await expect(ensure({ ...TURBO, model: 'medium' })).rejects.toMatchObject({
+    message: expect.stringMatching(/^models\/medium\/fp8\/cuda\.json is not in http/),
+  })
+})
+
+const put = (Key: string, Body: string) =>
+  target.client.send(new PutObjectCommand({ Bucket: target.bucket, Key, Body }))
+
+test.each<[string, (manifest: string) => string, RegExp]>([
+  [
+    'a path that climbs out',
+    (text) => text.replace('"vae.bin"', '"../../vae.bin"'),
+    /"\.\.\/\.\.\/vae\.bin" is no path inside/,
+  ],
+  [
+    'a file in the place of the manifest',
+    (text) => text.replace('"vae.bin"', '"manifest.json"'),
+    /"manifest\.json" is no path/,
+  ],
+  [
+    'another model',
+    (text) => text.replace('"model":"large-turbo"', '"model":"medium"'),
+    /is medium:fp8 for cuda, not evil:fp8/,
+  ],
+  ['no JSON', () => '{', /manifest\.json is not JSON/],
+])('refuses a manifest with %s', async (_, spoil, message) => {
+  const evil = { ...TURBO, model: 'evil' }
+  const text = await readFile(path.join(scratch.root, 'large-turbo-fp8', 'manifest.json'), 'utf8')
+  const spoilt = spoil(text)
+  const named = message.source.includes('medium') ? spoilt : spoilt.replace('"model":"large-turbo"', '"model":"evil"')
+  await put(manifestKey(sha256(named)), named)
+  await put(pointerKey(evil), JSON.stringify({ package: sha256(named) }))
+  const { ensure } = await openCache()
+  await expect(ensure(evil)).rejects.toMatchObject({ name: 'PackageError', message: expect.stringMatching(message) })
+  expect(await inCache('packages')).toEqual([])
+})
+
+test('refuses a manifest that is not what it is named by, and a pointer that is none', async () => {
+  const digest = 'a'.repeat(64)
+  await put(manifestKey(digest), '{}')
+  await put(pointerKey({ ...TURBO, model: 'lost' }), JSON.stringify({ package: digest }))
+  await put(pointerKey({ ...TURBO, model: 'odd' }), '["a"]')
+  const { ensure } = await openCache()
+  await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not have the SHA-256 that it is named by/)
+  await expect(ensure({ ...TURBO, model: 'odd' })).rejects.toThrow(/is not a pointer to a package/)
+})
+
+test('takes away what a process that was killed left half written', async () => {
+  const { ensure } = await openCache()
+  await ensure(TURBO)
+  const left = path.join(scratch.directory, 'blobs', '.0123456789abcdef.part')
+  await writeFile(left, noise(100))
+  const old = new Date(Date.now() - 60_000)
+  await utimes(left, old, old)
+  await ensure(LARGE)
+  expect((await inCache('blobs')).filter((name) => name.startsWith('.'))).toEqual([])
+})
+
+test('two processes that fetch the same package do not disturb each other', async () => {
+  const one = await openCache()
+  const both = await Promise.all([one.ensure(LARGE), one.ensure(LARGE)])
+  for (const { directory } of both) await openPackage(directory, { verify: true })
+  await rm(scratch.directory, { recursive: true })
+})
