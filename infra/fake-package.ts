@@ -1,27 +1,34 @@
 // Packages that are sound but compute nothing, for what only moves them.
 import { createHash, randomBytes } from 'node:crypto'
-import { mkdir, writeFile } from 'node:fs/promises'
+import { createReadStream } from 'node:fs'
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { Manifest } from '../gpu-fn/compile/manifest.ts'
 
 export const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')
+export const noise = (bytes: number) => new Uint8Array(randomBytes(bytes))
 
 const NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 
 /** A package of these files, besides the networks that one must have. Returns its manifest and digest. */
-export async function writeFakePackage(
+export function writeFakePackage(directory: string, files: Record<string, Uint8Array>, change: Partial<Manifest> = {}) {
+  return sealFakePackage(directory, change, async () => {
+    for (const [name, data] of Object.entries(files)) {
+      await mkdir(path.dirname(path.join(directory, name)), { recursive: true })
+      await writeFile(path.join(directory, name), data)
+    }
+  })
+}
+
+/** Has `write` put files into the directory, then makes it a package. */
+export async function sealFakePackage(
   directory: string,
-  files: Record<string, Uint8Array>,
-  change: Partial<Manifest> = {},
+  change: Partial<Manifest>,
+  write: () => Promise<void>,
 ): Promise<{ manifest: Manifest; digest: string }> {
-  const all: Record<string, Uint8Array> = {
-    ...Object.fromEntries(NETWORKS.map((name) => [`${name}.onnx`, new TextEncoder().encode(name)])),
-    ...files,
-  }
-  for (const [name, data] of Object.entries(all)) {
-    await mkdir(path.dirname(path.join(directory, name)), { recursive: true })
-    await writeFile(path.join(directory, name), data)
-  }
+  await mkdir(directory, { recursive: true })
+  for (const name of NETWORKS) await writeFile(path.join(directory, `${name}.onnx`), name)
+  await write()
   const manifest: Manifest = {
     ...{ format: 1, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
     ...{ tool: 'octet 0.1.0', licence: 'see NOTICE', source: sha256('source') },
@@ -32,9 +39,7 @@ export async function writeFakePackage(
     text: { clip_l: null, clip_g: null, t5: null, joint_width: 64, pooled_width: 64 },
     transformer_batch: null,
     networks: Object.fromEntries(NETWORKS.map((name) => [name, { file: `${name}.onnx`, inputs: [], outputs: [] }])),
-    files: Object.fromEntries(
-      Object.entries(all).map(([name, data]) => [name, { bytes: data.length, sha256: sha256(data) }]),
-    ),
+    files: await digestsOf(directory),
     ...change,
   }
   const text = JSON.stringify(manifest)
@@ -42,4 +47,15 @@ export async function writeFakePackage(
   return { manifest, digest: sha256(text) }
 }
 
-export const noise = (bytes: number) => new Uint8Array(randomBytes(bytes))
+async function digestsOf(directory: string): Promise<Manifest['files']> {
+  const files: Manifest['files'] = {}
+  for (const name of (await readdir(directory, { recursive: true })).sort()) {
+    const at = path.join(directory, name)
+    const found = await stat(at)
+    if (!found.isFile()) continue
+    const hash = createHash('sha256')
+    for await (const chunk of createReadStream(at)) hash.update(chunk)
+    files[name] = { bytes: found.size, sha256: hash.digest('hex') }
+  }
+  return files
+}

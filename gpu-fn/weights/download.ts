@@ -14,11 +14,16 @@ export class CorruptDownload extends Error {
 }
 
 export type DownloadOptions = {
-  /** Requests at a time, and the bytes of each. For each, and for two more, a part is held in memory. */
+  /** The most requests at a time, and the bytes of each. For each, and for two more, a part is held in memory. */
   connections?: number
   partBytes?: number
   onProgress?: (bytes: number) => void
 }
+
+/** Requests at a time in the beginning. One more is added as long as that brought more: each costs CPU, and a distant bucket needs many. */
+const CONNECTIONS_AT_FIRST = 3
+const GROW_EVERY_MS = 500
+const WORTH_IT = 1.1
 
 const SINK = new URL('./sink.ts', import.meta.url)
 
@@ -41,13 +46,17 @@ function pieces(files: readonly Wanted[], partBytes: number): Piece[] {
  * files that were whole by then stay, everything else is gone.
  */
 export async function download(bucket: Bucket, files: readonly Wanted[], options: DownloadOptions = {}): Promise<void> {
-  const { connections = 6, partBytes = 8 << 20, onProgress } = options
+  const { connections = 8, partBytes = 16 << 20, onProgress } = options
   const todo = pieces(files, partBytes)
-  const sink = openSink(Math.min(connections + 2, todo.length), partBytes)
+  const most = Math.min(connections, todo.length)
+  const sink = openSink(Math.min(most + 2, todo.length), partBytes)
   const failed = new AbortController()
+  const readers: RangeReader[] = []
+  const fetched: Promise<void>[] = []
   let next = 0
-  const readers = Array.from({ length: Math.min(connections, todo.length) }, () => bucket.connect())
-  const fetchPieces = async (reader: RangeReader) => {
+  let bytesDone = 0
+
+  async function fetchPieces(reader: RangeReader): Promise<void> {
     while (next < todo.length) {
       const turn = next++
       const { wanted, start, bytes, ...rest } = todo[turn]!
@@ -55,28 +64,60 @@ export async function download(bucket: Bucket, files: readonly Wanted[], options
       failed.signal.throwIfAborted()
       const data = slot.buffer.subarray(0, bytes)
       await reader.read(wanted.key, start, data, failed.signal)
+      bytesDone += bytes
       onProgress?.(bytes)
       sink.write(turn, { slot: slot.index, data, file: wanted.file, sha256: wanted.sha256, ...rest })
     }
   }
+
+  function addConnection(): void {
+    if (readers.length === most) return
+    const reader = bucket.connect()
+    readers.push(reader)
+    const done = fetchPieces(reader)
+    // Awaited when all of them are; until then a failure must not be one that nobody handles.
+    done.catch((error) => failed.abort(error))
+    fetched.push(done)
+  }
+
+  const growth = growWhileItPays(() => bytesDone, addConnection)
   try {
-    const fetched = Promise.all(readers.map(fetchPieces))
-    await Promise.race([sink.failed, fetched.then(() => sink.written(todo.length))])
+    for (let k = 0; k < Math.min(CONNECTIONS_AT_FIRST, most); k++) addConnection()
+    await Promise.race([sink.failed, sink.written(todo.length), aborted(failed.signal)])
   } catch (error) {
     failed.abort(error)
     throw error
   } finally {
+    clearInterval(growth)
     for (const reader of readers) reader.close()
+    await Promise.allSettled(fetched)
     await sink.close()
     await Promise.all(todo.map(({ partial }) => rm(partial, { force: true })))
   }
 }
 
+const aborted = (signal: AbortSignal) =>
+  new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
+
+/** Adds a connection each time the last one brought a tenth more bytes a second. */
+function growWhileItPays(bytesDone: () => number, add: () => void): NodeJS.Timeout {
+  let before = 0
+  let best = 0
+  const timer = setInterval(() => {
+    const rate = bytesDone() - before
+    before = bytesDone()
+    if (rate < best * WORTH_IT) return clearInterval(timer)
+    best = rate
+    add()
+  }, GROW_EVERY_MS)
+  return timer
+}
+
 /** The thread that hashes and writes, and the memory that parts lie in on their way to it. */
 function openSink(slots: number, partBytes: number) {
   const thread = new Worker(SINK)
-  const buffers = Array.from({ length: slots }, () => new Uint8Array(new SharedArrayBuffer(partBytes)))
-  const free = [...buffers.keys()]
+  const buffers: Uint8Array<SharedArrayBuffer>[] = []
+  const free: number[] = []
   const queue: ((index: number) => void)[] = []
   const early = new Map<number, Part>()
   let sent = 0
@@ -104,6 +145,8 @@ function openSink(slots: number, partBytes: number) {
     failed: failure.promise,
     /** Room for one part. Given in the order of asking, so that the part that is due always has one. */
     async slot(): Promise<{ index: number; buffer: Uint8Array<SharedArrayBuffer> }> {
+      if (free.length === 0 && buffers.length < slots)
+        free.push(buffers.push(new Uint8Array(new SharedArrayBuffer(partBytes))) - 1)
       const index = free.pop() ?? (await new Promise<number>((resolve) => queue.push(resolve)))
       return { index, buffer: buffers[index]! }
     },

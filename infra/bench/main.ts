@@ -1,4 +1,4 @@
-// `npm run bench -- compile|cpu|edge|gpu|gpu-table|kernels|parity|qkv|step|targets`: the figures in the README.
+// `npm run bench -- compile|cpu|edge|gpu|gpu-table|kernels|parity|qkv|step|stream|targets`: the figures in the README.
 import os from 'node:os'
 import path from 'node:path'
 import { Command, Option } from 'commander'
@@ -11,6 +11,7 @@ import { benchGpuTable } from './gpu-table.ts'
 import { benchKernels } from './kernels.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
 import { benchStep, type StepOptions } from './step.ts'
+import { benchStream, type StreamBenchOptions } from './stream.ts'
 import { benchTargets, type TargetsOptions } from './targets.ts'
 
 const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
@@ -76,6 +77,14 @@ command
   .option('--blocks <count>', "transformer blocks; all of the variant's by default", Number)
   .option('--runs <count>', 'timed runs', Number, 20)
   .action((options: StepOptions) => benchStep(options))
+
+command
+  .command('stream')
+  .description('a package from a local S3 server to disk, against curl (needs curl and three times the disk)')
+  .option('--gigabytes <count>', 'size of the package', Number, 2)
+  .option('--runs <count>', 'timed rounds', Number, 5)
+  .option('--directory <path>', 'where the files go; the temporary directory by default')
+  .action((options: StreamBenchOptions) => benchStream(options))
 
 command
   .command('targets')

@@ -68,7 +68,7 @@ export async function runPackageCampaign(options: PackageCampaignOptions): Promi
 
 function faultOf(random: Random): Trouble {
   const bytes = random.between(0, 64 * 1024)
-  const kind = random.pick({ none: 80, cut: 6, flip: 4, short: 3, stall: 2, status: 5 })
+  const kind = random.pick({ none: 92, cut: 3, flip: 1, short: 1, stall: 1, status: 2 })
   if (kind === 'none') return 'none'
   return kind === 'status' ? { kind, status: 503 } : { kind, bytes }
 }

@@ -11,7 +11,7 @@ const keys = { accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER', region: 'us-eas
 const cache = createPackageCache({
   directory,
   budgetBytes,
-  bucket: openBucket({ url, ...keys }, { stallMs: 500, tries: 8, pauseMs: 5 }),
+  bucket: openBucket({ url, ...keys }, { stallMs: 200, tries: 8, pauseMs: 5 }),
   log: pino({ level: 'silent' }),
   download: { connections: 3, partBytes: 64 * 1024 },
 })

@@ -6,6 +6,8 @@ import type { AddressInfo } from 'node:net'
 export type Trouble =
   | 'none'
   | { kind: 'status'; status: number }
+  /** S3's answer about an upload in parts that it has forgotten. */
+  | { kind: 'gone' }
   | { kind: 'cut' | 'stall' | 'flip' | 'short'; bytes: number }
   /** As if the request had asked for everything, or for something else. */
   | { kind: 'whole' | 'shifted' | 'unmarked' }
@@ -29,6 +31,10 @@ export async function startTroubleProxy(
     requests.push({ path, range, trouble })
     const kind = trouble === 'none' ? 'none' : trouble.kind
     if (trouble !== 'none' && trouble.kind === 'status') return void outgoing.writeHead(trouble.status).end()
+    if (kind === 'gone') {
+      outgoing.writeHead(404, { 'content-type': 'application/xml', connection: 'close' })
+      return void outgoing.end('<?xml version="1.0"?><Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>')
+    }
     const { host: _host, ...headers } = incoming.headers
     if (kind === 'whole') delete headers.range
     // The signature covers the host that the caller knows: it is sent as it was.

@@ -1,0 +1,90 @@
+// `npm run bench -- stream`: a package from a bucket to this disk against curl, from the same server in turns.
+import { execFile, fork } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { mkdtemp, open, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { AwsClient } from 'aws4fetch'
+import { pino } from 'pino'
+import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
+import { createPackageCache } from '../../gpu-fn/weights/cache.ts'
+import { blobKey } from '../../gpu-fn/weights/layout.ts'
+import { sealFakePackage } from '../fake-package.ts'
+import { uploadPackage, uploadTarget } from '../weights/upload.ts'
+import { median } from './statistics.ts'
+
+export type StreamBenchOptions = { gigabytes: number; runs: number; directory?: string }
+
+const SERVER = path.join(import.meta.dirname, 'bucket-process.ts')
+const MEGABYTE = 1_000_000
+
+/** Prints MB/s of both in each round, and the ratio of the medians. */
+export async function benchStream({ gigabytes, runs, directory = tmpdir() }: StreamBenchOptions): Promise<void> {
+  const scratch = await mkdtemp(path.join(directory, 'octet-stream-'))
+  const server = fork(SERVER, [path.join(scratch, 'bucket')])
+  try {
+    const address = await new Promise<BucketAddress>((resolve) => server.once('message', resolve))
+    const source = path.join(scratch, 'package')
+    const name = { model: 'large-turbo', tier: 'fp8', target: 'cuda' } as const
+    const bytes = gigabytes * 1000 * MEGABYTE
+    const { manifest } = await sealFakePackage(source, name, async () => {
+      await writeNoise(path.join(source, 'transformer.bin'), bytes)
+    })
+    await uploadPackage(uploadTarget(address), source)
+    await rm(source, { recursive: true })
+    const key = blobKey(manifest.files['transformer.bin']!.sha256)
+    const rates = { curl: [] as number[], octet: [] as number[] }
+    console.log(`${gigabytes} GB from a local S3 server to ${scratch}, MB/s`)
+    for (let run = 0; run <= runs; run++) {
+      const curl = await timed(bytes, () => withCurl(address, key, path.join(scratch, 'curl.out')))
+      await rm(path.join(scratch, 'curl.out'))
+      const octet = await timed(bytes, () => withOctet(address, name, path.join(scratch, 'cache')))
+      await rm(path.join(scratch, 'cache'), { recursive: true })
+      const kind = run === 0 ? 'warm-up' : `run ${run}  `
+      console.log(
+        `${kind}  curl ${curl.toFixed(0).padStart(5)}   octet, with SHA-256 ${octet.toFixed(0).padStart(5)}   ${(octet / curl).toFixed(2)} ×`,
+      )
+      if (run === 0) continue
+      rates.curl.push(curl)
+      rates.octet.push(octet)
+    }
+    const ratio = median(rates.octet.map((octet, k) => octet / rates.curl[k]!))
+    console.log(
+      `median   curl ${median(rates.curl).toFixed(0)}   octet ${median(rates.octet).toFixed(0)}   ratio of a round, median ${ratio.toFixed(2)}`,
+    )
+  } finally {
+    server.kill()
+    await rm(scratch, { recursive: true, force: true })
+  }
+}
+
+async function timed(bytes: number, run: () => Promise<unknown>): Promise<number> {
+  const start = performance.now()
+  await run()
+  return bytes / MEGABYTE / ((performance.now() - start) / 1000)
+}
+
+async function withCurl(
+  { url, accessKeyId, secretAccessKey, region }: BucketAddress,
+  key: string,
+  out: string,
+): Promise<void> {
+  const client = new AwsClient({ accessKeyId, secretAccessKey, region: region!, service: 's3' })
+  const signed = await client.sign(`${url}/${key}`, { aws: { signQuery: true } })
+  await promisify(execFile)('curl', ['--silent', '--fail', '--output', out, signed.url])
+}
+
+function withOctet(address: BucketAddress, name: { model: string; tier: 'fp8'; target: string }, directory: string) {
+  const log = pino({ level: 'silent' })
+  return createPackageCache({ directory, budgetBytes: 1e12, bucket: openBucket(address), log }).ensure(name)
+}
+
+async function writeNoise(file: string, bytes: number): Promise<void> {
+  const block = randomBytes(64 * MEGABYTE)
+  await using output = await open(file, 'w')
+  for (let left = bytes; left > 0; left -= block.length) {
+    block.writeBigUInt64LE(BigInt(left))
+    await output.write(block.subarray(0, Math.min(left, block.length)))
+  }
+}

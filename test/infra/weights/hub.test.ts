@@ -1,0 +1,169 @@
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/trouble-proxy.ts'
+import { noise } from '../../../infra/fake-package.ts'
+import { downloadCheckpoint, neededFiles } from '../../../infra/weights/hub.ts'
+import { type HubStub, startHub } from '../../support/hub-stub.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+const REPO = 'stabilityai/stable-diffusion-3.5-test'
+const TOKEN = 'hf_token'
+const FILES = {
+  'model_index.json': 500,
+  'transformer/diffusion_pytorch_model.safetensors': 400_000,
+  'transformer/config.json': 300,
+  'tokenizer/vocab.json': 20_000,
+  'text_encoder_3/model.safetensors': 90_000,
+}
+const LEFT_OUT = [
+  'README.md',
+  'sd3.5_large.safetensors',
+  'text_encoder_3/model.fp16.safetensors',
+  'transformer/model.onnx',
+]
+const WEIGHTS = 'transformer/diffusion_pytorch_model.safetensors'
+
+let source: string
+let hub: HubStub
+let proxy: TroubleProxy | undefined
+beforeAll(async () => {
+  source = path.join(scratch.root, 'source')
+  for (const [name, bytes] of [...Object.entries(FILES), ...LEFT_OUT.map((name) => [name, 10] as const)]) {
+    await mkdir(path.dirname(path.join(source, name)), { recursive: true })
+    await writeFile(path.join(source, name), noise(bytes))
+  }
+  hub = await startHub(source, { repo: REPO, token: TOKEN })
+})
+afterAll(() => hub.close())
+afterEach(() => {
+  proxy?.close()
+  proxy = undefined
+})
+
+type Plan = Parameters<typeof startTroubleProxy>[1]
+
+async function fetchWith(plan: Plan = () => 'none', change: object = {}) {
+  proxy = await startTroubleProxy(hub.url, plan)
+  const options = { repo: REPO, token: TOKEN, hubUrl: proxy.url, stallMs: 300, pauseMs: 5, ...change }
+  return downloadCheckpoint(scratch.directory, options)
+}
+
+async function expectWhole(names = Object.keys(FILES)): Promise<void> {
+  const found = (await readdir(scratch.directory, { recursive: true, withFileTypes: true })).filter((each) =>
+    each.isFile(),
+  )
+  const there = found.map((each) => path.relative(scratch.directory, path.join(each.parentPath, each.name)))
+  expect(there.sort()).toEqual([...names].sort())
+  for (const name of names)
+    expect(
+      Buffer.compare(await readFile(path.join(scratch.directory, name)), await readFile(path.join(source, name))),
+    ).toBe(0)
+}
+
+test('fetches what the compiler reads, and nothing else', async () => {
+  await fetchWith()
+  await expectWhole()
+})
+
+test('leaves T5 out for a tier without it', async () => {
+  await fetchWith(undefined, { withoutT5: true })
+  await expectWhole(Object.keys(FILES).filter((name) => !name.startsWith('text_encoder_3')))
+})
+
+test('takes half precision where there is nothing else', () => {
+  const only = [{ path: 'vae/diffusion_pytorch_model.fp16.safetensors' }, { path: 'vae/config.json' }]
+  expect(neededFiles(only)).toEqual(only)
+})
+
+const body = (name: string, trouble: (count: number) => Trouble): Plan => {
+  let replies = 0
+  // The library asks for the first byte to learn the size; trouble is for the body.
+  return ({ path: asked, range }) => (asked.endsWith(name) && range !== 'bytes=0-0' ? trouble(replies++) : 'none')
+}
+
+test.each<Trouble>([
+  { kind: 'cut', bytes: 150_000 },
+  { kind: 'stall', bytes: 150_000 },
+  { kind: 'short', bytes: 150_000 },
+])('goes on after $kind where it broke off', async (trouble) => {
+  await fetchWith(body(WEIGHTS, (count) => (count === 0 ? trouble : 'none')))
+  await expectWhole()
+  const ranges = proxy!.requests.filter((each) => each.path.endsWith(WEIGHTS)).map(({ range }) => range)
+  expect(ranges.some((range) => range?.startsWith('bytes=1') && Number(range.slice(6, 12)) > 100_000)).toBe(true)
+})
+
+test('goes on in another process with what the first one had', async () => {
+  await mkdir(path.join(scratch.directory, 'transformer'))
+  const partial = path.join(scratch.directory, `${WEIGHTS}.part`)
+  await writeFile(partial, (await readFile(path.join(source, WEIGHTS))).subarray(0, 333_333))
+  await fetchWith()
+  await expectWhole()
+  expect(proxy!.requests.some(({ range }) => range === 'bytes=333333-399999')).toBe(true)
+})
+
+test('fetches nothing twice', async () => {
+  const first = await fetchWith()
+  proxy!.close()
+  const second = await fetchWith()
+  expect(second).toEqual(first)
+  expect(proxy!.requests.map((each) => each.path)).toEqual([expect.stringContaining('/tree/main')])
+})
+
+test('fetches a file again that came damaged, and gives up the second time', async () => {
+  const flip = { kind: 'flip', bytes: 1000 } as const
+  await fetchWith(body(WEIGHTS, (count) => (count === 0 ? flip : 'none')))
+  await expectWhole()
+  proxy!.close()
+  const elsewhere = path.join(scratch.directory, 'again')
+  proxy = await startTroubleProxy(
+    hub.url,
+    body(WEIGHTS, () => flip),
+  )
+  const options = { repo: REPO, token: TOKEN, hubUrl: proxy.url, pauseMs: 5 }
+  await expect(downloadCheckpoint(elsewhere, options)).rejects.toThrow(
+    `${WEIGHTS} of ${REPO} came twice with another checksum than the hub states`,
+  )
+  expect(await stat(path.join(elsewhere, WEIGHTS)).catch(() => null)).toBeNull()
+})
+
+test('what was left of another file does not spoil the download', async () => {
+  await mkdir(path.join(scratch.directory, 'transformer'))
+  await writeFile(path.join(scratch.directory, `${WEIGHTS}.part`), noise(200_000))
+  await fetchWith()
+  await expectWhole()
+})
+
+test.each([
+  [
+    { token: undefined },
+    /refuses .* \(401\): accept the licence at .*, make a token that may read it, and set HF_TOKEN/,
+  ],
+  [
+    { token: 'hf_other' },
+    /to this HF_TOKEN \(403\): accept the licence at .* with the account that the token belongs to/,
+  ],
+  [
+    { repo: 'stabilityai/none' },
+    /the hub has no stabilityai\/none at main \(404\); name another with --repo and --revision/,
+  ],
+])('says what to do when the hub refuses: %j', async (change, message) => {
+  await expect(fetchWith(undefined, change)).rejects.toMatchObject({
+    name: 'HubError',
+    message: expect.stringMatching(message),
+  })
+})
+
+test('gives up on a hub that is down, and does not write where a lying one says', async () => {
+  await expect(fetchWith(() => ({ kind: 'status', status: 503 }))).rejects.toThrow(/cannot be read from the hub/)
+  const lying = await startHub(source, {
+    ...{ repo: REPO, token: TOKEN },
+    lie: (entries) =>
+      entries.map((entry) => ({ ...entry, path: entry.path.replace('tokenizer/', 'tokenizer/../../') })),
+  })
+  const inside = path.join(scratch.directory, 'inside')
+  await downloadCheckpoint(inside, { repo: REPO, token: TOKEN, hubUrl: lying.url })
+  lying.close()
+  expect(await readdir(scratch.directory)).toEqual(['inside'])
+})

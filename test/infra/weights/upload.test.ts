@@ -1,0 +1,118 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { GetObjectCommand } from '@aws-sdk/client-s3'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/trouble-proxy.ts'
+import { noise, sha256, writeFakePackage } from '../../../infra/fake-package.ts'
+import { startBucket } from '../../../infra/local-bucket.ts'
+import { rollBack, type Target, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+const PART = 5 << 20
+let server: Awaited<ReturnType<typeof startBucket>>
+let target: Target
+let proxy: TroubleProxy | undefined
+beforeAll(async () => {
+  server = await startBucket(path.join(scratch.root, 'bucket'))
+  target = uploadTarget(server.address)
+})
+afterAll(() => server.stop())
+afterEach(() => {
+  proxy?.close()
+  proxy = undefined
+})
+
+const read = async (Key: string) => {
+  const { Body } = await target.client.send(new GetObjectCommand({ Bucket: target.bucket, Key }))
+  return Buffer.from(await Body!.transformToByteArray())
+}
+const pointerOf = async (name: Parameters<typeof pointerKey>[0]) =>
+  JSON.parse((await read(pointerKey(name))).toString())
+
+/** A target behind a proxy; the plan is told how many parts of a large blob were sent before. */
+async function behind(plan: (part: number | null) => Trouble): Promise<Target> {
+  const { origin, pathname } = new URL(server.address.url)
+  proxy = await startTroubleProxy(origin, ({ path }) => {
+    const part = /partNumber=(\d+)/.exec(path)?.[1]
+    return plan(part === undefined ? null : Number(part))
+  })
+  return uploadTarget({ ...server.address, url: proxy.url + pathname })
+}
+
+test('blobs, manifest and pointer lie where the GPU function looks, and a second upload sends nothing', async () => {
+  const at = path.join(scratch.directory, 'package')
+  const weights = noise(12 * 1024 * 1024)
+  const name = { model: 'first', tier: 'fp8', target: 'cuda' } as const
+  const { digest } = await writeFakePackage(at, { 'transformer.bin': weights, 'empty.txt': new Uint8Array() }, name)
+  const sent = await uploadPackage(target, at, { partBytes: PART })
+  expect(sent).toMatchObject({ package: digest, presentBytes: 0, pointed: true })
+  expect(Buffer.compare(await read(blobKey(sha256(weights))), weights)).toBe(0)
+  expect(sha256(await read(manifestKey(digest)))).toBe(digest)
+  expect(await pointerOf(name)).toEqual({ package: digest, previous: [] })
+  expect(await uploadPackage(target, at, { partBytes: PART })).toEqual({
+    ...{ package: digest, sentBytes: 0, presentBytes: sent.sentBytes, pointed: false },
+  })
+})
+
+test('an upload that broke goes on at the part it had come to, and nothing is served before it is whole', async () => {
+  const at = path.join(scratch.directory, 'package')
+  const name = { model: 'second', tier: 'fp8', target: 'cuda' } as const
+  const weights = noise(22 * 1024 * 1024)
+  await writeFakePackage(at, { 'transformer.bin': weights }, name)
+  const broken = await behind((part) => (part === 3 ? { kind: 'status', status: 400 } : 'none'))
+  await expect(uploadPackage(broken, at, { partBytes: PART })).rejects.toThrow()
+  await expect(pointerOf(name)).rejects.toThrow()
+  proxy!.close()
+  const parts: number[] = []
+  const mended = await behind((part) => {
+    if (part) parts.push(part)
+    return 'none'
+  })
+  await uploadPackage(mended, at, { partBytes: PART })
+  expect(parts).toEqual([3, 4, 5])
+  expect(Buffer.compare(await read(blobKey(sha256(weights))), weights)).toBe(0)
+})
+
+test('an upload that the bucket has forgotten begins anew', async () => {
+  const at = path.join(scratch.directory, 'package')
+  const name = { model: 'third', tier: 'fp8', target: 'cuda' } as const
+  const weights = noise(11 * 1024 * 1024)
+  let asked = 0
+  await writeFakePackage(at, { 'transformer.bin': weights }, name)
+  const digest = sha256(weights)
+  // The server here answers 500 where S3 and R2 say NoSuchUpload.
+  const forgetful = await behind((part) => (part === 2 && !asked++ ? { kind: 'gone' } : 'none'))
+  const state = { key: `weights/${blobKey(digest)}`, upload: '0'.repeat(32), partBytes: PART, parts: ['"gone"'] }
+  await writeFile(`${at}.${digest.slice(0, 16)}.upload.json`, JSON.stringify(state))
+  await uploadPackage(forgetful, at, { partBytes: PART })
+  expect(Buffer.compare(await read(blobKey(digest)), weights)).toBe(0)
+})
+
+test('tiers share blobs, and a pointer can be taken back', async () => {
+  const name = { model: 'fourth', tier: 'fp8', target: 'cuda' } as const
+  const shared = noise(100_000)
+  const digests: string[] = []
+  for (const version of ['one', 'two']) {
+    const at = path.join(scratch.directory, version)
+    digests.push((await writeFakePackage(at, { 'vae.bin': shared, 'transformer.bin': noise(1000) }, name)).digest)
+    const { presentBytes } = await uploadPackage(target, at)
+    expect(presentBytes).toBeGreaterThanOrEqual(version === 'one' ? 0 : 100_000)
+  }
+  expect(await pointerOf(name)).toEqual({ package: digests[1], previous: [digests[0]] })
+  expect(await rollBack(target, name)).toBe(digests[0])
+  expect(await pointerOf(name)).toEqual({ package: digests[0], previous: [digests[1]] })
+  await expect(rollBack(target, { ...name, model: 'never' })).rejects.toThrow(/knows no earlier package of never:fp8/)
+})
+
+test('does not upload a package whose bytes are not what its manifest says', async () => {
+  const at = path.join(scratch.directory, 'package')
+  const name = { model: 'spoilt', tier: 'fp8', target: 'cuda' } as const
+  await writeFakePackage(at, { 'transformer.bin': noise(1000) }, name)
+  const bytes = await readFile(path.join(at, 'transformer.bin'))
+  bytes[500]! ^= 1
+  await writeFile(path.join(at, 'transformer.bin'), bytes)
+  await expect(uploadPackage(target, at)).rejects.toThrow(/transformer\.bin does not have the SHA-256/)
+  await expect(pointerOf(name)).rejects.toThrow()
+})

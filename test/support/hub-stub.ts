@@ -1,0 +1,70 @@
+// As much of the Hugging Face hub as a download needs, over a directory: the listing with digests, and files in ranges. Gated by a token.
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { readdir, readFile, stat } from 'node:fs/promises'
+import http from 'node:http'
+import type { AddressInfo } from 'node:net'
+import path from 'node:path'
+
+export type HubStub = { url: string; close: () => void }
+type Entry = {
+  type: 'file'
+  path: string
+  size: number
+  oid: string
+  lfs?: { oid: string; size: number; pointerSize: number }
+}
+
+/** Serves `directory` as the repository `repo` to whoever has `token`; `lie` may change the listing. */
+export async function startHub(
+  directory: string,
+  { repo, token, lie = (entries) => entries }: { repo: string; token: string; lie?: (entries: Entry[]) => Entry[] },
+): Promise<HubStub> {
+  const listing = lie(await list(directory))
+  const server = http.createServer(async (request, response) => {
+    const { pathname } = new URL(request.url!, 'http://hub')
+    if (request.headers.authorization !== `Bearer ${token}`) {
+      response.writeHead(request.headers.authorization ? 403 : 401, { 'content-type': 'application/json' })
+      return response.end('{"error":"Access to this model is restricted."}')
+    }
+    if (pathname === `/api/models/${repo}/tree/main`) {
+      response.writeHead(200, { 'content-type': 'application/json' })
+      return response.end(JSON.stringify(listing))
+    }
+    const [, name] = pathname.split(`/${repo}/resolve/main/`)
+    const file = name && path.join(directory, decodeURIComponent(name))
+    const found = file ? await stat(file).catch(() => null) : null
+    if (!file || !found) return response.writeHead(404, { 'x-error-code': 'EntryNotFound' }).end()
+    const [, from, to] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? []
+    const start = Number(from ?? 0)
+    const end = Math.min(to ? Number(to) : found.size - 1, found.size - 1)
+    const ranged = from === undefined ? {} : { 'content-range': `bytes ${start}-${end}/${found.size}` }
+    response.writeHead(from === undefined ? 200 : 206, { etag: '"e"', 'content-length': end - start + 1, ...ranged })
+    return createReadStream(file, { start, end }).pipe(response)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    close() {
+      server.closeAllConnections()
+      server.close()
+    },
+  }
+}
+
+/** Large files as the hub keeps them, with a SHA-256; the others with git's own digest. */
+async function list(directory: string): Promise<Entry[]> {
+  const names = (await readdir(directory, { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
+  return Promise.all(
+    names.sort().map(async (name): Promise<Entry> => {
+      const data = await readFile(path.join(directory, name))
+      const oid = createHash('sha1').update(`blob ${data.length}\0`).update(data).digest('hex')
+      const entry = { type: 'file', path: name, size: data.length, oid } as const
+      if (!name.endsWith('.safetensors')) return entry
+      const sha256 = createHash('sha256').update(data).digest('hex')
+      return { ...entry, lfs: { oid: sha256, size: data.length, pointerSize: 130 } }
+    }),
+  )
+}
