@@ -13,6 +13,8 @@ const offer = z
     tier: z.enum(TIERS),
     /** A name of `endpoints`; `default` is GPU_URL. */
     endpoint: z.string().default('default'),
+    /** More of them, which take a job that the first does not take in time. */
+    spares: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
     /** The size of a request that names none, and the most pixels an image may have. */
@@ -38,10 +40,10 @@ export function readCatalogue(env: Pick<Env, 'OCTET_CATALOGUE' | 'GPU_URL'>): Ca
   const parsed = catalogue.safeParse(given)
   if (!parsed.success) throw new Error(`OCTET_CATALOGUE is malformed:\n${z.prettifyError(parsed.error)}`)
   const endpoints = { default: env.GPU_URL, ...parsed.data.endpoints }
-  const homeless = parsed.data.offers.find(({ endpoint }) => !(endpoint in endpoints))
-  if (homeless)
-    throw new Error(
-      `OCTET_CATALOGUE: endpoint "${homeless.endpoint}" is not among ${Object.keys(endpoints).join(', ')}`,
-    )
+  const homeless = parsed.data.offers
+    .flatMap(({ endpoint, spares = [] }) => [endpoint, ...spares])
+    .find((name) => !(name in endpoints))
+  if (homeless !== undefined)
+    throw new Error(`OCTET_CATALOGUE: endpoint "${homeless}" is not among ${Object.keys(endpoints).join(', ')}`)
   return { endpoints, offers: parsed.data.offers }
 }

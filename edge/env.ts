@@ -43,11 +43,14 @@ export type Env = {
   /** JSON text or the same as a TOML table; see catalogue.ts. */
   OCTET_CATALOGUE: unknown
   GPU_URL: string
+  /** What the hosts of the GPU functions want to see, as JSON; see endpoints.ts. */
+  GPU_PROXY_HEADERS?: string
   /** Seconds; see gpu-times.ts. */
   GPU_START_SECONDS: string
   GPU_SILENCE_SECONDS: string
   GPU_RUN_SECONDS: string
   GPU_RETRY_SECONDS: string
+  GPU_HEDGE_SECONDS: string
   /** `version:secret`, newest first, separated by commas; see keys.ts. */
   KEY_PEPPER: string
   /** Private Ed25519 JWK that signs what the worker asks of the GPU function. */

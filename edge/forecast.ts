@@ -1,5 +1,4 @@
 // How long a request will take and whether it starts cold, from what this deployment has seen. Knowing nothing, it says so.
-import type { Offer } from './catalogue.ts'
 import type { JobRecord } from './job-record.ts'
 import { megapixelSteps } from './price.ts'
 import type { Tier } from './route.ts'
@@ -27,9 +26,18 @@ export type Forecast = {
 export const NOTHING_SEEN: Forecast = { observations: 0, cold: null, seconds: null }
 
 /** What a job that succeeded adds to the forecasts; null for any other. */
-export function observe({ state, decision, request, created, finished, timings }: JobRecord): Observed | null {
+export function observe({
+  state,
+  decision,
+  endpoint: ran,
+  request,
+  created,
+  finished,
+  timings,
+}: JobRecord): Observed | null {
   if (state !== 'succeeded' || !timings || finished === null) return null
-  const { endpoint, model, tier, width, height, steps, guidanceScale } = decision
+  const { model, tier, width, height, steps, guidanceScale } = decision
+  const endpoint = ran ?? decision.endpoint
   const run = timings.encode + timings.denoise + timings.decode
   const waited = Math.max(0, (finished - created) / 1000 - timings.load - run)
   const megapixel_steps = megapixelSteps({ width, height, steps, guidanceScale, count: request.count })
@@ -64,7 +72,7 @@ export function forecast(observed: readonly Observed[], work: number, now: numbe
 const RECENT_MS = 7 * 24 * 3600_000
 const MOST = 200
 
-type Ran = Pick<Offer, 'endpoint' | 'model' | 'tier'>
+type Ran = Pick<Observed, 'endpoint' | 'model' | 'tier'>
 
 const sameAs = (ran: Ran) => (each: Ran) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier

@@ -13,6 +13,7 @@ const variables = z.object({
   GPU_SILENCE_SECONDS: seconds,
   GPU_RUN_SECONDS: seconds,
   GPU_RETRY_SECONDS: seconds,
+  GPU_HEDGE_SECONDS: seconds,
 })
 type Variables = keyof z.infer<typeof variables>
 
@@ -25,18 +26,22 @@ export type GpuTimes = {
   runMs: number
   /** The pause before the second attempt; each later one is four times as long. */
   retryMs: number
+  /** How long a job waits for the preferred GPU before others are asked as well. */
+  hedgeMs: number
 }
 
 /** Reads the variables, in milliseconds. Throws an Error that names each one that is no time, what it is and what is allowed. */
 export function readGpuTimes(env: Pick<Env, Variables>): GpuTimes {
   const parsed = variables.safeParse(env)
   if (parsed.success) {
-    const { GPU_START_SECONDS, GPU_SILENCE_SECONDS, GPU_RUN_SECONDS, GPU_RETRY_SECONDS } = parsed.data
+    const { GPU_START_SECONDS, GPU_SILENCE_SECONDS, GPU_RUN_SECONDS, GPU_RETRY_SECONDS, GPU_HEDGE_SECONDS } =
+      parsed.data
     return {
       startMs: GPU_START_SECONDS,
       silenceMs: GPU_SILENCE_SECONDS,
       runMs: GPU_RUN_SECONDS,
       retryMs: GPU_RETRY_SECONDS,
+      hedgeMs: GPU_HEDGE_SECONDS,
     }
   }
   const wrong = parsed.error.issues.map(({ path: [name] }) => {

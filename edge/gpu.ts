@@ -3,6 +3,7 @@
 import { importJWK, SignJWT } from 'jose'
 import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
 import { jittered } from './backoff.ts'
+import type { Endpoint } from './endpoints.ts'
 import { type Frame, readFrames, readStart, StreamLost } from './gpu-stream.ts'
 import type { GpuTimes } from './gpu-times.ts'
 import { log } from './log.ts'
@@ -23,8 +24,7 @@ export class GpuOverran extends Error {
 }
 
 export type GpuCall = GpuTimes & {
-  /** Base address of the GPU function. */
-  endpoint: string
+  endpoint: Endpoint
   signingKey: string
   job: string
   request: JobRequest
@@ -56,14 +56,19 @@ export async function signGpuToken(jwk: string, job: string, attempt: number, bo
     .sign(await importJWK(JSON.parse(jwk), GPU_TOKEN.algorithm))
 }
 
+/** Where the host takes `authorization` for itself, the edge's token has a header of its own. */
+const tokenHeader = ({ headers }: Endpoint) =>
+  Object.keys(headers).some((name) => name.toLowerCase() === 'authorization') ? GPU_TOKEN.header : 'authorization'
+
 type Sent = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
 
 /** Sends a signed request about the job; null when the GPU function cannot be reached. Throws the signal's reason once it is aborted. */
 async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Response | null> {
   const { endpoint, signingKey, job, request } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
-  const headers = { authorization: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) }
-  const url = `${endpoint.replace(/\/$/, '')}/jobs/${job}`
+  const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) }
+  const headers = { ...endpoint.headers, ...own }
+  const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
   const init = { method, headers, signal, redirect: 'manual', ...(body && { body }) } as const
   return fetch(url, init).catch((cause) => {
     signal.throwIfAborted()
@@ -98,25 +103,35 @@ function safeJson(text: string): unknown {
   }
 }
 
-export type Answer = { accepted: ReadableStream<Uint8Array> } | { retryAfterMs: number }
+/** `down`: it did not answer as a GPU function does, be it one that starts. `refused`: it never will take this job. */
+export type Answer =
+  | { accepted: ReadableStream<Uint8Array> }
+  | { retryAfterMs: number; down: boolean; refused?: GpuRefused }
+  | { unanswered: true }
 
 /**
- * Asks once that a GPU takes the job, and waits `answerMs` for what it says. Throws GpuUnavailable when nothing comes, GpuRefused on a 4xx,
- * StreamLost on anything that is neither a yes nor a "not yet".
+ * Asks once that a GPU takes the job, and waits `answerMs` for what it says. Throws the abort's reason, or StreamLost on anything that is
+ * neither a yes, nor a no, nor a "not yet".
  */
 export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
   const { abort, request } = call
-  const unanswered = () => abort.abort(new GpuUnavailable(`no answer within ${answerMs} ms`))
-  const timer = setTimeout(unanswered, answerMs)
+  const patience = new AbortController()
+  const timer = setTimeout(() => patience.abort(new GpuUnavailable(`no answer within ${answerMs} ms`)), answerMs)
+  const signal = AbortSignal.any([abort.signal, patience.signal])
   try {
-    const response = await send(call, { method: 'PUT', body: JSON.stringify(request), signal: abort.signal })
+    const response = await send(call, { method: 'PUT', body: JSON.stringify(request), signal })
     if (response?.status === 200 && response.body) return { accepted: response.body }
     if (response && !notAccepted(response.status)) {
       const text = await refusalText(response, call)
-      throw response.status >= 400 && response.status < 500 ? new GpuRefused(text) : new StreamLost(text)
+      if (response.status < 400 || response.status >= 500) throw new StreamLost(text)
+      return { retryAfterMs: 0, down: true, refused: new GpuRefused(text) }
     }
     dismiss(response)
-    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0 }
+    const down = response?.status !== 503 && response?.status !== 429
+    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0, down }
+  } catch (thrown) {
+    if (!patience.signal.aborted || abort.signal.aborted) throw thrown
+    return { unanswered: true }
   } finally {
     clearTimeout(timer)
   }

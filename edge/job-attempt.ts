@@ -1,9 +1,9 @@
 // One attempt of a job: ask until a GPU accepts, follow its stream, write down what it says. It never rejects; the log tells how it went.
 import { PROTOCOL_VERSION } from '#contract'
 import { sleep } from './backoff.ts'
-import { readCatalogue } from './catalogue.ts'
+import { endpointOf, orderOf, reportDown, reportUp } from './endpoints.ts'
 import type { Env } from './env.ts'
-import { ask, backoffMs, follow, type GpuCall, GpuOverran, GpuRefused, GpuUnavailable } from './gpu.ts'
+import { ask, backoffMs, cancel, follow, type GpuCall, GpuOverran, GpuRefused, GpuUnavailable } from './gpu.ts'
 import { type Frame, StreamLost } from './gpu-stream.ts'
 import { readGpuTimes } from './gpu-times.ts'
 import type { JobLog } from './job-log.ts'
@@ -17,11 +17,12 @@ const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try aga
 /** `patient`: stay until a GPU accepts, because a caller waits. Otherwise ask once: a Workflow sleeps at no price. */
 type AttemptOptions = { n: number; patient: boolean; abort: AbortController }
 
-/** What is asked of the GPU function for attempt n. */
-export function gpuCall(env: Env, { id, request, decision }: JobRecord, n: number, abort: AbortController): GpuCall {
+/** What is asked of the GPU function for attempt n; of the endpoint that accepted it, unless another is named. */
+export function gpuCall(env: Env, job: JobRecord, n: number, abort: AbortController, endpoint?: string): GpuCall {
+  const { id, request, decision } = job
   return {
     ...readGpuTimes(env),
-    endpoint: readCatalogue(env).endpoints[decision.endpoint]!,
+    endpoint: endpointOf(env, endpoint ?? job.endpoint ?? decision.endpoint),
     signingKey: env.GPU_SIGNING_KEY,
     job: id,
     request: { protocol: PROTOCOL_VERSION, attempt: n, ...request },
@@ -34,17 +35,50 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, patient, abort }
   const { attempt, waiting } = jobLog.job()
   if (attempt !== n || !waiting) jobLog.begin(n)
   try {
-    const call = gpuCall(env, jobLog.job(), n, abort)
     for (;;) {
-      const answer = await ask(call, answerMs(jobLog.job(), call))
-      if ('accepted' in answer) return await record(env, jobLog, call, answer.accepted)
-      const waitMs = putOff(jobLog, n, answer.retryAfterMs, call.startMs)
+      const answer = await askEndpoints(env, jobLog, n, abort)
+      if ('accepted' in answer) return await record(env, jobLog, answer.call, answer.accepted)
+      const waitMs = putOff(jobLog, n, answer.retryAfterMs, readGpuTimes(env).startMs)
       if (waitMs === null || !patient) return
       await sleep(waitMs, abort.signal)
     }
   } catch (cause) {
     broke(jobLog, n, cause)
   }
+}
+
+type Round = { accepted: ReadableStream<Uint8Array>; call: GpuCall } | { retryAfterMs: number }
+
+/**
+ * Asks the job's endpoints, one after another, until one accepts: those after the first only when it is down, silent, or has put the job off
+ * for the time after which that is hedged. Throws when none can take it.
+ */
+async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
+  const { decision, waiting } = jobLog.job()
+  const names = orderOf([decision.endpoint, ...(decision.spares ?? [])], n)
+  const refusals: GpuRefused[] = []
+  let retryAfterMs = Number.POSITIVE_INFINITY
+  for (const [k, name] of names.entries()) {
+    const call = gpuCall(env, jobLog.job(), n, abort, name)
+    const isLast = k === names.length - 1
+    const answer = await ask(call, isLast ? answerMs(jobLog.job(), call) : call.hedgeMs)
+    if ('accepted' in answer) {
+      reportUp(name)
+      jobLog.update({ endpoint: name })
+      return { accepted: answer.accepted, call }
+    }
+    const isDown = 'unanswered' in answer || answer.down
+    if (isDown) reportDown(name)
+    // It may have taken the job and not told: two must not run it.
+    if ('unanswered' in answer && !isLast) void cancel(call)
+    if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')
+    if ('refused' in answer) refusals.push(answer.refused!)
+    if ('retryAfterMs' in answer && !('refused' in answer)) retryAfterMs = Math.min(retryAfterMs, answer.retryAfterMs)
+    const hedged = waiting !== null && Date.now() - waiting.since >= call.hedgeMs
+    if (!isDown && !hedged) break
+  }
+  if (refusals.length === names.length) throw refusals[0]
+  return { retryAfterMs: Number.isFinite(retryAfterMs) ? retryAfterMs : 0 }
 }
 
 /** How long a GPU may take to answer: until the job's time for that is over, and at least as long as its stream may be silent. */

@@ -61,7 +61,7 @@ export function openJobLog(storage: DurableObjectStorage) {
       storage.transactionSync(() => insert(attempt, event))
       wake()
     },
-    update(change: Partial<Pick<JobRecord, 'waiting' | 'images' | 'settled' | 'announced'>>): void {
+    update(change: Partial<Pick<JobRecord, 'waiting' | 'endpoint' | 'images' | 'settled' | 'announced'>>): void {
       save({ ...job(), ...change })
     },
     /** The entries after `seq`, oldest first. */

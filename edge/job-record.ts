@@ -84,6 +84,8 @@ export type JobRecord = JobSpec & {
   warnings: { code: string; message: string }[]
   timings: Timings | null
   ran: { package: string; device: string } | null
+  /** Which endpoint accepted the current attempt. */
+  endpoint: string | null
   error: { code: ErrorCode; message: string } | null
   /** Unix milliseconds: when a GPU accepted the current attempt, and when the job ended. */
   accepted: number | null
@@ -103,7 +105,7 @@ export const isFinal = (job: Pick<JobRecord, 'state'>) => FINAL.has(job.state)
 export const isOver = (job: JobRecord) => isFinal(job) && job.settled && job.announced
 
 const fresh = () => ({
-  ...{ progress: null, images: [], warnings: [], timings: null, ran: null, error: null },
+  ...{ progress: null, images: [], warnings: [], timings: null, ran: null, endpoint: null, error: null },
   ...{ accepted: null, finished: null, stepsDone: 0 },
 })
 

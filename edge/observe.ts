@@ -22,7 +22,8 @@ const NO_TIMES = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0
 
 function pointOf(job: JobRecord): Point {
   const { state, error, decision, ran, request, attempt, timings, created, finished } = job
-  const { route, tier, model, endpoint } = decision
+  const { route, tier, model } = decision
+  const endpoint = job.endpoint ?? decision.endpoint
   return {
     ...{ state, route, tier, model, endpoint },
     error: error?.code ?? null,

@@ -27,7 +27,9 @@ export type Decision = {
   route: Route
   tier: Tier
   model: string
+  /** The preferred endpoint, and those that may take its place. */
   endpoint: string
+  spares?: string[]
   steps: number
   guidanceScale: number
   width: number
@@ -133,6 +135,7 @@ const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, wished: Wish,
   tier: offer.tier,
   model: offer.model,
   endpoint: offer.endpoint,
+  ...(offer.spares && { spares: offer.spares }),
   steps: steps ?? offer.steps,
   guidanceScale: offer.route === 'turbo' ? 1 : (guidanceScale ?? offer.guidance_scale),
   width: size?.width ?? offer.width,

@@ -131,6 +131,8 @@ export const GPU_TOKEN = {
   issuer: 'octet-edge',
   audience: 'octet-gpu',
   algorithm: 'EdDSA',
+  /** Carries the token where the host of the GPU function keeps `authorization` for its own. */
+  header: 'octet-authorization',
   maxAgeSeconds: 300,
 } as const
 export const gpuTokenClaims = z.object({

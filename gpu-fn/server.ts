@@ -3,7 +3,7 @@ import type { KeyObject } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import type { Logger } from 'pino'
 import { checkScope, verifyToken } from './auth.ts'
-import { type Health, type JobRequest, jobId, jobRequest, LIMITS, PROTOCOL_VERSION } from './contract.ts'
+import { GPU_TOKEN, type Health, type JobRequest, jobId, jobRequest, LIMITS, PROTOCOL_VERSION } from './contract.ts'
 import type { Engine } from './engine.ts'
 import type { Jobs, Lifecycle } from './jobs.ts'
 import { describeIssues, problem, Refusal } from './refusal.ts'
@@ -66,7 +66,7 @@ async function deleteJob(c: Context, options: ServerOptions): Promise<Response> 
 /** The attempt that the token is for, once it covers this job and body; null in insecure mode. */
 async function authorise(c: Context, id: string, body: Uint8Array, { edgePublicKeys }: ServerOptions) {
   if (!edgePublicKeys) return null
-  const claims = await verifyToken(edgePublicKeys, c.req.header('authorization'))
+  const claims = await verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
   checkScope(claims, id, body)
   return claims.attempt
 }

@@ -9,10 +9,13 @@ const root = path.join(import.meta.dirname, '..')
 const { privateKey, publicKey } = await generateKeyPair('EdDSA', { extractable: true })
 
 const offer = { model: 'tiny', tier: 'fp8', width: 256, height: 256 }
+const paired = { ...offer, model: 'paired', endpoint: 'default', spares: ['spare'] }
 /** More than the built-in model can make, to see what the worker itself allows. */
 const catalogue = {
+  endpoints: { spare: 'https://spare.test' },
   offers: [
     { ...offer, route: 'turbo', steps: 4, guidance_scale: 1, max_pixels: 1024 ** 2 },
+    { ...paired, route: 'turbo', steps: 4, guidance_scale: 1, max_pixels: 1024 ** 2 },
     { ...offer, route: 'full', steps: 28, guidance_scale: 4.5, max_pixels: 2048 ** 2 },
   ],
 }
@@ -31,6 +34,11 @@ const edgeBindings = {
   GPU_SILENCE_SECONDS: '0.5',
   GPU_RUN_SECONDS: '2',
   GPU_RETRY_SECONDS: '0.01',
+  GPU_HEDGE_SECONDS: '0.2',
+  GPU_PROXY_HEADERS: JSON.stringify({
+    default: { 'modal-key': 'wk-1', 'modal-secret': 'ws-1' },
+    spare: { authorization: 'Bearer of-the-host' },
+  }),
   WEBHOOK_TIMEOUT_SECONDS: '0.5',
   WEBHOOK_RETRY_SECONDS: '0,0,0,0,0,0,0,0,0',
 }

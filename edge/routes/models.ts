@@ -12,7 +12,7 @@ export const models = new Hono<EdgeEnv>().get('/', keyRequired, async (c) => {
     object: 'model',
     created: 0,
     owned_by: 'octet',
-    octet: served.map(({ endpoint: _, model: __, ...offer }) => offer),
+    octet: served.map(({ endpoint: _, spares: __, model: ___, ...offer }) => offer),
   }))
   return c.json({ object: 'list', data })
 })

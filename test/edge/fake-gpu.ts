@@ -5,7 +5,7 @@ import { vi } from 'vitest'
 import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest } from '#contract'
 import { sha256 } from '../../edge/keys.ts'
 
-export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null }
+export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null; host: string; headers: Headers }
 export type Behaviour = (seen: Seen) => Response | Promise<Response>
 /** What a stream does when its parts are sent. */
 type Ending = 'close' | 'cut' | 'silence'
@@ -141,7 +141,8 @@ class Refused extends Error {
 
 /** Checks the token of a request and returns what it is about. */
 async function authorised(request: Request, body: string): Promise<{ job: string; attempt: number }> {
-  const token = request.headers.get('authorization')?.replace('Bearer ', '')
+  const given = request.headers.get(GPU_TOKEN.header) ?? request.headers.get('authorization')
+  const token = given?.replace('Bearer ', '')
   if (!token) throw new Refused(401, 'token_missing')
   const key = await importJWK(JSON.parse(env.GPU_PUBLIC_KEY), GPU_TOKEN.algorithm)
   const { issuer, audience, maxAgeSeconds } = GPU_TOKEN
@@ -175,7 +176,7 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
   if (asked.attempt !== attempt) throw new Refused(403, 'token_mismatch')
   const known = calls.find((seen) => seen.job === job)
   if (known && withoutAttempt(known.request) !== withoutAttempt(asked)) throw new Refused(409, 'job_conflict')
-  return { job, request: asked, signal: request.signal }
+  return { job, request: asked, signal: request.signal, host: new URL(request.url).host, headers: request.headers }
 }
 
 /** DELETE: a job that was asked for is canceled at its next step; another is not known here. */
@@ -192,7 +193,8 @@ export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
   cancellations.length = 0
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
     const request = new Request(input, init)
-    if (!request.url.startsWith(env.GPU_URL)) throw new Error(`unexpected fetch of ${request.url}`)
+    if (!request.url.startsWith(env.GPU_URL) && !request.url.startsWith('https://spare.test/'))
+      throw new Error(`unexpected fetch of ${request.url}`)
     try {
       if (request.method === 'DELETE') return await cancel(request, calls)
       calls.push(await see(request, calls))

@@ -119,10 +119,22 @@ describe('after an attempt that was lost there is a pause', () => {
 })
 
 describe('the variables', () => {
-  const given = { GPU_START_SECONDS: '300', GPU_SILENCE_SECONDS: '20', GPU_RUN_SECONDS: '900', GPU_RETRY_SECONDS: '1' }
+  const given = {
+    GPU_START_SECONDS: '300',
+    GPU_SILENCE_SECONDS: '20',
+    GPU_RUN_SECONDS: '900',
+    GPU_RETRY_SECONDS: '1',
+    GPU_HEDGE_SECONDS: '15',
+  }
 
   test('are seconds', ({ expect }) => {
-    expect(readGpuTimes(given)).toEqual({ startMs: 300_000, silenceMs: 20_000, runMs: 900_000, retryMs: 1000 })
+    expect(readGpuTimes(given)).toEqual({
+      startMs: 300_000,
+      silenceMs: 20_000,
+      runMs: 900_000,
+      retryMs: 1000,
+      hedgeMs: 15_000,
+    })
   })
 
   test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are refused by name: "%s"', (wrong, { expect }) => {

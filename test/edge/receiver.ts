@@ -132,6 +132,7 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
       warnings: [],
       timings: null,
       ran: null,
+      endpoint: null,
     },
     ...{ error: null, finished: Date.now(), settled: true, announced: false, waiting: null, accepted: null },
     ...{ cancelRequested: false, stepsDone: 0 },

@@ -90,7 +90,7 @@ test.each([
 })
 
 test('names every variable that is wrong', () => {
-  expect(refusal({ PORT: 'x', OCTET_QUEUE: 'y' }).split('\n')).toHaveLength(3)
+  expect(refusal({ PORT: 'x', OCTET_QUEUE: 'y', OCTET_TARGET: 'z' }).split('\n')).toHaveLength(3)
 })
 
 test('needs the key unless insecure, and insecure means loopback', () => {
