@@ -26,7 +26,7 @@ const offer = z
   })
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
 
-const catalogue = z.strictObject({
+export const catalogue = z.strictObject({
   endpoints: z.record(z.string(), z.url({ protocol: /^https?$/ })).default({}),
   offers: z.array(offer).min(1),
 })

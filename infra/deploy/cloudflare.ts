@@ -1,0 +1,122 @@
+// What a deployment needs of Cloudflare, by wrangler: queues, bucket, database, secrets, the worker itself.
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import type { CommandLine, Step, World } from './plan.ts'
+
+export const QUEUES = ['octet-usage', 'octet-webhooks', 'octet-webhooks-dead']
+const LIFECYCLE = 'infra/results-lifecycle.json'
+const ABSENT = 'when the command before it finds none'
+
+/** Runs `look`, and `make` when it fails. A failure of `make` is the one that is told. */
+async function makeUnlessThere({ exec }: World, look: CommandLine, make: CommandLine): Promise<void> {
+  const there = await exec(look).then(
+    () => true,
+    () => false,
+  )
+  if (!there) await exec(make)
+}
+
+const queueCommands = (name: string) => ({
+  look: ['wrangler', 'queues', 'info', name],
+  make: ['wrangler', 'queues', 'create', name],
+})
+
+export const account: Step = {
+  id: 'cloudflare-account',
+  what: 'Who deploys on Cloudflare',
+  commands: () => [{ command: ['wrangler', 'whoami', '--json'] }],
+  async run({ exec, say }) {
+    const { email, accounts = [] } = JSON.parse(await exec(['wrangler', 'whoami', '--json'])) as {
+      email?: string
+      accounts?: { name: string; id: string }[]
+    }
+    say(`   ${email ?? 'an API token'}, ${accounts.map(({ name }) => name).join(', ')}`)
+    if (accounts.length > 1 && !process.env.CLOUDFLARE_ACCOUNT_ID)
+      throw new Error(
+        `there are ${accounts.length} accounts: ${accounts.map(({ name, id }) => `${name} ${id}`).join(', ')}`,
+      )
+  },
+  otherwise:
+    'Log in with `npx wrangler login` (in CI set CLOUDFLARE_API_TOKEN); where there are several accounts set CLOUDFLARE_ACCOUNT_ID to one. The account needs Workers Paid: Queues and Durable Objects are used.',
+}
+
+export const queues: Step = {
+  id: 'queues',
+  what: 'Queues for usage and webhooks',
+  commands: () =>
+    QUEUES.map(queueCommands).flatMap(({ look, make }) => [{ command: look }, { command: make, condition: ABSENT }]),
+  async run(world) {
+    for (const { look, make } of QUEUES.map(queueCommands)) await makeUnlessThere(world, look, make)
+  },
+  otherwise: 'Queues are part of Workers Paid; an API token needs the permission Queues: Edit.',
+}
+
+export const bucket: Step = {
+  id: 'bucket',
+  what: 'The bucket of results, and the rules that delete what has expired',
+  commands: ({ worker: { results } }) => [
+    { command: ['wrangler', 'r2', 'bucket', 'info', results] },
+    { command: ['wrangler', 'r2', 'bucket', 'create', results], condition: ABSENT },
+    { command: ['wrangler', 'r2', 'bucket', 'lifecycle', 'set', results, '--file', LIFECYCLE, '--force'] },
+  ],
+  async run(world) {
+    const [look, make, rules] = this.commands(world.config, world.state)
+    await makeUnlessThere(world, look!.command, make!.command)
+    await world.exec(rules!.command)
+  },
+  otherwise: 'R2 must be enabled once in the dashboard (R2, Overview); an API token needs Workers R2 Storage: Edit.',
+}
+
+export const database: Step = {
+  id: 'database',
+  what: 'The database, at the state of edge/migrations',
+  commands: ({ worker: { database: name } }) => [
+    { command: ['wrangler', 'd1', 'info', name, '--json'] },
+    { command: ['wrangler', 'd1', 'create', name], condition: ABSENT },
+    { command: ['wrangler', 'd1', 'migrations', 'apply', name, '--remote'] },
+  ],
+  async run(world) {
+    const [look, make, migrate] = this.commands(world.config, world.state)
+    await makeUnlessThere(world, look!.command, make!.command)
+    await world.exec(migrate!.command)
+  },
+  otherwise:
+    'A migration that failed was rolled back by itself: mend its file and run this again. An API token needs D1: Edit.',
+}
+
+export const worker: Step = {
+  id: 'worker',
+  what: 'The worker',
+  commands: (config, { gpuUrl, workerSecrets }) => [{ command: deployCommand(config.worker, gpuUrl, workerSecrets) }],
+  async run({ config, state, exec, say }) {
+    const scratch = await mkdtemp(path.join(tmpdir(), 'octet-deploy-'))
+    try {
+      const output = path.join(scratch, 'wrangler.jsonl')
+      await exec(deployCommand(config.worker, state.gpuUrl, state.workerSecrets), { WRANGLER_OUTPUT_FILE_PATH: output })
+      state.workerUrl = addressOf(await readFile(output, 'utf8'))
+    } finally {
+      await rm(scratch, { recursive: true })
+    }
+    say(`   ${state.workerUrl}`)
+  },
+  otherwise:
+    'The worker that served before, if any, still does. Read what wrangler says above; `npm run check` tells of faults in the code.',
+}
+
+function deployCommand({ name, offers }: World['config']['worker'], gpuUrl: string, secrets: string): string[] {
+  const vars = ['--var', `GPU_URL:${gpuUrl}`, '--var', `OCTET_CATALOGUE:${JSON.stringify({ offers })}`]
+  return ['wrangler', 'deploy', '--name', name, ...vars, '--secrets-file', secrets]
+}
+
+/** The worker's address, from the lines of JSON that wrangler writes. */
+export function addressOf(lines: string): string {
+  const entries = lines
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line) as { type: string; targets?: string[] })
+  const target = entries.find(({ type }) => type === 'deploy')?.targets?.[0]
+  if (!target)
+    throw new Error('wrangler did not say at what address the worker is: enable workers.dev, or name a route')
+  return target.startsWith('http') ? target.replace(/\/$/, '') : `https://${target}`
+}

@@ -1,0 +1,37 @@
+// The order of a deployment: nothing that callers reach changes before the GPU function behind it has made a picture.
+import { account, bucket, database, queues, worker } from './cloudflare.ts'
+import { gpuFunction, gpuSecret, modalAccount, weights } from './modal.ts'
+import type { Step } from './plan.ts'
+import { type BucketSecrets, readSecretsFile, type SecretsOptions, secretsStep } from './secrets-file.ts'
+import { smokeGpu, smokeWorker } from './smoke.ts'
+
+/** The steps of a deployment; without those of Modal where the GPU function runs elsewhere. */
+export function deploySteps(options: SecretsOptions): Step[] {
+  const secrets = async () => {
+    const found = await readSecretsFile(options.file)
+    if (!found) throw new Error(`${options.file} is gone`)
+    return found
+  }
+  let bucketSecrets: BucketSecrets | undefined
+  const made = secretsStep(options)
+  const secretsKnown: Step = {
+    ...made,
+    async run(world) {
+      await made.run(world)
+      bucketSecrets = (await secrets()).bucket
+    },
+  }
+  const onModal = [gpuSecret, weights(() => bucketSecrets), gpuFunction]
+  return [
+    account,
+    ...(options.onModal ? [modalAccount] : []),
+    secretsKnown,
+    queues,
+    bucket,
+    database,
+    ...(options.onModal ? onModal : []),
+    smokeGpu(secrets),
+    worker,
+    smokeWorker(secrets),
+  ]
+}

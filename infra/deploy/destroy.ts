@@ -1,0 +1,62 @@
+// `npm run deploy -- destroy`: takes down what a deployment made, the data only when that is asked for as well.
+import { QUEUES } from './cloudflare.ts'
+import { CommandFailed, type Step, type World } from './plan.ts'
+
+/** What a command says of something that is not there, which is what was wanted. */
+const GONE = /not found|does not exist|no such|could not find|10007|10006/i
+
+const step = (id: string, what: string, commands: Step['commands'], otherwise: string): Step => ({
+  ...{ id, what, commands, otherwise },
+  async run({ config, state, exec }: World) {
+    for (const { command } of commands(config, state)) {
+      await exec(command).catch((error: unknown) => {
+        if (!(error instanceof CommandFailed) || !GONE.test(error.message)) throw error
+      })
+    }
+  },
+})
+
+const worker = step(
+  'worker',
+  'The worker, its Durable Objects (keys, balances, jobs) and its secrets',
+  ({ worker: { name } }) => [{ command: ['wrangler', 'delete', '--name', name, '--force'] }],
+  'Nothing else was touched. Look at it in the dashboard: Workers, Settings, Delete.',
+)
+const gpu = step(
+  'gpu-function',
+  'The GPU function, with its containers, and its secret',
+  ({ gpu: { app, secret } }) => [
+    { command: ['modal', 'app', 'stop', app, '--yes'] },
+    { command: ['modal', 'secret', 'delete', secret, '--allow-missing', '--yes'] },
+  ],
+  '`modal app list` shows what runs and costs.',
+)
+const queues = step(
+  'queues',
+  'The queues',
+  () => QUEUES.map((name) => ({ command: ['wrangler', 'queues', 'delete', name] })),
+  'A queue goes when no worker uses it: run this again.',
+)
+const database = step(
+  'database',
+  'The database: usage and forecasts of all accounts',
+  ({ worker: { database: name } }) => [{ command: ['wrangler', 'd1', 'delete', name, '--skip-confirmation'] }],
+  'Deleted databases cannot be brought back; this one is still there.',
+)
+const bucket = step(
+  'bucket',
+  'The bucket of results, which must be empty',
+  ({ worker: { results } }) => [{ command: ['wrangler', 'r2', 'bucket', 'delete', results] }],
+  'Empty it first: in the dashboard, or with any S3 client.',
+)
+const volume = step(
+  'volume',
+  'The volume of packages',
+  ({ gpu: { volume: name } }) => [{ command: ['modal', 'volume', 'delete', name, '--allow-missing', '--yes'] }],
+  '`modal volume list` shows it.',
+)
+
+/** What to take down, in this order: first what callers reach, last what holds data. */
+export function destroySteps({ data, onModal }: { data: boolean; onModal: boolean }): Step[] {
+  return [worker, ...(onModal ? [gpu] : []), queues, ...(data ? [database, bucket, ...(onModal ? [volume] : [])] : [])]
+}

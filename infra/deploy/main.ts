@@ -1,0 +1,122 @@
+// `npm run deploy`: Octet on Cloudflare and Modal, again and again with the same result; `destroy` takes it down.
+import { spawn } from 'node:child_process'
+import path from 'node:path'
+import { createInterface } from 'node:readline/promises'
+import { Writable } from 'node:stream'
+import { Command } from 'commander'
+import { readDeployConfig } from '../config.ts'
+import { modalCommand } from '../modal-python.ts'
+import { ROOT } from '../package-cache.ts'
+import { deploySteps } from './deploy-steps.ts'
+import { destroySteps } from './destroy.ts'
+import {
+  CommandFailed,
+  type CommandLine,
+  commandText,
+  planText,
+  runPlan,
+  type State,
+  UNKNOWN,
+  type World,
+} from './plan.ts'
+import { SECRETS_FILE } from './secrets-file.ts'
+
+const LAST_LINES = 12
+const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
+
+/** The program behind the name that a plan shows. */
+function programOf([name, ...rest]: CommandLine): string[] {
+  if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
+  if (name === 'modal') return [...modalCommand(), ...rest]
+  return [name!, ...rest]
+}
+
+/** Runs a command without a terminal, so that it asks nothing; what it prints is shown when it fails. */
+function exec(command: CommandLine, env: Record<string, string> = {}): Promise<string> {
+  const [program, ...rest] = programOf(command)
+  const child = spawn(program!, rest, {
+    cwd: ROOT,
+    env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let output = ''
+  let all = ''
+  child.stdout.on('data', (chunk) => {
+    output += chunk
+    all += chunk
+  })
+  child.stderr.on('data', (chunk) => (all += chunk))
+  const { promise, resolve, reject } = Promise.withResolvers<string>()
+  child.on('error', (error: NodeJS.ErrnoException) =>
+    reject(new CommandFailed(error.code === 'ENOENT' ? `there is no command ${command[0]}` : error.message)),
+  )
+  child.on('close', (code) => {
+    if (code === 0) return resolve(output)
+    const told = all.trim().split('\n').slice(-LAST_LINES).join('\n')
+    reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${told}`))
+  })
+  return promise
+}
+
+/** Asks at the terminal; a secret is not shown as it is typed. */
+async function ask(question: string, { secret = false } = {}): Promise<string> {
+  if (!process.stdin.isTTY)
+    throw new Error(`${question} is needed, and there is no terminal to ask at: set it in the environment`)
+  const hidden = new Writable({ write: (_chunk, _encoding, done) => done() })
+  if (secret) process.stdout.write(`${question}: `)
+  const prompt = createInterface({ input: process.stdin, output: secret ? hidden : process.stdout, terminal: true })
+  try {
+    return (await prompt.question(secret ? '' : `${question}: `)).trim()
+  } finally {
+    prompt.close()
+    if (secret) process.stdout.write('\n')
+  }
+}
+
+async function worldOf(state: Partial<State> = {}): Promise<World> {
+  return { config: await readDeployConfig(), state: { ...UNKNOWN, ...state }, exec, ask, say: console.log }
+}
+
+type Flags = { dryRun?: boolean; gpuUrl?: string; newSecrets?: boolean; secrets: string; data?: boolean; yes?: string }
+
+const program = new Command('deploy')
+  .description('Deploys to Cloudflare and Modal; run again it brings up what is missing or has changed.')
+  .option('--dry-run', 'print the steps and their commands, and do nothing')
+  .option(
+    '--gpu-url <url>',
+    'a GPU function that runs elsewhere, in place of Modal (GPU_PROXY_HEADERS for its front door)',
+  )
+  .option('--secrets <file>', 'where the secrets are kept', SECRETS_FILE)
+  .option('--new-secrets', 'make secrets although the deployed worker has some: every API key ends')
+  .action(async ({ dryRun, gpuUrl, newSecrets, secrets }: Flags) => {
+    const world = await worldOf(gpuUrl ? { gpuUrl: gpuUrl.replace(/\/$/, '') } : {})
+    const steps = deploySteps({ file: secrets, fresh: newSecrets ?? false, onModal: !gpuUrl, env: process.env })
+    if (dryRun) return console.log(planText(steps, world.config))
+    await runPlan(steps, world)
+    console.log(
+      `\n${world.state.workerUrl} serves. A key: npm run keys -- create --account NAME --url ${world.state.workerUrl}`,
+    )
+    console.log(`with OCTET_ADMIN_TOKEN of ${path.relative(process.cwd(), secrets)}`)
+  })
+
+program
+  .command('destroy')
+  .description('takes the deployment down')
+  .option('--data', 'the database, the bucket of results and the volume as well')
+  .option('--yes <name>', "the worker's name, in place of typing it")
+  .action(async ({ data = false, yes }: Flags) => {
+    const { dryRun, gpuUrl } = program.opts<Flags>()
+    const world = await worldOf()
+    const steps = destroySteps({ data, onModal: !gpuUrl })
+    console.log(planText(steps, world.config))
+    if (dryRun) return
+    const { name } = world.config.worker
+    const typed = yes ?? (await ask(`API keys, balances and jobs cannot be brought back. Type ${name} to go on`))
+    if (typed !== name) throw new Error(`"${typed}" is not ${name}: nothing was done`)
+    await runPlan(steps, world)
+  })
+
+await program.parseAsync().catch((error: Error) => {
+  console.error(`deploy: ${error.message}`)
+  process.exitCode = 1
+})

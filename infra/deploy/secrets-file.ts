@@ -1,0 +1,146 @@
+// The secrets of a deployment on this machine: made once, used by every later deploy. Who loses the file loses no API key, but must rotate.
+import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import * as z from 'zod'
+import { ROOT } from '../package-cache.ts'
+import { createSecrets } from '../secrets.ts'
+import type { Step, World } from './plan.ts'
+
+const text = z.string().min(1)
+const bucketSecrets = z.strictObject({ OCTET_BUCKET: z.url(), OCTET_BUCKET_KEY_ID: text, OCTET_BUCKET_SECRET: text })
+export type BucketSecrets = z.infer<typeof bucketSecrets>
+
+const file = z.strictObject({
+  worker: z.strictObject({
+    KEY_PEPPER: text,
+    GPU_SIGNING_KEY: text,
+    OCTET_ADMIN_TOKEN: text,
+    RECEIPT_SIGNING_KEYS: text,
+    STRIPE_SECRET_KEY: text.optional(),
+  }),
+  /** Of the GPU function: one JWK, or a JSON array while the edge changes its key. */
+  gpuPublicKey: text,
+  /** Endpoint → header → value, for the hosts' front doors. */
+  proxyHeaders: z.record(z.string(), z.record(z.string(), text)).default({}),
+  bucket: bucketSecrets.optional(),
+})
+export type SecretsFile = z.infer<typeof file>
+
+export const SECRETS_FILE = path.join(ROOT, '.octet', 'deploy', 'secrets.json')
+
+/** Reads the file; null when there is none. Throws when it is damaged, without telling what is in it. */
+export async function readSecretsFile(at: string): Promise<SecretsFile | null> {
+  const found = await readFile(at, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null
+    throw error
+  })
+  if (found === null) return null
+  try {
+    return file.parse(JSON.parse(found))
+  } catch (error) {
+    const fields =
+      error instanceof z.ZodError ? error.issues.map((issue) => issue.path.join('.')).join(', ') : 'it is not JSON'
+    throw new Error(`${at} is damaged: ${fields}`)
+  }
+}
+
+/** Writes it whole or not at all, for the owner's eyes only. */
+export async function writePrivate(at: string, content: unknown): Promise<void> {
+  await mkdir(path.dirname(at), { recursive: true, mode: 0o700 })
+  await writeFile(`${at}.new`, `${JSON.stringify(content, null, 2)}\n`, { mode: 0o600 })
+  await chmod(`${at}.new`, 0o600)
+  await rename(`${at}.new`, at)
+}
+
+export type SecretsOptions = {
+  file: string
+  /** Make new ones although the deployed worker has some. */
+  fresh?: boolean
+  /** The GPU function is on Modal, which has a proxy token made. */
+  onModal: boolean
+  env: Record<string, string | undefined>
+}
+
+const BUCKET_QUESTIONS = {
+  OCTET_BUCKET: "the packages' bucket, https://<account>.r2.cloudflarestorage.com/<bucket>",
+  OCTET_BUCKET_KEY_ID: 'the access key id of an R2 token that may read it (dashboard: R2, Manage API tokens)',
+  OCTET_BUCKET_SECRET: 'its secret access key',
+} as const
+
+/** Has every secret in the file: what is missing is made where it can be, and asked for where not. */
+export function secretsStep(options: SecretsOptions): Step {
+  return {
+    id: 'secrets',
+    what: `Secrets, kept in ${path.relative(ROOT, options.file)}: back it up`,
+    commands: ({ worker: { name } }) => [
+      { command: ['wrangler', 'secret', 'list', '--name', name], condition: 'when the file is not there yet' },
+      ...(options.onModal
+        ? [
+            {
+              command: ['modal', 'workspace', 'proxy-tokens', 'create', '--name', 'octet', '--json'],
+              condition: 'when the file has no proxy token yet',
+            },
+          ]
+        : []),
+    ],
+    async run(world) {
+      const before = await readSecretsFile(options.file)
+      if (!before) await refuseToReplace(world, options)
+      const secrets = before ?? (await freshSecrets())
+      // Each is kept as soon as it is made: a later one may fail, and a token is shown once.
+      const keep = () => writePrivate(options.file, secrets)
+      await keep()
+      await complete(secrets, world, options, keep)
+      const directory = path.dirname(options.file)
+      world.state.workerSecrets = path.join(directory, 'worker.json')
+      world.state.gpuSecrets = path.join(directory, 'gpu.json')
+      const doors = { GPU_PROXY_HEADERS: JSON.stringify(secrets.proxyHeaders) }
+      await writePrivate(world.state.workerSecrets, { ...secrets.worker, ...doors })
+      await writePrivate(world.state.gpuSecrets, gpuEnvironment(world, secrets))
+    },
+    otherwise:
+      'Bring the file from the machine that deployed last. With --new-secrets others are made, and every API key, browser token and signed link ends.',
+  }
+}
+
+async function refuseToReplace({ config, exec }: World, { fresh, file }: SecretsOptions): Promise<void> {
+  if (fresh) return
+  const deployed = await exec(['wrangler', 'secret', 'list', '--name', config.worker.name]).catch(() => '')
+  if (deployed.includes('KEY_PEPPER'))
+    throw new Error(`the worker ${config.worker.name} has secrets that are not in ${path.relative(ROOT, file)}`)
+}
+
+async function freshSecrets(): Promise<SecretsFile> {
+  const { secrets, gpuPublicKey } = await createSecrets()
+  return { worker: secrets, gpuPublicKey, proxyHeaders: {} }
+}
+
+/** Adds what is missing to `secrets`. */
+async function complete(secrets: SecretsFile, world: World, options: SecretsOptions, keep: () => Promise<void>) {
+  const { config, exec, ask } = world
+  const { onModal, env } = options
+  if (env.STRIPE_SECRET_KEY) secrets.worker.STRIPE_SECRET_KEY = env.STRIPE_SECRET_KEY
+  if (env.GPU_PROXY_HEADERS) Object.assign(secrets.proxyHeaders, JSON.parse(env.GPU_PROXY_HEADERS))
+  if (onModal && !secrets.proxyHeaders.default) {
+    const token = JSON.parse(await exec(['modal', 'workspace', 'proxy-tokens', 'create', '--name', 'octet', '--json']))
+    secrets.proxyHeaders.default = { 'modal-key': token['Modal-Key'], 'modal-secret': token['Modal-Secret'] }
+    await keep()
+  }
+  if (config.gpu.packages === 'bucket') {
+    const known = { ...secrets.bucket, ...onlySet(env) }
+    for (const [name, question] of Object.entries(BUCKET_QUESTIONS))
+      known[name as keyof BucketSecrets] ??= await ask(question, { secret: name.endsWith('SECRET') })
+    secrets.bucket = bucketSecrets.parse(known)
+  }
+  await keep()
+}
+
+function onlySet(env: Record<string, string | undefined>): Partial<BucketSecrets> {
+  const names = Object.keys(BUCKET_QUESTIONS) as (keyof BucketSecrets)[]
+  return Object.fromEntries(names.filter((name) => env[name]).map((name) => [name, env[name]!]))
+}
+
+function gpuEnvironment({ config: { gpu } }: World, { gpuPublicKey, bucket }: SecretsFile): Record<string, string> {
+  const models = bucket && gpu.packages === 'bucket' ? { ...bucket, OCTET_MODELS: gpu.models.join(',') } : {}
+  return { OCTET_EDGE_PUBLIC_KEY: gpuPublicKey, ...models }
+}

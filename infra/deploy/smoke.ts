@@ -1,0 +1,112 @@
+// Proof that what was deployed works: a picture from the GPU function itself, then one through the worker as a caller gets it.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { health, type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
+import type { DeployConfig } from '../config.ts'
+import { createKey, revokeKey } from '../keys.ts'
+import { signGpuToken } from '../sign-gpu-token.ts'
+import type { Step } from './plan.ts'
+import type { SecretsFile } from './secrets-file.ts'
+
+const PROMPT = 'a red heart on a blue background'
+const ASK_EVERY_MS = 3_000
+const SMOKE_ACCOUNT = 'octet-smoke'
+
+type Secrets = () => Promise<SecretsFile>
+
+export const smokeGpu = (secrets: Secrets): Step => ({
+  id: 'smoke-gpu',
+  what: 'A picture from the GPU function (cold: weights are fetched and loaded)',
+  commands: (_, { gpuUrl }) => [
+    { command: ['curl', `${gpuUrl}/healthz`], condition: 'with the proxy token, until it is ready' },
+    { command: ['curl', '-X', 'PUT', `${gpuUrl}/jobs/<ID>`], condition: 'signed, one image' },
+  ],
+  async run({ config, state, say }) {
+    const { worker, proxyHeaders } = await secrets()
+    const headers = proxyHeaders.default ?? {}
+    const start = Date.now()
+    await untilReady(state.gpuUrl, headers, config)
+    const readySeconds = (Date.now() - start) / 1000
+    const offer = config.worker.offers[0]!
+    const request: JobRequest = {
+      ...{ protocol: PROTOCOL_VERSION, attempt: 1, prompt: PROMPT, negative_prompt: '', seed: 1, count: 1 },
+      ...{ model: offer.model, tier: offer.tier, steps: offer.steps, guidance_scale: offer.guidance_scale },
+      ...{ width: offer.width, height: offer.height },
+      ...{ output_format: 'png', output_quality: 90, text_convention: 'diffusers' },
+    }
+    const bytes = await pictureOf(state.gpuUrl, headers, worker.GPU_SIGNING_KEY, request)
+    say(`   ready after ${readySeconds.toFixed(0)} s; a picture of ${bytes} bytes`)
+  },
+  otherwise:
+    '`modal app logs` shows what the container says. Packages missing: `npm run weights`; start-up too slow: gpu.startup_timeout_seconds.',
+})
+
+async function untilReady(url: string, headers: Record<string, string>, { gpu }: DeployConfig): Promise<void> {
+  const deadline = Date.now() + gpu.startup_timeout_seconds * 1000
+  for (let last = 'nothing came'; ; await sleep(ASK_EVERY_MS)) {
+    const reply = await fetch(`${url}/healthz`, { headers, signal: AbortSignal.timeout(30_000) }).catch(
+      (error: Error) => error,
+    )
+    if (reply instanceof Response) {
+      const body = health.safeParse(await reply.json().catch(() => null))
+      if (reply.status === 200 && body.success) return assertServed(body.data.models, gpu.models)
+      if (reply.status === 401 || reply.status === 403)
+        throw new Error(`the host refuses the proxy token: ${reply.status}`)
+      last = `${reply.status}${body.success ? ` ${body.data.status}` : ''}`
+    } else last = reply.message
+    if (Date.now() > deadline) throw new Error(`not ready after ${gpu.startup_timeout_seconds} s: ${last}`)
+  }
+}
+
+function assertServed(models: { model: string; tier: string }[], wanted: readonly string[]): void {
+  const there = models.map(({ model, tier }) => `${model}:${tier}`)
+  const absent = wanted.filter((each) => !there.includes(each))
+  if (absent.length > 0) throw new Error(`it serves ${there.join(', ')}, and not ${absent.join(', ')}`)
+}
+
+/** Runs one job and returns the bytes of its picture. */
+async function pictureOf(
+  url: string,
+  headers: Record<string, string>,
+  key: string,
+  request: JobRequest,
+): Promise<number> {
+  const job = `smoke-${Date.now().toString(36)}`
+  const body = JSON.stringify(request)
+  const token = await signGpuToken(key, job, 1, body)
+  const reply = await fetch(`${url}/jobs/${job}`, {
+    ...{ method: 'PUT', body, signal: AbortSignal.timeout(300_000) },
+    headers: { ...headers, 'octet-authorization': `Bearer ${token}`, 'content-type': 'application/json' },
+  })
+  const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
+  if (reply.status !== 200) throw new Error(`the GPU function answered ${reply.status}: ${text.slice(0, 300)}`)
+  if (!text.includes('"type":"succeeded"')) throw new Error(`the job did not succeed: ${text.slice(-300)}`)
+  return Number(/"type":"image".*?"bytes":(\d+)/.exec(text)?.[1] ?? 0)
+}
+
+export const smokeWorker = (secrets: Secrets): Step => ({
+  id: 'smoke-worker',
+  what: 'A picture through the public address, with a key that is revoked after it',
+  commands: (_, { workerUrl }) => [
+    { command: ['curl', '-X', 'POST', `${workerUrl}/v1/images/generations`], condition: `as account ${SMOKE_ACCOUNT}` },
+  ],
+  async run({ state, say }) {
+    const target = { url: state.workerUrl, token: (await secrets()).worker.OCTET_ADMIN_TOKEN }
+    const options = { label: 'smoke', scopes: ['generate', 'read'], limits: {}, expires_in: 3600 }
+    const { key, id } = await createKey(target, SMOKE_ACCOUNT, options)
+    try {
+      const reply = await fetch(`${state.workerUrl}/v1/images/generations`, {
+        ...{ method: 'POST', signal: AbortSignal.timeout(600_000) },
+        headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ prompt: PROMPT, seed: 1, response_format: 'b64_json' }),
+      })
+      const body = (await reply.json()) as { data?: { b64_json: string }[]; detail?: string }
+      const picture = Buffer.from(body.data?.[0]?.b64_json ?? '', 'base64')
+      if (reply.status !== 200) throw new Error(`it answered ${reply.status}: ${body.detail ?? ''}`)
+      if (picture.subarray(1, 4).toString() !== 'PNG') throw new Error('the answer has no PNG in it')
+      say(`   a picture of ${picture.length} bytes from ${state.workerUrl}`)
+    } finally {
+      await revokeKey(target, SMOKE_ACCOUNT, id)
+    }
+  },
+  otherwise: '`npx wrangler tail` shows what the worker says. Back to the one before: `npx wrangler rollback`.',
+})

@@ -1,0 +1,81 @@
+// Every command of the plans, by the vendors' own programs: without an account they must fail for that, and not for how they are called.
+import { execFile, execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { promisify } from 'node:util'
+import { afterAll, expect, test } from 'vitest'
+import { readDeployConfig } from '../../../infra/config.ts'
+import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
+import { destroySteps } from '../../../infra/deploy/destroy.ts'
+import { type CommandLine, commandText } from '../../../infra/deploy/plan.ts'
+import { modalCommand, modalPython } from '../../../infra/modal-python.ts'
+
+const ROOT = path.join(import.meta.dirname, '../../..')
+const home = mkdtempSync(path.join(tmpdir(), 'octet-home-'))
+const secretsFile = path.join(home, 'secrets.json')
+writeFileSync(secretsFile, '{"KEY_PEPPER":"1:pepper"}')
+afterAll(() => rmSync(home, { recursive: true }))
+
+const config = await readDeployConfig()
+const state = {
+  gpuUrl: 'https://gpu.test',
+  workerUrl: 'https://octet.test',
+  workerSecrets: secretsFile,
+  gpuSecrets: secretsFile,
+}
+const plans = [
+  ...deploySteps({ file: secretsFile, onModal: true, env: {} }),
+  ...destroySteps({ data: true, onModal: true }),
+]
+const commands = plans.flatMap((step) => step.commands(config, state)).map(({ command }) => command)
+/** One of each kind: another queue's name is no other command. */
+const kinds = new Map(
+  commands.map((command) => [command.filter((part) => !part.startsWith('octet-')).join(' '), command]),
+)
+const of = (program: string) => [...kinds.values()].filter(([name]) => name === program)
+
+async function outputOf(program: string, parts: readonly string[]): Promise<string> {
+  const env = {
+    PATH: process.env.PATH,
+    HOME: home,
+    CI: '1',
+    WRANGLER_SEND_METRICS: 'false',
+    MODAL_CONFIG_PATH: path.join(home, 'modal.toml'),
+  }
+  return promisify(execFile)(program, parts, { cwd: ROOT, env, timeout: 60_000 }).then(
+    ({ stdout }) => stdout,
+    ({ stdout, stderr }) => `${stdout}${stderr}`,
+  )
+}
+
+test.each(of('wrangler').map((command) => [commandText(command).slice(0, 70), command] as const))(
+  'wrangler takes: %s',
+  async (_, [, ...parts]: CommandLine) => {
+    const output = await outputOf(process.execPath, ['node_modules/wrangler/bin/wrangler.js', ...parts])
+    expect(output).not.toMatch(/Unknown argument|Not enough|Missing required argument/i)
+    expect(output).toMatch(/CLOUDFLARE_API_TOKEN|not authenticated|"loggedIn": ?false/i)
+  },
+)
+
+test.skipIf(!modalPython()).each(of('modal').map((command) => [commandText(command).slice(0, 70), command] as const))(
+  'modal takes: %s',
+  async (_, [, ...parts]: CommandLine) => {
+    const [program, ...before] = modalCommand()
+    const output = await outputOf(program!, [...before, ...parts])
+    expect(output).not.toMatch(/No such option|Missing argument|unexpected extra argument|No such command/i)
+    expect(output).toMatch(/Token missing/)
+  },
+)
+
+test('the worker that would be deployed bundles, with the catalogue of infra/config.json in place of the local one', () => {
+  const deploy = commands.find(([program, verb]) => program === 'wrangler' && verb === 'deploy')!
+  const out = path.join(home, 'out')
+  const text = execFileSync(
+    process.execPath,
+    ['node_modules/wrangler/bin/wrangler.js', ...deploy.slice(1), '--dry-run', '--outdir', out],
+    { cwd: ROOT, encoding: 'utf8', env: { ...process.env, WRANGLER_SEND_METRICS: 'false', CI: '1' } },
+  )
+  expect(text).toContain('--dry-run: exiting now')
+  expect(text.match(/OCTET_CATALOGUE/g)).toHaveLength(1)
+})

@@ -1,0 +1,172 @@
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { beforeEach, describe, expect, test } from 'vitest'
+import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
+import { destroySteps } from '../../../infra/deploy/destroy.ts'
+import { commandText, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
+import { useScratch } from '../../support/scratch.ts'
+import { createVendors, type Vendors } from '../../support/vendors.ts'
+
+const scratch = useScratch()
+let vendors: Vendors
+let file: string
+beforeEach(async () => {
+  vendors = await createVendors()
+  file = path.join(scratch.directory, 'secrets.json')
+})
+
+/** The steps but the pictures, which test/e2e/deploy.test.ts has made. */
+const steps = (change: object = {}): Step[] =>
+  deploySteps({ file, onModal: true, env: {}, ...change }).filter(({ id }) => !id.startsWith('smoke'))
+const deploy = (change?: object) => runPlan(steps(change), vendors.world)
+const secrets = async () => JSON.parse(await readFile(file, 'utf8'))
+
+test('everything is made that is missing, the GPU function before the worker, and each knows of the other', async () => {
+  await deploy()
+  expect([...vendors.things].sort()).toEqual(
+    [
+      ...[
+        'queue octet-usage',
+        'queue octet-webhooks',
+        'queue octet-webhooks-dead',
+        'bucket octet-results',
+        'database octet',
+      ],
+      ...['proxy token', 'gpu secret', 'gpu function', 'worker', 'volume /large-turbo-fp8', 'volume /large-fp8'],
+    ].sort(),
+  )
+  const order = ['d1 migrations apply', 'modal secret create', 'modal volume ls', 'modal deploy', 'wrangler deploy']
+  const at = order.map((text) => vendors.ran.findIndex((command) => command.includes(text)))
+  expect(at).toEqual(at.toSorted((a, b) => a - b))
+  expect(vendors.ran.at(-1)).toContain('--var GPU_URL:https://gpu.test ')
+  expect(vendors.world.state.workerUrl).toBe('https://octet.test')
+})
+
+test('a second time nothing is made anew and no secret changes', async () => {
+  await deploy()
+  const [first, made] = [await secrets(), vendors.ran.filter((command) => command.includes('create')).length]
+  vendors.ran.length = 0
+  await deploy()
+  expect(await secrets()).toEqual(first)
+  expect(vendors.ran.filter((command) => command.includes(' create '))).toEqual([
+    expect.stringContaining('modal secret create octet-gpu --force'),
+  ])
+  expect(made).toBeGreaterThan(5)
+})
+
+test('what runs is what the plan shows', async () => {
+  await deploy()
+  const shown = steps()
+    .flatMap((step) => step.commands(vendors.world.config, vendors.world.state))
+    .map(({ command }) => commandText(command))
+  expect(vendors.ran.filter((command) => !shown.includes(command))).toEqual([])
+})
+
+test("secrets are the owner's alone, and each side gets its own", async () => {
+  await deploy()
+  const { worker, gpuPublicKey } = await secrets()
+  for (const name of await readdir(scratch.directory))
+    expect((await stat(path.join(scratch.directory, name))).mode & 0o077).toBe(0)
+  const forWorker = JSON.parse(await readFile(vendors.world.state.workerSecrets, 'utf8'))
+  expect(forWorker).toEqual({ ...worker, GPU_PROXY_HEADERS: '{"default":{"modal-key":"wk-1","modal-secret":"ws-1"}}' })
+  const forGpu = await readFile(vendors.world.state.gpuSecrets, 'utf8')
+  expect(JSON.parse(forGpu)).toEqual({ OCTET_EDGE_PUBLIC_KEY: gpuPublicKey })
+  expect(forGpu).not.toContain('"d"')
+  for (const secret of Object.values(worker as Record<string, string>))
+    expect(vendors.ran.join() + vendors.said.join()).not.toContain(secret)
+})
+
+describe('stops at the first failure, says what to do, and goes on from there the next time', () => {
+  const cases: [string, string, string, RegExp][] = [
+    ['cloudflare-account', 'whoami', 'not authenticated', /npx wrangler login/],
+    ['modal-account', 'token info', 'Token missing', /npm run modal:setup.*modal setup/],
+    ['secrets', 'proxy-tokens', 'forbidden', /Bring the file/],
+    ['queues', 'queues create octet-webhooks-dead', 'plan does not allow', /Workers Paid/],
+    ['bucket', 'lifecycle', 'no such rule', /R2 must be enabled/],
+    ['database', 'migrations', 'near "CREAT": syntax error', /rolled back by itself: mend its file/],
+    ['gpu-secret', 'modal secret', 'workspace is read-only', /modal secret list/],
+    ['weights', 'volume ls', 'no volume', /npm run weights -- --variant/],
+    ['gpu-function', 'modal deploy', 'image build failed', /What served before still does/],
+    ['worker', 'wrangler deploy', 'script too large', /The worker that served before, if any, still does/],
+  ]
+  test.each(cases)('%s', async (id, containing, saying, advice) => {
+    vendors.fail = { containing, saying }
+    await expect(deploy()).rejects.toMatchObject({
+      ...{ name: 'StepFailed', step: id },
+      message: expect.stringMatching(new RegExp(`${saying.replace(/[()"]/g, '.')}[sS]*${advice.source}`)),
+    })
+    const later = steps().slice(steps().findIndex((step) => step.id === id) + 1)
+    const theirs = later
+      .flatMap((step) => step.commands(vendors.world.config, UNKNOWN))
+      .map(({ command }) => command.slice(0, 3).join(' '))
+    for (const command of vendors.ran)
+      expect(theirs.some((start) => command.startsWith(start) && !containing.includes(start))).toBe(false)
+    vendors.fail = null
+    await deploy()
+    expect(vendors.things).toContain('worker')
+  })
+})
+
+test('a machine without the secrets of a worker that is deployed does not replace them, unless told to', async () => {
+  vendors.things.add('worker')
+  await expect(deploy()).rejects.toThrow(
+    /has secrets that are not in .*[\s\S]*--new-secrets others are made, and every API key/,
+  )
+  await deploy({ fresh: true })
+  expect((await secrets()).worker.KEY_PEPPER).toMatch(/^1:/)
+})
+
+test('says which packages are missing', async () => {
+  vendors.things.delete('volume /large-fp8')
+  await expect(deploy()).rejects.toThrow(/there is no package of large:fp8/)
+})
+
+test('a damaged file of secrets is named, and nothing of it told', async () => {
+  await writeFile(file, JSON.stringify({ worker: { KEY_PEPPER: 'a-secret' } }))
+  const failure = await deploy().catch((error: Error) => error.message)
+  expect(failure).toMatch(/secrets\.json is damaged: .*worker\.GPU_SIGNING_KEY/)
+  expect(failure).not.toContain('a-secret')
+})
+
+test('asks for the keys of a bucket where the packages are in one, or takes them from the environment', async () => {
+  vendors.world.config.gpu.packages = 'bucket'
+  await expect(deploy()).rejects.toThrow(/asked: the packages' bucket/)
+  const env = { OCTET_BUCKET: 'http://127.0.0.1:9/weights', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
+  const [, , , ...rest] = steps({ env })
+  await runPlan(steps({ env }).slice(0, 3), vendors.world)
+  expect(rest.length).toBeGreaterThan(0)
+  expect(JSON.parse(await readFile(vendors.world.state.gpuSecrets, 'utf8'))).toMatchObject({
+    ...env,
+    OCTET_MODELS: 'large-turbo:fp8,large:fp8',
+  })
+})
+
+test('without Modal there is none of it in the plan', async () => {
+  const text = planText(deploySteps({ file, onModal: false, env: {} }), vendors.world.config)
+  expect(text).not.toContain('modal')
+  vendors.world.state.gpuUrl = 'https://elsewhere.test'
+  await deploy({ onModal: false, env: { GPU_PROXY_HEADERS: '{"default":{"authorization":"Bearer x"}}' } })
+  expect(vendors.ran.at(-1)).toContain('GPU_URL:https://elsewhere.test')
+  expect((await secrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
+})
+
+test('destroy takes callers off first and keeps data, unless it is asked for as well', async () => {
+  await deploy()
+  vendors.ran.length = 0
+  await runPlan(destroySteps({ data: false, onModal: true }), vendors.world)
+  expect(vendors.ran[0]).toBe('wrangler delete --name octet --force')
+  expect([...vendors.things].sort()).toEqual(
+    ['bucket octet-results', 'database octet', 'proxy token', 'volume /large-fp8', 'volume /large-turbo-fp8'].sort(),
+  )
+  // Again, and with the data: what is gone already is no failure.
+  await runPlan(destroySteps({ data: true, onModal: true }), vendors.world)
+  expect(vendors.things).not.toContain('database octet')
+})
+
+test('destroy stops at what it may not take down', async () => {
+  await deploy()
+  vendors.fail = { containing: 'r2 bucket delete', saying: 'The bucket you tried to delete is not empty' }
+  await expect(runPlan(destroySteps({ data: true, onModal: true }), vendors.world)).rejects.toThrow(
+    /not empty[\s\S]*Empty it first/,
+  )
+})

@@ -1,0 +1,106 @@
+// Cloudflare and Modal as far as their commands show them: an account that remembers what was made in it.
+import { appendFile } from 'node:fs/promises'
+import { readDeployConfig } from '../../infra/config.ts'
+import { CommandFailed, type CommandLine, commandText, UNKNOWN, type World } from '../../infra/deploy/plan.ts'
+
+export type Vendors = {
+  world: World
+  /** Every command that was run, as it is shown. */
+  ran: string[]
+  /** What exists: `queue octet-usage`, `volume /large-fp8` and so on. */
+  things: Set<string>
+  /** A command that contains this fails with this. */
+  fail: { containing: string; saying: string } | null
+  said: string[]
+}
+
+const NOT_FOUND = 'not found [code: 10006]'
+
+/** `gpuUrl` and `workerUrl` are what the vendors say where things are. */
+export async function createVendors(
+  where = { gpuUrl: 'https://gpu.test', workerUrl: 'https://octet.test' },
+): Promise<Vendors> {
+  const config = await readDeployConfig()
+  const things = new Set(config.gpu.models.map((served) => `volume /${served.replace(':', '-')}`))
+  const vendors: Vendors = { ran: [], said: [], things, fail: null, world: null as never }
+
+  const look = (thing: string) => {
+    if (!things.has(thing)) throw new CommandFailed(`${thing}: ${NOT_FOUND}`)
+    return '{}'
+  }
+  const make = (thing: string) => {
+    if (things.has(thing)) throw new CommandFailed(`${thing} exists already`)
+    things.add(thing)
+    return ''
+  }
+  const drop = (thing: string) => {
+    look(thing)
+    things.delete(thing)
+    return ''
+  }
+
+  async function wrangler(parts: string[], env: Record<string, string>): Promise<string> {
+    const text = parts.join(' ')
+    const name = parts.filter((part) => !part.startsWith('-')).at(-1)!
+    if (text.startsWith('whoami')) return '{"email":"me@octet.test","accounts":[{"name":"Me","id":"1"}]}'
+    if (text.startsWith('secret list')) return look('worker') && '[{"name":"KEY_PEPPER"}]'
+    if (text.startsWith('queues info')) return look(`queue ${name}`)
+    if (text.startsWith('queues create')) return make(`queue ${name}`)
+    if (text.startsWith('queues delete')) return drop(`queue ${name}`)
+    if (text.startsWith('r2 bucket info')) return look(`bucket ${name}`)
+    if (text.startsWith('r2 bucket create')) return make(`bucket ${name}`)
+    if (text.startsWith('r2 bucket delete')) return drop(`bucket ${name}`)
+    if (text.startsWith('r2 bucket lifecycle set')) return look(`bucket ${parts[4]}`)
+    if (text.startsWith('d1 info')) return look(`database ${name}`)
+    if (text.startsWith('d1 create')) return make(`database ${name}`)
+    if (text.startsWith('d1 delete')) return drop(`database ${name}`)
+    if (text.startsWith('d1 migrations apply')) return look(`database ${name}`)
+    if (text.startsWith('delete')) return drop('worker')
+    if (text.startsWith('deploy')) {
+      things.add('worker')
+      await appendFile(
+        env.WRANGLER_OUTPUT_FILE_PATH!,
+        `${JSON.stringify({ type: 'deploy', targets: [where.workerUrl] })}\n`,
+      )
+      return ''
+    }
+    throw new Error(`no wrangler ${text}`)
+  }
+
+  function modal(parts: string[]): string {
+    const text = parts.join(' ')
+    if (text === 'token info') return ''
+    if (text.startsWith('workspace proxy-tokens create')) {
+      make('proxy token')
+      return '{"Modal-Key":"wk-1","Modal-Secret":"ws-1"}'
+    }
+    if (text.startsWith('secret create')) return things.add('gpu secret') && ''
+    if (text.startsWith('volume ls'))
+      return JSON.stringify(
+        [...things].filter((thing) => thing.startsWith('volume /')).map((thing) => ({ Filename: thing.slice(8) })),
+      )
+    if (text.startsWith('deploy')) return things.add('gpu function') && ''
+    if (text.startsWith('server info')) return look('gpu function') && JSON.stringify({ server_url: where.gpuUrl })
+    if (text.startsWith('app stop')) return drop('gpu function')
+    if (text.startsWith('secret delete')) return things.delete('gpu secret') && ''
+    if (text.startsWith('volume delete')) return ''
+    throw new Error(`no modal ${text}`)
+  }
+
+  vendors.world = {
+    config,
+    state: { ...UNKNOWN },
+    async exec(command: CommandLine, env = {}) {
+      const text = commandText(command)
+      vendors.ran.push(text)
+      if (vendors.fail && text.includes(vendors.fail.containing)) throw new CommandFailed(vendors.fail.saying)
+      const [program, ...parts] = command
+      return program === 'wrangler' ? wrangler(parts, env) : modal(parts)
+    },
+    ask: async (question) => {
+      throw new Error(`asked: ${question}`)
+    },
+    say: (line) => void vendors.said.push(line),
+  }
+  return vendors
+}
