@@ -12,6 +12,7 @@ import { jobs } from './routes/jobs.ts'
 import { keys } from './routes/keys.ts'
 import { models } from './routes/models.ts'
 import { operator } from './routes/operator.ts'
+import { warmth } from './routes/prewarm.ts'
 import { quote } from './routes/quote.ts'
 import { receiptKeys, receipts } from './routes/receipts.ts'
 import { jobImages, results } from './routes/results.ts'
@@ -36,6 +37,7 @@ app.route('/v1/jobs', receipts)
 app.route('/v1/jobs', jobImages)
 app.route('/v1/keys', keys)
 app.route('/v1/models', models)
+app.route('/v1/prewarm', warmth)
 app.route('/v1/quote', quote)
 app.route('/v1/operator', operator)
 app.route('/v1/results', results)

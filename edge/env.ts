@@ -4,6 +4,7 @@ import type { AccountDO } from './account.ts'
 import type { UsageRecord } from './account-outbox.ts'
 import type { JobDO } from './job.ts'
 import type { Credential } from './keys.ts'
+import type { WarmDO } from './warm.ts'
 import type { WebhookDO } from './webhook-outbox.ts'
 import type { DeliveryRef } from './webhook-queue.ts'
 import type { GenerateParams } from './workflow.ts'
@@ -12,6 +13,8 @@ export type Env = {
   ACCOUNT: DurableObjectNamespace<AccountDO>
   JOB: DurableObjectNamespace<JobDO>
   WEBHOOK: DurableObjectNamespace<WebhookDO>
+  /** One for each endpoint, by its name. */
+  WARM: DurableObjectNamespace<WarmDO>
   /** Drives the jobs that no caller drives; an instance has its job's id. */
   GENERATE: Workflow<GenerateParams>
   RESULTS: R2Bucket
@@ -25,6 +28,8 @@ export type Env = {
   OCTET_PRICES: unknown
   /** The same; see recovery.ts. */
   OCTET_RECOVERY: unknown
+  /** The same; see warm-policy.ts. */
+  OCTET_WARM: unknown
   /** Reports captures as meter events; nothing is reported without it. */
   STRIPE_SECRET_KEY?: string
   /** Deliveries to look at, and those whose last attempt failed. */

@@ -103,10 +103,10 @@ function safeJson(text: string): unknown {
   }
 }
 
-/** `down`: it did not answer as a GPU function does, be it one that starts. `refused`: it never will take this job. */
+/** `busy`: it is ready and its queue is full. `down`: it did not answer as a GPU function does, be it one that starts. `refused`: it never will take this job. */
 export type Answer =
   | { accepted: ReadableStream<Uint8Array> }
-  | { retryAfterMs: number; down: boolean; refused?: GpuRefused }
+  | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused }
   | { unanswered: true }
 
 /**
@@ -124,11 +124,12 @@ export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
     if (response && !notAccepted(response.status)) {
       const text = await refusalText(response, call)
       if (response.status < 400 || response.status >= 500) throw new StreamLost(text)
-      return { retryAfterMs: 0, down: true, refused: new GpuRefused(text) }
+      return { retryAfterMs: 0, busy: false, down: true, refused: new GpuRefused(text) }
     }
     dismiss(response)
-    const down = response?.status !== 503 && response?.status !== 429
-    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0, down }
+    const busy = response?.status === 429
+    const down = response?.status !== 503 && !busy
+    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0, busy, down }
   } catch (thrown) {
     if (!patience.signal.aborted || abort.signal.aborted) throw thrown
     return { unanswered: true }

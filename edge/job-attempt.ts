@@ -11,6 +11,7 @@ import { applyEvent, FAILED, isRetried, type JobRecord, type LoggedEvent, stepsS
 import { log } from './log.ts'
 import { receiptFor } from './receipts.ts'
 import { storeImage } from './results.ts'
+import { tellWarmth } from './warm.ts'
 
 const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
 
@@ -65,9 +66,11 @@ async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortCon
     if ('accepted' in answer) {
       reportUp(name)
       jobLog.update({ endpoint: name })
+      await tellWarmth(env, name, 'ready')
       return { accepted: answer.accepted, call }
     }
     const isDown = 'unanswered' in answer || answer.down
+    if (!isDown) await tellWarmth(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
     if (isDown) reportDown(name)
     // It may have taken the job and not told: two must not run it.
     if ('unanswered' in answer && !isLast) void cancel(call)

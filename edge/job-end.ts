@@ -5,6 +5,7 @@ import type { JobLog } from './job-log.ts'
 import { costOf, type JobRecord } from './job-record.ts'
 import { log } from './log.ts'
 import { observeJob } from './observe.ts'
+import { tellWarmth } from './warm.ts'
 import { announce } from './webhooks.ts'
 
 /** Captures or releases the price of a final job and returns the job as it then stands. */
@@ -18,6 +19,7 @@ export async function settle(env: Env, jobLog: JobLog): Promise<JobRecord> {
     const forget = job.error?.code === 'gpu_unavailable'
     await env.ACCOUNT.getByName(job.account).settle(job.id, { outcome, amount, observed: observe(job), forget })
     if (!jobLog.job().settled) observeJob(env, job)
+    if (job.endpoint !== null && job.state === 'succeeded') await tellWarmth(env, job.endpoint, 'ready')
     jobLog.update({ settled: true })
   } catch (cause) {
     log('error', 'a job could not be settled yet', { job: job.id, cause })

@@ -2,6 +2,7 @@
 import type { Env } from './env.ts'
 import { costOf, decisionOf, type JobRecord, type StoredImage, warningsOf } from './job-record.ts'
 import { resultUrl } from './results.ts'
+import { gpuState } from './warm.ts'
 
 const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
@@ -20,6 +21,7 @@ export async function viewOf(env: Env, origin: string, job: JobRecord) {
     finished: unixSeconds(job.finished),
     attempt: job.attempt,
     progress: job.progress,
+    gpu: job.waiting ? await gpuState(env, job.decision.endpoint) : null,
     cancel_requested: job.cancelRequested,
     ...decisionOf(job),
     size: `${job.request.width}x${job.request.height}`,

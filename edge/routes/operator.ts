@@ -6,14 +6,20 @@ import { ApiError } from '../errors.ts'
 import { JOB_ID, namedJobId } from '../job-record.ts'
 import { reportOf } from '../job-report.ts'
 import { ACCOUNT_NAME } from '../keys.ts'
+import { operatorStatus } from '../operator-status.ts'
 import { parseFields } from '../validation.ts'
 
 const query = z.strictObject({
   account: z.string().regex(ACCOUNT_NAME).optional().describe('1 to 32 of a-z, 0-9 and "-", not at an end'),
 })
 
+export const operator = new Hono<EdgeEnv>().use(operatorRequired)
+
+/** How the deployment stands today. */
+operator.get('/status', async (c) => c.json(await operatorStatus(c.env), 200, { 'cache-control': 'no-store' }))
+
 /** What happened to a job, for the operator: by its id, or by the name that an account gave it. */
-export const operator = new Hono<EdgeEnv>().use(operatorRequired).get('/jobs/:id', async (c) => {
+operator.get('/jobs/:id', async (c) => {
   const { account } = parseFields(query, query.shape, c.req.query())
   const given = c.req.param('id')
   if (!JOB_ID.test(given) && account === undefined)

@@ -8,6 +8,7 @@ import { forecastFor, observations } from '../forecast.ts'
 import { chosen, generation } from '../generation-request.ts'
 import { megapixelSteps } from '../price.ts'
 import { parseFields, readJson } from '../validation.ts'
+import { gpuState, prewarm } from '../warm.ts'
 
 const tooLarge = () => {
   throw new ApiError('body_too_large', `The body is larger than ${LIMITS.requestBytes} bytes.`)
@@ -27,11 +28,13 @@ export const quote = new Hono<EdgeEnv>().post(
     const { decision, price } = await chosen(fields, c.env)
     const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
     const seen = await observations(c.env.DB, [decision])
+    c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
     const forecast = forecastFor(seen, decision, megapixelSteps({ ...decision, count: fields.n }))
     const body = {
       object: 'quote',
       price_microdollars: price,
       ...{ route, tier, model, steps, guidance_scale: guidanceScale, size: `${width}x${height}`, reason },
+      gpu: await gpuState(c.env, decision.endpoint),
       cold_start: forecast.cold,
       expected_seconds: forecast.seconds,
       observations: forecast.observations,

@@ -1,62 +1,14 @@
 // `npm run deploy`: Octet on Cloudflare and Modal, again and again with the same result; `destroy` takes it down.
-import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
 import { Command } from 'commander'
 import { readDeployConfig } from '../config.ts'
-import { modalCommand } from '../modal-python.ts'
-import { ROOT } from '../package-cache.ts'
 import { deploySteps } from './deploy-steps.ts'
 import { destroySteps } from './destroy.ts'
-import {
-  CommandFailed,
-  type CommandLine,
-  commandText,
-  planText,
-  runPlan,
-  type State,
-  UNKNOWN,
-  type World,
-} from './plan.ts'
+import { exec } from './exec.ts'
+import { planText, runPlan, type State, UNKNOWN, type World } from './plan.ts'
 import { SECRETS_FILE } from './secrets-file.ts'
-
-const LAST_LINES = 12
-const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
-
-/** The program behind the name that a plan shows. */
-function programOf([name, ...rest]: CommandLine): string[] {
-  if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
-  if (name === 'modal') return [...modalCommand(), ...rest]
-  return [name!, ...rest]
-}
-
-/** Runs a command without a terminal, so that it asks nothing; what it prints is shown when it fails. */
-function exec(command: CommandLine, env: Record<string, string> = {}): Promise<string> {
-  const [program, ...rest] = programOf(command)
-  const child = spawn(program!, rest, {
-    cwd: ROOT,
-    env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  let output = ''
-  let all = ''
-  child.stdout.on('data', (chunk) => {
-    output += chunk
-    all += chunk
-  })
-  child.stderr.on('data', (chunk) => (all += chunk))
-  const { promise, resolve, reject } = Promise.withResolvers<string>()
-  child.on('error', (error: NodeJS.ErrnoException) =>
-    reject(new CommandFailed(error.code === 'ENOENT' ? `there is no command ${command[0]}` : error.message)),
-  )
-  child.on('close', (code) => {
-    if (code === 0) return resolve(output)
-    const told = all.trim().split('\n').slice(-LAST_LINES).join('\n')
-    reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${told}`))
-  })
-  return promise
-}
 
 /** Asks at the terminal; a secret is not shown as it is typed. */
 async function ask(question: string, { secret = false } = {}): Promise<string> {

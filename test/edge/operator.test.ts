@@ -120,3 +120,26 @@ describe('GET /v1/operator/jobs/{id}', () => {
     expect((await ask('my-job?account=someone')).status).toBe(404)
   })
 })
+
+test("the day's sums and every endpoint's GPU, for the operator alone", async ({ expect }) => {
+  const ask = (token: string) => fetchWorker('/v1/operator/status', { headers: { authorization: `Bearer ${token}` } })
+  expect((await ask('someone')).status).toBe(401)
+  const now = Date.now()
+  await env.DB.batch([
+    env.DB.prepare(
+      `INSERT INTO usage_ledger (id, account, job, key_id, tier, state, reserved_amount, charged, reserved, settled)
+       VALUES ('a/1','a','1','k','fp8','captured',100,90,0,?1), ('a/2','a','2','k','fp8','released',100,0,0,?1), ('a/3','a','3','k','fp8','captured',100,70,0,?2)`,
+    ).bind(now, now - 2 * 86_400_000),
+    env.DB.prepare("INSERT INTO observations VALUES ('o1','default','tiny','fp8',?1,?1,1,0.5,12,2.5)").bind(now),
+  ])
+  const status = (await (await ask(env.OCTET_ADMIN_TOKEN)).json()) as { endpoints: { name: string }[]; today: object }
+  expect(status.endpoints.map(({ name }) => name)).toEqual(['default', 'spare'])
+  expect(status.today).toMatchObject({
+    jobs: 2,
+    captured: 1,
+    microdollars: 90,
+    images: 1,
+    cold_starts: 1,
+    gpu_seconds: 14.5,
+  })
+})

@@ -112,7 +112,7 @@ describe('POST /v1/quote', () => {
       route: 'turbo',
       reason: expect.stringContaining('takes longer than max_latency_ms'),
     })
-    expect(await quote({ max_latency_ms: 1500 })).toMatchObject({
+    expect(await quote({ model: 'tiny', max_latency_ms: 1500 })).toMatchObject({
       status: 422,
       body: { detail: expect.stringContaining('take up to 2000 ms here'), error: { code: 'max_latency_exceeded' } },
     })

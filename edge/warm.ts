@@ -1,0 +1,127 @@
+// WarmDO: what is known of one endpoint's GPU, and the pings that start it before somebody waits for it.
+import { DurableObject } from 'cloudflare:workers'
+import { readCatalogue } from './catalogue.ts'
+import { endpointOf } from './endpoints.ts'
+import type { Env } from './env.ts'
+import { log } from './log.ts'
+import {
+  type GpuState,
+  isScheduled,
+  NEVER_SEEN,
+  pingCost,
+  readWarmPolicy,
+  seenReady,
+  seenStarting,
+  spend,
+  spentToday,
+  startSeconds,
+  stateOf,
+  type Warmth,
+} from './warm-policy.ts'
+
+/** A host may hold a ping until its container is up. */
+const PING_MS = 60_000
+const LOOK_AGAIN_MS = 5_000
+
+export type EndpointReport = GpuState & {
+  start_seconds: number
+  starts_seen: number
+  budget_seconds: number
+  spent_today_seconds: number
+  spent_today_dollars: number
+}
+
+export class WarmDO extends DurableObject<Env> {
+  #warmth(): Warmth {
+    return this.ctx.storage.kv.get<Warmth>('warmth') ?? NEVER_SEEN
+  }
+
+  #keep(warmth: Warmth): void {
+    this.ctx.storage.kv.put('warmth', warmth)
+  }
+
+  state(): GpuState {
+    return stateOf(this.#warmth(), readWarmPolicy(this.env), Date.now())
+  }
+
+  report(): EndpointReport {
+    const policy = readWarmPolicy(this.env)
+    const warmth = this.#warmth()
+    const spent = spentToday(warmth, Date.now())
+    return {
+      ...this.state(),
+      start_seconds: startSeconds(warmth, policy),
+      starts_seen: warmth.starts.length,
+      budget_seconds: policy.budget_seconds,
+      spent_today_seconds: spent,
+      spent_today_dollars: (spent / 3600) * policy.dollars_per_hour,
+    }
+  }
+
+  /** A job met the endpoint: ready, or starting for its sake. */
+  saw(what: 'ready' | 'starting'): void {
+    const see = what === 'ready' ? seenReady : seenStarting
+    this.#keep(see(this.#warmth(), Date.now()))
+  }
+
+  /** Starts the GPU `name`, or keeps it, unless that is needless or beyond the budget. `why` is for the log. Returns how it stands. */
+  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule'): Promise<GpuState> {
+    const policy = readWarmPolicy(this.env)
+    const cost = pingCost(this.#warmth(), policy, Date.now())
+    if (cost === null) return this.state()
+    // Written down before the ping: of two that come at once, one is sent.
+    const before = this.#warmth()
+    const cold = this.state().state === 'cold'
+    const spent = spend(before, cost, Date.now())
+    this.#keep(cold ? seenStarting(spent, Date.now()) : { ...spent, ready: Date.now() })
+    log('info', 'a GPU is warmed', { endpoint: name, why, seconds: cost, cold })
+    this.ctx.storage.kv.put('name', name)
+    this.ctx.waitUntil(this.#ping())
+    return this.state()
+  }
+
+  override async alarm(): Promise<void> {
+    if (this.state().state === 'starting') await this.#ping()
+  }
+
+  /** Asks whether it is ready; while it starts, again in a while. */
+  async #ping(): Promise<void> {
+    const { url, headers } = endpointOf(this.env, this.ctx.storage.kv.get<string>('name') ?? 'default')
+    const signal = AbortSignal.timeout(PING_MS)
+    const response = await fetch(`${url.replace(/\/$/, '')}/ping`, { headers, signal }).catch(() => null)
+    response?.body?.cancel().catch(() => {})
+    if (response?.status === 200) return this.#keep(seenReady(this.#warmth(), Date.now()))
+    this.#keep(seenStarting(this.#warmth(), Date.now()))
+    await this.ctx.storage.setAlarm(Date.now() + LOOK_AGAIN_MS)
+  }
+}
+
+/** How an endpoint's GPU stands, without asking it. */
+export const gpuState = (env: Env, endpoint: string) => env.WARM.getByName(endpoint).state()
+
+/** Has an endpoint's GPU started because somebody is about to need it. A caller need not wait for it, nor hear of its failure. */
+export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
+  if (readWarmPolicy(env).budget_seconds === 0) return
+  await env.WARM.getByName(endpoint).prewarm(endpoint, why)
+}
+
+/** What this isolate last told of each endpoint, so that a busy one is not told of with every job. */
+const told = new Map<string, { what: 'ready' | 'starting'; at: number }>()
+const TELL_AGAIN_MS = 10_000
+
+/** Writes down that a job met the endpoint ready or starting. Nothing depends on it but what callers are told. */
+export async function tellWarmth(env: Env, endpoint: string, what: 'ready' | 'starting'): Promise<void> {
+  const last = told.get(endpoint)
+  if (last?.what === what && Date.now() - last.at < TELL_AGAIN_MS) return
+  told.set(endpoint, { what, at: Date.now() })
+  await env.WARM.getByName(endpoint)
+    .saw(what)
+    .catch((cause: unknown) => log('warn', 'what a job saw of a GPU could not be kept', { endpoint, cause }))
+}
+
+/** Each minute: keeps warm what the schedule wants. */
+export async function keepSchedule(env: Env, now = Date.now()): Promise<void> {
+  if (!isScheduled(readWarmPolicy(env), now)) return
+  const names = new Set(readCatalogue(env).offers.map(({ endpoint }) => endpoint))
+  await Promise.all([...names].map((name) => prewarm(env, name, 'schedule')))
+}

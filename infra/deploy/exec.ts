@@ -1,0 +1,43 @@
+// The vendors' own commands, run for a plan.
+import { spawn } from 'node:child_process'
+import path from 'node:path'
+import { modalCommand } from '../modal-python.ts'
+import { ROOT } from '../package-cache.ts'
+import { CommandFailed, type CommandLine, commandText } from './plan.ts'
+
+const LAST_LINES = 12
+const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
+
+/** The program behind the name that a plan shows. */
+function programOf([name, ...rest]: CommandLine): string[] {
+  if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
+  if (name === 'modal') return [...modalCommand(), ...rest]
+  return [name!, ...rest]
+}
+
+/** Runs a command without a terminal, so that it asks nothing; what it prints is shown when it fails. */
+export function exec(command: CommandLine, env: Record<string, string> = {}): Promise<string> {
+  const [program, ...rest] = programOf(command)
+  const child = spawn(program!, rest, {
+    cwd: ROOT,
+    env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let output = ''
+  let all = ''
+  child.stdout.on('data', (chunk) => {
+    output += chunk
+    all += chunk
+  })
+  child.stderr.on('data', (chunk) => (all += chunk))
+  const { promise, resolve, reject } = Promise.withResolvers<string>()
+  child.on('error', (error: NodeJS.ErrnoException) =>
+    reject(new CommandFailed(error.code === 'ENOENT' ? `there is no command ${command[0]}` : error.message)),
+  )
+  child.on('close', (code) => {
+    if (code === 0) return resolve(output)
+    const told = all.trim().split('\n').slice(-LAST_LINES).join('\n')
+    reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${told}`))
+  })
+  return promise
+}
