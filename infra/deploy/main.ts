@@ -2,13 +2,14 @@
 import path from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
-import { Command } from 'commander'
+import { Argument, Command } from 'commander'
 import { readDeployConfig } from '../config.ts'
 import { deploySteps } from './deploy-steps.ts'
 import { destroySteps } from './destroy.ts'
 import { exec } from './exec.ts'
 import { planText, runPlan, type State, UNKNOWN, type World } from './plan.ts'
-import { SECRETS_FILE } from './secrets-file.ts'
+import { ROTATIONS, type Rotation, rotated } from './rotate.ts'
+import { readSecretsFile, SECRETS_FILE, writePrivate } from './secrets-file.ts'
 
 /** Asks at the terminal; a secret is not shown as it is typed. */
 async function ask(question: string, { secret = false } = {}): Promise<string> {
@@ -66,6 +67,18 @@ program
     const typed = yes ?? (await ask(`API keys, balances and jobs cannot be brought back. Type ${name} to go on`))
     if (typed !== name) throw new Error(`"${typed}" is not ${name}: nothing was done`)
     await runPlan(steps, world)
+  })
+
+program
+  .command('rotate')
+  .description('make a secret anew; the next deploy carries it out')
+  .addArgument(new Argument('<which>', 'one of them').choices(Object.keys(ROTATIONS)))
+  .action(async (which: Rotation) => {
+    const { secrets: file } = program.opts<Flags>()
+    const before = await readSecretsFile(file)
+    if (!before) throw new Error(`there is no ${file}: nothing was deployed from here`)
+    await writePrivate(file, await rotated(before, which))
+    console.log(`${ROTATIONS[which]}.\nNow: npm run deploy`)
   })
 
 await program.parseAsync().catch((error: Error) => {

@@ -127,7 +127,7 @@ describe('the official openai client', () => {
   test('lists the models', async ({ expect }) => {
     const { key } = await newCaller()
     const ids = (await client(key).models.list()).data.map(({ id }) => id)
-    expect(ids).toEqual(['tiny'])
+    expect(ids).toEqual(['tiny', 'paired'])
   })
 
   test('reads errors as its own classes, with message, param, code and request id', async ({ expect }) => {
@@ -250,7 +250,7 @@ describe('what is refused, and how it is said', () => {
     const caller = await newCaller()
     const model = await generate(caller, { ...p, model: 'gpt-image-1' })
     expect(model.status).toBe(422)
-    expect((await problemOf(model)).detail).toBe('model is "gpt-image-1"; this deployment serves auto, tiny.')
+    expect((await problemOf(model)).detail).toBe('model is "gpt-image-1"; this deployment serves auto, tiny, paired.')
     const size = await problemOf(await generate(caller, { ...p, route: 'turbo', size: '2048x2048' }))
     expect(size.detail).toContain('Nothing here serves route turbo, size 2048x2048')
   })

@@ -1,0 +1,81 @@
+// What a picture costs, by variant, GPU and traffic: the simulation fed with the figures of figures.json.
+import { randomOf } from '../campaign/random.ts'
+import figures from './figures.json' with { type: 'json' }
+import { type Outcome, simulate } from './simulate.ts'
+import { arrivals, type Traffic } from './traffic.ts'
+
+export type Variant = keyof typeof figures.variants
+export type Gpu = 'H100' | 'A100' | 'L40S'
+export const VARIANTS = Object.keys(figures.variants) as Variant[]
+export const TIERS = ['fp8', 'fp8-lite', 'fp16'] as const
+export type Tier = (typeof TIERS)[number]
+export const GPUS: readonly Gpu[] = ['H100', 'L40S', 'A100']
+
+export type Case = {
+  variant: Variant
+  /** fp8 unless given. */
+  tier?: Tier
+  gpu: Gpu
+  traffic: Traffic
+  imagesPerDay: number
+  idleSeconds: number
+  minContainers?: number
+  seed?: number
+}
+
+export type Cost = Outcome & {
+  dollarsPerImage: number
+  utilisation: number
+  serviceSeconds: number
+  coldSeconds: number
+}
+
+/** Seconds of a picture on a warm container, one at 1024 x 1024. */
+export function serviceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
+  const { network, steps, passes } = figures.variants[variant] as {
+    network: 'large' | 'medium'
+    steps: number
+    passes: number
+  }
+  return (
+    figures.step_seconds[gpu][network][tier === 'fp16' ? 'fp16' : 'fp8'] * steps * passes +
+    figures.overhead_seconds.value
+  )
+}
+
+/** Seconds from nothing to a warm container. */
+export function coldSeconds(variant: Variant, tier: Tier): number {
+  const { network } = figures.variants[variant] as { network: 'large' | 'medium' }
+  const { boot_seconds, fetch_gigabytes_per_second, load_gigabytes_per_second } = figures.cold_start
+  const gigabytes = figures.package_gigabytes[network][tier]
+  return boot_seconds + gigabytes / fetch_gigabytes_per_second + gigabytes / load_gigabytes_per_second
+}
+
+/** At most this many pictures are simulated, and at least as many as show a rare event. */
+const MOST = 400_000
+const FEWEST = 20_000
+const DAY = 86_400
+/** Twice what the mean load needs, and one: a fleet that is allowed what it needs. */
+const room = (load: number) => Math.ceil(load * 2) + 4
+
+export function costOf(given: Case): Cost {
+  const { variant, tier = 'fp8', gpu, traffic, imagesPerDay, idleSeconds, minContainers = 0, seed = 1 } = given
+  const rate = imagesPerDay / DAY
+  const service = serviceSeconds(variant, tier, gpu)
+  const cold = coldSeconds(variant, tier)
+  const count = Math.min(MOST, Math.max(FEWEST, imagesPerDay))
+  const random = randomOf(seed, `${traffic} ${imagesPerDay}`)
+  const outcome = simulate(arrivals(traffic, rate, count, random), {
+    ...{ service: () => service, coldSeconds: cold, idleSeconds, minContainers },
+    maxContainers: Math.max(minContainers, room(rate * service)),
+  })
+  const dollars = (outcome.containerSeconds / 3600) * figures.gpu_dollars_per_hour[gpu]
+  return {
+    ...outcome,
+    dollarsPerImage: dollars / outcome.images,
+    utilisation: outcome.busySeconds / outcome.containerSeconds,
+    ...{ serviceSeconds: service, coldSeconds: cold },
+  }
+}
+
+export const published = figures.published

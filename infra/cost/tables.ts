@@ -1,0 +1,123 @@
+// The tables of docs/cost.md.
+
+import { runChecks } from './checks.ts'
+import figures from './figures.json' with { type: 'json' }
+import { type Case, type Cost, coldSeconds, costOf, GPUS, published, serviceSeconds, TIERS, VARIANTS } from './model.ts'
+import { TRAFFIC } from './traffic.ts'
+
+export const VOLUMES = [10, 10_000, 10_000_000]
+const IDLE = [30, 120, 600]
+
+const dollars = (value: number) => `$${value < 0.01 ? value.toFixed(5) : value.toFixed(3)}`
+const seconds = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} s`
+const percent = (value: number) => `${(value * 100).toFixed(value < 0.1 ? 1 : 0)} %`
+const count = (value: number) => value.toLocaleString('en-US')
+const table = (rows: readonly (readonly string[])[]) => {
+  const [head, ...body] = rows.map((cells) => `| ${cells.join(' | ')} |`)
+  return [head, `|${rows[0]!.map(() => '---').join('|')}|`, ...body].join('\n')
+}
+
+export const costRow = (cost: Cost) => [
+  dollars(cost.dollarsPerImage),
+  seconds(cost.p50),
+  seconds(cost.p95),
+  percent(cost.coldShare),
+  percent(cost.utilisation),
+  count(cost.peakContainers),
+]
+export const COST_HEAD = ['an image', 'p50', 'p95', 'cold', 'in use', 'most containers']
+
+/** Each variant at each volume and traffic on one GPU. */
+function byVolume(): string {
+  const rows = VARIANTS.flatMap((variant) =>
+    VOLUMES.flatMap((imagesPerDay) =>
+      TRAFFIC.map((traffic) => {
+        const cost = costOf({ variant, gpu: 'H100', traffic, imagesPerDay, idleSeconds: 120 })
+        return [variant, count(imagesPerDay), traffic, ...costRow(cost)]
+      }),
+    ),
+  )
+  return table([['variant', 'images a day', 'traffic', ...COST_HEAD], ...rows])
+}
+
+function byIdle(): string {
+  const base = { variant: 'large-turbo', gpu: 'H100', traffic: 'bursty' } as const
+  const rows = VOLUMES.flatMap((imagesPerDay) =>
+    IDLE.map((idleSeconds) => [
+      count(imagesPerDay),
+      `${idleSeconds} s`,
+      ...costRow(costOf({ ...base, imagesPerDay, idleSeconds })),
+    ]),
+  )
+  const warm = costOf({ ...base, imagesPerDay: 10_000, idleSeconds: 120, minContainers: 1 })
+  return table([['images a day', 'idle window', ...COST_HEAD], ...rows, ['10,000', 'one stays warm', ...costRow(warm)]])
+}
+
+function byGpu(): string {
+  const rows = GPUS.map((gpu) => {
+    const at = (imagesPerDay: number): Case => ({
+      variant: 'large-turbo',
+      gpu,
+      traffic: 'poisson',
+      imagesPerDay,
+      idleSeconds: 120,
+    })
+    const costs = VOLUMES.map((volume) => dollars(costOf(at(volume)).dollarsPerImage))
+    return [gpu, seconds(serviceSeconds('large-turbo', 'fp8', gpu)), ...costs, figures.step_seconds[gpu].basis]
+  })
+  return table([['GPU', 'an image, warm', ...VOLUMES.map((volume) => `${count(volume)} a day`), 'times are'], ...rows])
+}
+
+function againstPublished(): string {
+  const rows = published.map(({ variant, who, dollars: price, date, source }) => {
+    const ours = VOLUMES.map((imagesPerDay) =>
+      costOf({ variant: variant as Case['variant'], gpu: 'H100', traffic: 'bursty', imagesPerDay, idleSeconds: 120 }),
+    )
+    return [variant, who, dollars(price), ...ours.map((cost) => dollars(cost.dollarsPerImage)), date, source]
+  })
+  const ours = VOLUMES.map((volume) => `here, ${count(volume)} a day`)
+  return table([['variant', 'who', 'an image', ...ours, 'read on', 'where'], ...rows])
+}
+
+function checks(): string {
+  const rows = runChecks().map(({ what, simulated, theory, apart }) => [
+    ...[what, simulated.toPrecision(4), theory.toPrecision(4)],
+    `${(apart * 100).toFixed(1)} %`,
+  ])
+  return table([['case', 'simulated', 'theory', 'apart'], ...rows])
+}
+
+function byTier(): string {
+  const rows = TIERS.flatMap((tier) =>
+    VOLUMES.map((imagesPerDay) => {
+      const cost = costOf({
+        variant: 'large-turbo',
+        tier,
+        gpu: 'H100',
+        traffic: 'bursty',
+        imagesPerDay,
+        idleSeconds: 120,
+      })
+      return [tier, count(imagesPerDay), ...costRow(cost)]
+    }),
+  )
+  return table([['tier', 'images a day', ...COST_HEAD], ...rows])
+}
+
+function inputs(): string {
+  const rows = VARIANTS.flatMap((variant) =>
+    TIERS.map((tier) => [
+      ...[variant, tier, seconds(serviceSeconds(variant, tier, 'H100'))],
+      ...[
+        `${figures.package_gigabytes[variant === 'medium' ? 'medium' : 'large'][tier]} GB`,
+        seconds(coldSeconds(variant, tier)),
+      ],
+    ]),
+  )
+  return table([['variant', 'tier', 'an image on a warm H100, 1024²', 'package', 'from nothing to warm'], ...rows])
+}
+
+/** Sections of the page, by the name of their marker. */
+export const SECTIONS: Record<string, () => string> = {
+  ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished, checks },
+}

@@ -1,0 +1,46 @@
+// New secrets in the place of old ones, so that nothing stops in between. Each is a change of the file; the next deploy carries it out.
+import { randomBytes } from 'node:crypto'
+import { createSecrets, rotateSecrets } from '../secrets.ts'
+import type { SecretsFile } from './secrets-file.ts'
+
+export const ROTATIONS = {
+  keys: 'a new pepper and receipt key in front; what the old ones made still holds',
+  admin: "a new operator's token; the old one ends with the deploy",
+  gpu: 'a new key for what the worker asks of the GPU function, which takes both',
+  'gpu-finish': 'the GPU function forgets the old key: once the worker has the new one, and no job of before runs',
+  proxy: 'a new proxy token; delete the old one with `modal workspace proxy-tokens delete` after the deploy',
+  bucket: "the next deploy asks for the bucket's keys again",
+} as const
+export type Rotation = keyof typeof ROTATIONS
+
+const asList = (jwks: string) => [JSON.parse(jwks)].flat() as { x: string }[]
+
+/** The secrets after one rotation. The deploy's order makes it safe: the GPU function knows a new key before the worker signs with it. */
+export async function rotated(secrets: SecretsFile, which: Rotation): Promise<SecretsFile> {
+  const { worker, proxyHeaders, gpuPublicKey } = secrets
+  switch (which) {
+    case 'keys':
+      return { ...secrets, worker: { ...worker, ...(await rotateSecrets(worker as never)) } }
+    case 'admin':
+      return { ...secrets, worker: { ...worker, OCTET_ADMIN_TOKEN: randomBytes(32).toString('hex') } }
+    case 'gpu': {
+      if (asList(gpuPublicKey).length > 1)
+        throw new Error(
+          'the GPU function still takes the key of the last rotation: first `rotate gpu-finish` and deploy',
+        )
+      const fresh = await createSecrets()
+      const both = JSON.stringify([...asList(fresh.gpuPublicKey), ...asList(gpuPublicKey)])
+      return { ...secrets, worker: { ...worker, GPU_SIGNING_KEY: fresh.secrets.GPU_SIGNING_KEY }, gpuPublicKey: both }
+    }
+    case 'gpu-finish':
+      return { ...secrets, gpuPublicKey: JSON.stringify(asList(gpuPublicKey)[0]) }
+    case 'proxy': {
+      const { default: _, ...others } = proxyHeaders
+      return { ...secrets, proxyHeaders: others }
+    }
+    case 'bucket': {
+      const { bucket: _, ...rest } = secrets
+      return rest
+    }
+  }
+}

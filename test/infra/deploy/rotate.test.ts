@@ -1,0 +1,56 @@
+import { expect, test } from 'vitest'
+import { verifyToken } from '../../../gpu-fn/auth.ts'
+import { readConfig } from '../../../gpu-fn/config.ts'
+import { type Rotation, rotated } from '../../../infra/deploy/rotate.ts'
+import type { SecretsFile } from '../../../infra/deploy/secrets-file.ts'
+import { createSecrets } from '../../../infra/secrets.ts'
+import { signGpuToken } from '../../../infra/sign-gpu-token.ts'
+
+async function deployed(): Promise<SecretsFile> {
+  const { secrets, gpuPublicKey } = await createSecrets()
+  const bucket = { OCTET_BUCKET: 'https://s3.test/b', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
+  return { worker: secrets, gpuPublicKey, proxyHeaders: { default: { 'modal-key': 'wk' }, spare: { a: 'b' } }, bucket }
+}
+
+/** Whether a GPU function deployed with the one file takes what a worker deployed with the other signs. */
+async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
+  const { edgePublicKeys } = readConfig({ OCTET_PACKAGES: '/packages', OCTET_EDGE_PUBLIC_KEY: gpu.gpuPublicKey })
+  const token = await signGpuToken(worker.worker.GPU_SIGNING_KEY, 'job', 1, '{}')
+  return verifyToken(edgePublicKeys!, `Bearer ${token}`).then(
+    () => true,
+    () => false,
+  )
+}
+
+test('the key between worker and GPU function changes without a moment in which they do not know each other', async () => {
+  const old = await deployed()
+  const both = await rotated(old, 'gpu')
+  expect(await takes(both, old)).toBe(true)
+  expect(await takes(both, both)).toBe(true)
+  const finished = await rotated(both, 'gpu-finish')
+  expect(await takes(finished, finished)).toBe(true)
+  expect(await takes(finished, old)).toBe(false)
+  await expect(rotated(both, 'gpu')).rejects.toThrow('first `rotate gpu-finish` and deploy')
+})
+
+test.each<[Rotation, string[]]>([
+  ['keys', ['KEY_PEPPER', 'RECEIPT_SIGNING_KEYS']],
+  ['admin', ['OCTET_ADMIN_TOKEN']],
+  ['gpu', ['GPU_SIGNING_KEY']],
+  ['gpu-finish', []],
+  ['proxy', []],
+  ['bucket', []],
+])('%s changes %j of the worker and nothing else of it', async (which, names) => {
+  const before = await deployed()
+  const after = await rotated(before, which)
+  const changed = Object.keys(before.worker).filter(
+    (name) => before.worker[name as never] !== after.worker[name as never],
+  )
+  expect(changed.sort()).toEqual(names.sort())
+})
+
+test('a proxy token and the keys of the bucket are left for the deploy to bring', async () => {
+  const before = await deployed()
+  expect((await rotated(before, 'proxy')).proxyHeaders).toEqual({ spare: { a: 'b' } })
+  expect((await rotated(before, 'bucket')).bucket).toBeUndefined()
+})
