@@ -28,7 +28,20 @@ const plans = [
   ...deploySteps({ file: secretsFile, onModal: true, env: {} }),
   ...destroySteps({ data: true, onModal: true }),
 ]
-const commands = plans.flatMap((step) => step.commands(config, state)).map(({ command }) => command)
+/** What docs/runbook.md and `npm run status` run besides. */
+const others: CommandLine[] = [
+  ['wrangler', 'deployments', 'list', '--name', 'octet', '--json'],
+  ['wrangler', 'rollback', '--name', 'octet', '--yes'],
+  ['wrangler', 'd1', 'time-travel', 'info', 'octet'],
+  ['wrangler', 'd1', 'export', 'octet', '--remote', '--output', path.join(home, 'octet.sql')],
+  ['modal', 'billing', 'report', '--for', 'today', '--json'],
+  ['modal', 'app', 'rollback', 'octet-gpu'],
+  ['modal', 'app', 'rollover', 'octet-gpu'],
+  ['modal', 'workspace', 'proxy-tokens', 'list'],
+  ['modal', 'volume', 'list', '--json'],
+  ['modal', 'volume', 'put', '--force', 'octet-weights', secretsFile, '/a/manifest.json'],
+]
+const commands = [...others, ...plans.flatMap((step) => step.commands(config, state)).map(({ command }) => command)]
 /** One of each kind: another queue's name is no other command. */
 const kinds = new Map(
   commands.map((command) => [command.filter((part) => !part.startsWith('octet-')).join(' '), command]),
