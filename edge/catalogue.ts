@@ -2,7 +2,6 @@
 
 import * as z from 'zod'
 import { LIMITS, ROUTES, TIERS } from '#contract'
-import type { Env } from './env.ts'
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 
@@ -35,7 +34,7 @@ export type Offer = z.infer<typeof offer>
 export type Catalogue = z.infer<typeof catalogue>
 
 /** Reads OCTET_CATALOGUE, as JSON text or as a table of wrangler.toml. Throws when it is malformed or an offer's endpoint has no address. */
-export function readCatalogue(env: Pick<Env, 'OCTET_CATALOGUE' | 'GPU_URL'>): Catalogue {
+export function readCatalogue(env: { OCTET_CATALOGUE: unknown; GPU_URL: string }): Catalogue {
   const given = typeof env.OCTET_CATALOGUE === 'string' ? JSON.parse(env.OCTET_CATALOGUE) : env.OCTET_CATALOGUE
   const parsed = catalogue.safeParse(given)
   if (!parsed.success) throw new Error(`OCTET_CATALOGUE is malformed:\n${z.prettifyError(parsed.error)}`)

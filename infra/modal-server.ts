@@ -42,8 +42,9 @@ export async function openModalServer(
       }
     },
     async log(lines) {
-      const entries = await Array.fromAsync(server.logs.tail({ entries: lines }))
-      return entries.map(({ message }) => message.trimEnd())
+      const told: string[] = []
+      for await (const { message } of server.logs.tail({ entries: lines })) told.push(message.trimEnd())
+      return told
     },
     scale: (change) => server.updateAutoscaler(change),
     close: () => client.close(),

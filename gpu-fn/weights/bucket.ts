@@ -32,8 +32,14 @@ export type Patience = {
 }
 
 export type RangeReader = {
-  /** Fills `into` with the bytes of an object from `start` on. One call at a time. Throws BucketError, or the signal's reason. */
-  read(key: string, start: number, into: Uint8Array, signal: AbortSignal): Promise<void>
+  /** Fills `into` with the bytes of an object from `start` on, and tells how many are there as they come. One call at a time. Throws BucketError, or the signal's reason. */
+  read(
+    key: string,
+    start: number,
+    into: Uint8Array,
+    signal: AbortSignal,
+    onFilled?: (bytes: number) => void,
+  ): Promise<void>
   close(): void
 }
 
@@ -103,7 +109,7 @@ export function openBucket(
       const connection = createRangeConnection({ stallMs })
       return {
         close: connection.close,
-        async read(key, start, into, signal) {
+        async read(key, start, into, signal, told) {
           let filled = 0
           if (into.length === 0) return
           await persist(
@@ -118,6 +124,7 @@ export function openBucket(
               const before = filled
               const onFilled = (bytes: number) => {
                 filled = before + bytes
+                told?.(filled)
               }
               await connection.request({
                 url: new URL(url),

@@ -20,10 +20,11 @@ export type DownloadOptions = {
   onProgress?: (bytes: number) => void
 }
 
-/** Requests at a time in the beginning. One more is added as long as that brought more: each costs CPU, and a distant bucket needs many. */
-const CONNECTIONS_AT_FIRST = 3
+/** Twice as many requests at a time as long as that brings a tenth more: each costs CPU, and a distant bucket needs many. */
 const GROW_EVERY_MS = 500
 const WORTH_IT = 1.1
+/** What is due is handed on in blocks of this size, which are hashed and written while the cache still has them. */
+const BLOCK_BYTES = 1 << 20
 
 const SINK = new URL('./sink.ts', import.meta.url)
 
@@ -53,36 +54,43 @@ export async function download(bucket: Bucket, files: readonly Wanted[], options
   const failed = new AbortController()
   const readers: RangeReader[] = []
   const fetched: Promise<void>[] = []
-  let next = 0
-  let bytesDone = 0
+  let [next, wanted, bytesDone] = [0, 0, 0]
 
-  async function fetchPieces(reader: RangeReader): Promise<void> {
-    while (next < todo.length) {
+  async function fetchPieces(reader: RangeReader, index: number): Promise<void> {
+    while (next < todo.length && index < wanted) {
       const turn = next++
-      const { wanted, start, bytes, ...rest } = todo[turn]!
+      const piece = todo[turn]!
       const slot = await sink.slot()
       failed.signal.throwIfAborted()
-      const data = slot.buffer.subarray(0, bytes)
-      await reader.read(wanted.key, start, data, failed.signal)
-      bytesDone += bytes
-      onProgress?.(bytes)
-      sink.write(turn, { slot: slot.index, data, file: wanted.file, sha256: wanted.sha256, ...rest })
+      const data = slot.buffer.subarray(0, piece.bytes)
+      const part = sink.begin(turn, { slot: slot.index, data, ...piece, ...piece.wanted })
+      let filled = 0
+      await reader.read(piece.wanted.key, piece.start, data, failed.signal, (bytes) => {
+        bytesDone += bytes - filled
+        filled = bytes
+        part(bytes, false)
+      })
+      onProgress?.(piece.bytes)
+      part(piece.bytes, true)
     }
   }
 
-  function addConnection(): void {
-    if (readers.length === most) return
-    const reader = bucket.connect()
-    readers.push(reader)
-    const done = fetchPieces(reader)
-    // Awaited when all of them are; until then a failure must not be one that nobody handles.
-    done.catch((error) => failed.abort(error))
-    fetched.push(done)
+  /** Has `count` requests at a time from now on. */
+  function connect(count: number): void {
+    wanted = Math.min(count, most)
+    for (let index = readers.length; index < wanted; index++) {
+      const reader = bucket.connect()
+      readers.push(reader)
+      const done = fetchPieces(reader, index)
+      // Awaited when all of them are; until then a failure must not be one that nobody handles.
+      done.catch((error) => failed.abort(error))
+      fetched.push(done)
+    }
   }
 
-  const growth = growWhileItPays(() => bytesDone, addConnection)
+  connect(1)
+  const growth = growWhileItPays(() => bytesDone, connect)
   try {
-    for (let k = 0; k < Math.min(CONNECTIONS_AT_FIRST, most); k++) addConnection()
     await Promise.race([sink.failed, sink.written(todo.length), aborted(failed.signal)])
   } catch (error) {
     failed.abort(error)
@@ -99,19 +107,24 @@ export async function download(bucket: Bucket, files: readonly Wanted[], options
 const aborted = (signal: AbortSignal) =>
   new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
 
-/** Adds a connection each time the last one brought a tenth more bytes a second. */
-function growWhileItPays(bytesDone: () => number, add: () => void): NodeJS.Timeout {
-  let before = 0
-  let best = 0
+/** Doubles the connections each time the last doubling paid, and takes back the one that did not. */
+function growWhileItPays(bytesDone: () => number, connect: (count: number) => void): NodeJS.Timeout {
+  let [count, before, best] = [1, 0, 0]
   const timer = setInterval(() => {
     const rate = bytesDone() - before
     before = bytesDone()
-    if (rate < best * WORTH_IT) return clearInterval(timer)
+    if (rate < best * WORTH_IT) {
+      connect(Math.max(1, count / 2))
+      return clearInterval(timer)
+    }
     best = rate
-    add()
+    count *= 2
+    connect(count)
   }, GROW_EVERY_MS)
   return timer
 }
+
+type Arriving = { part: Omit<Part, 'slot'> & { slot: number }; filled: number; sent: number; complete: boolean }
 
 /** The thread that hashes and writes, and the memory that parts lie in on their way to it. */
 function openSink(slots: number, partBytes: number) {
@@ -119,13 +132,28 @@ function openSink(slots: number, partBytes: number) {
   const buffers: Uint8Array<SharedArrayBuffer>[] = []
   const free: number[] = []
   const queue: ((index: number) => void)[] = []
-  const early = new Map<number, Part>()
-  let sent = 0
+  const parts = new Map<number, Arriving>()
+  let due = 0
   let done = 0
   const end = Promise.withResolvers<void>()
   const failure = Promise.withResolvers<never>()
   failure.promise.catch(() => {})
   let awaited = Number.POSITIVE_INFINITY
+
+  /** Hands on what is there of the part that is due, and then of those after it. */
+  function pump(): void {
+    for (let arriving = parts.get(due); arriving; arriving = parts.get(due)) {
+      const { part, filled, sent, complete } = arriving
+      if (!complete && filled - sent < BLOCK_BYTES) return
+      const { slot, data, partial, file, last, sha256 } = part
+      const block: Part = { slot: null, data: data.subarray(sent, filled), partial, file, sha256, last: false }
+      thread.postMessage(complete ? { ...block, slot, last } : block)
+      arriving.sent = filled
+      if (!complete) return
+      parts.delete(due)
+      due += 1
+    }
+  }
 
   thread.on('error', failure.reject)
   thread.on('message', ({ slot, mismatch, error }: Written) => {
@@ -134,6 +162,7 @@ function openSink(slots: number, partBytes: number) {
       return failure.reject(
         new CorruptDownload(`${path.basename(mismatch.file)} came with the SHA-256 ${mismatch.sha256}`),
       )
+    if (slot === null) return
     done += 1
     const waiting = queue.shift()
     if (waiting) waiting(slot)
@@ -150,13 +179,13 @@ function openSink(slots: number, partBytes: number) {
       const index = free.pop() ?? (await new Promise<number>((resolve) => queue.push(resolve)))
       return { index, buffer: buffers[index]! }
     },
-    /** Hands on a part when its turn has come. */
-    write(turn: number, part: Part): void {
-      early.set(turn, part)
-      for (let due = early.get(sent); due; due = early.get(sent)) {
-        early.delete(sent)
-        sent += 1
-        thread.postMessage(due)
+    /** Takes a part into the order; what it returns is told how much of it is there, and whether that is all. */
+    begin(turn: number, part: Omit<Part, 'slot'> & { slot: number }): (filled: number, complete: boolean) => void {
+      const arriving: Arriving = { part, filled: 0, sent: 0, complete: false }
+      parts.set(turn, arriving)
+      return (filled, complete) => {
+        Object.assign(arriving, { filled, complete })
+        if (turn === due) pump()
       }
     },
     /** Resolves when `count` parts are written. */

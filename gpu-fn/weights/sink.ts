@@ -1,4 +1,4 @@
-// The thread that writes what is downloaded: parts come in the order of the bytes, so that a file's SHA-256 is known when its last one is
+// The thread that writes what is downloaded: pieces come in the order of the bytes, so that a file's SHA-256 is known when its last one is
 // written. A file gets its name only then.
 import { createHash, type Hash } from 'node:crypto'
 import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
@@ -7,7 +7,8 @@ import { parentPort } from 'node:worker_threads'
 
 /** `data` is shared with the sender, who may use it again once the part was acknowledged. */
 export type Part = {
-  slot: number
+  /** Told back when it is written. */
+  slot: number | null
   data: Uint8Array
   /** Where the file is written until it is whole, and where it is put then. */
   partial: string
@@ -17,7 +18,7 @@ export type Part = {
 }
 
 /** One for each part, in order. `mismatch` names the file that was not what its digest says, and the digest of what came. */
-export type Written = { slot: number; mismatch?: { file: string; sha256: string }; error?: Error }
+export type Written = { slot: number | null; mismatch?: { file: string; sha256: string }; error?: Error }
 
 let open: { descriptor: number; hash: Hash } | undefined
 

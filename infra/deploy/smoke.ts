@@ -91,8 +91,7 @@ export const smokeWorker = (secrets: Secrets): Step => ({
   ],
   async run({ state, say }) {
     const target = { url: state.workerUrl, token: (await secrets()).worker.OCTET_ADMIN_TOKEN }
-    const options = { label: 'smoke', scopes: ['generate', 'read'], limits: {}, expires_in: 3600 }
-    const { key, id } = await createKey(target, SMOKE_ACCOUNT, options)
+    const { key, id } = await createKey(target, SMOKE_ACCOUNT, { label: 'smoke', expires_in: 3600 })
     try {
       const reply = await fetch(`${state.workerUrl}/v1/images/generations`, {
         ...{ method: 'POST', signal: AbortSignal.timeout(600_000) },

@@ -74,7 +74,8 @@ async function list(options: HubOptions): Promise<ListFileEntry[]> {
     options,
     () => 0,
     async () => {
-      const found = await Array.fromAsync(listFiles({ ...source(options), recursive: true }))
+      const found: ListFileEntry[] = []
+      for await (const entry of listFiles({ ...source(options), recursive: true })) found.push(entry)
       return found.filter(({ type, path: name }) => type === 'file' && isSafe(name))
     },
   )

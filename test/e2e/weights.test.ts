@@ -8,7 +8,7 @@ import { startBucket } from '../../infra/local-bucket.ts'
 import { putJob } from '../support/gpu-client.ts'
 import { startGpuProcess } from '../support/gpu-process.ts'
 import { startHub } from '../support/hub-stub.ts'
-import { readJobStream } from '../support/job-stream.ts'
+import { readJobStream, type StreamEntry } from '../support/job-stream.ts'
 import { useScratch } from '../support/scratch.ts'
 
 const scratch = useScratch()
@@ -56,7 +56,8 @@ test('from the hub to a picture: npm run weights, then a GPU function that knows
       prompt: 'a red heart',
       steps: 2,
     })
-    const entries = await Array.fromAsync(readJobStream(reply.body!))
+    const entries: StreamEntry[] = []
+    for await (const entry of readJobStream(reply.body!)) entries.push(entry)
     expect(entries.filter(({ event }) => event.type === 'image')).toHaveLength(1)
     expect(entries.at(-1)!.event).toMatchObject({ type: 'succeeded' })
     expect(await readdir(path.join(cache, 'packages'))).toHaveLength(1)

@@ -33,6 +33,14 @@ export async function createVendors(
     things.add(thing)
     return ''
   }
+  const note = (thing: string) => {
+    things.add(thing)
+    return ''
+  }
+  const forget = (thing: string) => {
+    things.delete(thing)
+    return ''
+  }
   const drop = (thing: string) => {
     look(thing)
     things.delete(thing)
@@ -74,15 +82,15 @@ export async function createVendors(
       make('proxy token')
       return '{"Modal-Key":"wk-1","Modal-Secret":"ws-1"}'
     }
-    if (text.startsWith('secret create')) return things.add('gpu secret') && ''
+    if (text.startsWith('secret create')) return note('gpu secret')
     if (text.startsWith('volume ls'))
       return JSON.stringify(
         [...things].filter((thing) => thing.startsWith('volume /')).map((thing) => ({ Filename: thing.slice(8) })),
       )
-    if (text.startsWith('deploy')) return things.add('gpu function') && ''
+    if (text.startsWith('deploy')) return note('gpu function')
     if (text.startsWith('server info')) return look('gpu function') && JSON.stringify({ server_url: where.gpuUrl })
     if (text.startsWith('app stop')) return drop('gpu function')
-    if (text.startsWith('secret delete')) return things.delete('gpu secret') && ''
+    if (text.startsWith('secret delete')) return forget('gpu secret')
     if (text.startsWith('volume delete')) return ''
     throw new Error(`no modal ${text}`)
   }
