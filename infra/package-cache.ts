@@ -7,12 +7,12 @@ import path from 'node:path'
 export const ROOT = path.join(import.meta.dirname, '..')
 const HOUR = 3_600_000
 
-/** Names one state of the files that match `globs`, relative to the repository, in 16 hexadecimal digits. */
+/** Names one state of the files that match `globs`, absolute or relative to the repository, in 16 hexadecimal digits. */
 export async function digestOf(globs: readonly string[]): Promise<string> {
   const files: string[] = []
   for await (const file of fs.glob(globs, { cwd: ROOT })) files.push(file)
   const hash = createHash('sha256')
-  for (const file of files.sort()) hash.update(file).update(await fs.readFile(path.join(ROOT, file)))
+  for (const file of files.sort()) hash.update(file).update(await fs.readFile(path.resolve(ROOT, file)))
   return hash.digest('hex').slice(0, 16)
 }
 

@@ -32,7 +32,13 @@ export function exec(command: CommandLine, env: Record<string, string> = {}): Pr
   child.stderr.on('data', (chunk) => (all += chunk))
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   child.on('error', (error: NodeJS.ErrnoException) =>
-    reject(new CommandFailed(error.code === 'ENOENT' ? `there is no command ${command[0]}` : error.message)),
+    reject(
+      new CommandFailed(
+        error.code === 'ENOENT'
+          ? `there is no command ${command[0]}${command[0] === 'modal' ? ': npm run modal:setup brings it' : ''}`
+          : error.message,
+      ),
+    ),
   )
   child.on('close', (code) => {
     if (code === 0) return resolve(output)

@@ -45,7 +45,7 @@ const command = new Command('weights')
   .option('--repo <owner/name>', "the hub's repository; Stability AI's of the variant by default")
   .option('--revision <name>', 'branch, tag or commit')
   .addOption(new Option('--hub <url>', 'another hub').env('HF_ENDPOINT'))
-  .option('--directory <path>', 'where checkpoints and packages are kept', path.join(ROOT, '.octet', 'weights'))
+  .option('--directory <path>', 'where checkpoints of the hub are kept', path.join(ROOT, '.octet', 'weights'))
   .addOption(
     new Option(
       '--bucket <url>',

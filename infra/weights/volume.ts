@@ -1,14 +1,12 @@
 // A package ► a Modal volume, by Modal's own command. The manifest goes last: without it the GPU function passes a directory over.
-import { execFile } from 'node:child_process'
 import { link, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { promisify } from 'node:util'
 import { MANIFEST, openPackage } from '../../gpu-fn/packages.ts'
-
-const run = promisify(execFile)
+import { exec } from '../deploy/exec.ts'
+import type { CommandLine } from '../deploy/plan.ts'
 
 /** The commands, in order. `staging` holds the package without its manifest. */
-export function volumeCommands(volume: string, directory: string, staging: string): string[][] {
+export function volumeCommands(volume: string, directory: string, staging: string): CommandLine[] {
   const at = `/${path.basename(directory)}`
   return [
     ['modal', 'volume', 'put', '--force', volume, staging, at],
@@ -17,7 +15,7 @@ export function volumeCommands(volume: string, directory: string, staging: strin
 }
 
 /** Uploads the package at `directory` to /<its name> of a volume, which is made when there is none. Throws when a command fails. */
-export async function putOnVolume(volume: string, directory: string, execute = modal): Promise<string> {
+export async function putOnVolume(volume: string, directory: string, execute = exec): Promise<string> {
   const { manifest, directory: root, digest } = await openPackage(directory, { verify: true })
   const staging = await mkdtemp(path.join(path.dirname(root), '.volume-'))
   try {
@@ -35,14 +33,4 @@ export async function putOnVolume(volume: string, directory: string, execute = m
     await rm(staging, { recursive: true, force: true })
   }
   return `volume ${volume}: package ${digest} is at /${path.basename(root)}`
-}
-
-async function modal([program, ...rest]: string[]): Promise<string> {
-  try {
-    return (await run(program!, rest)).stdout
-  } catch (error) {
-    const { code, stderr, message } = error as NodeJS.ErrnoException & { stderr?: string }
-    if (String(code) === 'ENOENT') throw new Error('there is no modal command: pip install modal, then modal setup')
-    throw new Error(`${[program, ...rest].join(' ')} failed: ${stderr?.trim() || message}`)
-  }
 }

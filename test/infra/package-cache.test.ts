@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { makeOnce } from '../../infra/package-cache.ts'
+import { digestOf, makeOnce } from '../../infra/package-cache.ts'
 
 let root: string
 beforeAll(async () => {
@@ -34,4 +34,12 @@ test('what fails leaves nothing behind and can be tried again', async () => {
   expect(await readdir(root)).not.toContain('failing')
   await makeOnce(directory, failing)
   expect((await readdir(root)).sort()).toEqual(['failing', 'shared'])
+})
+
+test('files outside of the repository have a state as well', async () => {
+  const write = (text: string) => writeFile(path.join(root, 'weights.json'), text)
+  await write('1')
+  const first = await digestOf([path.join(root, '*.json')])
+  await write('2')
+  expect(await digestOf([path.join(root, '*.json')])).not.toBe(first)
 })

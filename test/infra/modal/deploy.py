@@ -1,9 +1,11 @@
-"""Runs the real `modal deploy` on infra/modal_app.py against a server that takes down what it is asked, and prints that as JSON.
+"""Runs the real `modal` command against a server that takes down what it is asked, and prints that as JSON; with `serve` the server alone,
+which prints its address, then every call as a line of JSON.
 
 The server speaks Modal's own protocol through the package's own stubs: what the client refuses to send, it refuses here as well.
 """
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -16,6 +18,11 @@ from modal_proto import api_grpc, api_pb2
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 calls: list[tuple[str, dict]] = []
+# The client reads when it expires, and nothing else of it.
+TOKEN = ".".join(
+    base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "none"}, {"exp": 4102444800}, "x")
+)
+serving = sys.argv[1:] == ["serve"]
 
 
 def answers(request):
@@ -53,6 +60,18 @@ def answers(request):
             function_data=request.function_data,
             handle_metadata=api_pb2.FunctionHandleMetadata(function_name="Gpu"),
         )
+    if name == "FunctionGet":
+        return api_pb2.FunctionGetResponse(
+            function_id="fu-1", handle_metadata=api_pb2.FunctionHandleMetadata(function_name=request.object_tag, app_id="ap-1")
+        )
+    if name == "FunctionGetCurrentStats":
+        return api_pb2.FunctionStats(backlog=3, num_total_tasks=2)
+    if name == "FunctionGetTimeRangeStats":
+        return api_pb2.FunctionGetTimeRangeStatsResponse(
+            input_success_count=20, input_failure_count=1, container_started_count=4, container_error_count=1
+        )
+    if name == "AuthTokenGet":
+        return api_pb2.AuthTokenGetResponse(token=TOKEN)
     if name == "AppPublish":
         return api_pb2.AppPublishResponse(url="https://modal.test/apps/octet-gpu")
     return None
@@ -61,7 +80,10 @@ def answers(request):
 def handler(name: str, reply_type):
     async def handle(self, stream: Stream):
         request = await stream.recv_message()
-        calls.append((name, MessageToDict(request, preserving_proto_field_name=True)))
+        call = (name, MessageToDict(request, preserving_proto_field_name=True))
+        calls.append(call)
+        if serving:
+            print(json.dumps(call), flush=True)
         reply = answers(request) or reply_type()
         await stream.send_message(reply)
 
@@ -84,6 +106,10 @@ async def main() -> None:
     server = Server([service()])
     await server.start("127.0.0.1", 0)
     port = server._server.sockets[0].getsockname()[1]
+    if serving:
+        print(json.dumps(f"http://127.0.0.1:{port}"), flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        return server.close()
     env = {
         **os.environ,
         "MODAL_SERVER_URL": f"http://127.0.0.1:{port}",
