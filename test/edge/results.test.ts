@@ -190,7 +190,10 @@ describe('GET /v1/models', () => {
     const { data } = (await (await fetchWorker('/v1/models', { headers: owner.headers })).json()) as {
       data: { id: string; octet: unknown[] }[]
     }
-    expect(data.map(({ id, octet }) => [id, octet.length])).toEqual([['tiny', 2]])
+    expect(data.map(({ id, octet }) => [id, octet.length])).toEqual([
+      ['tiny', 2],
+      ['paired', 1],
+    ])
     expect((await fetchWorker('/v1/models')).status).toBe(401)
   })
 })
