@@ -29,7 +29,7 @@ export type Env = {
   /** The same; see recovery.ts. */
   OCTET_RECOVERY: unknown
   /** The same; see warm-policy.ts. */
-  OCTET_WARM: unknown
+  OCTET_PREWARM: unknown
   /** Reports captures as meter events; nothing is reported without it. */
   STRIPE_SECRET_KEY?: string
   /** Deliveries to look at, and those whose last attempt failed. */

@@ -15,7 +15,7 @@ const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seco
 
 /**
  * The state of each endpoint that is offered, and the sums of the day. `gpu_dollars` is the time that jobs and warming took at the price of
- * OCTET_WARM; idle time after a job is not in it, which the host's own bill has.
+ * OCTET_PREWARM; idle time after a job is not in it, which the host's own bill has.
  */
 export async function operatorStatus(env: Env, now = Date.now()) {
   const { offers, endpoints: addresses } = readCatalogue(env)

@@ -1,4 +1,4 @@
-// How long a GPU stays warm, when one is started before anybody asks for a picture, and what that may cost a day: the variable OCTET_WARM.
+// How long a GPU stays warm, when one is started before anybody asks for a picture, and what that may cost a day: the variable OCTET_PREWARM.
 import * as z from 'zod'
 import type { Env } from './env.ts'
 
@@ -29,10 +29,10 @@ const table = z.strictObject({
 })
 export type WarmPolicy = z.infer<typeof table>
 
-/** Reads OCTET_WARM, as JSON text or as a table of wrangler.toml; what it leaves out has the default. Throws when it is malformed. */
-export function readWarmPolicy({ OCTET_WARM: given }: Pick<Env, 'OCTET_WARM'>): WarmPolicy {
+/** Reads OCTET_PREWARM, as JSON text or as a table of wrangler.toml; what it leaves out has the default. Throws when it is malformed. */
+export function readWarmPolicy({ OCTET_PREWARM: given }: Pick<Env, 'OCTET_PREWARM'>): WarmPolicy {
   const parsed = table.safeParse((typeof given === 'string' ? JSON.parse(given) : given) ?? {})
-  if (!parsed.success) throw new Error(`OCTET_WARM is malformed:\n${z.prettifyError(parsed.error)}`)
+  if (!parsed.success) throw new Error(`OCTET_PREWARM is malformed:\n${z.prettifyError(parsed.error)}`)
   return parsed.data
 }
 

@@ -62,7 +62,7 @@ const environment = z.object({
   OCTET_BUCKET_SECRET: z.string().default(''),
   OCTET_BUCKET_REGION: z.string().default('auto'),
   OCTET_MODELS: models.optional(),
-  OCTET_TARGET: z.enum(['cpu', 'cuda'], { error: 'must be cpu or cuda' }).default('cuda'),
+  OCTET_TARGET: z.enum(['cpu', 'cuda', 'cuda-fp8'], { error: 'must be cpu, cuda or cuda-fp8' }).default('cuda-fp8'),
   OCTET_CACHE: z.string().default(path.join(tmpdir(), 'octet-packages')),
   OCTET_CACHE_BYTES: integer(1, Number.MAX_SAFE_INTEGER, 0),
   OCTET_EDGE_PUBLIC_KEY: z.string().optional(),

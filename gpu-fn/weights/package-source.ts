@@ -18,11 +18,7 @@ export function packageSource({ packages, bucket }: Pick<Config, 'packages' | 'b
     async bringPackages(): Promise<Package[]> {
       const mounted = packages === null ? [] : await findPackages(packages)
       const absent = bucket.models.filter(
-        ({ model, tier, target }) =>
-          !mounted.some((each) => {
-            const { manifest } = each
-            return manifest.model === model && manifest.tier === tier && manifest.target === target
-          }),
+        ({ model, tier }) => !mounted.some(({ manifest }) => manifest.model === model && manifest.tier === tier),
       )
       if (absent.length === 0) return mounted
       const cache = createPackageCache({

@@ -39,7 +39,8 @@ export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
 })
 
 const split = (served: string) => served.split(':') as [model: string, tier: 'fp8']
-const pointerOf = (served: string) => pointerKey({ model: split(served)[0], tier: split(served)[1], target: 'cuda' })
+const pointerOf = (served: string) =>
+  pointerKey({ model: split(served)[0], tier: split(served)[1], target: 'cuda-fp8' })
 
 async function absentOnVolume({ config: { gpu }, exec }: World): Promise<string[]> {
   const entries = JSON.parse(await exec(['modal', 'volume', 'ls', gpu.volume, '/', '--json'])) as Record<

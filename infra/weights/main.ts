@@ -20,7 +20,7 @@ const REPOSITORIES: Record<string, string> = {
 type Flags = {
   variant: string
   tier: 'fp8' | 'fp8-lite' | 'fp16'
-  target: 'cuda' | 'cpu'
+  target: 'cuda-fp8' | 'cuda' | 'cpu'
   name?: string
   repo?: string
   revision?: string
@@ -39,7 +39,9 @@ const command = new Command('weights')
   )
   .requiredOption('--variant <name>', `one of ${VARIANTS.map(({ name }) => name).join(', ')}`)
   .addOption(new Option('--tier <tier>', 'precision').choices(['fp8', 'fp8-lite', 'fp16']).default('fp8'))
-  .addOption(new Option('--target <target>', 'what it runs on').choices(['cuda', 'cpu']).default('cuda'))
+  .addOption(
+    new Option('--target <target>', 'what it runs on').choices(['cuda-fp8', 'cuda', 'cpu']).default('cuda-fp8'),
+  )
   .option('--name <name>', 'the name that jobs ask for; the variant by default')
   .option('--checkpoint <path>', 'a diffusers directory on this disk in place of the hub')
   .option('--repo <owner/name>', "the hub's repository; Stability AI's of the variant by default")

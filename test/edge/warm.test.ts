@@ -16,9 +16,9 @@ async function usePolicy(change: object): Promise<Env> {
   await runInDurableObject(warm(), async (instance, ctx) => {
     await ctx.storage.deleteAll()
     await ctx.storage.deleteAlarm()
-    Object.assign(instance, { env: { ...env, OCTET_WARM: policy } })
+    Object.assign(instance, { env: { ...env, OCTET_PREWARM: policy } })
   })
-  return { ...env, OCTET_WARM: policy } as never
+  return { ...env, OCTET_PREWARM: policy } as never
 }
 beforeEach(() => usePolicy({}))
 afterEach(async () => {

@@ -78,7 +78,7 @@ test.each([
   [{ OCTET_BUCKET: 'https://b' }, 'OCTET_MODELS must say what to serve of OCTET_BUCKET, as model:tier; it is not set'],
   [{ OCTET_MODELS: 'large:fp8' }, 'OCTET_BUCKET must be set together with OCTET_MODELS'],
   [{ OCTET_BUCKET: 'weights' }, 'OCTET_BUCKET must be the address of an S3-compatible bucket; given "weights"'],
-  [{ OCTET_TARGET: 'rocm' }, 'OCTET_TARGET must be cpu or cuda; given "rocm"'],
+  [{ OCTET_TARGET: 'rocm' }, 'OCTET_TARGET must be cpu, cuda or cuda-fp8; given "rocm"'],
   [{ OCTET_INSECURE: 'yes' }, 'OCTET_INSECURE must be 1 or not set; given "yes"'],
   [{ LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent; given "loud"'],
   [
