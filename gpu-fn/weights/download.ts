@@ -20,6 +20,8 @@ export type DownloadOptions = {
   onProgress?: (bytes: number) => void
 }
 
+/** One fills the pause between two requests of the other. */
+const CONNECTIONS_AT_FIRST = 2
 /** Twice as many requests at a time as long as that brings a tenth more: each costs CPU, and a distant bucket needs many. */
 const GROW_EVERY_MS = 500
 const WORTH_IT = 1.1
@@ -88,7 +90,7 @@ export async function download(bucket: Bucket, files: readonly Wanted[], options
     }
   }
 
-  connect(1)
+  connect(CONNECTIONS_AT_FIRST)
   const growth = growWhileItPays(() => bytesDone, connect)
   try {
     await Promise.race([sink.failed, sink.written(todo.length), aborted(failed.signal)])
@@ -109,7 +111,7 @@ const aborted = (signal: AbortSignal) =>
 
 /** Doubles the connections each time the last doubling paid, and takes back the one that did not. */
 function growWhileItPays(bytesDone: () => number, connect: (count: number) => void): NodeJS.Timeout {
-  let [count, before, best] = [1, 0, 0]
+  let [count, before, best] = [CONNECTIONS_AT_FIRST, 0, 0]
   const timer = setInterval(() => {
     const rate = bytesDone() - before
     before = bytesDone()

@@ -14,8 +14,9 @@ import { type Random, randomOf } from './random.ts'
 import { startTroubleProxy, type Trouble } from './trouble-proxy.ts'
 
 const PROGRAM = path.join(import.meta.dirname, 'package-program.ts')
-/** Node itself takes most of the first; a fetch without trouble ends before the last. */
-const KILL_MS = { min: 200, max: 4_000 }
+/** Node itself takes most of the first; a fetch without trouble ends before the last. Shorter lives are more frequent. */
+const LIFE_MS = { min: 200, max: 4_000 }
+const lifeOf = (random: Random) => LIFE_MS.min * (LIFE_MS.max / LIFE_MS.min) ** random.next()
 
 export type PackageCampaignOptions = {
   rounds: number
@@ -46,7 +47,7 @@ export async function runPackageCampaign(options: PackageCampaignOptions): Promi
       const { name } = packages[random.between(0, packages.length - 1)]!
       const task: Task = { directory: cache, url: proxy.url + pathname, budgetBytes, name }
       const together = random.chance(0.2) ? 2 : 1
-      const fates = Array.from({ length: together }, () => runAndKill(task, random.between(KILL_MS.min, KILL_MS.max)))
+      const fates = Array.from({ length: together }, () => runAndKill(task, lifeOf(random)))
       for (const fate of await Promise.all(fates)) counts[fate] += 1
       counts['looks at the disk'] += 1
       counts['packages opened and compared'] += await look(cache, problems)
