@@ -20,8 +20,8 @@ export type DownloadOptions = {
   onProgress?: (bytes: number) => void
 }
 
-/** One fills the pause between two requests of the other. */
-const CONNECTIONS_AT_FIRST = 2
+/** Some fill the pauses between the requests of the others. */
+const CONNECTIONS_AT_FIRST = 4
 /** Twice as many requests at a time as long as that brings a tenth more: each costs CPU, and a distant bucket needs many. */
 const GROW_EVERY_MS = 500
 const WORTH_IT = 1.1
@@ -49,7 +49,7 @@ function pieces(files: readonly Wanted[], partBytes: number): Piece[] {
  * files that were whole by then stay, everything else is gone.
  */
 export async function download(bucket: Bucket, files: readonly Wanted[], options: DownloadOptions = {}): Promise<void> {
-  const { connections = 8, partBytes = 16 << 20, onProgress } = options
+  const { connections = 16, partBytes = 8 << 20, onProgress } = options
   const todo = pieces(files, partBytes)
   const most = Math.min(connections, todo.length)
   const sink = openSink(Math.min(most + 2, todo.length), partBytes)
@@ -116,7 +116,7 @@ function growWhileItPays(bytesDone: () => number, connect: (count: number) => vo
     const rate = bytesDone() - before
     before = bytesDone()
     if (rate < best * WORTH_IT) {
-      connect(Math.max(1, count / 2))
+      connect(Math.max(CONNECTIONS_AT_FIRST, count / 2))
       return clearInterval(timer)
     }
     best = rate
