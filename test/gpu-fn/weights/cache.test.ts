@@ -50,7 +50,7 @@ async function openCache(
   warnings.length = 0
   const { origin, pathname } = new URL(server.address.url)
   proxy = await startTroubleProxy(origin, plan)
-  const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 300, tries: 3, pauseMs: 5 })
+  const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 1500, tries: 5, pauseMs: 5 })
   const download = { connections: 3, partBytes: 16_384 }
   const cache = createPackageCache({ directory: scratch.directory, budgetBytes, bucket, log: log as never, download })
   return {
