@@ -1,11 +1,11 @@
 // The one place that talks to the GPU function: signs what it asks, bounds how long that may take, and follows the reply stream.
 
-import { importJWK, SignJWT } from 'jose'
 import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
 import { jittered } from './backoff.ts'
 import type { Endpoint } from './endpoints.ts'
 import { type Frame, readFrames, readStart, StreamLost } from './gpu-stream.ts'
 import type { GpuTimes } from './gpu-times.ts'
+import { signGpuToken } from './gpu-token.ts'
 import { log } from './log.ts'
 
 /** No GPU answered before the deadline. */
@@ -32,7 +32,6 @@ export type GpuCall = GpuTimes & {
   abort: AbortController
 }
 
-const utf8 = new TextEncoder()
 const BACKOFF_MS = { first: 200, most: 5_000 }
 const CANCEL_MS = 5_000
 
@@ -41,20 +40,6 @@ const CANCEL_MS = 5_000
  * before it. Were a job accepted behind such an answer, the same id and attempt would join it.
  */
 const notAccepted = (status: number) => [429, 500, 502, 503, 504].includes(status) || (status >= 520 && status <= 530)
-
-/** A token for one request of one attempt, bound to the body's hash; contract.ts GPU_TOKEN. */
-export async function signGpuToken(jwk: string, job: string, attempt: number, body: string): Promise<string> {
-  const hash = new Uint8Array(await crypto.subtle.digest('SHA-256', utf8.encode(body)))
-  return new SignJWT({ body: hash.toBase64({ alphabet: 'base64url', omitPadding: true }) })
-    .setProtectedHeader({ alg: GPU_TOKEN.algorithm })
-    .setIssuer(GPU_TOKEN.issuer)
-    .setAudience(GPU_TOKEN.audience)
-    .setSubject(job)
-    .setJti(`${job}.${attempt}`)
-    .setIssuedAt()
-    .setExpirationTime(`${GPU_TOKEN.maxAgeSeconds}s`)
-    .sign(await importJWK(JSON.parse(jwk), GPU_TOKEN.algorithm))
-}
 
 /** Where the host takes `authorization` for itself, the edge's token has a header of its own. */
 const tokenHeader = ({ headers }: Endpoint) =>

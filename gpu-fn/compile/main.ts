@@ -1,10 +1,10 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
-import { MultiBar, Presets } from 'cli-progress'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { CheckpointError } from './checkpoint-error.ts'
 import { type CompileOptions, compile } from './compile.ts'
 import { discardPartial } from './place.ts'
+import { showProgress } from './progress.ts'
 
 type Flags = Omit<CompileOptions, 'onProgress' | 'scaleBlock' | 'fuseQkv'> & {
   scaleBlock?: number
@@ -97,32 +97,5 @@ async function main(): Promise<void> {
 }
 
 const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
-
-/** A bar on a terminal; in a log, a line for every tenth of the way. */
-function showProgress() {
-  const format = '{network} |{bar}| {percentage}% · {rate} MB/s · {left} s left'
-  const bars = new MultiBar(
-    { format, stream: process.stderr, hideCursor: true, clearOnComplete: true },
-    Presets.shades_classic,
-  )
-  const started = performance.now()
-  let bar: ReturnType<typeof bars.create> | undefined
-  let tenth = 0
-  return {
-    update(done: number, total: number, network: string) {
-      const seconds = (performance.now() - started) / 1000
-      const rate = (done / 1e6 / seconds).toFixed(0)
-      const left = (((total - done) / done) * seconds).toFixed(0)
-      if (process.stderr.isTTY) {
-        bar ??= bars.create(total, 0)
-        bar.update(done, { network: network.padEnd(12), rate, left })
-      } else if (Math.floor((done / total) * 10) > tenth) {
-        tenth = Math.floor((done / total) * 10)
-        console.error(`${network.padEnd(12)} ${tenth * 10}% · ${rate} MB/s · ${left} s left`)
-      }
-    },
-    stop: () => bars.stop(),
-  }
-}
 
 await main()

@@ -2,11 +2,11 @@
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { compile } from '../../gpu-fn/compile/compile.ts'
+import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35.ts'
 import { COMPILER } from '../built-in-model.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from '../package-cache.ts'
 import { downloadCheckpoint } from './hub.ts'
-import { bytesText, showProgress } from './progress.ts'
 import { rollBack, uploadPackage, uploadTarget } from './upload.ts'
 import { putOnVolume } from './volume.ts'
 
@@ -58,7 +58,7 @@ const command = new Command('weights')
   .option('--volume <name>', 'upload to this Modal volume, with the modal command')
   .option('--rollback', 'serve the package that the bucket served before, and do nothing else')
 
-const sized = (bytes: number) => bytesText(bytes)
+const sized = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
 
 /** The directory of a diffusers checkpoint, and a name for what is in it. */
 async function checkpointOf(flags: Flags): Promise<{ at: string; content: string }> {

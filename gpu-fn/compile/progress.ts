@@ -1,9 +1,6 @@
 // How far a long transfer is: a bar on a terminal, a line for every tenth of the way in a log.
 import { MultiBar, Presets } from 'cli-progress'
 
-export const bytesText = (bytes: number) =>
-  bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
-
 export function showProgress() {
   const format = '{what} |{bar}| {percentage}% · {rate} MB/s · {left} s left'
   const bars = new MultiBar(
@@ -20,7 +17,7 @@ export function showProgress() {
       const left = done > 0 ? (((total - done) / done) * seconds).toFixed(0) : '?'
       if (process.stderr.isTTY) {
         bar ??= bars.create(total, 0)
-        bar.update(done, { what: what.slice(-40).padEnd(40), rate, left })
+        bar.update(done, { what: what.slice(-40).padEnd(12), rate, left })
       } else if (Math.floor((done / total) * 10) > tenth) {
         tenth = Math.floor((done / total) * 10)
         console.error(`${tenth * 10}% · ${rate} MB/s · ${left} s left · ${what}`)
