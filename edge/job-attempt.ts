@@ -56,7 +56,10 @@ type Round = { accepted: ReadableStream<Uint8Array>; call: GpuCall } | { retryAf
  */
 async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
   const { decision, waiting } = jobLog.job()
-  const names = orderOf([decision.endpoint, ...(decision.spares ?? [])], n)
+  // One that was told to drop this attempt would tell of nothing but that.
+  const names = orderOf([decision.endpoint, ...(decision.spares ?? [])], n).filter(
+    (name) => !waiting?.dropped?.includes(name),
+  )
   const refusals: GpuRefused[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
   for (const [k, name] of names.entries()) {
@@ -73,7 +76,7 @@ async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortCon
     if (!isDown) await tellWarmth(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
     if (isDown) reportDown(name)
     // It may have taken the job and not told: two must not run it.
-    if ('unanswered' in answer && !isLast) void cancel(call)
+    if ('unanswered' in answer && !isLast) drop(jobLog, call)
     if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')
     if ('refused' in answer) refusals.push(answer.refused!)
     if ('retryAfterMs' in answer && !('refused' in answer)) retryAfterMs = Math.min(retryAfterMs, answer.retryAfterMs)
@@ -82,6 +85,14 @@ async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortCon
   }
   if (refusals.length === names.length) throw refusals[0]
   return { retryAfterMs: Number.isFinite(retryAfterMs) ? retryAfterMs : 0 }
+}
+
+/** Has an endpoint drop the attempt that it may have taken. Written down first, so that it is not asked again whatever ends here. */
+function drop(jobLog: JobLog, call: GpuCall): void {
+  const { waiting } = jobLog.job()
+  const dropped = [...(waiting?.dropped ?? []), call.endpoint.name]
+  if (waiting) jobLog.update({ waiting: { ...waiting, dropped } })
+  void cancel(call)
 }
 
 /** How long a GPU may take to answer: until the job's time for that is over, and at least as long as its stream may be silent. */

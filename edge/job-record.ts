@@ -71,7 +71,13 @@ export type LoggedEvent =
   | { type: 'cancel_requested' }
 
 /** An attempt's wait for a GPU: when one was first asked (Unix milliseconds), how often none accepted, and how long to wait before the next try. */
-export type Waiting = { since: number; tries: number; waitMs: number }
+export type Waiting = {
+  since: number
+  tries: number
+  waitMs: number
+  /** Endpoints that said nothing and were told to drop this attempt. */
+  dropped?: string[]
+}
 
 export type JobRecord = JobSpec & {
   state: JobState

@@ -88,9 +88,12 @@ export class WarmDO extends DurableObject<Env> {
   async #ping(): Promise<void> {
     const { url, headers } = endpointOf(this.env, this.ctx.storage.kv.get<string>('name') ?? 'default')
     const signal = AbortSignal.timeout(PING_MS)
+    const wasStarting = this.state().state === 'starting'
     const response = await fetch(`${url.replace(/\/$/, '')}/ping`, { headers, signal }).catch(() => null)
     response?.body?.cancel().catch(() => {})
     if (response?.status === 200) return this.#keep(seenReady(this.#warmth(), Date.now()))
+    // Given up while the ping was on its way, or ready by another sign: to begin another start is the next sign of traffic's, within the budget.
+    if (wasStarting && this.state().state !== 'starting') return
     this.#keep(seenStarting(this.#warmth(), Date.now()))
     await this.ctx.storage.setAlarm(Date.now() + LOOK_AGAIN_MS)
   }

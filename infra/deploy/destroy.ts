@@ -1,9 +1,6 @@
 // `npm run deploy -- destroy`: takes down what a deployment made, the data only when that is asked for as well.
 import { QUEUES } from './cloudflare.ts'
-import { CommandFailed, type Step, type World } from './plan.ts'
-
-/** What a command says of something that is not there, which is what was wanted. */
-const GONE = /not found|does not exist|no such|could not find|10007|10006/i
+import { CommandFailed, GONE, type Step, type World } from './plan.ts'
 
 const step = (id: string, what: string, commands: Step['commands'], otherwise: string): Step => ({
   ...{ id, what, commands, otherwise },

@@ -31,6 +31,9 @@ export type World = {
   say: (line: string) => void
 }
 
+/** What the vendors' commands say of something that is not there, and not of a connection that failed. */
+export const GONE = /not found|does not exist|no such|could not find|10007|10006/i
+
 export class CommandFailed extends Error {
   override name = 'CommandFailed' as const
 }

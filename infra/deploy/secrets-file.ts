@@ -4,7 +4,7 @@ import path from 'node:path'
 import * as z from 'zod'
 import { ROOT } from '../package-cache.ts'
 import { createSecrets } from '../secrets.ts'
-import type { Step, World } from './plan.ts'
+import { GONE, type Step, type World } from './plan.ts'
 
 const text = z.string().min(1)
 const bucketSecrets = z.strictObject({ OCTET_BUCKET: z.url(), OCTET_BUCKET_KEY_ID: text, OCTET_BUCKET_SECRET: text })
@@ -105,7 +105,10 @@ export function secretsStep(options: SecretsOptions): Step {
 
 async function refuseToReplace({ config, exec }: World, { fresh, file }: SecretsOptions): Promise<void> {
   if (fresh) return
-  const deployed = await exec(['wrangler', 'secret', 'list', '--name', config.worker.name]).catch(() => '')
+  const deployed = await exec(['wrangler', 'secret', 'list', '--name', config.worker.name]).catch((error: Error) => {
+    if (!GONE.test(error.message)) throw error
+    return ''
+  })
   if (deployed.includes('KEY_PEPPER'))
     throw new Error(`the worker ${config.worker.name} has secrets that are not in ${path.relative(ROOT, file)}`)
 }

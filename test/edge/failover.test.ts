@@ -3,7 +3,18 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import { orderOf, reportDown, reportUp } from '../../edge/endpoints.ts'
 import { generate, generatedOf, ledgerOf, newCaller } from './client.ts'
-import { accepted, type Behaviour, cancellations, fakeGpu, refuses, type Seen, stream, works } from './fake-gpu.ts'
+import {
+  accepted,
+  type Behaviour,
+  cancellations,
+  fakeGpu,
+  line,
+  refuses,
+  type Seen,
+  stream,
+  timings,
+  works,
+} from './fake-gpu.ts'
 
 const DEFAULT = new URL(env.GPU_URL).host
 const SPARE = 'spare.test'
@@ -51,6 +62,16 @@ test('the spare takes a job when the first says nothing, which is told to drop i
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: job.id, attempt: 1 }]))
+})
+
+test('one that was told to drop the job is not asked again in that attempt, which it would call canceled', async ({
+  expect,
+}) => {
+  const dropped: Behaviour = (seen) => stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+  const busy = refuses(503, 'loading')
+  const { job, asked } = await run(gpus([silent, dropped], [busy, busy, works]))
+  expect(asked).toEqual([DEFAULT, SPARE, SPARE, SPARE])
+  expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
 })
 
 test('a first that starts is waited for before the spare is asked', async ({ expect }) => {

@@ -57,6 +57,22 @@ test('of many signs at once, one starts it', async ({ expect }) => {
   expect(pings).toHaveLength(1)
 })
 
+test('a start that is given up while a ping is on its way is not begun anew', async ({ expect }) => {
+  const START_LIMIT_MS = 15 * 60_000
+  const starting = Date.now() - START_LIMIT_MS + 200
+  await runInDurableObject(warm(), (_, ctx) =>
+    ctx.storage.kv.put('warmth', { ready: null, starting, starts: [], spent: { day: '', seconds: 0 } }),
+  )
+  const held = vi.spyOn(globalThis, 'fetch').mockImplementation(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 400))
+    return new Response(null, { status: 503 })
+  })
+  await runInDurableObject(warm(), (instance) => instance.alarm())
+  expect(held).toHaveBeenCalledOnce()
+  expect((await warm().state()).state).toBe('cold')
+  expect(await runInDurableObject(warm(), (_, ctx) => ctx.storage.getAlarm())).toBeNull()
+})
+
 test('not beyond the budget of the day', async ({ expect }) => {
   await usePolicy({ budget_seconds: 100 })
   const pings = host(200)

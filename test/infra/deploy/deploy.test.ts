@@ -116,6 +116,14 @@ test('a machine without the secrets of a worker that is deployed does not replac
   expect((await secrets()).worker.KEY_PEPPER).toMatch(/^1:/)
 })
 
+test('nor where it cannot be asked whether there is one', async () => {
+  vendors.things.add('worker')
+  vendors.fail = { containing: 'secret list', saying: 'fetch failed: getaddrinfo ENOTFOUND api.cloudflare.com' }
+  await expect(deploy()).rejects.toMatchObject({ name: 'StepFailed', step: 'secrets' })
+  vendors.fail = null
+  await expect(deploy()).rejects.toThrow(/has secrets that are not in/)
+})
+
 test('says which packages are missing', async () => {
   vendors.things.delete('volume /large-fp8')
   await expect(deploy()).rejects.toThrow(/there is no package of large:fp8/)
