@@ -10,7 +10,7 @@ export type Arrived = { file: string; bytes: number; whole: boolean }
 export type Hashed = { file: string; sha256: string }
 
 /** Small enough for a core's own cache. */
-const block = Buffer.alloc(128 * 1024)
+const block = Buffer.alloc(256 * 1024)
 const files = new Map<string, { descriptor: number; hash: Hash; hashed: number }>()
 
 parentPort!.on('message', ({ file, bytes, whole }: Arrived) => {

@@ -15,8 +15,6 @@ type Exchange = RangeRequest & {
 const HEAD_BYTES = 16 * 1024
 /** Small enough that the cache still has a block when it is written. */
 const BLOCK_BYTES = 256 * 1024
-/** How long the kernel gathers what comes before it is read: being woken for each packet costs CPU on both ends. */
-const GATHER_MS = 1
 
 export type RangeConnection = ReturnType<typeof createRangeConnection>
 
@@ -30,7 +28,6 @@ export function createRangeConnection({ stallMs }: { stallMs: number }) {
   let blockBytes = 0
   let exchange: Exchange | undefined
   let socket: net.Socket | undefined
-  let gathering = false
 
   function nextBuffer(): Uint8Array {
     if (!exchange || !inBody) return head.subarray(headBytes)
@@ -84,26 +81,15 @@ export function createRangeConnection({ stallMs }: { stallMs: number }) {
     if (early.length > 0) fill(early.length)
   }
 
-  /** Reads on in a moment, unless a block waits by then. */
-  function gather(): void {
-    if (gathering) return
-    gathering = true
-    setTimeout(() => {
-      gathering = false
-      if (exchange?.blocks.length === 0) socket?.resume()
-    }, GATHER_MS)
-  }
-
   function open({ protocol, hostname, port }: URL): net.Socket {
     const host = hostname.replace(/^\[|\]$/g, '')
     const onread = {
       buffer: nextBuffer,
       callback(count: number) {
         onBytes(count)
-        if (!exchange || !inBody) return true
+        if (!exchange?.blocks.length) return true
         // While a block waits it is the caller who is slow, not the server.
-        if (exchange.blocks.length > 0) opened.setTimeout(0)
-        else gather()
+        opened.setTimeout(0)
         return false
       },
     }
