@@ -1,7 +1,8 @@
 // Reads an S3-compatible bucket (R2, S3, a server of one's own): signed requests that go on where a connection broke.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { AwsClient } from 'aws4fetch'
-import { createRangeConnection, Interrupted, RangeRefused, rangeOf } from './range-connection.ts'
+import { createRangeConnection } from './range-connection.ts'
+import { Interrupted, RangeRefused, rangeOf } from './range-reply.ts'
 
 export type BucketAddress = {
   /** Endpoint and bucket, such as `https://<account>.r2.cloudflarestorage.com/octet-weights`. */
@@ -32,14 +33,11 @@ export type Patience = {
 }
 
 export type RangeReader = {
-  /** Fills `into` with the bytes of an object from `start` on, and tells how many are there as they come. One call at a time. Throws BucketError, or the signal's reason. */
-  read(
-    key: string,
-    start: number,
-    into: Uint8Array,
-    signal: AbortSignal,
-    onFilled?: (bytes: number) => void,
-  ): Promise<void>
+  /**
+   * Yields `length` bytes of an object from `start` on, in blocks as they come; the memory of one is used again when the next is asked for.
+   * One call at a time. Throws BucketError, or the signal's reason.
+   */
+  read(key: string, start: number, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array, void>
   close(): void
 }
 
@@ -62,24 +60,15 @@ export function openBucket(
   const client = new AwsClient({ accessKeyId, secretAccessKey, region, service: 's3', retries: 0 })
   const base = address.url.replace(/\/$/, '')
 
-  /** Calls `once` until it succeeds; `filled` tells how far it came. */
-  async function persist<T>(
-    key: string,
-    signal: AbortSignal,
-    filled: () => number,
-    once: () => Promise<T>,
-  ): Promise<T> {
-    for (let idle = 0; ; ) {
-      const before = filled()
-      try {
-        return await once()
-      } catch (cause) {
-        signal.throwIfAborted()
-        if (!(cause instanceof Interrupted)) throw asBucketError(cause, key, base)
-        idle = filled() > before ? 1 : idle + 1
-        if (idle >= tries) throw new BucketError(`${key} cannot be read from ${base}: ${cause.message}`, { cause })
-        await sleep(pauseMs * 2 ** (idle - 1) * (0.75 + Math.random() / 2), undefined, { signal })
-      }
+  /** What to call when a request failed: it returns after a pause when the request is worth sending again, and throws otherwise. */
+  function patienceFor(key: string, signal: AbortSignal) {
+    let idle = 0
+    return async (cause: unknown, broughtSome: boolean): Promise<void> => {
+      signal.throwIfAborted()
+      if (!(cause instanceof Interrupted)) throw asBucketError(cause, key, base)
+      idle = broughtSome ? 1 : idle + 1
+      if (idle >= tries) throw new BucketError(`${key} cannot be read from ${base}: ${cause.message}`, { cause })
+      await sleep(pauseMs * 2 ** (idle - 1) * (0.75 + Math.random() / 2), undefined, { signal })
     }
   }
 
@@ -98,44 +87,36 @@ export function openBucket(
 
   return {
     url: base,
-    read: (key, limit) =>
-      persist(
-        key,
-        NEVER,
-        () => 0,
-        () => readWhole(key, limit),
-      ),
+    async read(key, limit) {
+      for (const failed = patienceFor(key, NEVER); ; ) {
+        try {
+          return await readWhole(key, limit)
+        } catch (cause) {
+          await failed(cause, false)
+        }
+      }
+    },
     connect() {
       const connection = createRangeConnection({ stallMs })
       return {
         close: connection.close,
-        async read(key, start, into, signal, told) {
-          let filled = 0
-          if (into.length === 0) return
-          await persist(
-            key,
-            signal,
-            () => filled,
-            async () => {
-              const from = start + filled
-              const rest = into.subarray(filled)
-              const range = rangeOf(from, rest.length)
-              const { url, headers } = await client.sign(`${base}/${key}`, { headers: { range } })
-              const before = filled
-              const onFilled = (bytes: number) => {
-                filled = before + bytes
-                told?.(filled)
+        async *read(key, start, length, signal) {
+          const failed = patienceFor(key, signal)
+          for (let done = 0; done < length; ) {
+            const before = done
+            const rest = { start: start + done, length: length - done }
+            try {
+              const headers = { range: rangeOf(rest.start, rest.length) }
+              const signed = await client.sign(`${base}/${key}`, { headers })
+              const request = { url: new URL(signed.url), headers: Object.fromEntries(signed.headers), ...rest, signal }
+              for await (const block of connection.request(request)) {
+                done += block.length
+                yield block
               }
-              await connection.request({
-                url: new URL(url),
-                headers: Object.fromEntries(headers),
-                start: from,
-                into: rest,
-                signal,
-                onFilled,
-              })
-            },
-          )
+            } catch (cause) {
+              await failed(cause, done > before)
+            }
+          }
         },
       }
     },

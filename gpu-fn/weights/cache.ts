@@ -14,9 +14,10 @@ import {
   PackageError,
   parseManifest,
 } from '../packages.ts'
+import { CorruptDownload } from './arriving-file.ts'
 import { type Bucket, BucketError } from './bucket.ts'
 import { createBudget } from './budget.ts'
-import { CorruptDownload, type DownloadOptions, download } from './download.ts'
+import { type DownloadOptions, download } from './download.ts'
 import { blobKey, manifestKey, type PackageName, POINTER_BYTES, pointer, pointerKey } from './layout.ts'
 
 export type CacheOptions = {

@@ -1,36 +1,20 @@
-// HTTP/1.1 reduced to what a download of gigabytes needs: ranges, one after another on a connection, read from the kernel straight into the
-// memory of the caller. Node's own client takes five times the CPU a byte, which is what bounds a download there.
+// HTTP/1.1 reduced to what a download of gigabytes needs: ranges, one after another on a connection, read from the kernel into a few blocks of
+// memory that are used again and again. Node's own client takes five times the CPU a byte, which is what bounds a download there.
 import net from 'node:net'
 import tls from 'node:tls'
+import { Interrupted, RangeRefused, type RangeRequest, rangeOf, refusalOf } from './range-reply.ts'
 
-/** A request that may be sent again: the connection broke, fell silent, or the server was busy. */
-export class Interrupted extends Error {
-  override name = 'Interrupted' as const
+/** `blocks` are those that came and were not taken yet. */
+type Exchange = RangeRequest & {
+  received: number
+  blocks: Uint8Array<ArrayBuffer>[]
+  error?: Error | undefined
+  wake: () => void
 }
-
-/** The server answered with something else than the range. */
-export class RangeRefused extends Error {
-  override name = 'RangeRefused' as const
-  readonly status: number
-  constructor(status: number, message: string) {
-    super(message)
-    this.status = status
-  }
-}
-
-export type RangeRequest = {
-  url: URL
-  headers: Record<string, string>
-  start: number
-  into: Uint8Array
-  signal: AbortSignal
-  /** Told how many bytes of `into` are filled, each time some came. */
-  onFilled: (bytes: number) => void
-}
-
-type Exchange = RangeRequest & { filled: number; resolve: () => void; reject: (error: Error) => void }
 
 const HEAD_BYTES = 16 * 1024
+/** Small enough that the cache still has a block when it is written. */
+const BLOCK_BYTES = 256 * 1024
 
 export type RangeConnection = ReturnType<typeof createRangeConnection>
 
@@ -39,26 +23,45 @@ export function createRangeConnection({ stallMs }: { stallMs: number }) {
   const head = Buffer.alloc(HEAD_BYTES)
   let headBytes = 0
   let inBody = false
+  const spare: ArrayBuffer[] = []
+  let block = new Uint8Array(BLOCK_BYTES)
+  let blockBytes = 0
   let exchange: Exchange | undefined
   let socket: net.Socket | undefined
 
-  const nextBuffer = () =>
-    exchange && inBody ? exchange.into.subarray(exchange.filled) : head.subarray(headBytes, HEAD_BYTES)
+  function nextBuffer(): Uint8Array {
+    if (!exchange || !inBody) return head.subarray(headBytes)
+    return block.subarray(blockBytes, blockBytes + exchange.length - exchange.received)
+  }
 
-  function settle(error?: Error): void {
+  /** Hands on what is there of a block. */
+  function cutBlock(to: Exchange): void {
+    if (blockBytes === 0) return
+    to.blocks.push(block.subarray(0, blockBytes))
+    block = new Uint8Array(spare.pop() ?? new ArrayBuffer(BLOCK_BYTES))
+    blockBytes = 0
+  }
+
+  function settle(error?: Error) {
     const ended = exchange
     exchange = undefined
     inBody = false
     headBytes = 0
     if (error) socket?.destroy()
-    if (error) ended?.reject(error)
-    else ended?.resolve()
+    if (!ended) return
+    ended.error = error
+    cutBlock(ended)
+    ended.wake()
   }
 
-  function fill(bytes: number): void {
-    exchange!.filled += bytes
-    exchange!.onFilled(exchange!.filled)
-    if (exchange!.filled === exchange!.into.length) settle()
+  function fill(bytes: number) {
+    const { length } = exchange!
+    exchange!.received += bytes
+    blockBytes += bytes
+    if (exchange!.received === length) return settle()
+    if (blockBytes < BLOCK_BYTES) return
+    cutBlock(exchange!)
+    exchange!.wake()
   }
 
   /** Bytes lie where `nextBuffer` said. */
@@ -72,9 +75,9 @@ export function createRangeConnection({ stallMs }: { stallMs: number }) {
     const wrong = refusalOf(head.toString('latin1', 0, end), exchange)
     if (wrong) return settle(wrong)
     const early = head.subarray(end + 4, headBytes)
-    if (early.length > exchange.into.length) return settle(new Interrupted('more came than was asked for'))
+    if (early.length > exchange.length) return settle(new Interrupted('more came than was asked for'))
     inBody = true
-    exchange.into.set(early)
+    block.set(early)
     if (early.length > 0) fill(early.length)
   }
 
@@ -84,7 +87,10 @@ export function createRangeConnection({ stallMs }: { stallMs: number }) {
       buffer: nextBuffer,
       callback(count: number) {
         onBytes(count)
-        return true
+        if (!exchange?.blocks.length) return true
+        // While a block waits it is the caller who is slow, not the server.
+        opened.setTimeout(0)
+        return false
       },
     }
     // tls.connect takes `onread` as net.connect does, which its types do not say.
@@ -93,7 +99,6 @@ export function createRangeConnection({ stallMs }: { stallMs: number }) {
     const opened =
       protocol === 'https:' ? tls.connect({ ...options, ...name } as tls.ConnectionOptions) : net.connect(options)
     opened.setNoDelay(true)
-    opened.setTimeout(stallMs)
     const lost = (reason: string) => {
       if (socket === opened) settle(new Interrupted(reason))
     }
@@ -104,44 +109,52 @@ export function createRangeConnection({ stallMs }: { stallMs: number }) {
     return opened
   }
 
+  function send({ url, headers, start, length }: RangeRequest): void {
+    if (!socket || socket.destroyed) socket = open(url)
+    const lines = Object.entries({ ...headers, host: url.host, range: rangeOf(start, length) })
+    socket.write(
+      `GET ${url.pathname}${url.search} HTTP/1.1\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`,
+    )
+  }
+
   return {
-    /** Fills `into`. Throws Interrupted, RangeRefused, or the signal's reason. */
-    async request(request: RangeRequest): Promise<void> {
-      const { url, headers, start, into, signal } = request
+    /**
+     * Yields the range in blocks as it comes; the memory of one is used again when the next is asked for. Throws Interrupted after all that
+     * came, RangeRefused, or the signal's reason.
+     */
+    async *request(request: RangeRequest): AsyncGenerator<Uint8Array, void> {
+      const { signal } = request
       signal.throwIfAborted()
-      const { promise, resolve, reject } = Promise.withResolvers<void>()
-      if (!socket || socket.destroyed) socket = open(url)
-      exchange = { ...request, filled: 0, resolve, reject }
+      const current: Exchange = { ...request, received: 0, blocks: [], wake() {} }
+      exchange = current
       const onAbort = () => settle(signal.reason)
       signal.addEventListener('abort', onAbort)
-      const lines = Object.entries({ ...headers, host: url.host, range: rangeOf(start, into.length) })
-      socket.write(
-        `GET ${url.pathname}${url.search} HTTP/1.1\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`,
-      )
-      await promise.finally(() => signal.removeEventListener('abort', onAbort))
+      try {
+        send(request)
+        while (true) {
+          const next = current.blocks.shift()
+          signal.throwIfAborted()
+          if (next) {
+            yield next
+            spare.push(next.buffer)
+          } else if (exchange !== current) {
+            if (current.error) throw current.error
+            return
+          } else {
+            const { promise, resolve } = Promise.withResolvers<void>()
+            current.wake = resolve
+            socket!.setTimeout(stallMs)
+            socket!.resume()
+            await promise
+          }
+        }
+      } finally {
+        signal.removeEventListener('abort', onAbort)
+        if (exchange === current) settle(new Interrupted('nobody reads on'))
+      }
     },
     close(): void {
       socket?.destroy()
     },
   }
-}
-
-export const rangeOf = (start: number, length: number) => `bytes=${start}-${start + length - 1}`
-
-/** What is wrong with a reply's head; undefined when the range follows, and nothing else. */
-function refusalOf(head: string, { start, into }: Exchange): Error | undefined {
-  const [first = '', ...lines] = head.split('\r\n')
-  const status = Number(/^HTTP\/1\.1 (\d{3})\b/.exec(first)?.[1] ?? 0)
-  if (status === 429 || status >= 500) return new Interrupted(`status ${status}`)
-  if (status === 200) return new RangeRefused(status, 'the object came whole: the server does not serve ranges')
-  if (status !== 206) return new RangeRefused(status, status ? `status ${status}` : 'the reply is not HTTP/1.1')
-  const fields = new Map(
-    lines.map((line) => [line.slice(0, line.indexOf(':')).toLowerCase(), line.slice(line.indexOf(':') + 1).trim()]),
-  )
-  const range = fields.get('content-range') ?? ''
-  if (!range.startsWith(`bytes ${start}-${start + into.length - 1}/`))
-    return new RangeRefused(status, `"${range}" came in place of ${rangeOf(start, into.length)}`)
-  if (fields.get('content-length') !== String(into.length) || fields.has('transfer-encoding'))
-    return new RangeRefused(status, 'the reply does not state the length of the range')
-  return undefined
 }

@@ -13,7 +13,7 @@ const cache = createPackageCache({
   budgetBytes,
   bucket: openBucket({ url, ...keys }, { stallMs: 200, tries: 8, pauseMs: 5 }),
   log: pino({ level: 'silent' }),
-  download: { connections: 3, partBytes: 64 * 1024 },
+  download: { connections: 3, spreadBytes: 192 * 1024 },
 })
 const { digest } = await cache.ensure(name)
 console.log(digest)

@@ -51,7 +51,7 @@ async function openCache(
   const { origin, pathname } = new URL(server.address.url)
   proxy = await startTroubleProxy(origin, plan)
   const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 1500, tries: 5, pauseMs: 5 })
-  const download = { connections: 3, partBytes: 16_384 }
+  const download = { connections: 3, spreadBytes: 50_000 }
   const cache = createPackageCache({ directory: scratch.directory, budgetBytes, bucket, log: log as never, download })
   return {
     ensure: cache.ensure,
