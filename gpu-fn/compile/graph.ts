@@ -57,8 +57,10 @@ export class Graph {
     return { graph: this, name: this.#unique(name), dtype, shape }
   }
 
-  /** Names a value as a result of the graph. */
+  /** Names a value as a result of the graph. Throws `GraphError` for a name that something else has. */
   output(name: string, value: Value): void {
+    if (this.#names.has(name)) throw new GraphError(`an output cannot be named ${name}: something else has that name`)
+    this.#names.set(name, 1)
     this.nodes.push({ name, op: 'Identity', domain: '', inputs: [value.name], outputs: [name], attributes: {} })
     this.outputs.push({ name, dtype: value.dtype, shape: value.shape })
   }

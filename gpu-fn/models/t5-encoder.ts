@@ -28,7 +28,7 @@ export const t5Parts = ({ layers }: T5Config, each = LAYERS): [from: number, to:
 
 /**
  * Graphs `t5`, `t5_2` …: input_ids [B, L], every one attended to → hidden [B, L, D]. Between two of them goes the residual stream
- * [B, L, D], as `residual`.
+ * [B, L, D], as `residual_` and the layer that takes it.
  */
 export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, number] = [0, config.layers]): Graph {
   const { graph } = s
@@ -40,7 +40,7 @@ export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, numbe
     tokens = graph.input('input_ids', 'int64', ['B', 'L'])
     x = ops.cast(embedding(s.at('shared'), tokens, config.vocabulary, width), 'float32')
   } else {
-    tokens = graph.input('residual', 'float32', ['B', 'L', width])
+    tokens = graph.input(`residual_${from}`, 'float32', ['B', 'L', width])
     x = tokens
   }
   const biases = s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias')
@@ -61,7 +61,7 @@ export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, numbe
       ops.cast(gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon)), 'float32'),
     )
   }
-  if (to < layers) graph.output('residual', x)
+  if (to < layers) graph.output(`residual_${to}`, x)
   else graph.output('hidden', ops.cast(rmsNorm(s.at('encoder', 'final_layer_norm'), x, epsilon), 'float32'))
   return graph
 }
