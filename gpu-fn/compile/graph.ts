@@ -1,6 +1,6 @@
 // An ONNX graph in memory: values with shapes, nodes, weights by reference. Knows neither protobuf nor onnxruntime.
 
-export type Dtype = 'float32' | 'float16' | 'bfloat16' | 'float8e4m3fn' | 'int64' | 'uint8' | 'bool'
+export type Dtype = 'float32' | 'float16' | 'float8e4m3fn' | 'int64' | 'uint8' | 'bool'
 /** A number is fixed; a string names an axis that is free at run time. Equal names are equal lengths. */
 export type Dim = number | string
 export type Shape = readonly Dim[]
