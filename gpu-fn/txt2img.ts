@@ -1,10 +1,9 @@
 // A prompt becomes a picture: tokenize, encode, condition; then for every image noise, denoise, decode, write the file.
-import { setImmediate } from 'node:timers/promises'
 import type { JobRequest } from './contract.ts'
 import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
 import { CONTENT_TYPES, encodeImage } from './image.ts'
-import { gaussianNoise } from './noise.ts'
+import { gaussianNoiseMeanwhile } from './noise.ts'
 import type { Package } from './packages.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
@@ -79,7 +78,7 @@ export async function* txt2img(
     yield { type: 'encoded', seconds: timings.encode }
     const waiting: Denoised[] = []
     for (let image = 0; image < request.count; image++) {
-      const data = image === 0 ? noise : noiseOf(request, image, dims)
+      const data = image === 0 ? noise : await noiseOf(request, image, dims)
       waiting.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, schedule, timings, signal }))
       // Where denoiser and decoder make way for each other, all images are denoised first.
       if (takeTurns(pipeline) && image < request.count - 1) continue
@@ -98,8 +97,8 @@ type Denoised = { image: number; latent: Latent }
 
 const seedOf = ({ seed }: Txt2ImgRequest, image: number) => (seed + image) % SEEDS
 
-function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Float32Array {
-  return gaussianNoise(
+function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
+  return gaussianNoiseMeanwhile(
     seedOf(request, image),
     dims.reduce((product, dim) => product * dim),
   )
@@ -152,8 +151,7 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const options = { convention: request.text_convention, batched }
   const [{ prompts, cuts }, noise] = await Promise.all([
     encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
-    // Once the encoders' runs are on their way to the GPU, which leaves this thread free.
-    setImmediate().then(() => noiseOf(request, 0, dims)),
+    noiseOf(request, 0, dims),
   ])
   signal.throwIfAborted()
   const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
