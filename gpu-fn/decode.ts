@@ -1,34 +1,40 @@
-// Latents to colour planes, in one piece or in tiles that overlap and fade into each other, which takes a fraction of the memory.
+// Latents to pixels, in one piece or in tiles that overlap and fade into each other, which takes a fraction of the memory.
+import { toPixels } from './image.ts'
 import type { Session, Tensor } from './session.ts'
 
 /** Latents that neighbouring tiles share: the first half is beyond the edge for the convolutions, in the other they fade. */
 const OVERLAP = 16
 
 /**
- * A latent [1, C, h, w] as planes [3, H, W]. In tiles of `tile` × `tile` latents each is normalised by its own mean and deviation, so
- * that colours differ slightly from those of one piece, without a seam.
+ * A latent [1, C, h, w] as interleaved 8-bit RGB [H, W, 3]. In tiles of `tile` × `tile` latents each is normalised by its own mean and
+ * deviation, so that colours differ slightly from those of one piece, without a seam. Throws when a value is not a number, which is a
+ * fault of the model and not a picture.
  */
 export async function decodeLatent(
   decoder: Session,
   latent: Tensor,
   tile: number | null,
   signal?: AbortSignal,
-): Promise<Float32Array> {
+): Promise<Uint8Array> {
   const [, , h, w] = latent.dims as [number, number, number, number]
-  if (tile === null || (h <= tile && w <= tile)) return planesOf(await decoder.run({ latent }, { signal }))
+  if (tile === null || (h <= tile && w <= tile)) return decodeWhole(decoder, latent, signal)
   let canvas: Canvas | undefined
   for (const rows of spansOf(h, tile)) {
     for (const columns of spansOf(w, tile)) {
-      const image = (await decoder.run({ latent: cut(latent, rows, columns) }, { signal })).image!
+      const image = (await decoder.run({ latent: cut(latent, rows, columns) }, { signal, only: ['image'] })).image!
       const scale = image.dims[2]! / (rows.end - rows.start)
       canvas ??= newCanvas(h * scale, w * scale)
       paint(canvas, image, rows, columns, scale)
     }
   }
-  return finish(canvas!)
+  return toPixels(finish(canvas!), canvas!.width, canvas!.height)
 }
 
-const planesOf = ({ image }: Record<string, Tensor>) => image!.data as Float32Array
+async function decodeWhole(decoder: Session, latent: Tensor, signal: AbortSignal | undefined): Promise<Uint8Array> {
+  const { pixels, sum } = await decoder.run({ latent }, { signal, only: ['pixels', 'sum'] })
+  if (Number.isNaN(sum!.data[0])) throw new Error('the decoded image has values that are not numbers')
+  return pixels!.data as Uint8Array
+}
 
 /** From `start` to `end` along one axis; `before` and `after` say whether it fades into a neighbour there. */
 export type Span = { start: number; end: number; before: boolean; after: boolean }

@@ -29,7 +29,7 @@ export type GenerationParameters = z.infer<typeof generationParameters>
  * Planes [3, height, width] of about -1 to 1 as interleaved 8-bit RGB, rounded half to even as diffusers and numpy do.
  * Throws when a value is not a number, which is a fault of the model and not a picture.
  */
-export function toPixels(planes: Float32Array, width: number, height: number): Uint8ClampedArray {
+export function toPixels(planes: Float32Array, width: number, height: number): Uint8Array {
   const area = width * height
   const pixels = new Uint8ClampedArray(3 * area)
   for (let channel = 0; channel < 3; channel++) {
@@ -40,12 +40,12 @@ export function toPixels(planes: Float32Array, width: number, height: number): U
       pixels[3 * i + channel] = Math.fround(255 * Math.fround(Math.fround(value / 2) + 0.5))
     }
   }
-  return pixels
+  return new Uint8Array(pixels.buffer)
 }
 
 /** An image file with its parameters as XMP; `quality` (1 to 100) does not touch PNG, which is lossless and the same bytes every time. */
 export async function encodeImage(
-  pixels: Uint8ClampedArray,
+  pixels: Uint8Array,
   output: { format: ImageFormat; quality: number },
   parameters: GenerationParameters,
 ): Promise<Uint8Array> {
@@ -57,7 +57,7 @@ export async function encodeImage(
 function withFormat(image: Sharp, { format, quality }: { format: ImageFormat; quality: number }): Sharp {
   switch (format) {
     case 'png':
-      return image.png({ compressionLevel: 6 })
+      return image.png({ compressionLevel: 3 })
     case 'jpeg':
       // Halved colour resolution shows on text and edges, which who asks for 90 and more does not want.
       return image.jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' })

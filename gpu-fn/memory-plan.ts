@@ -34,7 +34,7 @@ const MIB = 2 ** 20
  */
 const OVERHEAD: Record<'cpu' | 'gpu', { process: number; session: number; left: number }> = {
   cpu: { process: 0, session: 0, left: 0 },
-  gpu: { process: 900 * MIB, session: 48 * MIB, left: 512 * MIB },
+  gpu: { process: 900 * MIB, session: 48 * MIB, left: 128 * MIB },
 }
 /** Bytes of the denoiser's activations, in sizes of its stream: our operators fuse what onnxruntime's keep apart. Measured likewise. */
 const STREAMS: Record<Manifest['target'], number> = { cpu: 24, cuda: 44, 'cuda-fp8': 24 }

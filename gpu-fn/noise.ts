@@ -1,10 +1,14 @@
 // The standard normal noise of `torch.randn(shape, generator=torch.Generator('cpu').manual_seed(seed))`: a seed gives the picture
 // that diffusers gives for it. PyTorch: ATen/core/MT19937RNGEngine.h, DistributionsHelper.h, native/cpu/DistributionTemplates.h.
 
+import { setImmediate } from 'node:timers/promises'
+
 const STATE_WORDS = 624
 const MIDDLE_WORD = 397
 /** Box–Muller works on this many values at a time; fewer in all take another, double precision path. */
 const GROUP = 16
+/** A millisecond's work or two. */
+const GROUPS_AT_A_TIME = 2048
 
 /** 32-bit words of MT19937 (Matsumoto and Nishimura, 1998). */
 function mersenneTwister(seed: number): () => number {
@@ -45,10 +49,15 @@ function normalGroup(data: Float32Array, start: number): void {
   }
 }
 
-function fillGroups(data: Float32Array, word: () => number): void {
+/** Pauses at first, and now and then. */
+function* fillGroups(data: Float32Array, word: () => number): Generator<void> {
   const uniform = () => (word() & 0xffffff) / 2 ** 24
+  yield
   for (let i = 0; i < data.length; i++) data[i] = uniform()
-  for (let i = 0; i + GROUP <= data.length; i += GROUP) normalGroup(data, i)
+  for (let i = 0; i + GROUP <= data.length; i += GROUP) {
+    if (i % (GROUPS_AT_A_TIME * GROUP) === 0) yield
+    normalGroup(data, i)
+  }
   if (data.length % GROUP === 0) return
   // The last group is drawn anew and overlaps the one before it, as in PyTorch.
   const last = data.length - GROUP
@@ -73,8 +82,19 @@ function fillPairs(data: Float32Array, word: () => number): void {
  */
 export function gaussianNoise(seed: number, count: number): Float32Array {
   const data = new Float32Array(count)
-  const word = mersenneTwister(seed)
-  if (count >= GROUP) fillGroups(data, word)
-  else fillPairs(data, word)
+  for (const _ of fill(data, seed));
   return data
+}
+
+/** The same in pieces, between which this thread does what else is due. */
+export async function gaussianNoiseMeanwhile(seed: number, count: number): Promise<Float32Array> {
+  const data = new Float32Array(count)
+  for (const _ of fill(data, seed)) await setImmediate()
+  return data
+}
+
+function* fill(data: Float32Array, seed: number): Generator<void> {
+  const word = mersenneTwister(seed)
+  if (data.length >= GROUP) yield* fillGroups(data, word)
+  else fillPairs(data, word)
 }

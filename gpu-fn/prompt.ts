@@ -26,7 +26,10 @@ const CLIP_TOKENS = 77
 const DIFFUSERS_T5_TOKENS = 256
 const QUOTED_CHARACTERS = 300
 
-/** Encodes prompts, in one run of each encoder where their lengths agree and `batched` allows it. */
+/**
+ * Encodes prompts, in one run of each encoder where their lengths agree and `batched` allows it. All runs are asked for before the first
+ * is waited for.
+ */
 export async function encodePrompts(
   encoders: TextEncoders,
   shape: TextShape,
@@ -42,9 +45,7 @@ export async function encodePrompts(
     cuts.push(...tokens.flatMap((each, i) => describeCut(name, prompts[i]!.name, each, limits.maxTokens)))
     return runEncoder(encoder.session, tokens, options.batched)
   }
-  const clipL = await encodeBy('clip_l')
-  const clipG = await encodeBy('clip_g')
-  const t5 = await encodeBy('t5')
+  const [clipL, clipG, t5] = await Promise.all([encodeBy('clip_l'), encodeBy('clip_g'), encodeBy('t5')])
   const embeds = prompts.map((_, i) => assemble(shape, options.convention, clipL?.[i], clipG?.[i], t5?.[i]))
   return { prompts: embeds, cuts }
 }

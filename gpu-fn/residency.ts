@@ -1,6 +1,6 @@
 // Sessions that open when they are needed: some stay, and of the others one at a time is open.
 import type { NetworkName } from './compile/manifest.ts'
-import { HostResident, type RunOptions, type Session, type Tensor } from './session.ts'
+import { HostResident, type Resident, type RunOptions, type Session } from './session.ts'
 
 export type Residency = {
   /** A session that opens its network in its first run, if it is not open then, and may run as often as one likes. */
@@ -12,13 +12,21 @@ export type Residency = {
   release(): Promise<void>
 }
 
-/** Use it from one thread, one call at a time. `onOpen` is told how long each opening took. */
+/** Use it from one thread. Runs of networks that come and go take turns; those that stay run side by side. `onOpen` is told how long each opening took. */
 export function createResidency(
   openNetwork: (network: NetworkName) => Promise<Session>,
   onOpen: (network: NetworkName, seconds: number) => void = () => {},
 ): Residency {
   const opened = new Map<NetworkName, Session>()
   let kept: ReadonlySet<NetworkName> = new Set()
+  let last: Promise<unknown> = Promise.resolve()
+
+  /** After all that was asked for before, whether it went well or not. */
+  function inTurn<T>(action: () => Promise<T>): Promise<T> {
+    const result = last.then(action)
+    last = result.catch(() => {})
+    return result
+  }
 
   async function close(network: NetworkName): Promise<void> {
     const session = opened.get(network)
@@ -38,16 +46,21 @@ export function createResidency(
     return session
   }
 
+  async function withSession<T>(network: NetworkName, use: (session: Session) => Promise<T>): Promise<T> {
+    if (kept.has(network)) return use(await inTurn(() => obtain(network)))
+    return inTurn(async () => use(await obtain(network)))
+  }
+
   return {
     session: (network) => ({
-      run: async (inputs, options) => (await obtain(network)).run(inputs, options),
-      // What is left on the device would hold its session's memory there.
-      async runResident(inputs, options) {
-        const session = await obtain(network)
-        if (kept.has(network)) return session.runResident(inputs, options)
-        const results = Object.entries(await session.run(inputs, options))
-        return Object.fromEntries(results.map(([name, tensor]) => [name, new HostResident(tensor)]))
-      },
+      run: (inputs, options) => withSession(network, (session) => session.run(inputs, options)),
+      runResident: (inputs, options) =>
+        withSession(network, async (session) => {
+          if (kept.has(network)) return session.runResident(inputs, options)
+          // What is left on the device would hold its session's memory there.
+          const results = Object.entries(await session.run(inputs, options))
+          return Object.fromEntries(results.map(([name, tensor]) => [name, new HostResident(tensor)]))
+        }),
       release: () => close(network),
     }),
     async keep(networks) {
@@ -65,17 +78,26 @@ export function createResidency(
   }
 }
 
-/** Sessions as one: each runs on what the one before it gave. */
+/** Sessions as one: each runs on what the one before it gave, which stays on the device in between. */
 export function chained(sessions: readonly Session[]): Session {
-  const last = sessions.at(-1)!
-  const upToLast = async (inputs: Parameters<Session['run']>[0], options?: RunOptions) => {
-    let tensors = inputs
-    for (const session of sessions.slice(0, -1)) tensors = await session.run(tensors, options)
-    return tensors
+  const [first, ...others] = sessions as [Session, ...Session[]]
+  if (others.length === 0) return first
+  const rest = chained(others)
+  const handOn = async <T>(
+    inputs: Parameters<Session['run']>[0],
+    options: RunOptions | undefined,
+    next: (given: Record<string, Resident>) => Promise<T>,
+  ): Promise<T> => {
+    const given = await first.runResident(inputs, options)
+    try {
+      return await next(given)
+    } finally {
+      for (const tensor of Object.values(given)) tensor.release()
+    }
   }
   return {
-    run: async (inputs, options): Promise<Record<string, Tensor>> => last.run(await upToLast(inputs, options), options),
-    runResident: async (inputs, options) => last.runResident(await upToLast(inputs, options), options),
+    run: (inputs, options) => handOn(inputs, options, (given) => rest.run(given, options)),
+    runResident: (inputs, options) => handOn(inputs, options, (given) => rest.runResident(given, options)),
     async release() {
       for (const session of sessions) await session.release()
     },

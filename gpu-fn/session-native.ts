@@ -7,6 +7,7 @@ import { failingWith } from './session-error.ts'
 
 // ONNX TensorProto.DataType, onnxruntime's OrtLoggingLevel, OrtAllocatorType and OrtMemType
 const FLOAT32 = 1
+const UINT8 = 2
 const INT64 = 7
 /** Whatever goes wrong is thrown; onnxruntime need not print it as well. */
 const FATAL_ONLY = 4
@@ -85,11 +86,14 @@ class NativeSession implements Session {
     this.#outputs = outputNames(api, session)
   }
 
-  run(inputs: Inputs, { signal }: RunOptions = {}): Promise<Record<string, Tensor>> {
+  run(inputs: Inputs, { signal, only = this.#outputs }: RunOptions = {}): Promise<Record<string, Tensor>> {
     return this.#guarded(signal, async () => {
-      const values = await this.#compute(inputs, this.#host, signal)
+      // What nobody wants stays where it is computed, and goes.
+      const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device))
+      const values = await this.#compute(inputs, places, signal)
       try {
-        return this.#named(values.map((value) => read(this.#api, value)))
+        const wanted = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
+        return Object.fromEntries(wanted.map(([name, value]) => [name, read(this.#api, value)]))
       } finally {
         for (const value of values) this.#api.release('Value', value)
       }
@@ -98,8 +102,10 @@ class NativeSession implements Session {
 
   runResident(inputs: Inputs, { signal }: RunOptions = {}): Promise<Record<string, Resident>> {
     return this.#guarded(signal, async () => {
-      const values = await this.#compute(inputs, this.#device, signal)
-      return this.#named(values.map((value) => new NativeResident(this.#api, this.#device, value)))
+      const places = this.#outputs.map(() => this.#device)
+      const values = await this.#compute(inputs, places, signal)
+      const residents = values.map((value) => new NativeResident(this.#api, this.#device, value))
+      return Object.fromEntries(this.#outputs.map((name, i) => [name, residents[i]!]))
     })
   }
 
@@ -108,10 +114,6 @@ class NativeSession implements Session {
     this.#released = true
     await Promise.allSettled(this.#running)
     this.#api.release('Session', this.#session)
-  }
-
-  #named<T>(results: readonly T[]): Record<string, T> {
-    return Object.fromEntries(this.#outputs.map((name, i) => [name, results[i]!]))
   }
 
   /** A session lives until its last run has ended. A run that was aborted throws the signal's reason, whatever onnxruntime says. */
@@ -130,8 +132,8 @@ class NativeSession implements Session {
     }
   }
 
-  /** Runs the graph and gives the outputs, in `memory`, in their order. */
-  async #compute(inputs: Inputs, memory: Pointer, signal: AbortSignal | undefined): Promise<Pointer[]> {
+  /** Runs the graph and gives the outputs, each in its place, in their order. */
+  async #compute(inputs: Inputs, places: readonly Pointer[], signal: AbortSignal | undefined): Promise<Pointer[]> {
     signal?.throwIfAborted()
     const api = this.#api
     const binding = api.make('CreateIoBinding', this.#session)
@@ -144,7 +146,7 @@ class NativeSession implements Session {
         if ('data' in tensor) made.push(value)
         api.call('BindInput', binding, name, value)
       }
-      for (const name of this.#outputs) api.call('BindOutputToDevice', binding, name, memory)
+      for (const [i, name] of this.#outputs.entries()) api.call('BindOutputToDevice', binding, name, places[i]!)
       signal?.addEventListener('abort', terminate)
       await runOnThread({ session: this.#session, options, binding })
       return boundValues(api, binding)
@@ -224,7 +226,7 @@ function outputNames(api: OrtApi, session: Pointer): string[] {
 function write(api: OrtApi, { data, dims }: Tensor): Pointer {
   const count = dims.reduce((n, dim) => n * dim, 1)
   if (count !== data.length) throw new Error(`${data.length} values are given for the shape [${dims.join(', ')}]`)
-  const type = data instanceof Float32Array ? FLOAT32 : INT64
+  const type = data instanceof Float32Array ? FLOAT32 : data instanceof BigInt64Array ? INT64 : UINT8
   const shape = BigInt64Array.from(dims.map(BigInt))
   const value = api.make('CreateTensorAsOrtValue', api.make('GetAllocatorWithDefaultOptions'), shape, dims.length, type)
   if (count > 0) api.copy(api.make('GetTensorMutableData', value), data, data.byteLength)
@@ -233,11 +235,23 @@ function write(api: OrtApi, { data, dims }: Tensor): Pointer {
 
 function read(api: OrtApi, value: Pointer): Tensor {
   const { type, dims } = shapeOf(api, value)
-  if (type !== FLOAT32 && type !== INT64) throw new Error('an output is neither float32 nor int64')
   const count = dims.reduce((n, dim) => n * dim, 1)
-  const data = type === FLOAT32 ? new Float32Array(count) : new BigInt64Array(count)
+  const data = arrayOf(type, count)
   if (count > 0) api.copy(data, api.make('GetTensorMutableData', value), data.byteLength)
   return { data, dims }
+}
+
+function arrayOf(type: number, count: number): Tensor['data'] {
+  switch (type) {
+    case FLOAT32:
+      return new Float32Array(count)
+    case INT64:
+      return new BigInt64Array(count)
+    case UINT8:
+      return new Uint8Array(count)
+    default:
+      throw new Error('an output is neither float32 nor int64 nor uint8')
+  }
 }
 
 function shapeOf(api: OrtApi, value: Pointer): { type: number; dims: number[] } {

@@ -7,7 +7,7 @@ import { type NativeSettings, openNativeSession } from './session-native.ts'
 
 export { SessionError } from './session-error.ts'
 
-export type Tensor = { data: Float32Array | BigInt64Array; dims: readonly number[] }
+export type Tensor = { data: Float32Array | BigInt64Array | Uint8Array; dims: readonly number[] }
 
 /** A float32 result that stays where its session computes, to be read by sessions of the same kind. Free it with `release`. */
 export interface Resident {
@@ -18,6 +18,8 @@ export interface Resident {
 }
 
 export type RunOptions = {
+  /** Names of the outputs that are wanted; all unless given. */
+  only?: readonly string[] | undefined
   /** Stops the run between two operators, where the binding can; `run` then throws the signal's reason. */
   signal?: AbortSignal | undefined
 }
@@ -57,9 +59,9 @@ export async function openSession(file: string, options: SessionOptions): Promis
   const session = await failingWith(`cannot open ${file}`, () =>
     ort.InferenceSession.create(file, nodeOptions(settings)),
   )
-  const runOnce = async (inputs: Record<string, Tensor | Resident>, { signal }: RunOptions = {}) => {
+  const runOnce = async (inputs: Record<string, Tensor | Resident>, { signal, only }: RunOptions = {}) => {
     signal?.throwIfAborted()
-    return failingWith(`${file} failed`, () => run(session, inputs))
+    return failingWith(`${file} failed`, () => run(session, inputs, only ?? session.outputNames))
   }
   return {
     run: runOnce,
@@ -132,6 +134,7 @@ export class HostResident implements Resident, Tensor {
 async function run(
   session: ort.InferenceSession,
   inputs: Record<string, Tensor | Resident>,
+  outputNames: readonly string[],
 ): Promise<Record<string, Tensor>> {
   const feeds: Record<string, ort.Tensor> = {}
   for (const [name, tensor] of Object.entries(inputs)) {
@@ -139,15 +142,19 @@ async function run(
     if (!session.inputNames.includes(name)) throw new Error(`the graph has no input ${name}`)
     if (!('data' in tensor)) throw new Error(`${name} is a resident tensor of another kind of session`)
     const { data, dims } = tensor
-    feeds[name] =
-      data instanceof Float32Array ? new ort.Tensor('float32', data, dims) : new ort.Tensor('int64', data, dims)
+    feeds[name] = toOrt(data, dims)
   }
   const outputs: Record<string, Tensor> = {}
-  for (const [name, { data, dims }] of Object.entries(await session.run(feeds))) {
-    if (!(data instanceof Float32Array || data instanceof BigInt64Array)) {
-      throw new Error(`output ${name} is neither float32 nor int64`)
+  for (const [name, { data, dims }] of Object.entries(await session.run(feeds, outputNames))) {
+    if (!(data instanceof Float32Array || data instanceof BigInt64Array || data instanceof Uint8Array)) {
+      throw new Error(`output ${name} is neither float32 nor int64 nor uint8`)
     }
     outputs[name] = { data, dims }
   }
   return outputs
+}
+
+function toOrt(data: Tensor['data'], dims: readonly number[]): ort.Tensor {
+  if (data instanceof Float32Array) return new ort.Tensor('float32', data, dims)
+  return data instanceof BigInt64Array ? new ort.Tensor('int64', data, dims) : new ort.Tensor('uint8', data, dims)
 }

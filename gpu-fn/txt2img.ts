@@ -2,8 +2,8 @@
 import type { JobRequest } from './contract.ts'
 import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
-import { CONTENT_TYPES, encodeImage, toPixels } from './image.ts'
-import { gaussianNoise } from './noise.ts'
+import { CONTENT_TYPES, encodeImage } from './image.ts'
+import { gaussianNoiseMeanwhile } from './noise.ts'
 import type { Package } from './packages.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
@@ -71,14 +71,15 @@ export async function* txt2img(
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
-  const { dims, schedule, cuts } = await prepare(pipeline, request, signal)
+  const { dims, noise, schedule, cuts } = await prepare(pipeline, request, signal)
   try {
     timings.encode = encodeClock()
     for (const message of cuts) yield { type: 'warning', code: 'prompt_truncated', message }
     yield { type: 'encoded', seconds: timings.encode }
     const waiting: Denoised[] = []
     for (let image = 0; image < request.count; image++) {
-      waiting.push(yield* denoiseImage(pipeline, request, { image, dims, schedule, timings, signal }))
+      const data = image === 0 ? noise : await noiseOf(request, image, dims)
+      waiting.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, schedule, timings, signal }))
       // Where denoiser and decoder make way for each other, all images are denoised first.
       if (takeTurns(pipeline) && image < request.count - 1) continue
       for (const each of waiting.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
@@ -91,39 +92,46 @@ export async function* txt2img(
 
 type Timings = { encode: number; denoise: number; decode: number }
 type Work = { timings: Timings; signal: AbortSignal }
-type Denoised = { image: number; seed: number; latent: Tensor }
+type Latent = { data: Float32Array; dims: number[] }
+type Denoised = { image: number; latent: Latent }
 
-/** Denoises image number `image`, and adds to `timings`. */
+const seedOf = ({ seed }: Txt2ImgRequest, image: number) => (seed + image) % SEEDS
+
+function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
+  return gaussianNoiseMeanwhile(
+    seedOf(request, image),
+    dims.reduce((product, dim) => product * dim),
+  )
+}
+
+/** Denoises image number `image`, whose latent begins as noise, and adds to `timings`. */
 async function* denoiseImage(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
-  { image, dims, schedule, timings, signal }: Work & { image: number; dims: number[]; schedule: Schedule },
+  { image, latent, schedule, timings, signal }: Work & Denoised & { schedule: Schedule },
 ): AsyncGenerator<PipelineEvent, Denoised> {
-  const seed = (request.seed + image) % SEEDS
-  const count = dims.reduce((product, dim) => product * dim)
-  const latent = { data: gaussianNoise(seed, count), dims }
   const denoiseClock = stopwatch()
   for (let step = 0; step < request.steps; step++) {
     signal.throwIfAborted()
     const velocity = await denoiseStep(pipeline, request, latent, schedule, step, signal)
     yield { type: 'step', image, step: step + 1, steps: request.steps }
     if (wantsPreview(pipeline.package, request, step + 1))
-      yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), dims, image, step + 1)
+      yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), latent.dims, image, step + 1)
   }
   timings.denoise += denoiseClock()
-  return { image, seed, latent }
+  return { image, latent }
 }
 
 async function decodeImage(
   { package: pkg, vaeDecoder, plan }: Pipeline,
   request: Txt2ImgRequest,
-  { image, seed, latent }: Denoised,
+  { image, latent }: Denoised,
   { timings, signal }: Work,
 ): Promise<FinishedImage> {
   signal.throwIfAborted()
   const decodeClock = stopwatch()
-  const planes = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
-  const finished = await writeImage(pkg, request, planes, image, seed)
+  const pixels = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
+  const finished = await writeImage(pkg, request, pixels, image, seedOf(request, image))
   timings.decode += decodeClock()
   return finished
 }
@@ -141,21 +149,24 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   signal.throwIfAborted()
   await pipeline.fit(request)
   const options = { convention: request.text_convention, batched }
-  const { prompts, cuts } = await encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options)
+  const [{ prompts, cuts }, noise] = await Promise.all([
+    encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
+    noiseOf(request, 0, dims),
+  ])
   signal.throwIfAborted()
   const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
   const timesteps = timestepsOf(sigmas, manifest.scheduler)
   const position = await readPosition(pipeline.package, rows, columns)
   const conditions = await condition(pipeline.conditioning, prompts, timesteps, batched)
   const schedule: Schedule = { sigmas, conditions, position }
-  return { dims, schedule, cuts }
+  return { dims, noise, schedule, cuts }
 }
 
 /** Moves the latent one step on and returns the velocity that it moved by. */
 async function denoiseStep(
   { transformer }: Pipeline,
   request: Txt2ImgRequest,
-  latent: { data: Float32Array; dims: number[] },
+  latent: Latent,
   { sigmas, conditions, position }: Schedule,
   step: number,
   signal: AbortSignal,
@@ -199,14 +210,14 @@ function latentShape({ manifest: { latent, position } }: Package, { width, heigh
 async function writeImage(
   { manifest, digest }: Package,
   request: Txt2ImgRequest,
-  planes: Float32Array,
+  pixels: Uint8Array,
   image: number,
   seed: number,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
-    toPixels(planes, width, height),
+    pixels,
     { format, quality },
     {
       ...{ prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention },

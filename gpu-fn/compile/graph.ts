@@ -1,6 +1,6 @@
 // An ONNX graph in memory: values with shapes, nodes, weights by reference. Knows neither protobuf nor onnxruntime.
 
-export type Dtype = 'float32' | 'float16' | 'bfloat16' | 'float8e4m3fn' | 'int64' | 'uint8' | 'bool'
+export type Dtype = 'float32' | 'float16' | 'float8e4m3fn' | 'int64' | 'uint8' | 'bool'
 /** A number is fixed; a string names an axis that is free at run time. Equal names are equal lengths. */
 export type Dim = number | string
 export type Shape = readonly Dim[]
@@ -57,8 +57,10 @@ export class Graph {
     return { graph: this, name: this.#unique(name), dtype, shape }
   }
 
-  /** Names a value as a result of the graph. */
+  /** Names a value as a result of the graph. Throws `GraphError` for a name that something else has. */
   output(name: string, value: Value): void {
+    if (this.#names.has(name)) throw new GraphError(`an output cannot be named ${name}: something else has that name`)
+    this.#names.set(name, 1)
     this.nodes.push({ name, op: 'Identity', domain: '', inputs: [value.name], outputs: [name], attributes: {} })
     this.outputs.push({ name, dtype: value.dtype, shape: value.shape })
   }

@@ -9,7 +9,7 @@ export type NetworkName = (typeof NETWORKS)[number]
 
 const port = z.strictObject({
   name: z.string(),
-  dtype: z.enum(['float32', 'int64']),
+  dtype: z.enum(['float32', 'int64', 'uint8']),
   /** A number is fixed; a string names an axis that is free at run time. */
   shape: z.array(z.union([z.int(), z.string()])),
 })

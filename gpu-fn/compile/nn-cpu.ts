@@ -67,7 +67,7 @@ const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
 
 export const cpu: Lowering = {
   target: 'cpu',
-  activations: () => 'float32',
+  activations: 'float32',
   batch: 'B',
   streamUnit: 1,
   rowScales: 'vector',

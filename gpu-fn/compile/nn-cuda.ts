@@ -92,8 +92,7 @@ const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
 
 export const cuda: Lowering = {
   target: 'cuda',
-  // T5 was trained in bfloat16 and overflows float16; its residual stays float32 beside it.
-  activations: (network) => (network === 't5' ? 'bfloat16' : 'float16'),
+  activations: 'float16',
   batch: 1,
   streamUnit: 16,
   rowScales: 'column',

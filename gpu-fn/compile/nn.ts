@@ -34,8 +34,8 @@ export type Target = 'cpu' | 'cuda' | 'cuda-fp8'
 
 export type Lowering = {
   readonly target: Target
-  /** Type of activations in a network. */
-  readonly activations: (network: string) => Dtype
+  /** Type of activations. */
+  readonly activations: Dtype
   /** Fixed batch of the step graph, or a free axis. */
   readonly batch: 1 | 'B'
   /**
@@ -66,7 +66,7 @@ export type Lowering = {
   fromTokens(x: Value, like: Value): Value
 }
 
-const activationsOf = (s: Scope) => s.lowering.activations(s.build.ledger.network)
+const activationsOf = (s: Scope) => s.lowering.activations
 
 /** A parameter of this shape in the network's type of activations. */
 export const parameter = (s: Scope, name: string, shape: readonly number[]) =>

@@ -8,7 +8,6 @@ export const DATA_TYPES: Record<Dtype, number> = {
   int64: 7,
   bool: 9,
   float16: 10,
-  bfloat16: 16,
   float8e4m3fn: 17,
 }
 
@@ -58,6 +57,12 @@ export const divide = (a: Value, b: Value) => binary('Div', a, b)
 export const equal = (a: Value, b: Value) => binary('Equal', a, b, 'bool')
 
 const unary = (op: string, x: Value, attributes = {}, domain = '') => one(op, [x], x.dtype, x.shape, attributes, domain)
+/** To the nearest whole number, halves to the even one. */
+export const round = (x: Value) => unary('Round', x)
+export const clip = (x: Value, least: number, most: number) =>
+  one('Clip', [x, scalar(x, least), scalar(x, most)], x.dtype, x.shape)
+/** Over all axes, as a scalar. */
+export const sum = (x: Value) => one('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
 export const sin = (x: Value) => unary('Sin', x)
 export const cos = (x: Value) => unary('Cos', x)
 export const silu = (x: Value) => multiply(x, unary('Sigmoid', x))

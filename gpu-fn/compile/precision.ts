@@ -33,7 +33,7 @@ export const FP8_RULES: readonly Fp8Rule[] = [
     storage: 'float8e4m3fn',
     why: 'halves the largest encoder; vLLM-Omni #3997 measured LPIPS 0.04',
     native: false,
-    whyNative: 'its activations need the range of bfloat16, every step reads what it wrote, and it runs once a prompt',
+    whyNative: 'every step reads what it wrote, and it runs once a prompt',
   },
 ]
 

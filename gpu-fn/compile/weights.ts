@@ -13,7 +13,7 @@ import type { WeightSource } from './scope.ts'
 const ALIGNMENT = 4096
 /** Values in one block: small enough that all blocks in flight stay far below the memory bound. */
 const BLOCK_VALUES = 2 ** 21
-const BYTES = { float32: 4, float16: 2, bfloat16: 2, float8e4m3fn: 1, int64: 8, uint8: 1, bool: 1 }
+const BYTES = { float32: 4, float16: 2, float8e4m3fn: 1, int64: 8, uint8: 1, bool: 1 }
 
 export type Placed = ReadonlyMap<string, { offset: number; bytes: number }>
 

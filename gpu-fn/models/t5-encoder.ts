@@ -22,13 +22,19 @@ export const T5_MAX_TOKENS = 512
 /** Layers of one graph. The published encoder comes in four: on a small GPU they take turns, and each is as large as CLIP-G. */
 const LAYERS = 6
 
+/**
+ * What feed-forward layers compute is kept in units of 64: of all activations these alone outgrow float16 (transformers' `T5PreTrainedModel`
+ * keeps `wo` in float32 for it), and a power of two costs no digit.
+ */
+const UNIT = 64
+
 /** The layers [from, to) of each graph of an encoder. */
 export const t5Parts = ({ layers }: T5Config, each = LAYERS): [from: number, to: number][] =>
   Array.from({ length: Math.ceil(layers / each) }, (_, i) => [i * each, Math.min(layers, (i + 1) * each)])
 
 /**
  * Graphs `t5`, `t5_2` …: input_ids [B, L], every one attended to → hidden [B, L, D]. Between two of them goes the residual stream
- * [B, L, D], as `residual`.
+ * [B, L, D], as `residual_` and the layer that takes it.
  */
 export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, number] = [0, config.layers]): Graph {
   const { graph } = s
@@ -40,7 +46,7 @@ export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, numbe
     tokens = graph.input('input_ids', 'int64', ['B', 'L'])
     x = ops.cast(embedding(s.at('shared'), tokens, config.vocabulary, width), 'float32')
   } else {
-    tokens = graph.input('residual', 'float32', ['B', 'L', width])
+    tokens = graph.input(`residual_${from}`, 'float32', ['B', 'L', width])
     x = tokens
   }
   const biases = s.at('encoder', 'block', 0, 'layer', 0, 'SelfAttention', 'relative_attention_bias')
@@ -56,12 +62,10 @@ export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, numbe
       ),
     )
     const feed = block.at('layer', 1)
-    x = ops.add(
-      x,
-      ops.cast(gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon)), 'float32'),
-    )
+    const forward = gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon))
+    x = ops.add(x, times(ops.cast(forward, 'float32'), UNIT))
   }
-  if (to < layers) graph.output('residual', x)
+  if (to < layers) graph.output(`residual_${to}`, x)
   else graph.output('hidden', ops.cast(rmsNorm(s.at('encoder', 'final_layer_norm'), x, epsilon), 'float32'))
   return graph
 }
@@ -76,12 +80,14 @@ function selfAttention(s: Scope, x: Value, bias: Value, { heads, headWidth, widt
   return product(s.at('o'), attention(qkv, { heads, scale: 1, bias }), width)
 }
 
-/** modeling_t5.py `T5DenseGatedActDense` */
+/** modeling_t5.py `T5DenseGatedActDense`, in units of `UNIT`. */
 function gatedGelu(s: Scope, x: Value): Value {
   const hidden = outputWidth(s.at('wi_0'))
   const gate = linear(s.at('wi_0'), x, hidden, { activation: 'gelu_tanh', bias: false })
-  return product(s.at('wo'), ops.multiply(gate, product(s.at('wi_1'), x, hidden)), widthOf(x))
+  return product(s.at('wo'), ops.multiply(times(gate, 1 / UNIT), product(s.at('wi_1'), x, hidden)), widthOf(x))
 }
+
+const times = (x: Value, factor: number) => ops.multiply(x, ops.scalar(x, factor))
 
 /** The learned bias of every pair of positions [1, H, L, L], looked up by distance. Every graph has the table. */
 function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config, again: boolean): Value {

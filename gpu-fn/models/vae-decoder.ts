@@ -18,7 +18,10 @@ export type VaeConfig = {
 const EPSILON = 1e-6
 const ONE_BY_ONE = { kernel: 1, padding: 0 }
 
-/** Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1. */
+/**
+ * Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1; the same as pixels [B, 8h, 8w, 3] in 8 bits, which are a
+ * quarter to copy; and its sum, which is a number if all of it is.
+ */
 export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const { graph } = s
   const { latentChannels, levels, blocksPerLevel, groups, scalingFactor, shiftFactor } = config
@@ -38,9 +41,18 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
     if (level > 0) x = conv2d(up.at('upsample', 'conv'), s.lowering.upsampleNearest(x), s.lowering.channels(x))
   }
   x = groupNorm(decoder.at('norm_out'), x, groups, EPSILON, { silu: true })
-  const image = s.lowering.planes(conv2d(decoder.at('conv_out'), x, 3))
-  graph.output('image', ops.cast(image, 'float32'))
+  const image = ops.cast(s.lowering.planes(conv2d(decoder.at('conv_out'), x, 3)), 'float32')
+  graph.output('image', image)
+  graph.output('pixels', pixelsOf(image))
+  graph.output('sum', ops.sum(image))
   return graph
+}
+
+/** Rounds as diffusers' `VaeImageProcessor` and numpy do: half to even. */
+function pixelsOf(image: Value): Value {
+  const half = ops.scalar(image, 0.5)
+  const levels = ops.multiply(ops.add(ops.multiply(image, half), half), ops.scalar(image, 255))
+  return ops.cast(ops.transpose(ops.round(ops.clip(levels, 0, 255)), [0, 2, 3, 1]), 'uint8')
 }
 
 /** sd3_impls.py `ResnetBlock` */

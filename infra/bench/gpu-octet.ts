@@ -1,6 +1,7 @@
 // Measures one package with the real engine's pipeline: `node infra/bench/gpu-octet.ts PLAN`. `npm run bench -- gpu` runs it.
 import fs from 'node:fs/promises'
 import path from 'node:path'
+import { decodeLatent } from '../../gpu-fn/decode.ts'
 import { condition, predictVelocity, releaseConditions } from '../../gpu-fn/denoise.ts'
 import { describePlan } from '../../gpu-fn/memory-plan.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
@@ -73,11 +74,12 @@ function noise({ package: { manifest } }: Pipeline, size: string): { data: Float
   }
 }
 
-const image = (pipeline: Pipeline, size: string, steps: number, guidanceScale: number) =>
-  render(pipeline, {
-    ...{ prompt: plan.prompt, seed: plan.seed, steps, guidance_scale: guidanceScale },
-    ...sidesOf(size),
+function image(pipeline: Pipeline, size: string, steps: number, guidanceScale: number): Promise<Uint8Array> {
+  const request = { prompt: plan.prompt, seed: plan.seed, steps, guidance_scale: guidanceScale, ...sidesOf(size) }
+  return render(pipeline, request, (event) => {
+    if (event.type === 'finished') say({ note: `s of each part: ${JSON.stringify(event.timings)}` })
   })
+}
 
 function encode({ encoders, package: { manifest } }: Pipeline) {
   const prompts = [{ name: 'prompt', text: plan.prompt }]
@@ -109,8 +111,9 @@ async function measureForward(pipeline: Pipeline, size: string): Promise<void> {
 
 async function measureDecode(pipeline: Pipeline, size: string): Promise<void> {
   const latent = noise(pipeline, size)
-  const decode = async () => (await pipeline.vaeDecoder.run({ latent })).image!.data as Float32Array
-  say({ metric: 'image_error', size, value: await relativeError(await decode(), `image-${size}`) })
+  const { image } = await pipeline.vaeDecoder.run({ latent })
+  say({ metric: 'image_error', size, value: await relativeError(image!.data as Float32Array, `image-${size}`) })
+  const decode = () => decodeLatent(pipeline.vaeDecoder, latent, null)
   say({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
 }
 

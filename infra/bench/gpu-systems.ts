@@ -15,10 +15,13 @@ export type System =
 export function systemsFor(device: 'cuda' | 'cpu', variant: GpuVariant): Record<string, System> {
   const best: Target = device === 'cuda' ? 'cuda-fp8' : device
   const gigabytes = variant === 'large' ? 8 : 4
+  // Half of what PyTorch takes, and a little less.
+  const half = variant === 'large' ? 15 : 9
   return {
     'octet-fp8': { kind: 'octet', target: best, tier: 'fp8' },
     'torch-bf16': { kind: 'torch', way: 'eager' },
     [`octet-fp8-in-${gigabytes}gb`]: { kind: 'octet', target: best, tier: 'fp8', gigabytes },
+    [`octet-fp8-in-${half}gb`]: { kind: 'octet', target: best, tier: 'fp8', gigabytes: half },
     'torch-bf16-compile': { kind: 'torch', way: 'compile' },
     ...(device === 'cuda' && { 'octet-fp8-weight-only': { kind: 'octet', target: device, tier: 'fp8' } as const }),
     'start-fp8': { kind: 'start', target: best, tier: 'fp8' },

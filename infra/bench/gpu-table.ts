@@ -86,11 +86,15 @@ export const tableOf = (figures: readonly Figure[]): string =>
     })
     .join('\n\n')
 
-/** The main figures at one size. */
+/** The main figures at one size, of systems that made an image of it. */
 export const summaryOf = (figures: readonly Figure[]): string =>
   variantsOf(figures)
     .map(({ variant, own }) => {
-      const table = markdown(`${variant}, ${SUMMARY_SIZE}`, SUMMARY, cellsOf(own, SUMMARY_SIZE))
+      const cells = cellsOf(own, SUMMARY_SIZE)
+      const [started, warm] = [cells.get('start-fp8')?.get(FIRST.metric), cells.get('octet-fp8')]
+      if (started !== undefined) warm?.set(FIRST.metric, started)
+      const images: Cells = new Map([...cells].filter(([, row]) => row.has(TURBO.metric)))
+      const table = markdown(`${variant}, ${SUMMARY_SIZE}`, SUMMARY, images)
       return `${variant} with random weights on ${own[0]!.device}\n\n${table}`
     })
     .join('\n\n')

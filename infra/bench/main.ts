@@ -113,7 +113,7 @@ command
   .option('--steps <count>', 'of an image with all steps', Number, 28)
   .option('--runs <count>', 'timed runs of everything else', Number, 5)
   .option('--systems <names>', 'those only, separated by commas', words)
-  .option('--seconds <count>', 'a system that takes longer is ended', Number, 180)
+  .option('--seconds <count>', 'a system that takes longer is ended', Number, 300)
   .option('--cold-directory <path>', 'on a disk; for the start with nothing in the page cache (needs root)')
   .option('--whole', 'torch.compile the transformer in one piece and not block by block', false)
   .action((options: GpuBenchOptions) => benchGpu(options))

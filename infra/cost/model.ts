@@ -46,9 +46,10 @@ export function serviceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
 /** Seconds from nothing to a warm container. */
 export function coldSeconds(variant: Variant, tier: Tier): number {
   const { network } = figures.variants[variant] as { network: 'large' | 'medium' }
-  const { boot_seconds, fetch_gigabytes_per_second, load_gigabytes_per_second } = figures.cold_start
+  const { boot_seconds, warm_seconds, fetch_gigabytes_per_second, load_gigabytes_per_second } = figures.cold_start
   const gigabytes = figures.package_gigabytes[network][tier]
-  return boot_seconds + gigabytes / fetch_gigabytes_per_second + gigabytes / load_gigabytes_per_second
+  const perGigabyte = 1 / fetch_gigabytes_per_second + 1 / load_gigabytes_per_second
+  return boot_seconds + gigabytes * perGigabyte + warm_seconds
 }
 
 /** At most this many pictures are simulated, and at least as many as show a rare event. */

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { decodeLatent, spansOf } from '../../gpu-fn/decode.ts'
+import { toPixels } from '../../gpu-fn/image.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
 import { openPackage } from '../../gpu-fn/packages.ts'
 import { openPipeline, type Pipeline } from '../../gpu-fn/pipeline.ts'
@@ -50,6 +51,21 @@ describe('nano, decoded in tiles', () => {
     const latent = { data: gaussianNoise(1, 16 * 8 * 6), dims: [1, 16, 8, 6] }
     const whole = await decodeLatent(pipeline.vaeDecoder, latent, null)
     expect(await decodeLatent(pipeline.vaeDecoder, latent, 8)).toEqual(whole)
+  })
+
+  test('pixels are those of the planes, to the last bit', async () => {
+    const latent = { data: gaussianNoise(2, 16 * 8 * 6).map((value) => 3 * value), dims: [1, 16, 8, 6] }
+    const { image } = await pipeline.vaeDecoder.run({ latent })
+    const [, , height, width] = image!.dims as [number, number, number, number]
+    const expected = toPixels(image!.data as Float32Array, width, height)
+    const given = await decodeLatent(pipeline.vaeDecoder, latent, null)
+    expect(Buffer.compare(given, expected)).toBe(0)
+    expect([Math.min(...given), Math.max(...given)]).toEqual([0, 255])
+  })
+
+  test.each([null, 4])('what is not a number is no picture, in tiles of %s', async (tile) => {
+    const latent = { data: gaussianNoise(1, 16 * 8 * 6).fill(Number.NaN, 40, 41), dims: [1, 16, 8, 6] }
+    await expect(decodeLatent(pipeline.vaeDecoder, latent, tile)).rejects.toThrow('values that are not numbers')
   })
 })
 

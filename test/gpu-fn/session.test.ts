@@ -41,6 +41,11 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
     for (let i = 0; i < half; i++) expect(second.hidden!.data[i]).toBeCloseTo(Number(both.hidden!.data[half + i]), 5)
   })
 
+  test('gives only the outputs that are asked for', async () => {
+    const all = await session.run({ input_ids: ids(1, 77) })
+    expect(await session.run({ input_ids: ids(1, 77) }, { only: ['pooled'] })).toEqual({ pooled: all.pooled })
+  })
+
   test('reads a view of a larger buffer', async () => {
     const { data } = ids(3, 77)
     const view = data.subarray(77, 154) as BigInt64Array
