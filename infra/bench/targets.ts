@@ -78,8 +78,12 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
       }
     }
     const limit = step.kernels ? LIMITS.native : LIMITS.weightOnly
-    const decibels = psnr(await pixels(directories[target]!), await pixels(directories.cpu!))
+    const given = await pixels(directories[target]!)
+    const decibels = psnr(given, await pixels(directories.cpu!))
     judge('image', `PSNR ${decibels.toFixed(1)} dB`, decibels >= limit.psnr || !isBuiltIn(model))
+    console.log(
+      `  the same image again: PSNR ${psnr(await pixels(directories[target]!), given).toFixed(1)} dB to the first`,
+    )
   } finally {
     await fs.rm(scratch, { recursive: true })
   }
