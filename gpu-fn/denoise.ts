@@ -14,12 +14,12 @@ export async function condition(
   session: Session,
   prompts: PromptEmbeds[],
   timesteps: Float32Array,
-  batched: boolean,
+  { batched, signal }: { batched: boolean; signal?: AbortSignal },
 ): Promise<Condition[]> {
   const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
   const conditions: Condition[] = []
   for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
-    const { modulation, context } = await session.runResident({
+    const inputs = {
       timesteps: { data: timesteps, dims: [timesteps.length] },
       pooled: stack(
         group.map(({ pooled }) => pooled),
@@ -29,7 +29,8 @@ export async function condition(
         group.map(({ embeds }) => embeds),
         [group[0]!.rows, -1],
       ),
-    })
+    }
+    const { modulation, context } = await session.runResident(inputs, { signal })
     conditions.push({ batch: group.length, modulation: modulation!, context: context! })
   }
   return conditions

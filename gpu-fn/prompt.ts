@@ -28,13 +28,13 @@ const QUOTED_CHARACTERS = 300
 
 /**
  * Encodes prompts, in one run of each encoder where their lengths agree and `batched` allows it. All runs are asked for before the first
- * is waited for.
+ * is waited for. An aborted signal stops them, and throws its reason.
  */
 export async function encodePrompts(
   encoders: TextEncoders,
   shape: TextShape,
   prompts: NamedPrompt[],
-  options: { convention: Convention; batched: boolean },
+  options: { convention: Convention; batched: boolean; signal?: AbortSignal },
 ): Promise<EncodedPrompts> {
   const cuts: string[] = []
   const encodeBy = async (name: EncoderName): Promise<Encoded[] | undefined> => {
@@ -43,7 +43,7 @@ export async function encodePrompts(
     const limits = tokenLimits(name, shape, options.convention)
     const tokens = prompts.map(({ text }) => tokenize(encoder.tokenizer, text, limits))
     cuts.push(...tokens.flatMap((each, i) => describeCut(name, prompts[i]!.name, each, limits.maxTokens)))
-    return runEncoder(encoder.session, tokens, options.batched)
+    return runEncoder(encoder.session, tokens, options)
   }
   const [clipL, clipG, t5] = await Promise.all([encodeBy('clip_l'), encodeBy('clip_g'), encodeBy('t5')])
   const embeds = prompts.map((_, i) => assemble(shape, options.convention, clipL?.[i], clipG?.[i], t5?.[i]))
@@ -70,17 +70,21 @@ function describeCut(encoder: EncoderName, prompt: string, { cut }: Tokens, maxT
   ]
 }
 
-async function runEncoder(session: Session, tokens: Tokens[], batched: boolean): Promise<Encoded[]> {
+async function runEncoder(
+  session: Session,
+  tokens: Tokens[],
+  { batched, signal }: { batched: boolean; signal?: AbortSignal },
+): Promise<Encoded[]> {
   const rows = tokens[0]!.ids.length
   if (!batched || tokens.some(({ ids }) => ids.length !== rows)) {
     const each: Encoded[] = []
     for (const { ids } of tokens)
-      each.push(...split(await session.run({ input_ids: { data: ids, dims: [1, ids.length] } })))
+      each.push(...split(await session.run({ input_ids: { data: ids, dims: [1, ids.length] } }, { signal })))
     return each
   }
   const data = new BigInt64Array(rows * tokens.length)
   for (const [i, { ids }] of tokens.entries()) data.set(ids, i * rows)
-  return split(await session.run({ input_ids: { data, dims: [tokens.length, rows] } }))
+  return split(await session.run({ input_ids: { data, dims: [tokens.length, rows] } }, { signal }))
 }
 
 /** The samples of a batch; T5 has no pooled output. */

@@ -88,7 +88,7 @@ export function chained(sessions: readonly Session[]): Session {
     options: RunOptions | undefined,
     next: (given: Record<string, Resident>) => Promise<T>,
   ): Promise<T> => {
-    const given = await first.runResident(inputs, options)
+    const given = await first.runResident(inputs, { signal: options?.signal })
     try {
       return await next(given)
     } finally {

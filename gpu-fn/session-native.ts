@@ -86,7 +86,10 @@ class NativeSession implements Session {
     this.#outputs = outputNames(api, session)
   }
 
-  run(inputs: Inputs, { signal, only = this.#outputs }: RunOptions = {}): Promise<Record<string, Tensor>> {
+  run(
+    inputs: Inputs,
+    { signal, only = this.#outputs }: RunOptions & { only?: readonly string[] } = {},
+  ): Promise<Record<string, Tensor>> {
     return this.#guarded(signal, async () => {
       // What nobody wants stays where it is computed, and goes.
       const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device))

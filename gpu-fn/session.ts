@@ -18,15 +18,16 @@ export interface Resident {
 }
 
 export type RunOptions = {
-  /** Names of the outputs that are wanted; all unless given. */
-  only?: readonly string[] | undefined
   /** Stops the run between two operators, where the binding can; `run` then throws the signal's reason. */
   signal?: AbortSignal | undefined
 }
 
 export interface Session {
-  /** Runs the graph once. Throws `SessionError`, also for an input that is missing, unknown or of the wrong shape. */
-  run(inputs: Record<string, Tensor | Resident>, options?: RunOptions): Promise<Record<string, Tensor>>
+  /** Runs the graph once and gives all outputs, or those of `only`. Throws `SessionError`, also for an input that is missing, unknown or of the wrong shape. */
+  run(
+    inputs: Record<string, Tensor | Resident>,
+    options?: RunOptions & { only?: readonly string[] },
+  ): Promise<Record<string, Tensor>>
   /** The same, with all results left on the device. */
   runResident(inputs: Record<string, Tensor | Resident>, options?: RunOptions): Promise<Record<string, Resident>>
   /** Waits for runs that are under way. */
@@ -59,14 +60,14 @@ export async function openSession(file: string, options: SessionOptions): Promis
   const session = await failingWith(`cannot open ${file}`, () =>
     ort.InferenceSession.create(file, nodeOptions(settings)),
   )
-  const runOnce = async (inputs: Record<string, Tensor | Resident>, { signal, only }: RunOptions = {}) => {
+  const runOnce: Session['run'] = async (inputs, { signal, only } = {}) => {
     signal?.throwIfAborted()
     return failingWith(`${file} failed`, () => run(session, inputs, only ?? session.outputNames))
   }
   return {
     run: runOnce,
     async runResident(inputs, runOptions) {
-      const results = Object.entries(await runOnce(inputs, runOptions))
+      const results = Object.entries(await runOnce(inputs, { signal: runOptions?.signal }))
       return Object.fromEntries(results.map(([name, tensor]) => [name, new HostResident(tensor)]))
     },
     release: () => session.release(),

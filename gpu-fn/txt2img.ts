@@ -148,7 +148,7 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
-  const options = { convention: request.text_convention, batched }
+  const options = { convention: request.text_convention, batched, signal }
   const [{ prompts, cuts }, noise] = await Promise.all([
     encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
     noiseOf(request, 0, dims),
@@ -157,7 +157,7 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
   const timesteps = timestepsOf(sigmas, manifest.scheduler)
   const position = await readPosition(pipeline.package, rows, columns)
-  const conditions = await condition(pipeline.conditioning, prompts, timesteps, batched)
+  const conditions = await condition(pipeline.conditioning, prompts, timesteps, { batched, signal })
   const schedule: Schedule = { sigmas, conditions, position }
   return { dims, noise, schedule, cuts }
 }

@@ -99,7 +99,9 @@ async function measureForward(pipeline: Pipeline, size: string): Promise<void> {
   const patch = manifest.latent.downsample * manifest.latent.patch_size
   const embeds = await read('prompt_embeds')
   const prompt = { embeds, rows: embeds.length / manifest.text.joint_width, pooled: await read('pooled') }
-  const conditions = await condition(pipeline.conditioning, [prompt], Float32Array.of(plan.timestep), false)
+  const conditions = await condition(pipeline.conditioning, [prompt], Float32Array.of(plan.timestep), {
+    batched: false,
+  })
   const position: Tensor | undefined = await readPosition(pipeline.package, height / patch, width / patch)
   const latent = noise(pipeline, size)
   const options = { guidanceScale: 1, position, signal: new AbortController().signal }

@@ -27,7 +27,8 @@ beforeAll(async () => {
 function encoders(...names: EncoderName[]) {
   const runs: (readonly number[])[] = []
   const session = (name: EncoderName): Session => ({
-    async run({ input_ids }) {
+    async run({ input_ids }, { signal } = {}) {
+      signal?.throwIfAborted()
       const [batch, rows] = input_ids!.dims as [number, number]
       runs.push([batch, rows])
       const filled = (dims: number[], value: number): Tensor => ({
@@ -121,6 +122,17 @@ describe('lengths', () => {
     )
     expect(cuts[1]).toMatch(/^the prompt has \d+ tokens more than fit the 256 of T5, which did not see "cat .* dog"$/)
     expect(cuts[0]!.length).toBeLessThan(400)
+  })
+
+  test('an aborted signal stops every encoder with its reason', async () => {
+    const { opened, shape, runs } = encoders('clip_l', 't5')
+    const options = {
+      convention: 'diffusers',
+      batched: true,
+      signal: AbortSignal.abort(new Error('too late')),
+    } as const
+    await expect(encodePrompts(opened, shape, [{ name: 'prompt', text: 'cat' }], options)).rejects.toThrow('too late')
+    expect(runs).toEqual([])
   })
 
   test('prompts of one length share a run where batches are allowed', async () => {

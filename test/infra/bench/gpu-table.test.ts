@@ -31,6 +31,12 @@ test('a figure that was measured again counts', () => {
   expect(summaryOf([...FIGURES, figure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
 })
 
+test('the summary has the start of the process beside the pipeline, and no system that made no image', () => {
+  const summary = summaryOf([...FIGURES, figure('start-fp8', 'first_image_s', 9)])
+  expect(summary).toContain('| octet-fp8 | 40.0 (0.50) | 0.30 (0.60) | 9.0 |')
+  expect(summary).not.toContain('| start-fp8 |')
+})
+
 test("takes the quality of the article's ways from nano's card, and shows what is missing as missing", () => {
   const card =
     '| nano-turbo-fp8      | 93.5 %      | 95.2 %    | 82.5 % | 100.0 % | 63.5 % | 40.0    | 0.99 | 0.17 | 417 |'
