@@ -9,4 +9,16 @@ koffi.config({
   ...{ sync_stack_size: STACK_BYTES, async_stack_size: STACK_BYTES, resident_async_pools: 1 },
 })
 
+const libraries: ReturnType<typeof koffi.load>[] = []
+
+/**
+ * Loads a library, or the program itself for null, for as long as the thread lives: koffi unloads one that nobody holds any more, and one
+ * with kernels takes CUDA down with it. Throws an Error.
+ */
+export function loadLibrary(file: string | null, options: Parameters<typeof koffi.load>[1] = {}) {
+  const library = koffi.load(file, options)
+  libraries.push(library)
+  return library
+}
+
 export { koffi }

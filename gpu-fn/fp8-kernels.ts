@@ -1,7 +1,7 @@
 // Are the operators of kernels/ there, and can the GPU run them?
 import fs from 'node:fs'
 import path from 'node:path'
-import { koffi } from './ffi.ts'
+import { loadLibrary } from './ffi.ts'
 
 const LIBRARY = path.join(import.meta.dirname, 'kernels/dist/liboctet-kernels.so')
 
@@ -12,7 +12,7 @@ export type Kernels = { library: string } | { missing: string }
 export function findKernels(library: string = LIBRARY): Kernels {
   if (!fs.existsSync(library)) return { missing: `${library} is not there; gpu-fn/kernels/build makes it` }
   try {
-    const unsupported = koffi.load(library).func('octet_unsupported', 'str', [])() as string | null
+    const unsupported = loadLibrary(library).func('octet_unsupported', 'str', [])() as string | null
     return unsupported === null ? { library } : { missing: unsupported }
   } catch (error) {
     // Without CUDA's libraries it cannot be loaded.

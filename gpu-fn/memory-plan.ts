@@ -1,14 +1,14 @@
 // Which networks of a package stay open between jobs and which come and go, so that all fits a budget of device memory.
 import { type Manifest, NETWORKS, type NetworkName, T5_GRAPHS } from './compile/manifest.ts'
 
-/** Bytes of the device's memory that a network takes while it is open. */
+/** Bytes of the device's memory that a network takes. */
 type Need = { network: NetworkName; weights: number /** Activations and scratch of its largest run. */; work: number }
 
 export type MemoryPlan = {
   /** Bytes; null is no budget. */
   budget: number | null
   kept: NetworkName[]
-  /** Opened when a job needs them. One at a time is open. */
+  /** On the device when a job needs them, one at a time. */
   comeAndGo: NetworkName[]
   /** Side of the autoencoder's tiles in latents; null decodes in one piece. */
   tile: number | null
@@ -28,14 +28,10 @@ const TILES = [null, 128, 96, 64, 48, 32] as const
 const MIB = 2 ** 20
 
 /**
- * The CUDA context with the libraries' kernels and workspaces, what each open session adds, and what sessions that come and go may
- * leave behind. An H100 had 1.0 GiB beside weights and activations in use for the first session of a process, and 0.1 to 0.3 GiB more
- * after each of some that followed. The CPU has none of it.
+ * What a GPU holds beside weights and what runs take: the CUDA context with the libraries' kernels, and each session's handles and
+ * workspaces. An H200 had 560 MiB in use for the first session of a process beside these, and 70 MiB more after each that followed.
  */
-const OVERHEAD: Record<'cpu' | 'gpu', { process: number; session: number; left: number }> = {
-  cpu: { process: 0, session: 0, left: 0 },
-  gpu: { process: 900 * MIB, session: 48 * MIB, left: 128 * MIB },
-}
+const OVERHEAD = { process: 640 * MIB, session: 72 * MIB }
 /** Bytes of the denoiser's activations, in sizes of its stream: our operators fuse what onnxruntime's keep apart. Measured likewise. */
 const STREAMS: Record<Manifest['target'], number> = { cpu: 24, cuda: 44, 'cuda-fp8': 24 }
 /** Steps whose modulation is computed at once. */
@@ -59,7 +55,7 @@ export type Execution = {
  * Throws `BudgetError`.
  */
 export function planMemory(manifest: About, size: Size, budget: number | null, how: Execution): MemoryPlan {
-  const { process, session, left } = OVERHEAD[how.target === 'cpu' ? 'cpu' : 'gpu']
+  const peakOf = how.target === 'cpu' ? peakOnCpu : peakOnGpu
   let least = Number.POSITIVE_INFINITY
   for (const tile of TILES) {
     const side = tile === null ? null : tile * manifest.latent.downsample
@@ -68,10 +64,9 @@ export function planMemory(manifest: About, size: Size, budget: number | null, h
     const needs = needsOf(manifest, size, tiled, how)
     const plans = subsets(needs).map((kept) => {
       const others = needs.filter((need) => !kept.includes(need))
-      const most = Math.max(0, ...others.map((need) => held(need) + session))
-      const peak = process + sum(kept, (need) => held(need) + session) + most + (others.length > 1 ? left : 0)
       // One that has no other to make way for stays open as well.
-      return { kept, others, peak, reread: others.length > 1 ? sum(others, ({ weights }) => weights) : 0 }
+      const reread = others.length > 1 ? sum(others, ({ weights }) => weights) : 0
+      return { kept, others, peak: peakOf(kept, others), reread }
     })
     least = Math.min(least, ...plans.map(({ peak }) => peak))
     const fitting = plans.filter(({ peak }) => budget === null || peak <= budget)
@@ -86,6 +81,21 @@ export function planMemory(manifest: About, size: Size, budget: number | null, h
 }
 
 const held = ({ weights, work }: Need) => weights + work
+const most = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
+
+/**
+ * Every session stays; weights come and go, and runs, which take turns, take what they need from one arena. While what is kept runs, the
+ * weights that came last are still there.
+ */
+function peakOnGpu(kept: readonly Need[], others: readonly Need[]): number {
+  const standing = OVERHEAD.process + (kept.length + others.length) * OVERHEAD.session
+  const besideKept = most(kept, ({ work }) => work) + most(others, ({ weights }) => weights)
+  return standing + sum(kept, ({ weights }) => weights) + Math.max(besideKept, most(others, held))
+}
+
+/** A session has weights and scratch of its own for as long as it is open. */
+const peakOnCpu = (kept: readonly Need[], others: readonly Need[]): number => sum(kept, held) + most(others, held)
+
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 

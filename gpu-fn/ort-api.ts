@@ -3,13 +3,14 @@
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { promisify } from 'node:util'
-import { koffi } from './ffi.ts'
+import { koffi, loadLibrary } from './ffi.ts'
 
 export type Pointer = bigint
 
 /** The version whose table is read; onnxruntime 1.29. */
 const API_VERSION = 29
 const OUT = koffi.out('void **')
+const STRINGS = 'const char **'
 const PATH = process.platform === 'win32' ? 'str16' : 'str'
 
 // Every function returns a status, null for success. `OUT` is where it writes a pointer that it made.
@@ -43,10 +44,14 @@ const FUNCTIONS = {
   BindInput: [136, 'void *', 'str', 'void *'],
   BindOutputToDevice: [138, 'void *', 'str', 'void *'],
   GetBoundOutputValues: [140, 'void *', 'void *', OUT, koffi.out('size_t *')],
+  AddInitializer: [150, 'void *', 'str', 'void *'],
+  CreateArenaCfgV2: [164, STRINGS, 'size_t *', 'size_t', OUT],
+  AddRunConfigEntry: [165, 'void *', 'str', 'str'],
   SessionOptionsAppendExecutionProvider_CUDA_V2: [204, 'void *', 'void *'],
   CreateCUDAProviderOptions: [205, OUT],
-  UpdateCUDAProviderOptions: [206, 'void *', 'const char **', 'const char **', 'size_t'],
+  UpdateCUDAProviderOptions: [206, 'void *', STRINGS, STRINGS, 'size_t'],
   RegisterCustomOpsLibrary_V2: [228, 'void *', PATH],
+  CreateAndRegisterAllocatorV2: [259, 'void *', 'str', 'void *', 'void *', STRINGS, STRINGS, 'size_t'],
 } as const
 
 const RELEASES = {
@@ -57,6 +62,7 @@ const RELEASES = {
   TensorTypeAndShapeInfo: 99,
   SessionOptions: 100,
   IoBinding: 135,
+  ArenaCfg: 157,
   CUDAProviderOptions: 208,
 } as const
 const GET_ERROR_MESSAGE = 2
@@ -104,7 +110,7 @@ function libraryFile(): string {
 }
 
 function open(file: string): OrtApi {
-  const library = koffi.load(file, { global: true })
+  const library = loadLibrary(file, { global: true })
   const base = library.func('OrtGetApiBase', 'void *', [])() as Pointer
   const getApi = koffi.decode(koffi.decode(base, 'void *'), koffi.proto('void *', ['uint32_t']))
   const table = getApi(API_VERSION) as Pointer | null
@@ -118,7 +124,7 @@ function open(file: string): OrtApi {
   const releases = new Map<Released, ReturnType<typeof at>>()
   for (const [name, index] of Object.entries(RELEASES)) releases.set(name as Released, at(index, 'void', ['void *']))
   const messageOf = at(GET_ERROR_MESSAGE, 'str', ['void *'])
-  const memcpy = koffi.load(null).func('memcpy', 'void *', ['void *', 'void *', 'size_t'])
+  const memcpy = loadLibrary(null).func('memcpy', 'void *', ['void *', 'void *', 'size_t'])
 
   const check = (status: Pointer | null) => {
     if (!status) return

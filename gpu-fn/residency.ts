@@ -1,4 +1,4 @@
-// Sessions that open when they are needed: some stay, and of the others one at a time is open.
+// Sessions that open when they are needed: some stay, and of the others one at a time has its weights on the device.
 import type { NetworkName } from './compile/manifest.ts'
 import { HostResident, type Resident, type RunOptions, type Session } from './session.ts'
 
@@ -7,7 +7,7 @@ export type Residency = {
   session(network: NetworkName): Session
   /** Opens these and lets them stay; others that were open are closed. Throws what opening throws. */
   keep(networks: readonly NetworkName[]): Promise<void>
-  /** Names of the networks that are open. */
+  /** Names of the networks that are open, with their weights. */
   open(): NetworkName[]
   release(): Promise<void>
 }
@@ -18,6 +18,8 @@ export function createResidency(
   onOpen: (network: NetworkName, seconds: number) => void = () => {},
 ): Residency {
   const opened = new Map<NetworkName, Session>()
+  /** Those whose weights are away. */
+  const resting = new Map<NetworkName, Session>()
   let kept: ReadonlySet<NetworkName> = new Set()
   let last: Promise<unknown> = Promise.resolve()
 
@@ -31,7 +33,17 @@ export function createResidency(
   async function close(network: NetworkName): Promise<void> {
     const session = opened.get(network)
     opened.delete(network)
-    await session?.release()
+    if (!session?.weights) return session?.release()
+    session.weights.unload()
+    resting.set(network, session)
+  }
+
+  async function open(network: NetworkName): Promise<Session> {
+    const session = resting.get(network)
+    if (!session) return openNetwork(network)
+    await session.weights?.load()
+    resting.delete(network)
+    return session
   }
 
   /** Memory is given back before more is taken. */
@@ -40,7 +52,7 @@ export function createResidency(
     if (found) return found
     if (!kept.has(network)) for (const other of [...opened.keys()]) if (!kept.has(other)) await close(other)
     const start = performance.now()
-    const session = await openNetwork(network)
+    const session = await open(network)
     opened.set(network, session)
     onOpen(network, (performance.now() - start) / 1000)
     return session
@@ -57,7 +69,7 @@ export function createResidency(
       runResident: (inputs, options) =>
         withSession(network, async (session) => {
           if (kept.has(network)) return session.runResident(inputs, options)
-          // What is left on the device would hold its session's memory there.
+          // What is left on the device would take room from the next network.
           const results = Object.entries(await session.run(inputs, options))
           return Object.fromEntries(results.map(([name, tensor]) => [name, new HostResident(tensor)]))
         }),
@@ -73,7 +85,10 @@ export function createResidency(
     },
     open: () => [...opened.keys()],
     async release() {
-      for (const network of [...opened.keys()]) await close(network)
+      const sessions = [...opened.values(), ...resting.values()]
+      opened.clear()
+      resting.clear()
+      for (const session of sessions) await session.release()
     },
   }
 }

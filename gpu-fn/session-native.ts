@@ -1,19 +1,17 @@
 // Sessions on onnxruntime's C API, for what the Node binding has not: CUDA's options, operators of our own, tensors that stay on the
 // device, runs that leave the event loop free and that can be canceled. It runs on the CPU as well, where tests hold it against the binding.
+import { type DeviceMemory, type DeviceWeights, placeWeights } from './device-weights.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
+import { CUDA_DEVICE, environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
 import type { Resident, RunOptions, Session, Tensor } from './session.ts'
 import { failingWith } from './session-error.ts'
 
-// ONNX TensorProto.DataType, onnxruntime's OrtLoggingLevel, OrtAllocatorType and OrtMemType
+// ONNX TensorProto.DataType
 const FLOAT32 = 1
 const UINT8 = 2
 const INT64 = 7
-/** Whatever goes wrong is thrown; onnxruntime need not print it as well. */
-const FATAL_ONLY = 4
-const DEVICE_ALLOCATOR = 0
-const DEFAULT_MEMORY = 0
-const CUDA_DEVICE = 0
+const SHRINK = ['memory.enable_memory_arena_shrinkage', `gpu:${CUDA_DEVICE}`] as const
 
 /** Settings of onnxruntime, as names and values of its own. */
 export type NativeSettings = {
@@ -24,21 +22,33 @@ export type NativeSettings = {
   readonly cuda?: Record<string, string>
   /** Libraries of operators. */
   readonly libraries?: readonly string[]
+  /** Where the weights are put, so that they can leave and come back; onnxruntime keeps them unless given. */
+  readonly memory?: (() => DeviceMemory) | undefined
+  /** Gives what a run took to the device when it ends, where no other of the same session follows. */
+  readonly giveBack?: boolean | undefined
 }
-
-let environment: Pointer | undefined
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
 export async function openNativeSession(file: string, settings: NativeSettings): Promise<Session> {
   return failingWith(`cannot open ${file}`, async () => {
     const api = loadOrtApi()
-    environment ??= api.make('CreateEnv', FATAL_ONLY, 'octet')
+    // The CUDA provider logs to it as it is loaded.
+    const environment = environmentOf(api)
     const options = api.make('CreateSessionOptions')
+    let weights: DeviceWeights | undefined
     try {
       configure(api, options, settings)
+      if (settings.cuda) shareArena(api)
+      const place = memoryOf(api, settings.cuda ? 'Cuda' : 'Cpu')
+      if (settings.memory) weights = await placeWeights(file, settings.memory(), api, place)
+      await weights?.load()
+      for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
       const out: [Pointer | null] = [null]
       await api.callAsync('CreateSession', environment, file, options, out)
-      return new NativeSession(file, api, out[0]!, settings.cuda !== undefined)
+      return new NativeSession(file, api, out[0]!, settings, weights)
+    } catch (error) {
+      await weights?.release()
+      throw error
     } finally {
       api.release('SessionOptions', options)
     }
@@ -75,25 +85,33 @@ class NativeSession implements Session {
   readonly #host: Pointer
   readonly #device: Pointer
   readonly #running = new Set<Promise<unknown>>()
+  readonly #giveBack: boolean
   #released = false
+  readonly weights: DeviceWeights | undefined
 
-  constructor(file: string, api: OrtApi, session: Pointer, cuda: boolean) {
+  constructor(
+    file: string,
+    api: OrtApi,
+    session: Pointer,
+    { cuda, giveBack = false }: NativeSettings,
+    weights: DeviceWeights | undefined,
+  ) {
     this.#file = file
     this.#api = api
     this.#session = session
     this.#host = memoryOf(api, 'Cpu')
     this.#device = cuda ? memoryOf(api, 'Cuda') : this.#host
     this.#outputs = outputNames(api, session)
+    this.#giveBack = cuda !== undefined && giveBack
+    this.weights = weights
   }
 
-  run(
-    inputs: Inputs,
-    { signal, only = this.#outputs }: RunOptions & { only?: readonly string[] } = {},
-  ): Promise<Record<string, Tensor>> {
-    return this.#guarded(signal, async () => {
+  run(inputs: Inputs, options: RunOptions & { only?: readonly string[] } = {}): Promise<Record<string, Tensor>> {
+    const { only = this.#outputs } = options
+    return this.#guarded(options.signal, async () => {
       // What nobody wants stays where it is computed, and goes.
       const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device))
-      const values = await this.#compute(inputs, places, signal)
+      const values = await this.#compute(inputs, places, options)
       try {
         const wanted = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
         return Object.fromEntries(wanted.map(([name, value]) => [name, read(this.#api, value)]))
@@ -103,10 +121,10 @@ class NativeSession implements Session {
     })
   }
 
-  runResident(inputs: Inputs, { signal }: RunOptions = {}): Promise<Record<string, Resident>> {
-    return this.#guarded(signal, async () => {
+  runResident(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, Resident>> {
+    return this.#guarded(options.signal, async () => {
       const places = this.#outputs.map(() => this.#device)
-      const values = await this.#compute(inputs, places, signal)
+      const values = await this.#compute(inputs, places, options)
       const residents = values.map((value) => new NativeResident(this.#api, this.#device, value))
       return Object.fromEntries(this.#outputs.map((name, i) => [name, residents[i]!]))
     })
@@ -117,12 +135,14 @@ class NativeSession implements Session {
     this.#released = true
     await Promise.allSettled(this.#running)
     this.#api.release('Session', this.#session)
+    await this.weights?.release()
   }
 
   /** A session lives until its last run has ended. A run that was aborted throws the signal's reason, whatever onnxruntime says. */
   async #guarded<T>(signal: AbortSignal | undefined, action: () => Promise<T>): Promise<T> {
     const run = failingWith(`${this.#file} failed`, async () => {
       if (this.#released) throw new Error('the session was released')
+      await this.weights?.load()
       return action()
     })
     this.#running.add(run)
@@ -136,11 +156,16 @@ class NativeSession implements Session {
   }
 
   /** Runs the graph and gives the outputs, each in its place, in their order. */
-  async #compute(inputs: Inputs, places: readonly Pointer[], signal: AbortSignal | undefined): Promise<Pointer[]> {
+  async #compute(
+    inputs: Inputs,
+    places: readonly Pointer[],
+    { signal, again = false }: RunOptions,
+  ): Promise<Pointer[]> {
     signal?.throwIfAborted()
     const api = this.#api
     const binding = api.make('CreateIoBinding', this.#session)
     const options = api.make('CreateRunOptions')
+    if (this.#giveBack && !again) api.call('AddRunConfigEntry', options, ...SHRINK)
     const made: Pointer[] = []
     const terminate = () => api.call('RunOptionsSetTerminate', options)
     try {
@@ -211,9 +236,6 @@ class NativeResident implements Resident {
     this.#api.release('Value', this.#value)
   }
 }
-
-const memoryOf = (api: OrtApi, name: 'Cpu' | 'Cuda') =>
-  api.make('CreateMemoryInfo', name, DEVICE_ALLOCATOR, CUDA_DEVICE, DEFAULT_MEMORY)
 
 function outputNames(api: OrtApi, session: Pointer): string[] {
   const allocator = api.make('GetAllocatorWithDefaultOptions')

@@ -18,6 +18,8 @@ export type TinyOptions = {
   dtype?: StoredDtype
   /** false leaves the third text encoder and its tokenizer out. */
   t5?: boolean
+  /** Multiplies what goes into T5's feed-forward layers, whose product grows by its square: T5-XXL's are beyond float16. */
+  t5Gain?: number
 }
 type Networks = Record<'transformer' | 'clip_l' | 'clip_g' | 't5' | 'vae', NamedTensor[]>
 
@@ -28,9 +30,11 @@ const TOKENIZERS = path.join(import.meta.dirname, 'tiny/tokenizers')
  * Both layouts carry the same values; the same options give the same bytes on every machine.
  */
 export async function writeTinyCheckpoint(directory: string, options: TinyOptions = {}): Promise<string> {
-  const { variant = 'tiny-medium', layout = 'diffusers', seed = 0, dtype = 'F32', t5 = true } = options
+  const { variant = 'tiny-medium', layout = 'diffusers', seed = 0, dtype = 'F32', t5 = true, t5Gain = 1 } = options
   const shape: TinyShape = TINY_VARIANTS[variant]
   const networks = drawNetworks(shape, `${variant}/${seed}`)
+  for (const { name, data } of networks.t5)
+    if (/DenseReluDense\.wi_[01]\./.test(name)) for (let i = 0; i < data.length; i++) data[i]! *= t5Gain
   await mkdir(directory, { recursive: true })
   for (const name of ['tokenizer', 'tokenizer_2', ...(t5 ? ['tokenizer_3'] : [])]) {
     await cp(path.join(TOKENIZERS, name), path.join(directory, name), { recursive: true })

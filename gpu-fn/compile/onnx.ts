@@ -16,18 +16,24 @@ export type ExternalData = {
   readonly placed: ReadonlyMap<string, { offset: number; bytes: number }>
 }
 
+const EXTERNAL = 1
+
 let modelType: protobuf.Type | undefined
+
+function modelProto(): protobuf.Type {
+  modelType ??= protobuf.loadSync(path.join(import.meta.dirname, 'onnx.proto')).lookupType('onnx.ModelProto')
+  return modelType
+}
 
 /** Serialises a graph as ONNX ModelProto; its weights are references into the file `location` beside it. */
 export function encodeModel(graph: Graph, { location, placed }: ExternalData, producerVersion: string): Uint8Array {
-  modelType ??= protobuf.loadSync(path.join(import.meta.dirname, 'onnx.proto')).lookupType('onnx.ModelProto')
   const external = graph.weights.map(({ name, dtype, shape }) => {
     const { offset, bytes } = placed.get(name)!
     const entries = { location, offset: String(offset), length: String(bytes) }
     const externalData = Object.entries(entries).map(([key, value]) => ({ key, value }))
-    return { name, dims: shape, dataType: DATA_TYPES[dtype], dataLocation: 1, externalData }
+    return { name, dims: shape, dataType: DATA_TYPES[dtype], dataLocation: EXTERNAL, externalData }
   })
-  return modelType
+  return modelProto()
     .encode({
       irVersion: IR_VERSION,
       producerName: 'octet',
@@ -89,4 +95,34 @@ const constantProto = ({ name, dtype, shape, data }: Constant) => ({
 function portProto({ name, dtype, shape }: Port) {
   const dim = shape.map((length) => (typeof length === 'number' ? { dimValue: length } : { dimParam: length }))
   return { name, type: { tensorType: { elemType: DATA_TYPES[dtype], shape: { dim } } } }
+}
+
+/** A weight as its graph names it: ONNX's TensorProto.DataType, and where its bytes lie in the file `location`. */
+export type ExternalTensor = {
+  readonly name: string
+  readonly type: number
+  readonly dims: readonly number[]
+  readonly location: string
+  readonly offset: number
+  readonly bytes: number
+}
+
+type InitializerProto = {
+  name: string
+  dataType: number
+  dims: unknown[]
+  dataLocation: number
+  externalData: { key: string; value: string }[]
+}
+
+/** The weights of a serialised graph that lie in another file. Throws an Error for bytes that are no ModelProto. */
+export function readExternalTensors(model: Uint8Array): ExternalTensor[] {
+  const decoded = modelProto().decode(model) as unknown as { graph?: { initializer: InitializerProto[] } }
+  if (!decoded.graph) throw new Error('there is no graph')
+  return decoded.graph.initializer
+    .filter(({ dataLocation }) => dataLocation === EXTERNAL)
+    .map(({ name, dataType, dims, externalData }) => {
+      const { location = '', offset, length } = Object.fromEntries(externalData.map(({ key, value }) => [key, value]))
+      return { name, type: dataType, dims: dims.map(Number), location, offset: Number(offset), bytes: Number(length) }
+    })
 }

@@ -113,7 +113,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
 async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
   const plan: OctetPlan = { ...common(run, system), package: directory }
   // Within a budget each image opens networks again.
-  const within = (budget: number) => ({ budget, runs: Math.min(2, plan.runs), imagesOnly: true })
+  const within = (budget: number) => ({ budget, imagesOnly: true })
   await run.recorder.runProgram(system, [process.execPath, OCTET], {
     ...plan,
     ...(gigabytes !== undefined && within(gigabytes * 2 ** 30)),

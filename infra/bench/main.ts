@@ -90,7 +90,9 @@ command
   .command('targets')
   .description('every network on CUDA against the CPU, on tiny random weights or nano (needs a GPU)')
   .addOption(
-    new Option('--model <name>').choices(['tiny-medium', 'tiny-large', 'nano', 'nano-turbo']).default('tiny-medium'),
+    new Option('--model <name>')
+      .choices(['tiny-medium', 'tiny-large', 'tiny-loud', 'nano', 'nano-turbo'])
+      .default('tiny-medium'),
   )
   .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16']).default('fp8'))
   .addOption(new Option('--target <target>').choices(['cuda', 'cuda-fp8']).default('cuda-fp8'))

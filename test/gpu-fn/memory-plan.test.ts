@@ -83,6 +83,17 @@ test('the decoder takes tiles only where the whole image does not fit', () => {
   expect(plan.peak).toBeLessThanOrEqual(5 * GIB)
 })
 
+test('on a GPU what is kept runs beside the weights that came last, on the CPU each session has its own scratch', () => {
+  const bytesOf = (networks: readonly string[]) =>
+    networks.reduce((sum, network) => sum + WEIGHTS['large fp8'][NETWORKS.indexOf(network as 't5')]! * 1e9, 0)
+  const plan = planMemory(about('large fp8'), square(1024), 15 * GIB, NATIVE)
+  const largest = Math.max(...plan.comeAndGo.map((network) => bytesOf([network])))
+  expect(plan.peak).toBeGreaterThan(bytesOf(plan.kept) + largest + 9 * 64 * 2 ** 20)
+  const onCpu = planMemory(about('large fp8'), square(1024), null, { target: 'cpu', samples: 2, widening: 1 })
+  const onGpu = planMemory(about('large fp8'), square(1024), null, NATIVE)
+  expect(onCpu.peak - bytesOf(NETWORKS)).toBeGreaterThan(onGpu.peak - bytesOf(NETWORKS))
+})
+
 test('a budget that nothing fits is refused with what is needed', () => {
   expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(BudgetError)
   expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(

@@ -155,6 +155,23 @@ describe('residency', () => {
     expect(await velocityOf([])).toEqual(await velocityOf(['conditioning', 'transformer']))
   })
 
+  test('a session whose weights can leave stays open without them', async () => {
+    const log: string[] = []
+    const own = createResidency(async (network) => {
+      log.push(`open ${network}`)
+      const weights = {
+        load: async () => void log.push(`load ${network}`),
+        unload: () => void log.push(`unload ${network}`),
+      }
+      return { ...session, weights, release: async () => void log.push(`release ${network}`) }
+    })
+    for (const network of ['t5', 'transformer', 't5'] as const) await own.session(network).run({})
+    expect(own.open()).toEqual(['t5'])
+    expect(log).toEqual(['open t5', 'unload t5', 'open transformer', 'unload transformer', 'load t5'])
+    await own.release()
+    expect(log.slice(5).sort()).toEqual(['release t5', 'release transformer'])
+  })
+
   test('networks that come and go take turns, also when they are asked for at once', async () => {
     let most = 0
     const own = createResidency(async () => ({

@@ -1,0 +1,135 @@
+// CUDA through koffi, as much of it as weights need: addresses that stay while the memory behind them comes and goes (the driver's virtual
+// memory management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
+import { promisify } from 'node:util'
+import type { DeviceMemory } from './device-weights.ts'
+import { loadLibrary } from './ffi.ts'
+import type { Pointer } from './ort-api.ts'
+
+// CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind
+const PINNED = 1
+const DEVICE = 1
+const READ_WRITE = 3
+const REGISTER_READ_ONLY = 8
+const HOST_TO_DEVICE = 1
+/** The first GPU, which is also the one of onnxruntime's sessions. */
+const GPU = 0
+
+let loaded: DeviceMemory | undefined
+
+/** The memory of the first GPU. Throws an Error when CUDA's libraries or a GPU are not there. */
+export function loadCuda(): DeviceMemory {
+  try {
+    loaded ??= open()
+    return loaded
+  } catch (cause) {
+    throw new Error(`CUDA 13 is not there: ${(cause as Error).message}`, { cause })
+  }
+}
+
+const RUNTIME = {
+  cudaGetErrorString: 'const char *cudaGetErrorString(int error)',
+  cudaGetLastError: 'int cudaGetLastError()',
+  cudaSetDevice: 'int cudaSetDevice(int device)',
+  cudaMemcpy: 'int cudaMemcpy(void *to, void *from, size_t bytes, int kind)',
+  cudaHostRegister: 'int cudaHostRegister(void *address, size_t bytes, unsigned int flags)',
+  cudaHostUnregister: 'int cudaHostUnregister(void *address)',
+} as const
+
+const DRIVER = {
+  cuGetErrorString: 'int cuGetErrorString(int error, _Out_ const char **text)',
+  cuMemGetAllocationGranularity: 'int cuMemGetAllocationGranularity(_Out_ size_t *bytes, void *properties, int option)',
+  cuMemAddressReserve:
+    'int cuMemAddressReserve(_Out_ void **address, size_t bytes, size_t alignment, void *wish, uint64_t flags)',
+  cuMemAddressFree: 'int cuMemAddressFree(void *address, size_t bytes)',
+  cuMemCreate: 'int cuMemCreate(_Out_ uint64_t *handle, size_t bytes, void *properties, uint64_t flags)',
+  cuMemRelease: 'int cuMemRelease(uint64_t handle)',
+  cuMemMap: 'int cuMemMap(void *address, size_t bytes, size_t offset, uint64_t handle, uint64_t flags)',
+  cuMemUnmap: 'int cuMemUnmap(void *address, size_t bytes)',
+  cuMemSetAccess: 'int cuMemSetAccess(void *address, size_t bytes, void *descriptors, size_t count)',
+} as const
+
+type Function = ReturnType<ReturnType<typeof loadLibrary>['func']>
+
+function bind<Name extends string>(file: string, declarations: Record<Name, string>): Record<Name, Function> {
+  const library = loadLibrary(file)
+  const bound = Object.entries<string>(declarations).map(([name, declaration]) => [name, library.func(declaration)])
+  return Object.fromEntries(bound)
+}
+
+/** Calls on one of koffi's threads, for what takes long. */
+const onThread = async (call: Function, ...args: unknown[]) => (await promisify(call.async)(...args)) as number
+
+function open(): DeviceMemory {
+  limitWorkspaces()
+  const runtime = bind('libcudart.so.13', RUNTIME)
+  const driver = bind('libcuda.so.1', DRIVER)
+  const check = (error: number) => {
+    if (error !== 0) throw new Error(`CUDA: ${runtime.cudaGetErrorString(error)}`)
+  }
+  const checkDriver = (error: number) => {
+    const text: [string | null] = [null]
+    if (error !== 0) driver.cuGetErrorString(error, text)
+    if (error !== 0) throw new Error(`CUDA: ${text[0] ?? `error ${error}`}`)
+  }
+  // The driver's functions work in the context that this makes for the thread.
+  check(runtime.cudaSetDevice(GPU))
+  const { properties, access } = onDevice()
+  const granularity: [number] = [0]
+  checkDriver(driver.cuMemGetAllocationGranularity(granularity, properties, 0))
+  return {
+    granularity: Number(granularity[0]),
+    reserve(bytes) {
+      const address: [Pointer] = [0n]
+      checkDriver(driver.cuMemAddressReserve(address, bytes, 0, null, 0))
+      return address[0]
+    },
+    unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes)),
+    map(address, bytes) {
+      const out: [number | bigint] = [0]
+      checkDriver(driver.cuMemCreate(out, bytes, properties, 0))
+      const handle = BigInt(out[0])
+      try {
+        checkDriver(driver.cuMemMap(address, bytes, 0, handle, 0))
+        checkDriver(driver.cuMemSetAccess(address, bytes, access, 1))
+      } catch (error) {
+        driver.cuMemUnmap(address, bytes)
+        driver.cuMemRelease(handle)
+        throw error
+      }
+      return handle
+    },
+    unmap(address, bytes, handle) {
+      checkDriver(driver.cuMemUnmap(address, bytes))
+      checkDriver(driver.cuMemRelease(handle))
+    },
+    async register(address, bytes) {
+      const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER_READ_ONLY)
+      if (error !== 0) runtime.cudaGetLastError()
+      return error === 0
+    },
+    unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address)),
+    copyFromHost: async (to, from, bytes) => check(await onThread(runtime.cudaMemcpy, to, from, bytes, HOST_TO_DEVICE)),
+  }
+}
+
+/** cuBLAS keeps a workspace for each session, of 32 MiB and more on Hopper unless told otherwise, and is no slower with 8. */
+function limitWorkspaces(): void {
+  const setenv = loadLibrary(null).func('int setenv(const char *name, const char *value, int overwrite)')
+  setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:2', 0)
+}
+
+/** CUmemAllocationProp { type, requestedHandleTypes, location { type, id }, … } and CUmemAccessDesc { location { type, id }, flags } */
+function onDevice() {
+  const properties = Buffer.alloc(32)
+  const access = Buffer.alloc(12)
+  properties.writeInt32LE(PINNED, 0)
+  for (const [buffer, offset] of [
+    [properties, 8],
+    [access, 0],
+  ] as const) {
+    buffer.writeInt32LE(DEVICE, offset)
+    buffer.writeInt32LE(GPU, offset + 4)
+  }
+  access.writeInt32LE(READ_WRITE, 8)
+  return { properties, access }
+}

@@ -1,0 +1,122 @@
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { readExternalTensors } from '../../gpu-fn/compile/onnx.ts'
+import { openSession, type Session } from '../../gpu-fn/session.ts'
+import { openNativeSession } from '../../gpu-fn/session-native.ts'
+import { compileTiny } from '../support/compile.ts'
+import { hostMemory } from '../support/host-memory.ts'
+
+const INPUTS = { input_ids: { data: BigInt64Array.from({ length: 77 }, (_, i) => BigInt(i * 7)), dims: [1, 77] } }
+
+let directory: string
+let expected: Awaited<ReturnType<Session['run']>>
+beforeAll(async () => {
+  directory = await compileTiny({ tier: 'fp8' })
+  const session = await openSession(path.join(directory, 'clip_l.onnx'), { target: 'cpu', binding: 'native' })
+  expected = await session.run(INPUTS)
+  await session.release()
+})
+
+const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) =>
+  openNativeSession(file, { entries: {}, memoryPattern: false, memory: () => memory })
+
+describe('weights in memory of our own', () => {
+  test('give what onnxruntime gives over its own, and are read from the file once', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    expect(await session.run(INPUTS)).toEqual(expected)
+    expect(await session.run(INPUTS)).toEqual(expected)
+    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister'])
+    await session.release()
+    expect(log.slice(5)).toEqual(['unmap', 'unreserve'])
+  })
+
+  test('leave and come back while the session stays; a file that is read again stays mapped', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    for (let i = 0; i < 3; i++) {
+      session.weights!.unload()
+      await session.weights!.load()
+      expect(await session.run(INPUTS)).toEqual(expected)
+    }
+    expect(log.filter((call) => call === 'register')).toHaveLength(2)
+    expect(log.filter((call) => call === 'copy')).toHaveLength(4)
+    await session.release()
+    expect(log.slice(-3)).toEqual(['unmap', 'unreserve', 'unregister'])
+  })
+
+  test('come back for a run that finds them away', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    session.weights!.unload()
+    session.weights!.unload()
+    // Neither of two that ask at once runs on weights that are still on their way.
+    expect(await Promise.all([session.run(INPUTS), session.run(INPUTS)])).toEqual([expected, expected])
+    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'unmap', 'map', 'register', 'copy'])
+  })
+
+  test('that find no room leave nothing behind, and may try again', async () => {
+    const { memory, log } = hostMemory(1)
+    await expect(open(path.join(directory, 'clip_l.onnx'), memory)).rejects.toMatchObject({
+      name: 'SessionError',
+      message: expect.stringMatching(/cannot open .*clip_l\.onnx: CUDA: out of memory/),
+    })
+    expect(log).toEqual(['reserve', 'unreserve'])
+  })
+
+  test('whose copy fails are not taken for loaded', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    session.weights!.unload()
+    const { copyFromHost } = memory
+    memory.copyFromHost = () => Promise.reject(new Error('the bus is gone'))
+    await expect(session.run(INPUTS)).rejects.toThrow(/clip_l\.onnx failed: the bus is gone/)
+    expect(log.at(-1)).toBe('unmap')
+    memory.copyFromHost = copyFromHost
+    expect(await session.run(INPUTS)).toEqual(expected)
+  })
+})
+
+describe('a graph that names its weights wrongly', () => {
+  let scratch: string
+  let file: string
+  beforeAll(async () => {
+    scratch = await mkdtemp(path.join(tmpdir(), 'octet-weights-'))
+    await cp(directory, scratch, { recursive: true })
+    file = path.join(scratch, 'clip_l.onnx')
+  })
+  afterAll(() => rm(scratch, { recursive: true }))
+
+  test('is refused when they lie beyond the end of their file', async () => {
+    await truncate(path.join(scratch, 'clip_l.weights'), 1000)
+    const { memory, log } = hostMemory()
+    await expect(open(file, memory)).rejects.toThrow(/cannot open .*: .* lies beyond the end of clip_l\.weights/)
+    expect(log).toEqual([])
+  })
+
+  test('is refused when the file is not there', async () => {
+    await rm(path.join(scratch, 'clip_l.weights'))
+    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*ENOENT.*clip_l\.weights/)
+  })
+
+  test('is refused when it is no graph', async () => {
+    await writeFile(file, Buffer.alloc(64, 0xff))
+    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*clip_l\.onnx: /)
+  })
+})
+
+test('the weights of a graph are told from its constants', async () => {
+  const tensors = readExternalTensors(await readFile(path.join(directory, 'clip_l.onnx')))
+  const { byteLength } = await readFile(path.join(directory, 'clip_l.weights'))
+  expect(tensors.length).toBeGreaterThan(10)
+  for (const { location, offset, bytes, dims } of tensors) {
+    expect(location).toBe('clip_l.weights')
+    expect(offset + bytes).toBeLessThanOrEqual(byteLength)
+    expect(bytes).toBeGreaterThanOrEqual(dims.reduce((n, dim) => n * dim, 1))
+  }
+  expect(() => readExternalTensors(new Uint8Array())).toThrow('there is no graph')
+})
