@@ -1,7 +1,7 @@
 // CUDA through koffi, as much of it as weights need: addresses that stay while the memory behind them comes and goes (the driver's virtual
 // memory management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
 import { promisify } from 'node:util'
-import type { DeviceMemory } from './device-weights.ts'
+import type { DeviceMemory, Mapping } from './device-weights.ts'
 import { loadLibrary } from './ffi.ts'
 import type { Pointer } from './ort-api.ts'
 
@@ -11,6 +11,8 @@ const DEVICE = 1
 const READ_WRITE = 3
 const REGISTER_READ_ONLY = 8
 const HOST_TO_DEVICE = 1
+/** Memory is taken and left in pieces of this size, so that what one range leaves fits the next. */
+const PIECE_BYTES = 16 << 20
 /** The first GPU, which is also the one of onnxruntime's sessions. */
 const GPU = 0
 
@@ -74,34 +76,28 @@ function open(): DeviceMemory {
   // The driver's functions work in the context that this makes for the thread.
   check(runtime.cudaSetDevice(GPU))
   const { properties, access } = onDevice()
-  const granularity: [number] = [0]
-  checkDriver(driver.cuMemGetAllocationGranularity(granularity, properties, 0))
+  const piece = {
+    create(): bigint {
+      const out: [number | bigint] = [0]
+      checkDriver(driver.cuMemCreate(out, PIECE_BYTES, properties, 0))
+      return BigInt(out[0])
+    },
+    map(address: Pointer, handle: bigint): void {
+      checkDriver(driver.cuMemMap(address, PIECE_BYTES, 0, handle, 0))
+      checkDriver(driver.cuMemSetAccess(address, PIECE_BYTES, access, 1))
+    },
+    unmap: (address: Pointer) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES)),
+    free: (handle: bigint) => checkDriver(driver.cuMemRelease(handle)),
+  }
   return {
-    granularity: Number(granularity[0]),
+    granularity: PIECE_BYTES,
     reserve(bytes) {
       const address: [Pointer] = [0n]
       checkDriver(driver.cuMemAddressReserve(address, bytes, 0, null, 0))
       return address[0]
     },
     unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes)),
-    map(address, bytes) {
-      const out: [number | bigint] = [0]
-      checkDriver(driver.cuMemCreate(out, bytes, properties, 0))
-      const handle = BigInt(out[0])
-      try {
-        checkDriver(driver.cuMemMap(address, bytes, 0, handle, 0))
-        checkDriver(driver.cuMemSetAccess(address, bytes, access, 1))
-      } catch (error) {
-        driver.cuMemUnmap(address, bytes)
-        driver.cuMemRelease(handle)
-        throw error
-      }
-      return handle
-    },
-    unmap(address, bytes, handle) {
-      checkDriver(driver.cuMemUnmap(address, bytes))
-      checkDriver(driver.cuMemRelease(handle))
-    },
+    map: (address, bytes) => mapPieces(piece, address, bytes / PIECE_BYTES),
     async register(address, bytes) {
       const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER_READ_ONLY)
       if (error !== 0) runtime.cudaGetLastError()
@@ -109,6 +105,46 @@ function open(): DeviceMemory {
     },
     unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address)),
     copyFromHost: async (to, from, bytes) => check(await onThread(runtime.cudaMemcpy, to, from, bytes, HOST_TO_DEVICE)),
+  }
+}
+
+type Pieces = {
+  create(): bigint
+  map(address: Pointer, handle: bigint): void
+  unmap(address: Pointer): void
+  free(handle: bigint): void
+}
+
+/** Handles of memory that is behind no range. */
+const idle: bigint[] = []
+
+function mapPieces(pieces: Pieces, address: Pointer, count: number): Mapping {
+  const handles: bigint[] = []
+  const addressOf = (i: number) => address + BigInt(i * PIECE_BYTES)
+  const unmap = () => {
+    for (const i of handles.keys()) pieces.unmap(addressOf(i))
+    return handles.splice(0)
+  }
+  try {
+    for (let i = 0; i < count; i++) {
+      const handle = idle.pop() ?? pieces.create()
+      try {
+        pieces.map(addressOf(i), handle)
+      } catch (error) {
+        idle.push(handle)
+        throw error
+      }
+      handles.push(handle)
+    }
+  } catch (error) {
+    idle.push(...unmap())
+    throw error
+  }
+  return {
+    leave: () => void idle.push(...unmap()),
+    async free() {
+      for (const handle of [...unmap(), ...idle.splice(0)]) pieces.free(handle)
+    },
   }
 }
 

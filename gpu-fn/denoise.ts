@@ -1,7 +1,7 @@
 // The two graphs of the denoiser: `conditioning` once for all steps of a prompt, `transformer` in every step.
 import type { PromptEmbeds } from './prompt.ts'
 import { guide } from './sampler.ts'
-import type { Resident, RunOptions, Session, Tensor } from './session.ts'
+import type { Resident, Session, Tensor } from './session.ts'
 
 /** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device. */
 export type Condition = { batch: number; modulation: Resident; context: Resident }
@@ -42,7 +42,7 @@ export async function predictVelocity(
   latent: Tensor,
   conditions: Condition[],
   step: number,
-  options: RunOptions & { guidanceScale: number; position: Tensor | undefined },
+  options: { guidanceScale: number; position: Tensor | undefined; signal: AbortSignal },
 ): Promise<Float32Array> {
   const velocities: Float32Array[] = []
   for (const { batch, modulation, context } of conditions) {

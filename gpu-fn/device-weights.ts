@@ -19,13 +19,19 @@ export type DeviceMemory = {
   /** A range of addresses with nothing behind it. */
   reserve(bytes: number): Pointer
   unreserve(address: Pointer, bytes: number): void
-  /** Puts memory behind a range; the handle gives it back. */
-  map(address: Pointer, bytes: number): bigint
-  unmap(address: Pointer, bytes: number, handle: bigint): void
+  /** Puts memory behind a range, such as an earlier one left. Throws an Error when there is no room. */
+  map(address: Pointer, bytes: number): Mapping
   /** Lets the device read a mapped file by itself, which is ten times as fast; false where that is not possible. */
   register(address: Pointer, bytes: number): Promise<boolean>
   unregister(address: Pointer): Promise<void>
   copyFromHost(to: Pointer, from: Pointer, bytes: number): Promise<void>
+}
+
+export type Mapping = {
+  /** Keeps the memory for the next range. */
+  leave(): void
+  /** Gives the memory back to the system. */
+  free(): Promise<void>
 }
 
 export type DeviceWeights = {
@@ -33,7 +39,7 @@ export type DeviceWeights = {
   readonly initializers: readonly { name: string; value: Pointer }[]
   /** Brings the weights to the device, unless they are there. Throws an Error when there is no room. */
   load(): Promise<void>
-  /** Gives back their memory. No run and no load may be under way. */
+  /** Leaves their memory to others'. No run and no load may be under way. */
   unload(): void
   /** After the session's release. */
   release(): Promise<void>
@@ -61,16 +67,16 @@ export async function placeWeights(
     return { name, value }
   })
   const host = new HostFile(source.file, source.bytes, device)
-  let handle: bigint | undefined
+  let mapping: Mapping | undefined
   let loaded: Promise<void> | undefined
   const unload = () => {
-    if (handle !== undefined) device.unmap(address, bytes, handle)
-    handle = undefined
+    mapping?.leave()
+    mapping = undefined
     loaded = undefined
   }
   const bring = async () => {
     try {
-      handle = device.map(address, bytes)
+      mapping = device.map(address, bytes)
       await host.copyTo(address)
     } catch (error) {
       unload()
@@ -86,7 +92,7 @@ export async function placeWeights(
     unload,
     async release() {
       for (const { value } of initializers) api.release('Value', value)
-      unload()
+      await mapping?.free()
       device.unreserve(address, bytes)
       await host.close()
     },

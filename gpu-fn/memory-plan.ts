@@ -31,9 +31,9 @@ const MIB = 2 ** 20
  * What a GPU holds beside weights and what runs take: the CUDA context with the libraries' kernels, and each session's handles and
  * workspaces. An H200 had 560 MiB in use for the first session of a process beside these, and 70 MiB more after each that followed.
  */
-const OVERHEAD = { process: 640 * MIB, session: 72 * MIB }
+const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
 /** Bytes of the denoiser's activations, in sizes of its stream: our operators fuse what onnxruntime's keep apart. Measured likewise. */
-const STREAMS: Record<Manifest['target'], number> = { cpu: 24, cuda: 44, 'cuda-fp8': 24 }
+const STREAMS: Record<Manifest['target'], number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
 /** Steps whose modulation is computed at once. */
 const STEPS = 50
 const TEXT_TOKENS = 77 + 512
@@ -62,7 +62,7 @@ export function planMemory(manifest: About, size: Size, budget: number | null, h
     if (side !== null && side >= Math.max(size.width, size.height)) continue
     const tiled = side === null ? size : { width: Math.min(side, size.width), height: Math.min(side, size.height) }
     const needs = needsOf(manifest, size, tiled, how)
-    const plans = subsets(needs).map((kept) => {
+    const plans = subsets(needs, how).map((kept) => {
       const others = needs.filter((need) => !kept.includes(need))
       // One that has no other to make way for stays open as well.
       const reread = others.length > 1 ? sum(others, ({ weights }) => weights) : 0
@@ -84,13 +84,15 @@ const held = ({ weights, work }: Need) => weights + work
 const most = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
 /**
- * Every session stays; weights come and go, and runs, which take turns, take what they need from one arena. While what is kept runs, the
- * weights that came last are still there.
+ * Every session stays. Weights that come take the memory that those before them left, and runs take what they need from one arena, which
+ * keeps it: the autoencoder's blocks are larger than any other's.
  */
 function peakOnGpu(kept: readonly Need[], others: readonly Need[]): number {
-  const standing = OVERHEAD.process + (kept.length + others.length) * OVERHEAD.session
-  const besideKept = most(kept, ({ work }) => work) + most(others, ({ weights }) => weights)
-  return standing + sum(kept, ({ weights }) => weights) + Math.max(besideKept, most(others, held))
+  const all = [...kept, ...others]
+  const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
+  const arena = most(decoder!, ({ work }) => work) + most(rest!, ({ work }) => work)
+  const weights = sum(kept, ({ weights }) => weights) + most(others, ({ weights }) => weights)
+  return OVERHEAD.process + all.length * OVERHEAD.session + weights + arena
 }
 
 /** A session has weights and scratch of its own for as long as it is open. */
@@ -99,8 +101,13 @@ const peakOnCpu = (kept: readonly Need[], others: readonly Need[]): number => su
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 
-function subsets(needs: readonly Need[]): Need[][] {
-  return Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
+/**
+ * What may be kept. On a GPU the autoencoder always is: its weights are few, and on an H200 parts of pictures were spoilt, for a reason
+ * that was not found, where they had come milliseconds before it ran in memory that was taken anew.
+ */
+function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
+  const all = Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
+  return target === 'cpu' ? all : all.filter((kept) => kept.some(({ network }) => network === 'vae_decoder'))
 }
 
 /** What every network of a package needs for images of a size that are decoded in tiles of another. */
@@ -130,7 +137,7 @@ function workOf({ networks, latent, position }: About, size: Size, tile: Size, {
       case 'vae_decoder':
         return tile.width * tile.height * value * 1024
       case 'conditioning':
-        return samples * STEPS * Number(modulation ?? 0) * (value + 12)
+        return samples * STEPS * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
       default:
         return (T5_GRAPHS as readonly string[]).includes(network) && target !== 'cpu' ? 400 * MIB : 64 * MIB
     }

@@ -46,7 +46,6 @@ const FUNCTIONS = {
   GetBoundOutputValues: [140, 'void *', 'void *', OUT, koffi.out('size_t *')],
   AddInitializer: [150, 'void *', 'str', 'void *'],
   CreateArenaCfgV2: [164, STRINGS, 'size_t *', 'size_t', OUT],
-  AddRunConfigEntry: [165, 'void *', 'str', 'str'],
   SessionOptionsAppendExecutionProvider_CUDA_V2: [204, 'void *', 'void *'],
   CreateCUDAProviderOptions: [205, OUT],
   UpdateCUDAProviderOptions: [206, 'void *', STRINGS, STRINGS, 'size_t'],

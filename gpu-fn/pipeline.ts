@@ -103,7 +103,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const residency = createResidency((network) => {
     const { file, kernels } = network === 'transformer' ? step : { ...manifest.networks[network]!, kernels: undefined }
     const provider = providerOptions(network)
-    const own = { target: manifest.target, fold, kernels, provider, giveBack: budget !== undefined }
+    const own = { target: manifest.target, fold, kernels, provider }
     return openSession(path.join(directory, file), { ...own, ...sessionOptions })
   }, onOpen)
   let largest: Size = manifest.defaults

@@ -38,6 +38,12 @@ export function createResidency(
     resting.set(network, session)
   }
 
+  async function end(network: NetworkName): Promise<void> {
+    const session = opened.get(network)
+    opened.delete(network)
+    await session?.release()
+  }
+
   async function open(network: NetworkName): Promise<Session> {
     const session = resting.get(network)
     if (!session) return openNetwork(network)
@@ -76,8 +82,14 @@ export function createResidency(
       release: () => close(network),
     }),
     async keep(networks) {
+      const before = kept
       kept = new Set(networks)
-      for (const network of [...opened.keys()]) if (!kept.has(network)) await close(network)
+      for (const network of [...opened.keys()]) {
+        if (kept.has(network)) continue
+        // What was kept had memory of its own, beside what those that come and go leave to each other.
+        if (before.has(network)) await end(network)
+        else await close(network)
+      }
       // Side by side: a copy to a GPU keeps one core busy and is far from what the bus can take.
       const results = await Promise.allSettled(networks.map(obtain))
       const failed = results.find((result) => result.status === 'rejected')

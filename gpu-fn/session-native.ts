@@ -2,7 +2,7 @@
 // device, runs that leave the event loop free and that can be canceled. It runs on the CPU as well, where tests hold it against the binding.
 import { type DeviceMemory, type DeviceWeights, placeWeights } from './device-weights.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
-import { CUDA_DEVICE, environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
+import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
 import type { Resident, RunOptions, Session, Tensor } from './session.ts'
 import { failingWith } from './session-error.ts'
@@ -11,7 +11,6 @@ import { failingWith } from './session-error.ts'
 const FLOAT32 = 1
 const UINT8 = 2
 const INT64 = 7
-const SHRINK = ['memory.enable_memory_arena_shrinkage', `gpu:${CUDA_DEVICE}`] as const
 
 /** Settings of onnxruntime, as names and values of its own. */
 export type NativeSettings = {
@@ -24,8 +23,6 @@ export type NativeSettings = {
   readonly libraries?: readonly string[]
   /** Where the weights are put, so that they can leave and come back; onnxruntime keeps them unless given. */
   readonly memory?: (() => DeviceMemory) | undefined
-  /** Gives what a run took to the device when it ends, where no other of the same session follows. */
-  readonly giveBack?: boolean | undefined
 }
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
@@ -85,7 +82,6 @@ class NativeSession implements Session {
   readonly #host: Pointer
   readonly #device: Pointer
   readonly #running = new Set<Promise<unknown>>()
-  readonly #giveBack: boolean
   #released = false
   readonly weights: DeviceWeights | undefined
 
@@ -93,7 +89,7 @@ class NativeSession implements Session {
     file: string,
     api: OrtApi,
     session: Pointer,
-    { cuda, giveBack = false }: NativeSettings,
+    { cuda }: NativeSettings,
     weights: DeviceWeights | undefined,
   ) {
     this.#file = file
@@ -102,7 +98,6 @@ class NativeSession implements Session {
     this.#host = memoryOf(api, 'Cpu')
     this.#device = cuda ? memoryOf(api, 'Cuda') : this.#host
     this.#outputs = outputNames(api, session)
-    this.#giveBack = cuda !== undefined && giveBack
     this.weights = weights
   }
 
@@ -156,16 +151,11 @@ class NativeSession implements Session {
   }
 
   /** Runs the graph and gives the outputs, each in its place, in their order. */
-  async #compute(
-    inputs: Inputs,
-    places: readonly Pointer[],
-    { signal, again = false }: RunOptions,
-  ): Promise<Pointer[]> {
+  async #compute(inputs: Inputs, places: readonly Pointer[], { signal }: RunOptions): Promise<Pointer[]> {
     signal?.throwIfAborted()
     const api = this.#api
     const binding = api.make('CreateIoBinding', this.#session)
     const options = api.make('CreateRunOptions')
-    if (this.#giveBack && !again) api.call('AddRunConfigEntry', options, ...SHRINK)
     const made: Pointer[] = []
     const terminate = () => api.call('RunOptionsSetTerminate', options)
     try {

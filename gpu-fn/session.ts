@@ -21,8 +21,6 @@ export interface Resident {
 export type RunOptions = {
   /** Stops the run between two operators, where the binding can; `run` then throws the signal's reason. */
   signal?: AbortSignal | undefined
-  /** Another run of this session follows at once, so that what this one took is kept for it. */
-  again?: boolean | undefined
 }
 
 export interface Session {
@@ -51,8 +49,6 @@ export type SessionOptions = {
    * 1536 × 6144 on two cores took 39 ms folded and 313 ms not for 16 tokens, 543 and 820 ms for 256.
    */
   fold?: boolean | undefined
-  /** CUDA only: give memory of a run back to the device when it ends. */
-  giveBack?: boolean | undefined
   /** CUDA only: options of onnxruntime's provider beside our own. */
   provider?: Record<string, string> | undefined
   /** CPU threads of one run; as many as there are cores unless given. */
@@ -99,13 +95,12 @@ function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
   }
 }
 
-function cudaSettings({ kernels, giveBack, provider }: SessionOptions): NativeSettings {
+function cudaSettings({ kernels, provider }: SessionOptions): NativeSettings {
   return {
     // A pattern asks for one block of the peak's size in the second run of a shape, on top of what the first run took.
     memoryPattern: false,
     entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
     cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
-    giveBack,
     memory: loadCuda,
     libraries: kernels === undefined ? [] : [kernels],
   }

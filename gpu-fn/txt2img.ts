@@ -171,8 +171,7 @@ async function denoiseStep(
   step: number,
   signal: AbortSignal,
 ): Promise<Float32Array> {
-  const again = step < request.steps - 1
-  const options = { guidanceScale: request.guidance_scale, position, signal, again }
+  const options = { guidanceScale: request.guidance_scale, position, signal }
   const velocity = await predictVelocity(transformer, latent, conditions, step, options)
   eulerStep(latent.data, velocity, sigmas[step]!, sigmas[step + 1]!)
   return velocity

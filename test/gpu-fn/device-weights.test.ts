@@ -30,7 +30,7 @@ describe('weights in memory of our own', () => {
     expect(await session.run(INPUTS)).toEqual(expected)
     expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister'])
     await session.release()
-    expect(log.slice(5)).toEqual(['unmap', 'unreserve'])
+    expect(log.slice(5)).toEqual(['free', 'unreserve'])
   })
 
   test('leave and come back while the session stays; a file that is read again stays mapped', async () => {
@@ -44,7 +44,7 @@ describe('weights in memory of our own', () => {
     expect(log.filter((call) => call === 'register')).toHaveLength(2)
     expect(log.filter((call) => call === 'copy')).toHaveLength(4)
     await session.release()
-    expect(log.slice(-3)).toEqual(['unmap', 'unreserve', 'unregister'])
+    expect(log.slice(-3)).toEqual(['free', 'unreserve', 'unregister'])
   })
 
   test('come back for a run that finds them away', async () => {
@@ -55,7 +55,7 @@ describe('weights in memory of our own', () => {
     session.weights!.unload()
     // Neither of two that ask at once runs on weights that are still on their way.
     expect(await Promise.all([session.run(INPUTS), session.run(INPUTS)])).toEqual([expected, expected])
-    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'unmap', 'map', 'register', 'copy'])
+    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'leave', 'map', 'register', 'copy'])
   })
 
   test('that find no room leave nothing behind, and may try again', async () => {
@@ -75,7 +75,7 @@ describe('weights in memory of our own', () => {
     const { copyFromHost } = memory
     memory.copyFromHost = () => Promise.reject(new Error('the bus is gone'))
     await expect(session.run(INPUTS)).rejects.toThrow(/clip_l\.onnx failed: the bus is gone/)
-    expect(log.at(-1)).toBe('unmap')
+    expect(log.at(-1)).toBe('leave')
     memory.copyFromHost = copyFromHost
     expect(await session.run(INPUTS)).toEqual(expected)
   })

@@ -55,16 +55,19 @@ test('without a budget everything stays, and nothing is read again', () => {
   })
 })
 
-test.each<[Name, number, { width: number; height: number }]>([
-  ['large fp8', 8, square(1024)],
-  ['large fp8', 8, { width: 1024, height: 768 }],
-  ['medium fp8', 4, square(1024)],
-  ['large fp16', 24, square(1024)],
-])('%s fits in %d GB at %o, decoded in one piece', (name, gigabytes, size) => {
+test.each<[Name, number, { width: number; height: number }, number | null]>([
+  ['large fp8', 8, square(1024), 64],
+  ['large fp8', 8, { width: 1024, height: 768 }, 64],
+  ['large fp8', 15, square(1024), null],
+  ['medium fp8', 4, square(1024), 64],
+  ['medium fp8', 6, square(1024), null],
+  ['medium fp8', 4, square(1440), 48],
+  ['large fp16', 24, square(1024), null],
+])('%s fits in %d GB at %o, decoded in tiles of %s latents', (name, gigabytes, size, tile) => {
   for (const how of [WEIGHT_ONLY, NATIVE]) {
     const plan = planMemory(about(name), size, gigabytes * GIB, how)
     expect(plan.peak).toBeLessThanOrEqual(gigabytes * GIB)
-    expect(plan.tile).toBeNull()
+    expect(plan.tile).toBe(tile)
     expect([...plan.kept, ...plan.comeAndGo].sort()).toEqual([...NETWORKS].sort())
     expect(plan.comeAndGo).not.toEqual([])
   }
@@ -83,15 +86,24 @@ test('the decoder takes tiles only where the whole image does not fit', () => {
   expect(plan.peak).toBeLessThanOrEqual(5 * GIB)
 })
 
-test('on a GPU what is kept runs beside the weights that came last, on the CPU each session has its own scratch', () => {
+test('on a GPU those that come take the memory of those that went, and the decoder stays', () => {
   const bytesOf = (networks: readonly string[]) =>
-    networks.reduce((sum, network) => sum + WEIGHTS['large fp8'][NETWORKS.indexOf(network as 't5')]! * 1e9, 0)
-  const plan = planMemory(about('large fp8'), square(1024), 15 * GIB, NATIVE)
-  const largest = Math.max(...plan.comeAndGo.map((network) => bytesOf([network])))
-  expect(plan.peak).toBeGreaterThan(bytesOf(plan.kept) + largest + 9 * 64 * 2 ** 20)
-  const onCpu = planMemory(about('large fp8'), square(1024), null, { target: 'cpu', samples: 2, widening: 1 })
-  const onGpu = planMemory(about('large fp8'), square(1024), null, NATIVE)
-  expect(onCpu.peak - bytesOf(NETWORKS)).toBeGreaterThan(onGpu.peak - bytesOf(NETWORKS))
+    networks.map((network) => WEIGHTS['large fp8'][NETWORKS.indexOf(network as 't5')]! * 1e9)
+  for (const gigabytes of [8, 9, 11, 13, 15, 18]) {
+    const plan = planMemory(about('large fp8'), square(1024), gigabytes * GIB, NATIVE)
+    const kept = bytesOf(plan.kept).reduce((sum, bytes) => sum + bytes)
+    expect(plan.kept).toContain('vae_decoder')
+    expect(plan.peak).toBeGreaterThan(kept + Math.max(...bytesOf(plan.comeAndGo)))
+    expect(plan.peak).toBeLessThan(kept + Math.max(...bytesOf(plan.comeAndGo)) + 5e9)
+  }
+})
+
+test('on the CPU each session has its own scratch, which goes with it', () => {
+  const onCpu: Execution = { target: 'cpu', samples: 2, widening: 1 }
+  const roomy = planMemory(about('medium fp8'), square(1024), null, onCpu)
+  const tight = planMemory(about('medium fp8'), square(1024), 8 * GIB, onCpu)
+  expect(roomy.peak).toBeGreaterThan(planMemory(about('medium fp8'), square(1024), null, NATIVE).peak)
+  expect(tight.comeAndGo).toContain('vae_decoder')
 })
 
 test('a budget that nothing fits is refused with what is needed', () => {

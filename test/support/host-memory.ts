@@ -27,16 +27,16 @@ export function hostMemory(room = Number.POSITIVE_INFINITY) {
       log.push('unreserve')
       free(address)
     },
-    map(_address, bytes) {
+    map(address, bytes) {
       if (mapped + bytes > room) throw new Error('CUDA: out of memory')
       mapped += bytes
       log.push('map')
-      return 1n
-    },
-    unmap(address, bytes) {
-      mapped -= bytes
-      log.push('unmap')
-      memset(address, 0xff, bytes)
+      const unmap = (call: string) => {
+        mapped -= bytes
+        log.push(call)
+        memset(address, 0xff, bytes)
+      }
+      return { leave: () => unmap('leave'), free: async () => unmap('free') }
     },
     async register() {
       log.push('register')
