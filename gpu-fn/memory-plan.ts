@@ -101,10 +101,7 @@ const peakOnCpu = (kept: readonly Need[], others: readonly Need[]): number => su
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 
-/**
- * What may be kept. On a GPU the autoencoder always is: its weights are few, and on an H200 parts of pictures were spoilt, for a reason
- * that was not found, where they had come milliseconds before it ran in memory that was taken anew.
- */
+/** What may be kept. On a GPU the autoencoder always is: its weights are few, and would take longer to settle than to come (device-weights.ts). */
 function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
   const all = Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
   return target === 'cpu' ? all : all.filter((kept) => kept.some(({ network }) => network === 'vae_decoder'))
