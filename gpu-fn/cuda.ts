@@ -1,8 +1,9 @@
 // CUDA through koffi, as much of it as weights need: addresses that stay while the memory behind them comes and goes (the driver's virtual
 // memory management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
 import { promisify } from 'node:util'
-import type { DeviceMemory, Mapping } from './device-weights.ts'
+import type { DeviceMemory } from './device-weights.ts'
 import { loadLibrary } from './ffi.ts'
+import { createMemoryPool } from './memory-pool.ts'
 import type { Pointer } from './ort-api.ts'
 
 // CUmemAllocationType, CUmemLocationType, CUmemAccess_flags, cudaHostRegister's flag, cudaMemcpyKind
@@ -11,7 +12,7 @@ const DEVICE = 1
 const READ_WRITE = 3
 const REGISTER_READ_ONLY = 8
 const HOST_TO_DEVICE = 1
-/** Memory is taken and left in pieces of this size, so that what one range leaves fits the next. */
+/** A multiple of the granularity of every GPU, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
 /** The first GPU, which is also the one of onnxruntime's sessions. */
 const GPU = 0
@@ -39,7 +40,6 @@ const RUNTIME = {
 
 const DRIVER = {
   cuGetErrorString: 'int cuGetErrorString(int error, _Out_ const char **text)',
-  cuMemGetAllocationGranularity: 'int cuMemGetAllocationGranularity(_Out_ size_t *bytes, void *properties, int option)',
   cuMemAddressReserve:
     'int cuMemAddressReserve(_Out_ void **address, size_t bytes, size_t alignment, void *wish, uint64_t flags)',
   cuMemAddressFree: 'int cuMemAddressFree(void *address, size_t bytes)',
@@ -50,16 +50,16 @@ const DRIVER = {
   cuMemSetAccess: 'int cuMemSetAccess(void *address, size_t bytes, void *descriptors, size_t count)',
 } as const
 
-type Function = ReturnType<ReturnType<typeof loadLibrary>['func']>
+type CFunction = ReturnType<ReturnType<typeof loadLibrary>['func']>
 
-function bind<Name extends string>(file: string, declarations: Record<Name, string>): Record<Name, Function> {
+function bind<Name extends string>(file: string, declarations: Record<Name, string>): Record<Name, CFunction> {
   const library = loadLibrary(file)
   const bound = Object.entries<string>(declarations).map(([name, declaration]) => [name, library.func(declaration)])
   return Object.fromEntries(bound)
 }
 
 /** Calls on one of koffi's threads, for what takes long. */
-const onThread = async (call: Function, ...args: unknown[]) => (await promisify(call.async)(...args)) as number
+const onThread = async (call: CFunction, ...args: unknown[]) => (await promisify(call.async)(...args)) as number
 
 function open(): DeviceMemory {
   limitWorkspaces()
@@ -76,19 +76,20 @@ function open(): DeviceMemory {
   // The driver's functions work in the context that this makes for the thread.
   check(runtime.cudaSetDevice(GPU))
   const { properties, access } = onDevice()
-  const piece = {
-    create(): bigint {
+  const pool = createMemoryPool({
+    bytes: PIECE_BYTES,
+    create() {
       const out: [number | bigint] = [0]
       checkDriver(driver.cuMemCreate(out, PIECE_BYTES, properties, 0))
       return BigInt(out[0])
     },
-    map(address: Pointer, handle: bigint): void {
+    map(address, handle) {
       checkDriver(driver.cuMemMap(address, PIECE_BYTES, 0, handle, 0))
       checkDriver(driver.cuMemSetAccess(address, PIECE_BYTES, access, 1))
     },
-    unmap: (address: Pointer) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES)),
-    free: (handle: bigint) => checkDriver(driver.cuMemRelease(handle)),
-  }
+    unmap: (address) => checkDriver(driver.cuMemUnmap(address, PIECE_BYTES)),
+    free: (handle) => checkDriver(driver.cuMemRelease(handle)),
+  })
   return {
     granularity: PIECE_BYTES,
     reserve(bytes) {
@@ -97,7 +98,7 @@ function open(): DeviceMemory {
       return address[0]
     },
     unreserve: (address, bytes) => checkDriver(driver.cuMemAddressFree(address, bytes)),
-    map: (address, bytes) => mapPieces(piece, address, bytes / PIECE_BYTES),
+    map: pool.map,
     async register(address, bytes) {
       const error = await onThread(runtime.cudaHostRegister, address, bytes, REGISTER_READ_ONLY)
       if (error !== 0) runtime.cudaGetLastError()
@@ -105,46 +106,6 @@ function open(): DeviceMemory {
     },
     unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address)),
     copyFromHost: async (to, from, bytes) => check(await onThread(runtime.cudaMemcpy, to, from, bytes, HOST_TO_DEVICE)),
-  }
-}
-
-type Pieces = {
-  create(): bigint
-  map(address: Pointer, handle: bigint): void
-  unmap(address: Pointer): void
-  free(handle: bigint): void
-}
-
-/** Handles of memory that is behind no range. */
-const idle: bigint[] = []
-
-function mapPieces(pieces: Pieces, address: Pointer, count: number): Mapping {
-  const handles: bigint[] = []
-  const addressOf = (i: number) => address + BigInt(i * PIECE_BYTES)
-  const unmap = () => {
-    for (const i of handles.keys()) pieces.unmap(addressOf(i))
-    return handles.splice(0)
-  }
-  try {
-    for (let i = 0; i < count; i++) {
-      const handle = idle.pop() ?? pieces.create()
-      try {
-        pieces.map(addressOf(i), handle)
-      } catch (error) {
-        idle.push(handle)
-        throw error
-      }
-      handles.push(handle)
-    }
-  } catch (error) {
-    idle.push(...unmap())
-    throw error
-  }
-  return {
-    leave: () => void idle.push(...unmap()),
-    async free() {
-      for (const handle of [...unmap(), ...idle.splice(0)]) pieces.free(handle)
-    },
   }
 }
 

@@ -63,8 +63,9 @@ export async function predictVelocity(
 function stack(rows: Float32Array[], dims: readonly number[]): Tensor {
   const size = rows[0]!.length
   const known = dims.reduce((product, dim) => (dim < 0 ? product : product * dim), 1)
-  const data = new Float32Array(size * rows.length)
-  for (const [i, row] of rows.entries()) data.set(row, i * size)
+  // One alone need not be copied, of which a prompt's rows are 5 MB.
+  const data = rows.length === 1 ? rows[0]! : new Float32Array(size * rows.length)
+  if (rows.length > 1) for (const [i, row] of rows.entries()) data.set(row, i * size)
   return { data, dims: [rows.length, ...dims.map((dim) => (dim < 0 ? size / known : dim))] }
 }
 

@@ -38,7 +38,7 @@ export type Mapping = {
   /** Keeps the memory for the next range. */
   leave(): void
   /** Gives the memory back to the system. */
-  free(): Promise<void>
+  free(): void
 }
 
 export type DeviceWeights = {
@@ -100,7 +100,7 @@ export async function placeWeights(
     unload,
     async release() {
       for (const { value } of initializers) api.release('Value', value)
-      await mapping?.free()
+      mapping?.free()
       device.unreserve(address, bytes)
       await host.close()
     },
@@ -151,13 +151,17 @@ class HostFile {
 
 type Mapped = { address: Pointer; close(): Promise<void> }
 
-const libc = loadLibrary(null)
-const mmap = libc.func(
-  'void *mmap(void *address, size_t bytes, int protection, int flags, int descriptor, int64_t offset)',
-)
-const munmap = libc.func('int munmap(void *address, size_t bytes)')
+/** Of Linux and its like, so not before it is used. */
+function posix() {
+  const libc = loadLibrary(null)
+  return {
+    mmap: libc.func('void *mmap(void *address, size_t bytes, int protection, int flags, int file, int64_t offset)'),
+    munmap: libc.func('int munmap(void *address, size_t bytes)'),
+  }
+}
 
 async function mapFile(file: string, bytes: number, device: DeviceMemory): Promise<Mapped> {
+  const { mmap, munmap } = posix()
   const opened = await fs.open(file)
   try {
     const address: Pointer = await promisify(mmap.async)(null, bytes, READ, SHARED_AND_READ, opened.fd, 0)

@@ -1,0 +1,55 @@
+// Device memory in pieces of one size, which ranges of addresses leave to each other without giving them back to the system in between.
+import type { Mapping } from './device-weights.ts'
+import type { Pointer } from './ort-api.ts'
+
+/** What the driver does with one piece, by its handle. Each may throw. */
+export type Pieces = {
+  readonly bytes: number
+  create(): bigint
+  free(handle: bigint): void
+  map(address: Pointer, handle: bigint): void
+  unmap(address: Pointer): void
+}
+
+export type MemoryPool = {
+  /** Puts memory behind `bytes` from `address` on, both multiples of a piece: first what others left. Throws what the driver says, with nothing mapped. */
+  map(address: Pointer, bytes: number): Mapping
+}
+
+export function createMemoryPool(pieces: Pieces): MemoryPool {
+  const idle: bigint[] = []
+
+  function mapOne(address: Pointer): bigint {
+    const handle = idle.pop() ?? pieces.create()
+    try {
+      pieces.map(address, handle)
+      return handle
+    } catch (error) {
+      idle.push(handle)
+      throw error
+    }
+  }
+
+  return {
+    map(address, bytes) {
+      const addressOf = (i: number) => address + BigInt(i * pieces.bytes)
+      const handles: bigint[] = []
+      const unmap = () => {
+        for (const i of handles.keys()) pieces.unmap(addressOf(i))
+        return handles.splice(0)
+      }
+      try {
+        for (let i = 0; i < bytes / pieces.bytes; i++) handles.push(mapOne(addressOf(i)))
+      } catch (error) {
+        idle.push(...unmap())
+        throw error
+      }
+      return {
+        leave: () => void idle.push(...unmap()),
+        free: () => {
+          for (const handle of [...unmap(), ...idle.splice(0)]) pieces.free(handle)
+        },
+      }
+    },
+  }
+}
