@@ -64,7 +64,7 @@ async function load(pkg: Package): Promise<void> {
 async function warm(pkg: Package, sizes: Size[]): Promise<void> {
   const pipeline = await pipelineOf(pkg)
   const { defaults, target } = pkg.manifest
-  // A GPU's libraries plan anew for a batch of two, which guidance makes, and pay some of it in a second run (Large on an H100: 0.3 s).
+  // A GPU's libraries plan anew for a batch of two, which guidance makes.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
   const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
   const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
