@@ -4,8 +4,10 @@ import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { type Manifest, NETWORKS } from '../../gpu-fn/compile/manifest.ts'
+import { BudgetError } from '../../gpu-fn/memory-plan.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
-import { chooseStepGraph, providerOptions } from '../../gpu-fn/pipeline.ts'
+import { openPackage, type Package } from '../../gpu-fn/packages.ts'
+import { chooseStepGraph, openPipeline, planOf, providerOptions } from '../../gpu-fn/pipeline.ts'
 import { openSession, type SessionOptions, type Tensor } from '../../gpu-fn/session.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../built-in-model.ts'
 import { type Pixels, psnr, readPixels } from '../compare-images.ts'
@@ -23,13 +25,15 @@ export type TargetsOptions = {
 }
 
 const AXES: Record<string, number> = { B: 1, L: 96, h: 32, w: 24, S: 16 * 12, T: 4 }
-const REQUEST: RenderRequest = {
+const REQUEST = {
   prompt: 'a red heart on a blue sky',
   width: 256,
   height: 256,
   seed: 5,
-}
+} satisfies RenderRequest
 const LOUD = 600
+/** dB; two images of the same differ by 62 to 67 on CUDA. */
+const SAME = 55
 /** Relative error ‖given − cpu‖ / ‖cpu‖ that is allowed, and the least PSNR in dB, with 16-bit and with FP8 products. */
 const LIMITS = { weightOnly: { error: 2e-2, psnr: 35 }, native: { error: 5e-2, psnr: 30 } }
 
@@ -89,10 +93,41 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
     console.log(
       `  the same image again: PSNR ${psnr(await pixels(directories[target]!), given).toFixed(1)} dB to the first`,
     )
+    const moved = await likenessWithin(directories[target]!)
+    judge('images whose weights come and go', `PSNR ${moved.toFixed(1)} dB or more to those whose stay`, moved >= SAME)
   } finally {
     await fs.rm(scratch, { recursive: true })
   }
   if (failures.length > 0) throw new Error(`too far from the CPU: ${failures.join(', ')}`)
+}
+
+/** The least PSNR of images within a budget in which most weights come and go to the same images without one. */
+export async function likenessWithin(directory: string): Promise<number> {
+  const pkg = await openPackage(directory)
+  const requests = [256, 256, 128, 128, 256].map((side) => ({ ...REQUEST, width: side, height: side }))
+  const make = async (budget: number | undefined) => {
+    const pipeline = await openPipeline(pkg, { budget })
+    const images: Pixels[] = []
+    for (const request of requests) images.push(await readPixels(await render(pipeline, request)))
+    await pipeline.release()
+    return images
+  }
+  const [stayed, moved] = [await make(undefined), await make(tightBudget(pkg))]
+  return Math.min(...moved.map((image, i) => psnr(image, stayed[i]!)))
+}
+
+/** A budget that lacks as many of the weights' bytes as one can do without. */
+function tightBudget(pkg: Package): number {
+  const weights = Object.values(pkg.manifest.files).reduce((sum, { bytes }) => sum + bytes, 0)
+  const { peak } = planOf(pkg, undefined, REQUEST)
+  for (const share of [0.8, 0.6, 0.4, 0.2]) {
+    try {
+      return planOf(pkg, peak - share * weights, REQUEST).budget!
+    } catch (error) {
+      if (!(error instanceof BudgetError)) throw error
+    }
+  }
+  return peak - 1
 }
 
 const isBuiltIn = (model: TargetsOptions['model']): model is BuiltInModel => Object.hasOwn(CHECKPOINTS, model)
