@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { type ExternalTensor, readExternalTensors } from './compile/onnx.ts'
 import { loadLibrary } from './ffi.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
+import { isInside } from './packages.ts'
 
 /** mmap(2): PROT_READ, MAP_SHARED, MAP_POPULATE of Linux */
 const READ = 1
@@ -111,6 +112,7 @@ export async function placeWeights(
 async function sourceOf(directory: string, tensors: readonly ExternalTensor[]) {
   const [location, ...others] = [...new Set(tensors.map(({ location }) => location))]
   if (others.length > 0) throw new Error('the weights of a graph are not in one file')
+  if (!isInside(location!)) throw new Error(`the weights are in "${location}", which is not beside the graph`)
   const file = path.join(directory, location!)
   const { size } = await fs.stat(file)
   const beyond = tensors.find(({ offset, bytes }) => offset + bytes > size)

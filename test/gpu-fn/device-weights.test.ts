@@ -2,7 +2,9 @@ import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { readExternalTensors } from '../../gpu-fn/compile/onnx.ts'
+import { Graph } from '../../gpu-fn/compile/graph.ts'
+import { encodeModel, readExternalTensors } from '../../gpu-fn/compile/onnx.ts'
+import * as ops from '../../gpu-fn/compile/ops.ts'
 import { openSession, type Session } from '../../gpu-fn/session.ts'
 import { openNativeSession } from '../../gpu-fn/session-native.ts'
 import { compileTiny } from '../support/compile.ts'
@@ -90,6 +92,19 @@ describe('a graph that names its weights wrongly', () => {
     file = path.join(scratch, 'clip_l.onnx')
   })
   afterAll(() => rm(scratch, { recursive: true }))
+
+  test.each(['../clip_l.weights', '/clip_l.weights', '..'])(
+    'is refused when they are said to be in %s',
+    async (location) => {
+      const graph = new Graph('astray')
+      const weight = graph.weight('w', 'float32', [1], null)
+      graph.output('y', ops.add(graph.input('x', 'float32', [1]), weight))
+      const placed = new Map(graph.weights.map(({ name }) => [name, { offset: 0, bytes: 4 }]))
+      const astray = path.join(scratch, 'astray.onnx')
+      await writeFile(astray, encodeModel(graph, { location, placed }, 'test'))
+      await expect(open(astray, hostMemory().memory)).rejects.toThrow(/cannot open .* which is not beside the graph/)
+    },
+  )
 
   test('is refused when they lie beyond the end of their file', async () => {
     await truncate(path.join(scratch, 'clip_l.weights'), 1000)
