@@ -1,5 +1,5 @@
 // The weights of a graph in memory of our own, over which its session is opened. They leave the device and come back, by direct reads from
-// the page cache, while the session stays: opening it anew takes longer than both, and onnxruntime copies at a tenth of the speed.
+// the page cache, while the session stays: to open it anew takes longer than that, and onnxruntime copies at a tenth of the speed.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'

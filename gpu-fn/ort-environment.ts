@@ -12,6 +12,7 @@ export const CUDA_DEVICE = 0
 let environment: Pointer | undefined
 let shared = false
 
+/** Made when it is first asked for. Throws what onnxruntime says. */
 export function environmentOf(api: OrtApi): Pointer {
   environment ??= api.make('CreateEnv', FATAL_ONLY, 'octet')
   return environment

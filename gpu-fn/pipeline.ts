@@ -33,7 +33,7 @@ export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding
   budget?: number | undefined
   /** Told of the plan at first and whenever it changes. */
   onPlan?: (plan: MemoryPlan) => void
-  /** Told of each network that was opened, and how long it took. */
+  /** Told of each network that was opened, or whose weights came back, and how long it took. */
   onOpen?: (network: NetworkName, seconds: number) => void
 }
 

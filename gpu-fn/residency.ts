@@ -12,7 +12,7 @@ export type Residency = {
   release(): Promise<void>
 }
 
-/** Use it from one thread. Runs of networks that come and go take turns; those that stay run side by side. `onOpen` is told how long each opening took. */
+/** Use it from one thread. Runs of networks that come and go take turns; those that stay run side by side. `onOpen` is told how long each took to open, or its weights to come. */
 export function createResidency(
   openNetwork: (network: NetworkName) => Promise<Session>,
   onOpen: (network: NetworkName, seconds: number) => void = () => {},
@@ -30,21 +30,23 @@ export function createResidency(
     return result
   }
 
-  async function close(network: NetworkName): Promise<void> {
+  /** Its weights leave the device: alone where the session lets them, or with the session. */
+  async function putAway(network: NetworkName): Promise<void> {
     const session = opened.get(network)
-    opened.delete(network)
-    if (!session?.weights) return session?.release()
+    if (!session?.weights) return end(network)
     session.weights.unload()
+    opened.delete(network)
     resting.set(network, session)
   }
 
   async function end(network: NetworkName): Promise<void> {
-    const session = opened.get(network)
+    const session = opened.get(network) ?? resting.get(network)
     opened.delete(network)
+    resting.delete(network)
     await session?.release()
   }
 
-  async function open(network: NetworkName): Promise<Session> {
+  async function bring(network: NetworkName): Promise<Session> {
     const session = resting.get(network)
     if (!session) return openNetwork(network)
     await session.weights?.load()
@@ -56,9 +58,9 @@ export function createResidency(
   async function obtain(network: NetworkName): Promise<Session> {
     const found = opened.get(network)
     if (found) return found
-    if (!kept.has(network)) for (const other of [...opened.keys()]) if (!kept.has(other)) await close(other)
+    if (!kept.has(network)) for (const other of [...opened.keys()]) if (!kept.has(other)) await putAway(other)
     const start = performance.now()
-    const session = await open(network)
+    const session = await bring(network)
     opened.set(network, session)
     onOpen(network, (performance.now() - start) / 1000)
     return session
@@ -79,7 +81,7 @@ export function createResidency(
           const results = Object.entries(await session.run(inputs, options))
           return Object.fromEntries(results.map(([name, tensor]) => [name, new HostResident(tensor)]))
         }),
-      release: () => close(network),
+      release: () => end(network),
     }),
     async keep(networks) {
       const before = kept
@@ -87,8 +89,7 @@ export function createResidency(
       for (const network of [...opened.keys()]) {
         if (kept.has(network)) continue
         // What was kept had memory of its own, beside what those that come and go leave to each other.
-        if (before.has(network)) await end(network)
-        else await close(network)
+        await (before.has(network) ? end : putAway)(network)
       }
       // Side by side: a copy to a GPU keeps one core busy and is far from what the bus can take.
       const results = await Promise.allSettled(networks.map(obtain))
@@ -97,10 +98,7 @@ export function createResidency(
     },
     open: () => [...opened.keys()],
     async release() {
-      const sessions = [...opened.values(), ...resting.values()]
-      opened.clear()
-      resting.clear()
-      for (const session of sessions) await session.release()
+      for (const network of [...opened.keys(), ...resting.keys()]) await end(network)
     },
   }
 }

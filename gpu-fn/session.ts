@@ -3,6 +3,7 @@
 import * as ort from 'onnxruntime-node'
 import type { Target } from './compile/nn.ts'
 import { loadCuda } from './cuda.ts'
+import type { DeviceWeights } from './device-weights.ts'
 import { failingWith } from './session-error.ts'
 import { type NativeSettings, openNativeSession } from './session-native.ts'
 
@@ -32,7 +33,7 @@ export interface Session {
   /** The same, with all results left on the device. */
   runResident(inputs: Record<string, Tensor | Resident>, options?: RunOptions): Promise<Record<string, Resident>>
   /** Where weights can leave the device while the session stays. A run brings them back. */
-  readonly weights?: { load(): Promise<void> /** No run may be under way. */; unload(): void } | undefined
+  readonly weights?: Pick<DeviceWeights, 'load' | 'unload'> | undefined
   /** Waits for runs that are under way. */
   release(): Promise<void>
 }

@@ -112,7 +112,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
 
 async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
   const plan: OctetPlan = { ...common(run, system), package: directory }
-  // Within a budget each image opens networks again.
+  // A single network within a budget runs as it does without one.
   const within = (budget: number) => ({ budget, imagesOnly: true })
   await run.recorder.runProgram(system, [process.execPath, OCTET], {
     ...plan,

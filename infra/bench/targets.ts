@@ -7,7 +7,7 @@ import { type Manifest, NETWORKS } from '../../gpu-fn/compile/manifest.ts'
 import { BudgetError } from '../../gpu-fn/memory-plan.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
 import { openPackage, type Package } from '../../gpu-fn/packages.ts'
-import { chooseStepGraph, openPipeline, planOf, providerOptions } from '../../gpu-fn/pipeline.ts'
+import { chooseStepGraph, planOf, providerOptions } from '../../gpu-fn/pipeline.ts'
 import { openSession, type SessionOptions, type Tensor } from '../../gpu-fn/session.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../built-in-model.ts'
 import { type Pixels, psnr, readPixels } from '../compare-images.ts'
@@ -102,17 +102,19 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
 }
 
 /** The least PSNR of images within a budget in which most weights come and go to the same images without one. */
-export async function likenessWithin(directory: string): Promise<number> {
-  const pkg = await openPackage(directory)
+async function likenessWithin(directory: string): Promise<number> {
   const requests = [256, 256, 128, 128, 256].map((side) => ({ ...REQUEST, width: side, height: side }))
-  const make = async (budget: number | undefined) => {
-    const pipeline = await openPipeline(pkg, { budget })
-    const images: Pixels[] = []
-    for (const request of requests) images.push(await readPixels(await render(pipeline, request)))
-    await pipeline.release()
-    return images
-  }
-  const [stayed, moved] = [await make(undefined), await make(tightBudget(pkg))]
+  const make = (budget: number | undefined) =>
+    withPipeline(
+      directory,
+      async (pipeline) => {
+        const images: Pixels[] = []
+        for (const request of requests) images.push(await readPixels(await render(pipeline, request)))
+        return images
+      },
+      { budget },
+    )
+  const [stayed, moved] = [await make(undefined), await make(tightBudget(await openPackage(directory)))]
   return Math.min(...moved.map((image, i) => psnr(image, stayed[i]!)))
 }
 

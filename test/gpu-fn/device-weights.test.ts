@@ -35,6 +35,20 @@ describe('weights in memory of our own', () => {
     expect(log.slice(5)).toEqual(['free', 'unreserve'])
   })
 
+  test('are what the session computes with', async () => {
+    const { memory } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    session.weights!.unload()
+    // Nothing comes, so that what is there is not a number.
+    const { copyFromHost } = memory
+    memory.copyFromHost = async () => {}
+    expect([...((await session.run(INPUTS)).pooled!.data as Float32Array)].every(Number.isNaN)).toBe(true)
+    memory.copyFromHost = copyFromHost
+    session.weights!.unload()
+    expect(await session.run(INPUTS)).toEqual(expected)
+  })
+
   test('leave and come back while the session stays; a file that is read again stays mapped', async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)

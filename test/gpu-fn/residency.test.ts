@@ -155,21 +155,50 @@ describe('residency', () => {
     expect(await velocityOf([])).toEqual(await velocityOf(['conditioning', 'transformer']))
   })
 
-  test('a session whose weights can leave stays open without them', async () => {
-    const log: string[] = []
-    const own = createResidency(async (network) => {
-      log.push(`open ${network}`)
-      const weights = {
-        load: async () => void log.push(`load ${network}`),
-        unload: () => void log.push(`unload ${network}`),
-      }
-      return { ...session, weights, release: async () => void log.push(`release ${network}`) }
+  describe('of sessions whose weights can leave', () => {
+    const logged = () => {
+      const log: string[] = []
+      const own = createResidency(async (network) => {
+        log.push(`open ${network}`)
+        const weights = {
+          load: async () => void log.push(`load ${network}`),
+          unload: () => void log.push(`unload ${network}`),
+        }
+        return { ...session, weights, release: async () => void log.push(`release ${network}`) }
+      })
+      return { own, log }
+    }
+
+    test('lets them stay open without their weights', async () => {
+      const { own, log } = logged()
+      for (const network of ['t5', 'transformer', 't5'] as const) await own.session(network).run({})
+      expect(own.open()).toEqual(['t5'])
+      expect(log).toEqual(['open t5', 'unload t5', 'open transformer', 'unload transformer', 'load t5'])
+      await own.release()
+      expect(log.slice(5).sort()).toEqual(['release t5', 'release transformer'])
     })
-    for (const network of ['t5', 'transformer', 't5'] as const) await own.session(network).run({})
-    expect(own.open()).toEqual(['t5'])
-    expect(log).toEqual(['open t5', 'unload t5', 'open transformer', 'unload transformer', 'load t5'])
-    await own.release()
-    expect(log.slice(5).sort()).toEqual(['release t5', 'release transformer'])
+
+    test('ends what is kept no longer, which had memory of its own, and takes what rests for what is kept now', async () => {
+      const { own, log } = logged()
+      await own.keep(['clip_l', 'clip_g'])
+      await own.session('t5').run({})
+      await own.session('transformer').run({})
+      await own.keep(['clip_l', 't5'])
+      expect(log.slice(3)).toEqual([
+        ...['unload t5', 'open transformer'],
+        ...['release clip_g', 'unload transformer', 'load t5'],
+      ])
+      expect(own.open()).toEqual(['clip_l', 't5'])
+    })
+
+    test('ends one that rests when it is released', async () => {
+      const { own, log } = logged()
+      await own.session('t5').run({})
+      await own.session('transformer').run({})
+      await own.session('t5').release()
+      await own.session('t5').run({})
+      expect(log.slice(3)).toEqual(['release t5', 'unload transformer', 'open t5'])
+    })
   })
 
   test('networks that come and go take turns, also when they are asked for at once', async () => {
