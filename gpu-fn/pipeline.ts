@@ -64,20 +64,20 @@ export function providerOptions(network: NetworkName): Record<string, string> {
   return network === 'transformer' || network === 'conditioning' ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
 }
 
-type StepGraph = { file: string; batched: boolean; kernels?: string | undefined; note: string | null }
+type Graphs = Pick<Manifest, 'networks'> & { batched: boolean; kernels?: string | undefined; note: string | null }
 
 /**
- * The step graph that this machine can run: for target cuda-fp8 the one on FP8 tensor cores or, where GPU or library is not there, the
- * weight-only one that the package has beside it.
+ * The graphs that this machine can run: for target cuda-fp8 those with our kernels or, where GPU or library is not there, those that the
+ * package has beside them, whose step multiplies in 16 bits.
  */
-export function chooseStepGraph(manifest: Manifest, kernels: () => Kernels = findKernels): StepGraph {
-  const own = manifest.networks.transformer!
+export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = findKernels): Graphs {
+  const { networks, without_kernels } = manifest
   const batched = manifest.transformer_batch === null
-  if (manifest.target !== 'cuda-fp8') return { file: own.file, batched, note: null }
+  if (!without_kernels) return { networks, batched, note: null }
   const found = kernels()
-  if ('library' in found) return { file: own.file, batched, kernels: found.library, note: null }
+  if ('library' in found) return { networks, batched, kernels: found.library, note: null }
   const note = `${manifest.model}:${manifest.tier} runs with FP8 weights but 16-bit products: ${found.missing}`
-  return { file: manifest.weight_only!.file, batched: false, note }
+  return { networks: { ...networks, ...without_kernels }, batched: false, note }
 }
 
 type Size = { width: number; height: number }
@@ -85,7 +85,7 @@ type Size = { width: number; height: number }
 /** What stays open of a package, for images up to a size: its own unless given. Throws `BudgetError`. */
 export function planOf(pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan {
   const { manifest } = pkg
-  const { batched, note } = chooseStepGraph(manifest)
+  const { batched, note } = chooseGraphs(manifest)
   const target = note === null ? manifest.target : 'cuda'
   const how = { target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening }
   return planMemory(manifest, size, budget ?? null, how)
@@ -99,12 +99,10 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   const { directory, manifest } = pkg
   const { budget, onPlan, onOpen, ...sessionOptions } = options
   const { fold } = footprintOf(pkg)
-  const step = chooseStepGraph(manifest)
+  const { networks, batched, kernels, note } = chooseGraphs(manifest)
   const residency = createResidency((network) => {
-    const { file, kernels } = network === 'transformer' ? step : { ...manifest.networks[network]!, kernels: undefined }
-    const provider = providerOptions(network)
-    const own = { target: manifest.target, fold, kernels, provider }
-    return openSession(path.join(directory, file), { ...own, ...sessionOptions })
+    const own = { target: manifest.target, fold, kernels, provider: providerOptions(network) }
+    return openSession(path.join(directory, networks[network]!.file), { ...own, ...sessionOptions })
   }, onOpen)
   let largest: Size = manifest.defaults
   const adopt = async (plan: MemoryPlan) => {
@@ -115,7 +113,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
   try {
     const encoders = await openEncoders(pkg, residency.session)
     const pipeline: Pipeline = {
-      ...{ package: pkg, encoders, batched: step.batched, note: step.note, plan: await adopt(planOf(pkg, budget)) },
+      ...{ package: pkg, encoders, batched, note, plan: await adopt(planOf(pkg, budget)) },
       conditioning: residency.session('conditioning'),
       transformer: residency.session('transformer'),
       vaeDecoder: residency.session('vae_decoder'),

@@ -1,8 +1,8 @@
 // What the operators of gpu-fn/kernels compute, in ONNX operators and float32: the definition that the kernels are tested against. With
 // `reference` as its layers a model runs on the CPU with the very roundings to FP8 that it has on FP8 tensor cores.
 import type { Value } from '../gpu-fn/compile/graph.ts'
-import type { Operand } from '../gpu-fn/compile/nn.ts'
-import { cpu } from '../gpu-fn/compile/nn-cpu.ts'
+import type { FeatureMap, Operand } from '../gpu-fn/compile/nn.ts'
+import { cpu, groupNormOfPlanes } from '../gpu-fn/compile/nn-cpu.ts'
 import { type Fp8Operators, fp8Lowering, type Projected } from '../gpu-fn/compile/nn-cuda-fp8.ts'
 import * as ops from '../gpu-fn/compile/ops.ts'
 
@@ -53,6 +53,13 @@ function parts({ qkv, queryNorm, keyNorm }: Projected, queryFactor: Value, keyFa
   return { q, k: normalised(k, keyNorm, keyFactor, epsilon), v }
 }
 
+function settled({ pending, ...map }: FeatureMap): Value {
+  if (!pending) return map
+  const biased = ops.add(map, ops.reshape(pending.bias, [map.shape[1]!, 1, 1]))
+  return pending.skip ? ops.add(pending.skip, biased) : biased
+}
+
+/** Feature maps are [B, C, H, W] here, and [B, H, W, C] in the kernels. */
 export const operators: Fp8Operators = {
   modulateQuantise(stream, branches, modulation, modulations, { factor, epsilon }) {
     const width = Number(stream.shape[2])
@@ -88,6 +95,11 @@ export const operators: Fp8Operators = {
     const [zero, far] = [0, Number.MAX_SAFE_INTEGER].map((at) => ops.int64(joint, [at])) as [Value, Value]
     const first = quantise(ops.slice(joint, zero, length, 1, like.shape[1]!))
     return rest ? [first, quantise(ops.slice(joint, length, far, 1, rest.shape[1]!))] : [first]
+  },
+  settled,
+  groupNorm(map, weight, bias, options) {
+    const sum = settled(map)
+    return { map: options.keep ? sum : map, normed: groupNormOfPlanes(sum, weight, bias, options) }
   },
 }
 

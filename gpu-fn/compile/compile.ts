@@ -36,7 +36,6 @@ export type Compiled = {
   readonly notes: readonly string[]
 }
 
-const WEIGHT_ONLY = 'transformer-weight-only.onnx'
 const MODEL_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
 
 function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void {
@@ -123,12 +122,13 @@ async function writePackage(
   }
   for (const [network, graph] of model.graphs) {
     const { placed } = placeWeights(graph.weights)
-    const variants = network === 'transformer' && model.weightOnly ? [graph, model.weightOnly] : [graph]
-    for (const variant of variants) {
-      const name = variant === graph ? `${network}.onnx` : WEIGHT_ONLY
-      const bytes = encodeModel(variant, { location: `${network}.weights`, placed }, packageJson.version)
+    const write = async (name: string, graph: Graph) => {
+      const bytes = encodeModel(graph, { location: `${network}.weights`, placed }, packageJson.version)
       digests[name] = await writeFile(directory, name, bytes)
     }
+    await write(`${network}.onnx`, graph)
+    const other = model.withoutKernels.get(network)
+    if (other) await write(withoutKernels(network), other)
   }
   for (const [name, bytes] of tokenizers.files) digests[name] = await writeFile(directory, name, bytes)
   const about: Manifest = manifest.parse({
@@ -139,10 +139,8 @@ async function writePackage(
     target: options.target,
     tool: `octet ${packageJson.version}`,
     source: source.digest('hex'),
-    networks: Object.fromEntries(
-      [...model.graphs].map(([network, graph]) => [network, describe(`${network}.onnx`, graph)]),
-    ),
-    ...(model.weightOnly && { weight_only: describe(WEIGHT_ONLY, model.weightOnly) }),
+    networks: describe(model.graphs, (network) => `${network}.onnx`),
+    ...(model.withoutKernels.size > 0 && { without_kernels: describe(model.withoutKernels, withoutKernels) }),
     files: Object.fromEntries(Object.entries(digests).sort(([a], [b]) => (a < b ? -1 : 1))),
   })
   await writeFile(directory, 'manifest.json', Buffer.from(`${JSON.stringify(about, null, 2)}\n`))
@@ -178,7 +176,11 @@ function notesOn({ about, vocabularies }: Model, tokenizers: Tokenizers, { tier 
   ]
 }
 
-const describe = (file: string, { inputs, outputs }: Graph) => ({ file, inputs, outputs })
+const withoutKernels = (network: string) => `${network}-without-kernels.onnx`
+const describe = (graphs: Model['graphs'], fileOf: (network: string) => string) =>
+  Object.fromEntries(
+    [...graphs].map(([network, { inputs, outputs }]) => [network, { file: fileOf(network), inputs, outputs }]),
+  )
 
 function sourceBytes({ source }: Weight): number {
   const from = source as WeightSource

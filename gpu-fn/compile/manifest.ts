@@ -55,8 +55,8 @@ export const manifest = z.strictObject({
   /** 1: the step graph takes one sample at a time; null: any number. */
   transformer_batch: z.literal(1).nullable(),
   networks: z.partialRecord(z.enum(NETWORKS), network),
-  /** Target cuda-fp8: the step graph for GPUs that cannot run `networks.transformer`. It takes one sample and reads the same weights. */
-  weight_only: network.optional(),
+  /** Target cuda-fp8: those that GPUs run which cannot run the kernels. They read the same weights; this step graph takes one sample. */
+  without_kernels: z.strictObject({ transformer: network, vae_decoder: network }).optional(),
   /** Path in the package → size and digest. Tokenizer files are `tokenizer/…`, `tokenizer_2/…`, `tokenizer_3/…`. */
   files: z.record(z.string(), z.strictObject({ bytes: z.int(), sha256: z.string() })),
 })

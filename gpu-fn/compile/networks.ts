@@ -36,8 +36,8 @@ export type Model = {
   /** Rows of each encoder's embedding. */
   readonly vocabularies: ReadonlyMap<NetworkName, number>
   readonly graphs: ReadonlyMap<NetworkName, Graph>
-  /** The step graph without kernels of our own, over the same weights, for GPUs that cannot run `graphs.get('transformer')`. */
-  readonly weightOnly: Graph | null
+  /** Graphs without kernels of our own, over the same weights, for GPUs that cannot run those of `graphs`. */
+  readonly withoutKernels: ReadonlyMap<NetworkName, Graph>
   /** The position table where the step graph cannot compute it. */
   readonly positionTable: Tensor | null
   readonly about: Pick<
@@ -65,7 +65,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const graphs = new Map<NetworkName, Graph>()
   const vocabularies = new Map<NetworkName, number>()
   const text = buildEncoders(checkpoint, options, graphs, derived, vocabularies)
-  const weightOnly = buildTransformer(denoiser, derived, positions, options, graphs)
+  buildTransformer(denoiser, derived, positions, options, graphs)
 
   const vae = deriveVae(tensorsOf('vae'), checkpoint.config.vae)
   if (vae.latentChannels !== derived.inChannels) {
@@ -74,14 +74,23 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
       `decodes ${vae.latentChannels} latent channels, but the transformer has ${derived.inChannels}`,
     )
   }
-  build('vae', tensorsOf('vae'), 'vae_decoder', options, graphs, (s) => vaeDecoder(s, vae))
+  const decoder = (options: BuildOptions, graphs: Map<NetworkName, Graph>) =>
+    build('vae', tensorsOf('vae'), 'vae_decoder', options, graphs, (s) => vaeDecoder(s, vae))
+  decoder(options, graphs)
+  const withoutKernels = new Map<NetworkName, Graph>()
+  if (options.target === 'cuda-fp8') {
+    const portable = { ...options, target: 'cuda' } as const
+    buildTransformer(denoiser, derived, positions, portable, withoutKernels)
+    withoutKernels.delete('conditioning')
+    decoder(portable, withoutKernels)
+  }
 
   const { steps, guidanceScale, shift, licence } = variant.defaults
   const downsample = 2 ** (vae.levels - 1)
   const size = downsample * variant.defaults.sampleSize
   return {
     graphs,
-    weightOnly,
+    withoutKernels,
     vocabularies,
     positionTable: positions ? null : { ...table, shape: [derived.positionMax ** 2, derived.width] },
     about: {
@@ -140,18 +149,10 @@ function buildTransformer(
   positions: PositionTables,
   options: BuildOptions,
   graphs: Map<NetworkName, Graph>,
-): Graph | null {
-  const step = (s: Scope) => transformer(s, config, positions)
-  const both = (options: BuildOptions, graphs: Map<NetworkName, Graph>) => {
-    const ledger = new Ledger('transformer', tensors)
-    build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config), ledger, false)
-    build('transformer', tensors, 'transformer', options, graphs, step, ledger)
-  }
-  both(options, graphs)
-  if (options.target !== 'cuda-fp8') return null
-  const others = new Map<NetworkName, Graph>()
-  both({ ...options, target: 'cuda' }, others)
-  return others.get('transformer')!
+): void {
+  const ledger = new Ledger('transformer', tensors)
+  build('transformer', tensors, 'conditioning', options, graphs, (s) => conditioning(s, config), ledger, false)
+  build('transformer', tensors, 'transformer', options, graphs, (s) => transformer(s, config, positions), ledger)
 }
 
 function buildT5(

@@ -1,6 +1,6 @@
 // Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
 import type { Value } from './graph.ts'
-import { applyActivation, type ConvolutionOptions, type Lowering, scaleDim } from './nn.ts'
+import { applyActivation, type ConvolutionOptions, type GroupNormOptions, type Lowering, scaleDim } from './nn.ts'
 import { attendByOperators } from './nn-attention.ts'
 import * as ops from './ops.ts'
 import { isQuantised, type Quantised, type Scope } from './scope.ts'
@@ -24,12 +24,12 @@ const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon
   return { stream: { value: sum, pending: [] }, normed }
 }
 
-const conv2d: Lowering['conv2d'] = (s, x, out, { kernel, stride, padding }) => {
+const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }) => {
   const weight = ops.cast(s.parameter('weight', [out, cpu.channels(x), kernel, kernel]), 'float32')
   const [b, , h, w] = x.shape
   const shape = [b!, out, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
   const attributes = convolutionAttributes({ kernel, stride, padding })
-  return s.graph.node('Conv', [x, weight, s.parameter('bias', [out])], [{ dtype: 'float32', shape }], attributes)[0]!
+  return s.graph.node('Conv', [x, weight, bias], [{ dtype: 'float32', shape }], attributes)[0]!
 }
 
 /** Attributes of ONNX Conv and of onnxruntime's NhwcConv. */
@@ -40,7 +40,12 @@ export const convolutionAttributes = ({ kernel, stride, padding }: ConvolutionOp
 })
 
 /** Group normalisation of x [B, C, H, W] in standard operators, for a provider or a size without an operator of its own. */
-export function groupNormOfPlanes(s: Scope, x: Value, groups: number, epsilon: number): Value {
+export function groupNormOfPlanes(
+  x: Value,
+  weight: Value,
+  bias: Value,
+  { groups, epsilon, silu }: GroupNormOptions,
+): Value {
   const grouped = ops.reshape(x, [x.shape[0]!, groups, 'group'])
   const ones = ops.float32(x, new Array(groups).fill(1))
   const zeros = ops.float32(x, new Array(groups).fill(0))
@@ -48,15 +53,21 @@ export function groupNormOfPlanes(s: Scope, x: Value, groups: number, epsilon: n
   const attributes = { epsilon: { float: epsilon } }
   const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], attributes)[0]!
   const channels = x.shape[1] as number
-  const column = (name: string) => ops.reshape(s.parameter(name, [channels]), [channels, 1, 1])
-  const y = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
-  return ops.add(ops.multiply(y, column('weight')), column('bias'))
-}
-
-const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
-  const y = groupNormOfPlanes(s, x, groups, epsilon)
+  const column = (vector: Value) => ops.reshape(vector, [channels, 1, 1])
+  const rows = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
+  const y = ops.add(ops.multiply(rows, column(weight)), column(bias))
   return silu ? ops.silu(y) : y
 }
+
+const groupNorm: Lowering['groupNorm'] = (s, map, options) => {
+  const [weight, bias] = groupNormParameters(s, cpu.channels(map))
+  return { map, normed: groupNormOfPlanes(map, weight, bias, options) }
+}
+
+export const groupNormParameters = (s: Scope, channels: number): [weight: Value, bias: Value] => [
+  s.parameter('weight', [channels]),
+  s.parameter('bias', [channels]),
+]
 
 const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
   const [b, c, h, w] = x.shape
@@ -89,6 +100,8 @@ export const cpu: Lowering = {
   planes: (x) => x,
   channels: (x) => x.shape[1] as number,
   conv2d,
+  addMaps: ops.add,
+  settled: (x) => x,
   groupNorm,
   upsampleNearest,
   tokens(x, length) {

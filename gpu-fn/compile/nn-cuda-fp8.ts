@@ -1,8 +1,16 @@
 // Layers for FP8 tensor cores through the operators of kernels/: the step graph's matrix products take codes on both sides, and what
-// stands between two products is one operator. All else, and every other network, is as in nn-cuda.ts.
+// stands between two products is one operator. Feature maps are added to and normalised by one operator too. All else is as in nn-cuda.ts.
 import { GraphError, type Value } from './graph.ts'
-import { type Attending, type Lowering, type ModulationVector, type Operand, projections } from './nn.ts'
+import {
+  type Attending,
+  type FeatureMap,
+  type Lowering,
+  type ModulationVector,
+  type Operand,
+  projections,
+} from './nn.ts'
 import { attendByOperators } from './nn-attention.ts'
+import { groupNormParameters } from './nn-cpu.ts'
 import * as ops from './ops.ts'
 import { isNative } from './precision.ts'
 import { isQuantised, type Quantised, type Scope } from './scope.ts'
@@ -32,14 +40,26 @@ export type Fp8Operators = {
   attend(image: Projected, text: Projected | null, epsilon: number): Value
   /** The tokens of a joint sequence, quantised by rows: as many as `like` has, and then the rest, which is as long as `rest`. */
   quantiseParts(joint: Value, like: Value, rest: Value | null): Operand[]
+  /** A map with what is pending added. */
+  settled(map: FeatureMap): Value
+  /** The norm of a settled map over groups of channels · weight + bias, with SiLU where asked; and the map where it is to be kept. */
+  groupNorm(
+    map: FeatureMap,
+    weight: Value,
+    bias: Value,
+    options: Parameters<Lowering['groupNorm']>[2],
+  ): ReturnType<Lowering['groupNorm']>
 }
 
 /** The unit of products that may be large: before GELU, and before a gate. */
 const UNIT = 16
 const HEAD_DEPTH = 64
+/** Channels that the kernel handles together. */
+const CHANNELS = 8
 
 /** A lowering over FP8 operators; what they do not cover is `base`'s. */
 export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
+  const settled: Lowering['settled'] = (map) => (map.pending ? operators.settled(map) : map)
   const attend: Lowering['attend'] = (parts, options) => {
     const [image, text] = parts
     if (!image.x.rowScales) return base.attend(parts, options)
@@ -88,6 +108,17 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
       return { stream: { value: sum, pending: [] }, normed }
     },
     attend,
+    conv2d: (s, x, out, bias, options) => ({ ...base.conv2d(s, x, out, null, options), pending: { bias: bias! } }),
+    addMaps(x, y) {
+      const skip = settled(x)
+      return y.pending && !y.pending.skip ? { ...y, pending: { ...y.pending, skip } } : ops.add(skip, settled(y))
+    },
+    settled,
+    groupNorm(s, map, options) {
+      const channels = base.channels(map)
+      if (channels % CHANNELS !== 0) return base.groupNorm(s, settled(map), options)
+      return operators.groupNorm(map, ...groupNormParameters(s, channels), options)
+    },
   }
 }
 

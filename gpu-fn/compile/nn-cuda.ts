@@ -4,7 +4,7 @@
 import type { Value } from './graph.ts'
 import { applyActivation, type Branch, type Lowering, scaleDim } from './nn.ts'
 import { attendByOperators } from './nn-attention.ts'
-import { convolutionAttributes, groupNormOfPlanes } from './nn-cpu.ts'
+import { convolutionAttributes, groupNormOfPlanes, groupNormParameters } from './nn-cpu.ts'
 import * as ops from './ops.ts'
 import { isQuantised, type Quantised } from './scope.ts'
 
@@ -63,24 +63,26 @@ const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon
   return { stream: { value: x, pending: [] }, normed }
 }
 
-const conv2d: Lowering['conv2d'] = (s, x, out, { kernel, stride, padding }) => {
+const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }) => {
   const weight = s.parameter('weight', [out, cuda.channels(x), kernel, kernel], { channelsLast: true })
   const [b, h, w] = x.shape
   const result = { dtype: x.dtype, shape: [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), out] }
-  const inputs = [x, ops.cast(weight, x.dtype), ops.cast(s.parameter('bias', [out]), x.dtype)]
+  const inputs = [x, ops.cast(weight, x.dtype), bias && ops.cast(bias, x.dtype)]
   return s.graph.node('NhwcConv', inputs, [result], convolutionAttributes({ kernel, stride, padding }), CONTRIB)[0]!
 }
 
-const groupNorm: Lowering['groupNorm'] = (s, x, groups, epsilon, silu) => {
+const groupNorm: Lowering['groupNorm'] = (s, map, options) => {
+  const { groups, epsilon, silu } = options
+  const { dtype, shape } = map
+  const [weight, bias] = groupNormParameters(s, cuda.channels(map))
   // The operator handles channels in pairs. SD3.5's autoencoder has 4 or more in a group.
-  if ((cuda.channels(x) / groups) % 2 !== 0) {
-    const y = groupNormOfPlanes(s, ops.cast(cuda.planes(x), 'float32'), groups, epsilon)
-    return cuda.featureMap(ops.cast(silu ? ops.silu(y) : y, x.dtype))
+  if ((cuda.channels(map) / groups) % 2 !== 0) {
+    const normed = groupNormOfPlanes(ops.cast(cuda.planes(map), 'float32'), weight, bias, options)
+    return { map, normed: cuda.featureMap(ops.cast(normed, dtype)) }
   }
-  const channels = [cuda.channels(x)]
-  const inputs = [x, s.parameter('weight', channels), s.parameter('bias', channels)]
   const attributes = { groups, epsilon: { float: epsilon }, activation: silu ? 1 : 0, channels_last: 1 }
-  return s.graph.node('GroupNorm', inputs, [{ dtype: x.dtype, shape: x.shape }], attributes, CONTRIB)[0]!
+  const [normed] = s.graph.node('GroupNorm', [map, weight, bias], [{ dtype, shape }], attributes, CONTRIB)
+  return { map, normed: normed! }
 }
 
 const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
@@ -127,6 +129,8 @@ export const cuda: Lowering = {
   planes: (x) => ops.transpose(x, [0, 3, 1, 2]),
   channels: (x) => x.shape[3] as number,
   conv2d,
+  addMaps: ops.add,
+  settled: (x) => x,
   groupNorm,
   upsampleNearest,
   tokens: (x, length) => ops.reshape(x, [x.shape[0]!, length, x.shape[3]!]),

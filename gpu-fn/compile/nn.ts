@@ -20,6 +20,11 @@ export type Branch = { readonly value: Value; readonly bias?: Value; readonly ga
 export type Stream = { readonly value: Value; readonly pending: readonly Branch[] }
 /** `scale` holds 1 + scale; gates are in the stream's units. */
 export type Modulation = { readonly shift: ModulationVector; readonly scale: ModulationVector }
+/**
+ * Activations [B, C, H, W] of the autoencoder, laid out as the target likes it, to which `bias` [C] and `skip`, a map of the same shape,
+ * are still to be added, so that a target can add and normalise at once.
+ */
+export type FeatureMap = Value & { readonly pending?: { readonly bias: Value; readonly skip?: Value } }
 export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
 /** A stream's part in joint attention; its module has qkv, ln_q and ln_k. Without `queries` it is only looked at. */
 export type Attending = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
@@ -59,8 +64,12 @@ export type Lowering = {
   featureMap(x: Value): Value
   planes(x: Value): Value
   channels(x: Value): number
-  conv2d(s: Scope, x: Value, out: number, options: ConvolutionOptions): Value
-  groupNorm(s: Scope, x: Value, groups: number, epsilon: number, silu: boolean): Value
+  conv2d(s: Scope, x: Value, out: number, bias: Value | null, options: ConvolutionOptions): FeatureMap
+  addMaps(x: FeatureMap, y: FeatureMap): FeatureMap
+  /** With nothing pending. */
+  settled(x: FeatureMap): Value
+  /** The norm of a map and, if it is to be kept, the map settled. */
+  groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: FeatureMap; normed: Value }
   upsampleNearest(x: Value): Value
   tokens(x: Value, length: string): Value
   fromTokens(x: Value, like: Value): Value
@@ -191,12 +200,20 @@ export const applyActivation = (x: Value, activation: Activation | undefined): V
 export type ConvolutionOptions = { readonly kernel: number; readonly stride: number; readonly padding: number }
 
 /** Convolution to `out` channels with the module's weight [O, I, k, k] and bias [O]; 3×3 that keeps the size unless told otherwise. */
-export const conv2d = (s: Scope, x: Value, out: number, { kernel = 3, stride = 1, padding = 1 } = {}) =>
-  s.enter().lowering.conv2d(s, x, out, { kernel, stride, padding })
+export function conv2d(s: Scope, x: FeatureMap, out: number, { kernel = 3, stride = 1, padding = 1 } = {}): FeatureMap {
+  s.enter()
+  return s.lowering.conv2d(s, s.lowering.settled(x), out, s.parameter('bias', [out]), { kernel, stride, padding })
+}
+
+export type GroupNormOptions = { readonly groups: number; readonly epsilon: number; readonly silu: boolean }
 
 /** torch `GroupNorm` with the module's weight and bias, then SiLU where asked. */
-export const groupNorm = (s: Scope, x: Value, groups: number, epsilon: number, { silu = false } = {}) =>
-  s.enter().lowering.groupNorm(s, x, groups, epsilon, silu)
+export const groupNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): Value =>
+  s.enter().lowering.groupNorm(s, x, { ...options, keep: false }).normed
+
+/** `groupNorm`, and the map itself with nothing pending any more. */
+export const settleAndNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): { map: FeatureMap; normed: Value } =>
+  s.enter().lowering.groupNorm(s, x, { ...options, keep: true })
 
 /** A length times a factor: numbers multiply, free axes get a name. */
 export function scaleDim(dim: Shape[number], factor: number): Shape[number] {

@@ -84,4 +84,20 @@ struct Attention {
   bool portable;
 };
 
+struct GroupNorm {
+  static constexpr const char* name = "GroupNorm";
+  /** map, weight, bias; a bias and a map that are pending */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}, {FLOAT16, OPTIONAL}};
+  /** norm, scratch, the map with what was pending */
+  static constexpr Port outputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}};
+
+  explicit GroupNorm(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  int64_t groups;
+  bool silu;
+  float epsilon;
+};
+
 }  // namespace octet

@@ -127,7 +127,7 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
 
   const patch = { kernel: patchSize, stride: patchSize, padding: 0 }
   const map = s.lowering.featureMap(toActivations(s, latent))
-  const patches = conv2d(s.at('x_embedder', 'proj'), map, width, patch)
+  const patches = s.lowering.settled(conv2d(s.at('x_embedder', 'proj'), map, width, patch))
   const grid = patchGrid(latent, patchSize)
   const position = positions
     ? positionsOf(s, positions, grid, config)

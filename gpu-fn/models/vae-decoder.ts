@@ -1,7 +1,16 @@
 // The decoder of SD3.5's 16-channel autoencoder. Stability-AI/sd3.5 sd3_impls.py `VAEDecoder` @ fbf8f48.
 // B batch · C channels · h, w latent size · a feature map is laid out as the target likes it
 import type { Graph, Value } from '../compile/graph.ts'
-import { attention, conv2d, groupNorm, linear, outputWidth, toActivations } from '../compile/nn.ts'
+import {
+  attention,
+  conv2d,
+  type FeatureMap,
+  groupNorm,
+  linear,
+  outputWidth,
+  settleAndNorm,
+  toActivations,
+} from '../compile/nn.ts'
 import * as ops from '../compile/ops.ts'
 import type { Scope } from '../compile/scope.ts'
 
@@ -27,7 +36,7 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const { latentChannels, levels, blocksPerLevel, groups, scalingFactor, shiftFactor } = config
   const latent = graph.input('latent', 'float32', ['B', latentChannels, 'h', 'w'])
   const z = ops.add(ops.divide(latent, ops.scalar(latent, scalingFactor)), ops.scalar(latent, shiftFactor))
-  let x = s.lowering.featureMap(toActivations(s, z))
+  let x: FeatureMap = s.lowering.featureMap(toActivations(s, z))
   if (s.has('post_quant_conv.weight')) x = conv2d(s.at('post_quant_conv'), x, latentChannels, ONE_BY_ONE)
 
   const decoder = s.at('decoder')
@@ -38,10 +47,10 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   for (let level = levels - 1; level >= 0; level--) {
     const up = decoder.at('up', level)
     for (let i = 0; i < blocksPerLevel; i++) x = residualBlock(up.at('block', i), x, groups)
-    if (level > 0) x = conv2d(up.at('upsample', 'conv'), s.lowering.upsampleNearest(x), s.lowering.channels(x))
+    if (level > 0) x = upsample(up.at('upsample'), x)
   }
-  x = groupNorm(decoder.at('norm_out'), x, groups, EPSILON, { silu: true })
-  const image = ops.cast(s.lowering.planes(conv2d(decoder.at('conv_out'), x, 3)), 'float32')
+  const normed = groupNorm(decoder.at('norm_out'), x, { groups, epsilon: EPSILON, silu: true })
+  const image = ops.cast(s.lowering.planes(s.lowering.settled(conv2d(decoder.at('conv_out'), normed, 3))), 'float32')
   graph.output('image', image)
   graph.output('pixels', pixelsOf(image))
   graph.output('sum', ops.sum(image))
@@ -56,18 +65,29 @@ function pixelsOf(image: Value): Value {
 }
 
 /** sd3_impls.py `ResnetBlock` */
-function residualBlock(s: Scope, x: Value, groups: number): Value {
+function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const out = outputWidth(s.at('conv1'))
-  const h = conv2d(s.at('conv1'), groupNorm(s.at('norm1'), x, groups, EPSILON, { silu: true }), out)
-  const y = conv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, groups, EPSILON, { silu: true }), out)
-  return ops.add(s.lowering.channels(x) === out ? x : conv2d(s.at('nin_shortcut'), x, out, ONE_BY_ONE), y)
+  const options = { groups, epsilon: EPSILON, silu: true }
+  const { map, normed } = settleAndNorm(s.at('norm1'), x, options)
+  const h = conv2d(s.at('conv1'), normed, out)
+  const y = conv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, options), out)
+  return s.lowering.addMaps(
+    s.lowering.channels(map) === out ? map : conv2d(s.at('nin_shortcut'), map, out, ONE_BY_ONE),
+    y,
+  )
+}
+
+function upsample(s: Scope, x: FeatureMap): FeatureMap {
+  const twice = s.lowering.upsampleNearest(s.lowering.settled(x))
+  return conv2d(s.at('conv'), twice, s.lowering.channels(x))
 }
 
 /** One attention head over all positions. sd3_impls.py `AttnBlock` */
-function attentionBlock(s: Scope, x: Value, groups: number): Value {
+function attentionBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const channels = s.lowering.channels(x)
-  const tokens = s.lowering.tokens(groupNorm(s.at('norm'), x, groups, EPSILON), 'h*w') // [B, h·w, C]
+  const { map, normed } = settleAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })
+  const tokens = s.lowering.tokens(normed, 'h*w') // [B, h·w, C]
   const project = (name: string, input: Value) => linear(s.at(name), input, channels)
   const qkv = { q: project('q', tokens), k: project('k', tokens), v: project('v', tokens) }
-  return ops.add(x, s.lowering.fromTokens(project('proj_out', attention(qkv, { heads: 1 })), x))
+  return ops.add(map, s.lowering.fromTokens(project('proj_out', attention(qkv, { heads: 1 })), map))
 }

@@ -2,7 +2,7 @@
 // their definition, and its inputs, which are float32 and narrowed inside.
 import { decodeTable, encode } from '../../gpu-fn/compile/fp8.ts'
 import type { Value } from '../../gpu-fn/compile/graph.ts'
-import type { Operand } from '../../gpu-fn/compile/nn.ts'
+import type { FeatureMap, Lowering, Operand } from '../../gpu-fn/compile/nn.ts'
 import type { Fp8Operators } from '../../gpu-fn/compile/nn-cuda-fp8.ts'
 import * as ops from '../../gpu-fn/compile/ops.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
@@ -12,8 +12,13 @@ export type Narrow = (x: Value) => Value
 export type Case = {
   readonly name: string
   readonly inputs: Record<string, Tensor>
-  /** The results that are compared; `half` narrows an input to what the operator takes. */
-  readonly build: (inputs: Record<string, Value>, operators: Fp8Operators, half: Narrow) => Record<string, Value>
+  /** The results that are compared; `half` narrows an input to what the operator takes, `layout` is that of its feature maps. */
+  readonly build: (
+    inputs: Record<string, Value>,
+    operators: Fp8Operators,
+    half: Narrow,
+    layout: Pick<Lowering, 'featureMap' | 'planes'>,
+  ) => Record<string, Value>
   /** Relative error that is allowed, over a result and in its worst row. */
   readonly tolerance: { readonly all: number; readonly row: number }
 }
@@ -167,7 +172,32 @@ function parts(batch: number, first: number, second: number, width: number): Cas
   }
 }
 
+type Maps = { groups?: number; bias?: boolean; skip?: boolean; silu?: boolean; keep?: boolean; map?: Tensor }
+
+function groupNorm(name: string, dims: [number, number, number, number], options: Maps = {}): Case {
+  const { groups = 32, bias = true, skip = true, silu = true, keep = true, map = noise(dims, 13, 4) } = options
+  const channels = [dims[1]]
+  return {
+    name: `GroupNorm ${name} [${dims.join(', ')}] in ${groups} groups`,
+    tolerance: HALVES,
+    inputs: {
+      ...{ map, weight: noise(channels, 14), bias: noise(channels, 15) },
+      ...(bias && { pendingBias: noise(channels, 16, 5) }),
+      ...(skip && { skip: noise(dims, 17, 2) }),
+    },
+    build(inputs, operators, half, layout) {
+      const mapOf = (name: string) => layout.featureMap(half(inputs[name]!))
+      const pending = { bias: inputs.pendingBias!, ...(skip && { skip: mapOf('skip') }) }
+      const map: FeatureMap = { ...mapOf('map'), ...(bias && { pending }) }
+      const result = operators.groupNorm(map, inputs.weight!, inputs.bias!, { groups, epsilon: 1e-6, silu, keep })
+      const planes = (x: Value) => ops.cast(layout.planes(x), 'float32')
+      return { normed: planes(result.normed), ...(keep && { map: planes(result.map) }) }
+    },
+  }
+}
+
 const WIDE: [number, number, number] = [1, 5, 2432]
+const MAP: [number, number, number, number] = [1, 128, 6, 10]
 
 export const CASES: readonly Case[] = [
   modulate('of Large', [2, 37, 2432], { branches: 1, modulations: 1 }),
@@ -210,6 +240,28 @@ export const CASES: readonly Case[] = [
   parts(2, 5, 3, 2432),
   parts(1, 129, 0, 1536),
   parts(1, 1, 1, 192),
+  groupNorm("of the autoencoder's last level", [1, 128, 96, 160]),
+  groupNorm('of its first, two samples', [2, 512, 20, 9]),
+  groupNorm('without a skip', MAP, { skip: false, keep: false }),
+  groupNorm('with nothing pending', MAP, { bias: false, skip: false, silu: false }),
+  groupNorm('that keeps no sum', [1, 256, 17, 3], { keep: false }),
+  groupNorm('of one pixel', [3, 64, 1, 1]),
+  groupNorm('of 24 channels', [1, 24, 33, 31], { groups: 3 }),
+  groupNorm('far from zero', MAP, {
+    map: edited(noise(MAP, 13, 0.5), (data) => {
+      data.forEach((x, i) => {
+        data[i] = x + 500
+      })
+    }),
+    bias: false,
+    skip: false,
+  }),
+  groupNorm('with a value that is not a number', MAP, {
+    map: edited(noise(MAP, 13), (data) => {
+      data[777] = Number.NaN
+    }),
+    keep: false,
+  }),
   attend('a tile', { image: 128, heads: 1 }),
   attend('less than a tile', { image: 3, heads: 3 }),
   attend('one token', { image: 1, heads: 1 }),

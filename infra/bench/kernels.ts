@@ -4,6 +4,8 @@ import os from 'node:os'
 import path from 'node:path'
 import { Graph, type Value } from '../../gpu-fn/compile/graph.ts'
 import { kernelOperators } from '../../gpu-fn/compile/kernels.ts'
+import { cpu } from '../../gpu-fn/compile/nn-cpu.ts'
+import { cuda } from '../../gpu-fn/compile/nn-cuda.ts'
 import type { Fp8Operators } from '../../gpu-fn/compile/nn-cuda-fp8.ts'
 import { encodeModel } from '../../gpu-fn/compile/onnx.ts'
 import * as ops from '../../gpu-fn/compile/ops.ts'
@@ -46,7 +48,8 @@ async function run(scratch: string, subject: Case, operators: Fp8Operators, half
   const graph = new Graph('kernel')
   const inputs: Record<string, Value> = {}
   for (const [name, { dims }] of Object.entries(subject.inputs)) inputs[name] = graph.input(name, 'float32', dims)
-  for (const [name, value] of Object.entries(subject.build(inputs, operators, half))) graph.output(name, value)
+  const layout = options.target === 'cpu' ? cpu : cuda
+  for (const [name, value] of Object.entries(subject.build(inputs, operators, half, layout))) graph.output(name, value)
   const file = path.join(scratch, 'case.onnx')
   await fs.writeFile(file, encodeModel(graph, { location: '', placed: new Map() }, '0'))
   const session = await openSession(file, { ...options, binding: 'native' })

@@ -7,7 +7,7 @@ import { type Manifest, NETWORKS } from '../../gpu-fn/compile/manifest.ts'
 import { BudgetError } from '../../gpu-fn/memory-plan.ts'
 import { gaussianNoise } from '../../gpu-fn/noise.ts'
 import { openPackage, type Package } from '../../gpu-fn/packages.ts'
-import { chooseStepGraph, planOf, providerOptions } from '../../gpu-fn/pipeline.ts'
+import { chooseGraphs, planOf, providerOptions } from '../../gpu-fn/pipeline.ts'
 import { openSession, type SessionOptions, type Tensor } from '../../gpu-fn/session.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../built-in-model.ts'
 import { type Pixels, psnr, readPixels } from '../compare-images.ts'
@@ -55,38 +55,41 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
     const common = { checkpoint: [checkpoint], tier, variant: isBuiltIn(model) ? model : 'custom', probes: layers }
     const { manifest } = await compile({ ...common, out: directories.cpu!, target: 'cpu' })
     const { manifest: there } = await compile({ ...common, out: directories[target]!, target })
-    const step = chooseStepGraph(there)
-    if (step.note) console.log(step.note)
+    const { networks, kernels, note } = chooseGraphs(there)
+    if (note) console.log(note)
     const judge = (what: string, figure: string, good: boolean) => {
       console.log(`${good ? ' ' : '✗'} ${model} ${tier} ${target} ${what}: ${figure}`)
       if (!good) failures.push(what)
     }
-    const { weight_only } = there
-    const graphs = NETWORKS.filter((name) => manifest.networks[name]).map((name) => ({
-      ...{ name, file: name === 'transformer' ? step.file : `${name}.onnx` },
-      native: name === 'transformer' && step.kernels !== undefined,
+    const { without_kernels } = there
+    const graphs = NETWORKS.filter((name) => networks[name]).map((name) => ({
+      name,
+      file: networks[name]!.file,
+      kernels,
     }))
-    if (weight_only && step.kernels) graphs.push({ name: 'transformer', file: weight_only.file, native: false })
+    if (without_kernels && kernels)
+      for (const name of ['transformer', 'vae_decoder'] as const)
+        graphs.push({ name, file: without_kernels[name].file, kernels: undefined })
     const conditions: Partial<Record<'cpu' | 'there', Record<string, Tensor>>> = {}
-    for (const { name, file, native } of graphs) {
+    for (const { name, file, kernels } of graphs) {
       const noise = inputsOf(manifest.networks[name]!, manifest)
       // A step takes its own target's conditioning, whose gates are in the units of that target's streams.
       const inputs = (side: 'cpu' | 'there') => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
       const own = path.join(directories.cpu!, `${name}.onnx`)
       const expected = await runOnce(own, { target: 'cpu' }, inputs('cpu'))
-      const options = { target, kernels: native ? step.kernels : undefined, provider: providerOptions(name) }
+      const options = { target, kernels, provider: providerOptions(name) }
       const given = await runOnce(path.join(directories[target]!, file), options, inputs('there'))
       if (name === 'conditioning') {
         conditions.cpu = conditionOf(expected)
         conditions.there = conditionOf(given)
       }
-      const limit = native ? LIMITS.native : LIMITS.weightOnly
+      const limit = kernels && name === 'transformer' ? LIMITS.native : LIMITS.weightOnly
       for (const output of Object.keys(expected).filter((each) => each !== 'modulation')) {
         const error = relativeError(given[output]!, expected[output]!)
         judge(`${file} ${output}`, error.toExponential(1), error <= limit.error)
       }
     }
-    const limit = step.kernels ? LIMITS.native : LIMITS.weightOnly
+    const limit = kernels ? LIMITS.native : LIMITS.weightOnly
     const given = await pixels(directories[target]!)
     const decibels = psnr(given, await pixels(directories.cpu!))
     judge('image', `PSNR ${decibels.toFixed(1)} dB`, decibels >= limit.psnr || !isBuiltIn(model))

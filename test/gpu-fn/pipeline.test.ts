@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import type { Manifest } from '../../gpu-fn/compile/manifest.ts'
-import { chooseStepGraph, footprintOf } from '../../gpu-fn/pipeline.ts'
+import { chooseGraphs, footprintOf } from '../../gpu-fn/pipeline.ts'
 
 const GIB = 2 ** 30
 
@@ -22,33 +22,34 @@ test.each<[Manifest['target'], Manifest['tier'], fileBytes: number, fold: boolea
   },
 )
 
-const stepGraph = (file: string) => ({ file, inputs: [], outputs: [] })
+const graph = (file: string) => ({ file, inputs: [], outputs: [] })
+const NETWORKS = { t5: graph('t5'), transformer: graph('transformer'), vae_decoder: graph('vae_decoder') }
+const OTHERS = { transformer: graph('other transformer'), vae_decoder: graph('other vae_decoder') }
 const manifestFor = (target: Manifest['target']) =>
   ({
-    ...{ model: 'large', tier: 'fp8', target, transformer_batch: target === 'cuda' ? 1 : null },
-    networks: { transformer: stepGraph('transformer.onnx') },
-    ...(target === 'cuda-fp8' && { weight_only: stepGraph('weight-only.onnx') }),
+    ...{ model: 'large', tier: 'fp8', target, transformer_batch: target === 'cuda' ? 1 : null, networks: NETWORKS },
+    ...(target === 'cuda-fp8' && { without_kernels: OTHERS }),
   }) as unknown as Manifest
 
-test('the step graph is the one that multiplies in FP8 where GPU and kernels are there', () => {
+test('the graphs are those with kernels where GPU and kernels are there', () => {
   const kernels = () => ({ library: '/kernels.so' })
-  expect(chooseStepGraph(manifestFor('cuda-fp8'), kernels)).toEqual({
-    ...{ file: 'transformer.onnx', batched: true, kernels: '/kernels.so', note: null },
+  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+    ...{ networks: NETWORKS, batched: true, kernels: '/kernels.so', note: null },
   })
 })
 
-test('without them it is the weight-only one, a sample at a time, and says why', () => {
+test('without them they are the others, a sample at a time, and say why', () => {
   const kernels = () => ({ missing: 'the GPU has no FP8 tensor cores' })
-  expect(chooseStepGraph(manifestFor('cuda-fp8'), kernels)).toEqual({
-    ...{ file: 'weight-only.onnx', batched: false },
+  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+    ...{ networks: { t5: NETWORKS.t5, ...OTHERS }, batched: false },
     note: expect.stringMatching(/large:fp8 .*16-bit products: the GPU has no FP8 tensor cores/),
   })
 })
 
-test.each(['cpu', 'cuda'] as const)('a package for %s has one step graph and asks for no kernels', (target) => {
+test.each(['cpu', 'cuda'] as const)('a package for %s has one graph a network and asks for no kernels', (target) => {
   const kernels = () => {
     throw new Error('not to be asked')
   }
-  const chosen = chooseStepGraph(manifestFor(target), kernels)
-  expect(chosen).toEqual({ file: 'transformer.onnx', batched: target === 'cpu', note: null })
+  const chosen = chooseGraphs(manifestFor(target), kernels)
+  expect(chosen).toEqual({ networks: NETWORKS, batched: target === 'cpu', note: null })
 })

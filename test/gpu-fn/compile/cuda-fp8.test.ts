@@ -48,21 +48,22 @@ describe('the step graph of target cuda-fp8', () => {
   })
 
   test('reads the same weights as the one for other GPUs beside it, which is that of target cuda', async () => {
-    const { graphs, weightOnly } = await build('medium')
+    const { graphs, withoutKernels } = await build('medium')
+    const alone = await build('medium', 'cuda')
     const bytes = (graph: Graph) =>
-      graph.weights.map(({ name, dtype, shape }) => [name, dtype, shape.reduce((a, b) => a * b)])
-    expect(new Map(bytes(weightOnly!).map((weight) => [weight[0], weight]))).toEqual(
-      new Map(bytes(graphs.get('transformer')!).map((weight) => [weight[0], weight])),
-    )
-    const alone = (await build('medium', 'cuda')).graphs.get('transformer')!
-    expect(countOperators(weightOnly!)).toEqual(countOperators(alone))
+      new Map(graph.weights.map(({ name, dtype, shape }) => [name, [dtype, shape.reduce((a, b) => a * b)]]))
+    expect([...withoutKernels.keys()]).toEqual(['transformer', 'vae_decoder'])
+    for (const [network, graph] of withoutKernels) {
+      expect(bytes(graph)).toEqual(bytes(graphs.get(network)!))
+      expect(countOperators(graph)).toEqual(countOperators(alone.graphs.get(network)!))
+    }
   })
 
   test('takes any batch, the one for other GPUs one sample', async () => {
-    const { graphs, weightOnly, about } = await build('medium')
+    const { graphs, withoutKernels, about } = await build('medium')
     expect(about.transformer_batch).toBeNull()
     expect(graphs.get('transformer')!.inputs[0]!.shape[0]).toBe('B')
-    expect(weightOnly!.inputs[0]!.shape[0]).toBe(1)
+    expect(withoutKernels.get('transformer')!.inputs[0]!.shape[0]).toBe(1)
   })
 
   test('leaves T5 at 16-bit activations', async () => {
@@ -72,13 +73,36 @@ describe('the step graph of target cuda-fp8', () => {
   })
 })
 
+describe('the autoencoder of target cuda-fp8', () => {
+  test('adds biases and skips as it normalises, but where it is enlarged', async () => {
+    const graph = (await build('large')).graphs.get('vae_decoder')!
+    const convolutions = graph.nodes.filter(({ op }) => op === 'NhwcConv')
+    expect(convolutions.every(({ inputs }) => !inputs[2])).toBe(true)
+    const norms = graph.nodes.filter(({ op }) => op === 'GroupNorm')
+    expect(norms.every(({ domain }) => domain === 'octet')).toBe(true)
+    expect(countOperators(graph, 'decoder.up.2.block.1')).toEqual({ GroupNorm: 2, NhwcConv: 2 })
+    expect(countOperators(graph, 'decoder.up.2.upsample')).toMatchObject({ Resize: 1, NhwcConv: 1 })
+  })
+
+  test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes what the one for the CPU does', async (variant) => {
+    const decode = async (directory: string) => {
+      const session = await openSession(path.join(directory, 'vae_decoder.onnx'), { target: 'cpu' })
+      return (await session.run({ latent: pseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
+    }
+    const expected = await decode(await compileTiny({ variant, tier: 'fp8' }))
+    expect(
+      relativeError(await decode(await compileTiny({ variant, tier: 'fp8', asKernels: true })), expected),
+    ).toBeLessThan(1e-5)
+  })
+})
+
 test('a package for cuda-fp8 lists both step graphs over one file of weights', async () => {
   const { directory, manifest } = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda-fp8' }), {
     verify: true,
   })
   expect(manifest).toMatchObject({ target: 'cuda-fp8', transformer_batch: null })
   expect(Object.keys(manifest.files).filter((name) => name.startsWith('transformer'))).toEqual([
-    ...['transformer-weight-only.onnx', 'transformer.onnx', 'transformer.weights'],
+    ...['transformer-without-kernels.onnx', 'transformer.onnx', 'transformer.weights'],
   ])
   const other = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
   expect(manifest.files['transformer.weights']).toEqual(other.manifest.files['transformer.weights'])
