@@ -83,7 +83,10 @@ export const cpu: Lowering = {
   streamUnit: 1,
   rowScales: 'vector',
   linear,
-  gatedLinear: (s, x, weight, bias, gate) => ({ value: ops.multiply(linear(s, x, weight, bias), gate.value) }),
+  branch(s, x, weight, bias, gate) {
+    const y = linear(s, x, weight, bias)
+    return { value: gate ? ops.multiply(y, gate.value) : y }
+  },
   modulationVectors(modulation, width) {
     const [batch, total] = modulation.shape
     const rows = ops.reshape(modulation, [batch!, 1, total!])

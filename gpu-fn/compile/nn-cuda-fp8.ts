@@ -89,15 +89,16 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
       if (activation !== 'gelu_tanh') return operators.linear(x, quantised(s, weight), bias!, 1)
       return operators.geluQuantise(operators.linear(x, quantised(s, weight), inUnits(bias!), 1 / UNIT), UNIT)
     },
-    gatedLinear: (s, x, weight, bias, gate) => ({
-      value: operators.linear(x, quantised(s, weight), inUnits(bias), 1 / UNIT),
-      gate,
-    }),
+    branch(s, x, weight, bias, gate) {
+      if (!gate) return base.branch(s, x, weight, bias, null)
+      return { value: operators.linear(x, quantised(s, weight), inUnits(bias), 1 / UNIT), gate }
+    },
     modulationVectors(modulation, width) {
       const count = Number(modulation.shape[1]) / width
       return Array.from({ length: count }, (_, i) => ({ value: modulation, offset: i * width }))
     },
     modulate(stream, modulations, epsilon, reader) {
+      if (modulations[0]!.shift.offset === undefined) return base.modulate(stream, modulations, epsilon, reader)
       if (!isNative(reader.build.ledger.network, `${reader.path}.weight`))
         return modulateByOperators(stream, modulations, epsilon)
       const branches = stream.pending.map(({ value, gate }) => ({ value, gate: gate!.offset! }))

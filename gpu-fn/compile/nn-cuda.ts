@@ -2,7 +2,7 @@
 // The step graph takes one sample, so that a modulation is a vector: residual, LayerNorm and modulation become one
 // SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
 import type { Value } from './graph.ts'
-import { applyActivation, type Branch, type Lowering, scaleDim } from './nn.ts'
+import { type Activation, applyActivation, type Branch, type Lowering, scaleDim } from './nn.ts'
 import { attendByOperators } from './nn-attention.ts'
 import { convolutionAttributes, groupNormOfPlanes, groupNormParameters } from './nn-cpu.ts'
 import * as ops from './ops.ts'
@@ -24,16 +24,19 @@ function product(x: Value, weight: Value | Quantised): Value {
   )[0]!
 }
 
+/** Operators that add a bias as they activate. */
+const FUSED: Partial<Record<Activation, string>> = { gelu: 'BiasGelu', gelu_tanh: 'FastGelu' }
+
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
   const y = product(x, weight)
-  if (bias && activation === 'gelu_tanh') {
-    return x.graph.node('FastGelu', [y, bias], [{ dtype: y.dtype, shape: y.shape }], {}, CONTRIB)[0]!
-  }
+  const fused = activation && FUSED[activation]
+  if (bias && fused) return x.graph.node(fused, [y, bias], [{ dtype: y.dtype, shape: y.shape }], {}, CONTRIB)[0]!
   // An Add is faster than the operator's own bias, which handles one element a thread.
   return applyActivation(bias ? ops.add(y, bias) : y, activation)
 }
 
-const gatedLinear: Lowering['gatedLinear'] = (_s, x, weight, bias, gate) => {
+const branch: Lowering['branch'] = (_s, x, weight, bias, gate) => {
+  if (!gate) return { value: product(x, weight), bias }
   const gatedBias = ops.multiply(bias, gate.value)
   if (!isQuantised(weight)) return { value: ops.multiply(product(x, weight), gate.value), bias: gatedBias }
   return { value: product(x, { ...weight, scales: ops.multiply(weight.scales, gate.column!) }), bias: gatedBias }
@@ -99,7 +102,7 @@ export const cuda: Lowering = {
   streamUnit: 16,
   rowScales: 'column',
   linear,
-  gatedLinear,
+  branch,
   modulationVectors(modulation, width) {
     const total = modulation.shape[1] as number
     const lengths = new Array<number>(total / width).fill(width)

@@ -51,7 +51,8 @@ export type Lowering = {
   /** Shape of the scales of an FP8 matrix with one scale a row: [N] or [N, 1]. */
   readonly rowScales: 'vector' | 'column'
   linear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value | null, activation?: Activation): Operand
-  gatedLinear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value, gate: ModulationVector): Branch
+  /** gate · (x · weight transposed + bias), without a gate where there is none. */
+  branch(s: Scope, x: Operand, weight: Value | Quantised, bias: Value, gate: ModulationVector | null): Branch
   modulationVectors(modulation: Value, width: number): ModulationVector[]
   modulate(
     stream: Stream,
@@ -96,11 +97,11 @@ export function linear(s: Scope, x: Operand, out: number, { activation, bias = t
   return s.lowering.linear(s, x, weight!, bias ? parameter(s, 'bias', [out]) : null, activation)
 }
 
-/** gate · linear(x), to be added to a stream. */
-export function gatedLinear(s: Scope, x: Operand, out: number, gate: ModulationVector): Branch {
+/** linear(x), or gate · linear(x), to be added to a stream. */
+export function branch(s: Scope, x: Operand, out: number, gate: ModulationVector | null = null): Branch {
   s.enter()
   const [weight] = s.rows('weight', [[0, out]], [out, widthOf(x)])
-  return s.lowering.gatedLinear(s, x, weight!, parameter(s, 'bias', [out]), gate)
+  return s.lowering.branch(s, x, weight!, parameter(s, 'bias', [out]), gate)
 }
 
 /** The three projections stacked in `weight` [3D, K]: one product and a split, or three products (`fuseQkv`). */
@@ -138,13 +139,6 @@ export function embedding(s: Scope, ids: Value, vocabulary: number, width: numbe
   return toActivations(s, ops.gather(s.parameter('weight', [vocabulary, width]), ids))
 }
 
-/** LayerNorm with the module's weight and bias over the last axis. */
-export function layerNorm(s: Scope, x: Value, epsilon: number): Value {
-  s.enter()
-  const shape = [widthOf(x)]
-  return ops.layerNormalization(x, parameter(s, 'weight', shape), parameter(s, 'bias', shape), epsilon)
-}
-
 /** T5's norm: no mean, no bias. Computed in x's type (T5 keeps its residual in float32) and handed on in the activations' type. */
 export function rmsNorm(s: Scope, x: Value, epsilon: number): Value {
   s.enter()
@@ -166,6 +160,15 @@ export const attention = ({ q, k, v }: Qkv, options: ops.AttentionOptions) => op
  */
 export const attend = (parts: readonly [Attending, Attending?], options: AttendOptions): Operand[] =>
   parts[0].s.lowering.attend(parts, options)
+
+/** LayerNorm of a stream that is in its own unit, with the module's weight and bias, and the stream with what was pending added. */
+export function streamNorm(s: Scope, stream: Stream, epsilon: number): { value: Value; normed: Value } {
+  s.enter()
+  const vector = (name: string) => ({ value: parameter(s, name, [widthOf(stream.value)]) })
+  const modulation = { scale: vector('weight'), shift: vector('bias') }
+  const { stream: sum, normed } = s.lowering.modulate(stream, [modulation], epsilon, s)
+  return { value: sum.value, normed: normed[0]! }
+}
 
 export const toStream = (s: Scope, value: Value): Stream => ({
   value: inUnits(value, s.lowering.streamUnit),

@@ -162,14 +162,15 @@ export function matmulTransposed(x: Value, weight: Value): Value {
   return one('FusedMatMul', [x, weight], x.dtype, x.shape.with(-1, n!), { transB: 1 }, 'com.microsoft')
 }
 
-export type AttentionOptions = { heads: number; scale?: number; causal?: boolean; bias?: Value }
+/** `bias` [1, heads, S, T] is added to the scores, `qkvBias` [3D] to q, k and v. */
+export type AttentionOptions = { heads: number; scale?: number; causal?: boolean; bias?: Value; qkvBias?: Value }
 
-/** Multi-head attention on q [B, S, D], k and v [B, T, D] → [B, S, D]; `bias` is [1, heads, S, T]. onnxruntime's contrib operator. */
+/** Multi-head attention on q [B, S, D], k and v [B, T, D] → [B, S, D]. onnxruntime's contrib operator. */
 export function multiHeadAttention(
   q: Value,
   k: Value,
   v: Value,
-  { heads, scale, causal, bias }: AttentionOptions,
+  { heads, scale, causal, bias, qkvBias }: AttentionOptions,
 ): Value {
   const width = q.shape.at(-1) as number
   if (width % heads !== 0 || k.shape.at(-1) !== width || String(k.shape) !== String(v.shape)) {
@@ -182,7 +183,7 @@ export function multiHeadAttention(
     ...(causal && { unidirectional: 1 }),
     ...(scale && { scale: { float: scale } }),
   }
-  const inputs = bias ? [q, k, v, null, null, bias] : [q, k, v]
+  const inputs = bias ? [q, k, v, qkvBias ?? null, null, bias] : qkvBias ? [q, k, v, qkvBias] : [q, k, v]
   return one('MultiHeadAttention', inputs, q.dtype, q.shape, attributes, 'com.microsoft')
 }
 

@@ -1,7 +1,18 @@
 // CLIP's text encoder: CLIP-L and OpenCLIP bigG. arXiv 2103.00020; transformers modeling_clip.py `CLIPTextModelWithProjection`.
 // B batch · S tokens · D width · H attention heads
 import type { Graph, Value } from '../compile/graph.ts'
-import { type Activation, attention, embedding, layerNorm, linear, outputWidth, parameter } from '../compile/nn.ts'
+import {
+  type Activation,
+  addTo,
+  attention,
+  branch,
+  embedding,
+  linear,
+  outputWidth,
+  parameter,
+  type Stream,
+  streamNorm,
+} from '../compile/nn.ts'
 import * as ops from '../compile/ops.ts'
 import type { Scope } from '../compile/scope.ts'
 
@@ -24,13 +35,15 @@ export function clipText(s: Scope, config: ClipTextConfig): Graph {
   const ids = graph.input('input_ids', 'int64', ['B', tokens])
   const model = s.at('text_model')
   const positions = parameter(model.at('embeddings', 'position_embedding').enter(), 'weight', [tokens, width])
-  let x = ops.add(embedding(model.at('embeddings', 'token_embedding'), ids, vocabulary, width), positions) // [B, S, D]
-  let penultimate = x
+  const embedded = ops.add(embedding(model.at('embeddings', 'token_embedding'), ids, vocabulary, width), positions)
+  let x: Stream = { value: embedded, pending: [] } // [B, S, D]
+  let penultimate = embedded
   for (let i = 0; i < layers; i++) {
-    penultimate = x
-    x = encoderLayer(model.at('encoder', 'layers', i), x, config)
+    const layer = encoderLayer(model.at('encoder', 'layers', i), x, config)
+    penultimate = layer.input
+    x = layer.output
   }
-  const normed = layerNorm(model.at('final_layer_norm'), x, epsilon)
+  const { normed } = streamNorm(model.at('final_layer_norm'), x, epsilon)
   const pooled = ops.gatherRow(normed, endPosition(ids, endToken)) // [B, D]
   graph.output('hidden', ops.cast(penultimate, 'float32'))
   graph.output(
@@ -52,12 +65,15 @@ function endPosition(ids: Value, endToken: number | null): Value {
 }
 
 /** modeling_clip.py `CLIPEncoderLayer` */
-function encoderLayer(s: Scope, x: Value, { heads, epsilon, activation, width }: ClipTextConfig): Value {
-  const normed = layerNorm(s.at('layer_norm1'), x, epsilon)
-  const project = (name: string, input: Value) => linear(s.at('self_attn', name), input, width)
-  const qkv = { q: project('q_proj', normed), k: project('k_proj', normed), v: project('v_proj', normed) }
-  const y = ops.add(x, project('out_proj', attention(qkv, { heads, causal: true })))
+function encoderLayer(s: Scope, x: Stream, { heads, epsilon, activation, width }: ClipTextConfig) {
+  const { value: input, normed } = streamNorm(s.at('layer_norm1'), x, epsilon)
+  const modules = ['q_proj', 'k_proj', 'v_proj'].map((name) => s.at('self_attn', name))
+  const [q, k, v] = modules.map((module) => linear(module, normed, width, { bias: false })) as [Value, Value, Value]
+  const biases = modules.map((module) => parameter(module.enter(), 'bias', [width]))
+  const attended = attention({ q, k, v }, { heads, causal: true, qkvBias: ops.concat(biases, 0, 3 * width) })
+  const y = addTo({ value: input, pending: [] }, branch(s.at('self_attn', 'out_proj'), attended, width))
+  const middle = streamNorm(s.at('layer_norm2'), y, epsilon)
   const fc1 = s.at('mlp', 'fc1')
-  const hidden = linear(fc1, layerNorm(s.at('layer_norm2'), y, epsilon), outputWidth(fc1), { activation })
-  return ops.add(y, linear(s.at('mlp', 'fc2'), hidden, width))
+  const hidden = linear(fc1, middle.normed, outputWidth(fc1), { activation })
+  return { input, output: addTo({ value: middle.value, pending: [] }, branch(s.at('mlp', 'fc2'), hidden, width)) }
 }

@@ -7,8 +7,8 @@ import type { Graph, Value } from '../compile/graph.ts'
 import {
   addTo,
   attend,
+  branch,
   conv2d,
-  gatedLinear,
   linear,
   type Modulation,
   type ModulationVector,
@@ -186,15 +186,15 @@ function jointBlock(
   const text = { s: contextAttn, x: contextNorm.normed[0]!, queries: !last }
   const [xJoint, contextJoint] = attend([image, text], options)
 
-  x = addTo(xNorm.stream, gatedLinear(attn.at('proj'), xJoint!, config.width, msa.gate))
+  x = addTo(xNorm.stream, branch(attn.at('proj'), xJoint!, config.width, msa.gate))
   if (dual) {
     const own = xBlock.at('attn2') // of the image alone
     const [y] = attend([{ s: own, x: xNorm.normed[1]! }], options)
-    x = addTo(x, gatedLinear(own.at('proj'), y!, config.width, msa2.gate))
+    x = addTo(x, branch(own.at('proj'), y!, config.width, msa2.gate))
   }
   x = mlp(xBlock, x, m(xBlock.path, '_mlp'))
   if (last) return { x, context } // context-pre-only: nothing reads the text stream any more
-  const gated = gatedLinear(contextAttn.at('proj'), contextJoint!, config.width, contextMsa.gate)
+  const gated = branch(contextAttn.at('proj'), contextJoint!, config.width, contextMsa.gate)
   context = addTo(contextNorm.stream, gated)
   return { x, context: mlp(contextBlock, context, m(contextBlock.path, '_mlp')) }
 }
@@ -203,7 +203,7 @@ function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVec
   const fc1 = s.at('mlp', 'fc1')
   const { stream, normed } = modulate(s, x, [modulation], EPSILON, fc1)
   const hidden = linear(fc1, normed[0]!, outputWidth(fc1), { activation: 'gelu_tanh' })
-  return addTo(stream, gatedLinear(s.at('mlp', 'fc2'), hidden, widthOf(stream.value), modulation.gate))
+  return addTo(stream, branch(s.at('mlp', 'fc2'), hidden, widthOf(stream.value), modulation.gate))
 }
 
 type Grid = { rows: Value; columns: Value }
