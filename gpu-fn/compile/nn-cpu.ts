@@ -29,7 +29,7 @@ const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }
   const [b, , h, w] = x.shape
   const shape = [b!, out, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
   const attributes = convolutionAttributes({ kernel, stride, padding })
-  return s.graph.node('Conv', [x, weight, bias], [{ dtype: 'float32', shape }], attributes)[0]!
+  return s.graph.node('Conv', bias ? [x, weight, bias] : [x, weight], [{ dtype: 'float32', shape }], attributes)[0]!
 }
 
 /** Attributes of ONNX Conv and of onnxruntime's NhwcConv. */

@@ -70,7 +70,8 @@ const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }
   const weight = s.parameter('weight', [out, cuda.channels(x), kernel, kernel], { channelsLast: true })
   const [b, h, w] = x.shape
   const result = { dtype: x.dtype, shape: [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), out] }
-  const inputs = [x, ops.cast(weight, x.dtype), bias && ops.cast(bias, x.dtype)]
+  // onnxruntime looks into a bias that is there as an empty name.
+  const inputs = [x, ops.cast(weight, x.dtype), ...(bias ? [ops.cast(bias, x.dtype)] : [])]
   return s.graph.node('NhwcConv', inputs, [result], convolutionAttributes({ kernel, stride, padding }), CONTRIB)[0]!
 }
 

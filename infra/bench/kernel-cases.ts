@@ -191,7 +191,7 @@ function groupNorm(name: string, dims: [number, number, number, number], options
       const map: FeatureMap = { ...mapOf('map'), ...(bias && { pending }) }
       const result = operators.groupNorm(map, inputs.weight!, inputs.bias!, { groups, epsilon: 1e-6, silu, keep })
       const planes = (x: Value) => ops.cast(layout.planes(x), 'float32')
-      return { normed: planes(result.normed), ...(keep && { map: planes(result.map) }) }
+      return { normed: planes(result.normed), ...(keep && { sum: planes(result.map) }) }
     },
   }
 }
