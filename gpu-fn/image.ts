@@ -1,7 +1,8 @@
 // Decoded pixels to an image file that says how it was made.
-import sharp, { type Sharp } from 'sharp'
+import sharp from 'sharp'
 import * as z from 'zod'
 import type { JobRequest } from './contract.ts'
+import { encodePng } from './png.ts'
 
 export type ImageFormat = JobRequest['output_format']
 
@@ -50,20 +51,13 @@ export async function encodeImage(
   parameters: GenerationParameters,
 ): Promise<Uint8Array> {
   const { width, height } = parameters
-  const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(packet(parameters, output.format))
-  return withFormat(image, output).toBuffer()
-}
-
-function withFormat(image: Sharp, { format, quality }: { format: ImageFormat; quality: number }): Sharp {
-  switch (format) {
-    case 'png':
-      return image.png({ compressionLevel: 3 })
-    case 'jpeg':
-      // Halved colour resolution shows on text and edges, which who asks for 90 and more does not want.
-      return image.jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' })
-    case 'webp':
-      return image.webp({ quality })
-  }
+  const { format, quality } = output
+  const xmp = packet(parameters, format)
+  if (format === 'png') return encodePng(pixels, width, height, xmp)
+  const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(xmp)
+  if (format === 'webp') return image.webp({ quality }).toBuffer()
+  // Halved colour resolution shows on text and edges, which who asks for 90 and more does not want.
+  return image.jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' }).toBuffer()
 }
 
 /** The parameters that `encodeImage` wrote; null for a file without them. */

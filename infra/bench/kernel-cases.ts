@@ -179,7 +179,8 @@ function groupNorm(name: string, dims: [number, number, number, number], options
   const channels = [dims[1]]
   return {
     name: `GroupNorm ${name} [${dims.join(', ')}] in ${groups} groups`,
-    tolerance: HALVES,
+    // A row of one number has no others to make up for its rounding.
+    tolerance: dims[3] === 1 ? { ...HALVES, row: 5e-2 } : HALVES,
     inputs: {
       ...{ map, weight: noise(channels, 14), bias: noise(channels, 15) },
       ...(bias && { pendingBias: noise(channels, 16, 5) }),

@@ -1,0 +1,24 @@
+// Pixels to a PNG by Rust's `png`, whose fast way takes a tenth of libpng's time and makes smaller files of pictures.
+import { crc32 } from 'node:zlib'
+import { CompressionType, FilterType, Transformer } from '@napi-rs/image'
+
+/** Signature and IHDR, after which XMP is best placed. */
+const HEADER_BYTES = 33
+
+/** Interleaved 8-bit RGB as a PNG that holds an XMP packet: the same bytes every time. */
+export async function encodePng(pixels: Uint8Array, width: number, height: number, xmp: string): Promise<Uint8Array> {
+  const portablePixmap = Buffer.concat([Buffer.from(`P6\n${width} ${height}\n255\n`), pixels])
+  const options = { compressionType: CompressionType.Fast, filterType: FilterType.Paeth }
+  const png = await new Transformer(portablePixmap).png(options)
+  return Buffer.concat([png.subarray(0, HEADER_BYTES), xmpChunk(xmp), png.subarray(HEADER_BYTES)])
+}
+
+/** An iTXt chunk, not compressed and of no language. PNG Third Edition, 11.3.3.4; XMP Specification Part 3, 1.1.5. */
+function xmpChunk(xmp: string): Buffer {
+  const body = Buffer.from(`iTXtXML:com.adobe.xmp\0\0\0\0\0${xmp}`)
+  const chunk = Buffer.alloc(4 + body.length + 4)
+  chunk.writeUInt32BE(body.length - 4, 0)
+  body.copy(chunk, 4)
+  chunk.writeUInt32BE(crc32(body), 4 + body.length)
+  return chunk
+}
