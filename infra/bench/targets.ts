@@ -32,7 +32,7 @@ const REQUEST = {
   seed: 5,
 } satisfies RenderRequest
 const LOUD = 600
-/** dB; two images of the same differ by 62 to 67 on CUDA. */
+/** dB; two images of the same differ by 62 to 67 where onnxruntime normalises the autoencoder's maps, which it does in no fixed order. */
 const SAME = 55
 /** Relative error ‖given − cpu‖ / ‖cpu‖ that is allowed, and the least PSNR in dB, with 16-bit and with FP8 products. */
 const LIMITS = { weightOnly: { error: 2e-2, psnr: 35 }, native: { error: 5e-2, psnr: 30 } }
@@ -97,7 +97,11 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
       `  the same image again: PSNR ${psnr(await pixels(directories[target]!), given).toFixed(1)} dB to the first`,
     )
     const moved = await likenessWithin(directories[target]!)
-    judge('images whose weights come and go', `PSNR ${moved.toFixed(1)} dB or more to those whose stay`, moved >= SAME)
+    judge(
+      'images whose weights come and go',
+      `PSNR ${moved.toFixed(1)} dB or more to those whose stay`,
+      moved >= (kernels ? Number.POSITIVE_INFINITY : SAME),
+    )
   } finally {
     await fs.rm(scratch, { recursive: true })
   }
