@@ -53,9 +53,9 @@ function parts({ qkv, queryNorm, keyNorm }: Projected, queryFactor: Value, keyFa
   return { q, k: normalised(k, keyNorm, keyFactor, epsilon), v }
 }
 
-function settled({ pending, ...map }: FeatureMap): Value {
-  if (!pending) return map
-  const biased = ops.add(map, ops.reshape(pending.bias, [map.shape[1]!, 1, 1]))
+function settled({ value, pending }: FeatureMap): Value {
+  if (!pending) return value
+  const biased = ops.add(value, ops.reshape(pending.bias, [value.shape[1]!, 1, 1]))
   return pending.skip ? ops.add(pending.skip, biased) : biased
 }
 
@@ -99,7 +99,7 @@ export const operators: Fp8Operators = {
   settled,
   groupNorm(map, weight, bias, options) {
     const sum = settled(map)
-    return { map: options.keep ? sum : map, normed: groupNormOfPlanes(sum, weight, bias, options) }
+    return { map: sum, normed: groupNormOfPlanes(sum, weight, bias, options) }
   },
 }
 

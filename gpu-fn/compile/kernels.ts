@@ -76,18 +76,19 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
     const parts = node('QuantiseParts', [joint, like], results)
     return Array.from({ length: parts.length / 2 }, (_, i) => operand(parts[2 * i]!, parts[2 * i + 1]!))
   },
-  settled({ pending, ...map }) {
-    const biased = pending ? ops.add(map, ops.cast(pending.bias, map.dtype)) : map
-    return pending?.skip ? ops.add(pending.skip, biased) : biased
+  settled({ value, pending }) {
+    if (!pending) return value
+    const biased = ops.add(value, ops.cast(pending.bias, value.dtype))
+    return pending.skip ? ops.add(pending.skip, biased) : biased
   },
-  groupNorm(map, weight, bias, { groups, epsilon, silu, keep }) {
-    const { pending, dtype, shape } = map
+  groupNorm({ value, pending }, weight, bias, { groups, epsilon, silu, keep }) {
+    const { dtype, shape } = value
     const scratch: Result = { dtype: 'float32', shape: ['B', 'parts', 2, shape[3]!] }
-    const inputs = [map, weight, bias, pending?.bias ?? null, pending?.skip ?? null]
+    const inputs = [value, weight, bias, pending?.bias ?? null, pending?.skip ?? null]
     const results = [{ dtype, shape }, scratch, pending && keep ? { dtype, shape } : null]
     const attributes = { groups, epsilon: { float: epsilon }, silu: silu ? 1 : 0 }
     const [normed, , sum] = node('GroupNorm', inputs, results, attributes)
-    return { map: pending && keep ? sum! : map, normed: normed! }
+    return { map: pending && keep ? sum! : value, normed: normed! }
   },
 })
 

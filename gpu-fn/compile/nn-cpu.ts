@@ -59,7 +59,7 @@ export function groupNormOfPlanes(
   return silu ? ops.silu(y) : y
 }
 
-const groupNorm: Lowering['groupNorm'] = (s, map, options) => {
+const groupNorm: Lowering['groupNorm'] = (s, { value: map }, options) => {
   const [weight, bias] = groupNormParameters(s, cpu.channels(map))
   return { map, normed: groupNormOfPlanes(map, weight, bias, options) }
 }
@@ -103,8 +103,9 @@ export const cpu: Lowering = {
   planes: (x) => x,
   channels: (x) => x.shape[1] as number,
   conv2d,
-  addMaps: ops.add,
-  settled: (x) => x,
+  pendingBiases: false,
+  addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
+  settled: ({ value }) => value,
   groupNorm,
   upsampleNearest,
   tokens(x, length) {

@@ -59,7 +59,6 @@ const CHANNELS = 8
 
 /** A lowering over FP8 operators; what they do not cover is `base`'s. */
 export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
-  const settled: Lowering['settled'] = (map) => (map.pending ? operators.settled(map) : map)
   const attend: Lowering['attend'] = (parts, options) => {
     const [image, text] = parts
     if (!image.x.rowScales) return base.attend(parts, options)
@@ -109,15 +108,12 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
       return { stream: { value: sum, pending: [] }, normed }
     },
     attend,
-    conv2d: (s, x, out, bias, options) => ({ ...base.conv2d(s, x, out, null, options), pending: { bias: bias! } }),
-    addMaps(x, y) {
-      const skip = settled(x)
-      return y.pending && !y.pending.skip ? { ...y, pending: { ...y.pending, skip } } : ops.add(skip, settled(y))
-    },
-    settled,
+    pendingBiases: true,
+    addSkip: (skip, { value, pending }) => ({ value, pending: { bias: pending!.bias, skip } }),
+    settled: operators.settled,
     groupNorm(s, map, options) {
-      const channels = base.channels(map)
-      if (channels % CHANNELS !== 0) return base.groupNorm(s, settled(map), options)
+      const channels = base.channels(map.value)
+      if (channels % CHANNELS !== 0) return base.groupNorm(s, { value: operators.settled(map) }, options)
       return operators.groupNorm(map, ...groupNormParameters(s, channels), options)
     },
   }

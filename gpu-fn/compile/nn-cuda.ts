@@ -75,7 +75,7 @@ const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }
   return s.graph.node('NhwcConv', inputs, [result], convolutionAttributes({ kernel, stride, padding }), CONTRIB)[0]!
 }
 
-const groupNorm: Lowering['groupNorm'] = (s, map, options) => {
+const groupNorm: Lowering['groupNorm'] = (s, { value: map }, options) => {
   const { groups, epsilon, silu } = options
   const { dtype, shape } = map
   const [weight, bias] = groupNormParameters(s, cuda.channels(map))
@@ -133,8 +133,9 @@ export const cuda: Lowering = {
   planes: (x) => ops.transpose(x, [0, 3, 1, 2]),
   channels: (x) => x.shape[3] as number,
   conv2d,
-  addMaps: ops.add,
-  settled: (x) => x,
+  pendingBiases: false,
+  addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
+  settled: ({ value }) => value,
   groupNorm,
   upsampleNearest,
   tokens: (x, length) => ops.reshape(x, [x.shape[0]!, length, x.shape[3]!]),

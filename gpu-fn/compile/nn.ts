@@ -24,7 +24,10 @@ export type Modulation = { readonly shift: ModulationVector; readonly scale: Mod
  * Activations [B, C, H, W] of the autoencoder, laid out as the target likes it, to which `bias` [C] and `skip`, a map of the same shape,
  * are still to be added, so that a target can add and normalise at once.
  */
-export type FeatureMap = Value & { readonly pending?: { readonly bias: Value; readonly skip?: Value } }
+export type FeatureMap = {
+  readonly value: Value
+  readonly pending?: { readonly bias: Value; readonly skip?: Value }
+}
 export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
 /** A stream's part in joint attention; its module has qkv, ln_q and ln_k. Without `queries` it is only looked at. */
 export type Attending = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
@@ -65,12 +68,15 @@ export type Lowering = {
   featureMap(x: Value): Value
   planes(x: Value): Value
   channels(x: Value): number
-  conv2d(s: Scope, x: Value, out: number, bias: Value | null, options: ConvolutionOptions): FeatureMap
-  addMaps(x: FeatureMap, y: FeatureMap): FeatureMap
+  conv2d(s: Scope, x: Value, out: number, bias: Value | null, options: ConvolutionOptions): Value
+  /** Whether whoever reads a map can add a bias that is pending. */
+  readonly pendingBiases: boolean
+  /** x + y, which has no skip pending. */
+  addSkip(x: Value, y: FeatureMap): FeatureMap
   /** With nothing pending. */
   settled(x: FeatureMap): Value
   /** The norm of a map and, if it is to be kept, the map settled. */
-  groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: FeatureMap; normed: Value }
+  groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: Value; normed: Value }
   upsampleNearest(x: Value): Value
   tokens(x: Value, length: string): Value
   fromTokens(x: Value, like: Value): Value
@@ -203,9 +209,17 @@ export const applyActivation = (x: Value, activation: Activation | undefined): V
 export type ConvolutionOptions = { readonly kernel: number; readonly stride: number; readonly padding: number }
 
 /** Convolution to `out` channels with the module's weight [O, I, k, k] and bias [O]; 3×3 that keeps the size unless told otherwise. */
-export function conv2d(s: Scope, x: FeatureMap, out: number, { kernel = 3, stride = 1, padding = 1 } = {}): FeatureMap {
+export function conv2d(s: Scope, x: Value, out: number, { kernel = 3, stride = 1, padding = 1 } = {}): Value {
   s.enter()
-  return s.lowering.conv2d(s, s.lowering.settled(x), out, s.parameter('bias', [out]), { kernel, stride, padding })
+  return s.lowering.conv2d(s, x, out, s.parameter('bias', [out]), { kernel, stride, padding })
+}
+
+/** `conv2d` 3×3 whose bias may be pending: for maps that are normalised or added next. */
+export function branchConv2d(s: Scope, x: Value, out: number): FeatureMap {
+  if (!s.lowering.pendingBiases) return { value: conv2d(s, x, out) }
+  s.enter()
+  const bias = s.parameter('bias', [out])
+  return { value: s.lowering.conv2d(s, x, out, null, { kernel: 3, stride: 1, padding: 1 }), pending: { bias } }
 }
 
 export type GroupNormOptions = { readonly groups: number; readonly epsilon: number; readonly silu: boolean }
@@ -215,7 +229,7 @@ export const groupNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): V
   s.enter().lowering.groupNorm(s, x, { ...options, keep: false }).normed
 
 /** `groupNorm`, and the map itself with nothing pending any more. */
-export const settleAndNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): { map: FeatureMap; normed: Value } =>
+export const settleAndNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): { map: Value; normed: Value } =>
   s.enter().lowering.groupNorm(s, x, { ...options, keep: true })
 
 /** A length times a factor: numbers multiply, free axes get a name. */

@@ -92,27 +92,26 @@ export function conditioning(s: Scope, config: MMDiTConfig): Graph {
   const c = ops.silu(ops.add(ops.reshape(time, ['T', 1, width]), vector)) // [T, B, D]
 
   const layout = modulationLayout(config)
-  const adaLN = ({ module, names }: (typeof layout)[number]) =>
-    linear(s.at(module, 'adaLN_modulation', 1), c, names.length * width)
-  const rows = layout.map(adaLN) // each [T, B, n·D]
-  const total = width * layout.flatMap(({ names }) => names).length
-  const modulation = asUsed(s, ops.cast(ops.concat(rows, 2, total), 'float32'), layout, width) // [T, B, M]
+  const adaLN = ({ module, names: { length } }: (typeof layout)[number]) =>
+    ops.reshape(linear(s.at(module, 'adaLN_modulation', 1), c, length * width), ['T', 'B', length, width])
+  // onnxruntime writes a table of the axis that many tensors are joined on, in every run: of 454 rows here, and not of a million values.
+  const rows = ops.concat(layout.map(adaLN), 2)
+  const modulation = asUsed(s, ops.cast(rows, 'float32'), layout) // [T, B, M]
 
   graph.output('modulation', modulation)
   graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds), width), 'float32')) // [B, L, D]
   return graph
 }
 
-/** Every use of a scale is 1 + scale, and every use of a gate adds to a stream, so they are stored that way. */
-function asUsed(s: Scope, modulation: Value, layout: ReturnType<typeof modulationLayout>, width: number): Value {
+/** Rows [T, B, n, D] as a modulation [T, B, M]. Every use of a scale is 1 + scale, and every use of a gate adds to a stream, so they are stored that way. */
+function asUsed(s: Scope, rows: Value, layout: ReturnType<typeof modulationLayout>): Value {
   const names = layout.flatMap((entry) => entry.names)
-  const column = (entry: (name: string) => number) => ops.float32(modulation, names.map(entry), [names.length, 1])
-  const rows = ops.reshape(modulation, ['T', 'B', names.length, width])
+  const column = (entry: (name: string) => number) => ops.float32(rows, names.map(entry), [names.length, 1])
   const { streamUnit } = s.lowering
   const factors = column((name) => (name.startsWith('gate') ? 1 / streamUnit : 1))
   const inUnits = streamUnit === 1 ? rows : ops.multiply(rows, factors)
   const ones = column((name) => (name.startsWith('scale') ? 1 : 0))
-  return ops.reshape(ops.add(inUnits, ones), modulation.shape)
+  return ops.reshape(ops.add(inUnits, ones), ['T', 'B', names.length * widthOf(rows)])
 }
 
 /** Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. */
@@ -127,7 +126,7 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
 
   const patch = { kernel: patchSize, stride: patchSize, padding: 0 }
   const map = s.lowering.featureMap(toActivations(s, latent))
-  const patches = s.lowering.settled(conv2d(s.at('x_embedder', 'proj'), map, width, patch))
+  const patches = conv2d(s.at('x_embedder', 'proj'), map, width, patch)
   const grid = patchGrid(latent, patchSize)
   const position = positions
     ? positionsOf(s, positions, grid, config)

@@ -3,6 +3,7 @@
 import type { Graph, Value } from '../compile/graph.ts'
 import {
   attention,
+  branchConv2d,
   conv2d,
   type FeatureMap,
   groupNorm,
@@ -36,11 +37,12 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const { latentChannels, levels, blocksPerLevel, groups, scalingFactor, shiftFactor } = config
   const latent = graph.input('latent', 'float32', ['B', latentChannels, 'h', 'w'])
   const z = ops.add(ops.divide(latent, ops.scalar(latent, scalingFactor)), ops.scalar(latent, shiftFactor))
-  let x: FeatureMap = s.lowering.featureMap(toActivations(s, z))
-  if (s.has('post_quant_conv.weight')) x = conv2d(s.at('post_quant_conv'), x, latentChannels, ONE_BY_ONE)
+  const map = s.lowering.featureMap(toActivations(s, z))
+  const quantised = s.at('post_quant_conv')
+  const first = quantised.has('weight') ? conv2d(quantised, map, latentChannels, ONE_BY_ONE) : map
 
   const decoder = s.at('decoder')
-  x = conv2d(decoder.at('conv_in'), x, outputWidth(decoder.at('conv_in')))
+  let x: FeatureMap = { value: conv2d(decoder.at('conv_in'), first, outputWidth(decoder.at('conv_in'))) }
   x = residualBlock(decoder.at('mid', 'block_1'), x, groups)
   if (decoder.has('mid.attn_1.q.weight')) x = attentionBlock(decoder.at('mid', 'attn_1'), x, groups)
   x = residualBlock(decoder.at('mid', 'block_2'), x, groups)
@@ -50,7 +52,7 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
     if (level > 0) x = upsample(up.at('upsample'), x)
   }
   const normed = groupNorm(decoder.at('norm_out'), x, { groups, epsilon: EPSILON, silu: true })
-  const image = ops.cast(s.lowering.planes(s.lowering.settled(conv2d(decoder.at('conv_out'), normed, 3))), 'float32')
+  const image = ops.cast(s.lowering.planes(conv2d(decoder.at('conv_out'), normed, 3)), 'float32')
   graph.output('image', image)
   graph.output('pixels', pixelsOf(image))
   graph.output('sum', ops.sum(image))
@@ -69,25 +71,23 @@ function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const out = outputWidth(s.at('conv1'))
   const options = { groups, epsilon: EPSILON, silu: true }
   const { map, normed } = settleAndNorm(s.at('norm1'), x, options)
-  const h = conv2d(s.at('conv1'), normed, out)
-  const y = conv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, options), out)
-  return s.lowering.addMaps(
-    s.lowering.channels(map) === out ? map : conv2d(s.at('nin_shortcut'), map, out, ONE_BY_ONE),
-    y,
-  )
+  const h = branchConv2d(s.at('conv1'), normed, out)
+  const y = branchConv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, options), out)
+  const same = s.lowering.channels(map) === out
+  return s.lowering.addSkip(same ? map : conv2d(s.at('nin_shortcut'), map, out, ONE_BY_ONE), y)
 }
 
 function upsample(s: Scope, x: FeatureMap): FeatureMap {
   const twice = s.lowering.upsampleNearest(s.lowering.settled(x))
-  return conv2d(s.at('conv'), twice, s.lowering.channels(x))
+  return { value: conv2d(s.at('conv'), twice, s.lowering.channels(twice)) }
 }
 
 /** One attention head over all positions. sd3_impls.py `AttnBlock` */
 function attentionBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
-  const channels = s.lowering.channels(x)
+  const channels = s.lowering.channels(x.value)
   const { map, normed } = settleAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })
   const tokens = s.lowering.tokens(normed, 'h*w') // [B, h·w, C]
   const project = (name: string, input: Value) => linear(s.at(name), input, channels)
   const qkv = { q: project('q', tokens), k: project('k', tokens), v: project('v', tokens) }
-  return ops.add(map, s.lowering.fromTokens(project('proj_out', attention(qkv, { heads: 1 })), map))
+  return { value: ops.add(map, s.lowering.fromTokens(project('proj_out', attention(qkv, { heads: 1 })), map)) }
 }

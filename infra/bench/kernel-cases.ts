@@ -189,7 +189,7 @@ function groupNorm(name: string, dims: [number, number, number, number], options
     build(inputs, operators, half, layout) {
       const mapOf = (name: string) => layout.featureMap(half(inputs[name]!))
       const pending = { bias: inputs.pendingBias!, ...(skip && { skip: mapOf('skip') }) }
-      const map: FeatureMap = { ...mapOf('map'), ...(bias && { pending }) }
+      const map: FeatureMap = { value: mapOf('map'), ...(bias && { pending }) }
       const result = operators.groupNorm(map, inputs.weight!, inputs.bias!, { groups, epsilon: 1e-6, silu, keep })
       const planes = (x: Value) => ops.cast(layout.planes(x), 'float32')
       return { normed: planes(result.normed), ...(keep && { sum: planes(result.map) }) }
