@@ -74,7 +74,7 @@ describe('the step graph of target cuda-fp8', () => {
 })
 
 describe('the autoencoder of target cuda-fp8', () => {
-  test('adds its blocks' biases and skips as it normalises, but where it is enlarged', async () => {
+  test('adds the biases and skips of its blocks as it normalises, but where it is enlarged', async () => {
     const graph = (await build('large')).graphs.get('vae_decoder')!
     const convolutions = graph.nodes.filter(({ op }) => op === 'NhwcConv')
     const biased = convolutions.filter(({ inputs }) => inputs.length === 3).map(({ name }) => name.split('.').at(-1))
