@@ -1,4 +1,4 @@
-// Pixels to a PNG by Rust's `png`, whose fast way takes a tenth of libpng's time and makes smaller files of pictures.
+// Pixels to a PNG by Rust's `png`, which takes a third to a seventh of sharp's time and makes smaller files: npm run bench -- png.
 import { crc32 } from 'node:zlib'
 import { CompressionType, FilterType, Transformer } from '@napi-rs/image'
 

@@ -9,6 +9,7 @@ import { benchEdge, type EdgeBenchOptions } from './edge.ts'
 import { benchGpu, type GpuBenchOptions } from './gpu.ts'
 import { benchGpuTable } from './gpu-table.ts'
 import { benchKernels } from './kernels.ts'
+import { benchPng, type PngBenchOptions } from './png.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
 import { benchStep, type StepOptions } from './step.ts'
 import { benchStream, type StreamBenchOptions } from './stream.ts'
@@ -65,6 +66,13 @@ command
   .command('kernels')
   .description('every FP8 operator on the GPU against its definition on the CPU (needs a GPU and gpu-fn/kernels/build)')
   .action(benchKernels)
+
+command
+  .command('png')
+  .description('pictures to PNG, beside sharp')
+  .argument('[files...]', "pictures; the model card's by default")
+  .option('--runs <count>', 'timed runs of each', Number, 9)
+  .action((files: string[], options: PngBenchOptions) => benchPng(files, options))
 
 command
   .command('step')
