@@ -179,8 +179,7 @@ function groupNorm(name: string, dims: [number, number, number, number], options
   const channels = [dims[1]]
   return {
     name: `GroupNorm ${name} [${dims.join(', ')}] in ${groups} groups`,
-    // A row of one number has no others to make up for its rounding.
-    tolerance: dims[3] === 1 ? { ...HALVES, row: 5e-2 } : HALVES,
+    tolerance: HALVES,
     inputs: {
       ...{ map, weight: noise(channels, 14), bias: noise(channels, 15) },
       ...(bias && { pendingBias: noise(channels, 16, 5) }),
@@ -246,7 +245,8 @@ export const CASES: readonly Case[] = [
   groupNorm('without a skip', MAP, { skip: false, keep: false }),
   groupNorm('with nothing pending', MAP, { bias: false, skip: false, silu: false }),
   groupNorm('that keeps no sum', [1, 256, 17, 3], { keep: false }),
-  groupNorm('of one pixel', [3, 64, 1, 1]),
+  // Without a sum in float16, whose rounding two nearly equal channels of a group would make large.
+  groupNorm('of one pixel', [3, 64, 1, 1], { keep: false }),
   groupNorm('of 24 channels', [1, 24, 33, 31], { groups: 3 }),
   groupNorm('far from zero', MAP, {
     map: edited(noise(MAP, 13, 0.5), (data) => {

@@ -102,7 +102,7 @@ describe('the autoencoder of target cuda-fp8', () => {
   })
 })
 
-test('a package for cuda-fp8 lists both step graphs over one file of weights', async () => {
+test('a package for cuda-fp8 lists both step graphs and both autoencoders, each over one file of weights', async () => {
   const { directory, manifest } = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda-fp8' }), {
     verify: true,
   })
@@ -110,8 +110,12 @@ test('a package for cuda-fp8 lists both step graphs over one file of weights', a
   expect(Object.keys(manifest.files).filter((name) => name.startsWith('transformer'))).toEqual([
     ...['transformer-without-kernels.onnx', 'transformer.onnx', 'transformer.weights'],
   ])
+  expect(Object.keys(manifest.files).filter((name) => name.startsWith('vae'))).toEqual([
+    ...['vae_decoder-without-kernels.onnx', 'vae_decoder.onnx', 'vae_decoder.weights'],
+  ])
   const other = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
-  expect(manifest.files['transformer.weights']).toEqual(other.manifest.files['transformer.weights'])
+  for (const name of ['transformer.weights', 'vae_decoder.weights'])
+    expect(manifest.files[name]).toEqual(other.manifest.files[name])
   expect(directory).not.toBe(other.directory)
 })
 
