@@ -37,6 +37,10 @@ export function putOut(sql: SqlStorage, job: string): void {
   sql.exec('INSERT OR REPLACE INTO usage_outbox VALUES (?, ?)', job, Date.now())
 }
 
+/** Whether a job's settlement has not been exported yet. */
+export const isExporting = (sql: SqlStorage, job: string): boolean =>
+  sql.exec('SELECT 1 FROM usage_outbox WHERE job = ?', job).toArray().length > 0
+
 /** Takes jobs out of the outbox: they have arrived, or are not to be told. */
 export function takeOut(sql: SqlStorage, jobs: readonly string[]): void {
   sql.exec('DELETE FROM usage_outbox WHERE job IN (SELECT value FROM json_each(?))', JSON.stringify(jobs))

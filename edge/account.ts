@@ -27,15 +27,17 @@ import {
   type Admission,
   type AdmissionRequest,
   decide,
-  forget,
-  forgetName,
+  dropOrphan,
   IDEMPOTENCY_SCHEMA,
   nextExpiry,
   prune,
 } from './admission.ts'
 import type { Env } from './env.ts'
+import type { JobSpec } from './job-record.ts'
+import type { JobSummary } from './job-view.ts'
 import type { Credential, KeyCredential, Scope } from './keys.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { type Recovery, readRecovery } from './recovery.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorised' } | { kind: 'forbidden' }
@@ -89,7 +91,7 @@ export class AccountDO extends DurableObject<Env> {
     return scope && !allows(key, credential, scope) ? { kind: 'forbidden' } : { kind: 'authenticated', key }
   }
 
-  /** Lets a job in: key, scope, Idempotency-Key, rates, concurrency and money, and reserves the price, all or nothing. */
+  /** Admits a job: checks key, scope, names, rates, concurrency and money, and reserves the price, all or nothing. */
   async admit(request: AdmissionRequest): Promise<Admission> {
     const key = await authenticate(this.#sql, request.credential)
     if (!key) return { kind: 'unauthorised' }
@@ -98,31 +100,38 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
-  /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and tells what stands. */
+  /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
   async settle(job: string, settlement: ledger.Settlement): Promise<ledger.LedgerEntry | null> {
     await this.#wakeWithin(OUTBOX_MS)
-    this.ctx.storage.transactionSync(() => {
-      ledger.settleOnce(this.#sql, job, settlement)
-      if (settlement.forget) forgetName(this.#sql, job)
-    })
+    this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
     const entry = this.entry(job)
     const { outcome } = settlement
     if (entry?.state !== outcome)
-      log('error', 'a settlement does not agree with the ledger', { job, outcome, stands: entry?.state ?? null })
+      log('error', 'a settlement does not agree with the ledger', { job, outcome, state: entry?.state ?? null })
     return entry
   }
 
-  /** Frees the Idempotency-Key and the id of a reservation that was released without a job. False when the price is held. */
-  forget(job: string): boolean {
-    return this.ctx.storage.transactionSync(() => forget(this.#sql, job))
+  /** Replaces the summary of a settled job, after some of its images were deleted. */
+  updateSummary(job: string, summary: JobSummary): void {
+    ledger.saveSummary(this.#sql, job, summary)
+  }
+
+  /** Deletes a job's row; its charge stays in the sums. False while the row is not settled or not exported. */
+  forgetJob(job: string): boolean {
+    return this.ctx.storage.transactionSync(() => ledger.foldRow(this.#sql, job))
+  }
+
+  /** The id of the job that has this name; null when there is none. */
+  jobNamed(name: string): string | null {
+    return ledger.jobNamed(this.#sql, name)
   }
 
   entry(job: string): ledger.LedgerEntry | null {
     return ledger.entryOf(this.#sql, job)
   }
 
-  /** Ids of jobs, newest first: all, or those older than the job `after`. Null when that one is not known. */
-  recentJobs(limit: number, after: string | null = null): string[] | null {
+  /** Jobs, newest first: all, or those admitted before the job `after`. Null when that one is unknown. */
+  recentJobs(limit: number, after: string | null = null): (JobSummary | JobSpec)[] | null {
     return ledger.jobsBefore(this.#sql, limit, after)
   }
 
@@ -179,19 +188,19 @@ export class AccountDO extends DurableObject<Env> {
     if (expiry !== null) await this.#wakeWithin(expiry - Date.now())
   }
 
-  /** A job that exists settles by itself, by its own watchdog. */
+  /** Releases old reservations without a job. A job that exists settles by itself. */
   async #releaseOrphans(): Promise<void> {
     const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
-      if ((await this.env.JOB.getByName(job).view()) === null) this.#releaseOrphan(job, before)
+      if ((await objectOf(this.env.JOB, job).view()) === null) this.#releaseOrphan(job, before)
     }
   }
 
   #releaseOrphan(job: string, before: number): void {
     this.ctx.storage.transactionSync(() => {
-      // While we asked for its job, a repeated request may have taken the reservation up.
-      if ((this.entry(job)?.reserved ?? Infinity) > before) return
-      if (ledger.settleOnce(this.#sql, job, { outcome: 'released' })) forget(this.#sql, job)
+      // A repeated request may have renewed the reservation during the call to its job.
+      if ((ledger.reservationOf(this.#sql, job)?.reservedAt ?? Number.POSITIVE_INFINITY) <= before)
+        dropOrphan(this.#sql, job)
     })
   }
 

@@ -7,7 +7,6 @@ import type { Credential } from './keys.ts'
 import type { WarmDO } from './warm.ts'
 import type { WebhookDO } from './webhook-outbox.ts'
 import type { DeliveryRef } from './webhook-queue.ts'
-import type { GenerateParams } from './workflow.ts'
 
 export type Env = {
   ACCOUNT: DurableObjectNamespace<AccountDO>
@@ -15,8 +14,6 @@ export type Env = {
   WEBHOOK: DurableObjectNamespace<WebhookDO>
   /** One for each endpoint, by its name. */
   WARM: DurableObjectNamespace<WarmDO>
-  /** Drives the jobs that no caller drives; an instance has its job's id. */
-  GENERATE: Workflow<GenerateParams>
   RESULTS: R2Bucket
   /** Usage and forecasts across accounts; migrations/ has the tables. */
   DB: D1Database

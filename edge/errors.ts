@@ -38,6 +38,7 @@ const ERRORS = {
   generation_failed: [500, 'server_error', 'The image could not be made'],
   internal: [500, 'server_error', 'Something went wrong on our side'],
   gpu_unavailable: [503, 'server_error', 'No GPU took the job in time'],
+  overloaded: [503, 'server_error', 'The service is busy'],
 } as const satisfies Record<string, readonly [status: number, kind: Kind, title: string]>
 
 export type ErrorCode = keyof typeof ERRORS

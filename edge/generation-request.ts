@@ -6,9 +6,10 @@ import { readCatalogue } from './catalogue.ts'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
 import { latencyMs, observations } from './forecast.ts'
-import { type JobSpec, namedJobId, newJobId } from './job-record.ts'
+import { type JobSpec, newJobId } from './job-record.ts'
 import { type Credential, sha256 } from './keys.ts'
 import { MICRODOLLARS, megapixelSteps, price, readPrices } from './price.ts'
+import { DEFAULT_RETENTION_DAYS } from './retention.ts'
 import { chooseRoute, type Decision, QUALITIES, type RouteRequest } from './route.ts'
 import { checkAddress } from './webhook-address.ts'
 
@@ -112,7 +113,10 @@ function routeRequest(fields: Generation): RouteRequest {
 }
 
 /** How a request would run, and its price in micro-dollars. Only max_latency_ms costs a look at the forecasts. Errors: what route.ts refuses. */
-export async function chosen(fields: Generation, env: Env): Promise<{ decision: Decision; price: number }> {
+export async function chosen(
+  fields: Generation,
+  env: Env,
+): Promise<{ decision: Decision; price: number; basePrice: number }> {
   const catalogue = readCatalogue(env)
   const prices = readPrices(env.OCTET_PRICES)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalogue.offers)
@@ -121,7 +125,7 @@ export async function chosen(fields: Generation, env: Env): Promise<{ decision: 
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, price: price(workOf(decision), prices) }
+  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
 }
 
 /** Only a request with a seed can be identical to another; and an answer that is there already is neither named nor told to a webhook. */
@@ -135,17 +139,18 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
 /** Where a request comes from: the worker's address as the caller knows it, and the name that the caller gave the job. */
 export type Origin = { origin: string; name?: string | null }
 
-/** The job that a request asks for: routed, seeded and priced. A named job has the same id each time it is asked for. */
+/** The job that a request asks for: routed, seeded and priced. */
 export async function specify(
   fields: Generation,
   env: Env,
-  { account, keyId }: Credential,
+  credential: Credential,
   { origin, name = null }: Origin,
 ): Promise<JobSpec> {
+  const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price } = await chosen(fields, env)
+  const { decision, price, basePrice } = await chosen(fields, env)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -166,16 +171,19 @@ export async function specify(
     ...previewSteps(fields, decision.steps),
   }
   return {
-    id: name === null ? newJobId() : await namedJobId(account, name),
+    id: newJobId(),
     name,
     fingerprint: await sha256(JSON.stringify(fields)),
-    origin,
+    digest: await digestOf(request),
+    ...{ origin, account, keyId, request, decision, price, basePrice },
+    token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
-    account,
-    keyId,
     created: Date.now(),
-    request,
-    decision,
-    price,
+    retentionDays: DEFAULT_RETENTION_DAYS,
   }
+}
+
+/** A hash of everything that determines the pixels and their file. Previews do not. */
+async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
+  return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
 }

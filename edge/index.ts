@@ -7,7 +7,6 @@ export { AccountDO } from './account.ts'
 export { JobDO } from './job.ts'
 export { WarmDO } from './warm.ts'
 export { WebhookDO } from './webhook-outbox.ts'
-export { GenerateWorkflow } from './workflow.ts'
 
 const scheduled = (event: ScheduledController, env: Env) => keepSchedule(env, event.scheduledTime)
 

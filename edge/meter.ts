@@ -87,6 +87,12 @@ export function rateState({ holder, limits, meter }: Metered, now: number): Rate
   return [{ holder, limit, remaining: Math.floor(held), resetSeconds }]
 }
 
+/** The meter after a request that reserves nothing. */
+export function countOn({ limits, meter }: Metered, now: number): Meter {
+  const limit = limits.requests_per_minute
+  return { ...meter, tokens: limit === null ? null : filled(meter, limit, now) - 1, refilled: now }
+}
+
 /** The meter after a job was let in: one request out of the bucket, one more job open, its price reserved. */
 export function reserveOn({ limits, meter }: Metered, price: number, now: number): Meter {
   const limit = limits.requests_per_minute

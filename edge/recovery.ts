@@ -9,8 +9,8 @@ const seconds = z
   .max(30 * 86_400)
 const table = z
   .strictObject({
-    /** A job that nobody drives any more. */
-    job_seconds: seconds.default(30),
+    /** An attempt whose object was reset. */
+    job_seconds: seconds.default(10),
     /** A reservation without a job behind it: its worker died between the two. */
     reservation_seconds: seconds.default(15 * 60),
     /** A webhook that is due and that the queue does not bring. */

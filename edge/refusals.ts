@@ -46,7 +46,7 @@ function overBudget({ by, holder, available, price }: Extract<Refusal, { kind: '
   return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
 }
 
-/** The error for an admission that let nothing in, or null for one that did (`admitted`, `repeated`). */
+/** The error of an admission that refuses the request, or null for one that does not. */
 export function refusedBy(admission: Admission): ApiError | null {
   switch (admission.kind) {
     case 'unauthorised':
@@ -57,16 +57,13 @@ export function refusedBy(admission: Admission): ApiError | null {
       return limited(admission, admission.rates)
     case 'over_budget':
       return overBudget(admission, admission.rates)
-    case 'mismatch':
-      return new ApiError(
-        'idempotency_mismatch',
-        'This Idempotency-Key was used with another request; use a new one.',
-        {
-          headers: FINAL,
-        },
-      )
+    case 'mismatch': {
+      const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'
+      return new ApiError('idempotency_mismatch', `${what} another request; use a new one.`, { headers: FINAL })
+    }
     case 'admitted':
     case 'repeated':
+    case 'reused':
       return null
   }
 }

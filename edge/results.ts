@@ -10,37 +10,48 @@ const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'web
 export const LINK_SECONDS = 3600
 
 type ImageEvent = Extract<JobEvent, { type: 'image' }>
-type Owner = Pick<JobRecord, 'account' | 'id'>
+type Owner = Pick<JobRecord, 'account' | 'id' | 'retentionDays' | 'ran'>
 
 /**
- * Writes an image to `results/<days>d/<account>/<job>/<k>.<ext>` unless it is there already. An earlier attempt may have written it:
- * then that file stands, and its size and digest are what the job tells.
+ * Writes an image to `results/<days>d/<account>/<job>/<k>.<ext>` unless that file exists. An earlier attempt may have written it: then its
+ * file stands, and the job reports that file's size, digest, package and device.
  */
 export async function storeImage(
-  env: Pick<Env, 'RESULTS' | 'ACCOUNT'>,
-  owner: Owner,
+  env: Pick<Env, 'RESULTS'>,
+  { id, account, retentionDays, ran }: Owner,
   event: ImageEvent,
   data: Uint8Array<ArrayBuffer>,
 ): Promise<StoredImage> {
   const { image, seed, width, height, content_type, sha256 } = event
-  const { settings } = await env.ACCOUNT.getByName(owner.account).view()
-  const key = `${resultPrefix(settings.retention_days, owner.account)}${owner.id}/${image}.${EXTENSIONS[content_type]}`
+  if (!ran) throw new Error(`an image of ${id} arrived before the job started`)
+  const key = `${resultPrefix(retentionDays, account)}${id}/${image}.${EXTENSIONS[content_type]}`
   const written = await env.RESULTS.put(key, data, {
     onlyIf: { etagDoesNotMatch: '*' },
     httpMetadata: { contentType: content_type },
-    customMetadata: { sha256, seed: String(seed) },
+    customMetadata: { sha256, seed: String(seed), ...ran },
     sha256,
   })
   const stored = written ?? (await env.RESULTS.head(key))
   if (!stored) throw new Error(`${key} was neither written nor found`)
-  const expires_at = Math.floor(stored.uploaded.getTime() / 1000) + settings.retention_days * 24 * 3600
+  const expires_at = Math.floor(stored.uploaded.getTime() / 1000) + retentionDays * 24 * 3600
   const facts = { image, seed, width, height, content_type, key, expires_at }
-  return { ...facts, bytes: stored.size, sha256: stored.customMetadata?.sha256 ?? sha256 }
+  const made = stored.customMetadata
+  return {
+    ...{ ...facts, bytes: stored.size, sha256: made?.sha256 ?? sha256 },
+    ...{ package: made?.package ?? ran.package, device: made?.device ?? ran.device },
+  }
 }
 
 /** Whether an image may still be read: its owner has not deleted it, and its time is not over. */
 export const isKept = ({ deleted, expires_at }: Pick<StoredImage, 'deleted' | 'expires_at'>) =>
   !deleted && Date.now() / 1000 < expires_at
+
+/** Whether the files of all images can still be read. */
+export async function areStored({ RESULTS }: Pick<Env, 'RESULTS'>, images: readonly StoredImage[]): Promise<boolean> {
+  if (!images.every(isKept)) return false
+  const files = await Promise.all(images.map(({ key }) => RESULTS.head(key)))
+  return !files.includes(null)
+}
 
 /** The path of an image on this worker, without a signature. */
 export const resultPath = (job: string, { key }: Pick<StoredImage, 'key'>) =>
@@ -65,11 +76,4 @@ export async function readImage(bucket: R2Bucket, { key }: StoredImage): Promise
   const object = await bucket.get(key)
   if (!object) throw new ApiError('not_found', 'This image was deleted.')
   return new Uint8Array(await object.arrayBuffer())
-}
-
-/** Deletes images of a final job for good. The job tells so first: a link that still opens is never shown beside a deleted file. */
-export async function deleteImages(env: Env, { id }: JobRecord, images: readonly StoredImage[]): Promise<void> {
-  const keys = images.map(({ key }) => key)
-  await env.JOB.getByName(id).forgetImages(keys)
-  await env.RESULTS.delete(keys)
 }

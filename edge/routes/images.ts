@@ -55,7 +55,7 @@ export const images = new Hono<EdgeEnv>().post('/generations', keyRequired, body
   const { fields, submission } = await readSubmission(c)
   if (fields.response_format === 'b64_json') refuseTooMuchBase64(submission.spec)
   const caller = watchCaller(c, fields)
-  const submitted = await generateNow(c.env, submission, caller.job).finally(caller.done)
+  const submitted = await generateNow(c.env, submission, caller).finally(caller.done)
   const body = await reply(c.env, new URL(c.req.url).origin, submitted, fields.response_format)
   const { job, rates } = submitted
   const headers = { 'x-octet-job': job.id, 'cache-control': 'no-store', ...serverTiming(job), ...rateHeaders(rates) }

@@ -3,10 +3,11 @@ import * as z from 'zod'
 import { operatorRequired } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
-import { JOB_ID, namedJobId } from '../job-record.ts'
+import { JOB_ID } from '../job-record.ts'
 import { reportOf } from '../job-report.ts'
 import { ACCOUNT_NAME } from '../keys.ts'
 import { operatorStatus } from '../operator-status.ts'
+import { resolveJobId } from '../own-job.ts'
 import { parseFields } from '../validation.ts'
 
 const query = z.strictObject({
@@ -26,8 +27,8 @@ operator.get('/jobs/:id', async (c) => {
     throw new ApiError('invalid_request', `${given} is no id of a job; with account=… it can be a job's name.`, {
       param: 'account',
     })
-  const id = JOB_ID.test(given) ? given : await namedJobId(account!, given)
-  const report = await reportOf(c.env, id, account)
+  const id = JOB_ID.test(given) ? given : await resolveJobId(c.env, account!, given)
+  const report = id && (await reportOf(c.env, id, account))
   if (!report) throw new ApiError('not_found', `There is no job ${given}${account ? ` of account ${account}` : ''}.`)
   return c.json(report, 200, { 'cache-control': 'no-store' })
 })

@@ -5,8 +5,9 @@ import { ApiError } from '../errors.ts'
 import { matches, parseRange } from '../http-range.ts'
 import { isFinal, JOB_ID, type StoredImage } from '../job-record.ts'
 import { checkLink } from '../keys.ts'
+import { objectOf } from '../objects.ts'
 import { ownJob } from '../own-job.ts'
-import { deleteImages, isKept, resultPath } from '../results.ts'
+import { isKept, resultPath } from '../results.ts'
 
 /** Opens a signed link: seconds it still holds. Errors: link_invalid, link_expired. */
 async function openLink(c: Context<EdgeEnv>, expires: string, signature: string): Promise<number> {
@@ -26,7 +27,7 @@ const absent = (job: string, file: string) => new ApiError('not_found', `There i
 
 /** An image that is still kept, with its job. `account` null is whoever holds a link. Errors: not_found. */
 async function findImage(c: Context<EdgeEnv>, job: string, file: string, account: string | null) {
-  const record = JOB_ID.test(job) ? await c.env.JOB.getByName(job).view() : null
+  const record = JOB_ID.test(job) ? await objectOf(c.env.JOB, job).view() : null
   const mine = record && (account === null || record.account === account)
   const image = mine ? record.images.find((each) => resultPath(job, each).endsWith(`/${file}`)) : undefined
   if (!image || record?.state !== 'succeeded') throw absent(job, file)
@@ -91,7 +92,7 @@ export const results = new Hono<EdgeEnv>()
     const { job, file } = c.req.param()
     const { account } = await owner(c, 'generate')
     const { record, image } = await findImage(c, job, file, account)
-    await deleteImages(c.env, record, [image])
+    await objectOf(c.env.JOB, record.id).deleteImages([image.key])
     return c.body(null, 204)
   })
 
@@ -99,6 +100,6 @@ export const results = new Hono<EdgeEnv>()
 export const jobImages = new Hono<EdgeEnv>().delete('/:id/images', keyRequired, async (c) => {
   const job = await ownJob(c, 'generate')
   if (!isFinal(job)) throw new ApiError('not_found', `The job ${job.id} has no images before it has ended.`)
-  await deleteImages(c.env, job, job.images)
+  await objectOf(c.env.JOB, job.id).deleteImages(job.images.map(({ key }) => key))
   return c.body(null, 204)
 })

@@ -3,6 +3,7 @@ import { describe, test, vi } from 'vitest'
 import type { Admission } from '../../edge/admission.ts'
 import { checkKey, issueKey } from '../../edge/keys.ts'
 import { UNLIMITED } from '../../edge/limits.ts'
+import { requestOf } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 import { call, operator } from './operator.ts'
 
@@ -14,9 +15,7 @@ const models = async (key: string) => (await call('GET', '/v1/models', bearer(ke
 
 async function admit(key: string, price: number): Promise<Admission> {
   const credential = (await checkKey(env.KEY_PEPPER, key))!
-  const job = `job_${crypto.randomUUID()}`
-  const request = { credential, job, tier: 'fp8' as const, price, idempotency: null }
-  return env.ACCOUNT.getByName(credential.account).admit(request)
+  return env.ACCOUNT.getByName(credential.account).admit(requestOf(credential, { price }))
 }
 
 describe('a key of scope admin', () => {

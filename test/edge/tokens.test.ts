@@ -3,6 +3,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
 import { checkToken, issueToken } from '../../edge/tokens.ts'
+import { requestOf } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 import { call, operator } from './operator.ts'
 
@@ -17,7 +18,7 @@ async function admit(token: string, price: number) {
   const credential = (await checkToken(env.KEY_PEPPER, token))!
   const job = `job_${crypto.randomUUID()}`
   const account = env.ACCOUNT.getByName(credential.account)
-  return { job, account, admission: await account.admit({ credential, job, tier: 'fp8', price, idempotency: null }) }
+  return { job, account, admission: await account.admit(requestOf(credential, { job, price })) }
 }
 
 describe('a browser token', () => {

@@ -10,6 +10,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import type { UsageRecord } from '../../edge/account-outbox.ts'
 import { checkKey } from '../../edge/keys.ts'
 import { consumeUsage } from '../../edge/usage-export.ts'
+import { requestOf } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 import { call, configure } from './operator.ts'
 
@@ -22,7 +23,7 @@ const rowsOf = async (account: string) =>
 async function settled(caller: Caller, job: string, charged: number): Promise<void> {
   const account = env.ACCOUNT.getByName(caller.account)
   const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
-  await account.admit({ credential, job, tier: 'fp8', price: 100, idempotency: null })
+  await account.admit(requestOf(credential, { job }))
   await account.settle(job, charged > 0 ? { outcome: 'captured', amount: charged } : { outcome: 'released' })
 }
 
