@@ -14,10 +14,11 @@ export const LEDGER_SCHEMA = `
     job TEXT PRIMARY KEY, name TEXT, key_id TEXT NOT NULL, token TEXT, meters TEXT NOT NULL, tier TEXT NOT NULL,
     amount INTEGER NOT NULL, charged INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL, reserved INTEGER NOT NULL, settled INTEGER,
     fingerprint TEXT NOT NULL, digest TEXT NOT NULL, spec TEXT, summary TEXT, retryable INTEGER NOT NULL DEFAULT 0,
-    observed TEXT) STRICT;
+    endpoint TEXT NOT NULL, granted INTEGER NOT NULL, observed TEXT) STRICT;
   CREATE UNIQUE INDEX IF NOT EXISTS ledger_name ON ledger (name) WHERE name IS NOT NULL;
   CREATE INDEX IF NOT EXISTS ledger_open ON ledger (reserved) WHERE state = 'reserved';
   CREATE INDEX IF NOT EXISTS ledger_in_flight ON ledger (fingerprint) WHERE state = 'reserved';
+  CREATE INDEX IF NOT EXISTS ledger_slots ON ledger (endpoint, granted) WHERE state = 'reserved';
   CREATE INDEX IF NOT EXISTS ledger_reuse ON ledger (digest) WHERE state = 'captured';
   CREATE TABLE IF NOT EXISTS folded (
     id INTEGER PRIMARY KEY CHECK (id = 1), jobs INTEGER NOT NULL, captured INTEGER NOT NULL) STRICT;
@@ -36,6 +37,7 @@ export type LedgerEntry = {
   job: string
   key_id: string
   tier: Tier
+  endpoint: string
   amount: number
   charged: number
   state: 'reserved' | Outcome
@@ -55,14 +57,21 @@ export type Settlement = {
 }
 /**
  * The reservation of a job, which its job object must match. `spec` is there until the settlement: whoever finds a reservation without a job
- * creates exactly the job that the price was reserved for. `reservedAt` is Unix milliseconds.
+ * creates exactly the job that the price was reserved for. `reservedAt` is Unix milliseconds. `granted`: the job has a slot at its endpoint.
  */
-export type Reservation = { job: string; fingerprint: string; price: number; reservedAt: number; spec: JobSpec | null }
+export type Reservation = {
+  job: string
+  fingerprint: string
+  price: number
+  reservedAt: number
+  granted: boolean
+  spec: JobSpec | null
+}
 /** Sums in micro-dollars, and how many jobs are open. */
 export type Sums = { credited: number; captured: number; reserved: number; open: number }
 export type UsageRow = { day: string; key_id: string; tier: Tier; jobs: number; amount: number }
 
-const COLUMNS = 'job, key_id, tier, amount, charged, state, reserved, settled'
+const COLUMNS = 'job, key_id, tier, endpoint, amount, charged, state, reserved, settled'
 
 export const entryOf = (sql: SqlStorage, job: string): LedgerEntry | null =>
   sql.exec<LedgerEntry>(`SELECT ${COLUMNS} FROM ledger WHERE job = ?`, job).toArray()[0] ?? null
@@ -76,26 +85,34 @@ function saveMeter(sql: SqlStorage, meter: Meter): void {
   sql.exec('INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)', ...values)
 }
 
-type ReservationRow = Omit<Reservation, 'spec'> & { spec: string | null }
+type ReservationRow = Omit<Reservation, 'spec' | 'granted'> & {
+  spec: string | null
+  granted: number
+  retryable: number
+}
 
 /** The reservation of a job, and whether the next request for it makes a new one; null for an unknown job. */
 export function reservationOf(sql: SqlStorage, job: string): (Reservation & { retryable: boolean }) | null {
-  const [row] = sql.exec<ReservationRow & { retryable: number }>(
-    'SELECT job, fingerprint, amount AS price, reserved AS reservedAt, spec, retryable FROM ledger WHERE job = ?',
+  const [row] = sql.exec<ReservationRow>(
+    `SELECT job, fingerprint, amount AS price, reserved AS reservedAt, granted, spec, retryable
+     FROM ledger WHERE job = ?`,
     job,
   )
-  return row ? { ...row, spec: row.spec === null ? null : JSON.parse(row.spec), retryable: row.retryable === 1 } : null
+  if (!row) return null
+  const { spec, granted, retryable, ...facts } = row
+  return { ...facts, spec: spec === null ? null : JSON.parse(spec), granted: granted === 1, retryable: retryable === 1 }
 }
 
 /** Reserves a job's price on every meter that counts it. Must run in a transaction that found no refusal. */
-export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[]): void {
+export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], granted: boolean): void {
   const now = Date.now()
   const { id, name, keyId, token, decision, price, fingerprint, digest } = spec
   sql.exec(
-    `INSERT INTO ledger (job, name, key_id, token, meters, tier, amount, state, reserved, fingerprint, digest, spec)
-     VALUES (?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?, ?)`,
+    `INSERT INTO ledger (job, name, key_id, token, meters, tier, amount, state, reserved, fingerprint, digest, spec,
+       endpoint, granted)
+     VALUES (?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?, ?, ?, ?)`,
     ...[id, name, keyId, token, JSON.stringify(metered.map(({ meter }) => meter.id)), decision.tier, price, now],
-    ...[fingerprint, digest, JSON.stringify(spec)],
+    ...[fingerprint, digest, JSON.stringify(spec), decision.endpoint, Number(granted)],
   )
   for (const each of metered) saveMeter(sql, reserveOn(each, price, now))
 }

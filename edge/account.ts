@@ -23,6 +23,7 @@ import {
   saveSettings,
   settingsOf,
 } from './account-settings.ts'
+import { grantSlots, Shares } from './account-slots.ts'
 import {
   type Admission,
   type AdmissionRequest,
@@ -46,6 +47,7 @@ export type AccountView = ledger.Sums & { balance: number; settings: AccountSett
 export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #recovery: Recovery
+  readonly #shares = new Shares()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -97,7 +99,15 @@ export class AccountDO extends DurableObject<Env> {
     if (!key) return { kind: 'unauthorised' }
     if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
-    return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
+    const { endpoint } = request.spec.decision
+    this.#refreshShare(endpoint)
+    const share = this.#shares.of(endpoint)
+    return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request, share))
+  }
+
+  /** Whether a waiting job has a slot at its endpoint by now. */
+  mayProceed(job: string): boolean {
+    return ledger.reservationOf(this.#sql, job)?.granted ?? true
   }
 
   /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
@@ -105,6 +115,7 @@ export class AccountDO extends DurableObject<Env> {
     await this.#wakeWithin(OUTBOX_MS)
     this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
     const entry = this.entry(job)
+    if (entry) this.#grantSlots(entry.endpoint)
     const { outcome } = settlement
     if (entry?.state !== outcome)
       log('error', 'a settlement does not agree with the ledger', { job, outcome, state: entry?.state ?? null })
@@ -202,6 +213,25 @@ export class AccountDO extends DurableObject<Env> {
       if ((ledger.reservationOf(this.#sql, job)?.reservedAt ?? Number.POSITIVE_INFINITY) <= before)
         dropOrphan(this.#sql, job)
     })
+  }
+
+  /** Asks an endpoint for the account's share of its slots, behind the request that needs it. */
+  #refreshShare(endpoint: string): void {
+    if (!this.#shares.isStale(endpoint, Date.now())) return
+    const ask = async () => {
+      this.#shares.set(endpoint, await objectOf(this.env.WARM, endpoint).shareOf(this.ctx.id.name!), Date.now())
+      this.#grantSlots(endpoint)
+    }
+    const failed = (cause: unknown) => log('warn', 'an endpoint granted no share', { endpoint, cause })
+    this.ctx.waitUntil(ask().catch(failed))
+  }
+
+  /** Starts the jobs that have waited longest for the free slots of an endpoint. A job that misses its message asks for itself. */
+  #grantSlots(endpoint: string): void {
+    for (const job of grantSlots(this.#sql, endpoint, this.#shares.of(endpoint))) {
+      const failed = (cause: unknown) => log('warn', 'a waiting job could not be started', { job, cause })
+      this.ctx.waitUntil(objectOf(this.env.JOB, job).proceed().catch(failed))
+    }
   }
 
   #settings(): AccountSettings {

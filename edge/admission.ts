@@ -13,6 +13,7 @@ import {
   sumsOf,
 } from './account-ledger.ts'
 import type { AccountSettings } from './account-settings.ts'
+import { hasFreeSlot } from './account-slots.ts'
 import type { JobSpec } from './job-record.ts'
 import type { Credential, Scope } from './keys.ts'
 import { type RateState, UNLIMITED } from './limits.ts'
@@ -50,8 +51,16 @@ export type Admission =
   | { kind: 'mismatch'; by: 'name' | 'Idempotency-Key' }
   | (Refusal & { rates: RateState[] })
 
-/** Decides on a request whose credential was checked, and reserves its price when it is admitted. Must run in a transaction. */
-export function decide(sql: SqlStorage, settings: AccountSettings, request: AdmissionRequest): Admission {
+/**
+ * Decides on a request whose credential was checked, and reserves its price when it is admitted. `share` is the account's number of slots at
+ * the request's endpoint. Must run in a transaction.
+ */
+export function decide(
+  sql: SqlStorage,
+  settings: AccountSettings,
+  request: AdmissionRequest,
+  share: number,
+): Admission {
   const { credential, idempotencyKey } = request
   const spec = { ...request.spec, retentionDays: settings.retention_days }
   const key = findKey(sql, credential.keyId)
@@ -67,9 +76,11 @@ export function decide(sql: SqlStorage, settings: AccountSettings, request: Admi
     countRequest(sql, metered)
     return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
   }
-  reserve(sql, spec, metered)
+  const granted = hasFreeSlot(sql, spec.decision.endpoint, share)
+  reserve(sql, spec, metered, granted)
   if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
-  const reservation = { job: spec.id, fingerprint: spec.fingerprint, price: spec.price, reservedAt: now, spec }
+  const { id: job, fingerprint, price } = spec
+  const reservation = { job, fingerprint, price, reservedAt: now, granted, spec }
   return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
 }
 

@@ -47,6 +47,8 @@ export type Env = {
   GPU_URL: string
   /** What the hosts of the GPU functions want to see, as JSON; see endpoints.ts. */
   GPU_PROXY_HEADERS?: string
+  /** See account-slots.ts. */
+  GPU_SLOTS: string
   /** Seconds; see gpu-times.ts. */
   GPU_START_SECONDS: string
   GPU_SILENCE_SECONDS: string

@@ -69,19 +69,13 @@ function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reserv
   throw new Error(`the job ${id} does not match its reservation`)
 }
 
-/** Creates the job of a reservation, unless it exists. */
-async function createJob(env: Env, reservation: Reservation): Promise<JobRecord> {
-  const { job: id, spec, reservedAt } = reservation
-  const object = objectOf(env.JOB, id)
-  return checkJob(await (spec ? object.create(spec, reservedAt) : object.view()), reservation)
-}
-
 /** Admits the request and leaves its job to itself. The same request again gives the same job. */
 export async function submit(env: Env, submission: Submission): Promise<Submitted> {
   const admitted = await admit(env, submission)
   if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
   const { reservation, known, rates } = admitted
-  return { job: await createJob(env, reservation), known, reused: false, rates }
+  const job = checkJob(await objectOf(env.JOB, reservation.job).create(reservation), reservation)
+  return { job, known, reused: false, rates }
 }
 
 /** The error for a waiting caller whose job ended without an image. */
@@ -111,10 +105,7 @@ export async function generateNow(env: Env, submission: Submission, caller: Wait
   const { reservation, known, rates } = admitted
   if (known && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
   caller.onJob(reservation.job)
-  const object = objectOf(env.JOB, reservation.job)
-  const { spec, reservedAt } = reservation
-  const job = await (spec ? object.run(spec, reservedAt, caller.id) : object.ended(null, caller.id))
-  const final = checkJob(job, reservation)
+  const final = checkJob(await objectOf(env.JOB, reservation.job).run(reservation, caller.id), reservation)
   if (final.state !== 'succeeded') throw describeFailure(final)
   return { job: final, known, reused: false, rates }
 }

@@ -39,11 +39,11 @@ export function openJobLog(storage: DurableObjectStorage) {
     find,
     job,
     /** Stores a new job. An existing one is returned unchanged. */
-    create(spec: JobSpec): JobRecord {
+    create(spec: JobSpec, granted: boolean): JobRecord {
       if (find()) return job()
       storage.transactionSync(() => {
         storage.sql.exec(SCHEMA)
-        save(newJob(spec))
+        save(newJob(spec, granted))
         insert(0, { type: 'queued' })
       })
       return job()
@@ -62,7 +62,9 @@ export function openJobLog(storage: DurableObjectStorage) {
       wake()
     },
     update(
-      change: Partial<Pick<JobRecord, 'waiting' | 'nextAt' | 'endpoint' | 'images' | 'settled' | 'announced'>>,
+      change: Partial<
+        Pick<JobRecord, 'waiting' | 'granted' | 'nextAt' | 'endpoint' | 'images' | 'settled' | 'announced'>
+      >,
     ): void {
       save({ ...job(), ...change })
     },

@@ -93,6 +93,8 @@ export type JobRecord = JobSpec & {
   attempt: number
   /** Null unless the current attempt awaits acceptance by a GPU. */
   waiting: Waiting | null
+  /** Whether the job has one of its account's slots at its endpoint. */
+  granted: boolean
   /** Unix milliseconds of the next action, unless an attempt is in progress. */
   nextAt: number
   progress: { position: number } | { image: number; step: number; steps: number } | null
@@ -125,8 +127,8 @@ const freshAttempt = () => ({
   ...{ accepted: null, finished: null, stepsDone: 0 },
 })
 
-export function newJob(spec: JobSpec): JobRecord {
-  const open = { cancelRequested: false, settled: false, announced: false }
+export function newJob(spec: JobSpec, granted: boolean): JobRecord {
+  const open = { granted, cancelRequested: false, settled: false, announced: false }
   return { ...spec, ...freshAttempt(), ...open, state: 'queued', attempt: 0, waiting: null, nextAt: spec.created }
 }
 

@@ -1,5 +1,6 @@
 // JobDO: one job, as a state machine that its alarm drives. The record's `nextAt` says when the next action is due; callers only wait.
 import { DurableObject } from 'cloudflare:workers'
+import type { Reservation } from './account-ledger.ts'
 import type { Env } from './env.ts'
 import { StreamLost } from './gpu-stream.ts'
 import { readGpuTimes } from './gpu-times.ts'
@@ -7,23 +8,17 @@ import { afterLossMs, cancelOnGpu, runAttempt } from './job-attempt.ts'
 import { announceJob, deleteFiles, forgetJob, retentionEnd, settleJob } from './job-end.ts'
 import { eventStream } from './job-events.ts'
 import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
-import {
-  countSteps,
-  FAILED,
-  isFinal,
-  isOver,
-  type JobRecord,
-  type JobSpec,
-  type LoggedEvent,
-  MAX_ATTEMPTS,
-} from './job-record.ts'
+import { countSteps, FAILED, isFinal, isOver, type JobRecord, type LoggedEvent, MAX_ATTEMPTS } from './job-record.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { readRecovery } from './recovery.ts'
 
 /** The pause before another try of a settlement or announcement that failed. */
 const UNFINISHED_MS = 5_000
 /** How long a GPU that confirmed a cancellation may take to end its stream. */
 const CANCEL_MS = 10_000
+/** How often a job without a slot asks for one, in case the account's message was lost. */
+const SLOT_MS = 10_000
 const DAY_MS = 24 * 3600_000
 
 export type { LogEntry }
@@ -47,21 +42,29 @@ export class JobDO extends DurableObject<Env> {
   }
 
   /**
-   * Creates the job and starts it; a job that exists is returned unchanged. `reservedAt`, Unix milliseconds, is the age of the reservation
-   * behind it. Null, and no job, when that is old enough for the account to release it soon.
+   * Creates the job of a reservation and starts it; a job that exists is returned unchanged. Null, and no job, when the reservation is old
+   * enough for the account to release it soon.
    */
-  async create(spec: JobSpec, reservedAt: number): Promise<JobRecord | null> {
+  async create({ spec, reservedAt, granted }: Reservation): Promise<JobRecord | null> {
     const existing = this.#log.find()
-    if (existing) return existing
+    if (existing || !spec) return existing
     if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
-    const job = this.#log.create(spec)
+    const job = this.#log.create(spec, granted)
     await this.#advance()
     return job
   }
 
   /** Creates the job, unless it exists, and waits for its end in the same call. */
-  async run(spec: JobSpec, reservedAt: number, caller: string): Promise<JobRecord | null> {
-    return (await this.create(spec, reservedAt)) && this.ended(null, caller)
+  async run(reservation: Reservation, caller: string): Promise<JobRecord | null> {
+    return (await this.create(reservation)) && this.ended(null, caller)
+  }
+
+  /** Starts a job that waited for a slot at its endpoint. */
+  async proceed(): Promise<void> {
+    const job = this.#log.find()
+    if (!job || job.granted || isFinal(job)) return
+    this.#log.update({ granted: true, nextAt: Date.now() })
+    await this.#advance()
   }
 
   /** The job, or null when there is none under this id. */
@@ -148,6 +151,8 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.find()
     if (!job) return
     if (isFinal(job)) return this.#finish()
+    if (!this.#live && !job.granted && !(await this.#hasSlot(job)))
+      return this.ctx.storage.setAlarm(Date.now() + SLOT_MS)
     if (!this.#live && Date.now() < job.nextAt) return this.ctx.storage.setAlarm(job.nextAt)
     if (!this.#live) {
       const n = job.waiting ? job.attempt : job.attempt + 1
@@ -155,6 +160,12 @@ export class JobDO extends DurableObject<Env> {
       this.#begin(n)
     }
     await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+  }
+
+  async #hasSlot({ id, account }: JobRecord): Promise<boolean> {
+    const granted = await objectOf(this.env.ACCOUNT, account).mayProceed(id)
+    if (granted) this.#log.update({ granted })
+    return granted
   }
 
   #begin(n: number): void {

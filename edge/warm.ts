@@ -1,5 +1,6 @@
-// WarmDO: what is known of one endpoint's GPU, and the pings that start it before somebody waits for it.
+// WarmDO: one endpoint. It records how its GPU stands, starts it before it is needed, and shares its slots among accounts.
 import { DurableObject } from 'cloudflare:workers'
+import { ActiveAccounts, readSlots } from './account-slots.ts'
 import { readCatalogue } from './catalogue.ts'
 import { endpointOf } from './endpoints.ts'
 import type { Env } from './env.ts'
@@ -32,6 +33,8 @@ export type EndpointReport = GpuState & {
 }
 
 export class WarmDO extends DurableObject<Env> {
+  readonly #accounts = new ActiveAccounts()
+
   #warmth(): Warmth {
     return this.ctx.storage.kv.get<Warmth>('warmth') ?? NEVER_SEEN
   }
@@ -56,6 +59,11 @@ export class WarmDO extends DurableObject<Env> {
       spent_today_seconds: spent,
       spent_today_dollars: (spent / 3600) * policy.dollars_per_hour,
     }
+  }
+
+  /** An account's share of the endpoint's slots, now that it has jobs for it. */
+  shareOf(account: string): number {
+    return this.#accounts.shareOf(account, readSlots(this.env), Date.now())
   }
 
   /** A job met the endpoint: ready, or starting for its sake. */

@@ -34,6 +34,7 @@ const edgeBindings = {
   GPU_SILENCE_SECONDS: '0.5',
   GPU_RUN_SECONDS: '2',
   GPU_RETRY_SECONDS: '0.01',
+  GPU_SLOTS: '1000',
   GPU_HEDGE_SECONDS: '0.2',
   GPU_PROXY_HEADERS: JSON.stringify({
     default: { 'modal-key': 'wk-1', 'modal-secret': 'ws-1' },

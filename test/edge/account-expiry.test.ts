@@ -5,6 +5,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { foldRow, jobsBefore, openBefore, settleOnce } from '../../edge/account-ledger.ts'
 import { exportBatch, nextExport, takeOut } from '../../edge/account-outbox.ts'
 import { settingsOf } from '../../edge/account-settings.ts'
+import { grantSlots } from '../../edge/account-slots.ts'
 import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../edge/admission.ts'
 import { JobDO } from '../../edge/job.ts'
 import { accountOf, admit, request, rows, watched } from './admissions.ts'
@@ -106,9 +107,10 @@ test('what the account looks up goes through an index', async ({ expect }) => {
       plans.push(...plan.map(({ detail }) => `${detail}: ${query}`))
     })
     const settings = settingsOf(sql, {})
-    for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
+    for (const _ of ['admitted', 'repeated']) decide(sql, settings, next, 1)
     const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
-    decide(sql, settings, other)
+    decide(sql, settings, other, 2)
+    grantSlots(sql, next.spec.decision.endpoint, 3)
     openBefore(sql, 0)
     jobsBefore(sql, 5, 'job_next')
     settleOnce(sql, 'job_next', { outcome: 'released' })

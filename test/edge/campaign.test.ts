@@ -7,7 +7,7 @@ import { costOf, isOver, type JobSpec } from '../../edge/job-record.ts'
 import { type Random, randomOf } from '../../infra/campaign/random.ts'
 import { type Caller, filesOf, newCaller } from './client.ts'
 import { accepted, type Behaviour, fakeGpu, image, refuses, started, stream, unreachable, works } from './fake-gpu.ts'
-import { jobOf, reserved, reset, stopsHalfWay } from './jobs.ts'
+import { jobOf, reservationOf, reserved, reset, stopsHalfWay } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -30,8 +30,8 @@ const BLOWS: Record<string, (spec: JobSpec) => unknown> = {
   'abort everything': () => abortAllDurableObjects(),
   'reset the job': (spec) => reset(jobOf(spec)),
   'reset the account': ({ account }) => reset(env.ACCOUNT.getByName(account)),
-  'create again': (spec) => jobOf(spec).create(spec, Date.now()),
-  'create again with another price': (spec) => jobOf(spec).create({ ...spec, price: 1_000_000 }, Date.now()),
+  'create again': (spec) => jobOf(spec).create(reservationOf(spec)),
+  'create again with another price': (spec) => jobOf(spec).create(reservationOf({ ...spec, price: 1_000_000 })),
   'wake the watchdog': (spec) => runDurableObjectAlarm(jobOf(spec)),
   'wake the account': ({ account }) => runDurableObjectAlarm(env.ACCOUNT.getByName(account)),
 }
@@ -66,7 +66,7 @@ test('whatever strikes its objects, a job ends once, is charged once and keeps i
   fakeGpu((seen) => GPU[gpu.pick(SHARES)]![1](seen))
   const callers: Caller[] = await Promise.all([newCaller(), newCaller()])
   const specs = await Promise.all(Array.from({ length: JOBS }, (_, index) => reserved(callers[index % 2]!)))
-  for (const spec of specs) Promise.resolve(jobOf(spec).create(spec, Date.now())).catch(() => {})
+  for (const spec of specs) Promise.resolve(jobOf(spec).create(reservationOf(spec))).catch(() => {})
   const blows = await strike(specs, random, signal)
   const jobs = await Promise.all(specs.map(async (spec) => (await jobOf(spec).view())!))
   for (const { id, account, price } of jobs)

@@ -4,7 +4,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
 import { filesOf, generate, generatedOf, ledgerOf, newCaller } from './client.ts'
 import { accepted, fakeGpu, refuses, started, stream, works } from './fake-gpu.ts'
-import { created, jobOf, over, PRICE, reserved, reset, stopsHalfWay } from './jobs.ts'
+import { created, jobOf, over, PRICE, reservationOf, reserved, reset, stopsHalfWay } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -87,10 +87,10 @@ test('a job that exists but was never started runs once its object is there agai
   const caller = await newCaller()
   const spec = await reserved(caller)
   fakeGpu(works)
-  const create = jobOf(spec).create(spec, Date.now())
+  const create = jobOf(spec).create(reservationOf(spec))
   await abortAllDurableObjects()
   await create.catch(() => {})
-  await jobOf(spec).create(spec, Date.now())
+  await jobOf(spec).create(reservationOf(spec))
   expect(await over(spec)).toMatchObject({ state: 'succeeded' })
   expect(await ledgerOf(caller)).toEqual(paidOnce)
 })

@@ -7,7 +7,7 @@ import { AccountDO } from '../../edge/account.ts'
 import type { ReceiptClaims } from '../../edge/receipt.ts'
 import { filesOf, ledgerOf, newCaller } from './client.ts'
 import { accepted, fakeGpu, image, line, started, stream, timings, works } from './fake-gpu.ts'
-import { created, jobOf, over, PRICE, reserved, stopsHalfWay } from './jobs.ts'
+import { created, jobOf, over, PRICE, reservationOf, reserved, stopsHalfWay } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -16,8 +16,8 @@ describe('a job that is created twice', () => {
     const caller = await newCaller()
     const spec = await reserved(caller)
     const calls = fakeGpu(works)
-    const create = () => jobOf(spec).create(spec, Date.now())
-    const run = () => jobOf(spec).run(spec, Date.now(), 'a caller')
+    const create = () => jobOf(spec).create(reservationOf(spec))
+    const run = () => jobOf(spec).run(reservationOf(spec), 'a caller')
     await Promise.all([create(), run(), run(), create()])
     expect((await jobOf(spec).ended()).state).toBe('succeeded')
     expect(calls).toHaveLength(1)
@@ -30,7 +30,7 @@ describe('a job that is created twice', () => {
     const spec = await created(caller)
     const first = await over(spec)
     const log = await jobOf(spec).events()
-    expect(await jobOf(spec).create({ ...spec, price: 1 }, Date.now())).toEqual(first)
+    expect(await jobOf(spec).create(reservationOf({ ...spec, price: 1 }))).toEqual(first)
     expect(await jobOf(spec).ended()).toEqual(first)
     expect(await jobOf(spec).events()).toEqual(log)
     expect(calls).toHaveLength(1)
@@ -40,7 +40,7 @@ describe('a job that is created twice', () => {
   test('is not created on a reservation that may be released at any moment', async ({ expect }) => {
     const caller = await newCaller()
     const spec = await reserved(caller)
-    expect(await jobOf(spec).create(spec, Date.now() - 10 * 60_000)).toBeNull()
+    expect(await jobOf(spec).create({ ...reservationOf(spec), reservedAt: Date.now() - 10 * 60_000 })).toBeNull()
     expect(await jobOf(spec).view()).toBeNull()
   })
 })
@@ -55,7 +55,7 @@ describe('images are written once', () => {
     const made = { package: 'b'.repeat(64), device: 'another' }
     await env.RESULTS.put(key, 'of the earlier attempt', { customMetadata: { sha256: 'e'.repeat(64), ...made } })
     fakeGpu(works)
-    const { images, ran } = (await jobOf(spec).run(spec, Date.now(), 'a caller'))!
+    const { images, ran } = (await jobOf(spec).run(reservationOf(spec), 'a caller'))!
     expect(images[0]).toMatchObject({ key, bytes: 22, sha256: 'e'.repeat(64), ...made })
     expect(images[1]).toMatchObject(ran!)
     const receipts = images.map(({ receipt }) => decodeJwt<ReceiptClaims>(receipt!))
@@ -87,7 +87,7 @@ describe('a job whose object is reset half-way', () => {
     const settle = vi.spyOn(AccountDO.prototype, 'settle').mockImplementation(() => {
       throw new Error('the account is broken')
     })
-    expect(await jobOf(spec).run(spec, Date.now(), 'a caller')).toMatchObject({ state: 'succeeded', settled: false })
+    expect(await jobOf(spec).run(reservationOf(spec), 'a caller')).toMatchObject({ state: 'succeeded', settled: false })
     settle.mockRestore()
     expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
     await runDurableObjectAlarm(jobOf(spec))
@@ -136,7 +136,7 @@ test('a job logs every event of its stream but heartbeats, in order', async ({ e
       line({ type: 'succeeded', images: 2, timings }),
     ])
   })
-  const job = await jobOf(spec).run(spec, Date.now(), 'a caller')
+  const job = await jobOf(spec).run(reservationOf(spec), 'a caller')
   const log = await jobOf(spec).events()
   expect(log.map(({ event }) => event.type)).toEqual([
     'queued',

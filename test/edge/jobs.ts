@@ -2,6 +2,7 @@
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { vi } from 'vitest'
+import type { Reservation } from '../../edge/account-ledger.ts'
 import { isOver, type JobRecord, type JobSpec, newJobId } from '../../edge/job-record.ts'
 import { checkKey } from '../../edge/keys.ts'
 import { type Caller, ORIGIN } from './client.ts'
@@ -26,6 +27,11 @@ export const specOf = ({ account, keyId }: Pick<Caller, 'account' | 'keyId'>, id
   ...{ request: REQUEST, decision: DECISION },
 })
 
+/** The reservation of a job that has a slot. */
+export const reservationOf = (spec: JobSpec): Reservation => ({
+  ...{ job: spec.id, fingerprint: spec.fingerprint, price: spec.price, reservedAt: Date.now(), granted: true, spec },
+})
+
 /** A job whose price is reserved and which does not exist yet. */
 export async function reserved(caller: Caller): Promise<JobSpec> {
   const spec = specOf(caller)
@@ -39,7 +45,7 @@ export async function reserved(caller: Caller): Promise<JobSpec> {
 /** The same, which exists and runs. */
 export async function created(caller: Caller): Promise<JobSpec> {
   const spec = await reserved(caller)
-  await jobOf(spec).create(spec, Date.now())
+  await jobOf(spec).create(reservationOf(spec))
   return spec
 }
 
