@@ -1,5 +1,6 @@
 // A job's server-sent events for a reader of the API. The stream survives resets of the job's object.
 import type { Env } from './env.ts'
+import { ApiError } from './errors.ts'
 import { objectOf } from './objects.ts'
 
 const END_OF_EVENT = '\n\n'
@@ -10,14 +11,20 @@ type Source = ReadableStreamDefaultReader<Uint8Array>
 
 /**
  * The events of a job after entry `after`, until its end. When the job's object is reset, the stream continues behind the last whole event,
- * so that the reader gets each event once.
+ * so that the reader gets each event once. Errors: rate_limited when the job has too many readers.
  */
 export async function followJob(
   env: Pick<Env, 'JOB'>,
   job: string,
   after: number,
 ): Promise<ReadableStream<Uint8Array>> {
-  const open = async (last: number): Promise<Source> => (await objectOf(env.JOB, job).follow(last)).getReader()
+  const reader = crypto.randomUUID()
+  const open = async (last: number): Promise<Source> => {
+    const stream = await objectOf(env.JOB, job).follow(last, reader)
+    if (stream) return stream.getReader()
+    const message = 'This job has as many event streams as it may have; close one, or poll GET /v1/jobs/{id}.'
+    throw new ApiError('rate_limited', message, { headers: { 'retry-after': '10' } })
+  }
   let [source, last, rest, failures] = [await open(after), after, '', 0]
   let decoder = new TextDecoder()
   const encoder = new TextEncoder()

@@ -17,6 +17,8 @@ import { readRecovery } from './recovery.ts'
 const UNFINISHED_MS = 5_000
 /** How long a GPU that confirmed a cancellation may take to end its stream. */
 const CANCEL_MS = 10_000
+/** The most open event streams of a job. */
+export const MAX_READERS = 20
 /** How often a job without a slot asks for one, in case the account's message was lost. */
 const SLOT_MS = 10_000
 const DAY_MS = 24 * 3600_000
@@ -30,6 +32,8 @@ export class JobDO extends DurableObject<Env> {
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
   #settling: Promise<JobRecord> | null = null
+  /** The open event streams by reader. */
+  readonly #readers = new Map<string, symbol>()
   /** Callers that wait for the end and may leave; see `leave`. */
   readonly #callers = new Set<string>()
 
@@ -77,9 +81,17 @@ export class JobDO extends DurableObject<Env> {
     return this.#log.after(after)
   }
 
-  /** Server-sent events: the log after entry `after`, then new entries until the job ends. */
-  follow(after: number): ReadableStream<Uint8Array> {
-    return eventStream(this.#log, after)
+  /**
+   * Server-sent events: the log after entry `after`, then new entries until the job ends. Null when the job has as many readers as it may
+   * have. `reader` identifies one: its next stream replaces its last.
+   */
+  follow(after: number, reader: string): ReadableStream<Uint8Array> | null {
+    if (!this.#readers.has(reader) && this.#readers.size >= MAX_READERS) return null
+    const turn = Symbol(reader)
+    this.#readers.set(reader, turn)
+    return eventStream(this.#log, after, () => {
+      if (this.#readers.get(reader) === turn) this.#readers.delete(reader)
+    })
   }
 
   /**
