@@ -14,7 +14,10 @@ function isTransient(error: unknown): boolean {
   return (retryable === true || durableObjectReset === true) && overloaded !== true
 }
 
-const busy = (cause: unknown) =>
+/** A call that lasted longer than this made progress, so its failure starts the backoff anew. */
+const PROGRESS_MS = 1_000
+
+const unavailable = (cause: unknown) =>
   new ApiError('overloaded', 'The service has too many requests at the moment; try again in a few seconds.', {
     cause,
     headers: { 'retry-after': '5' },
@@ -23,12 +26,15 @@ const busy = (cause: unknown) =>
 /** Runs `call` again with backoff while its object is being reset. Errors: overloaded, and whatever the object's own code throws. */
 async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
   for (let tries = 0; ; tries++) {
+    const began = Date.now()
     try {
       return await call()
     } catch (cause) {
-      if ((cause as Flags | null)?.overloaded) throw busy(cause)
+      if ((cause as Flags | null)?.overloaded) throw unavailable(cause)
+      if (!isTransient(cause)) throw cause
+      if (Date.now() - began > PROGRESS_MS) tries = 0
       const waitMs = BACKOFF_MS[tries]
-      if (!isTransient(cause) || waitMs === undefined) throw cause
+      if (waitMs === undefined) throw unavailable(cause)
       log('info', 'a Durable Object was reset; the call is repeated', { tries: tries + 1, cause })
       await new Promise((resolve) => setTimeout(resolve, waitMs * (0.75 + Math.random() / 2)))
     }

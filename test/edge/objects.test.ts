@@ -34,10 +34,10 @@ describe('a call to an object', () => {
     expect(stubs()).toBe(4)
   })
 
-  test('ends with the error of an object that does not come back', async ({ expect }) => {
+  test('is a 503 for callers when the object does not come back', async ({ expect }) => {
     vi.spyOn(globalThis, 'setTimeout').mockImplementation(((run: () => void) => queueMicrotask(run)) as never)
     const { namespace, stubs } = failing(...Array.from({ length: 20 }, () => reset))
-    await expect(objectOf(namespace, 'a').greet('you')).rejects.toBe(reset)
+    await expect(objectOf(namespace, 'a').greet('you')).rejects.toMatchObject({ code: 'overloaded' })
     expect(stubs()).toBe(8)
   })
 
@@ -50,7 +50,7 @@ describe('a call to an object', () => {
     },
   )
 
-  test('is not repeated against an overloaded object, and is a 503 for callers', async ({ expect }) => {
+  test('is not repeated against an overloaded object, and is a 503 for callers as well', async ({ expect }) => {
     const { namespace, stubs } = failing(failure({ overloaded: true, retryable: true }))
     await expect(objectOf(namespace, 'a').greet('you')).rejects.toMatchObject({ code: 'overloaded' })
     expect(stubs()).toBe(1)
