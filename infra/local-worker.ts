@@ -30,6 +30,8 @@ export type LocalWorkerOptions = {
   vars?: Record<string, string>
   /** 0, the default, is any free port. */
   port?: number
+  /** The worker's entry file; edge/index.ts when left out. */
+  entrypoint?: string
   /** Reload when a source file of the worker changes. */
   watch?: boolean
   /** What of wrangler's own log is shown: 'error' by default, so that it stays quiet. */
@@ -71,6 +73,7 @@ export async function startWorker(options: LocalWorkerOptions): Promise<{ url: s
   const { unstable_startWorker } = await import('wrangler')
   const worker = await unstable_startWorker({
     config: path.join(root, 'wrangler.toml'),
+    ...(options.entrypoint && { entrypoint: options.entrypoint }),
     bindings: bindingsOf(options),
     sendMetrics: false,
     dev: {
