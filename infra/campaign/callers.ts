@@ -61,7 +61,7 @@ export type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; com
 /** Asks for a job under a name until a reply stands: the name is this body's or another's. */
 export async function claim({ client, url, key, name }: Caller, body: object & { steps: number }): Promise<Claim> {
   const { status, text } = await client.insist(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
-  if (status === 422 && text.includes('"idempotency_mismatch"')) return { outcome: 'lost' }
+  if (text.includes('"idempotency_mismatch"')) return { outcome: 'lost' }
   if (status >= 300) return { outcome: 'lost', complaint: `PUT ${name} answers ${status}: ${text.slice(0, 200)}` }
   const { id: job, error, steps } = JSON.parse(text) as Job
   if (error?.code === 'gpu_unavailable') return { outcome: 'unavailable', job }

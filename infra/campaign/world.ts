@@ -39,7 +39,7 @@ const VARS = {
 }
 
 /** A port that is free now, for a program that must come back where it was. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
