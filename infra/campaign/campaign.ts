@@ -33,8 +33,8 @@ const JOBS_AN_ATTACK = 500
 const ANSWER_MS = 120_000
 /** How long all may take to come to rest, and as much again for each thousand jobs. */
 const REST_MS = 60_000
-/** Longer than a queue of the worker collects a batch. */
-const PEACE_MS = 12_000
+/** Settled rows wait 10 s in their account and 5 s in the queue; a worker that is stopped sooner exports nothing. */
+const PEACE_MS = 20_000
 /** How long a run may outlive its job: it has no reader, its process may be frozen, and this machine is slow. */
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
