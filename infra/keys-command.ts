@@ -1,7 +1,9 @@
 // `npm run keys -- …`: keys, limits and credit for the operator. The same command serves a local and a deployed worker.
 import { readFile } from 'node:fs/promises'
+import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import * as keys from './keys.ts'
+import { tightenFile, tightenStandardOutput, writePrivateFile } from './private-files.ts'
 import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecrets } from './secrets.ts'
 
 const day = (seconds: number) => new Date(seconds * 1000).toISOString().slice(0, 10)
@@ -130,20 +132,37 @@ function printAccount(account: keys.Account): void {
   console.log(`reserved ${dollars(reserved)} by ${open_jobs} jobs\nlimits  ${limitsText(account.limits)}`)
 }
 
+async function freshSecrets(): Promise<string> {
+  const { secrets, gpuPublicKey } = await createSecrets()
+  return formatSecrets(secrets, gpuPublicKey)
+}
+
+async function rotatedSecrets(file: string): Promise<string> {
+  await tightenFile(file, console.error)
+  const secrets = await rotateSecrets(parseSecrets(await readFile(file, 'utf8')))
+  return formatSecrets(secrets, gpuPublicKeyOf(secrets))
+}
+
 const program = new Command('keys').description('API keys, limits and credit of an Octet deployment')
 keyCommands(program)
 accountCommands(program)
 program
   .command('secrets')
-  .description('print fresh secrets for a new deployment: npm run --silent keys -- secrets > .dev.vars')
+  .description('make fresh secrets for a worker: npm run keys -- secrets --out .dev.vars')
+  .option('--out <file>', 'write them to this file, which only its owner may read, in place of printing them')
   .option('--rotate <file>', 'the secrets of this .dev.vars file instead, with a new pepper and receipt key in front')
-  .action(async ({ rotate }) => {
-    if (rotate === undefined) {
-      const { secrets, gpuPublicKey } = await createSecrets()
-      return console.log(formatSecrets(secrets, gpuPublicKey))
+  .action(async ({ rotate, out }: { rotate?: string; out?: string }) => {
+    const text = rotate === undefined ? await freshSecrets() : await rotatedSecrets(rotate)
+    if (out === undefined) {
+      tightenStandardOutput()
+      return console.log(text)
     }
-    const secrets = await rotateSecrets(parseSecrets(await readFile(rotate, 'utf8')))
-    console.log(formatSecrets(secrets, gpuPublicKeyOf(secrets)))
+    const replaces = rotate !== undefined && path.resolve(rotate) === path.resolve(out)
+    await writePrivateFile(out, text, { exclusive: !replaces }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
+      throw new Error(`${out} exists; to give it a new pepper and receipt key: secrets --rotate ${out} --out ${out}`)
+    })
+    console.log(`${out} holds the secrets; only you may read it. Its last line is the GPU function's public key.`)
   })
 
 await program.parseAsync().catch((error: Error) => {

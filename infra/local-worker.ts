@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import { makePrivateDirectory, tightenFile } from './private-files.ts'
 import type { Secrets } from './secrets.ts'
 
 /** An offer of edge/catalogue.ts; checked by the worker when it first reads it. */
@@ -19,7 +20,7 @@ export type LocalOffer = {
 export type LocalWorkerOptions = {
   /** Address of the GPU function, the catalogue's endpoint `default`. */
   gpuUrl: string
-  /** Directory of R2 and the Durable Objects. It may be a fresh temporary one. */
+  /** Directory of R2 and the Durable Objects, made private. It may be a fresh temporary one. */
   persist: string
   /** The D1 database of that directory is up to date: another start has seen to it. */
   migrated?: boolean
@@ -30,6 +31,8 @@ export type LocalWorkerOptions = {
   vars?: Record<string, string>
   /** 0, the default, is any free port. */
   port?: number
+  /** The worker's entry file; edge/index.ts when left out. */
+  entrypoint?: string
   /** Reload when a source file of the worker changes. */
   watch?: boolean
   /** What of wrangler's own log is shown: 'error' by default, so that it stays quiet. */
@@ -67,10 +70,14 @@ export async function startWorker(options: LocalWorkerOptions): Promise<{ url: s
   const logLevel = options.logLevel ?? 'error'
   // What queues log escapes the worker's own level: it is told by this one.
   Object.assign(process.env, OFFLINE, { WRANGLER_LOG: logLevel })
+  // Wrangler reads the one; the other holds API keys' hashes, webhook secrets, prompts and images.
+  await tightenFile(path.join(root, '.dev.vars'), console.warn)
+  await makePrivateDirectory(options.persist)
   if (!options.migrated) await migrate(options.persist)
   const { unstable_startWorker } = await import('wrangler')
   const worker = await unstable_startWorker({
     config: path.join(root, 'wrangler.toml'),
+    ...(options.entrypoint && { entrypoint: options.entrypoint }),
     bindings: bindingsOf(options),
     sendMetrics: false,
     dev: {

@@ -1,13 +1,16 @@
-// `npm run bench -- compile|cpu|edge|gpu|gpu-table|kernels|parity|qkv|step|stream|targets`: the figures in the README.
+// `npm run bench -- compile|cpu|edge|gpu|gpu-table|hostile|kernels|parity|qkv|step|stream|targets`: the figures in the README.
+import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
 import { Command, Option } from 'commander'
+import { wholeNumber } from '../whole-number.ts'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
 import { benchCpu, benchParity, type CpuBenchOptions, type ParityOptions } from './cpu.ts'
 import { PYTHON } from './diffusers.ts'
 import { benchEdge, type EdgeBenchOptions } from './edge.ts'
 import { benchGpu, type GpuBenchOptions } from './gpu.ts'
 import { benchGpuTable } from './gpu-table.ts'
+import { benchHostile, type HostileBenchOptions } from './hostile.ts'
 import { benchKernels } from './kernels.ts'
 import { benchPng, type PngBenchOptions } from './png.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
@@ -34,6 +37,13 @@ command
   .option('--in-flight <counts>', 'jobs in flight, growing, separated by commas', numbers, [10, 100, 1000])
   .option('--rows <count>', 'rows of the ledger', Number, 1_000_000)
   .action((options: EdgeBenchOptions) => benchEdge(options))
+
+command
+  .command('hostile')
+  .description('open-loop load at twice the capacity: honest callers alone, then among hostile ones')
+  .option('--minutes <count>', 'among hostile callers, and half as long without them', Number, 10)
+  .option('--seed <number>', 'chooses every arrival; a new one unless given', wholeNumber, randomInt(2 ** 32))
+  .action((options: HostileBenchOptions) => benchHostile(options))
 
 command
   .command('cpu')

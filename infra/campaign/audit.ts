@@ -1,11 +1,8 @@
-// What must hold once all is quiet, whatever happened before. Each function tells what does not.
+// What must hold for callers once all is quiet, whatever happened before. Each function returns what does not.
 import { createHash } from 'node:crypto'
-import fs from 'node:fs/promises'
-import path from 'node:path'
-import { DatabaseSync } from 'node:sqlite'
 import { type Account, describeAccount, type Target } from '../keys.ts'
 import type { Customer, Experience } from './callers.ts'
-import { ask, type Job } from './client.ts'
+import { ask, type Job, persistent } from './client.ts'
 import { bytesOf } from './modelless-engine.ts'
 import type { Receiver } from './receiver.ts'
 
@@ -19,7 +16,7 @@ export async function jobsOf(url: string, { key }: Customer): Promise<Job[]> {
   const jobs: Job[] = []
   for (let after = ''; ; ) {
     type Page = { data: Job[]; has_more: boolean; next_after: string | null }
-    const page = await ask<Page>(`${url}/v1/jobs?limit=100${after && `&after=${after}`}`, key)
+    const page = await ask<Page>(persistent, `${url}/v1/jobs?limit=100${after && `&after=${after}`}`, key)
     jobs.push(...page.data)
     if (!page.has_more) return jobs
     after = page.next_after!
@@ -87,41 +84,6 @@ export function webhookProblems(receiver: Receiver, account: string, jobs: reado
     return same ? [] : [`${account} was told ${[...event.ids, ...event.states].join(', ')} of ${id}, which is ${state}`]
   })
   return [...strangers.map((id) => `${account} was told of ${id}, which is nowhere`), ...wrong]
-}
-
-type BookRow = { job: string; state: string; charged: number }
-/** The rows of the accounts' ledgers, and those that came to D1. */
-export type Books = { ledger: BookRow[]; usage: BookRow[] }
-
-async function rowsIn(persist: string, pattern: string, table: string): Promise<BookRow[]> {
-  const rows: BookRow[] = []
-  for await (const name of fs.glob(pattern, { cwd: persist })) {
-    const database = new DatabaseSync(path.join(persist, name))
-    const found = database.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?").get(table)
-    if (found) rows.push(...(database.prepare(`SELECT job, state, charged FROM ${table}`).all() as BookRow[]))
-    database.close()
-  }
-  return rows
-}
-
-/** Reads the databases of a worker that does not run. */
-export async function readBooks(persist: string): Promise<Books> {
-  const ledger = await rowsIn(persist, '**/*AccountDO*/*.sqlite', 'ledger')
-  return { ledger, usage: await rowsIn(persist, '**/*D1*/*.sqlite', 'usage_ledger') }
-}
-
-/** Each job has one row in a ledger, at its price, and one like it in D1. A row without a job was released. */
-export function bookProblems({ ledger, usage }: Books, jobs: readonly Job[]): string[] {
-  const known = byId(jobs)
-  const strangers = ledger.filter(({ job, state }) => !known.has(job) && state !== 'released')
-  const wrong = jobs.flatMap(({ id, price_microdollars: price }) => {
-    const rows = [...ledger, ...usage].filter(({ job }) => job === id)
-    const [kept, exported] = rows
-    const agree =
-      rows.length === 2 && kept!.charged === price && exported!.charged === price && kept!.state === exported!.state
-    return agree ? [] : [`${id} cost ${price}; the books have ${JSON.stringify(rows)}`]
-  })
-  return [...strangers.map(({ job }) => `the ledger charges ${job}, which is nowhere`), ...wrong]
 }
 
 /** How many jobs ended how, what they cost, and what was told of them. */

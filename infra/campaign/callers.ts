@@ -1,62 +1,133 @@
-// Callers of the API, each with a way of their own: they wait, leave, repeat themselves, cancel, follow.
+// Callers of the API, each with a way of their own: they wait, leave, repeat themselves, cancel, follow, change their mind.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ask, follow, insist, type Job, send } from './client.ts'
-import { FAULTY_PROMPT } from './modelless-engine.ts'
+import { ask, type Client, Fault, type Job } from './client.ts'
+import { FAULTY_PROMPT, SLOW_PROMPT } from './modelless-engine.ts'
 import type { Random } from './random.ts'
 
 /** An account with a key of it. */
 export type Customer = { account: string; key: string }
-type Caller = { url: string; key: string; name: string; body: object; patienceMs: number }
-/** What a caller was told: its job, the state that it saw the job end in, and what it has to complain of. */
-type Told = { job?: string | undefined; saw?: 'succeeded'; complaint?: string | false }
-export type Experience = Told & { way: Way }
+export type Caller = { client: Client; url: string; key: string; name: string; body: object; patienceMs: number }
+/** What a caller learned: its job, the state that it saw the job end in, and a complaint. */
+type Told = { job?: string | undefined; saw?: 'succeeded'; complaint?: string | false | undefined }
+export type Experience = Told & { way: string }
 
-const post = ({ url, key, name, body }: Caller) =>
-  ask<Job>(`${url}/v1/jobs`, key, { method: 'POST', body, idempotencyKey: name })
+const FINAL = ['succeeded', 'failed', 'canceled']
+/** Long enough that a GPU which works on after the job's end is noticed. */
+const SLOW = { steps: 100, n: 4 }
+const EXPENSIVE = { steps: 12, n: 2 }
+
+const post = ({ client, url, key, name, body }: Caller) =>
+  ask<Job>(client, `${url}/v1/jobs`, key, { method: 'POST', body, idempotencyKey: name })
 
 const same = (jobs: readonly Job[]): Told => {
   const ids = [...new Set(jobs.map(({ id }) => id))]
   return { job: ids[0], complaint: ids.length > 1 && `one request became ${ids.join(' and ')}` }
 }
 
-/** Waits for an image, but not for long. What became of it, the caller does not learn. */
-const leave = async ({ url, key, body, patienceMs }: Caller, onDisconnect: 'continue' | 'cancel'): Promise<Told> => {
-  const asked = {
+/** Waits for an image, but not for long, and does not learn the job's end. */
+const leave = async (
+  { client, url, key, body, patienceMs }: Caller,
+  onDisconnect: 'continue' | 'cancel',
+): Promise<Told> => {
+  const sending = {
     method: 'POST',
     body: { ...body, on_disconnect: onDisconnect },
     signal: AbortSignal.timeout(patienceMs),
   }
-  await send(`${url}/v1/images/generations`, key, asked).catch(() => {})
+  await client.send(`${url}/v1/images/generations`, key, sending).catch(ignoreAllButFaults)
   return {}
+}
+
+function ignoreAllButFaults(error: unknown): void {
+  if (error instanceof Fault) throw error
+}
+
+const cancel = async (caller: Caller): Promise<Told> => {
+  const { client, url, key, patienceMs } = caller
+  const { id } = await post(caller)
+  await sleep(patienceMs)
+  return same([await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { method: 'DELETE' })])
+}
+
+/** The bodies of an image that a GPU works on for longer than the time after which an abandoned run must have ended. */
+const slowly = (caller: Caller): Caller => ({
+  ...caller,
+  body: { ...caller.body, ...SLOW, prompt: `${SLOW_PROMPT} ${caller.name}` },
+})
+
+/** `unavailable`: the job found no GPU, after which its name is free again. */
+export type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
+
+/** Asks for a job under a name until a reply stands: the name is this body's or another's. */
+export async function claim({ client, url, key, name }: Caller, body: object & { steps: number }): Promise<Claim> {
+  const { status, text } = await client.insist(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
+  if (text.includes('"idempotency_mismatch"')) return { outcome: 'lost' }
+  if (status >= 300) return { outcome: 'lost', complaint: `PUT ${name} answers ${status}: ${text.slice(0, 200)}` }
+  const { id: job, error, steps } = JSON.parse(text) as Job
+  if (error?.code === 'gpu_unavailable') return { outcome: 'unavailable', job }
+  if (steps === body.steps) return { outcome: 'won', job }
+  return { outcome: 'won', job, complaint: `a PUT of ${body.steps} steps was answered with ${job} of ${steps} steps` }
+}
+
+/** The experience of a caller who asked for two different jobs under one name: exactly one of them may stand. */
+export function judgeClaims(name: string, claims: readonly Claim[]): Told {
+  const winners = claims.filter(({ outcome }) => outcome === 'won').length
+  const free = claims.some(({ outcome }) => outcome === 'unavailable')
+  const wrong = winners > 1 || (winners === 0 && !free)
+  const own = claims.find(({ complaint }) => complaint !== undefined)?.complaint
+  const job = claims.find((each) => each.outcome === 'won')?.job
+  return { job, complaint: own ?? (wrong && `${winners} of the two bodies under ${name} stand; it must be one`) }
+}
+
+/** Two bodies of one name, the second far more expensive; both ask for the same picture. */
+export function cheapAndExpensive(prompt: string) {
+  return [
+    { prompt, route: 'full', width: 16, height: 16, steps: 1, n: 1 },
+    { prompt, route: 'full', width: 64, height: 64, ...EXPENSIVE },
+  ] as const
 }
 
 const WAYS = {
   submits: async (caller: Caller) => ({ job: (await post(caller)).id }),
-  async waits({ url, key, name, body }: Caller) {
-    const asked = { method: 'POST', body, idempotencyKey: name }
-    const { status, text } = await insist(`${url}/v1/images/generations`, key, asked)
+  async waits({ client, url, key, name, body }: Caller) {
+    const sending = { method: 'POST', body, idempotencyKey: name }
+    const { status, text } = await client.insist(`${url}/v1/images/generations`, key, sending)
     return status === 200 ? { job: (JSON.parse(text) as { octet: { job: string } }).octet.job, saw: 'succeeded' } : {}
   },
-  async names({ url, key, name, body }: Caller) {
-    const put = () => ask<Job>(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
+  async polls(caller: Caller) {
+    const { client, url, key } = caller
+    const { id } = await post(caller)
+    for (;;) {
+      const job = await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { prefer: 'wait=1' })
+      await ask<{ data: Job[] }>(client, `${url}/v1/jobs?limit=5`, key)
+      if (FINAL.includes(job.state)) return { job: id, ...(job.state === 'succeeded' && { saw: 'succeeded' as const }) }
+    }
+  },
+  async names({ client, url, key, name, body }: Caller) {
+    const put = () => ask<Job>(client, `${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
     return same([await put(), await put()])
   },
-  doubles: async (caller: Caller) => same(await Promise.all([post(caller), post(caller)])),
-  async cancels(caller: Caller) {
-    const { id } = await post(caller)
-    await sleep(caller.patienceMs)
-    return same([await ask<Job>(`${caller.url}/v1/jobs/${id}`, caller.key, { method: 'DELETE' })])
+  async 'changes its mind'(caller: Caller) {
+    const { client, url, key, name, patienceMs } = caller
+    const [cheap, expensive] = cheapAndExpensive(`picture of ${name}`)
+    const signal = AbortSignal.timeout(patienceMs)
+    await client.send(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body: cheap, signal }).catch(ignoreAllButFaults)
+    return judgeClaims(name, [await claim(caller, expensive), await claim(caller, cheap)])
   },
+  doubles: async (caller: Caller) => same(await Promise.all([post(caller), post(caller)])),
+  cancels: cancel,
+  'cancels a slow one': (caller: Caller) => cancel(slowly(caller)),
   async follows(caller: Caller) {
     const { id } = await post(caller)
-    const ids = await follow(`${caller.url}/v1/jobs/${id}/events`, caller.key)
+    const ids = await caller.client.follow(`${caller.url}/v1/jobs/${id}/events`, caller.key)
     const exact = ids.every((each, index) => each === index + 1)
     return { job: id, complaint: !exact && `the events of ${id} came as ${ids.join(' ')}` }
   },
   leaves: (caller: Caller) => leave(caller, 'continue'),
   'leaves and cancels': (caller: Caller) => leave(caller, 'cancel'),
-  async 'sends once'({ url, key, body }: Caller) {
-    await send(`${url}/v1/jobs`, key, { method: 'POST', body }).catch(() => {})
+  'leaves a slow one': (caller: Caller) => leave(slowly(caller), 'cancel'),
+  async 'sends once'({ client, url, key, body }: Caller) {
+    await client.send(`${url}/v1/jobs`, key, { method: 'POST', body }).catch(ignoreAllButFaults)
     return {}
   },
   'meets a broken engine': async (caller: Caller) => ({
@@ -67,17 +138,26 @@ type Way = keyof typeof WAYS
 
 /** How often each comes, relative to the others. */
 const SHARES: Record<Way, number> = {
-  ...{ submits: 30, waits: 20, names: 14, doubles: 8, cancels: 8, follows: 8, leaves: 5 },
-  ...{ 'leaves and cancels': 3, 'sends once': 6, 'meets a broken engine': 3 },
+  ...{ submits: 26, waits: 20, polls: 6, names: 12, 'changes its mind': 8, doubles: 8, cancels: 8, follows: 8 },
+  ...{ leaves: 5, 'leaves and cancels': 3, 'sends once': 6, 'meets a broken engine': 3 },
+  ...{ 'cancels a slow one': 1, 'leaves a slow one': 1 },
 }
 
-/** Caller `number`, from its request to where it leaves. */
-export async function call(url: string, { key }: Customer, number: number, random: Random): Promise<Experience> {
+export type Call = { client: Client; url: string; customer: Customer; number: number; random: Random }
+
+/** Caller `number`, from its request to where it leaves. A Fault of a one-shot client becomes its complaint. */
+export async function call({ client, url, customer, number, random }: Call): Promise<Experience> {
   const way = random.pick(SHARES)
   const body = {
     ...{ prompt: `picture ${number}`, route: 'full', steps: random.between(2, 6), n: random.between(1, 2) },
     ...(random.chance(0.3) && { seed: random.between(0, 2 ** 32 - 1) }),
   }
-  const caller = { url, key, name: `order-${number}`, body, patienceMs: random.between(0, 400) }
-  return { way, ...(await WAYS[way](caller)) }
+  const patienceMs = random.between(0, 400)
+  const caller = { client, url, key: customer.key, name: `order-${number}`, body, patienceMs }
+  try {
+    return { way, ...(await WAYS[way](caller)) }
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    return { way, complaint: `a caller who ${way}: ${error.message}` }
+  }
 }

@@ -1,53 +1,106 @@
-// The crash campaign: many callers, a worker and a GPU function that are killed again and again, a network between them that fails, and
-// a receiver of webhooks that fails every second time. Then all is left in peace, and everything must add up.
+// The crash campaign. While callers call, first the worker and the GPU functions are killed and the network between them fails; then every
+// Durable Object is reset, as by deploys, and no caller may notice; then expensive jobs are tried on cheap reservations. At last everything
+// must add up.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describeAccount } from '../keys.ts'
 import * as audit from './audit.ts'
+import { bookProblems, reservationProblems } from './audit-books.ts'
+import { runCounts, runProblems } from './audit-runs.ts'
 import { call, type Experience } from './callers.ts'
-import type { Job } from './client.ts'
+import { type Client, type Job, oneShot, persistent } from './client.ts'
+import { readRuns } from './gpu-runs.ts'
 import { randomOf } from './random.ts'
-import { makeTrouble } from './trouble.ts'
-import { openWorld, type World } from './world.ts'
+import { type Books, readBooks } from './records.ts'
+import { resetObjects } from './resets.ts'
+import { attackReservations } from './takeover.ts'
+import { FROZEN_MS, makeTrouble } from './trouble.ts'
+import { openWorld, UNREAD_MS, type World } from './world.ts'
 
 export type CampaignOptions = {
   /** How many callers call; nearly every one of them makes a job. */
   jobs: number
-  /** Chooses every fault, every caller and what it asks. When a fault meets which job is up to the machine. */
+  /** Chooses every fault, every caller and its request. The moment at which a fault meets a job is up to the machine. */
   seed: number
   onProgress?: (line: string) => void
 }
-/** `problems` is empty when everything adds up; where it is not, `directory` holds what the processes wrote. */
+/** `problems` is empty when everything adds up; otherwise `directory` holds the logs and the databases of the processes. */
 export type Outcome = { counts: Record<string, number>; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
+/** The part of the callers who call while processes are killed; the others do while objects are reset. */
+const KILLED_SHARE = 0.7
+const JOBS_AN_ATTACK = 500
 const ANSWER_MS = 120_000
 /** How long all may take to come to rest, and as much again for each thousand jobs. */
 const REST_MS = 60_000
-const PEACE_MS = 5_000
+/** Settled rows wait 10 s in their account and 5 s in the queue; a worker that is stopped sooner exports nothing. */
+const PEACE_MS = 20_000
+/** How long a run may outlive its job: it has no reader, its process may be frozen, and this machine is slow. */
+const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
-/** What becomes of a caller whose job does not end: the campaign must. */
+/** What becomes of a caller whose job does not end. */
 async function forsaken(number: number): Promise<Experience> {
   await sleep(ANSWER_MS, null, { ref: false })
   return { way: 'waits', complaint: `caller ${number} had no end of it within ${ANSWER_MS / 1000} s` }
 }
 
+type Callers = { client: Client; from: number; to: number }
+
+/** Callers `from` up to but not including `to`, some of them at a time. */
 async function makeCalls(
-  { target, customers }: World,
-  { jobs, seed, onProgress }: CampaignOptions,
+  { target: { url }, customers }: World,
+  { seed, onProgress }: CampaignOptions,
+  { client, from, to }: Callers,
 ): Promise<Experience[]> {
   const experiences: Experience[] = []
-  let next = 0
+  let next = from
   const caller = async () => {
-    while (next < jobs) {
+    while (next < to) {
       const number = next++
       const random = randomOf(seed, `caller ${number}`)
       const customer = customers[random.between(0, customers.length - 1)]!
-      experiences.push(await Promise.race([call(target.url, customer, number, random), forsaken(number)]))
-      if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${jobs} callers are done`)
+      const own = call({ client, url, customer, number, random })
+      experiences.push(await Promise.race([own, forsaken(number)]))
+      if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${to - from} callers are done`)
     }
   }
   await Promise.all(Array.from({ length: CALLERS_AT_A_TIME }, caller))
   return experiences
+}
+
+/** Runs `calls` while `disturb` disturbs them. */
+async function during<Result, Counts>(
+  disturb: (signal: AbortSignal) => Promise<Counts>,
+  calls: () => Promise<Result>,
+): Promise<[Result, Counts]> {
+  const peace = new AbortController()
+  const disturbed = disturb(peace.signal)
+  const result = await calls().finally(() => peace.abort())
+  return [result, await disturbed]
+}
+
+/** The three phases of disturbance. Returns what the callers experienced and how often what happened. */
+async function disturb(world: World, options: CampaignOptions) {
+  const { jobs, seed, onProgress } = options
+  const most = Math.ceil(jobs * KILLED_SHARE)
+  onProgress?.('processes are killed')
+  const [killed, troubles] = await during(
+    (signal) => makeTrouble(world, randomOf(seed, 'trouble'), signal),
+    () => makeCalls(world, options, { client: persistent, from: 0, to: most }),
+  )
+  world.proxy.calm()
+  await jobsAtRest(world, performance.now() + REST_MS)
+  onProgress?.('objects are reset')
+  const [reset, resets] = await during(
+    (signal) => resetObjects(world, randomOf(seed, 'resets'), signal),
+    () => makeCalls(world, options, { client: oneShot, from: most, to: jobs }),
+  )
+  onProgress?.('reservations are attacked')
+  const experiences = [...killed, ...reset]
+  const rounds = Math.ceil(jobs / JOBS_AN_ATTACK)
+  for (let round = 0; round < rounds; round++)
+    experiences.push(...(await attackReservations(world, round, randomOf(seed, `attack ${round}`))))
+  return { experiences, counts: { ...troubles, ...world.proxy.faults, ...resets, 'attacks on reservations': rounds } }
 }
 
 /** Looks until there are no problems or the time is over; returns those that are left. */
@@ -59,46 +112,62 @@ async function settled(deadline: number, problems: () => Promise<string[]> | str
   }
 }
 
-/** Every job by its customer's account, once none is open or the time is over. */
-async function jobsAtRest({ target, customers }: World, deadline: number): Promise<Map<string, Job[]>> {
+/** Waits until no job is open or the time is over. */
+async function jobsAtRest({ target, customers }: World, deadline: number): Promise<void> {
   await settled(deadline, async () => {
     const accounts = await Promise.all(customers.map(({ account }) => describeAccount(target, account)))
     return accounts.filter(({ open_jobs }) => open_jobs > 0).map(({ account }) => account)
   })
-  const jobs = customers.map(async (customer) => [customer.account, await audit.jobsOf(target.url, customer)] as const)
-  return new Map(await Promise.all(jobs))
+}
+
+/** The GPU functions that still have jobs. */
+async function busyGpus({ gpuPorts }: World): Promise<string[]> {
+  const busy = gpuPorts.map(async (port) => {
+    const { running, queued } = (await (await fetch(`http://127.0.0.1:${port}/healthz`)).json()) as Record<
+      string,
+      number
+    >
+    return running! + queued! > 0 ? [`the GPU function at ${port} runs ${running} and queues ${queued} jobs`] : []
+  })
+  return (await Promise.all(busy)).flat()
 }
 
 /** The books can be read while the worker does not run; what is on its way into them needs it to run. */
-async function bookProblems({ worker, persist }: World, jobs: readonly Job[]): Promise<string[]> {
-  await worker.kill()
-  const problems = audit.bookProblems(await audit.readBooks(persist), jobs)
-  if (problems.length > 0) {
+async function stoppedBooks({ worker, persist }: World, jobs: readonly Job[], deadline: number): Promise<Books> {
+  for (;;) {
+    await worker.kill()
+    const books = await readBooks(persist)
+    if (bookProblems(books, jobs).length === 0 || performance.now() > deadline) return books
     await worker.start()
     await sleep(PEACE_MS)
   }
-  return problems
 }
 
-/** What does not add up, once all has had the time to come to rest. */
-async function problemsOf(
-  world: World,
-  experiences: Experience[],
-  byAccount: Map<string, Job[]>,
-  deadline: number,
-): Promise<string[]> {
-  const { target, receiver } = world
-  const accounts = [...byAccount]
-  const jobs = accounts.flatMap(([, own]) => own)
-  const told = () => accounts.flatMap(([account, own]) => audit.webhookProblems(receiver, account, own))
-  return [
-    ...(await Promise.all(accounts.map(([account, own]) => audit.moneyProblems(target, account, own)))).flat(),
+/** What does not add up once all has had the time to come to rest, and the counts of all that happened. */
+async function audited(world: World, experiences: Experience[], deadline: number): Promise<Omit<Outcome, 'directory'>> {
+  const { target, customers, receiver, directory } = world
+  await jobsAtRest(world, deadline)
+  const own = customers.map(async (customer) => [customer.account, await audit.jobsOf(target.url, customer)] as const)
+  const accounts = await Promise.all(own)
+  const jobs = accounts.flatMap(([, each]) => each)
+  const told = () => accounts.flatMap(([account, each]) => audit.webhookProblems(receiver, account, each))
+  const seen = [
+    ...(await Promise.all(accounts.map(([account, each]) => audit.moneyProblems(target, account, each)))).flat(),
     ...(await audit.imageProblems(jobs)),
     ...audit.experienceProblems(experiences, jobs),
     ...(await settled(deadline, told)),
     ...(await receiver.complaints()),
-    ...(await settled(deadline, () => bookProblems(world, jobs))),
+    ...(await settled(deadline, () => busyGpus(world))),
   ]
+  const books = await stoppedBooks(world, jobs, deadline)
+  const runs = await readRuns(directory)
+  const problems = [
+    ...seen,
+    ...bookProblems(books, jobs),
+    ...reservationProblems(books, jobs),
+    ...runProblems(runs, books.jobs, GRACE_MS),
+  ]
+  return { problems, counts: { ...audit.countsOf(jobs, receiver), ...runCounts(runs, books.jobs) } }
 }
 
 /** Runs a campaign of its own world. */
@@ -106,18 +175,11 @@ export async function runCampaign(options: CampaignOptions): Promise<Outcome> {
   const world = await openWorld(options.seed)
   let keep = true
   try {
-    const peace = new AbortController()
-    const troubles = makeTrouble(world, randomOf(options.seed, 'trouble'), peace.signal)
-    const experiences = await makeCalls(world, options)
-    peace.abort()
-    const struck = await troubles
-    world.proxy.calm()
+    const { experiences, counts } = await disturb(world, options)
     const deadline = performance.now() + REST_MS * (1 + options.jobs / 1000)
-    const jobs = await jobsAtRest(world, deadline)
-    const problems = await problemsOf(world, experiences, jobs, deadline)
-    keep = problems.length > 0
-    const counts = { ...audit.countsOf([...jobs.values()].flat(), world.receiver), ...struck, ...world.proxy.faults }
-    return { counts, problems, directory: keep ? world.directory : null }
+    const result = await audited(world, experiences, deadline)
+    keep = result.problems.length > 0
+    return { ...result, counts: { ...result.counts, ...counts }, directory: keep ? world.directory : null }
   } finally {
     await world.close({ keep })
   }

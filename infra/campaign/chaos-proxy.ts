@@ -1,4 +1,5 @@
-// What lies between the worker and the GPU function, on a bad day: an HTTP proxy that refuses, loses, repeats, cuts and delays.
+// The network between the worker and the GPU functions on a bad day: an HTTP proxy that refuses, loses, repeats, cuts and delays, and sends
+// each request to the next GPU function, whichever of them has the job.
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, request as open, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -16,7 +17,7 @@ const FAULTS = {
   reset: 4,
   /** The GPU function takes the job on, and a proxy says that it could not be reached. */
   'bad gateway': 4,
-  /** The same request reaches the GPU function twice at once. */
+  /** The same request reaches the same GPU function twice at once. */
   twice: 6,
   slow: 6,
   /** The stream ends, falls silent or is spoilt after some of its bytes. */
@@ -62,12 +63,22 @@ async function relay(answer: IncomingMessage, response: ServerResponse, fault: F
   response.end()
 }
 
-/** Starts the proxy in front of the GPU function at `port`. `calm` ends the faults; `faults` counts them. */
-export async function startChaosProxy(port: number, random: Random) {
+/** How often a DELETE is lost on its way. */
+const LOST_DELETES = 0.2
+
+/** Starts the proxy in front of the GPU functions at `ports`, in turns. `calm` ends the faults; `faults` counts them. */
+export async function startChaosProxy(ports: readonly number[], random: Random) {
   const faults: Partial<Record<Fault, number>> = {}
   let calm = false
+  let turn = 0
+  const faultOf = (method: string | undefined): Fault => {
+    if (calm) return 'none'
+    if (method === 'PUT') return random.pick(FAULTS)
+    return method === 'DELETE' && random.chance(LOST_DELETES) ? 'reset' : 'none'
+  }
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
-    const fault = calm || request.method !== 'PUT' ? 'none' : random.pick(FAULTS)
+    const port = ports[turn++ % ports.length]!
+    const fault = faultOf(request.method)
     const at = random.between(0, REACH)
     faults[fault] = (faults[fault] ?? 0) + 1
     const sent = { path: request.url!, method: request.method!, headers: request.headers, body: await buffer(request) }
@@ -81,10 +92,14 @@ export async function startChaosProxy(port: number, random: Random) {
       answer!.destroy()
       return response.writeHead(502).end()
     }
-    response.on('close', () => answer!.destroy())
+    // The second copy has no reader of its own.
+    response.on('close', () => {
+      answer!.destroy()
+      second?.destroy()
+    })
     await relay(answer!, response, fault, at)
   }
-  // The GPU function was killed, or the worker was: the other side sees its connection break.
+  // A killed GPU function or worker breaks the connection of the other side.
   const server = createServer((request, response) => handle(request, response).catch(() => response.destroy()))
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')

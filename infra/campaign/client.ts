@@ -1,49 +1,56 @@
-// A client that means it: where the connection breaks or the worker is gone, it asks again.
+// The API's clients: a persistent one, which repeats a request until a reply stands, and a one-shot one, which takes every fault as final.
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export type Answer = { status: number; text: string }
-export type Sending = { method?: string; body?: object; idempotencyKey?: string; signal?: AbortSignal }
-/** A job as the API tells it, as far as the campaign looks at it. */
+export type Sending = {
+  method?: string
+  body?: object
+  idempotencyKey?: string
+  prefer?: string
+  signal?: AbortSignal
+}
+/** The members of the API's job that the campaign reads. */
 export type Job = {
   id: string
   state: string
+  steps: number
+  error: { code: string } | null
   price_microdollars: number
   images: { url: string; seed: number; sha256: string }[]
 }
 
+/** A reply that no caller may see while the service is only being deployed: a 5xx, a broken connection, a stream cut short. */
+export class Fault extends Error {
+  override name = 'Fault' as const
+}
+
+export type Client = {
+  /** Sends once. Throws when the connection breaks. */
+  send: (url: string, key: string, sending?: Sending) => Promise<Answer>
+  /** Sends as often as the client repeats itself. */
+  insist: (url: string, key: string, sending?: Sending) => Promise<Answer>
+  /** Reads a job's event stream to its end. Returns the ids of its events. */
+  follow: (url: string, key: string) => Promise<number[]>
+}
+
 const PAUSE_MS = 100
 const TRANSIENT = /"code":"(internal|idempotency_in_flight|gpu_unavailable|rate_limited|concurrency_limited)"/
+const TERMINAL = /^event: (succeeded|failed|canceled)$/m
 
-/** Sends once. Throws when the connection breaks. */
 export async function send(url: string, key: string, sending: Sending = {}): Promise<Answer> {
-  const { method = 'GET', body, idempotencyKey, signal } = sending
+  const { method = 'GET', body, idempotencyKey, prefer, signal } = sending
   const headers = {
     authorization: `Bearer ${key}`,
     'content-type': 'application/json',
     ...(idempotencyKey && { 'idempotency-key': idempotencyKey }),
+    ...(prefer && { prefer }),
   }
   const response = await fetch(url, { method, headers, body: JSON.stringify(body) ?? null, signal: signal ?? null })
   return { status: response.status, text: await response.text() }
 }
 
-/** Sends until there is an answer that stands. */
-export async function insist(url: string, key: string, sending?: Sending): Promise<Answer> {
-  for (;;) {
-    const answer = await send(url, key, sending).catch(() => null)
-    if (answer && (answer.status < 400 || !TRANSIENT.test(answer.text))) return answer
-    await sleep(PAUSE_MS)
-  }
-}
-
-/** The same for an answer that must be a success. */
-export async function ask<T>(url: string, key: string, sending?: Sending): Promise<T> {
-  const { status, text } = await insist(url, key, sending)
-  if (status >= 200 && status < 300) return JSON.parse(text) as T
-  throw new Error(`${sending?.method ?? 'GET'} ${url} answers ${status}: ${text}`)
-}
-
-/** One connection to an event stream, as far as it holds: its whole events. */
-async function listen(url: string, key: string, after: number): Promise<string[]> {
+/** One connection to an event stream: its complete events up to its end or its break. */
+async function readEvents(url: string, key: string, after: number): Promise<string[]> {
   let text = ''
   try {
     const headers = { authorization: `Bearer ${key}`, 'last-event-id': String(after) }
@@ -51,18 +58,65 @@ async function listen(url: string, key: string, after: number): Promise<string[]
     for await (const chunk of (await fetch(url, { headers })).body ?? [])
       text += decoder.decode(chunk, { stream: true })
   } catch {
-    // What came before the break counts.
+    // The events before the break count.
   }
   return text.split('\n\n').slice(0, -1)
 }
 
-/** Reads a job's events to the end over as many connections as it takes, each from where the one before broke off. Returns their ids. */
-export async function follow(url: string, key: string): Promise<number[]> {
-  const ids: number[] = []
-  for (;;) {
-    const events = await listen(url, key, ids.at(-1) ?? 0)
-    ids.push(...events.flatMap((event) => Number(/^id: (\d+)$/m.exec(event)?.[1] ?? [])))
-    if (/^event: (succeeded|failed|canceled)$/m.test(events.at(-1) ?? '')) return ids
-    await sleep(PAUSE_MS)
-  }
+const idsOf = (events: readonly string[]) =>
+  events.flatMap((event) => {
+    const id = /^id: (\d+)$/m.exec(event)?.[1]
+    return id === undefined ? [] : [Number(id)]
+  })
+const ended = (events: readonly string[]) => TERMINAL.test(events.at(-1) ?? '')
+
+/** Repeats a request while the connection breaks or the reply is transient, and resumes broken event streams. */
+export const persistent: Client = {
+  send,
+  async insist(url, key, sending) {
+    for (;;) {
+      const answer = await send(url, key, sending).catch(() => null)
+      if (answer && (answer.status < 400 || !TRANSIENT.test(answer.text))) return answer
+      await sleep(PAUSE_MS)
+    }
+  },
+  async follow(url, key) {
+    const ids: number[] = []
+    for (;;) {
+      const events = await readEvents(url, key, ids.at(-1) ?? 0)
+      ids.push(...idsOf(events))
+      if (ended(events)) return ids
+      await sleep(PAUSE_MS)
+    }
+  },
+}
+
+async function sendOrFault(url: string, key: string, sending: Sending = {}): Promise<Answer> {
+  const { pathname } = new URL(url)
+  const what = `${sending.method ?? 'GET'} ${pathname}`
+  const answer = await send(url, key, sending).catch((error: Error) => {
+    if (sending.signal?.aborted) throw error
+    throw new Fault(`${what} broke off: ${error.cause ?? error}`)
+  })
+  if (answer.status >= 500 || TRANSIENT.test(answer.text))
+    throw new Fault(`${what} was answered ${answer.status}: ${answer.text.slice(0, 300)}`)
+  return answer
+}
+
+/** Sends every request once and opens every stream once. Throws Fault for a reply that a deploy must not cause. */
+export const oneShot: Client = {
+  send: sendOrFault,
+  insist: sendOrFault,
+  async follow(url, key) {
+    const events = await readEvents(url, key, 0)
+    if (!ended(events)) throw new Fault(`${new URL(url).pathname} ended before the job, after ${events.length} events`)
+    return idsOf(events)
+  },
+}
+
+/** The body of a successful reply. Throws for every other one. */
+export async function ask<T>(client: Client, url: string, key: string, sending?: Sending): Promise<T> {
+  const { status, text } = await client.insist(url, key, sending)
+  if (status >= 200 && status < 300) return JSON.parse(text) as T
+  throw new Error(`${sending?.method ?? 'GET'} ${url} answers ${status}: ${text}`)
 }

@@ -6,15 +6,27 @@ import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import { createJobs, type Lifecycle } from '../../gpu-fn/jobs.ts'
 import { createApp } from '../../gpu-fn/server.ts'
+import { recordRuns } from './gpu-runs.ts'
 import { createModellessEngine } from './modelless-engine.ts'
 
-export type GpuSettings = { port: number; edgePublicKey: string; heartbeatMs: number; stepMs: number }
+export type GpuSettings = {
+  name: string
+  /** Where the record of its runs goes. */
+  directory: string
+  port: number
+  edgePublicKey: string
+  heartbeatMs: number
+  stepMs: number
+  /** How long a run goes on that nobody reads. */
+  unreadMs: number
+}
 
-const { port, edgePublicKey, heartbeatMs, stepMs } = JSON.parse(process.argv[2]!) as GpuSettings
+const settings = JSON.parse(process.argv[2]!) as GpuSettings
+const { name, directory, port, edgePublicKey, heartbeatMs, stepMs, unreadMs } = settings
 const log = pino({ level: 'silent' })
-const engine = createModellessEngine(stepMs)
+const engine = createModellessEngine(stepMs, recordRuns(directory, name).start)
 const lifecycle: Lifecycle = { status: 'loading' }
-const limits = { queue: 16, retainSeconds: 60, retainBytes: 1 << 26 }
+const limits = { queue: 16, retainSeconds: 60, retainBytes: 1 << 26, unreadSeconds: unreadMs / 1000 }
 const jobs = createJobs({ engine, lifecycle, log, onBroken: () => process.exit(1), ...limits })
 const key = createPublicKey({ key: JSON.parse(edgePublicKey) as JsonWebKey, format: 'jwk' })
 const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: [key], heartbeatMs })

@@ -1,4 +1,4 @@
-// An engine without a model: it paces steps, and its images are bytes that follow from the seed, so that anybody can tell them.
+// An engine without a model: it paces steps, and its images are bytes that follow from the seed, so that anybody can check them.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobRequest } from '../../gpu-fn/contract.ts'
 import type { Engine } from '../../gpu-fn/engine.ts'
@@ -6,25 +6,31 @@ import type { Engine } from '../../gpu-fn/engine.ts'
 export const MODELLESS = { model: 'modelless', tier: 'fp8' } as const
 /** A request with this prompt fails by a fault of the engine. */
 export const FAULTY_PROMPT = 'fails'
+/** The steps of a request whose prompt begins with this take ten times as long. */
+export const SLOW_PROMPT = 'slowly:'
+const SLOWDOWN = 10
 
-/** The bytes of the image that a seed stands for; some 20 kB, no two alike. */
+/** The bytes of the image of a seed; some 20 kB, no two alike. */
 export function bytesOf(seed: number): Buffer {
   return Buffer.alloc(20_000 + (seed % 997), `${seed},`)
 }
 
-/** `stepMs` is the time of a step. */
-export function createModellessEngine(stepMs: number): Engine {
+/** `stepMs` is the time of a step. `onRun` is called at the start of each run and returns a function to call after each step. */
+export function createModellessEngine(stepMs: number, onRun: (request: JobRequest) => () => void): Engine {
   return {
     models: [{ ...MODELLESS, package: 'a'.repeat(64), side: { max: 1024, multipleOf: 16 } }],
     start: () => Promise.resolve(),
     load: () => Promise.resolve({ device: 'modelless', seconds: 0 }),
     warm: () => Promise.resolve({ sizes: [] }),
     async *run(_, request, signal) {
+      const onStep = onRun(request)
+      const paceMs = stepMs * (request.prompt.startsWith(SLOW_PROMPT) ? SLOWDOWN : 1)
       yield { type: 'encoded', seconds: 0 }
       for (let image = 0; image < request.count; image++) {
         for (let step = 1; step <= request.steps; step++) {
-          await sleep(stepMs)
+          await sleep(paceMs)
           signal.throwIfAborted()
+          onStep()
           yield { type: 'step', image, step, steps: request.steps }
         }
         if (request.prompt === FAULTY_PROMPT) throw new Error('the engine breaks')

@@ -10,6 +10,8 @@ export type Program = {
   kill: () => Promise<void>
   /** Starts it, unless it runs, and waits until it says that it is ready. */
   start: () => Promise<void>
+  /** The id of the process, which leads the group of all it started; null when it does not run. */
+  pid: () => number | null
   /** Holds it and all it started still for a while, as on a host that is overloaded. */
   freeze: (milliseconds: number) => Promise<void>
 }
@@ -26,8 +28,8 @@ function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
 }
 
 /**
- * `file` lies beside this one, reads its settings as JSON from its first argument, and sends its parent a message once it is ready. What it
- * says goes to a log in `directory`, what it leaves in the temporary directory as well.
+ * `file`, by its path from this one, reads its settings as JSON from its first argument and sends its parent a message once it is ready. Its
+ * output goes to a log in `directory`, and so does what it leaves in the temporary directory.
  */
 export function programOf(file: string, directory: string, settings: object): Program {
   let child: ChildProcess | null = null
@@ -41,6 +43,7 @@ export function programOf(file: string, directory: string, settings: object): Pr
   process.once('exit', () => child && signal(child, 'SIGKILL'))
   return {
     kill,
+    pid: () => child?.pid ?? null,
     async start() {
       if (child && runs(child)) return
       await kill()

@@ -1,4 +1,4 @@
-// What befalls the worker and the GPU function while callers call.
+// What happens to the worker and the GPU functions while callers call.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from './random.ts'
 import type { World } from './world.ts'
@@ -7,21 +7,26 @@ import type { World } from './world.ts'
 const TROUBLES = {
   'worker killed': 4,
   'GPU function killed': 4,
-  'both killed': 1,
+  'worker and GPU functions killed': 1,
   'worker frozen': 1,
   'GPU function frozen': 2,
 } as const
 export type Trouble = keyof typeof TROUBLES
+/** The longest time for which a process is frozen. */
+export const FROZEN_MS = 3000
 
-async function strike({ worker, gpu }: World, trouble: Trouble, random: Random): Promise<void> {
-  if (trouble === 'worker frozen') return worker.freeze(random.between(200, 1500))
-  if (trouble === 'GPU function frozen') return gpu.freeze(random.between(200, 3000))
-  if (trouble !== 'GPU function killed') await worker.kill()
-  if (trouble !== 'worker killed') await gpu.kill()
+async function strike({ worker, gpus }: World, trouble: Trouble, random: Random): Promise<void> {
+  const gpu = gpus[random.between(0, gpus.length - 1)]!
+  if (trouble === 'worker frozen') return worker.freeze(random.between(200, FROZEN_MS / 2))
+  if (trouble === 'GPU function frozen') return gpu.freeze(random.between(200, FROZEN_MS))
+  const all = trouble === 'worker and GPU functions killed'
+  if (all || trouble === 'worker killed') await worker.kill()
+  if (all) await Promise.all(gpus.map((each) => each.kill()))
+  else if (trouble === 'GPU function killed') await gpu.kill()
   await sleep(random.between(0, 1000))
 }
 
-/** Strikes until the signal; then both run. Returns how often what happened. */
+/** Strikes until the signal; then all of them run. Returns how often what happened. */
 export async function makeTrouble(
   world: World,
   random: Random,
@@ -33,8 +38,8 @@ export async function makeTrouble(
     const trouble = random.pick(TROUBLES)
     counts[trouble] = (counts[trouble] ?? 0) + 1
     await strike(world, trouble, random)
-    // A GPU function that has given itself up is started again as well.
-    await Promise.all([world.worker.start(), world.gpu.start()])
+    // A GPU function that has ended itself is started again as well.
+    await Promise.all([world.worker, ...world.gpus].map((program) => program.start()))
   }
   return counts
 }

@@ -1,4 +1,4 @@
-// Everything that a campaign happens to: the worker and the GPU function as processes, the network between them, customers, a receiver.
+// Everything that a campaign happens to: the worker and two GPU functions as processes, the network between them, customers, a receiver.
 import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import { createServer } from 'node:net'
@@ -9,7 +9,7 @@ import type { LocalWorkerOptions } from '../local-worker.ts'
 import { createSecrets } from '../secrets.ts'
 import type { Customer } from './callers.ts'
 import { startChaosProxy } from './chaos-proxy.ts'
-import { ask } from './client.ts'
+import { ask, persistent } from './client.ts'
 import type { GpuSettings } from './gpu-program.ts'
 import { MODELLESS } from './modelless-engine.ts'
 import { programOf } from './program.ts'
@@ -17,6 +17,9 @@ import { randomOf } from './random.ts'
 import { type Receiver, startReceiver } from './receiver.ts'
 
 const CUSTOMERS = 4
+const GPUS = ['a', 'b'] as const
+/** How long a run goes on that nobody reads. */
+export const UNREAD_MS = 2_000
 const CREDIT = 1_000_000_000
 const OFFER = {
   ...MODELLESS,
@@ -37,7 +40,7 @@ const VARS = {
 }
 
 /** A port that is free now, for a program that must come back where it was. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
@@ -54,7 +57,10 @@ async function openAccounts(target: Target, receiver: Receiver): Promise<Custome
     await addCredit(target, account, 'first', CREDIT, 'campaign')
     const { key } = await createKey(target, account, { scopes: ['generate', 'read', 'admin'] })
     const body = { url: receiver.address(account) }
-    const { secret } = await ask<{ secret: string }>(`${target.url}/v1/webhooks`, key, { method: 'POST', body })
+    const { secret } = await ask<{ secret: string }>(persistent, `${target.url}/v1/webhooks`, key, {
+      method: 'POST',
+      body,
+    })
     receiver.expect(account, secret)
     return { account, key }
   })
@@ -68,11 +74,13 @@ export async function openWorld(seed: number) {
   const directory = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-campaign-'))
   const persist = path.join(directory, 'state')
   const { secrets, gpuPublicKey } = await createSecrets()
-  const [port, gpuPort] = [await freePort(), await freePort()]
-  const proxy = await startChaosProxy(gpuPort, randomOf(seed, 'network'))
+  const port = await freePort()
+  const gpuPorts = await Promise.all(GPUS.map(freePort))
+  const proxy = await startChaosProxy(gpuPorts, randomOf(seed, 'network'))
   const receiver = await startReceiver(randomOf(seed, 'receiver'))
-  const gpuSettings: GpuSettings = { port: gpuPort, edgePublicKey: gpuPublicKey, heartbeatMs: 500, stepMs: 8 }
+  const gpuSettings = { directory, edgePublicKey: gpuPublicKey, heartbeatMs: 500, stepMs: 8, unreadMs: UNREAD_MS }
   const settings: LocalWorkerOptions = {
+    entrypoint: path.join(import.meta.dirname, 'worker-entry.ts'),
     gpuUrl: proxy.url,
     persist,
     secrets,
@@ -80,22 +88,25 @@ export async function openWorld(seed: number) {
     vars: VARS,
     port,
   }
-  const gpu = programOf('gpu-program.ts', directory, gpuSettings)
+  const gpus = GPUS.map((name, index) => {
+    const own: GpuSettings = { ...gpuSettings, name, port: gpuPorts[index]! }
+    return programOf('gpu-program.ts', directory, own)
+  })
   const fresh = programOf('worker-program.ts', directory, settings)
   const worker = programOf('worker-program.ts', directory, { ...settings, migrated: true })
   const close = async ({ keep = false } = {}) => {
-    await Promise.all([fresh, worker, gpu].map((program) => program.kill()))
+    await Promise.all([fresh, worker, ...gpus].map((program) => program.kill()))
     await proxy.stop()
     await receiver.stop()
     if (!keep) await fs.rm(directory, { recursive: true, force: true, maxRetries: 5 })
   }
   try {
-    await Promise.all([fresh.start(), gpu.start()])
+    await Promise.all([fresh, ...gpus].map((program) => program.start()))
     await fresh.kill()
     await worker.start()
     const target = { url: `http://127.0.0.1:${port}`, token: secrets.OCTET_ADMIN_TOKEN }
     const customers = await openAccounts(target, receiver)
-    return { directory, persist, target, customers, worker, gpu, proxy, receiver, close }
+    return { directory, persist, target, customers, worker, gpus, gpuPorts, proxy, receiver, close }
   } catch (error) {
     await close()
     throw error

@@ -1,8 +1,9 @@
 // The secrets of a deployment on this machine: made once, used by every later deploy. Who loses the file loses no API key, but must rotate.
-import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
 import { ROOT } from '../package-cache.ts'
+import { tightenFile, writePrivateFile } from '../private-files.ts'
 import { createSecrets } from '../secrets.ts'
 import { GONE, type Step, type World } from './plan.ts'
 
@@ -28,8 +29,12 @@ export type SecretsFile = z.infer<typeof file>
 
 export const SECRETS_FILE = path.join(ROOT, '.octet', 'deploy', 'secrets.json')
 
-/** Reads the file; null when there is none. Throws when it is damaged, without telling what is in it. */
-export async function readSecretsFile(at: string): Promise<SecretsFile | null> {
+/** Reads the file, and tightens its mode; null when there is none. Throws when it is damaged, without its content. */
+export async function readSecretsFile(
+  at: string,
+  warn: (line: string) => void = console.warn,
+): Promise<SecretsFile | null> {
+  await tightenFile(at, warn)
   const found = await readFile(at, 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return null
     throw error
@@ -47,9 +52,7 @@ export async function readSecretsFile(at: string): Promise<SecretsFile | null> {
 /** Writes it whole or not at all, for the owner's eyes only. */
 export async function writePrivate(at: string, content: unknown): Promise<void> {
   await mkdir(path.dirname(at), { recursive: true, mode: 0o700 })
-  await writeFile(`${at}.new`, `${JSON.stringify(content, null, 2)}\n`, { mode: 0o600 })
-  await chmod(`${at}.new`, 0o600)
-  await rename(`${at}.new`, at)
+  await writePrivateFile(at, `${JSON.stringify(content, null, 2)}\n`)
 }
 
 export type SecretsOptions = {

@@ -7,13 +7,15 @@ const JOBS = 150
 const LIMIT_MS = 400_000
 
 test(
-  'whatever is killed, cut off or repeated: every job ends, is charged once, keeps its images and is told',
+  'whatever is killed, cut off, repeated or reset: every job ends, is charged once at the price of its reservation, and runs for nobody else',
   async () => {
     const seed = randomInt(2 ** 32)
     const { counts, problems } = await runCampaign({ jobs: JOBS, seed })
     process.stdout.write(`crash campaign, seed ${seed}: ${JSON.stringify(counts)}\n`)
     expect({ seed, problems }).toEqual({ seed, problems: [] })
     expect(counts.succeeded).toBeGreaterThan(JOBS / 2)
+    for (const what of ['deploys', 'ACCOUNT objects reset', 'JOB objects reset', 'attacks on reservations', 'GPU runs'])
+      expect(counts[what], what).toBeGreaterThan(0)
   },
   LIMIT_MS,
 )

@@ -1,0 +1,115 @@
+// `npm run bench -- hostile`: open-loop load at twice the capacity, with hostile callers among honest ones. The honest callers must hardly
+// notice them, and memory must not grow.
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import os from 'node:os'
+import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { randomOf } from '../campaign/random.ts'
+import { ATTACKS } from './hostile/attacks.ts'
+import { callHonestly, type Experience, measureCapacity, STEPS, summarize } from './hostile/honest.ts'
+import type { HostileSettings, Tally } from './hostile/hostile-program.ts'
+import { growthOf, type Sample, sampleMemory } from './hostile/memory.ts'
+import { printReport, type Report } from './hostile/report.ts'
+import { type HostileWorld, openHostileWorld, STEP_MS } from './hostile/world.ts'
+
+export type HostileBenchOptions = { readonly minutes: number; readonly seed: number }
+
+/** The whole load, and the honest part of it, in parts of the capacity. */
+const LOAD = 2
+const HONEST = 0.5
+const CAPACITY_SECONDS = 15
+const SAMPLE_MS = 1_000
+const PROGRAM = path.join(import.meta.dirname, 'hostile/hostile-program.ts')
+/** Below the honest callers and the service, as other machines' work would be. */
+const NICENESS = 10
+
+type HostileCallers = { stop: () => Promise<Record<string, Tally>> }
+
+async function startHostileCallers(settings: HostileSettings): Promise<HostileCallers> {
+  const child: ChildProcess = fork(PROGRAM, [JSON.stringify(settings)])
+  process.once('exit', () => child.kill('SIGKILL'))
+  os.setPriority(child.pid!, NICENESS)
+  const ended = once(child, 'exit').then(([code]) => {
+    throw new Error(`the hostile callers ended with ${code}`)
+  })
+  ended.catch(() => {})
+  await Promise.race([once(child, 'message'), ended])
+  return {
+    async stop() {
+      const tallies = once(child, 'message')
+      child.send('stop')
+      const [result] = (await Promise.race([tallies, ended])) as [Record<string, Tally>]
+      return result
+    },
+  }
+}
+
+/** Honest callers alone for so many minutes, with samples of the memory. */
+async function runPhase(
+  world: HostileWorld,
+  options: { perSecond: number; minutes: number; seed: number; name: string },
+) {
+  const { perSecond, minutes, seed, name } = options
+  const signal = AbortSignal.timeout(minutes * 60_000)
+  const samples: Sample[] = []
+  const sampling = (async () => {
+    while (!signal.aborted) {
+      samples.push(sampleMemory({ worker: world.worker.pid()!, gpu: world.gpu.pid()! }))
+      await sleep(SAMPLE_MS, null, { signal }).catch(() => {})
+    }
+  })()
+  const target = { url: world.url, customers: world.accounts.honest }
+  const experience = await callHonestly(target, perSecond, randomOf(seed, name), signal)
+  await sampling
+  return { experience, samples }
+}
+
+/** The flood's rate, which brings the jobs of all callers to the whole load. */
+function floodRate(capacity: number): number {
+  const others = Object.values(ATTACKS).reduce((total, { jobs, perSecond }) => total + (jobs ? perSecond : 0), 0)
+  return Math.max(1, capacity * (LOAD - HONEST) - others)
+}
+
+async function measureBoth(world: HostileWorld, { minutes, seed }: HostileBenchOptions): Promise<Report> {
+  const target = { url: world.url, customers: world.accounts.honest }
+  // The first requests pay for what a process does once.
+  await measureCapacity(target, randomOf(seed, 'warm-up'), 2)
+  const capacity = await measureCapacity(target, randomOf(seed, 'capacity'), Math.min(CAPACITY_SECONDS, minutes * 60))
+  const perSecond = capacity * HONEST
+  console.log(
+    `${capacity.toFixed(1)} pictures a second are the capacity: one GPU function, ${STEPS * STEP_MS} ms a picture`,
+  )
+  console.log(`honest callers ask for ${perSecond.toFixed(1)} a second, alone for ${minutes / 2} minutes`)
+  const alone = await runPhase(world, { perSecond, minutes: minutes / 2, seed, name: 'alone' })
+  const floodPerSecond = floodRate(capacity)
+  console.log(
+    `then for ${minutes} minutes among hostile ones, who flood with ${floodPerSecond.toFixed(1)} jobs a second`,
+  )
+  const { flood, hooks: hooksKey, revoked } = world.accounts
+  const job = { prompt: 'flood', route: 'full', steps: STEPS, n: 1 }
+  const hostile = await startHostileCallers({ url: world.url, flood, hooksKey, revoked, job, seed, floodPerSecond })
+  const among = await runPhase(world, { perSecond, minutes, seed, name: 'among' })
+  const tallies = await hostile.stop()
+  const failures = (experience: Experience) => Object.fromEntries(experience.failures)
+  return {
+    alone: { ...summarize(alone.experience), failures: failures(alone.experience) },
+    among: { ...summarize(among.experience), failures: failures(among.experience) },
+    tallies,
+    growth: growthOf(among.samples),
+  }
+}
+
+/** Prints both phases, their ratio, the hostile callers' replies and the memory. The exit code is 1 when the criteria are not met. */
+export async function benchHostile(options: HostileBenchOptions): Promise<void> {
+  console.log(
+    `${os.availableParallelism()} cores for workerd, its storage simulators, the GPU function and all callers; seed ${options.seed}`,
+  )
+  const world = await openHostileWorld()
+  try {
+    const met = printReport(await measureBoth(world, options))
+    if (!met) process.exitCode = 1
+  } finally {
+    await world.close()
+  }
+}

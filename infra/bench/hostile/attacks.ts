@@ -1,0 +1,170 @@
+// What hostile callers do, each with a rate of its own. None of it needs more than an ordinary account, and some not even that.
+import type { Random } from '../../campaign/random.ts'
+
+/** What the attacks have to work with. `jobs` are ids that they were given, newest last. */
+export type Arms = {
+  url: string
+  /** Key of an account with many jobs and no limit on requests. */
+  flood: string
+  /** Key of an account whose webhook receivers accept and never answer, and the ids of its endpoints. */
+  hooks: { key: string; endpoints: readonly string[] }
+  /** A key that was revoked. */
+  revoked: string
+  /** The `body` of a job as large as an honest one. */
+  job: object
+  jobs: string[]
+  random: Random
+  /** Ends what is under way. */
+  over: AbortSignal
+}
+/** Does it once. Returns the status of the reply. */
+type Attack = (arms: Arms) => Promise<number>
+
+const PATIENCE_MS = 30_000
+/** Streams are held for so long. */
+const HOLD_MS = 60_000
+const REMEMBERED_JOBS = 200
+const HUGE_FIELDS = 1_100_000
+const MANY_FIELDS = 16_000
+const SPACES = 16_000
+
+const fieldsOf = (count: number) => `{${Array.from({ length: count }, (_, index) => `"field${index}":1`).join()}}`
+let huge: string | undefined
+let many: string | undefined
+
+type Sent = {
+  method?: string
+  key: string
+  body?: string | object
+  headers?: Record<string, string>
+  patienceMs?: number
+}
+
+async function send(
+  { url, over }: Arms,
+  address: string,
+  { method, key, body, headers, patienceMs = PATIENCE_MS }: Sent,
+) {
+  const text = typeof body === 'object' ? JSON.stringify(body) : body
+  const response = await fetch(`${url}${address}`, {
+    method: method ?? (text === undefined ? 'GET' : 'POST'),
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json', ...headers },
+    body: text ?? null,
+    signal: AbortSignal.any([over, AbortSignal.timeout(patienceMs)]),
+  })
+  return { status: response.status, text: await response.text() }
+}
+
+async function submit(arms: Arms, key = arms.flood): Promise<{ status: number; id: string | null }> {
+  const { job, jobs } = arms
+  const { status, text } = await send(arms, '/v1/jobs', { key, body: job })
+  const id = status < 300 ? (JSON.parse(text) as { id: string }).id : null
+  if (id !== null) jobs.push(id)
+  if (jobs.length > REMEMBERED_JOBS) jobs.shift()
+  return { status, id }
+}
+
+const knownJob = ({ jobs }: Arms) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
+const statusOf = async (reply: Promise<{ status: number }>) => (await reply).status
+
+/** Headers that slow patterns could be tried on. */
+const HEADERS: readonly Record<string, string>[] = [
+  { prefer: `wait${' '.repeat(SPACES)}x` },
+  { prefer: `wait=1${' ;'.repeat(SPACES / 2)}x` },
+  { 'idempotency-key': `"${' '.repeat(SPACES)}` },
+  { 'last-event-id': `${'1 '.repeat(SPACES / 2)}x` },
+  { range: `bytes=${' '.repeat(SPACES)}x` },
+  { 'content-type': `application/json${' '.repeat(SPACES)}x` },
+  { authorization: `Bearer${' '.repeat(SPACES)}x` },
+]
+
+/** Requests a second of each attack but the flood, whose rate brings the load to what is wanted. `jobs`: it makes a job as large as an honest one. */
+export const ATTACKS: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
+  'huge body, revoked key': {
+    perSecond: 0.1,
+    act: (arms) => {
+      huge ??= fieldsOf(HUGE_FIELDS)
+      return statusOf(send(arms, '/v1/tokens', { key: arms.revoked, body: huge }))
+    },
+  },
+  'unknown fields': {
+    perSecond: 1,
+    act: (arms) => {
+      many ??= fieldsOf(MANY_FIELDS)
+      const key = arms.random.chance(0.5) ? arms.revoked : arms.flood
+      return statusOf(send(arms, '/v1/images/generations', { key, body: many }))
+    },
+  },
+  'slow headers': {
+    perSecond: 0.5,
+    act: (arms) => {
+      const headers = HEADERS[arms.random.between(0, HEADERS.length - 1)]!
+      return statusOf(send(arms, `/v1/jobs/${knownJob(arms)}`, { key: arms.flood, headers }))
+    },
+  },
+  'hanging webhooks': {
+    perSecond: 0.2,
+    jobs: true,
+    act: async (arms) => (await submit(arms, arms.hooks.key)).status,
+  },
+  replays: {
+    perSecond: 0.5,
+    act: (arms) => {
+      const { key, endpoints } = arms.hooks
+      const endpoint = endpoints[arms.random.between(0, endpoints.length - 1)]
+      const body = { since: new Date(Date.now() - 3_600_000).toISOString(), only: 'all' }
+      return statusOf(send(arms, `/v1/webhooks/${endpoint}/replay`, { key, body }))
+    },
+  },
+  lists: { perSecond: 10, act: (arms) => statusOf(send(arms, '/v1/jobs?limit=100', { key: arms.flood })) },
+  quotes: { perSecond: 10, act: (arms) => statusOf(send(arms, '/v1/quote', { key: arms.flood, body: arms.job })) },
+  polls: { perSecond: 20, act: (arms) => statusOf(send(arms, `/v1/jobs/${knownJob(arms)}`, { key: arms.flood })) },
+  'hoarded event streams': {
+    perSecond: 2,
+    act: async (arms) => {
+      const headers = { authorization: `Bearer ${arms.flood}` }
+      const signal = AbortSignal.any([arms.over, AbortSignal.timeout(HOLD_MS)])
+      const response = await fetch(`${arms.url}/v1/jobs/${knownJob(arms)}/events`, { headers, signal })
+      await response.text().catch(() => {})
+      return response.status
+    },
+  },
+  cancels: {
+    perSecond: 0.2,
+    jobs: true,
+    act: async (arms) => {
+      const { status, id } = await submit(arms)
+      if (id === null) return status
+      return statusOf(send(arms, `/v1/jobs/${id}`, { method: 'DELETE', key: arms.flood }))
+    },
+  },
+  'two bodies under one name': {
+    perSecond: 0.2,
+    jobs: true,
+    act: async (arms) => {
+      const address = `/v1/jobs/name-${arms.random.between(0, 2 ** 32)}`
+      const put = (steps: number) =>
+        send(arms, address, { method: 'PUT', key: arms.flood, body: { ...arms.job, steps } })
+      const [cheap, dear] = await Promise.all([put(1), put(5)])
+      return Math.max(cheap.status, dear.status)
+    },
+  },
+  leaving: {
+    perSecond: 0.2,
+    jobs: true,
+    act: (arms) => {
+      const body = { ...arms.job, on_disconnect: 'cancel' }
+      return statusOf(send(arms, '/v1/images/generations', { key: arms.flood, body, patienceMs: 50 }))
+    },
+  },
+  'forged keys': {
+    perSecond: 20,
+    act: (arms) => {
+      const key = `oct_flood_${arms.random.between(0, 1e12).toString(16)}_${'0'.repeat(32)}_${'0'.repeat(16)}`
+      return statusOf(send(arms, '/v1/jobs', { key }))
+    },
+  },
+}
+
+/** The flood: jobs of one account, as fast as they are let in. */
+export const flood: Attack = async (arms) => (await submit(arms)).status

@@ -1,0 +1,101 @@
+// Honest callers: small customers who each ask for a picture now and then, and fetch it.
+import type { Customer } from '../../campaign/callers.ts'
+import type { Random } from '../../campaign/random.ts'
+import { percentile } from '../statistics.ts'
+import { runOpenLoop } from './open-loop.ts'
+
+/** A request that failed counts as if it had taken this long: a refusal must not look like a quick reply. */
+export const PATIENCE_MS = 60_000
+
+/** The time of each request in milliseconds from the moment it was due to the last byte of its picture; and why some failed. */
+export type Experience = { times: number[]; failures: Map<string, number> }
+export type Phase = { sent: number; failed: number; p50: number; p95: number; p99: number }
+type Worker = { url: string; customers: readonly Customer[] }
+type Job = { id: string; state: string; images: { url: string }[]; error: { code: string } | null }
+
+/** Five steps of the GPU function, for `requestMs` milliseconds on it. */
+export const STEPS = 5
+const BODY = { route: 'full', steps: STEPS, n: 1 }
+const FINAL = ['succeeded', 'failed', 'canceled']
+
+async function read<T>(url: string, key: string, signal: AbortSignal, body?: object): Promise<T> {
+  const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json', prefer: 'wait=30' }
+  const init = body ? { method: 'POST', body: JSON.stringify(body) } : {}
+  const response = await fetch(url, { ...init, headers, signal })
+  const text = await response.text()
+  if (response.ok) return JSON.parse(text) as T
+  throw new Error(`${response.status} ${/"code":"(\w+)"/.exec(text)?.[1] ?? ''}`.trim())
+}
+
+async function fetchImage(url: string | undefined, signal: AbortSignal): Promise<void> {
+  if (url === undefined) throw new Error('no image')
+  const response = await fetch(url, { signal })
+  const { byteLength } = await response.arrayBuffer()
+  if (!response.ok || byteLength === 0) throw new Error(`image ${response.status}`)
+}
+
+/** Asks and waits in one request, as OpenAI's clients do. */
+async function generate(url: string, key: string, prompt: string, signal: AbortSignal): Promise<void> {
+  const body = { ...BODY, prompt }
+  const { data } = await read<{ data: { url: string }[] }>(`${url}/v1/images/generations`, key, signal, body)
+  await fetchImage(data[0]?.url, signal)
+}
+
+/** Submits a job and asks for it until it has ended. */
+async function submitAndPoll(url: string, key: string, prompt: string, signal: AbortSignal): Promise<void> {
+  let job = await read<Job>(`${url}/v1/jobs`, key, signal, { ...BODY, prompt })
+  while (!FINAL.includes(job.state)) job = await read<Job>(`${url}/v1/jobs/${job.id}`, key, signal)
+  if (job.state !== 'succeeded') throw new Error(`${job.state} ${job.error?.code ?? ''}`.trim())
+  await fetchImage(job.images[0]?.url, signal)
+}
+
+const reasonOf = (error: unknown) => {
+  const { name, message, cause } = error as Error & { cause?: { code?: string } }
+  if (name === 'TimeoutError') return `no picture within ${PATIENCE_MS / 1000} s`
+  return cause?.code ?? message
+}
+
+/** One request of a random customer. Records its time, or why it failed. */
+export async function askOnce({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
+  const { key } = customers[random.between(0, customers.length - 1)]!
+  const way = random.chance(0.7) ? generate : submitAndPoll
+  try {
+    await way(url, key, `honest ${random.between(0, 2 ** 32)}`, AbortSignal.timeout(PATIENCE_MS))
+    experience.times.push(performance.now() - due)
+  } catch (error) {
+    const reason = reasonOf(error)
+    experience.times.push(PATIENCE_MS)
+    experience.failures.set(reason, (experience.failures.get(reason) ?? 0) + 1)
+  }
+}
+
+/** Open-loop requests until the signal. Returns once each has ended. */
+export async function callHonestly(
+  worker: Worker,
+  perSecond: number,
+  random: Random,
+  signal: AbortSignal,
+): Promise<Experience> {
+  const experience: Experience = { times: [], failures: new Map() }
+  await runOpenLoop({ perSecond, random, signal }, (due) => askOnce(worker, random, due, experience))
+  return experience
+}
+
+export function summarize({ times, failures }: Experience): Phase {
+  const at = (part: number) => percentile(times, part)
+  const failed = [...failures.values()].reduce((total, count) => total + count, 0)
+  return { sent: times.length, failed, p50: at(0.5), p95: at(0.95), p99: at(0.99) }
+}
+
+/** Pictures a second that the deployment makes at most: so many callers, each of whom asks again at once. */
+export async function measureCapacity(worker: Worker, random: Random, seconds: number, callers = 8): Promise<number> {
+  const experience: Experience = { times: [], failures: new Map() }
+  const end = performance.now() + seconds * 1000
+  const start = performance.now()
+  const caller = async () => {
+    while (performance.now() < end) await askOnce(worker, random, performance.now(), experience)
+  }
+  await Promise.all(Array.from({ length: callers }, caller))
+  if (experience.failures.size > 0) throw new Error(`without load: ${[...experience.failures.keys()].join(', ')}`)
+  return experience.times.length / ((performance.now() - start) / 1000)
+}

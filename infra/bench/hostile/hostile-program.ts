@@ -1,0 +1,66 @@
+// Hostile callers as a process of their own, so that they take no time from the honest callers' clock. Ends when its parent says so.
+import { once, setMaxListeners } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { randomOf } from '../../campaign/random.ts'
+import { type Arms, ATTACKS, flood } from './attacks.ts'
+import { runOpenLoop } from './open-loop.ts'
+
+export type HostileSettings = Omit<Arms, 'hooks' | 'jobs' | 'random' | 'over'> & {
+  hooksKey: string
+  seed: number
+  floodPerSecond: number
+}
+/** What came of one attack: how often it was made, and the replies by their kind. */
+export type Tally = { sent: number; skipped: number; replies: Record<string, number> }
+
+const ENDPOINTS = 20
+/** Requests of one attack that are under way at once. */
+const UNDER_WAY = 300
+
+const kindOf = (status: number) => `${Math.floor(status / 100)}xx`
+const faultOf = (error: unknown) => ((error as Error).name === 'TimeoutError' ? 'gave up' : 'broken off')
+
+/** Registers endpoints whose receiver accepts every delivery and answers none. Returns their ids. */
+async function registerHangingEndpoints({ url, hooksKey }: HostileSettings): Promise<string[]> {
+  const receiver = createServer((request) => request.resume()).listen(0, '127.0.0.1')
+  await once(receiver, 'listening')
+  const { port } = receiver.address() as AddressInfo
+  const ids: string[] = []
+  for (let index = 0; index < ENDPOINTS; index++) {
+    const response = await fetch(`${url}/v1/webhooks`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${hooksKey}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ url: `http://127.0.0.1:${port}/${index}` }),
+    })
+    if (!response.ok) throw new Error(`POST /v1/webhooks answers ${response.status}: ${await response.text()}`)
+    ids.push(((await response.json()) as { id: string }).id)
+  }
+  return ids
+}
+
+async function attack(settings: HostileSettings, signal: AbortSignal): Promise<Record<string, Tally>> {
+  const { seed, hooksKey, floodPerSecond } = settings
+  const hooks = { key: hooksKey, endpoints: await registerHangingEndpoints(settings) }
+  const arms: Arms = { ...settings, hooks, jobs: [], random: randomOf(seed, 'attacks'), over: signal }
+  const all = { ...ATTACKS, flood: { perSecond: floodPerSecond, act: flood } }
+  process.send!('ready')
+  const tallies = Object.entries(all).map(async ([name, { perSecond, act }]) => {
+    const replies: Record<string, number> = {}
+    const options = { perSecond, random: randomOf(seed, name), signal, most: UNDER_WAY }
+    const counts = await runOpenLoop(options, async () => {
+      const kind = await act(arms).then(kindOf, faultOf)
+      if (signal.aborted) return
+      replies[kind] = (replies[kind] ?? 0) + 1
+    })
+    return [name, { ...counts, replies }] as const
+  })
+  return Object.fromEntries(await Promise.all(tallies))
+}
+
+const over = new AbortController()
+// Every request under way listens.
+setMaxListeners(0, over.signal)
+process.once('message', () => over.abort())
+const tallies = await attack(JSON.parse(process.argv[2]!) as HostileSettings, over.signal)
+process.send!(tallies, () => process.exit())

@@ -1,0 +1,50 @@
+// Resident memory of the processes under load, over time. Reads Linux's /proc.
+import { readdirSync, readFileSync } from 'node:fs'
+import os from 'node:os'
+
+/** Bytes by the name of the process. */
+export type Sample = Record<string, number>
+export type Growth = { name: string; first: number; last: number; most: number; flat: boolean }
+
+const PAGE_BYTES = 4096
+/** What may be added from the first to the last third: caches and the allocator's arenas still fill. */
+const GROWTH = { ratio: 1.2, bytes: 32 * 2 ** 20 }
+
+function read(file: string): string {
+  try {
+    return readFileSync(file, 'latin1')
+  } catch {
+    return ''
+  }
+}
+
+/** The ids of the processes of a group, which a detached program leads. */
+function groupOf(leader: number): number[] {
+  const ids = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
+  // After the command's name, which is in parentheses: state, parent, group.
+  const group = (id: string) => Number(/\) \S \d+ (\d+) /.exec(read(`/proc/${id}/stat`))?.[1])
+  return ids.filter((id) => group(id) === leader).map(Number)
+}
+
+const residentBytes = (id: number) => Number(read(`/proc/${id}/statm`).split(' ')[1] ?? 0) * PAGE_BYTES
+const isWorkerd = (id: number) => read(`/proc/${id}/cmdline`).split('\0')[0]!.endsWith('/workerd')
+
+/** The memory of workerd and of the GPU function. `worker` and `gpu` lead their process groups. */
+export function sampleMemory({ worker, gpu }: { worker: number; gpu: number }): Sample {
+  if (os.platform() !== 'linux') return {}
+  const sum = (ids: number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
+  return { workerd: sum(groupOf(worker).filter(isWorkerd)), 'GPU function': sum(groupOf(gpu)) }
+}
+
+const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length
+
+/** Compares the first third of the samples with the last. Memory is flat when the mean grew by little. */
+export function growthOf(samples: readonly Sample[]): Growth[] {
+  const third = Math.floor(samples.length / 3)
+  return Object.keys(samples[0] ?? {}).map((name) => {
+    const values = samples.map((sample) => sample[name]!)
+    const [first, last] = [mean(values.slice(0, third || 1)), mean(values.slice(-(third || 1)))]
+    const flat = last <= Math.max(first * GROWTH.ratio, first + GROWTH.bytes)
+    return { name, first, last, most: Math.max(...values), flat }
+  })
+}

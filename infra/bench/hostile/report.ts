@@ -1,0 +1,77 @@
+// What the hostile bench prints, and whether its criteria are met.
+import type { Phase } from './honest.ts'
+import type { Tally } from './hostile-program.ts'
+import type { Growth } from './memory.ts'
+
+type PhaseReport = Phase & { failures: Record<string, number> }
+export type Report = {
+  alone: PhaseReport
+  among: PhaseReport
+  tallies: Record<string, Tally>
+  growth: Growth[]
+}
+export type Verdict = { ratio: number; fast: boolean; flat: boolean; answered: boolean; met: boolean }
+
+/** How much longer an honest caller's p95 may be among hostile callers. */
+const MOST_RATIO = 1.5
+
+/**
+ * The criteria: the honest callers' p95 is at most 1.5 times that without hostile ones, none of their requests fails for them, and the
+ * memory of every process is flat.
+ */
+export function judge({ alone, among, growth }: Report): Verdict {
+  const ratio = among.p95 / alone.p95
+  const fast = ratio <= MOST_RATIO
+  const flat = growth.length > 0 && growth.every((each) => each.flat)
+  const answered = among.sent > 0 && among.failed <= alone.failed
+  return { ratio, fast, flat, answered, met: fast && flat && answered }
+}
+
+const column = (value: string | number) => String(value).padStart(11)
+const megabytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`
+const pairs = (counts: Record<string, number>) =>
+  Object.entries(counts)
+    .map(([name, count]) => `${count} ${name}`)
+    .join(', ')
+
+function printPhases({ alone, among }: Report): void {
+  console.log(
+    `\n${'honest callers'.padEnd(20)}${['sent', 'failed', 'p50 ms', 'p95 ms', 'p99 ms'].map(column).join('')}`,
+  )
+  for (const [name, phase] of [
+    ['alone', alone],
+    ['among hostile ones', among],
+  ] as const) {
+    const { sent, failed, p50, p95, p99 } = phase
+    console.log(`${name.padEnd(20)}${[sent, failed, ...[p50, p95, p99].map(Math.round)].map(column).join('')}`)
+  }
+  for (const phase of [alone, among])
+    if (phase.failed > 0) console.log(`failed${phase === among ? ' among hostile ones' : ''}: ${pairs(phase.failures)}`)
+}
+
+function printTallies(tallies: Report['tallies']): void {
+  console.log(`\n${'hostile callers'.padEnd(28)}${column('sent')}${column('skipped')}  replies`)
+  for (const [name, { sent, skipped, replies }] of Object.entries(tallies))
+    console.log(`${name.padEnd(28)}${column(sent)}${column(skipped)}  ${pairs(replies)}`)
+}
+
+function printGrowth(growth: Growth[]): void {
+  console.log(`\n${'resident memory'.padEnd(20)}${['first third', 'last third', 'most'].map(column).join('')}`)
+  for (const { name, first, last, most, flat } of growth)
+    console.log(
+      `${name.padEnd(20)}${[first, last, most].map(megabytes).map(column).join('')}  ${flat ? 'flat' : 'grows'}`,
+    )
+}
+
+/** Prints the report. Returns whether the criteria are met. */
+export function printReport(report: Report): boolean {
+  const { ratio, fast, flat, answered, met } = judge(report)
+  printPhases(report)
+  printTallies(report.tallies)
+  printGrowth(report.growth)
+  const verdict = (good: boolean) => (good ? 'met' : 'NOT MET')
+  console.log(`\np95 among hostile callers / alone: ${ratio.toFixed(2)}, at most ${MOST_RATIO}: ${verdict(fast)}`)
+  console.log(`no honest request fails for hostile ones: ${verdict(answered)}`)
+  console.log(`memory stays flat: ${verdict(flat)}`)
+  return met
+}

@@ -1,0 +1,76 @@
+// The deployment under load: the real worker in workerd, the real GPU function over an engine with steps of a fixed time, and its accounts.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import type { Customer } from '../../campaign/callers.ts'
+import type { GpuSettings } from '../../campaign/gpu-program.ts'
+import { MODELLESS } from '../../campaign/modelless-engine.ts'
+import { type Program, programOf } from '../../campaign/program.ts'
+import { freePort } from '../../campaign/world.ts'
+import { configureAccount, createKey, revokeKey, type Target } from '../../keys.ts'
+import type { LocalWorkerOptions } from '../../local-worker.ts'
+import { createSecrets } from '../../secrets.ts'
+
+/** Slow enough that the GPU function is the bottleneck and not this machine. */
+export const STEP_MS = 80
+const HONEST_ACCOUNTS = 6
+const OFFER = {
+  ...MODELLESS,
+  route: 'full',
+  steps: 4,
+  guidance_scale: 4,
+  width: 64,
+  height: 64,
+  max_pixels: 4096,
+} as const
+
+/** Starts a program, and the next one once it is ready. */
+async function startAll(programs: readonly Program[]): Promise<void> {
+  for (const program of programs) await program.start()
+}
+
+/** The accounts: honest customers with the limits of every account, and hostile ones, of which one may send any number of requests. */
+async function openAccounts(target: Target) {
+  const customerOf = async (account: string): Promise<Customer> => {
+    const { key } = await createKey(target, account, { scopes: ['generate', 'read', 'admin'] })
+    return { account, key }
+  }
+  const names = Array.from({ length: HONEST_ACCOUNTS }, (_, index) => `honest-${index}`)
+  const honest = await Promise.all(names.map(customerOf))
+  await configureAccount(target, 'flood', { limits: { requests_per_minute: null } })
+  const [flood, hooks] = [await customerOf('flood'), await customerOf('hooks')]
+  const { key: revoked, id } = await createKey(target, 'revoked')
+  await revokeKey(target, 'revoked', id)
+  return { honest, flood: flood.key, hooks: hooks.key, revoked }
+}
+
+export type HostileWorld = Awaited<ReturnType<typeof openHostileWorld>>
+
+/** Starts it all; `close` ends every process and removes what they wrote. */
+export async function openHostileWorld() {
+  const directory = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-hostile-'))
+  const { secrets, gpuPublicKey } = await createSecrets()
+  const [port, gpuPort] = [await freePort(), await freePort()]
+  const gpuSettings: GpuSettings = {
+    ...{ name: 'gpu', directory, port: gpuPort, edgePublicKey: gpuPublicKey },
+    ...{ heartbeatMs: 4000, stepMs: STEP_MS, unreadMs: 10_000 },
+  }
+  const settings: LocalWorkerOptions = {
+    ...{ gpuUrl: `http://127.0.0.1:${gpuPort}`, persist: path.join(directory, 'state'), secrets, port },
+    ...{ catalogue: { offers: [OFFER] }, vars: { WEBHOOK_LOCAL: 'true' } },
+  }
+  const gpu = programOf('gpu-program.ts', directory, gpuSettings)
+  const worker = programOf('worker-program.ts', directory, settings)
+  const close = async () => {
+    await Promise.all([worker.kill(), gpu.kill()])
+    await fs.rm(directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+  try {
+    await startAll([gpu, worker])
+    const target = { url: `http://127.0.0.1:${port}`, token: secrets.OCTET_ADMIN_TOKEN }
+    return { url: target.url, accounts: await openAccounts(target), worker, gpu, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}

@@ -1,0 +1,65 @@
+// `npm run images`: the base images of Dockerfile.gpu and the digests that pin them. Needs a registry, and no container engine.
+import { readFile, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { Command } from 'commander'
+import { formatReference, type ImageReference, parseReference, resolveDigest } from './registry.ts'
+
+/** A base image of the Dockerfile, by the name of its build argument. */
+type Base = { name: string; image: ImageReference }
+type Flags = { file: string; registry?: string }
+
+const BASE = /^ARG (\w+_BASE)=(\S+)$/gm
+const DOCKERFILE = path.join(import.meta.dirname, '../../Dockerfile.gpu')
+
+export const basesOf = (dockerfile: string): Base[] =>
+  [...dockerfile.matchAll(BASE)].map(([, name, text]) => ({ name: name!, image: parseReference(text!) }))
+
+/** Returns the lines to print about one base, and whether it is pinned to an image that the registry has. */
+async function checkBase({ name, image }: Base, registry?: string): Promise<{ line: string; good: boolean }> {
+  if (image.digest === null) return { line: `${name}: ${formatReference(image)} is not pinned`, good: false }
+  try {
+    await resolveDigest(image, registry)
+    const current = await resolveDigest({ ...image, digest: null }, registry)
+    const newer = current === image.digest ? '' : `; the tag is now ${current}`
+    return { line: `${name}: ${formatReference(image)} is there${newer}`, good: true }
+  } catch (error) {
+    return { line: `${name}: ${(error as Error).message}`, good: false }
+  }
+}
+
+async function check({ file, registry }: Flags): Promise<void> {
+  const bases = basesOf(await readFile(file, 'utf8'))
+  const results = await Promise.all(bases.map((base) => checkBase(base, registry)))
+  for (const { line } of results) console.log(line)
+  if (results.some(({ good }) => !good)) throw new Error('npm run images -- pin writes the digests of the tags')
+}
+
+async function pin({ file, registry }: Flags): Promise<void> {
+  const before = await readFile(file, 'utf8')
+  let text = before
+  for (const { name, image } of basesOf(before)) {
+    const pinned = { ...image, digest: await resolveDigest({ ...image, digest: null }, registry) }
+    text = text.replace(`ARG ${name}=${formatReference(image)}`, `ARG ${name}=${formatReference(pinned)}`)
+    console.log(`${name}: ${formatReference(pinned)}`)
+  }
+  if (text !== before) await writeFile(file, text)
+  console.log(
+    text === before ? 'Nothing has changed.' : `${path.relative(process.cwd(), file)} has changed: commit it.`,
+  )
+}
+
+if (import.meta.main) {
+  const program = new Command('images').description('The base images of the GPU function, pinned by digest.')
+  const withFlags = (command: Command) =>
+    command
+      .option('--file <path>', 'the Dockerfile', DOCKERFILE)
+      .option('--registry <url>', 'a mirror of Docker Hub to ask in its place')
+  withFlags(program.command('check', { isDefault: true }).description('compare the digests with the registry')).action(
+    check,
+  )
+  withFlags(program.command('pin').description('pin each image to what its tag is now')).action(pin)
+  await program.parseAsync().catch((error: Error) => {
+    console.error(`images: ${error.message}`)
+    process.exitCode = 1
+  })
+}

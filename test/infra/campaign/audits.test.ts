@@ -1,0 +1,121 @@
+// The campaign's audits, on books and records with one problem planted in each.
+import { expect, test } from 'vitest'
+import { bookProblems, reservationProblems } from '../../../infra/campaign/audit-books.ts'
+import { runCounts, runProblems } from '../../../infra/campaign/audit-runs.ts'
+import { judgeClaims } from '../../../infra/campaign/callers.ts'
+import type { Job } from '../../../infra/campaign/client.ts'
+import { parseRuns, type Run } from '../../../infra/campaign/gpu-runs.ts'
+import type { Books, JobRow } from '../../../infra/campaign/records.ts'
+
+const END = 1_000_000
+const GRACE_MS = 10_000
+
+const record = (id: string, change: Partial<JobRow> = {}): JobRow => ({
+  ...{ id, state: 'succeeded', price: 201, fingerprint: `print of ${id}`, finished: END },
+  request: { prompt: `picture of ${id}`, seed: 7 },
+  ...change,
+})
+const listed = (id: string, price = 201): Job => ({
+  ...{ id, state: 'succeeded', steps: 1, error: null, price_microdollars: price, images: [] },
+})
+const row = (job: string, change = {}) => ({
+  ...{ job, state: 'captured', amount: 201, charged: 201, fingerprint: `print of ${job}` },
+  ...change,
+})
+const books = (change: Partial<Books> = {}): Books => ({
+  ledger: [row('a'), row('b'), row('never created', { state: 'released', charged: 0 })],
+  usage: [row('a'), row('b')],
+  jobs: [record('a'), record('b')],
+  ...change,
+})
+const jobs = [listed('a'), listed('b')]
+
+test('books and reservations that agree with the jobs have no problems', () => {
+  expect(bookProblems(books(), jobs)).toEqual([])
+  expect(reservationProblems(books(), jobs)).toEqual([])
+})
+
+test.each([
+  ['another price than its row', { jobs: [record('a', { price: 70_979 }), record('b')] }, /a has a price of 70979/],
+  ['another fingerprint than its row', { jobs: [record('a', { fingerprint: 'x' }), record('b')] }, /a .* fingerprints/],
+  ['no row', { ledger: [row('b')] }, /a has no row/],
+  ['a row without a fingerprint', { ledger: [row('a', { fingerprint: null }), row('b')] }, /a .* fingerprints/],
+  ['no record that can be read', { jobs: [record('b')] }, /record of a could not be read/],
+])('a job with %s is found', (_, change, problem) => {
+  expect(reservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+})
+
+test('a job that only its record shows is compared as well', () => {
+  expect(reservationProblems(books({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
+    'c has no row in the ledger',
+  ])
+})
+
+test.each([
+  ['charged another price', { ledger: [row('a', { charged: 44 }), row('b')] }, /a cost 201/],
+  ['not exported', { usage: [row('b')] }, /a cost 201/],
+  ['exported twice', { usage: [row('a'), row('a'), row('b')] }, /a cost 201/],
+  ['exported in another state', { usage: [row('a', { state: 'released' }), row('b')] }, /a cost 201/],
+  ['charged without a job', { ledger: [row('a'), row('b'), row('c')] }, /charges c, which does not exist/],
+])('a row that is %s is found', (_, change, problem) => {
+  expect(bookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+})
+
+const run = (id: string, change: Partial<Run> = {}): Run => ({
+  ...{ gpu: 'a', prompt: `picture of ${id}`, seed: 7, start: END - 500, last: END - 100, steps: 4 },
+  ...change,
+})
+
+test('runs that end with their jobs, or within the grace, have no problems', () => {
+  const late = run('a', { gpu: 'b', last: END + GRACE_MS })
+  const runs = [run('a'), run('b'), late]
+  expect(runProblems(runs, [record('a'), record('b', { state: 'failed' })], GRACE_MS)).toEqual([])
+  expect(runCounts(runs, [record('a'), record('b')])).toMatchObject({
+    'GPU runs': 3,
+    'GPU steps': 12,
+    'GPU runs that outlived their job': 1,
+  })
+})
+
+test.each([
+  ['goes on after its job was canceled', [run('a', { last: END + GRACE_MS + 1 })], 'canceled', /10\.0 s after a had/],
+  ['has no job', [run('a'), run('x')], 'canceled', /"picture of x".* no job/],
+  ['has another seed than its job', [run('a', { seed: 8 })], 'canceled', /\(seed 8\).* no job/],
+  ['is missing', [], 'succeeded', /a succeeded, and no GPU function ran it/],
+  [
+    'is in progress beside another one',
+    [run('a', { start: END - 40_000 }), run('a', { gpu: 'b', start: END - 30_000 })],
+    'succeeded',
+    /two runs of a were in progress at once for 29\.9 s/,
+  ],
+])('a run that %s is found', (_, runs, state, problem) => {
+  expect(runProblems(runs, [record('a', { state })], GRACE_MS)).toEqual([expect.stringMatching(problem)])
+})
+
+test('a run of a job that has not ended is found', () => {
+  const open = record('a', { state: 'running', finished: null })
+  expect(runProblems([run('a')], [open], GRACE_MS)).toEqual([expect.stringContaining('for a, which has not ended')])
+})
+
+test('the record of a process that was killed counts up to its last whole line', () => {
+  const lines = [
+    { run: '1.0', at: 10, type: 'start', prompt: 'a', seed: 1 },
+    { run: '1.0', at: 20, type: 'step' },
+    { run: '1.1', at: 25, type: 'start', prompt: 'b', seed: 2 },
+  ]
+  const text = `${lines.map((line) => JSON.stringify(line)).join('\n')}\n{"run":"1.1","at":30,"ty`
+  expect(parseRuns('a', text)).toEqual([
+    { gpu: 'a', prompt: 'a', seed: 1, start: 10, last: 20, steps: 1 },
+    { gpu: 'a', prompt: 'b', seed: 2, start: 25, last: 25, steps: 0 },
+  ])
+})
+
+test.each([
+  ['one body', [{ outcome: 'lost' }, { outcome: 'won', job: 'a' }], false],
+  ['both bodies', [{ outcome: 'won' }, { outcome: 'won' }], '2 of the two bodies under x stand; it must be one'],
+  ['no body', [{ outcome: 'lost' }, { outcome: 'lost' }], '0 of the two bodies under x stand; it must be one'],
+  ['no body, as no GPU was found', [{ outcome: 'unavailable' }, { outcome: 'lost' }], false],
+  ['another body', [{ outcome: 'won', complaint: 'wrong' }, { outcome: 'lost' }], 'wrong'],
+] as const)('a name that went to %s', (_, claims, complaint) => {
+  expect(judgeClaims('x', claims).complaint).toBe(complaint)
+})
