@@ -35,7 +35,7 @@ export type Env = {
   WEBHOOK_RETRY_SECONDS: string
   /** How long a receiver may take to answer. */
   WEBHOOK_TIMEOUT_SECONDS: string
-  /** How long a receiver gets nothing after five failures in a row; twice as long each time that it fails again, up to an hour. */
+  /** How long a receiver gets nothing after five failures in a row; twice as long each time that it fails again, up to ten minutes. */
   WEBHOOK_BREAKER_SECONDS: string
   /** Deliveries a minute that an account may ask for: replays and test events. */
   WEBHOOK_REPLAYS_PER_MINUTE: string

@@ -11,7 +11,7 @@ export const RECEIVER_SCHEMA = `
 
 /** Consecutive failures after which the breaker of a receiver opens. */
 export const FAILURES_TO_OPEN = 5
-const LONGEST_OPEN_MS = 3_600_000
+const LONGEST_OPEN_MS = 600_000
 /** How long an idle receiver keeps its row. */
 const KEEP_MS = 24 * 3_600_000
 
@@ -69,7 +69,7 @@ export const recordSuccess = (sql: SqlStorage, id: string) =>
 
 /**
  * Counts a failure. From the fifth in a row on, the breaker opens for `breakerMs`, and for twice as long each time that a trial fails, up
- * to an hour. Attempts that started before it opened and fail later do not extend it. `pauseMs` is what the receiver asked for.
+ * to ten minutes. Attempts that started before it opened and fail later do not extend it. `pauseMs` is what the receiver asked for.
  */
 export function recordFailure(
   sql: SqlStorage,

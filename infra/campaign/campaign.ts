@@ -23,7 +23,8 @@ const CALLERS_AT_A_TIME = 12
 const ANSWER_MS = 120_000
 /** How long all may take to come to rest, and as much again for each thousand jobs. */
 const REST_MS = 60_000
-const PEACE_MS = 5_000
+/** Settled rows wait 10 s in their account and 5 s in the queue; a worker that is stopped sooner exports nothing. */
+const PEACE_MS = 20_000
 
 /** What becomes of a caller whose job does not end: the campaign must. */
 async function forsaken(number: number): Promise<Experience> {
