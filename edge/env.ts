@@ -6,7 +6,6 @@ import type { JobDO } from './job.ts'
 import type { Credential } from './keys.ts'
 import type { WarmDO } from './warm.ts'
 import type { WebhookDO } from './webhook-outbox.ts'
-import type { DeliveryRef } from './webhook-queue.ts'
 
 export type Env = {
   ACCOUNT: DurableObjectNamespace<AccountDO>
@@ -29,13 +28,14 @@ export type Env = {
   OCTET_PREWARM: unknown
   /** Reports captures as meter events; nothing is reported without it. */
   STRIPE_SECRET_KEY?: string
-  /** Deliveries to look at, and those whose last attempt failed. */
-  WEBHOOKS: Queue<DeliveryRef>
-  WEBHOOKS_DEAD: Queue<DeliveryRef>
   /** Waits before attempts 2, 3, … of a delivery, in seconds. */
   WEBHOOK_RETRY_SECONDS: string
   /** How long a receiver may take to answer. */
   WEBHOOK_TIMEOUT_SECONDS: string
+  /** How long a receiver gets nothing after five failures in a row; twice as long each time that it fails again, up to ten minutes. */
+  WEBHOOK_BREAKER_SECONDS: string
+  /** Deliveries a minute that an account may ask for: replays and test events. */
+  WEBHOOK_REPLAYS_PER_MINUTE: string
   /** Ports that a webhook's address may have, separated by commas. */
   WEBHOOK_PORTS: string
   /** Hosts that get no webhooks, with all below them; this worker's own is one anyway. */

@@ -26,6 +26,8 @@ const ERRORS = {
   job_canceled: [409, 'conflict_error', 'The job was canceled'],
   idempotency_in_flight: [409, 'conflict_error', 'The first request with this Idempotency-Key is still running'],
   credit_mismatch: [409, 'conflict_error', 'This credit was given with another amount'],
+  webhook_exists: [409, 'conflict_error', 'A webhook endpoint has this URL already'],
+  webhook_delivered: [409, 'conflict_error', 'The event was delivered to this endpoint'],
   body_too_large: [413, 'invalid_request_error', 'The request body is too large'],
   unsupported_media_type: [415, 'invalid_request_error', 'The request body must be JSON'],
   range_not_satisfiable: [416, 'invalid_request_error', 'The range lies outside the file'],

@@ -42,13 +42,12 @@ const edgeBindings = {
   }),
   WEBHOOK_TIMEOUT_SECONDS: '0.5',
   WEBHOOK_RETRY_SECONDS: '0,0,0,0,0,0,0,0,0',
+  WEBHOOK_BREAKER_SECONDS: '0',
 }
 
 /** As in wrangler.toml, without the wait for a batch to fill. */
 const queueConsumers = {
   'octet-usage': { maxBatchTimeout: 0.05 },
-  'octet-webhooks': { maxBatchSize: 10, maxBatchTimeout: 0.05, maxRetries: 20, deadLetterQueue: 'octet-webhooks-dead' },
-  'octet-webhooks-dead': { maxBatchTimeout: 0.05 },
 }
 
 export default defineConfig({

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { CommandLine, Step, World } from './plan.ts'
 
-export const QUEUES = ['octet-usage', 'octet-webhooks', 'octet-webhooks-dead']
+export const QUEUES = ['octet-usage']
 const LIFECYCLE = 'infra/results-lifecycle.json'
 const ABSENT = 'when the command before it finds none'
 
@@ -43,7 +43,7 @@ export const account: Step = {
 
 export const queues: Step = {
   id: 'queues',
-  what: 'Queues for usage and webhooks',
+  what: 'The queue of usage',
   commands: () =>
     QUEUES.map(queueCommands).flatMap(({ look, make }) => [{ command: look }, { command: make, condition: ABSENT }]),
   async run(world) {

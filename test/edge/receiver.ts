@@ -165,9 +165,26 @@ export const settled = (caller: Pick<Caller, 'account'>) =>
     { timeout: 20_000, interval: 20 },
   )
 
-/** Lets the time pass that an attempt may take, and every wait. */
-export const expireLeases = (caller: Pick<Caller, 'account'>) =>
-  runInDurableObject(outboxOf(caller), (_, { storage }) => {
-    storage.sql.exec('UPDATE deliveries SET leased_until = 0, due = due - 86400000')
-    storage.sql.exec('UPDATE endpoints SET paused_until = 0')
+/** Sets the outbox as if a day had passed: leases, breakers and pauses are over, and every pending delivery is due. */
+export const passTime = (caller: Pick<Caller, 'account'>) =>
+  runInDurableObject(outboxOf(caller), async (_, { storage }) => {
+    storage.sql.exec("UPDATE deliveries SET leased_until = 0, due = due - 86400000 WHERE state = 'pending'")
+    storage.sql.exec('UPDATE receivers SET open_until = 0, paused_until = 0, next_at = 0 WHERE next_at IS NOT NULL')
+    await storage.setAlarm(Date.now())
   })
+
+/** What the outbox stores of a caller's receivers. */
+export const receiversOf = (caller: Pick<Caller, 'account'>) =>
+  runInDurableObject(outboxOf(caller), (_, { storage }) =>
+    storage.sql
+      .exec<{ id: string; host: string; failures: number; openings: number; open_until: number; paused_until: number }>(
+        'SELECT * FROM receivers ORDER BY id',
+      )
+      .toArray(),
+  )
+
+/** A receiver that answers nothing until `release`, whatever timeout its caller has. */
+export function hang(status = 204) {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  return { answer: () => promise.then(() => status), release: resolve }
+}
