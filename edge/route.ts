@@ -44,11 +44,29 @@ type Wish = { route: Route; reason: string; firm: boolean }
 // CLIP reads 77 tokens, some four characters each; what stands after them only T5 sees.
 const CLIP_CHARACTERS = 300
 const TURBO_STEPS = 8
-const QUOTED =
-  /"[^"]{1,200}"|“[^”]{1,200}”|«[^»]{1,200}»|„[^“”]{1,200}[“”]|(?:^|[\s(])['‘][^'’]{1,200}['’](?=$|[\s.,;:!?)])/u
+const QUOTED_CHARACTERS = 200
+/** Opening quotation marks, each with those that close it. */
+const CLOSING: Record<string, string> = { '"': '"', '“': '”', '«': '»', '„': '“”', "'": "'’", '‘': "'’" }
+/** These are apostrophes as well: they quote only between spaces or punctuation. */
+const APOSTROPHES = "'‘"
+
+/** Whether the mark at `start` opens a quotation of 1 to 200 characters. */
+function opensQuotation(prompt: string, start: number): boolean {
+  const mark = prompt[start]!
+  const apostrophe = APOSTROPHES.includes(mark)
+  if (apostrophe && start > 0 && !/[\s(]/.test(prompt[start - 1]!)) return false
+  const rest = prompt.slice(start + 1, start + 2 + QUOTED_CHARACTERS)
+  const length = [...CLOSING[mark]!].map((close) => rest.indexOf(close)).filter((at) => at >= 0)
+  const end = Math.min(...length)
+  if (end === 0 || end === Number.POSITIVE_INFINITY) return false
+  return !apostrophe || /^($|[\s.,;:!?)])/.test(prompt.slice(start + end + 2, start + end + 3))
+}
 
 /** Whether the prompt asks for text to be drawn: it quotes some. */
-export const asksForText = (prompt: string) => QUOTED.test(prompt)
+export function asksForText(prompt: string): boolean {
+  for (let at = 0; at < prompt.length; at++) if (prompt[at]! in CLOSING && opensQuotation(prompt, at)) return true
+  return false
+}
 
 function wish(request: RouteRequest): Wish {
   const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request
