@@ -1,5 +1,5 @@
 // Whether an account lets a job in: one transaction over its SQLite that reserves the price or changes nothing.
-import { findKey, isActive, type KeyInfo } from './account-keys.ts'
+import { creatorsOf, findKey, isActive, type KeyInfo } from './account-keys.ts'
 import { entryOf, type LedgerEntry, meterOf, renew, reserve, sumsOf } from './account-ledger.ts'
 import { takeOut } from './account-outbox.ts'
 import type { AccountSettings } from './account-settings.ts'
@@ -63,6 +63,11 @@ function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, cred
   const metered: Metered[] = [
     { holder: 'account', limits: settings.limits, meter: meterOf(sql, 'account') },
     { holder: 'key', limits: key.limits, meter: meterOf(sql, `key:${key.lineage}`) },
+    ...creatorsOf(sql, key).map(({ lineage, limits }) => ({
+      holder: 'creator' as const,
+      limits,
+      meter: meterOf(sql, `key:${lineage}`),
+    })),
   ]
   if (!('token' in credential)) return metered
   const { id, budget } = credential.token

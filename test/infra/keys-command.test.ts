@@ -45,7 +45,9 @@ test('npm run keys makes, shows, rotates and revokes a key', async ({ expect }) 
 
 test('npm run keys changes the limits of an account that it names, and no others', async ({ expect }) => {
   const limits = (text: string) => /^limits +(.*)$/m.exec(text)?.[1]
-  expect(limits(await keys('account'))).toBe('requests_per_minute 600, concurrent_jobs 100')
+  expect(limits(await keys('account'))).toBe(
+    'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 10000000',
+  )
   expect(limits(await keys('account', '--daily', '3'))).toBe(
     'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 3000000',
   )
