@@ -6,11 +6,14 @@ import { gpuState } from './warm.ts'
 
 const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
-/** The job resource. Images are told once all of them are there; links into this worker begin with `origin`. */
-export async function viewOf(env: Env, origin: string, job: JobRecord) {
+/** The job resource. Images are told once all of them are there; links begin with `origin` and end with the key `asking`. */
+export async function viewOf(env: Env, origin: string, job: JobRecord, asking: string) {
   const image = async (image: StoredImage) => {
     const { key: _, ...facts } = image
-    return { ...facts, url: await resultUrl(env, origin, job.id, image) }
+    return {
+      ...facts,
+      url: await resultUrl(env, origin, job.id, image, undefined, asking === job.keyId ? null : asking),
+    }
   }
   return {
     id: job.id,

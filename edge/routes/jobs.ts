@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { jobId } from '#contract'
-import { keyRequired, owner } from '../auth.ts'
+import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type Submitted, submit } from '../generate.ts'
@@ -11,7 +11,7 @@ import { serverTiming, viewOf } from '../job-view.ts'
 import { rateHeaders } from '../limits.ts'
 import { ownJob } from '../own-job.ts'
 import { waitSeconds } from '../prefer.ts'
-import { bodyLimited, readSubmission, waitAsCaller } from '../submission.ts'
+import { readSubmission, waitAsCaller } from '../submission.ts'
 import { parseFields } from '../validation.ts'
 
 const page = z.strictObject({
@@ -37,7 +37,7 @@ async function waitFor(
 
 /** 200 with a job that has ended, 202 with one that has not. */
 async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string, string> = {}, reused = false) {
-  const view = await viewOf(c.env, new URL(c.req.url).origin, job)
+  const view = await viewOf(c.env, new URL(c.req.url).origin, job, c.get('credential').keyId)
   const body = reused ? { ...view, reused, price_microdollars: 0 } : view
   const open = isFinal(job) ? {} : { 'retry-after': '1' }
   return c.json(body, isFinal(job) ? 200 : 202, { ...unstored, ...open, ...serverTiming(job), ...headers })
@@ -70,7 +70,6 @@ async function cancel(c: Context<EdgeEnv>) {
 
 /** Jobs that run on their own, for their owner. Another account's job is as absent as one that never was. */
 export const jobs = new Hono<EdgeEnv>()
-  .use(keyRequired)
   .get('/', async (c) => {
     const { account } = await owner(c)
     const { limit, after = null } = parseFields(page, page.shape, c.req.query())
@@ -81,21 +80,23 @@ export const jobs = new Hono<EdgeEnv>()
     const records = await Promise.all(shown.map((id) => c.env.JOB.getByName(id).view()))
     const { origin } = new URL(c.req.url)
     // Between reservation and job there is a moment in which only the ledger knows the id.
-    const data = await Promise.all(records.flatMap((job) => (job ? [viewOf(c.env, origin, job)] : [])))
+    const data = await Promise.all(
+      records.flatMap((job) => (job ? [viewOf(c.env, origin, job, c.get('credential').keyId)] : [])),
+    )
     const has_more = ids.length > limit
     return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1) : null }, 200, unstored)
   })
-  .post('/', bodyLimited, async (c) => {
+  .post('/', async (c) => {
     const { fields, submission } = await readSubmission(c)
     return submitted(c, fields, await submit(c.env, submission))
   })
-  .put('/:id', bodyLimited, async (c) => {
+  .put('/:id', async (c) => {
     const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
     return submitted(c, fields, await submit(c.env, submission))
   })
   .get('/:id', async (c) => {
     const { job, applied } = await waitFor(c, await ownJob(c, 'read'))
-    const body = await viewOf(c.env, new URL(c.req.url).origin, job)
+    const body = await viewOf(c.env, new URL(c.req.url).origin, job, c.get('credential').keyId)
     return c.json(body, 200, { ...unstored, ...serverTiming(job), ...applied })
   })
   .delete('/:id', cancel)

@@ -1,10 +1,9 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { keyRequired, owner } from '../auth.ts'
+import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import type { Scope } from '../keys.ts'
-import { bodyLimited } from '../submission.ts'
 import { parseFields, readJson } from '../validation.ts'
 import { checkAddress } from '../webhook-address.ts'
 import { DEFAULT_ENDPOINT, type Disabled, EVENT_TYPES, type KeyView, MAX_ENDPOINTS } from '../webhook-endpoints.ts'
@@ -74,7 +73,7 @@ export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<Durab
 }
 
 async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
-  const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c.req.raw))
+  const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c))
   const outbox = await outboxOf(c, 'admin')
   if (url !== undefined) checkAddress(c.env, c.req.url, url, 'url')
   const by: Disabled | null = disabled ? 'by_owner' : null
@@ -90,9 +89,8 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
 
 /** The receivers of an account's events: POST, GET, PATCH, DELETE /v1/webhooks, their keys, and a test event. */
 export const webhooks = new Hono<EdgeEnv>()
-  .use(keyRequired, bodyLimited)
   .post('/', async (c) => {
-    const { signature, ...fields } = parseFields(newEndpoint, newEndpoint.shape, await readJson(c.req.raw))
+    const { signature, ...fields } = parseFields(newEndpoint, newEndpoint.shape, await readJson(c))
     const outbox = await outboxOf(c, 'admin')
     checkAddress(c.env, c.req.url, fields.url, 'url')
     const added = await outbox.addEndpoint({ ...fields, disabled: null }, signature)
@@ -123,7 +121,7 @@ export const webhooks = new Hono<EdgeEnv>()
     return c.body(null, 204)
   })
   .post('/:id/rotate', async (c) => {
-    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c.req.raw))
+    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
     if (id !== DEFAULT_ENDPOINT && !(await outbox.endpoint(id))) throw absent(id)
     const [current] = await outbox.keys(id)
