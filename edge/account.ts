@@ -3,16 +3,15 @@ import { DurableObject } from 'cloudflare:workers'
 import {
   allows,
   authenticate,
-  changeKey,
   endKey,
   findKey,
-  insertKey,
+  holdsLinks,
   KEYS_SCHEMA,
   type KeyChange,
   type KeyInfo,
-  type KeyOptions,
+  type ListedKey,
   listKeys,
-  replaceKey,
+  migrateKeys,
 } from './account-keys.ts'
 import * as ledger from './account-ledger.ts'
 import { exportBatch, nextExport, OUTBOX_MS, OUTBOX_SCHEMA, takeOut } from './account-outbox.ts'
@@ -36,6 +35,7 @@ import {
 import type { Env } from './env.ts'
 import type { JobSpec } from './job-record.ts'
 import type { JobSummary } from './job-view.ts'
+import { changeKey, createKey, type KeyOutcome, replaceKey } from './key-management.ts'
 import type { Credential, KeyCredential, Scope } from './keys.ts'
 import { log } from './log.ts'
 import { objectOf } from './objects.ts'
@@ -54,13 +54,15 @@ export class AccountDO extends DurableObject<Env> {
     this.#sql = ctx.storage.sql
     this.#recovery = readRecovery(env)
     this.#sql.exec(KEYS_SCHEMA + ledger.LEDGER_SCHEMA + OUTBOX_SCHEMA + SETTINGS_SCHEMA + IDEMPOTENCY_SCHEMA)
+    migrateKeys(this.#sql)
   }
 
-  addKey(credential: KeyCredential, options: Partial<KeyOptions> = {}): KeyInfo {
-    return insertKey(this.#sql, credential, options)
+  /** Makes a key, for the key `by` of scope `admin` or for the operator. */
+  addKey(credential: KeyCredential, options: KeyChange = {}, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => createKey(this.#sql, credential, options, by))
   }
 
-  keys(): KeyInfo[] {
+  keys(): ListedKey[] {
     return listKeys(this.#sql)
   }
 
@@ -72,13 +74,18 @@ export class AccountDO extends DurableObject<Env> {
     return { ...key, captured, reserved, open }
   }
 
-  changeKey(id: string, change: KeyChange): KeyInfo | null {
-    return changeKey(this.#sql, id, change)
+  changeKey(id: string, change: KeyChange, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => changeKey(this.#sql, id, change, by))
   }
 
-  /** Adds `next` in the place of an active key, which holds until `until` (Unix milliseconds) at most; null when there is none. */
-  rotateKey(id: string, next: KeyCredential, until: number): KeyInfo | null {
-    return this.ctx.storage.transactionSync(() => replaceKey(this.#sql, id, next, until))
+  /** Adds `next` in the place of an active key, which holds until `until` (Unix milliseconds) at most. */
+  rotateKey(id: string, next: KeyCredential, until: number, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => replaceKey(this.#sql, id, next, until, by))
+  }
+
+  /** Whether links signed for a key hold. */
+  keyHoldsLinks(id: string): boolean {
+    return holdsLinks(this.#sql, id)
   }
 
   /** Ends a key and its browser tokens at once and for good; false when there is none of that id. */

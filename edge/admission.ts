@@ -1,5 +1,5 @@
 // Admission of jobs to an account: one transaction over its SQLite that reserves the price or changes nothing.
-import { findKey, isActive, type KeyInfo } from './account-keys.ts'
+import { creatorsOf, findKey, isActive, type KeyInfo } from './account-keys.ts'
 import {
   countRequest,
   dropReservation,
@@ -90,6 +90,11 @@ function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, cred
   const metered: Metered[] = [
     { holder: 'account', limits: settings.limits, meter: meterOf(sql, 'account') },
     { holder: 'key', limits: key.limits, meter: meterOf(sql, `key:${key.lineage}`) },
+    ...creatorsOf(sql, key).map(({ lineage, limits }) => ({
+      holder: 'creator' as const,
+      limits,
+      meter: meterOf(sql, `key:${lineage}`),
+    })),
   ]
   if (!('token' in credential)) return metered
   const { id, budget } = credential.token

@@ -1,9 +1,11 @@
 // What the worker is configured with: vars and bindings of wrangler.toml, and the secrets of .dev.vars or `wrangler secret put`.
 import type { RequestIdVariables } from 'hono/request-id'
 import type { AccountDO } from './account.ts'
+import type { KeyInfo } from './account-keys.ts'
 import type { UsageRecord } from './account-outbox.ts'
 import type { JobDO } from './job.ts'
 import type { Credential } from './keys.ts'
+import type { OpenLink } from './links.ts'
 import type { WarmDO } from './warm.ts'
 import type { WebhookDO } from './webhook-outbox.ts'
 
@@ -19,6 +21,8 @@ export type Env = {
   /** Settled jobs on their way to D1 and Stripe. */
   USAGE: Queue<UsageRecord>
   OUTER_LIMIT: RateLimit
+  /** Wrong operator tokens of one address. */
+  OPERATOR_LIMIT: RateLimit
   /** JSON text or a TOML table; see limits.ts and price.ts. */
   OCTET_ACCOUNT_LIMITS: unknown
   OCTET_PRICES: unknown
@@ -68,8 +72,19 @@ export type Env = {
   ANALYTICS: AnalyticsEngineDataset
 }
 
-/** The types of every Hono app here. `credential` is there after `keyRequired`, `manages` after `managerRequired`. */
-export type EdgeEnv = {
-  Bindings: Env
-  Variables: RequestIdVariables & { credential: Credential; manages: string | null }
+/** What access.ts sets before a handler runs. */
+type Access = {
+  /** The caller's credential, on routes that a key may use. */
+  credential: Credential
+  /** Its key, once the account has confirmed it. */
+  key?: KeyInfo
+  /** On /v1/keys: the key that manages its account, null for the operator. */
+  manages: { account: string; keyId: string } | null
+  /** The signed link that was opened; none when a key opens the file. */
+  link?: OpenLink
+  /** The most bytes that may be read of the body. */
+  bodyBytes?: number
 }
+
+/** The types of every Hono app here. */
+export type EdgeEnv = { Bindings: Env; Variables: RequestIdVariables & Access }

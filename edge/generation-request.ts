@@ -8,7 +8,7 @@ import { ApiError } from './errors.ts'
 import { latencyMs, observations } from './forecast.ts'
 import { type JobSpec, newJobId } from './job-record.ts'
 import { type Credential, sha256 } from './keys.ts'
-import { MICRODOLLARS, megapixelSteps, price, readPrices } from './price.ts'
+import { megapixelSteps, microdollarsWithin, price, readPrices } from './price.ts'
 import { DEFAULT_RETENTION_DAYS } from './retention.ts'
 import { chooseRoute, type Decision, QUALITIES, type RouteRequest } from './route.ts'
 import { checkAddress } from './webhook-address.ts'
@@ -18,6 +18,10 @@ const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS
 
 const text = (min: number, max: number) =>
   z.string().min(min).max(max).describe(`a text of ${min} to ${max} characters`)
+
+/** A character that shows: none of spaces, control and format characters, those that fonts draw as nothing, and the empty braille cell. */
+const VISIBLE = /[^\s\p{Cc}\p{Cf}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]/u
+const isBlank = (text: string) => !VISIBLE.test(text)
 const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
 const number = ({ min, max }: Bounds) => z.number().min(min).max(max).describe(`a number from ${min} to ${max}`)
 const choice = <const T extends readonly string[]>(values: T) => z.enum(values).describe(`one of ${values.join(', ')}`)
@@ -32,8 +36,14 @@ const PREVIEWS = 3
 
 /** `auto` leaves a choice to route.ts. A field's description completes the sentence "it must be …". */
 export const generation = z.strictObject({
-  prompt: text(1, LIMITS.promptCharacters),
-  negative_prompt: text(0, LIMITS.promptCharacters).default(''),
+  prompt: text(1, LIMITS.promptCharacters).refine(
+    (prompt) => !isBlank(prompt),
+    'prompt has no visible character; say what the image shows.',
+  ),
+  /** A blank one is none. It must not choose the route. */
+  negative_prompt: text(0, LIMITS.promptCharacters)
+    .overwrite((text) => (isBlank(text) ? '' : text))
+    .default(''),
   model: z.string().max(64).describe('"auto" or a model of GET /v1/models').default('auto'),
   n: integer(LIMITS.count).default(1),
   size: size.default('auto'),
@@ -107,7 +117,7 @@ function routeRequest(fields: Generation): RouteRequest {
     model: unlessAuto(fields.model),
     tier: unlessAuto(fields.tier),
     size: sizeOf(fields),
-    maxCost: max_cost === undefined ? undefined : Math.round(max_cost * MICRODOLLARS),
+    maxCost: max_cost === undefined ? undefined : microdollarsWithin(max_cost),
     maxLatencyMs: max_latency_ms,
   }
 }

@@ -20,13 +20,15 @@ export function summaryOf(job: JobRecord) {
 }
 export type JobSummary = ReturnType<typeof summaryOf>
 
-const describeImage = async (env: Env, origin: string, job: string, { key, ...facts }: StoredImage) => ({
-  ...facts,
-  url: await resultUrl(env, origin, job, { ...facts, key }),
-})
+/** Where links start, and the id of the key that asks for them: they end with it. */
+export type Reader = { env: Env; origin: string; keyId: string }
 
-/** The job resource. Images are included once the job has succeeded; links into this worker start with `origin`. */
-export async function viewOf(env: Env, origin: string, job: JobRecord) {
+async function describeImage({ env, origin, keyId }: Reader, job: string, { key, ...facts }: StoredImage) {
+  return { ...facts, url: await resultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }
+}
+
+/** The job resource. Images are included once the job has succeeded. */
+export async function viewOf(reader: Reader, job: JobRecord) {
   const { id, name, state, created, finished, attempt, progress, waiting, cancelRequested, timings, error } = job
   return {
     ...{
@@ -39,18 +41,17 @@ export async function viewOf(env: Env, origin: string, job: JobRecord) {
       attempt,
       progress,
     },
-    gpu: waiting ? await gpuState(env, job.decision.endpoint) : null,
+    gpu: waiting ? await gpuState(reader.env, job.decision.endpoint) : null,
     cancel_requested: cancelRequested,
     ...decisionOf(job),
     size: `${job.request.width}x${job.request.height}`,
-    images:
-      state === 'succeeded' ? await Promise.all(job.images.map((image) => describeImage(env, origin, id, image))) : [],
+    images: state === 'succeeded' ? await Promise.all(job.images.map((image) => describeImage(reader, id, image))) : [],
     ...{ warnings: warningsOf(job), timings, error, price_microdollars: costOf(job) },
   }
 }
 
 /** An entry of a list: a settled job as `viewOf` shows it, without receipts; of an open one, what was asked for. */
-export async function listEntryOf(env: Env, origin: string, listed: JobSummary | JobSpec) {
+export async function listEntryOf(reader: Reader, listed: JobSummary | JobSpec) {
   if (!('state' in listed)) {
     const { id, name, created, request } = listed
     return {
@@ -63,7 +64,7 @@ export async function listEntryOf(env: Env, origin: string, listed: JobSummary |
   return {
     ...{ object: 'job', ...facts, created: unixSeconds(created), finished: unixSeconds(finished) },
     cancel_requested: cancelRequested,
-    images: await Promise.all(images.map((image) => describeImage(env, origin, listed.id, image))),
+    images: await Promise.all(images.map((image) => describeImage(reader, listed.id, image))),
     price_microdollars: price,
   }
 }

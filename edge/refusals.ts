@@ -8,7 +8,12 @@ import { dollars } from './price.ts'
 
 /** The OpenAI SDKs obey it: another try would be refused as well. */
 const FINAL = { 'x-should-retry': 'false' }
-const WHOSE: Record<Holder, string> = { account: 'This account', key: 'This API key', token: 'This browser token' }
+const WHOSE: Record<Holder, string> = {
+  account: 'This account',
+  creator: 'The API key that this one descends from',
+  key: 'This API key',
+  token: 'This browser token',
+}
 
 function limited(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateState[]): ApiError {
   const { by, holder, limit, retryAfterSeconds } = refusal
@@ -34,6 +39,14 @@ function limited(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateStat
       )
 }
 
+/** The limit that is zero, as the API names it. */
+const BARS = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
+
+function barred({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
+  const message = `${WHOSE[holder]} may not start jobs: its limit ${BARS[by]} is 0. Have that limit raised.`
+  return new ApiError('jobs_not_allowed', message, { headers: FINAL })
+}
+
 const BUDGETS = {
   balance: 'has credit of',
   daily: 'may spend today',
@@ -55,6 +68,8 @@ export function refusedBy(admission: Admission): ApiError | null {
       return forbidden(admission.scope)
     case 'limited':
       return limited(admission, admission.rates)
+    case 'barred':
+      return barred(admission)
     case 'over_budget':
       return overBudget(admission, admission.rates)
     case 'mismatch': {

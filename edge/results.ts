@@ -3,7 +3,7 @@ import type { JobEvent } from '#contract'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { JobRecord, StoredImage } from './job-record.ts'
-import { signLink } from './keys.ts'
+import { signLink } from './links.ts'
 import { resultPrefix } from './retention.ts'
 
 const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' } as const
@@ -57,23 +57,27 @@ export async function areStored({ RESULTS }: Pick<Env, 'RESULTS'>, images: reado
 export const resultPath = (job: string, { key }: Pick<StoredImage, 'key'>) =>
   `/v1/results/${job}/${key.slice(key.lastIndexOf('/') + 1)}`
 
-/** A link that opens an image without a key, for `seconds` or until the image expires; null when it is no longer kept. */
+/**
+ * A link that opens an image without a key, for `seconds` or until the image expires; null when it is no longer kept. It ends with the
+ * key `asking`, the id of the key that asks for it, or with the job's own key when that is left out.
+ */
 export async function resultUrl(
   env: Pick<Env, 'KEY_PEPPER'>,
   origin: string,
   job: string,
   image: Pick<StoredImage, 'key' | 'deleted' | 'expires_at'>,
   seconds = LINK_SECONDS,
+  asking: string | null = null,
 ): Promise<string | null> {
   if (!isKept(image)) return null
-  const path = resultPath(job, image)
   const expires = Math.min(Math.floor(Date.now() / 1000) + seconds, image.expires_at)
-  return `${origin}${path}?${await signLink(env.KEY_PEPPER, path, expires)}`
+  const link = await signLink(env.KEY_PEPPER, { path: resultPath(job, image), expires, key: asking })
+  return `${origin}${link}`
 }
 
-/** The bytes of an image that a job says it stored. Errors: not_found when it was deleted since. */
-export async function readImage(bucket: R2Bucket, { key }: StoredImage): Promise<Uint8Array<ArrayBuffer>> {
-  const object = await bucket.get(key)
+/** An image that a job says it stored. Errors: not_found when it was deleted since. */
+export async function openImage(bucket: R2Bucket, image: StoredImage): Promise<R2ObjectBody> {
+  const object = isKept(image) ? await bucket.get(image.key) : null
   if (!object) throw new ApiError('not_found', 'This image was deleted.')
-  return new Uint8Array(await object.arrayBuffer())
+  return object
 }

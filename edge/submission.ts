@@ -1,22 +1,11 @@
 // What a request for images says: its fields, whose it is, and how it stands to an earlier one of the same.
 import type { Context } from 'hono'
-import { bodyLimit } from 'hono/body-limit'
-import { LIMITS } from '#contract'
 import type { EdgeEnv } from './env.ts'
-import { ApiError } from './errors.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
 import { type Generation, generation, specify } from './generation-request.ts'
 import type { JobRecord } from './job-record.ts'
 import { objectOf } from './objects.ts'
 import { parseFields, readJson } from './validation.ts'
-
-/** Refuses bodies over the contract's limit. */
-export const bodyLimited = bodyLimit({
-  maxSize: LIMITS.requestBytes,
-  onError: () => {
-    throw new ApiError('body_too_large', `The body is larger than ${LIMITS.requestBytes} bytes.`)
-  },
-})
 
 // OpenAI's clients send null for a field that is not set.
 const withoutNulls = (body: unknown) =>
@@ -32,7 +21,7 @@ export async function readSubmission(
   c: Context<EdgeEnv>,
   name: string | null = null,
 ): Promise<{ fields: Generation; submission: Submission }> {
-  const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c.req.raw)))
+  const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c)))
   const credential = c.get('credential')
   const spec = await specify(fields, c.env, credential, { origin: new URL(c.req.url).origin, name })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0

@@ -2,6 +2,7 @@
 import type { UsageRecord } from './account-outbox.ts'
 import type { Env } from './env.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { reportUsage, StripeRefused } from './stripe.ts'
 
 const INSERT_USAGE = `INSERT INTO usage_ledger
@@ -100,7 +101,7 @@ async function confirm(env: Env, arrived: readonly UsageRecord[]): Promise<void>
   const byAccount = Map.groupBy(arrived, ({ account }) => account)
   const confirmations = [...byAccount].map(async ([account, records]) => {
     try {
-      await env.ACCOUNT.getByName(account).exported(records.map(({ job }) => job))
+      await objectOf(env.ACCOUNT, account).exported(records.map(({ job }) => job))
     } catch (cause) {
       log('warn', 'the arrival of usage could not be confirmed to its account', { account, cause })
     }

@@ -72,7 +72,7 @@ export function addressProblem(address: string, rules: AddressRules): string | n
   if (rules.local) return /^https?:$/.test(url.protocol) ? null : 'must start with https:// or http://'
   if (url.protocol !== 'https:') return 'must start with https://'
   if (!rules.ports.has(portOf(url))) return `must use port ${[...rules.ports].join(' or ')}`
-  return hostProblem(url.hostname.replace(/\.+$/, '').toLowerCase(), rules)
+  return hostProblem(url.hostname.replace(/(?<!\.)\.+$/, '').toLowerCase(), rules)
 }
 
 const quote = (address: string) =>

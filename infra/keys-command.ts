@@ -14,8 +14,12 @@ function stateOf({ revoked, expires }: keys.Key): string {
   if (expires === null) return 'active'
   return expires * 1000 > Date.now() ? `until ${day(expires)}` : `expired ${day(expires)}`
 }
+function makerOf({ created_by, creator_revoked }: keys.Key): string {
+  if (created_by === null) return ''
+  return creator_revoked ? ` by ${created_by} (revoked, or made by a revoked key)` : ` by ${created_by}`
+}
 const row = (key: keys.Key) =>
-  `${key.id}  made ${day(key.created)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
+  `${key.id}  made ${day(key.created)}${makerOf(key)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
 
 const limitsText = (limits: keys.Limits) =>
   Object.entries(limits)

@@ -15,6 +15,10 @@ export type Key = {
   created: number
   expires: number | null
   revoked: number | null
+  /** The id of the key that made it; null for the operator. */
+  created_by: string | null
+  /** In a list: a key that it descends from was revoked. */
+  creator_revoked?: boolean
 }
 export type KeyUse = { spent_microdollars: number; reserved_microdollars: number; open_jobs: number }
 export type NewKey = { label?: string; scopes?: Scope[]; limits?: Partial<Limits>; expires_in?: number | null }

@@ -16,7 +16,7 @@ const catalogue = {
   offers: [
     { ...offer, route: 'turbo', steps: 4, guidance_scale: 1, max_pixels: 1024 ** 2 },
     { ...paired, route: 'turbo', steps: 4, guidance_scale: 1, max_pixels: 1024 ** 2 },
-    { ...offer, route: 'full', steps: 28, guidance_scale: 4.5, max_pixels: 2048 ** 2 },
+    { ...offer, route: 'full', steps: 28, guidance_scale: 4.5, max_pixels: 4096 ** 2 },
   ],
 }
 
@@ -26,7 +26,7 @@ const edgeBindings = {
   KEY_PEPPER: `2:${'new-pepper-'.repeat(4)},1:${'old-pepper-'.repeat(4)}`,
   GPU_SIGNING_KEY: JSON.stringify(await exportJWK(privateKey)),
   GPU_PUBLIC_KEY: JSON.stringify(await exportJWK(publicKey)),
-  OCTET_ADMIN_TOKEN: 'operator-token-of-the-tests',
+  OCTET_ADMIN_TOKEN: 'operator-token-of-the-tests-of-octet',
   RECEIPT_SIGNING_KEYS: JSON.stringify([await createReceiptKey(), await createReceiptKey()]),
   D1_MIGRATIONS: await readD1Migrations(path.join(root, 'edge/migrations')),
   GPU_URL: 'https://gpu.test',

@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { jobId } from '#contract'
-import { keyRequired, owner } from '../auth.ts'
+import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type Submitted, submit } from '../generate.ts'
@@ -13,7 +13,7 @@ import { rateHeaders } from '../limits.ts'
 import { objectOf } from '../objects.ts'
 import { ownJob } from '../own-job.ts'
 import { waitSeconds } from '../prefer.ts'
-import { bodyLimited, readSubmission, waitAsCaller } from '../submission.ts'
+import { readSubmission, waitAsCaller } from '../submission.ts'
 import { parseFields } from '../validation.ts'
 
 const page = z.strictObject({
@@ -21,6 +21,10 @@ const page = z.strictObject({
   after: z.string().max(64).optional().describe('the next_after of another page'),
 })
 const unstored = { 'cache-control': 'no-store' }
+
+const readerOf = (c: Context<EdgeEnv>) => ({
+  ...{ env: c.env, origin: new URL(c.req.url).origin, keyId: c.get('credential').keyId },
+})
 
 /** The job once it has ended, or as it stands when the caller has waited long enough. `fields` are those of the request that asks for it. */
 async function waitFor(
@@ -41,7 +45,7 @@ async function waitFor(
 
 /** 200 with a job that has ended, 202 with one that has not. */
 async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string, string> = {}, reused = false) {
-  const view = await viewOf(c.env, new URL(c.req.url).origin, job)
+  const view = await viewOf(readerOf(c), job)
   const body = reused ? { ...view, reused, price_microdollars: 0 } : view
   const open = isFinal(job) ? {} : { 'retry-after': '1' }
   return c.json(body, isFinal(job) ? 200 : 202, { ...unstored, ...open, ...serverTiming(job), ...headers })
@@ -74,7 +78,6 @@ async function cancel(c: Context<EdgeEnv>) {
 
 /** Jobs that run on their own, for their owner. Another account's job is as absent as one that never was. */
 export const jobs = new Hono<EdgeEnv>()
-  .use(keyRequired)
   .get('/', async (c) => {
     const { account } = await owner(c)
     const { limit, after = null } = parseFields(page, page.shape, c.req.query())
@@ -82,22 +85,22 @@ export const jobs = new Hono<EdgeEnv>()
     if (!jobs)
       throw new ApiError('invalid_request', `after is "${after}", which is no job of yours.`, { param: 'after' })
     const shown = jobs.slice(0, limit)
-    const { origin } = new URL(c.req.url)
-    const data = await Promise.all(shown.map((job) => listEntryOf(c.env, origin, job)))
+    const reader = readerOf(c)
+    const data = await Promise.all(shown.map((job) => listEntryOf(reader, job)))
     const has_more = jobs.length > limit
     return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1)!.id : null }, 200, unstored)
   })
-  .post('/', bodyLimited, async (c) => {
+  .post('/', async (c) => {
     const { fields, submission } = await readSubmission(c)
     return submitted(c, fields, await submit(c.env, submission))
   })
-  .put('/:id', bodyLimited, async (c) => {
+  .put('/:id', async (c) => {
     const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
     return submitted(c, fields, await submit(c.env, submission))
   })
   .get('/:id', async (c) => {
     const { job, applied } = await waitFor(c, await ownJob(c, 'read'))
-    const body = await viewOf(c.env, new URL(c.req.url).origin, job)
+    const body = await viewOf(readerOf(c), job)
     return c.json(body, 200, { ...unstored, ...serverTiming(job), ...applied })
   })
   .delete('/:id', cancel)

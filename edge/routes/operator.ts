@@ -1,6 +1,5 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { operatorRequired } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { JOB_ID } from '../job-record.ts'
@@ -14,10 +13,10 @@ const query = z.strictObject({
   account: z.string().regex(ACCOUNT_NAME).optional().describe('1 to 32 of a-z, 0-9 and "-", not at an end'),
 })
 
-export const operator = new Hono<EdgeEnv>().use(operatorRequired)
+export const operator = new Hono<EdgeEnv>()
 
 /** How the deployment stands today. */
-operator.get('/status', async (c) => c.json(await operatorStatus(c.env), 200, { 'cache-control': 'no-store' }))
+operator.get('/status', async (c) => c.json(await operatorStatus(c.env)))
 
 /** What happened to a job, for the operator: by its id, or by the name that an account gave it. */
 operator.get('/jobs/:id', async (c) => {
@@ -30,5 +29,5 @@ operator.get('/jobs/:id', async (c) => {
   const id = JOB_ID.test(given) ? given : await resolveJobId(c.env, account!, given)
   const report = id && (await reportOf(c.env, id, account))
   if (!report) throw new ApiError('not_found', `There is no job ${given}${account ? ` of account ${account}` : ''}.`)
-  return c.json(report, 200, { 'cache-control': 'no-store' })
+  return c.json(report)
 })

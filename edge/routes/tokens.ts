@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { keyRequired, owner } from '../auth.ts'
+import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { MICRODOLLARS } from '../price.ts'
@@ -25,11 +25,9 @@ const newToken = z.strictObject({
 })
 
 /** Short-lived tokens for a browser, made with a key that has their scope. Each has a budget of its own within the key's limits. */
-export const tokens = new Hono<EdgeEnv>().post('/', keyRequired, async (c) => {
-  const fields = parseFields(newToken, newToken.shape, await readJson(c.req.raw))
+export const tokens = new Hono<EdgeEnv>().post('/', async (c) => {
+  const fields = parseFields(newToken, newToken.shape, await readJson(c))
   const credential = await owner(c, fields.scope)
-  if ('token' in credential)
-    throw new ApiError('insufficient_scope', 'A browser token makes no tokens; use its API key.')
   if (fields.scope === 'generate' && fields.budget_microdollars === 0) {
     const message = 'budget_microdollars is 0; a token of scope "generate" must be allowed to spend something.'
     throw new ApiError('invalid_request', message, { param: 'budget_microdollars' })
@@ -37,7 +35,5 @@ export const tokens = new Hono<EdgeEnv>().post('/', keyRequired, async (c) => {
   const expires = Math.floor(Date.now() / 1000) + fields.expires_in
   const grant = { scope: fields.scope, budget: fields.budget_microdollars, expires }
   const { token, id } = await issueToken(c.env.KEY_PEPPER, credential, grant)
-  return c.json({ object: 'token', id, key_id: credential.keyId, ...fields, expires, token }, 201, {
-    'cache-control': 'no-store',
-  })
+  return c.json({ object: 'token', id, key_id: credential.keyId, ...fields, expires, token }, 201)
 })

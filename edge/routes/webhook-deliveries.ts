@@ -1,9 +1,7 @@
-import { Hono } from 'hono'
+import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { keyRequired } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
-import { bodyLimited } from '../submission.ts'
 import { parseFields, readJson } from '../validation.ts'
 import { DELIVERY_STATES, type DeliveryView } from '../webhook-deliveries.ts'
 import { DEFAULT_ENDPOINT } from '../webhook-endpoints.ts'
@@ -48,12 +46,11 @@ async function checkEndpoint(outbox: DurableObjectStub<WebhookDO>, id: string): 
 }
 
 /** The body of a request that may have none. */
-const readOptionalJson = async (request: Request) =>
-  request.body === null || request.headers.get('content-length') === '0' ? {} : readJson(request)
+const readOptionalJson = async (c: Context<EdgeEnv>) =>
+  c.req.raw.body === null || c.req.header('content-length') === '0' ? {} : readJson(c)
 
 /** The deliveries of an endpoint with their attempts, and sending events again. `default` stands for the addresses of single requests. */
 export const webhookDeliveries = new Hono<EdgeEnv>()
-  .use(keyRequired, bodyLimited)
   .get('/:id/deliveries', async (c) => {
     const id = c.req.param('id')
     const { limit, before, state } = parseFields(page, page.shape, c.req.query())
@@ -69,7 +66,7 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
   .post('/:id/deliveries/:event/replay', async (c) => {
     const { id, event } = c.req.param()
     const outbox = await outboxOf(c, 'admin')
-    const { only } = parseFields(single, single.shape, await readOptionalJson(c.req.raw))
+    const { only } = parseFields(single, single.shape, await readOptionalJson(c))
     await checkEndpoint(outbox, id)
     const replayed = await outbox.replay(id, event, only === 'all')
     if (replayed.kind === 'unknown')
@@ -84,7 +81,7 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
   .post('/:id/replay', async (c) => {
     const id = c.req.param('id')
     const outbox = await outboxOf(c, 'admin')
-    const { since, until, only } = parseFields(span, span.shape, await readJson(c.req.raw))
+    const { since, until, only } = parseFields(span, span.shape, await readJson(c))
     await checkEndpoint(outbox, id)
     const range = { since: Date.parse(since), until: until === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(until) }
     const replayed = await outbox.replayRange(id, { ...range, all: only === 'all' })

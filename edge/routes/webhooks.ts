@@ -1,10 +1,10 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { keyRequired, owner } from '../auth.ts'
+import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import type { Scope } from '../keys.ts'
-import { bodyLimited } from '../submission.ts'
+import { objectOf } from '../objects.ts'
 import { parseFields, readJson } from '../validation.ts'
 import { checkAddress, hideQuery } from '../webhook-address.ts'
 import {
@@ -100,7 +100,7 @@ export function limitedBy({ retryAfterSeconds }: Limited): ApiError {
 /** The outbox of the caller's account. Errors: invalid_api_key, insufficient_scope. */
 export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<DurableObjectStub<WebhookDO>> {
   const { account } = await owner(c, scope)
-  return c.env.WEBHOOK.getByName(account)
+  return objectOf(c.env.WEBHOOK, account)
 }
 
 const isForbidden = (error: unknown) => error instanceof ApiError && error.code === 'insufficient_scope'
@@ -117,7 +117,7 @@ export async function readableOutbox(c: Context<EdgeEnv>) {
 
 async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
   const outbox = await outboxOf(c, 'admin')
-  const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c.req.raw))
+  const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c))
   if (url !== undefined) checkAddress(c.env, c.req.url, url, 'url')
   const by: Disabled | null = disabled ? 'by_owner' : null
   const changed = await outbox.changeEndpoint(id, {
@@ -134,10 +134,9 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
 
 /** The webhook endpoints of an account: POST, GET, PATCH, DELETE /v1/webhooks, their keys, and a test event. */
 export const webhooks = new Hono<EdgeEnv>()
-  .use(keyRequired, bodyLimited)
   .post('/', async (c) => {
     const outbox = await outboxOf(c, 'admin')
-    const { signature, ...fields } = parseFields(newEndpoint, newEndpoint.shape, await readJson(c.req.raw))
+    const { signature, ...fields } = parseFields(newEndpoint, newEndpoint.shape, await readJson(c))
     checkAddress(c.env, c.req.url, fields.url, 'url')
     const added = await outbox.addEndpoint({ ...fields, disabled: null }, signature)
     if (added.kind !== 'registered') throw refuse(added, fields.url)
@@ -167,7 +166,7 @@ export const webhooks = new Hono<EdgeEnv>()
   })
   .post('/:id/rotate', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
-    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c.req.raw))
+    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
     const key = await outbox.rotate(id, signature, overlap_seconds * 1000)
     if (!key) throw absent(id)
     return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201, unstored)

@@ -205,11 +205,16 @@ describe('what an account may', () => {
   test('its own limits, until then those of the deployment; a refusal costs nothing', async ({ expect }) => {
     const caller = await newCaller()
     expect((await call('GET', `/v1/accounts/${caller.account}`, operator)).body).toMatchObject({
-      limits: { ...UNLIMITED, requests_per_minute: 600, concurrent_jobs: 100 },
+      limits: { ...UNLIMITED, requests_per_minute: 600, concurrent_jobs: 100, daily_microdollars: 10_000_000 },
     })
     await configure(caller.account, { limits: { requests_per_minute: 60 } })
     const { body } = await configure(caller.account, { limits: { concurrent_jobs: 1 } })
-    expect(body.limits).toEqual({ ...UNLIMITED, requests_per_minute: 60, concurrent_jobs: 1 })
+    expect(body.limits).toEqual({
+      ...UNLIMITED,
+      requests_per_minute: 60,
+      concurrent_jobs: 1,
+      daily_microdollars: 10_000_000,
+    })
     expect(await admit(caller)).toMatchObject({
       kind: 'admitted',
       rates: [{ holder: 'account', limit: 60, remaining: 59 }],

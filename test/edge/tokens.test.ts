@@ -13,6 +13,7 @@ type Token = { token: string; id: string; expires: number }
 const mint = (caller: Pick<Caller, 'headers'>, body: unknown = { scope: 'generate', budget_microdollars: 1000 }) =>
   call<Token>('POST', '/v1/tokens', caller.headers, body)
 const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
+const NO_JOB = `job_${'0'.repeat(32)}`
 
 async function admit(token: string, price: number) {
   const credential = (await checkToken(env.KEY_PEPPER, token))!
@@ -56,26 +57,25 @@ describe('a browser token', () => {
     const caller = await newCaller()
     const generating = (await mint(caller)).body.token
     const reading = (await mint(caller, { scope: 'read' })).body.token
-    expect((await call('GET', '/v1/usage', bearer(reading))).status).toBe(200)
-    expect((await call('GET', '/v1/usage', bearer(generating))).status).toBe(403)
+    const cancel = async (token: string) => (await call('DELETE', `/v1/jobs/${NO_JOB}`, bearer(token))).status
+    expect([await cancel(generating), await cancel(reading)]).toEqual([404, 403])
     expect((await admit(reading, 0)).admission).toEqual({ kind: 'forbidden', scope: 'generate' })
   })
 
   test('ends with its time, its key, and the key losing the scope', async ({ expect }) => {
     const caller = await newCaller()
     const { token, expires } = (await mint(caller, { scope: 'read', expires_in: 60 })).body
-    const usage = async () => (await call('GET', '/v1/usage', bearer(token))).status
-    expect(await usage()).toBe(200)
+    const look = () => call('GET', `/v1/jobs/${NO_JOB}`, bearer(token))
+    expect((await look()).status).toBe(404)
     const account = env.ACCOUNT.getByName(caller.account)
     await account.changeKey(caller.keyId, { scopes: ['generate'] })
-    expect(await usage()).toBe(403)
+    expect((await look()).status).toBe(403)
     await account.changeKey(caller.keyId, { scopes: ['read'] })
     vi.spyOn(Date, 'now').mockReturnValue(expires * 1000)
-    const expired = await call('GET', '/v1/usage', bearer(token))
-    expect(expired).toMatchObject({ status: 401, body: { detail: expect.stringContaining('expired') } })
+    expect(await look()).toMatchObject({ status: 401, body: { detail: expect.stringContaining('expired') } })
     vi.restoreAllMocks()
     await account.revokeKey(caller.keyId)
-    expect(await usage()).toBe(401)
+    expect((await look()).status).toBe(401)
   })
 
   test('forged or expired opens no account', async ({ expect }) => {
@@ -86,6 +86,27 @@ describe('a browser token', () => {
       expect((await call('GET', '/v1/usage', bearer(text))).status).toBe(401)
     expect(await listDurableObjectIds(env.ACCOUNT)).toHaveLength(before)
   })
+})
+
+test.for([
+  ['GET', '/v1/jobs'],
+  ['PUT', '/v1/jobs/a-name'],
+  ['GET', '/v1/usage'],
+  ['GET', '/v1/keys'],
+  ['POST', '/v1/tokens'],
+  ['GET', '/v1/webhooks'],
+  ['POST', '/v1/webhooks'],
+  ['GET', '/v1/webhooks/default/secret'],
+  ['GET', '/v1/webhooks/default/deliveries'],
+] as const)('a browser token never reaches %s %s, whatever its key may', async ([method, path], { expect }) => {
+  const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
+  for (const scope of ['generate', 'read']) {
+    const { token } = (await mint(caller, { scope, budget_microdollars: 1000 })).body
+    expect(await call(method, path, bearer(token), method === 'GET' ? undefined : {})).toMatchObject({
+      status: 403,
+      body: { detail: 'A browser token may not use this; use its API key.' },
+    })
+  }
 })
 
 describe('POST /v1/tokens', () => {

@@ -43,9 +43,24 @@ test('npm run keys makes, shows, rotates and revokes a key', async ({ expect }) 
   ])
 })
 
+test('npm run keys -- list marks what a revoked key made', async ({ expect }) => {
+  const admin = await keys('create', '--scopes', 'generate,read,admin')
+  const id = admin.split('_')[2]!
+  const headers = { authorization: `Bearer ${admin}`, 'content-type': 'application/json' }
+  const made = await fetch(new URL('/v1/keys', worker.url), { method: 'POST', headers, body: '{}' })
+  const child = ((await made.json()) as { id: string }).id
+  expect(await keys('list')).toMatch(new RegExp(`^${child} {2}made \\S+ by ${id} {2}active`, 'm'))
+  await keys('revoke', id)
+  expect(await keys('list')).toMatch(
+    new RegExp(`^${child} .* by ${id} \\(revoked, or made by a revoked key\\) {2}active`, 'm'),
+  )
+})
+
 test('npm run keys changes the limits of an account that it names, and no others', async ({ expect }) => {
   const limits = (text: string) => /^limits +(.*)$/m.exec(text)?.[1]
-  expect(limits(await keys('account'))).toBe('requests_per_minute 600, concurrent_jobs 100')
+  expect(limits(await keys('account'))).toBe(
+    'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 10000000',
+  )
   expect(limits(await keys('account', '--daily', '3'))).toBe(
     'requests_per_minute 600, concurrent_jobs 100, daily_microdollars 3000000',
   )
