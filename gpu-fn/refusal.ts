@@ -8,6 +8,7 @@ const STATUS = {
   token_missing: 401,
   token_invalid: 401,
   token_expired: 401,
+  token_replayed: 401,
   token_mismatch: 403,
   not_found: 404,
   job_not_found: 404,

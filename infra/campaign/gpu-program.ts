@@ -14,7 +14,7 @@ const { port, edgePublicKey, heartbeatMs, stepMs } = JSON.parse(process.argv[2]!
 const log = pino({ level: 'silent' })
 const engine = createModellessEngine(stepMs)
 const lifecycle: Lifecycle = { status: 'loading' }
-const limits = { queue: 16, retainSeconds: 60, retainBytes: 1 << 26 }
+const limits = { queue: 16, retainSeconds: 60, retainBytes: 1 << 26, unreadSeconds: 10 }
 const jobs = createJobs({ engine, lifecycle, log, onBroken: () => process.exit(1), ...limits })
 const key = createPublicKey({ key: JSON.parse(edgePublicKey) as JsonWebKey, format: 'jwk' })
 const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: [key], heartbeatMs })

@@ -154,7 +154,8 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
     [
       'is about another model',
       'type started is not about',
-      () => stream([line({ type: 'started', model: 'x', tier: 'fp8', package: '', device: '' }), succeeded]),
+      () =>
+        stream([line({ type: 'started', model: 'x', tier: 'fp8', package: 'a'.repeat(64), device: '' }), succeeded]),
     ],
     ['succeeds without images', 'images are missing', (seen) => stream([...begin(seen), succeeded])],
     ['is answered 501', '501: oops', () => new Response('oops', { status: 501 })],
