@@ -137,6 +137,7 @@ export const jobEvent = z.discriminatedUnion('type', [
   }),
   z.strictObject({ type: z.literal('succeeded'), images: z.int().min(1), timings }),
   z.strictObject({ type: z.literal('failed'), code: z.enum(JOB_ERROR_CODES), message: z.string() }),
+  /** By `DELETE /jobs/{id}`, or because nobody had read the job for some seconds. */
   z.strictObject({ type: z.literal('canceled'), steps_done: z.int().min(0), timings }),
 ])
 export type JobEvent = z.infer<typeof jobEvent>

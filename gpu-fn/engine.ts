@@ -108,10 +108,12 @@ export function createEngine(options: EngineOptions): Engine {
           open(pkg, size, watch),
           verifier.verify(pkg, watch.progress),
         ])
+        if (verified.status === 'rejected') {
+          await close(pkg)
+          throw jobFault('model_not_available', verified.reason)
+        }
         if (opened.status === 'rejected') throw opened.reason
-        if (verified.status === 'fulfilled') return opened.value
-        await close(pkg)
-        throw jobFault('model_not_available', verified.reason)
+        return opened.value
       } finally {
         watch.end()
       }

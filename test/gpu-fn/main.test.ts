@@ -137,6 +137,15 @@ describe('a process that ends', () => {
   })
 })
 
+test('a job whose only reader has gone ends by itself, and the next one runs', async () => {
+  await using gpu = await startGpuProcess(packages, { OCTET_UNREAD_SECONDS: '1' })
+  await gpu.ready()
+  await readUntil(await putJob(gpu.url, 'left', long), 'step')
+  const next = await putJob(gpu.url, 'next', { seed: 1 })
+  expect(await gpu.logged('job canceled: it has no reader')).toMatchObject({ job: 'left', seconds: 1 })
+  expect(typesOf(await readWholeStream(next)).at(-1)).toBe('succeeded')
+})
+
 describe('a process whose engine hangs', () => {
   test('stops being ready, says why, ends with 1, and breaks the streams of its jobs', async () => {
     const preload = new URL('../support/hanging-engine.ts', import.meta.url)

@@ -69,6 +69,13 @@ describe('hostile bodies', () => {
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
 
+  test('a value that is nested beyond what can be printed', async () => {
+    const nested = '['.repeat(50_000) + ']'.repeat(50_000)
+    const response = await putRaw(server.url, 'job-1', good.replace('"a red heart on a blue sky"', nested))
+    expect(await detailOf(response)).toMatch(/^prompt was a value that is nested too deeply: .*string/)
+    expect(await refusalOf(response)).toBe('400 invalid_request')
+  })
+
   test('a PNG that might be too large to deliver names the limit and what to do', async () => {
     const body = JSON.stringify(jobBody({ width: 6144, height: 6144 }))
     const response = await putRaw(server.url, 'job-1', body)

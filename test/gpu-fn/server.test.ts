@@ -68,7 +68,7 @@ test('jobs wait in line, hear their position and heartbeats, and are refused whe
   expect(await (await fetch(`${server.url}/healthz`)).json()).toMatchObject({ running: 1, queued: 1 })
 
   const waiting = await readUntil(await putJob(server.url, 'second', { seed: 8 }), 'heartbeat')
-  expect(waiting[0]?.event).toMatchObject({ type: 'accepted', position: 1 })
+  expect(waiting.map(({ event }) => event)).toMatchObject([{ type: 'accepted', position: 1 }, { type: 'heartbeat' }])
   const running = await readUntil(await putJob(server.url, 'first'), 'heartbeat')
   expect(running.map(({ event }) => event.type)).toEqual(['accepted', 'started', 'heartbeat'])
 
