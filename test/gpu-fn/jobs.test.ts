@@ -11,6 +11,9 @@ import { createPacedEngine, pacedModel } from '../support/paced-engine.ts'
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
 
+/** For what happens soon on an idle machine, and later on a busy one. */
+const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+
 /** The registry over an engine; `run` takes a job to its end, `broken` counts how often it was given up. */
 function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const broken: string[] = []
@@ -155,7 +158,7 @@ test('a fault in a job that was canceled is logged and counted, and the caller g
   const { jobs, run, broken, faults } = start(engine)
   for (const [i, id] of ['a', 'b', 'c'].entries()) {
     const ended = run(id)
-    await expect.poll(() => started).toBe(i + 1)
+    await eventually(() => started).toBe(i + 1)
     jobs.cancel(id, null)
     expect(outcome(await ended)).toMatchObject({ type: 'canceled' })
   }
@@ -169,7 +172,7 @@ test('a job that is canceled while its model loads has not started', async () =>
   const load = Promise.withResolvers<{ device: string; seconds: number }>()
   const { jobs, run } = start({ ...working, load: () => load.promise })
   const ended = run('a')
-  await expect.poll(() => jobs.counts().running).toBe(1)
+  await eventually(() => jobs.counts().running).toBe(1)
   jobs.cancel('a', null)
   load.resolve({ device: 'paced', seconds: 9 })
   const { entries } = await ended
@@ -213,7 +216,7 @@ describe('a job without readers', () => {
     const running = jobs.submit('running', jobBody())
     const detach = jobs.attach(running)
     const waiting = jobs.submit('waiting', jobBody({ seed: 1 }))
-    await expect.poll(() => outcome(waiting)).toMatchObject({ type: 'canceled', steps_done: 0 })
+    await eventually(() => outcome(waiting)).toMatchObject({ type: 'canceled', steps_done: 0 })
     const detachOther = jobs.attach(running)
     detach()
     // A second call must not take the other reader off.
@@ -221,7 +224,7 @@ describe('a job without readers', () => {
     await new Promise((resolve) => setTimeout(resolve, 300))
     expect(outcome(running)).toBeUndefined()
     detachOther()
-    await expect.poll(() => outcome(running)?.type).toBe('canceled')
+    await eventually(() => outcome(running)?.type).toBe('canceled')
     await jobs.idle()
   })
 
@@ -229,7 +232,7 @@ describe('a job without readers', () => {
     const engine = createPacedEngine(0)
     const { jobs } = unread(engine)
     const first = jobs.submit('a', jobBody({ attempt: 2 }))
-    await expect.poll(() => first.cancellation.signal.aborted).toBe(true)
+    await eventually(() => first.cancellation.signal.aborted).toBe(true)
     const again = jobs.submit('a', jobBody({ attempt: 2 }))
     const detach = jobs.attach(again)
     expect(again).not.toBe(first)
@@ -244,7 +247,7 @@ describe('a job without readers', () => {
   test('does not run anew for an attempt that was canceled by request, nor for an earlier one', async () => {
     const { jobs } = unread(createPacedEngine(0))
     const job = jobs.submit('a', jobBody({ attempt: 2 }))
-    await expect.poll(() => outcome(job)?.type).toBe('canceled')
+    await eventually(() => outcome(job)?.type).toBe('canceled')
     expect(jobs.submit('a', jobBody({ attempt: 1 }))).toBe(job)
     jobs.cancel('a', 2)
     expect(jobs.submit('a', jobBody({ attempt: 2 }))).toBe(job)

@@ -12,6 +12,9 @@ import { startRoundRobin } from '../support/round-robin.ts'
 const LONG = { steps: 100, count: 8 }
 const UNREAD = { unreadSeconds: 0.2, heartbeatMs: 60_000 }
 
+/** For what happens soon on an idle machine, and later on a busy one. */
+const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+
 type Server = Awaited<ReturnType<typeof startServer>>
 const running = ({ jobs }: Server) => jobs.counts().running
 const ends = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended').map(({ outcome }) => outcome)
@@ -38,7 +41,7 @@ test.each<[string, (socket: Awaited<ReturnType<typeof openSocket>>) => unknown]>
   const socket = await openSocket(server, 'job-1')
   expect(running(server)).toBe(1)
   close(socket)
-  await expect.poll(() => ends(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
+  await eventually(() => ends(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
   expect(server.logs.find(({ msg }) => msg === 'job canceled: it has no reader')).toMatchObject({ job: 'job-1' })
 })
 
@@ -57,7 +60,7 @@ test('a connection that closes before its reply starts leaves no reader behind',
     )
     await once(socket, 'close')
   }
-  await expect.poll(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
+  await eventually(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
 })
 
 test('a job that is read runs on, with one reader of two gone', async () => {
@@ -81,7 +84,7 @@ test('behind a round robin: DELETE reaches another process, the stream closes, a
   expect(await refusalOf(await deleteJob(balancer.url, 'job-1'))).toBe('404 job_not_found')
   expect([running(first), running(second)]).toEqual([1, 0])
   await stream.return(undefined)
-  await expect.poll(() => running(first)).toBe(0)
+  await eventually(() => running(first)).toBe(0)
   expect(ends(first)).toMatchObject([{ type: 'canceled' }])
 
   // The cancellation overtook a copy of the request on its way to the second process.
@@ -99,7 +102,7 @@ test('behind a round robin: attempt 2 after a lost stream is the only run left, 
   const request = { steps: 4 }
   await readUntil(await putJob(balancer.url, 'job-1', request), 'step')
   const retry = await putJob(balancer.url, 'job-1', { ...request, attempt: 2 })
-  await expect.poll(() => [running(first), running(second)]).toEqual([0, 1])
+  await eventually(() => [running(first), running(second)]).toEqual([0, 1])
   expect(ends(first)).toMatchObject([{ type: 'canceled' }])
   engines[1]!.allow(3)
   expect(typesOf(await readWholeStream(retry)).at(-1)).toBe('succeeded')
