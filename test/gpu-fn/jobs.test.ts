@@ -39,12 +39,10 @@ test('jobs that newer ones push out leave memory at once, long before their time
     const { entries } = await run(id, { prompt: 'bytes 90000', steps: 1 })
     images.push(new WeakRef(entries.find(({ data }) => data)!.data!))
   }
-  await expect
-    .poll(() => {
-      collectGarbage()
-      return images.map((image) => image.deref() !== undefined)
-    })
-    .toEqual([false, false, false, true])
+  await eventually(() => {
+    collectGarbage()
+    return images.map((image) => image.deref() !== undefined)
+  }).toEqual([false, false, false, true])
 })
 
 test('jobs that fail in a row end the process only if the engine fails its own test, and then once', async () => {
@@ -109,12 +107,10 @@ test('prompts count among the bytes that are kept', async () => {
   const kept: WeakRef<object>[] = []
   for (let i = 0; i < 8; i++)
     kept.push(new WeakRef(await run(`${i}`, { model: 'unknown', prompt: 'x'.repeat(10_000), seed: i })))
-  await expect
-    .poll(() => {
-      collectGarbage()
-      return kept.filter((job) => job.deref() !== undefined).length
-    })
-    .toBeLessThanOrEqual(5)
+  await eventually(() => {
+    collectGarbage()
+    return kept.filter((job) => job.deref() !== undefined).length
+  }).toBeLessThanOrEqual(5)
 })
 
 test('a GPU that is lost, so that no model opens any more, gives the process up', async () => {
