@@ -1,7 +1,7 @@
 // What a caller may ask of an image, in OpenAI's names (and ours where OpenAI has none), and the job that it comes to.
 
 import * as z from 'zod'
-import { LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
+import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
 import { readCatalogue } from './catalogue.ts'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
@@ -180,6 +180,8 @@ export async function specify(
     text_convention: 'diffusers' as const,
     ...previewSteps(fields, decision.steps),
   }
+  const oversize = describeOversize(request)
+  if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
   return {
     id: newJobId(),
     name,
@@ -192,6 +194,8 @@ export async function specify(
     retentionDays: DEFAULT_RETENTION_DAYS,
   }
 }
+
+const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
 
 /** A hash of everything that determines the pixels and their file. Previews do not. */
 async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {

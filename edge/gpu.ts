@@ -90,6 +90,17 @@ function safeJson(text: string): unknown {
   }
 }
 
+/** Sends the request, once more with a fresh token when a proxy before the GPU function has sent the first one twice. */
+async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
+  const sent: Sent = { method: 'PUT', body: JSON.stringify(call.request), signal }
+  const response = await send(call, sent)
+  if (response?.status !== 401) return response
+  const text = await refusalText(response.clone(), call)
+  if (!text.startsWith('401 token_replayed')) return response
+  dismiss(response)
+  return send(call, sent)
+}
+
 /** `busy`: it is ready and its queue is full. `down`: it did not answer as a GPU function does, be it one that starts. `refused`: it never will take this job. */
 export type Answer =
   | { accepted: ReadableStream<Uint8Array> }
@@ -101,12 +112,12 @@ export type Answer =
  * neither a yes, nor a no, nor a "not yet".
  */
 export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
-  const { abort, request } = call
+  const { abort } = call
   const patience = new AbortController()
   const timer = setTimeout(() => patience.abort(new GpuUnavailable(`no answer within ${answerMs} ms`)), answerMs)
   const signal = AbortSignal.any([abort.signal, patience.signal])
   try {
-    const response = await send(call, { method: 'PUT', body: JSON.stringify(request), signal })
+    const response = await put(call, signal)
     if (response?.status === 200 && response.body) return { accepted: response.body }
     if (response && !notAccepted(response.status)) {
       const text = await refusalText(response, call)

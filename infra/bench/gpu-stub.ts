@@ -43,7 +43,7 @@ export async function startGpuStub(): Promise<GpuStub> {
     const asked = jobRequest.parse(JSON.parse(await text(request)))
     response.writeHead(200, { 'content-type': 'application/x-ndjson' })
     response.write(line({ type: 'accepted', job, attempt: asked.attempt, position: 0 }))
-    response.write(line({ type: 'started', model: asked.model, tier: asked.tier, package: 'stub', device: 'stub' }))
+    response.write(line({ type: 'started', model: asked.model, tier: asked.tier, package: SHA256, device: 'stub' }))
     if (!holding || asked.prompt !== HELD_PROMPT) return finish(response, asked)
     waiting.set(response, asked)
     response.once('close', () => waiting.delete(response))

@@ -131,3 +131,21 @@ describe('reuse', () => {
     expect((await problemOf(await generate(caller, body))).error.code).toMatch(code)
   })
 })
+
+test('an image that may be too large to deliver is refused before anything is reserved', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(works)
+  const catalogue = env.OCTET_CATALOGUE
+  const offer = { route: 'full', model: 'tiny', tier: 'fp8', steps: 9, guidance_scale: 5, width: 64, height: 64 }
+  env.OCTET_CATALOGUE = { offers: [{ ...offer, max_pixels: 6144 ** 2 }] }
+  const asked = { prompt: 'a cat', size: '6144x6144' }
+  const png = await send('POST', '/v1/jobs', caller, asked)
+  const jpeg = await send('POST', '/v1/jobs', caller, { ...asked, output_format: 'jpeg' })
+  env.OCTET_CATALOGUE = catalogue
+  const { detail, error } = await problemOf(png)
+  expect([png.status, error.param]).toEqual([400, 'output_format'])
+  expect(detail).toContain('use output_format jpeg or webp, or a smaller size')
+  expect(jpeg.status).toBe(202)
+  await over(await jobIn(jpeg))
+  expect(calls).toHaveLength(1)
+})
