@@ -1,11 +1,11 @@
 // Who may use each route, and how large a body it reads: one table, checked before any handler runs. The order is the tag of the
-// credential, the outer limit, the account (key active, scope), and then the body.
+// credential, the outer limit, the limit of reads, the account (key active, scope), and then the body.
 import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
 import { METHOD_NAME_ALL } from 'hono/router'
 import { LIMITS } from '#contract'
-import { hasKey, owner, verifyCredential } from './auth.ts'
+import { hasKey, meterRead, owner, verifyCredential } from './auth.ts'
 import type { EdgeEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { Scope } from './keys.ts'
@@ -96,6 +96,7 @@ async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access):
   const credential = await verifyCredential(c)
   if ('token' in credential && !tokens)
     throw new ApiError('insufficient_scope', 'A browser token may not use this; use its API key.')
+  if (!admits) await meterRead(c, credential)
   if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
   await owner(c, scope ?? null)
   return true

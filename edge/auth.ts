@@ -8,8 +8,9 @@ import { objectOf } from './objects.ts'
 import { checkCredential, tokenExpired } from './tokens.ts'
 
 export const CHALLENGE = { 'www-authenticate': 'Bearer realm="octet"' }
-/** The period of OUTER_LIMIT in wrangler.toml. */
+/** The periods of OUTER_LIMIT and READ_LIMIT in wrangler.toml. */
 const OUTER_SECONDS = '10'
+const READ_SECONDS = '60'
 
 /** The one answer to a key that is forged, unknown, expired or revoked. Which of them is not told. */
 export const unauthorised = () =>
@@ -57,6 +58,18 @@ export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential>
   }
   c.set('credential', credential)
   return credential
+}
+
+/**
+ * Counts a request that starts no job against its key, or its browser token. Whatever it reads is one object's, which all readers share, so a
+ * loop of one client must end here. Errors: rate_limited.
+ */
+export async function meterRead(c: Context<EdgeEnv>, credential: Credential): Promise<void> {
+  const holder = 'token' in credential ? `token/${credential.token.id}` : `key/${credential.keyId}`
+  const { success } = await c.env.READ_LIMIT.limit({ key: `${credential.account}/${holder}` })
+  if (success) return
+  const message = `This ${'token' in credential ? 'browser token' : 'API key'} reads too often; try again in ${READ_SECONDS} s, or wait for jobs with "Prefer: wait" or a webhook.`
+  throw new ApiError('rate_limited', message, { headers: { 'retry-after': READ_SECONDS } })
 }
 
 async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {

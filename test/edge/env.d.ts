@@ -13,3 +13,8 @@ declare global {
     }
   }
 }
+
+declare module '*.md?raw' {
+  const text: string
+  export default text
+}
