@@ -152,14 +152,18 @@ export function dropPending(sql: SqlStorage, endpoint: string): void {
   refreshReceiver(sql, endpoint)
 }
 
+/** When a pending delivery can be tried: it is due, its breaker is closed, and the receiver asked for no pause. */
+const NEXT_ATTEMPT = 'max(due, coalesce(open_until, 0), coalesce(paused_until, 0))'
+
 export type Page = { limit: number; before?: number | undefined; state?: DeliveryState | undefined }
 
 /** Deliveries of an endpoint, newest event first, each with every attempt. `before` is Unix milliseconds. */
 export function listDeliveries(sql: SqlStorage, endpoint: string, { limit, before, state }: Page): DeliveryView[] {
   const rows = sql
     .exec<Omit<DeliveryView, 'attempts'>>(
-      `SELECT event, url, state, due, type, created FROM deliveries JOIN events ON id = event
-       WHERE endpoint = ? AND created < ? AND (? IS NULL OR state = ?) ORDER BY created DESC, event LIMIT ?`,
+      `SELECT event, url, state, ${NEXT_ATTEMPT} AS due, type, created
+       FROM deliveries JOIN events ON events.id = event LEFT JOIN receivers ON receivers.id = receiver
+       WHERE endpoint = ? AND created < ? AND (? IS NULL OR state = ?) ORDER BY created DESC LIMIT ?`,
       ...[endpoint, before ?? Number.MAX_SAFE_INTEGER, state ?? null, state ?? null, limit],
     )
     .toArray()
@@ -170,7 +174,8 @@ export function listDeliveries(sql: SqlStorage, endpoint: string, { limit, befor
 export function deliveriesOfEvent(sql: SqlStorage, event: string): (DeliveryView & { endpoint: string })[] {
   const rows = sql
     .exec<Omit<DeliveryView, 'attempts'> & { endpoint: string }>(
-      `SELECT event, endpoint, url, state, due, type, created FROM deliveries JOIN events ON id = event
+      `SELECT event, endpoint, url, state, ${NEXT_ATTEMPT} AS due, type, created
+       FROM deliveries JOIN events ON events.id = event LEFT JOIN receivers ON receivers.id = receiver
        WHERE event = ? ORDER BY endpoint`,
       event,
     )

@@ -91,9 +91,9 @@ export function replaySpan(
 ): ReplayedRange {
   const types = findEndpoint(sql, endpoint)?.events ?? EVENT_TYPES
   const limit = Math.floor(availableReplays(sql, perMinute))
-  const { ids, next } = eventsToReplay(sql, endpoint, { ...span, types, limit })
-  const limited = ids.length === 0 && next !== null ? limitReplays(sql, perMinute) : null
-  if (limited) return limited
+  const { ids, next, limited } = eventsToReplay(sql, endpoint, { ...span, types, limit })
+  const refusal = limited && ids.length === 0 ? limitReplays(sql, perMinute) : null
+  if (refusal) return refusal
   restart(sql, ids, endpoint, perMinute)
   return { kind: 'replayed', count: ids.length, next }
 }

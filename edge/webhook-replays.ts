@@ -7,6 +7,8 @@ export const REPLAY_SCHEMA = `
     id INTEGER PRIMARY KEY CHECK (id = 1), tokens REAL NOT NULL, refilled INTEGER NOT NULL) STRICT;`
 
 const MINUTE_MS = 60_000
+/** Events that one call looks at, so that a long span does not block the object. */
+const SCANNED = 5000
 
 /** The most that a call sends again is what the bucket holds. */
 export type Limited = { kind: 'limited'; retryAfterSeconds: number }
@@ -45,18 +47,20 @@ export type Range = { since: number; until: number; types: readonly EventType[];
 
 /**
  * Ids of events in a span of Unix milliseconds that an endpoint takes, oldest first: those that were not delivered and are not pending, or
- * all. `next` is the time of the first event past `limit`, null when there is none.
+ * all. It looks at a bounded number of events; `next` is the time of the first one that is left for the following call, null at the end.
+ * `limited`: there are more than `limit`.
  */
 export function eventsToReplay(sql: SqlStorage, endpoint: string, { since, until, types, all, limit }: Range) {
   const rows = sql
-    .exec<{ id: string; created: number }>(
-      `SELECT id, created FROM events WHERE created >= ?1 AND created < ?2
-       AND type IN (SELECT value FROM json_each(?3)) AND (?4 OR NOT EXISTS
+    .exec<{ id: string; created: number; wanted: number }>(
+      `SELECT id, created, type IN (SELECT value FROM json_each(?3)) AND (?4 OR NOT EXISTS
          (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5 AND state IN ('delivered', 'pending')))
-       AND (?5 <> '${DEFAULT_ENDPOINT}' OR EXISTS (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5))
-       ORDER BY created LIMIT ?6`,
-      ...[since, until, JSON.stringify(types), all ? 1 : 0, endpoint, limit + 1],
+       AND (?5 <> '${DEFAULT_ENDPOINT}' OR EXISTS (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5)) AS wanted
+       FROM events WHERE created >= ?1 AND created < ?2 ORDER BY created LIMIT ?6`,
+      ...[since, until, JSON.stringify(types), all ? 1 : 0, endpoint, SCANNED + 1],
     )
     .toArray()
-  return { ids: rows.slice(0, limit).map(({ id }) => id), next: rows[limit]?.created ?? null }
+  const wanted = rows.slice(0, SCANNED).filter((row) => row.wanted)
+  const next = wanted[limit]?.created ?? rows[SCANNED]?.created ?? null
+  return { ids: wanted.slice(0, limit).map(({ id }) => id), next, limited: wanted.length > limit }
 }

@@ -1,7 +1,7 @@
-// A receiver of webhooks on the public internet, stood in for at `fetch`: it keeps what came and answers as it is told.
+// A receiver of webhooks on the public internet, replaced at `fetch`: it records requests and answers as a test wants.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
-import { vi } from 'vitest'
+import { afterEach, vi } from 'vitest'
 import type { JobRecord } from '../../edge/job-record.ts'
 import { newJobId } from '../../edge/job-record.ts'
 import { type Caller, fetchWorker, newCaller } from './client.ts'
@@ -44,8 +44,22 @@ export function receiver(behaviour: Behaviour = () => 204): Received[] {
 
 export const payloadOf = ({ body }: Pick<Received, 'body'>) => JSON.parse(body) as Payload
 
+const managers: Caller[] = []
+
 /** A fresh account with a key that may manage its webhooks. */
-export const newManager = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
+export async function newManager(): Promise<Caller> {
+  const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
+  managers.push(caller)
+  return caller
+}
+
+// What is still pending would be tried again beside the next test. Where that logs while a file ends, vitest's worker waits forever.
+afterEach(async () => {
+  for (const manager of managers.splice(0))
+    await runInDurableObject(outboxOf(manager), (_, { storage }) => {
+      storage.sql.exec('DELETE FROM deliveries; DELETE FROM receivers')
+    })
+})
 
 export const outboxOf = ({ account }: Pick<Caller, 'account'>) => env.WEBHOOK.getByName(account)
 

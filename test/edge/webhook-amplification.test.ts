@@ -38,7 +38,12 @@ afterEach(() => {
 })
 
 const json = async <T>(response: Response | Promise<Response>) => (await (await response).json()) as T
-type Replay = { count: number; next: string | null }
+
+async function replay(id: string, span: Record<string, string>): Promise<{ count: number; next: string | null }> {
+  const reply = await api(caller, 'POST', `/${id}/replay`, span)
+  if (reply.status !== 202) throw new Error(`${reply.status} ${await reply.text()}`)
+  return reply.json()
+}
 
 /** Delivers these many events to the caller's endpoints. */
 async function deliver(count: number): Promise<string[]> {
@@ -192,7 +197,7 @@ describe('replay', () => {
       await runInDurableObject(outboxOf(caller), (_, { storage }) =>
         storage.sql.exec('INSERT OR REPLACE INTO replay_bucket VALUES (1, 7.5, ?)', Date.now()),
       )
-      const { count, next }: Replay = await json(api(caller, 'POST', `/${id}/replay`, { since: from, only: 'all' }))
+      const { count, next } = await replay(id, { since: from, only: 'all' })
       counts.push(count)
       from = next
     }
@@ -204,6 +209,32 @@ describe('replay', () => {
         .map(({ headers }) => headers['webhook-id'])
         .toSorted(),
     ).toEqual(events.toSorted())
+  })
+
+  test('of a long span looks at a bounded number of events in a call, and goes on to the end', async ({ expect }) => {
+    const { id } = await addEndpoint(caller)
+    const now = Date.now()
+    await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
+      sql.exec(
+        `WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 12000)
+         INSERT INTO events SELECT 'evt_' || n, 'job.succeeded', '{"data":{}}', 'https://octet.test', ? + n FROM numbers`,
+        now - 86_400_000,
+      )
+      sql.exec(
+        `INSERT INTO deliveries (event, endpoint, state, failures, due, lease, leased_until)
+         SELECT id, ?, 'delivered', 0, 0, 1, 0 FROM events WHERE id <> 'evt_12000'`,
+        id,
+      )
+    })
+    const counts: number[] = []
+    for (let from: string | null = since; from !== null; ) {
+      const { count, next } = await replay(id, { since: from })
+      counts.push(count)
+      from = next
+    }
+    await settled(caller)
+    expect(counts).toEqual([0, 0, 1])
+    expect(calls.map(({ headers }) => headers['webhook-id'])).toEqual(['evt_12000'])
   })
 })
 

@@ -128,6 +128,7 @@ describe('the circuit breaker of a receiver', () => {
     expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now() + 100_000)
     const pending = await deliveriesOf(caller, id, '?state=pending&limit=100')
     expect(pending).toHaveLength(17)
+    for (const { next_attempt } of pending) expect(Date.parse(next_attempt!)).toBeGreaterThan(Date.now() + 100_000)
     expect(pending.flatMap(({ attempts }) => attempts)).toHaveLength(before)
   })
 
