@@ -349,7 +349,8 @@ test('no sequence of management raises what an admin key and its descendants may
         const outcome = works[what]()
         if (outcome.kind !== 'done') continue
         if (what !== 'change') held.push(outcome.key.id)
-        expect(excessOf(outcome.key, own)).toEqual([])
+        // A change of nothing is allowed of any key.
+        if (at !== stranger.keyId || what !== 'change') expect(excessOf(outcome.key, own)).toEqual([])
       }
       expect(sql.exec('SELECT * FROM keys WHERE id = ?', stranger.keyId).toArray()).toEqual([before])
       throw undone
