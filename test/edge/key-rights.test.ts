@@ -4,7 +4,7 @@ import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
-import type { KeyChange } from '../../edge/account-keys.ts'
+import { findKey, type KeyChange, migrateKeys } from '../../edge/account-keys.ts'
 import type { Admission } from '../../edge/admission.ts'
 import { changeKey, createKey, MOST_ACTIVE_KEYS, replaceKey } from '../../edge/key-management.ts'
 import { excessOf, lowestLimits } from '../../edge/key-rights.ts'
@@ -148,6 +148,12 @@ describe('any key of scope admin', () => {
     const path = `/v1/keys?account=${caller.account}`
     const { body } = await call<Key>('POST', path, operator, { account: caller.account })
     expect(await rotate(caller, body.id)).toMatchObject(refused('scopes'))
+  })
+
+  test('changes nothing of itself but its label, without limits too', async ({ expect }) => {
+    const caller = await admin()
+    for (const body of [{ limits: { concurrent_jobs: 5 } }, { scopes: ['admin'] }, { expires_in: HOUR }])
+      expect(await patch(caller, caller.keyId, body)).toMatchObject(refused())
   })
 
   test('does not change the keys that it descends from, nor rotates them', async ({ expect }) => {
@@ -343,7 +349,8 @@ test('no sequence of management raises what an admin key and its descendants may
         const outcome = works[what]()
         if (outcome.kind !== 'done') continue
         if (what !== 'change') held.push(outcome.key.id)
-        expect(excessOf(outcome.key, own)).toEqual([])
+        // A change of nothing is allowed of any key.
+        if (at !== stranger.keyId || what !== 'change') expect(excessOf(outcome.key, own)).toEqual([])
       }
       expect(sql.exec('SELECT * FROM keys WHERE id = ?', stranger.keyId).toArray()).toEqual([before])
       throw undone
@@ -359,6 +366,16 @@ test('no sequence of management raises what an admin key and its descendants may
       { numRuns: 300 },
     )
   })
+})
+
+test('a table of keys of an older version gets its new column, and keeps its keys', async ({ expect }) => {
+  const caller = await admin()
+  await runInDurableObject(env.ACCOUNT.getByName(caller.account), (_, { storage }) => {
+    storage.sql.exec('ALTER TABLE keys DROP COLUMN created_by')
+    for (const _ of [1, 2]) migrateKeys(storage.sql)
+    expect(findKey(storage.sql, caller.keyId)).toMatchObject({ id: caller.keyId, created_by: null })
+  })
+  expect(await create(caller)).toMatchObject({ status: 201, body: { created_by: caller.keyId } })
 })
 
 test('the lowest of several limits holds; a null is none', ({ expect }) => {

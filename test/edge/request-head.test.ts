@@ -59,7 +59,7 @@ const QUOTED =
   /"[^"]{1,200}"|“[^”]{1,200}”|«[^»]{1,200}»|„[^“”]{1,200}[“”]|(?:^|[\s(])['‘][^'’]{1,200}['’](?=$|[\s.,;:!?)])/u
 
 test('a prompt asks for text exactly where the definition says so', () => {
-  const mark = fc.constantFrom('"', '“', '”', '«', '»', '„', "'", '‘', '’', ' ', '(', ')', '.', 'a', '\n', '😀')
+  const mark = fc.constantFrom('"', '“', '”', '«', '»', '„', "'", '‘', '’', ' ', '(', ')', '.', 'a', '\n')
   const prompts = fc.oneof(
     fc.string({ unit: mark, maxLength: 30 }),
     fc
