@@ -79,8 +79,8 @@ const HEADERS: readonly Record<string, string>[] = [
 ]
 
 /** Requests a second of each attack but the flood, whose rate brings the load to what is wanted. `jobs`: it makes a job as large as an honest one. */
-export const ATTACKS: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
-  'huge body, revoked key': {
+const RATED: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
+  'huge bodies of a revoked key': {
     perSecond: 0.1,
     act: (arms) => {
       huge ??= fieldsOf(HUGE_FIELDS)
@@ -166,5 +166,16 @@ export const ATTACKS: Record<string, { perSecond: number; jobs?: boolean; act: A
   },
 }
 
-/** The flood: jobs of one account, as fast as they are let in. */
-export const flood: Attack = async (arms) => (await submit(arms)).status
+/** Jobs of one account, whatever the reply. */
+const flood: Attack = async (arms) => (await submit(arms)).status
+
+export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]
+
+/** The attacks of these names with their rates. The flood brings the jobs of all of them to `jobsPerSecond`. */
+export function planAttacks(names: readonly string[], jobsPerSecond: number): [string, number, Attack][] {
+  const rated = Object.entries(RATED).filter(([name]) => names.includes(name))
+  const jobs = rated.reduce((total, [, { jobs, perSecond }]) => total + (jobs ? perSecond : 0), 0)
+  const planned = rated.map(([name, { perSecond, act }]): [string, number, Attack] => [name, perSecond, act])
+  const rest = jobsPerSecond - jobs
+  return names.includes('flood') && rest > 0 ? [['flood', rest, flood], ...planned] : planned
+}
