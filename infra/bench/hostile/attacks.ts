@@ -67,15 +67,15 @@ async function submit(arms: Arms, key = arms.flood): Promise<{ status: number; i
 const knownJob = ({ jobs }: Arms) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
 const statusOf = async (reply: Promise<{ status: number }>) => (await reply).status
 
-/** Headers that slow patterns could be tried on. */
-const HEADERS: readonly Record<string, string>[] = [
-  { prefer: `wait${' '.repeat(SPACES)}x` },
-  { prefer: `wait=1${' ;'.repeat(SPACES / 2)}x` },
-  { 'idempotency-key': `"${' '.repeat(SPACES)}` },
-  { 'last-event-id': `${'1 '.repeat(SPACES / 2)}x` },
-  { range: `bytes=${' '.repeat(SPACES)}x` },
-  { 'content-type': `application/json${' '.repeat(SPACES)}x` },
-  { authorization: `Bearer${' '.repeat(SPACES)}x` },
+/** Headers that a pattern could match slowly, each where it is read. `{job}` stands for a job. */
+const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][] = [
+  ['/v1/jobs/{job}', { prefer: `wait${' '.repeat(SPACES)}x` }],
+  ['/v1/jobs/{job}', { prefer: `wait=1${' ;'.repeat(SPACES / 2)}x` }],
+  ['/v1/jobs/{job}', { authorization: `Bearer${' '.repeat(SPACES)}x` }],
+  ['/v1/jobs/{job}/events', { 'last-event-id': `${'1 '.repeat(SPACES / 2)}x` }],
+  ['/v1/results/{job}/0', { range: `bytes=${' '.repeat(SPACES)}x` }],
+  ['/v1/quote', { 'content-type': `application/json${' '.repeat(SPACES)}x` }],
+  ['/v1/jobs', { 'idempotency-key': `"${' '.repeat(SPACES)}` }],
 ]
 
 /** Requests a second of each attack but the flood, whose rate brings the load to what is wanted. `jobs`: it makes a job as large as an honest one. */
@@ -98,8 +98,9 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> 
   'slow headers': {
     perSecond: 0.5,
     act: (arms) => {
-      const headers = HEADERS[arms.random.between(0, HEADERS.length - 1)]!
-      return statusOf(send(arms, `/v1/jobs/${knownJob(arms)}`, { key: arms.flood, headers }))
+      const [address, headers] = SLOW_HEADERS[arms.random.between(0, SLOW_HEADERS.length - 1)]!
+      const body = address.includes('{job}') ? {} : { body: arms.job }
+      return statusOf(send(arms, address.replace('{job}', knownJob(arms)), { key: arms.flood, headers, ...body }))
     },
   },
   'hanging webhooks': {
