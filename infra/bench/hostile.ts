@@ -6,14 +6,18 @@ import os from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { randomOf } from '../campaign/random.ts'
-import { ATTACKS } from './hostile/attacks.ts'
 import { callHonestly, type Experience, measureCapacity, STEPS, summarize } from './hostile/honest.ts'
 import type { HostileSettings, Tally } from './hostile/hostile-program.ts'
 import { growthOf, type Sample, sampleMemory } from './hostile/memory.ts'
 import { printReport, type Report } from './hostile/report.ts'
 import { type HostileWorld, openHostileWorld, STEP_MS } from './hostile/world.ts'
 
-export type HostileBenchOptions = { readonly minutes: number; readonly seed: number }
+export type HostileBenchOptions = {
+  readonly minutes: number
+  readonly seed: number
+  /** Names of attacks.ts. */
+  readonly attacks: readonly string[]
+}
 
 /** The whole load, and the honest part of it, in parts of the capacity. */
 const LOAD = 2
@@ -65,13 +69,7 @@ async function runPhase(
   return { experience, samples }
 }
 
-/** The flood's rate, which brings the jobs of all callers to the whole load. */
-function floodRate(capacity: number): number {
-  const others = Object.values(ATTACKS).reduce((total, { jobs, perSecond }) => total + (jobs ? perSecond : 0), 0)
-  return Math.max(1, capacity * (LOAD - HONEST) - others)
-}
-
-async function measureBoth(world: HostileWorld, { minutes, seed }: HostileBenchOptions): Promise<Report> {
+async function measureBoth(world: HostileWorld, { minutes, seed, attacks }: HostileBenchOptions): Promise<Report> {
   const target = { url: world.url, customers: world.accounts.honest }
   // The first requests pay for what a process does once.
   await measureCapacity(target, randomOf(seed, 'warm-up'), 2)
@@ -82,13 +80,12 @@ async function measureBoth(world: HostileWorld, { minutes, seed }: HostileBenchO
   )
   console.log(`honest callers ask for ${perSecond.toFixed(1)} a second, alone for ${minutes / 2} minutes`)
   const alone = await runPhase(world, { perSecond, minutes: minutes / 2, seed, name: 'alone' })
-  const floodPerSecond = floodRate(capacity)
-  console.log(
-    `then for ${minutes} minutes among hostile ones, who flood with ${floodPerSecond.toFixed(1)} jobs a second`,
-  )
+  const jobsPerSecond = capacity * (LOAD - HONEST)
+  console.log(`then for ${minutes} minutes among hostile ones, who send ${jobsPerSecond.toFixed(1)} jobs a second`)
   const { flood, hooks: hooksKey, revoked } = world.accounts
   const job = { prompt: 'flood', route: 'full', steps: STEPS, n: 1 }
-  const hostile = await startHostileCallers({ url: world.url, flood, hooksKey, revoked, job, seed, floodPerSecond })
+  const settings = { url: world.url, flood, hooksKey, revoked, job, seed, attacks, jobsPerSecond }
+  const hostile = await startHostileCallers(settings)
   const among = await runPhase(world, { perSecond, minutes, seed, name: 'among' })
   const tallies = await hostile.stop()
   const failures = (experience: Experience) => Object.fromEntries(experience.failures)
@@ -96,7 +93,7 @@ async function measureBoth(world: HostileWorld, { minutes, seed }: HostileBenchO
     alone: { ...summarize(alone.experience), failures: failures(alone.experience) },
     among: { ...summarize(among.experience), failures: failures(among.experience) },
     tallies,
-    growth: growthOf(among.samples),
+    memory: { alone: growthOf(alone.samples), among: growthOf(among.samples) },
   }
 }
 

@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
-import { Command, Option } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import { wholeNumber } from '../whole-number.ts'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
 import { benchCpu, benchParity, type CpuBenchOptions, type ParityOptions } from './cpu.ts'
@@ -10,6 +10,7 @@ import { PYTHON } from './diffusers.ts'
 import { benchEdge, type EdgeBenchOptions } from './edge.ts'
 import { benchGpu, type GpuBenchOptions } from './gpu.ts'
 import { benchGpuTable } from './gpu-table.ts'
+import { ATTACKS } from './hostile/attacks.ts'
 import { benchHostile, type HostileBenchOptions } from './hostile.ts'
 import { benchKernels } from './kernels.ts'
 import { benchPng, type PngBenchOptions } from './png.ts'
@@ -38,11 +39,19 @@ command
   .option('--rows <count>', 'rows of the ledger', Number, 1_000_000)
   .action((options: EdgeBenchOptions) => benchEdge(options))
 
+function attacks(text: string): string[] {
+  const names = text.split(',').map((name) => name.trim())
+  const unknown = names.find((name) => !ATTACKS.includes(name))
+  if (unknown === undefined) return names
+  throw new InvalidArgumentError(`"${unknown}" is none of them; give some of: ${ATTACKS.join(', ')}`)
+}
+
 command
   .command('hostile')
   .description('open-loop load at twice the capacity: honest callers alone, then among hostile ones')
   .option('--minutes <count>', 'among hostile callers, and half as long without them', Number, 10)
   .option('--seed <number>', 'chooses every arrival; a new one unless given', wholeNumber, randomInt(2 ** 32))
+  .option('--attacks <names>', `some of ${ATTACKS.join(', ')}; all by default`, attacks, ATTACKS)
   .action((options: HostileBenchOptions) => benchHostile(options))
 
 command

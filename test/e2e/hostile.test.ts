@@ -28,7 +28,7 @@ test(
     expect(failed).toBe(0)
     expect(p95).toBeGreaterThanOrEqual(p50!)
     expect(rowOf(stdout, 'among hostile ones')[0]).toBeGreaterThan(0)
-    for (const name of Object.keys(ATTACKS)) expect(stdout).toContain(`\n${name} `)
+    for (const name of ATTACKS) expect(stdout).toContain(`\n${name} `)
     for (const name of ['workerd', 'GPU function'])
       expect(stdout).toMatch(new RegExp(`^${name} +\\d+ MB +\\d+ MB`, 'm'))
     expect(stdout).toMatch(/^p95 among hostile callers \/ alone: [\d.]+, at most 1\.5: (NOT MET|met)$/m)

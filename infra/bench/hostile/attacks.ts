@@ -67,20 +67,20 @@ async function submit(arms: Arms, key = arms.flood): Promise<{ status: number; i
 const knownJob = ({ jobs }: Arms) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
 const statusOf = async (reply: Promise<{ status: number }>) => (await reply).status
 
-/** Headers that slow patterns could be tried on. */
-const HEADERS: readonly Record<string, string>[] = [
-  { prefer: `wait${' '.repeat(SPACES)}x` },
-  { prefer: `wait=1${' ;'.repeat(SPACES / 2)}x` },
-  { 'idempotency-key': `"${' '.repeat(SPACES)}` },
-  { 'last-event-id': `${'1 '.repeat(SPACES / 2)}x` },
-  { range: `bytes=${' '.repeat(SPACES)}x` },
-  { 'content-type': `application/json${' '.repeat(SPACES)}x` },
-  { authorization: `Bearer${' '.repeat(SPACES)}x` },
+/** Headers that a pattern could match slowly, each where it is read. `{job}` stands for a job. */
+const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][] = [
+  ['/v1/jobs/{job}', { prefer: `wait${' '.repeat(SPACES)}x` }],
+  ['/v1/jobs/{job}', { prefer: `wait=1${' ;'.repeat(SPACES / 2)}x` }],
+  ['/v1/jobs/{job}', { authorization: `Bearer${' '.repeat(SPACES)}x` }],
+  ['/v1/jobs/{job}/events', { 'last-event-id': `${'1 '.repeat(SPACES / 2)}x` }],
+  ['/v1/results/{job}/0', { range: `bytes=${' '.repeat(SPACES)}x` }],
+  ['/v1/quote', { 'content-type': `application/json${' '.repeat(SPACES)}x` }],
+  ['/v1/jobs', { 'idempotency-key': `"${' '.repeat(SPACES)}` }],
 ]
 
 /** Requests a second of each attack but the flood, whose rate brings the load to what is wanted. `jobs`: it makes a job as large as an honest one. */
-export const ATTACKS: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
-  'huge body, revoked key': {
+const RATED: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
+  'huge bodies of a revoked key': {
     perSecond: 0.1,
     act: (arms) => {
       huge ??= fieldsOf(HUGE_FIELDS)
@@ -98,8 +98,9 @@ export const ATTACKS: Record<string, { perSecond: number; jobs?: boolean; act: A
   'slow headers': {
     perSecond: 0.5,
     act: (arms) => {
-      const headers = HEADERS[arms.random.between(0, HEADERS.length - 1)]!
-      return statusOf(send(arms, `/v1/jobs/${knownJob(arms)}`, { key: arms.flood, headers }))
+      const [address, headers] = SLOW_HEADERS[arms.random.between(0, SLOW_HEADERS.length - 1)]!
+      const body = address.includes('{job}') ? {} : { body: arms.job }
+      return statusOf(send(arms, address.replace('{job}', knownJob(arms)), { key: arms.flood, headers, ...body }))
     },
   },
   'hanging webhooks': {
@@ -166,5 +167,16 @@ export const ATTACKS: Record<string, { perSecond: number; jobs?: boolean; act: A
   },
 }
 
-/** The flood: jobs of one account, as fast as they are let in. */
-export const flood: Attack = async (arms) => (await submit(arms)).status
+/** Jobs of one account, whatever the reply. */
+const flood: Attack = async (arms) => (await submit(arms)).status
+
+export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]
+
+/** The attacks of these names with their rates. The flood brings the jobs of all of them to `jobsPerSecond`. */
+export function planAttacks(names: readonly string[], jobsPerSecond: number): [string, number, Attack][] {
+  const rated = Object.entries(RATED).filter(([name]) => names.includes(name))
+  const jobs = rated.reduce((total, [, { jobs, perSecond }]) => total + (jobs ? perSecond : 0), 0)
+  const planned = rated.map(([name, { perSecond, act }]): [string, number, Attack] => [name, perSecond, act])
+  const rest = jobsPerSecond - jobs
+  return names.includes('flood') && rest > 0 ? [['flood', rest, flood], ...planned] : planned
+}

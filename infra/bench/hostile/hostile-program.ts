@@ -3,13 +3,15 @@ import { once, setMaxListeners } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { randomOf } from '../../campaign/random.ts'
-import { type Arms, ATTACKS, flood } from './attacks.ts'
+import { type Arms, planAttacks } from './attacks.ts'
 import { runOpenLoop } from './open-loop.ts'
 
 export type HostileSettings = Omit<Arms, 'hooks' | 'jobs' | 'random' | 'over'> & {
   hooksKey: string
   seed: number
-  floodPerSecond: number
+  /** The attacks to make, and the jobs a second of all of them together. */
+  attacks: readonly string[]
+  jobsPerSecond: number
 }
 /** What came of one attack: how often it was made, and the replies by their kind. */
 export type Tally = { sent: number; skipped: number; replies: Record<string, number> }
@@ -40,12 +42,11 @@ async function registerHangingEndpoints({ url, hooksKey }: HostileSettings): Pro
 }
 
 async function attack(settings: HostileSettings, signal: AbortSignal): Promise<Record<string, Tally>> {
-  const { seed, hooksKey, floodPerSecond } = settings
+  const { seed, hooksKey, attacks, jobsPerSecond } = settings
   const hooks = { key: hooksKey, endpoints: await registerHangingEndpoints(settings) }
   const arms: Arms = { ...settings, hooks, jobs: [], random: randomOf(seed, 'attacks'), over: signal }
-  const all = { ...ATTACKS, flood: { perSecond: floodPerSecond, act: flood } }
   process.send!('ready')
-  const tallies = Object.entries(all).map(async ([name, { perSecond, act }]) => {
+  const tallies = planAttacks(attacks, jobsPerSecond).map(async ([name, perSecond, act]) => {
     const replies: Record<string, number> = {}
     const options = { perSecond, random: randomOf(seed, name), signal, most: UNDER_WAY }
     const counts = await runOpenLoop(options, async () => {

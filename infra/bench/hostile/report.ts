@@ -8,7 +8,8 @@ export type Report = {
   alone: PhaseReport
   among: PhaseReport
   tallies: Record<string, Tally>
-  growth: Growth[]
+  /** Memory over the honest callers' own phase, and over the one among hostile callers. */
+  memory: { alone: Growth[]; among: Growth[] }
 }
 export type Verdict = { ratio: number; fast: boolean; flat: boolean; answered: boolean; met: boolean }
 
@@ -19,10 +20,10 @@ const MOST_RATIO = 1.5
  * The criteria: the honest callers' p95 is at most 1.5 times that without hostile ones, none of their requests fails for them, and the
  * memory of every process is flat.
  */
-export function judge({ alone, among, growth }: Report): Verdict {
+export function judge({ alone, among, memory }: Report): Verdict {
   const ratio = among.p95 / alone.p95
   const fast = ratio <= MOST_RATIO
-  const flat = growth.length > 0 && growth.every((each) => each.flat)
+  const flat = memory.among.length > 0 && memory.among.every((each) => each.flat)
   const answered = among.sent > 0 && among.failed <= alone.failed
   return { ratio, fast, flat, answered, met: fast && flat && answered }
 }
@@ -55,12 +56,15 @@ function printTallies(tallies: Report['tallies']): void {
     console.log(`${name.padEnd(28)}${column(sent)}${column(skipped)}  ${pairs(replies)}`)
 }
 
-function printGrowth(growth: Growth[]): void {
-  console.log(`\n${'resident memory'.padEnd(20)}${['first third', 'last third', 'most'].map(column).join('')}`)
-  for (const { name, first, last, most, flat } of growth)
-    console.log(
-      `${name.padEnd(20)}${[first, last, most].map(megabytes).map(column).join('')}  ${flat ? 'flat' : 'grows'}`,
-    )
+function printMemory({ alone, among }: Report['memory']): void {
+  const columns = ['first third', 'last third', 'most'].map((name) => name.padStart(12)).join('')
+  console.log(`\n${'resident memory'.padEnd(28)}${columns}`)
+  const printRow = (phase: string, { name, first, last, most, flat }: Growth) => {
+    const cells = [first, last, most].map((bytes) => megabytes(bytes).padStart(12)).join('')
+    console.log(`${(name + phase).padEnd(28)}${cells}  ${flat ? 'flat' : 'grows'}`)
+  }
+  for (const growth of alone) printRow(', honest alone', growth)
+  for (const growth of among) printRow('', growth)
 }
 
 /** Prints the report. Returns whether the criteria are met. */
@@ -68,7 +72,7 @@ export function printReport(report: Report): boolean {
   const { ratio, fast, flat, answered, met } = judge(report)
   printPhases(report)
   printTallies(report.tallies)
-  printGrowth(report.growth)
+  printMemory(report.memory)
   const verdict = (good: boolean) => (good ? 'met' : 'NOT MET')
   console.log(`\np95 among hostile callers / alone: ${ratio.toFixed(2)}, at most ${MOST_RATIO}: ${verdict(fast)}`)
   console.log(`no honest request fails for hostile ones: ${verdict(answered)}`)

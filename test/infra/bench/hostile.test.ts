@@ -1,6 +1,7 @@
 // The hostile bench's own parts: what it counts as slow, as growing and as failed.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
+import { ATTACKS, planAttacks } from '../../../infra/bench/hostile/attacks.ts'
 import { PATIENCE_MS, summarize } from '../../../infra/bench/hostile/honest.ts'
 import { growthOf } from '../../../infra/bench/hostile/memory.ts'
 import { nextArrivalMs, runOpenLoop } from '../../../infra/bench/hostile/open-loop.ts'
@@ -81,10 +82,20 @@ test.each([
   expect(growth).toMatchObject({ name: 'workerd', flat, most: Math.max(...megabytes) * MB })
 })
 
+test('the flood brings the jobs of all attacks to what is wanted, and nothing that was not asked for runs', () => {
+  const planned = new Map(planAttacks(ATTACKS, 3.6).map(([name, perSecond]) => [name, perSecond]))
+  expect([...planned.keys()].toSorted()).toEqual([...ATTACKS].toSorted())
+  const jobs = ['flood', 'hanging webhooks', 'cancels', 'two bodies under one name', 'leaving']
+  expect(jobs.reduce((total, name) => total + planned.get(name)!, 0)).toBeCloseTo(3.6)
+  expect(planAttacks(['lists'], 3.6).map(([name]) => name)).toEqual(['lists'])
+  expect(planAttacks(['flood', 'cancels'], 0.1).map(([name]) => name)).toEqual(['cancels'])
+})
+
 describe('the criteria', () => {
   const phase = { sent: 600, failed: 0, p50: 400, p95: 1000, p99: 1200, failures: {} }
   const growth = [{ name: 'workerd', first: 100 * MB, last: 110 * MB, most: 120 * MB, flat: true }]
-  const report: Report = { alone: phase, among: { ...phase, p95: 1500 }, tallies: {}, growth }
+  const memory = { alone: [], among: growth }
+  const report: Report = { alone: phase, among: { ...phase, p95: 1500 }, tallies: {}, memory }
 
   test('are met at 1.5 times the p95, without failures and with flat memory', () => {
     expect(judge(report)).toEqual({ ratio: 1.5, fast: true, flat: true, answered: true, met: true })
@@ -94,8 +105,8 @@ describe('the criteria', () => {
     ['a higher p95', { among: { ...phase, p95: 1501 } }, { fast: false }],
     ['a failed request', { among: { ...phase, failed: 1 } }, { answered: false }],
     ['no request', { among: { ...phase, sent: 0 } }, { answered: false }],
-    ['memory that grows', { growth: [{ ...growth[0]!, flat: false }] }, { flat: false }],
-    ['no samples of the memory', { growth: [] }, { flat: false }],
+    ['memory that grows', { memory: { alone: [], among: [{ ...growth[0]!, flat: false }] } }, { flat: false }],
+    ['no samples of the memory', { memory: { alone: growth, among: [] } }, { flat: false }],
   ])('are not met with %s', (_, change, verdict) => {
     expect(judge({ ...report, ...change })).toMatchObject({ ...verdict, met: false })
   })

@@ -1,10 +1,12 @@
 // The campaign's audits, on books and records with one problem planted in each.
 import { expect, test } from 'vitest'
+import { experienceProblems, webhookProblems } from '../../../infra/campaign/audit.ts'
 import { bookProblems, reservationProblems } from '../../../infra/campaign/audit-books.ts'
 import { runCounts, runProblems } from '../../../infra/campaign/audit-runs.ts'
 import { judgeClaims } from '../../../infra/campaign/callers.ts'
 import type { Job } from '../../../infra/campaign/client.ts'
 import { parseRuns, type Run } from '../../../infra/campaign/gpu-runs.ts'
+import type { Receiver, Told } from '../../../infra/campaign/receiver.ts'
 import type { Books, JobRow } from '../../../infra/campaign/records.ts'
 
 const END = 1_000_000
@@ -59,6 +61,35 @@ test.each([
   ['charged without a job', { ledger: [row('a'), row('b'), row('c')] }, /charges c, which does not exist/],
 ])('a row that is %s is found', (_, change, problem) => {
   expect(bookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+})
+
+test.each([
+  ['a complaint', { job: 'a', complaint: 'a 500' }, /^a 500$/],
+  ['a job that does not exist', { job: 'x' }, /was told of x/],
+  ['a success that is none', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is failed/],
+])('a caller with %s is found', (_, told, problem) => {
+  const all = [listed('a'), { ...listed('b'), state: 'failed' }]
+  expect(experienceProblems([{ way: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
+  expect(experienceProblems([{ way: 'waits', ...told }], all)).toEqual([expect.stringMatching(problem)])
+})
+
+const told = (change: Partial<Told> = {}): Told => ({
+  ...{ ids: new Set(['evt_a']), states: new Set(['succeeded']), attempts: 1, taken: 1 },
+  ...change,
+})
+const receiverOf = (events: Record<string, Told>) =>
+  ({ toldTo: () => new Map(Object.entries(events)) }) as unknown as Receiver
+
+test.each([
+  ['missing', {}, /never took the event of a/],
+  ['never taken', { a: told({ taken: 0 }) }, /never took the event of a/],
+  ['sent under two ids', { a: told({ ids: new Set(['evt_a', 'evt_b']) }) }, /was told evt_a, evt_b/],
+  ['of another state', { a: told({ states: new Set(['failed']) }) }, /which is succeeded/],
+  ['of no job', { a: told(), x: told() }, /was told of x/],
+])('a webhook that is %s is found', (_, events, problem) => {
+  expect(webhookProblems(receiverOf({ a: told() }), 'acme', [listed('a')])).toEqual([])
+  const problems = webhookProblems(receiverOf(events as Record<string, Told>), 'acme', [listed('a')])
+  expect(problems).toEqual([expect.stringMatching(problem)])
 })
 
 const run = (id: string, change: Partial<Run> = {}): Run => ({
