@@ -5,6 +5,7 @@ import { requestId } from 'hono/request-id'
 import type { EdgeEnv } from './env.ts'
 import { onError, onMethodNotAllowed, onNotFound } from './errors.ts'
 import { EXPOSED_HEADERS } from './limits.ts'
+import { accountData, ownAccount } from './routes/account-data.ts'
 import { accounts } from './routes/accounts.ts'
 import { health } from './routes/health.ts'
 import { images } from './routes/images.ts'
@@ -30,7 +31,9 @@ app.use(methodNotAllowed({ app, onMethodNotAllowed }))
 
 app.route('/healthz', health)
 app.route('/.well-known', receiptKeys)
+app.route('/v1/account', ownAccount)
 app.route('/v1/accounts', accounts)
+app.route('/v1/accounts', accountData)
 app.route('/v1/images', images)
 app.route('/v1/jobs', jobs)
 app.route('/v1/jobs', receipts)

@@ -5,13 +5,14 @@ import type { Env } from './env.ts'
 import { StreamLost } from './gpu-stream.ts'
 import { readGpuTimes } from './gpu-times.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './job-attempt.ts'
-import { announceJob, deleteFiles, forgetJob, retentionEnd, settleJob } from './job-end.ts'
+import { announceJob, deleteAllFiles, deleteFiles, forgetJob, settleJob } from './job-end.ts'
 import { eventStream } from './job-events.ts'
 import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
 import { countSteps, FAILED, isFinal, isOver, type JobRecord, type LoggedEvent, MAX_ATTEMPTS } from './job-record.ts'
 import { log } from './log.ts'
 import { objectOf } from './objects.ts'
 import { readRecovery } from './recovery.ts'
+import { retentionEnd } from './retention.ts'
 
 /** The pause before another try of a settlement or announcement that failed. */
 const UNFINISHED_MS = 5_000
@@ -30,6 +31,9 @@ export class JobDO extends DurableObject<Env> {
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
   #settling: Promise<JobRecord> | null = null
+  #finishing: Promise<void> | null = null
+  /** Set by `erase`: nothing is announced any more. */
+  #erasing = false
   /** Callers that wait for the end and may leave; see `leave`. */
   readonly #callers = new Set<string>()
 
@@ -47,7 +51,7 @@ export class JobDO extends DurableObject<Env> {
    */
   async create({ spec, reservedAt, granted }: Reservation): Promise<JobRecord | null> {
     const existing = this.#log.find()
-    if (existing || !spec) return existing
+    if (existing || !spec || this.#log.isErased()) return existing
     if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
     const job = this.#log.create(spec, granted)
     await this.#advance()
@@ -137,8 +141,21 @@ export class JobDO extends DurableObject<Env> {
     await deleteFiles(this.env, this.#log.job(), keys)
   }
 
+  /**
+   * Deletes the job whatever its state, because its account is deleted. An open one is canceled and settled first. A request that is under
+   * way meanwhile does not create it again. Throws when it must be repeated.
+   */
+  async erase(): Promise<void> {
+    this.#erasing = true
+    if (this.#log.find()) await this.#stop()
+    // The mark outlives every request that could still create the job; then its alarm removes it.
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
+    this.#log.erase()
+  }
+
   override async alarm(): Promise<void> {
     try {
+      if (this.#log.isErased()) return await this.#clear()
       await this.#advance()
     } catch (cause) {
       log('error', 'a job could not be advanced', { job: this.#log.find()?.id, cause })
@@ -200,9 +217,17 @@ export class JobDO extends DurableObject<Env> {
   }
 
   /** Settles and announces a final job, then sets the alarm for its deletion. Repeats whatever has failed. */
-  async #finish(): Promise<void> {
-    if (Date.now() >= retentionEnd(this.#log.job())) return this.#erase()
+  #finish(): Promise<void> {
+    this.#finishing ??= this.#finishOnce().finally(() => {
+      this.#finishing = null
+    })
+    return this.#finishing
+  }
+
+  async #finishOnce(): Promise<void> {
     const job = await this.#settle()
+    if (this.#erasing) return
+    if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
     if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
     const nextAt = isOver(this.#log.job()) ? retentionEnd(job) : Date.now() + UNFINISHED_MS
     await this.ctx.storage.setAlarm(nextAt)
@@ -223,9 +248,22 @@ export class JobDO extends DurableObject<Env> {
     return this.#settling
   }
 
-  /** Deletes the job for good once its retention is over and its ledger row has been exported. */
-  async #erase(): Promise<void> {
+  /** Ends an open job, waits for all work on it, and deletes its files. Throws when it is not settled yet. */
+  async #stop(): Promise<void> {
+    const live = this.#live
+    await this.cancel()
+    if (!(await this.ended()).settled) throw new Error('the job is not settled yet')
+    await Promise.all([live?.done, this.#finishing])
+    await deleteAllFiles(this.env, this.#log.job())
+  }
+
+  /** Deletes a job whose retention is over once its ledger row has been exported; until then it tries again each day. */
+  async #expire(): Promise<void> {
     if (!(await forgetJob(this.env, this.#log.job()))) return this.ctx.storage.setAlarm(Date.now() + DAY_MS)
+    await this.#clear()
+  }
+
+  async #clear(): Promise<void> {
     await this.ctx.storage.deleteAlarm()
     await this.ctx.storage.deleteAll()
   }

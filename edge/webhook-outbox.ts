@@ -50,6 +50,7 @@ import { newSigningKey, type Scheme, type SigningKey } from './webhook-signature
 const LEASE = 4
 const KEEP_MS = 30 * 24 * 3_600_000
 const SWEEP = 1000
+const EXPORT_PAGE = 100
 
 export type EndpointView = Endpoint & { keys: KeyView[] }
 
@@ -174,6 +175,36 @@ export class WebhookDO extends DurableObject<Env> {
   record(event: string, endpoint: string, lease: number, answer: Answer, milliseconds: number): Next {
     logAttempt(this.#sql, event, endpoint, answer, milliseconds)
     return settleAttempt(this.#sql, event, endpoint, lease, judge(answer, Date.now()), this.#schedule)
+  }
+
+  /** A page of everything but secrets: the endpoints on the first page, and events after the time `after` with their deliveries. */
+  exportAll(after: number | null = null) {
+    const rows = this.#sql
+      .exec<{ id: string; type: string; created: number; body: string }>(
+        'SELECT id, type, created, body FROM events WHERE created > ? ORDER BY created LIMIT ?',
+        ...[after ?? 0, EXPORT_PAGE],
+      )
+      .toArray()
+    const events = rows.map(({ body, ...event }) => {
+      const { data } = JSON.parse(body) as { data: { images?: { key: string }[] } }
+      const images = data.images?.map(({ key: _, ...image }) => image)
+      return { ...event, data: { ...data, ...(images && { images }) }, deliveries: this.deliveriesOf(event.id) }
+    })
+    const next = events.length < EXPORT_PAGE ? null : events.at(-1)!.created
+    return { endpoints: after === null ? this.endpoints() : [], events, next }
+  }
+
+  /** Deletes what was sent about a job. A pending delivery is no longer made. */
+  forgetJob(job: string): void {
+    for (const table of ['attempts', 'deliveries']) this.#sql.exec(`DELETE FROM ${table} WHERE event = ?`, `evt_${job}`)
+    this.#sql.exec('DELETE FROM events WHERE id = ?', `evt_${job}`)
+  }
+
+  /** Deletes everything: endpoints, keys, events and deliveries. */
+  async eraseAccount(): Promise<void> {
+    await this.ctx.storage.deleteAlarm()
+    await this.ctx.storage.deleteAll()
+    this.#sql.exec(`${ENDPOINT_SCHEMA};${DELIVERY_SCHEMA}`)
   }
 
   /** Puts what the queue lost into it again, and forgets what is old. */
