@@ -111,7 +111,7 @@ const pageAt = (source: Source, { section, cursor }: Position): Promise<Page> =>
  * The lines from a position on. The last one is `{"type":"end"}`, or `{"type":"continued","after":…}` where another reply has the rest; an
  * export without either is incomplete.
  */
-export async function* exportLines(source: Source, start: Position): AsyncGenerator<Line> {
+export async function* exportLines(source: Source, start: Position, mostCalls = MOST_CALLS): AsyncGenerator<Line> {
   let calls = 0
   for (let at = start; ; ) {
     const { lines, next } = await pageAt(source, at)
@@ -120,7 +120,7 @@ export async function* exportLines(source: Source, start: Position): AsyncGenera
     const following = SECTIONS[SECTIONS.indexOf(at.section) + 1]
     if (next === null && !following) return yield { type: 'end' }
     at = next === null ? { section: following!, cursor: null } : { section: at.section, cursor: next }
-    if (calls >= MOST_CALLS) return yield { type: 'continued', after: formatPosition(at) }
+    if (calls >= mostCalls) return yield { type: 'continued', after: formatPosition(at) }
   }
 }
 

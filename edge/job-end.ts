@@ -46,7 +46,7 @@ export async function deleteFiles(env: Env, job: JobRecord, keys: readonly strin
 }
 
 /** Deletes all files of a job, also those of an attempt that another one replaced. */
-export async function deleteAllFiles(env: Env, { account, id, retentionDays }: JobRecord): Promise<void> {
+async function deleteAllFiles(env: Env, { account, id, retentionDays }: JobRecord): Promise<void> {
   while (!(await deletePrefix(env.RESULTS, `${resultPrefix(retentionDays, account)}${id}/`)));
 }
 

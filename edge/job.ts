@@ -5,7 +5,7 @@ import type { Env } from './env.ts'
 import { StreamLost } from './gpu-stream.ts'
 import { readGpuTimes } from './gpu-times.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './job-attempt.ts'
-import { announceJob, deleteAllFiles, deleteFiles, forgetJob, settleJob } from './job-end.ts'
+import { announceJob, deleteFiles, forgetJob, settleJob } from './job-end.ts'
 import { eventStream } from './job-events.ts'
 import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
 import { countSteps, FAILED, isFinal, isOver, type JobRecord, type LoggedEvent, MAX_ATTEMPTS } from './job-record.ts'
@@ -32,8 +32,6 @@ export class JobDO extends DurableObject<Env> {
   #live: Attempt | null = null
   #settling: Promise<JobRecord> | null = null
   #finishing: Promise<void> | null = null
-  /** Set by `erase`: nothing is announced any more. */
-  #erasing = false
   /** Callers that wait for the end and may leave; see `leave`. */
   readonly #callers = new Set<string>()
 
@@ -142,15 +140,14 @@ export class JobDO extends DurableObject<Env> {
   }
 
   /**
-   * Deletes the job whatever its state, because its account is deleted. An open one is canceled and settled first. A request that is under
-   * way meanwhile does not create it again. Throws when it must be repeated.
+   * Deletes the job but its files, whatever its state, because its account is deleted. An open one is canceled and settled first. A request
+   * that is under way meanwhile does not create it again. Throws when it must be repeated.
    */
   async erase(): Promise<void> {
-    this.#erasing = true
     if (this.#log.find()) await this.#stop()
-    // The mark outlives every request that could still create the job; then its alarm removes it.
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
     this.#log.erase()
+    // The mark outlives every request that could still create the job; then the alarm removes it.
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
   }
 
   override async alarm(): Promise<void> {
@@ -226,7 +223,6 @@ export class JobDO extends DurableObject<Env> {
 
   async #finishOnce(): Promise<void> {
     const job = await this.#settle()
-    if (this.#erasing) return
     if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
     if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
     const nextAt = isOver(this.#log.job()) ? retentionEnd(job) : Date.now() + UNFINISHED_MS
@@ -248,13 +244,13 @@ export class JobDO extends DurableObject<Env> {
     return this.#settling
   }
 
-  /** Ends an open job, waits for all work on it, and deletes its files. Throws when it is not settled yet. */
+  /** Ends an open job and waits for all work on it. Throws when it is not settled yet. */
   async #stop(): Promise<void> {
     const live = this.#live
     await this.cancel()
     if (!(await this.ended()).settled) throw new Error('the job is not settled yet')
-    await Promise.all([live?.done, this.#finishing])
-    await deleteAllFiles(this.env, this.#log.job())
+    await live?.done
+    while (this.#finishing) await this.#finishing
   }
 
   /** Deletes a job whose retention is over once its ledger row has been exported; until then it tries again each day. */
