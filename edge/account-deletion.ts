@@ -21,7 +21,7 @@ export const DELETION_SCHEMA = `
 const QUEUE_MS = 5 * 24 * 3600_000
 /** The pauses after a step that failed, and while the export is awaited. */
 const FAILED_MS = 30_000
-const EXPORT_MS = 60_000
+const EXPORT_MS = 10_000
 /** Work of one alarm; the next one continues. */
 const RUN_MS = 10_000
 /** Jobs that are erased at once, and rows of one transaction. */
