@@ -48,6 +48,10 @@ export const ACCESS: Readonly<Record<string, Access>> = {
   'GET /v1/accounts/:account': { by: 'operator' },
   'PATCH /v1/accounts/:account': { by: 'operator' },
   'POST /v1/accounts/:account/credits': { by: 'operator' },
+  'GET /v1/accounts/:account/export': { by: 'operator' },
+  'DELETE /v1/accounts/:account': { by: 'operator' },
+  'GET /v1/account/export': byKey('admin'),
+  'DELETE /v1/account': byKey('admin'),
   'GET /v1/operator/status': { by: 'operator' },
   'GET /v1/operator/jobs/:id': { by: 'operator' },
 

@@ -28,6 +28,7 @@ export const LEDGER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS usage (
     day TEXT NOT NULL, key_id TEXT NOT NULL, tier TEXT NOT NULL, jobs INTEGER NOT NULL, amount INTEGER NOT NULL,
     PRIMARY KEY (day, key_id, tier)) STRICT, WITHOUT ROWID;
+  CREATE INDEX IF NOT EXISTS usage_of_keys ON usage (day) WHERE key_id <> '';
   CREATE TABLE IF NOT EXISTS credits (
     id TEXT PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL, created INTEGER NOT NULL) STRICT;`
 
@@ -196,6 +197,23 @@ function countUsage(sql: SqlStorage, { key_id, tier, charged }: LedgerEntry, day
      ON CONFLICT DO UPDATE SET jobs = jobs + 1, amount = amount + excluded.amount`,
     ...[day, key_id, tier, charged],
   )
+}
+
+/** Days for which usage is kept by key; GET /v1/usage shows a year at most. Before that it is kept by tier alone, under no key. */
+export const USAGE_KEY_DAYS = 400
+
+// Every alarm looks for such days; without the index it would read all that were folded before.
+const OLD_USAGE = "usage INDEXED BY usage_of_keys WHERE key_id <> '' AND day < ?"
+
+/** Folds the usage of days that are past their time, in the caller's transaction. No sum of a day changes. */
+export function foldOldUsage(sql: SqlStorage): void {
+  const old = utcDay(Date.now() - USAGE_KEY_DAYS * 24 * 3600_000)
+  sql.exec(
+    `INSERT INTO usage SELECT day, '', tier, sum(jobs), sum(amount) FROM ${OLD_USAGE}
+     GROUP BY day, tier ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, amount = amount + excluded.amount`,
+    old,
+  )
+  sql.exec(`DELETE FROM ${OLD_USAGE}`, old)
 }
 
 /** Adds credit once for an id: the first call with it stands. Returns what stands. */

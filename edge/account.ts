@@ -1,6 +1,15 @@
 // AccountDO: one account. It holds its keys, what each Idempotency-Key stood for, the meters of its limits and the ledger, in one SQLite.
 import { DurableObject } from 'cloudflare:workers'
 import {
+  beginDeletion,
+  continueDeletion,
+  DELETION_SCHEMA,
+  type Deletion,
+  deletionOf,
+  nextDeletion,
+} from './account-deletion.ts'
+import { type ExportPage, type ExportSection, exportRows } from './account-export.ts'
+import {
   allows,
   authenticate,
   endKey,
@@ -33,6 +42,7 @@ import {
   prune,
 } from './admission.ts'
 import type { Env } from './env.ts'
+import { ACCOUNT_DELETED } from './errors.ts'
 import type { JobSpec } from './job-record.ts'
 import type { JobSummary } from './job-view.ts'
 import { changeKey, createKey, type KeyOutcome, replaceKey } from './key-management.ts'
@@ -42,7 +52,10 @@ import { objectOf } from './objects.ts'
 import { type Recovery, readRecovery } from './recovery.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorised' } | { kind: 'forbidden' }
-export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings }
+export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
+
+/** When a deletion continues after an alarm that did not come to its end. */
+const DELETION_MS = 60_000
 
 export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
@@ -53,12 +66,21 @@ export class AccountDO extends DurableObject<Env> {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#recovery = readRecovery(env)
-    this.#sql.exec(KEYS_SCHEMA + ledger.LEDGER_SCHEMA + OUTBOX_SCHEMA + SETTINGS_SCHEMA + IDEMPOTENCY_SCHEMA)
+    const schemas = [
+      KEYS_SCHEMA,
+      ledger.LEDGER_SCHEMA,
+      OUTBOX_SCHEMA,
+      SETTINGS_SCHEMA,
+      IDEMPOTENCY_SCHEMA,
+      DELETION_SCHEMA,
+    ]
+    this.#sql.exec(schemas.join(''))
     migrateKeys(this.#sql)
   }
 
   /** Makes a key, for the key `by` of scope `admin` or for the operator. */
   addKey(credential: KeyCredential, options: KeyChange = {}, by: string | null = null): KeyOutcome {
+    this.#refuseDeleted()
     return this.ctx.storage.transactionSync(() => createKey(this.#sql, credential, options, by))
   }
 
@@ -175,23 +197,44 @@ export class AccountDO extends DurableObject<Env> {
 
   /** Adds credit in micro-dollars, once for an id: a repeat changes nothing and tells what stands. */
   credit(id: string, amount: number, note: string): { amount: number; note: string } {
+    this.#refuseDeleted()
     return ledger.addCredit(this.#sql, id, amount, note)
   }
 
   view(): AccountView {
     const sums = ledger.sumsOf(this.#sql)
-    return { ...sums, balance: sums.credited - sums.captured, settings: this.#settings() }
+    const deletion = deletionOf(this.#sql)
+    return { ...sums, balance: sums.credited - sums.captured, settings: this.#settings(), deletion }
   }
 
   /** Changes what is given of the account's settings. */
   configure(change: SettingsChange): AccountSettings {
+    this.#refuseDeleted()
     const settings = this.#settings()
     return saveSettings(this.#sql, { ...settings, ...change, limits: { ...settings.limits, ...change.limits } })
   }
 
-  /** Releases reservations that no job stands behind, sends settled rows to the export, and forgets what has expired. */
+  /** A page of the account's own rows for its owner, without secrets; see account-export.ts. */
+  exportRows(section: ExportSection, after: string | null): ExportPage {
+    this.#refuseDeleted()
+    return exportRows(this.#sql, section, after)
+  }
+
+  /**
+   * Ends all keys at once and begins the deletion of the account's data, which the alarm finishes. A repeat changes nothing. Null when there
+   * is no such account.
+   */
+  async deleteAccount(): Promise<Deletion | null> {
+    const deletion = this.ctx.storage.transactionSync(() => beginDeletion(this.#sql))
+    if (deletion?.completed === null) await this.#wakeWithin(0)
+    return deletion
+  }
+
+  /** Releases reservations that no job stands behind, sends settled rows to the export, and deletes what has expired. */
   override async alarm(): Promise<void> {
+    if ((nextDeletion(this.#sql) ?? Number.POSITIVE_INFINITY) <= Date.now()) await this.#wakeWithin(DELETION_MS)
     prune(this.#sql)
+    this.ctx.storage.transactionSync(() => ledger.foldOldUsage(this.#sql))
     try {
       await this.#releaseOrphans()
       const sender = { account: this.ctx.id.name!, ...this.#settings() }
@@ -199,6 +242,7 @@ export class AccountDO extends DurableObject<Env> {
     } catch (cause) {
       log('error', 'an account could not tidy up yet', { account: this.ctx.id.name, cause })
     }
+    await this.#continueDeletion()
     const due = nextExport(this.#sql)
     if (due !== null) await this.#wakeWithin(Math.max(OUTBOX_MS, due - Date.now()))
     if (ledger.sumsOf(this.#sql).open > 0) await this.#wakeWithin(this.#recovery.reservationMs)
@@ -235,10 +279,23 @@ export class AccountDO extends DurableObject<Env> {
 
   /** Starts the jobs that have waited longest for the free slots of an endpoint. A job that misses its message asks for itself. */
   #grantSlots(endpoint: string): void {
+    if (deletionOf(this.#sql)) return
     for (const job of grantSlots(this.#sql, endpoint, this.#shares.of(endpoint))) {
       const failed = (cause: unknown) => log('warn', 'a waiting job could not be started', { job, cause })
       this.ctx.waitUntil(objectOf(this.env.JOB, job).proceed().catch(failed))
     }
+  }
+
+  async #continueDeletion(): Promise<void> {
+    const transact = (change: () => void) => this.ctx.storage.transactionSync(change)
+    await continueDeletion({ account: this.ctx.id.name!, sql: this.#sql, env: this.env, transact })
+    const due = nextDeletion(this.#sql)
+    if (due !== null) await this.#wakeWithin(Math.max(0, due - Date.now()))
+  }
+
+  /** Throws where a deleted account would be filled again. */
+  #refuseDeleted(): void {
+    if (deletionOf(this.#sql)) throw new Error(ACCOUNT_DELETED)
   }
 
   #settings(): AccountSettings {

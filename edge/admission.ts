@@ -28,6 +28,9 @@ export const IDEMPOTENCY_SCHEMA = `
 /** How long an Idempotency-Key stands for its request. */
 export const IDEMPOTENCY_MS = 24 * 3600_000
 
+/** An object stores 10 GB. Beyond this no job is admitted, so that those of before can still be settled. */
+export const FULL_BYTES = 9.5e9
+
 /** A browser token lives an hour at most, so its meter is of no use after two. */
 const TOKEN_METER_MS = 2 * 3600_000
 const IDLE_TOKEN = "id >= 'token:' AND id < 'token;' AND open = 0"
@@ -49,6 +52,7 @@ export type Admission =
   | { kind: 'unauthorised' }
   | { kind: 'forbidden'; scope: Scope }
   | { kind: 'mismatch'; by: 'name' | 'Idempotency-Key' }
+  | { kind: 'full' }
   | (Refusal & { rates: RateState[] })
 
 /**
@@ -67,6 +71,7 @@ export function decide(
   if (!key || !isActive(key)) return { kind: 'unauthorised' }
   const earlier = findEarlier(sql, { ...request, spec })
   if (earlier) return earlier
+  if (sql.databaseSize > FULL_BYTES) return { kind: 'full' }
   const now = Date.now()
   const metered = metersOf(sql, settings, key, credential)
   const refusal = checkBalance(sql, settings, spec.price) ?? findRefusal(metered, spec.price, now)

@@ -8,6 +8,7 @@ import { onError, onMethodNotAllowed, onNotFound } from './errors.ts'
 import { EXPOSED_HEADERS } from './limits.ts'
 import { replyHeaders, unstored } from './reply-headers.ts'
 import { boundedHead } from './request-head.ts'
+import { accountData, ownAccount } from './routes/account-data.ts'
 import { accounts } from './routes/accounts.ts'
 import { health } from './routes/health.ts'
 import { images } from './routes/images.ts'
@@ -37,7 +38,9 @@ app.use(checkAccess)
 
 app.route('/healthz', health)
 app.route('/.well-known', receiptKeys)
+app.route('/v1/account', ownAccount)
 app.route('/v1/accounts', accounts)
+app.route('/v1/accounts', accountData)
 app.route('/v1/images', images)
 app.route('/v1/jobs', jobs)
 app.route('/v1/jobs', receipts)

@@ -31,6 +31,7 @@ const ERRORS = {
   credit_mismatch: [409, 'conflict_error', 'This credit was given with another amount'],
   webhook_exists: [409, 'conflict_error', 'A webhook endpoint has this URL already'],
   webhook_delivered: [409, 'conflict_error', 'The event was delivered to this endpoint'],
+  account_deleted: [410, 'invalid_request_error', 'The account was deleted'],
   body_too_large: [413, 'invalid_request_error', 'The request body is too large'],
   uri_too_long: [414, 'invalid_request_error', 'The address is too long'],
   unsupported_media_type: [415, 'invalid_request_error', 'The request body must be JSON'],
@@ -44,6 +45,7 @@ const ERRORS = {
   concurrency_limited: [429, 'rate_limit_error', 'There are too many jobs at a time'],
   generation_failed: [500, 'server_error', 'The image could not be made'],
   internal: [500, 'server_error', 'Something went wrong on our side'],
+  account_full: [503, 'server_error', 'The account has as many jobs as it can store'],
   gpu_unavailable: [503, 'server_error', 'No GPU took the job in time'],
   overloaded: [503, 'server_error', 'The service is busy'],
 } as const satisfies Record<string, readonly [status: number, kind: Kind, title: string]>
@@ -103,9 +105,14 @@ const ours = (cause: unknown) =>
     cause,
   })
 
+/** The message of the error that a deleted account's object throws. Errors lose their class between objects. */
+export const ACCOUNT_DELETED = 'the account was deleted'
+const deleted = () =>
+  new ApiError('account_deleted', 'This account was deleted, and its name cannot be used again. Choose another name.')
+
 /** Answers what a handler threw: an ApiError as it says; anything else is logged and answered by a fixed sentence. */
 export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => {
-  const error = thrown instanceof ApiError ? thrown : ours(thrown)
+  const error = thrown instanceof ApiError ? thrown : thrown.message === ACCOUNT_DELETED ? deleted() : ours(thrown)
   if (ERRORS[error.code][0] >= 500) {
     log('error', error.message, { request_id: c.get('requestId'), path: c.req.path, cause: error.cause ?? null })
   }

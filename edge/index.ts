@@ -1,4 +1,5 @@
 import { app } from './app.ts'
+import { tidyDatabase } from './database-retention.ts'
 import type { Env } from './env.ts'
 import { queue } from './queue.ts'
 import { keepSchedule } from './warm.ts'
@@ -8,6 +9,8 @@ export { JobDO } from './job.ts'
 export { WarmDO } from './warm.ts'
 export { WebhookDO } from './webhook-outbox.ts'
 
-const scheduled = (event: ScheduledController, env: Env) => keepSchedule(env, event.scheduledTime)
+async function scheduled({ scheduledTime: now }: ScheduledController, env: Env): Promise<void> {
+  await Promise.all([keepSchedule(env, now), tidyDatabase(env, now)])
+}
 
 export default { fetch: app.fetch, queue, scheduled } satisfies ExportedHandler<Env>

@@ -6,17 +6,10 @@ import { summaryOf } from './job-view.ts'
 import { log } from './log.ts'
 import { objectOf } from './objects.ts'
 import { observeJob } from './observe.ts'
+import { deletePrefix } from './results.ts'
+import { resultPrefix } from './retention.ts'
 import { reportWarmth } from './warm.ts'
 import { announce } from './webhooks.ts'
-
-const DAY_MS = 24 * 3600_000
-/** Days that a job outlives its images. */
-export const RECORD_DAYS = 7
-
-/** When a final job is deleted, in Unix milliseconds: a week after its images expire, or would have expired. */
-export function retentionEnd({ finished, created, retentionDays }: JobRecord): number {
-  return (finished ?? created) + (retentionDays + RECORD_DAYS) * DAY_MS
-}
 
 /** Captures or releases the price of a final job. False when the account cannot be reached; then it must be repeated. */
 export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {
@@ -52,8 +45,14 @@ export async function deleteFiles(env: Env, job: JobRecord, keys: readonly strin
   await env.RESULTS.delete([...keys])
 }
 
-/** Removes a job from R2 and from its account's ledger. False while the ledger still needs the row. */
+/** Deletes all files of a job, also those of an attempt that another one replaced. */
+async function deleteAllFiles(env: Env, { account, id, retentionDays }: JobRecord): Promise<void> {
+  while (!(await deletePrefix(env.RESULTS, `${resultPrefix(retentionDays, account)}${id}/`)));
+}
+
+/** Removes a job from R2, from the webhooks and from its account's ledger. False while the ledger still needs the row. */
 export async function forgetJob(env: Env, job: JobRecord): Promise<boolean> {
-  await env.RESULTS.delete(job.images.map(({ key }) => key))
+  await deleteAllFiles(env, job)
+  await objectOf(env.WEBHOOK, job.account).forgetJob(job.id)
   return objectOf(env.ACCOUNT, job.account).forgetJob(job.id)
 }

@@ -15,7 +15,7 @@ export type JobLog = ReturnType<typeof openJobLog>
 const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL, event TEXT NOT NULL) STRICT`
 
-/** Opens the log over a job object's storage. Before `create`, only `find`, `create` and `after` (empty) may be called. */
+/** Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased` and `after` (empty) may be called. */
 export function openJobLog(storage: DurableObjectStorage) {
   let changed = Promise.withResolvers<void>()
   const find = () => storage.kv.get<JobRecord>('job') ?? null
@@ -77,6 +77,15 @@ export function openJobLog(storage: DurableObjectStorage) {
       )
       return [...rows].map((row) => ({ ...row, event: JSON.parse(row.event) }))
     },
+    /** Deletes record and log, and marks the job as one that must not be created again. */
+    erase(): void {
+      storage.transactionSync(() => {
+        storage.sql.exec('DROP TABLE IF EXISTS events')
+        storage.kv.delete('job')
+        storage.kv.put('erased', true)
+      })
+    },
+    isErased: () => storage.kv.get<boolean>('erased') === true,
     /** Resolves at the next entry. */
     changed: () => changed.promise,
   }

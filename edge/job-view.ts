@@ -20,8 +20,8 @@ export function summaryOf(job: JobRecord) {
 }
 export type JobSummary = ReturnType<typeof summaryOf>
 
-/** Where links start, and the id of the key that asks for them: they end with it. */
-export type Reader = { env: Env; origin: string; keyId: string }
+/** Where links start, and the id of the key that asks for them and with which they end: null stands for the job's own key. */
+export type Reader = { env: Env; origin: string; keyId: string | null }
 
 async function describeImage({ env, origin, keyId }: Reader, job: string, { key, ...facts }: StoredImage) {
   return { ...facts, url: await resultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }

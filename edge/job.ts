@@ -5,13 +5,14 @@ import type { Env } from './env.ts'
 import { StreamLost } from './gpu-stream.ts'
 import { readGpuTimes } from './gpu-times.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './job-attempt.ts'
-import { announceJob, deleteFiles, forgetJob, retentionEnd, settleJob } from './job-end.ts'
+import { announceJob, deleteFiles, forgetJob, settleJob } from './job-end.ts'
 import { eventStream } from './job-events.ts'
 import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
 import { countSteps, FAILED, isFinal, isOver, type JobRecord, type LoggedEvent, MAX_ATTEMPTS } from './job-record.ts'
 import { log } from './log.ts'
 import { objectOf } from './objects.ts'
 import { readRecovery } from './recovery.ts'
+import { retentionEnd } from './retention.ts'
 
 /** The pause before another try of a settlement or announcement that failed. */
 const UNFINISHED_MS = 5_000
@@ -34,6 +35,7 @@ export class JobDO extends DurableObject<Env> {
   #settling: Promise<JobRecord> | null = null
   /** The open event streams by reader. */
   readonly #readers = new Map<string, symbol>()
+  #finishing: Promise<void> | null = null
   /** Callers that wait for the end and may leave; see `leave`. */
   readonly #callers = new Set<string>()
 
@@ -51,7 +53,7 @@ export class JobDO extends DurableObject<Env> {
    */
   async create({ spec, reservedAt, granted }: Reservation): Promise<JobRecord | null> {
     const existing = this.#log.find()
-    if (existing || !spec) return existing
+    if (existing || !spec || this.#log.isErased()) return existing
     if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
     const job = this.#log.create(spec, granted)
     await this.#advance()
@@ -149,8 +151,20 @@ export class JobDO extends DurableObject<Env> {
     await deleteFiles(this.env, this.#log.job(), keys)
   }
 
+  /**
+   * Deletes the job but its files, whatever its state, because its account is deleted. An open one is canceled and settled first. A request
+   * that is under way meanwhile does not create it again. Throws when it must be repeated.
+   */
+  async erase(): Promise<void> {
+    if (this.#log.find()) await this.#stop()
+    this.#log.erase()
+    // The mark outlives every request that could still create the job; then the alarm removes it.
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
+  }
+
   override async alarm(): Promise<void> {
     try {
+      if (this.#log.isErased()) return await this.#clear()
       await this.#advance()
     } catch (cause) {
       log('error', 'a job could not be advanced', { job: this.#log.find()?.id, cause })
@@ -212,9 +226,16 @@ export class JobDO extends DurableObject<Env> {
   }
 
   /** Settles and announces a final job, then sets the alarm for its deletion. Repeats whatever has failed. */
-  async #finish(): Promise<void> {
-    if (Date.now() >= retentionEnd(this.#log.job())) return this.#erase()
+  #finish(): Promise<void> {
+    this.#finishing ??= this.#finishOnce().finally(() => {
+      this.#finishing = null
+    })
+    return this.#finishing
+  }
+
+  async #finishOnce(): Promise<void> {
     const job = await this.#settle()
+    if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
     if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
     const nextAt = isOver(this.#log.job()) ? retentionEnd(job) : Date.now() + UNFINISHED_MS
     await this.ctx.storage.setAlarm(nextAt)
@@ -235,9 +256,22 @@ export class JobDO extends DurableObject<Env> {
     return this.#settling
   }
 
-  /** Deletes the job for good once its retention is over and its ledger row has been exported. */
-  async #erase(): Promise<void> {
+  /** Ends an open job and waits for all work on it. Throws when it is not settled yet. */
+  async #stop(): Promise<void> {
+    const live = this.#live
+    await this.cancel()
+    if (!(await this.ended()).settled) throw new Error('the job is not settled yet')
+    await live?.done
+    while (this.#finishing) await this.#finishing
+  }
+
+  /** Deletes a job whose retention is over once its ledger row has been exported; until then it tries again each day. */
+  async #expire(): Promise<void> {
     if (!(await forgetJob(this.env, this.#log.job()))) return this.ctx.storage.setAlarm(Date.now() + DAY_MS)
+    await this.#clear()
+  }
+
+  async #clear(): Promise<void> {
     await this.ctx.storage.deleteAlarm()
     await this.ctx.storage.deleteAll()
   }

@@ -76,6 +76,11 @@ export function refusedBy(admission: Admission): ApiError | null {
       const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'
       return new ApiError('idempotency_mismatch', `${what} another request; use a new one.`, { headers: FINAL })
     }
+    case 'full': {
+      const message =
+        'This account has as many jobs as it can store. Old ones are deleted each day; ask the operator for a shorter retention_days.'
+      return new ApiError('account_full', message, { headers: FINAL })
+    }
     case 'admitted':
     case 'repeated':
     case 'reused':

@@ -81,3 +81,10 @@ export async function openImage(bucket: R2Bucket, image: StoredImage): Promise<R
   if (!object) throw new ApiError('not_found', 'This image was deleted.')
   return object
 }
+
+/** Deletes up to a thousand files under a prefix. False when there may be more. */
+export async function deletePrefix(bucket: R2Bucket, prefix: string): Promise<boolean> {
+  const { objects, truncated } = await bucket.list({ prefix })
+  if (objects.length > 0) await bucket.delete(objects.map(({ key }) => key))
+  return !truncated
+}

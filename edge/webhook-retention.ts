@@ -11,7 +11,8 @@ export type ExportedEvent = {
   id: string
   type: EventType
   created: number
-  data: unknown
+  /** What the event says, as JSON. */
+  data: { id?: string; images?: object[] }
   deliveries: (DeliveryView & { endpoint: string })[]
 }
 
@@ -73,10 +74,10 @@ export function exportEvents(sql: SqlStorage, after: number, limit: number): Exp
   }))
 }
 
-type Payload = { data: { images?: { key: string }[] } }
+type Payload = { data: { id?: string; images?: { key: string }[] } }
 
 /** The data of a stored payload. Keys of our storage are internal. */
-function dataOf(body: string): unknown {
+function dataOf(body: string): ExportedEvent['data'] {
   const { data } = JSON.parse(body) as Payload
   return data.images ? { ...data, images: data.images.map(({ key: _, ...image }) => image) } : data
 }

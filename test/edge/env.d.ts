@@ -13,8 +13,3 @@ declare global {
     }
   }
 }
-
-declare module '*.md?raw' {
-  const text: string
-  export default text
-}

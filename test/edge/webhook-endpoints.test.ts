@@ -81,7 +81,7 @@ describe('an endpoint', () => {
   })
 
   test('is refused with a short message, however long its address is', async ({ expect }) => {
-    const response = await api(caller, 'POST', '', { url: `${RECEIVER}/${'x'.repeat(100_000)}` })
+    const response = await api(caller, 'POST', '', { url: `${RECEIVER}/${'x'.repeat(10_000)}` })
     const { detail } = await problemOf(response)
     expect([response.status, detail.length < 300]).toEqual([400, true])
     expect(detail).toContain('it must have at most 2048 characters')
