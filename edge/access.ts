@@ -79,7 +79,7 @@ export const ACCESS: Readonly<Record<string, Access>> = {
 
   'GET /v1/models': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
-  'POST /v1/tokens': byKey(),
+  'POST /v1/tokens': byKey('generate'),
   'GET /v1/usage': byKey('read'),
 
   'POST /v1/webhooks': byKey('admin'),

@@ -150,7 +150,8 @@ export async function authenticate(sql: SqlStorage, credential: Credential): Pro
   return key && isActive(key) ? key : null
 }
 
-/** Whether a credential may do what `scope` names: a token its one scope, and only as long as its key may. */
+/** Whether a credential may do what `scope` names. A browser token generates, and reads what it has generated, as long as its key may generate. */
 export function allows(key: KeyInfo, credential: Credential, scope: Scope): boolean {
-  return key.scopes.includes(scope) && ('token' in credential ? credential.token.scope === scope : true)
+  if ('token' in credential) return scope !== 'admin' && key.scopes.includes('generate')
+  return key.scopes.includes(scope)
 }

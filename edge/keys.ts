@@ -17,7 +17,7 @@ export type KeyCredential = { account: string; keyId: string; secretHash: string
 export type TokenCredential = { account: string; keyId: string; token: Grant }
 export type Credential = KeyCredential | TokenCredential
 /** What a browser token allows, `budget` micro-dollars until `expires` (Unix seconds). */
-export type Grant = { id: string; scope: Exclude<Scope, 'admin'>; budget: number; expires: number }
+export type Grant = { id: string; scope: 'generate'; budget: number; expires: number }
 
 /** What the secrets of .dev.vars.example begin with. */
 export const EXAMPLE_SECRET = 'replace-me'

@@ -1,6 +1,7 @@
 // What a request for images says: its fields, whose it is, and how it stands to an earlier one of the same.
 import type { Context } from 'hono'
 import type { EdgeEnv } from './env.ts'
+import { ApiError } from './errors.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
 import { type Generation, generation, specify } from './generation-request.ts'
 import type { JobRecord } from './job-record.ts'
@@ -13,6 +14,13 @@ const withoutNulls = (body: unknown) =>
     ? Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
     : body
 
+/** A browser token is in the hands of a visitor, who must neither reach other visitors' images nor send anything in the account's name. */
+function checkTokenFields({ webhook, reuse }: Generation): void {
+  const param = webhook !== undefined ? 'webhook' : reuse ? 'reuse' : null
+  if (param)
+    throw new ApiError('insufficient_scope', `A browser token may not use ${param}; use its API key.`, { param })
+}
+
 /**
  * Reads a request for images. `name` is the id that the caller gives the job. A retry of an SDK that brings no Idempotency-Key is known
  * by its count; a request with a seed of its own makes the same images each time, so it may share a job as well.
@@ -23,6 +31,7 @@ export async function readSubmission(
 ): Promise<{ fields: Generation; submission: Submission }> {
   const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c)))
   const credential = c.get('credential')
+  if ('token' in credential) checkTokenFields(fields)
   const spec = await specify(fields, c.env, credential, { origin: new URL(c.req.url).origin, name })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
