@@ -498,6 +498,7 @@ describe('stopped half-way, a deletion is finished by the alarms that follow', (
       expect(await remains(caller, jobs), `statement ${n}`).toEqual([])
       expect(await deletion(caller), `statement ${n}`).toMatchObject({ erased: 2, jobs: 1, credited: 900 })
     }
-    expect([...stoppedAt]).toEqual(['request', 'jobs', 'files', 'webhooks', 'export', 'account', 'usage', 'done'])
+    const steps = ['request', 'jobs', 'files', 'webhooks', 'export', 'account', 'usage', 'done']
+    expect([...stoppedAt].toSorted()).toEqual(steps.toSorted())
   })
 })
