@@ -3,10 +3,11 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from 'c
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
-import { foldOldUsage, USAGE_KEY_DAYS } from '../../edge/account-ledger.ts'
+import { foldOldUsage } from '../../edge/account-ledger.ts'
 import { settingsOf } from '../../edge/account-settings.ts'
-import { decide, FULL_BYTES } from '../../edge/admission.ts'
+import { decide } from '../../edge/admission.ts'
 import { refusedBy } from '../../edge/refusals.ts'
+import { FULL_BYTES, USAGE_KEY_DAYS } from '../../edge/retention.ts'
 import { accountOf, admit, request, rows, watched } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 

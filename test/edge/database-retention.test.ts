@@ -3,15 +3,10 @@ import { createExecutionContext, createScheduledController, waitOnExecutionConte
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
-import {
-  DELETED_ACCOUNT,
-  eraseUsage,
-  OBSERVATION_DAYS,
-  tidyDatabase,
-  USAGE_DAYS,
-} from '../../edge/database-retention.ts'
+import { DELETED_ACCOUNT, eraseUsage, tidyDatabase } from '../../edge/database-retention.ts'
 import worker from '../../edge/index.ts'
 import { operatorStatus } from '../../edge/operator-status.ts'
+import { OBSERVATION_DAYS, USAGE_DAYS } from '../../edge/retention.ts'
 
 const DAY_MS = 24 * 3600_000
 const TABLES = ['usage_ledger', 'usage_daily', 'observations']
