@@ -177,20 +177,20 @@ export class WebhookDO extends DurableObject<Env> {
     return settleAttempt(this.#sql, event, endpoint, lease, judge(answer, Date.now()), this.#schedule)
   }
 
-  /** A page of everything but secrets: the endpoints on the first page, and events after the time `after` with their deliveries. */
+  /** A page of everything but secrets: the endpoints on the first page, and events after the cursor `after` with their deliveries. */
   exportAll(after: number | null = null) {
     const rows = this.#sql
-      .exec<{ id: string; type: string; created: number; body: string }>(
-        'SELECT id, type, created, body FROM events WHERE created > ? ORDER BY created LIMIT ?',
+      .exec<{ rowid: number; id: string; type: string; created: number; body: string }>(
+        'SELECT rowid, id, type, created, body FROM events WHERE rowid > ? ORDER BY rowid LIMIT ?',
         ...[after ?? 0, EXPORT_PAGE],
       )
       .toArray()
-    const events = rows.map(({ body, ...event }) => {
+    const events = rows.map(({ rowid: _, body, ...event }) => {
       const { data } = JSON.parse(body) as { data: { images?: { key: string }[] } }
       const images = data.images?.map(({ key: _, ...image }) => image)
       return { ...event, data: { ...data, ...(images && { images }) }, deliveries: this.deliveriesOf(event.id) }
     })
-    const next = events.length < EXPORT_PAGE ? null : events.at(-1)!.created
+    const next = rows.length < EXPORT_PAGE ? null : rows.at(-1)!.rowid
     return { endpoints: after === null ? this.endpoints() : [], events, next }
   }
 
