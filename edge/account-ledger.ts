@@ -7,6 +7,7 @@ import type { JobSummary } from './job-view.ts'
 import { log } from './log.ts'
 import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
 import { isKept } from './results.ts'
+import { USAGE_KEY_DAYS } from './retention.ts'
 import type { Tier } from './route.ts'
 
 export const LEDGER_SCHEMA = `
@@ -198,9 +199,6 @@ function countUsage(sql: SqlStorage, { key_id, tier, charged }: LedgerEntry, day
     ...[day, key_id, tier, charged],
   )
 }
-
-/** Days for which usage is kept by key; GET /v1/usage shows a year at most. Before that it is kept by tier alone, under no key. */
-export const USAGE_KEY_DAYS = 400
 
 // Every alarm looks for such days; without the index it would read all that were folded before.
 const OLD_USAGE = "usage INDEXED BY usage_of_keys WHERE key_id <> '' AND day < ?"

@@ -18,6 +18,7 @@ import type { JobSpec } from './job-record.ts'
 import type { Credential, Scope } from './keys.ts'
 import { type RateState, UNLIMITED } from './limits.ts'
 import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
+import { FULL_BYTES } from './retention.ts'
 
 export const IDEMPOTENCY_SCHEMA = `
   CREATE TABLE IF NOT EXISTS idempotency (
@@ -27,9 +28,6 @@ export const IDEMPOTENCY_SCHEMA = `
 
 /** How long an Idempotency-Key stands for its request. */
 export const IDEMPOTENCY_MS = 24 * 3600_000
-
-/** An object stores 10 GB. Beyond this no job is admitted, so that those of before can still be settled. */
-export const FULL_BYTES = 9.5e9
 
 /** A browser token lives an hour at most, so its meter is of no use after two. */
 const TOKEN_METER_MS = 2 * 3600_000

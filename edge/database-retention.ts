@@ -1,12 +1,9 @@
 // How long rows are kept in D1. Observations are deleted; usage is folded into sums by day, account and tier, so that no total changes.
 import type { Env } from './env.ts'
 import { log } from './log.ts'
+import { OBSERVATION_DAYS, USAGE_DAYS } from './retention.ts'
 
 const DAY_MS = 24 * 3600_000
-/** Forecasts read a week. */
-export const OBSERVATION_DAYS = 30
-/** A year and the month in which it is billed and disputed. */
-export const USAGE_DAYS = 400
 /** Rows of one transaction, and transactions of one run: D1 allows a statement 30 seconds, and callers wait meanwhile. */
 const BATCH = 1000
 const BATCHES = 20

@@ -9,8 +9,10 @@ export { JobDO } from './job.ts'
 export { WarmDO } from './warm.ts'
 export { WebhookDO } from './webhook-outbox.ts'
 
-async function scheduled({ scheduledTime: now }: ScheduledController, env: Env): Promise<void> {
-  await Promise.all([keepSchedule(env, now), tidyDatabase(env, now)])
+async function scheduled({ scheduledTime: now }: ScheduledController, env: Env, ctx: ExecutionContext): Promise<void> {
+  // Not in the same promise: a schedule that fails must not keep old rows.
+  ctx.waitUntil(tidyDatabase(env, now))
+  await keepSchedule(env, now)
 }
 
 export default { fetch: app.fetch, queue, scheduled } satisfies ExportedHandler<Env>

@@ -87,7 +87,7 @@ export function checkAddress(env: Env, ownUrl: string, address: string, param: s
 /** Host and port of a valid address. A trailing dot names the same host. */
 export function hostOf(address: string): string {
   const { hostname, port } = new URL(address)
-  return `${hostname.replace(/\.+$/, '')}${port && `:${port}`}`
+  return `${hostname.replace(/(?<!\.)\.+$/, '')}${port && `:${port}`}`
 }
 
 /** The form in which two valid addresses are compared: normalized by WHATWG URL, without the fragment, which is never sent. */

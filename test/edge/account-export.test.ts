@@ -4,12 +4,13 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
 import { exportLines, parsePosition, START } from '../../edge/data-export.ts'
+import { eventOf } from '../../edge/webhooks.ts'
 import { accountOf, admit, rows } from './admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, ORIGIN, problemOf, send } from './client.ts'
 import { fakeGpu, imageBytes, works } from './fake-gpu.ts'
 import { over } from './jobs.ts'
 import { configure, operator } from './operator.ts'
-import { addEndpoint, newManager, RECEIVER, receiver, settled } from './receiver.ts'
+import { addEndpoint, finalJob, newManager, outboxOf, RECEIVER, receiver, settled } from './receiver.ts'
 
 let owner: Caller
 beforeEach(async () => {
@@ -92,6 +93,7 @@ describe('GET /v1/account/export', () => {
     const [endpoint, other] = [await addEndpoint(owner), await newManager()]
     await generate(other, { prompt: 'of somebody else' })
     await generate(owner, { prompt: 'a cat', webhook: `${RECEIVER}/mine` })
+    await settled(owner)
     const text = await (await fetchExport()).text()
     const [{ secret_hash: hash } = {}] = await rows(owner, 'SELECT secret_hash FROM keys')
     const hidden = [
@@ -169,6 +171,18 @@ describe('a large export', () => {
     expect([ofType(lines, 'usage').length, distinct('usage', day)]).toEqual([usage, usage])
     expect([ofType(lines, 'job').length, distinct('job', ({ id }) => id)]).toEqual([230, 230])
     expect(ofType(lines, 'end')).toHaveLength(1)
+  })
+
+  test('has each webhook event once, also of those that were published in the same millisecond', async ({ expect }) => {
+    await addEndpoint(owner)
+    const events = Array.from({ length: 230 }, () => eventOf(finalJob(owner)))
+    const now = Date.now()
+    const clock = vi.spyOn(Date, 'now').mockReturnValue(now)
+    for (const event of events) await outboxOf(owner).publish(event, null)
+    clock.mockRestore()
+    await settled(owner)
+    const exportedEvents = ofType(await exported('?after=webhooks:'), 'webhook_event').map(({ id }) => id)
+    expect(exportedEvents.toSorted()).toEqual(events.map(({ id }) => id).toSorted())
   })
 
   test('goes on where ?after says', async ({ expect }) => {

@@ -3,10 +3,11 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from 'c
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
-import { foldOldUsage, USAGE_KEY_DAYS } from '../../edge/account-ledger.ts'
+import { foldOldUsage } from '../../edge/account-ledger.ts'
 import { settingsOf } from '../../edge/account-settings.ts'
-import { decide, FULL_BYTES } from '../../edge/admission.ts'
+import { decide } from '../../edge/admission.ts'
 import { refusedBy } from '../../edge/refusals.ts'
+import { FULL_BYTES, USAGE_KEY_DAYS } from '../../edge/retention.ts'
 import { accountOf, admit, request, rows, watched } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 
@@ -17,7 +18,7 @@ const JOBS = 6
 
 type Step =
   | { do: 'admit' | 'export' | 'forget'; job: number }
-  | { do: 'settle'; job: number; charged: number }
+  | { do: 'settle' | 'whole life'; job: number; charged: number }
   | { do: 'age'; days: number }
   | { do: 'alarm' }
   | { do: 'evict' }
@@ -26,6 +27,8 @@ const job = fc.nat(JOBS - 1)
 const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 3, arbitrary: fc.record({ do: fc.constant('admit' as const), job }) },
   { weight: 4, arbitrary: fc.record({ do: fc.constant('settle' as const), job, charged: fc.nat(100) }) },
+  // Random steps seldom make a whole life of a job.
+  { weight: 3, arbitrary: fc.record({ do: fc.constant('whole life' as const), job, charged: fc.nat(100) }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('export' as const), job }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('forget' as const), job }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('age' as const), days: fc.integer({ min: 1, max: 500 }) }) },
@@ -52,6 +55,11 @@ async function perform(caller: Caller, model: Model, step: Step): Promise<void> 
         storage.sql.exec('INSERT INTO usage VALUES (?, ?, ?, ?, ?)', earlier, ...Object.values(row))
       }
     })
+  if (step.do === 'whole life') {
+    for (const part of ['admit', 'settle', 'export', 'forget'] as const)
+      await perform(caller, model, { ...step, do: part })
+    return
+  }
   const id = `job_${step.job}`
   const state = model.jobs.get(id)
   if (step.do === 'admit') {
@@ -67,7 +75,11 @@ async function perform(caller: Caller, model: Model, step: Step): Promise<void> 
   } else if (step.do === 'export') {
     await account.exported([id])
     if (state === 'settled') model.jobs.set(id, 'exported')
-  } else if (await account.forgetJob(id)) model.jobs.delete(id)
+  } else {
+    const isForgotten = state === undefined || state === 'exported'
+    if ((await account.forgetJob(id)) !== isForgotten) throw new Error(`a row that is ${state} was treated wrong`)
+    if (isForgotten) model.jobs.delete(id)
+  }
 }
 
 const count = async (caller: Caller, sql: string) => Number((await rows(caller, sql))[0]!.n)

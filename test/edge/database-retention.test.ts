@@ -3,15 +3,11 @@ import { createExecutionContext, createScheduledController, waitOnExecutionConte
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
-import {
-  DELETED_ACCOUNT,
-  eraseUsage,
-  OBSERVATION_DAYS,
-  tidyDatabase,
-  USAGE_DAYS,
-} from '../../edge/database-retention.ts'
+import { DELETED_ACCOUNT, eraseUsage, tidyDatabase } from '../../edge/database-retention.ts'
+import type { Env } from '../../edge/env.ts'
 import worker from '../../edge/index.ts'
 import { operatorStatus } from '../../edge/operator-status.ts'
+import { OBSERVATION_DAYS, USAGE_DAYS } from '../../edge/retention.ts'
 
 const DAY_MS = 24 * 3600_000
 const TABLES = ['usage_ledger', 'usage_daily', 'observations']
@@ -56,11 +52,17 @@ const sums = () => query('SELECT day, tier, sum(jobs), sum(captured), sum(charge
 const OLD = USAGE_DAYS + 1
 
 describe('the cron handler', () => {
-  const cron = async () => {
+  const cron = async (vars: Partial<Env> = {}) => {
     const ctx = createExecutionContext()
-    await worker.scheduled(createScheduledController({ scheduledTime: new Date() }), env)
-    await waitOnExecutionContext(ctx)
+    const controller = createScheduledController({ scheduledTime: new Date() })
+    await worker.scheduled(controller, { ...env, ...vars }, ctx).finally(() => waitOnExecutionContext(ctx))
   }
+
+  test('deletes what is old also where OCTET_PREWARM is malformed', async ({ expect }) => {
+    await observe('acme', OBSERVATION_DAYS + 1)
+    await expect(cron({ OCTET_PREWARM: { idle_seconds: 'many' } })).rejects.toThrow('OCTET_PREWARM is malformed')
+    expect(await count('observations')).toBe(0)
+  })
 
   test('deletes observations after 30 days, which forecasts do not read', async ({ expect }) => {
     await observe('acme', 0, 7, OBSERVATION_DAYS - 1, OBSERVATION_DAYS + 1, 1000)

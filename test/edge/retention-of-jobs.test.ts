@@ -157,6 +157,8 @@ describe('a job whose retention is over', () => {
     await expire(job)
     await runDurableObjectAlarm(jobOf(job))
     expect(await jobOf(job).view()).toMatchObject({ settled: false })
+    // In seconds again, and not in a day.
+    expect((await alarmOf(job))! - Date.now()).toBeLessThan(DAY_MS / 24)
     settle.mockRestore()
     await vi.waitFor(async () => {
       await runDurableObjectAlarm(jobOf(job))
