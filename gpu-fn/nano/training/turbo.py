@@ -11,11 +11,12 @@ import random
 
 import torch
 
-from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, compile_blocks, filled_pool, pad_t5
+from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pools, compile_blocks, pad_t5
 from .export import TURBO_TERMINAL
 from .models import T5_TOKENS, Tokenizers, scheduler
 from .sample import GUIDANCE, evaluate
-from .stage import STATE, Stage, arguments, autocast, device
+from .settings import STATE
+from .stage import Stage, arguments, autocast, device
 
 STEPS = 4
 SUBSTEPS = 4
@@ -49,7 +50,7 @@ def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, p
 
 
 def main() -> None:
-    options = arguments(steps=1100, batch=256, reuse=12, rate=3e-4, guidance=GUIDANCE)
+    options = arguments(steps=1100, batch=256, reuse=12, fill=20, prompts=200, rate=3e-4, guidance=GUIDANCE)
     torch.manual_seed(options.seed)
     random.seed(options.seed)
     on = device()
@@ -65,12 +66,12 @@ def main() -> None:
     schedule.set_timesteps(STEPS)
     sigmas = schedule.sigmas.tolist()
     latents = Latents(on)
-    pool = filled_pool(options, options.seed + 4 + stage.step, latents, on)
+    pools = Pools(options, options.seed + 4 + stage.step, latents, on)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
     while stage.running():
         if stage.step % REFILL == 0:
-            pool.add()
-        clean, ids = pool.take(options.batch)
+            pools.refill()
+        clean, ids = pools.native.take(options.batch)
         ids = pad_t5(ids, T5_TOKENS)
         with_t5 = (torch.rand(options.batch, device=on) >= WITHOUT_T5_SHARE).float()
         index = random.randrange(STEPS)
@@ -88,7 +89,7 @@ def main() -> None:
     student.load_state_dict(stage.average)
     base.transformer = student
     settings = {"steps": STEPS, "guidance": 1.0, "terminal": TURBO_TERMINAL}
-    evaluate("turbo", base, latents, on, {"turbo": settings, "turbo-lite": {**settings, "with_t5": 0.0}})
+    evaluate("turbo", base, latents, on, options.prompts, {"turbo": settings, "turbo-lite": {**settings, "with_t5": 0.0}})
 
 
 if __name__ == "__main__":
