@@ -1,6 +1,6 @@
 """Stage 2: the text encoders and the transformer together, by flow matching (arXiv 2403.03206) on the VAE's latents.
 
-    python -m training.base --steps 7000
+    python -m training.base --steps 20000 --budget 3000
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
 `reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
@@ -16,7 +16,6 @@ from torch import nn
 from .data import CAPTION_TOKENS, batches
 from .models import CHANNELS, SIDE, T5_TOKENS, TextEncoders, Tokenizers, transformer, vae
 from .render import Renderer
-from .sample import evaluate
 from .settings import STATE
 from .stage import Stage, arguments, autocast, device
 
@@ -41,10 +40,8 @@ class Denoiser(nn.Module):
         self.encoders, self.transformer = TextEncoders(), transformer()
 
     def compile_parts(self) -> None:
-        """Block by block: blocks of one shape share their code, so that it takes seconds and not minutes."""
+        """Block by block: blocks of one shape share their code. Text encoders are small and run as they are: compiling them takes as long as it saves."""
         compile_blocks(self.transformer)
-        for encoder in self.encoders.children():
-            encoder.compile(dynamic=False)
 
     def forward(self, latent: torch.Tensor, sigma: torch.Tensor, ids: dict[str, torch.Tensor], with_t5: torch.Tensor) -> torch.Tensor:
         prompt, pooled = self.encoders(ids, with_t5)
@@ -141,7 +138,7 @@ def loss_of(denoiser: Denoiser, clean: torch.Tensor, ids: dict[str, torch.Tensor
 
 
 def main() -> None:
-    options = arguments(steps=7000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.88, wide=12, fill=20, prompts=200)
+    options = arguments(steps=7000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.88, wide=12, fill=20)
     torch.manual_seed(options.seed)
     on = device()
     denoiser = Denoiser().to(on)
@@ -169,9 +166,6 @@ def main() -> None:
         stage.update(loss)
     torch.compiler.set_stance("default")
     stage.save()
-    if stage.finished:
-        denoiser.load_state_dict(stage.average)
-        evaluate("base", denoiser, latents, on, options.prompts)
 
 
 if __name__ == "__main__":

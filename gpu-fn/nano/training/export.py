@@ -2,7 +2,8 @@
 
     python -m training.export
 
-Takes the averaged weights, the tokenizers, the vocabulary and the judge that the stages left in the state folder.
+Takes the averaged weights, the tokenizers, the vocabulary and the judge that the stages left in the state folder. With another number of
+blocks than the shipped model, `depth` of nano in gpu-fn/models/sd35.ts changes with it.
 """
 
 import json

@@ -246,9 +246,9 @@ class Grounds:
         image = self.cover(image, self.y - 0.48, self.blend(self.vary(draw, (126, 178, 84), (206, 178, 116)), self.rgb(96, 140, 64), 0.48, 1.0))
         depth = (self.y - 0.47).clamp(min=0)
         middle = end + (self.aspect / 2 - end) * depth / 0.53
-        image = self.cover(image, depth * 0.85 - (self.x - middle).abs() - 0.001, self.fade((112, 114, 120), (84, 86, 92), 0.48, 1.0))
+        image = self.cover(image, depth * 0.85 - (self.x - middle).abs() - 0.004, self.fade((112, 114, 120), (84, 86, 92), 0.48, 1.0))
         dash = ((1 / (depth + 0.02) + draw(1, 1, 1)) * 1.2 % 1 < 0.5) & (depth > 0.02)
-        return self.cover(image, depth * 0.035 - (self.x - middle).abs() - (~dash) * 1.0, self.rgb(248, 240, 200))
+        return self.cover(image, depth * 0.035 - (self.x - middle).abs() - 0.004 - (~dash) * 1.0, self.rgb(248, 240, 200))
 
     def storm(self, draw: Draw) -> torch.Tensor:
         image = self.blend(self.vary(draw, (52, 58, 74), (44, 48, 70)), self.vary(draw, (126, 134, 148), (110, 122, 140))).expand(-1, -1, self.height, -1)

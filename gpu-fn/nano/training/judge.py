@@ -3,8 +3,8 @@
     python -m training.judge --steps 2500
 
 A detector in the manner of CenterNet (arXiv 1904.07850): a map of centers per sprite and letter on a 32 × 32 grid, whose peaks are counted,
-a map of the colors that things were given, and two classifications of the background, of its upper and its lower end. Half of the pictures it learns from went through the VAE with noise on
-their latents, so that it looks at things and not at pixels.
+a map of the colors that things were given, and two classifications of the background, of its upper and its lower end. A quarter of the
+pictures it learns from went through the VAE with noise on their latents, so that it looks at things and not at pixels.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .data import batches
+from .drawing import LETTERS
 from .models import vae
 from .render import Renderer
-from .drawing import LETTERS
 from .scenes import NATIVE, SLOTS
 from .settings import STATE
 from .stage import Stage, arguments, autocast, device
@@ -164,8 +164,8 @@ def main() -> None:
         batch = next(stream)
         image = renderer(batch).contiguous(memory_format=torch.channels_last)
         with autocast():
-            half = len(image) // 2
-            image[:half] = worn(autoencoder, image[:half])
+            quarter = len(image) // 4
+            image[:quarter] = worn(autoencoder, image[:quarter])
             # A style changes the colors of a background.
             background = torch.where((batch["style"] < 0)[:, None], batch["background"], -1).to(on)
             loss = loss_of(judge, (image + 1) / 2, *targets(batch["placed"].to(on)), background)

@@ -14,7 +14,7 @@ UNCOUNTED = {"bread", "cheese", "popcorn", "corn", "broccoli", "sushi", "ramen",
              "spaghetti", "shaved ice", "sake", "champagne", "whiskey", "soda", "butter", "coral", "wheat", "bamboo", "toilet paper", "soap", "paella", "DNA"}
 IRREGULAR = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "wolf": "wolves", "die": "dice", "man": "men", "woman": "women", "goose": "geese", "foot": "feet",
              "old man": "old men", "old woman": "old women", "bearded man": "bearded men", "tooth": "teeth", "squid": "squid", "shrimp": "shrimp", "deer": "deer",
-             "bison": "bison", "moose": "moose", "maple leaf": "maple leaves", "computer mouse": "computer mice", "elf": "elves", "calf": "calves", "bison": "bison",
+             "bison": "bison", "moose": "moose", "maple leaf": "maple leaves", "computer mouse": "computer mice", "elf": "elves",
              "police officer": "police officers", "ox": "oxen", "fly": "flies", "scarf": "scarves", "kitchen knife": "kitchen knives", "snowman": "snowmen",
              "policeman": "policemen", "fireman": "firemen", "fried shrimp": "fried shrimp", "spider web": "spider webs", "Japanese castle": "Japanese castles"}
 NUMBERS = {1: ("a", "one"), 2: ("two", "two", "2", "a pair of", "a couple of"), 3: ("three", "three", "3"), 4: ("four", "four", "4"), 5: ("five", "five", "5"),

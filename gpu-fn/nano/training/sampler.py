@@ -9,7 +9,7 @@ from .phrases import (ADJECTIVES, BANNER_PHRASES, COLOR_NAMES, COLOR_PHRASES, FI
                       MOUNTS, NUMBERS, PLACES, PLURALS, PREFIXES, RELATIONS, SIGN_PHRASES, SIGN_WORDS, SIZES, STRAYS, STYLE_PHRASES, SUFFIXES, UNCOUNTED,
                       article, find_strangers, plural)
 from .scenes import BANNER, BOARD, NATIVE, SIGN, SIGN_SIDE, SLOTS, Placed, Scene, held_out, on_grid, relate, scatter
-from .vocabulary import BACKGROUNDS, CATEGORIES, COLORS, MATERIALS, NAMES, NEW_GROUNDS, OLD_GROUNDS, STYLES, TINTS, VOCABULARY
+from .vocabulary import BACKGROUNDS, CATEGORIES, COLORS, FIRST, MATERIALS, NAMES, NEW_GROUNDS, OLD_GROUNDS, STYLES, TINTS, VOCABULARY
 
 ENTRIES = json.loads(VOCABULARY.read_text(encoding="utf-8"))
 SYNONYMS = [entry["words"][1:] for entry in ENTRIES["sprites"]]
@@ -20,6 +20,8 @@ INDEX = {name: i for i, name in enumerate(NAMES)}
 RIDERS = [i for i, category in enumerate(CATEGORIES) if category in ("animal", "people", "face")]
 KINDS = {"single": 40, "count": 12, "mixed": 9, "pair": 20, "corner": 3, "many": 4, "sign": 6, "landscape": 3, "partly": 2, "nothing": 1}
 TINT_NAMES = [*TINTS]
+LATER = [i for i, name in enumerate(NAMES) if name not in FIRST]
+LATER_SHARE = 0.2
 
 
 class Sampler:
@@ -34,11 +36,20 @@ class Sampler:
         kinds = KINDS if self.canvas == NATIVE else {kind: share for kind, share in KINDS.items() if kind != "sign"}
         kind = kind or r.choices([*kinds], [*kinds.values()])[0]
         while True:
-            main = r.randrange(len(NAMES))
+            main = self.sprite()
             top, bottom, where = self.background()
-            if (not self.evaluation or held_out(main, top)) and self.allowed(main, top, bottom):
+            if self.drawn(main, top, bottom):
                 break
         return getattr(self, kind)(main, top, bottom, where)
+
+    def sprite(self) -> int:
+        """Any in evaluation; in training more often one that the weights to start from do not know."""
+        r = self.random
+        return r.choice(LATER) if LATER and not self.evaluation and r.random() < LATER_SHARE else r.randrange(len(NAMES))
+
+    def drawn(self, main: int, top: int, bottom: int) -> bool:
+        """Whether a composition is of the set that is wanted: held out in evaluation, the others in training."""
+        return (not self.evaluation or held_out(main, top)) and self.allowed(main, top, bottom)
 
     def allowed(self, sprite: int, top: int, bottom: int) -> bool:
         """Never a red heart on red; in training never a held-out pair."""
@@ -128,7 +139,7 @@ class Sampler:
 
     def finish(self, subject: str, placed: list[Placed], top: int, bottom: int, where: str, counts: dict[int, int], simple: bool = False, **more) -> Scene:
         r = self.random
-        style = r.randrange(len(STYLES)) if not self.evaluation and r.random() < 0.08 else -1
+        style = r.randrange(len(STYLES)) if not self.evaluation and r.random() < 0.06 else -1
         said = where if self.evaluation or r.random() >= 0.08 else ""  # else the background is left to the model
         if BACKGROUNDS[top] in LANDED:
             placed = [replace(p, shadow=p.sprite < SIGN and p.y + p.side / 2 > 0.68 * self.canvas[1]) for p in placed]
@@ -190,7 +201,7 @@ class Sampler:
 
     def other(self, main: int, top: int, bottom: int) -> int:
         while True:
-            sprite = self.random.randrange(len(NAMES))
+            sprite = self.sprite()
             if sprite != main and self.allowed(sprite, top, bottom):
                 return sprite
 
@@ -198,7 +209,8 @@ class Sampler:
         r = self.random
         relation = r.choices([*RELATIONS], [3, 3, 3, 3, 5, 4, 3, 2, 2, 2])[0]
         if relation in ("riding", "wearing") and main not in RIDERS:
-            main = r.choice([sprite for sprite in RIDERS if self.allowed(sprite, top, bottom)] or [main])
+            riders = [sprite for sprite in RIDERS if self.drawn(sprite, top, bottom)]
+            main, relation = (r.choice(riders), relation) if riders else (main, "beside")
         other = self.other(main, top, bottom)
         fitting = {"riding": MOUNTS, "wearing": HATS}.get(relation)
         if fitting:

@@ -8,6 +8,7 @@ unpacked). A sprite's first word is the plain name in sprites.txt; words.py adds
 """
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -38,19 +39,20 @@ RECOLORED_CATEGORIES = {"animal", "food", "plant", "vehicle", "object", "buildin
 LEAST_RECOLORED = 0.3  # of the visible area
 
 
-def read_sprites() -> list[tuple[str, str, str]]:
-    """Emoji, plain name and category; a position in this list is the sprite's index everywhere."""
+def read_sprites(marks: str = "+") -> list[tuple[str, str, str]]:
+    """Emoji, plain name and category; a position in this list is the sprite's index everywhere. `marks` are those of the lines to take besides unmarked ones."""
     entries, category = [], ""
     for line in (HERE / "sprites.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             category = line.strip("[]")
-        elif line and not line.startswith("#"):
-            emoji, name = line.split(" ", 1)
+        elif line and not line.startswith("#") and (line[0] not in "+~" or line[0] in marks):
+            emoji, name = line.lstrip("+~ ").split(" ", 1)
             entries.append((emoji, name, category))
     return entries
 
 
-SPRITES = read_sprites()
+SPRITES = read_sprites(os.environ.get("NANO_SPRITES", "+"))  # "+~" are all
+FIRST = {name for _, name, _ in read_sprites("")}
 NAMES = [name for _, name, _ in SPRITES]
 CATEGORIES = [category for _, _, category in SPRITES]
 

@@ -154,5 +154,5 @@ def find_groups(nouns: Nouns, sprites: list[tuple[str, str, str]], pointed: dict
         if count > 1 and word not in plain and word.isalpha():
             groups[word] = {i for i, (_, name, _) in enumerate(sprites) if name.split()[-1] == word}
     groups |= {word: {i for i, (_, _, each) in enumerate(sprites) if each == category} for word, category in CLASS_CATEGORIES.items()}
-    groups |= {word: {index[name] for name in members.split(", ")} for word, members in CLASS_LISTS.items()}
-    return {word: sorted(indices) for word, indices in sorted(groups.items())}
+    groups |= {word: {index[name] for name in members.split(", ") if name in index} for word, members in CLASS_LISTS.items()}
+    return {word: sorted(indices) for word, indices in sorted(groups.items()) if len(indices) > 1}
