@@ -37,7 +37,7 @@ export class Shares {
     return this.#known.get(endpoint)?.share ?? 1
   }
 
-  /** Whether the share must be asked for again; true once until `set`, or until that request had its time. */
+  /** Whether the share must be asked for again; true once until `set`, or until that request has timed out. */
   isStale(endpoint: string, now: number): boolean {
     const known = this.#known.get(endpoint)
     if (known && now - known.at < FRESH_MS) return false

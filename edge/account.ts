@@ -12,7 +12,6 @@ import { type ExportPage, type ExportSection, exportRows } from './account-expor
 import {
   allows,
   authenticate,
-  endKey,
   findKey,
   holdsLinks,
   KEYS_SCHEMA,
@@ -45,7 +44,7 @@ import type { Env } from './env.ts'
 import { ACCOUNT_DELETED } from './errors.ts'
 import type { JobSpec } from './job-record.ts'
 import type { JobSummary } from './job-view.ts'
-import { changeKey, createKey, type KeyOutcome, replaceKey } from './key-management.ts'
+import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './key-management.ts'
 import type { Credential, KeyCredential, Scope } from './keys.ts'
 import { log } from './log.ts'
 import { objectOf } from './objects.ts'
@@ -110,9 +109,14 @@ export class AccountDO extends DurableObject<Env> {
     return holdsLinks(this.#sql, id)
   }
 
-  /** Ends a key and its browser tokens at once and for good; false when there is none of that id. */
-  revokeKey(id: string): boolean {
-    return endKey(this.#sql, id)
+  /** Ends a key and its browser tokens at once and for good, for the key `by` or for the operator. */
+  revokeKey(id: string, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => revokeKey(this.#sql, id, by))
+  }
+
+  /** Whether a key may delete and export the whole account. */
+  isRootKey(id: string): boolean {
+    return isRootKey(this.#sql, id)
   }
 
   /** Whether the credential is good here and now, and for `scope` when one is given. */
@@ -134,8 +138,10 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request, share))
   }
 
-  /** Whether a waiting job has a slot at its endpoint by now. */
+  /** Whether a waiting job has a slot at its endpoint by now. Grants free slots first. */
   mayProceed(job: string): boolean {
+    const entry = this.entry(job)
+    if (entry) this.#shareSlots(entry.endpoint)
     return ledger.reservationOf(this.#sql, job)?.granted ?? true
   }
 
@@ -144,7 +150,7 @@ export class AccountDO extends DurableObject<Env> {
     await this.#wakeWithin(OUTBOX_MS)
     this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
     const entry = this.entry(job)
-    if (entry) this.#grantSlots(entry.endpoint)
+    if (entry) this.#shareSlots(entry.endpoint)
     const { outcome } = settlement
     if (entry?.state !== outcome)
       log('error', 'a settlement does not agree with the ledger', { job, outcome, state: entry?.state ?? null })
@@ -235,12 +241,12 @@ export class AccountDO extends DurableObject<Env> {
     if ((nextDeletion(this.#sql) ?? Number.POSITIVE_INFINITY) <= Date.now()) await this.#wakeWithin(DELETION_MS)
     prune(this.#sql)
     this.ctx.storage.transactionSync(() => ledger.foldOldUsage(this.#sql))
+    await this.#releaseOrphans()
     try {
-      await this.#releaseOrphans()
       const sender = { account: this.ctx.id.name!, ...this.#settings() }
       await exportBatch(this.#sql, this.env, sender, this.#recovery.usageMs)
     } catch (cause) {
-      log('error', 'an account could not tidy up yet', { account: this.ctx.id.name, cause })
+      log('error', 'usage could not be exported yet', { account: this.ctx.id.name, cause })
     }
     await this.#continueDeletion()
     const due = nextExport(this.#sql)
@@ -254,16 +260,22 @@ export class AccountDO extends DurableObject<Env> {
   async #releaseOrphans(): Promise<void> {
     const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
-      if ((await objectOf(this.env.JOB, job).view()) === null) this.#releaseOrphan(job, before)
+      try {
+        if ((await objectOf(this.env.JOB, job).view()) === null) this.#releaseOrphan(job, before)
+      } catch (cause) {
+        log('error', 'an old reservation could not be checked', { job, cause })
+      }
     }
   }
 
   #releaseOrphan(job: string, before: number): void {
+    const endpoint = this.entry(job)?.endpoint
     this.ctx.storage.transactionSync(() => {
       // A repeated request may have renewed the reservation during the call to its job.
       if ((ledger.reservationOf(this.#sql, job)?.reservedAt ?? Number.POSITIVE_INFINITY) <= before)
         dropOrphan(this.#sql, job)
     })
+    if (endpoint) this.#shareSlots(endpoint)
   }
 
   /** Asks an endpoint for the account's share of its slots, behind the request that needs it. */
@@ -275,6 +287,12 @@ export class AccountDO extends DurableObject<Env> {
     }
     const failed = (cause: unknown) => log('warn', 'an endpoint granted no share', { endpoint, cause })
     this.ctx.waitUntil(ask().catch(failed))
+  }
+
+  /** Starts waiting jobs of an endpoint, with the share that the account has now. */
+  #shareSlots(endpoint: string): void {
+    this.#refreshShare(endpoint)
+    this.#grantSlots(endpoint)
   }
 
   /** Starts the jobs that have waited longest for the free slots of an endpoint. A job that misses its message asks for itself. */
@@ -293,7 +311,7 @@ export class AccountDO extends DurableObject<Env> {
     if (due !== null) await this.#wakeWithin(Math.max(0, due - Date.now()))
   }
 
-  /** Throws where a deleted account would be filled again. */
+  /** Throws if the account was deleted. */
   #refuseDeleted(): void {
     if (deletionOf(this.#sql)) throw new Error(ACCOUNT_DELETED)
   }

@@ -68,7 +68,7 @@ export function decide(
   const key = findKey(sql, credential.keyId)
   if (!key || !isActive(key)) return { kind: 'unauthorised' }
   const earlier = findEarlier(sql, { ...request, spec })
-  if (earlier) return earlier
+  if (earlier && 'answer' in earlier) return earlier.answer
   if (sql.databaseSize > FULL_BYTES) return { kind: 'full' }
   const now = Date.now()
   const metered = metersOf(sql, settings, key, credential)
@@ -79,6 +79,7 @@ export function decide(
     countRequest(sql, metered)
     return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
   }
+  if (earlier) releaseNames(sql, earlier.failed)
   const granted = hasFreeSlot(sql, spec.decision.endpoint, share)
   reserve(sql, spec, metered, granted)
   if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
@@ -121,23 +122,26 @@ function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: numb
   return price > available ? { kind: 'over_budget', by: 'balance', holder: 'account', available, price } : null
 }
 
-/** The answer of an earlier request under the same Idempotency-Key, name or id, or of an open equal one; null when this request is new. */
-function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Admission | null {
+type Earlier = { answer: Admission } | { failed: string } | null
+
+/**
+ * The answer of an earlier request under the same Idempotency-Key, name or id, or of an open equal one; or the job that failed under them and
+ * gives way to this one. Null when this request is new.
+ */
+function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Earlier {
   const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
   const named = spec.name === null ? null : jobNamed(sql, spec.name)
   // An account's reply may be lost after its transaction: the same worker then asks again with the same id.
-  const job = keyed ?? named ?? (retried ? openJobLike(sql, spec) : null) ?? spec.id
+  const equal = retried && idempotencyKey === null && spec.name === null ? openJobLike(sql, spec) : null
+  const job = keyed ?? named ?? equal ?? spec.id
   const found = reservationOf(sql, job)
   if (!found) return null
   const { retryable, ...reservation } = found
   if (reservation.fingerprint !== spec.fingerprint)
-    return { kind: 'mismatch', by: keyed === null ? 'name' : 'Idempotency-Key' }
-  if (retryable) {
-    releaseNames(sql, job)
-    return null
-  }
+    return { answer: { kind: 'mismatch', by: keyed === null ? 'name' : 'Idempotency-Key' } }
+  if (retryable) return { failed: job }
   renew(sql, job)
-  return { kind: 'repeated', reservation: { ...reservation, reservedAt: Date.now() } }
+  return { answer: { kind: 'repeated', reservation: { ...reservation, reservedAt: Date.now() } } }
 }
 
 /** Browser tokens have Idempotency-Keys of their own: one visitor's must not find another visitor's job. */

@@ -95,17 +95,29 @@ async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void>
   throw new ApiError('idempotency_in_flight', message, { headers: { 'retry-after': '2', 'x-octet-job': id } })
 }
 
-/** A waiting caller: `id` names it among others; `onJob` receives the job's id before the wait. */
-export type WaitingCaller = { id: string; onJob: (job: string) => void }
+/**
+ * A waiting caller: `id` names it among others, `onJob` receives the job's id before the wait. `keepAlive` lets work finish although the
+ * caller disconnects.
+ */
+export type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
 
 /** Runs the request's job while the caller waits and returns it succeeded. Errors: the account's refusals, and the reason of a job without success. */
 export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {
-  const admitted = await admit(env, submission)
-  if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
-  const { reservation, known, rates } = admitted
-  if (known && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
-  caller.onJob(reservation.job)
-  const final = checkJob(await objectOf(env.JOB, reservation.job).run(reservation, caller.id), reservation)
-  if (final.state !== 'succeeded') throw describeFailure(final)
-  return { job: final, known, reused: false, rates }
+  // A reservation without a job would hold its price and its slot.
+  const { promise: isRunning, resolve } = Promise.withResolvers<void>()
+  caller.keepAlive(isRunning)
+  try {
+    const admitted = await admit(env, submission)
+    if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
+    const { reservation, known, rates } = admitted
+    if (known && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
+    caller.onJob(reservation.job)
+    const running = objectOf(env.JOB, reservation.job).run(reservation, caller.id)
+    resolve()
+    const final = checkJob(await running, reservation)
+    if (final.state !== 'succeeded') throw describeFailure(final)
+    return { job: final, known, reused: false, rates }
+  } finally {
+    resolve()
+  }
 }

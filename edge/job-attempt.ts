@@ -14,7 +14,7 @@ import {
   isRetried,
   type JobRecord,
   type LoggedEvent,
-  MAX_ATTEMPTS,
+  MAX_FAULTS,
 } from './job-record.ts'
 import { log } from './log.ts'
 import { receiptFor } from './receipts.ts'
@@ -26,8 +26,8 @@ const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try aga
 type AttemptOptions = { n: number; abort: AbortController }
 
 /** The pause after a lost attempt, in which a GPU may recover; none after the last. Milliseconds. */
-export function afterLossMs({ attempt }: JobRecord, { retryMs }: GpuTimes): number {
-  return attempt < MAX_ATTEMPTS ? Math.round(jittered(retryMs * 4 ** (attempt - 1))) : 0
+export function afterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): number {
+  return faults < MAX_FAULTS ? Math.round(jittered(retryMs * 4 ** Math.max(0, faults - 1))) : 0
 }
 
 function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = new AbortController()): GpuCall {
@@ -183,6 +183,6 @@ function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
     jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason })
   else if (cause instanceof GpuRefused || cause instanceof GpuOverran) jobLog.append(n, { ...noImage, reason })
   else jobLog.append(n, { type: 'lost', reason })
-  const isLast = n === MAX_ATTEMPTS || cause instanceof GpuOverran
+  const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuOverran
   if (isLast && job.endpoint !== null) void cancelOnGpu(env, job)
 }

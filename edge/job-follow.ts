@@ -4,6 +4,7 @@ import { ApiError } from './errors.ts'
 import { objectOf } from './objects.ts'
 
 const END_OF_EVENT = '\n\n'
+const TERMINAL = /^event: (succeeded|failed|canceled)$/m
 /** Consecutive failures to read after which the stream ends with an error. */
 const MOST_FAILURES = 5
 
@@ -27,17 +28,24 @@ export async function followJob(
   }
   let [source, last, rest, failures] = [await open(after), after, '', 0]
   let decoder = new TextDecoder()
+  let isOver = false
   const encoder = new TextEncoder()
+
+  async function reopen(cause: unknown): Promise<string> {
+    if (++failures > MOST_FAILURES) throw cause
+    ;[source, rest, decoder] = [await open(last), '', new TextDecoder()]
+    return ''
+  }
 
   async function read(): Promise<string | null> {
     try {
       const { value, done } = await source.read()
+      // A reset may also close the stream as if it were complete.
+      if (done) return isOver ? null : reopen(new Error('the event stream ended before its job'))
       failures = 0
-      return done ? null : decoder.decode(value, { stream: true })
+      return decoder.decode(value, { stream: true })
     } catch (cause) {
-      if (++failures > MOST_FAILURES) throw cause
-      ;[source, rest, decoder] = [await open(last), '', new TextDecoder()]
-      return ''
+      return reopen(cause)
     }
   }
 
@@ -52,6 +60,7 @@ export async function followJob(
         const events = rest.slice(0, end + END_OF_EVENT.length)
         rest = rest.slice(events.length)
         last = lastId(events) ?? last
+        isOver = TERMINAL.test(events)
         return controller.enqueue(encoder.encode(events))
       }
     },

@@ -48,7 +48,9 @@ export function openJobLog(storage: DurableObjectStorage) {
       })
       return job()
     },
+    /** Starts an attempt of an open job. */
     begin(attempt: number): void {
+      if (isFinal(job())) return
       storage.transactionSync(() => {
         save(beginAttempt(job(), attempt, Date.now()))
         insert(attempt, { type: 'starting' })

@@ -4,8 +4,10 @@ import type { ErrorCode } from './errors.ts'
 import type { RetentionDays } from './retention.ts'
 import type { Decision } from './route.ts'
 
-/** The most attempts of a job. */
-export const MAX_ATTEMPTS = 3
+/** A job has failed after this many attempts that a fault ended. */
+export const MAX_FAULTS = 3
+/** The most attempts in all. Resets of the job's object, as by a deploy, end attempts through no fault of theirs. */
+export const MAX_ATTEMPTS = 25
 /** The message for callers when the fault is ours. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 export const JOB_ID = /^job_[0-9a-f]{32}$/
@@ -91,6 +93,8 @@ export type JobRecord = JobSpec & {
   state: JobState
   /** The current attempt; 0 before the first. Events of other attempts are ignored. */
   attempt: number
+  /** Attempts that ended with a fault: of the GPU function, or of the connection to it. */
+  faults: number
   /** Null unless the current attempt awaits acceptance by a GPU. */
   waiting: Waiting | null
   /** Whether the job has one of its account's slots at its endpoint. */
@@ -129,7 +133,16 @@ const freshAttempt = () => ({
 
 export function newJob(spec: JobSpec, granted: boolean): JobRecord {
   const open = { granted, cancelRequested: false, settled: false, announced: false }
-  return { ...spec, ...freshAttempt(), ...open, state: 'queued', attempt: 0, waiting: null, nextAt: spec.created }
+  return {
+    ...spec,
+    ...freshAttempt(),
+    ...open,
+    state: 'queued',
+    attempt: 0,
+    faults: 0,
+    waiting: null,
+    nextAt: spec.created,
+  }
 }
 
 /** The record at the start of an attempt, without reports of earlier ones. */
@@ -175,11 +188,11 @@ export function warningsOf({ request, warnings }: Pick<JobRecord, 'request' | 'w
 
 /** Whether an attempt that the GPU function failed, or canceled without a request, is followed by another. */
 export function isRetried(
-  { attempt, cancelRequested }: JobRecord,
+  { faults, cancelRequested }: JobRecord,
   event: Extract<JobEvent, { type: 'failed' | 'canceled' }>,
 ): boolean {
   const isFault = event.type === 'canceled' || event.code !== 'invalid_request'
-  return isFault && attempt < MAX_ATTEMPTS && !cancelRequested
+  return isFault && faults + 1 < MAX_FAULTS && !cancelRequested
 }
 
 /** The caller's view of a failure: an invalid request is the caller's to fix; details of other faults stay in the log. */
@@ -218,7 +231,7 @@ export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): Job
     case 'cancel_requested':
       return { ...job, cancelRequested: true }
     case 'lost':
-      return { ...job, state: 'queued', progress: null, waiting: null }
+      return { ...job, state: 'queued', progress: null, waiting: null, faults: job.faults + 1 }
     case 'succeeded':
       return { ...endJob(job, 'succeeded', now), timings: event.timings, images: event.stored }
     case 'failed': {

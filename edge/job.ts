@@ -8,14 +8,24 @@ import { afterLossMs, cancelOnGpu, runAttempt } from './job-attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './job-end.ts'
 import { eventStream } from './job-events.ts'
 import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
-import { countSteps, FAILED, isFinal, isOver, type JobRecord, type LoggedEvent, MAX_ATTEMPTS } from './job-record.ts'
+import {
+  countSteps,
+  FAILED,
+  isFinal,
+  isOver,
+  type JobRecord,
+  type LoggedEvent,
+  MAX_ATTEMPTS,
+  MAX_FAULTS,
+} from './job-record.ts'
 import { log } from './log.ts'
 import { objectOf } from './objects.ts'
 import { readRecovery } from './recovery.ts'
 import { retentionEnd } from './retention.ts'
 
-/** The pause before another try of a settlement or announcement that failed. */
+/** The pause before another try of a settlement or announcement that failed; it doubles up to the longest. */
 const UNFINISHED_MS = 5_000
+const LONGEST_PAUSE_MS = 10 * 60_000
 /** How long a GPU that confirmed a cancellation may take to end its stream. */
 const CANCEL_MS = 10_000
 /** The most open event streams of a job. */
@@ -33,11 +43,15 @@ export class JobDO extends DurableObject<Env> {
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
   #settling: Promise<JobRecord> | null = null
+  /** Settlements and announcements in a row that have failed. */
+  #failures = 0
   /** The open event streams by reader. */
   readonly #readers = new Map<string, symbol>()
   #finishing: Promise<void> | null = null
   /** Callers that wait for the end and may leave; see `leave`. */
   readonly #callers = new Set<string>()
+  /** Callers that left before their job was created. */
+  readonly #left = new Set<string>()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -51,18 +65,23 @@ export class JobDO extends DurableObject<Env> {
    * Creates the job of a reservation and starts it; a job that exists is returned unchanged. Null, and no job, when the reservation is old
    * enough for the account to release it soon.
    */
-  async create({ spec, reservedAt, granted }: Reservation): Promise<JobRecord | null> {
+  create(reservation: Reservation): Promise<JobRecord | null> {
+    return this.#create(reservation, false)
+  }
+
+  async #create({ spec, reservedAt, granted }: Reservation, isCanceled: boolean): Promise<JobRecord | null> {
     const existing = this.#log.find()
     if (existing || !spec || this.#log.isErased()) return existing
     if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
     const job = this.#log.create(spec, granted)
+    if (isCanceled) this.#log.append(0, { type: 'cancel_requested' })
     await this.#advance()
     return job
   }
 
   /** Creates the job, unless it exists, and waits for its end in the same call. */
   async run(reservation: Reservation, caller: string): Promise<JobRecord | null> {
-    return (await this.create(reservation)) && this.ended(null, caller)
+    return (await this.#create(reservation, this.#left.delete(caller))) && this.ended(null, caller)
   }
 
   /** Starts a job that waited for a slot at its endpoint. */
@@ -118,7 +137,8 @@ export class JobDO extends DurableObject<Env> {
   /** A waiting caller whose request says `on_disconnect: cancel` has disconnected. The last one cancels the job. */
   async leave(caller: string): Promise<void> {
     this.#callers.delete(caller)
-    if (this.#callers.size === 0) await this.cancel()
+    if (!this.#log.find()) this.#left.add(caller)
+    else if (this.#callers.size === 0) await this.cancel()
   }
 
   /** How many callers wait that may leave. */
@@ -177,21 +197,27 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.find()
     if (!job) return
     if (isFinal(job)) return this.#finish()
-    if (!this.#live && !job.granted && !(await this.#hasSlot(job)))
-      return this.ctx.storage.setAlarm(Date.now() + SLOT_MS)
-    if (!this.#live && Date.now() < job.nextAt) return this.ctx.storage.setAlarm(job.nextAt)
-    if (!this.#live) {
-      const n = job.waiting ? job.attempt : job.attempt + 1
-      if (n > MAX_ATTEMPTS) return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
-      this.#begin(n)
-    }
+    if (this.#live) return this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    // The object was reset before the GPU's confirmation arrived: no further attempt.
+    if (job.cancelRequested) return void (await this.#endCanceled())
+    if (!job.granted) return this.#awaitSlot(job)
+    if (Date.now() < job.nextAt) return this.ctx.storage.setAlarm(job.nextAt)
+    const n = job.waiting ? job.attempt : job.attempt + 1
+    if (job.faults >= MAX_FAULTS || n > MAX_ATTEMPTS)
+      return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
+    this.#begin(n)
     await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
   }
 
-  async #hasSlot({ id, account }: JobRecord): Promise<boolean> {
+  /** Advances a job without a slot if its account has granted it one meanwhile, or asks again later. */
+  async #awaitSlot({ id, account }: JobRecord): Promise<void> {
     const granted = await objectOf(this.env.ACCOUNT, account).mayProceed(id)
-    if (granted) this.#log.update({ granted })
-    return granted
+    // The job may have ended during the call.
+    const job = this.#log.find()
+    if (!job || isFinal(job)) return
+    if (!granted && !job.granted) return this.ctx.storage.setAlarm(Date.now() + SLOT_MS)
+    this.#log.update({ granted: true })
+    await this.#advance()
   }
 
   #begin(n: number): void {
@@ -237,8 +263,8 @@ export class JobDO extends DurableObject<Env> {
     const job = await this.#settle()
     if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
     if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
-    const nextAt = isOver(this.#log.job()) ? retentionEnd(job) : Date.now() + UNFINISHED_MS
-    await this.ctx.storage.setAlarm(nextAt)
+    if (isOver(this.#log.job())) return this.ctx.storage.setAlarm(retentionEnd(job))
+    await this.ctx.storage.setAlarm(Date.now() + Math.min(UNFINISHED_MS * 2 ** this.#failures++, LONGEST_PAUSE_MS))
   }
 
   /** Settles the price of a final job once, however many callers ask. */

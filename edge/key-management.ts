@@ -17,7 +17,7 @@ import { excessOf, isUnlimited, lowestLimits, type Rights } from './key-rights.t
 import type { KeyCredential } from './keys.ts'
 import { UNLIMITED } from './limits.ts'
 
-/** Active keys of an account, and keys in all; the oldest ended ones make place for new ones. */
+/** Active keys of an account, and keys in all; the oldest ended ones make room for new ones. */
 export const MOST_ACTIVE_KEYS = 100
 const MOST_KEYS = 1000
 
@@ -57,7 +57,7 @@ function exceeds(granted: Rights, { own }: Manager): KeyRefusal | null {
   return fields.length > 0 ? { kind: 'exceeds', fields } : null
 }
 
-/** Why a key may not be managed as it stands, its own line apart. */
+/** Why a key may not be managed as it stands, not counting its own line. */
 function unmanageable(sql: SqlStorage, target: KeyInfo, manager: Manager): KeyRefusal | null {
   const { key, creators, own } = manager
   if (creators.some(({ lineage }) => lineage === target.lineage)) return { kind: 'own_line' }
@@ -66,7 +66,7 @@ function unmanageable(sql: SqlStorage, target: KeyInfo, manager: Manager): KeyRe
   return exceeds(target, manager)
 }
 
-/** Makes place for one more key. False when too many are active; `ending` of these end with the change. */
+/** Makes room for one more key. False when too many are active; `ending` of these end with the change. */
 function makeRoom(sql: SqlStorage, ending = 0): boolean {
   const { all, active } = sql
     .exec<{ all: number; active: number }>(
@@ -155,4 +155,24 @@ export function replaceKey(
   if (atOnce) endKey(sql, id)
   else updateKey(sql, old, { ...old, expires: Math.min(until, old.expires ?? until) })
   return done(insertKey(sql, next, old, { lineage: old.lineage, createdBy: by }))
+}
+
+/** Ends a key and its browser tokens at once and for good; a repeat changes nothing. A key may end itself. */
+export function revokeKey(sql: SqlStorage, id: string, by: string | null): KeyOutcome {
+  const target = findKey(sql, id)
+  if (!target) return { kind: 'absent' }
+  const manager = managerOf(sql, by)
+  if (!manager) return { kind: 'unauthorised' }
+  if (manager !== OPERATOR && target.lineage !== manager.key.lineage) {
+    const refusal = unmanageable(sql, target, manager)
+    if (refusal) return refusal
+  }
+  endKey(sql, id)
+  return done(findKey(sql, id)!)
+}
+
+/** Whether an active admin key was made by the operator and has no limits: the only kind that may act on the whole account. */
+export function isRootKey(sql: SqlStorage, id: string): boolean {
+  const manager = managerOf(sql, id)
+  return manager !== null && manager !== OPERATOR && manager.creators.length === 0 && isUnlimited(manager.own.limits)
 }

@@ -58,7 +58,8 @@ export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) 
     over.abort()
     resolve()
   }
-  return { id, onJob: on_disconnect === 'cancel' ? watch : () => {}, done }
+  const keepAlive = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
+  return { id, onJob: on_disconnect === 'cancel' ? watch : () => {}, keepAlive, done }
 }
 
 /** Waits for a job's end, at most `limitMs`, on behalf of the caller that requested it and may cancel it by disconnecting. */

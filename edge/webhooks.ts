@@ -56,7 +56,7 @@ export function testEvent(origin: string): WebhookEvent {
   return { id: `evt_test_${crypto.getRandomValues(new Uint8Array(12)).toHex()}`, type, body, origin }
 }
 
-/** Tells a final job to whoever listens. Repeats do no harm: the same job has the same `webhook-id`. Throws when it must be tried again. */
+/** Publishes a final job to its receivers. Safe to repeat: the same job has the same `webhook-id`. Throws when it must be tried again. */
 export async function announce(env: Env, job: JobRecord): Promise<void> {
   await objectOf(env.WEBHOOK, job.account).publish(eventOf(job), job.webhook)
 }

@@ -61,7 +61,18 @@ export const accountData = new Hono<EdgeEnv>()
   .get('/:account/export', (c) => sendExport(c, accountName(c.req.param('account'))))
   .delete('/:account', (c) => startDeletion(c, accountName(c.req.param('account'))))
 
-/** GET /v1/account/export and DELETE /v1/account, for a key of scope `admin`. */
+/** The account of a key that may act on all of it. Errors: insufficient_scope. */
+async function wholeAccount(c: Context<EdgeEnv>): Promise<string> {
+  const { account, keyId } = await owner(c, 'admin')
+  if (await objectOf(c.env.ACCOUNT, account).isRootKey(keyId)) return account
+  const message = 'Only a key that the operator made, without limits, may export or delete the whole account.'
+  throw new ApiError('insufficient_scope', message)
+}
+
+/** GET /v1/account/export and DELETE /v1/account, for an admin key that the operator made. */
 export const ownAccount = new Hono<EdgeEnv>()
-  .get('/export', async (c) => sendExport(c, (await owner(c, 'admin')).account))
-  .delete('/', async (c) => startDeletion(c, (await owner(c, 'admin')).account))
+  .get('/export', async (c) => {
+    await owner(c, 'read')
+    return sendExport(c, await wholeAccount(c))
+  })
+  .delete('/', async (c) => startDeletion(c, await wholeAccount(c)))

@@ -4,7 +4,7 @@ import { jobId } from '#contract'
 import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
-import { type Submitted, submit } from '../generate.ts'
+import { type Submission, type Submitted, submit } from '../generate.ts'
 import type { Generation } from '../generation-request.ts'
 import { followJob } from '../job-follow.ts'
 import { isFinal, type JobRecord } from '../job-record.ts'
@@ -57,6 +57,13 @@ async function submitted(c: Context<EdgeEnv>, fields: Generation, { job, rates, 
   return reply(c, waited.job, { ...address, ...waited.applied, ...rateHeaders(rates) }, reused)
 }
 
+/** Submits the job although the caller disconnects: a reservation without a job would hold its price and its slot. */
+function submitKept(c: Context<EdgeEnv>, submission: Submission): Promise<Submitted> {
+  const submitting = submit(c.env, submission)
+  c.executionCtx.waitUntil(submitting.catch(() => {}))
+  return submitting
+}
+
 /** A name that the caller may give a job. What begins with `job_` is given here. */
 function nameOf(given: string): string {
   if (jobId.safeParse(given).success && !given.startsWith('job_')) return given
@@ -92,11 +99,11 @@ export const jobs = new Hono<EdgeEnv>()
   })
   .post('/', async (c) => {
     const { fields, submission } = await readSubmission(c)
-    return submitted(c, fields, await submit(c.env, submission))
+    return submitted(c, fields, await submitKept(c, submission))
   })
   .put('/:id', async (c) => {
     const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
-    return submitted(c, fields, await submit(c.env, submission))
+    return submitted(c, fields, await submitKept(c, submission))
   })
   .get('/:id', async (c) => {
     const { job, applied } = await waitFor(c, await ownJob(c, 'read'))

@@ -76,7 +76,7 @@ function refusalError(refusal: KeyRefusal, account: string, id: string): ApiErro
     case 'ended':
       return conflict(
         'key_ended',
-        `The key ${id} ${refusal.revoked ? 'was revoked' : 'has expired'} and stays so; make a new one.`,
+        `The key ${id} ${refusal.revoked ? 'was revoked' : 'has expired'} and cannot be reactivated; make a new one.`,
       )
     case 'too_many':
       return conflict(
@@ -143,8 +143,8 @@ export const keys = new Hono<EdgeEnv>()
     return c.json({ ...viewOf(keyOf(outcome, account, id)), account, key, replaces: id }, 201)
   })
   .delete('/:id', async (c) => {
-    const { account, object } = opened(c)
+    const { account, object, by } = opened(c)
     const id = idOf(c, account)
-    if (!(await object.revokeKey(id))) throw absent(account, id)
+    keyOf(await object.revokeKey(id, by), account, id)
     return c.body(null, 204)
   })

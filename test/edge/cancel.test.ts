@@ -2,6 +2,7 @@
 import { abortAllDurableObjects } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
+import { AccountDO } from '../../edge/account.ts'
 import { type Caller, filesOf, generate, jobIn, ledgerOf, newCaller, problemOf, send } from './client.ts'
 import {
   accepted,
@@ -17,7 +18,7 @@ import {
   untilCanceled,
   works,
 } from './fake-gpu.ts'
-import { over } from './jobs.ts'
+import { jobOf, over, reservationOf, reserved, reset } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -220,4 +221,41 @@ test('every request about a job carries the same affinity hint', async ({ expect
   const hints = sent.mock.calls.map(([input, init]) => new Request(input, init).headers.get('modal-session-id'))
   expect(hints.length).toBeGreaterThan(1)
   expect(new Set(hints)).toEqual(new Set([job.id]))
+})
+
+test('a cancellation holds across a reset of the job: no further attempt', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour, send: feed } = fed()
+  const calls = fakeGpu((seen) => {
+    feed(accepted(seen), started(seen), ...steps(2, 4))
+    return behaviour(seen)
+  }, works)
+  const job = await submitted(caller)
+  await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 2 }))
+  expect((await send('DELETE', `/v1/jobs/${job.id}`, caller)).status).toBe(202)
+  await reset(jobOf(job))
+  expect(await over(job)).toMatchObject({ state: 'canceled', attempt: 1, stepsDone: 2 })
+  expect(calls).toHaveLength(1)
+  expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 2))
+})
+
+test('a cancellation while the job asks for its slot starts no attempt', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(works)
+  const spec = await reserved(caller)
+  const { mayProceed } = AccountDO.prototype
+  const asked = vi.spyOn(AccountDO.prototype, 'mayProceed').mockImplementationOnce(async function (
+    this: AccountDO,
+    job: string,
+  ) {
+    await new Promise((answer) => setTimeout(answer, 300))
+    return mayProceed.call(this, job)
+  } as never)
+  const create = jobOf(spec).create({ ...reservationOf(spec), granted: false })
+  await vi.waitFor(() => expect(asked).toHaveBeenCalled())
+  await jobOf(spec).cancel()
+  await create
+  expect(await over(spec)).toMatchObject({ state: 'canceled', attempt: 0, waiting: null })
+  expect(calls).toHaveLength(0)
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })

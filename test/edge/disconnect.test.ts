@@ -2,6 +2,7 @@
 import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
+import { AccountDO } from '../../edge/account.ts'
 import { app } from '../../edge/app.ts'
 import { type Caller, ledgerOf, newCaller, ORIGIN } from './client.ts'
 import { accepted, fakeGpu, fed, image, line, started, timings, untilCanceled } from './fake-gpu.ts'
@@ -92,4 +93,24 @@ test('on_disconnect takes no other word', async ({ expect }) => {
   const { reply } = request(await newCaller(), { on_disconnect: 'retry' })
   const { detail } = (await (await reply).json()) as { detail: string }
   expect(detail).toBe('on_disconnect is "retry"; it must be one of continue, cancel.')
+})
+
+test('a caller who leaves while the account admits the job pays nothing, and no GPU is asked', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(2))
+  const { admit } = AccountDO.prototype
+  let isAdmitted = false
+  vi.spyOn(AccountDO.prototype, 'admit').mockImplementationOnce(async function (this: AccountDO, request) {
+    const admission = await admit.call(this, request)
+    isAdmitted = true
+    await new Promise((answer) => setTimeout(answer, 200))
+    return admission
+  })
+  const { reply, cut, ended } = request(caller, { on_disconnect: 'cancel' })
+  await vi.waitFor(() => expect(isAdmitted).toBe(true))
+  cut()
+  expect((await reply).status).toBe(409)
+  await ended()
+  expect(calls).toHaveLength(0)
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })

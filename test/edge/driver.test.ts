@@ -94,3 +94,18 @@ test('a job that exists but was never started runs once its object is there agai
   expect(await over(spec)).toMatchObject({ state: 'succeeded' })
   expect(await ledgerOf(caller)).toEqual(paidOnce)
 })
+
+test('attempts that resets have ended do not count as faults', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(stopsHalfWay, stopsHalfWay, stopsHalfWay, stopsHalfWay, stopsHalfWay, works)
+  const waiting = generate(caller, { prompt: 'a cat', n: 2 })
+  for (let resets = 1; resets <= 5; resets++) {
+    await vi.waitFor(() => expect(calls).toHaveLength(resets))
+    const spec = { id: calls[0]!.job }
+    await vi.waitFor(async () => expect((await jobOf(spec).view())?.images).toHaveLength(1))
+    await reset(jobOf(spec))
+  }
+  const { octet } = await generatedOf(await waiting)
+  expect(octet.attempts).toBe(6)
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
+})

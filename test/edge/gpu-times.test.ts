@@ -111,7 +111,7 @@ test('time in the queue of the GPU function does not count as time of the run', 
 
 test('after an attempt that was lost there is a pause, the second four times the first', ({ expect }) => {
   const times = readGpuTimes(env)
-  const pauses = [1, 2, 3].map((attempt) => afterLossMs({ attempt } as JobRecord, times))
+  const pauses = [1, 2, 3].map((faults) => afterLossMs({ faults } as JobRecord, times))
   expect(pauses[0]).toSatisfy((ms: number) => ms >= 7 && ms <= 13)
   expect(pauses[1]).toSatisfy((ms: number) => ms >= 30 && ms <= 50)
   expect(pauses[2]).toBe(0)

@@ -2,7 +2,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
 import { JobDO } from '../../edge/job.ts'
-import { type Caller, filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf } from './client.ts'
+import { type Caller, filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf, send } from './client.ts'
 import { accepted, fakeGpu, fed, image, line, refuses, started, stream, timings, works } from './fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -156,4 +156,29 @@ describe('a retry that brings no key', () => {
     await generate(caller, { prompt: 'a dog' }, again)
     expect(calls).toHaveLength(4)
   })
+})
+
+test('equal requests with a seed under two Idempotency-Keys or names are two jobs', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(works)
+  const seeded = { ...body, seed: 7 }
+  const [one, two] = await Promise.all(
+    ['one', 'two'].map((key) => generate(caller, seeded, { 'idempotency-key': key }).then(generatedOf)),
+  )
+  expect(two!.octet.job).not.toBe(one!.octet.job)
+  for (const name of ['a', 'b']) {
+    await send('PUT', `/v1/jobs/${name}`, caller, seeded)
+    expect((await send('GET', `/v1/jobs/${name}`, caller)).status).toBe(200)
+  }
+  await vi.waitFor(() => expect(calls).toHaveLength(4))
+})
+
+test('a retry that is refused leaves the failed job under its name', async ({ expect }) => {
+  const caller = await newCaller()
+  fakeGpu(refuses(400, 'invalid_request'))
+  const put = () => send('PUT', '/v1/jobs/mine', caller, body, { prefer: 'wait=20' })
+  await put()
+  await env.ACCOUNT.getByName(caller.account).changeKey(caller.keyId, { limits: { total_microdollars: 0 } }, null)
+  expect((await put()).status).toBe(402)
+  expect(await (await send('GET', '/v1/jobs/mine', caller)).json()).toMatchObject({ state: 'failed' })
 })

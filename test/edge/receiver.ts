@@ -135,7 +135,7 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
       origin: 'https://octet.test',
       webhook: null,
       created: Date.now(),
-      ...{ token: null, basePrice: 0, digest: '', nextAt: 0, granted: true, retentionDays: 30 as const },
+      ...{ token: null, basePrice: 0, digest: '', nextAt: 0, granted: true, faults: 0, retentionDays: 30 as const },
     },
     request: { ...work, ...output, steps: 4, guidance_scale: 1 },
     decision: { ...decision, width: 64, height: 64, reason: 'A test.' },

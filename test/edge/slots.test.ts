@@ -1,4 +1,5 @@
 // Fair shares of an endpoint: one account's flood waits in its own line, not in front of another account's job.
+import { runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -6,8 +7,8 @@ import { ActiveAccounts, readSlots, Shares } from '../../edge/account-slots.ts'
 import { JobDO } from '../../edge/job.ts'
 import { accountOf, rows } from './admissions.ts'
 import { type Caller, generate, generatedOf, jobIn, newCaller, send } from './client.ts'
-import { accepted, type Behaviour, fakeGpu, image, line, started, timings } from './fake-gpu.ts'
-import { jobOf, over } from './jobs.ts'
+import { accepted, type Behaviour, fakeGpu, image, line, started, timings, works } from './fake-gpu.ts'
+import { jobOf, over, reserved, reset } from './jobs.ts'
 
 const before = env.GPU_SLOTS
 afterEach(() => {
@@ -128,4 +129,38 @@ test('an account asks for its share once in three seconds, and has one until it 
 
 test.for(['0', '1.5', 'many', ''])('GPU_SLOTS is refused by name: "%s"', (given, { expect }) => {
   expect(() => readSlots({ GPU_SLOTS: given })).toThrow(`GPU_SLOTS is "${given}"`)
+})
+
+test('a reservation without a job gives its slot to the job that waits', async ({ expect }) => {
+  env.GPU_SLOTS = '1'
+  const caller = await newCaller()
+  const calls = fakeGpu(works)
+  const orphan = await reserved(caller)
+  const waiting = await submit(caller)
+  expect((await jobOf(waiting).view())?.state).toBe('queued')
+  await rows(caller, `UPDATE ledger SET reserved = reserved - 3600000 WHERE job = '${orphan.id}'`)
+  await runDurableObjectAlarm(accountOf(caller))
+  expect((await over(waiting)).state).toBe('succeeded')
+  expect(calls).toHaveLength(1)
+})
+
+test('the share of an account survives a reset of its object', async ({ expect }) => {
+  env.GPU_SLOTS = '4'
+  // Accounts of other tests no longer count as active.
+  await reset(env.WARM.getByName('default'))
+  const caller = await newCaller()
+  let [running, most] = [0, 0]
+  fakeGpu(async (seen) => {
+    most = Math.max(most, ++running)
+    await new Promise((resolve) => setTimeout(resolve, 150))
+    running--
+    return works(seen)
+  })
+  const jobs = await Promise.all(Array.from({ length: 14 }, () => submit(caller)))
+  await vi.waitFor(() => expect(most).toBe(4))
+  await reset(accountOf(caller))
+  // From here on `most` counts jobs that start beside others.
+  most = 0
+  for (const job of jobs) await over(job, 30_000)
+  expect(most).toBeGreaterThan(1)
 })
