@@ -1,11 +1,11 @@
 // Who may use each route, and how large a body it reads: one table, checked before any handler runs. The order is the tag of the
-// credential, the outer limit, the limit of reads, the account (key active, scope), and then the body.
+// credential, the outer limit, the limit of requests, the account (key active, scope), and then the body.
 import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
 import { METHOD_NAME_ALL } from 'hono/router'
 import { LIMITS } from '#contract'
-import { hasKey, meterRead, owner, verifyCredential } from './auth.ts'
+import { hasKey, meterRequest, owner, verifyCredential } from './auth.ts'
 import type { EdgeEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { Scope } from './keys.ts'
@@ -35,7 +35,7 @@ const BODY_BYTES = 16 * 1024
  */
 const SMALL_BODY_BYTES = 4 * 1024
 /** Statuses of refusals that come before the account is asked to admit. */
-const REFUSED_UNASKED: ReadonlySet<number> = new Set([400, 413, 415, 422])
+const REFUSED_UNASKED: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
 
 const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
 const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
@@ -100,7 +100,7 @@ async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access):
   const credential = await verifyCredential(c)
   if ('token' in credential && !tokens)
     throw new ApiError('insufficient_scope', 'A browser token may not use this; use its API key.')
-  if (!admits) await meterRead(c, credential)
+  await meterRequest(c, credential)
   if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
   await owner(c, scope ?? null)
   return true

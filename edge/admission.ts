@@ -131,6 +131,8 @@ type Earlier = { answer: Admission } | { failed: string } | null
 function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Earlier {
   const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
   const named = spec.name === null ? null : jobNamed(sql, spec.name)
+  if (keyed !== null && spec.name !== null && keyed !== named)
+    return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
   // An account's reply may be lost after its transaction: the same worker then asks again with the same id.
   const equal = retried && idempotencyKey === null && spec.name === null ? openJobLike(sql, spec) : null
   const job = keyed ?? named ?? equal ?? spec.id
@@ -155,11 +157,12 @@ const jobOfKey = (sql: SqlStorage, name: string): string | null =>
     )
     .toArray()[0]?.job ?? null
 
-const openJobLike = (sql: SqlStorage, { fingerprint, token }: JobSpec): string | null =>
+/** An open job of an equal request by the same key or token: another one's limits must not be used. */
+const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
   sql
     .exec<{ job: string }>(
-      "SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND token IS ? LIMIT 1",
-      ...[fingerprint, token],
+      "SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND key_id = ? AND token IS ? LIMIT 1",
+      ...[fingerprint, keyId, token],
     )
     .toArray()[0]?.job ?? null
 

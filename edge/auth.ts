@@ -1,16 +1,16 @@
 // Credentials: `Authorization: Bearer` with an API key or a browser token of a caller, or with the operator's token.
 import type { Context } from 'hono'
 import { allows } from './account-keys.ts'
-import type { EdgeEnv } from './env.ts'
+import type { EdgeEnv, Env } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { Credential, Scope } from './keys.ts'
 import { objectOf } from './objects.ts'
 import { checkCredential, tokenExpired } from './tokens.ts'
 
 export const CHALLENGE = { 'www-authenticate': 'Bearer realm="octet"' }
-/** The periods of OUTER_LIMIT and READ_LIMIT in wrangler.toml. */
+/** The periods of OUTER_LIMIT and REQUEST_LIMIT in wrangler.toml. */
 const OUTER_SECONDS = '10'
-const READ_SECONDS = '60'
+const REQUEST_SECONDS = '60'
 
 /** The one answer to a key that is forged, unknown, expired or revoked. Which of them is not told. */
 export const unauthorised = () =>
@@ -61,15 +61,16 @@ export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential>
 }
 
 /**
- * Counts a request that starts no job against its key, or its browser token. Whatever it reads is one object's, which all readers share, so a
- * loop of one client must end here. Errors: rate_limited.
+ * Counts a request against its key, or its browser token. Whatever it reads, repeats or fails to start is one object's, which all callers
+ * share, so a loop of one client must end here. Errors: rate_limited.
  */
-export async function meterRead(c: Context<EdgeEnv>, credential: Credential): Promise<void> {
+export async function meterRequest(c: Context<EdgeEnv>, credential: Credential): Promise<void> {
   const holder = 'token' in credential ? `token/${credential.token.id}` : `key/${credential.keyId}`
-  const { success } = await c.env.READ_LIMIT.limit({ key: `${credential.account}/${holder}` })
+  const { success } = await c.env.REQUEST_LIMIT.limit({ key: `${credential.account}/${holder}` })
   if (success) return
-  const message = `This ${'token' in credential ? 'browser token' : 'API key'} reads too often; try again in ${READ_SECONDS} s, or wait for jobs with "Prefer: wait" or a webhook.`
-  throw new ApiError('rate_limited', message, { headers: { 'retry-after': READ_SECONDS } })
+  const who = 'token' in credential ? 'browser token' : 'API key'
+  const message = `This ${who} sends too many requests; try again in ${REQUEST_SECONDS} s, or wait for jobs with "Prefer: wait" or a webhook.`
+  throw new ApiError('rate_limited', message, { headers: { 'retry-after': REQUEST_SECONDS } })
 }
 
 async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
@@ -97,4 +98,11 @@ export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): 
   if (own !== undefined) throw new ApiError('insufficient_scope', `This key manages the account ${own} alone.`)
   if (named !== undefined) return named
   throw new ApiError('invalid_request', 'account is missing; the operator must name it.', { param: 'account' })
+}
+
+/** Whether a credential of a request that is still open holds: it has not expired, and its key is active and has the scope. */
+export async function stillHolds(env: Env, credential: Credential, scope: Scope): Promise<boolean> {
+  if ('token' in credential && tokenExpired(credential.token)) return false
+  const answer = await objectOf(env.ACCOUNT, credential.account).authenticate(credential)
+  return answer.kind === 'authenticated' && allows(answer.key, credential, scope)
 }

@@ -21,8 +21,8 @@ export type Env = {
   /** Settled jobs on their way to D1 and Stripe. */
   USAGE: Queue<UsageRecord>
   OUTER_LIMIT: RateLimit
-  /** Requests that start no job; see auth.ts. */
-  READ_LIMIT: RateLimit
+  /** Requests of a key or a browser token; see auth.ts. */
+  REQUEST_LIMIT: RateLimit
   /** Wrong operator tokens of one address. */
   OPERATOR_LIMIT: RateLimit
   /** JSON text or a TOML table; see limits.ts and price.ts. */

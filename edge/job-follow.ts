@@ -8,16 +8,21 @@ const TERMINAL = /^event: (succeeded|failed|canceled)$/m
 /** Consecutive failures to read after which the stream ends with an error. */
 const MOST_FAILURES = 5
 
+/** How often the reader's credential is checked again. */
+const CHECK_MS = 30_000
+
 type Source = ReadableStreamDefaultReader<Uint8Array>
 
 /**
  * The events of a job after entry `after`, until its end. When the job's object is reset, the stream continues behind the last whole event,
- * so that the reader gets each event once. Errors: rate_limited when the job has too many readers.
+ * so that the reader gets each event once. It ends early once `isAllowed`, asked every half minute, answers false. Errors: rate_limited when
+ * the job has too many readers.
  */
 export async function followJob(
   env: Pick<Env, 'JOB'>,
   job: string,
   after: number,
+  isAllowed: () => Promise<boolean>,
 ): Promise<ReadableStream<Uint8Array>> {
   const reader = crypto.randomUUID()
   const open = async (last: number): Promise<Source> => {
@@ -29,6 +34,7 @@ export async function followJob(
   let [source, last, rest, failures] = [await open(after), after, '', 0]
   let decoder = new TextDecoder()
   let isOver = false
+  let checkedAt = Date.now()
   const encoder = new TextEncoder()
 
   async function reopen(cause: unknown): Promise<string> {
@@ -49,11 +55,17 @@ export async function followJob(
     }
   }
 
+  async function mayContinue(): Promise<boolean> {
+    if (Date.now() - checkedAt < CHECK_MS) return true
+    checkedAt = Date.now()
+    return isAllowed()
+  }
+
   return new ReadableStream({
     async pull(controller) {
       for (;;) {
         const text = await read()
-        if (text === null) return controller.close()
+        if (text === null || !(await mayContinue())) return controller.close()
         rest += text
         const end = rest.lastIndexOf(END_OF_EVENT)
         if (end < 0) continue

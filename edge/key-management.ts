@@ -118,12 +118,13 @@ export function changeKey(sql: SqlStorage, id: string, given: KeyChange, by: str
   const manager = managerOf(sql, by)
   if (!manager) return { kind: 'unauthorised' }
   const changed = { ...target, ...given, limits: { ...target.limits, ...given.limits } }
-  if (Object.keys(given).every((name) => name === 'label')) return done(updateKey(sql, target, changed))
-  if (manager !== OPERATOR) {
+  const isLabel = Object.keys(given).every((name) => name === 'label')
+  if (manager !== OPERATOR && !(isLabel && target.lineage === manager.key.lineage)) {
     if (target.lineage === manager.key.lineage) return { kind: 'own_line' }
     const refusal = unmanageable(sql, target, manager) ?? exceeds(changed, manager)
     if (refusal) return refusal
   }
+  if (isLabel) return done(updateKey(sql, target, changed))
   if (!isActive(target)) return { kind: 'ended', revoked: target.revoked !== null }
   return done(updateKey(sql, target, changed))
 }

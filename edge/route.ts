@@ -47,24 +47,31 @@ const TURBO_STEPS = 8
 const QUOTED_CHARACTERS = 200
 /** Opening quotation marks, each with those that close it. */
 const CLOSING: Record<string, string> = { '"': '"', '“': '”', '«': '»', '„': '“”', "'": "'’", '‘': "'’" }
+const MARKS = new Set(Object.values(CLOSING).flatMap((marks) => [...marks]))
 /** These are apostrophes as well: they quote only between spaces or punctuation. */
 const APOSTROPHES = "'‘"
 
-/** Whether the mark at `start` opens a quotation of 1 to 200 characters. Characters are code points. */
-function opensQuotation(characters: readonly string[], start: number): boolean {
-  const mark = characters[start]!
-  const isApostrophe = APOSTROPHES.includes(mark)
-  if (isApostrophe && start > 0 && !/[\s(]/.test(characters[start - 1]!)) return false
-  const rest = characters.slice(start + 1, start + 2 + QUOTED_CHARACTERS)
-  const end = rest.findIndex((character) => CLOSING[mark]!.includes(character))
-  if (end <= 0) return false
-  return !isApostrophe || /^($|[\s.,;:!?)])/.test(characters[start + end + 2] ?? '')
+/** Whether characters `start` to `end` are a quotation of 1 to 200 characters. Characters are code points. */
+function isQuotation(characters: readonly string[], start: number, end: number): boolean {
+  const length = end - start - 1
+  if (length < 1 || length > QUOTED_CHARACTERS) return false
+  if (!APOSTROPHES.includes(characters[start]!)) return true
+  const [before, after] = [characters[start - 1] ?? ' ', characters[end + 1] ?? '']
+  return /[\s(]/.test(before) && /^($|[\s.,;:!?)])/.test(after)
 }
 
-/** Whether the prompt asks for text to be drawn: it quotes some. */
+/** Whether the prompt asks for text to be drawn: it quotes some. One pass from the end, so that no prompt of quotation marks is slow. */
 export function asksForText(prompt: string): boolean {
   const characters = [...prompt]
-  return characters.some((character, at) => character in CLOSING && opensQuotation(characters, at))
+  /** The nearest position of each mark behind the current one. */
+  const next = new Map<string, number>()
+  for (let at = characters.length - 1; at >= 0; at--) {
+    const character = characters[at]!
+    const closing = [...(CLOSING[character] ?? '')].map((mark) => next.get(mark) ?? Number.POSITIVE_INFINITY)
+    if (closing.length > 0 && isQuotation(characters, at, Math.min(...closing))) return true
+    if (MARKS.has(character)) next.set(character, at)
+  }
+  return false
 }
 
 function wish(request: RouteRequest): Wish {
@@ -112,10 +119,11 @@ const holds = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<R
 
 /** Offers that can do what the request asks whatever the route. A tier named by the caller outweighs the need for T5 (fp8-lite has none). */
 function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue): Offer[] {
+  const needsT5 = tier === undefined && asksForText(prompt)
   const fits = offers.filter(
     (offer) =>
       (model === undefined || offer.model === model) &&
-      (tier ? offer.tier === tier : !(asksForText(prompt) && offer.tier === 'fp8-lite')) &&
+      (tier ? offer.tier === tier : !(needsT5 && offer.tier === 'fp8-lite')) &&
       (size === undefined || holds(offer, size)),
   )
   const lite = ({ tier }: Offer) => Number(tier === 'fp8-lite')

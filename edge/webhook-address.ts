@@ -16,7 +16,22 @@ const QUOTED = 120
 
 /** Names that never belong to a public host (RFC 6761, 6762, 7686, 8375, 9476 and what private networks use). */
 const PRIVATE_ZONES = [
-  ...['localhost', 'local', 'localdomain', 'internal', 'intranet', 'private', 'corp', 'home', 'lan', 'alt', 'onion'],
+  ...[
+    'localhost',
+    'local',
+    'localdomain',
+    'internal',
+    'intranet',
+    'private',
+    'corp',
+    'home',
+    'lan',
+    'alt',
+    'onion',
+    'svc',
+    'consul',
+    'fritz.box',
+  ],
   ...['arpa', 'test', 'example', 'invalid'],
 ]
 /** Public names made to resolve to whatever address they spell, or to 127.0.0.1. */
@@ -29,6 +44,10 @@ const REBINDING_ZONES = [
   'vcap.me',
   'lacolhost.com',
   'rbndr.us',
+  'localho.st',
+  'traefik.me',
+  'local.gd',
+  'ip.addr.tools',
 ]
 /** Workers of this account call each other here without passing the public internet. */
 const PLATFORM_ZONES = ['workers.dev', 'pages.dev', 'cloudflareworkers.com']

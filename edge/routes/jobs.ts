@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { jobId } from '#contract'
-import { owner } from '../auth.ts'
+import { owner, stillHolds } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type Submission, type Submitted, submit } from '../generate.ts'
@@ -118,7 +118,7 @@ export const jobs = new Hono<EdgeEnv>()
     // The answer that ends an EventSource, which otherwise connects again after the last event.
     if (isFinal(job) && after > 0 && (await objectOf(c.env.JOB, job.id).events(after)).length === 0)
       return c.body(null, 204, unstored)
-    return c.body(await followJob(c.env, job.id, after), 200, {
+    return c.body(await followJob(c.env, job.id, after, () => stillHolds(c.env, c.get('credential'), 'read')), 200, {
       'content-type': 'text/event-stream',
       'x-accel-buffering': 'no',
       ...unstored,

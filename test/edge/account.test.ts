@@ -135,6 +135,10 @@ test('a retried request joins the open job of the same body, and no other', asyn
   expect((await admit(caller, same)).kind).toBe('admitted')
   expect((await admit(caller, { fingerprint: 'other', retried: true })).kind).toBe('admitted')
   expect(await admit(caller, { ...same, retried: true })).toMatchObject({ kind: 'repeated' })
+  // A key without a budget does not share the job of another key.
+  const second = await issueKey(env.KEY_PEPPER, caller.account)
+  await accountOf(caller).addKey(second.credential, { limits: { total_microdollars: 0 } })
+  expect(await admit({ ...caller, key: second.key }, { ...same, retried: true })).toMatchObject({ kind: 'over_budget' })
   const done = await newCaller()
   await admit(done, { job: 'job_done', ...same })
   await accountOf(done).settle('job_done', { outcome: 'captured' })

@@ -1,4 +1,5 @@
 // GET /v1/jobs/{id}/events: what happened, what happens, and exactly that again for a reader who comes back.
+import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { MAX_READERS } from '../../edge/job.ts'
 import { eventStream } from '../../edge/job-events.ts'
@@ -218,5 +219,22 @@ test('a job has so many streams and no more; one that is closed makes room', asy
     expect(again.status).toBe(200)
   })
   await Promise.all(open.slice(1).map((response) => response.body?.cancel()))
+  await jobOf({ id }).cancel()
+})
+
+test('a stream ends within half a minute of the end of its key', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour, send: feed } = fed()
+  const calls = fakeGpu(behaviour)
+  const id = await submitted(caller)
+  const all = messages(await follow(caller, id))
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
+  const later = Date.now() + 31_000
+  vi.spyOn(Date, 'now').mockReturnValue(later)
+  feed(accepted(calls[0]!), started(calls[0]!), ...steps(1, 4))
+  const events = (await all).map(({ event }) => event)
+  expect(events).not.toContain('step')
+  vi.mocked(Date.now).mockRestore()
   await jobOf({ id }).cancel()
 })

@@ -182,3 +182,13 @@ test('a retry that is refused leaves the failed job under its name', async ({ ex
   expect((await put()).status).toBe(402)
   expect(await (await send('GET', '/v1/jobs/mine', caller)).json()).toMatchObject({ state: 'failed' })
 })
+
+test('the Idempotency-Key of one name is no key to another name', async ({ expect }) => {
+  const caller = await newCaller()
+  fakeGpu(works)
+  const put = (name: string) => send('PUT', `/v1/jobs/${name}`, caller, body, once)
+  expect((await put('a')).status).toBeLessThan(300)
+  const other = await put('b')
+  expect([other.status, (await problemOf(other)).error.code]).toEqual([422, 'idempotency_mismatch'])
+  expect((await put('a')).status).toBeLessThan(300)
+})

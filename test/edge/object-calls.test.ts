@@ -97,13 +97,14 @@ test('a key or a browser token that reads too often is refused, each for itself'
   const { body: minted } = await call<{ token: string; id: string }>('POST', '/v1/tokens', caller.headers, {
     ...{ scope: 'generate', budget_microdollars: 1000 },
   })
-  const limit = vi.spyOn(env.READ_LIMIT, 'limit').mockResolvedValue({ success: false })
+  const limit = vi.spyOn(env.REQUEST_LIMIT, 'limit').mockResolvedValue({ success: false })
   for (const path of ['/v1/jobs', '/v1/jobs/x', '/v1/usage', '/v1/models']) {
     const response = await fetchWorker(path, { headers: caller.headers })
     expect([response.status, (await problemOf(response)).error.code]).toEqual([429, 'rate_limited'])
     expect(response.headers.get('retry-after')).toBe('60')
   }
-  expect((await send('POST', '/v1/quote', caller, body)).status).toBe(429)
+  for (const path of ['/v1/quote', '/v1/jobs', '/v1/images/generations'])
+    expect((await send('POST', path, caller, body)).status).toBe(429)
   const reads = await fetchWorker('/v1/models', { headers: { authorization: `Bearer ${minted.token}` } })
   expect(reads.status).toBe(429)
   const holders = new Set(limit.mock.calls.map(([{ key }]) => key))
