@@ -68,7 +68,9 @@ export async function openHostileWorld() {
   try {
     await startAll([gpu, worker])
     const target = { url: `http://127.0.0.1:${port}`, token: secrets.OCTET_ADMIN_TOKEN }
-    return { url: target.url, accounts: await openAccounts(target), worker, gpu, close }
+    const accounts = await openAccounts(target)
+    const watched = () => ({ worker: worker.pid()!, gpu: gpu.pid()!, persist: settings.persist })
+    return { url: target.url, accounts, watched, close }
   } catch (error) {
     await close()
     throw error
