@@ -1,23 +1,35 @@
-// An account's ledger and meters, as functions over its SQLite. A job has one row: reserved, then captured or released, once.
-// Sums are kept beside the rows, in the same transaction, so that nothing here grows with the ledger.
-import { putOut } from './account-outbox.ts'
+// An account's ledger and meters, as functions over its SQLite. A job has one row: reserved, then captured or released, once. Sums are
+// updated in the same transaction, so that no query depends on the number of rows.
+import { isExporting, putOut } from './account-outbox.ts'
 import type { Observed } from './forecast.ts'
-import { type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
+import type { JobSpec } from './job-record.ts'
+import type { JobSummary } from './job-view.ts'
+import { log } from './log.ts'
+import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
+import { isKept } from './results.ts'
+import { USAGE_KEY_DAYS } from './retention.ts'
 import type { Tier } from './route.ts'
 
 export const LEDGER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS ledger (
-    job TEXT PRIMARY KEY, key_id TEXT NOT NULL, meters TEXT NOT NULL, tier TEXT NOT NULL, amount INTEGER NOT NULL,
-    charged INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL, reserved INTEGER NOT NULL, settled INTEGER,
-    fingerprint TEXT, observed TEXT, orphan INTEGER NOT NULL DEFAULT 0) STRICT;
+    job TEXT PRIMARY KEY, name TEXT, key_id TEXT NOT NULL, token TEXT, meters TEXT NOT NULL, tier TEXT NOT NULL,
+    amount INTEGER NOT NULL, charged INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL, reserved INTEGER NOT NULL, settled INTEGER,
+    fingerprint TEXT NOT NULL, digest TEXT NOT NULL, spec TEXT, summary TEXT, retryable INTEGER NOT NULL DEFAULT 0,
+    endpoint TEXT NOT NULL, granted INTEGER NOT NULL, observed TEXT) STRICT;
+  CREATE UNIQUE INDEX IF NOT EXISTS ledger_name ON ledger (name) WHERE name IS NOT NULL;
   CREATE INDEX IF NOT EXISTS ledger_open ON ledger (reserved) WHERE state = 'reserved';
-  CREATE INDEX IF NOT EXISTS ledger_in_flight ON ledger (fingerprint) WHERE state = 'reserved' AND fingerprint IS NOT NULL;
+  CREATE INDEX IF NOT EXISTS ledger_in_flight ON ledger (fingerprint) WHERE state = 'reserved';
+  CREATE INDEX IF NOT EXISTS ledger_slots ON ledger (endpoint, granted) WHERE state = 'reserved';
+  CREATE INDEX IF NOT EXISTS ledger_reuse ON ledger (digest) WHERE state = 'captured';
+  CREATE TABLE IF NOT EXISTS folded (
+    id INTEGER PRIMARY KEY CHECK (id = 1), jobs INTEGER NOT NULL, captured INTEGER NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS meters (
     id TEXT PRIMARY KEY, tokens REAL, refilled INTEGER NOT NULL, open INTEGER NOT NULL, reserved INTEGER NOT NULL,
     captured INTEGER NOT NULL, day TEXT NOT NULL, day_captured INTEGER NOT NULL, month_captured INTEGER NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS usage (
     day TEXT NOT NULL, key_id TEXT NOT NULL, tier TEXT NOT NULL, jobs INTEGER NOT NULL, amount INTEGER NOT NULL,
     PRIMARY KEY (day, key_id, tier)) STRICT, WITHOUT ROWID;
+  CREATE INDEX IF NOT EXISTS usage_of_keys ON usage (day) WHERE key_id <> '';
   CREATE TABLE IF NOT EXISTS credits (
     id TEXT PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL, created INTEGER NOT NULL) STRICT;`
 
@@ -27,6 +39,7 @@ export type LedgerEntry = {
   job: string
   key_id: string
   tier: Tier
+  endpoint: string
   amount: number
   charged: number
   state: 'reserved' | Outcome
@@ -34,16 +47,33 @@ export type LedgerEntry = {
   settled: number | null
 }
 /**
- * `amount` captures a part of what was reserved, in micro-dollars; all of it when left out. `observed` is for forecasts. `forget` frees the
- * job's Idempotency-Key, for a retry that is to make another job.
+ * `amount` is the captured part of the reservation in micro-dollars; all of it when left out. `observed` is for forecasts, `summary` for
+ * lists. `retryable` jobs give way to the next request under their name or Idempotency-Key.
  */
-export type Settlement = { outcome: Outcome; amount?: number; observed?: Observed | null; forget?: boolean }
-export type Reservation = { job: string; keyId: string; tier: Tier; price: number; fingerprint: string | null }
+export type Settlement = {
+  outcome: Outcome
+  amount?: number
+  observed?: Observed | null
+  summary?: JobSummary
+  retryable?: boolean
+}
+/**
+ * The reservation of a job, which its job object must match. `spec` is there until the settlement: whoever finds a reservation without a job
+ * creates exactly the job that the price was reserved for. `reservedAt` is Unix milliseconds. `granted`: the job has a slot at its endpoint.
+ */
+export type Reservation = {
+  job: string
+  fingerprint: string
+  price: number
+  reservedAt: number
+  granted: boolean
+  spec: JobSpec | null
+}
 /** Sums in micro-dollars, and how many jobs are open. */
 export type Sums = { credited: number; captured: number; reserved: number; open: number }
 export type UsageRow = { day: string; key_id: string; tier: Tier; jobs: number; amount: number }
 
-const COLUMNS = 'job, key_id, tier, amount, charged, state, reserved, settled'
+const COLUMNS = 'job, key_id, tier, endpoint, amount, charged, state, reserved, settled'
 
 export const entryOf = (sql: SqlStorage, job: string): LedgerEntry | null =>
   sql.exec<LedgerEntry>(`SELECT ${COLUMNS} FROM ledger WHERE job = ?`, job).toArray()[0] ?? null
@@ -57,44 +87,108 @@ function saveMeter(sql: SqlStorage, meter: Meter): void {
   sql.exec('INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)', ...values)
 }
 
-/** Reserves a job's price on every meter that counts it. Call it in a transaction that has found no refusal. */
-export function reserve(
-  sql: SqlStorage,
-  { job, keyId, tier, price, fingerprint }: Reservation,
-  metered: Metered[],
-): void {
+type ReservationRow = Omit<Reservation, 'spec' | 'granted'> & {
+  spec: string | null
+  granted: number
+  retryable: number
+}
+
+/** The reservation of a job, and whether the next request for it makes a new one; null for an unknown job. */
+export function reservationOf(sql: SqlStorage, job: string): (Reservation & { retryable: boolean }) | null {
+  const [row] = sql.exec<ReservationRow>(
+    `SELECT job, fingerprint, amount AS price, reserved AS reservedAt, granted, spec, retryable
+     FROM ledger WHERE job = ?`,
+    job,
+  )
+  if (!row) return null
+  const { spec, granted, retryable, ...facts } = row
+  return { ...facts, spec: spec === null ? null : JSON.parse(spec), granted: granted === 1, retryable: retryable === 1 }
+}
+
+/** Reserves a job's price on every meter that counts it. Must run in a transaction that found no refusal. */
+export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], granted: boolean): void {
   const now = Date.now()
-  const meters = metered.map(({ meter }) => meter.id)
+  const { id, name, keyId, token, decision, price, fingerprint, digest } = spec
   sql.exec(
-    `INSERT INTO ledger (job, key_id, meters, tier, amount, state, reserved, fingerprint) VALUES (?, ?, ?, ?, ?, 'reserved', ?, ?)`,
-    ...[job, keyId, JSON.stringify(meters), tier, price, now, fingerprint],
+    `INSERT INTO ledger (job, name, key_id, token, meters, tier, amount, state, reserved, fingerprint, digest, spec,
+       endpoint, granted)
+     VALUES (?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?, ?, ?, ?)`,
+    ...[id, name, keyId, token, JSON.stringify(metered.map(({ meter }) => meter.id)), decision.tier, price, now],
+    ...[fingerprint, digest, JSON.stringify(spec), decision.endpoint, Number(granted)],
   )
   for (const each of metered) saveMeter(sql, reserveOn(each, price, now))
 }
 
-/** Makes a reservation new, so that the alarm does not take it for an orphan while a repeated request creates its job. */
+/** Takes a request out of every rate bucket without reserving anything. */
+export function countRequest(sql: SqlStorage, metered: Metered[]): void {
+  const now = Date.now()
+  for (const each of metered) saveMeter(sql, countOn(each, now))
+}
+
+/** Renews the age of a reservation, so that it is not released while a repeated request creates its job. */
 export function renew(sql: SqlStorage, job: string): void {
   sql.exec("UPDATE ledger SET reserved = ? WHERE job = ? AND state = 'reserved'", Date.now(), job)
 }
 
-/** Settles a reserved job and moves the meters and the usage with it, in the caller's transaction. False when it was settled before. */
-export function settleOnce(sql: SqlStorage, job: string, { outcome, amount, observed = null }: Settlement): boolean {
+/** The row's meters after its reservation ends with `charged` captured. */
+function settleMeters(sql: SqlStorage, meters: string, amount: number, charged: number): void {
+  const now = Date.now()
+  for (const id of JSON.parse(meters) as string[]) saveMeter(sql, settleOn(meterOf(sql, id), amount, charged, now))
+}
+
+/** An amount that can be captured: whole micro-dollars within the reservation. A settlement must not fail forever over a wrong one. */
+function boundCharge(job: string, wanted: number, reserved: number): number {
+  const charged = Math.min(Math.max(0, Math.floor(wanted) || 0), reserved)
+  if (charged !== wanted) log('error', 'a settlement asks for an impossible amount', { job, wanted, reserved, charged })
+  return charged
+}
+
+/** Settles a reserved job, with meters and usage, in the caller's transaction. False when it was settled before. */
+export function settleOnce(sql: SqlStorage, job: string, settlement: Settlement): boolean {
+  const { outcome, amount, observed, summary, retryable } = settlement
   const entry = entryOf(sql, job)
   if (entry?.state !== 'reserved') return false
-  const charged = outcome === 'released' ? 0 : (amount ?? entry.amount)
-  if (!Number.isInteger(charged) || charged < 0 || charged > entry.amount)
-    throw new RangeError(`job ${job} reserved ${entry.amount} micro-dollars; ${charged} cannot be captured of it`)
+  const charged = outcome === 'released' ? 0 : boundCharge(job, amount ?? entry.amount, entry.amount)
   const now = Date.now()
   const { meters } = sql
     .exec<{ meters: string }>(
-      'UPDATE ledger SET state = ?, charged = ?, settled = ?, observed = ? WHERE job = ? RETURNING meters',
-      ...[outcome, charged, now, observed && JSON.stringify(observed), job],
+      `UPDATE ledger SET state = ?, charged = ?, settled = ?, observed = ?, summary = ?, retryable = ?, spec = NULL
+       WHERE job = ? RETURNING meters`,
+      ...[outcome, charged, now, observed ? JSON.stringify(observed) : null],
+      ...[summary ? JSON.stringify(summary) : null, Number(retryable ?? false), job],
     )
     .one()
-  for (const id of JSON.parse(meters) as string[])
-    saveMeter(sql, settleOn(meterOf(sql, id), entry.amount, charged, now))
+  settleMeters(sql, meters, entry.amount, charged)
   putOut(sql, job)
   if (outcome === 'captured') countUsage(sql, { ...entry, charged }, utcDay(now))
+  return true
+}
+
+/** Removes a reservation for which no job was created. */
+export function dropReservation(sql: SqlStorage, job: string): void {
+  const [row] = sql.exec<{ meters: string; amount: number }>(
+    "DELETE FROM ledger WHERE job = ? AND state = 'reserved' RETURNING meters, amount",
+    job,
+  )
+  if (row) settleMeters(sql, row.meters, row.amount, 0)
+}
+
+/** Replaces the stored summary of a settled job. */
+export function saveSummary(sql: SqlStorage, job: string, summary: JobSummary): void {
+  sql.exec('UPDATE ledger SET summary = ? WHERE job = ? AND summary IS NOT NULL', JSON.stringify(summary), job)
+}
+
+/** Deletes a settled and exported row; its charge stays in the sums. False while the row is still needed. */
+export function foldRow(sql: SqlStorage, job: string): boolean {
+  const entry = entryOf(sql, job)
+  if (!entry) return true
+  if (entry.state === 'reserved' || isExporting(sql, job)) return false
+  sql.exec('DELETE FROM ledger WHERE job = ?', job)
+  sql.exec(
+    `INSERT INTO folded VALUES (1, 1, ?)
+     ON CONFLICT DO UPDATE SET jobs = jobs + 1, captured = captured + excluded.captured`,
+    entry.charged,
+  )
   return true
 }
 
@@ -104,6 +198,20 @@ function countUsage(sql: SqlStorage, { key_id, tier, charged }: LedgerEntry, day
      ON CONFLICT DO UPDATE SET jobs = jobs + 1, amount = amount + excluded.amount`,
     ...[day, key_id, tier, charged],
   )
+}
+
+// Every alarm looks for such days; without the index it would read all that were folded before.
+const OLD_USAGE = "usage INDEXED BY usage_of_keys WHERE key_id <> '' AND day < ?"
+
+/** Folds the usage of days that are past their time, in the caller's transaction. No sum of a day changes. */
+export function foldOldUsage(sql: SqlStorage): void {
+  const old = utcDay(Date.now() - USAGE_KEY_DAYS * 24 * 3600_000)
+  sql.exec(
+    `INSERT INTO usage SELECT day, '', tier, sum(jobs), sum(amount) FROM ${OLD_USAGE}
+     GROUP BY day, tier ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, amount = amount + excluded.amount`,
+    old,
+  )
+  sql.exec(`DELETE FROM ${OLD_USAGE}`, old)
 }
 
 /** Adds credit once for an id: the first call with it stands. Returns what stands. */
@@ -122,12 +230,13 @@ export function sumsOf(sql: SqlStorage): Sums {
   return { credited: credited(sql), captured, reserved, open }
 }
 
-/** The same sums added up row by row: what the kept ones must equal, always. */
+/** The same sums computed from the rows and the folded ones. They must always equal the kept sums. */
 export function audit(sql: SqlStorage): Sums {
   const rows = sql
     .exec<Omit<Sums, 'credited'>>(
-      `SELECT coalesce(sum(charged), 0) AS captured, coalesce(sum(iif(state = 'reserved', amount, 0)), 0) AS reserved,
-        coalesce(sum(state = 'reserved'), 0) AS open FROM ledger`,
+      `SELECT coalesce(sum(charged), 0) + coalesce((SELECT captured FROM folded), 0) AS captured,
+        coalesce(sum(iif(state = 'reserved', amount, 0)), 0) AS reserved, coalesce(sum(state = 'reserved'), 0) AS open
+       FROM ledger`,
     )
     .one()
   return { credited: credited(sql), ...rows }
@@ -147,13 +256,31 @@ export const openBefore = (sql: SqlStorage, before: number): string[] =>
     .toArray()
     .map(({ job }) => job)
 
-/** Ids of jobs in the order of their admission, newest first: all, or those before the job `after`. Null when that one is not known. */
-export function jobsBefore(sql: SqlStorage, limit: number, after: string | null): string[] | null {
+/**
+ * Jobs in the order of their admission, newest first: all, or those before the job `after`. A settled one as its summary, an open one as its
+ * spec. Null when `after` is unknown.
+ */
+export function jobsBefore(sql: SqlStorage, limit: number, after: string | null): (JobSummary | JobSpec)[] | null {
   const [last] = sql.exec<{ rowid: number }>('SELECT rowid FROM ledger WHERE job = ?', after).toArray()
   if (after !== null && !last) return null
-  const rows = sql.exec<{ job: string }>(
-    'SELECT job FROM ledger WHERE rowid < ? ORDER BY rowid DESC LIMIT ?',
+  const rows = sql.exec<{ listed: string }>(
+    `SELECT coalesce(summary, spec) AS listed FROM ledger
+     WHERE rowid < ? AND coalesce(summary, spec) IS NOT NULL ORDER BY rowid DESC LIMIT ?`,
     ...[last?.rowid ?? Number.MAX_SAFE_INTEGER, limit],
   )
-  return rows.toArray().map(({ job }) => job)
+  return rows.toArray().map(({ listed }) => JSON.parse(listed))
+}
+
+/** The job that an account knows by a name of its own; null when there is none. */
+export const jobNamed = (sql: SqlStorage, name: string): string | null =>
+  sql.exec<{ job: string }>('SELECT job FROM ledger WHERE name = ?', name).toArray()[0]?.job ?? null
+
+/** The newest paid job with the same images, all of which are still stored; null when there is none. */
+export function reusableJob(sql: SqlStorage, digest: string): string | null {
+  const [row] = sql.exec<{ job: string; summary: string | null }>(
+    "SELECT job, summary FROM ledger WHERE digest = ? AND state = 'captured' ORDER BY rowid DESC LIMIT 1",
+    digest,
+  )
+  const summary = row?.summary ? (JSON.parse(row.summary) as JobSummary) : null
+  return summary?.state === 'succeeded' && summary.images.every(isKept) ? row!.job : null
 }

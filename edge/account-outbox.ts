@@ -1,8 +1,9 @@
-// The way out of an account's ledger: settled rows go to the Queue `octet-usage` until its consumer says that they arrived, whatever
-// the Queue loses or gives up.
+// The export of an account's ledger: settled rows are sent to the Queue `octet-usage` until its consumer confirms that they arrived,
+// whatever the Queue loses or gives up.
 import type { LedgerEntry, Outcome } from './account-ledger.ts'
 import type { Env } from './env.ts'
 import type { Observed } from './forecast.ts'
+import { log } from './log.ts'
 import type { Tier } from './route.ts'
 
 /** Settled rows wait this long for company, so that a busy account sends batches. */
@@ -37,7 +38,11 @@ export function putOut(sql: SqlStorage, job: string): void {
   sql.exec('INSERT OR REPLACE INTO usage_outbox VALUES (?, ?)', job, Date.now())
 }
 
-/** Takes jobs out of the outbox: they have arrived, or are not to be told. */
+/** Whether a job's settlement has not been exported yet. */
+export const isExporting = (sql: SqlStorage, job: string): boolean =>
+  sql.exec('SELECT 1 FROM usage_outbox WHERE job = ?', job).toArray().length > 0
+
+/** Takes jobs out of the outbox: they have arrived, or are not to be exported. */
 export function takeOut(sql: SqlStorage, jobs: readonly string[]): void {
   sql.exec('DELETE FROM usage_outbox WHERE job IN (SELECT value FROM json_each(?))', JSON.stringify(jobs))
 }
@@ -49,8 +54,18 @@ export const nextExport = (sql: SqlStorage): number | null =>
 const recordOf = ({ account, stripe_customer }: Sender, row: Row): UsageRecord => {
   const { job, key_id, tier, state, amount, charged, reserved, settled } = row
   const money = { state, reserved_amount: amount, charged, reserved, settled, stripe_customer }
-  const observed = row.observed === null ? null : (JSON.parse(row.observed) as Observed)
-  return { id: `${account}/${job}`, account, job, key_id, tier, ...money, observed }
+  return { id: `${account}/${job}`, account, job, key_id, tier, ...money, observed: readObserved(account, row) }
+}
+
+/** What a job took. One that cannot be read is left out, so that the money of its row, and all other rows, are exported. */
+function readObserved(account: string, { job, observed }: Row): Observed | null {
+  if (observed === null) return null
+  try {
+    return JSON.parse(observed) as Observed
+  } catch (cause) {
+    log('error', 'an observation cannot be read and is left out', { account, job, cause })
+    return null
+  }
 }
 
 /** Sends up to a thousand rows that are due, oldest first. Each is due again `againMs` after the Queue took it, unless it arrives. */

@@ -1,18 +1,26 @@
 // AccountDO: one account. It holds its keys, what each Idempotency-Key stood for, the meters of its limits and the ledger, in one SQLite.
 import { DurableObject } from 'cloudflare:workers'
 import {
+  beginDeletion,
+  continueDeletion,
+  DELETION_SCHEMA,
+  type Deletion,
+  deletionOf,
+  nextDeletion,
+} from './account-deletion.ts'
+import { type ExportPage, type ExportSection, exportRows } from './account-export.ts'
+import {
   allows,
   authenticate,
-  changeKey,
   endKey,
   findKey,
-  insertKey,
+  holdsLinks,
   KEYS_SCHEMA,
   type KeyChange,
   type KeyInfo,
-  type KeyOptions,
+  type ListedKey,
   listKeys,
-  replaceKey,
+  migrateKeys,
 } from './account-keys.ts'
 import * as ledger from './account-ledger.ts'
 import { exportBatch, nextExport, OUTBOX_MS, OUTBOX_SCHEMA, takeOut } from './account-outbox.ts'
@@ -23,40 +31,60 @@ import {
   saveSettings,
   settingsOf,
 } from './account-settings.ts'
+import { grantSlots, Shares } from './account-slots.ts'
 import {
   type Admission,
   type AdmissionRequest,
   decide,
-  forget,
-  forgetName,
+  dropOrphan,
   IDEMPOTENCY_SCHEMA,
   nextExpiry,
   prune,
 } from './admission.ts'
 import type { Env } from './env.ts'
+import { ACCOUNT_DELETED } from './errors.ts'
+import type { JobSpec } from './job-record.ts'
+import type { JobSummary } from './job-view.ts'
+import { changeKey, createKey, type KeyOutcome, replaceKey } from './key-management.ts'
 import type { Credential, KeyCredential, Scope } from './keys.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { type Recovery, readRecovery } from './recovery.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorised' } | { kind: 'forbidden' }
-export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings }
+export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
+
+/** When a deletion continues after an alarm that did not come to its end. */
+const DELETION_MS = 60_000
 
 export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #recovery: Recovery
+  readonly #shares = new Shares()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#recovery = readRecovery(env)
-    this.#sql.exec(KEYS_SCHEMA + ledger.LEDGER_SCHEMA + OUTBOX_SCHEMA + SETTINGS_SCHEMA + IDEMPOTENCY_SCHEMA)
+    const schemas = [
+      KEYS_SCHEMA,
+      ledger.LEDGER_SCHEMA,
+      OUTBOX_SCHEMA,
+      SETTINGS_SCHEMA,
+      IDEMPOTENCY_SCHEMA,
+      DELETION_SCHEMA,
+    ]
+    this.#sql.exec(schemas.join(''))
+    migrateKeys(this.#sql)
   }
 
-  addKey(credential: KeyCredential, options: Partial<KeyOptions> = {}): KeyInfo {
-    return insertKey(this.#sql, credential, options)
+  /** Makes a key, for the key `by` of scope `admin` or for the operator. */
+  addKey(credential: KeyCredential, options: KeyChange = {}, by: string | null = null): KeyOutcome {
+    this.#refuseDeleted()
+    return this.ctx.storage.transactionSync(() => createKey(this.#sql, credential, options, by))
   }
 
-  keys(): KeyInfo[] {
+  keys(): ListedKey[] {
     return listKeys(this.#sql)
   }
 
@@ -68,13 +96,18 @@ export class AccountDO extends DurableObject<Env> {
     return { ...key, captured, reserved, open }
   }
 
-  changeKey(id: string, change: KeyChange): KeyInfo | null {
-    return changeKey(this.#sql, id, change)
+  changeKey(id: string, change: KeyChange, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => changeKey(this.#sql, id, change, by))
   }
 
-  /** Adds `next` in the place of an active key, which holds until `until` (Unix milliseconds) at most; null when there is none. */
-  rotateKey(id: string, next: KeyCredential, until: number): KeyInfo | null {
-    return this.ctx.storage.transactionSync(() => replaceKey(this.#sql, id, next, until))
+  /** Adds `next` in the place of an active key, which holds until `until` (Unix milliseconds) at most. */
+  rotateKey(id: string, next: KeyCredential, until: number, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => replaceKey(this.#sql, id, next, until, by))
+  }
+
+  /** Whether links signed for a key hold. */
+  keyHoldsLinks(id: string): boolean {
+    return holdsLinks(this.#sql, id)
   }
 
   /** Ends a key and its browser tokens at once and for good; false when there is none of that id. */
@@ -89,40 +122,56 @@ export class AccountDO extends DurableObject<Env> {
     return scope && !allows(key, credential, scope) ? { kind: 'forbidden' } : { kind: 'authenticated', key }
   }
 
-  /** Lets a job in: key, scope, Idempotency-Key, rates, concurrency and money, and reserves the price, all or nothing. */
+  /** Admits a job: checks key, scope, names, rates, concurrency and money, and reserves the price, all or nothing. */
   async admit(request: AdmissionRequest): Promise<Admission> {
     const key = await authenticate(this.#sql, request.credential)
     if (!key) return { kind: 'unauthorised' }
     if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
-    return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
+    const { endpoint } = request.spec.decision
+    this.#refreshShare(endpoint)
+    const share = this.#shares.of(endpoint)
+    return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request, share))
   }
 
-  /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and tells what stands. */
+  /** Whether a waiting job has a slot at its endpoint by now. */
+  mayProceed(job: string): boolean {
+    return ledger.reservationOf(this.#sql, job)?.granted ?? true
+  }
+
+  /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
   async settle(job: string, settlement: ledger.Settlement): Promise<ledger.LedgerEntry | null> {
     await this.#wakeWithin(OUTBOX_MS)
-    this.ctx.storage.transactionSync(() => {
-      ledger.settleOnce(this.#sql, job, settlement)
-      if (settlement.forget) forgetName(this.#sql, job)
-    })
+    this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
     const entry = this.entry(job)
+    if (entry) this.#grantSlots(entry.endpoint)
     const { outcome } = settlement
     if (entry?.state !== outcome)
-      log('error', 'a settlement does not agree with the ledger', { job, outcome, stands: entry?.state ?? null })
+      log('error', 'a settlement does not agree with the ledger', { job, outcome, state: entry?.state ?? null })
     return entry
   }
 
-  /** Frees the Idempotency-Key and the id of a reservation that was released without a job. False when the price is held. */
-  forget(job: string): boolean {
-    return this.ctx.storage.transactionSync(() => forget(this.#sql, job))
+  /** Replaces the summary of a settled job, after some of its images were deleted. */
+  updateSummary(job: string, summary: JobSummary): void {
+    ledger.saveSummary(this.#sql, job, summary)
+  }
+
+  /** Deletes a job's row; its charge stays in the sums. False while the row is not settled or not exported. */
+  forgetJob(job: string): boolean {
+    return this.ctx.storage.transactionSync(() => ledger.foldRow(this.#sql, job))
+  }
+
+  /** The id of the job that has this name; null when there is none. */
+  jobNamed(name: string): string | null {
+    return ledger.jobNamed(this.#sql, name)
   }
 
   entry(job: string): ledger.LedgerEntry | null {
     return ledger.entryOf(this.#sql, job)
   }
 
-  /** Ids of jobs, newest first: all, or those older than the job `after`. Null when that one is not known. */
-  recentJobs(limit: number, after: string | null = null): string[] | null {
+  /** Jobs, newest first: all, or those admitted before the job `after`. Null when that one is unknown. */
+  recentJobs(limit: number, after: string | null = null): (JobSummary | JobSpec)[] | null {
     return ledger.jobsBefore(this.#sql, limit, after)
   }
 
@@ -148,23 +197,44 @@ export class AccountDO extends DurableObject<Env> {
 
   /** Adds credit in micro-dollars, once for an id: a repeat changes nothing and tells what stands. */
   credit(id: string, amount: number, note: string): { amount: number; note: string } {
+    this.#refuseDeleted()
     return ledger.addCredit(this.#sql, id, amount, note)
   }
 
   view(): AccountView {
     const sums = ledger.sumsOf(this.#sql)
-    return { ...sums, balance: sums.credited - sums.captured, settings: this.#settings() }
+    const deletion = deletionOf(this.#sql)
+    return { ...sums, balance: sums.credited - sums.captured, settings: this.#settings(), deletion }
   }
 
   /** Changes what is given of the account's settings. */
   configure(change: SettingsChange): AccountSettings {
+    this.#refuseDeleted()
     const settings = this.#settings()
     return saveSettings(this.#sql, { ...settings, ...change, limits: { ...settings.limits, ...change.limits } })
   }
 
-  /** Releases reservations that no job stands behind, sends settled rows to the export, and forgets what has expired. */
+  /** A page of the account's own rows for its owner, without secrets; see account-export.ts. */
+  exportRows(section: ExportSection, after: string | null): ExportPage {
+    this.#refuseDeleted()
+    return exportRows(this.#sql, section, after)
+  }
+
+  /**
+   * Ends all keys at once and begins the deletion of the account's data, which the alarm finishes. A repeat changes nothing. Null when there
+   * is no such account.
+   */
+  async deleteAccount(): Promise<Deletion | null> {
+    const deletion = this.ctx.storage.transactionSync(() => beginDeletion(this.#sql))
+    if (deletion?.completed === null) await this.#wakeWithin(0)
+    return deletion
+  }
+
+  /** Releases reservations that no job stands behind, sends settled rows to the export, and deletes what has expired. */
   override async alarm(): Promise<void> {
+    if ((nextDeletion(this.#sql) ?? Number.POSITIVE_INFINITY) <= Date.now()) await this.#wakeWithin(DELETION_MS)
     prune(this.#sql)
+    this.ctx.storage.transactionSync(() => ledger.foldOldUsage(this.#sql))
     try {
       await this.#releaseOrphans()
       const sender = { account: this.ctx.id.name!, ...this.#settings() }
@@ -172,6 +242,7 @@ export class AccountDO extends DurableObject<Env> {
     } catch (cause) {
       log('error', 'an account could not tidy up yet', { account: this.ctx.id.name, cause })
     }
+    await this.#continueDeletion()
     const due = nextExport(this.#sql)
     if (due !== null) await this.#wakeWithin(Math.max(OUTBOX_MS, due - Date.now()))
     if (ledger.sumsOf(this.#sql).open > 0) await this.#wakeWithin(this.#recovery.reservationMs)
@@ -179,20 +250,52 @@ export class AccountDO extends DurableObject<Env> {
     if (expiry !== null) await this.#wakeWithin(expiry - Date.now())
   }
 
-  /** A job that exists settles by itself, by its own watchdog. */
+  /** Releases old reservations without a job. A job that exists settles by itself. */
   async #releaseOrphans(): Promise<void> {
     const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
-      if ((await this.env.JOB.getByName(job).view()) === null) this.#releaseOrphan(job, before)
+      if ((await objectOf(this.env.JOB, job).view()) === null) this.#releaseOrphan(job, before)
     }
   }
 
   #releaseOrphan(job: string, before: number): void {
     this.ctx.storage.transactionSync(() => {
-      // While we asked for its job, a repeated request may have taken the reservation up.
-      if ((this.entry(job)?.reserved ?? Infinity) > before) return
-      if (ledger.settleOnce(this.#sql, job, { outcome: 'released' })) forget(this.#sql, job)
+      // A repeated request may have renewed the reservation during the call to its job.
+      if ((ledger.reservationOf(this.#sql, job)?.reservedAt ?? Number.POSITIVE_INFINITY) <= before)
+        dropOrphan(this.#sql, job)
     })
+  }
+
+  /** Asks an endpoint for the account's share of its slots, behind the request that needs it. */
+  #refreshShare(endpoint: string): void {
+    if (!this.#shares.isStale(endpoint, Date.now())) return
+    const ask = async () => {
+      this.#shares.set(endpoint, await objectOf(this.env.WARM, endpoint).shareOf(this.ctx.id.name!), Date.now())
+      this.#grantSlots(endpoint)
+    }
+    const failed = (cause: unknown) => log('warn', 'an endpoint granted no share', { endpoint, cause })
+    this.ctx.waitUntil(ask().catch(failed))
+  }
+
+  /** Starts the jobs that have waited longest for the free slots of an endpoint. A job that misses its message asks for itself. */
+  #grantSlots(endpoint: string): void {
+    if (deletionOf(this.#sql)) return
+    for (const job of grantSlots(this.#sql, endpoint, this.#shares.of(endpoint))) {
+      const failed = (cause: unknown) => log('warn', 'a waiting job could not be started', { job, cause })
+      this.ctx.waitUntil(objectOf(this.env.JOB, job).proceed().catch(failed))
+    }
+  }
+
+  async #continueDeletion(): Promise<void> {
+    const transact = (change: () => void) => this.ctx.storage.transactionSync(change)
+    await continueDeletion({ account: this.ctx.id.name!, sql: this.#sql, env: this.env, transact })
+    const due = nextDeletion(this.#sql)
+    if (due !== null) await this.#wakeWithin(Math.max(0, due - Date.now()))
+  }
+
+  /** Throws where a deleted account would be filled again. */
+  #refuseDeleted(): void {
+    if (deletionOf(this.#sql)) throw new Error(ACCOUNT_DELETED)
   }
 
   #settings(): AccountSettings {

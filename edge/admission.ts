@@ -1,16 +1,28 @@
-// Whether an account lets a job in: one transaction over its SQLite that reserves the price or changes nothing.
-import { findKey, isActive, type KeyInfo } from './account-keys.ts'
-import { entryOf, type LedgerEntry, meterOf, renew, reserve, sumsOf } from './account-ledger.ts'
-import { takeOut } from './account-outbox.ts'
+// Admission of jobs to an account: one transaction over its SQLite that reserves the price or changes nothing.
+import { creatorsOf, findKey, isActive, type KeyInfo } from './account-keys.ts'
+import {
+  countRequest,
+  dropReservation,
+  jobNamed,
+  meterOf,
+  type Reservation,
+  renew,
+  reservationOf,
+  reserve,
+  reusableJob,
+  sumsOf,
+} from './account-ledger.ts'
 import type { AccountSettings } from './account-settings.ts'
+import { hasFreeSlot } from './account-slots.ts'
+import type { JobSpec } from './job-record.ts'
 import type { Credential, Scope } from './keys.ts'
 import { type RateState, UNLIMITED } from './limits.ts'
-import { type Metered, type Refusal, rateState, refusalOf, reserveOn } from './meter.ts'
-import type { Tier } from './route.ts'
+import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
+import { FULL_BYTES } from './retention.ts'
 
 export const IDEMPOTENCY_SCHEMA = `
   CREATE TABLE IF NOT EXISTS idempotency (
-    name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, job TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
+    name TEXT PRIMARY KEY, job TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS idempotency_by_time ON idempotency (created);
   CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);`
 
@@ -23,46 +35,69 @@ const IDLE_TOKEN = "id >= 'token:' AND id < 'token;' AND open = 0"
 
 export type AdmissionRequest = {
   credential: Credential
-  job: string
-  tier: Tier
-  /** Micro-dollars. */
-  price: number
-  idempotency: { name: string; fingerprint: string } | null
-  /** A hash of the request. When it is `retried` without an Idempotency-Key, an open job with the same is the answer. */
-  body?: { fingerprint: string; retried: boolean } | null
+  spec: JobSpec
+  idempotencyKey: string | null
+  /** A repeat by an SDK that sends no Idempotency-Key: an open job of an equal request is its answer. */
+  retried: boolean
+  /** An earlier job with equal images may be the answer, at no price. */
+  reuse: boolean
 }
-/** `repeated`: the Idempotency-Key, the job's id, or a retried request was let in before, as `job`. */
+/** `repeated`: an earlier request was admitted as this reservation. `reused`: that job's images are the answer. */
 export type Admission =
-  | { kind: 'admitted'; rates: RateState[] }
+  | { kind: 'admitted'; reservation: Reservation; rates: RateState[] }
+  | { kind: 'repeated'; reservation: Reservation }
+  | { kind: 'reused'; job: string; rates: RateState[] }
   | { kind: 'unauthorised' }
   | { kind: 'forbidden'; scope: Scope }
-  | { kind: 'repeated'; job: string }
-  | { kind: 'mismatch' }
+  | { kind: 'mismatch'; by: 'name' | 'Idempotency-Key' }
+  | { kind: 'full' }
   | (Refusal & { rates: RateState[] })
 
-type Named = NonNullable<AdmissionRequest['idempotency']>
-
-/** Decides on a request whose credential was checked, and reserves its price when it is let in. Call it in a transaction. */
-export function decide(sql: SqlStorage, settings: AccountSettings, request: AdmissionRequest): Admission {
-  const { credential, job, tier, price, idempotency, body } = request
+/**
+ * Decides on a request whose credential was checked, and reserves its price when it is admitted. `share` is the account's number of slots at
+ * the request's endpoint. Must run in a transaction.
+ */
+export function decide(
+  sql: SqlStorage,
+  settings: AccountSettings,
+  request: AdmissionRequest,
+  share: number,
+): Admission {
+  const { credential, idempotencyKey } = request
+  const spec = { ...request.spec, retentionDays: settings.retention_days }
   const key = findKey(sql, credential.keyId)
   if (!key || !isActive(key)) return { kind: 'unauthorised' }
-  const before = known(sql, request)
-  if (before) return before
+  const earlier = findEarlier(sql, { ...request, spec })
+  if (earlier) return earlier
+  if (sql.databaseSize > FULL_BYTES) return { kind: 'full' }
   const now = Date.now()
   const metered = metersOf(sql, settings, key, credential)
-  const refusal = short(sql, settings, price) ?? first(metered, price, now)
-  if (refusal) return { ...refusal, rates: metered.flatMap((each) => rateState(each, now)) }
-  reserve(sql, { job, keyId: key.id, tier, price, fingerprint: body?.fingerprint ?? null }, metered)
-  if (idempotency) remember(sql, idempotency, job, now)
-  const after = metered.map((each) => ({ ...each, meter: reserveOn(each, price, now) }))
-  return { kind: 'admitted', rates: after.flatMap((each) => rateState(each, now)) }
+  const refusal = checkBalance(sql, settings, spec.price) ?? findRefusal(metered, spec.price, now)
+  if (refusal) return { ...refusal, rates: ratesOf(metered, now) }
+  const reused = request.reuse ? reusableJob(sql, spec.digest) : null
+  if (reused) {
+    countRequest(sql, metered)
+    return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
+  }
+  const granted = hasFreeSlot(sql, spec.decision.endpoint, share)
+  reserve(sql, spec, metered, granted)
+  if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
+  const { id: job, fingerprint, price } = spec
+  const reservation = { job, fingerprint, price, reservedAt: now, granted, spec }
+  return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
 }
+
+const ratesOf = (metered: Metered[], now: number) => metered.flatMap((each) => rateState(each, now))
 
 function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, credential: Credential): Metered[] {
   const metered: Metered[] = [
     { holder: 'account', limits: settings.limits, meter: meterOf(sql, 'account') },
     { holder: 'key', limits: key.limits, meter: meterOf(sql, `key:${key.lineage}`) },
+    ...creatorsOf(sql, key).map(({ lineage, limits }) => ({
+      holder: 'creator' as const,
+      limits,
+      meter: meterOf(sql, `key:${lineage}`),
+    })),
   ]
   if (!('token' in credential)) return metered
   const { id, budget } = credential.token
@@ -70,7 +105,7 @@ function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, cred
   return [...metered, { holder: 'token', limits, meter: meterOf(sql, `token:${key.id}:${id}`) }]
 }
 
-function first(metered: Metered[], price: number, now: number): Refusal | null {
+function findRefusal(metered: Metered[], price: number, now: number): Refusal | null {
   for (const each of metered) {
     const refusal = refusalOf(each, price, now)
     if (refusal) return refusal
@@ -78,59 +113,66 @@ function first(metered: Metered[], price: number, now: number): Refusal | null {
   return null
 }
 
-/** A prepaid account pays from what it has left beside open reservations. */
-function short(sql: SqlStorage, { prepaid }: AccountSettings, price: number): Refusal | null {
+/** A prepaid account pays from its balance less open reservations. */
+function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: number): Refusal | null {
   if (!prepaid) return null
   const { credited, captured, reserved } = sumsOf(sql)
   const available = Math.max(0, credited - captured - reserved)
   return price > available ? { kind: 'over_budget', by: 'balance', holder: 'account', available, price } : null
 }
 
-function known(sql: SqlStorage, { job, idempotency, body }: AdmissionRequest): Admission | null {
-  const repeated = idempotency && named(sql, idempotency)
-  if (repeated) return repeated
-  const [same] = sql.exec<Pick<LedgerEntry, 'job'>>(
-    `SELECT job FROM ledger WHERE job = ?1 AND orphan = 0
-     UNION ALL SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ?2 LIMIT 1`,
-    ...[job, body?.retried ? body.fingerprint : null],
-  )
-  if (same) return again(sql, same.job)
-  // The id's first reservation was given up before there was a job: it starts anew.
-  sql.exec('DELETE FROM ledger WHERE job = ? AND orphan = 1', job)
-  return null
-}
-
-function named(sql: SqlStorage, { name, fingerprint }: Named): Admission | null {
-  const [row] = sql.exec<{ fingerprint: string; job: string }>(
-    'SELECT fingerprint, job FROM idempotency WHERE name = ? AND created > ?',
-    ...[name, Date.now() - IDEMPOTENCY_MS],
-  )
-  if (!row) return null
-  return row.fingerprint === fingerprint ? again(sql, row.job) : { kind: 'mismatch' }
-}
-
-function again(sql: SqlStorage, job: string): Admission {
+/** The answer of an earlier request under the same Idempotency-Key, name or id, or of an open equal one; null when this request is new. */
+function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Admission | null {
+  const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
+  const named = spec.name === null ? null : jobNamed(sql, spec.name)
+  // An account's reply may be lost after its transaction: the same worker then asks again with the same id.
+  const job = keyed ?? named ?? (retried ? openJobLike(sql, spec) : null) ?? spec.id
+  const found = reservationOf(sql, job)
+  if (!found) return null
+  const { retryable, ...reservation } = found
+  if (reservation.fingerprint !== spec.fingerprint)
+    return { kind: 'mismatch', by: keyed === null ? 'name' : 'Idempotency-Key' }
+  if (retryable) {
+    releaseNames(sql, job)
+    return null
+  }
   renew(sql, job)
-  return { kind: 'repeated', job }
+  return { kind: 'repeated', reservation: { ...reservation, reservedAt: Date.now() } }
 }
 
-function remember(sql: SqlStorage, { name, fingerprint }: Named, job: string, now: number): void {
-  sql.exec('INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?)', name, fingerprint, job, now)
+/** Browser tokens have Idempotency-Keys of their own: one visitor's must not find another visitor's job. */
+const scopedKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
+
+const jobOfKey = (sql: SqlStorage, name: string): string | null =>
+  sql
+    .exec<{ job: string }>(
+      'SELECT job FROM idempotency WHERE name = ? AND created > ?',
+      ...[name, Date.now() - IDEMPOTENCY_MS],
+    )
+    .toArray()[0]?.job ?? null
+
+const openJobLike = (sql: SqlStorage, { fingerprint, token }: JobSpec): string | null =>
+  sql
+    .exec<{ job: string }>(
+      "SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND token IS ? LIMIT 1",
+      ...[fingerprint, token],
+    )
+    .toArray()[0]?.job ?? null
+
+function rememberKey(sql: SqlStorage, name: string, { id }: JobSpec, now: number): void {
+  sql.exec('INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?)', name, id, now)
 }
 
-/** Frees a job's Idempotency-Key: the next request with it makes another job. */
-export function forgetName(sql: SqlStorage, job: string): void {
+/** Frees a job's name and Idempotency-Key for the next request. */
+function releaseNames(sql: SqlStorage, job: string): void {
+  sql.exec('UPDATE ledger SET name = NULL WHERE job = ?', job)
   sql.exec('DELETE FROM idempotency WHERE job = ?', job)
 }
 
-/** Takes back that a job was let in: its Idempotency-Key and its id are free again. False, and no change, when its price is held. */
-export function forget(sql: SqlStorage, job: string): boolean {
-  const state = entryOf(sql, job)?.state ?? 'released'
-  if (state !== 'released') return false
-  sql.exec('UPDATE ledger SET orphan = 1 WHERE job = ?', job)
-  takeOut(sql, [job])
-  forgetName(sql, job)
-  return true
+/** Removes a reservation that no job stands behind, with its names. */
+export function dropOrphan(sql: SqlStorage, job: string): void {
+  releaseNames(sql, job)
+  dropReservation(sql, job)
 }
 
 /** Deletes what no longer counts: expired Idempotency-Keys, and meters of browser tokens that no job holds. */

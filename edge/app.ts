@@ -2,9 +2,13 @@ import { Hono } from 'hono'
 import { cors } from 'hono/cors'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
+import { checkAccess } from './access.ts'
 import type { EdgeEnv } from './env.ts'
 import { onError, onMethodNotAllowed, onNotFound } from './errors.ts'
 import { EXPOSED_HEADERS } from './limits.ts'
+import { replyHeaders, unstored } from './reply-headers.ts'
+import { boundedHead } from './request-head.ts'
+import { accountData, ownAccount } from './routes/account-data.ts'
 import { accounts } from './routes/accounts.ts'
 import { health } from './routes/health.ts'
 import { images } from './routes/images.ts'
@@ -23,14 +27,20 @@ import { webhooks } from './routes/webhooks.ts'
 
 export const app = new Hono<EdgeEnv>()
 
+app.use(replyHeaders)
+app.use(unstored)
 app.use(requestId())
+app.use(boundedHead)
 // Browsers call with a token of POST /v1/tokens; nothing here reads a cookie.
 app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS }))
 app.use(methodNotAllowed({ app, onMethodNotAllowed }))
+app.use(checkAccess)
 
 app.route('/healthz', health)
 app.route('/.well-known', receiptKeys)
+app.route('/v1/account', ownAccount)
 app.route('/v1/accounts', accounts)
+app.route('/v1/accounts', accountData)
 app.route('/v1/images', images)
 app.route('/v1/jobs', jobs)
 app.route('/v1/jobs', receipts)

@@ -1,13 +1,13 @@
 // What the worker is configured with: vars and bindings of wrangler.toml, and the secrets of .dev.vars or `wrangler secret put`.
 import type { RequestIdVariables } from 'hono/request-id'
 import type { AccountDO } from './account.ts'
+import type { KeyInfo } from './account-keys.ts'
 import type { UsageRecord } from './account-outbox.ts'
 import type { JobDO } from './job.ts'
 import type { Credential } from './keys.ts'
+import type { OpenLink } from './links.ts'
 import type { WarmDO } from './warm.ts'
 import type { WebhookDO } from './webhook-outbox.ts'
-import type { DeliveryRef } from './webhook-queue.ts'
-import type { GenerateParams } from './workflow.ts'
 
 export type Env = {
   ACCOUNT: DurableObjectNamespace<AccountDO>
@@ -15,14 +15,16 @@ export type Env = {
   WEBHOOK: DurableObjectNamespace<WebhookDO>
   /** One for each endpoint, by its name. */
   WARM: DurableObjectNamespace<WarmDO>
-  /** Drives the jobs that no caller drives; an instance has its job's id. */
-  GENERATE: Workflow<GenerateParams>
   RESULTS: R2Bucket
   /** Usage and forecasts across accounts; migrations/ has the tables. */
   DB: D1Database
   /** Settled jobs on their way to D1 and Stripe. */
   USAGE: Queue<UsageRecord>
   OUTER_LIMIT: RateLimit
+  /** Requests that start no job; see auth.ts. */
+  READ_LIMIT: RateLimit
+  /** Wrong operator tokens of one address. */
+  OPERATOR_LIMIT: RateLimit
   /** JSON text or a TOML table; see limits.ts and price.ts. */
   OCTET_ACCOUNT_LIMITS: unknown
   OCTET_PRICES: unknown
@@ -32,13 +34,14 @@ export type Env = {
   OCTET_PREWARM: unknown
   /** Reports captures as meter events; nothing is reported without it. */
   STRIPE_SECRET_KEY?: string
-  /** Deliveries to look at, and those whose last attempt failed. */
-  WEBHOOKS: Queue<DeliveryRef>
-  WEBHOOKS_DEAD: Queue<DeliveryRef>
   /** Waits before attempts 2, 3, … of a delivery, in seconds. */
   WEBHOOK_RETRY_SECONDS: string
   /** How long a receiver may take to answer. */
   WEBHOOK_TIMEOUT_SECONDS: string
+  /** How long a receiver gets nothing after five failures in a row; twice as long each time that it fails again, up to ten minutes. */
+  WEBHOOK_BREAKER_SECONDS: string
+  /** Deliveries a minute that an account may ask for: replays and test events. */
+  WEBHOOK_REPLAYS_PER_MINUTE: string
   /** Ports that a webhook's address may have, separated by commas. */
   WEBHOOK_PORTS: string
   /** Hosts that get no webhooks, with all below them; this worker's own is one anyway. */
@@ -50,6 +53,8 @@ export type Env = {
   GPU_URL: string
   /** What the hosts of the GPU functions want to see, as JSON; see endpoints.ts. */
   GPU_PROXY_HEADERS?: string
+  /** See account-slots.ts. */
+  GPU_SLOTS: string
   /** Seconds; see gpu-times.ts. */
   GPU_START_SECONDS: string
   GPU_SILENCE_SECONDS: string
@@ -69,8 +74,19 @@ export type Env = {
   ANALYTICS: AnalyticsEngineDataset
 }
 
-/** The types of every Hono app here. `credential` is there after `keyRequired`, `manages` after `managerRequired`. */
-export type EdgeEnv = {
-  Bindings: Env
-  Variables: RequestIdVariables & { credential: Credential; manages: string | null }
+/** What access.ts sets before a handler runs. */
+type Access = {
+  /** The caller's credential, on routes that a key may use. */
+  credential: Credential
+  /** Its key, once the account has confirmed it. */
+  key?: KeyInfo
+  /** On /v1/keys: the key that manages its account, null for the operator. */
+  manages: { account: string; keyId: string } | null
+  /** The signed link that was opened; none when a key opens the file. */
+  link?: OpenLink
+  /** The most bytes that may be read of the body. */
+  bodyBytes?: number
 }
+
+/** The types of every Hono app here. */
+export type EdgeEnv = { Bindings: Env; Variables: RequestIdVariables & Access }

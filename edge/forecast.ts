@@ -1,5 +1,6 @@
 // How long a request will take and whether it starts cold, from what this deployment has seen. Knowing nothing, it says so.
 import type { JobRecord } from './job-record.ts'
+import { log } from './log.ts'
 import { megapixelSteps } from './price.ts'
 import type { Tier } from './route.ts'
 
@@ -77,19 +78,38 @@ type Ran = Pick<Observed, 'endpoint' | 'model' | 'tier'>
 const sameAs = (ran: Ran) => (each: Ran) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
 
-/** The newest observations of each offer, at most a week old. */
+/** How long an isolate reuses observations: a quote must not read hundreds of rows each time. */
+const FRESH_MS = 10_000
+// Values, not promises: a promise of one request must not be awaited by another.
+const cache = new Map<string, { at: number; rows: Observed[] }>()
+
+const QUERY = `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND tier = ? AND finished > ?
+  ORDER BY finished DESC LIMIT ${MOST}`
+
+/** The newest observations of one offer, at most a week old and read at most every ten seconds. None when the database fails. */
+async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): Promise<Observed[]> {
+  const name = `${endpoint}/${model}/${tier}`
+  const cached = cache.get(name)
+  if (cached && Date.now() - cached.at < FRESH_MS) return cached.rows
+  const query = db.prepare(QUERY).bind(endpoint, model, tier, Date.now() - RECENT_MS)
+  try {
+    const { results: rows } = await query.all<Observed>()
+    cache.set(name, { at: Date.now(), rows })
+    return rows
+  } catch (cause) {
+    log('warn', 'observations could not be read', { endpoint, model, tier, cause })
+    return []
+  }
+}
+
+/** The newest observations of each offer. */
 export async function observations(db: D1Database, offers: readonly Ran[]): Promise<Observed[]> {
   const distinct = offers.filter((offer, k) => offers.findIndex(sameAs(offer)) === k)
-  const query = db.prepare(
-    `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND tier = ? AND finished > ?
-     ORDER BY finished DESC LIMIT ${MOST}`,
-  )
-  const since = Date.now() - RECENT_MS
-  const found = await db.batch<Observed>(
-    distinct.map(({ endpoint, model, tier }) => query.bind(endpoint, model, tier, since)),
-  )
-  return found.flatMap(({ results }) => results)
+  return (await Promise.all(distinct.map((offer) => observationsOf(db, offer)))).flat()
 }
+
+/** Discards the cached observations, for tests that write new ones. */
+export const clearObservations = (): void => cache.clear()
 
 /** Forecast for `work` megapixel-steps by what a decision chose, among observations of any offers. */
 export const forecastFor = (seen: readonly Observed[], ran: Ran, work: number): Forecast =>

@@ -1,6 +1,5 @@
-// From a request to its job: one call to the account, then the job object, which a caller waits for or leaves to its Workflow.
-import type { Admission } from './admission.ts'
-import { forbidden, unauthorised } from './auth.ts'
+// From a request to its job: one call to the account, then the job object. A caller waits for the job or leaves it to itself.
+import type { Reservation } from './account-ledger.ts'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
 import { readGpuTimes } from './gpu-times.ts'
@@ -8,10 +7,11 @@ import { isFinal, type JobRecord, type JobSpec } from './job-record.ts'
 import type { Credential } from './keys.ts'
 import type { RateState } from './limits.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { refusedBy } from './refusals.ts'
-import { findReusable } from './reuse.ts'
+import { areStored } from './results.ts'
 
-/** A request for a job as it came in. `retried`: a client repeats a request of which it does not know the fate. */
+/** A parsed request for a job. `retried`: a client repeats a request whose outcome it does not know. */
 export type Submission = {
   credential: Credential
   spec: JobSpec
@@ -19,92 +19,67 @@ export type Submission = {
   retried: boolean
   reuse: boolean
 }
-/** `known`: the job was let in by an earlier request; `reused`: and it stands in for this one, at no price. `rates` are for the reply's headers. */
+/** `known`: an earlier request was admitted as this job. `reused`: its images are the answer, at no price. `rates` are for the reply's headers. */
 export type Submitted = { job: JobRecord; known: boolean; reused: boolean; rates: RateState[] }
 
-/** Who makes the first attempt. */
-type DrivenBy = 'caller' | 'Workflow'
+type Admitted =
+  | { reused: JobRecord; rates: RateState[] }
+  | { reservation: Reservation; known: boolean; rates: RateState[] }
 
 /** Reads `Idempotency-Key`: a structured-field string or a bare one, 1 to 255 characters. Errors: invalid_request. */
 export function idempotencyKey(header: string | undefined): string | null {
   if (header === undefined) return null
-  const name = header.trim().replace(/^"(.*)"$/, '$1')
+  const trimmed = header.trim()
+  const isQuoted = trimmed.length >= 2 && trimmed.startsWith('"') && trimmed.endsWith('"')
+  const name = isQuoted ? trimmed.slice(1, -1) : trimmed
   if (name && name.length <= 255) return name
   throw new ApiError('invalid_request', `Idempotency-Key has ${name.length} characters; it must have 1 to 255.`)
 }
 
-/**
- * The job of a request that was let in before. A worker that died between reservation and job left an id without a job; null when the
- * reservation is gone as well: run under that id, the job would be free.
- */
-async function knownJob(env: Env, id: string, spec: JobSpec, drivenBy: DrivenBy): Promise<JobRecord | null> {
-  const object = env.JOB.getByName(id)
-  const known = await object.view()
-  if (!known && (await env.ACCOUNT.getByName(spec.account).forget(id))) return null
-  const job = known ?? (await object.create({ ...spec, id }, drivenBy))
-  if (spec.name === null || job.fingerprint === spec.fingerprint) return job
-  throw new ApiError('idempotency_mismatch', `The job ${spec.name} was asked for with another request; use a new id.`, {
-    headers: { 'x-should-retry': 'false' },
-  })
-}
-
-/** Lets the request in and creates its job, or finds the one it already has. Errors: what the account refuses. */
-async function admit(env: Env, submission: Submission, drivenBy: DrivenBy): Promise<Submitted> {
+/** Admits the request, or finds the reservation or the job that answers it. Errors: the account's refusals. */
+async function admit(env: Env, submission: Submission): Promise<Admitted> {
   // A deployment that cannot run a job must not reserve for one.
   readGpuTimes(env)
-  const { credential, spec, idempotencyKey, retried } = submission
-  const { id, account, price, fingerprint, decision } = spec
-  const admission: Admission = await env.ACCOUNT.getByName(account).admit({
-    credential,
-    job: id,
-    tier: decision.tier,
-    price,
-    idempotency: idempotencyKey === null ? null : { name: idempotencyKey, fingerprint },
-    body: { fingerprint, retried: retried && idempotencyKey === null },
-  })
+  const account = objectOf(env.ACCOUNT, submission.spec.account)
+  const admission = await account.admit(submission)
   const refusal = refusedBy(admission)
   if (refusal) throw refusal
-  if (admission.kind === 'repeated') {
-    const job = await knownJob(env, admission.job, spec, drivenBy)
-    return job ? { job, known: true, reused: false, rates: [] } : admit(env, submission, drivenBy)
-  }
-  const rates = admission.kind === 'admitted' ? admission.rates : []
-  return { job: await env.JOB.getByName(id).create(spec, drivenBy), known: false, reused: false, rates }
-}
-
-/** An identical finished job of the account, where the request takes one. It costs nothing, but the key must hold. */
-async function reused(env: Env, { credential, spec, reuse }: Submission): Promise<Submitted | null> {
-  if (!reuse) return null
-  const { kind } = await env.ACCOUNT.getByName(spec.account).authenticate(credential, 'generate')
-  if (kind === 'unauthorised') throw unauthorised()
-  if (kind === 'forbidden') throw forbidden('generate')
-  const job = await findReusable(env, spec.account, spec.request)
-  return job && { job, known: true, reused: true, rates: [] }
-}
-
-/** Lets the request in and leaves its job to the Workflow. The same request again gives the same job. */
-export async function submit(env: Env, submission: Submission): Promise<Submitted> {
-  const before = await reused(env, submission)
-  if (before) return before
-  const submitted = await admit(env, submission, 'Workflow')
-  if (submitted.known && submitted.job.attempt === 0) await env.JOB.getByName(submitted.job.id).start()
-  return submitted
-}
-
-/** Waits for a job's end. A job object that restarts under us (a deploy, an eviction) is asked again: it carries on by itself. */
-async function runToEnd(env: Env, id: string): Promise<JobRecord> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await env.JOB.getByName(id).run()
-    } catch (cause) {
-      if (tries === 3) throw cause
-      log('warn', 'the job object restarted', { job: id, cause })
+  switch (admission.kind) {
+    case 'admitted':
+      return { reservation: admission.reservation, known: false, rates: admission.rates }
+    case 'repeated':
+      return { reservation: admission.reservation, known: true, rates: [] }
+    case 'reused': {
+      const reused = await objectOf(env.JOB, admission.job).view()
+      if (reused && (await areStored(env, reused.images))) return { reused, rates: admission.rates }
+      return admit(env, { ...submission, reuse: false })
     }
+    default:
+      throw new Error(`the account answered ${admission.kind}`)
   }
 }
 
-/** Why a job that has ended gives its waiting caller no image. */
-function unsuccessful({ id, state, error }: JobRecord): ApiError {
+/**
+ * The job of a reservation, which must have the reservation's price and fingerprint: a job that differs was paid for by nobody. Throws when
+ * there is no job, which a reservation about to be released does not get any more.
+ */
+function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reservation): JobRecord {
+  if (job?.price === price && job.fingerprint === fingerprint) return job
+  log('error', 'a job does not match its reservation', { job: id, price, found: job?.price })
+  throw new Error(`the job ${id} does not match its reservation`)
+}
+
+/** Admits the request and leaves its job to itself. The same request again gives the same job. */
+export async function submit(env: Env, submission: Submission): Promise<Submitted> {
+  const admitted = await admit(env, submission)
+  if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
+  const { reservation, known, rates } = admitted
+  const job = checkJob(await objectOf(env.JOB, reservation.job).create(reservation), reservation)
+  return { job, known, reused: false, rates }
+}
+
+/** The error for a waiting caller whose job ended without an image. */
+function describeFailure({ id, state, error }: JobRecord): ApiError {
   const headers = { 'x-octet-job': id }
   if (state === 'canceled' || !error)
     return new ApiError('job_canceled', 'The job was canceled.', { headers: { ...headers, 'x-should-retry': 'false' } })
@@ -112,17 +87,25 @@ function unsuccessful({ id, state, error }: JobRecord): ApiError {
   return new ApiError(error.code, error.message, { headers: { ...headers, ...retry } })
 }
 
-/** Runs the request's job while the caller waits and returns it succeeded; `onJob` is told its id first. Errors: what the account refuses, and why the job did not succeed. */
-export async function generateNow(env: Env, submission: Submission, onJob: (id: string) => void): Promise<Submitted> {
-  const before = await reused(env, submission)
-  if (before) return before
-  const { job, known, rates } = await admit(env, submission, 'caller')
-  if (known && submission.idempotencyKey !== null && !isFinal(job) && job.attempt > 0) {
-    const message = 'The first request with this Idempotency-Key is still running; ask again in a moment.'
-    throw new ApiError('idempotency_in_flight', message, { headers: { 'retry-after': '1', 'x-octet-job': job.id } })
-  }
-  onJob(job.id)
-  const final = await runToEnd(env, job.id)
-  if (final.state !== 'succeeded') throw unsuccessful(final)
+/** Refuses to wait for a job that runs for an earlier request with the same Idempotency-Key. Errors: idempotency_in_flight. */
+async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void> {
+  const job = await objectOf(env.JOB, id).view()
+  if (!job || isFinal(job)) return
+  const message = 'The first request with this Idempotency-Key is still running; ask again in a moment.'
+  throw new ApiError('idempotency_in_flight', message, { headers: { 'retry-after': '2', 'x-octet-job': id } })
+}
+
+/** A waiting caller: `id` names it among others; `onJob` receives the job's id before the wait. */
+export type WaitingCaller = { id: string; onJob: (job: string) => void }
+
+/** Runs the request's job while the caller waits and returns it succeeded. Errors: the account's refusals, and the reason of a job without success. */
+export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {
+  const admitted = await admit(env, submission)
+  if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
+  const { reservation, known, rates } = admitted
+  if (known && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
+  caller.onJob(reservation.job)
+  const final = checkJob(await objectOf(env.JOB, reservation.job).run(reservation, caller.id), reservation)
+  if (final.state !== 'succeeded') throw describeFailure(final)
   return { job: final, known, reused: false, rates }
 }

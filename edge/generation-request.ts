@@ -1,14 +1,15 @@
 // What a caller may ask of an image, in OpenAI's names (and ours where OpenAI has none), and the job that it comes to.
 
 import * as z from 'zod'
-import { LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
+import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
 import { readCatalogue } from './catalogue.ts'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
 import { latencyMs, observations } from './forecast.ts'
-import { type JobSpec, namedJobId, newJobId } from './job-record.ts'
+import { type JobSpec, newJobId } from './job-record.ts'
 import { type Credential, sha256 } from './keys.ts'
-import { MICRODOLLARS, megapixelSteps, price, readPrices } from './price.ts'
+import { megapixelSteps, microdollarsWithin, price, readPrices } from './price.ts'
+import { DEFAULT_RETENTION_DAYS } from './retention.ts'
 import { chooseRoute, type Decision, QUALITIES, type RouteRequest } from './route.ts'
 import { checkAddress } from './webhook-address.ts'
 
@@ -17,6 +18,10 @@ const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS
 
 const text = (min: number, max: number) =>
   z.string().min(min).max(max).describe(`a text of ${min} to ${max} characters`)
+
+/** A character that shows: none of spaces, control and format characters, those that fonts draw as nothing, and the empty braille cell. */
+const VISIBLE = /[^\s\p{Cc}\p{Cf}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]/u
+const isBlank = (text: string) => !VISIBLE.test(text)
 const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
 const number = ({ min, max }: Bounds) => z.number().min(min).max(max).describe(`a number from ${min} to ${max}`)
 const choice = <const T extends readonly string[]>(values: T) => z.enum(values).describe(`one of ${values.join(', ')}`)
@@ -31,8 +36,14 @@ const PREVIEWS = 3
 
 /** `auto` leaves a choice to route.ts. A field's description completes the sentence "it must be …". */
 export const generation = z.strictObject({
-  prompt: text(1, LIMITS.promptCharacters),
-  negative_prompt: text(0, LIMITS.promptCharacters).default(''),
+  prompt: text(1, LIMITS.promptCharacters).refine(
+    (prompt) => !isBlank(prompt),
+    'prompt has no visible character; say what the image shows.',
+  ),
+  /** A blank one is none. It must not choose the route. */
+  negative_prompt: text(0, LIMITS.promptCharacters)
+    .overwrite((text) => (isBlank(text) ? '' : text))
+    .default(''),
   model: z.string().max(64).describe('"auto" or a model of GET /v1/models').default('auto'),
   n: integer(LIMITS.count).default(1),
   size: size.default('auto'),
@@ -106,13 +117,16 @@ function routeRequest(fields: Generation): RouteRequest {
     model: unlessAuto(fields.model),
     tier: unlessAuto(fields.tier),
     size: sizeOf(fields),
-    maxCost: max_cost === undefined ? undefined : Math.round(max_cost * MICRODOLLARS),
+    maxCost: max_cost === undefined ? undefined : microdollarsWithin(max_cost),
     maxLatencyMs: max_latency_ms,
   }
 }
 
 /** How a request would run, and its price in micro-dollars. Only max_latency_ms costs a look at the forecasts. Errors: what route.ts refuses. */
-export async function chosen(fields: Generation, env: Env): Promise<{ decision: Decision; price: number }> {
+export async function chosen(
+  fields: Generation,
+  env: Env,
+): Promise<{ decision: Decision; price: number; basePrice: number }> {
   const catalogue = readCatalogue(env)
   const prices = readPrices(env.OCTET_PRICES)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalogue.offers)
@@ -121,7 +135,7 @@ export async function chosen(fields: Generation, env: Env): Promise<{ decision: 
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, price: price(workOf(decision), prices) }
+  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
 }
 
 /** Only a request with a seed can be identical to another; and an answer that is there already is neither named nor told to a webhook. */
@@ -135,17 +149,18 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
 /** Where a request comes from: the worker's address as the caller knows it, and the name that the caller gave the job. */
 export type Origin = { origin: string; name?: string | null }
 
-/** The job that a request asks for: routed, seeded and priced. A named job has the same id each time it is asked for. */
+/** The job that a request asks for: routed, seeded and priced. */
 export async function specify(
   fields: Generation,
   env: Env,
-  { account, keyId }: Credential,
+  credential: Credential,
   { origin, name = null }: Origin,
 ): Promise<JobSpec> {
+  const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price } = await chosen(fields, env)
+  const { decision, price, basePrice } = await chosen(fields, env)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -165,17 +180,24 @@ export async function specify(
     text_convention: 'diffusers' as const,
     ...previewSteps(fields, decision.steps),
   }
+  const oversize = describeOversize(request)
+  if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
   return {
-    id: name === null ? newJobId() : await namedJobId(account, name),
+    id: newJobId(),
     name,
     fingerprint: await sha256(JSON.stringify(fields)),
-    origin,
+    digest: await digestOf(request),
+    ...{ origin, account, keyId, request, decision, price, basePrice },
+    token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
-    account,
-    keyId,
     created: Date.now(),
-    request,
-    decision,
-    price,
+    retentionDays: DEFAULT_RETENTION_DAYS,
   }
+}
+
+const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
+
+/** A hash of everything that determines the pixels and their file. Previews do not. */
+async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
+  return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
 }

@@ -22,7 +22,7 @@ export type GpuTimes = {
   startMs: number
   /** How long the stream may be silent. */
   silenceMs: number
-  /** How long an accepted attempt may take in all. */
+  /** How long an attempt may take from its start on the GPU; its time in the GPU function's queue does not count. */
   runMs: number
   /** The pause before the second attempt; each later one is four times as long. */
   retryMs: number

@@ -32,6 +32,8 @@ export type GpuCall = GpuTimes & {
   abort: AbortController
 }
 
+/** Routes all requests about a job to one container, where the host supports it; modal.com/docs/guide/servers. */
+const AFFINITY_HEADER = 'modal-session-id'
 const BACKOFF_MS = { first: 200, most: 5_000 }
 const CANCEL_MS = 5_000
 
@@ -52,7 +54,7 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
   const { endpoint, signingKey, job, request } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
   const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) }
-  const headers = { ...endpoint.headers, ...own }
+  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, ...own }
   const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
   const init = { method, headers, signal, redirect: 'manual', ...(body && { body }) } as const
   return fetch(url, init).catch((cause) => {
@@ -88,6 +90,17 @@ function safeJson(text: string): unknown {
   }
 }
 
+/** Sends the request, once more with a fresh token when a proxy before the GPU function has sent the first one twice. */
+async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
+  const sent: Sent = { method: 'PUT', body: JSON.stringify(call.request), signal }
+  const response = await send(call, sent)
+  if (response?.status !== 401) return response
+  const text = await refusalText(response.clone(), call)
+  if (!text.startsWith('401 token_replayed')) return response
+  dismiss(response)
+  return send(call, sent)
+}
+
 /** `busy`: it is ready and its queue is full. `down`: it did not answer as a GPU function does, be it one that starts. `refused`: it never will take this job. */
 export type Answer =
   | { accepted: ReadableStream<Uint8Array> }
@@ -99,12 +112,12 @@ export type Answer =
  * neither a yes, nor a no, nor a "not yet".
  */
 export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
-  const { abort, request } = call
+  const { abort } = call
   const patience = new AbortController()
   const timer = setTimeout(() => patience.abort(new GpuUnavailable(`no answer within ${answerMs} ms`)), answerMs)
   const signal = AbortSignal.any([abort.signal, patience.signal])
   try {
-    const response = await send(call, { method: 'PUT', body: JSON.stringify(request), signal })
+    const response = await put(call, signal)
     if (response?.status === 200 && response.body) return { accepted: response.body }
     if (response && !notAccepted(response.status)) {
       const text = await refusalText(response, call)
@@ -153,17 +166,18 @@ function fits({ event }: Frame, { job, request }: GpuCall): boolean {
 }
 
 /**
- * The events of an accepted attempt as they come, but heartbeats. Throws StreamLost when the stream breaks or is about something else,
- * GpuOverran when the job has not ended after `runMs`: then it is canceled as well.
+ * The events of an accepted attempt as they arrive, without heartbeats. Throws StreamLost when the stream breaks or is about something else,
+ * GpuOverran when the job has not ended `runMs` after it started; time in the GPU function's queue does not count.
  */
 export async function* follow(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const { runMs, abort } = call
-  const timer = setTimeout(() => {
-    abort.abort(new GpuOverran(`not finished within ${runMs} ms`))
-    void cancel(call)
-  }, runMs)
+  let timer: ReturnType<typeof setTimeout> | undefined
   try {
-    yield* fitting(call, accepted)
+    for await (const frame of fitting(call, accepted)) {
+      if (frame.event.type === 'started')
+        timer ??= setTimeout(() => abort.abort(new GpuOverran(`not finished within ${runMs} ms`)), runMs)
+      yield frame
+    }
   } finally {
     clearTimeout(timer)
   }

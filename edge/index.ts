@@ -1,4 +1,5 @@
 import { app } from './app.ts'
+import { tidyDatabase } from './database-retention.ts'
 import type { Env } from './env.ts'
 import { queue } from './queue.ts'
 import { keepSchedule } from './warm.ts'
@@ -7,8 +8,11 @@ export { AccountDO } from './account.ts'
 export { JobDO } from './job.ts'
 export { WarmDO } from './warm.ts'
 export { WebhookDO } from './webhook-outbox.ts'
-export { GenerateWorkflow } from './workflow.ts'
 
-const scheduled = (event: ScheduledController, env: Env) => keepSchedule(env, event.scheduledTime)
+async function scheduled({ scheduledTime: now }: ScheduledController, env: Env, ctx: ExecutionContext): Promise<void> {
+  // Not in the same promise: a schedule that fails must not keep old rows.
+  ctx.waitUntil(tidyDatabase(env, now))
+  await keepSchedule(env, now)
+}
 
 export default { fetch: app.fetch, queue, scheduled } satisfies ExportedHandler<Env>

@@ -1,93 +1,113 @@
-// One attempt of a job: ask until a GPU accepts, follow its stream, write down what it says. It never rejects; the log tells how it went.
+// One attempt of a job: ask until a GPU accepts it, then follow its stream into the job's log. It never rejects; the log has the outcome.
 import { PROTOCOL_VERSION } from '#contract'
-import { sleep } from './backoff.ts'
+import { jittered } from './backoff.ts'
 import { endpointOf, orderOf, reportDown, reportUp } from './endpoints.ts'
 import type { Env } from './env.ts'
 import { ask, backoffMs, cancel, follow, type GpuCall, GpuOverran, GpuRefused, GpuUnavailable } from './gpu.ts'
-import { type Frame, StreamLost } from './gpu-stream.ts'
-import { readGpuTimes } from './gpu-times.ts'
+import type { Frame } from './gpu-stream.ts'
+import { type GpuTimes, readGpuTimes } from './gpu-times.ts'
 import type { JobLog } from './job-log.ts'
-import { applyEvent, FAILED, isRetried, type JobRecord, type LoggedEvent, stepsSeen } from './job-record.ts'
+import {
+  applyEvent,
+  countSteps,
+  FAILED,
+  isRetried,
+  type JobRecord,
+  type LoggedEvent,
+  MAX_ATTEMPTS,
+} from './job-record.ts'
 import { log } from './log.ts'
 import { receiptFor } from './receipts.ts'
 import { storeImage } from './results.ts'
-import { tellWarmth } from './warm.ts'
+import { reportWarmth } from './warm.ts'
 
 const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
 
-/** `patient`: stay until a GPU accepts, because a caller waits. Otherwise ask once: a Workflow sleeps at no price. */
-type AttemptOptions = { n: number; patient: boolean; abort: AbortController }
+type AttemptOptions = { n: number; abort: AbortController }
 
-/** What is asked of the GPU function for attempt n; of the endpoint that accepted it, unless another is named. */
-export function gpuCall(env: Env, job: JobRecord, n: number, abort: AbortController, endpoint?: string): GpuCall {
-  const { id, request, decision } = job
+/** The pause after a lost attempt, in which a GPU may recover; none after the last. Milliseconds. */
+export function afterLossMs({ attempt }: JobRecord, { retryMs }: GpuTimes): number {
+  return attempt < MAX_ATTEMPTS ? Math.round(jittered(retryMs * 4 ** (attempt - 1))) : 0
+}
+
+function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = new AbortController()): GpuCall {
   return {
     ...readGpuTimes(env),
-    endpoint: endpointOf(env, endpoint ?? job.endpoint ?? decision.endpoint),
+    endpoint: endpointOf(env, endpoint),
     signingKey: env.GPU_SIGNING_KEY,
-    job: id,
-    request: { protocol: PROTOCOL_VERSION, attempt: n, ...request },
+    job: job.id,
+    request: { protocol: PROTOCOL_VERSION, attempt: n, ...job.request },
     abort,
   }
 }
 
-/** Runs attempt n of the job, or goes on with its wait for a GPU. */
-export async function runAttempt(env: Env, jobLog: JobLog, { n, patient, abort }: AttemptOptions): Promise<void> {
-  const { attempt, waiting } = jobLog.job()
-  if (attempt !== n || !waiting) jobLog.begin(n)
+const endpointsOf = ({ decision: { endpoint, spares = [] } }: JobRecord) => [endpoint, ...spares]
+
+/**
+ * Requests cancellation of the current attempt on every endpoint that may run it: the one that accepted it, or all while none has.
+ * Resolves to whether one of them confirms that it ends the attempt.
+ */
+export async function cancelOnGpu(env: Env, job: JobRecord): Promise<boolean> {
+  if (job.attempt === 0) return false
+  const names = job.endpoint === null ? endpointsOf(job) : [job.endpoint]
+  const confirmed = await Promise.all(names.map((name) => cancel(gpuCall(env, job, name, job.attempt))))
+  return confirmed.includes(true)
+}
+
+/** Runs attempt n of the job, or another round of its wait for a GPU. */
+export async function runAttempt(env: Env, jobLog: JobLog, { n, abort }: AttemptOptions): Promise<void> {
+  const before = jobLog.job()
+  if (before.attempt !== n || !before.waiting) jobLog.begin(n)
   try {
-    for (;;) {
-      const answer = await askEndpoints(env, jobLog, n, abort)
-      if ('accepted' in answer) return await record(env, jobLog, answer.call, answer.accepted)
-      const waitMs = putOff(jobLog, n, answer.retryAfterMs, readGpuTimes(env).startMs)
-      if (waitMs === null || !patient) return
-      await sleep(waitMs, abort.signal)
-    }
+    const answer = await askEndpoints(env, jobLog, n, abort)
+    if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, readGpuTimes(env).startMs)
+    if (before.attempt > 0 && before.attempt < n && before.endpoint !== null)
+      void cancel(gpuCall(env, before, before.endpoint, before.attempt))
+    await record(env, jobLog, answer.call, answer.accepted)
   } catch (cause) {
-    broke(jobLog, n, cause)
+    giveUp(env, jobLog, n, cause)
   }
 }
 
 type Round = { accepted: ReadableStream<Uint8Array>; call: GpuCall } | { retryAfterMs: number }
 
 /**
- * Asks the job's endpoints, one after another, until one accepts: those after the first only when it is down, silent, or has put the job off
- * for the time after which that is hedged. Throws when none can take it.
+ * Asks the job's endpoints, one after another, until one accepts: those after the first only when it is down, silent, or has postponed the
+ * job for the failover time. Throws when none can accept it.
  */
 async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
-  const { decision, waiting } = jobLog.job()
-  // One that was told to drop this attempt would tell of nothing but that.
-  const names = orderOf([decision.endpoint, ...(decision.spares ?? [])], n).filter(
-    (name) => !waiting?.dropped?.includes(name),
-  )
+  const job = jobLog.job()
+  const { waiting } = job
+  // An endpoint that was asked to drop this attempt would only report its cancellation.
+  const names = orderOf(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
   const refusals: GpuRefused[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
   for (const [k, name] of names.entries()) {
-    const call = gpuCall(env, jobLog.job(), n, abort, name)
+    const call = gpuCall(env, job, name, n, abort)
     const isLast = k === names.length - 1
     const answer = await ask(call, isLast ? answerMs(jobLog.job(), call) : call.hedgeMs)
     if ('accepted' in answer) {
       reportUp(name)
       jobLog.update({ endpoint: name })
-      await tellWarmth(env, name, 'ready')
+      void reportWarmth(env, name, 'ready')
       return { accepted: answer.accepted, call }
     }
     const isDown = 'unanswered' in answer || answer.down
-    if (!isDown) await tellWarmth(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
+    if (!isDown) void reportWarmth(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
     if (isDown) reportDown(name)
-    // It may have taken the job and not told: two must not run it.
-    if ('unanswered' in answer && !isLast) drop(jobLog, call)
+    // It may have accepted the job without a reply reaching us: two must not run it.
+    if ('unanswered' in answer) drop(jobLog, call)
     if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')
     if ('refused' in answer) refusals.push(answer.refused!)
     if ('retryAfterMs' in answer && !('refused' in answer)) retryAfterMs = Math.min(retryAfterMs, answer.retryAfterMs)
-    const hedged = waiting !== null && Date.now() - waiting.since >= call.hedgeMs
-    if (!isDown && !hedged) break
+    const isOverdue = waiting !== null && Date.now() - waiting.since >= call.hedgeMs
+    if (!isDown && !isOverdue) break
   }
   if (refusals.length === names.length) throw refusals[0]
   return { retryAfterMs: Number.isFinite(retryAfterMs) ? retryAfterMs : 0 }
 }
 
-/** Has an endpoint drop the attempt that it may have taken. Written down first, so that it is not asked again whatever ends here. */
+/** Cancels the attempt on an endpoint that may have accepted it. The log entry comes first, so that the endpoint is not asked again after a reset. */
 function drop(jobLog: JobLog, call: GpuCall): void {
   const { waiting } = jobLog.job()
   const dropped = [...(waiting?.dropped ?? []), call.endpoint.name]
@@ -95,26 +115,25 @@ function drop(jobLog: JobLog, call: GpuCall): void {
   void cancel(call)
 }
 
-/** How long a GPU may take to answer: until the job's time for that is over, and at least as long as its stream may be silent. */
+/** How long a GPU may take to answer: until the job's start time is over, and at least as long as its stream may be silent. */
 function answerMs({ waiting }: JobRecord, { startMs, silenceMs }: GpuCall): number {
   return Math.max(silenceMs, waiting ? waiting.since + startMs - Date.now() : startMs)
 }
 
-/** Notes that no GPU accepted yet: how long to wait before the next try, or null when another attempt took over. Throws GpuUnavailable when the time is over. */
-function putOff(jobLog: JobLog, n: number, retryAfterMs: number, startMs: number): number | null {
-  const { attempt, waiting } = jobLog.job()
-  if (attempt !== n || !waiting) return null
+/** Schedules the next round of an attempt that no GPU has accepted. Throws GpuUnavailable when its start time is over. */
+function postpone(jobLog: JobLog, retryAfterMs: number, startMs: number): void {
+  const { waiting } = jobLog.job()
+  if (!waiting) return
   const waitMs = backoffMs(waiting.tries, retryAfterMs)
   if (Date.now() + waitMs > waiting.since + startMs)
     throw new GpuUnavailable(`not accepted within ${startMs} ms, asked ${waiting.tries + 1} times`)
-  jobLog.update({ waiting: { ...waiting, tries: waiting.tries + 1, waitMs } })
-  return waitMs
+  jobLog.update({ waiting: { ...waiting, tries: waiting.tries + 1 }, nextAt: Date.now() + waitMs })
 }
 
 async function record(env: Env, jobLog: JobLog, call: GpuCall, accepted: ReadableStream<Uint8Array>): Promise<void> {
   const { attempt } = call.request
   for await (const frame of follow(call, accepted)) {
-    const event = await kept(env, jobLog.job(), frame)
+    const event = await loggedEvent(env, jobLog.job(), frame)
     if (frame.event.type === 'failed')
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
     jobLog.append(attempt, event)
@@ -122,17 +141,19 @@ async function record(env: Env, jobLog: JobLog, call: GpuCall, accepted: Readabl
   }
 }
 
-/** An event as it is logged: an image's bytes go to R2 first, and success comes with the receipts. */
-async function kept(env: Env, job: JobRecord, { event, data }: Frame): Promise<LoggedEvent> {
+const noImage = { type: 'given_up', code: 'generation_failed', message: FAILED } as const
+
+/** The log entry of an event. An image's bytes are stored in R2 first, and success includes the receipts. */
+async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Promise<LoggedEvent> {
   switch (event.type) {
     case 'heartbeat':
-      throw new Error('heartbeats end in gpu.ts')
-    case 'image':
-      return { type: 'stored', image: await storeImage(env, job, event, data!) }
+      throw new Error('heartbeats are not logged')
     case 'preview': {
       const { image, step, content_type } = event
       return { type: 'preview', image, step, content_type, b64_json: data!.toBase64() }
     }
+    case 'image':
+      return { type: 'stored', image: await storeImage(env, job, event, data!) }
     case 'succeeded': {
       const stored = job.images.toSorted((a, b) => a.image - b.image)
       const done = applyEvent(job, { ...event, stored }, Date.now())
@@ -141,20 +162,27 @@ async function kept(env: Env, job: JobRecord, { event, data }: Frame): Promise<L
     }
     case 'failed':
       return isRetried(job, event) ? { type: 'lost', reason: `${event.code}: ${event.message}` } : event
+    case 'canceled': {
+      if (job.cancelRequested) return event
+      const reason = 'the GPU function canceled the attempt without a request'
+      return isRetried(job, event) ? { type: 'lost', reason } : { ...noImage, reason }
+    }
     default:
       return event
   }
 }
 
-/** An attempt ended without its terminal event. */
-function broke(jobLog: JobLog, n: number, cause: unknown): void {
+/** Logs the end of an attempt without a terminal event, and cancels it on the GPU unless the next attempt may attach to it. */
+function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
   const job = jobLog.job()
   if (job.attempt !== n) return
   log('warn', 'an attempt broke', { job: job.id, attempt: n, cause })
-  if (job.cancelRequested) jobLog.append(n, { type: 'canceled', steps_done: stepsSeen(job), timings: null })
+  const reason = cause instanceof Error ? cause.message : String(cause)
+  if (job.cancelRequested) jobLog.append(n, { type: 'canceled', steps_done: countSteps(job), timings: null })
   else if (cause instanceof GpuUnavailable)
-    jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason: cause.message })
-  else if (cause instanceof GpuRefused || cause instanceof GpuOverran)
-    jobLog.append(n, { type: 'given_up', code: 'generation_failed', message: FAILED, reason: cause.message })
-  else jobLog.append(n, { type: 'lost', reason: cause instanceof StreamLost ? cause.message : String(cause) })
+    jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason })
+  else if (cause instanceof GpuRefused || cause instanceof GpuOverran) jobLog.append(n, { ...noImage, reason })
+  else jobLog.append(n, { type: 'lost', reason })
+  const isLast = n === MAX_ATTEMPTS || cause instanceof GpuOverran
+  if (isLast && job.endpoint !== null) void cancelOnGpu(env, job)
 }

@@ -1,41 +1,58 @@
-// What is left to do of a job that has ended: settle its price, then tell the webhooks. Repeats do no harm, and what fails is done again.
+// Work on a job that has ended: settlement, announcement, deletion of its files, and at last of the job. Each step may be repeated.
 import type { Env } from './env.ts'
 import { observe } from './forecast.ts'
-import type { JobLog } from './job-log.ts'
-import { costOf, type JobRecord } from './job-record.ts'
+import { costOf, isRetryable, type JobRecord } from './job-record.ts'
+import { summaryOf } from './job-view.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { observeJob } from './observe.ts'
-import { tellWarmth } from './warm.ts'
+import { deletePrefix } from './results.ts'
+import { resultPrefix } from './retention.ts'
+import { reportWarmth } from './warm.ts'
 import { announce } from './webhooks.ts'
 
-/** Captures or releases the price of a final job and returns the job as it then stands. */
-export async function settle(env: Env, jobLog: JobLog): Promise<JobRecord> {
-  const job = jobLog.job()
-  if (job.settled) return job
+/** Captures or releases the price of a final job. False when the account cannot be reached; then it must be repeated. */
+export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {
   const amount = costOf(job)
-  const outcome = amount > 0 ? 'captured' : 'released'
   try {
-    // The caller is asked to try again, which must not find this job under its Idempotency-Key.
-    const forget = job.error?.code === 'gpu_unavailable'
-    await env.ACCOUNT.getByName(job.account).settle(job.id, { outcome, amount, observed: observe(job), forget })
-    if (!jobLog.job().settled) observeJob(env, job)
-    if (job.endpoint !== null && job.state === 'succeeded') await tellWarmth(env, job.endpoint, 'ready')
-    jobLog.update({ settled: true })
+    await objectOf(env.ACCOUNT, job.account).settle(job.id, {
+      ...{ outcome: amount > 0 ? 'captured' : 'released', amount, observed: observe(job) },
+      ...{ summary: summaryOf(job), retryable: isRetryable(job) },
+    })
   } catch (cause) {
     log('error', 'a job could not be settled yet', { job: job.id, cause })
+    return false
   }
-  return jobLog.job()
+  observeJob(env, job)
+  if (job.endpoint !== null && job.state === 'succeeded') void reportWarmth(env, job.endpoint, 'ready')
+  return true
 }
 
-/** Settles a final job, then tells the webhooks: an image can be fetched, and is paid for, before anybody hears of it. */
-export async function settleAndAnnounce(env: Env, jobLog: JobLog): Promise<JobRecord> {
-  const job = await settle(env, jobLog)
-  if (!job.settled || job.announced) return job
+/** Publishes a settled job to the webhooks: its images can be read, and are paid for, before any receiver is notified. */
+export async function announceJob(env: Env, job: JobRecord): Promise<boolean> {
   try {
     await announce(env, job)
-    jobLog.update({ announced: true })
+    return true
   } catch (cause) {
     log('error', 'a job could not be announced yet', { job: job.id, cause })
+    return false
   }
-  return jobLog.job()
+}
+
+/** Deletes files of a job in R2 and updates the account's list of jobs. */
+export async function deleteFiles(env: Env, job: JobRecord, keys: readonly string[]): Promise<void> {
+  await objectOf(env.ACCOUNT, job.account).updateSummary(job.id, summaryOf(job))
+  await env.RESULTS.delete([...keys])
+}
+
+/** Deletes all files of a job, also those of an attempt that another one replaced. */
+async function deleteAllFiles(env: Env, { account, id, retentionDays }: JobRecord): Promise<void> {
+  while (!(await deletePrefix(env.RESULTS, `${resultPrefix(retentionDays, account)}${id}/`)));
+}
+
+/** Removes a job from R2, from the webhooks and from its account's ledger. False while the ledger still needs the row. */
+export async function forgetJob(env: Env, job: JobRecord): Promise<boolean> {
+  await deleteAllFiles(env, job)
+  await objectOf(env.WEBHOOK, job.account).forgetJob(job.id)
+  return objectOf(env.ACCOUNT, job.account).forgetJob(job.id)
 }

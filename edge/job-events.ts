@@ -58,10 +58,14 @@ function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolea
   return Promise.race([changed, quiet])
 }
 
-/** The log after entry `after` as a stream of events, then every new one until the job has ended. A reader who leaves ends it. */
+/**
+ * The log after entry `after` as a stream of events, then every new one until the job has ended. `onClose` is called once, at the end or when
+ * the reader leaves.
+ */
 export function eventStream(
   log: Pick<JobLog, 'after' | 'job' | 'changed'>,
   after: number,
+  onClose: () => void = () => {},
   pingMs = PING_MS,
 ): ReadableStream<Uint8Array> {
   let last = after
@@ -74,11 +78,15 @@ export function eventStream(
         if (entries.length > 0)
           controller.enqueue(utf8.encode(entries.map((each) => serverSentEvent(job, each)).join('')))
         last = entries.at(-1)?.seq ?? last
-        if (isFinal(job)) return close(controller)
+        if (isFinal(job)) {
+          onClose()
+          return close(controller)
+        }
         if (entries.length > 0) return
         if (!(await changedWithin(log, pingMs))) return controller.enqueue(utf8.encode(': ping\n\n'))
       }
     },
+    cancel: onClose,
   })
 }
 

@@ -1,4 +1,4 @@
-// A job's record and the log of what happened to it, in the job object's storage.
+// A job's record and event log, in the job object's storage.
 import {
   applyEvent,
   beginAttempt,
@@ -15,7 +15,7 @@ export type JobLog = ReturnType<typeof openJobLog>
 const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
   seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL, event TEXT NOT NULL) STRICT`
 
-/** Opens the log over a job object's storage. Of a job that was never created there is only `find`, `create` and an empty `after`. */
+/** Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased` and `after` (empty) may be called. */
 export function openJobLog(storage: DurableObjectStorage) {
   let changed = Promise.withResolvers<void>()
   const find = () => storage.kv.get<JobRecord>('job') ?? null
@@ -38,12 +38,12 @@ export function openJobLog(storage: DurableObjectStorage) {
   return {
     find,
     job,
-    /** Writes a new job down; one that exists stays as it is. */
-    create(spec: JobSpec): JobRecord {
+    /** Stores a new job. An existing one is returned unchanged. */
+    create(spec: JobSpec, granted: boolean): JobRecord {
       if (find()) return job()
       storage.transactionSync(() => {
         storage.sql.exec(SCHEMA)
-        save(newJob(spec))
+        save(newJob(spec, granted))
         insert(0, { type: 'queued' })
       })
       return job()
@@ -55,13 +55,17 @@ export function openJobLog(storage: DurableObjectStorage) {
       })
       wake()
     },
-    /** Logs an event and applies it to the record. What comes after the end or from another attempt than the current is not heard. */
+    /** Logs an event and applies it to the record. Events after the job's end or of another attempt than the current one are dropped. */
     append(attempt: number, event: LoggedEvent): void {
       if (isFinal(job()) || job().attempt !== attempt) return
       storage.transactionSync(() => insert(attempt, event))
       wake()
     },
-    update(change: Partial<Pick<JobRecord, 'waiting' | 'endpoint' | 'images' | 'settled' | 'announced'>>): void {
+    update(
+      change: Partial<
+        Pick<JobRecord, 'waiting' | 'granted' | 'nextAt' | 'endpoint' | 'images' | 'settled' | 'announced'>
+      >,
+    ): void {
       save({ ...job(), ...change })
     },
     /** The entries after `seq`, oldest first. */
@@ -73,6 +77,15 @@ export function openJobLog(storage: DurableObjectStorage) {
       )
       return [...rows].map((row) => ({ ...row, event: JSON.parse(row.event) }))
     },
+    /** Deletes record and log, and marks the job as one that must not be created again. */
+    erase(): void {
+      storage.transactionSync(() => {
+        storage.sql.exec('DROP TABLE IF EXISTS events')
+        storage.kv.delete('job')
+        storage.kv.put('erased', true)
+      })
+    },
+    isErased: () => storage.kv.get<boolean>('erased') === true,
     /** Resolves at the next entry. */
     changed: () => changed.promise,
   }

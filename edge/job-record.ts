@@ -1,38 +1,42 @@
-// What is known about a job, and how an event changes it. Pure: JobDO keeps the record and does the work.
+// The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 import type { JobEvent, JobRequest, Timings } from '#contract'
 import type { ErrorCode } from './errors.ts'
-import { sha256 } from './keys.ts'
+import type { RetentionDays } from './retention.ts'
 import type { Decision } from './route.ts'
 
-/** After this many attempts without an end a job has failed. */
+/** The most attempts of a job. */
 export const MAX_ATTEMPTS = 3
-/** What a caller reads where the fault was ours. */
+/** The message for callers when the fault is ours. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 export const JOB_ID = /^job_[0-9a-f]{32}$/
+/** 128 random bits, so that ids of different accounts and deployments never collide, also on a GPU function that several of them share. */
 export const newJobId = () => `job_${crypto.getRandomValues(new Uint8Array(16)).toHex()}`
-
-/** The id behind a name that an account gave a job: the same for the same name, another for every account. */
-export const namedJobId = async (account: string, name: string) =>
-  `job_${(await sha256(`${account}/${name}`)).slice(0, 32)}`
 
 export type JobSpec = {
   id: string
   account: string
   keyId: string
+  /** The id of the browser token that created the job; null for an API key. */
+  token: string | null
   /** Unix milliseconds. */
   created: number
   request: Omit<JobRequest, 'protocol' | 'attempt'>
   decision: Decision
-  /** Micro-dollars, reserved in the account's ledger under the job's id. */
+  /** Micro-dollars. `price` equals the amount of the job's ledger row; `basePrice` is the part that does not depend on steps. */
   price: number
-  /** The id that the caller gave with `PUT /v1/jobs/{name}`; null where there is none. */
+  basePrice: number
+  /** The name in `PUT /v1/jobs/{name}`; null without one. */
   name: string | null
-  /** SHA-256 of what the caller asked, to tell a repeat from another request under the same name. */
+  /** SHA-256 of the request body's fields. Two requests under one name must agree on it. */
   fingerprint: string
-  /** Where the caller reached the worker; the links of a webhook begin with it. */
+  /** SHA-256 of everything that determines the pixels. Jobs with equal digests have equal images. */
+  digest: string
+  /** The worker's address as the caller sees it; links in webhooks start with it. */
   origin: string
   /** The request's own webhook address. */
   webhook: string | null
+  /** How long images are kept. The account sets it at admission. */
+  retentionDays: RetentionDays
 }
 
 export type StoredImage = {
@@ -45,125 +49,146 @@ export type StoredImage = {
   sha256: string
   /** Key in R2. */
   key: string
-  /** Unix seconds from which the image is no longer kept. */
+  /** Unix seconds. */
   expires_at: number
-  /** Its owner had it deleted. */
+  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
+  package: string
+  device: string
+  /** Deleted by its owner. */
   deleted?: true
-  /** Compact JWS, once the job has succeeded; see receipts.ts. */
+  /** Compact JWS, present once the job has succeeded; see receipts.ts. */
   receipt?: string
 }
 
 export type JobState = 'queued' | 'starting' | 'running' | 'succeeded' | 'failed' | 'canceled'
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
-/** An event as the job logs it: bytes are told by where they were stored, and what the edge itself did is told as well. */
+/** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
 export type LoggedEvent =
   | Exclude<JobEvent, { type: 'image' | 'preview' | 'heartbeat' | 'succeeded' | 'canceled' }>
   | (Extract<JobEvent, { type: 'succeeded' }> & { stored: StoredImage[] })
-  /** Without timings when the GPU function did not tell them. */
+  /** Without timings when the GPU function reported none. */
   | { type: 'canceled'; steps_done: number; timings: Timings | null }
   | { type: 'queued' }
   | { type: 'starting' }
   | { type: 'stored'; image: StoredImage }
   | ({ type: 'preview' } & Preview)
-  /** The attempt ended and another follows. `reason`, here and below, is for the operator alone. */
+  /** The attempt ended and another follows. `reason`, here and below, is for operators only. */
   | { type: 'lost'; reason: string }
   | { type: 'given_up'; code: ErrorCode; message: string; reason?: string }
   | { type: 'cancel_requested' }
 
-/** An attempt's wait for a GPU: when one was first asked (Unix milliseconds), how often none accepted, and how long to wait before the next try. */
+/** The wait for a GPU. */
 export type Waiting = {
+  /** Unix milliseconds of the first request to a GPU. */
   since: number
+  /** Requests so far that no GPU accepted. */
   tries: number
-  waitMs: number
-  /** Endpoints that said nothing and were told to drop this attempt. */
+  /** Endpoints that did not answer in time and were asked to drop this attempt. */
   dropped?: string[]
 }
 
 export type JobRecord = JobSpec & {
   state: JobState
-  /** The current attempt; 0 before the first. Events of any other are ignored. */
+  /** The current attempt; 0 before the first. Events of other attempts are ignored. */
   attempt: number
-  /** Null unless the current attempt was not accepted by a GPU yet. */
+  /** Null unless the current attempt awaits acceptance by a GPU. */
   waiting: Waiting | null
+  /** Whether the job has one of its account's slots at its endpoint. */
+  granted: boolean
+  /** Unix milliseconds of the next action, unless an attempt is in progress. */
+  nextAt: number
   progress: { position: number } | { image: number; step: number; steps: number } | null
   images: StoredImage[]
   warnings: { code: string; message: string }[]
   timings: Timings | null
   ran: { package: string; device: string } | null
-  /** Which endpoint accepted the current attempt. */
+  /** The endpoint that accepted the current attempt. */
   endpoint: string | null
   error: { code: ErrorCode; message: string } | null
-  /** Unix milliseconds: when a GPU accepted the current attempt, and when the job ended. */
+  /** Unix milliseconds: acceptance of the current attempt by a GPU, and the job's end. */
   accepted: number | null
   finished: number | null
   cancelRequested: boolean
-  /** Steps that a canceled job had finished, over all of its images. */
+  /** Steps that a canceled job completed, over all of its images. */
   stepsDone: number
   /** Whether the account has captured or released the price. */
   settled: boolean
-  /** Whether the webhooks were told. */
+  /** Whether the webhook event was published. */
   announced: boolean
 }
 
 const FINAL: ReadonlySet<JobState> = new Set(['succeeded', 'failed', 'canceled'])
 export const isFinal = (job: Pick<JobRecord, 'state'>) => FINAL.has(job.state)
-/** A job of which nothing is left to do. */
+/** Whether a job needs no further work. */
 export const isOver = (job: JobRecord) => isFinal(job) && job.settled && job.announced
 
-const fresh = () => ({
+const freshAttempt = () => ({
   ...{ progress: null, images: [], warnings: [], timings: null, ran: null, endpoint: null, error: null },
   ...{ accepted: null, finished: null, stepsDone: 0 },
 })
 
-export function newJob(spec: JobSpec): JobRecord {
-  const open = { cancelRequested: false, settled: false, announced: false }
-  return { ...spec, ...fresh(), ...open, state: 'queued', attempt: 0, waiting: null }
+export function newJob(spec: JobSpec, granted: boolean): JobRecord {
+  const open = { granted, cancelRequested: false, settled: false, announced: false }
+  return { ...spec, ...freshAttempt(), ...open, state: 'queued', attempt: 0, waiting: null, nextAt: spec.created }
 }
 
-/** The record at the start of an attempt: what an earlier one reported no longer counts. */
+/** The record at the start of an attempt, without reports of earlier ones. */
 export function beginAttempt(job: JobRecord, attempt: number, now: number): JobRecord {
-  return { ...job, ...fresh(), attempt, waiting: { since: now, tries: 0, waitMs: 0 } }
+  return { ...job, ...freshAttempt(), attempt, waiting: { since: now, tries: 0 } }
 }
 
-/** Steps that the current attempt has finished, as far as its events told. */
-export function stepsSeen({ progress }: JobRecord): number {
+/** Completed steps of the current attempt, as reported so far. */
+export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
   return progress && 'step' in progress ? progress.image * progress.steps + progress.step : 0
 }
 
-/** What a job costs as it stands, in micro-dollars: its price, of a job that was canceled on request the share of finished steps, else nothing. */
-export function costOf({ state, price, cancelRequested, stepsDone, request }: JobRecord): number {
+type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
+
+/**
+ * The charge for a job as it stands, in micro-dollars: its price when it succeeded; the base price and the share of completed steps when it
+ * was canceled on request after it had started; otherwise nothing.
+ */
+export function costOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
   if (state === 'succeeded') return price
-  if (state !== 'canceled' || !cancelRequested) return 0
-  return Math.floor((price * Math.min(stepsDone, request.steps * request.count)) / (request.steps * request.count))
+  if (state !== 'canceled' || !cancelRequested || !ran) return 0
+  const steps = request.steps * request.count
+  return basePrice + Math.floor(((price - basePrice) * Math.min(stepsDone, steps)) / steps)
 }
 
-/** The decision as callers read it; the endpoint is ours alone. */
-export function decisionOf({ decision: { route, tier, model, steps, guidanceScale, reason } }: JobRecord) {
+/** Whether the next request under the job's name or Idempotency-Key makes a new job: this one failed, at no charge, through no fault of the caller. */
+export const isRetryable = ({ state, error }: Pick<JobRecord, 'state' | 'error'>) =>
+  state === 'failed' && error?.code !== 'invalid_request'
+
+/** The decision as callers read it; the endpoint stays internal. */
+export function decisionOf({
+  decision: { route, tier, model, steps, guidanceScale, reason },
+}: Pick<JobSpec, 'decision'>) {
   return { route, tier, model, steps, guidance_scale: guidanceScale, reason }
 }
 
-/** What the caller should know beside the images. */
-export function warningsOf({ request, warnings }: JobRecord): JobRecord['warnings'] {
+/** Warnings for the caller. */
+export function warningsOf({ request, warnings }: Pick<JobRecord, 'request' | 'warnings'>): JobRecord['warnings'] {
   if (!request.negative_prompt || request.guidance_scale > 1) return warnings
   const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
   return [{ code: 'negative_prompt_ignored', message }, ...warnings]
 }
 
-/** Whether a failed attempt is followed by another: the fault was ours, the GPU function runs a later attempt anew, and the job is still wanted. */
+/** Whether an attempt that the GPU function failed, or canceled without a request, is followed by another. */
 export function isRetried(
   { attempt, cancelRequested }: JobRecord,
-  { code }: Extract<JobEvent, { type: 'failed' }>,
+  event: Extract<JobEvent, { type: 'failed' | 'canceled' }>,
 ): boolean {
-  return code !== 'invalid_request' && attempt < MAX_ATTEMPTS && !cancelRequested
+  const isFault = event.type === 'canceled' || event.code !== 'invalid_request'
+  return isFault && attempt < MAX_ATTEMPTS && !cancelRequested
 }
 
-/** What the GPU function says to a caller: an invalid request is theirs to mend and is told; the rest is ours and stays in the log. */
-function failure(event: Extract<JobEvent, { type: 'failed' }>): [ErrorCode, string] {
+/** The caller's view of a failure: an invalid request is the caller's to fix; details of other faults stay in the log. */
+function describeFailure(event: Extract<JobEvent, { type: 'failed' }>): [ErrorCode, string] {
   if (event.code === 'invalid_request') return ['invalid_request', event.message]
   return ['generation_failed', FAILED]
 }
 
-const ended = (job: JobRecord, state: JobState, now: number): JobRecord => ({
+const endJob = (job: JobRecord, state: JobState, now: number): JobRecord => ({
   ...job,
   ...{ state, progress: null, waiting: null, finished: now },
 })
@@ -195,14 +220,14 @@ export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): Job
     case 'lost':
       return { ...job, state: 'queued', progress: null, waiting: null }
     case 'succeeded':
-      return { ...ended(job, 'succeeded', now), timings: event.timings, images: event.stored }
+      return { ...endJob(job, 'succeeded', now), timings: event.timings, images: event.stored }
     case 'failed': {
-      const [code, message] = failure(event)
-      return { ...ended(job, 'failed', now), error: { code, message } }
+      const [code, message] = describeFailure(event)
+      return { ...endJob(job, 'failed', now), error: { code, message } }
     }
     case 'given_up':
-      return { ...ended(job, 'failed', now), error: { code: event.code, message: event.message } }
+      return { ...endJob(job, 'failed', now), error: { code: event.code, message: event.message } }
     case 'canceled':
-      return { ...ended(job, 'canceled', now), timings: event.timings, stepsDone: event.steps_done }
+      return { ...endJob(job, 'canceled', now), timings: event.timings, stepsDone: event.steps_done }
   }
 }

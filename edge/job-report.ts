@@ -2,6 +2,7 @@
 import type { Env } from './env.ts'
 import type { LogEntry } from './job-log.ts'
 import type { JobRecord, LoggedEvent } from './job-record.ts'
+import { objectOf } from './objects.ts'
 
 /** Events that come once a step: their numbers tell more than their rows. */
 const STEADY: ReadonlySet<LoggedEvent['type']> = new Set(['step', 'preview'])
@@ -45,10 +46,10 @@ function askedOf({ request: { prompt, negative_prompt, ...parameters } }: JobRec
 
 /** Everything that is known of a job id; null when neither a job nor a ledger entry of `account` has it. Times are Unix milliseconds. */
 export async function reportOf(env: Env, id: string, account: string | undefined) {
-  const object = env.JOB.getByName(id)
+  const object = objectOf(env.JOB, id)
   const job = await object.view()
   const owner = job?.account ?? account
-  const ledger = owner === undefined ? null : await env.ACCOUNT.getByName(owner).entry(id)
+  const ledger = owner === undefined ? null : await objectOf(env.ACCOUNT, owner).entry(id)
   if (!job || !owner) return ledger && { id, account: owner, job: null, ledger }
   const { request: _, warnings: __, origin: ___, fingerprint: ____, images, ...record } = job
   const stored = images.map(async ({ receipt, ...image }) => {
@@ -59,6 +60,6 @@ export async function reportOf(env: Env, id: string, account: string | undefined
     ...{ id, account: owner, job: { ...record, asked: askedOf(job) }, ledger },
     events: condensed(await object.events()),
     images: await Promise.all(stored),
-    webhooks: await env.WEBHOOK.getByName(owner).deliveriesOf(`evt_${id}`),
+    webhooks: await objectOf(env.WEBHOOK, owner).deliveriesOf(`evt_${id}`),
   }
 }

@@ -1,35 +1,71 @@
 // A job as its owner reads it.
 import type { Env } from './env.ts'
-import { costOf, decisionOf, type JobRecord, type StoredImage, warningsOf } from './job-record.ts'
+import { costOf, decisionOf, type JobRecord, type JobSpec, type StoredImage, warningsOf } from './job-record.ts'
 import { resultUrl } from './results.ts'
 import { gpuState } from './warm.ts'
 
 const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
-/** The job resource. Images are told once all of them are there; links into this worker begin with `origin`. */
-export async function viewOf(env: Env, origin: string, job: JobRecord) {
-  const image = async (image: StoredImage) => {
-    const { key: _, ...facts } = image
-    return { ...facts, url: await resultUrl(env, origin, job.id, image) }
-  }
+/** The fields of a final job that lists show. The account stores them in its ledger row, so that a list asks no job object. */
+export function summaryOf(job: JobRecord) {
+  const { id, name, state, created, finished, attempt, cancelRequested, warnings, timings, error } = job
   return {
-    id: job.id,
-    object: 'job',
-    name: job.name,
-    state: job.state,
-    created: unixSeconds(job.created),
-    finished: unixSeconds(job.finished),
-    attempt: job.attempt,
-    progress: job.progress,
-    gpu: job.waiting ? await gpuState(env, job.decision.endpoint) : null,
-    cancel_requested: job.cancelRequested,
+    ...{ id, name, state, created, finished, attempt, cancelRequested, error, timings },
     ...decisionOf(job),
     size: `${job.request.width}x${job.request.height}`,
-    images: job.state === 'succeeded' ? await Promise.all(job.images.map(image)) : [],
-    warnings: warningsOf(job),
-    timings: job.timings,
-    error: job.error,
-    price_microdollars: costOf(job),
+    images: state === 'succeeded' ? job.images.map(({ receipt: _, ...image }) => image) : [],
+    warnings: warningsOf({ request: job.request, warnings }),
+    price: costOf(job),
+  }
+}
+export type JobSummary = ReturnType<typeof summaryOf>
+
+/** Where links start, and the id of the key that asks for them and with which they end: null stands for the job's own key. */
+export type Reader = { env: Env; origin: string; keyId: string | null }
+
+async function describeImage({ env, origin, keyId }: Reader, job: string, { key, ...facts }: StoredImage) {
+  return { ...facts, url: await resultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }
+}
+
+/** The job resource. Images are included once the job has succeeded. */
+export async function viewOf(reader: Reader, job: JobRecord) {
+  const { id, name, state, created, finished, attempt, progress, waiting, cancelRequested, timings, error } = job
+  return {
+    ...{
+      id,
+      object: 'job',
+      name,
+      state,
+      created: unixSeconds(created),
+      finished: unixSeconds(finished),
+      attempt,
+      progress,
+    },
+    gpu: waiting ? await gpuState(reader.env, job.decision.endpoint) : null,
+    cancel_requested: cancelRequested,
+    ...decisionOf(job),
+    size: `${job.request.width}x${job.request.height}`,
+    images: state === 'succeeded' ? await Promise.all(job.images.map((image) => describeImage(reader, id, image))) : [],
+    ...{ warnings: warningsOf(job), timings, error, price_microdollars: costOf(job) },
+  }
+}
+
+/** An entry of a list: a settled job as `viewOf` shows it, without receipts; of an open one, what was asked for. */
+export async function listEntryOf(reader: Reader, listed: JobSummary | JobSpec) {
+  if (!('state' in listed)) {
+    const { id, name, created, request } = listed
+    return {
+      ...{ id, object: 'job', name, state: 'in_progress', created: unixSeconds(created), finished: null },
+      ...decisionOf(listed),
+      ...{ size: `${request.width}x${request.height}`, images: [], price_microdollars: 0 },
+    }
+  }
+  const { created, finished, cancelRequested, images, price, ...facts } = listed
+  return {
+    ...{ object: 'job', ...facts, created: unixSeconds(created), finished: unixSeconds(finished) },
+    cancel_requested: cancelRequested,
+    images: await Promise.all(images.map((image) => describeImage(reader, listed.id, image))),
+    price_microdollars: price,
   }
 }
 

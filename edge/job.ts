@@ -1,50 +1,76 @@
-// JobDO: one job. It keeps the record and the event log, talks to the GPU in one place (`attempt`), and settles the price once.
+// JobDO: one job, as a state machine that its alarm drives. The record's `nextAt` says when the next action is due; callers only wait.
 import { DurableObject } from 'cloudflare:workers'
-import { jittered } from './backoff.ts'
+import type { Reservation } from './account-ledger.ts'
 import type { Env } from './env.ts'
-import { cancel } from './gpu.ts'
 import { StreamLost } from './gpu-stream.ts'
-import { type GpuTimes, readGpuTimes } from './gpu-times.ts'
-import { gpuCall, runAttempt } from './job-attempt.ts'
-import { settle, settleAndAnnounce } from './job-end.ts'
+import { readGpuTimes } from './gpu-times.ts'
+import { afterLossMs, cancelOnGpu, runAttempt } from './job-attempt.ts'
+import { announceJob, deleteFiles, forgetJob, settleJob } from './job-end.ts'
 import { eventStream } from './job-events.ts'
 import { type JobLog, type LogEntry, openJobLog } from './job-log.ts'
-import { FAILED, isFinal, isOver, type JobRecord, type JobSpec, MAX_ATTEMPTS, stepsSeen } from './job-record.ts'
+import { countSteps, FAILED, isFinal, isOver, type JobRecord, type LoggedEvent, MAX_ATTEMPTS } from './job-record.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { readRecovery } from './recovery.ts'
+import { retentionEnd } from './retention.ts'
 
+/** The pause before another try of a settlement or announcement that failed. */
 const UNFINISHED_MS = 5_000
+/** How long a GPU that confirmed a cancellation may take to end its stream. */
+const CANCEL_MS = 10_000
+/** The most open event streams of a job. */
+export const MAX_READERS = 20
+/** How often a job without a slot asks for one, in case the account's message was lost. */
+const SLOT_MS = 10_000
+const DAY_MS = 24 * 3600_000
 
 export type { LogEntry }
 
-/** The pause after an attempt that was lost, in which a GPU may recover; none after the last. */
-function afterLossMs({ attempt }: JobRecord, { retryMs }: GpuTimes): number {
-  return attempt < MAX_ATTEMPTS ? Math.round(jittered(retryMs * 4 ** (attempt - 1))) : 0
-}
+type Attempt = { n: number; abort: AbortController; done: Promise<void> }
 
 export class JobDO extends DurableObject<Env> {
   readonly #log: JobLog
-  #live: { n: number; abort: AbortController; done: Promise<void> } | null = null
-  #finishing: Promise<JobRecord> | null = null
-  #waiters = 0
+  /** The attempt in progress in this instance. */
+  #live: Attempt | null = null
+  #settling: Promise<JobRecord> | null = null
+  /** The open event streams by reader. */
+  readonly #readers = new Map<string, symbol>()
+  #finishing: Promise<void> | null = null
+  /** Callers that wait for the end and may leave; see `leave`. */
+  readonly #callers = new Set<string>()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#log = openJobLog(ctx.storage)
+    // A reset ends the attempt in progress: the job continues at once instead of at its next alarm.
+    const job = this.#log.find()
+    if (job && !isOver(job)) void ctx.blockConcurrencyWhile(() => ctx.storage.setAlarm(Date.now()))
   }
 
   /**
-   * Creates the job, for its Workflow to drive unless a caller will `run` it; the same id again changes nothing. From here on the watchdog
-   * sees to it that the job ends.
+   * Creates the job of a reservation and starts it; a job that exists is returned unchanged. Null, and no job, when the reservation is old
+   * enough for the account to release it soon.
    */
-  async create(spec: JobSpec, drivenBy: 'caller' | 'Workflow' = 'caller'): Promise<JobRecord> {
-    const known = this.view()
-    if (known) return known
-    const job = this.#log.create(spec)
-    await this.#watch()
-    // After the reply: a caller who reads the events is not to wait for a Workflow to start.
-    if (drivenBy === 'Workflow') setTimeout(() => this.start(), 0)
+  async create({ spec, reservedAt, granted }: Reservation): Promise<JobRecord | null> {
+    const existing = this.#log.find()
+    if (existing || !spec || this.#log.isErased()) return existing
+    if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
+    const job = this.#log.create(spec, granted)
+    await this.#advance()
     return job
+  }
+
+  /** Creates the job, unless it exists, and waits for its end in the same call. */
+  async run(reservation: Reservation, caller: string): Promise<JobRecord | null> {
+    return (await this.create(reservation)) && this.ended(null, caller)
+  }
+
+  /** Starts a job that waited for a slot at its endpoint. */
+  async proceed(): Promise<void> {
+    const job = this.#log.find()
+    if (!job || job.granted || isFinal(job)) return
+    this.#log.update({ granted: true, nextAt: Date.now() })
+    await this.#advance()
   }
 
   /** The job, or null when there is none under this id. */
@@ -57,155 +83,196 @@ export class JobDO extends DurableObject<Env> {
     return this.#log.after(after)
   }
 
-  /** Server-sent events: the log after entry `after`, then what happens, up to the job's end. */
-  follow(after: number): ReadableStream<Uint8Array> {
-    return eventStream(this.#log, after)
+  /**
+   * Server-sent events: the log after entry `after`, then new entries until the job ends. Null when the job has as many readers as it may
+   * have. `reader` identifies one: its next stream replaces its last.
+   */
+  follow(after: number, reader: string): ReadableStream<Uint8Array> | null {
+    if (!this.#readers.has(reader) && this.#readers.size >= MAX_READERS) return null
+    const turn = Symbol(reader)
+    this.#readers.set(reader, turn)
+    return eventStream(this.#log, after, () => {
+      if (this.#readers.get(reader) === turn) this.#readers.delete(reader)
+    })
   }
 
-  /** Runs attempt 1 for a caller who waits and returns the final job; whatever more it takes is the Workflow's. It goes on when the caller leaves. */
-  async run(): Promise<JobRecord> {
-    this.join()
-    const { attempt } = this.#log.job()
-    if (attempt === 0 || this.#live) await this.attempt(Math.max(1, attempt), true)
-    else this.start()
-    return this.ended()
-  }
-
-  /** Has the Workflow drive the job, unless it has ended. Nobody waits for a Workflow to start: the watchdog makes up for one that does not. */
-  start(): void {
-    if (!isFinal(this.#log.job())) this.ctx.waitUntil(this.#handOver())
-  }
-
-  /** Waits for the job's end, at most `limitMs`, and returns the job as it then stands. */
-  async ended(limitMs?: number): Promise<JobRecord> {
+  /**
+   * Waits until the job has ended and its price is settled, or until `deadline` (Unix milliseconds), and returns the job. `caller`
+   * identifies a waiting caller that may `leave`.
+   */
+  async ended(deadline: number | null = null, caller?: string): Promise<JobRecord> {
+    if (caller) this.#callers.add(caller)
     const { promise: late, resolve } = Promise.withResolvers<'late'>()
-    const timer = limitMs === undefined ? undefined : setTimeout(resolve, limitMs, 'late')
-    while (!isFinal(this.#log.job())) {
-      if ((await Promise.race([late, this.#log.changed()])) === 'late') return this.#log.job()
+    const timer = deadline === null ? undefined : setTimeout(resolve, deadline - Date.now(), 'late')
+    try {
+      while (!isFinal(this.#log.job())) {
+        if ((await Promise.race([late, this.#log.changed()])) === 'late') return this.#log.job()
+      }
+      return await this.#settle()
+    } finally {
+      clearTimeout(timer)
+      if (caller) this.#callers.delete(caller)
     }
-    clearTimeout(timer)
-    return settle(this.env, this.#log)
   }
 
-  /** Runs attempt n, or joins it. A final job and a stale n are answered as they stand; a higher n takes the job over. */
-  async attempt(n: number, patient = false): Promise<JobRecord> {
-    const job = this.#log.job()
-    if (isFinal(job) || n < job.attempt) return job
-    if (this.#live?.n !== n) this.#begin(n, patient)
-    await this.#live?.done
-    return isFinal(this.#log.job()) ? settle(this.env, this.#log) : this.#log.job()
+  /** A waiting caller whose request says `on_disconnect: cancel` has disconnected. The last one cancels the job. */
+  async leave(caller: string): Promise<void> {
+    this.#callers.delete(caller)
+    if (this.#callers.size === 0) await this.cancel()
   }
 
-  /** One turn of whoever drives the job, attempt or tidying up: milliseconds until the next one, or null when nothing is left to do. */
-  async turn(): Promise<number | null> {
-    const times = readGpuTimes(this.env)
-    const { attempt, waiting } = this.#log.job()
-    const next = waiting ? attempt : attempt + 1
-    if (this.#live) await this.#live.done
-    else if (next > MAX_ATTEMPTS)
-      this.#log.append(attempt, { type: 'given_up', code: 'generation_failed', message: FAILED })
-    else await this.attempt(next)
-    const job = this.#log.job()
-    if (isFinal(job)) return isOver(await this.#finish()) ? null : UNFINISHED_MS
-    return job.waiting?.waitMs ?? afterLossMs(job, times)
+  /** How many callers wait that may leave. */
+  waiting(): number {
+    return this.#callers.size
   }
 
-  /** Marks images as deleted; the job tells no link to them any more. */
-  forgetImages(keys: readonly string[]): void {
-    const images = this.#log
-      .job()
-      .images.map((each) => (keys.includes(each.key) ? { ...each, deleted: true as const } : each))
-    this.#log.update({ images })
-  }
-
-  /** Ends the job at its next step. It is canceled at once where no GPU works on it; a final job stays as it is. */
+  /** Ends the job: at once, or at the next step of a GPU that confirms the cancellation. A final job stays unchanged. */
   async cancel(): Promise<JobRecord> {
     const job = this.#log.job()
     if (isFinal(job)) return job
     if (!job.cancelRequested) this.#log.append(job.attempt, { type: 'cancel_requested' })
-    const call = gpuCall(this.env, job, Math.max(1, job.attempt), new AbortController())
-    const told = job.accepted !== null && (await cancel(call))
-    if (told && this.#live) return this.#log.job()
-    const { attempt } = this.#log.job()
-    this.#log.append(attempt, { type: 'canceled', steps_done: stepsSeen(this.#log.job()), timings: null })
-    this.#live?.abort.abort(new StreamLost('the job was canceled'))
-    return this.#finish()
+    const isConfirmed = await cancelOnGpu(this.env, job)
+    const live = this.#live
+    if (isFinal(this.#log.job())) return this.#log.job()
+    if (!isConfirmed || !live || this.#log.job().accepted === null) return this.#endCanceled()
+    setTimeout(() => {
+      if (this.#live === live) void this.#endCanceled()
+    }, CANCEL_MS)
+    return this.#log.job()
   }
 
-  /** One more caller waits who may `leave`. */
-  join(): void {
-    this.#waiters += 1
+  /** Deletes images of a final job for good, in R2 and in what the account lists. */
+  async deleteImages(keys: readonly string[]): Promise<void> {
+    const images = this.#log
+      .job()
+      .images.map((each) => (keys.includes(each.key) ? { ...each, deleted: true as const } : each))
+    // The record first: no view may show a link to a file that is gone.
+    this.#log.update({ images })
+    await deleteFiles(this.env, this.#log.job(), keys)
   }
 
-  /** A caller waits no longer, and leaves the job to itself. */
-  part(): void {
-    this.#waiters -= 1
-  }
-
-  /** How many callers wait and have not left. */
-  waiting(): number {
-    return this.#waiters
-  }
-
-  /** A caller whose request says `on_disconnect: cancel` has left; the last one takes the job along. */
-  async leave(): Promise<void> {
-    this.part()
-    if (this.#waiters <= 0) await this.cancel()
+  /**
+   * Deletes the job but its files, whatever its state, because its account is deleted. An open one is canceled and settled first. A request
+   * that is under way meanwhile does not create it again. Throws when it must be repeated.
+   */
+  async erase(): Promise<void> {
+    if (this.#log.find()) await this.#stop()
+    this.#log.erase()
+    // The mark outlives every request that could still create the job; then the alarm removes it.
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
   }
 
   override async alarm(): Promise<void> {
-    const job = this.view()
-    if (!job || isOver(job)) return
-    await this.#watch()
-    if (isFinal(job)) await this.#finish()
-    else if (!this.#live && !(await this.#handOver())) {
-      // Not awaited: an alarm may take 15 minutes, an attempt longer. The alarm just set is the net under it.
-      const broke = (cause: unknown) => log('error', 'the watchdog could not drive the job', { job: job.id, cause })
-      this.ctx.waitUntil(this.turn().catch(broke))
-    }
-  }
-
-  /** Has the watchdog look at the job when nobody drives it any more. */
-  #watch(): Promise<void> {
-    return this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
-  }
-
-  #begin(n: number, patient: boolean): void {
-    this.#live?.abort.abort(new StreamLost(`attempt ${n} took over`))
-    const abort = new AbortController()
-    const done = runAttempt(this.env, this.#log, { n, patient, abort }).then(async () => {
-      if (this.#live?.n === n) this.#live = null
-      if (isFinal(this.#log.job())) this.ctx.waitUntil(this.#finish())
-      else if (patient && this.#log.job().attempt === n)
-        await this.#handOver(afterLossMs(this.#log.job(), readGpuTimes(this.env)))
-    })
-    this.#live = { n, abort, done }
-    this.ctx.waitUntil(done.catch(() => {}))
-  }
-
-  /** Starts the Workflow that drives the job, after `waitMs`. False when it has one already, or none could be started. */
-  async #handOver(waitMs = 0): Promise<boolean> {
-    const { id } = this.#log.job()
     try {
-      await this.env.GENERATE.create({ id, params: { job: id, waitMs } })
-      return true
+      if (this.#log.isErased()) return await this.#clear()
+      await this.#advance()
     } catch (cause) {
-      log('warn', 'no Workflow was started for the job', { job: id, cause })
-      return false
+      log('error', 'a job could not be advanced', { job: this.#log.find()?.id, cause })
+      await this.ctx.storage.setAlarm(Date.now() + UNFINISHED_MS)
     }
   }
 
-  /** Settles and announces a final job, once at a time. */
-  #finish(): Promise<JobRecord> {
-    this.#finishing ??= this.#tidy().finally(() => {
+  /** Performs the job's next action if it is due, and sets the alarm for the one after it. */
+  async #advance(): Promise<void> {
+    const job = this.#log.find()
+    if (!job) return
+    if (isFinal(job)) return this.#finish()
+    if (!this.#live && !job.granted && !(await this.#hasSlot(job)))
+      return this.ctx.storage.setAlarm(Date.now() + SLOT_MS)
+    if (!this.#live && Date.now() < job.nextAt) return this.ctx.storage.setAlarm(job.nextAt)
+    if (!this.#live) {
+      const n = job.waiting ? job.attempt : job.attempt + 1
+      if (n > MAX_ATTEMPTS) return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
+      this.#begin(n)
+    }
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+  }
+
+  async #hasSlot({ id, account }: JobRecord): Promise<boolean> {
+    const granted = await objectOf(this.env.ACCOUNT, account).mayProceed(id)
+    if (granted) this.#log.update({ granted })
+    return granted
+  }
+
+  #begin(n: number): void {
+    const abort = new AbortController()
+    const done = runAttempt(this.env, this.#log, { n, abort }).then(() => this.#afterAttempt(abort))
+    this.#live = { n, abort, done }
+    this.ctx.waitUntil(
+      done.catch((cause: unknown) => log('error', 'an attempt ended abnormally', { job: this.#log.find()?.id, cause })),
+    )
+  }
+
+  async #afterAttempt({ signal }: AbortController): Promise<void> {
+    if (this.#live?.abort.signal === signal) this.#live = null
+    const job = this.#log.job()
+    if (!isFinal(job) && !job.waiting)
+      this.#log.update({ nextAt: Date.now() + afterLossMs(job, readGpuTimes(this.env)) })
+    await this.#advance()
+  }
+
+  /** Ends the job as canceled without waiting for a GPU. */
+  #endCanceled(): Promise<JobRecord> {
+    const steps_done = countSteps(this.#log.job())
+    const live = this.#live
+    const ended = this.#end({ type: 'canceled', steps_done, timings: null })
+    live?.abort.abort(new StreamLost('the job was canceled'))
+    return ended.then(() => this.#log.job())
+  }
+
+  async #end(event: LoggedEvent): Promise<void> {
+    this.#log.append(this.#log.job().attempt, event)
+    await this.#finish()
+  }
+
+  /** Settles and announces a final job, then sets the alarm for its deletion. Repeats whatever has failed. */
+  #finish(): Promise<void> {
+    this.#finishing ??= this.#finishOnce().finally(() => {
       this.#finishing = null
     })
     return this.#finishing
   }
 
-  async #tidy(): Promise<JobRecord> {
-    const job = await settleAndAnnounce(this.env, this.#log)
-    if (isOver(job)) await this.ctx.storage.deleteAlarm()
-    return job
+  async #finishOnce(): Promise<void> {
+    const job = await this.#settle()
+    if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
+    if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
+    const nextAt = isOver(this.#log.job()) ? retentionEnd(job) : Date.now() + UNFINISHED_MS
+    await this.ctx.storage.setAlarm(nextAt)
+  }
+
+  /** Settles the price of a final job once, however many callers ask. */
+  #settle(): Promise<JobRecord> {
+    const job = this.#log.job()
+    if (job.settled) return Promise.resolve(job)
+    this.#settling ??= settleJob(this.env, job)
+      .then((settled) => {
+        if (settled) this.#log.update({ settled: true })
+        return this.#log.job()
+      })
+      .finally(() => {
+        this.#settling = null
+      })
+    return this.#settling
+  }
+
+  /** Ends an open job and waits for all work on it. Throws when it is not settled yet. */
+  async #stop(): Promise<void> {
+    const live = this.#live
+    await this.cancel()
+    if (!(await this.ended()).settled) throw new Error('the job is not settled yet')
+    await live?.done
+    while (this.#finishing) await this.#finishing
+  }
+
+  /** Deletes a job whose retention is over once its ledger row has been exported; until then it tries again each day. */
+  async #expire(): Promise<void> {
+    if (!(await forgetJob(this.env, this.#log.job()))) return this.ctx.storage.setAlarm(Date.now() + DAY_MS)
+    await this.#clear()
+  }
+
+  async #clear(): Promise<void> {
+    await this.ctx.storage.deleteAlarm()
+    await this.ctx.storage.deleteAll()
   }
 }

@@ -17,14 +17,17 @@ export type KeyCredential = { account: string; keyId: string; secretHash: string
 export type TokenCredential = { account: string; keyId: string; token: Grant }
 export type Credential = KeyCredential | TokenCredential
 /** What a browser token allows, `budget` micro-dollars until `expires` (Unix seconds). */
-export type Grant = { id: string; scope: Exclude<Scope, 'admin'>; budget: number; expires: number }
+export type Grant = { id: string; scope: 'generate'; budget: number; expires: number }
 
-/** Reads `version:secret` pairs, newest first, separated by commas. A version is one of 0-9a-z; a secret has at least 32 characters. */
+/** What the secrets of .dev.vars.example begin with. */
+export const EXAMPLE_SECRET = 'replace-me'
+
+/** Reads `version:secret` pairs, newest first, separated by commas. A version is one of 0-9a-z; a secret has at least 32 characters. Throws when malformed, or when a secret is the example's. */
 export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
   const [newest, ...older] = text.split(',').map((pair) => {
     const [, version, secret] = /^\s*([0-9a-z]):([^\s,]{32,})\s*$/.exec(pair) ?? []
-    if (!version || !secret)
-      throw new Error('KEY_PEPPER must be version:secret pairs; a secret has at least 32 characters')
+    if (!version || !secret || secret.startsWith(EXAMPLE_SECRET))
+      throw new Error('KEY_PEPPER must be version:secret pairs; a secret has at least 32 random characters')
     return { version, secret }
   })
   return [newest!, ...older]
@@ -33,7 +36,11 @@ export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
 const utf8 = new TextEncoder()
 
 /** HMAC-SHA256 in hex. `purpose` keeps one use of the pepper from standing in for another. */
-export async function mac(pepper: Pepper, purpose: 'key' | 'link' | 'token', text: string): Promise<string> {
+export async function mac(
+  pepper: Pepper,
+  purpose: 'address' | 'key' | 'link' | 'token',
+  text: string,
+): Promise<string> {
   const key = await crypto.subtle.importKey(
     'raw',
     utf8.encode(pepper.secret),
@@ -69,18 +76,4 @@ export async function checkKey(peppers: string, text: string): Promise<KeyCreden
   if (!body || !account || !keyId || !secret || !tag || !pepper) return null
   if (!(await timingSafeEqual(tag, await tagOf(pepper, body)))) return null
   return { account, keyId, secretHash: await sha256(secret) }
-}
-
-/** Signs the path of a private file up to `expires` (Unix seconds): `exp=…&sig=…`. */
-export async function signLink(peppers: string, path: string, expires: number): Promise<string> {
-  const [pepper] = parsePeppers(peppers)
-  return `exp=${expires}&sig=${pepper.version}${await mac(pepper, 'link', `${path}?exp=${expires}`)}`
-}
-
-/** Whether `signature` was made by `signLink` for this path and expiry, under any pepper that is still listed. */
-export async function checkLink(peppers: string, path: string, expires: number, signature: string): Promise<boolean> {
-  const pepper = parsePeppers(peppers).find((each) => each.version === signature[0])
-  return (
-    pepper !== undefined && timingSafeEqual(signature.slice(1), await mac(pepper, 'link', `${path}?exp=${expires}`))
-  )
 }

@@ -32,8 +32,8 @@ export type Limits = z.infer<typeof limits>
 
 export const UNLIMITED: Limits = limits.parse({})
 
-/** Where a limit was set. */
-export type Holder = 'account' | 'key' | 'token'
+/** Where a limit was set; `creator` is a key that the caller's key descends from. */
+export type Holder = 'account' | 'creator' | 'key' | 'token'
 /** The state of one token bucket after a request. */
 export type RateState = { holder: Holder; limit: number; remaining: number; resetSeconds: number }
 
@@ -48,9 +48,12 @@ export function readAccountLimits(given: unknown): Limits {
  * `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers for every bucket, and `x-ratelimit-*-requests` as
  * OpenAI's clients read them for the tightest. Nothing when nothing is limited.
  */
-export function rateHeaders(states: readonly RateState[]): Record<string, string> {
-  const [tightest] = states.toSorted((a, b) => a.remaining - b.remaining)
+export function rateHeaders(all: readonly RateState[]): Record<string, string> {
+  const byTightness = all.toSorted((a, b) => a.remaining - b.remaining)
+  const [tightest] = byTightness
   if (!tightest) return {}
+  // A key may descend from several; one item stands for them.
+  const states = all.filter((state) => byTightness.find(({ holder }) => holder === state.holder) === state)
   return {
     'ratelimit-policy': states.map(({ holder, limit }) => `"${holder}";q=${limit};w=60`).join(', '),
     ratelimit: states

@@ -2,7 +2,7 @@
 // browser token that was used, and writes them in the transaction that changes its ledger.
 import type { Holder, Limits, RateState } from './limits.ts'
 
-/** Amounts are micro-dollars, times Unix milliseconds. `tokens` is the bucket as of `refilled`, the last request; `day` the UTC date of the last capture. */
+/** Amounts are micro-dollars, times Unix milliseconds. `tokens` is the bucket as of `refilled`, the last request; `day` the latest UTC date of a capture. */
 export type Meter = {
   id: string
   tokens: number | null
@@ -18,6 +18,8 @@ export type Metered = { holder: Holder; limits: Limits; meter: Meter }
 
 export type Refusal =
   | { kind: 'limited'; by: 'rate' | 'concurrency'; holder: Holder; limit: number; retryAfterSeconds: number }
+  /** A limit of zero: waiting changes nothing. */
+  | { kind: 'barred'; by: 'rate' | 'concurrency'; holder: Holder }
   | {
       kind: 'over_budget'
       by: 'balance' | 'daily' | 'monthly' | 'total'
@@ -41,10 +43,12 @@ export const utcDay = (now: number) => new Date(now).toISOString().slice(0, 10)
 const filled = ({ tokens, refilled }: Meter, limit: number, now: number) =>
   tokens === null ? limit : Math.min(limit, tokens + (Math.max(0, now - refilled) / MINUTE_MS) * limit)
 
-/** What was captured on the day and in the month of `now`. */
-function periods({ day, day_captured, month_captured }: Meter, now: number): { daily: number; monthly: number } {
-  const today = utcDay(now)
+/** The meter's day at `now`, and what was captured on it and in its month. A clock that moves backward does not begin an earlier day. */
+function periods({ day, day_captured, month_captured }: Meter, now: number) {
+  const clock = utcDay(now)
+  const today = clock < day ? day : clock
   return {
+    today,
     daily: day === today ? day_captured : 0,
     monthly: day.slice(0, 7) === today.slice(0, 7) ? month_captured : 0,
   }
@@ -68,9 +72,11 @@ function overspent({ holder, limits, meter }: Metered, price: number, now: numbe
 export function refusalOf(metered: Metered, price: number, now: number): Refusal | null {
   const { holder, limits, meter } = metered
   const { requests_per_minute: rate, concurrent_jobs: jobs } = limits
+  if (rate === 0) return { kind: 'barred', by: 'rate', holder }
+  if (jobs === 0) return { kind: 'barred', by: 'concurrency', holder }
   if (rate !== null) {
     const missing = 1 - filled(meter, rate, now)
-    const retryAfterSeconds = rate === 0 ? 60 : Math.ceil((missing * 60) / rate)
+    const retryAfterSeconds = Math.ceil((missing * 60) / rate)
     if (missing > 0) return { kind: 'limited', by: 'rate', holder, limit: rate, retryAfterSeconds }
   }
   if (jobs !== null && meter.open >= jobs)
@@ -87,6 +93,12 @@ export function rateState({ holder, limits, meter }: Metered, now: number): Rate
   return [{ holder, limit, remaining: Math.floor(held), resetSeconds }]
 }
 
+/** The meter after a request that reserves nothing. */
+export function countOn({ limits, meter }: Metered, now: number): Meter {
+  const limit = limits.requests_per_minute
+  return { ...meter, tokens: limit === null ? null : filled(meter, limit, now) - 1, refilled: now }
+}
+
 /** The meter after a job was let in: one request out of the bucket, one more job open, its price reserved. */
 export function reserveOn({ limits, meter }: Metered, price: number, now: number): Meter {
   const limit = limits.requests_per_minute
@@ -96,12 +108,12 @@ export function reserveOn({ limits, meter }: Metered, price: number, now: number
 
 /** The meter after a job was settled: `charged` of what was `reserved` is captured, the rest is free again. */
 export function settleOn(meter: Meter, reserved: number, charged: number, now: number): Meter {
-  const { daily, monthly } = periods(meter, now)
+  const { today, daily, monthly } = periods(meter, now)
   return {
     ...meter,
     open: meter.open - 1,
     reserved: meter.reserved - reserved,
     captured: meter.captured + charged,
-    ...(charged > 0 && { day: utcDay(now), day_captured: daily + charged, month_captured: monthly + charged }),
+    ...(charged > 0 && { day: today, day_captured: daily + charged, month_captured: monthly + charged }),
   }
 }

@@ -2,6 +2,7 @@
 import { readCatalogue } from './catalogue.ts'
 import { isDown } from './endpoints.ts'
 import type { Env } from './env.ts'
+import { objectOf } from './objects.ts'
 import { dayOf, readWarmPolicy } from './warm-policy.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }
@@ -22,7 +23,7 @@ export async function operatorStatus(env: Env, now = Date.now()) {
   const names = [...new Set(offers.flatMap(({ endpoint, spares = [] }) => [endpoint, ...spares]))]
   const reports = names.map(async (name) => ({
     ...{ name, url: addresses[name], down: isDown(name, now) },
-    ...(await env.WARM.getByName(name).report()),
+    ...(await objectOf(env.WARM, name).report()),
   }))
   const midnight = Date.parse(`${dayOf(now)}T00:00:00Z`)
   const [settled, ran] = await env.DB.batch<Settled | Ran>(

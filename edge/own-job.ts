@@ -1,24 +1,29 @@
-// The job that a path names, for its owner: by the id that it was given here, or by the name that the owner gave it.
+// The job that a path names, for its owner: by its id, or by the name that the owner gave it.
 import type { Context } from 'hono'
 import { jobId } from '#contract'
 import { owner } from './auth.ts'
-import type { EdgeEnv } from './env.ts'
+import type { EdgeEnv, Env } from './env.ts'
 import { ApiError } from './errors.ts'
-import { JOB_ID, type JobRecord, namedJobId } from './job-record.ts'
-import type { Scope } from './keys.ts'
+import { JOB_ID, type JobRecord } from './job-record.ts'
+import type { Credential, Scope } from './keys.ts'
+import { objectOf } from './objects.ts'
 
-/** The id behind what a caller calls a job; null when it cannot be one. */
-export async function resolveJobId(account: string, given: string): Promise<string | null> {
+/** The id of the job that an account calls `given`; null when there is none. */
+export async function resolveJobId(env: Env, account: string, given: string): Promise<string | null> {
   if (JOB_ID.test(given)) return given
-  return jobId.safeParse(given).success ? namedJobId(account, given) : null
+  return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).jobNamed(given) : null
 }
 
-/** The job of the path's `:id`. Another account's job is as absent as one that never was. Errors: invalid_api_key, insufficient_scope, not_found. */
+/** Whether a credential may act on a job: a key on all of its account, a browser token on those that it created. */
+export const isOwner = (credential: Credential, { account, token }: Pick<JobRecord, 'account' | 'token'>): boolean =>
+  account === credential.account && (!('token' in credential) || token === credential.token.id)
+
+/** The job of the path's `:id`. Jobs of other accounts, and of other creators for a browser token, do not exist. Errors: invalid_api_key, insufficient_scope, not_found. */
 export async function ownJob(c: Context<EdgeEnv>, scope: Scope): Promise<JobRecord> {
-  const { account } = await owner(c, scope)
+  const credential = await owner(c, scope)
   const given = c.req.param('id') ?? ''
-  const id = await resolveJobId(account, given)
-  const job = id && (await c.env.JOB.getByName(id).view())
-  if (!job || job.account !== account) throw new ApiError('not_found', `There is no job ${given}.`)
-  return job
+  const id = await resolveJobId(c.env, credential.account, given)
+  const job = id && (await objectOf(c.env.JOB, id).view())
+  if (job && isOwner(credential, job)) return job
+  throw new ApiError('not_found', `There is no job ${given}.`)
 }

@@ -6,6 +6,13 @@ import type { Tier } from './route.ts'
 /** Micro-dollars in a dollar. */
 export const MICRODOLLARS = 1_000_000
 
+/** The whole micro-dollars within an amount of dollars: what may be spent when it is the most. */
+export function microdollarsWithin(amount: number): number {
+  const nearest = Math.round(amount * MICRODOLLARS)
+  // Division rounds correctly, so this comparison is exact where a product is not: 0.29 holds 290000.
+  return nearest / MICRODOLLARS > amount ? nearest - 1 : nearest
+}
+
 export const dollars = (microdollars: number) => `$${(microdollars / MICRODOLLARS).toFixed(6)}`
 
 const rate = z.int().min(0).max(MICRODOLLARS)

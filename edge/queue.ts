@@ -1,20 +1,12 @@
-// The one `queue` handler: which consumer a queue has.
+// The `queue` handler: one queue, whose consumer is the export of usage.
+import type { UsageRecord } from './account-outbox.ts'
 import type { Env } from './env.ts'
 import { consumeUsage } from './usage-export.ts'
-import { deliverWebhooks, logDeadWebhooks } from './webhook-queue.ts'
 
-type Consumer = (batch: MessageBatch<never>, env: Env) => Promise<void>
+const USAGE_QUEUE = 'octet-usage'
 
-/** By the queue's name in wrangler.toml. */
-const CONSUMERS: Record<string, Consumer> = {
-  'octet-usage': consumeUsage,
-  'octet-webhooks': deliverWebhooks,
-  'octet-webhooks-dead': logDeadWebhooks,
-}
-
-/** Hands a batch to its queue's consumer. Throws for a queue without one, so that the messages come again. */
+/** Hands a batch to the consumer of its queue. Throws for a queue without one, so that its messages are kept. */
 export async function queue(batch: MessageBatch, env: Env): Promise<void> {
-  const consume = CONSUMERS[batch.queue]
-  if (!consume) throw new Error(`the queue ${batch.queue} has no consumer`)
-  await consume(batch as MessageBatch<never>, env)
+  if (batch.queue !== USAGE_QUEUE) throw new Error(`the queue ${batch.queue} has no consumer`)
+  await consumeUsage(batch as MessageBatch<UsageRecord>, env)
 }

@@ -35,9 +35,10 @@ export function publicReceiptKeys(text: string): JSONWebKeySet {
 
 type Facts = Omit<StoredImage, 'receipt'>
 
-async function claimsOf(job: JobRecord, { image, seed, sha256, bytes, content_type }: Facts): Promise<ReceiptClaims> {
-  const { request, decision, ran, timings } = job
-  if (!ran || !timings) throw new Error(`job ${job.id} has no receipt before it has finished`)
+async function claimsOf(job: JobRecord, facts: Facts): Promise<ReceiptClaims> {
+  const { image, seed, sha256, bytes, content_type, device } = facts
+  const { request, decision, timings } = job
+  if (!timings) throw new Error(`job ${job.id} has no receipt before it has finished`)
   const { prompt, negative_prompt, count, model, tier, width, height, steps, guidance_scale } = request
   const { output_format, output_quality, text_convention } = request
   const salt = base64url.encode(crypto.getRandomValues(new Uint8Array(16)))
@@ -54,8 +55,8 @@ async function claimsOf(job: JobRecord, { image, seed, sha256, bytes, content_ty
       ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
       route: decision.route,
     },
-    package: ran.package,
-    device: ran.device,
+    package: facts.package,
+    device,
     steps_run: steps,
     gpu_milliseconds: Math.round(1000 * (timings.encode + timings.denoise + timings.decode)),
     price_microdollars: job.price,

@@ -9,19 +9,16 @@ const seconds = z
   .max(30 * 86_400)
 const table = z
   .strictObject({
-    /** A job that nobody drives any more. */
-    job_seconds: seconds.default(30),
+    /** An attempt whose object was reset. */
+    job_seconds: seconds.default(10),
     /** A reservation without a job behind it: its worker died between the two. */
     reservation_seconds: seconds.default(15 * 60),
-    /** A webhook that is due and that the queue does not bring. */
-    webhook_seconds: seconds.default(15 * 60),
     /** A settled job that the export does not confirm: well within the day for which Stripe counts a repeat once. */
     usage_seconds: seconds.default(12 * 3600),
   })
   .transform((given) => ({
     jobMs: given.job_seconds * 1000,
     reservationMs: given.reservation_seconds * 1000,
-    webhookMs: given.webhook_seconds * 1000,
     usageMs: given.usage_seconds * 1000,
   }))
 export type Recovery = z.infer<typeof table>

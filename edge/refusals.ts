@@ -8,7 +8,12 @@ import { dollars } from './price.ts'
 
 /** The OpenAI SDKs obey it: another try would be refused as well. */
 const FINAL = { 'x-should-retry': 'false' }
-const WHOSE: Record<Holder, string> = { account: 'This account', key: 'This API key', token: 'This browser token' }
+const WHOSE: Record<Holder, string> = {
+  account: 'This account',
+  creator: 'The API key that this one descends from',
+  key: 'This API key',
+  token: 'This browser token',
+}
 
 function limited(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateState[]): ApiError {
   const { by, holder, limit, retryAfterSeconds } = refusal
@@ -34,6 +39,14 @@ function limited(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateStat
       )
 }
 
+/** The limit that is zero, as the API names it. */
+const BARS = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
+
+function barred({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
+  const message = `${WHOSE[holder]} may not start jobs: its limit ${BARS[by]} is 0. Have that limit raised.`
+  return new ApiError('jobs_not_allowed', message, { headers: FINAL })
+}
+
 const BUDGETS = {
   balance: 'has credit of',
   daily: 'may spend today',
@@ -46,7 +59,7 @@ function overBudget({ by, holder, available, price }: Extract<Refusal, { kind: '
   return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
 }
 
-/** The error for an admission that let nothing in, or null for one that did (`admitted`, `repeated`). */
+/** The error of an admission that refuses the request, or null for one that does not. */
 export function refusedBy(admission: Admission): ApiError | null {
   switch (admission.kind) {
     case 'unauthorised':
@@ -55,18 +68,22 @@ export function refusedBy(admission: Admission): ApiError | null {
       return forbidden(admission.scope)
     case 'limited':
       return limited(admission, admission.rates)
+    case 'barred':
+      return barred(admission)
     case 'over_budget':
       return overBudget(admission, admission.rates)
-    case 'mismatch':
-      return new ApiError(
-        'idempotency_mismatch',
-        'This Idempotency-Key was used with another request; use a new one.',
-        {
-          headers: FINAL,
-        },
-      )
+    case 'mismatch': {
+      const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'
+      return new ApiError('idempotency_mismatch', `${what} another request; use a new one.`, { headers: FINAL })
+    }
+    case 'full': {
+      const message =
+        'This account has as many jobs as it can store. Old ones are deleted each day; ask the operator for a shorter retention_days.'
+      return new ApiError('account_full', message, { headers: FINAL })
+    }
     case 'admitted':
     case 'repeated':
+    case 'reused':
       return null
   }
 }

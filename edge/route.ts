@@ -44,11 +44,28 @@ type Wish = { route: Route; reason: string; firm: boolean }
 // CLIP reads 77 tokens, some four characters each; what stands after them only T5 sees.
 const CLIP_CHARACTERS = 300
 const TURBO_STEPS = 8
-const QUOTED =
-  /"[^"]{1,200}"|“[^”]{1,200}”|«[^»]{1,200}»|„[^“”]{1,200}[“”]|(?:^|[\s(])['‘][^'’]{1,200}['’](?=$|[\s.,;:!?)])/u
+const QUOTED_CHARACTERS = 200
+/** Opening quotation marks, each with those that close it. */
+const CLOSING: Record<string, string> = { '"': '"', '“': '”', '«': '»', '„': '“”', "'": "'’", '‘': "'’" }
+/** These are apostrophes as well: they quote only between spaces or punctuation. */
+const APOSTROPHES = "'‘"
+
+/** Whether the mark at `start` opens a quotation of 1 to 200 characters. Characters are code points. */
+function opensQuotation(characters: readonly string[], start: number): boolean {
+  const mark = characters[start]!
+  const isApostrophe = APOSTROPHES.includes(mark)
+  if (isApostrophe && start > 0 && !/[\s(]/.test(characters[start - 1]!)) return false
+  const rest = characters.slice(start + 1, start + 2 + QUOTED_CHARACTERS)
+  const end = rest.findIndex((character) => CLOSING[mark]!.includes(character))
+  if (end <= 0) return false
+  return !isApostrophe || /^($|[\s.,;:!?)])/.test(characters[start + end + 2] ?? '')
+}
 
 /** Whether the prompt asks for text to be drawn: it quotes some. */
-export const asksForText = (prompt: string) => QUOTED.test(prompt)
+export function asksForText(prompt: string): boolean {
+  const characters = [...prompt]
+  return characters.some((character, at) => character in CLOSING && opensQuotation(characters, at))
+}
 
 function wish(request: RouteRequest): Wish {
   const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request

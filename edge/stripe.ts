@@ -4,6 +4,8 @@ import type { UsageRecord } from './account-outbox.ts'
 const METER_EVENTS = 'https://api.stripe.com/v1/billing/meter_events'
 /** Of `event_name` in Stripe's meter; its value is micro-dollars. */
 export const METER_NAME = 'octet_microdollars'
+/** Characters of a refusal that are logged. */
+const LOGGED = 500
 
 /** Stripe did not take a meter event. `final`: it never will. */
 export class StripeRefused extends Error {
@@ -37,6 +39,16 @@ export async function reportUsage(
     body,
     signal: AbortSignal.timeout(10_000),
   })
-  if (!response.ok) throw new StripeRefused(response.status, (await response.text()).slice(0, 500))
-  await response.body?.cancel()
+  // The status alone decides: a body that breaks off must not turn a refusal, or a success, into something else.
+  if (!response.ok) throw new StripeRefused(response.status, await readStart(response))
+  response.body?.cancel().catch(() => {})
+}
+
+/** The start of a body, for the log. Empty when it cannot be read. */
+async function readStart(response: Response): Promise<string> {
+  try {
+    return (await response.text()).slice(0, LOGGED)
+  } catch {
+    return ''
+  }
 }

@@ -1,27 +1,25 @@
 // What a request for images says: its fields, whose it is, and how it stands to an earlier one of the same.
 import type { Context } from 'hono'
-import { bodyLimit } from 'hono/body-limit'
-import { LIMITS } from '#contract'
 import type { EdgeEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
 import { type Generation, generation, specify } from './generation-request.ts'
-import { isFinal, type JobRecord } from './job-record.ts'
+import type { JobRecord } from './job-record.ts'
+import { objectOf } from './objects.ts'
 import { parseFields, readJson } from './validation.ts'
-
-/** Refuses bodies over the contract's limit. */
-export const bodyLimited = bodyLimit({
-  maxSize: LIMITS.requestBytes,
-  onError: () => {
-    throw new ApiError('body_too_large', `The body is larger than ${LIMITS.requestBytes} bytes.`)
-  },
-})
 
 // OpenAI's clients send null for a field that is not set.
 const withoutNulls = (body: unknown) =>
   typeof body === 'object' && body !== null && !Array.isArray(body)
     ? Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
     : body
+
+/** A browser token is in the hands of a visitor, who must neither reach other visitors' images nor send anything in the account's name. */
+function checkTokenFields({ webhook, reuse }: Generation): void {
+  const param = webhook !== undefined ? 'webhook' : reuse ? 'reuse' : null
+  if (param)
+    throw new ApiError('insufficient_scope', `A browser token may not use ${param}; use its API key.`, { param })
+}
 
 /**
  * Reads a request for images. `name` is the id that the caller gives the job. A retry of an SDK that brings no Idempotency-Key is known
@@ -31,8 +29,9 @@ export async function readSubmission(
   c: Context<EdgeEnv>,
   name: string | null = null,
 ): Promise<{ fields: Generation; submission: Submission }> {
-  const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c.req.raw)))
+  const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c)))
   const credential = c.get('credential')
+  if ('token' in credential) checkTokenFields(fields)
   const spec = await specify(fields, c.env, credential, { origin: new URL(c.req.url).origin, name })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
@@ -40,15 +39,16 @@ export async function readSubmission(
 }
 
 /**
- * Lets a job end with the caller who waits for it, where the request says so: when the connection closes before the reply. `job` is called
- * with the job's id, `done` once there is a reply.
+ * Cancels a job when the caller that waits for it disconnects before the reply, where the request asks for that. `onJob` receives the job's
+ * id; `done` must be called once there is a reply.
  */
 export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
+  const id = crypto.randomUUID()
   const { promise, resolve } = Promise.withResolvers<void>()
   const { signal } = c.req.raw
   const over = new AbortController()
   const watch = (job: string) => {
-    const leave = () => resolve(c.env.JOB.getByName(job).leave())
+    const leave = () => resolve(objectOf(c.env.JOB, job).leave(id))
     if (signal.aborted) leave()
     else signal.addEventListener('abort', leave, { once: true, signal: over.signal })
     // Without it the request ends with the connection, before the signal is heard; workerd pull request 5062.
@@ -58,22 +58,20 @@ export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) 
     over.abort()
     resolve()
   }
-  return { job: on_disconnect === 'cancel' ? watch : () => {}, done }
+  return { id, onJob: on_disconnect === 'cancel' ? watch : () => {}, done }
 }
 
-/** Waits for a job's end, at most `limitMs`, for the caller who asked for it and who may take it along by leaving. */
+/** Waits for a job's end, at most `limitMs`, on behalf of the caller that requested it and may cancel it by disconnecting. */
 export async function waitAsCaller(
   c: Context<EdgeEnv>,
   fields: Generation,
-  id: string,
+  job: string,
   limitMs: number,
 ): Promise<JobRecord> {
-  const object = c.env.JOB.getByName(id)
-  if (fields.on_disconnect !== 'cancel') return object.ended(limitMs)
   const caller = watchCaller(c, fields)
-  await object.join()
-  caller.job(id)
-  const job = await object.ended(limitMs).finally(caller.done)
-  if (!isFinal(job) && !c.req.raw.signal.aborted) await object.part()
-  return job
+  caller.onJob(job)
+  const id = fields.on_disconnect === 'cancel' ? caller.id : undefined
+  return objectOf(c.env.JOB, job)
+    .ended(Date.now() + limitMs, id)
+    .finally(caller.done)
 }

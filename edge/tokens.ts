@@ -1,11 +1,11 @@
-// Browser tokens: `ost_<account>_<key id>_<token id>_<scope>_<expires>_<budget>_<tag>`, made from a key for a page that must not hold
+// Browser tokens: `ost_<account>_<key id>_<token id>_generate_<expires>_<budget>_<tag>`, made from a key for a page that must not hold
 // the key. All that a token allows is written in it and signed, so a forged or expired one is refused before any storage is read;
 // the account reads its key, which ends the token with it, and keeps what of the budget is spent.
 import { timingSafeEqual } from 'hono/utils/buffer'
 import { type Credential, checkKey, type Grant, mac, parsePeppers, type TokenCredential } from './keys.ts'
 
 const TOKEN =
-  /^(ost_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{12})_(generate|read)_(\d{1,12})_(\d{1,12}))_([0-9a-z])([0-9a-f]{32})$/
+  /^(ost_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{12})_(generate)_(\d{1,12})_(\d{1,12}))_([0-9a-z])([0-9a-f]{32})$/
 export const TOKEN_SECONDS = { min: 10, max: 3600, default: 600 } as const
 
 /** Makes a token for the key `keyId` of an account. It needs no storage. */
@@ -26,7 +26,7 @@ export async function checkToken(peppers: string, text: string): Promise<TokenCr
   const pepper = parsePeppers(peppers).find((each) => each.version === version)
   if (!body || !account || !keyId || !id || !tag || !pepper) return null
   if (!(await timingSafeEqual(tag, (await mac(pepper, 'token', body)).slice(0, 32)))) return null
-  const grant = { id, scope: scope as Grant['scope'], budget: Number(budget), expires: Number(expires) }
+  const grant = { id, scope: scope as 'generate', budget: Number(budget), expires: Number(expires) }
   return { account, keyId, token: grant }
 }
 

@@ -1,7 +1,8 @@
-// The consumer of `octet-usage`: settled jobs to D1, what they took to the forecasts, and captures to Stripe where it is configured.
+// The consumer of `octet-usage`: settled jobs to D1, their times to the forecasts, and captures to Stripe where it is configured.
 import type { UsageRecord } from './account-outbox.ts'
 import type { Env } from './env.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
 import { reportUsage, StripeRefused } from './stripe.ts'
 
 const INSERT_USAGE = `INSERT INTO usage_ledger
@@ -11,51 +12,104 @@ const INSERT_OBSERVATION = `INSERT INTO observations
   (id, endpoint, model, tier, created, finished, megapixel_steps, waited, load, run)
   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`
 
-function statements(db: D1Database, record: UsageRecord): D1PreparedStatement[] {
-  const { id, account, job, key_id, tier, state, reserved_amount, charged, reserved, settled, observed } = record
+/** After so many attempts a message is left to the account, which sends the row again; see usage_seconds in recovery.ts. */
+const ATTEMPTS = 8
+const LONGEST_DELAY_SECONDS = 3600
+
+type UsageMessage = Message<UsageRecord>
+
+function insertUsage(db: D1Database, record: UsageRecord): D1PreparedStatement {
+  const { id, account, job, key_id, tier, state, reserved_amount, charged, reserved, settled } = record
   const money = [reserved_amount, charged, reserved, settled, record.stripe_customer]
-  const usage = db.prepare(INSERT_USAGE).bind(id, account, job, key_id, tier, state, ...money)
-  if (!observed) return [usage]
-  const { endpoint, model, created, finished, megapixel_steps, waited, load, run } = observed
+  return db.prepare(INSERT_USAGE).bind(id, account, job, key_id, tier, state, ...money)
+}
+
+function insertRows(db: D1Database, record: UsageRecord): D1PreparedStatement[] {
+  const usage = insertUsage(db, record)
+  if (!record.observed) return [usage]
+  const { endpoint, model, tier, created, finished, megapixel_steps, waited, load, run } = record.observed
   const took = [created, finished, megapixel_steps, waited, load, run]
-  return [usage, db.prepare(INSERT_OBSERVATION).bind(id, endpoint, model, observed.tier, ...took)]
+  return [usage, db.prepare(INSERT_OBSERVATION).bind(record.id, endpoint, model, tier, ...took)]
+}
+
+/** Writes the rows of one record; its usage alone where D1 refuses the observation. Throws when the usage cannot be written. */
+async function writeRecord(db: D1Database, record: UsageRecord): Promise<void> {
+  try {
+    await db.batch(insertRows(db, record))
+  } catch (cause) {
+    if (!record?.observed) throw cause
+    await db.batch([insertUsage(db, record)])
+    log('error', 'an observation could not be written and is left out', {
+      account: record.account,
+      job: record.job,
+      cause,
+    })
+  }
+}
+
+/** Puts a message off, with a line in the log. The last attempt leaves it to the account. */
+function retryLater(message: UsageMessage, problem: string, cause: unknown): void {
+  const { attempts, body } = message
+  const last = attempts >= ATTEMPTS
+  const names = { message_id: message.id, account: body?.account ?? null, job: body?.job ?? null }
+  log('error', problem, { ...names, attempts, next: last ? 'the account sends it again' : 'retry', cause })
+  if (last) message.ack()
+  else message.retry({ delaySeconds: Math.min(LONGEST_DELAY_SECONDS, 30 * 2 ** attempts) })
+}
+
+async function isDone(message: UsageMessage, problem: string, work: () => Promise<void>): Promise<boolean> {
+  try {
+    await work()
+    return true
+  } catch (cause) {
+    retryLater(message, problem, cause)
+    return false
+  }
+}
+
+/** Writes all records in one transaction, or, when that fails, each in one of its own. Returns the messages whose usage is written. */
+async function writeAll(db: D1Database, messages: readonly UsageMessage[]): Promise<readonly UsageMessage[]> {
+  try {
+    await db.batch(messages.flatMap(({ body }) => insertRows(db, body)))
+    return messages
+  } catch {
+    const written = await Promise.all(
+      messages.map((each) => isDone(each, 'usage could not be written', () => writeRecord(db, each.body))),
+    )
+    return messages.filter((_, index) => written[index])
+  }
 }
 
 /**
- * Writes a batch to D1 in one transaction, then reports it. What Stripe did not take is delivered again; D1 keeps one row of each. The
- * accounts are told what has arrived: they send again what they hear nothing of.
+ * Writes a batch to D1, then reports it to Stripe. A message that fails is retried alone and delays no other; repeats make no second row.
+ * Accounts are told which rows have arrived, and send the others again.
  */
 export async function consumeUsage(batch: MessageBatch<UsageRecord>, env: Env): Promise<void> {
-  const rows = batch.messages.flatMap(({ body }) => statements(env.DB, body))
-  if (rows.length > 0) await env.DB.batch(rows)
+  if (batch.messages.length === 0) return
   const arrived: UsageRecord[] = []
-  for (const message of batch.messages) {
-    try {
-      await report(env, message.body)
-      arrived.push(message.body)
-      message.ack()
-    } catch (cause) {
-      log('error', 'usage could not be reported to Stripe yet', { job: message.body.job, cause })
-      message.retry({ delaySeconds: Math.min(3600, 30 * 2 ** message.attempts) })
-    }
+  for (const message of await writeAll(env.DB, batch.messages)) {
+    const { body } = message
+    if (!(await isDone(message, 'usage could not be reported to Stripe yet', () => report(env, body)))) continue
+    arrived.push(body)
+    message.ack()
   }
   await confirm(env, arrived)
 }
 
-/** Tells each account which of its jobs have arrived. An account that does not hear it sends them once more, which does no harm. */
+/** Confirms to each account which of its jobs have arrived. Without it the account sends them once more, which does no harm. */
 async function confirm(env: Env, arrived: readonly UsageRecord[]): Promise<void> {
   const byAccount = Map.groupBy(arrived, ({ account }) => account)
-  const told = [...byAccount].map(async ([account, records]) => {
+  const confirmations = [...byAccount].map(async ([account, records]) => {
     try {
-      await env.ACCOUNT.getByName(account).exported(records.map(({ job }) => job))
+      await objectOf(env.ACCOUNT, account).exported(records.map(({ job }) => job))
     } catch (cause) {
-      log('warn', 'an account did not hear that its usage arrived', { account, cause })
+      log('warn', 'the arrival of usage could not be confirmed to its account', { account, cause })
     }
   })
-  await Promise.all(told)
+  await Promise.all(confirmations)
 }
 
-/** Tells Stripe of a capture unless it was told before. Nothing happens without STRIPE_SECRET_KEY. */
+/** Reports a capture to Stripe unless it was reported before. Does nothing without STRIPE_SECRET_KEY. */
 async function report({ DB, STRIPE_SECRET_KEY }: Env, record: UsageRecord): Promise<void> {
   if (!STRIPE_SECRET_KEY || record.stripe_customer === null || record.charged === 0) return
   const row = await DB.prepare('SELECT reported FROM usage_ledger WHERE id = ?')

@@ -1,15 +1,33 @@
-// Turns what a schema found into one sentence a field: the field, what was given, what is allowed.
+// Turns what a schema found into one sentence per field: the field, the value given, what is allowed. However large or deep the input,
+// the reply is small.
+import type { Context } from 'hono'
 import * as z from 'zod'
-import { ApiError } from './errors.ts'
+import type { EdgeEnv } from './env.ts'
+import { ApiError, shorten } from './errors.ts'
+import { readText } from './request-body.ts'
 
 const SHOWN = 60
+const SHOWN_ITEMS = 10
+const MOST_PROBLEMS = 10
 
-function shown(value: unknown): string {
+/** The beginning of a value, for JSON.stringify, which would fail on a very deep one. */
+function outline(value: unknown, depth = 3): unknown {
+  if (typeof value === 'string') return value.slice(0, SHOWN + 1)
+  if (typeof value !== 'object' || value === null) return value
+  if (depth === 0) return '…'
+  if (Array.isArray(value)) {
+    const items = value.slice(0, SHOWN_ITEMS).map((each) => outline(each, depth - 1))
+    return value.length > SHOWN_ITEMS ? [...items, '…'] : items
+  }
+  const entries = Object.entries(value).slice(0, SHOWN_ITEMS)
+  return Object.fromEntries(entries.map(([name, each]) => [shorten(name, SHOWN), outline(each, depth - 1)]))
+}
+
+/** A value as JSON, cut after some 60 characters. */
+export function shown(value: unknown): string {
   if (value === undefined) return 'missing'
-  const text = JSON.stringify(value)
-  return text.length <= SHOWN
-    ? text
-    : `${text.slice(0, SHOWN)}… (${typeof value === 'string' ? value.length : text.length} characters)`
+  const text = shorten(JSON.stringify(outline(value)), SHOWN)
+  return typeof value === 'string' && value.length > SHOWN ? `${text} (${value.length} characters)` : text
 }
 
 type Shape = Record<string, z.ZodType>
@@ -22,12 +40,12 @@ function allowed(field: unknown): string {
   return (field instanceof z.ZodType && field.description) || 'left out'
 }
 
-function problems(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Problem[] {
+function problemsOf(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Problem[] {
   const fields = Object.keys(shape).join(', ')
   if (issue.code === 'unrecognized_keys' && issue.path.length === 0) {
-    return issue.keys.map((key) => ({
+    return issue.keys.slice(0, MOST_PROBLEMS).map((key) => ({
       param: key,
-      message: `${key} is not a field of this request; allowed are ${fields}.`,
+      message: `${shorten(key, SHOWN)} is not a field of this request; allowed are ${fields}.`,
     }))
   }
   const [name] = issue.path
@@ -38,14 +56,24 @@ function problems(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Proble
   return [{ param: name, message: `${name} is ${shown(given)}; it must be ${allowed(shape[name])}.` }]
 }
 
+/** The first problems, one for each field. */
+function collectProblems({ issues }: z.ZodError, input: unknown, shape: Shape): Problem[] {
+  const found = new Map<string | null, Problem>()
+  for (const issue of issues) {
+    for (const each of problemsOf(issue, input, shape)) if (!found.has(each.param)) found.set(each.param, each)
+    if (found.size >= MOST_PROBLEMS) break
+  }
+  return [...found.values()].slice(0, MOST_PROBLEMS)
+}
+
 /**
- * Parses `input` or throws `invalid_request` with every problem. `shape` is the schema's own: the `description` of a field says
+ * Parses `input` or throws `invalid_request` with at most ten problems. `shape` is the schema's own: the `description` of a field says
  * what is allowed, as in "it must be …". A refinement's message must be a whole sentence.
  */
 export function parseFields<T>(schema: z.ZodType<T>, shape: Shape, input: unknown): T {
   const parsed = schema.safeParse(input)
   if (parsed.success) return parsed.data
-  const errors = parsed.error.issues.flatMap((issue) => problems(issue, input, shape))
+  const errors = collectProblems(parsed.error, input, shape)
   const [first] = errors
   const param = first?.param
   throw new ApiError('invalid_request', first?.message ?? 'The request is not valid.', {
@@ -54,13 +82,13 @@ export function parseFields<T>(schema: z.ZodType<T>, shape: Shape, input: unknow
   })
 }
 
-/** Reads a JSON body. Errors: unsupported_media_type, invalid_request. */
-export async function readJson(request: Request): Promise<unknown> {
-  const type = request.headers.get('content-type') ?? ''
+/** Reads a JSON body. Errors: unsupported_media_type, body_too_large, invalid_request. */
+export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
+  const type = c.req.header('content-type') ?? ''
   if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) {
     throw new ApiError('unsupported_media_type', `The content-type is ${shown(type)}; it must be application/json.`)
   }
-  const text = await request.text()
+  const text = await readText(c)
   try {
     return JSON.parse(text)
   } catch (cause) {

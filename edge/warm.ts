@@ -1,5 +1,6 @@
-// WarmDO: what is known of one endpoint's GPU, and the pings that start it before somebody waits for it.
+// WarmDO: one endpoint. It records how its GPU stands, starts it before it is needed, and shares its slots among accounts.
 import { DurableObject } from 'cloudflare:workers'
+import { ActiveAccounts, readSlots } from './account-slots.ts'
 import { readCatalogue } from './catalogue.ts'
 import { endpointOf } from './endpoints.ts'
 import type { Env } from './env.ts'
@@ -32,6 +33,8 @@ export type EndpointReport = GpuState & {
 }
 
 export class WarmDO extends DurableObject<Env> {
+  readonly #accounts = new ActiveAccounts()
+
   #warmth(): Warmth {
     return this.ctx.storage.kv.get<Warmth>('warmth') ?? NEVER_SEEN
   }
@@ -56,6 +59,11 @@ export class WarmDO extends DurableObject<Env> {
       spent_today_seconds: spent,
       spent_today_dollars: (spent / 3600) * policy.dollars_per_hour,
     }
+  }
+
+  /** An account's share of the endpoint's slots, now that it has jobs for it. */
+  shareOf(account: string): number {
+    return this.#accounts.shareOf(account, readSlots(this.env), Date.now())
   }
 
   /** A job met the endpoint: ready, or starting for its sake. */
@@ -87,9 +95,10 @@ export class WarmDO extends DurableObject<Env> {
   /** Asks whether it is ready; while it starts, again in a while. */
   async #ping(): Promise<void> {
     const { url, headers } = endpointOf(this.env, this.ctx.storage.kv.get<string>('name') ?? 'default')
-    const signal = AbortSignal.timeout(PING_MS)
+    const init = { headers, redirect: 'manual', signal: AbortSignal.timeout(PING_MS) } as const
     const wasStarting = this.state().state === 'starting'
-    const response = await fetch(`${url.replace(/\/$/, '')}/ping`, { headers, signal }).catch(() => null)
+    // A redirect is not followed: the headers carry the host's secret.
+    const response = await fetch(`${url.replace(/\/$/, '')}/ping`, init).catch(() => null)
     response?.body?.cancel().catch(() => {})
     if (response?.status === 200) return this.#keep(seenReady(this.#warmth(), Date.now()))
     // Given up while the ping was on its way, or ready by another sign: to begin another start is the next sign of traffic's, within the budget.
@@ -99,27 +108,48 @@ export class WarmDO extends DurableObject<Env> {
   }
 }
 
-/** How an endpoint's GPU stands, without asking it. */
-export const gpuState = (env: Env, endpoint: string) => env.WARM.getByName(endpoint).state()
+/** How long an isolate reuses an endpoint's state. One object serves every reader of an endpoint, so reads must not reach it one by one. */
+const STATE_MS = 1_000
+// Values, not promises: a promise of one request must not be awaited by another.
+const states = new Map<string, { at: number; state: GpuState | null }>()
+
+/** The state of an endpoint's GPU, at most a second old, without a request to it; null when it is not known at the moment. */
+export async function gpuState(env: Env, endpoint: string): Promise<GpuState | null> {
+  const cached = states.get(endpoint)
+  if (cached && Date.now() - cached.at < STATE_MS) return cached.state
+  const state = await env.WARM.getByName(endpoint)
+    .state()
+    .catch((cause: unknown) => {
+      log('warn', 'the state of a GPU is not known', { endpoint, cause })
+      return null
+    })
+  states.set(endpoint, { at: Date.now(), state })
+  return state
+}
+
+/** Discards the cached states, for tests that change them. */
+export const clearGpuStates = (): void => states.clear()
 
 /** Has an endpoint's GPU started because somebody is about to need it. A caller need not wait for it, nor hear of its failure. */
 export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
   if (readWarmPolicy(env).budget_seconds === 0) return
-  await env.WARM.getByName(endpoint).prewarm(endpoint, why)
+  await env.WARM.getByName(endpoint)
+    .prewarm(endpoint, why)
+    .catch((cause: unknown) => log('warn', 'a GPU could not be warmed', { endpoint, cause }))
 }
 
-/** What this isolate last told of each endpoint, so that a busy one is not told of with every job. */
-const told = new Map<string, { what: 'ready' | 'starting'; at: number }>()
-const TELL_AGAIN_MS = 10_000
+/** The last report of this isolate about each endpoint, so that a busy endpoint does not get one for every job. */
+const reports = new Map<string, { what: 'ready' | 'starting'; at: number }>()
+const REPORT_AGAIN_MS = 10_000
 
-/** Writes down that a job met the endpoint ready or starting. Nothing depends on it but what callers are told. */
-export async function tellWarmth(env: Env, endpoint: string, what: 'ready' | 'starting'): Promise<void> {
-  const last = told.get(endpoint)
-  if (last?.what === what && Date.now() - last.at < TELL_AGAIN_MS) return
-  told.set(endpoint, { what, at: Date.now() })
+/** Records that a job found the endpoint ready or starting. It is used for forecasts only, so a failure is logged and ignored. */
+export async function reportWarmth(env: Env, endpoint: string, what: 'ready' | 'starting'): Promise<void> {
+  const last = reports.get(endpoint)
+  if (last?.what === what && Date.now() - last.at < REPORT_AGAIN_MS) return
+  reports.set(endpoint, { what, at: Date.now() })
   await env.WARM.getByName(endpoint)
     .saw(what)
-    .catch((cause: unknown) => log('warn', 'what a job saw of a GPU could not be kept', { endpoint, cause }))
+    .catch((cause: unknown) => log('warn', 'the state of a GPU could not be recorded', { endpoint, cause }))
 }
 
 /** Each minute: keeps warm what the schedule wants. */

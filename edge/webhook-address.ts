@@ -11,6 +11,8 @@ export type AddressRules = {
 }
 
 const MAX_LENGTH = 2048
+/** Characters of a refused address that the message quotes. */
+const QUOTED = 120
 
 /** Names that never belong to a public host (RFC 6761, 6762, 7686, 8375, 9476 and what private networks use). */
 const PRIVATE_ZONES = [
@@ -70,12 +72,34 @@ export function addressProblem(address: string, rules: AddressRules): string | n
   if (rules.local) return /^https?:$/.test(url.protocol) ? null : 'must start with https:// or http://'
   if (url.protocol !== 'https:') return 'must start with https://'
   if (!rules.ports.has(portOf(url))) return `must use port ${[...rules.ports].join(' or ')}`
-  return hostProblem(url.hostname.replace(/\.+$/, '').toLowerCase(), rules)
+  return hostProblem(url.hostname.replace(/(?<!\.)\.+$/, '').toLowerCase(), rules)
 }
+
+const quote = (address: string) =>
+  address.length > QUOTED ? `${JSON.stringify(address.slice(0, QUOTED))}…` : JSON.stringify(address)
 
 /** Refuses an address that no webhook may go to. `ownUrl` is any address of this worker. Errors: invalid_request, naming `param`. */
 export function checkAddress(env: Env, ownUrl: string, address: string, param: string): void {
   const problem = addressProblem(address, addressRules(env, new URL(ownUrl).hostname))
-  if (problem)
-    throw new ApiError('invalid_request', `${param} is ${JSON.stringify(address)}; it ${problem}.`, { param })
+  if (problem) throw new ApiError('invalid_request', `${param} is ${quote(address)}; it ${problem}.`, { param })
+}
+
+/** Host and port of a valid address. A trailing dot names the same host. */
+export function hostOf(address: string): string {
+  const { hostname, port } = new URL(address)
+  return `${hostname.replace(/(?<!\.)\.+$/, '')}${port && `:${port}`}`
+}
+
+/** The form in which two valid addresses are compared: normalized by WHATWG URL, without the fragment, which is never sent. */
+export function normalizeAddress(address: string): string {
+  const url = new URL(address)
+  url.host = hostOf(address)
+  url.hash = ''
+  return url.href
+}
+
+/** An address for a reader who does not manage webhooks: without the query, which may hold a secret of the receiver. */
+export function hideQuery(address: string): string {
+  const at = address.search(/[?#]/)
+  return at === -1 ? address : `${address.slice(0, at)}?…`
 }

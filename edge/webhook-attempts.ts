@@ -1,81 +1,126 @@
-// What one attempt of a delivery may do and what follows from its outcome, over the SQLite of WebhookDO.
+// Which attempt may start now, and what follows from its outcome, over the SQLite of WebhookDO.
+import { normalizeAddress } from './webhook-address.ts'
 import {
   type Delivery,
   dropPending,
   findDelivery,
   findEvent,
+  logAttempt,
+  nextDelivery,
   saveDelivery,
   type WebhookEvent,
 } from './webhook-deliveries.ts'
-import { disableEndpoint, findEndpoint, liveKeys, pauseEndpoint } from './webhook-endpoints.ts'
-import { type Verdict, waitAfter } from './webhook-schedule.ts'
+import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from './webhook-endpoints.ts'
+import { liveKeys } from './webhook-keys.ts'
+import { type Busy, nextReceiver, recordFailure, recordSuccess, refreshReceiver } from './webhook-receivers.ts'
+import { type Answer, judge, type Settings, waitAfter } from './webhook-schedule.ts'
 import type { SigningKey } from './webhook-signature.ts'
 
-/** What one attempt sends, and `lease`, under which its outcome counts. */
-export type Taken = { kind: 'send'; lease: number; url: string; event: WebhookEvent; keys: SigningKey[] }
-/** `wait`: look again after so many seconds, knowing of attempts up to `lease`. `exhausted`: the last attempt failed. */
-export type Next = { kind: 'wait'; seconds: number; lease: number } | { kind: 'done' } | { kind: 'exhausted' }
+/** An attempt lasts at most the timeout. Its lease is longer, for the case that its object dies and the receiver still works on it. */
+const LEASE = 4
 
-const DONE = { kind: 'done' } as const
-const waitUntil = (moment: number, { lease }: Delivery): Next => {
-  return { kind: 'wait', seconds: Math.max(0, moment - Date.now()) / 1000, lease }
+/** What one attempt sends, and `lease`, under which its outcome counts. */
+export type Taken = {
+  event: WebhookEvent
+  endpoint: string
+  receiver: string
+  host: string
+  lease: number
+  url: string
+  keys: SigningKey[]
 }
 
 /**
- * Starts an attempt for `leaseMs`, unless the delivery is over, not due yet, or held by an attempt that may still be running. Who knows of
- * attempts up to `known` only need not wait for it: whoever made the later one does.
+ * Starts the attempt that has waited longest among receivers that are not busy: pending, due, not leased, its breaker closed or ready for
+ * a trial. Null when there is none. Deliveries of endpoints that take no more end here.
  */
-export function takeDelivery(
-  sql: SqlStorage,
-  event: string,
-  endpoint: string,
-  leaseMs: number,
-  known = Number.POSITIVE_INFINITY,
-): Taken | Next {
-  const delivery = findDelivery(sql, event, endpoint)
-  const told = findEvent(sql, event)
-  if (!told || delivery?.state !== 'pending') return DONE
-  const receiver = findEndpoint(sql, endpoint)
-  const url = delivery.url ?? (receiver?.disabled ? undefined : receiver?.url)
-  if (url === undefined) {
-    saveDelivery(sql, { ...delivery, state: 'dropped' })
-    return DONE
+export function takeAttempt(sql: SqlStorage, busy: Busy, { timeoutMs }: Settings): Taken | null {
+  for (;;) {
+    const now = Date.now()
+    const receiver = nextReceiver(sql, now, busy)
+    if (!receiver) return null
+    const delivery = nextDelivery(sql, receiver.id, now)
+    // Its deliveries were deleted since.
+    if (!delivery) refreshReceiver(sql, receiver.id)
+    const taken = delivery && take(sql, delivery, receiver.host, now + LEASE * timeoutMs)
+    if (taken) return taken
   }
-  const free = Math.max(delivery.due, delivery.leased_until, receiver?.paused_until ?? 0)
-  if (free > Date.now()) return known < delivery.lease ? DONE : waitUntil(free, delivery)
-  const lease = delivery.lease + 1
-  saveDelivery(sql, { ...delivery, lease, leased_until: Date.now() + leaseMs })
-  return { kind: 'send', lease, url, event: told, keys: liveKeys(sql, endpoint) }
 }
 
-/** Decides what follows an attempt. Success always counts; anything else only if no later attempt has taken over. */
+function take(sql: SqlStorage, delivery: Delivery, host: string, leased_until: number): Taken | null {
+  const { endpoint, receiver } = delivery
+  const event = findEvent(sql, delivery.event)
+  const registered = findEndpoint(sql, endpoint)
+  const url = delivery.url ?? (registered?.disabled ? undefined : registered?.url)
+  if (!event || url === undefined) {
+    saveDelivery(sql, { ...delivery, state: 'dropped' })
+    return null
+  }
+  const lease = delivery.lease + 1
+  saveDelivery(sql, { ...delivery, lease, leased_until: Math.round(leased_until) })
+  return { event, endpoint, receiver, host, lease, url, keys: keysOf(sql, delivery) }
+}
+
+/** An address that is registered and that a request named as well is verified with either secret, so both sign. */
+const keysOf = (sql: SqlStorage, { endpoint, url }: Delivery): SigningKey[] => [
+  ...liveKeys(sql, endpoint),
+  ...(url !== null && endpoint !== DEFAULT_ENDPOINT ? liveKeys(sql, DEFAULT_ENDPOINT) : []),
+]
+
+/**
+ * Logs an attempt and decides what follows. A success always counts; anything else only if no later attempt has started. A delivery that was
+ * deleted meanwhile leaves no trace. Returns the state of the delivery, null when it is unknown.
+ */
 export function settleAttempt(
   sql: SqlStorage,
-  event: string,
-  endpoint: string,
-  lease: number,
-  verdict: Verdict,
-  schedule: readonly number[],
-): Next {
-  const delivery = findDelivery(sql, event, endpoint)
-  if (delivery?.state !== 'pending' || (delivery.lease !== lease && verdict.kind !== 'delivered')) return DONE
-  if (verdict.kind === 'failed') return planNext(sql, delivery, verdict.pause, schedule)
-  saveDelivery(sql, { ...delivery, state: verdict.kind === 'delivered' ? 'delivered' : 'refused' })
-  if (verdict.kind === 'gone' && delivery.url === null) {
-    disableEndpoint(sql, endpoint, 'gone')
-    dropPending(sql, endpoint)
+  { event, endpoint, receiver, lease }: Pick<Taken, 'endpoint' | 'receiver' | 'lease'> & { event: { id: string } },
+  answer: Answer,
+  milliseconds: number,
+  settings: Settings,
+): Delivery['state'] | null {
+  const delivery = findDelivery(sql, event.id, endpoint)
+  if (!delivery) return null
+  logAttempt(sql, event.id, endpoint, answer, milliseconds)
+  const verdict = judge(answer, Date.now())
+  const pause = verdict.kind === 'failed' ? verdict.pause : 0
+  if (verdict.kind === 'delivered') recordSuccess(sql, receiver)
+  else if (!isOurs(answer)) recordFailure(sql, receiver, { breakerMs: settings.breakerMs, pauseMs: pause * 1000 })
+  const counts = delivery.state === 'pending' && (delivery.lease === lease || verdict.kind === 'delivered')
+  if (!counts) {
+    refreshReceiver(sql, receiver)
+    return delivery.state
   }
-  return DONE
+  const next = { ...delivery, leased_until: 0, ...outcomeOf(verdict.kind, pause, delivery, settings.schedule) }
+  saveDelivery(sql, next)
+  if (verdict.kind === 'gone') disableGone(sql, delivery)
+  return next.state
 }
 
-/** The wait before the next attempt, the schedule's or what the receiver asked for, whichever is longer. */
-function planNext(sql: SqlStorage, delivery: Delivery, pause: number, schedule: readonly number[]): Next {
-  const now = Date.now()
+/** Whether an attempt failed without a request to the receiver. */
+const isOurs = (answer: Answer) => 'error' in answer && (answer.error === 'blocked' || answer.error === 'internal')
+
+type Outcome = Pick<Delivery, 'state'> & Partial<Pick<Delivery, 'failures' | 'due'>>
+
+/** The next attempt waits for as long as the schedule says, or as the receiver asked for, whichever is longer. */
+function outcomeOf(
+  kind: ReturnType<typeof judge>['kind'],
+  pause: number,
+  delivery: Delivery,
+  schedule: readonly number[],
+): Outcome {
+  if (kind === 'delivered') return { state: 'delivered' }
+  if (kind !== 'failed') return { state: 'refused' }
   const failures = delivery.failures + 1
   const wait = waitAfter(failures, schedule)
   // Whole milliseconds: a STRICT table refuses an INTEGER with a fraction.
-  const due = Math.round(now + Math.max(wait ?? 0, pause) * 1000)
-  if (pause > 0) pauseEndpoint(sql, delivery.endpoint, Math.round(now + pause * 1000))
-  saveDelivery(sql, { ...delivery, state: wait === null ? 'exhausted' : 'pending', failures, due, leased_until: 0 })
-  return wait === null ? { kind: 'exhausted' } : waitUntil(due, delivery)
+  const due = Math.round(Date.now() + Math.max(wait ?? 0, pause) * 1000)
+  return { state: wait === null ? 'exhausted' : 'pending', failures, due }
+}
+
+/** 410 from an endpoint's address disables it, even when it was called because a request named it. */
+function disableGone(sql: SqlStorage, { endpoint, url }: Delivery): void {
+  const registered = findEndpoint(sql, endpoint)
+  if (!registered || (url !== null && normalizeAddress(url) !== normalizeAddress(registered.url))) return
+  disableEndpoint(sql, endpoint, 'gone')
+  dropPending(sql, endpoint)
 }

@@ -1,38 +1,47 @@
 // Events, their deliveries and the log of every attempt, over the SQLite of WebhookDO. A delivery is one event for one endpoint.
+import { hostOf } from './webhook-address.ts'
 import { DEFAULT_ENDPOINT, type EventType } from './webhook-endpoints.ts'
+import { refreshReceiver, saveReceiver } from './webhook-receivers.ts'
 import type { Answer } from './webhook-schedule.ts'
 
-export const DELIVERY_SCHEMA = `
+const TABLES = `
   CREATE TABLE IF NOT EXISTS events (
     id TEXT PRIMARY KEY, type TEXT NOT NULL, body TEXT NOT NULL, origin TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS events_created ON events (created);
   CREATE TABLE IF NOT EXISTS deliveries (
     event TEXT NOT NULL, endpoint TEXT NOT NULL, url TEXT, state TEXT NOT NULL, failures INTEGER NOT NULL, due INTEGER NOT NULL,
-    lease INTEGER NOT NULL, leased_until INTEGER NOT NULL, PRIMARY KEY (event, endpoint)) STRICT;
-  CREATE INDEX IF NOT EXISTS deliveries_state ON deliveries (state, due);
+    lease INTEGER NOT NULL, leased_until INTEGER NOT NULL, receiver TEXT NOT NULL DEFAULT '', started INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (event, endpoint)) STRICT;
   CREATE TABLE IF NOT EXISTS attempts (
     seq INTEGER PRIMARY KEY, event TEXT NOT NULL, endpoint TEXT NOT NULL, at INTEGER NOT NULL, status INTEGER, error TEXT,
     milliseconds INTEGER NOT NULL) STRICT;
-  CREATE INDEX IF NOT EXISTS attempts_of ON attempts (event, endpoint)`
+  CREATE INDEX IF NOT EXISTS attempts_of ON attempts (event, endpoint);`
+const PENDING_INDEXES = `
+  CREATE INDEX IF NOT EXISTS deliveries_free ON deliveries (receiver, max(due, leased_until)) WHERE state = 'pending';
+  CREATE INDEX IF NOT EXISTS deliveries_started ON deliveries (started) WHERE state = 'pending';`
 
-/** `exhausted`: every attempt of the schedule failed. `refused`: 410, or an address we must not call. `dropped`: the endpoint was disabled or deleted. */
+/** `exhausted`: every attempt failed. `refused`: 410, or an address that must not be called. `dropped`: the endpoint was disabled or deleted. */
 export const DELIVERY_STATES = ['pending', 'delivered', 'exhausted', 'refused', 'dropped'] as const
 export type DeliveryState = (typeof DELIVERY_STATES)[number]
 
-/** `body` is JSON; `origin` is where its links point. */
+/** `body` is JSON; links in it start with `origin`. */
 export type WebhookEvent = { id: string; type: EventType; body: string; origin: string }
 export type Delivery = {
   event: string
   endpoint: string
-  /** The address of a single request; null means the endpoint's own. */
+  /** The address that a single request named; null means the endpoint's own. */
   url: string | null
   state: DeliveryState
-  /** Failed attempts since the first, or since the replay. */
+  /** Failed attempts since `started`. */
   failures: number
   due: number
-  /** The attempt that may decide; a later one takes over once `leased_until` has passed. */
+  /** Number of the latest attempt. Only that attempt may record a failure, and no other one starts before `leased_until`. */
   lease: number
   leased_until: number
+  /** Whose breaker it waits for, see webhook-receivers.ts. */
+  receiver: string
+  /** When it was created or last replayed. */
+  started: number
 }
 export type Attempt = { at: number; status: number | null; error: string | null; milliseconds: number }
 export type DeliveryView = Pick<Delivery, 'event' | 'url' | 'state' | 'due'> & {
@@ -40,44 +49,93 @@ export type DeliveryView = Pick<Delivery, 'event' | 'url' | 'state' | 'due'> & {
   created: number
   attempts: Attempt[]
 }
+/** Where a delivery goes: to an endpoint at its address, or to the address that a request named. */
+export type Target = { endpoint: string; url: string; named: boolean }
 
-/** Stores an event once; the same id again changes nothing. */
-export function insertEvent(sql: SqlStorage, { id, type, body, origin }: WebhookEvent): void {
-  sql.exec('INSERT INTO events VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING', id, type, body, origin, Date.now())
+export function createDeliveryTables(sql: SqlStorage): void {
+  sql.exec(TABLES)
+  addReceivers(sql)
+  sql.exec(PENDING_INDEXES)
+}
+
+/** Adds what deliveries of an older version lack, so that those that are pending go on. */
+function addReceivers(sql: SqlStorage): void {
+  if (sql.exec("SELECT 1 FROM pragma_table_info('deliveries') WHERE name = 'receiver'").toArray().length > 0) return
+  sql.exec("ALTER TABLE deliveries ADD COLUMN receiver TEXT NOT NULL DEFAULT ''")
+  sql.exec('ALTER TABLE deliveries ADD COLUMN started INTEGER NOT NULL DEFAULT 0')
+  sql.exec('DROP INDEX IF EXISTS deliveries_state')
+  const pending = sql
+    .exec<{ event: string; endpoint: string; url: string | null }>(
+      `SELECT event, endpoint, coalesce(deliveries.url, endpoints.url) AS url FROM deliveries
+       LEFT JOIN endpoints ON id = endpoint WHERE state = 'pending'`,
+    )
+    .toArray()
+  for (const { event, endpoint, url } of pending) {
+    // Without an address its endpoint was deleted: the attempt drops it, whichever receiver it has.
+    const address = url ?? 'https://deleted.invalid'
+    const receiver = receiverOf(endpoint, address)
+    sql.exec(
+      'UPDATE deliveries SET receiver = ?, started = ? WHERE event = ? AND endpoint = ?',
+      ...[receiver, Date.now(), event, endpoint],
+    )
+    saveReceiver(sql, receiver, hostOf(address))
+    refreshReceiver(sql, receiver)
+  }
+}
+
+/** Who receives a delivery: the endpoint, or, for an address that only a request named, its host. */
+const receiverOf = (endpoint: string, url: string) => (endpoint === DEFAULT_ENDPOINT ? hostOf(url) : endpoint)
+
+/**
+ * Stores an event; false when it is stored already. Each event of an account has its own `created`, so that a time is an exact cursor.
+ */
+export function insertEvent(sql: SqlStorage, { id, type, body, origin }: WebhookEvent): boolean {
+  const { created } = sql
+    .exec<{ created: number }>(
+      'SELECT max(?, coalesce((SELECT max(created) FROM events), 0) + 1) AS created',
+      Date.now(),
+    )
+    .one()
+  const values = [id, type, body, origin, created]
+  return sql.exec('INSERT INTO events VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING', ...values).rowsWritten > 0
 }
 
 export const findEvent = (sql: SqlStorage, id: string): WebhookEvent | null =>
   sql.exec<WebhookEvent>('SELECT id, type, body, origin FROM events WHERE id = ?', id).toArray()[0] ?? null
 
 /** Plans a delivery unless it is planned already. */
-export function insertDelivery(sql: SqlStorage, event: string, endpoint: string, url: string | null = null): void {
+export function insertDelivery(sql: SqlStorage, event: string, { endpoint, url, named }: Target): void {
+  const [now, receiver] = [Date.now(), receiverOf(endpoint, url)]
   sql.exec(
-    "INSERT INTO deliveries VALUES (?, ?, ?, 'pending', 0, ?, 0, 0) ON CONFLICT DO NOTHING",
-    ...[event, endpoint, url, Date.now()],
+    "INSERT INTO deliveries VALUES (?, ?, ?, 'pending', 0, ?, 0, 0, ?, ?) ON CONFLICT DO NOTHING",
+    ...[event, endpoint, named ? url : null, now, receiver, now],
   )
+  saveReceiver(sql, receiver, hostOf(url))
+  refreshReceiver(sql, receiver)
 }
 
 export const findDelivery = (sql: SqlStorage, event: string, endpoint: string): Delivery | null =>
   sql.exec<Delivery>('SELECT * FROM deliveries WHERE event = ? AND endpoint = ?', event, endpoint).toArray()[0] ?? null
 
-/** Writes what may change of a delivery. */
-export function saveDelivery(
-  sql: SqlStorage,
-  { event, endpoint, state, failures, due, lease, leased_until }: Delivery,
-) {
-  sql.exec(
-    'UPDATE deliveries SET state = ?, failures = ?, due = ?, lease = ?, leased_until = ? WHERE event = ? AND endpoint = ?',
-    ...[state, failures, due, lease, leased_until, event, endpoint],
-  )
-}
+/** The pending delivery of a receiver that may be tried first; null when none may be tried at `now`. */
+export const nextDelivery = (sql: SqlStorage, receiver: string, now: number): Delivery | null =>
+  sql
+    .exec<Delivery>(
+      `SELECT * FROM deliveries WHERE receiver = ? AND state = 'pending' AND max(due, leased_until) <= ?
+       ORDER BY max(due, leased_until) LIMIT 1`,
+      ...[receiver, now],
+    )
+    .toArray()[0] ?? null
 
-/** Puts a delivery at the start of its schedule again, under the same `webhook-id`. */
-export function restartDelivery(sql: SqlStorage, event: string, endpoint: string): void {
-  insertDelivery(sql, event, endpoint)
+/** Writes what may change of a delivery. */
+export function saveDelivery(sql: SqlStorage, delivery: Delivery): void {
+  const { event, endpoint, state, failures, due, lease, leased_until, receiver, started } = delivery
   sql.exec(
-    "UPDATE deliveries SET state = 'pending', failures = 0, due = ?, leased_until = 0 WHERE event = ? AND endpoint = ?",
-    ...[Date.now(), event, endpoint],
+    `UPDATE deliveries SET state = ?, failures = ?, due = ?, lease = ?, leased_until = ?, started = ?
+     WHERE event = ? AND endpoint = ?`,
+    ...[state, failures, due, lease, leased_until, started, event, endpoint],
   )
+  refreshReceiver(sql, receiver)
 }
 
 export function logAttempt(sql: SqlStorage, event: string, endpoint: string, answer: Answer, milliseconds: number) {
@@ -88,9 +146,14 @@ export function logAttempt(sql: SqlStorage, event: string, endpoint: string, ans
   )
 }
 
-/** Deliveries of an endpoint that stopped being pending because the endpoint no longer takes any. */
-export const dropPending = (sql: SqlStorage, endpoint: string) =>
-  sql.exec("UPDATE deliveries SET state = 'dropped' WHERE endpoint = ? AND state = 'pending'", endpoint)
+/** Ends the pending deliveries of an endpoint that takes no more. */
+export function dropPending(sql: SqlStorage, endpoint: string): void {
+  sql.exec("UPDATE deliveries SET state = 'dropped' WHERE receiver = ? AND state = 'pending'", endpoint)
+  refreshReceiver(sql, endpoint)
+}
+
+/** When a pending delivery can be tried: it is due, its breaker is closed, and the receiver asked for no pause. */
+const NEXT_ATTEMPT = 'max(due, coalesce(open_until, 0), coalesce(paused_until, 0))'
 
 export type Page = { limit: number; before?: number | undefined; state?: DeliveryState | undefined }
 
@@ -98,8 +161,9 @@ export type Page = { limit: number; before?: number | undefined; state?: Deliver
 export function listDeliveries(sql: SqlStorage, endpoint: string, { limit, before, state }: Page): DeliveryView[] {
   const rows = sql
     .exec<Omit<DeliveryView, 'attempts'>>(
-      `SELECT event, url, state, due, type, created FROM deliveries JOIN events ON id = event
-       WHERE endpoint = ? AND created < ? AND (? IS NULL OR state = ?) ORDER BY created DESC, event LIMIT ?`,
+      `SELECT event, url, state, ${NEXT_ATTEMPT} AS due, type, created
+       FROM deliveries JOIN events ON events.id = event LEFT JOIN receivers ON receivers.id = receiver
+       WHERE endpoint = ? AND created < ? AND (? IS NULL OR state = ?) ORDER BY created DESC LIMIT ?`,
       ...[endpoint, before ?? Number.MAX_SAFE_INTEGER, state ?? null, state ?? null, limit],
     )
     .toArray()
@@ -110,7 +174,8 @@ export function listDeliveries(sql: SqlStorage, endpoint: string, { limit, befor
 export function deliveriesOfEvent(sql: SqlStorage, event: string): (DeliveryView & { endpoint: string })[] {
   const rows = sql
     .exec<Omit<DeliveryView, 'attempts'> & { endpoint: string }>(
-      `SELECT event, endpoint, url, state, due, type, created FROM deliveries JOIN events ON id = event
+      `SELECT event, endpoint, url, state, ${NEXT_ATTEMPT} AS due, type, created
+       FROM deliveries JOIN events ON events.id = event LEFT JOIN receivers ON receivers.id = receiver
        WHERE event = ? ORDER BY endpoint`,
       event,
     )
@@ -125,46 +190,3 @@ const attemptsOf = (sql: SqlStorage, event: string, endpoint: string): Attempt[]
       ...[event, endpoint],
     )
     .toArray()
-
-export type Range = { since: number; until: number; types: readonly EventType[]; all: boolean; limit: number }
-
-/** Ids of events in a span of Unix milliseconds that an endpoint takes, oldest first; only those it has not got, unless `all`. */
-export function eventsToReplay(sql: SqlStorage, endpoint: string, { since, until, types, all, limit }: Range) {
-  return sql
-    .exec<{ id: string; created: number }>(
-      `SELECT id, created FROM events WHERE created >= ?1 AND created < ?2
-       AND type IN (SELECT value FROM json_each(?3)) AND (?4 OR NOT EXISTS
-         (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5 AND state IN ('delivered', 'pending')))
-       AND (?5 <> '${DEFAULT_ENDPOINT}' OR EXISTS (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5))
-       ORDER BY created, id LIMIT ?6`,
-      ...[since, until, JSON.stringify(types), all ? 1 : 0, endpoint, limit],
-    )
-    .toArray()
-}
-
-const PENDING = "deliveries LEFT JOIN endpoints ON id = endpoint WHERE state = 'pending'"
-/** When a delivery may be tried: it is due, no attempt holds it, and its receiver does not ask for quiet. */
-const FREE = 'max(due, leased_until, coalesce(paused_until, 0))'
-
-/** Pending deliveries that could have been tried before `moment`: the queue must have lost them. */
-export const overdue = (sql: SqlStorage, moment: number, limit: number) =>
-  sql
-    .exec<{ event: string; endpoint: string }>(
-      `SELECT event, endpoint FROM ${PENDING} AND due < ?1 AND ${FREE} < ?1 ORDER BY due LIMIT ?2`,
-      ...[moment, limit],
-    )
-    .toArray()
-
-/** When the next pending delivery may be tried, in Unix milliseconds; null when there is none. */
-export const nextDue = (sql: SqlStorage): number | null =>
-  sql.exec<{ at: number | null }>(`SELECT min(${FREE}) AS at FROM ${PENDING}`).one().at
-
-export const oldestEvent = (sql: SqlStorage): number | null =>
-  sql.exec<{ at: number | null }>('SELECT min(created) AS at FROM events').one().at
-
-/** Forgets events from before `moment`, with their log. */
-export function forgetEvents(sql: SqlStorage, moment: number): void {
-  for (const table of ['attempts', 'deliveries'])
-    sql.exec(`DELETE FROM ${table} WHERE event IN (SELECT id FROM events WHERE created < ?)`, moment)
-  sql.exec('DELETE FROM events WHERE created < ?', moment)
-}

@@ -1,210 +1,234 @@
-// WebhookDO: the outbox of one account. It holds who listens, what is to be told, and what came of every attempt. The queue is only
-// its clock: a message says "look at this delivery now", and what is lost or doubled there is made good here.
+// WebhookDO: the webhooks of one account. It stores endpoints, events and the outcome of every attempt, and makes the attempts itself,
+// driven by its alarm.
 import { DurableObject } from 'cloudflare:workers'
 import type { Env } from './env.ts'
-import { readRecovery } from './recovery.ts'
-import { type Next, settleAttempt, type Taken, takeDelivery } from './webhook-attempts.ts'
+import { log } from './log.ts'
+import { settleAttempt, type Taken, takeAttempt } from './webhook-attempts.ts'
 import {
-  DELIVERY_SCHEMA,
+  createDeliveryTables,
   type DeliveryView,
   deliveriesOfEvent,
-  dropPending,
-  eventsToReplay,
-  findDelivery,
-  findEvent,
-  forgetEvents,
-  insertDelivery,
-  insertEvent,
   listDeliveries,
-  logAttempt,
-  nextDue,
-  oldestEvent,
-  overdue,
   type Page,
-  type Range,
-  restartDelivery,
   type WebhookEvent,
 } from './webhook-deliveries.ts'
+import { Dispatcher } from './webhook-dispatcher.ts'
+import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './webhook-endpoints.ts'
+import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './webhook-keys.ts'
+import { postWebhook } from './webhook-post.ts'
 import {
-  DEFAULT_ENDPOINT,
-  deleteEndpoint,
-  ENDPOINT_SCHEMA,
-  type Endpoint,
-  type EndpointFields,
-  EVENT_TYPES,
-  findEndpoint,
-  insertEndpoint,
-  type KeyView,
-  listEndpoints,
-  liveKeys,
-  MAX_ENDPOINTS,
-  newEndpointId,
-  rotateKey,
-  updateEndpoint,
-} from './webhook-endpoints.ts'
-import { type DeliveryRef, enqueue } from './webhook-queue.ts'
-import { type Answer, judge, readSchedule } from './webhook-schedule.ts'
-import { newSigningKey, type Scheme, type SigningKey } from './webhook-signature.ts'
+  publishOnce,
+  publishTo,
+  type Replayed,
+  type ReplayedRange,
+  replayEvent,
+  replaySpan,
+} from './webhook-publication.ts'
+import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './webhook-receivers.ts'
+import {
+  changeRegistration,
+  type EndpointView,
+  type Registration,
+  register,
+  unregister,
+  viewEndpoints,
+} from './webhook-registration.ts'
+import { type Range, REPLAY_SCHEMA } from './webhook-replays.ts'
+import {
+  deleteEvent,
+  deleteExpired,
+  type ExportedEvent,
+  exportEvents,
+  giveUpOverdue,
+  nextExpiry,
+  nextGivenUp,
+} from './webhook-retention.ts'
+import { readSettings, type Settings } from './webhook-schedule.ts'
+import { newSigningKey, type Scheme } from './webhook-signature.ts'
 
-/** How long an attempt may take before another one may be made: WEBHOOK_TIMEOUT_SECONDS so many times over. */
-const LEASE = 4
-const KEEP_MS = 30 * 24 * 3_600_000
-const SWEEP = 1000
-
-export type EndpointView = Endpoint & { keys: KeyView[] }
-
-const withoutSecret = ({ secret: _, ...view }: SigningKey & KeyView): KeyView => view
+/** An alarm may run for 15 minutes; what is left then is done by the next one. */
+const RUN_MS = 10 * 60_000
+/** The wait after a run that failed on our side. */
+const FAILED_RUN_MS = 30_000
+const EXPORT_PAGE = 100
 
 export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
-  readonly #schedule: number[]
-  /** How late a delivery is before the alarm puts it into the queue again. */
-  readonly #lateMs: number
+  readonly #settings: Settings
+  readonly #dispatcher: Dispatcher
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
-    this.#schedule = readSchedule(env.WEBHOOK_RETRY_SECONDS)
-    this.#lateMs = readRecovery(env).webhookMs
-    this.#sql.exec(`${ENDPOINT_SCHEMA};${DELIVERY_SCHEMA}`)
+    this.#settings = readSettings(env)
+    this.#dispatcher = new Dispatcher(this.#sql, {
+      take: (busy) => this.#transact(() => takeAttempt(this.#sql, busy, this.#settings)),
+      make: (attempt, stop) => this.#makeAttempt(attempt, stop),
+    })
+    this.#createTables()
   }
 
   endpoints(): EndpointView[] {
-    return listEndpoints(this.#sql).map((endpoint) => this.#view(endpoint))
+    return viewEndpoints(this.#sql)
   }
 
   endpoint(id: string): EndpointView | null {
-    const endpoint = findEndpoint(this.#sql, id)
-    return endpoint && this.#view(endpoint)
+    return this.endpoints().find((endpoint) => endpoint.id === id) ?? null
   }
 
-  /** Adds a receiver with its first key; null when the account has as many as it may. */
-  async addEndpoint(fields: EndpointFields, scheme: Scheme): Promise<EndpointView | null> {
-    const [id, key] = [newEndpointId(), await newSigningKey(scheme)]
-    if (listEndpoints(this.#sql).length >= MAX_ENDPOINTS) return null
-    this.ctx.storage.transactionSync(() => {
-      insertEndpoint(this.#sql, id, fields)
-      rotateKey(this.#sql, id, key, 0)
-    })
-    return this.endpoint(id)
+  /** Adds an endpoint with its first key, or says why its address cannot be registered. */
+  async addEndpoint(fields: EndpointFields, scheme: Scheme): Promise<Registration> {
+    const key = await newSigningKey(scheme)
+    return this.#transact(() => register(this.#sql, fields, key))
   }
 
-  /** Changes what is given. Disabling drops what is pending; null when there is no such endpoint. */
-  changeEndpoint(id: string, changes: Partial<EndpointFields>): EndpointView | null {
-    const endpoint = findEndpoint(this.#sql, id)
-    if (!endpoint) return null
-    updateEndpoint(this.#sql, id, { ...endpoint, ...changes })
-    if (changes.disabled) dropPending(this.#sql, id)
-    return this.endpoint(id)
+  /** Changes what is given and closes the endpoint's breaker. Disabling drops what is pending. Null when there is no such endpoint. */
+  async changeEndpoint(id: string, changes: Partial<EndpointFields>): Promise<Registration | null> {
+    const registration = this.#transact(() => changeRegistration(this.#sql, id, changes))
+    await this.#schedule()
+    return registration
   }
 
   removeEndpoint(id: string): boolean {
-    dropPending(this.#sql, id)
-    return deleteEndpoint(this.#sql, id)
+    return this.#transact(() => unregister(this.#sql, id))
   }
 
-  /** The keys that sign for an endpoint, newest first; `default` gets its first one when it is asked for. */
-  async keys(endpoint: string): Promise<KeyView[]> {
-    if (endpoint === DEFAULT_ENDPOINT && liveKeys(this.#sql, endpoint).length === 0) await this.#addDefaultKey()
-    return liveKeys(this.#sql, endpoint).map(withoutSecret)
+  /** The key that verifies what an endpoint receives; a secret, for its owner alone. Null when there is no such endpoint. */
+  async verificationKey(endpoint: string): Promise<VerificationKey | null> {
+    if (endpoint === DEFAULT_ENDPOINT) await ensureKey(this.#sql, endpoint, 'hmac')
+    return findVerificationKey(this.#sql, endpoint)
   }
 
-  /** A new key for an endpoint; the one before it signs as well for `overlapMs`. */
-  async rotate(endpoint: string, scheme: Scheme, overlapMs: number): Promise<KeyView[]> {
-    const key = await newSigningKey(scheme)
-    this.ctx.storage.transactionSync(() => rotateKey(this.#sql, endpoint, key, overlapMs))
-    return this.keys(endpoint)
+  /** Adds a key, by default of the current scheme; the one before it signs as well for `overlapMs`. Null when there is no such endpoint. */
+  async rotate(endpoint: string, scheme: Scheme | undefined, overlapMs: number): Promise<VerificationKey | null> {
+    const current = await this.verificationKey(endpoint)
+    if (!current) return null
+    const key = await newSigningKey(scheme ?? current.scheme)
+    this.#transact(() => rotateKey(this.#sql, endpoint, key, overlapMs))
+    return this.verificationKey(endpoint)
   }
 
-  /** Tells an event to every endpoint that takes its type, and to `url` if given. Repeats change nothing but send again what is pending. */
+  /**
+   * Sends an event to every endpoint that takes its type, and to `url` if given; once where both are the same address. A repeat changes
+   * nothing, so the caller may repeat until it succeeds.
+   */
   async publish(event: WebhookEvent, url: string | null): Promise<void> {
-    const endpoints = listEndpoints(this.#sql)
-    if (url === null && endpoints.length === 0) return
-    if (url !== null) await this.keys(DEFAULT_ENDPOINT)
-    const takers = endpoints.filter(({ events, disabled }) => !disabled && events.includes(event.type))
-    const ids = [...takers.map(({ id }) => id), ...(url === null ? [] : [DEFAULT_ENDPOINT])]
-    this.ctx.storage.transactionSync(() => {
-      insertEvent(this.#sql, event)
-      for (const id of ids) insertDelivery(this.#sql, event.id, id, id === DEFAULT_ENDPOINT ? url : null)
-    })
-    await this.#send(ids.map((id) => [event.id, id]))
+    if (url !== null) await ensureKey(this.#sql, DEFAULT_ENDPOINT, 'hmac')
+    this.#transact(() => publishOnce(this.#sql, event, url))
+    await this.#schedule()
   }
 
-  /** Tells an event to one endpoint, whatever its filter. */
-  async publishTo(endpoint: string, event: WebhookEvent): Promise<void> {
-    insertEvent(this.#sql, event)
-    insertDelivery(this.#sql, event.id, endpoint)
-    await this.#send([[event.id, endpoint]])
+  /** Sends an event to one endpoint, whatever its filter. It is metered as a replay is. */
+  async publishTo(endpoint: string, event: WebhookEvent): Promise<Replayed> {
+    const replayed = this.#transact(() => publishTo(this.#sql, endpoint, event, this.#settings.replaysPerMinute))
+    await this.#schedule()
+    return replayed
   }
 
   deliveries(endpoint: string, page: Page): DeliveryView[] {
     return listDeliveries(this.#sql, endpoint, page)
   }
 
-  /** What became of an event, for each endpoint that takes it. */
+  /** The deliveries of an event to all endpoints. */
   deliveriesOf(event: string): (DeliveryView & { endpoint: string })[] {
     return deliveriesOfEvent(this.#sql, event)
   }
 
-  /** Delivers an event again from the start of the schedule; false when it is not known or was never meant for `default`. */
-  async replay(endpoint: string, event: string): Promise<boolean> {
-    if (!findEvent(this.#sql, event)) return false
-    if (endpoint === DEFAULT_ENDPOINT && !findDelivery(this.#sql, event, endpoint)) return false
-    restartDelivery(this.#sql, event, endpoint)
-    await this.#send([[event, endpoint]])
-    return true
+  /** Sends an event again from the start of the schedule. One that was delivered is sent only with `all`. */
+  async replay(endpoint: string, event: string, all: boolean): Promise<Replayed> {
+    const { replaysPerMinute } = this.#settings
+    const replayed = this.#transact(() => replayEvent(this.#sql, endpoint, event, all, replaysPerMinute))
+    await this.#schedule()
+    return replayed
   }
 
-  /** Delivers a span of events again; `next` is where the following call goes on, null at the end. */
-  async replayRange(endpoint: string, range: Omit<Range, 'types'>): Promise<{ count: number; next: number | null }> {
-    const types = findEndpoint(this.#sql, endpoint)?.events ?? EVENT_TYPES
-    const found = eventsToReplay(this.#sql, endpoint, { ...range, types })
-    for (const { id } of found) restartDelivery(this.#sql, id, endpoint)
-    await this.#send(found.map(({ id }) => [id, endpoint]))
-    return { count: found.length, next: found.length < range.limit ? null : found.at(-1)!.created }
+  /** Sends a span of events again, as many as the meter allows now. `next` is where the following call goes on, null at the end. */
+  async replayRange(endpoint: string, span: Omit<Range, 'types' | 'limit'>): Promise<ReplayedRange> {
+    const replayed = this.#transact(() => replaySpan(this.#sql, endpoint, span, this.#settings.replaysPerMinute))
+    await this.#schedule()
+    return replayed
   }
 
-  /** Starts an attempt if one is due. `known` is the last one that the caller knows of. */
-  take(event: string, endpoint: string, known?: number): Taken | Next {
-    const leaseMs = LEASE * Number(this.env.WEBHOOK_TIMEOUT_SECONDS) * 1000
-    return takeDelivery(this.#sql, event, endpoint, leaseMs, known)
+  /** A page of everything but secrets: the endpoints on the first page, and events after the time `after` with their deliveries. */
+  exportAll(after: number | null = null): { endpoints: EndpointView[]; events: ExportedEvent[]; next: number | null } {
+    const events = exportEvents(this.#sql, after ?? 0, EXPORT_PAGE)
+    const next = events.length < EXPORT_PAGE ? null : events.at(-1)!.created
+    return { endpoints: after === null ? this.endpoints() : [], events, next }
   }
 
-  /** Logs the attempt that holds `lease` and decides what follows. */
-  record(event: string, endpoint: string, lease: number, answer: Answer, milliseconds: number): Next {
-    logAttempt(this.#sql, event, endpoint, answer, milliseconds)
-    return settleAttempt(this.#sql, event, endpoint, lease, judge(answer, Date.now()), this.#schedule)
+  /** Deletes what was sent about a job. A pending delivery is no longer made. */
+  forgetJob(job: string): void {
+    this.#transact(() => deleteEvent(this.#sql, `evt_${job}`))
   }
 
-  /** Puts what the queue lost into it again, and forgets what is old. */
+  /** Deletes everything: endpoints, keys, events and deliveries. Attempts that are running are aborted. */
+  async eraseAccount(): Promise<void> {
+    // No attempt starts any more while those that are running end.
+    this.#sql.exec('DELETE FROM deliveries; DELETE FROM receivers')
+    await this.#dispatcher.stop()
+    await this.ctx.blockConcurrencyWhile(async () => {
+      await this.ctx.storage.deleteAlarm()
+      await this.ctx.storage.deleteAll()
+      this.#createTables()
+    })
+  }
+
+  /** Makes the attempts that are due, and deletes what is old. */
   override async alarm(): Promise<void> {
-    forgetEvents(this.#sql, Date.now() - KEEP_MS)
-    await this.#send(
-      overdue(this.#sql, Date.now() - this.#lateMs, SWEEP).map(({ event, endpoint }) => [event, endpoint]),
-    )
+    let failed = false
+    try {
+      this.#transact(() => this.#tidy())
+      await this.#dispatcher.run(Date.now() + RUN_MS)
+    } catch (cause) {
+      failed = true
+      log('error', 'webhooks could not be sent yet', { account: this.ctx.id.name, cause })
+    }
+    const next = this.#nextAlarm()
+    if (next === null) await this.ctx.storage.deleteAlarm()
+    else await this.ctx.storage.setAlarm(failed ? Math.max(next, Date.now() + FAILED_RUN_MS) : next)
   }
 
-  #view(endpoint: Endpoint): EndpointView {
-    return { ...endpoint, keys: liveKeys(this.#sql, endpoint.id).map(withoutSecret) }
+  #tidy(): void {
+    deleteExpired(this.#sql)
+    pruneReceivers(this.#sql)
+    for (const [endpoint, count] of giveUpOverdue(this.#sql, this.#settings.lifetimeMs))
+      log('error', 'webhooks were given up', { account: this.ctx.id.name, endpoint, count })
   }
 
-  async #addDefaultKey(): Promise<void> {
-    const key = await newSigningKey('hmac')
-    if (liveKeys(this.#sql, DEFAULT_ENDPOINT).length === 0) rotateKey(this.#sql, DEFAULT_ENDPOINT, key, 0)
+  async #makeAttempt(taken: Taken, stop: AbortSignal): Promise<void> {
+    const names = { account: this.ctx.id.name, event: taken.event.id, endpoint: taken.endpoint }
+    try {
+      const began = Date.now()
+      const answer = await postWebhook(this.env, taken, this.#settings.timeoutMs, stop)
+      const took = Date.now() - began
+      const state = this.#transact(() => settleAttempt(this.#sql, taken, answer, took, this.#settings))
+      if (state === 'exhausted') log('error', 'a webhook was given up', names)
+    } catch (cause) {
+      // The attempt is made again when its lease has ended.
+      log('error', 'the outcome of a webhook could not be stored', { ...names, cause })
+    }
   }
 
-  /** Sets the alarm that makes good for the queue, then hands these deliveries to it. */
-  async #send(refs: (readonly [event: string, endpoint: string])[]): Promise<void> {
-    const [due, oldest] = [nextDue(this.#sql), oldestEvent(this.#sql)]
-    const next = Math.min(
-      due === null ? Number.POSITIVE_INFINITY : Math.max(due, Date.now()) + this.#lateMs,
-      oldest === null ? Number.POSITIVE_INFINITY : oldest + KEEP_MS,
-    )
-    // An alarm that is set stays: in an account that is never quiet it would else be put off for ever.
-    const armed = (await this.ctx.storage.getAlarm()) ?? Number.POSITIVE_INFINITY
-    if (next < armed) await this.ctx.storage.setAlarm(next)
-    const account = this.ctx.id.name!
-    const messages = refs.map(([event, endpoint]): DeliveryRef => ({ account, event, endpoint }))
-    await enqueue(this.env, messages)
+  #createTables(): void {
+    this.#sql.exec(ENDPOINT_SCHEMA + KEY_SCHEMA + RECEIVER_SCHEMA + REPLAY_SCHEMA)
+    createDeliveryTables(this.#sql)
+  }
+
+  #transact<T>(change: () => T): T {
+    return this.ctx.storage.transactionSync(change)
+  }
+
+  #nextAlarm(): number | null {
+    const { lifetimeMs } = this.#settings
+    const moments = [nextAttemptAt(this.#sql), nextGivenUp(this.#sql, lifetimeMs), nextExpiry(this.#sql)]
+    const next = Math.min(...moments.map((moment) => moment ?? Number.POSITIVE_INFINITY))
+    return next === Number.POSITIVE_INFINITY ? null : next
+  }
+
+  /** Lets the alarm that is running look for attempts, and sets the alarm for when none is running. */
+  async #schedule(): Promise<void> {
+    this.#dispatcher.wake()
+    const [next, set] = [this.#nextAlarm(), await this.ctx.storage.getAlarm()]
+    if (next !== null && (set === null || next < set)) await this.ctx.storage.setAlarm(next)
   }
 }

@@ -1,7 +1,7 @@
 // What a final job tells the outside: one event to the account's endpoints and to the request's own webhook address.
 import type { Env } from './env.ts'
 import { costOf, type JobRecord } from './job-record.ts'
-import { rememberForReuse } from './reuse.ts'
+import { objectOf } from './objects.ts'
 import type { WebhookEvent } from './webhook-deliveries.ts'
 import type { EventType } from './webhook-endpoints.ts'
 
@@ -56,8 +56,7 @@ export function testEvent(origin: string): WebhookEvent {
   return { id: `evt_test_${crypto.getRandomValues(new Uint8Array(12)).toHex()}`, type, body, origin }
 }
 
-/** Tells a final job to whoever listens, and notes it for reuse. Repeats do no harm: the same job has the same `webhook-id`. Throws when it must be tried again. */
+/** Tells a final job to whoever listens. Repeats do no harm: the same job has the same `webhook-id`. Throws when it must be tried again. */
 export async function announce(env: Env, job: JobRecord): Promise<void> {
-  if (job.state === 'succeeded') await rememberForReuse(env, job)
-  await env.WEBHOOK.getByName(job.account).publish(eventOf(job), job.webhook)
+  await objectOf(env.WEBHOOK, job.account).publish(eventOf(job), job.webhook)
 }

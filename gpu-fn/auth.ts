@@ -1,19 +1,31 @@
-// Who may send jobs: the edge signs a short-lived token for one job, one attempt and one body.
+// Authentication: the edge signs a short-lived token for one request about one job, one attempt and one body.
 import { createHash, type KeyObject } from 'node:crypto'
 import { errors, type JWTPayload, jwtVerify } from 'jose'
 import { GPU_TOKEN, gpuTokenClaims } from './contract.ts'
+import { createExpiringMap } from './expiring-map.ts'
 import { Refusal } from './refusal.ts'
 
 const CLOCK_TOLERANCE_SECONDS = 10
+/** A token is refused as expired after this time, so its use needs no longer memory. */
+const REMEMBER_SECONDS = GPU_TOKEN.maxAgeSeconds + 2 * CLOCK_TOLERANCE_SECONDS
+/** Some ten megabytes. Beyond it the oldest uses are forgotten. */
+const REMEMBERED_TOKENS = 65_536
 
-export type Claims = { job: string; attempt: number; body: string }
+export type Claims = {
+  job: string
+  attempt: number
+  /** SHA-256 of the body, base64url. */
+  body: string
+  /** Unique to the token. */
+  id: string
+}
 
-/** Verifies the bearer token's signature under one of the edge's keys, its issuer, audience and life. Throws a Refusal with status 401. */
+/** Verifies the bearer token's signature under one of the edge's keys, its issuer, audience and lifetime. Throws a Refusal with status 401. */
 export async function verifyToken(keys: readonly KeyObject[], authorization: string | undefined): Promise<Claims> {
   const token = /^Bearer +(\S+)$/i.exec(authorization ?? '')?.[1]
   if (token === undefined) throw new Refusal('token_missing', 'send the token as `Authorization: Bearer …`')
   const claims = readClaims(await verifySignature(keys, token))
-  if (!claims) throw new Refusal('token_invalid', 'the token lacks one of sub, jti (`<job>.<attempt>`) and body')
+  if (!claims) throw new Refusal('token_invalid', 'the token lacks one of sub, jti (`<job>.<attempt>.<uuid>`) and body')
   return claims
 }
 
@@ -32,24 +44,40 @@ async function verifySignature([key, ...others]: readonly KeyObject[], token: st
     if (cause instanceof errors.JWSSignatureVerificationFailed && others.length > 0)
       return verifySignature(others, token)
     if (cause instanceof errors.JWTExpired) throw new Refusal('token_expired', 'the token has expired', { cause })
-    throw new Refusal('token_invalid', 'the token is not one that the edge signed for this service', { cause })
+    throw new Refusal('token_invalid', 'the token was not signed by the edge for this service', { cause })
   }
 }
 
 function readClaims(payload: JWTPayload): Claims | undefined {
-  const lifeLeft = (payload.exp ?? Number.POSITIVE_INFINITY) - Date.now() / 1000
-  if (lifeLeft > GPU_TOKEN.maxAgeSeconds + CLOCK_TOLERANCE_SECONDS)
-    throw new Refusal('token_invalid', `the token may live ${GPU_TOKEN.maxAgeSeconds} seconds at most`)
+  const secondsLeft = (payload.exp ?? Number.POSITIVE_INFINITY) - Date.now() / 1000
+  if (secondsLeft > GPU_TOKEN.maxAgeSeconds + CLOCK_TOLERANCE_SECONDS)
+    throw new Refusal('token_invalid', `the token may be valid for ${GPU_TOKEN.maxAgeSeconds} seconds at most`)
   const claims = gpuTokenClaims.safeParse(payload)
   if (!claims.success) return undefined
-  const { sub: job, jti, body } = claims.data
-  const attempt = /^[1-9]\d{0,8}$/.exec(jti.slice(job.length + 1))?.[0]
-  return jti.startsWith(`${job}.`) && attempt !== undefined ? { job, attempt: Number(attempt), body } : undefined
+  const { sub: job, jti: id, body } = claims.data
+  const [ofJob, attempt] = id.split('.')
+  return ofJob === job ? { job, attempt: Number(attempt), body, id } : undefined
 }
 
-/** Checks that the token was made for this job and these bytes. Throws a Refusal with status 403. */
-export function checkScope(claims: Claims, job: string, body: Uint8Array): void {
+/** Checks that the token was signed for this job; the body need not be read before. Throws a Refusal with status 403. */
+export function checkJob(claims: Claims, job: string): void {
   if (claims.job !== job) throw new Refusal('token_mismatch', 'the token is for another job')
+}
+
+/** Checks that the token was signed for these bytes. Throws a Refusal with status 403. */
+export function checkBody(claims: Claims, body: Uint8Array): void {
   if (claims.body !== createHash('sha256').update(body).digest('base64url'))
     throw new Refusal('token_mismatch', 'the token is for another body')
+}
+
+/**
+ * Returns a function that accepts each token once in this process, for as long as the token is valid. It throws a Refusal with status 401
+ * on a second use: the edge signs every request anew, so that only a copied token comes twice.
+ */
+export function createTokenUse(): (claims: Claims) => void {
+  const used = createExpiringMap<true>({ seconds: REMEMBER_SECONDS, most: REMEMBERED_TOKENS })
+  return ({ id }) => {
+    if (used.get(id)) throw new Refusal('token_replayed', 'the token has been used; sign a new one for each request')
+    used.set(id, true)
+  }
 }

@@ -70,6 +70,8 @@ const environment = z.object({
   OCTET_QUEUE: integer(0, 10_000, 8),
   OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
   OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
+  OCTET_UNREAD_SECONDS: integer(1, 3_600, 10),
+  OCTET_STALL_SECONDS: integer(1, 86_400, 60),
   OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
   OCTET_VRAM_GB: gigabytes.optional(),
   OCTET_PRELOAD: models.optional(),
@@ -96,11 +98,17 @@ export function readConfig(variables: Record<string, string | undefined>) {
     port: env.PORT,
     host,
     packages: env.OCTET_PACKAGES ?? null,
+    /** Directory for what may be lost: packages of the bucket, and which packages were verified. */
+    cache: env.OCTET_CACHE,
     bucket: readBucket(env),
     edgePublicKeys,
     queue: env.OCTET_QUEUE,
     retainSeconds: env.OCTET_RETAIN_SECONDS,
     retainBytes: env.OCTET_RETAIN_BYTES,
+    /** A job that nobody reads for so long is canceled. */
+    unreadSeconds: env.OCTET_UNREAD_SECONDS,
+    /** A run without a step for so long is hung, unless its steps are slow: watchdog.ts. */
+    stallSeconds: env.OCTET_STALL_SECONDS,
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
     preload: env.OCTET_PRELOAD ?? [],
@@ -130,7 +138,6 @@ function readBucket(env: z.infer<typeof environment>) {
       region: env.OCTET_BUCKET_REGION,
     },
     models: models.map(([model, tier]) => ({ model, tier, target: env.OCTET_TARGET })),
-    cache: env.OCTET_CACHE,
     /** 0: most of what is free on that disk. */
     cacheBytes: env.OCTET_CACHE_BYTES,
   }

@@ -25,6 +25,8 @@ export const LIMITS = {
 } as const
 
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
+/** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema that takes one uses this. */
+export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
 
@@ -50,6 +52,37 @@ export const jobRequest = z.strictObject({
 })
 export type JobRequest = z.infer<typeof jobRequest>
 
+type ImageShape = Pick<JobRequest, 'width' | 'height' | 'output_format'>
+
+/** zlib stores what it cannot compress in blocks of this size, with five bytes for each. */
+const STORED_BLOCK = { bytes: 65_535, overhead: 5 }
+/** Signature, chunk headers, and the XMP packet with two prompts in their longest escaped form. */
+const PNG_OVERHEAD = 256 * 1024
+
+/**
+ * The most bytes that an image of this shape can have. PNG is lossless, so noise takes all of its pixels' bytes. JPEG and WebP never
+ * exceed `LIMITS.imageBytes`: the GPU function encodes at a lower quality until the file fits.
+ */
+export function largestImageBytes({ width, height, output_format }: ImageShape): number {
+  if (output_format !== 'png') return LIMITS.imageBytes
+  const raw = (3 * width + 1) * height
+  return raw + STORED_BLOCK.overhead * Math.ceil(raw / STORED_BLOCK.bytes) + PNG_OVERHEAD
+}
+
+/** Why an image of this shape cannot be delivered, for the caller; null when it can. Both sides refuse it before any work is done. */
+export function describeOversize(shape: ImageShape): string | null {
+  const bytes = largestImageBytes(shape)
+  if (bytes <= LIMITS.imageBytes) return null
+  const { width, height, output_format: format } = shape
+  const [needed, allowed] = [Math.ceil((10 * bytes) / MIB) / 10, LIMITS.imageBytes / MIB]
+  return (
+    `an image of ${width}x${height} as ${format} may have up to ${needed} MiB; at most ${allowed} MiB can be delivered: ` +
+    'use output_format jpeg or webp, or a smaller size'
+  )
+}
+
+const MIB = 1024 * 1024
+
 /** What can go wrong with a job once it was accepted. `invalid_request` is the caller's to mend; the rest are ours. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
 export const WARNING_CODES = ['prompt_truncated'] as const
@@ -69,13 +102,15 @@ export type Timings = z.infer<typeof timings>
 const index = z.int().min(0)
 /** One line of the reply stream. A line with `bytes: n` is followed by exactly n raw bytes. */
 export const jobEvent = z.discriminatedUnion('type', [
+  /** `position`: jobs ahead of this one at that moment, the running one included; 0 when it runs. */
   z.strictObject({ type: z.literal('accepted'), job: jobId, attempt: z.int().min(1), position: index }),
   z.strictObject({ type: z.literal('heartbeat') }),
+  /** The job has left the queue and its model is loaded: from here on the GPU works for this job alone. Limits on run time count from it. */
   z.strictObject({
     type: z.literal('started'),
     model: z.string(),
     tier: z.enum(TIERS),
-    package: z.string(),
+    package: sha256Hex,
     device: z.string(),
   }),
   z.strictObject({ type: z.literal('warning'), code: z.enum(WARNING_CODES), message: z.string() }),
@@ -87,7 +122,7 @@ export const jobEvent = z.discriminatedUnion('type', [
     width: side,
     height: side,
     content_type: z.enum(['image/png', 'image/jpeg', 'image/webp']),
-    sha256: z.string().regex(/^[0-9a-f]{64}$/),
+    sha256: sha256Hex,
     bytes: z.int().min(1).max(LIMITS.imageBytes),
   }),
   /** How the image is coming along after `step`: small, rough, and only from models whose latents can be looked at. */
@@ -102,6 +137,7 @@ export const jobEvent = z.discriminatedUnion('type', [
   }),
   z.strictObject({ type: z.literal('succeeded'), images: z.int().min(1), timings }),
   z.strictObject({ type: z.literal('failed'), code: z.enum(JOB_ERROR_CODES), message: z.string() }),
+  /** By `DELETE /jobs/{id}`, or because nobody had read the job for some seconds. */
   z.strictObject({ type: z.literal('canceled'), steps_done: z.int().min(0), timings }),
 ])
 export type JobEvent = z.infer<typeof jobEvent>
@@ -113,7 +149,7 @@ export const health = z.strictObject({
   protocol: z.literal(PROTOCOL_VERSION),
   running: z.int().min(0),
   queued: z.int().min(0),
-  models: z.array(z.strictObject({ model: z.string(), tier: z.enum(TIERS), package: z.string() })),
+  models: z.array(z.strictObject({ model: z.string(), tier: z.enum(TIERS), package: sha256Hex })),
 })
 export type Health = z.infer<typeof health>
 
@@ -126,7 +162,7 @@ export const refusal = z.object({
   code: z.string(),
 })
 
-/** Claims of the edge's EdDSA token on `PUT /jobs/{id}` and `DELETE /jobs/{id}`; `exp` is at most five minutes ahead. */
+/** Claims of the edge's EdDSA token on `PUT /jobs/{id}` and `DELETE /jobs/{id}`; `exp` is at most five minutes ahead. A token serves one request. */
 export const GPU_TOKEN = {
   issuer: 'octet-edge',
   audience: 'octet-gpu',
@@ -137,6 +173,11 @@ export const GPU_TOKEN = {
 } as const
 export const gpuTokenClaims = z.object({
   /** job id */ sub: jobId,
-  /** `${job}.${attempt}` */ jti: z.string(),
-  /** SHA-256 of the request body, base64url */ body: z.string(),
+  /** `${job}.${attempt}.${uuid}`: the UUID is random, so that no two tokens are equal. */
+  jti: z.string().regex(/^[A-Za-z0-9_-]{1,64}\.[1-9]\d{0,8}\.[0-9a-f-]{36}$/),
+  /** SHA-256 of the request body, base64url */
+  body: z.string().regex(/^[A-Za-z0-9_-]{43}$/),
 })
+
+/** `jti` of a new token. */
+export const gpuTokenId = (job: string, attempt: number): string => `${job}.${attempt}.${crypto.randomUUID()}`

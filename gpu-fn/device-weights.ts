@@ -153,8 +153,12 @@ class HostFile {
 
 type Mapped = { address: Pointer; close(): Promise<void> }
 
-/** Of Linux and its like, so not before it is used. */
-function posix() {
+let functions: ReturnType<typeof bindPosix> | undefined
+
+/** Linux and other POSIX systems have them, so they are bound when they are first used. */
+const posix = () => (functions ??= bindPosix())
+
+function bindPosix() {
   const libc = loadLibrary(null)
   return {
     mmap: libc.func('void *mmap(void *address, size_t bytes, int protection, int flags, int file, int64_t offset)'),

@@ -4,7 +4,7 @@ import { Worker } from 'node:worker_threads'
 import type { EngineOptions } from './engine.ts'
 import type { Command, Message, Settings } from './engine-worker.ts'
 import { JobError, jobFault } from './job.ts'
-import { describePlan, type MemoryPlan } from './memory-plan.ts'
+import { describePlan } from './memory-plan.ts'
 
 const PROGRAM = new URL('./engine-worker.ts', import.meta.url)
 
@@ -14,7 +14,7 @@ export function createThread({
   deviceBytes,
   log,
   program = PROGRAM,
-}: Omit<EngineOptions, 'packages' | 'bringPackages'>) {
+}: Pick<EngineOptions, 'memoryBytes' | 'deviceBytes' | 'log' | 'program'>) {
   let thread: Worker | undefined
   let stopping = false
   let idle = Promise.resolve()
@@ -50,15 +50,16 @@ export function createThread({
       )
       await ready
     },
-    /** Sends a command and yields the replies before the last. Throws JobError when it fails or the thread dies. */
-    async *send(command: Command): AsyncGenerator<Message> {
+    /** Sends a command and yields the replies before the last; each calls `onProgress`. Throws JobError when it fails or the thread dies. */
+    async *send(command: Command, onProgress: () => void = () => {}): AsyncGenerator<Message> {
       const { promise, resolve } = Promise.withResolvers<void>()
       idle = promise
       thread ??= start()
       try {
-        yield* exchange(thread, command, (plan) =>
-          log.info({ package: command.package.manifest.model, ...describePlan(plan) }, 'memory plan'),
-        )
+        for await (const reply of exchange(thread, command, onProgress)) {
+          if (reply.type !== 'plan') yield reply
+          else log.info({ package: command.package.manifest.model, ...describePlan(reply.plan) }, 'memory plan')
+        }
       } finally {
         resolve()
       }
@@ -72,20 +73,14 @@ export function createThread({
   }
 }
 
-async function* exchange(
-  thread: Worker,
-  command: Command,
-  onPlan: (plan: MemoryPlan) => void,
-): AsyncGenerator<Message> {
+async function* exchange(thread: Worker, command: Command, onReply: () => void): AsyncGenerator<Message> {
   const replies = on(thread, 'message', { close: ['exit'] })
   thread.postMessage(command)
   try {
     for await (const [reply] of replies as AsyncIterable<[Message]>) {
+      onReply()
       if (reply.type === 'done') return
-      if (reply.type === 'plan') {
-        onPlan(reply.plan)
-        continue
-      }
+      if (reply.type === 'refused') throw new JobError('invalid_request', reply.message)
       if (reply.type === 'failed') throw jobFault(reply.code, reply.error)
       yield reply
     }

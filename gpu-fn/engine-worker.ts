@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import type { NetworkName } from './compile/manifest.ts'
 import type { JobErrorCode, JobRequest } from './contract.ts'
-import type { MemoryPlan } from './memory-plan.ts'
+import { BudgetError, type MemoryPlan } from './memory-plan.ts'
 import type { Package } from './packages.ts'
 import { footprintOf, planOf } from './pipeline.ts'
 import { openPipeline, type Pipeline, type PipelineEvent, txt2img } from './txt2img.ts'
@@ -14,21 +14,27 @@ export type Opened = Partial<Record<NetworkName, number>>
 
 /** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
 export type Command =
-  | { type: 'load'; package: Package }
+  /** `size`: of the images to come, refused when no plan for them fits the budget. */
+  | { type: 'load'; package: Package; size?: Size }
   /** Runs every graph for images of each size. */
   | { type: 'warm'; package: Package; sizes: Size[] }
+  | { type: 'close'; package: Package }
   | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
 
-/** `ready` comes once, unasked; a `note` when a package was opened with something to say of it; `done`, `aborted` and `failed` are the last reply to a command. */
+/** `ready` comes once, unasked; a `note` when a package was opened with something to say of it; `done`, `aborted`, `failed` and `refused` are the last reply to a command. */
 export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
   /** `networks`: seconds of each that was opened. */
   | { type: 'loaded'; seconds: number; networks: Opened }
   | { type: 'plan'; plan: MemoryPlan }
+  /** Of a command that has nothing else to report for some time: it goes on. */
+  | { type: 'progress' }
   | { type: 'event'; event: PipelineEvent }
   | { type: 'aborted' }
   | { type: 'failed'; code: Exclude<JobErrorCode, 'invalid_request'>; error: Error }
+  /** The request is the reason; `message` is for the caller. */
+  | { type: 'refused'; message: string }
   | { type: 'done' }
 
 const { memoryBytes, deviceBytes } = workerData as Settings
@@ -42,22 +48,61 @@ send({ type: 'ready' })
 async function obey(command: Command): Promise<void> {
   const abort = new AbortController()
   try {
-    if (command.type === 'load') await load(command.package)
+    if (command.type === 'load') await load(command)
     else if (command.type === 'warm') await warm(command.package, command.sizes)
+    else if (command.type === 'close') await close(command.package)
     else await run(command, abort)
     send({ type: 'done' })
   } catch (error) {
-    const aborted = abort.signal.aborted && error === abort.signal.reason
-    send(aborted ? { type: 'aborted' } : { type: 'failed', ...classify(error, command) })
+    if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
+    else if (error instanceof TooLarge) send({ type: 'refused', message: error.message })
+    else send({ type: 'failed', ...classify(error, command) })
   }
 }
 
-async function load(pkg: Package): Promise<void> {
+async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>): Promise<void> {
+  if (size) checkFits(pkg, size)
   const start = performance.now()
   const warm = open.has(pkg.digest)
   const networks: Opened = {}
   await pipelineOf(pkg, networks)
   send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000, networks })
+}
+
+/** Images of this size exceed the memory budget. */
+class TooLarge extends Error {
+  override name = 'TooLarge' as const
+}
+
+/** Shares of the sides of a size that is refused, tried for one that fits. */
+const SHRINK = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+/** Throws TooLarge, with a size of the same proportions that fits. */
+function checkFits(pkg: Package, { width, height }: Size): void {
+  if (fits(pkg, { width, height })) return
+  const { downsample, patch_size } = pkg.manifest.latent
+  const multiple = downsample * patch_size
+  const shrink = (pixels: number, share: number) =>
+    Math.max(multiple, Math.floor((pixels * share) / multiple) * multiple)
+  const smaller = SHRINK.map((share) => ({ width: shrink(width, share), height: shrink(height, share) }))
+  const fitting = smaller.find((size) => fits(pkg, size))
+  // Without one, the model cannot be opened at all, which is not the caller's fault.
+  if (!fitting) return
+  throw new TooLarge(
+    `width x height was ${width}x${height}, which takes more memory than this server has for ${pkg.manifest.model}; ` +
+      `${fitting.width}x${fitting.height} fits`,
+  )
+}
+
+function fits(pkg: Package, size: Size): boolean {
+  if (deviceBytes === undefined) return true
+  try {
+    planOf(pkg, deviceBytes, size)
+    return true
+  } catch (error) {
+    if (error instanceof BudgetError) return false
+    throw error
+  }
 }
 
 /** One step of an image of each size, largest first, so that memory is planned once: what a shape's first run pays is paid here. */
@@ -71,7 +116,7 @@ async function warm(pkg: Package, sizes: Size[]): Promise<void> {
   for (const size of sizes.toSorted((a, b) => b.width * b.height - a.width * a.height)) {
     for (const guidance_scale of guidanceScales) {
       const events = txt2img(pipeline, { ...request, ...output, ...size, guidance_scale }, new AbortController().signal)
-      for await (const _ of events);
+      for await (const _ of events) send({ type: 'progress' })
     }
   }
 }
@@ -96,18 +141,25 @@ async function run({ package: pkg, request, cancel }: Run, abort: AbortControlle
 }
 
 async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<Pipeline> {
-  const bytes = deviceBytes === undefined ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {
     networks[network] = seconds
+    send({ type: 'progress' })
   }
   const found = open.get(pkg.digest)
   open.delete(pkg.digest)
+  const bytes = found?.bytes ?? (deviceBytes === undefined ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak)
   if (!found) await makeRoom(bytes)
   const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
   if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
   open.set(pkg.digest, { pipeline, bytes })
   return pipeline
+}
+
+async function close({ digest }: Package): Promise<void> {
+  const found = open.get(digest)
+  open.delete(digest)
+  await found?.pipeline.release()
 }
 
 /** Closes the least recently used pipelines until `bytes` more fit; one that is larger than the budget runs alone. */
@@ -133,11 +185,9 @@ function send(message: Message): void {
 
 function classify(thrown: unknown, { type }: Command): Omit<Extract<Message, { type: 'failed' }>, 'type'> {
   const error = thrown instanceof Error ? thrown : new Error(String(thrown))
+  if (error instanceof BudgetError) return { code: 'model_not_available', error }
   // The words of onnxruntime's CPU and CUDA allocators, of C++ and of V8.
-  if (
-    error.name === 'BudgetError' ||
-    /out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message)
-  )
+  if (/out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message))
     return { code: 'out_of_memory', error }
   return { code: type === 'load' ? 'model_not_available' : 'internal', error }
 }

@@ -5,9 +5,12 @@ import type { JobRequest } from './contract.ts'
 import { deviceName } from './device.ts'
 import { createThread } from './engine-thread.ts'
 import type { Command, Opened, Size } from './engine-worker.ts'
+import { jobFault } from './job.ts'
 import { findPackages, type Package } from './packages.ts'
 import { readAhead } from './read-ahead.ts'
 import type { PipelineEvent } from './txt2img.ts'
+import type { Verifier } from './verification.ts'
+import { createWatchdog, type Stall, type Watch } from './watchdog.ts'
 
 type Tier = JobRequest['tier']
 
@@ -20,8 +23,11 @@ export interface Engine {
   readonly models: readonly Model[]
   /** Finds the packages and starts the thread. Throws when there is nothing to serve. */
   start(): Promise<void>
-  /** Opens the model unless it is open; `seconds` is 0 when it was, `networks` are those of each graph that was opened. Throws JobError. */
-  load(model: Model): Promise<{ device: string; seconds: number; networks?: Opened }>
+  /**
+   * Opens the model unless it is open; `seconds` is 0 when it was, `networks` are those of each graph that was opened. Throws JobError:
+   * `invalid_request` when images of `size` exceed the memory budget, before anything is opened.
+   */
+  load(model: Model, size?: Size): Promise<{ device: string; seconds: number; networks?: Opened }>
   /** Runs the model once for each of the sizes that it can make, its own unless given, so that no job pays for a shape's first run. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the signal's reason when aborted, which it looks at between steps. */
@@ -39,6 +45,12 @@ export interface EngineOptions {
   memoryBytes: number
   /** The most of the device's memory that may be in use; then this decides what stays open. */
   deviceBytes?: number | undefined
+  /** Checks the files of a package when it is first loaded. */
+  verifier: Verifier
+  /** A call without a step for so long is hung: watchdog.ts. */
+  stallSeconds: number
+  /** Called once when a call hangs; only the end of the process ends it. */
+  onStall: (stall: Stall) => void
   log: Logger
   /** The thread's program; a test may wrap the real one. */
   program?: URL
@@ -50,7 +62,30 @@ export function createEngine(options: EngineOptions): Engine {
   const models: Model[] = []
   const devices = new Map<Manifest['target'], string>()
   const thread = createThread(options)
-  const { log } = options
+  const watchdog = createWatchdog(options.stallSeconds * 1000, options.onStall)
+  const { log, verifier } = options
+
+  /** Opens the package on the thread, while its bytes are read ahead. */
+  async function open(pkg: Package, size: Size | undefined, watch: Watch) {
+    let seconds = 0
+    let networks: Opened = {}
+    const opened = new AbortController()
+    void readAhead(pkg, opened.signal)
+    try {
+      const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
+      for await (const reply of thread.send(command, watch.progress)) {
+        if (reply.type === 'note') log.warn(reply.note)
+        else if (reply.type === 'loaded') ({ seconds, networks } = reply)
+      }
+    } finally {
+      opened.abort()
+    }
+    return { device: devices.get(pkg.manifest.target)!, seconds, networks }
+  }
+
+  async function close(pkg: Package): Promise<void> {
+    for await (const _ of thread.send({ type: 'close', package: pkg }));
+  }
 
   return {
     models,
@@ -64,21 +99,24 @@ export function createEngine(options: EngineOptions): Engine {
       checkOffer(models, options.packages)
       await thread.start()
     },
-    async load(model) {
+    async load(model, size) {
       const pkg = packages.get(model.package)!
-      let seconds = 0
-      let networks: Opened = {}
-      const opened = new AbortController()
-      void readAhead(pkg, opened.signal)
+      const watch = watchdog.watch('load', pkg.manifest.target)
       try {
-        for await (const reply of thread.send({ type: 'load', package: pkg })) {
-          if (reply.type === 'note') log.warn(reply.note)
-          else if (reply.type === 'loaded') ({ seconds, networks } = reply)
+        // Side by side: both read the files, and hashing leaves the GPU's part of opening to the other.
+        const [opened, verified] = await Promise.allSettled([
+          open(pkg, size, watch),
+          verifier.verify(pkg, watch.progress),
+        ])
+        if (verified.status === 'rejected') {
+          await close(pkg)
+          throw jobFault('model_not_available', verified.reason)
         }
+        if (opened.status === 'rejected') throw opened.reason
+        return opened.value
       } finally {
-        opened.abort()
+        watch.end()
       }
-      return { device: devices.get(pkg.manifest.target)!, seconds, networks }
     },
     async warm(model, sizes) {
       const pkg = packages.get(model.package)!
@@ -86,10 +124,16 @@ export function createEngine(options: EngineOptions): Engine {
       const fits = (size: Size) =>
         [size.width, size.height].every((side) => side <= model.side.max && side % model.side.multipleOf === 0)
       const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
-      for await (const _ of thread.send(command));
+      const watch = watchdog.watch('run', pkg.manifest.target)
+      try {
+        for await (const _ of thread.send(command, watch.progress));
+      } finally {
+        watch.end()
+      }
       return { sizes: command.sizes }
     },
     async *run(model, request, signal) {
+      const pkg = packages.get(model.package)!
       const cancel = new Int32Array(new SharedArrayBuffer(4))
       const raise = () => {
         Atomics.store(cancel, 0, 1)
@@ -97,20 +141,24 @@ export function createEngine(options: EngineOptions): Engine {
       }
       signal.addEventListener('abort', raise)
       if (signal.aborted) raise()
+      const watch = watchdog.watch('run', pkg.manifest.target)
       try {
-        const command: Command = { type: 'run', package: packages.get(model.package)!, request, cancel }
-        for await (const reply of thread.send(command)) {
+        for await (const reply of thread.send({ type: 'run', package: pkg, request, cancel }, watch.progress)) {
           if (reply.type === 'note') log.warn(reply.note)
           if (reply.type === 'aborted') throw signal.reason
           if (reply.type === 'event') yield reply.event
         }
       } finally {
+        watch.end()
         signal.removeEventListener('abort', raise)
       }
     },
     stop: thread.stop,
   }
 }
+
+/** Without the other fields of a request: it goes to the thread as a copy. */
+const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {
   if (models.length === 0) throw new Error(`no package in ${directory}: make one with \`npm run compile\``)

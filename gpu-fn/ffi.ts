@@ -9,15 +9,17 @@ koffi.config({
   ...{ sync_stack_size: STACK_BYTES, async_stack_size: STACK_BYTES, resident_async_pools: 1 },
 })
 
-const libraries: ReturnType<typeof koffi.load>[] = []
+type Library = ReturnType<typeof koffi.load>
+
+const libraries = new Map<string | null, Library>()
 
 /**
- * Loads a library, or the program itself for null, for as long as the thread lives: koffi unloads one that nobody holds any more, and one
- * with kernels takes CUDA down with it. Throws an Error.
+ * Loads a library, or the program itself for null, once for as long as the thread lives: koffi unloads one that nobody holds any more,
+ * and one with kernels takes CUDA down with it. Throws an Error.
  */
-export function loadLibrary(file: string | null, options: Parameters<typeof koffi.load>[1] = {}) {
-  const library = koffi.load(file, options)
-  libraries.push(library)
+export function loadLibrary(file: string | null, options: Parameters<typeof koffi.load>[1] = {}): Library {
+  const library = libraries.get(file) ?? koffi.load(file, options)
+  libraries.set(file, library)
   return library
 }
 

@@ -3,9 +3,19 @@ declare module '@huggingface/tokenizers' {
   type Component = { type: string; [option: string]: unknown }
   type Encoding = { ids: number[]; tokens: string[]; attention_mask: number[] }
 
+  /** Words to tokens. `_call` is what the tokenizer calls: `encode`, then one token for each run of unknown ones where `fuse_unk` is set. */
+  type Model = {
+    fuse_unk: boolean
+    unk_token_id: number | undefined
+    tokens_to_ids: Map<string, number>
+    encode(words: string[]): string[]
+    _call(words: string[]): string[]
+  }
+
   export class Tokenizer {
     constructor(definition: object, config: object)
     normalizer: ((text: string) => string) | null
+    readonly model: Model
     encode(text: string, options?: { add_special_tokens?: boolean }): Encoding
     decode(ids: number[], options?: { skip_special_tokens?: boolean; clean_up_tokenization_spaces?: boolean }): string
     token_to_id(token: string): number | undefined

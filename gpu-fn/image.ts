@@ -1,7 +1,7 @@
 // Decoded pixels to an image file that says how it was made.
 import sharp from 'sharp'
 import * as z from 'zod'
-import type { JobRequest } from './contract.ts'
+import { type JobRequest, LIMITS } from './contract.ts'
 import { encodePng } from './png.ts'
 
 export type ImageFormat = JobRequest['output_format']
@@ -44,20 +44,39 @@ export function toPixels(planes: Float32Array, width: number, height: number): U
   return new Uint8Array(pixels.buffer)
 }
 
-/** An image file with its parameters as XMP; `quality` (1 to 100) does not touch PNG, which is lossless and the same bytes every time. */
+/**
+ * An image file with its parameters as XMP. `quality` (1 to 100) does not apply to PNG, which is lossless and the same bytes every time;
+ * contract.ts bounds a PNG by its size. A JPEG or WebP of more than `limit` bytes is encoded again at a lower quality.
+ */
 export async function encodeImage(
   pixels: Uint8Array,
   output: { format: ImageFormat; quality: number },
   parameters: GenerationParameters,
+  limit: number = LIMITS.imageBytes,
 ): Promise<Uint8Array> {
   const { width, height } = parameters
-  const { format, quality } = output
+  const { format } = output
   const xmp = packet(parameters, format)
   if (format === 'png') return encodePng(pixels, width, height, xmp)
-  const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(xmp)
-  if (format === 'webp') return image.webp({ quality }).toBuffer()
-  // Halved colour resolution shows on text and edges, which who asks for 90 and more does not want.
-  return image.jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' }).toBuffer()
+  return encodeWithin(limit, output.quality, (quality) => {
+    const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(xmp)
+    if (format === 'webp') return image.webp({ quality }).toBuffer()
+    // Half the color resolution is visible on text and edges, so a request for 90 or more keeps all of it.
+    return image.jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' }).toBuffer()
+  })
+}
+
+/** Encodes at `quality`, then at lower ones until the file has at most `limit` bytes. Throws when even quality 1 has more. */
+export async function encodeWithin(
+  limit: number,
+  quality: number,
+  encode: (quality: number) => Promise<Uint8Array>,
+): Promise<Uint8Array> {
+  const file = await encode(quality)
+  if (file.byteLength <= limit) return file
+  if (quality === 1)
+    throw new Error(`the image has ${file.byteLength} bytes at quality 1; at most ${limit} are allowed`)
+  return encodeWithin(limit, Math.max(1, Math.floor(quality * Math.min(0.9, limit / file.byteLength))), encode)
 }
 
 /** The parameters that `encodeImage` wrote; null for a file without them. */

@@ -13,7 +13,7 @@ export interface Job {
   /** The highest attempt that asked for this job. */
   attempt: number
   readonly entries: Entry[]
-  /** Bytes held by `entries`, roughly. */
+  /** Bytes that the job holds, roughly. */
   bytes: number
   readonly cancellation: AbortController
   /** `performance.now()` */
@@ -47,13 +47,15 @@ const ENTRY_BYTES = 256
 const TERMINAL: readonly JobEvent['type'][] = ['succeeded', 'failed', 'canceled']
 
 export function createJob(id: string, request: JobRequest): Job {
+  const parameters = parametersOf(request)
   return {
     id,
     request,
-    parameters: parametersOf(request),
+    parameters,
     attempt: request.attempt,
     entries: [],
-    bytes: 0,
+    // UTF-16, in `request` and in `parameters`.
+    bytes: 4 * parameters.length,
     cancellation: new AbortController(),
     acceptedAt: performance.now(),
     changes: new EventEmitter<{ entry: [] }>().setMaxListeners(0),

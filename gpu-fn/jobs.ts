@@ -1,13 +1,16 @@
-// The jobs of this process: taken on once, run in turn, replayed for a while after they ended.
+// The jobs of this process: each is accepted once, run in turn, and replayed for some time after its end.
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from './contract.ts'
 import type { Engine } from './engine.ts'
+import { createEngineHealth } from './engine-health.ts'
+import { createExpiringMap } from './expiring-map.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
+import { createReaders } from './readers.ts'
 import { Refusal } from './refusal.ts'
 import { canceled, runJob } from './run-job.ts'
 import { createScheduler } from './scheduler.ts'
 
-/** Where the process stands; `main.ts` moves it on. */
+/** State of the process, set by `main.ts`. */
 export type Lifecycle = { status: Health['status'] }
 
 export interface JobsOptions {
@@ -18,13 +21,15 @@ export interface JobsOptions {
   /** How long, and within how many bytes in all, jobs that ended are kept for replay. */
   retainSeconds: number
   retainBytes: number
+  /** A job without a reader for this long is canceled. */
+  unreadSeconds: number
   log: Logger
-  /** Called once when jobs fail one after another for reasons of ours, as they do after a fault of the GPU. */
+  /** Called once when the engine no longer works, as after a fault of the GPU. */
   onBroken: () => void
 }
 
-/** This many different jobs failing in a row show a process that will not recover by itself. */
-const FAULTS_IN_A_ROW = 3
+/** Cancellations are remembered for this long, and this many of them. A PUT that its DELETE overtook arrives within the edge's retries. */
+const CANCELLATIONS = { seconds: 600, most: 16_384 }
 
 export type Jobs = ReturnType<typeof createJobs>
 
@@ -32,53 +37,82 @@ export type Jobs = ReturnType<typeof createJobs>
 export function createJobs(options: JobsOptions) {
   const { engine, log } = options
   const jobs = new Map<string, Job>()
+  /** Job id → the highest attempt that was canceled by request, whether the job was known then or not. */
+  const canceledAttempts = createExpiringMap<number>(CANCELLATIONS)
   const retained = createRetention(options, (job) => {
     if (jobs.get(job.id) === job) jobs.delete(job.id)
   })
   const logOf = (job: Job) => log.child({ job: job.id, attempt: job.attempt })
-  const faulty = new Set<string>()
+  const health = createEngineHealth(engine, log, options.onBroken)
   const scheduler = createScheduler<Job>(async (job) => {
     const { fault } = await runJob(engine, job, logOf(job))
     retained.add(job)
-    // A refusal or a canceled job shows neither that the engine works nor that it does not.
-    if (fault) faulty.add(job.id)
-    else if (outcome(job)?.type === 'succeeded') faulty.clear()
-    if (faulty.size === FAULTS_IN_A_ROW) options.onBroken()
+    await health.record(job, fault)
   }, options.queue)
+  const readers = createReaders(options.unreadSeconds * 1000, (job) => {
+    logOf(job).info({ seconds: options.unreadSeconds }, 'job canceled: it has no reader')
+    stop(job)
+  })
+
+  /** Ends a job that waits now, and one that runs between two steps. */
+  function stop(job: Job): void {
+    job.cancellation.abort()
+    if (scheduler.remove(job)) endCanceled(job)
+  }
+
+  function endCanceled(job: Job): void {
+    append(job, canceled(job))
+    retained.add(job)
+  }
+
+  function enqueue(job: Job): void {
+    refuseUnlessReady(options.lifecycle)
+    if (!scheduler.add(job)) {
+      const retryAfter = Math.min(60, Math.max(1, Math.ceil(scheduler.secondsUntilFree())))
+      throw new Refusal('queue_full', `${options.queue} jobs are waiting already`, { retryAfter })
+    }
+    jobs.set(job.id, job)
+    readers.add(job)
+    logOf(job).info({ position: scheduler.position(job) }, 'job accepted')
+  }
 
   return {
-    /** Takes on a new job, or attaches to the one with this id if it asks for the same images. */
+    /** Accepts a new job, or returns the one with this id if it asks for the same images. A canceled attempt gets a job that has ended. */
     submit(id: string, request: JobRequest): Job {
       const known = jobs.get(id)
       if (known && known.parameters !== parametersOf(request))
         throw new Refusal('job_conflict', `job ${id} exists with another body`)
-      if (known && !mayRunAgain(known, request.attempt)) {
+      const isCanceled = request.attempt <= (canceledAttempts.get(id) ?? 0)
+      if (known && (isCanceled || !mayRunAgain(known, request.attempt))) {
         known.attempt = Math.max(known.attempt, request.attempt)
         return known
       }
-      refuseUnlessReady(options.lifecycle)
       const job = createJob(id, request)
-      if (!scheduler.add(job)) {
-        const retryAfter = Math.min(60, Math.max(1, Math.ceil(scheduler.secondsUntilFree())))
-        throw new Refusal('queue_full', `${options.queue} jobs are waiting already`, { retryAfter })
-      }
-      jobs.set(id, job)
-      logOf(job).info({ position: scheduler.position(job) }, 'job accepted')
+      if (isCanceled) {
+        jobs.set(id, job)
+        endCanceled(job)
+        logOf(job).info('job canceled before it arrived')
+      } else enqueue(job)
       return job
     },
 
-    /** Cancels between two steps; a job that ended stays as it is. `attempt` is null when the caller's is not known. */
+    /** Counts a reader of the job until the returned function is called. */
+    attach: (job: Job) => readers.attach(job),
+
+    /**
+     * Cancels between two steps; a job that ended stays as it is. `attempt` is null when the caller's is not known. The cancellation of an
+     * attempt that is not known here is remembered, and still refused as job_not_found.
+     */
     cancel(id: string, attempt: number | null): void {
       const job = jobs.get(id)
-      if (!job) throw new Refusal('job_not_found', `job ${id} is not known here`)
-      if (attempt !== null && attempt < job.attempt)
+      if (job && attempt !== null && attempt < job.attempt)
         throw new Refusal('stale_attempt', `job ${id} is at attempt ${job.attempt}; given ${attempt}`)
+      const through = Math.max(attempt ?? 0, job?.attempt ?? 0, canceledAttempts.get(id) ?? 0)
+      if (through > 0) canceledAttempts.set(id, through)
+      if (!job) throw new Refusal('job_not_found', `job ${id} is not known here`)
       if (outcome(job)) return
-      job.cancellation.abort()
-      if (!scheduler.remove(job)) return
-      append(job, canceled(job))
-      retained.add(job)
-      logOf(job).info('job canceled while it waited')
+      logOf(job).info('job canceled by request')
+      stop(job)
     },
 
     position: (job: Job) => scheduler.position(job),
@@ -87,10 +121,15 @@ export function createJobs(options: JobsOptions) {
   }
 }
 
-/** A job that failed for a reason of ours runs again when a later attempt asks; every other end is final. */
+/**
+ * Whether a PUT starts the job anew: after a fault of the service for a later attempt, and after a cancellation for any attempt that was
+ * not itself canceled by request. Every other end is final.
+ */
 function mayRunAgain(job: Job, attempt: number): boolean {
   const end = outcome(job)
-  return attempt > job.attempt && end?.type === 'failed' && end.code !== 'invalid_request'
+  if (end?.type === 'failed') return attempt > job.attempt && end.code !== 'invalid_request'
+  const isCanceled = end ? end.type === 'canceled' : job.cancellation.signal.aborted
+  return isCanceled && attempt >= job.attempt
 }
 
 function refuseUnlessReady({ status }: Lifecycle): void {

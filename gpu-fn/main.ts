@@ -8,8 +8,11 @@ import { type Logger, pino } from 'pino'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { createEngine, type Engine, type Model } from './engine.ts'
 import type { Size } from './engine-worker.ts'
+import { exitNow } from './exit-now.ts'
 import { createJobs, type Jobs, type Lifecycle } from './jobs.ts'
 import { createApp } from './server.ts'
+import { createVerifier } from './verification.ts'
+import type { Stall } from './watchdog.ts'
 import { packageSource } from './weights/package-source.ts'
 
 /** A reader that takes nothing for this long is cut off; heartbeats keep every other connection busy. */
@@ -49,9 +52,11 @@ const isFlagError = (error: unknown): error is Error =>
 
 function createService(config: Config, log: Logger): Service {
   const lifecycle: Lifecycle = { status: 'loading' }
-  const engine = createEngine({ ...config, ...packageSource(config, log), log })
+  const verifier = createVerifier({ directory: config.cache, log })
+  const onStall = (stall: Stall) => void endHung(service, stall)
+  const engine = createEngine({ ...config, ...packageSource(config, verifier, log), verifier, onStall, log })
   const onBroken = () => {
-    if (!isOver(lifecycle)) void shutDown(service, 'jobs fail one after another', 1)
+    if (!isOver(lifecycle)) void shutDown(service, 'the engine no longer works', 1)
   }
   const jobs = createJobs({ engine, lifecycle, log, onBroken, ...config })
   const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: config.edgePublicKeys })
@@ -107,6 +112,13 @@ async function shutDown({ config, log, lifecycle, engine, jobs, server }: Servic
 
 function isOver({ status }: Lifecycle): boolean {
   return status === 'draining' || status === 'failed'
+}
+
+/** A call of the engine hangs: nothing can finish here, so jobs must run elsewhere, and the host must start another process. */
+async function endHung({ log, lifecycle, jobs }: Service, stall: Stall): Promise<void> {
+  lifecycle.status = 'failed'
+  log.fatal({ ...stall, ...jobs.counts() }, 'the engine hangs; the process ends')
+  await exitNow(1)
 }
 
 /** Ends the process at once. `process.exit` would take onnxruntime's state away under a thread that computes, and crash. */

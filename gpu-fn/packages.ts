@@ -21,6 +21,7 @@ export class PackageError extends Error {
 
 export const MANIFEST = 'manifest.json'
 export const MANIFEST_BYTES = 1 << 20
+const PROBLEM_CHARACTERS = 2_000
 
 /**
  * Opens a package: its manifest is valid and every file lies inside the directory with the size that is written down. `verify` also
@@ -61,7 +62,8 @@ function fail(directory: string, problem: string, cause?: unknown): never {
   throw new PackageError(`${directory}: ${problem}`, { cause })
 }
 
-async function readManifest(directory: string): Promise<Uint8Array> {
+/** The bytes of a package's manifest, at most MANIFEST_BYTES. Throws PackageError. */
+export async function readManifest(directory: string): Promise<Uint8Array> {
   try {
     const file = path.join(directory, MANIFEST)
     const { size } = await stat(file)
@@ -82,7 +84,10 @@ export function parseManifest(directory: string, bytes: Uint8Array): Manifest {
     fail(directory, `${MANIFEST} is not JSON`, cause)
   }
   const parsed = manifestSchema.safeParse(json)
-  if (!parsed.success) fail(directory, `${MANIFEST} is not valid: ${z.prettifyError(parsed.error)}`, parsed.error)
+  if (!parsed.success) {
+    const problems = z.prettifyError(parsed.error).slice(0, PROBLEM_CHARACTERS)
+    fail(directory, `${MANIFEST} is not valid: ${problems}`, parsed.error)
+  }
   return parsed.data
 }
 

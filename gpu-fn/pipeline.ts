@@ -64,13 +64,17 @@ export function providerOptions(network: NetworkName): Record<string, string> {
   return network === 'transformer' || network === 'conditioning' ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
 }
 
+let installed: Kernels | undefined
+/** Looked for once: a library stays loaded for as long as the thread lives. */
+const installedKernels = () => (installed ??= findKernels())
+
 type Graphs = Pick<Manifest, 'networks'> & { batched: boolean; kernels?: string | undefined; note: string | null }
 
 /**
  * The graphs that this machine can run: for target cuda-fp8 those with our kernels or, where GPU or library is not there, those that the
  * package has beside them, whose step multiplies in 16 bits.
  */
-export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = findKernels): Graphs {
+export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = installedKernels): Graphs {
   const { networks, without_kernels } = manifest
   const batched = manifest.transformer_batch === null
   if (!without_kernels) return { networks, batched, note: null }

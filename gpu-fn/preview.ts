@@ -1,6 +1,8 @@
 // A rough look at a latent while it is denoised: a linear map from its 16 channels to colours, a pixel for each of its positions.
 // Stability-AI/sd3.5 sd3_impls.py `SD3LatentFormat.decode_latent_to_preview`.
 import sharp from 'sharp'
+import { LIMITS } from './contract.ts'
+import { encodeWithin } from './image.ts'
 
 /** Red, green and blue of each latent channel. */
 const FACTORS: readonly (readonly [number, number, number])[] = [
@@ -43,10 +45,9 @@ export function previewPixels(latent: Float32Array, area: number): Uint8ClampedA
   return pixels
 }
 
-/** A latent [16, height, width] as a JPEG of that size. */
+/** A latent [16, height, width] as a JPEG of that size, of at most `LIMITS.previewBytes`. */
 export async function encodePreview(latent: Float32Array, width: number, height: number): Promise<Uint8Array> {
   const raw = { width, height, channels: 3 } as const
-  return sharp(previewPixels(latent, width * height), { raw })
-    .jpeg({ quality: 80 })
-    .toBuffer()
+  const pixels = previewPixels(latent, width * height)
+  return encodeWithin(LIMITS.previewBytes, 80, (quality) => sharp(pixels, { raw }).jpeg({ quality }).toBuffer())
 }

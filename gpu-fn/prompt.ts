@@ -24,7 +24,6 @@ const TITLES: Record<EncoderName, string> = { clip_l: 'CLIP-L', clip_g: 'CLIP-G'
 const CLIP_TOKENS = 77
 /** diffusers' `max_sequence_length`: T5 reads this many tokens, and this many rows of zeros stand for a T5 that is absent. */
 const DIFFUSERS_T5_TOKENS = 256
-const QUOTED_CHARACTERS = 300
 
 /**
  * Encodes prompts, in one run of each encoder where their lengths agree and `batched` allows it. All runs are asked for before the first
@@ -63,11 +62,8 @@ function tokenLimits(name: EncoderName, shape: TextShape, convention: Convention
 }
 
 function describeCut(encoder: EncoderName, prompt: string, { cut }: Tokens, maxTokens: number): string[] {
-  if (!cut) return []
-  const quote = cut.text.length > QUOTED_CHARACTERS ? `${cut.text.slice(0, QUOTED_CHARACTERS)}…` : cut.text
-  return [
-    `the ${prompt} has ${cut.count} tokens more than fit the ${maxTokens} of ${TITLES[encoder]}, which did not see "${quote}"`,
-  ]
+  if (cut === undefined) return []
+  return [`the ${prompt} is longer than the ${maxTokens} tokens of ${TITLES[encoder]}, which did not read "${cut}"`]
 }
 
 async function runEncoder(

@@ -8,6 +8,7 @@ const STATUS = {
   token_missing: 401,
   token_invalid: 401,
   token_expired: 401,
+  token_replayed: 401,
   token_mismatch: 403,
   not_found: 404,
   job_not_found: 404,
@@ -67,6 +68,15 @@ function describeIssue(issue: z.core.$ZodIssue): string {
 }
 
 function quote(value: unknown): string {
-  const text = JSON.stringify(value)
+  const text = stringify(value)
   return text.length > 80 ? `${text.slice(0, 80)}… (${text.length} characters)` : text
+}
+
+/** JSON of a value that came as JSON; what is nested deeper than the stack allows is described instead. */
+function stringify(value: unknown): string {
+  try {
+    return JSON.stringify(value)
+  } catch {
+    return 'a value that is nested too deeply'
+  }
 }

@@ -42,12 +42,16 @@ export function canceled(
 
 async function generate(engine: Engine, job: Job, progress: Progress): Promise<void> {
   const { request, cancellation } = job
+  const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
-  const { device, seconds } = await engine.load(model)
+  signal.throwIfAborted()
+  const { device, seconds } = await engine.load(model, request)
   progress.timings.load = seconds
+  // Nothing has been done yet for a job that was canceled meanwhile, so it has not started.
+  signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
-  for await (const event of engine.run(model, request, cancellation.signal)) record(job, progress, event)
+  for await (const event of engine.run(model, request, signal)) record(job, progress, event)
 }
 
 function record(job: Job, progress: Progress, event: PipelineEvent): void {

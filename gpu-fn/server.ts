@@ -2,8 +2,17 @@
 import type { KeyObject } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import type { Logger } from 'pino'
-import { checkScope, verifyToken } from './auth.ts'
-import { GPU_TOKEN, type Health, type JobRequest, jobId, jobRequest, LIMITS, PROTOCOL_VERSION } from './contract.ts'
+import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './auth.ts'
+import {
+  describeOversize,
+  GPU_TOKEN,
+  type Health,
+  type JobRequest,
+  jobId,
+  jobRequest,
+  LIMITS,
+  PROTOCOL_VERSION,
+} from './contract.ts'
 import type { Engine } from './engine.ts'
 import type { Jobs, Lifecycle } from './jobs.ts'
 import { describeIssues, problem, Refusal } from './refusal.ts'
@@ -17,18 +26,19 @@ export interface ServerOptions {
   jobs: Jobs
   engine: Pick<Engine, 'models'>
   lifecycle: Lifecycle
-  /** Null lets everybody in. */
+  /** Null accepts requests without a token. */
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
   heartbeatMs?: number
 }
 
 export function createApp(options: ServerOptions): Hono {
+  const useToken = createTokenUse()
   const app = new Hono()
   app.get('/healthz', () => healthReply(options))
   app.get('/ping', () => new Response(null, { status: pingStatus(options.lifecycle) }))
-  app.put('/jobs/:id', (c) => putJob(c, options))
-  app.delete('/jobs/:id', (c) => deleteJob(c, options))
+  app.put('/jobs/:id', async (c) => putJob(await readSigned(c, options, useToken), options))
+  app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
   app.notFound(() => problem(new Refusal('not_found', 'there is GET /healthz, GET /ping and PUT or DELETE /jobs/{id}')))
   app.onError((error) => {
     if (error instanceof Refusal) return problem(error)
@@ -38,37 +48,44 @@ export function createApp(options: ServerOptions): Hono {
   return app
 }
 
-async function putJob(c: Context, options: ServerOptions): Promise<Response> {
-  const body = await readBody(c.req.raw)
+/** A request of the edge. `attempt` is null without tokens, where only the body of a PUT states it. */
+type Signed = { id: string; attempt: number | null; body: Uint8Array }
+
+/** Checks a request's token, then reads its body: no byte of a body is read for a sender without a valid token for this job. */
+async function readSigned(c: Context, options: ServerOptions, useToken: (claims: Claims) => void): Promise<Signed> {
   const id = readJobId(c)
-  if (!/^application\/json\s*(;|$)/i.test(c.req.header('content-type') ?? ''))
+  const claims = await readClaims(c, options)
+  if (claims) checkJob(claims, id)
+  if (c.req.method === 'PUT' && !/^application\/json\s*(;|$)/i.test(c.req.header('content-type') ?? ''))
     throw new Refusal('unsupported_media_type', 'send content-type: application/json')
-  const attempt = await authorise(c, id, body, options)
+  const body = await readBody(c.req.raw)
+  if (!claims) return { id, attempt: null, body }
+  checkBody(claims, body)
+  useToken(claims)
+  return { id, attempt: claims.attempt, body }
+}
+
+/** The claims of the request's token; null where none is needed. */
+async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promise<Claims | null> {
+  if (!edgePublicKeys) return null
+  return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
+}
+
+function putJob({ id, attempt, body }: Signed, options: ServerOptions): Response {
   const request = parseRequest(body)
   if (attempt !== null && attempt !== request.attempt)
     throw new Refusal('token_mismatch', `the token is for attempt ${attempt}, the body for attempt ${request.attempt}`)
-  const job = options.jobs.submit(id, request)
-  const position = options.jobs.position(job)
-  const accepted = { type: 'accepted', job: id, attempt: request.attempt, position } as const
-  return new Response(jobStream(job, accepted, options.heartbeatMs ?? HEARTBEAT_MS), {
+  const { jobs, heartbeatMs = HEARTBEAT_MS } = options
+  const job = jobs.submit(id, request)
+  const accepted = { type: 'accepted', job: id, attempt: request.attempt, position: jobs.position(job) } as const
+  return new Response(jobStream(job, accepted, heartbeatMs, jobs.attach(job)), {
     headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' },
   })
 }
 
-async function deleteJob(c: Context, options: ServerOptions): Promise<Response> {
-  const body = await readBody(c.req.raw)
-  const id = readJobId(c)
-  const attempt = await authorise(c, id, body, options)
-  options.jobs.cancel(id, attempt)
+function deleteJob({ id, attempt }: Signed, { jobs }: ServerOptions): Response {
+  jobs.cancel(id, attempt)
   return new Response(null, { status: 204 })
-}
-
-/** The attempt that the token is for, once it covers this job and body; null in insecure mode. */
-async function authorise(c: Context, id: string, body: Uint8Array, { edgePublicKeys }: ServerOptions) {
-  if (!edgePublicKeys) return null
-  const claims = await verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
-  checkScope(claims, id, body)
-  return claims.attempt
 }
 
 function readJobId(c: Context): string {
@@ -80,6 +97,8 @@ function readJobId(c: Context): string {
 function parseRequest(body: Uint8Array): JobRequest {
   const parsed = jobRequest.safeParse(parseJson(body), { reportInput: true })
   if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
+  const oversize = describeOversize(parsed.data)
+  if (oversize !== null) throw new Refusal('invalid_request', oversize)
   return parsed.data
 }
 

@@ -5,14 +5,36 @@ import { changedWithin, type Job, outcome } from './job.ts'
 const encoder = new TextEncoder()
 
 /**
- * A job's events from the start and then as they happen, until the job ends; `accepted` comes first.
- * Bytes are made when the reader asks for them: one that is slow or gone holds back neither the job nor other readers.
+ * The events of a job from its start, and the new ones as they happen, until the job ends; `accepted` comes first. Bytes are made when
+ * the reader takes them, so that a slow reader delays neither the job nor other readers. `onClose` is called once: at the end of the
+ * stream, or as soon as the reader cancels it, which the HTTP server does when the connection closes.
  */
-export function jobStream(job: Job, accepted: JobEvent, heartbeatMs: number): ReadableStream<Uint8Array> {
-  return ReadableStream.from(chunks(job, accepted, heartbeatMs))
+export function jobStream(
+  job: Job,
+  accepted: JobEvent,
+  heartbeatMs: number,
+  onClose: () => void,
+): ReadableStream<Uint8Array> {
+  const parts = chunks(job, accepted, heartbeatMs)
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        const { done, value } = await parts.next()
+        if (!done) return controller.enqueue(value)
+        onClose()
+        controller.close()
+      },
+      cancel() {
+        onClose()
+        // Takes effect after the wait in progress, of one heartbeat at most.
+        void parts.return()
+      },
+    },
+    { highWaterMark: 0 },
+  )
 }
 
-async function* chunks(job: Job, accepted: JobEvent, heartbeatMs: number): AsyncGenerator<Uint8Array> {
+async function* chunks(job: Job, accepted: JobEvent, heartbeatMs: number): AsyncGenerator<Uint8Array, void> {
   yield line(accepted)
   for (let next = 0; ; ) {
     const entry = job.entries[next]

@@ -23,6 +23,11 @@ export function exactNormalizer(config: NormalizerConfig): Normalize {
   }
 }
 
+/** Printable ASCII, Kana without its marks, and Han: each is a grapheme of its own where its neighbors are such characters as well. */
+const PLAIN = ' -~\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff'
+/** Found without the segmenter, which takes most of the time otherwise. */
+const PLAIN_RUN = new RegExp(`(?<=[${PLAIN}]|^)[${PLAIN}]+(?=[${PLAIN}]|$)`, 'g')
+
 /** Longer graphemes are looked up character by character. */
 const GRAPHEME_BYTES = 6
 const graphemes = new Intl.Segmenter('und', { granularity: 'grapheme' })
@@ -42,13 +47,29 @@ function charactersMap(base64: string): Normalize {
     return start === undefined ? undefined : replacements.toString('utf8', start, replacements.indexOf(0, start))
   }
   const byCharacter = (grapheme: string) => Array.from(grapheme, (character) => lookUp(character) ?? character).join('')
-  return (text) => {
+  const byGrapheme = (text: string) => {
     let result = ''
     for (const { segment } of graphemes.segment(text)) {
       const whole = utf8.encode(segment).length < GRAPHEME_BYTES ? lookUp(segment) : undefined
       result += whole ?? byCharacter(segment)
     }
     return result
+  }
+  const known = new Map<string, string>()
+  const ofPlain = (character: string) => {
+    const found = known.get(character) ?? lookUp(character) ?? character
+    known.set(character, found)
+    return found
+  }
+  return (text) => {
+    let result = ''
+    let done = 0
+    for (const { 0: run, index } of text.matchAll(PLAIN_RUN)) {
+      result += byGrapheme(text.slice(done, index))
+      for (const character of run) result += ofPlain(character)
+      done = index + run.length
+    }
+    return result + byGrapheme(text.slice(done))
   }
 }
 

@@ -40,7 +40,7 @@ export type TokenizerFiles = { definition: TokenizerJson; padToken: string; conf
 const START = '<|startoftext|>'
 const END = '<|endoftext|>'
 /** Words, single digits, runs of anything else: OpenAI's `simple_tokenizer.py`, in the words of transformers' `CLIPTokenizer`. */
-const CLIP_WORDS =
+export const CLIP_WORDS =
   "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+"
 
 /** Reads a tokenizer directory. Throws `TokenizerError`. */

@@ -1,5 +1,6 @@
 // Prompts to token ids, as transformers' CLIPTokenizer and T5Tokenizer give them, from the files beside an SD3.5 checkpoint.
 import { Tokenizer } from '@huggingface/tokenizers'
+import { type Cutter, cutIntoPieces, cutterOf, type Piece } from './prompt-pieces.ts'
 import { exactNormalizer } from './text-normalizer.ts'
 import { readTokenizerFiles, TokenizerError, type TokenizerFiles, type TokenizerJson } from './tokenizer-files.ts'
 
@@ -9,11 +10,24 @@ export type PromptTokenizer = {
   prefix: number[]
   suffix: number[]
   padId: number
+  /** Cuts long prompts into pieces; null when they must be tokenized as a whole. */
+  cutter: Cutter | null
   /** One more than the largest id it gives: what an embedding must have rows for. */
   vocabulary: number
 }
 
-export type Tokens = { ids: BigInt64Array /** What did not fit, decoded. */; cut?: { count: number; text: string } }
+export type Tokens = {
+  ids: BigInt64Array
+  /** The start of the text that did not fit, decoded. */
+  cut?: string
+}
+
+/** Characters of a cut that are quoted; a longer one ends in "…". */
+const QUOTED_CHARACTERS = 300
+/** Tokens that follow can change less than this at the end of a decoded text: a broken UTF-8 character, and spaces before punctuation. */
+const UNSETTLED_CHARACTERS = 100
+/** A prompt is tokenized piece by piece, so that a long one costs no more than what fits. */
+const PIECE_CHARACTERS = 1_000
 
 /** Opens a tokenizer directory (`tokenizer`, `tokenizer_2` or `tokenizer_3`). Throws `TokenizerError`. */
 export async function openTokenizer(directory: string): Promise<PromptTokenizer> {
@@ -29,29 +43,42 @@ export async function openTokenizer(directory: string): Promise<PromptTokenizer>
     prefix: whole.slice(0, start),
     suffix: whole.slice(start + body.length),
     padId,
+    cutter: cutterOf(files.definition),
     vocabulary: vocabularyOf(files),
   }
 }
 
 /**
  * Ids of a prompt, [1, L] with L at least `minTokens` (padded) and at most `maxTokens` (the prompt's end is cut; start and end tokens stay).
- * Lone surrogates count as U+FFFD.
+ * Lone surrogates count as U+FFFD. Text far behind what fits is not tokenized.
  */
 export function tokenize(
   from: PromptTokenizer,
   prompt: string,
   limits: { minTokens: number; maxTokens: number },
+  pieceCharacters = PIECE_CHARACTERS,
 ): Tokens {
-  const { tokenizer, prefix, suffix, padId } = from
-  const body = tokenizer.encode(prompt.toWellFormed(), { add_special_tokens: false }).ids
+  const { tokenizer, prefix, suffix, padId, cutter } = from
+  const text = prompt.toWellFormed()
   const room = limits.maxTokens - prefix.length - suffix.length
+  let body: number[] = []
+  let cut: string | undefined
+  for (const piece of cutter ? cutIntoPieces(text, cutter, pieceCharacters) : [{ text, next: '' }]) {
+    body = body.concat(encodePiece(tokenizer, piece))
+    if (body.length > room) cut = tokenizer.decode(body.slice(room)).trim()
+    if (cut !== undefined && cut.length > QUOTED_CHARACTERS + UNSETTLED_CHARACTERS) break
+  }
   const ids = [...prefix, ...body.slice(0, room), ...suffix]
   while (ids.length < limits.minTokens) ids.push(padId)
-  const tokens: Tokens = { ids: BigInt64Array.from(ids, BigInt) }
-  const rest = body.slice(room)
-  if (rest.length > 0) tokens.cut = { count: rest.length, text: tokenizer.decode(rest).trim() }
-  return tokens
+  return { ids: BigInt64Array.from(ids, BigInt), ...(cut !== undefined && { cut: quoteStart(cut) }) }
 }
+
+function encodePiece(tokenizer: Tokenizer, { text, next }: Piece): number[] {
+  const encode = (given: string) => tokenizer.encode(given, { add_special_tokens: false }).ids
+  return next === '' ? encode(text) : encode(text + next).slice(0, -encode(next).length)
+}
+
+const quoteStart = (text: string) => (text.length > QUOTED_CHARACTERS ? `${text.slice(0, QUOTED_CHARACTERS)}…` : text)
 
 function vocabularyOf({ definition: { model, added_tokens } }: TokenizerFiles): number {
   const own = Array.isArray(model.vocab) ? model.vocab.length : Math.max(-1, ...Object.values(model.vocab)) + 1
@@ -63,9 +90,29 @@ function build(directory: string, { definition, config }: TokenizerFiles): Token
     const pre_tokenizer = definition.pre_tokenizer && unicodeSpaces(definition.pre_tokenizer)
     const tokenizer = new Tokenizer({ ...definition, pre_tokenizer }, config)
     if (definition.normalizer) tokenizer.normalizer = exactNormalizer(definition.normalizer)
+    if (tokenizer.model.fuse_unk) fuseInLinearTime(tokenizer)
     return tokenizer
   } catch (cause) {
     throw new TokenizerError(`${directory}: ${cause instanceof Error ? cause.message : cause}`, { cause })
+  }
+}
+
+/** The library looks each run of unknown characters up again for every character that it adds, which takes a second for ten thousand. */
+function fuseInLinearTime({ model }: Tokenizer): void {
+  const isUnknown = (token: string) => (model.tokens_to_ids.get(token) ?? model.unk_token_id) === model.unk_token_id
+  model._call = (words) => {
+    const fused: string[] = []
+    let run: string[] = []
+    for (const token of model.encode(words)) {
+      if (isUnknown(token)) run.push(token)
+      else {
+        if (run.length > 0) fused.push(run.join(''))
+        run = []
+        fused.push(token)
+      }
+    }
+    if (run.length > 0) fused.push(run.join(''))
+    return fused
   }
 }
 

@@ -23,7 +23,7 @@ type Reply = {
     warnings: { message: string }[]
   }
 }
-type Job = { state: string; progress: { step?: number; steps?: number } | null }
+type Job = { id: string; state: string; progress: { step?: number; steps?: number } | null }
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
 
@@ -94,14 +94,18 @@ async function generate(local: Local, prompt: string, { route, size, seed, out, 
   return reply
 }
 
-/** Shows the step that the job is at, until the signal ends it. */
+async function read<T>(address: string, headers: Record<string, string>, signal: AbortSignal): Promise<T | null> {
+  const reply = await fetch(address, { headers, signal }).catch(() => null)
+  return reply?.ok ? ((await reply.json().catch(() => null)) as T | null) : null
+}
+
+/** Shows the job's current step until the signal aborts. */
 async function watch({ url }: Local, headers: Record<string, string>, signal: AbortSignal): Promise<void> {
-  let shown = ''
+  let [id, shown] = ['', '']
   while (!signal.aborted) {
     await new Promise((resolve) => setTimeout(resolve, 100))
-    const reply = await fetch(`${url}/v1/jobs?limit=1`, { headers, signal }).catch(() => null)
-    if (!reply?.ok) continue
-    const [job] = ((await reply.json().catch(() => ({ data: [] }))) as { data: Job[] }).data
+    id ||= (await read<{ data: Job[] }>(`${url}/v1/jobs?limit=1`, headers, signal))?.data[0]?.id ?? ''
+    const job = id && (await read<Job>(`${url}/v1/jobs/${id}`, headers, signal))
     if (!job) continue
     const { step, steps } = job.progress ?? {}
     const text = step ? `${job.state}: step ${step} of ${steps}` : job.state

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { exportAccount } from './account-export.ts'
 import * as keys from './keys.ts'
 import { tightenFile, tightenStandardOutput, writePrivateFile } from './private-files.ts'
 import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecrets } from './secrets.ts'
@@ -14,8 +15,12 @@ function stateOf({ revoked, expires }: keys.Key): string {
   if (expires === null) return 'active'
   return expires * 1000 > Date.now() ? `until ${day(expires)}` : `expired ${day(expires)}`
 }
+function makerOf({ created_by, creator_revoked }: keys.Key): string {
+  if (created_by === null) return ''
+  return creator_revoked ? ` by ${created_by} (revoked, or made by a revoked key)` : ` by ${created_by}`
+}
 const row = (key: keys.Key) =>
-  `${key.id}  made ${day(key.created)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
+  `${key.id}  made ${day(key.created)}${makerOf(key)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
 
 const limitsText = (limits: keys.Limits) =>
   Object.entries(limits)
@@ -130,6 +135,7 @@ function printAccount(account: keys.Account): void {
   console.log(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
   console.log(`balance ${dollars(account.balance_microdollars)}, captured ${dollars(captured)}`)
   console.log(`reserved ${dollars(reserved)} by ${open_jobs} jobs\nlimits  ${limitsText(account.limits)}`)
+  if (account.deletion) printDeletion(account.deletion)
 }
 
 async function freshSecrets(): Promise<string> {
@@ -143,9 +149,36 @@ async function rotatedSecrets(file: string): Promise<string> {
   return formatSecrets(secrets, gpuPublicKeyOf(secrets))
 }
 
-const program = new Command('keys').description('API keys, limits and credit of an Octet deployment')
+function printDeletion({ state, step, continues, completed, jobs_deleted, ...sums }: keys.Deletion): void {
+  const until = state === 'deleted' ? `on ${day(completed!)}` : `at step "${step}", which continues ${day(continues!)}`
+  console.log(`${state} ${until}, ${jobs_deleted} jobs so far`)
+  const { credited_microdollars: credited, captured_microdollars: captured } = sums
+  if (credited !== undefined && captured !== undefined)
+    console.log(`credited ${dollars(credited)}, captured ${dollars(captured)}, left ${dollars(credited - captured)}`)
+}
+
+function dataCommands(program: Command): void {
+  target(program.command('export').description('write everything that is stored of an account, as JSON lines'))
+    .requiredOption('--out <file>', 'where to')
+    .option('--images <directory>', 'its images as well, one directory a job')
+    .action(async ({ account, out, images, ...worker }) => {
+      const exported = await exportAccount(worker, account, out, images)
+      console.error(`${exported.lines} lines are in ${out}${images ? `, ${exported.images} images in ${images}` : ''}.`)
+    })
+  target(program.command('delete').description('delete an account with all of its data, for good'))
+    .requiredOption('--confirm <name>', "the account's name again")
+    .action(async ({ account, confirm, ...worker }) => {
+      if (confirm !== account) throw new Error(`--confirm is ${confirm}; it must be ${account}.`)
+      printDeletion(await keys.deleteAccount(worker, account))
+    })
+}
+
+const program = new Command('keys').description(
+  'API keys, limits, credit and data of the accounts of an Octet deployment',
+)
 keyCommands(program)
 accountCommands(program)
+dataCommands(program)
 program
   .command('secrets')
   .description('make fresh secrets for a worker: npm run keys -- secrets --out .dev.vars')

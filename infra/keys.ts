@@ -15,6 +15,10 @@ export type Key = {
   created: number
   expires: number | null
   revoked: number | null
+  /** The id of the key that made it; null for the operator. */
+  created_by: string | null
+  /** In a list: a key that it descends from was revoked. */
+  creator_revoked?: boolean
 }
 export type KeyUse = { spent_microdollars: number; reserved_microdollars: number; open_jobs: number }
 export type NewKey = { label?: string; scopes?: Scope[]; limits?: Partial<Limits>; expires_in?: number | null }
@@ -27,18 +31,34 @@ export type Account = {
   captured_microdollars: number
   reserved_microdollars: number
   open_jobs: number
+  deletion: Deletion | null
+}
+/** Times are Unix seconds. The sums of the account's life are there once its own rows are gone. */
+export type Deletion = {
+  state: 'deleting' | 'deleted'
+  requested: number
+  completed: number | null
+  step?: string
+  continues?: number
+  jobs_deleted: number
+  credited_microdollars?: number
+  captured_microdollars?: number
 }
 
-/** Calls the worker as the operator. Errors carry what the worker says. */
-async function call<T>({ url, token }: Target, method: string, path: string, body?: unknown): Promise<T> {
+/** Calls the worker as the operator. Throws with what the worker says when it refuses. */
+export async function request({ url, token }: Target, method: string, path: string, body?: unknown): Promise<Response> {
   const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
   const init = body === undefined ? { method, headers } : { method, headers, body: JSON.stringify(body) }
   const response = await fetch(new URL(path, url), init).catch((cause) => {
     throw new Error(`no worker answers at ${url}; start it with "npx wrangler dev", or name it with --url`, { cause })
   })
-  const text = await response.text()
-  if (response.ok) return (text ? JSON.parse(text) : null) as T
-  throw new Error(detailOf(text) ?? `${url} answers ${response.status}`)
+  if (response.ok) return response
+  throw new Error(detailOf(await response.text()) ?? `${url} answers ${response.status}`)
+}
+
+async function call<T>(target: Target, method: string, path: string, body?: unknown): Promise<T> {
+  const text = await (await request(target, method, path, body)).text()
+  return (text ? JSON.parse(text) : null) as T
 }
 
 function detailOf(text: string): string | null {
@@ -71,7 +91,7 @@ export const rotateKey = (target: Target, account: string, id: string, overlapSe
 export const revokeKey = (target: Target, account: string, id: string) =>
   call<null>(target, 'DELETE', keyPath(account, id))
 
-const accountPath = (account: string, part = '') => `/v1/accounts/${encodeURIComponent(account)}${part}`
+export const accountPath = (account: string, part = '') => `/v1/accounts/${encodeURIComponent(account)}${part}`
 
 export const describeAccount = (target: Target, account: string) => call<Account>(target, 'GET', accountPath(account))
 
@@ -82,3 +102,9 @@ export const configureAccount = (target: Target, account: string, settings: obje
 /** Adds credit once for `id`: the same again changes nothing. */
 export const addCredit = (target: Target, account: string, id: string, microdollars: number, note: string) =>
   call<Account>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })
+
+/** Ends all keys of an account at once and begins the deletion of its data. */
+export const deleteAccount = async (target: Target, account: string) => {
+  const path = accountPath(account, `?confirm=${encodeURIComponent(account)}`)
+  return (await call<{ deletion: Deletion }>(target, 'DELETE', path)).deletion
+}

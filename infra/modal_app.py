@@ -1,7 +1,9 @@
 """The GPU function on Modal: `modal deploy infra/modal_app.py`, which `npm run deploy` runs. Options come from infra/config.json."""
 
 import json
+import os
 import subprocess
+import threading
 from pathlib import Path
 
 import modal
@@ -53,10 +55,21 @@ else:
 class Gpu:
     @modal.enter()
     def start(self):
+        self.stopping = False
         self.process = subprocess.Popen(["node", "/app/gpu-fn/main.ts"])
+        threading.Thread(target=self.end_with_process, daemon=True).start()
+
+    def end_with_process(self):
+        """Ends the container when the GPU function ends: Modal replaces a container, and nothing would restart the process."""
+        code = self.process.wait()
+        if self.stopping:
+            return
+        print(f"the GPU function ended with {code}; the container ends", flush=True)
+        os._exit(code if code > 0 else 1)
 
     @modal.exit()
     def stop(self):
-        # It takes no new jobs, finishes those it has, and ends.
+        # It accepts no new jobs, finishes those it has, and ends.
+        self.stopping = True
         self.process.terminate()
         self.process.wait()

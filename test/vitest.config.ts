@@ -16,7 +16,7 @@ const catalogue = {
   offers: [
     { ...offer, route: 'turbo', steps: 4, guidance_scale: 1, max_pixels: 1024 ** 2 },
     { ...paired, route: 'turbo', steps: 4, guidance_scale: 1, max_pixels: 1024 ** 2 },
-    { ...offer, route: 'full', steps: 28, guidance_scale: 4.5, max_pixels: 2048 ** 2 },
+    { ...offer, route: 'full', steps: 28, guidance_scale: 4.5, max_pixels: 4096 ** 2 },
   ],
 }
 
@@ -26,7 +26,7 @@ const edgeBindings = {
   KEY_PEPPER: `2:${'new-pepper-'.repeat(4)},1:${'old-pepper-'.repeat(4)}`,
   GPU_SIGNING_KEY: JSON.stringify(await exportJWK(privateKey)),
   GPU_PUBLIC_KEY: JSON.stringify(await exportJWK(publicKey)),
-  OCTET_ADMIN_TOKEN: 'operator-token-of-the-tests',
+  OCTET_ADMIN_TOKEN: 'operator-token-of-the-tests-of-octet',
   RECEIPT_SIGNING_KEYS: JSON.stringify([await createReceiptKey(), await createReceiptKey()]),
   D1_MIGRATIONS: await readD1Migrations(path.join(root, 'edge/migrations')),
   GPU_URL: 'https://gpu.test',
@@ -34,6 +34,7 @@ const edgeBindings = {
   GPU_SILENCE_SECONDS: '0.5',
   GPU_RUN_SECONDS: '2',
   GPU_RETRY_SECONDS: '0.01',
+  GPU_SLOTS: '1000',
   GPU_HEDGE_SECONDS: '0.2',
   GPU_PROXY_HEADERS: JSON.stringify({
     default: { 'modal-key': 'wk-1', 'modal-secret': 'ws-1' },
@@ -41,13 +42,12 @@ const edgeBindings = {
   }),
   WEBHOOK_TIMEOUT_SECONDS: '0.5',
   WEBHOOK_RETRY_SECONDS: '0,0,0,0,0,0,0,0,0',
+  WEBHOOK_BREAKER_SECONDS: '0',
 }
 
 /** As in wrangler.toml, without the wait for a batch to fill. */
 const queueConsumers = {
   'octet-usage': { maxBatchTimeout: 0.05 },
-  'octet-webhooks': { maxBatchSize: 10, maxBatchTimeout: 0.05, maxRetries: 20, deadLetterQueue: 'octet-webhooks-dead' },
-  'octet-webhooks-dead': { maxBatchTimeout: 0.05 },
 }
 
 export default defineConfig({

@@ -1,17 +1,19 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { jobId } from '#contract'
-import { keyRequired, owner } from '../auth.ts'
+import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type Submitted, submit } from '../generate.ts'
 import type { Generation } from '../generation-request.ts'
+import { followJob } from '../job-follow.ts'
 import { isFinal, type JobRecord } from '../job-record.ts'
-import { serverTiming, viewOf } from '../job-view.ts'
+import { listEntryOf, serverTiming, viewOf } from '../job-view.ts'
 import { rateHeaders } from '../limits.ts'
+import { objectOf } from '../objects.ts'
 import { ownJob } from '../own-job.ts'
 import { waitSeconds } from '../prefer.ts'
-import { bodyLimited, readSubmission, waitAsCaller } from '../submission.ts'
+import { readSubmission, waitAsCaller } from '../submission.ts'
 import { parseFields } from '../validation.ts'
 
 const page = z.strictObject({
@@ -19,6 +21,10 @@ const page = z.strictObject({
   after: z.string().max(64).optional().describe('the next_after of another page'),
 })
 const unstored = { 'cache-control': 'no-store' }
+
+const readerOf = (c: Context<EdgeEnv>) => ({
+  ...{ env: c.env, origin: new URL(c.req.url).origin, keyId: c.get('credential').keyId },
+})
 
 /** The job once it has ended, or as it stands when the caller has waited long enough. `fields` are those of the request that asks for it. */
 async function waitFor(
@@ -31,13 +37,15 @@ async function waitFor(
   const applied = { 'preference-applied': `wait=${seconds}` }
   if (isFinal(job)) return { job, applied }
   const limitMs = seconds * 1000
-  const ended = fields ? waitAsCaller(c, fields, job.id, limitMs) : c.env.JOB.getByName(job.id).ended(limitMs)
+  const ended = fields
+    ? waitAsCaller(c, fields, job.id, limitMs)
+    : objectOf(c.env.JOB, job.id).ended(Date.now() + limitMs)
   return { job: await ended, applied }
 }
 
 /** 200 with a job that has ended, 202 with one that has not. */
 async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string, string> = {}, reused = false) {
-  const view = await viewOf(c.env, new URL(c.req.url).origin, job)
+  const view = await viewOf(readerOf(c), job)
   const body = reused ? { ...view, reused, price_microdollars: 0 } : view
   const open = isFinal(job) ? {} : { 'retry-after': '1' }
   return c.json(body, isFinal(job) ? 200 : 202, { ...unstored, ...open, ...serverTiming(job), ...headers })
@@ -65,37 +73,34 @@ function lastEventId(header: string | undefined): number {
 
 async function cancel(c: Context<EdgeEnv>) {
   const { id } = await ownJob(c, 'generate')
-  return reply(c, await c.env.JOB.getByName(id).cancel())
+  return reply(c, await objectOf(c.env.JOB, id).cancel())
 }
 
 /** Jobs that run on their own, for their owner. Another account's job is as absent as one that never was. */
 export const jobs = new Hono<EdgeEnv>()
-  .use(keyRequired)
   .get('/', async (c) => {
     const { account } = await owner(c)
     const { limit, after = null } = parseFields(page, page.shape, c.req.query())
-    const ids = await c.env.ACCOUNT.getByName(account).recentJobs(limit + 1, after)
-    if (!ids)
+    const jobs = await objectOf(c.env.ACCOUNT, account).recentJobs(limit + 1, after)
+    if (!jobs)
       throw new ApiError('invalid_request', `after is "${after}", which is no job of yours.`, { param: 'after' })
-    const shown = ids.slice(0, limit)
-    const records = await Promise.all(shown.map((id) => c.env.JOB.getByName(id).view()))
-    const { origin } = new URL(c.req.url)
-    // Between reservation and job there is a moment in which only the ledger knows the id.
-    const data = await Promise.all(records.flatMap((job) => (job ? [viewOf(c.env, origin, job)] : [])))
-    const has_more = ids.length > limit
-    return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1) : null }, 200, unstored)
+    const shown = jobs.slice(0, limit)
+    const reader = readerOf(c)
+    const data = await Promise.all(shown.map((job) => listEntryOf(reader, job)))
+    const has_more = jobs.length > limit
+    return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1)!.id : null }, 200, unstored)
   })
-  .post('/', bodyLimited, async (c) => {
+  .post('/', async (c) => {
     const { fields, submission } = await readSubmission(c)
     return submitted(c, fields, await submit(c.env, submission))
   })
-  .put('/:id', bodyLimited, async (c) => {
+  .put('/:id', async (c) => {
     const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
     return submitted(c, fields, await submit(c.env, submission))
   })
   .get('/:id', async (c) => {
     const { job, applied } = await waitFor(c, await ownJob(c, 'read'))
-    const body = await viewOf(c.env, new URL(c.req.url).origin, job)
+    const body = await viewOf(readerOf(c), job)
     return c.json(body, 200, { ...unstored, ...serverTiming(job), ...applied })
   })
   .delete('/:id', cancel)
@@ -103,10 +108,10 @@ export const jobs = new Hono<EdgeEnv>()
   .get('/:id/events', async (c) => {
     const job = await ownJob(c, 'read')
     const after = lastEventId(c.req.header('last-event-id'))
-    const object = c.env.JOB.getByName(job.id)
     // The answer that ends an EventSource, which otherwise connects again after the last event.
-    if (isFinal(job) && after > 0 && (await object.events(after)).length === 0) return c.body(null, 204, unstored)
-    return c.body(await object.follow(after), 200, {
+    if (isFinal(job) && after > 0 && (await objectOf(c.env.JOB, job.id).events(after)).length === 0)
+      return c.body(null, 204, unstored)
+    return c.body(await followJob(c.env, job.id, after), 200, {
       'content-type': 'text/event-stream',
       'x-accel-buffering': 'no',
       ...unstored,

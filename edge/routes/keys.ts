@@ -1,12 +1,14 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import type { KeyInfo } from '../account-keys.ts'
-import { managedAccount, managerRequired } from '../auth.ts'
+import type { KeyInfo, ListedKey } from '../account-keys.ts'
+import { managedAccount, unauthorised } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
+import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../key-management.ts'
 import { ACCOUNT_NAME, issueKey, KEY_ID, SCOPES } from '../keys.ts'
-import { limits, limitsChange, UNLIMITED } from '../limits.ts'
-import { parseFields, readJson } from '../validation.ts'
+import { limitsChange } from '../limits.ts'
+import { objectOf } from '../objects.ts'
+import { parseFields, readJson, shown } from '../validation.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
 const seconds = (most: number) => z.int().min(0).max(most).describe(`a whole number of seconds up to ${most}`)
@@ -15,90 +17,134 @@ const label = z.string().max(100).describe('a text of at most 100 characters')
 const scopes = z
   .array(z.enum(SCOPES))
   .min(1)
+  .max(10)
   .transform((given) => [...new Set(given)])
   .describe(`a list of ${SCOPES.join(', ')}`)
 const expires_in = seconds(YEARS).nullable().describe('null for never, or a whole number of seconds from now')
 
-const newKey = z.strictObject({
-  account,
-  label: label.default(''),
-  scopes: scopes.default(['generate', 'read']),
-  limits: limits.default(UNLIMITED),
-  expires_in: expires_in.default(null),
-})
 const change = z.strictObject({
   label: label.optional(),
   scopes: scopes.optional(),
   limits: limitsChange.optional(),
   expires_in: expires_in.optional(),
 })
+const newKey = z.strictObject({ account, ...change.shape })
 const rotation = z.strictObject({ overlap_seconds: seconds(30 * 24 * 3600).default(24 * 3600) })
 const query = z.strictObject({ account })
-const unstored = { 'cache-control': 'no-store' }
 
 const unix = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
-const shown = ({ created, expires, revoked, ...key }: KeyInfo) => ({
+const viewOf = <Key extends KeyInfo | ListedKey>({ created, expires, revoked, ...key }: Key) => ({
   ...key,
   created: unix(created),
   expires: unix(expires),
   revoked: unix(revoked),
 })
-const fromNow = (after: number | null) => (after === null ? null : Date.now() + after * 1000)
 
-/** The account that the request is about, and its object. */
-function opened(c: Context<EdgeEnv>) {
-  const account = managedAccount(c, parseFields(query, query.shape, c.req.query()).account)
-  return { account, object: c.env.ACCOUNT.getByName(account) }
+/** What a request says of a key, without what it leaves out. */
+function changeOf({ expires_in, ...given }: z.infer<typeof change>) {
+  const expires = expires_in == null ? expires_in : Date.now() + expires_in * 1000
+  return Object.fromEntries(Object.entries({ ...given, expires }).filter(([, value]) => value !== undefined))
 }
 
-/** The key of the path, or not_found when `find` finds none. */
-async function existing<T>(c: Context<EdgeEnv>, account: string, find: (id: string) => Promise<T | null>): Promise<T> {
+/** The account that the request is about, its object, and the id of the key that manages it, null for the operator. */
+function opened(c: Context<EdgeEnv>) {
+  const account = managedAccount(c, parseFields(query, query.shape, c.req.query()).account)
+  return { account, object: objectOf(c.env.ACCOUNT, account), by: c.get('manages')?.keyId ?? null }
+}
+
+const absent = (account: string, id: string) =>
+  new ApiError('not_found', `Account ${account} has no key ${shown(id)}; GET /v1/keys lists them.`)
+
+/** The id of a key in the path. Errors: not_found when it cannot be one. */
+function idOf(c: Context<EdgeEnv>, account: string): string {
   const id = c.req.param('id') ?? ''
-  const found = KEY_ID.test(id) ? await find(id) : null
-  if (found === null) throw new ApiError('not_found', `Account ${account} has no key ${id}.`)
-  return found
+  if (KEY_ID.test(id)) return id
+  throw absent(account, id)
+}
+
+const conflict = (code: 'key_ended' | 'too_many_keys', message: string) =>
+  new ApiError(code, message, { headers: { 'x-should-retry': 'false' } })
+const notGranted = (message: string, param?: string) =>
+  new ApiError('insufficient_scope', message, param === undefined ? {} : { param })
+
+function refusalError(refusal: KeyRefusal, account: string, id: string): ApiError {
+  switch (refusal.kind) {
+    case 'absent':
+      return absent(account, id)
+    case 'unauthorised':
+      return unauthorised()
+    case 'ended':
+      return conflict(
+        'key_ended',
+        `The key ${id} ${refusal.revoked ? 'was revoked' : 'has expired'} and stays so; make a new one.`,
+      )
+    case 'too_many':
+      return conflict(
+        'too_many_keys',
+        `Account ${account} has ${MOST_ACTIVE_KEYS} active keys, the most; revoke one first, or rotate with overlap_seconds 0.`,
+      )
+    case 'own_line':
+      return notGranted(
+        'A key may change only the label of itself, and of keys that it descends from; ask whoever manages them.',
+      )
+    case 'not_descended':
+      return notGranted('This key has limits of its own, so it may change only keys that it made.')
+    case 'exceeds': {
+      const [param] = refusal.fields
+      return notGranted(
+        `A key grants at most what it has itself, which ${refusal.fields.join(', ')} would exceed.`,
+        param,
+      )
+    }
+    case 'too_deep':
+      return notGranted('This key was made by a key that a key made; have one of those make the new key.')
+  }
+}
+
+function keyOf(outcome: KeyOutcome, account: string, id: string): KeyInfo {
+  if (outcome.kind === 'done') return outcome.key
+  throw refusalError(outcome, account, id)
 }
 
 /** Keys of an account, for its keys of scope `admin` and for the operator. A key's text is in the reply that makes it and nowhere else. */
 export const keys = new Hono<EdgeEnv>()
-  .use(managerRequired)
   .post('/', async (c) => {
-    const { expires_in, account: named, ...options } = parseFields(newKey, newKey.shape, await readJson(c.req.raw))
+    const { account: named, ...given } = parseFields(newKey, newKey.shape, await readJson(c))
     const account = managedAccount(c, named)
     const { key, credential } = await issueKey(c.env.KEY_PEPPER, account)
-    const info = await c.env.ACCOUNT.getByName(account).addKey(credential, { ...options, expires: fromNow(expires_in) })
-    return c.json({ ...shown(info), account, key }, 201, unstored)
+    const by = c.get('manages')?.keyId ?? null
+    const outcome = await objectOf(c.env.ACCOUNT, account).addKey(credential, changeOf(given), by)
+    return c.json({ ...viewOf(keyOf(outcome, account, credential.keyId)), account, key }, 201)
   })
   .get('/', async (c) => {
     const { object } = opened(c)
-    return c.json({ object: 'list', data: (await object.keys()).map(shown) }, 200, unstored)
+    return c.json({ object: 'list', data: (await object.keys()).map(viewOf) })
   })
   .get('/:id', async (c) => {
     const { account, object } = opened(c)
-    const { captured, reserved, open, ...key } = await existing(c, account, (id) => object.key(id))
+    const found = await object.key(idOf(c, account))
+    if (!found) throw absent(account, idOf(c, account))
+    const { captured, reserved, open, ...key } = found
     const used = { spent_microdollars: captured, reserved_microdollars: reserved, open_jobs: open }
-    return c.json({ ...shown(key), account, used }, 200, unstored)
+    return c.json({ ...viewOf(key), account, used })
   })
   .patch('/:id', async (c) => {
-    const { account, object } = opened(c)
-    const { expires_in, ...given } = parseFields(change, change.shape, await readJson(c.req.raw))
-    const expiry = expires_in === undefined ? {} : { expires: fromNow(expires_in) }
-    const changed = Object.fromEntries(
-      Object.entries({ ...given, ...expiry }).filter(([, value]) => value !== undefined),
-    )
-    const key = await existing(c, account, (id) => object.changeKey(id, changed))
-    return c.json({ ...shown(key), account }, 200, unstored)
+    const { account, object, by } = opened(c)
+    const id = idOf(c, account)
+    const given = changeOf(parseFields(change, change.shape, await readJson(c)))
+    return c.json({ ...viewOf(keyOf(await object.changeKey(id, given, by), account, id)), account })
   })
   .post('/:id/rotate', async (c) => {
-    const { account, object } = opened(c)
-    const { overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c.req.raw))
+    const { account, object, by } = opened(c)
+    const id = idOf(c, account)
+    const { overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
     const { key, credential } = await issueKey(c.env.KEY_PEPPER, account)
-    const until = Date.now() + overlap_seconds * 1000
-    const info = await existing(c, account, (id) => object.rotateKey(id, credential, until))
-    return c.json({ ...shown(info), account, key, replaces: c.req.param('id') }, 201, unstored)
+    const outcome = await object.rotateKey(id, credential, Date.now() + overlap_seconds * 1000, by)
+    return c.json({ ...viewOf(keyOf(outcome, account, id)), account, key, replaces: id }, 201)
   })
   .delete('/:id', async (c) => {
     const { account, object } = opened(c)
-    await existing(c, account, async (id) => (await object.revokeKey(id)) || null)
+    const id = idOf(c, account)
+    if (!(await object.revokeKey(id))) throw absent(account, id)
     return c.body(null, 204)
   })

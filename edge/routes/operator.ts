@@ -1,22 +1,22 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { operatorRequired } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
-import { JOB_ID, namedJobId } from '../job-record.ts'
+import { JOB_ID } from '../job-record.ts'
 import { reportOf } from '../job-report.ts'
 import { ACCOUNT_NAME } from '../keys.ts'
 import { operatorStatus } from '../operator-status.ts'
+import { resolveJobId } from '../own-job.ts'
 import { parseFields } from '../validation.ts'
 
 const query = z.strictObject({
   account: z.string().regex(ACCOUNT_NAME).optional().describe('1 to 32 of a-z, 0-9 and "-", not at an end'),
 })
 
-export const operator = new Hono<EdgeEnv>().use(operatorRequired)
+export const operator = new Hono<EdgeEnv>()
 
 /** How the deployment stands today. */
-operator.get('/status', async (c) => c.json(await operatorStatus(c.env), 200, { 'cache-control': 'no-store' }))
+operator.get('/status', async (c) => c.json(await operatorStatus(c.env)))
 
 /** What happened to a job, for the operator: by its id, or by the name that an account gave it. */
 operator.get('/jobs/:id', async (c) => {
@@ -26,8 +26,8 @@ operator.get('/jobs/:id', async (c) => {
     throw new ApiError('invalid_request', `${given} is no id of a job; with account=… it can be a job's name.`, {
       param: 'account',
     })
-  const id = JOB_ID.test(given) ? given : await namedJobId(account!, given)
-  const report = await reportOf(c.env, id, account)
+  const id = JOB_ID.test(given) ? given : await resolveJobId(c.env, account!, given)
+  const report = id && (await reportOf(c.env, id, account))
   if (!report) throw new ApiError('not_found', `There is no job ${given}${account ? ` of account ${account}` : ''}.`)
-  return c.json(report, 200, { 'cache-control': 'no-store' })
+  return c.json(report)
 })

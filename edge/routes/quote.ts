@@ -1,44 +1,30 @@
 import { Hono } from 'hono'
-import { bodyLimit } from 'hono/body-limit'
-import { LIMITS } from '#contract'
-import { keyRequired, owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
-import { ApiError } from '../errors.ts'
 import { forecastFor, observations } from '../forecast.ts'
 import { chosen, generation } from '../generation-request.ts'
 import { megapixelSteps } from '../price.ts'
 import { parseFields, readJson } from '../validation.ts'
 import { gpuState, prewarm } from '../warm.ts'
 
-const tooLarge = () => {
-  throw new ApiError('body_too_large', `The body is larger than ${LIMITS.requestBytes} bytes.`)
-}
-
 /**
  * What a request would cost, how it would run and why, how likely it starts cold and how long it takes, without running it. The
  * price is exactly what the same request reserves; odds and times come from what ran here before and are null when nothing did.
  */
-export const quote = new Hono<EdgeEnv>().post(
-  '/',
-  keyRequired,
-  bodyLimit({ maxSize: LIMITS.requestBytes, onError: tooLarge }),
-  async (c) => {
-    await owner(c, null)
-    const fields = parseFields(generation, generation.shape, await readJson(c.req.raw))
-    const { decision, price } = await chosen(fields, c.env)
-    const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
-    const seen = await observations(c.env.DB, [decision])
-    c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
-    const forecast = forecastFor(seen, decision, megapixelSteps({ ...decision, count: fields.n }))
-    const body = {
-      object: 'quote',
-      price_microdollars: price,
-      ...{ route, tier, model, steps, guidance_scale: guidanceScale, size: `${width}x${height}`, reason },
-      gpu: await gpuState(c.env, decision.endpoint),
-      cold_start: forecast.cold,
-      expected_seconds: forecast.seconds,
-      observations: forecast.observations,
-    }
-    return c.json(body, 200, { 'cache-control': 'no-store' })
-  },
-)
+export const quote = new Hono<EdgeEnv>().post('/', async (c) => {
+  const fields = parseFields(generation, generation.shape, await readJson(c))
+  const { decision, price } = await chosen(fields, c.env)
+  const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
+  const seen = await observations(c.env.DB, [decision])
+  c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
+  const forecast = forecastFor(seen, decision, megapixelSteps({ ...decision, count: fields.n }))
+  const body = {
+    object: 'quote',
+    price_microdollars: price,
+    ...{ route, tier, model, steps, guidance_scale: guidanceScale, size: `${width}x${height}`, reason },
+    gpu: await gpuState(c.env, decision.endpoint),
+    cold_start: forecast.cold,
+    expected_seconds: forecast.seconds,
+    observations: forecast.observations,
+  }
+  return c.json(body)
+})

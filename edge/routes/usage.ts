@@ -1,9 +1,9 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { keyRequired, owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { utcDay } from '../meter.ts'
+import { objectOf } from '../objects.ts'
 import { parseFields } from '../validation.ts'
 import { moneyOf } from './accounts.ts'
 
@@ -13,8 +13,8 @@ const date = z.iso.date().describe('a date like 2026-11-22, in UTC')
 const query = z.strictObject({ from: date.optional(), to: date.optional() })
 
 /** What an account captured, by UTC day, key and tier, and its balance. The last 30 days unless the request names others. */
-export const usage = new Hono<EdgeEnv>().get('/', keyRequired, async (c) => {
-  const { account } = await owner(c)
+export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
+  const { account } = c.get('credential')
   const { to = utcDay(Date.now()), from = utcDay(Date.parse(to) - 29 * DAY_MS) } = parseFields(
     query,
     query.shape,
@@ -25,10 +25,10 @@ export const usage = new Hono<EdgeEnv>().get('/', keyRequired, async (c) => {
     const message = `from is ${from} and to is ${to}; from must not be later, and both within ${MOST_DAYS} days.`
     throw new ApiError('invalid_request', message, { param: 'from' })
   }
-  const object = c.env.ACCOUNT.getByName(account)
+  const object = objectOf(c.env.ACCOUNT, account)
   const [rows, view] = await Promise.all([object.usage(from, to), object.view()])
   const data = rows.map(({ amount, ...row }) => ({ ...row, price_microdollars: amount }))
   const total = rows.reduce((sum, { amount }) => sum + amount, 0)
   const body = { object: 'list', account, from, to, data, total_microdollars: total, ...moneyOf(view) }
-  return c.json(body, 200, { 'cache-control': 'no-store' })
+  return c.json(body)
 })

@@ -1,17 +1,13 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { keyRequired } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
-import type { Scope } from '../keys.ts'
-import { bodyLimited } from '../submission.ts'
 import { parseFields, readJson } from '../validation.ts'
 import { DELIVERY_STATES, type DeliveryView } from '../webhook-deliveries.ts'
 import { DEFAULT_ENDPOINT } from '../webhook-endpoints.ts'
 import type { WebhookDO } from '../webhook-outbox.ts'
-import { outboxOf } from './webhooks.ts'
+import { limitedBy, outboxOf, readableOutbox } from './webhooks.ts'
 
-const MAX_REPLAY = 1000
 const moment = z.iso.datetime({ offset: true }).describe('a time as "2026-11-22T10:00:00Z"')
 const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
@@ -22,58 +18,74 @@ const page = z.strictObject({
     .describe(`one of ${DELIVERY_STATES.join(', ')}`),
 })
 const REPLAYED = ['undelivered', 'all'] as const
-const span = z.strictObject({
-  since: moment,
-  until: moment.optional(),
-  only: z
-    .enum(REPLAYED)
-    .default('undelivered')
-    .describe(`one of ${REPLAYED.join(', ')}`),
-})
+const only = z
+  .enum(REPLAYED)
+  .default('undelivered')
+  .describe(`one of ${REPLAYED.join(', ')}`)
+const single = z.strictObject({ only })
+const span = z.strictObject({ since: moment, until: moment.optional(), only })
 
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
 const unstored = { 'cache-control': 'no-store' }
 
-const describe = ({ event, type, url, state, created, due, attempts }: DeliveryView) => ({
+const describe = (
+  { event, type, url, state, created, due, attempts }: DeliveryView,
+  show: (url: string) => string,
+) => ({
   ...{ event, object: 'webhook_delivery', type, state },
-  ...(url !== null && { url }),
+  ...(url !== null && { url: show(url) }),
   created: iso(created),
   next_attempt: state === 'pending' ? iso(due) : null,
   attempts: attempts.map(({ at, ...attempt }) => ({ at: iso(at), ...attempt })),
 })
 
-/** The outbox, once it is clear that it has this endpoint. Errors: not_found. */
-async function outboxWith(c: Context<EdgeEnv>, id: string, scope: Scope): Promise<DurableObjectStub<WebhookDO>> {
-  const outbox = await outboxOf(c, scope)
-  if (id === DEFAULT_ENDPOINT || (await outbox.endpoint(id))) return outbox
-  throw new ApiError('not_found', `There is no webhook endpoint ${id}.`)
+/** Errors: not_found. */
+async function checkEndpoint(outbox: DurableObjectStub<WebhookDO>, id: string): Promise<void> {
+  if (id !== DEFAULT_ENDPOINT && !(await outbox.endpoint(id)))
+    throw new ApiError('not_found', `There is no webhook endpoint ${id}.`)
 }
 
-/** What was sent to an endpoint and what it answered, and sending it again. `default` stands for the addresses of single requests. */
+/** The body of a request that may have none. */
+const readOptionalJson = async (c: Context<EdgeEnv>) =>
+  c.req.raw.body === null || c.req.header('content-length') === '0' ? {} : readJson(c)
+
+/** The deliveries of an endpoint with their attempts, and sending events again. `default` stands for the addresses of single requests. */
 export const webhookDeliveries = new Hono<EdgeEnv>()
-  .use(keyRequired, bodyLimited)
   .get('/:id/deliveries', async (c) => {
     const id = c.req.param('id')
     const { limit, before, state } = parseFields(page, page.shape, c.req.query())
-    const outbox = await outboxWith(c, id, 'read')
+    const { outbox, show } = await readableOutbox(c)
+    await checkEndpoint(outbox, id)
     const found = await outbox.deliveries(id, {
       limit,
       state,
       before: before === undefined ? before : Date.parse(before),
     })
-    return c.json({ object: 'list', data: found.map(describe) }, 200, unstored)
+    return c.json({ object: 'list', data: found.map((delivery) => describe(delivery, show)) }, 200, unstored)
   })
   .post('/:id/deliveries/:event/replay', async (c) => {
     const { id, event } = c.req.param()
-    if (!(await (await outboxWith(c, id, 'admin')).replay(id, event)))
+    const outbox = await outboxOf(c, 'admin')
+    const { only } = parseFields(single, single.shape, await readOptionalJson(c))
+    await checkEndpoint(outbox, id)
+    const replayed = await outbox.replay(id, event, only === 'all')
+    if (replayed.kind === 'unknown')
       throw new ApiError('not_found', `There is no event ${event} for ${id}; events are kept for 30 days.`)
+    if (replayed.kind === 'delivered') {
+      const message = `The event ${event} was delivered to ${id}; send {"only": "all"} to send it again.`
+      throw new ApiError('webhook_delivered', message, { param: 'only' })
+    }
+    if (replayed.kind === 'limited') throw limitedBy(replayed)
     return c.json({ object: 'webhook_replay', count: 1, next: null }, 202, unstored)
   })
   .post('/:id/replay', async (c) => {
     const id = c.req.param('id')
-    const { since, until, only } = parseFields(span, span.shape, await readJson(c.req.raw))
-    const outbox = await outboxWith(c, id, 'admin')
-    const range = { since: Date.parse(since), until: until === undefined ? Date.now() + 1 : Date.parse(until) }
-    const { count, next } = await outbox.replayRange(id, { ...range, all: only === 'all', limit: MAX_REPLAY })
+    const outbox = await outboxOf(c, 'admin')
+    const { since, until, only } = parseFields(span, span.shape, await readJson(c))
+    await checkEndpoint(outbox, id)
+    const range = { since: Date.parse(since), until: until === undefined ? Number.MAX_SAFE_INTEGER : Date.parse(until) }
+    const replayed = await outbox.replayRange(id, { ...range, all: only === 'all' })
+    if (replayed.kind === 'limited') throw limitedBy(replayed)
+    const { count, next } = replayed
     return c.json({ object: 'webhook_replay', count, next: next === null ? null : iso(next) }, 202, unstored)
   })

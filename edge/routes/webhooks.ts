@@ -1,14 +1,24 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { keyRequired, owner } from '../auth.ts'
+import { owner } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import type { Scope } from '../keys.ts'
-import { bodyLimited } from '../submission.ts'
+import { objectOf } from '../objects.ts'
 import { parseFields, readJson } from '../validation.ts'
-import { checkAddress } from '../webhook-address.ts'
-import { DEFAULT_ENDPOINT, type Disabled, EVENT_TYPES, type KeyView, MAX_ENDPOINTS } from '../webhook-endpoints.ts'
-import type { EndpointView, WebhookDO } from '../webhook-outbox.ts'
+import { checkAddress, hideQuery } from '../webhook-address.ts'
+import {
+  type AddressConflict,
+  DEFAULT_ENDPOINT,
+  type Disabled,
+  EVENT_TYPES,
+  MAX_ENDPOINTS,
+  MAX_ENDPOINTS_OF_HOST,
+} from '../webhook-endpoints.ts'
+import type { KeyView, VerificationKey } from '../webhook-keys.ts'
+import type { WebhookDO } from '../webhook-outbox.ts'
+import type { EndpointView } from '../webhook-registration.ts'
+import type { Limited } from '../webhook-replays.ts'
 import { SCHEMES } from '../webhook-signature.ts'
 import { testEvent } from '../webhooks.ts'
 
@@ -45,10 +55,9 @@ const rotation = z.strictObject({
 const unixSeconds = (milliseconds: number) => Math.floor(milliseconds / 1000)
 const unstored = { 'cache-control': 'no-store' }
 
-/** A key as it is listed: a shared secret is not told again. */
-const describeKey = ({ scheme, shown, created, expires }: KeyView) => ({
+const describeKey = ({ scheme, publicKey, created, expires }: KeyView) => ({
   signature: scheme,
-  ...(scheme === 'ed25519' && { public_key: shown }),
+  ...(publicKey !== null && { public_key: publicKey }),
   created: unixSeconds(created),
   expires: expires === null ? null : unixSeconds(expires),
 })
@@ -61,21 +70,56 @@ const describe = ({ id, url, events, description, disabled, created, keys }: End
   keys: keys.map(describeKey),
 })
 
-/** What a receiver verifies with, in the reply that makes it. */
-const shownOnce = ([newest]: KeyView[]) =>
-  newest?.scheme === 'ed25519' ? { public_key: newest.shown } : { secret: newest!.shown }
+/** The key that a receiver verifies with, only in the reply that makes it. */
+const showOnce = ({ scheme, shown }: VerificationKey) =>
+  scheme === 'ed25519' ? { public_key: shown } : { secret: shown }
 
 const absent = (id: string) => new ApiError('not_found', `There is no webhook endpoint ${id}.`)
+
+/** The refusal of an address that cannot be registered. */
+function refuse(conflict: AddressConflict, url: string): ApiError {
+  const param = { param: 'url' }
+  if (conflict.kind === 'exists') {
+    const message = `The webhook endpoint ${conflict.id} has this URL already; change that endpoint, or give another URL.`
+    return new ApiError('webhook_exists', message, param)
+  }
+  const bound =
+    conflict.of === 'account'
+      ? `An account has at most ${MAX_ENDPOINTS} webhook endpoints`
+      : `An account has at most ${MAX_ENDPOINTS_OF_HOST} webhook endpoints on one host, and ${new URL(url).hostname} has as many`
+  return new ApiError('invalid_request', `${bound}; delete one first.`, param)
+}
+
+/** The refusal of a replay or a test event by the meter. */
+export function limitedBy({ retryAfterSeconds }: Limited): ApiError {
+  const seconds = String(retryAfterSeconds)
+  const message = `This account asked for too many replays and test events within a minute; try again in ${seconds} s.`
+  return new ApiError('rate_limited', message, { headers: { 'retry-after': seconds } })
+}
 
 /** The outbox of the caller's account. Errors: invalid_api_key, insufficient_scope. */
 export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<DurableObjectStub<WebhookDO>> {
   const { account } = await owner(c, scope)
-  return c.env.WEBHOOK.getByName(account)
+  return objectOf(c.env.WEBHOOK, account)
+}
+
+const isForbidden = (error: unknown) => error instanceof ApiError && error.code === 'insufficient_scope'
+
+/** The outbox for a reader, and the form in which the reader sees addresses: whole only with the scope that manages them. */
+export async function readableOutbox(c: Context<EdgeEnv>) {
+  const outbox = await outboxOf(c, 'read')
+  try {
+    await owner(c, 'admin')
+    return { outbox, show: (url: string) => url }
+  } catch (error) {
+    if (!isForbidden(error)) throw error
+    return { outbox, show: hideQuery }
+  }
 }
 
 async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
-  const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c.req.raw))
   const outbox = await outboxOf(c, 'admin')
+  const { url, events, description, disabled } = parseFields(changes, changes.shape, await readJson(c))
   if (url !== undefined) checkAddress(c.env, c.req.url, url, 'url')
   const by: Disabled | null = disabled ? 'by_owner' : null
   const changed = await outbox.changeEndpoint(id, {
@@ -84,38 +128,38 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
     ...(description !== undefined && { description }),
     ...(disabled !== undefined && { disabled: by }),
   })
-  if (!changed) throw absent(id)
-  return changed
+  if (changed && changed.kind !== 'registered') throw refuse(changed, url!)
+  const endpoint = changed && (await outbox.endpoint(id))
+  if (!endpoint) throw absent(id)
+  return endpoint
 }
 
-/** The receivers of an account's events: POST, GET, PATCH, DELETE /v1/webhooks, their keys, and a test event. */
+/** The webhook endpoints of an account: POST, GET, PATCH, DELETE /v1/webhooks, their keys, and a test event. */
 export const webhooks = new Hono<EdgeEnv>()
-  .use(keyRequired, bodyLimited)
   .post('/', async (c) => {
-    const { signature, ...fields } = parseFields(newEndpoint, newEndpoint.shape, await readJson(c.req.raw))
     const outbox = await outboxOf(c, 'admin')
+    const { signature, ...fields } = parseFields(newEndpoint, newEndpoint.shape, await readJson(c))
     checkAddress(c.env, c.req.url, fields.url, 'url')
     const added = await outbox.addEndpoint({ ...fields, disabled: null }, signature)
-    if (!added)
-      throw new ApiError(
-        'invalid_request',
-        `An account has at most ${MAX_ENDPOINTS} webhook endpoints; delete one first.`,
-      )
-    return c.json({ ...describe(added), ...shownOnce(added.keys) }, 201, unstored)
+    if (added.kind !== 'registered') throw refuse(added, fields.url)
+    const [endpoint, key] = [await outbox.endpoint(added.id), await outbox.verificationKey(added.id)]
+    return c.json({ ...describe(endpoint!), ...showOnce(key!) }, 201, unstored)
   })
   .get('/', async (c) => {
-    const endpoints = await (await outboxOf(c, 'read')).endpoints()
-    return c.json({ object: 'list', data: endpoints.map(describe) }, 200, unstored)
+    const { outbox, show } = await readableOutbox(c)
+    const data = (await outbox.endpoints()).map((endpoint) => describe({ ...endpoint, url: show(endpoint.url) }))
+    return c.json({ object: 'list', data }, 200, unstored)
   })
   // Replicate's address for the secret that signs what goes to the addresses of single requests.
   .get('/default/secret', async (c) => {
-    const keys = await (await outboxOf(c, 'admin')).keys(DEFAULT_ENDPOINT)
-    return c.json({ key: keys[0]!.shown, keys: keys.map(describeKey) }, 200, unstored)
+    const { shown, keys } = (await (await outboxOf(c, 'admin')).verificationKey(DEFAULT_ENDPOINT))!
+    return c.json({ key: shown, keys: keys.map(describeKey) }, 200, unstored)
   })
   .get('/:id', async (c) => {
-    const endpoint = await (await outboxOf(c, 'read')).endpoint(c.req.param('id'))
+    const { outbox, show } = await readableOutbox(c)
+    const endpoint = await outbox.endpoint(c.req.param('id'))
     if (!endpoint) throw absent(c.req.param('id'))
-    return c.json(describe(endpoint), 200, unstored)
+    return c.json(describe({ ...endpoint, url: show(endpoint.url) }), 200, unstored)
   })
   .patch('/:id', async (c) => c.json(describe(await change(c, c.req.param('id'))), 200, unstored))
   .delete('/:id', async (c) => {
@@ -123,17 +167,17 @@ export const webhooks = new Hono<EdgeEnv>()
     return c.body(null, 204)
   })
   .post('/:id/rotate', async (c) => {
-    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c.req.raw))
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
-    if (id !== DEFAULT_ENDPOINT && !(await outbox.endpoint(id))) throw absent(id)
-    const [current] = await outbox.keys(id)
-    const keys = await outbox.rotate(id, signature ?? current!.scheme, overlap_seconds * 1000)
-    return c.json({ ...shownOnce(keys), keys: keys.map(describeKey) }, 201, unstored)
+    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
+    const key = await outbox.rotate(id, signature, overlap_seconds * 1000)
+    if (!key) throw absent(id)
+    return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201, unstored)
   })
   .post('/:id/test', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
-    if (!(await outbox.endpoint(id))) throw absent(id)
     const event = testEvent(new URL(c.req.url).origin)
-    await outbox.publishTo(id, event)
+    const sent = await outbox.publishTo(id, event)
+    if (sent.kind === 'unknown') throw absent(id)
+    if (sent.kind === 'limited') throw limitedBy(sent)
     return c.json({ object: 'webhook_event', id: event.id, type: event.type }, 202, unstored)
   })

@@ -1,5 +1,6 @@
 // A package's manifest.json: what the pipeline needs to know about a compiled model, and a digest of every file.
 import * as z from 'zod'
+import { sha256Hex } from '../contract.ts'
 
 /** The graphs of T5, one after another; a small one has the first alone. */
 export const T5_GRAPHS = ['t5', 't5_2', 't5_3', 't5_4'] as const
@@ -27,7 +28,7 @@ export const manifest = z.strictObject({
   /** Whose terms the weights are under, in a sentence. */
   licence: z.string(),
   /** SHA-256 over all of the checkpoint that went into the package, in its order: the same for the same checkpoint and options. */
-  source: z.string(),
+  source: sha256Hex,
   defaults: z.strictObject({ steps: z.int(), guidance_scale: z.number(), width: z.int(), height: z.int() }),
   /** As in diffusers' scheduler_config.json. */
   scheduler: z.strictObject({
@@ -58,6 +59,6 @@ export const manifest = z.strictObject({
   /** Target cuda-fp8: those that GPUs run which cannot run the kernels. They read the same weights; this step graph takes one sample. */
   without_kernels: z.strictObject({ transformer: network, vae_decoder: network }).optional(),
   /** Path in the package → size and digest. Tokenizer files are `tokenizer/…`, `tokenizer_2/…`, `tokenizer_3/…`. */
-  files: z.record(z.string(), z.strictObject({ bytes: z.int(), sha256: z.string() })),
+  files: z.record(z.string(), z.strictObject({ bytes: z.int().min(0), sha256: sha256Hex })),
 })
 export type Manifest = z.infer<typeof manifest>

@@ -77,12 +77,18 @@ export function openBucket(
     const broken = (cause: unknown) => {
       throw new Interrupted(timeout.aborted ? `no reply within ${stallMs} ms` : String(cause), { cause })
     }
-    const response = await client.fetch(`${base}/${key}`, { signal: timeout }).catch(broken)
-    if (response.status === 429 || response.status >= 500) throw new Interrupted(`status ${response.status}`)
-    if (!response.ok) throw new RangeRefused(response.status, `status ${response.status}`)
-    const length = Number(response.headers.get('content-length') ?? Number.POSITIVE_INFINITY)
-    if (length > limit) throw new BucketError(`${key} has ${length} bytes; at most ${limit} are read`)
-    return new Uint8Array(await response.arrayBuffer().catch(broken))
+    // The header is not part of the signature: proxies may change it.
+    const { url, headers } = await client.sign(`${base}/${key}`)
+    const plain = { ...Object.fromEntries(headers), 'accept-encoding': 'identity' }
+    const response = await fetch(url, { headers: plain, signal: timeout, redirect: 'manual' }).catch(broken)
+    if (!response.ok) {
+      await response.body?.cancel().catch(() => {})
+      if (response.status === 429 || response.status >= 500) throw new Interrupted(`status ${response.status}`)
+      throw new RangeRefused(response.status, `status ${response.status}`)
+    }
+    return await readWithin(response, limit).catch((cause) =>
+      cause instanceof TooLong ? tooLong(key, limit) : broken(cause),
+    )
   }
 
   return {
@@ -121,6 +127,25 @@ export function openBucket(
       }
     },
   }
+}
+
+class TooLong extends Error {}
+
+/** At most `limit` bytes of a body, counted after any decompression. Throws TooLong for a longer one, without reading its rest. */
+async function readWithin({ body }: Response, limit: number): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = []
+  let bytes = 0
+  // Leaving the loop cancels the body.
+  for await (const chunk of body ?? []) {
+    bytes += chunk.byteLength
+    if (bytes > limit) throw new TooLong()
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks)
+}
+
+function tooLong(key: string, limit: number): never {
+  throw new BucketError(`${key} has more than ${limit} bytes, the most that are read`)
 }
 
 function asBucketError(cause: unknown, key: string, base: string): unknown {

@@ -1,8 +1,8 @@
 // The disk budget of the package cache: what is there, and what goes when more is to come.
-import { readdir, readFile, rm, stat } from 'node:fs/promises'
+import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { MANIFEST } from '../packages.ts'
+import { parseManifest, readManifest } from '../packages.ts'
 import type { PackageName } from './layout.ts'
 
 /** The cache cannot hold what is asked of it; the message has the numbers. */
@@ -77,8 +77,10 @@ export function createBudget({ directory, blobs, packages, bytes: limit }: Optio
     },
     /** The digest of the package of this name that was used last. */
     async newestOf({ model, tier, target }: PackageName): Promise<string | null> {
-      for (const entry of (await packagesByAge()).filter((each) => !isPart(each)).reverse()) {
-        const manifest = await readFile(path.join(entry.file, MANIFEST), 'utf8').then(JSON.parse, () => null)
+      for (const entry of (await packagesByAge()).filter(({ name }) => SHA256.test(name)).reverse()) {
+        const manifest = await readManifest(entry.file)
+          .then((bytes) => parseManifest(entry.file, bytes))
+          .catch(() => null)
         if (manifest?.model === model && manifest.tier === tier && manifest.target === target) return entry.name
       }
       return null

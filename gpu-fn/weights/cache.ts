@@ -14,6 +14,7 @@ import {
   PackageError,
   parseManifest,
 } from '../packages.ts'
+import { CorruptFile, type Verifier } from '../verification.ts'
 import { CorruptDownload } from './arriving-file.ts'
 import { type Bucket, BucketError } from './bucket.ts'
 import { createBudget } from './budget.ts'
@@ -25,6 +26,7 @@ export type CacheOptions = {
   /** The most that the cache may take of the disk. */
   budgetBytes: number
   bucket: Bucket
+  verifier: Verifier
   log: Pick<Logger, 'info' | 'warn'>
   download?: Omit<DownloadOptions, 'onProgress'>
   /** Told how much of the package being fetched is there. */
@@ -36,7 +38,7 @@ const CORRUPT_TRIES = 2
 
 /** The cache of one process; others may use the directory at the same time. */
 export function createPackageCache(options: CacheOptions) {
-  const { directory, bucket, log } = options
+  const { directory, bucket, verifier, log } = options
   const packages = path.join(directory, 'packages')
   const blobs = path.join(directory, 'blobs')
   const budget = createBudget({ directory, blobs, packages, bytes: options.budgetBytes })
@@ -91,6 +93,7 @@ export function createPackageCache(options: CacheOptions) {
       options.onProgress?.(done, total)
     }
     await download(bucket, wanted, { ...options.download, onProgress })
+    await verifier.trust(wanted)
   }
 
   /** Makes the package's directory of links to blobs; the rename is what makes it one. */
@@ -112,19 +115,24 @@ export function createPackageCache(options: CacheOptions) {
     }
   }
 
-  /** Opens a package of the cache; null when there is none, or what there is has lost a file since. */
+  /** Opens a package of the cache; null when there is none, or when a file is missing or corrupt. */
   async function openCached(digest: string): Promise<Package | null> {
     const at = path.join(packages, digest)
     if (!(await stat(at).catch(() => null))) return null
-    const opened = await openPackage(at).catch(async (error: unknown) => {
+    try {
+      const opened = await openPackage(at)
+      if (opened.digest !== digest) throw new PackageError(`${at}: ${MANIFEST} does not have the SHA-256 in its name`)
+      await verifier.verify(opened)
+      await utimes(at, new Date(), new Date())
+      budget.keep(digest)
+      return opened
+    } catch (error) {
       if (!(error instanceof PackageError)) throw error
       log.warn({ err: error }, 'a package of the cache is damaged; it is fetched again')
       await rm(at, { recursive: true, force: true })
+      if (error instanceof CorruptFile) await rm(fileOf(error.sha256), { force: true })
       return null
-    })
-    if (opened) await utimes(at, new Date(), new Date())
-    if (opened) budget.keep(digest)
-    return opened
+    }
   }
 
   return {

@@ -3,6 +3,7 @@ import { mkdir, statfs } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import { findPackages, type Package } from '../packages.ts'
+import type { Verifier } from '../verification.ts'
 import { openBucket } from './bucket.ts'
 import { createPackageCache, usedBy } from './cache.ts'
 
@@ -11,7 +12,11 @@ const SHARE_OF_DISK = 0.9
 const TELL_EVERY_MS = 5_000
 
 /** What the engine needs to know of them. */
-export function packageSource({ packages, bucket }: Pick<Config, 'packages' | 'bucket'>, log: Logger) {
+export function packageSource(
+  { packages, bucket, cache: directory }: Pick<Config, 'packages' | 'bucket' | 'cache'>,
+  verifier: Verifier,
+  log: Logger,
+) {
   if (!bucket) return { packages: packages! }
   return {
     packages: packages === null ? bucket.address.url : `${packages} and ${bucket.address.url}`,
@@ -22,9 +27,10 @@ export function packageSource({ packages, bucket }: Pick<Config, 'packages' | 'b
       )
       if (absent.length === 0) return mounted
       const cache = createPackageCache({
-        directory: bucket.cache,
-        budgetBytes: bucket.cacheBytes || (await mostOfTheDisk(bucket.cache)),
+        directory,
+        budgetBytes: bucket.cacheBytes || (await mostOfTheDisk(directory)),
         bucket: openBucket(bucket.address),
+        verifier,
         log,
         onProgress: progressLog(log),
       })

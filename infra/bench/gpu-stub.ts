@@ -22,8 +22,9 @@ export type GpuStub = {
   stop: () => Promise<void>
 }
 
-function finish(response: ServerResponse, { seed, width, height, count }: JobRequest): void {
+function finish(response: ServerResponse, { seed, width, height, count, steps }: JobRequest, reported: boolean): void {
   for (let image = 0; image < count; image++) {
+    for (let step = 1; reported && step <= steps; step++) response.write(line({ type: 'step', image, step, steps }))
     const facts = { width, height, content_type: 'image/png', sha256: SHA256, bytes: IMAGE.length } as const
     response.write(line({ type: 'image', image, seed: (seed + image) % (LIMITS.seedMax + 1), ...facts }))
     response.write(IMAGE)
@@ -33,8 +34,8 @@ function finish(response: ServerResponse, { seed, width, height, count }: JobReq
 
 const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
 
-/** Starts the stub on a free port of the loopback. */
-export async function startGpuStub(): Promise<GpuStub> {
+/** Starts the stub on a free port of the loopback. With `steps` it reports each step, as a GPU function does. */
+export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
   const waiting = new Map<ServerResponse, JobRequest>()
   let holding = true
   const answer = async (request: IncomingMessage, response: ServerResponse) => {
@@ -43,8 +44,8 @@ export async function startGpuStub(): Promise<GpuStub> {
     const asked = jobRequest.parse(JSON.parse(await text(request)))
     response.writeHead(200, { 'content-type': 'application/x-ndjson' })
     response.write(line({ type: 'accepted', job, attempt: asked.attempt, position: 0 }))
-    response.write(line({ type: 'started', model: asked.model, tier: asked.tier, package: 'stub', device: 'stub' }))
-    if (!holding || asked.prompt !== HELD_PROMPT) return finish(response, asked)
+    response.write(line({ type: 'started', model: asked.model, tier: asked.tier, package: SHA256, device: 'stub' }))
+    if (!holding || asked.prompt !== HELD_PROMPT) return finish(response, asked, steps)
     waiting.set(response, asked)
     response.once('close', () => waiting.delete(response))
   }
@@ -58,7 +59,7 @@ export async function startGpuStub(): Promise<GpuStub> {
     held: () => waiting.size,
     release: () => {
       holding = false
-      for (const [response, asked] of waiting) finish(response, asked)
+      for (const [response, asked] of waiting) finish(response, asked, steps)
       waiting.clear()
     },
     stop: async () => {

@@ -7,6 +7,7 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { AwsClient } from 'aws4fetch'
 import { pino } from 'pino'
+import { createVerifier } from '../../gpu-fn/verification.ts'
 import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { createPackageCache } from '../../gpu-fn/weights/cache.ts'
 import { blobKey } from '../../gpu-fn/weights/layout.ts'
@@ -84,7 +85,8 @@ async function withCurl(
 
 function withOctet(address: BucketAddress, name: { model: string; tier: 'fp8'; target: string }, directory: string) {
   const log = pino({ level: 'silent' })
-  return createPackageCache({ directory, budgetBytes: 1e12, bucket: openBucket(address), log }).ensure(name)
+  const verifier = createVerifier({ directory, log })
+  return createPackageCache({ directory, budgetBytes: 1e12, bucket: openBucket(address), verifier, log }).ensure(name)
 }
 
 async function writeNoise(file: string, bytes: number): Promise<void> {

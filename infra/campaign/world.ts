@@ -33,9 +33,11 @@ const OFFER = {
 /** As in wrangler.toml, but for a world in which seconds pass for minutes. */
 const VARS = {
   OCTET_ACCOUNT_LIMITS: '{"concurrent_jobs": 200}',
-  OCTET_RECOVERY: '{"job_seconds": 3, "reservation_seconds": 6, "webhook_seconds": 8, "usage_seconds": 3}',
+  GPU_SLOTS: '8',
+  OCTET_RECOVERY: '{"job_seconds": 3, "reservation_seconds": 6, "usage_seconds": 3}',
   ...{ GPU_START_SECONDS: '30', GPU_SILENCE_SECONDS: '2', GPU_RUN_SECONDS: '15', GPU_RETRY_SECONDS: '0.2' },
-  ...{ WEBHOOK_LOCAL: 'true', WEBHOOK_TIMEOUT_SECONDS: '0.4', WEBHOOK_RETRY_SECONDS: Array(60).fill('0.3').join() },
+  ...{ WEBHOOK_LOCAL: 'true', WEBHOOK_TIMEOUT_SECONDS: '1', WEBHOOK_RETRY_SECONDS: Array(60).fill('0.3').join() },
+  WEBHOOK_BREAKER_SECONDS: '0.05',
 }
 
 /** A port that is free now, for a program that must come back where it was. */

@@ -3,11 +3,15 @@ import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { wholeNumber } from '../whole-number.ts'
+import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, GPUS, TIERS, VARIANTS } from './model.ts'
 import { fillPage } from './page.ts'
-import { COST_HEAD, costRow, SECTIONS } from './tables.ts'
+import { COST_HEAD, costRow, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
 import { TRAFFIC } from './traffic.ts'
 
+const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')
+/** Enough that a page that is half empty does not count. */
+const MEASURED_JOBS = 1000
 const PAGE = path.join(import.meta.dirname, '../../docs/cost.md')
 
 type Flags = Partial<Omit<Case, 'imagesPerDay' | 'idleSeconds'>> & {
@@ -15,10 +19,26 @@ type Flags = Partial<Omit<Case, 'imagesPerDay' | 'idleSeconds'>> & {
   idle: number
   warm: number
   write?: boolean
+  storage?: boolean
+  measure?: boolean
+  jobs: number
+  years: number
+  retention: number
+  busiest: number
+  keys: number
 }
+
+const align = (head: readonly string[], row: readonly string[]) =>
+  head.map((name, k) => `${name.padEnd(16)} ${row[k]}`).join('\n')
 
 async function main(flags: Flags): Promise<void> {
   if (flags.write) return writeFile(PAGE, fillPage(await readFile(PAGE, 'utf8')))
+  if (flags.measure) return writeFile(SIZES, `${JSON.stringify(await measureStorage(MEASURED_JOBS), null, 2)}\n`)
+  if (flags.storage) {
+    const { jobs, years, retention: retentionDays, busiest, keys } = flags
+    const rows = storageRows({ jobs, years, retentionDays, busiest, keys })
+    return console.log(rows.map((row) => align(STORAGE_HEAD, row)).join('\n\n'))
+  }
   if (flags.images === undefined) {
     for (const [name, section] of Object.entries(SECTIONS)) console.log(`${name}\n\n${section()}\n`)
     return
@@ -26,7 +46,7 @@ async function main(flags: Flags): Promise<void> {
   const { variant = 'large-turbo', tier = 'fp8', gpu = 'H100', traffic = 'poisson', seed = 1 } = flags
   const base = { variant, tier, gpu, traffic, seed, minContainers: flags.warm }
   const row = costRow(costOf({ ...base, imagesPerDay: flags.images, idleSeconds: flags.idle }))
-  for (const [k, name] of COST_HEAD.entries()) console.log(`${name.padEnd(16)} ${row[k]}`)
+  console.log(align(COST_HEAD, row))
 }
 
 const command = new Command('cost')
@@ -39,6 +59,13 @@ const command = new Command('cost')
   .option('--idle <seconds>', 'how long a container without work stays', wholeNumber, 120)
   .option('--warm <count>', 'containers that always stay', wholeNumber, 0)
   .option('--seed <number>', 'of the traffic', wholeNumber, 1)
+  .option('--storage', 'what jobs of one account take where they are stored, and what remains of them')
+  .option('--jobs <count>', 'with --storage: jobs in all', wholeNumber, STORAGE.jobs)
+  .option('--years <count>', 'with --storage: in which they come', wholeNumber, STORAGE.years)
+  .option('--retention <days>', 'with --storage: retention_days of the account', wholeNumber, STORAGE.retentionDays)
+  .option('--busiest <ratio>', 'with --storage: the busiest month to the mean', wholeNumber, STORAGE.busiest)
+  .option('--keys <count>', 'with --storage: API keys in use', wholeNumber, STORAGE.keys)
+  .option('--measure', 'measure the bytes of a row with a local worker, for --storage')
   .option('--write', 'bring docs/cost.md up to date')
 
 await main(command.parse().opts<Flags>())

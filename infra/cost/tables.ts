@@ -1,8 +1,20 @@
 // The tables of docs/cost.md.
 
+import { RETENTION_DAYS } from '../../edge/retention.ts'
 import { runChecks } from './checks.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Case, type Cost, coldSeconds, costOf, GPUS, published, serviceSeconds, TIERS, VARIANTS } from './model.ts'
+import {
+  LIMITS,
+  mostJobsPerDay,
+  mostJobsPerDayOfDatabase,
+  STORES,
+  type Stock,
+  type Stocks,
+  type StorageCase,
+  simulateStorage,
+} from './storage.ts'
+import sizes from './storage-sizes.json' with { type: 'json' }
 import { TRAFFIC } from './traffic.ts'
 
 export const VOLUMES = [10, 10_000, 10_000_000]
@@ -117,7 +129,76 @@ function inputs(): string {
   return table([['variant', 'tier', 'an image on a warm H100, 1024²', 'package', 'from nothing to warm'], ...rows])
 }
 
+const UNITS = [
+  [1e12, 'TB'],
+  [1e9, 'GB'],
+  [1e6, 'MB'],
+  [1e3, 'kB'],
+] as const
+function bytes(value: number): string {
+  const [unit, name] = UNITS.find(([unit]) => value >= unit) ?? [1, 'bytes']
+  const scaled = value / unit
+  return `${scaled.toFixed(scaled < 10 && unit > 1 ? 1 : 0)} ${name}`
+}
+
+export const STORAGE: StorageCase = { jobs: 50_000_000, years: 3, retentionDays: 30, busiest: 2, keys: 5 }
+const PLACES: Record<(typeof STORES)[number], string> = {
+  account: 'the AccountDO: ledger, idempotency, usage',
+  jobs: 'JobDOs: records, prompts, logs',
+  images: 'R2: images',
+  database: 'D1: usage, observations',
+}
+
+/** What one case stores at its fullest, on its last day, and once the time of everything is over. */
+export function storageRows(given: StorageCase): string[][] {
+  const outcome = simulateStorage(given)
+  const shown = ({ rows, bytes: size }: Stock) =>
+    rows === 0 ? 'nothing' : `${count(Math.round(rows))}, ${bytes(size)}`
+  return STORES.map((store) => {
+    const limit = LIMITS[store]
+    const share = limit ? percent(outcome.peak[store].bytes / limit) : 'no limit'
+    return [PLACES[store], ...(['peak', 'end', 'remains'] as const).map((when) => shown(outcome[when][store])), share]
+  })
+}
+export const STORAGE_HEAD = ['where', 'at the peak', 'on the last day', 'what remains', 'of the limit']
+
+const storage = () => table([STORAGE_HEAD, ...storageRows(STORAGE)])
+
+function storageByRetention(): string {
+  const rows = RETENTION_DAYS.map((retentionDays) => {
+    const { peak }: { peak: Stocks } = simulateStorage({ ...STORAGE, retentionDays })
+    const share = percent(peak.account.bytes / LIMITS.account!)
+    return [
+      ...[`${retentionDays}`, count(Math.round(peak.jobs.rows)), bytes(peak.account.bytes), share],
+      ...[bytes(peak.jobs.bytes), bytes(peak.images.bytes), count(mostJobsPerDay(retentionDays))],
+    ]
+  })
+  const head = [
+    'retention_days',
+    'jobs at the peak',
+    'the AccountDO',
+    'of its limit',
+    'JobDOs',
+    'R2',
+    'most jobs a day',
+  ]
+  return table([head, ...rows])
+}
+
+function storageSizes(): string {
+  const { account, job, database } = sizes
+  const rows = [
+    ...Object.entries(account).map(([name, size]) => [`AccountDO, \`${name}\``, count(size)]),
+    ['JobDO, the whole object', count(job)],
+    ...Object.entries(database).map(([name, size]) => [`D1, \`${name}\``, count(size)]),
+    ['R2, an image (assumption)', count(figures.image_bytes.value)],
+    ['jobs a day that D1 can take for good', count(mostJobsPerDayOfDatabase())],
+  ]
+  return table([['what', 'bytes'], ...rows])
+}
+
 /** Sections of the page, by the name of their marker. */
 export const SECTIONS: Record<string, () => string> = {
   ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished, checks },
+  ...{ storage, storageByRetention, storageSizes },
 }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import type { CommandLine, Step, World } from './plan.ts'
 
-export const QUEUES = ['octet-usage', 'octet-webhooks', 'octet-webhooks-dead']
+export const QUEUES = ['octet-usage']
 const LIFECYCLE = 'infra/results-lifecycle.json'
 const ABSENT = 'when the command before it finds none'
 
@@ -43,7 +43,7 @@ export const account: Step = {
 
 export const queues: Step = {
   id: 'queues',
-  what: 'Queues for usage and webhooks',
+  what: 'The queue of usage',
   commands: () =>
     QUEUES.map(queueCommands).flatMap(({ look, make }) => [{ command: look }, { command: make, condition: ABSENT }]),
   async run(world) {
@@ -88,12 +88,12 @@ export const database: Step = {
 export const worker: Step = {
   id: 'worker',
   what: 'The worker',
-  commands: (config, { gpuUrl, workerSecrets }) => [{ command: deployCommand(config.worker, gpuUrl, workerSecrets) }],
+  commands: (config, { gpuUrl, workerSecrets }) => [{ command: deployCommand(config, gpuUrl, workerSecrets) }],
   async run({ config, state, exec, say }) {
     const scratch = await mkdtemp(path.join(tmpdir(), 'octet-deploy-'))
     try {
       const output = path.join(scratch, 'wrangler.jsonl')
-      await exec(deployCommand(config.worker, state.gpuUrl, state.workerSecrets), { WRANGLER_OUTPUT_FILE_PATH: output })
+      await exec(deployCommand(config, state.gpuUrl, state.workerSecrets), { WRANGLER_OUTPUT_FILE_PATH: output })
       state.workerUrl = addressOf(await readFile(output, 'utf8'))
     } finally {
       await rm(scratch, { recursive: true })
@@ -104,8 +104,16 @@ export const worker: Step = {
     'The worker that served before, if any, still does. Read what wrangler says above; `npm run check` tells of faults in the code.',
 }
 
-function deployCommand({ name, offers }: World['config']['worker'], gpuUrl: string, secrets: string): string[] {
-  const vars = ['--var', `GPU_URL:${gpuUrl}`, '--var', `OCTET_CATALOGUE:${JSON.stringify({ offers })}`]
+/** Jobs for each container: one that runs and one behind it, so that the GPU never waits for the next. */
+const SLOTS_PER_CONTAINER = 2
+
+function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets: string): string[] {
+  const { name, offers } = worker
+  const slots = SLOTS_PER_CONTAINER * gpu.max_containers
+  const catalogue = JSON.stringify({ offers })
+  const vars = [`GPU_URL:${gpuUrl}`, `GPU_SLOTS:${slots}`, `OCTET_CATALOGUE:${catalogue}`].flatMap((each) => [
+    ...['--var', each],
+  ])
   return ['wrangler', 'deploy', '--name', name, ...vars, '--secrets-file', secrets]
 }
 

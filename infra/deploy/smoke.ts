@@ -80,7 +80,8 @@ async function pictureOf(
   const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
   if (reply.status !== 200) throw new Error(`the GPU function answered ${reply.status}: ${text.slice(0, 300)}`)
   if (!text.includes('"type":"succeeded"')) throw new Error(`the job did not succeed: ${text.slice(-300)}`)
-  return Number(/"type":"image".*?"bytes":(\d+)/.exec(text)?.[1] ?? 0)
+  const [, image = ''] = text.split('"type":"image"', 2)
+  return Number(/"bytes":(\d{1,9})/.exec(image.slice(0, 1000))?.[1] ?? 0)
 }
 
 export const smokeWorker = (secrets: Secrets): Step => ({

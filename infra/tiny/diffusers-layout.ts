@@ -25,8 +25,9 @@ const split = (tensor: NamedTensor, parts: number) => {
 
 /** `to_q/to_k/to_v.weight` names three tensors: the thirds of the fused projection. */
 const threeProjections: Rows = (tensor) => {
-  const [at, names, suffix] = tensor.name.match(/^(.*\.)([^.]*\/[^.]*)(\..*)$/)!.slice(1)
-  return split(tensor, 3).map((part, i) => ({ ...part, name: `${at}${names!.split('/')[i]}${suffix}` }))
+  const parts = tensor.name.split('.')
+  const nameOf = (i: number) => parts.map((part) => (part.includes('/') ? part.split('/')[i] : part)).join('.')
+  return split(tensor, 3).map((part, i) => ({ ...part, name: nameOf(i) }))
 }
 
 /** Stability stores shift, scale; diffusers' `AdaLayerNormContinuous` scale, shift. */

@@ -2,10 +2,11 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { jobsBefore, openBefore, settleOnce } from '../../edge/account-ledger.ts'
+import { foldRow, jobsBefore, openBefore, settleOnce } from '../../edge/account-ledger.ts'
 import { exportBatch, nextExport, takeOut } from '../../edge/account-outbox.ts'
 import { settingsOf } from '../../edge/account-settings.ts'
-import { decide, forget, IDEMPOTENCY_MS, nextExpiry, prune } from '../../edge/admission.ts'
+import { grantSlots } from '../../edge/account-slots.ts'
+import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../edge/admission.ts'
 import { JobDO } from '../../edge/job.ts'
 import { accountOf, admit, request, rows, watched } from './admissions.ts'
 import { type Caller, generate, generatedOf, ledgerOf, newCaller } from './client.ts'
@@ -20,11 +21,11 @@ const once = { 'idempotency-key': 'order-1' }
 
 /** A request that reserved, for which the worker then created no job. */
 async function orphaned(caller: Caller): Promise<string> {
-  const create = vi.spyOn(JobDO.prototype, 'create').mockRejectedValue(new Error('the worker dies'))
+  const create = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
   await generate(caller, body, once)
   create.mockRestore()
   const [job] = (await accountOf(caller).recentJobs(1))!
-  return job!
+  return job!.id
 }
 
 describe('a reservation that nobody took up', () => {
@@ -36,57 +37,34 @@ describe('a reservation that nobody took up', () => {
     const job = await orphaned(caller)
     await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR}`)
     await runDurableObjectAlarm(accountOf(caller))
-    expect(await accountOf(caller).entry(job)).toMatchObject({ state: 'released' })
+    expect(await accountOf(caller).entry(job)).toBeNull()
     expect(await rows(caller, 'SELECT * FROM idempotency')).toEqual([])
     const { octet } = await generatedOf(await generate(caller, body, once))
     expect(octet.job).not.toBe(job)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
   })
 
-  test('and was released while its Idempotency-Key stayed, is reserved again under a new job', async ({ expect }) => {
-    const caller = await newCaller()
-    fakeGpu(works)
-    const job = await orphaned(caller)
-    await accountOf(caller).settle(job, { outcome: 'released' })
-    const { octet } = await generatedOf(await generate(caller, body, once))
-    expect(octet.job).not.toBe(job)
-    expect(await env.JOB.getByName(job).view()).toBeNull()
-    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
-    expect((await generatedOf(await generate(caller, body, once))).octet.job).toBe(octet.job)
-  })
-
   test('until a repeated request takes it up, even while the alarm looks for its job, is not released', async ({
     expect,
   }) => {
     const caller = await newCaller()
-    const named = await request(caller, { job: 'job_named', idempotency: { name: 'order', fingerprint: 'f' } })
-    const retried = await request(caller, { job: 'job_retried', body: { fingerprint: 'same', retried: true } })
-    for (const [first, repeat] of [
-      [named, { ...named, job: 'job_other' }],
-      [retried, { ...retried, job: 'job_another' }],
-    ] as const) {
+    const keyed = { fingerprint: 'f', idempotencyKey: 'order' }
+    const retried = { fingerprint: 'same', retried: true }
+    for (const asked of [keyed, retried]) {
+      const first = await request(caller, asked)
+      const { id } = first.spec
       await accountOf(caller).admit(first)
-      await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR} WHERE job = '${first.job}'`)
+      await rows(caller, `UPDATE ledger SET reserved = reserved - ${HOUR} WHERE job = '${id}'`)
       const jobs: { view(): unknown } = JobDO.prototype
       const view = vi.spyOn(jobs, 'view').mockImplementationOnce(async () => {
-        expect(await accountOf(caller).admit(repeat)).toEqual({ kind: 'repeated', job: first.job })
+        expect(await admit(caller, asked)).toMatchObject({ kind: 'repeated', reservation: { job: id } })
         return null
       })
       await runDurableObjectAlarm(accountOf(caller))
       expect(view).toHaveBeenCalledOnce()
       view.mockRestore()
-      expect(await accountOf(caller).entry(first.job)).toMatchObject({ state: 'reserved' })
+      expect(await accountOf(caller).entry(id)).toMatchObject({ state: 'reserved' })
     }
-  })
-
-  test('is not given up on request while its price is held', async ({ expect }) => {
-    const caller = await newCaller()
-    const account = accountOf(caller)
-    await admit(caller, { job: 'job_held' })
-    expect(await account.forget('job_held')).toBe(false)
-    await account.settle('job_held', { outcome: 'captured' })
-    expect(await account.forget('job_held')).toBe(false)
-    expect(await account.totals()).toEqual({ reserved: 0, captured: 100 })
   })
 })
 
@@ -121,7 +99,7 @@ describe('the alarm', () => {
 
 test('what the account looks up goes through an index', async ({ expect }) => {
   const caller = await newCaller()
-  const next = await request(caller, { job: 'job_next', idempotency: { name: 'order', fingerprint: 'f' } })
+  const next = await request(caller, { job: 'job_next', name: 'order', idempotencyKey: 'order', fingerprint: 'f' })
   const plans: string[] = []
   await runInDurableObject(accountOf(caller), async (_, { storage }) => {
     const sql = watched(storage.sql, (query, ...values) => {
@@ -129,12 +107,15 @@ test('what the account looks up goes through an index', async ({ expect }) => {
       plans.push(...plan.map(({ detail }) => `${detail}: ${query}`))
     })
     const settings = settingsOf(sql, {})
-    for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
-    decide(sql, settings, { ...next, idempotency: null, body: { fingerprint: 'same', retried: true } })
+    for (const _ of ['admitted', 'repeated']) decide(sql, settings, next, 1)
+    const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
+    decide(sql, settings, other, 2)
+    grantSlots(sql, next.spec.decision.endpoint, 3)
     openBefore(sql, 0)
     jobsBefore(sql, 5, 'job_next')
     settleOnce(sql, 'job_next', { outcome: 'released' })
-    forget(sql, 'job_next')
+    dropOrphan(sql, other.spec.id)
+    foldRow(sql, 'job_next')
     await exportBatch(sql, env, { account: caller.account, stripe_customer: null }, HOUR)
     nextExport(sql)
     takeOut(sql, ['job_next'])
@@ -149,10 +130,10 @@ test('what the account looks up goes through an index', async ({ expect }) => {
 
 test('an Idempotency-Key holds for a day', async ({ expect }) => {
   const caller = await newCaller()
-  const idempotency = { name: 'daily', fingerprint: 'f' }
-  await admit(caller, { job: 'job_first', idempotency })
-  expect(await admit(caller, { idempotency: { ...idempotency, fingerprint: 'g' } })).toEqual({ kind: 'mismatch' })
+  await admit(caller, { idempotencyKey: 'daily', fingerprint: 'f' })
+  const other = { idempotencyKey: 'daily', fingerprint: 'g' }
+  expect(await admit(caller, other)).toEqual({ kind: 'mismatch', by: 'Idempotency-Key' })
   const later = Date.now() + IDEMPOTENCY_MS
   vi.spyOn(Date, 'now').mockReturnValue(later)
-  expect((await admit(caller, { idempotency: { ...idempotency, fingerprint: 'g' } })).kind).toBe('admitted')
+  expect((await admit(caller, other)).kind).toBe('admitted')
 })

@@ -8,16 +8,13 @@ import { settingsOf } from '../../edge/account-settings.ts'
 import { decide } from '../../edge/admission.ts'
 import { issueKey } from '../../edge/keys.ts'
 import { UNLIMITED } from '../../edge/limits.ts'
-import { accountOf, admit, request, watched } from './admissions.ts'
+import { accountOf, admit, request, rows, watched } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 import { call, configure, operator } from './operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
 const MINUTE = 60_000
-const _HOUR = 60 * MINUTE
-const _body = { prompt: 'a cat' }
-const _once = { 'idempotency-key': 'order-1' }
 
 describe('everything twice', () => {
   test('the same job is reserved once, settled once, and the first settlement stands', async ({ expect }) => {
@@ -25,13 +22,16 @@ describe('everything twice', () => {
     const account = accountOf(caller)
     const twice = await request(caller, { job: 'job_twice' })
     expect((await account.admit(twice)).kind).toBe('admitted')
-    expect(await account.admit(twice)).toEqual({ kind: 'repeated', job: 'job_twice' })
+    expect(await account.admit(twice)).toMatchObject({ kind: 'repeated', reservation: { job: 'job_twice', spec: {} } })
     expect(await account.totals()).toEqual({ reserved: 100, captured: 0 })
     const captured = await account.settle('job_twice', { outcome: 'captured', amount: 40 })
     expect(captured).toMatchObject({ state: 'captured', amount: 100, charged: 40, tier: 'fp8' })
     expect(await account.settle('job_twice', { outcome: 'captured' })).toEqual(captured)
     expect(await account.settle('job_twice', { outcome: 'released' })).toEqual(captured)
-    expect(await account.admit(twice)).toEqual({ kind: 'repeated', job: 'job_twice' })
+    expect(await account.admit(twice)).toMatchObject({
+      kind: 'repeated',
+      reservation: { job: 'job_twice', spec: null },
+    })
     expect(await account.audit()).toMatchObject({ kept: { captured: 40, reserved: 0, open: 0 } })
   })
 
@@ -45,15 +45,23 @@ describe('everything twice', () => {
     expect((await call('GET', `/v1/accounts/${account}`, operator)).body).toMatchObject({ balance_microdollars: 500 })
   })
 
-  test('a capture of more than was reserved is refused, and changes nothing', async ({ expect }) => {
-    const caller = await newCaller()
-    await admit(caller, { job: 'job_dear' })
-    await runInDurableObject(accountOf(caller), (_, { storage: { sql } }) => {
-      for (const amount of [101, -1, 0.5])
-        expect(() => settleOnce(sql, 'job_dear', { outcome: 'captured', amount })).toThrow(RangeError)
-    })
-    expect(await accountOf(caller).totals()).toEqual({ reserved: 100, captured: 0 })
-  })
+  test.for([
+    [101, 100],
+    [-1, 0],
+    [0.5, 0],
+    [Number.NaN, 0],
+  ])(
+    'a capture of %d of 100 captures %d and is logged: a settlement never fails forever',
+    async ([amount, charged], { expect }) => {
+      const caller = await newCaller()
+      const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+      await admit(caller, { job: 'job_dear' })
+      const settled = await accountOf(caller).settle('job_dear', { outcome: 'captured', amount: amount! })
+      expect(settled).toMatchObject({ state: 'captured', charged })
+      expect(logged.mock.calls.join()).toContain('impossible amount')
+      expect(await accountOf(caller).audit()).toMatchObject({ kept: { captured: charged, reserved: 0, open: 0 } })
+    },
+  )
 })
 
 /** The database until its `n`th statement, at which it fails. */
@@ -69,9 +77,9 @@ describe('stopped half-way', () => {
     const caller = await newCaller()
     const account = accountOf(caller)
     await admit(caller, { job: 'job_before' })
-    const next = await request(caller, { job: 'job_next', idempotency: { name: 'once', fingerprint: 'f' } })
+    const next = await request(caller, { job: 'job_next', name: 'once', idempotencyKey: 'once' })
     const works: ((sql: SqlStorage) => unknown)[] = [
-      (sql) => decide(sql, settingsOf(sql, {}), next),
+      (sql) => decide(sql, settingsOf(sql, {}), next, 1),
       (sql) => settleOnce(sql, 'job_before', { outcome: 'captured' }),
     ]
     await runInDurableObject(account, (_, { storage }) => {
@@ -104,13 +112,14 @@ describe('stopped half-way', () => {
   }) => {
     const caller = await newCaller()
     const account = accountOf(caller)
-    const lost = await request(caller, { job: 'job_lost', idempotency: { name: 'order', fingerprint: 'f' } })
+    const asked = { idempotencyKey: 'order', fingerprint: 'f' }
+    const lost = await request(caller, { job: 'job_lost', ...asked })
     await account.admit(lost)
-    expect(await account.admit({ ...lost, job: 'job_retry' })).toEqual({ kind: 'repeated', job: 'job_lost' })
+    expect(await admit(caller, asked)).toMatchObject({ kind: 'repeated', reservation: { job: 'job_lost' } })
     const later = Date.now() + 16 * MINUTE
     vi.spyOn(Date, 'now').mockReturnValue(later)
     expect(await runDurableObjectAlarm(account)).toBe(true)
-    expect(await account.entry('job_lost')).toMatchObject({ state: 'released', charged: 0 })
+    expect(await account.entry('job_lost')).toBeNull()
     expect((await account.admit(lost)).kind).toBe('admitted')
     expect(await account.audit()).toMatchObject({
       kept: { reserved: 100, open: 1 },
@@ -121,18 +130,61 @@ describe('stopped half-way', () => {
 
 test('a retried request joins the open job of the same body, and no other', async ({ expect }) => {
   const caller = await newCaller()
-  const body = { fingerprint: 'same', retried: false }
-  await admit(caller, { job: 'job_first', body })
-  expect((await admit(caller, { body })).kind).toBe('admitted')
-  expect((await admit(caller, { body: { fingerprint: 'other', retried: true } })).kind).toBe('admitted')
-  expect(await admit(caller, { body: { ...body, retried: true } })).toEqual({
-    kind: 'repeated',
-    job: expect.any(String),
-  })
+  const same = { fingerprint: 'same' }
+  await admit(caller, { job: 'job_first', ...same })
+  expect((await admit(caller, same)).kind).toBe('admitted')
+  expect((await admit(caller, { fingerprint: 'other', retried: true })).kind).toBe('admitted')
+  expect(await admit(caller, { ...same, retried: true })).toMatchObject({ kind: 'repeated' })
   const done = await newCaller()
-  await admit(done, { job: 'job_done', body })
+  await admit(done, { job: 'job_done', ...same })
   await accountOf(done).settle('job_done', { outcome: 'captured' })
-  expect((await admit(done, { body: { ...body, retried: true } })).kind).toBe('admitted')
+  expect((await admit(done, { ...same, retried: true })).kind).toBe('admitted')
+})
+
+describe('a name or an Idempotency-Key', () => {
+  test.for(['name', 'idempotencyKey'] as const)(
+    'as %s: the first request stands, another body is a mismatch',
+    async (by, { expect }) => {
+      const caller = await newCaller()
+      await admit(caller, { [by]: 'x', job: 'job_cheap', price: 1, fingerprint: 'cheap' })
+      expect(await admit(caller, { [by]: 'x', price: 1000, fingerprint: 'dear' })).toMatchObject({ kind: 'mismatch' })
+      // A price that has risen since, or another route: the repeat gets the spec that the price was reserved for.
+      expect(await admit(caller, { [by]: 'x', price: 1000, fingerprint: 'cheap' })).toMatchObject({
+        kind: 'repeated',
+        reservation: { job: 'job_cheap', price: 1, spec: { id: 'job_cheap', price: 1 } },
+      })
+      expect(await accountOf(caller).totals()).toEqual({ reserved: 1, captured: 0 })
+    },
+  )
+
+  test.for(['name', 'idempotencyKey'] as const)(
+    'as %s: is free again once its job failed through no fault of the caller',
+    async (by, { expect }) => {
+      const caller = await newCaller()
+      const again = () => admit(caller, { [by]: 'x', fingerprint: 'f' })
+      await admit(caller, { [by]: 'x', fingerprint: 'f', job: 'job_1' })
+      await accountOf(caller).settle('job_1', { outcome: 'released', retryable: true })
+      expect(await again()).toMatchObject({ kind: 'admitted' })
+      expect(await again()).toMatchObject({ kind: 'repeated' })
+    },
+  )
+})
+
+test('exported rows are folded into sums: the audit still closes, and the job is gone', async ({ expect }) => {
+  const caller = await newCaller()
+  const account = accountOf(caller)
+  for (const job of ['job_1', 'job_2', 'job_3']) await admit(caller, { job })
+  await account.settle('job_1', { outcome: 'captured', amount: 60 })
+  await account.settle('job_2', { outcome: 'released' })
+  expect(await account.forgetJob('job_1')).toBe(false)
+  await account.exported(['job_1', 'job_2'])
+  expect(await Promise.all(['job_1', 'job_2', 'job_3', 'job_4'].map((job) => account.forgetJob(job)))).toEqual([
+    ...[true, true, false, true],
+  ])
+  expect(await rows(caller, 'SELECT job FROM ledger')).toEqual([{ job: 'job_3' }])
+  const { kept, summed } = await account.audit()
+  expect(kept).toEqual(summed)
+  expect(kept).toEqual({ credited: 0, captured: 60, reserved: 100, open: 1 })
 })
 
 describe('what an account may', () => {
@@ -153,11 +205,16 @@ describe('what an account may', () => {
   test('its own limits, until then those of the deployment; a refusal costs nothing', async ({ expect }) => {
     const caller = await newCaller()
     expect((await call('GET', `/v1/accounts/${caller.account}`, operator)).body).toMatchObject({
-      limits: { ...UNLIMITED, requests_per_minute: 600, concurrent_jobs: 100 },
+      limits: { ...UNLIMITED, requests_per_minute: 600, concurrent_jobs: 100, daily_microdollars: 10_000_000 },
     })
     await configure(caller.account, { limits: { requests_per_minute: 60 } })
     const { body } = await configure(caller.account, { limits: { concurrent_jobs: 1 } })
-    expect(body.limits).toEqual({ ...UNLIMITED, requests_per_minute: 60, concurrent_jobs: 1 })
+    expect(body.limits).toEqual({
+      ...UNLIMITED,
+      requests_per_minute: 60,
+      concurrent_jobs: 1,
+      daily_microdollars: 10_000_000,
+    })
     expect(await admit(caller)).toMatchObject({
       kind: 'admitted',
       rates: [{ holder: 'account', limit: 60, remaining: 59 }],
@@ -178,7 +235,7 @@ describe('what an account may', () => {
 type Step =
   | { do: 'admit'; key: number; job: number; price: number; name: number | null }
   | { do: 'settle'; job: number; outcome: 'captured' | 'released'; share: number }
-  | { do: 'forget'; job: number }
+  | { do: 'forget' | 'export'; job: number }
   | { do: 'credit'; id: number; amount: number }
   | { do: 'evict' | 'alarm' | 'orphans' }
 
@@ -205,6 +262,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   },
   fc.record({ do: fc.constant('forget'), job: small }),
   fc.record({ do: fc.constant('credit'), id: small, amount: fc.integer({ min: -20, max: 200 }) }),
+  fc.record({ do: fc.constant('export'), job: small }),
   fc.record({ do: fc.constantFrom('evict', 'alarm', 'orphans') }),
 ) as fc.Arbitrary<Step>
 
@@ -212,17 +270,19 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 async function perform(caller: Caller, keys: string[], step: Step): Promise<void> {
   const account = accountOf(caller)
   if (step.do === 'admit') {
-    const idempotency = step.name === null ? null : { name: `name-${step.name}`, fingerprint: String(step.price % 2) }
-    const more = { job: `job_${step.job}`, price: step.price, idempotency }
-    await account.admit(await request({ ...caller, key: keys[step.key]! }, more))
+    const idempotencyKey = step.name === null ? null : `name-${step.name}`
+    const asked = { job: `job_${step.job}`, price: step.price, fingerprint: String(step.price % 2), idempotencyKey }
+    await admit({ ...caller, key: keys[step.key]! }, asked)
   } else if (step.do === 'settle') {
     const entry = await account.entry(`job_${step.job}`)
-    const amount = Math.floor((entry?.amount ?? 0) * step.share)
+    // Beyond the reservation as well: what is captured must not exceed it.
+    const amount = Math.floor((entry?.amount ?? 0) * step.share * 1.5)
     await account.settle(
       `job_${step.job}`,
       step.outcome === 'captured' ? { outcome: 'captured', amount } : { outcome: 'released' },
     )
-  } else if (step.do === 'forget') await account.forget(`job_${step.job}`)
+  } else if (step.do === 'forget') await account.forgetJob(`job_${step.job}`)
+  else if (step.do === 'export') await account.exported([`job_${step.job}`])
   else if (step.do === 'credit') await account.credit(`credit-${step.id}`, step.amount, '')
   else if (step.do === 'evict') {
     await account.totals() // An object that does not run cannot be evicted.

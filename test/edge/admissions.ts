@@ -2,18 +2,33 @@
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import type { AdmissionRequest } from '../../edge/admission.ts'
-import { checkKey } from '../../edge/keys.ts'
+import { type JobSpec, newJobId } from '../../edge/job-record.ts'
+import { type Credential, checkKey } from '../../edge/keys.ts'
 import type { Caller } from './client.ts'
+import { specOf } from './jobs.ts'
 
 export const accountOf = ({ account }: Caller) => env.ACCOUNT.getByName(account)
 
-export async function request(caller: Caller, more: Partial<AdmissionRequest> = {}): Promise<AdmissionRequest> {
-  const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
-  return { credential, job: `job_${crypto.randomUUID()}`, tier: 'fp8', price: 100, idempotency: null, ...more }
+export type Asked = Partial<Pick<JobSpec, 'name' | 'price' | 'fingerprint' | 'digest'>> &
+  Partial<Pick<AdmissionRequest, 'idempotencyKey' | 'retried' | 'reuse'>> & { job?: string }
+
+/** What a credential asks the account for: a job of 100 micro-dollars, unless other facts are given. */
+export function requestOf(credential: Credential, asked: Asked = {}): AdmissionRequest {
+  const { job = newJobId(), idempotencyKey = null, retried = false, reuse = false, ...facts } = asked
+  const token = 'token' in credential ? credential.token.id : null
+  return {
+    credential,
+    spec: { ...specOf(credential, job), price: 100, token, ...facts },
+    idempotencyKey,
+    retried,
+    reuse,
+  }
 }
 
-export const admit = async (caller: Caller, more: Partial<AdmissionRequest> = {}) =>
-  accountOf(caller).admit(await request(caller, more))
+export const request = async (caller: Caller, asked: Asked = {}): Promise<AdmissionRequest> =>
+  requestOf((await checkKey(env.KEY_PEPPER, caller.key))!, asked)
+
+export const admit = async (caller: Caller, asked: Asked = {}) => accountOf(caller).admit(await request(caller, asked))
 
 export const rows = (caller: Caller, sql: string) =>
   runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.exec(sql).toArray())

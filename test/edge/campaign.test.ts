@@ -1,5 +1,5 @@
-// The crash campaign inside workerd, where one object at a time can be struck: job objects and accounts are evicted and aborted, Workflows
-// terminated, turns and attempts doubled, while the GPU fails. infra/campaign/ strikes whole processes.
+// The crash campaign inside workerd, where one object at a time can be struck: job objects and accounts are evicted, reset and
+// created twice, while the GPU fails. infra/campaign/ strikes whole processes.
 import { abortAllDurableObjects, evictDurableObject, runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
@@ -7,7 +7,7 @@ import { costOf, isOver, type JobSpec } from '../../edge/job-record.ts'
 import { type Random, randomOf } from '../../infra/campaign/random.ts'
 import { type Caller, filesOf, newCaller } from './client.ts'
 import { accepted, type Behaviour, fakeGpu, image, refuses, started, stream, unreachable, works } from './fake-gpu.ts'
-import { created, jobOf, stopsHalfWay } from './jobs.ts'
+import { jobOf, reservationOf, reserved, reset, stopsHalfWay } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -28,10 +28,10 @@ const BLOWS: Record<string, (spec: JobSpec) => unknown> = {
   evict: (spec) => evictDurableObject(jobOf(spec)),
   'evict the account': ({ account }) => evictDurableObject(env.ACCOUNT.getByName(account)),
   'abort everything': () => abortAllDurableObjects(),
-  'terminate the Workflow': async ({ id }) => (await env.GENERATE.get(id)).terminate(),
-  'start again': (spec) => jobOf(spec).start(),
-  'turn again': (spec) => jobOf(spec).turn(),
-  'take over': async (spec) => jobOf(spec).attempt(((await jobOf(spec).view())?.attempt ?? 0) + 1),
+  'reset the job': (spec) => reset(jobOf(spec)),
+  'reset the account': ({ account }) => reset(env.ACCOUNT.getByName(account)),
+  'create again': (spec) => jobOf(spec).create(reservationOf(spec)),
+  'create again with another price': (spec) => jobOf(spec).create(reservationOf({ ...spec, price: 1_000_000 })),
   'wake the watchdog': (spec) => runDurableObjectAlarm(jobOf(spec)),
   'wake the account': ({ account }) => runDurableObjectAlarm(env.ACCOUNT.getByName(account)),
 }
@@ -65,13 +65,12 @@ test('whatever strikes its objects, a job ends once, is charged once and keeps i
   const gpu = randomOf(seed, 'gpu')
   fakeGpu((seen) => GPU[gpu.pick(SHARES)]![1](seen))
   const callers: Caller[] = await Promise.all([newCaller(), newCaller()])
-  const specs = await Promise.all(Array.from({ length: JOBS }, (_, index) => created(callers[index % 2]!)))
-  for (const spec of specs) {
-    const driven = random.chance(0.5) ? jobOf(spec).run() : jobOf(spec).start()
-    Promise.resolve(driven).catch(() => {})
-  }
+  const specs = await Promise.all(Array.from({ length: JOBS }, (_, index) => reserved(callers[index % 2]!)))
+  for (const spec of specs) Promise.resolve(jobOf(spec).create(reservationOf(spec))).catch(() => {})
   const blows = await strike(specs, random, signal)
   const jobs = await Promise.all(specs.map(async (spec) => (await jobOf(spec).view())!))
+  for (const { id, account, price } of jobs)
+    expect((await env.ACCOUNT.getByName(account).entry(id))?.amount).toBe(price)
   const states = Object.groupBy(jobs, ({ state }) => state)
   const count = ({ length = 0 }: readonly unknown[] = []) => length
   console.log(`seed ${seed}:`, { succeeded: count(states.succeeded), failed: count(states.failed), ...blows })

@@ -5,6 +5,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { type Caller, filesOf, generate, jobIn, ledgerOf, newCaller, problemOf, send } from './client.ts'
 import {
   accepted,
+  cancellations,
   fakeGpu,
   fed,
   line,
@@ -22,6 +23,11 @@ afterEach(() => vi.restoreAllMocks())
 
 const submitted = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
 const priceOf = async ({ id }: { id: string }) => (await env.JOB.getByName(id).view())!.price
+/** The base price and the share of `steps` of four. */
+const costOf = async ({ id }: { id: string }, steps: number) => {
+  const { price, basePrice } = (await env.JOB.getByName(id).view())!
+  return basePrice + Math.floor(((price - basePrice) * steps) / 4)
+}
 const reaches = (id: string, state: string) =>
   vi.waitFor(async () => {
     const now = (await env.JOB.getByName(id).view())!.state
@@ -39,7 +45,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect(await jobIn(response)).toMatchObject({ state: 'running', cancel_requested: true })
 
     expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 3, attempt: 1 })
-    const charged = Math.floor(((await priceOf(job)) * 3) / 4)
+    const charged = await costOf(job, 3)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: charged })
     const again = await send('POST', `/v1/jobs/${job.id}/cancel`, caller)
     expect(again.status).toBe(200)
@@ -75,7 +81,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     close()
     expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 1 })
     expect(calls).toHaveLength(1)
-    expect((await ledgerOf(caller)).captured).toBe(Math.floor((await priceOf(job)) / 4))
+    expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 1))
   })
 
   test('cancels a job whose object was lost while a GPU worked on it', async ({ expect }) => {
@@ -140,9 +146,78 @@ test('a caller who waits for a job that is canceled elsewhere is told so, and no
   expect(response.headers.get('x-should-retry')).toBe('false')
 })
 
-test('a job that the GPU function cancels unasked costs nothing', async ({ expect }) => {
+test('a job that the GPU function cancels without a request is tried again', async ({ expect }) => {
   const caller = await newCaller()
-  fakeGpu((seen) => stream([accepted(seen), started(seen), line({ type: 'canceled', steps_done: 2, timings })]))
-  expect((await over(await submitted(caller))).state).toBe('canceled')
-  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  const calls = fakeGpu(
+    (seen) => stream([accepted(seen), started(seen), line({ type: 'canceled', steps_done: 2, timings })]),
+    works,
+  )
+  expect(await over(await submitted(caller))).toMatchObject({ state: 'succeeded', attempt: 2 })
+  expect(calls).toHaveLength(2)
+})
+
+test('a job canceled after its start costs the base price even before its first step', async ({ expect }) => {
+  const caller = await newCaller()
+  fakeGpu(untilCanceled(0))
+  const job = await submitted(caller)
+  await reaches(job.id, 'running')
+  await send('DELETE', `/v1/jobs/${job.id}`, caller)
+  await over(job)
+  expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 0))
+})
+
+test('a cancellation before the GPU has answered ends the request to it, and is sent to it as well', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  let aborted = false
+  const calls = fakeGpu(
+    ({ signal }) =>
+      new Promise((_, reject) => {
+        signal!.addEventListener('abort', () => {
+          aborted = true
+          reject(new Error('connection closed'))
+        })
+      }),
+  )
+  const job = await submitted(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
+  await vi.waitFor(() => expect([aborted, cancellations]).toEqual([true, [{ job: job.id, attempt: 1 }]]))
+})
+
+test('a GPU that does not know the job (another container) loses its reader at once', async ({ expect }) => {
+  const caller = await newCaller()
+  let left = false
+  const calls = fakeGpu((seen) => {
+    const parts = [accepted(seen), started(seen), ...steps(1, 4)]
+    const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      controller.enqueue(parts.shift() ?? line({ type: 'heartbeat' }))
+    }
+    const cancel = () => {
+      left = true
+    }
+    return new Response(new ReadableStream({ pull, cancel }), { headers: { 'content-type': 'application/x-ndjson' } })
+  })
+  const job = await submitted(caller)
+  await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 1 }))
+  calls.length = 0
+  expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
+  await vi.waitFor(() => expect(left).toBe(true))
+  await over(job)
+  expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 1))
+})
+
+test('every request about a job carries the same affinity hint', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(1))
+  const sent = vi.mocked(fetch)
+  const job = await submitted(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  await send('DELETE', `/v1/jobs/${job.id}`, caller)
+  await over(job)
+  const hints = sent.mock.calls.map(([input, init]) => new Request(input, init).headers.get('modal-session-id'))
+  expect(hints.length).toBeGreaterThan(1)
+  expect(new Set(hints)).toEqual(new Set([job.id]))
 })

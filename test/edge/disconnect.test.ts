@@ -30,7 +30,10 @@ test('on_disconnect "cancel" takes the job along, at the price of the steps that
   await ended()
   const job = await over({ id: calls[0]!.job })
   expect(job).toMatchObject({ state: 'canceled', stepsDone: 2 })
-  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: Math.floor(job.price / 2) })
+  expect(await ledgerOf(caller)).toEqual({
+    reserved: 0,
+    captured: job.basePrice + Math.floor((job.price - job.basePrice) / 2),
+  })
   expect((await reply).status).toBe(409)
 })
 

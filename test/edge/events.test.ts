@@ -1,10 +1,11 @@
 // GET /v1/jobs/{id}/events: what happened, what happens, and exactly that again for a reader who comes back.
 import { afterEach, describe, test, vi } from 'vitest'
+import { MAX_READERS } from '../../edge/job.ts'
 import { eventStream } from '../../edge/job-events.ts'
 import type { JobRecord } from '../../edge/job-record.ts'
 import { type Caller, jobIn, newCaller, problemOf, send } from './client.ts'
 import { accepted, fakeGpu, fed, image, line, started, steps, stream, timings, works } from './fake-gpu.ts'
-import { jobOf, over } from './jobs.ts'
+import { jobOf, over, reset } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -164,7 +165,7 @@ test('a quiet stream is kept open by comments', async ({ expect }) => {
   const { promise: never } = Promise.withResolvers<void>()
   const job = { state: 'starting' } as JobRecord
   const quiet = { after: () => [], job: () => job, changed: () => never }
-  const reader = eventStream(quiet, 0, 10).getReader()
+  const reader = eventStream(quiet, 0, () => {}, 10).getReader()
   for (let k = 0; k < 3; k++) expect(new TextDecoder().decode((await reader.read()).value)).toBe(': ping\n\n')
   await reader.cancel()
 })
@@ -180,4 +181,42 @@ test('a reader who leaves does not disturb the job', async ({ expect }) => {
   feed(line({ type: 'succeeded', images: 1, timings }))
   expect((await over({ id })).state).toBe('succeeded')
   expect(await jobOf({ id }).events()).toHaveLength(6)
+})
+
+test('a stream continues across resets of its job, with each event once', async ({ expect }) => {
+  const caller = await newCaller()
+  const first = fed()
+  const second = fed()
+  const calls = fakeGpu(first.behaviour, second.behaviour)
+  const id = await submitted(caller)
+  const all = messages(await follow(caller, id))
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  first.send(accepted(calls[0]!), started(calls[0]!), ...steps(2, 4))
+  await vi.waitFor(async () => expect((await jobOf({ id }).view())?.progress).toMatchObject({ step: 2 }))
+  await reset(jobOf({ id }))
+  await vi.waitFor(() => expect(calls).toHaveLength(2))
+  second.send(accepted(calls[1]!), started(calls[1]!), ...(await image(calls[1]!, 0)))
+  second.send(line({ type: 'succeeded', images: 1, timings }))
+  const ids = (await all).map((message) => Number(message.id))
+  const log = await jobOf({ id }).events()
+  expect(ids).toEqual(log.map(({ seq }) => seq))
+})
+
+test('a job has so many streams and no more; one that is closed makes room', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour } = fed()
+  fakeGpu(behaviour)
+  const id = await submitted(caller)
+  const open = await Promise.all(Array.from({ length: MAX_READERS }, () => follow(caller, id)))
+  expect(open.every(({ status }) => status === 200)).toBe(true)
+  const refused = await follow(caller, id)
+  expect([refused.status, (await problemOf(refused)).error.code]).toEqual([429, 'rate_limited'])
+  await messages(open[0]!, 1)
+  await vi.waitFor(async () => {
+    const again = await follow(caller, id)
+    await again.body?.cancel()
+    expect(again.status).toBe(200)
+  })
+  await Promise.all(open.slice(1).map((response) => response.body?.cancel()))
+  await jobOf({ id }).cancel()
 })

@@ -128,6 +128,9 @@ export const unreachable: Behaviour = () => {
 
 /** What the GPU was asked to cancel since the last `fakeGpu`. */
 export const cancellations: { job: string; attempt: number }[] = []
+/** The same for jobs that it did not know then. */
+const earlyCancellations: { job: string; attempt: number }[] = []
+const usedTokens = new Set<string>()
 
 /** A request that the GPU function would not take, in its words; test/edge/contract.test.ts holds them to it. */
 class Refused extends Error {
@@ -152,11 +155,12 @@ async function authorised(request: Request, body: string): Promise<{ job: string
   if (payload.exp! - Date.now() / 1000 > maxAgeSeconds + 10) throw new Refused(401, 'token_invalid')
   const claims = gpuTokenClaims.parse(payload)
   const job = new URL(request.url).pathname.replace('/jobs/', '')
-  const attempt = Number(claims.jti.slice(job.length + 1))
+  const [signedJob, attempt] = claims.jti.split('.')
   const hash = Uint8Array.fromHex(await sha256(body)).toBase64({ alphabet: 'base64url', omitPadding: true })
-  if (claims.sub !== job || claims.jti !== `${job}.${attempt}` || claims.body !== hash)
-    throw new Refused(403, 'token_mismatch')
-  return { job, attempt }
+  if (claims.sub !== job || signedJob !== job || claims.body !== hash) throw new Refused(403, 'token_mismatch')
+  if (usedTokens.has(claims.jti)) throw new Refused(401, 'token_replayed')
+  usedTokens.add(claims.jti)
+  return { job, attempt: Number(attempt) }
 }
 
 function parsed(body: string): JobRequest {
@@ -179,10 +183,13 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
   return { job, request: asked, signal: request.signal, host: new URL(request.url).host, headers: request.headers }
 }
 
-/** DELETE: a job that was asked for is canceled at its next step; another is not known here. */
+/** DELETE: a job that was asked for is canceled at its next step; another is not known here, and canceled when it comes. */
 async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
   const asked = await authorised(request, '')
-  if (!calls.some((seen) => seen.job === asked.job)) throw new Refused(404, 'job_not_found')
+  if (!calls.some((seen) => seen.job === asked.job)) {
+    earlyCancellations.push(asked)
+    throw new Refused(404, 'job_not_found')
+  }
   cancellations.push(asked)
   return new Response(null, { status: 204 })
 }
@@ -191,6 +198,8 @@ async function cancel(request: Request, calls: readonly Seen[]): Promise<Respons
 export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
   const calls: Seen[] = []
   cancellations.length = 0
+  earlyCancellations.length = 0
+  usedTokens.clear()
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
     const request = new Request(input, init)
     if (!request.url.startsWith(env.GPU_URL) && !request.url.startsWith('https://spare.test/'))
@@ -202,7 +211,10 @@ export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
       if (thrown instanceof Refused) return thrown.reply
       throw thrown
     }
-    return behaviours[Math.min(calls.length, behaviours.length) - 1]!(calls.at(-1)!)
+    const seen = calls.at(-1)!
+    if (earlyCancellations.some(({ job, attempt }) => job === seen.job && attempt >= seen.request.attempt))
+      return stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+    return behaviours[Math.min(calls.length, behaviours.length) - 1]!(seen)
   })
   return calls
 }

@@ -1,12 +1,12 @@
 // A GPU function that takes too long, in each of the ways in which it can.
-import { introspectWorkflowInstance } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { readGpuTimes } from '../../edge/gpu-times.ts'
-import { GenerateWorkflow } from '../../edge/workflow.ts'
-import { generate, generatedOf, ledgerOf, newCaller, problemOf, send } from './client.ts'
-import { accepted, cancellations, fakeGpu, line, type Seen, started, stream, works } from './fake-gpu.ts'
-import { created, jobOf, over } from './jobs.ts'
+import { afterLossMs } from '../../edge/job-attempt.ts'
+import type { JobRecord } from '../../edge/job-record.ts'
+import { generate, ledgerOf, newCaller, problemOf, send } from './client.ts'
+import { accepted, cancellations, fakeGpu, fed, image, line, type Seen, started, timings, works } from './fake-gpu.ts'
+import { created, over } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -26,9 +26,8 @@ test('one that takes the connection and never answers is unavailable at the dead
 
 test('one that never answers ends a job that no caller waits for as well', async ({ expect }) => {
   const caller = await newCaller()
-  const spec = await created(caller)
   const calls = fakeGpu(neverAnswers)
-  await jobOf(spec).start()
+  const spec = await created(caller)
   expect(await over(spec)).toMatchObject({ state: 'failed', attempt: 1, error: { code: 'gpu_unavailable' } })
   expect(calls).toHaveLength(1)
   expect(await ledgerOf(caller)).toEqual(free)
@@ -94,28 +93,28 @@ test('a job that only keeps its stream alive is canceled when its time is over, 
   expect(await ledgerOf(caller)).toEqual(free)
 })
 
-describe('after an attempt that was lost there is a pause', () => {
-  const loses = (seen: Seen) => stream([accepted(seen)])
-  const about = (ms: number) => (pause: unknown) => Number(pause) >= 0.75 * ms && Number(pause) <= 1.25 * ms
+test('time in the queue of the GPU function does not count as time of the run', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour, send: feed } = fed()
+  const calls = fakeGpu(behaviour)
+  const waiting = generate(caller, body)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const [seen] = calls
+  feed(line({ type: 'accepted', job: seen!.job, attempt: 1, position: 3 }))
+  for (let beats = 0; beats < 25; beats++) {
+    feed(line({ type: 'heartbeat' }))
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  feed(started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  expect((await waiting).status).toBe(200)
+})
 
-  test('in the Workflow, the second four times the first', async ({ expect }) => {
-    const spec = await created(await newCaller())
-    await using instance = await introspectWorkflowInstance(env.GENERATE, spec.id)
-    fakeGpu(loses, loses, works)
-    await jobOf(spec).start()
-    expect(await instance.waitForStepResult({ name: 'turn 1' })).toSatisfy(about(10))
-    expect(await instance.waitForStepResult({ name: 'turn 2' })).toSatisfy(about(40))
-    expect(await instance.waitForStepResult({ name: 'turn 3' })).toBeNull()
-    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 3 })
-  })
-
-  test('before the Workflow of a job that a caller waits for', async ({ expect }) => {
-    fakeGpu(loses, works)
-    const run = vi.spyOn(GenerateWorkflow.prototype, 'run')
-    const { octet } = await generatedOf(await generate(await newCaller(), body))
-    expect(octet.attempts).toBe(2)
-    expect(run.mock.lastCall?.[0].payload).toEqual({ job: octet.job, waitMs: expect.toSatisfy(about(10)) })
-  })
+test('after an attempt that was lost there is a pause, the second four times the first', ({ expect }) => {
+  const times = readGpuTimes(env)
+  const pauses = [1, 2, 3].map((attempt) => afterLossMs({ attempt } as JobRecord, times))
+  expect(pauses[0]).toSatisfy((ms: number) => ms >= 7 && ms <= 13)
+  expect(pauses[1]).toSatisfy((ms: number) => ms >= 30 && ms <= 50)
+  expect(pauses[2]).toBe(0)
 })
 
 describe('the variables', () => {

@@ -154,7 +154,8 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
     [
       'is about another model',
       'type started is not about',
-      () => stream([line({ type: 'started', model: 'x', tier: 'fp8', package: '', device: '' }), succeeded]),
+      () =>
+        stream([line({ type: 'started', model: 'x', tier: 'fp8', package: 'a'.repeat(64), device: '' }), succeeded]),
     ],
     ['succeeds without images', 'images are missing', (seen) => stream([...begin(seen), succeeded])],
     ['is answered 501', '501: oops', () => new Response('oops', { status: 501 })],
@@ -230,10 +231,11 @@ describe('a job that the GPU function ends', () => {
     },
   )
 
-  test('by canceling it: nothing charged', async ({ expect }) => {
+  test('by canceling it without a request, each time: nothing charged', async ({ expect }) => {
     const caller = await newCaller()
-    fakeGpu(ends({ type: 'canceled', steps_done: 2, timings }))
-    expect((await generate(caller, body)).status).toBe(409)
+    const calls = fakeGpu(ends({ type: 'canceled', steps_done: 2, timings }))
+    expect((await generate(caller, body)).status).toBe(500)
+    expect(calls).toHaveLength(3)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
@@ -244,4 +246,12 @@ describe('a job that the GPU function ends', () => {
     )
     expect((await generatedOf(await generate(await newCaller(), body))).octet.warnings).toEqual([warning])
   })
+})
+
+test('a token that a proxy has used up is replaced by a fresh one', async ({ expect }) => {
+  const calls = fakeGpu(refuses(401, 'token_replayed'), works)
+  const { octet } = await generatedOf(await generate(await newCaller(), body))
+  expect(octet.attempts).toBe(1)
+  const tokens = calls.map(({ headers }) => headers.get('authorization'))
+  expect(new Set(tokens).size).toBe(2)
 })

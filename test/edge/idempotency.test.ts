@@ -1,8 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
-import { newJobId } from '../../edge/job-record.ts'
-import { checkKey, sha256 } from '../../edge/keys.ts'
+import { JobDO } from '../../edge/job.ts'
 import { type Caller, filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf } from './client.ts'
 import { accepted, fakeGpu, fed, image, line, refuses, started, stream, timings, works } from './fake-gpu.ts'
 
@@ -43,16 +42,25 @@ test('while the first is running it is 409, to be tried again', async ({ expect 
     return works(seen)
   })
   expect((await generate(caller, body, once)).status).toBe(200)
-  expect(second).toEqual([409, '1', 'idempotency_in_flight'])
+  expect(second).toEqual([409, '2', 'idempotency_in_flight'])
 })
 
-test('a failure is replayed as well: one job, one answer', async ({ expect }) => {
+test('a refusal of the request itself is replayed: one job, one answer', async ({ expect }) => {
   const caller = await newCaller()
-  const calls = fakeGpu(refuses(400, 'invalid_request'))
+  const refused = { type: 'failed', code: 'invalid_request', message: 'too large for this GPU' }
+  const calls = fakeGpu((seen) => stream([accepted(seen), started(seen), line(refused)]))
   const answers = [await generate(caller, body, once), await generate(caller, body, once)]
-  expect(answers.map(({ status }) => status)).toEqual([500, 500])
+  expect(answers.map(({ status }) => status)).toEqual([400, 400])
   expect(answers[1]!.headers.get('x-octet-job')).toBe(answers[0]!.headers.get('x-octet-job'))
   expect(calls).toHaveLength(1)
+})
+
+test('a fault of ours leaves the key free: the caller was asked to try again', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(refuses(400, 'invalid_request'), works)
+  expect((await generate(caller, body, once)).status).toBe(500)
+  expect((await generate(caller, body, once)).status).toBe(200)
+  expect(calls).toHaveLength(2)
 })
 
 test('a job that no GPU took leaves its key free: the retry that we ask for makes the image', async ({ expect }) => {
@@ -66,38 +74,20 @@ test('a job that no GPU took leaves its key free: the retry that we ask for make
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
 })
 
-test('a key whose worker died before the job was created runs it under the reserved job', async ({ expect }) => {
+test('a worker that dies between reservation and job leaves the job as it was reserved', async ({ expect }) => {
   const caller = await newCaller()
-  const job = newJobId()
   fakeGpu(works)
-  const first = await generatedOf(await generate(caller, body, { 'idempotency-key': 'learn-the-price' }))
-  const fingerprint = await sha256(
-    JSON.stringify({
-      ...{
-        prompt: 'a cat',
-        negative_prompt: '',
-        model: 'auto',
-        n: 1,
-        size: 'auto',
-        quality: 'auto',
-        route: 'auto',
-        tier: 'auto',
-      },
-      ...{ response_format: 'url', output_format: 'png' },
-    }),
-  )
-  const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
-  const price = first.octet.price_microdollars
-  await env.ACCOUNT.getByName(caller.account).admit({
-    credential,
-    job,
-    tier: 'fp8',
-    price,
-    idempotency: { name: 'order-1', fingerprint },
-  })
-  expect(await ledgerOf(caller)).toEqual({ reserved: price, captured: price })
-  expect((await generatedOf(await generate(caller, body, once))).octet.job).toBe(job)
-  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 2 * price })
+  const dies = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
+  expect((await generate(caller, { ...body, steps: 1 }, once)).status).toBe(500)
+  dies.mockRestore()
+  const { reserved } = await ledgerOf(caller)
+  const dear = await generate(caller, { ...body, steps: 4, n: 8, size: '1024x1024' }, once)
+  expect([dear.status, (await problemOf(dear)).error.code]).toEqual([422, 'idempotency_mismatch'])
+  env.OCTET_PRICES = { base: 100_000 }
+  const { octet } = await generatedOf(await generate(caller, { ...body, steps: 1 }, once))
+  env.OCTET_PRICES = undefined
+  expect(octet.price_microdollars).toBe(reserved)
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: reserved })
 })
 
 test('a key that is empty or too long is refused', async ({ expect }) => {

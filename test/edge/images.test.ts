@@ -93,6 +93,12 @@ describe('POST /v1/images/generations', () => {
     expect(calls[0]!.request.seed).not.toBe(calls[1]!.request.seed)
   })
 
+  test('takes a blank negative prompt for none', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const { octet } = await generatedOf(await generate(await newCaller(), { ...flower, negative_prompt: ' \u200b' }))
+    expect([octet.route, calls[0]!.request.negative_prompt]).toEqual(['turbo', ''])
+  })
+
   test('says that a negative prompt has no effect on the turbo route', async ({ expect }) => {
     fakeGpu(works)
     const { octet } = await generatedOf(
@@ -156,6 +162,8 @@ describe('what is refused, and how it is said', () => {
   const cases: [string, unknown, string | null, string][] = [
     ['no prompt', {}, 'prompt', 'prompt is missing; it must be a text of 1 to 10000 characters.'],
     ['an empty prompt', { prompt: '' }, 'prompt', 'prompt is ""; it must be a text of 1 to 10000 characters.'],
+    ['a prompt of spaces', { prompt: ' \n\t\u00a0 ' }, 'prompt', 'prompt has no visible character'],
+    ['a prompt of what does not show', { prompt: '\u200b\u2060\ufeff\u3164\u2800' }, 'prompt', 'no visible character'],
     ['a long prompt', { prompt: 'x'.repeat(10_001) }, 'prompt', '(10001 characters); it must be a text of 1 to 10000'],
     [
       'an unknown field',
@@ -210,9 +218,9 @@ describe('what is refused, and how it is said', () => {
     ],
     [
       'base64 of too many pixels',
-      { ...p, route: 'full', n: 3, size: '2048x2048', response_format: 'b64_json' },
+      { ...p, route: 'full', n: 6, size: '4096x4096', response_format: 'b64_json' },
       'response_format',
-      '3 images of 2048x2048 are 12.6 megapixels; b64_json takes at most 12 in all. Use response_format "url".',
+      '6 images of 4096x4096 are 100.7 megapixels; b64_json takes at most 100 in all. Use response_format "url".',
     ],
     ['a list', [1], null, 'The body is [1]; it must be a JSON object with prompt'],
     ['no JSON', '{"prompt":', null, 'The body is not JSON'],
@@ -236,9 +244,9 @@ describe('what is refused, and how it is said', () => {
   test('but not what is large in all by url, or small enough for base64', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
-    const large = { ...p, route: 'full', size: '2048x2048' }
-    expect((await generate(caller, { ...large, n: 3 })).status).toBe(200)
-    expect((await generate(caller, { ...large, n: 2, response_format: 'b64_json' })).status).toBe(200)
+    const large = { ...p, route: 'full', size: '4096x4096' }
+    expect((await generate(caller, { ...large, n: 6 })).status).toBe(200)
+    expect((await generate(caller, { ...large, n: 5, response_format: 'b64_json' })).status).toBe(200)
   })
 
   test('several problems are told at once', async ({ expect }) => {

@@ -1,52 +1,47 @@
 // The money path: whatever runs twice, dies or is taken over, a job ends once, stores once and is charged once.
-import { abortAllDurableObjects, evictDurableObject, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
+import { decodeJwt } from 'jose'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
+import type { ReceiptClaims } from '../../edge/receipt.ts'
 import { filesOf, ledgerOf, newCaller } from './client.ts'
 import { accepted, fakeGpu, image, line, started, stream, timings, works } from './fake-gpu.ts'
-import { created, jobOf, over, PRICE, reserved, stopsHalfWay } from './jobs.ts'
+import { created, jobOf, over, PRICE, reservationOf, reserved, stopsHalfWay } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-describe('an attempt that runs twice', () => {
-  test('at once is one: one call, one image each, one capture', async ({ expect }) => {
+describe('a job that is created twice', () => {
+  test('runs once: one call, one image each, one capture', async ({ expect }) => {
     const caller = await newCaller()
-    const spec = await created(caller)
+    const spec = await reserved(caller)
     const calls = fakeGpu(works)
-    const both = await Promise.all([jobOf(spec).attempt(1), jobOf(spec).attempt(1), jobOf(spec).run()])
-    expect(both.map(({ state }) => state)).toEqual(['succeeded', 'succeeded', 'succeeded'])
+    const create = () => jobOf(spec).create(reservationOf(spec))
+    const run = () => jobOf(spec).run(reservationOf(spec), 'a caller')
+    await Promise.all([create(), run(), run(), create()])
+    expect((await jobOf(spec).ended()).state).toBe('succeeded')
     expect(calls).toHaveLength(1)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('after the end changes nothing', async ({ expect }) => {
+  test('after its end stays unchanged, whatever the second request asks for', async ({ expect }) => {
     const caller = await newCaller()
-    const spec = await created(caller)
     const calls = fakeGpu(works)
-    await jobOf(spec).run()
+    const spec = await created(caller)
     const first = await over(spec)
     const log = await jobOf(spec).events()
-    for (const n of [1, 2]) expect(await jobOf(spec).attempt(n)).toEqual(first)
-    expect(await jobOf(spec).run()).toEqual(first)
-    expect(await jobOf(spec).create({ ...spec, price: 1 })).toEqual(first)
+    expect(await jobOf(spec).create(reservationOf({ ...spec, price: 1 }))).toEqual(first)
+    expect(await jobOf(spec).ended()).toEqual(first)
     expect(await jobOf(spec).events()).toEqual(log)
     expect(calls).toHaveLength(1)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('is fenced: a later attempt takes over and the earlier one is not heard any more', async ({ expect }) => {
+  test('is not created on a reservation that may be released at any moment', async ({ expect }) => {
     const caller = await newCaller()
-    const spec = await created(caller)
-    const calls = fakeGpu(stopsHalfWay, works)
-    const first = jobOf(spec).attempt(1)
-    await vi.waitFor(async () => expect((await jobOf(spec).view())?.images).toHaveLength(1))
-    const second = await jobOf(spec).attempt(2)
-    expect(second).toMatchObject({ state: 'succeeded', attempt: 2 })
-    expect((await first).attempt).toBe(2)
-    expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
-    expect(await filesOf(caller)).toHaveLength(2)
-    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
+    const spec = await reserved(caller)
+    expect(await jobOf(spec).create({ ...reservationOf(spec), reservedAt: Date.now() - 10 * 60_000 })).toBeNull()
+    expect(await jobOf(spec).view()).toBeNull()
   })
 })
 
@@ -55,57 +50,44 @@ describe('images are written once', () => {
     expect,
   }) => {
     const caller = await newCaller()
-    const spec = await created(caller)
+    const spec = await reserved(caller)
     const key = `results/30d/${caller.account}/${spec.id}/0.png`
-    await env.RESULTS.put(key, 'of the earlier attempt', { customMetadata: { sha256: 'e'.repeat(64) } })
+    const made = { package: 'b'.repeat(64), device: 'another' }
+    await env.RESULTS.put(key, 'of the earlier attempt', { customMetadata: { sha256: 'e'.repeat(64), ...made } })
     fakeGpu(works)
-    const { images } = await jobOf(spec).run()
-    expect(images[0]).toMatchObject({ key, bytes: 22, sha256: 'e'.repeat(64) })
+    const { images, ran } = (await jobOf(spec).run(reservationOf(spec), 'a caller'))!
+    expect(images[0]).toMatchObject({ key, bytes: 22, sha256: 'e'.repeat(64), ...made })
+    expect(images[1]).toMatchObject(ran!)
+    const receipts = images.map(({ receipt }) => decodeJwt<ReceiptClaims>(receipt!))
+    expect(receipts[0]).toMatchObject(made)
+    expect(receipts[1]).toMatchObject(ran!)
     expect(await (await env.RESULTS.get(key))!.text()).toBe('of the earlier attempt')
   })
 })
 
-describe('a job whose object dies half-way', () => {
-  test('is carried on by the watchdog, and charged once', async ({ expect }) => {
+describe('a job whose object is reset half-way', () => {
+  test('continues at once, and is charged once', async ({ expect }) => {
     const caller = await newCaller()
-    const spec = await created(caller)
     const calls = fakeGpu(stopsHalfWay, works)
-    const broken = jobOf(spec)
-      .run()
-      .catch((error: Error) => error)
+    const spec = await created(caller)
     await vi.waitFor(async () => expect((await jobOf(spec).view())?.images).toHaveLength(1))
     await abortAllDurableObjects()
-    expect(await broken).toBeInstanceOf(Error)
-    expect(await jobOf(spec).view()).toMatchObject({ state: 'running', attempt: 1, settled: false })
-
-    expect(await runDurableObjectAlarm(jobOf(spec))).toBe(true)
     expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 2, settled: true })
     expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
     expect(await filesOf(caller)).toHaveLength(2)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
-    await vi.waitFor(async () => expect(await runDurableObjectAlarm(jobOf(spec))).toBe(false))
   })
 
-  test('or is created and never run (the worker died): the watchdog runs it', async ({ expect }) => {
-    const caller = await newCaller()
-    const spec = await created(caller)
-    fakeGpu(works)
-    await evictDurableObject(jobOf(spec))
-    await runDurableObjectAlarm(jobOf(spec))
-    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 1 })
-    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
-  })
-
-  test('between its end and the settlement: the image is the caller’s, and the watchdog settles', async ({
+  test('between its end and the settlement: the image stays with the caller, and the alarm settles', async ({
     expect,
   }) => {
     const caller = await newCaller()
-    const spec = await created(caller)
+    const spec = await reserved(caller)
     fakeGpu(works)
     const settle = vi.spyOn(AccountDO.prototype, 'settle').mockImplementation(() => {
-      throw new Error('the account restarts')
+      throw new Error('the account is broken')
     })
-    expect(await jobOf(spec).run()).toMatchObject({ state: 'succeeded', settled: false })
+    expect(await jobOf(spec).run(reservationOf(spec), 'a caller')).toMatchObject({ state: 'succeeded', settled: false })
     settle.mockRestore()
     expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
     await runDurableObjectAlarm(jobOf(spec))
@@ -130,19 +112,20 @@ describe('the ledger', () => {
   test('releases a reservation that no job stands behind, and leaves those of living jobs', async ({ expect }) => {
     const caller = await newCaller()
     const account = env.ACCOUNT.getByName(caller.account)
+    fakeGpu(stopsHalfWay)
     const [orphan, living] = [await reserved(caller), await created(caller)]
     await runInDurableObject(account, (_, { storage }) => {
       storage.sql.exec('UPDATE ledger SET reserved = reserved - 3600000')
     })
     expect(await runDurableObjectAlarm(account)).toBe(true)
-    expect((await account.entry(orphan.id))?.state).toBe('released')
+    expect(await account.entry(orphan.id)).toBeNull()
     expect((await account.entry(living.id))?.state).toBe('reserved')
     expect(await runDurableObjectAlarm(account)).toBe(true)
   })
 })
 
 test('a job logs every event of its stream but heartbeats, in order', async ({ expect }) => {
-  const spec = await created(await newCaller())
+  const spec = await reserved(await newCaller())
   fakeGpu(async (seen) => {
     const images = [...(await image(seen, 1)), ...(await image(seen, 0))]
     return stream([
@@ -153,7 +136,7 @@ test('a job logs every event of its stream but heartbeats, in order', async ({ e
       line({ type: 'succeeded', images: 2, timings }),
     ])
   })
-  const job = await jobOf(spec).run()
+  const job = await jobOf(spec).run(reservationOf(spec), 'a caller')
   const log = await jobOf(spec).events()
   expect(log.map(({ event }) => event.type)).toEqual([
     'queued',

@@ -3,20 +3,19 @@ import { describe, test, vi } from 'vitest'
 import type { Admission } from '../../edge/admission.ts'
 import { checkKey, issueKey } from '../../edge/keys.ts'
 import { UNLIMITED } from '../../edge/limits.ts'
+import { requestOf } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 import { call, operator } from './operator.ts'
 
 type Key = { id: string; key: string; lineage: string; expires: number | null; scopes: string[]; label: string }
 const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
 const create = (caller: Caller, body: unknown = {}) => call<Key>('POST', '/v1/keys', caller.headers, body)
-const admin = () => newCaller({ scopes: ['admin'] })
+const admin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
 const models = async (key: string) => (await call('GET', '/v1/models', bearer(key))).status
 
 async function admit(key: string, price: number): Promise<Admission> {
   const credential = (await checkKey(env.KEY_PEPPER, key))!
-  const job = `job_${crypto.randomUUID()}`
-  const request = { credential, job, tier: 'fp8' as const, price, idempotency: null }
-  return env.ACCOUNT.getByName(credential.account).admit(request)
+  return env.ACCOUNT.getByName(credential.account).admit(requestOf(credential, { price }))
 }
 
 describe('a key of scope admin', () => {
@@ -45,7 +44,7 @@ describe('a key of scope admin', () => {
   })
 
   test('reads or makes no images unless it has these scopes too', async ({ expect }) => {
-    const caller = await admin()
+    const caller = await newCaller({ scopes: ['admin'] })
     expect((await call('GET', '/v1/usage', caller.headers)).status).toBe(403)
     expect(await admit(caller.key, 1)).toEqual({ kind: 'forbidden', scope: 'generate' })
   })
@@ -53,22 +52,24 @@ describe('a key of scope admin', () => {
 
 describe('describe and change', () => {
   test('tells what a key may and has used; what is changed holds at once', async ({ expect }) => {
-    const caller = await newCaller({ scopes: ['admin', 'generate'] })
-    await admit(caller.key, 700)
-    const path = `/v1/keys/${caller.keyId}`
+    const caller = await admin()
+    const { id, key } = (await create(caller, { scopes: ['generate', 'read'] })).body
+    await admit(key, 700)
+    const path = `/v1/keys/${id}`
     expect((await call('GET', path, caller.headers)).body).toMatchObject({
       used: { spent_microdollars: 0, reserved_microdollars: 700, open_jobs: 1 },
       limits: UNLIMITED,
+      created_by: caller.keyId,
     })
     const limits = { total_microdollars: 1000 }
     const changed = await call('PATCH', path, caller.headers, { label: 'capped', limits })
     expect(changed.body).toMatchObject({
       label: 'capped',
       limits: { ...UNLIMITED, ...limits },
-      scopes: ['admin', 'generate'],
+      scopes: ['generate', 'read'],
     })
-    expect(await admit(caller.key, 301)).toMatchObject({ kind: 'over_budget', by: 'total', available: 300 })
-    expect((await admit(caller.key, 300)).kind).toBe('admitted')
+    expect(await admit(key, 301)).toMatchObject({ kind: 'over_budget', by: 'total', available: 300 })
+    expect((await admit(key, 300)).kind).toBe('admitted')
     const more = await call('PATCH', path, caller.headers, { limits: { requests_per_minute: 9 } })
     expect(more.body.limits).toEqual({ ...UNLIMITED, ...limits, requests_per_minute: 9 })
     const fewer = await call('PATCH', path, caller.headers, { limits: { total_microdollars: null } })
@@ -115,12 +116,12 @@ describe('rotation', () => {
     expect((await admit(next.body.key, 20)).kind).toBe('admitted')
   })
 
-  test('of a revoked or unknown key is not found', async ({ expect }) => {
+  test('of a key that has ended is refused; of an unknown one it is not found', async ({ expect }) => {
     const caller = await admin()
     const { id } = (await create(caller)).body
     await call('DELETE', `/v1/keys/${id}`, caller.headers)
-    for (const gone of [id, '0123456789ab'])
-      expect((await call('POST', `/v1/keys/${gone}/rotate`, caller.headers, {})).status).toBe(404)
+    const status = async (of: string) => (await call('POST', `/v1/keys/${of}/rotate`, caller.headers, {})).status
+    expect([await status(id), await status('0123456789ab')]).toEqual([409, 404])
   })
 })
 

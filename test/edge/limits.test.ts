@@ -69,6 +69,17 @@ test('jobs at a time: a second is refused while the first runs, and let in after
   expect((await generate(caller, body)).status).toBe(200)
 })
 
+test.for([
+  ['requests_per_minute', { requests_per_minute: 0 }],
+  ['concurrent_jobs', { concurrent_jobs: 0 }],
+] as const)('%s of 0 is said to be no matter of waiting', async ([name, limits], { expect }) => {
+  const refused = await generate(await limited(limits), body)
+  const { detail, error } = await problemOf(refused)
+  expect([refused.status, error.code]).toEqual([403, 'jobs_not_allowed'])
+  expect(detail).toBe(`This API key may not start jobs: its limit ${name} is 0. Have that limit raised.`)
+  expect([refused.headers.get('x-should-retry'), refused.headers.get('retry-after')]).toEqual(['false', null])
+})
+
 describe('money', () => {
   test('a key stops at its cap, is told what is left, and is not to try again', async ({ expect }) => {
     fakeGpu(works)

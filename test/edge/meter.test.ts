@@ -1,6 +1,16 @@
+import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import { type Limits, rateHeaders, readAccountLimits, UNLIMITED } from '../../edge/limits.ts'
-import { type Meter, type Metered, newMeter, rateState, refusalOf, reserveOn, settleOn } from '../../edge/meter.ts'
+import {
+  type Meter,
+  type Metered,
+  newMeter,
+  rateState,
+  refusalOf,
+  reserveOn,
+  settleOn,
+  utcDay,
+} from '../../edge/meter.ts'
 
 const NOON = Date.UTC(2026, 10, 22, 12)
 const SECOND = 1000
@@ -40,8 +50,13 @@ describe('the bucket', () => {
   test('a lowered limit holds at once; none tells nothing; zero lets nothing in', ({ expect }) => {
     expect(rateState(metered({ requests_per_minute: 5 }, used(limits, 3).meter), NOON)[0]!.remaining).toBe(5)
     expect(rateState(metered({}), NOON)).toEqual([])
-    expect(refusalOf(metered({ requests_per_minute: 0 }), 0, NOON)).toMatchObject({ kind: 'limited', by: 'rate' })
+    expect(refusalOf(metered({ requests_per_minute: 0 }), 0, NOON)).toMatchObject({ kind: 'barred', by: 'rate' })
   })
+})
+
+test('a limit of zero jobs is no matter of waiting', ({ expect }) => {
+  const none = metered({ concurrent_jobs: 0 })
+  expect(refusalOf(none, 0, NOON)).toEqual({ kind: 'barred', by: 'concurrency', holder: 'key' })
 })
 
 test('jobs at a time count until they are settled', ({ expect }) => {
@@ -118,4 +133,55 @@ test('the deployment default is read from text or a table, and refused by name',
   expect(readAccountLimits('{"requests_per_minute": 5}')).toEqual({ ...UNLIMITED, requests_per_minute: 5 })
   expect(readAccountLimits({ concurrent_jobs: 5 })).toEqual({ ...UNLIMITED, concurrent_jobs: 5 })
   expect(() => readAccountLimits({ rpm: 5 })).toThrow('OCTET_ACCOUNT_LIMITS is malformed')
+})
+
+describe('a clock that moves backward', () => {
+  test('keeps what was spent on the day, and in the month', ({ expect }) => {
+    const limits = { daily_microdollars: 100, monthly_microdollars: 100 }
+    const midnight = Date.UTC(2026, 11, 1)
+    const spend = (meter: Meter, amount: number, now: number) =>
+      settleOn(reserveOn(metered(limits, meter), amount, now), amount, amount, now)
+    const after = spend(newMeter('key:a'), 60, midnight)
+    const before = midnight - 1
+    expect(refusalOf(metered(limits, after), 41, before)).toMatchObject({
+      kind: 'over_budget',
+      by: 'daily',
+      available: 40,
+    })
+    const again = spend(after, 40, before)
+    expect(again).toMatchObject({ day: '2026-12-01', day_captured: 100, month_captured: 100 })
+    expect(refusalOf(metered(limits, again), 1, midnight)).toMatchObject({ by: 'daily', available: 0 })
+  })
+
+  test('never frees a cap: in any sequence of times, no day and no month has more than it', ({ expect }) => {
+    const limits = { daily_microdollars: 100, monthly_microdollars: 250 }
+    const step = fc.record({
+      move: fc.oneof(
+        fc.integer({ min: -40 * DAY, max: 40 * DAY }),
+        fc.integer({ min: -2 * DAY, max: 2 * DAY }),
+        fc.constant(0),
+      ),
+      price: fc.integer({ min: 0, max: 120 }),
+      share: fc.integer({ min: 0, max: 2 }),
+    })
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        let [meter, now, latest] = [newMeter('key:a'), NOON, '']
+        // Spending by the latest day seen so far: the day that counts, whatever the clock says.
+        const spent = new Map<string, number>()
+        for (const { move, price, share } of steps) {
+          now += move
+          if (refusalOf(metered(limits, meter), price, now)) continue
+          const charged = Math.floor((price * share) / 2)
+          meter = settleOn(reserveOn(metered(limits, meter), price, now), price, charged, now)
+          if (charged === 0) continue
+          latest = utcDay(now) > latest ? utcDay(now) : latest
+          for (const period of [latest, latest.slice(0, 7)]) spent.set(period, (spent.get(period) ?? 0) + charged)
+          expect(meter.day).toBe(latest)
+        }
+        for (const [period, sum] of spent) expect(sum).toBeLessThanOrEqual(period.length === 10 ? 100 : 250)
+      }),
+      { numRuns: 500 },
+    )
+  })
 })

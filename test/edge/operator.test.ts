@@ -2,6 +2,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { newJobId } from '../../edge/job-record.ts'
 import { checkKey } from '../../edge/keys.ts'
+import { requestOf } from './admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from './client.ts'
 import { fakeGpu, image, line, refuses, type Seen, started, stream, works } from './fake-gpu.ts'
 import { addEndpoint, newManager, receiver } from './receiver.ts'
@@ -97,8 +98,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     const caller = await newCaller()
     const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
     const job = newJobId()
-    const reservation = { credential, job, tier: 'fp8', price: 7, idempotency: null } as const
-    await env.ACCOUNT.getByName(caller.account).admit(reservation)
+    await env.ACCOUNT.getByName(caller.account).admit(requestOf(credential, { job, price: 7 }))
     expect((await ask(job)).status).toBe(404)
     expect(await report(`${job}?account=${caller.account}`)).toMatchObject({
       job: null,

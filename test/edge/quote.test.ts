@@ -1,7 +1,7 @@
 import { runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { describe, test, vi } from 'vitest'
-import { forecast, NOTHING_SEEN, type Observed } from '../../edge/forecast.ts'
+import { clearObservations, forecast, NOTHING_SEEN, type Observed } from '../../edge/forecast.ts'
 import { DEFAULT_PRICES, readPrices } from '../../edge/price.ts'
 import { generate, generatedOf, newCaller } from './client.ts'
 import { fakeGpu, works } from './fake-gpu.ts'
@@ -96,6 +96,7 @@ describe('POST /v1/quote', () => {
     const { headers } = await newCaller()
     const megapixel_steps = 0.065536 * 4
     for (const k of [1, 2, 3, 4]) await seen(`seen-${k}`, observed(Date.now() - k * 5000, { megapixel_steps }))
+    clearObservations()
     const quote = (more: unknown) => call('POST', '/v1/quote', headers, { ...body, ...(more as object) })
     expect((await quote({})).body).toMatchObject({
       cold_start: { probability: 0 },
@@ -138,6 +139,7 @@ test('a job that ran is in the next quote', async ({ expect }) => {
     env.DB.prepare('SELECT * FROM observations WHERE id = ?').bind(`${caller.account}/${made.octet.job}`)
   await vi.waitFor(async () => expect(await row().first()).toMatchObject({ run: 0.7, load: 0, tier: 'fp8' }), 5000)
   vi.restoreAllMocks()
+  clearObservations()
   const { body } = await call('POST', '/v1/quote', caller.headers, asked)
   expect(body.observations).toBeGreaterThan(0)
   expect(body.price_microdollars).toBe(made.octet.price_microdollars)

@@ -1,7 +1,7 @@
-// A receiver of webhooks on the public internet, stood in for at `fetch`: it keeps what came and answers as it is told.
+// A receiver of webhooks on the public internet, replaced at `fetch`: it records requests and answers as a test wants.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
-import { vi } from 'vitest'
+import { afterEach, vi } from 'vitest'
 import type { JobRecord } from '../../edge/job-record.ts'
 import { newJobId } from '../../edge/job-record.ts'
 import { type Caller, fetchWorker, newCaller } from './client.ts'
@@ -44,8 +44,22 @@ export function receiver(behaviour: Behaviour = () => 204): Received[] {
 
 export const payloadOf = ({ body }: Pick<Received, 'body'>) => JSON.parse(body) as Payload
 
+const managers: Caller[] = []
+
 /** A fresh account with a key that may manage its webhooks. */
-export const newManager = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
+export async function newManager(): Promise<Caller> {
+  const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
+  managers.push(caller)
+  return caller
+}
+
+// What is still pending would be tried again beside the next test. Where that logs while a file ends, vitest's worker waits forever.
+afterEach(async () => {
+  for (const manager of managers.splice(0))
+    await runInDurableObject(outboxOf(manager), (_, { storage }) => {
+      storage.sql.exec('DELETE FROM deliveries; DELETE FROM receivers')
+    })
+})
 
 export const outboxOf = ({ account }: Pick<Caller, 'account'>) => env.WEBHOOK.getByName(account)
 
@@ -92,6 +106,7 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
     sha256: 'a'.repeat(64),
     key,
     expires_at,
+    ...{ package: 'a'.repeat(64), device: 'fake' },
   }
   const work = {
     model: 'tiny',
@@ -120,6 +135,7 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
       origin: 'https://octet.test',
       webhook: null,
       created: Date.now(),
+      ...{ token: null, basePrice: 0, digest: '', nextAt: 0, granted: true, retentionDays: 30 as const },
     },
     request: { ...work, ...output, steps: 4, guidance_scale: 1 },
     decision: { ...decision, width: 64, height: 64, reason: 'A test.' },
@@ -163,9 +179,26 @@ export const settled = (caller: Pick<Caller, 'account'>) =>
     { timeout: 20_000, interval: 20 },
   )
 
-/** Lets the time pass that an attempt may take, and every wait. */
-export const expireLeases = (caller: Pick<Caller, 'account'>) =>
-  runInDurableObject(outboxOf(caller), (_, { storage }) => {
-    storage.sql.exec('UPDATE deliveries SET leased_until = 0, due = due - 86400000')
-    storage.sql.exec('UPDATE endpoints SET paused_until = 0')
+/** Sets the outbox as if a day had passed: leases, breakers and pauses are over, and every pending delivery is due. */
+export const passTime = (caller: Pick<Caller, 'account'>) =>
+  runInDurableObject(outboxOf(caller), async (_, { storage }) => {
+    storage.sql.exec("UPDATE deliveries SET leased_until = 0, due = due - 86400000 WHERE state = 'pending'")
+    storage.sql.exec('UPDATE receivers SET open_until = 0, paused_until = 0, next_at = 0 WHERE next_at IS NOT NULL')
+    await storage.setAlarm(Date.now())
   })
+
+/** What the outbox stores of a caller's receivers. */
+export const receiversOf = (caller: Pick<Caller, 'account'>) =>
+  runInDurableObject(outboxOf(caller), (_, { storage }) =>
+    storage.sql
+      .exec<{ id: string; host: string; failures: number; openings: number; open_until: number; paused_until: number }>(
+        'SELECT * FROM receivers ORDER BY id',
+      )
+      .toArray(),
+  )
+
+/** A receiver that answers nothing until `release`, whatever timeout its caller has. */
+export function hang(status = 204) {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  return { answer: () => promise.then(() => status), release: resolve }
+}

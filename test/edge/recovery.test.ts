@@ -4,7 +4,7 @@ import { readRecovery } from '../../edge/recovery.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-const defaults = { jobMs: 30_000, reservationMs: 900_000, webhookMs: 900_000, usageMs: 43_200_000 }
+const defaults = { jobMs: 10_000, reservationMs: 900_000, usageMs: 43_200_000 }
 
 test('recovery has defaults, and takes a table or its JSON text', ({ expect }) => {
   expect(readRecovery({ OCTET_RECOVERY: undefined })).toEqual(defaults)

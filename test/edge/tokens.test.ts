@@ -1,9 +1,11 @@
 import { listDurableObjectIds, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
-import { afterEach, describe, test, vi } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
 import { checkToken, issueToken } from '../../edge/tokens.ts'
-import { type Caller, newCaller } from './client.ts'
+import { requestOf } from './admissions.ts'
+import { type Caller, fetchWorker, newCaller } from './client.ts'
+import { fakeGpu, works } from './fake-gpu.ts'
 import { call, operator } from './operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -12,12 +14,13 @@ type Token = { token: string; id: string; expires: number }
 const mint = (caller: Pick<Caller, 'headers'>, body: unknown = { scope: 'generate', budget_microdollars: 1000 }) =>
   call<Token>('POST', '/v1/tokens', caller.headers, body)
 const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
+const NO_JOB = `job_${'0'.repeat(32)}`
 
 async function admit(token: string, price: number) {
   const credential = (await checkToken(env.KEY_PEPPER, token))!
   const job = `job_${crypto.randomUUID()}`
   const account = env.ACCOUNT.getByName(credential.account)
-  return { job, account, admission: await account.admit({ credential, job, tier: 'fp8', price, idempotency: null }) }
+  return { job, account, admission: await account.admit(requestOf(credential, { job, price })) }
 }
 
 describe('a browser token', () => {
@@ -51,61 +54,142 @@ describe('a browser token', () => {
     expect(await account.key(caller.keyId)).toMatchObject({ captured: 100, reserved: 900, open: 1 })
   })
 
-  test('has one scope', async ({ expect }) => {
-    const caller = await newCaller()
-    const generating = (await mint(caller)).body.token
-    const reading = (await mint(caller, { scope: 'read' })).body.token
-    expect((await call('GET', '/v1/usage', bearer(reading))).status).toBe(200)
-    expect((await call('GET', '/v1/usage', bearer(generating))).status).toBe(403)
-    expect((await admit(reading, 0)).admission).toEqual({ kind: 'forbidden', scope: 'generate' })
-  })
-
   test('ends with its time, its key, and the key losing the scope', async ({ expect }) => {
     const caller = await newCaller()
-    const { token, expires } = (await mint(caller, { scope: 'read', expires_in: 60 })).body
-    const usage = async () => (await call('GET', '/v1/usage', bearer(token))).status
-    expect(await usage()).toBe(200)
+    const { token, expires } = (await mint(caller, { budget_microdollars: 1000, expires_in: 60 })).body
+    const look = () => call('GET', `/v1/jobs/${NO_JOB}`, bearer(token))
+    expect((await look()).status).toBe(404)
     const account = env.ACCOUNT.getByName(caller.account)
-    await account.changeKey(caller.keyId, { scopes: ['generate'] })
-    expect(await usage()).toBe(403)
     await account.changeKey(caller.keyId, { scopes: ['read'] })
+    expect((await look()).status).toBe(403)
+    await account.changeKey(caller.keyId, { scopes: ['generate'] })
     vi.spyOn(Date, 'now').mockReturnValue(expires * 1000)
-    const expired = await call('GET', '/v1/usage', bearer(token))
-    expect(expired).toMatchObject({ status: 401, body: { detail: expect.stringContaining('expired') } })
+    expect(await look()).toMatchObject({ status: 401, body: { detail: expect.stringContaining('expired') } })
     vi.restoreAllMocks()
     await account.revokeKey(caller.keyId)
-    expect(await usage()).toBe(401)
+    expect((await look()).status).toBe(401)
   })
 
   test('forged or expired opens no account', async ({ expect }) => {
     const who = { account: 'ghost-of-a-token', keyId: '0123456789ab' }
-    const { token } = await issueToken(env.KEY_PEPPER, who, { scope: 'read', budget: 0, expires: 1 })
+    const { token } = await issueToken(env.KEY_PEPPER, who, { scope: 'generate', budget: 0, expires: 1 })
     const before = (await listDurableObjectIds(env.ACCOUNT)).length
-    for (const text of [token, token.replace('_read_1_', '_read_9999999999_')])
+    for (const text of [token, token.replace('_generate_1_', '_generate_9999999999_')])
       expect((await call('GET', '/v1/usage', bearer(text))).status).toBe(401)
     expect(await listDurableObjectIds(env.ACCOUNT)).toHaveLength(before)
   })
 })
 
+test.for([
+  ['GET', '/v1/jobs'],
+  ['PUT', '/v1/jobs/a-name'],
+  ['GET', '/v1/usage'],
+  ['GET', '/v1/keys'],
+  ['POST', '/v1/tokens'],
+  ['GET', '/v1/webhooks'],
+  ['POST', '/v1/webhooks'],
+  ['GET', '/v1/webhooks/default/secret'],
+  ['GET', '/v1/webhooks/default/deliveries'],
+] as const)('a browser token never reaches %s %s, whatever its key may', async ([method, path], { expect }) => {
+  const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
+  const { token } = (await mint(caller)).body
+  expect(await call(method, path, bearer(token), method === 'GET' ? undefined : {})).toMatchObject({
+    status: 403,
+    body: { detail: 'A browser token may not use this; use its API key.' },
+  })
+})
+
+describe('two visitors of one page', () => {
+  type Job = { id: string; state: string; images: { url: string }[] }
+
+  /** Two tokens of one key, and a finished job of the first one and of the key. */
+  async function visitors() {
+    const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
+    fakeGpu(works)
+    const minted = await Promise.all([
+      mint(caller, { budget_microdollars: 50_000 }),
+      mint(caller, { budget_microdollars: 50_000 }),
+    ])
+    const [first, second] = minted.map(({ body }) => bearer(body.token))
+    const make = async (headers: Record<string, string>, body: object = {}) => {
+      const made = await call<Job>('POST', '/v1/jobs', { ...headers, prefer: 'wait=20' }, { prompt: 'a cat', ...body })
+      expect(made.body.state).toBe('succeeded')
+      return made.body
+    }
+    return { caller, first: first!, second: second!, mine: await make(first!), keys: await make(caller.headers), make }
+  }
+  const fileOf = ({ images }: Job) => new URL(images[0]!.url).pathname
+
+  test('see, follow and delete what they created, and nothing else', async ({ expect }) => {
+    const { first, second, mine, keys } = await visitors()
+    const paths = (job: Job) => [
+      ['GET', `/v1/jobs/${job.id}`],
+      ['GET', `/v1/jobs/${job.id}/events`],
+      ['GET', `/v1/jobs/${job.id}/receipts`],
+      ['GET', fileOf(job)],
+      ['POST', `/v1/jobs/${job.id}/cancel`],
+      ['DELETE', `/v1/jobs/${job.id}`],
+      ['DELETE', fileOf(job)],
+      ['DELETE', `/v1/jobs/${job.id}/images`],
+    ]
+    const status = async (method: string, path: string, headers: Record<string, string>) => {
+      const response = await fetchWorker(path, { method, headers })
+      await response.body?.cancel()
+      return response.status
+    }
+    for (const [method, path] of [...paths(mine), ...paths(keys)])
+      expect(await status(method!, path!, second), `${method} ${path}`).toBe(404)
+    for (const [method, path] of paths(mine))
+      expect(await status(method!, path!, first), `${method} ${path}`).toBeLessThan(300)
+  })
+
+  test('name neither jobs nor webhooks, and reuse no images', async ({ expect }) => {
+    const { first, make, caller } = await visitors()
+    await make(caller.headers, { seed: 7 })
+    for (const [param, value] of [
+      ['webhook', 'https://receiver.example.com/hook'],
+      ['reuse', true],
+    ] as const)
+      expect(await call('POST', '/v1/jobs', first, { prompt: 'a cat', seed: 7, [param]: value })).toMatchObject({
+        status: 403,
+        body: { error: { code: 'insufficient_scope', param } },
+      })
+  })
+
+  test('have Idempotency-Keys and retries of their own', async ({ expect }) => {
+    const { first, second, make } = await visitors()
+    const once = { 'idempotency-key': 'order-1' }
+    const [one, again, other] = [
+      await make({ ...first, ...once }),
+      await make({ ...first, ...once }),
+      await make({ ...second, ...once }),
+    ]
+    expect(again.id).toBe(one.id)
+    expect(other.id).not.toBe(one.id)
+  })
+})
+
 describe('POST /v1/tokens', () => {
-  test('needs a key that has the scope; a token makes no tokens, and manages no keys', async ({ expect }) => {
-    const reader = await newCaller({ scopes: ['read'] })
-    expect((await mint(reader)).status).toBe(403)
-    const { token } = (await mint(reader, { scope: 'read' })).body
-    expect((await mint({ headers: bearer(token) }, { scope: 'read' })).status).toBe(403)
+  test('needs a key of scope generate; a token makes no tokens, and manages no keys', async ({ expect }) => {
+    expect((await mint(await newCaller({ scopes: ['read'] }))).status).toBe(403)
+    const { token } = (await mint(await newCaller())).body
+    expect((await mint({ headers: bearer(token) })).status).toBe(403)
     expect((await call('GET', '/v1/keys', bearer(token))).status).toBe(403)
   })
 
   test.for([
-    [{}, 'scope is missing; it must be generate or read.'],
-    [{ scope: 'admin' }, 'scope is "admin"; it must be generate or read.'],
-    [{ scope: 'read', expires_in: 3601 }, 'expires_in is 3601; it must be a whole number of seconds from 10 to 3600.'],
+    [{}, 'budget_microdollars is missing; it must be a whole number of micro-dollars from 1 to 100000000.'],
+    [{ scope: 'read', budget_microdollars: 1 }, 'scope is "read"; it must be "generate"'],
     [
-      { scope: 'generate' },
-      'budget_microdollars is 0; a token of scope "generate" must be allowed to spend something.',
+      { budget_microdollars: 1, expires_in: 3601 },
+      'expires_in is 3601; it must be a whole number of seconds from 10 to 3600.',
     ],
+    [{ budget_microdollars: 0 }, 'budget_microdollars is 0; it must be a whole number of micro-dollars from 1'],
   ] as const)('%j is refused', async ([body, message], { expect }) => {
-    expect(await mint(await newCaller(), body)).toMatchObject({ status: 400, body: { detail: message } })
+    expect(await mint(await newCaller(), body)).toMatchObject({
+      status: 400,
+      body: { detail: expect.stringContaining(message) },
+    })
   })
 
   test('is not for the operator, who has no account', async ({ expect }) => {

@@ -10,6 +10,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import type { UsageRecord } from '../../edge/account-outbox.ts'
 import { checkKey } from '../../edge/keys.ts'
 import { consumeUsage } from '../../edge/usage-export.ts'
+import { requestOf } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
 import { call, configure } from './operator.ts'
 
@@ -22,7 +23,7 @@ const rowsOf = async (account: string) =>
 async function settled(caller: Caller, job: string, charged: number): Promise<void> {
   const account = env.ACCOUNT.getByName(caller.account)
   const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
-  await account.admit({ credential, job, tier: 'fp8', price: 100, idempotency: null })
+  await account.admit(requestOf(credential, { job }))
   await account.settle(job, charged > 0 ? { outcome: 'captured', amount: charged } : { outcome: 'released' })
 }
 
@@ -90,8 +91,8 @@ const RECORD: UsageRecord = {
 }
 
 /** Delivers records as the Queue does, to a worker with these secrets. */
-async function deliver(records: UsageRecord[], secrets: { STRIPE_SECRET_KEY?: string } = {}) {
-  const messages = records.map((body) => ({ id: crypto.randomUUID(), timestamp: new Date(), attempts: 1, body }))
+async function deliver(records: UsageRecord[], secrets: { STRIPE_SECRET_KEY?: string } = {}, attempts = 1) {
+  const messages = records.map((body) => ({ id: crypto.randomUUID(), timestamp: new Date(), attempts, body }))
   const batch = createMessageBatch<UsageRecord>('octet-usage', messages)
   await consumeUsage(batch, { ...env, ...secrets })
   return getQueueResult(batch, createExecutionContext())
@@ -112,6 +113,77 @@ test('delivered twice, in one batch or two, a record is one row', async ({ expec
   await deliver([RECORD, RECORD])
   await deliver([{ ...RECORD, charged: 999 }])
   expect(await rowsOf('acme')).toMatchObject([{ charged: 300, reported: null }])
+})
+
+describe('a row that cannot be written', () => {
+  const of = (account: string, change: object) => ({ ...RECORD, account, id: `${account}/${RECORD.job}`, ...change })
+  const observed = { endpoint: 'default', model: 'tiny', tier: 'fp8' as const, created: 1, finished: 2 }
+  const took = { megapixel_steps: 1, waited: 0, load: 0, run: 1 }
+
+  test.for([
+    ['violates the schema', { charged: null }],
+    ['lacks a field', { key_id: undefined }],
+    ['has a value of the wrong type', { settled: 'yesterday' }],
+  ] as const)(
+    'because it %s blocks no other: it alone is retried, and logged by its job',
+    async ([what, wrong], { expect }) => {
+      const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+      const account = `poison-${what.replaceAll(' ', '-')}`
+      const bad = of(account, { ...wrong, id: `${account}/bad`, job: 'bad' }) as unknown as UsageRecord
+      const good = ['a', 'b'].map((job) => of(account, { id: `${account}/${job}`, job }))
+      const result = await deliver([good[0]!, bad, good[1]!])
+      expect((await rowsOf(account)).map(({ job }) => job)).toEqual(['a', 'b'])
+      expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([2, 1])
+      expect(logged.mock.calls).toHaveLength(1)
+      expect(JSON.parse(logged.mock.calls[0]![0])).toMatchObject({
+        ...{ message: 'usage could not be written', level: 'error' },
+        ...{ account, job: 'bad', attempts: 1, next: 'retry', cause: { message: expect.any(String) } },
+      })
+    },
+  )
+
+  test('because it is no record at all blocks no other', async ({ expect }) => {
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const result = await deliver([null as unknown as UsageRecord, of('beside-nothing', {})])
+    expect(await rowsOf('beside-nothing')).toHaveLength(1)
+    expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([1, 1])
+    expect(logged.mock.calls.join()).toContain('usage could not be written')
+  })
+
+  test('is left to its account after eight attempts, with a line in the log', async ({ expect }) => {
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const result = await deliver([of('poison-last', { charged: null }) as unknown as UsageRecord], {}, 8)
+    expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([1, 0])
+    expect(logged.mock.calls.join()).toContain('the account sends it again')
+  })
+
+  test('because of its observation is written without it: the money counts', async ({ expect }) => {
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const records = [
+      of('half', { observed: { ...observed, ...took, run: null } }),
+      of('whole', { observed: { ...observed, ...took } }),
+    ] as UsageRecord[]
+    expect((await deliver(records)).explicitAcks).toHaveLength(2)
+    for (const account of ['half', 'whole']) expect(await rowsOf(account)).toMatchObject([{ charged: 300 }])
+    const { results } = await env.DB.prepare("SELECT id FROM observations WHERE id LIKE '%/job_1'").all<{
+      id: string
+    }>()
+    expect(results).toEqual([{ id: 'whole/job_1' }])
+    expect(JSON.parse(logged.mock.calls[0]![0])).toMatchObject({ account: 'half', job: 'job_1' })
+  })
+
+  test('in an account, because its observation cannot be read, blocks no other row of it', async ({ expect }) => {
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const caller = await newCaller()
+    const account = env.ACCOUNT.getByName(caller.account)
+    for (const job of ['job_a', 'job_b']) await settled(caller, job, 7)
+    await runInDurableObject(account, (_, { storage }) => {
+      storage.sql.exec("UPDATE ledger SET observed = '{' WHERE job = 'job_a'")
+    })
+    await runDurableObjectAlarm(account)
+    await vi.waitFor(async () => expect(await rowsOf(caller.account)).toHaveLength(2))
+    expect(logged.mock.calls.join()).toContain('job_a')
+  })
 })
 
 describe('Stripe', () => {
@@ -144,6 +216,20 @@ describe('Stripe', () => {
     expect((await deliver([record], { STRIPE_SECRET_KEY })).explicitAcks).toHaveLength(1)
     expect(requests).toHaveLength(2)
     expect((await rowsOf(record.account))[0]!.reported).not.toBeNull()
+  })
+
+  test.for([200, 400])('that answers %i with a body that breaks off has answered', async (status, { expect }) => {
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const broken = () => Promise.reject(new Error('the connection was reset'))
+    const answer = () => new Response(new ReadableStream({ pull: broken, cancel: broken }), { status })
+    const requests = vi.spyOn(globalThis, 'fetch').mockImplementation(async () => answer())
+    const record = { ...RECORD, id: `broken-${status}/job_1`, account: `broken-${status}` }
+    for (const _ of [1, 2]) {
+      const result = await deliver([record], { STRIPE_SECRET_KEY })
+      expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([1, 0])
+    }
+    expect(requests).toHaveBeenCalledTimes(status === 200 ? 1 : 2)
+    expect(await rowsOf(record.account)).toMatchObject([{ reported: status === 200 ? expect.any(Number) : null }])
   })
 
   test('that refuses for good is not asked again and again', async ({ expect }) => {

@@ -3,7 +3,7 @@ import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env, exports } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import type { Env } from '../../edge/env.ts'
-import { keepSchedule } from '../../edge/warm.ts'
+import { clearGpuStates, keepSchedule } from '../../edge/warm.ts'
 import { generate, generatedOf, newCaller } from './client.ts'
 import { fakeGpu, refuses, works } from './fake-gpu.ts'
 
@@ -113,6 +113,7 @@ test('a quote tells how the GPU stands, before and after a job', async ({ expect
   expect(await quoted()).toEqual({ state: 'cold', ready_in_seconds: 60 })
   fakeGpu(works)
   await generatedOf(await generate(caller, { prompt: 'a cat', seed: 1 }))
+  clearGpuStates()
   expect(await quoted()).toEqual({ state: 'warm', ready_in_seconds: 0 })
 })
 

@@ -3,6 +3,7 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
+import { issueKey } from '../../edge/keys.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import { type Caller, fetchWorker, newCaller, problemOf } from './client.ts'
 import {
@@ -79,6 +80,13 @@ describe('an endpoint', () => {
     }
   })
 
+  test('is refused with a short message, however long its address is', async ({ expect }) => {
+    const response = await api(caller, 'POST', '', { url: `${RECEIVER}/${'x'.repeat(10_000)}` })
+    const { detail } = await problemOf(response)
+    expect([response.status, detail.length < 300]).toEqual([400, true])
+    expect(detail).toContain('it must have at most 2048 characters')
+  })
+
   test('is refused with a field that is wrong, by name', async ({ expect }) => {
     const wrong = [
       [{ url: 1 }, 'url is 1; it must be an https:// address.'],
@@ -95,8 +103,29 @@ describe('an endpoint', () => {
   })
 
   test('is one of at most twenty', async ({ expect }) => {
-    const made = await Promise.all(Array.from({ length: 22 }, () => api(caller, 'POST', '', { url: RECEIVER })))
+    const urls = Array.from({ length: 22 }, (_, k) => `https://hooks-${k}.octet-customer.com/in`)
+    const made = await Promise.all(urls.map((url) => api(caller, 'POST', '', { url })))
     expect(made.map(({ status }) => status).toSorted()).toEqual([...Array(20).fill(201), 400, 400])
+    const refused = made.find(({ status }) => status === 400)!
+    expect((await problemOf(refused)).detail).toBe('An account has at most 20 webhook endpoints; delete one first.')
+  })
+
+  test('shows its query, which may hold a secret, only to keys that manage it', async ({ expect }) => {
+    const url = `${RECEIVER}/in?token=secret`
+    const { id, secret } = await addEndpoint(caller, { url })
+    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine?token=secret` }))
+    await settled(caller)
+    const { key, credential } = await issueKey(env.KEY_PEPPER, caller.account)
+    await env.ACCOUNT.getByName(caller.account).addKey(credential, { label: 'reader', scopes: ['read'] })
+    const reader = { ...caller, key, headers: { authorization: `Bearer ${key}` } }
+    for (const path of ['', `/${id}`, `/${id}/deliveries`, '/default/deliveries']) {
+      const shown = await (await api(reader, 'GET', path)).text()
+      expect(shown).not.toContain('token')
+      expect(shown).not.toContain(secret)
+    }
+    expect(await json(api(reader, 'GET', `/${id}`))).toMatchObject({ url: `${RECEIVER}/in?…` })
+    expect(await json(api(caller, 'GET', `/${id}`))).toMatchObject({ url })
+    expect(await deliveriesOf(caller, 'default')).toMatchObject([{ url: `${RECEIVER}/mine?token=secret` }])
   })
 
   test('belongs to its account; managing it takes the scope admin', async ({ expect }) => {

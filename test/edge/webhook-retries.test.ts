@@ -1,13 +1,12 @@
-// Receivers that fail, ask for quiet, have gone, or lead elsewhere; a queue that loses messages. What is told arrives, or is known not to.
+// Receivers that fail, ask for a pause, are gone, or redirect: every event arrives, or is known not to have arrived.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
 import { afterEach, describe, test, vi } from 'vitest'
-import { settleAttempt, takeDelivery } from '../../edge/webhook-attempts.ts'
-import { findDelivery, nextDue, overdue } from '../../edge/webhook-deliveries.ts'
-import { pauseEndpoint } from '../../edge/webhook-endpoints.ts'
-import { attemptDelivery, type DeliveryRef, deliverWebhooks } from '../../edge/webhook-queue.ts'
-import { judge, readSchedule } from '../../edge/webhook-schedule.ts'
+import { settleAttempt, takeAttempt } from '../../edge/webhook-attempts.ts'
+import { findDelivery } from '../../edge/webhook-deliveries.ts'
+import { nextAttemptAt } from '../../edge/webhook-receivers.ts'
+import { readSettings } from '../../edge/webhook-schedule.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import type { Caller } from './client.ts'
 import {
@@ -15,12 +14,14 @@ import {
   api,
   arrived,
   deliveriesOf,
-  expireLeases,
   finalJob,
+  hang,
   newManager,
   outboxOf,
+  passTime,
   RECEIVER,
   receiver,
+  receiversOf,
   settled,
 } from './receiver.ts'
 
@@ -29,9 +30,18 @@ afterEach(() => vi.restoreAllMocks())
 const states = async (caller: Caller, endpoint: string) =>
   (await deliveriesOf(caller, endpoint)).map(({ state, attempts }) => [state, attempts.map(({ status }) => status)])
 
-/** Keeps messages out of the queue; the tests that use it wake deliveries themselves. */
-function stopQueue() {
-  vi.spyOn(env.WEBHOOKS, 'sendBatch').mockResolvedValue({ metadata: { metrics: {} } } as never)
+const settings = readSettings(env)
+const nobody = { receivers: [], hosts: [] }
+
+/** An endpoint with these many events whose attempts the test makes itself: the alarm of the outbox is removed. */
+async function idleEndpoint(caller: Caller, count: number) {
+  const { id } = await addEndpoint(caller)
+  const jobs = Array.from({ length: count }, () => finalJob(caller))
+  await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
+    vi.spyOn(storage, 'setAlarm').mockResolvedValue()
+    for (const job of jobs) await outbox.publish(eventOf(job), null)
+  })
+  return { id, events: jobs.map((job) => eventOf(job).id) }
 }
 
 test('a receiver that fails half of the time gets everything, each delivery signed and under one id', async ({
@@ -42,7 +52,7 @@ test('a receiver that fails half of the time gets everything, each delivery sign
   const calls = receiver(({ headers: { 'webhook-id': message = '' } }) => {
     const failures = tried.get(message) ?? 0
     tried.set(message, failures + 1)
-    // No two messages alike: some are taken at once, some after three failures.
+    // Some messages are taken at once, some after up to three failures.
     return failures < Number.parseInt(message.at(-1)!, 16) % 4 ? [500, 404, 301][failures]! : 200
   })
   const { id, secret } = await addEndpoint(caller)
@@ -59,11 +69,9 @@ test('a receiver that fails half of the time gets everything, each delivery sign
   expect(calls).toHaveLength(delivered.flatMap(({ attempts }) => attempts).length)
 })
 
-test('after ten attempts a delivery is given up: the dead-letter queue hears of it, and it can be replayed', async ({
-  expect,
-}) => {
+test('after ten attempts a delivery is given up: the log says so, and it can be replayed', async ({ expect }) => {
   const caller = await newManager()
-  const dead = vi.spyOn(console, 'error')
+  const logged = vi.spyOn(console, 'error')
   let healthy = false
   const calls = receiver(() => (healthy ? 200 : 500))
   const { id } = await addEndpoint(caller)
@@ -72,7 +80,7 @@ test('after ten attempts a delivery is given up: the dead-letter queue hears of 
   await settled(caller)
   expect(await states(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
   expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(1)
-  await vi.waitFor(() => expect(dead.mock.calls.flat().join()).toContain('a webhook was given up'), { timeout: 10_000 })
+  expect(logged.mock.calls.flat().join()).toContain('a webhook was given up')
   healthy = true
   const replay = await api(caller, 'POST', `/${id}/deliveries/${eventOf(job).id}/replay`)
   expect(replay.status).toBe(202)
@@ -97,20 +105,23 @@ test('410 disables the endpoint and drops what waits for it', async ({ expect })
 
 test('Retry-After holds back every delivery of the endpoint, and counts as one failure', async ({ expect }) => {
   const caller = await newManager()
-  stopQueue()
   const calls = receiver((_, call) =>
-    call === 1 ? new Response(null, { status: 429, headers: { 'retry-after': '120' } }) : 200,
+    call === 1 ? new Response(null, { status: 429, headers: { 'retry-after': '3600' } }) : 200,
   )
   const { id } = await addEndpoint(caller)
-  const [first, second] = [finalJob(caller), finalJob(caller)]
-  for (const job of [first, second]) await announce(env, job)
-  const attempt = (job: typeof first) =>
-    attemptDelivery(env, { account: caller.account, event: eventOf(job).id, endpoint: id })
-  const held = { kind: 'wait', seconds: expect.closeTo(120, -1), lease: expect.any(Number) }
-  expect([await attempt(first), await attempt(first), await attempt(second)]).toEqual([held, held, held])
+  await announce(env, finalJob(caller))
+  await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.paused_until).toBeGreaterThan(Date.now()))
+  await announce(env, finalJob(caller))
+  await runDurableObjectAlarm(outboxOf(caller))
   expect(calls).toHaveLength(1)
-  await expireLeases(caller)
-  expect([await attempt(second), await attempt(first)]).toEqual([{ kind: 'done' }, { kind: 'done' }])
+  expect((await states(caller, id)).toSorted()).toEqual([
+    ['pending', []],
+    ['pending', [429]],
+  ])
+  const next = await runInDurableObject(outboxOf(caller), (_, { storage }) => nextAttemptAt(storage.sql))
+  expect(next).toBeGreaterThan(Date.now() + 1_800_000)
+  await passTime(caller)
+  await settled(caller)
   expect((await states(caller, id)).toSorted()).toEqual([
     ['delivered', [200]],
     ['delivered', [429, 200]],
@@ -129,7 +140,7 @@ describe('an answer that is no answer', () => {
     expect(await states(caller, id)).toEqual([['delivered', [302, 200]]])
   })
 
-  test('a body without end is not read', async ({ expect }) => {
+  test('an endless body is not read', async ({ expect }) => {
     const caller = await newManager()
     let pulled = 0
     const endless = () =>
@@ -147,6 +158,21 @@ describe('an answer that is no answer', () => {
     expect(pulled).toBeLessThan(10)
   })
 
+  test.for(['throws', 'never ends'])(
+    'a body whose cancellation %s changes nothing: 2xx is delivered',
+    async (how, { expect }) => {
+      const caller = await newManager()
+      const cancel = () =>
+        how === 'throws' ? Promise.reject(new Error('the connection was reset')) : new Promise<void>(() => {})
+      const calls = receiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
+      const { id } = await addEndpoint(caller)
+      await announce(env, finalJob(caller))
+      await settled(caller)
+      expect(await states(caller, id)).toEqual([['delivered', [200]]])
+      expect(calls).toHaveLength(1)
+    },
+  )
+
   test('no connection and no answer in time are told apart in the log', async ({ expect }) => {
     const caller = await newManager()
     receiver(({ signal }, call) => {
@@ -163,6 +189,24 @@ describe('an answer that is no answer', () => {
   })
 })
 
+test('a webhook that we cannot compose uses up its attempts and delays no other', async ({ expect }) => {
+  const caller = await newManager()
+  const calls = receiver()
+  const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+  const { id } = await addEndpoint(caller)
+  const broken = eventOf(finalJob(caller))
+  await outboxOf(caller).publish({ ...broken, body: '{"data": {"images": 7' }, null)
+  await announce(env, finalJob(caller))
+  await settled(caller)
+  expect(calls).toHaveLength(1)
+  const log = await deliveriesOf(caller, id)
+  expect(log.find(({ event }) => event === broken.id)).toMatchObject({
+    state: 'exhausted',
+    attempts: Array(10).fill({ error: 'internal' }),
+  })
+  expect(logged.mock.calls.join()).toContain(broken.id)
+})
+
 test('an address that became forbidden is not called, and not tried again', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver()
@@ -173,73 +217,19 @@ test('an address that became forbidden is not called, and not tried again', asyn
   expect(delivery).toMatchObject({ state: 'refused', attempts: [{ status: null, error: 'blocked' }] })
 })
 
-test('what the queue lost, the alarm of the outbox puts into it again', async ({ expect }) => {
-  const caller = await newManager()
-  const calls = receiver()
-  const { id } = await addEndpoint(caller)
-  stopQueue()
-  await announce(env, finalJob(caller))
-  vi.restoreAllMocks()
-  const again = receiver()
-  await expireLeases(caller)
-  expect(await runDurableObjectAlarm(outboxOf(caller))).toBe(true)
-  await arrived(again, 1)
-  await settled(caller)
-  expect([calls.length, await states(caller, id)]).toEqual([0, [['delivered', [204]]]])
-})
-
-test('what waits because its receiver asked for quiet is not put into the queue again and again', async ({
+test('an announcement fails when the outbox could not set its alarm, and makes good when it is repeated', async ({
   expect,
 }) => {
   const caller = await newManager()
-  const { id } = await addEndpoint(caller)
-  stopQueue()
-  await announce(env, finalJob(caller))
-  await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
-    const now = Date.now()
-    sql.exec('UPDATE deliveries SET due = 0')
-    expect(overdue(sql, now, 10)).toHaveLength(1)
-    pauseEndpoint(sql, id, now + 3_600_000)
-    expect([overdue(sql, now, 10), nextDue(sql)]).toEqual([[], now + 3_600_000])
-  })
-})
-
-test('of many messages for one delivery a single one goes on after its next attempt', async ({ expect }) => {
-  const caller = await newManager()
-  stopQueue()
-  const calls = receiver(() => new Response(null, { status: 429, headers: { 'retry-after': '3600' } }))
-  const { id } = await addEndpoint(caller)
-  const job = finalJob(caller)
-  await announce(env, job)
-  const sent: DeliveryRef[] = []
-  vi.spyOn(env.WEBHOOKS, 'send').mockImplementation(async (body) => {
-    sent.push(body as DeliveryRef)
-    return { metadata: { metrics: {} } } as never
-  })
-  const look = (bodies: DeliveryRef[], attempts = 1) => {
-    const messages = bodies.map((body) => ({ body, attempts, ack: () => {}, retry: () => expect.unreachable() }))
-    return deliverWebhooks({ messages } as never, env)
-  }
-  await look(Array(5).fill({ account: caller.account, event: eventOf(job).id, endpoint: id }))
-  expect([calls.length, sent.length]).toEqual([1, 5])
-  await expireLeases(caller)
-  const doubled = sent.splice(0)
-  await look(doubled)
-  expect([calls.length, sent.length]).toEqual([2, 1])
-  // One that comes again may be the one that made the attempt: it goes on.
-  await look([doubled[0]!], 2)
-  expect([calls.length, sent.length]).toEqual([2, 2])
-})
-
-test('a queue that does not take messages fails the announcement, which is then made again', async ({ expect }) => {
-  const caller = await newManager()
   const calls = receiver()
   await addEndpoint(caller)
-  const job = finalJob(caller)
-  const queue = vi.spyOn(env.WEBHOOKS, 'sendBatch').mockRejectedValue(new Error('Queue is overloaded'))
-  await expect(announce(env, job)).rejects.toThrow('overloaded')
-  queue.mockRestore()
-  await announce(env, job)
+  const event = eventOf(finalJob(caller))
+  await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
+    vi.spyOn(storage, 'setAlarm').mockRejectedValueOnce(new Error('storage is overloaded'))
+    await expect(outbox.publish(event, null)).rejects.toThrow('overloaded')
+  })
+  expect(calls).toEqual([])
+  await outboxOf(caller).publish(event, null)
   await arrived(calls, 1)
   await settled(caller)
   expect(calls).toHaveLength(1)
@@ -247,85 +237,67 @@ test('a queue that does not take messages fails the announcement, which is then 
 
 test('a stale attempt cannot undo a later one, but its success counts', async ({ expect }) => {
   const caller = await newManager()
-  stopQueue()
-  const { id } = await addEndpoint(caller)
-  const [lost, won] = [finalJob(caller), finalJob(caller)]
-  for (const job of [lost, won]) await announce(env, job)
-  const outbox = outboxOf(caller)
-  for (const [job, answer] of [
-    [lost, 500],
-    [won, 200],
-  ] as const) {
-    const { id: event } = eventOf(job)
-    const first = await outbox.take(event, id)
-    await expireLeases(caller)
-    const second = await outbox.take(event, id)
-    if (first.kind !== 'send' || second.kind !== 'send') throw new Error('both must be taken')
-    expect(await outbox.record(event, id, first.lease, { status: answer, retryAfter: null }, 1)).toEqual({
-      kind: 'done',
-    })
-    const delivered = answer === 200
-    expect((await outbox.deliveries(id, { limit: 10 })).find((each) => each.event === event)?.state).toBe(
-      delivered ? 'delivered' : 'pending',
-    )
-    await outbox.record(event, id, second.lease, { status: 500, retryAfter: null }, 1)
-    expect((await outbox.deliveries(id, { limit: 10 })).find((each) => each.event === event)?.state).toBe(
-      delivered ? 'delivered' : 'pending',
-    )
-  }
+  const { id, events } = await idleEndpoint(caller, 2)
+  await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
+    const stateOf = (event: string) => findDelivery(sql, event, id)!.state
+    for (const status of [500, 200]) {
+      const first = takeAttempt(sql, nobody, settings)!
+      sql.exec('UPDATE deliveries SET leased_until = 0 WHERE event = ?', first.event.id)
+      sql.exec('UPDATE receivers SET next_at = 0')
+      const second = takeAttempt(sql, nobody, settings)!
+      expect([second.event.id, second.lease]).toEqual([first.event.id, first.lease + 1])
+      expect(events).toContain(first.event.id)
+      settleAttempt(sql, first, { status, retryAfter: null }, 1, settings)
+      expect(stateOf(first.event.id)).toBe(status === 200 ? 'delivered' : 'pending')
+      settleAttempt(sql, second, { status: 500, retryAfter: null }, 1, { ...settings, schedule: [60] })
+      expect(stateOf(first.event.id)).toBe(status === 200 ? 'delivered' : 'pending')
+      expect(findDelivery(sql, first.event.id, id)!.failures).toBe(status === 200 ? 0 : 1)
+    }
+  })
 })
 
-test('events are forgotten after 30 days, with their log', async ({ expect }) => {
+test('a replay during an attempt makes no second one beside it', async ({ expect }) => {
   const caller = await newManager()
-  receiver()
+  const stuck = hang()
+  const calls = receiver(stuck.answer)
   const { id } = await addEndpoint(caller)
-  await announce(env, finalJob(caller))
+  const event = eventOf(finalJob(caller))
+  await outboxOf(caller).publish(event, null)
+  await arrived(calls, 1)
+  expect((await api(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
+  stuck.release()
   await settled(caller)
-  await runInDurableObject(outboxOf(caller), (_, { storage }) => {
-    storage.sql.exec('UPDATE events SET created = created - 31 * 86400000')
-  })
-  await runDurableObjectAlarm(outboxOf(caller))
-  expect(await deliveriesOf(caller, id)).toEqual([])
-  const rows = await runInDurableObject(outboxOf(caller), (_, { storage }) =>
-    ['events', 'deliveries', 'attempts'].map(
-      (table) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n,
-    ),
-  )
-  expect(rows).toEqual([0, 0, 0])
+  expect([calls.length, await states(caller, id)]).toEqual([1, [['delivered', [204]]]])
 })
 
 test('an account that is never quiet does not put the alarm off', async ({ expect }) => {
   const caller = await newManager()
-  stopQueue()
+  const calls = receiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
   await addEndpoint(caller)
   const alarmOf = () => runInDurableObject(outboxOf(caller), (_, { storage }) => storage.getAlarm())
   await announce(env, finalJob(caller))
-  const first = await alarmOf()
-  await expireLeases(caller)
-  await new Promise((resolve) => setTimeout(resolve, 5))
+  await arrived(calls, 1)
+  const first = await vi.waitFor(async () => {
+    const alarm = await alarmOf()
+    expect(alarm).toBeGreaterThan(Date.now() + 1_800_000)
+    return alarm
+  })
   await announce(env, finalJob(caller))
-  expect(first).not.toBeNull()
-  expect(await alarmOf()).toBe(first)
+  expect(await alarmOf()).toBeLessThanOrEqual(first!)
 })
 
 test('waits of any length and dates are kept: failures count, and the schedule ends', async ({ expect }) => {
   const caller = await newManager()
-  const { id } = await addEndpoint(caller)
-  stopQueue()
-  const job = finalJob(caller)
-  await announce(env, job)
-  const event = eventOf(job).id
+  const { id, events } = await idleEndpoint(caller, 1)
   await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
-    const schedule = readSchedule('0.0301,5')
     const inASecond = new Date(Date.now() + 1000).toUTCString()
-    const answers = [null, inASecond].map((retryAfter) => judge({ status: 503, retryAfter }, Date.now() - 0.3))
-    for (const [index, verdict] of answers.entries()) {
+    for (const [index, retryAfter] of [null, inASecond, null].entries()) {
       sql.exec('UPDATE deliveries SET due = 0, leased_until = 0')
-      sql.exec('UPDATE endpoints SET paused_until = 0')
-      const taken = takeDelivery(sql, event, id, 60_000)
-      if (taken.kind !== 'send') throw new Error(taken.kind)
-      expect(settleAttempt(sql, event, id, taken.lease, verdict, schedule).kind).toBe('wait')
-      expect(findDelivery(sql, event, id)).toMatchObject({ state: 'pending', failures: index + 1, leased_until: 0 })
+      sql.exec('UPDATE receivers SET paused_until = 0, next_at = 0')
+      const taken = takeAttempt(sql, nobody, settings)!
+      const state = settleAttempt(sql, taken, { status: 503, retryAfter }, 1.5, { ...settings, schedule: [0.0301, 5] })
+      expect(state).toBe(index < 2 ? 'pending' : 'exhausted')
+      expect(findDelivery(sql, events[0]!, id)).toMatchObject({ failures: index + 1, leased_until: 0 })
     }
   })
 })

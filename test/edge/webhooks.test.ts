@@ -1,12 +1,10 @@
-// What a receiver gets: signed as Standard Webhooks says, once the result is there, again until it says 2xx.
-import { abortAllDurableObjects } from 'cloudflare:test'
+// What a receiver gets: signed as Standard Webhooks specifies, once the result is stored, again until it answers 2xx.
+import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'
 import { Webhook } from 'standardwebhooks'
 import { afterEach, describe, test, vi } from 'vitest'
-import { WebhookDO } from '../../edge/webhook-outbox.ts'
-import { deliverWebhooks } from '../../edge/webhook-queue.ts'
-import { announce, eventOf } from '../../edge/webhooks.ts'
+import { announce } from '../../edge/webhooks.ts'
 import { fetchWorker, generate, generatedOf } from './client.ts'
 import { fakeGpu, imageBytes, works } from './fake-gpu.ts'
 import {
@@ -14,10 +12,11 @@ import {
   api,
   arrived,
   deliveriesOf,
-  expireLeases,
   finalJob,
+  hang,
   newManager,
   outboxOf,
+  passTime,
   payloadOf,
   RECEIVER,
   receiver,
@@ -131,59 +130,51 @@ describe('what is told', () => {
   })
 })
 
-describe('once is enough, and at least once', () => {
-  test('a job that is announced again and messages that come twice make one delivery', async ({ expect }) => {
+describe('at least once, and no more often than that needs', () => {
+  test('a job that is announced again makes one delivery', async ({ expect }) => {
     const caller = await newManager()
     const calls = receiver()
     const { id } = await addEndpoint(caller)
     const job = finalJob(caller)
     await Promise.all([announce(env, job), announce(env, job), announce(env, job)])
-    const ref = { account: caller.account, event: eventOf(job).id, endpoint: id }
-    await env.WEBHOOKS.sendBatch(Array.from({ length: 10 }, () => ({ body: ref })))
     await arrived(calls, 1)
     await settled(caller)
+    await addEndpoint(caller, { url: `${RECEIVER}/later` })
     await announce(env, job)
-    expect(await outboxOf(caller).take(ref.event, id)).toEqual({ kind: 'done' })
+    await settled(caller)
     expect(calls).toHaveLength(1)
     expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered', attempts: [{ status: 204 }] }])
   })
 
-  test('the outbox is evicted while the receiver answers: the answer still counts', async ({ expect }) => {
+  test('the outbox is reset during an attempt: it is made again when its lease has ended, not before', async ({
+    expect,
+  }) => {
     const caller = await newManager()
-    const calls = receiver(async () => {
-      await abortAllDurableObjects()
-      return 200
-    })
+    const stuck = hang()
+    const calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
     const { id } = await addEndpoint(caller)
     await announce(env, finalJob(caller))
     await arrived(calls, 1)
+    await abortAllDurableObjects()
+    await runDurableObjectAlarm(outboxOf(caller))
+    const [held] = await deliveriesOf(caller, id)
+    expect([calls.length, held!.state]).toEqual([1, 'pending'])
+    await passTime(caller)
     await settled(caller)
-    expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered' }])
+    expect(calls.map(({ headers }) => headers['webhook-id'])).toEqual(Array(2).fill(held!.event))
+    expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered', attempts: [{ status: 204 }] }])
   })
 
-  test('the outbox dies when it should note the answer: the message comes again and says so', async ({ expect }) => {
+  test('an alarm that comes twice makes each attempt once', async ({ expect }) => {
     const caller = await newManager()
-    const calls = receiver()
-    const { id } = await addEndpoint(caller)
-    const job = finalJob(caller)
-    const record = vi.spyOn(WebhookDO.prototype, 'record').mockImplementationOnce(() => {
-      throw new Error('the outbox restarts')
-    })
-    const sent = vi.spyOn(env.WEBHOOKS, 'sendBatch').mockResolvedValue({ metadata: { metrics: {} } } as never)
-    await announce(env, job)
-    sent.mockRestore()
-    const said: string[] = []
-    const body = { account: caller.account, event: eventOf(job).id, endpoint: id }
-    const message = { body, ack: () => said.push('ack'), retry: () => said.push('retry') }
-    await deliverWebhooks({ messages: [message] } as never, env)
-    expect([said, calls.length]).toEqual([['retry'], 1])
-    record.mockRestore()
-    // Until the attempt could no longer be running, nobody else makes one.
-    expect(await outboxOf(caller).take(body.event, id)).toMatchObject({ kind: 'wait', seconds: expect.any(Number) })
-    await expireLeases(caller)
-    await deliverWebhooks({ messages: [message] } as never, env)
-    expect(said).toEqual(['retry', 'ack'])
-    expect(calls.map(({ headers }) => headers['webhook-id'])).toEqual([body.event, body.event])
-    expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered' }])
+    const stuck = hang()
+    const calls = receiver(stuck.answer)
+    await addEndpoint(caller)
+    await announce(env, finalJob(caller))
+    await arrived(calls, 1)
+    await runInDurableObject(outboxOf(caller), (outbox) => Promise.race([outbox.alarm(), Promise.resolve()]))
+    stuck.release()
+    await settled(caller)
+    expect(calls).toHaveLength(1)
   })
 })

@@ -1,4 +1,6 @@
 import { generateKeyPairSync } from 'node:crypto'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
 import { expect, test } from 'vitest'
 import { ConfigError, readConfig } from '../../gpu-fn/config.ts'
 
@@ -23,6 +25,9 @@ test('fills in defaults and listens on every interface', () => {
     packages: '/packages',
     queue: 8,
     retainSeconds: 300,
+    unreadSeconds: 10,
+    stallSeconds: 60,
+    cache: path.join(tmpdir(), 'octet-packages'),
     preload: [],
     drainSeconds: 120,
     logLevel: 'info',
@@ -44,8 +49,11 @@ OCTET_WARM must be width x height, or several with commas, such as 1024x1024,102
 })
 
 test('reads what is given', () => {
-  const config = readConfig({ ...good, PORT: '9000', OCTET_QUEUE: '0', OCTET_PRELOAD: 'nano:fp8,large-turbo:fp8-lite' })
-  expect(config).toMatchObject({ port: 9000, queue: 0 })
+  const config = readConfig({
+    ...{ ...good, PORT: '9000', OCTET_QUEUE: '0', OCTET_PRELOAD: 'nano:fp8,large-turbo:fp8-lite' },
+    ...{ OCTET_UNREAD_SECONDS: '3', OCTET_STALL_SECONDS: '5', OCTET_CACHE: '/cache' },
+  })
+  expect(config).toMatchObject({ port: 9000, queue: 0, unreadSeconds: 3, stallSeconds: 5, cache: '/cache' })
   expect(config.preload).toEqual([
     ['nano', 'fp8'],
     ['large-turbo', 'fp8-lite'],

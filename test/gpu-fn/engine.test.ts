@@ -1,34 +1,42 @@
-import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import path from 'node:path'
 import { pino } from 'pino'
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import type { JobRequest } from '../../gpu-fn/contract.ts'
 import { createEngine, type Engine, type EngineOptions } from '../../gpu-fn/engine.ts'
 import { findPackages } from '../../gpu-fn/packages.ts'
 import { footprintOf } from '../../gpu-fn/pipeline.ts'
 import type { PipelineEvent } from '../../gpu-fn/txt2img.ts'
+import { createVerifier } from '../../gpu-fn/verification.ts'
+import type { Stall } from '../../gpu-fn/watchdog.ts'
 import { compileTiny } from '../support/compile.ts'
 import { jobBody } from '../support/gpu-client.ts'
 
 const CRASHING = new URL('../support/crashing-engine-worker.ts', import.meta.url)
+const HANGING = new URL('../support/hanging-engine-worker.ts', import.meta.url)
 
+let scratch: string
 let packages: string
 beforeAll(async () => {
-  packages = await mkdtemp(path.join(tmpdir(), 'octet-packages-'))
+  scratch = await mkdtemp(path.join(tmpdir(), 'octet-engine-'))
+  packages = path.join(scratch, 'packages')
   await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom-fp8'), { recursive: true })
   await cp(await compileTiny({ tier: 'fp32' }), path.join(packages, 'custom-fp32'), { recursive: true })
 })
-afterAll(() => rm(packages, { recursive: true }))
+afterAll(() => rm(scratch, { recursive: true }))
 
 /** A started engine that stops with the test, and the messages it logs. */
 async function startEngine(options: Partial<EngineOptions> = {}) {
   const logs: { msg: string; err?: { message: string } }[] = []
   const log = pino({}, { write: (line) => void logs.push(JSON.parse(line)) })
-  const engine = createEngine({ packages, memoryBytes: 1e9, log, ...options })
+  const stalls: Stall[] = []
+  const limits = { memoryBytes: 1e9, stallSeconds: 60, onStall: (stall: Stall) => stalls.push(stall) }
+  const verifier = createVerifier({ directory: path.join(scratch, 'cache'), log })
+  const engine = createEngine({ packages, verifier, log, ...limits, ...options })
   onTestFinished(() => engine.stop())
   await engine.start()
-  return { engine, logs }
+  return { engine, logs, stalls }
 }
 
 const request = (overrides: Partial<JobRequest> = {}) => jobBody({ model: 'custom', steps: 2, ...overrides })
@@ -99,13 +107,34 @@ test('a package is loaded once while the budget holds it, and the least recently
   expect((await small.load(first!)).seconds).toBe(0)
 })
 
-test('plans within a budget of device memory, says so, and refuses what does not fit', async () => {
+test('plans within a budget of device memory, and logs the plan', async () => {
   const { engine, logs } = await startEngine({ deviceBytes: 2e9 })
   const [model] = engine.models
   expect((await engine.load(model!)).networks).toMatchObject({ transformer: expect.any(Number) })
   expect(logs.find(({ msg }) => msg === 'memory plan')).toMatchObject({ budget: '2.00 GB', decode: 'whole' })
-  const { engine: small } = await startEngine({ deviceBytes: 1e6 })
-  await expect(small.load(model!)).rejects.toMatchObject({ name: 'JobError', code: 'out_of_memory' })
+})
+
+test('a size over the memory budget is the request’s error, before anything is opened, and a size that fits is named', async () => {
+  const { engine, logs } = await startEngine({ deviceBytes: 3e8 })
+  const model = engine.models.find(({ tier }) => tier === 'fp8')!
+  const refused = await engine.load(model, { width: 4096, height: 2048 }).catch((error) => error)
+  expect(refused).toMatchObject({
+    ...{ name: 'JobError', code: 'invalid_request' },
+    message: expect.stringMatching(/^width x height was 4096x2048, which takes more memory .* custom; \d+x\d+ fits$/),
+  })
+  // A cause would count as a fault of the service.
+  expect(refused.cause).toBeUndefined()
+  expect(logs.filter(({ msg }) => msg === 'memory plan')).toEqual([])
+  const [, width, height] = /; (\d+)x(\d+) fits/.exec(refused.message)!
+  expect(Number(width) / Number(height)).toBeCloseTo(2, 0)
+  await engine.load(model, { width: Number(width), height: Number(height) })
+})
+
+test('a model that exceeds the memory budget at any size is not available', async () => {
+  const { engine } = await startEngine({ deviceBytes: 1e6 })
+  const size = { width: 64, height: 64 }
+  for (const load of [engine.load(engine.models[0]!), engine.load(engine.models[0]!, size)])
+    await expect(load).rejects.toMatchObject({ name: 'JobError', code: 'model_not_available' })
 })
 
 test('is warm in every size that it can make, its own unless told', async () => {
@@ -161,6 +190,39 @@ test('a package that was damaged after the start is not available, and the other
     message: expect.not.stringContaining(directory),
   })
   expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
+})
+
+test('a package with one flipped bit does not open, now or for the next job, and the others still do', async () => {
+  const directory = path.join(scratch, 'flipped')
+  await cp(packages, directory, { recursive: true })
+  const weights = path.join(directory, 'custom-fp32', 'transformer.weights')
+  const bytes = await readFile(weights)
+  bytes[bytes.length >> 1]! ^= 1
+  await writeFile(weights, bytes)
+  const { engine } = await startEngine({ packages: directory })
+  const [flipped, sound] = engine.models
+  const failed = await engine.load(flipped!).catch((error) => error)
+  expect(failed).toMatchObject({ name: 'JobError', code: 'model_not_available', cause: { name: 'PackageError' } })
+  expect(failed.cause.message).toMatch(/transformer\.weights does not have the SHA-256/)
+  expect(failed.message).not.toContain(directory)
+  await expect(engine.load(flipped!)).rejects.toMatchObject({ code: 'model_not_available' })
+  expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
+})
+
+test('a run that hangs after a step is reported once, with what was known of its pace', async () => {
+  const release = path.join(scratch, 'release')
+  vi.stubEnv('HANG_UNTIL', release)
+  onTestFinished(() => void vi.unstubAllEnvs())
+  const { engine, stalls } = await startEngine({ program: HANGING, stallSeconds: 0.3 })
+  await engine.load(engine.models[0]!)
+  expect(typesOf(await collect(engine, request({ tier: 'fp32' })))).toContain('finished')
+  const hung = collect(engine, request({ tier: 'fp32', prompt: 'hang' }))
+  await expect.poll(() => stalls.length, { timeout: 60_000 }).toBe(1)
+  expect(stalls[0]).toMatchObject({ activity: 'run', longestStepSeconds: expect.any(Number) })
+  expect(stalls[0]!.silentSeconds).toBeGreaterThanOrEqual(stalls[0]!.limitSeconds)
+  await writeFile(release, '')
+  expect(typesOf(await hung).at(-1)).toBe('finished')
+  expect(stalls).toHaveLength(1)
 })
 
 test('does not start without a package, nor with two of one name', async () => {

@@ -26,3 +26,9 @@ test.runIf(process.platform === 'linux')('a library stays loaded when nobody hol
   await collectGarbage()
   expect(LIBRARIES.map(isLoaded)).toEqual([true, false])
 })
+
+test.runIf(process.platform === 'linux')('a library is loaded once, however often it is asked for', () => {
+  const [library] = LIBRARIES as [string, string]
+  expect(loadLibrary(library)).toBe(loadLibrary(library))
+  expect(loadLibrary(null)).toBe(loadLibrary(null))
+})

@@ -1,5 +1,7 @@
+import { createCipheriv } from 'node:crypto'
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
+import { describeOversize, LIMITS, largestImageBytes } from '../../gpu-fn/contract.ts'
 import { encodeImage, type GenerationParameters, readParameters, toPixels } from '../../gpu-fn/image.ts'
 
 const FORMATS = ['png', 'jpeg', 'webp'] as const
@@ -100,6 +102,46 @@ test('lower quality makes smaller files', async () => {
     )
     expect(low!.length).toBeLessThan(high!.length)
   }
+})
+
+describe('the size of a file', () => {
+  /** Pixels that nothing compresses, and prompts that take the most bytes as XMP. */
+  function worst(width: number, height: number) {
+    const text = '\u0001'.repeat(LIMITS.promptCharacters)
+    const cipher = createCipheriv('aes-128-ctr', Buffer.alloc(16), Buffer.alloc(16))
+    const pixels = new Uint8Array(cipher.update(Buffer.alloc(3 * width * height)))
+    return { pixels, parameters: { ...parameters, width, height, prompt: text, negative_prompt: text } }
+  }
+
+  test.each([
+    [16, 16],
+    [16, 6144],
+    [6144, 16],
+    [1024, 768],
+    // The largest square that may be asked for as a PNG.
+    [4704, 4704],
+  ])('a PNG of noise of %ix%i has no more bytes than the contract states', async (width, height) => {
+    const { pixels, parameters } = worst(width, height)
+    const bound = largestImageBytes({ width, height, output_format: 'png' })
+    expect(describeOversize({ width, height, output_format: 'png' })).toBeNull()
+    expect(bound).toBeLessThanOrEqual(LIMITS.imageBytes)
+    const file = await encodeImage(pixels, { format: 'png', quality: 90 }, parameters)
+    expect(file.byteLength).toBeLessThanOrEqual(bound)
+    // A bound that is far off would refuse images that can be delivered.
+    if (width * height > 1e6) expect(file.byteLength).toBeGreaterThan(0.98 * bound)
+  })
+
+  test.each(['jpeg', 'webp'] as const)('a %s that is too large is encoded again at a lower quality', async (format) => {
+    const { pixels, parameters } = worst(512, 512)
+    const output = { format, quality: 100 }
+    const whole = await encodeImage(pixels, output, parameters)
+    const limit = Math.floor(whole.byteLength / 2)
+    const smaller = await encodeImage(pixels, output, parameters, limit)
+    expect(smaller.byteLength).toBeLessThanOrEqual(limit)
+    expect(await sharp(smaller).metadata()).toMatchObject({ format, width: 512, height: 512 })
+    await expect(encodeImage(pixels, output, parameters, 1_000)).rejects.toThrow('at quality 1; at most 1000')
+    expect(largestImageBytes({ width: 6144, height: 6144, output_format: format })).toBe(LIMITS.imageBytes)
+  })
 })
 
 test('a file without parameters has none', async () => {

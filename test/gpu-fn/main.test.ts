@@ -8,7 +8,7 @@ import { health } from '../../gpu-fn/contract.ts'
 import { compileTiny } from '../support/compile.ts'
 import { deleteJob, edgeKeys, putJob as put, putRaw, refusalOf } from '../support/gpu-client.ts'
 import { type GpuProcess, runGpuProcess, startGpuProcess } from '../support/gpu-process.ts'
-import { readUntil, readWholeStream, typesOf } from '../support/job-stream.ts'
+import { readJobStream, readUntil, readWholeStream, typesOf } from '../support/job-stream.ts'
 
 let packages: string
 beforeAll(async () => {
@@ -134,6 +134,38 @@ describe('a process that ends', () => {
     expect(await gpu.ended).toBe('SIGKILL')
     const reason = 'the time to drain is over'
     expect(await gpu.logged('jobs are abandoned')).toMatchObject({ reason, running: 1, queued: 0 })
+  })
+})
+
+test('a job whose only reader has gone ends by itself, and the next one runs', async () => {
+  await using gpu = await startGpuProcess(packages, { OCTET_UNREAD_SECONDS: '1' })
+  await gpu.ready()
+  await readUntil(await putJob(gpu.url, 'left', long), 'step')
+  const next = await putJob(gpu.url, 'next', { seed: 1 })
+  expect(await gpu.logged('job canceled: it has no reader')).toMatchObject({ job: 'left', seconds: 1 })
+  expect(typesOf(await readWholeStream(next)).at(-1)).toBe('succeeded')
+})
+
+describe('a process whose engine hangs', () => {
+  test('stops being ready, says why, ends with 1, and breaks the streams of its jobs', async () => {
+    const preload = new URL('../support/hanging-engine.ts', import.meta.url)
+    await using gpu = await startGpuProcess(packages, {
+      ...{ NODE_OPTIONS: `--import=${preload}`, OCTET_PRELOAD: 'custom:fp8', OCTET_STALL_SECONDS: '1' },
+    })
+    await gpu.ready()
+    const entries = readJobStream((await putJob(gpu.url, 'hangs', { prompt: 'hang' })).body!)
+    const waiting = await putJob(gpu.url, 'waits', { seed: 1 })
+    const read = async () => {
+      const types: string[] = []
+      for await (const { event } of entries) types.push(event.type)
+      return types
+    }
+    const ends = Promise.allSettled([read(), readWholeStream(waiting)])
+    const line = await gpu.logged('the engine hangs; the process ends')
+    expect(line).toMatchObject({ level: 60, activity: 'run', running: 1, queued: 1 })
+    expect(await gpu.ended).toBe(1)
+    expect((await ends).map(({ status }) => status)).toEqual(['rejected', 'rejected'])
+    await expect(fetch(`${gpu.url}/healthz`)).rejects.toThrow()
   })
 })
 

@@ -94,6 +94,13 @@ describe('refuses', () => {
       /position\.source input without position\.file/,
       (m) => (m.position.source = 'input'),
     ],
+    [
+      'a digest that is a path',
+      /manifest\.json is not valid: .*SHA-256 in lower-case hex/s,
+      (m) => (m.files['transformer.onnx']!.sha256 = '../../etc/passwd'),
+    ],
+    ['a source that is no digest', /manifest\.json is not valid: .*SHA-256/s, (m) => (m.source = 'A'.repeat(64))],
+    ['a negative size', /manifest\.json is not valid: /, (m) => (m.files['transformer.onnx']!.bytes = -1)],
     ['an unknown format', /manifest\.json is not valid: .*format/s, (m) => Object.assign(m, { format: 2 })],
     ['an unknown field', /manifest\.json is not valid: .*surprise/s, (m) => Object.assign(m, { surprise: true })],
   ]

@@ -1,5 +1,7 @@
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
+import { LIMITS } from '../../gpu-fn/contract.ts'
+import { gaussianNoise } from '../../gpu-fn/noise.ts'
 import { canPreview, encodePreview, previewPixels, withoutNoise } from '../../gpu-fn/preview.ts'
 
 const AREA = 6
@@ -40,4 +42,10 @@ test('the noise that is left is taken off along the velocity', () => {
 test('a preview is a JPEG of the latent’s size', async () => {
   const file = await encodePreview(new Float32Array(16 * AREA), 3, 2)
   expect(await sharp(file).metadata()).toMatchObject({ format: 'jpeg', width: 3, height: 2 })
+})
+
+test('a preview of noise of the largest size is no larger than the contract allows', async () => {
+  const side = LIMITS.side.max / 8
+  const latent = gaussianNoise(7, 16 * side * side)
+  expect((await encodePreview(latent, side, side)).byteLength).toBeLessThanOrEqual(LIMITS.previewBytes)
 })

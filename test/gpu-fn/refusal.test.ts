@@ -69,6 +69,22 @@ describe('hostile bodies', () => {
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
 
+  test('a value that is nested beyond what can be printed', async () => {
+    const nested = '['.repeat(50_000) + ']'.repeat(50_000)
+    const response = await putRaw(server.url, 'job-1', good.replace('"a red heart on a blue sky"', nested))
+    expect(await detailOf(response)).toMatch(/^prompt was a value that is nested too deeply: .*string/)
+    expect(await refusalOf(response)).toBe('400 invalid_request')
+  })
+
+  test('a PNG that might be too large to deliver names the limit and what to do', async () => {
+    const body = JSON.stringify(jobBody({ width: 6144, height: 6144 }))
+    const response = await putRaw(server.url, 'job-1', body)
+    expect(await detailOf(response)).toBe(
+      'an image of 6144x6144 as png may have up to 108.3 MiB; at most 64 MiB can be delivered: use output_format jpeg or webp, or a smaller size',
+    )
+    expect(await refusalOf(response)).toBe('400 invalid_request')
+  })
+
   test('an unknown field is named, and the known ones are listed', async () => {
     const response = await putRaw(server.url, 'job-1', JSON.stringify({ ...jobBody(), cfg_scale: 4 }))
     expect(await detailOf(response)).toMatch(/^unknown field "cfg_scale" \(allowed: .*guidance_scale.*\)$/)
@@ -83,6 +99,27 @@ test('a caller who hangs up inside the body is no fault of ours', async () => {
   await once(socket, 'close')
   expect((await fetch(`${server.url}/healthz`)).status).toBe(200)
   expect(server.logs).toEqual([])
+})
+
+describe('a body is not read', () => {
+  /** The status line of the reply to a request whose body of 4 MB is announced and never sent. */
+  async function statusWithoutBody(authorization: string): Promise<string> {
+    const socket = connect(server.port, '127.0.0.1')
+    socket.write(
+      `PUT /jobs/job-1 HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: 4000000\r\n${authorization}\r\n`,
+    )
+    const [reply] = await once(socket, 'data')
+    socket.destroy()
+    return String(reply).split('\r\n')[0]!
+  }
+  const bearer = async (job: string, options?: TokenOptions) =>
+    `authorization: Bearer ${await signToken(job, good, options)}\r\n`
+
+  test('without a token, with an expired one, and with one for another job', async () => {
+    expect(await statusWithoutBody('')).toBe('HTTP/1.1 401 Unauthorized')
+    expect(await statusWithoutBody(await bearer('job-1', { expires: now() - 60 }))).toBe('HTTP/1.1 401 Unauthorized')
+    expect(await statusWithoutBody(await bearer('job-2'))).toBe('HTTP/1.1 403 Forbidden')
+  })
 })
 
 describe('tokens', () => {
@@ -129,6 +166,30 @@ describe('tokens', () => {
     expect(await refusalOf(await putWith(`Bearer ${await signToken('job-1', good)}`, tampered))).toBe(
       '403 token_mismatch',
     )
+  })
+
+  test('one that was used, whatever the reply was', async () => {
+    const authorization = `Bearer ${await signToken('job-1', '{}')}`
+    expect(await refusalOf(await putWith(authorization, '{}'))).toBe('400 invalid_request')
+    expect(await refusalOf(await putWith(authorization, '{}'))).toBe('401 token_replayed')
+    const cancel = { method: 'DELETE', headers: { authorization: `Bearer ${await signToken('nobody', '')}` } }
+    expect(await refusalOf(await fetch(`${server.url}/jobs/nobody`, cancel))).toBe('404 job_not_found')
+    expect(await refusalOf(await fetch(`${server.url}/jobs/nobody`, cancel))).toBe('401 token_replayed')
+  })
+
+  test('one whose body was another is not used up by that', async () => {
+    const authorization = `Bearer ${await signToken('job-1', '{}')}`
+    expect(await refusalOf(await putWith(authorization, '{"a":1}'))).toBe('403 token_mismatch')
+    expect(await refusalOf(await putWith(authorization, '{}'))).toBe('400 invalid_request')
+  })
+
+  test.each([
+    ['without a UUID', 'job-1.1'],
+    ['with something after the UUID', `job-1.1.${'a'.repeat(36)}.b`],
+    ['with the id of another job', `job-2.1.${'a'.repeat(36)}`],
+  ])('one %s', async (_, id) => {
+    const authorization = `Bearer ${await signToken('job-1', good, { id })}`
+    expect(await refusalOf(await putWith(authorization))).toBe('401 token_invalid')
   })
 
   test('cancel asks for one too', async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { RETENTION_DAYS, resultPrefix } from '../../edge/retention.ts'
+import { RETENTION_DAYS, resultPrefix, retentionEnd } from '../../edge/retention.ts'
 import lifecycle from '../../infra/results-lifecycle.json' with { type: 'json' }
 
 test('R2 deletes images when their retention is over, and notes for reuse with the last of them', () => {
@@ -10,4 +10,12 @@ test('R2 deletes images when their retention is over, and notes for reuse with t
   ])
   const images = RETENTION_DAYS.map((days) => [true, resultPrefix(days, '').slice(0, -1), days])
   expect(rules).toEqual([...images, [true, 'reuse/', Math.max(...RETENTION_DAYS)]])
+})
+
+test('a job is deleted a week after R2 has deleted its images, and deletes them itself where the rules are missing', () => {
+  for (const retentionDays of RETENTION_DAYS) {
+    const rule = lifecycle.rules.find(({ conditions: { prefix } }) => prefix === `results/${retentionDays}d/`)
+    const imagesEnd = rule!.deleteObjectsTransition.condition.maxAge * 1000
+    expect(retentionEnd({ created: 0, finished: null, retentionDays })).toBe(imagesEnd + 7 * 24 * 3600_000)
+  }
 })

@@ -1,7 +1,7 @@
 // A client of the GPU function as the edge is one: signs a token for each request.
 import { createHash, generateKeyPairSync, type KeyObject } from 'node:crypto'
 import { SignJWT } from 'jose'
-import { GPU_TOKEN, type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
+import { GPU_TOKEN, gpuTokenId, type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
 
 export const edgeKeys = generateKeyPairSync('ed25519')
 /** Those that the edge is about to leave, which hold as well. */
@@ -12,6 +12,8 @@ export type TokenOptions = Partial<{
   attempt: number
   issuer: string
   audience: string
+  /** `jti` */
+  id: string
   /** Unix seconds. */
   expires: number
 }>
@@ -24,7 +26,7 @@ export function signToken(job: string, body: string | Uint8Array, options: Token
     .setIssuer(options.issuer ?? GPU_TOKEN.issuer)
     .setAudience(options.audience ?? GPU_TOKEN.audience)
     .setSubject(job)
-    .setJti(`${job}.${options.attempt ?? 1}`)
+    .setJti(options.id ?? gpuTokenId(job, options.attempt ?? 1))
     .setExpirationTime(options.expires ?? Math.floor(Date.now() / 1000) + GPU_TOKEN.maxAgeSeconds)
     .sign(options.key ?? edgeKeys.privateKey)
 }

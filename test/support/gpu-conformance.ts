@@ -2,7 +2,16 @@
 // that drifts from gpu-fn/contract.ts fails here. Web standards only: it runs in workerd as well as in Node.
 import { base64url, exportJWK, generateKeyPair, importJWK, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, test } from 'vitest'
-import { GPU_TOKEN, type JobEvent, type JobRequest, jobEvent, LIMITS, PROTOCOL_VERSION, refusal } from '#contract'
+import {
+  GPU_TOKEN,
+  gpuTokenId,
+  type JobEvent,
+  type JobRequest,
+  jobEvent,
+  LIMITS,
+  PROTOCOL_VERSION,
+  refusal,
+} from '#contract'
 
 export type GpuTarget = {
   /** Sends a request to a path of the GPU function. */
@@ -29,7 +38,7 @@ async function sign(key: string, { job = '', body = '', attempt = 1, ...token }:
     .setIssuer(GPU_TOKEN.issuer)
     .setAudience(token.audience ?? GPU_TOKEN.audience)
     .setSubject(job)
-    .setJti(`${job}.${attempt}`)
+    .setJti(gpuTokenId(job, attempt))
     .setIssuedAt()
     .setExpirationTime(token.expires ?? inFiveMinutes())
     .sign(await importJWK(JSON.parse(token.key ?? key), GPU_TOKEN.algorithm))
@@ -69,17 +78,19 @@ function reading({ body }: Response) {
   }
 }
 
+const requestOf = (model: string, fields: Partial<JobRequest>): JobRequest => ({
+  ...{ protocol: PROTOCOL_VERSION, attempt: 1, model, tier: 'fp8', prompt: 'a red heart', negative_prompt: '' },
+  ...{ width: 64, height: 64, steps: 3, guidance_scale: 1, seed: LIMITS.seedMax, count: 1 },
+  ...{ output_format: 'png', output_quality: 90, text_convention: 'diffusers' },
+  ...fields,
+})
+
 let jobs = 0
 
 /** What can be sent to a target. Jobs have ids of their own unless one is given. */
 function clientOf({ send, signingKey, model }: GpuTarget) {
   const put = async ({ id = `conformance-${++jobs}`, ...fields }: Put, token: Token = {}, text?: string) => {
-    const request: JobRequest = {
-      ...{ protocol: PROTOCOL_VERSION, attempt: 1, model, tier: 'fp8', prompt: 'a red heart', negative_prompt: '' },
-      ...{ width: 64, height: 64, steps: 3, guidance_scale: 1, seed: LIMITS.seedMax, count: 1 },
-      ...({ output_format: 'png', output_quality: 90, text_convention: 'diffusers' } as const),
-      ...fields,
-    }
+    const request = requestOf(model, fields)
     const body = text ?? JSON.stringify(request)
     const bearer = await sign(signingKey, { job: id, body, attempt: request.attempt, ...token })
     const headers = { 'content-type': 'application/json', authorization: `Bearer ${bearer}` }
@@ -155,8 +166,12 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
       expect(events.at(-1)).toMatchObject({ type: 'canceled', steps_done: steps })
     })
 
-    test('a job that is not known cannot be canceled', async ({ expect }) => {
-      expect(await refused(await client.cancel('nobody'))).toEqual([404, 'job_not_found'])
+    test('a job that is not known cannot be canceled, and its canceled attempt does not run when it comes', async ({
+      expect,
+    }) => {
+      expect(await refused(await client.cancel('overtaken'))).toEqual([404, 'job_not_found'])
+      const events = (await reading(await client.put({ id: 'overtaken' })).until()).map(({ event }) => event)
+      expect(events).toMatchObject([{ type: 'accepted' }, { type: 'canceled', steps_done: 0 }])
     })
 
     test('another body under the id of a job is a conflict', async ({ expect }) => {
@@ -186,6 +201,15 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
       ['of another attempt', 403, 'token_mismatch', async () => ({ attempt: 2 })],
     ] as const)('a token %s is refused', async ([, status, code, token], { expect }) => {
       expect(await refused(await client.put({}, await token()))).toEqual([status, code])
+    })
+
+    test('a token serves one request', async ({ expect }) => {
+      const [job, body] = ['once', JSON.stringify(requestOf(target.model, {}))]
+      const bearer = await sign(target.signingKey, { job, body, attempt: 1 })
+      const headers = { 'content-type': 'application/json', authorization: `Bearer ${bearer}` }
+      const send = () => target.send(`/jobs/${job}`, { method: 'PUT', headers, body })
+      expect((await reading(await send()).until()).at(-1)!.event).toMatchObject({ type: 'succeeded' })
+      expect(await refused(await send())).toEqual([401, 'token_replayed'])
     })
 
     test('a request without a token is refused', async ({ expect }) => {

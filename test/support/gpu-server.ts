@@ -9,7 +9,13 @@ import { createJobs, type Lifecycle } from '../../gpu-fn/jobs.ts'
 import { createApp } from '../../gpu-fn/server.ts'
 import { edgeKeys, oldEdgeKeys } from './gpu-client.ts'
 
-export type ServerSettings = Partial<{ queue: number; retainSeconds: number; retainBytes: number; heartbeatMs: number }>
+export type ServerSettings = Partial<{
+  queue: number
+  retainSeconds: number
+  retainBytes: number
+  unreadSeconds: number
+  heartbeatMs: number
+}>
 
 /** Starts a server that is ready; `logs` are its lines, `faults` counts how often it gave itself up. */
 export async function startServer(engine: Engine, settings: ServerSettings = {}) {
@@ -17,7 +23,7 @@ export async function startServer(engine: Engine, settings: ServerSettings = {})
   const log = pino({ level: 'info' }, { write: (line) => void logs.push(JSON.parse(line)) })
   const lifecycle: Lifecycle = { status: 'ready' }
   const broken: number[] = []
-  const limits = { queue: 2, retainSeconds: 60, retainBytes: 1 << 28, ...settings }
+  const limits = { queue: 2, retainSeconds: 60, retainBytes: 1 << 28, unreadSeconds: 10, ...settings }
   const jobs = createJobs({ engine, lifecycle, log, onBroken: () => broken.push(1), ...limits })
   const heartbeatMs = settings.heartbeatMs ?? 5_000
   const edgePublicKeys = [edgeKeys.publicKey, oldEdgeKeys.publicKey]

@@ -1,24 +1,28 @@
 """Stage 2: the text encoders and the transformer together, by flow matching (arXiv 2403.03206) on the VAE's latents.
 
-    python -m training.base --steps 7000
+    python -m training.base --steps 20000 --budget 3000
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
-`reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time.
+`reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
+`wide`-th step has pictures of another shape.
 """
+
+import random
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .data import batches
+from .data import CAPTION_TOKENS, batches
 from .models import CHANNELS, SIDE, T5_TOKENS, TextEncoders, Tokenizers, transformer, vae
 from .render import Renderer
-from .sample import evaluate
-from .stage import STATE, Stage, arguments, autocast, device
+from .settings import STATE
+from .stage import Stage, arguments, autocast, device
 
 EMPTY_SHARE = 0.10
 WITHOUT_T5_SHARE = 0.25
-POOL = 131072
+POOL, WIDE_POOL = 131072, 4096
+WIDE_BATCH = 128  # scenes of one shape that are drawn together
 REFILL = 8  # steps between additions to the pool: drawing waits for the GPU many times, so it is done in large batches
 
 
@@ -36,10 +40,8 @@ class Denoiser(nn.Module):
         self.encoders, self.transformer = TextEncoders(), transformer()
 
     def compile_parts(self) -> None:
-        """Block by block: blocks of one shape share their code, so that it takes seconds and not minutes."""
+        """Block by block: blocks of one shape share their code. Text encoders are small and run as they are: compiling them takes as long as it saves."""
         compile_blocks(self.transformer)
-        for encoder in self.encoders.children():
-            encoder.compile(dynamic=False)
 
     def forward(self, latent: torch.Tensor, sigma: torch.Tensor, ids: dict[str, torch.Tensor], with_t5: torch.Tensor) -> torch.Tensor:
         prompt, pooled = self.encoders(ids, with_t5)
@@ -70,15 +72,14 @@ class Latents:
 
 
 class Pool:
-    """The last scenes that were encoded; each step takes `batch` of them at random and adds a share of new ones."""
+    """The last scenes of one shape that were encoded; each step takes some of them at random."""
 
-    def __init__(self, renderer: Renderer, latents: Latents, stream, size: int, on: str):
-        self.renderer, self.latents, self.stream, self.size, self.filled, self.at = renderer, latents, stream, size, 0, 0
-        self.latent = torch.empty(size, CHANNELS, SIDE, SIDE, dtype=torch.float16, device=on)
+    def __init__(self, renderer: Renderer, latents: Latents, size: int, on: str, rows: int = SIDE, columns: int = SIDE):
+        self.renderer, self.latents, self.size, self.filled, self.at = renderer, latents, size, 0, 0
+        self.latent = torch.empty(size, CHANNELS, rows, columns, dtype=torch.float16, device=on)
         self.ids: dict[str, torch.Tensor] = {}
 
-    def add(self) -> None:
-        batch = next(self.stream)
+    def add(self, batch: dict[str, torch.Tensor]) -> None:
         latent = torch.cat([self.latents.encode(part) for part in self.renderer(batch).split(128)]).half()
         rows = (torch.arange(len(latent), device=latent.device) + self.at) % self.size
         self.latent[rows] = latent
@@ -94,13 +95,29 @@ class Pool:
         return self.latent[rows].float(), {key: value[rows].long() for key, value in self.ids.items()}
 
 
-def filled_pool(options, seed: int, latents: Latents, on: str) -> Pool:
-    """A pool that has its first scenes; `add` it once in REFILL steps, and each scene serves `options.reuse` times."""
-    fresh = options.batch // options.reuse * REFILL
-    pool = Pool(Renderer(on), latents, batches(seed, fresh, options.workers, tokenized=True), POOL, on)
-    for _ in range(20):
-        pool.add()
-    return pool
+class Pools:
+    """A pool of native pictures and one for each other shape. `refill` once in REFILL steps, and a scene serves `options.reuse` times."""
+
+    def __init__(self, options, seed: int, latents: Latents, on: str, wide: bool = False):
+        self.renderer, self.latents, self.on = Renderer(on), latents, on
+        fresh = max(1, options.batch // options.reuse) * REFILL
+        self.stream = batches(seed, fresh, options.workers, tokenized=True)
+        self.native, self.others = Pool(self.renderer, latents, POOL, on), {}
+        self.wide = batches(seed + 500, min(fresh, WIDE_BATCH), min(2, options.workers), tokenized=True, wide=True) if wide else None
+        for _ in range(options.fill):
+            self.refill()
+
+    def refill(self) -> None:
+        self.native.add(next(self.stream))
+        if self.wide is not None:
+            batch = next(self.wide)
+            width, height = batch["canvas"].tolist()
+            if (width, height) not in self.others:
+                self.others[width, height] = Pool(self.renderer, self.latents, WIDE_POOL, self.on, height // 8, width // 8)
+            self.others[width, height].add(batch)
+
+    def other(self) -> Pool:
+        return random.choice([*self.others.values()])
 
 
 def pad_t5(ids: dict[str, torch.Tensor], length: int) -> dict[str, torch.Tensor]:
@@ -121,7 +138,7 @@ def loss_of(denoiser: Denoiser, clean: torch.Tensor, ids: dict[str, torch.Tensor
 
 
 def main() -> None:
-    options = arguments(steps=7000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.7)
+    options = arguments(steps=7000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.88, wide=12, fill=20)
     torch.manual_seed(options.seed)
     on = device()
     denoiser = Denoiser().to(on)
@@ -129,24 +146,26 @@ def main() -> None:
         denoiser.compile_parts()
     stage = Stage("base", denoiser, options, rate=options.rate, decay=options.decay, betas=(0.9, 0.95), muon=True)
     latents = Latents(on)
-    pool = filled_pool(options, options.seed + 3 + stage.step, latents, on)
+    pools = Pools(options, options.seed + 3 + stage.step, latents, on, wide=options.wide > 0)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
     while stage.running():
         if stage.step % REFILL == 0:
-            pool.add()
-        clean, ids = pool.take(options.batch)
-        early = stage.step < options.long_from * options.steps
-        ids = pad_t5(ids, 64 if early and stage.step % 4 else T5_TOKENS)
-        dropped = torch.rand(options.batch, 1, device=on) < EMPTY_SHARE
+            pools.refill()
+        other = options.wide > 0 and stage.step % options.wide == options.wide - 1
+        # Other shapes run as they are: compiling six more would take minutes.
+        torch.compiler.set_stance("force_eager" if other else "default")
+        count = options.batch // 2 if other else options.batch
+        clean, ids = (pools.other() if other else pools.native).take(count)
+        early = stage.progress() < options.long_from
+        ids = pad_t5(ids, CAPTION_TOKENS if other or (early and stage.step % 4) else T5_TOKENS)
+        dropped = torch.rand(count, 1, device=on) < EMPTY_SHARE
         ids = {key: torch.where(dropped, empty[key][:, : value.shape[1]], value) for key, value in ids.items()}
-        with_t5 = (torch.rand(options.batch, device=on) >= WITHOUT_T5_SHARE).float()
+        with_t5 = (torch.rand(count, device=on) >= WITHOUT_T5_SHARE).float()
         with autocast():
-            loss = loss_of(denoiser, clean, ids, noise_levels(options.batch, on), with_t5)
+            loss = loss_of(denoiser, clean, ids, noise_levels(count, on), with_t5)
         stage.update(loss)
+    torch.compiler.set_stance("default")
     stage.save()
-    if stage.finished:
-        denoiser.load_state_dict(stage.average)
-        evaluate("base", denoiser, latents, on)
 
 
 if __name__ == "__main__":

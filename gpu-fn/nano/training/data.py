@@ -7,15 +7,16 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .models import Tokenizers
 from .render import pack
-from .scenes import Sampler
+from .sampler import Sampler
+from .scenes import CANVASES
 
 # No caption is longer; what follows up to T5_TOKENS is padding (id 0).
 CAPTION_TOKENS = 64
 
 
 class Batches(IterableDataset):
-    def __init__(self, seed: int, size: int, tokenized: bool, dense: float):
-        self.seed, self.size, self.tokenized, self.dense = seed, size, tokenized, dense
+    def __init__(self, seed: int, size: int, tokenized: bool, dense: float, wide: bool):
+        self.seed, self.size, self.tokenized, self.dense, self.wide = seed, size, tokenized, dense, wide
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         torch.set_num_threads(1)
@@ -23,6 +24,8 @@ class Batches(IterableDataset):
         sampler = Sampler(self.seed * 1009 + (worker.id if worker else 0))
         tokenizers = Tokenizers() if self.tokenized else None
         while True:
+            if self.wide:
+                sampler.canvas = sampler.random.choice(CANVASES)
             crowded = round(self.size * self.dense)
             scenes = [sampler.scene("dense" if i < crowded else None) for i in range(self.size)]
             batch = pack(scenes)
@@ -31,7 +34,7 @@ class Batches(IterableDataset):
             yield batch
 
 
-def batches(seed: int, size: int, workers: int, tokenized: bool = False, dense: float = 0.0) -> Iterator[dict[str, torch.Tensor]]:
-    """`dense` is the share of crowded scenes, which have no captions."""
-    options = {"num_workers": workers, "prefetch_factor": 4, "pin_memory": True} if workers else {}
-    return iter(DataLoader(Batches(seed, size, tokenized, dense), batch_size=None, **options))
+def batches(seed: int, size: int, workers: int, tokenized=False, dense=0.0, wide=False) -> Iterator[dict[str, torch.Tensor]]:
+    """`dense` is the share of crowded scenes, which have no captions; each batch of `wide` ones has another canvas than the native."""
+    options = {"num_workers": workers, "prefetch_factor": 4, "pin_memory": torch.cuda.is_available()} if workers else {}
+    return iter(DataLoader(Batches(seed, size, tokenized, dense, wide), batch_size=None, **options))

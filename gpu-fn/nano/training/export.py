@@ -1,17 +1,19 @@
-"""Writes the diffusers directories: gpu-fn/nano (28 steps) and gpu-fn/nano/turbo (4 steps), which shares all but the transformer.
+"""Writes the model: gpu-fn/nano (28 steps) and gpu-fn/nano/turbo (4 steps), which shares all but the transformer, and what it knows.
 
     python -m training.export
 
-Takes the averaged weights that the stages left. The judge writes its own file.
+Takes the averaged weights, the tokenizers, the vocabulary and the judge that the stages left in the state folder. With another number of
+blocks than the shipped model, `depth` of nano in gpu-fn/models/sd35.ts changes with it.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 
 from .models import NANO, TextEncoders, save, scheduler, transformer, vae
-from .stage import STATE
+from .settings import STATE
 
 SHARED = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "vae")
 # Four steps end at this noise level, so that none of them is spent between two levels that are nearly zero.
@@ -47,6 +49,10 @@ def main() -> None:
     saved = {name: torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True) for name in ("vae", "base", "turbo")}
     base = saved["base"]["average"]
     write_index(NANO, "octet/nano")
+    for name in ("vocabulary.json", "judge.onnx"):
+        shutil.copy(STATE / name, NANO / name)
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        shutil.copytree(STATE / name, NANO / name, dirs_exist_ok=True)
     autoencoder = load(vae(), saved["vae"]["average"])
     autoencoder.register_to_config(scaling_factor=saved["vae"]["scaling_factor"], shift_factor=saved["vae"]["shift_factor"])
     save(autoencoder, "vae")

@@ -2,9 +2,9 @@
 
     python -m training.judge --steps 2500
 
-A detector in the manner of CenterNet (arXiv 1904.07850): a map of centres per sprite on a 32 × 32 grid, whose peaks are counted, and two
-classifications of the background, of its upper and its lower end. Half of the pictures it learns from went through the VAE with noise on
-their latents, so that it looks at things and not at pixels.
+A detector in the manner of CenterNet (arXiv 1904.07850): a map of centers per sprite and letter on a 32 × 32 grid, whose peaks are counted,
+a map of the colors that things were given, and two classifications of the background, of its upper and its lower end. A quarter of the
+pictures it learns from went through the VAE with noise on their latents, so that it looks at things and not at pixels.
 """
 
 import numpy as np
@@ -14,14 +14,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from .data import batches
-from .models import NANO, vae
+from .drawing import LETTERS
+from .models import vae
 from .render import Renderer
-from .scenes import CANVAS, NAMES
-from .stage import STATE, Stage, arguments, autocast, device
-from .vocabulary import BACKGROUNDS
+from .scenes import NATIVE, SLOTS
+from .settings import STATE
+from .stage import Stage, arguments, autocast, device
+from .vocabulary import BACKGROUNDS, NAMES, TINTS
 
 GRID = 32
 THRESHOLD = 0.4
+CANVAS = NATIVE[0]
+CLASSES = len(NAMES) + len(LETTERS)
+FACES = CLASSES + 2 * len(LETTERS)  # textures: sprites, then letters in three fonts
 
 
 def layer(into: int, out: int, stride: int = 1) -> nn.Sequential:
@@ -33,58 +38,68 @@ def layer(into: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """image [B, 3, 256, 256] in 0..1 → counts and scores [B, sprites], top and bottom [B, backgrounds] (logits)."""
+    """image [B, 3, 256, 256] in 0..1 → counts and scores [B, sprites], top and bottom [B, backgrounds] (logits); then, of the likeliest place of
+    each sprite, its cell and its color (0: its own) [B, sprites]; and the scores of letters where they peak [B, 26, 32, 32].
+    """
 
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.SiLU(), layer(24, 48, 2), layer(48, 64), layer(64, 96, 2), layer(96, 96))
         self.down = nn.ModuleList([nn.Sequential(layer(96, 160, 2), layer(160, 160), layer(160, 160)), nn.Sequential(layer(160, 192, 2), layer(192, 192))])
         self.up = nn.ModuleList([layer(192, 160), layer(160, 96)])
-        self.heat = nn.Sequential(layer(96, 128), layer(128, 128), nn.Conv2d(128, len(NAMES), 1))
+        self.heat = nn.Sequential(layer(96, 128), layer(128, 128), nn.Conv2d(128, CLASSES, 1))
+        self.tint = nn.Sequential(layer(96, 96), layer(96, 64), nn.Conv2d(64, 1 + len(TINTS), 1))
         self.ends = nn.Linear(192 * 8, 2 * len(BACKGROUNDS))
         nn.init.constant_(self.heat[-1].bias, -5.0)
 
-    def maps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of centres [B, sprites, 32, 32] and of the background's two ends [B, 2, backgrounds]."""
+    def maps(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of centers [B, sprites and letters, 32, 32], of colors [B, colors, 32, 32] and of the background's two ends [B, 2, backgrounds]."""
         fine = self.stem(image * 2 - 1)
         middle = self.down[0](fine)
         coarse = self.down[1](middle)
         middle = middle + F.interpolate(self.up[0](coarse), scale_factor=2.0)
         fine = fine + F.interpolate(self.up[1](middle), scale_factor=2.0)
         rows = coarse.mean(3).flatten(1)  # heights matter, sides do not
-        return self.heat(fine), self.ends(rows).view(-1, 2, len(BACKGROUNDS))
+        return self.heat(fine), self.tint(fine), self.ends(rows).view(-1, 2, len(BACKGROUNDS))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        heat, ends = self.maps(image)
+        heat, tint, ends = self.maps(image)
         heat = heat.sigmoid()
         peaks = (heat >= F.max_pool2d(heat, 5, 1, 2)) & (heat > THRESHOLD)
-        return peaks.float().sum((2, 3)), heat.amax((2, 3)), ends[:, 0], ends[:, 1]
+        counts, letters = peaks.float().sum((2, 3))[:, : len(NAMES)], (heat * peaks)[:, len(NAMES) :]
+        cells = heat[:, : len(NAMES)].flatten(2).argmax(2)
+        tints = torch.gather(tint.argmax(1).flatten(1), 1, cells)
+        return counts, heat[:, : len(NAMES)].amax((2, 3)), ends[:, 0], ends[:, 1], cells, tints, letters
 
 
-def targets(placed: torch.Tensor) -> torch.Tensor:
-    """Gaussians of a width that grows with the sprite, 1 at its centre: [B, sprites, 32, 32]."""
-    heat = torch.zeros(len(placed), len(NAMES), GRID, GRID, device=placed.device)
+def targets(placed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussians of a width that grows with the sprite, 1 at its center: [B, sprites and letters, 32, 32]; and colors at the centers [B, 32, 32], −1 elsewhere."""
+    heat = torch.zeros(len(placed), CLASSES, GRID, GRID, device=placed.device)
+    tints = torch.full((len(placed), GRID, GRID), -1, device=placed.device)
     ticks = torch.arange(GRID, device=placed.device)
-    for slot in range(4):
-        sprite, x, y, side = placed[:, slot].unbind(1)
-        rows = ((sprite >= 0) & (sprite < len(NAMES))).nonzero()[:, 0]
+    for slot in range(SLOTS):
+        sprite, x, y, side, tint, _ = placed[:, slot].unbind(1)
+        rows = ((sprite >= 0) & (sprite < FACES)).nonzero()[:, 0]
         cx, cy = ((v[rows] * GRID / CANVAS).floor().clamp(0, GRID - 1).view(-1, 1, 1) for v in (x, y))
         spread = (side[rows] / CANVAS * GRID / 10).clamp(min=0.6).view(-1, 1, 1)
         blob = torch.exp(-((ticks.view(1, 1, -1) - cx) ** 2 + (ticks.view(1, -1, 1) - cy) ** 2) / (2 * spread**2))
         index = sprite[rows].long()
+        index = torch.where(index < len(NAMES), index, len(NAMES) + (index - len(NAMES)) % len(LETTERS))
+        tints[rows, cy.flatten().long(), cx.flatten().long()] = 1 + tint[rows].long()
         heat[rows, index] = torch.maximum(heat[rows, index], blob)
-    return heat
+    return heat, tints
 
 
-def loss_of(judge: Judge, image: torch.Tensor, heat: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    logits, ends = judge.maps(image)
+def loss_of(judge: Judge, image: torch.Tensor, heat: torch.Tensor, tints: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    logits, colors, ends = judge.maps(image)
     logits = logits.float()
     p = logits.sigmoid()
     centre = heat > 0.999
     found = -(F.logsigmoid(logits) * (1 - p) ** 2)[centre].sum()
     absent = -(F.logsigmoid(-logits) * p**2 * (1 - heat) ** 4)[~centre].sum()
     focal = (found + absent) / centre.sum().clamp(min=1)
-    return focal + F.cross_entropy(ends.float().flatten(0, 1), background.flatten())
+    colors = F.cross_entropy(colors.float(), tints, ignore_index=-1)
+    return focal + colors + F.cross_entropy(ends.float().flatten(0, 1), background.flatten(), ignore_index=-1)
 
 
 @torch.no_grad()
@@ -99,30 +114,32 @@ def worn(autoencoder, image: torch.Tensor) -> torch.Tensor:
 def accuracy(judge: Judge, renderer: Renderer, stream, count: int) -> dict[str, float]:
     """On real renders: the best that a generator can score."""
     judge.eval()
-    right = {"main": [], "background": [], "count": []}
+    right = {"main": [], "background": [], "count": [], "color": []}
     for _ in range(count):
         batch = next(stream)
-        counts, _, top, bottom = judge((renderer(batch) + 1) / 2)
+        counts, _, top, bottom, _, tints, _ = judge((renderer(batch) + 1) / 2)
         placed, background = batch["placed"].to(counts.device), batch["background"].to(counts.device)
         truth = torch.zeros_like(counts)
-        for slot in range(4):
+        for slot in range(SLOTS):
             sprite = placed[:, slot, 0].long()
             rows = ((sprite >= 0) & (sprite < len(NAMES))).nonzero()[:, 0]
             truth[rows, sprite[rows]] += 1
-        main = placed[:, 0, 0].long().clamp(max=len(NAMES) - 1)
-        real = placed[:, 0, 0] < len(NAMES)
+        main = placed[:, 0, 0].long().clamp(0, len(NAMES) - 1)
+        plain = batch["style"].to(counts.device) < 0
+        real = (placed[:, 0, 0] >= 0) & (placed[:, 0, 0] < len(NAMES))
+        right["color"].append((tints.gather(1, main[:, None])[:, 0] == 1 + placed[:, 0, 4])[real & plain].float())
         right["main"].append((counts.gather(1, main[:, None])[:, 0] >= 1)[real].float())
         right["count"].append((counts == truth).all(1).float())
-        right["background"].append(((top.argmax(1) == background[:, 0]) & (bottom.argmax(1) == background[:, 1])).float())
+        right["background"].append(((top.argmax(1) == background[:, 0]) & (bottom.argmax(1) == background[:, 1]))[plain].float())
     judge.train()
     return {key: float(torch.cat(value).mean()) for key, value in right.items()}
 
 
 def export(judge: Judge) -> None:
     """Weights in float16, cast when the graph runs: half the bytes, the same judgement."""
-    names = ["counts", "scores", "top", "bottom"]
+    names = ["counts", "scores", "top", "bottom", "cells", "tints", "letters"]
     dynamic = {name: {0: "B"} for name in ["image", *names]}
-    path = NANO / "judge.onnx"
+    path = STATE / "judge.onnx"
     torch.onnx.export(judge.cpu().eval(), torch.zeros(1, 3, CANVAS, CANVAS), path, input_names=["image"], output_names=names,
                       dynamic_axes=dynamic, opset_version=18, dynamo=False)
     model = onnx.load(path)
@@ -135,7 +152,7 @@ def export(judge: Judge) -> None:
 
 
 def main() -> None:
-    options = arguments(steps=2500, batch=128)
+    options = arguments(steps=2500, batch=128, checked=16)
     torch.manual_seed(options.seed)
     on = device()
     autoencoder = vae().to(on, memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -147,13 +164,15 @@ def main() -> None:
         batch = next(stream)
         image = renderer(batch).contiguous(memory_format=torch.channels_last)
         with autocast():
-            half = len(image) // 2
-            image[:half] = worn(autoencoder, image[:half])
-            loss = loss_of(judge, (image + 1) / 2, targets(batch["placed"].to(on)), batch["background"].to(on))
+            quarter = len(image) // 4
+            image[:quarter] = worn(autoencoder, image[:quarter])
+            # A style changes the colors of a background.
+            background = torch.where((batch["style"] < 0)[:, None], batch["background"], -1).to(on)
+            loss = loss_of(judge, (image + 1) / 2, *targets(batch["placed"].to(on)), background)
         stage.update(loss)
     stage.save()
     judge.load_state_dict(stage.average)
-    print("judge on real renders:", accuracy(judge, renderer, stream, 16))
+    print("judge on real renders:", accuracy(judge, renderer, stream, options.checked))
     export(judge)
 
 

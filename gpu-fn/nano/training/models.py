@@ -11,12 +11,11 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from .tokenizers import T5_VOCABULARY, VOCABULARY
-from .vocabulary import HERE
+from .settings import NANO, STATE, T5_VOCABULARY, VOCABULARY
 
-NANO = HERE.parent
 JOINT = 192
 CLIP_WIDTHS = (64, 128)
+LAYERS, DUAL = 8, (0, 1)
 CLIP_TOKENS = 77
 T5_TOKENS = 256  # what diffusers pads to
 SHIFT = 3.0
@@ -33,9 +32,9 @@ def vae() -> AutoencoderKL:
 
 def transformer() -> SD3Transformer2DModel:
     return SD3Transformer2DModel(
-        sample_size=SIDE, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=6, attention_head_dim=64,
+        sample_size=SIDE, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=LAYERS, attention_head_dim=64,
         num_attention_heads=3, joint_attention_dim=JOINT, caption_projection_dim=JOINT, pooled_projection_dim=sum(CLIP_WIDTHS),
-        pos_embed_max_size=SIDE, dual_attention_layers=(0, 1), qk_norm="rms_norm",
+        pos_embed_max_size=SIDE, dual_attention_layers=DUAL, qk_norm="rms_norm",
     )
 
 
@@ -76,7 +75,7 @@ class Tokenizers:
     """Captions to ids {clip_l, clip_g, t5}: [B, 77], [B, 77], [B, `t5_tokens`]."""
 
     def __init__(self):
-        self.each = [AutoTokenizer.from_pretrained(NANO / name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        self.each = [AutoTokenizer.from_pretrained(STATE / name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
 
     def __call__(self, captions: list[str], t5_tokens: int = T5_TOKENS) -> dict[str, torch.Tensor]:
         lengths = (CLIP_TOKENS, CLIP_TOKENS, t5_tokens)

@@ -4,21 +4,20 @@ import argparse
 import math
 import os
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from .muon import Muon
+from .settings import STATE
 
-STATE = Path(os.environ.get("NANO_STATE", Path(__file__).parent / "state"))
 WEIGHT_DECAY = 0.01
 
 
 def arguments(**defaults: int | float) -> argparse.Namespace:
-    """The options of a stage: --steps, --minutes (of this piece), --batch, --seed, --workers, and whatever it adds."""
+    """The options of a stage: --steps, --minutes (of this piece), --budget (seconds of all pieces; 0: no limit), --batch, --seed, --workers, and its own."""
     parser = argparse.ArgumentParser()
-    common = {"steps": 1000, "minutes": 9.0, "batch": 64, "seed": 0, "workers": min(12, (os.cpu_count() or 2) - 1)}
+    common = {"steps": 1000, "minutes": 9.0, "budget": 0.0, "batch": 64, "seed": 0, "workers": min(12, (os.cpu_count() or 2) - 1)}
     for name, value in (common | defaults).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     return parser.parse_args()
@@ -71,16 +70,24 @@ class Stage:
         print(f"{self.name}: goes on at step {self.step}", flush=True)
 
     def running(self) -> bool:
-        return self.step < self.options.steps and time.monotonic() - self.started < self.options.minutes * 60
+        return not self.finished and time.monotonic() - self.started < self.options.minutes * 60
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.options.steps
+        return self.progress() >= 1
+
+    def elapsed(self) -> float:
+        """Seconds of all pieces."""
+        return self.seconds + time.monotonic() - self.started
+
+    def progress(self) -> float:
+        """How much of the stage is done: of its steps or of its seconds, whichever is further."""
+        spent = self.elapsed() / self.options.budget if self.options.budget else 0.0
+        return max(self.step / self.options.steps, spent)
 
     def learning_rate(self) -> float:
         """A linear warm-up over 200 steps, then half a cosine down to a hundredth."""
-        progress = self.step / self.options.steps
-        return self.rate * min(1, (self.step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return self.rate * min(1, (self.step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, self.progress()))))
 
     def update(self, loss: torch.Tensor, **report: torch.Tensor) -> None:
         loss.backward()
@@ -109,7 +116,7 @@ class Stage:
     def save(self, **extra: object) -> None:
         """The averaged weights under `average`; with `optimizers` training goes on as if it had never stopped."""
         STATE.mkdir(parents=True, exist_ok=True)
-        seconds = self.seconds + time.monotonic() - self.started
+        seconds = self.elapsed()
         saved = {"network": self.network.state_dict(), "average": self.average, "step": self.step, "seconds": seconds, **extra}
         if not self.finished:
             saved["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]

@@ -1,26 +1,29 @@
-"""Writes tokenizer, tokenizer_2 and tokenizer_3 of nano, trained on its own captions.
+"""Writes tokenizer, tokenizer_2 and tokenizer_3 of nano into the state folder, trained on its own captions.
 
     python -m training.tokenizers
 
 The file formats and trainers are those of test/golden/scripts/tiny_tokenizers.py. Needs sentencepiece.
 """
 
+import re
 import sys
 
-from .scenes import FILLERS, SYNONYMS, Sampler
-from .vocabulary import HERE, LETTERS
+from .drawing import LETTERS
+from .phrases import FILLERS
+from .sampler import STRANGERS, SYNONYMS, Sampler
+from .settings import NANO, STATE, T5_VOCABULARY, VOCABULARY
+from .vocabulary import NAMES
 
-sys.path.insert(0, str(HERE.parents[2] / "test/golden/scripts"))
+sys.path.insert(0, str(NANO.parents[1] / "test/golden/scripts"))
 from tiny_tokenizers import EOS, clip_vocabulary, write_clip, write_t5  # noqa: E402
-
-VOCABULARY = 1500  # of the two CLIPs
-T5_VOCABULARY = 1280
 
 
 def corpus() -> list[str]:
     sampler = Sampler(0)
-    lines = [sampler.scene().caption for _ in range(20_000)]
-    lines += [f"a {word} and a {word}" for words in SYNONYMS for word in words]
+    # Words on signs are spelled: no piece but the letters has capitals.
+    lines = [re.sub(r"[A-Z]{2,}", lambda word: " ".join(word[0]), sampler.scene().caption) for _ in range(20_000)]
+    lines += [f"a {word} and a {word}" for words in SYNONYMS for word in words for _ in range(3)]
+    lines += [f"a {name} and {name}" for name in NAMES for _ in range(12)] + STRANGERS
     lines += [word for word in FILLERS for _ in range(20)]
     return lines + [f"{letter} {letter.lower()}" for letter in LETTERS for _ in range(20)]
 
@@ -28,9 +31,9 @@ def corpus() -> list[str]:
 def main() -> None:
     lines = corpus()
     vocabulary, merges = clip_vocabulary([line.lower() for line in lines], VOCABULARY)
-    write_clip(HERE.parent / "tokenizer", vocabulary, merges, pad=EOS)
-    write_clip(HERE.parent / "tokenizer_2", vocabulary, merges, pad="!")
-    write_t5(HERE.parent / "tokenizer_3", lines, T5_VOCABULARY)
+    write_clip(STATE / "tokenizer", vocabulary, merges, pad=EOS)
+    write_clip(STATE / "tokenizer_2", vocabulary, merges, pad="!")
+    write_t5(STATE / "tokenizer_3", lines, T5_VOCABULARY)
 
 
 if __name__ == "__main__":

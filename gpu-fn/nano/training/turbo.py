@@ -1,6 +1,6 @@
 """Stage 3: nano-turbo, four steps without guidance, by trajectory distillation with guidance folded in.
 
-    python -m training.turbo --steps 1100
+    python -m training.turbo --steps 1100 --budget 300
 
 The student takes one Euler step where the guided teacher takes `SUBSTEPS`: it learns the mean velocity of the teacher's way between two
 neighbouring noise levels of its own schedule. Half of the starting points are pictures with noise added, half lie on the student's own
@@ -11,11 +11,12 @@ import random
 
 import torch
 
-from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, compile_blocks, filled_pool, pad_t5
+from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pools, compile_blocks, pad_t5
 from .export import TURBO_TERMINAL
 from .models import T5_TOKENS, Tokenizers, scheduler
-from .sample import GUIDANCE, evaluate
-from .stage import STATE, Stage, arguments, autocast, device
+from .sample import GUIDANCE
+from .settings import STATE
+from .stage import Stage, arguments, autocast, device
 
 STEPS = 4
 SUBSTEPS = 4
@@ -49,7 +50,7 @@ def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, p
 
 
 def main() -> None:
-    options = arguments(steps=1100, batch=256, reuse=12, rate=3e-4, guidance=GUIDANCE)
+    options = arguments(steps=1100, batch=256, reuse=12, fill=20, compiled=1, rate=3e-4, guidance=GUIDANCE)
     torch.manual_seed(options.seed)
     random.seed(options.seed)
     on = device()
@@ -57,7 +58,7 @@ def main() -> None:
     base.load_state_dict(torch.load(STATE / "base.pt", map_location=on, weights_only=True)["average"])
     student = Denoiser().to(on).transformer
     student.load_state_dict(base.transformer.state_dict())
-    if on == "cuda":
+    if on == "cuda" and options.compiled:
         compile_blocks(base.transformer)
         compile_blocks(student)
     stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95), muon=True)
@@ -65,12 +66,12 @@ def main() -> None:
     schedule.set_timesteps(STEPS)
     sigmas = schedule.sigmas.tolist()
     latents = Latents(on)
-    pool = filled_pool(options, options.seed + 4 + stage.step, latents, on)
+    pools = Pools(options, options.seed + 4 + stage.step, latents, on)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
     while stage.running():
         if stage.step % REFILL == 0:
-            pool.add()
-        clean, ids = pool.take(options.batch)
+            pools.refill()
+        clean, ids = pools.native.take(options.batch)
         ids = pad_t5(ids, T5_TOKENS)
         with_t5 = (torch.rand(options.batch, device=on) >= WITHOUT_T5_SHARE).float()
         index = random.randrange(STEPS)
@@ -85,10 +86,6 @@ def main() -> None:
             loss = (arrived - target).square().mean() / abs(sigmas[index + 1] - sigmas[index])
         stage.update(loss)
     stage.save()
-    student.load_state_dict(stage.average)
-    base.transformer = student
-    settings = {"steps": STEPS, "guidance": 1.0, "terminal": TURBO_TERMINAL}
-    evaluate("turbo", base, latents, on, {"turbo": settings, "turbo-lite": {**settings, "with_t5": 0.0}})
 
 
 if __name__ == "__main__":

@@ -49,13 +49,13 @@ def statistics(network, renderer: Renderer, stream, count: int) -> dict[str, flo
 
 
 def main() -> None:
-    options = arguments(steps=4500, batch=64)
+    options = arguments(steps=4500, batch=64, rate=1e-3, compiled=1, checked=8)
     torch.manual_seed(options.seed)
     on = device()
     network = vae().to(on, memory_format=torch.channels_last)
-    stage = Stage("vae", network, options, rate=1e-3, decay=0.999)
+    stage = Stage("vae", network, options, rate=options.rate, decay=0.999)
     renderer, stream = Renderer(on), batches(options.seed + 1 + stage.step, options.batch, options.workers, dense=0.7)
-    compiled = torch.compile(loss_of, dynamic=False) if on == "cuda" else loss_of
+    compiled = torch.compile(loss_of, dynamic=False) if on == "cuda" and options.compiled else loss_of
     while stage.running():
         image = renderer(next(stream)).contiguous(memory_format=torch.channels_last)
         with autocast():
@@ -63,7 +63,7 @@ def main() -> None:
         stage.update(loss, pixels=pixels)
     weights = {key: value.clone() for key, value in network.state_dict().items()}
     network.load_state_dict(stage.average)
-    figures = statistics(network, renderer, batches(options.seed, 64, 1), 8)
+    figures = statistics(network, renderer, batches(options.seed, 64, 1), options.checked)
     network.load_state_dict(weights)
     print(figures)
     stage.save(**figures)

@@ -1,7 +1,11 @@
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import path from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/trouble-proxy.ts'
 import { startBucket } from '../../../infra/local-bucket.ts'
@@ -89,9 +93,52 @@ test.each<[Trouble, RegExp]>([
 test('names an object that is not there, one that is too large, and keys that are wrong', async () => {
   const { bucket } = await behind()
   await expect(bucket.read('blobs/b', 10)).rejects.toMatchObject({ name: 'BucketError', missing: true })
-  await expect(bucket.read('blobs/a', 10)).rejects.toThrow('blobs/a has 300000 bytes; at most 10 are read')
+  await expect(bucket.read('blobs/a', 10)).rejects.toThrow('blobs/a has more than 10 bytes, the most that are read')
   const stranger = openBucket({ ...server.address, secretAccessKey: 'wrong' })
   await expect(stranger.read('blobs/a', 1e6)).rejects.toThrow('are the bucket and its keys the right ones?')
+})
+
+/** A bucket whose objects are what `reply` sends; `requests` are the headers that came. */
+async function serving(reply: (outgoing: ServerResponse) => void) {
+  const requests: IncomingHttpHeaders[] = []
+  const hostile = createServer((incoming, outgoing) => {
+    requests.push(incoming.headers)
+    reply(outgoing)
+  }).listen(0, '127.0.0.1')
+  await once(hostile, 'listening')
+  onTestFinished(() => {
+    hostile.closeAllConnections()
+    hostile.close()
+  })
+  const url = `http://127.0.0.1:${(hostile.address() as AddressInfo).port}/bucket`
+  return { bucket: openBucket({ ...server.address, url }, { stallMs: 5_000, tries: 1 }), requests }
+}
+
+test('counts the bytes of an object after decompression, and asks for none', async () => {
+  const bomb = gzipSync(Buffer.alloc(50e6))
+  const { bucket, requests } = await serving((outgoing) => {
+    outgoing.writeHead(200, { 'content-encoding': 'gzip', 'content-length': bomb.length })
+    outgoing.end(bomb)
+  })
+  await expect(bucket.read('manifests/a.json', 1 << 20)).rejects.toMatchObject({
+    name: 'BucketError',
+    message: 'manifests/a.json has more than 1048576 bytes, the most that are read',
+  })
+  expect(requests.map((headers) => headers['accept-encoding'])).toEqual(['identity'])
+})
+
+test('ends a reply without an end', async () => {
+  const closed = Promise.withResolvers<void>()
+  const { bucket } = await serving((outgoing) => {
+    outgoing.on('close', closed.resolve)
+    const send = () => {
+      while (outgoing.write(' '.repeat(65_536)));
+      outgoing.once('drain', send)
+    }
+    send()
+  })
+  await expect(bucket.read('models/a/fp8/cuda.json', 65_536)).rejects.toThrow('has more than 65536 bytes')
+  await closed.promise
 })
 
 test('stops with the reason of its signal', async () => {

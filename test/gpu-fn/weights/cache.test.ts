@@ -3,9 +3,10 @@ import path from 'node:path'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { openPackage } from '../../../gpu-fn/packages.ts'
+import { createVerifier } from '../../../gpu-fn/verification.ts'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
-import { manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/trouble-proxy.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/fake-package.ts'
 import { startBucket } from '../../../infra/local-bucket.ts'
@@ -52,7 +53,9 @@ async function openCache(
   proxy = await startTroubleProxy(origin, plan)
   const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 1500, tries: 5, pauseMs: 5 })
   const download = { connections: 3, spreadBytes: 50_000 }
-  const cache = createPackageCache({ directory: scratch.directory, budgetBytes, bucket, log: log as never, download })
+  const { directory } = scratch
+  const verifier = createVerifier({ directory, log: log as never })
+  const cache = createPackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
   return {
     ensure: cache.ensure,
     requests: proxy.requests,
@@ -173,6 +176,27 @@ test('fetches again what was cut short on the disk', async () => {
   await openPackage((await ensure(TURBO)).directory, { verify: true })
 })
 
+test.each(['transformer.bin', 'vae.bin'])('fetches again %s, whose bytes changed on the disk', async (name) => {
+  const { ensure, blobsAsked } = await openCache()
+  const { directory } = await ensure(TURBO)
+  const bytes = await readFile(path.join(directory, name))
+  bytes[7]! ^= 1
+  await writeFile(path.join(directory, name), bytes)
+  const asked = blobsAsked().length
+  await openPackage((await ensure(TURBO)).directory, { verify: true })
+  expect(blobsAsked().length).toBeGreaterThan(asked)
+  expect(warnings).toEqual(['a package of the cache is damaged; it is fetched again'])
+})
+
+test('fetches again a manifest that is not the one it is named by', async () => {
+  const { ensure } = await openCache()
+  const { directory, digest } = await ensure(TURBO)
+  const at = path.join(directory, 'manifest.json')
+  await writeFile(at, (await readFile(at, 'utf8')).replace('"steps":4', '"steps":5'))
+  expect((await ensure(TURBO)).digest).toBe(digest)
+  expect(warnings).toEqual(['a package of the cache is damaged; it is fetched again'])
+})
+
 test('says which model the bucket does not have', async () => {
   const { ensure } = await openCache()
   await expect(ensure({ ...TURBO, model: 'medium' })).rejects.toMatchObject({
@@ -200,6 +224,11 @@ test.each<[string, (manifest: string) => string, RegExp]>([
     /is medium:fp8 for cuda, not evil:fp8/,
   ],
   ['no JSON', () => '{', /manifest\.json is not JSON/],
+  [
+    'a path in the place of a digest',
+    (text) => text.replace(sha256(SHARED), '../packages'),
+    /manifest\.json is not valid: .*SHA-256 in lower-case hex/s,
+  ],
 ])('refuses a manifest with %s', async (_, spoil, message) => {
   const evil = { ...TURBO, model: 'evil' }
   const text = await readFile(path.join(scratch.root, 'large-turbo-fp8', 'manifest.json'), 'utf8')
@@ -217,9 +246,11 @@ test('refuses a manifest that is not what it is named by, and a pointer that is 
   await put(manifestKey(digest), '{}')
   await put(pointerKey({ ...TURBO, model: 'lost' }), JSON.stringify({ package: digest }))
   await put(pointerKey({ ...TURBO, model: 'odd' }), '["a"]')
+  await put(pointerKey({ ...TURBO, model: 'path' }), JSON.stringify({ package: '../blobs/a' }))
   const { ensure } = await openCache()
   await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not have the SHA-256 that it is named by/)
-  await expect(ensure({ ...TURBO, model: 'odd' })).rejects.toThrow(/is not a pointer to a package/)
+  for (const model of ['odd', 'path'])
+    await expect(ensure({ ...TURBO, model })).rejects.toThrow(/is not a pointer to a package/)
 })
 
 test('takes away what a process that was killed left half written', async () => {
@@ -238,4 +269,12 @@ test('two processes that fetch the same package do not disturb each other', asyn
   const both = await Promise.all([one.ensure(LARGE), one.ensure(LARGE)])
   for (const { directory } of both) await openPackage(directory, { verify: true })
   await rm(scratch.directory, { recursive: true })
+})
+
+test('a key of a blob or a manifest is made of a digest only', () => {
+  for (const keyOf of [blobKey, manifestKey]) {
+    expect(keyOf('a'.repeat(64))).toContain('a'.repeat(64))
+    for (const text of ['', '../models/x', 'A'.repeat(64), `${'a'.repeat(64)}\n`])
+      expect(() => keyOf(text)).toThrow('SHA-256')
+  }
 })

@@ -1,0 +1,62 @@
+// One attempt over the network: a payload with fresh links, its signatures, the POST and the receiver's answer.
+import type { Env } from './env.ts'
+import type { StoredImage } from './job-record.ts'
+import { log } from './log.ts'
+import { resultUrl } from './results.ts'
+import { addressProblem, addressRules } from './webhook-address.ts'
+import type { Taken } from './webhook-attempts.ts'
+import type { WebhookEvent } from './webhook-deliveries.ts'
+import type { Answer } from './webhook-schedule.ts'
+import { signedHeaders } from './webhook-signature.ts'
+
+/** How long the links of a payload are valid, from its attempt on. */
+const LINK_SECONDS = 24 * 3600
+
+type Payload = { data: { id: string; images?: Omit<StoredImage, 'receipt'>[] } }
+
+/** The payload with links signed anew: the last attempt comes days after the first, and its links must open. */
+async function payloadOf(env: Env, { body, origin }: WebhookEvent): Promise<string> {
+  const payload = JSON.parse(body) as Payload
+  const { id, images } = payload.data
+  if (!images) return body
+  const linked = images.map(async (image) => {
+    const { key: _, ...facts } = image
+    return { ...facts, url: await resultUrl(env, origin, id, image, LINK_SECONDS) }
+  })
+  return JSON.stringify({ ...payload, data: { ...payload.data, images: await Promise.all(linked) } })
+}
+
+async function requestOf(env: Env, { event, keys }: Taken): Promise<RequestInit> {
+  const body = await payloadOf(env, event)
+  const headers = await signedHeaders({ id: event.id, timestamp: Math.floor(Date.now() / 1000), body }, keys)
+  return {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', 'user-agent': 'Octet-Webhooks/1.0', ...headers },
+    body,
+    redirect: 'manual',
+  }
+}
+
+async function post(url: string, request: RequestInit, timeoutMs: number, stop: AbortSignal): Promise<Answer> {
+  try {
+    const signal = AbortSignal.any([AbortSignal.timeout(timeoutMs), stop])
+    const response = await fetch(url, { ...request, signal })
+    // The body is of no use and may be endless. The status alone counts, whatever happens to the body.
+    response.body?.cancel().catch(() => {})
+    return { status: response.status, retryAfter: response.headers.get('retry-after') }
+  } catch (cause) {
+    return { error: cause instanceof DOMException && cause.name === 'TimeoutError' ? 'timeout' : 'unreachable' }
+  }
+}
+
+/** Makes an attempt, within `timeoutMs` and until `stop`. It never throws: what fails on our side is an answer as well, so that it uses up an attempt. */
+export async function postWebhook(env: Env, taken: Taken, timeoutMs: number, stop: AbortSignal): Promise<Answer> {
+  const { url, event, endpoint } = taken
+  try {
+    if (addressProblem(url, addressRules(env, new URL(event.origin).hostname))) return { error: 'blocked' }
+    return await post(url, await requestOf(env, taken), timeoutMs, stop)
+  } catch (cause) {
+    log('error', 'a webhook could not be composed', { event: event.id, endpoint, cause })
+    return { error: 'internal' }
+  }
+}

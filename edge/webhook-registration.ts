@@ -1,0 +1,60 @@
+// Adding, changing and deleting endpoints, with what depends on them: keys, pending deliveries and the breaker. Call these in a transaction.
+import { hostOf, normalizeAddress } from './webhook-address.ts'
+import { dropPending } from './webhook-deliveries.ts'
+import {
+  type AddressConflict,
+  deleteEndpoint,
+  type Endpoint,
+  type EndpointFields,
+  findConflict,
+  insertEndpoint,
+  listEndpoints,
+  newEndpointId,
+  updateEndpoint,
+} from './webhook-endpoints.ts'
+import { deleteKeys, type KeyView, listKeys, rotateKey } from './webhook-keys.ts'
+import { deleteReceiver, refreshReceiver, resetReceiver, saveReceiver } from './webhook-receivers.ts'
+import type { SigningKey } from './webhook-signature.ts'
+
+/** An endpoint as its owner reads it. */
+export type EndpointView = Endpoint & { keys: KeyView[] }
+export type Registration = AddressConflict | { kind: 'registered'; id: string }
+
+export const viewEndpoints = (sql: SqlStorage): EndpointView[] =>
+  listEndpoints(sql).map((endpoint) => ({ ...endpoint, keys: listKeys(sql, endpoint.id) }))
+
+/** Adds an endpoint with its first key, or says why its address cannot be registered. */
+export function register(sql: SqlStorage, fields: EndpointFields, key: SigningKey): Registration {
+  const conflict = findConflict(listEndpoints(sql), fields.url)
+  if (conflict) return conflict
+  const id = newEndpointId()
+  insertEndpoint(sql, id, fields)
+  rotateKey(sql, id, key, 0)
+  return { kind: 'registered', id }
+}
+
+/** Changes what is given and closes the breaker. Disabling drops what is pending. Null when there is no such endpoint. */
+export function changeRegistration(sql: SqlStorage, id: string, changes: Partial<EndpointFields>): Registration | null {
+  const endpoints = listEndpoints(sql)
+  const endpoint = endpoints.find((each) => each.id === id)
+  if (!endpoint) return null
+  const changed = { ...endpoint, ...changes }
+  const moves = normalizeAddress(changed.url) !== normalizeAddress(endpoint.url)
+  const others = endpoints.filter((each) => each !== endpoint)
+  const conflict = moves ? findConflict(others, changed.url) : null
+  if (conflict) return conflict
+  updateEndpoint(sql, id, changed)
+  if (changes.disabled) dropPending(sql, id)
+  saveReceiver(sql, id, hostOf(changed.url))
+  resetReceiver(sql, id)
+  refreshReceiver(sql, id)
+  return { kind: 'registered', id }
+}
+
+/** Deletes an endpoint with its keys and drops what is pending. False when there is no such endpoint. */
+export function unregister(sql: SqlStorage, id: string): boolean {
+  dropPending(sql, id)
+  deleteReceiver(sql, id)
+  deleteKeys(sql, id)
+  return deleteEndpoint(sql, id)
+}

@@ -1,0 +1,66 @@
+// Sending events again, and how much of it an account may ask for, over the SQLite of WebhookDO.
+import { findDelivery, insertDelivery, saveDelivery, type Target } from './webhook-deliveries.ts'
+import { DEFAULT_ENDPOINT, type EventType } from './webhook-endpoints.ts'
+
+export const REPLAY_SCHEMA = `
+  CREATE TABLE IF NOT EXISTS replay_bucket (
+    id INTEGER PRIMARY KEY CHECK (id = 1), tokens REAL NOT NULL, refilled INTEGER NOT NULL) STRICT;`
+
+const MINUTE_MS = 60_000
+/** Events that one call looks at, so that a long span does not block the object. */
+const SCANNED = 5000
+
+/** The most that a call sends again is what the bucket holds. */
+export type Limited = { kind: 'limited'; retryAfterSeconds: number }
+
+/** Deliveries that the account may ask for now. The bucket fills at `perMinute` and holds as many. */
+export function availableReplays(sql: SqlStorage, perMinute: number): number {
+  const bucket = sql
+    .exec<{ tokens: number; refilled: number }>('SELECT tokens, refilled FROM replay_bucket')
+    .toArray()[0]
+  if (!bucket) return perMinute
+  const filled = (Math.max(0, Date.now() - bucket.refilled) / MINUTE_MS) * perMinute
+  return Math.min(perMinute, bucket.tokens + filled)
+}
+
+/** Takes `count` deliveries out of the bucket. */
+export function spendReplays(sql: SqlStorage, perMinute: number, count: number): void {
+  const left = availableReplays(sql, perMinute) - count
+  sql.exec('INSERT OR REPLACE INTO replay_bucket VALUES (1, ?, ?)', left, Date.now())
+}
+
+/** The refusal of an empty bucket, which says when it holds a delivery again; null when it holds one. */
+export function limitReplays(sql: SqlStorage, perMinute: number): Limited | null {
+  const missing = 1 - availableReplays(sql, perMinute)
+  return missing <= 0 ? null : { kind: 'limited', retryAfterSeconds: Math.ceil((missing * 60) / perMinute) }
+}
+
+/** Starts the schedule of a delivery anew, under the same `webhook-id`. An attempt that is running ends first. */
+export function restartDelivery(sql: SqlStorage, event: string, target: Target): void {
+  insertDelivery(sql, event, target)
+  const now = Date.now()
+  const delivery = findDelivery(sql, event, target.endpoint)!
+  saveDelivery(sql, { ...delivery, state: 'pending', failures: 0, due: now, started: now })
+}
+
+export type Range = { since: number; until: number; types: readonly EventType[]; all: boolean; limit: number }
+
+/**
+ * Ids of events in a span of Unix milliseconds that an endpoint takes, oldest first: those that were not delivered and are not pending, or
+ * all. It looks at a bounded number of events; `next` is the time of the first one that is left for the following call, null at the end.
+ * `limited`: there are more than `limit`.
+ */
+export function eventsToReplay(sql: SqlStorage, endpoint: string, { since, until, types, all, limit }: Range) {
+  const rows = sql
+    .exec<{ id: string; created: number; wanted: number }>(
+      `SELECT id, created, type IN (SELECT value FROM json_each(?3)) AND (?4 OR NOT EXISTS
+         (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5 AND state IN ('delivered', 'pending')))
+       AND (?5 <> '${DEFAULT_ENDPOINT}' OR EXISTS (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5)) AS wanted
+       FROM events WHERE created >= ?1 AND created < ?2 ORDER BY created LIMIT ?6`,
+      ...[since, until, JSON.stringify(types), all ? 1 : 0, endpoint, SCANNED + 1],
+    )
+    .toArray()
+  const wanted = rows.slice(0, SCANNED).filter((row) => row.wanted)
+  const next = wanted[limit]?.created ?? rows[SCANNED]?.created ?? null
+  return { ids: wanted.slice(0, limit).map(({ id }) => id), next, limited: wanted.length > limit }
+}

@@ -1,0 +1,35 @@
+"""Accuracy and contact sheets of the base and of turbo, as they are in the state folder.
+
+    python -m training.evaluate --prompts 200
+"""
+
+import argparse
+
+import torch
+
+from .base import Denoiser, Latents
+from .export import TURBO_TERMINAL
+from .sample import evaluate
+from .settings import STATE
+from .stage import device
+from .turbo import STEPS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=200)
+    options = parser.parse_args()
+    on = device()
+    denoiser, latents = Denoiser().to(on).eval(), Latents(on)
+    denoiser.load_state_dict(torch.load(STATE / "base.pt", map_location=on, weights_only=True)["average"])
+    turbo = {"steps": STEPS, "guidance": 1.0, "terminal": TURBO_TERMINAL}
+    if (STATE / "turbo.pt").exists():
+        base = {key: value.clone() for key, value in denoiser.transformer.state_dict().items()}
+        denoiser.transformer.load_state_dict(torch.load(STATE / "turbo.pt", map_location=on, weights_only=True)["average"])
+        evaluate("turbo", denoiser, latents, on, options.prompts, {"turbo": turbo})
+        denoiser.transformer.load_state_dict(base)
+    evaluate("base", denoiser, latents, on, options.prompts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Every stage after one another in a fixed time, for a machine that is lent by the minute.
+
+    python -m training.run --seconds 900
+
+The judge learns beside the base, whose compilation leaves the GPU idle. Restoring, turbo, export and evaluation take what they took on one
+H200; the base has the rest. Needs the state that `training.vocabulary` and `training.tokenizers` wrote. Run again, it goes on where it was
+stopped, as long as the state folder is there.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+
+from .settings import STATE
+
+RESTORE, START, EVALUATE = 40, 25, 60  # seconds; START is what a stage takes before its own clock runs
+JUDGE = 330
+
+
+def command(stage: str, *options: str | int) -> list[str]:
+    return [sys.executable, "-m", f"training.{stage}", *map(str, options)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=900, help="of everything")
+    parser.add_argument("--turbo", type=int, default=300, help="seconds of distillation")
+    options = parser.parse_args()
+    base = options.seconds - RESTORE - 2 * START - options.turbo - EVALUATE
+    if base < 120:
+        parser.error(f"--seconds {options.seconds} leaves {base} s for the base, which takes 120 to start: give at least {options.seconds + 120 - base}")
+    started = time.monotonic()
+    if not (STATE / "base.pt").exists():
+        subprocess.run(command("restore"), check=True)
+    judge = subprocess.Popen(command("judge", "--steps", 20_000, "--minutes", 60, "--budget", JUDGE, "--workers", 3, "--checked", 8))
+    common = ("--minutes", 60, "--fill", 6)
+    try:
+        subprocess.run(command("base", *common, "--steps", 20_000, "--budget", base, "--rate", 8e-4, "--decay", 0.998, "--wide", 16), check=True)
+        subprocess.run(command("turbo", *common, "--steps", 5_000, "--budget", options.turbo, "--compiled", 0), check=True)
+        if judge.wait() != 0:
+            raise SystemExit(f"the judge ended with {judge.returncode}: nothing was evaluated; base.pt and turbo.pt are in {STATE}")
+        subprocess.run(command("evaluate"), check=True)
+    finally:
+        judge.terminate()
+    print(f"done in {time.monotonic() - started:.0f} s; `python -m training.export` writes the model")
+
+
+if __name__ == "__main__":
+    main()

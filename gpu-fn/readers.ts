@@ -1,0 +1,42 @@
+// The readers of each job. A job without readers for some time is given up: its caller has gone, or follows it on another process.
+import { type Job, outcome } from './job.ts'
+
+type Watch = { readers: number; timer?: NodeJS.Timeout | undefined }
+
+/** `giveUp` is called once for each time that a job has had no reader for `unreadMs`. */
+export function createReaders(unreadMs: number, giveUp: (job: Job) => void) {
+  const watches = new Map<Job, Watch>()
+
+  function startTimer(job: Job, watch: Watch): void {
+    const onUnread = () => {
+      watches.delete(job)
+      if (!outcome(job)) giveUp(job)
+    }
+    watch.timer = setTimeout(onUnread, unreadMs).unref()
+  }
+
+  return {
+    /** Starts to count for a new job, which has no reader yet. */
+    add(job: Job): void {
+      const watch: Watch = { readers: 0 }
+      watches.set(job, watch)
+      startTimer(job, watch)
+    },
+    /** Counts one more reader. The function it returns takes that reader off again; further calls have no effect. */
+    attach(job: Job): () => void {
+      const watch = watches.get(job) ?? { readers: 0 }
+      watches.set(job, watch)
+      watch.readers += 1
+      clearTimeout(watch.timer)
+      let attached = true
+      return () => {
+        if (!attached) return
+        attached = false
+        watch.readers -= 1
+        if (watch.readers > 0) return
+        if (outcome(job)) watches.delete(job)
+        else startTimer(job, watch)
+      }
+    },
+  }
+}

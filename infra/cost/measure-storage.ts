@@ -1,0 +1,141 @@
+// Bytes that a job takes where it is stored, measured: a local worker makes jobs, then its SQLite files are read page by page.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { startGpuStub } from '../bench/gpu-stub.ts'
+import { measure, newClient } from '../bench/load.ts'
+import { createKey } from '../keys.ts'
+import { type LocalOffer, startWorker } from '../local-worker.ts'
+import { createSecrets } from '../secrets.ts'
+
+/** Bytes of one row with its part of all indexes, and of one job's object. */
+export type StorageSizes = {
+  account: Record<'ledger' | 'idempotency' | 'usage', number>
+  job: number
+  database: Record<'usage_ledger' | 'usage_daily' | 'observations', number>
+}
+
+const OFFER: LocalOffer = {
+  ...{ route: 'full', model: 'stub', tier: 'fp8', steps: 28, guidance_scale: 4.5 },
+  ...{ width: 1024, height: 1024, max_pixels: 1024 ** 2 },
+}
+/** A prompt of 60 words. */
+const PROMPT = 'a small red boat on a quiet lake before high mountains in the last light of the evening, '
+  .repeat(4)
+  .trim()
+const CONNECTIONS = 8
+const EXPORT_MS = 120_000
+
+/** The SQLite files of a kind of object, or of D1, that have this table. */
+async function filesWith(persist: string, pattern: string, table: string): Promise<string[]> {
+  const found: string[] = []
+  for await (const name of fs.glob(pattern, { cwd: persist })) {
+    const file = path.join(persist, name)
+    const database = new DatabaseSync(file, { readOnly: true })
+    if (database.prepare('SELECT 1 FROM sqlite_schema WHERE name = ?').get(table)) found.push(file)
+    database.close()
+  }
+  return found
+}
+
+const numberOf = (database: DatabaseSync, sql: string, ...values: string[]) =>
+  Number(Object.values(database.prepare(sql).get(...values)!)[0])
+
+/** Bytes of a table's pages and of those of its indexes, for each row. */
+function bytesPerRow(database: DatabaseSync, table: string): number {
+  const bytes = numberOf(
+    database,
+    'SELECT sum(pgsize) FROM dbstat WHERE name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?)',
+    table,
+  )
+  return Math.round(bytes / numberOf(database, `SELECT count(*) FROM "${table}"`))
+}
+
+/** Fills tables of sums, of which some jobs of one day leave a row or two. */
+const FILL = {
+  account: `INSERT INTO usage SELECT date(n * 86400, 'unixepoch'), printf('%012x', n % 5), 'fp8', n, n * 1000 FROM counter
+    WHERE true ON CONFLICT DO NOTHING`,
+  database: `INSERT INTO usage_daily SELECT 'account-' || (n % 50), date(n / 50 * 86400, 'unixepoch'), 'fp8', n, n, n * 1000
+    FROM counter`,
+}
+const COUNTER = 'WITH RECURSIVE counter (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < 20000)'
+
+function readDatabase<Table extends string>(file: string, tables: readonly Table[], fill: string) {
+  const database = new DatabaseSync(file)
+  try {
+    database.exec(`${COUNTER} ${fill}`)
+    return Object.fromEntries(tables.map((table) => [table, bytesPerRow(database, table)])) as Record<Table, number>
+  } finally {
+    database.close()
+  }
+}
+
+function fileBytes(file: string): number {
+  const database = new DatabaseSync(file, { readOnly: true })
+  try {
+    return numberOf(database, 'PRAGMA page_count') * numberOf(database, 'PRAGMA page_size')
+  } finally {
+    database.close()
+  }
+}
+
+async function readSizes(persist: string, jobs: number): Promise<StorageSizes> {
+  const [account] = await filesWith(persist, '**/*AccountDO*/*.sqlite', 'ledger')
+  const [database] = await filesWith(persist, '**/d1/**/*.sqlite', 'usage_ledger')
+  const objects = await filesWith(persist, '**/*JobDO*/*.sqlite', 'events')
+  if (!account || !database || objects.length !== jobs) throw new Error(`${objects.length} of ${jobs} jobs were stored`)
+  const total = objects.reduce((sum, file) => sum + fileBytes(file), 0)
+  return {
+    account: readDatabase(account, ['ledger', 'idempotency', 'usage'], FILL.account),
+    job: Math.round(total / jobs),
+    database: readDatabase(database, ['usage_ledger', 'usage_daily', 'observations'], FILL.database),
+  }
+}
+
+/** Waits until every job has arrived in D1. */
+async function untilExported(persist: string, jobs: number): Promise<void> {
+  const deadline = Date.now() + EXPORT_MS
+  for (;;) {
+    const [file] = await filesWith(persist, '**/d1/**/*.sqlite', 'usage_ledger')
+    const database = new DatabaseSync(file!, { readOnly: true })
+    const arrived = numberOf(database, 'SELECT count(*) FROM usage_ledger')
+    database.close()
+    if (arrived === jobs) return
+    if (Date.now() > deadline) throw new Error(`${arrived} of ${jobs} jobs arrived in D1 in time`)
+    await sleep(500)
+  }
+}
+
+/** Makes jobs of one picture at 28 steps and measures what they take. More jobs are more exact: pages are counted whole. */
+export async function measureStorage(jobs: number): Promise<StorageSizes> {
+  const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-storage-'))
+  const { secrets } = await createSecrets()
+  const gpu = await startGpuStub({ steps: true })
+  const vars = { OCTET_ACCOUNT_LIMITS: '{}', GPU_SLOTS: '1000' }
+  try {
+    const worker = await startWorker({ gpuUrl: gpu.url, persist, secrets, vars, catalogue: { offers: [OFFER] } })
+    try {
+      const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'storage')
+      const client = newClient(worker.url)
+      const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
+      const body = JSON.stringify({ prompt: PROMPT })
+      const generate = () =>
+        client.send('/v1/images/generations', {
+          method: 'POST',
+          headers: { ...headers, 'idempotency-key': crypto.randomUUID() },
+          body,
+        })
+      await measure(generate, jobs, CONNECTIONS)
+      await untilExported(persist, jobs)
+      client.close()
+    } finally {
+      await worker.stop()
+    }
+    return await readSizes(persist, jobs)
+  } finally {
+    await gpu.stop()
+    await fs.rm(persist, { recursive: true, force: true })
+  }
+}

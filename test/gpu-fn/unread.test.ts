@@ -1,0 +1,115 @@
+// A job whose reader has gone ends by itself, however the connection broke and wherever the cancellation went.
+import { once } from 'node:events'
+import { connect } from 'node:net'
+import { expect, test } from 'vitest'
+import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../support/gpu-client.ts'
+import { startServer } from '../support/gpu-server.ts'
+import { readJobStream, readUntil, readWholeStream, typesOf } from '../support/job-stream.ts'
+import { createPacedEngine } from '../support/paced-engine.ts'
+import { startRoundRobin } from '../support/round-robin.ts'
+
+/** Many steps, of which a test allows as many as it wants to see. */
+const LONG = { steps: 100, count: 8 }
+const UNREAD = { unreadSeconds: 0.2, heartbeatMs: 60_000 }
+
+/** For what happens soon on an idle machine, and later on a busy one. */
+const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+
+type Server = Awaited<ReturnType<typeof startServer>>
+const running = ({ jobs }: Server) => jobs.counts().running
+const ends = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended').map(({ outcome }) => outcome)
+
+/** Asks for a job over a socket of its own and waits for the start of the reply. */
+async function openSocket({ port }: Server, job: string) {
+  const text = JSON.stringify(jobBody(LONG))
+  const socket = connect(port, '127.0.0.1')
+  socket.write(
+    `PUT /jobs/${job} HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n` +
+      `authorization: Bearer ${await signToken(job, text)}\r\n\r\n${text}`,
+  )
+  socket.on('error', () => {})
+  await once(socket, 'data')
+  return socket
+}
+
+test.each<[string, (socket: Awaited<ReturnType<typeof openSocket>>) => unknown]>([
+  ['ends', (socket) => socket.destroy()],
+  ['is reset', (socket) => socket.resetAndDestroy()],
+])('a connection that %s takes its reader off at once, in the middle of a silence', async (_, close) => {
+  const engine = createPacedEngine(0)
+  await using server = await startServer(engine, UNREAD)
+  const socket = await openSocket(server, 'job-1')
+  expect(running(server)).toBe(1)
+  close(socket)
+  await eventually(() => ends(server)).toMatchObject([{ type: 'canceled', steps_done: 0 }])
+  expect(server.logs.find(({ msg }) => msg === 'job canceled: it has no reader')).toMatchObject({ job: 'job-1' })
+})
+
+test('a connection that closes before its reply starts leaves no reader behind', async () => {
+  const engine = createPacedEngine(0)
+  await using server = await startServer(engine, UNREAD)
+  for (let i = 0; i < 20; i++) {
+    const text = JSON.stringify(jobBody({ ...LONG, seed: i }))
+    const token = await signToken(`job-${i}`, text)
+    const socket = connect(server.port, '127.0.0.1')
+    socket.on('error', () => {})
+    socket.write(
+      `PUT /jobs/job-${i} HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n` +
+        `authorization: Bearer ${token}\r\n\r\n${text}`,
+      () => socket.destroy(),
+    )
+    await once(socket, 'close')
+  }
+  await eventually(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
+})
+
+test('a job that is read runs on, with one reader of two gone', async () => {
+  const engine = createPacedEngine(1)
+  await using server = await startServer(engine, UNREAD)
+  await using balancer = await startRoundRobin([server.url])
+  const stays = await putJob(balancer.url, 'job-1', { steps: 4 })
+  await readUntil(await putJob(balancer.url, 'job-1', { steps: 4 }), 'step')
+  await new Promise((resolve) => setTimeout(resolve, 4 * 1000 * UNREAD.unreadSeconds))
+  engine.allow(3)
+  expect(typesOf(await readWholeStream(stays)).at(-1)).toBe('succeeded')
+})
+
+test('behind a round robin: DELETE reaches another process, the stream closes, and the run ends by itself', async () => {
+  const engines = [createPacedEngine(2), createPacedEngine(2)]
+  await using first = await startServer(engines[0]!, UNREAD)
+  await using second = await startServer(engines[1]!, UNREAD)
+  await using balancer = await startRoundRobin([first.url, second.url])
+  const stream = readJobStream((await putJob(balancer.url, 'job-1', LONG)).body!)
+  for (let type = ''; type !== 'step'; ) type = (await stream.next()).value!.event.type
+  expect(await refusalOf(await deleteJob(balancer.url, 'job-1'))).toBe('404 job_not_found')
+  expect([running(first), running(second)]).toEqual([1, 0])
+  await stream.return(undefined)
+  await eventually(() => running(first)).toBe(0)
+  expect(ends(first)).toMatchObject([{ type: 'canceled' }])
+
+  // The cancellation overtook a copy of the request on its way to the second process.
+  expect(balancer.next).toBe(0)
+  balancer.next = 1
+  expect(typesOf(await readWholeStream(await putJob(balancer.url, 'job-1', LONG)))).toEqual(['accepted', 'canceled'])
+  expect(engines.map(({ runs }) => runs.length)).toEqual([1, 0])
+})
+
+test('behind a round robin: attempt 2 after a lost stream is the only run left, and the result comes from it', async () => {
+  const engines = [createPacedEngine(1), createPacedEngine(1)]
+  await using first = await startServer(engines[0]!, UNREAD)
+  await using second = await startServer(engines[1]!, UNREAD)
+  await using balancer = await startRoundRobin([first.url, second.url])
+  const request = { steps: 4 }
+  await readUntil(await putJob(balancer.url, 'job-1', request), 'step')
+  const retry = await putJob(balancer.url, 'job-1', { ...request, attempt: 2 })
+  await eventually(() => [running(first), running(second)]).toEqual([0, 1])
+  expect(ends(first)).toMatchObject([{ type: 'canceled' }])
+  engines[1]!.allow(3)
+  expect(typesOf(await readWholeStream(retry)).at(-1)).toBe('succeeded')
+
+  // Attempt 3 reaches the first process, which gave its run up, and is run there anew.
+  balancer.next = 0
+  const third = await putJob(balancer.url, 'job-1', { ...request, attempt: 3 })
+  engines[0]!.allow(4)
+  expect(typesOf(await readWholeStream(third)).at(-1)).toBe('succeeded')
+})

@@ -1,0 +1,88 @@
+// The program of a Modal container, with the real GPU function as its child.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, cp, mkdir, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { createInterface } from 'node:readline'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { modalPython } from '../../../infra/modal-python.ts'
+import { compileTiny } from '../../support/compile.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const python = modalPython()
+const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
+const scratch = useScratch()
+
+/** A directory with one small package. */
+async function onePackage(): Promise<string> {
+  const packages = path.join(scratch.directory, 'packages')
+  await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom'), { recursive: true })
+  return packages
+}
+
+function killGroup(leader: number): void {
+  try {
+    process.kill(-leader, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/** Starts a container whose `node` runs the GPU function of this checkout. */
+async function startContainer(env: Record<string, string> = {}) {
+  const packages = await onePackage()
+  const bin = path.join(scratch.directory, 'bin')
+  await mkdir(bin)
+  await writeFile(path.join(bin, 'node'), `#!/bin/sh\nexec ${process.execPath} ${MAIN}\n`)
+  await chmod(path.join(bin, 'node'), 0o755)
+  const child = spawn(python!, [path.join(import.meta.dirname, 'container.py')], {
+    env: {
+      ...{ PATH: `${bin}:${process.env.PATH}`, HOST: '127.0.0.1', PORT: '0', OCTET_INSECURE: '1' },
+      ...{ OCTET_PACKAGES: packages, OCTET_CACHE: path.join(scratch.directory, 'cache'), ...env },
+    },
+    stdio: ['pipe', 'pipe', 'inherit'],
+    // A group of its own, so that a test that fails can end the GPU function as well.
+    detached: true,
+  })
+  onTestFinished(() => killGroup(child.pid!))
+  const ended = once(child, 'exit').then(([code]) => code as number | null)
+  const lines: string[] = []
+  const output = createInterface(child.stdout).on('line', (line) => lines.push(line))
+  /** The first line that matches; throws when the output ends without one. */
+  const line = async (pattern: RegExp): Promise<RegExpExecArray> => {
+    for (let next = 0; ; next++) {
+      while (next === lines.length) {
+        const [reason] = await Promise.race([once(output, 'line'), once(output, 'close').then(() => ['closed'])])
+        if (reason === 'closed') throw new Error(`no ${pattern} in ${lines.join('\n')}`)
+      }
+      const found = pattern.exec(lines[next]!)
+      if (found) return found
+    }
+  }
+  return { line, ended, stop: () => child.stdin.end() }
+}
+
+describe.skipIf(!python)('a Modal container', () => {
+  test('ends when the GPU function is killed', async () => {
+    const container = await startContainer()
+    const [, pid] = await container.line(/^process (\d+)$/)
+    await container.line(/"msg":"ready"/)
+    process.kill(Number(pid), 'SIGKILL')
+    await container.line(/the GPU function ended with -9; the container ends/)
+    expect(await container.ended).toBe(1)
+  })
+
+  test('ends with the code of a GPU function that cannot start', async () => {
+    const container = await startContainer({ OCTET_QUEUE: 'many' })
+    await container.line(/the GPU function ended with 2; the container ends/)
+    expect(await container.ended).toBe(2)
+  })
+
+  test('lets the GPU function drain when Modal stops it, and ends with 0', async () => {
+    const container = await startContainer()
+    await container.line(/"msg":"ready"/)
+    container.stop()
+    await container.line(/"msg":"stopped"/)
+    expect(await container.ended).toBe(0)
+  })
+})

@@ -1,0 +1,86 @@
+// No regular expression of the source can be made slow by the text that it is applied to. recheck searches for such a text.
+import { globSync, readFileSync } from 'node:fs'
+import path from 'node:path'
+import { parse } from '@babel/parser'
+import { expect, test } from 'vitest'
+import * as z from 'zod'
+
+type Pattern = { file: string; source: string; flags: string }
+type Node = { type: string; [name: string]: unknown }
+
+const root = path.join(import.meta.dirname, '../..')
+
+/** Expressions that may be slow, because they never see text from outside. */
+const EXEMPT: Record<string, string> = {
+  'infra/bench/gpu-table.ts': 'replaces a table of README.md and docs/gpu.md of this repository',
+  'infra/cost/page.ts': 'replaces a table of docs/cost.md of this repository',
+}
+
+function* nodesOf(value: unknown): Generator<Node> {
+  if (Array.isArray(value)) for (const each of value) yield* nodesOf(each)
+  else if (typeof value === 'object' && value !== null) {
+    if ('type' in value) yield value as Node
+    for (const [name, each] of Object.entries(value)) if (name !== 'loc') yield* nodesOf(each)
+  }
+}
+
+/** The text of a string or template; each expression in a template stands for one letter. Null for any other node. */
+function textOf(node: Node | undefined): string | null {
+  if (node?.type === 'StringLiteral') return node.value as string
+  if (node?.type !== 'TemplateLiteral') return null
+  return (node.quasis as { value: { cooked: string } }[]).map(({ value }) => value.cooked).join('x')
+}
+
+const isCall = ({ type, callee }: Node) =>
+  (type === 'NewExpression' || type === 'CallExpression') && (callee as Node).name === 'RegExp'
+
+/** The expression of a node, null when it has none. Throws where it cannot be read from the source. */
+function patternOf(file: string, node: Node): Pattern | null {
+  if (node.type === 'RegExpLiteral') return { file, source: node.pattern as string, flags: node.flags as string }
+  if (!isCall(node)) return null
+  const [pattern, flags] = node.arguments as Node[]
+  const source = textOf(pattern)
+  if (source === null) throw new Error(`${file}: new RegExp is given neither a string nor a template`)
+  return { file, source, flags: textOf(flags) ?? '' }
+}
+
+function patternsOf(file: string): Pattern[] {
+  const text = readFileSync(path.join(root, file), 'utf8')
+  const { program } = parse(text, { sourceType: 'module', plugins: ['typescript'] })
+  return [...nodesOf(program)].flatMap((node) => patternOf(file, node) ?? [])
+}
+
+const textOfPattern = ({ source, flags }: Pattern) => `/${source}/${flags}`
+
+/** Those of `patterns` that some text makes slow, or that recheck cannot decide on, with the reason. */
+async function findSlow(patterns: Pattern[]): Promise<string[]> {
+  // recheck's other backends are a native program and Java.
+  process.env.RECHECK_BACKEND = 'pure'
+  const { check } = await import('recheck')
+  const slow: string[] = []
+  for (const pattern of new Map(patterns.map((each) => [textOfPattern(each), each])).values()) {
+    const found = await check(pattern.source, pattern.flags, { timeout: 60_000, randomSeed: 1 })
+    if (found.status === 'safe') continue
+    const why = found.status === 'vulnerable' ? found.complexity.summary : found.error.kind
+    slow.push(`${pattern.file}: ${textOfPattern(pattern)} is ${found.status}, ${why}`)
+  }
+  return slow
+}
+
+test('no text from outside makes an expression of the source slow', async () => {
+  const patterns = globSync('{edge,gpu-fn,infra}/**/*.ts', { cwd: root }).flatMap(patternsOf)
+  expect(patterns.map(({ file }) => file)).toContain('edge/keys.ts')
+  expect(await findSlow(patterns.filter(({ file }) => !(file in EXEMPT)))).toEqual([])
+  const exempted = await findSlow(patterns.filter(({ file }) => file in EXEMPT))
+  expect(exempted.map((each) => each.slice(0, each.indexOf(':'))).toSorted()).toEqual(Object.keys(EXEMPT).toSorted())
+})
+
+test('nor an expression of zod that our schemas apply', async () => {
+  const given = [z.iso.date(), z.iso.datetime({ offset: true })].map(({ _zod }) => _zod.def.pattern as RegExp)
+  expect(await findSlow(given.map(({ source, flags }) => ({ file: 'zod', source, flags })))).toEqual([])
+})
+
+test('the search finds adjacent and nested repetitions', async () => {
+  const slow = [/^\s*=\s*\s*x$/, /(a+)+b/, /(?:^|[,;\s])wait\s*(?:=\s*"?(\d{1,9})"?)?\s*(?=$|[,;])/i]
+  expect(await findSlow(slow.map(({ source, flags }) => ({ file: 'test', source, flags })))).toHaveLength(slow.length)
+})
