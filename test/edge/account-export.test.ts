@@ -111,7 +111,9 @@ describe('GET /v1/account/export', () => {
 
   test('is for a key of scope admin and for the operator', async ({ expect }) => {
     const reader = await newCaller({ scopes: ['generate', 'read'] })
-    const { token } = (await (await send('POST', '/v1/tokens', await newCaller(), { budget_microdollars: 1 })).json()) as { token: string }
+    const { token } = (await (
+      await send('POST', '/v1/tokens', await newCaller(), { budget_microdollars: 1 })
+    ).json()) as { token: string }
     const status = async (path: string, headers: Record<string, string>) =>
       (await fetchExport('', path, headers)).status
     expect(await status('/v1/account/export', reader.headers)).toBe(403)
