@@ -4,7 +4,7 @@ import type { Random } from '../../campaign/random.ts'
 /** What the attacks have to work with. `jobs` are ids that they were given, newest last. */
 export type Arms = {
   url: string
-  /** Key of an account with many jobs and no limit on requests. */
+  /** Key of an account that sends more jobs than are made. */
   flood: string
   /** Key of an account whose webhook receivers accept and never answer, and the ids of its endpoints. */
   hooks: { key: string; endpoints: readonly string[] }

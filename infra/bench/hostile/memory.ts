@@ -1,5 +1,5 @@
 // Resident memory of the processes under load, over time. Reads Linux's /proc.
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import os from 'node:os'
 
 /** Bytes by the name of the process. */
@@ -27,13 +27,25 @@ function groupOf(leader: number): number[] {
 }
 
 const residentBytes = (id: number) => Number(read(`/proc/${id}/statm`).split(' ')[1] ?? 0) * PAGE_BYTES
-const isWorkerd = (id: number) => read(`/proc/${id}/cmdline`).split('\0')[0]!.endsWith('/workerd')
 
-/** The memory of workerd and of the GPU function. `worker` and `gpu` lead their process groups. */
-export function sampleMemory({ worker, gpu }: { worker: number; gpu: number }): Sample {
+/** Whether the process has a file of the directory open. */
+function hasOpen(id: number, directory: string): boolean {
+  try {
+    const files = readdirSync(`/proc/${id}/fd`)
+    return files.some((file) => readlinkSync(`/proc/${id}/fd/${file}`).startsWith(directory))
+  } catch {
+    return false
+  }
+}
+
+/** `worker` and `gpu` lead their process groups. The workerd that runs the worker is the one with its databases open: wrangler has another. */
+export type Watched = { worker: number; gpu: number; persist: string }
+
+/** The memory of the worker's workerd, with its storage simulators, and of the GPU function. */
+export function sampleMemory({ worker, gpu, persist }: Watched): Sample {
   if (os.platform() !== 'linux') return {}
   const sum = (ids: number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
-  return { workerd: sum(groupOf(worker).filter(isWorkerd)), 'GPU function': sum(groupOf(gpu)) }
+  return { workerd: sum(groupOf(worker).filter((id) => hasOpen(id, persist))), 'GPU function': sum(groupOf(gpu)) }
 }
 
 const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length

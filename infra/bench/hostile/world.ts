@@ -7,7 +7,7 @@ import type { GpuSettings } from '../../campaign/gpu-program.ts'
 import { MODELLESS } from '../../campaign/modelless-engine.ts'
 import { type Program, programOf } from '../../campaign/program.ts'
 import { freePort } from '../../campaign/world.ts'
-import { configureAccount, createKey, revokeKey, type Target } from '../../keys.ts'
+import { createKey, revokeKey, type Target } from '../../keys.ts'
 import type { LocalWorkerOptions } from '../../local-worker.ts'
 import { createSecrets } from '../../secrets.ts'
 
@@ -29,7 +29,7 @@ async function startAll(programs: readonly Program[]): Promise<void> {
   for (const program of programs) await program.start()
 }
 
-/** The accounts: honest customers with the limits of every account, and hostile ones, of which one may send any number of requests. */
+/** Honest and hostile accounts, all with the limits that every account has. */
 async function openAccounts(target: Target) {
   const customerOf = async (account: string): Promise<Customer> => {
     const { key } = await createKey(target, account, { scopes: ['generate', 'read', 'admin'] })
@@ -37,7 +37,6 @@ async function openAccounts(target: Target) {
   }
   const names = Array.from({ length: HONEST_ACCOUNTS }, (_, index) => `honest-${index}`)
   const honest = await Promise.all(names.map(customerOf))
-  await configureAccount(target, 'flood', { limits: { requests_per_minute: null } })
   const [flood, hooks] = [await customerOf('flood'), await customerOf('hooks')]
   const { key: revoked, id } = await createKey(target, 'revoked')
   await revokeKey(target, 'revoked', id)
@@ -68,7 +67,9 @@ export async function openHostileWorld() {
   try {
     await startAll([gpu, worker])
     const target = { url: `http://127.0.0.1:${port}`, token: secrets.OCTET_ADMIN_TOKEN }
-    return { url: target.url, accounts: await openAccounts(target), worker, gpu, close }
+    const accounts = await openAccounts(target)
+    const watched = () => ({ worker: worker.pid()!, gpu: gpu.pid()!, persist: settings.persist })
+    return { url: target.url, accounts, watched, close }
   } catch (error) {
     await close()
     throw error
