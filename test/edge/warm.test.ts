@@ -44,6 +44,7 @@ test('a ping passes the front door, starts a cold GPU, and is sent until it is r
   await pinged(pings, 1)
   expect(pings[0]!.url).toBe(`${env.GPU_URL}/ping`)
   expect(pings[0]!.headers.get('modal-key')).toBe('wk-1')
+  expect(pings[0]!.redirect).toBe('manual')
   await vi.waitFor(async () => expect(await runDurableObjectAlarm(warm())).toBe(true))
   expect((await warm().state()).state).toBe('starting')
   await runDurableObjectAlarm(warm())
