@@ -5,8 +5,11 @@ import { objectOf } from './objects.ts'
 
 const END_OF_EVENT = '\n\n'
 const TERMINAL = /^event: (succeeded|failed|canceled)$/m
-/** Consecutive failures to read after which the stream ends with an error. */
-const MOST_FAILURES = 5
+/** Consecutive streams that broke at once, after which this one ends with an error. Resets may come one after another. */
+const MOST_FAILURES = 10
+/** A stream that lasted longer than this did not break at once. */
+const LASTING_MS = 100
+const PAUSE_MS = 50
 
 /** How often the reader's credential is checked again. */
 const CHECK_MS = 30_000
@@ -35,10 +38,14 @@ export async function followJob(
   let decoder = new TextDecoder()
   let isOver = false
   let checkedAt = Date.now()
+  let openedAt = Date.now()
   const encoder = new TextEncoder()
 
   async function reopen(cause: unknown): Promise<string> {
-    if (++failures > MOST_FAILURES) throw cause
+    failures = Date.now() - openedAt > LASTING_MS ? 0 : failures + 1
+    if (failures > MOST_FAILURES) throw cause
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS * failures))
+    openedAt = Date.now()
     ;[source, rest, decoder] = [await open(last), '', new TextDecoder()]
     return ''
   }
@@ -48,7 +55,6 @@ export async function followJob(
       const { value, done } = await source.read()
       // A reset may also close the stream as if it were complete.
       if (done) return isOver ? null : reopen(new Error('the event stream ended before its job'))
-      failures = 0
       return decoder.decode(value, { stream: true })
     } catch (cause) {
       return reopen(cause)

@@ -5,7 +5,7 @@ import { MAX_READERS } from '../../edge/job.ts'
 import { eventStream } from '../../edge/job-events.ts'
 import type { JobRecord } from '../../edge/job-record.ts'
 import { type Caller, jobIn, newCaller, problemOf, send } from './client.ts'
-import { accepted, fakeGpu, fed, image, line, started, steps, stream, timings, works } from './fake-gpu.ts'
+import { accepted, fakeGpu, fed, image, line, refuses, started, steps, stream, timings, works } from './fake-gpu.ts'
 import { jobOf, over, reset } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -237,4 +237,19 @@ test('a stream ends within half a minute of the end of its key', async ({ expect
   expect(events).not.toContain('step')
   vi.mocked(Date.now).mockRestore()
   await jobOf({ id }).cancel()
+})
+
+test('a quiet stream outlives many resets in a row', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(refuses(503, 'loading'), works)
+  const id = await submitted(caller)
+  const all = messages(await follow(caller, id))
+  for (let resets = 0; resets < 8; resets++) {
+    await new Promise((resolve) => setTimeout(resolve, 120))
+    await reset(jobOf({ id }))
+  }
+  const events = await all
+  expect(events.at(-1)!.event).toBe('succeeded')
+  expect(new Set(events.map((event) => event.id)).size).toBe(events.length)
+  expect(calls.length).toBeGreaterThan(1)
 })
