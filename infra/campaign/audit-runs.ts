@@ -6,10 +6,10 @@ const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s
 const keyOf = ({ prompt, seed }: { prompt: string; seed: number }) => `${seed} ${prompt}`
 const describe = ({ gpu, prompt, seed }: Run) => `GPU function ${gpu} ran ${JSON.stringify(prompt)} (seed ${seed})`
 
-/** A run that outlived its job by more than the grace. */
+/** A run that outlived its job by more than the grace. A delayed copy of a request may start one after the job's end, which has no longer. */
 function overrun({ id, state, finished }: JobRow, run: Run, graceMs: number): string[] {
   if (finished === null) return [`${describe(run)} for ${id}, which has not ended`]
-  const late = run.last - finished
+  const late = run.last - Math.max(finished, run.start)
   return late > graceMs ? [`${describe(run)} for ${seconds(late)} after ${id} had ${state}`] : []
 }
 

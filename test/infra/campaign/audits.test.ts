@@ -99,12 +99,13 @@ const run = (id: string, change: Partial<Run> = {}): Run => ({
 
 test('runs that end with their jobs, or within the grace, have no problems', () => {
   const late = run('a', { gpu: 'b', last: END + GRACE_MS })
-  const runs = [run('a'), run('b'), late]
+  const delayed = run('b', { gpu: 'b', start: END + 2 * GRACE_MS, last: END + 2 * GRACE_MS + 50 })
+  const runs = [run('a'), run('b'), late, delayed]
   expect(runProblems(runs, [record('a'), record('b', { state: 'failed' })], GRACE_MS)).toEqual([])
   expect(runCounts(runs, [record('a'), record('b')])).toMatchObject({
-    'GPU runs': 3,
-    'GPU steps': 12,
-    'GPU runs that outlived their job': 1,
+    'GPU runs': 4,
+    'GPU steps': 16,
+    'GPU runs that outlived their job': 2,
   })
 })
 
