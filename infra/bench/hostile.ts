@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import os from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { SETTINGS } from '../campaign/program.ts'
 import { randomOf } from '../campaign/random.ts'
 import { callHonestly, type Experience, measureCapacity, STEPS, summarize } from './hostile/honest.ts'
 import type { HostileSettings, Tally } from './hostile/hostile-program.ts'
@@ -33,7 +34,7 @@ const NICENESS = 10
 type HostileCallers = { stop: () => Promise<Record<string, Tally>> }
 
 async function startHostileCallers(settings: HostileSettings): Promise<HostileCallers> {
-  const child: ChildProcess = fork(PROGRAM, [JSON.stringify(settings)])
+  const child: ChildProcess = fork(PROGRAM, [], { env: { ...process.env, [SETTINGS]: JSON.stringify(settings) } })
   process.once('exit', () => child.kill('SIGKILL'))
   os.setPriority(child.pid!, NICENESS)
   const ended = once(child, 'exit').then(([code]) => {

@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { endOnSignals } from '../end-on-signals.ts'
 import { wholeNumber } from '../whole-number.ts'
 import { benchCompile, type CompileBenchOptions } from './compile.ts'
 import { benchCpu, benchParity, type CpuBenchOptions, type ParityOptions } from './cpu.ts'
@@ -19,6 +20,7 @@ import { benchStep, type StepOptions } from './step.ts'
 import { benchStream, type StreamBenchOptions } from './stream.ts'
 import { benchTargets, type TargetsOptions } from './targets.ts'
 
+endOnSignals()
 const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
 const numbers = (text: string) => text.split(',').map(Number)
 const python = () => new Option('--python <path>', 'a Python that has diffusers, or OCTET_PYTHON').default(PYTHON)

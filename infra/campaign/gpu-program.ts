@@ -8,6 +8,7 @@ import { createJobs, type Lifecycle } from '../../gpu-fn/jobs.ts'
 import { createApp } from '../../gpu-fn/server.ts'
 import { recordRuns } from './gpu-runs.ts'
 import { createModellessEngine } from './modelless-engine.ts'
+import { readSettings } from './program.ts'
 
 export type GpuSettings = {
   name: string
@@ -21,7 +22,7 @@ export type GpuSettings = {
   unreadMs: number
 }
 
-const settings = JSON.parse(process.argv[2]!) as GpuSettings
+const settings = readSettings<GpuSettings>()
 const { name, directory, port, edgePublicKey, heartbeatMs, stepMs, unreadMs } = settings
 const log = pino({ level: 'silent' })
 const engine = createModellessEngine(stepMs, recordRuns(directory, name).start)

@@ -16,6 +16,12 @@ export type Program = {
   freeze: (milliseconds: number) => Promise<void>
 }
 
+/** Settings have secrets. Every user of a machine can read the arguments of a process, and only its owner the environment. */
+export const SETTINGS = 'OCTET_PROGRAM_SETTINGS'
+
+/** In a program: the settings that its parent gave it. */
+export const readSettings = <Settings>() => JSON.parse(process.env[SETTINGS]!) as Settings
+
 const runs = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && signalCode === null
 
 /** Reaches its children as well: workerd is one of the worker's. */
@@ -28,8 +34,7 @@ function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
 }
 
 /**
- * `file`, by its path from this one, reads its settings as JSON from its first argument and sends its parent a message once it is ready. Its
- * output goes to a log in `directory`, and so does what it leaves in the temporary directory.
+ * `file`, by its path from this one, reads its settings with `readSettings` and sends its parent a message once it is ready. Its output goes to a log in `directory`, and so does what it leaves in the temporary directory.
  */
 export function programOf(file: string, directory: string, settings: object): Program {
   let child: ChildProcess | null = null
@@ -48,8 +53,8 @@ export function programOf(file: string, directory: string, settings: object): Pr
       if (child && runs(child)) return
       await kill()
       const log = fs.openSync(path.join(directory, `${path.basename(file, '.ts')}.log`), 'a')
-      child = fork(path.join(import.meta.dirname, file), [JSON.stringify(settings)], {
-        env: { ...process.env, TMPDIR: directory },
+      child = fork(path.join(import.meta.dirname, file), [], {
+        env: { ...process.env, TMPDIR: directory, [SETTINGS]: JSON.stringify(settings) },
         detached: true,
         stdio: ['ignore', log, log, 'ipc'],
       })

@@ -1,4 +1,4 @@
-// Stopping the demo from outside, at any moment, stops all that it started.
+// Stopping a command from outside, at any moment, stops all that it started.
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
@@ -7,7 +7,9 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { processesWith } from '../support/descendants.ts'
 
-const DEMO = path.join(import.meta.dirname, '../../infra/demo.ts')
+const INFRA = path.join(import.meta.dirname, '../../infra')
+const DEMO = path.join(INFRA, 'demo.ts')
+const BENCH = path.join(INFRA, 'bench/main.ts')
 /** The longest that the built-in model does. */
 const LONG = [
   'a heart',
@@ -38,4 +40,17 @@ test.each([
   demo.kill(signal)
   expect(await ended).toEqual([signal === 'SIGINT' ? 130 : 143, null])
   await expect.poll(() => processesWith(mark)).toEqual([])
+})
+
+test('SIGTERM while the hostile bench loads its worker leaves no process behind', async () => {
+  const mark = `BENCH_UNDER_TEST=${randomUUID()}`
+  const [name, value] = mark.split('=')
+  const env = { ...process.env, [name!]: value }
+  const bench = spawn(process.execPath, [BENCH, 'hostile', '--minutes', '1'], { env, stdio: 'ignore' })
+  const ended = once(bench, 'exit')
+  const started = async () => (await processesWith(mark)).some((line) => line.includes('workerd serve'))
+  await expect.poll(started, { timeout: 60_000 }).toBe(true)
+  bench.kill('SIGTERM')
+  expect(await ended).toEqual([143, null])
+  await expect.poll(() => processesWith(mark), { timeout: 10_000 }).toEqual([])
 })

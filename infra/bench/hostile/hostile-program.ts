@@ -2,6 +2,7 @@
 import { once, setMaxListeners } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { readSettings } from '../../campaign/program.ts'
 import { randomOf } from '../../campaign/random.ts'
 import { type Arms, planAttacks } from './attacks.ts'
 import { runOpenLoop } from './open-loop.ts'
@@ -65,5 +66,5 @@ const over = new AbortController()
 // Every request under way listens.
 setMaxListeners(0, over.signal)
 process.once('message', () => over.abort())
-const tallies = await attack(JSON.parse(process.argv[2]!) as HostileSettings, over.signal)
+const tallies = await attack(readSettings<HostileSettings>(), over.signal)
 process.send!(tallies, () => process.exit())

@@ -1,0 +1,29 @@
+// Programs of the campaign and of the hostile bench, as other users of the machine see them.
+import { readFile, stat } from 'node:fs/promises'
+import { afterEach, expect, test } from 'vitest'
+import type { GpuSettings } from '../../../infra/campaign/gpu-program.ts'
+import { type Program, programOf } from '../../../infra/campaign/program.ts'
+import { freePort } from '../../../infra/campaign/world.ts'
+import { createSecrets } from '../../../infra/secrets.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+let program: Program
+afterEach(() => program.kill())
+
+test('settings, which have secrets, are not among the arguments that every user can list', async () => {
+  const { secrets, gpuPublicKey } = await createSecrets()
+  const settings: GpuSettings & { secrets: object } = {
+    ...{ name: 'x', directory: scratch.directory, port: await freePort(), edgePublicKey: gpuPublicKey, secrets },
+    ...{ heartbeatMs: 500, stepMs: 1, unreadMs: 1000 },
+  }
+  program = programOf('gpu-program.ts', scratch.directory, settings)
+  await program.start()
+  expect((await fetch(`http://127.0.0.1:${settings.port}/ping`)).ok).toBe(true)
+  const listed = await readFile(`/proc/${program.pid()}/cmdline`, 'latin1')
+  expect(listed).toContain('gpu-program.ts')
+  for (const secret of Object.values(secrets)) expect(listed).not.toContain(secret)
+  // Where they are: for the owner alone.
+  expect(await readFile(`/proc/${program.pid()}/environ`, 'latin1')).toContain(secrets.OCTET_ADMIN_TOKEN)
+  expect((await stat(`/proc/${program.pid()}/environ`)).mode & 0o077).toBe(0)
+})
