@@ -152,7 +152,7 @@ const scopedKey = ({ token }: JobSpec, key: string) => (token === null ? key : `
 const jobOfKey = (sql: SqlStorage, name: string): string | null =>
   sql
     .exec<{ job: string }>(
-      'SELECT job FROM idempotency WHERE name = ? AND created > ?',
+      'SELECT job FROM idempotency JOIN ledger USING (job) WHERE idempotency.name = ? AND created > ?',
       ...[name, Date.now() - IDEMPOTENCY_MS],
     )
     .toArray()[0]?.job ?? null
