@@ -1,5 +1,5 @@
-// Who may use each route, and how large a body it reads: one table, checked before any handler runs. The order is the tag of the
-// credential, the outer limit, the limit of requests, the account (key active, scope), and then the body.
+// Access rules and body limits of every route, in one table that is enforced before any handler runs. The order of checks: the credential's
+// tag, the outer rate limit, the request rate limit, the account (active key, scope), then the body.
 import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
@@ -14,28 +14,28 @@ import { verifyOperator } from './operator-auth.ts'
 import { declaredBytes } from './request-body.ts'
 
 type Access = {
-  /** `manager` is the operator or a key of scope `admin`; `link` is a signed link or a key. */
+  /** `manager`: the operator or an `admin` key. `link`: a signed link or a key. */
   by: 'anyone' | 'key' | 'link' | 'manager' | 'operator'
-  /** What the key must have; any active key will do when left out. */
+  /** The required scope. If omitted, any active key is accepted. */
   scope?: Scope
-  /** Whether a browser token may stand for its key. */
+  /** Whether a browser token is accepted in place of its key. */
   tokens?: true
-  /** The most that a body may have; BODY_BYTES when left out. */
+  /** The body limit in bytes. Defaults to BODY_BYTES. */
   bodyBytes?: number
-  /** The handler has the account admit a job, which checks the key in the same call: see SMALL_BODY_BYTES. */
+  /** The handler calls the account's `admit`, which also checks the key; see SMALL_BODY_BYTES. */
   admits?: true
 }
 
-/** The most bytes of a body where the table names no other limit. */
+/** The default body limit in bytes. */
 const BODY_BYTES = 16 * 1024
 /**
- * Where the account admits a job, a body of a declared size up to this is read first: checking the key before it would cost a second call
- * to the account, and parsing so little costs less than that call. If the request is then refused without the account's answer, the key
- * is checked after all, so that nobody without an active key learns anything else.
+ * On routes that admit a job, a body with a declared size up to this limit is read before the key is checked: a separate check would cost a
+ * second call to the account, and parsing a small body is cheaper than that call. If the request is rejected before `admit` is called, the
+ * key is checked afterward, so that callers without an active key always get the same error.
  */
 const SMALL_BODY_BYTES = 4 * 1024
-/** Statuses of refusals that come before the account is asked to admit. */
-const REFUSED_UNASKED: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
+/** Error statuses that can occur before the account's `admit` is called. */
+const REJECTED_EARLY: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
 
 const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
 const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
@@ -95,11 +95,11 @@ export const ACCESS: Readonly<Record<string, Access>> = {
   'POST /v1/webhooks/:id/replay': byKey('admin'),
 }
 
-/** Checks the caller's key. True when the account has confirmed it, false where that is left to the handler. */
+/** Checks the caller's key. Returns true if the account has confirmed the key, false if the handler must confirm it. */
 async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access): Promise<boolean> {
   const credential = await verifyCredential(c)
   if ('token' in credential && !tokens)
-    throw new ApiError('insufficient_scope', 'A browser token may not use this; use its API key.')
+    throw new ApiError('insufficient_scope', 'Browser tokens are not accepted here; use the API key.')
   await meterRequest(c, credential)
   if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
   await owner(c, scope ?? null)
@@ -115,7 +115,7 @@ async function checkManager(c: Context<EdgeEnv>): Promise<void> {
   c.set('manages', c.get('credential'))
 }
 
-/** Lets the caller pass, or throws. False where the handler must still have the account check the key. */
+/** Authorizes the caller or throws. Returns false if the handler must still confirm the key with the account. */
 async function check(c: Context<EdgeEnv>, access: Access): Promise<boolean> {
   switch (access.by) {
     case 'key':
@@ -133,7 +133,7 @@ async function check(c: Context<EdgeEnv>, access: Access): Promise<boolean> {
   }
 }
 
-/** Applies the table. A route that it lacks cannot be used. */
+/** Enforces the table. A route without an entry throws. */
 export const checkAccess = createMiddleware<EdgeEnv>(async (c, next) => {
   const route = matchedRoutes(c).find(({ method }) => method !== METHOD_NAME_ALL)
   if (!route) return next()
@@ -142,5 +142,5 @@ export const checkAccess = createMiddleware<EdgeEnv>(async (c, next) => {
   const confirmed = await check(c, access)
   c.set('bodyBytes', confirmed ? (access.bodyBytes ?? BODY_BYTES) : SMALL_BODY_BYTES)
   await next()
-  if (!confirmed && REFUSED_UNASKED.has(c.res.status)) await owner(c, access.scope ?? null)
+  if (!confirmed && REJECTED_EARLY.has(c.res.status)) await owner(c, access.scope ?? null)
 })

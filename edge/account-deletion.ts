@@ -1,5 +1,5 @@
-// Deletion of an account, in steps that its alarm repeats until nothing is left but a record of the deletion. A step that is cut short
-// continues with what is still there.
+// Deletes an account in steps, driven by its alarm, until only the deletion record remains. Every step is idempotent: after an interruption
+// it resumes with the remaining data.
 import { entryOf, foldRow, sumsOf } from './account-ledger.ts'
 import { isExporting, nextExport } from './account-outbox.ts'
 import { dropOrphan } from './admission.ts'
@@ -16,22 +16,23 @@ export const DELETION_SCHEMA = `
     completed INTEGER, erased INTEGER NOT NULL, jobs INTEGER, credited INTEGER, captured INTEGER) STRICT;`
 
 /**
- * How long rows in D1 outlive the rest: they make a record that the Queue delivers twice count once, and it keeps messages for four days.
+ * The delay before the account's rows in D1 are deleted. They deduplicate records that the queue delivers twice, and the queue retains
+ * messages for four days.
  */
 const QUEUE_MS = 5 * 24 * 3600_000
-/** The pauses after a step that failed, and while the export is awaited. */
+/** The delays before retrying a failed step and before checking the export again. */
 const FAILED_MS = 30_000
 const EXPORT_MS = 10_000
-/** Work of one alarm; the next one continues. */
+/** Time limit of one alarm; the next alarm resumes the work. */
 const RUN_MS = 10_000
-/** Jobs that are erased at once, and rows of one transaction. */
+/** Jobs erased concurrently, and rows per transaction. */
 const JOBS = 20
 const ROWS = 1000
 
 const STEPS = ['jobs', 'files', 'webhooks', 'export', 'account', 'usage', 'done'] as const
 type Step = (typeof STEPS)[number]
 
-/** Times are Unix milliseconds. `erased`: jobs so far. The sums of the account's life are there once its own rows are gone. */
+/** Times are Unix milliseconds. `erased` counts the jobs erased so far. The lifetime sums are set once the account's own rows are deleted. */
 export type Deletion = {
   requested: number
   step: Step
@@ -43,11 +44,11 @@ export type Deletion = {
   captured: number | null
 }
 
-/** The state of the account's deletion; null when nobody asked for one. */
+/** Returns the state of the account's deletion, or null if none was requested. */
 export const deletionOf = (sql: SqlStorage): Deletion | null =>
   sql.exec<Deletion & { id: number }>('SELECT * FROM deletion').toArray()[0] ?? null
 
-/** When the deletion continues, in Unix milliseconds; null without one. */
+/** Returns the time of the next deletion step in Unix milliseconds, or null if no deletion is in progress. */
 export function nextDeletion(sql: SqlStorage): number | null {
   const deletion = deletionOf(sql)
   return deletion && deletion.completed === null ? deletion.due : null
@@ -56,12 +57,12 @@ export function nextDeletion(sql: SqlStorage): number | null {
 const EXISTS = ['keys', 'ledger', 'folded', 'credits', 'settings'].map((table) => `EXISTS (SELECT 1 FROM ${table})`)
 
 /**
- * Ends all keys of the account for good and begins its deletion, in the caller's transaction; a repeat changes nothing. Null when there is
- * no account of this name.
+ * Deletes all keys of the account and starts its deletion, in the caller's transaction. Idempotent. Returns null if the account does not
+ * exist.
  */
 export function beginDeletion(sql: SqlStorage): Deletion | null {
-  const known = deletionOf(sql)
-  if (known) return known
+  const existing = deletionOf(sql)
+  if (existing) return existing
   if (!sql.exec<{ exists_: number }>(`SELECT ${EXISTS.join(' OR ')} AS exists_`).one().exists_) return null
   const now = Date.now()
   sql.exec("INSERT INTO deletion (id, requested, step, due, erased) VALUES (1, ?, 'jobs', ?, 0)", now, now)
@@ -69,14 +70,14 @@ export function beginDeletion(sql: SqlStorage): Deletion | null {
   return deletionOf(sql)
 }
 
-/** What a step needs. `transact` runs a change of the account's rows in one transaction. */
+/** The context of a step. `transact` runs a change to the account's rows in one transaction. */
 export type Erasure = { account: string; sql: SqlStorage; env: Env; transact: (change: () => void) => void }
-/** `againMs`: the step has more to do, after this pause. */
+/** `againMs`: the step is incomplete and runs again after this delay. */
 type Outcome = 'done' | { againMs: number }
 
 const NOW: Outcome = { againMs: 0 }
 
-/** Jobs with data of the caller: open ones first, because they still run. */
+/** Returns jobs that still have customer data, jobs in progress first. */
 function jobsToErase(sql: SqlStorage): string[] {
   const select = (where: string) =>
     sql
@@ -87,7 +88,7 @@ function jobsToErase(sql: SqlStorage): string[] {
   return open.length > 0 ? open : select("fingerprint <> ''")
 }
 
-/** Removes an erased job from the ledger. A row that is still to be exported stays until then, without data of the caller. */
+/** Removes an erased job from the ledger. A row with a pending export is kept until then, stripped of customer data. */
 function forgetErased(sql: SqlStorage, job: string): void {
   if (entryOf(sql, job)?.state === 'reserved') dropOrphan(sql, job)
   else if (isExporting(sql, job))
@@ -108,12 +109,12 @@ async function eraseJobs({ sql, env, transact }: Erasure): Promise<Outcome> {
     for (const [k, { status }] of erased.entries()) if (status === 'fulfilled') forgetErased(sql, jobs[k]!)
   })
   const failed = erased.filter((each) => each.status === 'rejected')
-  // The others go first: one job must not hold up all of them.
+  // Fail only if no job was erased, so that one failing job does not block the rest.
   if (failed.length === jobs.length) throw failed[0]!.reason
   return NOW
 }
 
-/** Deletes files that no job names any more, wherever the account's retention had them stored. */
+/** Deletes orphaned files of the account under the prefix of every retention period. */
 async function eraseFiles({ account, env }: Erasure): Promise<Outcome> {
   let complete = true
   for (const days of RETENTION_DAYS)
@@ -126,7 +127,7 @@ async function eraseWebhooks({ account, env }: Erasure): Promise<Outcome> {
   return 'done'
 }
 
-/** Waits until every settlement has arrived in D1, and at Stripe: what was used is still billed. Then folds the rows. */
+/** Waits until every settlement is recorded in D1 and reported to Stripe, so that all usage is billed; then folds the rows. */
 async function finishExport({ sql, transact }: Erasure): Promise<Outcome> {
   if (nextExport(sql) !== null) return { againMs: EXPORT_MS }
   const rows = sql.exec<{ job: string }>(`SELECT job FROM ledger LIMIT ${ROWS}`).toArray()
@@ -138,7 +139,7 @@ async function finishExport({ sql, transact }: Erasure): Promise<Outcome> {
 
 const TABLES = ['settings', 'credits', 'idempotency', 'meters', 'usage', 'folded']
 
-/** Deletes the account's own rows; the sums of its life stay with the record of the deletion. */
+/** Deletes the account's own rows and stores its lifetime sums in the deletion record. */
 async function eraseAccount({ sql, transact }: Erasure): Promise<Outcome> {
   transact(() => {
     const [folded] = sql.exec<{ jobs: number }>('SELECT jobs FROM folded').toArray()
@@ -152,11 +153,11 @@ async function eraseAccount({ sql, transact }: Erasure): Promise<Outcome> {
   return 'done'
 }
 
-/** Deletes the rows in D1, and what requests that were under way at the time have written since. */
+/** Deletes the rows in D1, and any data written by requests that were in flight when the deletion started. */
 async function eraseRest(erasure: Erasure): Promise<Outcome> {
   await eraseWebhooks(erasure)
-  const isGone = (await eraseFiles(erasure)) === 'done' && (await eraseUsage(erasure.env.DB, erasure.account))
-  return isGone ? 'done' : NOW
+  const isErased = (await eraseFiles(erasure)) === 'done' && (await eraseUsage(erasure.env.DB, erasure.account))
+  return isErased ? 'done' : NOW
 }
 
 const PERFORM: Record<Exclude<Step, 'done'>, (erasure: Erasure) => Promise<Outcome>> = {
@@ -176,7 +177,7 @@ function advance(sql: SqlStorage, { step }: Deletion, outcome: Outcome): void {
   sql.exec('UPDATE deletion SET step = ?, due = ?, completed = ?', next, due, next === 'done' ? now : null)
 }
 
-/** Continues the deletion as far as it is due, for some seconds. It never throws; a step that failed is due again in 30 seconds. */
+/** Runs the deletion steps that are due, for at most RUN_MS. Never throws; a failed step is retried after FAILED_MS. */
 export async function continueDeletion(erasure: Erasure): Promise<void> {
   const { sql, account } = erasure
   const end = Date.now() + RUN_MS

@@ -1,4 +1,4 @@
-// An account's own rows, page by page, as its owner may take them along: keys without their hashes, credits, usage, and its jobs.
+// Paged export of an account's own rows: keys without their hashes, credits, usage, and jobs.
 import { type KeyInfo, listKeys } from './account-keys.ts'
 import type { LedgerEntry, UsageRow } from './account-ledger.ts'
 import type { JobSpec } from './job-record.ts'
@@ -8,18 +8,18 @@ export type ExportSection = (typeof EXPORT_SECTIONS)[number]
 
 /** A credit; `amount` is micro-dollars, `created` Unix milliseconds. */
 export type Credit = { id: string; amount: number; note: string; created: number }
-/** A job as the ledger has it. `spec` is there until its settlement. */
+/** A job's ledger row. `spec` is null after settlement. */
 export type ExportedJob = Omit<LedgerEntry, 'endpoint'> & { name: string | null; spec: JobSpec | null }
-/** Rows of one section; `next` is the cursor of the page after this one, null at the end. */
+/** Rows of one section. `next` is the cursor of the next page, or null on the last page. */
 export type ExportPage = { rows: (KeyInfo | Credit | UsageRow | ExportedJob)[]; next: string | null }
 
 const ROWS = 500
-/** Each of them is read from its own object. */
+/** Smaller than ROWS, because each job is read from its own object. */
 const JOBS = 100
 
 type Numbered<Row> = Row & { rowid: number }
 
-/** A page of rows in the order of their rowid, which is the cursor. */
+/** Builds a page of rows ordered by rowid; the rowid is the cursor. */
 function pageOf<Row, Shown>(rows: Numbered<Row>[], limit: number, show: (row: Numbered<Row>) => Shown) {
   return { rows: rows.map(show), next: rows.length < limit ? null : String(rows.at(-1)!.rowid) }
 }
@@ -47,7 +47,7 @@ function jobsAfter(sql: SqlStorage, after: number): ExportPage {
   return pageOf(rows.toArray(), JOBS, show)
 }
 
-/** The cursor is the last day, key and tier, separated by spaces, which none of them has. */
+/** The cursor is the last day, key and tier, separated by spaces; none of the values contains a space. */
 function usageAfter(sql: SqlStorage, after: string): ExportPage {
   const rows = sql
     .exec<UsageRow>(
@@ -59,7 +59,7 @@ function usageAfter(sql: SqlStorage, after: string): ExportPage {
   return { rows, next: last && rows.length === ROWS ? `${last.day} ${last.key_id} ${last.tier}` : null }
 }
 
-/** A page of a section after the cursor `after`, oldest first; null is the start. */
+/** Returns the page of a section after the cursor `after`, oldest first. A null cursor is the start. */
 export function exportRows(sql: SqlStorage, section: ExportSection, after: string | null): ExportPage {
   switch (section) {
     case 'keys':

@@ -1,5 +1,5 @@
-// An account's keys, as functions over its SQLite: secret hashes, scopes, limits, expiry. Keys that replaced one another by rotation
-// are one line (`lineage`) and share limits and meter, so that a rotation renews no allowance.
+// An account's keys, as functions over its SQLite: secret hashes, scopes, limits, expiry. Keys related by rotation form one lineage and
+// share limits and a meter, so that rotation does not reset an allowance.
 import { timingSafeEqual } from 'hono/utils/buffer'
 import type { Credential, KeyCredential, Scope } from './keys.ts'
 import type { Limits } from './limits.ts'
@@ -9,11 +9,11 @@ export const KEYS_SCHEMA = `
     id TEXT PRIMARY KEY, lineage TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT NOT NULL, scopes TEXT NOT NULL,
     limits TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER, revoked INTEGER, created_by TEXT) STRICT;`
 
-/** What the holder of `admin` may say about a key. `expires` is Unix milliseconds, null for never. */
+/** The configurable fields of a key. `expires` is Unix milliseconds, or null for no expiry. */
 export type KeyOptions = { label: string; scopes: Scope[]; limits: Limits; expires: number | null }
-/** What is given of it; limits that are not named stay, or are those of the key that creates. */
+/** A partial update of KeyOptions. Omitted limits are unchanged on update and inherited from the creating key on creation. */
 export type KeyChange = Partial<Omit<KeyOptions, 'limits'> & { limits: Partial<Limits> }>
-/** A key without its secret. Times are Unix milliseconds. `created_by` is the id of the key that made it, null for the operator. */
+/** A key without its secret. Times are Unix milliseconds. `created_by` is the id of the creating key, or null for the operator. */
 export type KeyInfo = KeyOptions & {
   id: string
   lineage: string
@@ -21,7 +21,7 @@ export type KeyInfo = KeyOptions & {
   revoked: number | null
   created_by: string | null
 }
-/** `creator_revoked`: a key that made this one, or one that made that one, was revoked. */
+/** `creator_revoked`: an ancestor of this key was revoked. */
 export type ListedKey = KeyInfo & { creator_revoked: boolean }
 
 type KeyRow = Record<'id' | 'lineage' | 'secret_hash' | 'label' | 'scopes' | 'limits', string> & {
@@ -39,13 +39,7 @@ const infoOf = ({ secret_hash: _, scopes, limits, ...row }: KeyRow): KeyInfo => 
 
 const rowOf = (sql: SqlStorage, id: string) => sql.exec<KeyRow>('SELECT * FROM keys WHERE id = ?', id).toArray()[0]
 
-/** Adds the columns that a table of an older version lacks. */
-export function migrateKeys(sql: SqlStorage): void {
-  const columns = sql.exec<{ name: string }>('PRAGMA table_info(keys)').toArray()
-  if (!columns.some(({ name }) => name === 'created_by')) sql.exec('ALTER TABLE keys ADD COLUMN created_by TEXT')
-}
-
-/** Writes a key, which is a line of its own unless it continues one. */
+/** Inserts a key. It starts its own lineage unless one is given. */
 export function insertKey(
   sql: SqlStorage,
   { keyId, secretHash }: KeyCredential,
@@ -78,7 +72,7 @@ export function findKey(sql: SqlStorage, id: string): KeyInfo | null {
 /** All keys, oldest first. */
 export function listKeys(sql: SqlStorage): ListedKey[] {
   const keys = sql.exec<KeyRow>('SELECT * FROM keys ORDER BY created, rowid').toArray().map(infoOf)
-  // A key is older than those that it made.
+  // A creator is older than the keys it created, so it comes first.
   const suspect = new Map<string, boolean>()
   return keys.map((key) => {
     const creator_revoked = key.created_by !== null && (suspect.get(key.created_by) ?? false)
@@ -87,7 +81,7 @@ export function listKeys(sql: SqlStorage): ListedKey[] {
   })
 }
 
-/** Writes what is given of a key. Limits are those of its whole line. */
+/** Updates a key. Limits apply to its whole lineage. */
 export function updateKey(sql: SqlStorage, { id, lineage }: KeyInfo, changed: KeyOptions): KeyInfo {
   const { label, scopes, limits, expires } = changed
   sql.exec(
@@ -101,32 +95,32 @@ export function updateKey(sql: SqlStorage, { id, lineage }: KeyInfo, changed: Ke
   return findKey(sql, id)!
 }
 
-/** Ends a key at once and for good; false when there is none of that id. */
+/** Revokes a key immediately and permanently. Returns false if the id is unknown. */
 export const endKey = (sql: SqlStorage, id: string): boolean =>
   sql.exec('UPDATE keys SET revoked = coalesce(revoked, ?) WHERE id = ?', Date.now(), id).rowsWritten > 0
 
 export const isActive = ({ revoked, expires }: Pick<KeyInfo, 'revoked' | 'expires'>): boolean =>
   revoked === null && (expires === null || expires > Date.now())
 
-/** Whether links signed for a key hold: it was not revoked, and it or another key of its line is active. */
+/** Whether links signed for a key are valid: the key was not revoked, and it or another key of its lineage is active. */
 export function holdsLinks(sql: SqlStorage, id: string): boolean {
   const key = findKey(sql, id)
   if (!key || key.revoked !== null) return false
-  const line = sql.exec<KeyRow>('SELECT * FROM keys WHERE lineage = ?', key.lineage).toArray()
-  return line.some(isActive)
+  const lineage = sql.exec<KeyRow>('SELECT * FROM keys WHERE lineage = ?', key.lineage).toArray()
+  return lineage.some(isActive)
 }
 
-/** A line of keys, with its limits. */
+/** A key lineage and its limits. */
 export type Line = { lineage: string; limits: Limits }
-/** The longest descent: a key of the operator, one that it made, and one that this made. */
+/** The maximum number of ancestors: an operator key may create keys, and those may create further keys. */
 export const MOST_CREATORS = 2
 
 /**
- * The lines that a key descends from, nearest first: the one whose key began its line, and so on. What the key spends counts on them as
- * well, so that no key gains an allowance by making keys.
+ * Returns the ancestor lineages of a key, nearest first. A key's spending also counts toward its ancestors, so that creating keys does not
+ * increase an allowance.
  */
 export function creatorsOf(sql: SqlStorage, { id, lineage, created_by }: KeyInfo): Line[] {
-  // The common case, a key of the operator, needs no query.
+  // Fast path: a key created by the operator has no ancestors.
   if (id === lineage && created_by === null) return []
   const rows = sql.exec<{ lineage: string; limits: string }>(
     `WITH RECURSIVE up(lineage, depth) AS (
@@ -140,17 +134,17 @@ export function creatorsOf(sql: SqlStorage, { id, lineage, created_by }: KeyInfo
   return rows.toArray().map(({ lineage, limits }) => ({ lineage, limits: JSON.parse(limits) }))
 }
 
-/** The active key behind a credential: its own secret must be right; a browser token stands for the key that signed it. */
+/** Returns the active key of a credential, or null. An API key's secret must match; a browser token authenticates as its parent key. */
 export async function authenticate(sql: SqlStorage, credential: Credential): Promise<KeyInfo | null> {
   const row = rowOf(sql, credential.keyId)
   if (!row) return null
   if ('secretHash' in credential && !(await timingSafeEqual(row.secret_hash, credential.secretHash))) return null
-  // Time passes in the comparison: what counts is what is written now.
+  // Read again: the key may have changed during the asynchronous comparison.
   const key = findKey(sql, credential.keyId)
   return key && isActive(key) ? key : null
 }
 
-/** Whether a credential may do what `scope` names. A browser token generates, and reads what it has generated, as long as its key may generate. */
+/** Whether a credential has a scope. A browser token has `generate`, and `read` for its own jobs, if its key has `generate`. */
 export function allows(key: KeyInfo, credential: Credential, scope: Scope): boolean {
   if ('token' in credential) return scope !== 'admin' && key.scopes.includes('generate')
   return key.scopes.includes(scope)

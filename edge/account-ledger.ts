@@ -1,5 +1,5 @@
-// An account's ledger and meters, as functions over its SQLite. A job has one row: reserved, then captured or released, once. Sums are
-// updated in the same transaction, so that no query depends on the number of rows.
+// An account's ledger and meters in SQLite. Each job has one row: reserved, then captured or released, once. Sums are updated in the same
+// transaction, so that no query depends on the number of rows.
 import { isExporting, putOut } from './account-outbox.ts'
 import type { Observed } from './forecast.ts'
 import type { JobSpec } from './job-record.ts'
@@ -34,7 +34,7 @@ export const LEDGER_SCHEMA = `
     id TEXT PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL, created INTEGER NOT NULL) STRICT;`
 
 export type Outcome = 'captured' | 'released'
-/** Amounts are micro-dollars, times Unix milliseconds. `amount` was reserved, `charged` was captured of it. */
+/** Amounts are micro-dollars, times Unix milliseconds. `charged` is the captured part of the reserved `amount`. */
 export type LedgerEntry = {
   job: string
   key_id: string
@@ -47,8 +47,8 @@ export type LedgerEntry = {
   settled: number | null
 }
 /**
- * `amount` is the captured part of the reservation in micro-dollars; all of it when left out. `observed` is for forecasts, `summary` for
- * lists. `retryable` jobs give way to the next request under their name or Idempotency-Key.
+ * `amount` is the captured part of the reservation in micro-dollars, by default all of it. `observed` is for forecasts, `summary` for lists.
+ * The next request with the name or Idempotency-Key of a `retryable` job replaces the job.
  */
 export type Settlement = {
   outcome: Outcome
@@ -58,8 +58,8 @@ export type Settlement = {
   retryable?: boolean
 }
 /**
- * The reservation of a job, which its job object must match. `spec` is there until the settlement: whoever finds a reservation without a job
- * creates exactly the job that the price was reserved for. `reservedAt` is Unix milliseconds. `granted`: the job has a slot at its endpoint.
+ * The reservation of a job. `spec` is kept until the settlement, so that a repeated request creates exactly the job whose price was reserved.
+ * `reservedAt` is Unix milliseconds. `granted`: the job has a slot at its endpoint.
  */
 export type Reservation = {
   job: string
@@ -69,7 +69,7 @@ export type Reservation = {
   granted: boolean
   spec: JobSpec | null
 }
-/** Sums in micro-dollars, and how many jobs are open. */
+/** Sums in micro-dollars, and the number of open jobs. */
 export type Sums = { credited: number; captured: number; reserved: number; open: number }
 export type UsageRow = { day: string; key_id: string; tier: Tier; jobs: number; amount: number }
 
@@ -93,7 +93,7 @@ type ReservationRow = Omit<Reservation, 'spec' | 'granted'> & {
   retryable: number
 }
 
-/** The reservation of a job, and whether the next request for it makes a new one; null for an unknown job. */
+/** The reservation of a job, and whether the next request for the job replaces it; null for an unknown job. */
 export function reservationOf(sql: SqlStorage, job: string): (Reservation & { retryable: boolean }) | null {
   const [row] = sql.exec<ReservationRow>(
     `SELECT job, fingerprint, amount AS price, reserved AS reservedAt, granted, spec, retryable
@@ -105,7 +105,7 @@ export function reservationOf(sql: SqlStorage, job: string): (Reservation & { re
   return { ...facts, spec: spec === null ? null : JSON.parse(spec), granted: granted === 1, retryable: retryable === 1 }
 }
 
-/** Reserves a job's price on every meter that counts it. Must run in a transaction that found no refusal. */
+/** Reserves a job's price on all of its meters. Must run in the transaction that checked their limits. */
 export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], granted: boolean): void {
   const now = Date.now()
   const { id, name, keyId, token, decision, price, fingerprint, digest } = spec
@@ -119,31 +119,31 @@ export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], gran
   for (const each of metered) saveMeter(sql, reserveOn(each, price, now))
 }
 
-/** Takes a request out of every rate bucket without reserving anything. */
+/** Counts a request in every rate bucket, without a reservation. */
 export function countRequest(sql: SqlStorage, metered: Metered[]): void {
   const now = Date.now()
   for (const each of metered) saveMeter(sql, countOn(each, now))
 }
 
-/** Renews the age of a reservation, so that it is not released while a repeated request creates its job. */
+/** Resets the age of a reservation, so that it is not released while a repeated request creates its job. */
 export function renew(sql: SqlStorage, job: string): void {
   sql.exec("UPDATE ledger SET reserved = ? WHERE job = ? AND state = 'reserved'", Date.now(), job)
 }
 
-/** The row's meters after its reservation ends with `charged` captured. */
+/** Updates a row's meters: the reservation of `amount` ends with `charged` captured. */
 function settleMeters(sql: SqlStorage, meters: string, amount: number, charged: number): void {
   const now = Date.now()
   for (const id of JSON.parse(meters) as string[]) saveMeter(sql, settleOn(meterOf(sql, id), amount, charged, now))
 }
 
-/** An amount that can be captured: whole micro-dollars within the reservation. A settlement must not fail forever over a wrong one. */
+/** Limits a charge to whole micro-dollars within the reservation, because a settlement with a wrong amount must not fail forever. */
 function boundCharge(job: string, wanted: number, reserved: number): number {
   const charged = Math.min(Math.max(0, Math.floor(wanted) || 0), reserved)
   if (charged !== wanted) log('error', 'a settlement asks for an impossible amount', { job, wanted, reserved, charged })
   return charged
 }
 
-/** Settles a reserved job, with meters and usage, in the caller's transaction. False when it was settled before. */
+/** Settles a reserved job, with meters and usage, in the caller's transaction. False if already settled. */
 export function settleOnce(sql: SqlStorage, job: string, settlement: Settlement): boolean {
   const { outcome, amount, observed, summary, retryable } = settlement
   const entry = entryOf(sql, job)
@@ -178,7 +178,7 @@ export function saveSummary(sql: SqlStorage, job: string, summary: JobSummary): 
   sql.exec('UPDATE ledger SET summary = ? WHERE job = ? AND summary IS NOT NULL', JSON.stringify(summary), job)
 }
 
-/** Deletes a settled and exported row; its charge stays in the sums. False while the row is still needed. */
+/** Deletes a settled and exported row but keeps its charge in the sums. False while the row is still needed. */
 export function foldRow(sql: SqlStorage, job: string): boolean {
   const entry = entryOf(sql, job)
   if (!entry) return true
@@ -200,10 +200,10 @@ function countUsage(sql: SqlStorage, { key_id, tier, charged }: LedgerEntry, day
   )
 }
 
-// Every alarm looks for such days; without the index it would read all that were folded before.
+// Every alarm runs this query. Without the index it would read all folded rows.
 const OLD_USAGE = "usage INDEXED BY usage_of_keys WHERE key_id <> '' AND day < ?"
 
-/** Folds the usage of days that are past their time, in the caller's transaction. No sum of a day changes. */
+/** Folds the usage by key of expired days into one row per day and tier, in the caller's transaction. Daily sums stay equal. */
 export function foldOldUsage(sql: SqlStorage): void {
   const old = utcDay(Date.now() - USAGE_KEY_DAYS * 24 * 3600_000)
   sql.exec(
@@ -214,7 +214,7 @@ export function foldOldUsage(sql: SqlStorage): void {
   sql.exec(`DELETE FROM ${OLD_USAGE}`, old)
 }
 
-/** Adds credit once for an id: the first call with it stands. Returns what stands. */
+/** Adds credit once per id. Returns the credit of the first call with this id. */
 export function addCredit(sql: SqlStorage, id: string, amount: number, note: string): { amount: number; note: string } {
   sql.exec('INSERT OR IGNORE INTO credits VALUES (?, ?, ?, ?)', id, amount, note, Date.now())
   return sql.exec<{ amount: number; note: string }>('SELECT amount, note FROM credits WHERE id = ?', id).one()
@@ -224,13 +224,13 @@ export function credited(sql: SqlStorage): number {
   return sql.exec<{ total: number }>('SELECT coalesce(sum(amount), 0) AS total FROM credits').one().total
 }
 
-/** The sums as they are kept. The balance is credits less captures. */
+/** The stored sums. The balance is credits less captures. */
 export function sumsOf(sql: SqlStorage): Sums {
   const { captured, reserved, open } = meterOf(sql, 'account')
   return { credited: credited(sql), captured, reserved, open }
 }
 
-/** The same sums computed from the rows and the folded ones. They must always equal the kept sums. */
+/** The same sums, computed from rows and folded rows. They must equal the stored sums. */
 export function audit(sql: SqlStorage): Sums {
   const rows = sql
     .exec<Omit<Sums, 'credited'>>(
@@ -242,7 +242,7 @@ export function audit(sql: SqlStorage): Sums {
   return { credited: credited(sql), ...rows }
 }
 
-/** Captured jobs and money by UTC day, key and tier, oldest first; both days are included. */
+/** Captured jobs and amounts by UTC day, key and tier, oldest first. Both days are inclusive. */
 export const usageBetween = (sql: SqlStorage, from: string, to: string): UsageRow[] =>
   sql.exec<UsageRow>('SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, key_id, tier', from, to).toArray()
 
@@ -257,8 +257,8 @@ export const openBefore = (sql: SqlStorage, before: number): string[] =>
     .map(({ job }) => job)
 
 /**
- * Jobs in the order of their admission, newest first: all, or those before the job `after`. A settled one as its summary, an open one as its
- * spec. Null when `after` is unknown.
+ * Jobs by admission, newest first: all, or those before the job `after`. Settled jobs as summaries, open jobs as specs. Null if `after` is
+ * unknown.
  */
 export function jobsBefore(sql: SqlStorage, limit: number, after: string | null): (JobSummary | JobSpec)[] | null {
   const [last] = sql.exec<{ rowid: number }>('SELECT rowid FROM ledger WHERE job = ?', after).toArray()
@@ -271,11 +271,11 @@ export function jobsBefore(sql: SqlStorage, limit: number, after: string | null)
   return rows.toArray().map(({ listed }) => JSON.parse(listed))
 }
 
-/** The job that an account knows by a name of its own; null when there is none. */
+/** The id of the job with this name; null without one. */
 export const jobNamed = (sql: SqlStorage, name: string): string | null =>
   sql.exec<{ job: string }>('SELECT job FROM ledger WHERE name = ?', name).toArray()[0]?.job ?? null
 
-/** The newest paid job with the same images, all of which are still stored; null when there is none. */
+/** The newest captured job with equal images, if all of them are still stored; null otherwise. */
 export function reusableJob(sql: SqlStorage, digest: string): string | null {
   const [row] = sql.exec<{ job: string; summary: string | null }>(
     "SELECT job, summary FROM ledger WHERE digest = ? AND state = 'captured' ORDER BY rowid DESC LIMIT 1",

@@ -1,17 +1,17 @@
-// The export of an account's ledger: settled rows are sent to the Queue `octet-usage` until its consumer confirms that they arrived,
-// whatever the Queue loses or gives up.
+// The export of an account's ledger: settled rows are sent to the Queue `octet-usage` until its consumer confirms receipt,
+// even if the queue loses or drops messages.
 import type { LedgerEntry, Outcome } from './account-ledger.ts'
 import type { Env } from './env.ts'
 import type { Observed } from './forecast.ts'
 import { log } from './log.ts'
 import type { Tier } from './route.ts'
 
-/** Settled rows wait this long for company, so that a busy account sends batches. */
+/** The delay before settled rows are sent, so that a busy account sends batches. */
 export const OUTBOX_MS = 10_000
 const BATCH = 100
 const BATCHES = 10
 
-/** A settled job for the export. `id` is the ledger id, `<account>/<job>`, the same whenever it is sent. */
+/** The exported record of a settled job. `id` is the ledger id, `<account>/<job>`, and is the same on every delivery. */
 export type UsageRecord = {
   id: string
   account: string
@@ -38,16 +38,16 @@ export function putOut(sql: SqlStorage, job: string): void {
   sql.exec('INSERT OR REPLACE INTO usage_outbox VALUES (?, ?)', job, Date.now())
 }
 
-/** Whether a job's settlement has not been exported yet. */
+/** Whether the export of a job's settlement is pending. */
 export const isExporting = (sql: SqlStorage, job: string): boolean =>
   sql.exec('SELECT 1 FROM usage_outbox WHERE job = ?', job).toArray().length > 0
 
-/** Takes jobs out of the outbox: they have arrived, or are not to be exported. */
+/** Removes jobs from the outbox because their export is confirmed or not needed. */
 export function takeOut(sql: SqlStorage, jobs: readonly string[]): void {
   sql.exec('DELETE FROM usage_outbox WHERE job IN (SELECT value FROM json_each(?))', JSON.stringify(jobs))
 }
 
-/** When the next row is to be sent, in Unix milliseconds; null when all have arrived. */
+/** Returns the time of the next export in Unix milliseconds, or null if the outbox is empty. */
 export const nextExport = (sql: SqlStorage): number | null =>
   sql.exec<{ at: number | null }>('SELECT min(due) AS at FROM usage_outbox').one().at
 
@@ -57,18 +57,18 @@ const recordOf = ({ account, stripe_customer }: Sender, row: Row): UsageRecord =
   return { id: `${account}/${job}`, account, job, key_id, tier, ...money, observed: readObserved(account, row) }
 }
 
-/** What a job took. One that cannot be read is left out, so that the money of its row, and all other rows, are exported. */
+/** Parses a job's measurements. A malformed value is omitted so that it does not block the export of this or any other row. */
 function readObserved(account: string, { job, observed }: Row): Observed | null {
   if (observed === null) return null
   try {
     return JSON.parse(observed) as Observed
   } catch (cause) {
-    log('error', 'an observation cannot be read and is left out', { account, job, cause })
+    log('error', 'an observation is malformed and was omitted from the export', { account, job, cause })
     return null
   }
 }
 
-/** Sends up to a thousand rows that are due, oldest first. Each is due again `againMs` after the Queue took it, unless it arrives. */
+/** Sends up to a thousand due rows, oldest first. Each row is sent again after `againMs` unless its receipt is confirmed. */
 export async function exportBatch(
   sql: SqlStorage,
   { USAGE }: Pick<Env, 'USAGE'>,

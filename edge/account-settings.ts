@@ -1,4 +1,4 @@
-// What the operator set for an account. Until then the deployment's defaults hold.
+// Account settings, as configured by the operator. Until then, the deployment's defaults apply.
 import { type Limits, readAccountLimits } from './limits.ts'
 import { DEFAULT_RETENTION_DAYS, type RetentionDays } from './retention.ts'
 
@@ -9,20 +9,20 @@ export const SETTINGS_SCHEMA = `
 
 export type AccountSettings = {
   limits: Limits
-  /** Whether a job needs a balance that covers its price. */
+  /** Whether the balance must cover the price of a job. */
   prepaid: boolean
-  /** The customer that Stripe is told of; null reports nothing. */
+  /** The Stripe customer for usage reports. If null, nothing is reported. */
   stripe_customer: string | null
-  /** How long images are kept. */
+  /** The retention period of images. */
   retention_days: RetentionDays
 }
 
-/** Limits that are not named stay. */
+/** Omitted limits are unchanged. */
 export type SettingsChange = Partial<Omit<AccountSettings, 'limits'> & { limits: Partial<Limits> }>
 
 type Row = { limits: string; prepaid: number; stripe_customer: string | null; retention_days: RetentionDays }
 
-/** The settings that hold. `defaults` is OCTET_ACCOUNT_LIMITS. */
+/** Returns the effective settings. `defaults` is OCTET_ACCOUNT_LIMITS. */
 export function settingsOf(sql: SqlStorage, defaults: unknown): AccountSettings {
   const [row] = sql.exec<Row>('SELECT limits, prepaid, stripe_customer, retention_days FROM settings')
   if (row) return { ...row, limits: JSON.parse(row.limits), prepaid: row.prepaid === 1 }

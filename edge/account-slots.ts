@@ -1,20 +1,20 @@
-// How many jobs of an account run at an endpoint at once. Every active account has an equal share of the endpoint's slots (GPU_SLOTS), so
-// that one account's flood waits in its own line and not in front of other accounts. Jobs beyond the share wait in the ledger.
+// Limits the concurrent jobs of an account at an endpoint. Every active account gets an equal share of the endpoint's slots (GPU_SLOTS), so
+// that a burst from one account queues behind its own jobs and does not delay other accounts. Jobs beyond the share wait in the ledger.
 import * as z from 'zod'
 
 const slots = z.coerce.number().int().min(1).max(100_000)
 
-/** Reads GPU_SLOTS, the jobs that an endpoint has in progress and in its own queue at once. Throws when it is no whole number from 1. */
+/** Parses GPU_SLOTS, the maximum number of running and queued jobs per endpoint. Throws if it is not an integer from 1 to 100000. */
 export function readSlots({ GPU_SLOTS: given }: { GPU_SLOTS: string }): number {
   const parsed = slots.safeParse(given)
   if (parsed.success) return parsed.data
   throw new Error(`GPU_SLOTS is ${JSON.stringify(given)}; it must be a whole number from 1 to 100000.`)
 }
 
-/** Without a job for this long an account no longer counts as active. */
+/** An account without a job for this long is inactive. */
 const ACTIVE_MS = 30_000
 
-/** The accounts with jobs at one endpoint. A restart loses them, which costs fairness for seconds and nothing else. */
+/** The accounts with jobs at one endpoint. Kept in memory only; a restart affects fairness for a few seconds. */
 export class ActiveAccounts {
   readonly #seen = new Map<string, number>()
 
@@ -26,27 +26,27 @@ export class ActiveAccounts {
   }
 }
 
-/** How long a share holds before the account asks for it again. */
+/** How long a share is cached before the account requests it again. */
 const FRESH_MS = 3_000
 
-/** The shares of one account, as its endpoints last granted them. Until an endpoint has answered, its share is one. */
+/** The cached shares of one account by endpoint. The share is 1 until the endpoint responds. */
 export class Shares {
-  readonly #known = new Map<string, { share: number; at: number }>()
+  readonly #cached = new Map<string, { share: number; at: number }>()
 
   of(endpoint: string): number {
-    return this.#known.get(endpoint)?.share ?? 1
+    return this.#cached.get(endpoint)?.share ?? 1
   }
 
-  /** Whether the share must be asked for again; true once until `set`, or until that request has timed out. */
+  /** Whether the share must be refreshed. A true result also starts a new FRESH_MS period, so that only one refresh is in flight. */
   isStale(endpoint: string, now: number): boolean {
-    const known = this.#known.get(endpoint)
-    if (known && now - known.at < FRESH_MS) return false
-    this.#known.set(endpoint, { share: known?.share ?? 1, at: now })
+    const cached = this.#cached.get(endpoint)
+    if (cached && now - cached.at < FRESH_MS) return false
+    this.#cached.set(endpoint, { share: cached?.share ?? 1, at: now })
     return true
   }
 
   set(endpoint: string, share: number, now: number): void {
-    this.#known.set(endpoint, { share, at: now })
+    this.#cached.set(endpoint, { share, at: now })
   }
 }
 
@@ -55,11 +55,11 @@ const FIRST = `SELECT job FROM ledger WHERE state = 'reserved' AND granted = 0 A
 
 const inProgress = (sql: SqlStorage, endpoint: string) => sql.exec<{ n: number }>(COUNT, endpoint).one().n
 
-/** Whether a new job may start at once. */
+/** Whether a new job may start immediately. */
 export const hasFreeSlot = (sql: SqlStorage, endpoint: string, share: number): boolean =>
   inProgress(sql, endpoint) < share
 
-/** Grants the free slots of an endpoint to the jobs that have waited longest, and returns these. */
+/** Grants the free slots of an endpoint to the longest-waiting jobs and returns their ids. */
 export function grantSlots(sql: SqlStorage, endpoint: string, share: number): string[] {
   const free = share - inProgress(sql, endpoint)
   if (free <= 0) return []

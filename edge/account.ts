@@ -1,45 +1,23 @@
-// AccountDO: one account. It holds its keys, what each Idempotency-Key stood for, the meters of its limits and the ledger, in one SQLite.
+// AccountDO: one account's keys, Idempotency-Keys, limit meters and ledger, in one SQLite database.
 import { DurableObject } from 'cloudflare:workers'
-import {
-  beginDeletion,
-  continueDeletion,
-  DELETION_SCHEMA,
-  type Deletion,
-  deletionOf,
-  nextDeletion,
-} from './account-deletion.ts'
+import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './account-deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './account-export.ts'
 import {
   allows,
   authenticate,
   findKey,
   holdsLinks,
-  KEYS_SCHEMA,
   type KeyChange,
   type KeyInfo,
   type ListedKey,
   listKeys,
-  migrateKeys,
 } from './account-keys.ts'
 import * as ledger from './account-ledger.ts'
-import { exportBatch, nextExport, OUTBOX_MS, OUTBOX_SCHEMA, takeOut } from './account-outbox.ts'
-import {
-  type AccountSettings,
-  SETTINGS_SCHEMA,
-  type SettingsChange,
-  saveSettings,
-  settingsOf,
-} from './account-settings.ts'
+import { exportBatch, nextExport, OUTBOX_MS, takeOut } from './account-outbox.ts'
+import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './account-settings.ts'
 import { grantSlots, Shares } from './account-slots.ts'
-import {
-  type Admission,
-  type AdmissionRequest,
-  decide,
-  dropOrphan,
-  IDEMPOTENCY_SCHEMA,
-  nextExpiry,
-  prune,
-} from './admission.ts'
+import { createAccountTables } from './account-tables.ts'
+import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import type { Env } from './env.ts'
 import { ACCOUNT_DELETED } from './errors.ts'
 import type { JobSpec } from './job-record.ts'
@@ -50,10 +28,10 @@ import { log } from './log.ts'
 import { objectOf } from './objects.ts'
 import { type Recovery, readRecovery } from './recovery.ts'
 
-export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorised' } | { kind: 'forbidden' }
+export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
 
-/** When a deletion continues after an alarm that did not come to its end. */
+/** The delay before a deletion continues after an interrupted alarm. */
 const DELETION_MS = 60_000
 
 export class AccountDO extends DurableObject<Env> {
@@ -65,19 +43,10 @@ export class AccountDO extends DurableObject<Env> {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#recovery = readRecovery(env)
-    const schemas = [
-      KEYS_SCHEMA,
-      ledger.LEDGER_SCHEMA,
-      OUTBOX_SCHEMA,
-      SETTINGS_SCHEMA,
-      IDEMPOTENCY_SCHEMA,
-      DELETION_SCHEMA,
-    ]
-    this.#sql.exec(schemas.join(''))
-    migrateKeys(this.#sql)
+    ctx.storage.transactionSync(() => createAccountTables(this.#sql))
   }
 
-  /** Makes a key, for the key `by` of scope `admin` or for the operator. */
+  /** Creates a key on behalf of the key `by`, which has scope `admin`, or of the operator. */
   addKey(credential: KeyCredential, options: KeyChange = {}, by: string | null = null): KeyOutcome {
     this.#refuseDeleted()
     return this.ctx.storage.transactionSync(() => createKey(this.#sql, credential, options, by))
@@ -87,7 +56,7 @@ export class AccountDO extends DurableObject<Env> {
     return listKeys(this.#sql)
   }
 
-  /** A key and what its line has used; null when there is none of that id. */
+  /** A key with the usage of its lineage; null for an unknown id. */
   key(id: string): (KeyInfo & { captured: number; reserved: number; open: number }) | null {
     const key = findKey(this.#sql, id)
     if (!key) return null
@@ -99,17 +68,17 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => changeKey(this.#sql, id, change, by))
   }
 
-  /** Adds `next` in the place of an active key, which holds until `until` (Unix milliseconds) at most. */
+  /** Replaces an active key with `next`. The old key stays valid until `until` (Unix milliseconds) at most. */
   rotateKey(id: string, next: KeyCredential, until: number, by: string | null = null): KeyOutcome {
     return this.ctx.storage.transactionSync(() => replaceKey(this.#sql, id, next, until, by))
   }
 
-  /** Whether links signed for a key hold. */
+  /** Whether links signed for a key are valid. */
   keyHoldsLinks(id: string): boolean {
     return holdsLinks(this.#sql, id)
   }
 
-  /** Ends a key and its browser tokens at once and for good, for the key `by` or for the operator. */
+  /** Revokes a key and its browser tokens immediately and permanently, on behalf of the key `by` or of the operator. */
   revokeKey(id: string, by: string | null = null): KeyOutcome {
     return this.ctx.storage.transactionSync(() => revokeKey(this.#sql, id, by))
   }
@@ -119,17 +88,17 @@ export class AccountDO extends DurableObject<Env> {
     return isRootKey(this.#sql, id)
   }
 
-  /** Whether the credential is good here and now, and for `scope` when one is given. */
+  /** Whether the credential is currently valid, and for `scope` if given. */
   async authenticate(credential: Credential, scope?: Scope): Promise<Authentication> {
     const key = await authenticate(this.#sql, credential)
-    if (!key) return { kind: 'unauthorised' }
+    if (!key) return { kind: 'unauthorized' }
     return scope && !allows(key, credential, scope) ? { kind: 'forbidden' } : { kind: 'authenticated', key }
   }
 
-  /** Admits a job: checks key, scope, names, rates, concurrency and money, and reserves the price, all or nothing. */
+  /** Admits a job: checks key, scope, names, rates, concurrency and balance, and reserves the price, in one transaction. */
   async admit(request: AdmissionRequest): Promise<Admission> {
     const key = await authenticate(this.#sql, request.credential)
-    if (!key) return { kind: 'unauthorised' }
+    if (!key) return { kind: 'unauthorized' }
     if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
     const { endpoint } = request.spec.decision
@@ -138,7 +107,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request, share))
   }
 
-  /** Whether a waiting job has a slot at its endpoint by now. Grants free slots first. */
+  /** Whether a waiting job has a slot at its endpoint, after granting the free ones. */
   mayProceed(job: string): boolean {
     const entry = this.entry(job)
     if (entry) this.#shareSlots(entry.endpoint)
@@ -187,7 +156,7 @@ export class AccountDO extends DurableObject<Env> {
     return { reserved, captured }
   }
 
-  /** The sums as they are kept, and as the rows add up. They are equal, always. */
+  /** The stored sums, and the sums computed from the rows. They must be equal. */
   audit(): { kept: ledger.Sums; summed: ledger.Sums } {
     return { kept: ledger.sumsOf(this.#sql), summed: ledger.audit(this.#sql) }
   }
@@ -196,12 +165,12 @@ export class AccountDO extends DurableObject<Env> {
     return ledger.usageBetween(this.#sql, from, to)
   }
 
-  /** Ends the export of jobs that have arrived where usage is kept. */
+  /** Removes jobs from the usage export after their rows were stored in D1. */
   exported(jobs: readonly string[]): void {
     takeOut(this.#sql, jobs)
   }
 
-  /** Adds credit in micro-dollars, once for an id: a repeat changes nothing and tells what stands. */
+  /** Adds credit in micro-dollars once per id. A repeat changes nothing and returns the original credit. */
   credit(id: string, amount: number, note: string): { amount: number; note: string } {
     this.#refuseDeleted()
     return ledger.addCredit(this.#sql, id, amount, note)
@@ -213,22 +182,22 @@ export class AccountDO extends DurableObject<Env> {
     return { ...sums, balance: sums.credited - sums.captured, settings: this.#settings(), deletion }
   }
 
-  /** Changes what is given of the account's settings. */
+  /** Changes the given settings and keeps the others. */
   configure(change: SettingsChange): AccountSettings {
     this.#refuseDeleted()
     const settings = this.#settings()
     return saveSettings(this.#sql, { ...settings, ...change, limits: { ...settings.limits, ...change.limits } })
   }
 
-  /** A page of the account's own rows for its owner, without secrets; see account-export.ts. */
+  /** A page of the account's rows for its owner, without secrets; see account-export.ts. */
   exportRows(section: ExportSection, after: string | null): ExportPage {
     this.#refuseDeleted()
     return exportRows(this.#sql, section, after)
   }
 
   /**
-   * Ends all keys at once and begins the deletion of the account's data, which the alarm finishes. A repeat changes nothing. Null when there
-   * is no such account.
+   * Revokes all keys immediately and starts the deletion of the account's data, which the alarm completes. A repeat changes nothing. Null for
+   * an unknown account.
    */
   async deleteAccount(): Promise<Deletion | null> {
     const deletion = this.ctx.storage.transactionSync(() => beginDeletion(this.#sql))
@@ -236,7 +205,7 @@ export class AccountDO extends DurableObject<Env> {
     return deletion
   }
 
-  /** Releases reservations that no job stands behind, sends settled rows to the export, and deletes what has expired. */
+  /** Releases reservations without a job, exports settled rows, and deletes expired rows. */
   override async alarm(): Promise<void> {
     if ((nextDeletion(this.#sql) ?? Number.POSITIVE_INFINITY) <= Date.now()) await this.#wakeWithin(DELETION_MS)
     prune(this.#sql)
@@ -256,7 +225,7 @@ export class AccountDO extends DurableObject<Env> {
     if (expiry !== null) await this.#wakeWithin(expiry - Date.now())
   }
 
-  /** Releases old reservations without a job. A job that exists settles by itself. */
+  /** Releases old reservations without a job. Existing jobs settle themselves. */
   async #releaseOrphans(): Promise<void> {
     const before = Date.now() - this.#recovery.reservationMs
     for (const job of ledger.openBefore(this.#sql, before)) {
@@ -278,7 +247,7 @@ export class AccountDO extends DurableObject<Env> {
     if (endpoint) this.#shareSlots(endpoint)
   }
 
-  /** Asks an endpoint for the account's share of its slots, behind the request that needs it. */
+  /** Updates the account's share of an endpoint's slots in the background, so that no request waits for it. */
   #refreshShare(endpoint: string): void {
     if (!this.#shares.isStale(endpoint, Date.now())) return
     const ask = async () => {
@@ -289,13 +258,13 @@ export class AccountDO extends DurableObject<Env> {
     this.ctx.waitUntil(ask().catch(failed))
   }
 
-  /** Starts waiting jobs of an endpoint, with the share that the account has now. */
+  /** Updates the account's share of an endpoint and starts waiting jobs. */
   #shareSlots(endpoint: string): void {
     this.#refreshShare(endpoint)
     this.#grantSlots(endpoint)
   }
 
-  /** Starts the jobs that have waited longest for the free slots of an endpoint. A job that misses its message asks for itself. */
+  /** Starts the longest-waiting jobs in the free slots of an endpoint. A job that misses its message asks again by its alarm. */
   #grantSlots(endpoint: string): void {
     if (deletionOf(this.#sql)) return
     for (const job of grantSlots(this.#sql, endpoint, this.#shares.of(endpoint))) {

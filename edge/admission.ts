@@ -1,4 +1,4 @@
-// Admission of jobs to an account: one transaction over its SQLite that reserves the price or changes nothing.
+// Admission of jobs to an account: one SQLite transaction that reserves the price or changes nothing.
 import { creatorsOf, findKey, isActive, type KeyInfo } from './account-keys.ts'
 import {
   countRequest,
@@ -26,10 +26,10 @@ export const IDEMPOTENCY_SCHEMA = `
   CREATE INDEX IF NOT EXISTS idempotency_by_time ON idempotency (created);
   CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);`
 
-/** How long an Idempotency-Key stands for its request. */
+/** The lifetime of an Idempotency-Key. */
 export const IDEMPOTENCY_MS = 24 * 3600_000
 
-/** A browser token lives an hour at most, so its meter is of no use after two. */
+/** Browser tokens expire within an hour, so their meters are obsolete after two. */
 const TOKEN_METER_MS = 2 * 3600_000
 const IDLE_TOKEN = "id >= 'token:' AND id < 'token;' AND open = 0"
 
@@ -37,25 +37,25 @@ export type AdmissionRequest = {
   credential: Credential
   spec: JobSpec
   idempotencyKey: string | null
-  /** A repeat by an SDK that sends no Idempotency-Key: an open job of an equal request is its answer. */
+  /** Possibly an SDK's retry without an Idempotency-Key: matches an open job of an equal request. */
   retried: boolean
-  /** An earlier job with equal images may be the answer, at no price. */
+  /** Whether an earlier job with equal images may be returned, free of charge. */
   reuse: boolean
 }
-/** `repeated`: an earlier request was admitted as this reservation. `reused`: that job's images are the answer. */
+/** `repeated`: the reservation of an earlier, equal request. `reused`: an earlier job with equal images. */
 export type Admission =
   | { kind: 'admitted'; reservation: Reservation; rates: RateState[] }
   | { kind: 'repeated'; reservation: Reservation }
   | { kind: 'reused'; job: string; rates: RateState[] }
-  | { kind: 'unauthorised' }
+  | { kind: 'unauthorized' }
   | { kind: 'forbidden'; scope: Scope }
   | { kind: 'mismatch'; by: 'name' | 'Idempotency-Key' }
   | { kind: 'full' }
   | (Refusal & { rates: RateState[] })
 
 /**
- * Decides on a request whose credential was checked, and reserves its price when it is admitted. `share` is the account's number of slots at
- * the request's endpoint. Must run in a transaction.
+ * Admits a request with a verified credential and reserves its price, or refuses it. `share` is the account's number of slots at the
+ * request's endpoint. Must run in a transaction.
  */
 export function decide(
   sql: SqlStorage,
@@ -66,7 +66,7 @@ export function decide(
   const { credential, idempotencyKey } = request
   const spec = { ...request.spec, retentionDays: settings.retention_days }
   const key = findKey(sql, credential.keyId)
-  if (!key || !isActive(key)) return { kind: 'unauthorised' }
+  if (!key || !isActive(key)) return { kind: 'unauthorized' }
   const earlier = findEarlier(sql, { ...request, spec })
   if (earlier && 'answer' in earlier) return earlier.answer
   if (sql.databaseSize > FULL_BYTES) return { kind: 'full' }
@@ -114,7 +114,7 @@ function findRefusal(metered: Metered[], price: number, now: number): Refusal | 
   return null
 }
 
-/** A prepaid account pays from its balance less open reservations. */
+/** Refuses a price above the available balance of a prepaid account: its balance less open reservations. */
 function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: number): Refusal | null {
   if (!prepaid) return null
   const { credited, captured, reserved } = sumsOf(sql)
@@ -125,15 +125,15 @@ function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: numb
 type Earlier = { answer: Admission } | { failed: string } | null
 
 /**
- * The answer of an earlier request under the same Idempotency-Key, name or id, or of an open equal one; or the job that failed under them and
- * gives way to this one. Null when this request is new.
+ * The answer from an earlier request with the same Idempotency-Key, name or id, or from an open equal one; or the failed job that this
+ * request replaces. Null for a new request.
  */
 function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Earlier {
   const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
   const named = spec.name === null ? null : jobNamed(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
-  // An account's reply may be lost after its transaction: the same worker then asks again with the same id.
+  // The reply to an admission may be lost. The worker then repeats the call with the same id.
   const equal = retried && idempotencyKey === null && spec.name === null ? openJobLike(sql, spec) : null
   const job = keyed ?? named ?? equal ?? spec.id
   const found = reservationOf(sql, job)
@@ -146,7 +146,7 @@ function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: Admissi
   return { answer: { kind: 'repeated', reservation: { ...reservation, reservedAt: Date.now() } } }
 }
 
-/** Browser tokens have Idempotency-Keys of their own: one visitor's must not find another visitor's job. */
+/** Idempotency-Keys are scoped to the browser token: one visitor's key must not find another visitor's job. */
 const scopedKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
 
 const jobOfKey = (sql: SqlStorage, name: string): string | null =>
@@ -157,7 +157,7 @@ const jobOfKey = (sql: SqlStorage, name: string): string | null =>
     )
     .toArray()[0]?.job ?? null
 
-/** An open job of an equal request by the same key or token: another one's limits must not be used. */
+/** An open job of an equal request with the same key or token; jobs of others count against other limits. */
 const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
   sql
     .exec<{ job: string }>(
@@ -176,20 +176,20 @@ function releaseNames(sql: SqlStorage, job: string): void {
   sql.exec('DELETE FROM idempotency WHERE job = ?', job)
 }
 
-/** Removes a reservation that no job stands behind, with its names. */
+/** Removes a reservation without a job, and its names. */
 export function dropOrphan(sql: SqlStorage, job: string): void {
   releaseNames(sql, job)
   dropReservation(sql, job)
 }
 
-/** Deletes what no longer counts: expired Idempotency-Keys, and meters of browser tokens that no job holds. */
+/** Deletes expired Idempotency-Keys, and meters of expired browser tokens without open jobs. */
 export function prune(sql: SqlStorage): void {
   const now = Date.now()
   sql.exec('DELETE FROM idempotency WHERE created <= ?', now - IDEMPOTENCY_MS)
   sql.exec(`DELETE FROM meters WHERE ${IDLE_TOKEN} AND refilled <= ?`, now - TOKEN_METER_MS)
 }
 
-/** When `prune` next has something to delete, in Unix milliseconds; null when there is nothing that expires. */
+/** The next time `prune` has rows to delete, in Unix milliseconds; null if none expire. */
 export const nextExpiry = (sql: SqlStorage): number | null =>
   sql
     .exec<{ at: number | null }>(

@@ -12,48 +12,48 @@ export const CHALLENGE = { 'www-authenticate': 'Bearer realm="octet"' }
 const OUTER_SECONDS = '10'
 const REQUEST_SECONDS = '60'
 
-/** The one answer to a key that is forged, unknown, expired or revoked. Which of them is not told. */
-export const unauthorised = () =>
-  new ApiError('invalid_api_key', 'This API key is not valid, or it was revoked. Keys look like oct_<account>_….', {
+/** The single error for a forged, unknown, expired or revoked key. It does not disclose the reason. */
+export const unauthorized = () =>
+  new ApiError('invalid_api_key', 'This API key is invalid or was revoked. Keys look like oct_<account>_….', {
     headers: CHALLENGE,
   })
 
-/** The key is active, but not for this. */
+/** The error for an active key without the required scope. */
 export const forbidden = (scope: Scope) =>
-  new ApiError('insufficient_scope', `This needs the scope "${scope}", which this key does not have.`, {
+  new ApiError('insufficient_scope', `This request requires the scope "${scope}", which this key does not have.`, {
     headers: { 'www-authenticate': `Bearer realm="octet", error="insufficient_scope", scope="${scope}"` },
   })
 
 /** The token of `Authorization: Bearer …`, or null. */
 export const bearer = (c: Context<EdgeEnv>) => /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? null
 
-/** Whether the request carries what looks like an API key or a browser token. */
+/** Whether the bearer token has the form of an API key or a browser token. */
 export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(bearer(c) ?? '')
 
-/** The caller's credential, by its form and its tag alone. Errors: invalid_api_key. */
+/** Parses the caller's credential and verifies its tag, without reading storage. Errors: invalid_api_key. */
 async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
   const token = bearer(c)
   if (!token) {
-    const message = 'There is no API key. Send it as "Authorization: Bearer oct_…".'
+    const message = 'The API key is missing. Send it as "Authorization: Bearer oct_…".'
     throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
   }
   const credential = await checkCredential(c.env.KEY_PEPPER, token)
-  if (!credential) throw unauthorised()
+  if (!credential) throw unauthorized()
   if ('token' in credential && tokenExpired(credential.token)) {
-    throw new ApiError('invalid_api_key', 'This browser token has expired; make a new one.', { headers: CHALLENGE })
+    throw new ApiError('invalid_api_key', 'This browser token has expired; create a new one.', { headers: CHALLENGE })
   }
   return credential
 }
 
 /**
- * Checks the tag of the caller's key or browser token and the outer limit, and sets `credential`. It reads no storage: `owner` or `admit`
- * must follow. Errors: invalid_api_key, rate_limited.
+ * Verifies the tag of the caller's key or browser token, applies the outer rate limit, and sets `credential`. It reads no storage, so a
+ * call to `owner` or `admit` must follow. Errors: invalid_api_key, rate_limited.
  */
 export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential> {
   const credential = await readCredential(c)
   const { success } = await c.env.OUTER_LIMIT.limit({ key: `${credential.account}/${credential.keyId}` })
   if (!success) {
-    const message = `There are far too many requests; try again in ${OUTER_SECONDS} s.`
+    const message = `Too many requests; try again in ${OUTER_SECONDS} s.`
     throw new ApiError('rate_limited', message, { headers: { 'retry-after': OUTER_SECONDS } })
   }
   c.set('credential', credential)
@@ -61,27 +61,27 @@ export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential>
 }
 
 /**
- * Counts a request against its key, or its browser token. Whatever it reads, repeats or fails to start is one object's, which all callers
- * share, so a loop of one client must end here. Errors: rate_limited.
+ * Applies the request rate limit of the key or browser token. Every request reaches Durable Objects that are shared with other callers, so a
+ * client that loops must be stopped here. Errors: rate_limited.
  */
 export async function meterRequest(c: Context<EdgeEnv>, credential: Credential): Promise<void> {
   const holder = 'token' in credential ? `token/${credential.token.id}` : `key/${credential.keyId}`
   const { success } = await c.env.REQUEST_LIMIT.limit({ key: `${credential.account}/${holder}` })
   if (success) return
-  const who = 'token' in credential ? 'browser token' : 'API key'
-  const message = `This ${who} sends too many requests; try again in ${REQUEST_SECONDS} s, or wait for jobs with "Prefer: wait" or a webhook.`
+  const sender = 'token' in credential ? 'browser token' : 'API key'
+  const message = `This ${sender} has sent too many requests; try again in ${REQUEST_SECONDS} s, or wait for jobs with "Prefer: wait" or a webhook.`
   throw new ApiError('rate_limited', message, { headers: { 'retry-after': REQUEST_SECONDS } })
 }
 
 async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
   const answer = await objectOf(c.env.ACCOUNT, credential.account).authenticate(credential)
-  if (answer.kind !== 'authenticated') throw unauthorised()
+  if (answer.kind !== 'authenticated') throw unauthorized()
   c.set('key', answer.key)
   return answer.key
 }
 
 /**
- * Confirms with the account, once a request, that the key is active and has the scope (any, when null), and returns the credential.
+ * Confirms with the account, once per request, that the key is active and has the scope (null accepts any), and returns the credential.
  * Errors: invalid_api_key, insufficient_scope.
  */
 export async function owner(c: Context<EdgeEnv>, scope: Scope | null = 'read'): Promise<Credential> {
@@ -91,16 +91,16 @@ export async function owner(c: Context<EdgeEnv>, scope: Scope | null = 'read'): 
   return credential
 }
 
-/** The account that is managed: the operator names it, a key may. Errors: invalid_request, insufficient_scope. */
+/** Returns the account to manage. The operator must name it; for a key it is optional. Errors: invalid_request, insufficient_scope. */
 export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): string {
   const own = c.get('manages')?.account
   if (own !== undefined && (named === undefined || named === own)) return own
-  if (own !== undefined) throw new ApiError('insufficient_scope', `This key manages the account ${own} alone.`)
+  if (own !== undefined) throw new ApiError('insufficient_scope', `This key manages only the account ${own}.`)
   if (named !== undefined) return named
   throw new ApiError('invalid_request', 'account is missing; the operator must name it.', { param: 'account' })
 }
 
-/** Whether a credential of a request that is still open holds: it has not expired, and its key is active and has the scope. */
+/** Whether the credential of a long-running request is still valid: it has not expired, and its key is active and has the scope. */
 export async function stillHolds(env: Env, credential: Credential, scope: Scope): Promise<boolean> {
   if ('token' in credential && tokenExpired(credential.token)) return false
   const answer = await objectOf(env.ACCOUNT, credential.account).authenticate(credential)

@@ -1,6 +1,6 @@
-// A JSON reply with files in base64, made chunk by chunk: the files of one request may be larger than an isolate's memory.
+// Streams a JSON response with base64-encoded files, because the files of one request may exceed the memory of an isolate.
 
-/** Bytes that are read at a time. A multiple of 3, so that the base64 of the chunks is that of the whole file. */
+/** The chunk size. A multiple of 3, so that the concatenated base64 chunks equal the base64 of the whole file. */
 export const CHUNK_BYTES = 3 * 16 * 1024
 
 const utf8 = new TextEncoder()
@@ -28,22 +28,22 @@ async function* piecesOf(texts: string[], open: (index: number) => Promise<Reada
 }
 
 /**
- * The JSON text of what `bodyWith` makes, as a stream. `bodyWith` is given a mark and puts it, as a string, where the base64 of a file
- * belongs; `open` is asked for the files in the order of these marks, one at a time.
+ * Streams the JSON text of the body returned by `bodyWith`. `bodyWith` receives a placeholder and uses it as the string value of each
+ * file; `open` is called for one file at a time, in the order of the placeholders.
  */
 export function streamJson(
-  bodyWith: (mark: string) => unknown,
+  bodyWith: (placeholder: string) => unknown,
   open: (index: number) => Promise<ReadableStream>,
 ): ReadableStream<Uint8Array> {
-  const mark = crypto.randomUUID()
-  const pieces = piecesOf(JSON.stringify(bodyWith(mark)).split(mark), open)
+  const placeholder = crypto.randomUUID()
+  const pieces = piecesOf(JSON.stringify(bodyWith(placeholder)).split(placeholder), open)
   return new ReadableStream({
     type: 'bytes',
     async pull(controller) {
       const { done, value } = await pieces.next()
       if (!done) return controller.enqueue(value)
       controller.close()
-      // A reader that brought its own buffer waits until that is handed back.
+      // A pending BYOB read resolves only after a response to its request.
       controller.byobRequest?.respond(0)
     },
     async cancel() {

@@ -1,5 +1,5 @@
-// Everything that is stored of an account, as JSON lines. It is read page by page while the caller reads the reply, so that neither the
-// worker nor an object holds more than a page of it.
+// Exports all data of an account as JSON lines. Pages are read on demand as the client consumes the response, so that neither the worker
+// nor a Durable Object buffers more than one page.
 import { type Credit, EXPORT_SECTIONS, type ExportedJob, type ExportSection } from './account-export.ts'
 import type { KeyInfo } from './account-keys.ts'
 import type { UsageRow } from './account-ledger.ts'
@@ -8,16 +8,16 @@ import { viewOf } from './job-view.ts'
 import { objectOf } from './objects.ts'
 import { resultUrl } from './results.ts'
 
-/** Calls to objects of one reply; a worker may make ten thousand. What is left after these is in the next reply. */
-const MOST_CALLS = 5000
-/** Jobs that are read at once. */
+/** Durable Object calls per response, below the worker's limit of ten thousand. The remainder follows in the next response. */
+const MAX_CALLS = 5000
+/** Jobs read concurrently. */
 const CONCURRENT_JOBS = 10
-/** How long links to images in an export hold. */
+/** How long image links in an export are valid. */
 const LINK_SECONDS = 24 * 3600
 
 const SECTIONS = [...EXPORT_SECTIONS, 'webhooks'] as const
 type Section = (typeof SECTIONS)[number]
-/** Where a reply begins: a page of a section; the cursor null is the section's start. */
+/** The start of a response: a page of a section. A null cursor is the start of the section. */
 export type Position = { section: Section; cursor: string | null }
 export const START: Position = { section: 'keys', cursor: null }
 
@@ -25,17 +25,17 @@ type Line = { type: string } & Record<string, unknown>
 type Page = { lines: Line[]; next: string | null }
 type Source = { env: Env; account: string; origin: string }
 
-/** Reads `<section>:<cursor>`, the `after` of an earlier reply; null when it is malformed. */
+/** Parses `<section>:<cursor>`, the `after` value of an earlier response. Returns null if it is malformed. */
 export function parsePosition(text: string): Position | null {
-  const [, section, cursor] = /^([a-z]{1,10}):([0-9a-z -]{0,60})$/.exec(text) ?? []
-  const known = SECTIONS.find((each) => each === section)
-  return known && cursor !== undefined ? { section: known, cursor: cursor === '' ? null : cursor } : null
+  const [, name, cursor] = /^([a-z]{1,10}):([0-9a-z -]{0,60})$/.exec(text) ?? []
+  const section = SECTIONS.find((each) => each === name)
+  return section && cursor !== undefined ? { section, cursor: cursor === '' ? null : cursor } : null
 }
 
 const formatPosition = ({ section, cursor }: Position) => `${section}:${cursor ?? ''}`
 const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
-/** A job with what was asked for, as long as its object has it, and the reservation in the ledger. */
+/** Builds the line of a job: its request, its current view if its object still has it, and its ledger entry. */
 async function jobLine({ env, origin }: Source, row: ExportedJob): Promise<Line> {
   const { job: id, name, key_id, tier, amount, charged, state, reserved, settled, spec } = row
   const record = await objectOf(env.JOB, id).view()
@@ -88,7 +88,7 @@ async function rowPage(source: Source, section: ExportSection, cursor: string | 
   }
 }
 
-/** Endpoints without their signing keys, and events with their deliveries. */
+/** Returns a page of endpoints without their signing keys, and events with their deliveries. */
 async function webhookPage({ env, account }: Source, cursor: string | null): Promise<Page> {
   const page = await objectOf(env.WEBHOOK, account).exportAll(cursor === null ? null : Number(cursor))
   const endpoints = page.endpoints.map(({ id, url, events, description, disabled, created }) => ({
@@ -108,10 +108,10 @@ const pageAt = (source: Source, { section, cursor }: Position): Promise<Page> =>
   section === 'webhooks' ? webhookPage(source, cursor) : rowPage(source, section, cursor)
 
 /**
- * The lines from a position on. The last one is `{"type":"end"}`, or `{"type":"continued","after":…}` where another reply has the rest; an
- * export without either is incomplete.
+ * Yields the lines from a position on. The last line is `{"type":"end"}`, or `{"type":"continued","after":…}` if another request is needed;
+ * an export without either is incomplete.
  */
-export async function* exportLines(source: Source, start: Position, mostCalls = MOST_CALLS): AsyncGenerator<Line> {
+export async function* exportLines(source: Source, start: Position, maxCalls = MAX_CALLS): AsyncGenerator<Line> {
   let calls = 0
   for (let at = start; ; ) {
     const { lines, next } = await pageAt(source, at)
@@ -120,11 +120,11 @@ export async function* exportLines(source: Source, start: Position, mostCalls = 
     const following = SECTIONS[SECTIONS.indexOf(at.section) + 1]
     if (next === null && !following) return yield { type: 'end' }
     at = next === null ? { section: following!, cursor: null } : { section: at.section, cursor: next }
-    if (calls >= mostCalls) return yield { type: 'continued', after: formatPosition(at) }
+    if (calls >= maxCalls) return yield { type: 'continued', after: formatPosition(at) }
   }
 }
 
-/** Lines as a stream that reads the next one when its reader is ready for it. */
+/** Returns the lines as a stream with backpressure: a line is produced only when the reader requests it. */
 export function streamLines(lines: AsyncGenerator<Line>): ReadableStream<Uint8Array> {
   const utf8 = new TextEncoder()
   return new ReadableStream(

@@ -1,22 +1,22 @@
-// How long rows are kept in D1. Observations are deleted; usage is folded into sums by day, account and tier, so that no total changes.
+// Retention of rows in D1. Observations are deleted; usage is folded into sums by day, account and tier, so that totals do not change.
 import type { Env } from './env.ts'
 import { log } from './log.ts'
 import { OBSERVATION_DAYS, USAGE_DAYS } from './retention.ts'
 
 const DAY_MS = 24 * 3600_000
-/** Rows of one transaction, and transactions of one run: D1 allows a statement 30 seconds, and callers wait meanwhile. */
+/** Rows per transaction and transactions per run: D1 limits a statement to 30 seconds and blocks other queries meanwhile. */
 const BATCH = 1000
 const BATCHES = 20
 
-/** The account in usage_daily that has the usage of deleted accounts. No account can have this name. */
+/** The account name for the usage of deleted accounts in usage_daily. It is not a valid account name. */
 export const DELETED_ACCOUNT = ''
 
 const ADD = `ON CONFLICT (account, day, tier) DO UPDATE SET
   jobs = jobs + excluded.jobs, captured = captured + excluded.captured, charged = charged + excluded.charged`
 
 /**
- * Folds up to a thousand rows of usage_ledger into usage_daily under the account `into`, an SQL expression, and deletes them, in one
- * transaction: a run that is cut short has folded and deleted a row, or neither. Returns how many rows there were.
+ * Folds up to a thousand rows of usage_ledger into usage_daily under the account `into`, an SQL expression, and deletes them in the same
+ * transaction, so that no row is counted twice or lost. Returns the number of rows.
  */
 async function foldUsage(db: D1Database, into: string, where: string, value: string | number): Promise<number> {
   const rows = `SELECT id FROM usage_ledger WHERE ${where} ORDER BY settled, id LIMIT ${BATCH}`
@@ -42,25 +42,25 @@ async function deleteObservations(db: D1Database, where: string, ...values: (str
   return meta.changes
 }
 
-/** Repeats a step while it finds a whole batch. Returns whether it found the end. */
+/** Repeats a step until it processes less than a full batch. Returns false if the batch limit was reached first. */
 async function repeat(step: () => Promise<number>): Promise<boolean> {
   for (let batch = 0; batch < BATCHES; batch++) if ((await step()) < BATCH) return true
   return false
 }
 
-/** Each minute: deletes observations and folds usage that are past their time. What one run does not reach is left to the next. */
+/** Runs every minute: deletes expired observations and folds expired usage. The next run continues any remaining work. */
 export async function tidyDatabase({ DB }: Pick<Env, 'DB'>, now = Date.now()): Promise<void> {
   try {
     await repeat(() => deleteObservations(DB, 'finished < ?', now - OBSERVATION_DAYS * DAY_MS))
     await repeat(() => foldUsage(DB, 'account', 'settled < ?', now - USAGE_DAYS * DAY_MS))
   } catch (cause) {
-    log('error', 'old rows of the database could not be deleted yet', { cause })
+    log('error', 'expired database rows could not be deleted', { cause })
   }
 }
 
 /**
- * Deletes an account's rows. Its usage is kept as sums by day and tier that name no account, for the operator's books. Returns whether all
- * are gone; if not, it must be repeated.
+ * Deletes an account's rows. Its usage is kept as anonymous sums by day and tier for the operator's accounting. Returns whether the
+ * deletion is complete; if not, call it again.
  */
 export async function eraseUsage(db: D1Database, account: string): Promise<boolean> {
   // An observation's id begins with the account's name and a slash; "0" is the character after the slash.

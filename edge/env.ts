@@ -1,4 +1,4 @@
-// What the worker is configured with: vars and bindings of wrangler.toml, and the secrets of .dev.vars or `wrangler secret put`.
+// The worker's configuration: the vars and bindings in wrangler.toml, and secrets from .dev.vars or `wrangler secret put`.
 import type { RequestIdVariables } from 'hono/request-id'
 import type { AccountDO } from './account.ts'
 import type { KeyInfo } from './account-keys.ts'
@@ -13,45 +13,45 @@ export type Env = {
   ACCOUNT: DurableObjectNamespace<AccountDO>
   JOB: DurableObjectNamespace<JobDO>
   WEBHOOK: DurableObjectNamespace<WebhookDO>
-  /** One for each endpoint, by its name. */
+  /** One object per endpoint, by endpoint name. */
   WARM: DurableObjectNamespace<WarmDO>
   RESULTS: R2Bucket
-  /** Usage and forecasts across accounts; migrations/ has the tables. */
+  /** Usage and forecasts across accounts. The schema is in migrations/. */
   DB: D1Database
-  /** Settled jobs on their way to D1 and Stripe. */
+  /** Settled jobs to be exported to D1 and Stripe. */
   USAGE: Queue<UsageRecord>
   OUTER_LIMIT: RateLimit
-  /** Requests of a key or a browser token; see auth.ts. */
+  /** Limits the requests of a key or browser token; see auth.ts. */
   REQUEST_LIMIT: RateLimit
-  /** Wrong operator tokens of one address. */
+  /** Limits failed operator logins per client address. */
   OPERATOR_LIMIT: RateLimit
   /** JSON text or a TOML table; see limits.ts and price.ts. */
   OCTET_ACCOUNT_LIMITS: unknown
   OCTET_PRICES: unknown
-  /** The same; see recovery.ts. */
+  /** JSON text or a TOML table; see recovery.ts. */
   OCTET_RECOVERY: unknown
-  /** The same; see warm-policy.ts. */
+  /** JSON text or a TOML table; see warm-policy.ts. */
   OCTET_PREWARM: unknown
-  /** Reports captures as meter events; nothing is reported without it. */
+  /** Used to report captures as meter events. If unset, nothing is reported. */
   STRIPE_SECRET_KEY?: string
-  /** Waits before attempts 2, 3, … of a delivery, in seconds. */
+  /** Retry delays of a delivery, in seconds: before attempts 2, 3, … */
   WEBHOOK_RETRY_SECONDS: string
-  /** How long a receiver may take to answer. */
+  /** The response timeout of a receiver. */
   WEBHOOK_TIMEOUT_SECONDS: string
-  /** How long a receiver gets nothing after five failures in a row; twice as long each time that it fails again, up to ten minutes. */
+  /** How long a receiver's circuit breaker stays open after five consecutive failures. Each failed trial doubles it, up to ten minutes. */
   WEBHOOK_BREAKER_SECONDS: string
-  /** Deliveries a minute that an account may ask for: replays and test events. */
+  /** The maximum number of replays and test events per minute and account. */
   WEBHOOK_REPLAYS_PER_MINUTE: string
-  /** Ports that a webhook's address may have, separated by commas. */
+  /** The allowed ports of webhook URLs, separated by commas. */
   WEBHOOK_PORTS: string
-  /** Hosts that get no webhooks, with all below them; this worker's own is one anyway. */
+  /** Hosts blocked as webhook receivers, including their subdomains. The worker's own host is always blocked. */
   WEBHOOK_BLOCKED_HOSTS: string
-  /** "true" lets webhooks go to http and to this machine. For development only. */
+  /** "true" allows webhooks to http URLs and to localhost. For development only. */
   WEBHOOK_LOCAL: string
-  /** JSON text or the same as a TOML table; see catalogue.ts. */
+  /** JSON text or a TOML table; see catalogue.ts. */
   OCTET_CATALOGUE: unknown
   GPU_URL: string
-  /** What the hosts of the GPU functions want to see, as JSON; see endpoints.ts. */
+  /** Authentication headers for the hosts of the GPU functions, as JSON; see endpoints.ts. */
   GPU_PROXY_HEADERS?: string
   /** See account-slots.ts. */
   GPU_SLOTS: string
@@ -63,7 +63,7 @@ export type Env = {
   GPU_HEDGE_SECONDS: string
   /** `version:secret`, newest first, separated by commas; see keys.ts. */
   KEY_PEPPER: string
-  /** Private Ed25519 JWK that signs what the worker asks of the GPU function. */
+  /** The private Ed25519 JWK for signing requests to the GPU function. */
   GPU_SIGNING_KEY: string
   OCTET_ADMIN_TOKEN: string
   /** JSON array of private Ed25519 JWKs, newest first; see receipts.ts. */
@@ -74,17 +74,17 @@ export type Env = {
   ANALYTICS: AnalyticsEngineDataset
 }
 
-/** What access.ts sets before a handler runs. */
+/** Variables set by access.ts before a handler runs. */
 type Access = {
-  /** The caller's credential, on routes that a key may use. */
+  /** The caller's credential, on routes that accept a key. */
   credential: Credential
-  /** Its key, once the account has confirmed it. */
+  /** The credential's key, once confirmed by the account. */
   key?: KeyInfo
-  /** On /v1/keys: the key that manages its account, null for the operator. */
+  /** On /v1/keys: the managing key, or null for the operator. */
   manages: { account: string; keyId: string } | null
-  /** The signed link that was opened; none when a key opens the file. */
+  /** The verified signed link. Unset if the file is opened with a key. */
   link?: OpenLink
-  /** The most bytes that may be read of the body. */
+  /** The body limit in bytes. */
   bodyBytes?: number
 }
 

@@ -1,10 +1,10 @@
-// How long a request will take and whether it starts cold, from what this deployment has seen. Knowing nothing, it says so.
+// Forecasts a request's duration and the probability of a cold start, from this deployment's recent jobs.
 import type { JobRecord } from './job-record.ts'
 import { log } from './log.ts'
 import { megapixelSteps } from './price.ts'
 import type { Tier } from './route.ts'
 
-/** One finished job. Times are Unix milliseconds; `waited` until the GPU began, `load` of the model and `run` are seconds. */
+/** One finished job. `created` and `finished` are Unix milliseconds; the wait for the GPU, the model's `load` and the `run` are seconds. */
 export type Observed = {
   endpoint: string
   model: string
@@ -17,7 +17,7 @@ export type Observed = {
   run: number
 }
 
-/** `cold` is the share of runs like this one that loaded the model first. Seconds are of the whole wait of the caller. */
+/** `cold.probability` is the share of similar runs that loaded the model first. `seconds` is the caller's total wait. */
 export type Forecast = {
   observations: number
   cold: { probability: number; observations: number } | null
@@ -26,7 +26,7 @@ export type Forecast = {
 
 export const NOTHING_SEEN: Forecast = { observations: 0, cold: null, seconds: null }
 
-/** What a job that succeeded adds to the forecasts; null for any other. */
+/** The observation from a succeeded job; null for any other job. */
 export function observe({
   state,
   decision,
@@ -49,7 +49,7 @@ const quantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
 const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
 
-/** A start after a pause like the present one says most about whether the GPU is still warm; with fewer than these, all count. */
+/** Runs after a similar idle time predict best whether the GPU is still warm. With fewer of them than this, all runs count. */
 const ALIKE_AT_LEAST = 3
 
 /** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */
@@ -78,15 +78,15 @@ type Ran = Pick<Observed, 'endpoint' | 'model' | 'tier'>
 const sameAs = (ran: Ran) => (each: Ran) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
 
-/** How long an isolate reuses observations: a quote must not read hundreds of rows each time. */
+/** How long an isolate caches observations, so that a quote does not read hundreds of rows each time. */
 const FRESH_MS = 10_000
-// Values, not promises: a promise of one request must not be awaited by another.
+// Caches values, not promises: no request may await another request's promise.
 const cache = new Map<string, { at: number; rows: Observed[] }>()
 
 const QUERY = `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND tier = ? AND finished > ?
   ORDER BY finished DESC LIMIT ${MOST}`
 
-/** The newest observations of one offer, at most a week old and read at most every ten seconds. None when the database fails. */
+/** The newest observations of one offer, at most a week old, cached for ten seconds. Empty if the database fails. */
 async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): Promise<Observed[]> {
   const name = `${endpoint}/${model}/${tier}`
   const cached = cache.get(name)
@@ -111,11 +111,11 @@ export async function observations(db: D1Database, offers: readonly Ran[]): Prom
 /** Discards the cached observations, for tests that write new ones. */
 export const clearObservations = (): void => cache.clear()
 
-/** Forecast for `work` megapixel-steps by what a decision chose, among observations of any offers. */
+/** The forecast for `work` megapixel-steps of one offer, from observations of any offers. */
 export const forecastFor = (seen: readonly Observed[], ran: Ran, work: number): Forecast =>
   forecast(seen.filter(sameAs(ran)), work, Date.now())
 
-/** Milliseconds that 95 of 100 such requests take at most, or null when none was seen. */
+/** The 95th percentile of the latency in milliseconds; null without observations. */
 export function latencyMs(seen: readonly Observed[], ran: Ran, work: number): number | null {
   const { seconds } = forecastFor(seen, ran, work)
   return seconds && seconds.p95 * 1000

@@ -1,4 +1,4 @@
-// From a request to its job: one call to the account, then the job object. A caller waits for the job or leaves it to itself.
+// Creates the job of a request: one call to the account, then one to the job object. The caller may wait for the result.
 import type { Reservation } from './account-ledger.ts'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
@@ -11,7 +11,7 @@ import { objectOf } from './objects.ts'
 import { refusedBy } from './refusals.ts'
 import { areStored } from './results.ts'
 
-/** A parsed request for a job. `retried`: a client repeats a request whose outcome it does not know. */
+/** A parsed request for a job. `retried`: possibly the client's retry of an earlier request. */
 export type Submission = {
   credential: Credential
   spec: JobSpec
@@ -19,7 +19,7 @@ export type Submission = {
   retried: boolean
   reuse: boolean
 }
-/** `known`: an earlier request was admitted as this job. `reused`: its images are the answer, at no price. `rates` are for the reply's headers. */
+/** `known`: the job of an earlier request. `reused`: the earlier job's images are the result, free of charge. `rates` are for the response headers. */
 export type Submitted = { job: JobRecord; known: boolean; reused: boolean; rates: RateState[] }
 
 type Admitted =
@@ -36,9 +36,9 @@ export function idempotencyKey(header: string | undefined): string | null {
   throw new ApiError('invalid_request', `Idempotency-Key has ${name.length} characters; it must have 1 to 255.`)
 }
 
-/** Admits the request, or finds the reservation or the job that answers it. Errors: the account's refusals. */
+/** Admits the request, or finds its earlier reservation or a job with the same images. Errors: the account's refusals. */
 async function admit(env: Env, submission: Submission): Promise<Admitted> {
-  // A deployment that cannot run a job must not reserve for one.
+  // Throws on malformed settings, before a price is reserved.
   readGpuTimes(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
   const admission = await account.admit(submission)
@@ -60,8 +60,8 @@ async function admit(env: Env, submission: Submission): Promise<Admitted> {
 }
 
 /**
- * The job of a reservation, which must have the reservation's price and fingerprint: a job that differs was paid for by nobody. Throws when
- * there is no job, which a reservation about to be released does not get any more.
+ * Checks that a job has its reservation's price and fingerprint, because nobody has paid for a different job. Throws on a mismatch, and for
+ * a missing job: a reservation that is about to be released gets none.
  */
 function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reservation): JobRecord {
   if (job?.price === price && job.fingerprint === fingerprint) return job
@@ -69,7 +69,7 @@ function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reserv
   throw new Error(`the job ${id} does not match its reservation`)
 }
 
-/** Admits the request and leaves its job to itself. The same request again gives the same job. */
+/** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
 export async function submit(env: Env, submission: Submission): Promise<Submitted> {
   const admitted = await admit(env, submission)
   if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
@@ -78,7 +78,7 @@ export async function submit(env: Env, submission: Submission): Promise<Submitte
   return { job, known, reused: false, rates }
 }
 
-/** The error for a waiting caller whose job ended without an image. */
+/** The error response for a waiting caller whose job did not succeed. */
 function describeFailure({ id, state, error }: JobRecord): ApiError {
   const headers = { 'x-octet-job': id }
   if (state === 'canceled' || !error)
@@ -87,7 +87,7 @@ function describeFailure({ id, state, error }: JobRecord): ApiError {
   return new ApiError(error.code, error.message, { headers: { ...headers, ...retry } })
 }
 
-/** Refuses to wait for a job that runs for an earlier request with the same Idempotency-Key. Errors: idempotency_in_flight. */
+/** Refuses a request while the job of an earlier request with the same Idempotency-Key is running. Errors: idempotency_in_flight. */
 async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void> {
   const job = await objectOf(env.JOB, id).view()
   if (!job || isFinal(job)) return
@@ -96,14 +96,14 @@ async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void>
 }
 
 /**
- * A waiting caller: `id` names it among others, `onJob` receives the job's id before the wait. `keepAlive` lets work finish although the
- * caller disconnects.
+ * A waiting caller. `id` identifies it among the callers of the same job, `onJob` receives the job's id before the wait, and `keepAlive`
+ * lets work finish after the caller has disconnected.
  */
 export type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
 
-/** Runs the request's job while the caller waits and returns it succeeded. Errors: the account's refusals, and the reason of a job without success. */
+/** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
 export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {
-  // A reservation without a job would hold its price and its slot.
+  // If this work stopped after the admission, the reservation would hold its price and slot without a job.
   const { promise: isRunning, resolve } = Promise.withResolvers<void>()
   caller.keepAlive(isRunning)
   try {

@@ -1,5 +1,4 @@
-// The one place that talks to the GPU function: signs what it asks, bounds how long that may take, and follows the reply stream.
-
+// The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
 import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
 import { jittered } from './backoff.ts'
 import type { Endpoint } from './endpoints.ts'
@@ -13,12 +12,12 @@ export class GpuUnavailable extends Error {
   override name = 'GpuUnavailable' as const
 }
 
-/** The GPU function refused the job for good: a retry would be refused as well. `message` is for the log. */
+/** The GPU function permanently refused the job. `message` is for the log. */
 export class GpuRefused extends Error {
   override name = 'GpuRefused' as const
 }
 
-/** An accepted job did not end in time, although its stream lived. */
+/** An accepted job exceeded its time limit although its stream was still active. */
 export class GpuOverran extends Error {
   override name = 'GpuOverran' as const
 }
@@ -28,7 +27,7 @@ export type GpuCall = GpuTimes & {
   signingKey: string
   job: string
   request: JobRequest
-  /** Ends the attempt with the reason it is aborted with: by the caller at will, here when a time has passed. */
+  /** Ends the attempt, with the abort reason as its error. Aborted by the caller, or here on a timeout. */
   abort: AbortController
 }
 
@@ -38,18 +37,18 @@ const BACKOFF_MS = { first: 200, most: 5_000 }
 const CANCEL_MS = 5_000
 
 /**
- * Not accepted, so safe to send again: 429 queue full, 503 loading or scaled to zero, 500, 502, 504 and 520 to 530 from what stands
- * before it. Were a job accepted behind such an answer, the same id and attempt would join it.
+ * Statuses of requests that can be sent again: 429 (full queue), 503 (loading, or scaled to zero), and a proxy's 500, 502, 504 and 520 to
+ * 530. If the job was accepted all the same, a request with the same id and attempt joins it.
  */
 const notAccepted = (status: number) => [429, 500, 502, 503, 504].includes(status) || (status >= 520 && status <= 530)
 
-/** Where the host takes `authorization` for itself, the edge's token has a header of its own. */
+/** The header for the edge's token: a separate one if the host uses `authorization` itself. */
 const tokenHeader = ({ headers }: Endpoint) =>
   Object.keys(headers).some((name) => name.toLowerCase() === 'authorization') ? GPU_TOKEN.header : 'authorization'
 
 type Sent = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
 
-/** Sends a signed request about the job; null when the GPU function cannot be reached. Throws the signal's reason once it is aborted. */
+/** Sends a signed request for the job; null when the GPU function is unreachable. Throws the signal's reason if aborted. */
 async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Response | null> {
   const { endpoint, signingKey, job, request } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
@@ -64,18 +63,18 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
   })
 }
 
-/** How long to wait before the next try: backoff with jitter; the GPU function's own wish wins where it is longer. Milliseconds. */
+/** Milliseconds before the next try: backoff with jitter, or the GPU function's `Retry-After` if longer. */
 export function backoffMs(tries: number, retryAfterMs: number): number {
   const backoff = jittered(Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 1.6 ** tries))
   return Math.round(Math.max(backoff, Math.min(retryAfterMs, BACKOFF_MS.most)))
 }
 
-/** Lets go of a body that nobody reads. Not awaited: cancelling a dead connection may never settle. */
+/** Discards an unread body. Not awaited, because canceling the body of a dead connection may never settle. */
 function dismiss(response: Response | null): void {
   response?.body?.cancel().catch(() => {})
 }
 
-/** What a refusal says, for the log: at most one line's worth of its body. */
+/** A refusal's text for the log, at most one line of its body. */
 async function refusalText({ body, status }: Response, { silenceMs, abort: { signal } }: GpuCall): Promise<string> {
   const text = body ? await readStart(body, LIMITS.eventLineBytes, { silenceMs, signal }) : ''
   const parsed = refusal.safeParse(safeJson(text))
@@ -90,7 +89,7 @@ function safeJson(text: string): unknown {
   }
 }
 
-/** Sends the request, once more with a fresh token when a proxy before the GPU function has sent the first one twice. */
+/** Sends the request, and again with a fresh token if a proxy in front of the GPU function duplicated the first request. */
 async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
   const sent: Sent = { method: 'PUT', body: JSON.stringify(call.request), signal }
   const response = await send(call, sent)
@@ -101,15 +100,15 @@ async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null>
   return send(call, sent)
 }
 
-/** `busy`: it is ready and its queue is full. `down`: it did not answer as a GPU function does, be it one that starts. `refused`: it never will take this job. */
+/** `busy`: ready, with a full queue. `down`: the response is not that of a GPU function, not even of a starting one. `refused`: permanently. */
 export type Answer =
   | { accepted: ReadableStream<Uint8Array> }
   | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused }
   | { unanswered: true }
 
 /**
- * Asks once that a GPU takes the job, and waits `answerMs` for what it says. Throws the abort's reason, or StreamLost on anything that is
- * neither a yes, nor a no, nor a "not yet".
+ * Offers the job to a GPU once and waits up to `answerMs` milliseconds for the answer. Throws the abort reason, or StreamLost on a response
+ * that is neither an acceptance, nor a refusal, nor a request to wait.
  */
 export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
   const { abort } = call
@@ -136,7 +135,7 @@ export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
   }
 }
 
-/** Asks the GPU function to cancel the attempt at its next step; whether it knew the attempt. The stream then ends with `canceled`. */
+/** Asks the GPU function to cancel the attempt at its next step. Whether the attempt was known there; its stream then ends with `canceled`. */
 export async function cancel(call: GpuCall): Promise<boolean> {
   const signal = AbortSignal.timeout(CANCEL_MS)
   const response = await send(call, { method: 'DELETE', body: '', signal }).catch((cause) => {
@@ -149,7 +148,7 @@ export async function cancel(call: GpuCall): Promise<boolean> {
 
 const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 
-/** Whether an event is about what was asked for. A stranger's image must never reach a caller. */
+/** Whether an event belongs to this request. Another request's image must never reach the caller. */
 function fits({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt
   if (event.type === 'started') return event.model === request.model && event.tier === request.tier
@@ -166,8 +165,8 @@ function fits({ event }: Frame, { job, request }: GpuCall): boolean {
 }
 
 /**
- * The events of an accepted attempt as they arrive, without heartbeats. Throws StreamLost when the stream breaks or is about something else,
- * GpuOverran when the job has not ended `runMs` after it started; time in the GPU function's queue does not count.
+ * The events of an accepted attempt as they arrive, without heartbeats. Throws StreamLost when the stream breaks or belongs to another
+ * request, and GpuOverran when the job has not ended `runMs` after its start; time in the GPU function's queue does not count.
  */
 export async function* follow(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const { runMs, abort } = call
@@ -183,7 +182,7 @@ export async function* follow(call: GpuCall, accepted: ReadableStream<Uint8Array
   }
 }
 
-/** The events but heartbeats, each checked against what was asked for. */
+/** The events except heartbeats, each checked against the request. */
 async function* fitting(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const images = new Set<number>()
   for await (const frame of readFrames(accepted, { silenceMs: call.silenceMs, signal: call.abort.signal })) {

@@ -1,4 +1,4 @@
-// One attempt of a job: ask until a GPU accepts it, then follow its stream into the job's log. It never rejects; the log has the outcome.
+// One attempt of a job: waits for a GPU to accept it, then copies the GPU's stream to the job's log. Errors end up in the log, not in rejections.
 import { PROTOCOL_VERSION } from '#contract'
 import { jittered } from './backoff.ts'
 import { endpointOf, orderOf, reportDown, reportUp } from './endpoints.ts'
@@ -25,7 +25,7 @@ const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try aga
 
 type AttemptOptions = { n: number; abort: AbortController }
 
-/** The pause after a lost attempt, in which a GPU may recover; none after the last. Milliseconds. */
+/** The pause in milliseconds after a lost attempt, for the GPU to recover. Zero after the last attempt. */
 export function afterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): number {
   return faults < MAX_FAULTS ? Math.round(jittered(retryMs * 4 ** Math.max(0, faults - 1))) : 0
 }
@@ -54,7 +54,7 @@ export async function cancelOnGpu(env: Env, job: JobRecord): Promise<boolean> {
   return confirmed.includes(true)
 }
 
-/** Runs attempt n of the job, or another round of its wait for a GPU. */
+/** Runs attempt n of the job, or repeats its search for a GPU. */
 export async function runAttempt(env: Env, jobLog: JobLog, { n, abort }: AttemptOptions): Promise<void> {
   const before = jobLog.job()
   if (before.attempt !== n || !before.waiting) jobLog.begin(n)
@@ -72,13 +72,13 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort }: Attempt
 type Round = { accepted: ReadableStream<Uint8Array>; call: GpuCall } | { retryAfterMs: number }
 
 /**
- * Asks the job's endpoints, one after another, until one accepts: those after the first only when it is down, silent, or has postponed the
- * job for the failover time. Throws when none can accept it.
+ * Offers the job to its endpoints in order until one accepts. The next endpoint is tried when the current one is down or does not answer, or
+ * when the job has waited for the failover time. Throws if no endpoint can accept the job.
  */
 async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
   const job = jobLog.job()
   const { waiting } = job
-  // An endpoint that was asked to drop this attempt would only report its cancellation.
+  // An endpoint that has dropped this attempt would report only the cancellation.
   const names = orderOf(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
   const refusals: GpuRefused[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
@@ -95,7 +95,7 @@ async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortCon
     const isDown = 'unanswered' in answer || answer.down
     if (!isDown) void reportWarmth(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
     if (isDown) reportDown(name)
-    // It may have accepted the job without a reply reaching us: two must not run it.
+    // The endpoint may have accepted the job although its reply was lost. No two endpoints may run one job.
     if ('unanswered' in answer) drop(jobLog, call)
     if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')
     if ('refused' in answer) refusals.push(answer.refused!)
@@ -115,12 +115,12 @@ function drop(jobLog: JobLog, call: GpuCall): void {
   void cancel(call)
 }
 
-/** How long a GPU may take to answer: until the job's start time is over, and at least as long as its stream may be silent. */
+/** The time limit for a GPU's answer: the rest of the job's start time, but at least the longest silence allowed in a stream. */
 function answerMs({ waiting }: JobRecord, { startMs, silenceMs }: GpuCall): number {
   return Math.max(silenceMs, waiting ? waiting.since + startMs - Date.now() : startMs)
 }
 
-/** Schedules the next round of an attempt that no GPU has accepted. Throws GpuUnavailable when its start time is over. */
+/** Schedules another search for a GPU. Throws GpuUnavailable after the job's start time. */
 function postpone(jobLog: JobLog, retryAfterMs: number, startMs: number): void {
   const { waiting } = jobLog.job()
   if (!waiting) return
@@ -143,7 +143,7 @@ async function record(env: Env, jobLog: JobLog, call: GpuCall, accepted: Readabl
 
 const noImage = { type: 'given_up', code: 'generation_failed', message: FAILED } as const
 
-/** The log entry of an event. An image's bytes are stored in R2 first, and success includes the receipts. */
+/** The log entry of an event. Image bytes are stored in R2 first; a success includes the receipts. */
 async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Promise<LoggedEvent> {
   switch (event.type) {
     case 'heartbeat':
@@ -172,7 +172,7 @@ async function loggedEvent(env: Env, job: JobRecord, { event, data }: Frame): Pr
   }
 }
 
-/** Logs the end of an attempt without a terminal event, and cancels it on the GPU unless the next attempt may attach to it. */
+/** Logs the end of an attempt without a terminal event, and cancels it on the GPU unless the next attempt may resume it. */
 function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
   const job = jobLog.job()
   if (job.attempt !== n) return

@@ -1,4 +1,4 @@
-// Work on a job that has ended: settlement, announcement, deletion of its files, and at last of the job. Each step may be repeated.
+// The steps after a job's end: settlement, announcement, deletion of its files and of the job. Each step is idempotent.
 import type { Env } from './env.ts'
 import { observe } from './forecast.ts'
 import { costOf, isRetryable, type JobRecord } from './job-record.ts'
@@ -11,7 +11,7 @@ import { resultPrefix } from './retention.ts'
 import { reportWarmth } from './warm.ts'
 import { announce } from './webhooks.ts'
 
-/** Captures or releases the price of a final job. False when the account cannot be reached; then it must be repeated. */
+/** Captures or releases the price of a final job. False if the account is unreachable and the call must be repeated. */
 export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {
   const amount = costOf(job)
   try {
@@ -28,7 +28,7 @@ export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {
   return true
 }
 
-/** Publishes a settled job to the webhooks: its images can be read, and are paid for, before any receiver is notified. */
+/** Publishes the event of a settled job to the webhooks. False if the call must be repeated. */
 export async function announceJob(env: Env, job: JobRecord): Promise<boolean> {
   try {
     await announce(env, job)
@@ -45,12 +45,12 @@ export async function deleteFiles(env: Env, job: JobRecord, keys: readonly strin
   await env.RESULTS.delete([...keys])
 }
 
-/** Deletes all files of a job, also those of an attempt that another one replaced. */
+/** Deletes all files of a job, including those of earlier attempts. */
 async function deleteAllFiles(env: Env, { account, id, retentionDays }: JobRecord): Promise<void> {
   while (!(await deletePrefix(env.RESULTS, `${resultPrefix(retentionDays, account)}${id}/`)));
 }
 
-/** Removes a job from R2, from the webhooks and from its account's ledger. False while the ledger still needs the row. */
+/** Removes a job from R2, the webhooks and its account's ledger. False while the ledger still needs the row. */
 export async function forgetJob(env: Env, job: JobRecord): Promise<boolean> {
   await deleteAllFiles(env, job)
   await objectOf(env.WEBHOOK, job.account).forgetJob(job.id)

@@ -1,14 +1,14 @@
-// What a job's log tells its owner, as server-sent events. An entry is always told in the same words, so that a replay is exact.
+// A job's log as server-sent events. Each log entry always gives the same event, so that a replay is exact.
 import type { JobLog, LogEntry } from './job-log.ts'
 import { isFinal, type JobRecord } from './job-record.ts'
 import { resultPath } from './results.ts'
 
-/** A comment that often keeps proxies from closing a quiet connection. */
+/** The interval of comments that keep proxies from closing an idle connection. */
 const PING_MS = 15_000
 
 type PublicEvent = { type: string } & Record<string, unknown>
 
-/** An entry of the log as callers read it: what is ours alone (addresses, reasons of faults) stays out. */
+/** A log entry without internal details such as addresses and causes of faults. */
 export function publicEvent(job: JobRecord, { event }: LogEntry): PublicEvent {
   switch (event.type) {
     case 'accepted':
@@ -38,7 +38,7 @@ export function publicEvent(job: JobRecord, { event }: LogEntry): PublicEvent {
   }
 }
 
-/** One event of the stream; its id is the entry's number, which `Last-Event-ID` names. */
+/** One event of the stream. Its id, for `Last-Event-ID`, is the entry's number. */
 export function serverSentEvent(job: JobRecord, entry: LogEntry): string {
   const { type, ...rest } = publicEvent(job, entry)
   const data = JSON.stringify({ type, job: job.id, attempt: entry.attempt, at: entry.at / 1000, ...rest })
@@ -47,7 +47,7 @@ export function serverSentEvent(job: JobRecord, entry: LogEntry): string {
 
 const utf8 = new TextEncoder()
 
-/** Resolves to true at the log's next entry, to false after `ms` without one. */
+/** Resolves to true at the log's next entry, or to false after `ms` milliseconds. */
 function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolean> {
   const { promise: quiet, resolve } = Promise.withResolvers<boolean>()
   const timer = setTimeout(resolve, ms, false)
@@ -59,8 +59,8 @@ function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolea
 }
 
 /**
- * The log after entry `after` as a stream of events, then every new one until the job has ended. `onClose` is called once, at the end or when
- * the reader leaves.
+ * Streams the log after entry `after`, then new entries until the job has ended. `onClose` is called once, at the end or when the reader
+ * disconnects.
  */
 export function eventStream(
   log: Pick<JobLog, 'after' | 'job' | 'changed'>,
@@ -92,6 +92,6 @@ export function eventStream(
 
 function close(controller: ReadableByteStreamController): void {
   controller.close()
-  // A reader that brought its own buffer waits until that is handed back.
+  // A pending read into the reader's own buffer ends only when the buffer is returned.
   controller.byobRequest?.respond(0)
 }

@@ -7,6 +7,7 @@ import {
   type JobSpec,
   type LoggedEvent,
   newJob,
+  RECORD_DEFAULTS,
 } from './job-record.ts'
 
 export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
@@ -18,7 +19,10 @@ const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
 /** Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased` and `after` (empty) may be called. */
 export function openJobLog(storage: DurableObjectStorage) {
   let changed = Promise.withResolvers<void>()
-  const find = () => storage.kv.get<JobRecord>('job') ?? null
+  const find = (): JobRecord | null => {
+    const stored = storage.kv.get<JobRecord>('job')
+    return stored ? { ...RECORD_DEFAULTS, ...stored } : null
+  }
   const job = (): JobRecord => {
     const found = find()
     if (!found) throw new Error('this job was never created')
@@ -57,7 +61,7 @@ export function openJobLog(storage: DurableObjectStorage) {
       })
       wake()
     },
-    /** Logs an event and applies it to the record. Events after the job's end or of another attempt than the current one are dropped. */
+    /** Logs an event and applies it to the record. Drops events after the job's end, and of attempts other than the current one. */
     append(attempt: number, event: LoggedEvent): void {
       if (isFinal(job()) || job().attempt !== attempt) return
       storage.transactionSync(() => insert(attempt, event))
@@ -79,7 +83,7 @@ export function openJobLog(storage: DurableObjectStorage) {
       )
       return [...rows].map((row) => ({ ...row, event: JSON.parse(row.event) }))
     },
-    /** Deletes record and log, and marks the job as one that must not be created again. */
+    /** Deletes record and log, and marks the id so that no late request creates the job again. */
     erase(): void {
       storage.transactionSync(() => {
         storage.sql.exec('DROP TABLE IF EXISTS events')

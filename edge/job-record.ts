@@ -1,17 +1,17 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 import type { JobEvent, JobRequest, Timings } from '#contract'
 import type { ErrorCode } from './errors.ts'
-import type { RetentionDays } from './retention.ts'
+import { DEFAULT_RETENTION_DAYS, type RetentionDays } from './retention.ts'
 import type { Decision } from './route.ts'
 
-/** A job has failed after this many attempts that a fault ended. */
+/** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
-/** The most attempts in all. Resets of the job's object, as by a deploy, end attempts through no fault of theirs. */
+/** The most attempts in total. Attempts that end with a reset of the job's object, as in a deploy, are not faults. */
 export const MAX_ATTEMPTS = 25
 /** The message for callers when the fault is ours. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 export const JOB_ID = /^job_[0-9a-f]{32}$/
-/** 128 random bits, so that ids of different accounts and deployments never collide, also on a GPU function that several of them share. */
+/** 128 random bits, so that ids never collide, even between deployments that share a GPU function. */
 export const newJobId = () => `job_${crypto.getRandomValues(new Uint8Array(16)).toHex()}`
 
 export type JobSpec = {
@@ -121,6 +121,12 @@ export type JobRecord = JobSpec & {
   announced: boolean
 }
 
+/** Values of fields that records of earlier releases lack. */
+export const RECORD_DEFAULTS = {
+  ...{ token: null, basePrice: 0, digest: '', retentionDays: DEFAULT_RETENTION_DAYS },
+  ...{ granted: true, faults: 0, nextAt: 0 },
+} satisfies Partial<JobRecord>
+
 const FINAL: ReadonlySet<JobState> = new Set(['succeeded', 'failed', 'canceled'])
 export const isFinal = (job: Pick<JobRecord, 'state'>) => FINAL.has(job.state)
 /** Whether a job needs no further work. */
@@ -168,7 +174,7 @@ export function costOf({ state, price, basePrice, cancelRequested, stepsDone, re
   return basePrice + Math.floor(((price - basePrice) * Math.min(stepsDone, steps)) / steps)
 }
 
-/** Whether the next request under the job's name or Idempotency-Key makes a new job: this one failed, at no charge, through no fault of the caller. */
+/** Whether the next request with the job's name or Idempotency-Key replaces the job: it failed, free of charge, and not because of the request. */
 export const isRetryable = ({ state, error }: Pick<JobRecord, 'state' | 'error'>) =>
   state === 'failed' && error?.code !== 'invalid_request'
 
@@ -186,7 +192,7 @@ export function warningsOf({ request, warnings }: Pick<JobRecord, 'request' | 'w
   return [{ code: 'negative_prompt_ignored', message }, ...warnings]
 }
 
-/** Whether an attempt that the GPU function failed, or canceled without a request, is followed by another. */
+/** Whether another attempt follows after the GPU function failed this one, or canceled it without a request. */
 export function isRetried(
   { faults, cancelRequested }: JobRecord,
   event: Extract<JobEvent, { type: 'failed' | 'canceled' }>,

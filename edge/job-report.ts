@@ -1,13 +1,13 @@
-// What happened to a job, from every place that knows: for the operator, so with internal causes and without prompts or secrets.
+// The operator's report on a job, from all of its stores: with internal causes, without prompts or secrets.
 import type { Env } from './env.ts'
 import type { LogEntry } from './job-log.ts'
 import type { JobRecord, LoggedEvent } from './job-record.ts'
 import { objectOf } from './objects.ts'
 
-/** Events that come once a step: their numbers tell more than their rows. */
+/** Events once per step, reported as ranges instead of rows. */
 const STEADY: ReadonlySet<LoggedEvent['type']> = new Set(['step', 'preview'])
 
-/** An entry as it is reported: no bytes, no receipts, and of warnings the code alone, because they quote the prompt. */
+/** A log entry without bytes and receipts. Warnings are reduced to their codes, because their messages quote the prompt. */
 function reported({ seq, attempt, at, event }: LogEntry) {
   const entry = { seq, attempt, at, type: event.type }
   switch (event.type) {
@@ -27,7 +27,7 @@ function reported({ seq, attempt, at, event }: LogEntry) {
 }
 type Reported = ReturnType<typeof reported> & { last?: ReturnType<typeof reported> }
 
-/** The log with each run of steps as one entry, which has the run's end in `last`. */
+/** The log with each run of steps condensed to its first entry, with the last one in `last`. */
 function condensed(log: LogEntry[]): Reported[] {
   const rows: Reported[] = []
   for (const entry of log.map(reported)) {
@@ -39,12 +39,12 @@ function condensed(log: LogEntry[]): Reported[] {
   return rows
 }
 
-/** What was asked, with the prompts told by their length. */
+/** The request, with prompts replaced by their lengths. */
 function askedOf({ request: { prompt, negative_prompt, ...parameters } }: JobRecord) {
   return { ...parameters, prompt_characters: prompt.length, negative_prompt_characters: negative_prompt.length }
 }
 
-/** Everything that is known of a job id; null when neither a job nor a ledger entry of `account` has it. Times are Unix milliseconds. */
+/** The report on a job id; null if neither a job nor a ledger entry of `account` has it. Times are Unix milliseconds. */
 export async function reportOf(env: Env, id: string, account: string | undefined) {
   const object = objectOf(env.JOB, id)
   const job = await object.view()

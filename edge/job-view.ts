@@ -1,4 +1,4 @@
-// A job as its owner reads it.
+// Public views of a job.
 import type { Env } from './env.ts'
 import { costOf, decisionOf, type JobRecord, type JobSpec, type StoredImage, warningsOf } from './job-record.ts'
 import { resultUrl } from './results.ts'
@@ -6,7 +6,7 @@ import { gpuState } from './warm.ts'
 
 const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
-/** The fields of a final job that lists show. The account stores them in its ledger row, so that a list asks no job object. */
+/** A final job's fields for lists. The account stores them in its ledger row, so that a list needs no calls to job objects. */
 export function summaryOf(job: JobRecord) {
   const { id, name, state, created, finished, attempt, cancelRequested, warnings, timings, error } = job
   return {
@@ -20,7 +20,7 @@ export function summaryOf(job: JobRecord) {
 }
 export type JobSummary = ReturnType<typeof summaryOf>
 
-/** Where links start, and the id of the key that asks for them and with which they end: null stands for the job's own key. */
+/** `origin` is the start of links. Links expire with the key `keyId`; null is the job's own key. */
 export type Reader = { env: Env; origin: string; keyId: string | null }
 
 async function describeImage({ env, origin, keyId }: Reader, job: string, { key, ...facts }: StoredImage) {
@@ -50,7 +50,7 @@ export async function viewOf(reader: Reader, job: JobRecord) {
   }
 }
 
-/** An entry of a list: a settled job as `viewOf` shows it, without receipts; of an open one, what was asked for. */
+/** An entry of a list: a settled job as in `viewOf`, without receipts; an open job with its request's fields. */
 export async function listEntryOf(reader: Reader, listed: JobSummary | JobSpec) {
   if (!('state' in listed)) {
     const { id, name, created, request } = listed
@@ -69,7 +69,7 @@ export async function listEntryOf(reader: Reader, listed: JobSummary | JobSpec) 
   }
 }
 
-/** `Server-Timing`: the wait for a GPU, then the GPU function's own times, then the whole, in milliseconds. */
+/** `Server-Timing` in milliseconds: the wait for a GPU, the GPU function's own times, and the total. */
 export function serverTiming({ created, accepted, finished, timings }: JobRecord): Record<string, string> {
   const seconds: [string, number][] = [
     ...(accepted === null ? [] : [['wait', (accepted - created) / 1000] as [string, number]]),

@@ -1,4 +1,4 @@
-// JobDO: one job, as a state machine that its alarm drives. The record's `nextAt` says when the next action is due; callers only wait.
+// JobDO: one job as a state machine, driven by its alarm. `nextAt` in the record is the time of the next action.
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from './account-ledger.ts'
 import type { Env } from './env.ts'
@@ -23,10 +23,10 @@ import { objectOf } from './objects.ts'
 import { readRecovery } from './recovery.ts'
 import { retentionEnd } from './retention.ts'
 
-/** The pause before another try of a settlement or announcement that failed; it doubles up to the longest. */
+/** The pause after a failed settlement or announcement. It doubles up to the longest. */
 const UNFINISHED_MS = 5_000
 const LONGEST_PAUSE_MS = 10 * 60_000
-/** How long a GPU that confirmed a cancellation may take to end its stream. */
+/** The time limit for a GPU to end its stream after it confirmed a cancellation. */
 const CANCEL_MS = 10_000
 /** The most open event streams of a job. */
 export const MAX_READERS = 20
@@ -43,27 +43,27 @@ export class JobDO extends DurableObject<Env> {
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
   #settling: Promise<JobRecord> | null = null
-  /** Settlements and announcements in a row that have failed. */
+  /** Consecutive failures of settlement or announcement. */
   #failures = 0
   /** The open event streams by reader. */
   readonly #readers = new Map<string, symbol>()
   #finishing: Promise<void> | null = null
-  /** Callers that wait for the end and may leave; see `leave`. */
+  /** Waiting callers whose disconnection may cancel the job; see `leave`. */
   readonly #callers = new Set<string>()
-  /** Callers that left before their job was created. */
+  /** Callers that disconnected before their job was created. */
   readonly #left = new Set<string>()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#log = openJobLog(ctx.storage)
-    // A reset ends the attempt in progress: the job continues at once instead of at its next alarm.
+    // A reset ends the attempt in progress. Continue the job now instead of at the next alarm.
     const job = this.#log.find()
     if (job && !isOver(job)) void ctx.blockConcurrencyWhile(() => ctx.storage.setAlarm(Date.now()))
   }
 
   /**
-   * Creates the job of a reservation and starts it; a job that exists is returned unchanged. Null, and no job, when the reservation is old
-   * enough for the account to release it soon.
+   * Creates the job of a reservation and starts it. An existing job is returned unchanged. Null, without a job, when the account is about to
+   * release the reservation because of its age.
    */
   create(reservation: Reservation): Promise<JobRecord | null> {
     return this.#create(reservation, false)
@@ -79,7 +79,7 @@ export class JobDO extends DurableObject<Env> {
     return job
   }
 
-  /** Creates the job, unless it exists, and waits for its end in the same call. */
+  /** Creates the job if necessary and waits for its end. */
   async run(reservation: Reservation, caller: string): Promise<JobRecord | null> {
     return (await this.#create(reservation, this.#left.delete(caller))) && this.ended(null, caller)
   }
@@ -103,8 +103,8 @@ export class JobDO extends DurableObject<Env> {
   }
 
   /**
-   * Server-sent events: the log after entry `after`, then new entries until the job ends. Null when the job has as many readers as it may
-   * have. `reader` identifies one: its next stream replaces its last.
+   * Server-sent events: the log after entry `after`, then new entries until the job ends. Null at the limit of readers. A second stream of
+   * the same `reader` replaces the first.
    */
   follow(after: number, reader: string): ReadableStream<Uint8Array> | null {
     if (!this.#readers.has(reader) && this.#readers.size >= MAX_READERS) return null
@@ -116,8 +116,8 @@ export class JobDO extends DurableObject<Env> {
   }
 
   /**
-   * Waits until the job has ended and its price is settled, or until `deadline` (Unix milliseconds), and returns the job. `caller`
-   * identifies a waiting caller that may `leave`.
+   * Waits until the job has ended and its price is settled, or until `deadline` (Unix milliseconds), and returns the job. `caller` is the id
+   * to pass to `leave`.
    */
   async ended(deadline: number | null = null, caller?: string): Promise<JobRecord> {
     if (caller) this.#callers.add(caller)
@@ -141,12 +141,12 @@ export class JobDO extends DurableObject<Env> {
     else if (this.#callers.size === 0) await this.cancel()
   }
 
-  /** How many callers wait that may leave. */
+  /** The number of waiting callers whose disconnection may cancel the job. */
   waiting(): number {
     return this.#callers.size
   }
 
-  /** Ends the job: at once, or at the next step of a GPU that confirms the cancellation. A final job stays unchanged. */
+  /** Cancels the job: immediately, or at the GPU's next step if the GPU confirms. A final job stays unchanged. */
   async cancel(): Promise<JobRecord> {
     const job = this.#log.job()
     if (isFinal(job)) return job
@@ -161,24 +161,24 @@ export class JobDO extends DurableObject<Env> {
     return this.#log.job()
   }
 
-  /** Deletes images of a final job for good, in R2 and in what the account lists. */
+  /** Permanently deletes images of a final job, from R2 and from the account's list. */
   async deleteImages(keys: readonly string[]): Promise<void> {
     const images = this.#log
       .job()
       .images.map((each) => (keys.includes(each.key) ? { ...each, deleted: true as const } : each))
-    // The record first: no view may show a link to a file that is gone.
+    // The record first: no view may link to a deleted file.
     this.#log.update({ images })
     await deleteFiles(this.env, this.#log.job(), keys)
   }
 
   /**
-   * Deletes the job but its files, whatever its state, because its account is deleted. An open one is canceled and settled first. A request
-   * that is under way meanwhile does not create it again. Throws when it must be repeated.
+   * Deletes the job, except for its files, during the deletion of its account. An open job is canceled and settled first. Concurrent requests
+   * cannot create the job again. Throws if the deletion must be repeated.
    */
   async erase(): Promise<void> {
     if (this.#log.find()) await this.#stop()
     this.#log.erase()
-    // The mark outlives every request that could still create the job; then the alarm removes it.
+    // The alarm removes the mark once no request in flight can create the job any more.
     await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
   }
 
@@ -198,7 +198,7 @@ export class JobDO extends DurableObject<Env> {
     if (!job) return
     if (isFinal(job)) return this.#finish()
     if (this.#live) return this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
-    // The object was reset before the GPU's confirmation arrived: no further attempt.
+    // The object was reset before the GPU's confirmation arrived; a canceled job gets no further attempt.
     if (job.cancelRequested) return void (await this.#endCanceled())
     if (!job.granted) return this.#awaitSlot(job)
     if (Date.now() < job.nextAt) return this.ctx.storage.setAlarm(job.nextAt)
@@ -209,7 +209,7 @@ export class JobDO extends DurableObject<Env> {
     await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
   }
 
-  /** Advances a job without a slot if its account has granted it one meanwhile, or asks again later. */
+  /** Advances a job without a slot if its account has granted one, or asks again later. */
   async #awaitSlot({ id, account }: JobRecord): Promise<void> {
     const granted = await objectOf(this.env.ACCOUNT, account).mayProceed(id)
     // The job may have ended during the call.
@@ -251,7 +251,7 @@ export class JobDO extends DurableObject<Env> {
     await this.#finish()
   }
 
-  /** Settles and announces a final job, then sets the alarm for its deletion. Repeats whatever has failed. */
+  /** Settles and announces a final job, then sets the alarm for its deletion. Failed steps are repeated. */
   #finish(): Promise<void> {
     this.#finishing ??= this.#finishOnce().finally(() => {
       this.#finishing = null
@@ -267,7 +267,7 @@ export class JobDO extends DurableObject<Env> {
     await this.ctx.storage.setAlarm(Date.now() + Math.min(UNFINISHED_MS * 2 ** this.#failures++, LONGEST_PAUSE_MS))
   }
 
-  /** Settles the price of a final job once, however many callers ask. */
+  /** Settles the price of a final job. Concurrent calls share one settlement. */
   #settle(): Promise<JobRecord> {
     const job = this.#log.job()
     if (job.settled) return Promise.resolve(job)
@@ -282,7 +282,7 @@ export class JobDO extends DurableObject<Env> {
     return this.#settling
   }
 
-  /** Ends an open job and waits for all work on it. Throws when it is not settled yet. */
+  /** Ends an open job and waits for all work on it. Throws if the job is not settled yet. */
   async #stop(): Promise<void> {
     const live = this.#live
     await this.cancel()
@@ -291,7 +291,7 @@ export class JobDO extends DurableObject<Env> {
     while (this.#finishing) await this.#finishing
   }
 
-  /** Deletes a job whose retention is over once its ledger row has been exported; until then it tries again each day. */
+  /** Deletes an expired job once its ledger row has been exported; until then it retries daily. */
   async #expire(): Promise<void> {
     if (!(await forgetJob(this.env, this.#log.job()))) return this.ctx.storage.setAlarm(Date.now() + DAY_MS)
     await this.#clear()

@@ -1,5 +1,5 @@
-// Makes, changes and replaces an account's keys, for the operator or for a key of scope `admin` within its own rights.
-// Call each function in a transaction.
+// Creates, updates, rotates and revokes an account's keys, on behalf of the operator or of a key with the `admin` scope within its own
+// rights. Call each function in a transaction.
 import {
   creatorsOf,
   endKey,
@@ -17,20 +17,20 @@ import { excessOf, isUnlimited, lowestLimits, type Rights } from './key-rights.t
 import type { KeyCredential } from './keys.ts'
 import { UNLIMITED } from './limits.ts'
 
-/** Active keys of an account, and keys in all; the oldest ended ones make room for new ones. */
+/** The maximum numbers of active keys and of all keys per account. The oldest inactive keys are deleted first. */
 export const MOST_ACTIVE_KEYS = 100
 const MOST_KEYS = 1000
 
 export type KeyRefusal =
   | { kind: 'absent' }
   | { kind: 'ended'; revoked: boolean }
-  /** The key that manages has ended meanwhile. */
-  | { kind: 'unauthorised' }
-  /** A key may not change itself, its line, or a key that it descends from. */
+  /** The managing key is no longer active. */
+  | { kind: 'unauthorized' }
+  /** A key may not change itself, its lineage, or its ancestors. */
   | { kind: 'own_line' }
-  /** A key with limits may change only keys that descend from it. */
+  /** A key with limits may change only its descendants. */
   | { kind: 'not_descended' }
-  /** It would grant, in these fields, more than the key that manages has. */
+  /** The grant would exceed the rights of the managing key in these fields. */
   | { kind: 'exceeds'; fields: string[] }
   | { kind: 'too_deep' }
   | { kind: 'too_many' }
@@ -39,7 +39,7 @@ export type KeyOutcome = { kind: 'done'; key: KeyInfo } | KeyRefusal
 const KEY_DEFAULTS: Pick<KeyOptions, 'label' | 'scopes'> = { label: '', scopes: ['generate', 'read'] }
 const done = (key: KeyInfo): KeyOutcome => ({ kind: 'done', key })
 
-/** Who acts: `own` are its rights as they are bound by the keys that it descends from. */
+/** The managing key. `own` is its effective rights, as restricted by its ancestors. */
 type Manager = { key: KeyInfo; creators: Line[]; own: Rights }
 const OPERATOR = 'operator'
 
@@ -57,7 +57,7 @@ function exceeds(granted: Rights, { own }: Manager): KeyRefusal | null {
   return fields.length > 0 ? { kind: 'exceeds', fields } : null
 }
 
-/** Why a key may not be managed as it stands, not counting its own line. */
+/** Returns the reason why a manager may not change a key of another lineage in its current state, or null. */
 function unmanageable(sql: SqlStorage, target: KeyInfo, manager: Manager): KeyRefusal | null {
   const { key, creators, own } = manager
   if (creators.some(({ lineage }) => lineage === target.lineage)) return { kind: 'own_line' }
@@ -66,7 +66,7 @@ function unmanageable(sql: SqlStorage, target: KeyInfo, manager: Manager): KeyRe
   return exceeds(target, manager)
 }
 
-/** Makes room for one more key. False when too many are active; `ending` of these end with the change. */
+/** Makes room for a new key. Returns false if too many keys are active; `ending` is the number of keys revoked by the same change. */
 function makeRoom(sql: SqlStorage, ending = 0): boolean {
   const { all, active } = sql
     .exec<{ all: number; active: number }>(
@@ -75,12 +75,12 @@ function makeRoom(sql: SqlStorage, ending = 0): boolean {
     )
     .one()
   if (active - ending >= MOST_ACTIVE_KEYS) return false
-  if (all >= MOST_KEYS) forgetOldestKey(sql)
+  if (all >= MOST_KEYS) deleteOldestKey(sql)
   return true
 }
 
-/** Deletes the key that ended first, and the meter of its line with the last of its keys. What keys descend from stays while they do. */
-function forgetOldestKey(sql: SqlStorage): void {
+/** Deletes the key that became inactive first, and the meter of its lineage with the last key. Ancestors of existing keys are kept. */
+function deleteOldestKey(sql: SqlStorage): void {
   const [oldest] = sql.exec<{ id: string; lineage: string }>(
     `SELECT id, lineage FROM keys WHERE (revoked IS NOT NULL OR expires <= ?)
        AND id NOT IN (SELECT lineage FROM keys WHERE id <> lineage
@@ -93,12 +93,15 @@ function forgetOldestKey(sql: SqlStorage): void {
   if (oldest.id === oldest.lineage) sql.exec('DELETE FROM meters WHERE id = ? AND open = 0', `key:${oldest.lineage}`)
 }
 
-/** Makes a key; a repeat with the same credential returns it. Limits and an end that are left out are those of the key `by` that makes it; the operator's keys have none. */
+/**
+ * Creates a key. Idempotent for the same credential. Omitted limits and expiry are inherited from the creating key `by`; keys created by
+ * the operator default to none.
+ */
 export function createKey(sql: SqlStorage, credential: KeyCredential, given: KeyChange, by: string | null): KeyOutcome {
   const existing = findKey(sql, credential.keyId)
   if (existing) return done(existing)
   const manager = managerOf(sql, by)
-  if (!manager) return { kind: 'unauthorised' }
+  if (!manager) return { kind: 'unauthorized' }
   const own = manager === OPERATOR ? { limits: UNLIMITED, expires: null } : manager.own
   const limits = { ...own.limits, ...given.limits }
   const options = { ...KEY_DEFAULTS, expires: own.expires, ...given, limits }
@@ -111,12 +114,12 @@ export function createKey(sql: SqlStorage, credential: KeyCredential, given: Key
   return done(insertKey(sql, credential, options, { createdBy: by }))
 }
 
-/** Changes what is given of a key. A key that has ended keeps all but its label. */
+/** Updates the given fields of a key. Only the label of an inactive key may change. */
 export function changeKey(sql: SqlStorage, id: string, given: KeyChange, by: string | null): KeyOutcome {
   const target = findKey(sql, id)
   if (!target) return { kind: 'absent' }
   const manager = managerOf(sql, by)
-  if (!manager) return { kind: 'unauthorised' }
+  if (!manager) return { kind: 'unauthorized' }
   const changed = { ...target, ...given, limits: { ...target.limits, ...given.limits } }
   const isLabel = Object.keys(given).every((name) => name === 'label')
   if (manager !== OPERATOR && !(isLabel && target.lineage === manager.key.lineage)) {
@@ -130,8 +133,8 @@ export function changeKey(sql: SqlStorage, id: string, given: KeyChange, by: str
 }
 
 /**
- * Puts `next` in a key's place with its label, scopes, limits and end. The old key holds until `until` (Unix milliseconds) at most; one
- * that is to end at once is revoked, and its links with it.
+ * Rotates a key: `next` inherits its label, scopes, limits and expiry. The old key expires at `until` (Unix milliseconds) at the latest; if
+ * that is now, the old key and its links are revoked.
  */
 export function replaceKey(
   sql: SqlStorage,
@@ -145,25 +148,25 @@ export function replaceKey(
   const old = findKey(sql, id)
   if (!old) return { kind: 'absent' }
   const manager = managerOf(sql, by)
-  if (!manager) return { kind: 'unauthorised' }
+  if (!manager) return { kind: 'unauthorized' }
   if (manager !== OPERATOR && old.lineage !== manager.key.lineage) {
     const refusal = unmanageable(sql, old, manager)
     if (refusal) return refusal
   }
   if (!isActive(old)) return { kind: 'ended', revoked: old.revoked !== null }
-  const atOnce = until <= Date.now()
-  if (!makeRoom(sql, atOnce ? 1 : 0)) return { kind: 'too_many' }
-  if (atOnce) endKey(sql, id)
+  const isImmediate = until <= Date.now()
+  if (!makeRoom(sql, isImmediate ? 1 : 0)) return { kind: 'too_many' }
+  if (isImmediate) endKey(sql, id)
   else updateKey(sql, old, { ...old, expires: Math.min(until, old.expires ?? until) })
   return done(insertKey(sql, next, old, { lineage: old.lineage, createdBy: by }))
 }
 
-/** Ends a key and its browser tokens at once and for good; a repeat changes nothing. A key may end itself. */
+/** Revokes a key and its browser tokens immediately and permanently. Idempotent. A key may revoke itself. */
 export function revokeKey(sql: SqlStorage, id: string, by: string | null): KeyOutcome {
   const target = findKey(sql, id)
   if (!target) return { kind: 'absent' }
   const manager = managerOf(sql, by)
-  if (!manager) return { kind: 'unauthorised' }
+  if (!manager) return { kind: 'unauthorized' }
   if (manager !== OPERATOR && target.lineage !== manager.key.lineage) {
     const refusal = unmanageable(sql, target, manager)
     if (refusal) return refusal
@@ -172,7 +175,7 @@ export function revokeKey(sql: SqlStorage, id: string, by: string | null): KeyOu
   return done(findKey(sql, id)!)
 }
 
-/** Whether an active admin key was made by the operator and has no limits: the only kind that may act on the whole account. */
+/** Whether a key is a root key: an active admin key without limits, created by the operator. Only root keys have rights to the whole account. */
 export function isRootKey(sql: SqlStorage, id: string): boolean {
   const manager = managerOf(sql, id)
   return manager !== null && manager !== OPERATOR && manager.creators.length === 0 && isUnlimited(manager.own.limits)

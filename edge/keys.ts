@@ -1,5 +1,5 @@
-// API keys: `oct_<account>_<key id>_<160 random bits>_<tag>`. The tag is an HMAC of what stands before it under a versioned pepper,
-// so that a forged key is refused before any storage is read. Storage holds a hash of the random part only.
+// API keys: `oct_<account>_<key id>_<160 random bits>_<tag>`. The tag is an HMAC of the preceding text under a versioned pepper, so that a
+// forged key is rejected before any storage is read. Only a hash of the random part is stored.
 import { timingSafeEqual } from 'hono/utils/buffer'
 
 const KEY = /^(oct_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{40}))_([0-9a-z])([0-9a-f]{24})$/
@@ -7,22 +7,25 @@ export const ACCOUNT_NAME = /^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$/
 export const KEY_ID = /^[0-9a-f]{12}$/
 
 type Pepper = { version: string; secret: string }
-/** What a key or a token may be used for. `admin` manages the account's keys. */
+/** The permissions of a key or token. `admin` allows managing the account's keys. */
 export const SCOPES = ['generate', 'read', 'admin'] as const
 export type Scope = (typeof SCOPES)[number]
 
-/** A key whose tag is right: who it says it is, and the hash that the account must hold. */
+/** A key with a valid tag: its claimed identity, and the secret hash to compare with the account's. */
 export type KeyCredential = { account: string; keyId: string; secretHash: string }
-/** A browser token whose tag is right: it stands for the key that it was made from. See tokens.ts. */
+/** A browser token with a valid tag. It acts on behalf of its parent key; see tokens.ts. */
 export type TokenCredential = { account: string; keyId: string; token: Grant }
 export type Credential = KeyCredential | TokenCredential
-/** What a browser token allows, `budget` micro-dollars until `expires` (Unix seconds). */
+/** The grant of a browser token: a budget in micro-dollars, valid until `expires` (Unix seconds). */
 export type Grant = { id: string; scope: 'generate'; budget: number; expires: number }
 
-/** What the secrets of .dev.vars.example begin with. */
+/** The prefix of the placeholder secrets in .dev.vars.example. */
 export const EXAMPLE_SECRET = 'replace-me'
 
-/** Reads `version:secret` pairs, newest first, separated by commas. A version is one of 0-9a-z; a secret has at least 32 characters. Throws when malformed, or when a secret is the example's. */
+/**
+ * Parses `version:secret` pairs, newest first, separated by commas. A version is one of 0-9a-z; a secret has at least 32 characters. Throws
+ * if the text is malformed or contains a placeholder secret.
+ */
 export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
   const [newest, ...older] = text.split(',').map((pair) => {
     const [, version, secret] = /^\s*([0-9a-z]):([^\s,]{32,})\s*$/.exec(pair) ?? []
@@ -35,7 +38,7 @@ export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
 
 const utf8 = new TextEncoder()
 
-/** HMAC-SHA256 in hex. `purpose` keeps one use of the pepper from standing in for another. */
+/** HMAC-SHA256 in hex. `purpose` separates the uses of the pepper, so that a tag for one purpose is not valid for another. */
 export async function mac(
   pepper: Pepper,
   purpose: 'address' | 'key' | 'link' | 'token',
@@ -60,7 +63,7 @@ export async function sha256(data: string | Uint8Array<ArrayBuffer>): Promise<st
 const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes)).toHex()
 const tagOf = async (pepper: Pepper, body: string) => (await mac(pepper, 'key', body)).slice(0, 24)
 
-/** Makes a key for an account. The text is shown once; only `credential` is stored. */
+/** Creates a key for an account. The key is shown once; only `credential` is stored. */
 export async function issueKey(peppers: string, account: string): Promise<{ key: string; credential: KeyCredential }> {
   const [pepper] = parsePeppers(peppers)
   const [keyId, secret] = [random(6), random(20)]
@@ -69,7 +72,7 @@ export async function issueKey(peppers: string, account: string): Promise<{ key:
   return { key, credential: { account, keyId, secretHash: await sha256(secret) } }
 }
 
-/** Checks a key's form and tag without touching storage; null when either is wrong. */
+/** Verifies a key's format and tag without reading storage. Returns null if either is invalid. */
 export async function checkKey(peppers: string, text: string): Promise<KeyCredential | null> {
   const [, body, account, keyId, secret, version, tag] = KEY.exec(text) ?? []
   const pepper = parsePeppers(peppers).find((each) => each.version === version)

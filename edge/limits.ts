@@ -1,4 +1,4 @@
-// What an account, a key or a browser token may use: requests a minute, jobs at a time, money a day, a month and in all.
+// Limits of an account, key or browser token: requests per minute, concurrent jobs, and daily, monthly and total spending.
 import * as z from 'zod'
 import { MICRODOLLARS } from './price.ts'
 
@@ -6,7 +6,7 @@ const most = (value: number, unit: string) =>
   z.int().min(0).max(value).nullable().describe(`null for no limit, or a whole number of ${unit} up to ${value}`)
 const money = most(1_000_000 * MICRODOLLARS, 'micro-dollars')
 
-/** The fields' names are the API's. */
+/** The field names are those of the API. */
 const fields = {
   requests_per_minute: most(1_000_000, 'requests'),
   concurrent_jobs: most(100_000, 'jobs'),
@@ -14,11 +14,11 @@ const fields = {
   monthly_microdollars: money,
   total_microdollars: money,
 }
-const what = `an object of ${Object.keys(fields).join(', ')}, each null or a whole number from 0`
+const description = `an object of ${Object.keys(fields).join(', ')}, each null or a whole number from 0`
 
-/** What is changed of limits; the others stay. A null takes a limit away. */
-export const limitsChange = z.strictObject(fields).partial().describe(what)
-/** A null, or a limit left out, is none. */
+/** A partial update of limits. Null removes a limit. */
+export const limitsChange = z.strictObject(fields).partial().describe(description)
+/** Null or an omitted field means no limit. */
 export const limits = z
   .strictObject({
     requests_per_minute: fields.requests_per_minute.default(null),
@@ -27,17 +27,17 @@ export const limits = z
     monthly_microdollars: money.default(null),
     total_microdollars: money.default(null),
   })
-  .describe(what)
+  .describe(description)
 export type Limits = z.infer<typeof limits>
 
 export const UNLIMITED: Limits = limits.parse({})
 
-/** Where a limit was set; `creator` is a key that the caller's key descends from. */
+/** The holder of a limit. `creator` is an ancestor of the caller's key. */
 export type Holder = 'account' | 'creator' | 'key' | 'token'
 /** The state of one token bucket after a request. */
 export type RateState = { holder: Holder; limit: number; remaining: number; resetSeconds: number }
 
-/** Reads OCTET_ACCOUNT_LIMITS, what an account has until the operator sets its own. Throws when it is malformed. */
+/** Parses OCTET_ACCOUNT_LIMITS, the default limits of an account. Throws if it is malformed. */
 export function readAccountLimits(given: unknown): Limits {
   const parsed = limits.safeParse((typeof given === 'string' ? JSON.parse(given) : given) ?? {})
   if (!parsed.success) throw new Error(`OCTET_ACCOUNT_LIMITS is malformed:\n${z.prettifyError(parsed.error)}`)
@@ -45,15 +45,15 @@ export function readAccountLimits(given: unknown): Limits {
 }
 
 /**
- * `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers for every bucket, and `x-ratelimit-*-requests` as
- * OpenAI's clients read them for the tightest. Nothing when nothing is limited.
+ * Returns `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers) for every bucket, and OpenAI's
+ * `x-ratelimit-*-requests` for the bucket with the fewest remaining requests. Returns no headers if no rate is limited.
  */
 export function rateHeaders(all: readonly RateState[]): Record<string, string> {
-  const byTightness = all.toSorted((a, b) => a.remaining - b.remaining)
-  const [tightest] = byTightness
+  const byRemaining = all.toSorted((a, b) => a.remaining - b.remaining)
+  const [tightest] = byRemaining
   if (!tightest) return {}
-  // A key may descend from several; one item stands for them.
-  const states = all.filter((state) => byTightness.find(({ holder }) => holder === state.holder) === state)
+  // A key may have several ancestors; only the one with the fewest remaining requests is listed.
+  const states = all.filter((state) => byRemaining.find(({ holder }) => holder === state.holder) === state)
   return {
     'ratelimit-policy': states.map(({ holder, limit }) => `"${holder}";q=${limit};w=60`).join(', '),
     ratelimit: states
@@ -65,7 +65,7 @@ export function rateHeaders(all: readonly RateState[]): Record<string, string> {
   }
 }
 
-/** What a browser's script may read of a reply beside its body. */
+/** Response headers exposed to browser scripts through CORS. */
 export const EXPOSED_HEADERS = [
   ...['ratelimit', 'ratelimit-policy', 'retry-after', 'retry-after-ms', 'server-timing', 'www-authenticate'],
   ...['limit', 'remaining', 'reset'].map((name) => `x-ratelimit-${name}-requests`),

@@ -1,4 +1,4 @@
-// Signed links: they open one file without a key, until they expire or the key behind them is revoked.
+// Signed links: each grants access to one file without a key, until the link expires or its key is revoked.
 import type { Context } from 'hono'
 import { timingSafeEqual } from 'hono/utils/buffer'
 import { hasKey } from './auth.ts'
@@ -7,29 +7,29 @@ import { ApiError } from './errors.ts'
 import { KEY_ID, mac, parsePeppers } from './keys.ts'
 import { objectOf } from './objects.ts'
 
-/** What a link says. `key` is the id of the key that asked for it; null stands for the key that made the job. */
+/** The signed content of a link. `key` is the id of the requesting key, or null for the key that created the job. */
 export type Link = { path: string; expires: number; key: string | null }
 
 const textOf = ({ path, expires, key }: Link) => `${path}?exp=${expires}${key === null ? '' : `&key=${key}`}`
 
-/** Signs a link up to `expires` (Unix seconds) and returns it: `<path>?exp=…&key=…&sig=…`. */
+/** Signs a link that is valid until `expires` (Unix seconds) and returns it: `<path>?exp=…&key=…&sig=…`. */
 export async function signLink(peppers: string, link: Link): Promise<string> {
   const [pepper] = parsePeppers(peppers)
   const text = textOf(link)
   return `${text}&sig=${pepper.version}${await mac(pepper, 'link', text)}`
 }
 
-/** Whether `signature` was made by `signLink` for this link, under any pepper that is still listed. */
+/** Verifies a signature by `signLink` under any configured pepper. */
 export async function checkLink(peppers: string, link: Link, signature: string): Promise<boolean> {
   const pepper = parsePeppers(peppers).find((each) => each.version === signature[0])
   return pepper !== undefined && timingSafeEqual(signature.slice(1), await mac(pepper, 'link', textOf(link)))
 }
 
-/** A link that was opened: the seconds that it still holds, and the key that asked for it. */
+/** A verified link: its remaining lifetime in seconds, and the requesting key. */
 export type OpenLink = { seconds: number; key: string | null }
 
 const invalid = () =>
-  new ApiError('link_invalid', 'The signature does not fit this address. Ask for the job again to get a new link.')
+  new ApiError('link_invalid', 'The signature does not match this URL. Fetch the job again to get a new link.')
 
 async function readLink(
   c: Context<EdgeEnv>,
@@ -42,12 +42,12 @@ async function readLink(
   if (!(await checkLink(c.env.KEY_PEPPER, { path: c.req.path, expires, key }, sig))) return invalid()
   const seconds = expires - Math.floor(Date.now() / 1000)
   if (seconds > 0) return { seconds, key }
-  return new ApiError('link_expired', 'This link has expired. Ask for the job again to get a new one.')
+  return new ApiError('link_expired', 'This link has expired. Fetch the job again to get a new one.')
 }
 
 /**
- * Opens the request's signed link and sets `link`, whatever its Authorization header says. False when there is none, or none that holds
- * beside an API key. Errors: link_invalid, link_expired.
+ * Verifies the request's signed link and sets `link`; a valid link takes precedence over the Authorization header. Returns false if there
+ * is no link, or if the link is invalid and the request has an API key. Errors: link_invalid, link_expired.
  */
 export async function openLink(c: Context<EdgeEnv>): Promise<boolean> {
   const { exp, key = null, sig } = c.req.query()
@@ -61,19 +61,19 @@ export async function openLink(c: Context<EdgeEnv>): Promise<boolean> {
   throw link
 }
 
-/** How long a revoked key's links may still open where one was opened just before. */
-const REMEMBERED_MS = 5_000
-const MOST_REMEMBERED = 10_000
-/** What accounts answered to this isolate: whether the links of a key hold. */
-const remembered = new Map<string, { holds: boolean; until: number }>()
+/** How long an isolate caches a key's state; links of a revoked key may remain valid for this long. */
+const CACHED_MS = 5_000
+const MAX_CACHED = 10_000
+/** This isolate's cache of account responses: whether the links of a key are valid. */
+const cache = new Map<string, { isValid: boolean; until: number }>()
 
-/** Whether links of a key hold: it was not revoked, and it or a key that replaced it is active. The answer is at most 5 s old. */
+/** Whether the links of a key are valid: the key was not revoked, and it or a key of its lineage is active. The result is at most 5 s old. */
 export async function keyHoldsLinks(env: Pick<Env, 'ACCOUNT'>, account: string, key: string): Promise<boolean> {
   const name = `${account}/${key}`
-  const known = remembered.get(name)
-  if (known && known.until > Date.now()) return known.holds
-  const holds = await objectOf(env.ACCOUNT, account).keyHoldsLinks(key)
-  if (remembered.size >= MOST_REMEMBERED) remembered.clear()
-  remembered.set(name, { holds, until: Date.now() + REMEMBERED_MS })
-  return holds
+  const cached = cache.get(name)
+  if (cached && cached.until > Date.now()) return cached.isValid
+  const isValid = await objectOf(env.ACCOUNT, account).keyHoldsLinks(key)
+  if (cache.size >= MAX_CACHED) cache.clear()
+  cache.set(name, { isValid, until: Date.now() + CACHED_MS })
+  return isValid
 }

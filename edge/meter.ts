@@ -1,8 +1,11 @@
-// A meter: what one holder of limits has used so far. Pure: the account keeps a row for itself, for each line of keys, and for each
-// browser token that was used, and writes them in the transaction that changes its ledger.
+// Meters: the usage of one holder of limits. Pure: the account stores one row for itself, one per key lineage, and one per browser token in
+// use, and updates them in the same transaction as its ledger.
 import type { Holder, Limits, RateState } from './limits.ts'
 
-/** Amounts are micro-dollars, times Unix milliseconds. `tokens` is the bucket as of `refilled`, the last request; `day` the latest UTC date of a capture. */
+/**
+ * Amounts are micro-dollars, times Unix milliseconds. `tokens` is the bucket level at `refilled`, the last request; `day` is the UTC date of
+ * the last capture.
+ */
 export type Meter = {
   id: string
   tokens: number | null
@@ -18,7 +21,7 @@ export type Metered = { holder: Holder; limits: Limits; meter: Meter }
 
 export type Refusal =
   | { kind: 'limited'; by: 'rate' | 'concurrency'; holder: Holder; limit: number; retryAfterSeconds: number }
-  /** A limit of zero: waiting changes nothing. */
+  /** A limit of zero: a retry cannot succeed. */
   | { kind: 'barred'; by: 'rate' | 'concurrency'; holder: Holder }
   | {
       kind: 'over_budget'
@@ -29,7 +32,7 @@ export type Refusal =
     }
 
 const MINUTE_MS = 60_000
-/** A guess at when a job ends: nobody knows, and a client that asks again costs little. */
+/** The end of a job cannot be predicted, and a retry is cheap. */
 const CONCURRENCY_RETRY_SECONDS = 2
 
 export const newMeter = (id: string): Meter => ({
@@ -39,11 +42,11 @@ export const newMeter = (id: string): Meter => ({
 
 export const utcDay = (now: number) => new Date(now).toISOString().slice(0, 10)
 
-/** Requests that the bucket holds now. It fills at `limit` a minute and holds at most as many; a null is a bucket never used. */
+/** Returns the current bucket level. It refills at `limit` requests per minute, up to `limit`. Null `tokens` is an unused bucket. */
 const filled = ({ tokens, refilled }: Meter, limit: number, now: number) =>
   tokens === null ? limit : Math.min(limit, tokens + (Math.max(0, now - refilled) / MINUTE_MS) * limit)
 
-/** The meter's day at `now`, and what was captured on it and in its month. A clock that moves backward does not begin an earlier day. */
+/** Returns the meter's day at `now`, and the amounts captured on that day and in its month. The day never moves backward. */
 function periods({ day, day_captured, month_captured }: Meter, now: number) {
   const clock = utcDay(now)
   const today = clock < day ? day : clock
@@ -68,7 +71,7 @@ function overspent({ holder, limits, meter }: Metered, price: number, now: numbe
   return null
 }
 
-/** Why a holder cannot start a job of this price now, or null when it can. What is reserved counts as spent. */
+/** Returns the reason why a holder cannot start a job at this price now, or null. Reserved amounts count as spent. */
 export function refusalOf(metered: Metered, price: number, now: number): Refusal | null {
   const { holder, limits, meter } = metered
   const { requests_per_minute: rate, concurrent_jobs: jobs } = limits
@@ -84,7 +87,7 @@ export function refusalOf(metered: Metered, price: number, now: number): Refusal
   return overspent(metered, price, now)
 }
 
-/** The state of a holder's bucket, or nothing when its rate is not limited. */
+/** Returns the state of a holder's bucket, or an empty list if its rate is not limited. */
 export function rateState({ holder, limits, meter }: Metered, now: number): RateState[] {
   const limit = limits.requests_per_minute
   if (limit === null) return []
@@ -93,20 +96,20 @@ export function rateState({ holder, limits, meter }: Metered, now: number): Rate
   return [{ holder, limit, remaining: Math.floor(held), resetSeconds }]
 }
 
-/** The meter after a request that reserves nothing. */
+/** Returns the meter after a request without a reservation. */
 export function countOn({ limits, meter }: Metered, now: number): Meter {
   const limit = limits.requests_per_minute
   return { ...meter, tokens: limit === null ? null : filled(meter, limit, now) - 1, refilled: now }
 }
 
-/** The meter after a job was let in: one request out of the bucket, one more job open, its price reserved. */
+/** Returns the meter after a job is admitted: one request is consumed, one more job is open, and its price is reserved. */
 export function reserveOn({ limits, meter }: Metered, price: number, now: number): Meter {
   const limit = limits.requests_per_minute
   const tokens = limit === null ? null : filled(meter, limit, now) - 1
   return { ...meter, tokens, refilled: now, open: meter.open + 1, reserved: meter.reserved + price }
 }
 
-/** The meter after a job was settled: `charged` of what was `reserved` is captured, the rest is free again. */
+/** Returns the meter after a job is settled: `charged` is captured, and the rest of `reserved` is released. */
 export function settleOn(meter: Meter, reserved: number, charged: number, now: number): Meter {
   const { today, daily, monthly } = periods(meter, now)
   return {

@@ -1,9 +1,9 @@
-// Calls to Durable Objects. A deploy, an eviction or a migration resets objects under their callers, so every call is repeated on a fresh
-// stub with backoff. Methods of objects must therefore be safe to repeat.
+// Calls to Durable Objects. Deploys, evictions and migrations reset objects during calls, so failed calls are repeated on a fresh stub with
+// backoff. Methods of objects must therefore be idempotent.
 import { ApiError } from './errors.ts'
 import { log } from './log.ts'
 
-/** Waits between tries in milliseconds; some six seconds in all. */
+/** Waits between tries in milliseconds, about six seconds in total. */
 const BACKOFF_MS = [50, 100, 200, 400, 800, 1600, 3200]
 
 type Flags = { retryable?: boolean; overloaded?: boolean; durableObjectReset?: boolean }
@@ -14,7 +14,7 @@ function isTransient(error: unknown): boolean {
   return (retryable === true || durableObjectReset === true) && overloaded !== true
 }
 
-/** A call that lasted longer than this made progress, so its failure starts the backoff anew. */
+/** The failure of a call that lasted longer than this restarts the backoff, because the object made progress. */
 const PROGRESS_MS = 1_000
 
 const unavailable = (cause: unknown) =>
@@ -23,7 +23,7 @@ const unavailable = (cause: unknown) =>
     headers: { 'retry-after': '5' },
   })
 
-/** Runs `call` again with backoff while its object is being reset. Errors: overloaded, and whatever the object's own code throws. */
+/** Repeats `call` with backoff while its object is being reset. Errors: overloaded, and the errors of the object's own code. */
 async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
   for (let tries = 0; ; tries++) {
     const began = Date.now()
@@ -43,7 +43,7 @@ async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
 
 type AnyMethod = (...values: unknown[]) => Promise<unknown>
 
-/** The object of this name, as a stub whose every method call survives resets of the object. */
+/** A stub of the object of this name that repeats calls across resets of the object. */
 export function objectOf<T extends Rpc.DurableObjectBranded>(
   namespace: DurableObjectNamespace<T>,
   name: string,
@@ -56,7 +56,7 @@ export function objectOf<T extends Rpc.DurableObjectBranded>(
         return stub[method]!(...values)
       })
   return new Proxy({} as DurableObjectStub<T>, {
-    // A stub must not look like a promise.
+    // Without `then`, so that `await` does not treat the stub as a promise.
     get: (_, method) => (typeof method === 'string' && method !== 'then' ? call(method) : undefined),
   })
 }

@@ -1,4 +1,4 @@
-// The job that a path names, for its owner: by its id, or by the name that the owner gave it.
+// Finds the job of a path by its id or by its owner's name for it, and checks ownership.
 import type { Context } from 'hono'
 import { jobId } from '#contract'
 import { owner } from './auth.ts'
@@ -8,17 +8,17 @@ import { JOB_ID, type JobRecord } from './job-record.ts'
 import type { Credential, Scope } from './keys.ts'
 import { objectOf } from './objects.ts'
 
-/** The id of the job that an account calls `given`; null when there is none. */
+/** The id of an account's job from an id or a name; null for an unknown name. */
 export async function resolveJobId(env: Env, account: string, given: string): Promise<string | null> {
   if (JOB_ID.test(given)) return given
   return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).jobNamed(given) : null
 }
 
-/** Whether a credential may act on a job: a key on all of its account, a browser token on those that it created. */
+/** Whether a credential may access a job: a key all jobs of its account, a browser token the jobs it created. */
 export const isOwner = (credential: Credential, { account, token }: Pick<JobRecord, 'account' | 'token'>): boolean =>
   account === credential.account && (!('token' in credential) || token === credential.token.id)
 
-/** The job of the path's `:id`. Jobs of other accounts, and of other creators for a browser token, do not exist. Errors: invalid_api_key, insufficient_scope, not_found. */
+/** The job of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
 export async function ownJob(c: Context<EdgeEnv>, scope: Scope): Promise<JobRecord> {
   const credential = await owner(c, scope)
   const given = c.req.param('id') ?? ''

@@ -1,4 +1,4 @@
-// What an image costs, in millionths of a US dollar: a base a request, and a rate a megapixel-step that depends on the tier.
+// The price of a request in micro-dollars: a base price per request, plus a rate per megapixel-step that depends on the tier.
 import * as z from 'zod'
 import { TIERS } from '#contract'
 import type { Tier } from './route.ts'
@@ -6,10 +6,10 @@ import type { Tier } from './route.ts'
 /** Micro-dollars in a dollar. */
 export const MICRODOLLARS = 1_000_000
 
-/** The whole micro-dollars within an amount of dollars: what may be spent when it is the most. */
+/** Converts a dollar limit to whole micro-dollars, rounded down. */
 export function microdollarsWithin(amount: number): number {
   const nearest = Math.round(amount * MICRODOLLARS)
-  // Division rounds correctly, so this comparison is exact where a product is not: 0.29 holds 290000.
+  // Division is correctly rounded, so this comparison is exact, whereas multiplication may be off by one: $0.29 is 290000.
   return nearest / MICRODOLLARS > amount ? nearest - 1 : nearest
 }
 
@@ -27,7 +27,7 @@ export type Prices = z.infer<typeof table>
 
 export const DEFAULT_PRICES: Prices = table.parse({})
 
-/** Reads OCTET_PRICES, micro-dollars, as JSON text or as a table of wrangler.toml; what it leaves out has the default. Throws when it is malformed. */
+/** Parses OCTET_PRICES (micro-dollars), JSON text or a table in wrangler.toml. Omitted values get the default. Throws if it is malformed. */
 export function readPrices(given: unknown): Prices {
   if (given === undefined) return DEFAULT_PRICES
   const parsed = table.safeParse(typeof given === 'string' ? JSON.parse(given) : given)

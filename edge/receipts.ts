@@ -1,4 +1,4 @@
-// Signs the receipts of finished images, with the newest of the keys in RECEIPT_SIGNING_KEYS; the older ones stay public.
+// Signs the receipts of finished images with the newest key in RECEIPT_SIGNING_KEYS. The public halves of older keys stay available.
 import { base64url, CompactSign, importJWK, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
 import type { Env } from './env.ts'
@@ -10,13 +10,13 @@ const receiptKey = z.strictObject({
   crv: z.literal('Ed25519'),
   kid: z.string().min(1).max(64),
   x: z.string(),
-  /** The private part. A retired key may be kept without it. */
+  /** The private half. Optional for retired keys. */
   d: z.string().optional(),
 })
 const receiptKeys = z.array(receiptKey).min(1)
 type ReceiptKey = z.infer<typeof receiptKey>
 
-/** Reads RECEIPT_SIGNING_KEYS, newest first. Throws when it is malformed, repeats a `kid`, or the newest key cannot sign. */
+/** Reads RECEIPT_SIGNING_KEYS, newest first. Throws on malformed text, a repeated `kid`, or a newest key without its private half. */
 export function parseReceiptKeys(text: string): [ReceiptKey & { d: string }, ...ReceiptKey[]] {
   const keys = receiptKeys.safeParse(JSON.parse(text)).data
   const [newest, ...older] = keys ?? []
@@ -64,7 +64,7 @@ async function claimsOf(job: JobRecord, facts: Facts): Promise<ReceiptClaims> {
   }
 }
 
-/** The receipt of one image of a job whose `timings` are known: a compact JWS over `receiptClaims`. Throws for an unfinished job. */
+/** The receipt of one image of a finished job: a compact JWS over `receiptClaims`. Throws for an unfinished job. */
 export async function receiptFor(
   env: Pick<Env, 'RECEIPT_SIGNING_KEYS'>,
   job: JobRecord,

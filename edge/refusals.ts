@@ -1,16 +1,16 @@
-// What an account refuses, as the caller is told: code, sentence, and the headers that clients act on.
+// Converts an account's refusal to an API error: its code, message, and retry headers.
 import type { Admission } from './admission.ts'
-import { forbidden, unauthorised } from './auth.ts'
+import { forbidden, unauthorized } from './auth.ts'
 import { ApiError } from './errors.ts'
 import { type Holder, type RateState, rateHeaders } from './limits.ts'
 import type { Refusal } from './meter.ts'
 import { dollars } from './price.ts'
 
-/** The OpenAI SDKs obey it: another try would be refused as well. */
+/** Disables retries in the OpenAI SDKs. */
 const FINAL = { 'x-should-retry': 'false' }
 const WHOSE: Record<Holder, string> = {
   account: 'This account',
-  creator: 'The API key that this one descends from',
+  creator: 'An ancestor of this API key',
   key: 'This API key',
   token: 'This browser token',
 }
@@ -25,25 +25,25 @@ function limited(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateStat
   return by === 'rate'
     ? new ApiError(
         'rate_limited',
-        `${WHOSE[holder]} may start ${limit} jobs a minute; try again in ${retryAfterSeconds} s.`,
+        `${WHOSE[holder]} may start ${limit} jobs per minute; try again in ${retryAfterSeconds} s.`,
         {
           headers,
         },
       )
     : new ApiError(
         'concurrency_limited',
-        `${WHOSE[holder]} may have ${limit} jobs at a time, and has them; wait for one to end.`,
+        `${WHOSE[holder]} may have ${limit} concurrent jobs and has reached that limit; wait for one to finish.`,
         {
           headers,
         },
       )
 }
 
-/** The limit that is zero, as the API names it. */
+/** The API name of each limit. */
 const BARS = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
 
 function barred({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
-  const message = `${WHOSE[holder]} may not start jobs: its limit ${BARS[by]} is 0. Have that limit raised.`
+  const message = `${WHOSE[holder]} may not start jobs: its ${BARS[by]} limit is 0. Ask for a higher limit.`
   return new ApiError('jobs_not_allowed', message, { headers: FINAL })
 }
 
@@ -59,11 +59,11 @@ function overBudget({ by, holder, available, price }: Extract<Refusal, { kind: '
   return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
 }
 
-/** The error of an admission that refuses the request, or null for one that does not. */
+/** Returns the error of a refused admission, or null if the request was admitted. */
 export function refusedBy(admission: Admission): ApiError | null {
   switch (admission.kind) {
-    case 'unauthorised':
-      return unauthorised()
+    case 'unauthorized':
+      return unauthorized()
     case 'forbidden':
       return forbidden(admission.scope)
     case 'limited':
@@ -78,7 +78,7 @@ export function refusedBy(admission: Admission): ApiError | null {
     }
     case 'full': {
       const message =
-        'This account has as many jobs as it can store. Old ones are deleted each day; ask the operator for a shorter retention_days.'
+        'This account has reached its storage limit. Expired jobs are deleted daily; ask the operator for a shorter retention_days.'
       return new ApiError('account_full', message, { headers: FINAL })
     }
     case 'admitted':

@@ -1,9 +1,9 @@
-// Headers of every reply, errors and redirects included.
+// Headers of every response, including errors and redirects.
 import { createMiddleware } from 'hono/factory'
 import { secureHeaders } from 'hono/secure-headers'
 import type { EdgeEnv } from './env.ts'
 
-/** For browsers: HTTPS alone, no guessing of types, no framing. Images stay embeddable by the pages of others. */
+/** Security headers: HTTPS only, no MIME sniffing, no framing. Images may be embedded by other sites. */
 export const replyHeaders = secureHeaders({
   strictTransportSecurity: 'max-age=31536000',
   xFrameOptions: 'DENY',
@@ -16,7 +16,7 @@ export const replyHeaders = secureHeaders({
   xXssProtection: false,
 })
 
-/** No cache keeps a reply unless its handler says for how long. */
+/** Disables caching unless the handler sets Cache-Control. */
 export const unstored = createMiddleware<EdgeEnv>(async (c, next) => {
   await next()
   if (!c.res.headers.has('cache-control')) c.res.headers.set('cache-control', 'no-store')

@@ -1,4 +1,4 @@
-// Finished images in R2: where they lie and how long, how they are written once, and the links that open them.
+// Finished images in R2: storage paths, retention, write-once uploads, and signed links.
 import type { JobEvent } from '#contract'
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
@@ -13,8 +13,8 @@ type ImageEvent = Extract<JobEvent, { type: 'image' }>
 type Owner = Pick<JobRecord, 'account' | 'id' | 'retentionDays' | 'ran'>
 
 /**
- * Writes an image to `results/<days>d/<account>/<job>/<k>.<ext>` unless that file exists. An earlier attempt may have written it: then its
- * file stands, and the job reports that file's size, digest, package and device.
+ * Writes an image to `results/<days>d/<account>/<job>/<k>.<ext>` unless the file exists. If an earlier attempt wrote it, that file is kept,
+ * and the job reports that file's size, digest, package and device.
  */
 export async function storeImage(
   env: Pick<Env, 'RESULTS'>,
@@ -35,31 +35,31 @@ export async function storeImage(
   if (!stored) throw new Error(`${key} was neither written nor found`)
   const expires_at = Math.floor(stored.uploaded.getTime() / 1000) + retentionDays * 24 * 3600
   const facts = { image, seed, width, height, content_type, key, expires_at }
-  const made = stored.customMetadata
+  const metadata = stored.customMetadata
   return {
-    ...{ ...facts, bytes: stored.size, sha256: made?.sha256 ?? sha256 },
-    ...{ package: made?.package ?? ran.package, device: made?.device ?? ran.device },
+    ...{ ...facts, bytes: stored.size, sha256: metadata?.sha256 ?? sha256 },
+    ...{ package: metadata?.package ?? ran.package, device: metadata?.device ?? ran.device },
   }
 }
 
-/** Whether an image may still be read: its owner has not deleted it, and its time is not over. */
+/** Whether an image is still available: it was not deleted and has not expired. */
 export const isKept = ({ deleted, expires_at }: Pick<StoredImage, 'deleted' | 'expires_at'>) =>
   !deleted && Date.now() / 1000 < expires_at
 
-/** Whether the files of all images can still be read. */
+/** Whether the files of all images are still available. */
 export async function areStored({ RESULTS }: Pick<Env, 'RESULTS'>, images: readonly StoredImage[]): Promise<boolean> {
   if (!images.every(isKept)) return false
   const files = await Promise.all(images.map(({ key }) => RESULTS.head(key)))
   return !files.includes(null)
 }
 
-/** The path of an image on this worker, without a signature. */
+/** Returns the unsigned path of an image on this worker. */
 export const resultPath = (job: string, { key }: Pick<StoredImage, 'key'>) =>
   `/v1/results/${job}/${key.slice(key.lastIndexOf('/') + 1)}`
 
 /**
- * A link that opens an image without a key, for `seconds` or until the image expires; null when it is no longer kept. It ends with the
- * key `asking`, the id of the key that asks for it, or with the job's own key when that is left out.
+ * Returns a signed link to an image, valid for `seconds` or until the image expires, or null if the image is no longer available. The link
+ * is revoked with the key `requester`, the id of the requesting key, or with the job's own key by default.
  */
 export async function resultUrl(
   env: Pick<Env, 'KEY_PEPPER'>,
@@ -67,22 +67,22 @@ export async function resultUrl(
   job: string,
   image: Pick<StoredImage, 'key' | 'deleted' | 'expires_at'>,
   seconds = LINK_SECONDS,
-  asking: string | null = null,
+  requester: string | null = null,
 ): Promise<string | null> {
   if (!isKept(image)) return null
   const expires = Math.min(Math.floor(Date.now() / 1000) + seconds, image.expires_at)
-  const link = await signLink(env.KEY_PEPPER, { path: resultPath(job, image), expires, key: asking })
+  const link = await signLink(env.KEY_PEPPER, { path: resultPath(job, image), expires, key: requester })
   return `${origin}${link}`
 }
 
-/** An image that a job says it stored. Errors: not_found when it was deleted since. */
+/** Opens a stored image. Errors: not_found if it was deleted. */
 export async function openImage(bucket: R2Bucket, image: StoredImage): Promise<R2ObjectBody> {
   const object = isKept(image) ? await bucket.get(image.key) : null
   if (!object) throw new ApiError('not_found', 'This image was deleted.')
   return object
 }
 
-/** Deletes up to a thousand files under a prefix. False when there may be more. */
+/** Deletes up to a thousand files under a prefix. Returns false if there may be more. */
 export async function deletePrefix(bucket: R2Bucket, prefix: string): Promise<boolean> {
   const { objects, truncated } = await bucket.list({ prefix })
   if (objects.length > 0) await bucket.delete(objects.map(({ key }) => key))

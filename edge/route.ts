@@ -1,4 +1,4 @@
-// Which offer serves a request, and why. Pure: the same request and catalogue give the same decision.
+// Chooses the offer for a request and the reason. Pure: the same request and catalogue give the same decision.
 import type { ROUTES, TIERS } from '#contract'
 import type { Catalogue, Offer } from './catalogue.ts'
 import { ApiError } from './errors.ts'
@@ -27,7 +27,7 @@ export type Decision = {
   route: Route
   tier: Tier
   model: string
-  /** The preferred endpoint, and those that may take its place. */
+  /** The preferred endpoint, and its fallbacks in `spares`. */
   endpoint: string
   spares?: string[]
   steps: number
@@ -38,20 +38,20 @@ export type Decision = {
   reason: string
 }
 
-/** A firm wish is the caller's own word; another gives way to what the catalogue can do. */
+/** A firm wish is the caller's explicit choice; any other wish yields to the available offers. */
 type Wish = { route: Route; reason: string; firm: boolean }
 
-// CLIP reads 77 tokens, some four characters each; what stands after them only T5 sees.
+// CLIP reads 77 tokens of about four characters each. Only T5 reads the rest of a prompt.
 const CLIP_CHARACTERS = 300
 const TURBO_STEPS = 8
 const QUOTED_CHARACTERS = 200
-/** Opening quotation marks, each with those that close it. */
+/** Opening quotation marks and their closing marks. */
 const CLOSING: Record<string, string> = { '"': '"', '“': '”', '«': '»', '„': '“”', "'": "'’", '‘': "'’" }
 const MARKS = new Set(Object.values(CLOSING).flatMap((marks) => [...marks]))
-/** These are apostrophes as well: they quote only between spaces or punctuation. */
+/** These marks are also apostrophes, so they delimit a quotation only next to spaces or punctuation. */
 const APOSTROPHES = "'‘"
 
-/** Whether characters `start` to `end` are a quotation of 1 to 200 characters. Characters are code points. */
+/** Whether the characters (code points) from `start` to `end` form a quotation of 1 to 200 characters. */
 function isQuotation(characters: readonly string[], start: number, end: number): boolean {
   const length = end - start - 1
   if (length < 1 || length > QUOTED_CHARACTERS) return false
@@ -60,10 +60,10 @@ function isQuotation(characters: readonly string[], start: number, end: number):
   return /[\s(]/.test(before) && /^($|[\s.,;:!?)])/.test(after)
 }
 
-/** Whether the prompt asks for text to be drawn: it quotes some. One pass from the end, so that no prompt of quotation marks is slow. */
+/** Whether the prompt asks for text in the image, that is, contains a quotation. A single pass from the end, so that the time is linear. */
 export function asksForText(prompt: string): boolean {
   const characters = [...prompt]
-  /** The nearest position of each mark behind the current one. */
+  /** The nearest position of each closing mark after the current character. */
   const next = new Map<string, number>()
   for (let at = characters.length - 1; at >= 0; at--) {
     const character = characters[at]!
@@ -117,7 +117,7 @@ function wish(request: RouteRequest): Wish {
 const holds = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<RouteRequest['size']>) =>
   width * height <= max_pixels && Math.max(width, height) <= max_side
 
-/** Offers that can do what the request asks whatever the route. A tier named by the caller outweighs the need for T5 (fp8-lite has none). */
+/** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
 function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue): Offer[] {
   const needsT5 = tier === undefined && asksForText(prompt)
   const fits = offers.filter(
@@ -181,8 +181,8 @@ function candidates(request: RouteRequest, wished: Wish, catalogue: Catalogue): 
 }
 
 /**
- * Chooses route, tier, model, steps and size. `estimate` is asked when the request has a max_cost or a max_latency_ms. Throws ApiError
- * when the request contradicts itself, nothing on offer serves it, or nothing does within these two.
+ * Chooses route, tier, model, steps and size. `estimate` is called if the request has a max_cost or a max_latency_ms. Throws ApiError
+ * if the request is contradictory, no offer matches it, or no offer is within these limits.
  */
 export function chooseRoute(request: RouteRequest, catalogue: Catalogue, estimate: Estimate): Decision {
   const wished = wish(request)

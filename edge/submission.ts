@@ -1,4 +1,4 @@
-// What a request for images says: its fields, whose it is, and how it stands to an earlier one of the same.
+// Reads image requests, and handles callers that wait for the result.
 import type { Context } from 'hono'
 import type { EdgeEnv } from './env.ts'
 import { ApiError } from './errors.ts'
@@ -8,13 +8,13 @@ import type { JobRecord } from './job-record.ts'
 import { objectOf } from './objects.ts'
 import { parseFields, readJson } from './validation.ts'
 
-// OpenAI's clients send null for a field that is not set.
+// OpenAI's clients send null for unset fields.
 const withoutNulls = (body: unknown) =>
   typeof body === 'object' && body !== null && !Array.isArray(body)
     ? Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
     : body
 
-/** A browser token is in the hands of a visitor, who must neither reach other visitors' images nor send anything in the account's name. */
+/** Rejects fields that are forbidden for browser tokens: a visitor must not get other visitors' images or send webhooks for the account. */
 function checkTokenFields({ webhook, reuse }: Generation): void {
   const param = webhook !== undefined ? 'webhook' : reuse ? 'reuse' : null
   if (param)
@@ -22,8 +22,8 @@ function checkTokenFields({ webhook, reuse }: Generation): void {
 }
 
 /**
- * Reads a request for images. `name` is the id that the caller gives the job. A retry of an SDK that brings no Idempotency-Key is known
- * by its count; a request with a seed of its own makes the same images each time, so it may share a job as well.
+ * Reads an image request. `name` is the caller's name for the job. An SDK's retry without an Idempotency-Key is recognized by its retry
+ * count. A request with an explicit seed always gives the same images, so it may share a job too.
  */
 export async function readSubmission(
   c: Context<EdgeEnv>,
@@ -39,8 +39,8 @@ export async function readSubmission(
 }
 
 /**
- * Cancels a job when the caller that waits for it disconnects before the reply, where the request asks for that. `onJob` receives the job's
- * id; `done` must be called once there is a reply.
+ * Cancels a job when its waiting caller disconnects before the response, if the request has `on_disconnect: cancel`. `onJob` takes the
+ * job's id; `done` must be called before the response is returned.
  */
 export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
   const id = crypto.randomUUID()
@@ -51,7 +51,7 @@ export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) 
     const leave = () => resolve(objectOf(c.env.JOB, job).leave(id))
     if (signal.aborted) leave()
     else signal.addEventListener('abort', leave, { once: true, signal: over.signal })
-    // Without it the request ends with the connection, before the signal is heard; workerd pull request 5062.
+    // Otherwise the runtime ends the request with the connection, before the abort event; workerd pull request 5062.
     c.executionCtx.waitUntil(promise)
   }
   const done = () => {
@@ -62,7 +62,7 @@ export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) 
   return { id, onJob: on_disconnect === 'cancel' ? watch : () => {}, keepAlive, done }
 }
 
-/** Waits for a job's end, at most `limitMs`, on behalf of the caller that requested it and may cancel it by disconnecting. */
+/** Waits for a job's end, at most `limitMs` milliseconds, for its caller, whose disconnection may cancel it. */
 export async function waitAsCaller(
   c: Context<EdgeEnv>,
   fields: Generation,

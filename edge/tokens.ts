@@ -1,6 +1,6 @@
-// Browser tokens: `ost_<account>_<key id>_<token id>_generate_<expires>_<budget>_<tag>`, made from a key for a page that must not hold
-// the key. All that a token allows is written in it and signed, so a forged or expired one is refused before any storage is read;
-// the account reads its key, which ends the token with it, and keeps what of the budget is spent.
+// Browser tokens: `ost_<account>_<key id>_<token id>_generate_<expires>_<budget>_<tag>`, issued with a key for web pages that must
+// not contain the key. A token is self-contained and signed, so a forged or expired token is rejected before any storage is read. The account
+// checks its parent key, so that revoking the key revokes the token, and tracks how much of the budget is spent.
 import { timingSafeEqual } from 'hono/utils/buffer'
 import { type Credential, checkKey, type Grant, mac, parsePeppers, type TokenCredential } from './keys.ts'
 
@@ -8,7 +8,7 @@ const TOKEN =
   /^(ost_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{12})_(generate)_(\d{1,12})_(\d{1,12}))_([0-9a-z])([0-9a-f]{32})$/
 export const TOKEN_SECONDS = { min: 10, max: 3600, default: 600 } as const
 
-/** Makes a token for the key `keyId` of an account. It needs no storage. */
+/** Issues a token for the key `keyId` of an account. It needs no storage. */
 export async function issueToken(
   peppers: string,
   { account, keyId }: Pick<Credential, 'account' | 'keyId'>,
@@ -20,7 +20,7 @@ export async function issueToken(
   return { token: `${body}_${pepper.version}${(await mac(pepper, 'token', body)).slice(0, 32)}`, id }
 }
 
-/** Checks a token's form and tag without touching storage; null when either is wrong. It may have expired. */
+/** Verifies a token's format and tag without reading storage. Returns null if either is invalid. Does not check expiry. */
 export async function checkToken(peppers: string, text: string): Promise<TokenCredential | null> {
   const [, body, account, keyId, id, scope, expires, budget, version, tag] = TOKEN.exec(text) ?? []
   const pepper = parsePeppers(peppers).find((each) => each.version === version)
@@ -32,6 +32,6 @@ export async function checkToken(peppers: string, text: string): Promise<TokenCr
 
 export const tokenExpired = ({ expires }: Grant) => expires * 1000 <= Date.now()
 
-/** A key or a browser token, by its form. */
+/** Verifies a key or a browser token, depending on its prefix. */
 export const checkCredential = (peppers: string, text: string): Promise<Credential | null> =>
   text.startsWith('ost_') ? checkToken(peppers, text) : checkKey(peppers, text)

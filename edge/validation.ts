@@ -1,5 +1,5 @@
-// Turns what a schema found into one sentence per field: the field, the value given, what is allowed. However large or deep the input,
-// the reply is small.
+// Converts schema errors to one sentence per field: the field, the given value, and the allowed values. The size of the response is bounded
+// for any input.
 import type { Context } from 'hono'
 import * as z from 'zod'
 import type { EdgeEnv } from './env.ts'
@@ -8,9 +8,9 @@ import { readText } from './request-body.ts'
 
 const SHOWN = 60
 const SHOWN_ITEMS = 10
-const MOST_PROBLEMS = 10
+const MAX_PROBLEMS = 10
 
-/** The beginning of a value, for JSON.stringify, which would fail on a very deep one. */
+/** Returns a truncated copy of a value, because JSON.stringify fails on deeply nested input. */
 function outline(value: unknown, depth = 3): unknown {
   if (typeof value === 'string') return value.slice(0, SHOWN + 1)
   if (typeof value !== 'object' || value === null) return value
@@ -23,7 +23,7 @@ function outline(value: unknown, depth = 3): unknown {
   return Object.fromEntries(entries.map(([name, each]) => [shorten(name, SHOWN), outline(each, depth - 1)]))
 }
 
-/** A value as JSON, cut after some 60 characters. */
+/** Formats a value as JSON, truncated to 60 characters. */
 export function shown(value: unknown): string {
   if (value === undefined) return 'missing'
   const text = shorten(JSON.stringify(outline(value)), SHOWN)
@@ -33,7 +33,7 @@ export function shown(value: unknown): string {
 type Shape = Record<string, z.ZodType>
 type Problem = { param: string | null; message: string }
 
-/** A field's description; of what it wraps, where it has a default or may be left out. */
+/** Returns the description of a field, or of its inner schema if the field is optional or has a default. */
 function allowed(field: unknown): string {
   if (field instanceof z.ZodDefault || field instanceof z.ZodOptional)
     return field.description ?? allowed(field.unwrap())
@@ -43,7 +43,7 @@ function allowed(field: unknown): string {
 function problemsOf(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Problem[] {
   const fields = Object.keys(shape).join(', ')
   if (issue.code === 'unrecognized_keys' && issue.path.length === 0) {
-    return issue.keys.slice(0, MOST_PROBLEMS).map((key) => ({
+    return issue.keys.slice(0, MAX_PROBLEMS).map((key) => ({
       param: key,
       message: `${shorten(key, SHOWN)} is not a field of this request; allowed are ${fields}.`,
     }))
@@ -56,19 +56,19 @@ function problemsOf(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Prob
   return [{ param: name, message: `${name} is ${shown(given)}; it must be ${allowed(shape[name])}.` }]
 }
 
-/** The first problems, one for each field. */
+/** Returns the first problem of each field, up to MAX_PROBLEMS. */
 function collectProblems({ issues }: z.ZodError, input: unknown, shape: Shape): Problem[] {
   const found = new Map<string | null, Problem>()
   for (const issue of issues) {
     for (const each of problemsOf(issue, input, shape)) if (!found.has(each.param)) found.set(each.param, each)
-    if (found.size >= MOST_PROBLEMS) break
+    if (found.size >= MAX_PROBLEMS) break
   }
-  return [...found.values()].slice(0, MOST_PROBLEMS)
+  return [...found.values()].slice(0, MAX_PROBLEMS)
 }
 
 /**
- * Parses `input` or throws `invalid_request` with at most ten problems. `shape` is the schema's own: the `description` of a field says
- * what is allowed, as in "it must be …". A refinement's message must be a whole sentence.
+ * Parses `input` or throws `invalid_request` with at most ten problems. `shape` is the schema's own. The `description` of a field
+ * completes "it must be …"; the message of a refinement must be a whole sentence.
  */
 export function parseFields<T>(schema: z.ZodType<T>, shape: Shape, input: unknown): T {
   const parsed = schema.safeParse(input)

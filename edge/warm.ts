@@ -1,4 +1,4 @@
-// WarmDO: one endpoint. It records how its GPU stands, starts it before it is needed, and shares its slots among accounts.
+// WarmDO: one object per endpoint. It tracks the GPU's state, prewarms it, and divides its slots among accounts.
 import { DurableObject } from 'cloudflare:workers'
 import { ActiveAccounts, readSlots } from './account-slots.ts'
 import { readCatalogue } from './catalogue.ts'
@@ -20,9 +20,9 @@ import {
   type Warmth,
 } from './warm-policy.ts'
 
-/** A host may hold a ping until its container is up. */
+/** The ping timeout. A host may delay the response until its container is running. */
 const PING_MS = 60_000
-const LOOK_AGAIN_MS = 5_000
+const PING_INTERVAL_MS = 5_000
 
 export type EndpointReport = GpuState & {
   start_seconds: number
@@ -39,7 +39,7 @@ export class WarmDO extends DurableObject<Env> {
     return this.ctx.storage.kv.get<Warmth>('warmth') ?? NEVER_SEEN
   }
 
-  #keep(warmth: Warmth): void {
+  #save(warmth: Warmth): void {
     this.ctx.storage.kv.put('warmth', warmth)
   }
 
@@ -61,28 +61,28 @@ export class WarmDO extends DurableObject<Env> {
     }
   }
 
-  /** An account's share of the endpoint's slots, now that it has jobs for it. */
+  /** Marks an account as active and returns its share of the endpoint's slots. */
   shareOf(account: string): number {
     return this.#accounts.shareOf(account, readSlots(this.env), Date.now())
   }
 
-  /** A job met the endpoint: ready, or starting for its sake. */
+  /** Records the state in which a job found the endpoint. */
   saw(what: 'ready' | 'starting'): void {
-    const see = what === 'ready' ? seenReady : seenStarting
-    this.#keep(see(this.#warmth(), Date.now()))
+    const update = what === 'ready' ? seenReady : seenStarting
+    this.#save(update(this.#warmth(), Date.now()))
   }
 
-  /** Starts the GPU `name`, or keeps it, unless that is needless or beyond the budget. `why` is for the log. Returns how it stands. */
+  /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
   async prewarm(name: string, why: 'quote' | 'visit' | 'schedule'): Promise<GpuState> {
     const policy = readWarmPolicy(this.env)
     const cost = pingCost(this.#warmth(), policy, Date.now())
     if (cost === null) return this.state()
-    // Written down before the ping: of two that come at once, one is sent.
+    // Saved before the ping, so that concurrent calls send only one.
     const before = this.#warmth()
     const cold = this.state().state === 'cold'
     const spent = spend(before, cost, Date.now())
-    this.#keep(cold ? seenStarting(spent, Date.now()) : { ...spent, ready: Date.now() })
-    log('info', 'a GPU is warmed', { endpoint: name, why, seconds: cost, cold })
+    this.#save(cold ? seenStarting(spent, Date.now()) : { ...spent, ready: Date.now() })
+    log('info', 'prewarming a GPU', { endpoint: name, why, seconds: cost, cold })
     this.ctx.storage.kv.put('name', name)
     this.ctx.waitUntil(this.#ping())
     return this.state()
@@ -92,57 +92,57 @@ export class WarmDO extends DurableObject<Env> {
     if (this.state().state === 'starting') await this.#ping()
   }
 
-  /** Asks whether it is ready; while it starts, again in a while. */
+  /** Pings the GPU function, and again after PING_INTERVAL_MS while it is starting. */
   async #ping(): Promise<void> {
     const { url, headers } = endpointOf(this.env, this.ctx.storage.kv.get<string>('name') ?? 'default')
     const init = { headers, redirect: 'manual', signal: AbortSignal.timeout(PING_MS) } as const
     const wasStarting = this.state().state === 'starting'
-    // A redirect is not followed: the headers carry the host's secret.
+    // Redirects are not followed, because the headers contain the host's secret.
     const response = await fetch(`${url.replace(/\/$/, '')}/ping`, init).catch(() => null)
     response?.body?.cancel().catch(() => {})
-    if (response?.status === 200) return this.#keep(seenReady(this.#warmth(), Date.now()))
-    // Given up while the ping was on its way, or ready by another sign: to begin another start is the next sign of traffic's, within the budget.
+    if (response?.status === 200) return this.#save(seenReady(this.#warmth(), Date.now()))
+    // The state changed during the ping: the start timed out, or a job found the GPU ready. Only new traffic may trigger another start.
     if (wasStarting && this.state().state !== 'starting') return
-    this.#keep(seenStarting(this.#warmth(), Date.now()))
-    await this.ctx.storage.setAlarm(Date.now() + LOOK_AGAIN_MS)
+    this.#save(seenStarting(this.#warmth(), Date.now()))
+    await this.ctx.storage.setAlarm(Date.now() + PING_INTERVAL_MS)
   }
 }
 
-/** How long an isolate reuses an endpoint's state. One object serves every reader of an endpoint, so reads must not reach it one by one. */
+/** How long an isolate caches an endpoint's state. All readers of an endpoint share one object, so the cache limits its load. */
 const STATE_MS = 1_000
-// Values, not promises: a promise of one request must not be awaited by another.
+// Values, not promises, because a promise must not be awaited by a different request.
 const states = new Map<string, { at: number; state: GpuState | null }>()
 
-/** The state of an endpoint's GPU, at most a second old, without a request to it; null when it is not known at the moment. */
+/** Returns the state of an endpoint's GPU, at most a second old, without contacting the GPU. Returns null if the state is unavailable. */
 export async function gpuState(env: Env, endpoint: string): Promise<GpuState | null> {
   const cached = states.get(endpoint)
   if (cached && Date.now() - cached.at < STATE_MS) return cached.state
   const state = await env.WARM.getByName(endpoint)
     .state()
     .catch((cause: unknown) => {
-      log('warn', 'the state of a GPU is not known', { endpoint, cause })
+      log('warn', 'the state of a GPU is unavailable', { endpoint, cause })
       return null
     })
   states.set(endpoint, { at: Date.now(), state })
   return state
 }
 
-/** Discards the cached states, for tests that change them. */
+/** Clears the cached states. For tests. */
 export const clearGpuStates = (): void => states.clear()
 
-/** Has an endpoint's GPU started because somebody is about to need it. A caller need not wait for it, nor hear of its failure. */
+/** Prewarms an endpoint's GPU before expected traffic. Callers need not await it; failures are only logged. */
 export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
   if (readWarmPolicy(env).budget_seconds === 0) return
   await env.WARM.getByName(endpoint)
     .prewarm(endpoint, why)
-    .catch((cause: unknown) => log('warn', 'a GPU could not be warmed', { endpoint, cause }))
+    .catch((cause: unknown) => log('warn', 'a GPU could not be prewarmed', { endpoint, cause }))
 }
 
-/** The last report of this isolate about each endpoint, so that a busy endpoint does not get one for every job. */
+/** The last report of this isolate for each endpoint, so that not every job of a busy endpoint is reported. */
 const reports = new Map<string, { what: 'ready' | 'starting'; at: number }>()
 const REPORT_AGAIN_MS = 10_000
 
-/** Records that a job found the endpoint ready or starting. It is used for forecasts only, so a failure is logged and ignored. */
+/** Records that a job found the endpoint ready or starting. Used only for forecasts, so failures are logged and ignored. */
 export async function reportWarmth(env: Env, endpoint: string, what: 'ready' | 'starting'): Promise<void> {
   const last = reports.get(endpoint)
   if (last?.what === what && Date.now() - last.at < REPORT_AGAIN_MS) return
@@ -152,7 +152,7 @@ export async function reportWarmth(env: Env, endpoint: string, what: 'ready' | '
     .catch((cause: unknown) => log('warn', 'the state of a GPU could not be recorded', { endpoint, cause }))
 }
 
-/** Each minute: keeps warm what the schedule wants. */
+/** Runs every minute: keeps scheduled endpoints warm. */
 export async function keepSchedule(env: Env, now = Date.now()): Promise<void> {
   if (!isScheduled(readWarmPolicy(env), now)) return
   const names = new Set(readCatalogue(env).offers.map(({ endpoint }) => endpoint))

@@ -1,20 +1,20 @@
-// Where a webhook may go. A caller names the address and we send from inside, so it must be a public host's HTTPS service (SSRF).
+// Validates webhook URLs. They are chosen by callers and requested by the worker, so they must be HTTPS services on public hosts (SSRF).
 import type { Env } from './env.ts'
 import { ApiError } from './errors.ts'
 
 export type AddressRules = {
   ports: ReadonlySet<string>
-  /** Hosts that get nothing, with all below them. */
+  /** Blocked hosts, including their subdomains. */
   blocked: readonly string[]
-  /** For development: http and hosts of this machine are allowed. */
+  /** Allows http and localhost. For development. */
   local: boolean
 }
 
 const MAX_LENGTH = 2048
-/** Characters of a refused address that the message quotes. */
+/** The maximum number of characters of a rejected URL quoted in the message. */
 const QUOTED = 120
 
-/** Names that never belong to a public host (RFC 6761, 6762, 7686, 8375, 9476 and what private networks use). */
+/** Zones without public hosts (RFC 6761, 6762, 7686, 8375, 9476, and common private zones). */
 const PRIVATE_ZONES = [
   ...[
     'localhost',
@@ -34,7 +34,7 @@ const PRIVATE_ZONES = [
   ],
   ...['arpa', 'test', 'example', 'invalid'],
 ]
-/** Public names made to resolve to whatever address they spell, or to 127.0.0.1. */
+/** Public DNS services whose names resolve to an arbitrary embedded address, or to 127.0.0.1. */
 const REBINDING_ZONES = [
   'nip.io',
   'sslip.io',
@@ -49,12 +49,12 @@ const REBINDING_ZONES = [
   'local.gd',
   'ip.addr.tools',
 ]
-/** Workers of this account call each other here without passing the public internet. */
+/** Zones in which workers of one Cloudflare account reach each other without the public internet. */
 const PLATFORM_ZONES = ['workers.dev', 'pages.dev', 'cloudflareworkers.com']
 
 const words = (text: string) => text.split(/[\s,]+/).filter(Boolean)
 
-/** The deployment's rules. `ownHosts` are those that this worker answers at. */
+/** Returns the deployment's rules. `ownHosts` are this worker's hosts. */
 export function addressRules(env: Env, ...ownHosts: string[]): AddressRules {
   return {
     ports: new Set(words(env.WEBHOOK_PORTS)),
@@ -63,27 +63,27 @@ export function addressRules(env: Env, ...ownHosts: string[]): AddressRules {
   }
 }
 
-const lies = (host: string, zone: string) => host === zone || host.endsWith(`.${zone}`)
+const isWithin = (host: string, zone: string) => host === zone || host.endsWith(`.${zone}`)
 const portOf = ({ port, protocol }: URL) => port || (protocol === 'https:' ? '443' : '80')
 
-/** WHATWG parsing has by now turned every spelling of an IPv4 address (octal, hex, one number, full-width) into four decimals. */
+/** The WHATWG URL parser has already normalized every IPv4 notation (octal, hex, single number, full-width) to dotted decimal. */
 const isAddressLiteral = (host: string) => host.startsWith('[') || /^[\d.]+$/.test(host)
 
 function hostProblem(host: string, { blocked }: AddressRules): string | null {
   if (isAddressLiteral(host)) return 'must name a host, not an IP address'
   if (!host.includes('.')) return 'must name a public host'
-  if ([...PRIVATE_ZONES, ...REBINDING_ZONES, ...PLATFORM_ZONES].some((zone) => lies(host, zone)))
+  if ([...PRIVATE_ZONES, ...REBINDING_ZONES, ...PLATFORM_ZONES].some((zone) => isWithin(host, zone)))
     return 'must name a public host'
-  return blocked.some((zone) => lies(host, zone.toLowerCase())) ? 'must not name this service itself' : null
+  return blocked.some((zone) => isWithin(host, zone.toLowerCase())) ? 'must not name this service itself' : null
 }
 
 /**
- * Says why a webhook must not be sent to `address`, as in "it must …", or null when it may. The name is judged, not
- * what it resolves to: a worker cannot ask before it connects.
+ * Returns the reason why `address` is not allowed, as the completion of "it must …", or null if it is allowed. Only the host name is
+ * checked, because a worker cannot resolve it before connecting.
  */
 export function addressProblem(address: string, rules: AddressRules): string | null {
   if (address.length > MAX_LENGTH) return `must have at most ${MAX_LENGTH} characters`
-  // The parser would drop or turn these silently, and a reader would take the address for another.
+  // The parser would silently remove or convert these characters, which could disguise the real host.
   if (!/^[\x21-\x5b\x5d-\x7e]*$/.test(address)) return 'must be plain ASCII without spaces or backslashes'
   const url = URL.parse(address)
   if (!url) return 'must be an absolute URL'
@@ -97,19 +97,19 @@ export function addressProblem(address: string, rules: AddressRules): string | n
 const quote = (address: string) =>
   address.length > QUOTED ? `${JSON.stringify(address.slice(0, QUOTED))}…` : JSON.stringify(address)
 
-/** Refuses an address that no webhook may go to. `ownUrl` is any address of this worker. Errors: invalid_request, naming `param`. */
+/** Rejects a URL that is not allowed as a webhook receiver. `ownUrl` is any URL of this worker. Errors: invalid_request for `param`. */
 export function checkAddress(env: Env, ownUrl: string, address: string, param: string): void {
   const problem = addressProblem(address, addressRules(env, new URL(ownUrl).hostname))
   if (problem) throw new ApiError('invalid_request', `${param} is ${quote(address)}; it ${problem}.`, { param })
 }
 
-/** Host and port of a valid address. A trailing dot names the same host. */
+/** Returns the host and port of a valid URL. A trailing dot of the host is ignored. */
 export function hostOf(address: string): string {
   const { hostname, port } = new URL(address)
   return `${hostname.replace(/(?<!\.)\.+$/, '')}${port && `:${port}`}`
 }
 
-/** The form in which two valid addresses are compared: normalized by WHATWG URL, without the fragment, which is never sent. */
+/** Normalizes a valid URL for comparison, without the fragment, which is never sent. */
 export function normalizeAddress(address: string): string {
   const url = new URL(address)
   url.host = hostOf(address)
@@ -117,7 +117,7 @@ export function normalizeAddress(address: string): string {
   return url.href
 }
 
-/** An address for a reader who does not manage webhooks: without the query, which may hold a secret of the receiver. */
+/** Redacts the query of a URL, which may contain a receiver's secret, for keys that do not manage webhooks. */
 export function hideQuery(address: string): string {
   const at = address.search(/[?#]/)
   return at === -1 ? address : `${address.slice(0, at)}?…`

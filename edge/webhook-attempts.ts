@@ -1,4 +1,4 @@
-// Which attempt may start now, and what follows from its outcome, over the SQLite of WebhookDO.
+// Selects the next attempt and processes its outcome, over the SQLite of WebhookDO.
 import { normalizeAddress } from './webhook-address.ts'
 import {
   type Delivery,
@@ -16,10 +16,10 @@ import { type Busy, nextReceiver, recordFailure, recordSuccess, refreshReceiver 
 import { type Answer, judge, type Settings, waitAfter } from './webhook-schedule.ts'
 import type { SigningKey } from './webhook-signature.ts'
 
-/** An attempt lasts at most the timeout. Its lease is longer, for the case that its object dies and the receiver still works on it. */
+/** The lease in multiples of the timeout. It exceeds the timeout in case the object restarts while the receiver is still processing. */
 const LEASE = 4
 
-/** What one attempt sends, and `lease`, under which its outcome counts. */
+/** An attempt to make. Its outcome counts only under the given `lease`. */
 export type Taken = {
   event: WebhookEvent
   endpoint: string
@@ -31,8 +31,8 @@ export type Taken = {
 }
 
 /**
- * Starts the attempt that has waited longest among receivers that are not busy: pending, due, not leased, its breaker closed or ready for
- * a trial. Null when there is none. Deliveries of endpoints that take no more end here.
+ * Takes the longest-waiting attempt of a receiver that is not busy: pending, due, not leased, and with a closed circuit breaker or one due
+ * for a trial. Returns null if there is none. Drops deliveries whose endpoint was disabled or deleted.
  */
 export function takeAttempt(sql: SqlStorage, busy: Busy, { timeoutMs }: Settings): Taken | null {
   for (;;) {
@@ -40,7 +40,7 @@ export function takeAttempt(sql: SqlStorage, busy: Busy, { timeoutMs }: Settings
     const receiver = nextReceiver(sql, now, busy)
     if (!receiver) return null
     const delivery = nextDelivery(sql, receiver.id, now)
-    // Its deliveries were deleted since.
+    // The receiver's deliveries were deleted in the meantime.
     if (!delivery) refreshReceiver(sql, receiver.id)
     const taken = delivery && take(sql, delivery, receiver.host, now + LEASE * timeoutMs)
     if (taken) return taken
@@ -61,15 +61,15 @@ function take(sql: SqlStorage, delivery: Delivery, host: string, leased_until: n
   return { event, endpoint, receiver, host, lease, url, keys: keysOf(sql, delivery) }
 }
 
-/** An address that is registered and that a request named as well is verified with either secret, so both sign. */
+/** Receivers may verify a URL that is both registered and given in a request with either key, so both keys sign. */
 const keysOf = (sql: SqlStorage, { endpoint, url }: Delivery): SigningKey[] => [
   ...liveKeys(sql, endpoint),
   ...(url !== null && endpoint !== DEFAULT_ENDPOINT ? liveKeys(sql, DEFAULT_ENDPOINT) : []),
 ]
 
 /**
- * Logs an attempt and decides what follows. A success always counts; anything else only if no later attempt has started. A delivery that was
- * deleted meanwhile leaves no trace. Returns the state of the delivery, null when it is unknown.
+ * Logs an attempt and updates its delivery. A success always counts; any other outcome counts only if no later attempt has started. Returns
+ * the state of the delivery, or null without logging if it was deleted in the meantime.
  */
 export function settleAttempt(
   sql: SqlStorage,
@@ -84,7 +84,7 @@ export function settleAttempt(
   const verdict = judge(answer, Date.now())
   const pause = verdict.kind === 'failed' ? verdict.pause : 0
   if (verdict.kind === 'delivered') recordSuccess(sql, receiver)
-  else if (!isOurs(answer)) recordFailure(sql, receiver, { breakerMs: settings.breakerMs, pauseMs: pause * 1000 })
+  else if (!isUnsent(answer)) recordFailure(sql, receiver, { breakerMs: settings.breakerMs, pauseMs: pause * 1000 })
   const counts = delivery.state === 'pending' && (delivery.lease === lease || verdict.kind === 'delivered')
   if (!counts) {
     refreshReceiver(sql, receiver)
@@ -96,12 +96,12 @@ export function settleAttempt(
   return next.state
 }
 
-/** Whether an attempt failed without a request to the receiver. */
-const isOurs = (answer: Answer) => 'error' in answer && (answer.error === 'blocked' || answer.error === 'internal')
+/** Whether an attempt failed before a request was sent to the receiver. */
+const isUnsent = (answer: Answer) => 'error' in answer && (answer.error === 'blocked' || answer.error === 'internal')
 
 type Outcome = Pick<Delivery, 'state'> & Partial<Pick<Delivery, 'failures' | 'due'>>
 
-/** The next attempt waits for as long as the schedule says, or as the receiver asked for, whichever is longer. */
+/** Returns the changes to a delivery. The retry delay is the longer of the scheduled delay and the receiver's Retry-After. */
 function outcomeOf(
   kind: ReturnType<typeof judge>['kind'],
   pause: number,
@@ -112,12 +112,12 @@ function outcomeOf(
   if (kind !== 'failed') return { state: 'refused' }
   const failures = delivery.failures + 1
   const wait = waitAfter(failures, schedule)
-  // Whole milliseconds: a STRICT table refuses an INTEGER with a fraction.
+  // Rounded, because an INTEGER column of a STRICT table rejects fractions.
   const due = Math.round(Date.now() + Math.max(wait ?? 0, pause) * 1000)
   return { state: wait === null ? 'exhausted' : 'pending', failures, due }
 }
 
-/** 410 from an endpoint's address disables it, even when it was called because a request named it. */
+/** Disables an endpoint after a 410 from its URL, even if the delivery was for the same URL in a request. */
 function disableGone(sql: SqlStorage, { endpoint, url }: Delivery): void {
   const registered = findEndpoint(sql, endpoint)
   if (!registered || (url !== null && normalizeAddress(url) !== normalizeAddress(registered.url))) return

@@ -1,4 +1,4 @@
-// Events, their deliveries and the log of every attempt, over the SQLite of WebhookDO. A delivery is one event for one endpoint.
+// Events, deliveries and the attempt log, over the SQLite of WebhookDO. A delivery is one event for one endpoint.
 import { hostOf } from './webhook-address.ts'
 import { DEFAULT_ENDPOINT, type EventType } from './webhook-endpoints.ts'
 import { refreshReceiver, saveReceiver } from './webhook-receivers.ts'
@@ -20,27 +20,27 @@ const PENDING_INDEXES = `
   CREATE INDEX IF NOT EXISTS deliveries_free ON deliveries (receiver, max(due, leased_until)) WHERE state = 'pending';
   CREATE INDEX IF NOT EXISTS deliveries_started ON deliveries (started) WHERE state = 'pending';`
 
-/** `exhausted`: every attempt failed. `refused`: 410, or an address that must not be called. `dropped`: the endpoint was disabled or deleted. */
+/** `exhausted`: every attempt failed. `refused`: a 410 response or a blocked URL. `dropped`: the endpoint was disabled or deleted. */
 export const DELIVERY_STATES = ['pending', 'delivered', 'exhausted', 'refused', 'dropped'] as const
 export type DeliveryState = (typeof DELIVERY_STATES)[number]
 
-/** `body` is JSON; links in it start with `origin`. */
+/** `body` is JSON. `origin` is the origin of its links. */
 export type WebhookEvent = { id: string; type: EventType; body: string; origin: string }
 export type Delivery = {
   event: string
   endpoint: string
-  /** The address that a single request named; null means the endpoint's own. */
+  /** The webhook URL given in a request, or null for the endpoint's own URL. */
   url: string | null
   state: DeliveryState
   /** Failed attempts since `started`. */
   failures: number
   due: number
-  /** Number of the latest attempt. Only that attempt may record a failure, and no other one starts before `leased_until`. */
+  /** The number of the latest attempt. Only that attempt may record a failure, and no other attempt starts before `leased_until`. */
   lease: number
   leased_until: number
-  /** Whose breaker it waits for, see webhook-receivers.ts. */
+  /** The receiver, whose circuit breaker applies; see webhook-receivers.ts. */
   receiver: string
-  /** When it was created or last replayed. */
+  /** The time of creation or of the last replay. */
   started: number
 }
 export type Attempt = { at: number; status: number | null; error: string | null; milliseconds: number }
@@ -49,7 +49,7 @@ export type DeliveryView = Pick<Delivery, 'event' | 'url' | 'state' | 'due'> & {
   created: number
   attempts: Attempt[]
 }
-/** Where a delivery goes: to an endpoint at its address, or to the address that a request named. */
+/** The target of a delivery: an endpoint at its own URL, or at the URL given in a request (`named`). */
 export type Target = { endpoint: string; url: string; named: boolean }
 
 export function createDeliveryTables(sql: SqlStorage): void {
@@ -58,7 +58,7 @@ export function createDeliveryTables(sql: SqlStorage): void {
   sql.exec(PENDING_INDEXES)
 }
 
-/** Adds what deliveries of an older version lack, so that those that are pending go on. */
+/** Migrates deliveries of an older version, so that pending ones continue. */
 function addReceivers(sql: SqlStorage): void {
   if (sql.exec("SELECT 1 FROM pragma_table_info('deliveries') WHERE name = 'receiver'").toArray().length > 0) return
   sql.exec("ALTER TABLE deliveries ADD COLUMN receiver TEXT NOT NULL DEFAULT ''")
@@ -71,7 +71,7 @@ function addReceivers(sql: SqlStorage): void {
     )
     .toArray()
   for (const { event, endpoint, url } of pending) {
-    // Without an address its endpoint was deleted: the attempt drops it, whichever receiver it has.
+    // A delivery without a URL belongs to a deleted endpoint. Its next attempt drops it, so any receiver will do.
     const address = url ?? 'https://deleted.invalid'
     const receiver = receiverOf(endpoint, address)
     sql.exec(
@@ -83,11 +83,11 @@ function addReceivers(sql: SqlStorage): void {
   }
 }
 
-/** Who receives a delivery: the endpoint, or, for an address that only a request named, its host. */
+/** Returns the receiver of a delivery: the endpoint, or the host for a URL given only in a request. */
 const receiverOf = (endpoint: string, url: string) => (endpoint === DEFAULT_ENDPOINT ? hostOf(url) : endpoint)
 
 /**
- * Stores an event; false when it is stored already. Each event of an account has its own `created`, so that a time is an exact cursor.
+ * Stores an event. Returns false if it already exists. `created` is unique within the account, so that it can serve as a cursor.
  */
 export function insertEvent(sql: SqlStorage, { id, type, body, origin }: WebhookEvent): boolean {
   const { created } = sql
@@ -103,7 +103,7 @@ export function insertEvent(sql: SqlStorage, { id, type, body, origin }: Webhook
 export const findEvent = (sql: SqlStorage, id: string): WebhookEvent | null =>
   sql.exec<WebhookEvent>('SELECT id, type, body, origin FROM events WHERE id = ?', id).toArray()[0] ?? null
 
-/** Plans a delivery unless it is planned already. */
+/** Inserts a pending delivery unless it already exists. */
 export function insertDelivery(sql: SqlStorage, event: string, { endpoint, url, named }: Target): void {
   const [now, receiver] = [Date.now(), receiverOf(endpoint, url)]
   sql.exec(
@@ -117,7 +117,7 @@ export function insertDelivery(sql: SqlStorage, event: string, { endpoint, url, 
 export const findDelivery = (sql: SqlStorage, event: string, endpoint: string): Delivery | null =>
   sql.exec<Delivery>('SELECT * FROM deliveries WHERE event = ? AND endpoint = ?', event, endpoint).toArray()[0] ?? null
 
-/** The pending delivery of a receiver that may be tried first; null when none may be tried at `now`. */
+/** Returns the next due delivery of a receiver, or null if none is due at `now`. */
 export const nextDelivery = (sql: SqlStorage, receiver: string, now: number): Delivery | null =>
   sql
     .exec<Delivery>(
@@ -127,7 +127,7 @@ export const nextDelivery = (sql: SqlStorage, receiver: string, now: number): De
     )
     .toArray()[0] ?? null
 
-/** Writes what may change of a delivery. */
+/** Updates the mutable fields of a delivery. */
 export function saveDelivery(sql: SqlStorage, delivery: Delivery): void {
   const { event, endpoint, state, failures, due, lease, leased_until, receiver, started } = delivery
   sql.exec(
@@ -146,18 +146,18 @@ export function logAttempt(sql: SqlStorage, event: string, endpoint: string, ans
   )
 }
 
-/** Ends the pending deliveries of an endpoint that takes no more. */
+/** Drops the pending deliveries of an endpoint. */
 export function dropPending(sql: SqlStorage, endpoint: string): void {
   sql.exec("UPDATE deliveries SET state = 'dropped' WHERE receiver = ? AND state = 'pending'", endpoint)
   refreshReceiver(sql, endpoint)
 }
 
-/** When a pending delivery can be tried: it is due, its breaker is closed, and the receiver asked for no pause. */
+/** The earliest time of the next attempt, considering the schedule, the circuit breaker and the receiver's Retry-After. */
 const NEXT_ATTEMPT = 'max(due, coalesce(open_until, 0), coalesce(paused_until, 0))'
 
 export type Page = { limit: number; before?: number | undefined; state?: DeliveryState | undefined }
 
-/** Deliveries of an endpoint, newest event first, each with every attempt. `before` is Unix milliseconds. */
+/** Lists the deliveries of an endpoint with their attempts, newest event first. `before` is Unix milliseconds. */
 export function listDeliveries(sql: SqlStorage, endpoint: string, { limit, before, state }: Page): DeliveryView[] {
   const rows = sql
     .exec<Omit<DeliveryView, 'attempts'>>(
@@ -170,7 +170,7 @@ export function listDeliveries(sql: SqlStorage, endpoint: string, { limit, befor
   return rows.map((row) => ({ ...row, attempts: attemptsOf(sql, row.event, endpoint) }))
 }
 
-/** The deliveries of one event, each with its endpoint and every attempt. */
+/** Lists the deliveries of an event with their endpoints and attempts. */
 export function deliveriesOfEvent(sql: SqlStorage, event: string): (DeliveryView & { endpoint: string })[] {
   const rows = sql
     .exec<Omit<DeliveryView, 'attempts'> & { endpoint: string }>(

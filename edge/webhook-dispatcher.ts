@@ -1,15 +1,15 @@
-// Runs the attempts of one account: a few at a time, and fewer for each receiver, so that one that hangs delays no other.
+// Runs the attempts of one account, with concurrency limits per account and per receiver, so that an unresponsive receiver does not delay others.
 import type { Taken } from './webhook-attempts.ts'
 import { type Busy, failingReceivers } from './webhook-receivers.ts'
 
-/** The runtime opens as many connections at a time. */
+/** The runtime's limit of simultaneous connections. */
 const MAX_OF_ACCOUNT = 6
 const MAX_OF_HOST = 4
-/** For a receiver whose last attempt failed, which includes the trial of an open breaker. */
+/** The limit for a receiver whose last attempt failed, including the trial of an open circuit breaker. */
 const MAX_OF_FAILING = 1
 
 type Attempts = {
-  /** Starts the next attempt that may be made; null when there is none. */
+  /** Takes the next attempt, or returns null if there is none. */
   take(busy: Busy): Taken | null
   /** Makes an attempt and records its outcome. */
   make(attempt: Taken, stop: AbortSignal): Promise<void>
@@ -30,7 +30,7 @@ export class Dispatcher {
     this.#attempts = attempts
   }
 
-  /** Makes attempts until none may start and none runs. No more start after `until` (Unix milliseconds). */
+  /** Makes attempts until none is available and none is in progress. Starts no attempts after `until` (Unix milliseconds). */
   async run(until: number): Promise<void> {
     for (;;) {
       this.#woken = Promise.withResolvers<void>()
@@ -40,12 +40,12 @@ export class Dispatcher {
     }
   }
 
-  /** Lets a run look for attempts at once. */
+  /** Makes the current run check for new attempts immediately. */
   wake(): void {
     this.#woken.resolve()
   }
 
-  /** Aborts the attempts that run, and waits until they have ended. */
+  /** Aborts the attempts in progress and waits for them to end. */
   async stop(): Promise<void> {
     this.#stop.abort()
     await Promise.allSettled(this.#running.keys())

@@ -1,5 +1,5 @@
-// The webhook endpoints of an account, over the SQLite of WebhookDO. `default` stands for the addresses that single requests name: it has
-// keys, and no row of its own.
+// The webhook endpoints of an account, over the SQLite of WebhookDO. `default` is the endpoint for per-request webhook URLs: it has keys but
+// no row.
 import { hostOf, normalizeAddress } from './webhook-address.ts'
 
 export const ENDPOINT_SCHEMA = `
@@ -10,11 +10,11 @@ export const ENDPOINT_SCHEMA = `
 export const EVENT_TYPES = ['job.succeeded', 'job.failed', 'job.canceled'] as const
 export const DEFAULT_ENDPOINT = 'default'
 export const MAX_ENDPOINTS = 20
-/** Each event is sent once for each endpoint, so this bounds what one host receives for it. */
+/** Each event is sent once per endpoint, so this limits how often one host receives it. */
 export const MAX_ENDPOINTS_OF_HOST = 5
 
 export type EventType = (typeof EVENT_TYPES)[number] | 'webhook.test'
-/** Who disabled an endpoint: its owner, or the receiver by answering 410. */
+/** The reason why an endpoint is disabled: by its owner, or because the receiver responded with 410. */
 export type Disabled = 'by_owner' | 'gone'
 export type Endpoint = {
   id: string
@@ -25,7 +25,7 @@ export type Endpoint = {
   created: number
 }
 export type EndpointFields = Pick<Endpoint, 'url' | 'events' | 'description' | 'disabled'>
-/** Why an address cannot be registered. */
+/** The reason why a URL cannot be registered. */
 export type AddressConflict = { kind: 'exists'; id: string } | { kind: 'full'; of: 'account' | 'host' }
 
 type Row = Omit<Endpoint, 'events'> & { events: string }
@@ -40,11 +40,11 @@ export function listEndpoints(sql: SqlStorage): Endpoint[] {
 export const findEndpoint = (sql: SqlStorage, id: string): Endpoint | null =>
   listEndpoints(sql).find((endpoint) => endpoint.id === id) ?? null
 
-/** Finds the endpoint that is registered with an address. */
+/** Finds the endpoint with an equivalent URL. */
 export const findByAddress = (endpoints: readonly Endpoint[], url: string): Endpoint | null =>
   endpoints.find((endpoint) => normalizeAddress(endpoint.url) === normalizeAddress(url)) ?? null
 
-/** Says why an endpoint cannot have this address beside `others`; null when it can. */
+/** Returns the conflict that prevents registering this URL in addition to `others`, or null. */
 export function findConflict(others: readonly Endpoint[], url: string): AddressConflict | null {
   const same = findByAddress(others, url)
   if (same) return { kind: 'exists', id: same.id }

@@ -1,4 +1,4 @@
-// The keys that sign for an endpoint, over the SQLite of WebhookDO.
+// The signing keys of endpoints, over the SQLite of WebhookDO.
 import { newSigningKey, type Scheme, type SigningKey } from './webhook-signature.ts'
 
 export const KEY_SCHEMA = `
@@ -7,12 +7,12 @@ export const KEY_SCHEMA = `
     expires INTEGER) STRICT;`
 
 type Lifetime = { created: number; expires: number | null }
-/** A key as it is listed. A shared secret is not part of it. */
+/** A key as listed, without a shared secret. */
 export type KeyView = Pick<SigningKey, 'scheme'> & Lifetime & { publicKey: string | null }
-/** The key that receivers verify with from now on, which is a secret with the scheme `hmac`, and all keys that sign. */
+/** The current verification key (a secret if the scheme is `hmac`), and all active keys. */
 export type VerificationKey = Pick<SigningKey, 'scheme' | 'shown'> & { keys: KeyView[] }
 
-/** The keys that sign now, newest first: one, or two during a rotation. */
+/** Returns the active keys, newest first: one, or two during a rotation. */
 export function liveKeys(sql: SqlStorage, endpoint: string): (SigningKey & Lifetime)[] {
   return sql
     .exec<SigningKey & Lifetime>(
@@ -23,7 +23,7 @@ export function liveKeys(sql: SqlStorage, endpoint: string): (SigningKey & Lifet
     .toArray()
 }
 
-/** Makes `key` the endpoint's key. The one before it signs as well for `overlapMs`; any older one ends at once. */
+/** Makes `key` the current key of an endpoint. The previous key also signs for `overlapMs`; older keys are deleted immediately. */
 export function rotateKey(sql: SqlStorage, endpoint: string, key: SigningKey, overlapMs: number): void {
   const now = Date.now()
   sql.exec(
@@ -43,13 +43,13 @@ export const listKeys = (sql: SqlStorage, endpoint: string): KeyView[] =>
     return { scheme, publicKey: scheme === 'ed25519' ? shown : null, created, expires }
   })
 
-/** Null when the endpoint has no key. */
+/** Returns null if the endpoint has no key. */
 export function findVerificationKey(sql: SqlStorage, endpoint: string): VerificationKey | null {
   const [newest] = liveKeys(sql, endpoint)
   return newest ? { scheme: newest.scheme, shown: newest.shown, keys: listKeys(sql, endpoint) } : null
 }
 
-/** Makes the first key of an endpoint unless it has one. */
+/** Creates a key for an endpoint unless it has one. */
 export async function ensureKey(sql: SqlStorage, endpoint: string, scheme: Scheme): Promise<void> {
   if (liveKeys(sql, endpoint).length > 0) return
   const key = await newSigningKey(scheme)

@@ -1,5 +1,4 @@
-// WebhookDO: the webhooks of one account. It stores endpoints, events and the outcome of every attempt, and makes the attempts itself,
-// driven by its alarm.
+// WebhookDO: the webhooks of one account. It stores the endpoints, events and attempt log, and sends the webhooks, driven by its alarm.
 import { DurableObject } from 'cloudflare:workers'
 import type { Env } from './env.ts'
 import { log } from './log.ts'
@@ -43,12 +42,12 @@ import {
   nextExpiry,
   nextGivenUp,
 } from './webhook-retention.ts'
-import { readSettings, type Settings } from './webhook-schedule.ts'
+import { readSettingsOrDefaults, type Settings } from './webhook-schedule.ts'
 import { newSigningKey, type Scheme } from './webhook-signature.ts'
 
-/** An alarm may run for 15 minutes; what is left then is done by the next one. */
+/** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
 const RUN_MS = 10 * 60_000
-/** The wait after a run that failed on our side. */
+/** The retry delay after a run with an internal failure. */
 const FAILED_RUN_MS = 30_000
 const EXPORT_PAGE = 100
 
@@ -60,7 +59,7 @@ export class WebhookDO extends DurableObject<Env> {
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
-    this.#settings = readSettings(env)
+    this.#settings = readSettingsOrDefaults(env)
     this.#dispatcher = new Dispatcher(this.#sql, {
       take: (busy) => this.#transact(() => takeAttempt(this.#sql, busy, this.#settings)),
       make: (attempt, stop) => this.#makeAttempt(attempt, stop),
@@ -76,13 +75,13 @@ export class WebhookDO extends DurableObject<Env> {
     return this.endpoints().find((endpoint) => endpoint.id === id) ?? null
   }
 
-  /** Adds an endpoint with its first key, or says why its address cannot be registered. */
+  /** Adds an endpoint with its first key, or returns the conflict that prevents it. */
   async addEndpoint(fields: EndpointFields, scheme: Scheme): Promise<Registration> {
     const key = await newSigningKey(scheme)
     return this.#transact(() => register(this.#sql, fields, key))
   }
 
-  /** Changes what is given and closes the endpoint's breaker. Disabling drops what is pending. Null when there is no such endpoint. */
+  /** Updates the given fields and resets the circuit breaker. Disabling drops pending deliveries. Returns null if the endpoint does not exist. */
   async changeEndpoint(id: string, changes: Partial<EndpointFields>): Promise<Registration | null> {
     const registration = this.#transact(() => changeRegistration(this.#sql, id, changes))
     await this.#schedule()
@@ -93,13 +92,13 @@ export class WebhookDO extends DurableObject<Env> {
     return this.#transact(() => unregister(this.#sql, id))
   }
 
-  /** The key that verifies what an endpoint receives; a secret, for its owner alone. Null when there is no such endpoint. */
+  /** Returns the verification key of an endpoint, or null if the endpoint does not exist. It may be a secret, so only its owner may see it. */
   async verificationKey(endpoint: string): Promise<VerificationKey | null> {
     if (endpoint === DEFAULT_ENDPOINT) await ensureKey(this.#sql, endpoint, 'hmac')
     return findVerificationKey(this.#sql, endpoint)
   }
 
-  /** Adds a key, by default of the current scheme; the one before it signs as well for `overlapMs`. Null when there is no such endpoint. */
+  /** Rotates the key, by default with the current scheme. The previous key also signs for `overlapMs`. Null if the endpoint does not exist. */
   async rotate(endpoint: string, scheme: Scheme | undefined, overlapMs: number): Promise<VerificationKey | null> {
     const current = await this.verificationKey(endpoint)
     if (!current) return null
@@ -109,8 +108,8 @@ export class WebhookDO extends DurableObject<Env> {
   }
 
   /**
-   * Sends an event to every endpoint that takes its type, and to `url` if given; once where both are the same address. A repeat changes
-   * nothing, so the caller may repeat until it succeeds.
+   * Publishes an event to every endpoint subscribed to its type, and to `url` if given; only once per equivalent URL. Idempotent, so the
+   * caller may retry until it succeeds.
    */
   async publish(event: WebhookEvent, url: string | null): Promise<void> {
     if (url !== null) await ensureKey(this.#sql, DEFAULT_ENDPOINT, 'hmac')
@@ -118,7 +117,7 @@ export class WebhookDO extends DurableObject<Env> {
     await this.#schedule()
   }
 
-  /** Sends an event to one endpoint, whatever its filter. It is metered as a replay is. */
+  /** Publishes an event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */
   async publishTo(endpoint: string, event: WebhookEvent): Promise<Replayed> {
     const replayed = this.#transact(() => publishTo(this.#sql, endpoint, event, this.#settings.replaysPerMinute))
     await this.#schedule()
@@ -129,12 +128,12 @@ export class WebhookDO extends DurableObject<Env> {
     return listDeliveries(this.#sql, endpoint, page)
   }
 
-  /** The deliveries of an event to all endpoints. */
+  /** Returns the deliveries of an event to all endpoints. */
   deliveriesOf(event: string): (DeliveryView & { endpoint: string })[] {
     return deliveriesOfEvent(this.#sql, event)
   }
 
-  /** Sends an event again from the start of the schedule. One that was delivered is sent only with `all`. */
+  /** Replays an event with a new retry schedule. A delivered event is replayed only with `all`. */
   async replay(endpoint: string, event: string, all: boolean): Promise<Replayed> {
     const { replaysPerMinute } = this.#settings
     const replayed = this.#transact(() => replayEvent(this.#sql, endpoint, event, all, replaysPerMinute))
@@ -142,28 +141,28 @@ export class WebhookDO extends DurableObject<Env> {
     return replayed
   }
 
-  /** Sends a span of events again, as many as the meter allows now. `next` is where the following call goes on, null at the end. */
+  /** Replays a range of events, as many as the replay limit allows. `next` is the start of the next call, or null at the end. */
   async replayRange(endpoint: string, span: Omit<Range, 'types' | 'limit'>): Promise<ReplayedRange> {
     const replayed = this.#transact(() => replaySpan(this.#sql, endpoint, span, this.#settings.replaysPerMinute))
     await this.#schedule()
     return replayed
   }
 
-  /** A page of everything but secrets: the endpoints on the first page, and events after the time `after` with their deliveries. */
+  /** Returns a page of all data except secrets: endpoints on the first page, and events after the time `after` with their deliveries. */
   exportAll(after: number | null = null): { endpoints: EndpointView[]; events: ExportedEvent[]; next: number | null } {
     const events = exportEvents(this.#sql, after ?? 0, EXPORT_PAGE)
     const next = events.length < EXPORT_PAGE ? null : events.at(-1)!.created
     return { endpoints: after === null ? this.endpoints() : [], events, next }
   }
 
-  /** Deletes what was sent about a job. A pending delivery is no longer made. */
+  /** Deletes a job's event and its deliveries, including pending ones. */
   forgetJob(job: string): void {
     this.#transact(() => deleteEvent(this.#sql, `evt_${job}`))
   }
 
-  /** Deletes everything: endpoints, keys, events and deliveries. Attempts that are running are aborted. */
+  /** Deletes all data of the account: endpoints, keys, events and deliveries. Attempts in progress are aborted. */
   async eraseAccount(): Promise<void> {
-    // No attempt starts any more while those that are running end.
+    // Prevents new attempts while those in progress end.
     this.#sql.exec('DELETE FROM deliveries; DELETE FROM receivers')
     await this.#dispatcher.stop()
     await this.ctx.blockConcurrencyWhile(async () => {
@@ -173,7 +172,7 @@ export class WebhookDO extends DurableObject<Env> {
     })
   }
 
-  /** Makes the attempts that are due, and deletes what is old. */
+  /** Makes due attempts and deletes expired data. */
   override async alarm(): Promise<void> {
     let failed = false
     try {
@@ -181,7 +180,7 @@ export class WebhookDO extends DurableObject<Env> {
       await this.#dispatcher.run(Date.now() + RUN_MS)
     } catch (cause) {
       failed = true
-      log('error', 'webhooks could not be sent yet', { account: this.ctx.id.name, cause })
+      log('error', 'a webhook run failed and will be retried', { account: this.ctx.id.name, cause })
     }
     const next = this.#nextAlarm()
     if (next === null) await this.ctx.storage.deleteAlarm()
@@ -198,13 +197,13 @@ export class WebhookDO extends DurableObject<Env> {
   async #makeAttempt(taken: Taken, stop: AbortSignal): Promise<void> {
     const names = { account: this.ctx.id.name, event: taken.event.id, endpoint: taken.endpoint }
     try {
-      const began = Date.now()
+      const started = Date.now()
       const answer = await postWebhook(this.env, taken, this.#settings.timeoutMs, stop)
-      const took = Date.now() - began
-      const state = this.#transact(() => settleAttempt(this.#sql, taken, answer, took, this.#settings))
+      const duration = Date.now() - started
+      const state = this.#transact(() => settleAttempt(this.#sql, taken, answer, duration, this.#settings))
       if (state === 'exhausted') log('error', 'a webhook was given up', names)
     } catch (cause) {
-      // The attempt is made again when its lease has ended.
+      // The attempt is retried when its lease expires.
       log('error', 'the outcome of a webhook could not be stored', { ...names, cause })
     }
   }
@@ -220,12 +219,12 @@ export class WebhookDO extends DurableObject<Env> {
 
   #nextAlarm(): number | null {
     const { lifetimeMs } = this.#settings
-    const moments = [nextAttemptAt(this.#sql), nextGivenUp(this.#sql, lifetimeMs), nextExpiry(this.#sql)]
-    const next = Math.min(...moments.map((moment) => moment ?? Number.POSITIVE_INFINITY))
+    const times = [nextAttemptAt(this.#sql), nextGivenUp(this.#sql, lifetimeMs), nextExpiry(this.#sql)]
+    const next = Math.min(...times.map((time) => time ?? Number.POSITIVE_INFINITY))
     return next === Number.POSITIVE_INFINITY ? null : next
   }
 
-  /** Lets the alarm that is running look for attempts, and sets the alarm for when none is running. */
+  /** Wakes the running alarm, and schedules the next one in case none is running. */
   async #schedule(): Promise<void> {
     this.#dispatcher.wake()
     const [next, set] = [this.#nextAlarm(), await this.ctx.storage.getAlarm()]

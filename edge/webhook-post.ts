@@ -1,4 +1,4 @@
-// One attempt over the network: a payload with fresh links, its signatures, the POST and the receiver's answer.
+// Sends one attempt: a payload with fresh links, its signatures, and the POST request.
 import type { Env } from './env.ts'
 import type { StoredImage } from './job-record.ts'
 import { log } from './log.ts'
@@ -9,12 +9,12 @@ import type { WebhookEvent } from './webhook-deliveries.ts'
 import type { Answer } from './webhook-schedule.ts'
 import { signedHeaders } from './webhook-signature.ts'
 
-/** How long the links of a payload are valid, from its attempt on. */
+/** How long the links in a payload are valid, starting at the attempt. */
 const LINK_SECONDS = 24 * 3600
 
 type Payload = { data: { id: string; images?: Omit<StoredImage, 'receipt'>[] } }
 
-/** The payload with links signed anew: the last attempt comes days after the first, and its links must open. */
+/** Returns the payload with newly signed links, because retries may be days apart and links expire. */
 async function payloadOf(env: Env, { body, origin }: WebhookEvent): Promise<string> {
   const payload = JSON.parse(body) as Payload
   const { id, images } = payload.data
@@ -41,7 +41,7 @@ async function post(url: string, request: RequestInit, timeoutMs: number, stop: 
   try {
     const signal = AbortSignal.any([AbortSignal.timeout(timeoutMs), stop])
     const response = await fetch(url, { ...request, signal })
-    // The body is of no use and may be endless. The status alone counts, whatever happens to the body.
+    // Only the status matters. The body is canceled, because it may be endless; errors while doing so are ignored.
     response.body?.cancel().catch(() => {})
     return { status: response.status, retryAfter: response.headers.get('retry-after') }
   } catch (cause) {
@@ -49,7 +49,7 @@ async function post(url: string, request: RequestInit, timeoutMs: number, stop: 
   }
 }
 
-/** Makes an attempt, within `timeoutMs` and until `stop`. It never throws: what fails on our side is an answer as well, so that it uses up an attempt. */
+/** Sends an attempt, with a timeout and an abort signal. Never throws: an internal failure is an outcome too, so that it consumes an attempt. */
 export async function postWebhook(env: Env, taken: Taken, timeoutMs: number, stop: AbortSignal): Promise<Answer> {
   const { url, event, endpoint } = taken
   try {

@@ -1,4 +1,4 @@
-// Which deliveries an event gets, at first and again. Call these in a transaction.
+// Creates and replays the deliveries of events. Call each function in a transaction.
 import {
   findDelivery,
   findEvent,
@@ -29,19 +29,19 @@ import {
 export type ReplayedRange = Limited | { kind: 'replayed'; count: number; next: number | null }
 export type Replayed = Limited | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }
 
-/** The endpoints that take a type and the address that a request named, each address once. */
+/** Returns the endpoints subscribed to a type and the URL given in a request, without duplicate URLs. */
 function targetsOf(endpoints: readonly Endpoint[], type: string, url: string | null): Target[] {
-  const takers: Endpoint[] = []
+  const subscribers: Endpoint[] = []
   for (const endpoint of endpoints) {
-    const takes = !endpoint.disabled && endpoint.events.some((each) => each === type)
-    if (takes && !findByAddress(takers, endpoint.url)) takers.push(endpoint)
+    const isSubscribed = !endpoint.disabled && endpoint.events.some((each) => each === type)
+    if (isSubscribed && !findByAddress(subscribers, endpoint.url)) subscribers.push(endpoint)
   }
-  const same = url === null ? null : findByAddress(takers, url)
-  const targets = takers.map((each) => ({ endpoint: each.id, url: each.url, named: each === same }))
+  const same = url === null ? null : findByAddress(subscribers, url)
+  const targets = subscribers.map((each) => ({ endpoint: each.id, url: each.url, named: each === same }))
   return url === null || same ? targets : [...targets, { endpoint: DEFAULT_ENDPOINT, url, named: true }]
 }
 
-/** Stores an event with its deliveries, once. An account without endpoints and without `url` stores nothing. */
+/** Stores an event with its deliveries. Idempotent. Stores nothing if the account has no endpoints and `url` is null. */
 export function publishOnce(sql: SqlStorage, event: WebhookEvent, url: string | null): void {
   const endpoints = listEndpoints(sql)
   if (endpoints.length === 0 && url === null) return
@@ -49,13 +49,13 @@ export function publishOnce(sql: SqlStorage, event: WebhookEvent, url: string | 
   for (const target of targetsOf(endpoints, event.type, url)) insertDelivery(sql, event.id, target)
 }
 
-/** Where a replay to an endpoint goes; null when the endpoint is unknown, or the event never was for `default`. */
+/** Returns the target of a replay, or null if the endpoint is unknown or the event has no delivery to `default`. */
 function replayTarget(sql: SqlStorage, event: string, endpoint: string): Target | null {
   const url = findDelivery(sql, event, endpoint)?.url ?? findEndpoint(sql, endpoint)?.url
   return url === undefined ? null : { endpoint, url, named: endpoint === DEFAULT_ENDPOINT }
 }
 
-/** Restarts deliveries because the owner asks for them: they are metered, and an open breaker admits a trial. */
+/** Restarts deliveries at the owner's request. They count toward the replay limit, and an open circuit breaker admits a trial. */
 function restart(sql: SqlStorage, events: readonly string[], endpoint: string, perMinute: number): void {
   spendReplays(sql, perMinute, events.length)
   for (const event of events) {
@@ -66,7 +66,7 @@ function restart(sql: SqlStorage, events: readonly string[], endpoint: string, p
   }
 }
 
-/** Sends an event again from the start of the schedule. One that was delivered is sent only with `all`. */
+/** Replays an event with a new retry schedule. A delivered event is replayed only with `all`. */
 export function replayEvent(
   sql: SqlStorage,
   endpoint: string,
@@ -82,7 +82,7 @@ export function replayEvent(
   return { kind: 'replayed' }
 }
 
-/** Sends a span of events again, as many as the meter allows now. `next` is where the following call goes on, null at the end. */
+/** Replays a range of events, as many as the replay limit allows. `next` is the start of the next call, or null at the end. */
 export function replaySpan(
   sql: SqlStorage,
   endpoint: string,
@@ -98,7 +98,7 @@ export function replaySpan(
   return { kind: 'replayed', count: ids.length, next }
 }
 
-/** Sends a new event to one endpoint, whatever its filter. It is metered as a replay is. */
+/** Publishes a new event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */
 export function publishTo(sql: SqlStorage, endpoint: string, event: WebhookEvent, perMinute: number): Replayed {
   if (!findEndpoint(sql, endpoint)) return { kind: 'unknown' }
   const limited = limitReplays(sql, perMinute)

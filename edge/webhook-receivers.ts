@@ -1,5 +1,5 @@
-// The receivers of an account and their circuit breakers, over the SQLite of WebhookDO. A receiver is a registered endpoint, or the host
-// of the addresses that single requests name.
+// The receivers of an account and their circuit breakers, over the SQLite of WebhookDO. A receiver is a registered endpoint, or the host of
+// per-request webhook URLs.
 
 export const RECEIVER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS receivers (
@@ -9,14 +9,14 @@ export const RECEIVER_SCHEMA = `
   CREATE INDEX IF NOT EXISTS receivers_next ON receivers (next_at) WHERE next_at IS NOT NULL;
   CREATE INDEX IF NOT EXISTS receivers_seen ON receivers (seen);`
 
-/** Consecutive failures after which the breaker of a receiver opens. */
+/** The number of consecutive failures that opens the circuit breaker of a receiver. */
 export const FAILURES_TO_OPEN = 5
 const LONGEST_OPEN_MS = 600_000
-/** How long an idle receiver keeps its row. */
+/** The retention of idle receivers. */
 const KEEP_MS = 24 * 3_600_000
 
 type Receiver = { id: string; host: string; failures: number; openings: number; open_until: number }
-/** Receivers and hosts that take no further attempt now. */
+/** Receivers and hosts at their concurrency limit. */
 export type Busy = { receivers: readonly string[]; hosts: readonly string[] }
 
 /** Registers a receiver, or updates its host. */
@@ -30,7 +30,7 @@ export function saveReceiver(sql: SqlStorage, id: string, host: string): void {
 
 export const deleteReceiver = (sql: SqlStorage, id: string) => sql.exec('DELETE FROM receivers WHERE id = ?', id)
 
-/** Recomputes when a receiver can take its next attempt. Call it after every change of its deliveries or its breaker. */
+/** Recomputes the time of a receiver's next attempt. Call after every change to its deliveries or circuit breaker. */
 export function refreshReceiver(sql: SqlStorage, id: string): void {
   sql.exec(
     `UPDATE receivers SET next_at = max(open_until, paused_until, (SELECT max(due, leased_until) FROM deliveries
@@ -39,7 +39,7 @@ export function refreshReceiver(sql: SqlStorage, id: string): void {
   )
 }
 
-/** The receiver that has waited longest for an attempt that may start at `now`, apart from those that are busy. */
+/** Returns the receiver whose next attempt has been due the longest at `now`, excluding busy ones. */
 export const nextReceiver = (sql: SqlStorage, now: number, { receivers, hosts }: Busy) =>
   sql
     .exec<Pick<Receiver, 'id' | 'host'>>(
@@ -49,7 +49,7 @@ export const nextReceiver = (sql: SqlStorage, now: number, { receivers, hosts }:
     )
     .toArray()[0] ?? null
 
-/** Those of `ids` whose last attempt failed. */
+/** Returns the receivers among `ids` whose last attempt failed. */
 export const failingReceivers = (sql: SqlStorage, ids: readonly string[]): string[] =>
   sql
     .exec<{ id: string }>(
@@ -59,17 +59,17 @@ export const failingReceivers = (sql: SqlStorage, ids: readonly string[]): strin
     .toArray()
     .map(({ id }) => id)
 
-/** When the next attempt may start, in Unix milliseconds; null when no delivery is pending. */
+/** Returns the time of the next attempt in Unix milliseconds, or null if no delivery is pending. */
 export const nextAttemptAt = (sql: SqlStorage): number | null =>
   sql.exec<{ at: number | null }>('SELECT min(next_at) AS at FROM receivers WHERE next_at IS NOT NULL').one().at
 
-/** Closes the breaker. */
+/** Records a success and closes the circuit breaker. */
 export const recordSuccess = (sql: SqlStorage, id: string) =>
   sql.exec('UPDATE receivers SET failures = 0, openings = 0, open_until = 0 WHERE id = ?', id)
 
 /**
- * Counts a failure. From the fifth in a row on, the breaker opens for `breakerMs`, and for twice as long each time that a trial fails, up
- * to ten minutes. Attempts that started before it opened and fail later do not extend it. `pauseMs` is what the receiver asked for.
+ * Records a failure. The fifth consecutive failure opens the circuit breaker for `breakerMs`; each failed trial doubles that time, up to ten
+ * minutes. Failures of attempts that started before it opened do not extend it. `pauseMs` is the receiver's Retry-After.
  */
 export function recordFailure(
   sql: SqlStorage,
@@ -89,19 +89,19 @@ export function recordFailure(
   )
 }
 
-/** How long the breaker stays open the `openings`-th time in a row. */
+/** Returns how long the circuit breaker stays open after `openings` consecutive openings. */
 export const openMs = (openings: number, breakerMs: number) =>
   Math.min(breakerMs * 2 ** (openings - 1), LONGEST_OPEN_MS)
 
-/** Lets an open breaker admit one trial at once, because the owner asks for a delivery. */
+/** Makes an open circuit breaker admit one trial immediately, at the owner's request. */
 export const admitTrial = (sql: SqlStorage, id: string) =>
   sql.exec('UPDATE receivers SET open_until = 0 WHERE id = ?', id)
 
-/** Forgets what a receiver did so far: its owner changed it. */
+/** Resets the circuit breaker of a receiver after a change by its owner. */
 export const resetReceiver = (sql: SqlStorage, id: string) =>
   sql.exec('UPDATE receivers SET failures = 0, openings = 0, open_until = 0, paused_until = 0 WHERE id = ?', id)
 
-/** Deletes receivers without pending deliveries that were not used for a day. */
+/** Deletes receivers that have no pending deliveries and have been idle for a day. */
 export function pruneReceivers(sql: SqlStorage): void {
   const now = Date.now()
   sql.exec(

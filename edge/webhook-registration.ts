@@ -1,4 +1,4 @@
-// Adding, changing and deleting endpoints, with what depends on them: keys, pending deliveries and the breaker. Call these in a transaction.
+// Adds, updates and deletes endpoints together with their keys, pending deliveries and circuit breakers. Call each function in a transaction.
 import { hostOf, normalizeAddress } from './webhook-address.ts'
 import { dropPending } from './webhook-deliveries.ts'
 import {
@@ -16,14 +16,14 @@ import { deleteKeys, type KeyView, listKeys, rotateKey } from './webhook-keys.ts
 import { deleteReceiver, refreshReceiver, resetReceiver, saveReceiver } from './webhook-receivers.ts'
 import type { SigningKey } from './webhook-signature.ts'
 
-/** An endpoint as its owner reads it. */
+/** An endpoint as shown to its owner. */
 export type EndpointView = Endpoint & { keys: KeyView[] }
 export type Registration = AddressConflict | { kind: 'registered'; id: string }
 
 export const viewEndpoints = (sql: SqlStorage): EndpointView[] =>
   listEndpoints(sql).map((endpoint) => ({ ...endpoint, keys: listKeys(sql, endpoint.id) }))
 
-/** Adds an endpoint with its first key, or says why its address cannot be registered. */
+/** Adds an endpoint with its first key, or returns the conflict that prevents it. */
 export function register(sql: SqlStorage, fields: EndpointFields, key: SigningKey): Registration {
   const conflict = findConflict(listEndpoints(sql), fields.url)
   if (conflict) return conflict
@@ -33,15 +33,15 @@ export function register(sql: SqlStorage, fields: EndpointFields, key: SigningKe
   return { kind: 'registered', id }
 }
 
-/** Changes what is given and closes the breaker. Disabling drops what is pending. Null when there is no such endpoint. */
+/** Updates the given fields and resets the circuit breaker. Disabling drops pending deliveries. Returns null if the endpoint does not exist. */
 export function changeRegistration(sql: SqlStorage, id: string, changes: Partial<EndpointFields>): Registration | null {
   const endpoints = listEndpoints(sql)
   const endpoint = endpoints.find((each) => each.id === id)
   if (!endpoint) return null
   const changed = { ...endpoint, ...changes }
-  const moves = normalizeAddress(changed.url) !== normalizeAddress(endpoint.url)
+  const isMoved = normalizeAddress(changed.url) !== normalizeAddress(endpoint.url)
   const others = endpoints.filter((each) => each !== endpoint)
-  const conflict = moves ? findConflict(others, changed.url) : null
+  const conflict = isMoved ? findConflict(others, changed.url) : null
   if (conflict) return conflict
   updateEndpoint(sql, id, changed)
   if (changes.disabled) dropPending(sql, id)
@@ -51,7 +51,7 @@ export function changeRegistration(sql: SqlStorage, id: string, changes: Partial
   return { kind: 'registered', id }
 }
 
-/** Deletes an endpoint with its keys and drops what is pending. False when there is no such endpoint. */
+/** Deletes an endpoint and its keys, and drops its pending deliveries. Returns false if the endpoint does not exist. */
 export function unregister(sql: SqlStorage, id: string): boolean {
   dropPending(sql, id)
   deleteReceiver(sql, id)

@@ -1,4 +1,4 @@
-// Sending events again, and how much of it an account may ask for, over the SQLite of WebhookDO.
+// Replays of events and their rate limit, over the SQLite of WebhookDO.
 import { findDelivery, insertDelivery, saveDelivery, type Target } from './webhook-deliveries.ts'
 import { DEFAULT_ENDPOINT, type EventType } from './webhook-endpoints.ts'
 
@@ -7,13 +7,13 @@ export const REPLAY_SCHEMA = `
     id INTEGER PRIMARY KEY CHECK (id = 1), tokens REAL NOT NULL, refilled INTEGER NOT NULL) STRICT;`
 
 const MINUTE_MS = 60_000
-/** Events that one call looks at, so that a long span does not block the object. */
+/** The maximum number of events scanned per call, so that a long range does not block the object. */
 const SCANNED = 5000
 
-/** The most that a call sends again is what the bucket holds. */
+/** The bucket is empty. */
 export type Limited = { kind: 'limited'; retryAfterSeconds: number }
 
-/** Deliveries that the account may ask for now. The bucket fills at `perMinute` and holds as many. */
+/** Returns the number of replays available now. The bucket refills at `perMinute`, which is also its capacity. */
 export function availableReplays(sql: SqlStorage, perMinute: number): number {
   const bucket = sql
     .exec<{ tokens: number; refilled: number }>('SELECT tokens, refilled FROM replay_bucket')
@@ -23,19 +23,19 @@ export function availableReplays(sql: SqlStorage, perMinute: number): number {
   return Math.min(perMinute, bucket.tokens + filled)
 }
 
-/** Takes `count` deliveries out of the bucket. */
+/** Consumes `count` replays from the bucket. */
 export function spendReplays(sql: SqlStorage, perMinute: number, count: number): void {
   const left = availableReplays(sql, perMinute) - count
   sql.exec('INSERT OR REPLACE INTO replay_bucket VALUES (1, ?, ?)', left, Date.now())
 }
 
-/** The refusal of an empty bucket, which says when it holds a delivery again; null when it holds one. */
+/** Returns the refusal, with the time until the next replay is available, if the bucket is empty; otherwise null. */
 export function limitReplays(sql: SqlStorage, perMinute: number): Limited | null {
   const missing = 1 - availableReplays(sql, perMinute)
   return missing <= 0 ? null : { kind: 'limited', retryAfterSeconds: Math.ceil((missing * 60) / perMinute) }
 }
 
-/** Starts the schedule of a delivery anew, under the same `webhook-id`. An attempt that is running ends first. */
+/** Restarts the schedule of a delivery, with the same `webhook-id`. An attempt in progress ends first. */
 export function restartDelivery(sql: SqlStorage, event: string, target: Target): void {
   insertDelivery(sql, event, target)
   const now = Date.now()
@@ -46,9 +46,9 @@ export function restartDelivery(sql: SqlStorage, event: string, target: Target):
 export type Range = { since: number; until: number; types: readonly EventType[]; all: boolean; limit: number }
 
 /**
- * Ids of events in a span of Unix milliseconds that an endpoint takes, oldest first: those that were not delivered and are not pending, or
- * all. It looks at a bounded number of events; `next` is the time of the first one that is left for the following call, null at the end.
- * `limited`: there are more than `limit`.
+ * Returns the ids of events in a range of Unix milliseconds for the types of an endpoint, oldest first: undelivered and not pending, or all.
+ * A bounded number of events is scanned; `next` is the time of the first remaining event, or null at the end. `limited` means that more
+ * than `limit` events matched.
  */
 export function eventsToReplay(sql: SqlStorage, endpoint: string, { since, until, types, all, limit }: Range) {
   const rows = sql

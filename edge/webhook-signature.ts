@@ -2,7 +2,7 @@
 
 export const SCHEMES = ['hmac', 'ed25519'] as const
 export type Scheme = (typeof SCHEMES)[number]
-/** `secret` signs: `whsec_…` or `whsk_…`. `shown` is what the receiver verifies with: the same `whsec_…`, or the public `whpk_…`. */
+/** `secret` signs: `whsec_…` or `whsk_…`. `shown` is the receiver's verification key: the same `whsec_…`, or the public `whpk_…`. */
 export type SigningKey = { scheme: Scheme; secret: string; shown: string }
 type Message = { id: string /** Unix seconds. */; timestamp: number; body: string }
 

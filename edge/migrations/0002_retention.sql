@@ -1,16 +1,16 @@
--- Usage of settled jobs that is older than what usage_ledger keeps, as sums. Money is micro-dollars.
--- The account '' has the usage of accounts that were deleted.
+-- Sums of usage older than the retention of usage_ledger. Amounts are micro-dollars.
+-- The account '' contains the usage of deleted accounts.
 CREATE TABLE usage_daily (
   account TEXT NOT NULL,
   day TEXT NOT NULL, -- UTC date of the settlement
   tier TEXT NOT NULL,
   jobs INTEGER NOT NULL,
-  captured INTEGER NOT NULL, -- of these jobs, how many were charged
+  captured INTEGER NOT NULL, -- number of these jobs with a charge
   charged INTEGER NOT NULL,
   PRIMARY KEY (account, day, tier)
 ) STRICT, WITHOUT ROWID;
 
--- The sums of both tables: they stay the same when rows are folded.
+-- Sums over both tables, unaffected by folding.
 CREATE VIEW usage_totals AS
   SELECT account, day, tier, sum(jobs) AS jobs, sum(captured) AS captured, sum(charged) AS charged FROM (
     SELECT account, day, tier, jobs, captured, charged FROM usage_daily

@@ -9,32 +9,34 @@ import { objectOf } from '../objects.ts'
 import { parseFields } from '../validation.ts'
 import { accountName, deletionView, moneyOf } from './accounts.ts'
 
-const page = z.strictObject({ after: z.string().max(100).optional().describe('the after of an earlier reply') })
+const page = z.strictObject({
+  after: z.string().max(100).optional().describe('the after value of an earlier response'),
+})
 const confirmation = z.strictObject({ confirm: z.string().max(100).optional().describe("the account's name") })
 
-/** Where the export of the request begins. Errors: invalid_request. */
+/** Returns the start position of the requested export. Errors: invalid_request. */
 function positionOf(c: Context<EdgeEnv>) {
   const { after } = parseFields(page, page.shape, c.req.query())
   const position = after === undefined ? START : parsePosition(after)
   if (position) return position
   throw new ApiError(
     'invalid_request',
-    `after is ${JSON.stringify(after)}; it must be the after of an earlier reply.`,
+    `after is ${JSON.stringify(after)}; it must be the after value of an earlier response.`,
     {
       param: 'after',
     },
   )
 }
 
-/** Sends everything that is stored of an account. Errors: account_deleted. */
+/** Streams all data of an account. Errors: account_deleted. */
 async function sendExport(c: Context<EdgeEnv>, account: string) {
   const position = positionOf(c)
   const { deletion, settings, ...view } = await objectOf(c.env.ACCOUNT, account).view()
   if (deletion) throw new Error(ACCOUNT_DELETED)
   const source = { env: c.env, account, origin: new URL(c.req.url).origin }
-  const about = { type: 'account', account, exported: Math.floor(Date.now() / 1000), ...settings }
+  const summary = { type: 'account', account, exported: Math.floor(Date.now() / 1000), ...settings }
   async function* lines() {
-    if (position === START) yield { ...about, ...moneyOf({ ...view, settings }) }
+    if (position === START) yield { ...summary, ...moneyOf({ ...view, settings }) }
     yield* exportLines(source, position)
   }
   return c.body(streamLines(lines()), 200, {
@@ -43,12 +45,12 @@ async function sendExport(c: Context<EdgeEnv>, account: string) {
   })
 }
 
-/** Begins the deletion of an account, which the request must confirm. Errors: invalid_request, not_found. */
+/** Starts the deletion of an account. The request must confirm the account's name. Errors: invalid_request, not_found. */
 async function startDeletion(c: Context<EdgeEnv>, account: string) {
   const { confirm } = parseFields(confirmation, confirmation.shape, c.req.query())
   if (confirm !== account) {
     const given = confirm === undefined ? 'missing' : JSON.stringify(confirm)
-    const message = `confirm is ${given}; it must be "${account}". This ends all keys of ${account} at once and deletes all of its data for good.`
+    const message = `confirm is ${given}; it must be "${account}". This immediately revokes all keys of ${account} and permanently deletes all of its data.`
     throw new ApiError('invalid_request', message, { param: 'confirm' })
   }
   const deletion: Deletion | null = await objectOf(c.env.ACCOUNT, account).deleteAccount()
@@ -61,15 +63,16 @@ export const accountData = new Hono<EdgeEnv>()
   .get('/:account/export', (c) => sendExport(c, accountName(c.req.param('account'))))
   .delete('/:account', (c) => startDeletion(c, accountName(c.req.param('account'))))
 
-/** The account of a key that may act on all of it. Errors: insufficient_scope. */
+/** Returns the account of an admin key that has rights to the whole account. Errors: insufficient_scope. */
 async function wholeAccount(c: Context<EdgeEnv>): Promise<string> {
   const { account, keyId } = await owner(c, 'admin')
   if (await objectOf(c.env.ACCOUNT, account).isRootKey(keyId)) return account
-  const message = 'Only a key that the operator made, without limits, may export or delete the whole account.'
+  const message =
+    'Only an admin key without limits that was created by the operator may export or delete the whole account.'
   throw new ApiError('insufficient_scope', message)
 }
 
-/** GET /v1/account/export and DELETE /v1/account, for an admin key that the operator made. */
+/** GET /v1/account/export and DELETE /v1/account, for an admin key without limits that was created by the operator. */
 export const ownAccount = new Hono<EdgeEnv>()
   .get('/export', async (c) => {
     await owner(c, 'read')

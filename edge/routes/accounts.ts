@@ -27,16 +27,16 @@ const settings = z.strictObject({
     .describe(`one of ${RETENTION_DAYS.join(', ')}`),
 })
 const credit = z.strictObject({
-  id: z.string().min(1).max(100).describe('a text of 1 to 100 characters that names this payment'),
+  id: z.string().min(1).max(100).describe('a string of 1 to 100 characters that identifies this payment'),
   amount_microdollars: z
     .int()
     .min(-most)
     .max(most)
-    .describe('a whole number of micro-dollars; a negative one takes back'),
+    .describe('a whole number of micro-dollars; a negative amount reverses a credit'),
   note: z.string().max(200).default('').describe('a text of at most 200 characters'),
 })
 
-/** An account's money as the API tells it. */
+/** Returns an account's balance as the API presents it. */
 export const moneyOf = ({ balance, credited, captured, reserved, open, settings }: Omit<AccountView, 'deletion'>) => ({
   prepaid: settings.prepaid,
   balance_microdollars: balance,
@@ -48,7 +48,7 @@ export const moneyOf = ({ balance, credited, captured, reserved, open, settings 
 
 const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
-/** How the deletion of an account stands. The sums of its life are there once the account's own rows are gone. */
+/** Returns the state of an account's deletion. The lifetime sums are set once the account's own rows are deleted. */
 export const deletionView = ({ requested, completed, step, due, erased, jobs, credited, captured }: Deletion) => ({
   state: completed === null ? 'deleting' : 'deleted',
   requested: unixSeconds(requested),
@@ -58,13 +58,16 @@ export const deletionView = ({ requested, completed, step, due, erased, jobs, cr
   ...(jobs !== null && { jobs, credited_microdollars: credited, captured_microdollars: captured }),
 })
 
-/** The account's name in a path. Errors: not_found when none can have it. */
+/** Validates the account name in a path. Errors: not_found if it is malformed. */
 export const accountName = (name: string) => {
   if (ACCOUNT_NAME.test(name)) return name
-  throw new ApiError('not_found', `There is no account ${name}; a name has 1 to 32 of a-z, 0-9 and "-".`)
+  throw new ApiError(
+    'not_found',
+    `There is no account ${name}; a name consists of 1 to 32 characters from a-z, 0-9 and "-".`,
+  )
 }
 
-/** Accounts, for the operator: what they may use, what they paid, and what they have left. */
+/** Accounts, for the operator: settings, credits and balances. */
 export const accounts = new Hono<EdgeEnv>()
   .get('/:account', async (c) => {
     const account = accountName(c.req.param('account'))
@@ -82,10 +85,10 @@ export const accounts = new Hono<EdgeEnv>()
     const account = accountName(c.req.param('account'))
     const { id, amount_microdollars, note } = parseFields(credit, credit.shape, await readJson(c))
     const object = objectOf(c.env.ACCOUNT, account)
-    const stands = await object.credit(id, amount_microdollars, note)
-    if (stands.amount !== amount_microdollars) {
-      const message = `The credit ${id} stands at ${stands.amount} micro-dollars; a correction needs an id of its own.`
+    const existing = await object.credit(id, amount_microdollars, note)
+    if (existing.amount !== amount_microdollars) {
+      const message = `The credit ${id} already exists with ${existing.amount} micro-dollars; use a new id for a correction.`
       throw new ApiError('credit_mismatch', message, { param: 'id' })
     }
-    return c.json({ id, amount_microdollars, note: stands.note, ...moneyOf(await object.view()) })
+    return c.json({ id, amount_microdollars, note: existing.note, ...moneyOf(await object.view()) })
   })

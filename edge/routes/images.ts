@@ -9,7 +9,7 @@ import { rateHeaders } from '../limits.ts'
 import { openImage, resultUrl } from '../results.ts'
 import { readSubmission, watchCaller } from '../submission.ts'
 
-/** An image of the reply: its file as `url` or `b64_json`, and what describes it. */
+/** Returns an image of the response: its file as `url` or `b64_json`, and its metadata. */
 const describeImage = (
   { seed, content_type, sha256 }: StoredImage,
   file: { url: string | null } | { b64_json: string },
@@ -20,7 +20,7 @@ const describeImage = (
   sha256,
 })
 
-/** The reply that the `openai` client reads, with what it has no field for under `octet`. */
+/** Returns the response in OpenAI's format, with additional fields under `octet`. */
 function replyOf({ job, reused }: Submitted, data: unknown[]) {
   const { width, height, output_format } = job.request
   return {
@@ -40,10 +40,12 @@ function replyOf({ job, reused }: Submitted, data: unknown[]) {
   }
 }
 
-/** The reply with links that end with the key `asking`. */
-async function linkedReply(env: Env, origin: string, submitted: Submitted, images: StoredImage[], asking: string) {
+/** Returns the response with links that are revoked with the key `requester`. */
+async function linkedReply(env: Env, origin: string, submitted: Submitted, images: StoredImage[], requester: string) {
   const { id, keyId } = submitted.job
-  const urls = images.map((image) => resultUrl(env, origin, id, image, undefined, asking === keyId ? null : asking))
+  const urls = images.map((image) =>
+    resultUrl(env, origin, id, image, undefined, requester === keyId ? null : requester),
+  )
   const data = await Promise.all(urls)
   return replyOf(
     submitted,
@@ -51,40 +53,40 @@ async function linkedReply(env: Env, origin: string, submitted: Submitted, image
   )
 }
 
-/** The reply with the files themselves. The first is opened before the reply begins, so that deleted images are an error. */
+/** Streams the response with inline files. The first file is opened before the response starts, so that a deleted image is an error. */
 async function base64Reply({ RESULTS }: Env, submitted: Submitted, images: StoredImage[]): Promise<ReadableStream> {
   const first = await openImage(RESULTS, images[0]!)
   const open = async (index: number) => (index === 0 ? first : await openImage(RESULTS, images[index]!)).body
-  const bodyWith = (mark: string) =>
+  const bodyWith = (placeholder: string) =>
     replyOf(
       submitted,
-      images.map((image) => describeImage(image, { b64_json: mark })),
+      images.map((image) => describeImage(image, { b64_json: placeholder })),
     )
   return streamJson(bodyWith, open)
 }
 
-/** Of all images together. A client reads the reply into one string, which has at most some 512 MB in JavaScript. */
+/** The total for all images. Clients read the response into one string, which is limited to about 512 MB in JavaScript. */
 const BASE64_PIXELS = 100_000_000
 
-function refuseTooMuchBase64({ request: { width, height, count } }: JobSpec): void {
+function checkBase64Size({ request: { width, height, count } }: JobSpec): void {
   const pixels = width * height * count
   if (pixels <= BASE64_PIXELS) return
   const megapixels = (pixels / 1_000_000).toFixed(1)
-  const message = `response_format is "b64_json", but ${count} images of ${width}x${height} are ${megapixels} megapixels; b64_json takes at most ${BASE64_PIXELS / 1_000_000} in all. Use response_format "url".`
+  const message = `response_format is "b64_json", but ${count} images of ${width}x${height} are ${megapixels} megapixels; the limit for b64_json is ${BASE64_PIXELS / 1_000_000} in total. Use response_format "url".`
   throw new ApiError('invalid_request', message, { param: 'response_format' })
 }
 
-/** An image while the caller waits: POST /v1/images/generations, as OpenAI has it. */
+/** Synchronous generation: POST /v1/images/generations, compatible with OpenAI. */
 export const images = new Hono<EdgeEnv>().post('/generations', async (c) => {
   const { fields, submission } = await readSubmission(c)
-  if (fields.response_format === 'b64_json') refuseTooMuchBase64(submission.spec)
+  if (fields.response_format === 'b64_json') checkBase64Size(submission.spec)
   const caller = watchCaller(c, fields)
   const submitted = await generateNow(c.env, submission, caller).finally(caller.done)
   const { job, rates } = submitted
-  const made = job.images.toSorted((a, b) => a.image - b.image)
+  const sorted = job.images.toSorted((a, b) => a.image - b.image)
   const headers = { 'x-octet-job': job.id, ...serverTiming(job), ...rateHeaders(rates) }
   if (fields.response_format === 'b64_json')
-    return c.body(await base64Reply(c.env, submitted, made), 200, { ...headers, 'content-type': 'application/json' })
+    return c.body(await base64Reply(c.env, submitted, sorted), 200, { ...headers, 'content-type': 'application/json' })
   const { origin } = new URL(c.req.url)
-  return c.json(await linkedReply(c.env, origin, submitted, made, c.get('credential').keyId), 200, headers)
+  return c.json(await linkedReply(c.env, origin, submitted, sorted, c.get('credential').keyId), 200, headers)
 })

@@ -18,7 +18,7 @@ import { parseFields } from '../validation.ts'
 
 const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
-  after: z.string().max(64).optional().describe('the next_after of another page'),
+  after: z.string().max(64).optional().describe('the next_after value of another page'),
 })
 const unstored = { 'cache-control': 'no-store' }
 
@@ -26,7 +26,7 @@ const readerOf = (c: Context<EdgeEnv>) => ({
   ...{ env: c.env, origin: new URL(c.req.url).origin, keyId: c.get('credential').keyId },
 })
 
-/** The job once it has ended, or as it stands when the caller has waited long enough. `fields` are those of the request that asks for it. */
+/** Waits for the job to end, up to the preferred wait, and returns its latest state. `fields` is the request that submitted the job, if any. */
 async function waitFor(
   c: Context<EdgeEnv>,
   job: JobRecord,
@@ -43,7 +43,7 @@ async function waitFor(
   return { job: await ended, applied }
 }
 
-/** 200 with a job that has ended, 202 with one that has not. */
+/** Responds with the job: 200 if it has ended, otherwise 202. */
 async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string, string> = {}, reused = false) {
   const view = await viewOf(readerOf(c), job)
   const body = reused ? { ...view, reused, price_microdollars: 0 } : view
@@ -57,21 +57,21 @@ async function submitted(c: Context<EdgeEnv>, fields: Generation, { job, rates, 
   return reply(c, waited.job, { ...address, ...waited.applied, ...rateHeaders(rates) }, reused)
 }
 
-/** Submits the job although the caller disconnects: a reservation without a job would hold its price and its slot. */
-function submitKept(c: Context<EdgeEnv>, submission: Submission): Promise<Submitted> {
+/** Submits the job even if the caller disconnects, because a reservation without a job would block its price and slot. */
+function submitDetached(c: Context<EdgeEnv>, submission: Submission): Promise<Submitted> {
   const submitting = submit(c.env, submission)
   c.executionCtx.waitUntil(submitting.catch(() => {}))
   return submitting
 }
 
-/** A name that the caller may give a job. What begins with `job_` is given here. */
+/** Validates a job name from the caller. The prefix `job_` is reserved for generated ids. */
 function nameOf(given: string): string {
   if (jobId.safeParse(given).success && !given.startsWith('job_')) return given
   const message = `id is ${JSON.stringify(given)}; it must be 1 to 64 letters, digits, _ or -, and not begin with "job_".`
   throw new ApiError('invalid_request', message, { param: 'id' })
 }
 
-/** Reads `Last-Event-ID`; 0 is the log's start. */
+/** Parses `Last-Event-ID`; 0 is the start of the log. */
 function lastEventId(header: string | undefined): number {
   if (header === undefined || header === '') return 0
   if (/^\d{1,12}$/.test(header)) return Number(header)
@@ -83,14 +83,16 @@ async function cancel(c: Context<EdgeEnv>) {
   return reply(c, await objectOf(c.env.JOB, id).cancel())
 }
 
-/** Jobs that run on their own, for their owner. Another account's job is as absent as one that never was. */
+/** Asynchronous jobs, for their owner. A job of another account is reported as not found. */
 export const jobs = new Hono<EdgeEnv>()
   .get('/', async (c) => {
     const { account } = await owner(c)
     const { limit, after = null } = parseFields(page, page.shape, c.req.query())
     const jobs = await objectOf(c.env.ACCOUNT, account).recentJobs(limit + 1, after)
     if (!jobs)
-      throw new ApiError('invalid_request', `after is "${after}", which is no job of yours.`, { param: 'after' })
+      throw new ApiError('invalid_request', `after is "${after}", which is not a job of this account.`, {
+        param: 'after',
+      })
     const shown = jobs.slice(0, limit)
     const reader = readerOf(c)
     const data = await Promise.all(shown.map((job) => listEntryOf(reader, job)))
@@ -99,11 +101,11 @@ export const jobs = new Hono<EdgeEnv>()
   })
   .post('/', async (c) => {
     const { fields, submission } = await readSubmission(c)
-    return submitted(c, fields, await submitKept(c, submission))
+    return submitted(c, fields, await submitDetached(c, submission))
   })
   .put('/:id', async (c) => {
     const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
-    return submitted(c, fields, await submitKept(c, submission))
+    return submitted(c, fields, await submitDetached(c, submission))
   })
   .get('/:id', async (c) => {
     const { job, applied } = await waitFor(c, await ownJob(c, 'read'))
@@ -115,7 +117,7 @@ export const jobs = new Hono<EdgeEnv>()
   .get('/:id/events', async (c) => {
     const job = await ownJob(c, 'read')
     const after = lastEventId(c.req.header('last-event-id'))
-    // The answer that ends an EventSource, which otherwise connects again after the last event.
+    // 204 stops an EventSource, which would otherwise reconnect after the last event.
     if (isFinal(job) && after > 0 && (await objectOf(c.env.JOB, job.id).events(after)).length === 0)
       return c.body(null, 204, unstored)
     return c.body(await followJob(c.env, job.id, after, () => stillHolds(c.env, c.get('credential'), 'read')), 200, {

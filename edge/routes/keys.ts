@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import type { KeyInfo, ListedKey } from '../account-keys.ts'
-import { managedAccount, unauthorised } from '../auth.ts'
+import { managedAccount, unauthorized } from '../auth.ts'
 import type { EdgeEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../key-management.ts'
@@ -40,14 +40,14 @@ const viewOf = <Key extends KeyInfo | ListedKey>({ created, expires, revoked, ..
   revoked: unix(revoked),
 })
 
-/** What a request says of a key, without what it leaves out. */
+/** Returns the fields of a key that the request sets. */
 function changeOf({ expires_in, ...given }: z.infer<typeof change>) {
   const expires = expires_in == null ? expires_in : Date.now() + expires_in * 1000
   return Object.fromEntries(Object.entries({ ...given, expires }).filter(([, value]) => value !== undefined))
 }
 
-/** The account that the request is about, its object, and the id of the key that manages it, null for the operator. */
-function opened(c: Context<EdgeEnv>) {
+/** Returns the managed account, its object, and the id of the managing key, or null for the operator. */
+function managed(c: Context<EdgeEnv>) {
   const account = managedAccount(c, parseFields(query, query.shape, c.req.query()).account)
   return { account, object: objectOf(c.env.ACCOUNT, account), by: c.get('manages')?.keyId ?? null }
 }
@@ -55,7 +55,7 @@ function opened(c: Context<EdgeEnv>) {
 const absent = (account: string, id: string) =>
   new ApiError('not_found', `Account ${account} has no key ${shown(id)}; GET /v1/keys lists them.`)
 
-/** The id of a key in the path. Errors: not_found when it cannot be one. */
+/** Validates the key id in the path. Errors: not_found if it is malformed. */
 function idOf(c: Context<EdgeEnv>, account: string): string {
   const id = c.req.param('id') ?? ''
   if (KEY_ID.test(id)) return id
@@ -71,8 +71,8 @@ function refusalError(refusal: KeyRefusal, account: string, id: string): ApiErro
   switch (refusal.kind) {
     case 'absent':
       return absent(account, id)
-    case 'unauthorised':
-      return unauthorised()
+    case 'unauthorized':
+      return unauthorized()
     case 'ended':
       return conflict(
         'key_ended',
@@ -81,23 +81,25 @@ function refusalError(refusal: KeyRefusal, account: string, id: string): ApiErro
     case 'too_many':
       return conflict(
         'too_many_keys',
-        `Account ${account} has ${MOST_ACTIVE_KEYS} active keys, the most; revoke one first, or rotate with overlap_seconds 0.`,
+        `Account ${account} has the maximum of ${MOST_ACTIVE_KEYS} active keys; revoke one first, or rotate with overlap_seconds 0.`,
       )
     case 'own_line':
       return notGranted(
-        'A key may change only the label of itself, and of keys that it descends from; ask whoever manages them.',
+        'A key may change only its own label, and may not manage its ancestors; use a key that manages them, or ask the operator.',
       )
     case 'not_descended':
-      return notGranted('This key has limits of its own, so it may change only keys that it made.')
+      return notGranted('This key has limits, so it may change only its descendants.')
     case 'exceeds': {
       const [param] = refusal.fields
       return notGranted(
-        `A key grants at most what it has itself, which ${refusal.fields.join(', ')} would exceed.`,
+        `A key cannot grant more than its own rights; ${refusal.fields.join(', ')} would exceed them.`,
         param,
       )
     }
     case 'too_deep':
-      return notGranted('This key was made by a key that a key made; have one of those make the new key.')
+      return notGranted(
+        'This key is too many generations removed from the operator to create keys; use one of its ancestors.',
+      )
   }
 }
 
@@ -106,7 +108,7 @@ function keyOf(outcome: KeyOutcome, account: string, id: string): KeyInfo {
   throw refusalError(outcome, account, id)
 }
 
-/** Keys of an account, for its keys of scope `admin` and for the operator. A key's text is in the reply that makes it and nowhere else. */
+/** Keys of an account, for its `admin` keys and for the operator. A key's secret is returned only once, on creation. */
 export const keys = new Hono<EdgeEnv>()
   .post('/', async (c) => {
     const { account: named, ...given } = parseFields(newKey, newKey.shape, await readJson(c))
@@ -117,11 +119,11 @@ export const keys = new Hono<EdgeEnv>()
     return c.json({ ...viewOf(keyOf(outcome, account, credential.keyId)), account, key }, 201)
   })
   .get('/', async (c) => {
-    const { object } = opened(c)
+    const { object } = managed(c)
     return c.json({ object: 'list', data: (await object.keys()).map(viewOf) })
   })
   .get('/:id', async (c) => {
-    const { account, object } = opened(c)
+    const { account, object } = managed(c)
     const found = await object.key(idOf(c, account))
     if (!found) throw absent(account, idOf(c, account))
     const { captured, reserved, open, ...key } = found
@@ -129,13 +131,13 @@ export const keys = new Hono<EdgeEnv>()
     return c.json({ ...viewOf(key), account, used })
   })
   .patch('/:id', async (c) => {
-    const { account, object, by } = opened(c)
+    const { account, object, by } = managed(c)
     const id = idOf(c, account)
     const given = changeOf(parseFields(change, change.shape, await readJson(c)))
     return c.json({ ...viewOf(keyOf(await object.changeKey(id, given, by), account, id)), account })
   })
   .post('/:id/rotate', async (c) => {
-    const { account, object, by } = opened(c)
+    const { account, object, by } = managed(c)
     const id = idOf(c, account)
     const { overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
     const { key, credential } = await issueKey(c.env.KEY_PEPPER, account)
@@ -143,7 +145,7 @@ export const keys = new Hono<EdgeEnv>()
     return c.json({ ...viewOf(keyOf(outcome, account, id)), account, key, replaces: id }, 201)
   })
   .delete('/:id', async (c) => {
-    const { account, object, by } = opened(c)
+    const { account, object, by } = managed(c)
     const id = idOf(c, account)
     keyOf(await object.revokeKey(id, by), account, id)
     return c.body(null, 204)

@@ -2,7 +2,7 @@ import { Hono } from 'hono'
 import { readCatalogue } from '../catalogue.ts'
 import type { EdgeEnv } from '../env.ts'
 
-/** The models on offer, as OpenAI lists them; `octet` says by which route, tier and defaults each is served. */
+/** The available models in OpenAI's list format. `octet` lists the routes, tiers and defaults of each model. */
 export const models = new Hono<EdgeEnv>().get('/', (c) => {
   const offers = Object.entries(Object.groupBy(readCatalogue(c.env).offers, ({ model }) => model))
   const data = offers.map(([id, served = []]) => ({

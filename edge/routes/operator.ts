@@ -15,15 +15,15 @@ const query = z.strictObject({
 
 export const operator = new Hono<EdgeEnv>()
 
-/** How the deployment stands today. */
+/** The current status of the deployment. */
 operator.get('/status', async (c) => c.json(await operatorStatus(c.env)))
 
-/** What happened to a job, for the operator: by its id, or by the name that an account gave it. */
+/** The report of a job, for the operator, by job id or by the account's name for it. */
 operator.get('/jobs/:id', async (c) => {
   const { account } = parseFields(query, query.shape, c.req.query())
   const given = c.req.param('id')
   if (!JOB_ID.test(given) && account === undefined)
-    throw new ApiError('invalid_request', `${given} is no id of a job; with account=… it can be a job's name.`, {
+    throw new ApiError('invalid_request', `${given} is not a job id; to look up a job by name, add account=….`, {
       param: 'account',
     })
   const id = JOB_ID.test(given) ? given : await resolveJobId(c.env, account!, given)

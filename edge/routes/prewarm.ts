@@ -4,8 +4,8 @@ import type { EdgeEnv } from '../env.ts'
 import { gpuState, prewarm } from '../warm.ts'
 
 /**
- * Says that pictures are about to be asked for, as a page with a prompt field does when it opens: the preferred endpoints of all offers are
- * started, as far as the operator's budget goes. The reply says how each offer's GPU stands.
+ * Prewarms the preferred endpoints of all offers, within the operator's budget, for example when a page with a prompt field opens. The
+ * response lists the GPU state of each offer.
  */
 export const warmth = new Hono<EdgeEnv>().post('/', async (c) => {
   const { offers } = readCatalogue(c.env)

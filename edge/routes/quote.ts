@@ -7,8 +7,8 @@ import { parseFields, readJson } from '../validation.ts'
 import { gpuState, prewarm } from '../warm.ts'
 
 /**
- * What a request would cost, how it would run and why, how likely it starts cold and how long it takes, without running it. The
- * price is exactly what the same request reserves; odds and times come from what ran here before and are null when nothing did.
+ * Quotes a request without running it: price, route and reason, probability of a cold start, and expected duration. The price is exactly
+ * the amount that the same request reserves; probabilities and times are based on past jobs, and null without any.
  */
 export const quote = new Hono<EdgeEnv>().post('/', async (c) => {
   const fields = parseFields(generation, generation.shape, await readJson(c))

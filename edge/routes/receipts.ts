@@ -3,7 +3,7 @@ import type { EdgeEnv } from '../env.ts'
 import { ownJob } from '../own-job.ts'
 import { publicReceiptKeys } from '../receipts.ts'
 
-/** The receipts of a job's images, for its owner; none before the job has succeeded. */
+/** The receipts of a job's images, for its owner. Empty until the job has succeeded. */
 export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {
   const { state, images } = await ownJob(c, 'read')
   const signed = state === 'succeeded' ? images.toSorted((a, b) => a.image - b.image) : []
@@ -11,7 +11,7 @@ export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {
   return c.json({ object: 'list', data }, 200, { 'cache-control': 'no-store' })
 })
 
-/** The public keys that check receipts, as RFC 7517 has them. Keys that were rotated out of use stay. */
+/** The public keys for verifying receipts, as a JWK Set (RFC 7517). Retired keys remain listed. */
 export const receiptKeys = new Hono<EdgeEnv>().get('/jwks.json', (c) =>
   c.body(JSON.stringify(publicReceiptKeys(c.env.RECEIPT_SIGNING_KEYS)), 200, {
     'content-type': 'application/jwk-set+json',

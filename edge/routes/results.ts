@@ -12,7 +12,7 @@ import { shown } from '../validation.ts'
 
 const absent = (job: string, file: string) => new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 
-/** An image that is still kept, with its job. A null credential stands for a signed link. Errors: not_found. */
+/** Finds an available image and its job. A null credential means access by signed link. Errors: not_found. */
 async function findImage(c: Context<EdgeEnv>, job: string, file: string, credential: Credential | null) {
   const record = JOB_ID.test(job) ? await objectOf(c.env.JOB, job).view() : null
   const isReadable = record && (credential === null || isOwner(credential, record))
@@ -46,7 +46,7 @@ async function send(c: Context<EdgeEnv>, image: StoredImage, headers: Record<str
   const whole = c.req.header('if-range') !== undefined && c.req.header('if-range') !== headers.etag
   const range = whole ? null : parseRange(c.req.header('range'), image.bytes)
   if (range === 'unsatisfiable') {
-    const message = `The range ${shown(c.req.header('range'))} lies outside the file of ${image.bytes} bytes.`
+    const message = `The range ${shown(c.req.header('range'))} is outside the file of ${image.bytes} bytes.`
     throw new ApiError('range_not_satisfiable', message, { headers: { 'content-range': `bytes */${image.bytes}` } })
   }
   const object = await c.env.RESULTS.get(image.key, range ? { range } : {})
@@ -63,14 +63,17 @@ async function send(c: Context<EdgeEnv>, image: StoredImage, headers: Record<str
 const OWNER_SECONDS = 24 * 3600
 const secondsLeft = ({ expires_at }: StoredImage) => Math.max(0, expires_at - Math.floor(Date.now() / 1000))
 
-/** The image that a signed link opens. Errors: not_found; link_revoked when the key that asked for the link, or made the job, has ended. */
+/** Returns the image of a signed link. Errors: not_found; link_revoked if the link's key is no longer active. */
 async function findLinked(c: Context<EdgeEnv>, job: string, file: string, key: string | null): Promise<StoredImage> {
   const { record, image } = await findImage(c, job, file, null)
   if (await keyHoldsLinks(c.env, record.account, key ?? record.keyId)) return image
-  throw new ApiError('link_revoked', 'The API key behind this link has ended. Ask for the job again with another key.')
+  throw new ApiError(
+    'link_revoked',
+    'The API key of this link is no longer active. Fetch the job again with another key.',
+  )
 }
 
-/** An image: for whoever holds a signed link, or for a key of its account. Ranges, conditional requests and HEAD work as HTTP says. */
+/** Image files, by signed link or with a key of the account. Supports range requests, conditional requests and HEAD. */
 export const results = new Hono<EdgeEnv>()
   .get('/:job/:file', async (c) => {
     const { job, file } = c.req.param()
@@ -88,10 +91,11 @@ export const results = new Hono<EdgeEnv>()
     return c.body(null, 204)
   })
 
-/** DELETE /v1/jobs/{id}/images: all images of a finished job. What is deleted already stays so. */
+/** DELETE /v1/jobs/{id}/images: deletes all images of a finished job. Idempotent. */
 export const jobImages = new Hono<EdgeEnv>().delete('/:id/images', async (c) => {
   const job = await ownJob(c, 'generate')
-  if (!isFinal(job)) throw new ApiError('not_found', `The job ${job.id} has no images before it has ended.`)
+  if (!isFinal(job))
+    throw new ApiError('not_found', `The job ${job.id} has not ended, so its images cannot be deleted yet.`)
   await objectOf(c.env.JOB, job.id).deleteImages(job.images.map(({ key }) => key))
   return c.body(null, 204)
 })

@@ -11,7 +11,7 @@ const newToken = z.strictObject({
   scope: z
     .literal('generate')
     .default('generate')
-    .describe('"generate", which includes reading what the token generated'),
+    .describe('"generate", which includes read access to the token\'s own jobs'),
   budget_microdollars: z.int().min(1).max(budget).describe(`a whole number of micro-dollars from 1 to ${budget}`),
   expires_in: z
     .int()
@@ -22,8 +22,8 @@ const newToken = z.strictObject({
 })
 
 /**
- * Short-lived tokens for a browser, made with a key of scope `generate`. A token sees, follows, cancels and deletes the jobs that it created,
- * and nothing else; it has a budget of its own within the key's limits.
+ * Issues short-lived browser tokens, with a key that has the `generate` scope. A token can read, stream, cancel and delete only its own
+ * jobs, and has its own budget within the key's limits.
  */
 export const tokens = new Hono<EdgeEnv>().post('/', async (c) => {
   const fields = parseFields(newToken, newToken.shape, await readJson(c))

@@ -8,11 +8,11 @@ import { parseFields } from '../validation.ts'
 import { moneyOf } from './accounts.ts'
 
 const DAY_MS = 24 * 3600_000
-const MOST_DAYS = 366
+const MAX_DAYS = 366
 const date = z.iso.date().describe('a date like 2026-11-22, in UTC')
 const query = z.strictObject({ from: date.optional(), to: date.optional() })
 
-/** What an account captured, by UTC day, key and tier, and its balance. The last 30 days unless the request names others. */
+/** Captured usage of an account by UTC day, key and tier, and its balance. The default range is the last 30 days. */
 export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
   const { account } = c.get('credential')
   const { to = utcDay(Date.now()), from = utcDay(Date.parse(to) - 29 * DAY_MS) } = parseFields(
@@ -21,8 +21,8 @@ export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
     c.req.query(),
   )
   const days = (Date.parse(to) - Date.parse(from)) / DAY_MS + 1
-  if (days < 1 || days > MOST_DAYS) {
-    const message = `from is ${from} and to is ${to}; from must not be later, and both within ${MOST_DAYS} days.`
+  if (days < 1 || days > MAX_DAYS) {
+    const message = `from is ${from} and to is ${to}; from must not be later than to, and the range must not exceed ${MAX_DAYS} days.`
     throw new ApiError('invalid_request', message, { param: 'from' })
   }
   const object = objectOf(c.env.ACCOUNT, account)

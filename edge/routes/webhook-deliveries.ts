@@ -8,7 +8,7 @@ import { DEFAULT_ENDPOINT } from '../webhook-endpoints.ts'
 import type { WebhookDO } from '../webhook-outbox.ts'
 import { limitedBy, outboxOf, readableOutbox } from './webhooks.ts'
 
-const moment = z.iso.datetime({ offset: true }).describe('a time as "2026-11-22T10:00:00Z"')
+const moment = z.iso.datetime({ offset: true }).describe('a time like "2026-11-22T10:00:00Z"')
 const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
   before: moment.optional(),
@@ -17,11 +17,11 @@ const page = z.strictObject({
     .optional()
     .describe(`one of ${DELIVERY_STATES.join(', ')}`),
 })
-const REPLAYED = ['undelivered', 'all'] as const
+const REPLAY_FILTERS = ['undelivered', 'all'] as const
 const only = z
-  .enum(REPLAYED)
+  .enum(REPLAY_FILTERS)
   .default('undelivered')
-  .describe(`one of ${REPLAYED.join(', ')}`)
+  .describe(`one of ${REPLAY_FILTERS.join(', ')}`)
 const single = z.strictObject({ only })
 const span = z.strictObject({ since: moment, until: moment.optional(), only })
 
@@ -39,17 +39,17 @@ const describe = (
   attempts: attempts.map(({ at, ...attempt }) => ({ at: iso(at), ...attempt })),
 })
 
-/** Errors: not_found. */
+/** Checks that the endpoint exists. Errors: not_found. */
 async function checkEndpoint(outbox: DurableObjectStub<WebhookDO>, id: string): Promise<void> {
   if (id !== DEFAULT_ENDPOINT && !(await outbox.endpoint(id)))
     throw new ApiError('not_found', `There is no webhook endpoint ${id}.`)
 }
 
-/** The body of a request that may have none. */
+/** Reads an optional JSON body. */
 const readOptionalJson = async (c: Context<EdgeEnv>) =>
   c.req.raw.body === null || c.req.header('content-length') === '0' ? {} : readJson(c)
 
-/** The deliveries of an endpoint with their attempts, and sending events again. `default` stands for the addresses of single requests. */
+/** The deliveries of an endpoint with their attempts, and replays. `default` is the endpoint for per-request webhook URLs. */
 export const webhookDeliveries = new Hono<EdgeEnv>()
   .get('/:id/deliveries', async (c) => {
     const id = c.req.param('id')
@@ -70,9 +70,9 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
     await checkEndpoint(outbox, id)
     const replayed = await outbox.replay(id, event, only === 'all')
     if (replayed.kind === 'unknown')
-      throw new ApiError('not_found', `There is no event ${event} for ${id}; events are kept for 30 days.`)
+      throw new ApiError('not_found', `There is no event ${event} for ${id}; events are deleted after 30 days.`)
     if (replayed.kind === 'delivered') {
-      const message = `The event ${event} was delivered to ${id}; send {"only": "all"} to send it again.`
+      const message = `The event ${event} was already delivered to ${id}; send {"only": "all"} to send it again.`
       throw new ApiError('webhook_delivered', message, { param: 'only' })
     }
     if (replayed.kind === 'limited') throw limitedBy(replayed)

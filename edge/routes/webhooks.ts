@@ -70,17 +70,17 @@ const describe = ({ id, url, events, description, disabled, created, keys }: End
   keys: keys.map(describeKey),
 })
 
-/** The key that a receiver verifies with, only in the reply that makes it. */
+/** Returns the verification key, for the one response that reveals it. */
 const showOnce = ({ scheme, shown }: VerificationKey) =>
   scheme === 'ed25519' ? { public_key: shown } : { secret: shown }
 
 const absent = (id: string) => new ApiError('not_found', `There is no webhook endpoint ${id}.`)
 
-/** The refusal of an address that cannot be registered. */
+/** Returns the error for a URL that cannot be registered. */
 function refuse(conflict: AddressConflict, url: string): ApiError {
   const param = { param: 'url' }
   if (conflict.kind === 'exists') {
-    const message = `The webhook endpoint ${conflict.id} has this URL already; change that endpoint, or give another URL.`
+    const message = `The webhook endpoint ${conflict.id} already has this URL; update that endpoint or use a different URL.`
     return new ApiError('webhook_exists', message, param)
   }
   const bound =
@@ -90,14 +90,14 @@ function refuse(conflict: AddressConflict, url: string): ApiError {
   return new ApiError('invalid_request', `${bound}; delete one first.`, param)
 }
 
-/** The refusal of a replay or a test event by the meter. */
+/** Returns the error for a rate-limited replay or test event. */
 export function limitedBy({ retryAfterSeconds }: Limited): ApiError {
   const seconds = String(retryAfterSeconds)
-  const message = `This account asked for too many replays and test events within a minute; try again in ${seconds} s.`
+  const message = `This account has requested too many replays and test events; try again in ${seconds} s.`
   return new ApiError('rate_limited', message, { headers: { 'retry-after': seconds } })
 }
 
-/** The outbox of the caller's account. Errors: invalid_api_key, insufficient_scope. */
+/** Returns the webhook object of the caller's account. Errors: invalid_api_key, insufficient_scope. */
 export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<DurableObjectStub<WebhookDO>> {
   const { account } = await owner(c, scope)
   return objectOf(c.env.WEBHOOK, account)
@@ -105,7 +105,7 @@ export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<Durab
 
 const isForbidden = (error: unknown) => error instanceof ApiError && error.code === 'insufficient_scope'
 
-/** The outbox for a reader, and the form in which the reader sees addresses: whole only with the scope that manages them. */
+/** Returns the account's webhook object and a URL formatter: only `admin` keys see full URLs, other keys see them without the query. */
 export async function readableOutbox(c: Context<EdgeEnv>) {
   const outbox = await outboxOf(c, 'read')
   try {
@@ -134,7 +134,7 @@ async function change(c: Context<EdgeEnv>, id: string): Promise<EndpointView> {
   return endpoint
 }
 
-/** The webhook endpoints of an account: POST, GET, PATCH, DELETE /v1/webhooks, their keys, and a test event. */
+/** The webhook endpoints of an account: POST, GET, PATCH, DELETE /v1/webhooks, key rotation, and test events. */
 export const webhooks = new Hono<EdgeEnv>()
   .post('/', async (c) => {
     const outbox = await outboxOf(c, 'admin')
@@ -150,7 +150,7 @@ export const webhooks = new Hono<EdgeEnv>()
     const data = (await outbox.endpoints()).map((endpoint) => describe({ ...endpoint, url: show(endpoint.url) }))
     return c.json({ object: 'list', data }, 200, unstored)
   })
-  // Replicate's address for the secret that signs what goes to the addresses of single requests.
+  // The signing secret for per-request webhook URLs, at the same path as in Replicate's API.
   .get('/default/secret', async (c) => {
     const { shown, keys } = (await (await outboxOf(c, 'admin')).verificationKey(DEFAULT_ENDPOINT))!
     return c.json({ key: shown, keys: keys.map(describeKey) }, 200, unstored)

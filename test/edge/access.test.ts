@@ -70,7 +70,7 @@ describe('the table', () => {
   })
 
   test.for(routes.filter(({ access }) => access.by !== 'anyone'))(
-    '$name is closed without a credential, and with a wrong one',
+    '$name refuses a request without a credential, or with a wrong one',
     async ({ method, path }, { expect }) => {
       const { key } = await newCaller(SCOPES)
       for (const token of [null, 'x', `${key.slice(0, -3)}000`]) {
@@ -87,7 +87,7 @@ describe('the table', () => {
 
 describe('a key that was revoked', () => {
   test.for(routes.filter(({ access }) => !['anyone', 'operator'].includes(access.by)))(
-    'has no body read: $name',
+    'is refused by $name before any of the body is read',
     async ({ method, path }, { expect }) => {
       const { headers } = await revoked()
       const { body, seen } = countedBody(1024 * 1024)
@@ -121,7 +121,7 @@ describe('scopes', () => {
 
 describe('bodies', () => {
   test.for(readers)(
-    '$name refuses more than it may have, and takes it only so far',
+    '$name refuses a body over its limit, and stops reading it at a fixed point',
     async ({ method, path, access }, { expect }) => {
       const most = access.bodyBytes ?? LITTLE
       expect(most).toBeLessThanOrEqual(LIMITS.requestBytes)
@@ -130,13 +130,13 @@ describe('bodies', () => {
       const response = await call(method, path, headers, body)
       expect([response.status, (await problemOf(response)).detail]).toEqual([
         413,
-        `The body is larger than ${most} bytes, the most here.`,
+        `The body exceeds the limit of ${most} bytes.`,
       ])
       expect(seen).toEqual({ read: most + 32 * 1024 * 1024 + CHUNK, canceled: true })
     },
   )
 
-  test('one that says that it is too large is not read at all', async ({ expect }) => {
+  test('a body whose Content-Length is too large is not read at all', async ({ expect }) => {
     const caller = await newCaller()
     const { body, seen } = countedBody(64 * 1024 * 1024)
     const length = { 'content-length': String(64 * 1024 * 1024) }
@@ -144,7 +144,7 @@ describe('bodies', () => {
     expect([response.status, seen.read]).toEqual([413, 0])
   })
 
-  test('one that says that it is smaller than it is does not pass a check of the key by', async ({ expect }) => {
+  test('a body that is longer than its Content-Length does not bypass the check of the key', async ({ expect }) => {
     const caller = await revoked()
     const { body, seen } = countedBody(64 * 1024 * 1024)
     const response = await call('POST', '/v1/jobs', { ...caller.headers, 'content-length': '10' }, body)
@@ -152,7 +152,7 @@ describe('bodies', () => {
     expect(seen.read).toBeLessThanOrEqual(2 * CHUNK)
   })
 
-  test('one of several chunks, and of characters across their borders, is read whole', async ({ expect }) => {
+  test('a body of several chunks is read whole, also where a chunk ends within a character', async ({ expect }) => {
     const caller = await newCaller()
     const bytes = new TextEncoder().encode(JSON.stringify({ prompt: 'ü€😀'.repeat(800), n: 0 }))
     const body = new ReadableStream({
@@ -165,7 +165,7 @@ describe('bodies', () => {
     expect(detail).toBe('n is 0; it must be an integer from 1 to 8.')
   })
 
-  test('one that is not UTF-8 is refused', async ({ expect }) => {
+  test('a body that is not UTF-8 is refused', async ({ expect }) => {
     const caller = await newCaller()
     const body = new Response(new Uint8Array([0x7b, 0xff, 0x7d])).body!
     const response = await call('POST', '/v1/jobs', caller.headers, body)
@@ -173,7 +173,9 @@ describe('bodies', () => {
   })
 })
 
-test('an image costs no call to the account beside its admission, unless its request is large', async ({ expect }) => {
+test('a request for an image calls the account only for its admission, unless the request is large', async ({
+  expect,
+}) => {
   const caller = await newCaller()
   fakeGpu(works)
   const [authenticate, admit] = [vi.spyOn(AccountDO.prototype, 'authenticate'), vi.spyOn(AccountDO.prototype, 'admit')]

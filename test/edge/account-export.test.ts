@@ -8,9 +8,10 @@ import { eventOf } from '../../edge/webhooks.ts'
 import { accountOf, admit, rows } from './admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, ORIGIN, problemOf, send } from './client.ts'
 import { fakeGpu, imageBytes, works } from './fake-gpu.ts'
-import { over } from './jobs.ts'
+import { finalJob, over } from './jobs.ts'
+import { addEndpoint, newManager, outboxOf, settled } from './manager.ts'
 import { configure, operator } from './operator.ts'
-import { addEndpoint, finalJob, newManager, outboxOf, RECEIVER, receiver, settled } from './receiver.ts'
+import { RECEIVER, receiver } from './receiver.ts'
 
 let owner: Caller
 beforeEach(async () => {
@@ -32,7 +33,7 @@ const exported = async (query = '') => linesIn(await (await fetchExport(query)).
 const ofType = (lines: Line[], type: string) => lines.filter((line) => line.type === type)
 
 describe('GET /v1/account/export', () => {
-  test('has settings, keys, credits, usage, jobs with prompts and images, and webhooks; it ends with a line that says so', async ({
+  test('has settings, keys, credits, usage, jobs with prompts and images, and webhooks; its last line says that it is complete', async ({
     expect,
   }) => {
     const endpoint = await addEndpoint(owner)
@@ -153,7 +154,7 @@ const fill = (jobs: number) =>
   })
 
 describe('a large export', () => {
-  test('has each row once, in parts that follow one another', async ({ expect }) => {
+  test('has each row exactly once, across consecutive parts', async ({ expect }) => {
     const usage = await fill(230)
     const source = { env, account: owner.account, origin: ORIGIN }
     const lines: Line[] = []
@@ -187,14 +188,14 @@ describe('a large export', () => {
     expect(exportedEvents.toSorted()).toEqual(events.map(({ id }) => id).toSorted())
   })
 
-  test('goes on where ?after says', async ({ expect }) => {
+  test('continues after the position given as ?after', async ({ expect }) => {
     await fill(3)
     const lines = await exported('?after=jobs:')
     expect(lines.map(({ type }) => type)).toEqual(['job', 'job', 'job', 'end'])
     expect((await exported('?after=jobs:2')).map(({ type }) => type)).toEqual(['job', 'end'])
   })
 
-  test('is read as the reader reads it, not before', async ({ expect }) => {
+  test('is read from the account only as fast as the caller reads the reply', async ({ expect }) => {
     await fill(230)
     const pages = vi.spyOn(AccountDO.prototype, 'exportRows')
     const reader = (await fetchExport()).body!.getReader()

@@ -144,7 +144,9 @@ describe('usage', () => {
     expect((await account.usage('2020-01-01', '2020-01-01'))[1]).toMatchObject({ key_id: '', jobs: 67, amount: 670 })
   })
 
-  test('is folded through an index, at any statement wholly or not at all', async ({ expect }) => {
+  test('is found through an index, and is folded completely or not at all, whichever statement fails', async ({
+    expect,
+  }) => {
     const caller = await newCaller()
     await rows(caller, "INSERT INTO usage VALUES ('2020-01-01', 'a', 'fp8', 1, 10), ('2020-01-01', 'b', 'fp8', 1, 10)")
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
@@ -174,7 +176,9 @@ describe('an account whose object is nearly full', () => {
       },
     })
 
-  test('admits no job, so that those of before can still be settled, and says so', async ({ expect }) => {
+  test('refuses new jobs with an error that says why, so that earlier jobs can still be settled', async ({
+    expect,
+  }) => {
     const caller = await newCaller()
     const [first, next] = [await request(caller, { job: 'job_first', name: 'one' }), await request(caller)]
     await runInDurableObject(accountOf(caller), (_, { storage }) => {

@@ -57,7 +57,7 @@ describe('a reply', () => {
     })
   })
 
-  test('takes from a file no more than is read of the reply, however large the file', async ({ expect }) => {
+  test('reads no more of a file than the caller reads of the reply, however large the file', async ({ expect }) => {
     const files = [countedFile(48 * MB), countedFile(48 * MB)]
     const reader = streamJson(body(2), async (index) => files[index]!.stream).getReader()
     let told = 0
@@ -71,7 +71,7 @@ describe('a reply', () => {
     expect(told).toBeGreaterThan((2 * 48 * MB * 4) / 3)
   })
 
-  test('ends with its reader, and leaves the file', async ({ expect }) => {
+  test('stops reading the file when its reader cancels', async ({ expect }) => {
     const { stream, seen } = countedFile(48 * MB)
     const reader = streamJson(body(1), async () => stream).getReader()
     await reader.read()
@@ -81,7 +81,7 @@ describe('a reply', () => {
     expect(seen.read).toBeLessThan(MB)
   })
 
-  test('breaks where a file cannot be opened', async ({ expect }) => {
+  test('fails when a file cannot be opened', async ({ expect }) => {
     const open = () => Promise.reject(new Error('gone'))
     await expect(new Response(streamJson(body(1), open)).text()).rejects.toThrow('gone')
   })
@@ -90,7 +90,7 @@ describe('a reply', () => {
 describe('POST /v1/images/generations with b64_json', () => {
   const request = { prompt: 'a cat', seed: 4, n: 2, response_format: 'b64_json' }
 
-  test('gives large files to two callers at once, byte by byte', async ({ expect }) => {
+  test('gives two callers at once every byte of large files', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const first = await generate(caller, request, { 'idempotency-key': 'large' })

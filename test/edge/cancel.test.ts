@@ -167,7 +167,7 @@ test('a job canceled after its start costs the base price even before its first 
   expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 0))
 })
 
-test('a cancellation before the GPU has answered ends the request to it, and is sent to it as well', async ({
+test('a cancellation before the GPU has answered aborts the request to the GPU, and is also sent to the GPU', async ({
   expect,
 }) => {
   const caller = await newCaller()
@@ -187,7 +187,9 @@ test('a cancellation before the GPU has answered ends the request to it, and is 
   await vi.waitFor(() => expect([aborted, cancellations]).toEqual([true, [{ job: job.id, attempt: 1 }]]))
 })
 
-test('a GPU that does not know the job (another container) loses its reader at once', async ({ expect }) => {
+test('when the GPU container that gets the cancellation does not know the job, the stream of the job is closed at once', async ({
+  expect,
+}) => {
   const caller = await newCaller()
   let left = false
   const calls = fakeGpu((seen) => {

@@ -32,6 +32,13 @@ export function generate(
   })
 }
 
+/** What a request for an image may say, in its own fields and in OpenAI's. */
+export const IMAGE_FIELDS = [
+  ...['prompt', 'negative_prompt', 'n', 'size', 'width', 'height', 'seed', 'steps', 'guidance_scale', 'quality'],
+  ...['route', 'tier', 'model', 'response_format', 'output_format', 'output_compression', 'max_cost'],
+  ...['max_latency_ms', 'webhook', 'reuse', 'user', 'preview', 'on_disconnect'],
+]
+
 /** A request with a JSON body. */
 export function send(
   method: string,

@@ -58,7 +58,7 @@ describe('the cron handler', () => {
     await worker.scheduled(controller, { ...env, ...vars }, ctx).finally(() => waitOnExecutionContext(ctx))
   }
 
-  test('deletes what is old also where OCTET_PREWARM is malformed', async ({ expect }) => {
+  test('deletes old rows even when OCTET_PREWARM is malformed', async ({ expect }) => {
     await observe('acme', OBSERVATION_DAYS + 1)
     await expect(cron({ OCTET_PREWARM: { idle_seconds: 'many' } })).rejects.toThrow('OCTET_PREWARM is malformed')
     expect(await count('observations')).toBe(0)
@@ -93,9 +93,7 @@ describe('the cron handler', () => {
     expect(await totals()).toEqual(before.totals)
   })
 
-  test('takes up thousands of rows in batches, and leaves what one run does not reach to the next', async ({
-    expect,
-  }) => {
+  test('processes thousands of rows in batches, and leaves the rest of them to the next run', async ({ expect }) => {
     await env.DB.prepare(
       `WITH RECURSIVE counter (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < 2500)
        INSERT INTO usage_ledger SELECT 'acme/' || n, 'acme', n, 'k', 'fp8', 'captured', 9, 3, 0, n * 1000, NULL, NULL FROM counter`,
@@ -109,7 +107,7 @@ describe('the cron handler', () => {
     ])
   })
 
-  test('that fails has folded a row and deleted it, or neither, and is made good by the next one', async ({
+  test('that fails has either folded and deleted a row or done neither, and the next run completes the work', async ({
     expect,
   }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})

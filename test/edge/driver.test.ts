@@ -10,7 +10,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const paidOnce = { reserved: 0, captured: PRICE }
 
-test('while no GPU accepts, the same attempt is tried again at the time of the record', async ({ expect }) => {
+test('while no GPU accepts, the same attempt is tried again at the time stored in the job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(refuses(503, 'loading'), refuses(429, 'queue_full', { 'retry-after': '1' }), works)
   const spec = await created(caller)

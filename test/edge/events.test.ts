@@ -203,7 +203,7 @@ test('a stream continues across resets of its job, with each event once', async 
   expect(ids).toEqual(log.map(({ seq }) => seq))
 })
 
-test('a job has so many streams and no more; one that is closed makes room', async ({ expect }) => {
+test('a job refuses streams above its maximum; a stream that is closed makes room for another', async ({ expect }) => {
   const caller = await newCaller()
   const { behaviour } = fed()
   fakeGpu(behaviour)

@@ -2,38 +2,13 @@
 import fc from 'fast-check'
 import { afterEach, beforeAll, test, vi } from 'vitest'
 import { ACCESS } from '../../edge/access.ts'
-import { type Caller, fetchWorker, newCaller } from './client.ts'
+import { type Caller, fetchWorker, IMAGE_FIELDS, newCaller } from './client.ts'
 import { fakeGpu, works } from './fake-gpu.ts'
 import { operator } from './operator.ts'
 
 const MOST_REPLY = 64 * 1024
 const FIELDS = [
-  ...[
-    'prompt',
-    'negative_prompt',
-    'n',
-    'size',
-    'width',
-    'height',
-    'seed',
-    'steps',
-    'guidance_scale',
-    'quality',
-    'route',
-    'tier',
-    'model',
-  ],
-  ...[
-    'response_format',
-    'output_format',
-    'output_compression',
-    'max_cost',
-    'max_latency_ms',
-    'webhook',
-    'reuse',
-    'user',
-    'on_disconnect',
-  ],
+  ...IMAGE_FIELDS,
   ...[
     'label',
     'scopes',

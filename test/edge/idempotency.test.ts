@@ -183,7 +183,7 @@ test('a retry that is refused leaves the failed job under its name', async ({ ex
   expect(await (await send('GET', '/v1/jobs/mine', caller)).json()).toMatchObject({ state: 'failed' })
 })
 
-test('the Idempotency-Key of one name is no key to another name', async ({ expect }) => {
+test('an Idempotency-Key that was used with one name is refused with another name', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
   const put = (name: string) => send('PUT', `/v1/jobs/${name}`, caller, body, once)

@@ -220,7 +220,7 @@ describe('what is refused, and how it is said', () => {
       'base64 of too many pixels',
       { ...p, route: 'full', n: 6, size: '4096x4096', response_format: 'b64_json' },
       'response_format',
-      '6 images of 4096x4096 are 100.7 megapixels; b64_json takes at most 100 in all. Use response_format "url".',
+      '6 images of 4096x4096 are 100.7 megapixels; the limit for b64_json is 100 in total. Use response_format "url".',
     ],
     ['a list', [1], null, 'The body is [1]; it must be a JSON object with prompt'],
     ['no JSON', '{"prompt":', null, 'The body is not JSON'],

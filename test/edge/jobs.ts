@@ -63,6 +63,71 @@ export const over = (spec: Pick<JobSpec, 'id'>, timeout = 10_000): Promise<JobRe
     { timeout },
   )
 
+/** A job of the caller that has ended, as JobDO would announce it. */
+export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> = {}): JobRecord {
+  const id = newJobId()
+  const key = `results/30d/${account}/${id}/0.png`
+  const expires_at = Math.floor(Date.now() / 1000) + 3600
+  const image = {
+    image: 0,
+    seed: 5,
+    width: 64,
+    height: 64,
+    content_type: 'image/png',
+    bytes: 5,
+    sha256: 'a'.repeat(64),
+    key,
+    expires_at,
+    ...{ package: 'a'.repeat(64), device: 'fake' },
+  }
+  const work = {
+    model: 'tiny',
+    tier: 'fp8',
+    prompt: 'a secret prompt',
+    negative_prompt: '',
+    width: 64,
+    height: 64,
+  } as const
+  const output = { seed: 5, count: 1, output_format: 'png', output_quality: 90, text_convention: 'diffusers' } as const
+  const decision = {
+    route: 'turbo',
+    tier: 'fp8',
+    model: 'tiny',
+    endpoint: 'default',
+    steps: 4,
+    guidanceScale: 1,
+  } as const
+  return {
+    ...{
+      id,
+      account,
+      keyId,
+      name: null,
+      fingerprint: '',
+      origin: 'https://octet.test',
+      webhook: null,
+      created: Date.now(),
+      ...{ token: null, basePrice: 0, digest: '', nextAt: 0, granted: true, faults: 0, retentionDays: 30 as const },
+    },
+    request: { ...work, ...output, steps: 4, guidance_scale: 1 },
+    decision: { ...decision, width: 64, height: 64, reason: 'A test.' },
+    ...{
+      price: 100,
+      state: 'succeeded',
+      attempt: 1,
+      progress: null,
+      images: [image],
+      warnings: [],
+      timings: null,
+      ran: null,
+      endpoint: null,
+    },
+    ...{ error: null, finished: Date.now(), settled: true, announced: false, waiting: null, accepted: null },
+    ...{ cancelRequested: false, stepsDone: 0 },
+    ...change,
+  }
+}
+
 /** Accepts, makes the first of two images, then says no more. */
 export const stopsHalfWay = async (seen: Seen) =>
   stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'silence')

@@ -1,10 +1,9 @@
 import { env } from 'cloudflare:workers'
 import { describe, test, vi } from 'vitest'
-import type { Admission } from '../../edge/admission.ts'
-import { checkKey, issueKey } from '../../edge/keys.ts'
+import { issueKey } from '../../edge/keys.ts'
 import { UNLIMITED } from '../../edge/limits.ts'
-import { requestOf } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
+import { admit } from './key-calls.ts'
 import { call, operator } from './operator.ts'
 
 type Key = { id: string; key: string; lineage: string; expires: number | null; scopes: string[]; label: string }
@@ -12,11 +11,6 @@ const bearer = (key: string) => ({ authorization: `Bearer ${key}` })
 const create = (caller: Caller, body: unknown = {}) => call<Key>('POST', '/v1/keys', caller.headers, body)
 const admin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
 const models = async (key: string) => (await call('GET', '/v1/models', bearer(key))).status
-
-async function admit(key: string, price: number): Promise<Admission> {
-  const credential = (await checkKey(env.KEY_PEPPER, key))!
-  return env.ACCOUNT.getByName(credential.account).admit(requestOf(credential, { price }))
-}
 
 describe('a key of scope admin', () => {
   test('manages the keys of its own account, without naming it', async ({ expect }) => {
@@ -130,7 +124,7 @@ test('an expired key is refused like an unknown one', async ({ expect }) => {
   await env.ACCOUNT.getByName('expiring').addKey(credential, { expires: Date.now() - 1 })
   const refused = await call('GET', '/v1/models', bearer(key))
   expect(refused).toMatchObject({ status: 401, body: { error: { code: 'invalid_api_key' } } })
-  expect(await admit(key, 1)).toEqual({ kind: 'unauthorised' })
+  expect(await admit(key, 1)).toEqual({ kind: 'unauthorized' })
 })
 
 test('the operator sets what keys of any account may, and must name it', async ({ expect }) => {

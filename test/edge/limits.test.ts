@@ -43,7 +43,7 @@ describe('requests a minute', () => {
     expect((await generate(caller, body)).status).toBe(200)
     const refused = await generate(caller, body)
     expect(await problemOf(refused)).toMatchObject({
-      detail: 'This account may start 1 jobs a minute; try again in 60 s.',
+      detail: 'This account may start 1 jobs per minute; try again in 60 s.',
     })
   })
 
@@ -76,7 +76,7 @@ test.for([
   const refused = await generate(await limited(limits), body)
   const { detail, error } = await problemOf(refused)
   expect([refused.status, error.code]).toEqual([403, 'jobs_not_allowed'])
-  expect(detail).toBe(`This API key may not start jobs: its limit ${name} is 0. Have that limit raised.`)
+  expect(detail).toBe(`This API key may not start jobs: its ${name} limit is 0. Ask for a higher limit.`)
   expect([refused.headers.get('x-should-retry'), refused.headers.get('retry-after')]).toEqual(['false', null])
 })
 

@@ -54,7 +54,7 @@ describe('the bucket', () => {
   })
 })
 
-test('a limit of zero jobs is no matter of waiting', ({ expect }) => {
+test('a limit of zero jobs refuses a job for good, not until a later time', ({ expect }) => {
   const none = metered({ concurrent_jobs: 0 })
   expect(refusalOf(none, 0, NOON)).toEqual({ kind: 'barred', by: 'concurrency', holder: 'key' })
 })

@@ -5,7 +5,8 @@ import { checkKey } from '../../edge/keys.ts'
 import { requestOf } from './admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from './client.ts'
 import { fakeGpu, image, line, refuses, type Seen, started, stream, works } from './fake-gpu.ts'
-import { addEndpoint, newManager, receiver } from './receiver.ts'
+import { addEndpoint, newManager } from './manager.ts'
+import { receiver } from './receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -115,7 +116,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     const name = await ask('my-job')
     expect([name.status, (await problemOf(name)).detail]).toEqual([
       400,
-      "my-job is no id of a job; with account=… it can be a job's name.",
+      'my-job is not a job id; to look up a job by name, add account=….',
     ])
     expect((await ask('my-job?account=someone')).status).toBe(404)
   })

@@ -6,7 +6,9 @@ import { fakeGpu, works } from './fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-test('HTTPS alone, no guessing of types, and no storing unless the reply says so', async ({ expect }) => {
+test('every reply demands HTTPS, forbids guessing its type, and is not stored unless it says that it may be', async ({
+  expect,
+}) => {
   const caller = await newCaller()
   fakeGpu(works)
   const image = await generate(caller, { prompt: 'a cat' })

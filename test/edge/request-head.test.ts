@@ -14,7 +14,7 @@ describe('a request', () => {
       const response = await fetchWorker('/v1/models', { headers: { ...caller.headers, [name]: value } })
       const { error, detail } = await problemOf(response)
       expect([response.status, error.code]).toEqual([431, 'header_too_large'])
-      expect(detail).toBe(`The header ${name} has 3000 characters; it may have 2048.`)
+      expect(detail).toBe(`The header ${name} has 3000 characters; the limit is 2048.`)
     }
   })
 
@@ -29,7 +29,7 @@ describe('a request', () => {
     expect([response.status, (await problemOf(response)).error.code]).toEqual([414, 'uri_too_long'])
   })
 
-  test('waits as its Prefer says, with 2,000 spaces in it', async ({ expect }) => {
+  test('is served with 2,000 spaces in its Prefer header', async ({ expect }) => {
     const response = await send('GET', '/v1/jobs', await newCaller(), undefined, { prefer: `wait${' '.repeat(2000)}x` })
     expect(response.status).toBe(200)
   })

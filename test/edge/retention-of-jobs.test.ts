@@ -21,7 +21,8 @@ import {
   works,
 } from './fake-gpu.ts'
 import { jobOf, over } from './jobs.ts'
-import { newManager, outboxOf, RECEIVER, receiver, settled } from './receiver.ts'
+import { newManager, outboxOf, settled } from './manager.ts'
+import { RECEIVER, receiver } from './receiver.ts'
 
 const DAY_MS = 24 * 3600_000
 let owner: Caller
@@ -197,7 +198,9 @@ describe('a job whose retention is over', () => {
     expect([await filesOf(owner), await accountOf(owner).entry(job.id)]).toEqual([[], null])
   })
 
-  test('is deleted also when the row went and the worker died before the object', async ({ expect }) => {
+  test('is deleted even if the worker died after it had deleted the row and before it deleted the object', async ({
+    expect,
+  }) => {
     const job = await made('succeeded')
     await exported(job)
     await expire(job)

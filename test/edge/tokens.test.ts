@@ -95,7 +95,7 @@ test.for([
   const { token } = (await mint(caller)).body
   expect(await call(method, path, bearer(token), method === 'GET' ? undefined : {})).toMatchObject({
     status: 403,
-    body: { detail: 'A browser token may not use this; use its API key.' },
+    body: { detail: 'Browser tokens are not accepted here; use the API key.' },
   })
 })
 

@@ -142,7 +142,7 @@ describe('a row that cannot be written', () => {
     },
   )
 
-  test('because it is no record at all blocks no other', async ({ expect }) => {
+  test('because it is not a record at all blocks no other row', async ({ expect }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     const result = await deliver([null as unknown as UsageRecord, of('beside-nothing', {})])
     expect(await rowsOf('beside-nothing')).toHaveLength(1)
@@ -157,7 +157,9 @@ describe('a row that cannot be written', () => {
     expect(logged.mock.calls.join()).toContain('the account sends it again')
   })
 
-  test('because of its observation is written without it: the money counts', async ({ expect }) => {
+  test('because its observation is invalid is written without the observation: the charge counts', async ({
+    expect,
+  }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     const records = [
       of('half', { observed: { ...observed, ...took, run: null } }),
@@ -218,7 +220,7 @@ describe('Stripe', () => {
     expect((await rowsOf(record.account))[0]!.reported).not.toBeNull()
   })
 
-  test.for([200, 400])('that answers %i with a body that breaks off has answered', async (status, { expect }) => {
+  test.for([200, 400])('that answers %i counts as answered even if its body breaks off', async (status, { expect }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     const broken = () => Promise.reject(new Error('the connection was reset'))
     const answer = () => new Response(new ReadableStream({ pull: broken, cancel: broken }), { status })
@@ -277,7 +279,7 @@ describe('GET /v1/usage', () => {
   test.for([
     ['?from=yesterday', 'from is "yesterday"; it must be a date like 2026-11-22, in UTC.'],
     ['?from=2026-02-01&to=2026-01-01', 'from is 2026-02-01 and to is 2026-01-01; from must not be later'],
-    ['?from=2020-01-01&to=2026-01-01', 'both within 366 days'],
+    ['?from=2020-01-01&to=2026-01-01', 'the range must not exceed 366 days'],
   ] as const)('%s is refused', async ([query, message], { expect }) => {
     const caller = await newCaller()
     const refused = await call('GET', `/v1/usage${query}`, caller.headers)

@@ -6,17 +6,9 @@ import { afterEach, test, vi } from 'vitest'
 import type { JobRecord } from '../../edge/job-record.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import type { Caller } from './client.ts'
-import {
-  addEndpoint,
-  api,
-  finalJob,
-  newManager,
-  outboxOf,
-  passTime,
-  RECEIVER,
-  type Received,
-  receiver,
-} from './receiver.ts'
+import { finalJob } from './jobs.ts'
+import { addEndpoint, api, newManager, outboxOf, passTime } from './manager.ts'
+import { RECEIVER, type Received, receiver } from './receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 

@@ -2,31 +2,19 @@
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
-import { afterEach, beforeEach, describe, test, vi } from 'vitest'
+import { describe, test } from 'vitest'
 import { issueKey } from '../../edge/keys.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import { type Caller, fetchWorker, newCaller, problemOf } from './client.ts'
-import {
-  addEndpoint,
-  api,
-  arrived,
-  deliveriesOf,
-  finalJob,
-  newManager,
-  outboxOf,
-  RECEIVER,
-  type Received,
-  receiver,
-  settled,
-} from './receiver.ts'
+import { finalJob } from './jobs.ts'
+import { addEndpoint, api, deliveriesOf, eachWithReceiver, newManager, outboxOf, settled } from './manager.ts'
+import { arrived, RECEIVER, type Received } from './receiver.ts'
 
 let caller: Caller
 let calls: Received[]
-beforeEach(async () => {
-  caller = await newManager()
-  calls = receiver()
+eachWithReceiver((...fresh) => {
+  ;[caller, calls] = fresh
 })
-afterEach(() => vi.restoreAllMocks())
 
 const json = async (response: Response | Promise<Response>) => (await response).json()
 
@@ -268,7 +256,7 @@ describe('replay', () => {
     expect(await replay({ since: hour(48), until: hour(1) })).toMatchObject({ count: 1 })
     expect(await replay({ since: hour(48) })).toMatchObject({ count: 2 })
     const bad = await api(caller, 'POST', `/${id}/replay`, { since: 'yesterday' })
-    expect((await problemOf(bad)).detail).toBe('since is "yesterday"; it must be a time as "2026-11-22T10:00:00Z".')
+    expect((await problemOf(bad)).detail).toBe('since is "yesterday"; it must be a time like "2026-11-22T10:00:00Z".')
   })
 
   test('of an event that never was is 404', async ({ expect }) => {

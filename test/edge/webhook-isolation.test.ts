@@ -5,22 +5,9 @@ import { afterEach, describe, expect, test, vi } from 'vitest'
 import { FAILURES_TO_OPEN, openMs } from '../../edge/webhook-receivers.ts'
 import { announce } from '../../edge/webhooks.ts'
 import type { Caller } from './client.ts'
-import {
-  addEndpoint,
-  api,
-  arrived,
-  deliveriesOf,
-  finalJob,
-  hang,
-  newManager,
-  outboxOf,
-  passTime,
-  RECEIVER,
-  type Received,
-  receiver,
-  receiversOf,
-  settled,
-} from './receiver.ts'
+import { finalJob } from './jobs.ts'
+import { addEndpoint, api, deliveriesOf, newManager, outboxOf, passTime, receiversOf, settled } from './manager.ts'
+import { arrived, hang, RECEIVER, type Received, receiver } from './receiver.ts'
 
 afterEach(() => {
   vi.restoreAllMocks()

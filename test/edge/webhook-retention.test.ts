@@ -1,32 +1,19 @@
 // How long an account's webhooks are kept, and how it takes them along and has them deleted.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
-import { afterEach, beforeEach, test, vi } from 'vitest'
-import type { WebhookDO } from '../../edge/webhook-outbox.ts'
+import { test, vi } from 'vitest'
+import { WebhookDO } from '../../edge/webhook-outbox.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import type { Caller } from './client.ts'
-import {
-  addEndpoint,
-  api,
-  arrived,
-  deliveriesOf,
-  finalJob,
-  hang,
-  newManager,
-  outboxOf,
-  RECEIVER,
-  type Received,
-  receiver,
-  settled,
-} from './receiver.ts'
+import { finalJob } from './jobs.ts'
+import { addEndpoint, api, deliveriesOf, eachWithReceiver, outboxOf, settled } from './manager.ts'
+import { arrived, hang, RECEIVER, type Received, receiver } from './receiver.ts'
 
 let caller: Caller
 let calls: Received[]
-beforeEach(async () => {
-  caller = await newManager()
-  calls = receiver()
+eachWithReceiver((...fresh) => {
+  ;[caller, calls] = fresh
 })
-afterEach(() => vi.restoreAllMocks())
 
 const TABLES = ['endpoints', 'signing_keys', 'events', 'deliveries', 'attempts', 'receivers', 'replay_bucket']
 
@@ -156,4 +143,16 @@ test('what an older version left pending is delivered', async ({ expect }) => {
     [`${RECEIVER}/mine`, named!.id],
   ])
   expect(await outboxOf(caller).deliveriesOf(dropped!.id)).toMatchObject([{ state: 'dropped' }])
+})
+
+test('a malformed variable is logged, and pending deliveries go on with the defaults', async ({ expect }) => {
+  await addEndpoint(caller)
+  const error = vi.spyOn(console, 'error').mockImplementation(() => {})
+  await runInDurableObject(outboxOf(caller), async (_, state) => {
+    const outbox = new WebhookDO(state, { ...env, WEBHOOK_TIMEOUT_SECONDS: 'soon' })
+    await outbox.publish(eventOf(finalJob(caller)), null)
+    await outbox.alarm()
+  })
+  expect(calls).toHaveLength(1)
+  expect(error.mock.calls.join()).toContain('WEBHOOK_TIMEOUT_SECONDS')
 })

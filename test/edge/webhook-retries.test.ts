@@ -9,21 +9,9 @@ import { nextAttemptAt } from '../../edge/webhook-receivers.ts'
 import { readSettings } from '../../edge/webhook-schedule.ts'
 import { announce, eventOf } from '../../edge/webhooks.ts'
 import type { Caller } from './client.ts'
-import {
-  addEndpoint,
-  api,
-  arrived,
-  deliveriesOf,
-  finalJob,
-  hang,
-  newManager,
-  outboxOf,
-  passTime,
-  RECEIVER,
-  receiver,
-  receiversOf,
-  settled,
-} from './receiver.ts'
+import { finalJob } from './jobs.ts'
+import { addEndpoint, api, deliveriesOf, newManager, outboxOf, passTime, receiversOf, settled } from './manager.ts'
+import { arrived, hang, RECEIVER, receiver } from './receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -217,7 +205,7 @@ test('an address that became forbidden is not called, and not tried again', asyn
   expect(delivery).toMatchObject({ state: 'refused', attempts: [{ status: null, error: 'blocked' }] })
 })
 
-test('an announcement fails when the outbox could not set its alarm, and makes good when it is repeated', async ({
+test('an announcement fails when the outbox could not set its alarm, and succeeds when it is repeated', async ({
   expect,
 }) => {
   const caller = await newManager()

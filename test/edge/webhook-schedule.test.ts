@@ -40,7 +40,9 @@ describe('the settings', () => {
     ['WEBHOOK_BREAKER_SECONDS', ''],
     ['WEBHOOK_REPLAYS_PER_MINUTE', '0'],
   ] as const)('are refused by name: %s = "%s"', ([name, value], { expect }) => {
-    expect(() => readSettings({ ...env, [name]: value })).toThrow(`${name} is "${value}"; it must be a number from`)
+    expect(() => readSettings({ ...env, [name]: value })).toThrow(
+      `${name} is "${value}"; it must be a number of at least`,
+    )
   })
 })
 

@@ -7,21 +7,9 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { announce } from '../../edge/webhooks.ts'
 import { fetchWorker, generate, generatedOf } from './client.ts'
 import { fakeGpu, imageBytes, works } from './fake-gpu.ts'
-import {
-  addEndpoint,
-  api,
-  arrived,
-  deliveriesOf,
-  finalJob,
-  hang,
-  newManager,
-  outboxOf,
-  passTime,
-  payloadOf,
-  RECEIVER,
-  receiver,
-  settled,
-} from './receiver.ts'
+import { finalJob } from './jobs.ts'
+import { addEndpoint, api, deliveriesOf, newManager, outboxOf, passTime, settled } from './manager.ts'
+import { arrived, hang, payloadOf, RECEIVER, receiver } from './receiver.ts'
 
 afterEach(() => vi.restoreAllMocks())
 

@@ -1,0 +1,98 @@
+// Accounts to be deleted: filled with something everywhere, deleted step by step, and searched for what is left of them.
+import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { afterEach, vi } from 'vitest'
+import { accountOf, request, rows } from './admissions.ts'
+import { type Caller, fetchWorker, type Generated, generate, generatedOf, send } from './client.ts'
+import { cancellations, fakeGpu, type Seen, untilCanceled, works } from './fake-gpu.ts'
+import { jobOf, over } from './jobs.ts'
+import { addEndpoint, outboxOf } from './manager.ts'
+import { configure } from './operator.ts'
+import { RECEIVER, receiver } from './receiver.ts'
+
+const running: string[] = []
+// A job that still runs would keep the test from ending.
+afterEach(() => {
+  cancellations.push(...running.splice(0).map((job) => ({ job, attempt: 1 })))
+})
+
+export const deletion = async (caller: Caller) => (await accountOf(caller).view()).deletion
+export const requestDeletion = (caller: Caller) =>
+  fetchWorker(`/v1/account?confirm=${caller.account}`, { method: 'DELETE', headers: caller.headers })
+
+/** Lets the time pass that the deletion waits for, alarm by alarm, until it has come to a step. */
+export const until = (caller: Caller, step: string) =>
+  vi.waitFor(
+    async () => {
+      const now = (await deletion(caller))?.step
+      if (now === step) return
+      await rows(caller, 'UPDATE deletion SET due = min(due, 0)')
+      await runDurableObjectAlarm(accountOf(caller))
+      if ((await deletion(caller))?.step !== step) throw new Error(`the deletion is at ${now}`)
+    },
+    { timeout: 20_000, interval: 20 },
+  )
+
+export const resultsOf = async ({ account }: Caller) => {
+  const { objects } = await env.RESULTS.list()
+  return objects.filter(({ key }) => key.includes(account)).map(({ key }) => key)
+}
+export const select = async (sql: string) => (await env.DB.prepare(sql).all()).results
+export const storedIn = (job: string) =>
+  runInDurableObject(jobOf({ id: job }), (_, { storage }) => [
+    ...[...storage.kv.list()].map(([name]) => name),
+    ...storage.sql.exec("SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_cf%' ESCAPE '\\'").toArray(),
+  ])
+/** The tables of an object that have rows. */
+export const filled = <T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<string[]> =>
+  runInDurableObject(
+    object as never,
+    ((_: unknown, { storage }: DurableObjectState) =>
+      storage.sql
+        .exec<{ name: string }>(
+          "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '\\_cf%' ESCAPE '\\'",
+        )
+        .toArray()
+        .map(({ name }) => name)
+        .filter((name) => storage.sql.exec(`SELECT 1 FROM "${name}" LIMIT 1`).toArray().length > 0)) as never,
+  )
+
+/** An account with something in every place; `jobs` of which the last one runs. */
+export async function furnished(caller: Caller) {
+  const gpu: Seen[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
+  receiver()
+  await addEndpoint(caller)
+  await configure(caller.account, { limits: { concurrent_jobs: 7 } })
+  await accountOf(caller).credit('invoice-1', 5000, 'paid by Ada Lovelace')
+  const body = { prompt: 'a secret wish', n: 2, webhook: `${RECEIVER}/mine` }
+  const made: Generated = await generatedOf(await generate(caller, body, { 'idempotency-key': 'once' }))
+  const { id } = (await (await send('PUT', '/v1/jobs/mine', caller, { prompt: 'runs' })).json()) as { id: string }
+  running.push(id)
+  await vi.waitFor(async () => {
+    if ((await jobOf({ id }).view())?.state !== 'running') throw new Error('not running yet')
+  })
+  const orphan = await request(caller, { name: 'orphan' })
+  await accountOf(caller).admit(orphan)
+  await over({ id: made.octet.job })
+  return { made, gpu, orphan: orphan.spec, jobs: [made.octet.job, orphan.spec.id, id] }
+}
+
+/** Whatever is left of an account anywhere but the record of its deletion, as a list that is empty when nothing is. */
+export async function remains(caller: Caller, jobs: readonly string[]): Promise<unknown[]> {
+  const { account } = caller
+  const own = await filled(accountOf(caller))
+  // Their marks, which keep a late request from creating them, go with their alarms.
+  for (const job of jobs) await runDurableObjectAlarm(jobOf({ id: job }))
+  const objects = await Promise.all(jobs.map(storedIn))
+  const inDatabase = await select(
+    `SELECT id FROM usage_ledger WHERE account = '${account}' UNION ALL SELECT id FROM observations WHERE id LIKE '${account}/%'
+     UNION ALL SELECT account FROM usage_daily WHERE account = '${account}'`,
+  )
+  return [
+    ...own.filter((table) => table !== 'deletion'),
+    ...objects.flat(),
+    ...(await resultsOf(caller)),
+    ...(await filled(outboxOf(caller))),
+    ...inDatabase,
+  ]
+}
