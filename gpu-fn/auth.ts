@@ -1,4 +1,4 @@
-// Authentication: the edge signs a short-lived token for one request about one job, one attempt and one body.
+// Authentication: the edge signs each request with a short-lived token bound to its job, attempt and body.
 import { createHash, type KeyObject } from 'node:crypto'
 import { errors, type JWTPayload, jwtVerify } from 'jose'
 import { GPU_TOKEN, gpuTokenClaims } from './contract.ts'
@@ -6,9 +6,9 @@ import { createExpiringMap } from './expiring-map.ts'
 import { Refusal } from './refusal.ts'
 
 const CLOCK_TOLERANCE_SECONDS = 10
-/** A token is refused as expired after this time, so its use needs no longer memory. */
+/** Tokens expire by then, so used ones need not be remembered for longer. */
 const REMEMBER_SECONDS = GPU_TOKEN.maxAgeSeconds + 2 * CLOCK_TOLERANCE_SECONDS
-/** Some ten megabytes. Beyond it the oldest uses are forgotten. */
+/** About ten megabytes. Above this the oldest entries are evicted. */
 const REMEMBERED_TOKENS = 65_536
 
 export type Claims = {
@@ -16,7 +16,7 @@ export type Claims = {
   attempt: number
   /** SHA-256 of the body, base64url. */
   body: string
-  /** Unique to the token. */
+  /** Unique per token. */
   id: string
 }
 
@@ -51,7 +51,7 @@ async function verifySignature([key, ...others]: readonly KeyObject[], token: st
 function readClaims(payload: JWTPayload): Claims | undefined {
   const secondsLeft = (payload.exp ?? Number.POSITIVE_INFINITY) - Date.now() / 1000
   if (secondsLeft > GPU_TOKEN.maxAgeSeconds + CLOCK_TOLERANCE_SECONDS)
-    throw new Refusal('token_invalid', `the token may be valid for ${GPU_TOKEN.maxAgeSeconds} seconds at most`)
+    throw new Refusal('token_invalid', `a token's lifetime must not exceed ${GPU_TOKEN.maxAgeSeconds} seconds`)
   const claims = gpuTokenClaims.safeParse(payload)
   if (!claims.success) return undefined
   const { sub: job, jti: id, body } = claims.data
@@ -59,7 +59,7 @@ function readClaims(payload: JWTPayload): Claims | undefined {
   return ofJob === job ? { job, attempt: Number(attempt), body, id } : undefined
 }
 
-/** Checks that the token was signed for this job; the body need not be read before. Throws a Refusal with status 403. */
+/** Checks that the token was signed for this job, before the body is read. Throws a Refusal with status 403. */
 export function checkJob(claims: Claims, job: string): void {
   if (claims.job !== job) throw new Refusal('token_mismatch', 'the token is for another job')
 }
@@ -71,13 +71,14 @@ export function checkBody(claims: Claims, body: Uint8Array): void {
 }
 
 /**
- * Returns a function that accepts each token once in this process, for as long as the token is valid. It throws a Refusal with status 401
- * on a second use: the edge signs every request anew, so that only a copied token comes twice.
+ * Returns a function that accepts each token once per process during its lifetime and throws a Refusal with status 401 on reuse. The
+ * edge signs every request separately, so a reused token was copied.
  */
 export function createTokenUse(): (claims: Claims) => void {
   const used = createExpiringMap<true>({ seconds: REMEMBER_SECONDS, most: REMEMBERED_TOKENS })
   return ({ id }) => {
-    if (used.get(id)) throw new Refusal('token_replayed', 'the token has been used; sign a new one for each request')
+    if (used.get(id))
+      throw new Refusal('token_replayed', 'the token has already been used; sign a new one for each request')
     used.set(id, true)
   }
 }

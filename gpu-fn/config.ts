@@ -98,16 +98,16 @@ export function readConfig(variables: Record<string, string | undefined>) {
     port: env.PORT,
     host,
     packages: env.OCTET_PACKAGES ?? null,
-    /** Directory for what may be lost: packages of the bucket, and which packages were verified. */
+    /** Cache directory: packages downloaded from the bucket, and the record of verified files. */
     cache: env.OCTET_CACHE,
     bucket: readBucket(env),
     edgePublicKeys,
     queue: env.OCTET_QUEUE,
     retainSeconds: env.OCTET_RETAIN_SECONDS,
     retainBytes: env.OCTET_RETAIN_BYTES,
-    /** A job that nobody reads for so long is canceled. */
+    /** A job without a reader for this long is canceled. */
     unreadSeconds: env.OCTET_UNREAD_SECONDS,
-    /** A run without a step for so long is hung, unless its steps are slow: watchdog.ts. */
+    /** Minimum time without a step before a run counts as hung (watchdog.ts). */
     stallSeconds: env.OCTET_STALL_SECONDS,
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,

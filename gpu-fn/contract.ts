@@ -25,7 +25,7 @@ export const LIMITS = {
 } as const
 
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
-/** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema that takes one uses this. */
+/** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema with a digest uses this. */
 export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
@@ -54,14 +54,14 @@ export type JobRequest = z.infer<typeof jobRequest>
 
 type ImageShape = Pick<JobRequest, 'width' | 'height' | 'output_format'>
 
-/** zlib stores what it cannot compress in blocks of this size, with five bytes for each. */
+/** zlib stores incompressible data in blocks of this size, with five bytes of overhead each. */
 const STORED_BLOCK = { bytes: 65_535, overhead: 5 }
-/** Signature, chunk headers, and the XMP packet with two prompts in their longest escaped form. */
+/** Signature, chunk headers, and the XMP packet with both prompts at maximum escaped length. */
 const PNG_OVERHEAD = 256 * 1024
 
 /**
- * The most bytes that an image of this shape can have. PNG is lossless, so noise takes all of its pixels' bytes. JPEG and WebP never
- * exceed `LIMITS.imageBytes`: the GPU function encodes at a lower quality until the file fits.
+ * Maximum file size of an image with these dimensions and format. PNG is lossless, so noise does not compress at all. JPEG and WebP
+ * never exceed `LIMITS.imageBytes`: the GPU function lowers the quality until the file fits.
  */
 export function largestImageBytes({ width, height, output_format }: ImageShape): number {
   if (output_format !== 'png') return LIMITS.imageBytes
@@ -69,14 +69,14 @@ export function largestImageBytes({ width, height, output_format }: ImageShape):
   return raw + STORED_BLOCK.overhead * Math.ceil(raw / STORED_BLOCK.bytes) + PNG_OVERHEAD
 }
 
-/** Why an image of this shape cannot be delivered, for the caller; null when it can. Both sides refuse it before any work is done. */
+/** Error message for the caller when an image of this shape is too large to deliver, else null. Both sides check before any work. */
 export function describeOversize(shape: ImageShape): string | null {
   const bytes = largestImageBytes(shape)
   if (bytes <= LIMITS.imageBytes) return null
   const { width, height, output_format: format } = shape
   const [needed, allowed] = [Math.ceil((10 * bytes) / MIB) / 10, LIMITS.imageBytes / MIB]
   return (
-    `an image of ${width}x${height} as ${format} may have up to ${needed} MiB; at most ${allowed} MiB can be delivered: ` +
+    `an image of ${width}x${height} as ${format} may have up to ${needed} MiB; the limit is ${allowed} MiB: ` +
     'use output_format jpeg or webp, or a smaller size'
   )
 }
@@ -102,10 +102,10 @@ export type Timings = z.infer<typeof timings>
 const index = z.int().min(0)
 /** One line of the reply stream. A line with `bytes: n` is followed by exactly n raw bytes. */
 export const jobEvent = z.discriminatedUnion('type', [
-  /** `position`: jobs ahead of this one at that moment, the running one included; 0 when it runs. */
+  /** `position`: number of jobs ahead of this one, including the running one; 0 while it runs. */
   z.strictObject({ type: z.literal('accepted'), job: jobId, attempt: z.int().min(1), position: index }),
   z.strictObject({ type: z.literal('heartbeat') }),
-  /** The job has left the queue and its model is loaded: from here on the GPU works for this job alone. Limits on run time count from it. */
+  /** The job has left the queue and its model is loaded; the GPU now runs this job only. Run-time limits start here. */
   z.strictObject({
     type: z.literal('started'),
     model: z.string(),
@@ -137,7 +137,7 @@ export const jobEvent = z.discriminatedUnion('type', [
   }),
   z.strictObject({ type: z.literal('succeeded'), images: z.int().min(1), timings }),
   z.strictObject({ type: z.literal('failed'), code: z.enum(JOB_ERROR_CODES), message: z.string() }),
-  /** By `DELETE /jobs/{id}`, or because nobody had read the job for some seconds. */
+  /** By `DELETE /jobs/{id}`, or because the job had no reader for too long. */
   z.strictObject({ type: z.literal('canceled'), steps_done: z.int().min(0), timings }),
 ])
 export type JobEvent = z.infer<typeof jobEvent>
@@ -173,11 +173,11 @@ export const GPU_TOKEN = {
 } as const
 export const gpuTokenClaims = z.object({
   /** job id */ sub: jobId,
-  /** `${job}.${attempt}.${uuid}`: the UUID is random, so that no two tokens are equal. */
+  /** `${job}.${attempt}.${uuid}`: the random UUID makes every token unique. */
   jti: z.string().regex(/^[A-Za-z0-9_-]{1,64}\.[1-9]\d{0,8}\.[0-9a-f-]{36}$/),
   /** SHA-256 of the request body, base64url */
   body: z.string().regex(/^[A-Za-z0-9_-]{43}$/),
 })
 
-/** `jti` of a new token. */
+/** The `jti` of a new token. */
 export const gpuTokenId = (job: string, attempt: number): string => `${job}.${attempt}.${crypto.randomUUID()}`

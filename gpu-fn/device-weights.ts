@@ -155,7 +155,7 @@ type Mapped = { address: Pointer; close(): Promise<void> }
 
 let functions: ReturnType<typeof bindPosix> | undefined
 
-/** Linux and other POSIX systems have them, so they are bound when they are first used. */
+/** POSIX only, so they are bound on first use. */
 const posix = () => (functions ??= bindPosix())
 
 function bindPosix() {

@@ -1,10 +1,10 @@
-// Does the engine still work? Faults of jobs cannot answer that: a caller may send a request that always fails. So after several jobs
-// that failed in a row, requests of our own decide.
+// Health check of the engine. Job failures alone prove nothing, since a caller may send a request that always fails. So after several
+// consecutive failures the engine is tested with requests of our own.
 import type { Logger } from 'pino'
 import type { Engine } from './engine.ts'
 import { type Job, outcome } from './job.ts'
 
-/** So many different jobs that fail in a row are a reason to test the engine. */
+/** Number of different jobs that fail in a row before the engine is tested. */
 const FAULTS_IN_A_ROW = 3
 
 /** `onBroken` is called once, when no model of the engine passes the test. */
@@ -19,7 +19,7 @@ export function createEngineHealth(engine: Engine, log: Logger, onBroken: () => 
       await engine.warm(model)
       return true
     } catch (error) {
-      log.error({ err: error, model: model.model, tier: model.tier }, 'the model failed the test of the engine')
+      log.error({ err: error, model: model.model, tier: model.tier }, 'the model failed the engine test')
       return false
     }
   }
@@ -28,7 +28,7 @@ export function createEngineHealth(engine: Engine, log: Logger, onBroken: () => 
     for (const model of engine.models) {
       if (!(await passes(model))) continue
       faulty.clear()
-      log.warn({ model: model.model, tier: model.tier }, 'the engine passed its test after jobs that failed in a row')
+      log.warn({ model: model.model, tier: model.tier }, 'the engine passed its test after consecutive job failures')
       return
     }
     isBroken = true
@@ -36,10 +36,10 @@ export function createEngineHealth(engine: Engine, log: Logger, onBroken: () => 
   }
 
   return {
-    /** Records the end of a job, before the next one starts. `fault`: something failed that the request is not known to be the cause of. */
+    /** Records the end of a job, before the next one starts. `fault`: the job failed, and not evidently because of its request. */
     async record(job: Job, fault: boolean): Promise<void> {
       if (fault) faulty.add(job.id)
-      // A refusal or a canceled job is no evidence either way.
+      // A refused or canceled job proves nothing either way.
       else if (outcome(job)?.type === 'succeeded') faulty.clear()
       if (faulty.size >= FAULTS_IN_A_ROW && !isBroken) await test()
     },

@@ -50,7 +50,7 @@ export function createThread({
       )
       await ready
     },
-    /** Sends a command and yields the replies before the last; each calls `onProgress`. Throws JobError when it fails or the thread dies. */
+    /** Sends a command and yields all replies but the last; every reply calls `onProgress`. Throws JobError if the command fails or the thread dies. */
     async *send(command: Command, onProgress: () => void = () => {}): AsyncGenerator<Message> {
       const { promise, resolve } = Promise.withResolvers<void>()
       idle = promise

@@ -14,26 +14,26 @@ export type Opened = Partial<Record<NetworkName, number>>
 
 /** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
 export type Command =
-  /** `size`: of the images to come, refused when no plan for them fits the budget. */
+  /** `size`: of the job's images. Refused if no plan for this size fits the memory budget. */
   | { type: 'load'; package: Package; size?: Size }
   /** Runs every graph for images of each size. */
   | { type: 'warm'; package: Package; sizes: Size[] }
   | { type: 'close'; package: Package }
   | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
 
-/** `ready` comes once, unasked; a `note` when a package was opened with something to say of it; `done`, `aborted`, `failed` and `refused` are the last reply to a command. */
+/** `ready` is sent once at startup; `note` is a remark about a package just opened; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
 export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
   /** `networks`: seconds of each that was opened. */
   | { type: 'loaded'; seconds: number; networks: Opened }
   | { type: 'plan'; plan: MemoryPlan }
-  /** Of a command that has nothing else to report for some time: it goes on. */
+  /** Heartbeat of a command during phases without other replies. */
   | { type: 'progress' }
   | { type: 'event'; event: PipelineEvent }
   | { type: 'aborted' }
   | { type: 'failed'; code: Exclude<JobErrorCode, 'invalid_request'>; error: Error }
-  /** The request is the reason; `message` is for the caller. */
+  /** The request is invalid; `message` is for the caller. */
   | { type: 'refused'; message: string }
   | { type: 'done' }
 
@@ -69,15 +69,15 @@ async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>):
   send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000, networks })
 }
 
-/** Images of this size exceed the memory budget. */
+/** Images of the requested size exceed the memory budget. */
 class TooLarge extends Error {
   override name = 'TooLarge' as const
 }
 
-/** Shares of the sides of a size that is refused, tried for one that fits. */
+/** Factors by which a refused size is scaled down to find one that fits. */
 const SHRINK = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 
-/** Throws TooLarge, with a size of the same proportions that fits. */
+/** Throws TooLarge, suggesting the largest tried size of the same aspect ratio that fits. */
 function checkFits(pkg: Package, { width, height }: Size): void {
   if (fits(pkg, { width, height })) return
   const { downsample, patch_size } = pkg.manifest.latent
@@ -86,7 +86,7 @@ function checkFits(pkg: Package, { width, height }: Size): void {
     Math.max(multiple, Math.floor((pixels * share) / multiple) * multiple)
   const smaller = SHRINK.map((share) => ({ width: shrink(width, share), height: shrink(height, share) }))
   const fitting = smaller.find((size) => fits(pkg, size))
-  // Without one, the model cannot be opened at all, which is not the caller's fault.
+  // If no size fits, the model cannot be opened at all, which is not the caller's fault.
   if (!fitting) return
   throw new TooLarge(
     `width x height was ${width}x${height}, which takes more memory than this server has for ${pkg.manifest.model}; ` +

@@ -24,8 +24,8 @@ export interface Engine {
   /** Finds the packages and starts the thread. Throws when there is nothing to serve. */
   start(): Promise<void>
   /**
-   * Opens the model unless it is open; `seconds` is 0 when it was, `networks` are those of each graph that was opened. Throws JobError:
-   * `invalid_request` when images of `size` exceed the memory budget, before anything is opened.
+   * Opens the model; `seconds` is 0 if it was already open. `networks` lists those of each newly opened graph. Throws JobError, with
+   * `invalid_request` before opening anything if images of `size` exceed the memory budget.
    */
   load(model: Model, size?: Size): Promise<{ device: string; seconds: number; networks?: Opened }>
   /** Runs the model once for each of the sizes that it can make, its own unless given, so that no job pays for a shape's first run. */
@@ -45,11 +45,11 @@ export interface EngineOptions {
   memoryBytes: number
   /** The most of the device's memory that may be in use; then this decides what stays open. */
   deviceBytes?: number | undefined
-  /** Checks the files of a package when it is first loaded. */
+  /** Verifies the files of a package when it is first loaded. */
   verifier: Verifier
-  /** A call without a step for so long is hung: watchdog.ts. */
+  /** Minimum time without a step before a call counts as hung (watchdog.ts). */
   stallSeconds: number
-  /** Called once when a call hangs; only the end of the process ends it. */
+  /** Called once when a call hangs. A hung call can only be stopped by ending the process. */
   onStall: (stall: Stall) => void
   log: Logger
   /** The thread's program; a test may wrap the real one. */
@@ -65,7 +65,7 @@ export function createEngine(options: EngineOptions): Engine {
   const watchdog = createWatchdog(options.stallSeconds * 1000, options.onStall)
   const { log, verifier } = options
 
-  /** Opens the package on the thread, while its bytes are read ahead. */
+  /** Opens the package on the engine thread while its files are read ahead. */
   async function open(pkg: Package, size: Size | undefined, watch: Watch) {
     let seconds = 0
     let networks: Opened = {}
@@ -103,7 +103,7 @@ export function createEngine(options: EngineOptions): Engine {
       const pkg = packages.get(model.package)!
       const watch = watchdog.watch('load', pkg.manifest.target)
       try {
-        // Side by side: both read the files, and hashing leaves the GPU's part of opening to the other.
+        // Concurrently: both read the files, and hashing overlaps with the GPU's share of opening.
         const [opened, verified] = await Promise.allSettled([
           open(pkg, size, watch),
           verifier.verify(pkg, watch.progress),
@@ -157,7 +157,7 @@ export function createEngine(options: EngineOptions): Engine {
   }
 }
 
-/** Without the other fields of a request: it goes to the thread as a copy. */
+/** Only these fields of a request, because the thread receives a copy. */
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {

@@ -1,14 +1,14 @@
-// A map whose entries expire, with a bound on their number: memory of what was seen, for keys that arrive from outside.
+// A size-bounded map with expiring entries, for keys that come from untrusted requests.
 
 export type ExpiringMap<Value> = {
   get(key: string): Value | undefined
-  /** Stores an entry for the map's life from now on. */
+  /** Stores an entry and restarts its lifetime. */
   set(key: string, value: Value): void
 }
 
-/** `most` entries for `seconds` each. When there are more, the oldest are dropped. */
+/** Keeps up to `most` entries for `seconds` each; the oldest are evicted first. */
 export function createExpiringMap<Value>({ seconds, most }: { seconds: number; most: number }): ExpiringMap<Value> {
-  // A Map keeps the order of insertion, which is the order of expiry.
+  // A Map iterates in insertion order, which is the order of expiry.
   const entries = new Map<string, { value: Value; expires: number }>()
   return {
     get(key) {

@@ -14,8 +14,8 @@ type Library = ReturnType<typeof koffi.load>
 const libraries = new Map<string | null, Library>()
 
 /**
- * Loads a library, or the program itself for null, once for as long as the thread lives: koffi unloads one that nobody holds any more,
- * and one with kernels takes CUDA down with it. Throws an Error.
+ * Loads a library (null: the program itself) once and keeps it for the thread's lifetime: koffi unloads unreferenced libraries, and
+ * unloading one with kernels shuts CUDA down. Throws an Error.
  */
 export function loadLibrary(file: string | null, options: Parameters<typeof koffi.load>[1] = {}): Library {
   const library = libraries.get(file) ?? koffi.load(file, options)

@@ -3,7 +3,7 @@ declare module '@huggingface/tokenizers' {
   type Component = { type: string; [option: string]: unknown }
   type Encoding = { ids: number[]; tokens: string[]; attention_mask: number[] }
 
-  /** Words to tokens. `_call` is what the tokenizer calls: `encode`, then one token for each run of unknown ones where `fuse_unk` is set. */
+  /** Words to tokens. The tokenizer calls `_call`, which runs `encode` and, with `fuse_unk`, merges each run of unknown tokens into one. */
   type Model = {
     fuse_unk: boolean
     unk_token_id: number | undefined

@@ -45,8 +45,8 @@ export function toPixels(planes: Float32Array, width: number, height: number): U
 }
 
 /**
- * An image file with its parameters as XMP. `quality` (1 to 100) does not apply to PNG, which is lossless and the same bytes every time;
- * contract.ts bounds a PNG by its size. A JPEG or WebP of more than `limit` bytes is encoded again at a lower quality.
+ * An image file with its parameters as XMP. `quality` (1 to 100) does not apply to PNG, which is lossless and deterministic;
+ * contract.ts bounds PNGs by their dimensions. A JPEG or WebP larger than `limit` bytes is encoded again at a lower quality.
  */
 export async function encodeImage(
   pixels: Uint8Array,
@@ -61,12 +61,12 @@ export async function encodeImage(
   return encodeWithin(limit, output.quality, (quality) => {
     const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(xmp)
     if (format === 'webp') return image.webp({ quality }).toBuffer()
-    // Half the color resolution is visible on text and edges, so a request for 90 or more keeps all of it.
+    // Chroma subsampling is visible on text and edges, so it is disabled at quality 90 and above.
     return image.jpeg({ quality, chromaSubsampling: quality >= 90 ? '4:4:4' : '4:2:0' }).toBuffer()
   })
 }
 
-/** Encodes at `quality`, then at lower ones until the file has at most `limit` bytes. Throws when even quality 1 has more. */
+/** Encodes at `quality`, then at decreasing quality until the file has at most `limit` bytes. Throws if even quality 1 is too large. */
 export async function encodeWithin(
   limit: number,
   quality: number,

@@ -13,7 +13,7 @@ export interface Job {
   /** The highest attempt that asked for this job. */
   attempt: number
   readonly entries: Entry[]
-  /** Bytes that the job holds, roughly. */
+  /** Approximate memory use of the job in bytes. */
   bytes: number
   readonly cancellation: AbortController
   /** `performance.now()` */
@@ -54,7 +54,7 @@ export function createJob(id: string, request: JobRequest): Job {
     parameters,
     attempt: request.attempt,
     entries: [],
-    // UTF-16, in `request` and in `parameters`.
+    // UTF-16, stored in both `request` and `parameters`.
     bytes: 4 * parameters.length,
     cancellation: new AbortController(),
     acceptedAt: performance.now(),

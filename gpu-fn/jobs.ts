@@ -1,4 +1,4 @@
-// The jobs of this process: each is accepted once, run in turn, and replayed for some time after its end.
+// The jobs of this process: each is accepted once, queued, run, and kept for replay for some time after its end.
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from './contract.ts'
 import type { Engine } from './engine.ts'
@@ -24,11 +24,11 @@ export interface JobsOptions {
   /** A job without a reader for this long is canceled. */
   unreadSeconds: number
   log: Logger
-  /** Called once when the engine no longer works, as after a fault of the GPU. */
+  /** Called once when the engine no longer works, for example after a GPU fault. */
   onBroken: () => void
 }
 
-/** Cancellations are remembered for this long, and this many of them. A PUT that its DELETE overtook arrives within the edge's retries. */
+/** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
 const CANCELLATIONS = { seconds: 600, most: 16_384 }
 
 export type Jobs = ReturnType<typeof createJobs>
@@ -37,7 +37,7 @@ export type Jobs = ReturnType<typeof createJobs>
 export function createJobs(options: JobsOptions) {
   const { engine, log } = options
   const jobs = new Map<string, Job>()
-  /** Job id → the highest attempt that was canceled by request, whether the job was known then or not. */
+  /** Job id → the highest attempt canceled by request, even if the job was unknown at the time. */
   const canceledAttempts = createExpiringMap<number>(CANCELLATIONS)
   const retained = createRetention(options, (job) => {
     if (jobs.get(job.id) === job) jobs.delete(job.id)
@@ -54,7 +54,7 @@ export function createJobs(options: JobsOptions) {
     stop(job)
   })
 
-  /** Ends a job that waits now, and one that runs between two steps. */
+  /** Ends a queued job immediately and a running one before its next step. */
   function stop(job: Job): void {
     job.cancellation.abort()
     if (scheduler.remove(job)) endCanceled(job)
@@ -69,7 +69,7 @@ export function createJobs(options: JobsOptions) {
     refuseUnlessReady(options.lifecycle)
     if (!scheduler.add(job)) {
       const retryAfter = Math.min(60, Math.max(1, Math.ceil(scheduler.secondsUntilFree())))
-      throw new Refusal('queue_full', `${options.queue} jobs are waiting already`, { retryAfter })
+      throw new Refusal('queue_full', `${options.queue} jobs are already waiting`, { retryAfter })
     }
     jobs.set(job.id, job)
     readers.add(job)
@@ -77,7 +77,7 @@ export function createJobs(options: JobsOptions) {
   }
 
   return {
-    /** Accepts a new job, or returns the one with this id if it asks for the same images. A canceled attempt gets a job that has ended. */
+    /** Accepts a new job, or returns the existing one with this id if its request is the same. A canceled attempt gets an ended job. */
     submit(id: string, request: JobRequest): Job {
       const known = jobs.get(id)
       if (known && known.parameters !== parametersOf(request))
@@ -96,12 +96,12 @@ export function createJobs(options: JobsOptions) {
       return job
     },
 
-    /** Counts a reader of the job until the returned function is called. */
+    /** Registers a reader of the job until the returned function is called. */
     attach: (job: Job) => readers.attach(job),
 
     /**
-     * Cancels between two steps; a job that ended stays as it is. `attempt` is null when the caller's is not known. The cancellation of an
-     * attempt that is not known here is remembered, and still refused as job_not_found.
+     * Cancels a job before its next step; an ended job is unchanged. `attempt` is null if the caller did not give one. Canceling an unknown
+     * job is remembered but still refused as job_not_found.
      */
     cancel(id: string, attempt: number | null): void {
       const job = jobs.get(id)
@@ -122,8 +122,8 @@ export function createJobs(options: JobsOptions) {
 }
 
 /**
- * Whether a PUT starts the job anew: after a fault of the service for a later attempt, and after a cancellation for any attempt that was
- * not itself canceled by request. Every other end is final.
+ * Whether a PUT restarts the job: after a service failure only for a later attempt, after a cancellation for any attempt that was not
+ * itself canceled by request. All other outcomes are final.
  */
 function mayRunAgain(job: Job, attempt: number): boolean {
   const end = outcome(job)

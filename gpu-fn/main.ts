@@ -114,7 +114,7 @@ function isOver({ status }: Lifecycle): boolean {
   return status === 'draining' || status === 'failed'
 }
 
-/** A call of the engine hangs: nothing can finish here, so jobs must run elsewhere, and the host must start another process. */
+/** An engine call hangs. No job can finish in this process, so it ends; jobs run elsewhere and the host starts a new process. */
 async function endHung({ log, lifecycle, jobs }: Service, stall: Stall): Promise<void> {
   lifecycle.status = 'failed'
   log.fatal({ ...stall, ...jobs.counts() }, 'the engine hangs; the process ends')

@@ -62,7 +62,7 @@ function fail(directory: string, problem: string, cause?: unknown): never {
   throw new PackageError(`${directory}: ${problem}`, { cause })
 }
 
-/** The bytes of a package's manifest, at most MANIFEST_BYTES. Throws PackageError. */
+/** Reads a package's manifest of at most MANIFEST_BYTES. Throws PackageError. */
 export async function readManifest(directory: string): Promise<Uint8Array> {
   try {
     const file = path.join(directory, MANIFEST)

@@ -65,7 +65,7 @@ export function providerOptions(network: NetworkName): Record<string, string> {
 }
 
 let installed: Kernels | undefined
-/** Looked for once: a library stays loaded for as long as the thread lives. */
+/** Looked up once: a library stays loaded for the lifetime of the thread. */
 const installedKernels = () => (installed ??= findKernels())
 
 type Graphs = Pick<Manifest, 'networks'> & { batched: boolean; kernels?: string | undefined; note: string | null }

@@ -45,7 +45,7 @@ export function previewPixels(latent: Float32Array, area: number): Uint8ClampedA
   return pixels
 }
 
-/** A latent [16, height, width] as a JPEG of that size, of at most `LIMITS.previewBytes`. */
+/** Renders a latent [16, height, width] as a JPEG of height × width pixels and at most `LIMITS.previewBytes` bytes. */
 export async function encodePreview(latent: Float32Array, width: number, height: number): Promise<Uint8Array> {
   const raw = { width, height, channels: 3 } as const
   const pixels = previewPixels(latent, width * height)

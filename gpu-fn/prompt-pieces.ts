@@ -1,23 +1,23 @@
-// Cuts a prompt into pieces whose tokens, one after another, are the tokens of the whole: a long prompt is then tokenized as far as needed.
+// Splits a prompt into pieces whose concatenated tokens equal those of the whole prompt, so a long prompt need not be tokenized to its end.
 import { CLIP_WORDS, type TokenizerJson } from './tokenizer-files.ts'
 
-/** `text`, and the character behind it where the cut is inside a word: the tokens are those of both without those of `next` alone. */
+/** A piece of a prompt. If the cut is inside a word, `next` is the character after it: the piece's tokens are those of `text + next` minus those of `next`. */
 export type Piece = { text: string; next: string }
 
-/** Finds where to cut. `junctions` is null for a tokenizer whose words must stay whole. */
+/** Where a prompt may be cut. `junctions` holds the character pairs not to cut between; it is null if words must not be cut at all. */
 export type Cutter = { junctions: ReadonlySet<string> | null }
 
 /**
- * Letters that are graphemes of their own beside a space and beside each other, and that NFC combines with neither: Kana without its
- * marks, Han, and Hangul syllables. They have three bytes in UTF-8.
+ * Letters that remain separate graphemes next to a space or each other and that NFC never composes: Kana without combining marks, Han,
+ * and Hangul syllables. Each takes three bytes in UTF-8.
  */
 const WIDE = '\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff\\uac00-\\ud7a3'
-/** The same of other scripts: ASCII letters and digits, and Cyrillic. */
+/** Likewise, plus ASCII letters and digits, and Cyrillic. */
 const PLAIN = `0-9A-Za-z\\u0410-\\u044f${WIDE}`
 const SPACE_BETWEEN_WORDS = new RegExp(`(?<=[${PLAIN},.;:!?)"']) (?=[${PLAIN}])`, 'y')
 const INSIDE_WORD = new RegExp(`(?<=[${WIDE}])(?=[${WIDE}])`, 'y')
 
-/** Yields the text in pieces of `characters` or more; the last may be shorter. A text without a place to cut is one piece. */
+/** Yields pieces of at least `characters` characters, except for the last. Text without a valid cut is a single piece. */
 export function* cutIntoPieces(text: string, { junctions }: Cutter, characters: number): Generator<Piece> {
   let start = 0
   for (let at = characters; at < text.length; at++) {
@@ -38,14 +38,14 @@ function matchesAt(pattern: RegExp, text: string, at: number): boolean {
   return pattern.test(text)
 }
 
-/** Byte-level BPE's character for each byte: GPT-2's `bytes_to_unicode`. */
+/** The character that byte-level BPE uses for each byte (GPT-2's `bytes_to_unicode`). */
 const BYTE_CHARACTERS: readonly string[] = (() => {
   let unprintable = 256
   const isPrintable = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte !== 173)
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isPrintable(byte) ? byte : unprintable++))
 })()
 
-/** The last byte of the wide letter before `at`, and the first of the one behind, as BPE's characters. */
+/** The last byte of the wide letter before `at` and the first byte of the one after it, as BPE characters. */
 function junctionAt(text: string, at: number): string {
   const lastByte = 0x80 | (text.charCodeAt(at - 1) & 0x3f)
   const firstByte = 0xe0 | (text.charCodeAt(at) >> 12)
@@ -55,8 +55,8 @@ function junctionAt(text: string, at: number): string {
 type Component = NonNullable<TokenizerJson['pre_tokenizer']>
 
 /**
- * The cutter of a tokenizer, if its tokens are those of its words one after another: that is proven for the kinds of SD3.5's tokenizers.
- * Null for another kind, whose prompts are tokenized as a whole.
+ * The cutter for a tokenizer that encodes each word independently, as SD3.5's tokenizers provably do. Null for any other tokenizer, whose
+ * prompts are tokenized whole.
  */
 export function cutterOf({ added_tokens, normalizer, pre_tokenizer, model }: TokenizerJson): Cutter | null {
   const [first, ...others] = partsOf(pre_tokenizer, 'pretokenizers')
@@ -88,14 +88,14 @@ function isClipSplit({ type, pattern, behavior, invert }: Component): boolean {
   )
 }
 
-/** Whether a Unigram model's words begin with a known token. It joins unknown tokens, and would join them across words otherwise. */
+/** Whether every word of a Unigram model begins with a known token. Otherwise runs of unknown tokens would merge across words. */
 function marksEachWord([metaspace, ...others]: Component[], { type, vocab }: TokenizerJson['model']): boolean {
   if (type !== 'Unigram' || metaspace?.type !== 'Metaspace' || others.length > 0) return false
   const { replacement: mark = '▁', prepend_scheme: scheme = 'always' } = metaspace
   return scheme === 'always' && Array.isArray(vocab) && vocab.some(([piece]) => piece === mark)
 }
 
-/** Pairs of characters that some merge of BPE joins. Between any others no token can lie, whatever is around them. */
+/** Character pairs joined by some BPE merge. No token spans any other pair, whatever the context. */
 function junctionsOf({ merges }: TokenizerJson['model']): Set<string> {
   const junctions = new Set<string>()
   for (const merge of merges as (string | [string, string])[]) {

@@ -1,9 +1,9 @@
-// The readers of each job. A job without readers for some time is given up: its caller has gone, or follows it on another process.
+// Counts the readers of each job. A job without readers for some time is abandoned: its caller has left or follows it on another process.
 import { type Job, outcome } from './job.ts'
 
 type Watch = { readers: number; timer?: NodeJS.Timeout | undefined }
 
-/** `giveUp` is called once for each time that a job has had no reader for `unreadMs`. */
+/** Calls `giveUp` once each time a job has had no reader for `unreadMs`. */
 export function createReaders(unreadMs: number, giveUp: (job: Job) => void) {
   const watches = new Map<Job, Watch>()
 
@@ -16,13 +16,13 @@ export function createReaders(unreadMs: number, giveUp: (job: Job) => void) {
   }
 
   return {
-    /** Starts to count for a new job, which has no reader yet. */
+    /** Starts tracking a new job, which has no reader yet. */
     add(job: Job): void {
       const watch: Watch = { readers: 0 }
       watches.set(job, watch)
       startTimer(job, watch)
     },
-    /** Counts one more reader. The function it returns takes that reader off again; further calls have no effect. */
+    /** Adds a reader. The returned function removes it; calling it again has no effect. */
     attach(job: Job): () => void {
       const watch = watches.get(job) ?? { readers: 0 }
       watches.set(job, watch)

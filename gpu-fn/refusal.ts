@@ -72,7 +72,7 @@ function quote(value: unknown): string {
   return text.length > 80 ? `${text.slice(0, 80)}… (${text.length} characters)` : text
 }
 
-/** JSON of a value that came as JSON; what is nested deeper than the stack allows is described instead. */
+/** JSON of a parsed value, or a description if it is nested too deeply for the stack. */
 function stringify(value: unknown): string {
   try {
     return JSON.stringify(value)

@@ -48,7 +48,7 @@ async function generate(engine: Engine, job: Job, progress: Progress): Promise<v
   signal.throwIfAborted()
   const { device, seconds } = await engine.load(model, request)
   progress.timings.load = seconds
-  // Nothing has been done yet for a job that was canceled meanwhile, so it has not started.
+  // A job canceled during the load has not started.
   signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
   for await (const event of engine.run(model, request, signal)) record(job, progress, event)

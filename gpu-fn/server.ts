@@ -26,7 +26,7 @@ export interface ServerOptions {
   jobs: Jobs
   engine: Pick<Engine, 'models'>
   lifecycle: Lifecycle
-  /** Null accepts requests without a token. */
+  /** Null disables authentication. */
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
   heartbeatMs?: number
@@ -48,10 +48,10 @@ export function createApp(options: ServerOptions): Hono {
   return app
 }
 
-/** A request of the edge. `attempt` is null without tokens, where only the body of a PUT states it. */
+/** A request of the edge. `attempt` is null without authentication, when only the body of a PUT has it. */
 type Signed = { id: string; attempt: number | null; body: Uint8Array }
 
-/** Checks a request's token, then reads its body: no byte of a body is read for a sender without a valid token for this job. */
+/** Verifies the request's token for this job before reading any of its body. */
 async function readSigned(c: Context, options: ServerOptions, useToken: (claims: Claims) => void): Promise<Signed> {
   const id = readJobId(c)
   const claims = await readClaims(c, options)
@@ -65,7 +65,7 @@ async function readSigned(c: Context, options: ServerOptions, useToken: (claims:
   return { id, attempt: claims.attempt, body }
 }
 
-/** The claims of the request's token; null where none is needed. */
+/** The claims of the request's token; null without authentication. */
 async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promise<Claims | null> {
   if (!edgePublicKeys) return null
   return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))

@@ -5,9 +5,9 @@ import { changedWithin, type Job, outcome } from './job.ts'
 const encoder = new TextEncoder()
 
 /**
- * The events of a job from its start, and the new ones as they happen, until the job ends; `accepted` comes first. Bytes are made when
- * the reader takes them, so that a slow reader delays neither the job nor other readers. `onClose` is called once: at the end of the
- * stream, or as soon as the reader cancels it, which the HTTP server does when the connection closes.
+ * Streams a job's events from its start until its end, `accepted` first. Events are serialized on demand, so a slow reader delays neither
+ * the job nor other readers. `onClose` is called once: at the end of the stream, or when the reader cancels it, which the HTTP server
+ * does when the connection closes.
  */
 export function jobStream(
   job: Job,
@@ -26,7 +26,7 @@ export function jobStream(
       },
       cancel() {
         onClose()
-        // Takes effect after the wait in progress, of one heartbeat at most.
+        // Takes effect after the current wait, which lasts at most one heartbeat.
         void parts.return()
       },
     },

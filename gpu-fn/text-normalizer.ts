@@ -23,9 +23,9 @@ export function exactNormalizer(config: NormalizerConfig): Normalize {
   }
 }
 
-/** Printable ASCII, Kana without its marks, and Han: each is a grapheme of its own where its neighbors are such characters as well. */
+/** Printable ASCII, Kana without combining marks, and Han: next to each other, each is a separate grapheme. */
 const PLAIN = ' -~\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff'
-/** Found without the segmenter, which takes most of the time otherwise. */
+/** Handled without the segmenter, which would otherwise dominate the run time. */
 const PLAIN_RUN = new RegExp(`(?<=[${PLAIN}]|^)[${PLAIN}]+(?=[${PLAIN}]|$)`, 'g')
 
 /** Longer graphemes are looked up character by character. */

@@ -10,7 +10,7 @@ export type PromptTokenizer = {
   prefix: number[]
   suffix: number[]
   padId: number
-  /** Cuts long prompts into pieces; null when they must be tokenized as a whole. */
+  /** Splits long prompts into pieces; null if prompts must be tokenized whole. */
   cutter: Cutter | null
   /** One more than the largest id it gives: what an embedding must have rows for. */
   vocabulary: number
@@ -22,11 +22,11 @@ export type Tokens = {
   cut?: string
 }
 
-/** Characters of a cut that are quoted; a longer one ends in "…". */
+/** Maximum quoted length of truncated text; longer text ends in "…". */
 const QUOTED_CHARACTERS = 300
-/** Tokens that follow can change less than this at the end of a decoded text: a broken UTF-8 character, and spaces before punctuation. */
+/** Upper bound on the trailing characters of decoded text that later tokens can change: a partial UTF-8 character, or spaces before punctuation. */
 const UNSETTLED_CHARACTERS = 100
-/** A prompt is tokenized piece by piece, so that a long one costs no more than what fits. */
+/** Prompts are tokenized in pieces of about this length, so text beyond the token limit costs nothing. */
 const PIECE_CHARACTERS = 1_000
 
 /** Opens a tokenizer directory (`tokenizer`, `tokenizer_2` or `tokenizer_3`). Throws `TokenizerError`. */
@@ -50,7 +50,7 @@ export async function openTokenizer(directory: string): Promise<PromptTokenizer>
 
 /**
  * Ids of a prompt, [1, L] with L at least `minTokens` (padded) and at most `maxTokens` (the prompt's end is cut; start and end tokens stay).
- * Lone surrogates count as U+FFFD. Text far behind what fits is not tokenized.
+ * Lone surrogates count as U+FFFD. Text far beyond the limit is not tokenized.
  */
 export function tokenize(
   from: PromptTokenizer,
@@ -97,7 +97,7 @@ function build(directory: string, { definition, config }: TokenizerFiles): Token
   }
 }
 
-/** The library looks each run of unknown characters up again for every character that it adds, which takes a second for ten thousand. */
+/** The library fuses runs of unknown characters in quadratic time, a second for ten thousand of them. */
 function fuseInLinearTime({ model }: Tokenizer): void {
   const isUnknown = (token: string) => (model.tokens_to_ids.get(token) ?? model.unk_token_id) === model.unk_token_id
   model._call = (words) => {

@@ -1,5 +1,5 @@
-// The SHA-256 of a package's files, checked once on this machine: a package has up to 17 GB. What was verified is remembered in the cache
-// directory by digest, inode, size and time of last change, so that a file that changes is hashed again.
+// Verifies the SHA-256 of a package's files once per machine, since a package has up to 17 GB. Verified files are recorded in the cache
+// directory by digest, inode, size and modification time, so a changed file is hashed again.
 import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { Logger } from 'pino'
@@ -8,7 +8,7 @@ import { sha256Hex } from './contract.ts'
 import { type Package, PackageError } from './packages.ts'
 import { openHasher } from './weights/hasher.ts'
 
-/** A file does not have the digest that its package states. */
+/** A file's digest differs from its package's manifest. */
 export class CorruptFile extends PackageError {
   readonly sha256: string
   constructor(message: string, sha256: string) {
@@ -18,9 +18,9 @@ export class CorruptFile extends PackageError {
 }
 
 export type Verifier = {
-  /** Hashes the files that were not verified before; calls `onFile` after each. Throws CorruptFile, or what the disk says. */
+  /** Hashes all files not yet verified and calls `onFile` after each. Throws CorruptFile or a file-system error. */
   verify(pkg: Package, onFile?: () => void): Promise<void>
-  /** Records files as verified whose bytes were hashed while they were written. */
+  /** Records files as verified that were hashed during download. */
   trust(files: Iterable<{ file: string; sha256: string }>): Promise<void>
 }
 
@@ -29,15 +29,15 @@ const RECORD_BYTES = 1 << 20
 const REMEMBERED_FILES = 4_096
 const HASHERS = 4
 
-/** Stamp of a file → the digest that it had. */
+/** Stamp of a file → its digest. */
 const record = z.record(z.string().max(100), sha256Hex)
 type Wanted = { name: string; file: string; bytes: number; sha256: string }
 
-/** `directory` keeps the record; it is made when needed. One that cannot be written only costs hashing again in the next process. */
+/** The record is stored in `directory`, which is created if needed. If it is not writable, the next process hashes the files again. */
 export function createVerifier({ directory, log }: { directory: string; log: Pick<Logger, 'warn'> }): Verifier {
   const at = path.join(directory, RECORD)
   let verified: Map<string, string> | undefined
-  /** Stamps of corrupt files, by path: a request must not cause gigabytes to be hashed each time. */
+  /** Stamps of corrupt files by path, so that repeated requests do not hash gigabytes again. */
   const corrupt = new Map<string, string>()
 
   async function read(): Promise<Map<string, string>> {
@@ -53,7 +53,7 @@ export function createVerifier({ directory, log }: { directory: string; log: Pic
 
   async function remember(entries: readonly [stamp: string, sha256: string][]): Promise<void> {
     if (entries.length === 0) return
-    // Read again: other processes have records of their own to keep.
+    // Read again to keep entries that other processes have added.
     const merged = new Map([...(await read()), ...(verified ?? [])])
     for (const [stamp, sha256] of entries) {
       merged.delete(stamp)
@@ -90,7 +90,7 @@ export function createVerifier({ directory, log }: { directory: string; log: Pic
       const file = path.join(pkg.directory, name)
       if (verified.get(await stampOf(file)) !== sha256) wanted.push({ name, file, bytes, sha256 })
     }
-    // The largest first, so that the threads end together.
+    // Popped from the end: largest first, so that the threads finish together.
     return wanted.toSorted((a, b) => a.bytes - b.bytes)
   }
 
@@ -128,7 +128,7 @@ export function createVerifier({ directory, log }: { directory: string; log: Pic
   }
 }
 
-/** What changes when the file does. */
+/** Changes whenever the file does. */
 async function stampOf(file: string): Promise<string> {
   const { ino, size, mtimeNs } = await stat(file, { bigint: true })
   return `${ino} ${size} ${mtimeNs}`

@@ -1,27 +1,27 @@
-// Detects an engine that hangs: a call that reports no progress for many times the longest step so far.
+// Detects a hung engine: a call without progress for many times the duration of the longest step so far.
 import type { Manifest } from './compile/manifest.ts'
 
-/** Loading a model and running one have different paces. */
+/** Tracked separately, because loading and running differ in speed. */
 export type Activity = 'load' | 'run'
 
 export type Watch = {
-  /** Reports that the call got one step further. */
+  /** Reports one step of progress. */
   progress(): void
-  /** Ends the watch, when the call has ended. */
+  /** Stops watching; to be called when the call ends. */
   end(): void
 }
 
 export type Stall = { activity: Activity; silentSeconds: number; limitSeconds: number; longestStepSeconds: number }
 
 const STEPS = 20
-/** Steps on a CPU, and reading gigabytes of weights, are this much slower than steps on a GPU. */
+/** How much slower CPU steps and weight loading are than GPU steps. */
 const SLOW = 10
 const CHECKS = 10
 const MAX_CHECK_MS = 1_000
 
 /**
- * Calls are watched one at a time. The limit of a call is 20 times the longest step of its activity so far, and at least `stallMs`: ten
- * times that for loads and on a CPU. `onStall` is called once.
+ * Watches one call at a time. Its limit is 20 times the longest step so far of the same activity, but at least `stallMs` (ten times that
+ * for loads and on a CPU). `onStall` is called once.
  */
 export function createWatchdog(stallMs: number, onStall: (stall: Stall) => void) {
   const longestMs: Record<Activity, number> = { load: 0, run: 0 }
@@ -32,7 +32,7 @@ export function createWatchdog(stallMs: number, onStall: (stall: Stall) => void)
       let since = performance.now()
       let silentMs = 0
       const timer = setInterval(() => {
-        // Checks are counted instead of time, so that a process that was suspended does not look like one that hangs.
+        // Counts checks rather than elapsed time, so that a suspended process is not mistaken for a hung one.
         silentMs += checkMs
         const limitMs = Math.max(floorMs, STEPS * longestMs[activity])
         if (silentMs < limitMs) return

@@ -1,4 +1,4 @@
-// An account's export, from the worker into a file: part after part, as the worker sends it, and its images if wanted.
+// Downloads an account's export from the worker into a file, part by part, optionally with its images.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
@@ -11,7 +11,7 @@ type Line =
   | { type: 'continued'; after: string }
   | { type: 'end' | 'other' }
 
-/** Saves what is linked from a job. An image that was deleted meanwhile is left out. Returns how many were saved. */
+/** Downloads the images linked from a job, skipping those deleted in the meantime. Returns the number saved. */
 async function saveImages(line: Extract<Line, { type: 'job' }>, directory: string): Promise<number> {
   const urls = (line.job?.images ?? []).flatMap(({ url }) => (url === null ? [] : [url]))
   let saved = 0
@@ -30,8 +30,8 @@ async function saveImages(line: Extract<Line, { type: 'job' }>, directory: strin
 const isJob = (line: Line): line is Extract<Line, { type: 'job' }> => line.type === 'job'
 
 /**
- * Writes the export of an account to `file`, which appears once it is complete, and its images below `images` if that is given. Throws when
- * the export breaks off; then run it again.
+ * Writes the export of an account to `file`, which is created only when complete, and its images to the directory `images`, if given.
+ * Throws if the export is interrupted; run it again.
  */
 export async function exportAccount(
   target: Target,
@@ -41,7 +41,7 @@ export async function exportAccount(
 ): Promise<{ lines: number; images: number }> {
   const counts = { lines: 0, images: 0 }
   const partial = `${file}.part`
-  // It holds prompts and links: for its owner alone.
+  // Contains prompts and signed links, so only its owner may read it.
   const output = await fs.open(partial, 'w', 0o600)
   try {
     for (let after: string | null = ''; after !== null; ) {
@@ -55,7 +55,7 @@ export async function exportAccount(
         counts.lines += 1
         if (images !== undefined && isJob(last)) counts.images += await saveImages(last, images)
       }
-      if (last.type !== 'end' && last.type !== 'continued') throw new Error('the export broke off; run it again')
+      if (last.type !== 'end' && last.type !== 'continued') throw new Error('the export was interrupted; run it again')
       after = last.type === 'continued' ? last.after : null
     }
   } finally {

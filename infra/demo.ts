@@ -99,7 +99,7 @@ async function read<T>(address: string, headers: Record<string, string>, signal:
   return reply?.ok ? ((await reply.json().catch(() => null)) as T | null) : null
 }
 
-/** Shows the job's current step until the signal aborts. */
+/** Displays the job's current step until the signal aborts. */
 async function watch({ url }: Local, headers: Record<string, string>, signal: AbortSignal): Promise<void> {
   let [id, shown] = ['', '']
   while (!signal.aborted) {

@@ -17,7 +17,7 @@ function stateOf({ revoked, expires }: keys.Key): string {
 }
 function makerOf({ created_by, creator_revoked }: keys.Key): string {
   if (created_by === null) return ''
-  return creator_revoked ? ` by ${created_by} (revoked, or made by a revoked key)` : ` by ${created_by}`
+  return creator_revoked ? ` by ${created_by} (revoked, or created by a revoked key)` : ` by ${created_by}`
 }
 const row = (key: keys.Key) =>
   `${key.id}  made ${day(key.created)}${makerOf(key)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
@@ -158,31 +158,33 @@ function printDeletion({ state, step, continues, completed, jobs_deleted, ...sum
 }
 
 function dataCommands(program: Command): void {
-  target(program.command('export').description('write everything that is stored of an account, as JSON lines'))
+  target(program.command('export').description('export all data of an account as JSON Lines'))
     .requiredOption('--out <file>', 'where to')
-    .option('--images <directory>', 'its images as well, one directory a job')
+    .option('--images <directory>', 'also download its images, one directory per job')
     .action(async ({ account, out, images, ...worker }) => {
       const exported = await exportAccount(worker, account, out, images)
-      console.error(`${exported.lines} lines are in ${out}${images ? `, ${exported.images} images in ${images}` : ''}.`)
+      console.error(
+        `Wrote ${exported.lines} lines to ${out}${images ? ` and ${exported.images} images to ${images}` : ''}.`,
+      )
     })
-  target(program.command('delete').description('delete an account with all of its data, for good'))
-    .requiredOption('--confirm <name>', "the account's name again")
+  target(program.command('delete').description('permanently delete an account and all of its data'))
+    .requiredOption('--confirm <name>', "the account's name, as confirmation")
     .action(async ({ account, confirm, ...worker }) => {
-      if (confirm !== account) throw new Error(`--confirm is ${confirm}; it must be ${account}.`)
+      if (confirm !== account) throw new Error(`--confirm was ${confirm}; it must be ${account}.`)
       printDeletion(await keys.deleteAccount(worker, account))
     })
 }
 
 const program = new Command('keys').description(
-  'API keys, limits, credit and data of the accounts of an Octet deployment',
+  'Manages the API keys, limits, credit and data of the accounts of an Octet deployment',
 )
 keyCommands(program)
 accountCommands(program)
 dataCommands(program)
 program
   .command('secrets')
-  .description('make fresh secrets for a worker: npm run keys -- secrets --out .dev.vars')
-  .option('--out <file>', 'write them to this file, which only its owner may read, in place of printing them')
+  .description('generate secrets for a worker: npm run keys -- secrets --out .dev.vars')
+  .option('--out <file>', 'write them to this file, readable by its owner only, instead of printing them')
   .option('--rotate <file>', 'the secrets of this .dev.vars file instead, with a new pepper and receipt key in front')
   .action(async ({ rotate, out }: { rotate?: string; out?: string }) => {
     const text = rotate === undefined ? await freshSecrets() : await rotatedSecrets(rotate)
@@ -193,9 +195,9 @@ program
     const replaces = rotate !== undefined && path.resolve(rotate) === path.resolve(out)
     await writePrivateFile(out, text, { exclusive: !replaces }).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'EEXIST') throw error
-      throw new Error(`${out} exists; to give it a new pepper and receipt key: secrets --rotate ${out} --out ${out}`)
+      throw new Error(`${out} exists; to replace its pepper and receipt key: secrets --rotate ${out} --out ${out}`)
     })
-    console.log(`${out} holds the secrets; only you may read it. Its last line is the GPU function's public key.`)
+    console.log(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
   })
 
 await program.parseAsync().catch((error: Error) => {

@@ -15,9 +15,9 @@ export type Key = {
   created: number
   expires: number | null
   revoked: number | null
-  /** The id of the key that made it; null for the operator. */
+  /** The id of the key that created it; null if the operator did. */
   created_by: string | null
-  /** In a list: a key that it descends from was revoked. */
+  /** In lists: one of the keys it descends from is revoked. */
   creator_revoked?: boolean
 }
 export type KeyUse = { spent_microdollars: number; reserved_microdollars: number; open_jobs: number }
@@ -33,7 +33,7 @@ export type Account = {
   open_jobs: number
   deletion: Deletion | null
 }
-/** Times are Unix seconds. The sums of the account's life are there once its own rows are gone. */
+/** Times are Unix seconds. The lifetime totals are present once the account's own rows are deleted. */
 export type Deletion = {
   state: 'deleting' | 'deleted'
   requested: number
@@ -45,7 +45,7 @@ export type Deletion = {
   captured_microdollars?: number
 }
 
-/** Calls the worker as the operator. Throws with what the worker says when it refuses. */
+/** Calls the worker as the operator. Throws with the worker's error message if it refuses. */
 export async function request({ url, token }: Target, method: string, path: string, body?: unknown): Promise<Response> {
   const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
   const init = body === undefined ? { method, headers } : { method, headers, body: JSON.stringify(body) }
@@ -103,7 +103,7 @@ export const configureAccount = (target: Target, account: string, settings: obje
 export const addCredit = (target: Target, account: string, id: string, microdollars: number, note: string) =>
   call<Account>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })
 
-/** Ends all keys of an account at once and begins the deletion of its data. */
+/** Revokes all keys of an account immediately and starts the deletion of its data. */
 export const deleteAccount = async (target: Target, account: string) => {
   const path = accountPath(account, `?confirm=${encodeURIComponent(account)}`)
   return (await call<{ deletion: Deletion }>(target, 'DELETE', path)).deletion

@@ -20,7 +20,7 @@ export type LocalOffer = {
 export type LocalWorkerOptions = {
   /** Address of the GPU function, the catalogue's endpoint `default`. */
   gpuUrl: string
-  /** Directory of R2 and the Durable Objects, made private. It may be a fresh temporary one. */
+  /** Directory for the state of R2 and the Durable Objects; made private. */
   persist: string
   /** The D1 database of that directory is up to date: another start has seen to it. */
   migrated?: boolean
@@ -31,7 +31,7 @@ export type LocalWorkerOptions = {
   vars?: Record<string, string>
   /** 0, the default, is any free port. */
   port?: number
-  /** The worker's entry file; edge/index.ts when left out. */
+  /** The worker's entry file; edge/index.ts by default. */
   entrypoint?: string
   /** Reload when a source file of the worker changes. */
   watch?: boolean
@@ -70,7 +70,7 @@ export async function startWorker(options: LocalWorkerOptions): Promise<{ url: s
   const logLevel = options.logLevel ?? 'error'
   // What queues log escapes the worker's own level: it is told by this one.
   Object.assign(process.env, OFFLINE, { WRANGLER_LOG: logLevel })
-  // Wrangler reads the one; the other holds API keys' hashes, webhook secrets, prompts and images.
+  // Wrangler reads the settings; the state contains API key hashes, webhook secrets, prompts and images.
   await tightenFile(path.join(root, '.dev.vars'), console.warn)
   await makePrivateDirectory(options.persist)
   if (!options.migrated) await migrate(options.persist)

@@ -60,16 +60,16 @@ class Gpu:
         threading.Thread(target=self.end_with_process, daemon=True).start()
 
     def end_with_process(self):
-        """Ends the container when the GPU function ends: Modal replaces a container, and nothing would restart the process."""
+        """Ends the container when the GPU function exits: Modal replaces containers but does not restart processes."""
         code = self.process.wait()
         if self.stopping:
             return
-        print(f"the GPU function ended with {code}; the container ends", flush=True)
+        print(f"the GPU function exited with code {code}; ending the container", flush=True)
         os._exit(code if code > 0 else 1)
 
     @modal.exit()
     def stop(self):
-        # It accepts no new jobs, finishes those it has, and ends.
+        # The GPU function accepts no new jobs, finishes its current ones, and exits.
         self.stopping = True
         self.process.terminate()
         self.process.wait()

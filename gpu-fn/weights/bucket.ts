@@ -77,7 +77,7 @@ export function openBucket(
     const broken = (cause: unknown) => {
       throw new Interrupted(timeout.aborted ? `no reply within ${stallMs} ms` : String(cause), { cause })
     }
-    // The header is not part of the signature: proxies may change it.
+    // Not part of the signature, because proxies may change this header.
     const { url, headers } = await client.sign(`${base}/${key}`)
     const plain = { ...Object.fromEntries(headers), 'accept-encoding': 'identity' }
     const response = await fetch(url, { headers: plain, signal: timeout, redirect: 'manual' }).catch(broken)
@@ -131,11 +131,11 @@ export function openBucket(
 
 class TooLong extends Error {}
 
-/** At most `limit` bytes of a body, counted after any decompression. Throws TooLong for a longer one, without reading its rest. */
+/** Reads a body of at most `limit` bytes after decompression. Throws TooLong, without reading the rest, if it is longer. */
 async function readWithin({ body }: Response, limit: number): Promise<Uint8Array> {
   const chunks: Uint8Array[] = []
   let bytes = 0
-  // Leaving the loop cancels the body.
+  // Exiting the loop cancels the body.
   for await (const chunk of body ?? []) {
     bytes += chunk.byteLength
     if (bytes > limit) throw new TooLong()
@@ -145,7 +145,7 @@ async function readWithin({ body }: Response, limit: number): Promise<Uint8Array
 }
 
 function tooLong(key: string, limit: number): never {
-  throw new BucketError(`${key} has more than ${limit} bytes, the most that are read`)
+  throw new BucketError(`${key} exceeds the limit of ${limit} bytes`)
 }
 
 function asBucketError(cause: unknown, key: string, base: string): unknown {

@@ -115,7 +115,7 @@ export function createPackageCache(options: CacheOptions) {
     }
   }
 
-  /** Opens a package of the cache; null when there is none, or when a file is missing or corrupt. */
+  /** Opens a cached package; null if it is absent, incomplete or corrupt. */
   async function openCached(digest: string): Promise<Package | null> {
     const at = path.join(packages, digest)
     if (!(await stat(at).catch(() => null))) return null

@@ -8,9 +8,9 @@ const NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
 /** What of a model is wanted: its name, tier and target, as its manifest has them. */
 export type PackageName = { model: string; tier: (typeof TIERS)[number]; target: string }
 
-/** Throws for anything but a digest, which could lead to another key. */
+/** Throws unless given a SHA-256, since anything else could address another key. */
 export const blobKey = (sha256: string) => `blobs/${sha256Hex.parse(sha256)}`
-/** Throws for anything but a digest. */
+/** Throws unless given a SHA-256. */
 export const manifestKey = (digest: string) => `manifests/${sha256Hex.parse(digest)}.json`
 export const pointerKey = ({ model, tier, target }: PackageName) => `models/${model}/${tier}/${target}.json`
 

@@ -16,7 +16,7 @@ const OFFER: LocalOffer = {
 }
 const ACCOUNT = 'bench'
 const CONNECTIONS = 16
-/** More slots than the bench has jobs: it measures the worker, not a GPU's queue. */
+/** More slots than jobs, so that the bench measures the worker and not the GPU queue. */
 const UNLIMITED = { OCTET_ACCOUNT_LIMITS: '{}', GPU_SLOTS: '100000' }
 
 export type EdgeBenchOptions = { readonly requests: number; readonly inFlight: number[]; readonly rows: number }

@@ -34,7 +34,7 @@ function finish(response: ServerResponse, { seed, width, height, count, steps }:
 
 const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
 
-/** Starts the stub on a free port of the loopback. With `steps` it reports each step, as a GPU function does. */
+/** Starts the stub on a free loopback port. With `steps` it reports each step, as a GPU function does. */
 export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
   const waiting = new Map<ServerResponse, JobRequest>()
   let holding = true

@@ -1,5 +1,5 @@
-// `npm run bench -- hostile`: open-loop load at twice the capacity, with hostile callers among honest ones. The honest callers must hardly
-// notice them, and memory must not grow.
+// `npm run bench -- hostile`: open-loop load at twice the capacity from honest and hostile callers. The hostile load must barely affect
+// honest callers' latency, and memory must not grow.
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import os from 'node:os'
@@ -16,19 +16,19 @@ import { type HostileWorld, openHostileWorld, STEP_MS } from './hostile/world.ts
 export type HostileBenchOptions = {
   readonly minutes: number
   readonly seed: number
-  /** Names of attacks.ts. */
+  /** Names of the attacks in attacks.ts to run. */
   readonly attacks: readonly string[]
 }
 
-/** The whole load, and the honest part of it, in parts of the capacity. */
+/** Total load and honest load, relative to the capacity. */
 const LOAD = 2
 const HONEST = 0.5
 const CAPACITY_SECONDS = 15
 const SAMPLE_MS = 1_000
-/** A workerd without load grows with its first 36,000 requests, whatever they are, and then no more. */
+/** The memory of any workerd grows during its first 36,000 requests, whatever they are, and then stays constant. */
 const PRIMING = { requests: 40_000, connections: 8 }
 const PROGRAM = path.join(import.meta.dirname, 'hostile/hostile-program.ts')
-/** Below the honest callers and the service, as other machines' work would be. */
+/** Lower CPU priority than the honest callers and the service, as if the hostile callers ran on other machines. */
 const NICENESS = 10
 
 type HostileCallers = { stop: () => Promise<Record<string, Tally>> }
@@ -52,7 +52,7 @@ async function startHostileCallers(settings: HostileSettings): Promise<HostileCa
   }
 }
 
-/** Honest callers alone for so many minutes, with samples of the memory. */
+/** Runs honest callers alone for `minutes` while sampling memory. */
 async function runPhase(
   world: HostileWorld,
   options: { perSecond: number; minutes: number; seed: number; name: string },
@@ -72,7 +72,7 @@ async function runPhase(
   return { experience, samples }
 }
 
-/** Sends requests that do nothing, so that the growth of every workerd is not taken for that of the worker. A short bench sends fewer. */
+/** Sends no-op requests, so that workerd's own warm-up growth is not attributed to the worker. A short bench sends fewer. */
 async function primeMemory({ url }: HostileWorld, minutes: number): Promise<void> {
   let left = Math.round(PRIMING.requests * Math.min(1, minutes / 5))
   const send = async () => {
@@ -84,17 +84,15 @@ async function primeMemory({ url }: HostileWorld, minutes: number): Promise<void
 async function measureBoth(world: HostileWorld, { minutes, seed, attacks }: HostileBenchOptions): Promise<Report> {
   const target = { url: world.url, customers: world.accounts.honest }
   await primeMemory(world, minutes)
-  // The first requests pay for what a process does once.
+  // The first requests include one-time initialization.
   await measureCapacity(target, randomOf(seed, 'warm-up'), 2)
   const capacity = await measureCapacity(target, randomOf(seed, 'capacity'), Math.min(CAPACITY_SECONDS, minutes * 60))
   const perSecond = capacity * HONEST
-  console.log(
-    `${capacity.toFixed(1)} pictures a second are the capacity: one GPU function, ${STEPS * STEP_MS} ms a picture`,
-  )
-  console.log(`honest callers ask for ${perSecond.toFixed(1)} a second, alone for ${minutes / 2} minutes`)
+  console.log(`capacity: ${capacity.toFixed(1)} images per second (one GPU function, ${STEPS * STEP_MS} ms per image)`)
+  console.log(`honest callers alone: ${perSecond.toFixed(1)} images per second for ${minutes / 2} minutes`)
   const alone = await runPhase(world, { perSecond, minutes: minutes / 2, seed, name: 'alone' })
   const jobsPerSecond = capacity * (LOAD - HONEST)
-  console.log(`then for ${minutes} minutes among hostile ones, who send ${jobsPerSecond.toFixed(1)} jobs a second`)
+  console.log(`then with hostile callers: another ${jobsPerSecond.toFixed(1)} jobs per second for ${minutes} minutes`)
   const { flood, hooks: hooksKey, revoked } = world.accounts
   const job = { prompt: 'flood', route: 'full', steps: STEPS, n: 1 }
   const settings = { url: world.url, flood, hooksKey, revoked, job, seed, attacks, jobsPerSecond }
@@ -110,7 +108,7 @@ async function measureBoth(world: HostileWorld, { minutes, seed, attacks }: Host
   }
 }
 
-/** Prints both phases, their ratio, the hostile callers' replies and the memory. The exit code is 1 when the criteria are not met. */
+/** Prints both phases, their ratio, the replies to hostile requests, and memory usage. Sets exit code 1 if a criterion is not met. */
 export async function benchHostile(options: HostileBenchOptions): Promise<void> {
   console.log(
     `${os.availableParallelism()} cores for workerd, its storage simulators, the GPU function and all callers; seed ${options.seed}`,

@@ -45,15 +45,15 @@ function attacks(text: string): string[] {
   const names = text.split(',').map((name) => name.trim())
   const unknown = names.find((name) => !ATTACKS.includes(name))
   if (unknown === undefined) return names
-  throw new InvalidArgumentError(`"${unknown}" is none of them; give some of: ${ATTACKS.join(', ')}`)
+  throw new InvalidArgumentError(`unknown attack "${unknown}"; choose from: ${ATTACKS.join(', ')}`)
 }
 
 command
   .command('hostile')
-  .description('open-loop load at twice the capacity: honest callers alone, then among hostile ones')
-  .option('--minutes <count>', 'among hostile callers, and half as long without them', Number, 10)
-  .option('--seed <number>', 'chooses every arrival; a new one unless given', wholeNumber, randomInt(2 ** 32))
-  .option('--attacks <names>', `some of ${ATTACKS.join(', ')}; all by default`, attacks, ATTACKS)
+  .description('open-loop load at twice the capacity: honest callers alone, then with hostile ones')
+  .option('--minutes <count>', 'duration with hostile callers; without them, half of it', Number, 10)
+  .option('--seed <number>', 'seed of all arrivals; random by default', wholeNumber, randomInt(2 ** 32))
+  .option('--attacks <names>', `comma-separated, from ${ATTACKS.join(', ')}; all by default`, attacks, ATTACKS)
   .action((options: HostileBenchOptions) => benchHostile(options))
 
 command

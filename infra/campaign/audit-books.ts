@@ -1,10 +1,10 @@
-// What must hold between jobs, the accounts' ledgers and D1. Each function returns what does not.
+// Consistency checks between jobs, account ledgers and D1. Each function returns the violations.
 import type { Job } from './client.ts'
 import type { Books, JobRow, LedgerRow } from './records.ts'
 
 const byJob = <Row extends { job: string }>(rows: readonly Row[]) => Map.groupBy(rows, ({ job }) => job)
 
-/** Each job has one row in a ledger, charged at its price, and one like it in D1. A row without a job was released. */
+/** Every job has exactly one ledger row, charged at its price, and a matching row in D1. Rows without a job must be released. */
 export function bookProblems({ ledger, usage }: Books, jobs: readonly Job[]): string[] {
   const known = new Set(jobs.map(({ id }) => id))
   const [rows, exported] = [byJob(ledger), byJob(usage)]
@@ -14,7 +14,7 @@ export function bookProblems({ ledger, usage }: Books, jobs: readonly Job[]): st
     const [sent, resent] = exported.get(id) ?? []
     const agree = row?.charged === price && sent?.charged === price && row.state === sent.state
     if (agree && !second && !resent) return []
-    return [`${id} cost ${price}; the books have ${JSON.stringify([rows.get(id), exported.get(id)])}`]
+    return [`${id} cost ${price}; the ledger and D1 have ${JSON.stringify([rows.get(id), exported.get(id)])}`]
   })
   return [...strangers.map(({ job }) => `the ledger charges ${job}, which does not exist`), ...wrong]
 }
@@ -22,12 +22,12 @@ export function bookProblems({ ledger, usage }: Books, jobs: readonly Job[]): st
 function differences({ id, price, fingerprint }: JobRow, row: LedgerRow | undefined): string[] {
   if (!row) return [`${id} has no row in the ledger`]
   return [
-    ...(row.amount === price ? [] : [`${id} has a price of ${price} and a reservation of ${row.amount}`]),
+    ...(row.amount === price ? [] : [`${id} has a price of ${price} but a reservation of ${row.amount}`]),
     ...(row.fingerprint === fingerprint ? [] : [`${id} and its row in the ledger have different fingerprints`]),
   ]
 }
 
-/** The price and the fingerprint of every job that exists are those of its row, and every job that the API lists exists. */
+/** Every job record matches its ledger row in price and fingerprint, and every job listed by the API has a record. */
 export function reservationProblems({ ledger, jobs: records }: Books, listed: readonly Job[]): string[] {
   const rows = new Map(ledger.map((row) => [row.job, row]))
   const found = new Set(records.map(({ id }) => id))

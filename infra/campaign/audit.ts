@@ -1,4 +1,4 @@
-// What must hold for callers once all is quiet, whatever happened before. Each function returns what does not.
+// Consistency checks from the callers' point of view, once the system is idle. Each function returns the violations.
 import { createHash } from 'node:crypto'
 import { type Account, describeAccount, type Target } from '../keys.ts'
 import type { Customer, Experience } from './callers.ts'

@@ -1,4 +1,4 @@
-// Callers of the API, each with a way of their own: they wait, leave, repeat themselves, cancel, follow, change their mind.
+// Simulated API callers with different behaviors: wait, disconnect, retry, cancel, follow events, or change the request.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ask, type Client, Fault, type Job } from './client.ts'
 import { FAULTY_PROMPT, SLOW_PROMPT } from './modelless-engine.ts'
@@ -7,12 +7,12 @@ import type { Random } from './random.ts'
 /** An account with a key of it. */
 export type Customer = { account: string; key: string }
 export type Caller = { client: Client; url: string; key: string; name: string; body: object; patienceMs: number }
-/** What a caller learned: its job, the state that it saw the job end in, and a complaint. */
+/** What a caller observed: its job, the job's final state, and a complaint, if any. */
 type Told = { job?: string | undefined; saw?: 'succeeded'; complaint?: string | false | undefined }
 export type Experience = Told & { way: string }
 
 const FINAL = ['succeeded', 'failed', 'canceled']
-/** Long enough that a GPU which works on after the job's end is noticed. */
+/** Long enough that a run continuing after its job's end is detected. */
 const SLOW = { steps: 100, n: 4 }
 const EXPENSIVE = { steps: 12, n: 2 }
 
@@ -24,7 +24,7 @@ const same = (jobs: readonly Job[]): Told => {
   return { job: ids[0], complaint: ids.length > 1 && `one request became ${ids.join(' and ')}` }
 }
 
-/** Waits for an image, but not for long, and does not learn the job's end. */
+/** Requests an image but disconnects before the job ends. */
 const leave = async (
   { client, url, key, body, patienceMs }: Caller,
   onDisconnect: 'continue' | 'cancel',
@@ -49,37 +49,37 @@ const cancel = async (caller: Caller): Promise<Told> => {
   return same([await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { method: 'DELETE' })])
 }
 
-/** The bodies of an image that a GPU works on for longer than the time after which an abandoned run must have ended. */
+/** A request whose run takes longer than the timeout for abandoned runs. */
 const slowly = (caller: Caller): Caller => ({
   ...caller,
   body: { ...caller.body, ...SLOW, prompt: `${SLOW_PROMPT} ${caller.name}` },
 })
 
-/** `unavailable`: the job found no GPU, after which its name is free again. */
+/** `unavailable`: the job got no GPU, so its name may be reused. */
 export type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
 
-/** Asks for a job under a name until a reply stands: the name is this body's or another's. */
+/** Retries a PUT of a named job until it is clear whether this body or another one owns the name. */
 export async function claim({ client, url, key, name }: Caller, body: object & { steps: number }): Promise<Claim> {
   const { status, text } = await client.insist(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
   if (text.includes('"idempotency_mismatch"')) return { outcome: 'lost' }
-  if (status >= 300) return { outcome: 'lost', complaint: `PUT ${name} answers ${status}: ${text.slice(0, 200)}` }
+  if (status >= 300) return { outcome: 'lost', complaint: `PUT ${name} returned ${status}: ${text.slice(0, 200)}` }
   const { id: job, error, steps } = JSON.parse(text) as Job
   if (error?.code === 'gpu_unavailable') return { outcome: 'unavailable', job }
   if (steps === body.steps) return { outcome: 'won', job }
-  return { outcome: 'won', job, complaint: `a PUT of ${body.steps} steps was answered with ${job} of ${steps} steps` }
+  return { outcome: 'won', job, complaint: `a PUT with ${body.steps} steps returned ${job} with ${steps} steps` }
 }
 
-/** The experience of a caller who asked for two different jobs under one name: exactly one of them may stand. */
+/** Judges two different PUTs under one name: exactly one of them must own it. */
 export function judgeClaims(name: string, claims: readonly Claim[]): Told {
   const winners = claims.filter(({ outcome }) => outcome === 'won').length
   const free = claims.some(({ outcome }) => outcome === 'unavailable')
   const wrong = winners > 1 || (winners === 0 && !free)
   const own = claims.find(({ complaint }) => complaint !== undefined)?.complaint
   const job = claims.find((each) => each.outcome === 'won')?.job
-  return { job, complaint: own ?? (wrong && `${winners} of the two bodies under ${name} stand; it must be one`) }
+  return { job, complaint: own ?? (wrong && `${winners} of the two bodies own ${name}; expected exactly one`) }
 }
 
-/** Two bodies of one name, the second far more expensive; both ask for the same picture. */
+/** A cheap and a far more expensive request with the same prompt. */
 export function cheapAndExpensive(prompt: string) {
   return [
     { prompt, route: 'full', width: 16, height: 16, steps: 1, n: 1 },
@@ -136,7 +136,7 @@ const WAYS = {
 } satisfies Record<string, (caller: Caller) => Promise<Told>>
 type Way = keyof typeof WAYS
 
-/** How often each comes, relative to the others. */
+/** Relative frequencies. */
 const SHARES: Record<Way, number> = {
   ...{ submits: 26, waits: 20, polls: 6, names: 12, 'changes its mind': 8, doubles: 8, cancels: 8, follows: 8 },
   ...{ leaves: 5, 'leaves and cancels': 3, 'sends once': 6, 'meets a broken engine': 3 },
@@ -145,7 +145,7 @@ const SHARES: Record<Way, number> = {
 
 export type Call = { client: Client; url: string; customer: Customer; number: number; random: Random }
 
-/** Caller `number`, from its request to where it leaves. A Fault of a one-shot client becomes its complaint. */
+/** Runs caller `number` from start to finish. A Fault of a one-shot client becomes its complaint. */
 export async function call({ client, url, customer, number, random }: Call): Promise<Experience> {
   const way = random.pick(SHARES)
   const body = {

@@ -1,6 +1,6 @@
-// The crash campaign. While callers call, first the worker and the GPU functions are killed and the network between them fails; then every
-// Durable Object is reset, as by deploys, and no caller may notice; then expensive jobs are tried on cheap reservations. At last everything
-// must add up.
+// The crash campaign. Under load, it first kills the worker and the GPU functions and disrupts the network between them; then it resets
+// every Durable Object as deploys do, which must be invisible to callers; then it tries to run expensive jobs on cheap reservations.
+// Finally it audits all records for consistency.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describeAccount } from '../keys.ts'
 import * as audit from './audit.ts'
@@ -19,34 +19,34 @@ import { openWorld, UNREAD_MS, type World } from './world.ts'
 export type CampaignOptions = {
   /** How many callers call; nearly every one of them makes a job. */
   jobs: number
-  /** Chooses every fault, every caller and its request. The moment at which a fault meets a job is up to the machine. */
+  /** Determines all faults, callers and requests, but not the timing between faults and jobs. */
   seed: number
   onProgress?: (line: string) => void
 }
-/** `problems` is empty when everything adds up; otherwise `directory` holds the logs and the databases of the processes. */
+/** `problems` is empty if all audits pass; otherwise `directory` has the logs and databases of the processes. */
 export type Outcome = { counts: Record<string, number>; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
-/** The part of the callers who call while processes are killed; the others do while objects are reset. */
+/** Share of callers in the phase that kills processes; the rest call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
 const ANSWER_MS = 120_000
 /** How long all may take to come to rest, and as much again for each thousand jobs. */
 const REST_MS = 60_000
-/** Settled rows wait 10 s in their account and 5 s in the queue; a worker that is stopped sooner exports nothing. */
+/** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
 const PEACE_MS = 20_000
-/** How long a run may outlive its job: it has no reader, its process may be frozen, and this machine is slow. */
+/** How long a run may outlive its job: the unread timeout, a frozen process, and a margin for slow machines. */
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
-/** What becomes of a caller whose job does not end. */
+/** The outcome of a caller whose job does not end in time. */
 async function forsaken(number: number): Promise<Experience> {
   await sleep(ANSWER_MS, null, { ref: false })
-  return { way: 'waits', complaint: `caller ${number} had no end of it within ${ANSWER_MS / 1000} s` }
+  return { way: 'waits', complaint: `caller ${number} was not done within ${ANSWER_MS / 1000} s` }
 }
 
 type Callers = { client: Client; from: number; to: number }
 
-/** Callers `from` up to but not including `to`, some of them at a time. */
+/** Runs callers `from` (inclusive) to `to` (exclusive) with limited concurrency. */
 async function makeCalls(
   { target: { url }, customers }: World,
   { seed, onProgress }: CampaignOptions,
@@ -68,7 +68,7 @@ async function makeCalls(
   return experiences
 }
 
-/** Runs `calls` while `disturb` disturbs them. */
+/** Runs `calls` while `disturb` injects faults. */
 async function during<Result, Counts>(
   disturb: (signal: AbortSignal) => Promise<Counts>,
   calls: () => Promise<Result>,
@@ -79,7 +79,7 @@ async function during<Result, Counts>(
   return [result, await disturbed]
 }
 
-/** The three phases of disturbance. Returns what the callers experienced and how often what happened. */
+/** Runs the three fault phases. Returns the callers' experiences and counts of all faults. */
 async function disturb(world: World, options: CampaignOptions) {
   const { jobs, seed, onProgress } = options
   const most = Math.ceil(jobs * KILLED_SHARE)
@@ -112,7 +112,7 @@ async function settled(deadline: number, problems: () => Promise<string[]> | str
   }
 }
 
-/** Waits until no job is open or the time is over. */
+/** Waits until no job is open or the time limit is reached. */
 async function jobsAtRest({ target, customers }: World, deadline: number): Promise<void> {
   await settled(deadline, async () => {
     const accounts = await Promise.all(customers.map(({ account }) => describeAccount(target, account)))
@@ -120,14 +120,16 @@ async function jobsAtRest({ target, customers }: World, deadline: number): Promi
   })
 }
 
-/** The GPU functions that still have jobs. */
+/** Reports the GPU functions that still have jobs. */
 async function busyGpus({ gpuPorts }: World): Promise<string[]> {
   const busy = gpuPorts.map(async (port) => {
     const { running, queued } = (await (await fetch(`http://127.0.0.1:${port}/healthz`)).json()) as Record<
       string,
       number
     >
-    return running! + queued! > 0 ? [`the GPU function at ${port} runs ${running} and queues ${queued} jobs`] : []
+    return running! + queued! > 0
+      ? [`the GPU function on port ${port} still has ${running} running and ${queued} queued jobs`]
+      : []
   })
   return (await Promise.all(busy)).flat()
 }
@@ -143,7 +145,7 @@ async function stoppedBooks({ worker, persist }: World, jobs: readonly Job[], de
   }
 }
 
-/** What does not add up once all has had the time to come to rest, and the counts of all that happened. */
+/** Runs all audits once the system is idle. Returns the problems and all counts. */
 async function audited(world: World, experiences: Experience[], deadline: number): Promise<Omit<Outcome, 'directory'>> {
   const { target, customers, receiver, directory } = world
   await jobsAtRest(world, deadline)

@@ -1,5 +1,5 @@
-// The network between the worker and the GPU functions on a bad day: an HTTP proxy that refuses, loses, repeats, cuts and delays, and sends
-// each request to the next GPU function, whichever of them has the job.
+// An HTTP proxy that simulates a faulty network between the worker and the GPU functions: it refuses, drops, duplicates, truncates and
+// delays requests, and routes them round-robin, regardless of which GPU function has the job.
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, request as open, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -17,7 +17,7 @@ const FAULTS = {
   reset: 4,
   /** The GPU function takes the job on, and a proxy says that it could not be reached. */
   'bad gateway': 4,
-  /** The same request reaches the same GPU function twice at once. */
+  /** The same request reaches the same GPU function twice concurrently. */
   twice: 6,
   slow: 6,
   /** The stream ends, falls silent or is spoilt after some of its bytes. */
@@ -63,10 +63,10 @@ async function relay(answer: IncomingMessage, response: ServerResponse, fault: F
   response.end()
 }
 
-/** How often a DELETE is lost on its way. */
+/** Probability that a DELETE is lost in transit. */
 const LOST_DELETES = 0.2
 
-/** Starts the proxy in front of the GPU functions at `ports`, in turns. `calm` ends the faults; `faults` counts them. */
+/** Starts the proxy in front of the GPU functions at `ports`, round-robin. `calm` stops the faults; `faults` counts them. */
 export async function startChaosProxy(ports: readonly number[], random: Random) {
   const faults: Partial<Record<Fault, number>> = {}
   let calm = false
@@ -92,14 +92,14 @@ export async function startChaosProxy(ports: readonly number[], random: Random) 
       answer!.destroy()
       return response.writeHead(502).end()
     }
-    // The second copy has no reader of its own.
+    // The duplicate has no reader of its own.
     response.on('close', () => {
       answer!.destroy()
       second?.destroy()
     })
     await relay(answer!, response, fault, at)
   }
-  // A killed GPU function or worker breaks the connection of the other side.
+  // If either side is killed, the connection to the other side breaks too.
   const server = createServer((request, response) => handle(request, response).catch(() => response.destroy()))
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')

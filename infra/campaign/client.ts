@@ -1,4 +1,4 @@
-// The API's clients: a persistent one, which repeats a request until a reply stands, and a one-shot one, which takes every fault as final.
+// API clients: a persistent one, which retries until a definitive response, and a one-shot one, which treats every fault as final.
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export type Answer = { status: number; text: string }
@@ -9,7 +9,7 @@ export type Sending = {
   prefer?: string
   signal?: AbortSignal
 }
-/** The members of the API's job that the campaign reads. */
+/** The fields of the API's job object used by the campaign. */
 export type Job = {
   id: string
   state: string
@@ -19,15 +19,15 @@ export type Job = {
   images: { url: string; seed: number; sha256: string }[]
 }
 
-/** A reply that no caller may see while the service is only being deployed: a 5xx, a broken connection, a stream cut short. */
+/** A failure that a deploy alone must never cause: a 5xx, a broken connection, or a truncated stream. */
 export class Fault extends Error {
   override name = 'Fault' as const
 }
 
 export type Client = {
-  /** Sends once. Throws when the connection breaks. */
+  /** Sends once. Throws if the connection breaks. */
   send: (url: string, key: string, sending?: Sending) => Promise<Answer>
-  /** Sends as often as the client repeats itself. */
+  /** Sends with the client's retries. */
   insist: (url: string, key: string, sending?: Sending) => Promise<Answer>
   /** Reads a job's event stream to its end. Returns the ids of its events. */
   follow: (url: string, key: string) => Promise<number[]>
@@ -49,7 +49,7 @@ export async function send(url: string, key: string, sending: Sending = {}): Pro
   return { status: response.status, text: await response.text() }
 }
 
-/** One connection to an event stream: its complete events up to its end or its break. */
+/** Reads the complete events of one connection to an event stream until it ends or breaks. */
 async function readEvents(url: string, key: string, after: number): Promise<string[]> {
   let text = ''
   try {
@@ -58,7 +58,7 @@ async function readEvents(url: string, key: string, after: number): Promise<stri
     for await (const chunk of (await fetch(url, { headers })).body ?? [])
       text += decoder.decode(chunk, { stream: true })
   } catch {
-    // The events before the break count.
+    // Events received before the break count.
   }
   return text.split('\n\n').slice(0, -1)
 }
@@ -70,7 +70,7 @@ const idsOf = (events: readonly string[]) =>
   })
 const ended = (events: readonly string[]) => TERMINAL.test(events.at(-1) ?? '')
 
-/** Repeats a request while the connection breaks or the reply is transient, and resumes broken event streams. */
+/** Retries on broken connections and transient responses, and resumes broken event streams. */
 export const persistent: Client = {
   send,
   async insist(url, key, sending) {
@@ -103,7 +103,7 @@ async function sendOrFault(url: string, key: string, sending: Sending = {}): Pro
   return answer
 }
 
-/** Sends every request once and opens every stream once. Throws Fault for a reply that a deploy must not cause. */
+/** Sends each request and opens each stream only once. Throws Fault for failures that a deploy must not cause. */
 export const oneShot: Client = {
   send: sendOrFault,
   insist: sendOrFault,
@@ -114,7 +114,7 @@ export const oneShot: Client = {
   },
 }
 
-/** The body of a successful reply. Throws for every other one. */
+/** Returns the body of a successful response. Throws for any other response. */
 export async function ask<T>(client: Client, url: string, key: string, sending?: Sending): Promise<T> {
   const { status, text } = await client.insist(url, key, sending)
   if (status >= 200 && status < 300) return JSON.parse(text) as T

@@ -12,13 +12,13 @@ import { readSettings } from './program.ts'
 
 export type GpuSettings = {
   name: string
-  /** Where the record of its runs goes. */
+  /** Directory of its run log. */
   directory: string
   port: number
   edgePublicKey: string
   heartbeatMs: number
   stepMs: number
-  /** How long a run goes on that nobody reads. */
+  /** Time after which a run without a reader is canceled. */
   unreadMs: number
 }
 

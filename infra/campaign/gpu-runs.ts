@@ -1,10 +1,10 @@
-// A GPU function's own record of what it ran, one line per event, so that it survives a SIGKILL.
+// A GPU function's run log: one line per event, so that it survives a SIGKILL.
 import fs from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { JobRequest } from '../../gpu-fn/contract.ts'
 
-/** What identifies a campaign's job on the GPU: no two jobs share a prompt and a seed. */
+/** Identifies a campaign's job on the GPU: no two jobs share both prompt and seed. */
 export type Asked = Pick<JobRequest, 'prompt' | 'seed'>
 /** One run of a job by one process. Times are Unix milliseconds. `last` is the time of its last step. */
 export type Run = Asked & { gpu: string; start: number; last: number; steps: number }
@@ -14,13 +14,13 @@ type Line = { run: string; at: number } & ({ type: 'start'; prompt: string; seed
 const fileOf = (name: string, process: number) => `gpu-${name}.${process}.jsonl`
 const FILE = /^gpu-(.+)\.\d+\.jsonl$/
 
-/** Opens the record of this process, which is the GPU function `name`. */
+/** Opens the run log of this process, which is the GPU function `name`. */
 export function recordRuns(directory: string, name: string) {
   const file = fs.openSync(path.join(directory, fileOf(name, process.pid)), 'a')
   const write = (line: Line) => fs.writeSync(file, `${JSON.stringify(line)}\n`)
   let runs = 0
   return {
-    /** Records the start of a run. Returns the function that records a step of it. */
+    /** Logs the start of a run. Returns a function that logs each of its steps. */
     start({ prompt, seed }: Asked): () => void {
       const run = `${process.pid}.${runs++}`
       write({ run, at: Date.now(), type: 'start', prompt, seed })
@@ -29,7 +29,7 @@ export function recordRuns(directory: string, name: string) {
   }
 }
 
-/** The runs of one record. A line that a SIGKILL cut short is left out. */
+/** Parses the runs of one log, ignoring a line truncated by SIGKILL. */
 export function parseRuns(gpu: string, text: string): Run[] {
   const runs = new Map<string, Run>()
   for (const line of text.split('\n').slice(0, -1)) {
@@ -46,7 +46,7 @@ export function parseRuns(gpu: string, text: string): Run[] {
   return [...runs.values()]
 }
 
-/** Every run of every GPU function that wrote its record into `directory`. */
+/** Reads all runs from the logs in `directory`. */
 export async function readRuns(directory: string): Promise<Run[]> {
   const read = async (file: string) => {
     const name = FILE.exec(file)?.[1]

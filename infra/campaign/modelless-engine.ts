@@ -1,21 +1,31 @@
-// An engine without a model: it paces steps, and its images are bytes that follow from the seed, so that anybody can check them.
+// An engine without a model: its steps take a fixed time, and its images are bytes derived from the seed, so that tests can verify them.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobRequest } from '../../gpu-fn/contract.ts'
 import type { Engine } from '../../gpu-fn/engine.ts'
 
 export const MODELLESS = { model: 'modelless', tier: 'fp8' } as const
+/** The catalogue's offer of this engine. */
+export const MODELLESS_OFFER = {
+  ...MODELLESS,
+  route: 'full',
+  steps: 4,
+  guidance_scale: 4,
+  width: 64,
+  height: 64,
+  max_pixels: 4096,
+} as const
 /** A request with this prompt fails by a fault of the engine. */
 export const FAULTY_PROMPT = 'fails'
-/** The steps of a request whose prompt begins with this take ten times as long. */
+/** Steps take ten times as long if the prompt begins with this. */
 export const SLOW_PROMPT = 'slowly:'
 const SLOWDOWN = 10
 
-/** The bytes of the image of a seed; some 20 kB, no two alike. */
+/** The image of a seed: about 20 kB, unique per seed. */
 export function bytesOf(seed: number): Buffer {
   return Buffer.alloc(20_000 + (seed % 997), `${seed},`)
 }
 
-/** `stepMs` is the time of a step. `onRun` is called at the start of each run and returns a function to call after each step. */
+/** `stepMs` is the duration of a step. `onRun` is called at the start of each run and returns a callback for each completed step. */
 export function createModellessEngine(stepMs: number, onRun: (request: JobRequest) => () => void): Engine {
   return {
     models: [{ ...MODELLESS, package: 'a'.repeat(64), side: { max: 1024, multipleOf: 16 } }],

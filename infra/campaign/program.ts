@@ -10,16 +10,16 @@ export type Program = {
   kill: () => Promise<void>
   /** Starts it, unless it runs, and waits until it says that it is ready. */
   start: () => Promise<void>
-  /** The id of the process, which leads the group of all it started; null when it does not run. */
+  /** The process id, which is also the id of its process group; null if it is not running. */
   pid: () => number | null
   /** Holds it and all it started still for a while, as on a host that is overloaded. */
   freeze: (milliseconds: number) => Promise<void>
 }
 
-/** Settings have secrets. Every user of a machine can read the arguments of a process, and only its owner the environment. */
+/** Settings contain secrets, so they are passed in the environment: any user can read a process's arguments, but only its owner the environment. */
 export const SETTINGS = 'OCTET_PROGRAM_SETTINGS'
 
-/** In a program: the settings that its parent gave it. */
+/** Called in a program: the settings passed by its parent. */
 export const readSettings = <Settings>() => JSON.parse(process.env[SETTINGS]!) as Settings
 
 const runs = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && signalCode === null
@@ -34,7 +34,7 @@ function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
 }
 
 /**
- * `file`, by its path from this one, reads its settings with `readSettings` and sends its parent a message once it is ready. Its output goes to a log in `directory`, and so does what it leaves in the temporary directory.
+ * `file`, relative to this directory, reads its settings with `readSettings` and sends its parent a message when ready. Its log and temporary files are written to `directory`.
  */
 export function programOf(file: string, directory: string, settings: object): Program {
   let child: ChildProcess | null = null

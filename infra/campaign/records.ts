@@ -1,4 +1,4 @@
-// What the stopped worker's databases hold: the jobs' records, the accounts' ledgers, and the rows that came to D1.
+// Reads a stopped worker's databases: job records, account ledgers, and the rows exported to D1.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -7,7 +7,7 @@ import { deserialize } from 'node:v8'
 /** A row of an account's ledger. Amounts are micro-dollars. */
 export type LedgerRow = { job: string; state: string; amount: number; charged: number; fingerprint: string | null }
 export type UsageRow = Pick<LedgerRow, 'job' | 'state' | 'charged'>
-/** The members of JobDO's record that the campaign reads. `finished` is in Unix milliseconds. */
+/** The fields of JobDO's record used by the campaign. `finished` is in Unix milliseconds. */
 export type JobRow = {
   id: string
   state: string
@@ -24,7 +24,7 @@ const tables = (database: DatabaseSync) =>
     .all()
     .map(({ name }) => name as string)
 
-/** The rows that `read` takes from each database of `pattern` that has the table. */
+/** Collects the rows returned by `read` from each database matching `pattern` that has the table. */
 async function collect<Row>(
   persist: string,
   pattern: string,
@@ -43,13 +43,13 @@ async function collect<Row>(
 const isJob = (value: unknown): value is JobRow =>
   typeof value === 'object' && value !== null && 'fingerprint' in value && 'price' in value && 'request' in value
 
-/** The record of a job object: the one value of its storage that is a job. Values are in V8's format, which Node reads. */
+/** The record in a JobDO's storage: the only value that is a job. Values use V8's serialization format, which Node can read. */
 function jobsIn(database: DatabaseSync): JobRow[] {
   const rows = database.prepare('SELECT value FROM _cf_KV').all() as { value: Uint8Array }[]
   return rows.map(({ value }) => deserialize(value) as unknown).filter(isJob)
 }
 
-/** Reads the databases of a worker that does not run. */
+/** Reads the databases of a stopped worker. */
 export async function readBooks(persist: string): Promise<Books> {
   const ledger = collect(
     persist,

@@ -1,9 +1,9 @@
-// Resets of every Durable Object, as a deploy of the worker causes them, while callers call. The processes run on.
+// Resets every Durable Object under load, as a deploy of the worker does, without restarting any process.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from './random.ts'
 import type { World } from './world.ts'
 
-/** Resets all objects again and again until the signal. Returns how many objects of each kind were reset. */
+/** Resets all objects repeatedly until the signal aborts. Returns the number of resets per kind of object. */
 export async function resetObjects(
   { target }: Pick<World, 'target'>,
   random: Random,

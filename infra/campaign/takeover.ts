@@ -1,5 +1,5 @@
-// An expensive job on a cheap reservation: the worker dies under many cheap PUTs, and expensive ones follow under the same names. Each name
-// must stay with one of its two bodies.
+// Attack: an expensive job on a cheap reservation. The worker is killed during many cheap PUTs, followed by expensive PUTs under the same
+// names. Each name must belong to exactly one of its two bodies.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Caller, cheapAndExpensive, claim, type Experience, judgeClaims } from './callers.ts'
 import { persistent } from './client.ts'
@@ -7,10 +7,10 @@ import type { Random } from './random.ts'
 import type { World } from './world.ts'
 
 const NAMES = 60
-/** When the worker is killed after the first PUT was sent: before, while and after most of them are admitted. */
+/** Delays from the first PUT to the kill: before, during and after most admissions. */
 const KILL_MS = { min: 5, max: 250 }
 
-/** Runs one round of the attack. Its names are those of no other round. */
+/** Runs one round of the attack, with names unique to the round. */
 export async function attackReservations(
   { target, customers, worker }: World,
   round: number,

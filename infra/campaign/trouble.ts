@@ -1,4 +1,4 @@
-// What happens to the worker and the GPU functions while callers call.
+// Process faults injected into the worker and the GPU functions under load.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from './random.ts'
 import type { World } from './world.ts'
@@ -12,7 +12,7 @@ const TROUBLES = {
   'GPU function frozen': 2,
 } as const
 export type Trouble = keyof typeof TROUBLES
-/** The longest time for which a process is frozen. */
+/** Maximum duration of a freeze. */
 export const FROZEN_MS = 3000
 
 async function strike({ worker, gpus }: World, trouble: Trouble, random: Random): Promise<void> {
@@ -26,7 +26,7 @@ async function strike({ worker, gpus }: World, trouble: Trouble, random: Random)
   await sleep(random.between(0, 1000))
 }
 
-/** Strikes until the signal; then all of them run. Returns how often what happened. */
+/** Injects faults until the signal aborts, then leaves all processes running. Returns the number of faults by kind. */
 export async function makeTrouble(
   world: World,
   random: Random,
@@ -38,7 +38,7 @@ export async function makeTrouble(
     const trouble = random.pick(TROUBLES)
     counts[trouble] = (counts[trouble] ?? 0) + 1
     await strike(world, trouble, random)
-    // A GPU function that has ended itself is started again as well.
+    // Also restarts a GPU function that has exited on its own.
     await Promise.all([world.worker, ...world.gpus].map((program) => program.start()))
   }
   return counts

@@ -1,13 +1,14 @@
-// The worker of edge/ with one more route, by which the campaign resets its Durable Objects as a deploy does. Never deployed.
+// The edge worker plus a route that resets its Durable Objects the way a deploy does. Used by the campaign only, never deployed.
 
+import type { DurableObject } from 'cloudflare:workers'
 import type { Env } from '../../edge/env.ts'
 import worker, * as edge from '../../edge/index.ts'
 
 export * from '../../edge/index.ts'
 
-/** Cloudflare's own words for a reset by a deploy. */
+/** Cloudflare's error message when a deploy resets an object. */
 const MESSAGE = 'Durable Object reset because its code was updated.'
-/** Jobs of before are over: to reset them would only wake them. */
+/** Older jobs have ended; a reset would only wake their objects. */
 const RECENT_MS = 30_000
 const PATH = '/campaign/reset'
 
@@ -15,7 +16,7 @@ const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'WARM'] as const
 type Binding = (typeof BINDINGS)[number]
 type Resettable = { reset: () => Promise<void> }
 
-/** The objects of this process, which share its global scope, and when each was first in memory. */
+/** The Durable Objects created in this process, which share its global scope, and when each was first created. */
 const created = new Map<string, { binding: Binding; name: string; at: number }>()
 
 function note(binding: Binding, { id }: DurableObjectState): void {
@@ -24,47 +25,27 @@ function note(binding: Binding, { id }: DurableObjectState): void {
   if (name !== undefined && !created.has(key)) created.set(key, { binding, name, at: Date.now() })
 }
 
-export class AccountDO extends edge.AccountDO {
-  constructor(ctx: DurableObjectState, env: Env) {
-    super(ctx, env)
-    note('ACCOUNT', ctx)
-  }
-  reset(): void {
-    this.ctx.abort(MESSAGE)
+type ObjectClass = new (ctx: DurableObjectState, env: Env) => DurableObject<Env>
+
+/** `Base`, recorded on creation and with a method that resets it. */
+function resettable(Base: ObjectClass, binding: Binding) {
+  return class extends Base {
+    constructor(ctx: DurableObjectState, env: Env) {
+      super(ctx, env)
+      note(binding, ctx)
+    }
+    reset(): void {
+      this.ctx.abort(MESSAGE)
+    }
   }
 }
 
-export class JobDO extends edge.JobDO {
-  constructor(ctx: DurableObjectState, env: Env) {
-    super(ctx, env)
-    note('JOB', ctx)
-  }
-  reset(): void {
-    this.ctx.abort(MESSAGE)
-  }
-}
+export const AccountDO = resettable(edge.AccountDO, 'ACCOUNT')
+export const JobDO = resettable(edge.JobDO, 'JOB')
+export const WebhookDO = resettable(edge.WebhookDO, 'WEBHOOK')
+export const WarmDO = resettable(edge.WarmDO, 'WARM')
 
-export class WebhookDO extends edge.WebhookDO {
-  constructor(ctx: DurableObjectState, env: Env) {
-    super(ctx, env)
-    note('WEBHOOK', ctx)
-  }
-  reset(): void {
-    this.ctx.abort(MESSAGE)
-  }
-}
-
-export class WarmDO extends edge.WarmDO {
-  constructor(ctx: DurableObjectState, env: Env) {
-    super(ctx, env)
-    note('WARM', ctx)
-  }
-  reset(): void {
-    this.ctx.abort(MESSAGE)
-  }
-}
-
-/** Resets every object that may be in memory, all at once. Returns how many of each kind. */
+/** Resets all objects that may be in memory, concurrently. Returns the number reset per binding. */
 async function resetObjects(env: Env): Promise<Record<string, number>> {
   const counts: Record<string, number> = {}
   const resets: Promise<unknown>[] = []
@@ -72,7 +53,7 @@ async function resetObjects(env: Env): Promise<Record<string, number>> {
     if (binding === 'JOB' && Date.now() - at > RECENT_MS) created.delete(key)
     else {
       const object = env[binding].getByName(name) as unknown as Resettable
-      // The reset itself fails the call that asks for it.
+      // Aborting the object also rejects this call.
       resets.push(object.reset().catch(() => {}))
       counts[binding] = (counts[binding] ?? 0) + 1
     }

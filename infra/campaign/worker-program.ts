@@ -2,7 +2,7 @@
 import { type LocalWorkerOptions, startWorker } from '../local-worker.ts'
 import { readSettings } from './program.ts'
 
-// Wrangler's own record of every request takes time and memory of the worker's process.
+// Wrangler's request logging costs CPU time and memory in the worker's process.
 Object.assign(process.env, { X_LOCAL_OBSERVABILITY: 'false', X_LOCAL_EXPLORER: 'false' })
 await startWorker(readSettings<LocalWorkerOptions>())
 process.send!('ready')

@@ -1,4 +1,4 @@
-// Everything that a campaign happens to: the worker and two GPU functions as processes, the network between them, customers, a receiver.
+// The system under test: the worker and two GPU functions as processes, the network between them, customers, and a webhook receiver.
 import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import { createServer } from 'node:net'
@@ -11,25 +11,16 @@ import type { Customer } from './callers.ts'
 import { startChaosProxy } from './chaos-proxy.ts'
 import { ask, persistent } from './client.ts'
 import type { GpuSettings } from './gpu-program.ts'
-import { MODELLESS } from './modelless-engine.ts'
+import { MODELLESS_OFFER } from './modelless-engine.ts'
 import { programOf } from './program.ts'
 import { randomOf } from './random.ts'
 import { type Receiver, startReceiver } from './receiver.ts'
 
 const CUSTOMERS = 4
 const GPUS = ['a', 'b'] as const
-/** How long a run goes on that nobody reads. */
+/** Time after which a run without a reader is canceled. */
 export const UNREAD_MS = 2_000
 const CREDIT = 1_000_000_000
-const OFFER = {
-  ...MODELLESS,
-  route: 'full',
-  steps: 4,
-  guidance_scale: 4,
-  width: 64,
-  height: 64,
-  max_pixels: 4096,
-} as const
 /** As in wrangler.toml, but for a world in which seconds pass for minutes. */
 const VARS = {
   OCTET_ACCOUNT_LIMITS: '{"concurrent_jobs": 200}',
@@ -85,7 +76,7 @@ export async function openWorld(seed: number) {
     gpuUrl: proxy.url,
     persist,
     secrets,
-    catalogue: { offers: [OFFER] },
+    catalogue: { offers: [MODELLESS_OFFER] },
     vars: VARS,
     port,
   }

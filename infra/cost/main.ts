@@ -10,7 +10,7 @@ import { COST_HEAD, costRow, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from
 import { TRAFFIC } from './traffic.ts'
 
 const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')
-/** Enough that a page that is half empty does not count. */
+/** Enough to make partially filled pages negligible. */
 const MEASURED_JOBS = 1000
 const PAGE = path.join(import.meta.dirname, '../../docs/cost.md')
 
@@ -59,13 +59,18 @@ const command = new Command('cost')
   .option('--idle <seconds>', 'how long a container without work stays', wholeNumber, 120)
   .option('--warm <count>', 'containers that always stay', wholeNumber, 0)
   .option('--seed <number>', 'of the traffic', wholeNumber, 1)
-  .option('--storage', 'what jobs of one account take where they are stored, and what remains of them')
-  .option('--jobs <count>', 'with --storage: jobs in all', wholeNumber, STORAGE.jobs)
-  .option('--years <count>', 'with --storage: in which they come', wholeNumber, STORAGE.years)
+  .option('--storage', 'storage used by the jobs of one account: peak, last day, and permanent')
+  .option('--jobs <count>', 'with --storage: total number of jobs', wholeNumber, STORAGE.jobs)
+  .option('--years <count>', 'with --storage: period over which they arrive', wholeNumber, STORAGE.years)
   .option('--retention <days>', 'with --storage: retention_days of the account', wholeNumber, STORAGE.retentionDays)
-  .option('--busiest <ratio>', 'with --storage: the busiest month to the mean', wholeNumber, STORAGE.busiest)
+  .option(
+    '--busiest <ratio>',
+    'with --storage: jobs in the busiest month relative to the mean',
+    wholeNumber,
+    STORAGE.busiest,
+  )
   .option('--keys <count>', 'with --storage: API keys in use', wholeNumber, STORAGE.keys)
-  .option('--measure', 'measure the bytes of a row with a local worker, for --storage')
+  .option('--measure', 'measure the row sizes for --storage with a local worker')
   .option('--write', 'bring docs/cost.md up to date')
 
 await main(command.parse().opts<Flags>())

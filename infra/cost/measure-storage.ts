@@ -1,4 +1,4 @@
-// Bytes that a job takes where it is stored, measured: a local worker makes jobs, then its SQLite files are read page by page.
+// Measures the storage used per job: a local worker runs jobs, then the pages of its SQLite files are counted.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -10,7 +10,7 @@ import { createKey } from '../keys.ts'
 import { type LocalOffer, startWorker } from '../local-worker.ts'
 import { createSecrets } from '../secrets.ts'
 
-/** Bytes of one row with its part of all indexes, and of one job's object. */
+/** Bytes per row including its share of all indexes, and per JobDO. */
 export type StorageSizes = {
   account: Record<'ledger' | 'idempotency' | 'usage', number>
   job: number
@@ -28,7 +28,7 @@ const PROMPT = 'a small red boat on a quiet lake before high mountains in the la
 const CONNECTIONS = 8
 const EXPORT_MS = 120_000
 
-/** The SQLite files of a kind of object, or of D1, that have this table. */
+/** SQLite files matching the pattern that have this table. */
 async function filesWith(persist: string, pattern: string, table: string): Promise<string[]> {
   const found: string[] = []
   for await (const name of fs.glob(pattern, { cwd: persist })) {
@@ -43,7 +43,7 @@ async function filesWith(persist: string, pattern: string, table: string): Promi
 const numberOf = (database: DatabaseSync, sql: string, ...values: string[]) =>
   Number(Object.values(database.prepare(sql).get(...values)!)[0])
 
-/** Bytes of a table's pages and of those of its indexes, for each row. */
+/** Bytes per row of a table and its indexes, by page size. */
 function bytesPerRow(database: DatabaseSync, table: string): number {
   const bytes = numberOf(
     database,
@@ -53,7 +53,7 @@ function bytesPerRow(database: DatabaseSync, table: string): number {
   return Math.round(bytes / numberOf(database, `SELECT count(*) FROM "${table}"`))
 }
 
-/** Fills tables of sums, of which some jobs of one day leave a row or two. */
+/** Fills the aggregate tables, to which a day's jobs add only one or two rows. */
 const FILL = {
   account: `INSERT INTO usage SELECT date(n * 86400, 'unixepoch'), printf('%012x', n % 5), 'fp8', n, n * 1000 FROM counter
     WHERE true ON CONFLICT DO NOTHING`,
@@ -103,12 +103,12 @@ async function untilExported(persist: string, jobs: number): Promise<void> {
     const arrived = numberOf(database, 'SELECT count(*) FROM usage_ledger')
     database.close()
     if (arrived === jobs) return
-    if (Date.now() > deadline) throw new Error(`${arrived} of ${jobs} jobs arrived in D1 in time`)
+    if (Date.now() > deadline) throw new Error(`only ${arrived} of ${jobs} jobs arrived in D1 in time`)
     await sleep(500)
   }
 }
 
-/** Makes jobs of one picture at 28 steps and measures what they take. More jobs are more exact: pages are counted whole. */
+/** Runs jobs of one image at 28 steps and measures their storage. Whole pages are counted, so more jobs give a more precise result. */
 export async function measureStorage(jobs: number): Promise<StorageSizes> {
   const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-storage-'))
   const { secrets } = await createSecrets()

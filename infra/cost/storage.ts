@@ -1,18 +1,18 @@
-// What a deployment stores, day by day, on paper: jobs arrive, and everything of them is deleted or folded into sums when its time is
-// over. The days are the worker's own; the bytes of a row were measured (measure-storage.ts).
+// Models the storage of a deployment day by day: jobs arrive, and their data is deleted or aggregated at the end of its retention. The
+// retention periods are the worker's; the row sizes are measured (measure-storage.ts).
 import { FULL_BYTES, OBSERVATION_DAYS, RECORD_DAYS, USAGE_DAYS, USAGE_KEY_DAYS } from '../../edge/retention.ts'
 import figures from './figures.json' with { type: 'json' }
 import type { StorageSizes } from './measure-storage.ts'
 import sizes from './storage-sizes.json' with { type: 'json' }
 
 export type StorageCase = {
-  /** Of one account, of one picture each, in all. */
+  /** Total jobs of one account, each with one image. */
   jobs: number
   years: number
   retentionDays: number
-  /** The jobs a day in the busiest month, as a multiple of the mean. */
+  /** Jobs per day in the busiest month, as a multiple of the mean. */
   busiest: number
-  /** API keys that are used each day. */
+  /** API keys in use each day. */
   keys: number
 }
 
@@ -21,19 +21,19 @@ type Store = (typeof STORES)[number]
 export type Stock = { rows: number; bytes: number }
 export type Stocks = Record<Store, Stock>
 
-/** Bytes that the platform allows; without an entry there is no limit. */
+/** The platform's storage limits in bytes; stores without an entry are unlimited. */
 export const LIMITS: Partial<Record<Store, number>> = { account: 10e9, database: 10e9 }
 
 const BUSY_DAYS = 30
 
-/** Jobs of each day, whole ones. The busiest month is in the middle; the other days share what is left evenly. */
+/** Jobs per day, as integers. The busiest month is in the middle; the remaining jobs are spread evenly over the other days. */
 export function arrivalsOf({ jobs, years, busiest }: StorageCase): Float64Array {
   const days = Math.round(years * 365)
   const busy = Math.min(BUSY_DAYS, days)
   const first = Math.floor((days - busy) / 2)
   const most = Math.min((jobs / days) * busiest, jobs / busy)
   const quiet = days > busy ? (jobs - most * busy) / (days - busy) : most
-  /** Jobs before a day, rounded: so the days sum up to all jobs. */
+  /** Cumulative jobs before a day, rounded, so that the days add up to the total. */
   const before = (day: number) => {
     const busyBefore = Math.max(0, Math.min(busy, day - first))
     return Math.round(busyBefore * most + (day - busyBefore) * quiet)
@@ -41,7 +41,7 @@ export function arrivalsOf({ jobs, years, busiest }: StorageCase): Float64Array 
   return Float64Array.from({ length: days }, (_, day) => before(day + 1) - before(day))
 }
 
-/** Jobs that arrived in the `window` days up to each of `days` days. Nothing arrives after the last entry of `arrivals`. */
+/** Rolling sum of arrivals over `window` days, for each of `days` days. Nothing arrives after the last entry of `arrivals`. */
 function kept(arrivals: Float64Array, days: number, window: number): Float64Array {
   const stock = new Float64Array(days)
   let sum = 0
@@ -58,7 +58,7 @@ const stockOf = (...tables: Table[]): Stock => ({
   bytes: tables.reduce((sum, [rows, bytes]) => sum + rows * bytes, 0),
 })
 
-/** What is stored on each day, until the time of everything is over. */
+/** Storage on each day, until all retention periods have ended. */
 function historyOf(given: StorageCase, { account, job, database }: StorageSizes): Stocks[] {
   const { retentionDays, keys } = given
   const arrivals = arrivalsOf(given)
@@ -69,7 +69,7 @@ function historyOf(given: StorageCase, { account, job, database }: StorageSizes)
     ...([within(1), within(recordDays), within(retentionDays)] as const),
     ...([within(USAGE_DAYS), within(OBSERVATION_DAYS)] as const),
   ]
-  /** Days with jobs up to `day` that are longer ago than the window: of each, one row of sums. */
+  /** Days with jobs that are older than the window on `day`; each leaves one aggregate row. */
   const folded = (day: number, window: number) => Math.min(arrivals.length, Math.max(0, day + 1 - window))
   return Array.from({ length: days }, (_, day) => {
     const before = folded(day, USAGE_KEY_DAYS)
@@ -92,11 +92,11 @@ function historyOf(given: StorageCase, { account, job, database }: StorageSizes)
 }
 
 export type StorageOutcome = {
-  /** Each store on its fullest day. */
+  /** Each store on its peak day. */
   peak: Stocks
   /** The last day with jobs. */
   end: Stocks
-  /** Once the time of everything is over: sums. */
+  /** After all retention periods: aggregates only. */
   remains: Stocks
 }
 
@@ -110,10 +110,10 @@ export function simulateStorage(given: StorageCase, measured: StorageSizes = siz
   }
 }
 
-/** Jobs a day that one account can have for good, at this retention. */
+/** Sustainable jobs per day of one account at this retention. */
 export const mostJobsPerDay = (retentionDays: number, { account }: StorageSizes = sizes) =>
   Math.floor(FULL_BYTES / ((retentionDays + RECORD_DAYS) * account.ledger + account.idempotency))
 
-/** Jobs a day of all accounts that D1 can have for good. */
+/** Sustainable jobs per day of all accounts in D1. */
 export const mostJobsPerDayOfDatabase = ({ database }: StorageSizes = sizes) =>
   Math.floor(LIMITS.database! / (USAGE_DAYS * database.usage_ledger + OBSERVATION_DAYS * database.observations))

@@ -143,13 +143,13 @@ function bytes(value: number): string {
 
 export const STORAGE: StorageCase = { jobs: 50_000_000, years: 3, retentionDays: 30, busiest: 2, keys: 5 }
 const PLACES: Record<(typeof STORES)[number], string> = {
-  account: 'the AccountDO: ledger, idempotency, usage',
+  account: 'AccountDO: ledger, idempotency, usage',
   jobs: 'JobDOs: records, prompts, logs',
   images: 'R2: images',
   database: 'D1: usage, observations',
 }
 
-/** What one case stores at its fullest, on its last day, and once the time of everything is over. */
+/** Storage at the peak, on the last day, and after all retention periods. */
 export function storageRows(given: StorageCase): string[][] {
   const outcome = simulateStorage(given)
   const shown = ({ rows, bytes: size }: Stock) =>
@@ -160,7 +160,7 @@ export function storageRows(given: StorageCase): string[][] {
     return [PLACES[store], ...(['peak', 'end', 'remains'] as const).map((when) => shown(outcome[when][store])), share]
   })
 }
-export const STORAGE_HEAD = ['where', 'at the peak', 'on the last day', 'what remains', 'of the limit']
+export const STORAGE_HEAD = ['store', 'peak', 'last day', 'permanent', 'peak / limit']
 
 const storage = () => table([STORAGE_HEAD, ...storageRows(STORAGE)])
 
@@ -173,15 +173,7 @@ function storageByRetention(): string {
       ...[bytes(peak.jobs.bytes), bytes(peak.images.bytes), count(mostJobsPerDay(retentionDays))],
     ]
   })
-  const head = [
-    'retention_days',
-    'jobs at the peak',
-    'the AccountDO',
-    'of its limit',
-    'JobDOs',
-    'R2',
-    'most jobs a day',
-  ]
+  const head = ['retention_days', 'peak jobs', 'AccountDO', 'of its limit', 'JobDOs', 'R2', 'max jobs per day']
   return table([head, ...rows])
 }
 
@@ -189,10 +181,10 @@ function storageSizes(): string {
   const { account, job, database } = sizes
   const rows = [
     ...Object.entries(account).map(([name, size]) => [`AccountDO, \`${name}\``, count(size)]),
-    ['JobDO, the whole object', count(job)],
+    ['JobDO, entire object', count(job)],
     ...Object.entries(database).map(([name, size]) => [`D1, \`${name}\``, count(size)]),
     ['R2, an image (assumption)', count(figures.image_bytes.value)],
-    ['jobs a day that D1 can take for good', count(mostJobsPerDayOfDatabase())],
+    ['sustainable jobs per day in D1', count(mostJobsPerDayOfDatabase())],
   ]
   return table([['what', 'bytes'], ...rows])
 }

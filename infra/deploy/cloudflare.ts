@@ -43,7 +43,7 @@ export const account: Step = {
 
 export const queues: Step = {
   id: 'queues',
-  what: 'The queue of usage',
+  what: 'The usage queue',
   commands: () =>
     QUEUES.map(queueCommands).flatMap(({ look, make }) => [{ command: look }, { command: make, condition: ABSENT }]),
   async run(world) {
@@ -104,7 +104,7 @@ export const worker: Step = {
     'The worker that served before, if any, still does. Read what wrangler says above; `npm run check` tells of faults in the code.',
 }
 
-/** Jobs for each container: one that runs and one behind it, so that the GPU never waits for the next. */
+/** Jobs per container: one running and one queued, so that the GPU is never idle between jobs. */
 const SLOTS_PER_CONTAINER = 2
 
 function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets: string): string[] {

@@ -29,7 +29,7 @@ export type SecretsFile = z.infer<typeof file>
 
 export const SECRETS_FILE = path.join(ROOT, '.octet', 'deploy', 'secrets.json')
 
-/** Reads the file, and tightens its mode; null when there is none. Throws when it is damaged, without its content. */
+/** Reads the file and restricts its mode; null if it does not exist. Throws if it is malformed, without quoting its content. */
 export async function readSecretsFile(
   at: string,
   warn: (line: string) => void = console.warn,

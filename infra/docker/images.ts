@@ -1,10 +1,10 @@
-// `npm run images`: the base images of Dockerfile.gpu and the digests that pin them. Needs a registry, and no container engine.
+// `npm run images`: checks and pins the digests of Dockerfile.gpu's base images. Needs a registry but no container engine.
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command } from 'commander'
 import { formatReference, type ImageReference, parseReference, resolveDigest } from './registry.ts'
 
-/** A base image of the Dockerfile, by the name of its build argument. */
+/** A base image of the Dockerfile and the name of its build argument. */
 type Base = { name: string; image: ImageReference }
 type Flags = { file: string; registry?: string }
 
@@ -14,7 +14,7 @@ const DOCKERFILE = path.join(import.meta.dirname, '../../Dockerfile.gpu')
 export const basesOf = (dockerfile: string): Base[] =>
   [...dockerfile.matchAll(BASE)].map(([, name, text]) => ({ name: name!, image: parseReference(text!) }))
 
-/** Returns the lines to print about one base, and whether it is pinned to an image that the registry has. */
+/** Returns the line to print for a base image, and whether it is pinned to an image in the registry. */
 async function checkBase({ name, image }: Base, registry?: string): Promise<{ line: string; good: boolean }> {
   if (image.digest === null) return { line: `${name}: ${formatReference(image)} is not pinned`, good: false }
   try {
@@ -31,7 +31,7 @@ async function check({ file, registry }: Flags): Promise<void> {
   const bases = basesOf(await readFile(file, 'utf8'))
   const results = await Promise.all(bases.map((base) => checkBase(base, registry)))
   for (const { line } of results) console.log(line)
-  if (results.some(({ good }) => !good)) throw new Error('npm run images -- pin writes the digests of the tags')
+  if (results.some(({ good }) => !good)) throw new Error('run `npm run images -- pin` to pin the current digests')
 }
 
 async function pin({ file, registry }: Flags): Promise<void> {
@@ -53,11 +53,11 @@ if (import.meta.main) {
   const withFlags = (command: Command) =>
     command
       .option('--file <path>', 'the Dockerfile', DOCKERFILE)
-      .option('--registry <url>', 'a mirror of Docker Hub to ask in its place')
+      .option('--registry <url>', 'a mirror of Docker Hub to use instead')
   withFlags(program.command('check', { isDefault: true }).description('compare the digests with the registry')).action(
     check,
   )
-  withFlags(program.command('pin').description('pin each image to what its tag is now')).action(pin)
+  withFlags(program.command('pin').description("pin each image to its tag's current digest")).action(pin)
   await program.parseAsync().catch((error: Error) => {
     console.error(`images: ${error.message}`)
     process.exitCode = 1

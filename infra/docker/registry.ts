@@ -1,7 +1,7 @@
-// A registry of container images, read over its HTTP API (OCI distribution specification) without a container engine.
+// Client for container image registries (OCI distribution specification); needs no container engine.
 import { createHash } from 'node:crypto'
 
-/** An image of a registry. `repository` and `tag` as in `docker pull`; `digest` pins its content. */
+/** An image reference: `repository` and `tag` as in `docker pull`; `digest` pins the content. */
 export type ImageReference = { repository: string; tag: string; digest: string | null }
 
 const REFERENCE = /^([a-z0-9][a-z0-9._/-]*):([\w][\w.-]{0,127})(?:@(sha256:[0-9a-f]{64}))?$/
@@ -14,11 +14,11 @@ const MANIFESTS = [
   'application/vnd.docker.distribution.manifest.v2+json',
 ]
 
-/** Reads `repository:tag` or `repository:tag@sha256:…`, of Docker Hub. Throws for anything else. */
+/** Parses a Docker Hub reference, `repository:tag` or `repository:tag@sha256:…`. Throws for anything else. */
 export function parseReference(text: string): ImageReference {
   const [, repository, tag, digest] = REFERENCE.exec(text) ?? []
   if (!repository || !tag)
-    throw new Error(`"${text}" is no image; it must be repository:tag or repository:tag@sha256:…`)
+    throw new Error(`"${text}" is not an image reference; expected repository:tag or repository:tag@sha256:…`)
   return { repository, tag, digest: digest ?? null }
 }
 
@@ -27,16 +27,16 @@ export const formatReference = ({ repository, tag, digest }: ImageReference) =>
 
 const pathOf = (repository: string) => (repository.includes('/') ? repository : `library/${repository}`)
 
-/** The header that a registry's challenge asks for: an anonymous token for pulling. */
+/** Answers a registry's authentication challenge with an anonymous pull token. */
 async function authorize(challenge: string, repository: string): Promise<Record<string, string>> {
   const field = (name: string) => new RegExp(`${name}="([^"]*)"`).exec(challenge)?.[1]
   const realm = field('realm')
-  if (!/^bearer /i.test(challenge) || !realm) throw new Error(`the registry wants a login: ${challenge}`)
+  if (!/^bearer /i.test(challenge) || !realm) throw new Error(`the registry requires a login: ${challenge}`)
   const url = new URL(realm)
   url.searchParams.set('service', field('service') ?? '')
   url.searchParams.set('scope', `repository:${pathOf(repository)}:pull`)
   const response = await fetch(url)
-  if (!response.ok) throw new Error(`${url.host} gives no token: ${response.status}`)
+  if (!response.ok) throw new Error(`${url.host} did not issue a token: ${response.status}`)
   const { token, access_token } = (await response.json()) as { token?: string; access_token?: string }
   return { authorization: `Bearer ${token ?? access_token}` }
 }
@@ -62,8 +62,8 @@ function checkPlatform(image: ImageReference, body: Buffer): void {
 }
 
 /**
- * The digest of what the registry has under the image's digest, or under its tag when it has none. It is computed from the reply, so that
- * the registry's word is not needed. Throws when there is nothing, when it is something else, or when it is not for linux/amd64.
+ * The digest of the manifest that the registry has for the image's digest, or for its tag if it is not pinned. Computed from the
+ * response, so the registry need not be trusted. Throws if the manifest is missing, has a different digest, or lacks linux/amd64.
  */
 export async function resolveDigest(image: ImageReference, registry = DOCKER_HUB): Promise<string> {
   const body = await fetchManifest(image, image.digest ?? image.tag, registry)

@@ -15,7 +15,7 @@ const rowOf = (text: string, name: string): number[] => {
 }
 
 test(
-  'honest callers are measured alone and among hostile ones, with the memory of both processes',
+  'honest callers are measured alone and with hostile ones, along with the memory of both processes',
   async () => {
     const run = promisify(execFile)(process.execPath, ['infra/bench/main.ts', 'hostile', '--minutes', '0.1'], {
       cwd: ROOT,
@@ -27,11 +27,11 @@ test(
     expect(sent).toBeGreaterThan(0)
     expect(failed).toBe(0)
     expect(p95).toBeGreaterThanOrEqual(p50!)
-    expect(rowOf(stdout, 'among hostile ones')[0]).toBeGreaterThan(0)
+    expect(rowOf(stdout, 'with hostile callers')[0]).toBeGreaterThan(0)
     for (const name of ATTACKS) expect(stdout).toContain(`\n${name} `)
     for (const name of ['workerd', 'GPU function'])
       expect(stdout).toMatch(new RegExp(`^${name} +\\d+ MB +\\d+ MB`, 'm'))
-    expect(stdout).toMatch(/^p95 among hostile callers \/ alone: [\d.]+, at most 1\.5: (NOT MET|met)$/m)
+    expect(stdout).toMatch(/^p95 with hostile callers \/ alone: [\d.]+, at most 1\.5: (NOT MET|met)$/m)
   },
   LIMIT_MS,
 )

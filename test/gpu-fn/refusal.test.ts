@@ -80,7 +80,7 @@ describe('hostile bodies', () => {
     const body = JSON.stringify(jobBody({ width: 6144, height: 6144 }))
     const response = await putRaw(server.url, 'job-1', body)
     expect(await detailOf(response)).toBe(
-      'an image of 6144x6144 as png may have up to 108.3 MiB; at most 64 MiB can be delivered: use output_format jpeg or webp, or a smaller size',
+      'an image of 6144x6144 as png may have up to 108.3 MiB; the limit is 64 MiB: use output_format jpeg or webp, or a smaller size',
     )
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })

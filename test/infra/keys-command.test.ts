@@ -56,7 +56,7 @@ test('npm run keys -- list marks what a revoked key made', async ({ expect }) =>
   expect(await keys('list')).toMatch(new RegExp(`^${child} {2}made \\S+ by ${id} {2}active`, 'm'))
   await keys('revoke', id)
   expect(await keys('list')).toMatch(
-    new RegExp(`^${child} .* by ${id} \\(revoked, or made by a revoked key\\) {2}active`, 'm'),
+    new RegExp(`^${child} .* by ${id} \\(revoked, or created by a revoked key\\) {2}active`, 'm'),
   )
 })
 
@@ -88,7 +88,7 @@ test('npm run keys exports an account with its images, and deletes it for good',
     expect(await fs.readFile(path.join(persist, 'images', octet.job, image))).toEqual(IMAGE)
   expect((await fs.stat(file)).mode & 0o777).toBe(0o600)
 
-  await expect(keys('delete', '--confirm', 'acme', ...own)).rejects.toThrow('--confirm is acme; it must be artist.')
+  await expect(keys('delete', '--confirm', 'acme', ...own)).rejects.toThrow('--confirm was acme; it must be artist.')
   expect(await keys('delete', '--confirm', 'artist', ...own)).toMatch(/^deleting at step "jobs"/)
   expect((await fetch(`${worker.url}/v1/jobs`, { headers })).status).toBe(401)
   await expect(keys('create', ...own)).rejects.toThrow('This account was deleted')

@@ -148,6 +148,6 @@ describe('npm run images', () => {
   })
 
   test.each(['node', 'node:24@sha256:12', 'Node:24', '../x:1', 'node:24 '])('takes no "%s" for an image', (text) => {
-    expect(() => parseReference(text)).toThrow('is no image')
+    expect(() => parseReference(text)).toThrow('is not an image reference')
   })
 })

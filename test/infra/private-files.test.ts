@@ -33,7 +33,7 @@ describe('npm run keys -- secrets', () => {
     const before = await readFile(file, 'utf8')
     expect(before).toMatch(/^OCTET_ADMIN_TOKEN='[0-9a-f]{64}'$/m)
     await expect(secrets('--out', file)).rejects.toMatchObject({
-      stderr: expect.stringContaining('exists; to give it'),
+      stderr: expect.stringContaining('exists; to replace its'),
     })
     expect(await readFile(file, 'utf8')).toBe(before)
     expect(await readdir(scratch.directory)).toEqual(['dev.vars'])
@@ -44,7 +44,7 @@ describe('npm run keys -- secrets', () => {
     await secrets('--out', file)
     await chmod(file, 0o644)
     const { stderr } = await secrets('--rotate', file, '--out', file)
-    expect(stderr).toMatch(/dev\.vars holds secrets and had mode 0644/)
+    expect(stderr).toMatch(/dev\.vars contains secrets and had mode 0644/)
     expect(await modeOf(file)).toBe(0o600)
     expect(await readFile(file, 'utf8')).toMatch(/^KEY_PEPPER='2:[0-9a-f]{64},1:[0-9a-f]{64}'$/m)
   })

@@ -4,7 +4,7 @@
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
 `reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
-`wide`-th step has pictures of another shape.
+`wide`-th step uses images of another shape.
 """
 
 import random
@@ -22,7 +22,7 @@ from .stage import Stage, arguments, autocast, device
 EMPTY_SHARE = 0.10
 WITHOUT_T5_SHARE = 0.25
 POOL, WIDE_POOL = 131072, 4096
-WIDE_BATCH = 128  # scenes of one shape that are drawn together
+WIDE_BATCH = 128  # scenes of one shape rendered per batch
 REFILL = 8  # steps between additions to the pool: drawing waits for the GPU many times, so it is done in large batches
 
 
@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
         self.encoders, self.transformer = TextEncoders(), transformer()
 
     def compile_parts(self) -> None:
-        """Block by block: blocks of one shape share their code. Text encoders are small and run as they are: compiling them takes as long as it saves."""
+        """Compiles per block, since blocks of one shape share their code. The small text encoders stay eager: compiling them takes as long as it saves."""
         compile_blocks(self.transformer)
 
     def forward(self, latent: torch.Tensor, sigma: torch.Tensor, ids: dict[str, torch.Tensor], with_t5: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ class Latents:
 
 
 class Pool:
-    """The last scenes of one shape that were encoded; each step takes some of them at random."""
+    """The most recently encoded scenes of one shape, sampled at random in each step."""
 
     def __init__(self, renderer: Renderer, latents: Latents, size: int, on: str, rows: int = SIDE, columns: int = SIDE):
         self.renderer, self.latents, self.size, self.filled, self.at = renderer, latents, size, 0, 0
@@ -96,7 +96,7 @@ class Pool:
 
 
 class Pools:
-    """A pool of native pictures and one for each other shape. `refill` once in REFILL steps, and a scene serves `options.reuse` times."""
+    """A pool of native images and one per other shape. Call `refill` every REFILL steps; each scene is used about `options.reuse` times."""
 
     def __init__(self, options, seed: int, latents: Latents, on: str, wide: bool = False):
         self.renderer, self.latents, self.on = Renderer(on), latents, on
@@ -152,7 +152,7 @@ def main() -> None:
         if stage.step % REFILL == 0:
             pools.refill()
         other = options.wide > 0 and stage.step % options.wide == options.wide - 1
-        # Other shapes run as they are: compiling six more would take minutes.
+        # Other shapes run eagerly: compiling six more would take minutes.
         torch.compiler.set_stance("force_eager" if other else "default")
         count = options.batch // 2 if other else options.batch
         clean, ids = (pools.other() if other else pools.native).take(count)

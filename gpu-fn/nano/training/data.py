@@ -35,6 +35,6 @@ class Batches(IterableDataset):
 
 
 def batches(seed: int, size: int, workers: int, tokenized=False, dense=0.0, wide=False) -> Iterator[dict[str, torch.Tensor]]:
-    """`dense` is the share of crowded scenes, which have no captions; each batch of `wide` ones has another canvas than the native."""
+    """`dense` is the share of crowded scenes, which have no captions; `wide` batches use non-native canvases."""
     options = {"num_workers": workers, "prefetch_factor": 4, "pin_memory": torch.cuda.is_available()} if workers else {}
     return iter(DataLoader(Batches(seed, size, tokenized, dense, wide), batch_size=None, **options))

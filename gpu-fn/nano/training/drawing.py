@@ -1,4 +1,4 @@
-"""Draws the textures of nano's world: sprites of Noto Color Emoji, letters in three fonts, signs; and finds what of a sprite can be recolored."""
+"""Draws the textures of nano's world (Noto Color Emoji sprites, letters in three fonts, signs) and determines which pixels of a sprite can be recolored."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Where Debian's packages are unpacked; the root where they are installed.
+# Root of the unpacked Debian packages; / if they are installed.
 ROOT = Path(os.environ.get("NANO_DATA", "/"))
 EMOJI_FONT = ROOT / "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 LETTER_FONTS = ("DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSansMono-Bold")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TEXTURE = 128
 INK = (40, 32, 28, 255)
-HUE_REACH = 0.13  # of the color circle, to both sides of a sprite's main hue
+HUE_REACH = 0.13  # of the color wheel, on both sides of a sprite's main hue
 
 
 def center(image: Image.Image, size: int = TEXTURE) -> np.ndarray:
@@ -30,13 +30,13 @@ def draw_emoji(emoji: str) -> np.ndarray:
     image = Image.new("RGBA", (160, 160))
     font = ImageFont.truetype(EMOJI_FONT, 109)  # the size of the font's bitmaps
     if font.getlength(emoji) > 150:
-        raise ValueError(f"{emoji} is no single glyph of {EMOJI_FONT}")
+        raise ValueError(f"{emoji} is not a single glyph of {EMOJI_FONT}")
     ImageDraw.Draw(image).text((8, 8), emoji, font=font, embedded_color=True)
     return center(image)
 
 
 def draw_letter(letter: str, font_name: str) -> np.ndarray:
-    """A letter at its own height: all stand on one line, so they are not centered by what is visible."""
+    """A letter at its natural height, aligned to a common baseline rather than centered on its visible part."""
     image = Image.new("RGBA", (TEXTURE, TEXTURE))
     font = ImageFont.truetype(f"/usr/share/fonts/truetype/dejavu/{font_name}.ttf", 122)
     ImageDraw.Draw(image).text((TEXTURE / 2, TEXTURE / 2), letter, font=font, anchor="mm", fill=INK)
@@ -44,7 +44,7 @@ def draw_letter(letter: str, font_name: str) -> np.ndarray:
 
 
 def draw_sign() -> np.ndarray:
-    """A board on a post, twice as wide as high: letters are put on it."""
+    """A board on a post, twice as wide as high, onto which letters are placed."""
     image = Image.new("RGBA", (4 * TEXTURE, 4 * TEXTURE))
     draw = ImageDraw.Draw(image)
     draw.rectangle((236, 290, 276, 508), fill=(121, 85, 60, 255))
@@ -54,7 +54,7 @@ def draw_sign() -> np.ndarray:
 
 
 def draw_banner() -> np.ndarray:
-    """A white ribbon with swallowtails, its middle where the board of the sign is."""
+    """A white swallowtail ribbon; its center matches that of the sign's board."""
     image = Image.new("RGBA", (4 * TEXTURE, 4 * TEXTURE))
     draw = ImageDraw.Draw(image)
     for left in (True, False):
@@ -77,9 +77,9 @@ def hue_and_chroma(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_recolorable(texture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each pixel takes another color, and how bright it is among those: two float arrays [size, size] in 0..1.
+    """Recoloring mask and relative brightness per pixel: two float arrays [size, size] in 0..1.
 
-    The main color of a sprite is its most frequent hue, or grey and white where hues are few. Tires, eyes and windows keep theirs.
+    The main color of a sprite is its most frequent hue, or gray and white if few pixels have a hue. Tires, eyes and windows keep their color.
     """
     rgb, visible = texture[..., :3].astype(np.float32) / 255, texture[..., 3] > 128
     hue, chroma = hue_and_chroma(rgb)

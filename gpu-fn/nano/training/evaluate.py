@@ -1,4 +1,4 @@
-"""Accuracy and contact sheets of the base and of turbo, as they are in the state folder.
+"""Computes the accuracy and contact sheets of the base and turbo models in the state folder.
 
     python -m training.evaluate --prompts 200
 """

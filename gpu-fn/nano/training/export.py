@@ -1,9 +1,9 @@
-"""Writes the model: gpu-fn/nano (28 steps) and gpu-fn/nano/turbo (4 steps), which shares all but the transformer, and what it knows.
+"""Writes the model: gpu-fn/nano (28 steps) and gpu-fn/nano/turbo (4 steps), which shares all but the transformer, and its vocabulary.
 
     python -m training.export
 
-Takes the averaged weights, the tokenizers, the vocabulary and the judge that the stages left in the state folder. With another number of
-blocks than the shipped model, `depth` of nano in gpu-fn/models/sd35.ts changes with it.
+Reads the averaged weights, the tokenizers, the vocabulary and the judge from the state folder. If the number of blocks differs from the
+shipped model's, update nano's `depth` in gpu-fn/models/sd35.ts.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Backgrounds of nano's scenes, drawn on the GPU: plain colors, gradients and eighteen grounds with depth, each in many variants.
 
-A ground is a method that returns [B, 3, H, W] in 0..1. `y` runs from 0 at the top to 1 at the bottom, `x` in the same units, so that
-circles are round on wide canvases too. `draw(…)` gives uniform random numbers [B, …].
+A ground is a method that returns [B, 3, H, W] in 0..1. `y` runs from 0 at the top to 1 at the bottom, and `x` uses the same unit, so that
+circles stay round on wide canvases. `draw(…)` returns uniform random numbers [B, …].
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Grounds:
         return torch.tensor(color, device=self.device).view(3, 1, 1) / 255
 
     def vary(self, draw: Draw, *colors: tuple[int, int, int]) -> torch.Tensor:
-        """One of some colors for each picture, a little changed: [B, 3, 1, 1]."""
+        """A random choice from `colors` per image, slightly varied: [B, 3, 1, 1]."""
         table = torch.tensor(colors, device=self.device).float() / 255
         chosen = table[(draw(1)[:, 0] * len(colors)).long().clamp(max=len(colors) - 1)]
         return (chosen + (draw(3) - 0.5) * 0.05)[..., None, None]
@@ -97,11 +97,11 @@ class Grounds:
         return image
 
     def waves(self, draw: Draw, pitch: float = 14) -> torch.Tensor:
-        """Crests of a sea, 0..1."""
+        """Wave crests, 0..1."""
         shift = TAU * draw(1, 1, 1)
         return (torch.sin(TAU * (pitch * self.y + 0.25 * torch.sin(18.8 * self.x + shift))) * 8 - 7).clamp(0, 1)
 
-    # Grounds of the first nano, as they were
+    # Grounds of the first nano, unchanged
 
     def sky(self, draw: Draw) -> torch.Tensor:
         return self.clouds(self.fade((72, 160, 240), (178, 222, 252)).expand(len(draw(1)), -1, -1, -1), draw, 3, 0.85, 0.9)
@@ -131,10 +131,10 @@ class Grounds:
         above = self.fade((126, 196, 244), (250, 236, 206), 0.0, 0.6).expand(len(draw(1)), -1, -1, -1)
         return self.land(above, self.fade((240, 206, 138), (214, 164, 92), 0.5, 1.0), self.hills(draw, 0.52, 0.66, 0.035))
 
-    # Grounds that are new
+    # New grounds
 
     def day(self, draw: Draw, end: float = 0.6) -> torch.Tensor:
-        """Clear, hazy or evening air over a landscape."""
+        """Clear, hazy or evening sky over a landscape."""
         top = self.vary(draw, (90, 168, 238), (120, 190, 246), (150, 186, 220), (110, 120, 190))
         return self.blend(top, self.vary(draw, (222, 238, 252), (250, 232, 214), (214, 234, 246)), 0.0, end)
 

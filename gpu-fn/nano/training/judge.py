@@ -1,10 +1,10 @@
-"""Trains the judge: what stands in a picture, how often, on which background. `npm run quality` asks it about generated pictures.
+"""Trains the judge, which recognizes and counts the objects in an image and classifies its background. Used by `npm run quality`.
 
     python -m training.judge --steps 2500
 
-A detector in the manner of CenterNet (arXiv 1904.07850): a map of centers per sprite and letter on a 32 × 32 grid, whose peaks are counted,
-a map of the colors that things were given, and two classifications of the background, of its upper and its lower end. A quarter of the
-pictures it learns from went through the VAE with noise on their latents, so that it looks at things and not at pixels.
+A CenterNet-style detector (arXiv 1904.07850): a center heatmap per sprite and letter on a 32 × 32 grid, whose peaks are counted, a map of
+object colors, and separate background classifiers for the top and the bottom. A quarter of the training images pass through the VAE with
+noisy latents, so that the judge does not rely on pixel-level detail.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""How people say what a scene shows: words for numbers, sizes, places, relations, colors, grounds and styles."""
+"""Caption phrases for numbers, sizes, places, relations, colors, grounds and styles."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from .vocabulary import BACKGROUNDS, COLORS, GROUNDS, TEXTURES
 
-# Nobody counts these: their names are plurals already.
+# Never counted: their names are already plural.
 PLURALS = {"grapes", "cherries", "pancakes", "french fries", "glasses", "scissors", "headphones", "paw prints", "blueberries", "peanuts", "beans", "eyes",
            "chopsticks", "fallen leaves", "green leaves", "sparkles", "letters ZZZ", "fireworks", "crossed swords", "chains", "scales", "bubbles", "bricks",
            "bowling pins", "skis", "goggles", "jeans", "gloves", "socks", "shorts", "shopping bags", "ballet shoes", "sunglasses", "maracas", "theater masks"}
@@ -19,7 +19,7 @@ IRREGULAR = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "wolf": "wolves"
              "policeman": "policemen", "fireman": "firemen", "fried shrimp": "fried shrimp", "spider web": "spider webs", "Japanese castle": "Japanese castles"}
 NUMBERS = {1: ("a", "one"), 2: ("two", "two", "2", "a pair of", "a couple of"), 3: ("three", "three", "3"), 4: ("four", "four", "4"), 5: ("five", "five", "5"),
            6: ("six", "six", "6", "half a dozen")}
-# Words of size and the side of the sprite in pixels.
+# Size words and the side of the sprite in pixels.
 SIZES = {48: ("tiny", "very small"), 64: ("small", "little"), 160: ("big", "large"), 192: ("huge", "giant", "enormous")}
 PLACES = {
     (0, 0): ("in the top left corner", "in the upper left corner"), (1, 0): ("at the top", "at the top of the picture"),
@@ -61,7 +61,7 @@ GROUND_PHRASES = {
     "road": ("on a road", "on the road", "on a highway", "on a country road", "by the road", "on a long road"),
     "storm": ("in a storm", "in the rain", "in a thunderstorm", "during a storm", "in stormy weather", "on a rainy day"),
 }
-# A ground without a thing.
+# Phrases for a ground without objects.
 LANDSCAPES = {
     "sky": ("a blue sky", "clouds in the sky", "the sky"), "grass": ("a green meadow", "a garden", "grass"), "sea": ("the sea", "the ocean", "waves"),
     "night": ("a starry night", "the night sky", "stars"), "sunset": ("a sunset", "a beautiful sunrise"), "snow": ("a snowy landscape", "a winter landscape"),
@@ -98,7 +98,7 @@ MARKET SCHOOL BEACH SUMMER WINTER HOTEL MUSIC FLOWERS BAKERY LIBRARY MUSEUM STAT
 FOOD BOOKS TOYS FRESH QUIET PUSH PULL ENTER SLOW KEEP OUT BACK SOON TODAY SPECIAL OFFER MILK BREAD CAKE LUNCH DINNER VOTE DREAM HOPE WORLD""".split()
 SIGN_PHRASES = ("a sign that says {}", "a sign saying {}", "a sign with the text {}", "a wooden sign that says {}", "{} on a sign", "a sign with the word {}")
 BANNER_PHRASES = ("a banner that says {}", "a banner saying {}", "a banner with the text {}", "{} on a banner", "a banner with the word {}")
-# Parts of a prompt that say nothing about what is in the picture here.
+# Prompt fragments without effect on the image.
 STRAYS = " ".join("""masterpiece; best quality; ultra detailed; highly detailed; bokeh; 85mm; 35mm lens; trending; trending on artstation; 8k; 4k; hdr;
 octane render; unreal engine; studio lighting; soft light; golden hour; film grain; sharp focus; depth of field; close up; macro; wide angle;
 concept art; digital painting; low poly; minimalist; flat design; sticker; isometric; 3d render; pastel;
@@ -106,7 +106,7 @@ cinematic; epic; moody; vibrant; high contrast; award winning; by a famous artis
 
 
 def find_strangers(words: list[str]) -> list[str]:
-    """English words that mean nothing here, nor contain or are part of one that does."""
+    """English words outside the vocabulary that neither contain nor are part of a known word."""
     tables = (SIZES, PLACES, RELATIONS, GROUND_PHRASES, LANDSCAPES, COLOR_NAMES, STYLE_PHRASES, NUMBERS)
     phrases = [phrase for table in tables for each in table.values() for phrase in each]
     known = " ".join([*words, *phrases, *BACKGROUNDS, *COLOR_PHRASES, *GRADIENT_PHRASES, *ADJECTIVES]).lower()

@@ -1,4 +1,4 @@
-"""A contact sheet of training pictures, drawn on the CPU.
+"""Renders a contact sheet of training images on the CPU.
 
     python -m training.preview sheet.png --kind pair --seed 3
 

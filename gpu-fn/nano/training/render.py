@@ -13,8 +13,8 @@ from .scenes import SLOTS, Scene
 from .styles import apply_styles
 from .vocabulary import CATEGORIES, NAMES, RECOLORED_CATEGORIES, TEXTURES, TINTS
 
-SHADOW = 0.28  # how dark it is where a sprite stands on land
-CHANNELS = 6  # premultiplied RGB, alpha, and of what takes a color: coverage and brightness
+SHADOW = 0.28  # darkness of the shadow under a sprite on land
+CHANNELS = 6  # premultiplied RGB, alpha, and the coverage and brightness of the recolorable part
 
 
 def pack(scenes: list[Scene]) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def load_textures() -> torch.Tensor:
         if category in RECOLORED_CATEGORIES:
             masks[i] = find_recolorable(textures[i])
     rgba = torch.from_numpy(textures).permute(0, 3, 1, 2).float() / 255
-    rgba[:, :3] *= rgba[:, 3:]  # premultiplied, so that edges do not take the color of what is transparent
+    rgba[:, :3] *= rgba[:, 3:]  # premultiplied, so that transparent pixels do not bleed into edges
     mask = torch.from_numpy(masks) * rgba[:, 3:]
     mask[:, 1] *= (mask[:, 0] > 0).float()
     return torch.cat([rgba, mask], 1)
@@ -73,7 +73,7 @@ class Renderer:
         return apply_styles(image.clamp(0, 1), batch["style"].to(self.device)) * 2 - 1
 
     def put(self, image: torch.Tensor, placed: torch.Tensor, ground: Grounds) -> torch.Tensor:
-        """One sprite over each picture, its shadow first."""
+        """Composites one sprite onto each image, its shadow first."""
         shadow = placed[:, 5] > 0
         if shadow.any():
             x, y, side = (placed[shadow, i].view(-1, 1, 1, 1) / ground.height for i in (1, 2, 3))
@@ -102,7 +102,7 @@ class Renderer:
         return torch.cat([color, alpha], 1)
 
     def recolor(self, tint: torch.Tensor, bright: torch.Tensor, ground: Grounds) -> torch.Tensor:
-        """The color of a tint by how bright the sprite is there: 0..1, about 0.77 in its main color."""
+        """The color of a tint at a given sprite brightness: 0..1, about 0.77 for the tint's nominal color."""
         level = bright * 1.3
         metal = ((tint == self.materials["golden"]) | (tint == self.materials["silver"])).float().view(-1, 1, 1, 1)
         level = level + metal * 0.22 * torch.sin(9 * level + 16 * (ground.x + ground.y))
@@ -110,6 +110,6 @@ class Renderer:
         speck = (tint == self.materials["stone"]).float().view(-1, 1, 1, 1) * 0.16 * torch.sin(130 * ground.x + 60 * ground.y) * torch.sin(110 * ground.y - 70 * ground.x)
         level = level + grain + speck
         color = self.tints[tint][..., None, None]
-        dark = color.amax(1, keepdim=True) < 0.2  # black things keep their shapes: the bright parts are grey
+        dark = color.amax(1, keepdim=True) < 0.2  # keep the shading of black objects visible: bright parts become gray
         shaded = torch.where(dark, color + 0.22 * level.clamp(0, 1) ** 2, color * (0.35 + 0.65 * level.clamp(0, 1)))
         return (shaded + (1 - shaded) * 0.9 * (level - 1).clamp(0, 0.5)).clamp(0, 1)

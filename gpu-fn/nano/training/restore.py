@@ -1,9 +1,9 @@
-"""Puts the shipped checkpoint into the state of the stages, so that training goes on from it, also with other tokenizers or more blocks.
+"""Initializes the stages' state from the shipped checkpoint, so that training can continue from it even with other tokenizers or more blocks.
 
     python -m training.restore
 
-Writes vae.pt and base.pt; `training.base` starts at step 0 with these weights and a schedule of its own. A token that is new begins as the
-mean of the tokens it replaces. A block that is new begins as a copy of the one before it with its gates at zero: it changes nothing at first.
+Writes vae.pt and base.pt; `training.base` starts at step 0 with these weights and its own schedule. A new token is initialized to the mean
+of the tokens it replaces, and a new block to a copy of the previous one with zero gates, so that it initially has no effect.
 """
 
 import re
@@ -25,7 +25,7 @@ def write(name: str, weights: dict[str, torch.Tensor], **extra: float) -> None:
 
 
 def pieces_of(old, token: str) -> list[int]:
-    """The old tokens that stood for a new one."""
+    """The old tokens that a new token replaces."""
     vocabulary = old.get_vocab()
     if token in vocabulary:
         return [vocabulary[token]]
@@ -34,7 +34,7 @@ def pieces_of(old, token: str) -> list[int]:
 
 
 def move_tokens(embedding: torch.Tensor, folder: str, rows: int) -> torch.Tensor:
-    """An embedding [old tokens, D] for the new tokenizer: [rows, D]."""
+    """Converts an embedding [old tokens, D] to the new tokenizer: [rows, D]."""
     old, new = AutoTokenizer.from_pretrained(NANO / folder), AutoTokenizer.from_pretrained(STATE / folder)
     moved = embedding.new_zeros(rows, embedding.shape[1])
     for token, index in new.get_vocab().items():

@@ -1,10 +1,10 @@
-"""Every stage after one another in a fixed time, for a machine that is lent by the minute.
+"""Runs all stages within a time limit, for a machine billed by the minute.
 
     python -m training.run --seconds 900
 
-The judge learns beside the base, whose compilation leaves the GPU idle. Restoring, turbo, export and evaluation take what they took on one
-H200; the base has the rest. Needs the state that `training.vocabulary` and `training.tokenizers` wrote. Run again, it goes on where it was
-stopped, as long as the state folder is there.
+The judge trains in parallel with the base, whose compilation leaves the GPU idle. Restore, turbo, export and evaluation get the times
+measured on one H200; the base gets the rest. Requires the state written by `training.vocabulary` and `training.tokenizers`. A rerun resumes
+from the state folder.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import time
 
 from .settings import STATE
 
-RESTORE, START, EVALUATE = 40, 25, 60  # seconds; START is what a stage takes before its own clock runs
+RESTORE, START, EVALUATE = 40, 25, 60  # seconds; START is a stage's startup time, before its own timer starts
 JUDGE = 330
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         subprocess.run(command("base", *common, "--steps", 20_000, "--budget", base, "--rate", 8e-4, "--decay", 0.998, "--wide", 16), check=True)
         subprocess.run(command("turbo", *common, "--steps", 5_000, "--budget", options.turbo, "--compiled", 0), check=True)
         if judge.wait() != 0:
-            raise SystemExit(f"the judge ended with {judge.returncode}: nothing was evaluated; base.pt and turbo.pt are in {STATE}")
+            raise SystemExit(f"the judge exited with code {judge.returncode}, so nothing was evaluated; base.pt and turbo.pt are in {STATE}")
         subprocess.run(command("evaluate"), check=True)
     finally:
         judge.terminate()

@@ -1,7 +1,7 @@
-"""Pictures of the evaluation prompts from the networks in training, and what the judge says of them.
+"""Generates images of the evaluation prompts with the networks in training and scores them with the judge.
 
-../quality-prompts.json has 200 compositions of the first nano's world, ../world-prompts.json 200 of what is new: colors of things, mixed
-counts, relations and words on signs. Training has neither.
+../quality-prompts.json has 200 compositions of the first nano's world, ../world-prompts.json 200 with the new features: object colors,
+mixed counts, relations and words on signs. Neither set is used in training.
 
     python -m training.sample         writes world-prompts.json
 """
@@ -24,7 +24,7 @@ from .vocabulary import BACKGROUNDS, NAMES, TINTS
 PROMPTS, WORLD_PROMPTS = NANO / "quality-prompts.json", NANO / "world-prompts.json"
 WORLD_KINDS = {"single": 60, "mixed": 40, "pair": 60, "sign": 40}
 GUIDANCE, STEPS = 5.0, 28
-# What people might type, for a contact sheet; nobody's judgement but the eye's.
+# Natural prompts for a contact sheet, for visual inspection only.
 NATURAL = ("a green sports car", "three apples and a banana", "a sign that says HI", "a lighthouse on a cliff at sunset", "a puppy on a sofa", "a wizard riding a dragon",
            "a red bicycle in front of a house", "an astronaut on the moon", "a cat wearing a crown", "two parrots and a palm tree on the beach", "a golden trophy",
            "a blue dog in the forest", "a big whale in the ocean", "a bowl of ramen and chopsticks", "a wooden chair in a living room", "a storm over the city",
@@ -58,7 +58,7 @@ def noise_of(seeds: list[int], on: str, rows: int = 32, columns: int = 32) -> to
 
 @torch.no_grad()
 def generate(denoiser, latents, prompts: list[str], noise: torch.Tensor, steps=STEPS, guidance=GUIDANCE, terminal=None, with_t5=1.0) -> torch.Tensor:
-    """Pixels [B, 3, H, W] as the product makes them: Euler steps, guidance above a scale of 1."""
+    """Generates pixels [B, 3, H, W] as in production: Euler steps, with guidance if its scale is above 1."""
     schedule, tokenize, x, on = scheduler(terminal), Tokenizers(), noise, noise.device
     schedule.set_timesteps(steps)
     sigmas, count, t5 = schedule.sigmas.to(on), len(x), torch.full((len(x),), with_t5, device=on)
@@ -81,13 +81,13 @@ def grid(images: torch.Tensor, columns: int = 8) -> Image.Image:
 
 
 def read_letters(heat: np.ndarray) -> str:
-    """The word of letters' peaks [26, 32, 32], from left to right."""
+    """Decodes letter heatmaps [26, 32, 32] into a word, from left to right."""
     found = sorted((column, LETTERS[letter]) for letter, _, column in zip(*np.nonzero(heat)))
     return "".join(letter for _, letter in found)
 
 
 def related(relation: str, cells: tuple[int, int]) -> bool:
-    """Whether the likeliest places of two sprites stand in a relation."""
+    """Whether the most likely positions of two sprites satisfy a relation."""
     (ay, ax), (by, bx) = (divmod(cell, 32) for cell in cells)
     across, down, near = bx - ax, by - ay, max(abs(bx - ax), abs(by - ay)) <= 15
     return {"left": across > 3, "right": across < -3, "above": down > 3, "below": down < -3, "beside": abs(across) > abs(down),
@@ -95,7 +95,7 @@ def related(relation: str, cells: tuple[int, int]) -> bool:
 
 
 def judged(images: torch.Tensor, entries: list[dict], path: Path | None = None) -> dict[str, float]:
-    """The shares of pictures that are right in each respect that their prompts have."""
+    """The share of correct images per criterion, over the prompts that specify it."""
     judge = onnxruntime.InferenceSession(path or STATE / "judge.onnx", providers=["CPUExecutionProvider"])
     looks = (judge.run(None, {"image": part.cpu().numpy()}) for part in images.split(50))
     counts, scores, top, bottom, *more = (np.concatenate(parts) for parts in zip(*looks))

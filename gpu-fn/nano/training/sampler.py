@@ -25,7 +25,7 @@ LATER_SHARE = 0.2
 
 
 class Sampler:
-    """`evaluation` turns the held-out rule round: only compositions that training never has."""
+    """`evaluation` inverts the held-out rule: only compositions excluded from training."""
 
     def __init__(self, seed: int, evaluation: bool = False, canvas: tuple[int, int] = NATIVE):
         self.random = random.Random(seed)
@@ -43,16 +43,16 @@ class Sampler:
         return getattr(self, kind)(main, top, bottom, where)
 
     def sprite(self) -> int:
-        """Any in evaluation; in training more often one that the weights to start from do not know."""
+        """Uniform in evaluation; in training, biased toward sprites unknown to the initial weights."""
         r = self.random
         return r.choice(LATER) if LATER and not self.evaluation and r.random() < LATER_SHARE else r.randrange(len(NAMES))
 
     def drawn(self, main: int, top: int, bottom: int) -> bool:
-        """Whether a composition is of the set that is wanted: held out in evaluation, the others in training."""
+        """Whether a composition belongs to the current set: held-out ones in evaluation, all others in training."""
         return (not self.evaluation or held_out(main, top)) and self.allowed(main, top, bottom)
 
     def allowed(self, sprite: int, top: int, bottom: int) -> bool:
-        """Never a red heart on red; in training never a held-out pair."""
+        """Excludes sprites on a background of their own color and, in training, held-out pairs."""
         seen = NAMES[sprite].split()[0] not in f"{BACKGROUNDS[top]} {BACKGROUNDS[bottom]}".split()
         return seen and (self.evaluation or not held_out(sprite, top))
 
@@ -75,7 +75,7 @@ class Sampler:
         return name if self.evaluation else self.random.choice((name, name, *COLOR_NAMES.get(name, (name,))))
 
     def tint(self, sprite: int, top: int, bottom: int, share: float) -> int:
-        """A color for a thing, other than what is behind it; −1 for its own."""
+        """A tint that differs from the background; −1 for the original color."""
         r = self.random
         if not TAKES_COLOR[sprite] or r.random() >= share:
             return -1
@@ -88,7 +88,7 @@ class Sampler:
         return r.choice(SYNONYMS[sprite])
 
     def named(self, placed: Placed, count: int = 1, size: str = "") -> str:
-        """"a small cat", "three red cars": the words for some of one sprite."""
+        """Noun phrase for one or more of a sprite, such as "a small cat" or "three red cars"."""
         r = self.random
         noun = self.noun(placed.sprite)
         loose = r.choice(ADJECTIVES) if not self.evaluation and not size and r.random() < 0.5 else ""
@@ -103,7 +103,7 @@ class Sampler:
         return f"the {words}" if not self.evaluation and r.random() < 0.06 else article(words) + words
 
     def sentence(self, subject: str, where: str, style: int) -> str:
-        """Subject and background in one of the orders people write them in, with the noise that prompts have."""
+        """Combines subject and background in a natural order, with the noise of real prompts."""
         r = self.random
         if self.evaluation:
             text = f"{subject} {where}" if where[-10:] != "background" or where.startswith(("on", "with", "ag")) else f"{subject}, {where}"
@@ -125,7 +125,7 @@ class Sampler:
         return text + "." if r.random() < 0.1 else text
 
     def embellished(self, text: str) -> str:
-        """With words around it that a model of this world has to pass over."""
+        """Adds surrounding words that the model must ignore."""
         r = self.random
         before, after = ([self.stray() for _ in range(r.choice((0, 1, 2, 3)))] for _ in range(2))
         medium = r.choice(("", "", "a photograph of ", "a render of ", f"{r.choice(STRANGERS)} {r.choice(STRANGERS)} of "))
@@ -167,7 +167,7 @@ class Sampler:
         return self.finish(subject, on_grid([thing], self.canvas), top, bottom, where, {main: 1}, place == (1, 1))
 
     def along(self, slot: int, side: float, length: int) -> float:
-        """Center of a sprite at the start, the middle or the end of an axis, somewhat at random."""
+        """Center of a sprite at the start, middle or end of an axis, with jitter."""
         free = length - side
         return side / 2 + free * (0.06, 0.5, 0.94)[slot] + self.random.uniform(-1, 1) * min(12, free * 0.05)
 
@@ -242,13 +242,13 @@ class Sampler:
         return self.finish(subject, placed, top, bottom, where, {}, text=text)
 
     def landscape(self, _main: int, top: int, bottom: int, where: str) -> Scene:
-        """A ground and nothing on it."""
+        """A ground without objects."""
         words = self.random.choice(LANDSCAPES[BACKGROUNDS[top]]) if BACKGROUNDS[top] in LANDSCAPES else where.removeprefix("on ").removeprefix("with ")
         scene = self.finish(words, [], top, bottom, "", {})
         return scene
 
     def partly(self, main: int, top: int, bottom: int, where: str) -> Scene:
-        """A thing that is known and one that is not: only what is known is drawn."""
+        """A known and an unknown object; only the known one is drawn."""
         r = self.random
         thing, stranger = Placed(main, self.canvas[0] / 2, self.canvas[1] / 2, r.choice((96, 128))), r.choice(STRANGERS)
         parts = [self.named(thing), article(stranger) + stranger]
@@ -257,12 +257,12 @@ class Sampler:
         return self.finish(subject, on_grid([thing], self.canvas), top, bottom, where, {main: 1})
 
     def nothing(self, _main: int, top: int, bottom: int, where: str) -> Scene:
-        """Words that name nothing here: the ground alone, in its place or any."""
+        """Unknown words only: draws the named ground, or a random one."""
         words = " ".join(self.random.choices(STRANGERS, k=self.random.choice((1, 1, 2, 3))))
         return self.finish(article(words) + words, [], top, bottom, where, {})
 
     def dense(self, main: int, top: int, bottom: int, where: str) -> Scene:
-        """Many sprites over one another: much to see for the autoencoder, nothing to caption."""
+        """Many overlapping sprites: detailed training data for the autoencoder, without a caption."""
         r = self.random
         width, height = self.canvas
         tint = lambda sprite: self.tint(sprite, top, bottom, 0.3) if sprite < len(NAMES) else -1

@@ -1,7 +1,7 @@
-"""Scenes as plain numbers, and where things stand in them.
+"""Numeric scene descriptions and sprite placement.
 
-Workers sample and tokenize scenes (sampler.py) and the GPU draws them (render.py). `held_out` keeps every eighth pair of main sprite and
-background from training, for evaluation.
+Workers sample and tokenize scenes (sampler.py), and the GPU renders them (render.py). `held_out` reserves every eighth pair of main sprite
+and background for evaluation.
 """
 
 import random
@@ -54,13 +54,13 @@ def held_out(sprite: int, background: int) -> bool:
 
 
 def snap(at: float, side: float, length: int) -> float:
-    """The nearest place of the grid where a sprite of `side` is wholly in the picture."""
+    """The nearest grid position at which a sprite of `side` fits entirely within the image."""
     steps = round((min(max(at, side / 2), length - side / 2) - side / 2) / CELL)
     return side / 2 + min(steps, int(length - side) // CELL) * CELL
 
 
 def on_grid(placed: list[Placed], canvas: tuple[int, int]) -> list[Placed]:
-    """The sprites at the nearest places of the grid where they touch none before them; smaller where there is no room."""
+    """Moves sprites to the nearest grid positions without overlap, shrinking them if there is no room."""
     width, height = canvas
     settled: list[Placed] = []
     for each in placed:
@@ -93,7 +93,7 @@ def scatter(r: random.Random, sprites: list[Placed], canvas: tuple[int, int]) ->
 
 
 def relate(r: random.Random, relation: str, main: Placed, other: Placed, canvas: tuple[int, int]) -> list[Placed]:
-    """Two sprites in a relation; who is nearer comes last."""
+    """Two sprites in a relation, the nearer one last."""
     width, height = canvas
     if relation in ("left", "right", "beside", "above", "below"):
         side = r.choice((80, 96))

@@ -77,11 +77,11 @@ class Stage:
         return self.progress() >= 1
 
     def elapsed(self) -> float:
-        """Seconds of all pieces."""
+        """Total seconds over all pieces."""
         return self.seconds + time.monotonic() - self.started
 
     def progress(self) -> float:
-        """How much of the stage is done: of its steps or of its seconds, whichever is further."""
+        """Progress of the stage: the larger of its step and time fractions."""
         spent = self.elapsed() / self.options.budget if self.options.budget else 0.0
         return max(self.step / self.options.steps, spent)
 

@@ -1,4 +1,4 @@
-"""Styles that a picture is drawn in, as filters on finished pictures [B, 3, H, W] in 0..1."""
+"""Styles, implemented as filters on finished images [B, 3, H, W] in 0..1."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ def blur(image: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def edges(image: torch.Tensor) -> torch.Tensor:
-    """How fast colors change, [B, 1, H, W]."""
+    """Gradient magnitude, [B, 1, H, W]."""
     padded = F.pad(image, [1] * 4, mode="replicate")
     across, down = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2], padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
     return (across.square() + down.square()).sum(1, keepdim=True).sqrt()
@@ -25,7 +25,7 @@ def pixel_art(image: torch.Tensor) -> torch.Tensor:
 
 
 def watercolor(image: torch.Tensor) -> torch.Tensor:
-    """Pale washes that pool at the edges, on white paper."""
+    """Pale washes with darker edges, on white paper."""
     wash = blur(blur(image, 1), 1)
     pooled = (edges(wash) * 0.6).clamp(0, 0.22)
     return (0.28 + 0.72 * wash - pooled).clamp(0, 1)
@@ -39,7 +39,7 @@ def line_drawing(image: torch.Tensor) -> torch.Tensor:
 
 
 def neon(image: torch.Tensor) -> torch.Tensor:
-    """Glowing outlines in the colors of things, at night."""
+    """Glowing outlines in the objects' colors on a dark background."""
     line = (edges(image) * 1.4 - 0.05).clamp(0, 1)
     vivid = image - image.amin(1, keepdim=True) * 0.85
     vivid = vivid / vivid.amax(1, keepdim=True).clamp(min=0.15)

@@ -20,7 +20,7 @@ from tiny_tokenizers import EOS, clip_vocabulary, write_clip, write_t5  # noqa: 
 
 def corpus() -> list[str]:
     sampler = Sampler(0)
-    # Words on signs are spelled: no piece but the letters has capitals.
+    # Words on signs are tokenized letter by letter: only single letters have capitals.
     lines = [re.sub(r"[A-Z]{2,}", lambda word: " ".join(word[0]), sampler.scene().caption) for _ in range(20_000)]
     lines += [f"a {word} and a {word}" for words in SYNONYMS for word in words for _ in range(3)]
     lines += [f"a {name} and {name}" for name in NAMES for _ in range(12)] + STRANGERS

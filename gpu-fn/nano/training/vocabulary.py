@@ -1,10 +1,9 @@
-"""What nano v2 knows: sprites with their words, colors, grounds.
+"""The vocabulary of nano v2: sprites with their words, colors, grounds.
 
     python -m training.vocabulary          writes sprites.npz and vocabulary.json into the state folder
 
-Needs Debian's fonts-noto-color-emoji, fonts-dejavu-core, unicode-cldr-core and wordnet-base (`NANO_DATA` is the folder where they are
-unpacked). A sprite's first word is the plain name in sprites.txt; words.py adds the words that point to one sprite alone, and groups
-("bird") of words that point to several.
+Requires Debian's fonts-noto-color-emoji, fonts-dejavu-core, unicode-cldr-core and wordnet-base, unpacked in `NANO_DATA`. A sprite's first
+word is its plain name in sprites.txt; words.py adds unambiguous synonyms, and groups such as "bird" for words shared by several sprites.
 """
 
 import json
@@ -26,7 +25,7 @@ COLORS = {
     "light blue": (140, 210, 248), "purple": (138, 50, 172), "pink": (246, 150, 186), "brown": (118, 80, 62), "black": (18, 18, 22),
     "white": (250, 250, 250), "grey": (150, 152, 156), "teal": (10, 148, 138), "beige": (240, 220, 184),
 }
-# What a thing can be made of; drawn with a pattern of its own (render.py).
+# Materials, each rendered with its own pattern (render.py).
 MATERIALS = {"golden": (242, 186, 44), "silver": (196, 202, 212), "wooden": (164, 112, 64), "stone": (142, 138, 132)}
 TINTS = {**COLORS, **MATERIALS}
 OLD_GROUNDS = ("sky", "grass", "sea", "night", "sunset", "snow", "desert")
@@ -34,7 +33,7 @@ NEW_GROUNDS = ("mountains", "lake", "forest", "beach", "city", "room", "space", 
 GROUNDS = (*OLD_GROUNDS, *NEW_GROUNDS)
 BACKGROUNDS = (*COLORS, *GROUNDS)
 STYLES = ("pixel art", "watercolor", "line drawing", "neon", "sepia")
-# People and faces keep their colors; weather and shapes are what they are by color.
+# People and faces keep their colors; weather and shapes are defined by color.
 RECOLORED_CATEGORIES = {"animal", "food", "plant", "vehicle", "object", "building", "music", "sport", "clothing"}
 LEAST_RECOLORED = 0.3  # of the visible area
 
@@ -58,7 +57,7 @@ CATEGORIES = [category for _, _, category in SPRITES]
 
 
 def takes_color(index: int, texture: np.ndarray) -> bool:
-    """Whether "a green one" of this sprite is that sprite with another color."""
+    """Whether recoloring this sprite still depicts the same thing."""
     if CATEGORIES[index] not in RECOLORED_CATEGORIES or set(re.findall("[a-z]+", NAMES[index])) & {*COLORS, "rainbow", "gold", "blueberries"}:
         return False
     visible = (texture[..., 3] > 128).sum()

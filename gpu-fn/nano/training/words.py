@@ -1,6 +1,6 @@
-"""Words for sprites: CLDR's names and keywords, WordNet's synonyms, kinds and classes, and a few of our own.
+"""Words for sprites: CLDR names and keywords, WordNet synonyms, hyponyms and classes, and a few of our own.
 
-A word that points to one sprite is a synonym of it; a word that points to several (up to `LARGEST_GROUP`) is a group: "a bird" is any bird.
+A word for a single sprite is its synonym; a word for several (up to `LARGEST_GROUP`) is a group: "a bird" is any bird.
 """
 
 import re
@@ -12,10 +12,10 @@ from .wordnet import Nouns
 
 ANNOTATIONS = "usr/share/unicode/cldr/common/{}/en.xml"
 LARGEST_GROUP = 16
-# The domain (WordNet's lexicographer file) that a category's words are nouns of.
+# The WordNet domains (lexicographer files) of each category's nouns.
 DOMAINS = {"animal": (5,), "food": (13, 20, 6), "plant": (20,), "vehicle": (6,), "people": (18,), "weather": (17, 19, 27), "object": (6, 17, 21, 10),
            "building": (6, 15), "music": (6,), "sport": (6,), "clothing": (6,)}
-# Classes that people name. A category is all its sprites, a list is itself, and the rest are hyponyms of the word in one category.
+# Common class names: a category stands for all its sprites, a list for its members, and any other entry for the word's hyponyms in a category.
 CLASS_CATEGORIES = {"animal": "animal", "food": "food", "plant": "plant", "vehicle": "vehicle", "person": "people",}
 CLASS_LISTS = {
     "building": "house, castle, temple, office building, hospital, hotel, school, factory, church, mosque",
@@ -57,7 +57,7 @@ OURS = {
     "smiley": "smiley face, happy face", "devil": "demon", "moon": "crescent, crescent moon", "bed": "bunk", "chair": "stool",
     "door": "gate", "tower": "Tokyo tower", "teddy bear": "teddy, stuffed bear", "wave": "big wave, sea wave",
 }
-# Keywords that mean something else in a caption: colors, places, sizes, numbers, parts and deeds.
+# Keywords with another meaning in captions: colors, places, sizes, numbers, parts and actions.
 NO_SYNONYMS = set("""4 four tool ocean water wise closed full open young art painting light pretty talk female proud soft cool ice glass space danger weather
 resort falling shedding sunny steam sand personal top bright cold hot comic geometric european mexican french break fly soar cutting stuffed
 wrapped flamboyant ostentatious ear joy passenger roll cream death evil wicked idea spots stripe hump spiny steaming electric tear eye drop sweat
@@ -108,14 +108,14 @@ def main_sense(nouns: Nouns, name: str, category: str) -> int | None:
 
 
 def is_noun_of(nouns: Nouns, word: str, category: str) -> bool:
-    """Whether a keyword can name a thing of the category, and no quality or place."""
+    """Whether a keyword names an object of the category rather than a quality or place."""
     return any(nouns.at[offset].domain in DOMAINS.get(category, ()) for offset in nouns.senses(word)[:3])
 
 
 def wordnet_words(nouns: Nouns, name: str, category: str) -> set[str]:
-    """Synonyms of the name and kinds of the thing ("spruce" of pine tree), of lemmas that WordNet's texts use more than once.
+    """Synonyms and hyponyms of the name ("spruce" for pine tree), limited to lemmas that occur more than once in WordNet's tagged texts.
 
-    People have none: the kinds of man and woman in WordNet are judgements.
+    Excludes people: WordNet's hyponyms of man and woman are value judgments.
     """
     offset = main_sense(nouns, name, category)
     if category == "people" or offset is None or name.lower() not in {lemma.lower() for lemma in nouns.at[offset].lemmas}:
@@ -143,7 +143,7 @@ def find_words(sprites: list[tuple[str, str, str]]) -> tuple[list[list[str]], di
 
 
 def find_groups(nouns: Nouns, sprites: list[tuple[str, str, str]], pointed: dict[str, set[int]], plain: set[str]) -> dict[str, list[int]]:
-    """Our classes, CLDR's keywords of a few sprites of one category, and last words that names share ("heart")."""
+    """Our classes, CLDR keywords shared by a few sprites of one category, and shared last words of names ("heart")."""
     index = {name: i for i, (_, name, _) in enumerate(sprites)}
     groups = {}
     for word, indices in pointed.items():

@@ -1,27 +1,27 @@
-// What hostile callers do, each with a rate of its own. None of it needs more than an ordinary account, and some not even that.
+// The attacks, each with its own rate. They require at most an ordinary account, and some not even that.
 import type { Random } from '../../campaign/random.ts'
 
-/** What the attacks have to work with. `jobs` are ids that they were given, newest last. */
+/** Shared state of the attacks. `jobs` holds the ids of their jobs, newest last. */
 export type Arms = {
   url: string
-  /** Key of an account that sends more jobs than are made. */
+  /** Key of an account that submits more jobs than can be processed. */
   flood: string
-  /** Key of an account whose webhook receivers accept and never answer, and the ids of its endpoints. */
+  /** Key and endpoint ids of an account whose webhook receivers accept connections but never respond. */
   hooks: { key: string; endpoints: readonly string[] }
-  /** A key that was revoked. */
+  /** A revoked key. */
   revoked: string
-  /** The `body` of a job as large as an honest one. */
+  /** Request body of a job with the same cost as an honest one. */
   job: object
   jobs: string[]
   random: Random
-  /** Ends what is under way. */
+  /** Aborts requests in flight. */
   over: AbortSignal
 }
-/** Does it once. Returns the status of the reply. */
+/** Runs the attack once and returns the response status. */
 type Attack = (arms: Arms) => Promise<number>
 
 const PATIENCE_MS = 30_000
-/** Streams are held for so long. */
+/** How long event streams are held open. */
 const HOLD_MS = 60_000
 const REMEMBERED_JOBS = 200
 const HUGE_FIELDS = 1_100_000
@@ -67,7 +67,7 @@ async function submit(arms: Arms, key = arms.flood): Promise<{ status: number; i
 const knownJob = ({ jobs }: Arms) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
 const statusOf = async (reply: Promise<{ status: number }>) => (await reply).status
 
-/** Headers that a pattern could match slowly, each where it is read. `{job}` stands for a job. */
+/** Headers that could cause catastrophic regex backtracking, with a route that parses each. `{job}` is replaced by a job id. */
 const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][] = [
   ['/v1/jobs/{job}', { prefer: `wait${' '.repeat(SPACES)}x` }],
   ['/v1/jobs/{job}', { prefer: `wait=1${' ;'.repeat(SPACES / 2)}x` }],
@@ -78,7 +78,7 @@ const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][
   ['/v1/jobs', { 'idempotency-key': `"${' '.repeat(SPACES)}` }],
 ]
 
-/** Requests a second of each attack but the flood, whose rate brings the load to what is wanted. `jobs`: it makes a job as large as an honest one. */
+/** Requests per second of each attack; the flood makes up the rest of the target load. `jobs`: creates a job with the same cost as an honest one. */
 const RATED: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
   'huge bodies of a revoked key': {
     perSecond: 0.1,
@@ -167,12 +167,12 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> 
   },
 }
 
-/** Jobs of one account, whatever the reply. */
+/** Submits jobs of one account, whatever the response. */
 const flood: Attack = async (arms) => (await submit(arms)).status
 
 export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]
 
-/** The attacks of these names with their rates. The flood brings the jobs of all of them to `jobsPerSecond`. */
+/** The named attacks with their rates. The flood raises their total to `jobsPerSecond`. */
 export function planAttacks(names: readonly string[], jobsPerSecond: number): [string, number, Attack][] {
   const rated = Object.entries(RATED).filter(([name]) => names.includes(name))
   const jobs = rated.reduce((total, [, { jobs, perSecond }]) => total + (jobs ? perSecond : 0), 0)

@@ -1,19 +1,19 @@
-// Honest callers: small customers who each ask for a picture now and then, and fetch it.
+// Honest callers: small customers who occasionally request an image and download it.
 import type { Customer } from '../../campaign/callers.ts'
 import type { Random } from '../../campaign/random.ts'
 import { percentile } from '../statistics.ts'
 import { runOpenLoop } from './open-loop.ts'
 
-/** A request that failed counts as if it had taken this long: a refusal must not look like a quick reply. */
+/** Latency assigned to a failed request, so that a fast rejection does not improve the statistics. */
 export const PATIENCE_MS = 60_000
 
-/** The time of each request in milliseconds from the moment it was due to the last byte of its picture; and why some failed. */
+/** Latency of each request in milliseconds, from its scheduled time to the last byte of its image, and the reasons for failures. */
 export type Experience = { times: number[]; failures: Map<string, number> }
 export type Phase = { sent: number; failed: number; p50: number; p95: number; p99: number }
 type Worker = { url: string; customers: readonly Customer[] }
 type Job = { id: string; state: string; images: { url: string }[]; error: { code: string } | null }
 
-/** Five steps of the GPU function, for `requestMs` milliseconds on it. */
+/** Five steps on the GPU function, which take `requestMs` milliseconds. */
 export const STEPS = 5
 const BODY = { route: 'full', steps: STEPS, n: 1 }
 const FINAL = ['succeeded', 'failed', 'canceled']
@@ -34,14 +34,14 @@ async function fetchImage(url: string | undefined, signal: AbortSignal): Promise
   if (!response.ok || byteLength === 0) throw new Error(`image ${response.status}`)
 }
 
-/** Asks and waits in one request, as OpenAI's clients do. */
+/** Submits and waits in a single request, as OpenAI's clients do. */
 async function generate(url: string, key: string, prompt: string, signal: AbortSignal): Promise<void> {
   const body = { ...BODY, prompt }
   const { data } = await read<{ data: { url: string }[] }>(`${url}/v1/images/generations`, key, signal, body)
   await fetchImage(data[0]?.url, signal)
 }
 
-/** Submits a job and asks for it until it has ended. */
+/** Submits a job and polls it until it ends. */
 async function submitAndPoll(url: string, key: string, prompt: string, signal: AbortSignal): Promise<void> {
   let job = await read<Job>(`${url}/v1/jobs`, key, signal, { ...BODY, prompt })
   while (!FINAL.includes(job.state)) job = await read<Job>(`${url}/v1/jobs/${job.id}`, key, signal)
@@ -51,11 +51,11 @@ async function submitAndPoll(url: string, key: string, prompt: string, signal: A
 
 const reasonOf = (error: unknown) => {
   const { name, message, cause } = error as Error & { cause?: { code?: string } }
-  if (name === 'TimeoutError') return `no picture within ${PATIENCE_MS / 1000} s`
+  if (name === 'TimeoutError') return `no image within ${PATIENCE_MS / 1000} s`
   return cause?.code ?? message
 }
 
-/** One request of a random customer. Records its time, or why it failed. */
+/** Sends one request of a random customer and records its latency or failure. */
 export async function askOnce({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
   const { key } = customers[random.between(0, customers.length - 1)]!
   const way = random.chance(0.7) ? generate : submitAndPoll
@@ -69,7 +69,7 @@ export async function askOnce({ url, customers }: Worker, random: Random, due: n
   }
 }
 
-/** Open-loop requests until the signal. Returns once each has ended. */
+/** Sends open-loop requests until the signal aborts. Resolves when all have ended. */
 export async function callHonestly(
   worker: Worker,
   perSecond: number,
@@ -87,7 +87,7 @@ export function summarize({ times, failures }: Experience): Phase {
   return { sent: times.length, failed, p50: at(0.5), p95: at(0.95), p99: at(0.99) }
 }
 
-/** Pictures a second that the deployment makes at most: so many callers, each of whom asks again at once. */
+/** Measures the maximum throughput in images per second with closed-loop callers. */
 export async function measureCapacity(worker: Worker, random: Random, seconds: number, callers = 8): Promise<number> {
   const experience: Experience = { times: [], failures: new Map() }
   const end = performance.now() + seconds * 1000

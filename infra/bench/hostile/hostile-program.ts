@@ -1,4 +1,4 @@
-// Hostile callers as a process of their own, so that they take no time from the honest callers' clock. Ends when its parent says so.
+// Runs the hostile callers in a separate process, so that they do not skew the honest callers' measurements. The parent ends it.
 import { once, setMaxListeners } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -10,21 +10,21 @@ import { runOpenLoop } from './open-loop.ts'
 export type HostileSettings = Omit<Arms, 'hooks' | 'jobs' | 'random' | 'over'> & {
   hooksKey: string
   seed: number
-  /** The attacks to make, and the jobs a second of all of them together. */
+  /** The attacks to run and their total rate of jobs per second. */
   attacks: readonly string[]
   jobsPerSecond: number
 }
-/** What came of one attack: how often it was made, and the replies by their kind. */
+/** Number of requests of one attack, and its responses by kind. */
 export type Tally = { sent: number; skipped: number; replies: Record<string, number> }
 
 const ENDPOINTS = 20
-/** Requests of one attack that are under way at once. */
+/** Maximum concurrent requests per attack. */
 const UNDER_WAY = 300
 
 const kindOf = (status: number) => `${Math.floor(status / 100)}xx`
 const faultOf = (error: unknown) => ((error as Error).name === 'TimeoutError' ? 'gave up' : 'broken off')
 
-/** Registers endpoints whose receiver accepts every delivery and answers none, as many as the account may have. Returns their ids. */
+/** Registers the maximum number of endpoints whose receiver accepts deliveries but never responds. Returns their ids. */
 async function registerHangingEndpoints({ url, hooksKey }: HostileSettings): Promise<string[]> {
   const receiver = createServer((request) => request.resume()).listen(0, '127.0.0.1')
   await once(receiver, 'listening')
@@ -63,7 +63,7 @@ async function attack(settings: HostileSettings, signal: AbortSignal): Promise<R
 }
 
 const over = new AbortController()
-// Every request under way listens.
+// One listener per request in flight.
 setMaxListeners(0, over.signal)
 process.once('message', () => over.abort())
 const tallies = await attack(readSettings<HostileSettings>(), over.signal)

@@ -1,13 +1,13 @@
-// Resident memory of the processes under load, over time. Reads Linux's /proc.
+// Samples the resident memory of the processes under load from Linux's /proc.
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import os from 'node:os'
 
-/** Bytes by the name of the process. */
+/** Bytes by process name. */
 export type Sample = Record<string, number>
 export type Growth = { name: string; first: number; last: number; most: number; flat: boolean }
 
 const PAGE_BYTES = 4096
-/** What may be added from the first to the last third: caches and the allocator's arenas still fill. */
+/** Allowed growth from the first to the last third, since caches and allocator arenas are still filling. */
 const GROWTH = { ratio: 1.2, bytes: 32 * 2 ** 20 }
 
 function read(file: string): string {
@@ -18,10 +18,10 @@ function read(file: string): string {
   }
 }
 
-/** The ids of the processes of a group, which a detached program leads. */
+/** Ids of all processes in a process group. */
 function groupOf(leader: number): number[] {
   const ids = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
-  // After the command's name, which is in parentheses: state, parent, group.
+  // Fields after the parenthesized command name: state, parent, group.
   const group = (id: string) => Number(/\) \S \d+ (\d+) /.exec(read(`/proc/${id}/stat`))?.[1])
   return ids.filter((id) => group(id) === leader).map(Number)
 }
@@ -38,10 +38,10 @@ function hasOpen(id: number, directory: string): boolean {
   }
 }
 
-/** `worker` and `gpu` lead their process groups. The workerd that runs the worker is the one with its databases open: wrangler has another. */
+/** `worker` and `gpu` are process group leaders. Wrangler runs two workerd processes; the worker's is the one with its databases open. */
 export type Watched = { worker: number; gpu: number; persist: string }
 
-/** The memory of the worker's workerd, with its storage simulators, and of the GPU function. */
+/** Resident memory of the worker's workerd, which includes the storage simulators, and of the GPU function. */
 export function sampleMemory({ worker, gpu, persist }: Watched): Sample {
   if (os.platform() !== 'linux') return {}
   const sum = (ids: number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
@@ -50,7 +50,7 @@ export function sampleMemory({ worker, gpu, persist }: Watched): Sample {
 
 const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length
 
-/** Compares the first third of the samples with the last. Memory is flat when the mean grew by little. */
+/** Compares the mean of the first third of the samples with that of the last third. Memory is flat if the growth is small. */
 export function growthOf(samples: readonly Sample[]): Growth[] {
   const third = Math.floor(samples.length / 3)
   return Object.keys(samples[0] ?? {}).map((name) => {

@@ -1,4 +1,4 @@
-// Open-loop load: requests leave on a schedule of their own, however long earlier ones take.
+// Open-loop load: requests are sent on a fixed schedule, regardless of how long earlier ones take.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '../../campaign/random.ts'
 
@@ -6,16 +6,16 @@ export type LoopOptions = {
   perSecond: number
   random: Random
   signal: AbortSignal
-  /** No request leaves while this many are under way; it counts as skipped. Unbounded by default. */
+  /** Maximum number of requests in flight; requests due beyond it are counted as skipped. Unlimited by default. */
   most?: number
 }
 
-/** Milliseconds to the next arrival of a Poisson process. */
+/** Milliseconds until the next arrival of a Poisson process. */
 export const nextArrivalMs = (perSecond: number, random: Random) => (-Math.log(1 - random.next()) * 1000) / perSecond
 
 /**
- * Calls `send` at random moments, `perSecond` a second on average, until the signal, with the moment at which the call was due
- * (`performance.now()`). Resolves once every call has ended, with their number. `send` must not reject.
+ * Calls `send` as a Poisson process with a mean rate of `perSecond` until the signal aborts, passing the scheduled time
+ * (`performance.now()`). Resolves with the number of calls when all have ended. `send` must not reject.
  */
 export async function runOpenLoop(
   { perSecond, random, signal, most = Number.POSITIVE_INFINITY }: LoopOptions,

@@ -1,4 +1,4 @@
-// What the hostile bench prints, and whether its criteria are met.
+// The report and the pass criteria of the hostile bench.
 import type { Phase } from './honest.ts'
 import type { Tally } from './hostile-program.ts'
 import type { Growth } from './memory.ts'
@@ -8,16 +8,16 @@ export type Report = {
   alone: PhaseReport
   among: PhaseReport
   tallies: Record<string, Tally>
-  /** Memory over the honest callers' own phase, and over the one among hostile callers. */
+  /** Memory growth during the phase of honest callers alone and during the phase with hostile callers. */
   memory: { alone: Growth[]; among: Growth[] }
 }
 export type Verdict = { ratio: number; fast: boolean; flat: boolean; answered: boolean; met: boolean }
 
-/** How much longer an honest caller's p95 may be among hostile callers. */
+/** Maximum ratio of the honest callers' p95 with hostile callers to that without. */
 const MOST_RATIO = 1.5
 
 /**
- * The criteria: the honest callers' p95 is at most 1.5 times that without hostile ones, none of their requests fails for them, and the
+ * The criteria: with hostile callers, the honest callers' p95 is at most 1.5 times that without them, no honest request fails, and the
  * memory of every process is flat.
  */
 export function judge({ alone, among, memory }: Report): Verdict {
@@ -41,13 +41,14 @@ function printPhases({ alone, among }: Report): void {
   )
   for (const [name, phase] of [
     ['alone', alone],
-    ['among hostile ones', among],
+    ['with hostile callers', among],
   ] as const) {
     const { sent, failed, p50, p95, p99 } = phase
     console.log(`${name.padEnd(20)}${[sent, failed, ...[p50, p95, p99].map(Math.round)].map(column).join('')}`)
   }
   for (const phase of [alone, among])
-    if (phase.failed > 0) console.log(`failed${phase === among ? ' among hostile ones' : ''}: ${pairs(phase.failures)}`)
+    if (phase.failed > 0)
+      console.log(`failed${phase === among ? ' with hostile callers' : ''}: ${pairs(phase.failures)}`)
 }
 
 function printTallies(tallies: Report['tallies']): void {
@@ -67,15 +68,15 @@ function printMemory({ alone, among }: Report['memory']): void {
   for (const growth of among) printRow('', growth)
 }
 
-/** Prints the report. Returns whether the criteria are met. */
+/** Prints the report. Returns whether all criteria are met. */
 export function printReport(report: Report): boolean {
   const { ratio, fast, flat, answered, met } = judge(report)
   printPhases(report)
   printTallies(report.tallies)
   printMemory(report.memory)
   const verdict = (good: boolean) => (good ? 'met' : 'NOT MET')
-  console.log(`\np95 among hostile callers / alone: ${ratio.toFixed(2)}, at most ${MOST_RATIO}: ${verdict(fast)}`)
-  console.log(`no honest request fails for hostile ones: ${verdict(answered)}`)
-  console.log(`memory stays flat: ${verdict(flat)}`)
+  console.log(`\np95 with hostile callers / alone: ${ratio.toFixed(2)}, at most ${MOST_RATIO}: ${verdict(fast)}`)
+  console.log(`no honest request fails: ${verdict(answered)}`)
+  console.log(`memory is flat: ${verdict(flat)}`)
   return met
 }

@@ -1,35 +1,26 @@
-// The deployment under load: the real worker in workerd, the real GPU function over an engine with steps of a fixed time, and its accounts.
+// The deployment under test: the real worker in workerd, the real GPU function with an engine of fixed step time, and test accounts.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import type { Customer } from '../../campaign/callers.ts'
 import type { GpuSettings } from '../../campaign/gpu-program.ts'
-import { MODELLESS } from '../../campaign/modelless-engine.ts'
+import { MODELLESS_OFFER } from '../../campaign/modelless-engine.ts'
 import { type Program, programOf } from '../../campaign/program.ts'
 import { freePort } from '../../campaign/world.ts'
 import { createKey, revokeKey, type Target } from '../../keys.ts'
 import type { LocalWorkerOptions } from '../../local-worker.ts'
 import { createSecrets } from '../../secrets.ts'
 
-/** Slow enough that the GPU function is the bottleneck and not this machine. */
+/** Slow enough that the GPU function, not this machine, is the bottleneck. */
 export const STEP_MS = 80
 const HONEST_ACCOUNTS = 6
-const OFFER = {
-  ...MODELLESS,
-  route: 'full',
-  steps: 4,
-  guidance_scale: 4,
-  width: 64,
-  height: 64,
-  max_pixels: 4096,
-} as const
 
-/** Starts a program, and the next one once it is ready. */
+/** Starts the programs in sequence, each once the previous one is ready. */
 async function startAll(programs: readonly Program[]): Promise<void> {
   for (const program of programs) await program.start()
 }
 
-/** Honest and hostile accounts, all with the limits that every account has. */
+/** Creates honest and hostile accounts, all with default limits. */
 async function openAccounts(target: Target) {
   const customerOf = async (account: string): Promise<Customer> => {
     const { key } = await createKey(target, account, { scopes: ['generate', 'read', 'admin'] })
@@ -45,7 +36,7 @@ async function openAccounts(target: Target) {
 
 export type HostileWorld = Awaited<ReturnType<typeof openHostileWorld>>
 
-/** Starts it all; `close` ends every process and removes what they wrote. */
+/** Starts all processes; `close` ends them and deletes their files. */
 export async function openHostileWorld() {
   const directory = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-hostile-'))
   const { secrets, gpuPublicKey } = await createSecrets()
@@ -56,7 +47,7 @@ export async function openHostileWorld() {
   }
   const settings: LocalWorkerOptions = {
     ...{ gpuUrl: `http://127.0.0.1:${gpuPort}`, persist: path.join(directory, 'state'), secrets, port },
-    ...{ catalogue: { offers: [OFFER] }, vars: { WEBHOOK_LOCAL: 'true' } },
+    ...{ catalogue: { offers: [MODELLESS_OFFER] }, vars: { WEBHOOK_LOCAL: 'true' } },
   }
   const gpu = programOf('gpu-program.ts', directory, gpuSettings)
   const worker = programOf('worker-program.ts', directory, settings)

@@ -93,7 +93,7 @@ test.each<[Trouble, RegExp]>([
 test('names an object that is not there, one that is too large, and keys that are wrong', async () => {
   const { bucket } = await behind()
   await expect(bucket.read('blobs/b', 10)).rejects.toMatchObject({ name: 'BucketError', missing: true })
-  await expect(bucket.read('blobs/a', 10)).rejects.toThrow('blobs/a has more than 10 bytes, the most that are read')
+  await expect(bucket.read('blobs/a', 10)).rejects.toThrow('blobs/a exceeds the limit of 10 bytes')
   const stranger = openBucket({ ...server.address, secretAccessKey: 'wrong' })
   await expect(stranger.read('blobs/a', 1e6)).rejects.toThrow('are the bucket and its keys the right ones?')
 })
@@ -122,7 +122,7 @@ test('counts the bytes of an object after decompression, and asks for none', asy
   })
   await expect(bucket.read('manifests/a.json', 1 << 20)).rejects.toMatchObject({
     name: 'BucketError',
-    message: 'manifests/a.json has more than 1048576 bytes, the most that are read',
+    message: 'manifests/a.json exceeds the limit of 1048576 bytes',
   })
   expect(requests.map((headers) => headers['accept-encoding'])).toEqual(['identity'])
 })
@@ -137,7 +137,7 @@ test('ends a reply without an end', async () => {
     }
     send()
   })
-  await expect(bucket.read('models/a/fp8/cuda.json', 65_536)).rejects.toThrow('has more than 65536 bytes')
+  await expect(bucket.read('models/a/fp8/cuda.json', 65_536)).rejects.toThrow('exceeds the limit of 65536 bytes')
   await closed.promise
 })
 

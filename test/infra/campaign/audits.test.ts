@@ -113,12 +113,12 @@ test.each([
   ['goes on after its job was canceled', [run('a', { last: END + GRACE_MS + 1 })], 'canceled', /10\.0 s after a had/],
   ['has no job', [run('a'), run('x')], 'canceled', /"picture of x".* no job/],
   ['has another seed than its job', [run('a', { seed: 8 })], 'canceled', /\(seed 8\).* no job/],
-  ['is missing', [], 'succeeded', /a succeeded, and no GPU function ran it/],
+  ['is missing', [], 'succeeded', /a succeeded, but no GPU function ran it/],
   [
     'is in progress beside another one',
     [run('a', { start: END - 40_000 }), run('a', { gpu: 'b', start: END - 30_000 })],
     'succeeded',
-    /two runs of a were in progress at once for 29\.9 s/,
+    /two runs of a overlapped for 29\.9 s/,
   ],
 ])('a run that %s is found', (_, runs, state, problem) => {
   expect(runProblems(runs, [record('a', { state })], GRACE_MS)).toEqual([expect.stringMatching(problem)])
@@ -144,8 +144,8 @@ test('the record of a process that was killed counts up to its last whole line',
 
 test.each([
   ['one body', [{ outcome: 'lost' }, { outcome: 'won', job: 'a' }], false],
-  ['both bodies', [{ outcome: 'won' }, { outcome: 'won' }], '2 of the two bodies under x stand; it must be one'],
-  ['no body', [{ outcome: 'lost' }, { outcome: 'lost' }], '0 of the two bodies under x stand; it must be one'],
+  ['both bodies', [{ outcome: 'won' }, { outcome: 'won' }], '2 of the two bodies own x; expected exactly one'],
+  ['no body', [{ outcome: 'lost' }, { outcome: 'lost' }], '0 of the two bodies own x; expected exactly one'],
   ['no body, as no GPU was found', [{ outcome: 'unavailable' }, { outcome: 'lost' }], false],
   ['another body', [{ outcome: 'won', complaint: 'wrong' }, { outcome: 'lost' }], 'wrong'],
 ] as const)('a name that went to %s', (_, claims, complaint) => {

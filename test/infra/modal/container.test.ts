@@ -68,13 +68,13 @@ describe.skipIf(!python)('a Modal container', () => {
     const [, pid] = await container.line(/^process (\d+)$/)
     await container.line(/"msg":"ready"/)
     process.kill(Number(pid), 'SIGKILL')
-    await container.line(/the GPU function ended with -9; the container ends/)
+    await container.line(/the GPU function exited with code -9; ending the container/)
     expect(await container.ended).toBe(1)
   })
 
   test('ends with the code of a GPU function that cannot start', async () => {
     const container = await startContainer({ OCTET_QUEUE: 'many' })
-    await container.line(/the GPU function ended with 2; the container ends/)
+    await container.line(/the GPU function exited with code 2; ending the container/)
     expect(await container.ended).toBe(2)
   })
 
