@@ -31,7 +31,7 @@ app.use(replyHeaders)
 app.use(unstored)
 app.use(requestId())
 app.use(boundedHead)
-// Browsers call with a token of POST /v1/tokens; nothing here reads a cookie.
+// Browsers authenticate with a token of POST /v1/tokens; no route reads cookies.
 app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS }))
 app.use(methodNotAllowed({ app, onMethodNotAllowed }))
 app.use(checkAccess)

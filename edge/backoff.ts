@@ -14,5 +14,5 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
   })
 }
 
-/** Spreads a pause by a quarter to either side, so that callers who failed together do not come back together. */
+/** Adds ±25% jitter to a pause, so that callers that failed at the same time do not retry at the same time. */
 export const jittered = (ms: number) => ms * (0.75 + Math.random() / 2)

@@ -1,4 +1,4 @@
-// What this deployment serves: an ordered list of offers, best first, from the variable OCTET_CATALOGUE.
+// The offers of this deployment, best first, from the variable OCTET_CATALOGUE.
 
 import * as z from 'zod'
 import { LIMITS, ROUTES, TIERS } from '#contract'
@@ -12,15 +12,15 @@ const offer = z
     tier: z.enum(TIERS),
     /** A name of `endpoints`; `default` is GPU_URL. */
     endpoint: z.string().default('default'),
-    /** More of them, which take a job that the first does not take in time. */
+    /** Fallback endpoints for jobs that the first one does not accept in time. */
     spares: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
-    /** The size of a request that names none, and the most pixels an image may have. */
+    /** The default size, and the most pixels of an image. */
     width: side,
     height: side,
     max_pixels: z.int().min(1),
-    /** The longest side, in pixels: as far as the model's position table reaches. */
+    /** The longest side in pixels, a limit of the model's position table. */
     max_side: side.default(LIMITS.side.max),
   })
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
@@ -33,7 +33,7 @@ export const catalogue = z.strictObject({
 export type Offer = z.infer<typeof offer>
 export type Catalogue = z.infer<typeof catalogue>
 
-/** Reads OCTET_CATALOGUE, as JSON text or as a table of wrangler.toml. Throws when it is malformed or an offer's endpoint has no address. */
+/** Reads OCTET_CATALOGUE, as JSON text or as a table of wrangler.toml. Throws if it is malformed or an offer's endpoint has no address. */
 export function readCatalogue(env: { OCTET_CATALOGUE: unknown; GPU_URL: string }): Catalogue {
   const given = typeof env.OCTET_CATALOGUE === 'string' ? JSON.parse(env.OCTET_CATALOGUE) : env.OCTET_CATALOGUE
   const parsed = catalogue.safeParse(given)

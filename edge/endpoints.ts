@@ -1,4 +1,4 @@
-// Which GPU functions a job may run on, in which order they are asked, and what passes their front doors.
+// The endpoints of GPU functions: addresses, headers, and the order in which a job tries them.
 import * as z from 'zod'
 import { readCatalogue } from './catalogue.ts'
 import type { Env } from './env.ts'
@@ -7,13 +7,13 @@ export type Endpoint = {
   name: string
   /** Base address of the GPU function. */
   url: string
-  /** What its host wants to see on every request, such as Modal's proxy token. */
+  /** Headers that its host requires on every request, such as Modal's proxy token. */
   headers: Record<string, string>
 }
 
 const doors = z.record(z.string(), z.record(z.string(), z.string()))
 
-/** Reads GPU_PROXY_HEADERS: endpoint → header → value, as JSON. Throws without telling the value, which is a secret. */
+/** Reads GPU_PROXY_HEADERS: endpoint → header → value, as JSON. Errors do not include values, which are secrets. */
 function readDoors({ GPU_PROXY_HEADERS: given }: Pick<Env, 'GPU_PROXY_HEADERS'>): z.infer<typeof doors> {
   if (!given) return {}
   try {
@@ -25,23 +25,23 @@ function readDoors({ GPU_PROXY_HEADERS: given }: Pick<Env, 'GPU_PROXY_HEADERS'>)
 
 type Served = Pick<Env, 'OCTET_CATALOGUE' | 'GPU_URL' | 'GPU_PROXY_HEADERS'>
 
-/** The endpoint of this name. Throws when the catalogue has none. */
+/** The endpoint of this name. Throws if the catalogue has none. */
 export function endpointOf(env: Served, name: string): Endpoint {
   const url = readCatalogue(env).endpoints[name]
   if (url === undefined) throw new Error(`the catalogue has no endpoint ${name}`)
   return { name, url, headers: readDoors(env)[name] ?? {} }
 }
 
-/** How long an endpoint that did not answer like one is asked after the others. */
+/** How long an endpoint that is down comes last in the order. */
 const DOWN_MS = 30_000
-/** What this isolate has seen: endpoint → when it may be first again. Others see for themselves; nothing depends on it but the order. */
+/** Endpoint → the end of its time as last, in Unix milliseconds. Local to this isolate, because it affects only the order. */
 const down = new Map<string, number>()
 
 export const reportDown = (name: string, now = Date.now()) => void down.set(name, now + DOWN_MS)
 export const reportUp = (name: string) => void down.delete(name)
 export const isDown = (name: string, now = Date.now()) => (down.get(name) ?? 0) > now
 
-/** The endpoints of a job in the order of attempt n: the preferred ones first, each attempt begins with another, and those that are down come last. */
+/** A job's endpoints in the order for attempt n: rotated by one per attempt, with endpoints that are down last. */
 export function orderOf(names: readonly string[], attempt: number, now = Date.now()): string[] {
   const turn = (attempt - 1) % names.length
   const rotated = [...names.slice(turn), ...names.slice(0, turn)]

@@ -1,4 +1,4 @@
-// What a caller may ask of an image, in OpenAI's names (and ours where OpenAI has none), and the job that it comes to.
+// The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
 import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
@@ -19,7 +19,7 @@ const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS
 const text = (min: number, max: number) =>
   z.string().min(min).max(max).describe(`a text of ${min} to ${max} characters`)
 
-/** A character that shows: none of spaces, control and format characters, those that fonts draw as nothing, and the empty braille cell. */
+/** A visible character: not a space, a control or format character, a character without a glyph, or the empty braille cell. */
 const VISIBLE = /[^\s\p{Cc}\p{Cf}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]/u
 const isBlank = (text: string) => !VISIBLE.test(text)
 const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
@@ -31,16 +31,16 @@ const size = z
   .regex(/^(auto|[1-9]\d{0,3}x[1-9]\d{0,3})$/)
   .describe(`"auto" or "WIDTHxHEIGHT", each side ${SIDE}`)
 
-/** The most previews of an image, and how many `preview: true` asks for. */
+/** The most previews of an image, and the number for `preview: true`. */
 const PREVIEWS = 3
 
-/** `auto` leaves a choice to route.ts. A field's description completes the sentence "it must be …". */
+/** `auto` means that route.ts chooses. A field's description completes the sentence "it must be …". */
 export const generation = z.strictObject({
   prompt: text(1, LIMITS.promptCharacters).refine(
     (prompt) => !isBlank(prompt),
     'prompt has no visible character; say what the image shows.',
   ),
-  /** A blank one is none. It must not choose the route. */
+  /** A blank negative prompt counts as absent, so that it does not affect the route. */
   negative_prompt: text(0, LIMITS.promptCharacters)
     .overwrite((text) => (isBlank(text) ? '' : text))
     .default(''),
@@ -59,18 +59,18 @@ export const generation = z.strictObject({
   output_format: choice(OUTPUT_FORMATS).default('png'),
   output_compression: integer({ min: 0, max: 100 }).optional(),
   preview: z.boolean().describe('true or false').optional(),
-  /** OpenAI's: how many previews an image has. */
+  /** OpenAI's field: the number of previews per image. */
   partial_images: integer({ min: 0, max: PREVIEWS }).optional(),
-  /** What becomes of the job when the caller who waits for it leaves. */
+  /** The action when a waiting caller disconnects. */
   on_disconnect: choice(['continue', 'cancel']).optional(),
-  /** Of the whole request. */
+  /** For the whole request. */
   max_cost: number({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
   max_latency_ms: integer({ min: 1, max: 3_600_000 }).optional(),
-  /** Is told when the job has ended. */
+  /** The URL for the webhook event at the job's end. */
   webhook: z.string().describe('an https:// address').optional(),
-  /** Takes the images of an identical finished job, at no price. */
+  /** Whether to return the images of an identical finished job, free of charge. */
   reuse: z.boolean().describe('true or false').optional(),
-  /** OpenAI's; accepted and not used. */
+  /** OpenAI's fields, accepted and ignored. */
   user: text(0, 256).optional(),
 })
 export type Generation = z.infer<typeof generation>
@@ -93,7 +93,7 @@ function sizeOf({ size, width, height }: Generation): { width: number; height: n
   })
 }
 
-/** JPEG and WebP quality: OpenAI's `output_compression`, 100 the best. */
+/** JPEG and WebP quality, OpenAI's `output_compression`: 100 is the best. */
 function outputQuality({ output_compression, output_format }: Generation): number {
   if (output_compression !== undefined && output_format === 'png') {
     const message = `output_compression is ${output_compression}, but png is lossless; leave it out or choose jpeg or webp.`
@@ -102,13 +102,13 @@ function outputQuality({ output_compression, output_format }: Generation): numbe
   return Math.max(1, output_compression ?? 90)
 }
 
-/** Steps between previews, the last step apart; nothing when none are asked for. */
+/** Steps between previews, excluding the last step; empty without previews. */
 function previewSteps({ preview, partial_images }: Generation, steps: number): { preview_steps?: number } {
   const previews = partial_images ?? (preview ? PREVIEWS : 0)
   return previews === 0 ? {} : { preview_steps: Math.ceil(steps / (previews + 1)) }
 }
 
-/** What route.ts is asked of a request. */
+/** The routing request for route.ts. */
 function routeRequest(fields: Generation): RouteRequest {
   const { prompt, negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
   return {
@@ -122,7 +122,7 @@ function routeRequest(fields: Generation): RouteRequest {
   }
 }
 
-/** How a request would run, and its price in micro-dollars. Only max_latency_ms costs a look at the forecasts. Errors: what route.ts refuses. */
+/** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
 export async function chosen(
   fields: Generation,
   env: Env,
@@ -138,18 +138,19 @@ export async function chosen(
   return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
 }
 
-/** Only a request with a seed can be identical to another; and an answer that is there already is neither named nor told to a webhook. */
+/** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
 function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   const refuse = (why: string) => new ApiError('invalid_request', `reuse is true, but ${why}.`, { param: 'reuse' })
-  if (seed === undefined) throw refuse('seed is missing; without one every request is another')
-  if (webhook !== undefined) throw refuse('webhook is given as well; a reused answer comes at once. Use one of them')
-  if (name !== null) throw refuse('the job has an id of yours; use POST /v1/jobs')
+  if (seed === undefined) throw refuse('seed is missing; requests without a seed are never identical')
+  if (webhook !== undefined)
+    throw refuse('webhook is given as well; a reused result is returned immediately. Use only one of the two')
+  if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** Where a request comes from: the worker's address as the caller knows it, and the name that the caller gave the job. */
+/** The worker's address in the request, and the caller's name for the job. */
 export type Origin = { origin: string; name?: string | null }
 
-/** The job that a request asks for: routed, seeded and priced. */
+/** The job specification of a request: routed, seeded and priced. */
 export async function specify(
   fields: Generation,
   env: Env,

@@ -1,9 +1,9 @@
-// The reply stream of the GPU function: lines of JSON, where a line with `bytes: n` is followed by n raw bytes. Whatever breaks the
-// contract of gpu-fn/contract.ts ends the stream with StreamLost: half a truth about an image is not passed on.
+// Parses the response stream of the GPU function: JSON lines, where a line with `bytes: n` is followed by n raw bytes. Any violation of
+// gpu-fn/contract.ts ends the stream with StreamLost, so that no incomplete image is passed on.
 import { type JobEvent, jobEvent, LIMITS } from '#contract'
 import { sha256 } from './keys.ts'
 
-/** The stream ended, fell silent or broke the contract before the job's end was told. The job itself may go on. */
+/** The stream ended, was silent for too long, or violated the contract before the job's end. The job itself may still be running. */
 export class StreamLost extends Error {
   override name = 'StreamLost' as const
 }
@@ -12,10 +12,10 @@ export type Frame = { event: JobEvent; data?: Uint8Array<ArrayBuffer> }
 
 type Chunk = ReadableStreamReadResult<Uint8Array>
 
-/** How far a reader's patience goes: the silence it bears, and a signal that ends it with the signal's reason. */
+/** The limits of a read: the longest silence, and a signal that ends it with the signal's reason. */
 export type Patience = { silenceMs: number; signal: AbortSignal }
 
-/** Reads a chunk, or throws StreamLost when none comes for `silenceMs`, or what the signal was aborted with. */
+/** Reads a chunk. Throws StreamLost after `silenceMs` without one, and the signal's reason if aborted. */
 async function readWithin(
   reader: ReadableStreamDefaultReader<Uint8Array>,
   { silenceMs, signal }: Patience,
@@ -36,7 +36,7 @@ async function readWithin(
   }
 }
 
-/** The start of a body as text: as much of its first `limit` bytes as came before it ended, broke or took too long. */
+/** The first `limit` bytes of a body as text, or fewer if it ended, broke or timed out before. */
 export async function readStart(body: ReadableStream<Uint8Array>, limit: number, patience: Patience): Promise<string> {
   const reader = body.getReader()
   const decoder = new TextDecoder()
@@ -49,14 +49,14 @@ export async function readStart(body: ReadableStream<Uint8Array>, limit: number,
       left -= value.length
     }
   } catch {
-    // What came is what there is to tell.
+    // The part received so far is the result.
   } finally {
     reader.cancel().catch(() => {})
   }
   return text
 }
 
-/** Takes lines and counted bytes off a stream. `pull` gives the next chunk, or null at the end. */
+/** Reads lines and byte counts from a stream. `pull` returns the next chunk, or null at the end. */
 function byteReader(pull: () => Promise<Uint8Array | null>) {
   let rest: Uint8Array = new Uint8Array()
   return {
@@ -118,8 +118,8 @@ function parseEvent(line: Uint8Array): JobEvent {
 const TERMINAL: ReadonlySet<JobEvent['type']> = new Set(['succeeded', 'failed', 'canceled'])
 
 /**
- * Yields the events of a reply body up to and with the terminal one; an `image` comes with its bytes, checked against its SHA-256.
- * Throws StreamLost when the stream ends before, is silent for too long, or breaks the contract, and the signal's reason once it is aborted.
+ * Yields the events of a response body up to and including the terminal one. An `image` has its bytes, verified against its SHA-256. Throws
+ * StreamLost if the stream ends early, is silent for too long, or violates the contract, and the signal's reason if aborted.
  */
 export async function* readFrames(body: ReadableStream<Uint8Array>, patience: Patience): AsyncGenerator<Frame> {
   const reader = body.getReader()
@@ -140,7 +140,7 @@ export async function* readFrames(body: ReadableStream<Uint8Array>, patience: Pa
       if (TERMINAL.has(event.type)) return
     }
   } finally {
-    // Not awaited: cancelling a dead connection may never settle.
+    // Not awaited: canceling the body of a dead connection may never settle.
     reader.cancel().catch(() => {})
   }
 }

@@ -1,4 +1,4 @@
-// How long the worker bears with the GPU function: the variables GPU_*_SECONDS of wrangler.toml.
+// Time limits for the GPU function: the variables GPU_*_SECONDS of wrangler.toml.
 import * as z from 'zod'
 import type { Env } from './env.ts'
 
@@ -18,19 +18,19 @@ const variables = z.object({
 type Variables = keyof z.infer<typeof variables>
 
 export type GpuTimes = {
-  /** How long to wait for a GPU to accept the job. */
+  /** The longest wait for a GPU to accept the job. */
   startMs: number
-  /** How long the stream may be silent. */
+  /** The longest silence of a stream. */
   silenceMs: number
-  /** How long an attempt may take from its start on the GPU; its time in the GPU function's queue does not count. */
+  /** The longest run of an attempt, from its start on the GPU; time in the GPU function's queue does not count. */
   runMs: number
-  /** The pause before the second attempt; each later one is four times as long. */
+  /** The pause before the second attempt. Each later pause is four times as long. */
   retryMs: number
-  /** How long a job waits for the preferred GPU before others are asked as well. */
+  /** The failover time: the wait for the preferred endpoint before others are tried too. */
   hedgeMs: number
 }
 
-/** Reads the variables, in milliseconds. Throws an Error that names each one that is no time, what it is and what is allowed. */
+/** Reads the variables, in milliseconds. Throws an Error with the name, value and allowed values of each malformed variable. */
 export function readGpuTimes(env: Pick<Env, Variables>): GpuTimes {
   const parsed = variables.safeParse(env)
   if (parsed.success) {

@@ -1,8 +1,8 @@
-// What the GPU function knows the edge by. An operator who asks it directly signs the same way.
+// Authenticates requests to the GPU function, from the edge and from operators.
 import { base64url, importJWK, SignJWT } from 'jose'
 import { GPU_TOKEN, gpuTokenId } from '#contract'
 
-/** A token for one request of one attempt, bound to the body's hash; contract.ts GPU_TOKEN. Each call signs a new one: a token is accepted once. */
+/** Signs a single-use token for one request of an attempt, bound to the hash of the body; contract.ts GPU_TOKEN. */
 export async function signGpuToken(jwk: string, job: string, attempt: number, body: string): Promise<string> {
   const hash = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(body))
   return new SignJWT({ body: base64url.encode(new Uint8Array(hash)) })

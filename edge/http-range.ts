@@ -1,8 +1,8 @@
-// `Range` and `If-None-Match` of RFC 9110, as far as a file that never changes needs them.
+// `Range` and `If-None-Match` of RFC 9110, for immutable files.
 
 export type ByteRange = { offset: number; length: number }
 
-/** The one byte range asked for. null (send all) when there is none, several, or a form that a server may ignore. */
+/** The requested byte range. Null (the whole file) for no range, several, or a form that a server may ignore. */
 export function parseRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | null {
   const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(header ?? '') ?? []
   if (first === undefined || last === undefined || (first === '' && last === '')) return null
@@ -16,7 +16,7 @@ export function parseRange(header: string | undefined, size: number): ByteRange 
   return end < offset ? null : { offset, length: end - offset + 1 }
 }
 
-/** Whether `If-None-Match` names this entity tag; weak tags match too. */
+/** Whether `If-None-Match` includes this entity tag. Weak tags match too. */
 export function matches(ifNoneMatch: string | undefined, etag: string): boolean {
   const tags = (ifNoneMatch ?? '').split(',').map((tag) => tag.trim().replace(/^W\//, ''))
   return tags.includes('*') || tags.includes(etag)

@@ -10,7 +10,7 @@ export { WarmDO } from './warm.ts'
 export { WebhookDO } from './webhook-outbox.ts'
 
 async function scheduled({ scheduledTime: now }: ScheduledController, env: Env, ctx: ExecutionContext): Promise<void> {
-  // Not in the same promise: a schedule that fails must not keep old rows.
+  // A separate promise, because a failure of the schedule must not prevent the deletion of expired rows.
   ctx.waitUntil(tidyDatabase(env, now))
   await keepSchedule(env, now)
 }

@@ -5,21 +5,21 @@ import { objectOf } from './objects.ts'
 
 const END_OF_EVENT = '\n\n'
 const TERMINAL = /^event: (succeeded|failed|canceled)$/m
-/** Consecutive streams that broke at once, after which this one ends with an error. Resets may come one after another. */
+/** The limit of consecutive short-lived streams, as during a series of resets, before the response ends with an error. */
 const MOST_FAILURES = 10
-/** A stream that lasted longer than this did not break at once. */
+/** The minimum lifetime of a stream that restarts this count. */
 const LASTING_MS = 100
 const PAUSE_MS = 50
 
-/** How often the reader's credential is checked again. */
+/** The interval of checks of the reader's credential. */
 const CHECK_MS = 30_000
 
 type Source = ReadableStreamDefaultReader<Uint8Array>
 
 /**
- * The events of a job after entry `after`, until its end. When the job's object is reset, the stream continues behind the last whole event,
- * so that the reader gets each event once. It ends early once `isAllowed`, asked every half minute, answers false. Errors: rate_limited when
- * the job has too many readers.
+ * Streams the events of a job after entry `after` until its end. After a reset of the job's object, the stream continues after the last
+ * complete event, so that the reader gets each event once. Ends early once `isAllowed`, called every 30 seconds, returns false. Errors:
+ * rate_limited when the job has too many readers.
  */
 export async function followJob(
   env: Pick<Env, 'JOB'>,
@@ -53,7 +53,7 @@ export async function followJob(
   async function read(): Promise<string | null> {
     try {
       const { value, done } = await source.read()
-      // A reset may also close the stream as if it were complete.
+      // A reset may close the stream without an error.
       if (done) return isOver ? null : reopen(new Error('the event stream ended before its job'))
       return decoder.decode(value, { stream: true })
     } catch (cause) {
@@ -88,7 +88,7 @@ export async function followJob(
   })
 }
 
-/** The id of the last event of a text of whole events; null when none has one. */
+/** The id of the last event in a text of complete events; null if no event has an id. */
 function lastId(events: string): number | null {
   const line = events.split('\n').findLast((each) => each.startsWith('id: '))
   return line === undefined ? null : Number(line.slice('id: '.length))

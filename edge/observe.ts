@@ -1,11 +1,11 @@
-// What operations see of a job: one line of the log and one point of Analytics Engine when it has finished.
+// Records each finished job for operations: one log line and one data point in Analytics Engine.
 import type { Env } from './env.ts'
 import { costOf, type JobRecord } from './job-record.ts'
 import { log } from './log.ts'
 
 type Sinks = Pick<Env, 'ANALYTICS' | 'OCTET_LOG_PROMPTS'>
 
-/** Columns of a point, in order: `blob1` … and `double1` … of the dataset octet_jobs. Seconds are the GPU function's own. */
+/** Columns of a data point, in order: `blob1` … and `double1` … of the dataset octet_jobs. Durations are the GPU function's own, in seconds. */
 export const POINT = {
   blobs: ['state', 'error', 'route', 'tier', 'model', 'endpoint', 'device'],
   doubles: [
@@ -38,7 +38,7 @@ function pointOf(job: JobRecord): Point {
   }
 }
 
-/** Tells of a finished job. Its prompt is told only where OCTET_LOG_PROMPTS is "true". */
+/** Records a finished job. The prompt is included only if OCTET_LOG_PROMPTS is "true". */
 export function observeJob(env: Sinks, job: JobRecord): void {
   const { id, account, keyId, request } = job
   const point = pointOf(job)

@@ -1,4 +1,4 @@
-// How the deployment stands, for its operator: every endpoint's GPU, and what came in and went out since midnight (UTC).
+// The operator's overview of the deployment: the GPU of every endpoint, and revenue and cost since midnight (UTC).
 import { readCatalogue } from './catalogue.ts'
 import { isDown } from './endpoints.ts'
 import type { Env } from './env.ts'
@@ -8,15 +8,15 @@ import { dayOf, readWarmPolicy } from './warm-policy.ts'
 type Settled = { jobs: number; captured: number; microdollars: number }
 type Ran = { images: number; gpu_seconds: number; cold_starts: number }
 
-/** Of settled jobs since `since`, Unix milliseconds. */
+/** Sums over jobs settled since `since` (Unix milliseconds). */
 const SETTLED = `SELECT count(*) AS jobs, count(CASE WHEN state = 'captured' THEN 1 END) AS captured,
   coalesce(sum(charged), 0) AS microdollars FROM usage_ledger WHERE settled >= ?`
 const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seconds,
   count(CASE WHEN load > 0 THEN 1 END) AS cold_starts FROM observations WHERE finished >= ?`
 
 /**
- * The state of each endpoint that is offered, and the sums of the day. `gpu_dollars` is the time that jobs and warming took at the price of
- * OCTET_PREWARM; idle time after a job is not in it, which the host's own bill has.
+ * The state of each offered endpoint, and the day's sums. `gpu_dollars` is the time of jobs and prewarming at the price in OCTET_PREWARM. It
+ * excludes idle time after jobs, which the host also bills.
  */
 export async function operatorStatus(env: Env, now = Date.now()) {
   const { offers, endpoints: addresses } = readCatalogue(env)

@@ -5,7 +5,7 @@ import { consumeUsage } from './usage-export.ts'
 
 const USAGE_QUEUE = 'octet-usage'
 
-/** Hands a batch to the consumer of its queue. Throws for a queue without one, so that its messages are kept. */
+/** Passes a batch to the consumer of its queue. Throws for an unknown queue, so that its messages are retained. */
 export async function queue(batch: MessageBatch, env: Env): Promise<void> {
   if (batch.queue !== USAGE_QUEUE) throw new Error(`the queue ${batch.queue} has no consumer`)
   await consumeUsage(batch as MessageBatch<UsageRecord>, env)

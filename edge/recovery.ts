@@ -1,4 +1,4 @@
-// How soon what was left behind (an eviction, a deploy, a lost message) is taken up again: the variable OCTET_RECOVERY.
+// Delays before recovery from evictions, deploys and lost messages: the variable OCTET_RECOVERY.
 import * as z from 'zod'
 import type { Env } from './env.ts'
 import { log } from './log.ts'
@@ -9,11 +9,11 @@ const seconds = z
   .max(30 * 86_400)
 const table = z
   .strictObject({
-    /** An attempt whose object was reset. */
+    /** An attempt interrupted by a reset of its object. */
     job_seconds: seconds.default(10),
-    /** A reservation without a job behind it: its worker died between the two. */
+    /** A reservation without a job, because the worker died between the two steps. */
     reservation_seconds: seconds.default(15 * 60),
-    /** A settled job that the export does not confirm: well within the day for which Stripe counts a repeat once. */
+    /** A settled job without a confirmed export. Must be within the 24 hours for which Stripe deduplicates events. */
     usage_seconds: seconds.default(12 * 3600),
   })
   .transform((given) => ({
@@ -32,8 +32,8 @@ function parse(given: unknown) {
 }
 
 /**
- * Reads OCTET_RECOVERY, as JSON text or as a table of wrangler.toml; what it leaves out has the default. One that is malformed is told to
- * the log, and the defaults hold: alarms that threw would not come again, and what they watch over would be lost.
+ * Reads OCTET_RECOVERY, as JSON text or as a table of wrangler.toml, with defaults for missing fields. A malformed value is logged and the
+ * defaults apply, because the platform drops an alarm that throws repeatedly.
  */
 export function readRecovery({ OCTET_RECOVERY: given }: Pick<Env, 'OCTET_RECOVERY'>): Recovery {
   const parsed = parse(given)

@@ -2,12 +2,12 @@
 import type { UsageRecord } from './account-outbox.ts'
 
 const METER_EVENTS = 'https://api.stripe.com/v1/billing/meter_events'
-/** Of `event_name` in Stripe's meter; its value is micro-dollars. */
+/** The `event_name` of Stripe's meter. Its value is in micro-dollars. */
 export const METER_NAME = 'octet_microdollars'
-/** Characters of a refusal that are logged. */
+/** The most characters of a refusal in the log. */
 const LOGGED = 500
 
-/** Stripe did not take a meter event. `final`: it never will. */
+/** Stripe refused a meter event. `final`: permanently. */
 export class StripeRefused extends Error {
   override name = 'StripeRefused' as const
   readonly final: boolean
@@ -18,8 +18,8 @@ export class StripeRefused extends Error {
 }
 
 /**
- * Reports one capture. `identifier` is the ledger id, so that Stripe counts a repeat once for at least a day; longer than that the
- * ledger's own mark prevents it. Throws StripeRefused.
+ * Reports one capture. `identifier` is the ledger id, by which Stripe deduplicates events for at least 24 hours; after that, the ledger's
+ * own mark prevents a duplicate. Throws StripeRefused.
  */
 export async function reportUsage(
   secretKey: string,
@@ -39,12 +39,12 @@ export async function reportUsage(
     body,
     signal: AbortSignal.timeout(10_000),
   })
-  // The status alone decides: a body that breaks off must not turn a refusal, or a success, into something else.
+  // Only the status counts: a truncated body must not change the outcome.
   if (!response.ok) throw new StripeRefused(response.status, await readStart(response))
   response.body?.cancel().catch(() => {})
 }
 
-/** The start of a body, for the log. Empty when it cannot be read. */
+/** The start of a body, for the log. Empty if unreadable. */
 async function readStart(response: Response): Promise<string> {
   try {
     return (await response.text()).slice(0, LOGGED)

@@ -7,7 +7,7 @@ const JOBS = 150
 const LIMIT_MS = 400_000
 
 test(
-  'whatever is killed, cut off, repeated or reset: every job ends, is charged once at the price of its reservation, and runs for nobody else',
+  'with kills, disconnects, retries and resets, every job ends, is charged its reserved price exactly once, and has no stray GPU runs',
   async () => {
     const seed = randomInt(2 ** 32)
     const { counts, problems } = await runCampaign({ jobs: JOBS, seed })

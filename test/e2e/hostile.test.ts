@@ -1,4 +1,4 @@
-// The hostile bench in seconds: that it runs and measures. Its criteria need the ten minutes of `npm run bench -- hostile`.
+// Smoke test of the hostile benchmark: a run of a few seconds. Its criteria need the ten minutes of `npm run bench -- hostile`.
 import { execFile } from 'node:child_process'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -8,19 +8,19 @@ import { ATTACKS } from '../../infra/bench/hostile/attacks.ts'
 const ROOT = path.join(import.meta.dirname, '../..')
 const LIMIT_MS = 300_000
 
-/** The numbers behind the name of a row. */
+/** Returns the numbers in the named row of the report. */
 const rowOf = (text: string, name: string): number[] => {
   const [, row = ''] = new RegExp(`^${name} +(.*)$`, 'm').exec(text) ?? []
   return row.trim().split(/\s+/).map(Number)
 }
 
 test(
-  'honest callers are measured alone and with hostile ones, along with the memory of both processes',
+  'measures honest callers with and without hostile traffic, and the memory of both processes',
   async () => {
     const run = promisify(execFile)(process.execPath, ['infra/bench/main.ts', 'hostile', '--minutes', '0.1'], {
       cwd: ROOT,
     })
-    // Six seconds on a loaded machine may miss the criteria: then the exit code is 1.
+    // A six-second run may miss the criteria on a loaded machine. The exit code is then 1, which is accepted here.
     const { stdout, stderr } = await run.catch((error: { stdout: string; stderr: string }) => error)
     expect(stderr).toBe('')
     const [sent, failed, p50, p95] = rowOf(stdout, 'alone')

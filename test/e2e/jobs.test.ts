@@ -79,7 +79,7 @@ test('a reader follows a job by its events, with previews, to the image', async 
   const events = text
     .trimEnd()
     .split('\n\n')
-    // On a busy machine the stream is quiet for so long that it carries comments.
+    // On a busy machine, the stream also contains keep-alive comments.
     .filter((block) => !block.startsWith(':'))
     .map((block) => {
       const [, event, data] = /^id: \d+\nevent: (\w+)\ndata: (.*)$/.exec(block) ?? []

@@ -1,4 +1,4 @@
-// Stopping a command from outside, at any moment, stops all that it started.
+// A signal to a command, at any time, also ends all of its child processes.
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
@@ -42,7 +42,7 @@ test.each([
   await expect.poll(() => processesWith(mark)).toEqual([])
 })
 
-test('SIGTERM while the hostile bench loads its worker leaves no process behind', async () => {
+test('SIGTERM during the startup of the hostile benchmark leaves no processes behind', async () => {
   const mark = `BENCH_UNDER_TEST=${randomUUID()}`
   const [name, value] = mark.split('=')
   const env = { ...process.env, [name!]: value }

@@ -1,4 +1,4 @@
-// Webhooks over real sockets: the worker in workerd, and a receiver on this machine that counts every POST.
+// Webhooks over real sockets: the worker in workerd, and a local receiver that records every POST.
 import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import { createServer, type IncomingHttpHeaders, type Server, type ServerResponse } from 'node:http'
@@ -16,7 +16,7 @@ import { createSecrets } from '../../infra/secrets.ts'
 type Delivery = { path: string; headers: IncomingHttpHeaders; body: string }
 type Answer = (response: ServerResponse) => unknown
 
-/** What `/in` answers first; everything else is taken at once. */
+/** The first responses of `/in`. All later requests, and requests to other paths, get a 204. */
 const ANSWERS: Answer[] = [
   (response) => response.writeHead(500).end('no'),
   () => 'silence',
@@ -25,7 +25,7 @@ const ANSWERS: Answer[] = [
 ]
 const stops: (() => Promise<unknown>)[] = []
 const deliveries: Delivery[] = []
-/** As in wrangler.toml. */
+/** WEBHOOK_REPLAYS_PER_MINUTE in wrangler.toml. */
 const REPLAYS_PER_MINUTE = 100
 let headers: Record<string, string>
 let server: Server
@@ -86,7 +86,7 @@ test('a job’s event comes through an error, silence, a redirect and a cut conn
   await fetch(new URL(`/v1/webhooks/${endpoint}`, url), { method: 'DELETE', headers })
 })
 
-test('one URL gets one POST for each event, and sixty calls of replay cause no more POSTs than the meter allows', async () => {
+test('a URL gets one POST per event, and 60 concurrent replay calls stay within the rate limit for replayed deliveries', async () => {
   const address = addressOf('/victim')
   const { id } = await call<{ id: string }>('/v1/webhooks', { url: address })
   const duplicates = await Promise.all(
@@ -105,7 +105,7 @@ test('one URL gets one POST for each event, and sixty calls of replay cause no m
   expect(replies.length - accepted.length).toBe(replies.filter(({ status }) => status === 429).length)
   const counts = await Promise.all(accepted.map(async (reply) => ((await reply.json()) as { count: number }).count))
   const metered = counts.reduce((sum, count) => sum + count, 0)
-  // A replay that comes while its delivery is pending anyway adds no POST.
+  // The replay of an event with a pending delivery adds no POST.
   expect(metered).toBeLessThan(REPLAYS_PER_MINUTE + 60)
   await vi.waitFor(async () => expect(await pendingOf(id)).toBe(0), { timeout: 60_000, interval: 100 })
   expect(to('/victim').length).toBeLessThanOrEqual(5 + metered)

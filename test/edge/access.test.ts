@@ -1,4 +1,4 @@
-// Who may use each route, and that no body is read before that is clear.
+// Access rules of every route, enforced before any of the request body is read.
 import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -19,12 +19,12 @@ const routes = Object.entries(ACCESS).map(([name, access]) => {
   return { name, method, path: path.replace(/:[a-z]+/g, '0123456789ab'), access }
 })
 const withBody = routes.filter(({ method }) => ['POST', 'PUT', 'PATCH'].includes(method))
-/** Routes that read a body: what they may read. */
+/** Routes that read a request body. */
 const readers = withBody.filter(
   ({ path }) => !/\/(prewarm|cancel|test)$/.test(path) && !path.includes('/deliveries/'), //
 )
 
-/** A body of chunks that are made when they are asked for, and how many bytes were asked for so far. */
+/** Returns a body that is generated on demand, with a count of the bytes read so far. */
 function countedBody(bytes: number) {
   const seen = { read: 0, canceled: false }
   const chunk = new TextEncoder().encode(' '.repeat(CHUNK))
@@ -44,7 +44,7 @@ function countedBody(bytes: number) {
   return { body, seen }
 }
 
-/** Calls the app itself, so that nothing between the caller and it reads the body ahead. */
+/** Calls the app directly, without an intermediate layer that would read the body ahead. */
 async function call(method: string, path: string, headers: Record<string, string>, body?: ReadableStream) {
   const context = createExecutionContext()
   const all = { 'content-type': 'application/json', ...headers }
@@ -63,18 +63,18 @@ async function revoked(): Promise<Caller> {
 const headersFor = (by: string, caller: Caller): Record<string, string> =>
   by === 'operator' ? operator : caller.headers
 
-describe('the table', () => {
-  test('has every route of the app, and no other', ({ expect }) => {
+describe('the access table', () => {
+  test('lists exactly the routes of the app', ({ expect }) => {
     const served = new Set(app.routes.flatMap(({ method, path }) => (method === 'ALL' ? [] : [`${method} ${path}`])))
     expect(Object.keys(ACCESS).toSorted()).toEqual([...served].toSorted())
   })
 
   test.for(routes.filter(({ access }) => access.by !== 'anyone'))(
-    '$name refuses a request without a credential, or with a wrong one',
+    '$name rejects a missing or invalid credential',
     async ({ method, path }, { expect }) => {
       const { key } = await newCaller(SCOPES)
       for (const token of [null, 'x', `${key.slice(0, -3)}000`]) {
-        // Another address each time: too many wrong operator tokens of one are another answer.
+        // A new address each time: repeated wrong operator tokens from one address trigger the lockout.
         const address = { 'cf-connecting-ip': crypto.randomUUID() }
         const headers = { ...address, ...(token !== null && { authorization: `Bearer ${token}` }) }
         const { body, seen } = countedBody(1024 * 1024)
@@ -85,9 +85,9 @@ describe('the table', () => {
   )
 })
 
-describe('a key that was revoked', () => {
+describe('a revoked key', () => {
   test.for(routes.filter(({ access }) => !['anyone', 'operator'].includes(access.by)))(
-    'is refused by $name before any of the body is read',
+    'is rejected by $name before any of the body is read',
     async ({ method, path }, { expect }) => {
       const { headers } = await revoked()
       const { body, seen } = countedBody(1024 * 1024)
@@ -100,7 +100,7 @@ describe('a key that was revoked', () => {
     ['POST', '/v1/jobs'],
     ['PUT', '/v1/jobs/a-name'],
     ['POST', '/v1/images/generations'],
-  ] as const)('learns nothing from %s %s with a small body that is wrong', async ([method, path], { expect }) => {
+  ] as const)('always gets 401 from %s %s, even for a small invalid body', async ([method, path], { expect }) => {
     const caller = await revoked()
     for (const body of [{ prompt: 5 }, { prompt: 'a cat', model: 'none' }, { prompt: 'a cat' }])
       expect((await send(method, path, caller, body)).status).toBe(401)
@@ -110,18 +110,25 @@ describe('a key that was revoked', () => {
 })
 
 describe('scopes', () => {
-  test.for(routes.filter(({ access }) => access.scope))('$name needs $access.scope', async (route, { expect }) => {
-    const others = SCOPES.scopes.filter((scope) => scope !== route.access.scope)
-    const { headers } = await newCaller({ scopes: others })
-    const { body, seen } = countedBody(1024 * 1024)
-    const response = await call(route.method, route.path, headers, route.method === 'GET' ? undefined : body)
-    expect([response.status, (await problemOf(response)).error.code, seen.read]).toEqual([403, 'insufficient_scope', 0])
-  })
+  test.for(routes.filter(({ access }) => access.scope))(
+    '$name requires scope $access.scope',
+    async (route, { expect }) => {
+      const others = SCOPES.scopes.filter((scope) => scope !== route.access.scope)
+      const { headers } = await newCaller({ scopes: others })
+      const { body, seen } = countedBody(1024 * 1024)
+      const response = await call(route.method, route.path, headers, route.method === 'GET' ? undefined : body)
+      expect([response.status, (await problemOf(response)).error.code, seen.read]).toEqual([
+        403,
+        'insufficient_scope',
+        0,
+      ])
+    },
+  )
 })
 
-describe('bodies', () => {
+describe('request bodies', () => {
   test.for(readers)(
-    '$name refuses a body over its limit, and stops reading it at a fixed point',
+    '$name rejects an oversized body and stops reading it at a fixed point',
     async ({ method, path, access }, { expect }) => {
       const most = access.bodyBytes ?? LITTLE
       expect(most).toBeLessThanOrEqual(LIMITS.requestBytes)
@@ -136,7 +143,7 @@ describe('bodies', () => {
     },
   )
 
-  test('a body whose Content-Length is too large is not read at all', async ({ expect }) => {
+  test('a body with an oversized Content-Length is not read at all', async ({ expect }) => {
     const caller = await newCaller()
     const { body, seen } = countedBody(64 * 1024 * 1024)
     const length = { 'content-length': String(64 * 1024 * 1024) }
@@ -144,7 +151,7 @@ describe('bodies', () => {
     expect([response.status, seen.read]).toEqual([413, 0])
   })
 
-  test('a body that is longer than its Content-Length does not bypass the check of the key', async ({ expect }) => {
+  test('a body longer than its Content-Length does not bypass authentication', async ({ expect }) => {
     const caller = await revoked()
     const { body, seen } = countedBody(64 * 1024 * 1024)
     const response = await call('POST', '/v1/jobs', { ...caller.headers, 'content-length': '10' }, body)
@@ -152,7 +159,9 @@ describe('bodies', () => {
     expect(seen.read).toBeLessThanOrEqual(2 * CHUNK)
   })
 
-  test('a body of several chunks is read whole, also where a chunk ends within a character', async ({ expect }) => {
+  test('a body in several chunks is decoded correctly, even when a chunk ends inside a character', async ({
+    expect,
+  }) => {
     const caller = await newCaller()
     const bytes = new TextEncoder().encode(JSON.stringify({ prompt: 'ü€😀'.repeat(800), n: 0 }))
     const body = new ReadableStream({
@@ -165,7 +174,7 @@ describe('bodies', () => {
     expect(detail).toBe('n is 0; it must be an integer from 1 to 8.')
   })
 
-  test('a body that is not UTF-8 is refused', async ({ expect }) => {
+  test('a body that is not UTF-8 is rejected', async ({ expect }) => {
     const caller = await newCaller()
     const body = new Response(new Uint8Array([0x7b, 0xff, 0x7d])).body!
     const response = await call('POST', '/v1/jobs', caller.headers, body)
@@ -173,7 +182,7 @@ describe('bodies', () => {
   })
 })
 
-test('a request for an image calls the account only for its admission, unless the request is large', async ({
+test('a small image request calls the account only once, to admit it; a large one is authenticated first', async ({
   expect,
 }) => {
   const caller = await newCaller()
@@ -187,7 +196,7 @@ test('a request for an image calls the account only for its admission, unless th
   expect(authenticate).toHaveBeenCalledTimes(2)
 })
 
-test('an unknown address is 404 and a wrong method 405, with or without a key', async ({ expect }) => {
+test('an unknown path returns 404 and a wrong method 405, with or without a key', async ({ expect }) => {
   const { headers } = await newCaller()
   for (const init of [{}, { headers }]) {
     expect((await fetchWorker('/v1/nothing', init)).status).toBe(404)

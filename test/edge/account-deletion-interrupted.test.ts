@@ -1,4 +1,4 @@
-// A deletion that must wait, or that stops half-way: nothing is left behind, and the alarms that follow finish it.
+// Delayed and interrupted account deletions: later alarms complete them, and no data remains.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
@@ -22,7 +22,7 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-/** Holds a call back until another was made, or for half a second: a deletion that waits for the first never makes the other. */
+/** Delays `first` until `other` is called, for at most 500 ms. A correct deletion calls `other` only after `first` returns. */
 function hold(first: [object, string], other: [object, string]): void {
   type Methods = Record<string, Call>
   const [held, made] = [first, other].map(([target, name]) => (target as Methods)[name]!)
@@ -40,12 +40,12 @@ const post = async (fields: object) =>
   ((await (await send('POST', '/v1/jobs', owner, { prompt: 'a cat', ...fields })).json()) as { id: string }).id
 
 describe('a deletion', () => {
-  test('waits for an image that a canceled job is storing', async ({ expect }) => {
+  test('waits until a canceled job has stored its pending image', async ({ expect }) => {
     fakeGpu(stopsHalfWay)
     hold([env.RESULTS, 'put'], [env.RESULTS, 'list'])
     const id = await post({ n: 2 })
     await vi.waitFor(() => expect(env.RESULTS.put).toHaveBeenCalled())
-    // The GPU does not answer to the cancellation: the job ends at once.
+    // The cancel request to the GPU fails, so the job ends immediately.
     const answers = vi.mocked(fetch).getMockImplementation()!
     vi.mocked(fetch).mockImplementation(async (input, init) => {
       if (new Request(input, init).method === 'DELETE') throw new TypeError('connection refused')
@@ -58,7 +58,7 @@ describe('a deletion', () => {
     expect(await resultsOf(owner)).toEqual([])
   })
 
-  test('waits for a webhook event that a job is publishing', async ({ expect }) => {
+  test('waits until a job has published its pending webhook event', async ({ expect }) => {
     fakeGpu(works)
     hold([WebhookDO.prototype, 'publish'], [WebhookDO.prototype, 'eraseAccount'])
     const id = await post({ webhook: `${RECEIVER}/mine` })
@@ -72,7 +72,9 @@ describe('a deletion', () => {
     expect(await filled(outboxOf(owner))).toEqual([])
   })
 
-  test('erases all other jobs while one cannot be erased, and completes once it can', async ({ expect }) => {
+  test('erases all other jobs while one job fails to erase, and completes once that job succeeds', async ({
+    expect,
+  }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     await runInDurableObject(accountOf(owner), (_, { storage }) => {
       storage.sql.exec(
@@ -82,7 +84,7 @@ describe('a deletion', () => {
       )
     })
     const erase = vi.spyOn(JobDO.prototype, 'erase').mockImplementation(async function (this: JobDO) {
-      // Only its name tells one object from another here.
+      // The spy is shared by all job objects; the object name identifies the failing one.
       const { ctx } = this as unknown as { ctx: DurableObjectState }
       if (ctx.id.name === 'job_3') throw new Error('its object is broken')
     })
@@ -96,7 +98,7 @@ describe('a deletion', () => {
     expect(await deletion(owner)).toMatchObject({ erased: 50, jobs: 50 })
   })
 
-  test('waits until usage is exported; the rows that wait hold no data of the caller', async ({ expect }) => {
+  test('waits for the usage export; the waiting ledger rows contain no personal data', async ({ expect }) => {
     const lost = vi
       .spyOn(env.USAGE, 'sendBatch')
       .mockResolvedValue({ metadata: { metrics: { backlogCount: 0, backlogBytes: 0 } } })
@@ -117,7 +119,7 @@ describe('a deletion', () => {
   })
 })
 
-/** What a deletion calls outside of its own object. */
+/** External calls of a deletion. */
 const CALLS = [
   [JobDO.prototype, 'erase'],
   [WebhookDO.prototype, 'eraseAccount'],
@@ -127,7 +129,7 @@ const CALLS = [
 ] as const
 type Blow = 'fails' | 'fails after its work' | 'finds the account reset'
 
-/** Strikes the `n`th of these calls. `struck` is its name once it came; a call that waits for the reset goes on at `release`. */
+/** Injects a failure into the `n`th of these calls and reports its name as `struck`. A call held for a reset resumes on `released`. */
 function strike(n: number, blow: Blow) {
   const state = { calls: 0, struck: null as string | null, released: false }
   for (const [target, name] of CALLS) {
@@ -137,7 +139,7 @@ function strike(n: number, blow: Blow) {
       state.struck = name
       if (blow === 'fails after its work') await original.apply(this, values)
       if (blow !== 'finds the account reset') throw new Error('the worker dies')
-      // Each request waits by itself: none may be woken by another.
+      // Polls with its own timer, because workerd forbids waking one request from another.
       while (!state.released) await new Promise((resolve) => setTimeout(resolve, 5))
       return original.apply(this, values)
     }
@@ -146,7 +148,7 @@ function strike(n: number, blow: Blow) {
   return state
 }
 
-/** An account with a job that has an image, a reservation without a job, a webhook and a credit. */
+/** Creates an account with a finished job and its image, a reservation without a job, a webhook endpoint and a credit. */
 async function small(): Promise<{ caller: Caller; jobs: string[] }> {
   const caller = await newManager()
   fakeGpu(works)
@@ -160,7 +162,7 @@ async function small(): Promise<{ caller: Caller; jobs: string[] }> {
   return { caller, jobs: [octet.job, orphan.spec.id] }
 }
 
-describe('a deletion that stops half-way is finished by the alarms that follow', () => {
+describe('an interrupted deletion is completed by later alarms', () => {
   test.for(['fails', 'fails after its work', 'finds the account reset'] as const)(
     'when any call %s',
     { timeout: 300_000 },
@@ -180,7 +182,7 @@ describe('a deletion that stops half-way is finished by the alarms that follow',
             },
             { timeout: 60_000, interval: 5 },
           )
-          // The alarm that is cut short fails.
+          // The reset makes the running alarm fail.
           await Promise.all([until(caller, 'done').catch(() => {}), resetting])
         }
         await until(caller, 'done')
@@ -194,14 +196,14 @@ describe('a deletion that stops half-way is finished by the alarms that follow',
     },
   )
 
-  test('when any of its own statements fails', { timeout: 300_000 }, async ({ expect }) => {
+  test('when any of its SQL statements fails', { timeout: 300_000 }, async ({ expect }) => {
     const stoppedAt = new Set<string>()
-    // How many statements there are depends on when the export arrives.
+    // The number of statements depends on when the export arrives, so several complete runs are required.
     for (let [n, whole] = [1, 0]; whole < 3; n++) {
       const { caller, jobs } = await small()
       vi.spyOn(console, 'error').mockImplementation(() => {})
       let left = n
-      /** Continues the deletion here and now, in the place of the alarm. */
+      /** Runs the next part of the deletion directly instead of through the alarm. */
       const proceed = () =>
         runInDurableObject(accountOf(caller), async (_, { storage }) => {
           await storage.deleteAlarm()
@@ -214,7 +216,7 @@ describe('a deletion that stops half-way is finished by the alarms that follow',
           if (!deletionOf(storage.sql)) transact(() => beginDeletion(sql))
           storage.sql.exec('UPDATE deletion SET due = 0')
           await continueDeletion({ account: caller.account, sql, env, transact })
-          // The alarm is left with the export.
+          // From here on, the alarm runs only the usage export.
           storage.sql.exec('UPDATE deletion SET due = 9e15')
           await storage.setAlarm(Date.now() + 60_000)
         }).catch((cause) => {

@@ -1,4 +1,4 @@
-// An account that is deleted: its keys end at once, then everything that is stored of it goes.
+// Account deletion: keys are rejected immediately, then all stored data is deleted.
 import { runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
@@ -32,7 +32,7 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-test('DELETE /v1/account ends every key, token and link, cancels what runs, and deletes everything that is stored', {
+test('DELETE /v1/account invalidates keys, tokens and links, cancels running jobs, and deletes all stored data', {
   timeout: 60_000,
 }, async ({ expect }) => {
   const { made, jobs } = await furnished(owner)
@@ -65,7 +65,7 @@ test('DELETE /v1/account ends every key, token and link, cancels what runs, and 
     summed: { credited: 0, captured: 0, reserved: 0, open: 0 },
   })
   const captured = view.deletion!.captured!
-  // The job that ran pays for its step.
+  // The canceled job is charged for its completed step.
   expect(captured).toBeGreaterThan(charged)
   expect(view.deletion).toMatchObject({ erased: 3, jobs: 2, credited: 5000 })
   await until(owner, 'done')
@@ -79,7 +79,7 @@ test('DELETE /v1/account ends every key, token and link, cancels what runs, and 
   await vi.waitFor(async () => expect(await runDurableObjectAlarm(accountOf(owner))).toBe(false))
 })
 
-test('usage stays in the operator’s totals, under no name, and counts once however often the Queue delivers it', async ({
+test('usage stays in the operator’s totals anonymously, and duplicate Queue deliveries are counted once', async ({
   expect,
 }) => {
   const records: UsageRecord[] = []
@@ -114,7 +114,7 @@ describe('a deletion', () => {
     ['without confirmation', '', 'confirm is missing; it must be "NAME".'],
     ['with the confirmation of another', '?confirm=acme', 'confirm is "acme"; it must be "NAME".'],
     ['with an unknown field', '?force=true', 'force is not a field of this request; allowed are confirm.'],
-  ] as const)('%s does not happen', async ([, query, detail], { expect }) => {
+  ] as const)('%s is rejected', async ([, query, detail], { expect }) => {
     for (const [path, headers] of [
       ['/v1/account', owner.headers],
       [`/v1/accounts/${owner.account}`, operator],
@@ -129,7 +129,7 @@ describe('a deletion', () => {
     expect(await deletion(owner)).toBeNull()
   })
 
-  test('is for a key of scope admin of this account, and for the operator', async ({ expect }) => {
+  test('requires the operator token or a key of this account with scope admin', async ({ expect }) => {
     const [user, stranger] = [await newCaller(), await newManager()]
     const { token } = (await (
       await send('POST', '/v1/tokens', owner, { scope: 'generate', budget_microdollars: 9 })
@@ -147,15 +147,13 @@ describe('a deletion', () => {
     expect(await deletion(owner)).toMatchObject({ completed: null })
   })
 
-  test('of an account that never existed is refused, so that a typing error blocks no name', async ({ expect }) => {
+  test('of a nonexistent account is rejected, so that a typo does not block an account name', async ({ expect }) => {
     const path = '/v1/accounts/no-such-account?confirm=no-such-account'
     expect((await call('DELETE', path, operator)).status).toBe(404)
     expect((await call('POST', '/v1/keys', operator, { account: 'no-such-account' })).status).toBe(201)
   })
 
-  test('leaves a name that cannot be used again: it gets no key, no credit, no settings and no export', async ({
-    expect,
-  }) => {
+  test('blocks the account name permanently: no keys, credits, settings or exports', async ({ expect }) => {
     await admit(owner, { job: 'job_1' })
     await requestDeletion(owner)
     const path = `/v1/accounts/${owner.account}`
@@ -170,14 +168,14 @@ describe('a deletion', () => {
       for (const { status, body } of await refusals())
         expect([status, (body as { error: { code: string } }).error.code]).toEqual([410, 'account_deleted'])
     }
-    // A settlement that was lost on its way for days, and a key that somebody wrote down.
+    // A settlement delivered days late, and an admission with an old key.
     vi.spyOn(console, 'error').mockImplementation(() => {})
     expect(await accountOf(owner).settle('job_1', { outcome: 'captured', amount: 100 })).toBeNull()
     expect((await admit(owner)).kind).toBe('unauthorized')
     expect(await filled(accountOf(owner))).toEqual(['deletion'])
   })
 
-  test('leaves other accounts alone', async ({ expect }) => {
+  test('does not affect other accounts', async ({ expect }) => {
     const other = await newManager()
     const { jobs } = await furnished(other)
     await furnished(owner)
@@ -190,9 +188,7 @@ describe('a deletion', () => {
     expect(await outboxOf(other).endpoints()).toHaveLength(1)
   })
 
-  test('is not undone by a request that was admitted before it and tries to create its job after it', async ({
-    expect,
-  }) => {
+  test('is not undone when a request admitted earlier creates its job afterward', async ({ expect }) => {
     const gpu = fakeGpu(works)
     const { spec } = await request(owner, { name: 'late' })
     await accountOf(owner).admit(await request(owner, { name: 'late', job: spec.id }))

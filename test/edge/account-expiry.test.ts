@@ -1,4 +1,4 @@
-// What an account lets go of by itself: reservations that nobody took up, and Idempotency-Keys of yesterday.
+// Automatic expiry in an account: reservations without a job, and Idempotency-Keys older than a day.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -19,7 +19,7 @@ const HOUR = 60 * MINUTE
 const body = { prompt: 'a cat' }
 const once = { 'idempotency-key': 'order-1' }
 
-/** A request that reserved, for which the worker then created no job. */
+/** Reserves a price and simulates a worker crash before the job is created; returns the job id. */
 async function orphaned(caller: Caller): Promise<string> {
   const create = vi.spyOn(JobDO.prototype, 'run').mockRejectedValue(new Error('the worker dies'))
   await generate(caller, body, once)
@@ -28,8 +28,8 @@ async function orphaned(caller: Caller): Promise<string> {
   return job!.id
 }
 
-describe('a reservation that nobody took up', () => {
-  test('is released together with its Idempotency-Key, so that the retry is a job of its own and paid', async ({
+describe('a reservation without a job', () => {
+  test('is released together with its Idempotency-Key, so that a retry creates and pays for a new job', async ({
     expect,
   }) => {
     const caller = await newCaller()
@@ -44,9 +44,7 @@ describe('a reservation that nobody took up', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
   })
 
-  test('until a repeated request takes it up, even while the alarm looks for its job, is not released', async ({
-    expect,
-  }) => {
+  test('is kept if a repeated request claims it, even while the alarm checks for its job', async ({ expect }) => {
     const caller = await newCaller()
     const keyed = { fingerprint: 'f', idempotencyKey: 'order' }
     const retried = { fingerprint: 'same', retried: true }
@@ -69,9 +67,7 @@ describe('a reservation that nobody took up', () => {
 })
 
 describe('the alarm', () => {
-  test('forgets an Idempotency-Key after a day and not before, and stands as long as there is one', async ({
-    expect,
-  }) => {
+  test('deletes each Idempotency-Key after a day, and is rescheduled until none is left', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     await generate(caller, body, once)
@@ -85,7 +81,7 @@ describe('the alarm', () => {
     await vi.waitFor(async () => expect(await runDurableObjectAlarm(accountOf(caller))).toBe(false), 5000)
   })
 
-  test('far off does not put off the look for orphans', async ({ expect }) => {
+  test('is moved forward when a new reservation needs an earlier orphan check', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     await generate(caller, body, once)
@@ -97,7 +93,7 @@ describe('the alarm', () => {
   })
 })
 
-test('what the account looks up goes through an index', async ({ expect }) => {
+test('the statements of the account use indexes', async ({ expect }) => {
   const caller = await newCaller()
   const next = await request(caller, { job: 'job_next', name: 'order', idempotencyKey: 'order', fingerprint: 'f' })
   const plans: string[] = []
@@ -128,7 +124,7 @@ test('what the account looks up goes through an index', async ({ expect }) => {
   ).toEqual([])
 })
 
-test('an Idempotency-Key holds for a day', async ({ expect }) => {
+test('an Idempotency-Key is valid for a day', async ({ expect }) => {
   const caller = await newCaller()
   await admit(caller, { idempotencyKey: 'daily', fingerprint: 'f' })
   const other = { idempotencyKey: 'daily', fingerprint: 'g' }

@@ -1,4 +1,4 @@
-// What an account can take along: everything that is stored of it, line by line, and no secret.
+// Account export: all stored data of the account as JSON lines, without secrets.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
@@ -33,7 +33,7 @@ const exported = async (query = '') => linesIn(await (await fetchExport(query)).
 const ofType = (lines: Line[], type: string) => lines.filter((line) => line.type === type)
 
 describe('GET /v1/account/export', () => {
-  test('has settings, keys, credits, usage, jobs with prompts and images, and webhooks; its last line says that it is complete', async ({
+  test('contains settings, keys, credits, usage, jobs with prompts and images, and webhooks, then an end line', async ({
     expect,
   }) => {
     const endpoint = await addEndpoint(owner)
@@ -90,7 +90,7 @@ describe('GET /v1/account/export', () => {
     ])
   })
 
-  test('has no secret, and nothing of another account', async ({ expect }) => {
+  test('contains no secrets and no data of another account', async ({ expect }) => {
     const [endpoint, other] = [await addEndpoint(owner), await newManager()]
     await generate(other, { prompt: 'of somebody else' })
     await generate(owner, { prompt: 'a cat', webhook: `${RECEIVER}/mine` })
@@ -110,7 +110,7 @@ describe('GET /v1/account/export', () => {
     expect(text).toContain(endpoint.id)
   })
 
-  test('is for a key of scope admin and for the operator', async ({ expect }) => {
+  test('requires the operator token or a key with scope admin', async ({ expect }) => {
     const reader = await newCaller({ scopes: ['generate', 'read'] })
     const { token } = (await (
       await send('POST', '/v1/tokens', await newCaller(), { budget_microdollars: 1 })
@@ -126,7 +126,7 @@ describe('GET /v1/account/export', () => {
   })
 
   test.for(['nonsense', 'jobs', 'jobs:x;y', 'secrets:1', `jobs:${'1'.repeat(99)}`])(
-    'after=%s is refused',
+    'after=%s is rejected',
     async (after, { expect }) => {
       const refused = await fetchExport(`?after=${encodeURIComponent(after)}`)
       expect([refused.status, (await problemOf(refused)).error.param]).toEqual([400, 'after'])
@@ -134,7 +134,7 @@ describe('GET /v1/account/export', () => {
   )
 })
 
-/** Fills an account with more than a page of everything. */
+/** Inserts credits, usage and ledger rows; with enough jobs, each kind spans several pages. Returns the number of usage rows. */
 const fill = (jobs: number) =>
   runInDurableObject(accountOf(owner), (_, { storage }) => {
     const numbers = (most: number) =>
@@ -154,7 +154,7 @@ const fill = (jobs: number) =>
   })
 
 describe('a large export', () => {
-  test('has each row exactly once, across consecutive parts', async ({ expect }) => {
+  test('contains each row exactly once across consecutive parts', async ({ expect }) => {
     const usage = await fill(230)
     const source = { env, account: owner.account, origin: ORIGIN }
     const lines: Line[] = []
@@ -176,7 +176,7 @@ describe('a large export', () => {
     expect(ofType(lines, 'end')).toHaveLength(1)
   })
 
-  test('has each webhook event once, also of those that were published in the same millisecond', async ({ expect }) => {
+  test('contains each webhook event once, even for events published in the same millisecond', async ({ expect }) => {
     await addEndpoint(owner)
     const events = Array.from({ length: 230 }, () => eventOf(finalJob(owner)))
     const now = Date.now()
@@ -188,19 +188,19 @@ describe('a large export', () => {
     expect(exportedEvents.toSorted()).toEqual(events.map(({ id }) => id).toSorted())
   })
 
-  test('continues after the position given as ?after', async ({ expect }) => {
+  test('continues after the position in ?after', async ({ expect }) => {
     await fill(3)
     const lines = await exported('?after=jobs:')
     expect(lines.map(({ type }) => type)).toEqual(['job', 'job', 'job', 'end'])
     expect((await exported('?after=jobs:2')).map(({ type }) => type)).toEqual(['job', 'end'])
   })
 
-  test('is read from the account only as fast as the caller reads the reply', async ({ expect }) => {
+  test('reads from the account only as fast as the caller reads the response', async ({ expect }) => {
     await fill(230)
     const pages = vi.spyOn(AccountDO.prototype, 'exportRows')
     const reader = (await fetchExport()).body!.getReader()
     await reader.read()
-    // The pages of keys and of credits, and none of what follows.
+    // Only the first pages (keys and credits) have been read.
     expect(pages.mock.calls.length).toBeLessThan(4)
     await reader.cancel()
   })

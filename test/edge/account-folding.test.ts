@@ -1,4 +1,4 @@
-// Rows that an account no longer needs become sums: the audit closes before and after, and every table has a bound.
+// Folding of old account rows into sums: audits stay consistent, and every table is bounded.
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
@@ -27,7 +27,7 @@ const job = fc.nat(JOBS - 1)
 const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 3, arbitrary: fc.record({ do: fc.constant('admit' as const), job }) },
   { weight: 4, arbitrary: fc.record({ do: fc.constant('settle' as const), job, charged: fc.nat(100) }) },
-  // Random steps seldom make a whole life of a job.
+  // Random steps rarely form a complete job life cycle.
   { weight: 3, arbitrary: fc.record({ do: fc.constant('whole life' as const), job, charged: fc.nat(100) }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('export' as const), job }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('forget' as const), job }) },
@@ -35,18 +35,18 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 2, arbitrary: fc.constantFrom({ do: 'alarm' as const }, { do: 'evict' as const }) },
 )
 
-/** What the account must know: the state of each job as of its last admission, and all that was ever charged. */
+/** Expected state: each job since its last admission, the number of settlements and the total charged. */
 type Model = { jobs: Map<string, 'reserved' | 'settled' | 'exported'>; settled: number; charged: number }
 
 async function perform(caller: Caller, model: Model, step: Step): Promise<void> {
   const account = accountOf(caller)
   if (step.do === 'alarm') return void (await runDurableObjectAlarm(account))
   if (step.do === 'evict') {
-    await account.totals() // An object that does not run cannot be evicted.
+    await account.totals() // Only a running object can be evicted.
     return evictDurableObject(account)
   }
   if (step.do === 'age')
-    // An UPDATE would meet the keys of rows that it has yet to move.
+    // An UPDATE would violate the primary key while only part of the rows are moved.
     return runInDurableObject(account, (_, { storage }) => {
       const usage = storage.sql.exec('SELECT * FROM usage').toArray()
       storage.sql.exec('DELETE FROM usage')
@@ -84,11 +84,11 @@ async function perform(caller: Caller, model: Model, step: Step): Promise<void> 
 
 const count = async (caller: Caller, sql: string) => Number((await rows(caller, sql))[0]!.n)
 
-test('after any sequence of admissions, settlements, exports and foldings the sums are those of a model', {
+test('after any sequence of admissions, settlements, exports and foldings, the sums match the model', {
   timeout: 120_000,
 }, async ({ expect }) => {
   vi.spyOn(console, 'error').mockImplementation(() => {})
-  // The export confirms only what the sequence says.
+  // Only the `export` steps of the sequence confirm exports.
   vi.spyOn(env.USAGE, 'sendBatch').mockResolvedValue({ metadata: { metrics: { backlogCount: 0, backlogBytes: 0 } } })
   const property = fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 40 }), async (sequence) => {
     const caller = await newCaller()
@@ -112,7 +112,7 @@ test('after any sequence of admissions, settlements, exports and foldings the su
 })
 
 describe('usage', () => {
-  test('of days before the last 400 is kept by tier, and no sum of a day changes', async ({ expect }) => {
+  test('older than 400 days is kept per tier instead of per key, and daily sums do not change', async ({ expect }) => {
     const caller = await newCaller()
     const account = accountOf(caller)
     const today = new Date().toISOString().slice(0, 10)
@@ -144,9 +144,7 @@ describe('usage', () => {
     expect((await account.usage('2020-01-01', '2020-01-01'))[1]).toMatchObject({ key_id: '', jobs: 67, amount: 670 })
   })
 
-  test('is found through an index, and is folded completely or not at all, whichever statement fails', async ({
-    expect,
-  }) => {
+  test('is found through an index, and is folded atomically even when a statement fails', async ({ expect }) => {
     const caller = await newCaller()
     await rows(caller, "INSERT INTO usage VALUES ('2020-01-01', 'a', 'fp8', 1, 10), ('2020-01-01', 'b', 'fp8', 1, 10)")
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
@@ -166,7 +164,7 @@ describe('usage', () => {
   })
 })
 
-describe('an account whose object is nearly full', () => {
+describe('a nearly full account', () => {
   const sized = (sql: SqlStorage, databaseSize: number): SqlStorage =>
     new Proxy(sql, {
       get: (_, name) => {
@@ -176,9 +174,7 @@ describe('an account whose object is nearly full', () => {
       },
     })
 
-  test('refuses new jobs with an error that says why, so that earlier jobs can still be settled', async ({
-    expect,
-  }) => {
+  test('rejects new jobs with a specific error, and can still settle earlier jobs', async ({ expect }) => {
     const caller = await newCaller()
     const [first, next] = [await request(caller, { job: 'job_first', name: 'one' }), await request(caller)]
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
@@ -192,7 +188,7 @@ describe('an account whose object is nearly full', () => {
     expect(await accountOf(caller).settle('job_first', { outcome: 'captured' })).toMatchObject({ charged: 100 })
   })
 
-  test('has room again once rows are folded', async ({ expect }) => {
+  test('regains space after rows are folded', async ({ expect }) => {
     const caller = await newCaller()
     const size = () => runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.databaseSize)
     const empty = await size()

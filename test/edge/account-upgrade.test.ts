@@ -1,4 +1,4 @@
-// Accounts and jobs that an earlier release stored.
+// Upgrade of accounts and jobs stored by an earlier release.
 import { runInDurableObject } from 'cloudflare:test'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import type { JobRecord } from '../../edge/job-record.ts'
@@ -16,7 +16,7 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-/** Tables as the first release created them, with the rows of the current ones. */
+/** SQL that converts the current tables to the schema of the first release and keeps their rows. */
 const FIRST_TABLES = `
   CREATE TABLE first_keys (
     id TEXT PRIMARY KEY, lineage TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT NOT NULL, scopes TEXT NOT NULL,
@@ -40,7 +40,7 @@ const FIRST_TABLES = `
   CREATE INDEX idempotency_by_job ON idempotency (job);
   DROP TABLE folded; DROP TABLE deletion;`
 
-/** Fields of a job record that the first release did not store. */
+/** Job record fields missing from the first release. */
 const ADDED_FIELDS = ['token', 'basePrice', 'digest', 'retentionDays', 'granted', 'faults', 'nextAt']
 
 async function downgrade({ id }: { id: string }): Promise<void> {
@@ -57,7 +57,9 @@ const alarmOf = ({ id }: { id: string }) => runInDurableObject(jobOf({ id }), (_
 const submit = async (key = 'the first') =>
   jobIn(await send('POST', '/v1/jobs', caller, BODY, { 'idempotency-key': key }))
 
-test('a job in progress at the upgrade ends, is charged once, and answers its Idempotency-Key', async ({ expect }) => {
+test('a job in progress during the upgrade succeeds, is charged once, and is found by its Idempotency-Key', async ({
+  expect,
+}) => {
   fakeGpu(stopsHalfWay, works)
   const job = await submit()
   await vi.waitFor(async () => expect((await jobOf(job).view())?.images).toHaveLength(1))
@@ -72,7 +74,9 @@ test('a job in progress at the upgrade ends, is charged once, and answers its Id
   expect(kept).toEqual(summed)
 })
 
-test('keys, charges and lists of an earlier release stay, and new jobs are admitted', async ({ expect }) => {
+test('keys, charges and job lists of an earlier release are preserved, and new jobs are admitted', async ({
+  expect,
+}) => {
   fakeGpu(works, works)
   const job = await submit()
   const { price } = await over(job)

@@ -1,4 +1,4 @@
-// The account's money: whatever comes twice, stops half-way or is evicted, the balance is credits less captures.
+// Account balances: always credits minus captures, despite repeated calls, failures and evictions.
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
@@ -16,8 +16,8 @@ afterEach(() => vi.restoreAllMocks())
 
 const MINUTE = 60_000
 
-describe('everything twice', () => {
-  test('the same job is reserved once, settled once, and the first settlement stands', async ({ expect }) => {
+describe('repeated calls', () => {
+  test('a job is reserved once and settled once, and the first settlement is final', async ({ expect }) => {
     const caller = await newCaller()
     const account = accountOf(caller)
     const twice = await request(caller, { job: 'job_twice' })
@@ -35,7 +35,7 @@ describe('everything twice', () => {
     expect(await account.audit()).toMatchObject({ kept: { captured: 40, reserved: 0, open: 0 } })
   })
 
-  test('credit is given once for its id; another amount under it is refused', async ({ expect }) => {
+  test('a credit id is applied once; the same id with a different amount is rejected', async ({ expect }) => {
     const { account } = await newCaller()
     const path = `/v1/accounts/${account}/credits`
     const give = (amount: number) => call('POST', path, operator, { id: 'invoice-7', amount_microdollars: amount })
@@ -51,7 +51,7 @@ describe('everything twice', () => {
     [0.5, 0],
     [Number.NaN, 0],
   ])(
-    'a capture of %d of 100 captures %d and is logged: a settlement never fails forever',
+    'an invalid capture of %d out of 100 captures %d and is logged, so that the settlement still succeeds',
     async ([amount, charged], { expect }) => {
       const caller = await newCaller()
       const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
@@ -64,7 +64,7 @@ describe('everything twice', () => {
   )
 })
 
-/** The database until its `n`th statement, at which it fails. */
+/** Returns a database that fails after `n` successful statements. */
 function failingAt(sql: SqlStorage, n: number): SqlStorage {
   let left = n
   return watched(sql, () => {
@@ -72,8 +72,8 @@ function failingAt(sql: SqlStorage, n: number): SqlStorage {
   })
 }
 
-describe('stopped half-way', () => {
-  test('at any statement of an admission or a settlement, nothing has changed', async ({ expect }) => {
+describe('interruptions', () => {
+  test('a failure at any statement of an admission or a settlement rolls back all changes', async ({ expect }) => {
     const caller = await newCaller()
     const account = accountOf(caller)
     await admit(caller, { job: 'job_before' })
@@ -107,7 +107,7 @@ describe('stopped half-way', () => {
     expect(kept).toEqual({ credited: 0, captured: 100, reserved: 100, open: 1 })
   })
 
-  test('a reservation without a job is released, and its Idempotency-Key and its id are free again', async ({
+  test('a reservation without a job is released, and its Idempotency-Key and job id can be reused', async ({
     expect,
   }) => {
     const caller = await newCaller()
@@ -128,14 +128,14 @@ describe('stopped half-way', () => {
   })
 })
 
-test('a retried request joins the open job of the same body, and no other', async ({ expect }) => {
+test('a retried request joins the open job with the same body, and no other job', async ({ expect }) => {
   const caller = await newCaller()
   const same = { fingerprint: 'same' }
   await admit(caller, { job: 'job_first', ...same })
   expect((await admit(caller, same)).kind).toBe('admitted')
   expect((await admit(caller, { fingerprint: 'other', retried: true })).kind).toBe('admitted')
   expect(await admit(caller, { ...same, retried: true })).toMatchObject({ kind: 'repeated' })
-  // A key without a budget does not share the job of another key.
+  // A second key with a budget of 0 does not join the job of the first key.
   const second = await issueKey(env.KEY_PEPPER, caller.account)
   await accountOf(caller).addKey(second.credential, { limits: { total_microdollars: 0 } })
   expect(await admit({ ...caller, key: second.key }, { ...same, retried: true })).toMatchObject({ kind: 'over_budget' })
@@ -147,12 +147,12 @@ test('a retried request joins the open job of the same body, and no other', asyn
 
 describe('a name or an Idempotency-Key', () => {
   test.for(['name', 'idempotencyKey'] as const)(
-    'as %s: the first request stands, another body is a mismatch',
+    'as %s: the first request wins, and a different body is a mismatch',
     async (by, { expect }) => {
       const caller = await newCaller()
       await admit(caller, { [by]: 'x', job: 'job_cheap', price: 1, fingerprint: 'cheap' })
       expect(await admit(caller, { [by]: 'x', price: 1000, fingerprint: 'dear' })).toMatchObject({ kind: 'mismatch' })
-      // A price that has risen since, or another route: the repeat gets the spec that the price was reserved for.
+      // Even if the price or the route has changed, a repeated request gets the originally reserved spec.
       expect(await admit(caller, { [by]: 'x', price: 1000, fingerprint: 'cheap' })).toMatchObject({
         kind: 'repeated',
         reservation: { job: 'job_cheap', price: 1, spec: { id: 'job_cheap', price: 1 } },
@@ -162,7 +162,7 @@ describe('a name or an Idempotency-Key', () => {
   )
 
   test.for(['name', 'idempotencyKey'] as const)(
-    'as %s: is free again once its job failed through no fault of the caller',
+    'as %s: can be reused after its job fails with a retryable error',
     async (by, { expect }) => {
       const caller = await newCaller()
       const again = () => admit(caller, { [by]: 'x', fingerprint: 'f' })
@@ -174,7 +174,9 @@ describe('a name or an Idempotency-Key', () => {
   )
 })
 
-test('exported rows are folded into sums: the audit still closes, and the job is gone', async ({ expect }) => {
+test('exported rows are folded into sums: the audit stays consistent, and the job row is deleted', async ({
+  expect,
+}) => {
   const caller = await newCaller()
   const account = accountOf(caller)
   for (const job of ['job_1', 'job_2', 'job_3']) await admit(caller, { job })
@@ -191,8 +193,10 @@ test('exported rows are folded into sums: the audit still closes, and the job is
   expect(kept).toEqual({ credited: 0, captured: 60, reserved: 100, open: 1 })
 })
 
-describe('what an account may', () => {
-  test('prepaid: only what the balance covers beside open reservations', async ({ expect }) => {
+describe('account settings', () => {
+  test('prepaid: a job is admitted only if the balance covers it in addition to open reservations', async ({
+    expect,
+  }) => {
     const caller = await newCaller()
     await configure(caller.account, { prepaid: true })
     const broke = { kind: 'over_budget', by: 'balance', holder: 'account', available: 0, price: 100 }
@@ -206,7 +210,9 @@ describe('what an account may', () => {
     expect((await admit(caller)).kind).toBe('admitted')
   })
 
-  test('its own limits, until then those of the deployment; a refusal costs nothing', async ({ expect }) => {
+  test('account limits override the defaults of the deployment; a rejected request counts against no limit', async ({
+    expect,
+  }) => {
     const caller = await newCaller()
     expect((await call('GET', `/v1/accounts/${caller.account}`, operator)).body).toMatchObject({
       limits: { ...UNLIMITED, requests_per_minute: 600, concurrent_jobs: 100, daily_microdollars: 10_000_000 },
@@ -228,7 +234,7 @@ describe('what an account may', () => {
     expect(await accountOf(caller).audit()).toMatchObject({ kept: { open: 1, reserved: 100 } })
   })
 
-  test('is refused by name when it is malformed', async ({ expect }) => {
+  test('a malformed setting is rejected with its name', async ({ expect }) => {
     const refused = await configure('some-account', { prepaid: 'yes' })
     expect(refused).toMatchObject({ status: 400, body: { detail: 'prepaid is "yes"; it must be true or false.' } })
     expect((await call('GET', '/v1/accounts/Not_OK', operator)).status).toBe(404)
@@ -270,7 +276,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ do: fc.constantFrom('evict', 'alarm', 'orphans') }),
 ) as fc.Arbitrary<Step>
 
-/** Does one step to the account, as a worker or the runtime would. */
+/** Performs one step on the account, as a worker or the runtime would. */
 async function perform(caller: Caller, keys: string[], step: Step): Promise<void> {
   const account = accountOf(caller)
   if (step.do === 'admit') {
@@ -279,7 +285,7 @@ async function perform(caller: Caller, keys: string[], step: Step): Promise<void
     await admit({ ...caller, key: keys[step.key]! }, asked)
   } else if (step.do === 'settle') {
     const entry = await account.entry(`job_${step.job}`)
-    // Beyond the reservation as well: what is captured must not exceed it.
+    // Up to 1.5 times the reservation: the captured amount must be capped.
     const amount = Math.floor((entry?.amount ?? 0) * step.share * 1.5)
     await account.settle(
       `job_${step.job}`,
@@ -289,7 +295,7 @@ async function perform(caller: Caller, keys: string[], step: Step): Promise<void
   else if (step.do === 'export') await account.exported([`job_${step.job}`])
   else if (step.do === 'credit') await account.credit(`credit-${step.id}`, step.amount, '')
   else if (step.do === 'evict') {
-    await account.totals() // An object that does not run cannot be evicted.
+    await account.totals() // Only a running object can be evicted.
     await evictDurableObject(account)
   } else {
     const clock = vi.spyOn(Date, 'now')
@@ -299,7 +305,7 @@ async function perform(caller: Caller, keys: string[], step: Step): Promise<void
   }
 }
 
-test('after any sequence of requests, settlements, credits, evictions and alarms the sums close', {
+test('after any sequence of requests, settlements, credits, evictions and alarms, the sums are consistent', {
   timeout: 120_000,
 }, async ({ expect }) => {
   vi.spyOn(console, 'error').mockImplementation(() => {})

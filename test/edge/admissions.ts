@@ -1,4 +1,4 @@
-// What the tests of the account ask of it.
+// Helpers that send admission requests to an account.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import type { AdmissionRequest } from '../../edge/admission.ts'
@@ -12,7 +12,7 @@ export const accountOf = ({ account }: Caller) => env.ACCOUNT.getByName(account)
 export type Asked = Partial<Pick<JobSpec, 'name' | 'price' | 'fingerprint' | 'digest'>> &
   Partial<Pick<AdmissionRequest, 'idempotencyKey' | 'retried' | 'reuse'>> & { job?: string }
 
-/** What a credential asks the account for: a job of 100 micro-dollars, unless other facts are given. */
+/** Builds an admission request for a job; its price is 100 micro-dollars unless `asked` overrides it. */
 export function requestOf(credential: Credential, asked: Asked = {}): AdmissionRequest {
   const { job = newJobId(), idempotencyKey = null, retried = false, reuse = false, ...facts } = asked
   const token = 'token' in credential ? credential.token.id : null
@@ -34,7 +34,7 @@ export const rows = (caller: Caller, sql: string) =>
   runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.exec(sql).toArray())
 
 export type Statement = Parameters<SqlStorage['exec']>
-/** The database, where `before` sees every statement first. */
+/** Returns a database that calls `before` with each statement before executing it. */
 export function watched(sql: SqlStorage, before: (...statement: Statement) => void): SqlStorage {
   const exec = (...statement: Statement) => {
     before(...statement)

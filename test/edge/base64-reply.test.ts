@@ -1,4 +1,4 @@
-// Images as base64: the same bytes, made chunk by chunk, whatever their size.
+// Responses with base64 images, encoded as a stream for files of any size.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { CHUNK_BYTES, streamJson } from '../../edge/base64-reply.ts'
@@ -9,11 +9,11 @@ afterEach(() => vi.restoreAllMocks())
 
 const MB = 1024 * 1024
 
-/** Bytes that repeat after none of the sizes of a chunk. */
+/** Returns a byte pattern whose period differs from every chunk size. */
 const bytesOf = (length: number, seed = 0) =>
   Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) * 7 + seed) & 255)
 
-/** A file of `length` bytes that counts how many of them were taken from it. */
+/** Returns a file stream of `length` bytes, with a count of the bytes read from it. */
 function countedFile(length: number, piece = 64 * 1024) {
   const seen = { read: 0, canceled: false }
   const stream = new ReadableStream({
@@ -40,9 +40,9 @@ const body = (marks: number) => (mark: string) => ({
   end: '€',
 })
 
-describe('a reply', () => {
+describe('a base64 response', () => {
   const borders = [0, 1, 2, 3, 4, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 200_001]
-  test.for(borders)('of a file of %d bytes has its base64', async (length, { expect }) => {
+  test.for(borders)('encodes a file of %d bytes', async (length, { expect }) => {
     const file = bytesOf(length)
     await env.RESULTS.put('base64-test', file)
     const open = async () => (await env.RESULTS.get('base64-test'))!.body
@@ -57,7 +57,7 @@ describe('a reply', () => {
     })
   })
 
-  test('reads no more of a file than the caller reads of the reply, however large the file', async ({ expect }) => {
+  test('reads files only as fast as the caller reads the response, for files of any size', async ({ expect }) => {
     const files = [countedFile(48 * MB), countedFile(48 * MB)]
     const reader = streamJson(body(2), async (index) => files[index]!.stream).getReader()
     let told = 0
@@ -71,7 +71,7 @@ describe('a reply', () => {
     expect(told).toBeGreaterThan((2 * 48 * MB * 4) / 3)
   })
 
-  test('stops reading the file when its reader cancels', async ({ expect }) => {
+  test('stops reading the file when the caller cancels', async ({ expect }) => {
     const { stream, seen } = countedFile(48 * MB)
     const reader = streamJson(body(1), async () => stream).getReader()
     await reader.read()
@@ -90,7 +90,7 @@ describe('a reply', () => {
 describe('POST /v1/images/generations with b64_json', () => {
   const request = { prompt: 'a cat', seed: 4, n: 2, response_format: 'b64_json' }
 
-  test('gives two callers at once every byte of large files', async ({ expect }) => {
+  test('returns large files intact to two concurrent callers', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const first = await generate(caller, request, { 'idempotency-key': 'large' })
@@ -110,7 +110,7 @@ describe('POST /v1/images/generations with b64_json', () => {
     }
   })
 
-  test('of a job whose images were deleted is 404', async ({ expect }) => {
+  test('returns 404 for a job whose images were deleted', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const made = await generatedOf(await generate(caller, request, { 'idempotency-key': 'deleted' }))

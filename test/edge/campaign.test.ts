@@ -1,5 +1,5 @@
-// The crash campaign inside workerd, where one object at a time can be struck: job objects and accounts are evicted, reset and
-// created twice, while the GPU fails. infra/campaign/ strikes whole processes.
+// Crash campaign inside workerd: individual job objects and accounts are evicted, reset and created twice while the
+// GPU fails. The campaign in infra/campaign/ kills whole processes instead.
 import { abortAllDurableObjects, evictDurableObject, runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
@@ -23,7 +23,7 @@ const GPU: Record<string, [share: number, behaviour: Behaviour]> = {
 }
 const SHARES = Object.fromEntries(Object.entries(GPU).map(([name, [share]]) => [name, share]))
 
-/** What befalls a job; what does not apply any more, or is cut short by another blow, is no matter. */
+/** Faults to inject into a job. Errors are ignored, because a fault may no longer apply or may be interrupted by another. */
 const BLOWS: Record<string, (spec: JobSpec) => unknown> = {
   evict: (spec) => evictDurableObject(jobOf(spec)),
   'evict the account': ({ account }) => evictDurableObject(env.ACCOUNT.getByName(account)),
@@ -37,13 +37,13 @@ const BLOWS: Record<string, (spec: JobSpec) => unknown> = {
 }
 const BLOW_SHARES = { ...Object.fromEntries(Object.keys(BLOWS).map((blow) => [blow, 6])), 'abort everything': 1 }
 
-/** Strikes job after job until all are over; returns how often which blow fell. */
+/** Injects faults into random jobs until all jobs have ended; returns the count of each fault. */
 async function strike(specs: readonly JobSpec[], random: Random, signal: AbortSignal): Promise<Record<string, number>> {
   const counts: Record<string, number> = {}
   const open = new Set(specs)
   for (let moment = 0; open.size > 0 && !signal.aborted; moment++) {
     const spec = [...open][random.between(0, open.size - 1)]!
-    // Every third blow is what time itself brings about, so that the campaign ends.
+    // Every third fault is a watchdog alarm, so that the jobs make progress and the campaign ends.
     const blow = moment % 3 === 0 ? 'wake the watchdog' : random.pick(BLOW_SHARES)
     counts[blow] = (counts[blow] ?? 0) + 1
     Promise.resolve(BLOWS[blow]!(spec)).catch(() => {})
@@ -56,7 +56,7 @@ async function strike(specs: readonly JobSpec[], random: Random, signal: AbortSi
   return counts
 }
 
-test('whatever strikes its objects, a job ends once, is charged once and keeps its images', async ({
+test('despite injected faults, each job ends once, is charged once and keeps its images', async ({
   expect,
   signal,
 }) => {

@@ -1,4 +1,4 @@
-// A job that is not wanted any more ends at its next step, and costs the steps that it had finished.
+// Job cancellation: the job ends at its next step, and the caller is charged for the completed steps.
 import { abortAllDurableObjects } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -24,7 +24,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const submitted = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
 const priceOf = async ({ id }: { id: string }) => (await env.JOB.getByName(id).view())!.price
-/** The base price and the share of `steps` of four. */
+/** Returns the base price plus the share for `steps` of four steps. */
 const costOf = async ({ id }: { id: string }, steps: number) => {
   const { price, basePrice } = (await env.JOB.getByName(id).view())!
   return basePrice + Math.floor(((price - basePrice) * steps) / 4)
@@ -36,7 +36,7 @@ const reaches = (id: string, state: string) =>
   })
 
 describe('DELETE /v1/jobs/{id}', () => {
-  test('cancels a running job at its next step: the share of finished steps is captured', async ({ expect }) => {
+  test('cancels a running job at its next step and captures the share of completed steps', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(untilCanceled(3))
     const job = await submitted(caller)
@@ -59,7 +59,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect(calls).toHaveLength(1)
   })
 
-  test('cancels a job that no GPU has accepted at once, for nothing', async ({ expect }) => {
+  test('immediately cancels a job that no GPU has accepted, at no charge', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(503, 'loading'))
     const job = await submitted(caller)
@@ -70,7 +70,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
-  test('cancels a job whose stream breaks after the request: no further attempt', async ({ expect }) => {
+  test('cancels a job whose stream breaks after the request, without another attempt', async ({ expect }) => {
     const caller = await newCaller()
     const { behaviour, send: feed, close } = fed()
     const calls = fakeGpu(behaviour)
@@ -85,7 +85,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 1))
   })
 
-  test('cancels a job whose object was lost while a GPU worked on it', async ({ expect }) => {
+  test('cancels a job whose object was reset during a GPU attempt', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(untilCanceled(2))
     const job = await submitted(caller)
@@ -96,7 +96,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect(calls.length).toBeLessThanOrEqual(2)
   })
 
-  test('changes nothing of a job that has ended', async ({ expect }) => {
+  test('does not change a job that has ended', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const job = await submitted(caller)
@@ -107,7 +107,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
   })
 
-  test('loses to an image that was finished first: that is delivered, and paid for', async ({ expect }) => {
+  test('has no effect if the job finishes first: its image is delivered and charged', async ({ expect }) => {
     const caller = await newCaller()
     const { behaviour, send: feed } = fed()
     const calls = fakeGpu(behaviour)
@@ -122,20 +122,22 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect((await ledgerOf(caller)).captured).toBe(await priceOf(job))
   })
 
-  test('needs the scope generate', async ({ expect }) => {
+  test('requires scope generate', async ({ expect }) => {
     const caller = await newCaller({ scopes: ['read'] })
     expect((await send('DELETE', '/v1/jobs/order-17', caller)).status).toBe(403)
   })
 })
 
-/** What `works` says after `accepted` and `started`. */
+/** Returns the part of the `works` response after the `accepted` and `started` lines. */
 async function lateParts(response: Response): Promise<Uint8Array[]> {
   const bytes = new Uint8Array(await response.arrayBuffer())
   const at = new TextDecoder('latin1').decode(bytes).indexOf('{"type":"step"')
   return [bytes.slice(at)]
 }
 
-test('a caller who waits for a job that is canceled elsewhere is told so, and not to try again', async ({ expect }) => {
+test('a caller waiting for a job canceled by another request gets job_canceled and no retry hint', async ({
+  expect,
+}) => {
   const caller = await newCaller()
   const calls = fakeGpu(untilCanceled(0))
   const waiting = generate(caller, { prompt: 'a cat' })
@@ -147,7 +149,7 @@ test('a caller who waits for a job that is canceled elsewhere is told so, and no
   expect(response.headers.get('x-should-retry')).toBe('false')
 })
 
-test('a job that the GPU function cancels without a request is tried again', async ({ expect }) => {
+test('a job canceled by the GPU function without a cancel request is retried', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(
     (seen) => stream([accepted(seen), started(seen), line({ type: 'canceled', steps_done: 2, timings })]),
@@ -157,7 +159,7 @@ test('a job that the GPU function cancels without a request is tried again', asy
   expect(calls).toHaveLength(2)
 })
 
-test('a job canceled after its start costs the base price even before its first step', async ({ expect }) => {
+test('a job canceled after its start but before its first step is charged the base price', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(untilCanceled(0))
   const job = await submitted(caller)
@@ -167,7 +169,7 @@ test('a job canceled after its start costs the base price even before its first 
   expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 0))
 })
 
-test('a cancellation before the GPU has answered aborts the request to the GPU, and is also sent to the GPU', async ({
+test('a cancellation before the GPU responds aborts the GPU request and is also sent to the GPU', async ({
   expect,
 }) => {
   const caller = await newCaller()
@@ -187,7 +189,7 @@ test('a cancellation before the GPU has answered aborts the request to the GPU, 
   await vi.waitFor(() => expect([aborted, cancellations]).toEqual([true, [{ job: job.id, attempt: 1 }]]))
 })
 
-test('when the GPU container that gets the cancellation does not know the job, the stream of the job is closed at once', async ({
+test('if the GPU container that receives the cancellation does not know the job, the job stream is closed immediately', async ({
   expect,
 }) => {
   const caller = await newCaller()
@@ -212,7 +214,7 @@ test('when the GPU container that gets the cancellation does not know the job, t
   expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 1))
 })
 
-test('every request about a job carries the same affinity hint', async ({ expect }) => {
+test('all GPU requests of a job carry the same affinity hint', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(untilCanceled(1))
   const sent = vi.mocked(fetch)
@@ -225,7 +227,7 @@ test('every request about a job carries the same affinity hint', async ({ expect
   expect(new Set(hints)).toEqual(new Set([job.id]))
 })
 
-test('a cancellation holds across a reset of the job: no further attempt', async ({ expect }) => {
+test('a cancellation survives a reset of the job, and no further attempt starts', async ({ expect }) => {
   const caller = await newCaller()
   const { behaviour, send: feed } = fed()
   const calls = fakeGpu((seen) => {
@@ -241,7 +243,7 @@ test('a cancellation holds across a reset of the job: no further attempt', async
   expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 2))
 })
 
-test('a cancellation while the job asks for its slot starts no attempt', async ({ expect }) => {
+test('a cancellation while the job requests its slot prevents the attempt', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
   const spec = await reserved(caller)

@@ -1,4 +1,4 @@
-// A caller of the worker: an account of its own with a key, and shorthands for requests and for what the account then holds.
+// Test callers, each with its own account and key, and shorthands for requests and account state.
 import { env, exports } from 'cloudflare:workers'
 import type { KeyOptions } from '../../edge/account-keys.ts'
 import { issueKey } from '../../edge/keys.ts'
@@ -11,7 +11,7 @@ export const fetchWorker = (path: string, init?: RequestInit): Promise<Response>
 export type Caller = { account: string; key: string; keyId: string; headers: Record<string, string> }
 
 let callers = 0
-/** A fresh account with one key; by default one of scopes generate and read, without limits. */
+/** Creates an account with one key, by default with scopes generate and read and without limits. */
 export async function newCaller(options: Partial<KeyOptions> = {}): Promise<Caller> {
   const account = `caller-${++callers}-${crypto.randomUUID().slice(0, 8)}`
   const { key, credential } = await issueKey(env.KEY_PEPPER, account)
@@ -19,7 +19,7 @@ export async function newCaller(options: Partial<KeyOptions> = {}): Promise<Call
   return { account, key, keyId: credential.keyId, headers: { authorization: `Bearer ${key}` } }
 }
 
-/** POST /v1/images/generations. */
+/** Sends POST /v1/images/generations. */
 export function generate(
   caller: Pick<Caller, 'headers'>,
   body: unknown,
@@ -32,14 +32,14 @@ export function generate(
   })
 }
 
-/** What a request for an image may say, in its own fields and in OpenAI's. */
+/** Fields allowed in an image request: Octet's own fields and OpenAI's. */
 export const IMAGE_FIELDS = [
   ...['prompt', 'negative_prompt', 'n', 'size', 'width', 'height', 'seed', 'steps', 'guidance_scale', 'quality'],
   ...['route', 'tier', 'model', 'response_format', 'output_format', 'output_compression', 'max_cost'],
   ...['max_latency_ms', 'webhook', 'reuse', 'user', 'preview', 'on_disconnect'],
 ]
 
-/** A request with a JSON body. */
+/** Sends a request, with a JSON body if `body` is given. */
 export function send(
   method: string,
   path: string,
@@ -55,7 +55,7 @@ export function send(
   })
 }
 
-/** The job resource, as far as the tests look at it. */
+/** Fields of the job resource used by the tests. */
 export type JobBody = {
   id: string
   name: string | null
@@ -71,7 +71,7 @@ export const jobIn = async (response: Response) => (await response.json()) as Jo
 
 export const ledgerOf = ({ account }: Caller) => env.ACCOUNT.getByName(account).totals()
 
-/** Keys in R2 under an account's results. */
+/** Lists the R2 keys of an account's results. */
 export async function filesOf({ account }: Caller): Promise<string[]> {
   const { objects } = await env.RESULTS.list({ prefix: `results/30d/${account}/` })
   return objects.map(({ key }) => key)

@@ -1,4 +1,4 @@
-// How long rows are kept in D1, and that no sum changes when they go.
+// Retention of D1 rows: old rows are deleted or folded, and sums do not change.
 import { createExecutionContext, createScheduledController, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
@@ -17,7 +17,7 @@ afterEach(() => vi.restoreAllMocks())
 
 type Usage = { account: string; tier: string; daysAgo: number; charged: number }
 
-/** Inserts settled jobs; `first` numbers them. */
+/** Inserts settled jobs, numbered from `first`. */
 async function insertUsage(usage: Usage[], first = 0): Promise<void> {
   const statement = env.DB.prepare(
     `INSERT INTO usage_ledger (id, account, job, key_id, tier, state, reserved_amount, charged, reserved, settled)
@@ -32,7 +32,7 @@ async function insertUsage(usage: Usage[], first = 0): Promise<void> {
   if (rows.length > 0) await env.DB.batch(rows)
 }
 
-/** Inserts observations of jobs of an account that finished so many days ago. */
+/** Inserts an observation of an account's job for each age in `daysAgo`. */
 const observe = (account: string, ...daysAgo: number[]) =>
   env.DB.batch(
     daysAgo.map((days, k) =>
@@ -45,7 +45,7 @@ const observe = (account: string, ...daysAgo: number[]) =>
 
 const query = async (sql: string) => (await env.DB.prepare(sql).all()).results
 const count = async (table: string) => (await query(`SELECT count(*) AS n FROM ${table}`))[0]!.n
-/** The sums of an account's usage, wherever they are. */
+/** Returns usage sums per account, day and tier over detailed and folded rows. */
 const totals = () => query('SELECT * FROM usage_totals ORDER BY account, day, tier')
 const sums = () => query('SELECT day, tier, sum(jobs), sum(captured), sum(charged) FROM usage_totals GROUP BY 1, 2')
 
@@ -64,7 +64,7 @@ describe('the cron handler', () => {
     expect(await count('observations')).toBe(0)
   })
 
-  test('deletes observations after 30 days, which forecasts do not read', async ({ expect }) => {
+  test('deletes observations after 30 days, when forecasts no longer use them', async ({ expect }) => {
     await observe('acme', 0, 7, OBSERVATION_DAYS - 1, OBSERVATION_DAYS + 1, 1000)
     await cron()
     expect(await query('SELECT id FROM observations ORDER BY id')).toEqual([
@@ -74,7 +74,7 @@ describe('the cron handler', () => {
     ])
   })
 
-  test('folds usage after 400 days; the sums of days and of today stay', async ({ expect }) => {
+  test('folds usage after 400 days without changing daily sums or the sums of today', async ({ expect }) => {
     const days = [0, 1, USAGE_DAYS - 1, OLD, OLD, OLD + 1]
     await insertUsage(
       days.flatMap((daysAgo) => [10, 0].map((charged) => ({ account: 'acme', tier: 'fp8', daysAgo, charged }))),
@@ -93,7 +93,7 @@ describe('the cron handler', () => {
     expect(await totals()).toEqual(before.totals)
   })
 
-  test('processes thousands of rows in batches, and leaves the rest of them to the next run', async ({ expect }) => {
+  test('processes thousands of rows in batches', async ({ expect }) => {
     await env.DB.prepare(
       `WITH RECURSIVE counter (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < 2500)
        INSERT INTO usage_ledger SELECT 'acme/' || n, 'acme', n, 'k', 'fp8', 'captured', 9, 3, 0, n * 1000, NULL, NULL FROM counter`,
@@ -107,13 +107,13 @@ describe('the cron handler', () => {
     ])
   })
 
-  test('that fails has either folded and deleted a row or done neither, and the next run completes the work', async ({
+  test('folds and deletes atomically: after a failure nothing has changed, and the next run completes', async ({
     expect,
   }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
     await insertUsage([{ account: 'acme', tier: 'fp8', daysAgo: OLD, charged: 10 }])
     const before = await totals()
-    // The second statement of the transaction fails.
+    // The trigger makes the second statement of the transaction fail.
     await env.DB.prepare(
       "CREATE TRIGGER broken BEFORE DELETE ON usage_ledger BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
     ).run()
@@ -138,7 +138,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ do: fc.constant('delete' as const), account: fc.constantFrom('a', 'b') }),
 )
 
-test('after any sequence of exports, foldings and deletions of accounts the sums by day and tier are those of all jobs', {
+test('after any sequence of exports, foldings and account deletions, the sums by day and tier cover all jobs', {
   timeout: 60_000,
 }, async ({ expect }) => {
   vi.spyOn(console, 'error').mockImplementation(() => {})
@@ -179,7 +179,7 @@ test('after any sequence of exports, foldings and deletions of accounts the sums
   await fc.assert(property, { numRuns: 60 })
 })
 
-test('the rows of one account are deleted, and of no other; its sums name nobody', async ({ expect }) => {
+test('only the rows of the deleted account are erased, and its sums become anonymous', async ({ expect }) => {
   const accounts = ['acme', 'acme-2', 'acme0', 'acm']
   await insertUsage(
     accounts.flatMap((account) => [0, OLD].map((daysAgo) => ({ account, tier: 'fp8', daysAgo, charged: 10 }))),

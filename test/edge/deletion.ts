@@ -1,4 +1,4 @@
-// Accounts to be deleted: filled with something everywhere, deleted step by step, and searched for what is left of them.
+// Helpers for account deletion tests: fill an account with data, delete it step by step, and find remaining data.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, vi } from 'vitest'
@@ -11,7 +11,7 @@ import { configure } from './operator.ts'
 import { RECEIVER, receiver } from './receiver.ts'
 
 const running: string[] = []
-// A job that still runs would keep the test from ending.
+// A running job would prevent the test from ending.
 afterEach(() => {
   cancellations.push(...running.splice(0).map((job) => ({ job, attempt: 1 })))
 })
@@ -20,7 +20,7 @@ export const deletion = async (caller: Caller) => (await accountOf(caller).view(
 export const requestDeletion = (caller: Caller) =>
   fetchWorker(`/v1/account?confirm=${caller.account}`, { method: 'DELETE', headers: caller.headers })
 
-/** Lets the time pass that the deletion waits for, alarm by alarm, until it has come to a step. */
+/** Runs the deletion's alarms, skipping their delays, until the deletion reaches `step`. */
 export const until = (caller: Caller, step: string) =>
   vi.waitFor(
     async () => {
@@ -43,7 +43,7 @@ export const storedIn = (job: string) =>
     ...[...storage.kv.list()].map(([name]) => name),
     ...storage.sql.exec("SELECT name FROM sqlite_schema WHERE name NOT LIKE '\\_cf%' ESCAPE '\\'").toArray(),
   ])
-/** The tables of an object that have rows. */
+/** Lists the nonempty tables of an object. */
 export const filled = <T extends Rpc.DurableObjectBranded>(object: DurableObjectStub<T>): Promise<string[]> =>
   runInDurableObject(
     object as never,
@@ -57,7 +57,7 @@ export const filled = <T extends Rpc.DurableObjectBranded>(object: DurableObject
         .filter((name) => storage.sql.exec(`SELECT 1 FROM "${name}" LIMIT 1`).toArray().length > 0)) as never,
   )
 
-/** An account with something in every place; `jobs` of which the last one runs. */
+/** Fills an account with every kind of stored data. The last of the returned `jobs` is running. */
 export async function furnished(caller: Caller) {
   const gpu: Seen[] = fakeGpu((seen) => (seen.request.prompt === 'runs' ? untilCanceled(1)(seen) : works(seen)))
   receiver()
@@ -77,11 +77,11 @@ export async function furnished(caller: Caller) {
   return { made, gpu, orphan: orphan.spec, jobs: [made.octet.job, orphan.spec.id, id] }
 }
 
-/** Whatever is left of an account anywhere but the record of its deletion, as a list that is empty when nothing is. */
+/** Lists all remaining data of an account except its deletion record. */
 export async function remains(caller: Caller, jobs: readonly string[]): Promise<unknown[]> {
   const { account } = caller
   const own = await filled(accountOf(caller))
-  // Their marks, which keep a late request from creating them, go with their alarms.
+  // Each erased job leaves a mark against late requests; the job's alarm deletes it.
   for (const job of jobs) await runDurableObjectAlarm(jobOf({ id: job }))
   const objects = await Promise.all(jobs.map(storedIn))
   const inDatabase = await select(

@@ -1,4 +1,4 @@
-// A caller who leaves before the reply. The platform tells it by the request's signal, which the tests abort themselves.
+// Callers that disconnect before the response. The tests abort the request's signal, as the platform does on a disconnect.
 import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
@@ -10,7 +10,7 @@ import { jobOf, over } from './jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-/** A request for an image whose connection can be cut; with `prefer`, for a job. */
+/** Sends an image request, or a job request if `prefer` is given, over a connection that `cut` closes. */
 function request(caller: Caller, fields: object, prefer?: string) {
   const connection = new AbortController()
   const context = createExecutionContext()
@@ -22,7 +22,7 @@ function request(caller: Caller, fields: object, prefer?: string) {
   return { reply: Promise.resolve(reply), cut: () => connection.abort(), ended: () => waitOnExecutionContext(context) }
 }
 
-test('on_disconnect "cancel" takes the job along, at the price of the steps that ran', async ({ expect }) => {
+test('on_disconnect "cancel" cancels the job and charges for the completed steps', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(untilCanceled(2))
   const { reply, cut, ended } = request(caller, { on_disconnect: 'cancel' })
@@ -38,20 +38,23 @@ test('on_disconnect "cancel" takes the job along, at the price of the steps that
   expect((await reply).status).toBe(409)
 })
 
-test.for([{}, { on_disconnect: 'continue' }])('the job goes on otherwise: %j', async (fields, { expect }) => {
-  const caller = await newCaller()
-  const { behaviour, send: feed } = fed()
-  const calls = fakeGpu(behaviour)
-  const { reply, cut } = request(caller, fields)
-  await vi.waitFor(() => expect(calls).toHaveLength(1))
-  cut()
-  const [seen] = calls
-  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
-  expect(await over({ id: seen!.job })).toMatchObject({ state: 'succeeded', cancelRequested: false })
-  await reply
-})
+test.for([{}, { on_disconnect: 'continue' }])(
+  'the job continues after a disconnect with %j',
+  async (fields, { expect }) => {
+    const caller = await newCaller()
+    const { behaviour, send: feed } = fed()
+    const calls = fakeGpu(behaviour)
+    const { reply, cut } = request(caller, fields)
+    await vi.waitFor(() => expect(calls).toHaveLength(1))
+    cut()
+    const [seen] = calls
+    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    expect(await over({ id: seen!.job })).toMatchObject({ state: 'succeeded', cancelRequested: false })
+    await reply
+  },
+)
 
-test('a job that another caller waits for as well goes on until the last has left', async ({ expect }) => {
+test('a job shared by several callers is canceled only after the last one disconnects', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(untilCanceled(1))
   const fields = { on_disconnect: 'cancel', seed: 7 }
@@ -69,7 +72,7 @@ test('a job that another caller waits for as well goes on until the last has lef
   await Promise.all([first.reply, second.reply])
 })
 
-test('a job whose caller only prefers to wait ends with that caller, but not once the reply is there', async ({
+test('Prefer: wait: a disconnect cancels the job while the caller waits, but not after the response', async ({
   expect,
 }) => {
   const caller = await newCaller()
@@ -89,13 +92,13 @@ test('a job whose caller only prefers to wait ends with that caller, but not onc
   expect((await left.reply).status).toBe(200)
 })
 
-test('on_disconnect takes no other word', async ({ expect }) => {
+test('on_disconnect rejects any other value', async ({ expect }) => {
   const { reply } = request(await newCaller(), { on_disconnect: 'retry' })
   const { detail } = (await (await reply).json()) as { detail: string }
   expect(detail).toBe('on_disconnect is "retry"; it must be one of continue, cancel.')
 })
 
-test('a caller who leaves while the account admits the job pays nothing, and no GPU is asked', async ({ expect }) => {
+test('a disconnect during admission costs nothing and sends no GPU request', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(untilCanceled(2))
   const { admit } = AccountDO.prototype

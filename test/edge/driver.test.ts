@@ -1,4 +1,4 @@
-// The state machine of a job: what its alarm does when no GPU accepts, attempts are lost, or an object is reset.
+// Job state machine: alarms handle GPU rejections, lost attempts and object resets.
 import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../edge/account.ts'
@@ -10,7 +10,7 @@ afterEach(() => vi.restoreAllMocks())
 
 const paidOnce = { reserved: 0, captured: PRICE }
 
-test('while no GPU accepts, the same attempt is tried again at the time stored in the job', async ({ expect }) => {
+test('while no GPU accepts, the same attempt is retried at the time stored in the job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(refuses(503, 'loading'), refuses(429, 'queue_full', { 'retry-after': '1' }), works)
   const spec = await created(caller)
@@ -28,7 +28,7 @@ test('while no GPU accepts, the same attempt is tried again at the time stored i
   expect(await ledgerOf(caller)).toEqual(paidOnce)
 })
 
-test('three attempts at most, then the job fails at no charge', async ({ expect }) => {
+test('a job fails at no charge after three attempts', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu((seen) => stream([accepted(seen), started(seen)]))
   const spec = await created(caller)
@@ -37,7 +37,7 @@ test('three attempts at most, then the job fails at no charge', async ({ expect 
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })
 
-test('a settlement that fails is repeated by the alarm', async ({ expect }) => {
+test('a failed settlement is retried by the alarm', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
   const settle = vi.spyOn(AccountDO.prototype, 'settle').mockImplementation(() => {
@@ -51,7 +51,7 @@ test('a settlement that fails is repeated by the alarm', async ({ expect }) => {
 })
 
 describe('an alarm', () => {
-  test('does not start a second attempt beside one in progress', async ({ expect }) => {
+  test('does not start a second attempt while one is in progress', async ({ expect }) => {
     const calls = fakeGpu(stopsHalfWay, works)
     const spec = await created(await newCaller())
     await vi.waitFor(async () => expect((await jobOf(spec).view())?.images).toHaveLength(1))
@@ -71,7 +71,7 @@ describe('an alarm', () => {
   })
 })
 
-test('a caller that waits gets its image across a reset of its job', async ({ expect }) => {
+test('a waiting caller gets its image despite a reset of the job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(stopsHalfWay, works)
   const waiting = generate(caller, { prompt: 'a cat' })
@@ -83,7 +83,7 @@ test('a caller that waits gets its image across a reset of its job', async ({ ex
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
 })
 
-test('a job that exists but was never started runs once its object is there again', async ({ expect }) => {
+test('a job whose creation was interrupted runs after it is created again', async ({ expect }) => {
   const caller = await newCaller()
   const spec = await reserved(caller)
   fakeGpu(works)
@@ -95,7 +95,7 @@ test('a job that exists but was never started runs once its object is there agai
   expect(await ledgerOf(caller)).toEqual(paidOnce)
 })
 
-test('attempts that resets have ended do not count as faults', async ({ expect }) => {
+test('attempts interrupted by resets do not count as faults', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(stopsHalfWay, stopsHalfWay, stopsHalfWay, stopsHalfWay, stopsHalfWay, works)
   const waiting = generate(caller, { prompt: 'a cat', n: 2 })

@@ -1,4 +1,4 @@
-// GET /v1/jobs/{id}/events: what happened, what happens, and exactly that again for a reader who comes back.
+// GET /v1/jobs/{id}/events: replays past events, streams new ones, and resumes after Last-Event-ID.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { MAX_READERS } from '../../edge/job.ts'
@@ -12,7 +12,7 @@ afterEach(() => vi.restoreAllMocks())
 
 type Message = { id: string; event: string; data: Record<string, unknown> }
 
-/** Reads messages off a response until it ends, or `enough` of them came. */
+/** Reads messages from a response until it ends or `enough` messages have arrived. */
 async function messages(response: Response, enough = Number.POSITIVE_INFINITY): Promise<Message[]> {
   const found: Message[] = []
   let text = ''
@@ -40,7 +40,7 @@ const submitted = async (caller: Caller, fields: object = {}) =>
   (await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', ...fields }))).id
 
 describe('the events of a job', () => {
-  test('come as they happen, from the first to the terminal one, which ends the stream', async ({ expect }) => {
+  test('are streamed as they occur, and the terminal event ends the stream', async ({ expect }) => {
     const caller = await newCaller()
     const { behaviour, send: feed } = fed()
     const calls = fakeGpu(behaviour)
@@ -71,7 +71,7 @@ describe('the events of a job', () => {
     expect(JSON.stringify(told)).not.toContain('results/' + '30d')
   })
 
-  test('are replayed exactly from any of them on, and then go on live', async ({ expect }) => {
+  test('are replayed unchanged after any Last-Event-ID, followed by live events', async ({ expect }) => {
     const caller = await newCaller()
     const { behaviour, send: feed } = fed()
     const calls = fakeGpu(behaviour)
@@ -94,7 +94,7 @@ describe('the events of a job', () => {
     expect([nothing.status, await nothing.text()]).toEqual([204, ''])
   })
 
-  test('survive the loss of the job object: the next reader has all of them', async ({ expect }) => {
+  test('include the events of a failed attempt and of its retry', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu((seen) => stream([accepted(seen), started(seen)]), works)
     const id = await submitted(caller)
@@ -106,7 +106,7 @@ describe('the events of a job', () => {
     expect((await over({ id })).attempt).toBe(2)
   })
 
-  test('say why a job failed, and nothing that is ours alone', async ({ expect }) => {
+  test('contain the public error of a failed job and no internal details', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu((seen) =>
       stream([
@@ -120,7 +120,7 @@ describe('the events of a job', () => {
     expect(JSON.stringify(told)).not.toContain('secret')
   })
 
-  test('carry previews when they are asked for', async ({ expect }) => {
+  test('include previews if requested', async ({ expect }) => {
     const caller = await newCaller()
     const shape = { width: 32, height: 32, content_type: 'image/jpeg' }
     const calls = fakeGpu(async (seen) =>
@@ -142,14 +142,14 @@ describe('the events of a job', () => {
     [{ partial_images: 1 }, 14],
     [{ partial_images: 0, preview: true }, undefined],
     [{}, undefined],
-  ] as const)('%j is a preview every %s steps of 28', async ([fields, expected], { expect }) => {
+  ] as const)('%j requests a preview every %s steps of 28', async ([fields, expected], { expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     await over({ id: await submitted(caller, { route: 'full', ...fields }) })
     expect(calls[0]!.request.preview_steps).toBe(expected)
   })
 
-  test('are refused from an id that is none', async ({ expect }) => {
+  test('are rejected for an invalid Last-Event-ID', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const id = await submitted(caller)
@@ -162,7 +162,7 @@ describe('the events of a job', () => {
   })
 })
 
-test('a quiet stream is kept open by comments', async ({ expect }) => {
+test('an idle stream is kept open by comments', async ({ expect }) => {
   const { promise: never } = Promise.withResolvers<void>()
   const job = { state: 'starting' } as JobRecord
   const quiet = { after: () => [], job: () => job, changed: () => never }
@@ -171,7 +171,7 @@ test('a quiet stream is kept open by comments', async ({ expect }) => {
   await reader.cancel()
 })
 
-test('a reader who leaves does not disturb the job', async ({ expect }) => {
+test('a reader that disconnects does not affect the job', async ({ expect }) => {
   const caller = await newCaller()
   const { behaviour, send: feed } = fed()
   const calls = fakeGpu(behaviour)
@@ -184,7 +184,7 @@ test('a reader who leaves does not disturb the job', async ({ expect }) => {
   expect(await jobOf({ id }).events()).toHaveLength(6)
 })
 
-test('a stream continues across resets of its job, with each event once', async ({ expect }) => {
+test('a stream continues across a reset of the job and contains each event once', async ({ expect }) => {
   const caller = await newCaller()
   const first = fed()
   const second = fed()
@@ -203,7 +203,7 @@ test('a stream continues across resets of its job, with each event once', async 
   expect(ids).toEqual(log.map(({ seq }) => seq))
 })
 
-test('a job refuses streams above its maximum; a stream that is closed makes room for another', async ({ expect }) => {
+test('a job rejects streams above its maximum, and closing a stream frees its place', async ({ expect }) => {
   const caller = await newCaller()
   const { behaviour } = fed()
   fakeGpu(behaviour)
@@ -222,7 +222,7 @@ test('a job refuses streams above its maximum; a stream that is closed makes roo
   await jobOf({ id }).cancel()
 })
 
-test('a stream ends within half a minute of the end of its key', async ({ expect }) => {
+test('a stream ends within 30 seconds after its key is revoked', async ({ expect }) => {
   const caller = await newCaller()
   const { behaviour, send: feed } = fed()
   const calls = fakeGpu(behaviour)
@@ -239,7 +239,7 @@ test('a stream ends within half a minute of the end of its key', async ({ expect
   await jobOf({ id }).cancel()
 })
 
-test('a quiet stream outlives many resets in a row', async ({ expect }) => {
+test('an idle stream survives many consecutive resets', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(refuses(503, 'loading'), works)
   const id = await submitted(caller)

@@ -1,4 +1,4 @@
-// The GPU function as far as the wire shows it: speaks the contract's stream, checks the edge's token, and misbehaves on request.
+// Fake GPU function: implements the contract's stream, verifies the edge's tokens, and simulates failures.
 import { env } from 'cloudflare:workers'
 import { errors, importJWK, jwtVerify } from 'jose'
 import { vi } from 'vitest'
@@ -7,20 +7,20 @@ import { sha256 } from '../../edge/keys.ts'
 
 export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null; host: string; headers: Headers }
 export type Behaviour = (seen: Seen) => Response | Promise<Response>
-/** What a stream does when its parts are sent. */
+/** Behavior of a stream after its last part. */
 type Ending = 'close' | 'cut' | 'silence'
 
 const utf8 = new TextEncoder()
 export const line = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
 
-/** The bytes of "image" k of a job: no PNG, but distinct and long enough to arrive in pieces. */
+/** Returns fake image bytes, distinct for each seed and long enough to span several chunks. */
 export function imageBytes(seed: number): Uint8Array<ArrayBuffer> {
   return Uint8Array.from({ length: 5000 }, (_, i) => (seed * 31 + i * 7) % 251)
 }
 
 export const timings = { queue: 0, load: 0, encode: 0.1, denoise: 0.5, decode: 0.1, total: 0.7 }
 
-/** A reply stream of these parts; every part goes out in chunks of `chunkBytes`. */
+/** Returns a response that streams `parts` in chunks of `chunkBytes`. */
 export function stream(parts: readonly Uint8Array[], ending: Ending = 'close', chunkBytes = 700): Response {
   const chunks = parts.flatMap((part) =>
     Array.from({ length: Math.ceil(part.length / chunkBytes) }, (_, i) =>
@@ -44,7 +44,7 @@ export const accepted = ({ job, request }: Seen) =>
 export const started = ({ request: { model, tier } }: Seen) =>
   line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })
 
-/** The two parts of image k: its line and its bytes. `change` spoils the line. */
+/** Returns the two parts of image k: its line, with `change` applied, and its bytes. */
 export async function image({ request }: Seen, k: number, change: Record<string, unknown> = {}): Promise<Uint8Array[]> {
   const seed = (request.seed + k) % 2 ** 32
   const data = imageBytes(seed)
@@ -58,7 +58,7 @@ export async function image({ request }: Seen, k: number, change: Record<string,
   return [line({ type: 'image', ...facts, sha256: await sha256(data), bytes: data.length, ...change }), data]
 }
 
-/** Does the job as the contract says. */
+/** Runs the job successfully, as the contract specifies. */
 export const works: Behaviour = async (seen) => {
   const { steps: each, count } = seen.request
   const images = Array.from({ length: count }, async (_, k) => [...steps(each, each, k), ...(await image(seen, k))])
@@ -74,7 +74,7 @@ export const works: Behaviour = async (seen) => {
 
 const tick = () => new Promise<void>((resolve) => setTimeout(resolve, 5))
 
-/** A stream that the test feeds while it is read. The reader looks for what is new, so that each side stays in its own request. */
+/** Returns a stream that the test feeds while it is read. The reader polls for new parts, so that no request wakes another. */
 export function fed(): { behaviour: Behaviour; send: (...parts: Uint8Array[]) => void; close: () => void } {
   const parts: Uint8Array[] = []
   let open = true
@@ -97,7 +97,7 @@ export function fed(): { behaviour: Behaviour; send: (...parts: Uint8Array[]) =>
 export const steps = (done: number, of: number, image = 0) =>
   Array.from({ length: done }, (_, k) => line({ type: 'step', image, step: k + 1, steps: of }))
 
-/** Does some steps and goes on until it is canceled: it looks between two steps, as the GPU function does. */
+/** Sends `done` steps, then heartbeats until the job is canceled. */
 export const untilCanceled =
   (done: number): Behaviour =>
   async (seen) => {
@@ -126,13 +126,13 @@ export const unreachable: Behaviour = () => {
   throw new TypeError('connect ECONNREFUSED')
 }
 
-/** What the GPU was asked to cancel since the last `fakeGpu`. */
+/** Cancellations received for known jobs since the last `fakeGpu` call. */
 export const cancellations: { job: string; attempt: number }[] = []
-/** The same for jobs that it did not know then. */
+/** Cancellations received for unknown jobs since the last `fakeGpu` call. */
 const earlyCancellations: { job: string; attempt: number }[] = []
 const usedTokens = new Set<string>()
 
-/** A request that the GPU function would not take, in its words; test/edge/contract.test.ts holds them to it. */
+/** A rejection with a status and code of the GPU function, verified by test/edge/contract.test.ts. */
 class Refused extends Error {
   readonly reply: Response
   constructor(status: number, code: string) {
@@ -142,7 +142,7 @@ class Refused extends Error {
   }
 }
 
-/** Checks the token of a request and returns what it is about. */
+/** Verifies the token of a request and returns its job and attempt. */
 async function authorised(request: Request, body: string): Promise<{ job: string; attempt: number }> {
   const given = request.headers.get(GPU_TOKEN.header) ?? request.headers.get('authorization')
   const token = given?.replace('Bearer ', '')
@@ -183,7 +183,7 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
   return { job, request: asked, signal: request.signal, host: new URL(request.url).host, headers: request.headers }
 }
 
-/** DELETE: a job that was asked for is canceled at its next step; another is not known here, and canceled when it comes. */
+/** Handles DELETE: cancels a known job at its next step; rejects an unknown job with 404 and cancels it when it arrives. */
 async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
   const asked = await authorised(request, '')
   if (!calls.some((seen) => seen.job === asked.job)) {
@@ -194,7 +194,7 @@ async function cancel(request: Request, calls: readonly Seen[]): Promise<Respons
   return new Response(null, { status: 204 })
 }
 
-/** Stands in for the GPU at `fetch`: call k gets behaviour k, the last one again from there on. Returns what was asked of it. */
+/** Replaces `fetch` with the fake GPU: call k gets behaviour k, later calls the last one. Returns the recorded requests. */
 export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
   const calls: Seen[] = []
   cancellations.length = 0

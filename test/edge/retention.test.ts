@@ -161,10 +161,13 @@ describe('reuse', () => {
 
   test('without a seed, or beside what it cannot serve, is refused', async ({ expect }) => {
     const refused = [
-      [{ prompt: 'a cat', reuse: true }, 'reuse is true, but seed is missing; without one every request is another.'],
+      [
+        { prompt: 'a cat', reuse: true },
+        'reuse is true, but seed is missing; requests without a seed are never identical.',
+      ],
       [
         { ...body, reuse: true, webhook: 'https://hooks.customer.com' },
-        'reuse is true, but webhook is given as well; a reused answer comes at once. Use one of them.',
+        'reuse is true, but webhook is given as well; a reused result is returned immediately. Use only one of the two.',
       ],
     ] as const
     for (const [fields, detail] of refused) {

@@ -107,14 +107,14 @@ test('a package is loaded once while the budget holds it, and the least recently
   expect((await small.load(first!)).seconds).toBe(0)
 })
 
-test('plans within a budget of device memory, and logs the plan', async () => {
+test('plans within the device memory budget, and logs the plan', async () => {
   const { engine, logs } = await startEngine({ deviceBytes: 2e9 })
   const [model] = engine.models
   expect((await engine.load(model!)).networks).toMatchObject({ transformer: expect.any(Number) })
   expect(logs.find(({ msg }) => msg === 'memory plan')).toMatchObject({ budget: '2.00 GB', decode: 'whole' })
 })
 
-test('a size over the memory budget is the request’s error, before anything is opened, and a size that fits is named', async () => {
+test('a size over the memory budget is an invalid request, rejected before the model is loaded, with a suggested size', async () => {
   const { engine, logs } = await startEngine({ deviceBytes: 3e8 })
   const model = engine.models.find(({ tier }) => tier === 'fp8')!
   const refused = await engine.load(model, { width: 4096, height: 2048 }).catch((error) => error)
@@ -122,7 +122,7 @@ test('a size over the memory budget is the request’s error, before anything is
     ...{ name: 'JobError', code: 'invalid_request' },
     message: expect.stringMatching(/^width x height was 4096x2048, which takes more memory .* custom; \d+x\d+ fits$/),
   })
-  // A cause would count as a fault of the service.
+  // An error with a cause would count as a service fault.
   expect(refused.cause).toBeUndefined()
   expect(logs.filter(({ msg }) => msg === 'memory plan')).toEqual([])
   const [, width, height] = /; (\d+)x(\d+) fits/.exec(refused.message)!
@@ -130,7 +130,7 @@ test('a size over the memory budget is the request’s error, before anything is
   await engine.load(model, { width: Number(width), height: Number(height) })
 })
 
-test('a model that exceeds the memory budget at any size is not available', async () => {
+test('a model that exceeds the memory budget at every size is not available', async () => {
   const { engine } = await startEngine({ deviceBytes: 1e6 })
   const size = { width: 64, height: 64 }
   for (const load of [engine.load(engine.models[0]!), engine.load(engine.models[0]!, size)])
@@ -192,7 +192,7 @@ test('a package that was damaged after the start is not available, and the other
   expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
 })
 
-test('a package with one flipped bit does not open, now or for the next job, and the others still do', async () => {
+test('a package with one flipped bit fails to load every time, and other packages still load', async () => {
   const directory = path.join(scratch, 'flipped')
   await cp(packages, directory, { recursive: true })
   const weights = path.join(directory, 'custom-fp32', 'transformer.weights')
@@ -209,7 +209,7 @@ test('a package with one flipped bit does not open, now or for the next job, and
   expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
 })
 
-test('a run that hangs after a step is reported once, with what was known of its pace', async () => {
+test('a run that hangs after a step is reported once, with the duration of the longest step so far', async () => {
   const release = path.join(scratch, 'release')
   vi.stubEnv('HANG_UNTIL', release)
   onTestFinished(() => void vi.unstubAllEnvs())

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { expect, test } from 'vitest'
 
-/** A thread computes in native code for minutes; the main thread then ends the process. */
+/** A program that calls `exitNow` on its main thread during a native computation of several minutes on another thread. */
 const PROGRAM = `
   import { Worker } from 'node:worker_threads'
   import { exitNow } from '${new URL('../../gpu-fn/exit-now.ts', import.meta.url)}'
@@ -11,7 +11,7 @@ const PROGRAM = `
   new Worker(compute, { eval: true, execArgv: [] }).on('message', () => exitNow(3))
 `
 
-test('the process ends with the code, without cleanup, while a thread computes', async () => {
+test('the process exits with the given code and without cleanup during a native computation on another thread', async () => {
   const child = spawn(process.execPath, ['--input-type=module', '--eval', PROGRAM], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })

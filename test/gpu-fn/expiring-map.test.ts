@@ -4,7 +4,7 @@ import { createExpiringMap } from '../../gpu-fn/expiring-map.ts'
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
 
-test('an entry lives for its time from when it was last set', () => {
+test('an entry expires a fixed time after it was last set', () => {
   const map = createExpiringMap<number>({ seconds: 10, most: 5 })
   map.set('a', 1)
   vi.advanceTimersByTime(9_999)
@@ -16,7 +16,7 @@ test('an entry lives for its time from when it was last set', () => {
   expect(map.get('a')).toBeUndefined()
 })
 
-test('there are never more entries than allowed, and the oldest go first', () => {
+test('the number of entries is limited, and the oldest are evicted first', () => {
   const map = createExpiringMap<number>({ seconds: 10, most: 3 })
   for (const key of ['a', 'b', 'c', 'a', 'd']) map.set(key, 1)
   expect(['a', 'b', 'c', 'd'].filter((key) => map.get(key) !== undefined)).toEqual(['a', 'c', 'd'])

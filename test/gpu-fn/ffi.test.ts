@@ -27,7 +27,7 @@ test.runIf(process.platform === 'linux')('a library stays loaded when nobody hol
   expect(LIBRARIES.map(isLoaded)).toEqual([true, false])
 })
 
-test.runIf(process.platform === 'linux')('a library is loaded once, however often it is asked for', () => {
+test.runIf(process.platform === 'linux')('repeated loads of a library return the same instance', () => {
   const [library] = LIBRARIES as [string, string]
   expect(loadLibrary(library)).toBe(loadLibrary(library))
   expect(loadLibrary(null)).toBe(loadLibrary(null))

@@ -104,8 +104,8 @@ test('lower quality makes smaller files', async () => {
   }
 })
 
-describe('the size of a file', () => {
-  /** Pixels that nothing compresses, and prompts that take the most bytes as XMP. */
+describe('file size', () => {
+  /** Returns the worst case for file size: incompressible pixels, and prompts with the longest possible XMP encoding. */
   function worst(width: number, height: number) {
     const text = '\u0001'.repeat(LIMITS.promptCharacters)
     const cipher = createCipheriv('aes-128-ctr', Buffer.alloc(16), Buffer.alloc(16))
@@ -118,20 +118,20 @@ describe('the size of a file', () => {
     [16, 6144],
     [6144, 16],
     [1024, 768],
-    // The largest square that may be asked for as a PNG.
+    // The largest square PNG that the contract allows.
     [4704, 4704],
-  ])('a PNG of noise of %ix%i has no more bytes than the contract states', async (width, height) => {
+  ])('a %ix%i PNG of noise is within the upper bound on its size', async (width, height) => {
     const { pixels, parameters } = worst(width, height)
     const bound = largestImageBytes({ width, height, output_format: 'png' })
     expect(describeOversize({ width, height, output_format: 'png' })).toBeNull()
     expect(bound).toBeLessThanOrEqual(LIMITS.imageBytes)
     const file = await encodeImage(pixels, { format: 'png', quality: 90 }, parameters)
     expect(file.byteLength).toBeLessThanOrEqual(bound)
-    // A bound that is far off would refuse images that can be delivered.
+    // A loose bound would reject images that can be delivered.
     if (width * height > 1e6) expect(file.byteLength).toBeGreaterThan(0.98 * bound)
   })
 
-  test.each(['jpeg', 'webp'] as const)('a %s that is too large is encoded again at a lower quality', async (format) => {
+  test.each(['jpeg', 'webp'] as const)('an oversized %s is encoded again at a lower quality', async (format) => {
     const { pixels, parameters } = worst(512, 512)
     const output = { format, quality: 100 }
     const whole = await encodeImage(pixels, output, parameters)

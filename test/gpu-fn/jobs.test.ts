@@ -11,7 +11,7 @@ import { createPacedEngine, pacedModel } from '../support/paced-engine.ts'
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
 
-/** For what happens soon on an idle machine, and later on a busy one. */
+/** Polls with a long timeout, for events that are immediate on an idle machine. */
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 /** The registry over an engine; `run` takes a job to its end, `broken` counts how often it was given up. */
@@ -45,7 +45,7 @@ test('jobs that newer ones push out leave memory at once, long before their time
   }).toEqual([false, false, false, true])
 })
 
-test('jobs that fail in a row end the process only if the engine fails its own test, and then once', async () => {
+test('consecutive job failures trigger the engine test, and onBroken is called once if it fails', async () => {
   let isGpuLost = false
   const working = createPacedEngine()
   const engine: Engine = {
@@ -69,7 +69,7 @@ test('jobs that fail in a row end the process only if the engine fails its own t
   expect(faults.at(-1)).toMatchObject({ msg: 'job failed' })
 })
 
-test('a model that cannot be opened does not end a process that serves another one', async () => {
+test('a model that fails to load does not end the process if another model works', async () => {
   const working = createPacedEngine()
   const other = { ...pacedModel, model: 'other', package: 'e'.repeat(64) }
   const engine: Engine = {
@@ -84,7 +84,7 @@ test('a model that cannot be opened does not end a process that serves another o
   expect(outcome(await run('g'))).toMatchObject({ type: 'succeeded' })
 })
 
-test('a request over the memory budget is no fault, however often it is repeated', async () => {
+test('repeated requests over the memory budget do not count as faults', async () => {
   const tight: Engine = {
     ...createPacedEngine(),
     load: (_, size) =>
@@ -102,7 +102,7 @@ test('a request over the memory budget is no fault, however often it is repeated
   expect({ broken, faults }).toEqual({ broken: [], faults: [] })
 })
 
-test('prompts count among the bytes that are kept', async () => {
+test('prompts count toward the limit on retained bytes', async () => {
   const { run } = start(createPacedEngine(), { retainBytes: 200_000 })
   const kept: WeakRef<object>[] = []
   for (let i = 0; i < 8; i++)
@@ -139,7 +139,7 @@ test('jobs that are refused or canceled are no fault', async () => {
   expect({ broken, faults }).toEqual({ broken: [], faults: [] })
 })
 
-test('a fault in a job that was canceled is logged and counted, and the caller gets `canceled`', async () => {
+test('a fault in a canceled job is logged and counted, and the caller gets `canceled`', async () => {
   const working = createPacedEngine()
   let started = 0
   const engine: Engine = {
@@ -163,7 +163,7 @@ test('a fault in a job that was canceled is logged and counted, and the caller g
   expect(broken).toEqual(['broken'])
 })
 
-test('a job that is canceled while its model loads has not started', async () => {
+test('a job canceled during the load of its model ends without a run', async () => {
   const working = createPacedEngine()
   const load = Promise.withResolvers<{ device: string; seconds: number }>()
   const { jobs, run } = start({ ...working, load: () => load.promise })
@@ -176,10 +176,10 @@ test('a job that is canceled while its model loads has not started', async () =>
   expect(working.runs).toEqual([])
 })
 
-describe('cancellations that arrive before their job', () => {
+describe('a cancellation that arrives before its job', () => {
   const types = ({ entries }: { entries: { event: { type: string } }[] }) => entries.map(({ event }) => event.type)
 
-  test('hold for that attempt and those before it, and not for later ones', async () => {
+  test('applies to that attempt and earlier ones, but not to later ones', async () => {
     const { jobs, run } = start(createPacedEngine())
     expect(() => jobs.cancel('a', 2)).toThrow('job a is not known here')
     expect(types(await run('a', { attempt: 1 }))).toEqual(['canceled'])
@@ -187,7 +187,7 @@ describe('cancellations that arrive before their job', () => {
     expect(types(await run('a', { attempt: 3 })).at(-1)).toBe('succeeded')
   })
 
-  test('are not lowered by one that arrives late, and need no process that is ready', async () => {
+  test('is not undone by a late cancellation of an earlier attempt, and applies even if the process is draining', async () => {
     const lifecycle: Lifecycle = { status: 'ready' }
     const { jobs, run } = start(createPacedEngine(), { lifecycle })
     for (const attempt of [3, 1]) expect(() => jobs.cancel('a', attempt)).toThrow('not known here')
@@ -195,7 +195,7 @@ describe('cancellations that arrive before their job', () => {
     expect(types(await run('a', { attempt: 3 }))).toEqual(['canceled'])
   })
 
-  test('are bounded in number: the oldest are forgotten', async () => {
+  test('is forgotten after too many newer ones', async () => {
     const { jobs, run } = start(createPacedEngine())
     for (let i = 0; i < 20_000; i++) expect(() => jobs.cancel(`job-${i}`, 1)).toThrow('not known here')
     expect(types(await run('job-19999'))).toEqual(['canceled'])
@@ -206,7 +206,7 @@ describe('cancellations that arrive before their job', () => {
 describe('a job without readers', () => {
   const unread = (engine: Engine) => start(engine, { unreadSeconds: 0.05 })
 
-  test('is canceled while it waits and while it runs; readers who come and go keep it', async () => {
+  test('is canceled, whether queued or running, but not while any reader remains', async () => {
     const engine = createPacedEngine(0)
     const { jobs } = unread(engine)
     const running = jobs.submit('running', jobBody())
@@ -215,7 +215,7 @@ describe('a job without readers', () => {
     await eventually(() => outcome(waiting)).toMatchObject({ type: 'canceled', steps_done: 0 })
     const detachOther = jobs.attach(running)
     detach()
-    // A second call must not take the other reader off.
+    // A second call must not detach the other reader.
     detach()
     await new Promise((resolve) => setTimeout(resolve, 300))
     expect(outcome(running)).toBeUndefined()
@@ -224,7 +224,7 @@ describe('a job without readers', () => {
     await jobs.idle()
   })
 
-  test('runs anew for the same and later attempts, also while it is still ending', async () => {
+  test('is run again for the same or a later attempt, even before the canceled run has ended', async () => {
     const engine = createPacedEngine(0)
     const { jobs } = unread(engine)
     const first = jobs.submit('a', jobBody({ attempt: 2 }))
@@ -240,7 +240,7 @@ describe('a job without readers', () => {
     expect(jobs.submit('a', jobBody({ attempt: 4 }))).toBe(again)
   })
 
-  test('does not run anew for an attempt that was canceled by request, nor for an earlier one', async () => {
+  test('is not run again for an attempt that was canceled by request, or for an earlier one', async () => {
     const { jobs } = unread(createPacedEngine(0))
     const job = jobs.submit('a', jobBody({ attempt: 2 }))
     await eventually(() => outcome(job)?.type).toBe('canceled')

@@ -137,7 +137,7 @@ describe('a process that ends', () => {
   })
 })
 
-test('a job whose only reader has gone ends by itself, and the next one runs', async () => {
+test('a job is canceled after its only reader disconnects, and the next job runs', async () => {
   await using gpu = await startGpuProcess(packages, { OCTET_UNREAD_SECONDS: '1' })
   await gpu.ready()
   await readUntil(await putJob(gpu.url, 'left', long), 'step')
@@ -146,8 +146,8 @@ test('a job whose only reader has gone ends by itself, and the next one runs', a
   expect(typesOf(await readWholeStream(next)).at(-1)).toBe('succeeded')
 })
 
-describe('a process whose engine hangs', () => {
-  test('stops being ready, says why, ends with 1, and breaks the streams of its jobs', async () => {
+describe('a process with a hanging engine', () => {
+  test('logs the reason, exits with code 1, and breaks the streams of its jobs', async () => {
     const preload = new URL('../support/hanging-engine.ts', import.meta.url)
     await using gpu = await startGpuProcess(packages, {
       ...{ NODE_OPTIONS: `--import=${preload}`, OCTET_PRELOAD: 'custom:fp8', OCTET_STALL_SECONDS: '1' },

@@ -1,4 +1,4 @@
-// The world that nano's training draws, and the prompts that measure it.
+// The sprites in nano's training images, and the evaluation prompts.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { crc32 } from 'node:zlib'
@@ -25,19 +25,19 @@ const sprites: Sprite[] = (await read('training/sprites.txt'))
   })
 const prompts: Prompt[] = JSON.parse(await read('world-prompts.json'))
 
-test('the world has at least 600 sprites, each with an emoji and a name of its own', () => {
+test('there are at least 600 sprites with unique emoji and unique names', () => {
   expect(sprites.length).toBeGreaterThanOrEqual(600)
   expect(new Set(sprites.map(({ name }) => name)).size).toBe(sprites.length)
   expect(new Set(sprites.map(({ emoji }) => emoji)).size).toBe(sprites.length)
 })
 
-test('every sprite of the shipped weights stays in the world, and is marked as known to them', async () => {
+test('the sprites without a mark are those of the shipped weights', async () => {
   const shipped = (await readVocabulary()).sprites.map(({ name }) => name)
   const known = sprites.filter(({ mark }) => mark === '').map(({ name }) => name)
   expect(known.toSorted()).toEqual(shipped.toSorted())
 })
 
-test('the 200 prompts of the world measure colors, mixed counts, relations and words', () => {
+test('the 200 evaluation prompts cover single sprites, mixed counts, relations and text', () => {
   expect(prompts).toHaveLength(200)
   const kinds = [
     prompts.filter(({ sprites: [only, ...others], relation }) => only && others.length === 0 && !relation),
@@ -51,11 +51,11 @@ test('the 200 prompts of the world measure colors, mixed counts, relations and w
   }
 })
 
-test('the prompts name taught sprites in compositions that training leaves out', () => {
+test('the prompts pair trained sprites with backgrounds in combinations held out from training', () => {
   const taught = new Set(sprites.filter(({ mark }) => mark !== '~').map(({ name }) => name))
   for (const { prompt, sprites: asked, background } of prompts.filter(({ text }) => !text)) {
     for (const { name } of asked) expect(taught, prompt).toContain(name)
-    // `held_out` in training/scenes.py
+    // Same rule as `held_out` in training/scenes.py.
     expect(crc32(`${asked[0]!.name}|${background.top}`) % 8, prompt).toBe(0)
   }
 })

@@ -44,7 +44,7 @@ test('a preview is a JPEG of the latent’s size', async () => {
   expect(await sharp(file).metadata()).toMatchObject({ format: 'jpeg', width: 3, height: 2 })
 })
 
-test('a preview of noise of the largest size is no larger than the contract allows', async () => {
+test('a preview of noise at the largest image size is within the contract’s size limit', async () => {
   const side = LIMITS.side.max / 8
   const latent = gaussianNoise(7, 16 * side * side)
   expect((await encodePreview(latent, side, side)).byteLength).toBeLessThanOrEqual(LIMITS.previewBytes)

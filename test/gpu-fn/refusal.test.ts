@@ -69,14 +69,14 @@ describe('hostile bodies', () => {
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
 
-  test('a value that is nested beyond what can be printed', async () => {
+  test('a value nested too deeply for the error message', async () => {
     const nested = '['.repeat(50_000) + ']'.repeat(50_000)
     const response = await putRaw(server.url, 'job-1', good.replace('"a red heart on a blue sky"', nested))
     expect(await detailOf(response)).toMatch(/^prompt was a value that is nested too deeply: .*string/)
     expect(await refusalOf(response)).toBe('400 invalid_request')
   })
 
-  test('a PNG that might be too large to deliver names the limit and what to do', async () => {
+  test('a PNG that might be too large to deliver: the message has the limit and a suggestion', async () => {
     const body = JSON.stringify(jobBody({ width: 6144, height: 6144 }))
     const response = await putRaw(server.url, 'job-1', body)
     expect(await detailOf(response)).toBe(
@@ -101,8 +101,8 @@ test('a caller who hangs up inside the body is no fault of ours', async () => {
   expect(server.logs).toEqual([])
 })
 
-describe('a body is not read', () => {
-  /** The status line of the reply to a request whose body of 4 MB is announced and never sent. */
+describe('a request is rejected before its body is read', () => {
+  /** Sends a request that declares a 4 MB body but omits it. Returns the status line of the response. */
   async function statusWithoutBody(authorization: string): Promise<string> {
     const socket = connect(server.port, '127.0.0.1')
     socket.write(
@@ -115,7 +115,7 @@ describe('a body is not read', () => {
   const bearer = async (job: string, options?: TokenOptions) =>
     `authorization: Bearer ${await signToken(job, good, options)}\r\n`
 
-  test('without a token, with an expired one, and with one for another job', async () => {
+  test('without a token, with an expired token, and with a token for another job', async () => {
     expect(await statusWithoutBody('')).toBe('HTTP/1.1 401 Unauthorized')
     expect(await statusWithoutBody(await bearer('job-1', { expires: now() - 60 }))).toBe('HTTP/1.1 401 Unauthorized')
     expect(await statusWithoutBody(await bearer('job-2'))).toBe('HTTP/1.1 403 Forbidden')
@@ -168,7 +168,7 @@ describe('tokens', () => {
     )
   })
 
-  test('one that was used, whatever the reply was', async () => {
+  test('a used token, even if its request was rejected', async () => {
     const authorization = `Bearer ${await signToken('job-1', '{}')}`
     expect(await refusalOf(await putWith(authorization, '{}'))).toBe('400 invalid_request')
     expect(await refusalOf(await putWith(authorization, '{}'))).toBe('401 token_replayed')
@@ -177,7 +177,7 @@ describe('tokens', () => {
     expect(await refusalOf(await fetch(`${server.url}/jobs/nobody`, cancel))).toBe('401 token_replayed')
   })
 
-  test('one whose body was another is not used up by that', async () => {
+  test('a token is not used up by a request with another body', async () => {
     const authorization = `Bearer ${await signToken('job-1', '{}')}`
     expect(await refusalOf(await putWith(authorization, '{"a":1}'))).toBe('403 token_mismatch')
     expect(await refusalOf(await putWith(authorization, '{}'))).toBe('400 invalid_request')
@@ -187,7 +187,7 @@ describe('tokens', () => {
     ['without a UUID', 'job-1.1'],
     ['with something after the UUID', `job-1.1.${'a'.repeat(36)}.b`],
     ['with the id of another job', `job-2.1.${'a'.repeat(36)}`],
-  ])('one %s', async (_, id) => {
+  ])('a token %s', async (_, id) => {
     const authorization = `Bearer ${await signToken('job-1', good, { id })}`
     expect(await refusalOf(await putWith(authorization))).toBe('401 token_invalid')
   })

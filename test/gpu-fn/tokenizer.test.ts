@@ -15,7 +15,7 @@ const ENCODERS = [
   { name: 't5', directory: 'tokenizer_3', tokens: 256 },
 ] as const
 
-/** What words and their surroundings can be made of, to combine, to join graphemes, and to be unknown. */
+/** Parts of random prompts: words, combining characters, parts of graphemes, special tokens, and unknown characters. */
 const FRAGMENTS = [
   ...[
     'a',
@@ -111,9 +111,9 @@ test('T5 pads short prompts to a minimum and lets long ones grow to a maximum', 
 describe.each([
   ['tiny', TINY],
   ['nano', NANO],
-])('a prompt in pieces, %s', (_, root) => {
+])('a prompt tokenized in pieces, %s', (_, root) => {
   const names = ['tokenizer', 'tokenizer_2', 'tokenizer_3']
-  /** Each as we use it, and as the library alone is, on the whole prompt. */
+  /** Each tokenizer as used in production, and a reference that passes the whole prompt to the unmodified library. */
   let pairs: { ours: PromptTokenizer; whole: (text: string, maxTokens: number) => { ids: number[]; cut?: string } }[]
   beforeAll(async () => {
     pairs = await Promise.all(
@@ -121,7 +121,7 @@ describe.each([
         const directory = path.join(root, name)
         const [ours, library] = [await openTokenizer(directory), await openTokenizer(directory)]
         const whole = (text: string, maxTokens: number) => tokenizeWhole(library, text, maxTokens)
-        // Its own joining of unknown characters, from the prototype.
+        // Restores the prototype's `_call`, the library's own fusion of unknown characters.
         delete (library.tokenizer.model as { _call?: unknown })._call
         return { ours, whole }
       }),
@@ -135,14 +135,14 @@ describe.each([
     }
   }
 
-  test('is cut at all, by each tokenizer', () => {
+  test('is cut between words, and inside words except by T5', () => {
     for (const { ours } of pairs) expect([...cutIntoPieces('a b c', ours.cutter!, 1)]).toHaveLength(3)
     const inWords = pairs.map(({ ours }) => [...cutIntoPieces('猫犬猫犬', ours.cutter!, 1)].length)
     expect(inWords.slice(0, 2).every((pieces) => pieces > 1)).toBe(true)
     expect(inWords[2]).toBe(1)
   })
 
-  test('has the tokens and the cut of the whole, for hostile prompts', () => {
+  test('has the same tokens and cut as the whole prompt, for hostile prompts', () => {
     for (const { text, times } of golden.cases)
       for (const [maxTokens, characters] of [
         [77, undefined],
@@ -152,7 +152,7 @@ describe.each([
         compare(text.repeat(Math.min(times, 60)), maxTokens, characters)
   })
 
-  test('has the tokens and the cut of the whole, for any prompt', () => {
+  test('has the same tokens and cut as the whole prompt, for random prompts', () => {
     const prompts = fc
       .array(fc.tuple(fc.constantFrom(...FRAGMENTS), fc.constantFrom(...SEPARATORS)), { maxLength: 60 })
       .map((parts) => parts.flat().join(''))
@@ -167,7 +167,7 @@ describe.each([
     )
   })
 
-  test('is tokenized only as far as it can matter', () => {
+  test('is tokenized only up to the token limit and the end of the quoted cut', () => {
     for (const text of ['the quick brown fox, '.repeat(476), '黑猫坐在红色的屋顶上'.repeat(1_000)]) {
       for (const { ours } of pairs.slice(0, text.startsWith('the') ? 3 : 2)) {
         let read = 0
@@ -183,7 +183,7 @@ describe.each([
     }
   })
 
-  test('of unknown characters costs work in proportion to its length', () => {
+  test('takes linear time for unknown characters', () => {
     const { tokenizer } = pairs[2]!.ours
     const { model } = tokenizer
     const workFor = (characters: number) => {
@@ -201,14 +201,14 @@ describe.each([
   })
 })
 
-test('a word is not cut where a merge may join its letters', async () => {
+test('a word is not cut between letters that a merge may join', async () => {
   const scratch = await mkdtemp(path.join(tmpdir(), 'octet-tokenizer-'))
   onTestFinished(() => rm(scratch, { recursive: true }))
   await cp(path.join(TINY, 'tokenizer'), scratch, { recursive: true })
   const vocab = JSON.parse(await readFile(path.join(scratch, 'vocab.json'), 'utf8')) as Record<string, number>
   const bytesOf = (await openTokenizer(scratch)).tokenizer
   const merges: string[] = []
-  // 本猫 is joined first, so that the tokens of 日本 depend on what follows.
+  // 本猫 is merged first, so the tokens of 日本 depend on the next letter.
   for (const word of ['本猫', '日本', '猫犬']) {
     const [first, ...others] = bytesOf
       .encode(word)
@@ -237,7 +237,7 @@ test('a word is not cut where a merge may join its letters', async () => {
   expect(inWords).toBeGreaterThan(100)
 })
 
-/** What the library makes of a whole prompt, cut and quoted as documented. */
+/** Tokenizes a whole prompt with the library. Returns the truncated tokens and the quoted rest, if any. */
 function tokenizeWhole({ tokenizer, prefix, suffix }: PromptTokenizer, text: string, maxTokens: number) {
   const body = tokenizer.encode(text.toWellFormed(), { add_special_tokens: false }).ids
   const room = maxTokens - prefix.length - suffix.length

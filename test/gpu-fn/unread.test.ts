@@ -1,4 +1,4 @@
-// A job whose reader has gone ends by itself, however the connection broke and wherever the cancellation went.
+// A job without a reader is canceled, however the connection was lost and even if the cancellation request reached another process.
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { expect, test } from 'vitest'
@@ -8,18 +8,18 @@ import { readJobStream, readUntil, readWholeStream, typesOf } from '../support/j
 import { createPacedEngine } from '../support/paced-engine.ts'
 import { startRoundRobin } from '../support/round-robin.ts'
 
-/** Many steps, of which a test allows as many as it wants to see. */
+/** A job with more steps than any test allows its engine to run. */
 const LONG = { steps: 100, count: 8 }
 const UNREAD = { unreadSeconds: 0.2, heartbeatMs: 60_000 }
 
-/** For what happens soon on an idle machine, and later on a busy one. */
+/** Polls with a long timeout, for events that are immediate on an idle machine. */
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 type Server = Awaited<ReturnType<typeof startServer>>
 const running = ({ jobs }: Server) => jobs.counts().running
 const ends = ({ logs }: Server) => logs.filter(({ msg }) => msg === 'job ended').map(({ outcome }) => outcome)
 
-/** Asks for a job over a socket of its own and waits for the start of the reply. */
+/** Submits a job over a new socket and waits for the start of the response. */
 async function openSocket({ port }: Server, job: string) {
   const text = JSON.stringify(jobBody(LONG))
   const socket = connect(port, '127.0.0.1')
@@ -35,7 +35,7 @@ async function openSocket({ port }: Server, job: string) {
 test.each<[string, (socket: Awaited<ReturnType<typeof openSocket>>) => unknown]>([
   ['ends', (socket) => socket.destroy()],
   ['is reset', (socket) => socket.resetAndDestroy()],
-])('a connection that %s takes its reader off at once, in the middle of a silence', async (_, close) => {
+])('a connection that %s is detected immediately, even without traffic, and its job is canceled', async (_, close) => {
   const engine = createPacedEngine(0)
   await using server = await startServer(engine, UNREAD)
   const socket = await openSocket(server, 'job-1')
@@ -45,7 +45,7 @@ test.each<[string, (socket: Awaited<ReturnType<typeof openSocket>>) => unknown]>
   expect(server.logs.find(({ msg }) => msg === 'job canceled: it has no reader')).toMatchObject({ job: 'job-1' })
 })
 
-test('a connection that closes before its reply starts leaves no reader behind', async () => {
+test('a connection closed before the start of the response leaves no reader attached', async () => {
   const engine = createPacedEngine(0)
   await using server = await startServer(engine, UNREAD)
   for (let i = 0; i < 20; i++) {
@@ -63,7 +63,7 @@ test('a connection that closes before its reply starts leaves no reader behind',
   await eventually(() => server.jobs.counts()).toEqual({ running: 0, queued: 0 })
 })
 
-test('a job that is read runs on, with one reader of two gone', async () => {
+test('a job continues if one of its two readers disconnects', async () => {
   const engine = createPacedEngine(1)
   await using server = await startServer(engine, UNREAD)
   await using balancer = await startRoundRobin([server.url])
@@ -74,7 +74,7 @@ test('a job that is read runs on, with one reader of two gone', async () => {
   expect(typesOf(await readWholeStream(stays)).at(-1)).toBe('succeeded')
 })
 
-test('behind a round robin: DELETE reaches another process, the stream closes, and the run ends by itself', async () => {
+test('behind a round-robin balancer, a run is canceled after a disconnect even if the DELETE reached another process', async () => {
   const engines = [createPacedEngine(2), createPacedEngine(2)]
   await using first = await startServer(engines[0]!, UNREAD)
   await using second = await startServer(engines[1]!, UNREAD)
@@ -87,14 +87,14 @@ test('behind a round robin: DELETE reaches another process, the stream closes, a
   await eventually(() => running(first)).toBe(0)
   expect(ends(first)).toMatchObject([{ type: 'canceled' }])
 
-  // The cancellation overtook a copy of the request on its way to the second process.
+  // A duplicate of the request that reaches the second process after the DELETE is canceled.
   expect(balancer.next).toBe(0)
   balancer.next = 1
   expect(typesOf(await readWholeStream(await putJob(balancer.url, 'job-1', LONG)))).toEqual(['accepted', 'canceled'])
   expect(engines.map(({ runs }) => runs.length)).toEqual([1, 0])
 })
 
-test('behind a round robin: attempt 2 after a lost stream is the only run left, and the result comes from it', async () => {
+test('behind a round-robin balancer, a retry after a lost stream replaces the first run and returns the result', async () => {
   const engines = [createPacedEngine(1), createPacedEngine(1)]
   await using first = await startServer(engines[0]!, UNREAD)
   await using second = await startServer(engines[1]!, UNREAD)
@@ -107,7 +107,7 @@ test('behind a round robin: attempt 2 after a lost stream is the only run left, 
   engines[1]!.allow(3)
   expect(typesOf(await readWholeStream(retry)).at(-1)).toBe('succeeded')
 
-  // Attempt 3 reaches the first process, which gave its run up, and is run there anew.
+  // Attempt 3 reaches the first process, which canceled its own run and runs the job again.
   balancer.next = 0
   const third = await putJob(balancer.url, 'job-1', { ...request, attempt: 3 })
   engines[0]!.allow(4)

@@ -18,7 +18,7 @@ beforeEach(async () => {
   warnings.length = 0
 })
 
-/** A verifier as a new process has it; `verify` returns how many files it hashed. */
+/** Creates a verifier with empty memory, as in a new process. `verify` returns the number of hashed files. */
 function newProcess(directory = path.join(scratch.directory, 'cache')) {
   const log = { warn: (_: unknown, message: string) => void warnings.push(message) }
   const verifier = createVerifier({ directory, log: log as never })
@@ -40,14 +40,14 @@ async function flip(name: string): Promise<void> {
   await writeFile(fileOf(name), bytes)
 }
 
-test('every file is hashed once on a machine, whichever process asks', async () => {
+test('every file is hashed once per machine, even across processes', async () => {
   const first = newProcess()
   expect([await first.verify(), await first.verify(), await newProcess().verify()]).toEqual([FILES, 0, 0])
   expect((await stat(path.join(scratch.directory, 'cache', 'verified.json'))).mode & 0o777).toBe(0o600)
 })
 
 test.each(['transformer.weights', 'tokenizer/vocab.json', 'vae_decoder.onnx'])(
-  'one flipped bit in %s is found, before and after the file was verified',
+  'a flipped bit in %s is detected, even after the file was verified',
   async (name) => {
     const corrupt = {
       name: 'PackageError',
@@ -64,7 +64,7 @@ test.each(['transformer.weights', 'tokenizer/vocab.json', 'vae_decoder.onnx'])(
   },
 )
 
-test('a corrupt file is hashed once in a process, not for each job that asks for its model', async () => {
+test('a corrupt file is hashed once per process, not again for each job', async () => {
   const file = fileOf('transformer.weights')
   const flipAt = async (time: Date) => {
     await flip('transformer.weights')
@@ -74,14 +74,14 @@ test('a corrupt file is hashed once in a process, not for each job that asks for
   await flipAt(time)
   const { verify } = newProcess()
   await expect(verify()).rejects.toThrow('transformer.weights')
-  // The right bytes under the old stamp: they would be accepted if they were read.
+  // Correct content with an unchanged modification time: still rejected, because the file is not hashed again.
   await flipAt(time)
   await expect(verify()).rejects.toThrow('transformer.weights')
   await utimes(file, new Date(), new Date())
   expect(await verify()).toBeGreaterThan(0)
 })
 
-test('a copy is hashed for itself, and a trusted file not at all', async () => {
+test('a copy of a package is hashed separately, except for its trusted files', async () => {
   const directory = path.join(scratch.directory, 'copy')
   await cp(pkg.directory, directory, { recursive: true })
   const copy = await openPackage(directory)
@@ -101,14 +101,14 @@ test.each([
   ['another shape', '["a"]'],
   ['a digest that is a path', '{"1 2 3": "../../etc/passwd"}'],
   ['megabytes', ' '.repeat(2 << 20)],
-])('a record of %s is as good as none', async (_, text) => {
+])('an invalid record is ignored: %s', async (_, text) => {
   const at = path.join(scratch.directory, 'cache')
   await newProcess(at).verify()
   await writeFile(path.join(at, 'verified.json'), text)
   expect([await newProcess(at).verify(), await newProcess(at).verify()]).toEqual([FILES, 0])
 })
 
-test('where nothing can be written, verification works and says what it costs', async () => {
+test('verification works without a writable cache directory, and logs a warning', async () => {
   const at = path.join(scratch.directory, 'file')
   await writeFile(at, '')
   const { verify } = newProcess(path.join(at, 'cache'))
@@ -116,7 +116,7 @@ test('where nothing can be written, verification works and says what it costs', 
   expect(warnings).toEqual(['verified packages cannot be remembered, and will be hashed at each start'])
 })
 
-test('a file that vanishes is an error, and the process goes on', async () => {
+test('a missing file is an error', async () => {
   const { verify } = newProcess()
   await rm(fileOf('transformer.weights'))
   await expect(verify()).rejects.toThrow('ENOENT')

@@ -12,7 +12,7 @@ function start(stallSeconds = 60) {
   return { watch, stalls, pass: (seconds: number) => vi.advanceTimersByTime(seconds * SECOND) }
 }
 
-test('a call without a step for the whole limit is a stall, and reported once', () => {
+test('a call without a step within the limit is reported once as a stall', () => {
   const { watch, stalls, pass } = start()
   watch('run', 'cuda')
   pass(59)
@@ -21,7 +21,7 @@ test('a call without a step for the whole limit is a stall, and reported once', 
   expect(stalls).toEqual([{ activity: 'run', silentSeconds: 60, limitSeconds: 60, longestStepSeconds: 0 }])
 })
 
-test('steps keep a call alive, and a call that has ended is not watched', () => {
+test('each step restarts the limit, and ended calls are not watched', () => {
   const { watch, stalls, pass } = start()
   const call = watch('run', 'cuda-fp8')
   for (let step = 0; step < 10; step++) {
@@ -33,7 +33,7 @@ test('steps keep a call alive, and a call that has ended is not watched', () => 
   expect(stalls).toEqual([])
 })
 
-test('the limit is twenty times the longest step so far, in this call or an earlier one of its activity', () => {
+test('the limit is at least 20 times the longest step so far of the same activity, including earlier calls', () => {
   const { watch, stalls, pass } = start()
   const first = watch('run', 'cuda')
   pass(10)
@@ -55,7 +55,7 @@ test('the limit is twenty times the longest step so far, in this call or an earl
 test.each([
   ['load', 'cuda'],
   ['run', 'cpu'],
-] as const)('a %s on %s has ten times as long', (activity, target) => {
+] as const)('the limit of a %s on %s is ten times as long', (activity, target) => {
   const { watch, stalls, pass } = start()
   watch(activity, target)
   pass(599)

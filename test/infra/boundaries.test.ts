@@ -47,12 +47,12 @@ test.each([
   expect([...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name]) => name)).toEqual(allowed)
 })
 
-test('objects are called through objectOf, which repeats calls across resets', async () => {
+test('Durable Objects are called through objectOf, which retries calls after resets', async () => {
   const calls: string[] = []
   for await (const file of glob('edge/**/*.ts', { cwd: root })) {
     const source = await readFile(path.join(root, file), 'utf8')
     if (/\.(getByName|idFromName|newUniqueId)\(/.test(source)) calls.push(file)
   }
-  // warm.ts: a state that is only shown or recorded is not worth a second try.
+  // The calls in warm.ts are best-effort, so they are not retried.
   expect(calls.toSorted()).toEqual(['edge/objects.ts', 'edge/warm.ts'])
 })

@@ -47,7 +47,7 @@ test('npm run keys makes, shows, rotates and revokes a key', async ({ expect }) 
   ])
 })
 
-test('npm run keys -- list marks what a revoked key made', async ({ expect }) => {
+test('npm run keys -- list marks keys created by a revoked key', async ({ expect }) => {
   const admin = await keys('create', '--scopes', 'generate,read,admin')
   const id = admin.split('_')[2]!
   const headers = { authorization: `Bearer ${admin}`, 'content-type': 'application/json' }
@@ -72,7 +72,7 @@ test('npm run keys changes the limits of an account that it names, and no others
   await expect(keys('account', '--rate', 'many')).rejects.toThrow('It must be a whole number.')
 })
 
-test('npm run keys exports an account with its images, and deletes it for good', async ({ expect }) => {
+test('npm run keys exports an account with its images, and deletes it permanently', async ({ expect }) => {
   const key = await keys('create', '--label', 'artist', '--account', 'artist')
   const body = JSON.stringify({ prompt: 'a quiet sea', n: 2 })
   const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
@@ -92,7 +92,7 @@ test('npm run keys exports an account with its images, and deletes it for good',
   expect(await keys('delete', '--confirm', 'artist', ...own)).toMatch(/^deleting at step "jobs"/)
   expect((await fetch(`${worker.url}/v1/jobs`, { headers })).status).toBe(401)
   await expect(keys('create', ...own)).rejects.toThrow('This account was deleted')
-  // What is left is in D1, five days long.
+  // The only remaining step deletes the usage rows in D1, five days later.
   await vi.waitFor(
     async () =>
       expect(await keys('account', ...own)).toMatch(/deleting at step "usage".*, 1 jobs so far\ncredited \$0/),

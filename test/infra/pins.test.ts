@@ -1,4 +1,4 @@
-// Whatever a build fetches is pinned to its content: npm's packages, Python's, and the base images of the GPU function.
+// Everything a build downloads is pinned by hash: npm packages, Python packages, and the base images of the GPU function.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
@@ -15,7 +15,7 @@ import { useScratch } from '../support/scratch.ts'
 const ROOT = path.join(import.meta.dirname, '../..')
 const read = (name: string) => readFile(path.join(ROOT, name), 'utf8')
 
-test('every package of package-lock.json has the SHA-512 of its content', async () => {
+test('every package in package-lock.json has a SHA-512 and an HTTPS URL', async () => {
   type Entry = { integrity?: string; resolved?: string; link?: boolean; version?: string }
   const { packages } = JSON.parse(await read('package-lock.json')) as { packages: Record<string, Entry> }
   const { '': own, ...others } = packages
@@ -28,7 +28,7 @@ test('every package of package-lock.json has the SHA-512 of its content', async 
   expect(open).toEqual([])
 })
 
-test('the versions of package.json are exact', async () => {
+test('all versions in package.json are exact', async () => {
   const { dependencies, devDependencies, optionalDependencies } = JSON.parse(await read('package.json'))
   for (const [name, version] of Object.entries({ ...dependencies, ...devDependencies, ...optionalDependencies }))
     expect(version, name).toMatch(/^\d+\.\d+\.\d+$/)
@@ -37,7 +37,7 @@ test('the versions of package.json are exact', async () => {
 test.each([
   ['infra/requirements.txt', 'infra/requirements.in'],
   ['infra/docker/cuda-requirements.txt', null],
-])('every package of %s has an exact version and hashes', async (name, source) => {
+])('every package in %s has an exact version and hashes', async (name, source) => {
   const text = (await read(name)).replace(/^#.*\n/gm, '').trim()
   const entries = text.split(/\n(?=\S)/)
   for (const entry of entries)
@@ -47,7 +47,7 @@ test.each([
 })
 
 describe('Dockerfile.gpu', () => {
-  test('pins each of its base images by digest', async () => {
+  test('pins all base images by digest', async () => {
     const dockerfile = await read('Dockerfile.gpu')
     const bases = basesOf(dockerfile)
     expect(bases.map(({ name }) => name)).toEqual(['KERNEL_BASE', 'RUNTIME_BASE', 'NODE_BASE'])
@@ -57,7 +57,7 @@ describe('Dockerfile.gpu', () => {
     expect(dockerfile).not.toMatch(/^# *syntax=/m)
   })
 
-  test('fetches nothing but what package-lock.json pins and the provider, whose SHA-512 is checked', async () => {
+  test('downloads only packages pinned in package-lock.json, and the CUDA provider with a SHA-512 check', async () => {
     const dockerfile = await read('Dockerfile.gpu')
     expect(dockerfile).not.toMatch(/apt-get|apk |curl|wget|pip |git clone|npm install|npx|^ADD /m)
     const provider = await read('infra/docker/cuda-provider.mjs')
@@ -74,7 +74,7 @@ describe('npm run images', () => {
   const scratch = useScratch()
   let server: Server
   let registry: string
-  /** What the registry has, by repository and version. */
+  /** The manifests in the registry, by repository and version. */
   let manifests: Map<string, string>
   let file: string
 
@@ -115,7 +115,7 @@ describe('npm run images', () => {
     })
   const rejected = (error: { stdout: string; stderr: string }) => error.stdout + error.stderr
 
-  test('pins each base to what its tag is, and leaves the rest of the file alone', async () => {
+  test('pins each base image to the current digest of its tag, and leaves the rest of the file unchanged', async () => {
     await writeFile(file, 'ARG A_BASE=node:24\nARG B_BASE=nvidia/cuda:13\nARG RUN_AS=octet\nUSER nobody\n')
     const [a, b] = [push('library/node', '24', index('amd64')), push('nvidia/cuda', '13', index('amd64', 'cuda'))]
     expect(await images('check').catch(rejected)).toContain('A_BASE: node:24 is not pinned')
@@ -126,7 +126,7 @@ describe('npm run images', () => {
     expect((await images('pin')).stdout).toContain('Nothing has changed.')
   })
 
-  test('shows that a tag has moved on, and moves the pin when asked', async () => {
+  test('`check` reports a changed tag, and `pin` updates the digest', async () => {
     const before = push('library/node', '24', index('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${before}\n`)
     const after = push('library/node', '24', index('amd64', 'rebuilt'))
@@ -135,7 +135,7 @@ describe('npm run images', () => {
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${after}\n`)
   })
 
-  test('refuses a digest that the registry lacks or answers with other content, and an image for another platform', async () => {
+  test('rejects an unknown digest, content that does not match its digest, and an image for another platform', async () => {
     const absent = `sha256:${'a'.repeat(64)}`
     push('library/node', '24', index('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${absent}\n`)
@@ -147,7 +147,10 @@ describe('npm run images', () => {
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${absent}\n`)
   })
 
-  test.each(['node', 'node:24@sha256:12', 'Node:24', '../x:1', 'node:24 '])('takes no "%s" for an image', (text) => {
-    expect(() => parseReference(text)).toThrow('is not an image reference')
-  })
+  test.each(['node', 'node:24@sha256:12', 'Node:24', '../x:1', 'node:24 '])(
+    'rejects "%s" as an image reference',
+    (text) => {
+      expect(() => parseReference(text)).toThrow('is not an image reference')
+    },
+  )
 })

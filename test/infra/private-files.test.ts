@@ -1,4 +1,4 @@
-// Every file and directory with secrets that a command of ours writes or finds: under a umask that lets everybody read, nobody else may.
+// Files and directories with secrets are accessible only to their owner, even with a permissive umask.
 import { exec, execFile } from 'node:child_process'
 import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -25,7 +25,7 @@ const secrets = (...args: string[]) =>
   promisify(execFile)(process.execPath, ['infra/keys-command.ts', 'secrets', ...args], { cwd: ROOT })
 
 describe('npm run keys -- secrets', () => {
-  test('writes a file that only its owner may read, and replaces none', async () => {
+  test('writes a file readable only by its owner, and does not overwrite an existing one', async () => {
     const file = at('dev.vars')
     const { stdout } = await secrets('--out', file)
     expect(stdout).not.toMatch(/OCTET_ADMIN_TOKEN|"d"/)
@@ -39,7 +39,7 @@ describe('npm run keys -- secrets', () => {
     expect(await readdir(scratch.directory)).toEqual(['dev.vars'])
   })
 
-  test('rotates a file in place, tightens it, and says that others could read it', async () => {
+  test('rotates a file in place, restricts its permissions, and warns that others could read it', async () => {
     const file = at('dev.vars')
     await secrets('--out', file)
     await chmod(file, 0o644)
@@ -49,7 +49,7 @@ describe('npm run keys -- secrets', () => {
     expect(await readFile(file, 'utf8')).toMatch(/^KEY_PEPPER='2:[0-9a-f]{64},1:[0-9a-f]{64}'$/m)
   })
 
-  test('makes the file private that the shell redirects its output into', async () => {
+  test('restricts the permissions of a file that its output is redirected to', async () => {
     const file = at('redirected')
     await promisify(exec)(`"${process.execPath}" infra/keys-command.ts secrets > "${file}"`, { cwd: ROOT })
     expect(await readFile(file, 'utf8')).toContain('OCTET_ADMIN_TOKEN=')
@@ -57,7 +57,7 @@ describe('npm run keys -- secrets', () => {
   })
 })
 
-test('the secrets of a deployment are written with mode 0600, and tightened where they are found with another', async () => {
+test('the secrets file of a deployment is written with mode 0600, and a more permissive mode is corrected on reading', async () => {
   const file = at('deploy/secrets.json')
   const { secrets: worker, gpuPublicKey } = await createSecrets()
   await writePrivate(file, { worker, gpuPublicKey })
@@ -69,7 +69,7 @@ test('the secrets of a deployment are written with mode 0600, and tightened wher
   expect(warnings.join()).toContain('had mode 0640')
 })
 
-test("a worker's state is the owner's alone, also in a directory that everybody could open", async () => {
+test("a worker's state directory becomes accessible only to its owner, even if it already existed with mode 0755", async () => {
   const persist = at('state')
   await mkdir(persist, { mode: 0o755 })
   const worker = await startWorker({ gpuUrl: 'http://127.0.0.1:9', persist, ...(await createSecrets()) })
@@ -78,14 +78,14 @@ test("a worker's state is the owner's alone, also in a directory that everybody 
   expect(await modeOf(persist)).toBe(0o700)
 })
 
-test('a private file is left alone, and one that does not exist is none', async () => {
+test('private and missing files cause no warning', async () => {
   const warnings: string[] = []
   await writePrivateFile(at('private'), 'x')
   for (const name of ['private', 'absent']) await tightenFile(at(name), (line) => warnings.push(line))
   expect(warnings).toEqual([])
 })
 
-test('a write that fails leaves the old file and nothing else', async () => {
+test('a failed write keeps the old file and leaves no temporary file', async () => {
   await writeFile(at('kept'), 'old')
   await expect(writePrivateFile(at('kept'), 'new', { exclusive: true })).rejects.toThrow('EEXIST')
   expect(await readFile(at('kept'), 'utf8')).toBe('old')

@@ -1,4 +1,4 @@
-// No regular expression of the source can be made slow by the text that it is applied to. recheck searches for such a text.
+// Checks all regular expressions of the source for super-linear matching time (ReDoS) with recheck.
 import { globSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { parse } from '@babel/parser'
@@ -10,7 +10,7 @@ type Node = { type: string; [name: string]: unknown }
 
 const root = path.join(import.meta.dirname, '../..')
 
-/** Expressions that may be slow, because they never see text from outside. */
+/** Files with expressions that may be slow because they are never applied to untrusted text, with the reason. */
 const EXEMPT: Record<string, string> = {
   'infra/bench/gpu-table.ts': 'replaces a table of README.md and docs/gpu.md of this repository',
   'infra/cost/page.ts': 'replaces a table of docs/cost.md of this repository',
@@ -24,7 +24,7 @@ function* nodesOf(value: unknown): Generator<Node> {
   }
 }
 
-/** The text of a string or template; each expression in a template stands for one letter. Null for any other node. */
+/** Returns the text of a string or template literal, with `x` for each expression in a template. Returns null for other nodes. */
 function textOf(node: Node | undefined): string | null {
   if (node?.type === 'StringLiteral') return node.value as string
   if (node?.type !== 'TemplateLiteral') return null
@@ -34,7 +34,7 @@ function textOf(node: Node | undefined): string | null {
 const isCall = ({ type, callee }: Node) =>
   (type === 'NewExpression' || type === 'CallExpression') && (callee as Node).name === 'RegExp'
 
-/** The expression of a node, null when it has none. Throws where it cannot be read from the source. */
+/** Returns the regular expression created by a node, or null. Throws if its pattern is not a literal. */
 function patternOf(file: string, node: Node): Pattern | null {
   if (node.type === 'RegExpLiteral') return { file, source: node.pattern as string, flags: node.flags as string }
   if (!isCall(node)) return null
@@ -52,9 +52,9 @@ function patternsOf(file: string): Pattern[] {
 
 const textOfPattern = ({ source, flags }: Pattern) => `/${source}/${flags}`
 
-/** Those of `patterns` that some text makes slow, or that recheck cannot decide on, with the reason. */
+/** Returns descriptions of the patterns that are slow for some input or that recheck cannot classify. */
 async function findSlow(patterns: Pattern[]): Promise<string[]> {
-  // recheck's other backends are a native program and Java.
+  // The other backends of recheck need a native program or Java.
   process.env.RECHECK_BACKEND = 'pure'
   const { check } = await import('recheck')
   const slow: string[] = []
@@ -67,7 +67,7 @@ async function findSlow(patterns: Pattern[]): Promise<string[]> {
   return slow
 }
 
-test('no text from outside makes an expression of the source slow', async () => {
+test('regular expressions applied to untrusted text are never slow', async () => {
   const patterns = globSync('{edge,gpu-fn,infra}/**/*.ts', { cwd: root }).flatMap(patternsOf)
   expect(patterns.map(({ file }) => file)).toContain('edge/keys.ts')
   expect(await findSlow(patterns.filter(({ file }) => !(file in EXEMPT)))).toEqual([])
@@ -75,12 +75,12 @@ test('no text from outside makes an expression of the source slow', async () => 
   expect(exempted.map((each) => each.slice(0, each.indexOf(':'))).toSorted()).toEqual(Object.keys(EXEMPT).toSorted())
 })
 
-test('nor an expression of zod that our schemas apply', async () => {
+test('the regular expressions of the zod formats in use are never slow', async () => {
   const given = [z.iso.date(), z.iso.datetime({ offset: true })].map(({ _zod }) => _zod.def.pattern as RegExp)
   expect(await findSlow(given.map(({ source, flags }) => ({ file: 'zod', source, flags })))).toEqual([])
 })
 
-test('the search finds adjacent and nested repetitions', async () => {
+test('slow expressions with adjacent or nested repetitions are detected', async () => {
   const slow = [/^\s*=\s*\s*x$/, /(a+)+b/, /(?:^|[,;\s])wait\s*(?:=\s*"?(\d{1,9})"?)?\s*(?=$|[,;])/i]
   expect(await findSlow(slow.map(({ source, flags }) => ({ file: 'test', source, flags })))).toHaveLength(slow.length)
 })

@@ -12,7 +12,7 @@ test('R2 deletes images when their retention is over, and notes for reuse with t
   expect(rules).toEqual([...images, [true, 'reuse/', Math.max(...RETENTION_DAYS)]])
 })
 
-test('a job is deleted a week after R2 has deleted its images, and deletes them itself where the rules are missing', () => {
+test('a job is deleted a week after R2 deletes its images', () => {
   for (const retentionDays of RETENTION_DAYS) {
     const rule = lifecycle.rules.find(({ conditions: { prefix } }) => prefix === `results/${retentionDays}d/`)
     const imagesEnd = rule!.deleteObjectsTransition.condition.maxAge * 1000

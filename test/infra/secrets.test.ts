@@ -7,13 +7,13 @@ import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecre
 const read = (name: string) => readFile(path.join(import.meta.dirname, '../..', name), 'utf8')
 
 describe('secrets', () => {
-  test('are those that wrangler.toml declares', async () => {
+  test('match the declarations in wrangler.toml', async () => {
     const names = Object.keys((await createSecrets()).secrets).sort()
     const declared = /^required = (\[.*\])$/m.exec(await read('wrangler.toml'))![1]!
     expect((JSON.parse(declared) as string[]).sort()).toEqual(names)
   })
 
-  test('are explained by .dev.vars.example, which sets none of them and names the command that does', async () => {
+  test('are documented but not set in .dev.vars.example, along with the command that creates them', async () => {
     const example = await read('.dev.vars.example')
     expect(parseEnv(example)).toEqual({})
     for (const name of Object.keys((await createSecrets()).secrets)) expect(example).toContain(`\n# ${name}=\n`)

@@ -98,7 +98,7 @@ test('names an object that is not there, one that is too large, and keys that ar
   await expect(stranger.read('blobs/a', 1e6)).rejects.toThrow('are the bucket and its keys the right ones?')
 })
 
-/** A bucket whose objects are what `reply` sends; `requests` are the headers that came. */
+/** Starts a bucket with `reply` as the handler of all requests. `requests` has the headers of each. */
 async function serving(reply: (outgoing: ServerResponse) => void) {
   const requests: IncomingHttpHeaders[] = []
   const hostile = createServer((incoming, outgoing) => {
@@ -114,7 +114,7 @@ async function serving(reply: (outgoing: ServerResponse) => void) {
   return { bucket: openBucket({ ...server.address, url }, { stallMs: 5_000, tries: 1 }), requests }
 }
 
-test('counts the bytes of an object after decompression, and asks for none', async () => {
+test('requests uncompressed objects, and applies the size limit after decompression', async () => {
   const bomb = gzipSync(Buffer.alloc(50e6))
   const { bucket, requests } = await serving((outgoing) => {
     outgoing.writeHead(200, { 'content-encoding': 'gzip', 'content-length': bomb.length })
@@ -127,7 +127,7 @@ test('counts the bytes of an object after decompression, and asks for none', asy
   expect(requests.map((headers) => headers['accept-encoding'])).toEqual(['identity'])
 })
 
-test('ends a reply without an end', async () => {
+test('aborts an endless response at the size limit', async () => {
   const closed = Promise.withResolvers<void>()
   const { bucket } = await serving((outgoing) => {
     outgoing.on('close', closed.resolve)

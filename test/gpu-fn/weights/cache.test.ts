@@ -176,7 +176,7 @@ test('fetches again what was cut short on the disk', async () => {
   await openPackage((await ensure(TURBO)).directory, { verify: true })
 })
 
-test.each(['transformer.bin', 'vae.bin'])('fetches again %s, whose bytes changed on the disk', async (name) => {
+test.each(['transformer.bin', 'vae.bin'])('downloads the package again if %s is corrupted on disk', async (name) => {
   const { ensure, blobsAsked } = await openCache()
   const { directory } = await ensure(TURBO)
   const bytes = await readFile(path.join(directory, name))
@@ -188,7 +188,7 @@ test.each(['transformer.bin', 'vae.bin'])('fetches again %s, whose bytes changed
   expect(warnings).toEqual(['a package of the cache is damaged; it is fetched again'])
 })
 
-test('fetches again a manifest that is not the one it is named by', async () => {
+test('downloads a manifest again if it does not match its digest', async () => {
   const { ensure } = await openCache()
   const { directory, digest } = await ensure(TURBO)
   const at = path.join(directory, 'manifest.json')
@@ -271,7 +271,7 @@ test('two processes that fetch the same package do not disturb each other', asyn
   await rm(scratch.directory, { recursive: true })
 })
 
-test('a key of a blob or a manifest is made of a digest only', () => {
+test('blob and manifest keys accept only a SHA-256 digest', () => {
   for (const keyOf of [blobKey, manifestKey]) {
     expect(keyOf('a'.repeat(64))).toContain('a'.repeat(64))
     for (const text of ['', '../models/x', 'A'.repeat(64), `${'a'.repeat(64)}\n`])

@@ -1,4 +1,4 @@
-// The hostile bench's own parts: what it counts as slow, as growing and as failed.
+// Parts of the hostile benchmark: percentiles, open-loop load, memory growth, attack rates, and pass criteria.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { ATTACKS, planAttacks } from '../../../infra/bench/hostile/attacks.ts'
@@ -11,7 +11,7 @@ import { randomOf } from '../../../infra/campaign/random.ts'
 
 const MB = 2 ** 20
 
-test('percentiles are values of the sample, by nearest rank', () => {
+test('percentiles use the nearest-rank method', () => {
   const hundred = Array.from({ length: 100 }, (_, index) => 100 - index)
   expect([0.5, 0.95, 0.99, 1, 0].map((part) => percentile(hundred, part))).toEqual([50, 95, 99, 100, 1])
   expect(percentile([7], 0.95)).toBe(7)
@@ -19,7 +19,7 @@ test('percentiles are values of the sample, by nearest rank', () => {
 })
 
 describe('open-loop load', () => {
-  test('arrives at random moments of the wanted rate', () => {
+  test('has exponentially distributed gaps at the given rate', () => {
     const random = randomOf(1, 'arrivals')
     const gaps = Array.from({ length: 20_000 }, () => nextArrivalMs(4, random))
     const mean = gaps.reduce((total, gap) => total + gap, 0) / gaps.length
@@ -28,7 +28,7 @@ describe('open-loop load', () => {
     expect(gaps.filter((gap) => gap > 750).length / gaps.length).toBeCloseTo(Math.exp(-3), 2)
   })
 
-  test('does not wait for replies, and measures from the moment at which a request was due', async () => {
+  test('does not wait for responses, and passes each request its scheduled time', async () => {
     const over = new AbortController()
     const dues: number[] = []
     const { promise: reply, resolve } = Promise.withResolvers<void>()
@@ -43,7 +43,7 @@ describe('open-loop load', () => {
     expect(dues).toEqual(dues.toSorted((a, b) => a - b))
   })
 
-  test('skips requests beyond the number that may be under way', async () => {
+  test('skips requests over the concurrency limit', async () => {
     const over = new AbortController()
     const { promise: reply, resolve } = Promise.withResolvers<void>()
     const load = runOpenLoop({ perSecond: 1000, random: randomOf(1, 'x'), signal: over.signal, most: 3 }, () => reply)
@@ -56,7 +56,7 @@ describe('open-loop load', () => {
   })
 })
 
-test('a failed request counts as the longest time, so that refusals do not look fast', () => {
+test('a failed request counts with the maximum latency, so that fast rejections do not improve the statistics', () => {
   const times = [...Array.from({ length: 90 }, () => 100), ...Array.from({ length: 10 }, () => PATIENCE_MS)]
   const failures = new Map([
     ['503 gpu_unavailable', 9],
@@ -77,12 +77,12 @@ test.each([
   ['more by what small processes need', [30, 30, 30, 40, 40, 40, 60, 60, 60], true],
   ['growing', [100, 100, 100, 200, 200, 200, 300, 300, 300], false],
   ['growing for ever', [400, 420, 440, 460, 480, 500, 520, 540, 560], false],
-])('memory that is %s', (_, megabytes, flat) => {
+])('memory classification: %s', (_, megabytes, flat) => {
   const [growth] = growthOf(megabytes.map((each) => ({ workerd: each * MB })))
   expect(growth).toMatchObject({ name: 'workerd', flat, most: Math.max(...megabytes) * MB })
 })
 
-test('the flood brings the jobs of all attacks to what is wanted, and nothing that was not asked for runs', () => {
+test('the flood raises the total job rate to the given one, and only the selected attacks are planned', () => {
   const planned = new Map(planAttacks(ATTACKS, 3.6).map(([name, perSecond]) => [name, perSecond]))
   expect([...planned.keys()].toSorted()).toEqual([...ATTACKS].toSorted())
   const jobs = ['flood', 'hanging webhooks', 'cancels', 'two bodies under one name', 'leaving']
@@ -97,7 +97,7 @@ describe('the criteria', () => {
   const memory = { alone: [], among: growth }
   const report: Report = { alone: phase, among: { ...phase, p95: 1500 }, tallies: {}, memory }
 
-  test('are met at 1.5 times the p95, without failures and with flat memory', () => {
+  test('are met with a p95 ratio of 1.5, no failures, and flat memory', () => {
     expect(judge(report)).toEqual({ ratio: 1.5, fast: true, flat: true, answered: true, met: true })
   })
 

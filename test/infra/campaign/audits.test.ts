@@ -1,4 +1,4 @@
-// The campaign's audits, on books and records with one problem planted in each.
+// The audits of the crash campaign, on records with one deliberate inconsistency per test.
 import { expect, test } from 'vitest'
 import { experienceProblems, webhookProblems } from '../../../infra/campaign/audit.ts'
 import { bookProblems, reservationProblems } from '../../../infra/campaign/audit-books.ts'
@@ -32,7 +32,7 @@ const books = (change: Partial<Books> = {}): Books => ({
 })
 const jobs = [listed('a'), listed('b')]
 
-test('books and reservations that agree with the jobs have no problems', () => {
+test('ledgers and reservations consistent with the jobs cause no reports', () => {
   expect(bookProblems(books(), jobs)).toEqual([])
   expect(reservationProblems(books(), jobs)).toEqual([])
 })
@@ -43,11 +43,11 @@ test.each([
   ['no row', { ledger: [row('b')] }, /a has no row/],
   ['a row without a fingerprint', { ledger: [row('a', { fingerprint: null }), row('b')] }, /a .* fingerprints/],
   ['no record that can be read', { jobs: [record('b')] }, /record of a could not be read/],
-])('a job with %s is found', (_, change, problem) => {
+])('a job with %s is reported', (_, change, problem) => {
   expect(reservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
-test('a job that only its record shows is compared as well', () => {
+test('a job missing from the list of jobs is checked by its record', () => {
   expect(reservationProblems(books({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
     'c has no row in the ledger',
   ])
@@ -59,7 +59,7 @@ test.each([
   ['exported twice', { usage: [row('a'), row('a'), row('b')] }, /a cost 201/],
   ['exported in another state', { usage: [row('a', { state: 'released' }), row('b')] }, /a cost 201/],
   ['charged without a job', { ledger: [row('a'), row('b'), row('c')] }, /charges c, which does not exist/],
-])('a row that is %s is found', (_, change, problem) => {
+])('a ledger row that is %s is reported', (_, change, problem) => {
   expect(bookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
 })
 
@@ -67,7 +67,7 @@ test.each([
   ['a complaint', { job: 'a', complaint: 'a 500' }, /^a 500$/],
   ['a job that does not exist', { job: 'x' }, /was told of x/],
   ['a success that is none', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is failed/],
-])('a caller with %s is found', (_, told, problem) => {
+])('a caller with %s is reported', (_, told, problem) => {
   const all = [listed('a'), { ...listed('b'), state: 'failed' }]
   expect(experienceProblems([{ way: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
   expect(experienceProblems([{ way: 'waits', ...told }], all)).toEqual([expect.stringMatching(problem)])
@@ -86,7 +86,7 @@ test.each([
   ['sent under two ids', { a: told({ ids: new Set(['evt_a', 'evt_b']) }) }, /was told evt_a, evt_b/],
   ['of another state', { a: told({ states: new Set(['failed']) }) }, /which is succeeded/],
   ['of no job', { a: told(), x: told() }, /was told of x/],
-])('a webhook that is %s is found', (_, events, problem) => {
+])('a webhook that is %s is reported', (_, events, problem) => {
   expect(webhookProblems(receiverOf({ a: told() }), 'acme', [listed('a')])).toEqual([])
   const problems = webhookProblems(receiverOf(events as Record<string, Told>), 'acme', [listed('a')])
   expect(problems).toEqual([expect.stringMatching(problem)])
@@ -97,7 +97,7 @@ const run = (id: string, change: Partial<Run> = {}): Run => ({
   ...change,
 })
 
-test('runs that end with their jobs, or within the grace, have no problems', () => {
+test('runs that end by the end of their jobs, or within the grace period, cause no reports', () => {
   const late = run('a', { gpu: 'b', last: END + GRACE_MS })
   const delayed = run('b', { gpu: 'b', start: END + 2 * GRACE_MS, last: END + 2 * GRACE_MS + 50 })
   const runs = [run('a'), run('b'), late, delayed]
@@ -120,16 +120,16 @@ test.each([
     'succeeded',
     /two runs of a overlapped for 29\.9 s/,
   ],
-])('a run that %s is found', (_, runs, state, problem) => {
+])('a run that %s is reported', (_, runs, state, problem) => {
   expect(runProblems(runs, [record('a', { state })], GRACE_MS)).toEqual([expect.stringMatching(problem)])
 })
 
-test('a run of a job that has not ended is found', () => {
+test('a run of an unfinished job is reported', () => {
   const open = record('a', { state: 'running', finished: null })
   expect(runProblems([run('a')], [open], GRACE_MS)).toEqual([expect.stringContaining('for a, which has not ended')])
 })
 
-test('the record of a process that was killed counts up to its last whole line', () => {
+test('the log of a killed process is read up to its last complete line', () => {
   const lines = [
     { run: '1.0', at: 10, type: 'start', prompt: 'a', seed: 1 },
     { run: '1.0', at: 20, type: 'step' },
@@ -148,6 +148,6 @@ test.each([
   ['no body', [{ outcome: 'lost' }, { outcome: 'lost' }], '0 of the two bodies own x; expected exactly one'],
   ['no body, as no GPU was found', [{ outcome: 'unavailable' }, { outcome: 'lost' }], false],
   ['another body', [{ outcome: 'won', complaint: 'wrong' }, { outcome: 'lost' }], 'wrong'],
-] as const)('a name that went to %s', (_, claims, complaint) => {
+] as const)('a job name claimed by %s', (_, claims, complaint) => {
   expect(judgeClaims('x', claims).complaint).toBe(complaint)
 })

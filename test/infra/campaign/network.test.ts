@@ -1,4 +1,4 @@
-// The campaign's own network: the proxy before two GPU functions, and the client that takes every fault as final.
+// The network of the crash campaign: the proxy in front of two GPU functions, and the one-shot and persistent clients.
 import { once } from 'node:events'
 import { createServer, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -23,7 +23,7 @@ async function serve(listener: RequestListener): Promise<number> {
 }
 const at = (port: number, path = '/v1/jobs') => `http://127.0.0.1:${port}${path}`
 
-test('requests go to the GPU functions in turns, so that a DELETE reaches another one than its PUT', async () => {
+test('requests alternate between the GPU functions, so a DELETE reaches a different one than its PUT', async () => {
   const seen: string[] = []
   const gpu = (name: string) =>
     serve((request, response) => {
@@ -37,7 +37,7 @@ test('requests go to the GPU functions in turns, so that a DELETE reaches anothe
   await proxy.stop()
 })
 
-test('a one-shot client does not repeat what fails, and names it', async () => {
+test('a one-shot client does not retry, and its error describes the failure', async () => {
   let requests = 0
   const replies: RequestListener[] = [
     (_, response) => response.writeHead(500).end('{"code":"internal"}'),
@@ -55,7 +55,7 @@ test('a one-shot client does not repeat what fails, and names it', async () => {
 
 const event = (id: number, type: string) => `id: ${id}\nevent: ${type}\ndata: {}\n\n`
 
-test('a stream that ends before its job is a fault for a one-shot client; a persistent one resumes it', async () => {
+test('a stream that ends before its job is a fault for a one-shot client and is resumed by a persistent one', async () => {
   const after: (string | undefined)[] = []
   const port = await serve((request, response) => {
     const last = Number(request.headers['last-event-id'])
@@ -68,7 +68,7 @@ test('a stream that ends before its job is a fault for a one-shot client; a pers
   expect(after).toEqual(['0', '0', '1'])
 })
 
-test('a caller who leaves by itself is no fault', async () => {
+test('a disconnect by the caller is not a fault', async () => {
   const port = await serve(() => {})
   const left = oneShot.send(at(port), 'key', { signal: AbortSignal.timeout(50) })
   await expect(left).rejects.not.toThrow(Fault)

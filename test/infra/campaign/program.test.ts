@@ -1,4 +1,4 @@
-// Programs of the campaign and of the hostile bench, as other users of the machine see them.
+// Visibility of the programs of the crash campaign and the hostile benchmark to other users of the machine.
 import { readFile, stat } from 'node:fs/promises'
 import { afterEach, expect, test } from 'vitest'
 import type { GpuSettings } from '../../../infra/campaign/gpu-program.ts'
@@ -11,7 +11,7 @@ const scratch = useScratch()
 let program: Program
 afterEach(() => program.kill())
 
-test('settings, which have secrets, are not among the arguments that every user can list', async () => {
+test('secrets in the settings are not visible in the command line of the process', async () => {
   const { secrets, gpuPublicKey } = await createSecrets()
   const settings: GpuSettings & { secrets: object } = {
     ...{ name: 'x', directory: scratch.directory, port: await freePort(), edgePublicKey: gpuPublicKey, secrets },
@@ -23,7 +23,7 @@ test('settings, which have secrets, are not among the arguments that every user 
   const listed = await readFile(`/proc/${program.pid()}/cmdline`, 'latin1')
   expect(listed).toContain('gpu-program.ts')
   for (const secret of Object.values(secrets)) expect(listed).not.toContain(secret)
-  // Where they are: for the owner alone.
+  // They are in the environment, which only the owner can read.
   expect(await readFile(`/proc/${program.pid()}/environ`, 'latin1')).toContain(secrets.OCTET_ADMIN_TOKEN)
   expect((await stat(`/proc/${program.pid()}/environ`)).mode & 0o077).toBe(0)
 })

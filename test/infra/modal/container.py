@@ -1,5 +1,5 @@
-"""Runs infra/modal_app.py as a container does: imports it, calls the methods that Modal calls at the start, and at the end of standard input
-those of the end. `node` is found on PATH.
+"""Runs infra/modal_app.py as in a Modal container: imports it, calls its enter methods, waits for the end of standard input, and calls
+its exit methods. `node` is found on PATH.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ from modal._runtime import execution_context
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
-# What modal.is_local() looks at.
+# With this set, modal.is_local() returns False.
 execution_context._TaskLifecycleManager._singleton = object()
 spec = importlib.util.spec_from_file_location("modal_app", ROOT / "infra" / "modal_app.py")
 modal_app = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-// The program of a Modal container, with the real GPU function as its child.
+// The program of a Modal container, with the real GPU function as its child process.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, cp, mkdir, writeFile } from 'node:fs/promises'
@@ -13,7 +13,7 @@ const python = modalPython()
 const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
 const scratch = useScratch()
 
-/** A directory with one small package. */
+/** Creates a directory with one small package. */
 async function onePackage(): Promise<string> {
   const packages = path.join(scratch.directory, 'packages')
   await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom'), { recursive: true })
@@ -28,7 +28,7 @@ function killGroup(leader: number): void {
   }
 }
 
-/** Starts a container whose `node` runs the GPU function of this checkout. */
+/** Starts a container with a `node` on its PATH that runs the GPU function of this checkout. */
 async function startContainer(env: Record<string, string> = {}) {
   const packages = await onePackage()
   const bin = path.join(scratch.directory, 'bin')
@@ -41,14 +41,14 @@ async function startContainer(env: Record<string, string> = {}) {
       ...{ OCTET_PACKAGES: packages, OCTET_CACHE: path.join(scratch.directory, 'cache'), ...env },
     },
     stdio: ['pipe', 'pipe', 'inherit'],
-    // A group of its own, so that a test that fails can end the GPU function as well.
+    // A separate process group, so that cleanup after a failed test also kills the GPU function.
     detached: true,
   })
   onTestFinished(() => killGroup(child.pid!))
   const ended = once(child, 'exit').then(([code]) => code as number | null)
   const lines: string[] = []
   const output = createInterface(child.stdout).on('line', (line) => lines.push(line))
-  /** The first line that matches; throws when the output ends without one. */
+  /** Waits for the first matching line of output. Throws if the output ends without one. */
   const line = async (pattern: RegExp): Promise<RegExpExecArray> => {
     for (let next = 0; ; next++) {
       while (next === lines.length) {
@@ -63,7 +63,7 @@ async function startContainer(env: Record<string, string> = {}) {
 }
 
 describe.skipIf(!python)('a Modal container', () => {
-  test('ends when the GPU function is killed', async () => {
+  test('exits with code 1 when the GPU function is killed', async () => {
     const container = await startContainer()
     const [, pid] = await container.line(/^process (\d+)$/)
     await container.line(/"msg":"ready"/)
@@ -72,13 +72,13 @@ describe.skipIf(!python)('a Modal container', () => {
     expect(await container.ended).toBe(1)
   })
 
-  test('ends with the code of a GPU function that cannot start', async () => {
+  test('exits with the exit code of a GPU function that cannot start', async () => {
     const container = await startContainer({ OCTET_QUEUE: 'many' })
     await container.line(/the GPU function exited with code 2; ending the container/)
     expect(await container.ended).toBe(2)
   })
 
-  test('lets the GPU function drain when Modal stops it, and ends with 0', async () => {
+  test('waits for the GPU function to drain when Modal stops the container, and exits with code 0', async () => {
     const container = await startContainer()
     await container.line(/"msg":"ready"/)
     container.stop()
