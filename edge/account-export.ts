@@ -9,7 +9,7 @@ export type ExportSection = (typeof EXPORT_SECTIONS)[number]
 /** A credit; `amount` is micro-dollars, `created` Unix milliseconds. */
 export type Credit = { id: string; amount: number; note: string; created: number }
 /** A job's ledger row. `spec` is null after settlement. */
-export type ExportedJob = Omit<LedgerEntry, 'endpoint'> & { name: string | null; spec: JobSpec | null }
+export type ExportedJob = LedgerEntry & { name: string | null; spec: JobSpec | null }
 /** Rows of one section. `next` is the cursor of the next page, or null on the last page. */
 export type ExportPage = { rows: (KeyInfo | Credit | UsageRow | ExportedJob)[]; next: string | null }
 

@@ -15,11 +15,10 @@ export const LEDGER_SCHEMA = `
     job TEXT PRIMARY KEY, name TEXT, key_id TEXT NOT NULL, token TEXT, meters TEXT NOT NULL, tier TEXT NOT NULL,
     amount INTEGER NOT NULL, charged INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL, reserved INTEGER NOT NULL, settled INTEGER,
     fingerprint TEXT NOT NULL, digest TEXT NOT NULL, spec TEXT, summary TEXT, retryable INTEGER NOT NULL DEFAULT 0,
-    endpoint TEXT NOT NULL, granted INTEGER NOT NULL, observed TEXT) STRICT;
+    observed TEXT) STRICT;
   CREATE UNIQUE INDEX IF NOT EXISTS ledger_name ON ledger (name) WHERE name IS NOT NULL;
   CREATE INDEX IF NOT EXISTS ledger_open ON ledger (reserved) WHERE state = 'reserved';
   CREATE INDEX IF NOT EXISTS ledger_in_flight ON ledger (fingerprint) WHERE state = 'reserved';
-  CREATE INDEX IF NOT EXISTS ledger_slots ON ledger (endpoint, granted) WHERE state = 'reserved';
   CREATE INDEX IF NOT EXISTS ledger_reuse ON ledger (digest) WHERE state = 'captured';
   CREATE TABLE IF NOT EXISTS folded (
     id INTEGER PRIMARY KEY CHECK (id = 1), jobs INTEGER NOT NULL, captured INTEGER NOT NULL) STRICT;
@@ -39,7 +38,6 @@ export type LedgerEntry = {
   job: string
   key_id: string
   tier: Tier
-  endpoint: string
   amount: number
   charged: number
   state: 'reserved' | Outcome
@@ -59,21 +57,20 @@ export type Settlement = {
 }
 /**
  * The reservation of a job. `spec` is kept until the settlement, so that a repeated request creates exactly the job whose price was reserved.
- * `reservedAt` is Unix milliseconds. `granted`: the job has a slot at its endpoint.
+ * `reservedAt` is Unix milliseconds.
  */
 export type Reservation = {
   job: string
   fingerprint: string
   price: number
   reservedAt: number
-  granted: boolean
   spec: JobSpec | null
 }
 /** Sums in micro-dollars, and the number of open jobs. */
 export type Sums = { credited: number; captured: number; reserved: number; open: number }
 export type UsageRow = { day: string; key_id: string; tier: Tier; jobs: number; amount: number }
 
-const COLUMNS = 'job, key_id, tier, endpoint, amount, charged, state, reserved, settled'
+const COLUMNS = 'job, key_id, tier, amount, charged, state, reserved, settled'
 
 export const entryOf = (sql: SqlStorage, job: string): LedgerEntry | null =>
   sql.exec<LedgerEntry>(`SELECT ${COLUMNS} FROM ledger WHERE job = ?`, job).toArray()[0] ?? null
@@ -87,34 +84,28 @@ function saveMeter(sql: SqlStorage, meter: Meter): void {
   sql.exec('INSERT OR REPLACE INTO meters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)', ...values)
 }
 
-type ReservationRow = Omit<Reservation, 'spec' | 'granted'> & {
-  spec: string | null
-  granted: number
-  retryable: number
-}
+type ReservationRow = Omit<Reservation, 'spec'> & { spec: string | null; retryable: number }
 
 /** The reservation of a job, and whether the next request for the job replaces it; null for an unknown job. */
 export function reservationOf(sql: SqlStorage, job: string): (Reservation & { retryable: boolean }) | null {
   const [row] = sql.exec<ReservationRow>(
-    `SELECT job, fingerprint, amount AS price, reserved AS reservedAt, granted, spec, retryable
-     FROM ledger WHERE job = ?`,
+    'SELECT job, fingerprint, amount AS price, reserved AS reservedAt, spec, retryable FROM ledger WHERE job = ?',
     job,
   )
   if (!row) return null
-  const { spec, granted, retryable, ...facts } = row
-  return { ...facts, spec: spec === null ? null : JSON.parse(spec), granted: granted === 1, retryable: retryable === 1 }
+  const { spec, retryable, ...facts } = row
+  return { ...facts, spec: spec === null ? null : JSON.parse(spec), retryable: retryable === 1 }
 }
 
 /** Reserves a job's price on all of its meters. Must run in the transaction that checked their limits. */
-export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[], granted: boolean): void {
+export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[]): void {
   const now = Date.now()
   const { id, name, keyId, token, decision, price, fingerprint, digest } = spec
   sql.exec(
-    `INSERT INTO ledger (job, name, key_id, token, meters, tier, amount, state, reserved, fingerprint, digest, spec,
-       endpoint, granted)
-     VALUES (?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?, ?, ?, ?)`,
+    `INSERT INTO ledger (job, name, key_id, token, meters, tier, amount, state, reserved, fingerprint, digest, spec)
+     VALUES (?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?, ?)`,
     ...[id, name, keyId, token, JSON.stringify(metered.map(({ meter }) => meter.id)), decision.tier, price, now],
-    ...[fingerprint, digest, JSON.stringify(spec), decision.endpoint, Number(granted)],
+    ...[fingerprint, digest, JSON.stringify(spec)],
   )
   for (const each of metered) saveMeter(sql, reserveOn(each, price, now))
 }

@@ -16,10 +16,11 @@ const ADDED_COLUMNS = {
     spec: 'TEXT',
     summary: 'TEXT',
     retryable: 'INTEGER NOT NULL DEFAULT 0',
-    endpoint: "TEXT NOT NULL DEFAULT 'default'",
-    granted: 'INTEGER NOT NULL DEFAULT 1',
   },
 }
+
+/** Columns of earlier releases that are no longer used. */
+const DROPPED_COLUMNS = { idempotency: ['fingerprint'], ledger: ['endpoint', 'granted'] }
 
 const columnsOf = (sql: SqlStorage, table: string): string[] =>
   sql
@@ -34,10 +35,17 @@ function addColumns(sql: SqlStorage, table: string, added: Record<string, string
     if (!present.includes(column)) sql.exec(`ALTER TABLE ${table} ADD COLUMN ${column} ${definition}`)
 }
 
+function dropColumns(sql: SqlStorage, table: string, dropped: readonly string[]): void {
+  const present = columnsOf(sql, table).filter((column) => dropped.includes(column))
+  for (const column of present) sql.exec(`ALTER TABLE ${table} DROP COLUMN ${column}`)
+}
+
 /** Creates the missing tables, columns and indexes. Existing rows are kept. Must run in a transaction. */
 export function createAccountTables(sql: SqlStorage): void {
   for (const [table, added] of Object.entries(ADDED_COLUMNS)) addColumns(sql, table, added)
-  if (columnsOf(sql, 'idempotency').includes('fingerprint')) sql.exec('ALTER TABLE idempotency DROP COLUMN fingerprint')
+  // An indexed column cannot be dropped.
+  sql.exec('DROP INDEX IF EXISTS ledger_slots')
+  for (const [table, dropped] of Object.entries(DROPPED_COLUMNS)) dropColumns(sql, table, dropped)
   const schemas = [KEYS_SCHEMA, LEDGER_SCHEMA, OUTBOX_SCHEMA, SETTINGS_SCHEMA, IDEMPOTENCY_SCHEMA, DELETION_SCHEMA]
   sql.exec(schemas.join(''))
 }

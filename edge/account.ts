@@ -15,7 +15,6 @@ import {
 import * as ledger from './account-ledger.ts'
 import { exportBatch, nextExport, OUTBOX_MS, takeOut } from './account-outbox.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './account-settings.ts'
-import { grantSlots, Shares } from './account-slots.ts'
 import { createAccountTables } from './account-tables.ts'
 import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import type { Env } from './env.ts'
@@ -37,7 +36,6 @@ const DELETION_MS = 60_000
 export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #recovery: Recovery
-  readonly #shares = new Shares()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -101,17 +99,7 @@ export class AccountDO extends DurableObject<Env> {
     if (!key) return { kind: 'unauthorized' }
     if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
-    const { endpoint } = request.spec.decision
-    this.#refreshShare(endpoint)
-    const share = this.#shares.of(endpoint)
-    return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request, share))
-  }
-
-  /** Whether a waiting job has a slot at its endpoint, after granting the free ones. */
-  mayProceed(job: string): boolean {
-    const entry = this.entry(job)
-    if (entry) this.#shareSlots(entry.endpoint)
-    return ledger.reservationOf(this.#sql, job)?.granted ?? true
+    return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
   /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
@@ -119,7 +107,6 @@ export class AccountDO extends DurableObject<Env> {
     await this.#wakeWithin(OUTBOX_MS)
     this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
     const entry = this.entry(job)
-    if (entry) this.#shareSlots(entry.endpoint)
     const { outcome } = settlement
     if (entry?.state !== outcome)
       log('error', 'a settlement does not agree with the ledger', { job, outcome, state: entry?.state ?? null })
@@ -238,39 +225,11 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   #releaseOrphan(job: string, before: number): void {
-    const endpoint = this.entry(job)?.endpoint
     this.ctx.storage.transactionSync(() => {
       // A repeated request may have renewed the reservation during the call to its job.
       if ((ledger.reservationOf(this.#sql, job)?.reservedAt ?? Number.POSITIVE_INFINITY) <= before)
         dropOrphan(this.#sql, job)
     })
-    if (endpoint) this.#shareSlots(endpoint)
-  }
-
-  /** Updates the account's share of an endpoint's slots in the background, so that no request waits for it. */
-  #refreshShare(endpoint: string): void {
-    if (!this.#shares.isStale(endpoint, Date.now())) return
-    const ask = async () => {
-      this.#shares.set(endpoint, await objectOf(this.env.WARM, endpoint).shareOf(this.ctx.id.name!), Date.now())
-      this.#grantSlots(endpoint)
-    }
-    const failed = (cause: unknown) => log('warn', 'an endpoint granted no share', { endpoint, cause })
-    this.ctx.waitUntil(ask().catch(failed))
-  }
-
-  /** Updates the account's share of an endpoint and starts waiting jobs. */
-  #shareSlots(endpoint: string): void {
-    this.#refreshShare(endpoint)
-    this.#grantSlots(endpoint)
-  }
-
-  /** Starts the longest-waiting jobs in the free slots of an endpoint. A job that misses its message asks again by its alarm. */
-  #grantSlots(endpoint: string): void {
-    if (deletionOf(this.#sql)) return
-    for (const job of grantSlots(this.#sql, endpoint, this.#shares.of(endpoint))) {
-      const failed = (cause: unknown) => log('warn', 'a waiting job could not be started', { job, cause })
-      this.ctx.waitUntil(objectOf(this.env.JOB, job).proceed().catch(failed))
-    }
   }
 
   async #continueDeletion(): Promise<void> {

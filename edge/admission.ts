@@ -13,7 +13,6 @@ import {
   sumsOf,
 } from './account-ledger.ts'
 import type { AccountSettings } from './account-settings.ts'
-import { hasFreeSlot } from './account-slots.ts'
 import type { JobSpec } from './job-record.ts'
 import type { Credential, Scope } from './keys.ts'
 import { type RateState, UNLIMITED } from './limits.ts'
@@ -54,15 +53,9 @@ export type Admission =
   | (Refusal & { rates: RateState[] })
 
 /**
- * Admits a request with a verified credential and reserves its price, or refuses it. `share` is the account's number of slots at the
- * request's endpoint. Must run in a transaction.
+ * Admits a request with a verified credential and reserves its price, or refuses it. Must run in a transaction.
  */
-export function decide(
-  sql: SqlStorage,
-  settings: AccountSettings,
-  request: AdmissionRequest,
-  share: number,
-): Admission {
+export function decide(sql: SqlStorage, settings: AccountSettings, request: AdmissionRequest): Admission {
   const { credential, idempotencyKey } = request
   const spec = { ...request.spec, retentionDays: settings.retention_days }
   const key = findKey(sql, credential.keyId)
@@ -80,11 +73,10 @@ export function decide(
     return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
   }
   if (earlier) releaseNames(sql, earlier.failed)
-  const granted = hasFreeSlot(sql, spec.decision.endpoint, share)
-  reserve(sql, spec, metered, granted)
+  reserve(sql, spec, metered)
   if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
   const { id: job, fingerprint, price } = spec
-  const reservation = { job, fingerprint, price, reservedAt: now, granted, spec }
+  const reservation = { job, fingerprint, price, reservedAt: now, spec }
   return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
 }
 

@@ -11,6 +11,7 @@ import {
   applyEvent,
   countSteps,
   FAILED,
+  isOnLastStep,
   isRetried,
   type JobRecord,
   type LoggedEvent,
@@ -23,7 +24,8 @@ import { reportWarmth } from './warm.ts'
 
 const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
 
-type AttemptOptions = { n: number; abort: AbortController }
+/** `onLastStep` is called at least once when the attempt reaches its last step, if it does. */
+type AttemptOptions = { n: number; abort: AbortController; onLastStep: () => void }
 
 /** The pause in milliseconds after a lost attempt, for the GPU to recover. Zero after the last attempt. */
 export function afterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): number {
@@ -55,7 +57,7 @@ export async function cancelOnGpu(env: Env, job: JobRecord): Promise<boolean> {
 }
 
 /** Runs attempt n of the job, or repeats its search for a GPU. */
-export async function runAttempt(env: Env, jobLog: JobLog, { n, abort }: AttemptOptions): Promise<void> {
+export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastStep }: AttemptOptions): Promise<void> {
   const before = jobLog.job()
   if (before.attempt !== n || !before.waiting) jobLog.begin(n)
   try {
@@ -63,13 +65,14 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort }: Attempt
     if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, readGpuTimes(env).startMs)
     if (before.attempt > 0 && before.attempt < n && before.endpoint !== null)
       void cancel(gpuCall(env, before, before.endpoint, before.attempt))
-    await record(env, jobLog, answer.call, answer.accepted)
+    await record(env, jobLog, answer, onLastStep)
   } catch (cause) {
     giveUp(env, jobLog, n, cause)
   }
 }
 
-type Round = { accepted: ReadableStream<Uint8Array>; call: GpuCall } | { retryAfterMs: number }
+type Accepted = { accepted: ReadableStream<Uint8Array>; call: GpuCall }
+type Round = Accepted | { retryAfterMs: number }
 
 /**
  * Offers the job to its endpoints in order until one accepts. The next endpoint is tried when the current one is down or does not answer, or
@@ -130,7 +133,7 @@ function postpone(jobLog: JobLog, retryAfterMs: number, startMs: number): void {
   jobLog.update({ waiting: { ...waiting, tries: waiting.tries + 1 }, nextAt: Date.now() + waitMs })
 }
 
-async function record(env: Env, jobLog: JobLog, call: GpuCall, accepted: ReadableStream<Uint8Array>): Promise<void> {
+async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, onLastStep: () => void): Promise<void> {
   const { attempt } = call.request
   for await (const frame of follow(call, accepted)) {
     const event = await loggedEvent(env, jobLog.job(), frame)
@@ -138,6 +141,7 @@ async function record(env: Env, jobLog: JobLog, call: GpuCall, accepted: Readabl
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
     jobLog.append(attempt, event)
     if (jobLog.job().attempt !== attempt) return
+    if (isOnLastStep(jobLog.job())) onLastStep()
   }
 }
 

@@ -43,11 +43,11 @@ export function openJobLog(storage: DurableObjectStorage) {
     find,
     job,
     /** Stores a new job. An existing one is returned unchanged. */
-    create(spec: JobSpec, granted: boolean): JobRecord {
+    create(spec: JobSpec): JobRecord {
       if (find()) return job()
       storage.transactionSync(() => {
         storage.sql.exec(SCHEMA)
-        save(newJob(spec, granted))
+        save(newJob(spec))
         insert(0, { type: 'queued' })
       })
       return job()

@@ -97,7 +97,7 @@ export type JobRecord = JobSpec & {
   faults: number
   /** Null unless the current attempt awaits acceptance by a GPU. */
   waiting: Waiting | null
-  /** Whether the job has one of its account's slots at its endpoint. */
+  /** Whether the job has a slot at its endpoint for an attempt. */
   granted: boolean
   /** Unix milliseconds of the next action, unless an attempt is in progress. */
   nextAt: number
@@ -137,8 +137,8 @@ const freshAttempt = () => ({
   ...{ accepted: null, finished: null, stepsDone: 0 },
 })
 
-export function newJob(spec: JobSpec, granted: boolean): JobRecord {
-  const open = { granted, cancelRequested: false, settled: false, announced: false }
+export function newJob(spec: JobSpec): JobRecord {
+  const open = { granted: false, cancelRequested: false, settled: false, announced: false }
   return {
     ...spec,
     ...freshAttempt(),
@@ -160,6 +160,10 @@ export function beginAttempt(job: JobRecord, attempt: number, now: number): JobR
 export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
   return progress && 'step' in progress ? progress.image * progress.steps + progress.step : 0
 }
+
+/** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
+export const isOnLastStep = (job: Pick<JobRecord, 'state' | 'request' | 'progress'>) =>
+  job.state === 'running' && countSteps(job) >= job.request.steps * job.request.count - 1
 
 type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
 

@@ -30,8 +30,6 @@ const LONGEST_PAUSE_MS = 10 * 60_000
 const CANCEL_MS = 10_000
 /** The most open event streams of a job. */
 export const MAX_READERS = 20
-/** How often a job without a slot asks for one, in case the account's message was lost. */
-const SLOT_MS = 10_000
 const DAY_MS = 24 * 3600_000
 
 export type { LogEntry }
@@ -42,6 +40,8 @@ export class JobDO extends DurableObject<Env> {
   readonly #log: JobLog
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
+  /** Whether the attempt in progress still needs its slot. */
+  #needsSlot = false
   #settling: Promise<JobRecord> | null = null
   /** Consecutive failures of settlement or announcement. */
   #failures = 0
@@ -69,11 +69,11 @@ export class JobDO extends DurableObject<Env> {
     return this.#create(reservation, false)
   }
 
-  async #create({ spec, reservedAt, granted }: Reservation, isCanceled: boolean): Promise<JobRecord | null> {
+  async #create({ spec, reservedAt }: Reservation, isCanceled: boolean): Promise<JobRecord | null> {
     const existing = this.#log.find()
     if (existing || !spec || this.#log.isErased()) return existing
     if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
-    const job = this.#log.create(spec, granted)
+    const job = this.#log.create(spec)
     if (isCanceled) this.#log.append(0, { type: 'cancel_requested' })
     await this.#advance()
     return job
@@ -84,12 +84,15 @@ export class JobDO extends DurableObject<Env> {
     return (await this.#create(reservation, this.#left.delete(caller))) && this.ended(null, caller)
   }
 
-  /** Starts a job that waited for a slot at its endpoint. */
-  async proceed(): Promise<void> {
+  /** Starts an attempt in the slot that the endpoint has granted. False if the job does not need it any more. */
+  async proceed(): Promise<boolean> {
     const job = this.#log.find()
-    if (!job || job.granted || isFinal(job)) return
-    this.#log.update({ granted: true, nextAt: Date.now() })
-    await this.#advance()
+    if (!job || isFinal(job) || job.cancelRequested) return false
+    if (!job.granted) {
+      this.#log.update({ granted: true })
+      await this.#advance()
+    }
+    return true
   }
 
   /** The job, or null when there is none under this id. */
@@ -197,32 +200,55 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.find()
     if (!job) return
     if (isFinal(job)) return this.#finish()
-    if (this.#live) return this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    if (this.#live) return this.#awaitAttempt(job)
     // The object was reset before the GPU's confirmation arrived; a canceled job gets no further attempt.
     if (job.cancelRequested) return void (await this.#endCanceled())
-    if (!job.granted) return this.#awaitSlot(job)
     if (Date.now() < job.nextAt) return this.ctx.storage.setAlarm(job.nextAt)
     const n = job.waiting ? job.attempt : job.attempt + 1
     if (job.faults >= MAX_FAULTS || n > MAX_ATTEMPTS)
       return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
+    if (!job.granted) return this.#awaitSlot(job)
     this.#begin(n)
     await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
   }
 
-  /** Advances a job without a slot if its account has granted one, or asks again later. */
+  /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
+  async #awaitAttempt({ id, account, accepted }: JobRecord): Promise<void> {
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    if (this.#needsSlot && accepted !== null) await this.#endpoint().renewSlot(id, account)
+  }
+
+  /** Requests a slot, and again later in case the endpoint's message is lost, and continues once the job has it. */
   async #awaitSlot({ id, account }: JobRecord): Promise<void> {
-    const granted = await objectOf(this.env.ACCOUNT, account).mayProceed(id)
-    // The job may have ended during the call.
-    const job = this.#log.find()
-    if (!job || isFinal(job)) return
-    if (!granted && !job.granted) return this.ctx.storage.setAlarm(Date.now() + SLOT_MS)
-    this.#log.update({ granted: true })
-    await this.#advance()
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    try {
+      if (!(await this.#endpoint().requestSlot(id, account))) return
+      // The job may have ended during the call.
+      if (!(await this.proceed())) await this.#endpoint().releaseSlot(id)
+    } catch (cause) {
+      log('warn', 'a slot could not be requested', { job: id, cause })
+    }
+  }
+
+  /** The object of the endpoint in whose queue the job waits, whichever endpoint runs it. */
+  #endpoint() {
+    return objectOf(this.env.WARM, this.#log.job().decision.endpoint)
+  }
+
+  /** Releases the slot in the background. If the message is lost, the slot expires. */
+  #releaseSlot(): void {
+    if (!this.#needsSlot) return
+    this.#needsSlot = false
+    const { id } = this.#log.job()
+    const failed = (cause: unknown) => log('warn', 'a slot could not be released', { job: id, cause })
+    this.ctx.waitUntil(this.#endpoint().releaseSlot(id).catch(failed))
   }
 
   #begin(n: number): void {
     const abort = new AbortController()
-    const done = runAttempt(this.env, this.#log, { n, abort }).then(() => this.#afterAttempt(abort))
+    this.#needsSlot = true
+    const onLastStep = () => this.#releaseSlot()
+    const done = runAttempt(this.env, this.#log, { n, abort, onLastStep }).then(() => this.#afterAttempt(abort))
     this.#live = { n, abort, done }
     this.ctx.waitUntil(
       done.catch((cause: unknown) => log('error', 'an attempt ended abnormally', { job: this.#log.find()?.id, cause })),
@@ -231,6 +257,8 @@ export class JobDO extends DurableObject<Env> {
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
     if (this.#live?.abort.signal === signal) this.#live = null
+    this.#releaseSlot()
+    this.#log.update({ granted: false })
     const job = this.#log.job()
     if (!isFinal(job) && !job.waiting)
       this.#log.update({ nextAt: Date.now() + afterLossMs(job, readGpuTimes(this.env)) })

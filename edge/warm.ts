@@ -1,10 +1,12 @@
-// WarmDO: one object per endpoint. It tracks the GPU's state, prewarms it, and divides its slots among accounts.
+// WarmDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
 import { DurableObject } from 'cloudflare:workers'
-import { ActiveAccounts, readSlots } from './account-slots.ts'
 import { readCatalogue } from './catalogue.ts'
 import { endpointOf } from './endpoints.ts'
 import type { Env } from './env.ts'
 import { log } from './log.ts'
+import { objectOf } from './objects.ts'
+import { readRecovery } from './recovery.ts'
+import { readSlots, SlotQueue } from './slot-queue.ts'
 import {
   type GpuState,
   isScheduled,
@@ -32,8 +34,16 @@ export type EndpointReport = GpuState & {
   spent_today_dollars: number
 }
 
+/** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
+const MISSED_RENEWALS = 3
+
 export class WarmDO extends DurableObject<Env> {
-  readonly #accounts = new ActiveAccounts()
+  readonly #queue: SlotQueue
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    this.#queue = new SlotQueue(MISSED_RENEWALS * readRecovery(env).jobMs)
+  }
 
   #warmth(): Warmth {
     return this.ctx.storage.kv.get<Warmth>('warmth') ?? NEVER_SEEN
@@ -61,9 +71,33 @@ export class WarmDO extends DurableObject<Env> {
     }
   }
 
-  /** Marks an account as active and returns its share of the endpoint's slots. */
-  shareOf(account: string): number {
-    return this.#accounts.shareOf(account, readSlots(this.env), Date.now())
+  /** Adds a job to the queue for a slot, or renews its place. Returns whether it has a slot; otherwise it is called later (`proceed`). */
+  requestSlot(job: string, account: string): boolean {
+    this.#queue.enter(job, account, Date.now())
+    this.#grantSlots(job)
+    return this.#queue.holds(job)
+  }
+
+  /** Renews the slot of a running job. */
+  renewSlot(job: string, account: string): void {
+    this.#queue.resume(job, account, Date.now())
+  }
+
+  /** Removes a job from the queue or from its slot. */
+  releaseSlot(job: string): void {
+    this.#queue.leave(job, Date.now())
+    this.#grantSlots()
+  }
+
+  /** Grants the free slots and starts their jobs, except for the `caller`. */
+  #grantSlots(caller?: string): void {
+    for (const job of this.#queue.grant(readSlots(this.env), Date.now()))
+      if (job !== caller) this.ctx.waitUntil(this.#start(job))
+  }
+
+  async #start(job: string): Promise<void> {
+    const failed = (cause: unknown) => log('warn', 'a job could not be started in its slot', { job, cause })
+    if (!(await objectOf(this.env.JOB, job).proceed().catch(failed))) this.releaseSlot(job)
   }
 
   /** Records the state in which a job found the endpoint. */

@@ -104,16 +104,12 @@ export const worker: Step = {
     'The worker that served before, if any, still does. Read what wrangler says above; `npm run check` tells of faults in the code.',
 }
 
-/** Jobs per container: one running and one queued, so that the GPU is never idle between jobs. */
-const SLOTS_PER_CONTAINER = 2
-
 function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets: string): string[] {
   const { name, offers } = worker
-  const slots = SLOTS_PER_CONTAINER * gpu.max_containers
   const catalogue = JSON.stringify({ offers })
-  const vars = [`GPU_URL:${gpuUrl}`, `GPU_SLOTS:${slots}`, `OCTET_CATALOGUE:${catalogue}`].flatMap((each) => [
-    ...['--var', each],
-  ])
+  const vars = [`GPU_URL:${gpuUrl}`, `GPU_SLOTS:${gpu.max_containers}`, `OCTET_CATALOGUE:${catalogue}`].flatMap(
+    (each) => [...['--var', each]],
+  )
   return ['wrangler', 'deploy', '--name', name, ...vars, '--secrets-file', secrets]
 }
 

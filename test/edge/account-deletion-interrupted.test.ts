@@ -79,8 +79,8 @@ describe('a deletion', () => {
     await runInDurableObject(accountOf(owner), (_, { storage }) => {
       storage.sql.exec(
         `WITH RECURSIVE counter (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counter WHERE n < 49)
-         INSERT INTO ledger (job, key_id, meters, tier, amount, state, reserved, settled, fingerprint, digest, endpoint, granted)
-         SELECT 'job_' || n, 'k', '[]', 'fp8', 5, 'released', 0, 0, 'f' || n, 'd', 'default', 1 FROM counter`,
+         INSERT INTO ledger (job, key_id, meters, tier, amount, state, reserved, settled, fingerprint, digest)
+         SELECT 'job_' || n, 'k', '[]', 'fp8', 5, 'released', 0, 0, 'f' || n, 'd' FROM counter`,
       )
     })
     const erase = vi.spyOn(JobDO.prototype, 'erase').mockImplementation(async function (this: JobDO) {

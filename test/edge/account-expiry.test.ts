@@ -5,7 +5,6 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { foldRow, jobsBefore, openBefore, settleOnce } from '../../edge/account-ledger.ts'
 import { exportBatch, nextExport, takeOut } from '../../edge/account-outbox.ts'
 import { settingsOf } from '../../edge/account-settings.ts'
-import { grantSlots } from '../../edge/account-slots.ts'
 import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../edge/admission.ts'
 import { JobDO } from '../../edge/job.ts'
 import { accountOf, admit, request, rows, watched } from './admissions.ts'
@@ -103,10 +102,9 @@ test('the statements of the account use indexes', async ({ expect }) => {
       plans.push(...plan.map(({ detail }) => `${detail}: ${query}`))
     })
     const settings = settingsOf(sql, {})
-    for (const _ of ['admitted', 'repeated']) decide(sql, settings, next, 1)
+    for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
     const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
-    decide(sql, settings, other, 2)
-    grantSlots(sql, next.spec.decision.endpoint, 3)
+    decide(sql, settings, other)
     openBefore(sql, 0)
     jobsBefore(sql, 5, 'job_next')
     settleOnce(sql, 'job_next', { outcome: 'released' })

@@ -147,8 +147,8 @@ const fill = (jobs: number) =>
     )
     storage.sql.exec(
       `${numbers(jobs)}
-       INSERT INTO ledger (job, key_id, meters, tier, amount, state, reserved, settled, fingerprint, digest, endpoint, granted)
-       SELECT 'job_' || n, 'k', '[]', 'fp8', 5, 'released', n, n, 'f', 'd', 'default', 1 FROM counter`,
+       INSERT INTO ledger (job, key_id, meters, tier, amount, state, reserved, settled, fingerprint, digest)
+       SELECT 'job_' || n, 'k', '[]', 'fp8', 5, 'released', n, n, 'f', 'd' FROM counter`,
     )
     return storage.sql.exec<{ n: number }>('SELECT count(*) AS n FROM usage').one().n
   })

@@ -179,7 +179,7 @@ describe('a nearly full account', () => {
     const [first, next] = [await request(caller, { job: 'job_first', name: 'one' }), await request(caller)]
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
       const ask = (asked: typeof next, bytes: number) =>
-        decide(sized(storage.sql, bytes), settingsOf(storage.sql, {}), asked, 1)
+        decide(sized(storage.sql, bytes), settingsOf(storage.sql, {}), asked)
       expect(ask(first, FULL_BYTES).kind).toBe('admitted')
       expect(ask(next, FULL_BYTES + 1)).toEqual({ kind: 'full' })
       expect(ask(first, FULL_BYTES + 1).kind).toBe('repeated')

@@ -79,7 +79,7 @@ describe('interruptions', () => {
     await admit(caller, { job: 'job_before' })
     const next = await request(caller, { job: 'job_next', name: 'once', idempotencyKey: 'once' })
     const works: ((sql: SqlStorage) => unknown)[] = [
-      (sql) => decide(sql, settingsOf(sql, {}), next, 1),
+      (sql) => decide(sql, settingsOf(sql, {}), next),
       (sql) => settleOnce(sql, 'job_before', { outcome: 'captured' }),
     ]
     await runInDurableObject(account, (_, { storage }) => {

@@ -2,7 +2,7 @@
 import { abortAllDurableObjects } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { AccountDO } from '../../edge/account.ts'
+import { WarmDO } from '../../edge/warm.ts'
 import { type Caller, filesOf, generate, jobIn, ledgerOf, newCaller, problemOf, send } from './client.ts'
 import {
   accepted,
@@ -247,15 +247,15 @@ test('a cancellation while the job requests its slot prevents the attempt', asyn
   const caller = await newCaller()
   const calls = fakeGpu(works)
   const spec = await reserved(caller)
-  const { mayProceed } = AccountDO.prototype
-  const asked = vi.spyOn(AccountDO.prototype, 'mayProceed').mockImplementationOnce(async function (
-    this: AccountDO,
-    job: string,
+  const { requestSlot } = WarmDO.prototype
+  const asked = vi.spyOn(WarmDO.prototype, 'requestSlot').mockImplementationOnce(async function (
+    this: WarmDO,
+    ...request: Parameters<WarmDO['requestSlot']>
   ) {
     await new Promise((answer) => setTimeout(answer, 300))
-    return mayProceed.call(this, job)
+    return requestSlot.apply(this, request)
   } as never)
-  const create = jobOf(spec).create({ ...reservationOf(spec), granted: false })
+  const create = jobOf(spec).create(reservationOf(spec))
   await vi.waitFor(() => expect(asked).toHaveBeenCalled())
   await jobOf(spec).cancel()
   await create

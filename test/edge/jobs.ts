@@ -27,9 +27,9 @@ export const specOf = ({ account, keyId }: Pick<Caller, 'account' | 'keyId'>, id
   ...{ request: REQUEST, decision: DECISION },
 })
 
-/** The reservation of a job that has a slot. */
+/** The reservation of a job. */
 export const reservationOf = (spec: JobSpec): Reservation => ({
-  ...{ job: spec.id, fingerprint: spec.fingerprint, price: spec.price, reservedAt: Date.now(), granted: true, spec },
+  ...{ job: spec.id, fingerprint: spec.fingerprint, price: spec.price, reservedAt: Date.now(), spec },
 })
 
 /** A job whose price is reserved and which does not exist yet. */

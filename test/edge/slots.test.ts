@@ -1,166 +1,141 @@
-// Fair shares of an endpoint: one account's flood waits in its own line, not in front of another account's job.
-import { runDurableObjectAlarm } from 'cloudflare:test'
+// The slots of an endpoint: jobs wait at the edge, and one account's flood does not delay another account's job.
 import { env } from 'cloudflare:workers'
-import fc from 'fast-check'
-import { afterEach, describe, test, vi } from 'vitest'
-import { ActiveAccounts, readSlots, Shares } from '../../edge/account-slots.ts'
+import { afterEach, beforeEach, test, vi } from 'vitest'
 import { JobDO } from '../../edge/job.ts'
-import { accountOf, rows } from './admissions.ts'
+import { WarmDO } from '../../edge/warm.ts'
+import { accountOf } from './admissions.ts'
 import { type Caller, generate, generatedOf, jobIn, newCaller, send } from './client.ts'
-import { accepted, type Behaviour, fakeGpu, image, line, started, timings, works } from './fake-gpu.ts'
-import { jobOf, over, reserved, reset } from './jobs.ts'
+import { accepted, type Behaviour, fakeGpu, fed, image, line, started, steps, timings, works } from './fake-gpu.ts'
+import { jobOf, over, reset } from './jobs.ts'
 
 const before = env.GPU_SLOTS
+beforeEach(async () => {
+  env.GPU_SLOTS = '1'
+  await reset(env.WARM.getByName('default'))
+})
 afterEach(() => {
   env.GPU_SLOTS = before
   vi.restoreAllMocks()
 })
 
-/** A GPU that ends jobs only when the test says so, in the order of their arrival. */
+/** A GPU whose jobs start, and end one by one when the test calls `finishNext`. */
 function heldGpu() {
-  const held: (() => void)[] = []
-  const behaviour: Behaviour = async (seen) => {
-    const parts = [accepted(seen), started(seen)]
-    const end = [...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings })]
-    let open = false
-    held.push(() => {
-      open = true
+  const held: (() => Promise<void>)[] = []
+  const behaviour: Behaviour = (seen) => {
+    const { behaviour: respond, send: feed } = fed()
+    feed(accepted(seen), started(seen))
+    const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
+    held.push(async () => {
+      clearInterval(beating)
+      feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
     })
-    const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
-      const part = parts.shift()
-      if (part) return controller.enqueue(part)
-      if (!open) {
-        await new Promise((resolve) => setTimeout(resolve, 10))
-        return controller.enqueue(line({ type: 'heartbeat' }))
-      }
-      for (const last of end) controller.enqueue(last)
-      controller.close()
-    }
-    return new Response(new ReadableStream({ pull }), { headers: { 'content-type': 'application/x-ndjson' } })
+    return respond(seen)
   }
   return { behaviour, finishNext: () => held.shift()!() }
 }
 
-const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
-const granted = async (caller: Caller) =>
-  (await rows(caller, "SELECT job FROM ledger WHERE state = 'reserved' AND granted = 1")).length
+const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 4 }))
+const stateOf = async (job: { id: string }) => (await jobOf(job).view())?.state
 
-describe('with two slots', () => {
-  test('a flood of one account leaves room for the job of another', async ({ expect }) => {
-    env.GPU_SLOTS = '2'
-    const [flooder, other] = [await newCaller(), await newCaller()]
-    const { behaviour, finishNext } = heldGpu()
-    const calls = fakeGpu(behaviour)
-    const flood = await Promise.all(Array.from({ length: 10 }, () => submit(flooder)))
-    await vi.waitFor(() => expect(calls).toHaveLength(2))
-    const job = await submit(other)
-    await vi.waitFor(() => expect(calls).toHaveLength(3))
-    expect(calls[2]!.job).toBe(job.id)
-    expect(await granted(flooder)).toBe(2)
-    expect((await jobOf(flood[9]!).view())?.state).toBe('queued')
-    // Each ended job makes room for the next that waits, until all are done.
-    for (let ended = 0; ended < 11; ended++) {
-      await vi.waitFor(() => expect(calls.length).toBeGreaterThan(ended))
-      finishNext()
-    }
-    for (const each of [...flood, job]) expect((await over(each, 20_000)).state).toBe('succeeded')
-    expect(await accountOf(flooder).audit()).toMatchObject({ kept: { open: 0 }, summed: { open: 0 } })
-  })
-
-  test('a job whose message was lost asks for its slot', async ({ expect }) => {
-    env.GPU_SLOTS = '1'
-    const caller = await newCaller()
-    const { behaviour, finishNext } = heldGpu()
-    const calls = fakeGpu(behaviour)
-    const first = await submit(caller)
-    await vi.waitFor(() => expect(calls).toHaveLength(1))
-    const second = await submit(caller)
-    const lost = vi.spyOn(JobDO.prototype, 'proceed').mockRejectedValue(new Error('lost'))
-    finishNext()
-    await over(first)
-    await vi.waitFor(() => expect(lost).toHaveBeenCalled())
-    await vi.waitFor(() => expect(calls).toHaveLength(2), { timeout: 20_000 })
-    finishNext()
-    expect((await over(second)).state).toBe('succeeded')
-  })
-
-  test('a canceled job that waited frees its place', async ({ expect }) => {
-    env.GPU_SLOTS = '1'
-    const caller = await newCaller()
-    const { behaviour, finishNext } = heldGpu()
-    const calls = fakeGpu(behaviour)
-    await submit(caller)
-    await vi.waitFor(() => expect(calls).toHaveLength(1))
-    const waiting = await submit(caller)
-    const response = await send('DELETE', `/v1/jobs/${waiting.id}`, caller)
-    expect([response.status, (await jobIn(response)).state]).toEqual([200, 'canceled'])
-    finishNext()
-    const next = generate(caller, { prompt: 'a cat' })
-    await vi.waitFor(() => expect(calls).toHaveLength(2))
-    finishNext()
-    expect((await generatedOf(await next)).data).toHaveLength(1)
-  })
+test('a job that arrives after a flood of another account is next', async ({ expect }) => {
+  const [flooder, other] = [await newCaller(), await newCaller()]
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  const flood = await Promise.all(Array.from({ length: 5 }, () => submit(flooder)))
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const job = await submit(other)
+  expect(await stateOf(job)).toBe('queued')
+  for (let ended = 0; ended < 6; ended++) {
+    await vi.waitFor(() => expect(calls).toHaveLength(ended + 1))
+    await finishNext()
+  }
+  expect(calls[1]!.job).toBe(job.id)
+  for (const each of [...flood, job]) expect((await over(each)).state).toBe('succeeded')
+  expect(await accountOf(flooder).audit()).toMatchObject({ kept: { open: 0 }, summed: { open: 0 } })
 })
 
-test('active accounts share the slots equally, at least one each, whatever comes when', ({ expect }) => {
-  const visits = fc.array(fc.record({ account: fc.nat(5), after: fc.nat(20_000) }), { minLength: 1, maxLength: 50 })
-  const property = fc.property(visits, fc.integer({ min: 1, max: 16 }), (list, slots) => {
-    const accounts = new ActiveAccounts()
-    const seen = new Map<number, number>()
-    let now = 0
-    for (const { account, after } of list) {
-      now += after
-      const share = accounts.shareOf(String(account), slots, now)
-      seen.set(account, now)
-      const active = [...seen.values()].filter((at) => now - at <= 30_000).length
-      expect(share).toBe(Math.max(1, Math.floor(slots / active)))
-    }
-  })
-  fc.assert(property)
-})
-
-test('an account asks for its share once in three seconds, and has one until it is answered', ({ expect }) => {
-  const shares = new Shares()
-  expect([shares.of('a'), shares.isStale('a', 0), shares.isStale('a', 100)]).toEqual([1, true, false])
-  shares.set('a', 4, 200)
-  expect([shares.of('a'), shares.isStale('a', 3_100), shares.isStale('a', 3_200)]).toEqual([4, false, true])
-  expect([shares.of('a'), shares.isStale('b', 0)]).toEqual([4, true])
-})
-
-test.for(['0', '1.5', 'many', ''])('GPU_SLOTS is refused by name: "%s"', (given, { expect }) => {
-  expect(() => readSlots({ GPU_SLOTS: given })).toThrow(`GPU_SLOTS is "${given}"`)
-})
-
-test('a reservation without a job gives its slot to the job that waits', async ({ expect }) => {
-  env.GPU_SLOTS = '1'
+test('the next job is sent to the GPU during the last step, so that the GPU is never idle between jobs', async ({
+  expect,
+}) => {
   const caller = await newCaller()
-  const calls = fakeGpu(works)
-  const orphan = await reserved(caller)
-  const waiting = await submit(caller)
-  expect((await jobOf(waiting).view())?.state).toBe('queued')
-  await rows(caller, `UPDATE ledger SET reserved = reserved - 3600000 WHERE job = '${orphan.id}'`)
-  await runDurableObjectAlarm(accountOf(caller))
-  expect((await over(waiting)).state).toBe('succeeded')
+  const gpu = fed()
+  const calls = fakeGpu(gpu.behaviour, works)
+  const first = await submit(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const second = await submit(caller)
+  gpu.send(accepted(calls[0]!), started(calls[0]!), ...steps(2, 4))
+  await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 2 }))
   expect(calls).toHaveLength(1)
+  gpu.send(line({ type: 'step', image: 0, step: 3, steps: 4 }))
+  expect((await over(second)).state).toBe('succeeded')
+  expect(await stateOf(first)).toBe('running')
+  gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  expect((await over(first)).state).toBe('succeeded')
 })
 
-test('the share of an account survives a reset of its object', async ({ expect }) => {
-  env.GPU_SLOTS = '4'
-  // Accounts of other tests no longer count as active.
-  await reset(env.WARM.getByName('default'))
+test('a job that cannot be called leaves its slot to the next, and asks again', async ({ expect }) => {
   const caller = await newCaller()
-  let [running, most] = [0, 0]
-  fakeGpu(async (seen) => {
-    most = Math.max(most, ++running)
-    await new Promise((resolve) => setTimeout(resolve, 150))
-    running--
-    return works(seen)
-  })
-  const jobs = await Promise.all(Array.from({ length: 14 }, () => submit(caller)))
-  await vi.waitFor(() => expect(most).toBe(4))
-  await reset(accountOf(caller))
-  // From here on `most` counts jobs that start beside others.
-  most = 0
-  for (const job of jobs) await over(job, 30_000)
-  expect(most).toBeGreaterThan(1)
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  const first = await submit(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const [second, third] = [await submit(caller), await submit(caller)]
+  const { proceed } = JobDO.prototype
+  vi.spyOn(JobDO.prototype, 'proceed')
+    .mockRejectedValueOnce(new Error('lost'))
+    .mockImplementation(function (this: JobDO) {
+      return proceed.call(this)
+    })
+  await finishNext()
+  await over(first)
+  await vi.waitFor(() => expect(calls).toHaveLength(2))
+  expect(calls[1]!.job).toBe(third.id)
+  await finishNext()
+  await over(third)
+  await vi.waitFor(() => expect(calls).toHaveLength(3), { timeout: 20_000 })
+  await finishNext()
+  expect((await over(second)).state).toBe('succeeded')
+})
+
+test('a canceled job that waits neither runs nor holds up the next', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  await submit(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const waiting = await submit(caller)
+  const response = await send('DELETE', `/v1/jobs/${waiting.id}`, caller)
+  expect([response.status, (await jobIn(response)).state]).toEqual([200, 'canceled'])
+  const next = generate(caller, { prompt: 'a cat' })
+  await finishNext()
+  await vi.waitFor(() => expect(calls).toHaveLength(2))
+  await finishNext()
+  expect((await generatedOf(await next)).data).toHaveLength(1)
+})
+
+test('a GPU that accepts nothing does not hold up the other jobs, which all fail in time', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(() => Response.json({ code: 'loading' }, { status: 503 }))
+  const began = Date.now()
+  const jobs = await Promise.all(Array.from({ length: 4 }, () => submit(caller)))
+  for (const job of jobs) expect((await over(job, 20_000)).error?.code).toBe('gpu_unavailable')
+  expect(new Set(calls.map(({ job }) => job)).size).toBe(4)
+  // One after another they would take four times GPU_START_SECONDS.
+  expect(Date.now() - began).toBeLessThan(8_000)
+})
+
+test('jobs that wait and run go on after the queue is lost', async ({ expect }) => {
+  env.OCTET_RECOVERY = '{"job_seconds": 0.2}' as never
+  const caller = await newCaller()
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  const [first, second] = [await submit(caller), await submit(caller)]
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const renewed = vi.spyOn(WarmDO.prototype, 'renewSlot')
+  await reset(env.WARM.getByName('default'))
+  await vi.waitFor(() => expect(renewed).toHaveBeenCalled())
+  await finishNext()
+  await vi.waitFor(() => expect(calls).toHaveLength(2))
+  await finishNext()
+  for (const job of [first, second]) expect((await over(job)).state).toBe('succeeded')
 })

@@ -33,8 +33,8 @@ test('everything is made that is missing, the GPU function before the worker, an
   const at = order.map((text) => vendors.ran.findIndex((command) => command.includes(text)))
   expect(at).toEqual(at.toSorted((a, b) => a - b))
   expect(vendors.ran.at(-1)).toContain('--var GPU_URL:https://gpu.test ')
-  // Two slots for each of the four containers in infra/config.json.
-  expect(vendors.ran.at(-1)).toContain('--var GPU_SLOTS:8 ')
+  // One slot for each of the four containers in infra/config.json.
+  expect(vendors.ran.at(-1)).toContain('--var GPU_SLOTS:4 ')
   expect(vendors.world.state.workerUrl).toBe('https://octet.test')
 })
 
