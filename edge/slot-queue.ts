@@ -1,5 +1,5 @@
-// The queue for an endpoint's slots (GPU_SLOTS): which job is sent to the GPU next. Each slot is one GPU; the rest of the jobs wait here,
-// because a job that waits at the GPU can no longer be overtaken by one of an account that used less.
+// The queue for an endpoint's slots (GPU_SLOTS): which job is sent to the GPU next. Each slot is one GPU. All other jobs wait here and not at
+// the GPU, so that a new job of a light user still goes before the queued jobs of a heavy one.
 import * as z from 'zod'
 
 const slots = z.coerce.number().int().min(1).max(100_000)
@@ -13,23 +13,29 @@ export function readSlots({ GPU_SLOTS: given }: { GPU_SLOTS: string }): number {
 
 /** The half-life of an account's usage: a burst no longer counts after a few minutes. */
 const HALF_LIFE_MS = 60_000
-/** Usage below this counts as none. */
-const NEGLIGIBLE_MS = 1
+/** Accounts below this usage are all alike. */
+const LIGHT_MS = 500
+/** Each usage class covers four times the usage of the one below, because small differences must not reorder jobs. */
+const CLASS_RATIO = 4
 
-/** `since` and `renewed` are Unix milliseconds. */
-type Entry = { account: string; since: number; renewed: number }
+/** Times are Unix milliseconds. `round` is the job's turn: one job of each account per round. */
+type Entry = { account: string; round: number; since: number; renewed: number }
+/** `ms` is the usage at the time `at`, `round` that of the account's newest job. */
+type Account = { ms: number; at: number; round: number }
 
 /**
- * Grants slots to the job of the account with the least recent usage, the oldest first. Usage is the time that jobs held slots, halved every
- * minute. The queue is kept in memory: jobs renew their entries, so it fills again after a restart.
+ * Grants slots to the accounts in the lowest class of recent usage, in turn (start-time fair queuing by Goyal, Vin and Cheng, 1996, with a
+ * cost of one for each job), and to the oldest job first. Usage is the time that jobs held slots. The queue is kept in memory; after a restart,
+ * the renewals of its jobs fill it again.
  */
 export class SlotQueue {
   readonly #leaseMs: number
   /** Both by job id, oldest first. */
   readonly #waiting = new Map<string, Entry>()
   readonly #holding = new Map<string, Entry>()
-  /** Usage in milliseconds at a time, by account. */
-  readonly #usage = new Map<string, { ms: number; at: number }>()
+  readonly #accounts = new Map<string, Account>()
+  /** The round of the job that was granted a slot last. */
+  #round = 0
 
   /** An entry that is not renewed within `leaseMs` is dropped. */
   constructor(leaseMs: number) {
@@ -40,14 +46,14 @@ export class SlotQueue {
   enter(job: string, account: string, now: number): void {
     const entry = this.#holding.get(job) ?? this.#waiting.get(job)
     if (entry) entry.renewed = now
-    else this.#waiting.set(job, { account, since: now, renewed: now })
+    else this.#waiting.set(job, { account, round: this.#nextRound(account), since: now, renewed: now })
   }
 
   /** Adds a job that is already running, or renews its entry. */
   resume(job: string, account: string, now: number): void {
-    const entry = this.#holding.get(job)
-    if (entry) entry.renewed = now
-    else this.#hold(job, account, now)
+    this.enter(job, account, now)
+    const entry = this.#waiting.get(job)
+    if (entry) this.#hold(job, entry, now)
   }
 
   /** Removes a job. */
@@ -56,9 +62,11 @@ export class SlotQueue {
     const entry = this.#holding.get(job)
     if (!entry) return
     this.#holding.delete(job)
-    this.#usage.set(entry.account, { ms: this.#usageOf(entry.account, now) + now - entry.since, at: now })
-    for (const account of this.#usage.keys())
-      if (this.#usageOf(account, now) < NEGLIGIBLE_MS) this.#usage.delete(account)
+    const account = this.#accountOf(entry.account)
+    account.ms = decay(account, now) + now - entry.since
+    account.at = now
+    for (const [name, each] of this.#accounts)
+      if (each.round < this.#round && decay(each, now) < 1) this.#accounts.delete(name)
   }
 
   holds(job: string): boolean {
@@ -71,43 +79,62 @@ export class SlotQueue {
     const granted: string[] = []
     while (this.#holding.size < slots) {
       const next = this.#next(now)
-      if (next === null) break
-      this.#hold(next.job, next.account, now)
-      granted.push(next.job)
+      if (!next) break
+      const [job, entry] = next
+      this.#round = Math.max(this.#round, entry.round)
+      this.#hold(job, entry, now)
+      granted.push(job)
     }
     return granted
   }
 
-  #hold(job: string, account: string, now: number): void {
+  #accountOf(name: string): Account {
+    const known = this.#accounts.get(name)
+    if (known) return known
+    const account = { ms: 0, at: 0, round: -1 }
+    this.#accounts.set(name, account)
+    return account
+  }
+
+  #nextRound(name: string): number {
+    const account = this.#accountOf(name)
+    account.round = Math.max(this.#round, account.round + 1)
+    return account.round
+  }
+
+  #hold(job: string, entry: Entry, now: number): void {
     this.#waiting.delete(job)
-    this.#holding.set(job, { account, since: now, renewed: now })
+    this.#holding.set(job, { ...entry, since: now, renewed: now })
   }
 
-  /** The oldest job of the account with the least usage, running jobs included. */
-  #next(now: number): { job: string; account: string } | null {
-    const running = new Map<string, number>()
-    for (const { account, since } of this.#holding.values())
-      running.set(account, (running.get(account) ?? 0) + now - since + NEGLIGIBLE_MS)
-    const usages = new Map<string, number>()
-    let best: { job: string; account: string; usage: number } | null = null
+  /** The first waiting job by usage class, round and age. */
+  #next(now: number): [job: string, entry: Entry] | null {
+    const classes = this.#usageClasses(now)
+    let first: { job: string; entry: Entry; usageClass: number } | null = null
     for (const [job, entry] of this.#waiting) {
-      const { account } = entry
-      if (this.#isExpired(entry, now)) this.#waiting.delete(job)
-      // Only the oldest job of each account is a candidate.
-      if (usages.has(account) || !this.#waiting.has(job)) continue
-      const usage = this.#usageOf(account, now) + (running.get(account) ?? 0)
-      usages.set(account, usage)
-      if (best === null || usage < best.usage) best = { job, account, usage }
+      if (this.#isExpired(entry, now)) {
+        this.#waiting.delete(job)
+        continue
+      }
+      const usageClass = classes.get(entry.account) ?? 0
+      const lead = first ? usageClass - first.usageClass || entry.round - first.entry.round : -1
+      if (lead < 0) first = { job, entry, usageClass }
     }
-    return best
+    return first && [first.job, first.entry]
   }
 
-  #usageOf(account: string, now: number): number {
-    const used = this.#usage.get(account)
-    return used ? used.ms * 2 ** ((used.at - now) / HALF_LIFE_MS) : 0
+  /** The usage class of each account, including its running jobs. */
+  #usageClasses(now: number): Map<string, number> {
+    const usage = new Map<string, number>()
+    for (const [name, account] of this.#accounts) usage.set(name, decay(account, now))
+    for (const { account, since } of this.#holding.values()) usage.set(account, (usage.get(account) ?? 0) + now - since)
+    const classOf = (ms: number) => Math.floor(Math.log(Math.max(1, ms / LIGHT_MS)) / Math.log(CLASS_RATIO))
+    return new Map([...usage].map(([name, ms]) => [name, classOf(ms)]))
   }
 
   #isExpired({ renewed }: Entry, now: number): boolean {
     return now - renewed > this.#leaseMs
   }
 }
+
+const decay = ({ ms, at }: Account, now: number) => ms * 2 ** ((at - now) / HALF_LIFE_MS)
