@@ -1,13 +1,13 @@
 // The worker's configuration: the vars and bindings in wrangler.toml, and secrets from .dev.vars or `wrangler secret put`.
 import type { RequestIdVariables } from 'hono/request-id'
-import type { AccountDO } from './account.ts'
-import type { KeyInfo } from './account-keys.ts'
-import type { UsageRecord } from './account-outbox.ts'
-import type { JobDO } from './job.ts'
-import type { Credential } from './keys.ts'
-import type { OpenLink } from './links.ts'
-import type { WarmDO } from './warm.ts'
-import type { WebhookDO } from './webhook-outbox.ts'
+import type { AccountDO } from './accounts/account.ts'
+import type { KeyInfo } from './accounts/key-table.ts'
+import type { Credential } from './auth/keys.ts'
+import type { OpenLink } from './auth/links.ts'
+import type { WarmDO } from './gpu/warm.ts'
+import type { JobDO } from './jobs/job.ts'
+import type { UsageRecord } from './usage/outbox.ts'
+import type { WebhookDO } from './webhooks/outbox.ts'
 
 export type Env = {
   ACCOUNT: DurableObjectNamespace<AccountDO>
@@ -21,16 +21,16 @@ export type Env = {
   /** Settled jobs to be exported to D1 and Stripe. */
   USAGE: Queue<UsageRecord>
   OUTER_LIMIT: RateLimit
-  /** Limits the requests of a key or browser token; see auth.ts. */
+  /** Limits the requests of a key or browser token; see auth/auth.ts. */
   REQUEST_LIMIT: RateLimit
   /** Limits failed operator logins per client address. */
   OPERATOR_LIMIT: RateLimit
-  /** JSON text or a TOML table; see limits.ts and price.ts. */
+  /** JSON text or a TOML table; see accounts/limits.ts and routing/price.ts. */
   OCTET_ACCOUNT_LIMITS: unknown
   OCTET_PRICES: unknown
-  /** JSON text or a TOML table; see recovery.ts. */
+  /** JSON text or a TOML table; see platform/recovery.ts. */
   OCTET_RECOVERY: unknown
-  /** JSON text or a TOML table; see warm-policy.ts. */
+  /** JSON text or a TOML table; see gpu/warm-policy.ts. */
   OCTET_PREWARM: unknown
   /** Used to report captures as meter events. If unset, nothing is reported. */
   STRIPE_SECRET_KEY?: string
@@ -48,33 +48,33 @@ export type Env = {
   WEBHOOK_BLOCKED_HOSTS: string
   /** "true" allows webhooks to http URLs and to localhost. For development only. */
   WEBHOOK_LOCAL: string
-  /** JSON text or a TOML table; see catalogue.ts. */
+  /** JSON text or a TOML table; see routing/catalogue.ts. */
   OCTET_CATALOGUE: unknown
   GPU_URL: string
-  /** Authentication headers for the hosts of the GPU functions, as JSON; see endpoints.ts. */
+  /** Authentication headers for the hosts of the GPU functions, as JSON; see gpu/endpoints.ts. */
   GPU_PROXY_HEADERS?: string
-  /** See account-slots.ts. */
+  /** See accounts/slots.ts. */
   GPU_SLOTS: string
-  /** Seconds; see gpu-times.ts. */
+  /** Seconds; see gpu/times.ts. */
   GPU_START_SECONDS: string
   GPU_SILENCE_SECONDS: string
   GPU_RUN_SECONDS: string
   GPU_RETRY_SECONDS: string
   GPU_HEDGE_SECONDS: string
-  /** `version:secret`, newest first, separated by commas; see keys.ts. */
+  /** `version:secret`, newest first, separated by commas; see auth/keys.ts. */
   KEY_PEPPER: string
   /** The private Ed25519 JWK for signing requests to the GPU function. */
   GPU_SIGNING_KEY: string
   OCTET_ADMIN_TOKEN: string
-  /** JSON array of private Ed25519 JWKs, newest first; see receipts.ts. */
+  /** JSON array of private Ed25519 JWKs, newest first; see results/receipts.ts. */
   RECEIPT_SIGNING_KEYS: string
   /** "true" adds prompts to the log line of each finished job. */
   OCTET_LOG_PROMPTS: string
-  /** One point per finished job; see observe.ts. */
+  /** One point per finished job; see usage/observe.ts. */
   ANALYTICS: AnalyticsEngineDataset
 }
 
-/** Variables set by access.ts before a handler runs. */
+/** Variables set by auth/access.ts before a handler runs. */
 type Access = {
   /** The caller's credential, on routes that accept a key. */
   credential: Credential

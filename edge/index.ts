@@ -1,13 +1,13 @@
 import { app } from './app.ts'
-import { tidyDatabase } from './database-retention.ts'
 import type { Env } from './env.ts'
-import { queue } from './queue.ts'
-import { keepSchedule } from './warm.ts'
+import { keepSchedule } from './gpu/warm.ts'
+import { tidyDatabase } from './usage/database-retention.ts'
+import { queue } from './usage/queue.ts'
 
-export { AccountDO } from './account.ts'
-export { JobDO } from './job.ts'
-export { WarmDO } from './warm.ts'
-export { WebhookDO } from './webhook-outbox.ts'
+export { AccountDO } from './accounts/account.ts'
+export { WarmDO } from './gpu/warm.ts'
+export { JobDO } from './jobs/job.ts'
+export { WebhookDO } from './webhooks/outbox.ts'
 
 async function scheduled({ scheduledTime: now }: ScheduledController, env: Env, ctx: ExecutionContext): Promise<void> {
   // A separate promise, because a failure of the schedule must not prevent the deletion of expired rows.

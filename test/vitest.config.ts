@@ -2,7 +2,7 @@ import path from 'node:path'
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { exportJWK, generateKeyPair } from 'jose'
 import { defineConfig } from 'vitest/config'
-import { createReceiptKey } from '../infra/secrets.ts'
+import { createReceiptKey } from '../infra/operator/secrets.ts'
 
 const root = path.join(import.meta.dirname, '..')
 
@@ -76,7 +76,7 @@ export default defineConfig({
         test: {
           name: 'edge',
           include: ['test/edge/**/*.test.ts'],
-          setupFiles: ['test/edge/setup.ts'],
+          setupFiles: ['test/edge/support/setup.ts'],
           testTimeout: 30_000,
         },
       },

@@ -1,12 +1,12 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import type { Deletion } from '../account-deletion.ts'
-import { owner } from '../auth.ts'
-import { exportLines, parsePosition, START, streamLines } from '../data-export.ts'
+import { exportLines, parsePosition, START, streamLines } from '../accounts/data-export.ts'
+import type { Deletion } from '../accounts/deletion.ts'
+import { owner } from '../auth/auth.ts'
 import type { EdgeEnv } from '../env.ts'
-import { ACCOUNT_DELETED, ApiError } from '../errors.ts'
-import { objectOf } from '../objects.ts'
-import { parseFields } from '../validation.ts'
+import { ACCOUNT_DELETED, ApiError } from '../http/errors.ts'
+import { parseFields } from '../http/validation.ts'
+import { objectOf } from '../platform/objects.ts'
 import { accountName, deletionView, moneyOf } from './accounts.ts'
 
 const page = z.strictObject({

@@ -1,13 +1,13 @@
 import { Hono } from 'hono'
-import { streamJson } from '../base64-reply.ts'
+import { rateHeaders } from '../accounts/limits.ts'
 import type { EdgeEnv, Env } from '../env.ts'
-import { ApiError } from '../errors.ts'
-import { generateNow, type Submitted } from '../generate.ts'
-import { decisionOf, type JobSpec, type StoredImage, warningsOf } from '../job-record.ts'
-import { serverTiming } from '../job-view.ts'
-import { rateHeaders } from '../limits.ts'
-import { openImage, resultUrl } from '../results.ts'
-import { readSubmission, watchCaller } from '../submission.ts'
+import { streamJson } from '../http/base64-response.ts'
+import { ApiError } from '../http/errors.ts'
+import { generateNow, type Submitted } from '../jobs/generate.ts'
+import { decisionOf, type JobSpec, type StoredImage, warningsOf } from '../jobs/record.ts'
+import { readSubmission, watchCaller } from '../jobs/submission.ts'
+import { serverTiming } from '../jobs/view.ts'
+import { openImage, resultUrl } from '../results/results.ts'
 
 /** Returns an image of the response: its file as `url` or `b64_json`, and its metadata. */
 const describeImage = (

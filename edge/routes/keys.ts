@@ -1,14 +1,14 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import type { KeyInfo, ListedKey } from '../account-keys.ts'
-import { managedAccount, unauthorized } from '../auth.ts'
+import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../accounts/key-management.ts'
+import type { KeyInfo, ListedKey } from '../accounts/key-table.ts'
+import { limitsChange } from '../accounts/limits.ts'
+import { managedAccount, unauthorized } from '../auth/auth.ts'
+import { ACCOUNT_NAME, issueKey, KEY_ID, SCOPES } from '../auth/keys.ts'
 import type { EdgeEnv } from '../env.ts'
-import { ApiError } from '../errors.ts'
-import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../key-management.ts'
-import { ACCOUNT_NAME, issueKey, KEY_ID, SCOPES } from '../keys.ts'
-import { limitsChange } from '../limits.ts'
-import { objectOf } from '../objects.ts'
-import { parseFields, readJson, shown } from '../validation.ts'
+import { ApiError } from '../http/errors.ts'
+import { parseFields, readJson, shown } from '../http/validation.ts'
+import { objectOf } from '../platform/objects.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
 const seconds = (most: number) => z.int().min(0).max(most).describe(`a whole number of seconds up to ${most}`)

@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
-import { readCatalogue } from '../catalogue.ts'
 import type { EdgeEnv } from '../env.ts'
+import { readCatalogue } from '../routing/catalogue.ts'
 
 /** The available models in OpenAI's list format. `octet` lists the routes, tiers and defaults of each model. */
 export const models = new Hono<EdgeEnv>().get('/', (c) => {

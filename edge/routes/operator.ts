@@ -1,13 +1,13 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
+import { ACCOUNT_NAME } from '../auth/keys.ts'
 import type { EdgeEnv } from '../env.ts'
-import { ApiError } from '../errors.ts'
-import { JOB_ID } from '../job-record.ts'
-import { reportOf } from '../job-report.ts'
-import { ACCOUNT_NAME } from '../keys.ts'
-import { operatorStatus } from '../operator-status.ts'
-import { resolveJobId } from '../own-job.ts'
-import { parseFields } from '../validation.ts'
+import { ApiError } from '../http/errors.ts'
+import { parseFields } from '../http/validation.ts'
+import { resolveJobId } from '../jobs/own-job.ts'
+import { JOB_ID } from '../jobs/record.ts'
+import { reportOf } from '../operations/job-report.ts'
+import { operatorStatus } from '../operations/status.ts'
 
 const query = z.strictObject({
   account: z.string().regex(ACCOUNT_NAME).optional().describe('1 to 32 of a-z, 0-9 and "-", not at an end'),

@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
-import { readCatalogue } from '../catalogue.ts'
 import type { EdgeEnv } from '../env.ts'
-import { gpuState, prewarm } from '../warm.ts'
+import { gpuState, prewarm } from '../gpu/warm.ts'
+import { readCatalogue } from '../routing/catalogue.ts'
 
 /**
  * Prewarms the preferred endpoints of all offers, within the operator's budget, for example when a page with a prompt field opens. The

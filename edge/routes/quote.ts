@@ -1,10 +1,10 @@
 import { Hono } from 'hono'
 import type { EdgeEnv } from '../env.ts'
-import { forecastFor, observations } from '../forecast.ts'
-import { chosen, generation } from '../generation-request.ts'
-import { megapixelSteps } from '../price.ts'
-import { parseFields, readJson } from '../validation.ts'
-import { gpuState, prewarm } from '../warm.ts'
+import { gpuState, prewarm } from '../gpu/warm.ts'
+import { parseFields, readJson } from '../http/validation.ts'
+import { chosen, generation } from '../jobs/generation-request.ts'
+import { forecastFor, observations } from '../routing/forecast.ts'
+import { megapixelSteps } from '../routing/price.ts'
 
 /**
  * Quotes a request without running it: price, route and reason, probability of a cold start, and expected duration. The price is exactly

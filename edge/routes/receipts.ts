@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import type { EdgeEnv } from '../env.ts'
-import { ownJob } from '../own-job.ts'
-import { publicReceiptKeys } from '../receipts.ts'
+import { ownJob } from '../jobs/own-job.ts'
+import { publicReceiptKeys } from '../results/receipts.ts'
 
 /** The receipts of a job's images, for its owner. Empty until the job has succeeded. */
 export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {

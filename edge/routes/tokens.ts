@@ -1,10 +1,10 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { owner } from '../auth.ts'
+import { owner } from '../auth/auth.ts'
+import { issueToken, TOKEN_SECONDS } from '../auth/tokens.ts'
 import type { EdgeEnv } from '../env.ts'
-import { MICRODOLLARS } from '../price.ts'
-import { issueToken, TOKEN_SECONDS } from '../tokens.ts'
-import { parseFields, readJson } from '../validation.ts'
+import { parseFields, readJson } from '../http/validation.ts'
+import { MICRODOLLARS } from '../routing/price.ts'
 
 const budget = 100 * MICRODOLLARS
 const newToken = z.strictObject({

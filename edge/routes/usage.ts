@@ -1,10 +1,10 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
+import { utcDay } from '../accounts/meter.ts'
 import type { EdgeEnv } from '../env.ts'
-import { ApiError } from '../errors.ts'
-import { utcDay } from '../meter.ts'
-import { objectOf } from '../objects.ts'
-import { parseFields } from '../validation.ts'
+import { ApiError } from '../http/errors.ts'
+import { parseFields } from '../http/validation.ts'
+import { objectOf } from '../platform/objects.ts'
 import { moneyOf } from './accounts.ts'
 
 const DAY_MS = 24 * 3600_000

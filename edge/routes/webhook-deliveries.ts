@@ -1,11 +1,11 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import type { EdgeEnv } from '../env.ts'
-import { ApiError } from '../errors.ts'
-import { parseFields, readJson } from '../validation.ts'
-import { DELIVERY_STATES, type DeliveryView } from '../webhook-deliveries.ts'
-import { DEFAULT_ENDPOINT } from '../webhook-endpoints.ts'
-import type { WebhookDO } from '../webhook-outbox.ts'
+import { ApiError } from '../http/errors.ts'
+import { parseFields, readJson } from '../http/validation.ts'
+import { DELIVERY_STATES, type DeliveryView } from '../webhooks/deliveries.ts'
+import { DEFAULT_ENDPOINT } from '../webhooks/endpoints.ts'
+import type { WebhookDO } from '../webhooks/outbox.ts'
 import { limitedBy, outboxOf, readableOutbox } from './webhooks.ts'
 
 const moment = z.iso.datetime({ offset: true }).describe('a time like "2026-11-22T10:00:00Z"')

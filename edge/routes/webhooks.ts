@@ -1,12 +1,12 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { owner } from '../auth.ts'
+import { owner } from '../auth/auth.ts'
+import type { Scope } from '../auth/keys.ts'
 import type { EdgeEnv } from '../env.ts'
-import { ApiError } from '../errors.ts'
-import type { Scope } from '../keys.ts'
-import { objectOf } from '../objects.ts'
-import { parseFields, readJson } from '../validation.ts'
-import { checkAddress, hideQuery } from '../webhook-address.ts'
+import { ApiError } from '../http/errors.ts'
+import { parseFields, readJson } from '../http/validation.ts'
+import { objectOf } from '../platform/objects.ts'
+import { checkAddress, hideQuery } from '../webhooks/address.ts'
 import {
   type AddressConflict,
   DEFAULT_ENDPOINT,
@@ -14,13 +14,13 @@ import {
   EVENT_TYPES,
   MAX_ENDPOINTS,
   MAX_ENDPOINTS_OF_HOST,
-} from '../webhook-endpoints.ts'
-import type { KeyView, VerificationKey } from '../webhook-keys.ts'
-import type { WebhookDO } from '../webhook-outbox.ts'
-import type { EndpointView } from '../webhook-registration.ts'
-import type { Limited } from '../webhook-replays.ts'
-import { SCHEMES } from '../webhook-signature.ts'
-import { testEvent } from '../webhooks.ts'
+} from '../webhooks/endpoints.ts'
+import { testEvent } from '../webhooks/events.ts'
+import type { KeyView, VerificationKey } from '../webhooks/keys.ts'
+import type { WebhookDO } from '../webhooks/outbox.ts'
+import type { EndpointView } from '../webhooks/registration.ts'
+import type { Limited } from '../webhooks/replays.ts'
+import { SCHEMES } from '../webhooks/signature.ts'
 
 const url = z.string().describe('an https:// address')
 const events = z

@@ -1,7 +1,7 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { CheckpointError } from './checkpoint-error.ts'
+import { CheckpointError } from './checkpoint/error.ts'
 import { type CompileOptions, compile } from './compile.ts'
 import { discardPartial } from './place.ts'
 import { showProgress } from './progress.ts'

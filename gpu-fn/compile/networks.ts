@@ -1,21 +1,29 @@
 // From an open checkpoint to the graphs of its package, with every tensor accounted for.
-import { type ClipTextConfig, clipText } from '../models/clip-text.ts'
-import { deriveClip, deriveMMDiT, deriveScheduler, deriveT5, deriveVae, shapeOf } from '../models/configurations.ts'
-import { conditioning, type MMDiTConfig, type PositionTables, transformer } from '../models/mmdit.ts'
-import { variantOf } from '../models/sd35.ts'
-import { T5_MAX_TOKENS, type T5Config, t5Encoder, t5Parts } from '../models/t5-encoder.ts'
-import { vaeDecoder } from '../models/vae-decoder.ts'
-import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint.ts'
-import { CheckpointError } from './checkpoint-error.ts'
-import { Graph, GraphError } from './graph.ts'
-import { cudaFp8 } from './kernels.ts'
-import { type Manifest, type NetworkName, T5_GRAPHS } from './manifest.ts'
-import type { Lowering, Target } from './nn.ts'
-import { cpu } from './nn-cpu.ts'
-import { cuda } from './nn-cuda.ts'
+
+import { type Manifest, type NetworkName, T5_GRAPHS } from '../manifest.ts'
+import { type ClipTextConfig, clipText } from '../models/sd35/clip-text.ts'
+import {
+  deriveClip,
+  deriveMMDiT,
+  deriveScheduler,
+  deriveT5,
+  deriveVae,
+  shapeOf,
+} from '../models/sd35/configurations.ts'
+import { conditioning, type MMDiTConfig, type PositionTables, transformer } from '../models/sd35/mmdit.ts'
+import { variantOf } from '../models/sd35/sd35.ts'
+import { T5_MAX_TOKENS, type T5Config, t5Encoder, t5Parts } from '../models/sd35/t5-encoder.ts'
+import { vaeDecoder } from '../models/sd35/vae-decoder.ts'
+import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint/checkpoint.ts'
+import { CheckpointError } from './checkpoint/error.ts'
+import { Graph, GraphError } from './graph/graph.ts'
+import type { Lowering, Target } from './graph/nn.ts'
+import { precisionOf, type Tier } from './graph/precision.ts'
+import { type Build, Ledger, Scope } from './graph/scope.ts'
+import { cpu } from './lower/cpu.ts'
+import { cuda } from './lower/cuda.ts'
+import { cudaFp8 } from './lower/kernels.ts'
 import { separate } from './positions.ts'
-import { precisionOf, type Tier } from './precision.ts'
-import { type Build, Ledger, Scope } from './scope.ts'
 
 export type BuildOptions = {
   readonly tier: Tier

@@ -2,8 +2,8 @@
 import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { CheckpointError } from './checkpoint-error.ts'
-import { manifest } from './manifest.ts'
+import { manifest } from '../manifest.ts'
+import { CheckpointError } from './checkpoint/error.ts'
 
 /**
  * Calls `write` with an empty directory and renames it to `out` when it is done. Whatever goes wrong, `out` is as it was before.

@@ -1,7 +1,7 @@
 // Whether a checkpoint's position table [1, max·max, D] comes apart into one table of columns and one of rows, bit for bit.
-import type { PositionTables } from '../models/mmdit.ts'
-import type { Tensor } from './checkpoint.ts'
-import { closeFiles, readFloat32 } from './convert.ts'
+import type { PositionTables } from '../models/sd35/mmdit.ts'
+import type { Tensor } from './checkpoint/checkpoint.ts'
+import { closeFiles, readFloat32 } from './write/convert.ts'
 
 /**
  * The two tables [max, D / 2] when the first half of every entry depends on its column alone and the second on its row alone,

@@ -2,7 +2,7 @@
 import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseManifest, readManifest } from '../packages.ts'
+import { parseManifest, readManifest } from '../engine/packages.ts'
 import type { PackageName } from './layout.ts'
 
 /** The cache cannot hold what is asked of it; the message has the numbers. */

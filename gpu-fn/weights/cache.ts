@@ -4,7 +4,6 @@ import { createHash } from 'node:crypto'
 import { link, mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { Logger } from 'pino'
-import type { Manifest } from '../compile/manifest.ts'
 import {
   isInside,
   MANIFEST,
@@ -13,8 +12,9 @@ import {
   type Package,
   PackageError,
   parseManifest,
-} from '../packages.ts'
-import { CorruptFile, type Verifier } from '../verification.ts'
+} from '../engine/packages.ts'
+import { CorruptFile, type Verifier } from '../engine/verification.ts'
+import type { Manifest } from '../manifest.ts'
 import { CorruptDownload } from './arriving-file.ts'
 import { type Bucket, BucketError } from './bucket.ts'
 import { createBudget } from './budget.ts'

@@ -2,8 +2,8 @@
 import { mkdir, statfs } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
-import { findPackages, type Package } from '../packages.ts'
-import type { Verifier } from '../verification.ts'
+import { findPackages, type Package } from '../engine/packages.ts'
+import type { Verifier } from '../engine/verification.ts'
 import { openBucket } from './bucket.ts'
 import { createPackageCache, usedBy } from './cache.ts'
 

@@ -2,16 +2,16 @@
 // in seconds and on the GPU as large as it is.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { openCheckpoint } from '../../gpu-fn/compile/checkpoint.ts'
-import { float32ToFloat16 } from '../../gpu-fn/compile/dtype.ts'
-import { encode } from '../../gpu-fn/compile/fp8.ts'
-import type { Graph, Weight } from '../../gpu-fn/compile/graph.ts'
+import { openCheckpoint } from '../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
+import { encode } from '../../gpu-fn/compile/checkpoint/fp8.ts'
+import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
 import { type BuildOptions, buildModel } from '../../gpu-fn/compile/networks.ts'
-import { encodeModel } from '../../gpu-fn/compile/onnx.ts'
-import { stabilityTransformer, VARIANTS } from '../published-shapes.ts'
-import { stabilityVae } from '../published-vae-shapes.ts'
-import { drawPool } from '../random-weights.ts'
-import { safetensorsHeader } from '../safetensors-header.ts'
+import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
+import { stabilityTransformer, VARIANTS } from '../checkpoints/published-shapes.ts'
+import { stabilityVae } from '../checkpoints/published-vae-shapes.ts'
+import { drawPool } from '../checkpoints/random-weights.ts'
+import { safetensorsHeader } from '../checkpoints/safetensors-header.ts'
 
 const MIB = 2 ** 20
 const PAGE = 4096

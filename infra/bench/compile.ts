@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { writeSyntheticCheckpoint } from '../synthetic-checkpoint.ts'
+import { writeSyntheticCheckpoint } from '../checkpoints/synthetic.ts'
 
 const MAIN = path.join(import.meta.dirname, '../../gpu-fn/compile/main.ts')
 

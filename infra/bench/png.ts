@@ -1,8 +1,8 @@
 // How long a PNG of a picture takes to make and how large it is, by the encoder that is used and by sharp's.
 import path from 'node:path'
 import sharp from 'sharp'
-import { encodePng } from '../../gpu-fn/png.ts'
-import { ROOT } from '../package-cache.ts'
+import { encodePng } from '../../gpu-fn/pipeline/png.ts'
+import { ROOT } from '../local/package-cache.ts'
 import { median } from './statistics.ts'
 
 export type PngBenchOptions = { runs: number }

@@ -1,7 +1,7 @@
 // Simulated API callers with different behaviors: wait, disconnect, retry, cancel, follow events, or change the request.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ask, type Client, Fault, type Job } from './client.ts'
-import { FAULTY_PROMPT, SLOW_PROMPT } from './modelless-engine.ts'
+import { FAULTY_PROMPT, SLOW_PROMPT } from './programs/modelless-engine.ts'
 import type { Random } from './random.ts'
 
 /** An account with a key of it. */

@@ -2,18 +2,18 @@
 // every Durable Object as deploys do, which must be invisible to callers; then it tries to run expensive jobs on cheap reservations.
 // Finally it audits all records for consistency.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { describeAccount } from '../keys.ts'
-import * as audit from './audit.ts'
-import { bookProblems, reservationProblems } from './audit-books.ts'
-import { runCounts, runProblems } from './audit-runs.ts'
+import { describeAccount } from '../operator/keys.ts'
+import * as audit from './audit/audit.ts'
+import { bookProblems, reservationProblems } from './audit/books.ts'
+import { type Books, readBooks } from './audit/records.ts'
+import { runCounts, runProblems } from './audit/runs.ts'
 import { call, type Experience } from './callers.ts'
 import { type Client, type Job, oneShot, persistent } from './client.ts'
-import { readRuns } from './gpu-runs.ts'
+import { resetObjects } from './faults/resets.ts'
+import { attackReservations } from './faults/takeover.ts'
+import { FROZEN_MS, makeTrouble } from './faults/trouble.ts'
+import { readRuns } from './programs/gpu-runs.ts'
 import { randomOf } from './random.ts'
-import { type Books, readBooks } from './records.ts'
-import { resetObjects } from './resets.ts'
-import { attackReservations } from './takeover.ts'
-import { FROZEN_MS, makeTrouble } from './trouble.ts'
 import { openWorld, UNREAD_MS, type World } from './world.ts'
 
 export type CampaignOptions = {

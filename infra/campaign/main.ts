@@ -1,8 +1,8 @@
 // `npm run campaign`: the crash campaign at any length, and what came of it.
 import { randomInt } from 'node:crypto'
 import { Command } from 'commander'
-import { endOnSignals } from '../end-on-signals.ts'
-import { wholeNumber } from '../whole-number.ts'
+import { endOnSignals } from '../command/end-on-signals.ts'
+import { wholeNumber } from '../command/whole-number.ts'
 import { runCampaign } from './campaign.ts'
 
 const PROBLEMS_SHOWN = 50

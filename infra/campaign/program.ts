@@ -53,7 +53,7 @@ export function programOf(file: string, directory: string, settings: object): Pr
       if (child && runs(child)) return
       await kill()
       const log = fs.openSync(path.join(directory, `${path.basename(file, '.ts')}.log`), 'a')
-      child = fork(path.join(import.meta.dirname, file), [], {
+      child = fork(path.join(import.meta.dirname, 'programs', file), [], {
         env: { ...process.env, TMPDIR: directory, [SETTINGS]: JSON.stringify(settings) },
         detached: true,
         stdio: ['ignore', log, log, 'ipc'],

@@ -4,15 +4,15 @@ import fs from 'node:fs/promises'
 import { createServer } from 'node:net'
 import os from 'node:os'
 import path from 'node:path'
-import { addCredit, configureAccount, createKey, type Target } from '../keys.ts'
-import type { LocalWorkerOptions } from '../local-worker.ts'
-import { createSecrets } from '../secrets.ts'
+import type { LocalWorkerOptions } from '../local/worker.ts'
+import { addCredit, configureAccount, createKey, type Target } from '../operator/keys.ts'
+import { createSecrets } from '../operator/secrets.ts'
 import type { Customer } from './callers.ts'
-import { startChaosProxy } from './chaos-proxy.ts'
 import { ask, persistent } from './client.ts'
-import type { GpuSettings } from './gpu-program.ts'
-import { MODELLESS_OFFER } from './modelless-engine.ts'
+import { startChaosProxy } from './faults/chaos-proxy.ts'
 import { programOf } from './program.ts'
+import type { GpuSettings } from './programs/gpu-program.ts'
+import { MODELLESS_OFFER } from './programs/modelless-engine.ts'
 import { randomOf } from './random.ts'
 import { type Receiver, startReceiver } from './receiver.ts'
 
@@ -72,7 +72,7 @@ export async function openWorld(seed: number) {
   const receiver = await startReceiver(randomOf(seed, 'receiver'))
   const gpuSettings = { directory, edgePublicKey: gpuPublicKey, heartbeatMs: 500, stepMs: 8, unreadMs: UNREAD_MS }
   const settings: LocalWorkerOptions = {
-    entrypoint: path.join(import.meta.dirname, 'worker-entry.ts'),
+    entrypoint: path.join(import.meta.dirname, 'programs/worker-entry.ts'),
     gpuUrl: proxy.url,
     persist,
     secrets,

@@ -2,7 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
-import { wholeNumber } from '../whole-number.ts'
+import { wholeNumber } from '../command/whole-number.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, GPUS, TIERS, VARIANTS } from './model.ts'
 import { fillPage } from './page.ts'

@@ -4,11 +4,11 @@ import os from 'node:os'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { startGpuStub } from '../bench/gpu-stub.ts'
-import { measure, newClient } from '../bench/load.ts'
-import { createKey } from '../keys.ts'
-import { type LocalOffer, startWorker } from '../local-worker.ts'
-import { createSecrets } from '../secrets.ts'
+import { startGpuStub } from '../bench/edge/gpu-stub.ts'
+import { measure, newClient } from '../bench/edge/load.ts'
+import { type LocalOffer, startWorker } from '../local/worker.ts'
+import { createKey } from '../operator/keys.ts'
+import { createSecrets } from '../operator/secrets.ts'
 
 /** Bytes per row including its share of all indexes, and per JobDO. */
 export type StorageSizes = {

@@ -1,6 +1,6 @@
 // Models the storage of a deployment day by day: jobs arrive, and their data is deleted or aggregated at the end of its retention. The
 // retention periods are the worker's; the row sizes are measured (measure-storage.ts).
-import { FULL_BYTES, OBSERVATION_DAYS, RECORD_DAYS, USAGE_DAYS, USAGE_KEY_DAYS } from '../../edge/retention.ts'
+import { FULL_BYTES, OBSERVATION_DAYS, RECORD_DAYS, USAGE_DAYS, USAGE_KEY_DAYS } from '../../edge/results/retention.ts'
 import figures from './figures.json' with { type: 'json' }
 import type { StorageSizes } from './measure-storage.ts'
 import sizes from './storage-sizes.json' with { type: 'json' }

@@ -1,6 +1,6 @@
 // The tables of docs/cost.md.
 
-import { RETENTION_DAYS } from '../../edge/retention.ts'
+import { RETENTION_DAYS } from '../../edge/results/retention.ts'
 import { runChecks } from './checks.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Case, type Cost, coldSeconds, costOf, GPUS, published, serviceSeconds, TIERS, VARIANTS } from './model.ts'

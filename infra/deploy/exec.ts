@@ -1,8 +1,8 @@
 // The vendors' own commands, run for a plan.
 import { spawn } from 'node:child_process'
 import path from 'node:path'
-import { modalCommand } from '../modal-python.ts'
-import { ROOT } from '../package-cache.ts'
+import { ROOT } from '../local/package-cache.ts'
+import { modalCommand } from '../modal/python.ts'
 import { CommandFailed, type CommandLine, commandText } from './plan.ts'
 
 const LAST_LINES = 12

@@ -1,6 +1,6 @@
 // New secrets in the place of old ones, so that nothing stops in between. Each is a change of the file; the next deploy carries it out.
 import { randomBytes } from 'node:crypto'
-import { createSecrets, rotateSecrets } from '../secrets.ts'
+import { createSecrets, rotateSecrets } from '../operator/secrets.ts'
 import type { SecretsFile } from './secrets-file.ts'
 
 export const ROTATIONS = {

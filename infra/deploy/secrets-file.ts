@@ -2,9 +2,9 @@
 import { mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
-import { ROOT } from '../package-cache.ts'
-import { tightenFile, writePrivateFile } from '../private-files.ts'
-import { createSecrets } from '../secrets.ts'
+import { tightenFile, writePrivateFile } from '../command/private-files.ts'
+import { ROOT } from '../local/package-cache.ts'
+import { createSecrets } from '../operator/secrets.ts'
 import { GONE, type Step, type World } from './plan.ts'
 
 const text = z.string().min(1)

@@ -1,9 +1,9 @@
 // Proof that what was deployed works: a picture from the GPU function itself, then one through the worker as a caller gets it.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { signGpuToken } from '../../edge/gpu-token.ts'
+import { signGpuToken } from '../../edge/gpu/token.ts'
 import { health, type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
 import type { DeployConfig } from '../config.ts'
-import { createKey, revokeKey } from '../keys.ts'
+import { createKey, revokeKey } from '../operator/keys.ts'
 import type { Step } from './plan.ts'
 import type { SecretsFile } from './secrets-file.ts'
 

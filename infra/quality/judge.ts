@@ -1,9 +1,9 @@
 // What a picture shows, in the eyes of the classifier that was trained beside nano.
 import path from 'node:path'
-import { openSession } from '../../gpu-fn/session.ts'
-import { NANO } from '../built-in-model.ts'
-import type { Pixels } from '../compare-images.ts'
-import { readVocabulary } from '../vocabulary.ts'
+import { openSession } from '../../gpu-fn/runtime/session.ts'
+import { NANO } from '../local/built-in-model.ts'
+import { readVocabulary } from '../local/vocabulary.ts'
+import type { Pixels } from '../receipts/compare-images.ts'
 import type { QualityPrompt } from './prompts.ts'
 
 export type Sight = {

@@ -1,7 +1,7 @@
 // A process of its own for one package, so that its peak memory is the package's: node make-images.ts PACKAGE PLACE
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { render, withPipeline } from '../render.ts'
+import { render, withPipeline } from '../local/render.ts'
 import type { QualityPrompt } from './prompts.ts'
 import { PROMPTS, type Run, readRun } from './runs.ts'
 

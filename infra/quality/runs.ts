@@ -4,8 +4,8 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { openPackage } from '../../gpu-fn/packages.ts'
-import { type BuiltInModel, builtInPackage, type Tier } from '../built-in-model.ts'
+import { openPackage } from '../../gpu-fn/engine/packages.ts'
+import { type BuiltInModel, builtInPackage, type Tier } from '../local/built-in-model.ts'
 import type { QualityPrompt } from './prompts.ts'
 
 export type Configuration = { name: string; model: BuiltInModel; tier: Tier }

@@ -16,7 +16,7 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3'
 import * as z from 'zod'
-import { MANIFEST, openPackage } from '../../gpu-fn/packages.ts'
+import { MANIFEST, openPackage } from '../../gpu-fn/engine/packages.ts'
 import type { BucketAddress } from '../../gpu-fn/weights/bucket.ts'
 import {
   blobKey,

@@ -1,7 +1,7 @@
 // Jobs over real sockets: the worker in workerd, the GPU function with the built-in models, callers who leave and readers who follow.
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { type Local, startLocal } from '../../infra/local.ts'
+import { type Local, startLocal } from '../../infra/local/local.ts'
 
 let local: Local
 beforeAll(async () => {

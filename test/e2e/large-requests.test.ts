@@ -3,9 +3,9 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { createKey, revokeKey } from '../../infra/keys.ts'
-import { startWorker } from '../../infra/local-worker.ts'
-import { createSecrets } from '../../infra/secrets.ts'
+import { startWorker } from '../../infra/local/worker.ts'
+import { createKey, revokeKey } from '../../infra/operator/keys.ts'
+import { createSecrets } from '../../infra/operator/secrets.ts'
 
 const MB = 1024 * 1024
 

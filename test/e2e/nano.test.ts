@@ -1,8 +1,8 @@
 // Pictures of things: prompts through the worker and the GPU function, and the judge says what it sees.
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { readPixels } from '../../infra/compare-images.ts'
-import { type Local, startLocal } from '../../infra/local.ts'
+import { type Local, startLocal } from '../../infra/local/local.ts'
 import { type Judge, openJudge } from '../../infra/quality/judge.ts'
+import { readPixels } from '../../infra/receipts/compare-images.ts'
 
 let local: Local
 let judge: Judge

@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { Manifest } from '../../gpu-fn/compile/manifest.ts'
-import { type BuiltInModel, builtInPackage } from '../../infra/built-in-model.ts'
-import { differences, readPixels } from '../../infra/compare-images.ts'
-import { type RenderRequest, render, withPipeline } from '../../infra/render.ts'
-import type { TinyVariant } from '../../infra/tiny/variants.ts'
-import { compileTiny } from '../support/compile.ts'
+import type { Manifest } from '../../gpu-fn/manifest.ts'
+import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
+import { type BuiltInModel, builtInPackage } from '../../infra/local/built-in-model.ts'
+import { type RenderRequest, render, withPipeline } from '../../infra/local/render.ts'
+import { differences, readPixels } from '../../infra/receipts/compare-images.ts'
+import { compileTiny } from '../support/checkpoints/compile.ts'
 
 type Golden = RenderRequest & { name: string; width: number; height: number }
 type TinyCase = Golden & { variant: TinyVariant; tier: Manifest['tier']; t5: boolean }

@@ -8,7 +8,7 @@ import { expect, test } from 'vitest'
 import { processesWith } from '../support/descendants.ts'
 
 const INFRA = path.join(import.meta.dirname, '../../infra')
-const DEMO = path.join(INFRA, 'demo.ts')
+const DEMO = path.join(INFRA, 'local/demo.ts')
 const BENCH = path.join(INFRA, 'bench/main.ts')
 /** The longest that the built-in model does. */
 const LONG = [

@@ -8,10 +8,10 @@ import { promisify } from 'node:util'
 import { CompactSign, decodeJwt, exportJWK, generateKeyPair, type JWK } from 'jose'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { RECEIPT } from '../../edge/receipt.ts'
-import { startLocal } from '../../infra/local.ts'
+import { RECEIPT } from '../../edge/results/receipt.ts'
+import { startLocal } from '../../infra/local/local.ts'
 
-const VERIFY = path.join(import.meta.dirname, '../../infra/verify.ts')
+const VERIFY = path.join(import.meta.dirname, '../../infra/receipts/verify.ts')
 const PROMPT = 'a heron in the reeds'
 
 let scratch: string

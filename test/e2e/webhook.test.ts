@@ -8,10 +8,10 @@ import path from 'node:path'
 import { text } from 'node:stream/consumers'
 import { Webhook } from 'standardwebhooks'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { startGpuStub } from '../../infra/bench/gpu-stub.ts'
-import { createKey } from '../../infra/keys.ts'
-import { startWorker } from '../../infra/local-worker.ts'
-import { createSecrets } from '../../infra/secrets.ts'
+import { startGpuStub } from '../../infra/bench/edge/gpu-stub.ts'
+import { startWorker } from '../../infra/local/worker.ts'
+import { createKey } from '../../infra/operator/keys.ts'
+import { createSecrets } from '../../infra/operator/secrets.ts'
 
 type Delivery = { path: string; headers: IncomingHttpHeaders; body: string }
 type Answer = (response: ServerResponse) => unknown

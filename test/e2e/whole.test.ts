@@ -7,9 +7,9 @@ import { promisify } from 'node:util'
 import OpenAI from 'openai'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Local, startLocal } from '../../infra/local.ts'
+import { type Local, startLocal } from '../../infra/local/local.ts'
 
-const DEMO = path.join(import.meta.dirname, '../../infra/demo.ts')
+const DEMO = path.join(import.meta.dirname, '../../infra/local/demo.ts')
 let scratch: string
 beforeAll(async () => {
   scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-whole-'))

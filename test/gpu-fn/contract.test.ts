@@ -1,12 +1,12 @@
-// The GPU function and its stand-in of the benchmarks against the wire contract. The stand-in of the worker's tests: test/edge/contract.test.ts.
+// The GPU function and its stand-in of the benchmarks against the wire contract. The stand-in of the worker's tests: test/edge/gpu/contract.test.ts.
 import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { LIMITS } from '../../gpu-fn/contract.ts'
-import { compileTiny } from '../support/compile.ts'
-import { edgeKeys } from '../support/gpu-client.ts'
-import { describeGpu } from '../support/gpu-conformance.ts'
-import { startGpuProcess } from '../support/gpu-process.ts'
+import { compileTiny } from '../support/checkpoints/compile.ts'
+import { edgeKeys } from '../support/gpu/client.ts'
+import { describeGpu } from '../support/gpu/conformance.ts'
+import { startGpuProcess } from '../support/gpu/process.ts'
 
 const signingKey = JSON.stringify(edgeKeys.privateKey.export({ format: 'jwk' }))
 

@@ -5,10 +5,10 @@ import path from 'node:path'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { health } from '../../gpu-fn/contract.ts'
-import { compileTiny } from '../support/compile.ts'
-import { deleteJob, edgeKeys, putJob as put, putRaw, refusalOf } from '../support/gpu-client.ts'
-import { type GpuProcess, runGpuProcess, startGpuProcess } from '../support/gpu-process.ts'
-import { readJobStream, readUntil, readWholeStream, typesOf } from '../support/job-stream.ts'
+import { compileTiny } from '../support/checkpoints/compile.ts'
+import { deleteJob, edgeKeys, putJob as put, putRaw, refusalOf } from '../support/gpu/client.ts'
+import { readJobStream, readUntil, readWholeStream, typesOf } from '../support/gpu/job-stream.ts'
+import { type GpuProcess, runGpuProcess, startGpuProcess } from '../support/gpu/process.ts'
 
 let packages: string
 beforeAll(async () => {
@@ -148,7 +148,7 @@ test('a job is canceled after its only reader disconnects, and the next job runs
 
 describe('a process with a hanging engine', () => {
   test('logs the reason, exits with code 1, and breaks the streams of its jobs', async () => {
-    const preload = new URL('../support/hanging-engine.ts', import.meta.url)
+    const preload = new URL('../support/engine/hanging-engine.ts', import.meta.url)
     await using gpu = await startGpuProcess(packages, {
       ...{ NODE_OPTIONS: `--import=${preload}`, OCTET_PRELOAD: 'custom:fp8', OCTET_STALL_SECONDS: '1' },
     })

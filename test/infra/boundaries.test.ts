@@ -31,17 +31,25 @@ async function refused(directory: string, imports: string[]): Promise<string[]> 
 }
 
 test.each([
-  ['edge', ['#contract', './keys.ts', 'hono'], ['../gpu-fn/sampler.ts', '../infra/keys.ts', 'node:fs']],
-  ['edge/routes', ['#contract', '../keys.ts'], ['../../gpu-fn/contract.ts', 'node:crypto']],
-  ['gpu-fn', ['./noise.ts', 'node:fs', 'zod'], ['../edge/keys.ts', '../infra/demo.ts']],
-  ['gpu-fn/models', ['../compile/nn.ts', './sd35.ts'], ['../noise.ts', 'node:fs', 'onnxruntime-node']],
+  [
+    'edge',
+    ['#contract', './auth/keys.ts', 'hono'],
+    ['../gpu-fn/pipeline/sampler.ts', '../infra/operator/keys.ts', 'node:fs'],
+  ],
+  ['edge/routes', ['#contract', '../auth/keys.ts'], ['../../gpu-fn/contract.ts', 'node:crypto']],
+  ['gpu-fn', ['./pipeline/noise.ts', 'node:fs', 'zod'], ['../edge/auth/keys.ts', '../infra/local/demo.ts']],
+  [
+    'gpu-fn/models/sd35',
+    ['../../compile/graph/nn.ts', './sd35.ts'],
+    ['../../pipeline/noise.ts', 'node:fs', 'onnxruntime-node'],
+  ],
 ])('%s may import %j and may not import %j', async (directory, allowed, forbidden) => {
   expect(await refused(directory, [...allowed, ...forbidden])).toEqual(forbidden)
 })
 
 test.each([
   ['gpu-fn/contract.ts', ['zod']],
-  ['gpu-fn/compile/graph.ts', []],
+  ['gpu-fn/compile/graph/graph.ts', []],
 ])('%s imports %j and nothing else', async (file, allowed) => {
   const source = await readFile(path.join(root, file), 'utf8')
   expect([...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name]) => name)).toEqual(allowed)
@@ -54,5 +62,5 @@ test('Durable Objects are called through objectOf, which retries calls after res
     if (/\.(getByName|idFromName|newUniqueId)\(/.test(source)) calls.push(file)
   }
   // The calls in warm.ts are best-effort, so they are not retried.
-  expect(calls.toSorted()).toEqual(['edge/objects.ts', 'edge/warm.ts'])
+  expect(calls.toSorted()).toEqual(['edge/gpu/warm.ts', 'edge/platform/objects.ts'])
 })

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { RETENTION_DAYS, resultPrefix, retentionEnd } from '../../edge/retention.ts'
+import { RETENTION_DAYS, resultPrefix, retentionEnd } from '../../edge/results/retention.ts'
 import lifecycle from '../../infra/results-lifecycle.json' with { type: 'json' }
 
 test('R2 deletes images when their retention is over, and notes for reuse with the last of them', () => {

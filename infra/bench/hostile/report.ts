@@ -1,7 +1,7 @@
 // The report and the pass criteria of the hostile bench.
 import type { Phase } from './honest.ts'
-import type { Tally } from './hostile-program.ts'
 import type { Growth } from './memory.ts'
+import type { Tally } from './program.ts'
 
 type PhaseReport = Phase & { failures: Record<string, number> }
 export type Report = {

@@ -3,13 +3,13 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import type { Customer } from '../../campaign/callers.ts'
-import type { GpuSettings } from '../../campaign/gpu-program.ts'
-import { MODELLESS_OFFER } from '../../campaign/modelless-engine.ts'
 import { type Program, programOf } from '../../campaign/program.ts'
+import type { GpuSettings } from '../../campaign/programs/gpu-program.ts'
+import { MODELLESS_OFFER } from '../../campaign/programs/modelless-engine.ts'
 import { freePort } from '../../campaign/world.ts'
-import { createKey, revokeKey, type Target } from '../../keys.ts'
-import type { LocalWorkerOptions } from '../../local-worker.ts'
-import { createSecrets } from '../../secrets.ts'
+import type { LocalWorkerOptions } from '../../local/worker.ts'
+import { createKey, revokeKey, type Target } from '../../operator/keys.ts'
+import { createSecrets } from '../../operator/secrets.ts'
 
 /** Slow enough that the GPU function, not this machine, is the bottleneck. */
 export const STEP_MS = 80

@@ -1,6 +1,6 @@
 """Outputs of diffusers' and transformers' networks on the tiny checkpoints, in float32 and with quantised weights.
 
-for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/tiny-checkpoint.ts --variant $v --out TINY/$v; done
+for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/checkpoints/tiny/checkpoint.ts --variant $v --out TINY/$v; done
 python test/golden/scripts/networks.py TINY test/golden/networks
 """
 import hashlib

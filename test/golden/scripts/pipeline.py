@@ -1,7 +1,7 @@
 """Images of diffusers' StableDiffusion3Pipeline on the tiny checkpoints, as PNG. float32 on the CPU; a case of an FP8
 tier has the weights of that tier.
 
-for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/tiny-checkpoint.ts --variant $v --out TINY/$v; done
+for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/checkpoints/tiny/checkpoint.ts --variant $v --out TINY/$v; done
 python test/golden/scripts/pipeline.py TINY test/golden/pipeline
 """
 import json

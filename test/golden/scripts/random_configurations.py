@@ -109,7 +109,7 @@ def build(config: dict, directory: Path, seed: int) -> dict[str, torch.nn.Module
         model.float()
     FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(directory / "scheduler")
     for tokenizer in ["tokenizer", "tokenizer_2", "tokenizer_3"]:
-        shutil.copytree(ROOT / "infra/tiny/tokenizers" / tokenizer, directory / tokenizer)
+        shutil.copytree(ROOT / "infra/checkpoints/tiny/tokenizers" / tokenizer, directory / tokenizer)
     return models
 
 

@@ -1,4 +1,4 @@
-"""Inputs that the tests make again by the same integer formula (test/support/tensors.ts)."""
+"""Inputs that the tests make again by the same integer formula (test/support/checkpoints/tensors.ts)."""
 import numpy as np
 import torch
 

@@ -1,6 +1,6 @@
 """Writes the tokenizer directories of the tiny model, in the file formats that SD3.5 repositories ship.
 
-    python test/golden/scripts/tiny_tokenizers.py infra/tiny/tokenizers
+    python test/golden/scripts/tiny_tokenizers.py infra/checkpoints/tiny/tokenizers
 
 `tokenizer` and `tokenizer_2`: CLIP byte-pair encoding of 1,000 entries. 256 bytes, 256 bytes that end a word, 486 merges,
 start and end of text; CLIP-L pads with its end token, CLIP-G with id 0, "!". `tokenizer_3`: a T5 Unigram model whose character

@@ -1,6 +1,6 @@
 """Writes test/golden/tokenizer.json: ids of transformers' CLIPTokenizer and T5Tokenizer for the tiny model's tokenizer directories.
 
-    python test/golden/scripts/tokenizer.py infra/tiny/tokenizers test/golden/tokenizer.json
+    python test/golden/scripts/tokenizer.py infra/checkpoints/tiny/tokenizers test/golden/tokenizer.json
 
 A prompt is `text` repeated `times` times. Ids are truncated as diffusers truncates them (77, 77, 256) and not padded.
 The same comparison holds for the real vocabularies, which are not in this repository: point the script at a directory that has them.

@@ -5,8 +5,8 @@ import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readHeader } from '../../../gpu-fn/compile/safetensors.ts'
-import { writeTinyCheckpoint } from '../../../infra/tiny-checkpoint.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 
 const run = promisify(execFile)
 const main = path.join(import.meta.dirname, '../../../gpu-fn/compile/main.ts')

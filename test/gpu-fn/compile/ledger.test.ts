@@ -2,16 +2,16 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Checkpoint, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint.ts'
+import { type Checkpoint, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import type { WeightSource } from '../../../gpu-fn/compile/graph/scope.ts'
 import { buildModel, type Model } from '../../../gpu-fn/compile/networks.ts'
-import type { WeightSource } from '../../../gpu-fn/compile/scope.ts'
 import {
   REAL_LAYOUTS,
   REAL_NAMES,
   type RealLayout,
   type RealName,
   writeSparseCheckpoint,
-} from '../../support/real-headers.ts'
+} from '../../support/checkpoints/real-headers.ts'
 
 let scratch: string
 beforeAll(async () => {

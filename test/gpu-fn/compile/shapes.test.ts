@@ -2,10 +2,10 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type CheckpointNetwork, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint.ts'
-import { CheckpointError } from '../../../gpu-fn/compile/checkpoint-error.ts'
+import { type CheckpointNetwork, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 import { buildModel } from '../../../gpu-fn/compile/networks.ts'
-import { writeTinyCheckpoint } from '../../../infra/tiny-checkpoint.ts'
+import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 
 let scratch: string
 let paths: string[]

@@ -1,10 +1,10 @@
 // Visibility of the programs of the crash campaign and the hostile benchmark to other users of the machine.
 import { readFile, stat } from 'node:fs/promises'
 import { afterEach, expect, test } from 'vitest'
-import type { GpuSettings } from '../../../infra/campaign/gpu-program.ts'
 import { type Program, programOf } from '../../../infra/campaign/program.ts'
+import type { GpuSettings } from '../../../infra/campaign/programs/gpu-program.ts'
 import { freePort } from '../../../infra/campaign/world.ts'
-import { createSecrets } from '../../../infra/secrets.ts'
+import { createSecrets } from '../../../infra/operator/secrets.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()

@@ -9,7 +9,7 @@ import { readDeployConfig } from '../../../infra/config.ts'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { type CommandLine, commandText } from '../../../infra/deploy/plan.ts'
-import { modalCommand, modalPython } from '../../../infra/modal-python.ts'
+import { modalCommand, modalPython } from '../../../infra/modal/python.ts'
 
 const ROOT = path.join(import.meta.dirname, '../../..')
 const home = mkdtempSync(path.join(tmpdir(), 'octet-home-'))

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest'
-import { signGpuToken } from '../../../edge/gpu-token.ts'
-import { verifyToken } from '../../../gpu-fn/auth.ts'
+import { signGpuToken } from '../../../edge/gpu/token.ts'
 import { readConfig } from '../../../gpu-fn/config.ts'
+import { verifyToken } from '../../../gpu-fn/server/auth.ts'
 import { type Rotation, rotated } from '../../../infra/deploy/rotate.ts'
 import type { SecretsFile } from '../../../infra/deploy/secrets-file.ts'
-import { createSecrets } from '../../../infra/secrets.ts'
+import { createSecrets } from '../../../infra/operator/secrets.ts'
 
 async function deployed(): Promise<SecretsFile> {
   const { secrets, gpuPublicKey } = await createSecrets()

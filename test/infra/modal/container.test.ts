@@ -5,8 +5,8 @@ import { chmod, cp, mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { modalPython } from '../../../infra/modal-python.ts'
-import { compileTiny } from '../../support/compile.ts'
+import { modalPython } from '../../../infra/modal/python.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const python = modalPython()

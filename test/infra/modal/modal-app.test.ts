@@ -3,7 +3,7 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { type DeployConfig, readDeployConfig } from '../../../infra/config.ts'
-import { modalPython } from '../../../infra/modal-python.ts'
+import { modalPython } from '../../../infra/modal/python.ts'
 
 const python = modalPython()
 if (!python)

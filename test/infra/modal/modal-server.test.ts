@@ -6,8 +6,8 @@ import { createInterface } from 'node:readline'
 import { ModalClient } from 'modal'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
-import { modalPython } from '../../../infra/modal-python.ts'
-import { type ModalServer, openModalServer } from '../../../infra/modal-server.ts'
+import { modalPython } from '../../../infra/modal/python.ts'
+import { type ModalServer, openModalServer } from '../../../infra/modal/server.ts'
 
 const python = modalPython()
 

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
-import { readParameters } from '../../../gpu-fn/image.ts'
+import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import type { QualityPrompt } from '../../../infra/quality/prompts.ts'
 import { makeImages } from '../../../infra/quality/runs.ts'
 

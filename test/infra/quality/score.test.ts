@@ -3,12 +3,12 @@ import os from 'node:os'
 import path from 'node:path'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readPixels } from '../../../infra/compare-images.ts'
+import { readVocabulary } from '../../../infra/local/vocabulary.ts'
 import { judge, openJudge, type Sight } from '../../../infra/quality/judge.ts'
 import { type QualityPrompt, readQualityPrompts } from '../../../infra/quality/prompts.ts'
 import { page, table } from '../../../infra/quality/report.ts'
 import { judgeImages, score } from '../../../infra/quality/score.ts'
-import { readVocabulary } from '../../../infra/vocabulary.ts'
+import { readPixels } from '../../../infra/receipts/compare-images.ts'
 
 const plain = (name: string) => ({ top: name, bottom: name })
 const asked: QualityPrompt = {

@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { noise, writeFakePackage } from '../../../infra/fake-package.ts'
+import { noise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { putOnVolume } from '../../../infra/weights/volume.ts'
 import { useScratch } from '../../support/scratch.ts'
 

@@ -1,0 +1,256 @@
+// AccountDO: one account's keys, Idempotency-Keys, limit meters and ledger, in one SQLite database.
+import { DurableObject } from 'cloudflare:workers'
+import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
+import type { Env } from '../env.ts'
+import { ACCOUNT_DELETED } from '../http/errors.ts'
+import type { JobSpec } from '../jobs/record.ts'
+import type { JobSummary } from '../jobs/view.ts'
+import { log } from '../platform/log.ts'
+import { objectOf } from '../platform/objects.ts'
+import { type Recovery, readRecovery } from '../platform/recovery.ts'
+import { exportBatch, nextExport, OUTBOX_MS, takeOut } from '../usage/outbox.ts'
+import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
+import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
+import { type ExportPage, type ExportSection, exportRows } from './export.ts'
+import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './key-management.ts'
+import {
+  allows,
+  authenticate,
+  findKey,
+  holdsLinks,
+  type KeyChange,
+  type KeyInfo,
+  type ListedKey,
+  listKeys,
+} from './key-table.ts'
+import * as ledger from './ledger.ts'
+import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
+import { createAccountTables } from './tables.ts'
+
+export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
+export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
+
+/** The delay before a deletion continues after an interrupted alarm. */
+const DELETION_MS = 60_000
+
+export class AccountDO extends DurableObject<Env> {
+  readonly #sql: SqlStorage
+  readonly #recovery: Recovery
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    this.#sql = ctx.storage.sql
+    this.#recovery = readRecovery(env)
+    ctx.storage.transactionSync(() => createAccountTables(this.#sql))
+  }
+
+  /** Creates a key on behalf of the key `by`, which has scope `admin`, or of the operator. */
+  addKey(credential: KeyCredential, options: KeyChange = {}, by: string | null = null): KeyOutcome {
+    this.#refuseDeleted()
+    return this.ctx.storage.transactionSync(() => createKey(this.#sql, credential, options, by))
+  }
+
+  keys(): ListedKey[] {
+    return listKeys(this.#sql)
+  }
+
+  /** A key with the usage of its lineage; null for an unknown id. */
+  key(id: string): (KeyInfo & { captured: number; reserved: number; open: number }) | null {
+    const key = findKey(this.#sql, id)
+    if (!key) return null
+    const { captured, reserved, open } = ledger.meterOf(this.#sql, `key:${key.lineage}`)
+    return { ...key, captured, reserved, open }
+  }
+
+  changeKey(id: string, change: KeyChange, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => changeKey(this.#sql, id, change, by))
+  }
+
+  /** Replaces an active key with `next`. The old key stays valid until `until` (Unix milliseconds) at most. */
+  rotateKey(id: string, next: KeyCredential, until: number, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => replaceKey(this.#sql, id, next, until, by))
+  }
+
+  /** Whether links signed for a key are valid. */
+  keyHoldsLinks(id: string): boolean {
+    return holdsLinks(this.#sql, id)
+  }
+
+  /** Revokes a key and its browser tokens immediately and permanently, on behalf of the key `by` or of the operator. */
+  revokeKey(id: string, by: string | null = null): KeyOutcome {
+    return this.ctx.storage.transactionSync(() => revokeKey(this.#sql, id, by))
+  }
+
+  /** Whether a key may delete and export the whole account. */
+  isRootKey(id: string): boolean {
+    return isRootKey(this.#sql, id)
+  }
+
+  /** Whether the credential is currently valid, and for `scope` if given. */
+  async authenticate(credential: Credential, scope?: Scope): Promise<Authentication> {
+    const key = await authenticate(this.#sql, credential)
+    if (!key) return { kind: 'unauthorized' }
+    return scope && !allows(key, credential, scope) ? { kind: 'forbidden' } : { kind: 'authenticated', key }
+  }
+
+  /** Admits a job: checks key, scope, names, rates, concurrency and balance, and reserves the price, in one transaction. */
+  async admit(request: AdmissionRequest): Promise<Admission> {
+    const key = await authenticate(this.#sql, request.credential)
+    if (!key) return { kind: 'unauthorized' }
+    if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
+    await this.#wakeWithin(this.#recovery.reservationMs)
+    return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
+  }
+
+  /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
+  async settle(job: string, settlement: ledger.Settlement): Promise<ledger.LedgerEntry | null> {
+    await this.#wakeWithin(OUTBOX_MS)
+    this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
+    const entry = this.entry(job)
+    const { outcome } = settlement
+    if (entry?.state !== outcome)
+      log('error', 'a settlement does not agree with the ledger', { job, outcome, state: entry?.state ?? null })
+    return entry
+  }
+
+  /** Replaces the summary of a settled job, after some of its images were deleted. */
+  updateSummary(job: string, summary: JobSummary): void {
+    ledger.saveSummary(this.#sql, job, summary)
+  }
+
+  /** Deletes a job's row; its charge stays in the sums. False while the row is not settled or not exported. */
+  forgetJob(job: string): boolean {
+    return this.ctx.storage.transactionSync(() => ledger.foldRow(this.#sql, job))
+  }
+
+  /** The id of the job that has this name; null when there is none. */
+  jobNamed(name: string): string | null {
+    return ledger.jobNamed(this.#sql, name)
+  }
+
+  entry(job: string): ledger.LedgerEntry | null {
+    return ledger.entryOf(this.#sql, job)
+  }
+
+  /** Jobs, newest first: all, or those admitted before the job `after`. Null when that one is unknown. */
+  recentJobs(limit: number, after: string | null = null): (JobSummary | JobSpec)[] | null {
+    return ledger.jobsBefore(this.#sql, limit, after)
+  }
+
+  /** Open reservations and captures in micro-dollars. */
+  totals(): { reserved: number; captured: number } {
+    const { reserved, captured } = ledger.sumsOf(this.#sql)
+    return { reserved, captured }
+  }
+
+  /** The stored sums, and the sums computed from the rows. They must be equal. */
+  audit(): { kept: ledger.Sums; summed: ledger.Sums } {
+    return { kept: ledger.sumsOf(this.#sql), summed: ledger.audit(this.#sql) }
+  }
+
+  usage(from: string, to: string): ledger.UsageRow[] {
+    return ledger.usageBetween(this.#sql, from, to)
+  }
+
+  /** Removes jobs from the usage export after their rows were stored in D1. */
+  exported(jobs: readonly string[]): void {
+    takeOut(this.#sql, jobs)
+  }
+
+  /** Adds credit in micro-dollars once per id. A repeat changes nothing and returns the original credit. */
+  credit(id: string, amount: number, note: string): { amount: number; note: string } {
+    this.#refuseDeleted()
+    return ledger.addCredit(this.#sql, id, amount, note)
+  }
+
+  view(): AccountView {
+    const sums = ledger.sumsOf(this.#sql)
+    const deletion = deletionOf(this.#sql)
+    return { ...sums, balance: sums.credited - sums.captured, settings: this.#settings(), deletion }
+  }
+
+  /** Changes the given settings and keeps the others. */
+  configure(change: SettingsChange): AccountSettings {
+    this.#refuseDeleted()
+    const settings = this.#settings()
+    return saveSettings(this.#sql, { ...settings, ...change, limits: { ...settings.limits, ...change.limits } })
+  }
+
+  /** A page of the account's rows for its owner, without secrets; see export.ts. */
+  exportRows(section: ExportSection, after: string | null): ExportPage {
+    this.#refuseDeleted()
+    return exportRows(this.#sql, section, after)
+  }
+
+  /**
+   * Revokes all keys immediately and starts the deletion of the account's data, which the alarm completes. A repeat changes nothing. Null for
+   * an unknown account.
+   */
+  async deleteAccount(): Promise<Deletion | null> {
+    const deletion = this.ctx.storage.transactionSync(() => beginDeletion(this.#sql))
+    if (deletion?.completed === null) await this.#wakeWithin(0)
+    return deletion
+  }
+
+  /** Releases reservations without a job, exports settled rows, and deletes expired rows. */
+  override async alarm(): Promise<void> {
+    if ((nextDeletion(this.#sql) ?? Number.POSITIVE_INFINITY) <= Date.now()) await this.#wakeWithin(DELETION_MS)
+    prune(this.#sql)
+    this.ctx.storage.transactionSync(() => ledger.foldOldUsage(this.#sql))
+    await this.#releaseOrphans()
+    try {
+      const sender = { account: this.ctx.id.name!, ...this.#settings() }
+      await exportBatch(this.#sql, this.env, sender, this.#recovery.usageMs)
+    } catch (cause) {
+      log('error', 'usage could not be exported yet', { account: this.ctx.id.name, cause })
+    }
+    await this.#continueDeletion()
+    const due = nextExport(this.#sql)
+    if (due !== null) await this.#wakeWithin(Math.max(OUTBOX_MS, due - Date.now()))
+    if (ledger.sumsOf(this.#sql).open > 0) await this.#wakeWithin(this.#recovery.reservationMs)
+    const expiry = nextExpiry(this.#sql)
+    if (expiry !== null) await this.#wakeWithin(expiry - Date.now())
+  }
+
+  /** Releases old reservations without a job. Existing jobs settle themselves. */
+  async #releaseOrphans(): Promise<void> {
+    const before = Date.now() - this.#recovery.reservationMs
+    for (const job of ledger.openBefore(this.#sql, before)) {
+      try {
+        if ((await objectOf(this.env.JOB, job).view()) === null) this.#releaseOrphan(job, before)
+      } catch (cause) {
+        log('error', 'an old reservation could not be checked', { job, cause })
+      }
+    }
+  }
+
+  #releaseOrphan(job: string, before: number): void {
+    this.ctx.storage.transactionSync(() => {
+      // A repeated request may have renewed the reservation during the call to its job.
+      if ((ledger.reservationOf(this.#sql, job)?.reservedAt ?? Number.POSITIVE_INFINITY) <= before)
+        dropOrphan(this.#sql, job)
+    })
+  }
+
+  async #continueDeletion(): Promise<void> {
+    const transact = (change: () => void) => this.ctx.storage.transactionSync(change)
+    await continueDeletion({ account: this.ctx.id.name!, sql: this.#sql, env: this.env, transact })
+    const due = nextDeletion(this.#sql)
+    if (due !== null) await this.#wakeWithin(Math.max(0, due - Date.now()))
+  }
+
+  /** Throws if the account was deleted. */
+  #refuseDeleted(): void {
+    if (deletionOf(this.#sql)) throw new Error(ACCOUNT_DELETED)
+  }
+
+  #settings(): AccountSettings {
+    return settingsOf(this.#sql, this.env.OCTET_ACCOUNT_LIMITS)
+  }
+
+  async #wakeWithin(milliseconds: number): Promise<void> {
+    const alarm = await this.ctx.storage.getAlarm()
+    const wanted = Date.now() + milliseconds
+    if (alarm === null || alarm > wanted) await this.ctx.storage.setAlarm(wanted)
+  }
+}

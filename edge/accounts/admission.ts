@@ -1,0 +1,193 @@
+// Admission of jobs to an account: one SQLite transaction that reserves the price or changes nothing.
+
+import type { Credential, Scope } from '../auth/keys.ts'
+import type { JobSpec } from '../jobs/record.ts'
+import { FULL_BYTES } from '../results/retention.ts'
+import { creatorsOf, findKey, isActive, type KeyInfo } from './key-table.ts'
+import {
+  countRequest,
+  dropReservation,
+  jobNamed,
+  meterOf,
+  type Reservation,
+  renew,
+  reservationOf,
+  reserve,
+  reusableJob,
+  sumsOf,
+} from './ledger.ts'
+import { type RateState, UNLIMITED } from './limits.ts'
+import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
+import type { AccountSettings } from './settings.ts'
+
+export const IDEMPOTENCY_SCHEMA = `
+  CREATE TABLE IF NOT EXISTS idempotency (
+    name TEXT PRIMARY KEY, job TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
+  CREATE INDEX IF NOT EXISTS idempotency_by_time ON idempotency (created);
+  CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);`
+
+/** The lifetime of an Idempotency-Key. */
+export const IDEMPOTENCY_MS = 24 * 3600_000
+
+/** Browser tokens expire within an hour, so their meters are obsolete after two. */
+const TOKEN_METER_MS = 2 * 3600_000
+const IDLE_TOKEN = "id >= 'token:' AND id < 'token;' AND open = 0"
+
+export type AdmissionRequest = {
+  credential: Credential
+  spec: JobSpec
+  idempotencyKey: string | null
+  /** Possibly an SDK's retry without an Idempotency-Key: matches an open job of an equal request. */
+  retried: boolean
+  /** Whether an earlier job with equal images may be returned, free of charge. */
+  reuse: boolean
+}
+/** `repeated`: the reservation of an earlier, equal request. `reused`: an earlier job with equal images. */
+export type Admission =
+  | { kind: 'admitted'; reservation: Reservation; rates: RateState[] }
+  | { kind: 'repeated'; reservation: Reservation }
+  | { kind: 'reused'; job: string; rates: RateState[] }
+  | { kind: 'unauthorized' }
+  | { kind: 'forbidden'; scope: Scope }
+  | { kind: 'mismatch'; by: 'name' | 'Idempotency-Key' }
+  | { kind: 'full' }
+  | (Refusal & { rates: RateState[] })
+
+/**
+ * Admits a request with a verified credential and reserves its price, or refuses it. Must run in a transaction.
+ */
+export function decide(sql: SqlStorage, settings: AccountSettings, request: AdmissionRequest): Admission {
+  const { credential, idempotencyKey } = request
+  const spec = { ...request.spec, retentionDays: settings.retention_days }
+  const key = findKey(sql, credential.keyId)
+  if (!key || !isActive(key)) return { kind: 'unauthorized' }
+  const earlier = findEarlier(sql, { ...request, spec })
+  if (earlier && 'answer' in earlier) return earlier.answer
+  if (sql.databaseSize > FULL_BYTES) return { kind: 'full' }
+  const now = Date.now()
+  const metered = metersOf(sql, settings, key, credential)
+  const refusal = checkBalance(sql, settings, spec.price) ?? findRefusal(metered, spec.price, now)
+  if (refusal) return { ...refusal, rates: ratesOf(metered, now) }
+  const reused = request.reuse ? reusableJob(sql, spec.digest) : null
+  if (reused) {
+    countRequest(sql, metered)
+    return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
+  }
+  if (earlier) releaseNames(sql, earlier.failed)
+  reserve(sql, spec, metered)
+  if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
+  const { id: job, fingerprint, price } = spec
+  const reservation = { job, fingerprint, price, reservedAt: now, spec }
+  return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
+}
+
+const ratesOf = (metered: Metered[], now: number) => metered.flatMap((each) => rateState(each, now))
+
+function metersOf(sql: SqlStorage, settings: AccountSettings, key: KeyInfo, credential: Credential): Metered[] {
+  const metered: Metered[] = [
+    { holder: 'account', limits: settings.limits, meter: meterOf(sql, 'account') },
+    { holder: 'key', limits: key.limits, meter: meterOf(sql, `key:${key.lineage}`) },
+    ...creatorsOf(sql, key).map(({ lineage, limits }) => ({
+      holder: 'creator' as const,
+      limits,
+      meter: meterOf(sql, `key:${lineage}`),
+    })),
+  ]
+  if (!('token' in credential)) return metered
+  const { id, budget } = credential.token
+  const limits = { ...UNLIMITED, total_microdollars: budget }
+  return [...metered, { holder: 'token', limits, meter: meterOf(sql, `token:${key.id}:${id}`) }]
+}
+
+function findRefusal(metered: Metered[], price: number, now: number): Refusal | null {
+  for (const each of metered) {
+    const refusal = refusalOf(each, price, now)
+    if (refusal) return refusal
+  }
+  return null
+}
+
+/** Refuses a price above the available balance of a prepaid account: its balance less open reservations. */
+function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: number): Refusal | null {
+  if (!prepaid) return null
+  const { credited, captured, reserved } = sumsOf(sql)
+  const available = Math.max(0, credited - captured - reserved)
+  return price > available ? { kind: 'over_budget', by: 'balance', holder: 'account', available, price } : null
+}
+
+type Earlier = { answer: Admission } | { failed: string } | null
+
+/**
+ * The answer from an earlier request with the same Idempotency-Key, name or id, or from an open equal one; or the failed job that this
+ * request replaces. Null for a new request.
+ */
+function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Earlier {
+  const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
+  const named = spec.name === null ? null : jobNamed(sql, spec.name)
+  if (keyed !== null && spec.name !== null && keyed !== named)
+    return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
+  // The reply to an admission may be lost. The worker then repeats the call with the same id.
+  const equal = retried && idempotencyKey === null && spec.name === null ? openJobLike(sql, spec) : null
+  const job = keyed ?? named ?? equal ?? spec.id
+  const found = reservationOf(sql, job)
+  if (!found) return null
+  const { retryable, ...reservation } = found
+  if (reservation.fingerprint !== spec.fingerprint)
+    return { answer: { kind: 'mismatch', by: keyed === null ? 'name' : 'Idempotency-Key' } }
+  if (retryable) return { failed: job }
+  renew(sql, job)
+  return { answer: { kind: 'repeated', reservation: { ...reservation, reservedAt: Date.now() } } }
+}
+
+/** Idempotency-Keys are scoped to the browser token: one visitor's key must not find another visitor's job. */
+const scopedKey = ({ token }: JobSpec, key: string) => (token === null ? key : `${token}:${key}`)
+
+const jobOfKey = (sql: SqlStorage, name: string): string | null =>
+  sql
+    .exec<{ job: string }>(
+      'SELECT job FROM idempotency JOIN ledger USING (job) WHERE idempotency.name = ? AND created > ?',
+      ...[name, Date.now() - IDEMPOTENCY_MS],
+    )
+    .toArray()[0]?.job ?? null
+
+/** An open job of an equal request with the same key or token; jobs of others count against other limits. */
+const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
+  sql
+    .exec<{ job: string }>(
+      "SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND key_id = ? AND token IS ? LIMIT 1",
+      ...[fingerprint, keyId, token],
+    )
+    .toArray()[0]?.job ?? null
+
+function rememberKey(sql: SqlStorage, name: string, { id }: JobSpec, now: number): void {
+  sql.exec('INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?)', name, id, now)
+}
+
+/** Frees a job's name and Idempotency-Key for the next request. */
+function releaseNames(sql: SqlStorage, job: string): void {
+  sql.exec('UPDATE ledger SET name = NULL WHERE job = ?', job)
+  sql.exec('DELETE FROM idempotency WHERE job = ?', job)
+}
+
+/** Removes a reservation without a job, and its names. */
+export function dropOrphan(sql: SqlStorage, job: string): void {
+  releaseNames(sql, job)
+  dropReservation(sql, job)
+}
+
+/** Deletes expired Idempotency-Keys, and meters of expired browser tokens without open jobs. */
+export function prune(sql: SqlStorage): void {
+  const now = Date.now()
+  sql.exec('DELETE FROM idempotency WHERE created <= ?', now - IDEMPOTENCY_MS)
+  sql.exec(`DELETE FROM meters WHERE ${IDLE_TOKEN} AND refilled <= ?`, now - TOKEN_METER_MS)
+}
+
+/** The next time `prune` has rows to delete, in Unix milliseconds; null if none expire. */
+export const nextExpiry = (sql: SqlStorage): number | null =>
+  sql
+    .exec<{ at: number | null }>(
+      `SELECT min(at) AS at FROM (SELECT min(created) + ? AS at FROM idempotency
+        UNION ALL SELECT min(refilled) + ? FROM meters WHERE ${IDLE_TOKEN})`,
+      ...[IDEMPOTENCY_MS, TOKEN_METER_MS],
+    )
+    .one().at

@@ -1,0 +1,108 @@
+// Credentials: `Authorization: Bearer` with an API key or a browser token of a caller, or with the operator's token.
+import type { Context } from 'hono'
+import { allows } from '../accounts/key-table.ts'
+import type { EdgeEnv, Env } from '../env.ts'
+import { ApiError } from '../http/errors.ts'
+import { objectOf } from '../platform/objects.ts'
+import type { Credential, Scope } from './keys.ts'
+import { checkCredential, tokenExpired } from './tokens.ts'
+
+export const CHALLENGE = { 'www-authenticate': 'Bearer realm="octet"' }
+/** The periods of OUTER_LIMIT and REQUEST_LIMIT in wrangler.toml. */
+const OUTER_SECONDS = '10'
+const REQUEST_SECONDS = '60'
+
+/** The single error for a forged, unknown, expired or revoked key. It does not disclose the reason. */
+export const unauthorized = () =>
+  new ApiError('invalid_api_key', 'This API key is invalid or was revoked. Keys look like oct_<account>_….', {
+    headers: CHALLENGE,
+  })
+
+/** The error for an active key without the required scope. */
+export const forbidden = (scope: Scope) =>
+  new ApiError('insufficient_scope', `This request requires the scope "${scope}", which this key does not have.`, {
+    headers: { 'www-authenticate': `Bearer realm="octet", error="insufficient_scope", scope="${scope}"` },
+  })
+
+/** The token of `Authorization: Bearer …`, or null. */
+export const bearer = (c: Context<EdgeEnv>) => /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? null
+
+/** Whether the bearer token has the form of an API key or a browser token. */
+export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(bearer(c) ?? '')
+
+/** Parses the caller's credential and verifies its tag, without reading storage. Errors: invalid_api_key. */
+async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
+  const token = bearer(c)
+  if (!token) {
+    const message = 'The API key is missing. Send it as "Authorization: Bearer oct_…".'
+    throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
+  }
+  const credential = await checkCredential(c.env.KEY_PEPPER, token)
+  if (!credential) throw unauthorized()
+  if ('token' in credential && tokenExpired(credential.token)) {
+    throw new ApiError('invalid_api_key', 'This browser token has expired; create a new one.', { headers: CHALLENGE })
+  }
+  return credential
+}
+
+/**
+ * Verifies the tag of the caller's key or browser token, applies the outer rate limit, and sets `credential`. It reads no storage, so a
+ * call to `owner` or `admit` must follow. Errors: invalid_api_key, rate_limited.
+ */
+export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential> {
+  const credential = await readCredential(c)
+  const { success } = await c.env.OUTER_LIMIT.limit({ key: `${credential.account}/${credential.keyId}` })
+  if (!success) {
+    const message = `Too many requests; try again in ${OUTER_SECONDS} s.`
+    throw new ApiError('rate_limited', message, { headers: { 'retry-after': OUTER_SECONDS } })
+  }
+  c.set('credential', credential)
+  return credential
+}
+
+/**
+ * Applies the request rate limit of the key or browser token. Every request reaches Durable Objects that are shared with other callers, so a
+ * client that loops must be stopped here. Errors: rate_limited.
+ */
+export async function meterRequest(c: Context<EdgeEnv>, credential: Credential): Promise<void> {
+  const holder = 'token' in credential ? `token/${credential.token.id}` : `key/${credential.keyId}`
+  const { success } = await c.env.REQUEST_LIMIT.limit({ key: `${credential.account}/${holder}` })
+  if (success) return
+  const sender = 'token' in credential ? 'browser token' : 'API key'
+  const message = `This ${sender} has sent too many requests; try again in ${REQUEST_SECONDS} s, or wait for jobs with "Prefer: wait" or a webhook.`
+  throw new ApiError('rate_limited', message, { headers: { 'retry-after': REQUEST_SECONDS } })
+}
+
+async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
+  const answer = await objectOf(c.env.ACCOUNT, credential.account).authenticate(credential)
+  if (answer.kind !== 'authenticated') throw unauthorized()
+  c.set('key', answer.key)
+  return answer.key
+}
+
+/**
+ * Confirms with the account, once per request, that the key is active and has the scope (null accepts any), and returns the credential.
+ * Errors: invalid_api_key, insufficient_scope.
+ */
+export async function owner(c: Context<EdgeEnv>, scope: Scope | null = 'read'): Promise<Credential> {
+  const credential = c.get('credential')
+  const key = c.get('key') ?? (await confirmKey(c, credential))
+  if (scope !== null && !allows(key, credential, scope)) throw forbidden(scope)
+  return credential
+}
+
+/** Returns the account to manage. The operator must name it; for a key it is optional. Errors: invalid_request, insufficient_scope. */
+export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): string {
+  const own = c.get('manages')?.account
+  if (own !== undefined && (named === undefined || named === own)) return own
+  if (own !== undefined) throw new ApiError('insufficient_scope', `This key manages only the account ${own}.`)
+  if (named !== undefined) return named
+  throw new ApiError('invalid_request', 'account is missing; the operator must name it.', { param: 'account' })
+}
+
+/** Whether the credential of a long-running request is still valid: it has not expired, and its key is active and has the scope. */
+export async function stillHolds(env: Env, credential: Credential, scope: Scope): Promise<boolean> {
+  if ('token' in credential && tokenExpired(credential.token)) return false
+  const answer = await objectOf(env.ACCOUNT, credential.account).authenticate(credential)
+  return answer.kind === 'authenticated' && allows(answer.key, credential, scope)
+}

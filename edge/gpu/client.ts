@@ -1,0 +1,196 @@
+// The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
+import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
+import { jittered } from '../platform/backoff.ts'
+import { log } from '../platform/log.ts'
+import type { Endpoint } from './endpoints.ts'
+import { type Frame, readFrames, readStart, StreamLost } from './stream.ts'
+import type { GpuTimes } from './times.ts'
+import { signGpuToken } from './token.ts'
+
+/** No GPU answered before the deadline. */
+export class GpuUnavailable extends Error {
+  override name = 'GpuUnavailable' as const
+}
+
+/** The GPU function permanently refused the job. `message` is for the log. */
+export class GpuRefused extends Error {
+  override name = 'GpuRefused' as const
+}
+
+/** An accepted job exceeded its time limit although its stream was still active. */
+export class GpuOverran extends Error {
+  override name = 'GpuOverran' as const
+}
+
+export type GpuCall = GpuTimes & {
+  endpoint: Endpoint
+  signingKey: string
+  job: string
+  request: JobRequest
+  /** Ends the attempt, with the abort reason as its error. Aborted by the caller, or here on a timeout. */
+  abort: AbortController
+}
+
+/** Routes all requests about a job to one container, where the host supports it; modal.com/docs/guide/servers. */
+const AFFINITY_HEADER = 'modal-session-id'
+const BACKOFF_MS = { first: 200, most: 5_000 }
+const CANCEL_MS = 5_000
+
+/**
+ * Statuses of requests that can be sent again: 429 (full queue), 503 (loading, or scaled to zero), and a proxy's 500, 502, 504 and 520 to
+ * 530. If the job was accepted all the same, a request with the same id and attempt joins it.
+ */
+const notAccepted = (status: number) => [429, 500, 502, 503, 504].includes(status) || (status >= 520 && status <= 530)
+
+/** The header for the edge's token: a separate one if the host uses `authorization` itself. */
+const tokenHeader = ({ headers }: Endpoint) =>
+  Object.keys(headers).some((name) => name.toLowerCase() === 'authorization') ? GPU_TOKEN.header : 'authorization'
+
+type Sent = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
+
+/** Sends a signed request for the job; null when the GPU function is unreachable. Throws the signal's reason if aborted. */
+async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Response | null> {
+  const { endpoint, signingKey, job, request } = call
+  const token = await signGpuToken(signingKey, job, request.attempt, body)
+  const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) }
+  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, ...own }
+  const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
+  const init = { method, headers, signal, redirect: 'manual', ...(body && { body }) } as const
+  return fetch(url, init).catch((cause) => {
+    signal.throwIfAborted()
+    log('warn', 'the GPU function cannot be reached', { job, attempt: request.attempt, cause })
+    return null
+  })
+}
+
+/** Milliseconds before the next try: backoff with jitter, or the GPU function's `Retry-After` if longer. */
+export function backoffMs(tries: number, retryAfterMs: number): number {
+  const backoff = jittered(Math.min(BACKOFF_MS.most, BACKOFF_MS.first * 1.6 ** tries))
+  return Math.round(Math.max(backoff, Math.min(retryAfterMs, BACKOFF_MS.most)))
+}
+
+/** Discards an unread body. Not awaited, because canceling the body of a dead connection may never settle. */
+function dismiss(response: Response | null): void {
+  response?.body?.cancel().catch(() => {})
+}
+
+/** A refusal's text for the log, at most one line of its body. */
+async function refusalText({ body, status }: Response, { silenceMs, abort: { signal } }: GpuCall): Promise<string> {
+  const text = body ? await readStart(body, LIMITS.eventLineBytes, { silenceMs, signal }) : ''
+  const parsed = refusal.safeParse(safeJson(text))
+  return parsed.success ? `${status} ${parsed.data.code}: ${parsed.data.detail}` : `${status}: ${text.slice(0, 200)}`
+}
+
+function safeJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
+  }
+}
+
+/** Sends the request, and again with a fresh token if a proxy in front of the GPU function duplicated the first request. */
+async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
+  const sent: Sent = { method: 'PUT', body: JSON.stringify(call.request), signal }
+  const response = await send(call, sent)
+  if (response?.status !== 401) return response
+  const text = await refusalText(response.clone(), call)
+  if (!text.startsWith('401 token_replayed')) return response
+  dismiss(response)
+  return send(call, sent)
+}
+
+/** `busy`: ready, with a full queue. `down`: the response is not that of a GPU function, not even of a starting one. `refused`: permanently. */
+export type Answer =
+  | { accepted: ReadableStream<Uint8Array> }
+  | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused }
+  | { unanswered: true }
+
+/**
+ * Offers the job to a GPU once and waits up to `answerMs` milliseconds for the answer. Throws the abort reason, or StreamLost on a response
+ * that is neither an acceptance, nor a refusal, nor a request to wait.
+ */
+export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
+  const { abort } = call
+  const patience = new AbortController()
+  const timer = setTimeout(() => patience.abort(new GpuUnavailable(`no answer within ${answerMs} ms`)), answerMs)
+  const signal = AbortSignal.any([abort.signal, patience.signal])
+  try {
+    const response = await put(call, signal)
+    if (response?.status === 200 && response.body) return { accepted: response.body }
+    if (response && !notAccepted(response.status)) {
+      const text = await refusalText(response, call)
+      if (response.status < 400 || response.status >= 500) throw new StreamLost(text)
+      return { retryAfterMs: 0, busy: false, down: true, refused: new GpuRefused(text) }
+    }
+    dismiss(response)
+    const busy = response?.status === 429
+    const down = response?.status !== 503 && !busy
+    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0, busy, down }
+  } catch (thrown) {
+    if (!patience.signal.aborted || abort.signal.aborted) throw thrown
+    return { unanswered: true }
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Asks the GPU function to cancel the attempt at its next step. Whether the attempt was known there; its stream then ends with `canceled`. */
+export async function cancel(call: GpuCall): Promise<boolean> {
+  const signal = AbortSignal.timeout(CANCEL_MS)
+  const response = await send(call, { method: 'DELETE', body: '', signal }).catch((cause) => {
+    log('warn', 'a job could not be canceled', { job: call.job, attempt: call.request.attempt, cause })
+    return null
+  })
+  dismiss(response)
+  return response?.ok ?? false
+}
+
+const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
+
+/** Whether an event belongs to this request. Another request's image must never reach the caller. */
+function fits({ event }: Frame, { job, request }: GpuCall): boolean {
+  if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt
+  if (event.type === 'started') return event.model === request.model && event.tier === request.tier
+  if (event.type === 'succeeded') return event.images === request.count
+  if (event.type !== 'image') return true
+  const seed = (request.seed + event.image) % (LIMITS.seedMax + 1)
+  const shape = event.width === request.width && event.height === request.height
+  return (
+    event.image < request.count &&
+    event.seed === seed &&
+    shape &&
+    event.content_type === CONTENT_TYPES[request.output_format]
+  )
+}
+
+/**
+ * The events of an accepted attempt as they arrive, without heartbeats. Throws StreamLost when the stream breaks or belongs to another
+ * request, and GpuOverran when the job has not ended `runMs` after its start; time in the GPU function's queue does not count.
+ */
+export async function* follow(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+  const { runMs, abort } = call
+  let timer: ReturnType<typeof setTimeout> | undefined
+  try {
+    for await (const frame of fitting(call, accepted)) {
+      if (frame.event.type === 'started')
+        timer ??= setTimeout(() => abort.abort(new GpuOverran(`not finished within ${runMs} ms`)), runMs)
+      yield frame
+    }
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** The events except heartbeats, each checked against the request. */
+async function* fitting(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+  const images = new Set<number>()
+  for await (const frame of readFrames(accepted, { silenceMs: call.silenceMs, signal: call.abort.signal })) {
+    const { event } = frame
+    if (!fits(frame, call)) throw new StreamLost(`an event of type ${event.type} is not about this job's request`)
+    if (event.type === 'image') images.add(event.image)
+    if (event.type === 'succeeded' && images.size !== event.images)
+      throw new StreamLost('images are missing at the end')
+    if (event.type !== 'heartbeat') yield frame
+  }
+}

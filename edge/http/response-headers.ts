@@ -1,0 +1,23 @@
+// Headers of every response, including errors and redirects.
+import { createMiddleware } from 'hono/factory'
+import { secureHeaders } from 'hono/secure-headers'
+import type { EdgeEnv } from '../env.ts'
+
+/** Security headers: HTTPS only, no MIME sniffing, no framing. Images may be embedded by other sites. */
+export const replyHeaders = secureHeaders({
+  strictTransportSecurity: 'max-age=31536000',
+  xFrameOptions: 'DENY',
+  crossOriginResourcePolicy: 'cross-origin',
+  crossOriginOpenerPolicy: false,
+  originAgentCluster: false,
+  xDnsPrefetchControl: false,
+  xDownloadOptions: false,
+  xPermittedCrossDomainPolicies: false,
+  xXssProtection: false,
+})
+
+/** Disables caching unless the handler sets Cache-Control. */
+export const unstored = createMiddleware<EdgeEnv>(async (c, next) => {
+  await next()
+  if (!c.res.headers.has('cache-control')) c.res.headers.set('cache-control', 'no-store')
+})

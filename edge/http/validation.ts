@@ -1,0 +1,100 @@
+// Converts schema errors to one sentence per field: the field, the given value, and the allowed values. The size of the response is bounded
+// for any input.
+import type { Context } from 'hono'
+import * as z from 'zod'
+import type { EdgeEnv } from '../env.ts'
+import { ApiError, shorten } from './errors.ts'
+import { readText } from './request-body.ts'
+
+const SHOWN = 60
+const SHOWN_ITEMS = 10
+const MAX_PROBLEMS = 10
+
+/** Returns a truncated copy of a value, because JSON.stringify fails on deeply nested input. */
+function outline(value: unknown, depth = 3): unknown {
+  if (typeof value === 'string') return value.slice(0, SHOWN + 1)
+  if (typeof value !== 'object' || value === null) return value
+  if (depth === 0) return '…'
+  if (Array.isArray(value)) {
+    const items = value.slice(0, SHOWN_ITEMS).map((each) => outline(each, depth - 1))
+    return value.length > SHOWN_ITEMS ? [...items, '…'] : items
+  }
+  const entries = Object.entries(value).slice(0, SHOWN_ITEMS)
+  return Object.fromEntries(entries.map(([name, each]) => [shorten(name, SHOWN), outline(each, depth - 1)]))
+}
+
+/** Formats a value as JSON, truncated to 60 characters. */
+export function shown(value: unknown): string {
+  if (value === undefined) return 'missing'
+  const text = shorten(JSON.stringify(outline(value)), SHOWN)
+  return typeof value === 'string' && value.length > SHOWN ? `${text} (${value.length} characters)` : text
+}
+
+type Shape = Record<string, z.ZodType>
+type Problem = { param: string | null; message: string }
+
+/** Returns the description of a field, or of its inner schema if the field is optional or has a default. */
+function allowed(field: unknown): string {
+  if (field instanceof z.ZodDefault || field instanceof z.ZodOptional)
+    return field.description ?? allowed(field.unwrap())
+  return (field instanceof z.ZodType && field.description) || 'left out'
+}
+
+function problemsOf(issue: z.core.$ZodIssue, input: unknown, shape: Shape): Problem[] {
+  const fields = Object.keys(shape).join(', ')
+  if (issue.code === 'unrecognized_keys' && issue.path.length === 0) {
+    return issue.keys.slice(0, MAX_PROBLEMS).map((key) => ({
+      param: key,
+      message: `${shorten(key, SHOWN)} is not a field of this request; allowed are ${fields}.`,
+    }))
+  }
+  const [name] = issue.path
+  if (typeof name !== 'string')
+    return [{ param: null, message: `The body is ${shown(input)}; it must be a JSON object with ${fields}.` }]
+  if (issue.code === 'custom') return [{ param: name, message: issue.message }]
+  const given = (input as Record<string, unknown>)[name]
+  return [{ param: name, message: `${name} is ${shown(given)}; it must be ${allowed(shape[name])}.` }]
+}
+
+/** Returns the first problem of each field, up to MAX_PROBLEMS. */
+function collectProblems({ issues }: z.ZodError, input: unknown, shape: Shape): Problem[] {
+  const found = new Map<string | null, Problem>()
+  for (const issue of issues) {
+    for (const each of problemsOf(issue, input, shape)) if (!found.has(each.param)) found.set(each.param, each)
+    if (found.size >= MAX_PROBLEMS) break
+  }
+  return [...found.values()].slice(0, MAX_PROBLEMS)
+}
+
+/**
+ * Parses `input` or throws `invalid_request` with at most ten problems. `shape` is the schema's own. The `description` of a field
+ * completes "it must be …"; the message of a refinement must be a whole sentence.
+ */
+export function parseFields<T>(schema: z.ZodType<T>, shape: Shape, input: unknown): T {
+  const parsed = schema.safeParse(input)
+  if (parsed.success) return parsed.data
+  const errors = collectProblems(parsed.error, input, shape)
+  const [first] = errors
+  const param = first?.param
+  throw new ApiError('invalid_request', first?.message ?? 'The request is not valid.', {
+    errors,
+    ...(param && { param }),
+  })
+}
+
+/** Reads a JSON body. Errors: unsupported_media_type, body_too_large, invalid_request. */
+export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
+  const type = c.req.header('content-type') ?? ''
+  if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) {
+    throw new ApiError('unsupported_media_type', `The content-type is ${shown(type)}; it must be application/json.`)
+  }
+  const text = await readText(c)
+  try {
+    return JSON.parse(text)
+  } catch (cause) {
+    throw new ApiError(
+      'invalid_request',
+      `The body is not JSON: ${cause instanceof Error ? cause.message : 'it cannot be parsed'}.`,
+    )
+  }
+}

@@ -1,0 +1,98 @@
+// A job's record and event log, in the job object's storage.
+import {
+  applyEvent,
+  beginAttempt,
+  isFinal,
+  type JobRecord,
+  type JobSpec,
+  type LoggedEvent,
+  newJob,
+  RECORD_DEFAULTS,
+} from './record.ts'
+
+export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
+export type JobLog = ReturnType<typeof openJobLog>
+
+const SCHEMA = `CREATE TABLE IF NOT EXISTS events (
+  seq INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, at INTEGER NOT NULL, event TEXT NOT NULL) STRICT`
+
+/** Opens the log over a job object's storage. Before `create`, only `find`, `create`, `erase`, `isErased` and `after` (empty) may be called. */
+export function openJobLog(storage: DurableObjectStorage) {
+  let changed = Promise.withResolvers<void>()
+  const find = (): JobRecord | null => {
+    const stored = storage.kv.get<JobRecord>('job')
+    return stored ? { ...RECORD_DEFAULTS, ...stored } : null
+  }
+  const job = (): JobRecord => {
+    const found = find()
+    if (!found) throw new Error('this job was never created')
+    return found
+  }
+  const save = (record: JobRecord) => storage.kv.put('job', record)
+  const insert = (attempt: number, event: LoggedEvent) => {
+    const now = Date.now()
+    storage.sql.exec('INSERT INTO events (attempt, at, event) VALUES (?, ?, ?)', attempt, now, JSON.stringify(event))
+    save(applyEvent(job(), event, now))
+  }
+  const wake = () => {
+    changed.resolve()
+    changed = Promise.withResolvers<void>()
+  }
+
+  return {
+    find,
+    job,
+    /** Stores a new job. An existing one is returned unchanged. */
+    create(spec: JobSpec): JobRecord {
+      if (find()) return job()
+      storage.transactionSync(() => {
+        storage.sql.exec(SCHEMA)
+        save(newJob(spec))
+        insert(0, { type: 'queued' })
+      })
+      return job()
+    },
+    /** Starts an attempt of an open job. */
+    begin(attempt: number): void {
+      if (isFinal(job())) return
+      storage.transactionSync(() => {
+        save(beginAttempt(job(), attempt, Date.now()))
+        insert(attempt, { type: 'starting' })
+      })
+      wake()
+    },
+    /** Logs an event and applies it to the record. Drops events after the job's end, and of attempts other than the current one. */
+    append(attempt: number, event: LoggedEvent): void {
+      if (isFinal(job()) || job().attempt !== attempt) return
+      storage.transactionSync(() => insert(attempt, event))
+      wake()
+    },
+    update(
+      change: Partial<
+        Pick<JobRecord, 'waiting' | 'granted' | 'nextAt' | 'endpoint' | 'images' | 'settled' | 'announced'>
+      >,
+    ): void {
+      save({ ...job(), ...change })
+    },
+    /** The entries after `seq`, oldest first. */
+    after(seq: number): LogEntry[] {
+      if (!find()) return []
+      const rows = storage.sql.exec<Omit<LogEntry, 'event'> & { event: string }>(
+        'SELECT * FROM events WHERE seq > ? ORDER BY seq',
+        seq,
+      )
+      return [...rows].map((row) => ({ ...row, event: JSON.parse(row.event) }))
+    },
+    /** Deletes record and log, and marks the id so that no late request creates the job again. */
+    erase(): void {
+      storage.transactionSync(() => {
+        storage.sql.exec('DROP TABLE IF EXISTS events')
+        storage.kv.delete('job')
+        storage.kv.put('erased', true)
+      })
+    },
+    isErased: () => storage.kv.get<boolean>('erased') === true,
+    /** Resolves at the next entry. */
+    changed: () => changed.promise,
+  }
+}

@@ -1,0 +1,332 @@
+// JobDO: one job as a state machine, driven by its alarm. `nextAt` in the record is the time of the next action.
+import { DurableObject } from 'cloudflare:workers'
+import type { Reservation } from '../accounts/ledger.ts'
+import type { Env } from '../env.ts'
+import { StreamLost } from '../gpu/stream.ts'
+import { readGpuTimes } from '../gpu/times.ts'
+import { log } from '../platform/log.ts'
+import { objectOf } from '../platform/objects.ts'
+import { readRecovery } from '../platform/recovery.ts'
+import { retentionEnd } from '../results/retention.ts'
+import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
+import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
+import { type JobLog, type LogEntry, openJobLog } from './event-log.ts'
+import { eventStream } from './events.ts'
+import {
+  countSteps,
+  FAILED,
+  isFinal,
+  isOver,
+  type JobRecord,
+  type LoggedEvent,
+  MAX_ATTEMPTS,
+  MAX_FAULTS,
+} from './record.ts'
+
+/** The pause after a failed settlement or announcement. It doubles up to the longest. */
+const UNFINISHED_MS = 5_000
+const LONGEST_PAUSE_MS = 10 * 60_000
+/** The time limit for a GPU to end its stream after it confirmed a cancellation. */
+const CANCEL_MS = 10_000
+/** The most open event streams of a job. */
+export const MAX_READERS = 20
+const DAY_MS = 24 * 3600_000
+
+export type { LogEntry }
+
+type Attempt = { n: number; abort: AbortController; done: Promise<void> }
+
+export class JobDO extends DurableObject<Env> {
+  readonly #log: JobLog
+  /** The attempt in progress in this instance. */
+  #live: Attempt | null = null
+  /** Whether the attempt in progress still needs its slot. */
+  #needsSlot = false
+  #settling: Promise<JobRecord> | null = null
+  /** Consecutive failures of settlement or announcement. */
+  #failures = 0
+  /** The open event streams by reader. */
+  readonly #readers = new Map<string, symbol>()
+  #finishing: Promise<void> | null = null
+  /** Waiting callers whose disconnection may cancel the job; see `leave`. */
+  readonly #callers = new Set<string>()
+  /** Callers that disconnected before their job was created. */
+  readonly #left = new Set<string>()
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    this.#log = openJobLog(ctx.storage)
+    // A reset ends the attempt in progress. Continue the job now instead of at the next alarm.
+    const job = this.#log.find()
+    if (job && !isOver(job)) void ctx.blockConcurrencyWhile(() => ctx.storage.setAlarm(Date.now()))
+  }
+
+  /**
+   * Creates the job of a reservation and starts it. An existing job is returned unchanged. Null, without a job, when the account is about to
+   * release the reservation because of its age.
+   */
+  create(reservation: Reservation): Promise<JobRecord | null> {
+    return this.#create(reservation, false)
+  }
+
+  async #create({ spec, reservedAt }: Reservation, isCanceled: boolean): Promise<JobRecord | null> {
+    const existing = this.#log.find()
+    if (existing || !spec || this.#log.isErased()) return existing
+    if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
+    const job = this.#log.create(spec)
+    if (isCanceled) this.#log.append(0, { type: 'cancel_requested' })
+    await this.#advance()
+    return job
+  }
+
+  /** Creates the job if necessary and waits for its end. */
+  async run(reservation: Reservation, caller: string): Promise<JobRecord | null> {
+    return (await this.#create(reservation, this.#left.delete(caller))) && this.ended(null, caller)
+  }
+
+  /** Starts an attempt in the slot that the endpoint has granted. False if the job does not need it any more. */
+  async proceed(): Promise<boolean> {
+    const job = this.#log.find()
+    if (!job || isFinal(job) || job.cancelRequested) return false
+    if (!job.granted) {
+      this.#log.update({ granted: true })
+      await this.#advance()
+    }
+    return true
+  }
+
+  /** The job, or null when there is none under this id. */
+  view(): JobRecord | null {
+    return this.#log.find()
+  }
+
+  /** The event log after entry `after`, oldest first. */
+  events(after = 0): LogEntry[] {
+    return this.#log.after(after)
+  }
+
+  /**
+   * Server-sent events: the log after entry `after`, then new entries until the job ends. Null at the limit of readers. A second stream of
+   * the same `reader` replaces the first.
+   */
+  follow(after: number, reader: string): ReadableStream<Uint8Array> | null {
+    if (!this.#readers.has(reader) && this.#readers.size >= MAX_READERS) return null
+    const turn = Symbol(reader)
+    this.#readers.set(reader, turn)
+    return eventStream(this.#log, after, () => {
+      if (this.#readers.get(reader) === turn) this.#readers.delete(reader)
+    })
+  }
+
+  /**
+   * Waits until the job has ended and its price is settled, or until `deadline` (Unix milliseconds), and returns the job. `caller` is the id
+   * to pass to `leave`.
+   */
+  async ended(deadline: number | null = null, caller?: string): Promise<JobRecord> {
+    if (caller) this.#callers.add(caller)
+    const { promise: late, resolve } = Promise.withResolvers<'late'>()
+    const timer = deadline === null ? undefined : setTimeout(resolve, deadline - Date.now(), 'late')
+    try {
+      while (!isFinal(this.#log.job())) {
+        if ((await Promise.race([late, this.#log.changed()])) === 'late') return this.#log.job()
+      }
+      return await this.#settle()
+    } finally {
+      clearTimeout(timer)
+      if (caller) this.#callers.delete(caller)
+    }
+  }
+
+  /** A waiting caller whose request says `on_disconnect: cancel` has disconnected. The last one cancels the job. */
+  async leave(caller: string): Promise<void> {
+    this.#callers.delete(caller)
+    if (!this.#log.find()) this.#left.add(caller)
+    else if (this.#callers.size === 0) await this.cancel()
+  }
+
+  /** The number of waiting callers whose disconnection may cancel the job. */
+  waiting(): number {
+    return this.#callers.size
+  }
+
+  /** Cancels the job: immediately, or at the GPU's next step if the GPU confirms. A final job stays unchanged. */
+  async cancel(): Promise<JobRecord> {
+    const job = this.#log.job()
+    if (isFinal(job)) return job
+    if (!job.cancelRequested) this.#log.append(job.attempt, { type: 'cancel_requested' })
+    const isConfirmed = await cancelOnGpu(this.env, job)
+    const live = this.#live
+    if (isFinal(this.#log.job())) return this.#log.job()
+    if (!isConfirmed || !live || this.#log.job().accepted === null) return this.#endCanceled()
+    setTimeout(() => {
+      if (this.#live === live) void this.#endCanceled()
+    }, CANCEL_MS)
+    return this.#log.job()
+  }
+
+  /** Permanently deletes images of a final job, from R2 and from the account's list. */
+  async deleteImages(keys: readonly string[]): Promise<void> {
+    const images = this.#log
+      .job()
+      .images.map((each) => (keys.includes(each.key) ? { ...each, deleted: true as const } : each))
+    // The record first: no view may link to a deleted file.
+    this.#log.update({ images })
+    await deleteFiles(this.env, this.#log.job(), keys)
+  }
+
+  /**
+   * Deletes the job, except for its files, during the deletion of its account. An open job is canceled and settled first. Concurrent requests
+   * cannot create the job again. Throws if the deletion must be repeated.
+   */
+  async erase(): Promise<void> {
+    if (this.#log.find()) await this.#stop()
+    this.#log.erase()
+    // The alarm removes the mark once no request in flight can create the job any more.
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
+  }
+
+  override async alarm(): Promise<void> {
+    try {
+      if (this.#log.isErased()) return await this.#clear()
+      await this.#advance()
+    } catch (cause) {
+      log('error', 'a job could not be advanced', { job: this.#log.find()?.id, cause })
+      await this.ctx.storage.setAlarm(Date.now() + UNFINISHED_MS)
+    }
+  }
+
+  /** Performs the job's next action if it is due, and sets the alarm for the one after it. */
+  async #advance(): Promise<void> {
+    const job = this.#log.find()
+    if (!job) return
+    if (isFinal(job)) return this.#finish()
+    if (this.#live) return this.#awaitAttempt(job)
+    // The object was reset before the GPU's confirmation arrived; a canceled job gets no further attempt.
+    if (job.cancelRequested) return void (await this.#endCanceled())
+    if (Date.now() < job.nextAt) return this.ctx.storage.setAlarm(job.nextAt)
+    const n = job.waiting ? job.attempt : job.attempt + 1
+    if (job.faults >= MAX_FAULTS || n > MAX_ATTEMPTS)
+      return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
+    if (!job.granted) return this.#awaitSlot(job)
+    this.#begin(n)
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+  }
+
+  /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
+  async #awaitAttempt({ id, account, accepted }: JobRecord): Promise<void> {
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    if (this.#needsSlot && accepted !== null) await this.#endpoint().renewSlot(id, account)
+  }
+
+  /** Requests a slot, and again later in case the endpoint's message is lost, and continues once the job has it. */
+  async #awaitSlot({ id, account }: JobRecord): Promise<void> {
+    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    try {
+      if (!(await this.#endpoint().requestSlot(id, account))) return
+      // The job may have ended during the call.
+      if (!(await this.proceed())) await this.#endpoint().releaseSlot(id)
+    } catch (cause) {
+      log('warn', 'a slot could not be requested', { job: id, cause })
+    }
+  }
+
+  /** The object of the endpoint in whose queue the job waits, whichever endpoint runs it. */
+  #endpoint() {
+    return objectOf(this.env.WARM, this.#log.job().decision.endpoint)
+  }
+
+  /** Releases the slot in the background. If the message is lost, the slot expires. */
+  #releaseSlot(): void {
+    if (!this.#needsSlot) return
+    this.#needsSlot = false
+    const { id } = this.#log.job()
+    const failed = (cause: unknown) => log('warn', 'a slot could not be released', { job: id, cause })
+    this.ctx.waitUntil(this.#endpoint().releaseSlot(id).catch(failed))
+  }
+
+  #begin(n: number): void {
+    const abort = new AbortController()
+    this.#needsSlot = true
+    const onLastStep = () => this.#releaseSlot()
+    const done = runAttempt(this.env, this.#log, { n, abort, onLastStep }).then(() => this.#afterAttempt(abort))
+    this.#live = { n, abort, done }
+    this.ctx.waitUntil(
+      done.catch((cause: unknown) => log('error', 'an attempt ended abnormally', { job: this.#log.find()?.id, cause })),
+    )
+  }
+
+  async #afterAttempt({ signal }: AbortController): Promise<void> {
+    if (this.#live?.abort.signal === signal) this.#live = null
+    this.#releaseSlot()
+    this.#log.update({ granted: false })
+    const job = this.#log.job()
+    if (!isFinal(job) && !job.waiting)
+      this.#log.update({ nextAt: Date.now() + afterLossMs(job, readGpuTimes(this.env)) })
+    await this.#advance()
+  }
+
+  /** Ends the job as canceled without waiting for a GPU. */
+  #endCanceled(): Promise<JobRecord> {
+    const steps_done = countSteps(this.#log.job())
+    const live = this.#live
+    const ended = this.#end({ type: 'canceled', steps_done, timings: null })
+    live?.abort.abort(new StreamLost('the job was canceled'))
+    return ended.then(() => this.#log.job())
+  }
+
+  async #end(event: LoggedEvent): Promise<void> {
+    this.#log.append(this.#log.job().attempt, event)
+    await this.#finish()
+  }
+
+  /** Settles and announces a final job, then sets the alarm for its deletion. Failed steps are repeated. */
+  #finish(): Promise<void> {
+    this.#finishing ??= this.#finishOnce().finally(() => {
+      this.#finishing = null
+    })
+    return this.#finishing
+  }
+
+  async #finishOnce(): Promise<void> {
+    const job = await this.#settle()
+    if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
+    if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
+    if (isOver(this.#log.job())) return this.ctx.storage.setAlarm(retentionEnd(job))
+    await this.ctx.storage.setAlarm(Date.now() + Math.min(UNFINISHED_MS * 2 ** this.#failures++, LONGEST_PAUSE_MS))
+  }
+
+  /** Settles the price of a final job. Concurrent calls share one settlement. */
+  #settle(): Promise<JobRecord> {
+    const job = this.#log.job()
+    if (job.settled) return Promise.resolve(job)
+    this.#settling ??= settleJob(this.env, job)
+      .then((settled) => {
+        if (settled) this.#log.update({ settled: true })
+        return this.#log.job()
+      })
+      .finally(() => {
+        this.#settling = null
+      })
+    return this.#settling
+  }
+
+  /** Ends an open job and waits for all work on it. Throws if the job is not settled yet. */
+  async #stop(): Promise<void> {
+    const live = this.#live
+    await this.cancel()
+    if (!(await this.ended()).settled) throw new Error('the job is not settled yet')
+    await live?.done
+    while (this.#finishing) await this.#finishing
+  }
+
+  /** Deletes an expired job once its ledger row has been exported; until then it retries daily. */
+  async #expire(): Promise<void> {
+    if (!(await forgetJob(this.env, this.#log.job()))) return this.ctx.storage.setAlarm(Date.now() + DAY_MS)
+    await this.#clear()
+  }
+
+  async #clear(): Promise<void> {
+    await this.ctx.storage.deleteAlarm()
+    await this.ctx.storage.deleteAll()
+  }
+}

@@ -1,0 +1,29 @@
+// Finds the job of a path by its id or by its owner's name for it, and checks ownership.
+import type { Context } from 'hono'
+import { jobId } from '#contract'
+import { owner } from '../auth/auth.ts'
+import type { Credential, Scope } from '../auth/keys.ts'
+import type { EdgeEnv, Env } from '../env.ts'
+import { ApiError } from '../http/errors.ts'
+import { objectOf } from '../platform/objects.ts'
+import { JOB_ID, type JobRecord } from './record.ts'
+
+/** The id of an account's job from an id or a name; null for an unknown name. */
+export async function resolveJobId(env: Env, account: string, given: string): Promise<string | null> {
+  if (JOB_ID.test(given)) return given
+  return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).jobNamed(given) : null
+}
+
+/** Whether a credential may access a job: a key all jobs of its account, a browser token the jobs it created. */
+export const isOwner = (credential: Credential, { account, token }: Pick<JobRecord, 'account' | 'token'>): boolean =>
+  account === credential.account && (!('token' in credential) || token === credential.token.id)
+
+/** The job of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
+export async function ownJob(c: Context<EdgeEnv>, scope: Scope): Promise<JobRecord> {
+  const credential = await owner(c, scope)
+  const given = c.req.param('id') ?? ''
+  const id = await resolveJobId(c.env, credential.account, given)
+  const job = id && (await objectOf(c.env.JOB, id).view())
+  if (job && isOwner(credential, job)) return job
+  throw new ApiError('not_found', `There is no job ${given}.`)
+}

@@ -1,0 +1,256 @@
+// The record of a job and how events change it. Pure: JobDO stores the record and does the work.
+import type { JobEvent, JobRequest, Timings } from '#contract'
+import type { ErrorCode } from '../http/errors.ts'
+import { DEFAULT_RETENTION_DAYS, type RetentionDays } from '../results/retention.ts'
+import type { Decision } from '../routing/route.ts'
+
+/** A job fails after this many attempts that ended with a fault. */
+export const MAX_FAULTS = 3
+/** The most attempts in total. Attempts that end with a reset of the job's object, as in a deploy, are not faults. */
+export const MAX_ATTEMPTS = 25
+/** The message for callers when the fault is ours. */
+export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
+export const JOB_ID = /^job_[0-9a-f]{32}$/
+/** 128 random bits, so that ids never collide, even between deployments that share a GPU function. */
+export const newJobId = () => `job_${crypto.getRandomValues(new Uint8Array(16)).toHex()}`
+
+export type JobSpec = {
+  id: string
+  account: string
+  keyId: string
+  /** The id of the browser token that created the job; null for an API key. */
+  token: string | null
+  /** Unix milliseconds. */
+  created: number
+  request: Omit<JobRequest, 'protocol' | 'attempt'>
+  decision: Decision
+  /** Micro-dollars. `price` equals the amount of the job's ledger row; `basePrice` is the part that does not depend on steps. */
+  price: number
+  basePrice: number
+  /** The name in `PUT /v1/jobs/{name}`; null without one. */
+  name: string | null
+  /** SHA-256 of the request body's fields. Two requests under one name must agree on it. */
+  fingerprint: string
+  /** SHA-256 of everything that determines the pixels. Jobs with equal digests have equal images. */
+  digest: string
+  /** The worker's address as the caller sees it; links in webhooks start with it. */
+  origin: string
+  /** The request's own webhook address. */
+  webhook: string | null
+  /** How long images are kept. The account sets it at admission. */
+  retentionDays: RetentionDays
+}
+
+export type StoredImage = {
+  image: number
+  seed: number
+  width: number
+  height: number
+  content_type: string
+  bytes: number
+  sha256: string
+  /** Key in R2. */
+  key: string
+  /** Unix seconds. */
+  expires_at: number
+  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
+  package: string
+  device: string
+  /** Deleted by its owner. */
+  deleted?: true
+  /** Compact JWS, present once the job has succeeded; see receipts.ts. */
+  receipt?: string
+}
+
+export type JobState = 'queued' | 'starting' | 'running' | 'succeeded' | 'failed' | 'canceled'
+export type Preview = { image: number; step: number; content_type: string; b64_json: string }
+/** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
+export type LoggedEvent =
+  | Exclude<JobEvent, { type: 'image' | 'preview' | 'heartbeat' | 'succeeded' | 'canceled' }>
+  | (Extract<JobEvent, { type: 'succeeded' }> & { stored: StoredImage[] })
+  /** Without timings when the GPU function reported none. */
+  | { type: 'canceled'; steps_done: number; timings: Timings | null }
+  | { type: 'queued' }
+  | { type: 'starting' }
+  | { type: 'stored'; image: StoredImage }
+  | ({ type: 'preview' } & Preview)
+  /** The attempt ended and another follows. `reason`, here and below, is for operators only. */
+  | { type: 'lost'; reason: string }
+  | { type: 'given_up'; code: ErrorCode; message: string; reason?: string }
+  | { type: 'cancel_requested' }
+
+/** The wait for a GPU. */
+export type Waiting = {
+  /** Unix milliseconds of the first request to a GPU. */
+  since: number
+  /** Requests so far that no GPU accepted. */
+  tries: number
+  /** Endpoints that did not answer in time and were asked to drop this attempt. */
+  dropped?: string[]
+}
+
+export type JobRecord = JobSpec & {
+  state: JobState
+  /** The current attempt; 0 before the first. Events of other attempts are ignored. */
+  attempt: number
+  /** Attempts that ended with a fault: of the GPU function, or of the connection to it. */
+  faults: number
+  /** Null unless the current attempt awaits acceptance by a GPU. */
+  waiting: Waiting | null
+  /** Whether the job has a slot at its endpoint for an attempt. */
+  granted: boolean
+  /** Unix milliseconds of the next action, unless an attempt is in progress. */
+  nextAt: number
+  progress: { position: number } | { image: number; step: number; steps: number } | null
+  images: StoredImage[]
+  warnings: { code: string; message: string }[]
+  timings: Timings | null
+  ran: { package: string; device: string } | null
+  /** The endpoint that accepted the current attempt. */
+  endpoint: string | null
+  error: { code: ErrorCode; message: string } | null
+  /** Unix milliseconds: acceptance of the current attempt by a GPU, and the job's end. */
+  accepted: number | null
+  finished: number | null
+  cancelRequested: boolean
+  /** Steps that a canceled job completed, over all of its images. */
+  stepsDone: number
+  /** Whether the account has captured or released the price. */
+  settled: boolean
+  /** Whether the webhook event was published. */
+  announced: boolean
+}
+
+/** Values of fields that records of earlier releases lack. */
+export const RECORD_DEFAULTS = {
+  ...{ token: null, basePrice: 0, digest: '', retentionDays: DEFAULT_RETENTION_DAYS },
+  ...{ granted: true, faults: 0, nextAt: 0 },
+} satisfies Partial<JobRecord>
+
+const FINAL: ReadonlySet<JobState> = new Set(['succeeded', 'failed', 'canceled'])
+export const isFinal = (job: Pick<JobRecord, 'state'>) => FINAL.has(job.state)
+/** Whether a job needs no further work. */
+export const isOver = (job: JobRecord) => isFinal(job) && job.settled && job.announced
+
+const freshAttempt = () => ({
+  ...{ progress: null, images: [], warnings: [], timings: null, ran: null, endpoint: null, error: null },
+  ...{ accepted: null, finished: null, stepsDone: 0 },
+})
+
+export function newJob(spec: JobSpec): JobRecord {
+  const open = { granted: false, cancelRequested: false, settled: false, announced: false }
+  return {
+    ...spec,
+    ...freshAttempt(),
+    ...open,
+    state: 'queued',
+    attempt: 0,
+    faults: 0,
+    waiting: null,
+    nextAt: spec.created,
+  }
+}
+
+/** The record at the start of an attempt, without reports of earlier ones. */
+export function beginAttempt(job: JobRecord, attempt: number, now: number): JobRecord {
+  return { ...job, ...freshAttempt(), attempt, waiting: { since: now, tries: 0 } }
+}
+
+/** Completed steps of the current attempt, as reported so far. */
+export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
+  return progress && 'step' in progress ? progress.image * progress.steps + progress.step : 0
+}
+
+/** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
+export const isOnLastStep = (job: Pick<JobRecord, 'state' | 'request' | 'progress'>) =>
+  job.state === 'running' && countSteps(job) >= job.request.steps * job.request.count - 1
+
+type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
+
+/**
+ * The charge for a job as it stands, in micro-dollars: its price when it succeeded; the base price and the share of completed steps when it
+ * was canceled on request after it had started; otherwise nothing.
+ */
+export function costOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
+  if (state === 'succeeded') return price
+  if (state !== 'canceled' || !cancelRequested || !ran) return 0
+  const steps = request.steps * request.count
+  return basePrice + Math.floor(((price - basePrice) * Math.min(stepsDone, steps)) / steps)
+}
+
+/** Whether the next request with the job's name or Idempotency-Key replaces the job: it failed, free of charge, and not because of the request. */
+export const isRetryable = ({ state, error }: Pick<JobRecord, 'state' | 'error'>) =>
+  state === 'failed' && error?.code !== 'invalid_request'
+
+/** The decision as callers read it; the endpoint stays internal. */
+export function decisionOf({
+  decision: { route, tier, model, steps, guidanceScale, reason },
+}: Pick<JobSpec, 'decision'>) {
+  return { route, tier, model, steps, guidance_scale: guidanceScale, reason }
+}
+
+/** Warnings for the caller. */
+export function warningsOf({ request, warnings }: Pick<JobRecord, 'request' | 'warnings'>): JobRecord['warnings'] {
+  if (!request.negative_prompt || request.guidance_scale > 1) return warnings
+  const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
+  return [{ code: 'negative_prompt_ignored', message }, ...warnings]
+}
+
+/** Whether another attempt follows after the GPU function failed this one, or canceled it without a request. */
+export function isRetried(
+  { faults, cancelRequested }: JobRecord,
+  event: Extract<JobEvent, { type: 'failed' | 'canceled' }>,
+): boolean {
+  const isFault = event.type === 'canceled' || event.code !== 'invalid_request'
+  return isFault && faults + 1 < MAX_FAULTS && !cancelRequested
+}
+
+/** The caller's view of a failure: an invalid request is the caller's to fix; details of other faults stay in the log. */
+function describeFailure(event: Extract<JobEvent, { type: 'failed' }>): [ErrorCode, string] {
+  if (event.code === 'invalid_request') return ['invalid_request', event.message]
+  return ['generation_failed', FAILED]
+}
+
+const endJob = (job: JobRecord, state: JobState, now: number): JobRecord => ({
+  ...job,
+  ...{ state, progress: null, waiting: null, finished: now },
+})
+
+/** Applies an event to a record. A final state never changes. */
+export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): JobRecord {
+  if (isFinal(job)) return job
+  switch (event.type) {
+    case 'queued':
+      return job
+    case 'starting':
+      return { ...job, state: 'starting' }
+    case 'accepted': {
+      const state = event.position > 0 ? 'queued' : 'starting'
+      return { ...job, state, waiting: null, accepted: now, progress: { position: event.position } }
+    }
+    case 'started':
+      return { ...job, state: 'running', ran: { package: event.package, device: event.device } }
+    case 'warning':
+      return { ...job, warnings: [...job.warnings, { code: event.code, message: event.message }] }
+    case 'step':
+      return { ...job, progress: { image: event.image, step: event.step, steps: event.steps } }
+    case 'preview':
+      return job
+    case 'stored':
+      return { ...job, images: [...job.images.filter(({ image }) => image !== event.image.image), event.image] }
+    case 'cancel_requested':
+      return { ...job, cancelRequested: true }
+    case 'lost':
+      return { ...job, state: 'queued', progress: null, waiting: null, faults: job.faults + 1 }
+    case 'succeeded':
+      return { ...endJob(job, 'succeeded', now), timings: event.timings, images: event.stored }
+    case 'failed': {
+      const [code, message] = describeFailure(event)
+      return { ...endJob(job, 'failed', now), error: { code, message } }
+    }
+    case 'given_up':
+      return { ...endJob(job, 'failed', now), error: { code: event.code, message: event.message } }
+    case 'canceled':
+      return { ...endJob(job, 'canceled', now), timings: event.timings, stepsDone: event.steps_done }
+  }
+}

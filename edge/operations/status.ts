@@ -1,0 +1,43 @@
+// The operator's overview of the deployment: the GPU of every endpoint, and revenue and cost since midnight (UTC).
+
+import type { Env } from '../env.ts'
+import { isDown } from '../gpu/endpoints.ts'
+import { dayOf, readWarmPolicy } from '../gpu/warm-policy.ts'
+import { objectOf } from '../platform/objects.ts'
+import { readCatalogue } from '../routing/catalogue.ts'
+
+type Settled = { jobs: number; captured: number; microdollars: number }
+type Ran = { images: number; gpu_seconds: number; cold_starts: number }
+
+/** Sums over jobs settled since `since` (Unix milliseconds). */
+const SETTLED = `SELECT count(*) AS jobs, count(CASE WHEN state = 'captured' THEN 1 END) AS captured,
+  coalesce(sum(charged), 0) AS microdollars FROM usage_ledger WHERE settled >= ?`
+const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seconds,
+  count(CASE WHEN load > 0 THEN 1 END) AS cold_starts FROM observations WHERE finished >= ?`
+
+/**
+ * The state of each offered endpoint, and the day's sums. `gpu_dollars` is the time of jobs and prewarming at the price in OCTET_PREWARM. It
+ * excludes idle time after jobs, which the host also bills.
+ */
+export async function operatorStatus(env: Env, now = Date.now()) {
+  const { offers, endpoints: addresses } = readCatalogue(env)
+  const names = [...new Set(offers.flatMap(({ endpoint, spares = [] }) => [endpoint, ...spares]))]
+  const reports = names.map(async (name) => ({
+    ...{ name, url: addresses[name], down: isDown(name, now) },
+    ...(await objectOf(env.WARM, name).report()),
+  }))
+  const midnight = Date.parse(`${dayOf(now)}T00:00:00Z`)
+  const [settled, ran] = await env.DB.batch<Settled | Ran>(
+    [SETTLED, RAN].map((sql) => env.DB.prepare(sql).bind(midnight)),
+  )
+  const { gpu_seconds, ...rest } = ran!.results[0] as Ran
+  const endpoints = await Promise.all(reports)
+  const warming = endpoints.reduce((sum, each) => sum + each.spent_today_seconds, 0)
+  const { dollars_per_hour } = readWarmPolicy(env)
+  const today = {
+    ...(settled!.results[0] as Settled),
+    ...{ ...rest, gpu_seconds, warming_seconds: warming },
+    gpu_dollars: ((gpu_seconds + warming) / 3600) * dollars_per_hour,
+  }
+  return { object: 'status', since: midnight / 1000, endpoints, today }
+}

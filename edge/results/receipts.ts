@@ -1,0 +1,77 @@
+// Signs the receipts of finished images with the newest key in RECEIPT_SIGNING_KEYS. The public halves of older keys stay available.
+import { base64url, CompactSign, importJWK, type JSONWebKeySet } from 'jose'
+import * as z from 'zod'
+import type { Env } from '../env.ts'
+import type { JobRecord, StoredImage } from '../jobs/record.ts'
+import { promptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
+
+const receiptKey = z.strictObject({
+  kty: z.literal('OKP'),
+  crv: z.literal('Ed25519'),
+  kid: z.string().min(1).max(64),
+  x: z.string(),
+  /** The private half. Optional for retired keys. */
+  d: z.string().optional(),
+})
+const receiptKeys = z.array(receiptKey).min(1)
+type ReceiptKey = z.infer<typeof receiptKey>
+
+/** Reads RECEIPT_SIGNING_KEYS, newest first. Throws on malformed text, a repeated `kid`, or a newest key without its private half. */
+export function parseReceiptKeys(text: string): [ReceiptKey & { d: string }, ...ReceiptKey[]] {
+  const keys = receiptKeys.safeParse(JSON.parse(text)).data
+  const [newest, ...older] = keys ?? []
+  if (!newest?.d || new Set(keys?.map(({ kid }) => kid)).size !== keys?.length)
+    throw new Error(
+      'RECEIPT_SIGNING_KEYS must be a JSON array of Ed25519 JWKs with a kid of their own, newest first; the newest has its private part d',
+    )
+  return [{ ...newest, d: newest.d }, ...older]
+}
+
+/** The public halves of all keys, for /.well-known/jwks.json. */
+export function publicReceiptKeys(text: string): JSONWebKeySet {
+  const keys = parseReceiptKeys(text).map(({ kty, crv, kid, x }) => ({ kty, crv, kid, x }))
+  return { keys: keys.map((key) => ({ ...key, use: 'sig', alg: RECEIPT.algorithm })) }
+}
+
+type Facts = Omit<StoredImage, 'receipt'>
+
+async function claimsOf(job: JobRecord, facts: Facts): Promise<ReceiptClaims> {
+  const { image, seed, sha256, bytes, content_type, device } = facts
+  const { request, decision, timings } = job
+  if (!timings) throw new Error(`job ${job.id} has no receipt before it has finished`)
+  const { prompt, negative_prompt, count, model, tier, width, height, steps, guidance_scale } = request
+  const { output_format, output_quality, text_convention } = request
+  const salt = base64url.encode(crypto.getRandomValues(new Uint8Array(16)))
+  return {
+    version: RECEIPT.version,
+    job: job.id,
+    image,
+    images: count,
+    issued: Math.floor(Date.now() / 1000),
+    salt,
+    prompt_digest: await promptDigest(salt, 'prompt', prompt),
+    negative_prompt_digest: await promptDigest(salt, 'negative_prompt', negative_prompt),
+    parameters: {
+      ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
+      route: decision.route,
+    },
+    package: facts.package,
+    device,
+    steps_run: steps,
+    gpu_milliseconds: Math.round(1000 * (timings.encode + timings.denoise + timings.decode)),
+    price_microdollars: job.price,
+    file: { sha256, bytes, content_type },
+  }
+}
+
+/** The receipt of one image of a finished job: a compact JWS over `receiptClaims`. Throws for an unfinished job. */
+export async function receiptFor(
+  env: Pick<Env, 'RECEIPT_SIGNING_KEYS'>,
+  job: JobRecord,
+  image: Facts,
+): Promise<string> {
+  const [{ kid, ...key }] = parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)
+  return new CompactSign(new TextEncoder().encode(JSON.stringify(await claimsOf(job, image))))
+    .setProtectedHeader({ alg: RECEIPT.algorithm, kid, typ: RECEIPT.type })
+    .sign(await importJWK(key, RECEIPT.algorithm))
+}

@@ -1,0 +1,122 @@
+// Forecasts a request's duration and the probability of a cold start, from this deployment's recent jobs.
+import type { JobRecord } from '../jobs/record.ts'
+import { log } from '../platform/log.ts'
+import { megapixelSteps } from './price.ts'
+import type { Tier } from './route.ts'
+
+/** One finished job. `created` and `finished` are Unix milliseconds; the wait for the GPU, the model's `load` and the `run` are seconds. */
+export type Observed = {
+  endpoint: string
+  model: string
+  tier: Tier
+  created: number
+  finished: number
+  megapixel_steps: number
+  waited: number
+  load: number
+  run: number
+}
+
+/** `cold.probability` is the share of similar runs that loaded the model first. `seconds` is the caller's total wait. */
+export type Forecast = {
+  observations: number
+  cold: { probability: number; observations: number } | null
+  seconds: { p50: number; p95: number } | null
+}
+
+export const NOTHING_SEEN: Forecast = { observations: 0, cold: null, seconds: null }
+
+/** The observation from a succeeded job; null for any other job. */
+export function observe({
+  state,
+  decision,
+  endpoint: ran,
+  request,
+  created,
+  finished,
+  timings,
+}: JobRecord): Observed | null {
+  if (state !== 'succeeded' || !timings || finished === null) return null
+  const { model, tier, width, height, steps, guidanceScale } = decision
+  const endpoint = ran ?? decision.endpoint
+  const run = timings.encode + timings.denoise + timings.decode
+  const waited = Math.max(0, (finished - created) / 1000 - timings.load - run)
+  const megapixel_steps = megapixelSteps({ width, height, steps, guidanceScale, count: request.count })
+  return { endpoint, model, tier, created, finished, megapixel_steps, waited, load: timings.load, run }
+}
+
+const quantile = (sorted: readonly number[], q: number) =>
+  sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
+const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
+
+/** Runs after a similar idle time predict best whether the GPU is still warm. With fewer of them than this, all runs count. */
+const ALIKE_AT_LEAST = 3
+
+/** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */
+export function forecast(observed: readonly Observed[], work: number, now: number): Forecast {
+  if (observed.length === 0) return NOTHING_SEEN
+  const runs = observed.toSorted((a, b) => a.created - b.created)
+  const idle = now - Math.max(...runs.map(({ finished }) => finished))
+  const paused = runs.map((run, k) => ({ run, pause: k === 0 ? null : run.created - runs[k - 1]!.finished }))
+  const alike = paused.filter(({ pause }) => pause !== null && pause <= Math.max(2 * idle, 10_000) && pause >= idle / 2)
+  const basis = alike.length >= ALIKE_AT_LEAST ? alike.map(({ run }) => run) : runs
+  const seconds = basis
+    .map(({ waited, load, run, megapixel_steps }) => waited + load + run * (work / megapixel_steps))
+    .toSorted((a, b) => a - b)
+  return {
+    observations: runs.length,
+    cold: { probability: basis.filter(({ load }) => load > 0).length / basis.length, observations: basis.length },
+    seconds: { p50: rounded(quantile(seconds, 0.5)), p95: rounded(quantile(seconds, 0.95)) },
+  }
+}
+
+const RECENT_MS = 7 * 24 * 3600_000
+const MOST = 200
+
+type Ran = Pick<Observed, 'endpoint' | 'model' | 'tier'>
+
+const sameAs = (ran: Ran) => (each: Ran) =>
+  each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
+
+/** How long an isolate caches observations, so that a quote does not read hundreds of rows each time. */
+const FRESH_MS = 10_000
+// Caches values, not promises: no request may await another request's promise.
+const cache = new Map<string, { at: number; rows: Observed[] }>()
+
+const QUERY = `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND tier = ? AND finished > ?
+  ORDER BY finished DESC LIMIT ${MOST}`
+
+/** The newest observations of one offer, at most a week old, cached for ten seconds. Empty if the database fails. */
+async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): Promise<Observed[]> {
+  const name = `${endpoint}/${model}/${tier}`
+  const cached = cache.get(name)
+  if (cached && Date.now() - cached.at < FRESH_MS) return cached.rows
+  const query = db.prepare(QUERY).bind(endpoint, model, tier, Date.now() - RECENT_MS)
+  try {
+    const { results: rows } = await query.all<Observed>()
+    cache.set(name, { at: Date.now(), rows })
+    return rows
+  } catch (cause) {
+    log('warn', 'observations could not be read', { endpoint, model, tier, cause })
+    return []
+  }
+}
+
+/** The newest observations of each offer. */
+export async function observations(db: D1Database, offers: readonly Ran[]): Promise<Observed[]> {
+  const distinct = offers.filter((offer, k) => offers.findIndex(sameAs(offer)) === k)
+  return (await Promise.all(distinct.map((offer) => observationsOf(db, offer)))).flat()
+}
+
+/** Discards the cached observations, for tests that write new ones. */
+export const clearObservations = (): void => cache.clear()
+
+/** The forecast for `work` megapixel-steps of one offer, from observations of any offers. */
+export const forecastFor = (seen: readonly Observed[], ran: Ran, work: number): Forecast =>
+  forecast(seen.filter(sameAs(ran)), work, Date.now())
+
+/** The 95th percentile of the latency in milliseconds; null without observations. */
+export function latencyMs(seen: readonly Observed[], ran: Ran, work: number): number | null {
+  const { seconds } = forecastFor(seen, ran, work)
+  return seconds && seconds.p95 * 1000
+}

@@ -1,0 +1,197 @@
+// Chooses the offer for a request and the reason. Pure: the same request and catalogue give the same decision.
+import type { ROUTES, TIERS } from '#contract'
+import { ApiError } from '../http/errors.ts'
+import type { Catalogue, Offer } from './catalogue.ts'
+import { type Estimate, withinGuards } from './route-guards.ts'
+
+export type Route = (typeof ROUTES)[number]
+export type Tier = (typeof TIERS)[number]
+export const QUALITIES = ['auto', 'draft', 'low', 'standard', 'medium', 'high'] as const
+
+export type RouteRequest = {
+  prompt: string
+  negativePrompt: string
+  quality: (typeof QUALITIES)[number]
+  route?: Route | undefined
+  model?: string | undefined
+  tier?: Tier | undefined
+  steps?: number | undefined
+  guidanceScale?: number | undefined
+  size?: { width: number; height: number } | undefined
+  /** Micro-dollars of the whole request. */
+  maxCost?: number | undefined
+  maxLatencyMs?: number | undefined
+}
+
+export type Decision = {
+  route: Route
+  tier: Tier
+  model: string
+  /** The preferred endpoint, and its fallbacks in `spares`. */
+  endpoint: string
+  spares?: string[]
+  steps: number
+  guidanceScale: number
+  width: number
+  height: number
+  /** A sentence for humans. */
+  reason: string
+}
+
+/** A firm wish is the caller's explicit choice; any other wish yields to the available offers. */
+type Wish = { route: Route; reason: string; firm: boolean }
+
+// CLIP reads 77 tokens of about four characters each. Only T5 reads the rest of a prompt.
+const CLIP_CHARACTERS = 300
+const TURBO_STEPS = 8
+const QUOTED_CHARACTERS = 200
+/** Opening quotation marks and their closing marks. */
+const CLOSING: Record<string, string> = { '"': '"', '“': '”', '«': '»', '„': '“”', "'": "'’", '‘': "'’" }
+const MARKS = new Set(Object.values(CLOSING).flatMap((marks) => [...marks]))
+/** These marks are also apostrophes, so they delimit a quotation only next to spaces or punctuation. */
+const APOSTROPHES = "'‘"
+
+/** Whether the characters (code points) from `start` to `end` form a quotation of 1 to 200 characters. */
+function isQuotation(characters: readonly string[], start: number, end: number): boolean {
+  const length = end - start - 1
+  if (length < 1 || length > QUOTED_CHARACTERS) return false
+  if (!APOSTROPHES.includes(characters[start]!)) return true
+  const [before, after] = [characters[start - 1] ?? ' ', characters[end + 1] ?? '']
+  return /[\s(]/.test(before) && /^($|[\s.,;:!?)])/.test(after)
+}
+
+/** Whether the prompt asks for text in the image, that is, contains a quotation. A single pass from the end, so that the time is linear. */
+export function asksForText(prompt: string): boolean {
+  const characters = [...prompt]
+  /** The nearest position of each closing mark after the current character. */
+  const next = new Map<string, number>()
+  for (let at = characters.length - 1; at >= 0; at--) {
+    const character = characters[at]!
+    const closing = [...(CLOSING[character] ?? '')].map((mark) => next.get(mark) ?? Number.POSITIVE_INFINITY)
+    if (closing.length > 0 && isQuotation(characters, at, Math.min(...closing))) return true
+    if (MARKS.has(character)) next.set(character, at)
+  }
+  return false
+}
+
+function wish(request: RouteRequest): Wish {
+  const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request
+  if (route) return { route, firm: true, reason: `The request names the ${route} route.` }
+  if (quality === 'draft' || quality === 'low')
+    return { route: 'turbo', firm: true, reason: `Quality "${quality}" is the turbo route.` }
+  if (quality === 'high') return { route: 'full', firm: true, reason: 'Quality "high" is the full route.' }
+  if (guidanceScale !== undefined && guidanceScale > 1)
+    return {
+      route: 'full',
+      firm: true,
+      reason: `guidance_scale ${guidanceScale} needs guidance, which the full route runs.`,
+    }
+  if (asksForText(prompt))
+    return {
+      route: 'full',
+      firm: false,
+      reason: 'The prompt quotes text to be drawn, which needs T5 and the full steps.',
+    }
+  if (negativePrompt)
+    return {
+      route: 'full',
+      firm: false,
+      reason: 'A negative_prompt works through guidance, which the full route runs.',
+    }
+  if (steps !== undefined && steps <= TURBO_STEPS)
+    return { route: 'turbo', firm: false, reason: `${steps} steps suit the turbo route.` }
+  if (steps !== undefined) return { route: 'full', firm: false, reason: `${steps} steps suit the full route.` }
+  if (prompt.length > CLIP_CHARACTERS)
+    return {
+      route: 'full',
+      firm: false,
+      reason: 'The prompt is longer than CLIP reads, so T5 and the full steps serve it.',
+    }
+  return {
+    route: 'turbo',
+    firm: false,
+    reason: 'A short prompt without special demands: the turbo route is quick and good.',
+  }
+}
+
+const holds = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<RouteRequest['size']>) =>
+  width * height <= max_pixels && Math.max(width, height) <= max_side
+
+/** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
+function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue): Offer[] {
+  const needsT5 = tier === undefined && asksForText(prompt)
+  const fits = offers.filter(
+    (offer) =>
+      (model === undefined || offer.model === model) &&
+      (tier ? offer.tier === tier : !(needsT5 && offer.tier === 'fp8-lite')) &&
+      (size === undefined || holds(offer, size)),
+  )
+  const lite = ({ tier }: Offer) => Number(tier === 'fp8-lite')
+  return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lite(a) - lite(b)) : fits
+}
+
+const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
+
+function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalogue): ApiError {
+  const { model, tier, size } = request
+  const models = distinct(offers.map((offer) => offer.model))
+  if (model !== undefined && !offers.some((offer) => offer.model === model))
+    return new ApiError('not_offered', `model is "${model}"; this deployment serves auto, ${models}.`, {
+      param: 'model',
+    })
+  const asked = [
+    `route ${wished.route}`,
+    model && `model ${model}`,
+    tier && `tier ${tier}`,
+    size && `size ${size.width}x${size.height}`,
+  ]
+  const served = offers.map(
+    ({ route, model, tier, max_pixels, max_side }) =>
+      `${route}/${model}/${tier} up to ${max_pixels} pixels and a side of ${max_side}`,
+  )
+  return new ApiError(
+    'not_offered',
+    `Nothing here serves ${asked.filter(Boolean).join(', ')}; there is ${distinct(served)}.`,
+  )
+}
+
+const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, wished: Wish, offer: Offer): Decision => ({
+  route: offer.route,
+  tier: offer.tier,
+  model: offer.model,
+  endpoint: offer.endpoint,
+  ...(offer.spares && { spares: offer.spares }),
+  steps: steps ?? offer.steps,
+  guidanceScale: offer.route === 'turbo' ? 1 : (guidanceScale ?? offer.guidance_scale),
+  width: size?.width ?? offer.width,
+  height: size?.height ?? offer.height,
+  reason: wished.reason,
+})
+
+/** Every decision that would do, best first: the wished route's, then the others' where the wish is not firm. */
+function candidates(request: RouteRequest, wished: Wish, catalogue: Catalogue): Decision[] {
+  const offers = able(request, catalogue)
+  const served = offers.filter(({ route }) => route === wished.route)
+  const others = wished.firm ? [] : offers.filter(({ route }) => route !== wished.route)
+  const only = served.length > 0 ? '' : ` Here only the ${others[0]?.route} route serves this request.`
+  return [
+    ...served.map((offer) => decisionFor(request, wished, offer)),
+    ...others.map((offer) => ({ ...decisionFor(request, wished, offer), reason: `${wished.reason}${only}` })),
+  ]
+}
+
+/**
+ * Chooses route, tier, model, steps and size. `estimate` is called if the request has a max_cost or a max_latency_ms. Throws ApiError
+ * if the request is contradictory, no offer matches it, or no offer is within these limits.
+ */
+export function chooseRoute(request: RouteRequest, catalogue: Catalogue, estimate: Estimate): Decision {
+  const wished = wish(request)
+  const { guidanceScale } = request
+  if (wished.route === 'turbo' && guidanceScale !== undefined && guidanceScale > 1) {
+    const message = `guidance_scale is ${guidanceScale}, but the turbo route runs without guidance; leave it out or choose route "full".`
+    throw new ApiError('invalid_request', message, { param: 'guidance_scale' })
+  }
+  const decisions = candidates(request, wished, catalogue)
+  if (decisions.length === 0) throw notOffered(request, wished, catalogue)
+  return withinGuards(decisions, request, estimate)
+}

@@ -1,0 +1,62 @@
+// Sends one attempt: a payload with fresh links, its signatures, and the POST request.
+import type { Env } from '../env.ts'
+import type { StoredImage } from '../jobs/record.ts'
+import { log } from '../platform/log.ts'
+import { resultUrl } from '../results/results.ts'
+import { addressProblem, addressRules } from './address.ts'
+import type { Taken } from './attempts.ts'
+import type { WebhookEvent } from './deliveries.ts'
+import type { Answer } from './schedule.ts'
+import { signedHeaders } from './signature.ts'
+
+/** How long the links in a payload are valid, starting at the attempt. */
+const LINK_SECONDS = 24 * 3600
+
+type Payload = { data: { id: string; images?: Omit<StoredImage, 'receipt'>[] } }
+
+/** Returns the payload with newly signed links, because retries may be days apart and links expire. */
+async function payloadOf(env: Env, { body, origin }: WebhookEvent): Promise<string> {
+  const payload = JSON.parse(body) as Payload
+  const { id, images } = payload.data
+  if (!images) return body
+  const linked = images.map(async (image) => {
+    const { key: _, ...facts } = image
+    return { ...facts, url: await resultUrl(env, origin, id, image, LINK_SECONDS) }
+  })
+  return JSON.stringify({ ...payload, data: { ...payload.data, images: await Promise.all(linked) } })
+}
+
+async function requestOf(env: Env, { event, keys }: Taken): Promise<RequestInit> {
+  const body = await payloadOf(env, event)
+  const headers = await signedHeaders({ id: event.id, timestamp: Math.floor(Date.now() / 1000), body }, keys)
+  return {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', 'user-agent': 'Octet-Webhooks/1.0', ...headers },
+    body,
+    redirect: 'manual',
+  }
+}
+
+async function post(url: string, request: RequestInit, timeoutMs: number, stop: AbortSignal): Promise<Answer> {
+  try {
+    const signal = AbortSignal.any([AbortSignal.timeout(timeoutMs), stop])
+    const response = await fetch(url, { ...request, signal })
+    // Only the status matters. The body is canceled, because it may be endless; errors while doing so are ignored.
+    response.body?.cancel().catch(() => {})
+    return { status: response.status, retryAfter: response.headers.get('retry-after') }
+  } catch (cause) {
+    return { error: cause instanceof DOMException && cause.name === 'TimeoutError' ? 'timeout' : 'unreachable' }
+  }
+}
+
+/** Sends an attempt, with a timeout and an abort signal. Never throws: an internal failure is an outcome too, so that it consumes an attempt. */
+export async function postWebhook(env: Env, taken: Taken, timeoutMs: number, stop: AbortSignal): Promise<Answer> {
+  const { url, event, endpoint } = taken
+  try {
+    if (addressProblem(url, addressRules(env, new URL(event.origin).hostname))) return { error: 'blocked' }
+    return await post(url, await requestOf(env, taken), timeoutMs, stop)
+  } catch (cause) {
+    log('error', 'a webhook could not be composed', { event: event.id, endpoint, cause })
+    return { error: 'internal' }
+  }
+}

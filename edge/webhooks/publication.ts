@@ -1,0 +1,102 @@
+// Creates and replays the deliveries of events. Call each function in a transaction.
+import { findDelivery, findEvent, insertDelivery, insertEvent, type Target, type WebhookEvent } from './deliveries.ts'
+import {
+  DEFAULT_ENDPOINT,
+  type Endpoint,
+  EVENT_TYPES,
+  findByAddress,
+  findEndpoint,
+  listEndpoints,
+} from './endpoints.ts'
+import { admitTrial, refreshReceiver } from './receivers.ts'
+import {
+  availableReplays,
+  eventsToReplay,
+  type Limited,
+  limitReplays,
+  type Range,
+  restartDelivery,
+  spendReplays,
+} from './replays.ts'
+
+export type ReplayedRange = Limited | { kind: 'replayed'; count: number; next: number | null }
+export type Replayed = Limited | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }
+
+/** Returns the endpoints subscribed to a type and the URL given in a request, without duplicate URLs. */
+function targetsOf(endpoints: readonly Endpoint[], type: string, url: string | null): Target[] {
+  const subscribers: Endpoint[] = []
+  for (const endpoint of endpoints) {
+    const isSubscribed = !endpoint.disabled && endpoint.events.some((each) => each === type)
+    if (isSubscribed && !findByAddress(subscribers, endpoint.url)) subscribers.push(endpoint)
+  }
+  const same = url === null ? null : findByAddress(subscribers, url)
+  const targets = subscribers.map((each) => ({ endpoint: each.id, url: each.url, named: each === same }))
+  return url === null || same ? targets : [...targets, { endpoint: DEFAULT_ENDPOINT, url, named: true }]
+}
+
+/** Stores an event with its deliveries. Idempotent. Stores nothing if the account has no endpoints and `url` is null. */
+export function publishOnce(sql: SqlStorage, event: WebhookEvent, url: string | null): void {
+  const endpoints = listEndpoints(sql)
+  if (endpoints.length === 0 && url === null) return
+  if (!insertEvent(sql, event)) return
+  for (const target of targetsOf(endpoints, event.type, url)) insertDelivery(sql, event.id, target)
+}
+
+/** Returns the target of a replay, or null if the endpoint is unknown or the event has no delivery to `default`. */
+function replayTarget(sql: SqlStorage, event: string, endpoint: string): Target | null {
+  const url = findDelivery(sql, event, endpoint)?.url ?? findEndpoint(sql, endpoint)?.url
+  return url === undefined ? null : { endpoint, url, named: endpoint === DEFAULT_ENDPOINT }
+}
+
+/** Restarts deliveries at the owner's request. They count toward the replay limit, and an open circuit breaker admits a trial. */
+function restart(sql: SqlStorage, events: readonly string[], endpoint: string, perMinute: number): void {
+  spendReplays(sql, perMinute, events.length)
+  for (const event of events) {
+    restartDelivery(sql, event, replayTarget(sql, event, endpoint)!)
+    const { receiver } = findDelivery(sql, event, endpoint)!
+    admitTrial(sql, receiver)
+    refreshReceiver(sql, receiver)
+  }
+}
+
+/** Replays an event with a new retry schedule. A delivered event is replayed only with `all`. */
+export function replayEvent(
+  sql: SqlStorage,
+  endpoint: string,
+  event: string,
+  all: boolean,
+  perMinute: number,
+): Replayed {
+  if (!findEvent(sql, event) || !replayTarget(sql, event, endpoint)) return { kind: 'unknown' }
+  if (!all && findDelivery(sql, event, endpoint)?.state === 'delivered') return { kind: 'delivered' }
+  const limited = limitReplays(sql, perMinute)
+  if (limited) return limited
+  restart(sql, [event], endpoint, perMinute)
+  return { kind: 'replayed' }
+}
+
+/** Replays a range of events, as many as the replay limit allows. `next` is the start of the next call, or null at the end. */
+export function replaySpan(
+  sql: SqlStorage,
+  endpoint: string,
+  span: Omit<Range, 'types' | 'limit'>,
+  perMinute: number,
+): ReplayedRange {
+  const types = findEndpoint(sql, endpoint)?.events ?? EVENT_TYPES
+  const limit = Math.floor(availableReplays(sql, perMinute))
+  const { ids, next, limited } = eventsToReplay(sql, endpoint, { ...span, types, limit })
+  const refusal = limited && ids.length === 0 ? limitReplays(sql, perMinute) : null
+  if (refusal) return refusal
+  restart(sql, ids, endpoint, perMinute)
+  return { kind: 'replayed', count: ids.length, next }
+}
+
+/** Publishes a new event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */
+export function publishTo(sql: SqlStorage, endpoint: string, event: WebhookEvent, perMinute: number): Replayed {
+  if (!findEndpoint(sql, endpoint)) return { kind: 'unknown' }
+  const limited = limitReplays(sql, perMinute)
+  if (limited) return limited
+  insertEvent(sql, event)
+  restart(sql, [event.id], endpoint, perMinute)
+  return { kind: 'replayed' }
+}

@@ -1,0 +1,122 @@
+// Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
+import type { Value } from '../graph/graph.ts'
+import {
+  applyActivation,
+  type ConvolutionOptions,
+  type GroupNormOptions,
+  type Lowering,
+  scaleDim,
+} from '../graph/nn.ts'
+import * as ops from '../graph/ops.ts'
+import { isQuantised, type Quantised, type Scope } from '../graph/scope.ts'
+import { attendByOperators } from './attention.ts'
+
+function dense(weight: Value | Quantised): Value {
+  if (!isQuantised(weight)) return ops.cast(weight, 'float32')
+  const { codes, scales, block } = weight
+  const attributes = scales.shape.length === 1 ? { axis: 0 } : { axis: 1, block_size: block }
+  const result = { dtype: 'float32', shape: codes.shape } as const
+  return codes.graph.node('DequantizeLinear', [codes, scales], [result], attributes)[0]!
+}
+
+const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
+  const y = ops.matmulTransposed(x, dense(weight))
+  return applyActivation(bias ? ops.add(y, bias) : y, activation)
+}
+
+const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon) => {
+  const sum = pending.reduce((x, branch) => ops.add(x, branch.value), value)
+  const normed = modulations.map(({ scale, shift }) => ops.layerNormalization(sum, scale.value, shift.value, epsilon))
+  return { stream: { value: sum, pending: [] }, normed }
+}
+
+const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }) => {
+  const weight = ops.cast(s.parameter('weight', [out, cpu.channels(x), kernel, kernel]), 'float32')
+  const [b, , h, w] = x.shape
+  const shape = [b!, out, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride)]
+  const attributes = convolutionAttributes({ kernel, stride, padding })
+  return s.graph.node('Conv', bias ? [x, weight, bias] : [x, weight], [{ dtype: 'float32', shape }], attributes)[0]!
+}
+
+/** Attributes of ONNX Conv and of onnxruntime's NhwcConv. */
+export const convolutionAttributes = ({ kernel, stride, padding }: ConvolutionOptions) => ({
+  kernel_shape: [kernel, kernel],
+  strides: [stride, stride],
+  pads: [padding, padding, padding, padding],
+})
+
+/** Group normalisation of x [B, C, H, W] in standard operators, for a provider or a size without an operator of its own. */
+export function groupNormOfPlanes(
+  x: Value,
+  weight: Value,
+  bias: Value,
+  { groups, epsilon, silu }: GroupNormOptions,
+): Value {
+  const grouped = ops.reshape(x, [x.shape[0]!, groups, 'group'])
+  const ones = ops.float32(x, new Array(groups).fill(1))
+  const zeros = ops.float32(x, new Array(groups).fill(0))
+  const result = { dtype: x.dtype, shape: grouped.shape }
+  const attributes = { epsilon: { float: epsilon } }
+  const normed = x.graph.node('InstanceNormalization', [grouped, ones, zeros], [result], attributes)[0]!
+  const channels = x.shape[1] as number
+  const column = (vector: Value) => ops.reshape(vector, [channels, 1, 1])
+  const rows = ops.reshapeTo(normed, ops.shapeOf(x, 0, 4), x.shape)
+  const y = ops.add(ops.multiply(rows, column(weight)), column(bias))
+  return silu ? ops.silu(y) : y
+}
+
+const groupNorm: Lowering['groupNorm'] = (s, { value: map }, options) => {
+  const [weight, bias] = groupNormParameters(s, cpu.channels(map))
+  return { map, normed: groupNormOfPlanes(map, weight, bias, options) }
+}
+
+export const groupNormParameters = (s: Scope, channels: number): [weight: Value, bias: Value] => [
+  s.parameter('weight', [channels]),
+  s.parameter('bias', [channels]),
+]
+
+const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
+  const [b, c, h, w] = x.shape
+  const shape = [b!, c!, scaleDim(h!, 2), scaleDim(w!, 2)]
+  const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' }
+  return x.graph.node('Resize', [x, null, ops.float32(x, [1, 1, 2, 2])], [{ dtype: x.dtype, shape }], attributes)[0]!
+}
+
+export const cpu: Lowering = {
+  target: 'cpu',
+  activations: 'float32',
+  batch: 'B',
+  streamUnit: 1,
+  rowScales: 'vector',
+  linear,
+  branch(s, x, weight, bias, gate) {
+    const y = linear(s, x, weight, bias)
+    return { value: gate ? ops.multiply(y, gate.value) : y }
+  },
+  modulationVectors(modulation, width) {
+    const [batch, total] = modulation.shape
+    const rows = ops.reshape(modulation, [batch!, 1, total!])
+    return ops.split(rows, new Array(Number(total) / width).fill(width), 2).map((value) => ({ value }))
+  },
+  modulate,
+  attend: attendByOperators,
+  headNorm(x, weight, heads, epsilon) {
+    const [batch, tokens, width] = x.shape
+    const perHead = ops.reshape(x, [batch!, tokens!, heads, Number(width) / heads])
+    return ops.reshape(ops.rmsNormalization(perHead, weight, epsilon), x.shape)
+  },
+  featureMap: (x) => x,
+  planes: (x) => x,
+  channels: (x) => x.shape[1] as number,
+  conv2d,
+  pendingBiases: false,
+  addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
+  settled: ({ value }) => value,
+  groupNorm,
+  upsampleNearest,
+  tokens(x, length) {
+    const flat = ops.reshape(x, [x.shape[0]!, x.shape[1]!, length])
+    return ops.transpose(flat, [0, 2, 1])
+  },
+  fromTokens: (x, like) => ops.reshapeTo(ops.transpose(x, [0, 2, 1]), ops.shapeOf(like, 0, 4), like.shape),
+}

@@ -1,0 +1,150 @@
+// Layers for FP8 tensor cores through the operators of kernels/: the step graph's matrix products take codes on both sides, and what
+// stands between two products is one operator. Feature maps are added to and normalised by one operator too. All else is as in cuda.ts.
+import { GraphError, type Value } from '../graph/graph.ts'
+import {
+  type Attending,
+  type FeatureMap,
+  type Lowering,
+  type ModulationVector,
+  type Operand,
+  projections,
+} from '../graph/nn.ts'
+import * as ops from '../graph/ops.ts'
+import { isNative } from '../graph/precision.ts'
+import { isQuantised, type Quantised, type Scope } from '../graph/scope.ts'
+import { attendByOperators } from './attention.ts'
+import { groupNormParameters } from './cpu.ts'
+
+/** Where a modulation's shift and scale begin in the vector [B, M]. */
+export type Offsets = { readonly shift: number; readonly scale: number }
+/** A branch and where its gate begins. */
+export type GatedBranch = { readonly value: Value; readonly gate: number }
+/** A stream's projections: [B, S, 3D], or [B, S, 2D] without queries, and the norms of its heads, in float32. */
+export type Projected = { readonly qkv: Value; readonly queryNorm: Value | null; readonly keyNorm: Value }
+
+/** The operators of kernels/operators.h. infra/bench/kernels/reference.ts computes the same in ONNX operators. */
+export type Fp8Operators = {
+  /** stream + Σ factor · gate · branch; and of that LayerNorm · scale + shift, quantised by rows, for each modulation. */
+  modulateQuantise(
+    stream: Value,
+    branches: readonly GatedBranch[],
+    modulation: Value,
+    modulations: readonly Offsets[],
+    options: { readonly factor: number; readonly epsilon: number },
+  ): { sum: Value; normed: Operand[] }
+  /** factor · x · weight transposed + bias. */
+  linear(x: Operand, weight: Quantised, bias: Value, factor: number): Value
+  /** gelu(factor · x), quantised by rows. */
+  geluQuantise(x: Value, factor: number): Operand
+  /** Attention over the tokens of both streams → [B, S + T, D], or [B, S, D] where the text has no queries. Heads have 64 values. */
+  attend(image: Projected, text: Projected | null, epsilon: number): Value
+  /** The tokens of a joint sequence, quantised by rows: as many as `like` has, and then the rest, which is as long as `rest`. */
+  quantiseParts(joint: Value, like: Value, rest: Value | null): Operand[]
+  /** A map with what is pending added. */
+  settled(map: FeatureMap): Value
+  /** The norm of a settled map over groups of channels · weight + bias, with SiLU where asked; and the map where it is to be kept. */
+  groupNorm(
+    map: FeatureMap,
+    weight: Value,
+    bias: Value,
+    options: Parameters<Lowering['groupNorm']>[2],
+  ): ReturnType<Lowering['groupNorm']>
+}
+
+/** The unit of products that may be large: before GELU, and before a gate. */
+const UNIT = 16
+const HEAD_DEPTH = 64
+/** Channels that the kernel handles together. */
+const CHANNELS = 8
+
+/** A lowering over FP8 operators; what they do not cover is `base`'s. */
+export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
+  const attend: Lowering['attend'] = (parts, options) => {
+    const [image, text] = parts
+    if (!image.x.rowScales) return base.attend(parts, options)
+    if (!options.qkNorm || options.width / options.heads !== HEAD_DEPTH) {
+      return attendByOperators(parts, options).map((y, i) => operators.quantiseParts(y, parts[i]!.x, null)[0]!)
+    }
+    const joint = operators.attend(project(image), text ? project(text) : null, options.epsilon)
+    return operators.quantiseParts(joint, image.x, text?.queries === false ? null : (text?.x ?? null))
+  }
+
+  const project = ({ s, x, queries = true }: Attending): Projected => {
+    const width = x.shape.at(-1) as number
+    const [qkv] = projections(s.at('qkv'), x, width, [[queries ? 0 : width, 3 * width]])
+    const norm = (name: string) => ops.cast(s.at(name).parameter('weight', [HEAD_DEPTH]), 'float32')
+    if (!queries) s.drop('ln_q.weight', [HEAD_DEPTH]) // nothing asks for the text's queries any more
+    const queryNorm = queries ? norm('ln_q') : null
+    return { qkv: qkv!, queryNorm, keyNorm: norm('ln_k') }
+  }
+
+  return {
+    ...base,
+    target: 'cuda-fp8',
+    batch: 'B',
+    streamUnit: 16,
+    linear(s, x, weight, bias, activation) {
+      if (!x.rowScales) return base.linear(s, x, weight, bias, activation)
+      if (activation !== 'gelu_tanh') return operators.linear(x, quantised(s, weight), bias!, 1)
+      return operators.geluQuantise(operators.linear(x, quantised(s, weight), inUnits(bias!), 1 / UNIT), UNIT)
+    },
+    branch(s, x, weight, bias, gate) {
+      if (!gate) return base.branch(s, x, weight, bias, null)
+      return { value: operators.linear(x, quantised(s, weight), inUnits(bias), 1 / UNIT), gate }
+    },
+    modulationVectors(modulation, width) {
+      const count = Number(modulation.shape[1]) / width
+      return Array.from({ length: count }, (_, i) => ({ value: modulation, offset: i * width }))
+    },
+    modulate(stream, modulations, epsilon, reader) {
+      if (modulations[0]!.shift.offset === undefined) return base.modulate(stream, modulations, epsilon, reader)
+      if (!isNative(reader.build.ledger.network, `${reader.path}.weight`))
+        return modulateByOperators(stream, modulations, epsilon)
+      const branches = stream.pending.map(({ value, gate }) => ({ value, gate: gate!.offset! }))
+      const offsets = modulations.map(({ shift, scale }) => ({ shift: shift.offset!, scale: scale.offset! }))
+      const options = { factor: UNIT, epsilon }
+      const vector = modulations[0]!.shift.value
+      const { sum, normed } = operators.modulateQuantise(stream.value, branches, vector, offsets, options)
+      return { stream: { value: sum, pending: [] }, normed }
+    },
+    attend,
+    pendingBiases: true,
+    addSkip: (skip, { value, pending }) => ({ value, pending: { bias: pending!.bias, skip } }),
+    settled: operators.settled,
+    groupNorm(s, map, options) {
+      const channels = base.channels(map.value)
+      if (channels % CHANNELS !== 0) return base.groupNorm(s, { value: operators.settled(map) }, options)
+      return operators.groupNorm(map, ...groupNormParameters(s, channels), options)
+    },
+  }
+}
+
+/** In float32, so that onnxruntime does it once, as it opens the graph: its CPU provider has no product of 16 bits. */
+function inUnits(bias: Value): Value {
+  const wide = ops.cast(bias, 'float32')
+  return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
+}
+
+function quantised(s: Scope, weight: Value | Quantised): Quantised {
+  if (!isQuantised(weight)) throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
+  return weight
+}
+
+type Modulate = (
+  ...args: Parameters<Lowering['modulate']> extends [...infer A, unknown] ? A : never
+) => ReturnType<Lowering['modulate']>
+
+/** For a layer that is no FP8 product: the sum and its norm in 16 bits. */
+const modulateByOperators: Modulate = ({ value, pending }, modulations, epsilon) => {
+  const width = value.shape.at(-1) as number
+  const vector = ({ value: all, offset }: ModulationVector, factor = 1) => {
+    const [start, end] = [offset!, offset! + width].map((at) => ops.int64(all, [at])) as [Value, Value]
+    const row = ops.reshape(ops.slice(all, start, end, 1, width), [all.shape[0]!, 1, width])
+    return ops.cast(factor === 1 ? row : ops.multiply(row, ops.scalar(row, factor)), value.dtype)
+  }
+  const sum = pending.reduce((x, branch) => ops.add(x, ops.multiply(branch.value, vector(branch.gate!, UNIT))), value)
+  const normed = modulations.map(({ scale, shift }) =>
+    ops.layerNormalization(sum, vector(scale), vector(shift), epsilon),
+  )
+  return { stream: { value: sum, pending: [] }, normed }
+}

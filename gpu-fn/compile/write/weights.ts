@@ -1,0 +1,152 @@
+// Streams weights from a checkpoint into a package's file: blocks are converted by worker threads and written in order.
+import { createHash, type Hash } from 'node:crypto'
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import { Piscina } from 'piscina'
+import { CheckpointError } from '../checkpoint/error.ts'
+import type { Weight } from '../graph/graph.ts'
+import type { WeightSource } from '../graph/scope.ts'
+import type { Block, Converted } from './convert.ts'
+import type { Outcome } from './convert-worker.ts'
+
+/** Weights begin at multiples of a page, so that they can be mapped, read directly and uploaded without a copy. */
+const ALIGNMENT = 4096
+/** Values in one block: small enough that all blocks in flight stay far below the memory bound. */
+const BLOCK_VALUES = 2 ** 21
+const BYTES = { float32: 4, float16: 2, float8e4m3fn: 1, int64: 8, uint8: 1, bool: 1 }
+
+export type Placed = ReadonlyMap<string, { offset: number; bytes: number }>
+
+/** Where each weight lies in its file, and the file's size. */
+export function placeWeights(weights: readonly Weight[]): { placed: Placed; bytes: number } {
+  const placed = new Map<string, { offset: number; bytes: number }>()
+  let end = 0
+  for (const { name, dtype, shape } of weights) {
+    const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT
+    const bytes = shape.reduce((n, dim) => n * dim, BYTES[dtype])
+    placed.set(name, { offset, bytes })
+    end = offset + bytes
+  }
+  return { placed, bytes: end }
+}
+
+export type Converter = {
+  readonly run: (block: Block) => Promise<Converted>
+  readonly threads: number
+  readonly close: () => Promise<void>
+}
+
+/** Threads that convert blocks; each holds a few blocks of memory and no more. */
+export function startConverter(): Converter {
+  const threads = Math.max(1, Math.min(os.availableParallelism(), 8))
+  const filename = new URL('./convert-worker.ts', import.meta.url).href
+  const pool = new Piscina({ filename, minThreads: threads, maxThreads: threads, execArgv: [] })
+  const run = async (block: Block) => {
+    const outcome = (await pool.run(block)) as Outcome
+    if ('refused' in outcome) throw new CheckpointError(outcome.refused.file, outcome.refused.problem)
+    return outcome.converted
+  }
+  return { run, threads, close: () => pool.destroy() }
+}
+
+export type WriteOptions = {
+  readonly converter: Converter
+  /** Collects the digest of every block that was read, in order. */
+  readonly source: Hash
+  readonly onBlock: (converted: Converted) => void
+}
+
+/** Writes the weights at their places. Memory does not grow with the model: as many blocks are in flight as keep the threads busy. */
+export async function writeWeights(
+  file: string,
+  weights: readonly Weight[],
+  options: WriteOptions,
+): Promise<{ bytes: number; sha256: string }> {
+  const { placed, bytes } = placeWeights(weights)
+  const output = createHash('sha256')
+  const handle = await fs.open(file, 'wx')
+  let position = 0
+  const append = async (data: Uint8Array) => {
+    output.update(data)
+    await handle.writeFile(data)
+    position += data.byteLength
+  }
+  const inFlight = blocksInFlight(weights, options.converter)
+  const scales: Float32Array[] = []
+  try {
+    for (const { name, source } of weights as readonly Weight<WeightSource>[]) {
+      await append(new Uint8Array(placed.get(name)!.offset - position))
+      for await (const content of contentOf(source, inFlight, scales, options)) await append(content)
+    }
+    await handle.sync()
+  } finally {
+    await inFlight.return(undefined)
+    await handle.close()
+  }
+  return { bytes, sha256: output.digest('hex') }
+}
+
+/** The bytes of one weight, a block at a time. Scales come with their codes and are kept until it is their turn. */
+async function* contentOf(
+  source: WeightSource,
+  inFlight: AsyncGenerator<Converted, undefined>,
+  scales: Float32Array[],
+  options: WriteOptions,
+): AsyncGenerator<Uint8Array> {
+  if (source.kind === 'scales') {
+    for (const part of scales.splice(0)) yield new Uint8Array(part.buffer, part.byteOffset, part.byteLength)
+  } else if (source.kind === 'bytes') {
+    options.source.update(source.data)
+    yield source.data
+  } else {
+    options.source.update(`${source.tensor.name} ${source.tensor.dtype} ${source.tensor.shape} ${source.rows}\n`)
+    for (let left = blockCount(source); left > 0; left--) {
+      const converted = (await inFlight.next()).value!
+      options.source.update(converted.digest)
+      if (converted.scales) scales.push(converted.scales)
+      options.onBlock(converted)
+      yield converted.output
+    }
+  }
+}
+
+/** Converted blocks in order, with the next ones already under way. */
+async function* blocksInFlight(
+  weights: readonly Weight[],
+  { run, threads }: Converter,
+): AsyncGenerator<Converted, undefined> {
+  const queue: Promise<Converted>[] = []
+  for (const block of blocksOf(weights as readonly Weight<WeightSource>[])) {
+    const promise = run(block)
+    promise.catch(() => {}) // seen again when it is awaited, or of no interest after an earlier failure
+    queue.push(promise)
+    if (queue.length >= threads * 3) yield await queue.shift()!
+  }
+  while (queue.length > 0) yield await queue.shift()!
+}
+
+type Converting = Extract<WeightSource, { kind: 'cast' | 'codes' }>
+
+function matrixOf({ tensor, rows }: Converting): { count: number; columns: number; step: number } {
+  const columns = tensor.shape.slice(1).reduce((n, dim) => n * dim, 1)
+  return { count: rows[1] - rows[0], columns, step: Math.max(1, Math.floor(BLOCK_VALUES / columns)) }
+}
+
+function blockCount(source: Converting): number {
+  const { count, step } = matrixOf(source)
+  return Math.ceil(count / step)
+}
+
+function* blocksOf(weights: readonly Weight<WeightSource>[]): Generator<Block> {
+  for (const { source } of weights) {
+    if (source.kind === 'bytes' || source.kind === 'scales') continue
+    const { columns, step } = matrixOf(source)
+    const [first, end] = source.rows
+    for (let start = first; start < end; start += step) {
+      const common = { tensor: source.tensor, start, end: Math.min(start + step, end), columns }
+      if (source.kind === 'codes')
+        yield { ...common, storage: 'float8e4m3fn', scaleBlock: source.block, channelsLast: false }
+      else yield { ...common, storage: source.storage, scaleBlock: columns, channelsLast: source.channelsLast }
+    }
+  }
+}

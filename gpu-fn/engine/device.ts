@@ -1,0 +1,24 @@
+// The name of the hardware that a package runs on, as a job's `started` event tells it.
+import { execFile } from 'node:child_process'
+import { cpus } from 'node:os'
+import { promisify } from 'node:util'
+import type { Manifest } from '../manifest.ts'
+
+const QUERY = ['--query-gpu=name', '--format=csv,noheader']
+const QUERY_MS = 10_000
+
+/** The model of the CPU or of the GPU; the target's own name where the machine does not tell, or has GPUs of several models. */
+export async function deviceName(target: Manifest['target']): Promise<string> {
+  const names = target === 'cpu' ? cpus().map(({ model }) => model.trim()) : await gpuNames()
+  const [name, ...others] = new Set(names)
+  return name && others.length === 0 ? name : target
+}
+
+async function gpuNames(): Promise<string[]> {
+  try {
+    const { stdout } = await promisify(execFile)('nvidia-smi', QUERY, { timeout: QUERY_MS })
+    return stdout.trim().split('\n')
+  } catch {
+    return []
+  }
+}

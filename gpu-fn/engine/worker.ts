@@ -1,0 +1,193 @@
+// The engine's thread: opens packages, keeps the most recent ones within a budget, and runs one request at a time.
+import { parentPort, workerData } from 'node:worker_threads'
+import type { JobErrorCode, JobRequest } from '../contract.ts'
+import type { NetworkName } from '../manifest.ts'
+import { footprintOf, planOf } from '../pipeline/pipeline.ts'
+import { openPipeline, type Pipeline, type PipelineEvent, txt2img } from '../pipeline/txt2img.ts'
+import { BudgetError, type MemoryPlan } from './memory-plan.ts'
+import type { Package } from './packages.ts'
+
+export type Settings = { memoryBytes: number /** Budget of the device's memory. */; deviceBytes?: number | undefined }
+
+export type Size = { width: number; height: number }
+export type Opened = Partial<Record<NetworkName, number>>
+
+/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
+export type Command =
+  /** `size`: of the job's images. Refused if no plan for this size fits the memory budget. */
+  | { type: 'load'; package: Package; size?: Size }
+  /** Runs every graph for images of each size. */
+  | { type: 'warm'; package: Package; sizes: Size[] }
+  | { type: 'close'; package: Package }
+  | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
+
+/** `ready` is sent once at startup; `note` is a remark about a package just opened; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
+export type Message =
+  | { type: 'ready' }
+  | { type: 'note'; note: string }
+  /** `networks`: seconds of each that was opened. */
+  | { type: 'loaded'; seconds: number; networks: Opened }
+  | { type: 'plan'; plan: MemoryPlan }
+  /** Heartbeat of a command during phases without other replies. */
+  | { type: 'progress' }
+  | { type: 'event'; event: PipelineEvent }
+  | { type: 'aborted' }
+  | { type: 'failed'; code: Exclude<JobErrorCode, 'invalid_request'>; error: Error }
+  /** The request is invalid; `message` is for the caller. */
+  | { type: 'refused'; message: string }
+  | { type: 'done' }
+
+const { memoryBytes, deviceBytes } = workerData as Settings
+const port = parentPort!
+/** Open pipelines by package digest, least recently used first. */
+const open = new Map<string, { pipeline: Pipeline; bytes: number }>()
+
+port.on('message', (command: Command) => void obey(command))
+send({ type: 'ready' })
+
+async function obey(command: Command): Promise<void> {
+  const abort = new AbortController()
+  try {
+    if (command.type === 'load') await load(command)
+    else if (command.type === 'warm') await warm(command.package, command.sizes)
+    else if (command.type === 'close') await close(command.package)
+    else await run(command, abort)
+    send({ type: 'done' })
+  } catch (error) {
+    if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
+    else if (error instanceof TooLarge) send({ type: 'refused', message: error.message })
+    else send({ type: 'failed', ...classify(error, command) })
+  }
+}
+
+async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>): Promise<void> {
+  if (size) checkFits(pkg, size)
+  const start = performance.now()
+  const warm = open.has(pkg.digest)
+  const networks: Opened = {}
+  await pipelineOf(pkg, networks)
+  send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000, networks })
+}
+
+/** Images of the requested size exceed the memory budget. */
+class TooLarge extends Error {
+  override name = 'TooLarge' as const
+}
+
+/** Factors by which a refused size is scaled down to find one that fits. */
+const SHRINK = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+/** Throws TooLarge, suggesting the largest tried size of the same aspect ratio that fits. */
+function checkFits(pkg: Package, { width, height }: Size): void {
+  if (fits(pkg, { width, height })) return
+  const { downsample, patch_size } = pkg.manifest.latent
+  const multiple = downsample * patch_size
+  const shrink = (pixels: number, share: number) =>
+    Math.max(multiple, Math.floor((pixels * share) / multiple) * multiple)
+  const smaller = SHRINK.map((share) => ({ width: shrink(width, share), height: shrink(height, share) }))
+  const fitting = smaller.find((size) => fits(pkg, size))
+  // If no size fits, the model cannot be opened at all, which is not the caller's fault.
+  if (!fitting) return
+  throw new TooLarge(
+    `width x height was ${width}x${height}, which takes more memory than this server has for ${pkg.manifest.model}; ` +
+      `${fitting.width}x${fitting.height} fits`,
+  )
+}
+
+function fits(pkg: Package, size: Size): boolean {
+  if (deviceBytes === undefined) return true
+  try {
+    planOf(pkg, deviceBytes, size)
+    return true
+  } catch (error) {
+    if (error instanceof BudgetError) return false
+    throw error
+  }
+}
+
+/** One step of an image of each size, largest first, so that memory is planned once: what a shape's first run pays is paid here. */
+async function warm(pkg: Package, sizes: Size[]): Promise<void> {
+  const pipeline = await pipelineOf(pkg)
+  const { defaults, target } = pkg.manifest
+  // A GPU's libraries plan anew for a batch of two, which guidance makes.
+  const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
+  const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
+  const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
+  for (const size of sizes.toSorted((a, b) => b.width * b.height - a.width * a.height)) {
+    for (const guidance_scale of guidanceScales) {
+      const events = txt2img(pipeline, { ...request, ...output, ...size, guidance_scale }, new AbortController().signal)
+      for await (const _ of events) send({ type: 'progress' })
+    }
+  }
+}
+
+type Run = Extract<Command, { type: 'run' }>
+
+async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
+  // Sessions that leave the event loop free are stopped where they are, the others after their step.
+  const { value: change } = Atomics.waitAsync(cancel, 0, 0)
+  if (change instanceof Promise) void change.then(() => abort.abort())
+  const pipeline = await pipelineOf(pkg)
+  if (Atomics.load(cancel, 0) === 1) abort.abort()
+  try {
+    for await (const event of txt2img(pipeline, request, abort.signal)) {
+      // The pipeline yields after every step and looks at its signal before the next one.
+      if (Atomics.load(cancel, 0) === 1) abort.abort()
+      send({ type: 'event', event })
+    }
+  } finally {
+    Atomics.notify(cancel, 0)
+  }
+}
+
+async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<Pipeline> {
+  const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
+  const onOpen = (network: NetworkName, seconds: number) => {
+    networks[network] = seconds
+    send({ type: 'progress' })
+  }
+  const found = open.get(pkg.digest)
+  open.delete(pkg.digest)
+  const bytes = found?.bytes ?? (deviceBytes === undefined ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak)
+  if (!found) await makeRoom(bytes)
+  const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
+  if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
+  open.set(pkg.digest, { pipeline, bytes })
+  return pipeline
+}
+
+async function close({ digest }: Package): Promise<void> {
+  const found = open.get(digest)
+  open.delete(digest)
+  await found?.pipeline.release()
+}
+
+/** Closes the least recently used pipelines until `bytes` more fit; one that is larger than the budget runs alone. */
+async function makeRoom(bytes: number): Promise<void> {
+  let held = [...open.values()].reduce((sum, entry) => sum + entry.bytes, 0)
+  for (const [digest, entry] of open) {
+    if (held + bytes <= (deviceBytes ?? memoryBytes)) return
+    open.delete(digest)
+    held -= entry.bytes
+    await entry.pipeline.release()
+  }
+}
+
+function send(message: Message): void {
+  if (message.type !== 'event' || !('data' in message.event)) {
+    port.postMessage(message)
+    return
+  }
+  // The image's bytes may lie in a pooled or native buffer, which cannot be transferred; a copy of its own can.
+  const data = new Uint8Array(message.event.data)
+  port.postMessage({ type: 'event', event: { ...message.event, data } } satisfies Message, [data.buffer])
+}
+
+function classify(thrown: unknown, { type }: Command): Omit<Extract<Message, { type: 'failed' }>, 'type'> {
+  const error = thrown instanceof Error ? thrown : new Error(String(thrown))
+  if (error instanceof BudgetError) return { code: 'model_not_available', error }
+  // The words of onnxruntime's CPU and CUDA allocators, of C++ and of V8.
+  if (/out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message))
+    return { code: 'out_of_memory', error }
+  return { code: type === 'load' ? 'model_not_available' : 'internal', error }
+}

@@ -1,0 +1,79 @@
+// CLIP's text encoder: CLIP-L and OpenCLIP bigG. arXiv 2103.00020; transformers modeling_clip.py `CLIPTextModelWithProjection`.
+// B batch · S tokens · D width · H attention heads
+import type { Graph, Value } from '../../compile/graph/graph.ts'
+import {
+  type Activation,
+  addTo,
+  attention,
+  branch,
+  embedding,
+  linear,
+  outputWidth,
+  parameter,
+  type Stream,
+  streamNorm,
+} from '../../compile/graph/nn.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Scope } from '../../compile/graph/scope.ts'
+
+export type ClipTextConfig = {
+  readonly width: number
+  readonly layers: number
+  readonly heads: number
+  readonly tokens: number
+  readonly vocabulary: number
+  readonly activation: Activation
+  readonly epsilon: number
+  /** The token whose state is pooled; null takes the largest id, as CLIP's first configurations (eos_token_id 2) do. */
+  readonly endToken: number | null
+}
+
+/** Graph `clip_l` or `clip_g`: input_ids [B, S] → hidden [B, S, D] of the layer before the last, without final norm; pooled [B, D']. */
+export function clipText(s: Scope, config: ClipTextConfig): Graph {
+  const { graph } = s
+  const { tokens, layers, epsilon, endToken, vocabulary, width } = config
+  const ids = graph.input('input_ids', 'int64', ['B', tokens])
+  const model = s.at('text_model')
+  const positions = parameter(model.at('embeddings', 'position_embedding').enter(), 'weight', [tokens, width])
+  const embedded = ops.add(embedding(model.at('embeddings', 'token_embedding'), ids, vocabulary, width), positions)
+  let x: Stream = { value: embedded, pending: [] } // [B, S, D]
+  let penultimate = embedded
+  for (let i = 0; i < layers; i++) {
+    const layer = encoderLayer(model.at('encoder', 'layers', i), x, config)
+    penultimate = layer.input
+    x = layer.output
+  }
+  const { normed } = streamNorm(model.at('final_layer_norm'), x, epsilon)
+  const pooled = ops.gatherRow(normed, endPosition(ids, endToken)) // [B, D]
+  graph.output('hidden', ops.cast(penultimate, 'float32'))
+  graph.output(
+    'pooled',
+    ops.cast(
+      s.has('text_projection.weight')
+        ? linear(s.at('text_projection'), pooled, outputWidth(s.at('text_projection')), { bias: false })
+        : pooled,
+      'float32',
+    ),
+  )
+  return graph
+}
+
+/** Index of the first end token of each prompt [B, 1]. */
+function endPosition(ids: Value, endToken: number | null): Value {
+  const hits = endToken === null ? ids : ops.equal(ids, ops.int64(ids, [endToken]))
+  return ops.argMax(ops.cast(hits, 'float32'), 1)
+}
+
+/** modeling_clip.py `CLIPEncoderLayer` */
+function encoderLayer(s: Scope, x: Stream, { heads, epsilon, activation, width }: ClipTextConfig) {
+  const { value: input, normed } = streamNorm(s.at('layer_norm1'), x, epsilon)
+  const modules = ['q_proj', 'k_proj', 'v_proj'].map((name) => s.at('self_attn', name))
+  const [q, k, v] = modules.map((module) => linear(module, normed, width, { bias: false })) as [Value, Value, Value]
+  const biases = modules.map((module) => parameter(module.enter(), 'bias', [width]))
+  const attended = attention({ q, k, v }, { heads, causal: true, qkvBias: ops.concat(biases, 0, 3 * width) })
+  const y = addTo({ value: input, pending: [] }, branch(s.at('self_attn', 'out_proj'), attended, width))
+  const middle = streamNorm(s.at('layer_norm2'), y, epsilon)
+  const fc1 = s.at('mlp', 'fc1')
+  const hidden = linear(fc1, middle.normed, outputWidth(fc1), { activation })
+  return { input, output: addTo({ value: middle.value, pending: [] }, branch(s.at('mlp', 'fc2'), hidden, width)) }
+}

@@ -1,0 +1,229 @@
+// The configuration of every network from its tensors. In the diffusers layout config.json must agree with them; in the single-file
+// layout, which has none, what tensors cannot tell is as published.
+import type { Tensor } from '../../compile/checkpoint/checkpoint.ts'
+import { CheckpointError } from '../../compile/checkpoint/error.ts'
+import type { Activation } from '../../compile/graph/nn.ts'
+import type { Manifest } from '../../manifest.ts'
+import type { ClipTextConfig } from './clip-text.ts'
+import type { MMDiTConfig } from './mmdit.ts'
+import type { T5Config } from './t5-encoder.ts'
+import type { VaeConfig } from './vae-decoder.ts'
+
+type Tensors = ReadonlyMap<string, Tensor>
+type Json = Readonly<Record<string, unknown>>
+
+/** The shape of a tensor. Throws CheckpointError by its name when it is missing. */
+export function shapeOf(network: string, tensors: Tensors, name: string): readonly number[] {
+  const tensor = tensors.get(name)
+  if (!tensor) throw new CheckpointError(network, `tensor ${name} is missing`)
+  return tensor.shape
+}
+
+const indicesOf = (tensors: Tensors, pattern: RegExp) =>
+  [...new Set([...tensors.keys()].flatMap((name) => pattern.exec(name)?.[1] ?? []))].map(Number).sort((a, b) => a - b)
+
+const countOf = (tensors: Tensors, pattern: RegExp) => indicesOf(tensors, pattern).length
+
+/** Throws unless every key that config.json has stands for what the tensors say. */
+function assertAgrees(network: string, config: Json, derived: Json): void {
+  for (const [key, value] of Object.entries(derived)) {
+    const given = config[key]
+    if (given !== undefined && JSON.stringify(given) !== JSON.stringify(value)) {
+      const problem = `${key} is ${JSON.stringify(given)}, but the tensors have ${JSON.stringify(value)}`
+      throw new CheckpointError(`${network}/config.json`, problem)
+    }
+  }
+}
+
+/** Throws unless a setting that tensors cannot tell is one that is implemented. */
+function assertOneOf(file: string, config: Json, key: string, allowed: readonly unknown[]): void {
+  if (config[key] === undefined || allowed.includes(config[key])) return
+  const names = allowed.map((value) => JSON.stringify(value)).join(', ')
+  throw new CheckpointError(file, `${key} is ${JSON.stringify(config[key])}; allowed: ${names}`)
+}
+
+/** A number above zero that tensors cannot tell. */
+function numberOf(file: string, config: Json, key: string, otherwise: number): number {
+  const given = config[key] === undefined ? otherwise : config[key]
+  if (typeof given === 'number' && given > 0 && given < 1e6) return given
+  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; a number above 0 is wanted`)
+}
+
+function wholeOf(file: string, config: Json, key: string, otherwise: number): number {
+  const given = numberOf(file, config, key, otherwise)
+  if (Number.isInteger(given)) return given
+  throw new CheckpointError(file, `${key} is ${given}; a whole number is wanted`)
+}
+
+function whole(network: string, what: string, value: number): number {
+  if (Number.isInteger(value) && value > 0) return value
+  throw new CheckpointError(network, `${what} works out as ${value}, which is no whole number`)
+}
+
+/** As sd3_impls.py `BaseModel.__init__` tells it; without QK-norm and config.json an attention head is 64 wide. */
+export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
+  const shape = (name: string) => shapeOf('transformer', tensors, name)
+  const [width, inChannels, patchSize] = shape('x_embedder.proj.weight') as [number, number, number]
+  const headWidth =
+    tensors.get('joint_blocks.0.x_block.attn.ln_q.weight')?.shape[0] ??
+    numberOf('transformer/config.json', config, 'attention_head_dim', 64)
+  const derived: MMDiTConfig = {
+    depth: countOf(tensors, /^joint_blocks\.(\d+)\./),
+    width,
+    heads: whole('transformer', 'the number of attention heads', width / headWidth),
+    patchSize,
+    inChannels,
+    outChannels: whole('transformer', 'out_channels', shape('final_layer.linear.weight')[0]! / patchSize ** 2),
+    positionMax: positionMax(shape('pos_embed'), width),
+    contextWidth: shape('context_embedder.weight')[1]!,
+    pooledWidth: shape('y_embedder.mlp.0.weight')[1]!,
+    qkNorm: tensors.has('joint_blocks.0.x_block.attn.ln_q.weight'),
+    dualAttention: indicesOf(tensors, /^joint_blocks\.(\d+)\.x_block\.attn2\.qkv\.weight$/),
+  }
+  assertAgrees('transformer', config, {
+    num_layers: derived.depth,
+    num_attention_heads: derived.heads,
+    attention_head_dim: headWidth,
+    patch_size: patchSize,
+    in_channels: inChannels,
+    pos_embed_max_size: derived.positionMax,
+    joint_attention_dim: derived.contextWidth,
+    pooled_projection_dim: derived.pooledWidth,
+    caption_projection_dim: width,
+    ...(config.out_channels !== null && { out_channels: derived.outChannels }),
+    qk_norm: derived.qkNorm ? 'rms_norm' : null,
+    dual_attention_layers: derived.dualAttention,
+  })
+  return derived
+}
+
+/** Side of the position table [1, side², D]. */
+function positionMax(table: readonly number[], width: number): number {
+  const side = Math.sqrt(table[1] ?? 0)
+  if (Number.isInteger(side) && side > 0 && String(table) === String([1, side ** 2, width])) return side
+  throw new CheckpointError(
+    'transformer',
+    `tensor pos_embed is [${table.join(', ')}]; the model takes [1, side², ${width}]`,
+  )
+}
+
+const ACTIVATIONS: Record<string, Activation> = {
+  quick_gelu: 'quick_gelu',
+  gelu: 'gelu',
+  gelu_new: 'gelu_tanh',
+  gelu_pytorch_tanh: 'gelu_tanh',
+}
+
+/** Without config.json: heads of 64, quick GELU for CLIP-L and erf GELU for bigG. */
+export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, config: Json = {}): ClipTextConfig {
+  const file = `${network}/config.json`
+  const [tokens, width] = shapeOf(network, tensors, 'text_model.embeddings.position_embedding.weight') as [
+    number,
+    number,
+  ]
+  const [vocabulary] = shapeOf(network, tensors, 'text_model.embeddings.token_embedding.weight') as [number]
+  // The published CLIP-L file lacks its projection, which is the identity; bigG's is not.
+  if (network === 'clip_g') shapeOf(network, tensors, 'text_projection.weight')
+  const layers = countOf(tensors, /^text_model\.encoder\.layers\.(\d+)\./)
+  const heads = whole(
+    network,
+    'the number of attention heads',
+    numberOf(file, config, 'num_attention_heads', width / 64),
+  )
+  whole(network, 'the width of an attention head', width / heads)
+  const derived = {
+    hidden_size: width,
+    num_hidden_layers: layers,
+    max_position_embeddings: tokens,
+    vocab_size: vocabulary,
+  }
+  assertAgrees(network, config, derived)
+  assertOneOf(file, config, 'hidden_act', Object.keys(ACTIVATIONS))
+  const activation = ACTIVATIONS[String(config.hidden_act ?? (network === 'clip_l' ? 'quick_gelu' : 'gelu'))]!
+  const endToken = wholeOf(file, config, 'eos_token_id', 2)
+  const epsilon = numberOf(file, config, 'layer_norm_eps', 1e-5)
+  return { width, layers, heads, tokens, vocabulary, activation, epsilon, endToken: endToken === 2 ? null : endToken }
+}
+
+export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
+  const file = 't5/config.json'
+  const attention = 'encoder.block.0.layer.0.SelfAttention'
+  const [vocabulary, width] = shapeOf('t5', tensors, 'shared.weight') as [number, number]
+  const [buckets, heads] = shapeOf('t5', tensors, `${attention}.relative_attention_bias.weight`) as [number, number]
+  const layers = countOf(tensors, /^encoder\.block\.(\d+)\./)
+  whole('t5', 'half of the position buckets', buckets / 4)
+  const headWidth = whole('t5', 'd_kv', shapeOf('t5', tensors, `${attention}.q.weight`)[0]! / heads)
+  assertAgrees('t5', config, {
+    d_model: width,
+    d_kv: headWidth,
+    num_heads: heads,
+    num_layers: layers,
+    vocab_size: vocabulary,
+    relative_attention_num_buckets: buckets,
+  })
+  assertOneOf(file, config, 'feed_forward_proj', ['gated-gelu'])
+  assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
+  assertOneOf(file, config, 'is_gated_act', [true])
+  const maxDistance = wholeOf(file, config, 'relative_attention_max_distance', 128)
+  const epsilon = numberOf(file, config, 'layer_norm_epsilon', 1e-6)
+  return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
+}
+
+export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {
+  const file = 'vae/config.json'
+  const [channels, latentChannels] = shapeOf('vae', tensors, 'decoder.conv_in.weight') as [number, number]
+  const groups = wholeOf(file, config, 'norm_num_groups', 32)
+  whole('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
+  assertAgrees('vae', config, {
+    latent_channels: latentChannels,
+    mid_block_add_attention: tensors.has('decoder.mid.attn_1.q.weight'),
+    use_post_quant_conv: tensors.has('post_quant_conv.weight'),
+  })
+  assertOneOf(file, config, 'act_fn', ['silu'])
+  assertOneOf(file, config, 'latents_mean', [null])
+  assertOneOf(file, config, 'latents_std', [null])
+  return {
+    latentChannels,
+    levels: countOf(tensors, /^decoder\.up\.(\d+)\./),
+    blocksPerLevel: countOf(tensors, /^decoder\.up\.0\.block\.(\d+)\./),
+    groups,
+    scalingFactor: numberOf(file, config, 'scaling_factor', 1.5305),
+    shiftFactor: shiftFactor(file, config),
+  }
+}
+
+function shiftFactor(file: string, config: Json): number {
+  const given = config.shift_factor === undefined ? 0.0609 : config.shift_factor
+  if (typeof given === 'number' && Math.abs(given) < 1e6) return given
+  throw new CheckpointError(file, `shift_factor is ${JSON.stringify(given)}; a number is wanted`)
+}
+
+/** Diffusers' own default shift is 1; without a scheduler's config it is the variant's. */
+export function deriveScheduler(config: Json | undefined, variantShift: number): Manifest['scheduler'] {
+  const file = 'scheduler/scheduler_config.json'
+  if (!config) return { shift: variantShift, num_train_timesteps: 1000 }
+  assertOneOf(file, config, '_class_name', ['FlowMatchEulerDiscreteScheduler'])
+  for (const key of [
+    'use_dynamic_shifting',
+    'use_karras_sigmas',
+    'use_exponential_sigmas',
+    'use_beta_sigmas',
+    'invert_sigmas',
+    'stochastic_sampling',
+  ]) {
+    assertOneOf(file, config, key, [false, null])
+  }
+  const terminal = shiftTerminal(file, config.shift_terminal)
+  return {
+    shift: numberOf(file, config, 'shift', 1),
+    num_train_timesteps: wholeOf(file, config, 'num_train_timesteps', 1000),
+    ...(terminal && { shift_terminal: terminal }),
+  }
+}
+
+/** A noise level below 1; 0 is none, as in diffusers. */
+function shiftTerminal(file: string, given: unknown): number | null {
+  if (given === undefined || given === null) return null
+  if (typeof given === 'number' && given >= 0 && given < 1) return given
+  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; a number from 0 to below 1 is wanted`)
+}

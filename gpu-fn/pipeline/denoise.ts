@@ -1,0 +1,90 @@
+// The two graphs of the denoiser: `conditioning` once for all steps of a prompt, `transformer` in every step.
+
+import type { Resident, Session, Tensor } from '../runtime/session.ts'
+import type { PromptEmbeds } from './prompt.ts'
+import { guide } from './sampler.ts'
+
+/** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device. */
+export type Condition = { batch: number; modulation: Resident; context: Resident }
+
+/**
+ * Runs the conditioning graph for prompts in the order [negative, positive], or one alone. They share a batch when `batched` allows it
+ * and their embeddings have the same number of rows.
+ */
+export async function condition(
+  session: Session,
+  prompts: PromptEmbeds[],
+  timesteps: Float32Array,
+  { batched, signal }: { batched: boolean; signal?: AbortSignal },
+): Promise<Condition[]> {
+  const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
+  const conditions: Condition[] = []
+  for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
+    const inputs = {
+      timesteps: { data: timesteps, dims: [timesteps.length] },
+      pooled: stack(
+        group.map(({ pooled }) => pooled),
+        [-1],
+      ),
+      prompt_embeds: stack(
+        group.map(({ embeds }) => embeds),
+        [group[0]!.rows, -1],
+      ),
+    }
+    const { modulation, context } = await session.runResident(inputs, { signal })
+    conditions.push({ batch: group.length, modulation: modulation!, context: context! })
+  }
+  return conditions
+}
+
+/** Velocity [C, h, w] at one step: of the prompt alone, or guided away from the negative prompt where there are two. */
+export async function predictVelocity(
+  session: Session,
+  latent: Tensor,
+  conditions: Condition[],
+  step: number,
+  options: { guidanceScale: number; position: Tensor | undefined; signal: AbortSignal },
+): Promise<Float32Array> {
+  const velocities: Float32Array[] = []
+  for (const { batch, modulation, context } of conditions) {
+    const inputs = {
+      latent: repeat(latent, batch),
+      modulation: modulation.row(step),
+      context,
+      ...(options.position && { position: options.position }),
+    }
+    const { velocity } = await session.run(inputs, options)
+    velocities.push(...samples(velocity!.data as Float32Array, batch))
+  }
+  const [first, second] = velocities
+  return second ? guide(first!, second, options.guidanceScale) : first!
+}
+
+/** Rows of equal length as one tensor [rows, ...dims]; one of `dims` may be -1, whatever remains. */
+function stack(rows: Float32Array[], dims: readonly number[]): Tensor {
+  const size = rows[0]!.length
+  const known = dims.reduce((product, dim) => (dim < 0 ? product : product * dim), 1)
+  // One alone need not be copied, of which a prompt's rows are 5 MB.
+  const data = rows.length === 1 ? rows[0]! : new Float32Array(size * rows.length)
+  if (rows.length > 1) for (const [i, row] of rows.entries()) data.set(row, i * size)
+  return { data, dims: [rows.length, ...dims.map((dim) => (dim < 0 ? size / known : dim))] }
+}
+
+/** Frees what `condition` made. */
+export function releaseConditions(conditions: readonly Condition[]): void {
+  for (const { modulation, context } of conditions) {
+    modulation.release()
+    context.release()
+  }
+}
+
+/** The same latent [1, C, h, w] for every sample of a batch. */
+function repeat({ data, dims }: Tensor, batch: number): Tensor {
+  if (batch === 1) return { data, dims }
+  return stack(new Array<Float32Array>(batch).fill(data as Float32Array), dims.slice(1))
+}
+
+function samples(data: Float32Array, batch: number): Float32Array[] {
+  const size = data.length / batch
+  return Array.from({ length: batch }, (_, i) => data.subarray(i * size, (i + 1) * size))
+}

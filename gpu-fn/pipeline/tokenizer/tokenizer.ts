@@ -1,0 +1,133 @@
+// Prompts to token ids, as transformers' CLIPTokenizer and T5Tokenizer give them, from the files beside an SD3.5 checkpoint.
+import { Tokenizer } from '@huggingface/tokenizers'
+import { readTokenizerFiles, TokenizerError, type TokenizerFiles, type TokenizerJson } from './files.ts'
+import { exactNormalizer } from './normalizer.ts'
+import { type Cutter, cutIntoPieces, cutterOf, type Piece } from './pieces.ts'
+
+/** The tokenizer of one text encoder: `prefix`, the prompt, `suffix`, then `padId` to the length that the encoder wants. */
+export type PromptTokenizer = {
+  tokenizer: Tokenizer
+  prefix: number[]
+  suffix: number[]
+  padId: number
+  /** Splits long prompts into pieces; null if prompts must be tokenized whole. */
+  cutter: Cutter | null
+  /** One more than the largest id it gives: what an embedding must have rows for. */
+  vocabulary: number
+}
+
+export type Tokens = {
+  ids: BigInt64Array
+  /** The start of the text that did not fit, decoded. */
+  cut?: string
+}
+
+/** Maximum quoted length of truncated text; longer text ends in "…". */
+const QUOTED_CHARACTERS = 300
+/** Upper bound on the trailing characters of decoded text that later tokens can change: a partial UTF-8 character, or spaces before punctuation. */
+const UNSETTLED_CHARACTERS = 100
+/** Prompts are tokenized in pieces of about this length, so text beyond the token limit costs nothing. */
+const PIECE_CHARACTERS = 1_000
+
+/** Opens a tokenizer directory (`tokenizer`, `tokenizer_2` or `tokenizer_3`). Throws `TokenizerError`. */
+export async function openTokenizer(directory: string): Promise<PromptTokenizer> {
+  const files = await readTokenizerFiles(directory)
+  const tokenizer = build(directory, files)
+  const padId = tokenizer.token_to_id(files.padToken)
+  if (padId === undefined) throw new TokenizerError(`${directory}: the pad_token ${files.padToken} has no id`)
+  const body = tokenizer.encode('a', { add_special_tokens: false }).ids
+  const whole = tokenizer.encode('a').ids
+  const start = whole.findIndex((_, i) => body.every((id, j) => whole[i + j] === id))
+  return {
+    tokenizer,
+    prefix: whole.slice(0, start),
+    suffix: whole.slice(start + body.length),
+    padId,
+    cutter: cutterOf(files.definition),
+    vocabulary: vocabularyOf(files),
+  }
+}
+
+/**
+ * Ids of a prompt, [1, L] with L at least `minTokens` (padded) and at most `maxTokens` (the prompt's end is cut; start and end tokens stay).
+ * Lone surrogates count as U+FFFD. Text far beyond the limit is not tokenized.
+ */
+export function tokenize(
+  from: PromptTokenizer,
+  prompt: string,
+  limits: { minTokens: number; maxTokens: number },
+  pieceCharacters = PIECE_CHARACTERS,
+): Tokens {
+  const { tokenizer, prefix, suffix, padId, cutter } = from
+  const text = prompt.toWellFormed()
+  const room = limits.maxTokens - prefix.length - suffix.length
+  let body: number[] = []
+  let cut: string | undefined
+  for (const piece of cutter ? cutIntoPieces(text, cutter, pieceCharacters) : [{ text, next: '' }]) {
+    body = body.concat(encodePiece(tokenizer, piece))
+    if (body.length > room) cut = tokenizer.decode(body.slice(room)).trim()
+    if (cut !== undefined && cut.length > QUOTED_CHARACTERS + UNSETTLED_CHARACTERS) break
+  }
+  const ids = [...prefix, ...body.slice(0, room), ...suffix]
+  while (ids.length < limits.minTokens) ids.push(padId)
+  return { ids: BigInt64Array.from(ids, BigInt), ...(cut !== undefined && { cut: quoteStart(cut) }) }
+}
+
+function encodePiece(tokenizer: Tokenizer, { text, next }: Piece): number[] {
+  const encode = (given: string) => tokenizer.encode(given, { add_special_tokens: false }).ids
+  return next === '' ? encode(text) : encode(text + next).slice(0, -encode(next).length)
+}
+
+const quoteStart = (text: string) => (text.length > QUOTED_CHARACTERS ? `${text.slice(0, QUOTED_CHARACTERS)}…` : text)
+
+function vocabularyOf({ definition: { model, added_tokens } }: TokenizerFiles): number {
+  const own = Array.isArray(model.vocab) ? model.vocab.length : Math.max(-1, ...Object.values(model.vocab)) + 1
+  return Math.max(own, ...added_tokens.map(({ id }) => id + 1))
+}
+
+function build(directory: string, { definition, config }: TokenizerFiles): Tokenizer {
+  try {
+    const pre_tokenizer = definition.pre_tokenizer && unicodeSpaces(definition.pre_tokenizer)
+    const tokenizer = new Tokenizer({ ...definition, pre_tokenizer }, config)
+    if (definition.normalizer) tokenizer.normalizer = exactNormalizer(definition.normalizer)
+    if (tokenizer.model.fuse_unk) fuseInLinearTime(tokenizer)
+    return tokenizer
+  } catch (cause) {
+    throw new TokenizerError(`${directory}: ${cause instanceof Error ? cause.message : cause}`, { cause })
+  }
+}
+
+/** The library fuses runs of unknown characters in quadratic time, a second for ten thousand of them. */
+function fuseInLinearTime({ model }: Tokenizer): void {
+  const isUnknown = (token: string) => (model.tokens_to_ids.get(token) ?? model.unk_token_id) === model.unk_token_id
+  model._call = (words) => {
+    const fused: string[] = []
+    let run: string[] = []
+    for (const token of model.encode(words)) {
+      if (isUnknown(token)) run.push(token)
+      else {
+        if (run.length > 0) fused.push(run.join(''))
+        run = []
+        fused.push(token)
+      }
+    }
+    if (run.length > 0) fused.push(run.join(''))
+    return fused
+  }
+}
+
+type Component = NonNullable<TokenizerJson['pre_tokenizer']>
+
+/** GPT-2's words; `ByteLevel` splits by it unless told otherwise. */
+const BYTE_LEVEL_WORDS = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/** The same pre-tokenizer with Unicode's white space where the library splits by JavaScript's, which has U+FEFF and lacks U+0085. */
+function unicodeSpaces(config: Component): Component {
+  if (Array.isArray(config.pretokenizers)) return { ...config, pretokenizers: config.pretokenizers.map(unicodeSpaces) }
+  if (config.type === 'WhitespaceSplit') {
+    return { type: 'Split', pattern: { Regex: '\\s+' }, behavior: 'Removed', invert: false }
+  }
+  if (config.type !== 'ByteLevel' || config.use_regex === false || config.add_prefix_space) return config
+  const words = { type: 'Split', pattern: { Regex: BYTE_LEVEL_WORDS }, behavior: 'Removed', invert: true }
+  return { type: 'Sequence', pretokenizers: [words, { ...config, use_regex: false }] }
+}

@@ -1,0 +1,233 @@
+// A prompt becomes a picture: tokenize, encode, condition; then for every image noise, denoise, decode, write the file.
+import type { JobRequest } from '../contract.ts'
+import type { Package } from '../engine/packages.ts'
+import type { Tensor } from '../runtime/session.ts'
+import { decodeLatent } from './decode.ts'
+import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
+import { CONTENT_TYPES, encodeImage } from './image.ts'
+import { gaussianNoiseMeanwhile } from './noise.ts'
+import type { Pipeline } from './pipeline.ts'
+import { readPosition } from './position.ts'
+import { canPreview, encodePreview, withoutNoise } from './preview.ts'
+import { encodePrompts, type NamedPrompt } from './prompt.ts'
+import { eulerStep, sigmaSchedule, timestepsOf } from './sampler.ts'
+
+export { openPipeline, type Pipeline } from './pipeline.ts'
+
+export type Txt2ImgRequest = Pick<
+  JobRequest,
+  | 'prompt'
+  | 'negative_prompt'
+  | 'width'
+  | 'height'
+  | 'steps'
+  | 'guidance_scale'
+  | 'seed'
+  | 'count'
+  | 'output_format'
+  | 'output_quality'
+  | 'text_convention'
+  | 'preview_steps'
+>
+
+type FinishedImage = {
+  type: 'image'
+  image: number
+  seed: number
+  width: number
+  height: number
+  content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]
+  data: Uint8Array
+}
+type Preview = {
+  type: 'preview'
+  image: number
+  step: number
+  width: number
+  height: number
+  content_type: 'image/jpeg'
+  data: Uint8Array
+}
+/** Times are seconds. `step` counts from 1, `image` from 0. */
+export type PipelineEvent =
+  | { type: 'warning'; code: 'prompt_truncated'; message: string }
+  | { type: 'encoded'; seconds: number }
+  | { type: 'step'; image: number; step: number; steps: number }
+  | Preview
+  | FinishedImage
+  | { type: 'finished'; timings: { encode: number; denoise: number; decode: number } }
+
+const SEEDS = 2 ** 32
+
+/**
+ * Makes `count` images; image k has the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and looks at
+ * `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size that the model cannot make and
+ * `BudgetError` for one that the budget of memory does not hold.
+ */
+export async function* txt2img(
+  pipeline: Pipeline,
+  request: Txt2ImgRequest,
+  signal: AbortSignal,
+): AsyncGenerator<PipelineEvent> {
+  const timings = { encode: 0, denoise: 0, decode: 0 }
+  const encodeClock = stopwatch()
+  const { dims, noise, schedule, cuts } = await prepare(pipeline, request, signal)
+  try {
+    timings.encode = encodeClock()
+    for (const message of cuts) yield { type: 'warning', code: 'prompt_truncated', message }
+    yield { type: 'encoded', seconds: timings.encode }
+    const waiting: Denoised[] = []
+    for (let image = 0; image < request.count; image++) {
+      const data = image === 0 ? noise : await noiseOf(request, image, dims)
+      waiting.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, schedule, timings, signal }))
+      // Where denoiser and decoder make way for each other, all images are denoised first.
+      if (takeTurns(pipeline) && image < request.count - 1) continue
+      for (const each of waiting.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
+    }
+    yield { type: 'finished', timings }
+  } finally {
+    releaseConditions(schedule.conditions)
+  }
+}
+
+type Timings = { encode: number; denoise: number; decode: number }
+type Work = { timings: Timings; signal: AbortSignal }
+type Latent = { data: Float32Array; dims: number[] }
+type Denoised = { image: number; latent: Latent }
+
+const seedOf = ({ seed }: Txt2ImgRequest, image: number) => (seed + image) % SEEDS
+
+function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
+  return gaussianNoiseMeanwhile(
+    seedOf(request, image),
+    dims.reduce((product, dim) => product * dim),
+  )
+}
+
+/** Denoises image number `image`, whose latent begins as noise, and adds to `timings`. */
+async function* denoiseImage(
+  pipeline: Pipeline,
+  request: Txt2ImgRequest,
+  { image, latent, schedule, timings, signal }: Work & Denoised & { schedule: Schedule },
+): AsyncGenerator<PipelineEvent, Denoised> {
+  const denoiseClock = stopwatch()
+  for (let step = 0; step < request.steps; step++) {
+    signal.throwIfAborted()
+    const velocity = await denoiseStep(pipeline, request, latent, schedule, step, signal)
+    yield { type: 'step', image, step: step + 1, steps: request.steps }
+    if (wantsPreview(pipeline.package, request, step + 1))
+      yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), latent.dims, image, step + 1)
+  }
+  timings.denoise += denoiseClock()
+  return { image, latent }
+}
+
+async function decodeImage(
+  { package: pkg, vaeDecoder, plan }: Pipeline,
+  request: Txt2ImgRequest,
+  { image, latent }: Denoised,
+  { timings, signal }: Work,
+): Promise<FinishedImage> {
+  signal.throwIfAborted()
+  const decodeClock = stopwatch()
+  const pixels = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
+  const finished = await writeImage(pkg, request, pixels, image, seedOf(request, image))
+  timings.decode += decodeClock()
+  return finished
+}
+
+const takeTurns = ({ plan }: Pipeline) =>
+  (['transformer', 'vae_decoder'] as const).every((network) => plan.comeAndGo.includes(network))
+
+/** All that the steps of every image share. */
+type Schedule = { sigmas: Float32Array; conditions: Condition[]; position: Tensor | undefined }
+
+async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
+  const { manifest } = pipeline.package
+  const { dims, rows, columns } = latentShape(pipeline.package, request)
+  const { batched } = pipeline
+  signal.throwIfAborted()
+  await pipeline.fit(request)
+  const options = { convention: request.text_convention, batched, signal }
+  const [{ prompts, cuts }, noise] = await Promise.all([
+    encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
+    noiseOf(request, 0, dims),
+  ])
+  signal.throwIfAborted()
+  const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
+  const timesteps = timestepsOf(sigmas, manifest.scheduler)
+  const position = await readPosition(pipeline.package, rows, columns)
+  const conditions = await condition(pipeline.conditioning, prompts, timesteps, { batched, signal })
+  const schedule: Schedule = { sigmas, conditions, position }
+  return { dims, noise, schedule, cuts }
+}
+
+/** Moves the latent one step on and returns the velocity that it moved by. */
+async function denoiseStep(
+  { transformer }: Pipeline,
+  request: Txt2ImgRequest,
+  latent: Latent,
+  { sigmas, conditions, position }: Schedule,
+  step: number,
+  signal: AbortSignal,
+): Promise<Float32Array> {
+  const options = { guidanceScale: request.guidance_scale, position, signal }
+  const velocity = await predictVelocity(transformer, latent, conditions, step, options)
+  eulerStep(latent.data, velocity, sigmas[step]!, sigmas[step + 1]!)
+  return velocity
+}
+
+/** After the last step comes the image itself. */
+function wantsPreview({ manifest }: Package, { preview_steps, steps }: Txt2ImgRequest, step: number): boolean {
+  const due = preview_steps !== undefined && step % preview_steps === 0 && step < steps
+  return due && canPreview(manifest.latent.channels)
+}
+
+async function preview(latent: Float32Array, dims: readonly number[], image: number, step: number): Promise<Preview> {
+  const [, , height, width] = dims as [number, number, number, number]
+  const data = await encodePreview(latent, width, height)
+  return { type: 'preview', image, step, width, height, content_type: 'image/jpeg', data }
+}
+
+/** In the order of a batch under guidance: negative first, as in diffusers. */
+function promptsOf({ prompt, negative_prompt, guidance_scale }: Txt2ImgRequest): NamedPrompt[] {
+  const positive = { name: 'prompt', text: prompt }
+  return guidance_scale > 1 ? [{ name: 'negative prompt', text: negative_prompt }, positive] : [positive]
+}
+
+/** Dims of a latent [1, C, h, w] and how many patches it has. */
+function latentShape({ manifest: { latent, position } }: Package, { width, height }: Txt2ImgRequest) {
+  const patch = latent.downsample * latent.patch_size
+  for (const [name, pixels] of Object.entries({ width, height })) {
+    if (pixels < patch || pixels % patch !== 0 || pixels / patch > position.max) {
+      throw new RangeError(`${name} is ${pixels}; this model makes multiples of ${patch} up to ${patch * position.max}`)
+    }
+  }
+  const dims = [1, latent.channels, height / latent.downsample, width / latent.downsample]
+  return { dims, rows: height / patch, columns: width / patch }
+}
+
+async function writeImage(
+  { manifest, digest }: Package,
+  request: Txt2ImgRequest,
+  pixels: Uint8Array,
+  image: number,
+  seed: number,
+): Promise<FinishedImage> {
+  const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
+  const { output_format: format, output_quality: quality } = request
+  const data = await encodeImage(
+    pixels,
+    { format, quality },
+    {
+      ...{ prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention },
+      ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
+    },
+  )
+  return { type: 'image', image, seed, width, height, content_type: CONTENT_TYPES[format], data }
+}
+
+function stopwatch(): () => number {
+  const start = performance.now()
+  return () => (performance.now() - start) / 1000
+}

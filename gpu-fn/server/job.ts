@@ -1,0 +1,95 @@
+// One job: what was asked, and the log of what happened, which any number of readers can follow from its start.
+import { EventEmitter } from 'node:events'
+import type { JobErrorCode, JobEvent, JobRequest } from '../contract.ts'
+
+/** An event and, for an image, its bytes. */
+export type Entry = { event: JobEvent; data?: Uint8Array }
+
+export interface Job {
+  readonly id: string
+  readonly request: JobRequest
+  /** The request without its attempt: two jobs with equal parameters make the same images. */
+  readonly parameters: string
+  /** The highest attempt that asked for this job. */
+  attempt: number
+  readonly entries: Entry[]
+  /** Approximate memory use of the job in bytes. */
+  bytes: number
+  readonly cancellation: AbortController
+  /** `performance.now()` */
+  readonly acceptedAt: number
+  readonly changes: EventEmitter<{ entry: [] }>
+}
+
+/** A job fails for a reason that the caller may read in `message`; what the log needs is in `cause`. */
+export class JobError extends Error {
+  override name = 'JobError' as const
+  readonly code: JobErrorCode
+
+  constructor(code: JobErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+/** What a caller is told of faults that are ours; the cause goes to the log only. */
+const FAULTS = {
+  internal: 'The image could not be made because of a fault in the service. The same request may be sent again.',
+  model_not_available: 'The model could not be opened on this server.',
+  out_of_memory: 'The server ran out of memory for this request. A smaller width, height or count may fit.',
+} as const
+
+export function jobFault(code: keyof typeof FAULTS, cause: unknown): JobError {
+  return new JobError(code, FAULTS[code], { cause })
+}
+
+const ENTRY_BYTES = 256
+const TERMINAL: readonly JobEvent['type'][] = ['succeeded', 'failed', 'canceled']
+
+export function createJob(id: string, request: JobRequest): Job {
+  const parameters = parametersOf(request)
+  return {
+    id,
+    request,
+    parameters,
+    attempt: request.attempt,
+    entries: [],
+    // UTF-16, stored in both `request` and `parameters`.
+    bytes: 4 * parameters.length,
+    cancellation: new AbortController(),
+    acceptedAt: performance.now(),
+    changes: new EventEmitter<{ entry: [] }>().setMaxListeners(0),
+  }
+}
+
+/** What must be equal for two requests to be the same job: everything but the attempt. */
+export function parametersOf(request: JobRequest): string {
+  const { attempt: _, ...parameters } = request
+  return JSON.stringify(parameters)
+}
+
+export function append(job: Job, event: JobEvent, data?: Uint8Array): void {
+  job.entries.push(data ? { event, data } : { event })
+  job.bytes += ENTRY_BYTES + (data?.byteLength ?? 0)
+  job.changes.emit('entry')
+}
+
+/** The event that ended the job; undefined while it waits or runs. */
+export function outcome(job: Job): JobEvent | undefined {
+  const last = job.entries.at(-1)?.event
+  return last && TERMINAL.includes(last.type) ? last : undefined
+}
+
+/** Waits for the next entry: true when one came, false when `milliseconds` went by without. */
+export function changedWithin(job: Job, milliseconds: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const settle = (changed: boolean) => {
+      clearTimeout(timer)
+      job.changes.off('entry', onEntry)
+      resolve(changed)
+    }
+    const onEntry = () => settle(true)
+    const timer = setTimeout(settle, milliseconds, false)
+    job.changes.on('entry', onEntry)
+  })
+}

@@ -1,0 +1,163 @@
+// What the worker costs: real workerd, a GPU that answers at once, and beside every figure a Hono route of the same worker that does nothing.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type LocalOffer, startWorker } from '../../local/worker.ts'
+import { createKey } from '../../operator/keys.ts'
+import { createSecrets } from '../../operator/secrets.ts'
+import { type GpuStub, HELD_PROMPT, startGpuStub } from './gpu-stub.ts'
+import { type Client, type Load, measure, newClient } from './load.ts'
+import { seedLedger } from './seed-ledger.ts'
+
+const OFFER: LocalOffer = {
+  ...{ route: 'turbo', model: 'stub', tier: 'fp8', steps: 4, guidance_scale: 1 },
+  ...{ width: 64, height: 64, max_pixels: 4096 },
+}
+const ACCOUNT = 'bench'
+const CONNECTIONS = 16
+/** More slots than jobs, so that the bench measures the worker and not the GPU queue. */
+const UNLIMITED = { OCTET_ACCOUNT_LIMITS: '{}', GPU_SLOTS: '100000' }
+
+export type EdgeBenchOptions = { readonly requests: number; readonly inFlight: number[]; readonly rows: number }
+
+/** A worker with one key, and what a caller does with it. */
+type Edge = {
+  bare: () => Promise<unknown>
+  generate: () => Promise<unknown>
+  list: () => Promise<unknown>
+  /** Submits a job and returns when its event stream begins; `ended` waits for its end. */
+  firstEvent: () => Promise<unknown>
+  ended: () => Promise<unknown>
+  submitHeld: () => Promise<unknown>
+  openJobs: () => Promise<number>
+}
+
+function edgeOf(client: Client, key: string, operator: string): Edge {
+  const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
+  const post = (address: string, prompt: string) =>
+    client.send(address, { method: 'POST', headers, body: JSON.stringify({ prompt }) })
+  let latest = ''
+  return {
+    bare: () => client.send('/healthz'),
+    generate: () => post('/v1/images/generations', 'a cat'),
+    list: () => client.send('/v1/jobs', { headers }),
+    firstEvent: async () => {
+      const { id } = JSON.parse(await post('/v1/jobs', 'a cat')) as { id: string }
+      latest = `/v1/jobs/${id}`
+      await client.begin(`${latest}/events`, { headers })
+    },
+    ended: () => client.send(latest, { headers: { ...headers, prefer: 'wait' } }),
+    submitHeld: () => post('/v1/jobs', HELD_PROMPT),
+    openJobs: async () => {
+      const account = await client.send(`/v1/accounts/${ACCOUNT}`, { headers: { authorization: `Bearer ${operator}` } })
+      return (JSON.parse(account) as { open_jobs: number }).open_jobs
+    },
+  }
+}
+
+/** A load and the bare route's, measured right before it. */
+type Row = { what: string; load: Load; bare: Load }
+
+const COLUMNS = ['p50 ms', 'p99 ms', 'a second', 'p50 added', 'p50 ratio', 'p99 ratio', 'rate ratio']
+
+function print(title: string, rows: Row[]): void {
+  const cells = rows.map(({ what, load, bare }) => [
+    ...[what, load.p50.toFixed(2), load.p99.toFixed(2), load.perSecond.toFixed(0), (load.p50 - bare.p50).toFixed(2)],
+    ...[load.p50 / bare.p50, load.p99 / bare.p99, load.perSecond / bare.perSecond].map((n) => n.toFixed(2)),
+  ])
+  console.log(`\n${title}`)
+  for (const [name, ...figures] of [['', ...COLUMNS], ...cells])
+    console.log(`  ${name!.padEnd(28)}${figures.map((figure) => figure.padStart(11)).join('')}`)
+}
+
+async function beside(
+  edge: Edge,
+  what: string,
+  action: () => Promise<unknown>,
+  requests: number,
+  rest?: () => Promise<unknown>,
+): Promise<Row> {
+  const bare = await measure(edge.bare, requests * 2)
+  return { what, bare, load: await measure(action, requests, 1, rest) }
+}
+
+async function benchRequests(edge: Edge, requests: number): Promise<void> {
+  await measure(edge.bare, 200, 4)
+  await measure(edge.generate, 20, 2)
+  const bare = await measure(edge.bare, requests * 4)
+  print('One request at a time', [
+    { what: 'bare Hono route', load: bare, bare },
+    await beside(edge, 'image, whole job', edge.generate, requests),
+    await beside(edge, 'list 20 jobs', edge.list, requests),
+    await beside(edge, 'submit to first event', edge.firstEvent, requests, edge.ended),
+  ])
+  const busy = await measure(edge.bare, requests * 16, CONNECTIONS)
+  print(`${CONNECTIONS} connections`, [
+    { what: 'bare Hono route', load: busy, bare: busy },
+    { what: 'image, whole job', load: await measure(edge.generate, requests * 2, CONNECTIONS), bare: busy },
+  ])
+}
+
+async function until(what: string, reached: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + 120_000
+  while (!(await reached())) {
+    if (performance.now() > deadline) throw new Error(`after two minutes not yet ${what}`)
+    await sleep(50)
+  }
+}
+
+async function benchInFlight(edge: Edge, gpu: GpuStub, counts: number[], requests: number): Promise<void> {
+  const rows: Row[] = []
+  for (const count of counts) {
+    await measure(edge.submitHeld, count - gpu.held(), CONNECTIONS)
+    await until(`${count} jobs in flight`, () => gpu.held() >= count)
+    rows.push(await beside(edge, `image, beside ${count} jobs`, edge.generate, requests))
+  }
+  print('Growth with jobs in flight', rows)
+  const [held, start] = [gpu.held(), performance.now()]
+  gpu.release()
+  await until('without open jobs', async () => (await edge.openJobs()) === 0)
+  console.log(`  ${held} jobs let go at once were stored and settled after ${Math.round(performance.now() - start)} ms`)
+}
+
+async function benchLedger(edge: Edge, rows: number, requests: number): Promise<void> {
+  await measure(edge.generate, 20, 2)
+  print(`Growth with a ledger of ${rows.toLocaleString('en')} rows`, [
+    await beside(edge, 'image, whole job', edge.generate, requests),
+    await beside(edge, 'list 20 jobs', edge.list, requests),
+  ])
+}
+
+/** Prints added latency, throughput, time to the first event and growth. Everything is on this machine's loopback. */
+export async function benchEdge({ requests, inFlight, rows }: EdgeBenchOptions): Promise<void> {
+  const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
+  const { secrets } = await createSecrets()
+  const gpu = await startGpuStub()
+  const common = { gpuUrl: gpu.url, persist, secrets, vars: UNLIMITED, catalogue: { offers: [OFFER] } }
+  const start = () => startWorker(common)
+  const token = secrets.OCTET_ADMIN_TOKEN
+  console.log(
+    `${os.availableParallelism()} cores for workerd, its storage simulators, the load and the GPU; ratios are`,
+  )
+  console.log('to a route of the same worker that does nothing, measured right before.')
+  let worker = await start()
+  try {
+    const { key } = await createKey({ url: worker.url, token }, ACCOUNT)
+    let client = newClient(worker.url)
+    await benchRequests(edgeOf(client, key, token), requests)
+    await benchInFlight(edgeOf(client, key, token), gpu, inFlight, requests)
+    client.close()
+    await worker.stop()
+
+    await seedLedger(persist, rows)
+    worker = await start()
+    client = newClient(worker.url)
+    await benchLedger(edgeOf(client, key, token), rows, requests)
+    client.close()
+  } finally {
+    await worker.stop()
+    await gpu.stop()
+    await fs.rm(persist, { recursive: true, force: true })
+  }
+}

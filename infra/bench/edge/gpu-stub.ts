@@ -1,0 +1,72 @@
+// A GPU function that has nothing to do: it speaks the contract over a real socket and answers at once, so that what is measured is the edge.
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { type JobEvent, type JobRequest, jobRequest, LIMITS } from '../../../gpu-fn/contract.ts'
+
+/** A job with this prompt is accepted and started, and ends when `release` is called; from then on none is held. */
+export const HELD_PROMPT = 'held'
+
+/** What it takes for an image. */
+export const IMAGE = Buffer.alloc(64 * 1024, 'octet')
+const SHA256 = createHash('sha256').update(IMAGE).digest('hex')
+const TIMINGS = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
+
+export type GpuStub = {
+  url: string
+  /** Jobs that are held now. */
+  held: () => number
+  release: () => void
+  stop: () => Promise<void>
+}
+
+function finish(response: ServerResponse, { seed, width, height, count, steps }: JobRequest, reported: boolean): void {
+  for (let image = 0; image < count; image++) {
+    for (let step = 1; reported && step <= steps; step++) response.write(line({ type: 'step', image, step, steps }))
+    const facts = { width, height, content_type: 'image/png', sha256: SHA256, bytes: IMAGE.length } as const
+    response.write(line({ type: 'image', image, seed: (seed + image) % (LIMITS.seedMax + 1), ...facts }))
+    response.write(IMAGE)
+  }
+  response.end(line({ type: 'succeeded', images: count, timings: TIMINGS }))
+}
+
+const line = (event: JobEvent) => `${JSON.stringify(event)}\n`
+
+/** Starts the stub on a free loopback port. With `steps` it reports each step, as a GPU function does. */
+export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
+  const waiting = new Map<ServerResponse, JobRequest>()
+  let holding = true
+  const answer = async (request: IncomingMessage, response: ServerResponse) => {
+    if (request.method !== 'PUT') return response.writeHead(204).end()
+    const job = request.url!.slice('/jobs/'.length)
+    const asked = jobRequest.parse(JSON.parse(await text(request)))
+    response.writeHead(200, { 'content-type': 'application/x-ndjson' })
+    response.write(line({ type: 'accepted', job, attempt: asked.attempt, position: 0 }))
+    response.write(line({ type: 'started', model: asked.model, tier: asked.tier, package: SHA256, device: 'stub' }))
+    if (!holding || asked.prompt !== HELD_PROMPT) return finish(response, asked, steps)
+    waiting.set(response, asked)
+    response.once('close', () => waiting.delete(response))
+  }
+  const server = createServer(answer).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const heartbeat = setInterval(() => {
+    for (const response of waiting.keys()) response.write(line({ type: 'heartbeat' }))
+  }, LIMITS.heartbeatMs - 1000)
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    held: () => waiting.size,
+    release: () => {
+      holding = false
+      for (const [response, asked] of waiting) finish(response, asked, steps)
+      waiting.clear()
+    },
+    stop: async () => {
+      clearInterval(heartbeat)
+      server.closeAllConnections()
+      server.close()
+      await once(server, 'close')
+    },
+  }
+}

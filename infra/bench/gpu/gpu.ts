@@ -1,0 +1,147 @@
+// SD3.5 of full size on a GPU: Octet in every precision beside PyTorch, from the same random weights, in one run. Every system has a
+// process of its own and may fail alone; figures are written as they come.
+import { spawnSync } from 'node:child_process'
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { gpuName } from './memory.ts'
+import { type GpuVariant, makeCheckpoint, makePackage } from './packages.ts'
+import type { OctetPlan, TorchPlan } from './plan.ts'
+import { createRecorder, type Recorder } from './recorder.ts'
+import { measureStart } from './start.ts'
+import { type System, systemsFor } from './systems.ts'
+import { ARTICLE_SIZE, tableOf } from './table.ts'
+
+export type GpuBenchOptions = {
+  readonly variant: GpuVariant
+  readonly device: 'cuda' | 'cpu'
+  readonly directory: string
+  readonly python: string
+  readonly out: string
+  readonly sizes: readonly string[]
+  readonly fullSizes: readonly string[]
+  readonly steps: number
+  readonly runs: number
+  readonly systems?: readonly string[]
+  readonly seconds: number
+  readonly whole: boolean
+  /** On a disk, for a start with nothing in the page cache. */
+  readonly coldDirectory?: string
+}
+
+type Run = { options: GpuBenchOptions /** Directory of all files of this variant. */; work: string; recorder: Recorder }
+
+const PROMPT = 'a red heart on a blue sky above a green field, with a small house to the left'
+const OCTET = path.join(import.meta.dirname, 'octet.ts')
+const TORCH = path.join(import.meta.dirname, 'gpu_torch.py')
+
+/** Measures every system, or those of `systems`; appends figures to `out` and prints the table of all. */
+export async function benchGpu(options: GpuBenchOptions): Promise<void> {
+  const { variant, device, directory, out, seconds } = options
+  const all = systemsFor(device, variant)
+  const names = options.systems ?? Object.keys(all)
+  const unknown = names.filter((name) => !(name in all))
+  if (unknown.length > 0) throw new Error(`unknown: ${unknown.join(', ')}; there are ${Object.keys(all).join(', ')}`)
+  const work = path.join(directory, variant)
+  await fs.mkdir(path.join(work, 'reference'), { recursive: true })
+  const recorder = createRecorder({ variant, device: gpuName() ?? device, out, work, seconds })
+  const run: Run = { options, work, recorder }
+  try {
+    await timed(run, 'checkpoint', () => makeCheckpoint(variant, work))
+    await attempt(run, 'reference', () => makeReference(run))
+    for (const name of names) await attempt(run, name, () => measure(run, name, all[name]!))
+  } finally {
+    await recorder.close()
+  }
+  console.log(tableOf(recorder.figures))
+}
+
+async function timed({ recorder }: Run, system: string, make: () => Promise<unknown>): Promise<void> {
+  const start = performance.now()
+  await make()
+  recorder.record(system, { metric: 'make_s', value: (performance.now() - start) / 1000 })
+}
+
+/** Whatever goes wrong is a figure, too. */
+async function attempt({ recorder }: Run, system: string, measure: () => Promise<void>): Promise<void> {
+  try {
+    await measure()
+  } catch (error) {
+    recorder.record(system, { metric: 'run', value: null, error: String(error) })
+  }
+}
+
+/** Computes what all others are compared with, unless an earlier run did. */
+async function makeReference(run: Run): Promise<void> {
+  const done = path.join(run.work, 'reference', 'done')
+  if (await fs.access(done).catch(() => true)) {
+    await measureTorch(run, 'reference', 'reference')
+    await fs.writeFile(done, '')
+  }
+}
+
+async function measure(run: Run, name: string, system: System): Promise<void> {
+  if (system.kind === 'torch') return measureTorch(run, name, system.way, system.article)
+  const { variant } = run.options
+  const { target, tier } = system
+  await timed(run, `package ${target} ${tier}`, () => makePackage({ variant, target, tier }, run.work))
+  const directory = path.join(run.work, `${target}-${tier}`)
+  if (system.kind === 'octet') await measureOctet(run, name, path.join(directory, 'package'), system.gigabytes)
+  else await measureStarting(run, name, system.cold ? await makeCold(run, directory) : directory, tier)
+}
+
+const common = ({ options, work }: Run, system: string) => ({
+  ...{ system, reference: path.join(work, 'reference'), sizes: options.sizes, fullSizes: options.fullSizes },
+  ...{ steps: options.steps, runs: options.runs, prompt: PROMPT, seed: 1, timestep: 857.7 },
+})
+
+async function measureTorch(run: Run, system: string, way: TorchPlan['way'], article = false): Promise<void> {
+  const { options, work } = run
+  const checkpoint = path.join(work, 'checkpoint')
+  const { in_channels, joint_attention_dim } = await readJson(path.join(checkpoint, 'transformer', 'config.json'))
+  const { block_out_channels } = await readJson(path.join(checkpoint, 'vae', 'config.json'))
+  const only = options.sizes.find((size) => size === ARTICLE_SIZE) ?? options.sizes[0]!
+  const plan: TorchPlan = {
+    ...common(run, system),
+    ...{ way, whole: options.whole, device: options.device, checkpoint, bytes: await weightBytes(checkpoint) },
+    ...{ channels: in_channels, downsample: 2 ** (block_out_channels.length - 1), jointWidth: joint_attention_dim },
+    ...(article && { imagesOnly: true, sizes: [only], fullSizes: [] }),
+    started: Date.now(),
+  }
+  await run.recorder.runProgram(system, [options.python, TORCH], plan)
+}
+
+async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
+  const plan: OctetPlan = { ...common(run, system), package: directory }
+  // A single network within a budget runs as it does without one.
+  const within = (budget: number) => ({ budget, imagesOnly: true })
+  await run.recorder.runProgram(system, [process.execPath, OCTET], {
+    ...plan,
+    ...(gigabytes !== undefined && within(gigabytes * 2 ** 30)),
+  })
+}
+
+async function measureStarting({ options, recorder }: Run, system: string, packages: string, tier: string) {
+  const size = options.sizes[0]!
+  recorder.takePeak(system, 'before')
+  const image = { packages, model: options.variant, tier, size, prompt: PROMPT, seed: 1 }
+  await measureStart(image, (given) => recorder.take(system, given))
+  recorder.takePeak(system, 'start', size)
+}
+
+/** Copies packages to a disk and out of the page cache. Needs to be root. */
+async function makeCold({ options: { coldDirectory } }: Run, packages: string): Promise<string> {
+  if (!coldDirectory) throw new Error('left out: it needs --cold-directory')
+  await fs.cp(packages, coldDirectory, { recursive: true })
+  spawnSync('sync')
+  await fs.writeFile('/proc/sys/vm/drop_caches', '3')
+  return coldDirectory
+}
+
+async function weightBytes(checkpoint: string): Promise<number> {
+  let bytes = 0
+  for await (const file of fs.glob('*/*.safetensors', { cwd: checkpoint }))
+    bytes += (await fs.stat(path.join(checkpoint, file))).size
+  return bytes
+}
+
+const readJson = async (file: string) => JSON.parse(await fs.readFile(file, 'utf8'))

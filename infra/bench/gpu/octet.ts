@@ -1,0 +1,163 @@
+// Measures one package with the real engine's pipeline: `node infra/bench/gpu/octet.ts PLAN`. `npm run bench -- gpu` runs it.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { describePlan } from '../../../gpu-fn/engine/memory-plan.ts'
+import { openPackage } from '../../../gpu-fn/engine/packages.ts'
+import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
+import { condition, predictVelocity, releaseConditions } from '../../../gpu-fn/pipeline/denoise.ts'
+import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { readPosition } from '../../../gpu-fn/pipeline/position.ts'
+import { encodePrompts } from '../../../gpu-fn/pipeline/prompt.ts'
+import { openPipeline, type Pipeline } from '../../../gpu-fn/pipeline/txt2img.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { render } from '../../local/render.ts'
+import { median } from '../statistics.ts'
+import { type Line, type OctetPlan, sidesOf } from './plan.ts'
+
+const plan: OctetPlan = JSON.parse(await fs.readFile(process.argv[2]!, 'utf8'))
+const say = (line: Line) => console.log(JSON.stringify(line))
+
+/** A part of the measurement that may fail without taking the others along. */
+async function part(name: string, size: string | null, run: () => Promise<void>): Promise<void> {
+  say({ phase: name, size })
+  try {
+    await run()
+  } catch (error) {
+    say({ failed: name, size, error: String(error).slice(0, 500) })
+  }
+}
+
+async function secondsOf(run: () => Promise<unknown>): Promise<number> {
+  const start = performance.now()
+  await run()
+  return (performance.now() - start) / 1000
+}
+
+async function medianSeconds(run: () => Promise<unknown>, warmUps = 2): Promise<number> {
+  const first: number[] = []
+  for (let i = 0; i < warmUps; i++) first.push(await secondsOf(run))
+  const times: number[] = []
+  for (let i = 0; i < plan.runs; i++) times.push(await secondsOf(run))
+  const inMs = (seconds: readonly number[]) => seconds.map((each) => (1000 * each).toFixed(1)).join(' ')
+  say({ note: `ms of each run: ${inMs(first)} | ${inMs(times)}` })
+  return median(times)
+}
+
+async function read(name: string): Promise<Float32Array> {
+  const bytes = await fs.readFile(path.join(plan.reference, `${name}.f32`))
+  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+}
+
+/** ‖given − expected‖ / ‖expected‖ */
+async function relativeError(given: Float32Array, name: string): Promise<number> {
+  const expected = await read(name)
+  if (given.length !== expected.length) throw new Error(`${name} has ${given.length} values and not ${expected.length}`)
+  let difference = 0
+  let norm = 0
+  for (let i = 0; i < expected.length; i++) {
+    difference += (given[i]! - expected[i]!) ** 2
+    norm += expected[i]! ** 2
+  }
+  return Math.sqrt(difference / norm)
+}
+
+function noise({ package: { manifest } }: Pipeline, size: string): { data: Float32Array; dims: number[] } {
+  const { width, height } = sidesOf(size)
+  const { channels, downsample } = manifest.latent
+  const dims = [1, channels, height / downsample, width / downsample]
+  return {
+    data: gaussianNoise(
+      plan.seed,
+      dims.reduce((n, dim) => n * dim),
+    ),
+    dims,
+  }
+}
+
+function image(pipeline: Pipeline, size: string, steps: number, guidanceScale: number): Promise<Uint8Array> {
+  const request = { prompt: plan.prompt, seed: plan.seed, steps, guidance_scale: guidanceScale, ...sidesOf(size) }
+  return render(pipeline, request, (event) => {
+    if (event.type === 'finished') say({ note: `s of each part: ${JSON.stringify(event.timings)}` })
+  })
+}
+
+function encode({ encoders, package: { manifest } }: Pipeline) {
+  const prompts = [{ name: 'prompt', text: plan.prompt }]
+  return encodePrompts(encoders, manifest.text, prompts, { convention: 'diffusers', batched: false })
+}
+
+async function measureEncode(pipeline: Pipeline): Promise<void> {
+  const { prompts } = await encode(pipeline)
+  say({ metric: 'prompt_error', value: await relativeError(prompts[0]!.embeds, 'prompt_embeds') })
+  say({ metric: 'pooled_error', value: await relativeError(prompts[0]!.pooled, 'pooled') })
+  say({ metric: 'encode_ms', value: 1000 * (await medianSeconds(() => encode(pipeline))) })
+}
+
+async function measureForward(pipeline: Pipeline, size: string): Promise<void> {
+  const { width, height } = sidesOf(size)
+  const { manifest } = pipeline.package
+  const patch = manifest.latent.downsample * manifest.latent.patch_size
+  const embeds = await read('prompt_embeds')
+  const prompt = { embeds, rows: embeds.length / manifest.text.joint_width, pooled: await read('pooled') }
+  const conditions = await condition(pipeline.conditioning, [prompt], Float32Array.of(plan.timestep), {
+    batched: false,
+  })
+  const position: Tensor | undefined = await readPosition(pipeline.package, height / patch, width / patch)
+  const latent = noise(pipeline, size)
+  const options = { guidanceScale: 1, position, signal: new AbortController().signal }
+  const forward = () => predictVelocity(pipeline.transformer, latent, conditions, 0, options)
+  say({ metric: 'velocity_error', size, value: await relativeError(await forward(), `velocity-${size}`) })
+  say({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
+  releaseConditions(conditions)
+}
+
+async function measureDecode(pipeline: Pipeline, size: string): Promise<void> {
+  const latent = noise(pipeline, size)
+  const { image } = await pipeline.vaeDecoder.run({ latent })
+  say({ metric: 'image_error', size, value: await relativeError(image!.data as Float32Array, `image-${size}`) })
+  const decode = () => decodeLatent(pipeline.vaeDecoder, latent, null)
+  say({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
+}
+
+async function measureTurbo(pipeline: Pipeline, size: string): Promise<void> {
+  let png: Uint8Array = new Uint8Array()
+  const make = async () => {
+    png = await image(pipeline, size, 4, 1)
+  }
+  // Within a budget the second image maps the files that later ones are read from.
+  say({ metric: 'turbo_s', size, value: await medianSeconds(make) })
+  const file = path.join(plan.reference, `${plan.system}-${size}.png`)
+  await fs.writeFile(file, png)
+  say({ image: file, size })
+}
+
+async function measureFull(pipeline: Pipeline, size: string): Promise<void> {
+  await image(pipeline, size, 1, 3.5)
+  say({ metric: 'full_s', size, value: await secondsOf(() => image(pipeline, size, plan.steps, 3.5)) })
+}
+
+async function main(): Promise<void> {
+  const pkg = await openPackage(plan.package)
+  const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+  say({ phase: 'load' })
+  const start = performance.now()
+  const pipeline = await openPipeline(pkg, {
+    budget: plan.budget,
+    onPlan: (each) => say({ note: JSON.stringify(describePlan(each)) }),
+  })
+  const seconds = (performance.now() - start) / 1000
+  if (pipeline.note) say({ note: pipeline.note })
+  say({ metric: 'weights_gb', value: bytes / 1e9 })
+  say({ metric: 'load_s', value: seconds })
+  say({ metric: 'load_gb_per_s', value: bytes / 1e9 / seconds })
+  for (const size of plan.sizes) {
+    if (!plan.imagesOnly) await part('forward', size, () => measureForward(pipeline, size))
+    await part('turbo', size, () => measureTurbo(pipeline, size))
+  }
+  if (!plan.imagesOnly) await part('encode', null, () => measureEncode(pipeline))
+  for (const size of plan.fullSizes) await part('full', size, () => measureFull(pipeline, size))
+  if (!plan.imagesOnly) for (const size of plan.sizes) await part('decode', size, () => measureDecode(pipeline, size))
+  await pipeline.release()
+}
+
+await main()

@@ -1,0 +1,184 @@
+// The figures of `npm run bench -- gpu` as Markdown: all of them for docs/gpu.md, the main ones for the README.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { NANO } from '../../local/built-in-model.ts'
+import { ROOT } from '../../local/package-cache.ts'
+import { type Figure, figure } from './plan.ts'
+
+type Column = { title: string; metric: string; digits: number /** Beside it, the ratio to PyTorch. */; ratio?: boolean }
+
+const FORWARD: Column = { title: 'one forward, ms', metric: 'forward_ms', digits: 1, ratio: true }
+const TURBO: Column = { title: '4-step image, s', metric: 'turbo_s', digits: 2, ratio: true }
+const FULL: Column = { title: '28 steps with CFG, s', metric: 'full_s', digits: 2, ratio: true }
+const PEAK: Column = { title: 'GPU memory for an image, MiB', metric: 'peak_mib_turbo', digits: 0, ratio: true }
+const PSNR: Column = { title: 'PSNR to float32, dB', metric: 'psnr_db', digits: 1 }
+const FIRST: Column = { title: 'start → first image, s', metric: 'first_image_s', digits: 1 }
+
+const WEIGHTS: Column = { title: 'weights, GB', metric: 'weights_gb', digits: 1 }
+
+const BY_SIZE: readonly Column[] = [
+  FORWARD,
+  { title: 'error', metric: 'velocity_error', digits: 4 },
+  TURBO,
+  FULL,
+  { title: 'VAE decode, ms', metric: 'decode_ms', digits: 0 },
+  PEAK,
+  { title: "PyTorch's own count, MiB", metric: 'allocated_mib', digits: 0 },
+  PSNR,
+]
+const BY_SYSTEM: readonly Column[] = [
+  WEIGHTS,
+  { title: 'load, s', metric: 'load_s', digits: 1 },
+  { title: 'GB/s', metric: 'load_gb_per_s', digits: 1 },
+  { title: 'start → listening, s', metric: 'start_listening_s', digits: 2 },
+  { title: '→ loaded', metric: 'start_loaded_s', digits: 1 },
+  { title: '→ warm and ready', metric: 'start_ready_s', digits: 1 },
+  { ...FIRST, title: '→ first image' },
+  { title: 'second image, s', metric: 'second_image_s', digits: 2 },
+  { title: 'text, ms', metric: 'encode_ms', digits: 0 },
+  { title: 'error of the prompt', metric: 'prompt_error', digits: 4 },
+  { title: 'most GPU memory, loading included, MiB', metric: 'peak_mib', digits: 0, ratio: true },
+]
+const SUMMARY: readonly Column[] = [FORWARD, TURBO, FULL, PEAK, FIRST]
+const BASELINE = 'torch-bf16'
+const SUMMARY_SIZE = '1024x1024'
+/** Of the article that this project started from. */
+export const ARTICLE_SIZE = '1024x768'
+
+/** System → metric → its last value; `null` takes figures of any size. */
+type Cells = Map<string, Map<string, number>>
+
+function cellsOf(figures: readonly Figure[], size: string | null): Cells {
+  const cells: Cells = new Map()
+  for (const { system, metric, value, size: at } of figures) {
+    if (value === null || (size !== null && at !== null && at !== size)) continue
+    const row = cells.get(system) ?? new Map<string, number>()
+    cells.set(system, row.set(metric, value))
+  }
+  return cells
+}
+
+const variantsOf = (figures: readonly Figure[]) =>
+  [...Map.groupBy(figures, ({ variant }) => variant)].map(([variant, own]) => ({ variant, own }))
+
+/** Every figure, by variant and size. Ratios in brackets are to PyTorch in bfloat16 of the same run. */
+export const tableOf = (figures: readonly Figure[]): string =>
+  variantsOf(figures)
+    .map(({ variant, own }) => {
+      const sizes = new Set(own.flatMap(({ size, metric }) => (metric === 'turbo_s' && size ? [size] : [])))
+      return [
+        `**${variant}**, random weights, on ${own[0]!.device}`,
+        ...[...sizes].map((size) =>
+          markdown(
+            size,
+            BY_SIZE,
+            cellsOf(
+              own.filter((each) => each.size === size),
+              size,
+            ),
+          ),
+        ),
+        markdown('any size', BY_SYSTEM, cellsOf(own, null)),
+        failuresOf(own),
+      ]
+        .filter(Boolean)
+        .join('\n\n')
+    })
+    .join('\n\n')
+
+/** The main figures at one size, of systems that made an image of it. */
+export const summaryOf = (figures: readonly Figure[]): string =>
+  variantsOf(figures)
+    .map(({ variant, own }) => {
+      const cells = cellsOf(own, SUMMARY_SIZE)
+      const [started, warm] = [cells.get('start-fp8')?.get(FIRST.metric), cells.get('octet-fp8')]
+      if (started !== undefined) warm?.set(FIRST.metric, started)
+      const images: Cells = new Map([...cells].filter(([, row]) => row.has(TURBO.metric)))
+      const table = markdown(`${variant}, ${SUMMARY_SIZE}`, SUMMARY, images)
+      return `${variant} with random weights on ${own[0]!.device}\n\n${table}`
+    })
+    .join('\n\n')
+
+/** What memory, seconds and quality the article's three ways come to, here and in PyTorch. */
+export function articleOf(figures: readonly Figure[], nanoCard: string): string {
+  const large = cellsOf(
+    figures.filter(({ variant }) => variant === 'large'),
+    ARTICLE_SIZE,
+  )
+  const ways = [
+    ['16 bits, all encoders', 'torch-bf16', 'octet-fp16', 'fp16'],
+    ['FP8 denoiser only', 'torch-fp8-backbone', null, null],
+    ['FP8 denoiser and T5', 'torch-fp8-weights', 'octet-fp8', 'fp8'],
+    ['FP8 and no T5', 'torch-fp8-lite', 'octet-fp8-lite', 'fp8-lite'],
+  ] as const
+  const rows = ways.flatMap(([way, torch, octet, tier]) => {
+    const row = (name: string, system: string) => [
+      `${way}, ${name}`,
+      ...[WEIGHTS, PEAK, TURBO, PSNR].map(
+        ({ metric, digits }) => large.get(system)?.get(metric)?.toFixed(digits) ?? '–',
+      ),
+      ...(name === 'Octet' && tier ? nanoQuality(nanoCard, `nano-turbo-${tier}`) : ['', '']),
+    ]
+    return [row('PyTorch', torch), ...(octet ? [row('Octet', octet)] : [])]
+  })
+  const head = [`Large, 4 steps, ${ARTICLE_SIZE}`, WEIGHTS.title, 'GPU memory, MiB', 's an image', PSNR.title]
+  return lines([...head, 'nano-turbo: right main sprite', 'nano-turbo: PSNR to float32, dB'], rows)
+}
+
+/** Main sprite and PSNR of a row of the model card's table. */
+function nanoQuality(card: string, name: string): string[] {
+  const row = card.split('\n').find((line) => line.startsWith(`| ${name} `))
+  const cells = row?.split('|').map((cell) => cell.trim())
+  return [cells?.[2] ?? '–', cells?.[7] ?? '–']
+}
+
+function failuresOf(figures: readonly Figure[]): string {
+  const failed = figures.filter(({ error }) => error !== undefined)
+  return failed.map(({ system, metric, size, error }) => `- ${system}, ${metric} ${size ?? ''}: ${error}`).join('\n')
+}
+
+function markdown(title: string, columns: readonly Column[], cells: Cells): string {
+  const systems = [...cells.keys()].filter((system) => columns.some(({ metric }) => cells.get(system)!.has(metric)))
+  const used = columns.filter(({ metric }) => systems.some((system) => cells.get(system)!.has(metric)))
+  const rows = systems.map((system) => [system, ...used.map((column) => cell(cells, system, column))])
+  return lines([title, ...used.map((column) => column.title)], rows)
+}
+
+function lines(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const rule = ['---', ...head.slice(1).map(() => '---:')]
+  return [head, rule, ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
+}
+
+function cell(cells: Cells, system: string, { metric, digits, ratio }: Column): string {
+  const value = cells.get(system)?.get(metric)
+  if (value === undefined) return ''
+  const base = cells.get(BASELINE)?.get(metric)
+  const beside = ratio && base !== undefined && system !== BASELINE ? ` (${(value / base).toFixed(2)})` : ''
+  return `${value.toFixed(digits)}${beside}`
+}
+
+const PLACES = {
+  'README.md': (figures: readonly Figure[]) => summaryOf(figures),
+  'docs/gpu.md': (figures: readonly Figure[], nanoCard: string) =>
+    `${tableOf(figures)}\n\n${articleOf(figures, nanoCard)}`,
+}
+const BETWEEN = /(<!-- gpu-table -->\n)[\s\S]*?(<!-- end of gpu-table -->)/
+
+/** Prints the tables of files of figures, or puts them into the README and docs/gpu.md. */
+export async function benchGpuTable({ files, write }: { files: string[]; write?: boolean }): Promise<void> {
+  const texts = await Promise.all(files.map((file) => fs.readFile(file, 'utf8')))
+  const figures = texts.flatMap((text) => text.trim().split('\n')).map((text) => figure.parse(JSON.parse(text)))
+  const nanoCard = await fs.readFile(path.join(NANO, 'README.md'), 'utf8')
+  for (const [name, tables] of Object.entries(PLACES)) {
+    const file = path.join(ROOT, name)
+    const made = tables(figures, nanoCard)
+    if (!write) console.log(`${made}\n`)
+    else await fs.writeFile(file, replaceTable(await fs.readFile(file, 'utf8'), made, name))
+  }
+}
+
+/** Puts a table between its marks in a file. */
+export function replaceTable(text: string, table: string, name: string): string {
+  if (!BETWEEN.test(text)) throw new Error(`${name} has no <!-- gpu-table --> … <!-- end of gpu-table -->`)
+  return text.replace(BETWEEN, (_, start, end) => `${start}\n${table}\n\n${end}`)
+}

@@ -1,0 +1,73 @@
+// The edge worker plus a route that resets its Durable Objects the way a deploy does. Used by the campaign only, never deployed.
+
+import type { DurableObject } from 'cloudflare:workers'
+import type { Env } from '../../../edge/env.ts'
+import worker, * as edge from '../../../edge/index.ts'
+
+export * from '../../../edge/index.ts'
+
+/** Cloudflare's error message when a deploy resets an object. */
+const MESSAGE = 'Durable Object reset because its code was updated.'
+/** Older jobs have ended; a reset would only wake their objects. */
+const RECENT_MS = 30_000
+const PATH = '/campaign/reset'
+
+const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'WARM'] as const
+type Binding = (typeof BINDINGS)[number]
+type Resettable = { reset: () => Promise<void> }
+
+/** The Durable Objects created in this process, which share its global scope, and when each was first created. */
+const created = new Map<string, { binding: Binding; name: string; at: number }>()
+
+function note(binding: Binding, { id }: DurableObjectState): void {
+  const { name } = id
+  const key = `${binding}/${name}`
+  if (name !== undefined && !created.has(key)) created.set(key, { binding, name, at: Date.now() })
+}
+
+type ObjectClass = new (ctx: DurableObjectState, env: Env) => DurableObject<Env>
+
+/** `Base`, recorded on creation and with a method that resets it. */
+function resettable(Base: ObjectClass, binding: Binding) {
+  return class extends Base {
+    constructor(ctx: DurableObjectState, env: Env) {
+      super(ctx, env)
+      note(binding, ctx)
+    }
+    reset(): void {
+      this.ctx.abort(MESSAGE)
+    }
+  }
+}
+
+export const AccountDO = resettable(edge.AccountDO, 'ACCOUNT')
+export const JobDO = resettable(edge.JobDO, 'JOB')
+export const WebhookDO = resettable(edge.WebhookDO, 'WEBHOOK')
+export const WarmDO = resettable(edge.WarmDO, 'WARM')
+
+/** Resets all objects that may be in memory, concurrently. Returns the number reset per binding. */
+async function resetObjects(env: Env): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {}
+  const resets: Promise<unknown>[] = []
+  for (const [key, { binding, name, at }] of created) {
+    if (binding === 'JOB' && Date.now() - at > RECENT_MS) created.delete(key)
+    else {
+      const object = env[binding].getByName(name) as unknown as Resettable
+      // Aborting the object also rejects this call.
+      resets.push(object.reset().catch(() => {}))
+      counts[binding] = (counts[binding] ?? 0) + 1
+    }
+  }
+  await Promise.all(resets)
+  return counts
+}
+
+export default {
+  ...worker,
+  async fetch(request, env, ctx) {
+    const { pathname } = new URL(request.url)
+    if (pathname !== PATH) return worker.fetch(request, env, ctx)
+    const allowed = request.headers.get('authorization') === `Bearer ${env.OCTET_ADMIN_TOKEN}`
+    return allowed ? Response.json(await resetObjects(env)) : new Response(null, { status: 401 })
+  },
+} satisfies ExportedHandler<Env>

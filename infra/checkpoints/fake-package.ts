@@ -1,0 +1,61 @@
+// Packages that are sound but compute nothing, for what only moves them.
+import { createHash, randomBytes } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import type { Manifest } from '../../gpu-fn/manifest.ts'
+
+export const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')
+export const noise = (bytes: number) => new Uint8Array(randomBytes(bytes))
+
+const NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
+
+/** A package of these files, besides the networks that one must have. Returns its manifest and digest. */
+export function writeFakePackage(directory: string, files: Record<string, Uint8Array>, change: Partial<Manifest> = {}) {
+  return sealFakePackage(directory, change, async () => {
+    for (const [name, data] of Object.entries(files)) {
+      await mkdir(path.dirname(path.join(directory, name)), { recursive: true })
+      await writeFile(path.join(directory, name), data)
+    }
+  })
+}
+
+/** Has `write` put files into the directory, then makes it a package. */
+export async function sealFakePackage(
+  directory: string,
+  change: Partial<Manifest>,
+  write: () => Promise<void>,
+): Promise<{ manifest: Manifest; digest: string }> {
+  await mkdir(directory, { recursive: true })
+  for (const name of NETWORKS) await writeFile(path.join(directory, `${name}.onnx`), name)
+  await write()
+  const manifest: Manifest = {
+    ...{ format: 1, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
+    ...{ tool: 'octet 0.1.0', licence: 'see NOTICE', source: sha256('source') },
+    defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
+    scheduler: { shift: 3, num_train_timesteps: 1000 },
+    latent: { channels: 16, downsample: 8, patch_size: 2 },
+    position: { max: 192, source: 'graph', width: 64 },
+    text: { clip_l: null, clip_g: null, t5: null, joint_width: 64, pooled_width: 64 },
+    transformer_batch: null,
+    networks: Object.fromEntries(NETWORKS.map((name) => [name, { file: `${name}.onnx`, inputs: [], outputs: [] }])),
+    files: await digestsOf(directory),
+    ...change,
+  }
+  const text = JSON.stringify(manifest)
+  await writeFile(path.join(directory, 'manifest.json'), text)
+  return { manifest, digest: sha256(text) }
+}
+
+async function digestsOf(directory: string): Promise<Manifest['files']> {
+  const files: Manifest['files'] = {}
+  for (const name of (await readdir(directory, { recursive: true })).sort()) {
+    const at = path.join(directory, name)
+    const found = await stat(at)
+    if (!found.isFile()) continue
+    const hash = createHash('sha256')
+    for await (const chunk of createReadStream(at)) hash.update(chunk)
+    files[name] = { bytes: found.size, sha256: hash.digest('hex') }
+  }
+  return files
+}

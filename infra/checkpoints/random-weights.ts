@@ -1,0 +1,64 @@
+// Random weights at the speed of the disk: one pool is drawn, and every tensor is a stretch of it, moved and scaled.
+import type { Spread } from './full-size.ts'
+
+/** Values of the pool. A prime, so that no two rows of a matrix are the same. */
+export const POOL = 8_388_593
+const KINDS = 64
+
+/** Values of mean 0 and deviation 1, evenly spread. */
+export function drawPool(seed: number): Float32Array {
+  const pool = new Float32Array(POOL)
+  let state = (seed ^ 0x9e3779b9) >>> 0 || 1
+  for (let i = 0; i < pool.length; i++) {
+    // xorshift32: Marsaglia, "Xorshift RNGs", 2003.
+    state ^= state << 13
+    state ^= state >>> 17
+    state ^= state << 5
+    pool[i] = (state / 2 ** 31) * Math.sqrt(3)
+  }
+  return pool
+}
+
+const kept = new WeakMap<Float32Array, Map<string, Uint16Array>>()
+
+/** The pool with another mean and deviation, in bfloat16. A network has few kinds, and each is made once. */
+export function scaled(pool: Float32Array, { mean, deviation }: Spread): Uint16Array {
+  const kinds = kept.get(pool) ?? new Map<string, Uint16Array>()
+  kept.set(pool, kinds)
+  const key = `${mean} ${deviation}`
+  const found = kinds.get(key)
+  if (found) return found
+  if (kinds.size >= KINDS) kinds.clear()
+  const words = toBfloat16(pool.map((value) => mean + deviation * value))
+  kinds.set(key, words)
+  return words
+}
+
+/** diffusers' `get_2d_sincos_pos_embed` with base size 64, [side², width] in bfloat16. */
+export function sineTable(side: number, width: number): Uint8Array {
+  const axis = Array.from({ length: side }, (_, i) => toBfloat16(sines(i / (side / 64), width / 2)))
+  const table = new Uint16Array(side * side * width)
+  for (let row = 0; row < side; row++) {
+    for (let column = 0; column < side; column++) {
+      const at = (row * side + column) * width
+      table.set(axis[column]!, at)
+      table.set(axis[row]!, at + width / 2)
+    }
+  }
+  return new Uint8Array(table.buffer)
+}
+
+function sines(position: number, width: number): Float32Array {
+  const half = width / 2
+  return Float32Array.from({ length: width }, (_, i) => {
+    const angle = position / 10000 ** ((i % half) / half)
+    return i < half ? Math.sin(angle) : Math.cos(angle)
+  })
+}
+
+function toBfloat16(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer)
+  const words = new Uint16Array(values.length)
+  for (let i = 0; i < bits.length; i++) words[i] = (bits[i]! + 0x7fff + ((bits[i]! >>> 16) & 1)) >>> 16
+  return words
+}

@@ -1,0 +1,151 @@
+// `npm run demo -- "a prompt"`: a prompt becomes a picture through the real worker and the real GPU function on this machine.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { endOnSignals } from '../command/end-on-signals.ts'
+import { wholeNumber } from '../command/whole-number.ts'
+import { type Local, startLocal } from './local.ts'
+import { knownIn, readVocabulary } from './vocabulary.ts'
+
+type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
+type Reply = {
+  data: { b64_json: string; seed: number; content_type: string }[]
+  size: string
+  octet: {
+    job: string
+    route: string
+    model: string
+    tier: string
+    steps: number
+    guidance_scale: number
+    reason: string
+    timings: Record<string, number>
+    warnings: { message: string }[]
+  }
+}
+type Job = { id: string; state: string; progress: { step?: number; steps?: number } | null }
+
+const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
+
+function outputPath(text: string): string {
+  if (FORMATS[path.extname(text)]) return text
+  throw new InvalidArgumentError(`its ending must be one of ${Object.keys(FORMATS).join(', ')}`)
+}
+
+async function main(): Promise<void> {
+  const command = new Command('demo')
+    .description('Makes a picture of a prompt with the built-in model, on this machine.')
+    .argument('<prompt>')
+    .addOption(
+      new Option('--route <route>', 'turbo is 4 steps, full all of them; chosen by the worker unless given').choices([
+        'turbo',
+        'full',
+      ]),
+    )
+    .option('--size <WxH>', "such as 256x256; the model's own by default")
+    .option('--seed <number>', 'the same seed makes the same picture', wholeNumber)
+    .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
+    .option('--json', 'one JSON object in place of text')
+    .parse()
+  const flags = command.opts<Flags>()
+  const say = flags.json ? () => {} : (text: string) => console.log(text)
+  endOnSignals()
+  const started = performance.now()
+  say('Starting the GPU function and the worker …')
+  const local = await startLocal()
+  try {
+    say(startLine(local))
+    const reply = await generate(local, command.args[0]!, flags)
+    await fs.mkdir(path.dirname(path.resolve(flags.out)), { recursive: true })
+    await fs.writeFile(flags.out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
+    const total = (performance.now() - started) / 1000
+    if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
+    else report(reply, flags.out, total)
+    say(await hint(command.args[0]!))
+  } finally {
+    await local.stop()
+  }
+}
+
+const round = (seconds: number) => Number(seconds.toFixed(2))
+
+function startLine({ seconds: { compile, gpu, worker } }: Local): string {
+  const compiled = compile > 0.2 ? `model compiled in ${round(compile)} s` : 'model compiled before'
+  return `${compiled}, GPU function warm in ${round(gpu)} s, worker up in ${round(worker)} s`
+}
+
+async function generate(local: Local, prompt: string, { route, size, seed, out, json }: Flags): Promise<Reply> {
+  const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
+  const body = JSON.stringify({
+    prompt,
+    route,
+    size,
+    seed,
+    response_format: 'b64_json',
+    output_format: FORMATS[path.extname(out)],
+  })
+  const request = fetch(`${local.url}/v1/images/generations`, { method: 'POST', headers, body })
+  const watching = new AbortController()
+  const watched = json ? null : watch(local, headers, watching.signal)
+  const response = await request.finally(() => watching.abort())
+  await watched
+  const reply = (await response.json()) as Reply & { detail?: string }
+  if (!response.ok) throw new Error(reply.detail ?? `the worker answered ${response.status}`)
+  return reply
+}
+
+async function read<T>(address: string, headers: Record<string, string>, signal: AbortSignal): Promise<T | null> {
+  const reply = await fetch(address, { headers, signal }).catch(() => null)
+  return reply?.ok ? ((await reply.json().catch(() => null)) as T | null) : null
+}
+
+/** Displays the job's current step until the signal aborts. */
+async function watch({ url }: Local, headers: Record<string, string>, signal: AbortSignal): Promise<void> {
+  let [id, shown] = ['', '']
+  while (!signal.aborted) {
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    id ||= (await read<{ data: Job[] }>(`${url}/v1/jobs?limit=1`, headers, signal))?.data[0]?.id ?? ''
+    const job = id && (await read<Job>(`${url}/v1/jobs/${id}`, headers, signal))
+    if (!job) continue
+    const { step, steps } = job.progress ?? {}
+    const text = step ? `${job.state}: step ${step} of ${steps}` : job.state
+    if (text !== shown) process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${text}` : `${text}\n`)
+    shown = text
+  }
+  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+}
+
+function report({ data: [image], size, octet }: Reply, out: string, total: number): void {
+  const { route, model, tier, steps, guidance_scale, reason, timings, warnings } = octet
+  console.log(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
+  for (const { message } of warnings) console.log(`Note: ${message}`)
+  const parts = Object.entries(timings).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
+  console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in all, start included`)
+  console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
+}
+
+/** What of the prompt can be expected in the picture. */
+async function hint(prompt: string): Promise<string> {
+  const vocabulary = await readVocabulary()
+  const known = knownIn(prompt, vocabulary)
+  if (known.length > 0) return `nano knows of this prompt: ${known.join(', ')}`
+  const world = `nano knows ${vocabulary.sprites.length} things, all in gpu-fn/nano/vocabulary.json`
+  return `${world}, and none is in this prompt; try "a red heart on a blue background"`
+}
+
+function summary({ seconds }: Local, { data: [image], size, octet }: Reply, out: string, total: number) {
+  return {
+    file: path.resolve(out),
+    size,
+    seed: image!.seed,
+    content_type: image!.content_type,
+    ...octet,
+    start: seconds,
+    total,
+  }
+}
+
+await main().catch((error: Error) => {
+  console.error(`demo: ${error.message}`)
+  process.exitCode = 1
+})

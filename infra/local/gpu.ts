@@ -1,0 +1,79 @@
+// The real GPU function as a process on this machine.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import path from 'node:path'
+import { createInterface } from 'node:readline'
+
+const MAIN = path.join(import.meta.dirname, '../../gpu-fn/main.ts')
+
+export type LocalGpuOptions = {
+  /** Directory of packages. */
+  packages: string
+  /** The edge's public key, a JWK. */
+  edgePublicKey: string
+  /** `model:tier` to have warm before it is ready. */
+  preload: string
+  /** Called with every line of its JSON log. */
+  onLog?: (line: string) => void
+  /** Flags of node, such as --watch. */
+  nodeFlags?: readonly string[]
+  port?: number
+}
+
+/** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish what it runs. */
+export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
+  const env = {
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_'))),
+    // Its log tells when it is ready.
+    LOG_LEVEL: 'info',
+    PORT: String(options.port ?? 0),
+    HOST: '127.0.0.1',
+    OCTET_PACKAGES: options.packages,
+    OCTET_EDGE_PUBLIC_KEY: options.edgePublicKey,
+    OCTET_PRELOAD: options.preload,
+  }
+  const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
+    env,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    // A group of its own, so that it ends together with what --watch starts, and a Ctrl-C of the terminal does not reach it twice.
+    detached: true,
+  })
+  const exited = once(child, 'exit')
+  const kill = () => killGroup(child.pid)
+  process.once('exit', kill)
+  exited.catch(() => {}).then(() => process.off('exit', kill))
+  const url = new Promise<string>((resolve, reject) => {
+    let address = ''
+    createInterface(child.stdout).on('line', (line) => {
+      options.onLog?.(line)
+      const { msg, port } = parse(line)
+      if (msg === 'listening') address = `http://127.0.0.1:${port}`
+      if (msg === 'ready') resolve(address)
+    })
+    exited.then(([code, signal]) => {
+      reject(new Error(`the GPU function ended with ${code ?? signal} before it was ready`))
+    }, reject)
+  })
+  const stop = async () => {
+    child.kill('SIGTERM')
+    await exited
+  }
+  return { url: await url, stop }
+}
+
+function killGroup(leader: number | undefined): void {
+  if (leader === undefined) return
+  try {
+    process.kill(-leader, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+function parse(line: string): { msg?: string; port?: number } {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return {}
+  }
+}

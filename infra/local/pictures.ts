@@ -1,0 +1,54 @@
+// `npm run pictures`: the strip of pictures in the README, each prompt by nano and by nano-turbo in FP8.
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { Command } from 'commander'
+import sharp, { type OverlayOptions } from 'sharp'
+import { wholeNumber } from '../command/whole-number.ts'
+import { type BUILT_IN_MODELS, builtInPackage } from './built-in-model.ts'
+import { render, withPipeline } from './render.ts'
+
+const PROMPTS = [
+  'a red heart on a blue background',
+  'three strawberries on a white background',
+  'a cat left of a Christmas tree, in the snow',
+  'a rocket in the night sky',
+  'an octopus in the sea',
+  'a sunflower on the grass',
+]
+const SIDE = 192
+const GAP = 8
+const CAPTION = 44
+
+const { out, seed } = new Command('pictures')
+  .description('Draws six prompts, nano above and nano-turbo below, into one JPEG with the prompts under them.')
+  .option('--out <file>', 'a .jpg', 'docs/nano.jpg')
+  .option('--seed <number>', 'of the first prompt; the next has the next', wholeNumber, 1)
+  .parse()
+  .opts<{ out: string; seed: number }>()
+
+const at = (column: number, row: number) => ({ left: column * (SIDE + GAP), top: row * (SIDE + GAP) })
+
+async function drawRow(model: (typeof BUILT_IN_MODELS)[number], row: number): Promise<OverlayOptions[]> {
+  return withPipeline(await builtInPackage(model, 'fp8'), async (pipeline) => {
+    const pictures: OverlayOptions[] = []
+    for (const [column, prompt] of PROMPTS.entries()) {
+      const file = await render(pipeline, { prompt, seed: seed + column })
+      pictures.push({ input: await sharp(file).resize(SIDE).toBuffer(), ...at(column, row) })
+    }
+    return pictures
+  })
+}
+
+const captions: OverlayOptions[] = PROMPTS.map((text, column) => ({
+  input: { text: { text, width: SIDE, dpi: 96, font: 'sans 11', align: 'centre', rgba: true } },
+  ...at(column, 2),
+}))
+
+const rows = [await drawRow('nano', 0), await drawRow('nano-turbo', 1)]
+const size = { width: PROMPTS.length * (SIDE + GAP) - GAP, height: 2 * (SIDE + GAP) + CAPTION }
+await fs.mkdir(path.dirname(out), { recursive: true })
+await sharp({ create: { ...size, channels: 3, background: 'white' } })
+  .composite([...rows.flat(), ...captions])
+  .jpeg({ quality: 88 })
+  .toFile(out)
+console.log(`${path.resolve(out)}: ${PROMPTS.join('; ')}`)

@@ -1,0 +1,47 @@
+// Images without a server: the pipeline alone, on this thread.
+import { openPackage } from '../../gpu-fn/engine/packages.ts'
+import {
+  openPipeline,
+  type Pipeline,
+  type PipelineEvent,
+  type Txt2ImgRequest,
+  txt2img,
+} from '../../gpu-fn/pipeline/txt2img.ts'
+
+/** Steps, guidance scale and size are the package's own unless given. */
+export type RenderRequest = Pick<Txt2ImgRequest, 'prompt' | 'seed'> & Partial<Txt2ImgRequest>
+
+/** Makes one image and returns its file, a PNG unless asked otherwise. `onEvent` is told of all that happens. */
+export async function render(
+  pipeline: Pipeline,
+  request: RenderRequest,
+  onEvent: (event: PipelineEvent) => void = () => {},
+): Promise<Uint8Array> {
+  const whole: Txt2ImgRequest = {
+    ...{ negative_prompt: '', text_convention: 'diffusers', output_format: 'png', output_quality: 90 },
+    ...pipeline.package.manifest.defaults,
+    ...request,
+    count: 1,
+  }
+  let file: Uint8Array | undefined
+  for await (const event of txt2img(pipeline, whole, new AbortController().signal)) {
+    onEvent(event)
+    if (event.type === 'image') file = event.data
+  }
+  if (!file) throw new Error('the pipeline gave no image')
+  return file
+}
+
+/** Opens the package in a directory for the time of `use`. */
+export async function withPipeline<T>(
+  directory: string,
+  use: (pipeline: Pipeline) => Promise<T>,
+  options: Parameters<typeof openPipeline>[1] = {},
+): Promise<T> {
+  const pipeline = await openPipeline(await openPackage(directory), options)
+  try {
+    return await use(pipeline)
+  } finally {
+    await pipeline.release()
+  }
+}

@@ -1,0 +1,130 @@
+// `npm run job -- ID`: what happened to a job, on one screen, for the operator of a local or a deployed worker.
+import { Command, Option } from 'commander'
+import * as z from 'zod'
+
+const time = z.number()
+const entry = z.looseObject({ seq: z.number(), attempt: z.number(), at: time, type: z.string() })
+const attempt = z.object({ at: time, status: z.number().nullable(), error: z.string().nullable(), milliseconds: time })
+const job = z.object({
+  name: z.string().nullable(),
+  state: z.string(),
+  keyId: z.string(),
+  created: time,
+  finished: time.nullable(),
+  settled: z.boolean(),
+  announced: z.boolean(),
+  decision: z.object({ route: z.string(), endpoint: z.string(), reason: z.string() }),
+  asked: z.record(z.string(), z.unknown()),
+  timings: z.record(z.string(), z.number()).nullable(),
+  ran: z.object({ package: z.string(), device: z.string() }).nullable(),
+  error: z.object({ code: z.string(), message: z.string() }).nullable(),
+})
+const image = z.object({
+  ...{ key: z.string(), bytes: z.number(), receipt: z.boolean(), in_store: z.boolean() },
+  deleted: z.literal(true).optional(),
+  /** Unix seconds. */
+  expires_at: time,
+})
+const delivery = z.object({ endpoint: z.string(), type: z.string(), state: z.string(), attempts: z.array(attempt) })
+const ledger = z.object({ state: z.string(), amount: z.number(), charged: z.number(), settled: time.nullable() })
+/** What GET /v1/operator/jobs/{id} answers, as far as it is shown; edge/operations/job-report.ts. Money is micro-dollars, times Unix milliseconds. */
+const report = z.object({
+  id: z.string(),
+  account: z.string(),
+  job: job.nullable(),
+  ledger: ledger.nullable(),
+  events: z.array(entry.extend({ last: entry.optional() })).default([]),
+  images: z.array(image).default([]),
+  webhooks: z.array(delivery).default([]),
+})
+type Report = z.infer<typeof report>
+type Entry = Report['events'][number]
+
+const dollars = (micro: number) => `$${(micro / 1e6).toFixed(6)}`
+const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
+const since = (start: number, at: number) => `+${((at - start) / 1000).toFixed(3)} s`
+const fieldsOf = (fields: object) =>
+  Object.entries(fields)
+    .map(([name, value]) => `${name} ${typeof value === 'object' ? JSON.stringify(value) : value}`)
+    .join(', ')
+const line = (name: string, text: string) => `${name.padEnd(10)}${text}`
+
+function eventLine(start: number, { seq: _, attempt, at, type, last, ...fields }: Entry): string {
+  const when = since(start, at).padStart(12)
+  const end = last ? ` to step ${last.step}, image ${last.image}, at ${since(start, last.at)}` : ''
+  return `${when}  attempt ${attempt}  ${`${type} ${fieldsOf(fields)}`.trim()}${end}`
+}
+
+function deliveryLines({ endpoint, type, state, attempts }: Report['webhooks'][number]): string[] {
+  const tries = attempts.map(({ at, status, error, milliseconds }) => {
+    return `${iso(at)}  ${status ?? error} after ${milliseconds} ms`
+  })
+  return [line('webhook', `${type} to ${endpoint}: ${state}`), ...tries.map((text) => line('', text))]
+}
+
+function jobLines(found: NonNullable<Report['job']>, events: Entry[]): string[] {
+  const { decision, asked, created, finished, timings, ran, error, settled, announced } = found
+  return [
+    line('created', `${iso(created)} with key ${found.keyId}${found.name === null ? '' : `, as ${found.name}`}`),
+    line('asked', fieldsOf(asked)),
+    line('route', `${decision.route} at endpoint ${decision.endpoint}: ${decision.reason}`),
+    ...events.map((each) => eventLine(created, each)),
+    line('finished', finished === null ? 'not yet' : `${iso(finished)}, ${since(created, finished)}`),
+    ...(error ? [line('error', `${error.code}: ${error.message}`)] : []),
+    ...(ran ? [line('ran', `on ${ran.device}, package ${ran.package}`)] : []),
+    ...(timings ? [line('seconds', fieldsOf(timings))] : []),
+    line('done', `settled ${settled ? 'yes' : 'no'}, announced ${announced ? 'yes' : 'no'}`),
+  ]
+}
+
+/** Whether an image is where it should be; one that is gone without a reason is lost. */
+function whereabouts({ in_store, deleted, expires_at }: Report['images'][number]): string {
+  if (deleted) return 'deleted by its owner'
+  if (expires_at * 1000 <= Date.now()) return `expired at ${iso(expires_at * 1000)}`
+  return in_store ? 'stored' : 'NOT IN THE STORE'
+}
+
+/** The report as text. */
+export function formatReport({ id, account, job, ledger, events, images, webhooks }: Report): string {
+  const money = ledger
+    ? `${ledger.state}, ${dollars(ledger.charged)} of ${dollars(ledger.amount)}${ledger.settled ? ` at ${iso(ledger.settled)}` : ''}`
+    : 'no entry'
+  return [
+    `${id} of account ${account}: ${job?.state ?? 'reserved, but never created; its reservation is released by itself'}`,
+    ...(job ? jobLines(job, events) : []),
+    line('ledger', money),
+    ...images.map((each) =>
+      line('image', `${each.key}, ${each.bytes} bytes, ${whereabouts(each)}, ${each.receipt ? '' : 'no '}receipt`),
+    ),
+    ...(webhooks.length > 0 ? webhooks.flatMap(deliveryLines) : [line('webhook', 'none')]),
+  ].join('\n')
+}
+
+type Target = { url: string; token: string; account?: string }
+
+/** Asks the worker. Throws with what it says. */
+export async function readReport(id: string, { url, token, account }: Target): Promise<Report> {
+  const address = new URL(`/v1/operator/jobs/${encodeURIComponent(id)}`, url)
+  if (account !== undefined) address.searchParams.set('account', account)
+  const response = await fetch(address, { headers: { authorization: `Bearer ${token}` } }).catch((cause) => {
+    throw new Error(`no worker answers at ${url}; name it with --url`, { cause })
+  })
+  const reply: unknown = await response.json().catch(() => ({}))
+  if (!response.ok) throw new Error((reply as { detail?: string }).detail ?? `${url} answers ${response.status}`)
+  return report.parse(reply)
+}
+
+if (import.meta.main) {
+  await new Command('job')
+    .description('What happened to a job.')
+    .argument('<id>', 'job_…, or the name that the account gave it')
+    .option('--account <name>', 'whose job it is; needed for a name, and for a job that was never created')
+    .addOption(new Option('--url <address>', 'the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
+    .addOption(new Option('--token <token>', 'its operator token').env('OCTET_ADMIN_TOKEN').makeOptionMandatory())
+    .action(async (id, target) => console.log(formatReport(await readReport(id, target))))
+    .parseAsync()
+    .catch((error: Error) => {
+      console.error(`job: ${error.message}`)
+      process.exitCode = 1
+    })
+}

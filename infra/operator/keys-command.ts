@@ -1,0 +1,206 @@
+// `npm run keys -- …`: keys, limits and credit for the operator. The same command serves a local and a deployed worker.
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import { tightenFile, tightenStandardOutput, writePrivateFile } from '../command/private-files.ts'
+import { exportAccount } from './account-export.ts'
+import * as keys from './keys.ts'
+import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecrets } from './secrets.ts'
+
+const day = (seconds: number) => new Date(seconds * 1000).toISOString().slice(0, 10)
+const dollars = (microdollars: number) => `$${(microdollars / 1e6).toFixed(6)}`
+
+function stateOf({ revoked, expires }: keys.Key): string {
+  if (revoked !== null) return `revoked ${day(revoked)}`
+  if (expires === null) return 'active'
+  return expires * 1000 > Date.now() ? `until ${day(expires)}` : `expired ${day(expires)}`
+}
+function makerOf({ created_by, creator_revoked }: keys.Key): string {
+  if (created_by === null) return ''
+  return creator_revoked ? ` by ${created_by} (revoked, or created by a revoked key)` : ` by ${created_by}`
+}
+const row = (key: keys.Key) =>
+  `${key.id}  made ${day(key.created)}${makerOf(key)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
+
+const limitsText = (limits: keys.Limits) =>
+  Object.entries(limits)
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => `${name} ${value}`)
+    .join(', ') || 'none'
+
+const whole = (text: string) => {
+  if (/^\d{1,12}$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('It must be a whole number.')
+}
+const money = (text: string) => {
+  if (/^-?\d{1,6}(\.\d{1,6})?$/.test(text)) return Math.round(Number(text) * 1e6)
+  throw new InvalidArgumentError('It must be an amount of dollars with at most 6 decimals.')
+}
+
+/** A limit, or "none", which stays a word: commander makes an empty text of a null. */
+const limit = (parse: (text: string) => number) => (text: string) => (text === 'none' ? text : parse(text))
+const limited = (command: Command) =>
+  command
+    .option('--rate <n>', 'requests a minute, or none', limit(whole))
+    .option('--concurrency <n>', 'jobs at a time, or none', limit(whole))
+    .option('--daily <dollars>', 'most it may spend in a day, or none', limit(money))
+    .option('--monthly <dollars>', 'most it may spend in a month, or none', limit(money))
+    .option('--total <dollars>', 'most it may ever spend, or none', limit(money))
+
+const LIMIT_NAMES = {
+  rate: 'requests_per_minute',
+  concurrency: 'concurrent_jobs',
+  daily: 'daily_microdollars',
+  monthly: 'monthly_microdollars',
+  total: 'total_microdollars',
+} as const
+type LimitOptions = Partial<Record<keyof typeof LIMIT_NAMES, number | 'none'>>
+
+/** The limits that were named, as the API names them. */
+function limitsOf(options: LimitOptions): Partial<keys.Limits> {
+  const named = Object.entries(options).map(([option, value]) => [LIMIT_NAMES[option as keyof LimitOptions], value])
+  return Object.fromEntries(named.map(([name, value]) => [name, value === 'none' ? null : value]))
+}
+
+const target = (command: Command) =>
+  command
+    .requiredOption('--account <name>', 'the account')
+    .addOption(new Option('--url <address>', 'the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
+    .addOption(new Option('--token <token>', 'its operator token').env('OCTET_ADMIN_TOKEN').makeOptionMandatory())
+
+function show({ key, id }: { key: string; id: string }, account: string): void {
+  console.error(`Key ${id} of ${account}. It is shown only now:`)
+  console.log(key)
+}
+
+function keyCommands(program: Command): void {
+  limited(target(program.command('create').description('make a key and show it, once')))
+    .option('--label <text>', 'what it is for', '')
+    .option('--scopes <list>', 'generate, read, admin', 'generate,read')
+    .option('--expires-in <seconds>', 'when it ends', whole)
+    .action(async ({ account, label, scopes, expiresIn, url, token, ...limits }) => {
+      const options = { label, scopes: scopes.split(','), limits: limitsOf(limits), expires_in: expiresIn ?? null }
+      show(await keys.createKey({ url, token }, account, options), account)
+    })
+  target(program.command('list').description('show the keys of an account')).action(async ({ account, ...worker }) => {
+    const rows = (await keys.listKeys(worker, account)).map(row)
+    console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
+  })
+  target(program.command('show <id>').description('show a key, its limits and what it has used')).action(
+    async (id, { account, ...worker }) => {
+      const key = await keys.describeKey(worker, account, id)
+      const { spent_microdollars, reserved_microdollars, open_jobs } = key.used
+      console.log(`${row(key)}\nlimits  ${limitsText(key.limits)}`)
+      console.log(
+        `spent   ${dollars(spent_microdollars)}, reserved ${dollars(reserved_microdollars)} by ${open_jobs} jobs`,
+      )
+    },
+  )
+  target(program.command('rotate <id>').description('make a key in the place of another'))
+    .option('--overlap <seconds>', 'how long the old one holds', whole, 24 * 3600)
+    .action(async (id, { account, overlap, ...worker }) =>
+      show(await keys.rotateKey(worker, account, id, overlap), account),
+    )
+  target(program.command('revoke <id>').description('end a key at once')).action(async (id, { account, ...worker }) => {
+    await keys.revokeKey(worker, account, id)
+    console.error(`Key ${id} of ${account} is revoked.`)
+  })
+}
+
+function accountCommands(program: Command): void {
+  limited(target(program.command('account').description('show an account; with options, change it first')))
+    .option('--prepaid', 'jobs need a balance')
+    .option('--postpaid', 'jobs need none')
+    .option('--stripe-customer <id>', 'whom usage is reported for')
+    .action(async ({ account, url, token, prepaid, postpaid, stripeCustomer, ...limits }) => {
+      const change = {
+        ...((prepaid || postpaid) && { prepaid: Boolean(prepaid) }),
+        ...(stripeCustomer && { stripe_customer: stripeCustomer }),
+        ...(Object.keys(limitsOf(limits)).length > 0 && { limits: limitsOf(limits) }),
+      }
+      if (Object.keys(change).length > 0) await keys.configureAccount({ url, token }, account, change)
+      printAccount(await keys.describeAccount({ url, token }, account))
+    })
+  target(program.command('credit <id>').description('add credit once for an id, such as an invoice'))
+    .requiredOption('--amount <dollars>', 'how much', money)
+    .option('--note <text>', 'why', '')
+    .action(async (id, { account, amount, note, ...worker }) => {
+      const { balance_microdollars } = await keys.addCredit(worker, account, id, amount, note)
+      console.log(`${account} has a balance of ${dollars(balance_microdollars)}.`)
+    })
+}
+
+function printAccount(account: keys.Account): void {
+  const { captured_microdollars: captured, reserved_microdollars: reserved, open_jobs } = account
+  console.log(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
+  console.log(`balance ${dollars(account.balance_microdollars)}, captured ${dollars(captured)}`)
+  console.log(`reserved ${dollars(reserved)} by ${open_jobs} jobs\nlimits  ${limitsText(account.limits)}`)
+  if (account.deletion) printDeletion(account.deletion)
+}
+
+async function freshSecrets(): Promise<string> {
+  const { secrets, gpuPublicKey } = await createSecrets()
+  return formatSecrets(secrets, gpuPublicKey)
+}
+
+async function rotatedSecrets(file: string): Promise<string> {
+  await tightenFile(file, console.error)
+  const secrets = await rotateSecrets(parseSecrets(await readFile(file, 'utf8')))
+  return formatSecrets(secrets, gpuPublicKeyOf(secrets))
+}
+
+function printDeletion({ state, step, continues, completed, jobs_deleted, ...sums }: keys.Deletion): void {
+  const until = state === 'deleted' ? `on ${day(completed!)}` : `at step "${step}", which continues ${day(continues!)}`
+  console.log(`${state} ${until}, ${jobs_deleted} jobs so far`)
+  const { credited_microdollars: credited, captured_microdollars: captured } = sums
+  if (credited !== undefined && captured !== undefined)
+    console.log(`credited ${dollars(credited)}, captured ${dollars(captured)}, left ${dollars(credited - captured)}`)
+}
+
+function dataCommands(program: Command): void {
+  target(program.command('export').description('export all data of an account as JSON Lines'))
+    .requiredOption('--out <file>', 'where to')
+    .option('--images <directory>', 'also download its images, one directory per job')
+    .action(async ({ account, out, images, ...worker }) => {
+      const exported = await exportAccount(worker, account, out, images)
+      console.error(
+        `Wrote ${exported.lines} lines to ${out}${images ? ` and ${exported.images} images to ${images}` : ''}.`,
+      )
+    })
+  target(program.command('delete').description('permanently delete an account and all of its data'))
+    .requiredOption('--confirm <name>', "the account's name, as confirmation")
+    .action(async ({ account, confirm, ...worker }) => {
+      if (confirm !== account) throw new Error(`--confirm was ${confirm}; it must be ${account}.`)
+      printDeletion(await keys.deleteAccount(worker, account))
+    })
+}
+
+const program = new Command('keys').description(
+  'Manages the API keys, limits, credit and data of the accounts of an Octet deployment',
+)
+keyCommands(program)
+accountCommands(program)
+dataCommands(program)
+program
+  .command('secrets')
+  .description('generate secrets for a worker: npm run keys -- secrets --out .dev.vars')
+  .option('--out <file>', 'write them to this file, readable by its owner only, instead of printing them')
+  .option('--rotate <file>', 'the secrets of this .dev.vars file instead, with a new pepper and receipt key in front')
+  .action(async ({ rotate, out }: { rotate?: string; out?: string }) => {
+    const text = rotate === undefined ? await freshSecrets() : await rotatedSecrets(rotate)
+    if (out === undefined) {
+      tightenStandardOutput()
+      return console.log(text)
+    }
+    const replaces = rotate !== undefined && path.resolve(rotate) === path.resolve(out)
+    await writePrivateFile(out, text, { exclusive: !replaces }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
+      throw new Error(`${out} exists; to replace its pepper and receipt key: secrets --rotate ${out} --out ${out}`)
+    })
+    console.log(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
+  })
+
+await program.parseAsync().catch((error: Error) => {
+  console.error(`keys: ${error.message}`)
+  process.exitCode = 1
+})

@@ -1,0 +1,76 @@
+// `npm run status`: what is deployed, what is warm, what it cost since midnight; `scale`, `log` and `prewarm` act on the GPU function.
+import { Command } from 'commander'
+import { wholeNumber } from '../../command/whole-number.ts'
+import { readDeployConfig } from '../../config.ts'
+import { exec } from '../../deploy/exec.ts'
+import { readSecretsFile, SECRETS_FILE } from '../../deploy/secrets-file.ts'
+import { openModalServer } from '../../modal/server.ts'
+import { statusScreen } from './status.ts'
+
+const program = new Command('status')
+  .description('How the deployment stands.')
+  .option('--url <address>', 'the worker', process.env.OCTET_URL)
+  .option('--no-modal', 'the GPU function runs elsewhere')
+  .action(async ({ url, modal }: { url?: string; modal: boolean }) => {
+    const config = await readDeployConfig()
+    const worker = async (path: string) => {
+      if (!url) throw new Error('name the worker with --url or OCTET_URL')
+      const token = process.env.OCTET_ADMIN_TOKEN ?? (await readSecretsFile(SECRETS_FILE))?.worker.OCTET_ADMIN_TOKEN
+      if (!token) throw new Error('set OCTET_ADMIN_TOKEN')
+      const reply = await fetch(new URL(path, url), { headers: { authorization: `Bearer ${token}` } })
+      if (!reply.ok) throw new Error(`${url} answers ${reply.status}`)
+      return reply.json()
+    }
+    const lines = await statusScreen({ config, exec, worker, openModal: () => openModalServer(config) }, modal)
+    console.log(lines.join('\n'))
+  })
+
+program
+  .command('log')
+  .description("the GPU function's last lines")
+  .option('--lines <count>', 'how many', wholeNumber, 100)
+  .action(async ({ lines }) => {
+    const server = await openModalServer(await readDeployConfig())
+    for (const line of await server.log(lines)) console.log(line)
+    server.close()
+  })
+
+program
+  .command('scale')
+  .description('change how the GPU function scales, until the next deploy')
+  .option('--min <count>', 'containers that stay, whatever that costs', wholeNumber)
+  .option('--max <count>', 'most containers', wholeNumber)
+  .option('--buffer <count>', 'containers beyond those that are needed', wholeNumber)
+  .option('--idle <seconds>', 'how long one without jobs stays', wholeNumber)
+  .action(async ({ min, max, buffer, idle }) => {
+    const server = await openModalServer(await readDeployConfig())
+    const change = {
+      ...(min !== undefined && { minContainers: min }),
+      ...(max !== undefined && { maxContainers: max }),
+      ...(buffer !== undefined && { bufferContainers: buffer }),
+      ...(idle !== undefined && { scaledownWindowMs: idle * 1000 }),
+    }
+    console.log(JSON.stringify(await server.scale(change)))
+    server.close()
+  })
+
+program
+  .command('prewarm')
+  .description('start the GPU function now, by its /ping, and wait until it is ready')
+  .requiredOption('--gpu-url <address>', 'the GPU function; `modal server info` tells it')
+  .action(async ({ gpuUrl }: { gpuUrl: string }) => {
+    const headers = (await readSecretsFile(SECRETS_FILE))?.proxyHeaders.default ?? {}
+    const start = Date.now()
+    for (;;) {
+      const reply = await fetch(`${gpuUrl.replace(/\/$/, '')}/ping`, { headers }).catch(() => null)
+      if (reply?.status === 200) return console.log(`ready after ${Math.round((Date.now() - start) / 1000)} s`)
+      if (reply && [401, 403].includes(reply.status))
+        throw new Error(`the host refuses the proxy token: ${reply.status}`)
+      await new Promise((resolve) => setTimeout(resolve, 3000))
+    }
+  })
+
+await program.parseAsync().catch((error: Error) => {
+  console.error(`status: ${error.message}`)
+  process.exitCode = 1
+})

@@ -1,0 +1,74 @@
+// What can be checked of an image and its receipt, each check with its answer.
+import { createHash } from 'node:crypto'
+import type { JSONWebKeySet } from 'jose'
+import { openReceipt, promptDigest, type ReceiptClaims, ReceiptError } from '../../edge/results/receipt.ts'
+import { readParameters } from '../../gpu-fn/pipeline/image.ts'
+import { psnr, readPixels } from './compare-images.ts'
+import { findPackage, type Prompts, reproduce } from './reproduce.ts'
+
+/** `holds: null`: it was not checked. */
+export type Check = { name: string; holds: boolean | null; detail: string }
+export type Subject = { file: Uint8Array; receipt: string; jwks: JSONWebKeySet; prompts: Partial<Prompts> }
+/** `minPsnr` in dB is what an image of other bytes must reach, as when another device made it. */
+export type Reproduction = { packages: string; minPsnr: number }
+export type Report = { claims: (ReceiptClaims & { kid: string }) | null; checks: Check[] }
+
+const check = (name: string, holds: boolean | null, detail: string): Check => ({ name, holds, detail })
+
+function checkFile({ file }: ReceiptClaims, bytes: Uint8Array): Check {
+  const sha256 = createHash('sha256').update(bytes).digest('hex')
+  if (sha256 === file.sha256) return check('file', true, `SHA-256 ${sha256}, ${bytes.length} bytes`)
+  return check('file', false, `SHA-256 is ${sha256}; the receipt is for ${file.sha256}, ${file.bytes} bytes`)
+}
+
+const isPrompt = async (claims: ReceiptClaims, role: keyof Prompts, text: string) =>
+  (await promptDigest(claims.salt, role, text)) === claims[`${role}_digest`]
+
+async function checkPrompt(claims: ReceiptClaims, role: keyof Prompts, text: string | undefined): Promise<Check> {
+  const name = role.replace('_', ' ')
+  if (text === undefined) return check(name, null, `give it with --${role.replace('_', '-')} to compare its digest`)
+  if (await isPrompt(claims, role, text)) return check(name, true, 'the digest is of this text')
+  return check(name, false, 'the digest is of another text')
+}
+
+/** The prompts as given, else as the file's own metadata has them. Throws when neither is what the receipt was made of. */
+async function promptsOf(claims: ReceiptClaims, { file, prompts }: Subject): Promise<Prompts> {
+  const written = await readParameters(file)
+  const find = async (role: keyof Prompts) => {
+    const text = prompts[role] ?? written?.[role] ?? ''
+    if (await isPrompt(claims, role, text)) return text
+    throw new Error(`the ${role.replace('_', ' ')} is not known; give it with --${role.replace('_', '-')}`)
+  }
+  return { prompt: await find('prompt'), negative_prompt: await find('negative_prompt') }
+}
+
+async function checkReproduction(claims: ReceiptClaims, subject: Subject, options: Reproduction): Promise<Check> {
+  try {
+    const prompts = await promptsOf(claims, subject)
+    const again = await reproduce(claims, prompts, await findPackage(options.packages, claims.package))
+    if (Buffer.from(again).equals(subject.file)) return check('made again', true, 'the same bytes')
+    const ratio = psnr(await readPixels(again), await readPixels(subject.file))
+    const detail = `other bytes, PSNR ${ratio.toFixed(1)} dB (at least ${options.minPsnr} is asked)`
+    return check('made again', ratio >= options.minPsnr, detail)
+  } catch (error) {
+    return check('made again', false, error instanceof Error ? error.message : String(error))
+  }
+}
+
+/** Checks the signature, and if it holds the file and the prompts, and on request makes the image again. */
+export async function checkReceipt(subject: Subject, reproduction: Reproduction | null): Promise<Report> {
+  try {
+    const claims = await openReceipt(subject.receipt, subject.jwks)
+    const checks = [
+      check('signature', true, `of key ${claims.kid}`),
+      checkFile(claims, subject.file),
+      await checkPrompt(claims, 'prompt', subject.prompts.prompt),
+      await checkPrompt(claims, 'negative_prompt', subject.prompts.negative_prompt),
+    ]
+    if (reproduction) checks.push(await checkReproduction(claims, subject, reproduction))
+    return { claims, checks }
+  } catch (error) {
+    if (!(error instanceof ReceiptError)) throw error
+    return { claims: null, checks: [check('signature', false, error.message)] }
+  }
+}

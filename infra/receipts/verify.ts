@@ -1,0 +1,92 @@
+// `npm run verify -- FILE RECEIPT`: does this image come from where its receipt says, made as the receipt says? Needs no network.
+import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import fs from 'node:fs/promises'
+import { Command } from 'commander'
+import type { JSONWebKeySet } from 'jose'
+import * as z from 'zod'
+import { builtInPackages } from '../local/built-in-model.ts'
+import { checkReceipt, type Report } from './check-receipt.ts'
+
+const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/
+const listed = z.object({ data: z.array(z.object({ sha256: z.string(), receipt: z.string().nullable() })) })
+const keySet = z.object({ keys: z.array(z.record(z.string(), z.unknown())) })
+
+/** A receipt as text, in a file, or among those of a job as GET /v1/jobs/{id}/receipts lists them. */
+async function readReceipt(given: string, file: Uint8Array): Promise<string> {
+  const text = (existsSync(given) ? await fs.readFile(given, 'utf8') : given).trim()
+  if (COMPACT.test(text)) return text
+  const list = listed.safeParse(parseJson(text)).data
+  if (!list)
+    throw new Error(`${given} is no receipt: three parts between dots, or what …/receipts answers, is expected`)
+  const sha256 = createHash('sha256').update(file).digest('hex')
+  const found = list.data.find((each) => each.sha256 === sha256)
+  if (!found?.receipt) throw new Error(`${given} has no receipt for a file of SHA-256 ${sha256}`)
+  return found.receipt
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+async function readKeys(place: string): Promise<JSONWebKeySet> {
+  const remote = /^https?:/.test(place)
+  const text = await (remote ? fetch(place).then((response) => response.text()) : fs.readFile(place, 'utf8')).catch(
+    (cause: Error) => {
+      throw new Error(`the public keys cannot be read from ${place}; name a file or an address with --jwks`, { cause })
+    },
+  )
+  const keys = keySet.safeParse(parseJson(text))
+  if (!keys.success) throw new Error(`${place} holds no JSON Web Key Set`)
+  return keys.data as JSONWebKeySet
+}
+
+const MARKS = { true: 'ok  ', false: 'FAIL', null: '-   ' } as const
+
+function format({ claims, checks }: Report): string {
+  const lines = checks.map(({ name, holds, detail }) => `${MARKS[`${holds}`]}  ${name.padEnd(16)}${detail}`)
+  if (!claims) return lines.join('\n')
+  const { parameters: p, file } = claims
+  const facts = {
+    job: `${claims.job}, image ${claims.image} of ${claims.images}, ${new Date(claims.issued * 1000).toISOString()}`,
+    model: `${p.model} in ${p.tier}, route ${p.route}, package ${claims.package}`,
+    image: `${p.width}x${p.height} ${file.content_type}, quality ${p.output_quality}, seed ${p.seed}`,
+    steps: `${claims.steps_run}, guidance scale ${p.guidance_scale}, text as in ${p.text_convention}`,
+    ran: `on ${claims.device}, ${claims.gpu_milliseconds} ms of GPU for the job`,
+    price: `$${(claims.price_microdollars / 1e6).toFixed(6)} for the job`,
+  }
+  return [...lines, '', ...Object.entries(facts).map(([name, text]) => `      ${name.padEnd(16)}${text}`)].join('\n')
+}
+
+const JWKS = `${process.env.OCTET_URL ?? 'http://127.0.0.1:8787'}/.well-known/jwks.json`
+
+/** Exit codes: 0 all that was checked holds, 1 something does not, 2 nothing could be checked. */
+const command = new Command('verify')
+  .exitOverride(({ exitCode }) => process.exit(exitCode && 2))
+  .description('Checks an image file against its signed receipt.')
+  .argument('<file>', 'the image, as it was downloaded')
+  .argument('<receipt>', 'its receipt: the text, a file with it, or the answer of GET /v1/jobs/{id}/receipts in a file')
+  .option('--jwks <place>', 'file or address of the public keys', JWKS)
+  .option('--prompt <text>', 'compare the prompt')
+  .option('--negative-prompt <text>', 'compare the negative prompt')
+  .option('--reproduce', 'make the image again and compare')
+  .option('--packages <directory>', 'where the package is that the receipt names; the built-in model unless given')
+  .option('--min-psnr <dB>', 'how near the image must come where its bytes differ', Number, 40)
+  .action(async (path, receipt, options) => {
+    const file = await fs.readFile(path)
+    const prompts = { prompt: options.prompt, negative_prompt: options.negativePrompt }
+    const subject = { file, receipt: await readReceipt(receipt, file), jwks: await readKeys(options.jwks), prompts }
+    const packages = options.reproduce && (options.packages ?? (await builtInPackages()).directory)
+    const report = await checkReceipt(subject, packages ? { packages, minPsnr: options.minPsnr } : null)
+    console.log(format(report))
+    if (report.checks.some(({ holds }) => holds === false)) process.exitCode = 1
+  })
+
+await command.parseAsync().catch((error: Error) => {
+  console.error(`verify: ${error.message}`)
+  process.exitCode = 2
+})

@@ -1,0 +1,187 @@
+import fc from 'fast-check'
+import { describe, test } from 'vitest'
+import { type Limits, rateHeaders, readAccountLimits, UNLIMITED } from '../../../edge/accounts/limits.ts'
+import {
+  type Meter,
+  type Metered,
+  newMeter,
+  rateState,
+  refusalOf,
+  reserveOn,
+  settleOn,
+  utcDay,
+} from '../../../edge/accounts/meter.ts'
+
+const NOON = Date.UTC(2026, 10, 22, 12)
+const SECOND = 1000
+const DAY = 24 * 3600 * SECOND
+const metered = (limits: Partial<Limits>, meter: Meter = newMeter('key:a')): Metered => ({
+  holder: 'key',
+  limits: { ...UNLIMITED, ...limits },
+  meter,
+})
+/** The meter after `n` jobs were let in at once. */
+const used = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
+  Array.from({ length: n }).reduce<Metered>(
+    (each) => ({ ...each, meter: reserveOn(each, price, now) }),
+    metered(limits),
+  )
+
+describe('the bucket', () => {
+  const limits = { requests_per_minute: 60 }
+  test('lets a minute of requests through at once, then one a second', ({ expect }) => {
+    expect(refusalOf(used(limits, 59), 0, NOON)).toBeNull()
+    const empty = used(limits, 60)
+    expect(refusalOf(empty, 0, NOON)).toEqual({
+      ...{ kind: 'limited', by: 'rate', holder: 'key', limit: 60, retryAfterSeconds: 1 },
+    })
+    expect(refusalOf(empty, 0, NOON + SECOND)).toBeNull()
+    expect(rateState(empty, NOON + 10 * SECOND)).toEqual([
+      { holder: 'key', limit: 60, remaining: 10, resetSeconds: 50 },
+    ])
+  })
+
+  test('holds no more than a minute, and does not mind a clock that steps back', ({ expect }) => {
+    const one = used(limits, 1)
+    expect(rateState(one, NOON + DAY)[0]!.remaining).toBe(60)
+    expect(rateState(one, NOON - DAY)[0]!.remaining).toBe(59)
+  })
+
+  test('a lowered limit holds at once; none tells nothing; zero lets nothing in', ({ expect }) => {
+    expect(rateState(metered({ requests_per_minute: 5 }, used(limits, 3).meter), NOON)[0]!.remaining).toBe(5)
+    expect(rateState(metered({}), NOON)).toEqual([])
+    expect(refusalOf(metered({ requests_per_minute: 0 }), 0, NOON)).toMatchObject({ kind: 'barred', by: 'rate' })
+  })
+})
+
+test('a limit of zero jobs refuses a job for good, not until a later time', ({ expect }) => {
+  const none = metered({ concurrent_jobs: 0 })
+  expect(refusalOf(none, 0, NOON)).toEqual({ kind: 'barred', by: 'concurrency', holder: 'key' })
+})
+
+test('jobs at a time count until they are settled', ({ expect }) => {
+  const limits = { concurrent_jobs: 2 }
+  const busy = used(limits, 2, 10)
+  expect(refusalOf(busy, 0, NOON)).toMatchObject({ kind: 'limited', by: 'concurrency', limit: 2, holder: 'key' })
+  expect(refusalOf(metered(limits, settleOn(busy.meter, 10, 0, NOON)), 0, NOON)).toBeNull()
+})
+
+describe('spend caps', () => {
+  const captured = (amount: number, now: number, meter = newMeter('key:a')) =>
+    settleOn(reserveOn(metered({}, meter), amount, now), amount, amount, now)
+
+  test.for([
+    ['daily', { daily_microdollars: 100 }, DAY],
+    ['monthly', { monthly_microdollars: 100 }, 31 * DAY],
+  ] as const)(
+    '%s: what is reserved counts as spent, and the next period starts anew',
+    ([by, limits, next], { expect }) => {
+      const spent = captured(60, NOON)
+      const refusal = (price: number, now: number) => refusalOf(metered(limits, spent), price, now)
+      const refused = (available: number, price: number) => ({
+        kind: 'over_budget',
+        by,
+        holder: 'key',
+        available,
+        price,
+      })
+      expect(refusal(40, NOON)).toBeNull()
+      expect(refusal(41, NOON)).toEqual(refused(40, 41))
+      expect(refusal(100, NOON + next)).toBeNull()
+      expect(refusal(101, NOON + next)).toEqual(refused(100, 101))
+      const reserved = metered(limits, reserveOn(metered(limits, spent), 30, NOON))
+      expect(refusalOf(reserved, 11, NOON)).toEqual(refused(10, 11))
+    },
+  )
+
+  test('total: never starts anew', ({ expect }) => {
+    const spent = captured(60, NOON)
+    expect(refusalOf(metered({ total_microdollars: 100 }, spent), 41, NOON + 400 * DAY)).toMatchObject({
+      by: 'total',
+      available: 40,
+    })
+  })
+
+  test('a partial capture frees the rest', ({ expect }) => {
+    const meter = settleOn(reserveOn(metered({}), 100, NOON), 100, 25, NOON)
+    expect(meter).toMatchObject({ open: 0, reserved: 0, captured: 25, day_captured: 25, month_captured: 25 })
+  })
+
+  test('a new day keeps the month; a new month keeps neither', ({ expect }) => {
+    const yesterday = captured(10, NOON)
+    expect(captured(5, NOON + DAY, yesterday)).toMatchObject({ day_captured: 5, month_captured: 15, captured: 15 })
+    expect(captured(5, NOON + 31 * DAY, yesterday)).toMatchObject({ day_captured: 5, month_captured: 5, captured: 15 })
+  })
+})
+
+test('headers tell every bucket, and the tightest to clients of OpenAI', ({ expect }) => {
+  const states = [
+    { holder: 'account', limit: 600, remaining: 580, resetSeconds: 2 },
+    { holder: 'key', limit: 60, remaining: 3, resetSeconds: 57 },
+  ] as const
+  expect(rateHeaders(states)).toEqual({
+    'ratelimit-policy': '"account";q=600;w=60, "key";q=60;w=60',
+    ratelimit: '"account";r=580;t=2, "key";r=3;t=57',
+    'x-ratelimit-limit-requests': '60',
+    'x-ratelimit-remaining-requests': '3',
+    'x-ratelimit-reset-requests': '57s',
+  })
+  expect(rateHeaders([])).toEqual({})
+})
+
+test('the deployment default is read from text or a table, and refused by name', ({ expect }) => {
+  expect(readAccountLimits('{"requests_per_minute": 5}')).toEqual({ ...UNLIMITED, requests_per_minute: 5 })
+  expect(readAccountLimits({ concurrent_jobs: 5 })).toEqual({ ...UNLIMITED, concurrent_jobs: 5 })
+  expect(() => readAccountLimits({ rpm: 5 })).toThrow('OCTET_ACCOUNT_LIMITS is malformed')
+})
+
+describe('a clock that moves backward', () => {
+  test('keeps what was spent on the day, and in the month', ({ expect }) => {
+    const limits = { daily_microdollars: 100, monthly_microdollars: 100 }
+    const midnight = Date.UTC(2026, 11, 1)
+    const spend = (meter: Meter, amount: number, now: number) =>
+      settleOn(reserveOn(metered(limits, meter), amount, now), amount, amount, now)
+    const after = spend(newMeter('key:a'), 60, midnight)
+    const before = midnight - 1
+    expect(refusalOf(metered(limits, after), 41, before)).toMatchObject({
+      kind: 'over_budget',
+      by: 'daily',
+      available: 40,
+    })
+    const again = spend(after, 40, before)
+    expect(again).toMatchObject({ day: '2026-12-01', day_captured: 100, month_captured: 100 })
+    expect(refusalOf(metered(limits, again), 1, midnight)).toMatchObject({ by: 'daily', available: 0 })
+  })
+
+  test('never frees a cap: in any sequence of times, no day and no month has more than it', ({ expect }) => {
+    const limits = { daily_microdollars: 100, monthly_microdollars: 250 }
+    const step = fc.record({
+      move: fc.oneof(
+        fc.integer({ min: -40 * DAY, max: 40 * DAY }),
+        fc.integer({ min: -2 * DAY, max: 2 * DAY }),
+        fc.constant(0),
+      ),
+      price: fc.integer({ min: 0, max: 120 }),
+      share: fc.integer({ min: 0, max: 2 }),
+    })
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        let [meter, now, latest] = [newMeter('key:a'), NOON, '']
+        // Spending by the latest day seen so far: the day that counts, whatever the clock says.
+        const spent = new Map<string, number>()
+        for (const { move, price, share } of steps) {
+          now += move
+          if (refusalOf(metered(limits, meter), price, now)) continue
+          const charged = Math.floor((price * share) / 2)
+          meter = settleOn(reserveOn(metered(limits, meter), price, now), price, charged, now)
+          if (charged === 0) continue
+          latest = utcDay(now) > latest ? utcDay(now) : latest
+          for (const period of [latest, latest.slice(0, 7)]) spent.set(period, (spent.get(period) ?? 0) + charged)
+          expect(meter.day).toBe(latest)
+        }
+        for (const [period, sum] of spent) expect(sum).toBeLessThanOrEqual(period.length === 10 ? 100 : 250)
+      }),
+      { numRuns: 500 },
+    )
+  })
+})

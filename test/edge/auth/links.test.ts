@@ -1,0 +1,135 @@
+// Signed links: what they bind, whom they need, and when they end.
+import { env } from 'cloudflare:workers'
+import { afterEach, beforeEach, describe, test, vi } from 'vitest'
+import { AccountDO } from '../../../edge/accounts/account.ts'
+import { issueKey } from '../../../edge/auth/keys.ts'
+import { checkLink, type Link, signLink } from '../../../edge/auth/links.ts'
+import { type Caller, fetchWorker, generate, generatedOf, newCaller, ORIGIN, problemOf } from '../support/client.ts'
+import { fakeGpu, works } from '../support/fake-gpu.ts'
+import { call } from '../support/operator.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const OLD = `1:${'a'.repeat(32)}`
+const NEW = `2:${'b'.repeat(32)}`
+
+test('a signature holds for its path, expiry and key only, while its pepper is listed', async ({ expect }) => {
+  const link: Link = { path: '/v1/results/a/0.png', expires: 1000, key: '0123456789ab' }
+  const url = new URL(await signLink(OLD, link), ORIGIN)
+  expect([url.pathname, url.searchParams.get('exp'), url.searchParams.get('key')]).toEqual([
+    link.path,
+    '1000',
+    link.key,
+  ])
+  const sig = url.searchParams.get('sig')!
+  for (const peppers of [OLD, `${NEW},${OLD}`]) expect(await checkLink(peppers, link, sig)).toBe(true)
+  expect(await checkLink(NEW, link, sig)).toBe(false)
+  const others = [{ path: '/v1/results/b/0.png' }, { expires: 1001 }, { key: 'ffffffffffff' }, { key: null }]
+  for (const other of others) expect(await checkLink(OLD, { ...link, ...other }, sig)).toBe(false)
+  for (const wrong of ['', '1', sig.slice(0, -1), `${sig}0`]) expect(await checkLink(OLD, link, wrong)).toBe(false)
+})
+
+let owner: Caller
+let job: string
+let link: string
+beforeEach(async () => {
+  owner = await newCaller()
+  fakeGpu(works)
+  const { data, octet } = await generatedOf(await generate(owner, { prompt: 'a cat' }))
+  job = octet.job
+  link = data[0]!.url!
+})
+
+const open = async (url: string, headers: Record<string, string> = {}) => {
+  const response = await fetchWorker(url, { headers })
+  const code = response.ok ? null : (await problemOf(response)).error.code
+  if (response.ok) await response.arrayBuffer()
+  return [response.status, code]
+}
+const linkFrom = async (headers: Record<string, string>) => {
+  const { body } = await call<{ images: { url: string }[] }>('GET', `/v1/jobs/${job}`, headers)
+  return body.images[0]!.url
+}
+const account = () => env.ACCOUNT.getByName(owner.account)
+/** Another key of the account. */
+async function secondKey() {
+  const { key, credential } = await issueKey(env.KEY_PEPPER, owner.account)
+  await account().addKey(credential)
+  return { id: credential.keyId, headers: { authorization: `Bearer ${key}` } }
+}
+/** What an isolate remembers of a key is forgotten. */
+function later() {
+  const now = Date.now() + 6000
+  vi.spyOn(Date, 'now').mockReturnValue(now)
+}
+
+describe('a link', () => {
+  test('opens beside an Authorization header that has nothing to do with it', async ({ expect }) => {
+    const stranger = await newCaller()
+    const unrelated = [
+      'Basic YTpi',
+      'Bearer ey.of.another.service',
+      stranger.headers.authorization!,
+      `Bearer ${'x'.repeat(99)}`,
+    ]
+    for (const authorization of unrelated) expect(await open(link, { authorization })).toEqual([200, null])
+  })
+
+  test('that is invalid still opens for a request with a key that may read the result', async ({ expect }) => {
+    const broken = link.replace('sig=', 'sig=0')
+    expect(await open(broken)).toEqual([403, 'link_invalid'])
+    expect(await open(broken, { authorization: 'Basic YTpi' })).toEqual([403, 'link_invalid'])
+    expect(await open(broken, owner.headers)).toEqual([200, null])
+    expect(await open(broken, (await newCaller()).headers)).toEqual([404, 'not_found'])
+  })
+
+  test('that names a malformed or unknown key is invalid', async ({ expect }) => {
+    for (const key of ['x', '0123456789ab', 'a'.repeat(1000)])
+      expect(await open(`${link}&key=${key}`)).toEqual([403, 'link_invalid'])
+  })
+
+  test('ends with the key that it was signed for, within the seconds that an isolate remembers', async ({ expect }) => {
+    expect(await open(link)).toEqual([200, null])
+    await account().revokeKey(owner.keyId)
+    later()
+    expect(await open(link)).toEqual([403, 'link_revoked'])
+  })
+
+  test('of another key holds when the key of the job is revoked, and ends with its own', async ({ expect }) => {
+    const second = await secondKey()
+    const theirs = await linkFrom(second.headers)
+    expect(theirs).toContain(`key=${second.id}`)
+    await account().revokeKey(owner.keyId)
+    expect(await open(theirs)).toEqual([200, null])
+    expect(await open(link)).toEqual([403, 'link_revoked'])
+    await account().revokeKey(second.id)
+    later()
+    expect(await open(theirs)).toEqual([403, 'link_revoked'])
+  })
+
+  test('outlives a rotation of its key, unless the old key ends at once', async ({ expect }) => {
+    const next = await issueKey(env.KEY_PEPPER, owner.account)
+    await account().rotateKey(owner.keyId, next.credential, Date.now() + 1000)
+    later()
+    expect(await open(link)).toEqual([200, null])
+    const theirs = await linkFrom({ authorization: `Bearer ${next.key}` })
+    const last = await issueKey(env.KEY_PEPPER, owner.account)
+    await account().rotateKey(next.credential.keyId, last.credential, Date.now())
+    expect(await open(theirs)).toEqual([403, 'link_revoked'])
+  })
+
+  test('ends when its key has expired', async ({ expect }) => {
+    await account().changeKey(owner.keyId, { expires: Date.now() + 3000 })
+    later()
+    expect(await open(link)).toEqual([403, 'link_revoked'])
+  })
+
+  test('asks the account once in five seconds', async ({ expect }) => {
+    const asked = vi.spyOn(AccountDO.prototype, 'keyHoldsLinks')
+    for (const _ of [1, 2, 3]) expect(await open(link)).toEqual([200, null])
+    expect(asked).toHaveBeenCalledTimes(1)
+    later()
+    expect(await open(link)).toEqual([200, null])
+    expect(asked).toHaveBeenCalledTimes(2)
+  })
+})

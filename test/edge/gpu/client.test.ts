@@ -1,0 +1,257 @@
+// How the worker follows the GPU function's stream, and what it makes of one that lies, breaks off or says nothing.
+import { env } from 'cloudflare:workers'
+import { afterEach, describe, test, vi } from 'vitest'
+import { LIMITS } from '#contract'
+import { filesOf, generate, generatedOf, ledgerOf, newCaller, problemOf } from '../support/client.ts'
+import {
+  accepted,
+  fakeGpu,
+  image,
+  line,
+  refuses,
+  type Seen,
+  started,
+  stream,
+  timings,
+  unreachable,
+  works,
+} from '../support/fake-gpu.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const body = { prompt: 'a cat', seed: 1 }
+const succeeded = line({ type: 'succeeded', images: 1, timings })
+const begin = (seen: Seen) => [accepted(seen), started(seen)]
+
+describe('a GPU that does not take the job yet', () => {
+  test.for([
+    ['503', refuses(503, 'loading')],
+    ['503 with Retry-After', refuses(503, 'draining', { 'retry-after': '1' })],
+    ['429', refuses(429, 'queue_full')],
+    ['502 of a proxy', () => new Response('<html>', { status: 502 })],
+    ['504 of a proxy', () => new Response(null, { status: 504 })],
+    ['500 before a stream', refuses(500, 'internal')],
+    ['520 of a proxy', () => new Response(null, { status: 520 })],
+    ['530 of a proxy', () => new Response(null, { status: 530 })],
+    ['no connection', unreachable],
+  ] as const)('is asked again: %s', async ([, refusal], { expect }) => {
+    const calls = fakeGpu(refusal, works)
+    const response = await generate(await newCaller(), body)
+    expect(response.status).toBe(200)
+    expect(calls.map(({ request }) => request.attempt)).toEqual([1, 1])
+  })
+
+  test('until the deadline: 503, nothing charged, the job says why', async ({ expect }) => {
+    const caller = await newCaller()
+    fakeGpu(refuses(503, 'loading'))
+    const response = await generate(caller, body)
+    expect(response.status).toBe(503)
+    expect(response.headers.get('retry-after')).toBe('30')
+    expect((await problemOf(response)).error.code).toBe('gpu_unavailable')
+    const job = await env.JOB.getByName(response.headers.get('x-octet-job')!).view()
+    expect(job).toMatchObject({ state: 'failed', attempt: 1, settled: true, error: { code: 'gpu_unavailable' } })
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+
+  test('the job is told as starting while it waits', async ({ expect }) => {
+    const states: (string | undefined)[] = []
+    const look = async ({ job }: Seen) => states.push((await env.JOB.getByName(job).view())?.state)
+    fakeGpu(
+      async (seen) => {
+        await look(seen)
+        return refuses(503, 'loading')(seen)
+      },
+      async (seen) => {
+        await look(seen)
+        return works(seen)
+      },
+    )
+    await generate(await newCaller(), body)
+    expect(states).toEqual(['starting', 'starting'])
+  })
+})
+
+describe('a stream that breaks the contract is given up, and the next attempt makes the image', () => {
+  const spoiled: [string, string, (seen: Seen) => Promise<Response> | Response][] = [
+    ['ends before the job does', 'ended before the job did', (seen) => stream(begin(seen))],
+    [
+      'is cut inside a line',
+      'ended inside a line',
+      (seen) => stream([...begin(seen), line({ type: 'heartbeat' }).slice(0, 5)]),
+    ],
+    [
+      'is cut inside an image',
+      'connection broke',
+      async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(99)], 'cut'),
+    ],
+    [
+      'ends inside an image',
+      '4901 bytes before the end of an image',
+      async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(99)]),
+    ],
+    ['falls silent', 'nothing came for 500 ms', (seen) => stream(begin(seen), 'silence')],
+    [
+      'falls silent inside an image',
+      'nothing came for 500 ms',
+      async (seen) => stream([...begin(seen), (await image(seen, 0))[0]!, new Uint8Array(9)], 'silence'),
+    ],
+    [
+      'has an event nobody knows',
+      'not an event of the contract',
+      (seen) => stream([...begin(seen), line({ type: 'party' }), succeeded]),
+    ],
+    [
+      'has a field nobody knows',
+      'not an event of the contract',
+      (seen) => stream([...begin(seen), line({ type: 'heartbeat', mood: 1 }), succeeded]),
+    ],
+    [
+      'is no JSON',
+      'not an event of the contract',
+      (seen) => stream([...begin(seen), new TextEncoder().encode('hello\n')]),
+    ],
+    ['is no UTF-8', 'not an event of the contract', (seen) => stream([...begin(seen), Uint8Array.of(0xff, 0xfe, 10)])],
+    [
+      'has an endless line',
+      'longer than 65536 bytes',
+      (seen) => stream([...begin(seen), new Uint8Array(LIMITS.eventLineBytes + 1).fill(97)], 'silence'),
+    ],
+    [
+      'has an image over the limit',
+      'not an event of the contract',
+      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { bytes: LIMITS.imageBytes + 1 }))]),
+    ],
+    [
+      'has an image of another hash',
+      'does not match its SHA-256',
+      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { sha256: 'f'.repeat(64) })), succeeded]),
+    ],
+    [
+      'has another seed',
+      'type image is not about',
+      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { seed: 2 })), succeeded]),
+    ],
+    [
+      'has another size',
+      'type image is not about',
+      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { width: 64 })), succeeded]),
+    ],
+    [
+      'has another format',
+      'type image is not about',
+      async (seen) => stream([...begin(seen), ...(await image(seen, 0, { content_type: 'image/webp' })), succeeded]),
+    ],
+    [
+      'has an image too many',
+      'type image is not about',
+      async (seen) => stream([...begin(seen), ...(await image(seen, 1)), succeeded]),
+    ],
+    [
+      'is about another job',
+      'type accepted is not about',
+      (seen) => stream([accepted({ ...seen, job: 'other' }), succeeded]),
+    ],
+    [
+      'is about another model',
+      'type started is not about',
+      () =>
+        stream([line({ type: 'started', model: 'x', tier: 'fp8', package: 'a'.repeat(64), device: '' }), succeeded]),
+    ],
+    ['succeeds without images', 'images are missing', (seen) => stream([...begin(seen), succeeded])],
+    ['is answered 501', '501: oops', () => new Response('oops', { status: 501 })],
+    [
+      'is answered by a redirect',
+      '302',
+      () => new Response(null, { status: 302, headers: { location: 'https://elsewhere.test' } }),
+    ],
+  ]
+  test.for(spoiled)('%s', async ([, reason, behaviour], { expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(behaviour, works)
+    const { octet, data } = await generatedOf(await generate(caller, body))
+    expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
+    expect(octet.attempts).toBe(2)
+    expect(data).toHaveLength(1)
+    expect(await filesOf(caller)).toHaveLength(1)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
+    const events = (await env.JOB.getByName(octet.job).events()).map(({ event, attempt }) => ({ attempt, ...event }))
+    const lost = events.filter(({ type }) => type === 'lost')
+    expect(lost).toEqual([{ type: 'lost', attempt: 1, reason: expect.stringContaining(reason) }])
+    expect(events.at(-1)).toMatchObject({ type: 'succeeded', attempt: 2 })
+  })
+
+  test('three times, and the job fails, free of charge', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu((seen) => stream(begin(seen)))
+    const response = await generate(caller, body)
+    expect(response.status).toBe(500)
+    expect((await problemOf(response)).error.code).toBe('generation_failed')
+    expect(calls).toHaveLength(3)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+})
+
+describe('a job that the GPU function ends', () => {
+  const ends = (end: Record<string, unknown>) => (seen: Seen) => stream([...begin(seen), line(end)])
+
+  test('for the caller’s fault: 400 in the GPU function’s words, once', async ({ expect }) => {
+    const caller = await newCaller()
+    const message = 'width is 1024; this model makes at most 512.'
+    const calls = fakeGpu(ends({ type: 'failed', code: 'invalid_request', message }))
+    const response = await generate(caller, body)
+    expect([response.status, (await problemOf(response)).detail]).toEqual([400, message])
+    expect(calls).toHaveLength(1)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+
+  test.for(['model_not_available', 'out_of_memory', 'internal'])(
+    'for a fault of ours (%s), at every attempt: 500 in fixed words',
+    async (code, { expect }) => {
+      const caller = await newCaller()
+      const calls = fakeGpu(ends({ type: 'failed', code, message: 'secret: cudaMalloc' }))
+      const response = await generate(caller, body)
+      expect(response.status).toBe(500)
+      expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2, 3])
+      expect(await response.text()).not.toContain('secret')
+      expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+    },
+  )
+
+  test.for(['model_not_available', 'out_of_memory', 'internal'])(
+    'for a fault of ours (%s), once: the next attempt makes the image',
+    async (code, { expect }) => {
+      const caller = await newCaller()
+      fakeGpu(ends({ type: 'failed', code, message: 'cudaMalloc' }), works)
+      const { octet } = await generatedOf(await generate(caller, body))
+      expect(octet.attempts).toBe(2)
+      const events = (await env.JOB.getByName(octet.job).events()).map(({ event }) => event)
+      expect(events.map(({ type }) => type)).not.toContain('failed')
+      expect(events).toContainEqual({ type: 'lost', reason: `${code}: cudaMalloc` })
+      expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: octet.price_microdollars })
+    },
+  )
+
+  test('by canceling it without a request, each time: nothing charged', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(ends({ type: 'canceled', steps_done: 2, timings }))
+    expect((await generate(caller, body)).status).toBe(500)
+    expect(calls).toHaveLength(3)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+
+  test('with warnings, which reach the caller', async ({ expect }) => {
+    const warning = { code: 'prompt_truncated', message: 'CLIP read 77 of 90 tokens' }
+    fakeGpu(async (seen) =>
+      stream([...begin(seen), line({ type: 'warning', ...warning }), ...(await image(seen, 0)), succeeded]),
+    )
+    expect((await generatedOf(await generate(await newCaller(), body))).octet.warnings).toEqual([warning])
+  })
+})
+
+test('a token that a proxy has used up is replaced by a fresh one', async ({ expect }) => {
+  const calls = fakeGpu(refuses(401, 'token_replayed'), works)
+  const { octet } = await generatedOf(await generate(await newCaller(), body))
+  expect(octet.attempts).toBe(1)
+  const tokens = calls.map(({ headers }) => headers.get('authorization'))
+  expect(new Set(tokens).size).toBe(2)
+})

@@ -1,0 +1,127 @@
+// Offers with several endpoints: who is asked, in which order, and that one job runs in one place.
+import { env } from 'cloudflare:workers'
+import { afterEach, beforeEach, test, vi } from 'vitest'
+import { orderOf, reportDown, reportUp } from '../../../edge/gpu/endpoints.ts'
+import { generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
+import {
+  accepted,
+  type Behaviour,
+  cancellations,
+  fakeGpu,
+  line,
+  refuses,
+  type Seen,
+  stream,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
+
+const DEFAULT = new URL(env.GPU_URL).host
+const SPARE = 'spare.test'
+const body = { prompt: 'a cat', seed: 1, model: 'paired' }
+beforeEach(() => ['default', 'spare'].forEach(reportUp))
+afterEach(() => vi.restoreAllMocks())
+
+/** A GPU at each host; call by call the host's own behaviours, the last one again. */
+function gpus(first: Behaviour[], spare: Behaviour[]): Seen[] {
+  const left = { [DEFAULT]: [...first], [SPARE]: [...spare] }
+  return fakeGpu((seen) => {
+    const mine = left[seen.host]!
+    return (mine.length > 1 ? mine.shift()! : mine[0]!)(seen)
+  })
+}
+const hosts = (calls: readonly Seen[]) => calls.map(({ host }) => host)
+const silent: Behaviour = ({ signal }) =>
+  new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason)))
+const unreachable: Behaviour = () => {
+  throw new TypeError('connect ECONNREFUSED')
+}
+
+async function run(calls: Seen[]) {
+  const caller = await newCaller()
+  const response = await generate(caller, body)
+  const { octet } = await generatedOf(response)
+  const job = (await env.JOB.getByName(octet.job).view())!
+  return { caller, job, asked: hosts(calls) }
+}
+
+test.for<[string, Behaviour]>([
+  ['cannot be reached', unreachable],
+  ['answers 502', () => new Response(null, { status: 502 })],
+  ['is gone: 404', () => new Response('app stopped', { status: 404 })],
+  ['refuses the token', refuses(401, 'token_invalid')],
+])('the spare takes a job at once when the first %s', async ([, behaviour], { expect }) => {
+  const { job, asked, caller } = await run(gpus([behaviour], [works]))
+  expect(asked).toEqual([DEFAULT, SPARE])
+  expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
+  expect((await ledgerOf(caller)).captured).toBe(job.price)
+})
+
+test('the spare takes a job when the first says nothing, which is told to drop it', async ({ expect }) => {
+  const { job, asked } = await run(gpus([silent], [works]))
+  expect(asked).toEqual([DEFAULT, SPARE])
+  expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
+  await vi.waitFor(() => expect(cancellations).toEqual([{ job: job.id, attempt: 1 }]))
+})
+
+test('one that was told to drop the job is not asked again in that attempt, which it would call canceled', async ({
+  expect,
+}) => {
+  const dropped: Behaviour = (seen) => stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+  const busy = refuses(503, 'loading')
+  const { job, asked } = await run(gpus([silent, dropped], [busy, busy, works]))
+  expect(asked).toEqual([DEFAULT, SPARE, SPARE, SPARE])
+  expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
+})
+
+test('a first that starts is waited for before the spare is asked', async ({ expect }) => {
+  const { job, asked } = await run(gpus([refuses(503, 'loading'), works], [works]))
+  expect(asked).toEqual([DEFAULT, DEFAULT])
+  expect(job).toMatchObject({ state: 'succeeded', endpoint: 'default' })
+})
+
+test('and hedged when it takes too long', async ({ expect }) => {
+  const { job, asked } = await run(gpus([refuses(503, 'loading')], [works]))
+  expect(asked.at(-1)).toBe(SPARE)
+  expect(asked.slice(0, -1).every((host) => host === DEFAULT)).toBe(true)
+  expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
+})
+
+test('the next attempt begins with the other endpoint', async ({ expect }) => {
+  const cut: Behaviour = (seen) => stream([accepted(seen)], 'cut')
+  const { job, asked } = await run(gpus([cut], [works]))
+  expect(asked).toEqual([DEFAULT, SPARE])
+  expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })
+})
+
+test('a job that no endpoint will ever take fails as one that a single endpoint refuses', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = gpus([refuses(400, 'invalid_request')], [refuses(400, 'invalid_request')])
+  const response = await generate(caller, body)
+  expect(response.status).toBe(500)
+  expect(hosts(calls)).toEqual([DEFAULT, SPARE])
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+})
+
+test('an endpoint that was down is asked last for a while', ({ expect }) => {
+  const now = Date.now()
+  expect(orderOf(['default', 'spare'], 1)).toEqual(['default', 'spare'])
+  expect(orderOf(['default', 'spare'], 2)).toEqual(['spare', 'default'])
+  reportDown('default', now)
+  expect(orderOf(['default', 'spare'], 1, now + 29_000)).toEqual(['spare', 'default'])
+  expect(orderOf(['default', 'spare'], 1, now + 31_000)).toEqual(['default', 'spare'])
+})
+
+test("each host gets its own headers, and the edge's token beside one that a host keeps to itself", async ({
+  expect,
+}) => {
+  const calls = gpus([unreachable], [works])
+  await run(calls)
+  const [first, spare] = calls
+  expect(first!.headers.get('modal-key')).toBe('wk-1')
+  expect(first!.headers.get('modal-secret')).toBe('ws-1')
+  expect(first!.headers.get('authorization')).toMatch(/^Bearer ey/)
+  expect(spare!.headers.get('authorization')).toBe('Bearer of-the-host')
+  expect(spare!.headers.get('octet-authorization')).toMatch(/^Bearer ey/)
+  expect(spare!.headers.get('modal-key')).toBeNull()
+})

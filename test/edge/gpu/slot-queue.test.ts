@@ -1,0 +1,124 @@
+// SlotQueue: which job gets a free slot of an endpoint.
+import fc from 'fast-check'
+import { describe, test } from 'vitest'
+import { readSlots, SlotQueue } from '../../../edge/gpu/slot-queue.ts'
+
+const LEASE_MS = 30_000
+
+/** A queue in which each of `jobs` (id → account) waits since time 0. */
+function queueOf(jobs: Record<string, string>): SlotQueue {
+  const queue = new SlotQueue(LEASE_MS)
+  for (const [job, account] of Object.entries(jobs)) queue.enter(job, account, 0)
+  return queue
+}
+
+test('a job that arrives after a flood gets the next slot', ({ expect }) => {
+  const queue = queueOf({ flood1: 'flood', flood2: 'flood', flood3: 'flood' })
+  expect(queue.grant(1, 0)).toEqual(['flood1'])
+  queue.enter('other', 'honest', 100)
+  expect(queue.grant(1, 100)).toEqual([])
+  queue.leave('flood1', 400)
+  expect(queue.grant(1, 400)).toEqual(['other'])
+  queue.leave('other', 800)
+  expect(queue.grant(1, 800)).toEqual(['flood2'])
+})
+
+test('accounts without usage take turns, each with its oldest job first', ({ expect }) => {
+  const queue = queueOf({ a1: 'a', a2: 'a', a3: 'a', b1: 'b', b2: 'b' })
+  expect(queue.grant(4, 0)).toEqual(['a1', 'b1', 'a2', 'b2'])
+})
+
+test('usage is forgotten over minutes, so that an old burst does not count against an account', ({ expect }) => {
+  const queue = queueOf({ burst: 'a' })
+  queue.grant(1, 0)
+  queue.leave('burst', 20_000)
+  const muchLater = 20_000 + 10 * 60_000
+  queue.enter('b1', 'b', muchLater)
+  queue.grant(1, muchLater)
+  queue.enter('b2', 'b', muchLater)
+  queue.enter('a2', 'a', muchLater)
+  queue.leave('b1', muchLater + 3_000)
+  expect(queue.grant(1, muchLater + 3_000)).toEqual(['a2'])
+})
+
+describe('an entry', () => {
+  test('keeps its place when it is renewed', ({ expect }) => {
+    const queue = queueOf({ first: 'a', second: 'b' })
+    queue.enter('first', 'a', 10)
+    expect(queue.grant(1, 10)).toEqual(['first'])
+    queue.enter('first', 'a', 20)
+    expect([queue.holds('first'), queue.grant(1, 20)]).toEqual([true, []])
+  })
+
+  test('expires without renewals, whether it waits or holds a slot', ({ expect }) => {
+    const queue = queueOf({ holds: 'a', silent: 'b', renewed: 'c' })
+    queue.grant(1, 0)
+    queue.enter('renewed', 'c', LEASE_MS)
+    expect(queue.grant(1, LEASE_MS + 1)).toEqual(['renewed'])
+    expect(queue.holds('holds')).toBe(false)
+    queue.leave('renewed', LEASE_MS + 2)
+    expect(queue.grant(1, LEASE_MS + 2)).toEqual([])
+  })
+
+  test('of a running job takes a slot again after the queue was lost', ({ expect }) => {
+    const queue = new SlotQueue(LEASE_MS)
+    queue.enter('next', 'a', 0)
+    queue.resume('running', 'b', 0)
+    expect(queue.grant(1, 0)).toEqual([])
+    queue.leave('running', 5)
+    expect(queue.grant(1, 5)).toEqual(['next'])
+  })
+})
+
+test('over any sequence of events no slot is idle or granted twice', ({ expect }) => {
+  const event = fc.record({ job: fc.nat(11), leaves: fc.boolean(), after: fc.nat(20_000) })
+  const property = fc.property(fc.array(event, { maxLength: 60 }), fc.integer({ min: 1, max: 3 }), (events, slots) => {
+    const queue = new SlotQueue(Number.POSITIVE_INFINITY)
+    const [waiting, running] = [new Set<string>(), new Set<string>()]
+    let now = 0
+    for (const { job: number, leaves, after } of events) {
+      now += after
+      const job = String(number)
+      if (leaves) {
+        queue.leave(job, now)
+        waiting.delete(job)
+        running.delete(job)
+      } else {
+        queue.enter(job, String(number % 3), now)
+        if (!running.has(job)) waiting.add(job)
+      }
+      for (const granted of queue.grant(slots, now)) {
+        expect(waiting.delete(granted)).toBe(true)
+        running.add(granted)
+      }
+      expect(running.size).toBeLessThanOrEqual(slots)
+      expect(running.size === slots || waiting.size === 0).toBe(true)
+      for (const each of running) expect(queue.holds(each)).toBe(true)
+    }
+  })
+  fc.assert(property)
+})
+
+test('accounts of the same usage take turns, in whatever order their jobs arrive', ({ expect }) => {
+  const property = fc.property(fc.array(fc.nat(3), { maxLength: 40 }), (arrivals) => {
+    const queue = new SlotQueue(LEASE_MS)
+    const left = new Map<number, number>()
+    for (const [job, account] of arrivals.entries()) {
+      queue.enter(`${account}/${job}`, String(account), 0)
+      left.set(account, (left.get(account) ?? 0) + 1)
+    }
+    const granted = new Map([...left.keys()].map((account) => [account, 0]))
+    for (const job of queue.grant(arrivals.length, 0)) {
+      const account = Number(job.split('/')[0])
+      granted.set(account, granted.get(account)! + 1)
+      left.set(account, left.get(account)! - 1)
+      for (const [other, count] of left)
+        if (count > 0) expect(granted.get(account)! - granted.get(other)!).toBeLessThanOrEqual(1)
+    }
+  })
+  fc.assert(property)
+})
+
+test.for(['0', '1.5', 'many', ''])('GPU_SLOTS is rejected by name: "%s"', (given, { expect }) => {
+  expect(() => readSlots({ GPU_SLOTS: given })).toThrow(`GPU_SLOTS is "${given}"`)
+})

@@ -1,0 +1,152 @@
+// The slots of an endpoint: jobs wait at the edge, and one account's flood does not delay another account's job.
+import { env } from 'cloudflare:workers'
+import { afterEach, beforeEach, test, vi } from 'vitest'
+import { WarmDO } from '../../../edge/gpu/warm.ts'
+import { JobDO } from '../../../edge/jobs/job.ts'
+import { accountOf } from '../support/admissions.ts'
+import { type Caller, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
+import {
+  accepted,
+  type Behaviour,
+  fakeGpu,
+  fed,
+  image,
+  line,
+  started,
+  steps,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
+import { jobOf, over, reset } from '../support/jobs.ts'
+
+const before = env.GPU_SLOTS
+beforeEach(async () => {
+  env.GPU_SLOTS = '1'
+  await reset(env.WARM.getByName('default'))
+})
+afterEach(() => {
+  env.GPU_SLOTS = before
+  vi.restoreAllMocks()
+})
+
+/** A GPU whose jobs start, and end one by one when the test calls `finishNext`. */
+function heldGpu() {
+  const held: (() => Promise<void>)[] = []
+  const behaviour: Behaviour = (seen) => {
+    const { behaviour: respond, send: feed } = fed()
+    feed(accepted(seen), started(seen))
+    const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
+    held.push(async () => {
+      clearInterval(beating)
+      feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+    })
+    return respond(seen)
+  }
+  return { behaviour, finishNext: () => held.shift()!() }
+}
+
+const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 4 }))
+const stateOf = async (job: { id: string }) => (await jobOf(job).view())?.state
+
+test('a job that arrives after a flood of another account is next', async ({ expect }) => {
+  const [flooder, other] = [await newCaller(), await newCaller()]
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  const flood = await Promise.all(Array.from({ length: 5 }, () => submit(flooder)))
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const job = await submit(other)
+  expect(await stateOf(job)).toBe('queued')
+  for (let ended = 0; ended < 6; ended++) {
+    await vi.waitFor(() => expect(calls).toHaveLength(ended + 1))
+    await finishNext()
+  }
+  expect(calls[1]!.job).toBe(job.id)
+  for (const each of [...flood, job]) expect((await over(each)).state).toBe('succeeded')
+  expect(await accountOf(flooder).audit()).toMatchObject({ kept: { open: 0 }, summed: { open: 0 } })
+})
+
+test('the next job is sent to the GPU during the last step, so that the GPU is never idle between jobs', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const gpu = fed()
+  const calls = fakeGpu(gpu.behaviour, works)
+  const first = await submit(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const second = await submit(caller)
+  gpu.send(accepted(calls[0]!), started(calls[0]!), ...steps(2, 4))
+  await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 2 }))
+  expect(calls).toHaveLength(1)
+  gpu.send(line({ type: 'step', image: 0, step: 3, steps: 4 }))
+  expect((await over(second)).state).toBe('succeeded')
+  expect(await stateOf(first)).toBe('running')
+  gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  expect((await over(first)).state).toBe('succeeded')
+})
+
+test('a job that cannot be called leaves its slot to the next, and asks again', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  const first = await submit(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const [second, third] = [await submit(caller), await submit(caller)]
+  const { proceed } = JobDO.prototype
+  vi.spyOn(JobDO.prototype, 'proceed')
+    .mockRejectedValueOnce(new Error('lost'))
+    .mockImplementation(function (this: JobDO) {
+      return proceed.call(this)
+    })
+  await finishNext()
+  await over(first)
+  await vi.waitFor(() => expect(calls).toHaveLength(2))
+  expect(calls[1]!.job).toBe(third.id)
+  await finishNext()
+  await over(third)
+  await vi.waitFor(() => expect(calls).toHaveLength(3), { timeout: 20_000 })
+  await finishNext()
+  expect((await over(second)).state).toBe('succeeded')
+})
+
+test('a canceled job that waits neither runs nor holds up the next', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  await submit(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const waiting = await submit(caller)
+  const response = await send('DELETE', `/v1/jobs/${waiting.id}`, caller)
+  expect([response.status, (await jobIn(response)).state]).toEqual([200, 'canceled'])
+  const next = generate(caller, { prompt: 'a cat' })
+  await finishNext()
+  await vi.waitFor(() => expect(calls).toHaveLength(2))
+  await finishNext()
+  expect((await generatedOf(await next)).data).toHaveLength(1)
+})
+
+test('a GPU that accepts nothing does not hold up the other jobs, which all fail in time', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(() => Response.json({ code: 'loading' }, { status: 503 }))
+  const began = Date.now()
+  const jobs = await Promise.all(Array.from({ length: 4 }, () => submit(caller)))
+  for (const job of jobs) expect((await over(job, 20_000)).error?.code).toBe('gpu_unavailable')
+  expect(new Set(calls.map(({ job }) => job)).size).toBe(4)
+  // One after another they would take four times GPU_START_SECONDS.
+  expect(Date.now() - began).toBeLessThan(8_000)
+})
+
+test('jobs that wait and run go on after the queue is lost', async ({ expect }) => {
+  env.OCTET_RECOVERY = '{"job_seconds": 0.2}' as never
+  const caller = await newCaller()
+  const { behaviour, finishNext } = heldGpu()
+  const calls = fakeGpu(behaviour)
+  const [first, second] = [await submit(caller), await submit(caller)]
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const renewed = vi.spyOn(WarmDO.prototype, 'renewSlot')
+  await reset(env.WARM.getByName('default'))
+  await vi.waitFor(() => expect(renewed).toHaveBeenCalled())
+  await finishNext()
+  await vi.waitFor(() => expect(calls).toHaveLength(2))
+  await finishNext()
+  for (const job of [first, second]) expect((await over(job)).state).toBe('succeeded')
+})

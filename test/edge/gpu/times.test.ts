@@ -1,0 +1,172 @@
+// A GPU function that takes too long, in each of the ways in which it can.
+import { env } from 'cloudflare:workers'
+import { afterEach, describe, test, vi } from 'vitest'
+import { readGpuTimes } from '../../../edge/gpu/times.ts'
+import { afterLossMs } from '../../../edge/jobs/attempt.ts'
+import type { JobRecord } from '../../../edge/jobs/record.ts'
+import { generate, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import {
+  accepted,
+  cancellations,
+  fakeGpu,
+  fed,
+  image,
+  line,
+  type Seen,
+  started,
+  timings,
+  works,
+} from '../support/fake-gpu.ts'
+import { created, over } from '../support/jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const body = { prompt: 'a cat', seed: 1 }
+const free = { reserved: 0, captured: 0 }
+const neverAnswers = ({ signal }: Seen) =>
+  new Promise<never>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('connection closed'))))
+
+test('one that takes the connection and never answers is unavailable at the deadline', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(neverAnswers)
+  const response = await generate(caller, body)
+  expect([response.status, (await problemOf(response)).error.code]).toEqual([503, 'gpu_unavailable'])
+  expect(calls).toHaveLength(1)
+  expect(await ledgerOf(caller)).toEqual(free)
+})
+
+test('one that never answers ends a job that no caller waits for as well', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(neverAnswers)
+  const spec = await created(caller)
+  expect(await over(spec)).toMatchObject({ state: 'failed', attempt: 1, error: { code: 'gpu_unavailable' } })
+  expect(calls).toHaveLength(1)
+  expect(await ledgerOf(caller)).toEqual(free)
+})
+
+describe('a refusal', () => {
+  type Source = UnderlyingSource<Uint8Array>
+  const refusal = (status: number, pull: Source['pull'], cancel?: Source['cancel']) =>
+    new Response(new ReadableStream<Uint8Array>({ ...(pull && { pull }), ...(cancel && { cancel }) }), { status })
+
+  test('without an end is read for 64 KiB', async ({ expect }) => {
+    let pulled = 0
+    fakeGpu(() =>
+      refusal(400, (controller) => {
+        pulled += 16_384
+        controller.enqueue(new Uint8Array(16_384).fill(97))
+      }),
+    )
+    expect((await generate(await newCaller(), body)).status).toBe(500)
+    expect(pulled).toBeGreaterThanOrEqual(65_536)
+    expect(pulled).toBeLessThanOrEqual(131_072)
+  })
+
+  test('that falls silent is told by what came', async ({ expect }) => {
+    const warn = vi.spyOn(console, 'warn')
+    let begun = false
+    fakeGpu(() =>
+      refusal(400, (controller) => {
+        if (begun) return new Promise(() => {})
+        begun = true
+        controller.enqueue(new TextEncoder().encode('half a refu'))
+      }),
+    )
+    expect((await generate(await newCaller(), body)).status).toBe(500)
+    expect(warn.mock.calls.flat().join()).toContain('400: half a refu')
+  })
+
+  test('whose body cannot be let go of does not hold up the next try', async ({ expect }) => {
+    fakeGpu(() => refusal(503, undefined, () => new Promise(() => {})), works)
+    expect((await generate(await newCaller(), body)).status).toBe(200)
+  })
+})
+
+test('a job that only keeps its stream alive is canceled when its time is over, and ends free of charge', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const beats = (seen: Seen) => {
+    const begin = [accepted(seen), started(seen)]
+    const body = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        await new Promise((resolve) => setTimeout(resolve, 50))
+        controller.enqueue(begin.shift() ?? line({ type: 'heartbeat' }))
+      },
+    })
+    return new Response(body)
+  }
+  const calls = fakeGpu(beats)
+  const response = await generate(caller, body)
+  expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'generation_failed'])
+  await vi.waitFor(() => expect(cancellations).toEqual([{ job: calls[0]!.job, attempt: 1 }]))
+  expect(calls).toHaveLength(1)
+  expect(await ledgerOf(caller)).toEqual(free)
+})
+
+test('time in the queue of the GPU function does not count as time of the run', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behaviour, send: feed } = fed()
+  const calls = fakeGpu(behaviour)
+  const waiting = generate(caller, body)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const [seen] = calls
+  feed(line({ type: 'accepted', job: seen!.job, attempt: 1, position: 3 }))
+  for (let beats = 0; beats < 25; beats++) {
+    feed(line({ type: 'heartbeat' }))
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  feed(started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  expect((await waiting).status).toBe(200)
+})
+
+test('after an attempt that was lost there is a pause, the second four times the first', ({ expect }) => {
+  const times = readGpuTimes(env)
+  const pauses = [1, 2, 3].map((faults) => afterLossMs({ faults } as JobRecord, times))
+  expect(pauses[0]).toSatisfy((ms: number) => ms >= 7 && ms <= 13)
+  expect(pauses[1]).toSatisfy((ms: number) => ms >= 30 && ms <= 50)
+  expect(pauses[2]).toBe(0)
+})
+
+describe('the variables', () => {
+  const given = {
+    GPU_START_SECONDS: '300',
+    GPU_SILENCE_SECONDS: '20',
+    GPU_RUN_SECONDS: '900',
+    GPU_RETRY_SECONDS: '1',
+    GPU_HEDGE_SECONDS: '15',
+  }
+
+  test('are seconds', ({ expect }) => {
+    expect(readGpuTimes(given)).toEqual({
+      startMs: 300_000,
+      silenceMs: 20_000,
+      runMs: 900_000,
+      retryMs: 1000,
+      hedgeMs: 15_000,
+    })
+  })
+
+  test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are refused by name: "%s"', (wrong, { expect }) => {
+    expect(() => readGpuTimes({ ...given, GPU_START_SECONDS: wrong })).toThrow(
+      `GPU_START_SECONDS is "${wrong}"; it must be a number of seconds above 0 and up to 86400.`,
+    )
+  })
+
+  test.for(['/v1/images/generations', '/v1/jobs'])(
+    'that are wrong fail a request before anything is reserved: %s',
+    async (path, { expect }) => {
+      const caller = await newCaller()
+      const calls = fakeGpu(works)
+      const error = vi.spyOn(console, 'error')
+      const before = env.GPU_RUN_SECONDS
+      env.GPU_RUN_SECONDS = 'a while'
+      const response = await send('POST', path, caller, body)
+      env.GPU_RUN_SECONDS = before
+      expect([response.status, (await problemOf(response)).error.code]).toEqual([500, 'internal'])
+      expect(error.mock.calls.flat().join()).toContain('GPU_RUN_SECONDS is \\"a while\\"')
+      expect(calls).toEqual([])
+      expect(await env.ACCOUNT.getByName(caller.account).recentJobs(1)).toEqual([])
+    },
+  )
+})

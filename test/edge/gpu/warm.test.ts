@@ -1,0 +1,136 @@
+// Prewarming as callers and the GPU's host see it.
+import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env, exports } from 'cloudflare:workers'
+import { afterEach, beforeEach, test, vi } from 'vitest'
+import type { Env } from '../../../edge/env.ts'
+import { clearGpuStates, keepSchedule } from '../../../edge/gpu/warm.ts'
+import { generate, generatedOf, newCaller } from '../support/client.ts'
+import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
+
+const warm = () => env.WARM.getByName('default')
+let policy: object
+
+/** Gives the endpoint's object a policy of its own, and no past. */
+async function usePolicy(change: object): Promise<Env> {
+  policy = { idle_seconds: 100, start_seconds: 60, budget_seconds: 1000, ...change }
+  await runInDurableObject(warm(), async (instance, ctx) => {
+    await ctx.storage.deleteAll()
+    await ctx.storage.deleteAlarm()
+    Object.assign(instance, { env: { ...env, OCTET_PREWARM: policy } })
+  })
+  return { ...env, OCTET_PREWARM: policy } as never
+}
+beforeEach(() => usePolicy({}))
+afterEach(async () => {
+  vi.restoreAllMocks()
+  await runInDurableObject(warm(), (_, ctx) => ctx.storage.deleteAlarm())
+})
+
+/** A host whose GPU answers pings with these statuses, the last one again. */
+function host(...statuses: number[]) {
+  const pings: Request[] = []
+  vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
+    pings.push(new Request(input, init))
+    return new Response(null, { status: statuses.length > 1 ? statuses.shift()! : statuses[0]! })
+  })
+  return pings
+}
+const pinged = (pings: Request[], count: number) =>
+  vi.waitFor(() => pings.length >= count || Promise.reject(new Error('none')))
+
+test('a ping passes the front door, starts a cold GPU, and is sent until it is ready', async ({ expect }) => {
+  const pings = host(503, 204, 200)
+  expect(await warm().prewarm('default', 'quote')).toEqual({ state: 'starting', ready_in_seconds: 60 })
+  await pinged(pings, 1)
+  expect(pings[0]!.url).toBe(`${env.GPU_URL}/ping`)
+  expect(pings[0]!.headers.get('modal-key')).toBe('wk-1')
+  expect(pings[0]!.redirect).toBe('manual')
+  await vi.waitFor(async () => expect(await runDurableObjectAlarm(warm())).toBe(true))
+  expect((await warm().state()).state).toBe('starting')
+  await runDurableObjectAlarm(warm())
+  expect(await warm().report()).toMatchObject({ state: 'warm', starts_seen: 1, spent_today_seconds: 160 })
+})
+
+test('of many signs at once, one starts it', async ({ expect }) => {
+  const pings = host(200)
+  await Promise.all(Array.from({ length: 20 }, () => warm().prewarm('default', 'visit')))
+  await pinged(pings, 1)
+  expect(pings).toHaveLength(1)
+})
+
+test('a start that is given up while a ping is on its way is not begun anew', async ({ expect }) => {
+  const START_LIMIT_MS = 15 * 60_000
+  const starting = Date.now() - START_LIMIT_MS + 200
+  await runInDurableObject(warm(), (_, ctx) =>
+    ctx.storage.kv.put('warmth', { ready: null, starting, starts: [], spent: { day: '', seconds: 0 } }),
+  )
+  const held = vi.spyOn(globalThis, 'fetch').mockImplementation(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 400))
+    return new Response(null, { status: 503 })
+  })
+  await runInDurableObject(warm(), (instance) => instance.alarm())
+  expect(held).toHaveBeenCalledOnce()
+  expect((await warm().state()).state).toBe('cold')
+  expect(await runInDurableObject(warm(), (_, ctx) => ctx.storage.getAlarm())).toBeNull()
+})
+
+test('not beyond the budget of the day', async ({ expect }) => {
+  await usePolicy({ budget_seconds: 100 })
+  const pings = host(200)
+  expect(await warm().prewarm('default', 'visit')).toMatchObject({ state: 'cold' })
+  expect(pings).toHaveLength(0)
+})
+
+test('the schedule keeps it warm, and only in its hours', async ({ expect }) => {
+  const scheduled = await usePolicy({ schedule: [{ from: '08:00', to: '18:00' }] })
+  const pings = host(200)
+  await keepSchedule(scheduled, Date.parse('2026-11-26T07:59:00Z'))
+  expect(pings).toHaveLength(0)
+  await keepSchedule(scheduled, Date.parse('2026-11-26T08:00:00Z'))
+  await pinged(pings, 1)
+  expect((await warm().state()).state).toBe('warm')
+})
+
+const post = (path: string, key: string, body?: object) =>
+  exports.default.fetch(`https://octet.test${path}`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: JSON.stringify(body ?? {}),
+  })
+
+test('a page that opens is told how each GPU stands, with a key and not without', async ({ expect }) => {
+  const { key } = await newCaller()
+  const reply = await post('/v1/prewarm', key)
+  expect(reply.status).toBe(202)
+  const { data } = (await reply.json()) as { data: object[] }
+  expect(data[0]).toEqual({ route: 'turbo', model: 'tiny', tier: 'fp8', state: 'cold', ready_in_seconds: 60 })
+  expect((await post('/v1/prewarm', 'oct_forged')).status).toBe(401)
+})
+
+test('a quote tells how the GPU stands, before and after a job', async ({ expect }) => {
+  const caller = await newCaller()
+  const quoted = async () =>
+    ((await (await post('/v1/quote', caller.key, { prompt: 'a cat' })).json()) as { gpu: object }).gpu
+  expect(await quoted()).toEqual({ state: 'cold', ready_in_seconds: 60 })
+  fakeGpu(works)
+  await generatedOf(await generate(caller, { prompt: 'a cat', seed: 1 }))
+  clearGpuStates()
+  expect(await quoted()).toEqual({ state: 'warm', ready_in_seconds: 0 })
+})
+
+test('a job that waits for a GPU tells for how long', async ({ expect }) => {
+  const { key } = await newCaller()
+  fakeGpu(refuses(503, 'loading'))
+  const { id } = (await (await post('/v1/jobs', key, { prompt: 'a cat', seed: 1 })).json()) as { id: string }
+  await vi.waitFor(async () => {
+    const reply = await exports.default.fetch(`https://octet.test/v1/jobs/${id}`, {
+      headers: { authorization: `Bearer ${key}` },
+    })
+    const job = (await reply.json()) as { state: string; gpu: { state: string; ready_in_seconds: number } | null }
+    expect(job.state).toBe('starting')
+    expect(job.gpu).toMatchObject({
+      state: 'starting',
+      ready_in_seconds: expect.toSatisfy((left: number) => left > 0 && left <= 60),
+    })
+  })
+})

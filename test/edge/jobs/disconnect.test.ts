@@ -1,0 +1,119 @@
+// Callers that disconnect before the response. The tests abort the request's signal, as the platform does on a disconnect.
+import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { afterEach, test, vi } from 'vitest'
+import { AccountDO } from '../../../edge/accounts/account.ts'
+import { app } from '../../../edge/app.ts'
+import { type Caller, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
+import { accepted, fakeGpu, fed, image, line, started, timings, untilCanceled } from '../support/fake-gpu.ts'
+import { jobOf, over } from '../support/jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+/** Sends an image request, or a job request if `prefer` is given, over a connection that `cut` closes. */
+function request(caller: Caller, fields: object, prefer?: string) {
+  const connection = new AbortController()
+  const context = createExecutionContext()
+  const headers = { 'content-type': 'application/json', ...caller.headers, ...(prefer && { prefer }) }
+  const path = prefer ? '/v1/jobs' : '/v1/images/generations'
+  const body = JSON.stringify({ prompt: 'a cat', ...fields })
+  const init = { method: 'POST', headers, body, signal: connection.signal }
+  const reply = app.fetch(new Request(`${ORIGIN}${path}`, init), env, context)
+  return { reply: Promise.resolve(reply), cut: () => connection.abort(), ended: () => waitOnExecutionContext(context) }
+}
+
+test('on_disconnect "cancel" cancels the job and charges for the completed steps', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(2))
+  const { reply, cut, ended } = request(caller, { on_disconnect: 'cancel' })
+  await vi.waitFor(async () => expect((await jobOf({ id: calls[0]!.job }).view())?.progress).toMatchObject({ step: 2 }))
+  cut()
+  await ended()
+  const job = await over({ id: calls[0]!.job })
+  expect(job).toMatchObject({ state: 'canceled', stepsDone: 2 })
+  expect(await ledgerOf(caller)).toEqual({
+    reserved: 0,
+    captured: job.basePrice + Math.floor((job.price - job.basePrice) / 2),
+  })
+  expect((await reply).status).toBe(409)
+})
+
+test.for([{}, { on_disconnect: 'continue' }])(
+  'the job continues after a disconnect with %j',
+  async (fields, { expect }) => {
+    const caller = await newCaller()
+    const { behaviour, send: feed } = fed()
+    const calls = fakeGpu(behaviour)
+    const { reply, cut } = request(caller, fields)
+    await vi.waitFor(() => expect(calls).toHaveLength(1))
+    cut()
+    const [seen] = calls
+    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    expect(await over({ id: seen!.job })).toMatchObject({ state: 'succeeded', cancelRequested: false })
+    await reply
+  },
+)
+
+test('a job shared by several callers is canceled only after the last one disconnects', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(1))
+  const fields = { on_disconnect: 'cancel', seed: 7 }
+  const first = request(caller, fields)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const second = request(caller, fields)
+  const job = { id: calls[0]!.job }
+  await vi.waitFor(async () => expect((await jobOf(job).view())?.progress).toMatchObject({ step: 1 }))
+  await vi.waitFor(async () => expect(await jobOf(job).waiting()).toBe(2))
+  first.cut()
+  await first.ended()
+  expect(await jobOf(job).view()).toMatchObject({ state: 'running', cancelRequested: false })
+  second.cut()
+  expect((await over(job)).state).toBe('canceled')
+  await Promise.all([first.reply, second.reply])
+})
+
+test('Prefer: wait: a disconnect cancels the job while the caller waits, but not after the response', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(2))
+  const fields = { on_disconnect: 'cancel', seed: 7 }
+  const answered = request(caller, fields, 'wait=1')
+  expect((await answered.reply).status).toBe(202)
+  answered.cut()
+  await answered.ended()
+  const job = { id: calls[0]!.job }
+  expect(await jobOf(job).view()).toMatchObject({ state: 'running', cancelRequested: false })
+  const left = request(caller, fields, 'wait=60')
+  await vi.waitFor(async () => expect(await jobOf(job).waiting()).toBe(1))
+  left.cut()
+  await left.ended()
+  expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 2 })
+  expect((await left.reply).status).toBe(200)
+})
+
+test('on_disconnect rejects any other value', async ({ expect }) => {
+  const { reply } = request(await newCaller(), { on_disconnect: 'retry' })
+  const { detail } = (await (await reply).json()) as { detail: string }
+  expect(detail).toBe('on_disconnect is "retry"; it must be one of continue, cancel.')
+})
+
+test('a disconnect during admission costs nothing and sends no GPU request', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(2))
+  const { admit } = AccountDO.prototype
+  let isAdmitted = false
+  vi.spyOn(AccountDO.prototype, 'admit').mockImplementationOnce(async function (this: AccountDO, request) {
+    const admission = await admit.call(this, request)
+    isAdmitted = true
+    await new Promise((answer) => setTimeout(answer, 200))
+    return admission
+  })
+  const { reply, cut, ended } = request(caller, { on_disconnect: 'cancel' })
+  await vi.waitFor(() => expect(isAdmitted).toBe(true))
+  cut()
+  expect((await reply).status).toBe(409)
+  await ended()
+  expect(calls).toHaveLength(0)
+  expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+})

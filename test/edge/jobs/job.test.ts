@@ -1,0 +1,156 @@
+// The money path: whatever runs twice, dies or is taken over, a job ends once, stores once and is charged once.
+import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { decodeJwt } from 'jose'
+import { afterEach, describe, test, vi } from 'vitest'
+import { AccountDO } from '../../../edge/accounts/account.ts'
+import type { ReceiptClaims } from '../../../edge/results/receipt.ts'
+import { filesOf, ledgerOf, newCaller } from '../support/client.ts'
+import { accepted, fakeGpu, image, line, started, stream, timings, works } from '../support/fake-gpu.ts'
+import { created, jobOf, over, PRICE, reservationOf, reserved, stopsHalfWay } from '../support/jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+describe('a job that is created twice', () => {
+  test('runs once: one call, one image each, one capture', async ({ expect }) => {
+    const caller = await newCaller()
+    const spec = await reserved(caller)
+    const calls = fakeGpu(works)
+    const create = () => jobOf(spec).create(reservationOf(spec))
+    const run = () => jobOf(spec).run(reservationOf(spec), 'a caller')
+    await Promise.all([create(), run(), run(), create()])
+    expect((await jobOf(spec).ended()).state).toBe('succeeded')
+    expect(calls).toHaveLength(1)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
+  })
+
+  test('after its end stays unchanged, whatever the second request asks for', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(works)
+    const spec = await created(caller)
+    const first = await over(spec)
+    const log = await jobOf(spec).events()
+    expect(await jobOf(spec).create(reservationOf({ ...spec, price: 1 }))).toEqual(first)
+    expect(await jobOf(spec).ended()).toEqual(first)
+    expect(await jobOf(spec).events()).toEqual(log)
+    expect(calls).toHaveLength(1)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
+  })
+
+  test('is not created on a reservation that may be released at any moment', async ({ expect }) => {
+    const caller = await newCaller()
+    const spec = await reserved(caller)
+    expect(await jobOf(spec).create({ ...reservationOf(spec), reservedAt: Date.now() - 10 * 60_000 })).toBeNull()
+    expect(await jobOf(spec).view()).toBeNull()
+  })
+})
+
+describe('images are written once', () => {
+  test('an image that an earlier attempt stored stands, even where the next one differs in its bytes', async ({
+    expect,
+  }) => {
+    const caller = await newCaller()
+    const spec = await reserved(caller)
+    const key = `results/30d/${caller.account}/${spec.id}/0.png`
+    const made = { package: 'b'.repeat(64), device: 'another' }
+    await env.RESULTS.put(key, 'of the earlier attempt', { customMetadata: { sha256: 'e'.repeat(64), ...made } })
+    fakeGpu(works)
+    const { images, ran } = (await jobOf(spec).run(reservationOf(spec), 'a caller'))!
+    expect(images[0]).toMatchObject({ key, bytes: 22, sha256: 'e'.repeat(64), ...made })
+    expect(images[1]).toMatchObject(ran!)
+    const receipts = images.map(({ receipt }) => decodeJwt<ReceiptClaims>(receipt!))
+    expect(receipts[0]).toMatchObject(made)
+    expect(receipts[1]).toMatchObject(ran!)
+    expect(await (await env.RESULTS.get(key))!.text()).toBe('of the earlier attempt')
+  })
+})
+
+describe('a job whose object is reset half-way', () => {
+  test('continues at once, and is charged once', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(stopsHalfWay, works)
+    const spec = await created(caller)
+    await vi.waitFor(async () => expect((await jobOf(spec).view())?.images).toHaveLength(1))
+    await abortAllDurableObjects()
+    expect(await over(spec)).toMatchObject({ state: 'succeeded', attempt: 2, settled: true })
+    expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
+    expect(await filesOf(caller)).toHaveLength(2)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
+  })
+
+  test('between its end and the settlement: the image stays with the caller, and the alarm settles', async ({
+    expect,
+  }) => {
+    const caller = await newCaller()
+    const spec = await reserved(caller)
+    fakeGpu(works)
+    const settle = vi.spyOn(AccountDO.prototype, 'settle').mockImplementation(() => {
+      throw new Error('the account is broken')
+    })
+    expect(await jobOf(spec).run(reservationOf(spec), 'a caller')).toMatchObject({ state: 'succeeded', settled: false })
+    settle.mockRestore()
+    expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
+    await runDurableObjectAlarm(jobOf(spec))
+    expect(await jobOf(spec).view()).toMatchObject({ state: 'succeeded', settled: true })
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
+  })
+})
+
+describe('the ledger', () => {
+  test('settles an entry once: the first settlement stands', async ({ expect }) => {
+    const caller = await newCaller()
+    const account = env.ACCOUNT.getByName(caller.account)
+    const { id } = await reserved(caller)
+    expect(await ledgerOf(caller)).toEqual({ reserved: PRICE, captured: 0 })
+    expect(await account.settle(id, { outcome: 'captured' })).toMatchObject({ state: 'captured', amount: PRICE })
+    expect(await account.settle(id, { outcome: 'captured' })).toMatchObject({ state: 'captured' })
+    expect(await account.settle(id, { outcome: 'released' })).toMatchObject({ state: 'captured' })
+    expect(await account.settle('job_unknown', { outcome: 'captured' })).toBeNull()
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
+  })
+
+  test('releases a reservation that no job stands behind, and leaves those of living jobs', async ({ expect }) => {
+    const caller = await newCaller()
+    const account = env.ACCOUNT.getByName(caller.account)
+    fakeGpu(stopsHalfWay)
+    const [orphan, living] = [await reserved(caller), await created(caller)]
+    await runInDurableObject(account, (_, { storage }) => {
+      storage.sql.exec('UPDATE ledger SET reserved = reserved - 3600000')
+    })
+    expect(await runDurableObjectAlarm(account)).toBe(true)
+    expect(await account.entry(orphan.id)).toBeNull()
+    expect((await account.entry(living.id))?.state).toBe('reserved')
+    expect(await runDurableObjectAlarm(account)).toBe(true)
+  })
+})
+
+test('a job logs every event of its stream but heartbeats, in order', async ({ expect }) => {
+  const spec = await reserved(await newCaller())
+  fakeGpu(async (seen) => {
+    const images = [...(await image(seen, 1)), ...(await image(seen, 0))]
+    return stream([
+      accepted(seen),
+      line({ type: 'heartbeat' }),
+      started(seen),
+      ...images,
+      line({ type: 'succeeded', images: 2, timings }),
+    ])
+  })
+  const job = await jobOf(spec).run(reservationOf(spec), 'a caller')
+  const log = await jobOf(spec).events()
+  expect(log.map(({ event }) => event.type)).toEqual([
+    'queued',
+    'starting',
+    'accepted',
+    'started',
+    'stored',
+    'stored',
+    'succeeded',
+  ])
+  expect((await jobOf(spec).events(log[3]!.seq)).map(({ event }) => event.type)).toEqual([
+    'stored',
+    'stored',
+    'succeeded',
+  ])
+  expect(job).toMatchObject({ ran: { device: 'fake', package: 'a'.repeat(64) }, progress: null })
+})

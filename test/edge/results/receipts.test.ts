@@ -1,0 +1,103 @@
+import { env } from 'cloudflare:workers'
+import type { JSONWebKeySet } from 'jose'
+import { afterEach, describe, test, vi } from 'vitest'
+import { openReceipt, promptDigest, ReceiptError } from '../../../edge/results/receipt.ts'
+import { parseReceiptKeys, publicReceiptKeys, receiptFor } from '../../../edge/results/receipts.ts'
+import { type Caller, fetchWorker, generate, generatedOf, newCaller } from '../support/client.ts'
+import { fakeGpu, works } from '../support/fake-gpu.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+type Listed = { image: number; sha256: string; receipt: string }
+
+async function receiptsOf(caller: Caller, job: string): Promise<Listed[]> {
+  const response = await fetchWorker(`/v1/jobs/${job}/receipts`, { headers: caller.headers })
+  return ((await response.json()) as { data: Listed[] }).data
+}
+const jwks = async () => (await (await fetchWorker('/.well-known/jwks.json')).json()) as JSONWebKeySet
+
+async function made(caller: Caller, fields: object = {}) {
+  fakeGpu(works)
+  return generatedOf(await generate(caller, { prompt: 'a cat', seed: 8, n: 2, ...fields }))
+}
+
+describe('GET /v1/jobs/{id}/receipts', () => {
+  test('gives a receipt for each image that the public keys check and that says how the image was made', async ({
+    expect,
+  }) => {
+    const caller = await newCaller()
+    const { data, octet } = await made(caller, { negative_prompt: 'blurry', route: 'full', size: '64x128' })
+    const receipts = await receiptsOf(caller, octet.job)
+    expect(receipts.map(({ image, sha256 }) => [image, sha256])).toEqual(data.map(({ sha256 }, k) => [k, sha256]))
+
+    const claims = await openReceipt(receipts[1]!.receipt, await jwks())
+    expect(claims).toMatchObject({
+      ...{ job: octet.job, image: 1, images: 2, package: 'a'.repeat(64), device: 'fake' },
+      ...{ steps_run: 28, gpu_milliseconds: 700, price_microdollars: octet.price_microdollars },
+      file: { sha256: data[1]!.sha256, bytes: 5000, content_type: 'image/png' },
+    })
+    expect(claims.parameters).toEqual({
+      ...{ route: 'full', model: 'tiny', tier: 'fp8', width: 64, height: 128, steps: 28, guidance_scale: 4.5, seed: 9 },
+      ...{ output_format: 'png', output_quality: 90, text_convention: 'diffusers' },
+    })
+    expect(claims.prompt_digest).toBe(await promptDigest(claims.salt, 'prompt', 'a cat'))
+    expect(claims.negative_prompt_digest).toBe(await promptDigest(claims.salt, 'negative_prompt', 'blurry'))
+    expect(claims.kid).toBe(parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)[0].kid)
+  })
+
+  test('tells no prompt, and two receipts of one prompt do not look alike', async ({ expect }) => {
+    const caller = await newCaller()
+    const { octet } = await made(caller, { prompt: 'a secret cat' })
+    const [one, other] = await Promise.all(
+      (await receiptsOf(caller, octet.job)).map(async ({ receipt }) => openReceipt(receipt, await jwks())),
+    )
+    expect(JSON.stringify(one)).not.toContain('secret')
+    expect(one!.prompt_digest).not.toBe(other!.prompt_digest)
+  })
+
+  test('is 401 without a key and 404 for another account', async ({ expect }) => {
+    const { octet } = await made(await newCaller())
+    const path = `/v1/jobs/${octet.job}/receipts`
+    expect((await fetchWorker(path)).status).toBe(401)
+    expect((await fetchWorker(path, { headers: (await newCaller()).headers })).status).toBe(404)
+  })
+})
+
+describe('the keys that sign receipts', () => {
+  test('are public without their private part, newest first', async ({ expect }) => {
+    const response = await fetchWorker('/.well-known/jwks.json')
+    expect(response.headers.get('content-type')).toBe('application/jwk-set+json')
+    const { keys } = (await response.json()) as JSONWebKeySet
+    expect(keys.map(({ kid }) => kid)).toEqual(parseReceiptKeys(env.RECEIPT_SIGNING_KEYS).map(({ kid }) => kid))
+    for (const key of keys) expect(Object.keys(key).sort()).toEqual(['alg', 'crv', 'kid', 'kty', 'use', 'x'])
+  })
+
+  test('rotate: what the old one signed still holds, also when only its public half is kept, until it is dropped', async ({
+    expect,
+  }) => {
+    const [fresh, old] = parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)
+    const caller = await newCaller()
+    const { octet } = await made(caller)
+    const job = (await env.JOB.getByName(octet.job).view())!
+    const before = await receiptFor({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }, job, job.images[0]!)
+    const after = await receiptFor(env, job, job.images[0]!)
+
+    const { d: _, ...retired } = old!
+    for (const rotated of [env.RECEIPT_SIGNING_KEYS, JSON.stringify([fresh, retired])]) {
+      expect((await openReceipt(before, publicReceiptKeys(rotated))).kid).toBe(old!.kid)
+      expect((await openReceipt(after, publicReceiptKeys(rotated))).kid).toBe(fresh.kid)
+    }
+    const dropped = publicReceiptKeys(JSON.stringify([fresh]))
+    await expect(openReceipt(before, dropped)).rejects.toBeInstanceOf(ReceiptError)
+  })
+
+  test('are refused when they are malformed, and no receipt is written for an unfinished job', async ({ expect }) => {
+    const [fresh, old] = parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)
+    const { d: _, ...mute } = fresh
+    for (const bad of [[], [mute, old], [fresh, fresh], [{ ...fresh, crv: 'P-256' }], {}])
+      expect(() => parseReceiptKeys(JSON.stringify(bad))).toThrow(/RECEIPT_SIGNING_KEYS must be/)
+    const { octet } = await made(await newCaller())
+    const job = (await env.JOB.getByName(octet.job).view())!
+    await expect(receiptFor(env, { ...job, timings: null }, job.images[0]!)).rejects.toThrow(/before it has finished/)
+  })
+})

@@ -1,0 +1,44 @@
+// Helpers that send admission requests to an account.
+import { runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import type { AdmissionRequest } from '../../../edge/accounts/admission.ts'
+import { type Credential, checkKey } from '../../../edge/auth/keys.ts'
+import { type JobSpec, newJobId } from '../../../edge/jobs/record.ts'
+import type { Caller } from './client.ts'
+import { specOf } from './jobs.ts'
+
+export const accountOf = ({ account }: Caller) => env.ACCOUNT.getByName(account)
+
+export type Asked = Partial<Pick<JobSpec, 'name' | 'price' | 'fingerprint' | 'digest'>> &
+  Partial<Pick<AdmissionRequest, 'idempotencyKey' | 'retried' | 'reuse'>> & { job?: string }
+
+/** Builds an admission request for a job; its price is 100 micro-dollars unless `asked` overrides it. */
+export function requestOf(credential: Credential, asked: Asked = {}): AdmissionRequest {
+  const { job = newJobId(), idempotencyKey = null, retried = false, reuse = false, ...facts } = asked
+  const token = 'token' in credential ? credential.token.id : null
+  return {
+    credential,
+    spec: { ...specOf(credential, job), price: 100, token, ...facts },
+    idempotencyKey,
+    retried,
+    reuse,
+  }
+}
+
+export const request = async (caller: Caller, asked: Asked = {}): Promise<AdmissionRequest> =>
+  requestOf((await checkKey(env.KEY_PEPPER, caller.key))!, asked)
+
+export const admit = async (caller: Caller, asked: Asked = {}) => accountOf(caller).admit(await request(caller, asked))
+
+export const rows = (caller: Caller, sql: string) =>
+  runInDurableObject(accountOf(caller), (_, { storage }) => storage.sql.exec(sql).toArray())
+
+export type Statement = Parameters<SqlStorage['exec']>
+/** Returns a database that calls `before` with each statement before executing it. */
+export function watched(sql: SqlStorage, before: (...statement: Statement) => void): SqlStorage {
+  const exec = (...statement: Statement) => {
+    before(...statement)
+    return sql.exec(...statement)
+  }
+  return new Proxy(sql, { get: (_, name) => (name === 'exec' ? exec : Reflect.get(sql, name)) })
+}

@@ -1,0 +1,15 @@
+import type { D1Migration } from 'cloudflare:test'
+import type { Env as EdgeEnv } from '../../../edge/env.ts'
+
+declare global {
+  namespace Cloudflare {
+    /** What `env` of cloudflare:workers holds in a test: the worker's own, and the key that checks its tokens. */
+    interface Env extends EdgeEnv {
+      GPU_PUBLIC_KEY: string
+      D1_MIGRATIONS: D1Migration[]
+    }
+    interface GlobalProps {
+      mainModule: typeof import('../../../edge/index.ts')
+    }
+  }
+}

@@ -1,0 +1,40 @@
+// What the tests of keys ask of the worker: keys that are made, changed, rotated, revoked and listed, and jobs that they pay for.
+import { env } from 'cloudflare:workers'
+import type { Admission } from '../../../edge/accounts/admission.ts'
+import type { KeyChange } from '../../../edge/accounts/key-table.ts'
+import { UNLIMITED } from '../../../edge/accounts/limits.ts'
+import { checkKey } from '../../../edge/auth/keys.ts'
+import { requestOf } from './admissions.ts'
+import { type Caller, newCaller } from './client.ts'
+import { call, operator } from './operator.ts'
+
+export type Key = { id: string; key: string; lineage: string; expires: number | null; created_by: string | null }
+type Listed = Key & { creator_revoked: boolean }
+type With = { headers: Record<string, string> }
+
+export const ALL = ['generate', 'read', 'admin'] as const
+export const CAP = 1000
+export const HOUR = 3600
+export const bearer = (key: string) => ({ headers: { authorization: `Bearer ${key}` } })
+export const create = (by: With, body: unknown = {}) => call<Key>('POST', '/v1/keys', by.headers, body)
+export const patch = (by: With, id: string, body: unknown) => call<Key>('PATCH', `/v1/keys/${id}`, by.headers, body)
+export const rotate = (by: With, id: string, body: unknown = {}) =>
+  call<Key>('POST', `/v1/keys/${id}/rotate`, by.headers, body)
+export const revoke = (by: With, id: string) => call('DELETE', `/v1/keys/${id}`, by.headers)
+export const byOperator = (account: string, id: string, body: unknown) =>
+  call<Key>('PATCH', `/v1/keys/${id}?account=${account}`, operator, body)
+export const list = async (by: With) => (await call<{ data: Listed[] }>('GET', '/v1/keys', by.headers)).body.data
+export const refused = (param?: string) => ({
+  status: 403,
+  body: { error: { code: 'insufficient_scope', ...(param && { param }) } },
+})
+
+export async function admit(key: string, price: number): Promise<Admission> {
+  const credential = (await checkKey(env.KEY_PEPPER, key))!
+  return env.ACCOUNT.getByName(credential.account).admit(requestOf(credential, { price }))
+}
+
+export const admin = (options: KeyChange = {}): Promise<Caller> =>
+  newCaller({ scopes: [...ALL], ...options, limits: { ...UNLIMITED, ...options.limits } })
+/** An admin key that may spend CAP in all, and ends in an hour. */
+export const capped = () => admin({ limits: { total_microdollars: CAP }, expires: Date.now() + HOUR * 1000 })

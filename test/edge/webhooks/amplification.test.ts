@@ -1,0 +1,260 @@
+// How many POSTs an account can cause at a receiver: one for each event and address, a bounded number of replays, few to one that fails.
+
+import { runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { Webhook } from 'standardwebhooks'
+import { afterEach, describe, test, vi } from 'vitest'
+import { normalizeAddress } from '../../../edge/webhooks/address.ts'
+import { announce, eventOf } from '../../../edge/webhooks/events.ts'
+import { FAILURES_TO_OPEN } from '../../../edge/webhooks/receivers.ts'
+import { type Caller, problemOf } from '../support/client.ts'
+import { finalJob } from '../support/jobs.ts'
+import { addEndpoint, api, deliveriesOf, eachWithReceiver, outboxOf, receiversOf, settled } from '../support/manager.ts'
+import { arrived, RECEIVER, type Received, receiver } from '../support/receiver.ts'
+
+const PER_MINUTE = Number(env.WEBHOOK_REPLAYS_PER_MINUTE)
+const since = new Date(0).toISOString()
+
+let caller: Caller
+let calls: Received[]
+eachWithReceiver((...fresh) => {
+  ;[caller, calls] = fresh
+})
+afterEach(() => {
+  env.WEBHOOK_BREAKER_SECONDS = '0'
+})
+
+const json = async <T>(response: Response | Promise<Response>) => (await (await response).json()) as T
+
+async function replay(id: string, span: Record<string, string>): Promise<{ count: number; next: string | null }> {
+  const reply = await api(caller, 'POST', `/${id}/replay`, span)
+  if (reply.status !== 202) throw new Error(`${reply.status} ${await reply.text()}`)
+  return reply.json()
+}
+
+/** Delivers these many events to the caller's endpoints. */
+async function deliver(count: number): Promise<string[]> {
+  const jobs = Array.from({ length: count }, () => finalJob(caller))
+  for (const job of jobs) await announce(env, job)
+  await settled(caller)
+  return jobs.map((job) => eventOf(job).id)
+}
+
+describe('one event to one address is one POST', () => {
+  test('a URL is registered once, in whatever spelling; the refusal names the endpoint that has it', async ({
+    expect,
+  }) => {
+    const url = `${RECEIVER}/in?a=1`
+    const { id } = await addEndpoint(caller, { url })
+    const host = RECEIVER.slice('https://'.length)
+    const spellings = [
+      url,
+      `${url}#fragment`,
+      `HTTPS://${host.toUpperCase()}:443/in?a=1`,
+      `https://${host}./in?a=1`,
+      `${RECEIVER}/x/../in?a=1`,
+      `${RECEIVER}/%2e/in?a=1`,
+    ]
+    for (const spelling of spellings) {
+      const refused = await api(caller, 'POST', '', { url: spelling })
+      const { error } = await problemOf(refused)
+      expect([spelling, refused.status, error.code, error.param]).toEqual([spelling, 409, 'webhook_exists', 'url'])
+      expect(error.message).toContain(id)
+    }
+    const others = [`${RECEIVER}/in?a=2`, `${RECEIVER}/in`, `${RECEIVER}:8443/in?a=1`]
+    expect(new Set([url, ...others].map(normalizeAddress)).size).toBe(4)
+    expect((await api(caller, 'POST', '', { url: others[0] })).status).toBe(201)
+  })
+
+  test('twenty endpoints of one URL, all at once, are one', async ({ expect }) => {
+    const made = await Promise.all(Array.from({ length: 20 }, () => api(caller, 'POST', '', { url: `${RECEIVER}/in` })))
+    expect(made.map(({ status }) => status).toSorted()).toEqual([201, ...Array(19).fill(409)])
+    await deliver(1)
+    expect(calls).toHaveLength(1)
+  })
+
+  test('an endpoint cannot take the URL of another one, but keeps its own', async ({ expect }) => {
+    const first = await addEndpoint(caller)
+    const second = await addEndpoint(caller, { url: `${RECEIVER}/other` })
+    const refused = await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/in#again` })
+    const { error } = await problemOf(refused)
+    expect([refused.status, error.code]).toEqual([409, 'webhook_exists'])
+    expect(error.message).toContain(first.id)
+    expect((await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/other#2` })).status).toBe(200)
+    expect((await api(caller, 'PATCH', `/${second.id}`, { url: `${RECEIVER}/moved` })).status).toBe(200)
+    expect((await api(caller, 'POST', '', { url: `${RECEIVER}/other` })).status).toBe(201)
+  })
+
+  test('one host takes five endpoints', async ({ expect }) => {
+    const statuses = []
+    for (let k = 0; k < 6; k++)
+      statuses.push((await api(caller, 'POST', '', { url: `https://many.octet-customer.com/${k}` })).status)
+    expect(statuses).toEqual([...Array(5).fill(201), 400])
+    const refused = await problemOf(await api(caller, 'POST', '', { url: 'https://many.octet-customer.com./7' }))
+    expect(refused.detail).toBe(
+      'An account has at most 5 webhook endpoints on one host, and many.octet-customer.com. has as many; delete one first.',
+    )
+    expect((await api(caller, 'POST', '', { url: 'https://other.octet-customer.com/7' })).status).toBe(201)
+  })
+
+  test('a request that names the URL of an endpoint causes one POST, which verifies with either secret', async ({
+    expect,
+  }) => {
+    const { id, secret } = await addEndpoint(caller)
+    const job = finalJob(caller, { webhook: `${RECEIVER}/in#mine` })
+    await announce(env, job)
+    await settled(caller)
+    const { key } = await json<{ key: string }>(api(caller, 'GET', '/default/secret'))
+    expect(calls.map(({ url, headers }) => [url.split('#')[0], headers['webhook-id']])).toEqual([
+      [`${RECEIVER}/in`, eventOf(job).id],
+    ])
+    for (const each of [secret, key]) new Webhook(each).verify(calls[0]!.body, calls[0]!.headers)
+    expect(await deliveriesOf(caller, 'default')).toEqual([])
+    expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered' }])
+  })
+
+  test('a request that names the URL of an endpoint still gets its POST when the endpoint does not take that event type', async ({
+    expect,
+  }) => {
+    await addEndpoint(caller, { events: ['job.failed'] })
+    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/in` }))
+    await settled(caller)
+    expect(calls).toHaveLength(1)
+    expect(await deliveriesOf(caller, 'default')).toMatchObject([{ state: 'delivered' }])
+  })
+})
+
+describe('replay', () => {
+  test('of a delivered event needs an explicit choice, by both of its forms', async ({ expect }) => {
+    const { id } = await addEndpoint(caller)
+    const [event] = await deliver(1)
+    const refused = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`)
+    const { error } = await problemOf(refused)
+    expect([refused.status, error.code, error.param]).toEqual([409, 'webhook_delivered', 'only'])
+    expect(error.message).toContain('{"only": "all"}')
+    expect(await json(api(caller, 'POST', `/${id}/replay`, { since }))).toMatchObject({ count: 0 })
+    await settled(caller)
+    expect(calls).toHaveLength(1)
+    expect((await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'all' })).status).toBe(202)
+    await settled(caller)
+    expect(await json(api(caller, 'POST', `/${id}/replay`, { since, only: 'all' }))).toMatchObject({ count: 1 })
+    await settled(caller)
+    expect(calls).toHaveLength(3)
+    const wrong = await api(caller, 'POST', `/${id}/deliveries/${event}/replay`, { only: 'some' })
+    expect((await problemOf(wrong)).detail).toBe('only is "some"; it must be one of undelivered, all.')
+  })
+
+  test('is metered, event by event, in spans and as test events: sixty calls cause a bounded number of POSTs', async ({
+    expect,
+  }) => {
+    const { id } = await addEndpoint(caller)
+    const events = await deliver(20)
+    const before = calls.length
+    const requests = Array.from({ length: 60 }, (_, k) => {
+      if (k % 3 === 0) return api(caller, 'POST', `/${id}/deliveries/${events[k % 20]}/replay`, { only: 'all' })
+      return k % 3 === 1
+        ? api(caller, 'POST', `/${id}/replay`, { since, only: 'all' })
+        : api(caller, 'POST', `/${id}/test`)
+    })
+    const replies = await Promise.all(requests)
+    await settled(caller)
+    expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([202, 429]))
+    // What the bucket gains while the test runs.
+    const refill = PER_MINUTE / 2
+    expect(calls.length - before).toBeLessThanOrEqual(PER_MINUTE + refill)
+    for (const path of [`/${id}/deliveries/${events[0]}/replay`, `/${id}/replay`, `/${id}/test`]) {
+      await emptyBucket()
+      const refused = await api(caller, 'POST', path, path.endsWith('test') ? undefined : body(path))
+      expect([path, refused.status, (await problemOf(refused)).error.code]).toEqual([path, 429, 'rate_limited'])
+      expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
+    }
+  })
+
+  const body = (path: string) =>
+    path.endsWith('/deliveries') ? {} : { only: 'all', ...(path.includes('evt_') ? {} : { since }) }
+  const emptyBucket = () =>
+    runInDurableObject(outboxOf(caller), (_, { storage }) =>
+      storage.sql.exec('UPDATE replay_bucket SET tokens = 0, refilled = ?', Date.now()),
+    )
+
+  test('of a span goes on where the meter stopped it, and misses and repeats nothing', async ({ expect }) => {
+    const { id } = await addEndpoint(caller)
+    const events = await deliver(30)
+    const before = calls.length
+    const counts: number[] = []
+    for (let from: string | null = since; from !== null; ) {
+      await runInDurableObject(outboxOf(caller), (_, { storage }) =>
+        storage.sql.exec('INSERT OR REPLACE INTO replay_bucket VALUES (1, 7.5, ?)', Date.now()),
+      )
+      const { count, next } = await replay(id, { since: from, only: 'all' })
+      counts.push(count)
+      from = next
+    }
+    await settled(caller)
+    expect(counts.every((count) => count > 0)).toBe(true)
+    expect(
+      calls
+        .slice(before)
+        .map(({ headers }) => headers['webhook-id'])
+        .toSorted(),
+    ).toEqual(events.toSorted())
+  })
+
+  test('of a long span looks at a bounded number of events in a call, and goes on to the end', async ({ expect }) => {
+    const { id } = await addEndpoint(caller)
+    const now = Date.now()
+    await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
+      sql.exec(
+        `WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 12000)
+         INSERT INTO events SELECT 'evt_' || n, 'job.succeeded', '{"data":{}}', 'https://octet.test', ? + n FROM numbers`,
+        now - 86_400_000,
+      )
+      sql.exec(
+        `INSERT INTO deliveries (event, endpoint, state, failures, due, lease, leased_until)
+         SELECT id, ?, 'delivered', 0, 0, 1, 0 FROM events WHERE id <> 'evt_12000'`,
+        id,
+      )
+    })
+    const counts: number[] = []
+    for (let from: string | null = since; from !== null; ) {
+      const { count, next } = await replay(id, { since: from })
+      counts.push(count)
+      from = next
+    }
+    await settled(caller)
+    expect(counts).toEqual([0, 0, 1])
+    expect(calls.map(({ headers }) => headers['webhook-id'])).toEqual(['evt_12000'])
+  })
+})
+
+describe('a receiver that fails', () => {
+  test('gets few of a flood of jobs that name it, wherever on its host', async ({ expect }) => {
+    env.WEBHOOK_BREAKER_SECONDS = '3600'
+    vi.restoreAllMocks()
+    calls = receiver(() => 404)
+    const jobs = Array.from({ length: 60 }, (_, k) => finalJob(caller, { webhook: `${RECEIVER}/${k}?victim` }))
+    await Promise.all(jobs.map((job) => announce(env, job)))
+    await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now()))
+    await arrived(calls, FAILURES_TO_OPEN)
+    // The attempts that ran beside the fifth failure are the only ones beyond it.
+    expect(calls.length).toBeLessThan(FAILURES_TO_OPEN + 4)
+    expect(await receiversOf(caller)).toHaveLength(1)
+  })
+
+  test('gets one more for each replay that its owner asks for', async ({ expect }) => {
+    env.WEBHOOK_BREAKER_SECONDS = '3600'
+    vi.restoreAllMocks()
+    calls = receiver(() => 404)
+    const { id } = await addEndpoint(caller)
+    for (const job of Array.from({ length: 10 }, () => finalJob(caller))) await announce(env, job)
+    const opened = async (openings: number) =>
+      vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings }]))
+    await opened(1)
+    const before = calls.length
+    for (const openings of [2, 3]) {
+      expect((await api(caller, 'POST', `/${id}/test`)).status).toBe(202)
+      await opened(openings)
+    }
+    expect(calls.length).toBe(before + 2)
+  })
+})

@@ -1,0 +1,188 @@
+// Receivers that hang or fail delay nobody else: not another account, not another endpoint. Their own deliveries wait.
+import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import { announce } from '../../../edge/webhooks/events.ts'
+import { FAILURES_TO_OPEN, openMs } from '../../../edge/webhooks/receivers.ts'
+import type { Caller } from '../support/client.ts'
+import { finalJob } from '../support/jobs.ts'
+import {
+  addEndpoint,
+  api,
+  deliveriesOf,
+  newManager,
+  outboxOf,
+  passTime,
+  receiversOf,
+  settled,
+} from '../support/manager.ts'
+import { arrived, hang, RECEIVER, type Received, receiver } from '../support/receiver.ts'
+
+afterEach(() => {
+  vi.restoreAllMocks()
+  env.WEBHOOK_BREAKER_SECONDS = '0'
+})
+
+const HANGING = `${RECEIVER}/hangs`
+const to = (calls: Received[], url: string) => calls.filter((call) => call.url === url)
+const announceMany = async (caller: Caller, count: number, change = {}) => {
+  for (let k = 0; k < count; k++) await announce(env, finalJob(caller, change))
+}
+
+describe('a receiver that hangs', () => {
+  test('delays no other account', async () => {
+    const [slow, other] = [await newManager(), await newManager()]
+    const stuck = hang()
+    const calls = receiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
+    await addEndpoint(slow, { url: HANGING })
+    await addEndpoint(other)
+    await announceMany(slow, 40)
+    await arrived(calls, 1)
+    await announceMany(other, 3)
+    await settled(other)
+    expect(to(calls, `${RECEIVER}/in`)).toHaveLength(3)
+    expect((await deliveriesOf(slow, (await receiversOf(slow))[0]!.id, '?state=delivered')).length).toBe(0)
+    stuck.release()
+    await settled(slow)
+  })
+
+  test('delays no other endpoint of its account', async () => {
+    const caller = await newManager()
+    const stuck = hang()
+    const calls = receiver(({ url }) => (url === HANGING ? stuck.answer() : 204))
+    await addEndpoint(caller, { url: HANGING })
+    const healthy = await addEndpoint(caller, { url: 'https://hooks.octet-customer.com.au/in' })
+    await announceMany(caller, 20)
+    await vi.waitFor(async () => expect(await deliveriesOf(caller, healthy.id, '?state=delivered')).toHaveLength(20))
+    expect(to(calls, HANGING)).toHaveLength(4)
+    stuck.release()
+    await settled(caller)
+    expect(to(calls, HANGING)).toHaveLength(20)
+  })
+
+  test('gets one attempt at a time once it has failed', async () => {
+    const caller = await newManager()
+    let [running, most] = [0, 0]
+    const calls = receiver(async (_, call) => {
+      running += 1
+      if (call > 4) most = Math.max(most, running)
+      await new Promise((resolve) => setTimeout(resolve, 5))
+      running -= 1
+      return 500
+    })
+    await addEndpoint(caller)
+    await announceMany(caller, 8)
+    await arrived(calls, 30)
+    await settled(caller)
+    expect(most).toBe(1)
+  })
+})
+
+test('an account has at most six attempts at a time, and four to one host', async () => {
+  const caller = await newManager()
+  const stuck = hang()
+  const calls = receiver(stuck.answer)
+  for (const path of ['a', 'b', 'c']) await addEndpoint(caller, { url: `${RECEIVER}/${path}` })
+  await announceMany(caller, 5)
+  await arrived(calls, 4)
+  for (const host of ['x', 'y', 'z']) await announceMany(caller, 3, { webhook: `${RECEIVER}.${host}.com/in` })
+  await arrived(calls, 6)
+  // Long enough for more to arrive if there were more.
+  await new Promise((resolve) => setTimeout(resolve, 100))
+  expect([calls.length, calls.filter(({ url }) => url.startsWith(`${RECEIVER}/`)).length]).toEqual([6, 4])
+  stuck.release()
+  await settled(caller)
+})
+
+describe('the circuit breaker of a receiver', () => {
+  /** Opens the breaker of a fresh endpoint by failing deliveries. */
+  async function opened(events: number, behaviour: Parameters<typeof receiver>[0] = () => 500) {
+    env.WEBHOOK_BREAKER_SECONDS = '200'
+    const caller = await newManager()
+    const calls = receiver(behaviour)
+    const { id } = await addEndpoint(caller)
+    await announceMany(caller, events)
+    await vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings: 1 }]))
+    await vi.waitFor(async () => expect(await attemptsOf(caller, id)).toBe(calls.length))
+    return { caller, calls, id }
+  }
+  const attemptsOf = async (caller: Caller, id: string) =>
+    (await deliveriesOf(caller, id, '?limit=100')).flatMap(({ attempts }) => attempts).length
+  const closeLater = (caller: Caller) =>
+    runInDurableObject(outboxOf(caller), async (_, { storage }) => {
+      storage.sql.exec('UPDATE receivers SET open_until = 1, next_at = 1')
+      await storage.setAlarm(Date.now())
+    })
+
+  test('opens after five failures in a row: deliveries wait, and use up no attempts', async () => {
+    const { caller, calls, id } = await opened(12)
+    const before = calls.length
+    expect(before).toBeGreaterThanOrEqual(FAILURES_TO_OPEN)
+    await announceMany(caller, 5)
+    await runDurableObjectAlarm(outboxOf(caller))
+    expect(calls).toHaveLength(before)
+    expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now() + 100_000)
+    const pending = await deliveriesOf(caller, id, '?state=pending&limit=100')
+    expect(pending).toHaveLength(17)
+    for (const { next_attempt } of pending) expect(Date.parse(next_attempt!)).toBeGreaterThan(Date.now() + 100_000)
+    expect(pending.flatMap(({ attempts }) => attempts)).toHaveLength(before)
+  })
+
+  test('admits one trial when its time is over; a failure opens it again, for longer', async () => {
+    const { caller, calls } = await opened(12)
+    for (const openings of [2, 3]) {
+      const before = calls.length
+      await closeLater(caller)
+      await vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings }]))
+      expect(calls).toHaveLength(before + 1)
+    }
+    expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now() + 500_000)
+  })
+
+  test('closes with the first success, and everything that waited is delivered', async () => {
+    let healthy = false
+    const { caller, calls, id } = await opened(12, () => (healthy ? 204 : 500))
+    healthy = true
+    await closeLater(caller)
+    await settled(caller)
+    expect(await deliveriesOf(caller, id, '?state=delivered&limit=100')).toHaveLength(12)
+    expect(await receiversOf(caller)).toMatchObject([{ failures: 0, openings: 0, open_until: 0 }])
+    expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(12)
+  })
+
+  test('closes when its owner changes the endpoint', async () => {
+    const { caller, id } = await opened(6, ({ url }) => (url === `${RECEIVER}/in` ? 500 : 204))
+    await api(caller, 'PATCH', `/${id}`, { url: `${RECEIVER}/repaired` })
+    await settled(caller)
+    expect(await deliveriesOf(caller, id, '?state=delivered')).toHaveLength(6)
+  })
+
+  test('opens for twice as long each time, up to ten minutes', () => {
+    expect([1, 2, 3, 5, 6, 50].map((openings) => openMs(openings, 30_000) / 60_000)).toEqual([0.5, 1, 2, 8, 10, 10])
+  })
+
+  test('does not keep deliveries forever: after their lifetime they are given up, and the log says so', async () => {
+    const { caller, id } = await opened(12)
+    const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+    await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
+      storage.sql.exec('UPDATE deliveries SET started = started - 5 * 86400000')
+      await outbox.alarm()
+    })
+    expect(await deliveriesOf(caller, id, '?state=exhausted&limit=100')).toHaveLength(12)
+    expect(logged.mock.calls.join()).toContain('webhooks were given up')
+    const since = new Date(0).toISOString()
+    expect(await (await api(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 12 })
+    await vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings: 2 }]))
+  })
+
+  test('is kept through a reset of the object', async () => {
+    const { caller, calls } = await opened(12)
+    const before = calls.length
+    await runInDurableObject(outboxOf(caller), (_, state) => state.abort('reset')).catch(() => {})
+    await announceMany(caller, 3)
+    await runDurableObjectAlarm(outboxOf(caller))
+    expect([calls.length, (await receiversOf(caller))[0]!.openings]).toEqual([before, 1])
+    await passTime(caller)
+    await arrived(calls, before + 1)
+  })
+})

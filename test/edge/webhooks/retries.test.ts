@@ -1,0 +1,300 @@
+// Receivers that fail, ask for a pause, are gone, or redirect: every event arrives, or is known not to have arrived.
+import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { Webhook } from 'standardwebhooks'
+import { afterEach, describe, test, vi } from 'vitest'
+import { settleAttempt, takeAttempt } from '../../../edge/webhooks/attempts.ts'
+import { findDelivery } from '../../../edge/webhooks/deliveries.ts'
+import { announce, eventOf } from '../../../edge/webhooks/events.ts'
+import { nextAttemptAt } from '../../../edge/webhooks/receivers.ts'
+import { readSettings } from '../../../edge/webhooks/schedule.ts'
+import type { Caller } from '../support/client.ts'
+import { finalJob } from '../support/jobs.ts'
+import {
+  addEndpoint,
+  api,
+  deliveriesOf,
+  newManager,
+  outboxOf,
+  passTime,
+  receiversOf,
+  settled,
+} from '../support/manager.ts'
+import { arrived, hang, RECEIVER, receiver } from '../support/receiver.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const states = async (caller: Caller, endpoint: string) =>
+  (await deliveriesOf(caller, endpoint)).map(({ state, attempts }) => [state, attempts.map(({ status }) => status)])
+
+const settings = readSettings(env)
+const nobody = { receivers: [], hosts: [] }
+
+/** An endpoint with these many events whose attempts the test makes itself: the alarm of the outbox is removed. */
+async function idleEndpoint(caller: Caller, count: number) {
+  const { id } = await addEndpoint(caller)
+  const jobs = Array.from({ length: count }, () => finalJob(caller))
+  await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
+    vi.spyOn(storage, 'setAlarm').mockResolvedValue()
+    for (const job of jobs) await outbox.publish(eventOf(job), null)
+  })
+  return { id, events: jobs.map((job) => eventOf(job).id) }
+}
+
+test('a receiver that fails half of the time gets everything, each delivery signed and under one id', async ({
+  expect,
+}) => {
+  const caller = await newManager()
+  const tried = new Map<string, number>()
+  const calls = receiver(({ headers: { 'webhook-id': message = '' } }) => {
+    const failures = tried.get(message) ?? 0
+    tried.set(message, failures + 1)
+    // Some messages are taken at once, some after up to three failures.
+    return failures < Number.parseInt(message.at(-1)!, 16) % 4 ? [500, 404, 301][failures]! : 200
+  })
+  const { id, secret } = await addEndpoint(caller)
+  const jobs = Array.from({ length: 40 }, () => finalJob(caller))
+  await Promise.all(jobs.map((job) => announce(env, job)))
+  await settled(caller)
+  for (const { body, headers } of calls) new Webhook(secret).verify(body, headers)
+  const delivered = await outboxOf(caller).deliveries(id, { limit: 100, state: 'delivered' })
+  expect(new Set(delivered.map(({ event }) => event))).toEqual(new Set(jobs.map((job) => eventOf(job).id)))
+  for (const { attempts } of delivered) {
+    expect(attempts.slice(0, -1).every(({ status }) => status !== 200)).toBe(true)
+    expect(attempts.at(-1)!.status).toBe(200)
+  }
+  expect(calls).toHaveLength(delivered.flatMap(({ attempts }) => attempts).length)
+})
+
+test('after ten attempts a delivery is given up: the log says so, and it can be replayed', async ({ expect }) => {
+  const caller = await newManager()
+  const logged = vi.spyOn(console, 'error')
+  let healthy = false
+  const calls = receiver(() => (healthy ? 200 : 500))
+  const { id } = await addEndpoint(caller)
+  const job = finalJob(caller)
+  await announce(env, job)
+  await settled(caller)
+  expect(await states(caller, id)).toEqual([['exhausted', Array(10).fill(500)]])
+  expect(new Set(calls.map(({ headers }) => headers['webhook-id'])).size).toBe(1)
+  expect(logged.mock.calls.flat().join()).toContain('a webhook was given up')
+  healthy = true
+  const replay = await api(caller, 'POST', `/${id}/deliveries/${eventOf(job).id}/replay`)
+  expect(replay.status).toBe(202)
+  await arrived(calls, 11)
+  await settled(caller)
+  expect(await states(caller, id)).toEqual([['delivered', [...Array(10).fill(500), 200]]])
+  expect(calls[10]!.headers['webhook-id']).toBe(calls[0]!.headers['webhook-id'])
+})
+
+test('410 disables the endpoint and drops what waits for it', async ({ expect }) => {
+  const caller = await newManager()
+  const calls = receiver(() => 410)
+  const { id } = await addEndpoint(caller)
+  await announce(env, finalJob(caller))
+  await settled(caller)
+  await announce(env, finalJob(caller))
+  expect(calls).toHaveLength(1)
+  expect(await states(caller, id)).toEqual([['refused', [410]]])
+  expect(await (await api(caller, 'GET', `/${id}`)).json()).toMatchObject({ disabled: true, disabled_reason: 'gone' })
+  expect(await (await api(caller, 'PATCH', `/${id}`, { disabled: false })).json()).toMatchObject({ disabled: false })
+})
+
+test('Retry-After holds back every delivery of the endpoint, and counts as one failure', async ({ expect }) => {
+  const caller = await newManager()
+  const calls = receiver((_, call) =>
+    call === 1 ? new Response(null, { status: 429, headers: { 'retry-after': '3600' } }) : 200,
+  )
+  const { id } = await addEndpoint(caller)
+  await announce(env, finalJob(caller))
+  await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.paused_until).toBeGreaterThan(Date.now()))
+  await announce(env, finalJob(caller))
+  await runDurableObjectAlarm(outboxOf(caller))
+  expect(calls).toHaveLength(1)
+  expect((await states(caller, id)).toSorted()).toEqual([
+    ['pending', []],
+    ['pending', [429]],
+  ])
+  const next = await runInDurableObject(outboxOf(caller), (_, { storage }) => nextAttemptAt(storage.sql))
+  expect(next).toBeGreaterThan(Date.now() + 1_800_000)
+  await passTime(caller)
+  await settled(caller)
+  expect((await states(caller, id)).toSorted()).toEqual([
+    ['delivered', [200]],
+    ['delivered', [429, 200]],
+  ])
+})
+
+describe('an answer that is no answer', () => {
+  test('a redirect is not followed', async ({ expect }) => {
+    const caller = await newManager()
+    const location = `${RECEIVER}/elsewhere`
+    const calls = receiver((_, call) => (call === 1 ? new Response(null, { status: 302, headers: { location } }) : 200))
+    const { id } = await addEndpoint(caller)
+    await announce(env, finalJob(caller))
+    await settled(caller)
+    expect(calls.map(({ url }) => url)).toEqual([`${RECEIVER}/in`, `${RECEIVER}/in`])
+    expect(await states(caller, id)).toEqual([['delivered', [302, 200]]])
+  })
+
+  test('an endless body is not read', async ({ expect }) => {
+    const caller = await newManager()
+    let pulled = 0
+    const endless = () =>
+      new ReadableStream({
+        pull: (controller) => {
+          pulled += 1
+          controller.enqueue(new Uint8Array(1024))
+        },
+      })
+    receiver(() => new Response(endless(), { status: 200 }))
+    const { id } = await addEndpoint(caller)
+    await announce(env, finalJob(caller))
+    await settled(caller)
+    expect(await states(caller, id)).toEqual([['delivered', [200]]])
+    expect(pulled).toBeLessThan(10)
+  })
+
+  test.for(['throws', 'never ends'])(
+    'a body whose cancellation %s changes nothing: 2xx is delivered',
+    async (how, { expect }) => {
+      const caller = await newManager()
+      const cancel = () =>
+        how === 'throws' ? Promise.reject(new Error('the connection was reset')) : new Promise<void>(() => {})
+      const calls = receiver(() => new Response(new ReadableStream({ cancel }), { status: 200 }))
+      const { id } = await addEndpoint(caller)
+      await announce(env, finalJob(caller))
+      await settled(caller)
+      expect(await states(caller, id)).toEqual([['delivered', [200]]])
+      expect(calls).toHaveLength(1)
+    },
+  )
+
+  test('no connection and no answer in time are told apart in the log', async ({ expect }) => {
+    const caller = await newManager()
+    receiver(({ signal }, call) => {
+      if (call === 1) throw new TypeError('connect ECONNREFUSED 10.0.0.1')
+      if (call === 2) return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
+      return 200
+    })
+    const { id } = await addEndpoint(caller)
+    await announce(env, finalJob(caller))
+    await settled(caller)
+    const [delivery] = await deliveriesOf(caller, id)
+    expect(delivery!.attempts.map(({ status, error }) => status ?? error)).toEqual(['unreachable', 'timeout', 200])
+    expect(JSON.stringify(delivery)).not.toContain('10.0.0.1')
+  })
+})
+
+test('a webhook that we cannot compose uses up its attempts and delays no other', async ({ expect }) => {
+  const caller = await newManager()
+  const calls = receiver()
+  const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
+  const { id } = await addEndpoint(caller)
+  const broken = eventOf(finalJob(caller))
+  await outboxOf(caller).publish({ ...broken, body: '{"data": {"images": 7' }, null)
+  await announce(env, finalJob(caller))
+  await settled(caller)
+  expect(calls).toHaveLength(1)
+  const log = await deliveriesOf(caller, id)
+  expect(log.find(({ event }) => event === broken.id)).toMatchObject({
+    state: 'exhausted',
+    attempts: Array(10).fill({ error: 'internal' }),
+  })
+  expect(logged.mock.calls.join()).toContain(broken.id)
+})
+
+test('an address that became forbidden is not called, and not tried again', async ({ expect }) => {
+  const caller = await newManager()
+  const calls = receiver()
+  await announce(env, finalJob(caller, { webhook: 'https://169.254.169.254/latest/meta-data' }))
+  await settled(caller)
+  expect(calls).toEqual([])
+  const [delivery] = await deliveriesOf(caller, 'default')
+  expect(delivery).toMatchObject({ state: 'refused', attempts: [{ status: null, error: 'blocked' }] })
+})
+
+test('an announcement fails when the outbox could not set its alarm, and succeeds when it is repeated', async ({
+  expect,
+}) => {
+  const caller = await newManager()
+  const calls = receiver()
+  await addEndpoint(caller)
+  const event = eventOf(finalJob(caller))
+  await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {
+    vi.spyOn(storage, 'setAlarm').mockRejectedValueOnce(new Error('storage is overloaded'))
+    await expect(outbox.publish(event, null)).rejects.toThrow('overloaded')
+  })
+  expect(calls).toEqual([])
+  await outboxOf(caller).publish(event, null)
+  await arrived(calls, 1)
+  await settled(caller)
+  expect(calls).toHaveLength(1)
+})
+
+test('a stale attempt cannot undo a later one, but its success counts', async ({ expect }) => {
+  const caller = await newManager()
+  const { id, events } = await idleEndpoint(caller, 2)
+  await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
+    const stateOf = (event: string) => findDelivery(sql, event, id)!.state
+    for (const status of [500, 200]) {
+      const first = takeAttempt(sql, nobody, settings)!
+      sql.exec('UPDATE deliveries SET leased_until = 0 WHERE event = ?', first.event.id)
+      sql.exec('UPDATE receivers SET next_at = 0')
+      const second = takeAttempt(sql, nobody, settings)!
+      expect([second.event.id, second.lease]).toEqual([first.event.id, first.lease + 1])
+      expect(events).toContain(first.event.id)
+      settleAttempt(sql, first, { status, retryAfter: null }, 1, settings)
+      expect(stateOf(first.event.id)).toBe(status === 200 ? 'delivered' : 'pending')
+      settleAttempt(sql, second, { status: 500, retryAfter: null }, 1, { ...settings, schedule: [60] })
+      expect(stateOf(first.event.id)).toBe(status === 200 ? 'delivered' : 'pending')
+      expect(findDelivery(sql, first.event.id, id)!.failures).toBe(status === 200 ? 0 : 1)
+    }
+  })
+})
+
+test('a replay during an attempt makes no second one beside it', async ({ expect }) => {
+  const caller = await newManager()
+  const stuck = hang()
+  const calls = receiver(stuck.answer)
+  const { id } = await addEndpoint(caller)
+  const event = eventOf(finalJob(caller))
+  await outboxOf(caller).publish(event, null)
+  await arrived(calls, 1)
+  expect((await api(caller, 'POST', `/${id}/deliveries/${event.id}/replay`)).status).toBe(202)
+  stuck.release()
+  await settled(caller)
+  expect([calls.length, await states(caller, id)]).toEqual([1, [['delivered', [204]]]])
+})
+
+test('an account that is never quiet does not put the alarm off', async ({ expect }) => {
+  const caller = await newManager()
+  const calls = receiver(() => new Response(null, { status: 503, headers: { 'retry-after': '3600' } }))
+  await addEndpoint(caller)
+  const alarmOf = () => runInDurableObject(outboxOf(caller), (_, { storage }) => storage.getAlarm())
+  await announce(env, finalJob(caller))
+  await arrived(calls, 1)
+  const first = await vi.waitFor(async () => {
+    const alarm = await alarmOf()
+    expect(alarm).toBeGreaterThan(Date.now() + 1_800_000)
+    return alarm
+  })
+  await announce(env, finalJob(caller))
+  expect(await alarmOf()).toBeLessThanOrEqual(first!)
+})
+
+test('waits of any length and dates are kept: failures count, and the schedule ends', async ({ expect }) => {
+  const caller = await newManager()
+  const { id, events } = await idleEndpoint(caller, 1)
+  await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
+    const inASecond = new Date(Date.now() + 1000).toUTCString()
+    for (const [index, retryAfter] of [null, inASecond, null].entries()) {
+      sql.exec('UPDATE deliveries SET due = 0, leased_until = 0')
+      sql.exec('UPDATE receivers SET paused_until = 0, next_at = 0')
+      const taken = takeAttempt(sql, nobody, settings)!
+      const state = settleAttempt(sql, taken, { status: 503, retryAfter }, 1.5, { ...settings, schedule: [0.0301, 5] })
+      expect(state).toBe(index < 2 ? 'pending' : 'exhausted')
+      expect(findDelivery(sql, events[0]!, id)).toMatchObject({ failures: index + 1, leased_until: 0 })
+    }
+  })
+})

@@ -1,0 +1,87 @@
+import { env } from 'cloudflare:workers'
+import { describe, test } from 'vitest'
+import { judge, readSchedule, readSettings, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/schedule.ts'
+
+const SCHEDULE = '5,300,1800,7200,18000,36000,50400,72000,86400'
+const NOW = Date.parse('2026-11-22T10:00:00Z')
+
+describe('the schedule', () => {
+  const schedule = readSchedule(SCHEDULE)
+
+  test('is the one of Standard Webhooks: ten attempts in some 75 hours', ({ expect }) => {
+    const waits = Array.from({ length: 10 }, (_, k) => waitAfter(k + 1, schedule, 0.5))
+    expect(waits).toEqual([5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400, null])
+    expect(schedule.reduce((sum, wait) => sum + wait, 0) / 3600).toBeCloseTo(75.6, 1)
+  })
+
+  test('varies by a tenth either way, so that what failed together does not come back together', ({ expect }) => {
+    expect([waitAfter(2, schedule, 0), waitAfter(2, schedule, 1)]).toEqual([270, 330])
+    const waits = new Set(Array.from({ length: 50 }, () => waitAfter(2, schedule)))
+    expect(waits.size).toBeGreaterThan(40)
+  })
+
+  test('is refused when it is not seconds', ({ expect }) => {
+    for (const text of ['soon', '5,x', '5,-1', '5;300'])
+      expect(() => readSchedule(text)).toThrow('WEBHOOK_RETRY_SECONDS')
+  })
+})
+
+describe('the settings', () => {
+  test('give a delivery four days, or longer where its schedule is longer', ({ expect }) => {
+    const days = (WEBHOOK_RETRY_SECONDS: string) =>
+      readSettings({ ...env, WEBHOOK_RETRY_SECONDS }).lifetimeMs / 86_400_000
+    expect([days('0'), days(SCHEDULE), days('864000')]).toEqual([4, 4, 12.5])
+  })
+
+  test.for([
+    ['WEBHOOK_TIMEOUT_SECONDS', '0'],
+    ['WEBHOOK_TIMEOUT_SECONDS', 'soon'],
+    ['WEBHOOK_BREAKER_SECONDS', '-1'],
+    ['WEBHOOK_BREAKER_SECONDS', ''],
+    ['WEBHOOK_REPLAYS_PER_MINUTE', '0'],
+  ] as const)('are refused by name: %s = "%s"', ([name, value], { expect }) => {
+    expect(() => readSettings({ ...env, [name]: value })).toThrow(
+      `${name} is "${value}"; it must be a number of at least`,
+    )
+  })
+})
+
+test.for([
+  ['120', 120],
+  ['0', 0],
+  [' 7 ', 7],
+  ['Sun, 22 Nov 2026 10:01:00 GMT', 60],
+  ['Sun, 22 Nov 2026 09:00:00 GMT', 0],
+  ['999999999', 86_400],
+  ['-5', 0],
+  ['later', 0],
+  ['', 0],
+  [null, 0],
+] as const)('Retry-After %j is %d s', ([header, seconds], { expect }) => {
+  expect(retryAfterSeconds(header, NOW)).toBe(seconds)
+})
+
+test.for([
+  [200, null, { kind: 'delivered' }],
+  [204, null, { kind: 'delivered' }],
+  [299, null, { kind: 'delivered' }],
+  [301, null, { kind: 'failed', pause: 0 }],
+  [304, null, { kind: 'failed', pause: 0 }],
+  [400, null, { kind: 'failed', pause: 0 }],
+  [404, null, { kind: 'failed', pause: 0 }],
+  [410, null, { kind: 'gone' }],
+  [429, null, { kind: 'failed', pause: 60 }],
+  [429, '7', { kind: 'failed', pause: 7 }],
+  [502, null, { kind: 'failed', pause: 60 }],
+  [503, null, { kind: 'failed', pause: 0 }],
+  [503, '90', { kind: 'failed', pause: 90 }],
+  [504, 'nonsense', { kind: 'failed', pause: 60 }],
+] as const)('%d with Retry-After %j', ([status, retryAfter, verdict], { expect }) => {
+  expect(judge({ status, retryAfter }, NOW)).toEqual(verdict)
+})
+
+test('no answer is a failure; an address that may not be called is never tried again', ({ expect }) => {
+  expect(judge({ error: 'timeout' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
+  expect(judge({ error: 'unreachable' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
+  expect(judge({ error: 'blocked' }, NOW)).toEqual({ kind: 'blocked' })
+})

@@ -1,0 +1,168 @@
+// What a receiver gets: signed as Standard Webhooks specifies, once the result is stored, again until it answers 2xx.
+import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import OpenAI from 'openai'
+import { Webhook } from 'standardwebhooks'
+import { afterEach, describe, test, vi } from 'vitest'
+import { announce } from '../../../edge/webhooks/events.ts'
+import { fetchWorker, generate, generatedOf } from '../support/client.ts'
+import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
+import { finalJob } from '../support/jobs.ts'
+import { addEndpoint, api, deliveriesOf, newManager, outboxOf, passTime, settled } from '../support/manager.ts'
+import { arrived, hang, payloadOf, RECEIVER, receiver } from '../support/receiver.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+describe('a delivery', () => {
+  test('is verified by the official library and by the openai client', async ({ expect }) => {
+    const caller = await newManager()
+    const calls = receiver()
+    const { secret } = await addEndpoint(caller)
+    const job = finalJob(caller)
+    await announce(env, job)
+    await arrived(calls, 1)
+    const { headers, body, redirect } = calls[0]!
+    expect(new Webhook(secret).verify(body, headers)).toEqual(JSON.parse(body))
+    const client = new OpenAI({ apiKey: 'none', webhookSecret: secret })
+    expect(await client.webhooks.unwrap(body, headers)).toEqual(JSON.parse(body))
+    expect(headers).toMatchObject({ 'webhook-id': `evt_${job.id}`, 'content-type': 'application/json' })
+    expect(redirect).toBe('manual')
+    expect(payloadOf(calls[0]!)).toMatchObject({ type: 'job.succeeded', data: { id: job.id, state: 'succeeded' } })
+    expect(body).not.toContain('a secret prompt')
+    expect(body).not.toContain('results/30d')
+    expect(() => new Webhook(secret).verify(body.replace('succeeded', 'failed'), headers)).toThrow('No matching')
+  })
+
+  test('comes when the result can be fetched by its link, and by nothing else', async ({ expect }) => {
+    const caller = await newManager()
+    fakeGpu(works)
+    const fetched: unknown[] = []
+    const calls = receiver(async (received) => {
+      const [image] = payloadOf(received).data.images
+      const response = await fetchWorker(image!.url)
+      fetched.push(response.status, new Uint8Array(await response.arrayBuffer()))
+      return 200
+    })
+    await addEndpoint(caller)
+    const { octet } = await generatedOf(await generate(caller, { prompt: 'a cat', seed: 3 }))
+    await arrived(calls, 1)
+    await vi.waitFor(() => expect(fetched).toEqual([200, imageBytes(3)]))
+    expect(payloadOf(calls[0]!).data.id).toBe(octet.job)
+    expect(calls[0]!.body).not.toContain('b64_json')
+  })
+
+  test('has less than 20 kB, whatever the job has to tell', async ({ expect }) => {
+    const caller = await newManager()
+    const [image] = finalJob(caller).images
+    const images = Array.from({ length: 8 }, (_, k) => ({ ...image!, image: k, receipt: 'x'.repeat(2000) }))
+    const long = { code: 'generation_failed' as const, message: 'm'.repeat(50_000) }
+    const job = finalJob(caller, { images, error: long, warnings: Array(50).fill(long) })
+    const calls = receiver()
+    await addEndpoint(caller)
+    await announce(env, job)
+    await arrived(calls, 1)
+    expect(payloadOf(calls[0]!).data.images).toHaveLength(8)
+    expect(new TextEncoder().encode(calls[0]!.body).length).toBeLessThan(20_000)
+  })
+
+  test('also goes to the address that the request named, signed with the default secret', async ({ expect }) => {
+    const caller = await newManager()
+    const calls = receiver()
+    await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine` }))
+    await arrived(calls, 1)
+    const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
+    expect(calls[0]!.url).toBe(`${RECEIVER}/mine`)
+    expect(new Webhook(key).verify(calls[0]!.body, calls[0]!.headers)).toMatchObject({ type: 'job.succeeded' })
+    expect(await deliveriesOf(caller, 'default')).toMatchObject([{ url: `${RECEIVER}/mine` }])
+  })
+})
+
+describe('what is told', () => {
+  test('failed and canceled jobs tell no images; a job that has not ended tells nothing', async ({ expect }) => {
+    const caller = await newManager()
+    const calls = receiver()
+    await addEndpoint(caller)
+    const error = { code: 'generation_failed' as const, message: 'It failed.' }
+    await announce(env, finalJob(caller, { state: 'failed', error }))
+    await announce(env, finalJob(caller, { state: 'canceled' }))
+    await expect(announce(env, finalJob(caller, { state: 'running' }))).rejects.toThrow('nothing to announce')
+    await arrived(calls, 2)
+    const told = calls.map(payloadOf).toSorted((a, b) => a.type.localeCompare(b.type))
+    expect(told.map(({ type, data }) => [type, data.images, data.error?.code])).toEqual([
+      ['job.canceled', [], undefined],
+      ['job.failed', [], 'generation_failed'],
+    ])
+  })
+
+  test('goes to the endpoints whose filter takes it, and to none that is disabled', async ({ expect }) => {
+    const caller = await newManager()
+    const calls = receiver()
+    await addEndpoint(caller, { url: `${RECEIVER}/failures`, events: ['job.failed'] })
+    const { id } = await addEndpoint(caller, { url: `${RECEIVER}/disabled` })
+    await api(caller, 'PATCH', `/${id}`, { disabled: true })
+    await addEndpoint(caller, { url: `${RECEIVER}/all` })
+    await announce(env, finalJob(caller))
+    await announce(env, finalJob(caller, { state: 'failed' }))
+    await arrived(calls, 3)
+    await settled(caller)
+    expect(calls.map(({ url }) => url.slice(RECEIVER.length)).toSorted()).toEqual(['/all', '/all', '/failures'])
+  })
+
+  test('nothing is kept for an account that has no receiver', async ({ expect }) => {
+    const caller = await newManager()
+    await announce(env, finalJob(caller))
+    expect(await outboxOf(caller).deliveries('default', { limit: 10 })).toEqual([])
+    const { id } = await addEndpoint(caller)
+    const since = new Date(0).toISOString()
+    expect(await (await api(caller, 'POST', `/${id}/replay`, { since })).json()).toMatchObject({ count: 0 })
+  })
+})
+
+describe('at least once, and no more often than that needs', () => {
+  test('a job that is announced again makes one delivery', async ({ expect }) => {
+    const caller = await newManager()
+    const calls = receiver()
+    const { id } = await addEndpoint(caller)
+    const job = finalJob(caller)
+    await Promise.all([announce(env, job), announce(env, job), announce(env, job)])
+    await arrived(calls, 1)
+    await settled(caller)
+    await addEndpoint(caller, { url: `${RECEIVER}/later` })
+    await announce(env, job)
+    await settled(caller)
+    expect(calls).toHaveLength(1)
+    expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered', attempts: [{ status: 204 }] }])
+  })
+
+  test('the outbox is reset during an attempt: it is made again when its lease has ended, not before', async ({
+    expect,
+  }) => {
+    const caller = await newManager()
+    const stuck = hang()
+    const calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
+    const { id } = await addEndpoint(caller)
+    await announce(env, finalJob(caller))
+    await arrived(calls, 1)
+    await abortAllDurableObjects()
+    await runDurableObjectAlarm(outboxOf(caller))
+    const [held] = await deliveriesOf(caller, id)
+    expect([calls.length, held!.state]).toEqual([1, 'pending'])
+    await passTime(caller)
+    await settled(caller)
+    expect(calls.map(({ headers }) => headers['webhook-id'])).toEqual(Array(2).fill(held!.event))
+    expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered', attempts: [{ status: 204 }] }])
+  })
+
+  test('an alarm that comes twice makes each attempt once', async ({ expect }) => {
+    const caller = await newManager()
+    const stuck = hang()
+    const calls = receiver(stuck.answer)
+    await addEndpoint(caller)
+    await announce(env, finalJob(caller))
+    await arrived(calls, 1)
+    await runInDurableObject(outboxOf(caller), (outbox) => Promise.race([outbox.alarm(), Promise.resolve()]))
+    stuck.release()
+    await settled(caller)
+    expect(calls).toHaveLength(1)
+  })
+})

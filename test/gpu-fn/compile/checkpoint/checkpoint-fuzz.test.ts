@@ -1,0 +1,116 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Checkpoint, openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { BYTES_PER_ELEMENT } from '../../../../gpu-fn/compile/checkpoint/dtype.ts'
+import { CheckpointError } from '../../../../gpu-fn/compile/checkpoint/error.ts'
+import { readHeader, type SafetensorsFile } from '../../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { type Header, mutate, seededRandom } from '../../../support/checkpoints/mutate.ts'
+import { packHeader, packTensors, type Stored } from '../../../support/checkpoints/safetensors-file.ts'
+
+const FILES = 10_000
+const MEMORY_LIMIT = 64e6
+
+const half: Stored = { dtype: 'F16', shape: [2, 3] }
+const BASES: Record<string, Stored>[] = [
+  {
+    'model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight': { dtype: 'F8_E4M3', shape: [4, 2] },
+    'model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.scale_weight': {
+      dtype: 'F32',
+      shape: [],
+      data: new Uint8Array(Float32Array.of(0.5).buffer),
+    },
+    'first_stage_model.decoder.mid.attn_1.q.weight': { dtype: 'BF16', shape: [2, 2, 1, 1] },
+    'text_encoders.t5xxl.transformer.shared.weight': half,
+    'text_encoders.t5xxl.transformer.encoder.embed_tokens.weight': half,
+    'text_encoders.clip_l.transformer.text_model.embeddings.position_ids': { dtype: 'I64', shape: [1, 7] },
+  },
+  {
+    'transformer_blocks.0.attn.to_q.weight': half,
+    'transformer_blocks.0.attn.to_k.weight': half,
+    'transformer_blocks.0.attn.to_v.weight': half,
+    'transformer_blocks.0.norm1_context.linear.weight': { dtype: 'F16', shape: [4, 2] },
+    'norm_out.linear.bias': { dtype: 'F32', shape: [4] },
+  },
+]
+
+let scratch = ''
+beforeAll(async () => {
+  scratch = await mkdtemp(path.join(os.tmpdir(), 'octet-fuzz-'))
+})
+afterAll(() => rm(scratch, { recursive: true, force: true }))
+
+/** The header of a well-formed file, and the bytes behind it. */
+function unpack(file: Uint8Array): { header: Header; data: Uint8Array } {
+  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true))
+  const header = JSON.parse(Buffer.from(file.subarray(8, 8 + length)).toString()) as Header
+  return { header, data: file.subarray(8 + length) }
+}
+
+/** Undefined when refused. Anything but a CheckpointError is a failure of the test. */
+async function accepted<T>(promise: Promise<T>): Promise<T | undefined> {
+  try {
+    return await promise
+  } catch (error) {
+    if (error instanceof CheckpointError && error.message.length < 2000) return undefined
+    throw error
+  }
+}
+
+const product = (shape: readonly number[]) => shape.reduce((total, axis) => total * axis, 1)
+
+function expectConsistent({ tensors, bytes }: SafetensorsFile): void {
+  let end = bytes
+  for (const { offset, bytes: size, shape } of [...tensors.values()].toSorted(
+    (a, b) => b.offset - a.offset || b.bytes - a.bytes,
+  )) {
+    expect(offset + size).toBe(end)
+    expect(Number.isSafeInteger(product(shape))).toBe(true)
+    end = offset
+  }
+  expect(end).toBeGreaterThanOrEqual(8)
+}
+
+function expectReadable(checkpoint: Checkpoint, fileBytes: number): void {
+  for (const { parts, shape, dtype, scale } of Object.values(checkpoint.networks).flatMap((tensors) => [
+    ...tensors.values(),
+  ])) {
+    expect(parts.reduce((sum, part) => sum + part.bytes, 0)).toBe(product(shape) * BYTES_PER_ELEMENT[dtype])
+    for (const part of parts) expect(part.offset + part.bytes).toBeLessThanOrEqual(fileBytes)
+    expect(scale).toBeGreaterThan(0)
+  }
+}
+
+describe('damaged checkpoints', () => {
+  it(`${FILES} of them are refused with a CheckpointError, or are sound`, async () => {
+    const random = seededRandom(35)
+    const bases = BASES.map((tensors) => unpack(packTensors(tensors)))
+    const file = path.join(scratch, 'x.safetensors')
+    let sound = 0
+    let opened = 0
+    let memory = 0
+    for (let i = 0; i < FILES; i++) {
+      const { header, data } = random.pick(bases)
+      const bytes = mutate(random, header, (json, length) => Buffer.concat([packHeader(json, 0, length), data]))
+      await writeFile(file, bytes)
+      const headerFound = await accepted(readHeader(file))
+      const checkpoint = await accepted(openCheckpoint([file]))
+      if (headerFound) {
+        sound++
+        expectConsistent(headerFound)
+      }
+      if (checkpoint) {
+        opened++
+        expect(headerFound).toBeDefined()
+        expectReadable(checkpoint, bytes.length)
+      }
+      memory = Math.max(memory, process.memoryUsage().arrayBuffers)
+    }
+    expect(memory).toBeLessThan(MEMORY_LIMIT)
+    expect(sound).toBeGreaterThan(FILES / 50)
+    expect(sound).toBeLessThan(FILES / 2)
+    expect(opened).toBeGreaterThan(0)
+    expect(opened).toBeLessThan(sound)
+  })
+})

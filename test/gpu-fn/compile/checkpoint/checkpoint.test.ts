@@ -1,0 +1,141 @@
+import path from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { type CheckpointNetwork, openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
+import { readStored } from '../../../support/checkpoints/read-stored.ts'
+import { refusal } from '../../../support/checkpoints/refusal.ts'
+import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import { useScratch } from '../../../support/scratch.ts'
+
+const scratch = useScratch()
+const { write } = scratch
+
+const half: Stored = { dtype: 'F16', shape: [2, 2] }
+const embedding = (width: number): Record<string, Stored> => ({
+  'text_model.embeddings.token_embedding.weight': { dtype: 'F16', shape: [5, width] },
+})
+
+describe('the two layouts of one model', () => {
+  it.each(['tiny-medium', 'tiny-large'] as const)('give the same names, shapes and values: %s', async (variant) => {
+    const [single, diffusers] = await Promise.all(
+      (['single-file', 'diffusers'] as const).map(async (layout) =>
+        openCheckpoint([await writeTinyCheckpoint(path.join(scratch.directory, layout), { variant, layout })]),
+      ),
+    )
+    const read = readStored()
+    expect(Object.keys(diffusers!.networks).sort()).toEqual(['clip_g', 'clip_l', 't5', 'transformer', 'vae'])
+    for (const [network, tensors] of Object.entries(single!.networks)) {
+      const others = diffusers!.networks[network as CheckpointNetwork]!
+      expect([...others.keys()].sort()).toEqual([...tensors.keys()].sort())
+      for (const [name, tensor] of tensors) {
+        const other = others.get(name)!
+        expect(other, name).toMatchObject({ name, shape: tensor.shape, dtype: tensor.dtype, scale: 1 })
+        expect(Buffer.compare(await read(other), await read(tensor)), name).toBe(0)
+      }
+    }
+    expect(Object.keys(diffusers!.tokenizers).sort()).toEqual(['tokenizer', 'tokenizer_2', 'tokenizer_3'])
+    expect(single!.tokenizers.tokenizer).toBe(path.join(scratch.directory, 'single-file', 'tokenizer'))
+  })
+})
+
+describe('single files', () => {
+  it('take networks from files of their own, told apart by names and width', async () => {
+    const { networks, layout } = await openCheckpoint([
+      await write('a.safetensors', { 'joint_blocks.0.x_block.attn.qkv.weight': half }),
+      await write('b.safetensors', embedding(768)),
+      await write('c.safetensors', embedding(1280)),
+      await write('d.safetensors', { 'encoder.block.0.layer.0.SelfAttention.q.weight': half, 'shared.weight': half }),
+      await write('e.safetensors', {
+        'decoder.conv_in.weight': half,
+        'encoder.conv_in.weight': half,
+        'quant_conv.bias': half,
+      }),
+    ])
+    expect(layout).toBe('single-file')
+    expect([...networks.clip_l!.values()][0]!.shape).toEqual([5, 768])
+    expect([...networks.clip_g!.values()][0]!.shape).toEqual([5, 1280])
+    expect([...networks.transformer!.keys()]).toEqual(['joint_blocks.0.x_block.attn.qkv.weight'])
+    expect([...networks.t5!.keys()]).toEqual(['encoder.block.0.layer.0.SelfAttention.q.weight', 'shared.weight'])
+    expect([...networks.vae!.keys()]).toEqual(['decoder.conv_in.weight'])
+  })
+
+  it('tell CLIP encoders of other widths apart by the name of their file', async () => {
+    const paths = [
+      await write('clip_g_small.safetensors', embedding(32)),
+      await write('my_clip_l.safetensors', embedding(16)),
+    ]
+    const { networks } = await openCheckpoint(paths)
+    expect([...networks.clip_l!.values()][0]!.shape).toEqual([5, 16])
+    expect([...networks.clip_g!.values()][0]!.shape).toEqual([5, 32])
+    expect(await refusal(openCheckpoint([await write('text.safetensors', embedding(16))]))).toMatch(
+      /width 16 is CLIP-L \(768\) or CLIP-G/,
+    )
+  })
+
+  it('leave buffers, markers and running averages unread', async () => {
+    const { networks } = await openCheckpoint([
+      await write('x.safetensors', {
+        'model.diffusion_model.pos_embed': half,
+        'model.diffusion_model.scaled_fp8': { dtype: 'F8_E4M3', shape: [0] },
+        'model_ema.decay': { dtype: 'F64', shape: [] },
+        'text_encoders.clip_l.transformer.text_model.embeddings.position_ids': { dtype: 'I64', shape: [1, 77] },
+        'text_encoders.clip_l.logit_scale': { dtype: 'F32', shape: [] },
+        'text_encoders.clip_l.transformer.text_projection.weight': half,
+      }),
+    ])
+    expect([...networks.transformer!.keys()]).toEqual(['pos_embed'])
+    expect([...networks.clip_l!.keys()]).toEqual(['text_projection.weight'])
+  })
+
+  it("read T5's table once, whichever name it has", async () => {
+    const block = { 'encoder.block.0.layer.0.SelfAttention.q.weight': half }
+    for (const names of [['shared.weight', 'encoder.embed_tokens.weight'], ['encoder.embed_tokens.weight']]) {
+      const file = await write('t5.safetensors', { ...block, ...Object.fromEntries(names.map((name) => [name, half])) })
+      const { networks } = await openCheckpoint([file])
+      expect([...networks.t5!.keys()].sort()).toEqual([...Object.keys(block), 'shared.weight'])
+    }
+    const other = { dtype: 'F16', shape: [3, 2] }
+    const file = await write('t5.safetensors', {
+      ...block,
+      'shared.weight': half,
+      'encoder.embed_tokens.weight': other,
+    })
+    expect(await refusal(openCheckpoint([file]))).toMatch('must be the same table')
+  })
+
+  it.each<[what: string, tensors: Record<string, Stored>, message: string | RegExp]>([
+    ['names of no network', { 'lora.a': half, 'lora.b': half }, /left over: "lora.a", "lora.b"; no network of SD3.5/],
+    ['a stray tensor', { 'first_stage_model.decoder.conv_in.bias': half, stray: half }, /left over: "stray"/],
+    [
+      'integers for weights',
+      { pos_embed: { dtype: 'I64', shape: [1] }, 'joint_blocks.0.a': half },
+      /"pos_embed": parameters of dtype I64 cannot be compiled; F32, F16, BF16, F8_E4M3 can/,
+    ],
+    [
+      'the same tensor with and without a prefix',
+      { 'model.diffusion_model.joint_blocks.0.a': half, 'joint_blocks.0.a': half },
+      /transformer has "joint_blocks.0.a" already/,
+    ],
+  ])('are refused with %s', async (_, tensors, message) => {
+    expect(await refusal(openCheckpoint([await write('x.safetensors', tensors)]))).toMatch(message)
+  })
+
+  it('are refused when they hold the same network', async () => {
+    const paths = [
+      await write('a.safetensors', { 'joint_blocks.0.a': half }),
+      await write('b.safetensors', { 'joint_blocks.1.a': half }),
+    ]
+    expect(await refusal(openCheckpoint(paths))).toMatch(
+      /b.safetensors: holds transformer, which .*a.safetensors holds already/,
+    )
+  })
+
+  it('are refused when they are something else', async () => {
+    expect(await refusal(openCheckpoint([path.join(scratch.directory, 'nothing')]))).toMatch(
+      'no such file or directory',
+    )
+    expect(await refusal(openCheckpoint([await write('model.ckpt', {})]))).toMatch(
+      'is neither a directory, nor a .safetensors file',
+    )
+  })
+})

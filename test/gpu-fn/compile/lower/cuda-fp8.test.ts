@@ -1,0 +1,179 @@
+import path from 'node:path'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { compile } from '../../../../gpu-fn/compile/compile.ts'
+import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
+import { buildModel, type Model } from '../../../../gpu-fn/compile/networks.ts'
+import { openPackage } from '../../../../gpu-fn/engine/packages.ts'
+import { openSession, type Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import { compileTiny } from '../../../support/checkpoints/compile.ts'
+import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
+import { type FloatTensor, pseudoRandom, relativeError } from '../../../support/checkpoints/tensors.ts'
+import { useScratch } from '../../../support/scratch.ts'
+
+const scratch = useScratch()
+
+/** How many nodes of each operator a graph has below a module. */
+function countOperators({ nodes }: Graph, under = ''): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const { name, op } of nodes) if (name.startsWith(under)) counts[op] = (counts[op] ?? 0) + 1
+  return counts
+}
+
+async function build(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8' = 'cuda-fp8'): Promise<Model> {
+  const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
+  return buildModel(await openCheckpoint(paths), paths, { tier: 'fp8', target })
+}
+
+describe('the step graph of target cuda-fp8', () => {
+  test('of Large has every product of a block in FP8, and between two products one operator', async () => {
+    const graph = (await build('large')).graphs.get('transformer')!
+    const all = countOperators(graph)
+    expect(all.MatMulBlockQuantizedFp8Weight).toBeUndefined()
+    expect(all.MultiHeadAttention).toBeUndefined()
+    expect(all.FusedMatMul).toBe(1) // the last layer
+    // Cast and Mul bring biases into the products' type and unit, once as the graph is opened.
+    const { Cast, Mul, ...block } = countOperators(graph, 'joint_blocks.5.')
+    expect(block).toEqual({
+      ...{ ModulateQuantise: 4, Linear: 8, GeluQuantise: 2, JoinHeads: 1, Attention: 1, QuantiseParts: 1 },
+    })
+    const last = countOperators(graph, 'joint_blocks.37.')
+    expect(last).toMatchObject({ ModulateQuantise: 3, Linear: 5, GeluQuantise: 1, Attention: 1 })
+  })
+
+  test('of Medium has a second attention in its first blocks, which shares the normalisation', async () => {
+    const graph = (await build('medium')).graphs.get('transformer')!
+    expect(countOperators(graph, 'joint_blocks.0.')).toMatchObject({ ModulateQuantise: 4, Linear: 10, Attention: 2 })
+    expect(countOperators(graph, 'joint_blocks.13.')).toMatchObject({ ModulateQuantise: 4, Linear: 8, Attention: 1 })
+  })
+
+  test('reads the same weights as the one for other GPUs beside it, which is that of target cuda', async () => {
+    const { graphs, withoutKernels } = await build('medium')
+    const alone = await build('medium', 'cuda')
+    const bytes = (graph: Graph) =>
+      new Map(graph.weights.map(({ name, dtype, shape }) => [name, [dtype, shape.reduce((a, b) => a * b)]]))
+    expect([...withoutKernels.keys()]).toEqual(['transformer', 'vae_decoder'])
+    for (const [network, graph] of withoutKernels) {
+      expect(bytes(graph)).toEqual(bytes(graphs.get(network)!))
+      expect(countOperators(graph)).toEqual(countOperators(alone.graphs.get(network)!))
+    }
+  })
+
+  test('takes any batch, the one for other GPUs one sample', async () => {
+    const { graphs, withoutKernels, about } = await build('medium')
+    expect(about.transformer_batch).toBeNull()
+    expect(graphs.get('transformer')!.inputs[0]!.shape[0]).toBe('B')
+    expect(withoutKernels.get('transformer')!.inputs[0]!.shape[0]).toBe(1)
+  })
+
+  test('leaves T5 at 16-bit activations', async () => {
+    const graphs = [...(await build('large')).graphs].filter(([network]) => network.startsWith('t5'))
+    const products = graphs.map(([, graph]) => countOperators(graph).MatMulBlockQuantizedFp8Weight ?? 0)
+    expect(products.reduce((sum, count) => sum + count)).toBe(24 * 7)
+  })
+})
+
+describe('the autoencoder of target cuda-fp8', () => {
+  test('adds the biases and skips of its blocks as it normalises, but where it is enlarged', async () => {
+    const graph = (await build('large')).graphs.get('vae_decoder')!
+    const convolutions = graph.nodes.filter(({ op }) => op === 'NhwcConv')
+    const biased = convolutions.filter(({ inputs }) => inputs.length === 3).map(({ name }) => name.split('.').at(-1))
+    expect(new Set(biased)).toEqual(
+      new Set(['conv_in/NhwcConv', 'conv/NhwcConv', 'nin_shortcut/NhwcConv', 'conv_out/NhwcConv']),
+    )
+    const norms = graph.nodes.filter(({ op }) => op === 'GroupNorm')
+    expect(norms.every(({ domain }) => domain === 'octet')).toBe(true)
+    expect(countOperators(graph, 'decoder.up.2.block.1')).toEqual({ GroupNorm: 2, NhwcConv: 2 })
+    const adds = graph.nodes.filter(({ op }) => op === 'Add').map(({ name }) => name)
+    expect(adds.filter((name) => /up\.\d/.test(name))).toEqual([
+      ...[3, 2, 1].flatMap((level) => ['Add', 'Add_1'].map((add) => `decoder.up.${level}.block.2.conv2/${add}`)),
+    ])
+  })
+
+  test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes what the one for the CPU does', async (variant) => {
+    const decode = async (directory: string) => {
+      const session = await openSession(path.join(directory, 'vae_decoder.onnx'), { target: 'cpu' })
+      return (await session.run({ latent: pseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
+    }
+    const expected = await decode(await compileTiny({ variant, tier: 'fp8' }))
+    expect(
+      relativeError(await decode(await compileTiny({ variant, tier: 'fp8', asKernels: true })), expected),
+    ).toBeLessThan(1e-5)
+  })
+})
+
+test('a package for cuda-fp8 lists both step graphs and both autoencoders, each over one file of weights', async () => {
+  const { directory, manifest } = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda-fp8' }), {
+    verify: true,
+  })
+  expect(manifest).toMatchObject({ target: 'cuda-fp8', transformer_batch: null })
+  expect(Object.keys(manifest.files).filter((name) => name.startsWith('transformer'))).toEqual([
+    ...['transformer-without-kernels.onnx', 'transformer.onnx', 'transformer.weights'],
+  ])
+  expect(Object.keys(manifest.files).filter((name) => name.startsWith('vae'))).toEqual([
+    ...['vae_decoder-without-kernels.onnx', 'vae_decoder.onnx', 'vae_decoder.weights'],
+  ])
+  const other = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
+  for (const name of ['transformer.weights', 'vae_decoder.weights'])
+    expect(manifest.files[name]).toEqual(other.manifest.files[name])
+  expect(directory).not.toBe(other.directory)
+})
+
+test.each([
+  [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, which tier fp16 has not; choose cuda/],
+  [{ tier: 'fp8', scaleBlock: 128 } as const, /--scale-block: has no use for target cuda-fp8/],
+])('%o is refused', async (options, message) => {
+  const out = path.join(scratch.directory, 'package')
+  await expect(compile({ checkpoint: ['/none'], out, target: 'cuda-fp8', ...options })).rejects.toThrow(message)
+})
+
+describe.each(['tiny-medium', 'tiny-large'] as const)('FP8 activations in %s, as the kernels round them', (variant) => {
+  type Step = (context: FloatTensor, latent: FloatTensor) => Promise<FloatTensor>
+  let exact: Step
+  let rounded: Step
+  beforeAll(async () => {
+    exact = await openStep(await compileTiny({ variant, tier: 'fp8' }))
+    rounded = await openStep(await compileTiny({ variant, tier: 'fp8', asKernels: true }))
+  })
+
+  test('change a step by less than 5 %, but change it', async () => {
+    const [context, latent] = [pseudoRandom([2, 40, 256], 1), pseudoRandom([2, 16, 16, 12], 2)]
+    const error = relativeError(await rounded(context, latent), await exact(context, latent))
+    expect(error).toBeGreaterThan(1e-3)
+    expect(error).toBeLessThan(5e-2)
+  })
+
+  test('give each sample of a batch what it gives alone', async () => {
+    const [context, latent] = [pseudoRandom([2, 7, 256], 3), pseudoRandom([2, 16, 8, 12], 4)]
+    const both = await rounded(context, latent)
+    const second = ({ data, dims }: FloatTensor): FloatTensor => ({
+      data: data.slice(data.length / 2),
+      dims: [1, ...dims.slice(1)],
+    })
+    expect(relativeError(await rounded(second(context), second(latent)), second(both))).toBeLessThan(1e-5)
+  })
+
+  /** One step at one noise level: conditioning from prompt embeddings, then the denoiser. */
+  async function openStep(directory: string): Promise<Step> {
+    const open = (network: string) => openSession(path.join(directory, `${network}.onnx`), { target: 'cpu' })
+    const [conditioning, transformer] = [await open('conditioning'), await open('transformer')]
+    const { position, text } = (await openPackage(directory)).manifest
+    return async (prompts, latent) => {
+      const [batch, , height, width] = latent.dims as [number, number, number, number]
+      const pooled = pseudoRandom([2, text.pooled_width], 5)
+      const { modulation, context } = await conditioning.runResident({
+        timesteps: { dims: [1], data: Float32Array.of(700) },
+        pooled: {
+          data: pooled.data.slice(pooled.data.length - batch * text.pooled_width),
+          dims: [batch, text.pooled_width],
+        },
+        prompt_embeds: prompts,
+      })
+      const table = position.source === 'input' && {
+        position: pseudoRandom([(height / 2) * (width / 2), position.width], 6),
+      }
+      const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: context!, ...table }
+      return (await transformer.run(inputs)).velocity as FloatTensor
+    }
+  }
+})

@@ -1,0 +1,241 @@
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { cpus, tmpdir } from 'node:os'
+import path from 'node:path'
+import { pino } from 'pino'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
+import type { JobRequest } from '../../../gpu-fn/contract.ts'
+import { createEngine, type Engine, type EngineOptions } from '../../../gpu-fn/engine/engine.ts'
+import { findPackages } from '../../../gpu-fn/engine/packages.ts'
+import { createVerifier } from '../../../gpu-fn/engine/verification.ts'
+import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
+import { footprintOf } from '../../../gpu-fn/pipeline/pipeline.ts'
+import type { PipelineEvent } from '../../../gpu-fn/pipeline/txt2img.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { jobBody } from '../../support/gpu/client.ts'
+
+const CRASHING = new URL('../../support/engine/crashing-worker.ts', import.meta.url)
+const HANGING = new URL('../../support/engine/hanging-worker.ts', import.meta.url)
+
+let scratch: string
+let packages: string
+beforeAll(async () => {
+  scratch = await mkdtemp(path.join(tmpdir(), 'octet-engine-'))
+  packages = path.join(scratch, 'packages')
+  await cp(await compileTiny({ tier: 'fp8' }), path.join(packages, 'custom-fp8'), { recursive: true })
+  await cp(await compileTiny({ tier: 'fp32' }), path.join(packages, 'custom-fp32'), { recursive: true })
+})
+afterAll(() => rm(scratch, { recursive: true }))
+
+/** A started engine that stops with the test, and the messages it logs. */
+async function startEngine(options: Partial<EngineOptions> = {}) {
+  const logs: { msg: string; err?: { message: string } }[] = []
+  const log = pino({}, { write: (line) => void logs.push(JSON.parse(line)) })
+  const stalls: Stall[] = []
+  const limits = { memoryBytes: 1e9, stallSeconds: 60, onStall: (stall: Stall) => stalls.push(stall) }
+  const verifier = createVerifier({ directory: path.join(scratch, 'cache'), log })
+  const engine = createEngine({ packages, verifier, log, ...limits, ...options })
+  onTestFinished(() => engine.stop())
+  await engine.start()
+  return { engine, logs, stalls }
+}
+
+const request = (overrides: Partial<JobRequest> = {}) => jobBody({ model: 'custom', steps: 2, ...overrides })
+
+async function collect(engine: Engine, job: JobRequest, signal = new AbortController().signal, each?: () => void) {
+  const model = engine.models.find(({ tier }) => tier === job.tier)!
+  const events: PipelineEvent[] = []
+  for await (const event of engine.run(model, job, signal)) {
+    events.push(event)
+    if (event.type === 'step') each?.()
+  }
+  return events
+}
+
+const typesOf = (events: PipelineEvent[]) => events.map(({ type }) => type)
+
+test('offers the packages of its directory with the sizes they take', async () => {
+  const { engine } = await startEngine()
+  expect(engine.models.map(({ model, tier }) => `${model}:${tier}`)).toEqual(['custom:fp32', 'custom:fp8'])
+  for (const { package: digest, side } of engine.models) {
+    expect(digest).toMatch(/^[0-9a-f]{64}$/)
+    expect(side.multipleOf).toBe(16)
+    expect(side.max % side.multipleOf).toBe(0)
+  }
+})
+
+test('logs what the thread has to say of a package, in one line, and loads it', async () => {
+  const program = new URL('../../support/engine/noting-worker.ts', import.meta.url)
+  const { engine, logs } = await startEngine({ program })
+  const { seconds } = await engine.load(engine.models[0]!)
+  expect(seconds).toBeGreaterThan(0)
+  expect(logs.filter(({ msg }) => msg === 'runs with 16-bit products')).toHaveLength(1)
+})
+
+test('runs a request on its thread and hands over the image', async () => {
+  const { engine } = await startEngine()
+  const events = await collect(engine, request({ count: 2 }))
+  expect(typesOf(events)).toEqual(['encoded', 'step', 'step', 'image', 'step', 'step', 'image', 'finished'])
+  const images = events.filter((event) => event.type === 'image')
+  expect(images.map(({ seed }) => seed)).toEqual([7, 8])
+  for (const { data } of images) expect(Buffer.from(data.subarray(0, 8)).toString('latin1')).toBe('\x89PNG\r\n\x1a\n')
+  expect(images[0]!.data).not.toEqual(images[1]!.data)
+})
+
+test('an aborted run ends between two steps, and the next one works', async () => {
+  const { engine } = await startEngine()
+  const abort = new AbortController()
+  let steps = 0
+  const run = collect(engine, request({ steps: 100 }), abort.signal, () => {
+    steps += 1
+    abort.abort(new Error('enough'))
+  })
+  await expect(run).rejects.toThrow('enough')
+  expect(steps).toBeLessThan(100)
+  await expect(collect(engine, request(), abort.signal)).rejects.toThrow('enough')
+  expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
+})
+
+test('a package is loaded once while the budget holds it, and the least recently used makes room', async () => {
+  const { engine } = await startEngine()
+  const [first, second] = engine.models
+  expect((await engine.load(first!)).seconds).toBeGreaterThan(0)
+  expect((await engine.load(second!)).seconds).toBeGreaterThan(0)
+  expect(await engine.load(first!)).toMatchObject({ device: cpus()[0]!.model, seconds: 0 })
+
+  const { engine: small } = await startEngine({ memoryBytes: 1 })
+  for (const model of [first!, second!, first!]) expect((await small.load(model)).seconds).toBeGreaterThan(0)
+  expect((await small.load(first!)).seconds).toBe(0)
+})
+
+test('plans within the device memory budget, and logs the plan', async () => {
+  const { engine, logs } = await startEngine({ deviceBytes: 2e9 })
+  const [model] = engine.models
+  expect((await engine.load(model!)).networks).toMatchObject({ transformer: expect.any(Number) })
+  expect(logs.find(({ msg }) => msg === 'memory plan')).toMatchObject({ budget: '2.00 GB', decode: 'whole' })
+})
+
+test('a size over the memory budget is an invalid request, rejected before the model is loaded, with a suggested size', async () => {
+  const { engine, logs } = await startEngine({ deviceBytes: 3e8 })
+  const model = engine.models.find(({ tier }) => tier === 'fp8')!
+  const refused = await engine.load(model, { width: 4096, height: 2048 }).catch((error) => error)
+  expect(refused).toMatchObject({
+    ...{ name: 'JobError', code: 'invalid_request' },
+    message: expect.stringMatching(/^width x height was 4096x2048, which takes more memory .* custom; \d+x\d+ fits$/),
+  })
+  // An error with a cause would count as a service fault.
+  expect(refused.cause).toBeUndefined()
+  expect(logs.filter(({ msg }) => msg === 'memory plan')).toEqual([])
+  const [, width, height] = /; (\d+)x(\d+) fits/.exec(refused.message)!
+  expect(Number(width) / Number(height)).toBeCloseTo(2, 0)
+  await engine.load(model, { width: Number(width), height: Number(height) })
+})
+
+test('a model that exceeds the memory budget at every size is not available', async () => {
+  const { engine } = await startEngine({ deviceBytes: 1e6 })
+  const size = { width: 64, height: 64 }
+  for (const load of [engine.load(engine.models[0]!), engine.load(engine.models[0]!, size)])
+    await expect(load).rejects.toMatchObject({ name: 'JobError', code: 'model_not_available' })
+})
+
+test('is warm in every size that it can make, its own unless told', async () => {
+  const { engine } = await startEngine()
+  const [model] = engine.models
+  expect((await engine.warm(model!)).sizes).toEqual([{ width: 256, height: 256 }])
+  const wanted = [
+    { width: 64, height: 96 },
+    { width: 60, height: 64 },
+    { width: 9600, height: 64 },
+  ]
+  expect(await engine.warm(model!, wanted)).toEqual({ sizes: [wanted[0]] })
+  expect(await engine.load(model!)).toMatchObject({ seconds: 0, networks: {} })
+})
+
+test('the budget counts what packages take in memory, not their files', async () => {
+  const [fp32, fp8] = await findPackages(packages)
+  const taken = footprintOf(fp32!).bytes + footprintOf(fp8!).bytes
+  for (const [memoryBytes, kept] of [
+    [taken, true],
+    [taken - 1, false],
+  ] as const) {
+    const { engine } = await startEngine({ memoryBytes })
+    for (const model of engine.models) await engine.load(model)
+    expect((await engine.load(engine.models[0]!)).seconds === 0).toBe(kept)
+  }
+})
+
+test('a thread that dies fails the job it ran and is replaced for the next', async () => {
+  const { engine, logs } = await startEngine({ program: CRASHING })
+  await expect(collect(engine, request({ prompt: 'crash' }))).rejects.toMatchObject({
+    name: 'JobError',
+    code: 'internal',
+    message: expect.not.stringContaining('crashed'),
+  })
+  expect(logs.find(({ msg }) => msg === 'the engine thread failed')?.err?.message).toBe('the thread crashed')
+  expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
+})
+
+test('a package that was damaged after the start is not available, and the others still are', async () => {
+  const directory = await mkdtemp(path.join(tmpdir(), 'octet-damaged-'))
+  onTestFinished(() => rm(directory, { recursive: true }))
+  await cp(packages, directory, { recursive: true })
+  const { engine } = await startEngine({ packages: directory })
+  await truncate(path.join(directory, 'custom-fp32', 'transformer.onnx'), 100)
+  const [damaged, sound] = engine.models
+  // The fault is told, not that the job was canceled.
+  const canceled = AbortSignal.abort(new Error('enough'))
+  await expect(collect(engine, request({ tier: 'fp32' }), canceled)).rejects.toMatchObject({ code: 'internal' })
+  await expect(engine.load(damaged!)).rejects.toMatchObject({
+    name: 'JobError',
+    code: 'model_not_available',
+    message: expect.not.stringContaining(directory),
+  })
+  expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
+})
+
+test('a package with one flipped bit fails to load every time, and other packages still load', async () => {
+  const directory = path.join(scratch, 'flipped')
+  await cp(packages, directory, { recursive: true })
+  const weights = path.join(directory, 'custom-fp32', 'transformer.weights')
+  const bytes = await readFile(weights)
+  bytes[bytes.length >> 1]! ^= 1
+  await writeFile(weights, bytes)
+  const { engine } = await startEngine({ packages: directory })
+  const [flipped, sound] = engine.models
+  const failed = await engine.load(flipped!).catch((error) => error)
+  expect(failed).toMatchObject({ name: 'JobError', code: 'model_not_available', cause: { name: 'PackageError' } })
+  expect(failed.cause.message).toMatch(/transformer\.weights does not have the SHA-256/)
+  expect(failed.message).not.toContain(directory)
+  await expect(engine.load(flipped!)).rejects.toMatchObject({ code: 'model_not_available' })
+  expect((await engine.load(sound!)).seconds).toBeGreaterThan(0)
+})
+
+test('a run that hangs after a step is reported once, with the duration of the longest step so far', async () => {
+  const release = path.join(scratch, 'release')
+  vi.stubEnv('HANG_UNTIL', release)
+  onTestFinished(() => void vi.unstubAllEnvs())
+  const { engine, stalls } = await startEngine({ program: HANGING, stallSeconds: 0.3 })
+  await engine.load(engine.models[0]!)
+  expect(typesOf(await collect(engine, request({ tier: 'fp32' })))).toContain('finished')
+  const hung = collect(engine, request({ tier: 'fp32', prompt: 'hang' }))
+  await expect.poll(() => stalls.length, { timeout: 60_000 }).toBe(1)
+  expect(stalls[0]).toMatchObject({ activity: 'run', longestStepSeconds: expect.any(Number) })
+  expect(stalls[0]!.silentSeconds).toBeGreaterThanOrEqual(stalls[0]!.limitSeconds)
+  await writeFile(release, '')
+  expect(typesOf(await hung).at(-1)).toBe('finished')
+  expect(stalls).toHaveLength(1)
+})
+
+test('does not start without a package, nor with two of one name', async () => {
+  const directory = await mkdtemp(path.join(tmpdir(), 'octet-none-'))
+  onTestFinished(() => rm(directory, { recursive: true }))
+  await expect(startEngine({ packages: directory })).rejects.toThrow(`no package in ${directory}`)
+  for (const name of ['one', 'two']) {
+    await cp(path.join(packages, 'custom-fp8'), path.join(directory, name), { recursive: true })
+  }
+  await expect(startEngine({ packages: directory })).rejects.toThrow('more than one package of custom:fp8')
+})
+
+test('does not start with a thread that cannot load', async () => {
+  const program = new URL('../../support/engine/no-such-worker.ts', import.meta.url)
+  await expect(startEngine({ program })).rejects.toThrow('no-such-worker')
+})

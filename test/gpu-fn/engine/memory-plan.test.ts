@@ -1,0 +1,134 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { BudgetError, type Execution, planMemory as planFor } from '../../../gpu-fn/engine/memory-plan.ts'
+import { type Manifest, NETWORKS } from '../../../gpu-fn/manifest.ts'
+
+const GIB = 2 ** 30
+
+/** Gigabytes of weights as `npm run compile` writes them for the published shapes. */
+const WEIGHTS = {
+  'large fp8': [0.25, 1.39, 1.47, 1.16, 1.16, 1.16, 5.4, 5.36, 0.1],
+  'large fp16': [0.25, 1.39, 2.58, 2.31, 2.31, 2.31, 5.4, 10.7, 0.1],
+  'medium fp8': [0.25, 1.39, 1.47, 1.16, 1.16, 1.16, 1.56, 1.47, 0.1],
+} as const
+const WIDTH = { 'large fp8': 2432, 'large fp16': 2432, 'medium fp8': 1536 }
+const MODULATIONS = { 'large fp8': 454, 'large fp16': 454, 'medium fp8': 325 }
+
+type Name = keyof typeof WEIGHTS
+
+function about(name: Name): Pick<Manifest, 'files' | 'networks' | 'latent' | 'position'> {
+  const files = NETWORKS.map((network, i) => [`${network}.weights`, { bytes: WEIGHTS[name][i]! * 1e9, sha256: '' }])
+  const modulation = {
+    name: 'modulation',
+    dtype: 'float32',
+    shape: ['T', 'B', WIDTH[name] * MODULATIONS[name]],
+  } as const
+  const networks = NETWORKS.map((network) => [
+    network,
+    { file: '', inputs: [], outputs: network === 'conditioning' ? [modulation] : [] },
+  ])
+  return {
+    files: Object.fromEntries(files),
+    networks: Object.fromEntries(networks),
+    latent: { channels: 16, downsample: 8, patch_size: 2 },
+    position: { max: 192, source: 'graph', width: WIDTH[name] },
+  }
+}
+
+const WEIGHT_ONLY: Execution = { target: 'cuda', samples: 1, widening: 1 }
+const NATIVE: Execution = { target: 'cuda-fp8', samples: 2, widening: 1 }
+const planMemory = (
+  manifest: ReturnType<typeof about>,
+  size: { width: number; height: number },
+  budget: number | null,
+  how: Execution = WEIGHT_ONLY,
+) => planFor(manifest, size, budget, how)
+
+const square = (side: number) => ({ width: side, height: side })
+
+test('without a budget everything stays, and nothing is read again', () => {
+  expect(planMemory(about('large fp16'), square(1024), null)).toMatchObject({
+    kept: [...NETWORKS],
+    comeAndGo: [],
+    tile: null,
+    reread: 0,
+  })
+})
+
+test.each<[Name, number, { width: number; height: number }, number | null]>([
+  ['large fp8', 8, square(1024), 64],
+  ['large fp8', 8, { width: 1024, height: 768 }, 64],
+  ['large fp8', 15, square(1024), null],
+  ['medium fp8', 4, square(1024), 64],
+  ['medium fp8', 6, square(1024), null],
+  ['medium fp8', 4, square(1440), 48],
+  ['large fp16', 24, square(1024), null],
+])('%s fits in %d GB at %o, decoded in tiles of %s latents', (name, gigabytes, size, tile) => {
+  for (const how of [WEIGHT_ONLY, NATIVE]) {
+    const plan = planMemory(about(name), size, gigabytes * GIB, how)
+    expect(plan.peak).toBeLessThanOrEqual(gigabytes * GIB)
+    expect(plan.tile).toBe(tile)
+    expect([...plan.kept, ...plan.comeAndGo].sort()).toEqual([...NETWORKS].sort())
+    expect(plan.comeAndGo).not.toEqual([])
+  }
+})
+
+test('the denoiser stays where it can, and what is read again is what is cheapest to read', () => {
+  const plan = planMemory(about('large fp16'), square(1024), 24 * GIB)
+  expect(plan.kept).toContain('transformer')
+  expect(plan.reread).toBeLessThan(9e9)
+})
+
+test('the decoder takes tiles only where the whole image does not fit', () => {
+  expect(planMemory(about('medium fp8'), square(1440), 8 * GIB).tile).toBeNull()
+  const plan = planMemory(about('medium fp8'), square(1440), 5 * GIB)
+  expect(plan.tile).toBeGreaterThanOrEqual(64)
+  expect(plan.peak).toBeLessThanOrEqual(5 * GIB)
+})
+
+test('on a GPU those that come take the memory of those that went, and the decoder stays', () => {
+  const bytesOf = (networks: readonly string[]) =>
+    networks.map((network) => WEIGHTS['large fp8'][NETWORKS.indexOf(network as 't5')]! * 1e9)
+  for (const gigabytes of [8, 9, 11, 13, 15, 18]) {
+    const plan = planMemory(about('large fp8'), square(1024), gigabytes * GIB, NATIVE)
+    const kept = bytesOf(plan.kept).reduce((sum, bytes) => sum + bytes)
+    expect(plan.kept).toContain('vae_decoder')
+    expect(plan.peak).toBeGreaterThan(kept + Math.max(...bytesOf(plan.comeAndGo)))
+    expect(plan.peak).toBeLessThan(kept + Math.max(...bytesOf(plan.comeAndGo)) + 5e9)
+  }
+})
+
+test('on the CPU each session has its own scratch, which goes with it', () => {
+  const onCpu: Execution = { target: 'cpu', samples: 2, widening: 1 }
+  const roomy = planMemory(about('medium fp8'), square(1024), null, onCpu)
+  const tight = planMemory(about('medium fp8'), square(1024), 8 * GIB, onCpu)
+  expect(roomy.peak).toBeGreaterThan(planMemory(about('medium fp8'), square(1024), null, NATIVE).peak)
+  expect(tight.comeAndGo).toContain('vae_decoder')
+})
+
+test('a budget that nothing fits is refused with what is needed', () => {
+  expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(BudgetError)
+  expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(
+    /^1024x1024 needs \d\.\d\d GB of device memory at least; the budget is 2\.15 GB$/,
+  )
+})
+
+test('more memory never means reading more again, and no plan exceeds its budget', () => {
+  const budget = fc.integer({ min: 1, max: 40 * 1024 })
+  fc.assert(
+    fc.property(fc.constantFrom<Name>('large fp8', 'large fp16', 'medium fp8'), budget, budget, (name, a, b) => {
+      const [less, more] = [Math.min(a, b), Math.max(a, b)].map((mib) => {
+        try {
+          return planMemory(about(name), square(1024), mib * 2 ** 20)
+        } catch (error) {
+          expect(error).toBeInstanceOf(BudgetError)
+          return null
+        }
+      })
+      for (const plan of [less, more]) if (plan) expect(plan.peak).toBeLessThanOrEqual(plan.budget!)
+      if (less)
+        expect(more!.tile === null ? more!.reread : 0).toBeLessThanOrEqual(less.tile === null ? less.reread : Infinity)
+    }),
+    { numRuns: 60 },
+  )
+})

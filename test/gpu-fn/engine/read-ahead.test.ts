@@ -1,0 +1,36 @@
+import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { openPackage } from '../../../gpu-fn/engine/packages.ts'
+import { readAhead } from '../../../gpu-fn/engine/read-ahead.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+
+async function ownPackage() {
+  const directory = await mkdtemp(path.join(tmpdir(), 'octet-ahead-'))
+  onTestFinished(() => rm(directory, { recursive: true, force: true }))
+  await cp(await compileTiny({}), directory, { recursive: true })
+  const pkg = await openPackage(directory)
+  const weights = Object.entries(pkg.manifest.files).filter(([name]) => name.endsWith('.weights'))
+  return { directory, pkg, total: weights.reduce((sum, [, { bytes }]) => sum + bytes, 0) }
+}
+
+test('reads no more than the weights, in files that are there whole', async () => {
+  const { pkg, total } = await ownPackage()
+  const { bytes } = await readAhead(pkg, new AbortController().signal)
+  expect(bytes).toBeGreaterThanOrEqual(0)
+  expect(bytes).toBeLessThanOrEqual(total)
+})
+
+test('stops when it is told to', async () => {
+  const { pkg } = await ownPackage()
+  expect(await readAhead(pkg, AbortSignal.abort())).toEqual({ bytes: 0 })
+})
+
+test('leaves files that are gone or cut off to who opens them', async () => {
+  const { directory, pkg, total } = await ownPackage()
+  await rm(path.join(directory, 'clip_l.weights'))
+  await truncate(path.join(directory, 'transformer.weights'), 10)
+  const { bytes } = await readAhead(pkg, new AbortController().signal)
+  expect(bytes).toBeLessThan(total)
+})

@@ -1,0 +1,252 @@
+import path from 'node:path'
+import { setImmediate } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { BudgetError, type MemoryPlan } from '../../../gpu-fn/engine/memory-plan.ts'
+import { openPackage, type Package } from '../../../gpu-fn/engine/packages.ts'
+import { chained, createResidency } from '../../../gpu-fn/engine/residency.ts'
+import type { NetworkName } from '../../../gpu-fn/manifest.ts'
+import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { openPipeline, type Pipeline, type PipelineOptions, planOf } from '../../../gpu-fn/pipeline/pipeline.ts'
+import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
+import { HostResident, openSession, type Resident, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { render } from '../../../infra/local/render.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+
+let pkg: Package
+beforeAll(async () => {
+  pkg = await openPackage(await compileTiny({ t5Layers: 1 }))
+})
+
+async function open(options: PipelineOptions): Promise<Pipeline> {
+  const pipeline = await openPipeline(pkg, options)
+  onTestFinished(() => pipeline.release())
+  return pipeline
+}
+
+const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
+/** The least that images of the package's own size need. */
+const least = () => {
+  try {
+    planOf(pkg, 1)
+  } catch (error) {
+    const [, gigabytes] = /needs (\S+) GB/.exec((error as Error).message)!
+    return Number(gigabytes) * 1e9 + 1e7
+  }
+  throw new Error('a byte is no budget')
+}
+
+describe('a package within a budget', () => {
+  test('makes the same image with all graphs open and with one at a time', async () => {
+    const roomy = await open({})
+    expect(roomy.open()).toHaveLength(7)
+    const image = await render(roomy, REQUEST)
+    const opened: NetworkName[] = []
+    const tight = await open({ budget: least(), onOpen: (network) => opened.push(network) })
+    expect(await render(tight, REQUEST)).toEqual(image)
+    expect(tight.plan.comeAndGo).toContain('transformer')
+    expect(opened).toEqual(expect.arrayContaining(['t5', 't5_2', 'conditioning', 'transformer', 'vae_decoder']))
+    const before = opened.length
+    expect(await render(tight, REQUEST)).toEqual(image)
+    // What comes and goes is opened again by the second image, once each; what is kept is not.
+    expect(opened.slice(before).sort()).toEqual([...tight.plan.comeAndGo].sort())
+  })
+
+  test('never has more than one graph open beside those that it keeps', async () => {
+    const tight = await open({ budget: least() })
+    const request = { ...REQUEST, count: 3, negative_prompt: '', text_convention: 'diffusers' } as const
+    const output = { output_format: 'png', output_quality: 90 } as const
+    for await (const _ of txt2img(tight, { ...request, ...output }, new AbortController().signal)) {
+      const extra = tight.open().filter((network) => !tight.plan.kept.includes(network))
+      expect(extra.length).toBeLessThanOrEqual(1)
+    }
+    await tight.release()
+    expect(tight.open()).toEqual([])
+  })
+
+  test('denoises all images before it decodes them where the two make way for each other', async () => {
+    const opened: NetworkName[] = []
+    const tight = await open({ budget: least(), onOpen: (network) => opened.push(network) })
+    const request = { ...REQUEST, count: 3, negative_prompt: '', text_convention: 'diffusers' } as const
+    const types: string[] = []
+    const signal = new AbortController().signal
+    for await (const event of txt2img(tight, { ...request, output_format: 'png', output_quality: 90 }, signal))
+      types.push(event.type === 'image' ? `image ${event.image}` : event.type)
+    expect(types.slice(-4)).toEqual(['image 0', 'image 1', 'image 2', 'finished'])
+    expect(opened.filter((network) => network === 'transformer')).toHaveLength(1)
+  })
+
+  test('plans anew for a larger image, says so, and refuses one that it cannot hold', async () => {
+    const plans: MemoryPlan[] = []
+    const pipeline = await open({ budget: least() + 2e8, onPlan: (plan) => plans.push(plan) })
+    expect(plans).toHaveLength(1)
+    await pipeline.fit({ width: 64, height: 64 })
+    expect(plans).toHaveLength(1)
+    await pipeline.fit({ width: 320, height: 320 })
+    expect(plans.at(-1)!.peak).toBeLessThanOrEqual(least() + 2e8)
+    await expect(pipeline.fit({ width: 30_000, height: 30_000 })).rejects.toThrow(BudgetError)
+    await expect(openPipeline(pkg, { budget: 1 })).rejects.toThrow(BudgetError)
+  })
+})
+
+test('T5 in several graphs gives what it gives in one', async () => {
+  const [whole, parts] = await Promise.all(
+    [{}, { t5Layers: 1 }].map(async (options) =>
+      openPipeline(await openPackage(await compileTiny({ variant: 'tiny-odd', ...options }))),
+    ),
+  )
+  onTestFinished(async () => {
+    await whole!.release()
+    await parts!.release()
+  })
+  expect(Object.keys(whole!.package.manifest.networks)).not.toContain('t5_2')
+  expect(Object.keys(parts!.package.manifest.networks)).toContain('t5_3')
+  const ids = { data: BigInt64Array.from({ length: 40 }, (_, i) => BigInt(i * 7)), dims: [2, 20] }
+  const run = async ({ encoders }: Pipeline) => (await encoders.t5!.session.run({ input_ids: ids })).hidden
+  expect(await run(parts!)).toEqual(await run(whole!))
+})
+
+describe('residency', () => {
+  const session = { run: async () => ({}), runResident: async () => ({}), release: async () => {} }
+  const closed: string[] = []
+  const residency = createResidency(async (network) => ({
+    ...session,
+    release: async () => void closed.push(network),
+  }))
+  afterAll(() => residency.release())
+
+  test('closes what is no longer kept before it opens what is', async () => {
+    await residency.keep(['clip_l', 'clip_g'])
+    await residency.session('t5').run({})
+    expect(residency.open()).toEqual(['clip_l', 'clip_g', 't5'])
+    await residency.session('transformer').run({})
+    expect(residency.open()).toEqual(['clip_l', 'clip_g', 'transformer'])
+    await residency.keep(['transformer'])
+    expect(closed).toEqual(['t5', 'clip_l', 'clip_g'])
+    expect(residency.open()).toEqual(['transformer'])
+  })
+
+  test('what a session that goes has computed is still there for the next one', async () => {
+    const open = (network: NetworkName) =>
+      openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: 'native' })
+    const { text, position } = pkg.manifest
+    const noise = (...dims: number[]) => ({
+      data: gaussianNoise(
+        1,
+        dims.reduce((n, dim) => n * dim),
+      ),
+      dims,
+    })
+    const prompt = { pooled: noise(1, text.pooled_width), prompt_embeds: noise(1, 8, text.joint_width) }
+    const velocityOf = async (kept: NetworkName[]) => {
+      const own = createResidency(open)
+      await own.keep(kept)
+      const conditioning = own.session('conditioning')
+      const results = await conditioning.runResident({
+        ...prompt,
+        timesteps: { data: Float32Array.of(500), dims: [1] },
+      })
+      const inputs = { latent: noise(1, 16, 8, 8), context: results.context!, modulation: results.modulation!.row(0) }
+      const { velocity } = await own.session('transformer').run(inputs)
+      expect(own.open()).toEqual(kept.length > 0 ? kept : ['transformer'])
+      await own.release()
+      return velocity
+    }
+    expect(position.source).toBe('graph')
+    expect(await velocityOf([])).toEqual(await velocityOf(['conditioning', 'transformer']))
+  })
+
+  describe('of sessions whose weights can leave', () => {
+    const logged = () => {
+      const log: string[] = []
+      const own = createResidency(async (network) => {
+        log.push(`open ${network}`)
+        const weights = {
+          load: async () => void log.push(`load ${network}`),
+          unload: () => void log.push(`unload ${network}`),
+        }
+        return { ...session, weights, release: async () => void log.push(`release ${network}`) }
+      })
+      return { own, log }
+    }
+
+    test('lets them stay open without their weights', async () => {
+      const { own, log } = logged()
+      for (const network of ['t5', 'transformer', 't5'] as const) await own.session(network).run({})
+      expect(own.open()).toEqual(['t5'])
+      expect(log).toEqual(['open t5', 'unload t5', 'open transformer', 'unload transformer', 'load t5'])
+      await own.release()
+      expect(log.slice(5).sort()).toEqual(['release t5', 'release transformer'])
+    })
+
+    test('ends what is kept no longer, which had memory of its own, and takes what rests for what is kept now', async () => {
+      const { own, log } = logged()
+      await own.keep(['clip_l', 'clip_g'])
+      await own.session('t5').run({})
+      await own.session('transformer').run({})
+      await own.keep(['clip_l', 't5'])
+      expect(log.slice(3)).toEqual([
+        ...['unload t5', 'open transformer'],
+        ...['release clip_g', 'unload transformer', 'load t5'],
+      ])
+      expect(own.open()).toEqual(['clip_l', 't5'])
+    })
+
+    test('ends one that rests when it is released', async () => {
+      const { own, log } = logged()
+      await own.session('t5').run({})
+      await own.session('transformer').run({})
+      await own.session('t5').release()
+      await own.session('t5').run({})
+      expect(log.slice(3)).toEqual(['release t5', 'unload transformer', 'open t5'])
+    })
+  })
+
+  test('networks that come and go take turns, also when they are asked for at once', async () => {
+    let most = 0
+    const own = createResidency(async () => ({
+      ...session,
+      run: async () => {
+        most = Math.max(most, own.open().length)
+        await setImmediate()
+        return {}
+      },
+    }))
+    await Promise.all((['clip_l', 'clip_g', 't5', 'clip_l'] as const).map((network) => own.session(network).run({})))
+    expect(most).toBe(1)
+  })
+
+  test('what cannot be opened leaves the rest as it was', async () => {
+    const failing = createResidency(async (network) => {
+      if (network === 't5') throw new Error('no room')
+      return session
+    })
+    await failing.session('clip_l').run({})
+    await expect(failing.session('t5').run({})).rejects.toThrow('no room')
+    await failing.session('clip_g').run({})
+    expect(failing.open()).toEqual(['clip_g'])
+  })
+})
+
+test('a chain hands on what each session gave', async () => {
+  let onDevice = 0
+  class Counted extends HostResident {
+    override release = () => void onDevice--
+  }
+  const add = (n: number): Session => {
+    const run = async ({ x }: Record<string, Tensor | Resident>) => ({
+      x: { data: ((x as Tensor).data as Float32Array).map((value) => value * 10 + n), dims: x!.dims },
+    })
+    const runResident = async (inputs: Record<string, Tensor | Resident>) => {
+      onDevice++
+      return { x: new Counted((await run(inputs)).x) }
+    }
+    return { run, runResident, release: async () => {} }
+  }
+  const given = { x: { data: Float32Array.of(3), dims: [1] } }
+  const { x } = await chained([add(1), add(2), add(3)]).run(given)
+  expect(x!.data).toEqual(Float32Array.of(3123))
+  expect(onDevice).toBe(0)
+  const failing: Session = { ...add(0), run: () => Promise.reject(new Error('no room')) }
+  await expect(chained([add(1), failing]).run(given)).rejects.toThrow('no room')
+  expect(onDevice).toBe(0)
+})

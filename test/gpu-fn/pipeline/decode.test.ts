@@ -1,0 +1,83 @@
+import fc from 'fast-check'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openPackage } from '../../../gpu-fn/engine/packages.ts'
+import { decodeLatent, spansOf } from '../../../gpu-fn/pipeline/decode.ts'
+import { toPixels } from '../../../gpu-fn/pipeline/image.ts'
+import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { openPipeline, type Pipeline } from '../../../gpu-fn/pipeline/pipeline.ts'
+import { builtInPackage } from '../../../infra/local/built-in-model.ts'
+import { render } from '../../../infra/local/render.ts'
+import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
+
+test('spans cover a length without a hole, and neighbours share what they fade in', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 400 }), fc.integer({ min: 8, max: 128 }), (length, tile) => {
+      const spans = spansOf(length, tile)
+      expect(spans[0]!.start).toBe(0)
+      expect(spans.at(-1)!.end).toBe(length)
+      for (const [i, span] of spans.entries()) {
+        expect(span.end - span.start).toBe(Math.min(length, tile))
+        expect([span.before, span.after]).toEqual([i > 0, i < spans.length - 1])
+        if (i > 0) expect(spans[i - 1]!.end - span.start).toBeGreaterThanOrEqual(Math.min(16, tile >> 1))
+      }
+    }),
+  )
+})
+
+describe('nano, decoded in tiles', () => {
+  let pipeline: Pipeline
+  beforeAll(async () => {
+    pipeline = await openPipeline(await openPackage(await builtInPackage('nano-turbo', 'fp32')))
+  })
+  afterAll(() => pipeline.release())
+
+  const picture = async (tile: number | null) => {
+    const request = { prompt: 'a red heart on a blue background', seed: 3 }
+    const tiled = { ...pipeline, plan: { ...pipeline.plan, tile } }
+    return readPixels(await render(tiled, request))
+  }
+
+  test('is close to one piece, and has no seam', async () => {
+    const [whole, tiled] = [await picture(null), await picture(24)]
+    expect(psnr(tiled, whole)).toBeGreaterThan(36)
+    expect(seam(tiled, whole, 'across')).toBeLessThan(0.6)
+    expect(seam(tiled, whole, 'down')).toBeLessThan(0.6)
+    // The measure sees the seam of tiles that are put side by side: half a level darker is enough.
+    const cut = { ...whole, data: whole.data.map((value, i) => (Math.floor(i / 3) % 256 < 128 ? value - 1 : value)) }
+    expect(seam(cut, whole, 'across')).toBeGreaterThan(0.6)
+  })
+
+  test('a latent that is no larger than a tile is decoded in one piece', async () => {
+    const latent = { data: gaussianNoise(1, 16 * 8 * 6), dims: [1, 16, 8, 6] }
+    const whole = await decodeLatent(pipeline.vaeDecoder, latent, null)
+    expect(await decodeLatent(pipeline.vaeDecoder, latent, 8)).toEqual(whole)
+  })
+
+  test('pixels are those of the planes, to the last bit', async () => {
+    const latent = { data: gaussianNoise(2, 16 * 8 * 6).map((value) => 3 * value), dims: [1, 16, 8, 6] }
+    const { image } = await pipeline.vaeDecoder.run({ latent })
+    const [, , height, width] = image!.dims as [number, number, number, number]
+    const expected = toPixels(image!.data as Float32Array, width, height)
+    const given = await decodeLatent(pipeline.vaeDecoder, latent, null)
+    expect(Buffer.compare(given, expected)).toBe(0)
+    expect([Math.min(...given), Math.max(...given)]).toEqual([0, 255])
+  })
+
+  test.each([null, 4])('what is not a number is no picture, in tiles of %s', async (tile) => {
+    const latent = { data: gaussianNoise(1, 16 * 8 * 6).fill(Number.NaN, 40, 41), dims: [1, 16, 8, 6] }
+    await expect(decodeLatent(pipeline.vaeDecoder, latent, tile)).rejects.toThrow('values that are not numbers')
+  })
+})
+
+/** The largest step, between one line of pixels and the next, in how far two pictures differ on the line's average; edges apart. */
+function seam(a: Pixels, b: Pixels, axis: 'across' | 'down'): number {
+  const { width, height } = a
+  const lines = new Float64Array(axis === 'across' ? width : height)
+  for (let i = 0; i < a.data.length; i++) {
+    const pixel = Math.floor(i / 3)
+    const line = axis === 'across' ? pixel % width : Math.floor(pixel / width)
+    lines[line]! += (a.data[i]! - b.data[i]!) / (a.data.length / lines.length)
+  }
+  const inner = lines.subarray(8, -8)
+  return inner.reduce((most, value, i) => (i === 0 ? most : Math.max(most, Math.abs(value - inner[i - 1]!))), 0)
+}

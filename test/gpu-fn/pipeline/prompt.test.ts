@@ -1,0 +1,163 @@
+import path from 'node:path'
+import { beforeAll, describe, expect, test } from 'vitest'
+import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { type EncoderName, encodePrompts, type TextEncoders } from '../../../gpu-fn/pipeline/prompt.ts'
+import { openTokenizer, type PromptTokenizer } from '../../../gpu-fn/pipeline/tokenizer/tokenizer.ts'
+import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
+
+const TINY = path.join(import.meta.dirname, '../../../infra/checkpoints/tiny/tokenizers')
+const DIRECTORIES = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
+const WIDTHS = { clip_l: 2, clip_g: 3, t5: 8 }
+const SHAPE = {
+  clip_l: { width: 2, tokens: 77 },
+  clip_g: { width: 3, tokens: 77 },
+  t5: { max_tokens: 512 },
+  joint_width: 8,
+  pooled_width: 5,
+} satisfies Manifest['text']
+const MARKS = { clip_l: 1, clip_g: 2, t5: 3 }
+
+let tokenizers: Record<EncoderName, PromptTokenizer>
+beforeAll(async () => {
+  const open = (name: EncoderName) => openTokenizer(path.join(TINY, DIRECTORIES[name]))
+  tokenizers = { clip_l: await open('clip_l'), clip_g: await open('clip_g'), t5: await open('t5') }
+})
+
+/** Encoders that answer their mark everywhere, and 10 times their mark as pooled vector; `runs` counts what they were asked. */
+function encoders(...names: EncoderName[]) {
+  const runs: (readonly number[])[] = []
+  const session = (name: EncoderName): Session => ({
+    async run({ input_ids }, { signal } = {}) {
+      signal?.throwIfAborted()
+      const [batch, rows] = input_ids!.dims as [number, number]
+      runs.push([batch, rows])
+      const filled = (dims: number[], value: number): Tensor => ({
+        dims,
+        data: new Float32Array(dims.reduce((a, b) => a * b)).fill(value),
+      })
+      const hidden = filled([batch, rows, WIDTHS[name]], MARKS[name])
+      return name === 't5' ? { hidden } : { hidden, pooled: filled([batch, WIDTHS[name]], 10 * MARKS[name]) }
+    },
+    runResident: () => Promise.reject(new Error('encoders leave nothing on the device')),
+    release: async () => {},
+  })
+  const opened: TextEncoders = Object.fromEntries(
+    names.map((name) => [name, { session: session(name), tokenizer: tokenizers[name] }]),
+  )
+  const shape = {
+    ...SHAPE,
+    clip_l: opened.clip_l ? SHAPE.clip_l : null,
+    clip_g: opened.clip_g ? SHAPE.clip_g : null,
+    t5: opened.t5 ? SHAPE.t5 : null,
+  }
+  return { opened, shape, runs }
+}
+
+async function encode(names: EncoderName[], convention: 'diffusers' | 'reference', text = 'a cat') {
+  const { opened, shape } = encoders(...names)
+  const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { convention, batched: true })
+  const { embeds, rows, pooled } = encoded.prompts[0]!
+  const row = (i: number) => [...embeds.subarray(i * SHAPE.joint_width, (i + 1) * SHAPE.joint_width)]
+  return { rows, row, pooled: [...pooled], length: embeds.length, cuts: encoded.cuts }
+}
+
+const BOTH = [1, 1, 2, 2, 2, 0, 0, 0]
+const T5 = new Array(8).fill(3)
+const NOTHING = new Array(8).fill(0)
+
+describe('assembly', () => {
+  test('puts CLIP-L beside CLIP-G, pads to the joint width, and T5 below', async () => {
+    const { rows, row, pooled, length } = await encode(['clip_l', 'clip_g', 't5'], 'diffusers')
+    expect([rows, length]).toEqual([77 + 256, (77 + 256) * 8])
+    expect([row(0), row(76), row(77), row(332)]).toEqual([BOTH, BOTH, T5, T5])
+    expect(pooled).toEqual([10, 10, 20, 20, 20])
+  })
+
+  test('without T5, diffusers has 256 rows of zeros and the reference nothing', async () => {
+    const diffusers = await encode(['clip_l', 'clip_g'], 'diffusers')
+    expect([diffusers.rows, diffusers.row(76), diffusers.row(77), diffusers.row(332)]).toEqual([
+      333,
+      BOTH,
+      NOTHING,
+      NOTHING,
+    ])
+    const reference = await encode(['clip_l', 'clip_g'], 'reference')
+    expect([reference.rows, reference.row(76)]).toEqual([77, BOTH])
+  })
+
+  test('without CLIP-L, CLIP-G keeps its place', async () => {
+    const { row, pooled } = await encode(['clip_g', 't5'], 'diffusers')
+    expect([row(0), row(77)]).toEqual([[0, 0, 2, 2, 2, 0, 0, 0], T5])
+    expect(pooled).toEqual([0, 0, 20, 20, 20])
+  })
+
+  test('without CLIP-G, its columns are zero', async () => {
+    const { row, pooled } = await encode(['clip_l', 't5'], 'diffusers')
+    expect([row(0), row(77)]).toEqual([[1, 1, 0, 0, 0, 0, 0, 0], T5])
+    expect(pooled).toEqual([10, 10, 0, 0, 0])
+  })
+
+  test('T5 alone has no rows above it; no encoder at all leaves 77 rows of zeros', async () => {
+    const alone = await encode(['t5'], 'reference')
+    expect([alone.rows, alone.row(0), alone.pooled]).toEqual([77, T5, [0, 0, 0, 0, 0]])
+    expect((await encode([], 'reference')).rows).toBe(77)
+  })
+})
+
+describe('lengths', () => {
+  test('the reference lets T5 grow from 77 tokens to the 512 of the model', async () => {
+    const names: EncoderName[] = ['clip_l', 'clip_g', 't5']
+    expect((await encode(names, 'reference', '')).rows).toBe(77 + 77)
+    expect((await encode(names, 'reference', 'cat '.repeat(300))).rows).toBe(77 + 301)
+    const longest = await encode(names, 'reference', 'cat '.repeat(2_000))
+    expect(longest.rows).toBe(77 + 512)
+    expect(longest.cuts.at(-1)).toMatch(/^the prompt is longer than the 512 tokens of T5/)
+  })
+
+  test('says which encoder did not see what, and quotes no more than a few lines', async () => {
+    const { cuts } = await encode(['clip_l', 't5'], 'diffusers', `${'cat '.repeat(300)}dog`)
+    expect(cuts).toHaveLength(2)
+    expect(cuts[0]).toMatch(/^the prompt is longer than the 77 tokens of CLIP-L, which did not read "cat cat .*…"$/)
+    expect(cuts[1]).toMatch(/^the prompt is longer than the 256 tokens of T5, which did not read "cat .* dog"$/)
+    expect(cuts[0]!.length).toBeLessThan(400)
+  })
+
+  test('an aborted signal stops every encoder with its reason', async () => {
+    const { opened, shape, runs } = encoders('clip_l', 't5')
+    const options = {
+      convention: 'diffusers',
+      batched: true,
+      signal: AbortSignal.abort(new Error('too late')),
+    } as const
+    await expect(encodePrompts(opened, shape, [{ name: 'prompt', text: 'cat' }], options)).rejects.toThrow('too late')
+    expect(runs).toEqual([])
+  })
+
+  test('prompts of one length share a run where batches are allowed', async () => {
+    const prompts = [
+      { name: 'negative prompt', text: '' },
+      { name: 'prompt', text: 'cat '.repeat(200) },
+    ]
+    const asked = async (convention: 'diffusers' | 'reference', batched: boolean) => {
+      const { opened, shape, runs } = encoders('clip_l', 't5')
+      await encodePrompts(opened, shape, prompts, { convention, batched })
+      // Encoders run side by side, so only the order of one encoder's runs is fixed.
+      return runs.sort(([, a], [, b]) => a! - b!)
+    }
+    expect(await asked('diffusers', true)).toEqual([
+      [2, 77],
+      [2, 256],
+    ])
+    expect(await asked('reference', true)).toEqual([
+      [2, 77],
+      [1, 77],
+      [1, 201],
+    ])
+    expect(await asked('diffusers', false)).toEqual([
+      [1, 77],
+      [1, 77],
+      [1, 256],
+      [1, 256],
+    ])
+  })
+})

@@ -1,0 +1,236 @@
+import sharp from 'sharp'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { openPackage } from '../../../gpu-fn/engine/packages.ts'
+import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
+import {
+  openPipeline,
+  type Pipeline,
+  type PipelineEvent,
+  type Txt2ImgRequest,
+  txt2img,
+} from '../../../gpu-fn/pipeline/txt2img.ts'
+import { compileTiny, type TinyPackage } from '../../support/checkpoints/compile.ts'
+
+type ImageEvent = Extract<PipelineEvent, { type: 'image' }>
+
+const REQUEST: Txt2ImgRequest = {
+  prompt: 'a red heart on a blue sky',
+  negative_prompt: 'blurry',
+  width: 48,
+  height: 32,
+  steps: 3,
+  guidance_scale: 4,
+  seed: 42,
+  count: 1,
+  output_format: 'png',
+  output_quality: 90,
+  text_convention: 'diffusers',
+}
+
+const opened: Pipeline[] = []
+afterAll(async () => {
+  for (const pipeline of opened) await pipeline.release()
+})
+
+async function open(tiny: TinyPackage): Promise<Pipeline> {
+  const pipeline = await openPipeline(await openPackage(await compileTiny(tiny), { verify: true }))
+  opened.push(pipeline)
+  return pipeline
+}
+
+async function collect(pipeline: Pipeline, request: Partial<Txt2ImgRequest> = {}): Promise<PipelineEvent[]> {
+  const events: PipelineEvent[] = []
+  for await (const event of txt2img(pipeline, { ...REQUEST, ...request }, new AbortController().signal))
+    events.push(event)
+  return events
+}
+
+async function images(pipeline: Pipeline, request: Partial<Txt2ImgRequest> = {}): Promise<ImageEvent[]> {
+  return (await collect(pipeline, request)).filter((event) => event.type === 'image')
+}
+
+async function largestDifference(a: ImageEvent, b: ImageEvent): Promise<number> {
+  const [x, y] = await Promise.all([a, b].map(({ data }) => sharp(data).raw().toBuffer()))
+  expect(x!.length).toBe(y!.length)
+  return x!.reduce((most, value, i) => Math.max(most, Math.abs(value - y![i]!)), 0)
+}
+
+describe('a tiny SD3.5 in float32', () => {
+  let pipeline: Pipeline
+  beforeAll(async () => {
+    pipeline = await open({})
+  })
+
+  test('tells of encoding, each step and the image, in this order', async () => {
+    const events = await collect(pipeline)
+    expect(events.map(({ type }) => type)).toEqual(['encoded', 'step', 'step', 'step', 'image', 'finished'])
+    expect(events[1]).toEqual({ type: 'step', image: 0, step: 1, steps: 3 })
+    const image = events[4] as ImageEvent
+    expect(image).toMatchObject({ image: 0, seed: 42, width: 48, height: 32, content_type: 'image/png' })
+    expect(await sharp(image.data).metadata()).toMatchObject({ width: 48, height: 32, format: 'png' })
+  })
+
+  test('shows how the image comes along when asked to, and makes the same image', async () => {
+    const [image] = await images(pipeline)
+    const events = await collect(pipeline, { preview_steps: 1 })
+    expect(events.map(({ type }) => type)).toEqual([
+      'encoded',
+      'step',
+      'preview',
+      'step',
+      'preview',
+      'step',
+      'image',
+      'finished',
+    ])
+    expect(events[2]).toMatchObject({ image: 0, step: 1, width: 6, height: 4, content_type: 'image/jpeg' })
+    expect(events.find((event) => event.type === 'image')!.data).toEqual(image!.data)
+    const sparse = await collect(pipeline, { preview_steps: 2 })
+    expect(sparse.flatMap((event) => (event.type === 'preview' ? [event.step] : []))).toEqual([2])
+  })
+
+  test('makes the same bytes every time, other bytes for another seed, prompt, negative prompt, scale or number of steps', async () => {
+    const [image] = await images(pipeline)
+    expect((await images(pipeline))[0]!.data).toEqual(image!.data)
+    const changes: Partial<Txt2ImgRequest>[] = [
+      { seed: 43 },
+      { prompt: 'a cat' },
+      { negative_prompt: '' },
+      { guidance_scale: 2 },
+      { steps: 4 },
+      { text_convention: 'reference' },
+    ]
+    for (const change of changes) {
+      const [other] = await images(pipeline, change)
+      expect(await largestDifference(image!, other!), JSON.stringify(change)).toBeGreaterThan(2)
+    }
+  })
+
+  test('image k is the image of seed + k, modulo 2^32', async () => {
+    const several = await images(pipeline, { count: 3, seed: 2 ** 32 - 2 })
+    expect(several.map(({ image, seed }) => [image, seed])).toEqual([
+      [0, 2 ** 32 - 2],
+      [1, 2 ** 32 - 1],
+      [2, 0],
+    ])
+    const [alone] = await images(pipeline, { seed: 0 })
+    expect(await largestDifference(several[2]!, alone!)).toBe(0)
+  })
+
+  test('up to a guidance scale of 1 the negative prompt is not read', async () => {
+    const [image] = await images(pipeline, { guidance_scale: 1, negative_prompt: 'blurry' })
+    for (const change of [{ negative_prompt: 'a cat' }, { guidance_scale: 0, negative_prompt: '' }]) {
+      const [other] = await images(pipeline, { guidance_scale: 1, ...change })
+      expect(await largestDifference(image!, other!)).toBe(0)
+    }
+  })
+
+  test('negative and positive prompt one after the other make the image that they make together', async () => {
+    const manifest = { ...pipeline.package.manifest, transformer_batch: 1 as const }
+    const oneByOne = { ...pipeline, package: { ...pipeline.package, manifest } }
+    const [together] = await images(pipeline)
+    const [apart] = await images(oneByOne)
+    expect(await largestDifference(together!, apart!)).toBeLessThanOrEqual(1)
+  })
+
+  test('prompts of different lengths go through the reference convention', async () => {
+    const events = await collect(pipeline, {
+      text_convention: 'reference',
+      prompt: 'cat '.repeat(120),
+      negative_prompt: '',
+    })
+    expect(events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual([
+      'warning',
+      'warning',
+      'encoded',
+      'image',
+      'finished',
+    ])
+  })
+
+  test('warns of prompts that are cut, by prompt and encoder', async () => {
+    const long = 'cat '.repeat(300)
+    const events = await collect(pipeline, { prompt: long, negative_prompt: long, steps: 1 })
+    const warnings = events.filter((event) => event.type === 'warning')
+    expect(warnings.map(({ code }) => code)).toEqual(new Array(6).fill('prompt_truncated'))
+    expect(
+      warnings.map(({ message }) => /the (.*) is longer than .* tokens of (.*), which/.exec(message)?.slice(1)),
+    ).toEqual([
+      ['negative prompt', 'CLIP-L'],
+      ['prompt', 'CLIP-L'],
+      ['negative prompt', 'CLIP-G'],
+      ['prompt', 'CLIP-G'],
+      ['negative prompt', 'T5'],
+      ['prompt', 'T5'],
+    ])
+  })
+
+  test.each(['jpeg', 'webp'] as const)('writes %s with the parameters in it', async (output_format) => {
+    const [image] = await images(pipeline, { output_format })
+    expect(image!.content_type).toBe(`image/${output_format}`)
+    const { prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention } = REQUEST
+    const { manifest, digest } = pipeline.package
+    expect(await readParameters(image!.data)).toEqual({
+      ...{ prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention },
+      ...{ model: manifest.model, tier: 'fp32', package: digest, tool: manifest.tool },
+    })
+  })
+
+  test('stops between steps with the reason of the signal', async () => {
+    const abort = new AbortController()
+    const reason = new Error('the caller left')
+    const seen: string[] = []
+    const run = async () => {
+      for await (const event of txt2img(pipeline, REQUEST, abort.signal)) {
+        seen.push(event.type)
+        if (event.type === 'step' && event.step === 2) abort.abort(reason)
+      }
+    }
+    await expect(run()).rejects.toBe(reason)
+    expect(seen).toEqual(['encoded', 'step', 'step'])
+    expect(await images(pipeline)).toHaveLength(1)
+  })
+
+  test('an aborted signal starts nothing', async () => {
+    const events = txt2img(pipeline, REQUEST, AbortSignal.abort(new Error('too late')))
+    await expect(events.next()).rejects.toThrow('too late')
+  })
+
+  test.each([
+    [{ width: 40 }, /width is 40; this model makes multiples of 16 up to \d+/],
+    [{ height: 1_000_000 * 16 }, /height is 16000000/],
+    [{ width: 0 }, /width is 0/],
+  ])('refuses %j', async (size, message) => {
+    await expect(images(pipeline, size)).rejects.toThrow(
+      expect.objectContaining({ name: 'RangeError', message: expect.stringMatching(message) }),
+    )
+  })
+})
+
+describe('other packages', () => {
+  test.each([
+    ['FP8', { tier: 'fp8' }],
+    ['FP8 without T5', { tier: 'fp8-lite' }],
+    ['a checkpoint without T5', { t5: false }],
+    ['a position table of its own', { variant: 'tiny-large' }],
+    ['no QK-norm', { variant: 'tiny-sd3' }],
+  ] satisfies [string, TinyPackage][])(
+    '%s: an image that depends on its seed, in both conventions',
+    async (_, tiny) => {
+      const pipeline = await open(tiny)
+      for (const text_convention of ['diffusers', 'reference'] as const) {
+        const [first, second] = await images(pipeline, { count: 2, text_convention })
+        expect(await largestDifference(first!, second!)).toBeGreaterThan(8)
+      }
+    },
+  )
+
+  test('a package whose graph does not open leaves nothing open and names the file', async () => {
+    const pkg = await openPackage(await compileTiny({}))
+    const networks = { ...pkg.manifest.networks, vae_decoder: { file: 'manifest.json', inputs: [], outputs: [] } }
+    const broken = { ...pkg, manifest: { ...pkg.manifest, networks } }
+    await expect(openPipeline(broken)).rejects.toThrow(
+      expect.objectContaining({ name: 'SessionError', message: expect.stringMatching(/cannot open .*manifest\.json/) }),
+    )
+  })
+})

@@ -1,0 +1,151 @@
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { Graph } from '../../../gpu-fn/compile/graph/graph.ts'
+import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
+import { encodeModel, readExternalTensors } from '../../../gpu-fn/compile/write/onnx.ts'
+import { openSession, type Session } from '../../../gpu-fn/runtime/session.ts'
+import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { hostMemory } from '../../support/gpu/host-memory.ts'
+
+const INPUTS = { input_ids: { data: BigInt64Array.from({ length: 77 }, (_, i) => BigInt(i * 7)), dims: [1, 77] } }
+
+let directory: string
+let expected: Awaited<ReturnType<Session['run']>>
+beforeAll(async () => {
+  directory = await compileTiny({ tier: 'fp8' })
+  const session = await openSession(path.join(directory, 'clip_l.onnx'), { target: 'cpu', binding: 'native' })
+  expected = await session.run(INPUTS)
+  await session.release()
+})
+
+const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) =>
+  openNativeSession(file, { entries: {}, memoryPattern: false, memory: () => memory })
+
+describe('weights in memory of our own', () => {
+  test('give what onnxruntime gives over its own, and are read from the file once', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    expect(await session.run(INPUTS)).toEqual(expected)
+    expect(await session.run(INPUTS)).toEqual(expected)
+    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister'])
+    await session.release()
+    expect(log.slice(5)).toEqual(['free', 'unreserve'])
+  })
+
+  test('are what the session computes with', async () => {
+    const { memory } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    session.weights!.unload()
+    // Nothing comes, so that what is there is not a number.
+    const { copyFromHost } = memory
+    memory.copyFromHost = async () => {}
+    expect([...((await session.run(INPUTS)).pooled!.data as Float32Array)].every(Number.isNaN)).toBe(true)
+    memory.copyFromHost = copyFromHost
+    session.weights!.unload()
+    expect(await session.run(INPUTS)).toEqual(expected)
+  })
+
+  test('leave and come back while the session stays; a file that is read again stays mapped', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    for (let i = 0; i < 3; i++) {
+      session.weights!.unload()
+      await session.weights!.load()
+      expect(await session.run(INPUTS)).toEqual(expected)
+    }
+    expect(log.filter((call) => call === 'register')).toHaveLength(2)
+    expect(log.filter((call) => call === 'copy')).toHaveLength(4)
+    await session.release()
+    expect(log.slice(-3)).toEqual(['free', 'unreserve', 'unregister'])
+  })
+
+  test('come back for a run that finds them away', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    session.weights!.unload()
+    session.weights!.unload()
+    // Neither of two that ask at once runs on weights that are still on their way.
+    expect(await Promise.all([session.run(INPUTS), session.run(INPUTS)])).toEqual([expected, expected])
+    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'leave', 'map', 'register', 'copy'])
+  })
+
+  test('that find no room leave nothing behind, and may try again', async () => {
+    const { memory, log } = hostMemory(1)
+    await expect(open(path.join(directory, 'clip_l.onnx'), memory)).rejects.toMatchObject({
+      name: 'SessionError',
+      message: expect.stringMatching(/cannot open .*clip_l\.onnx: CUDA: out of memory/),
+    })
+    expect(log).toEqual(['reserve', 'unreserve'])
+  })
+
+  test('whose copy fails are not taken for loaded', async () => {
+    const { memory, log } = hostMemory()
+    const session = await open(path.join(directory, 'clip_l.onnx'), memory)
+    onTestFinished(() => session.release())
+    session.weights!.unload()
+    const { copyFromHost } = memory
+    memory.copyFromHost = () => Promise.reject(new Error('the bus is gone'))
+    await expect(session.run(INPUTS)).rejects.toThrow(/clip_l\.onnx failed: the bus is gone/)
+    expect(log.at(-1)).toBe('leave')
+    memory.copyFromHost = copyFromHost
+    expect(await session.run(INPUTS)).toEqual(expected)
+  })
+})
+
+describe('a graph that names its weights wrongly', () => {
+  let scratch: string
+  let file: string
+  beforeAll(async () => {
+    scratch = await mkdtemp(path.join(tmpdir(), 'octet-weights-'))
+    await cp(directory, scratch, { recursive: true })
+    file = path.join(scratch, 'clip_l.onnx')
+  })
+  afterAll(() => rm(scratch, { recursive: true }))
+
+  test.each(['../clip_l.weights', '/clip_l.weights', '..'])(
+    'is refused when they are said to be in %s',
+    async (location) => {
+      const graph = new Graph('astray')
+      const weight = graph.weight('w', 'float32', [1], null)
+      graph.output('y', ops.add(graph.input('x', 'float32', [1]), weight))
+      const placed = new Map(graph.weights.map(({ name }) => [name, { offset: 0, bytes: 4 }]))
+      const astray = path.join(scratch, 'astray.onnx')
+      await writeFile(astray, encodeModel(graph, { location, placed }, 'test'))
+      await expect(open(astray, hostMemory().memory)).rejects.toThrow(/cannot open .* which is not beside the graph/)
+    },
+  )
+
+  test('is refused when they lie beyond the end of their file', async () => {
+    await truncate(path.join(scratch, 'clip_l.weights'), 1000)
+    const { memory, log } = hostMemory()
+    await expect(open(file, memory)).rejects.toThrow(/cannot open .*: .* lies beyond the end of clip_l\.weights/)
+    expect(log).toEqual([])
+  })
+
+  test('is refused when the file is not there', async () => {
+    await rm(path.join(scratch, 'clip_l.weights'))
+    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*ENOENT.*clip_l\.weights/)
+  })
+
+  test('is refused when it is no graph', async () => {
+    await writeFile(file, Buffer.alloc(64, 0xff))
+    await expect(open(file, hostMemory().memory)).rejects.toThrow(/cannot open .*clip_l\.onnx: /)
+  })
+})
+
+test('the weights of a graph are told from its constants', async () => {
+  const tensors = readExternalTensors(await readFile(path.join(directory, 'clip_l.onnx')))
+  const { byteLength } = await readFile(path.join(directory, 'clip_l.weights'))
+  expect(tensors.length).toBeGreaterThan(10)
+  for (const { location, offset, bytes, dims } of tensors) {
+    expect(location).toBe('clip_l.weights')
+    expect(offset + bytes).toBeLessThanOrEqual(byteLength)
+    expect(bytes).toBeGreaterThanOrEqual(dims.reduce((n, dim) => n * dim, 1))
+  }
+  expect(() => readExternalTensors(new Uint8Array())).toThrow('there is no graph')
+})

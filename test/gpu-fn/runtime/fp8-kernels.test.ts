@@ -1,0 +1,21 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
+
+test('a library that was not built is missing, and the command that builds it is named', () => {
+  const missing = expect.stringMatching(/liboctet-kernels\.so is not there; .*kernels\/build/)
+  expect(findKernels('/nowhere/liboctet-kernels.so')).toEqual({ missing })
+})
+
+test('a file that is no library is as good as missing', async () => {
+  const scratch = await mkdtemp(path.join(tmpdir(), 'octet-kernels-'))
+  try {
+    const file = path.join(scratch, 'liboctet-kernels.so')
+    await writeFile(file, 'not a library')
+    expect(findKernels(file)).toEqual({ missing: expect.stringContaining('cannot be loaded') })
+  } finally {
+    await rm(scratch, { recursive: true })
+  }
+})

@@ -1,0 +1,234 @@
+import { createHash } from 'node:crypto'
+import { connect, type Socket } from 'node:net'
+import { expect, test } from 'vitest'
+import { createPacedEngine } from '../../support/engine/paced-engine.ts'
+import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
+import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
+import { startServer } from '../../support/gpu/server.ts'
+
+/** A connection that asks for a job and then reads nothing. */
+async function stalledReader(port: number, job: string, prompt: string): Promise<Socket> {
+  const text = JSON.stringify(jobBody({ prompt }))
+  const socket = connect(port, '127.0.0.1').pause()
+  socket.write(
+    `PUT /jobs/${job} HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n` +
+      `authorization: Bearer ${await signToken(job, text)}\r\n\r\n${text}`,
+  )
+  return socket
+}
+
+test('a job is a stream of its events and its images', async () => {
+  await using server = await startServer(createPacedEngine())
+  const response = await putJob(server.url, 'job-1', { steps: 2, count: 2 })
+  expect(response.status).toBe(200)
+  expect(response.headers.get('content-type')).toBe('application/x-ndjson')
+  const entries = await readWholeStream(response)
+  const steps = ['step', 'step', 'image']
+  expect(typesOf(entries)).toEqual(['accepted', 'started', ...steps, ...steps, 'succeeded'])
+  expect(entries[0]?.event).toEqual({ type: 'accepted', job: 'job-1', attempt: 1, position: 0 })
+  expect(entries[1]?.event).toMatchObject({ model: 'tiny', tier: 'fp8', package: 'f'.repeat(64), device: 'paced' })
+  for (const { event, data } of entries.filter(({ data }) => data)) {
+    const sha256 = createHash('sha256').update(data!).digest('hex')
+    expect(event).toMatchObject({ type: 'image', bytes: 100, sha256, content_type: 'image/png' })
+  }
+  const timings = { load: 1.5, encode: 0.25, denoise: 2, decode: 0.5 }
+  expect(entries.at(-1)?.event).toMatchObject({ type: 'succeeded', images: 2, timings })
+})
+
+test('health tells where the process stands, and only a ready one takes jobs', async () => {
+  await using server = await startServer(createPacedEngine())
+  const models = [{ model: 'tiny', tier: 'fp8', package: 'f'.repeat(64) }]
+  for (const [status, healthz, ping] of [
+    ['loading', 503, 204],
+    ['draining', 503, 503],
+    ['failed', 503, 503],
+  ] as const) {
+    server.lifecycle.status = status
+    const health = await fetch(`${server.url}/healthz`)
+    expect(health.status).toBe(healthz)
+    expect(await health.json()).toEqual({ status, protocol: 1, running: 0, queued: 0, models })
+    expect((await fetch(`${server.url}/ping`)).status).toBe(ping)
+    const response = await putJob(server.url, 'job-1')
+    expect(response.headers.get('retry-after')).toMatch(/^\d+$/)
+    expect(await refusalOf(response)).toBe(`503 ${status}`)
+  }
+  server.lifecycle.status = 'ready'
+  expect((await fetch(`${server.url}/healthz`)).status).toBe(200)
+  expect((await fetch(`${server.url}/ping`)).status).toBe(200)
+})
+
+test('jobs wait in line, hear their position and heartbeats, and are refused when the line is full', async () => {
+  const engine = createPacedEngine(0)
+  await using server = await startServer(engine, { queue: 1, heartbeatMs: 10 })
+  const first = await putJob(server.url, 'first')
+  const second = await putJob(server.url, 'second', { seed: 8 })
+  const full = await putJob(server.url, 'third', { seed: 9 })
+  expect(full.headers.get('retry-after')).toMatch(/^[1-9]\d*$/)
+  expect(await refusalOf(full)).toBe('429 queue_full')
+  expect(await (await fetch(`${server.url}/healthz`)).json()).toMatchObject({ running: 1, queued: 1 })
+
+  const waiting = await readUntil(await putJob(server.url, 'second', { seed: 8 }), 'heartbeat')
+  expect(waiting.map(({ event }) => event)).toMatchObject([{ type: 'accepted', position: 1 }, { type: 'heartbeat' }])
+  const running = await readUntil(await putJob(server.url, 'first'), 'heartbeat')
+  expect(running.map(({ event }) => event.type)).toEqual(['accepted', 'started', 'heartbeat'])
+
+  engine.allow(8)
+  for (const response of [first, second]) expect(typesOf(await readWholeStream(response)).at(-1)).toBe('succeeded')
+  expect(engine.runs.map(({ seed }) => seed)).toEqual([7, 8])
+})
+
+test('a job outlives its socket: the same request again replays it and follows it', async () => {
+  const engine = createPacedEngine(2)
+  await using server = await startServer(engine)
+  const cut = await readUntil(await putJob(server.url, 'job-1'), 'step')
+  const again = await putJob(server.url, 'job-1')
+  engine.allow(2)
+  const replayed = await readWholeStream(again)
+  expect(replayed.slice(0, cut.length)).toEqual(cut)
+  expect(typesOf(replayed).at(-1)).toBe('succeeded')
+  const replay = await readWholeStream(await putJob(server.url, 'job-1'))
+  expect(replay).toEqual(replayed)
+  expect(engine.runs).toHaveLength(1)
+})
+
+test('a later attempt attaches to the run and is told its own number; another body is a conflict', async () => {
+  const engine = createPacedEngine(0)
+  await using server = await startServer(engine)
+  const first = await putJob(server.url, 'job-1')
+  const second = await putJob(server.url, 'job-1', { attempt: 2 })
+  expect(await refusalOf(await putJob(server.url, 'job-1', { prompt: 'a blue heart' }))).toBe('409 job_conflict')
+  engine.allow(4)
+  const [one, two] = [await readWholeStream(first), await readWholeStream(second)]
+  expect(two[0]?.event).toMatchObject({ type: 'accepted', attempt: 2 })
+  expect(two.slice(1)).toEqual(one.slice(1))
+  expect(engine.runs).toHaveLength(1)
+})
+
+test('a fault is one fixed sentence to the caller and all there is to the log; a later attempt runs again', async () => {
+  const engine = createPacedEngine()
+  await using server = await startServer(engine)
+  const prompt = 'throw secret detail'
+  const first = await readWholeStream(await putJob(server.url, 'job-1', { prompt }))
+  expect(first.at(-1)?.event).toMatchObject({ type: 'failed', code: 'internal' })
+  expect(JSON.stringify(first)).not.toContain('secret')
+  const logged = server.logs.find(({ msg }) => msg === 'job failed')
+  expect(logged).toMatchObject({ job: 'job-1', attempt: 1, code: 'internal', err: { message: 'secret detail' } })
+
+  expect(await readWholeStream(await putJob(server.url, 'job-1', { prompt }))).toEqual(first)
+  expect(engine.runs).toHaveLength(1)
+  await readWholeStream(await putJob(server.url, 'job-1', { prompt, attempt: 2 }))
+  expect(engine.runs).toHaveLength(2)
+  expect(server.broken).toHaveLength(0)
+})
+
+test('a running job is canceled between two steps', async () => {
+  const engine = createPacedEngine(2)
+  await using server = await startServer(engine)
+  const response = await putJob(server.url, 'job-1', { steps: 50 })
+  await readUntil(await putJob(server.url, 'job-1', { steps: 50 }), 'step')
+  expect((await deleteJob(server.url, 'job-1')).status).toBe(204)
+  const entries = await readWholeStream(response)
+  const steps = entries.filter(({ event }) => event.type === 'step').length
+  expect(entries.at(-1)?.event).toMatchObject({ type: 'canceled', steps_done: steps })
+  expect(steps).toBeGreaterThan(0)
+  expect((await deleteJob(server.url, 'job-1')).status).toBe(204)
+  const replay = await readWholeStream(await putJob(server.url, 'job-1', { steps: 50 }))
+  expect(replay).toEqual(entries)
+  expect(engine.runs).toHaveLength(1)
+  const again = await putJob(server.url, 'job-1', { steps: 50, attempt: 2 })
+  engine.allow(50)
+  expect(typesOf(await readWholeStream(again)).at(-1)).toBe('succeeded')
+  expect(engine.runs).toHaveLength(2)
+})
+
+test('a waiting job is canceled at once and never runs', async () => {
+  const engine = createPacedEngine(0)
+  await using server = await startServer(engine)
+  const running = await putJob(server.url, 'running')
+  const waiting = await putJob(server.url, 'waiting', { seed: 8 })
+  expect((await deleteJob(server.url, 'waiting')).status).toBe(204)
+  const entries = await readWholeStream(waiting)
+  expect(typesOf(entries)).toEqual(['accepted', 'canceled'])
+  expect(entries[1]?.event).toMatchObject({ steps_done: 0, timings: { denoise: 0 } })
+  engine.allow(4)
+  await readWholeStream(running)
+  expect(engine.runs.map(({ seed }) => seed)).toEqual([7])
+})
+
+test('cancel refuses a job it does not know and an attempt that was overtaken', async () => {
+  const engine = createPacedEngine(0)
+  await using server = await startServer(engine)
+  expect(await refusalOf(await deleteJob(server.url, 'nobody'))).toBe('404 job_not_found')
+  const response = await putJob(server.url, 'job-1')
+  await (await putJob(server.url, 'job-1', { attempt: 2 })).body?.cancel()
+  expect(await refusalOf(await deleteJob(server.url, 'job-1', { attempt: 1 }))).toBe('409 stale_attempt')
+  engine.allow(4)
+  expect(typesOf(await readWholeStream(response)).at(-1)).toBe('succeeded')
+})
+
+test('jobs that ended are forgotten when newer ones need the bytes', async () => {
+  const engine = createPacedEngine()
+  await using server = await startServer(engine, { retainBytes: 300_000 })
+  const put = async (job: string) =>
+    readWholeStream(await putJob(server.url, job, { prompt: 'bytes 100000', steps: 1 }))
+  for (const job of ['a', 'b', 'c', 'c', 'b', 'a']) await put(job)
+  // Two fit: c and b were replayed, a was made a second time.
+  expect(engine.runs).toHaveLength(4)
+})
+
+test('jobs that ended are forgotten when their time is over', async () => {
+  const engine = createPacedEngine()
+  await using server = await startServer(engine, { retainSeconds: 0 })
+  await readWholeStream(await putJob(server.url, 'job-1'))
+  await expect.poll(async () => (await deleteJob(server.url, 'job-1')).status).toBe(404)
+  await readWholeStream(await putJob(server.url, 'job-1', { attempt: 2 }))
+  expect(engine.runs).toHaveLength(2)
+})
+
+test('readers that take nothing hold back neither the job nor another reader, and cost no copy of the image', async () => {
+  await using server = await startServer(createPacedEngine())
+  const bytes = 16 * 1024 * 1024
+  const prompt = `bytes ${bytes}`
+  const before = process.memoryUsage().arrayBuffers
+  const stalled = await Promise.all(Array.from({ length: 8 }, () => stalledReader(server.port, 'big', prompt)))
+  await expect.poll(() => server.logs.some(({ msg }) => msg === 'job ended')).toBe(true)
+  const image = (await readUntil(await putJob(server.url, 'big', { prompt }), 'image')).at(-1)
+  expect(image?.data?.byteLength).toBe(bytes)
+  // The image, and the copies of the one reader above; eight readers with one each would be 128 MiB more.
+  expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(6 * bytes)
+  for (const socket of stalled) socket.destroy()
+})
+
+test('what only the model can tell is a failed event that names the field', async () => {
+  await using server = await startServer(createPacedEngine())
+  const end = async (job: string, overrides: Parameters<typeof jobBody>[0]) =>
+    (await readWholeStream(await putJob(server.url, job, overrides))).at(-1)?.event
+  expect(await end('a', { model: 'large' })).toEqual({
+    type: 'failed',
+    code: 'model_not_available',
+    message: 'model "large" in tier "fp8" is not on this server; it has tiny:fp8',
+  })
+  expect(await end('b', { tier: 'fp16' })).toMatchObject({ type: 'failed', code: 'model_not_available' })
+  expect(await end('c', { height: 160 })).toEqual({
+    type: 'failed',
+    code: 'invalid_request',
+    message: 'height was 160; tiny takes multiples of 32 up to 128',
+  })
+  expect(await end('d', { width: 80 })).toMatchObject({
+    code: 'invalid_request',
+    message: expect.stringMatching(/^width was 80; /),
+  })
+})
+
+test('while draining, jobs that were taken on can still be followed and canceled', async () => {
+  const engine = createPacedEngine(0)
+  await using server = await startServer(engine)
+  const response = await putJob(server.url, 'job-1')
+  server.lifecycle.status = 'draining'
+  expect(await refusalOf(await putJob(server.url, 'job-2'))).toBe('503 draining')
+  const follower = await putJob(server.url, 'job-1')
+  const idle = server.jobs.idle()
+  expect((await deleteJob(server.url, 'job-1')).status).toBe(204)
+  await idle
+  for (const reply of [response, follower]) expect(typesOf(await readWholeStream(reply)).at(-1)).toBe('canceled')
+})

@@ -1,0 +1,54 @@
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import sharp from 'sharp'
+import { expect, onTestFinished, test, vi } from 'vitest'
+import { type Figure, figure } from '../../../../infra/bench/gpu/plan.ts'
+import { createRecorder } from '../../../../infra/bench/gpu/recorder.ts'
+
+/** Runs a program that says `lines`, and returns the figures that are then in the file. */
+async function figuresOf(lines: readonly string[], end = ''): Promise<{ kept: Figure[]; problem: unknown }> {
+  vi.spyOn(console, 'error').mockImplementation(() => {})
+  const work = await mkdtemp(path.join(os.tmpdir(), 'octet-recorder-'))
+  onTestFinished(() => rm(work, { recursive: true }))
+  await mkdir(path.join(work, 'reference'))
+  const picture = sharp({ create: { width: 8, height: 8, channels: 3, background: 'red' } })
+  await picture.png().toFile(path.join(work, 'reference', 'turbo-8x8.png'))
+  await picture.png().toFile(path.join(work, 'picture.png'))
+  const script = path.join(work, 'program.mjs')
+  const said = lines.map((text) => text.replace('WORK', work))
+  await writeFile(script, `for (const line of ${JSON.stringify(said)}) console.log(line); ${end}`)
+  const out = path.join(work, 'out.jsonl')
+  const recorder = createRecorder({ variant: 'large', device: 'a card', out, work, seconds: 2 })
+  const problem = await recorder.runProgram('a-system', [process.execPath, script], {}).catch((error) => error)
+  await recorder.close()
+  const kept = (await readFile(out, 'utf8')).split('\n').filter(Boolean)
+  return { kept: kept.map((text) => figure.parse(JSON.parse(text))), problem }
+}
+
+test('keeps what a program says, and passes over what is no figure', async () => {
+  const { kept, problem } = await figuresOf([
+    '{"phase": "turbo", "size": "8x8"}',
+    'Loading …',
+    '{"metric": "turbo_s"}',
+    '{"metric": "turbo_s", "size": "8x8", "value": 0.5}',
+    '{"failed": "decode", "error": "out of memory"}',
+    '{"image": "WORK/picture.png", "size": "8x8"}',
+    '{"image": "WORK/none.png", "size": "8x8"}',
+  ])
+  expect(problem).toBeUndefined()
+  const about = { variant: 'large', device: 'a card', system: 'a-system' }
+  expect(kept).toContainEqual({ ...about, metric: 'turbo_s', size: '8x8', value: 0.5 })
+  expect(kept).toContainEqual({ ...about, metric: 'decode', size: null, value: null, error: 'out of memory' })
+  expect(kept).toContainEqual({ ...about, metric: 'psnr_db', size: '8x8', value: 99 })
+  expect(kept.filter(({ metric, error }) => metric === 'psnr_db' && error)).toHaveLength(1)
+})
+
+test.each([
+  ['fails', 'process.exit(3)', 'it ended with 3'],
+  ['hangs', 'setInterval(() => {}, 1000)', 'it ended with SIGKILL'],
+])('keeps what a program said before it %s', async (_, end, message) => {
+  const { kept, problem } = await figuresOf(['{"metric": "load_s", "value": 2}'], end)
+  expect(problem).toMatchObject({ message })
+  expect(kept).toMatchObject([{ metric: 'load_s', value: 2 }])
+})

@@ -1,0 +1,60 @@
+import { expect, test } from 'vitest'
+import { type Figure, line } from '../../../../infra/bench/gpu/plan.ts'
+import { articleOf, replaceTable, summaryOf, tableOf } from '../../../../infra/bench/gpu/table.ts'
+
+const about = { variant: 'large', device: 'a card' }
+const figure = (system: string, metric: string, value: number, size: string | null = '1024x1024'): Figure => ({
+  ...{ ...about, system, metric, size, value },
+})
+const FIGURES: Figure[] = [
+  figure('torch-bf16', 'forward_ms', 80),
+  figure('torch-bf16', 'turbo_s', 0.5),
+  figure('octet-fp8', 'forward_ms', 40),
+  figure('octet-fp8', 'turbo_s', 0.3),
+  figure('octet-fp8', 'turbo_s', 0.25, '1024x768'),
+  figure('octet-fp8', 'peak_mib_turbo', 7000, '1024x768'),
+  figure('octet-fp8', 'load_s', 3, null),
+  figure('octet-fp8', 'weights_gb', 17.43, null),
+  { ...about, system: 'torch-torchao-compile', metric: 'run', size: null, value: null, error: 'Error: ended with 1' },
+]
+
+test('puts the ratio to PyTorch beside what was measured with it, at the same size', () => {
+  const table = tableOf(FIGURES)
+  expect(table).toContain('| 1024x1024 | one forward, ms | 4-step image, s |')
+  expect(table).toContain('| octet-fp8 | 40.0 (0.50) | 0.30 (0.60) |')
+  expect(table).toContain('| 1024x768 | 4-step image, s | GPU memory for an image, MiB |')
+  expect(table).toContain('| octet-fp8 | 0.25 | 7000 |')
+  expect(table).toContain('- torch-torchao-compile, run : Error: ended with 1')
+})
+
+test('a figure that was measured again counts', () => {
+  expect(summaryOf([...FIGURES, figure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
+})
+
+test('the summary has the start of the process beside the pipeline, and no system that made no image', () => {
+  const summary = summaryOf([...FIGURES, figure('start-fp8', 'first_image_s', 9)])
+  expect(summary).toContain('| octet-fp8 | 40.0 (0.50) | 0.30 (0.60) | 9.0 |')
+  expect(summary).not.toContain('| start-fp8 |')
+})
+
+test("takes the quality of the article's ways from nano's card, and shows what is missing as missing", () => {
+  const card =
+    '| nano-turbo-fp8      | 93.5 %      | 95.2 %    | 82.5 % | 100.0 % | 63.5 % | 40.0    | 0.99 | 0.17 | 417 |'
+  const table = articleOf(FIGURES, card)
+  expect(table).toContain('| FP8 denoiser and T5, Octet | 17.4 | 7000 | 0.25 | – | 93.5 % | 40.0 |')
+  expect(table).toContain('| FP8 and no T5, Octet | – | – | – | – | – | – |')
+})
+
+test('replaces what stands between the marks and nothing else', () => {
+  const text = 'before\n<!-- gpu-table -->\nold\n<!-- end of gpu-table -->\nafter $1\n'
+  expect(replaceTable(text, 'new $& figures', 'a file')).toBe(
+    'before\n<!-- gpu-table -->\n\nnew $& figures\n\n<!-- end of gpu-table -->\nafter $1\n',
+  )
+  expect(() => replaceTable('no marks', '', 'a file')).toThrow('a file has no <!-- gpu-table -->')
+})
+
+test('takes no line that is none of its own', () => {
+  expect(line.safeParse({ metric: 'turbo_s', size: null, value: 1 }).success).toBe(true)
+  for (const other of [undefined, 3, {}, { metric: 'turbo_s', value: 'fast' }, { failed: 'turbo' }])
+    expect(line.safeParse(other).success).toBe(false)
+})

@@ -1,0 +1,153 @@
+// The audits of the crash campaign, on records with one deliberate inconsistency per test.
+import { expect, test } from 'vitest'
+import { experienceProblems, webhookProblems } from '../../../../infra/campaign/audit/audit.ts'
+import { bookProblems, reservationProblems } from '../../../../infra/campaign/audit/books.ts'
+import type { Books, JobRow } from '../../../../infra/campaign/audit/records.ts'
+import { runCounts, runProblems } from '../../../../infra/campaign/audit/runs.ts'
+import { judgeClaims } from '../../../../infra/campaign/callers.ts'
+import type { Job } from '../../../../infra/campaign/client.ts'
+import { parseRuns, type Run } from '../../../../infra/campaign/programs/gpu-runs.ts'
+import type { Receiver, Told } from '../../../../infra/campaign/receiver.ts'
+
+const END = 1_000_000
+const GRACE_MS = 10_000
+
+const record = (id: string, change: Partial<JobRow> = {}): JobRow => ({
+  ...{ id, state: 'succeeded', price: 201, fingerprint: `print of ${id}`, finished: END },
+  request: { prompt: `picture of ${id}`, seed: 7 },
+  ...change,
+})
+const listed = (id: string, price = 201): Job => ({
+  ...{ id, state: 'succeeded', steps: 1, error: null, price_microdollars: price, images: [] },
+})
+const row = (job: string, change = {}) => ({
+  ...{ job, state: 'captured', amount: 201, charged: 201, fingerprint: `print of ${job}` },
+  ...change,
+})
+const books = (change: Partial<Books> = {}): Books => ({
+  ledger: [row('a'), row('b'), row('never created', { state: 'released', charged: 0 })],
+  usage: [row('a'), row('b')],
+  jobs: [record('a'), record('b')],
+  ...change,
+})
+const jobs = [listed('a'), listed('b')]
+
+test('ledgers and reservations consistent with the jobs cause no reports', () => {
+  expect(bookProblems(books(), jobs)).toEqual([])
+  expect(reservationProblems(books(), jobs)).toEqual([])
+})
+
+test.each([
+  ['another price than its row', { jobs: [record('a', { price: 70_979 }), record('b')] }, /a has a price of 70979/],
+  ['another fingerprint than its row', { jobs: [record('a', { fingerprint: 'x' }), record('b')] }, /a .* fingerprints/],
+  ['no row', { ledger: [row('b')] }, /a has no row/],
+  ['a row without a fingerprint', { ledger: [row('a', { fingerprint: null }), row('b')] }, /a .* fingerprints/],
+  ['no record that can be read', { jobs: [record('b')] }, /record of a could not be read/],
+])('a job with %s is reported', (_, change, problem) => {
+  expect(reservationProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+})
+
+test('a job missing from the list of jobs is checked by its record', () => {
+  expect(reservationProblems(books({ jobs: [record('a'), record('b'), record('c')] }), jobs)).toEqual([
+    'c has no row in the ledger',
+  ])
+})
+
+test.each([
+  ['charged another price', { ledger: [row('a', { charged: 44 }), row('b')] }, /a cost 201/],
+  ['not exported', { usage: [row('b')] }, /a cost 201/],
+  ['exported twice', { usage: [row('a'), row('a'), row('b')] }, /a cost 201/],
+  ['exported in another state', { usage: [row('a', { state: 'released' }), row('b')] }, /a cost 201/],
+  ['charged without a job', { ledger: [row('a'), row('b'), row('c')] }, /charges c, which does not exist/],
+])('a ledger row that is %s is reported', (_, change, problem) => {
+  expect(bookProblems(books(change), jobs)).toEqual([expect.stringMatching(problem)])
+})
+
+test.each([
+  ['a complaint', { job: 'a', complaint: 'a 500' }, /^a 500$/],
+  ['a job that does not exist', { job: 'x' }, /was told of x/],
+  ['a success that is none', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is failed/],
+])('a caller with %s is reported', (_, told, problem) => {
+  const all = [listed('a'), { ...listed('b'), state: 'failed' }]
+  expect(experienceProblems([{ way: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
+  expect(experienceProblems([{ way: 'waits', ...told }], all)).toEqual([expect.stringMatching(problem)])
+})
+
+const told = (change: Partial<Told> = {}): Told => ({
+  ...{ ids: new Set(['evt_a']), states: new Set(['succeeded']), attempts: 1, taken: 1 },
+  ...change,
+})
+const receiverOf = (events: Record<string, Told>) =>
+  ({ toldTo: () => new Map(Object.entries(events)) }) as unknown as Receiver
+
+test.each([
+  ['missing', {}, /never took the event of a/],
+  ['never taken', { a: told({ taken: 0 }) }, /never took the event of a/],
+  ['sent under two ids', { a: told({ ids: new Set(['evt_a', 'evt_b']) }) }, /was told evt_a, evt_b/],
+  ['of another state', { a: told({ states: new Set(['failed']) }) }, /which is succeeded/],
+  ['of no job', { a: told(), x: told() }, /was told of x/],
+])('a webhook that is %s is reported', (_, events, problem) => {
+  expect(webhookProblems(receiverOf({ a: told() }), 'acme', [listed('a')])).toEqual([])
+  const problems = webhookProblems(receiverOf(events as Record<string, Told>), 'acme', [listed('a')])
+  expect(problems).toEqual([expect.stringMatching(problem)])
+})
+
+const run = (id: string, change: Partial<Run> = {}): Run => ({
+  ...{ gpu: 'a', prompt: `picture of ${id}`, seed: 7, start: END - 500, last: END - 100, steps: 4 },
+  ...change,
+})
+
+test('runs that end by the end of their jobs, or within the grace period, cause no reports', () => {
+  const late = run('a', { gpu: 'b', last: END + GRACE_MS })
+  const delayed = run('b', { gpu: 'b', start: END + 2 * GRACE_MS, last: END + 2 * GRACE_MS + 50 })
+  const runs = [run('a'), run('b'), late, delayed]
+  expect(runProblems(runs, [record('a'), record('b', { state: 'failed' })], GRACE_MS)).toEqual([])
+  expect(runCounts(runs, [record('a'), record('b')])).toMatchObject({
+    'GPU runs': 4,
+    'GPU steps': 16,
+    'GPU runs that outlived their job': 2,
+  })
+})
+
+test.each([
+  ['goes on after its job was canceled', [run('a', { last: END + GRACE_MS + 1 })], 'canceled', /10\.0 s after a had/],
+  ['has no job', [run('a'), run('x')], 'canceled', /"picture of x".* no job/],
+  ['has another seed than its job', [run('a', { seed: 8 })], 'canceled', /\(seed 8\).* no job/],
+  ['is missing', [], 'succeeded', /a succeeded, but no GPU function ran it/],
+  [
+    'is in progress beside another one',
+    [run('a', { start: END - 40_000 }), run('a', { gpu: 'b', start: END - 30_000 })],
+    'succeeded',
+    /two runs of a overlapped for 29\.9 s/,
+  ],
+])('a run that %s is reported', (_, runs, state, problem) => {
+  expect(runProblems(runs, [record('a', { state })], GRACE_MS)).toEqual([expect.stringMatching(problem)])
+})
+
+test('a run of an unfinished job is reported', () => {
+  const open = record('a', { state: 'running', finished: null })
+  expect(runProblems([run('a')], [open], GRACE_MS)).toEqual([expect.stringContaining('for a, which has not ended')])
+})
+
+test('the log of a killed process is read up to its last complete line', () => {
+  const lines = [
+    { run: '1.0', at: 10, type: 'start', prompt: 'a', seed: 1 },
+    { run: '1.0', at: 20, type: 'step' },
+    { run: '1.1', at: 25, type: 'start', prompt: 'b', seed: 2 },
+  ]
+  const text = `${lines.map((line) => JSON.stringify(line)).join('\n')}\n{"run":"1.1","at":30,"ty`
+  expect(parseRuns('a', text)).toEqual([
+    { gpu: 'a', prompt: 'a', seed: 1, start: 10, last: 20, steps: 1 },
+    { gpu: 'a', prompt: 'b', seed: 2, start: 25, last: 25, steps: 0 },
+  ])
+})
+
+test.each([
+  ['one body', [{ outcome: 'lost' }, { outcome: 'won', job: 'a' }], false],
+  ['both bodies', [{ outcome: 'won' }, { outcome: 'won' }], '2 of the two bodies own x; expected exactly one'],
+  ['no body', [{ outcome: 'lost' }, { outcome: 'lost' }], '0 of the two bodies own x; expected exactly one'],
+  ['no body, as no GPU was found', [{ outcome: 'unavailable' }, { outcome: 'lost' }], false],
+  ['another body', [{ outcome: 'won', complaint: 'wrong' }, { outcome: 'lost' }], 'wrong'],
+] as const)('a job name claimed by %s', (_, claims, complaint) => {
+  expect(judgeClaims('x', claims).complaint).toBe(complaint)
+})

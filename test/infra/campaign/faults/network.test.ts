@@ -1,0 +1,75 @@
+// The network of the crash campaign: the proxy in front of two GPU functions, and the one-shot and persistent clients.
+import { once } from 'node:events'
+import { createServer, type RequestListener, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { afterEach, expect, test } from 'vitest'
+import { Fault, oneShot, persistent } from '../../../../infra/campaign/client.ts'
+import { startChaosProxy } from '../../../../infra/campaign/faults/chaos-proxy.ts'
+import { randomOf } from '../../../../infra/campaign/random.ts'
+
+const servers: Server[] = []
+afterEach(() => {
+  for (const server of servers.splice(0)) {
+    server.closeAllConnections()
+    server.close()
+  }
+})
+
+async function serve(listener: RequestListener): Promise<number> {
+  const server = createServer(listener).listen(0, '127.0.0.1')
+  servers.push(server)
+  await once(server, 'listening')
+  return (server.address() as AddressInfo).port
+}
+const at = (port: number, path = '/v1/jobs') => `http://127.0.0.1:${port}${path}`
+
+test('requests alternate between the GPU functions, so a DELETE reaches a different one than its PUT', async () => {
+  const seen: string[] = []
+  const gpu = (name: string) =>
+    serve((request, response) => {
+      seen.push(`${request.method} ${name}`)
+      response.end()
+    })
+  const proxy = await startChaosProxy([await gpu('a'), await gpu('b')], randomOf(1, 'network'))
+  proxy.calm()
+  for (const method of ['PUT', 'DELETE', 'PUT']) await (await fetch(proxy.url, { method })).text()
+  expect(seen).toEqual(['PUT a', 'DELETE b', 'PUT a'])
+  await proxy.stop()
+})
+
+test('a one-shot client does not retry, and its error describes the failure', async () => {
+  let requests = 0
+  const replies: RequestListener[] = [
+    (_, response) => response.writeHead(500).end('{"code":"internal"}'),
+    (_, response) => response.writeHead(409).end('{"error":{"code":"idempotency_in_flight"}}'),
+    (_, response) => response.destroy(),
+    (_, response) => response.writeHead(422).end('{}'),
+  ]
+  const port = await serve((request, response) => replies[requests++]!(request, response))
+  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs was answered 500')
+  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow(Fault)
+  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs broke off')
+  expect(await oneShot.insist(at(port), 'key')).toEqual({ status: 422, text: '{}' })
+  expect(requests).toBe(4)
+})
+
+const event = (id: number, type: string) => `id: ${id}\nevent: ${type}\ndata: {}\n\n`
+
+test('a stream that ends before its job is a fault for a one-shot client and is resumed by a persistent one', async () => {
+  const after: (string | undefined)[] = []
+  const port = await serve((request, response) => {
+    const last = Number(request.headers['last-event-id'])
+    after.push(request.headers['last-event-id'] as string)
+    if (last > 0) return response.end(event(2, 'succeeded'))
+    response.write(event(1, 'queued'), () => response.destroy())
+  })
+  await expect(oneShot.follow(at(port), 'key')).rejects.toThrow('/v1/jobs ended before the job, after 1 events')
+  expect(await persistent.follow(at(port), 'key')).toEqual([1, 2])
+  expect(after).toEqual(['0', '0', '1'])
+})
+
+test('a disconnect by the caller is not a fault', async () => {
+  const port = await serve(() => {})
+  const left = oneShot.send(at(port), 'key', { signal: AbortSignal.timeout(50) })
+  await expect(left).rejects.not.toThrow(Fault)
+})

@@ -1,0 +1,86 @@
+import { createHash } from 'node:crypto'
+import { glob, mkdtemp, open, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Checkpoint, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { type TinyOptions, writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
+import { TINY_VARIANTS, type TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
+
+const MADE_WITH = path.join(import.meta.dirname, '../../golden/networks/made-with.json')
+const variants = Object.keys(TINY_VARIANTS) as TinyVariant[]
+
+let root: string
+beforeAll(async () => {
+  root = await mkdtemp(path.join(tmpdir(), 'octet-tiny-'))
+})
+afterAll(() => rm(root, { recursive: true }))
+
+const write = async (options: TinyOptions) =>
+  writeTinyCheckpoint(await mkdtemp(path.join(root, 'checkpoint-')), options)
+
+describe('writeTinyCheckpoint', () => {
+  it.each(variants)('gives the bytes of %s that the golden outputs were made from', async (variant) => {
+    const { weights } = JSON.parse(await readFile(MADE_WITH, 'utf8')) as { weights: Record<string, string> }
+    const expected = Object.entries(weights).filter(([file]) => file.startsWith(`${variant}/`))
+    const digests = Object.entries(await weightDigests(await write({ variant })))
+    expect(digests.map(([file, digest]) => [`${variant}/${file}`, digest])).toEqual(expected)
+  })
+
+  it.each(variants.filter((variant) => variant !== 'tiny-odd'))(
+    'gives both layouts of %s the same values',
+    async (variant) => {
+      const [directory, file] = await Promise.all([write({ variant }), write({ variant, layout: 'single-file' })])
+      const [diffusers, single] = await Promise.all([openCheckpoint([directory]), openCheckpoint([file])])
+      expect(await valuesOf(single)).toEqual(await valuesOf(diffusers))
+    },
+  )
+
+  it('gives other values for another seed', async () => {
+    const [one, other] = await Promise.all([write({ seed: 1 }), write({ seed: 2 })])
+    expect(await weightDigests(other)).not.toEqual(await weightDigests(one))
+  })
+
+  it('leaves T5 out when asked to', async () => {
+    const { networks, tokenizers } = await openCheckpoint([await write({ t5: false })])
+    expect(Object.keys(networks).sort()).toEqual(['clip_g', 'clip_l', 'transformer', 'vae'])
+    expect(Object.keys(tokenizers).sort()).toEqual(['tokenizer', 'tokenizer_2'])
+  })
+
+  it.each(['F32', 'F16', 'BF16'] as const)('stores every tensor as %s', async (dtype) => {
+    const { tensors } = await readHeader(await write({ layout: 'single-file', dtype }))
+    expect(new Set([...tensors.values()].map((tensor) => tensor.dtype))).toEqual(new Set([dtype]))
+  })
+})
+
+async function weightDigests(directory: string): Promise<Record<string, string>> {
+  const digests: Record<string, string> = {}
+  for await (const file of glob('*/*.safetensors', { cwd: directory })) {
+    digests[file] = createHash('sha256')
+      .update(await readFile(path.join(directory, file)))
+      .digest('hex')
+  }
+  return Object.fromEntries(Object.entries(digests).sort(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+/** Network and name → shape and digest of the bytes. */
+async function valuesOf({ networks }: Checkpoint): Promise<Map<string, string>> {
+  const values = new Map<string, string>()
+  for (const [network, tensors] of Object.entries(networks)) {
+    for (const [name, tensor] of [...tensors].sort(([a], [b]) => (a < b ? -1 : 1))) {
+      values.set(`${network} ${name}`, `${tensor.shape.join()} ${await digestOf(tensor)}`)
+    }
+  }
+  return new Map([...values].sort(([a], [b]) => (a < b ? -1 : 1)))
+}
+
+async function digestOf({ parts }: Tensor): Promise<string> {
+  const hash = createHash('sha256')
+  for (const { file, offset, bytes } of parts) {
+    await using handle = await open(file)
+    const { buffer } = await handle.read(Buffer.alloc(bytes), 0, bytes, offset)
+    hash.update(buffer)
+  }
+  return hash.digest('hex')
+}

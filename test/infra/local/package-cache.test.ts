@@ -1,0 +1,45 @@
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { digestOf, makeOnce } from '../../../infra/local/package-cache.ts'
+
+let root: string
+beforeAll(async () => {
+  root = await mkdtemp(path.join(os.tmpdir(), 'octet-cache-'))
+})
+afterAll(() => rm(root, { recursive: true }))
+
+/** Writes a package with one file, whose content it is called with. */
+const making = (text: string) =>
+  vi.fn(async (out: string) => {
+    await mkdir(out)
+    await writeFile(path.join(out, 'file'), text)
+  })
+
+test('of two who make the same at once one is taken, and later nobody makes it', async () => {
+  const directory = path.join(root, 'shared')
+  const [one, other, later] = [making('one'), making('other'), making('later')]
+  await Promise.all([makeOnce(directory, one), makeOnce(directory, other)])
+  await makeOnce(directory, later)
+  expect(['one', 'other']).toContain(await readFile(path.join(directory, 'file'), 'utf8'))
+  expect([one, other, later].map(({ mock }) => mock.calls.length)).toEqual([1, 1, 0])
+  expect(await readdir(root)).toEqual(['shared'])
+})
+
+test('what fails leaves nothing behind and can be tried again', async () => {
+  const directory = path.join(root, 'failing')
+  const failing = making('').mockRejectedValueOnce(new Error('the disk is full'))
+  await expect(makeOnce(directory, failing)).rejects.toThrow('the disk is full')
+  expect(await readdir(root)).not.toContain('failing')
+  await makeOnce(directory, failing)
+  expect((await readdir(root)).sort()).toEqual(['failing', 'shared'])
+})
+
+test('files outside of the repository have a state as well', async () => {
+  const write = (text: string) => writeFile(path.join(root, 'weights.json'), text)
+  await write('1')
+  const first = await digestOf([path.join(root, '*.json')])
+  await write('2')
+  expect(await digestOf([path.join(root, '*.json')])).not.toBe(first)
+})

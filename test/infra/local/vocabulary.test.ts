@@ -1,0 +1,27 @@
+import { expect, test } from 'vitest'
+import { knownIn, readVocabulary } from '../../../infra/local/vocabulary.ts'
+
+const vocabulary = {
+  sprites: [
+    { name: 'cat', words: ['cat', 'kitty'] },
+    { name: 'red heart', words: ['red heart', 'heart'] },
+    { name: 'strawberry', words: ['strawberry'] },
+  ],
+  backgrounds: ['red', 'blue', 'sky'],
+}
+
+test.each([
+  ['a red heart on a blue background', ['red heart', 'blue']],
+  ['Two HEARTS in the sky', ['red heart', 'sky']],
+  ['three strawberries and some kitties', ['strawberry', 'cat']],
+  ['a category of blueness', []],
+  ['a city at night, best quality', []],
+])('%s', (prompt, known) => {
+  expect(knownIn(prompt, vocabulary)).toEqual(known)
+})
+
+test('every name of nano’s vocabulary is known by itself', async () => {
+  const nano = await readVocabulary()
+  for (const { name } of nano.sprites) expect(knownIn(`a ${name}`, nano)).toContain(name)
+  for (const name of nano.backgrounds) expect(knownIn(`on ${name}`, nano)).toContain(name)
+})

@@ -1,0 +1,82 @@
+import { expect, test } from 'vitest'
+import { readDeployConfig } from '../../../infra/config.ts'
+import { type Asked, statusScreen } from '../../../infra/operator/status/status.ts'
+
+const STATUS = {
+  endpoints: [
+    {
+      name: 'default',
+      down: false,
+      state: 'cold',
+      ready_in_seconds: 41,
+      start_seconds: 41,
+      starts_seen: 3,
+      spent_today_seconds: 160,
+      budget_seconds: 3600,
+    },
+  ],
+  today: {
+    jobs: 12,
+    captured: 10,
+    microdollars: 25_000,
+    images: 10,
+    cold_starts: 2,
+    gpu_seconds: 90,
+    gpu_dollars: 0.0488,
+  },
+}
+const server = {
+  current: async () => ({ containers: 2, backlog: 1 }),
+  since: async () => ({ requests: 20, failed: 1, started: 3, broken: 0 }),
+  log: async () => [],
+  scale: async () => ({}),
+  close() {},
+}
+
+const asked = async (change: Partial<Asked> = {}): Promise<Asked> => ({
+  config: await readDeployConfig(),
+  exec: async ([program]) =>
+    program === 'wrangler'
+      ? JSON.stringify([
+          { created_on: '2026-11-25T10:00:00Z', versions: [{ version_id: 'old' }] },
+          { created_on: '2026-11-26T10:00:00Z', versions: [{ version_id: 'new' }] },
+        ])
+      : JSON.stringify([
+          { Object: 'octet-gpu', Cost: '1.25' },
+          { Object: 'another', Cost: '9' },
+        ]),
+  worker: async () => STATUS,
+  openModal: async () => server,
+  ...change,
+})
+
+test('says what is deployed, what is warm and what the day cost', async () => {
+  expect(await statusScreen(await asked(), true)).toEqual([
+    'Worker octet',
+    '  version new since 2026-11-26T10:00:00Z',
+    'GPUs, as the worker sees them',
+    '  default: cold, ready in 41 s; a start takes 41 s (3 seen); warming 160 s of 3600 s today',
+    '  since midnight: 12 jobs settled, 10 of them charged $0.03',
+    '  10 jobs measured, 2 of them cold; GPU 90 s, about $0.05 without idle time',
+    'Modal app octet-gpu',
+    '  2 containers run, 1 requests wait',
+    '  since midnight 3 were started, 0 failed; 20 requests, 1 of them failed',
+    "Modal's bill",
+    '  $1.25 for octet-gpu since midnight',
+  ])
+})
+
+test('a part that does not answer does not hide the others', async () => {
+  const broken = await asked({
+    openModal: async () => {
+      throw new Error('Token missing\nat …')
+    },
+  })
+  const screen = await statusScreen(broken, true)
+  expect(screen).toContain('  not known: Token missing')
+  expect(screen).toContain('  $1.25 for octet-gpu since midnight')
+})
+
+test('without Modal nothing of it is asked', async () => {
+  expect((await statusScreen(await asked(), false)).join('\n')).not.toContain('Modal')
+})

@@ -1,0 +1,46 @@
+// Packages of tiny checkpoints, compiled once for one state of the sources and shared by all test files.
+import { createHash } from 'node:crypto'
+import path from 'node:path'
+import { compile } from '../../../gpu-fn/compile/compile.ts'
+import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { reference } from '../../../infra/bench/kernels/reference.ts'
+import { type TinyOptions, writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
+import { COMPILER } from '../../../infra/local/built-in-model.ts'
+import { cacheDirectory, digestOf, makeOnce } from '../../../infra/local/package-cache.ts'
+
+const SOURCES = [
+  ...COMPILER,
+  'infra/bench/kernels/reference.ts',
+  'infra/checkpoints/tiny/**/*.*',
+  'infra/checkpoints/{write-safetensors,safetensors-header}.ts',
+]
+
+export type TinyPackage = TinyOptions & {
+  tier?: Manifest['tier']
+  target?: Manifest['target']
+  /** With the roundings of target cuda-fp8, by the definition of its operators. */
+  asKernels?: boolean
+  /** Layers in each graph of T5. */
+  t5Layers?: number
+}
+
+/** Compiles a tiny checkpoint, for the CPU unless told otherwise, and returns the package's directory. */
+export async function compileTiny({
+  tier = 'fp32',
+  target = 'cpu',
+  asKernels = false,
+  t5Layers,
+  ...tiny
+}: TinyPackage): Promise<string> {
+  const name = createHash('sha256')
+    .update(JSON.stringify([tier, target, asKernels, t5Layers, Object.entries(tiny).sort()]))
+    .digest('hex')
+    .slice(0, 16)
+  const directory = path.join(await cacheDirectory('tiny', await digestOf(SOURCES)), name)
+  await makeOnce(directory, async (out, scratch) => {
+    const checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), tiny)
+    const lowering = asKernels ? reference : undefined
+    await compile({ checkpoint: [checkpoint], out, tier, target, variant: 'custom', lowering, t5Layers })
+  })
+  return directory
+}

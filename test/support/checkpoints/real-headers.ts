@@ -1,0 +1,44 @@
+// The published SD3.5 checkpoints without their weights: real headers, files of the real size that take no space on the disk.
+import { mkdir, open, readFile, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { gunzipSync } from 'node:zlib'
+
+export const HEADERS = path.join(import.meta.dirname, '../../golden/headers')
+
+export const REAL_NAMES = ['large', 'large-turbo', 'medium'] as const
+export const REAL_LAYOUTS = ['single-file', 'diffusers'] as const
+export type RealName = (typeof REAL_NAMES)[number]
+export type RealLayout = (typeof REAL_LAYOUTS)[number]
+
+/** Path in the checkpoint → a safetensors header, or the content of a JSON file. Made by make-headers.ts. */
+export type HeaderFiles = Record<string, Record<string, unknown>>
+
+/**
+ * Writes the checkpoint `name` into `directory` with zeros, in holes, for weights. Returns the paths to compile: the directory
+ * for the diffusers layout; for single files the checkpoint and its three text encoders.
+ */
+export async function writeSparseCheckpoint(directory: string, name: RealName, layout: RealLayout): Promise<string[]> {
+  const packed = await readFile(path.join(HEADERS, `${name}.${layout}.json.gz`))
+  const files = JSON.parse(gunzipSync(packed).toString()) as HeaderFiles
+  for (const [file, content] of Object.entries(files)) {
+    const target = path.join(directory, file)
+    await mkdir(path.dirname(target), { recursive: true })
+    if (file.endsWith('.json')) await writeFile(target, JSON.stringify(content))
+    else await writeSparse(target, content)
+  }
+  return layout === 'diffusers' ? [directory] : Object.keys(files).map((file) => path.join(directory, file))
+}
+
+async function writeSparse(file: string, header: Record<string, unknown>): Promise<void> {
+  const json = Buffer.from(JSON.stringify(header))
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(json.length))
+  await using handle = await open(file, 'w')
+  await handle.write(Buffer.concat([length, json]))
+  await handle.truncate(8 + json.length + dataBytes(header))
+}
+
+function dataBytes(header: Record<string, unknown>): number {
+  const entries = Object.entries(header).filter(([name]) => name !== '__metadata__')
+  return Math.max(...entries.map(([, entry]) => (entry as { data_offsets: [number, number] }).data_offsets[1]))
+}

@@ -1,0 +1,12 @@
+// What a refused checkpoint says.
+import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
+
+/** The message of the CheckpointError that `promise` ends with; throws when it ends in any other way. */
+export async function refusal(promise: Promise<unknown>): Promise<string> {
+  const outcome = await promise.then(
+    () => 'was accepted',
+    (reason: unknown) => reason,
+  )
+  if (outcome instanceof CheckpointError && outcome.name === 'CheckpointError') return outcome.message
+  throw new Error('not refused with a CheckpointError', { cause: outcome })
+}

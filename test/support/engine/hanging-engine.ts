@@ -1,0 +1,25 @@
+// Loaded before the engine's thread program, by an import or by `--import`: a run with the prompt `hang` then blocks the thread after its
+// first step, as a library does that never returns, until the file named by HANG_UNTIL exists.
+import { existsSync } from 'node:fs'
+import { parentPort, workerData } from 'node:worker_threads'
+import type { Command, Message } from '../../../gpu-fn/engine/worker.ts'
+
+const CHECK_MS = 50
+
+function install(port: NonNullable<typeof parentPort>): void {
+  const cell = new Int32Array(new SharedArrayBuffer(4))
+  const post = port.postMessage.bind(port)
+  let isHanging = false
+  port.on('message', (command: Command) => {
+    isHanging = command.type === 'run' && command.request.prompt === 'hang'
+  })
+  port.postMessage = (message: Message, transfer?: never) => {
+    post(message, transfer)
+    if (!isHanging || message.type !== 'event' || message.event.type !== 'step') return
+    while (!existsSync(process.env.HANG_UNTIL ?? '')) Atomics.wait(cell, 0, 0, CHECK_MS)
+    isHanging = false
+  }
+}
+
+// Other threads of the process have other settings.
+if (parentPort && workerData && 'memoryBytes' in workerData) install(parentPort)
