@@ -2,10 +2,11 @@
 import { DurableObject } from 'cloudflare:workers'
 import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
 import { allows } from '../auth/keys.ts'
+import type { Recovery } from '../config/recovery.ts'
+import { configOf } from '../config.ts'
 import { ACCOUNT_DELETED } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
-import { type Recovery, readRecovery } from '../platform/recovery.ts'
 import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
@@ -38,7 +39,7 @@ export class AccountDO extends DurableObject<Env> {
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
-    this.#recovery = readRecovery(env)
+    this.#recovery = configOf(env).recovery
     ctx.storage.transactionSync(() => createAccountTables(this.#sql))
   }
 
@@ -243,7 +244,7 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   #settings(): AccountSettings {
-    return settingsOf(this.#sql, this.env.OCTET_ACCOUNT_LIMITS)
+    return settingsOf(this.#sql, () => configOf(this.env).accountLimits)
   }
 
   async #wakeWithin(milliseconds: number): Promise<void> {

@@ -1,6 +1,7 @@
 // Admission of jobs to an account: one SQLite transaction that reserves the price or changes nothing.
 
 import type { Credential, Scope } from '../auth/keys.ts'
+import { UNLIMITED } from '../config/limits.ts'
 import { FULL_BYTES } from '../results/retention.ts'
 import type { JobSpec } from './job-spec.ts'
 import { creatorsOf, findKey, isActive, type KeyInfo } from './key-table.ts'
@@ -16,8 +17,8 @@ import {
   reusableJob,
   sumsOf,
 } from './ledger.ts'
-import { type RateState, UNLIMITED } from './limits.ts'
 import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
+import type { RateState } from './rates.ts'
 import type { AccountSettings } from './settings.ts'
 
 export const IDEMPOTENCY_SCHEMA = `

@@ -2,6 +2,7 @@
 // rights. Call each function in a transaction.
 
 import type { KeyCredential } from '../auth/keys.ts'
+import { UNLIMITED } from '../config/limits.ts'
 import { excessOf, isUnlimited, lowestLimits, type Rights } from './key-rights.ts'
 import {
   creatorsOf,
@@ -16,7 +17,6 @@ import {
   MOST_CREATORS,
   updateKey,
 } from './key-table.ts'
-import { UNLIMITED } from './limits.ts'
 
 /** The maximum numbers of active keys and of all keys per account. The oldest inactive keys are deleted first. */
 export const MOST_ACTIVE_KEYS = 100

@@ -2,7 +2,7 @@
 // share limits and a meter, so that rotation does not reset an allowance.
 import { timingSafeEqual } from 'hono/utils/buffer'
 import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
-import type { Limits } from './limits.ts'
+import type { Limits } from '../config/limits.ts'
 
 export const KEYS_SCHEMA = `
   CREATE TABLE IF NOT EXISTS keys (

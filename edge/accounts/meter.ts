@@ -1,6 +1,8 @@
 // Meters: the usage of one holder of limits. Pure: the account stores one row for itself, one per key lineage, and one per browser token in
 // use, and updates them in the same transaction as its ledger.
-import type { Holder, Limits, RateState } from './limits.ts'
+
+import type { Limits } from '../config/limits.ts'
+import type { Holder, RateState } from './rates.ts'
 
 /**
  * Amounts are micro-dollars, times Unix milliseconds. `tokens` is the bucket level at `refilled`, the last request; `day` is the UTC date of

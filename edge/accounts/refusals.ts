@@ -2,10 +2,10 @@
 
 import { forbidden, unauthorized } from '../auth/auth.ts'
 import { ApiError } from '../http/errors.ts'
-import { dollars } from '../routing/price.ts'
+import { dollars } from '../platform/units.ts'
 import type { Admission } from './admission.ts'
-import { type Holder, type RateState, rateHeaders } from './limits.ts'
 import type { Refusal } from './meter.ts'
+import { type Holder, type RateState, rateHeaders } from './rates.ts'
 
 /** Disables retries in the OpenAI SDKs. */
 const FINAL = { 'x-should-retry': 'false' }

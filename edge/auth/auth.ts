@@ -1,5 +1,7 @@
 // Credentials: `Authorization: Bearer` with an API key or a browser token of a caller, or with the operator's token.
+
 import type { Context } from 'hono'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
@@ -46,7 +48,7 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
     const message = 'The API key is missing. Send it as "Authorization: Bearer oct_…".'
     throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
   }
-  const credential = await checkCredential(c.env.KEY_PEPPER, token)
+  const credential = await checkCredential(configOf(c.env).peppers, token)
   if (!credential) throw unauthorized()
   if ('token' in credential && tokenExpired(credential.token)) {
     throw new ApiError('invalid_api_key', 'This browser token has expired; create a new one.', { headers: CHALLENGE })

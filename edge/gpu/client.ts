@@ -1,10 +1,10 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
 import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
+import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import type { Endpoint } from './endpoints.ts'
 import { type Frame, readFrames, readStart, StreamLost } from './stream.ts'
-import type { GpuTimes } from './times.ts'
 import { signGpuToken } from './token.ts'
 
 /** No GPU answered before the deadline. */

@@ -1,16 +1,5 @@
 // The queue for an endpoint's slots (GPU_SLOTS): which job is sent to the GPU next. Each slot is one GPU. All other jobs wait here and not at
 // the GPU, so that a new job of a light user still goes before the queued jobs of a heavy one.
-import * as z from 'zod'
-
-const slots = z.coerce.number().int().min(1).max(100_000)
-
-/** Parses GPU_SLOTS, the number of jobs that an endpoint's GPUs run at a time. Throws if it is not an integer from 1 to 100000. */
-export function readSlots({ GPU_SLOTS: given }: { GPU_SLOTS: string }): number {
-  const parsed = slots.safeParse(given)
-  if (parsed.success) return parsed.data
-  throw new Error(`GPU_SLOTS is ${JSON.stringify(given)}; it must be a whole number from 1 to 100000.`)
-}
-
 /** The half-life of an account's usage: a burst no longer counts after a few minutes. */
 const HALF_LIFE_MS = 60_000
 /** Accounts below this usage are all alike. */

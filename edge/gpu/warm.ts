@@ -1,17 +1,15 @@
 // WarmDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
 import { DurableObject } from 'cloudflare:workers'
+import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
-import { readRecovery } from '../platform/recovery.ts'
-import { readCatalogue } from '../routing/catalogue.ts'
 import { endpointOf } from './endpoints.ts'
-import { readSlots, SlotQueue } from './slot-queue.ts'
+import { SlotQueue } from './slot-queue.ts'
 import {
   type GpuState,
   isScheduled,
   NEVER_SEEN,
   pingCost,
-  readWarmPolicy,
   seenReady,
   seenStarting,
   spend,
@@ -41,7 +39,7 @@ export class WarmDO extends DurableObject<Env> {
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
-    this.#queue = new SlotQueue(MISSED_RENEWALS * readRecovery(env).jobMs)
+    this.#queue = new SlotQueue(MISSED_RENEWALS * configOf(env).recovery.jobMs)
   }
 
   #warmth(): Warmth {
@@ -53,11 +51,11 @@ export class WarmDO extends DurableObject<Env> {
   }
 
   state(): GpuState {
-    return stateOf(this.#warmth(), readWarmPolicy(this.env), Date.now())
+    return stateOf(this.#warmth(), configOf(this.env).prewarm, Date.now())
   }
 
   report(): EndpointReport {
-    const policy = readWarmPolicy(this.env)
+    const policy = configOf(this.env).prewarm
     const warmth = this.#warmth()
     const spent = spentToday(warmth, Date.now())
     return {
@@ -90,7 +88,7 @@ export class WarmDO extends DurableObject<Env> {
 
   /** Grants the free slots and starts their jobs, except for the `caller`. */
   #grantSlots(caller?: string): void {
-    for (const job of this.#queue.grant(readSlots(this.env), Date.now()))
+    for (const job of this.#queue.grant(configOf(this.env).gpuSlots, Date.now()))
       if (job !== caller) this.ctx.waitUntil(this.#start(job))
   }
 
@@ -107,7 +105,7 @@ export class WarmDO extends DurableObject<Env> {
 
   /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
   async prewarm(name: string, why: 'quote' | 'visit' | 'schedule'): Promise<GpuState> {
-    const policy = readWarmPolicy(this.env)
+    const policy = configOf(this.env).prewarm
     const cost = pingCost(this.#warmth(), policy, Date.now())
     if (cost === null) return this.state()
     // Saved before the ping, so that concurrent calls send only one.
@@ -165,7 +163,7 @@ export const clearGpuStates = (): void => states.clear()
 
 /** Prewarms an endpoint's GPU before expected traffic. Callers need not await it; failures are only logged. */
 export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
-  if (readWarmPolicy(env).budget_seconds === 0) return
+  if (configOf(env).prewarm.budget_seconds === 0) return
   await env.WARM.getByName(endpoint)
     .prewarm(endpoint, why)
     .catch((cause: unknown) => log('warn', 'a GPU could not be prewarmed', { endpoint, cause }))
@@ -187,7 +185,7 @@ export async function reportWarmth(env: Env, endpoint: string, what: 'ready' | '
 
 /** Runs every minute: keeps scheduled endpoints warm. */
 export async function keepSchedule(env: Env, now = Date.now()): Promise<void> {
-  if (!isScheduled(readWarmPolicy(env), now)) return
-  const names = new Set(readCatalogue(env).offers.map(({ endpoint }) => endpoint))
+  if (!isScheduled(configOf(env).prewarm, now)) return
+  const names = new Set(configOf(env).catalog.offers.map(({ endpoint }) => endpoint))
   await Promise.all([...names].map((name) => prewarm(env, name, 'schedule')))
 }

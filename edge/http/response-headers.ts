@@ -21,3 +21,10 @@ export const unstored = createMiddleware<EdgeEnv>(async (c, next) => {
   await next()
   if (!c.res.headers.has('cache-control')) c.res.headers.set('cache-control', 'no-store')
 })
+
+/** Response headers exposed to browser scripts through CORS. */
+export const EXPOSED_HEADERS = [
+  ...['ratelimit', 'ratelimit-policy', 'retry-after', 'retry-after-ms', 'server-timing', 'www-authenticate'],
+  ...['limit', 'remaining', 'reset'].map((name) => `x-ratelimit-${name}-requests`),
+  ...['x-octet-job', 'x-request-id', 'x-should-retry'],
+]

@@ -1,9 +1,10 @@
 // One attempt of a job: waits for a GPU to accept it, then copies the GPU's stream to the job's log. Errors end up in the log, not in rejections.
 import { PROTOCOL_VERSION } from '#contract'
+import type { GpuTimes } from '../config/gpu.ts'
+import { configOf } from '../config.ts'
 import { ask, backoffMs, cancel, follow, type GpuCall, GpuOverran, GpuRefused, GpuUnavailable } from '../gpu/client.ts'
 import { endpointOf, orderOf, reportDown, reportUp } from '../gpu/endpoints.ts'
 import type { Frame } from '../gpu/stream.ts'
-import { type GpuTimes, readGpuTimes } from '../gpu/times.ts'
 import { reportWarmth } from '../gpu/warm.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
@@ -33,9 +34,9 @@ export function afterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): numbe
 
 function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = new AbortController()): GpuCall {
   return {
-    ...readGpuTimes(env),
+    ...configOf(env).gpuTimes,
     endpoint: endpointOf(env, endpoint),
-    signingKey: env.GPU_SIGNING_KEY,
+    signingKey: configOf(env).gpuSigningKey,
     job: job.id,
     request: { protocol: PROTOCOL_VERSION, attempt: n, ...job.request },
     abort,
@@ -61,7 +62,7 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastSte
   if (before.attempt !== n || !before.waiting) jobLog.begin(n)
   try {
     const answer = await askEndpoints(env, jobLog, n, abort)
-    if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, readGpuTimes(env).startMs)
+    if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, configOf(env).gpuTimes.startMs)
     if (before.attempt > 0 && before.attempt < n && before.endpoint !== null)
       void cancel(gpuCall(env, before, before.endpoint, before.attempt))
     await record(env, jobLog, answer, onLastStep)
@@ -87,7 +88,7 @@ async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortCon
   for (const [k, name] of names.entries()) {
     const call = gpuCall(env, job, name, n, abort)
     const isLast = k === names.length - 1
-    const answer = await ask(call, isLast ? answerMs(jobLog.job(), call) : call.hedgeMs)
+    const answer = await ask(call, isLast ? answerMs(jobLog.job(), call) : call.failoverMs)
     if ('accepted' in answer) {
       reportUp(name)
       jobLog.update({ endpoint: name })
@@ -102,7 +103,7 @@ async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortCon
     if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')
     if ('refused' in answer) refusals.push(answer.refused!)
     if ('retryAfterMs' in answer && !('refused' in answer)) retryAfterMs = Math.min(retryAfterMs, answer.retryAfterMs)
-    const isOverdue = waiting !== null && Date.now() - waiting.since >= call.hedgeMs
+    const isOverdue = waiting !== null && Date.now() - waiting.since >= call.failoverMs
     if (!isDown && !isOverdue) break
   }
   if (refusals.length === names.length) throw refusals[0]

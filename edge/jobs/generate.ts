@@ -2,10 +2,10 @@
 
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { Reservation } from '../accounts/ledger.ts'
-import type { RateState } from '../accounts/limits.ts'
+import type { RateState } from '../accounts/rates.ts'
 import { refusedBy } from '../accounts/refusals.ts'
 import type { Credential } from '../auth/keys.ts'
-import { readGpuTimes } from '../gpu/times.ts'
+import { checkConfig } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
@@ -39,8 +39,8 @@ export function idempotencyKey(header: string | undefined): string | null {
 
 /** Admits the request, or finds its earlier reservation or a job with the same images. Errors: the account's refusals. */
 async function admit(env: Env, submission: Submission): Promise<Admitted> {
-  // Throws on malformed settings, before a price is reserved.
-  readGpuTimes(env)
+  // Before a price is reserved.
+  checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
   const admission = await account.admit(submission)
   const refusal = refusedBy(admission)

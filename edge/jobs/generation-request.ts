@@ -4,12 +4,13 @@ import * as z from 'zod'
 import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
+import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
+import { microdollarsWithin } from '../platform/units.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
-import { readCatalogue } from '../routing/catalogue.ts'
 import { type Decision, QUALITIES, type RouteRequest } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, microdollarsWithin, price, readPrices } from '../routing/price.ts'
+import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/address.ts'
 import { newJobId } from './record.ts'
@@ -128,11 +129,10 @@ export async function chosen(
   fields: Generation,
   env: Env,
 ): Promise<{ decision: Decision; price: number; basePrice: number }> {
-  const catalogue = readCatalogue(env)
-  const prices = readPrices(env.OCTET_PRICES)
-  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalogue.offers)
+  const { catalog, prices } = configOf(env)
+  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
-  const decision = chooseRoute(routeRequest(fields), catalogue, (decision) => ({
+  const decision = chooseRoute(routeRequest(fields), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))

@@ -1,11 +1,10 @@
 // JobDO: one job as a state machine, driven by its alarm. `nextAt` in the record is the time of the next action.
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from '../accounts/ledger.ts'
+import { configOf } from '../config.ts'
 import { StreamLost } from '../gpu/stream.ts'
-import { readGpuTimes } from '../gpu/times.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
-import { readRecovery } from '../platform/recovery.ts'
 import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
@@ -71,7 +70,7 @@ export class JobDO extends DurableObject<Env> {
   async #create({ spec, reservedAt }: Reservation, isCanceled: boolean): Promise<JobRecord | null> {
     const existing = this.#log.find()
     if (existing || !spec || this.#log.isErased()) return existing
-    if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
+    if (Date.now() - reservedAt > configOf(this.env).recovery.reservationMs / 2) return null
     const job = this.#log.create(spec)
     if (isCanceled) this.#log.append(0, { type: 'cancel_requested' })
     await this.#advance()
@@ -181,7 +180,7 @@ export class JobDO extends DurableObject<Env> {
     if (this.#log.find()) await this.#stop()
     this.#log.erase()
     // The alarm removes the mark once no request in flight can create the job any more.
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.reservationMs)
   }
 
   override async alarm(): Promise<void> {
@@ -208,18 +207,18 @@ export class JobDO extends DurableObject<Env> {
       return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
     if (!job.granted) return this.#awaitSlot(job)
     this.#begin(n)
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
   }
 
   /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
   async #awaitAttempt({ id, account, accepted }: JobRecord): Promise<void> {
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
     if (this.#needsSlot && accepted !== null) await this.#endpoint().renewSlot(id, account)
   }
 
   /** Requests a slot, and again later in case the endpoint's message is lost, and continues once the job has it. */
   async #awaitSlot({ id, account }: JobRecord): Promise<void> {
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
     try {
       if (!(await this.#endpoint().requestSlot(id, account))) return
       // The job may have ended during the call.
@@ -260,7 +259,7 @@ export class JobDO extends DurableObject<Env> {
     this.#log.update({ granted: false })
     const job = this.#log.job()
     if (!isFinal(job) && !job.waiting)
-      this.#log.update({ nextAt: Date.now() + afterLossMs(job, readGpuTimes(this.env)) })
+      this.#log.update({ nextAt: Date.now() + afterLossMs(job, configOf(this.env).gpuTimes) })
     await this.#advance()
   }
 

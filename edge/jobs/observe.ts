@@ -1,11 +1,10 @@
 // Records each finished job for operations: one log line and one data point in Analytics Engine.
 
+import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import type { Observed } from '../routing/forecast.ts'
 import { megapixelSteps } from '../routing/price.ts'
 import { costOf, type JobRecord } from './record.ts'
-
-type Sinks = Pick<Env, 'ANALYTICS' | 'OCTET_LOG_PROMPTS'>
 
 /** Columns of a data point, in order: `blob1` … and `double1` … of the dataset octet_jobs. Durations are the GPU function's own, in seconds. */
 export const POINT = {
@@ -41,11 +40,11 @@ function pointOf(job: JobRecord): Point {
 }
 
 /** Records a finished job. The prompt is included only if OCTET_LOG_PROMPTS is "true". */
-export function observeJob(env: Sinks, job: JobRecord): void {
+export function observeJob(env: Env, job: JobRecord): void {
   const { id, account, keyId, request } = job
   const point = pointOf(job)
   const { prompt, negative_prompt } = request
-  const prompts = env.OCTET_LOG_PROMPTS === 'true' ? { prompt, negative_prompt } : {}
+  const prompts = configOf(env).logPrompts ? { prompt, negative_prompt } : {}
   log('info', 'a job finished', { job: id, account, key: keyId, ...point, ...prompts })
   env.ANALYTICS.writeDataPoint({
     indexes: [account],

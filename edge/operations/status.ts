@@ -1,9 +1,9 @@
 // The operator's overview of the deployment: the GPU of every endpoint, and revenue and cost since midnight (UTC).
 
+import { configOf } from '../config.ts'
 import { isDown } from '../gpu/endpoints.ts'
-import { dayOf, readWarmPolicy } from '../gpu/warm-policy.ts'
+import { dayOf } from '../gpu/warm-policy.ts'
 import { objectOf } from '../platform/objects.ts'
-import { readCatalogue } from '../routing/catalogue.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }
 type Ran = { images: number; gpu_seconds: number; cold_starts: number }
@@ -19,7 +19,7 @@ const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seco
  * excludes idle time after jobs, which the host also bills.
  */
 export async function operatorStatus(env: Env, now = Date.now()) {
-  const { offers, endpoints: addresses } = readCatalogue(env)
+  const { offers, endpoints: addresses } = configOf(env).catalog
   const names = [...new Set(offers.flatMap(({ endpoint, spares = [] }) => [endpoint, ...spares]))]
   const reports = names.map(async (name) => ({
     ...{ name, url: addresses[name], down: isDown(name, now) },
@@ -32,7 +32,7 @@ export async function operatorStatus(env: Env, now = Date.now()) {
   const { gpu_seconds, ...rest } = ran!.results[0] as Ran
   const endpoints = await Promise.all(reports)
   const warming = endpoints.reduce((sum, each) => sum + each.spent_today_seconds, 0)
-  const { dollars_per_hour } = readWarmPolicy(env)
+  const { dollars_per_hour } = configOf(env).prewarm
   const today = {
     ...(settled!.results[0] as Settled),
     ...{ ...rest, gpu_seconds, warming_seconds: warming },

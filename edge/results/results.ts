@@ -1,6 +1,7 @@
 // Finished images in R2: storage paths, retention, write-once uploads, and signed links.
 import type { JobEvent } from '#contract'
 import { signLink } from '../auth/links.ts'
+import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { type RetentionDays, resultPrefix } from './retention.ts'
 
@@ -86,7 +87,7 @@ export const resultPath = (job: string, { key }: Pick<StoredImage, 'key'>) =>
  * is revoked with the key `requester`, the id of the requesting key, or with the job's own key by default.
  */
 export async function resultUrl(
-  env: Pick<Env, 'KEY_PEPPER'>,
+  env: Env,
   origin: string,
   job: string,
   image: Pick<StoredImage, 'key' | 'deleted' | 'expires_at'>,
@@ -95,7 +96,7 @@ export async function resultUrl(
 ): Promise<string | null> {
   if (!isKept(image)) return null
   const expires = Math.min(Math.floor(Date.now() / 1000) + seconds, image.expires_at)
-  const link = await signLink(env.KEY_PEPPER, { path: resultPath(job, image), expires, key: requester })
+  const link = await signLink(configOf(env).peppers, { path: resultPath(job, image), expires, key: requester })
   return `${origin}${link}`
 }
 

@@ -2,14 +2,14 @@ import { Hono } from 'hono'
 import * as z from 'zod'
 import type { AccountView } from '../accounts/account.ts'
 import type { Deletion } from '../accounts/deletion.ts'
-import { limitsChange } from '../accounts/limits.ts'
 import { ACCOUNT_NAME } from '../auth/keys.ts'
+import { limitsChange } from '../config/limits.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
+import { MICRODOLLARS } from '../platform/units.ts'
 import { RETENTION_DAYS } from '../results/retention.ts'
-import { MICRODOLLARS } from '../routing/price.ts'
 
 const most = 1_000_000 * MICRODOLLARS
 const settings = z.strictObject({

@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import type { JobSpec } from '../accounts/job-spec.ts'
-import { rateHeaders } from '../accounts/limits.ts'
+import { rateHeaders } from '../accounts/rates.ts'
 import { streamJson } from '../http/base64-response.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'

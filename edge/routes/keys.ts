@@ -2,9 +2,10 @@ import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../accounts/key-management.ts'
 import type { KeyInfo, ListedKey } from '../accounts/key-table.ts'
-import { limitsChange } from '../accounts/limits.ts'
 import { managedAccount, unauthorized } from '../auth/auth.ts'
 import { ACCOUNT_NAME, issueKey, KEY_ID, SCOPES } from '../auth/keys.ts'
+import { limitsChange } from '../config/limits.ts'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson, shown } from '../http/validation.ts'
@@ -113,7 +114,7 @@ export const keys = new Hono<EdgeEnv>()
   .post('/', async (c) => {
     const { account: named, ...given } = parseFields(newKey, newKey.shape, await readJson(c))
     const account = managedAccount(c, named)
-    const { key, credential } = await issueKey(c.env.KEY_PEPPER, account)
+    const { key, credential } = await issueKey(configOf(c.env).peppers, account)
     const by = c.get('manages')?.keyId ?? null
     const outcome = await objectOf(c.env.ACCOUNT, account).addKey(credential, changeOf(given), by)
     return c.json({ ...viewOf(keyOf(outcome, account, credential.keyId)), account, key }, 201)
@@ -140,7 +141,7 @@ export const keys = new Hono<EdgeEnv>()
     const { account, object, by } = managed(c)
     const id = idOf(c, account)
     const { overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
-    const { key, credential } = await issueKey(c.env.KEY_PEPPER, account)
+    const { key, credential } = await issueKey(configOf(c.env).peppers, account)
     const outcome = await object.rotateKey(id, credential, Date.now() + overlap_seconds * 1000, by)
     return c.json({ ...viewOf(keyOf(outcome, account, id)), account, key, replaces: id }, 201)
   })

@@ -1,10 +1,10 @@
 import { Hono } from 'hono'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { readCatalogue } from '../routing/catalogue.ts'
 
 /** The available models in OpenAI's list format. `octet` lists the routes, tiers and defaults of each model. */
 export const models = new Hono<EdgeEnv>().get('/', (c) => {
-  const offers = Object.entries(Object.groupBy(readCatalogue(c.env).offers, ({ model }) => model))
+  const offers = Object.entries(Object.groupBy(configOf(c.env).catalog.offers, ({ model }) => model))
   const data = offers.map(([id, served = []]) => ({
     id,
     object: 'model',

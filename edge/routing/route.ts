@@ -1,7 +1,7 @@
 // Chooses the offer for a request and the reason. Pure: the same request and catalogue give the same decision.
 import type { Route } from '#contract'
+import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
-import type { Catalogue, Offer } from './catalogue.ts'
 import type { Decision, RouteRequest } from './decision.ts'
 import { type Estimate, withinGuards } from './route-guards.ts'
 
@@ -85,7 +85,7 @@ const holds = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<R
   width * height <= max_pixels && Math.max(width, height) <= max_side
 
 /** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
-function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue): Offer[] {
+function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalog): Offer[] {
   const needsT5 = tier === undefined && asksForText(prompt)
   const fits = offers.filter(
     (offer) =>
@@ -99,7 +99,7 @@ function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue
 
 const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
-function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalogue): ApiError {
+function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalog): ApiError {
   const { model, tier, size } = request
   const models = distinct(offers.map((offer) => offer.model))
   if (model !== undefined && !offers.some((offer) => offer.model === model))
@@ -136,7 +136,7 @@ const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, wished: Wish,
 })
 
 /** Every decision that would do, best first: the wished route's, then the others' where the wish is not firm. */
-function candidates(request: RouteRequest, wished: Wish, catalogue: Catalogue): Decision[] {
+function candidates(request: RouteRequest, wished: Wish, catalogue: Catalog): Decision[] {
   const offers = able(request, catalogue)
   const served = offers.filter(({ route }) => route === wished.route)
   const others = wished.firm ? [] : offers.filter(({ route }) => route !== wished.route)
@@ -151,7 +151,7 @@ function candidates(request: RouteRequest, wished: Wish, catalogue: Catalogue): 
  * Chooses route, tier, model, steps and size. `estimate` is called if the request has a max_cost or a max_latency_ms. Throws ApiError
  * if the request is contradictory, no offer matches it, or no offer is within these limits.
  */
-export function chooseRoute(request: RouteRequest, catalogue: Catalogue, estimate: Estimate): Decision {
+export function chooseRoute(request: RouteRequest, catalogue: Catalog, estimate: Estimate): Decision {
   const wished = wish(request)
   const { guidanceScale } = request
   if (wished.route === 'turbo' && guidanceScale !== undefined && guidanceScale > 1) {

@@ -1,5 +1,7 @@
 // WebhookDO: the webhooks of one account. It stores the endpoints, events and attempt log, and sends the webhooks, driven by its alarm.
 import { DurableObject } from 'cloudflare:workers'
+import type { WebhookSettings } from '../config/webhooks.ts'
+import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { settleAttempt, type Taken, takeAttempt } from './attempts.ts'
 import {
@@ -34,7 +36,6 @@ import {
   nextExpiry,
   nextGivenUp,
 } from './retention.ts'
-import { readSettingsOrDefaults, type Settings } from './schedule.ts'
 import { newSigningKey, type Scheme } from './signature.ts'
 
 /** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
@@ -45,13 +46,13 @@ const EXPORT_PAGE = 100
 
 export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
-  readonly #settings: Settings
+  readonly #settings: WebhookSettings
   readonly #dispatcher: Dispatcher
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
-    this.#settings = readSettingsOrDefaults(env)
+    this.#settings = configOf(env).webhooks
     this.#dispatcher = new Dispatcher(this.#sql, {
       take: (busy) => this.#transact(() => takeAttempt(this.#sql, busy, this.#settings)),
       make: (attempt, stop) => this.#makeAttempt(attempt, stop),

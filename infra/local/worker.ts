@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import { makePrivateDirectory, tightenFile } from '../command/private-files.ts'
 import type { Secrets } from '../operator/secrets.ts'
 
-/** An offer of edge/routing/catalogue.ts; checked by the worker when it first reads it. */
+/** An offer of edge/config/catalog.ts; checked by the worker when it first reads it. */
 export type LocalOffer = {
   route: 'turbo' | 'full'
   model: string

@@ -1,6 +1,7 @@
 // The edge worker plus a route that resets its Durable Objects the way a deploy does. Used by the campaign only, never deployed.
 
 import type { DurableObject } from 'cloudflare:workers'
+import { configOf } from '../../../edge/config.ts'
 import worker, * as edge from '../../../edge/index.ts'
 
 export * from '../../../edge/index.ts'
@@ -66,7 +67,7 @@ export default {
   async fetch(request, env, ctx) {
     const { pathname } = new URL(request.url)
     if (pathname !== PATH) return worker.fetch(request, env, ctx)
-    const allowed = request.headers.get('authorization') === `Bearer ${env.OCTET_ADMIN_TOKEN}`
+    const allowed = request.headers.get('authorization') === `Bearer ${configOf(env).adminToken}`
     return allowed ? Response.json(await resetObjects(env)) : new Response(null, { status: 401 })
   },
 } satisfies ExportedHandler<Env>

@@ -1,7 +1,9 @@
 // SlotQueue: which job gets a free slot of an endpoint.
+
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
-import { readSlots, SlotQueue } from '../../../edge/gpu/slot-queue.ts'
+import { SlotQueue } from '../../../edge/gpu/slot-queue.ts'
+import { configWith } from '../support/config.ts'
 
 const LEASE_MS = 30_000
 
@@ -120,5 +122,5 @@ test('accounts of the same usage take turns, in whatever order their jobs arrive
 })
 
 test.for(['0', '1.5', 'many', ''])('GPU_SLOTS is rejected by name: "%s"', (given, { expect }) => {
-  expect(() => readSlots({ GPU_SLOTS: given })).toThrow(`GPU_SLOTS is "${given}"`)
+  expect(() => configWith({ GPU_SLOTS: given }).gpuSlots).toThrow(`GPU_SLOTS is "${given}"`)
 })

@@ -3,7 +3,6 @@ import {
   isScheduled,
   NEVER_SEEN,
   pingCost,
-  readWarmPolicy,
   seenReady,
   seenStarting,
   spend,
@@ -11,9 +10,11 @@ import {
   startSeconds,
   stateOf,
 } from '../../../edge/gpu/warm-policy.ts'
+import { configWith } from '../support/config.ts'
 
 const given = { idle_seconds: 100, start_seconds: 60, budget_seconds: 1000 }
-const policy = readWarmPolicy({ OCTET_PREWARM: given })
+const read = (OCTET_PREWARM: unknown) => configWith({ OCTET_PREWARM }).prewarm
+const policy = read(given)
 const NOW = Date.parse('2026-11-26T12:00:00Z')
 const later = (seconds: number) => NOW + seconds * 1000
 
@@ -58,13 +59,12 @@ describe('a ping', () => {
   })
 
   test('is never sent without a budget', ({ expect }) => {
-    expect(pingCost(NEVER_SEEN, readWarmPolicy({ OCTET_PREWARM: undefined }), NOW)).toBeNull()
+    expect(pingCost(NEVER_SEEN, read(undefined), NOW)).toBeNull()
   })
 })
 
 describe('the schedule', () => {
-  const at = (schedule: object[], time: string) =>
-    isScheduled(readWarmPolicy({ OCTET_PREWARM: { schedule } }), Date.parse(time))
+  const at = (schedule: object[], time: string) => isScheduled(read({ schedule }), Date.parse(time))
   const office = [{ from: '08:00', to: '18:00', days: [1, 2, 3, 4, 5] }]
 
   test.for<[string, boolean]>([
@@ -94,6 +94,6 @@ test.for([
   [{ budget_seconds: -1 }, 'budget_seconds'],
   [{ schedule: [{ from: '8', to: '18:00' }] }, 'must be a time of day in UTC such as 08:00'],
   [{ surprise: 1 }, 'surprise'],
-] as const)('a malformed table is refused by name: %j', ([OCTET_PREWARM, told], { expect }) => {
-  expect(() => readWarmPolicy({ OCTET_PREWARM })).toThrow(told)
+] as const)('a malformed table is refused by name: %j', ([given, told], { expect }) => {
+  expect(() => read(given)).toThrow(told)
 })

@@ -1,9 +1,10 @@
 import { runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { describe, test, vi } from 'vitest'
+import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
 import { clearObservations, forecast, NOTHING_SEEN, type Observed } from '../../../edge/routing/forecast.ts'
-import { DEFAULT_PRICES, readPrices } from '../../../edge/routing/price.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
+import { configWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { call } from '../support/operator.ts'
 
@@ -146,8 +147,9 @@ test('a job that ran is in the next quote', async ({ expect }) => {
 })
 
 test('the price table is read from text or a table, with defaults, and refused by name', ({ expect }) => {
-  expect(readPrices(undefined)).toEqual(DEFAULT_PRICES)
+  const read = (OCTET_PRICES: unknown) => configWith({ OCTET_PRICES }).prices
+  expect(read(undefined)).toEqual(DEFAULT_PRICES)
   const changed = { base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
-  expect(readPrices('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)
-  expect(() => readPrices({ megapixel_step: { fp64: 1 } })).toThrow('OCTET_PRICES is malformed')
+  expect(read('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)
+  expect(() => read({ megapixel_step: { fp64: 1 } })).toThrow('OCTET_PRICES.megapixel_step is {"fp64":1}')
 })

@@ -1,4 +1,5 @@
 // Jobs made straight in the ledger and the job object, without a request.
+
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { vi } from 'vitest'
@@ -7,6 +8,7 @@ import type { Reservation } from '../../../edge/accounts/ledger.ts'
 import { checkKey } from '../../../edge/auth/keys.ts'
 import { isOver, type JobRecord, newJobId } from '../../../edge/jobs/record.ts'
 import { type Caller, ORIGIN } from './client.ts'
+import { peppers } from './config.ts'
 import { accepted, image, type Seen, started, stream } from './fake-gpu.ts'
 
 export const PRICE = 1234
@@ -36,7 +38,7 @@ export const reservationOf = (spec: JobSpec): Reservation => ({
 /** A job whose price is reserved and which does not exist yet. */
 export async function reserved(caller: Caller): Promise<JobSpec> {
   const spec = specOf(caller)
-  const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
+  const credential = (await checkKey(peppers, caller.key))!
   const request = { credential, spec, idempotencyKey: null, retried: false, reuse: false }
   const admission = await env.ACCOUNT.getByName(caller.account).admit(request)
   if (admission.kind !== 'admitted') throw new Error(admission.kind)
