@@ -5,8 +5,8 @@ import { requestId } from 'hono/request-id'
 import { checkAccess } from './auth/access.ts'
 import type { EdgeEnv } from './http/context.ts'
 import { onError, onMethodNotAllowed, onNotFound } from './http/errors.ts'
-import { boundedHead } from './http/request-head.ts'
-import { EXPOSED_HEADERS, replyHeaders, unstored } from './http/response-headers.ts'
+import { limitRequestHead } from './http/request-head.ts'
+import { EXPOSED_HEADERS, noStore, securityHeaders } from './http/response-headers.ts'
 import { accountData, ownAccount } from './routes/account-data.ts'
 import { accounts } from './routes/accounts.ts'
 import { health } from './routes/health.ts'
@@ -15,7 +15,7 @@ import { jobs } from './routes/jobs.ts'
 import { keys } from './routes/keys.ts'
 import { models } from './routes/models.ts'
 import { operator } from './routes/operator.ts'
-import { warmth } from './routes/prewarm.ts'
+import { prewarmRoute } from './routes/prewarm.ts'
 import { quote } from './routes/quote.ts'
 import { receiptKeys, receipts } from './routes/receipts.ts'
 import { jobImages, results } from './routes/results.ts'
@@ -26,10 +26,10 @@ import { webhooks } from './routes/webhooks.ts'
 
 export const app = new Hono<EdgeEnv>()
 
-app.use(replyHeaders)
-app.use(unstored)
+app.use(securityHeaders)
+app.use(noStore)
 app.use(requestId())
-app.use(boundedHead)
+app.use(limitRequestHead)
 // Browsers authenticate with a token of POST /v1/tokens; no route reads cookies.
 app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS }))
 app.use(methodNotAllowed({ app, onMethodNotAllowed }))
@@ -46,7 +46,7 @@ app.route('/v1/jobs', receipts)
 app.route('/v1/jobs', jobImages)
 app.route('/v1/keys', keys)
 app.route('/v1/models', models)
-app.route('/v1/prewarm', warmth)
+app.route('/v1/prewarm', prewarmRoute)
 app.route('/v1/quote', quote)
 app.route('/v1/operator', operator)
 app.route('/v1/results', results)

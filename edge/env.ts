@@ -7,7 +7,7 @@ declare global {
     JOB: DurableObjectNamespace<import('./jobs/job.ts').JobDO>
     WEBHOOK: DurableObjectNamespace<import('./webhooks/outbox.ts').WebhookDO>
     /** One object per endpoint, by endpoint name. */
-    WARM: DurableObjectNamespace<import('./gpu/warm.ts').WarmDO>
+    ENDPOINT: DurableObjectNamespace<import('./gpu/endpoint-object.ts').EndpointDO>
     RESULTS: R2Bucket
     /** Usage and forecasts across accounts. The schema is in migrations/. */
     DB: D1Database

@@ -20,7 +20,7 @@ const config = z.strictObject({
     name,
     database: name,
     results: name,
-    /** What is served, best first: OCTET_CATALOGUE of the deployed worker. */
+    /** What is served, best first: OCTET_CATALOG of the deployed worker. */
     offers: catalogTable.shape.offers,
   }),
   gpu: z.strictObject({

@@ -13,9 +13,9 @@ import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './key-management.ts'
 import {
+  areLinksValid,
   authenticate,
   findKey,
-  holdsLinks,
   type KeyChange,
   type KeyInfo,
   type ListedKey,
@@ -24,7 +24,7 @@ import {
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
-import { exportBatch, nextExport, OUTBOX_MS, takeOut } from './usage-outbox.ts'
+import { exportBatch, nextExport, OUTBOX_MS, removeFromOutbox } from './usage-outbox.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
@@ -71,8 +71,8 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   /** Whether links signed for a key are valid. */
-  keyHoldsLinks(id: string): boolean {
-    return holdsLinks(this.#sql, id)
+  areLinksValid(id: string): boolean {
+    return areLinksValid(this.#sql, id)
   }
 
   /** Revokes a key and its browser tokens immediately and permanently, on behalf of the key `by` or of the operator. */
@@ -153,7 +153,7 @@ export class AccountDO extends DurableObject<Env> {
 
   /** Removes jobs from the usage export after their rows were stored in D1. */
   exported(jobs: readonly string[]): void {
-    takeOut(this.#sql, jobs)
+    removeFromOutbox(this.#sql, jobs)
   }
 
   /** Adds credit in micro-dollars once per id. A repeat changes nothing and returns the original credit. */

@@ -2,6 +2,7 @@
 
 import type { Credential, Scope } from '../auth/keys.ts'
 import { UNLIMITED } from '../config/limits.ts'
+import { DAY_MS } from '../platform/units.ts'
 import { FULL_BYTES } from '../results/retention.ts'
 import type { JobSpec } from './job-spec.ts'
 import { creatorsOf, findKey, isActive, type KeyInfo } from './key-table.ts'
@@ -28,7 +29,7 @@ export const IDEMPOTENCY_SCHEMA = `
   CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);`
 
 /** The lifetime of an Idempotency-Key. */
-export const IDEMPOTENCY_MS = 24 * 3600_000
+export const IDEMPOTENCY_MS = DAY_MS
 
 /** Browser tokens expire within an hour, so their meters are obsolete after two. */
 const TOKEN_METER_MS = 2 * 3600_000

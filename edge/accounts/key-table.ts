@@ -103,7 +103,7 @@ export const isActive = ({ revoked, expires }: Pick<KeyInfo, 'revoked' | 'expire
   revoked === null && (expires === null || expires > Date.now())
 
 /** Whether links signed for a key are valid: the key was not revoked, and it or another key of its lineage is active. */
-export function holdsLinks(sql: SqlStorage, id: string): boolean {
+export function areLinksValid(sql: SqlStorage, id: string): boolean {
   const key = findKey(sql, id)
   if (!key || key.revoked !== null) return false
   const lineage = sql.exec<KeyRow>('SELECT * FROM keys WHERE lineage = ?', key.lineage).toArray()

@@ -3,12 +3,13 @@
 
 import type { Tier } from '#contract'
 import { log } from '../platform/log.ts'
-import { isKept } from '../results/results.ts'
+import { DAY_MS } from '../platform/units.ts'
+import { isAvailable } from '../results/results.ts'
 import { USAGE_KEY_DAYS } from '../results/retention.ts'
-import type { Observed } from '../routing/forecast.ts'
+import type { Observation } from '../routing/forecast.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
-import { isExporting, putOut } from './usage-outbox.ts'
+import { addToOutbox, isExporting } from './usage-outbox.ts'
 
 export const LEDGER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS ledger (
@@ -51,7 +52,7 @@ export type LedgerEntry = {
 export type Settlement = {
   outcome: Outcome
   amount?: number
-  observed?: Observed | null
+  observed?: Observation | null
   summary?: JobSummary
   retryable?: boolean
 }
@@ -150,7 +151,7 @@ export function settleOnce(sql: SqlStorage, job: string, settlement: Settlement)
     )
     .one()
   settleMeters(sql, meters, entry.amount, charged)
-  putOut(sql, job)
+  addToOutbox(sql, job)
   if (outcome === 'captured') countUsage(sql, { ...entry, charged }, utcDay(now))
   return true
 }
@@ -196,7 +197,7 @@ const OLD_USAGE = "usage INDEXED BY usage_of_keys WHERE key_id <> '' AND day < ?
 
 /** Folds the usage by key of expired days into one row per day and tier, in the caller's transaction. Daily sums stay equal. */
 export function foldOldUsage(sql: SqlStorage): void {
-  const old = utcDay(Date.now() - USAGE_KEY_DAYS * 24 * 3600_000)
+  const old = utcDay(Date.now() - USAGE_KEY_DAYS * DAY_MS)
   sql.exec(
     `INSERT INTO usage SELECT day, '', tier, sum(jobs), sum(amount) FROM ${OLD_USAGE}
      GROUP BY day, tier ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, amount = amount + excluded.amount`,
@@ -273,5 +274,5 @@ export function reusableJob(sql: SqlStorage, digest: string): string | null {
     digest,
   )
   const summary = row?.summary ? (JSON.parse(row.summary) as JobSummary) : null
-  return summary?.state === 'succeeded' && summary.images.every(isKept) ? row!.job : null
+  return summary?.state === 'succeeded' && summary.images.every(isAvailable) ? row!.job : null
 }

@@ -8,9 +8,9 @@ import { LIMITS } from '#contract'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { declaredBytes } from '../http/request-body.ts'
-import { hasKey, meterRequest, owner, verifyCredential } from './auth.ts'
+import { hasKey, meterRequest, requireScope, verifyCredential } from './auth.ts'
 import type { Scope } from './keys.ts'
-import { openLink } from './links.ts'
+import { verifyLink } from './links.ts'
 import { verifyOperator } from './operator-auth.ts'
 
 declare module 'hono' {
@@ -109,7 +109,7 @@ async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access):
     throw new ApiError('insufficient_scope', 'Browser tokens are not accepted here; use the API key.')
   await meterRequest(c, credential)
   if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
-  await owner(c, scope ?? null)
+  await requireScope(c, scope ?? null)
   return true
 }
 
@@ -128,7 +128,7 @@ async function check(c: Context<EdgeEnv>, access: Access): Promise<boolean> {
     case 'key':
       return checkKey(c, access)
     case 'link':
-      return (await openLink(c)) || checkKey(c, access)
+      return (await verifyLink(c)) || checkKey(c, access)
     case 'manager':
       await checkManager(c)
       return true
@@ -149,5 +149,5 @@ export const checkAccess = createMiddleware<EdgeEnv>(async (c, next) => {
   const confirmed = await check(c, access)
   c.set('bodyBytes', confirmed ? (access.bodyBytes ?? BODY_BYTES) : SMALL_BODY_BYTES)
   await next()
-  if (!confirmed && REJECTED_EARLY.has(c.res.status)) await owner(c, access.scope ?? null)
+  if (!confirmed && REJECTED_EARLY.has(c.res.status)) await requireScope(c, access.scope ?? null)
 })

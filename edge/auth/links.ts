@@ -59,7 +59,7 @@ async function readLink(
  * Verifies the request's signed link and sets `link`; a valid link takes precedence over the Authorization header. Returns false if there
  * is no link, or if the link is invalid and the request has an API key. Errors: link_invalid, link_expired.
  */
-export async function openLink(c: Context<EdgeEnv>): Promise<boolean> {
+export async function verifyLink(c: Context<EdgeEnv>): Promise<boolean> {
   const { exp, key = null, sig } = c.req.query()
   if (exp === undefined || sig === undefined) return false
   const link = await readLink(c, exp, key, sig)
@@ -78,11 +78,11 @@ const MAX_CACHED = 10_000
 const cache = new Map<string, { isValid: boolean; until: number }>()
 
 /** Whether the links of a key are valid: the key was not revoked, and it or a key of its lineage is active. The result is at most 5 s old. */
-export async function keyHoldsLinks(env: Pick<Env, 'ACCOUNT'>, account: string, key: string): Promise<boolean> {
+export async function areLinksValid(env: Pick<Env, 'ACCOUNT'>, account: string, key: string): Promise<boolean> {
   const name = `${account}/${key}`
   const cached = cache.get(name)
   if (cached && cached.until > Date.now()) return cached.isValid
-  const isValid = await objectOf(env.ACCOUNT, account).keyHoldsLinks(key)
+  const isValid = await objectOf(env.ACCOUNT, account).areLinksValid(key)
   if (cache.size >= MAX_CACHED) cache.clear()
   cache.set(name, { isValid, until: Date.now() + CACHED_MS })
   return isValid

@@ -6,7 +6,7 @@ import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
-import { bearer, CHALLENGE } from './auth.ts'
+import { bearerToken, CHALLENGE } from './auth.ts'
 import { mac } from './keys.ts'
 
 /** The period of OPERATOR_LIMIT in wrangler.toml, and the lockout of an address that exceeds it. */
@@ -58,7 +58,7 @@ export async function verifyOperator(c: Context<EdgeEnv>): Promise<void> {
     )
   const client = await addressHash(c)
   if ((locked.get(client) ?? 0) > Date.now()) throw lockedOut()
-  const token = bearer(c)
+  const token = bearerToken(c)
   if (token !== null && (await timingSafeEqual(token, expected))) return
   if (token !== null) await countFailure(c, client)
   throw refused('This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".')

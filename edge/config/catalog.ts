@@ -1,4 +1,4 @@
-// The offers of this deployment, best first: the variables OCTET_CATALOGUE and GPU_URL.
+// The offers of this deployment, best first: the variables OCTET_CATALOG and GPU_URL.
 import * as z from 'zod'
 import { LIMITS, ROUTES, TIERS } from '#contract'
 import { table } from './values.ts'
@@ -13,7 +13,7 @@ const offer = z
     /** A name of `endpoints`; `default` is GPU_URL. */
     endpoint: z.string().default('default'),
     /** Fallback endpoints for jobs that the first one does not accept in time. */
-    spares: z.array(z.string()).optional(),
+    fallbacks: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
     /** The default size, and the most pixels of an image. */
@@ -37,13 +37,13 @@ export type Catalog = z.infer<typeof catalogTable>
 
 /** The catalog with GPU_URL as the endpoint `default`. Every endpoint of an offer has an address. */
 export const catalog = z
-  .object({ OCTET_CATALOGUE: table(catalogTable), GPU_URL: address.describe('an http:// or https:// address') })
-  .transform(({ OCTET_CATALOGUE: { offers, endpoints: others }, GPU_URL }, context): Catalog => {
+  .object({ OCTET_CATALOG: table(catalogTable), GPU_URL: address.describe('an http:// or https:// address') })
+  .transform(({ OCTET_CATALOG: { offers, endpoints: others }, GPU_URL }, context): Catalog => {
     const endpoints = { default: GPU_URL, ...others }
-    const names = offers.flatMap(({ endpoint, spares = [] }) => [endpoint, ...spares])
+    const names = offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks])
     const unknown = names.find((name) => !(name in endpoints))
     if (unknown === undefined) return { endpoints, offers }
     const message = `endpoint "${unknown}" is not among ${Object.keys(endpoints).join(', ')}`
-    context.addIssue({ code: 'custom', path: ['OCTET_CATALOGUE', 'offers'], message, input: offers })
+    context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'offers'], message, input: offers })
     return z.NEVER
   })

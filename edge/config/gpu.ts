@@ -30,7 +30,7 @@ export const gpuTimes = z
     GPU_SILENCE_SECONDS: seconds,
     GPU_RUN_SECONDS: seconds,
     GPU_RETRY_SECONDS: seconds,
-    GPU_HEDGE_SECONDS: seconds,
+    GPU_FAILOVER_SECONDS: seconds,
   })
   .transform(
     (given): GpuTimes => ({
@@ -38,7 +38,7 @@ export const gpuTimes = z
       silenceMs: given.GPU_SILENCE_SECONDS,
       runMs: given.GPU_RUN_SECONDS,
       retryMs: given.GPU_RETRY_SECONDS,
-      failoverMs: given.GPU_HEDGE_SECONDS,
+      failoverMs: given.GPU_FAILOVER_SECONDS,
     }),
   )
 

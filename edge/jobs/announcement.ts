@@ -1,5 +1,7 @@
 // Publishes the event of a finished job to the account's endpoints and to the request's webhook URL.
+
 import { objectOf } from '../platform/objects.ts'
+import { unixSeconds } from '../platform/units.ts'
 import type { WebhookEvent } from '../webhooks/deliveries.ts'
 import type { EventType } from '../webhooks/endpoints.ts'
 import { costOf, type JobRecord } from './record.ts'
@@ -12,7 +14,6 @@ const truncate = <T extends { message: string }>(problem: T): T => ({
   ...problem,
   message: problem.message.slice(0, MESSAGE_CHARACTERS),
 })
-const unixSeconds = (milliseconds: number) => Math.floor(milliseconds / 1000)
 const EVENT_OF_STATE: Partial<Record<JobRecord['state'], EventType>> = {
   succeeded: 'job.succeeded',
   failed: 'job.failed',

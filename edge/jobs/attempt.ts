@@ -2,10 +2,19 @@
 import { PROTOCOL_VERSION } from '#contract'
 import type { GpuTimes } from '../config/gpu.ts'
 import { configOf } from '../config.ts'
-import { ask, backoffMs, cancel, follow, type GpuCall, GpuOverran, GpuRefused, GpuUnavailable } from '../gpu/client.ts'
+import {
+  backoffMs,
+  cancel,
+  type GpuCall,
+  GpuRefused,
+  GpuTimeLimitExceeded,
+  GpuUnavailable,
+  offerJob,
+  readEvents,
+} from '../gpu/client.ts'
+import { reportReadiness } from '../gpu/endpoint-object.ts'
 import { endpointOf, orderOf, reportDown, reportUp } from '../gpu/endpoints.ts'
 import type { Frame } from '../gpu/stream.ts'
-import { reportWarmth } from '../gpu/warm.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import { receiptFor } from '../results/receipts.ts'
@@ -43,7 +52,7 @@ function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = 
   }
 }
 
-const endpointsOf = ({ decision: { endpoint, spares = [] } }: JobRecord) => [endpoint, ...spares]
+const endpointsOf = ({ decision: { endpoint, fallbacks = [] } }: JobRecord) => [endpoint, ...fallbacks]
 
 /**
  * Requests cancellation of the current attempt on every endpoint that may run it: the one that accepted it, or all while none has.
@@ -61,7 +70,7 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastSte
   const before = jobLog.job()
   if (before.attempt !== n || !before.waiting) jobLog.begin(n)
   try {
-    const answer = await askEndpoints(env, jobLog, n, abort)
+    const answer = await offerToEndpoints(env, jobLog, n, abort)
     if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, configOf(env).gpuTimes.startMs)
     if (before.attempt > 0 && before.attempt < n && before.endpoint !== null)
       void cancel(gpuCall(env, before, before.endpoint, before.attempt))
@@ -78,7 +87,7 @@ type Round = Accepted | { retryAfterMs: number }
  * Offers the job to its endpoints in order until one accepts. The next endpoint is tried when the current one is down or does not answer, or
  * when the job has waited for the failover time. Throws if no endpoint can accept the job.
  */
-async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
+async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
   const job = jobLog.job()
   const { waiting } = job
   // An endpoint that has dropped this attempt would report only the cancellation.
@@ -88,15 +97,15 @@ async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortCon
   for (const [k, name] of names.entries()) {
     const call = gpuCall(env, job, name, n, abort)
     const isLast = k === names.length - 1
-    const answer = await ask(call, isLast ? answerMs(jobLog.job(), call) : call.failoverMs)
+    const answer = await offerJob(call, isLast ? answerMs(jobLog.job(), call) : call.failoverMs)
     if ('accepted' in answer) {
       reportUp(name)
       jobLog.update({ endpoint: name })
-      void reportWarmth(env, name, 'ready')
+      void reportReadiness(env, name, 'ready')
       return { accepted: answer.accepted, call }
     }
     const isDown = 'unanswered' in answer || answer.down
-    if (!isDown) void reportWarmth(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
+    if (!isDown) void reportReadiness(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
     if (isDown) reportDown(name)
     // The endpoint may have accepted the job although its reply was lost. No two endpoints may run one job.
     if ('unanswered' in answer) drop(jobLog, call)
@@ -135,7 +144,7 @@ function postpone(jobLog: JobLog, retryAfterMs: number, startMs: number): void {
 
 async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, onLastStep: () => void): Promise<void> {
   const { attempt } = call.request
-  for await (const frame of follow(call, accepted)) {
+  for await (const frame of readEvents(call, accepted)) {
     const event = await loggedEvent(env, jobLog.job(), frame)
     if (frame.event.type === 'failed')
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
@@ -185,8 +194,9 @@ function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
   if (job.cancelRequested) jobLog.append(n, { type: 'canceled', steps_done: countSteps(job), timings: null })
   else if (cause instanceof GpuUnavailable)
     jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason })
-  else if (cause instanceof GpuRefused || cause instanceof GpuOverran) jobLog.append(n, { ...noImage, reason })
+  else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded)
+    jobLog.append(n, { ...noImage, reason })
   else jobLog.append(n, { type: 'lost', reason })
-  const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuOverran
+  const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuTimeLimitExceeded
   if (isLast && job.endpoint !== null) void cancelOnGpu(env, job)
 }

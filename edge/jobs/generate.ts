@@ -3,7 +3,7 @@
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { Reservation } from '../accounts/ledger.ts'
 import type { RateState } from '../accounts/rates.ts'
-import { refusedBy } from '../accounts/refusals.ts'
+import { admissionError } from '../accounts/refusals.ts'
 import type { Credential } from '../auth/keys.ts'
 import { checkConfig } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
@@ -43,7 +43,7 @@ async function admit(env: Env, submission: Submission): Promise<Admitted> {
   checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
   const admission = await account.admit(submission)
-  const refusal = refusedBy(admission)
+  const refusal = admissionError(admission)
   if (refusal) throw refusal
   switch (admission.kind) {
     case 'admitted':

@@ -125,7 +125,7 @@ function routeRequest(fields: Generation): RouteRequest {
 }
 
 /** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
-export async function chosen(
+export async function routeAndPrice(
   fields: Generation,
   env: Env,
 ): Promise<{ decision: Decision; price: number; basePrice: number }> {
@@ -152,7 +152,7 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
 export type Origin = { origin: string; name?: string | null }
 
 /** The job specification of a request: routed, seeded and priced. */
-export async function specify(
+export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
@@ -162,7 +162,7 @@ export async function specify(
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await chosen(fields, env)
+  const { decision, price, basePrice } = await routeAndPrice(fields, env)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{

@@ -1,10 +1,12 @@
 // JobDO: one job as a state machine, driven by its alarm. `nextAt` in the record is the time of the next action.
+
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from '../accounts/ledger.ts'
 import { configOf } from '../config.ts'
 import { StreamLost } from '../gpu/stream.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
+import { DAY_MS } from '../platform/units.ts'
 import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
@@ -28,7 +30,6 @@ const LONGEST_PAUSE_MS = 10 * 60_000
 const CANCEL_MS = 10_000
 /** The most open event streams of a job. */
 export const MAX_READERS = 20
-const DAY_MS = 24 * 3600_000
 
 export type { LogEntry }
 
@@ -230,7 +231,7 @@ export class JobDO extends DurableObject<Env> {
 
   /** The object of the endpoint in whose queue the job waits, whichever endpoint runs it. */
   #endpoint() {
-    return objectOf(this.env.WARM, this.#log.job().decision.endpoint)
+    return objectOf(this.env.ENDPOINT, this.#log.job().decision.endpoint)
   }
 
   /** Releases the slot in the background. If the message is lost, the slot expires. */

@@ -2,7 +2,7 @@
 
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
-import type { Observed } from '../routing/forecast.ts'
+import type { Observation } from '../routing/forecast.ts'
 import { megapixelSteps } from '../routing/price.ts'
 import { costOf, type JobRecord } from './record.ts'
 
@@ -62,7 +62,7 @@ export function measure({
   created,
   finished,
   timings,
-}: JobRecord): Observed | null {
+}: JobRecord): Observation | null {
   if (state !== 'succeeded' || !timings || finished === null) return null
   const { model, tier, width, height, steps, guidanceScale } = decision
   const endpoint = ran ?? decision.endpoint

@@ -85,7 +85,7 @@ export const isFinal = (job: Pick<JobRecord, 'state'>) => FINAL.has(job.state)
 /** Whether a job needs no further work. */
 export const isOver = (job: JobRecord) => isFinal(job) && job.settled && job.announced
 
-const freshAttempt = () => ({
+const newAttemptFields = () => ({
   ...{ progress: null, images: [], warnings: [], timings: null, ran: null, endpoint: null, error: null },
   ...{ accepted: null, finished: null, stepsDone: 0 },
 })
@@ -94,7 +94,7 @@ export function newJob(spec: JobSpec): JobRecord {
   const open = { granted: false, cancelRequested: false, settled: false, announced: false }
   return {
     ...spec,
-    ...freshAttempt(),
+    ...newAttemptFields(),
     ...open,
     state: 'queued',
     attempt: 0,
@@ -106,7 +106,7 @@ export function newJob(spec: JobSpec): JobRecord {
 
 /** The record at the start of an attempt, without reports of earlier ones. */
 export function beginAttempt(job: JobRecord, attempt: number, now: number): JobRecord {
-  return { ...job, ...freshAttempt(), attempt, waiting: { since: now, tries: 0 } }
+  return { ...job, ...newAttemptFields(), attempt, waiting: { since: now, tries: 0 } }
 }
 
 /** Completed steps of the current attempt, as reported so far. */

@@ -5,7 +5,7 @@ import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
-import { type Generation, generation, specify } from './generation-request.ts'
+import { createJobSpec, type Generation, generation } from './generation-request.ts'
 import type { JobRecord } from './record.ts'
 
 // OpenAI's clients send null for unset fields.
@@ -32,7 +32,7 @@ export async function readSubmission(
   const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c)))
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
-  const spec = await specify(fields, c.env, credential, { origin: new URL(c.req.url).origin, name })
+  const spec = await createJobSpec(fields, c.env, credential, { origin: new URL(c.req.url).origin, name })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
   return { fields, submission: { credential, spec, idempotencyKey: key, retried, reuse: fields.reuse ?? false } }

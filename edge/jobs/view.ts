@@ -1,11 +1,10 @@
 // Public views of a job.
 
 import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
-import { gpuState } from '../gpu/warm.ts'
+import { gpuState } from '../gpu/endpoint-object.ts'
+import { unixSeconds } from '../platform/units.ts'
 import { resultUrl, type StoredImage } from '../results/results.ts'
 import { costOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
-
-const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
 /** A final job's fields for lists. The account stores them in its ledger row, so that a list needs no calls to job objects. */
 export function summaryOf(job: JobRecord): JobSummary {

@@ -7,7 +7,7 @@ import { objectOf } from '../platform/objects.ts'
 const STEADY: ReadonlySet<LoggedEvent['type']> = new Set(['step', 'preview'])
 
 /** A log entry without bytes and receipts. Warnings are reduced to their codes, because their messages quote the prompt. */
-function reported({ seq, attempt, at, event }: LogEntry) {
+function describeEntry({ seq, attempt, at, event }: LogEntry) {
   const entry = { seq, attempt, at, type: event.type }
   switch (event.type) {
     case 'warning':
@@ -24,12 +24,12 @@ function reported({ seq, attempt, at, event }: LogEntry) {
       return { ...entry, ...event }
   }
 }
-type Reported = ReturnType<typeof reported> & { last?: ReturnType<typeof reported> }
+type ReportedEntry = ReturnType<typeof describeEntry> & { last?: ReturnType<typeof describeEntry> }
 
-/** The log with each run of steps condensed to its first entry, with the last one in `last`. */
-function condensed(log: LogEntry[]): Reported[] {
-  const rows: Reported[] = []
-  for (const entry of log.map(reported)) {
+/** The log with each run of steps condense to its first entry, with the last one in `last`. */
+function condense(log: LogEntry[]): ReportedEntry[] {
+  const rows: ReportedEntry[] = []
+  for (const entry of log.map(describeEntry)) {
     const before = rows.at(-1)
     const goesOn = before?.type === entry.type && before.attempt === entry.attempt && STEADY.has(entry.type)
     if (goesOn) before.last = entry
@@ -39,7 +39,7 @@ function condensed(log: LogEntry[]): Reported[] {
 }
 
 /** The request, with prompts replaced by their lengths. */
-function askedOf({ request: { prompt, negative_prompt, ...parameters } }: JobRecord) {
+function describeRequest({ request: { prompt, negative_prompt, ...parameters } }: JobRecord) {
   return { ...parameters, prompt_characters: prompt.length, negative_prompt_characters: negative_prompt.length }
 }
 
@@ -56,8 +56,8 @@ export async function reportOf(env: Env, id: string, account: string | undefined
     return { ...image, receipt: receipt !== undefined, in_store: object?.size === image.bytes }
   })
   return {
-    ...{ id, account: owner, job: { ...record, asked: askedOf(job) }, ledger },
-    events: condensed(await object.events()),
+    ...{ id, account: owner, job: { ...record, asked: describeRequest(job) }, ledger },
+    events: condense(await object.events()),
     images: await Promise.all(stored),
     webhooks: await objectOf(env.WEBHOOK, owner).deliveriesOf(`evt_${id}`),
   }

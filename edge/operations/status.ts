@@ -2,7 +2,7 @@
 
 import { configOf } from '../config.ts'
 import { isDown } from '../gpu/endpoints.ts'
-import { dayOf } from '../gpu/warm-policy.ts'
+import { dayOf } from '../gpu/readiness.ts'
 import { objectOf } from '../platform/objects.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }
@@ -20,10 +20,10 @@ const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seco
  */
 export async function operatorStatus(env: Env, now = Date.now()) {
   const { offers, endpoints: addresses } = configOf(env).catalog
-  const names = [...new Set(offers.flatMap(({ endpoint, spares = [] }) => [endpoint, ...spares]))]
+  const names = [...new Set(offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks]))]
   const reports = names.map(async (name) => ({
     ...{ name, url: addresses[name], down: isDown(name, now) },
-    ...(await objectOf(env.WARM, name).report()),
+    ...(await objectOf(env.ENDPOINT, name).report()),
   }))
   const midnight = Date.parse(`${dayOf(now)}T00:00:00Z`)
   const [settled, ran] = await env.DB.batch<Settled | Ran>(

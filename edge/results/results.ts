@@ -68,12 +68,12 @@ export async function storeImage(
 }
 
 /** Whether an image is still available: it was not deleted and has not expired. */
-export const isKept = ({ deleted, expires_at }: Pick<StoredImage, 'deleted' | 'expires_at'>) =>
+export const isAvailable = ({ deleted, expires_at }: Pick<StoredImage, 'deleted' | 'expires_at'>) =>
   !deleted && Date.now() / 1000 < expires_at
 
 /** Whether the files of all images are still available. */
 export async function areStored({ RESULTS }: Pick<Env, 'RESULTS'>, images: readonly StoredImage[]): Promise<boolean> {
-  if (!images.every(isKept)) return false
+  if (!images.every(isAvailable)) return false
   const files = await Promise.all(images.map(({ key }) => RESULTS.head(key)))
   return !files.includes(null)
 }
@@ -94,7 +94,7 @@ export async function resultUrl(
   seconds = LINK_SECONDS,
   requester: string | null = null,
 ): Promise<string | null> {
-  if (!isKept(image)) return null
+  if (!isAvailable(image)) return null
   const expires = Math.min(Math.floor(Date.now() / 1000) + seconds, image.expires_at)
   const link = await signLink(configOf(env).peppers, { path: resultPath(job, image), expires, key: requester })
   return `${origin}${link}`
@@ -102,7 +102,7 @@ export async function resultUrl(
 
 /** Opens a stored image. Errors: not_found if it was deleted. */
 export async function openImage(bucket: R2Bucket, image: StoredImage): Promise<R2ObjectBody> {
-  const object = isKept(image) ? await bucket.get(image.key) : null
+  const object = isAvailable(image) ? await bucket.get(image.key) : null
   if (!object) throw new ApiError('not_found', 'This image was deleted.')
   return object
 }

@@ -8,7 +8,7 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
-import { MICRODOLLARS } from '../platform/units.ts'
+import { MICRODOLLARS, unixSeconds } from '../platform/units.ts'
 import { RETENTION_DAYS } from '../results/retention.ts'
 
 const most = 1_000_000 * MICRODOLLARS
@@ -45,8 +45,6 @@ export const moneyOf = ({ balance, credited, captured, reserved, open, settings 
   reserved_microdollars: reserved,
   open_jobs: open,
 })
-
-const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
 /** Returns the state of an account's deletion. The lifetime sums are set once the account's own rows are deleted. */
 export const deletionView = ({ requested, completed, step, due, erased, jobs, credited, captured }: Deletion) => ({

@@ -10,6 +10,7 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson, shown } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
+import { unixSeconds } from '../platform/units.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
 const seconds = (most: number) => z.int().min(0).max(most).describe(`a whole number of seconds up to ${most}`)
@@ -33,12 +34,11 @@ const newKey = z.strictObject({ account, ...change.shape })
 const rotation = z.strictObject({ overlap_seconds: seconds(30 * 24 * 3600).default(24 * 3600) })
 const query = z.strictObject({ account })
 
-const unix = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 const viewOf = <Key extends KeyInfo | ListedKey>({ created, expires, revoked, ...key }: Key) => ({
   ...key,
-  created: unix(created),
-  expires: unix(expires),
-  revoked: unix(revoked),
+  created: unixSeconds(created),
+  expires: unixSeconds(expires),
+  revoked: unixSeconds(revoked),
 })
 
 /** Returns the fields of a key that the request sets. */

@@ -10,7 +10,7 @@ export const models = new Hono<EdgeEnv>().get('/', (c) => {
     object: 'model',
     created: 0,
     owned_by: 'octet',
-    octet: served.map(({ endpoint: _, spares: __, model: ___, ...offer }) => offer),
+    octet: served.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
   }))
   return c.json({ object: 'list', data })
 })

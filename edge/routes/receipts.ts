@@ -9,7 +9,7 @@ export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {
   const { state, images } = await ownJob(c, 'read')
   const signed = state === 'succeeded' ? images.toSorted((a, b) => a.image - b.image) : []
   const data = signed.map(({ image, sha256, receipt }) => ({ image, sha256, receipt: receipt ?? null }))
-  return c.json({ object: 'list', data }, 200, { 'cache-control': 'no-store' })
+  return c.json({ object: 'list', data })
 })
 
 /** The public keys for verifying receipts, as a JWK Set (RFC 7517). Retired keys remain listed. */

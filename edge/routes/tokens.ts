@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { owner } from '../auth/auth.ts'
+import { requireScope } from '../auth/auth.ts'
 import { issueToken, TOKEN_SECONDS } from '../auth/tokens.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
@@ -28,7 +28,7 @@ const newToken = z.strictObject({
  */
 export const tokens = new Hono<EdgeEnv>().post('/', async (c) => {
   const fields = parseFields(newToken, newToken.shape, await readJson(c))
-  const credential = await owner(c, 'generate')
+  const credential = await requireScope(c, 'generate')
   const expires = Math.floor(Date.now() / 1000) + fields.expires_in
   const grant = { scope: fields.scope, budget: fields.budget_microdollars, expires }
   const { token, id } = await issueToken(configOf(c.env).peppers, credential, grant)

@@ -1,5 +1,5 @@
 import type { Tier } from '#contract'
-import type { Observed } from '../routing/forecast.ts'
+import type { Observation } from '../routing/forecast.ts'
 
 /** How a reservation ends. */
 export type Outcome = 'captured' | 'released'
@@ -17,5 +17,5 @@ export type UsageRecord = {
   reserved: number
   settled: number
   stripe_customer: string | null
-  observed: Observed | null
+  observed: Observation | null
 }

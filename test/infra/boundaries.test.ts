@@ -109,5 +109,5 @@ test('Durable Objects are called through objectOf, which retries calls after res
     if (/\.(getByName|idFromName|newUniqueId)\(/.test(source)) calls.push(file)
   }
   // The calls in warm.ts are best-effort, so they are not retried.
-  expect(calls.toSorted()).toEqual(['edge/gpu/warm.ts', 'edge/platform/objects.ts'])
+  expect(calls.toSorted()).toEqual(['edge/gpu/endpoint-object.ts', 'edge/platform/objects.ts'])
 })

@@ -12,7 +12,7 @@ const MESSAGE = 'Durable Object reset because its code was updated.'
 const RECENT_MS = 30_000
 const PATH = '/campaign/reset'
 
-const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'WARM'] as const
+const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'ENDPOINT'] as const
 type Binding = (typeof BINDINGS)[number]
 type Resettable = { reset: () => Promise<void> }
 
@@ -43,7 +43,7 @@ function resettable(Base: ObjectClass, binding: Binding) {
 export const AccountDO = resettable(edge.AccountDO, 'ACCOUNT')
 export const JobDO = resettable(edge.JobDO, 'JOB')
 export const WebhookDO = resettable(edge.WebhookDO, 'WEBHOOK')
-export const WarmDO = resettable(edge.WarmDO, 'WARM')
+export const EndpointDO = resettable(edge.EndpointDO, 'ENDPOINT')
 
 /** Resets all objects that may be in memory, concurrently. Returns the number reset per binding. */
 async function resetObjects(env: Env): Promise<Record<string, number>> {

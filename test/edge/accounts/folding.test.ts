@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
 import { decide } from '../../../edge/accounts/admission.ts'
 import { foldOldUsage } from '../../../edge/accounts/ledger.ts'
-import { refusedBy } from '../../../edge/accounts/refusals.ts'
+import { admissionError } from '../../../edge/accounts/refusals.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { FULL_BYTES, USAGE_KEY_DAYS } from '../../../edge/results/retention.ts'
@@ -190,7 +190,7 @@ describe('a nearly full account', () => {
       expect(ask(next, FULL_BYTES + 1)).toEqual({ kind: 'full' })
       expect(ask(first, FULL_BYTES + 1).kind).toBe('repeated')
     })
-    expect(refusedBy({ kind: 'full' })).toMatchObject({ code: 'account_full' })
+    expect(admissionError({ kind: 'full' })).toMatchObject({ code: 'account_full' })
     expect(await accountOf(caller).settle('job_first', { outcome: 'captured' })).toMatchObject({ charged: 100 })
   })
 

@@ -127,7 +127,7 @@ describe('a link', () => {
   })
 
   test('asks the account once in five seconds', async ({ expect }) => {
-    const asked = vi.spyOn(AccountDO.prototype, 'keyHoldsLinks')
+    const asked = vi.spyOn(AccountDO.prototype, 'areLinksValid')
     for (const _ of [1, 2, 3]) expect(await open(link)).toEqual([200, null])
     expect(asked).toHaveBeenCalledTimes(1)
     later()

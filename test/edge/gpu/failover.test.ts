@@ -80,7 +80,7 @@ test('a first that starts is waited for before the spare is asked', async ({ exp
   expect(job).toMatchObject({ state: 'succeeded', endpoint: 'default' })
 })
 
-test('and hedged when it takes too long', async ({ expect }) => {
+test('and fails over when it takes too long', async ({ expect }) => {
   const { job, asked } = await run(gpus([refuses(503, 'loading')], [works]))
   expect(asked.at(-1)).toBe(SPARE)
   expect(asked.slice(0, -1).every((host) => host === DEFAULT)).toBe(true)

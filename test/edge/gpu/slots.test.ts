@@ -1,7 +1,7 @@
 // The slots of an endpoint: jobs wait at the edge, and one account's flood does not delay another account's job.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import { WarmDO } from '../../../edge/gpu/warm.ts'
+import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
@@ -22,7 +22,7 @@ import { jobOf, over, reset } from '../support/jobs.ts'
 const before = env.GPU_SLOTS
 beforeEach(async () => {
   env.GPU_SLOTS = '1'
-  await reset(env.WARM.getByName('default'))
+  await reset(env.ENDPOINT.getByName('default'))
 })
 afterEach(() => {
   env.GPU_SLOTS = before
@@ -142,8 +142,8 @@ test('jobs that wait and run go on after the queue is lost', async ({ expect }) 
   const calls = fakeGpu(behaviour)
   const [first, second] = [await submit(caller), await submit(caller)]
   await vi.waitFor(() => expect(calls).toHaveLength(1))
-  const renewed = vi.spyOn(WarmDO.prototype, 'renewSlot')
-  await reset(env.WARM.getByName('default'))
+  const renewed = vi.spyOn(EndpointDO.prototype, 'renewSlot')
+  await reset(env.ENDPOINT.getByName('default'))
   await vi.waitFor(() => expect(renewed).toHaveBeenCalled())
   await finishNext()
   await vi.waitFor(() => expect(calls).toHaveLength(2))

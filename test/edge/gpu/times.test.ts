@@ -136,7 +136,7 @@ describe('the variables', () => {
     GPU_SILENCE_SECONDS: '20',
     GPU_RUN_SECONDS: '900',
     GPU_RETRY_SECONDS: '1',
-    GPU_HEDGE_SECONDS: '15',
+    GPU_FAILOVER_SECONDS: '15',
   }
 
   test('are seconds', ({ expect }) => {

@@ -187,7 +187,7 @@ describe('GET /v1/jobs', () => {
 })
 
 describe('GET /v1/models', () => {
-  test('lists what the catalogue offers, to a caller with a key', async ({ expect }) => {
+  test('lists what the catalog offers, to a caller with a key', async ({ expect }) => {
     const { data } = (await (await fetchWorker('/v1/models', { headers: owner.headers })).json()) as {
       data: { id: string; octet: unknown[] }[]
     }

@@ -190,8 +190,8 @@ describe('the catalog', () => {
     const { endpoint: _, ...offer } = turbo
     const table = { offers: [offer], endpoints: { b: 'https://b.test' } }
     const expected = { endpoints: { default: GPU_URL, b: 'https://b.test' }, offers: [turbo] }
-    expect(configWith({ OCTET_CATALOGUE: table, GPU_URL }).catalog).toEqual(expected)
-    expect(configWith({ OCTET_CATALOGUE: JSON.stringify(table), GPU_URL }).catalog).toEqual(expected)
+    expect(configWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toEqual(expected)
+    expect(configWith({ OCTET_CATALOG: JSON.stringify(table), GPU_URL }).catalog).toEqual(expected)
   })
 
   test.for([
@@ -200,7 +200,7 @@ describe('the catalog', () => {
     [{ offers: [{ ...turbo, endpoint: 'nowhere' }] }, 'endpoint "nowhere" is not among default'],
     [{ offers: [{ ...turbo, speed: 9 }] }, 'speed'],
   ] as const)('%j is refused', ([table, message], { expect }) => {
-    expect(() => configWith({ OCTET_CATALOGUE: table, GPU_URL }).catalog).toThrow(message)
+    expect(() => configWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toThrow(message)
   })
 })
 

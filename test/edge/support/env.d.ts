@@ -12,7 +12,7 @@ declare global {
   namespace Cloudflare {
     /** `env` of cloudflare:workers in a test: the worker's bindings and variables, and values for the tests. */
     interface Env extends EdgeEnv, Record<Variable, string> {
-      OCTET_CATALOGUE: unknown
+      OCTET_CATALOG: unknown
       OCTET_PRICES: unknown
       OCTET_RECOVERY: unknown
       GPU_PUBLIC_KEY: string

@@ -1,23 +1,23 @@
-// WarmDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
+// EndpointDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
 import { DurableObject } from 'cloudflare:workers'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { endpointOf } from './endpoints.ts'
-import { SlotQueue } from './slot-queue.ts'
 import {
   type GpuState,
   isScheduled,
-  NEVER_SEEN,
+  markReady,
+  markStarting,
+  NO_READINESS,
   pingCost,
-  seenReady,
-  seenStarting,
-  spend,
+  type Readiness,
+  recordSpending,
   spentToday,
   startSeconds,
   stateOf,
-  type Warmth,
-} from './warm-policy.ts'
+} from './readiness.ts'
+import { SlotQueue } from './slot-queue.ts'
 
 /** The ping timeout. A host may delay the response until its container is running. */
 const PING_MS = 60_000
@@ -34,7 +34,7 @@ export type EndpointReport = GpuState & {
 /** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
 const MISSED_RENEWALS = 3
 
-export class WarmDO extends DurableObject<Env> {
+export class EndpointDO extends DurableObject<Env> {
   readonly #queue: SlotQueue
 
   constructor(ctx: DurableObjectState, env: Env) {
@@ -42,26 +42,26 @@ export class WarmDO extends DurableObject<Env> {
     this.#queue = new SlotQueue(MISSED_RENEWALS * configOf(env).recovery.jobMs)
   }
 
-  #warmth(): Warmth {
-    return this.ctx.storage.kv.get<Warmth>('warmth') ?? NEVER_SEEN
+  #readiness(): Readiness {
+    return this.ctx.storage.kv.get<Readiness>('warmth') ?? NO_READINESS
   }
 
-  #save(warmth: Warmth): void {
-    this.ctx.storage.kv.put('warmth', warmth)
+  #save(readiness: Readiness): void {
+    this.ctx.storage.kv.put('warmth', readiness)
   }
 
   state(): GpuState {
-    return stateOf(this.#warmth(), configOf(this.env).prewarm, Date.now())
+    return stateOf(this.#readiness(), configOf(this.env).prewarm, Date.now())
   }
 
   report(): EndpointReport {
     const policy = configOf(this.env).prewarm
-    const warmth = this.#warmth()
-    const spent = spentToday(warmth, Date.now())
+    const readiness = this.#readiness()
+    const spent = spentToday(readiness, Date.now())
     return {
       ...this.state(),
-      start_seconds: startSeconds(warmth, policy),
-      starts_seen: warmth.starts.length,
+      start_seconds: startSeconds(readiness, policy),
+      starts_seen: readiness.starts.length,
       budget_seconds: policy.budget_seconds,
       spent_today_seconds: spent,
       spent_today_dollars: (spent / 3600) * policy.dollars_per_hour,
@@ -98,21 +98,21 @@ export class WarmDO extends DurableObject<Env> {
   }
 
   /** Records the state in which a job found the endpoint. */
-  saw(what: 'ready' | 'starting'): void {
-    const update = what === 'ready' ? seenReady : seenStarting
-    this.#save(update(this.#warmth(), Date.now()))
+  recordReadiness(what: 'ready' | 'starting'): void {
+    const update = what === 'ready' ? markReady : markStarting
+    this.#save(update(this.#readiness(), Date.now()))
   }
 
   /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
   async prewarm(name: string, why: 'quote' | 'visit' | 'schedule'): Promise<GpuState> {
     const policy = configOf(this.env).prewarm
-    const cost = pingCost(this.#warmth(), policy, Date.now())
+    const cost = pingCost(this.#readiness(), policy, Date.now())
     if (cost === null) return this.state()
     // Saved before the ping, so that concurrent calls send only one.
-    const before = this.#warmth()
+    const before = this.#readiness()
     const cold = this.state().state === 'cold'
-    const spent = spend(before, cost, Date.now())
-    this.#save(cold ? seenStarting(spent, Date.now()) : { ...spent, ready: Date.now() })
+    const spent = recordSpending(before, cost, Date.now())
+    this.#save(cold ? markStarting(spent, Date.now()) : { ...spent, ready: Date.now() })
     log('info', 'prewarming a GPU', { endpoint: name, why, seconds: cost, cold })
     this.ctx.storage.kv.put('name', name)
     this.ctx.waitUntil(this.#ping())
@@ -131,10 +131,10 @@ export class WarmDO extends DurableObject<Env> {
     // Redirects are not followed, because the headers contain the host's secret.
     const response = await fetch(`${url.replace(/\/$/, '')}/ping`, init).catch(() => null)
     response?.body?.cancel().catch(() => {})
-    if (response?.status === 200) return this.#save(seenReady(this.#warmth(), Date.now()))
+    if (response?.status === 200) return this.#save(markReady(this.#readiness(), Date.now()))
     // The state changed during the ping: the start timed out, or a job found the GPU ready. Only new traffic may trigger another start.
     if (wasStarting && this.state().state !== 'starting') return
-    this.#save(seenStarting(this.#warmth(), Date.now()))
+    this.#save(markStarting(this.#readiness(), Date.now()))
     await this.ctx.storage.setAlarm(Date.now() + PING_INTERVAL_MS)
   }
 }
@@ -148,7 +148,7 @@ const states = new Map<string, { at: number; state: GpuState | null }>()
 export async function gpuState(env: Env, endpoint: string): Promise<GpuState | null> {
   const cached = states.get(endpoint)
   if (cached && Date.now() - cached.at < STATE_MS) return cached.state
-  const state = await env.WARM.getByName(endpoint)
+  const state = await env.ENDPOINT.getByName(endpoint)
     .state()
     .catch((cause: unknown) => {
       log('warn', 'the state of a GPU is unavailable', { endpoint, cause })
@@ -164,7 +164,7 @@ export const clearGpuStates = (): void => states.clear()
 /** Prewarms an endpoint's GPU before expected traffic. Callers need not await it; failures are only logged. */
 export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
   if (configOf(env).prewarm.budget_seconds === 0) return
-  await env.WARM.getByName(endpoint)
+  await env.ENDPOINT.getByName(endpoint)
     .prewarm(endpoint, why)
     .catch((cause: unknown) => log('warn', 'a GPU could not be prewarmed', { endpoint, cause }))
 }
@@ -174,17 +174,17 @@ const reports = new Map<string, { what: 'ready' | 'starting'; at: number }>()
 const REPORT_AGAIN_MS = 10_000
 
 /** Records that a job found the endpoint ready or starting. Used only for forecasts, so failures are logged and ignored. */
-export async function reportWarmth(env: Env, endpoint: string, what: 'ready' | 'starting'): Promise<void> {
+export async function reportReadiness(env: Env, endpoint: string, what: 'ready' | 'starting'): Promise<void> {
   const last = reports.get(endpoint)
   if (last?.what === what && Date.now() - last.at < REPORT_AGAIN_MS) return
   reports.set(endpoint, { what, at: Date.now() })
-  await env.WARM.getByName(endpoint)
-    .saw(what)
+  await env.ENDPOINT.getByName(endpoint)
+    .recordReadiness(what)
     .catch((cause: unknown) => log('warn', 'the state of a GPU could not be recorded', { endpoint, cause }))
 }
 
 /** Runs every minute: keeps scheduled endpoints warm. */
-export async function keepSchedule(env: Env, now = Date.now()): Promise<void> {
+export async function prewarmOnSchedule(env: Env, now = Date.now()): Promise<void> {
   if (!isScheduled(configOf(env).prewarm, now)) return
   const names = new Set(configOf(env).catalog.offers.map(({ endpoint }) => endpoint))
   await Promise.all([...names].map((name) => prewarm(env, name, 'schedule')))
