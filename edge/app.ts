@@ -7,10 +7,11 @@ import type { EdgeEnv } from './http/context.ts'
 import { onError, onMethodNotAllowed, onNotFound } from './http/errors.ts'
 import { limitRequestHead } from './http/request-head.ts'
 import { EXPOSED_HEADERS, noStore, securityHeaders } from './http/response-headers.ts'
+import { ACCESS } from './routes/access.ts'
 import { accountData, ownAccount } from './routes/account-data.ts'
 import { accounts } from './routes/accounts.ts'
+import { dialectErrors, dialects } from './routes/dialects.ts'
 import { health } from './routes/health.ts'
-import { images } from './routes/images.ts'
 import { jobs } from './routes/jobs.ts'
 import { keys } from './routes/keys.ts'
 import { models } from './routes/models.ts'
@@ -33,14 +34,15 @@ app.use(limitRequestHead)
 // Browsers authenticate with a token of POST /v1/tokens; no route reads cookies.
 app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS }))
 app.use(methodNotAllowed({ app, onMethodNotAllowed }))
-app.use(checkAccess)
+app.route('/', dialectErrors)
+app.use(checkAccess(ACCESS))
 
+app.route('/', dialects)
 app.route('/healthz', health)
 app.route('/.well-known', receiptKeys)
 app.route('/v1/account', ownAccount)
 app.route('/v1/accounts', accounts)
 app.route('/v1/accounts', accountData)
-app.route('/v1/images', images)
 app.route('/v1/jobs', jobs)
 app.route('/v1/jobs', receipts)
 app.route('/v1/jobs', jobImages)

@@ -77,15 +77,33 @@ export const shorten = (text: string, most: number) => (text.length <= most ? te
 
 const shortenParam = (param: string | null | undefined) => (param == null ? null : shorten(param, 60))
 
-/** The problem document of an error: RFC 9457 members, and `error` as the OpenAI SDKs expect it. */
-function problem(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError) {
+/** A problem document: RFC 9457 members, and `error` as the OpenAI SDKs expect it. */
+export type Problem = {
+  type: string
+  title: string
+  status: number
+  detail: string
+  request_id: string
+  errors?: { param: string | null; message: string }[]
+  error: { message: string; type: Kind; param: string | null; code: ErrorCode }
+}
+
+declare module 'hono' {
+  interface ContextVariableMap {
+    /** Renders errors in the format of the route's dialect. */
+    renderError?: (problem: Problem) => object
+  }
+}
+
+/** Responds with the problem document of an error, in the format of the request's dialect. */
+function respond(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError) {
   const [status, kind, title] = ERRORS[code]
   const message = shorten(whole, MAX_CHARACTERS)
   const errors = details.errors?.slice(0, MOST_PROBLEMS).map((each) => ({
     param: shortenParam(each.param),
     message: shorten(each.message, MAX_CHARACTERS),
   }))
-  const body = {
+  const body: Problem = {
     type: `urn:octet:error:${code}`,
     title,
     status,
@@ -94,7 +112,8 @@ function problem(c: Context<EdgeEnv>, { code, message: whole, details }: ApiErro
     ...(errors && { errors }),
     error: { message, type: kind, param: shortenParam(details.param), code },
   }
-  return c.body(JSON.stringify(body), status, {
+  const render = c.get('renderError') ?? ((problem: Problem) => problem)
+  return c.body(JSON.stringify(render(body)), status, {
     'content-type': 'application/problem+json',
     ...details.headers,
   })
@@ -117,14 +136,14 @@ export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => {
   if (ERRORS[error.code][0] >= 500) {
     log('error', error.message, { request_id: c.get('requestId'), path: c.req.path, cause: error.cause ?? null })
   }
-  return problem(c, error)
+  return respond(c, error)
 }
 
 export const onNotFound: NotFoundHandler<EdgeEnv> = (c) =>
-  problem(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.`))
+  respond(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.`))
 
 export const onMethodNotAllowed = (c: Context<EdgeEnv>, allowed: readonly string[]) =>
-  problem(
+  respond(
     c,
     new ApiError('method_not_allowed', `${c.req.path} does not take ${c.req.method}; it takes ${allowed.join(', ')}.`, {
       headers: { allow: allowed.join(', ') },

@@ -148,15 +148,15 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** The worker's address in the request, and the caller's name for the job. */
-export type Origin = { origin: string; name?: string | null }
+/** The worker's address in the request, the caller's name for the job, and the request's dialect. */
+type Origin = { origin: string; name: string | null; dialect: string | null }
 
 /** The job specification of a request: routed, seeded and priced. */
 export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name = null }: Origin,
+  { origin, name, dialect }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
@@ -189,7 +189,7 @@ export async function createJobSpec(
     name,
     fingerprint: await sha256(JSON.stringify(fields)),
     digest: await digestOf(request),
-    ...{ origin, account, keyId, request, decision, price, basePrice },
+    ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
     created: Date.now(),

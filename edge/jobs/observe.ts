@@ -4,7 +4,8 @@ import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import type { Observation } from '../routing/forecast.ts'
 import { megapixelSteps } from '../routing/price.ts'
-import { costOf, type JobRecord } from './record.ts'
+import { projectJob } from './projection.ts'
+import type { JobRecord } from './record.ts'
 
 /** Columns of a data point, in order: `blob1` … and `double1` … of the dataset octet_jobs. Durations are the GPU function's own, in seconds. */
 export const POINT = {
@@ -22,18 +23,15 @@ type Point = { [K in (typeof POINT.blobs)[number]]: string | null } & {
 const NO_TIMES = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 
 function pointOf(job: JobRecord): Point {
-  const { state, error, decision, ran, request, attempt, timings, created, finished } = job
-  const { route, tier, model } = decision
-  const endpoint = job.endpoint ?? decision.endpoint
+  const { state, error, route, tier, model, steps, attempt, timings, price_microdollars } = projectJob(job)
+  const { decision, ran, request, created, finished } = job
   return {
-    ...{ state, route, tier, model, endpoint },
+    ...{ state, route, tier, model, steps, price_microdollars, attempts: attempt },
+    endpoint: job.endpoint ?? decision.endpoint,
     error: error?.code ?? null,
     device: ran?.device ?? null,
     images: request.count,
-    steps: request.steps,
     megapixels: (request.width * request.height) / 1e6,
-    attempts: attempt,
-    price_microdollars: costOf(job),
     wall_seconds: ((finished ?? created) - created) / 1000,
     ...(timings ?? NO_TIMES),
   }

@@ -1,7 +1,8 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 
 import type { JobEvent, Timings } from '#contract'
-import type { JobSpec, JobState } from '../accounts/job-spec.ts'
+import type { JobSpec } from '../accounts/job-spec.ts'
+import type { JobState } from '../dialects/public-job.ts'
 import type { ErrorCode } from '../http/errors.ts'
 import type { StoredImage } from '../results/results.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
@@ -76,7 +77,7 @@ export type JobRecord = JobSpec & {
 
 /** Values of fields that records of earlier releases lack. */
 export const RECORD_DEFAULTS = {
-  ...{ token: null, basePrice: 0, digest: '', retentionDays: DEFAULT_RETENTION_DAYS },
+  ...{ token: null, dialect: null, basePrice: 0, digest: '', retentionDays: DEFAULT_RETENTION_DAYS },
   ...{ granted: true, faults: 0, nextAt: 0 },
 } satisfies Partial<JobRecord>
 

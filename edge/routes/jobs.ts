@@ -103,7 +103,7 @@ export const jobs = new Hono<EdgeEnv>()
     return submitted(c, fields, await submitDetached(c, submission))
   })
   .put('/:id', async (c) => {
-    const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
+    const { fields, submission } = await readSubmission(c, { name: nameOf(c.req.param('id')) })
     return submitted(c, fields, await submitDetached(c, submission))
   })
   .get('/:id', async (c) => {

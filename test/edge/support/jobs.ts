@@ -25,7 +25,17 @@ const DECISION = { ...WORK, route: 'turbo', endpoint: 'default', guidanceScale: 
 
 /** A job of two images at PRICE. */
 export const specOf = ({ account, keyId }: Pick<Caller, 'account' | 'keyId'>, id = newJobId()): JobSpec => ({
-  ...{ id, account, keyId, token: null, created: Date.now(), price: PRICE, basePrice: BASE_PRICE, retentionDays: 30 },
+  ...{
+    id,
+    account,
+    keyId,
+    token: null,
+    dialect: null,
+    created: Date.now(),
+    price: PRICE,
+    basePrice: BASE_PRICE,
+    retentionDays: 30,
+  },
   ...{ name: null, fingerprint: `asked ${id}`, digest: `pixels ${id}`, origin: ORIGIN, webhook: null },
   ...{ request: REQUEST, decision: DECISION },
 })
@@ -110,7 +120,16 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
       origin: 'https://octet.test',
       webhook: null,
       created: Date.now(),
-      ...{ token: null, basePrice: 0, digest: '', nextAt: 0, granted: true, faults: 0, retentionDays: 30 as const },
+      ...{
+        token: null,
+        dialect: null,
+        basePrice: 0,
+        digest: '',
+        nextAt: 0,
+        granted: true,
+        faults: 0,
+        retentionDays: 30 as const,
+      },
     },
     request: { ...work, ...output, steps: 4, guidance_scale: 1 },
     decision: { ...decision, width: 64, height: 64, reason: 'A test.' },
