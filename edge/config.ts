@@ -30,6 +30,10 @@ const sections = Object.entries(schema.shape)
 const NAMES = sections.flatMap(([, section]) => Object.keys(section.in.shape))
 type Values = Record<string, unknown>
 
+/** The description of a schema, also with a default value. */
+const descriptionOf = (schema: unknown): string | undefined =>
+  schema instanceof z.ZodPrefault ? descriptionOf(schema.unwrap()) : (schema as z.ZodType).description
+
 /** The problem of a variable: its name, the given value unless it is a secret, and the allowed values. */
 function describeProblem(
   { path, message, input }: z.core.$ZodIssue,
@@ -37,7 +41,7 @@ function describeProblem(
   shape: Record<string, z.ZodType>,
 ): string {
   const [name, ...rest] = path as [string, ...(string | number)[]]
-  const allowed = shape[name]?.description
+  const allowed = descriptionOf(shape[name])
   if (SECRETS.has(name))
     return `${name} is ${values[name] === undefined ? 'missing' : 'malformed'}; it must be ${allowed}.`
   if (rest.length === 0 && allowed) return `${name} is ${shown(values[name])}; it must be ${allowed}.`

@@ -1,5 +1,5 @@
 import { app } from './app.ts'
-import { prewarmOnSchedule } from './gpu/endpoint-object.ts'
+import { prewarmOnSchedule } from './gpu/health.ts'
 import { applyRetention } from './usage/database-retention.ts'
 import { queue } from './usage/queue.ts'
 

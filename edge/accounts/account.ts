@@ -1,12 +1,15 @@
 // AccountDO: one account's keys, Idempotency-Keys, limit meters and ledger, in one SQLite database.
+
 import { DurableObject } from 'cloudflare:workers'
-import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
+import type { Credential, KeyCredential } from '../auth/keys.ts'
 import { allows } from '../auth/keys.ts'
+import type { Scope } from '../auth/scopes.ts'
 import type { Recovery } from '../config/recovery.ts'
 import { configOf } from '../config.ts'
 import { ACCOUNT_DELETED } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
+import type { LedgerEntry } from '../usage/record.ts'
 import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
@@ -102,7 +105,7 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
-  async settle(job: string, settlement: ledger.Settlement): Promise<ledger.LedgerEntry | null> {
+  async settle(job: string, settlement: ledger.Settlement): Promise<LedgerEntry | null> {
     await this.#wakeWithin(OUTBOX_MS)
     this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
     const entry = this.entry(job)
@@ -127,7 +130,7 @@ export class AccountDO extends DurableObject<Env> {
     return ledger.jobNamed(this.#sql, name)
   }
 
-  entry(job: string): ledger.LedgerEntry | null {
+  entry(job: string): LedgerEntry | null {
     return ledger.entryOf(this.#sql, job)
   }
 

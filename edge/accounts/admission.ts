@@ -1,6 +1,7 @@
 // Admission of jobs to an account: one SQLite transaction that reserves the price or changes nothing.
 
-import type { Credential, Scope } from '../auth/keys.ts'
+import type { Credential } from '../auth/keys.ts'
+import type { Scope } from '../auth/scopes.ts'
 import { UNLIMITED } from '../config/limits.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { FULL_BYTES } from '../results/retention.ts'

@@ -1,8 +1,8 @@
 // A job as its account admits and lists it.
 import type { JobRequest } from '#contract'
 import type { PublicJob } from '../dialects/public-job.ts'
-import type { StoredImage } from '../results/results.ts'
 import type { RetentionDays } from '../results/retention.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision } from '../routing/decision.ts'
 
 /** The specification of a job: what its price pays for. */

@@ -1,7 +1,8 @@
 // An account's keys, as functions over its SQLite: secret hashes, scopes, limits, expiry. Keys related by rotation form one lineage and
 // share limits and a meter, so that rotation does not reset an allowance.
 import { timingSafeEqual } from 'hono/utils/buffer'
-import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
+import type { Credential, KeyCredential } from '../auth/keys.ts'
+import type { Scope } from '../auth/scopes.ts'
 import type { Limits } from '../config/limits.ts'
 
 export const KEYS_SCHEMA = `

@@ -6,7 +6,8 @@ import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { isAvailable } from '../results/results.ts'
 import { USAGE_KEY_DAYS } from '../results/retention.ts'
-import type { Observation } from '../routing/forecast.ts'
+import type { Observation } from '../routing/observation.ts'
+import type { LedgerEntry } from '../usage/record.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
 import { addToOutbox, isExporting } from './usage-outbox.ts'
@@ -34,17 +35,6 @@ export const LEDGER_SCHEMA = `
     id TEXT PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL, created INTEGER NOT NULL) STRICT;`
 
 export type Outcome = 'captured' | 'released'
-/** Amounts are micro-dollars, times Unix milliseconds. `charged` is the captured part of the reserved `amount`. */
-export type LedgerEntry = {
-  job: string
-  key_id: string
-  tier: Tier
-  amount: number
-  charged: number
-  state: 'reserved' | Outcome
-  reserved: number
-  settled: number | null
-}
 /**
  * `amount` is the captured part of the reservation in micro-dollars, by default all of it. `observed` is for forecasts, `summary` for lists.
  * The next request with the name or Idempotency-Key of a `retryable` job replaces the job.

@@ -2,7 +2,7 @@
 // even if the queue loses or drops messages.
 
 import { log } from '../platform/log.ts'
-import type { Observation } from '../routing/forecast.ts'
+import type { Observation } from '../routing/observation.ts'
 import type { UsageRecord } from '../usage/record.ts'
 
 /** The delay before settled rows are sent, so that a busy account sends batches. */

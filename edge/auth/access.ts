@@ -9,9 +9,9 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { declaredBytes } from '../http/request-body.ts'
 import { hasKey, meterRequest, requireScope, verifyCredential } from './auth.ts'
-import type { Scope } from './keys.ts'
 import { verifyLink } from './links.ts'
 import { verifyOperator } from './operator-auth.ts'
+import type { Scope } from './scopes.ts'
 
 declare module 'hono' {
   interface ContextVariableMap {

@@ -5,8 +5,9 @@ import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
-import type { Credential, Scope } from './keys.ts'
+import type { Credential } from './keys.ts'
 import { allows } from './keys.ts'
+import type { Scope } from './scopes.ts'
 import { checkCredential, tokenExpired } from './tokens.ts'
 
 declare module 'hono' {

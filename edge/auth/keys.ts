@@ -1,15 +1,13 @@
 // API keys: `oct_<account>_<key id>_<160 random bits>_<tag>`. The tag is an HMAC of the preceding text under a versioned pepper, so that a
 // forged key is rejected before any storage is read. Only a hash of the random part is stored.
+
 import { timingSafeEqual } from 'hono/utils/buffer'
 import type { Pepper, Peppers } from '../config/secrets.ts'
+import type { Scope } from './scopes.ts'
 
 const KEY = /^(oct_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{40}))_([0-9a-z])([0-9a-f]{24})$/
 export const ACCOUNT_NAME = /^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$/
 export const KEY_ID = /^[0-9a-f]{12}$/
-
-/** The permissions of a key or token. `admin` allows managing the account's keys. */
-export const SCOPES = ['generate', 'read', 'admin'] as const
-export type Scope = (typeof SCOPES)[number]
 
 /** A key with a valid tag: its claimed identity, and the secret hash to compare with the account's. */
 export type KeyCredential = { account: string; keyId: string; secretHash: string }

@@ -1,6 +1,6 @@
 // The offers of this deployment, best first: the variables OCTET_CATALOG and GPU_URL.
 import * as z from 'zod'
-import { LIMITS, ROUTES, TIERS } from '#contract'
+import { LIMITS, modelName, ROUTES, TIERS } from '#contract'
 import { table } from './values.ts'
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
@@ -8,7 +8,7 @@ const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS
 const offer = z
   .strictObject({
     route: z.enum(ROUTES),
-    model: z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/),
+    model: modelName,
     tier: z.enum(TIERS),
     /** A name of `endpoints`; `default` is GPU_URL. */
     endpoint: z.string().default('default'),

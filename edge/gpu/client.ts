@@ -1,5 +1,5 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
-import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
+import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
 import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
@@ -145,8 +145,6 @@ export async function cancel(call: GpuCall): Promise<boolean> {
   dismiss(response)
   return response?.ok ?? false
 }
-
-const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */
 function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {

@@ -5,8 +5,11 @@ import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { endpointOf } from './endpoints.ts'
 import {
+  type EndpointReport,
   type GpuState,
-  isScheduled,
+  type Health,
+  isDown,
+  markDown,
   markReady,
   markStarting,
   NO_READINESS,
@@ -23,13 +26,7 @@ import { SlotQueue } from './slot-queue.ts'
 const PING_MS = 60_000
 const PING_INTERVAL_MS = 5_000
 
-export type EndpointReport = GpuState & {
-  start_seconds: number
-  starts_seen: number
-  budget_seconds: number
-  spent_today_seconds: number
-  spent_today_dollars: number
-}
+const MARK = { ready: markReady, starting: markStarting, down: markDown }
 
 /** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
 const MISSED_RENEWALS = 3
@@ -60,6 +57,7 @@ export class EndpointDO extends DurableObject<Env> {
     const spent = spentToday(readiness, Date.now())
     return {
       ...this.state(),
+      down: isDown(readiness, Date.now()),
       start_seconds: startSeconds(readiness, policy),
       starts_seen: readiness.starts.length,
       budget_seconds: policy.budget_seconds,
@@ -97,10 +95,9 @@ export class EndpointDO extends DurableObject<Env> {
     if (!(await objectOf(this.env.JOB, job).proceed().catch(failed))) this.releaseSlot(job)
   }
 
-  /** Records the state in which a job found the endpoint. */
-  recordReadiness(what: 'ready' | 'starting'): void {
-    const update = what === 'ready' ? markReady : markStarting
-    this.#save(update(this.#readiness(), Date.now()))
+  /** Records the health in which a job found the endpoint. */
+  recordHealth(health: Health): void {
+    this.#save(MARK[health](this.#readiness(), Date.now()))
   }
 
   /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
@@ -137,55 +134,4 @@ export class EndpointDO extends DurableObject<Env> {
     this.#save(markStarting(this.#readiness(), Date.now()))
     await this.ctx.storage.setAlarm(Date.now() + PING_INTERVAL_MS)
   }
-}
-
-/** How long an isolate caches an endpoint's state. All readers of an endpoint share one object, so the cache limits its load. */
-const STATE_MS = 1_000
-// Values, not promises, because a promise must not be awaited by a different request.
-const states = new Map<string, { at: number; state: GpuState | null }>()
-
-/** Returns the state of an endpoint's GPU, at most a second old, without contacting the GPU. Returns null if the state is unavailable. */
-export async function gpuState(env: Env, endpoint: string): Promise<GpuState | null> {
-  const cached = states.get(endpoint)
-  if (cached && Date.now() - cached.at < STATE_MS) return cached.state
-  const state = await env.ENDPOINT.getByName(endpoint)
-    .state()
-    .catch((cause: unknown) => {
-      log('warn', 'the state of a GPU is unavailable', { endpoint, cause })
-      return null
-    })
-  states.set(endpoint, { at: Date.now(), state })
-  return state
-}
-
-/** Clears the cached states. For tests. */
-export const clearGpuStates = (): void => states.clear()
-
-/** Prewarms an endpoint's GPU before expected traffic. Callers need not await it; failures are only logged. */
-export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
-  if (configOf(env).prewarm.budget_seconds === 0) return
-  await env.ENDPOINT.getByName(endpoint)
-    .prewarm(endpoint, why)
-    .catch((cause: unknown) => log('warn', 'a GPU could not be prewarmed', { endpoint, cause }))
-}
-
-/** The last report of this isolate for each endpoint, so that not every job of a busy endpoint is reported. */
-const reports = new Map<string, { what: 'ready' | 'starting'; at: number }>()
-const REPORT_AGAIN_MS = 10_000
-
-/** Records that a job found the endpoint ready or starting. Used only for forecasts, so failures are logged and ignored. */
-export async function reportReadiness(env: Env, endpoint: string, what: 'ready' | 'starting'): Promise<void> {
-  const last = reports.get(endpoint)
-  if (last?.what === what && Date.now() - last.at < REPORT_AGAIN_MS) return
-  reports.set(endpoint, { what, at: Date.now() })
-  await env.ENDPOINT.getByName(endpoint)
-    .recordReadiness(what)
-    .catch((cause: unknown) => log('warn', 'the state of a GPU could not be recorded', { endpoint, cause }))
-}
-
-/** Runs every minute: keeps scheduled endpoints warm. */
-export async function prewarmOnSchedule(env: Env, now = Date.now()): Promise<void> {
-  if (!isScheduled(configOf(env).prewarm, now)) return
-  const names = new Set(configOf(env).catalog.offers.map(({ endpoint }) => endpoint))
-  await Promise.all([...names].map((name) => prewarm(env, name, 'schedule')))
 }

@@ -1,31 +1,39 @@
-// How long a GPU stays warm, when one is started before anybody asks for a picture, and what that may cost a day: the variable OCTET_PREWARM.
+// The readiness of a GPU: its states, the duration of its starts, and the daily cost of prewarming. Pure.
 import type { PrewarmPolicy } from '../config/prewarm.ts'
 
-/** What is known of an endpoint. Times are Unix milliseconds; null is never. */
+/** How a job finds an endpoint: it accepts jobs, it is starting, or it does not answer as a GPU function. */
+export type Health = 'ready' | 'starting' | 'down'
+
+/** An endpoint's record. Times are Unix milliseconds; null is never. */
 export type Readiness = {
-  /** When it was last heard of as ready: it accepted a job, ended one, or answered a ping. */
+  /** When it was last ready: it accepted a job, ended one, or answered a ping. */
   ready: number | null
-  /** Since when it has been asked to start and has not been ready. */
+  /** The first request since it was last ready. */
   starting: number | null
-  /** Seconds that the last starts took, newest first. */
+  /** Durations of the last starts in seconds, newest first. */
   starts: number[]
-  /** Seconds spent on being ready, of one day (UTC). */
+  /** Seconds of prewarming on one day (UTC). */
   spent: { day: string; seconds: number }
+  /** The end of the time during which it counts as down. */
+  downUntil?: number
 }
 export const NO_READINESS: Readiness = { ready: null, starting: null, starts: [], spent: { day: '', seconds: 0 } }
 
-/** A start that has not ended after this was none: the next sign of traffic begins another. */
+/** A start that takes longer has failed: the next request begins another. */
 const START_LIMIT_MS = 15 * 60_000
-const STARTS_KEPT = 9
+const MAX_STARTS = 9
+/** How long an endpoint counts as down after a failure. */
+export const DOWN_MS = 30_000
 
 export const dayOf = (now: number) => new Date(now).toISOString().slice(0, 10)
 export const spentToday = ({ spent }: Readiness, now: number) => (spent.day === dayOf(now) ? spent.seconds : 0)
+export const isDown = ({ downUntil = 0 }: Readiness, now: number) => downUntil > now
 
-/** When the host takes the container away unless something comes. */
+/** When the host stops an idle container. */
 const warmUntil = ({ ready }: Readiness, { idle_seconds }: PrewarmPolicy) => (ready ?? 0) + idle_seconds * 1000
 const isStarting = ({ starting }: Readiness, now: number) => starting !== null && now - starting < START_LIMIT_MS
 
-/** How long a cold start takes: the middle one of those that were seen. */
+/** The duration of a cold start: the median of the last ones. */
 export function startSeconds({ starts }: Readiness, { start_seconds }: PrewarmPolicy): number {
   if (starts.length === 0) return start_seconds
   return starts.toSorted((a, b) => a - b)[Math.floor(starts.length / 2)]!
@@ -33,7 +41,17 @@ export function startSeconds({ starts }: Readiness, { start_seconds }: PrewarmPo
 
 export type GpuState = { state: 'warm' | 'starting' | 'cold'; ready_in_seconds: number }
 
-/** What callers are told: how the GPU stands, and when it is ready for a job that is sent now. */
+/** The operator's report on an endpoint. */
+export type EndpointReport = GpuState & {
+  down: boolean
+  start_seconds: number
+  starts_seen: number
+  budget_seconds: number
+  spent_today_seconds: number
+  spent_today_dollars: number
+}
+
+/** The state of the GPU, and the time until it is ready for a job that is sent now. */
 export function stateOf(readiness: Readiness, policy: PrewarmPolicy, now: number): GpuState {
   if (now < warmUntil(readiness, policy)) return { state: 'warm', ready_in_seconds: 0 }
   const start = startSeconds(readiness, policy)
@@ -43,8 +61,8 @@ export function stateOf(readiness: Readiness, policy: PrewarmPolicy, now: number
 }
 
 /**
- * Seconds that a ping now would add to the GPU's life, or null when it would not be sent: one starts already, half of the time of grace is
- * left, or the day's budget does not reach.
+ * The seconds of GPU time that a ping now would cost. Null if none is sent: the GPU is starting, more than half of the idle time is left, or
+ * the daily budget does not cover it.
  */
 export function pingCost(readiness: Readiness, policy: PrewarmPolicy, now: number): number | null {
   const { idle_seconds: idle, budget_seconds: budget } = policy
@@ -55,7 +73,7 @@ export function pingCost(readiness: Readiness, policy: PrewarmPolicy, now: numbe
   return spentToday(readiness, now) + cost <= budget ? cost : null
 }
 
-/** Whether the schedule wants the GPU warm. A span that ends before it begins goes over midnight, and belongs to the day it begins on. */
+/** Whether the schedule keeps the GPU warm. A span that ends before it begins lasts past midnight and belongs to its first day. */
 export function isScheduled({ schedule }: PrewarmPolicy, now: number): boolean {
   const date = new Date(now)
   const minute = date.getUTCHours() * 60 + date.getUTCMinutes()
@@ -67,21 +85,25 @@ export function isScheduled({ schedule }: PrewarmPolicy, now: number): boolean {
   })
 }
 
-/** The endpoint was ready at `now`: it took or ended a job, or answered a ping. */
+/** The record after a sign of readiness: the endpoint accepted or ended a job, or answered a ping. */
 export function markReady(readiness: Readiness, now: number): Readiness {
   const { starting, starts, ready } = readiness
   const took = starting === null ? null : (now - starting) / 1000
   return {
     ...readiness,
+    downUntil: 0,
     ready: Math.max(now, ready ?? 0),
     starting: null,
-    starts: took === null || took > START_LIMIT_MS / 1000 ? starts : [took, ...starts].slice(0, STARTS_KEPT),
+    starts: took === null || took > START_LIMIT_MS / 1000 ? starts : [took, ...starts].slice(0, MAX_STARTS),
   }
 }
 
-/** The endpoint was asked at `now` and is not ready. */
+/** The record after a request to an endpoint that is not ready. */
 export const markStarting = (readiness: Readiness, now: number): Readiness =>
   isStarting(readiness, now) ? readiness : { ...readiness, starting: now, ready: null }
+
+/** The record after a request to an endpoint that is down. */
+export const markDown = (readiness: Readiness, now: number): Readiness => ({ ...readiness, downUntil: now + DOWN_MS })
 
 export const recordSpending = (readiness: Readiness, seconds: number, now: number): Readiness => ({
   ...readiness,

@@ -12,8 +12,8 @@ import {
   offerJob,
   readEvents,
 } from '../gpu/client.ts'
-import { reportReadiness } from '../gpu/endpoint-object.ts'
-import { endpointOf, orderOf, reportDown, reportUp } from '../gpu/endpoints.ts'
+import { endpointOf } from '../gpu/endpoints.ts'
+import { endpointOrder, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
@@ -91,7 +91,7 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
   const job = jobLog.job()
   const { waiting } = job
   // An endpoint that has dropped this attempt would report only the cancellation.
-  const names = orderOf(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
+  const names = endpointOrder(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
   const refusals: GpuRefused[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
   for (const [k, name] of names.entries()) {
@@ -99,14 +99,13 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
     const isLast = k === names.length - 1
     const answer = await offerJob(call, isLast ? answerMs(jobLog.job(), call) : call.failoverMs)
     if ('accepted' in answer) {
-      reportUp(name)
       jobLog.update({ endpoint: name })
-      void reportReadiness(env, name, 'ready')
+      void reportHealth(env, name, 'ready')
       return { accepted: answer.accepted, call }
     }
     const isDown = 'unanswered' in answer || answer.down
-    if (!isDown) void reportReadiness(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
-    if (isDown) reportDown(name)
+    const isBusy = 'busy' in answer && answer.busy
+    void reportHealth(env, name, isDown ? 'down' : isBusy ? 'ready' : 'starting')
     // The endpoint may have accepted the job although its reply was lost. No two endpoints may run one job.
     if ('unanswered' in answer) drop(jobLog, call)
     if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')

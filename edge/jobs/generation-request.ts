@@ -13,7 +13,7 @@ import { latencyMs, observations } from '../routing/forecast.ts'
 import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/address.ts'
-import { newJobId } from './record.ts'
+import { newJobId } from './job-id.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`

@@ -10,7 +10,7 @@ import { DAY_MS } from '../platform/units.ts'
 import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
-import { type JobLog, type LogEntry, openJobLog } from './event-log.ts'
+import { type JobLog, openJobLog } from './event-log.ts'
 import { eventStream } from './events.ts'
 import {
   countSteps,
@@ -18,6 +18,7 @@ import {
   isFinal,
   isOver,
   type JobRecord,
+  type LogEntry,
   type LoggedEvent,
   MAX_ATTEMPTS,
   MAX_FAULTS,
@@ -30,8 +31,6 @@ const LONGEST_PAUSE_MS = 10 * 60_000
 const CANCEL_MS = 10_000
 /** The most open event streams of a job. */
 export const MAX_READERS = 20
-
-export type { LogEntry }
 
 type Attempt = { n: number; abort: AbortController; done: Promise<void> }
 

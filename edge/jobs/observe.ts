@@ -2,7 +2,7 @@
 
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
-import type { Observation } from '../routing/forecast.ts'
+import type { Observation } from '../routing/observation.ts'
 import { megapixelSteps } from '../routing/price.ts'
 import { projectJob } from './projection.ts'
 import type { JobRecord } from './record.ts'

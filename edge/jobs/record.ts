@@ -2,10 +2,10 @@
 
 import type { JobEvent, Timings } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
-import type { JobState } from '../dialects/public-job.ts'
-import type { ErrorCode } from '../http/errors.ts'
-import type { StoredImage } from '../results/results.ts'
+import type { JobState, Progress } from '../dialects/public-job.ts'
+import type { ErrorCode } from '../http/error-codes.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 
 /** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
@@ -13,9 +13,6 @@ export const MAX_FAULTS = 3
 export const MAX_ATTEMPTS = 25
 /** The message for callers when the fault is ours. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
-export const JOB_ID = /^job_[0-9a-f]{32}$/
-/** 128 random bits, so that ids never collide, even between deployments that share a GPU function. */
-export const newJobId = () => `job_${crypto.getRandomValues(new Uint8Array(16)).toHex()}`
 
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
 /** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
@@ -32,6 +29,9 @@ export type LoggedEvent =
   | { type: 'lost'; reason: string }
   | { type: 'given_up'; code: ErrorCode; message: string; reason?: string }
   | { type: 'cancel_requested' }
+
+/** An entry of a job's log. `at` is Unix milliseconds. */
+export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
 
 /** The wait for a GPU. */
 export type Waiting = {
@@ -55,7 +55,7 @@ export type JobRecord = JobSpec & {
   granted: boolean
   /** Unix milliseconds of the next action, unless an attempt is in progress. */
   nextAt: number
-  progress: { position: number } | { image: number; step: number; steps: number } | null
+  progress: Progress
   images: StoredImage[]
   warnings: { code: string; message: string }[]
   timings: Timings | null

@@ -1,9 +1,11 @@
 // Public views of a job.
 
 import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
-import { gpuState } from '../gpu/endpoint-object.ts'
+import type { JobView } from '../dialects/public-job.ts'
+import { gpuState } from '../gpu/health.ts'
 import { unixSeconds } from '../platform/units.ts'
-import { resultUrl, type StoredImage } from '../results/results.ts'
+import { resultUrl } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 import { projectJob } from './projection.ts'
 import { decisionOf, type JobRecord } from './record.ts'
 
@@ -25,7 +27,7 @@ async function describeImage({ env, origin, keyId }: Reader, job: string, { key,
 }
 
 /** The job resource. */
-export async function viewOf(reader: Reader, job: JobRecord) {
+export async function viewOf(reader: Reader, job: JobRecord): Promise<JobView> {
   const { images, ...facts } = projectJob(job)
   return {
     ...facts,

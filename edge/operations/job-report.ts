@@ -1,13 +1,14 @@
 // The operator's report on a job, from all of its stores: with internal causes, without prompts or secrets.
-import type { LogEntry } from '../jobs/event-log.ts'
-import type { JobRecord, LoggedEvent } from '../jobs/record.ts'
+
+import type { JobRecord, LogEntry, LoggedEvent } from '../jobs/record.ts'
 import { objectOf } from '../platform/objects.ts'
+import type { JobReport, ReportedEntry } from './replies.ts'
 
 /** Events once per step, reported as ranges instead of rows. */
 const STEADY: ReadonlySet<LoggedEvent['type']> = new Set(['step', 'preview'])
 
 /** A log entry without bytes and receipts. Warnings are reduced to their codes, because their messages quote the prompt. */
-function describeEntry({ seq, attempt, at, event }: LogEntry) {
+function describeEntry({ seq, attempt, at, event }: LogEntry): ReportedEntry {
   const entry = { seq, attempt, at, type: event.type }
   switch (event.type) {
     case 'warning':
@@ -24,11 +25,11 @@ function describeEntry({ seq, attempt, at, event }: LogEntry) {
       return { ...entry, ...event }
   }
 }
-type ReportedEntry = ReturnType<typeof describeEntry> & { last?: ReturnType<typeof describeEntry> }
+type Run = ReportedEntry & { last?: ReportedEntry }
 
 /** The log with each run of steps condense to its first entry, with the last one in `last`. */
-function condense(log: LogEntry[]): ReportedEntry[] {
-  const rows: ReportedEntry[] = []
+function condense(log: LogEntry[]): Run[] {
+  const rows: Run[] = []
   for (const entry of log.map(describeEntry)) {
     const before = rows.at(-1)
     const goesOn = before?.type === entry.type && before.attempt === entry.attempt && STEADY.has(entry.type)
@@ -44,12 +45,12 @@ function describeRequest({ request: { prompt, negative_prompt, ...parameters } }
 }
 
 /** The report on a job id; null if neither a job nor a ledger entry of `account` has it. Times are Unix milliseconds. */
-export async function reportOf(env: Env, id: string, account: string | undefined) {
+export async function reportOf(env: Env, id: string, account: string | undefined): Promise<JobReport | null> {
   const object = objectOf(env.JOB, id)
   const job = await object.view()
   const owner = job?.account ?? account
   const ledger = owner === undefined ? null : await objectOf(env.ACCOUNT, owner).entry(id)
-  if (!job || !owner) return ledger && { id, account: owner, job: null, ledger }
+  if (!job || !owner) return ledger && { id, account: owner!, job: null, ledger }
   const { request: _, warnings: __, origin: ___, fingerprint: ____, images, ...record } = job
   const stored = images.map(async ({ receipt, ...image }) => {
     const object = await env.RESULTS.head(image.key)

@@ -1,9 +1,9 @@
 // The operator's overview of the deployment: the GPU of every endpoint, and revenue and cost since midnight (UTC).
 
 import { configOf } from '../config.ts'
-import { isDown } from '../gpu/endpoints.ts'
 import { dayOf } from '../gpu/readiness.ts'
 import { objectOf } from '../platform/objects.ts'
+import type { OperatorStatus } from './replies.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }
 type Ran = { images: number; gpu_seconds: number; cold_starts: number }
@@ -18,11 +18,11 @@ const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seco
  * The state of each offered endpoint, and the day's sums. `gpu_dollars` is the time of jobs and prewarming at the price in OCTET_PREWARM. It
  * excludes idle time after jobs, which the host also bills.
  */
-export async function operatorStatus(env: Env, now = Date.now()) {
+export async function operatorStatus(env: Env, now = Date.now()): Promise<OperatorStatus> {
   const { offers, endpoints: addresses } = configOf(env).catalog
   const names = [...new Set(offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks]))]
   const reports = names.map(async (name) => ({
-    ...{ name, url: addresses[name], down: isDown(name, now) },
+    ...{ name, url: addresses[name] },
     ...(await objectOf(env.ENDPOINT, name).report()),
   }))
   const midnight = Date.parse(`${dayOf(now)}T00:00:00Z`)

@@ -4,7 +4,7 @@ import type { JobRequest, Route, Timings } from '#contract'
 import type { ReceiptKeys } from '../config/secrets.ts'
 import { configOf } from '../config.ts'
 import { promptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
-import type { StoredImage } from './results.ts'
+import type { StoredImage } from './stored-image.ts'
 
 /** The public halves of all keys, for /.well-known/jwks.json. */
 export function publicReceiptKeys(all: ReceiptKeys): JSONWebKeySet {

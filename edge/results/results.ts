@@ -1,30 +1,11 @@
 // Finished images in R2: storage paths, retention, write-once uploads, and signed links.
+
 import type { JobEvent } from '#contract'
 import { signLink } from '../auth/links.ts'
 import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { type RetentionDays, resultPrefix } from './retention.ts'
-
-export type StoredImage = {
-  image: number
-  seed: number
-  width: number
-  height: number
-  content_type: string
-  bytes: number
-  sha256: string
-  /** Key in R2. */
-  key: string
-  /** Unix seconds. */
-  expires_at: number
-  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
-  package: string
-  device: string
-  /** Deleted by its owner. */
-  deleted?: true
-  /** Compact JWS, present once the job has succeeded; see receipts.ts. */
-  receipt?: string
-}
+import type { StoredImage } from './stored-image.ts'
 
 const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' } as const
 export const LINK_SECONDS = 3600

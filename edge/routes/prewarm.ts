@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import { configOf } from '../config.ts'
-import { gpuState, prewarm } from '../gpu/endpoint-object.ts'
+import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 
 /**

@@ -1,5 +1,5 @@
 import { Hono } from 'hono'
-import { gpuState, prewarm } from '../gpu/endpoint-object.ts'
+import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { generation, routeAndPrice } from '../jobs/generation-request.ts'

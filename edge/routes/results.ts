@@ -5,10 +5,12 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { matchesEtag, parseRange } from '../http/ranges.ts'
 import { shown } from '../http/validation.ts'
+import { JOB_ID } from '../jobs/job-id.ts'
 import { isOwner, ownJob } from '../jobs/own-job.ts'
-import { isFinal, JOB_ID } from '../jobs/record.ts'
+import { isFinal } from '../jobs/record.ts'
 import { objectOf } from '../platform/objects.ts'
-import { isAvailable, resultPath, type StoredImage } from '../results/results.ts'
+import { isAvailable, resultPath } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 
 const absent = (job: string, file: string) => new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 

@@ -1,18 +1,18 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { requireScope } from '../auth/auth.ts'
-import type { Scope } from '../auth/keys.ts'
+import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
 import { unixSeconds } from '../platform/units.ts'
 import { checkAddress, hideQuery } from '../webhooks/address.ts'
+import { EVENT_TYPES } from '../webhooks/delivery.ts'
 import {
   type AddressConflict,
   DEFAULT_ENDPOINT,
   type Disabled,
-  EVENT_TYPES,
   MAX_ENDPOINTS,
   MAX_ENDPOINTS_OF_HOST,
 } from '../webhooks/endpoints.ts'

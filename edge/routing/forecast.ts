@@ -1,21 +1,8 @@
 // Forecasts a request's duration and the probability of a cold start, from this deployment's recent jobs.
 
-import type { Tier } from '#contract'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
-
-/** One finished job. `created` and `finished` are Unix milliseconds; the wait for the GPU, the model's `load` and the `run` are seconds. */
-export type Observation = {
-  endpoint: string
-  model: string
-  tier: Tier
-  created: number
-  finished: number
-  megapixel_steps: number
-  waited: number
-  load: number
-  run: number
-}
+import type { Observation } from './observation.ts'
 
 /** `cold.probability` is the share of similar runs that loaded the model first. `seconds` is the caller's total wait. */
 export type Forecast = {

@@ -4,14 +4,8 @@ import type { WebhookSettings } from '../config/webhooks.ts'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { settleAttempt, type Taken, takeAttempt } from './attempts.ts'
-import {
-  createDeliveryTables,
-  type DeliveryView,
-  deliveriesOfEvent,
-  listDeliveries,
-  type Page,
-  type WebhookEvent,
-} from './deliveries.ts'
+import { createDeliveryTables, deliveriesOfEvent, listDeliveries, type Page } from './deliveries.ts'
+import type { DeliveryView, WebhookEvent } from './delivery.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints.ts'
 import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './keys.ts'

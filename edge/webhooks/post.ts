@@ -3,11 +3,11 @@
 import { findDialect } from '../dialects/dialects.ts'
 import type { JobEvent } from '../dialects/public-job.ts'
 import { log } from '../platform/log.ts'
-import type { StoredImage } from '../results/results.ts'
 import { resultUrl } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 import { addressProblem, addressRules } from './address.ts'
 import type { Taken } from './attempts.ts'
-import type { WebhookEvent } from './deliveries.ts'
+import type { WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
 import { signedHeaders } from './signature.ts'
 

@@ -1,11 +1,10 @@
 // What the operator asks of a worker about keys and accounts, over the worker's own HTTP.
 
+import type { Scope } from '../../edge/auth/scopes.ts'
+import type { Limits } from '../../edge/config/limits.ts'
+
+export type { Limits }
 export type Target = { url: string; token: string }
-type Scope = 'generate' | 'read' | 'admin'
-export type Limits = Record<
-  'requests_per_minute' | 'concurrent_jobs' | 'daily_microdollars' | 'monthly_microdollars' | 'total_microdollars',
-  number | null
->
 /** Times are Unix seconds. */
 export type Key = {
   id: string

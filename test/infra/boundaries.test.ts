@@ -108,6 +108,6 @@ test('Durable Objects are called through objectOf, which retries calls after res
     const source = await readFile(path.join(root, file), 'utf8')
     if (/\.(getByName|idFromName|newUniqueId)\(/.test(source)) calls.push(file)
   }
-  // The calls in warm.ts are best-effort, so they are not retried.
-  expect(calls.toSorted()).toEqual(['edge/gpu/endpoint-object.ts', 'edge/platform/objects.ts'])
+  // The calls in health.ts are best-effort, so they are not retried.
+  expect(calls.toSorted()).toEqual(['edge/gpu/health.ts', 'edge/platform/objects.ts'])
 })

@@ -6,7 +6,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { changeKey, createKey, replaceKey } from '../../../edge/accounts/key-management.ts'
 import { excessOf, lowestLimits } from '../../../edge/accounts/key-rights.ts'
 import type { KeyChange } from '../../../edge/accounts/key-table.ts'
-import { SCOPES } from '../../../edge/auth/keys.ts'
+import { SCOPES } from '../../../edge/auth/scopes.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { newCaller } from '../support/client.ts'
 import {

@@ -2,7 +2,7 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env, exports } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import { clearGpuStates, prewarmOnSchedule } from '../../../edge/gpu/endpoint-object.ts'
+import { clearGpuStates, prewarmOnSchedule } from '../../../edge/gpu/health.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 

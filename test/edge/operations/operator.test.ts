@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { checkKey } from '../../../edge/auth/keys.ts'
-import { newJobId } from '../../../edge/jobs/record.ts'
+import { newJobId } from '../../../edge/jobs/job-id.ts'
 import { requestOf } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
 import { peppers } from '../support/config.ts'

@@ -1,7 +1,8 @@
 // Calls to Durable Objects across resets, and when an object is overloaded or broken.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { clearGpuStates, EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
+import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
+import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { objectOf } from '../../../edge/platform/objects.ts'
 import { fetchWorker, jobIn, newCaller, send } from '../support/client.ts'
 import { fakeGpu, refuses } from '../support/fake-gpu.ts'
