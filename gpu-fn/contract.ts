@@ -10,6 +10,8 @@ export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'imag
 export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
 export type Tier = (typeof TIERS)[number]
 export type Route = (typeof ROUTES)[number]
+/** Whether packages of a tier have T5, the text encoder for long prompts and for text in images. */
+export const hasT5 = (tier: Tier): boolean => tier !== 'fp8-lite'
 
 /** Bounds that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {

@@ -1,5 +1,5 @@
 // Chooses the offer for a request and the reason. Pure: the same request and catalog give the same decision.
-import type { Route } from '#contract'
+import { hasT5, type Route } from '#contract'
 import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import type { Decision, RouteRequest } from './decision.ts'
@@ -90,11 +90,11 @@ function eligibleOffers({ prompt, model, tier, size }: RouteRequest, { offers }:
   const fits = offers.filter(
     (offer) =>
       (model === undefined || offer.model === model) &&
-      (tier ? offer.tier === tier : !(needsT5 && offer.tier === 'fp8-lite')) &&
+      (tier ? offer.tier === tier : hasT5(offer.tier) || !needsT5) &&
       (size === undefined || fitsSize(offer, size)),
   )
-  const lite = ({ tier }: Offer) => Number(tier === 'fp8-lite')
-  return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lite(a) - lite(b)) : fits
+  const lacksT5 = ({ tier }: Offer) => Number(!hasT5(tier))
+  return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lacksT5(a) - lacksT5(b)) : fits
 }
 
 const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
