@@ -41,10 +41,10 @@ function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateS
 }
 
 /** The API name of each limit. */
-const BARS = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
+const LIMIT_NAMES = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
 
 function barredError({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
-  const message = `${WHOSE[holder]} may not start jobs: its ${BARS[by]} limit is 0. Ask for a higher limit.`
+  const message = `${WHOSE[holder]} may not start jobs: its ${LIMIT_NAMES[by]} limit is 0. Ask for a higher limit.`
   return new ApiError('jobs_not_allowed', message, { headers: FINAL })
 }
 

@@ -107,7 +107,7 @@ export type Answer =
   | { unanswered: true }
 
 /**
- * Offers the job to a GPU once and waits up to `answerMs` milliseconds for the answer. Throws the abort reason, or StreamLost on a response
+ * Offers the job to an endpoint once and waits up to `answerMs` milliseconds for the answer. Throws the abort reason, or StreamLost on a response
  * that is neither an acceptance, nor a refusal, nor a request to wait.
  */
 export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer> {
@@ -135,7 +135,7 @@ export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer>
   }
 }
 
-/** Asks the GPU function to cancel the attempt at its next step. Whether the attempt was known there; its stream then ends with `canceled`. */
+/** Requests cancellation at the attempt's next step. Returns whether the GPU function has the attempt; its stream then ends with `canceled`. */
 export async function cancel(call: GpuCall): Promise<boolean> {
   const signal = AbortSignal.timeout(CANCEL_MS)
   const response = await send(call, { method: 'DELETE', body: '', signal }).catch((cause) => {

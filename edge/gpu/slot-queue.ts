@@ -1,5 +1,5 @@
-// The queue for an endpoint's slots (GPU_SLOTS): which job is sent to the GPU next. Each slot is one GPU. All other jobs wait here and not at
-// the GPU, so that a new job of a light user still goes before the queued jobs of a heavy one.
+// The queue for an endpoint's slots (GPU_SLOTS), one per GPU. Jobs wait here rather than at the GPU, so that a new job of a light user
+// precedes the queued jobs of a heavy one.
 /** The half-life of an account's usage: a burst no longer counts after a few minutes. */
 const HALF_LIFE_MS = 60_000
 /** Accounts below this usage are all alike. */
@@ -78,8 +78,8 @@ export class SlotQueue {
   }
 
   #accountOf(name: string): Account {
-    const known = this.#accounts.get(name)
-    if (known) return known
+    const existing = this.#accounts.get(name)
+    if (existing) return existing
     const account = { ms: 0, at: 0, round: -1 }
     this.#accounts.set(name, account)
     return account

@@ -118,7 +118,7 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
   return { retryAfterMs: Number.isFinite(retryAfterMs) ? retryAfterMs : 0 }
 }
 
-/** Cancels the attempt on an endpoint that may have accepted it. The log entry comes first, so that the endpoint is not asked again after a reset. */
+/** Cancels the attempt on an endpoint that may have accepted it. The log entry precedes it, so that no reset offers the job to the endpoint again. */
 function drop(jobLog: JobLog, call: GpuCall): void {
   const { waiting } = jobLog.job()
   const dropped = [...(waiting?.dropped ?? []), call.endpoint.name]

@@ -39,7 +39,7 @@ export type Waiting = {
   since: number
   /** Requests so far that no GPU accepted. */
   tries: number
-  /** Endpoints that did not answer in time and were asked to drop this attempt. */
+  /** Endpoints that did not answer in time and received a cancellation of this attempt. */
   dropped?: string[]
 }
 

@@ -1,9 +1,9 @@
-// The guards a request brings: max_cost and max_latency_ms rule decisions out, and the one that is left says what they did. Pure.
+// Applies a request's max_cost and max_latency_ms to the possible decisions, and adds the effect to the reason. Pure.
 import { ApiError } from '../http/errors.ts'
 import { dollars } from '../platform/units.ts'
 import type { Decision, RouteRequest } from './decision.ts'
 
-/** What a decision would cost (micro-dollars) and take (the 95th percentile in milliseconds, null when nothing was measured). */
+/** The price of a decision in micro-dollars, and the 95th percentile of its latency in milliseconds, null without measurements. */
 export type Estimate = (decision: Decision) => { price: number; latencyMs: number | null }
 
 type Guards = Pick<RouteRequest, 'maxCost' | 'maxLatencyMs'>
@@ -29,7 +29,7 @@ function rejectionReason({ price, latencyMs }: Estimated, { maxCost }: Guards): 
   return latencyMs === null ? 'has not run here yet' : 'takes longer than max_latency_ms'
 }
 
-/** What the guards add to the reason: nothing when they changed nothing and could be checked. */
+/** The effect of the guards, for the reason. Empty if they changed nothing and could be checked. */
 function explainGuards(first: Estimated, chosen: Estimated, guards: Guards): string {
   const sentences = []
   if (chosen !== first) {
@@ -41,7 +41,7 @@ function explainGuards(first: Estimated, chosen: Estimated, guards: Guards): str
   return sentences.join('')
 }
 
-/** The first decision that keeps within the guards, one that was measured before one that was not. Errors: max_cost_exceeded, max_latency_exceeded. */
+/** The first decision within the guards; measured decisions take precedence. Errors: max_cost_exceeded, max_latency_exceeded. */
 export function applyGuards(decisions: Decision[], guards: Guards, estimate: Estimate): Decision {
   const { maxCost = Number.POSITIVE_INFINITY, maxLatencyMs } = guards
   if (guards.maxCost === undefined && maxLatencyMs === undefined) return decisions[0]!
