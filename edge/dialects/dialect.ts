@@ -7,8 +7,8 @@ export type Dialect = {
   name: string
   /** POST submits a job and waits for its images. */
   path: string
-  /** The fields of the native request (jobs/generation-request.ts) for a body. They are validated afterward. */
-  parse(body: unknown): unknown
+  /** The fields of the native request (jobs/generation-request.ts) for a body without null fields. They are validated afterward. */
+  parse(body: Record<string, unknown>): Record<string, unknown>
   /** The reply of a succeeded job. `files` are in the order of its images. `reused`: an earlier job, free of charge. */
   render(job: PublicJob, files: readonly ImageFile[], reused: boolean): unknown
   /** The body of an error; by default the native problem document. */
@@ -16,9 +16,3 @@ export type Dialect = {
   /** The payload of a webhook; by default the native event. */
   webhook?(event: JobEvent): JobEvent
 }
-
-/** A body without its null fields, which many clients send for unset ones. */
-export const withoutNulls = (body: unknown): unknown =>
-  typeof body === 'object' && body !== null && !Array.isArray(body)
-    ? Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
-    : body

@@ -1,5 +1,5 @@
 // OpenAI's image API: POST /v1/images/generations. platform.openai.com/docs/api-reference/images
-import { type Dialect, withoutNulls } from './dialect.ts'
+import type { Dialect } from './dialect.ts'
 import type { ImageFile, PublicJob } from './public-job.ts'
 
 /** An image of the reply: its file as `url` or `b64_json`, and its metadata. */
@@ -14,7 +14,8 @@ const renderImage = ({ seed, content_type, sha256 }: PublicJob['images'][number]
 export const openai: Dialect = {
   name: 'openai',
   path: '/v1/images/generations',
-  parse: withoutNulls,
+  // The native fields have OpenAI's names.
+  parse: (body) => body,
   render: (job, files, reused) => ({
     created: job.created,
     data: job.images.map((image, k) => renderImage(image, files[k]!)),

@@ -1,6 +1,6 @@
 // Reads image requests, and handles callers that wait for the result.
 import type { Context } from 'hono'
-import { type Dialect, withoutNulls } from '../dialects/dialect.ts'
+import type { Dialect } from '../dialects/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
@@ -8,6 +8,13 @@ import { objectOf } from '../platform/objects.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
 import { createJobSpec, type Generation, generation } from './generation-request.ts'
 import type { JobRecord } from './record.ts'
+
+/** The native request for a body. Null fields, which many clients send for unset ones, are removed. A body that is no object is unchanged. */
+function nativeBody(body: unknown, dialect: Dialect | undefined): unknown {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) return body
+  const fields = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
+  return dialect ? dialect.parse(fields) : fields
+}
 
 /** Rejects fields that are forbidden for browser tokens: a visitor must not get other visitors' images or send webhooks for the account. */
 function checkTokenFields({ webhook, reuse }: Generation): void {
@@ -24,7 +31,7 @@ export async function readSubmission(
   c: Context<EdgeEnv>,
   { name = null, dialect }: { name?: string | null; dialect?: Dialect } = {},
 ): Promise<{ fields: Generation; submission: Submission }> {
-  const fields = parseFields(generation, generation.shape, (dialect?.parse ?? withoutNulls)(await readJson(c)))
+  const fields = parseFields(generation, generation.shape, nativeBody(await readJson(c), dialect))
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
   const spec = await createJobSpec(fields, c.env, credential, {

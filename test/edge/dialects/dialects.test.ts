@@ -22,7 +22,7 @@ async function using(functions: Partial<Dialect>, run: () => Promise<void>): Pro
 }
 
 test('a dialect maps the request to native fields, and renders the reply', async ({ expect }) => {
-  const parse = (body: unknown) => ({ prompt: (body as { input: { text: string } }).input.text })
+  const parse: Dialect['parse'] = ({ input }) => ({ prompt: (input as { text: string }).text })
   await using({ parse, render: ({ id, state }, files) => ({ id, status: state, output: files }) }, async () => {
     fakeGpu(works)
     const response = await generate(await newCaller(), { input: { text: 'a cat' } })
