@@ -73,9 +73,15 @@ export class SlotQueue {
     return this.#holding.has(job)
   }
 
+  /** Frees the slots of jobs that have not renewed them, and returns their ids. */
+  expire(now: number): string[] {
+    const expired = [...this.#holding].filter(([, entry]) => this.#isExpired(entry, now)).map(([job]) => job)
+    for (const job of expired) this.leave(job, now)
+    return expired
+  }
+
   /** Grants the free ones of `slots` and returns the ids of their jobs. */
   grant(slots: number, now: number): string[] {
-    for (const [job, entry] of this.#holding) if (this.#isExpired(entry, now)) this.leave(job, now)
     const granted: string[] = []
     while (this.#holding.size < slots) {
       const next = this.#next(now)

@@ -91,7 +91,9 @@ export class WarmDO extends DurableObject<Env> {
 
   /** Grants the free slots and starts their jobs, except for the `caller`. */
   #grantSlots(caller?: string): void {
-    for (const job of this.#queue.grant(readSlots(this.env), Date.now()))
+    const now = Date.now()
+    for (const job of this.#queue.expire(now)) log('warn', 'a slot expired', { job })
+    for (const job of this.#queue.grant(readSlots(this.env), now))
       if (job !== caller) this.ctx.waitUntil(this.#start(job))
   }
 
