@@ -7,13 +7,13 @@ import { getRequestListener } from '@hono/node-server'
 import { type Logger, pino } from 'pino'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { createEngine, type Engine, type Model } from './engine/engine.ts'
-import { createVerifier } from './engine/verification.ts'
 import type { Stall } from './engine/watchdog.ts'
-import type { Size } from './engine/worker.ts'
+import type { Size } from './pipeline/pipeline.ts'
 import { exitNow } from './server/exit-now.ts'
 import { createJobs, type Jobs, type Lifecycle } from './server/jobs.ts'
 import { createApp } from './server/server.ts'
 import { packageSource } from './weights/package-source.ts'
+import { createVerifier } from './weights/verification.ts'
 
 /** A reader that takes nothing for this long is cut off; heartbeats keep every other connection busy. */
 const SOCKET_IDLE_MS = 60_000

@@ -1,6 +1,10 @@
 // A package's manifest.json: what the pipeline needs to know about a compiled model, and a digest of every file.
 import * as z from 'zod'
-import { sha256Hex } from './contract.ts'
+import { sha256Hex, TIERS } from './contract.ts'
+
+/** What a package is compiled for: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
+export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
+export type Target = (typeof TARGETS)[number]
 
 /** The graphs of T5, one after another; a small one has the first alone. */
 export const T5_GRAPHS = ['t5', 't5_2', 't5_3', 't5_4'] as const
@@ -22,8 +26,8 @@ export const manifest = z.strictObject({
   /** The name a job asks for, such as `large-turbo`. */
   model: z.string(),
   variant: z.string(),
-  tier: z.enum(['fp8', 'fp8-lite', 'fp16', 'fp32']),
-  target: z.enum(['cpu', 'cuda', 'cuda-fp8']),
+  tier: z.enum(TIERS),
+  target: z.enum(TARGETS),
   tool: z.string(),
   /** Whose terms the weights are under, in a sentence. */
   licence: z.string(),
@@ -62,3 +66,12 @@ export const manifest = z.strictObject({
   files: z.record(z.string(), z.strictObject({ bytes: z.int().min(0), sha256: sha256Hex })),
 })
 export type Manifest = z.infer<typeof manifest>
+export type Tier = Manifest['tier']
+
+/** A compiled model on disk. */
+export type Package = {
+  directory: string
+  manifest: Manifest
+  /** SHA-256 of manifest.json in hex. It lists the digest of every file, so it names the package. */
+  digest: string
+}

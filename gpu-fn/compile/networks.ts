@@ -1,6 +1,7 @@
 // From an open checkpoint to the graphs of its package, with every tensor accounted for.
 
-import { type Manifest, type NetworkName, T5_GRAPHS } from '../manifest.ts'
+import type { Target } from '../manifest.ts'
+import { type Manifest, type NetworkName, T5_GRAPHS, type Tier } from '../manifest.ts'
 import { type ClipTextConfig, clipText } from '../models/sd35/clip-text.ts'
 import {
   deriveClip,
@@ -14,12 +15,13 @@ import { conditioning, type MMDiTConfig, type PositionTables, transformer } from
 import { variantOf } from '../models/sd35/sd35.ts'
 import { T5_MAX_TOKENS, type T5Config, t5Encoder, t5Parts } from '../models/sd35/t5-encoder.ts'
 import { vaeDecoder } from '../models/sd35/vae-decoder.ts'
-import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint/checkpoint.ts'
 import { CheckpointError } from './checkpoint/error.ts'
+import type { Checkpoint, CheckpointNetwork, Tensor } from './checkpoint/tensor.ts'
 import { Graph, GraphError } from './graph/graph.ts'
-import type { Lowering, Target } from './graph/nn.ts'
-import { precisionOf, type Tier } from './graph/precision.ts'
-import { type Build, Ledger, Scope } from './graph/scope.ts'
+import { Ledger } from './graph/ledger.ts'
+import { precisionOf } from './graph/precision.ts'
+import type { Lowering } from './graph/scope.ts'
+import { type Build, Scope } from './graph/scope.ts'
 import { cpu } from './lower/cpu.ts'
 import { cuda } from './lower/cuda.ts'
 import { cudaFp8 } from './lower/kernels.ts'

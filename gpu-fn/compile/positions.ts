@@ -1,6 +1,6 @@
 // Whether a checkpoint's position table [1, max·max, D] comes apart into one table of columns and one of rows, bit for bit.
 import type { PositionTables } from '../models/sd35/mmdit.ts'
-import type { Tensor } from './checkpoint/checkpoint.ts'
+import type { Tensor } from './checkpoint/tensor.ts'
 import { closeFiles, readFloat32 } from './write/convert.ts'
 
 /**

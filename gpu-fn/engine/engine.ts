@@ -1,16 +1,16 @@
 // The engine as the server sees it: which models there are, load one, run one. The work is done on a thread of its own.
-import type { Logger } from 'pino'
 import type { JobRequest } from '../contract.ts'
-import type { Manifest } from '../manifest.ts'
+import type { Manifest, Package } from '../manifest.ts'
+import type { Size } from '../pipeline/pipeline.ts'
 import type { PipelineEvent } from '../pipeline/txt2img.ts'
-import { jobFault } from '../server/job.ts'
+import { findPackages } from '../weights/packages.ts'
+import type { Verifier } from '../weights/verification.ts'
 import { deviceName } from './device.ts'
-import { findPackages, type Package } from './packages.ts'
+import { jobFault } from './job-error.ts'
+import type { Command, Opened } from './messages.ts'
 import { readAhead } from './read-ahead.ts'
-import { createThread } from './thread.ts'
-import type { Verifier } from './verification.ts'
+import { createThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch } from './watchdog.ts'
-import type { Command, Opened, Size } from './worker.ts'
 
 type Tier = JobRequest['tier']
 
@@ -36,24 +36,17 @@ export interface Engine {
   stop(): Promise<void>
 }
 
-export interface EngineOptions {
+export interface EngineOptions extends ThreadOptions {
   /** The directory that holds the packages, or a name for where they come from. */
   packages: string
   /** Brings the packages from elsewhere, which may take minutes. */
   bringPackages?: () => Promise<Package[]>
-  /** Open packages that take more than this in memory are closed, least recently used first. */
-  memoryBytes: number
-  /** The most of the device's memory that may be in use; then this decides what stays open. */
-  deviceBytes?: number | undefined
   /** Verifies the files of a package when it is first loaded. */
   verifier: Verifier
   /** Minimum time without a step before a call counts as hung (watchdog.ts). */
   stallSeconds: number
   /** Called once when a call hangs. A hung call can only be stopped by ending the process. */
   onStall: (stall: Stall) => void
-  log: Logger
-  /** The thread's program; a test may wrap the real one. */
-  program?: URL
 }
 
 /** An engine over the packages of a directory. A thread that dies is replaced when the next call comes. */

@@ -7,9 +7,10 @@ type Need = { network: NetworkName; weights: number /** Activations and scratch 
 export type MemoryPlan = {
   /** Bytes; null is no budget. */
   budget: number | null
-  kept: NetworkName[]
-  /** On the device when a job needs them, one at a time. */
-  comeAndGo: NetworkName[]
+  /** Networks that stay on the device. */
+  resident: NetworkName[]
+  /** Networks on the device during their runs only, one at a time. */
+  offloaded: NetworkName[]
   /** Side of the autoencoder's tiles in latents; null decodes in one piece. */
   tile: number | null
   /** The most that is in use at a time, in bytes. */
@@ -62,18 +63,25 @@ export function planMemory(manifest: About, size: Size, budget: number | null, h
     if (side !== null && side >= Math.max(size.width, size.height)) continue
     const tiled = side === null ? size : { width: Math.min(side, size.width), height: Math.min(side, size.height) }
     const needs = needsOf(manifest, size, tiled, how)
-    const plans = subsets(needs, how).map((kept) => {
-      const others = needs.filter((need) => !kept.includes(need))
+    const plans = subsets(needs, how).map((resident) => {
+      const others = needs.filter((need) => !resident.includes(need))
       // One that has no other to make way for stays open as well.
       const reread = others.length > 1 ? sum(others, ({ weights }) => weights) : 0
-      return { kept, others, peak: peakOf(kept, others), reread }
+      return { resident, others, peak: peakOf(resident, others), reread }
     })
     least = Math.min(least, ...plans.map(({ peak }) => peak))
     const fitting = plans.filter(({ peak }) => budget === null || peak <= budget)
     const best = fitting.sort((a, b) => a.reread - b.reread || a.others.length - b.others.length || a.peak - b.peak)[0]
     if (!best) continue
     const names = (each: readonly Need[]) => each.map(({ network }) => network)
-    return { budget, tile, peak: best.peak, reread: best.reread, kept: names(best.kept), comeAndGo: names(best.others) }
+    return {
+      budget,
+      tile,
+      peak: best.peak,
+      reread: best.reread,
+      resident: names(best.resident),
+      offloaded: names(best.others),
+    }
   }
   throw new BudgetError(
     `${size.width}x${size.height} needs ${gigabytes(least)} of device memory at least; the budget is ${gigabytes(budget!)}`,
@@ -87,24 +95,25 @@ const most = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0,
  * Every session stays. Weights that come take the memory that those before them left, and runs take what they need from one arena, which
  * keeps it: the autoencoder's blocks are larger than any other's.
  */
-function peakOnGpu(kept: readonly Need[], others: readonly Need[]): number {
-  const all = [...kept, ...others]
+function peakOnGpu(resident: readonly Need[], others: readonly Need[]): number {
+  const all = [...resident, ...others]
   const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
   const arena = most(decoder!, ({ work }) => work) + most(rest!, ({ work }) => work)
-  const weights = sum(kept, ({ weights }) => weights) + most(others, ({ weights }) => weights)
+  const weights = sum(resident, ({ weights }) => weights) + most(others, ({ weights }) => weights)
   return OVERHEAD.process + all.length * OVERHEAD.session + weights + arena
 }
 
 /** A session has weights and scratch of its own for as long as it is open. */
-const peakOnCpu = (kept: readonly Need[], others: readonly Need[]): number => sum(kept, held) + most(others, held)
+const peakOnCpu = (resident: readonly Need[], others: readonly Need[]): number =>
+  sum(resident, held) + most(others, held)
 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 
-/** What may be kept. On a GPU the autoencoder always is: its weights are few, and would take longer to settle than to come (device-weights.ts). */
+/** What may be resident. On a GPU the autoencoder always is: its weights are few, and would take longer to settle than to come (device-weights.ts). */
 function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
   const all = Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
-  return target === 'cpu' ? all : all.filter((kept) => kept.some(({ network }) => network === 'vae_decoder'))
+  return target === 'cpu' ? all : all.filter((resident) => resident.some(({ network }) => network === 'vae_decoder'))
 }
 
 /** What every network of a package needs for images of a size that are decoded in tiles of another. */
@@ -142,9 +151,9 @@ function workOf({ networks, latent, position }: About, size: Size, tile: Size, {
 }
 
 /** For a log: what stays, what comes and goes, and at what price. */
-export function describePlan({ kept, comeAndGo, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {
+export function describePlan({ resident, offloaded, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {
   return {
-    ...{ kept, come_and_go: comeAndGo, decode: tile === null ? 'whole' : `tiles of ${tile} latents` },
+    ...{ resident, offloaded, decode: tile === null ? 'whole' : `tiles of ${tile} latents` },
     ...{
       peak: gigabytes(peak),
       reread_per_job: gigabytes(reread),

@@ -3,8 +3,8 @@
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
+import type { Package } from '../manifest.ts'
 import { NETWORKS } from '../manifest.ts'
-import type { Package } from './packages.ts'
 import type { Task } from './read-ahead-worker.ts'
 
 const STREAMS = 4

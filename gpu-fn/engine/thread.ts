@@ -1,20 +1,25 @@
 // The main thread's side of the engine's thread: starts it, talks to it, replaces it when it dies.
 import { on, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
-import { JobError, jobFault } from '../server/job.ts'
-import type { EngineOptions } from './engine.ts'
+import type { Logger } from 'pino'
+import { JobError, jobFault } from './job-error.ts'
 import { describePlan } from './memory-plan.ts'
-import type { Command, Message, Settings } from './worker.ts'
+import type { Command, Message, Settings } from './messages.ts'
 
 const PROGRAM = new URL('./worker.ts', import.meta.url)
 
+export interface ThreadOptions {
+  /** Open packages that take more memory than this are closed, least recently used first. */
+  memoryBytes: number
+  /** Limit on the device memory in use; if given, it decides which packages stay open. */
+  deviceBytes?: number | undefined
+  log: Logger
+  /** The thread's program; tests may wrap the default one. */
+  program?: URL
+}
+
 /** One thread for every onnxruntime session, whose calls block their thread. Commands are sent one at a time. */
-export function createThread({
-  memoryBytes,
-  deviceBytes,
-  log,
-  program = PROGRAM,
-}: Pick<EngineOptions, 'memoryBytes' | 'deviceBytes' | 'log' | 'program'>) {
+export function createThread({ memoryBytes, deviceBytes, log, program = PROGRAM }: ThreadOptions) {
   let thread: Worker | undefined
   let stopping = false
   let idle = Promise.resolve()

@@ -1,11 +1,11 @@
 // The two graphs of the denoiser: `conditioning` once for all steps of a prompt, `transformer` in every step.
 
-import type { Resident, Session, Tensor } from '../runtime/session.ts'
+import type { DeviceTensor, Session, Tensor } from '../runtime/session.ts'
 import type { PromptEmbeds } from './prompt.ts'
 import { guide } from './sampler.ts'
 
 /** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device. */
-export type Condition = { batch: number; modulation: Resident; context: Resident }
+export type Condition = { batch: number; modulation: DeviceTensor; context: DeviceTensor }
 
 /**
  * Runs the conditioning graph for prompts in the order [negative, positive], or one alone. They share a batch when `batched` allows it
@@ -31,7 +31,7 @@ export async function condition(
         [group[0]!.rows, -1],
       ),
     }
-    const { modulation, context } = await session.runResident(inputs, { signal })
+    const { modulation, context } = await session.runOnDevice(inputs, { signal })
     conditions.push({ batch: group.length, modulation: modulation!, context: context! })
   }
   return conditions

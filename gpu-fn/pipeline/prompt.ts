@@ -4,7 +4,7 @@
 import type { JobRequest } from '../contract.ts'
 import type { Manifest } from '../manifest.ts'
 import type { Session, Tensor } from '../runtime/session.ts'
-import { type PromptTokenizer, type Tokens, tokenize } from './tokenizer/tokenizer.ts'
+import { type PromptTokenizer, type Tokens, tokenize } from '../tokenizer/tokenizer.ts'
 
 export type EncoderName = 'clip_l' | 'clip_g' | 't5'
 export type TextEncoder = { session: Session; tokenizer: PromptTokenizer }

@@ -1,6 +1,6 @@
 // A prompt becomes a picture: tokenize, encode, condition; then for every image noise, denoise, decode, write the file.
 import type { JobRequest } from '../contract.ts'
-import type { Package } from '../engine/packages.ts'
+import type { Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
@@ -11,8 +11,6 @@ import { readPosition } from './position.ts'
 import { canPreview, encodePreview, withoutNoise } from './preview.ts'
 import { encodePrompts, type NamedPrompt } from './prompt.ts'
 import { eulerStep, sigmaSchedule, timestepsOf } from './sampler.ts'
-
-export { openPipeline, type Pipeline } from './pipeline.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
@@ -137,7 +135,7 @@ async function decodeImage(
 }
 
 const takeTurns = ({ plan }: Pipeline) =>
-  (['transformer', 'vae_decoder'] as const).every((network) => plan.comeAndGo.includes(network))
+  (['transformer', 'vae_decoder'] as const).every((network) => plan.offloaded.includes(network))
 
 /** All that the steps of every image share. */
 type Schedule = { sigmas: Float32Array; conditions: Condition[]; position: Tensor | undefined }

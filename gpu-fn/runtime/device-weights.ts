@@ -5,7 +5,8 @@ import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { type ExternalTensor, readExternalTensors } from '../compile/write/onnx.ts'
-import { isInside } from '../engine/packages.ts'
+import { isInside } from '../weights/packages.ts'
+import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
 
@@ -19,28 +20,6 @@ const MAP_FAILED = 2n ** 64n - 1n
  * results, as if the GPU still went to the memory that had been there before; none did after 20 ms and more. The cause is not established.
  */
 const SETTLE_MS = 25
-
-/** Where weights go: a GPU's memory (cuda.ts). */
-export type DeviceMemory = {
-  /** Every range is a multiple of this many bytes. */
-  readonly granularity: number
-  /** A range of addresses with nothing behind it. */
-  reserve(bytes: number): Pointer
-  unreserve(address: Pointer, bytes: number): void
-  /** Puts memory behind a range, such as an earlier one left. Throws an Error when there is no room. */
-  map(address: Pointer, bytes: number): Mapping
-  /** Lets the device read a mapped file by itself, which is ten times as fast; false where that is not possible. */
-  register(address: Pointer, bytes: number): Promise<boolean>
-  unregister(address: Pointer): Promise<void>
-  copyFromHost(to: Pointer, from: Pointer, bytes: number): Promise<void>
-}
-
-export type Mapping = {
-  /** Keeps the memory for the next range. */
-  leave(): void
-  /** Gives the memory back to the system. */
-  free(): void
-}
 
 export type DeviceWeights = {
   /** For AddInitializer: the external initializers of the graph, as tensors over addresses that never change. */

@@ -2,7 +2,7 @@
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
-import { createEngineHealth } from '../engine/health.ts'
+import { createEngineHealth } from './engine-health.ts'
 import { createExpiringMap } from './expiring-map.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
 import { createReaders } from './readers.ts'

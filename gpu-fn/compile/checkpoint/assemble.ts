@@ -1,11 +1,12 @@
 // The tensors of one network as a file has them, made into Stability's: skipped, scaled, renamed, stacked, their rows swapped.
-import type { CheckpointNetwork, Part, Tensor } from './checkpoint.ts'
+
 import { type Placement, placeTransformer, placeVae } from './diffusers-names.ts'
 import { BYTES_PER_ELEMENT } from './dtype.ts'
 import { CheckpointError, quote } from './error.ts'
 import { isSkipped, listNames, type RawNetwork } from './layouts.ts'
 import type { TensorInfo } from './safetensors.ts'
 import { foldScales } from './scale-weight.ts'
+import type { CheckpointNetwork, Part, Tensor } from './tensor.ts'
 
 /** `raw` under Stability's names, whichever of the two vocabularies it has. Throws CheckpointError for what fits neither. */
 export async function assembleNetwork(network: CheckpointNetwork, raw: RawNetwork): Promise<Map<string, Tensor>> {

@@ -1,11 +1,11 @@
 // Where diffusers keeps the parts of a pipeline: one folder a network, weights in one file or in shards, config.json beside them.
 import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
-import type { Checkpoint, CheckpointNetwork, TokenizerName } from './checkpoint.ts'
 import { CheckpointError } from './error.ts'
 import type { SafetensorsFile } from './safetensors.ts'
 import { readHeader } from './safetensors.ts'
 import { readJsonObject, readSharded } from './shards.ts'
+import type { Checkpoint, CheckpointNetwork, TokenizerName } from './tensor.ts'
 
 const FOLDERS: readonly [folder: string, network: CheckpointNetwork, weights: string][] = [
   ['transformer', 'transformer', 'diffusion_pytorch_model'],

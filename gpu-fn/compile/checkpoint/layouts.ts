@@ -1,8 +1,8 @@
 // Which network a tensor of a single file belongs to, and which tensors are left unread on purpose.
 import path from 'node:path'
-import type { CheckpointNetwork } from './checkpoint.ts'
 import { CheckpointError, quote } from './error.ts'
 import type { SafetensorsFile, TensorInfo } from './safetensors.ts'
+import type { CheckpointNetwork } from './tensor.ts'
 
 /** The tensors of one network as a file names them, prefix removed. */
 export type RawNetwork = { file: string; tensors: Map<string, TensorInfo> }

@@ -1,7 +1,6 @@
 // Which module is stored in which precision, and why. The first rule that fits decides.
-import type { JobRequest } from '#contract'
+import type { Tier } from '../../manifest.ts'
 
-export type Tier = JobRequest['tier']
 export type Storage = 'float32' | 'float16' | 'float8e4m3fn'
 export type PrecisionOf = (network: string, tensor: string, shape: readonly number[]) => Storage
 

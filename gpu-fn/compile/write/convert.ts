@@ -1,7 +1,6 @@
 // One block of a tensor, read from its checkpoint and turned into a package's bytes. Runs in a worker thread.
 import { hash } from 'node:crypto'
 import fs from 'node:fs'
-import type { Part, Tensor } from '../checkpoint/checkpoint.ts'
 import {
   BYTES_PER_ELEMENT,
   bfloat16ToFloat16,
@@ -18,6 +17,7 @@ import {
   emptyErrorSums,
   quantiseRows,
 } from '../checkpoint/fp8.ts'
+import type { Part, Tensor } from '../checkpoint/tensor.ts'
 
 export type Block = {
   readonly tensor: Tensor

@@ -2,9 +2,9 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import type { NetworkName } from '../../manifest.ts'
-import { openTokenizer } from '../../pipeline/tokenizer/tokenizer.ts'
-import type { Checkpoint, TokenizerName } from '../checkpoint/checkpoint.ts'
+import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
+import type { Checkpoint, TokenizerName } from '../checkpoint/tensor.ts'
 
 const TOKENIZERS = [
   ['tokenizer', 'clip_l'],

@@ -5,7 +5,7 @@ import os from 'node:os'
 import { Piscina } from 'piscina'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Weight } from '../graph/graph.ts'
-import type { WeightSource } from '../graph/scope.ts'
+import type { WeightSource } from '../graph/weight-source.ts'
 import type { Block, Converted } from './convert.ts'
 import type { Outcome } from './convert-worker.ts'
 

@@ -1,8 +1,9 @@
 // The configuration of every network from its tensors. In the diffusers layout config.json must agree with them; in the single-file
 // layout, which has none, what tensors cannot tell is as published.
-import type { Tensor } from '../../compile/checkpoint/checkpoint.ts'
+
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
-import type { Activation } from '../../compile/graph/nn.ts'
+import type { Tensor } from '../../compile/checkpoint/tensor.ts'
+import type { Activation } from '../../compile/graph/layer-types.ts'
 import type { Manifest } from '../../manifest.ts'
 import type { ClipTextConfig } from './clip-text.ts'
 import type { MMDiTConfig } from './mmdit.ts'

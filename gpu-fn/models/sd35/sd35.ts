@@ -1,6 +1,7 @@
 // The variants of SD3.5 as data. Sources: the published config.json files and Stability-AI/sd3.5 sd3_infer.py @ fbf8f48.
-import type { Checkpoint } from '../../compile/checkpoint/checkpoint.ts'
+
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
+import type { Checkpoint } from '../../compile/checkpoint/tensor.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 
 export type Defaults = {

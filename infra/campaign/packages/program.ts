@@ -1,9 +1,9 @@
 // One process of the package campaign: fetches a package and says so. It is killed on the way.
 import { pino } from 'pino'
-import { createVerifier } from '../../../gpu-fn/engine/verification.ts'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
 import type { PackageName } from '../../../gpu-fn/weights/layout.ts'
+import { createVerifier } from '../../../gpu-fn/weights/verification.ts'
 
 export type Task = { directory: string; url: string; budgetBytes: number; name: PackageName }
 

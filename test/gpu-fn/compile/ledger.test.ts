@@ -2,8 +2,9 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Checkpoint, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
-import type { WeightSource } from '../../../gpu-fn/compile/graph/scope.ts'
+import { openCheckpoint } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import type { Checkpoint, Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
+import type { WeightSource } from '../../../gpu-fn/compile/graph/weight-source.ts'
 import { buildModel, type Model } from '../../../gpu-fn/compile/networks.ts'
 import {
   REAL_LAYOUTS,

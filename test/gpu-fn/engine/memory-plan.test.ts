@@ -48,8 +48,8 @@ const square = (side: number) => ({ width: side, height: side })
 
 test('without a budget everything stays, and nothing is read again', () => {
   expect(planMemory(about('large fp16'), square(1024), null)).toMatchObject({
-    kept: [...NETWORKS],
-    comeAndGo: [],
+    resident: [...NETWORKS],
+    offloaded: [],
     tile: null,
     reread: 0,
   })
@@ -68,14 +68,14 @@ test.each<[Name, number, { width: number; height: number }, number | null]>([
     const plan = planMemory(about(name), size, gigabytes * GIB, how)
     expect(plan.peak).toBeLessThanOrEqual(gigabytes * GIB)
     expect(plan.tile).toBe(tile)
-    expect([...plan.kept, ...plan.comeAndGo].sort()).toEqual([...NETWORKS].sort())
-    expect(plan.comeAndGo).not.toEqual([])
+    expect([...plan.resident, ...plan.offloaded].sort()).toEqual([...NETWORKS].sort())
+    expect(plan.offloaded).not.toEqual([])
   }
 })
 
 test('the denoiser stays where it can, and what is read again is what is cheapest to read', () => {
   const plan = planMemory(about('large fp16'), square(1024), 24 * GIB)
-  expect(plan.kept).toContain('transformer')
+  expect(plan.resident).toContain('transformer')
   expect(plan.reread).toBeLessThan(9e9)
 })
 
@@ -91,10 +91,10 @@ test('on a GPU those that come take the memory of those that went, and the decod
     networks.map((network) => WEIGHTS['large fp8'][NETWORKS.indexOf(network as 't5')]! * 1e9)
   for (const gigabytes of [8, 9, 11, 13, 15, 18]) {
     const plan = planMemory(about('large fp8'), square(1024), gigabytes * GIB, NATIVE)
-    const kept = bytesOf(plan.kept).reduce((sum, bytes) => sum + bytes)
-    expect(plan.kept).toContain('vae_decoder')
-    expect(plan.peak).toBeGreaterThan(kept + Math.max(...bytesOf(plan.comeAndGo)))
-    expect(plan.peak).toBeLessThan(kept + Math.max(...bytesOf(plan.comeAndGo)) + 5e9)
+    const kept = bytesOf(plan.resident).reduce((sum, bytes) => sum + bytes)
+    expect(plan.resident).toContain('vae_decoder')
+    expect(plan.peak).toBeGreaterThan(kept + Math.max(...bytesOf(plan.offloaded)))
+    expect(plan.peak).toBeLessThan(kept + Math.max(...bytesOf(plan.offloaded)) + 5e9)
   }
 })
 
@@ -103,7 +103,7 @@ test('on the CPU each session has its own scratch, which goes with it', () => {
   const roomy = planMemory(about('medium fp8'), square(1024), null, onCpu)
   const tight = planMemory(about('medium fp8'), square(1024), 8 * GIB, onCpu)
   expect(roomy.peak).toBeGreaterThan(planMemory(about('medium fp8'), square(1024), null, NATIVE).peak)
-  expect(tight.comeAndGo).toContain('vae_decoder')
+  expect(tight.offloaded).toContain('vae_decoder')
 })
 
 test('a budget that nothing fits is refused with what is needed', () => {

@@ -2,8 +2,8 @@ import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type EncoderName, encodePrompts, type TextEncoders } from '../../../gpu-fn/pipeline/prompt.ts'
-import { openTokenizer, type PromptTokenizer } from '../../../gpu-fn/pipeline/tokenizer/tokenizer.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openTokenizer, type PromptTokenizer } from '../../../gpu-fn/tokenizer/tokenizer.ts'
 
 const TINY = path.join(import.meta.dirname, '../../../infra/checkpoints/tiny/tokenizers')
 const DIRECTORIES = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
@@ -38,7 +38,7 @@ function encoders(...names: EncoderName[]) {
       const hidden = filled([batch, rows, WIDTHS[name]], MARKS[name])
       return name === 't5' ? { hidden } : { hidden, pooled: filled([batch, WIDTHS[name]], 10 * MARKS[name]) }
     },
-    runResident: () => Promise.reject(new Error('encoders leave nothing on the device')),
+    runOnDevice: () => Promise.reject(new Error('encoders leave nothing on the device')),
     release: async () => {},
   })
   const opened: TextEncoders = Object.fromEntries(

@@ -1,6 +1,7 @@
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type CheckpointNetwork, openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import type { CheckpointNetwork } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import { readStored } from '../../../support/checkpoints/read-stored.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'

@@ -4,8 +4,9 @@ import { openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint
 import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
 import { buildModel, type Model } from '../../../../gpu-fn/compile/networks.ts'
-import { openPackage } from '../../../../gpu-fn/engine/packages.ts'
-import { openSession, type Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
 import { type FloatTensor, pseudoRandom, relativeError } from '../../../support/checkpoints/tensors.ts'
@@ -161,7 +162,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('FP8 activations in %s, as
     return async (prompts, latent) => {
       const [batch, , height, width] = latent.dims as [number, number, number, number]
       const pooled = pseudoRandom([2, text.pooled_width], 5)
-      const { modulation, context } = await conditioning.runResident({
+      const { modulation, context } = await conditioning.runOnDevice({
         timesteps: { dims: [1], data: Float32Array.of(700) },
         pooled: {
           data: pooled.data.slice(pooled.data.length - batch * text.pooled_width),

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { VARIANTS, variantOf } from '../../../../gpu-fn/models/sd35/sd35.ts'
 
 const single: Checkpoint = { layout: 'single-file', networks: {}, config: {}, tokenizers: {} }

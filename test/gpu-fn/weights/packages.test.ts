@@ -3,8 +3,8 @@ import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { findPackages, openPackage } from '../../../gpu-fn/engine/packages.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 
 const FILES = ['conditioning.onnx', 'transformer.onnx', 'vae_decoder.onnx', 'clip_l.onnx', 'tokenizer/vocab.json']
 const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')

@@ -5,8 +5,9 @@ import path from 'node:path'
 import type { Logger } from 'pino'
 import * as z from 'zod'
 import { sha256Hex } from '../contract.ts'
-import { openHasher } from '../weights/hasher.ts'
-import { type Package, PackageError } from './packages.ts'
+import type { Package } from '../manifest.ts'
+import { openHasher } from './hasher.ts'
+import { PackageError } from './packages.ts'
 
 /** A file's digest differs from its package's manifest. */
 export class CorruptFile extends PackageError {

@@ -1,8 +1,9 @@
 import { cp, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
-import { openPackage, type Package } from '../../../gpu-fn/engine/packages.ts'
-import { createVerifier } from '../../../gpu-fn/engine/verification.ts'
+import type { Package } from '../../../gpu-fn/manifest.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { createVerifier } from '../../../gpu-fn/weights/verification.ts'
 import { noise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { useScratch } from '../../support/scratch.ts'
 

@@ -5,14 +5,7 @@ import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
-import { type Manifest, manifest as manifestSchema } from '../manifest.ts'
-
-export type Package = {
-  directory: string
-  manifest: Manifest
-  /** SHA-256 of manifest.json in hex. It lists the digest of every file, so it names the package. */
-  digest: string
-}
+import { type Manifest, manifest as manifestSchema, type Package } from '../manifest.ts'
 
 /** A package that cannot be used; the message names the file and what is wrong with it. */
 export class PackageError extends Error {
