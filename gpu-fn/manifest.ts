@@ -12,6 +12,10 @@ export const T5_GRAPHS = ['t5', 't5_2', 't5_3', 't5_4'] as const
 export const NETWORKS = ['clip_l', 'clip_g', ...T5_GRAPHS, 'conditioning', 'transformer', 'vae_decoder'] as const
 export type NetworkName = (typeof NETWORKS)[number]
 
+/** The schedulers of pipeline/schedulers/ by diffusers' class names. */
+export const SCHEDULER_NAMES = ['FlowMatchEulerDiscreteScheduler'] as const
+export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
+
 const port = z.strictObject({
   name: z.string(),
   dtype: z.enum(['float32', 'int64', 'uint8']),
@@ -36,8 +40,10 @@ export const manifest = z.strictObject({
   defaults: z.strictObject({ steps: z.int(), guidance_scale: z.number(), width: z.int(), height: z.int() }),
   /** As in diffusers' scheduler_config.json. */
   scheduler: z.strictObject({
+    name: z.enum(SCHEDULER_NAMES),
     shift: z.number(),
     num_train_timesteps: z.int(),
+    /** Noise level of the last step; where the shifted schedule ends unless given. */
     shift_terminal: z.number().optional(),
   }),
   latent: z.strictObject({ channels: z.int(), /** pixels a latent row */ downsample: z.int(), patch_size: z.int() }),

@@ -14,7 +14,7 @@ export type PromptEmbeds = { /** [L, J] */ embeds: Float32Array; rows: number /*
 export type NamedPrompt = { name: string; text: string }
 export type EncodedPrompts = {
   prompts: PromptEmbeds[] /** What was cut from which prompt for which encoder. */
-  cuts: string[]
+  truncations: string[]
 }
 
 type TextShape = Manifest['text']
@@ -36,18 +36,18 @@ export async function encodePrompts(
   prompts: NamedPrompt[],
   options: { convention: Convention; batched: boolean; signal?: AbortSignal },
 ): Promise<EncodedPrompts> {
-  const cuts: string[] = []
+  const truncations: string[] = []
   const encodeBy = async (name: EncoderName): Promise<Encoded[] | undefined> => {
     const encoder = encoders[name]
     if (!encoder) return undefined
     const limits = tokenLimits(name, shape, options.convention)
     const tokens = prompts.map(({ text }) => tokenize(encoder.tokenizer, text, limits))
-    cuts.push(...tokens.flatMap((each, i) => describeCut(name, prompts[i]!.name, each, limits.maxTokens)))
+    truncations.push(...tokens.flatMap((each, i) => describeCut(name, prompts[i]!.name, each, limits.maxTokens)))
     return runEncoder(encoder.session, tokens, options)
   }
   const [clipL, clipG, t5] = await Promise.all([encodeBy('clip_l'), encodeBy('clip_g'), encodeBy('t5')])
   const embeds = prompts.map((_, i) => assemble(shape, options.convention, clipL?.[i], clipG?.[i], t5?.[i]))
-  return { prompts: embeds, cuts }
+  return { prompts: embeds, truncations }
 }
 
 /** The reference pads T5 to CLIP's length and lets long prompts grow to what the model takes; diffusers has one length for all. */

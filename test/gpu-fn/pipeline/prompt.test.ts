@@ -58,7 +58,7 @@ async function encode(names: EncoderName[], convention: 'diffusers' | 'reference
   const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { convention, batched: true })
   const { embeds, rows, pooled } = encoded.prompts[0]!
   const row = (i: number) => [...embeds.subarray(i * SHAPE.joint_width, (i + 1) * SHAPE.joint_width)]
-  return { rows, row, pooled: [...pooled], length: embeds.length, cuts: encoded.cuts }
+  return { rows, row, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
 }
 
 const BOTH = [1, 1, 2, 2, 2, 0, 0, 0]
@@ -111,15 +111,17 @@ describe('lengths', () => {
     expect((await encode(names, 'reference', 'cat '.repeat(300))).rows).toBe(77 + 301)
     const longest = await encode(names, 'reference', 'cat '.repeat(2_000))
     expect(longest.rows).toBe(77 + 512)
-    expect(longest.cuts.at(-1)).toMatch(/^the prompt is longer than the 512 tokens of T5/)
+    expect(longest.truncations.at(-1)).toMatch(/^the prompt is longer than the 512 tokens of T5/)
   })
 
   test('says which encoder did not see what, and quotes no more than a few lines', async () => {
-    const { cuts } = await encode(['clip_l', 't5'], 'diffusers', `${'cat '.repeat(300)}dog`)
-    expect(cuts).toHaveLength(2)
-    expect(cuts[0]).toMatch(/^the prompt is longer than the 77 tokens of CLIP-L, which did not read "cat cat .*…"$/)
-    expect(cuts[1]).toMatch(/^the prompt is longer than the 256 tokens of T5, which did not read "cat .* dog"$/)
-    expect(cuts[0]!.length).toBeLessThan(400)
+    const { truncations } = await encode(['clip_l', 't5'], 'diffusers', `${'cat '.repeat(300)}dog`)
+    expect(truncations).toHaveLength(2)
+    expect(truncations[0]).toMatch(
+      /^the prompt is longer than the 77 tokens of CLIP-L, which did not read "cat cat .*…"$/,
+    )
+    expect(truncations[1]).toMatch(/^the prompt is longer than the 256 tokens of T5, which did not read "cat .* dog"$/)
+    expect(truncations[0]!.length).toBeLessThan(400)
   })
 
   test('an aborted signal stops every encoder with its reason', async () => {

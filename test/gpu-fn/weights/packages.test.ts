@@ -29,7 +29,7 @@ function sound(): Manifest {
     licence: 'see NOTICE',
     source: sha256('source'),
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
-    scheduler: { shift: 3, num_train_timesteps: 1000 },
+    scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
     position: { max: 192, source: 'graph', width: 64 },
     text: { clip_l: { width: 32, tokens: 77 }, clip_g: null, t5: null, joint_width: 64, pooled_width: 64 },
