@@ -3,9 +3,10 @@ import { parentPort, workerData } from 'node:worker_threads'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { txt2img } from '../pipeline/txt2img.ts'
+import { footprintOf, planOf } from './graphs.ts'
 import { BudgetError, type MemoryPlan } from './memory-plan.ts'
 import type { Command, Message, Opened, Settings } from './messages.ts'
-import { footprintOf, type OpenPipeline, openPipeline, planOf } from './open-pipeline.ts'
+import { type OpenPipeline, openPipeline } from './open-pipeline.ts'
 
 const { memoryBytes, deviceBytes } = workerData as Settings
 const port = parentPort!

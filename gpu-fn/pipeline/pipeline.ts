@@ -1,7 +1,7 @@
 // The networks of a package, ready to make images.
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Session } from '../runtime/session.ts'
-import type { TextEncoders } from './prompt.ts'
+import type { TextEncoder } from './prompt.ts'
 
 export type Size = { width: number; height: number }
 
@@ -16,7 +16,7 @@ export type Placement = {
 /** For use on one thread. */
 export type Pipeline = {
   package: Package
-  encoders: TextEncoders
+  encoders: readonly TextEncoder[]
   conditioning: Session
   transformer: Session
   /** Whether one run of the step graph takes several samples. */

@@ -3,6 +3,7 @@
 import * as ort from 'onnxruntime-node'
 import type { Target } from '../manifest.ts'
 import { loadCuda } from './cuda.ts'
+import type { WeightsFile } from './device-weights.ts'
 import { type DeviceTensor, failingWith, HostTensor, type Session, type Tensor } from './session.ts'
 import { type NativeSettings, openNativeSession } from './session-native.ts'
 
@@ -18,7 +19,9 @@ export type SessionOptions = {
    * 1536 × 6144 on two cores took 39 ms folded and 313 ms not for 16 tokens, 543 and 820 ms for 256.
    */
   fold?: boolean | undefined
-  /** CUDA only: options of onnxruntime's provider beside our own. */
+  /** CUDA only: the graph's weights, so that they can be offloaded. */
+  weights?: WeightsFile | undefined
+  /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
   /** CPU threads of one run; as many as there are cores unless given. */
   threads?: number | undefined
@@ -64,13 +67,13 @@ function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
   }
 }
 
-function cudaSettings({ kernels, provider }: SessionOptions): NativeSettings {
+function cudaSettings({ kernels, provider, weights }: SessionOptions): NativeSettings {
   return {
     // A pattern asks for one block of the peak's size in the second run of a shape, on top of what the first run took.
     memoryPattern: false,
     entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
     cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
-    memory: loadCuda,
+    ...(weights && { offload: { weights, memory: loadCuda } }),
     libraries: kernels === undefined ? [] : [kernels],
   }
 }

@@ -1,18 +1,16 @@
 // Sessions on onnxruntime's C API, for what the Node binding has not: CUDA's options, operators of our own, tensors that stay on the
 // device, runs that leave the event loop free and that can be canceled. It runs on the CPU as well, where tests hold it against the binding.
 
+import { ONNX_DATA_TYPES } from '../dtype.ts'
 import type { DeviceMemory } from './device-memory.ts'
-import { type DeviceWeights, placeWeights } from './device-weights.ts'
+import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
 import type { DeviceTensor, RunOptions, Session, Tensor } from './session.ts'
 import { failingWith } from './session.ts'
 
-// ONNX TensorProto.DataType
-const FLOAT32 = 1
-const UINT8 = 2
-const INT64 = 7
+const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
 
 /** Settings of onnxruntime, as names and values of its own. */
 export type NativeSettings = {
@@ -23,8 +21,8 @@ export type NativeSettings = {
   readonly cuda?: Record<string, string>
   /** Libraries of operators. */
   readonly libraries?: readonly string[]
-  /** Where the weights are put, so that they can leave and come back; onnxruntime keeps them unless given. */
-  readonly memory?: (() => DeviceMemory) | undefined
+  /** The graph's weights and the memory for them; if absent, onnxruntime loads them itself and they cannot be unloaded. */
+  readonly offload?: { readonly weights: WeightsFile; readonly memory: () => DeviceMemory } | undefined
 }
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
@@ -39,7 +37,8 @@ export async function openNativeSession(file: string, settings: NativeSettings):
       configure(api, options, settings)
       if (settings.cuda) shareArena(api)
       const place = memoryOf(api, settings.cuda ? 'Cuda' : 'Cpu')
-      if (settings.memory) weights = await placeWeights(file, settings.memory(), api, place)
+      const { offload } = settings
+      if (offload) weights = await reserveWeights(offload.weights, offload.memory(), api, place)
       await weights?.load()
       for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
       const out: [Pointer | null] = [null]

@@ -31,7 +31,7 @@ export async function benchStep({
   runs,
 }: StepOptions): Promise<void> {
   const found = findKernels()
-  if ('missing' in found) throw new Error(`a step in FP8 products cannot run on this machine: ${found.missing}`)
+  if (!found.library) throw new Error(`a step in FP8 products cannot run on this machine: ${found.reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
   try {
     await writeNumbers(scratch)
@@ -44,7 +44,7 @@ export async function benchStep({
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
     const wide = await time(
-      await writeGraph(scratch, 'without-kernels.onnx', model.withoutKernels.get('transformer')!),
+      await writeGraph(scratch, 'without-kernels.onnx', model.withoutKernels!.transformer),
       inputs,
       runs,
     )

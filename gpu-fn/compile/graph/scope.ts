@@ -1,9 +1,10 @@
 // Where a module's parameters come from. `scope.at('attn')` moves the checkpoint's prefix and the graph's node names together.
 
+import type { Dtype } from '../../dtype.ts'
 import type { Target } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
-import type { Dtype, Graph, Value } from './graph.ts'
+import type { Graph, Value } from './graph.ts'
 import type {
   Activation,
   AttendOptions,
@@ -18,14 +19,14 @@ import type {
   Stream,
 } from './layer-types.ts'
 import type { Ledger } from './ledger.ts'
-import type { PrecisionOf, Storage } from './precision.ts'
+import type { Precision, Storage } from './precision.ts'
 import type { Rows, WeightSource } from './weight-source.ts'
 
 export type Build = {
   readonly graph: Graph
   readonly ledger: Ledger
   readonly lowering: Lowering
-  readonly precision: PrecisionOf
+  readonly precision: Precision
   /** Columns that share a scale in FP8 weights; null is the whole row. */
   readonly scaleBlock: number | null
   readonly fuseQkv: boolean
@@ -68,6 +69,11 @@ export class Scope {
     const tensor = this.build.ledger.tensors.get(this.#name(name))
     if (!tensor) throw new CheckpointError(this.#network, `tensor ${this.#name(name)} is missing`)
     return tensor.shape
+  }
+
+  /** Whether target cuda-fp8 multiplies this parameter in FP8. */
+  isNative(name: string): boolean {
+    return this.build.precision.isNative(this.#network, this.#name(name))
   }
 
   /** Reads a parameter on purpose without using it; say why where it is called. */
@@ -125,7 +131,7 @@ export class Scope {
         `tensor ${id} is [${tensor.shape.join(', ')}]; the model takes [${expected.join(', ')}]`,
       )
     }
-    return { tensor, storage: this.build.precision(this.#network, id, expected), id }
+    return { tensor, storage: this.build.precision.storageOf(this.#network, id, expected), id }
   }
 
   get #network(): string {

@@ -2,8 +2,9 @@ import path from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { chain } from '../../../gpu-fn/engine/chain.ts'
+import { planOf } from '../../../gpu-fn/engine/graphs.ts'
 import { BudgetError, type MemoryPlan } from '../../../gpu-fn/engine/memory-plan.ts'
-import { type OpenPipeline, openPipeline, type PipelineOptions, planOf } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { type OpenPipeline, openPipeline, type PipelineOptions } from '../../../gpu-fn/engine/open-pipeline.ts'
 import { Residency } from '../../../gpu-fn/engine/residency.ts'
 import type { NetworkName, Package } from '../../../gpu-fn/manifest.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
@@ -103,7 +104,8 @@ test('T5 in several graphs gives what it gives in one', async () => {
   expect(Object.keys(whole!.package.manifest.networks)).not.toContain('t5_2')
   expect(Object.keys(parts!.package.manifest.networks)).toContain('t5_3')
   const ids = { data: BigInt64Array.from({ length: 40 }, (_, i) => BigInt(i * 7)), dims: [2, 20] }
-  const run = async ({ encoders }: OpenPipeline) => (await encoders.t5!.session.run({ input_ids: ids })).hidden
+  const run = async ({ encoders }: OpenPipeline) =>
+    (await encoders.find(({ about }) => about.name === 't5')!.session.run({ input_ids: ids })).hidden
   expect(await run(parts!)).toEqual(await run(whole!))
 })
 

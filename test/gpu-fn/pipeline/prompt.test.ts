@@ -1,20 +1,17 @@
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import type { Manifest } from '../../../gpu-fn/manifest.ts'
-import { type EncoderName, encodePrompts, type TextEncoders } from '../../../gpu-fn/pipeline/prompt.ts'
+import { describeText } from '../../../gpu-fn/models/sd35/text-encoders.ts'
+import { encodePrompts, type TextEncoder } from '../../../gpu-fn/pipeline/prompt.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openTokenizer, type PromptTokenizer } from '../../../gpu-fn/tokenizer/tokenizer.ts'
 
 const TINY = path.join(import.meta.dirname, '../../../infra/checkpoints/tiny/tokenizers')
 const DIRECTORIES = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
+type EncoderName = keyof typeof DIRECTORIES
 const WIDTHS = { clip_l: 2, clip_g: 3, t5: 8 }
-const SHAPE = {
-  clip_l: { width: 2, tokens: 77 },
-  clip_g: { width: 3, tokens: 77 },
-  t5: { max_tokens: 512 },
-  joint_width: 8,
-  pooled_width: 5,
-} satisfies Manifest['text']
+const JOINT_WIDTH = 8
+const CLIP_L = { width: 2, pooledWidth: 2, tokens: 77 }
+const CLIP_G = { width: 3, pooledWidth: 3, tokens: 77 }
 const MARKS = { clip_l: 1, clip_g: 2, t5: 3 }
 
 let tokenizers: Record<EncoderName, PromptTokenizer>
@@ -23,7 +20,7 @@ beforeAll(async () => {
   tokenizers = { clip_l: await open('clip_l'), clip_g: await open('clip_g'), t5: await open('t5') }
 })
 
-/** Encoders that answer their mark everywhere, and 10 times their mark as pooled vector; `runs` counts what they were asked. */
+/** Encoders whose hidden states are their mark, and whose pooled vectors are 10 times their mark; `runs` records batch and rows. */
 function encoders(...names: EncoderName[]) {
   const runs: (readonly number[])[] = []
   const session = (name: EncoderName): Session => ({
@@ -41,15 +38,18 @@ function encoders(...names: EncoderName[]) {
     runOnDevice: () => Promise.reject(new Error('encoders leave nothing on the device')),
     release: async () => {},
   })
-  const opened: TextEncoders = Object.fromEntries(
-    names.map((name) => [name, { session: session(name), tokenizer: tokenizers[name] }]),
+  const shape = describeText(
+    {
+      clip_l: names.includes('clip_l') ? CLIP_L : null,
+      clip_g: names.includes('clip_g') ? CLIP_G : null,
+      t5: names.includes('t5') ? { graphs: ['t5'] } : null,
+    },
+    { contextWidth: JOINT_WIDTH, pooledWidth: 5 },
   )
-  const shape = {
-    ...SHAPE,
-    clip_l: opened.clip_l ? SHAPE.clip_l : null,
-    clip_g: opened.clip_g ? SHAPE.clip_g : null,
-    t5: opened.t5 ? SHAPE.t5 : null,
-  }
+  const opened = shape.encoders.map((about): TextEncoder => {
+    const name = about.name as EncoderName
+    return { about, session: session(name), tokenizer: tokenizers[name] }
+  })
   return { opened, shape, runs }
 }
 
@@ -57,7 +57,7 @@ async function encode(names: EncoderName[], convention: 'diffusers' | 'reference
   const { opened, shape } = encoders(...names)
   const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { convention, batched: true })
   const { embeds, rows, pooled } = encoded.prompts[0]!
-  const row = (i: number) => [...embeds.subarray(i * SHAPE.joint_width, (i + 1) * SHAPE.joint_width)]
+  const row = (i: number) => [...embeds.subarray(i * JOINT_WIDTH, (i + 1) * JOINT_WIDTH)]
   return { rows, row, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
 }
 

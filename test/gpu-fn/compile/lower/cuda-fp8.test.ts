@@ -1,9 +1,10 @@
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
 import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
-import { buildModel, type Model } from '../../../../gpu-fn/compile/networks.ts'
+import type { Model } from '../../../../gpu-fn/compile/graph/model.ts'
+import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
+import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
@@ -53,18 +54,18 @@ describe('the step graph of target cuda-fp8', () => {
     const alone = await build('medium', 'cuda')
     const bytes = (graph: Graph) =>
       new Map(graph.weights.map(({ name, dtype, shape }) => [name, [dtype, shape.reduce((a, b) => a * b)]]))
-    expect([...withoutKernels.keys()]).toEqual(['transformer', 'vae_decoder'])
-    for (const [network, graph] of withoutKernels) {
+    expect(Object.keys(withoutKernels!)).toEqual(['transformer', 'vae_decoder'])
+    for (const [network, graph] of Object.entries(withoutKernels!)) {
       expect(bytes(graph)).toEqual(bytes(graphs.get(network)!))
       expect(countOperators(graph)).toEqual(countOperators(alone.graphs.get(network)!))
     }
   })
 
   test('takes any batch, the one for other GPUs one sample', async () => {
-    const { graphs, withoutKernels, about } = await build('medium')
-    expect(about.transformer_batch).toBeNull()
+    const { graphs, withoutKernels, manifest } = await build('medium')
+    expect(manifest.transformer_batch).toBeNull()
     expect(graphs.get('transformer')!.inputs[0]!.shape[0]).toBe('B')
-    expect(withoutKernels.get('transformer')!.inputs[0]!.shape[0]).toBe(1)
+    expect(withoutKernels!.transformer.inputs[0]!.shape[0]).toBe(1)
   })
 
   test('leaves T5 at 16-bit activations', async () => {

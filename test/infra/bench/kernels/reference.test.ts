@@ -23,7 +23,7 @@ async function evaluate(
     const values = Object.entries(inputs).map(([name, { dims }]) => [name, graph.input(name, 'float32', dims)] as const)
     for (const [name, value] of Object.entries(build(Object.fromEntries(values)))) graph.output(name, value)
     const file = path.join(scratch, 'graph.onnx')
-    await writeFile(file, encodeModel(graph, { location: '', placed: new Map() }, '0'))
+    await writeFile(file, encodeModel(graph, { location: '', layout: [] }, '0'))
     const session = await openSession(file, { target: 'cpu' })
     const results: Record<string, Tensor> = await session.run(inputs)
     await session.release()
