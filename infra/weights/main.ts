@@ -3,7 +3,7 @@ import path from 'node:path'
 import { Command, Option } from 'commander'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
-import { VARIANTS } from '../../gpu-fn/models/sd35/sd35.ts'
+import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { COMPILER } from '../local/built-in-model.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from '../local/package-cache.ts'
 import { downloadCheckpoint } from './hub.ts'
@@ -119,8 +119,8 @@ async function main(flags: Flags): Promise<void> {
     return
   }
   console.error(
-    VARIANTS.find((each) => each.name === variant)?.licence ??
-      'The weights are under the licence that their author gives them.',
+    VARIANTS.find((each) => each.name === variant)?.license ??
+      'The weights are under the license that their author gives them.',
   )
   const directory = await packageOf(flags)
   console.log(`package ${directory}`)

@@ -34,7 +34,7 @@ test.each([
   [
     'edge',
     ['#contract', './auth/keys.ts', 'hono'],
-    ['../gpu-fn/pipeline/sampler.ts', '../infra/operator/keys.ts', 'node:fs'],
+    ['../gpu-fn/pipeline/denoise.ts', '../infra/operator/keys.ts', 'node:fs'],
   ],
   ['edge/routes', ['#contract', '../auth/keys.ts'], ['../../gpu-fn/contract.ts', 'node:crypto']],
   ['gpu-fn', ['./pipeline/noise.ts', 'node:fs', 'zod'], ['../edge/auth/keys.ts', '../infra/local/demo.ts']],

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
-import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
-import { VARIANTS, variantOf } from '../../../../gpu-fn/models/sd35/sd35.ts'
+import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
+import { VARIANTS, variantOf } from '../../../../gpu-fn/models/sd35/variants.ts'
 
 const single: Checkpoint = { layout: 'single-file', networks: {}, config: {}, tokenizers: {} }
 const shapeOf = (name: string) => VARIANTS.find((variant) => variant.name === name)!
@@ -20,8 +20,8 @@ test.each([
   ['large', /Stability AI Community License/],
   ['medium', /Stability AI Community License/],
   ['nano-turbo', /Apache-2\.0; they were trained on Noto Color Emoji \(OFL-1\.1\)/],
-  ['custom', /the licence that their author gives them/],
-])('weights of %s are under the licence of who made them', (name, licence) => {
+  ['custom', /the license that their author gives them/],
+])('weights of %s are under the license of who made them', (name, license) => {
   const shape = name === 'custom' ? { ...shapeOf('nano'), depth: 7 } : shapeOf(name)
-  expect(variantOf(shape, single, [], name).defaults.licence).toMatch(licence)
+  expect(variantOf(shape, single, [], name).defaults.license).toMatch(license)
 })

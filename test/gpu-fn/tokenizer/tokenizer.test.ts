@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
-import { cutIntoPieces } from '../../../../gpu-fn/pipeline/tokenizer/pieces.ts'
-import { openTokenizer, type PromptTokenizer, tokenize } from '../../../../gpu-fn/pipeline/tokenizer/tokenizer.ts'
-import golden from '../../../golden/tokenizer.json' with { type: 'json' }
+import { cutIntoPieces } from '../../../gpu-fn/tokenizer/pieces.ts'
+import { openTokenizer, type PromptTokenizer, tokenize } from '../../../gpu-fn/tokenizer/tokenizer.ts'
+import golden from '../../golden/tokenizer.json' with { type: 'json' }
 
-const TINY = path.join(import.meta.dirname, '../../../../infra/checkpoints/tiny/tokenizers')
-const NANO = path.join(import.meta.dirname, '../../../../gpu-fn/nano')
+const TINY = path.join(import.meta.dirname, '../../../infra/checkpoints/tiny/tokenizers')
+const NANO = path.join(import.meta.dirname, '../../../gpu-fn/nano')
 const ENCODERS = [
   { name: 'clip_l', directory: 'tokenizer', tokens: 77 },
   { name: 'clip_g', directory: 'tokenizer_2', tokens: 77 },

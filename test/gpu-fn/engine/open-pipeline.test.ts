@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
+import { chooseGraphs, footprintOf } from '../../../gpu-fn/engine/graphs.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
-import { chooseGraphs, footprintOf } from '../../../gpu-fn/pipeline/pipeline.ts'
 
 const GIB = 2 ** 30
 
@@ -32,14 +32,14 @@ const manifestFor = (target: Manifest['target']) =>
   }) as unknown as Manifest
 
 test('the graphs are those with kernels where GPU and kernels are there', () => {
-  const kernels = () => ({ library: '/kernels.so' })
+  const kernels = () => ({ library: '/kernels.so', reason: null })
   expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
     ...{ networks: NETWORKS, batched: true, kernels: '/kernels.so', note: null },
   })
 })
 
 test('without them they are the others, a sample at a time, and say why', () => {
-  const kernels = () => ({ missing: 'the GPU has no FP8 tensor cores' })
+  const kernels = () => ({ library: null, reason: 'the GPU has no FP8 tensor cores' })
   expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
     ...{ networks: { t5: NETWORKS.t5, ...OTHERS }, batched: false },
     note: expect.stringMatching(/large:fp8 .*16-bit products: the GPU has no FP8 tensor cores/),

@@ -1,7 +1,5 @@
-// diffusers' parameter names in Stability's: the inverse of diffusers' scripts/convert_sd3_to_diffusers.py.
-
-/** Where a diffusers tensor goes: the `index`-th of `count` row stacks of `name`; `swap` exchanges the two halves of its rows. */
-export type Placement = { name: string; index: number; count: number; swap: boolean }
+// diffusers' parameter names as Stability's: the inverse of diffusers' scripts/convert_sd3_to_diffusers.py.
+import type { Placement } from '../../compile/checkpoint/rename.ts'
 
 const IN_TRANSFORMER: Record<string, string> = {
   'pos_embed.proj': 'x_embedder.proj',

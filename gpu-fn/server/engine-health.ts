@@ -1,8 +1,8 @@
 // Health check of the engine. Job failures alone prove nothing, since a caller may send a request that always fails. So after several
 // consecutive failures the engine is tested with requests of our own.
 import type { Logger } from 'pino'
-import { type Job, outcome } from '../server/job.ts'
-import type { Engine } from './engine.ts'
+import type { Engine } from '../engine/engine.ts'
+import { type Job, outcome } from './job.ts'
 
 /** Number of different jobs that fail in a row before the engine is tested. */
 const FAULTS_IN_A_ROW = 3

@@ -1,8 +1,9 @@
 import { cp, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
-import { openPackage, type Package } from '../../../gpu-fn/engine/packages.ts'
-import { createVerifier } from '../../../gpu-fn/engine/verification.ts'
+import type { Package } from '../../../gpu-fn/manifest.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { noise, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -21,7 +22,7 @@ beforeEach(async () => {
 /** Creates a verifier with empty memory, as in a new process. `verify` returns the number of hashed files. */
 function newProcess(directory = path.join(scratch.directory, 'cache')) {
   const log = { warn: (_: unknown, message: string) => void warnings.push(message) }
-  const verifier = createVerifier({ directory, log: log as never })
+  const verifier = new Verifier({ directory, log: log as never })
   const verify = async (of = pkg) => {
     let hashed = 0
     await verifier.verify(of, () => {
@@ -113,7 +114,7 @@ test('verification works without a writable cache directory, and logs a warning'
   await writeFile(at, '')
   const { verify } = newProcess(path.join(at, 'cache'))
   expect([await verify(), await verify()]).toEqual([FILES, 0])
-  expect(warnings).toEqual(['verified packages cannot be remembered, and will be hashed at each start'])
+  expect(warnings).toEqual(['verified packages cannot be recorded, and will be hashed at each start'])
 })
 
 test('a missing file is an error', async () => {

@@ -5,14 +5,14 @@ import { readdir, readFile, realpath, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import * as z from 'zod'
-import { type Manifest, manifest as manifestSchema } from '../manifest.ts'
-
-export type Package = {
-  directory: string
-  manifest: Manifest
-  /** SHA-256 of manifest.json in hex. It lists the digest of every file, so it names the package. */
-  digest: string
-}
+import { tensorBytes } from '../dtype.ts'
+import {
+  IMAGE_NETWORKS,
+  type Manifest,
+  manifest as manifestSchema,
+  type Package,
+  type StoredTensor,
+} from '../manifest.ts'
 
 /** A package that cannot be used; the message names the file and what is wrong with it. */
 export class PackageError extends Error {
@@ -20,7 +20,8 @@ export class PackageError extends Error {
 }
 
 export const MANIFEST = 'manifest.json'
-export const MANIFEST_BYTES = 1 << 20
+/** SD3.5 Large's manifest has some 400 kB, most of it the layout of its weights. */
+export const MANIFEST_BYTES = 4 << 20
 const PROBLEM_CHARACTERS = 2_000
 
 /**
@@ -91,19 +92,30 @@ export function parseManifest(directory: string, bytes: Uint8Array): Manifest {
   return parsed.data
 }
 
-const NEEDED = ['conditioning', 'transformer', 'vae_decoder'] as const
-const ENCODERS = ['clip_l', 'clip_g', 't5'] as const
-
-function assertConsistent(directory: string, { networks, files, text, position }: Manifest): void {
-  const missing = NEEDED.find((network) => !networks[network])
+/** Throws PackageError if parts of the manifest contradict each other. */
+function assertConsistent(directory: string, { networks, files, text, position, weights }: Manifest): void {
+  const missing = IMAGE_NETWORKS.find((network) => !networks[network])
   if (missing) fail(directory, `${MANIFEST} has no network ${missing}`)
-  const unequal = ENCODERS.find((network) => Boolean(networks[network]) !== Boolean(text[network]))
-  if (unequal) fail(directory, `${MANIFEST} has ${unequal} in one of "networks" and "text" only`)
+  for (const { name, graphs } of text.encoders) {
+    const absent = graphs.find((graph) => !networks[graph])
+    if (absent) fail(directory, `${MANIFEST} has the text encoder ${name} without its network ${absent}`)
+  }
   if (position.source === 'input' && !position.file)
     fail(directory, `${MANIFEST} has position.source input without position.file`)
-  const named = [...Object.values(networks).map(({ file }) => file), ...(position.file ? [position.file] : [])]
-  const unlisted = named.find((file) => !Object.hasOwn(files, file))
+  const used = Object.values(networks).flatMap(({ file, weights = [] }) => [file, weights].flat())
+  const unlisted = [...used, ...(position.file ? [position.file] : [])].find((file) => !Object.hasOwn(files, file))
   if (unlisted !== undefined) fail(directory, `${MANIFEST} uses ${unlisted}, which "files" does not list`)
+  for (const [file, tensors] of Object.entries(weights)) assertLayout(directory, file, tensors, files[file]?.bytes ?? 0)
+}
+
+/** Throws PackageError unless the tensors are in ascending order, without overlaps, and within their file. */
+function assertLayout(directory: string, file: string, tensors: readonly StoredTensor[], bytes: number): void {
+  let end = 0
+  for (const { name, dtype, shape, offset } of tensors) {
+    if (offset < end) fail(directory, `${MANIFEST}: ${name} overlaps the tensor before it in ${file}`)
+    end = offset + tensorBytes(dtype, shape)
+    if (end > bytes) fail(directory, `${MANIFEST}: ${name} extends beyond the end of ${file}`)
+  }
 }
 
 /** Whether a listed name, taken by itself, stays inside a package. */

@@ -3,8 +3,9 @@ import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { findPackages, openPackage } from '../../../gpu-fn/engine/packages.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { describeText } from '../../../gpu-fn/models/sd35/text-encoders.ts'
+import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 
 const FILES = ['conditioning.onnx', 'transformer.onnx', 'vae_decoder.onnx', 'clip_l.onnx', 'tokenizer/vocab.json']
 const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')
@@ -20,19 +21,22 @@ afterEach(() => rm(scratch, { recursive: true }))
 function sound(): Manifest {
   const network = (file: string) => ({ file, inputs: [], outputs: [] })
   return {
-    format: 1,
+    format: 2,
     model: 'large-turbo',
     variant: 'large-turbo',
     tier: 'fp8',
     target: 'cpu',
     tool: 'octet 0.1.0',
-    licence: 'see NOTICE',
+    license: 'see NOTICE',
     source: sha256('source'),
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
-    scheduler: { shift: 3, num_train_timesteps: 1000 },
+    scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
     position: { max: 192, source: 'graph', width: 64 },
-    text: { clip_l: { width: 32, tokens: 77 }, clip_g: null, t5: null, joint_width: 64, pooled_width: 64 },
+    text: describeText(
+      { clip_l: { width: 32, pooledWidth: 32, tokens: 77 }, clip_g: null, t5: null },
+      { contextWidth: 64, pooledWidth: 64 },
+    ),
     transformer_batch: null,
     networks: {
       conditioning: network('conditioning.onnx'),
@@ -40,6 +44,7 @@ function sound(): Manifest {
       vae_decoder: network('vae_decoder.onnx'),
       clip_l: network('clip_l.onnx'),
     },
+    weights: {},
     files: Object.fromEntries(FILES.map((name) => [name, { bytes: name.length, sha256: sha256(name) }])),
   }
 }
@@ -69,6 +74,16 @@ describe('refuses', () => {
     (manifest) => {
       manifest.files[name] = { bytes: 1, sha256: sha256('x') }
     }
+  const layout =
+    (offsets: number[], file = 'transformer.onnx'): Change =>
+    (manifest) => {
+      manifest.weights[file] = offsets.map((offset) => ({
+        name: 'w',
+        dtype: 'float32',
+        shape: [2],
+        offset: 4 * offset,
+      }))
+    }
   const changes: [string, RegExp, Change][] = [
     ['a path that climbs out', /"\.\.\/other\/secret" is no path inside/, rename('../other/secret')],
     ['a path that climbs out on the way', /is no path inside/, rename('tokenizer/../../secret')],
@@ -86,9 +101,12 @@ describe('refuses', () => {
     ['no transformer', /has no network transformer/, (m) => delete m.networks.transformer],
     [
       'an encoder without its graph',
-      /has t5 in one of "networks" and "text" only/,
-      (m) => (m.text.t5 = { max_tokens: 512 }),
+      /has the text encoder clip_l without its network t5/,
+      (m) => m.text.encoders[0]!.graphs.push('t5'),
     ],
+    ['a weight beyond the end of its file', /w extends beyond the end of transformer\.onnx/, layout([3])],
+    ['a weight over another', /w overlaps the tensor before it in transformer\.onnx/, layout([0, 1])],
+    ['a layout of an unlisted file', /w extends beyond the end of none/, layout([0], 'none')],
     [
       'a position input without a table',
       /position\.source input without position\.file/,
@@ -101,7 +119,7 @@ describe('refuses', () => {
     ],
     ['a source that is no digest', /manifest\.json is not valid: .*SHA-256/s, (m) => (m.source = 'A'.repeat(64))],
     ['a negative size', /manifest\.json is not valid: /, (m) => (m.files['transformer.onnx']!.bytes = -1)],
-    ['an unknown format', /manifest\.json is not valid: .*format/s, (m) => Object.assign(m, { format: 2 })],
+    ['an unknown format', /manifest\.json is not valid: .*format/s, (m) => Object.assign(m, { format: 1 })],
     ['an unknown field', /manifest\.json is not valid: .*surprise/s, (m) => Object.assign(m, { surprise: true })],
   ]
 
@@ -146,7 +164,7 @@ describe('refuses', () => {
     ['another kind of JSON', '[1, 2, 3]'],
     ['null', 'null'],
     ['deep nesting', '['.repeat(100_000)],
-    ['a megabyte of space', ' '.repeat((1 << 20) + 1)],
+    ['four megabytes of space', ' '.repeat((4 << 20) + 1)],
     ['a prototype', '{"__proto__": {"format": 1}, "constructor": 1}'],
   ])('a manifest of %s', async (_, text) => {
     await expect(openPackage(await write('a', text))).rejects.toThrow(refusal(/manifest\.json/))
