@@ -1,6 +1,5 @@
 // WarmDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
 import { DurableObject } from 'cloudflare:workers'
-import type { Env } from '../env.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { readRecovery } from '../platform/recovery.ts'

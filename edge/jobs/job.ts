@@ -1,7 +1,6 @@
 // JobDO: one job as a state machine, driven by its alarm. `nextAt` in the record is the time of the next action.
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from '../accounts/ledger.ts'
-import type { Env } from '../env.ts'
 import { StreamLost } from '../gpu/stream.ts'
 import { readGpuTimes } from '../gpu/times.ts'
 import type { WarmDO } from '../gpu/warm.ts'
