@@ -1,4 +1,4 @@
-// `npm run bench -- compile|cpu|edge|gpu|gpu-table|hostile|kernels|parity|qkv|step|stream|targets`: the figures in the README.
+// `npm run bench -- compile|cpu|edge|gpu|gpu-table|hostile|kernels|parity|qkv|step|stream|targets`: the figures of docs/performance.md.
 import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
@@ -151,9 +151,9 @@ command
 
 command
   .command('gpu-table')
-  .description("the tables of files of figures, or the README's and docs/gpu.md's")
+  .description('files of figures as the tables of docs/performance.md')
   .argument('<files...>', 'as `gpu` wrote them')
-  .option('--write', 'put them into the README and docs/gpu.md')
+  .option('--write', 'write them into docs/performance.md')
   .action((files: string[], options: { write?: boolean }) => benchGpuTable({ files, ...options }))
 
 await command.parseAsync().catch((error: Error) => {
