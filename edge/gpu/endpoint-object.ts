@@ -86,7 +86,9 @@ export class EndpointDO extends DurableObject<Env> {
 
   /** Grants the free slots and starts their jobs, except for the `caller`. */
   #grantSlots(caller?: string): void {
-    for (const job of this.#queue.grant(configOf(this.env).gpuSlots, Date.now()))
+    const now = Date.now()
+    for (const job of this.#queue.expire(now)) log('warn', 'a slot expired', { job })
+    for (const job of this.#queue.grant(configOf(this.env).gpuSlots, now))
       if (job !== caller) this.ctx.waitUntil(this.#start(job))
   }
 

@@ -46,7 +46,7 @@ test.each([
   [
     'edge',
     ['#contract', './auth/keys.ts', 'hono'],
-    ['../gpu-fn/pipeline/sampler.ts', '../infra/operator/keys.ts', 'node:fs'],
+    ['../gpu-fn/pipeline/denoise.ts', '../infra/operator/keys.ts', 'node:fs'],
   ],
   ['edge/routes', ['#contract', '../auth/keys.ts'], ['../../gpu-fn/contract.ts', 'node:crypto']],
   ['gpu-fn', ['./pipeline/noise.ts', 'node:fs', 'zod'], ['../edge/auth/keys.ts', '../infra/local/demo.ts']],
@@ -96,7 +96,7 @@ test('the env of cloudflare:workers, which has the variables, is not imported', 
 
 test.each([
   ['gpu-fn/contract.ts', ['zod']],
-  ['gpu-fn/compile/graph/graph.ts', []],
+  ['gpu-fn/compile/graph/graph.ts', ['../../dtype.ts']],
 ])('%s imports %j and nothing else', async (file, allowed) => {
   const source = await readFile(path.join(root, file), 'utf8')
   expect([...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name]) => name)).toEqual(allowed)
