@@ -14,16 +14,9 @@ import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, 
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
+import type { KeyChange, KeyInfo, ListedKey } from './key-info.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './key-management.ts'
-import {
-  areLinksValid,
-  authenticate,
-  findKey,
-  type KeyChange,
-  type KeyInfo,
-  type ListedKey,
-  listKeys,
-} from './key-table.ts'
+import { areLinksValid, authenticate, findKey, listKeys } from './key-table.ts'
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'

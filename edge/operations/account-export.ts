@@ -2,7 +2,7 @@
 // nor a Durable Object buffers more than one page.
 
 import { type Credit, EXPORT_SECTIONS, type ExportedJob, type ExportSection } from '../accounts/export.ts'
-import type { KeyInfo } from '../accounts/key-table.ts'
+import type { KeyInfo } from '../accounts/key-info.ts'
 import type { UsageRow } from '../accounts/ledger.ts'
 import { viewOf } from '../jobs/view.ts'
 import { objectOf } from '../platform/objects.ts'

@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
+import type { KeyInfo, ListedKey } from '../accounts/key-info.ts'
 import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../accounts/key-management.ts'
-import type { KeyInfo, ListedKey } from '../accounts/key-table.ts'
 import { managedAccount, unauthorized } from '../auth/auth.ts'
 import { ACCOUNT_NAME, issueKey, KEY_ID } from '../auth/keys.ts'
 import { SCOPES } from '../auth/scopes.ts'
@@ -12,6 +12,7 @@ import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson, shown } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
 import { unixSeconds } from '../platform/units.ts'
+import type { KeyUse } from './replies.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
 const seconds = (most: number) => z.int().min(0).max(most).describe(`a whole number of seconds up to ${most}`)
@@ -129,7 +130,7 @@ export const keys = new Hono<EdgeEnv>()
     const found = await object.key(idOf(c, account))
     if (!found) throw absent(account, idOf(c, account))
     const { captured, reserved, open, ...key } = found
-    const used = { spent_microdollars: captured, reserved_microdollars: reserved, open_jobs: open }
+    const used: KeyUse = { spent_microdollars: captured, reserved_microdollars: reserved, open_jobs: open }
     return c.json({ ...viewOf(key), account, used })
   })
   .patch('/:id', async (c) => {
