@@ -85,6 +85,19 @@ describe('the access table', () => {
   )
 })
 
+test.for(routes.filter(({ access }) => ['key', 'link', 'manager'].includes(access.by)))(
+  '$name authenticates a key once',
+  async ({ method, path }, { expect }) => {
+    const caller = await newCaller(SCOPES)
+    fakeGpu(works)
+    const limits = vi.spyOn(env.OUTER_LIMIT, 'limit')
+    const authenticate = vi.spyOn(AccountDO.prototype, 'authenticate')
+    const body = method === 'GET' ? undefined : new Blob(['{}']).stream()
+    await call(method, path, caller.headers, body)
+    expect([limits.mock.calls.length, authenticate.mock.calls.length]).toEqual([1, 1])
+  },
+)
+
 describe('a revoked key', () => {
   test.for(routes.filter(({ access }) => !['anyone', 'operator'].includes(access.by)))(
     'is rejected by $name before any of the body is read',
