@@ -30,7 +30,7 @@ export async function place<T>(out: string, neededBytes: number, write: (directo
 /** Removes what an interrupted process would leave behind; for its signal handler. */
 export const discardPartial = (out: string) => rmSync(besides(out, 'partial'), { recursive: true, force: true })
 
-/** A hidden neighbour of `out`, on the same file system. Names with a dot are no packages to whoever looks for some. */
+/** A hidden neighbor of `out`, on the same file system. Names with a dot are no packages to whoever looks for some. */
 function besides(out: string, kind: 'partial' | 'old'): string {
   const { dir, base } = path.parse(path.resolve(out))
   return path.join(dir, `.${base}.${kind}-${process.pid}`)

@@ -1,11 +1,11 @@
-// Text normalisation as Hugging Face's `tokenizers` (Rust) does it, where the JavaScript port only comes near: SentencePiece's
+// Text normalization as Hugging Face's `tokenizers` (Rust) does it, where the JavaScript port only comes near: SentencePiece's
 // compiled character map, which the port replaces by NFKC, and lower case without context (no final sigma).
 import { SequenceNormalizer } from '@huggingface/tokenizers'
 
 export type NormalizerConfig = { type: string; [option: string]: unknown }
 type Normalize = (text: string) => string
 
-/** The normaliser that a `tokenizer.json` describes. Throws when it names a type that the library lacks, or a broken map. */
+/** The normalizer that a `tokenizer.json` describes. Throws when it names a type that the library lacks, or a broken map. */
 export function exactNormalizer(config: NormalizerConfig): Normalize {
   switch (config.type) {
     case 'Sequence': {

@@ -1,5 +1,5 @@
 // FP8 E4M3 as in `float8_e4m3fn` (arXiv 2209.05433): 4 exponent bits of bias 7, 3 mantissa bits, no infinity, NaN at 0x7f and 0xff.
-// Weights are quantised with one scale a row, or one for every `block` columns of a row: value = code × scale.
+// Weights are quantized with one scale a row, or one for every `block` columns of a row: value = code × scale.
 import { bitsOf, INFINITY_BITS, largestIn } from './magnitude.ts'
 
 /** The largest magnitude of E4M3. */
@@ -30,16 +30,16 @@ export function encode(value: number): number {
   return sign | (rounded + (exponent + 6) * 8)
 }
 
-/** Scales that `quantiseRows` writes for one row. The last block of a row may be shorter. */
+/** Scales that `quantizeRows` writes for one row. The last block of a row may be shorter. */
 export function blocksPerRow(columns: number, block: number): number {
   return Math.ceil(columns / block)
 }
 
 /**
- * Quantises `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows, blocksPerRow].
+ * Quantizes `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows, blocksPerRow].
  * A scale is max|w| ÷ 448 in float32, or 1 where that is zero. Returns false, with codes of no use, when a weight is NaN or infinite.
  */
-export function quantiseRows(
+export function quantizeRows(
   src: Float32Array,
   rows: number,
   columns: number,
@@ -68,7 +68,7 @@ export function quantiseRows(
 }
 
 /** `out` [rows, columns] = codes × scales, rounded once to float32. */
-export function dequantiseRows(
+export function dequantizeRows(
   codes: Uint8Array,
   rows: number,
   columns: number,
@@ -111,13 +111,13 @@ export function relativeError(sums: ErrorSums): { max: number; rms: number } {
   return { max: sums.maxError / sums.maxWeight, rms: Math.sqrt(sums.squaredError / sums.squaredWeight) }
 }
 
-/** The relative error that quantising `src` [rows, columns] makes with one scale every `block` columns. */
-export function quantisationError(src: Float32Array, rows: number, columns: number, block: number = columns) {
+/** The relative error that quantizing `src` [rows, columns] makes with one scale every `block` columns. */
+export function quantizationError(src: Float32Array, rows: number, columns: number, block: number = columns) {
   const codes = new Uint8Array(rows * columns)
   const scales = new Float32Array(rows * blocksPerRow(columns, block))
   const approximation = new Float32Array(rows * columns)
-  quantiseRows(src, rows, columns, codes, scales, block)
-  dequantiseRows(codes, rows, columns, scales, approximation, block)
+  quantizeRows(src, rows, columns, codes, scales, block)
+  dequantizeRows(codes, rows, columns, scales, approximation, block)
   const sums = emptyErrorSums()
   addError(sums, src, approximation)
   return relativeError(sums)

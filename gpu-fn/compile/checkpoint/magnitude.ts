@@ -3,7 +3,7 @@
 /** Bits of float32 infinity: magnitudes from here up are not finite. */
 export const INFINITY_BITS = 0x7f800000
 
-/** Elements that one call of an inner loop handles. Loops in short calls stay optimised in V8; one long call may not. */
+/** Elements that one call of an inner loop handles. Loops in short calls stay optimized in V8; one long call may not. */
 const CHUNK = 8192
 
 /** Bits of the largest magnitude of `values`. */

@@ -10,24 +10,24 @@ export type Operand = Value & { readonly rowScales?: Value }
 /** One row [B, D] of a modulation, in the form that the target's layers take; or all of it [B, M], in which the row begins at `offset`. */
 export type ModulationVector = { readonly value: Value; readonly column?: Value; readonly offset?: number }
 /** What is about to be added to a stream; `bias` [D] is still to be added to `value`, then `gate` is still to be multiplied with. */
-export type Branch = { readonly value: Value; readonly bias?: Value; readonly gate?: ModulationVector }
+export type ResidualBranch = { readonly value: Value; readonly bias?: Value; readonly gate?: ModulationVector }
 /**
  * A residual stream [B, S, D] in units of the target's `streamUnit`, with branches that are still to be added, so that a target can add
- * and normalise at once.
+ * and normalize at once.
  */
-export type Stream = { readonly value: Value; readonly pending: readonly Branch[] }
+export type Stream = { readonly value: Value; readonly deferred: readonly ResidualBranch[] }
 /** `scale` holds 1 + scale; gates are in the stream's units. */
 export type Modulation = { readonly shift: ModulationVector; readonly scale: ModulationVector }
 /**
  * Activations [B, C, H, W] of the autoencoder, laid out as the target likes it, to which `bias` [C] and `skip`, a map of the same shape,
- * are still to be added, so that a target can add and normalise at once.
+ * are still to be added, so that a target can add and normalize at once.
  */
 export type FeatureMap = {
   readonly value: Value
-  readonly pending?: { readonly bias: Value; readonly skip?: Value }
+  readonly deferred?: { readonly bias: Value; readonly skip?: Value }
 }
 export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
-export type AttendOptions = {
+export type JointAttentionOptions = {
   readonly heads: number
   readonly width: number
   readonly qkNorm: boolean
@@ -37,5 +37,5 @@ export type ConvolutionOptions = { readonly kernel: number; readonly stride: num
 export type GroupNormOptions = { readonly groups: number; readonly epsilon: number; readonly silu: boolean }
 
 /** An FP8 matrix: codes [N, K], scales float32 [N], [N, 1] or [N, K / block]; the value is code × scale. */
-export type Quantised = { readonly codes: Value; readonly scales: Value; readonly block: number }
-export const isQuantised = (weight: Value | Quantised): weight is Quantised => 'codes' in weight
+export type Quantized = { readonly codes: Value; readonly scales: Value; readonly block: number }
+export const isQuantized = (weight: Value | Quantized): weight is Quantized => 'codes' in weight

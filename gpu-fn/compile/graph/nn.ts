@@ -3,19 +3,19 @@
 import type { Shape, Value } from './graph.ts'
 import type {
   Activation,
-  AttendOptions,
-  Branch,
   FeatureMap,
   GroupNormOptions,
+  JointAttentionOptions,
   LinearOptions,
   Modulation,
   ModulationVector,
   Operand,
   Qkv,
+  ResidualBranch,
   Stream,
 } from './layer-types.ts'
 import * as ops from './ops.ts'
-import type { Attending, Scope } from './scope.ts'
+import type { AttentionInput, Scope } from './scope.ts'
 import type { Rows } from './weight-source.ts'
 
 const activationsOf = (s: Scope) => s.lowering.activations
@@ -40,7 +40,7 @@ export function linear(s: Scope, x: Operand, out: number, { activation, bias = t
 }
 
 /** linear(x), or gate · linear(x), to be added to a stream. */
-export function branch(s: Scope, x: Operand, out: number, gate: ModulationVector | null = null): Branch {
+export function branch(s: Scope, x: Operand, out: number, gate: ModulationVector | null = null): ResidualBranch {
   s.enter()
   const [weight] = s.rows('weight', [[0, out]], [out, widthOf(x)])
   return s.lowering.branch(s, x, weight!, parameter(s, 'bias', [out]), gate)
@@ -97,13 +97,13 @@ export function headNorm(s: Scope, x: Value, heads: number, epsilon: number): Va
 export const attention = ({ q, k, v }: Qkv, options: ops.AttentionOptions) => ops.multiHeadAttention(q, k, v, options)
 
 /**
- * Attention over the tokens of one stream, or of two together, with RMS-normalised queries and keys; a result [B, S, D] for each part that
+ * Attention over the tokens of one stream, or of two together, with RMS-normalized queries and keys; a result [B, S, D] for each part that
  * has queries.
  */
-export const attend = (parts: readonly [Attending, Attending?], options: AttendOptions): Operand[] =>
+export const attend = (parts: readonly [AttentionInput, AttentionInput?], options: JointAttentionOptions): Operand[] =>
   parts[0].s.lowering.attend(parts, options)
 
-/** LayerNorm of a stream that is in its own unit, with the module's weight and bias, and the stream with what was pending added. */
+/** LayerNorm of a stream that is in its own unit, with the module's weight and bias, and the stream with what was deferred added. */
 export function streamNorm(s: Scope, stream: Stream, epsilon: number): { value: Value; normed: Value } {
   s.enter()
   const vector = (name: string) => ({ value: parameter(s, name, [widthOf(stream.value)]) })
@@ -114,10 +114,10 @@ export function streamNorm(s: Scope, stream: Stream, epsilon: number): { value: 
 
 export const toStream = (s: Scope, value: Value): Stream => ({
   value: inUnits(value, s.lowering.streamUnit),
-  pending: [],
+  deferred: [],
 })
 
-/** Makes the stream, without what is pending, a result of a graph that was built with `probes`. */
+/** Makes the stream, without what is deferred, a result of a graph that was built with `probes`. */
 export function probe(s: Scope, { value }: Stream): void {
   if (!s.build.probes) return
   s.graph.output(s.path, inUnits(ops.cast(value, 'float32'), 1 / s.lowering.streamUnit))
@@ -125,10 +125,13 @@ export function probe(s: Scope, { value }: Stream): void {
 
 const inUnits = (value: Value, unit: number) => (unit === 1 ? value : ops.multiply(value, ops.scalar(value, 1 / unit)))
 
-export const addTo = ({ value, pending }: Stream, branch: Branch): Stream => ({ value, pending: [...pending, branch] })
+export const addTo = ({ value, deferred }: Stream, branch: ResidualBranch): Stream => ({
+  value,
+  deferred: [...deferred, branch],
+})
 
 /**
- * LayerNorm(stream) · scale + shift for each modulation, and the stream with what was pending added. `reader` is the linear layer that
+ * LayerNorm(stream) · scale + shift for each modulation, and the stream with what was deferred added. `reader` is the linear layer that
  * reads the first result.
  */
 export function modulate(s: Scope, stream: Stream, modulations: readonly Modulation[], epsilon: number, reader: Scope) {
@@ -148,21 +151,24 @@ export function conv2d(s: Scope, x: Value, out: number, { kernel = 3, stride = 1
   return s.lowering.conv2d(s, x, out, s.parameter('bias', [out]), { kernel, stride, padding })
 }
 
-/** `conv2d` 3×3 whose bias may be pending: for maps that are normalised or added next. */
+/** `conv2d` 3×3 whose bias may be deferred: for maps that are normalized or added next. */
 export function branchConv2d(s: Scope, x: Value, out: number): FeatureMap {
-  if (!s.lowering.pendingBiases) return { value: conv2d(s, x, out) }
+  if (!s.lowering.defersBiases) return { value: conv2d(s, x, out) }
   s.enter()
   const bias = s.parameter('bias', [out])
-  return { value: s.lowering.conv2d(s, x, out, null, { kernel: 3, stride: 1, padding: 1 }), pending: { bias } }
+  return { value: s.lowering.conv2d(s, x, out, null, { kernel: 3, stride: 1, padding: 1 }), deferred: { bias } }
 }
 
 /** torch `GroupNorm` with the module's weight and bias, then SiLU where asked. */
 export const groupNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): Value =>
   s.enter().lowering.groupNorm(s, x, { ...options, keep: false }).normed
 
-/** `groupNorm`, and the map itself with nothing pending any more. */
-export const settleAndNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): { map: Value; normed: Value } =>
-  s.enter().lowering.groupNorm(s, x, { ...options, keep: true })
+/** `groupNorm`, and the map itself with nothing deferred any more. */
+export const applyDeferredAndNorm = (
+  s: Scope,
+  x: FeatureMap,
+  options: GroupNormOptions,
+): { map: Value; normed: Value } => s.enter().lowering.groupNorm(s, x, { ...options, keep: true })
 
 /** A length times a factor: numbers multiply, free axes get a name. */
 export function scaleDim(dim: Shape[number], factor: number): Shape[number] {

@@ -7,15 +7,15 @@ import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph, Value } from './graph.ts'
 import type {
   Activation,
-  AttendOptions,
-  Branch,
   ConvolutionOptions,
   FeatureMap,
   GroupNormOptions,
+  JointAttentionOptions,
   Modulation,
   ModulationVector,
   Operand,
-  Quantised,
+  Quantized,
+  ResidualBranch,
   Stream,
 } from './layer-types.ts'
 import type { Ledger } from './ledger.ts'
@@ -96,7 +96,7 @@ export class Scope {
   }
 
   /** Row ranges of a matrix [N, K] or a vector [N], each as its own weight. */
-  rows(name: string, ranges: readonly Rows[], expected: readonly number[]): (Value | Quantised)[] {
+  rows(name: string, ranges: readonly Rows[], expected: readonly number[]): (Value | Quantized)[] {
     const { tensor, storage, id } = this.#take(name, expected)
     const [count, columns = 1] = expected
     return ranges.map((rows) => {
@@ -144,7 +144,7 @@ export class Scope {
 }
 
 /** A stream's part in joint attention; its module has qkv, ln_q and ln_k. Without `queries` it is only looked at. */
-export type Attending = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
+export type AttentionInput = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
 
 export type Lowering = {
   readonly target: Target
@@ -159,9 +159,9 @@ export type Lowering = {
   readonly streamUnit: number
   /** Shape of the scales of an FP8 matrix with one scale a row: [N] or [N, 1]. */
   readonly rowScales: 'vector' | 'column'
-  linear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value | null, activation?: Activation): Operand
+  linear(s: Scope, x: Operand, weight: Value | Quantized, bias: Value | null, activation?: Activation): Operand
   /** gate · (x · weight transposed + bias), without a gate where there is none. */
-  branch(s: Scope, x: Operand, weight: Value | Quantised, bias: Value, gate: ModulationVector | null): Branch
+  branch(s: Scope, x: Operand, weight: Value | Quantized, bias: Value, gate: ModulationVector | null): ResidualBranch
   modulationVectors(modulation: Value, width: number): ModulationVector[]
   modulate(
     stream: Stream,
@@ -169,19 +169,19 @@ export type Lowering = {
     epsilon: number,
     reader: Scope,
   ): { stream: Stream; normed: Operand[] }
-  attend(parts: readonly [Attending, Attending?], options: AttendOptions): Operand[]
+  attend(parts: readonly [AttentionInput, AttentionInput?], options: JointAttentionOptions): Operand[]
   headNorm(x: Value, weight: Value, heads: number, epsilon: number): Value
   featureMap(x: Value): Value
   planes(x: Value): Value
   channels(x: Value): number
   conv2d(s: Scope, x: Value, out: number, bias: Value | null, options: ConvolutionOptions): Value
-  /** Whether whoever reads a map can add a bias that is pending. */
-  readonly pendingBiases: boolean
-  /** x + y, which has no skip pending. */
+  /** Whether whoever reads a map can add a bias that is deferred. */
+  readonly defersBiases: boolean
+  /** x + y, which has no skip deferred. */
   addSkip(x: Value, y: FeatureMap): FeatureMap
-  /** With nothing pending. */
-  settled(x: FeatureMap): Value
-  /** The norm of a map and, if it is to be kept, the map settled. */
+  /** With nothing deferred. */
+  applyDeferred(x: FeatureMap): Value
+  /** The norm of a map and, if it is to be kept, the map applyDeferred. */
   groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: Value; normed: Value }
   upsampleNearest(x: Value): Value
   tokens(x: Value, length: string): Value

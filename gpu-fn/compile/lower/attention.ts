@@ -1,9 +1,9 @@
 // Joint attention in onnxruntime's own operators: projections, norms of the heads, and the streams' tokens one after another.
 import type { Value } from '../graph/graph.ts'
-import type { AttendOptions } from '../graph/layer-types.ts'
+import type { JointAttentionOptions } from '../graph/layer-types.ts'
 import { attention, headNorm, kvLinear, qkvLinear } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
-import type { Attending, Lowering } from '../graph/scope.ts'
+import type { AttentionInput, Lowering } from '../graph/scope.ts'
 
 /** Attention over the tokens of all parts; the text's may be without queries, as in SD3.5's last block. */
 export const attendByOperators: Lowering['attend'] = (parts, options) => {
@@ -17,7 +17,7 @@ export const attendByOperators: Lowering['attend'] = (parts, options) => {
   return other.q ? [tokensOf(y, image.x, 'start'), tokensOf(y, text.x, 'end')] : [y]
 }
 
-function normed({ s, x, queries = true }: Attending, { width, heads, qkNorm, epsilon }: AttendOptions) {
+function normed({ s, x, queries = true }: AttentionInput, { width, heads, qkNorm, epsilon }: JointAttentionOptions) {
   const { q, k, v } = queries ? qkvLinear(s.at('qkv'), x, width) : { q: null, ...kvLinear(s.at('qkv'), x, width) }
   if (!qkNorm) return { q, k, v }
   if (!q) s.drop('ln_q.weight', [width / heads]) // nothing asks for the text's queries any more

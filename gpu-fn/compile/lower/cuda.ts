@@ -2,7 +2,7 @@
 // The step graph takes one sample, so that a modulation is a vector: residual, LayerNorm and modulation become one
 // SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
 import type { Value } from '../graph/graph.ts'
-import { type Activation, type Branch, isQuantised, type Quantised } from '../graph/layer-types.ts'
+import { type Activation, isQuantized, type Quantized, type ResidualBranch } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { Lowering } from '../graph/scope.ts'
@@ -11,8 +11,8 @@ import { convolutionAttributes, groupNormOfPlanes, groupNormParameters } from '.
 
 const CONTRIB = 'com.microsoft'
 
-function product(x: Value, weight: Value | Quantised): Value {
-  if (!isQuantised(weight)) return ops.matmulTransposed(x, ops.cast(weight, x.dtype))
+function product(x: Value, weight: Value | Quantized): Value {
+  if (!isQuantized(weight)) return ops.matmulTransposed(x, ops.cast(weight, x.dtype))
   const [n] = weight.codes.shape
   const shape = x.shape.with(-1, n!)
   const inputs = [x, weight.codes, weight.scales]
@@ -39,15 +39,15 @@ const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
 const branch: Lowering['branch'] = (_s, x, weight, bias, gate) => {
   if (!gate) return { value: product(x, weight), bias }
   const gatedBias = ops.multiply(bias, gate.value)
-  if (!isQuantised(weight)) return { value: ops.multiply(product(x, weight), gate.value), bias: gatedBias }
+  if (!isQuantized(weight)) return { value: ops.multiply(product(x, weight), gate.value), bias: gatedBias }
   return { value: product(x, { ...weight, scales: ops.multiply(weight.scales, gate.column!) }), bias: gatedBias }
 }
 
-const sum = (x: Value, { value, bias }: Branch) => ops.add(x, bias ? ops.add(value, bias) : value)
+const sum = (x: Value, { value, bias }: ResidualBranch) => ops.add(x, bias ? ops.add(value, bias) : value)
 
-const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon) => {
-  const last = pending.at(-1)
-  let x = pending.slice(0, -1).reduce(sum, value)
+const modulate: Lowering['modulate'] = ({ value, deferred }, modulations, epsilon) => {
+  const last = deferred.at(-1)
+  let x = deferred.slice(0, -1).reduce(sum, value)
   const [first, ...others] = modulations
   const normed: Value[] = []
   if (last) {
@@ -64,7 +64,7 @@ const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon
     x = outputs[3]!
   } else normed.push(ops.layerNormalization(x, first!.scale.value, first!.shift.value, epsilon))
   for (const { scale, shift } of others) normed.push(ops.layerNormalization(x, scale.value, shift.value, epsilon))
-  return { stream: { value: x, pending: [] }, normed }
+  return { stream: { value: x, deferred: [] }, normed }
 }
 
 const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }) => {
@@ -134,9 +134,9 @@ export const cuda: Lowering = {
   planes: (x) => ops.transpose(x, [0, 3, 1, 2]),
   channels: (x) => x.shape[3] as number,
   conv2d,
-  pendingBiases: false,
+  defersBiases: false,
   addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
-  settled: ({ value }) => value,
+  applyDeferred: ({ value }) => value,
   groupNorm,
   upsampleNearest,
   tokens: (x, length) => ops.reshape(x, [x.shape[0]!, length, x.shape[3]!]),

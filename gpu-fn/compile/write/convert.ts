@@ -10,10 +10,10 @@ import {
 import {
   addError,
   blocksPerRow,
-  dequantiseRows,
+  dequantizeRows,
   type ErrorSums,
   emptyErrorSums,
-  quantiseRows,
+  quantizeRows,
 } from '../checkpoint/fp8.ts'
 import { assertConverted, type RowBlock, readRows } from '../checkpoint/read-tensor.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
@@ -64,7 +64,7 @@ function store(block: Block, source: Uint8Array): Stored {
   const values = block.storage === 'float32' ? new Float32Array(count) : scratchFloats(count)
   const conversion = toFloat32(source, block.tensor.dtype, block.tensor.scale, values)
   if (block.storage === 'float32') return { output: new Uint8Array(values.buffer), conversion }
-  return { ...quantise(block, values), conversion }
+  return { ...quantize(block, values), conversion }
 }
 
 function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
@@ -78,25 +78,25 @@ function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
   return { output, conversion: { finite: widened.finite, overflow: widened.overflow || narrowed.overflow } }
 }
 
-/** A checkpoint that is FP8 already keeps its codes: quantising them a second time would only add error. */
+/** A checkpoint that is FP8 already keeps its codes: quantizing them a second time would only add error. */
 function keepCodes({ tensor, start, end, columns, scaleBlock }: Block, source: Uint8Array): Stored {
   const scales = new Float32Array((end - start) * blocksPerRow(columns, scaleBlock)).fill(tensor.scale)
   const finite = !source.some((code) => (code & 0x7f) === FP8_NAN)
   return { output: source.slice(), scales, conversion: { finite, overflow: false } }
 }
 
-function quantise({ start, end, columns, scaleBlock }: Block, values: Float32Array) {
+function quantize({ start, end, columns, scaleBlock }: Block, values: Float32Array) {
   const rows = end - start
   const output = new Uint8Array(values.length)
   const scales = new Float32Array(rows * blocksPerRow(columns, scaleBlock))
-  quantiseRows(values, rows, columns, output, scales, scaleBlock)
+  quantizeRows(values, rows, columns, output, scales, scaleBlock)
   if (scaleBlock === columns) return { output, scales }
   const approximation = new Float32Array(values.length)
   const errorOf = (block: number) => {
     const codes = new Uint8Array(values.length)
     const blockScales = new Float32Array(rows * blocksPerRow(columns, block))
-    quantiseRows(values, rows, columns, codes, blockScales, block)
-    dequantiseRows(codes, rows, columns, blockScales, approximation, block)
+    quantizeRows(values, rows, columns, codes, blockScales, block)
+    dequantizeRows(codes, rows, columns, blockScales, approximation, block)
     const sums = emptyErrorSums()
     addError(sums, values, approximation)
     return sums

@@ -3,13 +3,13 @@
 import type { Graph, Value } from '../../compile/graph/graph.ts'
 import type { FeatureMap } from '../../compile/graph/layer-types.ts'
 import {
+  applyDeferredAndNorm,
   attention,
   branchConv2d,
   conv2d,
   groupNorm,
   linear,
   outputWidth,
-  settleAndNorm,
   toActivations,
 } from '../../compile/graph/nn.ts'
 import * as ops from '../../compile/graph/ops.ts'
@@ -38,8 +38,8 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const latent = graph.input('latent', 'float32', ['B', latentChannels, 'h', 'w'])
   const z = ops.add(ops.divide(latent, ops.scalar(latent, scalingFactor)), ops.scalar(latent, shiftFactor))
   const map = s.lowering.featureMap(toActivations(s, z))
-  const quantised = s.at('post_quant_conv')
-  const first = quantised.has('weight') ? conv2d(quantised, map, latentChannels, ONE_BY_ONE) : map
+  const quantized = s.at('post_quant_conv')
+  const first = quantized.has('weight') ? conv2d(quantized, map, latentChannels, ONE_BY_ONE) : map
 
   const decoder = s.at('decoder')
   let x: FeatureMap = { value: conv2d(decoder.at('conv_in'), first, outputWidth(decoder.at('conv_in'))) }
@@ -70,7 +70,7 @@ function pixelsOf(image: Value): Value {
 function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const out = outputWidth(s.at('conv1'))
   const options = { groups, epsilon: EPSILON, silu: true }
-  const { map, normed } = settleAndNorm(s.at('norm1'), x, options)
+  const { map, normed } = applyDeferredAndNorm(s.at('norm1'), x, options)
   const h = branchConv2d(s.at('conv1'), normed, out)
   const y = branchConv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, options), out)
   const same = s.lowering.channels(map) === out
@@ -78,14 +78,14 @@ function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
 }
 
 function upsample(s: Scope, x: FeatureMap): FeatureMap {
-  const twice = s.lowering.upsampleNearest(s.lowering.settled(x))
+  const twice = s.lowering.upsampleNearest(s.lowering.applyDeferred(x))
   return { value: conv2d(s.at('conv'), twice, s.lowering.channels(twice)) }
 }
 
 /** One attention head over all positions. sd3_impls.py `AttnBlock` */
 function attentionBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const channels = s.lowering.channels(x.value)
-  const { map, normed } = settleAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })
+  const { map, normed } = applyDeferredAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })
   const tokens = s.lowering.tokens(normed, 'h*w') // [B, h·w, C]
   const project = (name: string, input: Value) => linear(s.at(name), input, channels)
   const qkv = { q: project('q', tokens), k: project('k', tokens), v: project('v', tokens) }

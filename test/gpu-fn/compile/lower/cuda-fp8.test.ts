@@ -43,7 +43,7 @@ describe('the step graph of target cuda-fp8', () => {
     expect(last).toMatchObject({ ModulateQuantise: 3, Linear: 5, GeluQuantise: 1, Attention: 1 })
   })
 
-  test('of Medium has a second attention in its first blocks, which shares the normalisation', async () => {
+  test('of Medium has a second attention in its first blocks, which shares the normalization', async () => {
     const graph = (await build('medium')).graphs.get('transformer')!
     expect(countOperators(graph, 'joint_blocks.0.')).toMatchObject({ ModulateQuantise: 4, Linear: 10, Attention: 2 })
     expect(countOperators(graph, 'joint_blocks.13.')).toMatchObject({ ModulateQuantise: 4, Linear: 8, Attention: 1 })
@@ -75,7 +75,7 @@ describe('the step graph of target cuda-fp8', () => {
 })
 
 describe('the autoencoder of target cuda-fp8', () => {
-  test('adds the biases and skips of its blocks as it normalises, but where it is enlarged', async () => {
+  test('adds the biases and skips of its blocks as it normalizes, but where it is enlarged', async () => {
     const graph = (await build('large')).graphs.get('vae_decoder')!
     const convolutions = graph.nodes.filter(({ op }) => op === 'NhwcConv')
     const biased = convolutions.filter(({ inputs }) => inputs.length === 3).map(({ name }) => name.split('.').at(-1))
