@@ -118,10 +118,7 @@ async function main(flags: Flags): Promise<void> {
     )
     return
   }
-  console.error(
-    VARIANTS.find((each) => each.name === variant)?.license ??
-      'The weights are under the license that their author gives them.',
-  )
+  console.error(VARIANTS.find((each) => each.name === variant)?.license ?? 'The weights are licensed by their author.')
   const directory = await packageOf(flags)
   console.log(`package ${directory}`)
   if (to) {

@@ -1,5 +1,5 @@
 // FP8 E4M3 as in `float8_e4m3fn` (arXiv 2209.05433): 4 exponent bits of bias 7, 3 mantissa bits, no infinity, NaN at 0x7f and 0xff.
-// Weights are quantized with one scale a row, or one for every `block` columns of a row: value = code × scale.
+// Weights are quantized with one scale per row, or per `block` columns of a row: value = code × scale.
 import { bitsOf, INFINITY_BITS, largestIn } from './magnitude.ts'
 
 /** The largest magnitude of E4M3. */
@@ -37,7 +37,7 @@ export function blocksPerRow(columns: number, block: number): number {
 
 /**
  * Quantizes `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows, blocksPerRow].
- * A scale is max|w| ÷ 448 in float32, or 1 where that is zero. Returns false, with codes of no use, when a weight is NaN or infinite.
+ * A scale is max|w| ÷ 448 in float32, or 1 where that is zero. Returns false, with undefined codes, if a weight is NaN or infinite.
  */
 export function quantizeRows(
   src: Float32Array,
@@ -86,14 +86,14 @@ export function dequantizeRows(
   }
 }
 
-/** Sums from which the error of any number of blocks, even of different tensors, is told. */
+/** Accumulated errors of any number of blocks, also of different tensors. */
 export type ErrorSums = { squaredError: number; squaredWeight: number; maxError: number; maxWeight: number }
 
 export function emptyErrorSums(): ErrorSums {
   return { squaredError: 0, squaredWeight: 0, maxError: 0, maxWeight: 0 }
 }
 
-/** Adds how far `approximation` lies from `weights`. */
+/** Adds the errors of `approximation`. */
 export function addError(sums: ErrorSums, weights: Float32Array, approximation: Float32Array): void {
   for (let i = 0; i < weights.length; i++) {
     const weight = Math.abs(weights[i]!)
@@ -111,7 +111,7 @@ export function relativeError(sums: ErrorSums): { max: number; rms: number } {
   return { max: sums.maxError / sums.maxWeight, rms: Math.sqrt(sums.squaredError / sums.squaredWeight) }
 }
 
-/** The relative error that quantizing `src` [rows, columns] makes with one scale every `block` columns. */
+/** The relative error of quantizing `src` [rows, columns] with one scale per `block` columns. */
 export function quantizationError(src: Float32Array, rows: number, columns: number, block: number = columns) {
   const codes = new Uint8Array(rows * columns)
   const scales = new Float32Array(rows * blocksPerRow(columns, block))
@@ -140,8 +140,8 @@ function floatOfBits(bits: number): number {
 }
 
 /**
- * Sign, exponent and four mantissa bits of a float32, then one bit for "anything below": E4M3 keeps three mantissa bits, so these
- * 14 decide every rounding. 16 KB, which stays in the first-level cache.
+ * The code by sign, exponent and four mantissa bits of a float32, and a sticky bit for the rest: E4M3 has three mantissa bits, so these 14
+ * bits determine the rounding. 16 KB, which fits the first-level cache.
  */
 const encodeTable = Uint8Array.from({ length: 1 << 14 }, (_, index) =>
   encode(floatOfBits(((index >>> 1) << 19) | (index & 1))),

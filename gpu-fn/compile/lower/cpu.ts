@@ -1,4 +1,4 @@
-// Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
+// Layers for onnxruntime's CPU provider: float32 activations; FP8 and float16 weights are widened before their use.
 import type { Value } from '../graph/graph.ts'
 import { type ConvolutionOptions, type GroupNormOptions, isQuantized, type Quantized } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
@@ -40,7 +40,7 @@ export const convolutionAttributes = ({ kernel, stride, padding }: ConvolutionOp
   pads: [padding, padding, padding, padding],
 })
 
-/** Group normalization of x [B, C, H, W] in standard operators, for a provider or a size without an operator of its own. */
+/** Group normalization of x [B, C, H, W] in standard operators, for providers or sizes without a group norm operator. */
 export function groupNormOfPlanes(
   x: Value,
   weight: Value,

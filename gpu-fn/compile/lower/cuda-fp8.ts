@@ -39,9 +39,9 @@ export type Fp8Operators = {
   attend(image: Projected, text: Projected | null, epsilon: number): Value
   /** The tokens of a joint sequence, quantized by rows: as many as `like` has, and then the rest, which is as long as `rest`. */
   quantizeParts(joint: Value, like: Value, rest: Value | null): Operand[]
-  /** A map with what is deferred added. */
+  /** A map with its deferred terms applied. */
   applyDeferred(map: FeatureMap): Value
-  /** The norm of a applyDeferred map over groups of channels · weight + bias, with SiLU where asked; and the map where it is to be kept. */
+  /** GroupNorm of a map with its deferred terms applied, optionally with SiLU; with `keep`, also the map. */
   groupNorm(
     map: FeatureMap,
     weight: Value,
@@ -72,7 +72,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     const width = x.shape.at(-1) as number
     const [qkv] = projections(s.at('qkv'), x, width, [[queries ? 0 : width, 3 * width]])
     const norm = (name: string) => ops.cast(s.at(name).parameter('weight', [HEAD_DEPTH]), 'float32')
-    if (!queries) s.drop('ln_q.weight', [HEAD_DEPTH]) // nothing asks for the text's queries any more
+    if (!queries) s.drop('ln_q.weight', [HEAD_DEPTH]) // the last block does not use the text's queries
     const queryNorm = queries ? norm('ln_q') : null
     return { qkv: qkv!, queryNorm, keyNorm: norm('ln_k') }
   }

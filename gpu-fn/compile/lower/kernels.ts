@@ -1,4 +1,4 @@
-// The FP8 operators as nodes that onnxruntime runs with kernels/dist/liboctet-kernels.so: domain `octet`, one a kernel.
+// The FP8 operators as nodes of domain `octet`, which kernels/dist/liboctet-kernels.so implements.
 import type { Attribute, Shape, Value } from '../graph/graph.ts'
 import type { Operand } from '../graph/layer-types.ts'
 import * as ops from '../graph/ops.ts'
@@ -18,14 +18,14 @@ function node(
   return inputs[0]!.graph.node(op, inputs, results, attributes, KERNEL_DOMAIN)
 }
 
-/** Codes and scales of rows, as an operator gives them. */
+/** Types and shapes of an operator's codes and row scales. */
 const rows = (shape: Shape): [Result, Result] => [
   { dtype: 'float8e4m3fn', shape },
   { dtype: 'float32', shape: shape.slice(0, -1) },
 ]
 const operand = (codes: Value, rowScales: Value): Operand => ({ ...codes, rowScales })
 
-/** `portable` makes Hopper go the way of the other GPUs, for tests. */
+/** `portable` disables the Hopper-specific code path, for tests. */
 export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
@@ -47,7 +47,7 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
   },
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)
-    // onnxruntime multiplies the scales once, as it opens the graph.
+    // onnxruntime folds this product when it opens the graph.
     const scaled = factor === 1 ? scales : ops.multiply(scales, ops.scalar(scales, factor))
     const inputs = [x, x.rowScales!, codes, scaled, bias]
     return node('Linear', inputs, [{ dtype: 'float16', shape }], portable ? { portable: 1 } : {})[0]!

@@ -1,4 +1,4 @@
-// One block of a tensor, read from its checkpoint and turned into a package's bytes. Runs in a worker thread.
+// Reads one block of a tensor from its checkpoint and converts it to the package's storage type. Runs in a worker thread.
 import { hash } from 'node:crypto'
 import {
   BYTES_PER_ELEMENT,
@@ -30,7 +30,7 @@ export type Converted = {
   readonly scales: Float32Array | null
   readonly digest: Uint8Array
   readonly sourceBytes: number
-  /** Where several columns share a scale: the error of that, and of one scale a row, to choose by. */
+  /** With several scales per row: their error, and that of one scale per row for comparison. */
   readonly errors: ScaleErrors | null
 }
 export type ScaleErrors = { readonly block: ErrorSums; readonly row: ErrorSums }
@@ -78,7 +78,7 @@ function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
   return { output, conversion: { finite: widened.finite, overflow: widened.overflow || narrowed.overflow } }
 }
 
-/** A checkpoint that is FP8 already keeps its codes: quantizing them a second time would only add error. */
+/** Codes of FP8 checkpoints are copied: quantizing them again would add error. */
 function keepCodes({ tensor, start, end, columns, scaleBlock }: Block, source: Uint8Array): Stored {
   const scales = new Float32Array((end - start) * blocksPerRow(columns, scaleBlock)).fill(tensor.scale)
   const finite = !source.some((code) => (code & 0x7f) === FP8_NAN)
@@ -111,7 +111,7 @@ function finiteHalves(bytes: Uint8Array): Conversion {
   return largest < 0x7c00 ? FINITE : { finite: false, overflow: false }
 }
 
-/** Each row [I, H, W] as [H, W, I]. */
+/** Transposes each row [I, H, W] to [H, W, I]. */
 function channelsLast(bytes: Uint8Array, { tensor, storage, start, end }: Block): Uint8Array {
   const [, channels, height, width] = tensor.shape as [number, number, number, number]
   const View = storage === 'float32' ? Uint32Array : Uint16Array

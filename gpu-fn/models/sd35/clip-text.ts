@@ -23,7 +23,7 @@ export type ClipTextConfig = {
   readonly vocabulary: number
   readonly activation: Activation
   readonly epsilon: number
-  /** The token whose state is pooled; null takes the largest id, as CLIP's first configurations (eos_token_id 2) do. */
+  /** The token whose state is pooled; null is the largest id, as in CLIP's first configurations (eos_token_id 2). */
   readonly endToken: number | null
 }
 

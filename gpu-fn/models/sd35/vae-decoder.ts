@@ -1,5 +1,5 @@
 // The decoder of SD3.5's 16-channel autoencoder. Stability-AI/sd3.5 sd3_impls.py `VAEDecoder` @ fbf8f48.
-// B batch · C channels · h, w latent size · a feature map is laid out as the target likes it
+// B batch · C channels · h, w latent size · feature maps are in the target's layout
 import type { Graph, Value } from '../../compile/graph/graph.ts'
 import type { FeatureMap } from '../../compile/graph/layer-types.ts'
 import {
@@ -17,7 +17,7 @@ import type { Scope } from '../../compile/graph/scope.ts'
 
 export type VaeConfig = {
   readonly latentChannels: number
-  /** Resolutions; each but the last doubles the size. */
+  /** Resolutions; all but the last double the size. */
   readonly levels: number
   readonly blocksPerLevel: number
   readonly groups: number
@@ -29,8 +29,8 @@ const EPSILON = 1e-6
 const ONE_BY_ONE = { kernel: 1, padding: 0 }
 
 /**
- * Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1; the same as pixels [B, 8h, 8w, 3] in 8 bits, which are a
- * quarter to copy; and its sum, which is a number if all of it is.
+ * Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1; the same as 8-bit pixels [B, 8h, 8w, 3], a quarter of the
+ * bytes to copy; and its sum, which is NaN if any value is.
  */
 export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const { graph } = s
@@ -38,8 +38,8 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const latent = graph.input('latent', 'float32', ['B', latentChannels, 'h', 'w'])
   const z = ops.add(ops.divide(latent, ops.scalar(latent, scalingFactor)), ops.scalar(latent, shiftFactor))
   const map = s.lowering.featureMap(toActivations(s, z))
-  const quantized = s.at('post_quant_conv')
-  const first = quantized.has('weight') ? conv2d(quantized, map, latentChannels, ONE_BY_ONE) : map
+  const postQuant = s.at('post_quant_conv')
+  const first = postQuant.has('weight') ? conv2d(postQuant, map, latentChannels, ONE_BY_ONE) : map
 
   const decoder = s.at('decoder')
   let x: FeatureMap = { value: conv2d(decoder.at('conv_in'), first, outputWidth(decoder.at('conv_in'))) }

@@ -121,8 +121,8 @@ test('a package for cuda-fp8 lists both step graphs and both autoencoders, each 
 })
 
 test.each([
-  [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, which tier fp16 has not; choose cuda/],
-  [{ tier: 'fp8', scaleBlock: 128 } as const, /--scale-block: has no use for target cuda-fp8/],
+  [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, and tier fp16 has none; choose cuda/],
+  [{ tier: 'fp8', scaleBlock: 128 } as const, /--scale-block: does not apply to target cuda-fp8/],
 ])('%o is refused', async (options, message) => {
   const out = path.join(scratch.directory, 'package')
   await expect(compile({ checkpoint: ['/none'], out, target: 'cuda-fp8', ...options })).rejects.toThrow(message)
