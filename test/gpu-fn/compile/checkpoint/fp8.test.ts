@@ -10,7 +10,7 @@ import {
 } from '../../../../gpu-fn/compile/checkpoint/fp8.ts'
 
 type Case = { rows: number; columns: number; block: number; weights: string; codes: string; scales: string }
-type Golden = { decoded: string; values: string; codes: string; quantized: Case[] }
+type Golden = { decoded: string; values: string; codes: string; quantised: Case[] }
 
 /** What ml_dtypes says; made by test/golden/scripts/fp8.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
@@ -44,7 +44,7 @@ describe('E4M3 codes', () => {
 })
 
 describe('quantizeRows', () => {
-  it.each(golden.quantized)('equals numpy and ml_dtypes bit for bit, $block columns a scale', (expected) => {
+  it.each(golden.quantised)('equals numpy and ml_dtypes bit for bit, $block columns a scale', (expected) => {
     const { rows, columns, block } = expected
     const codes = new Uint8Array(rows * columns)
     const scales = new Float32Array(rows * blocksPerRow(columns, block))
@@ -67,7 +67,7 @@ describe('quantizeRows', () => {
   })
 
   it('is undone by dequantizeRows to within half a step', () => {
-    const { rows, columns, block, weights: encoded, codes, scales } = golden.quantized[1]!
+    const { rows, columns, block, weights: encoded, codes, scales } = golden.quantised[1]!
     const weights = floats(encoded)
     const approximation = new Float32Array(weights.length)
     dequantizeRows(bytes(codes), rows, columns, floats(scales), approximation, block)
