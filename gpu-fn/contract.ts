@@ -9,6 +9,8 @@ export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 /** Media type of each output format. */
 export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
+export type Tier = (typeof TIERS)[number]
+export type Route = (typeof ROUTES)[number]
 
 /** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {

@@ -1,13 +1,12 @@
 // Exports all data of an account as JSON lines. Pages are read on demand as the client consumes the response, so that neither the worker
 // nor a Durable Object buffers more than one page.
 
-import type { Env } from '../env.ts'
+import { type Credit, EXPORT_SECTIONS, type ExportedJob, type ExportSection } from '../accounts/export.ts'
+import type { KeyInfo } from '../accounts/key-table.ts'
+import type { UsageRow } from '../accounts/ledger.ts'
 import { viewOf } from '../jobs/view.ts'
 import { objectOf } from '../platform/objects.ts'
 import { resultUrl } from '../results/results.ts'
-import { type Credit, EXPORT_SECTIONS, type ExportedJob, type ExportSection } from './export.ts'
-import type { KeyInfo } from './key-table.ts'
-import type { UsageRow } from './ledger.ts'
 
 /** Durable Object calls per response, below the worker's limit of ten thousand. The remainder follows in the next response. */
 const MAX_CALLS = 5000

@@ -1,6 +1,6 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { observeJob, POINT } from '../../../edge/usage/observe.ts'
+import { observeJob, POINT } from '../../../edge/jobs/observe.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
 import { fakeGpu, line, refuses, started, stream, works } from '../support/fake-gpu.ts'
 

@@ -1,7 +1,9 @@
 // Records each finished job for operations: one log line and one data point in Analytics Engine.
-import type { Env } from '../env.ts'
-import { costOf, type JobRecord } from '../jobs/record.ts'
+
 import { log } from '../platform/log.ts'
+import type { Observed } from '../routing/forecast.ts'
+import { megapixelSteps } from '../routing/price.ts'
+import { costOf, type JobRecord } from './record.ts'
 
 type Sinks = Pick<Env, 'ANALYTICS' | 'OCTET_LOG_PROMPTS'>
 
@@ -50,4 +52,23 @@ export function observeJob(env: Sinks, job: JobRecord): void {
     blobs: POINT.blobs.map((name) => point[name]),
     doubles: POINT.doubles.map((name) => point[name]),
   })
+}
+
+/** The observation from a succeeded job; null for any other job. */
+export function measure({
+  state,
+  decision,
+  endpoint: ran,
+  request,
+  created,
+  finished,
+  timings,
+}: JobRecord): Observed | null {
+  if (state !== 'succeeded' || !timings || finished === null) return null
+  const { model, tier, width, height, steps, guidanceScale } = decision
+  const endpoint = ran ?? decision.endpoint
+  const run = timings.encode + timings.denoise + timings.decode
+  const waited = Math.max(0, (finished - created) / 1000 - timings.load - run)
+  const megapixel_steps = megapixelSteps({ width, height, steps, guidanceScale, count: request.count })
+  return { endpoint, model, tier, created, finished, megapixel_steps, waited, load: timings.load, run }
 }

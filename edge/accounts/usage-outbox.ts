@@ -1,32 +1,20 @@
 // The export of an account's ledger: settled rows are sent to the Queue `octet-usage` until its consumer confirms receipt,
 // even if the queue loses or drops messages.
-import type { LedgerEntry, Outcome } from '../accounts/ledger.ts'
-import type { Env } from '../env.ts'
+
 import { log } from '../platform/log.ts'
 import type { Observed } from '../routing/forecast.ts'
-import type { Tier } from '../routing/route.ts'
+import type { UsageRecord } from '../usage/record.ts'
 
 /** The delay before settled rows are sent, so that a busy account sends batches. */
 export const OUTBOX_MS = 10_000
 const BATCH = 100
 const BATCHES = 10
 
-/** The exported record of a settled job. `id` is the ledger id, `<account>/<job>`, and is the same on every delivery. */
-export type UsageRecord = {
-  id: string
-  account: string
-  job: string
-  key_id: string
-  tier: Tier
-  state: Outcome
-  reserved_amount: number
-  charged: number
-  reserved: number
-  settled: number
-  stripe_customer: string | null
-  observed: Observed | null
+/** A settled row of the ledger. */
+type Row = Pick<UsageRecord, 'job' | 'key_id' | 'tier' | 'state' | 'charged' | 'reserved' | 'settled'> & {
+  amount: number
+  observed: string | null
 }
-type Row = LedgerEntry & { state: Outcome; settled: number; observed: string | null }
 type Sender = { account: string; stripe_customer: string | null }
 
 export const OUTBOX_SCHEMA = `
