@@ -139,7 +139,9 @@ describe('a package', () => {
       '--scale-block',
       '32',
     )
-    const [, block, row] = /differ by ([\d.]+) % \(RMS\); with one scale per row by ([\d.]+) %/.exec(stdout)!.map(Number)
+    const [, block, row] = /differ by ([\d.]+) % \(RMS\); with one scale per row by ([\d.]+) %/
+      .exec(stdout)!
+      .map(Number)
     expect(block).toBeLessThan(row!)
     expect(row).toBeLessThan(4)
   })
