@@ -1,4 +1,4 @@
-// Does every FP8 operator compute what infra/bench/kernels/reference.ts says? The operators on the GPU, their definition on the CPU.
+// Compares every FP8 operator on the GPU with its definition (reference.ts) on the CPU.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -12,8 +12,8 @@ import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
-import { CASES, type Case, type Narrow } from './cases.ts'
-import { operators as definition } from './reference.ts'
+import type { Case, Narrow } from './case.ts'
+import { CASES, operators as definition } from './reference.ts'
 
 /** Prints the errors of every case on the GPU's own way and on the portable one. Throws when one is too large, or without a GPU. */
 export async function benchKernels(): Promise<void> {
