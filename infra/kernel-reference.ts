@@ -7,8 +7,8 @@ import { type Fp8Operators, fp8Lowering, type Projected } from '../gpu-fn/compil
 import * as ops from '../gpu-fn/compile/ops.ts'
 
 const FP8_MAX = 448
-/** The largest element of a normalised head of 64 values, but for its weight. */
-const MOST_NORMALISED = 8
+/** The code of a normalised value that is as large as its weight: a sum of 64 products of such values fits float16. */
+const LARGEST_CODE = 28
 const DEPTH = 64
 
 const unary = (op: string, x: Value) => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!
@@ -41,7 +41,7 @@ function normalised(x: Value, weight: Value, factor: Value, epsilon: number): Va
 function codeFactor(norms: readonly (Value | null)[]): Value {
   const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => largest(norm, [0]))
   const most = others.reduce(maximum, first!)
-  return ops.divide(constant(most, FP8_MAX / MOST_NORMALISED), most)
+  return ops.divide(constant(most, LARGEST_CODE), most)
 }
 
 function parts({ qkv, queryNorm, keyNorm }: Projected, queryFactor: Value, keyFactor: Value, epsilon: number) {
