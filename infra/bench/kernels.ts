@@ -1,4 +1,5 @@
-// Does every FP8 operator compute what infra/kernel-reference.ts says? The operators on the GPU, their definition on the CPU.
+// Does every FP8 operator compute what infra/kernel-reference.ts says? The operators on the GPU, their definition on the CPU. And how fast is it?
+import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -14,8 +15,15 @@ import { openSession, type SessionOptions, type Tensor } from '../../gpu-fn/sess
 import { operators as definition } from '../kernel-reference.ts'
 import { CASES, type Case, type Narrow } from './kernel-cases.ts'
 
-/** Prints the errors of every case on the GPU's own way and on the portable one. Throws when one is too large, or without a GPU. */
-export async function benchKernels(): Promise<void> {
+const RATES = path.join(import.meta.dirname, 'kernel_rates.py')
+
+export type KernelsOptions = { readonly python: string }
+
+/**
+ * Prints the errors of every case on the GPU's own way and on the portable one, and the operators' rates at the sizes of Large. Throws when
+ * an error is too large, or without a GPU.
+ */
+export async function benchKernels({ python }: KernelsOptions): Promise<void> {
   const found = findKernels()
   if ('missing' in found) throw new Error(`the kernels cannot run on this machine: ${found.missing}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-kernels-'))
@@ -39,6 +47,17 @@ export async function benchKernels(): Promise<void> {
   }
   if (failures > 0) throw new Error(`${failures} results are wrong`)
   console.log(`all ${CASES.length} cases hold`)
+  printRates(python, found.library)
+}
+
+/** In a process of its own, with PyTorch, which brings what times work on the device alone. */
+function printRates(python: string, library: string): void {
+  if (spawnSync(python, ['-c', 'import torch']).status !== 0) {
+    console.log(`no rates: ${python} has no PyTorch; --python or OCTET_PYTHON says which has`)
+    return
+  }
+  const { status } = spawnSync(python, [RATES, library], { stdio: 'inherit' })
+  if (status !== 0) throw new Error(`${RATES} failed`)
 }
 
 const narrowed: Narrow = (x) => ops.cast(x, 'float16')

@@ -13,7 +13,7 @@ import { benchGpu, type GpuBenchOptions } from './gpu.ts'
 import { benchGpuTable } from './gpu-table.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import { benchHostile, type HostileBenchOptions } from './hostile.ts'
-import { benchKernels } from './kernels.ts'
+import { benchKernels, type KernelsOptions } from './kernels.ts'
 import { benchPng, type PngBenchOptions } from './png.ts'
 import { benchQkv, type QkvOptions } from './qkv.ts'
 import { benchStep, type StepOptions } from './step.ts'
@@ -85,8 +85,11 @@ command
 
 command
   .command('kernels')
-  .description('every FP8 operator on the GPU against its definition on the CPU (needs a GPU and gpu-fn/kernels/build)')
-  .action(benchKernels)
+  .description(
+    'every FP8 operator on the GPU against its definition on the CPU (needs a GPU and gpu-fn/kernels/build), and its rate (needs PyTorch)',
+  )
+  .addOption(new Option('--python <path>', 'a Python that has PyTorch, or OCTET_PYTHON').default(PYTHON))
+  .action((options: KernelsOptions) => benchKernels(options))
 
 command
   .command('png')
