@@ -11,8 +11,10 @@ constexpr int LANES = DEPTH / PACK;           // threads of a token and head
 constexpr int TOKENS = 32;                    // of a block at once
 constexpr int THREADS = TOKENS * LANES;
 constexpr int STEPS = TILE / TOKENS;          // a block has a tile
-/** The code of a value that is as large as its weight. A query and a key of √64 times that have the largest product, 50,176, which fits
- *  the float16 of the product's sums. */
+/**
+ * The code of a value that is as large as its weight. The largest product is that of a query and a key of √64 times this length, 50,176,
+ * which fits the float16 of attention's sums, also when all codes were rounded up.
+ */
 constexpr float LARGEST_CODE = 28;
 
 /** One stream's projections [B, S, parts · D]: q, k and v, or k and v only. */
