@@ -3,10 +3,10 @@ import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
 import type { Fp8Operators, Projected } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
 import { type Case, edited, noise } from '../case.ts'
-import { constant, FP8_MAX, largest, maximum } from '../quantize.ts'
+import { constant, largest, maximum } from '../quantize.ts'
 
-/** The largest element of a normalized head of 64 values, but for its weight. */
-const MOST_NORMALIZED = 8
+/** The code of a normalized value that is as large as its weight: a sum of 64 products of such values fits float16. */
+const LARGEST_CODE = 28
 const DEPTH = 64
 
 function normalized(x: Value, weight: Value, factor: Value, epsilon: number): Value {
@@ -20,7 +20,7 @@ function normalized(x: Value, weight: Value, factor: Value, epsilon: number): Va
 function codeFactor(norms: readonly (Value | null)[]): Value {
   const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => largest(norm, [0]))
   const most = others.reduce(maximum, first!)
-  return ops.divide(constant(most, FP8_MAX / MOST_NORMALIZED), most)
+  return ops.divide(constant(most, LARGEST_CODE), most)
 }
 
 function parts({ qkv, queryNorm, keyNorm }: Projected, queryFactor: Value, keyFactor: Value, epsilon: number) {
