@@ -48,7 +48,9 @@ function heldGpu() {
 const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 4 }))
 const stateOf = async (job: { id: string }) => (await jobOf(job).view())?.state
 
-test('a job that arrives after a flood of another account is next', async ({ expect }) => {
+test('a job that arrives after a flood of another account is sent after at most three jobs of the flood', async ({
+  expect,
+}) => {
   const [flooder, other] = [await newCaller(), await newCaller()]
   const { behaviour, finishNext } = heldGpu()
   const calls = fakeGpu(behaviour)
@@ -60,7 +62,7 @@ test('a job that arrives after a flood of another account is next', async ({ exp
     await vi.waitFor(() => expect(calls).toHaveLength(ended + 1))
     await finishNext()
   }
-  expect(calls[1]!.job).toBe(job.id)
+  expect(calls.findIndex((call) => call.job === job.id)).toBeLessThanOrEqual(3)
   for (const each of [...flood, job]) expect((await over(each)).state).toBe('succeeded')
   expect(await accountOf(flooder).audit()).toMatchObject({ kept: { open: 0 }, summed: { open: 0 } })
 })
