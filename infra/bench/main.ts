@@ -1,4 +1,4 @@
-// `npm run bench -- COMMAND`: the measurements behind the published figures. Each command imports its module only when it runs, so that it
+// `npm run bench -- COMMAND`: the measurements behind the figures of docs/performance.md. Each command imports its module only when it runs, so that it
 // needs no other dependencies than that module's.
 import { randomInt } from 'node:crypto'
 import os from 'node:os'
@@ -141,7 +141,7 @@ command
   .command('gpu-table')
   .description('tables of figures written by `gpu`')
   .argument('<files...>', 'JSON lines files')
-  .option('--write', 'update the tables of the README and docs/gpu.md')
+  .option('--write', 'update the tables of docs/performance.md')
   .action(async (files: string[], options: { write?: boolean }) => {
     const { benchGpuTable } = await import('./gpu/table.ts')
     await benchGpuTable({ files, ...options })

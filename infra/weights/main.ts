@@ -3,7 +3,7 @@ import path from 'node:path'
 import { Command, Option } from 'commander'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
-import { VARIANTS } from '../../gpu-fn/models/sd35/sd35.ts'
+import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { COMPILER } from '../local/built-in-model.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from '../local/package-cache.ts'
 import type { Target } from './upload.ts'
@@ -129,7 +129,7 @@ async function main(flags: Flags): Promise<void> {
     const digest = await rollBack(to, { model: name, tier, target })
     return console.log(`${name}:${tier} for ${target} is served from package ${digest}`)
   }
-  const license = VARIANTS.find((each) => each.name === variant)?.licence
+  const license = VARIANTS.find((each) => each.name === variant)?.license
   console.error(license ?? 'The license of the weights is that of their author.')
   const directory = await makePackage(flags)
   console.log(`package ${directory}`)

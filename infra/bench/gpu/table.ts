@@ -1,4 +1,4 @@
-// The figures of `npm run bench -- gpu` as Markdown: all of them for docs/gpu.md, the main ones for the README.
+// The figures of `npm run bench -- gpu` as the tables of docs/performance.md.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { NANO } from '../../local/built-in-model.ts'
@@ -12,7 +12,6 @@ const TURBO: Column = { title: '4-step image, s', metric: 'turbo_s', digits: 2, 
 const FULL: Column = { title: '28 steps with CFG, s', metric: 'full_s', digits: 2, ratio: true }
 const PEAK: Column = { title: 'GPU memory for an image, MiB', metric: 'peak_mib_turbo', digits: 0, ratio: true }
 const PSNR: Column = { title: 'PSNR to float32, dB', metric: 'psnr_db', digits: 1 }
-const FIRST: Column = { title: 'start → first image, s', metric: 'first_image_s', digits: 1 }
 
 const WEIGHTS: Column = { title: 'weights, GB', metric: 'weights_gb', digits: 1 }
 
@@ -33,15 +32,13 @@ const BY_SYSTEM: readonly Column[] = [
   { title: 'start → listening, s', metric: 'start_listening_s', digits: 2 },
   { title: '→ loaded', metric: 'start_loaded_s', digits: 1 },
   { title: '→ warm and ready', metric: 'start_ready_s', digits: 1 },
-  { ...FIRST, title: '→ first image' },
+  { title: '→ first image', metric: 'first_image_s', digits: 1 },
   { title: 'second image, s', metric: 'second_image_s', digits: 2 },
   { title: 'text, ms', metric: 'encode_ms', digits: 0 },
   { title: 'error of the prompt', metric: 'prompt_error', digits: 4 },
   { title: 'most GPU memory, loading included, MiB', metric: 'peak_mib', digits: 0, ratio: true },
 ]
-const SUMMARY: readonly Column[] = [FORWARD, TURBO, FULL, PEAK, FIRST]
 const BASELINE = 'torch-bf16'
-const SUMMARY_SIZE = '1024x1024'
 /** Of the article that this project started from. */
 export const ARTICLE_SIZE = '1024x768'
 
@@ -83,19 +80,6 @@ export const tableOf = (figures: readonly Figure[]): string =>
       ]
         .filter(Boolean)
         .join('\n\n')
-    })
-    .join('\n\n')
-
-/** The main figures at one size, of systems that made an image of it. */
-export const summaryOf = (figures: readonly Figure[]): string =>
-  variantsOf(figures)
-    .map(({ variant, own }) => {
-      const cells = cellsOf(own, SUMMARY_SIZE)
-      const [started, warm] = [cells.get('start-fp8')?.get(FIRST.metric), cells.get('octet-fp8')]
-      if (started !== undefined) warm?.set(FIRST.metric, started)
-      const images: Cells = new Map([...cells].filter(([, row]) => row.has(TURBO.metric)))
-      const table = markdown(`${variant}, ${SUMMARY_SIZE}`, SUMMARY, images)
-      return `${variant} with random weights on ${own[0]!.device}\n\n${table}`
     })
     .join('\n\n')
 
@@ -157,24 +141,18 @@ function cell(cells: Cells, system: string, { metric, digits, ratio }: Column): 
   return `${value.toFixed(digits)}${beside}`
 }
 
-const PLACES = {
-  'README.md': (figures: readonly Figure[]) => summaryOf(figures),
-  'docs/gpu.md': (figures: readonly Figure[], nanoCard: string) =>
-    `${tableOf(figures)}\n\n${articleOf(figures, nanoCard)}`,
-}
+const PAGE = 'docs/performance.md'
 const BETWEEN = /(<!-- gpu-table -->\n)[\s\S]*?(<!-- end of gpu-table -->)/
 
-/** Prints the tables of files of figures, or puts them into the README and docs/gpu.md. */
+/** Prints the tables of files of figures, or writes them into docs/performance.md. */
 export async function benchGpuTable({ files, write }: { files: string[]; write?: boolean }): Promise<void> {
   const texts = await Promise.all(files.map((file) => fs.readFile(file, 'utf8')))
   const figures = texts.flatMap((text) => text.trim().split('\n')).map((text) => figure.parse(JSON.parse(text)))
   const nanoCard = await fs.readFile(path.join(NANO, 'README.md'), 'utf8')
-  for (const [name, tables] of Object.entries(PLACES)) {
-    const file = path.join(ROOT, name)
-    const made = tables(figures, nanoCard)
-    if (!write) console.log(`${made}\n`)
-    else await fs.writeFile(file, replaceTable(await fs.readFile(file, 'utf8'), made, name))
-  }
+  const tables = `${tableOf(figures)}\n\n${articleOf(figures, nanoCard)}`
+  if (!write) return console.log(tables)
+  const file = path.join(ROOT, PAGE)
+  await fs.writeFile(file, replaceTable(await fs.readFile(file, 'utf8'), tables, PAGE))
 }
 
 /** Puts a table between its marks in a file. */

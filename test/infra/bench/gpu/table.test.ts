@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { type Figure, line } from '../../../../infra/bench/gpu/plan.ts'
-import { articleOf, replaceTable, summaryOf, tableOf } from '../../../../infra/bench/gpu/table.ts'
+import { articleOf, replaceTable, tableOf } from '../../../../infra/bench/gpu/table.ts'
 
 const about = { variant: 'large', device: 'a card' }
 const figure = (system: string, metric: string, value: number, size: string | null = '1024x1024'): Figure => ({
@@ -28,13 +28,7 @@ test('puts the ratio to PyTorch beside what was measured with it, at the same si
 })
 
 test('a figure that was measured again counts', () => {
-  expect(summaryOf([...FIGURES, figure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
-})
-
-test('the summary has the start of the process beside the pipeline, and no system that made no image', () => {
-  const summary = summaryOf([...FIGURES, figure('start-fp8', 'first_image_s', 9)])
-  expect(summary).toContain('| octet-fp8 | 40.0 (0.50) | 0.30 (0.60) | 9.0 |')
-  expect(summary).not.toContain('| start-fp8 |')
+  expect(tableOf([...FIGURES, figure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
 })
 
 test("takes the quality of the article's ways from nano's card, and shows what is missing as missing", () => {
