@@ -58,12 +58,15 @@ function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void
     )
   }
   if (target === 'cuda-fp8' && !tier.startsWith('fp8'))
-    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, which tier ${tier} has not; choose cuda`)
+    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
   if (scaleBlock === undefined) return
   if (target === 'cuda-fp8')
-    throw new CheckpointError('--scale-block', 'has no use for target cuda-fp8, whose products take one scale a row')
+    throw new CheckpointError(
+      '--scale-block',
+      'does not apply to target cuda-fp8, whose products take one scale per row',
+    )
   if (!tier.startsWith('fp8'))
-    throw new CheckpointError('--scale-block', `has no use in tier ${tier}, which has no FP8 weights`)
+    throw new CheckpointError('--scale-block', `does not apply to tier ${tier}, which has no FP8 weights`)
   if (target === 'cuda' && scaleBlock % 16 !== 0) {
     throw new CheckpointError('--scale-block', `${scaleBlock} is given; on CUDA it must be a multiple of 16`)
   }
@@ -157,8 +160,7 @@ function vocabularyNotes({ vocabularies }: Model, tokenizers: Tokenizers): strin
   return [...vocabularies]
     .filter(([encoder, rows]) => rows < (tokenizers.vocabularies.get(encoder) ?? 0))
     .map(
-      ([encoder, rows]) =>
-        `The tokenizer of ${encoder} gives ids that its ${rows} embeddings do not have: prompts with them fail.`,
+      ([encoder, rows]) => `The tokenizer of ${encoder} has ids beyond its ${rows} embeddings: prompts with them fail.`,
     )
 }
 

@@ -3,12 +3,12 @@
 import type { Session, Tensor } from '../runtime/session.ts'
 import { toPixels } from './image.ts'
 
-/** Latents that neighbouring tiles share: the first half is beyond the edge for the convolutions, in the other they fade. */
+/** Latents that neighboring tiles share: the first half is beyond the edge for the convolutions, in the other they fade. */
 const OVERLAP = 16
 
 /**
- * A latent [1, C, h, w] as interleaved 8-bit RGB [H, W, 3]. In tiles of `tile` × `tile` latents each is normalised by its own mean and
- * deviation, so that colours differ slightly from those of one piece, without a seam. Throws when a value is not a number, which is a
+ * A latent [1, C, h, w] as interleaved 8-bit RGB [H, W, 3]. In tiles of `tile` × `tile` latents each is normalized by its own mean and
+ * deviation, so that colors differ slightly from those of one piece, without a seam. Throws when a value is not a number, which is a
  * fault of the model and not a picture.
  */
 export async function decodeLatent(
@@ -37,7 +37,7 @@ async function decodeWhole(decoder: Session, latent: Tensor, signal: AbortSignal
   return pixels!.data as Uint8Array
 }
 
-/** From `start` to `end` along one axis; `before` and `after` say whether it fades into a neighbour there. */
+/** From `start` to `end` along one axis; `before` and `after` say whether it fades into a neighbor there. */
 export type Span = { start: number; end: number; before: boolean; after: boolean }
 
 /** The fewest spans of at most `tile` that cover `length`, evenly spread, and overlap by `OVERLAP` or more. */

@@ -1,4 +1,4 @@
-// A rough look at a latent while it is denoised: a linear map from its 16 channels to colours, a pixel for each of its positions.
+// A rough look at a latent while it is denoised: a linear map from its 16 channels to colors, a pixel for each of its positions.
 // Stability-AI/sd3.5 sd3_impls.py `SD3LatentFormat.decode_latent_to_preview`.
 import sharp from 'sharp'
 import { LIMITS } from '../contract.ts'
@@ -36,10 +36,10 @@ export function withoutNoise(latent: Float32Array, velocity: Float32Array, sigma
 export function previewPixels(latent: Float32Array, area: number): Uint8ClampedArray {
   const pixels = new Uint8ClampedArray(3 * area)
   for (let i = 0; i < area; i++) {
-    for (let colour = 0; colour < 3; colour++) {
-      const value = FACTORS.reduce((sum, factors, channel) => sum + latent[channel * area + i]! * factors[colour]!, 0)
+    for (let color = 0; color < 3; color++) {
+      const value = FACTORS.reduce((sum, factors, channel) => sum + latent[channel * area + i]! * factors[color]!, 0)
       // The array would round; the reference cuts off.
-      pixels[3 * i + colour] = Math.floor(((value + 1) / 2) * 255)
+      pixels[3 * i + color] = Math.floor(((value + 1) / 2) * 255)
     }
   }
   return pixels

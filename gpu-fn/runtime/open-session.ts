@@ -57,7 +57,7 @@ function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
     // The pattern of a graph that widens its weights in every run doubles what it allocates.
     memoryPattern: fold === true,
     entries: {
-      // Without its rules for quantised graphs, onnxruntime takes DequantizeLinear of a constant for a constant.
+      // Without its rules for quantized graphs, onnxruntime takes DequantizeLinear of a constant for a constant.
       'session.disable_quant_qdq': fold ? '1' : '0',
       // Threads that wait by spinning are soon back at work. Each graph has threads of its own: those of one whose run is over must
       // not take the cores from another's.

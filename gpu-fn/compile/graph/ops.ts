@@ -1,4 +1,4 @@
-// ONNX operators as functions. Each infers its result's shape when called and throws a GraphError where shapes disagree.
+// ONNX operators as functions. Each infers the shape of its result and throws a GraphError for incompatible shapes.
 import { type Dtype, ONNX_DATA_TYPES } from '../../dtype.ts'
 import { type Dim, GraphError, type Shape, type Value } from './graph.ts'
 
@@ -26,7 +26,7 @@ export function cast(x: Value, dtype: Dtype): Value {
   return x.dtype === dtype ? x : one('Cast', [x], dtype, x.shape, { to: ONNX_DATA_TYPES[dtype] })
 }
 
-/** Numpy broadcasting of two shapes; a free axis goes with itself and with 1. */
+/** Numpy broadcasting of two shapes; a free axis is compatible with itself and with 1. */
 export function broadcast(a: Shape, b: Shape, what: string): Dim[] {
   const rank = Math.max(a.length, b.length)
   return Array.from({ length: rank }, (_, i) => {
@@ -48,20 +48,20 @@ export const divide = (a: Value, b: Value) => binary('Div', a, b)
 export const equal = (a: Value, b: Value) => binary('Equal', a, b, 'bool')
 
 const unary = (op: string, x: Value, attributes = {}, domain = '') => one(op, [x], x.dtype, x.shape, attributes, domain)
-/** To the nearest whole number, halves to the even one. */
+/** Rounds to the nearest integer, halves to even. */
 export const round = (x: Value) => unary('Round', x)
 export const clip = (x: Value, least: number, most: number) =>
   one('Clip', [x, scalar(x, least), scalar(x, most)], x.dtype, x.shape)
-/** Over all axes, as a scalar. */
+/** Sum over all axes, a scalar. */
 export const sum = (x: Value) => one('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
 export const sin = (x: Value) => unary('Sin', x)
 export const cos = (x: Value) => unary('Cos', x)
 export const silu = (x: Value) => multiply(x, unary('Sigmoid', x))
 export const gelu = (x: Value, approximate: 'none' | 'tanh') => unary('Gelu', x, { approximate })
-/** x · sigmoid(1.702 x), CLIP-L's activation. */
+/** x · sigmoid(1.702 x). */
 export const quickGelu = (x: Value) => unary('QuickGelu', x, { alpha: { float: 1.702 } }, 'com.microsoft')
 
-/** Reshapes to `shape`; free axes must keep their place, but for at most one that is worked out from the rest. */
+/** Reshapes to `shape`; at most one free axis may move or be new, and its length is inferred. */
 export function reshape(x: Value, shape: Shape): Value {
   let inferred = 0
   const spec = shape.map((dim, i) => {
@@ -79,7 +79,7 @@ export function reshape(x: Value, shape: Shape): Value {
   return one('Reshape', [x, int64(x, spec)], x.dtype, shape)
 }
 
-/** Reshapes to the lengths that `lengths` (int64) holds at run time; `shape` is what they are called here. */
+/** Reshapes to run-time `lengths` (int64); `shape` names them. */
 export const reshapeTo = (x: Value, lengths: Value, shape: Shape) => one('Reshape', [x, lengths], x.dtype, shape)
 
 export const transpose = (x: Value, perm: readonly number[]) =>
@@ -115,7 +115,7 @@ export function split(x: Value, lengths: readonly number[], axis: number): Value
   return x.graph.node('Split', [x, int64(x, lengths)], results, { axis })
 }
 
-/** Rows [start, end) of one axis, both known at run time only. */
+/** Rows [start, end) of one axis, with run-time bounds. */
 export const slice = (x: Value, start: Value, end: Value, axis: number, length: Dim) =>
   one('Slice', [x, start, end, int64(x, [axis])], x.dtype, x.shape.with(axis, length))
 

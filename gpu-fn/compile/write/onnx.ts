@@ -1,4 +1,4 @@
-// A graph as ONNX bytes. `onnx.proto` is the specification's own, of onnx 1.18.
+// Encodes a graph as ONNX. `onnx.proto` is from the specification, onnx 1.18.
 import path from 'node:path'
 import protobuf from 'protobufjs'
 import { ONNX_DATA_TYPES, tensorBytes } from '../../dtype.ts'

@@ -54,7 +54,7 @@ async function vocabularyOf(directory: string): Promise<number> {
   return vocabulary
 }
 
-/** A file's bytes, also behind a link (a Hugging Face cache is all links); null for a directory. */
+/** A file's bytes, also through a link (a Hugging Face cache consists of links); null for a directory. */
 async function readRegular(file: string): Promise<Uint8Array | null> {
   try {
     return (await fs.stat(file)).isFile() ? await fs.readFile(file) : null

@@ -1,5 +1,5 @@
-// The configuration of every network from its tensors. In the diffusers layout config.json must agree with them; in the single-file
-// layout, which has none, what tensors cannot tell is as published.
+// Derives the configuration of every network from its tensors. In the diffusers layout config.json must agree with them. In the single-file
+// layout, which has no config.json, settings that tensors do not determine have the published values.
 
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
@@ -13,7 +13,7 @@ import type { VaeConfig } from './vae-decoder.ts'
 type Tensors = ReadonlyMap<string, Tensor>
 type Json = Readonly<Record<string, unknown>>
 
-/** The shape of a tensor. Throws CheckpointError by its name when it is missing. */
+/** The shape of a tensor. Throws CheckpointError if it is missing. */
 export function shapeOf(network: string, tensors: Tensors, name: string): readonly number[] {
   const tensor = tensors.get(name)
   if (!tensor) throw new CheckpointError(network, `tensor ${name} is missing`)
@@ -25,7 +25,7 @@ const indicesOf = (tensors: Tensors, pattern: RegExp) =>
 
 const countOf = (tensors: Tensors, pattern: RegExp) => indicesOf(tensors, pattern).length
 
-/** Throws unless every key that config.json has stands for what the tensors say. */
+/** Throws CheckpointError if config.json contradicts the tensors. */
 function assertAgrees(network: string, config: Json, derived: Json): void {
   for (const [key, value] of Object.entries(derived)) {
     const given = config[key]
@@ -36,32 +36,32 @@ function assertAgrees(network: string, config: Json, derived: Json): void {
   }
 }
 
-/** Throws unless a setting that tensors cannot tell is one that is implemented. */
+/** Throws CheckpointError for a setting that is not implemented. */
 function assertOneOf(file: string, config: Json, key: string, allowed: readonly unknown[]): void {
   if (config[key] === undefined || allowed.includes(config[key])) return
   const names = allowed.map((value) => JSON.stringify(value)).join(', ')
   throw new CheckpointError(file, `${key} is ${JSON.stringify(config[key])}; allowed: ${names}`)
 }
 
-/** A number above zero that tensors cannot tell. */
+/** A positive setting of config.json. */
 function numberOf(file: string, config: Json, key: string, otherwise: number): number {
   const given = config[key] === undefined ? otherwise : config[key]
   if (typeof given === 'number' && given > 0 && given < 1e6) return given
-  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; a number above 0 is wanted`)
+  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; it must be a number above 0`)
 }
 
 function wholeOf(file: string, config: Json, key: string, otherwise: number): number {
   const given = numberOf(file, config, key, otherwise)
   if (Number.isInteger(given)) return given
-  throw new CheckpointError(file, `${key} is ${given}; a whole number is wanted`)
+  throw new CheckpointError(file, `${key} is ${given}; it must be an integer`)
 }
 
 function whole(network: string, what: string, value: number): number {
   if (Number.isInteger(value) && value > 0) return value
-  throw new CheckpointError(network, `${what} works out as ${value}, which is no whole number`)
+  throw new CheckpointError(network, `${what} is ${value}, which is not an integer`)
 }
 
-/** As sd3_impls.py `BaseModel.__init__` tells it; without QK-norm and config.json an attention head is 64 wide. */
+/** As in sd3_impls.py `BaseModel.__init__`; without QK-norm and config.json an attention head is 64 wide. */
 export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
   const shape = (name: string) => shapeOf('transformer', tensors, name)
   const [width, inChannels, patchSize] = shape('x_embedder.proj.weight') as [number, number, number]
@@ -196,7 +196,7 @@ export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {
 function shiftFactor(file: string, config: Json): number {
   const given = config.shift_factor === undefined ? 0.0609 : config.shift_factor
   if (typeof given === 'number' && Math.abs(given) < 1e6) return given
-  throw new CheckpointError(file, `shift_factor is ${JSON.stringify(given)}; a number is wanted`)
+  throw new CheckpointError(file, `shift_factor is ${JSON.stringify(given)}; it must be a number`)
 }
 
 /** Diffusers' own default shift is 1; without a scheduler's config it is the variant's. */
@@ -227,5 +227,5 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
 function shiftTerminal(file: string, given: unknown): number | null {
   if (given === undefined || given === null) return null
   if (typeof given === 'number' && given >= 0 && given < 1) return given
-  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; a number from 0 to below 1 is wanted`)
+  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; it must be a number from 0 to below 1`)
 }

@@ -115,7 +115,7 @@ function whole(name: string): Placement {
   return { name, index: 0, count: 1, swap: false }
 }
 
-/** Names come from hostile files: `constructor` must find nothing. */
+/** Names come from untrusted files, so inherited properties such as `constructor` do not count. */
 function lookUp(table: Record<string, string>, key: string): string | undefined {
   return Object.hasOwn(table, key) ? table[key] : undefined
 }

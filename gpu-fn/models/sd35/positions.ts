@@ -4,8 +4,8 @@ import type { Tensor } from '../../compile/checkpoint/tensor.ts'
 import type { PositionTables } from './mmdit.ts'
 
 /**
- * The two tables [max, D / 2] when the first half of every entry depends on its column alone and the second on its row alone,
- * as in `get_2d_sincos_pos_embed`; else null. Reads the table one row of the grid at a time.
+ * The two tables [max, D / 2] if the first half of every entry depends on its column only and the second half on its row only, as in
+ * `get_2d_sincos_pos_embed`; else null. Reads one row of the grid at a time.
  */
 export function splitPositionTable(table: Tensor, max: number, width: number): PositionTables {
   try {
@@ -20,7 +20,7 @@ function splitRows(table: Tensor, max: number, width: number): PositionTables {
   const half = width / 2
   const columns = new Int32Array(max * half)
   const rows = new Int32Array(max * half)
-  // The tensor is [1, max², D]; its rows are read as those of a matrix of D columns.
+  // The tensor [1, max², D] is read as a matrix of D columns.
   for (let y = 0; y < max; y++) {
     const entries = new Int32Array(
       readFloat32({ tensor: table, start: y * max, end: (y + 1) * max, columns: width }).buffer,

@@ -73,7 +73,7 @@ function modulate(
       ...Object.fromEntries(names.map((branch, i) => [branch, noise([batch, tokens, width], 3 + i, 2)])),
     },
     build(inputs, operators, half) {
-      const { sum, normed } = operators.modulateQuantise(
+      const { sum, normed } = operators.modulateQuantize(
         half(inputs.stream!),
         names.map((branch, i) => ({ value: half(inputs[branch]!), gate: (2 * modulations + i) * width })),
         inputs.modulation!,
@@ -109,7 +109,7 @@ function gelu(name: string, dims: number[], x: Tensor = noise(dims, 6, 0.2)): Ca
     name: `GeluQuantise ${name} [${dims.join(', ')}]`,
     tolerance: CODES,
     inputs: { x },
-    build: (inputs, operators, half) => named([operators.geluQuantise(half(inputs.x!), 16)]),
+    build: (inputs, operators, half) => named([operators.geluQuantize(half(inputs.x!), 16)]),
   }
 }
 
@@ -168,7 +168,7 @@ function parts(batch: number, first: number, second: number, width: number): Cas
       const width = inputs.joint!.shape[2]!
       const shaped = (x: Value) => ({ ...x, shape: x.shape.with(2, width) })
       const like = shaped(ops.cast(inputs.like!, 'float8e4m3fn'))
-      return named(operators.quantiseParts(half(inputs.joint!), like, second > 0 ? shaped(inputs.rest!) : null))
+      return named(operators.quantizeParts(half(inputs.joint!), like, second > 0 ? shaped(inputs.rest!) : null))
     },
   }
 }
@@ -188,8 +188,8 @@ function groupNorm(name: string, dims: [number, number, number, number], options
     },
     build(inputs, operators, half, layout) {
       const mapOf = (name: string) => layout.featureMap(half(inputs[name]!))
-      const pending = { bias: inputs.pendingBias!, ...(skip && { skip: mapOf('skip') }) }
-      const map: FeatureMap = { value: mapOf('map'), ...(bias && { pending }) }
+      const deferred = { bias: inputs.pendingBias!, ...(skip && { skip: mapOf('skip') }) }
+      const map: FeatureMap = { value: mapOf('map'), ...(bias && { deferred }) }
       const result = operators.groupNorm(map, inputs.weight!, inputs.bias!, { groups, epsilon: 1e-6, silu, keep })
       const planes = (x: Value) => ops.cast(layout.planes(x), 'float32')
       return { normed: planes(result.normed), ...(keep && { sum: planes(result.map) }) }
@@ -244,7 +244,7 @@ export const CASES: readonly Case[] = [
   groupNorm("of the autoencoder's last level", [1, 128, 96, 160]),
   groupNorm('of its first, two samples', [2, 512, 20, 9]),
   groupNorm('without a skip', MAP, { skip: false, keep: false }),
-  groupNorm('with nothing pending', MAP, { bias: false, skip: false, silu: false }),
+  groupNorm('with nothing deferred', MAP, { bias: false, skip: false, silu: false }),
   groupNorm('that keeps no sum', [1, 256, 17, 3], { keep: false }),
   // Without a sum in float16, whose rounding two nearly equal channels of a group would make large.
   groupNorm('of one pixel', [3, 64, 1, 1], { keep: false }),

@@ -9,7 +9,7 @@ import { builtInPackage } from '../../../infra/local/built-in-model.ts'
 import { render } from '../../../infra/local/render.ts'
 import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
-test('spans cover a length without a hole, and neighbours share what they fade in', () => {
+test('spans cover a length without a hole, and neighbors share what they fade in', () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 400 }), fc.integer({ min: 8, max: 128 }), (length, tile) => {
       const spans = spansOf(length, tile)

@@ -8,14 +8,14 @@ const AREA = 6
 /** One channel of value 1, the others 0. */
 const oneChannel = (channel: number) => new Float32Array(16 * AREA).fill(1, channel * AREA, (channel + 1) * AREA)
 
-describe('a latent as colours', () => {
+describe('a latent as colors', () => {
   // ((factor + 1) / 2 · 255), cut off, by hand from the reference's matrix.
   test.for([
     [0, [119, 129, 140]],
     [2, [151, 137, 132]],
     [15, [109, 108, 111]],
-  ] as const)('channel %i', ([channel, colour]) => {
-    expect([...previewPixels(oneChannel(channel), AREA)]).toEqual(Array.from({ length: AREA }, () => colour).flat())
+  ] as const)('channel %i', ([channel, color]) => {
+    expect([...previewPixels(oneChannel(channel), AREA)]).toEqual(Array.from({ length: AREA }, () => color).flat())
   })
 
   test('nothing is grey, and what lies outside is cut to black and white', () => {
