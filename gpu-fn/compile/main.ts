@@ -1,23 +1,14 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, Option } from 'commander'
 import { CheckpointError } from './checkpoint/error.ts'
 import { type CompileOptions, compile } from './compile.ts'
 import { discardPartial } from './place.ts'
 import { showProgress } from './progress.ts'
 
-type Flags = Omit<CompileOptions, 'onProgress' | 'scaleBlock' | 'fuseQkv'> & {
-  scaleBlock?: number
-  qkv?: 'fused' | 'split'
-}
+type Flags = Omit<CompileOptions, 'onProgress'>
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
-
-function positiveInteger(value: string): number {
-  const number = Number(value)
-  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError(`${value} is no whole number above 0`)
-  return number
-}
 
 const command = new Command('compile')
   .description('Compiles an SD3.5 checkpoint into a package that the GPU function serves.')
@@ -48,16 +39,9 @@ const command = new Command('compile')
     'holds tokenizer, tokenizer_2 and tokenizer_3, where the checkpoint does not bring them',
   )
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP: prompts then have little or no effect')
-  .option('--scale-block <columns>', 'columns that share an FP8 scale; a whole row by default', positiveInteger)
-  .addOption(
-    new Option('--qkv <kind>', 'one product for q, k and v, or three; the faster on the target by default').choices([
-      'fused',
-      'split',
-    ]),
-  )
 
 async function main(): Promise<void> {
-  const { qkv, scaleBlock, ...flags } = command.parse().opts<Flags>()
+  const flags = command.parse().opts<Flags>()
   const started = performance.now()
   const progress = showProgress()
   const interrupted = (signal: 'SIGINT' | 'SIGTERM') => {
@@ -66,11 +50,8 @@ async function main(): Promise<void> {
   }
   process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
   try {
-    const fuseQkv = qkv && qkv === 'fused'
-    const { manifest, sourceBytes, packageBytes, scaleError, notes } = await compile({
+    const { manifest, sourceBytes, packageBytes, notes } = await compile({
       ...flags,
-      scaleBlock,
-      fuseQkv,
       onProgress: progress.update,
     })
     progress.stop()
@@ -82,12 +63,6 @@ async function main(): Promise<void> {
       `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
     )
     for (const note of notes) console.log(note)
-    if (scaleError) {
-      const percent = (error: number) => `${(error * 100).toFixed(3)} %`
-      console.log(
-        `FP8 weights differ by ${percent(scaleError.block)} (RMS); one scale a row would be ${percent(scaleError.row)}`,
-      )
-    }
   } catch (error) {
     progress.stop()
     if (!(error instanceof CheckpointError)) throw error

@@ -6,14 +6,14 @@ import type { Tensor } from '../runtime/session.ts'
 
 const FLOAT_BYTES = 4
 
-/** Positions [rows · columns, D] of a latent of `rows` × `columns` patches; undefined when the step graph computes them. */
+/** Positions [rows · columns, D] of a latent of `rows` × `columns` patches; undefined if the step graph computes them. */
 export async function readPosition(
   { directory, manifest }: Package,
   rows: number,
   columns: number,
 ): Promise<Tensor | undefined> {
-  const { source, max, width, file } = manifest.position
-  if (source === 'graph' || file === undefined) return undefined
+  const { max, width, file } = manifest.position
+  if (file === undefined) return undefined
   const top = Math.floor((max - rows) / 2)
   const left = Math.floor((max - columns) / 2)
   const rowBytes = columns * width * FLOAT_BYTES

@@ -100,8 +100,8 @@ function assertConsistent(directory: string, { networks, files, text, position, 
     const absent = graphs.find((graph) => !networks[graph])
     if (absent) fail(directory, `${MANIFEST} has the text encoder ${name} without its network ${absent}`)
   }
-  if (position.source === 'input' && !position.file)
-    fail(directory, `${MANIFEST} has position.source input without position.file`)
+  if (!position.file && networks.transformer!.inputs.some(({ name }) => name === 'position'))
+    fail(directory, `${MANIFEST} has no position.file for the input position of transformer`)
   const used = Object.values(networks).flatMap(({ file, weights = [] }) => [file, weights].flat())
   const unlisted = [...used, ...(position.file ? [position.file] : [])].find((file) => !Object.hasOwn(files, file))
   if (unlisted !== undefined) fail(directory, `${MANIFEST} uses ${unlisted}, which "files" does not list`)

@@ -35,7 +35,7 @@ export async function sealFakePackage(
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
     scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
-    position: { max: 192, source: 'graph', width: 64 },
+    position: { max: 192, width: 64 },
     text: { encoders: [], segments: [], empty_rows: 77, joint_width: 64, pooled_width: 64 },
     transformer_batch: null,
     networks: Object.fromEntries(NETWORKS.map((name) => [name, { file: `${name}.onnx`, inputs: [], outputs: [] }])),

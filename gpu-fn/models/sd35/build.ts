@@ -103,6 +103,6 @@ function describeDenoiser(
   const position = { max: config.positionMax, width: config.width }
   return {
     latent: { channels: config.inChannels, downsample: downsampleOf(vae), patch_size: config.patchSize },
-    position: positions ? { ...position, source: 'graph' } : { ...position, source: 'input', file: 'position.f32' },
+    position: positions ? position : { ...position, file: 'position.f32' },
   }
 }
