@@ -76,7 +76,14 @@ export const manifest = z.strictObject({
     /** Noise level of the last step; where the shifted schedule ends unless given. */
     shift_terminal: z.number().optional(),
   }),
-  latent: z.strictObject({ channels: z.int(), /** pixels per latent row */ downsample: z.int(), patch_size: z.int() }),
+  latent: z.strictObject({
+    channels: z.int(),
+    /** Pixels per latent row. */
+    downsample: z.int(),
+    patch_size: z.int(),
+    /** Red, green and blue of each channel in previews; absent if the model has no previews. */
+    preview: z.array(z.tuple([z.number(), z.number(), z.number()])).optional(),
+  }),
   /** With `file` (float32 [max, max, D]), the step graph takes `position` [h·w, D], cropped from it; otherwise it computes positions. */
   position: z.strictObject({ max: z.int(), width: z.int(), file: z.string().optional() }),
   text: z.strictObject({

@@ -36,7 +36,7 @@ const MIB = 2 ** 20
 const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
 /** Activations of the denoiser, in multiples of its residual stream: our operators fuse what onnxruntime's store separately. Measured on the same GPU. */
 const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
-/** Steps whose modulation is computed at once. */
+/** Maximum number of steps whose modulation is computed at once. */
 const STEPS = 50
 const TEXT_TOKENS = 77 + 512
 /** Work of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */

@@ -1,4 +1,4 @@
-// The learned positions of a latent, cut from the middle of a package's table. mmditx.py `cropped_pos_embed`.
+// The learned positions of a latent: the middle of a package's table. mmditx.py `cropped_pos_embed`.
 import { open } from 'node:fs/promises'
 import path from 'node:path'
 import type { Package } from '../manifest.ts'

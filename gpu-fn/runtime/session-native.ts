@@ -1,5 +1,5 @@
-// Sessions on onnxruntime's C API, for what the Node binding has not: CUDA's options, operators of our own, tensors that stay on the
-// device, runs that leave the event loop free and that can be canceled. It runs on the CPU as well, where tests hold it against the binding.
+// Sessions on onnxruntime's C API, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and
+// runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
 import { ONNX_DATA_TYPES } from '../dtype.ts'
 import type { DeviceMemory } from './device-memory.ts'
@@ -12,7 +12,7 @@ import { failingWith } from './session.ts'
 
 const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
 
-/** Settings of onnxruntime, as names and values of its own. */
+/** Settings of onnxruntime, by its names. */
 export type NativeSettings = {
   readonly entries: Record<string, string>
   readonly memoryPattern: boolean
@@ -29,7 +29,7 @@ export type NativeSettings = {
 export async function openNativeSession(file: string, settings: NativeSettings): Promise<Session> {
   return failingWith(`cannot open ${file}`, async () => {
     const api = loadOrtApi()
-    // The CUDA provider logs to it as it is loaded.
+    // The CUDA provider logs to the environment when it is loaded.
     const environment = environmentOf(api)
     const options = api.make('CreateSessionOptions')
     let weights: DeviceWeights | undefined
@@ -79,7 +79,7 @@ class NativeSession implements Session {
   readonly #api: OrtApi
   readonly #session: Pointer
   readonly #outputs: readonly string[]
-  /** Where inputs come from and outputs go to, and where residents stay. */
+  /** Memory of inputs and outputs, and of device tensors. */
   readonly #host: Pointer
   readonly #device: Pointer
   readonly #running = new Set<Promise<unknown>>()
@@ -104,8 +104,8 @@ class NativeSession implements Session {
 
   run(inputs: Inputs, options: RunOptions & { only?: readonly string[] } = {}): Promise<Record<string, Tensor>> {
     const { only = this.#outputs } = options
-    return this.#guarded(options.signal, async () => {
-      // What nobody wants stays where it is computed, and goes.
+    return this.#track(options.signal, async () => {
+      // Unused outputs are not copied to the host.
       const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device))
       const values = await this.#compute(inputs, places, options)
       try {
@@ -118,11 +118,11 @@ class NativeSession implements Session {
   }
 
   runOnDevice(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, DeviceTensor>> {
-    return this.#guarded(options.signal, async () => {
+    return this.#track(options.signal, async () => {
       const places = this.#outputs.map(() => this.#device)
       const values = await this.#compute(inputs, places, options)
-      const residents = values.map((value) => new NativeTensor(this.#api, this.#device, value))
-      return Object.fromEntries(this.#outputs.map((name, i) => [name, residents[i]!]))
+      const tensors = values.map((value) => new NativeTensor(this.#api, this.#device, value))
+      return Object.fromEntries(this.#outputs.map((name, i) => [name, tensors[i]!]))
     })
   }
 
@@ -134,8 +134,8 @@ class NativeSession implements Session {
     await this.weights?.release()
   }
 
-  /** A session lives until its last run has ended. A run that was aborted throws the signal's reason, whatever onnxruntime says. */
-  async #guarded<T>(signal: AbortSignal | undefined, action: () => Promise<T>): Promise<T> {
+  /** Tracks the run, so that `release` waits for it. An aborted run throws the signal's reason instead of onnxruntime's error. */
+  async #track<T>(signal: AbortSignal | undefined, action: () => Promise<T>): Promise<T> {
     const run = failingWith(`${this.#file} failed`, async () => {
       if (this.#released) throw new Error('the session was released')
       await this.weights?.load()
@@ -151,7 +151,7 @@ class NativeSession implements Session {
     }
   }
 
-  /** Runs the graph and gives the outputs, each in its place, in their order. */
+  /** Runs the graph and returns its outputs in order, each in its memory of `places`. */
   async #compute(inputs: Inputs, places: readonly Pointer[], { signal }: RunOptions): Promise<Pointer[]> {
     signal?.throwIfAborted()
     const api = this.#api
@@ -180,7 +180,7 @@ class NativeSession implements Session {
 
 type Inputs = Record<string, Tensor | DeviceTensor>
 
-/** An output on the device. Rows are views of it, and the memory is free once all of them are released. */
+/** An output on the device. Its rows are views of the same memory. */
 class NativeTensor implements DeviceTensor {
   readonly dims: readonly number[]
   readonly #api: OrtApi
@@ -197,14 +197,14 @@ class NativeTensor implements DeviceTensor {
 
   static valueOf(tensor: DeviceTensor): Pointer {
     if (tensor instanceof NativeTensor) return tensor.#value
-    throw new Error('a resident tensor of another kind of session is given')
+    throw new Error('the input is a device tensor of another kind of session')
   }
 
   row(index: number): DeviceTensor {
     const found = this.#rows.get(index)
     if (found) return found
     const [count, ...dims] = this.dims
-    if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} of ${count} is asked for`)
+    if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} is outside of ${count} rows`)
     const bytes = dims.reduce((n, dim) => n * dim, Float32Array.BYTES_PER_ELEMENT)
     const start = this.#api.make('GetTensorMutableData', this.#value) + BigInt(index * bytes)
     const shape = BigInt64Array.from(dims.map(BigInt))
@@ -241,7 +241,7 @@ function outputNames(api: OrtApi, session: Pointer): string[] {
 /** A copy of a tensor in onnxruntime's memory. */
 function write(api: OrtApi, { data, dims }: Tensor): Pointer {
   const count = dims.reduce((n, dim) => n * dim, 1)
-  if (count !== data.length) throw new Error(`${data.length} values are given for the shape [${dims.join(', ')}]`)
+  if (count !== data.length) throw new Error(`${data.length} values do not have the shape [${dims.join(', ')}]`)
   const type = data instanceof Float32Array ? FLOAT32 : data instanceof BigInt64Array ? INT64 : UINT8
   const shape = BigInt64Array.from(dims.map(BigInt))
   const value = api.make('CreateTensorAsOrtValue', api.make('GetAllocatorWithDefaultOptions'), shape, dims.length, type)

@@ -1,5 +1,5 @@
-// Packages from a bucket on this machine's disk, within a budget. A blob gets its name when it is whole and has its SHA-256, a package its
-// own when it has every file; whatever is killed half-way leaves nothing that could be taken for either.
+// A disk cache of packages from a bucket, within a budget. Blobs and packages are renamed to their final names when they are complete and
+// verified, so that an interrupted process leaves neither incomplete.
 import { createHash } from 'node:crypto'
 import { link, mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
@@ -15,17 +15,17 @@ import { CorruptFile, type Verifier } from './verification.ts'
 
 export type CacheOptions = {
   directory: string
-  /** The most that the cache may take of the disk. */
+  /** Maximum size of the cache on disk. */
   budgetBytes: number
   bucket: Bucket
   verifier: Verifier
   log: Pick<Logger, 'info' | 'warn'>
   download?: Omit<DownloadOptions, 'onProgress'>
-  /** Told how much of the package being fetched is there. */
+  /** Receives the progress of the current package. */
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-/** How often a file that came damaged is fetched again. */
+/** Retries for corrupt downloads. */
 const CORRUPT_TRIES = 2
 
 /** The cache of one process; others may use the directory at the same time. */
@@ -36,7 +36,7 @@ export function createPackageCache(options: CacheOptions) {
   const budget = createBudget({ directory, blobs, packages, bytes: options.budgetBytes })
   const fileOf = (sha256: string) => path.join(blobs, sha256)
 
-  /** The package's digest and manifest as the bucket has them now. */
+  /** The digest and the manifest of the package that the bucket serves now. */
   async function lookUp(name: PackageName): Promise<{ digest: string; bytes: Uint8Array; manifest: Manifest }> {
     const found = pointer.safeParse(parseJson(await bucket.read(pointerKey(name), POINTER_BYTES)))
     if (!found.success) throw new PackageError(`${pointerKey(name)} in ${bucket.url} is not a pointer to a package`)
@@ -44,20 +44,20 @@ export function createPackageCache(options: CacheOptions) {
     const bytes = await bucket.read(manifestKey(digest), MANIFEST_BYTES)
     const source = `${bucket.url}/${manifestKey(digest)}`
     if (createHash('sha256').update(bytes).digest('hex') !== digest)
-      throw new PackageError(`${source} does not have the SHA-256 that it is named by`)
+      throw new PackageError(`${source} does not have the SHA-256 in its name`)
     const manifest = parseManifest(source, bytes)
     const given = { model: manifest.model, tier: manifest.tier, target: manifest.target }
     if (JSON.stringify(given) !== JSON.stringify({ model: name.model, tier: name.tier, target: name.target }))
       throw new PackageError(`${source} is ${describe(given)}, not ${describe(name)}`)
     const outside = Object.keys(manifest.files).find((file) => !isInside(file) || file === MANIFEST)
-    if (outside !== undefined) throw new PackageError(`${source}: "${outside}" is no path inside the package`)
+    if (outside !== undefined) throw new PackageError(`${source}: "${outside}" is not a path inside the package`)
     return { digest, bytes, manifest }
   }
 
   async function fetchBlobs({ files }: Manifest): Promise<void> {
     const all = new Map(Object.values(files).map((file) => [file.sha256, file.bytes]))
     await mkdir(blobs, { recursive: true })
-    await budget.forgetStale()
+    await budget.removeStale()
     for (let tries = 1; ; tries++) {
       const missing = await budget.missing(all)
       if (missing.size === 0) return
@@ -66,7 +66,7 @@ export function createPackageCache(options: CacheOptions) {
         await fetchMissing(missing, all)
       } catch (error) {
         if (!(error instanceof CorruptDownload) || tries > CORRUPT_TRIES) throw error
-        log.warn({ err: error }, 'a file of a package came damaged; it is fetched again')
+        log.warn({ err: error }, 'a file of a package is corrupt; it is downloaded again')
       }
     }
   }
@@ -88,7 +88,7 @@ export function createPackageCache(options: CacheOptions) {
     await verifier.trust(wanted)
   }
 
-  /** Makes the package's directory of links to blobs; the rename is what makes it one. */
+  /** Creates the package's directory of links to blobs under a temporary name and renames it. */
   async function assemble(digest: string, bytes: Uint8Array, { files }: Manifest): Promise<void> {
     await mkdir(packages, { recursive: true })
     const scratch = await mkdtemp(path.join(packages, '.package-'))
@@ -100,7 +100,7 @@ export function createPackageCache(options: CacheOptions) {
       }
       await writeFile(path.join(scratch, MANIFEST), bytes)
       await rename(scratch, path.join(packages, digest)).catch((error: NodeJS.ErrnoException) => {
-        if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // another process was first
+        if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // another process has created it
       })
     } finally {
       await rm(scratch, { recursive: true, force: true })
@@ -120,7 +120,7 @@ export function createPackageCache(options: CacheOptions) {
       return opened
     } catch (error) {
       if (!(error instanceof PackageError)) throw error
-      log.warn({ err: error }, 'a package of the cache is damaged; it is fetched again')
+      log.warn({ err: error }, 'a cached package is corrupt; it is downloaded again')
       await rm(at, { recursive: true, force: true })
       if (error instanceof CorruptFile) await rm(fileOf(error.sha256), { force: true })
       return null
@@ -129,25 +129,25 @@ export function createPackageCache(options: CacheOptions) {
 
   return {
     /**
-     * The package that the bucket says is served, from the disk or fetched now. Where the bucket cannot be reached, the one used last.
-     * Throws PackageError, BucketError, CorruptDownload, or what the disk says.
+     * The package that the bucket serves, from disk or downloaded. If the bucket is unreachable, the most recently used one. Throws
+     * PackageError, BucketError, CorruptDownload, or a file-system error.
      */
     async ensure(name: PackageName): Promise<Package> {
       const found = await lookUp(name).catch(async (error: unknown) => {
         if (!(error instanceof BucketError) || error.missing) throw error
         const last = await budget.newestOf(name)
         if (last === null) throw error
-        log.warn({ err: error, package: last }, 'the bucket cannot be read; the package used last is served')
+        log.warn({ err: error, package: last }, 'the bucket cannot be read; the most recently used package is served')
         return { digest: last, bytes: null, manifest: null }
       })
       const cached = await openCached(found.digest)
       if (cached) return cached
-      if (!found.manifest) throw new PackageError(`${describe(name)} is not whole in ${packages}`)
+      if (!found.manifest) throw new PackageError(`${describe(name)} is incomplete in ${packages}`)
       const start = performance.now()
       await fetchBlobs(found.manifest)
       await assemble(found.digest, found.bytes, found.manifest)
       const opened = await openCached(found.digest)
-      if (!opened) throw new PackageError(`${describe(name)} was fetched and cannot be opened`)
+      if (!opened) throw new PackageError(`${describe(name)} was downloaded and cannot be opened`)
       const bytes = sum(Object.values(found.manifest.files).map((file) => file.bytes))
       const seconds = (performance.now() - start) / 1000
       log.info({ ...name, package: found.digest, bytes, seconds }, 'package fetched')
@@ -156,7 +156,7 @@ export function createPackageCache(options: CacheOptions) {
   }
 }
 
-/** Bytes on the disk of a cache. */
+/** Size of a cache on disk. */
 export async function usedBy(directory: string): Promise<number> {
   const blobs = path.join(directory, 'blobs')
   const names = await readdir(blobs).catch(() => [])

@@ -192,7 +192,7 @@ describe('a tiny SD3.5 in float32', () => {
   })
 
   test.each([
-    [{ width: 40 }, /width is 40; this model makes multiples of 16 up to \d+/],
+    [{ width: 40 }, /width is 40; this model supports multiples of 16 up to \d+/],
     [{ height: 1_000_000 * 16 }, /height is 16000000/],
     [{ width: 0 }, /width is 0/],
   ])('refuses %j', async (size, message) => {
