@@ -5,8 +5,7 @@ import { Command, Option } from 'commander'
 import { wholeNumber } from '../command/whole-number.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, GPUS, TIERS, VARIANTS } from './model.ts'
-import { fillPage } from './page.ts'
-import { COST_HEAD, costRow, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
+import { COST_HEAD, costRow, fillPage, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
 import { TRAFFIC } from './traffic.ts'
 
 const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')

@@ -1,7 +1,6 @@
 // The tables of docs/cost.md.
 
 import { RETENTION_DAYS } from '../../edge/results/retention.ts'
-import { runChecks } from './checks.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Case, type Cost, coldSeconds, costOf, GPUS, published, serviceSeconds, TIERS, VARIANTS } from './model.ts'
 import {
@@ -89,14 +88,6 @@ function againstPublished(): string {
   })
   const ours = VOLUMES.map((volume) => `here, ${count(volume)} a day`)
   return table([['variant', 'who', 'an image', ...ours, 'read on', 'where'], ...rows])
-}
-
-function checks(): string {
-  const rows = runChecks().map(({ what, simulated, theory, apart }) => [
-    ...[what, simulated.toPrecision(4), theory.toPrecision(4)],
-    `${(apart * 100).toFixed(1)} %`,
-  ])
-  return table([['case', 'simulated', 'theory', 'apart'], ...rows])
 }
 
 function byTier(): string {
@@ -191,6 +182,15 @@ function storageSizes(): string {
 
 /** Sections of the page, by the name of their marker. */
 export const SECTIONS: Record<string, () => string> = {
-  ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished, checks },
+  ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished },
   ...{ storage, storageByRetention, storageSizes },
+}
+
+/** The page with its generated sections replaced, each between two comments with its name. Throws if the page lacks one. */
+export function fillPage(page: string, sections = SECTIONS): string {
+  return Object.entries(sections).reduce((text, [name, section]) => {
+    const place = new RegExp(`(<!-- ${name} -->\\n)[\\s\\S]*?(<!-- /${name} -->)`)
+    if (!place.test(text)) throw new Error(`the page has no place for ${name}`)
+    return text.replace(place, (_, before: string, after: string) => `${before}\n${section()}\n\n${after}`)
+  }, page)
 }
