@@ -1,4 +1,4 @@
-// What a deployment needs of Cloudflare, by wrangler: queues, bucket, database, secrets, the worker itself.
+// The steps of a deployment on Cloudflare, with wrangler: queues, bucket, database, secrets, worker.
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -8,7 +8,7 @@ export const QUEUES = ['octet-usage']
 const LIFECYCLE = 'infra/results-lifecycle.json'
 const ABSENT = 'when the command before it finds none'
 
-/** Runs `look`, and `make` when it fails. A failure of `make` is the one that is told. */
+/** Runs `look`, or `make` if that fails. Throws the error of `make`. */
 async function makeUnlessThere({ exec }: World, look: CommandLine, make: CommandLine): Promise<void> {
   const there = await exec(look).then(
     () => true,
@@ -113,7 +113,7 @@ function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets
   return ['wrangler', 'deploy', '--name', name, ...vars, '--secrets-file', secrets]
 }
 
-/** The worker's address, from the lines of JSON that wrangler writes. */
+/** The worker's address, from wrangler's JSON lines. */
 export function addressOf(lines: string): string {
   const entries = lines
     .split('\n')

@@ -1,4 +1,4 @@
-// `npm run deploy -- destroy`: takes down what a deployment made, the data only when that is asked for as well.
+// `npm run deploy -- destroy`: removes a deployment, and its data only on request.
 import { QUEUES } from './cloudflare.ts'
 import { CommandFailed, GONE, type Step, type World } from './plan.ts'
 
@@ -53,7 +53,7 @@ const volume = step(
   '`modal volume list` shows it.',
 )
 
-/** What to take down, in this order: first what callers reach, last what holds data. */
+/** The steps of the removal: the worker first, data last. */
 export function destroySteps({ data, onModal }: { data: boolean; onModal: boolean }): Step[] {
   return [worker, ...(onModal ? [gpu] : []), queues, ...(data ? [database, bucket, ...(onModal ? [volume] : [])] : [])]
 }

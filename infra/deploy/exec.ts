@@ -1,4 +1,4 @@
-// The vendors' own commands, run for a plan.
+// Runs the vendors' commands for a plan.
 import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { ROOT } from '../local/package-cache.ts'
@@ -8,14 +8,14 @@ import { CommandFailed, type CommandLine, commandText } from './plan.ts'
 const LAST_LINES = 12
 const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
 
-/** The program behind the name that a plan shows. */
+/** The program and first arguments of a command in a plan. */
 function programOf([name, ...rest]: CommandLine): string[] {
   if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
   if (name === 'modal') return [...modalCommand(), ...rest]
   return [name!, ...rest]
 }
 
-/** Runs a command without a terminal, so that it asks nothing; what it prints is shown when it fails. */
+/** Runs a command without a terminal, so that it cannot prompt. Its output is in the error if it fails. */
 export function exec(command: CommandLine, env: Record<string, string> = {}): Promise<string> {
   const [program, ...rest] = programOf(command)
   const child = spawn(program!, rest, {

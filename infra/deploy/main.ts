@@ -1,4 +1,4 @@
-// `npm run deploy`: Octet on Cloudflare and Modal, again and again with the same result; `destroy` takes it down.
+// `npm run deploy`: deploys to Cloudflare and Modal, idempotently; `destroy` removes the deployment.
 import path from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
@@ -11,7 +11,7 @@ import { planText, runPlan, type State, UNKNOWN, type World } from './plan.ts'
 import { ROTATIONS, type Rotation, rotated } from './rotate.ts'
 import { readSecretsFile, SECRETS_FILE, writePrivate } from './secrets-file.ts'
 
-/** Asks at the terminal; a secret is not shown as it is typed. */
+/** Prompts at the terminal, without echo for a secret. */
 async function ask(question: string, { secret = false } = {}): Promise<string> {
   if (!process.stdin.isTTY)
     throw new Error(`${question} is needed, and there is no terminal to ask at: set it in the environment`)

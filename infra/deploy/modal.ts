@@ -1,4 +1,4 @@
-// What a deployment needs of Modal, by its command: the secret, the weights, the GPU function.
+// The steps of a deployment on Modal, with its command: secret, weights, GPU function.
 import { openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { POINTER_BYTES, pointerKey } from '../../gpu-fn/weights/layout.ts'
 import type { DeployConfig } from '../config.ts'
@@ -18,7 +18,7 @@ export const modalAccount: Step = {
     'Install the command with `npm run modal:setup` (needs python3) or `pip install modal`, then log in with `modal setup`.',
 }
 
-/** Checks that the packages to be served are where the GPU function will look. */
+/** Checks that the packages to be served are available to the GPU function. */
 export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
   id: 'weights',
   what: 'The packages to serve are in place',

@@ -1,4 +1,4 @@
-// New secrets in the place of old ones, so that nothing stops in between. Each is a change of the file; the next deploy carries it out.
+// Rotation of secrets without interruption. Each rotation changes the secrets file; the next deploy applies it.
 import { randomBytes } from 'node:crypto'
 import { createSecrets, rotateSecrets } from '../operator/secrets.ts'
 import type { SecretsFile } from './secrets-file.ts'
@@ -15,7 +15,7 @@ export type Rotation = keyof typeof ROTATIONS
 
 const asList = (jwks: string) => [JSON.parse(jwks)].flat() as { x: string }[]
 
-/** The secrets after one rotation. The deploy's order makes it safe: the GPU function knows a new key before the worker signs with it. */
+/** The secrets after one rotation. A deploy updates the GPU function first, so that it accepts a new key before the worker signs with it. */
 export async function rotated(secrets: SecretsFile, which: Rotation): Promise<SecretsFile> {
   const { worker, proxyHeaders, gpuPublicKey } = secrets
   switch (which) {

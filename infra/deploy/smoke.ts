@@ -1,4 +1,4 @@
-// Proof that what was deployed works: a picture from the GPU function itself, then one through the worker as a caller gets it.
+// Smoke tests of a deployment: an image from the GPU function, then one through the worker.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { signGpuToken } from '../../edge/gpu/token.ts'
 import { health, type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
@@ -63,7 +63,7 @@ function assertServed(models: { model: string; tier: string }[], wanted: readonl
   if (absent.length > 0) throw new Error(`it serves ${there.join(', ')}, and not ${absent.join(', ')}`)
 }
 
-/** Runs one job and returns the bytes of its picture. */
+/** Runs one job and returns the bytes of its image. */
 async function pictureOf(
   url: string,
   headers: Record<string, string>,

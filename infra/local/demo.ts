@@ -1,4 +1,4 @@
-// `npm run demo -- "a prompt"`: a prompt becomes a picture through the real worker and the real GPU function on this machine.
+// `npm run demo -- "a prompt"`: generates an image with the worker and the GPU function on this machine.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
@@ -124,7 +124,7 @@ function report({ data: [image], size, octet }: Reply, out: string, total: numbe
   console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
 }
 
-/** What of the prompt can be expected in the picture. */
+/** Which objects of the prompt nano can draw. */
 async function hint(prompt: string): Promise<string> {
   const vocabulary = await readVocabulary()
   const known = knownIn(prompt, vocabulary)

@@ -1,4 +1,4 @@
-// `npm run dev`: both servers with reload, a key, and the address to send prompts to.
+// `npm run dev`: both servers with reload, and an API key.
 import path from 'node:path'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { startLocal } from './local.ts'

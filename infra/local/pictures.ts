@@ -1,4 +1,4 @@
-// `npm run pictures`: the strip of pictures in the README, each prompt by nano and by nano-turbo in FP8.
+// `npm run pictures`: the sample images of the README, by nano and nano-turbo in FP8.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command } from 'commander'

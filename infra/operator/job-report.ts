@@ -1,4 +1,4 @@
-// `npm run job -- ID`: what happened to a job, on one screen, for the operator of a local or a deployed worker.
+// `npm run job -- ID`: a report on a job, for the operator of a local or deployed worker.
 import { Command, Option } from 'commander'
 import * as z from 'zod'
 
@@ -27,7 +27,7 @@ const image = z.object({
 })
 const delivery = z.object({ endpoint: z.string(), type: z.string(), state: z.string(), attempts: z.array(attempt) })
 const ledger = z.object({ state: z.string(), amount: z.number(), charged: z.number(), settled: time.nullable() })
-/** What GET /v1/operator/jobs/{id} answers, as far as it is shown; edge/operations/job-report.ts. Money is micro-dollars, times Unix milliseconds. */
+/** The displayed fields of GET /v1/operator/jobs/{id} (edge/operations/job-report.ts). Money is in micro-dollars, times are Unix milliseconds. */
 const report = z.object({
   id: z.string(),
   account: z.string(),
@@ -77,14 +77,14 @@ function jobLines(found: NonNullable<Report['job']>, events: Entry[]): string[] 
   ]
 }
 
-/** Whether an image is where it should be; one that is gone without a reason is lost. */
+/** The storage state of an image. One that is neither stored, deleted nor expired is lost. */
 function whereabouts({ in_store, deleted, expires_at }: Report['images'][number]): string {
   if (deleted) return 'deleted by its owner'
   if (expires_at * 1000 <= Date.now()) return `expired at ${iso(expires_at * 1000)}`
   return in_store ? 'stored' : 'NOT IN THE STORE'
 }
 
-/** The report as text. */
+/** Formats the report as text. */
 export function formatReport({ id, account, job, ledger, events, images, webhooks }: Report): string {
   const money = ledger
     ? `${ledger.state}, ${dollars(ledger.charged)} of ${dollars(ledger.amount)}${ledger.settled ? ` at ${iso(ledger.settled)}` : ''}`
@@ -102,7 +102,7 @@ export function formatReport({ id, account, job, ledger, events, images, webhook
 
 type Target = { url: string; token: string; account?: string }
 
-/** Asks the worker. Throws with what it says. */
+/** Requests the report from the worker. Throws with the worker's error message. */
 export async function readReport(id: string, { url, token, account }: Target): Promise<Report> {
   const address = new URL(`/v1/operator/jobs/${encodeURIComponent(id)}`, url)
   if (account !== undefined) address.searchParams.set('account', account)

@@ -1,4 +1,4 @@
-// `npm run keys -- …`: keys, limits and credit for the operator. The same command serves a local and a deployed worker.
+// `npm run keys -- …`: API keys, limits and credit, for the operator of a local or deployed worker.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
@@ -37,7 +37,7 @@ const money = (text: string) => {
   throw new InvalidArgumentError('It must be an amount of dollars with at most 6 decimals.')
 }
 
-/** A limit, or "none", which stays a word: commander makes an empty text of a null. */
+/** Parses a limit. "none" remains text, because commander replaces null with an empty string. */
 const limit = (parse: (text: string) => number) => (text: string) => (text === 'none' ? text : parse(text))
 const limited = (command: Command) =>
   command
@@ -56,7 +56,7 @@ const LIMIT_NAMES = {
 } as const
 type LimitOptions = Partial<Record<keyof typeof LIMIT_NAMES, number | 'none'>>
 
-/** The limits that were named, as the API names them. */
+/** The limits set by options, with the names of the API. */
 function limitsOf(options: LimitOptions): Partial<keys.Limits> {
   const named = Object.entries(options).map(([option, value]) => [LIMIT_NAMES[option as keyof LimitOptions], value])
   return Object.fromEntries(named.map(([name, value]) => [name, value === 'none' ? null : value]))

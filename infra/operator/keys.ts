@@ -1,4 +1,4 @@
-// What the operator asks of a worker about keys and accounts, over the worker's own HTTP.
+// Client of the worker's API for keys and accounts, for the operator.
 
 export type Target = { url: string; token: string }
 type Scope = 'generate' | 'read' | 'admin'
@@ -15,9 +15,9 @@ export type Key = {
   created: number
   expires: number | null
   revoked: number | null
-  /** The id of the key that created it; null if the operator did. */
+  /** Id of the key that created it; null for the operator. */
   created_by: string | null
-  /** In lists: one of the keys it descends from is revoked. */
+  /** In lists: whether one of its ancestors is revoked. */
   creator_revoked?: boolean
 }
 export type KeyUse = { spent_microdollars: number; reserved_microdollars: number; open_jobs: number }
@@ -72,22 +72,22 @@ function detailOf(text: string): string | null {
 const keyPath = (account: string, id = '', action = '') =>
   `/v1/keys${id && `/${encodeURIComponent(id)}`}${action}?account=${encodeURIComponent(account)}`
 
-/** Creates a key and returns it: this is the only time that its text is known. */
+/** Creates a key. Its text is returned only here. */
 export const createKey = (target: Target, account: string, options: NewKey = {}) =>
   call<Key & { key: string }>(target, 'POST', '/v1/keys', { account, ...options })
 
 export const listKeys = async (target: Target, account: string) =>
   (await call<{ data: Key[] }>(target, 'GET', keyPath(account))).data
 
-/** A key and what its line of keys has used. */
+/** A key and the usage of its lineage. */
 export const describeKey = (target: Target, account: string, id: string) =>
   call<Key & { used: KeyUse }>(target, 'GET', keyPath(account, id))
 
-/** A new key in the place of an old one, which holds for `overlapSeconds` more. */
+/** Replaces a key with a new one. The old one stays valid for `overlapSeconds`. */
 export const rotateKey = (target: Target, account: string, id: string, overlapSeconds: number) =>
   call<Key & { key: string }>(target, 'POST', keyPath(account, id, '/rotate'), { overlap_seconds: overlapSeconds })
 
-/** Ends a key at once and for good. */
+/** Revokes a key, immediately and permanently. */
 export const revokeKey = (target: Target, account: string, id: string) =>
   call<null>(target, 'DELETE', keyPath(account, id))
 
@@ -95,11 +95,11 @@ export const accountPath = (account: string, part = '') => `/v1/accounts/${encod
 
 export const describeAccount = (target: Target, account: string) => call<Account>(target, 'GET', accountPath(account))
 
-/** Changes an account's settings; what is left out stays. */
+/** Changes the given settings of an account. */
 export const configureAccount = (target: Target, account: string, settings: object) =>
   call<Account>(target, 'PATCH', accountPath(account), settings)
 
-/** Adds credit once for `id`: the same again changes nothing. */
+/** Adds credit, once per `id`. */
 export const addCredit = (target: Target, account: string, id: string, microdollars: number, note: string) =>
   call<Account>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })
 

@@ -1,4 +1,4 @@
-// `npm run quality`: what FP8, Turbo and dropping T5 do to the pictures, on prompts that training never saw.
+// `npm run quality`: the effect of FP8, Turbo and omitting T5 on image quality, with prompts that are not in the training data.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { SingleBar } from 'cli-progress'
@@ -14,7 +14,7 @@ import { judgeImages, score } from './score.ts'
 
 type Flags = { prompts: number; only: readonly Configuration[]; out: string; sample: number }
 
-/** float32 first: the others are compared with it. */
+/** float32 first, as the reference of the others. */
 const TIERS: readonly Tier[] = ['fp32', 'fp16', 'fp8', 'fp8-lite']
 const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
   .reverse()

@@ -1,4 +1,4 @@
-// What can be checked of an image and its receipt, each check with its answer.
+// Checks of an image against its receipt.
 import { createHash } from 'node:crypto'
 import type { JSONWebKeySet } from 'jose'
 import { openReceipt, promptDigest, type ReceiptClaims, ReceiptError } from '../../edge/results/receipt.ts'
@@ -6,10 +6,10 @@ import { readParameters } from '../../gpu-fn/pipeline/image.ts'
 import { psnr, readPixels } from './compare-images.ts'
 import { findPackage, type Prompts, reproduce } from './reproduce.ts'
 
-/** `holds: null`: it was not checked. */
+/** `holds` is null if the check was skipped. */
 export type Check = { name: string; holds: boolean | null; detail: string }
 export type Subject = { file: Uint8Array; receipt: string; jwks: JSONWebKeySet; prompts: Partial<Prompts> }
-/** `minPsnr` in dB is what an image of other bytes must reach, as when another device made it. */
+/** `minPsnr` is the lowest accepted PSNR in dB of an image with other bytes, as from another device. */
 export type Reproduction = { packages: string; minPsnr: number }
 export type Report = { claims: (ReceiptClaims & { kid: string }) | null; checks: Check[] }
 
@@ -31,7 +31,7 @@ async function checkPrompt(claims: ReceiptClaims, role: keyof Prompts, text: str
   return check(name, false, 'the digest is of another text')
 }
 
-/** The prompts as given, else as the file's own metadata has them. Throws when neither is what the receipt was made of. */
+/** The prompts as given, or else from the file's metadata. Throws if neither matches the receipt. */
 async function promptsOf(claims: ReceiptClaims, { file, prompts }: Subject): Promise<Prompts> {
   const written = await readParameters(file)
   const find = async (role: keyof Prompts) => {
@@ -55,7 +55,7 @@ async function checkReproduction(claims: ReceiptClaims, subject: Subject, option
   }
 }
 
-/** Checks the signature, and if it holds the file and the prompts, and on request makes the image again. */
+/** Checks the signature and then the file and the prompts. With `reproduction`, also generates the image again. */
 export async function checkReceipt(subject: Subject, reproduction: Reproduction | null): Promise<Report> {
   try {
     const claims = await openReceipt(subject.receipt, subject.jwks)

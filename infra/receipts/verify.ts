@@ -1,4 +1,4 @@
-// `npm run verify -- FILE RECEIPT`: does this image come from where its receipt says, made as the receipt says? Needs no network.
+// `npm run verify -- FILE RECEIPT`: verifies the origin and the parameters of an image against its receipt. Needs no network.
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
@@ -12,7 +12,7 @@ const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/
 const listed = z.object({ data: z.array(z.object({ sha256: z.string(), receipt: z.string().nullable() })) })
 const keySet = z.object({ keys: z.array(z.record(z.string(), z.unknown())) })
 
-/** A receipt as text, in a file, or among those of a job as GET /v1/jobs/{id}/receipts lists them. */
+/** Reads a receipt given as text, in a file, or in a response of GET /v1/jobs/{id}/receipts. */
 async function readReceipt(given: string, file: Uint8Array): Promise<string> {
   const text = (existsSync(given) ? await fs.readFile(given, 'utf8') : given).trim()
   if (COMPACT.test(text)) return text
@@ -64,7 +64,7 @@ function format({ claims, checks }: Report): string {
 
 const JWKS = `${process.env.OCTET_URL ?? 'http://127.0.0.1:8787'}/.well-known/jwks.json`
 
-/** Exit codes: 0 all that was checked holds, 1 something does not, 2 nothing could be checked. */
+/** Exit codes: 0 if all checks pass, 1 if one fails, 2 if none could be done. */
 const command = new Command('verify')
   .exitOverride(({ exitCode }) => process.exit(exitCode && 2))
   .description('Checks an image file against its signed receipt.')

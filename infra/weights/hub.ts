@@ -1,4 +1,4 @@
-// A checkpoint from the Hugging Face hub on this disk: only what the compiler reads, resumed where it broke off, each file checked.
+// Downloads the compiler's input files of a checkpoint from the Hugging Face hub, with resumption and verification of each file.
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
@@ -10,17 +10,17 @@ export type HubOptions = {
   repo: string
   revision?: string
   token?: string
-  /** Another server that speaks the hub's API. */
+  /** Address of another server with the hub's API. */
   hubUrl?: string
-  /** Leave the T5 encoder out, for a tier that does without. */
+  /** Omits the T5 encoder, for a tier without it. */
   withoutT5?: boolean
-  /** A transfer that is silent for longer is taken up again. */
+  /** A transfer without data for this long is retried. */
   stallMs?: number
   pauseMs?: number
   onProgress?: (doneBytes: number, totalBytes: number, file: string) => void
 }
 
-/** The hub does not give what is asked; the message says what to do. */
+/** A download failed permanently. The message includes advice. */
 export class HubError extends Error {
   override name = 'HubError' as const
 }
@@ -31,7 +31,7 @@ const FOLDERS =
 const T5 = /^(text_encoder_3|tokenizer_3)\//
 const FILES = /\.(safetensors|json|txt|model)$/
 
-/** Of the listing of a diffusers repository, what the compiler reads: where weights come in full and in half precision, the full ones. */
+/** The compiler's input files in the listing of a diffusers repository. If weights exist in full and half precision, only the full ones. */
 export function neededFiles<F extends { path: string }>(listing: readonly F[], withoutT5 = false): F[] {
   const inside = listing.filter(
     ({ path: name }) =>
@@ -44,8 +44,7 @@ export function neededFiles<F extends { path: string }>(listing: readonly F[], w
 }
 
 /**
- * Downloads a checkpoint to `directory` and returns a name for its content, the same for the same files. What is there and whole stays.
- * Throws HubError.
+ * Downloads missing files of a checkpoint to `directory`. The returned `content` is a digest of all files. Throws HubError.
  */
 export async function downloadCheckpoint(directory: string, options: HubOptions): Promise<{ content: string }> {
   const listing = await list(options)
@@ -81,11 +80,11 @@ async function list(options: HubOptions): Promise<ListFileEntry[]> {
   )
 }
 
-/** A hub that lies must not write outside the directory. */
+/** Whether a path from the hub, which is not trusted, stays inside the directory. */
 const isSafe = (name: string) =>
   !path.isAbsolute(name) && !name.split('/').some((part) => ['', '.', '..'].includes(part))
 
-/** The digest that the hub states: SHA-256 of large files, git's SHA-1 of a blob for the others. */
+/** The digest stated by the hub: SHA-256 for large files, git's SHA-1 of a blob for others. */
 const digestOf = ({ lfs, oid }: ListFileEntry) => lfs?.oid ?? oid
 const hashOf = ({ lfs, size }: ListFileEntry): Hash =>
   lfs ? createHash('sha256') : createHash('sha1').update(`blob ${size}\0`)
@@ -98,7 +97,7 @@ async function fetchFile(
 ) {
   const file = path.join(directory, entry.path)
   const done = await stat(file).catch(() => null)
-  // A file has its name only after its digest was right.
+  // A file has its final name only after verification.
   if (done?.size === entry.size) return progress(entry.size)
   await mkdir(path.dirname(file), { recursive: true })
   const partial = `${file}.part`
@@ -113,7 +112,7 @@ async function fetchFile(
   }
 }
 
-/** Appends to `partial` what it lacks. */
+/** Appends the missing bytes to `partial`. */
 async function fetchBytes(
   partial: string,
   entry: ListFileEntry,
@@ -160,7 +159,7 @@ async function* withoutStalls(stream: ReadableStream<Uint8Array>, stallMs: numbe
   }
 }
 
-/** Tries again what may pass; a refusal does not. `reached` tells how far it came: while that grows, it goes on. */
+/** Retries transient failures, but not refusals. Gives up after several attempts without progress in `reached`. */
 async function persist<T>(options: HubOptions, reached: () => number, once: () => Promise<T>): Promise<T> {
   for (let idle = 0; ; ) {
     const before = reached()

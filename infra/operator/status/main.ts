@@ -1,4 +1,4 @@
-// `npm run status`: what is deployed, what is warm, what it cost since midnight; `scale`, `log` and `prewarm` act on the GPU function.
+// `npm run status`: the state, warm GPUs and cost since midnight of a deployment; `scale`, `log` and `prewarm` control the GPU function.
 import { Command } from 'commander'
 import { wholeNumber } from '../../command/whole-number.ts'
 import { readDeployConfig } from '../../config.ts'

@@ -1,4 +1,4 @@
-// How a deployment stands, on one screen: each part is asked by itself, and one that does not answer is told as such.
+// A status overview of a deployment. Each part is requested independently, and one that fails shows its error.
 import type { DeployConfig } from '../../config.ts'
 import type { CommandLine } from '../../deploy/plan.ts'
 import type { ModalServer } from '../../modal/server.ts'
@@ -6,7 +6,7 @@ import type { ModalServer } from '../../modal/server.ts'
 export type Asked = {
   config: DeployConfig
   exec: (command: CommandLine) => Promise<string>
-  /** GET of the worker as the operator, parsed. */
+  /** GET from the worker with the operator token; returns the parsed body. */
   worker: (path: string) => Promise<unknown>
   openModal: () => Promise<ModalServer>
   now?: Date
@@ -37,7 +37,7 @@ type Status = {
 const seconds = (value: number) => `${Math.round(value)} s`
 const dollars = (value: number) => `$${value.toFixed(2)}`
 
-/** A part of the screen; what keeps it from being known stands in its place. */
+/** A part of the overview, or the error of its request. */
 async function part(title: string, ask: () => Promise<string[]>): Promise<string[]> {
   const lines = await ask().catch((error: Error) => [`not known: ${error.message.split('\n')[0]}`])
   return [title, ...lines.map((line) => `  ${line}`)]
@@ -85,7 +85,7 @@ async function worker({ worker: ask }: Asked): Promise<string[]> {
   ]
 }
 
-/** The screen, line by line. `modal` is false where the GPU function runs elsewhere. */
+/** The lines of the overview. `modal` is false if the GPU function runs elsewhere. */
 export async function statusScreen(asked: Asked, modal: boolean): Promise<string[]> {
   const parts = await Promise.all([
     part(`Worker ${asked.config.worker.name}`, () => deployed(asked)),
