@@ -6,7 +6,10 @@ import { openHasher } from './hasher.ts'
 export type DownloadOptions = {
   /** The most requests at a time. */
   connections?: number
-  /** How far apart what is asked for at a time may lie: it must be read back from the page cache, and what a request costs wants long ranges. */
+  /**
+   * How far apart what is asked for at a time may lie: it must be read back from the page cache, and what a request costs wants long
+   * ranges.
+   */
   spreadBytes?: number
   onProgress?: (bytes: number) => void
 }

@@ -41,7 +41,10 @@ export async function openPackage(directory: string, options: { verify?: boolean
   return { directory: root, manifest, digest: createHash('sha256').update(bytes).digest('hex') }
 }
 
-/** Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a dot, are skipped. Throws `PackageError`. */
+/**
+ * Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a
+ * dot, are skipped. Throws `PackageError`.
+ */
 export async function findPackages(root: string): Promise<Package[]> {
   const entries = await readdir(root, { withFileTypes: true }).catch((cause: unknown) => {
     throw new PackageError(`${root} cannot be listed`, { cause })

@@ -1,5 +1,5 @@
-// `npm run bench -- COMMAND`: the measurements behind the figures of docs/performance.md. Each command imports its module only when it runs, so that it
-// needs no other dependencies than that module's.
+// `npm run bench -- COMMAND`: the measurements behind the figures of docs/performance.md. Each command imports its module when it runs, so
+// that it needs only the dependencies of that module.
 import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'

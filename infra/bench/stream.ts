@@ -1,4 +1,4 @@
-// `npm run bench -- stream`: a package from a bucket to this disk against curl, from the same server in turns.
+// `npm run bench -- stream`: speed of downloading a package from a bucket to disk, alternating with curl from the same server.
 import { execFile, fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, open, rm } from 'node:fs/promises'
@@ -57,7 +57,7 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
       )
     line('median', median, ratio)
     const best = (values: number[]) => Math.max(...values)
-    // What other programs take of the machine differs from run to run, and the fastest run has least of it.
+    // Other load of the machine varies, and the fastest run has the least of it.
     line('best  ', best, best(rates.octet) / best(rates.curl))
   } finally {
     server.kill()
@@ -65,7 +65,7 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
   }
 }
 
-/** MB/s of one run, on a disk that has nothing left to write. */
+/** MB/s of one run, which starts after all earlier writes have reached the disk. */
 async function timed(bytes: number, run: () => Promise<unknown>): Promise<number> {
   await promisify(execFile)('sync')
   const start = performance.now()

@@ -4,7 +4,7 @@ import { ask, type Client, Fault, type Job } from './client.ts'
 import { FAULTY_PROMPT, SLOW_PROMPT } from './programs/modelless-engine.ts'
 import type { Random } from './random.ts'
 
-/** An account with a key of it. */
+/** An account and one of its keys. */
 export type Customer = { account: string; key: string }
 export type Caller = { client: Client; url: string; key: string; name: string; body: object; patienceMs: number }
 /** What a caller observed: its job, the job's final state, and a complaint, if any. */

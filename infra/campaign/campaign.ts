@@ -17,7 +17,7 @@ import { randomOf } from './random.ts'
 import { openWorld, UNREAD_MS, type World } from './world.ts'
 
 export type CampaignOptions = {
-  /** How many callers call; nearly every one of them makes a job. */
+  /** Number of callers, most of whom create a job. */
   jobs: number
   /** Determines all faults, callers and requests, but not the timing between faults and jobs. */
   seed: number
@@ -27,11 +27,11 @@ export type CampaignOptions = {
 export type Outcome = { counts: Record<string, number>; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
-/** Share of callers in the phase that kills processes; the rest call while objects are reset. */
+/** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
 const ANSWER_MS = 120_000
-/** How long all may take to come to rest, and as much again for each thousand jobs. */
+/** Time limit until the system is idle, and as much again for each thousand jobs. */
 const REST_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
 const PEACE_MS = 20_000
@@ -103,7 +103,7 @@ async function disturb(world: World, options: CampaignOptions) {
   return { experiences, counts: { ...troubles, ...world.proxy.faults, ...resets, 'attacks on reservations': rounds } }
 }
 
-/** Looks until there are no problems or the time is over; returns those that are left. */
+/** Repeats an audit until it finds no problems or the time limit is reached. Returns the remaining problems. */
 async function settled(deadline: number, problems: () => Promise<string[]> | string[]): Promise<string[]> {
   for (;;) {
     const left = await problems()
@@ -134,7 +134,7 @@ async function busyGpus({ gpuPorts }: World): Promise<string[]> {
   return (await Promise.all(busy)).flat()
 }
 
-/** The books can be read while the worker does not run; what is on its way into them needs it to run. */
+/** Stops the worker and reads its databases, with restarts while exports are incomplete. */
 async function stoppedBooks({ worker, persist }: World, jobs: readonly Job[], deadline: number): Promise<Books> {
   for (;;) {
     await worker.kill()
@@ -172,7 +172,7 @@ async function audited(world: World, experiences: Experience[], deadline: number
   return { problems, counts: { ...audit.countsOf(jobs, receiver), ...runCounts(runs, books.jobs) } }
 }
 
-/** Runs a campaign of its own world. */
+/** Runs a campaign in a new world. */
 export async function runCampaign(options: CampaignOptions): Promise<Outcome> {
   const world = await openWorld(options.seed)
   let keep = true

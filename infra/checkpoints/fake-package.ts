@@ -1,4 +1,4 @@
-// Packages that are sound but compute nothing, for what only moves them.
+// Valid packages without usable networks, for tests that only copy them.
 import { createHash, randomBytes } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
@@ -10,7 +10,7 @@ export const noise = (bytes: number) => new Uint8Array(randomBytes(bytes))
 
 const NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 
-/** A package of these files, besides the networks that one must have. Returns its manifest and digest. */
+/** Writes a package with these files and the required networks. Returns its manifest and digest. */
 export function writeFakePackage(directory: string, files: Record<string, Uint8Array>, change: Partial<Manifest> = {}) {
   return sealFakePackage(directory, change, async () => {
     for (const [name, data] of Object.entries(files)) {
@@ -20,7 +20,7 @@ export function writeFakePackage(directory: string, files: Record<string, Uint8A
   })
 }
 
-/** Has `write` put files into the directory, then makes it a package. */
+/** Writes files with `write` into the directory, then adds the rest of a package. */
 export async function sealFakePackage(
   directory: string,
   change: Partial<Manifest>,

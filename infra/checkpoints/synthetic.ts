@@ -12,14 +12,14 @@ export type SyntheticOptions = {
   variant: keyof typeof VARIANTS
   out: string
   dtype?: TensorShape['dtype']
-  /** Joint blocks, all of the variant's when left out; the width stays. */
+  /** Number of joint blocks; all of the variant by default. */
   blocks?: number
   seed?: number
 }
 
-/** Values that are drawn; they then repeat. A prime, so that no two rows of a matrix are the same. */
+/** Number of distinct random values: a prime, so that no two rows of a matrix are equal. */
 const DRAWN = 8_388_593
-/** Weights are drawn evenly from -RANGE to RANGE. */
+/** Weights are uniform in [-RANGE, RANGE]. */
 const RANGE = 0.05
 
 /** Writes the checkpoint to `out`; the same options give the same bytes. Returns its size in bytes. */

@@ -1,4 +1,4 @@
-// `npm run cost`: what a picture costs. Without options the tables of docs/cost.md; with them one case.
+// `npm run cost`: cost per image. Prints the tables of docs/cost.md, or one case with options.
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
@@ -49,15 +49,15 @@ async function main(flags: Flags): Promise<void> {
 }
 
 const command = new Command('cost')
-  .description('What a picture costs, simulated; figures and their sources are in infra/cost/figures.json.')
+  .description('Simulates the cost per image. Inputs and their sources are in infra/cost/figures.json.')
   .addOption(new Option('--variant <name>').choices(VARIANTS))
   .addOption(new Option('--tier <name>').choices(TIERS))
   .addOption(new Option('--gpu <name>').choices(GPUS))
   .addOption(new Option('--traffic <kind>').choices(TRAFFIC))
-  .option('--images <count>', 'a day', wholeNumber)
-  .option('--idle <seconds>', 'how long a container without work stays', wholeNumber, 120)
-  .option('--warm <count>', 'containers that always stay', wholeNumber, 0)
-  .option('--seed <number>', 'of the traffic', wholeNumber, 1)
+  .option('--images <count>', 'images per day', wholeNumber)
+  .option('--idle <seconds>', 'idle time before a container ends', wholeNumber, 120)
+  .option('--warm <count>', 'permanent containers', wholeNumber, 0)
+  .option('--seed <number>', 'seed of the traffic', wholeNumber, 1)
   .option('--storage', 'storage used by the jobs of one account: peak, last day, and permanent')
   .option('--jobs <count>', 'with --storage: total number of jobs', wholeNumber, STORAGE.jobs)
   .option('--years <count>', 'with --storage: period over which they arrive', wholeNumber, STORAGE.years)
@@ -70,6 +70,6 @@ const command = new Command('cost')
   )
   .option('--keys <count>', 'with --storage: API keys in use', wholeNumber, STORAGE.keys)
   .option('--measure', 'measure the row sizes for --storage with a local worker')
-  .option('--write', 'bring docs/cost.md up to date')
+  .option('--write', 'update docs/cost.md')
 
 await main(command.parse().opts<Flags>())

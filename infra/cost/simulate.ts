@@ -1,12 +1,12 @@
-// A day of a GPU function that scales with its traffic, event by event: what a picture costs, how long it takes, how often it starts cold.
+// Event-driven simulation of a GPU function that scales with its traffic: container time, latency and cold starts.
 import TinyQueue from 'tinyqueue'
 
 export type Fleet = {
-  /** How long a picture takes on a warm container, in seconds; called for each. */
+  /** Draws the service time of an image on a warm container, in seconds. */
   service: () => number
-  /** From asking for a container to its being ready, paid for. */
+  /** Duration of a cold start, which is billed. */
   coldSeconds: number
-  /** A container without work ends after this. */
+  /** Idle time before a container ends. */
   idleSeconds: number
   minContainers: number
   maxContainers: number
@@ -14,17 +14,17 @@ export type Fleet = {
 
 export type Outcome = {
   images: number
-  /** Seconds that containers existed, starts and idleness included. */
+  /** Total lifetime of containers, including starts and idle time. */
   containerSeconds: number
-  /** Seconds in which they worked. */
+  /** Total service time. */
   busySeconds: number
-  /** Share of pictures that waited for a container to start. */
+  /** Fraction of images that waited for a cold start. */
   coldShare: number
   meanWait: number
   p50: number
   p95: number
   peakContainers: number
-  /** Length of the time that was simulated. */
+  /** Duration of the simulated period. */
   seconds: number
 }
 
@@ -32,8 +32,8 @@ type Event = { at: number; kind: 'ready' | 'done' | 'idle'; container: Container
 type Container = { since: number; idleSince: number; working: boolean; gone: boolean }
 
 /**
- * Pictures are served first come, first served. One that finds no free container asks for a new one, unless as many start as pictures wait or
- * there are as many as there may be. The container that was used last is used first, so that others can end.
+ * Images are served in order of arrival. If no container is free, an arrival starts one, unless as many containers are starting as images
+ * are waiting, or the maximum is reached. The most recently used container is preferred, so that others can end.
  */
 export function simulate(arrivals: Float64Array, fleet: Fleet): Outcome {
   const { coldSeconds, idleSeconds, minContainers, maxContainers } = fleet
@@ -101,7 +101,7 @@ export function simulate(arrivals: Float64Array, fleet: Fleet): Outcome {
     peak = Math.max(peak, containers)
     events.push({ at: now + coldSeconds, kind: 'ready', container: started })
   }
-  // The last pictures are finished, and what runs is paid for until it ends.
+  // Complete the last images, and bill containers until they end.
   let last = end
   for (let next = events.pop(); next; next = events.pop()) {
     last = next.at

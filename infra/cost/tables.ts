@@ -180,7 +180,7 @@ function storageSizes(): string {
   return table([['what', 'bytes'], ...rows])
 }
 
-/** Sections of the page, by the name of their marker. */
+/** Sections of the page, by name of their marker. */
 export const SECTIONS: Record<string, () => string> = {
   ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished },
   ...{ storage, storageByRetention, storageSizes },

@@ -9,7 +9,7 @@ const LAST_LINES = 12
 const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
 
 /** The program and first arguments of a command in a plan. */
-function programOf([name, ...rest]: CommandLine): string[] {
+function createProgram([name, ...rest]: CommandLine): string[] {
   if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
   if (name === 'modal') return [...modalCommand(), ...rest]
   return [name!, ...rest]
@@ -17,7 +17,7 @@ function programOf([name, ...rest]: CommandLine): string[] {
 
 /** Runs a command without a terminal, so that it cannot prompt. Its output is in the error if it fails. */
 export function exec(command: CommandLine, env: Record<string, string> = {}): Promise<string> {
-  const [program, ...rest] = programOf(command)
+  const [program, ...rest] = createProgram(command)
   const child = spawn(program!, rest, {
     cwd: ROOT,
     env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },

@@ -1,4 +1,5 @@
-// The file with the secrets of a deployment: created once, used by every later deploy. If it is lost, API keys stay valid, but all secrets must be rotated.
+// The file with the secrets of a deployment: created once, used by every later deploy. If it is lost, API keys stay valid, but all secrets
+// must be rotated.
 import { mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'

@@ -29,7 +29,9 @@ export async function cacheDirectory(kind: string, digest: string): Promise<stri
   return directory
 }
 
-/** Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it. */
+/**
+ * Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it.
+ */
 export async function makeOnce(
   directory: string,
   make: (out: string, scratch: string) => Promise<unknown>,

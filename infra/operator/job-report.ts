@@ -27,7 +27,10 @@ const image = z.object({
 })
 const delivery = z.object({ endpoint: z.string(), type: z.string(), state: z.string(), attempts: z.array(attempt) })
 const ledger = z.object({ state: z.string(), amount: z.number(), charged: z.number(), settled: time.nullable() })
-/** The displayed fields of GET /v1/operator/jobs/{id} (edge/operations/job-report.ts). Money is in micro-dollars, times are Unix milliseconds. */
+/**
+ * The displayed fields of GET /v1/operator/jobs/{id} (edge/operations/job-report.ts). Money is in micro-dollars, times are Unix
+ * milliseconds.
+ */
 const report = z.object({
   id: z.string(),
   account: z.string(),

@@ -34,7 +34,10 @@ export async function createReceiptKey(): Promise<JWK & { kid: string }> {
 
 const VERSIONS = '123456789abcdefghijklmnopqrstuvwxyz'
 
-/** The secrets with a new pepper and a new receipt key as the first ones; API keys and receipts of the old ones stay valid. Throws if all pepper versions are in use. */
+/**
+ * The secrets with a new pepper and a new receipt key as the first ones; API keys and receipts of the old ones stay valid. Throws if all
+ * pepper versions are in use.
+ */
 export async function rotateSecrets(secrets: Secrets): Promise<Secrets> {
   const taken = secrets.KEY_PEPPER.split(',').map((pair) => pair.trim()[0])
   const version = [...VERSIONS].find((each) => !taken.includes(each))

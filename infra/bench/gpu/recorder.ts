@@ -1,4 +1,4 @@
-// Takes what the programs of `npm run bench -- gpu` say and keeps it as figures, line by line in a file.
+// Runs the programs of `npm run bench -- gpu` and appends their figures to a file.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
@@ -14,11 +14,11 @@ type Result = { metric: string; size?: string | null | undefined; value: number 
 export type RecorderOptions = {
   variant: string
   device: string
-  /** Where figures are appended. */
+  /** File that figures are appended to. */
   out: string
-  /** Directory of plans. Its `reference` has the pictures to compare with. */
+  /** Directory of plans. Its `reference` has the reference images. */
   work: string
-  /** A program that takes longer is ended. */
+  /** Time limit of a program. */
   seconds: number
 }
 
@@ -45,7 +45,7 @@ export function createRecorder({ variant, device, out, work, seconds }: Recorder
     else if ('image' in given) pictures.push(comparePicture(system, given.image, given.size ?? ''))
   }
 
-  /** How like the picture that the float32 reference made of the same noise. */
+  /** Records the PSNR to the image of the float32 reference from the same noise. */
   async function comparePicture(system: string, file: string, size: string): Promise<void> {
     try {
       const files = [file, path.join(work, 'reference', `turbo-${size}.png`)]
@@ -56,14 +56,14 @@ export function createRecorder({ variant, device, out, work, seconds }: Recorder
     }
   }
 
-  /** The most memory that was in use since it was asked last, kept under the name of what ran. */
+  /** Records the peak memory since the last call. */
   function takePeak(system: string, phase: string, size?: string | null): number {
     const value = memory.peak()
     if (value) record(system, { metric: `peak_mib_${phase.replace(' ', '_')}`, size, value })
     return value ?? 0
   }
 
-  /** Runs a program on its plan and takes its lines. Throws when it does not end well in time. */
+  /** Runs a program with its plan and records its output. Throws if it fails or exceeds the time limit. */
   async function runProgram(system: string, [command, script]: [string, string], plan: object): Promise<void> {
     const file = path.join(work, `${system}.json`)
     await fs.writeFile(file, JSON.stringify(plan))

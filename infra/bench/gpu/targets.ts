@@ -1,4 +1,4 @@
-// Do the networks give the same on CUDA as on the CPU? The same weights, compiled for both, on the same inputs.
+// Compares the networks on CUDA with those on the CPU, with the same weights and inputs.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -17,11 +17,11 @@ import { type RenderRequest, render, withPipeline } from '../../local/render.ts'
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
 
 export type TargetsOptions = {
-  /** `tiny-loud`: tiny-medium whose T5 reaches three million in its feed-forward layers, where float16 ends at 65,504. */
+  /** `tiny-loud`: tiny-medium with T5 activations of up to three million, beyond the float16 maximum of 65,504. */
   readonly model: 'tiny-loud' | TinyVariant | BuiltInModel
   readonly tier: Manifest['tier']
   readonly target: 'cuda' | 'cuda-fp8'
-  /** Compares the denoiser's streams before each block as well. */
+  /** Also compares the denoiser's residual streams before each block. */
   readonly layers?: boolean
 }
 
@@ -33,14 +33,16 @@ const REQUEST = {
   seed: 5,
 } satisfies RenderRequest
 const LOUD = 600
-/** dB; two images of the same differ by 62 to 67 where onnxruntime normalizes the autoencoder's maps, which it does in no fixed order. */
+/**
+ * PSNR in dB of repeated images: 62 to 67 if onnxruntime normalizes the autoencoder's feature maps, because its order of summation varies.
+ */
 const SAME = 55
-/** Relative error ‖given − cpu‖ / ‖cpu‖ that is allowed, and the least PSNR in dB, with 16-bit and with FP8 products. */
+/** Allowed relative error ‖given − cpu‖ / ‖cpu‖, and minimum PSNR in dB, with 16-bit and with FP8 products. */
 const LIMITS = { weightOnly: { error: 2e-2, psnr: 35 }, native: { error: 5e-2, psnr: 30 } }
 
 /**
- * Prints how far every output of every network, and an image, lie from the CPU's. Throws where that is too far: for random weights as for
- * nano's, but that only nano's images are judged.
+ * Prints the error of every output of every network, and of an image, relative to the CPU. Throws if one is too large. Only images of nano
+ * are judged, not those of random weights.
  */
 export async function benchTargets({ model, tier, target, layers = false }: TargetsOptions): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
@@ -74,7 +76,7 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
     const conditions: Partial<Record<'cpu' | 'there', Record<string, Tensor>>> = {}
     for (const { name, file, kernels } of graphs) {
       const noise = inputsOf(manifest.networks[name]!, manifest)
-      // A step takes its own target's conditioning, whose gates are in the units of that target's streams.
+      // A step takes the conditioning of its own target, because the scale of gates depends on the target.
       const inputs = (side: 'cpu' | 'there') => (name === 'transformer' ? { ...noise, ...conditions[side] } : noise)
       const own = path.join(directories.cpu!, `${name}.onnx`)
       const expected = await runOnce(own, { target: 'cpu' }, inputs('cpu'))
@@ -109,7 +111,7 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
   if (failures.length > 0) throw new Error(`too far from the CPU: ${failures.join(', ')}`)
 }
 
-/** The least PSNR of images within a budget in which most weights come and go to the same images without one. */
+/** The minimum PSNR of images with a memory budget, which offloads most weights, relative to the same images without one. */
 async function likenessWithin(directory: string): Promise<number> {
   const requests = [256, 256, 128, 128, 256].map((side) => ({ ...REQUEST, width: side, height: side }))
   const make = (budget: number | undefined) =>
@@ -126,7 +128,7 @@ async function likenessWithin(directory: string): Promise<number> {
   return Math.min(...moved.map((image, i) => psnr(image, stayed[i]!)))
 }
 
-/** A budget that lacks as many of the weights' bytes as one can do without. */
+/** The smallest feasible memory budget. */
 function tightBudget(pkg: Package): number {
   const weights = Object.values(pkg.manifest.files).reduce((sum, { bytes }) => sum + bytes, 0)
   const { peak } = planOf(pkg, undefined, REQUEST)
@@ -142,14 +144,14 @@ function tightBudget(pkg: Package): number {
 
 const isBuiltIn = (model: TargetsOptions['model']): model is BuiltInModel => Object.hasOwn(CHECKPOINTS, model)
 
-/** What the first step is told. */
+/** The inputs of the first step. */
 function conditionOf({ modulation, context }: Record<string, Tensor>): Record<string, Tensor> {
   const [, batch, width] = modulation!.dims as [number, number, number]
   const data = (modulation!.data as Float32Array).slice(0, batch * width)
   return { modulation: { data, dims: [batch, width] }, context: context! }
 }
 
-/** Noise for every input, within what the position table covers. */
+/** Noise for every input, of a size that the position table covers. */
 function inputsOf({ inputs }: NonNullable<Manifest['networks']['t5']>, { position }: Manifest): Record<string, Tensor> {
   if (AXES.h! / 2 > position.max) throw new Error(`${AXES.h} rows of latents are beyond the position table`)
   return Object.fromEntries(

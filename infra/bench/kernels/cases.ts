@@ -1,5 +1,5 @@
-// The cases that each FP8 operator is tested on: odd sizes, extremes, rows with NaN. A case is a graph, once in the operators and once in
-// their definition, and its inputs, which are float32 and narrowed inside.
+// Test cases of the FP8 operators: odd sizes, extremes, rows with NaN. A case is a graph, built with the kernels and with their reference,
+// and its float32 inputs, which the graph converts to the operator's types.
 import { decodeTable, encode } from '../../../gpu-fn/compile/checkpoint/fp8.ts'
 import type { Value } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { FeatureMap, Operand } from '../../../gpu-fn/compile/graph/layer-types.ts'
@@ -13,20 +13,20 @@ export type Narrow = (x: Value) => Value
 export type Case = {
   readonly name: string
   readonly inputs: Record<string, Tensor>
-  /** The results that are compared; `half` narrows an input to what the operator takes, `layout` is that of its feature maps. */
+  /** Builds the compared results. `half` converts an input to the operator's type; `layout` is that of feature maps. */
   readonly build: (
     inputs: Record<string, Value>,
     operators: Fp8Operators,
     half: Narrow,
     layout: Pick<Lowering, 'featureMap' | 'planes'>,
   ) => Record<string, Value>
-  /** Relative error that is allowed, over a result and in its worst row. */
+  /** Allowed relative error, over a whole result and in its worst row. */
   readonly tolerance: { readonly all: number; readonly row: number }
 }
 
-/** Codes may fall to the other side of a rounding, which is a sixteenth of that value. */
+/** A code may be rounded in the other direction, which is a sixteenth of its value. */
 const CODES = { all: 5e-3, row: 2e-2 }
-/** Hopper sums FP8 products with some 13 bits, which shows the more the longer the rows are. */
+/** Hopper accumulates FP8 products with about 13 bits, so that the error grows with the row length. */
 const HALVES = { all: 3e-3, row: 4e-3 }
 const ATTENDED = { all: 4e-3, row: 2e-2 }
 
@@ -37,7 +37,7 @@ const noise = (dims: number[], seed: number, scale = 1): Tensor => {
   )
   return { data: scale === 1 ? data : data.map((x) => x * scale), dims }
 }
-/** Numbers that E4M3 has. */
+/** Numbers that E4M3 represents exactly. */
 const codes = (dims: number[], seed: number): Tensor => {
   const { data } = noise(dims, seed, 100)
   return { data: (data as Float32Array).map((x) => decodeTable[encode(x)]!), dims }
@@ -120,7 +120,7 @@ type Tokens = {
   heads: number
   textQueries?: boolean
   scale?: number
-  /** A token whose query has NaN. */
+  /** A token with NaN in its query. */
   broken?: number
 }
 
@@ -246,7 +246,7 @@ export const CASES: readonly Case[] = [
   groupNorm('without a skip', MAP, { skip: false, keep: false }),
   groupNorm('with nothing deferred', MAP, { bias: false, skip: false, silu: false }),
   groupNorm('that keeps no sum', [1, 256, 17, 3], { keep: false }),
-  // Without a sum in float16, whose rounding two nearly equal channels of a group would make large.
+  // Without a float16 sum, because nearly equal channels of a group would amplify its rounding.
   groupNorm('of one pixel', [3, 64, 1, 1], { keep: false }),
   groupNorm('of 24 channels', [1, 24, 33, 31], { groups: 3 }),
   groupNorm('far from zero', MAP, {

@@ -1,4 +1,4 @@
-// Does every FP8 operator compute what infra/bench/kernels/reference.ts says? The operators on the GPU, their definition on the CPU.
+// Compares every FP8 operator on the GPU with its reference (reference.ts) on the CPU.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -16,7 +16,10 @@ import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { CASES, type Case, type Narrow } from './cases.ts'
 import { operators as definition } from './reference.ts'
 
-/** Prints the errors of every case, with the code path for the GPU and with the portable one. Throws if an error is too large, or without a GPU. */
+/**
+ * Prints the errors of every case, with the code path for the GPU and with the portable one. Throws if an error is too large, or without a
+ * GPU.
+ */
 export async function benchKernels(): Promise<void> {
   const found = findKernels()
   if (!found.library) throw new Error(`the kernels cannot run on this machine: ${found.reason}`)
@@ -55,7 +58,7 @@ function buildCase(subject: Case, operators: Fp8Operators, half: Narrow, layout:
   return graph
 }
 
-/** The graph with the kernels of other GPUs, which Hopper can run as well. */
+/** The graph with the portable kernels, which Hopper supports as well. */
 function withoutHopper(graph: Graph): Graph {
   const specialized = ['Linear', 'Attention']
   for (const [i, node] of graph.nodes.entries())
@@ -74,7 +77,7 @@ async function run(scratch: string, subject: Case, graph: Graph, options: Sessio
   }
 }
 
-/** Relative errors ‖given − expected‖ / ‖expected‖ over all and in the worst row. NaN must stand in the same rows. */
+/** Relative errors ‖given − expected‖ / ‖expected‖ over all and in the worst row. NaN must be in the same rows. */
 function compare({ tolerance }: Case, given: Record<string, Tensor>, expected: Record<string, Tensor>): string {
   const words: string[] = []
   let good = true

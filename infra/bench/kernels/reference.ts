@@ -1,5 +1,5 @@
-// What the operators of gpu-fn/kernels compute, in ONNX operators and float32: the definition that the kernels are tested against. With
-// `reference` as its layers a model runs on the CPU with the very roundings to FP8 that it has on FP8 tensor cores.
+// The operators of gpu-fn/kernels, defined by ONNX operators in float32: the reference for tests of the kernels. A model built with
+// `reference` runs on the CPU with the FP8 rounding of FP8 tensor cores.
 import type { Value } from '../../../gpu-fn/compile/graph/graph.ts'
 import type { FeatureMap, Operand } from '../../../gpu-fn/compile/graph/layer-types.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
@@ -7,7 +7,7 @@ import { cpu, groupNormOfPlanes } from '../../../gpu-fn/compile/lower/cpu.ts'
 import { type Fp8Operators, fp8Lowering, type Projected } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'
 
 const FP8_MAX = 448
-/** The largest element of a normalized head of 64 values, but for its weight. */
+/** The largest possible element of a normalized head of 64 values, before its weight. */
 const MOST_NORMALIZED = 8
 const DEPTH = 64
 
@@ -21,7 +21,7 @@ const largest = (x: Value, axes: readonly number[]) => {
   })[0]!
 }
 
-/** E4M3 codes with one scale a row: its largest magnitude ÷ 448. */
+/** E4M3 codes with one scale per row: its largest magnitude ÷ 448. */
 function quantize(x: Value): Operand {
   const scale = ops.divide(maximum(largest(x, [2]), constant(x, 1e-35)), constant(x, FP8_MAX)) // [B, S, 1]
   const codes = ops.cast(ops.divide(x, scale), 'float8e4m3fn')
@@ -37,7 +37,7 @@ function normalized(x: Value, weight: Value, factor: Value, epsilon: number): Va
   return ops.reshape(ops.divide(ops.cast(codes, 'float32'), factor), x.shape)
 }
 
-/** What takes normalized queries or keys of both streams to codes. */
+/** Quantizes normalized queries or keys of both streams. */
 function codeFactor(norms: readonly (Value | null)[]): Value {
   const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => largest(norm, [0]))
   const most = others.reduce(maximum, first!)

@@ -6,7 +6,10 @@ const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s
 const keyOf = ({ prompt, seed }: { prompt: string; seed: number }) => `${seed} ${prompt}`
 const describe = ({ gpu, prompt, seed }: Run) => `GPU function ${gpu} ran ${JSON.stringify(prompt)} (seed ${seed})`
 
-/** Reports a run that outlives its job by more than the grace period. A run started after the job's end, by a delayed duplicate request, gets the same period. */
+/**
+ * Reports a run that outlives its job by more than the grace period. A run started after the job's end, by a delayed duplicate request,
+ * gets the same period.
+ */
 function overrun({ id, state, finished }: JobRow, run: Run, graceMs: number): string[] {
   if (finished === null) return [`${describe(run)} for ${id}, which has not ended`]
   const late = run.last - Math.max(finished, run.start)

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '../random.ts'
 import type { World } from '../world.ts'
 
-/** How often each comes, relative to the others. */
+/** Relative frequencies. */
 const TROUBLES = {
   'worker killed': 4,
   'GPU function killed': 4,

@@ -4,7 +4,7 @@ import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 
 export const MODELLESS = { model: 'modelless', tier: 'fp8' } as const
-/** The catalogue's offer of this engine. */
+/** The catalog's offer of this engine. */
 export const MODELLESS_OFFER = {
   ...MODELLESS,
   route: 'full',
@@ -14,7 +14,7 @@ export const MODELLESS_OFFER = {
   height: 64,
   max_pixels: 4096,
 } as const
-/** A request with this prompt fails by a fault of the engine. */
+/** A request with this prompt fails with an engine fault. */
 export const FAULTY_PROMPT = 'fails'
 /** Steps take ten times as long if the prompt begins with this. */
 export const SLOW_PROMPT = 'slowly:'
