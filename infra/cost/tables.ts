@@ -36,7 +36,7 @@ export const costRow = (cost: Cost) => [
   percent(cost.utilisation),
   count(cost.peakContainers),
 ]
-export const COST_HEAD = ['an image', 'p50', 'p95', 'cold', 'in use', 'most containers']
+export const COST_HEAD = ['an image', 'p50', 'p95', 'cold', 'in use', 'maximum number of containers']
 
 /** Each variant at each volume and traffic on one GPU. */
 function byVolume(): string {

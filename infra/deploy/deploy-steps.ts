@@ -9,7 +9,7 @@ import { smokeGpu, smokeWorker } from './smoke.ts'
 export function deploySteps(options: SecretsOptions): Step[] {
   const secrets = async () => {
     const found = await readSecretsFile(options.file)
-    if (!found) throw new Error(`${options.file} is gone`)
+    if (!found) throw new Error(`${options.file} has disappeared`)
     return found
   }
   let bucketSecrets: BucketSecrets | undefined

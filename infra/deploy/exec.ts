@@ -35,7 +35,7 @@ export function exec(command: CommandLine, env: Record<string, string> = {}): Pr
     reject(
       new CommandFailed(
         error.code === 'ENOENT'
-          ? `there is no command ${command[0]}${command[0] === 'modal' ? ': npm run modal:setup brings it' : ''}`
+          ? `the command ${command[0]} is missing${command[0] === 'modal' ? ': install it with npm run modal:setup' : ''}`
           : error.message,
       ),
     ),

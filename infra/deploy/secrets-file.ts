@@ -46,7 +46,7 @@ export async function readSecretsFile(
   } catch (error) {
     const fields =
       error instanceof z.ZodError ? error.issues.map((issue) => issue.path.join('.')).join(', ') : 'it is not JSON'
-    throw new Error(`${at} is damaged: ${fields}`)
+    throw new Error(`${at} is malformed: ${fields}`)
   }
 }
 
@@ -67,7 +67,7 @@ export type SecretsOptions = {
 
 const BUCKET_QUESTIONS = {
   OCTET_BUCKET: "the packages' bucket, https://<account>.r2.cloudflarestorage.com/<bucket>",
-  OCTET_BUCKET_KEY_ID: 'the access key id of an R2 token that may read it (dashboard: R2, Manage API tokens)',
+  OCTET_BUCKET_KEY_ID: 'the access key id of an R2 token with read access (dashboard: R2, Manage API tokens)',
   OCTET_BUCKET_SECRET: 'its secret access key',
 } as const
 
@@ -75,14 +75,14 @@ const BUCKET_QUESTIONS = {
 export function secretsStep(options: SecretsOptions): Step {
   return {
     id: 'secrets',
-    what: `Secrets, kept in ${path.relative(ROOT, options.file)}: back it up`,
+    what: `Secrets, stored in ${path.relative(ROOT, options.file)}: back it up`,
     commands: ({ worker: { name } }) => [
-      { command: ['wrangler', 'secret', 'list', '--name', name], condition: 'when the file is not there yet' },
+      { command: ['wrangler', 'secret', 'list', '--name', name], condition: 'if the file does not exist' },
       ...(options.onModal
         ? [
             {
               command: ['modal', 'workspace', 'proxy-tokens', 'create', '--name', 'octet', '--json'],
-              condition: 'when the file has no proxy token yet',
+              condition: 'if the file has no proxy token',
             },
           ]
         : []),
@@ -103,7 +103,7 @@ export function secretsStep(options: SecretsOptions): Step {
       await writePrivate(world.state.gpuSecrets, gpuEnvironment(world, secrets))
     },
     otherwise:
-      'Bring the file from the machine that deployed last. With --new-secrets others are made, and every API key, browser token and signed link ends.',
+      'Copy the file from the machine of the last deploy. --new-secrets creates others and invalidates every API key, browser token and signed link.',
   }
 }
 

@@ -29,23 +29,23 @@ const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg'
 
 function outputPath(text: string): string {
   if (FORMATS[path.extname(text)]) return text
-  throw new InvalidArgumentError(`its ending must be one of ${Object.keys(FORMATS).join(', ')}`)
+  throw new InvalidArgumentError(`The extension must be one of ${Object.keys(FORMATS).join(', ')}.`)
 }
 
 async function main(): Promise<void> {
   const command = new Command('demo')
-    .description('Makes a picture of a prompt with the built-in model, on this machine.')
-    .argument('<prompt>')
+    .description('Generates an image with the built-in model on this machine.')
+    .argument('<prompt>', 'description of the image')
     .addOption(
-      new Option('--route <route>', 'turbo is 4 steps, full all of them; chosen by the worker unless given').choices([
+      new Option('--route <route>', 'turbo has 4 steps, full all of them; chosen by the worker by default').choices([
         'turbo',
         'full',
       ]),
     )
-    .option('--size <WxH>', "such as 256x256; the model's own by default")
-    .option('--seed <number>', 'the same seed makes the same picture', wholeNumber)
+    .option('--size <WxH>', "such as 256x256; the model's default otherwise")
+    .option('--seed <number>', 'the same seed gives the same image', wholeNumber)
     .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
-    .option('--json', 'one JSON object in place of text')
+    .option('--json', 'print one JSON object instead of text')
     .parse()
   const flags = command.opts<Flags>()
   const say = flags.json ? () => {} : (text: string) => console.log(text)
@@ -70,8 +70,8 @@ async function main(): Promise<void> {
 const round = (seconds: number) => Number(seconds.toFixed(2))
 
 function startLine({ seconds: { compile, gpu, worker } }: Local): string {
-  const compiled = compile > 0.2 ? `model compiled in ${round(compile)} s` : 'model compiled before'
-  return `${compiled}, GPU function warm in ${round(gpu)} s, worker up in ${round(worker)} s`
+  const compiled = compile > 0.2 ? `model compiled in ${round(compile)} s` : 'model already compiled'
+  return `${compiled}, GPU function warm in ${round(gpu)} s, worker ready in ${round(worker)} s`
 }
 
 async function generate(local: Local, prompt: string, { route, size, seed, out, json }: Flags): Promise<Reply> {
@@ -90,7 +90,7 @@ async function generate(local: Local, prompt: string, { route, size, seed, out, 
   const response = await request.finally(() => watching.abort())
   await watched
   const reply = (await response.json()) as Reply & { detail?: string }
-  if (!response.ok) throw new Error(reply.detail ?? `the worker answered ${response.status}`)
+  if (!response.ok) throw new Error(reply.detail ?? `the worker returned ${response.status}`)
   return reply
 }
 
@@ -120,7 +120,7 @@ function report({ data: [image], size, octet }: Reply, out: string, total: numbe
   console.log(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
   for (const { message } of warnings) console.log(`Note: ${message}`)
   const parts = Object.entries(timings).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
-  console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in all, start included`)
+  console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in total, including the start`)
   console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
 }
 
@@ -128,8 +128,8 @@ function report({ data: [image], size, octet }: Reply, out: string, total: numbe
 async function hint(prompt: string): Promise<string> {
   const vocabulary = await readVocabulary()
   const known = knownIn(prompt, vocabulary)
-  if (known.length > 0) return `nano knows of this prompt: ${known.join(', ')}`
-  const world = `nano knows ${vocabulary.sprites.length} things, all in gpu-fn/nano/vocabulary.json`
+  if (known.length > 0) return `Objects of this prompt that nano can draw: ${known.join(', ')}`
+  const world = `nano can draw ${vocabulary.sprites.length} objects, listed in gpu-fn/nano/vocabulary.json`
   return `${world}, and none is in this prompt; try "a red heart on a blue background"`
 }
 

@@ -66,7 +66,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     // After a signal, wrangler's own handler has already ended workerd.
     if (!options.persist) process.once('exit', () => rmSync(persist, { recursive: true, force: true, maxRetries: 5 }))
     const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', {
-      label: 'made at start',
+      label: 'created at start',
     })
     return {
       url: worker.url,

@@ -20,9 +20,9 @@ const GAP = 8
 const CAPTION = 44
 
 const { out, seed } = new Command('pictures')
-  .description('Draws six prompts, nano above and nano-turbo below, into one JPEG with the prompts under them.')
-  .option('--out <file>', 'a .jpg', 'docs/nano.jpg')
-  .option('--seed <number>', 'of the first prompt; the next has the next', wholeNumber, 1)
+  .description('Generates images of six prompts with nano and nano-turbo as one JPEG with captions.')
+  .option('--out <file>', 'output file, a .jpg', 'docs/nano.jpg')
+  .option('--seed <number>', 'seed of the first prompt, incremented for each prompt', wholeNumber, 1)
   .parse()
   .opts<{ out: string; seed: number }>()
 

@@ -24,7 +24,7 @@ export async function render(
     onEvent(event)
     if (event.type === 'image') file = event.data
   }
-  if (!file) throw new Error('the pipeline gave no image')
+  if (!file) throw new Error('the pipeline returned no image')
   return file
 }
 

@@ -50,10 +50,10 @@ export async function request({ url, token }: Target, method: string, path: stri
   const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
   const init = body === undefined ? { method, headers } : { method, headers, body: JSON.stringify(body) }
   const response = await fetch(new URL(path, url), init).catch((cause) => {
-    throw new Error(`no worker answers at ${url}; start it with "npx wrangler dev", or name it with --url`, { cause })
+    throw new Error(`no worker responds at ${url}; start one with "npm run dev", or set --url`, { cause })
   })
   if (response.ok) return response
-  throw new Error(detailOf(await response.text()) ?? `${url} answers ${response.status}`)
+  throw new Error(detailOf(await response.text()) ?? `${url} returned ${response.status}`)
 }
 
 async function call<T>(target: Target, method: string, path: string, body?: unknown): Promise<T> {

@@ -41,7 +41,7 @@ const VERSIONS = '123456789abcdefghijklmnopqrstuvwxyz'
 export async function rotateSecrets(secrets: Secrets): Promise<Secrets> {
   const taken = secrets.KEY_PEPPER.split(',').map((pair) => pair.trim()[0])
   const version = [...VERSIONS].find((each) => !taken.includes(each))
-  if (!version) throw new Error('KEY_PEPPER has a pepper of every version 1 to z; drop its last one first')
+  if (!version) throw new Error('KEY_PEPPER has peppers of all versions from 1 to z; remove the last one first')
   const keys = JSON.parse(secrets.RECEIPT_SIGNING_KEYS) as unknown[]
   return {
     ...secrets,
@@ -55,7 +55,7 @@ export function parseSecrets(text: string): Secrets {
   const found = parseEnv(text)
   const take = (name: keyof Secrets) => {
     const secret = found[name]
-    if (!secret) throw new Error(`there is no ${name} in the secrets that were given`)
+    if (!secret) throw new Error(`${name} is missing from the secrets`)
     return secret
   }
   const { STRIPE_SECRET_KEY } = found

@@ -65,7 +65,7 @@ export function judge({ sprites, background }: QualityPrompt, seen: Sight): Verd
 
 /** Converts interleaved 8-bit RGB to planes [3, 256, 256] of 0 to 1. */
 function planes({ data, width, height }: Pixels): Float32Array {
-  if (width !== SIDE || height !== SIDE) throw new Error(`the picture is ${width}x${height}; ${SIDE}x${SIDE} is judged`)
+  if (width !== SIDE || height !== SIDE) throw new Error(`the image is ${width}x${height} instead of ${SIDE}x${SIDE}`)
   const area = width * height
   return Float32Array.from({ length: 3 * area }, (_, i) => data[3 * (i % area) + Math.floor(i / area)]! / 255)
 }

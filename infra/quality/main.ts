@@ -24,19 +24,21 @@ function configurations(text: string): Configuration[] {
   const names = text.split(',')
   const unknown = names.find((name) => !CONFIGURATIONS.some((each) => each.name === name))
   if (unknown === undefined) return CONFIGURATIONS.filter(({ name }) => names.includes(name))
-  throw new InvalidArgumentError(`${unknown} is none of ${CONFIGURATIONS.map(({ name }) => name).join(', ')}`)
+  throw new InvalidArgumentError(
+    `unknown configuration "${unknown}"; choose from: ${CONFIGURATIONS.map(({ name }) => name).join(', ')}`,
+  )
 }
 
 const flags = new Command('quality')
-  .description('Measures nano: right pictures by its judge, likeness to float32, seconds and memory.')
-  .option('--prompts <count>', 'the first so many of the fixed set', wholeNumber, 200)
+  .description('Measures nano: accuracy according to its judge, similarity to float32, duration and memory.')
+  .option('--prompts <count>', 'number of prompts from the fixed set', wholeNumber, 200)
   .addOption(
-    new Option('--only <names>', 'configurations, separated by commas, such as nano-fp32,nano-fp8')
+    new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
       .argParser(configurations)
       .default(CONFIGURATIONS, 'all'),
   )
-  .option('--out <directory>', 'table.md, results.json, index.html and the images; run again to go on', 'out/quality')
-  .option('--sample <count>', 'prompts on the page', wholeNumber, 24)
+  .option('--out <directory>', 'output directory; an interrupted run is resumed', 'out/quality')
+  .option('--sample <count>', 'number of prompts on the page', wholeNumber, 24)
   .parse()
   .opts<Flags>()
 
@@ -67,5 +69,5 @@ await write(
 )
 await write('index.html', String(await page(prompts, columns, flags.sample)))
 console.log(
-  `${table(scores)}\n\n${prompts.length} prompts; pictures side by side: ${path.resolve(flags.out, 'index.html')}`,
+  `${table(scores)}\n\n${prompts.length} prompts; comparison of images: ${path.resolve(flags.out, 'index.html')}`,
 )

@@ -49,7 +49,7 @@ export async function makeImages(
   const child = fork(path.join(import.meta.dirname, 'make-images.ts'), [directory, place])
   child.on('message', onImage)
   const [code, signal] = await once(child, 'exit')
-  if (code !== 0) throw new Error(`making the images of ${configuration.name} ended with ${code ?? signal}`)
+  if (code !== 0) throw new Error(`the process for ${configuration.name} ended with ${code ?? signal}`)
   const runs = await Promise.all(Array.from({ length: count }, (_, i) => readRun(place, i)))
   return { directory: place, runs: runs.filter((run) => run !== null) }
 }

@@ -26,9 +26,9 @@ const isPrompt = async (claims: ReceiptClaims, role: keyof Prompts, text: string
 
 async function checkPrompt(claims: ReceiptClaims, role: keyof Prompts, text: string | undefined): Promise<Check> {
   const name = role.replace('_', ' ')
-  if (text === undefined) return check(name, null, `give it with --${role.replace('_', '-')} to compare its digest`)
-  if (await isPrompt(claims, role, text)) return check(name, true, 'the digest is of this text')
-  return check(name, false, 'the digest is of another text')
+  if (text === undefined) return check(name, null, `skipped; set --${role.replace('_', '-')}`)
+  if (await isPrompt(claims, role, text)) return check(name, true, 'matches its digest')
+  return check(name, false, 'does not match its digest')
 }
 
 /** The prompts as given, or else from the file's metadata. Throws if neither matches the receipt. */
@@ -37,7 +37,7 @@ async function promptsOf(claims: ReceiptClaims, { file, prompts }: Subject): Pro
   const find = async (role: keyof Prompts) => {
     const text = prompts[role] ?? written?.[role] ?? ''
     if (await isPrompt(claims, role, text)) return text
-    throw new Error(`the ${role.replace('_', ' ')} is not known; give it with --${role.replace('_', '-')}`)
+    throw new Error(`the ${role.replace('_', ' ')} is unknown; set --${role.replace('_', '-')}`)
   }
   return { prompt: await find('prompt'), negative_prompt: await find('negative_prompt') }
 }
@@ -46,12 +46,12 @@ async function checkReproduction(claims: ReceiptClaims, subject: Subject, option
   try {
     const prompts = await promptsOf(claims, subject)
     const again = await reproduce(claims, prompts, await findPackage(options.packages, claims.package))
-    if (Buffer.from(again).equals(subject.file)) return check('made again', true, 'the same bytes')
+    if (Buffer.from(again).equals(subject.file)) return check('reproduction', true, 'the same bytes')
     const ratio = psnr(await readPixels(again), await readPixels(subject.file))
-    const detail = `other bytes, PSNR ${ratio.toFixed(1)} dB (at least ${options.minPsnr} is asked)`
-    return check('made again', ratio >= options.minPsnr, detail)
+    const detail = `other bytes, PSNR ${ratio.toFixed(1)} dB (required: ${options.minPsnr})`
+    return check('reproduction', ratio >= options.minPsnr, detail)
   } catch (error) {
-    return check('made again', false, error instanceof Error ? error.message : String(error))
+    return check('reproduction', false, error instanceof Error ? error.message : String(error))
   }
 }
 

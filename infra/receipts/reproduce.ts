@@ -14,9 +14,7 @@ export async function findPackage(root: string, digest: string): Promise<Package
   const found = packages.find((each) => each.digest === digest)
   if (found) return openPackage(found.directory, { verify: true })
   const there = packages.map((each) => `${each.manifest.model} ${each.manifest.tier} is ${each.digest}`)
-  throw new Error(
-    `the receipt names package ${digest}, which is not in ${root}; ${there.join(', ') || 'no package is there'}`,
-  )
+  throw new Error(`package ${digest} of the receipt is not in ${root}, which has ${there.join(', ') || 'no packages'}`)
 }
 
 /** Generates the image of a receipt and returns the encoded file. */

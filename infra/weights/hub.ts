@@ -50,7 +50,7 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
   const listing = await list(options)
   const files = neededFiles(listing, options.withoutT5)
   if (files.length === 0)
-    throw new HubError(`${options.repo} has no diffusers checkpoint: none of its folders is there`)
+    throw new HubError(`${options.repo} has no diffusers checkpoint: none of its directories exists`)
   const total = files.reduce((sum, { size }) => sum + size, 0)
   let before = 0
   for (const file of files) {
@@ -107,8 +107,7 @@ async function fetchFile(
     for await (const chunk of createReadStream(partial)) hash.update(chunk)
     if (hash.digest('hex') === digestOf(entry)) return rename(partial, file)
     await rm(partial)
-    if (tries === 2)
-      throw new HubError(`${entry.path} of ${options.repo} came twice with another checksum than the hub states`)
+    if (tries === 2) throw new HubError(`${entry.path} of ${options.repo} had a wrong checksum twice`)
   }
 }
 
@@ -129,9 +128,9 @@ async function fetchBytes(
     async () => {
       if (at === entry.size) return
       const blob = await downloadFile({ ...source(options), path: entry.path })
-      if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} and cannot be had`)
+      if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
       for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
-        if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than the hub says`)
+        if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
         await output.write(chunk)
         at += chunk.length
         progress(at)
@@ -147,7 +146,7 @@ async function* withoutStalls(stream: ReadableStream<Uint8Array>, stallMs: numbe
     for (;;) {
       const stalled = new AbortController()
       const late = sleep(stallMs, undefined, { signal: stalled.signal }).then(() => {
-        throw new Error(`nothing came for ${stallMs} ms`)
+        throw new Error(`no data for ${stallMs} ms`)
       })
       late.catch(() => {})
       const { value, done } = await Promise.race([reader.read(), late]).finally(() => stalled.abort())
@@ -180,15 +179,15 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
 function refused(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
   if (status === 401 || status === 403) {
-    const page = `accept the licence at https://huggingface.co/${repo}`
+    const page = `accept the license at https://huggingface.co/${repo}`
     return new HubError(
       token
-        ? `the hub refuses ${repo} to this HF_TOKEN (${status}): ${page} with the account that the token belongs to`
-        : `the hub refuses ${repo} (${status}): ${page}, make a token that may read it, and set HF_TOKEN`,
+        ? `the hub refuses access to ${repo} with this HF_TOKEN (${status}): ${page} with the account of the token`
+        : `the hub refuses access to ${repo} (${status}): ${page}, create a token with read access, and set HF_TOKEN`,
       { cause },
     )
   }
-  return new HubError(`the hub has no ${repo} at ${revision} (${status}); name another with --repo and --revision`, {
+  return new HubError(`the hub has no ${repo} at ${revision} (${status}); set --repo and --revision`, {
     cause,
   })
 }

@@ -91,7 +91,7 @@ export async function point(target: Target, name: PackageName, digest: string): 
 export async function rollBack(target: Target, name: PackageName): Promise<string> {
   const last = (await readPointer(target, name))?.previous[0]
   if (last === undefined)
-    throw new Error(`the bucket knows no earlier package of ${name.model}:${name.tier} for ${name.target}`)
+    throw new Error(`the bucket has no previous package of ${name.model}:${name.tier} for ${name.target}`)
   await point(target, name, last)
   return last
 }

@@ -39,7 +39,7 @@ const dollars = (value: number) => `$${value.toFixed(2)}`
 
 /** A part of the overview, or the error of its request. */
 async function part(title: string, ask: () => Promise<string[]>): Promise<string[]> {
-  const lines = await ask().catch((error: Error) => [`not known: ${error.message.split('\n')[0]}`])
+  const lines = await ask().catch((error: Error) => [`unknown: ${error.message.split('\n')[0]}`])
   return [title, ...lines.map((line) => `  ${line}`)]
 }
 
@@ -56,8 +56,8 @@ async function containers({ openModal, now = new Date() }: Asked): Promise<strin
     const midnight = new Date(`${now.toISOString().slice(0, 10)}T00:00:00Z`)
     const [current, today] = [await server.current(), await server.since(midnight)]
     return [
-      `${current.containers} containers run, ${current.backlog} requests wait`,
-      `since midnight ${today.started} were started, ${today.broken} failed; ${today.requests} requests, ${today.failed} of them failed`,
+      `${current.containers} containers running, ${current.backlog} requests waiting`,
+      `since midnight: ${today.started} containers started, ${today.broken} failed; ${today.requests} requests, ${today.failed} failed`,
     ]
   } finally {
     server.close()
@@ -78,7 +78,7 @@ async function worker({ worker: ask }: Asked): Promise<string[]> {
     ...endpoints.map((each) => {
       const ready = each.state === 'warm' ? '' : `, ready in ${seconds(each.ready_in_seconds)}`
       const spent = `warming ${seconds(each.spent_today_seconds)} of ${seconds(each.budget_seconds)} today`
-      return `${each.name}: ${each.state}${ready}${each.down ? ', did not answer lately' : ''}; a start takes ${seconds(each.start_seconds)} (${each.starts_seen} seen); ${spent}`
+      return `${each.name}: ${each.state}${ready}${each.down ? ', down' : ''}; a start takes ${seconds(each.start_seconds)} (from ${each.starts_seen} starts); ${spent}`
     }),
     `since midnight: ${today.jobs} jobs settled, ${today.captured} of them charged ${dollars(today.microdollars / 1e6)}`,
     `${today.images} jobs measured, ${today.cold_starts} of them cold; GPU ${seconds(today.gpu_seconds)}, about ${dollars(today.gpu_dollars)} without idle time`,
@@ -89,7 +89,7 @@ async function worker({ worker: ask }: Asked): Promise<string[]> {
 export async function statusScreen(asked: Asked, modal: boolean): Promise<string[]> {
   const parts = await Promise.all([
     part(`Worker ${asked.config.worker.name}`, () => deployed(asked)),
-    part('GPUs, as the worker sees them', () => worker(asked)),
+    part('GPUs, as seen by the worker', () => worker(asked)),
     ...(modal
       ? [part(`Modal app ${asked.config.gpu.app}`, () => containers(asked)), part("Modal's bill", () => bill(asked))]
       : []),
