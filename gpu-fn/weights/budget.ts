@@ -18,73 +18,94 @@ const SHA256 = /^[0-9a-f]{64}$/
 type Options = { directory: string; blobs: string; packages: string; bytes: number }
 type Entry = { file: string; name: string; bytes: number; links: number; modified: number }
 
-export function createBudget({ directory, blobs, packages, bytes: limit }: Options) {
-  /** Packages that this process has open. */
-  const inUse = new Set<string>()
+const isPartial = ({ name }: Entry) => name.startsWith('.')
+const isStale = ({ modified }: Entry) => Date.now() - modified > STALE_MS
 
-  /** Package directories, least recently used first. */
-  async function packagesByAge(): Promise<Entry[]> {
-    return (await entries(packages)).toSorted((a, b) => a.modified - b.modified)
+export class Budget {
+  readonly #options: Options
+  /** Packages that this process has open. */
+  readonly #inUse = new Set<string>()
+
+  constructor(options: Options) {
+    this.#options = options
   }
 
-  const isPart = ({ name }: Entry) => name.startsWith('.')
-  const isStale = ({ modified }: Entry) => Date.now() - modified > STALE_MS
+  /** Prevents the eviction of a package. */
+  keep(digest: string): void {
+    this.#inUse.add(digest)
+  }
 
-  async function removeStale(): Promise<void> {
-    const partial = [...(await entries(blobs)), ...(await entries(packages))].filter(isPart)
+  /** Removes temporary files of processes that have ended. */
+  async removeStale(): Promise<void> {
+    const { blobs, packages } = this.#options
+    const partial = [...(await entries(blobs)), ...(await entries(packages))].filter(isPartial)
     for (const { file } of partial.filter(isStale)) await rm(file, { recursive: true, force: true })
   }
 
+  /** The blobs (SHA-256 → bytes) that are not on disk. */
+  async missing(all: ReadonlyMap<string, number>): Promise<Map<string, number>> {
+    const present = new Map((await entries(this.#options.blobs)).map(({ name, bytes }) => [name, bytes]))
+    return new Map([...all].filter(([sha256, bytes]) => present.get(sha256) !== bytes))
+  }
+
+  /** Evicts the least recently used packages until the missing blobs fit. Throws CacheFull. */
+  async makeRoom(missing: ReadonlyMap<string, number>, wanted: ReadonlySet<string>): Promise<void> {
+    const needed = [...missing.values()].reduce((sum, bytes) => sum + bytes, 0)
+    if (await this.#fits(needed)) return
+    await this.#removeOrphans(wanted)
+    const evictable = (await this.#packagesByAge()).filter((entry) => !this.#inUse.has(entry.name) && !isPartial(entry))
+    for (const { file } of evictable) {
+      if (await this.#fits(needed)) return
+      await rm(file, { recursive: true, force: true })
+      await this.#removeOrphans(wanted)
+    }
+    await this.#awaitOthers(needed)
+  }
+
+  /** The digest of the most recently used package of this name. */
+  async newestOf({ model, tier, target }: PackageName): Promise<string | null> {
+    for (const entry of (await this.#packagesByAge()).filter(({ name }) => SHA256.test(name)).reverse()) {
+      const manifest = await readManifest(entry.file)
+        .then((bytes) => parseManifest(entry.file, bytes))
+        .catch(() => null)
+      if (manifest?.model === model && manifest.tier === tier && manifest.target === target) return entry.name
+    }
+    return null
+  }
+
+  /** Waits while downloads of other processes use the budget; those of killed processes become stale. Throws CacheFull if there are none. */
+  async #awaitOthers(needed: number): Promise<void> {
+    const { directory, blobs, bytes: limit } = this.#options
+    while (!(await this.#fits(needed))) {
+      const active = (await entries(blobs)).filter(isPartial)
+      if (active.length === 0) {
+        const used = await this.#used()
+        throw new CacheFull(
+          `${directory} may take ${limit} bytes, ${used} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
+        )
+      }
+      await sleep(POLL_MS)
+      await this.removeStale()
+    }
+  }
+
+  async #fits(needed: number): Promise<boolean> {
+    return (await this.#used()) + needed <= this.#options.bytes
+  }
+
+  async #used(): Promise<number> {
+    return (await entries(this.#options.blobs)).reduce((sum, { bytes }) => sum + bytes, 0)
+  }
+
+  /** Package directories, least recently used first. */
+  async #packagesByAge(): Promise<Entry[]> {
+    return (await entries(this.#options.packages)).toSorted((a, b) => a.modified - b.modified)
+  }
+
   /** Removes blobs without a package, except `wanted`. */
-  async function removeOrphans(wanted: ReadonlySet<string>): Promise<void> {
-    for (const { file, name, links } of await entries(blobs))
+  async #removeOrphans(wanted: ReadonlySet<string>): Promise<void> {
+    for (const { file, name, links } of await entries(this.#options.blobs))
       if (SHA256.test(name) && links === 1 && !wanted.has(name)) await rm(file, { force: true })
-  }
-
-  async function used(): Promise<number> {
-    return (await entries(blobs)).reduce((sum, { bytes }) => sum + bytes, 0)
-  }
-
-  return {
-    removeStale,
-    keep: (digest: string) => void inUse.add(digest),
-    /** The blobs (SHA-256 → bytes) that are not on disk. */
-    async missing(all: ReadonlyMap<string, number>): Promise<Map<string, number>> {
-      const present = new Map((await entries(blobs)).map(({ name, bytes }) => [name, bytes]))
-      return new Map([...all].filter(([sha256, bytes]) => present.get(sha256) !== bytes))
-    },
-    /** Evicts the least recently used packages until the missing blobs fit. Throws CacheFull. */
-    async makeRoom(missing: ReadonlyMap<string, number>, wanted: ReadonlySet<string>): Promise<void> {
-      const needed = [...missing.values()].reduce((sum, bytes) => sum + bytes, 0)
-      const fits = async () => (await used()) + needed <= limit
-      if (await fits()) return
-      await removeOrphans(wanted)
-      for (const { file } of (await packagesByAge()).filter((entry) => !inUse.has(entry.name) && !isPart(entry))) {
-        if (await fits()) return
-        await rm(file, { recursive: true, force: true })
-        await removeOrphans(wanted)
-      }
-      // Downloads of other processes count as well; those of killed processes become stale.
-      while (!(await fits())) {
-        const active = (await entries(blobs)).filter(isPart)
-        if (active.length === 0)
-          throw new CacheFull(
-            `${directory} may take ${limit} bytes, ${await used()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
-          )
-        await sleep(POLL_MS)
-        await removeStale()
-      }
-    },
-    /** The digest of the most recently used package of this name. */
-    async newestOf({ model, tier, target }: PackageName): Promise<string | null> {
-      for (const entry of (await packagesByAge()).filter(({ name }) => SHA256.test(name)).reverse()) {
-        const manifest = await readManifest(entry.file)
-          .then((bytes) => parseManifest(entry.file, bytes))
-          .catch(() => null)
-        if (manifest?.model === model && manifest.tier === tier && manifest.target === target) return entry.name
-      }
-      return null
-    },
   }
 }
 

@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import type { Package } from '../manifest.ts'
 import { openBucket } from './bucket.ts'
-import { createPackageCache, usedBy } from './cache.ts'
+import { PackageCache, usedBy } from './cache.ts'
 import { findPackages } from './packages.ts'
 import type { Verifier } from './verification.ts'
 
@@ -27,7 +27,7 @@ export function packageSource(
         ({ model, tier }) => !mounted.some(({ manifest }) => manifest.model === model && manifest.tier === tier),
       )
       if (absent.length === 0) return mounted
-      const cache = createPackageCache({
+      const cache = new PackageCache({
         directory,
         budgetBytes: bucket.cacheBytes || (await defaultBudget(directory)),
         bucket: openBucket(bucket.address),

@@ -25,7 +25,7 @@ export type Case = {
 
 export type Cost = Outcome & {
   dollarsPerImage: number
-  utilisation: number
+  utilization: number
   serviceSeconds: number
   coldSeconds: number
 }
@@ -74,7 +74,7 @@ export function costOf(given: Case): Cost {
   return {
     ...outcome,
     dollarsPerImage: dollars / outcome.images,
-    utilisation: outcome.busySeconds / outcome.containerSeconds,
+    utilization: outcome.busySeconds / outcome.containerSeconds,
     ...{ serviceSeconds: service, coldSeconds: cold },
   }
 }

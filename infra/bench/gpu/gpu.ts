@@ -6,7 +6,7 @@ import path from 'node:path'
 import { gpuName } from './memory.ts'
 import { type GpuVariant, makeCheckpoint, makePackage } from './packages.ts'
 import type { OctetPlan, TorchPlan } from './plan.ts'
-import { createRecorder, type Recorder } from './recorder.ts'
+import { Recorder } from './recorder.ts'
 import { measureStart } from './start.ts'
 import { type System, systemsFor } from './systems.ts'
 import { ARTICLE_SIZE, tableOf } from './table.ts'
@@ -43,7 +43,7 @@ export async function benchGpu(options: GpuBenchOptions): Promise<void> {
   if (unknown.length > 0) throw new Error(`unknown: ${unknown.join(', ')}; there are ${Object.keys(all).join(', ')}`)
   const work = path.join(directory, variant)
   await fs.mkdir(path.join(work, 'reference'), { recursive: true })
-  const recorder = createRecorder({ variant, device: gpuName() ?? device, out, work, seconds })
+  const recorder = new Recorder({ variant, device: gpuName() ?? device, out, work, seconds })
   const run: Run = { options, work, recorder }
   try {
     await timed(run, 'checkpoint', () => makeCheckpoint(variant, work))

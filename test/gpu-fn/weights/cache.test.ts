@@ -3,8 +3,8 @@ import path from 'node:path'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
-import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
-import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
+import { blobKey, manifestKey, type PackageName, pointerKey } from '../../../gpu-fn/weights/layout.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
@@ -55,9 +55,9 @@ async function openCache(
   const download = { connections: 3, spreadBytes: 50_000 }
   const { directory } = scratch
   const verifier = new Verifier({ directory, log: log as never })
-  const cache = createPackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
+  const cache = new PackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
   return {
-    ensure: cache.ensure,
+    ensure: (name: PackageName) => cache.ensure(name),
     requests: proxy.requests,
     blobsAsked: () => proxy!.requests.filter((r) => r.path.includes('/blobs/')),
   }
@@ -216,7 +216,7 @@ test.each<[string, (manifest: string) => string, RegExp]>([
   [
     'a file in the place of the manifest',
     (text) => text.replace('"vae.bin"', '"manifest.json"'),
-    /"manifest\.json" is no path/,
+    /"manifest\.json" is not a path/,
   ],
   [
     'another model',
