@@ -38,12 +38,12 @@ export async function benchStep({
     const model = await buildStep(scratch, variant, blocks, { tier: 'fp8', target: 'cuda-fp8' })
     const native = model.graphs.get('transformer')!
     const free = { B: batch, L: TEXT_TOKENS, h: size / 8, w: size / 8, S: (size / 16) ** 2 }
-    const inputs = await onDevice(scratch, noiseFor(native, free))
-    const fp8 = await time(await writeGraph(scratch, 'native.onnx', native), inputs, runs, found.library)
+    const inputs = await copyToDevice(scratch, noiseFor(native, free))
+    const fp8 = await measureStep(await writeGraph(scratch, 'native.onnx', native), inputs, runs, found.library)
     const what = `${variant}, ${blocks} blocks, ${size}², batch ${batch}`
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
-    const wide = await time(
+    const wide = await measureStep(
       await writeGraph(scratch, 'without-kernels.onnx', model.withoutKernels!.transformer),
       inputs,
       runs,
@@ -69,7 +69,7 @@ function noiseFor({ inputs }: Graph, free: Record<string, number>): Record<strin
 }
 
 /** Copies the inputs that are constant over all steps to the device, so that steps transfer only latents. */
-async function onDevice(scratch: string, inputs: Record<string, Tensor>): Promise<Inputs> {
+async function copyToDevice(scratch: string, inputs: Record<string, Tensor>): Promise<Inputs> {
   const { latent, ...others } = inputs
   const graph = new Graph('keep')
   for (const [name, { dims }] of Object.entries(others))
@@ -79,7 +79,7 @@ async function onDevice(scratch: string, inputs: Record<string, Tensor>): Promis
   return { latent: latent!, ...Object.fromEntries(kept.map(([name, tensor]) => [name.replace('_kept', ''), tensor])) }
 }
 
-async function time(file: string, inputs: Inputs, runs: number, kernels?: string) {
+async function measureStep(file: string, inputs: Inputs, runs: number, kernels?: string) {
   const session = await openSession(file, { target: 'cuda-fp8', kernels })
   try {
     // The first run of a size includes planning.

@@ -12,7 +12,7 @@ const NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 
 /** Writes a package with these files and the required networks. Returns its manifest and digest. */
 export function writeFakePackage(directory: string, files: Record<string, Uint8Array>, change: Partial<Manifest> = {}) {
-  return sealFakePackage(directory, change, async () => {
+  return completeFakePackage(directory, change, async () => {
     for (const [name, data] of Object.entries(files)) {
       await mkdir(path.dirname(path.join(directory, name)), { recursive: true })
       await writeFile(path.join(directory, name), data)
@@ -21,7 +21,7 @@ export function writeFakePackage(directory: string, files: Record<string, Uint8A
 }
 
 /** Writes files with `write` into the directory, then adds the rest of a package. */
-export async function sealFakePackage(
+export async function completeFakePackage(
   directory: string,
   change: Partial<Manifest>,
   write: () => Promise<void>,

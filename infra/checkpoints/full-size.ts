@@ -4,7 +4,7 @@
 import { type FileHandle, mkdir, open, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { copyTokenizers } from '../local/built-in-model.ts'
 import { clipText, diffusersTransformer, type Shapes, t5Encoder, VARIANTS } from './published-shapes.ts'
 import { diffusersVae } from './published-vae-shapes.ts'
@@ -123,7 +123,7 @@ if (import.meta.main) {
   const { variant, out, seed } = new Command('full-size-checkpoint')
     .addOption(new Option('--variant <name>').choices(['large', 'medium']).makeOptionMandatory())
     .requiredOption('--out <directory>')
-    .option('--seed <seed>', 'what to draw the weights from', wholeNumber, 0)
+    .option('--seed <seed>', 'what to draw the weights from', parseWholeNumber, 0)
     .parse()
     .opts<{ variant: FullSize; out: string; seed: number }>()
   const start = performance.now()

@@ -2,7 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, GPUS, TIERS, VARIANTS } from './model.ts'
 import { COST_HEAD, costRow, fillPage, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
@@ -54,21 +54,26 @@ const command = new Command('cost')
   .addOption(new Option('--tier <name>').choices(TIERS))
   .addOption(new Option('--gpu <name>').choices(GPUS))
   .addOption(new Option('--traffic <kind>').choices(TRAFFIC))
-  .option('--images <count>', 'images per day', wholeNumber)
-  .option('--idle <seconds>', 'idle time before a container ends', wholeNumber, 120)
-  .option('--warm <count>', 'permanent containers', wholeNumber, 0)
-  .option('--seed <number>', 'seed of the traffic', wholeNumber, 1)
+  .option('--images <count>', 'images per day', parseWholeNumber)
+  .option('--idle <seconds>', 'idle time before a container ends', parseWholeNumber, 120)
+  .option('--warm <count>', 'permanent containers', parseWholeNumber, 0)
+  .option('--seed <number>', 'seed of the traffic', parseWholeNumber, 1)
   .option('--storage', 'storage used by the jobs of one account: peak, last day, and permanent')
-  .option('--jobs <count>', 'with --storage: total number of jobs', wholeNumber, STORAGE.jobs)
-  .option('--years <count>', 'with --storage: period over which they arrive', wholeNumber, STORAGE.years)
-  .option('--retention <days>', 'with --storage: retention_days of the account', wholeNumber, STORAGE.retentionDays)
+  .option('--jobs <count>', 'with --storage: total number of jobs', parseWholeNumber, STORAGE.jobs)
+  .option('--years <count>', 'with --storage: period over which they arrive', parseWholeNumber, STORAGE.years)
+  .option(
+    '--retention <days>',
+    'with --storage: retention_days of the account',
+    parseWholeNumber,
+    STORAGE.retentionDays,
+  )
   .option(
     '--busiest <ratio>',
     'with --storage: jobs in the busiest month relative to the mean',
-    wholeNumber,
+    parseWholeNumber,
     STORAGE.busiest,
   )
-  .option('--keys <count>', 'with --storage: API keys in use', wholeNumber, STORAGE.keys)
+  .option('--keys <count>', 'with --storage: API keys in use', parseWholeNumber, STORAGE.keys)
   .option('--measure', 'measure the row sizes for --storage with a local worker')
   .option('--write', 'update docs/cost.md')
 

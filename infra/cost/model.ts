@@ -1,4 +1,6 @@
 // Cost per image by variant, GPU and traffic: the simulation with the figures of figures.json.
+//
+// A simulation, because the cost of a fleet that scales to zero has no closed form once images queue, share cold starts and arrive in bursts.
 import { randomOf } from '../campaign/random.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Outcome, simulate } from './simulate.ts'

@@ -24,7 +24,7 @@ export const smokeGpu = (secrets: Secrets): Step => ({
     const { worker, proxyHeaders } = await secrets()
     const headers = proxyHeaders.default ?? {}
     const start = Date.now()
-    await untilReady(state.gpuUrl, headers, config)
+    await waitUntilReady(state.gpuUrl, headers, config)
     const readySeconds = (Date.now() - start) / 1000
     const offer = config.worker.offers[0]!
     const request: JobRequest = {
@@ -40,7 +40,7 @@ export const smokeGpu = (secrets: Secrets): Step => ({
     'See the log of the container with `modal app logs`. For missing packages, run `npm run weights`; for a slow start, raise gpu.startup_timeout_seconds.',
 })
 
-async function untilReady(url: string, headers: Record<string, string>, { gpu }: DeployConfig): Promise<void> {
+async function waitUntilReady(url: string, headers: Record<string, string>, { gpu }: DeployConfig): Promise<void> {
   const deadline = Date.now() + gpu.startup_timeout_seconds * 1000
   for (let last = 'nothing came'; ; await sleep(ASK_EVERY_MS)) {
     const reply = await fetch(`${url}/healthz`, { headers, signal: AbortSignal.timeout(30_000) }).catch(

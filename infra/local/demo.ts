@@ -3,9 +3,9 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { type Local, startLocal } from './local.ts'
-import { knownIn, readVocabulary } from './vocabulary.ts'
+import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
 
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
 type Reply = {
@@ -43,7 +43,7 @@ async function main(): Promise<void> {
       ]),
     )
     .option('--size <WxH>', "such as 256x256; the model's default otherwise")
-    .option('--seed <number>', 'the same seed gives the same image', wholeNumber)
+    .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
     .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
     .option('--json', 'print one JSON object instead of text')
     .parse()
@@ -127,7 +127,7 @@ function report({ data: [image], size, octet }: Reply, out: string, total: numbe
 /** Which objects of the prompt nano can draw. */
 async function hint(prompt: string): Promise<string> {
   const vocabulary = await readVocabulary()
-  const known = knownIn(prompt, vocabulary)
+  const known = findDrawableObjects(prompt, vocabulary)
   if (known.length > 0) return `Objects of this prompt that nano can draw: ${known.join(', ')}`
   const world = `nano can draw ${vocabulary.sprites.length} objects, listed in gpu-fn/nano/vocabulary.json`
   return `${world}, and none is in this prompt; try "a red heart on a blue background"`

@@ -3,7 +3,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command } from 'commander'
 import sharp, { type OverlayOptions } from 'sharp'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { type BUILT_IN_MODELS, builtInPackage } from './built-in-model.ts'
 import { render, withPipeline } from './render.ts'
 
@@ -22,7 +22,7 @@ const CAPTION = 44
 const { out, seed } = new Command('pictures')
   .description('Generates images of six prompts with nano and nano-turbo as one JPEG with captions.')
   .option('--out <file>', 'output file, a .jpg', 'docs/nano.jpg')
-  .option('--seed <number>', 'seed of the first prompt, incremented for each prompt', wholeNumber, 1)
+  .option('--seed <number>', 'seed of the first prompt, incremented for each prompt', parseWholeNumber, 1)
   .parse()
   .opts<{ out: string; seed: number }>()
 

@@ -15,7 +15,7 @@ export const readVocabulary = async (): Promise<Vocabulary> =>
   vocabulary.parse(JSON.parse(await fs.readFile(path.join(NANO, 'vocabulary.json'), 'utf8')))
 
 /** The sprites and backgrounds named in a prompt, in singular or plural. Of overlapping words, the longest counts. */
-export function knownIn(prompt: string, { sprites, backgrounds }: Vocabulary): string[] {
+export function findDrawableObjects(prompt: string, { sprites, backgrounds }: Vocabulary): string[] {
   const words = [
     ...sprites.flatMap(({ name, words }) => [name, ...words].map((word) => ({ word, name }))),
     ...backgrounds.map((name) => ({ word: name, name })),

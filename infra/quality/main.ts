@@ -4,7 +4,7 @@ import path from 'node:path'
 import { SingleBar } from 'cli-progress'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { BUILT_IN_MODELS, type Tier } from '../local/built-in-model.ts'
 import { openJudge } from './judge.ts'
 import { readQualityPrompts } from './prompts.ts'
@@ -31,14 +31,14 @@ function configurations(text: string): Configuration[] {
 
 const flags = new Command('quality')
   .description('Measures nano: accuracy according to its judge, similarity to float32, duration and memory.')
-  .option('--prompts <count>', 'number of prompts from the fixed set', wholeNumber, 200)
+  .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 200)
   .addOption(
     new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
       .argParser(configurations)
       .default(CONFIGURATIONS, 'all'),
   )
   .option('--out <directory>', 'output directory; an interrupted run is resumed', 'out/quality')
-  .option('--sample <count>', 'number of prompts on the page', wholeNumber, 24)
+  .option('--sample <count>', 'number of prompts on the page', parseWholeNumber, 24)
   .parse()
   .opts<Flags>()
 

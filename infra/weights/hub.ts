@@ -32,7 +32,7 @@ const T5 = /^(text_encoder_3|tokenizer_3)\//
 const FILES = /\.(safetensors|json|txt|model)$/
 
 /** The compiler's input files in the listing of a diffusers repository. If weights exist in full and half precision, only the full ones. */
-export function neededFiles<F extends { path: string }>(listing: readonly F[], withoutT5 = false): F[] {
+export function selectFiles<F extends { path: string }>(listing: readonly F[], withoutT5 = false): F[] {
   const inside = listing.filter(
     ({ path: name }) =>
       name === 'model_index.json' || (FOLDERS.test(name) && FILES.test(name) && !(withoutT5 && T5.test(name))),
@@ -48,7 +48,7 @@ export function neededFiles<F extends { path: string }>(listing: readonly F[], w
  */
 export async function downloadCheckpoint(directory: string, options: HubOptions): Promise<{ content: string }> {
   const listing = await list(options)
-  const files = neededFiles(listing, options.withoutT5)
+  const files = selectFiles(listing, options.withoutT5)
   if (files.length === 0)
     throw new HubError(`${options.repo} has no diffusers checkpoint: none of its directories exists`)
   const total = files.reduce((sum, { size }) => sum + size, 0)

@@ -99,7 +99,7 @@ async function benchRequests(edge: Edge, requests: number): Promise<void> {
   ])
 }
 
-async function until(what: string, reached: () => boolean | Promise<boolean>): Promise<void> {
+async function waitUntil(what: string, reached: () => boolean | Promise<boolean>): Promise<void> {
   const deadline = performance.now() + 120_000
   while (!(await reached())) {
     if (performance.now() > deadline) throw new Error(`after two minutes not yet ${what}`)
@@ -111,13 +111,13 @@ async function benchInFlight(edge: Edge, gpu: GpuStub, counts: number[], request
   const rows: Row[] = []
   for (const count of counts) {
     await measure(edge.submitHeld, count - gpu.held(), CONNECTIONS)
-    await until(`${count} jobs in flight`, () => gpu.held() >= count)
+    await waitUntil(`${count} jobs in flight`, () => gpu.held() >= count)
     rows.push(await beside(edge, `image, beside ${count} jobs`, edge.generate, requests))
   }
   print('Growth with jobs in flight', rows)
   const [held, start] = [gpu.held(), performance.now()]
   gpu.release()
-  await until('without open jobs', async () => (await edge.openJobs()) === 0)
+  await waitUntil('without open jobs', async () => (await edge.openJobs()) === 0)
   console.log(`  ${held} jobs let go at once were stored and settled after ${Math.round(performance.now() - start)} ms`)
 }
 

@@ -35,12 +35,12 @@ export async function makePackage(
   const about = { target, variant: isTiny(variant) ? 'custom' : variant, name: variant }
   const checkpoint = path.join(directory, 'checkpoint')
   if (tier !== 'fp8-lite') await makeOnce(out, (at) => compile({ checkpoint: [checkpoint], out: at, tier, ...about }))
-  else await makeOnce(out, async (at) => leaveT5Out(await makePackage({ variant, target, tier: 'fp8' }, directory), at))
+  else await makeOnce(out, async (at) => omitT5(await makePackage({ variant, target, tier: 'fp8' }, directory), at))
   return out
 }
 
 /** Derives the fp8-lite package from an fp8 package, with links to its weights: they differ only in T5. */
-export async function leaveT5Out(from: string, out: string): Promise<void> {
+export async function omitT5(from: string, out: string): Promise<void> {
   const manifest: Manifest = JSON.parse(await fs.readFile(path.join(from, 'manifest.json'), 'utf8'))
   const { text, networks } = manifest
   const t5 = text.encoders.find(({ name }) => name === 't5')!

@@ -127,13 +127,13 @@ async function compareImages({ cpu, gpu }: Packages, native: boolean, trained: b
   judge('image', `PSNR ${decibels.toFixed(1)} dB`, decibels >= limit.psnr || !trained)
   const repeated = psnr(await pixels(gpu.directory), given)
   console.log(`  the same image again: PSNR ${repeated.toFixed(1)} dB to the first`)
-  const offloaded = await likenessWithin(gpu.directory)
+  const offloaded = await compareWithBudget(gpu.directory)
   const required = native ? Number.POSITIVE_INFINITY : SAME
   judge('images with offloaded weights', `PSNR ≥ ${offloaded.toFixed(1)} dB to those without`, offloaded >= required)
 }
 
 /** The minimum PSNR of images with a memory budget, which offloads most weights, relative to the same images without one. */
-async function likenessWithin(directory: string): Promise<number> {
+async function compareWithBudget(directory: string): Promise<number> {
   const requests = [256, 256, 128, 128, 256].map((side) => ({ ...REQUEST, width: side, height: side }))
   const make = (budget: number | undefined) =>
     withPipeline(
@@ -145,12 +145,12 @@ async function likenessWithin(directory: string): Promise<number> {
       },
       { budget },
     )
-  const [stayed, moved] = [await make(undefined), await make(tightBudget(await openPackage(directory)))]
+  const [stayed, moved] = [await make(undefined), await make(findSmallestBudget(await openPackage(directory)))]
   return Math.min(...moved.map((image, i) => psnr(image, stayed[i]!)))
 }
 
 /** The smallest feasible memory budget. */
-function tightBudget(pkg: Package): number {
+function findSmallestBudget(pkg: Package): number {
   const weights = Object.values(pkg.manifest.files).reduce((sum, { bytes }) => sum + bytes, 0)
   const { peak } = planOf(pkg, undefined, REQUEST)
   for (const share of [0.8, 0.6, 0.4, 0.2]) {

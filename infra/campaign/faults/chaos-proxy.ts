@@ -71,14 +71,14 @@ export async function startChaosProxy(ports: readonly number[], random: Random) 
   const faults: Partial<Record<Fault, number>> = {}
   let calm = false
   let turn = 0
-  const faultOf = (method: string | undefined): Fault => {
+  const drawFault = (method: string | undefined): Fault => {
     if (calm) return 'none'
     if (method === 'PUT') return random.pick(FAULTS)
     return method === 'DELETE' && random.chance(LOST_DELETES) ? 'reset' : 'none'
   }
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
     const port = ports[turn++ % ports.length]!
-    const fault = faultOf(request.method)
+    const fault = drawFault(request.method)
     const at = random.between(0, REACH)
     faults[fault] = (faults[fault] ?? 0) + 1
     const sent = { path: request.url!, method: request.method!, headers: request.headers, body: await buffer(request) }

@@ -16,7 +16,7 @@ import type { Task } from './program.ts'
 const PROGRAM = path.join(import.meta.dirname, 'program.ts')
 /** Lifetime of a process: from the start of Node to more than a download without faults. Short lifetimes are more frequent. */
 const LIFE_MS = { min: 200, max: 4_000 }
-const lifeOf = (random: Random) => LIFE_MS.min * (LIFE_MS.max / LIFE_MS.min) ** random.next()
+const drawLifetime = (random: Random) => LIFE_MS.min * (LIFE_MS.max / LIFE_MS.min) ** random.next()
 
 export type PackageCampaignOptions = {
   rounds: number
@@ -36,7 +36,7 @@ export async function runPackageCampaign(options: PackageCampaignOptions): Promi
   const bucket = await startBucket(path.join(scratch, 'bucket'))
   const { origin, pathname } = new URL(bucket.address.url)
   const faults = randomOf(seed, 'faults')
-  const proxy = await startTroubleProxy(origin, () => faultOf(faults))
+  const proxy = await startTroubleProxy(origin, () => drawFault(faults))
   const counts = { killed: 0, finished: 0, refused: 0, 'cache audits': 0, 'packages verified': 0 }
   const problems: string[] = []
   try {
@@ -47,10 +47,10 @@ export async function runPackageCampaign(options: PackageCampaignOptions): Promi
       const { name } = packages[random.between(0, packages.length - 1)]!
       const task: Task = { directory: cache, url: proxy.url + pathname, budgetBytes, name }
       const together = random.chance(0.2) ? 2 : 1
-      const fates = Array.from({ length: together }, () => runAndKill(task, lifeOf(random)))
+      const fates = Array.from({ length: together }, () => runAndKill(task, drawLifetime(random)))
       for (const fate of await Promise.all(fates)) counts[fate] += 1
       counts['cache audits'] += 1
-      counts['packages verified'] += await look(cache, problems)
+      counts['packages verified'] += await auditCache(cache, problems)
     }
     // The remains of killed processes must not affect a process without faults.
     const last = await runAndKill(
@@ -67,7 +67,7 @@ export async function runPackageCampaign(options: PackageCampaignOptions): Promi
   return { counts: { ...counts, requests: proxy.requests.length, 'requests with faults': corrupted }, problems }
 }
 
-function faultOf(random: Random): Trouble {
+function drawFault(random: Random): Trouble {
   const bytes = random.between(0, 64 * 1024)
   const kind = random.pick({ none: 92, cut: 3, flip: 1, short: 1, stall: 1, status: 2 })
   if (kind === 'none') return 'none'
@@ -84,7 +84,7 @@ async function runAndKill(task: Task, ms: number): Promise<'finished' | 'killed'
 }
 
 /** Opens and verifies all packages and blobs in the cache. Returns the number of packages. */
-async function look(cache: string, problems: string[]): Promise<number> {
+async function auditCache(cache: string, problems: string[]): Promise<number> {
   let opened = 0
   for (const name of await readdir(path.join(cache, 'packages')).catch(() => [])) {
     if (name.startsWith('.')) continue

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { Command } from 'commander'
 import { noise, writeFakePackage } from '../../checkpoints/fake-package.ts'
-import { wholeNumber } from '../../command/whole-number.ts'
+import { parseWholeNumber } from '../../command/whole-number.ts'
 import { type PackageCampaignOptions, runPackageCampaign } from './campaign.ts'
 
 const MEGABYTE = 1_000_000
@@ -27,8 +27,8 @@ export async function campaignPackages(
 async function main(): Promise<void> {
   const { rounds, seed } = new Command('campaign:packages')
     .description('Kills processes that download packages from a faulty bucket, then verifies their cache.')
-    .option('--rounds <count>', 'number of processes, or of concurrent pairs', wholeNumber, 200)
-    .option('--seed <number>', 'seed of all faults; random by default', wholeNumber, randomInt(2 ** 32))
+    .option('--rounds <count>', 'number of processes, or of concurrent pairs', parseWholeNumber, 200)
+    .option('--seed <number>', 'seed of all faults; random by default', parseWholeNumber, randomInt(2 ** 32))
     .parse()
     .opts<{ rounds: number; seed: number }>()
   console.log(`seed ${seed}`)

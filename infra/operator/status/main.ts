@@ -1,6 +1,6 @@
 // `npm run status`: the state, warm GPUs and cost since midnight of a deployment; `scale`, `log` and `prewarm` control the GPU function.
 import { Command } from 'commander'
-import { wholeNumber } from '../../command/whole-number.ts'
+import { parseWholeNumber } from '../../command/whole-number.ts'
 import { readDeployConfig } from '../../config.ts'
 import { exec } from '../../deploy/exec.ts'
 import { readSecretsFile, SECRETS_FILE } from '../../deploy/secrets-file.ts'
@@ -28,7 +28,7 @@ const program = new Command('status')
 program
   .command('log')
   .description("show the last lines of the GPU function's log")
-  .option('--lines <count>', 'number of lines', wholeNumber, 100)
+  .option('--lines <count>', 'number of lines', parseWholeNumber, 100)
   .action(async ({ lines }) => {
     const server = await openModalServer(await readDeployConfig())
     for (const line of await server.log(lines)) console.log(line)
@@ -38,10 +38,10 @@ program
 program
   .command('scale')
   .description('change the scaling of the GPU function until the next deploy')
-  .option('--min <count>', 'permanent containers, which are billed at all times', wholeNumber)
-  .option('--max <count>', 'maximum number of containers', wholeNumber)
-  .option('--buffer <count>', 'spare containers under load', wholeNumber)
-  .option('--idle <seconds>', 'idle time before a container ends', wholeNumber)
+  .option('--min <count>', 'permanent containers, which are billed at all times', parseWholeNumber)
+  .option('--max <count>', 'maximum number of containers', parseWholeNumber)
+  .option('--buffer <count>', 'spare containers under load', parseWholeNumber)
+  .option('--idle <seconds>', 'idle time before a container ends', parseWholeNumber)
   .action(async ({ min, max, buffer, idle }) => {
     const server = await openModalServer(await readDeployConfig())
     const change = {

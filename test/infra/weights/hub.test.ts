@@ -3,7 +3,7 @@ import path from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
 import { noise } from '../../../infra/checkpoints/fake-package.ts'
-import { downloadCheckpoint, neededFiles } from '../../../infra/weights/hub.ts'
+import { downloadCheckpoint, selectFiles } from '../../../infra/weights/hub.ts'
 import { type HubStub, startHub } from '../../support/hub-stub.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -74,7 +74,7 @@ test('leaves T5 out for a tier without it', async () => {
 
 test('takes half precision where there is nothing else', () => {
   const only = [{ path: 'vae/diffusion_pytorch_model.fp16.safetensors' }, { path: 'vae/config.json' }]
-  expect(neededFiles(only)).toEqual(only)
+  expect(selectFiles(only)).toEqual(only)
 })
 
 const body = (name: string, trouble: (count: number) => Trouble): Plan => {
