@@ -11,6 +11,8 @@ export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'imag
 export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
 export type Tier = (typeof TIERS)[number]
 export type Route = (typeof ROUTES)[number]
+/** Whether packages of a tier have T5, the text encoder for long prompts and for text in images. */
+export const hasT5 = (tier: Tier): boolean => tier !== 'fp8-lite'
 
 /** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {
@@ -28,6 +30,8 @@ export const LIMITS = {
   heartbeatMs: 5_000,
 } as const
 
+/** A model's name, which becomes part of paths and settings. */
+export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
 /** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema with a digest uses this. */
 export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
@@ -38,7 +42,7 @@ const prompt = z.string().max(LIMITS.promptCharacters)
 export const jobRequest = z.strictObject({
   protocol: z.literal(PROTOCOL_VERSION),
   attempt: z.int().min(1),
-  model: z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/),
+  model: modelName,
   tier: z.enum(TIERS),
   prompt,
   negative_prompt: prompt,

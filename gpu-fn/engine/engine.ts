@@ -1,8 +1,8 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
 import type { JobRequest } from '../contract.ts'
 import type { Package, Target } from '../manifest.ts'
+import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
-import type { PipelineEvent } from '../pipeline/txt2img.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
 import { deviceName } from './device.ts'

@@ -1,8 +1,8 @@
 // Messages between the main thread and the engine's thread.
 import type { JobErrorCode, JobRequest } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
+import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
-import type { PipelineEvent } from '../pipeline/txt2img.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 
 export type Settings = { memoryBytes: number /** Budget of the device's memory. */; deviceBytes?: number | undefined }

@@ -21,7 +21,7 @@ export async function decodeLatent(
   let canvas: Canvas | undefined
   for (const rows of spansOf(h, tile)) {
     for (const columns of spansOf(w, tile)) {
-      const image = (await decoder.run({ latent: cut(latent, rows, columns) }, { signal, only: ['image'] })).image!
+      const image = (await decoder.run({ latent: crop(latent, rows, columns) }, { signal, only: ['image'] })).image!
       const scale = image.dims[2]! / (rows.end - rows.start)
       canvas ??= newCanvas(h * scale, w * scale)
       paint(canvas, image, rows, columns, scale)
@@ -51,7 +51,7 @@ export function spansOf(length: number, tile: number): Span[] {
 }
 
 /** Rows and columns of a tensor [1, C, h, w]. */
-function cut({ data, dims }: Tensor, rows: Span, columns: Span): Tensor {
+function crop({ data, dims }: Tensor, rows: Span, columns: Span): Tensor {
   const [, channels, h, w] = dims as [number, number, number, number]
   const [height, width] = [rows.end - rows.start, columns.end - columns.start]
   const part = new Float32Array(channels * height * width)

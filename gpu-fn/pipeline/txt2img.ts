@@ -5,6 +5,7 @@ import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
+import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
 import { gaussianNoiseAsync } from './noise.ts'
 import type { Pipeline } from './pipeline.ts'
@@ -28,33 +29,6 @@ export type Txt2ImgRequest = Pick<
   | 'text_convention'
   | 'preview_steps'
 >
-
-type FinishedImage = {
-  type: 'image'
-  image: number
-  seed: number
-  width: number
-  height: number
-  content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]
-  data: Uint8Array
-}
-type Preview = {
-  type: 'preview'
-  image: number
-  step: number
-  width: number
-  height: number
-  content_type: typeof CONTENT_TYPES.jpeg
-  data: Uint8Array
-}
-/** Times are seconds. `step` counts from 1, `image` from 0. */
-export type PipelineEvent =
-  | { type: 'warning'; code: 'prompt_truncated'; message: string }
-  | { type: 'encoded'; seconds: number }
-  | { type: 'step'; image: number; step: number; steps: number }
-  | Preview
-  | FinishedImage
-  | { type: 'finished'; timings: { encode: number; denoise: number; decode: number } }
 
 const SEEDS = 2 ** 32
 

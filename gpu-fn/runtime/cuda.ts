@@ -75,7 +75,7 @@ function open(): DeviceMemory {
   }
   // Creates this thread's context, which the driver's functions require.
   check(runtime.cudaSetDevice(GPU))
-  const { properties, access } = onDevice()
+  const { properties, access } = deviceDescriptors()
   const pool = createMemoryPool({
     bytes: PIECE_BYTES,
     create() {
@@ -116,7 +116,7 @@ function limitWorkspaces(): void {
 }
 
 /** CUmemAllocationProp { type, requestedHandleTypes, location { type, id }, … } and CUmemAccessDesc { location { type, id }, flags } */
-function onDevice() {
+function deviceDescriptors() {
   const properties = Buffer.alloc(32)
   const access = Buffer.alloc(12)
   properties.writeInt32LE(PINNED, 0)

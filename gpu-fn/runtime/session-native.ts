@@ -1,16 +1,14 @@
 // Sessions on onnxruntime's C API, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and
 // runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
-import { ONNX_DATA_TYPES } from '../dtype.ts'
 import type { DeviceMemory } from './device-memory.ts'
 import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
+import { copyFromNative, copyToNative, NativeTensor } from './native-tensor.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
 import type { DeviceTensor, RunOptions, Session, Tensor } from './session.ts'
 import { failingWith } from './session.ts'
-
-const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
 
 /** Settings of onnxruntime, by its names. */
 export type NativeSettings = {
@@ -110,7 +108,7 @@ class NativeSession implements Session {
       const values = await this.#compute(inputs, places, options)
       try {
         const wanted = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
-        return Object.fromEntries(wanted.map(([name, value]) => [name, read(this.#api, value)]))
+        return Object.fromEntries(wanted.map(([name, value]) => [name, copyFromNative(this.#api, value)]))
       } finally {
         for (const value of values) this.#api.release('Value', value)
       }
@@ -161,7 +159,7 @@ class NativeSession implements Session {
     const terminate = () => api.call('RunOptionsSetTerminate', options)
     try {
       for (const [name, tensor] of Object.entries(inputs)) {
-        const value = 'data' in tensor ? write(api, tensor) : NativeTensor.valueOf(tensor)
+        const value = 'data' in tensor ? copyToNative(api, tensor) : NativeTensor.valueOf(tensor)
         if ('data' in tensor) made.push(value)
         api.call('BindInput', binding, name, value)
       }
@@ -180,54 +178,6 @@ class NativeSession implements Session {
 
 type Inputs = Record<string, Tensor | DeviceTensor>
 
-/** An output on the device. Its rows are views of the same memory. */
-class NativeTensor implements DeviceTensor {
-  readonly dims: readonly number[]
-  readonly #api: OrtApi
-  readonly #memory: Pointer
-  readonly #value: Pointer
-  readonly #rows = new Map<number, NativeTensor>()
-
-  constructor(api: OrtApi, memory: Pointer, value: Pointer) {
-    this.#api = api
-    this.#memory = memory
-    this.#value = value
-    this.dims = shapeOf(api, value).dims
-  }
-
-  static valueOf(tensor: DeviceTensor): Pointer {
-    if (tensor instanceof NativeTensor) return tensor.#value
-    throw new Error('the input is a device tensor of another kind of session')
-  }
-
-  row(index: number): DeviceTensor {
-    const found = this.#rows.get(index)
-    if (found) return found
-    const [count, ...dims] = this.dims
-    if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} is outside of ${count} rows`)
-    const bytes = dims.reduce((n, dim) => n * dim, Float32Array.BYTES_PER_ELEMENT)
-    const start = this.#api.make('GetTensorMutableData', this.#value) + BigInt(index * bytes)
-    const shape = BigInt64Array.from(dims.map(BigInt))
-    const view = this.#api.make(
-      'CreateTensorWithDataAsOrtValue',
-      this.#memory,
-      start,
-      bytes,
-      shape,
-      dims.length,
-      FLOAT32,
-    )
-    const row = new NativeTensor(this.#api, this.#memory, view)
-    this.#rows.set(index, row)
-    return row
-  }
-
-  release(): void {
-    for (const row of this.#rows.values()) row.release()
-    this.#api.release('Value', this.#value)
-  }
-}
-
 function outputNames(api: OrtApi, session: Pointer): string[] {
   const allocator = api.make('GetAllocatorWithDefaultOptions')
   return Array.from({ length: api.count('SessionGetOutputCount', session) }, (_, i) => {
@@ -236,50 +186,6 @@ function outputNames(api: OrtApi, session: Pointer): string[] {
     api.call('AllocatorFree', allocator, text)
     return name
   })
-}
-
-/** A copy of a tensor in onnxruntime's memory. */
-function write(api: OrtApi, { data, dims }: Tensor): Pointer {
-  const count = dims.reduce((n, dim) => n * dim, 1)
-  if (count !== data.length) throw new Error(`${data.length} values do not have the shape [${dims.join(', ')}]`)
-  const type = data instanceof Float32Array ? FLOAT32 : data instanceof BigInt64Array ? INT64 : UINT8
-  const shape = BigInt64Array.from(dims.map(BigInt))
-  const value = api.make('CreateTensorAsOrtValue', api.make('GetAllocatorWithDefaultOptions'), shape, dims.length, type)
-  if (count > 0) api.copy(api.make('GetTensorMutableData', value), data, data.byteLength)
-  return value
-}
-
-function read(api: OrtApi, value: Pointer): Tensor {
-  const { type, dims } = shapeOf(api, value)
-  const count = dims.reduce((n, dim) => n * dim, 1)
-  const data = arrayOf(type, count)
-  if (count > 0) api.copy(data, api.make('GetTensorMutableData', value), data.byteLength)
-  return { data, dims }
-}
-
-function arrayOf(type: number, count: number): Tensor['data'] {
-  switch (type) {
-    case FLOAT32:
-      return new Float32Array(count)
-    case INT64:
-      return new BigInt64Array(count)
-    case UINT8:
-      return new Uint8Array(count)
-    default:
-      throw new Error('an output is neither float32 nor int64 nor uint8')
-  }
-}
-
-function shapeOf(api: OrtApi, value: Pointer): { type: number; dims: number[] } {
-  const info = api.make('GetTensorTypeAndShape', value)
-  try {
-    const type = api.count('GetTensorElementType', info)
-    const dims = new BigInt64Array(api.count('GetDimensionsCount', info))
-    if (dims.length > 0) api.call('GetDimensions', info, dims, dims.length)
-    return { type, dims: Array.from(dims, Number) }
-  } finally {
-    api.release('TensorTypeAndShapeInfo', info)
-  }
 }
 
 function boundValues(api: OrtApi, binding: Pointer): Pointer[] {

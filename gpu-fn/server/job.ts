@@ -59,7 +59,7 @@ export function outcome(job: Job): JobEvent | undefined {
 }
 
 /** Waits for the next entry; false if there is none within `milliseconds`. */
-export function changedWithin(job: Job, milliseconds: number): Promise<boolean> {
+export function waitForChange(job: Job, milliseconds: number): Promise<boolean> {
   return new Promise((resolve) => {
     const settle = (changed: boolean) => {
       clearTimeout(timer)

@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
-import type { PipelineEvent } from '../pipeline/txt2img.ts'
+import type { PipelineEvent } from '../pipeline/events.ts'
 import { append, type Job } from './job.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */

@@ -20,17 +20,18 @@ type Entry = { file: string; name: string; bytes: number; links: number; modifie
 
 const isPartial = ({ name }: Entry) => name.startsWith('.')
 const isStale = ({ modified }: Entry) => Date.now() - modified > STALE_MS
+const sumOf = (values: Iterable<number>) => [...values].reduce((sum, value) => sum + value, 0)
 
-export class Budget {
+export class CacheBudget {
   readonly #options: Options
-  /** Packages that this process has open. */
+  /** Digests of packages that this process has open. */
   readonly #inUse = new Set<string>()
 
   constructor(options: Options) {
     this.#options = options
   }
 
-  /** Prevents the eviction of a package. */
+  /** Protects a package from eviction. */
   keep(digest: string): void {
     this.#inUse.add(digest)
   }
@@ -50,16 +51,16 @@ export class Budget {
 
   /** Evicts the least recently used packages until the missing blobs fit. Throws CacheFull. */
   async makeRoom(missing: ReadonlyMap<string, number>, wanted: ReadonlySet<string>): Promise<void> {
-    const needed = [...missing.values()].reduce((sum, bytes) => sum + bytes, 0)
+    const needed = sumOf(missing.values())
     if (await this.#fits(needed)) return
     await this.#removeOrphans(wanted)
-    const evictable = (await this.#packagesByAge()).filter((entry) => !this.#inUse.has(entry.name) && !isPartial(entry))
-    for (const { file } of evictable) {
+    for (const entry of await this.#packagesByAge()) {
+      if (this.#inUse.has(entry.name) || isPartial(entry)) continue
       if (await this.#fits(needed)) return
-      await rm(file, { recursive: true, force: true })
+      await rm(entry.file, { recursive: true, force: true })
       await this.#removeOrphans(wanted)
     }
-    await this.#awaitOthers(needed)
+    await this.#waitForOthers(needed)
   }
 
   /** The digest of the most recently used package of this name. */
@@ -73,28 +74,26 @@ export class Budget {
     return null
   }
 
-  /** Waits while downloads of other processes use the budget; those of killed processes become stale. Throws CacheFull if there are none. */
-  async #awaitOthers(needed: number): Promise<void> {
-    const { directory, blobs, bytes: limit } = this.#options
+  /** Waits while downloads of other processes occupy the budget; those of killed processes become stale. Throws CacheFull. */
+  async #waitForOthers(needed: number): Promise<void> {
+    const { directory, blobs, bytes } = this.#options
     while (!(await this.#fits(needed))) {
       const active = (await entries(blobs)).filter(isPartial)
-      if (active.length === 0) {
-        const used = await this.#used()
+      if (active.length === 0)
         throw new CacheFull(
-          `${directory} may take ${limit} bytes, ${used} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
+          `${directory} may take ${bytes} bytes, ${await this.#used()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
         )
-      }
       await sleep(POLL_MS)
       await this.removeStale()
     }
   }
 
-  async #fits(needed: number): Promise<boolean> {
-    return (await this.#used()) + needed <= this.#options.bytes
+  async #fits(bytes: number): Promise<boolean> {
+    return (await this.#used()) + bytes <= this.#options.bytes
   }
 
   async #used(): Promise<number> {
-    return (await entries(this.#options.blobs)).reduce((sum, { bytes }) => sum + bytes, 0)
+    return sumOf((await entries(this.#options.blobs)).map(({ bytes }) => bytes))
   }
 
   /** Package directories, least recently used first. */

@@ -1,7 +1,8 @@
 // Image generation without a server: the pipeline on this thread.
 
 import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
-import { type PipelineEvent, type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
+import type { PipelineEvent } from '../../gpu-fn/pipeline/events.ts'
+import { type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 
 /** Steps, guidance scale and size are the package's defaults unless set. */

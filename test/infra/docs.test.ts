@@ -116,14 +116,18 @@ const section = (page: string, from: string, to = '\n## ') => read(page).split(f
 const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)].map(([, name]) => name!)
 
 test('docs/api.md has every route', () => {
-  const routes = keysOf(read('edge/auth/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm)
+  const dialects = readdirSync(path.join(root, 'edge/dialects')).map((file) => read(`edge/dialects/${file}`))
+  const routes = [
+    ...keysOf(read('edge/routes/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm),
+    ...dialects.flatMap((source) => keysOf(source, /^ {2}path: '(.+)',$/gm)).map((route) => `POST ${route}`),
+  ]
   expect(firstCells(section('docs/api.md', '## Routes')).toSorted()).toEqual(
     routes.map((route) => route.replace(/:(\w+)/g, '{$1}')).toSorted(),
   )
 })
 
 test('docs/api.md has every error with its status', () => {
-  const errors = [...read('edge/http/errors.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
+  const errors = [...read('edge/http/error-codes.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
     ([, code, status]) => `${code} ${status}`,
   )
   const rows = [...section('docs/api.md', '## Errors').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]

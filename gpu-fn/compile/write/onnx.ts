@@ -40,7 +40,7 @@ export function encodeModel(graph: Graph, { location, layout }: ExternalData, pr
       opsetImport: opsetsOf(graph),
       graph: {
         name: graph.name,
-        node: inRunOrder(graph.nodes).map(nodeProto),
+        node: sortForExecution(graph.nodes).map(nodeProto),
         initializer: [...graph.constants.map(constantProto), ...external],
         input: graph.inputs.map(portProto),
         output: graph.outputs.map(portProto),
@@ -60,7 +60,7 @@ function opsetsOf({ nodes }: Graph) {
  * onnxruntime runs nodes whose inputs are constants, such as DequantizeLinear of a weight, either all at once or each just before its use,
  * depending on their position in the file. If they come first, each runs just before its use, with one widened weight in memory at a time.
  */
-function inRunOrder(nodes: readonly Node[]): Node[] {
+function sortForExecution(nodes: readonly Node[]): Node[] {
   const widens = ({ op }: Node) => op === 'DequantizeLinear'
   return [...nodes.filter(widens), ...nodes.filter((node) => !widens(node))]
 }

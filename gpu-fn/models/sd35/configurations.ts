@@ -50,13 +50,13 @@ function numberOf(file: string, config: Json, key: string, otherwise: number): n
   throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; it must be a number above 0`)
 }
 
-function wholeOf(file: string, config: Json, key: string, otherwise: number): number {
+function integerOf(file: string, config: Json, key: string, otherwise: number): number {
   const given = numberOf(file, config, key, otherwise)
   if (Number.isInteger(given)) return given
   throw new CheckpointError(file, `${key} is ${given}; it must be an integer`)
 }
 
-function whole(network: string, what: string, value: number): number {
+function requireInteger(network: string, what: string, value: number): number {
   if (Number.isInteger(value) && value > 0) return value
   throw new CheckpointError(network, `${what} is ${value}, which is not an integer`)
 }
@@ -71,10 +71,10 @@ export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
   const derived: MMDiTConfig = {
     depth: countOf(tensors, /^joint_blocks\.(\d+)\./),
     width,
-    heads: whole('transformer', 'the number of attention heads', width / headWidth),
+    heads: requireInteger('transformer', 'the number of attention heads', width / headWidth),
     patchSize,
     inChannels,
-    outChannels: whole('transformer', 'out_channels', shape('final_layer.linear.weight')[0]! / patchSize ** 2),
+    outChannels: requireInteger('transformer', 'out_channels', shape('final_layer.linear.weight')[0]! / patchSize ** 2),
     positionMax: positionMax(shape('pos_embed'), width),
     contextWidth: shape('context_embedder.weight')[1]!,
     pooledWidth: shape('y_embedder.mlp.0.weight')[1]!,
@@ -126,12 +126,12 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, confi
   // The published CLIP-L file lacks its projection, which is the identity; bigG's is not.
   if (network === 'clip_g') shapeOf(network, tensors, 'text_projection.weight')
   const layers = countOf(tensors, /^text_model\.encoder\.layers\.(\d+)\./)
-  const heads = whole(
+  const heads = requireInteger(
     network,
     'the number of attention heads',
     numberOf(file, config, 'num_attention_heads', width / 64),
   )
-  whole(network, 'the width of an attention head', width / heads)
+  requireInteger(network, 'the width of an attention head', width / heads)
   const derived = {
     hidden_size: width,
     num_hidden_layers: layers,
@@ -141,7 +141,7 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, confi
   assertAgrees(network, config, derived)
   assertOneOf(file, config, 'hidden_act', Object.keys(ACTIVATIONS))
   const activation = ACTIVATIONS[String(config.hidden_act ?? (network === 'clip_l' ? 'quick_gelu' : 'gelu'))]!
-  const endToken = wholeOf(file, config, 'eos_token_id', 2)
+  const endToken = integerOf(file, config, 'eos_token_id', 2)
   const epsilon = numberOf(file, config, 'layer_norm_eps', 1e-5)
   return { width, layers, heads, tokens, vocabulary, activation, epsilon, endToken: endToken === 2 ? null : endToken }
 }
@@ -152,8 +152,8 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   const [vocabulary, width] = shapeOf('t5', tensors, 'shared.weight') as [number, number]
   const [buckets, heads] = shapeOf('t5', tensors, `${attention}.relative_attention_bias.weight`) as [number, number]
   const layers = countOf(tensors, /^encoder\.block\.(\d+)\./)
-  whole('t5', 'half of the position buckets', buckets / 4)
-  const headWidth = whole('t5', 'd_kv', shapeOf('t5', tensors, `${attention}.q.weight`)[0]! / heads)
+  requireInteger('t5', 'half of the position buckets', buckets / 4)
+  const headWidth = requireInteger('t5', 'd_kv', shapeOf('t5', tensors, `${attention}.q.weight`)[0]! / heads)
   assertAgrees('t5', config, {
     d_model: width,
     d_kv: headWidth,
@@ -165,7 +165,7 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   assertOneOf(file, config, 'feed_forward_proj', ['gated-gelu'])
   assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
   assertOneOf(file, config, 'is_gated_act', [true])
-  const maxDistance = wholeOf(file, config, 'relative_attention_max_distance', 128)
+  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', 128)
   const epsilon = numberOf(file, config, 'layer_norm_epsilon', 1e-6)
   return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
 }
@@ -173,8 +173,8 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
 export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {
   const file = 'vae/config.json'
   const [channels, latentChannels] = shapeOf('vae', tensors, 'decoder.conv_in.weight') as [number, number]
-  const groups = wholeOf(file, config, 'norm_num_groups', 32)
-  whole('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
+  const groups = integerOf(file, config, 'norm_num_groups', 32)
+  requireInteger('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
   assertAgrees('vae', config, {
     latent_channels: latentChannels,
     mid_block_add_attention: tensors.has('decoder.mid.attn_1.q.weight'),
@@ -218,7 +218,7 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   return {
     name: (config._class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0],
     shift: numberOf(file, config, 'shift', 1),
-    num_train_timesteps: wholeOf(file, config, 'num_train_timesteps', 1000),
+    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', 1000),
     ...(terminal && { shift_terminal: terminal }),
   }
 }

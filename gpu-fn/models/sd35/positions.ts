@@ -29,13 +29,13 @@ function splitRows(table: Tensor, max: number, width: number): PositionTables {
       const entry = entries.subarray(x * width, (x + 1) * width)
       if (y === 0) columns.set(entry.subarray(0, half), x * half)
       if (x === 0) rows.set(entry.subarray(half), y * half)
-      if (!same(entry, 0, columns, x * half, half) || !same(entry, half, rows, y * half, half)) return null
+      if (!equal(entry, 0, columns, x * half, half) || !equal(entry, half, rows, y * half, half)) return null
     }
   }
   return { columns: new Float32Array(columns.buffer), rows: new Float32Array(rows.buffer) }
 }
 
-function same(a: Int32Array, from: number, b: Int32Array, start: number, length: number): boolean {
+function equal(a: Int32Array, from: number, b: Int32Array, start: number, length: number): boolean {
   for (let i = 0; i < length; i++) if (a[from + i] !== b[start + i]) return false
   return true
 }

@@ -87,7 +87,7 @@ export function variantOf(
   requested?: string,
 ): { name: string; defaults: Defaults } {
   const fitting = VARIANTS.filter((variant) => differences(variant, derived).length === 0)
-  if (requested !== undefined && requested !== 'custom') return named(requested, derived)
+  if (requested !== undefined && requested !== 'custom') return requireVariant(requested, derived)
   const [first] = fitting
   if (first && requested === undefined) {
     const hint = /turbo/i.test(paths.join()) ? 'turbo' : /flash/i.test(paths.join()) ? 'flash' : undefined
@@ -119,7 +119,7 @@ function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig): 
   throw new CheckpointError('transformer/config.json', `sample_size is ${JSON.stringify(given)}; allowed: ${allowed}`)
 }
 
-function named(requested: string, derived: MMDiTConfig): { name: string; defaults: Defaults } {
+function requireVariant(requested: string, derived: MMDiTConfig): { name: string; defaults: Defaults } {
   const variant = VARIANTS.find(({ name }) => name === requested)
   if (!variant)
     throw new CheckpointError(

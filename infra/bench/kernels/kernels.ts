@@ -1,4 +1,5 @@
-// Compares every FP8 operator on the GPU with its reference (reference.ts) on the CPU.
+// Compares every FP8 operator on the GPU with its definition (reference.ts) on the CPU, and measures its rate.
+import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -13,14 +14,18 @@ import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
-import { CASES, type Case, type Narrow } from './cases.ts'
-import { operators as definition } from './reference.ts'
+import type { Case, Narrow } from './case.ts'
+import { CASES, operators as definition } from './reference.ts'
+
+const RATES = path.join(import.meta.dirname, 'rates.py')
+
+export type KernelsOptions = { readonly python: string }
 
 /**
- * Prints the errors of every case, with the code path for the GPU and with the portable one. Throws if an error is too large, or without a
- * GPU.
+ * Prints the errors of every case on the GPU's native and portable paths, and the rates of the operators at the sizes of Large. Throws if an
+ * error is too large, or without a GPU.
  */
-export async function benchKernels(): Promise<void> {
+export async function benchKernels({ python }: KernelsOptions): Promise<void> {
   const found = findKernels()
   if (!found.library) throw new Error(`the kernels cannot run on this machine: ${found.reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-kernels-'))
@@ -45,6 +50,17 @@ export async function benchKernels(): Promise<void> {
   }
   if (failures > 0) throw new Error(`${failures} results are out of tolerance`)
   console.log(`all ${CASES.length} cases pass`)
+  printRates(python, found.library)
+}
+
+/** Measures in a process with PyTorch, which times work on the device. */
+function printRates(python: string, library: string): void {
+  if (spawnSync(python, ['-c', 'import torch']).status !== 0) {
+    console.log(`no rates: ${python} has no PyTorch; name a Python with PyTorch by --python or OCTET_PYTHON`)
+    return
+  }
+  const { status } = spawnSync(python, [RATES, library], { stdio: 'inherit' })
+  if (status !== 0) throw new Error(`${RATES} failed`)
 }
 
 const narrowed: Narrow = (x) => ops.cast(x, 'float16')
@@ -77,7 +93,7 @@ async function run(scratch: string, subject: Case, graph: Graph, options: Sessio
   }
 }
 
-/** Relative errors ‖given − expected‖ / ‖expected‖ over all and in the worst row. NaN must be in the same rows. */
+/** Relative errors ‖given − expected‖ / ‖expected‖ over all and in the worst row. NaN must stand in the same rows. */
 function compare({ tolerance }: Case, given: Record<string, Tensor>, expected: Record<string, Tensor>): string {
   const words: string[] = []
   let good = true

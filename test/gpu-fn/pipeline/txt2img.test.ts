@@ -1,8 +1,9 @@
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
-import { type PipelineEvent, type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
+import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny, type TinyPackage } from '../../support/checkpoints/compile.ts'
 

@@ -4,7 +4,7 @@ import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
-import { blobKey, manifestKey, type PackageName, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
@@ -57,7 +57,7 @@ async function openCache(
   const verifier = new Verifier({ directory, log: log as never })
   const cache = new PackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
   return {
-    ensure: (name: PackageName) => cache.ensure(name),
+    ensure: cache.ensure.bind(cache),
     requests: proxy.requests,
     blobsAsked: () => proxy!.requests.filter((r) => r.path.includes('/blobs/')),
   }
