@@ -2,28 +2,22 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import type { JobView, PublicJob } from '../../edge/dialects/public-job.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type Local, startLocal } from './local.ts'
 import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
 
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
+/** The reply of POST /v1/images/generations. */
 type Reply = {
   data: { b64_json: string; seed: number; content_type: string }[]
   size: string
-  octet: {
-    job: string
-    route: string
-    model: string
-    tier: string
-    steps: number
-    guidance_scale: number
-    reason: string
-    timings: Record<string, number>
-    warnings: { message: string }[]
-  }
+  octet: { job: string } & Pick<
+    PublicJob,
+    'route' | 'model' | 'tier' | 'steps' | 'guidance_scale' | 'reason' | 'timings' | 'warnings'
+  >
 }
-type Job = { id: string; state: string; progress: { step?: number; steps?: number } | null }
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
 
@@ -104,11 +98,11 @@ async function watch({ url }: Local, headers: Record<string, string>, signal: Ab
   let [id, shown] = ['', '']
   while (!signal.aborted) {
     await new Promise((resolve) => setTimeout(resolve, 100))
-    id ||= (await read<{ data: Job[] }>(`${url}/v1/jobs?limit=1`, headers, signal))?.data[0]?.id ?? ''
-    const job = id && (await read<Job>(`${url}/v1/jobs/${id}`, headers, signal))
+    id ||= (await read<{ data: JobView[] }>(`${url}/v1/jobs?limit=1`, headers, signal))?.data[0]?.id ?? ''
+    const job = id && (await read<JobView>(`${url}/v1/jobs/${id}`, headers, signal))
     if (!job) continue
-    const { step, steps } = job.progress ?? {}
-    const text = step ? `${job.state}: step ${step} of ${steps}` : job.state
+    const { state, progress } = job
+    const text = progress && 'step' in progress ? `${state}: step ${progress.step} of ${progress.steps}` : state
     if (text !== shown) process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${text}` : `${text}\n`)
     shown = text
   }
@@ -119,7 +113,7 @@ function report({ data: [image], size, octet }: Reply, out: string, total: numbe
   const { route, model, tier, steps, guidance_scale, reason, timings, warnings } = octet
   console.log(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
   for (const { message } of warnings) console.log(`Note: ${message}`)
-  const parts = Object.entries(timings).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
+  const parts = Object.entries(timings ?? {}).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
   console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in total, including the start`)
   console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
 }

@@ -2,20 +2,13 @@
 import { execFile } from 'node:child_process'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import type * as z from 'zod'
+import type { catalogTable } from '../../edge/config/catalog.ts'
 import { makePrivateDirectory, tightenFile } from '../command/private-files.ts'
 import type { Secrets } from '../operator/secrets.ts'
 
 /** An offer of the worker's catalog, which validates it. */
-export type LocalOffer = {
-  route: 'turbo' | 'full'
-  model: string
-  tier: string
-  steps: number
-  guidance_scale: number
-  width: number
-  height: number
-  max_pixels: number
-}
+export type LocalOffer = z.input<typeof catalogTable>['offers'][number]
 
 export type LocalWorkerOptions = {
   /** Address of the GPU function, the catalog's endpoint `default`. */
