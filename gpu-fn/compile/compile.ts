@@ -1,5 +1,6 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
+import { modelName } from '../contract.ts'
 import { type Manifest, manifest } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
@@ -33,8 +34,6 @@ export type Compiled = {
   readonly notes: readonly string[]
 }
 
-const MODEL_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
-
 /** Compiles a checkpoint into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
 export async function compile(options: CompileOptions): Promise<Compiled> {
   assertOptions(options)
@@ -48,7 +47,7 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
 }
 
 function assertOptions({ name, tier, target }: CompileOptions): void {
-  if (name !== undefined && !MODEL_NAME.test(name)) {
+  if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
       `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,

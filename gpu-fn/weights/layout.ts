@@ -1,10 +1,8 @@
 // The layout of packages in a bucket. Blobs and manifests are immutable and named by their SHA-256. A pointer names the package of a model
 // that is served; a rollback rewrites the pointer.
 import * as z from 'zod'
-import { sha256Hex } from '../contract.ts'
+import { modelName, sha256Hex } from '../contract.ts'
 import type { Tier } from '../manifest.ts'
-
-const NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
 
 /** Model, tier and target of a package, as in its manifest. */
 export type PackageName = { model: string; tier: Tier; target: string }
@@ -19,5 +17,5 @@ export const pointerKey = ({ model, tier, target }: PackageName) => `models/${mo
 export const pointer = z.strictObject({ package: sha256Hex, previous: z.array(sha256Hex).max(20).default([]) })
 export type Pointer = z.infer<typeof pointer>
 
-export const isModelName = (name: string) => NAME.test(name)
+export const isModelName = (name: string) => modelName.safeParse(name).success
 export const POINTER_BYTES = 64 * 1024

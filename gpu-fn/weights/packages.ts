@@ -20,7 +20,7 @@ export class PackageError extends Error {
 }
 
 export const MANIFEST = 'manifest.json'
-/** SD3.5 Large's manifest has some 400 kB, most of it the layout of its weights. */
+/** SD3.5 Large's manifest has some 300 kB, most of it the layout of its weights. */
 export const MANIFEST_BYTES = 4 << 20
 const PROBLEM_CHARACTERS = 2_000
 
