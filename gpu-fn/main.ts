@@ -19,6 +19,9 @@ import { Verifier } from './weights/verification.ts'
 const SOCKET_IDLE_MS = 60_000
 const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
+const USAGE = `Usage: gpu [--vram GIGABYTES]
+
+The GPU function. --vram limits its device memory; all other options are environment variables, described in gpu-fn/config.ts.`
 
 type Service = { config: Config; log: Logger; lifecycle: Lifecycle; engine: Engine; jobs: Jobs; server: Server }
 
@@ -37,7 +40,13 @@ function main(): void {
 
 function readConfigOrExit(): Config {
   try {
-    const { vram } = parseArgs({ options: { vram: { type: 'string' } } }).values
+    const { vram, help } = parseArgs({
+      options: { vram: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+    }).values
+    if (help) {
+      console.log(USAGE)
+      process.exit()
+    }
     return readConfig({ ...process.env, ...(vram !== undefined && { OCTET_VRAM_GB: vram }) })
   } catch (error) {
     if (!(error instanceof ConfigError || isFlagError(error))) throw error

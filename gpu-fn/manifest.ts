@@ -84,13 +84,8 @@ export const manifest = z.strictObject({
     /** Red, green and blue of each channel in previews; absent if the model has no previews. */
     preview: z.array(z.tuple([z.number(), z.number(), z.number()])).optional(),
   }),
-  /** `graph`: the step graph computes positions; `input`: it takes `position` [h·w, D], cropped from `file` (float32 [max, max, D]). */
-  position: z.strictObject({
-    max: z.int(),
-    source: z.enum(['graph', 'input']),
-    file: z.string().optional(),
-    width: z.int(),
-  }),
+  /** With `file` (float32 [max, max, D]), the step graph takes `position` [h·w, D], cropped from it; otherwise it computes positions. */
+  position: z.strictObject({ max: z.int(), width: z.int(), file: z.string().optional() }),
   text: z.strictObject({
     /** The encoders of the package, in the order in which they run. */
     encoders: z.array(textEncoder),

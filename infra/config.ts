@@ -1,4 +1,4 @@
-// infra/config.json: what a deployment is called and how its GPU function scales. modal_app.py reads the same file.
+// infra/config.json: names and scaling of a deployment. modal_app.py reads the same file.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
@@ -16,35 +16,35 @@ const served = z
 
 const config = z.strictObject({
   worker: z.strictObject({
-    /** As in wrangler.toml, as are the two below. */
+    /** This and the two below are as in wrangler.toml. */
     name,
     database: name,
     results: name,
-    /** What is served, best first: OCTET_CATALOG of the deployed worker. */
+    /** Offers, best first: OCTET_CATALOG of the deployed worker. */
     offers: catalogTable.shape.offers,
   }),
   gpu: z.strictObject({
     app: name,
-    /** The class of modal_app.py. */
+    /** The class in modal_app.py. */
     server: z.string().regex(/^[A-Z][A-Za-z0-9]*$/),
-    /** Modal takes the first of them that is free. */
+    /** Acceptable GPUs, in order of preference. */
     gpus: z.array(z.string()).min(1),
-    /** What a container serves, all of it warm before it takes jobs. */
+    /** Models of a container, all warm before it accepts jobs. */
     models: z.array(served).min(1),
-    /** Where the packages are: on the volume below, or in the bucket that the secrets name. */
+    /** Source of the packages: the volume below, or the bucket in the secrets. */
     packages: z.enum(['volume', 'bucket']),
-    /** Jobs at a time for which one container is enough, and the most that one is sent. The rest of them wait in its queue. */
+    /** Concurrent jobs per container: the autoscaler's target, and the maximum, including its queue. */
     target_concurrency: z.number().positive(),
     max_concurrency: z.int().min(1),
     min_containers: z.int().min(0),
-    /** The most that a day can cost is this times 24 hours of the dearest GPU. */
+    /** Limits the cost of a day to this many times 24 hours of the most expensive GPU. */
     max_containers: z.int().min(1),
     buffer_containers: z.int().min(0),
-    /** How long a container without jobs stays. */
+    /** Idle time before a container ends. */
     scaledown_window_seconds: seconds(3600).min(2),
-    /** How long a container may take to be warm, weights fetched and loaded. */
+    /** Time limit for a start, including download and loading of weights. */
     startup_timeout_seconds: seconds(3600).min(30),
-    /** How long a container that is to go may finish its jobs. */
+    /** Time limit for running jobs when a container is stopped. */
     exit_grace_seconds: seconds(3600),
     routing_region: z.string(),
     compute_region: z.string(),
@@ -59,7 +59,7 @@ export type DeployConfig = z.infer<typeof config>
 
 const FILE = path.join(import.meta.dirname, 'config.json')
 
-/** Reads a configuration. Throws an Error that names each option that is wrong, what it is and what is allowed. */
+/** Reads a configuration. Throws with the name, value and allowed values of each invalid option. */
 export async function readDeployConfig(file = FILE): Promise<DeployConfig> {
   const text = await readFile(file, 'utf8')
   let json: unknown
@@ -77,7 +77,7 @@ export async function readDeployConfig(file = FILE): Promise<DeployConfig> {
   throw new Error(`${file}:\n${wrong.join('\n')}`)
 }
 
-/** What the worker offers must be served somewhere. */
+/** Throws unless every offer of the default endpoint is served by the GPU function. */
 function assertServed(given: DeployConfig, file: string): DeployConfig {
   const { worker, gpu } = given
   const homeless = worker.offers.filter(({ endpoint }) => endpoint === 'default')

@@ -8,7 +8,6 @@ import { type Graph, GraphError } from './graph/graph.ts'
 import type { BuildOptions, Model } from './graph/model.ts'
 import type { WeightSource } from './graph/weight-source.ts'
 import { place } from './place.ts'
-import type { ScaleErrors } from './write/convert.ts'
 import { encodeModel } from './write/onnx.ts'
 import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
 import { readTokenizers, type Tokenizers } from './write/tokenizers.ts'
@@ -31,8 +30,6 @@ export type Compiled = {
   readonly manifest: Manifest
   readonly sourceBytes: number
   readonly packageBytes: number
-  /** Relative RMS error of the FP8 weights, with a scale per `scaleBlock` columns and per row; null without that option. */
-  readonly scaleError: { readonly block: number; readonly row: number } | null
   /** Remarks for the operator, in sentences. */
   readonly notes: readonly string[]
 }
@@ -49,7 +46,7 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
 }
 
-function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void {
+function assertOptions({ name, tier, target }: CompileOptions): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
@@ -58,17 +55,6 @@ function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void
   }
   if (target === 'cuda-fp8' && !tier.startsWith('fp8'))
     throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
-  if (scaleBlock === undefined) return
-  if (target === 'cuda-fp8')
-    throw new CheckpointError(
-      '--scale-block',
-      'does not apply to target cuda-fp8, whose products take one scale per row',
-    )
-  if (!tier.startsWith('fp8'))
-    throw new CheckpointError('--scale-block', `does not apply to tier ${tier}, which has no FP8 weights`)
-  if (target === 'cuda' && scaleBlock % 16 !== 0) {
-    throw new CheckpointError('--scale-block', `${scaleBlock} is given; on CUDA it must be a multiple of 16`)
-  }
 }
 
 const POSITION = 'position'
@@ -93,7 +79,7 @@ async function writePackage(
   options: CompileOptions,
 ): Promise<Compiled> {
   const writer = new PackageWriter(directory)
-  const { source, sourceBytes, errors } = await writer.writeWeights([...files.values()], options.onProgress)
+  const { source, sourceBytes } = await writer.writeWeights([...files.values()], options.onProgress)
   const networks: Manifest['networks'] = {}
   for (const [network, graph] of model.graphs)
     networks[network] = await writeGraph(writer, `${network}.onnx`, graph, files.get(network)!)
@@ -115,7 +101,7 @@ async function writePackage(
   const packageBytes = Object.values(about.files).reduce((sum, file) => sum + file.bytes, 0)
   await writer.write('manifest.json', Buffer.from(`${JSON.stringify(about)}\n`))
   const notes = [...model.notes, ...vocabularyNotes(model, tokenizers)]
-  return { manifest: about, sourceBytes, packageBytes, scaleError: scaleError(errors), notes }
+  return { manifest: about, sourceBytes, packageBytes, notes }
 }
 
 const layoutOf = ({ name, layout }: WeightsFile) => [name, layout] as const
@@ -161,13 +147,4 @@ function vocabularyNotes({ vocabularies }: Model, tokenizers: Tokenizers): strin
     .map(
       ([encoder, rows]) => `The tokenizer of ${encoder} has ids beyond its ${rows} embeddings: prompts with them fail.`,
     )
-}
-
-function scaleError(errors: readonly ScaleErrors[]): Compiled['scaleError'] {
-  if (errors.length === 0) return null
-  const rms = (kind: keyof ScaleErrors) => {
-    const sum = (key: 'squaredError' | 'squaredWeight') => errors.reduce((n, error) => n + error[kind][key], 0)
-    return Math.sqrt(sum('squaredError') / sum('squaredWeight'))
-  }
-  return { block: rms('block'), row: rms('row') }
 }

@@ -1,6 +1,6 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, Option } from 'commander'
 import { TIERS } from '../contract.ts'
 import { TARGETS } from '../manifest.ts'
 import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
@@ -9,15 +9,9 @@ import { type Compiled, type CompileOptions, compile } from './compile.ts'
 import { discardPartial } from './place.ts'
 import { showProgress } from './progress.ts'
 
-type Flags = Omit<CompileOptions, 'onProgress' | 'fuseQkv'> & { qkv?: 'fused' | 'split' }
+type Flags = Omit<CompileOptions, 'onProgress'>
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
-
-function positiveInteger(value: string): number {
-  const number = Number(value)
-  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError(`${value} is not an integer above 0`)
-  return number
-}
 
 const variants = FAMILY_NAMES.map((name) => FAMILIES[name].variants.join(', ')).join('; ')
 
@@ -40,16 +34,9 @@ const command = new Command('compile')
   .option('--name <name>', 'the name that a job requests; the variant by default')
   .option('--tokenizers <directory>', "directory with the tokenizers' directories, for checkpoints without them")
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP: prompts then have little or no effect')
-  .option('--scale-block <columns>', 'columns that share an FP8 scale; a whole row by default', positiveInteger)
-  .addOption(
-    new Option('--qkv <kind>', 'one product for q, k and v, or three; the faster on the target by default').choices([
-      'fused',
-      'split',
-    ]),
-  )
 
 async function main(): Promise<void> {
-  const { qkv, ...flags } = command.parse().opts<Flags>()
+  const flags = command.parse().opts<Flags>()
   const started = performance.now()
   const progress = showProgress()
   const discard = (signal: 'SIGINT' | 'SIGTERM') => {
@@ -58,7 +45,7 @@ async function main(): Promise<void> {
   }
   process.once('SIGINT', discard).once('SIGTERM', discard)
   try {
-    const compiled = await compile({ ...flags, fuseQkv: qkv && qkv === 'fused', onProgress: progress.update })
+    const compiled = await compile({ ...flags, onProgress: progress.update })
     progress.stop()
     report(compiled, flags.out, (performance.now() - started) / 1000)
   } catch (error) {
@@ -69,7 +56,7 @@ async function main(): Promise<void> {
   }
 }
 
-function report({ manifest, sourceBytes, packageBytes, scaleError, notes }: Compiled, out: string, seconds: number) {
+function report({ manifest, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {
   const { model, variant, tier, target } = manifest
   const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
   const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
@@ -78,11 +65,6 @@ function report({ manifest, sourceBytes, packageBytes, scaleError, notes }: Comp
     `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
   )
   for (const note of notes) console.log(note)
-  if (!scaleError) return
-  const percent = (error: number) => `${(error * 100).toFixed(3)} %`
-  console.log(
-    `FP8 weights differ by ${percent(scaleError.block)} (RMS); with one scale per row by ${percent(scaleError.row)}`,
-  )
 }
 
 const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)

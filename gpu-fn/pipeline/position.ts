@@ -12,8 +12,8 @@ export async function readPosition(
   rows: number,
   columns: number,
 ): Promise<Tensor | undefined> {
-  const { source, max, width, file } = manifest.position
-  if (source === 'graph' || file === undefined) return undefined
+  const { max, width, file } = manifest.position
+  if (file === undefined) return undefined
   const top = Math.floor((max - rows) / 2)
   const left = Math.floor((max - columns) / 2)
   const rowBytes = columns * width * FLOAT_BYTES

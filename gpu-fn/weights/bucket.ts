@@ -1,7 +1,7 @@
 // Reads an S3-compatible bucket (R2, S3, a self-hosted server) by signed requests that resume where a connection broke.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { AwsClient } from 'aws4fetch'
-import { createRangeClient, formatRange, Interrupted, RangeRefused } from './range-client.ts'
+import { createRangeClient, formatRange, Interrupted, type RangeClient, RangeRefused } from './range-client.ts'
 
 export type BucketAddress = {
   /** Endpoint and bucket, such as `https://<account>.r2.cloudflarestorage.com/octet-weights`. */
@@ -12,7 +12,7 @@ export type BucketAddress = {
   region?: string
 }
 
-/** An object cannot be had; the message names it and says why. `missing`: there is none of that name. */
+/** An object cannot be read; the message has its key and the reason. `missing`: it does not exist. */
 export class BucketError extends Error {
   override name = 'BucketError' as const
   readonly missing: boolean
@@ -22,98 +22,104 @@ export class BucketError extends Error {
   }
 }
 
-export type Patience = {
-  /** A reply that is silent for longer is given up and sent again. */
+export type RetryOptions = {
+  /** A request without data for this long is retried. */
   stallMs?: number
-  /** How often in a row a request may bring nothing. */
+  /** Maximum number of consecutive requests without data. */
   tries?: number
-  /** The pause after the first of them; each later one is twice as long. */
+  /** Pause before the first retry, doubled for each further one. */
   pauseMs?: number
 }
 
-export type Bucket = {
-  readonly url: string
-  /** A whole object of at most `limit` bytes. Throws BucketError. */
-  read(key: string, limit: number): Promise<Uint8Array>
-  /**
-   * Yields `length` bytes of an object from `start` on, in blocks as they arrive. Each concurrent call has a connection of its own.
-   * Throws BucketError, or the signal's reason.
-   */
-  readRange(key: string, start: number, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array, void>
-}
+export type Bucket = Pick<BucketReader, 'url' | 'read' | 'readRange'>
 
 const NEVER = new AbortController().signal
 
-/** A bucket for reading. */
-export function openBucket(
-  address: BucketAddress,
-  { stallMs = 10_000, tries = 6, pauseMs = 250 }: Patience = {},
-): Bucket {
-  const { accessKeyId, secretAccessKey, region = 'auto' } = address
-  const client = new AwsClient({ accessKeyId, secretAccessKey, region, service: 's3', retries: 0 })
-  const base = address.url.replace(/\/$/, '')
-  const ranges = createRangeClient(new URL(base).origin, { stallMs })
+/** Opens a bucket for reading. */
+export const openBucket = (address: BucketAddress, options: RetryOptions = {}): Bucket =>
+  new BucketReader(address, options)
 
-  /** What to call when a request failed: it returns after a pause when the request is worth sending again, and throws otherwise. */
-  function patienceFor(key: string, signal: AbortSignal) {
+class BucketReader {
+  readonly url: string
+  readonly #options: Required<RetryOptions>
+  readonly #signer: AwsClient
+  readonly #ranges: RangeClient
+
+  constructor(
+    { url, accessKeyId, secretAccessKey, region = 'auto' }: BucketAddress,
+    { stallMs = 10_000, tries = 6, pauseMs = 250 }: RetryOptions,
+  ) {
+    this.url = url.replace(/\/$/, '')
+    this.#options = { stallMs, tries, pauseMs }
+    this.#signer = new AwsClient({ accessKeyId, secretAccessKey, region, service: 's3', retries: 0 })
+    this.#ranges = createRangeClient(new URL(this.url).origin, { stallMs })
+  }
+
+  /** Reads a whole object of at most `limit` bytes. Throws BucketError. */
+  async read(key: string, limit: number): Promise<Uint8Array> {
+    for (const retry = this.#retrier(key, NEVER); ; ) {
+      try {
+        return await this.#readWhole(key, limit)
+      } catch (cause) {
+        await retry(cause, false)
+      }
+    }
+  }
+
+  /**
+   * Yields `length` bytes of an object from `start` on, in blocks as they arrive; the memory of a block is reused once the next is
+   * requested. Each concurrent call has its own connection. Throws BucketError, or the signal's reason.
+   */
+  async *readRange(key: string, start: number, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array, void> {
+    const retry = this.#retrier(key, signal)
+    for (let done = 0; done < length; ) {
+      const before = done
+      const rest = { start: start + done, length: length - done }
+      try {
+        const headers = { range: formatRange(rest.start, rest.length) }
+        const signed = await this.#signer.sign(`${this.url}/${key}`, { headers })
+        const request = { url: new URL(signed.url), headers: Object.fromEntries(signed.headers), ...rest, signal }
+        for await (const block of this.#ranges.request(request)) {
+          done += block.length
+          yield block
+        }
+      } catch (cause) {
+        await retry(cause, done > before)
+      }
+    }
+  }
+
+  /** Returns a function for failed requests, which waits if a retry is worthwhile, and throws otherwise. */
+  #retrier(key: string, signal: AbortSignal) {
+    const { tries, pauseMs } = this.#options
     let idle = 0
-    return async (cause: unknown, broughtSome: boolean): Promise<void> => {
+    return async (cause: unknown, progressed: boolean): Promise<void> => {
       signal.throwIfAborted()
-      if (!(cause instanceof Interrupted)) throw asBucketError(cause, key, base)
-      idle = broughtSome ? 1 : idle + 1
-      if (idle >= tries) throw new BucketError(`${key} cannot be read from ${base}: ${cause.message}`, { cause })
+      if (!(cause instanceof Interrupted)) throw asBucketError(cause, key, this.url)
+      idle = progressed ? 1 : idle + 1
+      if (idle >= tries) throw new BucketError(`${key} cannot be read from ${this.url}: ${cause.message}`, { cause })
       await sleep(pauseMs * 2 ** (idle - 1) * (0.75 + Math.random() / 2), undefined, { signal })
     }
   }
 
-  async function readWhole(key: string, limit: number): Promise<Uint8Array> {
+  async #readWhole(key: string, limit: number): Promise<Uint8Array> {
+    const { stallMs } = this.#options
     const timeout = AbortSignal.timeout(stallMs)
-    const broken = (cause: unknown) => {
+    const interrupt = (cause: unknown) => {
       throw new Interrupted(timeout.aborted ? `no reply within ${stallMs} ms` : String(cause), { cause })
     }
+    const { url, headers } = await this.#signer.sign(`${this.url}/${key}`)
     // Not part of the signature, because proxies may change this header.
-    const { url, headers } = await client.sign(`${base}/${key}`)
     const plain = { ...Object.fromEntries(headers), 'accept-encoding': 'identity' }
-    const response = await fetch(url, { headers: plain, signal: timeout, redirect: 'manual' }).catch(broken)
+    const response = await fetch(url, { headers: plain, signal: timeout, redirect: 'manual' }).catch(interrupt)
     if (!response.ok) {
       await response.body?.cancel().catch(() => {})
       if (response.status === 429 || response.status >= 500) throw new Interrupted(`status ${response.status}`)
       throw new RangeRefused(response.status, `status ${response.status}`)
     }
     return await readWithin(response, limit).catch((cause) =>
-      cause instanceof TooLong ? tooLong(key, limit) : broken(cause),
+      cause instanceof TooLong ? throwTooLong(key, limit) : interrupt(cause),
     )
-  }
-
-  return {
-    url: base,
-    async read(key, limit) {
-      for (const failed = patienceFor(key, NEVER); ; ) {
-        try {
-          return await readWhole(key, limit)
-        } catch (cause) {
-          await failed(cause, false)
-        }
-      }
-    },
-    async *readRange(key, start, length, signal) {
-      const failed = patienceFor(key, signal)
-      for (let done = 0; done < length; ) {
-        const before = done
-        const rest = { start: start + done, length: length - done }
-        try {
-          const headers = { range: formatRange(rest.start, rest.length) }
-          const signed = await client.sign(`${base}/${key}`, { headers })
-          const request = { url: new URL(signed.url), headers: Object.fromEntries(signed.headers), ...rest, signal }
-          for await (const block of ranges.request(request)) {
-            done += block.length
-            yield block
-          }
-        } catch (cause) {
-          await failed(cause, done > before)
-        }
-      }
-    },
   }
 }
 
@@ -132,7 +138,7 @@ async function readWithin({ body }: Response, limit: number): Promise<Uint8Array
   return Buffer.concat(chunks)
 }
 
-function tooLong(key: string, limit: number): never {
+function throwTooLong(key: string, limit: number): never {
   throw new BucketError(`${key} exceeds the limit of ${limit} bytes`)
 }
 

@@ -1,106 +1,141 @@
-// Objects of a bucket ► files, many ranges at a time. What has a name on disk is whole and has its SHA-256.
+// Downloads objects of a bucket to files, by many concurrent ranges. A file has its final name only when it is complete and verified.
 import { type ArrivingFile, createArrivingFile, type Range, type Wanted } from './arriving-file.ts'
 import type { Bucket } from './bucket.ts'
 import { openHasher } from './hasher.ts'
 
 export type DownloadOptions = {
-  /** The most requests at a time. */
+  /** Maximum number of concurrent requests. */
   connections?: number
-  /** How far apart what is asked for at a time may lie: it must be read back from the page cache, and what a request costs wants long ranges. */
+  /**
+   * Maximum distance between concurrent ranges. Larger ranges reduce the overhead of requests, but the hasher must find their bytes in the
+   * page cache.
+   */
   spreadBytes?: number
   onProgress?: (bytes: number) => void
 }
 
-/** Some fill the pauses of the others. */
-const CONNECTIONS_AT_FIRST = 4
-/** Twice as many requests at a time as long as that brings a tenth more: each costs CPU, and a distant bucket needs many. */
+/** Several, so that some use the pauses of the others. */
+const INITIAL_CONNECTIONS = 4
+/** The number of requests is doubled as long as that increases the rate by a tenth: each costs CPU, but a distant bucket needs many. */
 const GROW_EVERY_MS = 500
-const WORTH_IT = 1.1
-/** Not even the last ranges are shorter than this share of the spread. */
-const SHORTEST = 1 / 16
+const MIN_GAIN = 1.1
+/** Minimum length of a range, as a fraction of the spread. */
+const MIN_RANGE = 1 / 16
 
 /**
- * Downloads every file, each put in place in one rename as soon as it is whole. Throws CorruptDownload, BucketError, or what the disk says;
- * files that were whole by then stay, everything else is gone.
+ * Downloads all files, and renames each to its final name once it is complete and verified. Throws CorruptDownload, BucketError, or a
+ * file-system error; files that were complete by then remain.
  */
 export async function download(
   bucket: Bucket,
   wanted: readonly Wanted[],
   options: DownloadOptions = {},
 ): Promise<void> {
-  const { connections = 16, spreadBytes = 256 << 20, onProgress } = options
   const hasher = openHasher()
   const files = wanted.map((each) => createArrivingFile(each, hasher))
-  const failed = new AbortController()
-  const fetched: Promise<void>[] = []
-  let open = 0
-  let [turn, bytesLeft, bytesDone] = [0, wanted.reduce((sum, { bytes }) => sum + bytes, 0), 0]
-
-  /** The connections share the spread, or half of what is left, so that all end together. */
-  function nextRange(): { file: ArrivingFile; range: Range } | null {
-    const most = Math.ceil(Math.max(Math.min(spreadBytes, bytesLeft / 2) / open, spreadBytes * SHORTEST))
-    for (; turn < files.length; turn++) {
-      const file = files[turn]!
-      const range = file.next(most)
-      if (!range) continue
-      bytesLeft -= range.bytes
-      return { file, range }
-    }
-    return null
-  }
-
-  async function fetchRanges(index: number): Promise<void> {
-    while (index < open) {
-      const next = nextRange()
-      if (!next) return
-      const { file, range } = next
-      for await (const block of bucket.readRange(file.key, range.start, range.bytes, failed.signal)) {
-        await file.write(range, block)
-        bytesDone += block.length
-        onProgress?.(block.length)
-      }
-      if (range.bytes === 0) await file.write(range, new Uint8Array())
-    }
-  }
-
-  /** Has `count` requests at a time from now on. */
-  function connect(count: number): void {
-    open = Math.min(count, connections)
-    for (let index = fetched.length; index < open; index++) {
-      const done = fetchRanges(index)
-      // Awaited when all of them are; until then a failure must not be one that nobody handles.
-      done.catch((error) => failed.abort(error))
-      fetched.push(done)
-    }
-  }
-
-  const placed = Promise.all(files.map((file) => file.placed()))
-  connect(CONNECTIONS_AT_FIRST)
-  const growth = growWhileItPays(() => bytesDone, connect)
+  const transfer = new Transfer(bucket, files, sizeOf(wanted), options)
   try {
-    await Promise.race([placed, aborted(failed.signal)])
-  } catch (error) {
-    failed.abort(error)
-    throw error
+    await transfer.run()
   } finally {
-    clearInterval(growth)
-    await Promise.allSettled(fetched)
     await hasher.close()
     await Promise.all(files.map((file) => file.discard()))
   }
 }
 
-const aborted = (signal: AbortSignal) =>
+const sizeOf = (wanted: readonly Wanted[]) => wanted.reduce((sum, { bytes }) => sum + bytes, 0)
+
+/** The concurrent requests of one download. */
+class Transfer {
+  readonly #bucket: Bucket
+  readonly #files: readonly ArrivingFile[]
+  readonly #options: Required<Omit<DownloadOptions, 'onProgress'>> & Pick<DownloadOptions, 'onProgress'>
+  readonly #failed = new AbortController()
+  readonly #readers: Promise<void>[] = []
+  /** Number of concurrent requests. */
+  #connections = 0
+  /** Index of the first file with ranges that have not been requested. */
+  #next = 0
+  #bytesLeft: number
+  #bytesDone = 0
+
+  constructor(bucket: Bucket, files: readonly ArrivingFile[], bytes: number, options: DownloadOptions) {
+    this.#bucket = bucket
+    this.#files = files
+    this.#bytesLeft = bytes
+    this.#options = { connections: 16, spreadBytes: 256 << 20, ...options }
+  }
+
+  async run(): Promise<void> {
+    const { signal } = this.#failed
+    const placed = Promise.all(this.#files.map((file) => file.placed()))
+    this.#connect(INITIAL_CONNECTIONS)
+    const growth = growWhileFaster(
+      () => this.#bytesDone,
+      (count) => this.#connect(count),
+    )
+    try {
+      await Promise.race([placed, rejectOnAbort(signal)])
+    } catch (error) {
+      this.#failed.abort(error)
+      throw error
+    } finally {
+      clearInterval(growth)
+      await Promise.allSettled(this.#readers)
+    }
+  }
+
+  /** Sets the number of concurrent requests. */
+  #connect(count: number): void {
+    this.#connections = Math.min(count, this.#options.connections)
+    for (let index = this.#readers.length; index < this.#connections; index++) {
+      const reader = this.#readRanges(index)
+      // They are awaited only at the end, so the rejection must be handled here.
+      reader.catch((error) => this.#failed.abort(error))
+      this.#readers.push(reader)
+    }
+  }
+
+  async #readRanges(index: number): Promise<void> {
+    while (index < this.#connections) {
+      const next = this.#nextRange()
+      if (!next) return
+      const { file, range } = next
+      for await (const block of this.#bucket.readRange(file.key, range.start, range.bytes, this.#failed.signal)) {
+        await file.write(range, block)
+        this.#bytesDone += block.length
+        this.#options.onProgress?.(block.length)
+      }
+      if (range.bytes === 0) await file.write(range, new Uint8Array())
+    }
+  }
+
+  /** The connections share the spread, or half of the remaining bytes, so that all end at about the same time. */
+  #nextRange(): { file: ArrivingFile; range: Range } | null {
+    const { spreadBytes } = this.#options
+    const share = Math.min(spreadBytes, this.#bytesLeft / 2) / this.#connections
+    const most = Math.ceil(Math.max(share, spreadBytes * MIN_RANGE))
+    for (; this.#next < this.#files.length; this.#next++) {
+      const file = this.#files[this.#next]!
+      const range = file.next(most)
+      if (!range) continue
+      this.#bytesLeft -= range.bytes
+      return { file, range }
+    }
+    return null
+  }
+}
+
+const rejectOnAbort = (signal: AbortSignal) =>
   new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason)))
 
-/** Doubles the connections each time the last doubling paid, and takes back the one that did not. */
-function growWhileItPays(bytesDone: () => number, connect: (count: number) => void): NodeJS.Timeout {
-  let [count, before, best] = [CONNECTIONS_AT_FIRST, 0, 0]
+/** Doubles the connections as long as that increases the rate, and reverts the last doubling. */
+function growWhileFaster(bytesDone: () => number, connect: (count: number) => void): NodeJS.Timeout {
+  let [count, before, best] = [INITIAL_CONNECTIONS, 0, 0]
   const timer = setInterval(() => {
     const rate = bytesDone() - before
     before = bytesDone()
-    if (rate < best * WORTH_IT) {
-      connect(Math.max(CONNECTIONS_AT_FIRST, count / 2))
+    if (rate < best * MIN_GAIN) {
+      connect(Math.max(INITIAL_CONNECTIONS, count / 2))
       return clearInterval(timer)
     }
     best = rate

@@ -41,7 +41,10 @@ export async function openPackage(directory: string, options: { verify?: boolean
   return { directory: root, manifest, digest: createHash('sha256').update(bytes).digest('hex') }
 }
 
-/** Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a dot, are skipped. Throws `PackageError`. */
+/**
+ * Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a
+ * dot, are skipped. Throws `PackageError`.
+ */
 export async function findPackages(root: string): Promise<Package[]> {
   const entries = await readdir(root, { withFileTypes: true }).catch((cause: unknown) => {
     throw new PackageError(`${root} cannot be listed`, { cause })
@@ -100,8 +103,8 @@ function assertConsistent(directory: string, { networks, files, text, position, 
     const absent = graphs.find((graph) => !networks[graph])
     if (absent) fail(directory, `${MANIFEST} has the text encoder ${name} without its network ${absent}`)
   }
-  if (position.source === 'input' && !position.file)
-    fail(directory, `${MANIFEST} has position.source input without position.file`)
+  if (!position.file && networks.transformer!.inputs.some(({ name }) => name === 'position'))
+    fail(directory, `${MANIFEST} has no position.file for the input position of transformer`)
   const used = Object.values(networks).flatMap(({ file, weights = [] }) => [file, weights].flat())
   const unlisted = [...used, ...(position.file ? [position.file] : [])].find((file) => !Object.hasOwn(files, file))
   if (unlisted !== undefined) fail(directory, `${MANIFEST} uses ${unlisted}, which "files" does not list`)

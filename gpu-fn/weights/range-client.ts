@@ -1,4 +1,5 @@
 // Ranges of objects over HTTP. undici's `dispatch` in place of its `request`, whose stream drops buffered bytes if the connection breaks.
+import type { Socket } from 'node:net'
 import { type Dispatcher, errors, Pool } from 'undici'
 
 /** A request that may be sent again: the connection broke or stalled, or the server was busy. */
@@ -27,23 +28,29 @@ export type RangeRequest = {
 export const formatRange = (start: number, length: number) => `bytes=${start}-${start + length - 1}`
 
 const HEAD_BYTES = 16 * 1024
-/** Enough that a connection is not paused while the previous blocks are written. */
-const QUEUED_BYTES = 256 * 1024
+/** Bytes of one read from a socket: enough for few reads, and small enough that a block is still in the CPU cache when it is written. */
+const BLOCK_BYTES = 256 * 1024
+/** Shorter reads are copied, so that a slow sender cannot occupy a block with each byte. */
+const SHORT_BYTES = BLOCK_BYTES / 8
 
 export type RangeClient = ReturnType<typeof createRangeClient>
 
 /** A client of one server, with a connection for each concurrent request. A reply that is silent for `stallMs` is Interrupted. */
 export function createRangeClient(origin: string, { stallMs }: { stallMs: number }) {
+  const blocks = new BlockPool()
   const pool = new Pool(origin, {
     headersTimeout: stallMs,
     bodyTimeout: stallMs,
-    connect: { timeout: stallMs },
+    connect: { timeout: stallMs, ...blocks.socketOptions },
     maxHeaderSize: HEAD_BYTES,
     // Parallel connections need no multiplexing, and HTTP/1.1 takes less CPU.
     allowH2: false,
   })
   return {
-    /** Yields the range in blocks as they arrive. Throws Interrupted after every block received, RangeRefused, or the signal's reason. */
+    /**
+     * Yields the range in blocks as they arrive; the memory of a block is reused once the next is requested. Throws Interrupted after all
+     * received blocks, RangeRefused, or the signal's reason.
+     */
     async *request(request: RangeRequest): AsyncGenerator<Uint8Array, void> {
       const { url, headers, signal } = request
       signal.throwIfAborted()
@@ -53,7 +60,10 @@ export function createRangeClient(origin: string, { stallMs }: { stallMs: number
       try {
         const range = formatRange(request.start, request.length)
         pool.dispatch({ method: 'GET', path: url.pathname + url.search, headers: { ...headers, range } }, reply)
-        for (let block = await reply.next(); block; block = await reply.next()) yield block
+        for (let block = await reply.next(); block; block = await reply.next()) {
+          yield block
+          blocks.release(block)
+        }
       } finally {
         signal.removeEventListener('abort', abort)
         reply.abort(new Interrupted('the reader stopped'))
@@ -63,11 +73,38 @@ export function createRangeClient(origin: string, { stallMs }: { stallMs: number
   }
 }
 
-/** Queues the blocks of one reply, and pauses its connection while the queue is full. */
+/** Memory that sockets read into, reused because allocating it for each read costs more than the read itself. */
+class BlockPool {
+  readonly #free: ArrayBufferLike[] = []
+
+  /** Options of net.connect and tls.connect. undici passes them on, although its types do not include them. */
+  readonly socketOptions = {
+    highWaterMark: BLOCK_BYTES,
+    onread: {
+      buffer: () => Buffer.from(this.#free.pop() ?? new ArrayBuffer(BLOCK_BYTES)),
+      callback: pushTo(this.#free),
+    },
+  }
+
+  /** Makes a block's memory available to the next read. Nothing else may refer to it. */
+  release({ buffer }: Uint8Array): void {
+    if (buffer.byteLength === BLOCK_BYTES) this.#free.push(buffer)
+  }
+}
+
+/** The callback of a socket for each read. */
+const pushTo = (free: ArrayBufferLike[]) =>
+  function onRead(this: Socket, bytes: number, block: Uint8Array): boolean {
+    if (bytes > SHORT_BYTES) return this.push(block.subarray(0, bytes))
+    const copy = Buffer.copyBytesFrom(block, 0, bytes)
+    free.push(block.buffer)
+    return this.push(copy)
+  }
+
+/** Queues the blocks of one reply, and pauses its connection while blocks are queued. */
 class RangeReply implements Dispatcher.DispatchHandler {
   readonly #range: Pick<RangeRequest, 'start' | 'length'>
   readonly #blocks: Buffer[] = []
-  #queuedBytes = 0
   #controller: Dispatcher.DispatchController | undefined
   #end: { error?: unknown } | undefined
   #wake = () => {}
@@ -85,7 +122,6 @@ class RangeReply implements Dispatcher.DispatchHandler {
       await promise
     }
     const block = this.#blocks.shift()
-    this.#queuedBytes -= block?.length ?? 0
     if (!block && this.#end?.error) throw this.#end.error
     return block
   }
@@ -109,10 +145,10 @@ class RangeReply implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, block: Buffer): void {
-    if (this.#end) return
+    // The parser reports an empty block whenever it resumes.
+    if (this.#end || block.length === 0) return
     this.#blocks.push(block)
-    this.#queuedBytes += block.length
-    if (this.#queuedBytes >= QUEUED_BYTES) controller.pause()
+    controller.pause()
     this.#wake()
   }
 

@@ -1,5 +1,5 @@
-// Weights for measuring speed: every weight of a graph is a stretch of one file of random numbers, so that a network of any size is ready
-// in seconds and on the GPU as large as it is.
+// Weights for performance measurements: every weight of a graph is a range of one file with random numbers, so that a network of any size
+// is available in seconds and has its real size on the GPU.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
@@ -19,11 +19,11 @@ import { safetensorsHeader } from '../checkpoints/safetensors-header.ts'
 const MIB = 2 ** 20
 const PAGE = 4096
 const FILE = 'random.weights'
-/** Bytes of each kind of number. Codes fill the GPU's memory; a stretch begins again when its end is reached. */
+/** Bytes per type. A weight that reaches the end of the file continues at its start. */
 const REGIONS = { codes: 256 * MIB, halves: 64 * MIB, scales: 4 * MIB, norms: MIB, biases: 4 * MIB }
 type Kind = keyof typeof REGIONS
 
-/** A full-size step graph of a variant, its tensors known by shape alone: the checkpoint is a header and a hole. */
+/** Builds the full-size step graph of a variant from a checkpoint with a header and a sparse body. */
 export async function buildStep(directory: string, variant: 'large' | 'medium', blocks: number, options: BuildOptions) {
   const tensors = [
     ...[...stabilityTransformer(VARIANTS[variant], blocks)].map(
@@ -40,7 +40,7 @@ export async function buildStep(directory: string, variant: 'large' | 'medium', 
   return buildModel(await openCheckpoint([file]), [file], { ...options, variant: 'custom', allowMissingEncoders: true })
 }
 
-/** Writes the numbers that `writeGraph` borrows. */
+/** Writes the file of random numbers for `writeGraph`. */
 export async function writeNumbers(directory: string): Promise<void> {
   const pool = drawPool(0)
   const file = await fs.open(path.join(directory, FILE), 'w')
@@ -56,7 +56,7 @@ export async function writeNumbers(directory: string): Promise<void> {
       halves,
     )
     await repeat(file, new Uint8Array(halves.buffer), REGIONS.halves)
-    // Products of random codes, of 2432 or 9728 each, are then of the size of what went in.
+    // With this scale, products over 2432 or 9728 random codes have the magnitude of their input.
     for (const [kind, mean, deviation] of [
       ['scales', 5e-4, 1e-4],
       ['norms', 1, 0.2],
@@ -74,7 +74,7 @@ async function repeat(file: fs.FileHandle, bytes: Uint8Array, total: number): Pr
   for (let left = total; left > 0; left -= bytes.length) await file.writeFile(bytes.subarray(0, left))
 }
 
-/** Writes a graph whose weights are stretches of the numbers. The same graph gets the same ones. */
+/** Writes a graph with weights from the file of random numbers, deterministically. */
 export async function writeGraph(directory: string, name: string, graph: Graph): Promise<string> {
   const file = path.join(directory, name)
   await fs.writeFile(file, encodeModel(graph, { location: FILE, layout: borrow(graph.weights) }, '0'))

@@ -1,4 +1,4 @@
-// The bucket of a benchmark as a process of its own: it tells its address and serves until it is ended.
+// A bucket in a separate process, which sends its address to its parent.
 import { startBucket } from '../local/bucket.ts'
 
 process.send!((await startBucket(process.argv[2]!)).address)

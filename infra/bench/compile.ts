@@ -1,4 +1,4 @@
-// How fast a full-size checkpoint compiles, against `cp` of the same bytes on the same disk.
+// Speed of compiling a full-size checkpoint, relative to `cp` of the same bytes on the same disk.
 import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import os from 'node:os'
@@ -9,7 +9,7 @@ const MAIN = path.join(import.meta.dirname, '../../gpu-fn/compile/main.ts')
 
 export type CompileBenchOptions = { readonly variant: 'large' | 'medium'; readonly directory?: string }
 
-/** Prints seconds, MB/s and peak memory of compiling random weights to FP8, and the ratio to `cp`. Both end with the data on disk. */
+/** Prints seconds, MB/s and peak memory of compiling random weights to FP8, and the ratio to `cp`. Both include the sync to disk. */
 export async function benchCompile({ variant, directory = os.tmpdir() }: CompileBenchOptions): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(directory, 'octet-bench-'))
   try {

@@ -1,4 +1,4 @@
-// nano on the CPU: how fast beside diffusers, and how like it. The same checkpoint, prompts, seeds and number of threads.
+// Speed and accuracy of nano on the CPU relative to diffusers, with the same checkpoint, prompts, seeds and number of threads.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -15,7 +15,7 @@ type Options = { readonly python: string; readonly threads: number }
 export type CpuBenchOptions = Options & { readonly runs: number }
 export type ParityOptions = Options & { readonly prompts: number }
 
-/** `count` prompts of the quality set at the model's own steps, guidance scale and size. */
+/** Requests for `count` prompts of the quality set, with the model's default steps, guidance scale and size. */
 async function requestsFor(model: BuiltInModel, count: number): Promise<DiffusersRequest[]> {
   const { manifest } = await openPackage(await builtInPackage(model, 'fp32'))
   const prompts = await readQualityPrompts()
@@ -25,7 +25,7 @@ async function requestsFor(model: BuiltInModel, count: number): Promise<Diffuser
   }))
 }
 
-/** Calls `use` with diffusers and the directory that it writes to. */
+/** Calls `use` with diffusers and its output directory. */
 async function besideDiffusers(
   { python, threads }: Options,
   use: (diffusers: Diffusers, out: string) => Promise<void>,
@@ -47,8 +47,8 @@ async function secondsOf(pipeline: OpenPipeline, request: DiffusersRequest): Pro
 }
 
 /**
- * Prints the median seconds of an image by diffusers in float32 and by Octet in float32 and FP8, and their ratios. The three take turns,
- * so that what else the machine does falls on all.
+ * Prints the median seconds per image of diffusers in float32 and of Octet in float32 and FP8, and their ratios. The three alternate, so
+ * that other load of the machine affects all of them.
  */
 export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<void> {
   const open = async <T>(model: BuiltInModel, tier: Tier, use: (pipeline: OpenPipeline) => Promise<T>) =>
@@ -65,7 +65,7 @@ export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<v
           }
         }),
       )
-      // The first image of each pays for what later ones find warm.
+      // The first image of each includes the warm-up.
       const warm = (name: keyof typeof times) => median(times[name].slice(1))
       const theirs = warm('diffusers')
       const ours = (tier: 'fp32' | 'fp8') =>
@@ -76,7 +76,7 @@ export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<v
   })
 }
 
-/** Prints how far Octet's images lie from diffusers', both in float32. Sets the exit code when one differs by more than 2 of 255. */
+/** Prints the differences between images of Octet and of diffusers, both in float32. Sets exit code 1 if one exceeds 2 of 255. */
 export async function benchParity({ prompts, ...options }: ParityOptions): Promise<void> {
   await besideDiffusers(options, async (diffusers, out) => {
     for (const model of BUILT_IN_MODELS) {

@@ -6,11 +6,11 @@ import { createInterface } from 'node:readline'
 import * as z from 'zod'
 
 const SCRIPT = path.join(import.meta.dirname, 'diffusers_images.py')
-const MISSING = `has no diffusers, transformers and torch. Install them, and say where they are:
+const MISSING = `has no diffusers, transformers and torch. Install them, and set --python:
   python3 -m venv .octet/python && .octet/python/bin/pip install diffusers transformers sentencepiece torch
   npm run bench -- … --python .octet/python/bin/python`
 
-/** As diffusers_images.py reads it; `checkpoint` is a directory. */
+/** The input of diffusers_images.py; `checkpoint` is a directory. */
 export type DiffusersRequest = {
   name: string
   checkpoint: string
@@ -26,12 +26,12 @@ export type DiffusersRequest = {
 const answer = z.object({ seconds: z.number(), diffusers: z.string() })
 
 export type Diffusers = {
-  /** Writes `name`.png, in float32; `seconds` include the file. */
+  /** Generates `name`.png in float32. `seconds` includes the writing of the file. */
   make: (request: DiffusersRequest) => Promise<z.infer<typeof answer>>
   close: () => Promise<void>
 }
 
-/** Starts diffusers, which writes into `out`. Throws with the way to install it when `python` cannot import it. */
+/** Starts diffusers, which writes images to `out`. Throws with installation instructions if `python` cannot import it. */
 export function openDiffusers(python: string, out: string, threads: number): Diffusers {
   const probe = spawnSync(python, ['-c', 'import diffusers, transformers, torch, sentencepiece'])
   if (probe.status !== 0) throw new Error(`${python} ${MISSING}`)
@@ -42,7 +42,7 @@ export function openDiffusers(python: string, out: string, threads: number): Dif
     make: async (request) => {
       child.stdin.write(`${JSON.stringify(request)}\n`)
       const { value, done } = await answers.next()
-      if (done) throw new Error(`diffusers ended at ${JSON.stringify(request)}`)
+      if (done) throw new Error(`diffusers exited during ${JSON.stringify(request)}`)
       return answer.parse(JSON.parse(value))
     },
     close: async () => {

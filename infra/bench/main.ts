@@ -1,11 +1,11 @@
-// `npm run bench -- COMMAND`: the measurements behind the figures of docs/performance.md. Each command imports its module only when it runs, so that it
-// needs no other dependencies than that module's.
+// `npm run bench -- COMMAND`: the measurements behind the figures of docs/performance.md. Each command imports its module when it runs, so
+// that it needs only the dependencies of that module.
 import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import type { CompileBenchOptions } from './compile.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
@@ -53,7 +53,7 @@ command
   .command('hostile')
   .description('open-loop load at twice the capacity: honest callers alone, then with hostile ones')
   .option('--minutes <count>', 'duration with hostile callers; without them, half of it', Number, 10)
-  .option('--seed <number>', 'seed of all arrivals; random by default', wholeNumber, randomInt(2 ** 32))
+  .option('--seed <number>', 'seed of all arrivals; random by default', parseWholeNumber, randomInt(2 ** 32))
   .option('--attacks <names>', `comma-separated, from ${ATTACKS.join(', ')}; all by default`, parseAttacks, ATTACKS)
   .action(async (options: HostileBenchOptions) => (await import('./hostile/hostile.ts')).benchHostile(options))
 

@@ -1,4 +1,4 @@
-// How long a PNG of a picture takes to make and how large it is, by the encoder that is used and by sharp's.
+// Duration and size of PNG encoding, against sharp.
 import path from 'node:path'
 import sharp from 'sharp'
 import { encodePng } from '../../gpu-fn/pipeline/png.ts'
@@ -9,7 +9,7 @@ export type PngBenchOptions = { runs: number }
 
 const SIDE = 1024
 
-/** Prints milliseconds and bytes for each picture, as a square of 1024; the model card's picture unless others are given. */
+/** Prints milliseconds and bytes for each image, scaled to 1024 × 1024; the images of the model card by default. */
 export async function benchPng(files: string[], { runs }: PngBenchOptions): Promise<void> {
   for (const file of files.length > 0 ? files : [path.join(ROOT, 'docs/nano.jpg')]) {
     const picture = sharp(file).removeAlpha().toColourspace('srgb').resize(SIDE, SIDE)

@@ -1,4 +1,4 @@
-// How long is one step of a full-size denoiser? FP8 products beside 16-bit ones on the same random weights, which cost what real ones cost.
+// Duration of one step of a full-size denoiser with random weights, in FP8 and in 16-bit products.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -22,7 +22,7 @@ export type StepOptions = {
 const TEXT_TOKENS = 333
 type Inputs = Record<string, Tensor | DeviceTensor>
 
-/** Prints milliseconds of a step in FP8 products and in 16-bit ones, and how far their results are apart. Throws without a GPU. */
+/** Prints milliseconds per step with FP8 and with 16-bit products, and the difference between their results. Throws without a GPU. */
 export async function benchStep({
   variant,
   size,
@@ -38,12 +38,12 @@ export async function benchStep({
     const model = await buildStep(scratch, variant, blocks, { tier: 'fp8', target: 'cuda-fp8' })
     const native = model.graphs.get('transformer')!
     const free = { B: batch, L: TEXT_TOKENS, h: size / 8, w: size / 8, S: (size / 16) ** 2 }
-    const inputs = await onDevice(scratch, noiseFor(native, free))
-    const fp8 = await time(await writeGraph(scratch, 'native.onnx', native), inputs, runs, found.library)
+    const inputs = await copyToDevice(scratch, noiseFor(native, free))
+    const fp8 = await measureStep(await writeGraph(scratch, 'native.onnx', native), inputs, runs, found.library)
     const what = `${variant}, ${blocks} blocks, ${size}², batch ${batch}`
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
-    const wide = await time(
+    const wide = await measureStep(
       await writeGraph(scratch, 'without-kernels.onnx', model.withoutKernels!.transformer),
       inputs,
       runs,
@@ -68,8 +68,8 @@ function noiseFor({ inputs }: Graph, free: Record<string, number>): Record<strin
   )
 }
 
-/** What a job puts on the device once, so that its steps move latents alone. */
-async function onDevice(scratch: string, inputs: Record<string, Tensor>): Promise<Inputs> {
+/** Copies the inputs that are constant over all steps to the device, so that steps transfer only latents. */
+async function copyToDevice(scratch: string, inputs: Record<string, Tensor>): Promise<Inputs> {
   const { latent, ...others } = inputs
   const graph = new Graph('keep')
   for (const [name, { dims }] of Object.entries(others))
@@ -79,10 +79,10 @@ async function onDevice(scratch: string, inputs: Record<string, Tensor>): Promis
   return { latent: latent!, ...Object.fromEntries(kept.map(([name, tensor]) => [name.replace('_kept', ''), tensor])) }
 }
 
-async function time(file: string, inputs: Inputs, runs: number, kernels?: string) {
+async function measureStep(file: string, inputs: Inputs, runs: number, kernels?: string) {
   const session = await openSession(file, { target: 'cuda-fp8', kernels })
   try {
-    // The first run of a size makes plans.
+    // The first run of a size includes planning.
     let { velocity } = await session.run(inputs)
     const times: number[] = []
     for (let run = 0; run < runs; run++) {

@@ -1,4 +1,4 @@
-// `npm run bench -- stream`: a package from a bucket to this disk against curl, from the same server in turns.
+// `npm run bench -- stream`: speed of downloading a package from a bucket to disk, alternating with curl from the same server.
 import { execFile, fork } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, open, rm } from 'node:fs/promises'
@@ -11,7 +11,7 @@ import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../gpu-fn/weights/cache.ts'
 import { blobKey } from '../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
-import { sealFakePackage } from '../checkpoints/fake-package.ts'
+import { completeFakePackage } from '../checkpoints/fake-package.ts'
 import { uploadPackage, uploadTarget } from '../weights/upload.ts'
 import { median } from './statistics.ts'
 
@@ -29,7 +29,7 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
     const source = path.join(scratch, 'package')
     const name = { model: 'large-turbo', tier: 'fp8', target: 'cuda' } as const
     const bytes = gigabytes * 1000 * MEGABYTE
-    const { manifest } = await sealFakePackage(source, name, async () => {
+    const { manifest } = await completeFakePackage(source, name, async () => {
       await writeNoise(path.join(source, 'transformer.bin'), bytes)
     })
     await uploadPackage(uploadTarget(address), source)
@@ -38,9 +38,9 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
     const rates = { curl: [] as number[], octet: [] as number[] }
     console.log(`${gigabytes} GB from a local S3 server to ${scratch}, MB/s`)
     for (let run = 0; run <= runs; run++) {
-      const curl = await timed(bytes, () => withCurl(address, key, path.join(scratch, 'curl.out')))
+      const curl = await measureRate(bytes, () => downloadWithCurl(address, key, path.join(scratch, 'curl.out')))
       await rm(path.join(scratch, 'curl.out'))
-      const octet = await timed(bytes, () => withOctet(address, name, path.join(scratch, 'cache')))
+      const octet = await measureRate(bytes, () => downloadWithOctet(address, name, path.join(scratch, 'cache')))
       await rm(path.join(scratch, 'cache'), { recursive: true })
       const kind = run === 0 ? 'warm-up' : `run ${run}  `
       console.log(
@@ -57,7 +57,7 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
       )
     line('median', median, ratio)
     const best = (values: number[]) => Math.max(...values)
-    // What other programs take of the machine differs from run to run, and the fastest run has least of it.
+    // Other load of the machine varies, and the fastest run has the least of it.
     line('best  ', best, best(rates.octet) / best(rates.curl))
   } finally {
     server.kill()
@@ -65,15 +65,15 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
   }
 }
 
-/** MB/s of one run, on a disk that has nothing left to write. */
-async function timed(bytes: number, run: () => Promise<unknown>): Promise<number> {
+/** MB/s of one run, which starts after all earlier writes have reached the disk. */
+async function measureRate(bytes: number, run: () => Promise<unknown>): Promise<number> {
   await promisify(execFile)('sync')
   const start = performance.now()
   await run()
   return bytes / MEGABYTE / ((performance.now() - start) / 1000)
 }
 
-async function withCurl(
+async function downloadWithCurl(
   { url, accessKeyId, secretAccessKey, region }: BucketAddress,
   key: string,
   out: string,
@@ -83,7 +83,11 @@ async function withCurl(
   await promisify(execFile)('curl', ['--silent', '--fail', '--output', out, signed.url])
 }
 
-function withOctet(address: BucketAddress, name: { model: string; tier: 'fp8'; target: string }, directory: string) {
+function downloadWithOctet(
+  address: BucketAddress,
+  name: { model: string; tier: 'fp8'; target: string },
+  directory: string,
+) {
   const log = pino({ level: 'silent' })
   const verifier = new Verifier({ directory, log })
   return new PackageCache({ directory, budgetBytes: 1e12, bucket: openBucket(address), verifier, log }).ensure(name)

@@ -4,7 +4,7 @@ import { ask, type Client, Fault, type Job } from './client.ts'
 import { FAULTY_PROMPT, SLOW_PROMPT } from './programs/modelless-engine.ts'
 import type { Random } from './random.ts'
 
-/** An account with a key of it. */
+/** An account and one of its keys. */
 export type Customer = { account: string; key: string }
 export type Caller = { client: Client; url: string; key: string; name: string; body: object; patienceMs: number }
 /** What a caller observed: its job, the job's final state, and a complaint, if any. */
@@ -19,7 +19,7 @@ const EXPENSIVE = { steps: 12, n: 2 }
 const post = ({ client, url, key, name, body }: Caller) =>
   ask<Job>(client, `${url}/v1/jobs`, key, { method: 'POST', body, idempotencyKey: name })
 
-const same = (jobs: readonly Job[]): Told => {
+const requireOneJob = (jobs: readonly Job[]): Told => {
   const ids = [...new Set(jobs.map(({ id }) => id))]
   return { job: ids[0], complaint: ids.length > 1 && `one request became ${ids.join(' and ')}` }
 }
@@ -46,11 +46,11 @@ const cancel = async (caller: Caller): Promise<Told> => {
   const { client, url, key, patienceMs } = caller
   const { id } = await post(caller)
   await sleep(patienceMs)
-  return same([await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { method: 'DELETE' })])
+  return requireOneJob([await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { method: 'DELETE' })])
 }
 
 /** A request whose run takes longer than the timeout for abandoned runs. */
-const slowly = (caller: Caller): Caller => ({
+const slowDown = (caller: Caller): Caller => ({
   ...caller,
   body: { ...caller.body, ...SLOW, prompt: `${SLOW_PROMPT} ${caller.name}` },
 })
@@ -105,7 +105,7 @@ const WAYS = {
   },
   async names({ client, url, key, name, body }: Caller) {
     const put = () => ask<Job>(client, `${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
-    return same([await put(), await put()])
+    return requireOneJob([await put(), await put()])
   },
   async 'changes its mind'(caller: Caller) {
     const { client, url, key, name, patienceMs } = caller
@@ -114,9 +114,9 @@ const WAYS = {
     await client.send(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body: cheap, signal }).catch(ignoreAllButFaults)
     return judgeClaims(name, [await claim(caller, expensive), await claim(caller, cheap)])
   },
-  doubles: async (caller: Caller) => same(await Promise.all([post(caller), post(caller)])),
+  doubles: async (caller: Caller) => requireOneJob(await Promise.all([post(caller), post(caller)])),
   cancels: cancel,
-  'cancels a slow one': (caller: Caller) => cancel(slowly(caller)),
+  'cancels a slow one': (caller: Caller) => cancel(slowDown(caller)),
   async follows(caller: Caller) {
     const { id } = await post(caller)
     const ids = await caller.client.follow(`${caller.url}/v1/jobs/${id}/events`, caller.key)
@@ -125,7 +125,7 @@ const WAYS = {
   },
   leaves: (caller: Caller) => leave(caller, 'continue'),
   'leaves and cancels': (caller: Caller) => leave(caller, 'cancel'),
-  'leaves a slow one': (caller: Caller) => leave(slowly(caller), 'cancel'),
+  'leaves a slow one': (caller: Caller) => leave(slowDown(caller), 'cancel'),
   async 'sends once'({ client, url, key, body }: Caller) {
     await client.send(`${url}/v1/jobs`, key, { method: 'POST', body }).catch(ignoreAllButFaults)
     return {}

@@ -1,6 +1,9 @@
 // The crash campaign. Under load, it first kills the worker and the GPU functions and disrupts the network between them; then it resets
 // every Durable Object as deploys do, which must be invisible to callers; then it tries to run expensive jobs on cheap reservations.
 // Finally it audits all records for consistency.
+//
+// The campaign is as large as it is because money, jobs and results span five stores and two processes, and no library injects faults into
+// all of them and then reconciles their records.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describeAccount } from '../operator/keys.ts'
 import * as audit from './audit/audit.ts'
@@ -11,13 +14,13 @@ import { call, type Experience } from './callers.ts'
 import { type Client, type Job, oneShot, persistent } from './client.ts'
 import { resetObjects } from './faults/resets.ts'
 import { attackReservations } from './faults/takeover.ts'
-import { FROZEN_MS, makeTrouble } from './faults/trouble.ts'
+import { FROZEN_MS, injectTrouble } from './faults/trouble.ts'
 import { readRuns } from './programs/gpu-runs.ts'
 import { randomOf } from './random.ts'
 import { openWorld, UNREAD_MS, type World } from './world.ts'
 
 export type CampaignOptions = {
-  /** How many callers call; nearly every one of them makes a job. */
+  /** Number of callers, most of whom create a job. */
   jobs: number
   /** Determines all faults, callers and requests, but not the timing between faults and jobs. */
   seed: number
@@ -27,11 +30,11 @@ export type CampaignOptions = {
 export type Outcome = { counts: Record<string, number>; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
-/** Share of callers in the phase that kills processes; the rest call while objects are reset. */
+/** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
 const ANSWER_MS = 120_000
-/** How long all may take to come to rest, and as much again for each thousand jobs. */
+/** Time limit until the system is idle, and as much again for each thousand jobs. */
 const REST_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
 const PEACE_MS = 20_000
@@ -39,7 +42,7 @@ const PEACE_MS = 20_000
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
 /** The outcome of a caller whose job does not end in time. */
-async function forsaken(number: number): Promise<Experience> {
+async function expireCaller(number: number): Promise<Experience> {
   await sleep(ANSWER_MS, null, { ref: false })
   return { way: 'waits', complaint: `caller ${number} was not done within ${ANSWER_MS / 1000} s` }
 }
@@ -60,7 +63,7 @@ async function makeCalls(
       const random = randomOf(seed, `caller ${number}`)
       const customer = customers[random.between(0, customers.length - 1)]!
       const own = call({ client, url, customer, number, random })
-      experiences.push(await Promise.race([own, forsaken(number)]))
+      experiences.push(await Promise.race([own, expireCaller(number)]))
       if (experiences.length % 100 === 0) onProgress?.(`${experiences.length} of ${to - from} callers are done`)
     }
   }
@@ -69,7 +72,7 @@ async function makeCalls(
 }
 
 /** Runs `calls` while `disturb` injects faults. */
-async function during<Result, Counts>(
+async function runDuring<Result, Counts>(
   disturb: (signal: AbortSignal) => Promise<Counts>,
   calls: () => Promise<Result>,
 ): Promise<[Result, Counts]> {
@@ -84,14 +87,14 @@ async function disturb(world: World, options: CampaignOptions) {
   const { jobs, seed, onProgress } = options
   const most = Math.ceil(jobs * KILLED_SHARE)
   onProgress?.('processes are killed')
-  const [killed, troubles] = await during(
-    (signal) => makeTrouble(world, randomOf(seed, 'trouble'), signal),
+  const [killed, troubles] = await runDuring(
+    (signal) => injectTrouble(world, randomOf(seed, 'trouble'), signal),
     () => makeCalls(world, options, { client: persistent, from: 0, to: most }),
   )
   world.proxy.calm()
-  await jobsAtRest(world, performance.now() + REST_MS)
+  await awaitIdleJobs(world, performance.now() + REST_MS)
   onProgress?.('objects are reset')
-  const [reset, resets] = await during(
+  const [reset, resets] = await runDuring(
     (signal) => resetObjects(world, randomOf(seed, 'resets'), signal),
     () => makeCalls(world, options, { client: oneShot, from: most, to: jobs }),
   )
@@ -103,8 +106,8 @@ async function disturb(world: World, options: CampaignOptions) {
   return { experiences, counts: { ...troubles, ...world.proxy.faults, ...resets, 'attacks on reservations': rounds } }
 }
 
-/** Looks until there are no problems or the time is over; returns those that are left. */
-async function settled(deadline: number, problems: () => Promise<string[]> | string[]): Promise<string[]> {
+/** Repeats an audit until it finds no problems or the time limit is reached. Returns the remaining problems. */
+async function pollProblems(deadline: number, problems: () => Promise<string[]> | string[]): Promise<string[]> {
   for (;;) {
     const left = await problems()
     if (left.length === 0 || performance.now() > deadline) return left
@@ -113,15 +116,15 @@ async function settled(deadline: number, problems: () => Promise<string[]> | str
 }
 
 /** Waits until no job is open or the time limit is reached. */
-async function jobsAtRest({ target, customers }: World, deadline: number): Promise<void> {
-  await settled(deadline, async () => {
+async function awaitIdleJobs({ target, customers }: World, deadline: number): Promise<void> {
+  await pollProblems(deadline, async () => {
     const accounts = await Promise.all(customers.map(({ account }) => describeAccount(target, account)))
     return accounts.filter(({ open_jobs }) => open_jobs > 0).map(({ account }) => account)
   })
 }
 
 /** Reports the GPU functions that still have jobs. */
-async function busyGpus({ gpuPorts }: World): Promise<string[]> {
+async function findBusyGpus({ gpuPorts }: World): Promise<string[]> {
   const busy = gpuPorts.map(async (port) => {
     const { running, queued } = (await (await fetch(`http://127.0.0.1:${port}/healthz`)).json()) as Record<
       string,
@@ -134,8 +137,8 @@ async function busyGpus({ gpuPorts }: World): Promise<string[]> {
   return (await Promise.all(busy)).flat()
 }
 
-/** The books can be read while the worker does not run; what is on its way into them needs it to run. */
-async function stoppedBooks({ worker, persist }: World, jobs: readonly Job[], deadline: number): Promise<Books> {
+/** Stops the worker and reads its databases, with restarts while exports are incomplete. */
+async function readStoppedBooks({ worker, persist }: World, jobs: readonly Job[], deadline: number): Promise<Books> {
   for (;;) {
     await worker.kill()
     const books = await readBooks(persist)
@@ -146,9 +149,13 @@ async function stoppedBooks({ worker, persist }: World, jobs: readonly Job[], de
 }
 
 /** Runs all audits once the system is idle. Returns the problems and all counts. */
-async function audited(world: World, experiences: Experience[], deadline: number): Promise<Omit<Outcome, 'directory'>> {
+async function runAudits(
+  world: World,
+  experiences: Experience[],
+  deadline: number,
+): Promise<Omit<Outcome, 'directory'>> {
   const { target, customers, receiver, directory } = world
-  await jobsAtRest(world, deadline)
+  await awaitIdleJobs(world, deadline)
   const own = customers.map(async (customer) => [customer.account, await audit.jobsOf(target.url, customer)] as const)
   const accounts = await Promise.all(own)
   const jobs = accounts.flatMap(([, each]) => each)
@@ -157,11 +164,11 @@ async function audited(world: World, experiences: Experience[], deadline: number
     ...(await Promise.all(accounts.map(([account, each]) => audit.moneyProblems(target, account, each)))).flat(),
     ...(await audit.imageProblems(jobs)),
     ...audit.experienceProblems(experiences, jobs),
-    ...(await settled(deadline, told)),
+    ...(await pollProblems(deadline, told)),
     ...(await receiver.complaints()),
-    ...(await settled(deadline, () => busyGpus(world))),
+    ...(await pollProblems(deadline, () => findBusyGpus(world))),
   ]
-  const books = await stoppedBooks(world, jobs, deadline)
+  const books = await readStoppedBooks(world, jobs, deadline)
   const runs = await readRuns(directory)
   const problems = [
     ...seen,
@@ -172,14 +179,14 @@ async function audited(world: World, experiences: Experience[], deadline: number
   return { problems, counts: { ...audit.countsOf(jobs, receiver), ...runCounts(runs, books.jobs) } }
 }
 
-/** Runs a campaign of its own world. */
+/** Runs a campaign in a new world. */
 export async function runCampaign(options: CampaignOptions): Promise<Outcome> {
   const world = await openWorld(options.seed)
   let keep = true
   try {
     const { experiences, counts } = await disturb(world, options)
     const deadline = performance.now() + REST_MS * (1 + options.jobs / 1000)
-    const result = await audited(world, experiences, deadline)
+    const result = await runAudits(world, experiences, deadline)
     keep = result.problems.length > 0
     return { ...result, counts: { ...result.counts, ...counts }, directory: keep ? world.directory : null }
   } finally {

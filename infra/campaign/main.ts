@@ -2,15 +2,15 @@
 import { randomInt } from 'node:crypto'
 import { Command } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 
 const PROBLEMS_SHOWN = 50
 
 endOnSignals()
 const { jobs, seed } = new Command('campaign')
   .description('Runs thousands of jobs while processes are killed and objects are reset, then audits all records.')
-  .option('--jobs <count>', 'number of callers, most of whom create a job', wholeNumber, 3000)
-  .option('--seed <number>', 'seed of all faults; random by default', wholeNumber, randomInt(2 ** 32))
+  .option('--jobs <count>', 'number of callers, most of whom create a job', parseWholeNumber, 3000)
+  .option('--seed <number>', 'seed of all faults; random by default', parseWholeNumber, randomInt(2 ** 32))
   .parse()
   .opts<{ jobs: number; seed: number }>()
 

@@ -1,4 +1,4 @@
-// A program of ours that is killed and started again: no warning, no clean-up, as a host that loses power.
+// A process that is killed without cleanup, as by a power failure, and started again.
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import fs from 'node:fs'
@@ -6,25 +6,28 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export type Program = {
-  /** Ends it with all it started, at once. */
+  /** Kills the process and its children. */
   kill: () => Promise<void>
-  /** Starts it, unless it runs, and waits until it says that it is ready. */
+  /** Starts the process, unless it is running, and waits until it is ready. */
   start: () => Promise<void>
   /** The process id, which is also the id of its process group; null if it is not running. */
   pid: () => number | null
-  /** Holds it and all it started still for a while, as on a host that is overloaded. */
+  /** Pauses the process and its children, as on an overloaded host. */
   freeze: (milliseconds: number) => Promise<void>
 }
 
-/** Settings contain secrets, so they are passed in the environment: any user can read a process's arguments, but only its owner the environment. */
+/**
+ * Settings contain secrets, so they are passed in the environment: any user can read a process's arguments, but only its owner the
+ * environment.
+ */
 export const SETTINGS = 'OCTET_PROGRAM_SETTINGS'
 
-/** Called in a program: the settings passed by its parent. */
+/** The settings of this process, passed by its parent. */
 export const readSettings = <Settings>() => JSON.parse(process.env[SETTINGS]!) as Settings
 
 const runs = ({ exitCode, signalCode }: ChildProcess) => exitCode === null && signalCode === null
 
-/** Reaches its children as well: workerd is one of the worker's. */
+/** Sends a signal to the process and its children, such as the worker's workerd. */
 function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
   try {
     process.kill(-pid!, name)
@@ -34,9 +37,10 @@ function signal({ pid }: ChildProcess, name: NodeJS.Signals): void {
 }
 
 /**
- * `file`, relative to this directory, reads its settings with `readSettings` and sends its parent a message when ready. Its log and temporary files are written to `directory`.
+ * Describes the process of `programs/<file>`, which reads its settings with `readSettings` and sends its parent a message when ready. Its
+ * log and temporary files are in `directory`.
  */
-export function programOf(file: string, directory: string, settings: object): Program {
+export function createProgram(file: string, directory: string, settings: object): Program {
   let child: ChildProcess | null = null
   const kill = async () => {
     if (!child) return

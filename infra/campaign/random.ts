@@ -1,19 +1,19 @@
-// Chance that can be had again: the same seed and name give the same numbers.
+// Reproducible random numbers: the same seed and name give the same sequence.
 
 export type Random = {
-  /** A number from 0 up to but not including 1. */
+  /** A number in [0, 1). */
   next: () => number
   /** A whole number from `min` to `max`, both included. */
   between: (min: number, max: number) => number
   chance: (probability: number) => boolean
-  /** A key of the table, as often as its weight says. */
+  /** A key of the table, with a probability proportional to its weight. */
   pick: <Key extends string>(weights: Readonly<Record<Key, number>>) => Key
 }
 
 const hash = (text: string) =>
   [...text].reduce((sum, letter) => Math.imul(sum ^ letter.charCodeAt(0), 16777619), 2166136261)
 
-/** A source of its own for each name, so that one part's draws do not move another's. The generator is mulberry32. */
+/** An independent sequence for each name, so that the parts of a program do not affect each other. The generator is mulberry32. */
 export function randomOf(seed: number, name: string): Random {
   let state = hash(`${seed}/${name}`)
   const next = () => {

@@ -1,4 +1,4 @@
-// A receiver of webhooks that fails every second time, and looks at all it is told: signature, id, and whether the images are there.
+// A webhook receiver that fails every second time, and verifies the signature, the id and the images of each event.
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
@@ -8,22 +8,22 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Webhook } from 'standardwebhooks'
 import type { Random } from './random.ts'
 
-/** What it does instead of taking an event, and how often relative to the others. */
+/** Relative frequencies of failures to accept an event. */
 const FAILURES = { error: 5, busy: 1, cut: 3, silence: 1, redirect: 2, 'taken and lost': 3 } as const
 
 type Image = { url: string; sha256: string }
 type Payload = { type: string; data: { id: string; state: string; images: Image[] } }
-/** What was told of one job. */
+/** The events of one job. */
 export type Told = { ids: Set<string>; states: Set<string>; attempts: number; taken: number }
 type Endpoint = { secret: Webhook; told: Map<string, Told> }
 
-/** Whether an image of an event can be fetched; null when it can. A worker that is away is asked again: any answer but the image is a fault. */
+/** Downloads an image of an event, with retries while the worker is down. Returns null, or what is wrong with the response. */
 async function complaintOf({ url, sha256 }: Image): Promise<string | null> {
   for (;;) {
     try {
       const response = await fetch(url)
       const file = new Uint8Array(await response.arrayBuffer())
-      if (response.status !== 200) return `${url} answered ${response.status} to one who was told that it is there`
+      if (response.status !== 200) return `${url} returned ${response.status} after its event`
       return createHash('sha256').update(file).digest('hex') === sha256 ? null : `${url} is another image`
     } catch {
       await sleep(200)
@@ -48,7 +48,7 @@ function fail(response: ServerResponse, failure: keyof typeof FAILURES): void {
   else if (failure !== 'silence') response.destroy()
 }
 
-/** Starts the receiver. Each account has an address of its own. */
+/** Starts the receiver, with one address per account. */
 export async function startReceiver(random: Random) {
   const endpoints = new Map<string, Endpoint>()
   const complaints: string[] = []
@@ -65,7 +65,7 @@ export async function startReceiver(random: Random) {
     const endpoint = endpoints.get(request.url!.slice(1))!
     const headers = request.headers as Record<string, string>
     const body = await text(request).catch(() => null)
-    // The worker was killed while it sent.
+    // The worker was killed during the delivery.
     if (body === null) return response.destroy()
     const payload = endpoint.secret.verify(body, headers) as Payload
     note(endpoint, payload, headers['webhook-id']!, failure === null)
@@ -75,7 +75,7 @@ export async function startReceiver(random: Random) {
   }
   const server = createServer((request, response) => {
     handle(request, response).catch((cause) => {
-      complaints.push(`a delivery to ${request.url} is not what it should be: ${cause}`)
+      complaints.push(`a delivery to ${request.url} is invalid: ${cause}`)
       response.writeHead(400).end()
     })
   }).listen(0, '127.0.0.1')
@@ -85,13 +85,13 @@ export async function startReceiver(random: Random) {
     address: (account: string) => `http://127.0.0.1:${(server.address() as AddressInfo).port}/${account}`,
     expect: (account: string, secret: string) =>
       endpoints.set(account, { secret: new Webhook(secret), told: new Map() }),
-    /** By job, what was told of it. */
+    /** The events of an account, by job. */
     toldTo: (account: string): ReadonlyMap<string, Told> => endpoints.get(account)!.told,
     counts: () => ({
       attempts: events().reduce((total, { attempts }) => total + attempts, 0),
       taken: events().reduce((total, { taken }) => total + taken, 0),
     }),
-    /** What was wrong with what came, once every image that was told of has been looked at. */
+    /** All complaints, once every image has been checked. */
     complaints: async () => {
       await Promise.all(looks)
       return complaints

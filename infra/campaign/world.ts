@@ -10,7 +10,7 @@ import { createSecrets } from '../operator/secrets.ts'
 import type { Customer } from './callers.ts'
 import { ask, persistent } from './client.ts'
 import { startChaosProxy } from './faults/chaos-proxy.ts'
-import { programOf } from './program.ts'
+import { createProgram } from './program.ts'
 import type { GpuSettings } from './programs/gpu-program.ts'
 import { MODELLESS_OFFER } from './programs/modelless-engine.ts'
 import { randomOf } from './random.ts'
@@ -21,7 +21,7 @@ const GPUS = ['a', 'b'] as const
 /** Time after which a run without a reader is canceled. */
 export const UNREAD_MS = 2_000
 const CREDIT = 1_000_000_000
-/** As in wrangler.toml, but for a world in which seconds pass for minutes. */
+/** Variables of wrangler.toml, with timeouts of seconds instead of minutes. */
 const VARS = {
   OCTET_ACCOUNT_LIMITS: '{"concurrent_jobs": 200}',
   GPU_SLOTS: '8',
@@ -31,7 +31,7 @@ const VARS = {
   WEBHOOK_BREAKER_SECONDS: '0.05',
 }
 
-/** A port that is free now, for a program that must come back where it was. */
+/** Finds a free port, for a program that keeps its address across restarts. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -41,7 +41,7 @@ export async function freePort(): Promise<number> {
   return port
 }
 
-/** Accounts that pay in advance, each with a key and an endpoint for its events. */
+/** Creates prepaid accounts, each with a key and a webhook endpoint. */
 async function openAccounts(target: Target, receiver: Receiver): Promise<Customer[]> {
   const customers = Array.from({ length: CUSTOMERS }, async (_, index) => {
     const account = `customer-${index}`
@@ -61,7 +61,7 @@ async function openAccounts(target: Target, receiver: Receiver): Promise<Custome
 
 export type World = Awaited<ReturnType<typeof openWorld>>
 
-/** Starts it all. `close` ends every process and, unless `keep`, removes what they wrote. */
+/** Starts the system. `close` ends all processes and, unless `keep`, deletes their files. */
 export async function openWorld(seed: number) {
   const directory = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-campaign-'))
   const persist = path.join(directory, 'state')
@@ -82,10 +82,10 @@ export async function openWorld(seed: number) {
   }
   const gpus = GPUS.map((name, index) => {
     const own: GpuSettings = { ...gpuSettings, name, port: gpuPorts[index]! }
-    return programOf('gpu-program.ts', directory, own)
+    return createProgram('gpu-program.ts', directory, own)
   })
-  const fresh = programOf('worker-program.ts', directory, settings)
-  const worker = programOf('worker-program.ts', directory, { ...settings, migrated: true })
+  const fresh = createProgram('worker-program.ts', directory, settings)
+  const worker = createProgram('worker-program.ts', directory, { ...settings, migrated: true })
   const close = async ({ keep = false } = {}) => {
     await Promise.all([fresh, worker, ...gpus].map((program) => program.kill()))
     await proxy.stop()

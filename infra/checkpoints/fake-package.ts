@@ -1,4 +1,4 @@
-// Packages that are sound but compute nothing, for what only moves them.
+// Valid packages without usable networks, for tests that only copy them.
 import { createHash, randomBytes } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
@@ -10,9 +10,9 @@ export const noise = (bytes: number) => new Uint8Array(randomBytes(bytes))
 
 const NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 
-/** A package of these files, besides the networks that one must have. Returns its manifest and digest. */
+/** Writes a package with these files and the required networks. Returns its manifest and digest. */
 export function writeFakePackage(directory: string, files: Record<string, Uint8Array>, change: Partial<Manifest> = {}) {
-  return sealFakePackage(directory, change, async () => {
+  return completeFakePackage(directory, change, async () => {
     for (const [name, data] of Object.entries(files)) {
       await mkdir(path.dirname(path.join(directory, name)), { recursive: true })
       await writeFile(path.join(directory, name), data)
@@ -20,8 +20,8 @@ export function writeFakePackage(directory: string, files: Record<string, Uint8A
   })
 }
 
-/** Has `write` put files into the directory, then makes it a package. */
-export async function sealFakePackage(
+/** Writes files with `write` into the directory, then adds the rest of a package. */
+export async function completeFakePackage(
   directory: string,
   change: Partial<Manifest>,
   write: () => Promise<void>,
@@ -35,7 +35,7 @@ export async function sealFakePackage(
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
     scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
-    position: { max: 192, source: 'graph', width: 64 },
+    position: { max: 192, width: 64 },
     text: { encoders: [], segments: [], empty_rows: 77, joint_width: 64, pooled_width: 64 },
     transformer_batch: null,
     networks: Object.fromEntries(NETWORKS.map((name) => [name, { file: `${name}.onnx`, inputs: [], outputs: [] }])),

@@ -1,10 +1,10 @@
-// A whole SD3.5 of full size with seeded random weights, in the diffusers layout: transformer, three text encoders, autoencoder and
-// tokenizers. It costs what a real one costs, and its activations stay tame, so that precisions and programs can be compared on it.
+// A full-size SD3.5 with seeded random weights in the diffusers layout: transformer, three text encoders, autoencoder and tokenizers. It
+// has the cost of a real one, and activations of bounded magnitude, so that precisions and programs can be compared.
 // node infra/checkpoints/full-size.ts --variant large|medium --out DIR [--seed 0]
 import { type FileHandle, mkdir, open, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { copyTokenizers } from '../local/built-in-model.ts'
 import { clipText, diffusersTransformer, type Shapes, t5Encoder, VARIANTS } from './published-shapes.ts'
 import { diffusersVae } from './published-vae-shapes.ts'
@@ -64,15 +64,15 @@ export function componentsOf(variant: FullSize): Component[] {
   ]
 }
 
-/** How a parameter's values are spread so that every layer hands on about the size that it was given. */
+/** The distribution of a parameter's values, chosen so that every layer preserves the magnitude of its input. */
 export function spreadOf(name: string, shape: readonly number[]): Spread {
   if (shape.length === 1) return name.endsWith('weight') ? { mean: 1, deviation: 0.1 } : { mean: 0, deviation: 0.1 }
   const columns = shape.slice(1).reduce((product, n) => product * n, 1)
   if (/relative_attention_bias|position_embedding/.test(name)) return { mean: 0, deviation: 0.3 }
   if (/shared\.weight|token_embedding/.test(name)) return { mean: 0, deviation: 1 }
-  // T5 does not divide its scores by the root of the head's width.
+  // T5 does not divide its scores by the square root of the head's width.
   const deviation = name.endsWith('SelfAttention.q.weight') ? 1 / Math.sqrt(columns * 64) : 1 / Math.sqrt(columns)
-  // A small gain of the last convolution leaves few colours clipped.
+  // With a small gain of the last convolution, few colors are clipped.
   return { mean: 0, deviation: name.endsWith('decoder.conv_out.weight') ? deviation / 2 : deviation }
 }
 
@@ -108,7 +108,7 @@ async function writeWeights(out: string, shapes: Shapes, pool: Float32Array): Pr
   return dataBytes
 }
 
-/** `count` values of the pool, from `from` on and round again. */
+/** `count` values of the pool from `from` on, cyclically. */
 async function writeDrawn(file: FileHandle, words: Uint16Array, from: number, count: number): Promise<void> {
   for (let start = from, left = count; left > 0; start = 0) {
     const part = words.subarray(start, Math.min(words.length, start + left))
@@ -123,7 +123,7 @@ if (import.meta.main) {
   const { variant, out, seed } = new Command('full-size-checkpoint')
     .addOption(new Option('--variant <name>').choices(['large', 'medium']).makeOptionMandatory())
     .requiredOption('--out <directory>')
-    .option('--seed <seed>', 'what to draw the weights from', wholeNumber, 0)
+    .option('--seed <seed>', 'what to draw the weights from', parseWholeNumber, 0)
     .parse()
     .opts<{ variant: FullSize; out: string; seed: number }>()
   const start = performance.now()

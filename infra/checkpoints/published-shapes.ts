@@ -1,5 +1,5 @@
-// Names and shapes of the published SD3.5 checkpoints, written down from the architectures and not from Octet's compiler,
-// so that the compiler can be tested against them. Stability-AI/sd3.5 mmditx.py @ fbf8f48; diffusers transformer_sd3.py @ 58eb52c.
+// Names and shapes of the published SD3.5 checkpoints, derived from the architectures independently of the compiler, so that the compiler
+// can be tested against them. Stability-AI/sd3.5 mmditx.py @ fbf8f48; diffusers transformer_sd3.py @ 58eb52c.
 
 export type Shapes = Map<string, readonly number[]>
 export type Variant = { depth: number; positions: number; dualAttention: number }
@@ -13,7 +13,7 @@ export const VARIANTS = {
 const HEAD = 64
 const LATENT = 16
 
-/** The transformer in Stability's names, without a prefix. A depth smaller than the published one keeps the published width. */
+/** The transformer with Stability's names, without a prefix. The width does not depend on `depth`. */
 export function stabilityTransformer(variant: Variant, depth: number = variant.depth): Shapes {
   const shapes: Shapes = new Map()
   const width = variant.depth * HEAD
@@ -45,7 +45,7 @@ export function stabilityTransformer(variant: Variant, depth: number = variant.d
   return linear(shapes, 'final_layer.adaLN_modulation.1', 2 * width, width)
 }
 
-/** The transformer in diffusers' names. */
+/** The transformer with diffusers' names. */
 export function diffusersTransformer(variant: Variant): Shapes {
   const shapes: Shapes = new Map()
   const width = variant.depth * HEAD
@@ -84,7 +84,7 @@ export function diffusersTransformer(variant: Variant): Shapes {
   return linear(shapes, 'norm_out.linear', 2 * width, width)
 }
 
-/** A CLIP text encoder in the names of transformers. The single file of CLIP-L has no projection. */
+/** A CLIP text encoder with the names of transformers. The single file of CLIP-L has no projection. */
 export function clipText(width: number, layers: number, projection: boolean): Shapes {
   const shapes: Shapes = new Map()
   shapes.set('text_model.embeddings.token_embedding.weight', [49408, width])
@@ -102,7 +102,7 @@ export function clipText(width: number, layers: number, projection: boolean): Sh
   return projection ? shapes.set('text_projection.weight', [width, width]) : shapes
 }
 
-/** The encoder of T5 v1.1 XXL. The single file holds the embedding twice. */
+/** The encoder of T5 v1.1 XXL. The single file contains the embedding twice. */
 export function t5Encoder(embeddingTwice: boolean): Shapes {
   const width = 4096
   const hidden = 10240

@@ -1,11 +1,11 @@
-// Names and shapes of SD3.5's autoencoder in both vocabularies. Stability-AI/sd3.5 sd3_impls.py `SDVAE`; diffusers `AutoencoderKL`.
+// Names and shapes of SD3.5's autoencoder in both layouts. Stability-AI/sd3.5 sd3_impls.py `SDVAE`; diffusers `AutoencoderKL`.
 import type { Shapes } from './published-shapes.ts'
 
 const WIDTHS = [128, 256, 512, 512]
 const LATENT = 16
 const TOP = WIDTHS.length - 1
 
-/** How the two vocabularies name the same modules; `level` counts from the highest resolution. */
+/** Names of the same modules in the two layouts; `level` counts from the highest resolution. */
 type Names = {
   level: (side: 'encoder' | 'decoder', level: number) => string
   resnet: (index: number) => string

@@ -1,11 +1,11 @@
-// Random weights at the speed of the disk: one pool is drawn, and every tensor is a stretch of it, moved and scaled.
+// Random weights at the speed of the disk: every tensor is a range of one random pool, shifted and scaled.
 import type { Spread } from './full-size.ts'
 
-/** Values of the pool. A prime, so that no two rows of a matrix are the same. */
+/** Number of values in the pool: a prime, so that no two rows of a matrix are equal. */
 export const POOL = 8_388_593
 const KINDS = 64
 
-/** Values of mean 0 and deviation 1, evenly spread. */
+/** Uniformly distributed values of mean 0 and deviation 1. */
 export function drawPool(seed: number): Float32Array {
   const pool = new Float32Array(POOL)
   let state = (seed ^ 0x9e3779b9) >>> 0 || 1
@@ -21,7 +21,7 @@ export function drawPool(seed: number): Float32Array {
 
 const kept = new WeakMap<Float32Array, Map<string, Uint16Array>>()
 
-/** The pool with another mean and deviation, in bfloat16. A network has few kinds, and each is made once. */
+/** The pool with another mean and deviation, in bfloat16. A network has few kinds, and each is computed once. */
 export function scaled(pool: Float32Array, { mean, deviation }: Spread): Uint16Array {
   const kinds = kept.get(pool) ?? new Map<string, Uint16Array>()
   kept.set(pool, kinds)

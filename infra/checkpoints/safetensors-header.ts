@@ -1,11 +1,11 @@
-// The head of a safetensors file whose tensors are written, or left sparse, by someone else.
+// The header of a safetensors file. The caller writes the tensors or leaves them sparse.
 
 export type TensorShape = { name: string; dtype: 'F32' | 'F16' | 'BF16'; shape: readonly number[] }
 
 const ELEMENT_BYTES = { F32: 4, F16: 2, BF16: 2 } as const
 const ALIGNMENT = 8
 
-/** The length, the JSON padded with spaces to 8 bytes, and how many bytes of tensors must follow, in the order given. */
+/** The header, padded with spaces to 8 bytes, and the size of the tensors that must follow in the given order. */
 export function safetensorsHeader(tensors: Iterable<TensorShape>): { header: Buffer; dataBytes: number } {
   const entries: Record<string, unknown> = { __metadata__: { format: 'pt' } }
   let offset = 0

@@ -3,7 +3,7 @@
 import { open } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { stabilityTransformer, VARIANTS } from './published-shapes.ts'
 import { stabilityVae } from './published-vae-shapes.ts'
 import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'
@@ -12,14 +12,14 @@ export type SyntheticOptions = {
   variant: keyof typeof VARIANTS
   out: string
   dtype?: TensorShape['dtype']
-  /** Joint blocks, all of the variant's when left out; the width stays. */
+  /** Number of joint blocks; all of the variant by default. */
   blocks?: number
   seed?: number
 }
 
-/** Values that are drawn; they then repeat. A prime, so that no two rows of a matrix are the same. */
+/** Number of distinct random values: a prime, so that no two rows of a matrix are equal. */
 const DRAWN = 8_388_593
-/** Weights are drawn evenly from -RANGE to RANGE. */
+/** Weights are uniform in [-RANGE, RANGE]. */
 const RANGE = 0.05
 
 /** Writes the checkpoint to `out`; the same options give the same bytes. Returns its size in bytes. */
@@ -80,8 +80,8 @@ if (import.meta.main) {
     .addOption(new Option('--variant <name>').choices(Object.keys(VARIANTS)).makeOptionMandatory())
     .requiredOption('--out <file>', 'the safetensors file to write')
     .addOption(new Option('--dtype <dtype>').choices(['bf16', 'f16', 'f32']).default('bf16'))
-    .option('--blocks <count>', 'joint blocks, to make it shorter', wholeNumber)
-    .option('--seed <seed>', 'what to draw the weights from', wholeNumber, 0)
+    .option('--blocks <count>', 'joint blocks, to make it shorter', parseWholeNumber)
+    .option('--seed <seed>', 'what to draw the weights from', parseWholeNumber, 0)
     .parse()
   const { dtype, ...options } = command.opts<Omit<SyntheticOptions, 'dtype'> & { dtype: string }>()
   const start = performance.now()

@@ -1,4 +1,4 @@
-// Writing small safetensors files: the head, then the bytes of every tensor in order.
+// Writes small safetensors files: the header, then the bytes of every tensor in order.
 import { writeFile } from 'node:fs/promises'
 import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
 import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'

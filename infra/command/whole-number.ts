@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from 'commander'
 
-/** Reads an argument of a command line. Throws InvalidArgumentError, which commander shows beside the option's name. */
-export function wholeNumber(text: string): number {
-  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('a whole number is wanted')
+/** Parses a command-line argument. Throws InvalidArgumentError, which commander shows with the name of the option. */
+export function parseWholeNumber(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
   return Number(text)
 }

@@ -1,12 +1,11 @@
-// `npm run cost`: what a picture costs. Without options the tables of docs/cost.md; with them one case.
+// `npm run cost`: cost per image. Prints the tables of docs/cost.md, or one case with options.
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, GPUS, TIERS, VARIANTS } from './model.ts'
-import { fillPage } from './page.ts'
-import { COST_HEAD, costRow, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
+import { COST_HEAD, costRow, fillPage, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
 import { TRAFFIC } from './traffic.ts'
 
 const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')
@@ -50,27 +49,32 @@ async function main(flags: Flags): Promise<void> {
 }
 
 const command = new Command('cost')
-  .description('What a picture costs, simulated; figures and their sources are in infra/cost/figures.json.')
+  .description('Simulates the cost per image. Inputs and their sources are in infra/cost/figures.json.')
   .addOption(new Option('--variant <name>').choices(VARIANTS))
   .addOption(new Option('--tier <name>').choices(TIERS))
   .addOption(new Option('--gpu <name>').choices(GPUS))
   .addOption(new Option('--traffic <kind>').choices(TRAFFIC))
-  .option('--images <count>', 'a day', wholeNumber)
-  .option('--idle <seconds>', 'how long a container without work stays', wholeNumber, 120)
-  .option('--warm <count>', 'containers that always stay', wholeNumber, 0)
-  .option('--seed <number>', 'of the traffic', wholeNumber, 1)
+  .option('--images <count>', 'images per day', parseWholeNumber)
+  .option('--idle <seconds>', 'idle time before a container ends', parseWholeNumber, 120)
+  .option('--warm <count>', 'permanent containers', parseWholeNumber, 0)
+  .option('--seed <number>', 'seed of the traffic', parseWholeNumber, 1)
   .option('--storage', 'storage used by the jobs of one account: peak, last day, and permanent')
-  .option('--jobs <count>', 'with --storage: total number of jobs', wholeNumber, STORAGE.jobs)
-  .option('--years <count>', 'with --storage: period over which they arrive', wholeNumber, STORAGE.years)
-  .option('--retention <days>', 'with --storage: retention_days of the account', wholeNumber, STORAGE.retentionDays)
+  .option('--jobs <count>', 'with --storage: total number of jobs', parseWholeNumber, STORAGE.jobs)
+  .option('--years <count>', 'with --storage: period over which they arrive', parseWholeNumber, STORAGE.years)
+  .option(
+    '--retention <days>',
+    'with --storage: retention_days of the account',
+    parseWholeNumber,
+    STORAGE.retentionDays,
+  )
   .option(
     '--busiest <ratio>',
     'with --storage: jobs in the busiest month relative to the mean',
-    wholeNumber,
+    parseWholeNumber,
     STORAGE.busiest,
   )
-  .option('--keys <count>', 'with --storage: API keys in use', wholeNumber, STORAGE.keys)
+  .option('--keys <count>', 'with --storage: API keys in use', parseWholeNumber, STORAGE.keys)
   .option('--measure', 'measure the row sizes for --storage with a local worker')
-  .option('--write', 'bring docs/cost.md up to date')
+  .option('--write', 'update docs/cost.md')
 
 await main(command.parse().opts<Flags>())

@@ -95,7 +95,7 @@ async function readSizes(persist: string, jobs: number): Promise<StorageSizes> {
 }
 
 /** Waits until every job has arrived in D1. */
-async function untilExported(persist: string, jobs: number): Promise<void> {
+async function awaitExport(persist: string, jobs: number): Promise<void> {
   const deadline = Date.now() + EXPORT_MS
   for (;;) {
     const [file] = await filesWith(persist, '**/d1/**/*.sqlite', 'usage_ledger')
@@ -128,7 +128,7 @@ export async function measureStorage(jobs: number): Promise<StorageSizes> {
           body,
         })
       await measure(generate, jobs, CONNECTIONS)
-      await untilExported(persist, jobs)
+      await awaitExport(persist, jobs)
       client.close()
     } finally {
       await worker.stop()

@@ -1,4 +1,6 @@
-// What a picture costs, by variant, GPU and traffic: the simulation fed with the figures of figures.json.
+// Cost per image by variant, GPU and traffic: the simulation with the figures of figures.json.
+//
+// A simulation, because the cost of a fleet that scales to zero has no closed form once images queue, share cold starts and arrive in bursts.
 import { randomOf } from '../campaign/random.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Outcome, simulate } from './simulate.ts'
@@ -13,7 +15,7 @@ export const GPUS: readonly Gpu[] = ['H100', 'L40S', 'A100']
 
 export type Case = {
   variant: Variant
-  /** fp8 unless given. */
+  /** fp8 by default. */
   tier?: Tier
   gpu: Gpu
   traffic: Traffic
@@ -25,12 +27,12 @@ export type Case = {
 
 export type Cost = Outcome & {
   dollarsPerImage: number
-  utilisation: number
+  utilization: number
   serviceSeconds: number
   coldSeconds: number
 }
 
-/** Seconds of a picture on a warm container, one at 1024 x 1024. */
+/** Seconds per image of 1024 x 1024 on a warm container. */
 export function serviceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
   const { network, steps, passes } = figures.variants[variant] as {
     network: 'large' | 'medium'
@@ -43,7 +45,7 @@ export function serviceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
   )
 }
 
-/** Seconds from nothing to a warm container. */
+/** Seconds of a cold start. */
 export function coldSeconds(variant: Variant, tier: Tier): number {
   const { network } = figures.variants[variant] as { network: 'large' | 'medium' }
   const { boot_seconds, warm_seconds, fetch_gigabytes_per_second, load_gigabytes_per_second } = figures.cold_start
@@ -52,11 +54,11 @@ export function coldSeconds(variant: Variant, tier: Tier): number {
   return boot_seconds + gigabytes * perGigabyte + warm_seconds
 }
 
-/** At most this many pictures are simulated, and at least as many as show a rare event. */
+/** Maximum and minimum number of simulated images; the minimum makes rare events visible. */
 const MOST = 400_000
 const FEWEST = 20_000
 const DAY = 86_400
-/** Twice what the mean load needs, and one: a fleet that is allowed what it needs. */
+/** The maximum of containers: ample for the mean load, so that it does not limit the fleet. */
 const room = (load: number) => Math.ceil(load * 2) + 4
 
 export function costOf(given: Case): Cost {
@@ -74,7 +76,7 @@ export function costOf(given: Case): Cost {
   return {
     ...outcome,
     dollarsPerImage: dollars / outcome.images,
-    utilisation: outcome.busySeconds / outcome.containerSeconds,
+    utilization: outcome.busySeconds / outcome.containerSeconds,
     ...{ serviceSeconds: service, coldSeconds: cold },
   }
 }

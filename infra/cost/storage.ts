@@ -42,7 +42,7 @@ export function arrivalsOf({ jobs, years, busiest }: StorageCase): Float64Array 
 }
 
 /** Rolling sum of arrivals over `window` days, for each of `days` days. Nothing arrives after the last entry of `arrivals`. */
-function kept(arrivals: Float64Array, days: number, window: number): Float64Array {
+function sumWindow(arrivals: Float64Array, days: number, window: number): Float64Array {
   const stock = new Float64Array(days)
   let sum = 0
   for (let day = 0; day < days; day++) {
@@ -64,7 +64,7 @@ function historyOf(given: StorageCase, { account, job, database }: StorageSizes)
   const arrivals = arrivalsOf(given)
   const recordDays = retentionDays + RECORD_DAYS
   const days = arrivals.length + Math.max(recordDays, USAGE_DAYS, USAGE_KEY_DAYS) + 1
-  const within = (window: number) => kept(arrivals, days, window)
+  const within = (window: number) => sumWindow(arrivals, days, window)
   const [today, records, images, usage, observed] = [
     ...([within(1), within(recordDays), within(retentionDays)] as const),
     ...([within(USAGE_DAYS), within(OBSERVATION_DAYS)] as const),

@@ -1,7 +1,6 @@
 // The tables of docs/cost.md.
 
 import { RETENTION_DAYS } from '../../edge/results/retention.ts'
-import { runChecks } from './checks.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Case, type Cost, coldSeconds, costOf, GPUS, published, serviceSeconds, TIERS, VARIANTS } from './model.ts'
 import {
@@ -34,10 +33,10 @@ export const costRow = (cost: Cost) => [
   seconds(cost.p50),
   seconds(cost.p95),
   percent(cost.coldShare),
-  percent(cost.utilisation),
+  percent(cost.utilization),
   count(cost.peakContainers),
 ]
-export const COST_HEAD = ['an image', 'p50', 'p95', 'cold', 'in use', 'most containers']
+export const COST_HEAD = ['per image', 'p50', 'p95', 'cold starts', 'utilization', 'max containers']
 
 /** Each variant at each volume and traffic on one GPU. */
 function byVolume(): string {
@@ -49,7 +48,7 @@ function byVolume(): string {
       }),
     ),
   )
-  return table([['variant', 'images a day', 'traffic', ...COST_HEAD], ...rows])
+  return table([['variant', 'images per day', 'traffic', ...COST_HEAD], ...rows])
 }
 
 function byIdle(): string {
@@ -62,7 +61,11 @@ function byIdle(): string {
     ]),
   )
   const warm = costOf({ ...base, imagesPerDay: 10_000, idleSeconds: 120, minContainers: 1 })
-  return table([['images a day', 'idle window', ...COST_HEAD], ...rows, ['10,000', 'one stays warm', ...costRow(warm)]])
+  return table([
+    ['images per day', 'idle window', ...COST_HEAD],
+    ...rows,
+    ['10,000', 'one permanent container', ...costRow(warm)],
+  ])
 }
 
 function byGpu(): string {
@@ -77,7 +80,10 @@ function byGpu(): string {
     const costs = VOLUMES.map((volume) => dollars(costOf(at(volume)).dollarsPerImage))
     return [gpu, seconds(serviceSeconds('large-turbo', 'fp8', gpu)), ...costs, figures.step_seconds[gpu].basis]
   })
-  return table([['GPU', 'an image, warm', ...VOLUMES.map((volume) => `${count(volume)} a day`), 'times are'], ...rows])
+  return table([
+    ['GPU', 'warm image', ...VOLUMES.map((volume) => `${count(volume)} per day`), 'basis of times'],
+    ...rows,
+  ])
 }
 
 function againstPublished(): string {
@@ -87,16 +93,8 @@ function againstPublished(): string {
     )
     return [variant, who, dollars(price), ...ours.map((cost) => dollars(cost.dollarsPerImage)), date, source]
   })
-  const ours = VOLUMES.map((volume) => `here, ${count(volume)} a day`)
-  return table([['variant', 'who', 'an image', ...ours, 'read on', 'where'], ...rows])
-}
-
-function checks(): string {
-  const rows = runChecks().map(({ what, simulated, theory, apart }) => [
-    ...[what, simulated.toPrecision(4), theory.toPrecision(4)],
-    `${(apart * 100).toFixed(1)} %`,
-  ])
-  return table([['case', 'simulated', 'theory', 'apart'], ...rows])
+  const ours = VOLUMES.map((volume) => `Octet, ${count(volume)} per day`)
+  return table([['variant', 'provider', 'per image', ...ours, 'date', 'source'], ...rows])
 }
 
 function byTier(): string {
@@ -113,7 +111,7 @@ function byTier(): string {
       return [tier, count(imagesPerDay), ...costRow(cost)]
     }),
   )
-  return table([['tier', 'images a day', ...COST_HEAD], ...rows])
+  return table([['tier', 'images per day', ...COST_HEAD], ...rows])
 }
 
 function inputs(): string {
@@ -126,7 +124,7 @@ function inputs(): string {
       ],
     ]),
   )
-  return table([['variant', 'tier', 'an image on a warm H100, 1024²', 'package', 'from nothing to warm'], ...rows])
+  return table([['variant', 'tier', 'warm H100, 1024²', 'package', 'cold start'], ...rows])
 }
 
 const UNITS = [
@@ -186,11 +184,20 @@ function storageSizes(): string {
     ['R2, an image (assumption)', count(figures.image_bytes.value)],
     ['sustainable jobs per day in D1', count(mostJobsPerDayOfDatabase())],
   ]
-  return table([['what', 'bytes'], ...rows])
+  return table([['row or object', 'bytes'], ...rows])
 }
 
-/** Sections of the page, by the name of their marker. */
+/** Sections of the page, by name of their marker. */
 export const SECTIONS: Record<string, () => string> = {
-  ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished, checks },
+  ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished },
   ...{ storage, storageByRetention, storageSizes },
+}
+
+/** The page with its generated sections replaced, each between two comments with its name. Throws if the page lacks one. */
+export function fillPage(page: string, sections = SECTIONS): string {
+  return Object.entries(sections).reduce((text, [name, section]) => {
+    const place = new RegExp(`(<!-- ${name} -->\\n)[\\s\\S]*?(<!-- /${name} -->)`)
+    if (!place.test(text)) throw new Error(`the page has no place for ${name}`)
+    return text.replace(place, (_, before: string, after: string) => `${before}\n${section()}\n\n${after}`)
+  }, page)
 }

@@ -1,15 +1,15 @@
-// When pictures are asked for, in seconds from the start.
+// Arrival times of image requests, in seconds from the start.
 import type { Random } from '../campaign/random.ts'
 
 export const TRAFFIC = ['poisson', 'bursty'] as const
 export type Traffic = (typeof TRAFFIC)[number]
 
-/** People come, ask for some pictures with a pause between them, and leave: means of both. */
+/** Visits: the mean number of images, and the mean pause between them. */
 const VISIT = { pictures: 12, pauseSeconds: 15 }
 
 export const exponential = (random: Random, mean: number) => -Math.log(1 - random.next()) * mean
 
-/** `count` arrivals in order, `rate` a second in the mean. */
+/** `count` arrivals in ascending order, with a mean of `rate` per second. */
 export function arrivals(traffic: Traffic, rate: number, count: number, random: Random): Float64Array {
   const times = traffic === 'poisson' ? poisson(rate, count, random) : bursty(rate, count, random)
   return times.sort()
@@ -20,7 +20,7 @@ function poisson(rate: number, count: number, random: Random): Float64Array {
   return Float64Array.from({ length: count }, () => (now += exponential(random, 1 / rate)))
 }
 
-/** Visits are a Poisson process, the pictures of each geometric in number. */
+/** Visits are a Poisson process, and their number of images is geometric. */
 function bursty(rate: number, count: number, random: Random): Float64Array {
   const times = new Float64Array(count)
   let visit = 0

@@ -1,4 +1,4 @@
-// What a deployment needs of Cloudflare, by wrangler: queues, bucket, database, secrets, the worker itself.
+// The steps of a deployment on Cloudflare, with wrangler: queues, bucket, database, secrets, worker.
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -6,9 +6,9 @@ import type { CommandLine, Step, World } from './plan.ts'
 
 export const QUEUES = ['octet-usage']
 const LIFECYCLE = 'infra/results-lifecycle.json'
-const ABSENT = 'when the command before it finds none'
+const ABSENT = 'if the previous command finds none'
 
-/** Runs `look`, and `make` when it fails. A failure of `make` is the one that is told. */
+/** Runs `look`, or `make` if that fails. Throws the error of `make`. */
 async function makeUnlessThere({ exec }: World, look: CommandLine, make: CommandLine): Promise<void> {
   const there = await exec(look).then(
     () => true,
@@ -24,7 +24,7 @@ const queueCommands = (name: string) => ({
 
 export const account: Step = {
   id: 'cloudflare-account',
-  what: 'Who deploys on Cloudflare',
+  what: 'Cloudflare account',
   commands: () => [{ command: ['wrangler', 'whoami', '--json'] }],
   async run({ exec, say }) {
     const { email, accounts = [] } = JSON.parse(await exec(['wrangler', 'whoami', '--json'])) as {
@@ -38,7 +38,7 @@ export const account: Step = {
       )
   },
   otherwise:
-    'Log in with `npx wrangler login` (in CI set CLOUDFLARE_API_TOKEN); where there are several accounts set CLOUDFLARE_ACCOUNT_ID to one. The account needs Workers Paid: Queues and Durable Objects are used.',
+    'Log in with `npx wrangler login` (in CI set CLOUDFLARE_API_TOKEN); with several accounts, set CLOUDFLARE_ACCOUNT_ID. The account needs Workers Paid, for Queues and Durable Objects.',
 }
 
 export const queues: Step = {
@@ -54,7 +54,7 @@ export const queues: Step = {
 
 export const bucket: Step = {
   id: 'bucket',
-  what: 'The bucket of results, and the rules that delete what has expired',
+  what: 'Bucket of results, with rules that delete expired images',
   commands: ({ worker: { results } }) => [
     { command: ['wrangler', 'r2', 'bucket', 'info', results] },
     { command: ['wrangler', 'r2', 'bucket', 'create', results], condition: ABSENT },
@@ -70,7 +70,7 @@ export const bucket: Step = {
 
 export const database: Step = {
   id: 'database',
-  what: 'The database, at the state of edge/migrations',
+  what: 'Database, with the migrations of edge/migrations',
   commands: ({ worker: { database: name } }) => [
     { command: ['wrangler', 'd1', 'info', name, '--json'] },
     { command: ['wrangler', 'd1', 'create', name], condition: ABSENT },
@@ -81,8 +81,7 @@ export const database: Step = {
     await makeUnlessThere(world, look!.command, make!.command)
     await world.exec(migrate!.command)
   },
-  otherwise:
-    'A migration that failed was rolled back by itself: mend its file and run this again. An API token needs D1: Edit.',
+  otherwise: 'A failed migration has been rolled back: fix its file and run this again. An API token needs D1: Edit.',
 }
 
 export const worker: Step = {
@@ -101,7 +100,7 @@ export const worker: Step = {
     say(`   ${state.workerUrl}`)
   },
   otherwise:
-    'The worker that served before, if any, still does. Read what wrangler says above; `npm run check` tells of faults in the code.',
+    'The previous version, if any, is still served. See the output of wrangler above, and `npm run check` for errors in the code.',
 }
 
 function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets: string): string[] {
@@ -113,14 +112,13 @@ function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets
   return ['wrangler', 'deploy', '--name', name, ...vars, '--secrets-file', secrets]
 }
 
-/** The worker's address, from the lines of JSON that wrangler writes. */
+/** The worker's address, from wrangler's JSON lines. */
 export function addressOf(lines: string): string {
   const entries = lines
     .split('\n')
     .filter(Boolean)
     .map((line) => JSON.parse(line) as { type: string; targets?: string[] })
   const target = entries.find(({ type }) => type === 'deploy')?.targets?.[0]
-  if (!target)
-    throw new Error('wrangler did not say at what address the worker is: enable workers.dev, or name a route')
+  if (!target) throw new Error('wrangler reported no address of the worker: enable workers.dev, or add a route')
   return target.startsWith('http') ? target.replace(/\/$/, '') : `https://${target}`
 }

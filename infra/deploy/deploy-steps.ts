@@ -1,15 +1,15 @@
-// The order of a deployment: nothing that callers reach changes before the GPU function behind it has made a picture.
+// The order of a deployment: the worker changes only after the new GPU function has generated an image.
 import { account, bucket, database, queues, worker } from './cloudflare.ts'
 import { gpuFunction, gpuSecret, modalAccount, weights } from './modal.ts'
 import type { Step } from './plan.ts'
 import { type BucketSecrets, readSecretsFile, type SecretsOptions, secretsStep } from './secrets-file.ts'
 import { smokeGpu, smokeWorker } from './smoke.ts'
 
-/** The steps of a deployment; without those of Modal where the GPU function runs elsewhere. */
+/** The steps of a deployment, without those of Modal if the GPU function runs elsewhere. */
 export function deploySteps(options: SecretsOptions): Step[] {
   const secrets = async () => {
     const found = await readSecretsFile(options.file)
-    if (!found) throw new Error(`${options.file} is gone`)
+    if (!found) throw new Error(`${options.file} has disappeared`)
     return found
   }
   let bucketSecrets: BucketSecrets | undefined

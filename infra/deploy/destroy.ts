@@ -1,4 +1,4 @@
-// `npm run deploy -- destroy`: takes down what a deployment made, the data only when that is asked for as well.
+// `npm run deploy -- destroy`: removes a deployment, and its data only on request.
 import { QUEUES } from './cloudflare.ts'
 import { CommandFailed, GONE, type Step, type World } from './plan.ts'
 
@@ -17,7 +17,7 @@ const worker = step(
   'worker',
   'The worker, its Durable Objects (keys, balances, jobs) and its secrets',
   ({ worker: { name } }) => [{ command: ['wrangler', 'delete', '--name', name, '--force'] }],
-  'Nothing else was touched. Look at it in the dashboard: Workers, Settings, Delete.',
+  'Nothing else has changed. Try the dashboard: Workers, Settings, Delete.',
 )
 const gpu = step(
   'gpu-function',
@@ -26,19 +26,19 @@ const gpu = step(
     { command: ['modal', 'app', 'stop', app, '--yes'] },
     { command: ['modal', 'secret', 'delete', secret, '--allow-missing', '--yes'] },
   ],
-  '`modal app list` shows what runs and costs.',
+  'See `modal app list`.',
 )
 const queues = step(
   'queues',
   'The queues',
   () => QUEUES.map((name) => ({ command: ['wrangler', 'queues', 'delete', name] })),
-  'A queue goes when no worker uses it: run this again.',
+  'A queue can be deleted once no worker uses it: run this again.',
 )
 const database = step(
   'database',
   'The database: usage and forecasts of all accounts',
   ({ worker: { database: name } }) => [{ command: ['wrangler', 'd1', 'delete', name, '--skip-confirmation'] }],
-  'Deleted databases cannot be brought back; this one is still there.',
+  'This database still exists. Deletion cannot be undone.',
 )
 const bucket = step(
   'bucket',
@@ -50,10 +50,10 @@ const volume = step(
   'volume',
   'The volume of packages',
   ({ gpu: { volume: name } }) => [{ command: ['modal', 'volume', 'delete', name, '--allow-missing', '--yes'] }],
-  '`modal volume list` shows it.',
+  'See `modal volume list`.',
 )
 
-/** What to take down, in this order: first what callers reach, last what holds data. */
+/** The steps of the removal: the worker first, data last. */
 export function destroySteps({ data, onModal }: { data: boolean; onModal: boolean }): Step[] {
   return [worker, ...(onModal ? [gpu] : []), queues, ...(data ? [database, bucket, ...(onModal ? [volume] : [])] : [])]
 }

@@ -1,4 +1,4 @@
-// The vendors' own commands, run for a plan.
+// Runs the vendors' commands for a plan.
 import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { ROOT } from '../local/package-cache.ts'
@@ -8,16 +8,16 @@ import { CommandFailed, type CommandLine, commandText } from './plan.ts'
 const LAST_LINES = 12
 const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
 
-/** The program behind the name that a plan shows. */
-function programOf([name, ...rest]: CommandLine): string[] {
+/** The program and first arguments of a command in a plan. */
+function createProgram([name, ...rest]: CommandLine): string[] {
   if (name === 'wrangler') return [process.execPath, WRANGLER, ...rest]
   if (name === 'modal') return [...modalCommand(), ...rest]
   return [name!, ...rest]
 }
 
-/** Runs a command without a terminal, so that it asks nothing; what it prints is shown when it fails. */
+/** Runs a command without a terminal, so that it cannot prompt. Its output is in the error if it fails. */
 export function exec(command: CommandLine, env: Record<string, string> = {}): Promise<string> {
-  const [program, ...rest] = programOf(command)
+  const [program, ...rest] = createProgram(command)
   const child = spawn(program!, rest, {
     cwd: ROOT,
     env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },
@@ -35,7 +35,7 @@ export function exec(command: CommandLine, env: Record<string, string> = {}): Pr
     reject(
       new CommandFailed(
         error.code === 'ENOENT'
-          ? `there is no command ${command[0]}${command[0] === 'modal' ? ': npm run modal:setup brings it' : ''}`
+          ? `the command ${command[0]} is missing${command[0] === 'modal' ? ': install it with npm run modal:setup' : ''}`
           : error.message,
       ),
     ),

@@ -1,15 +1,15 @@
-// What a deployment needs of Modal, by its command: the secret, the weights, the GPU function.
+// The steps of a deployment on Modal, with its command: secret, weights, GPU function.
 import { openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { POINTER_BYTES, pointerKey } from '../../gpu-fn/weights/layout.ts'
 import type { DeployConfig } from '../config.ts'
 import type { Step, World } from './plan.ts'
 import type { BucketSecrets } from './secrets-file.ts'
 
-const TIMEOUT_NOTE = 'its log is shown by `modal app logs`'
+const TIMEOUT_NOTE = 'see its log with `modal app logs`'
 
 export const modalAccount: Step = {
   id: 'modal-account',
-  what: 'Who deploys on Modal',
+  what: 'Modal account',
   commands: () => [{ command: ['modal', 'token', 'info'] }],
   async run({ exec }) {
     await exec(['modal', 'token', 'info'])
@@ -18,10 +18,10 @@ export const modalAccount: Step = {
     'Install the command with `npm run modal:setup` (needs python3) or `pip install modal`, then log in with `modal setup`.',
 }
 
-/** Checks that the packages to be served are where the GPU function will look. */
+/** Checks that the packages to be served are available to the GPU function. */
 export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
   id: 'weights',
-  what: 'The packages to serve are in place',
+  what: 'Presence of the packages to serve',
   commands: ({ gpu }) =>
     gpu.packages === 'volume'
       ? [{ command: ['modal', 'volume', 'ls', gpu.volume, '/', '--json'] }]
@@ -32,10 +32,10 @@ export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
   async run(world) {
     const { gpu } = world.config
     const absent = gpu.packages === 'volume' ? await absentOnVolume(world) : await absentInBucket(gpu.models, bucket()!)
-    if (absent.length > 0) throw new Error(`there is no package of ${absent.join(', ')}`)
+    if (absent.length > 0) throw new Error(`no package of ${absent.join(', ')}`)
   },
   otherwise:
-    'Bring each with `npm run weights -- --variant NAME --tier TIER` and --volume or --bucket, as gpu.packages of infra/config.json says.',
+    'Upload each with `npm run weights -- --variant NAME --tier TIER` and --volume or --bucket, according to gpu.packages in infra/config.json.',
 })
 
 const split = (served: string) => served.split(':') as [model: string, tier: 'fp8']
@@ -70,21 +70,21 @@ async function absentInBucket(
 
 export const gpuSecret: Step = {
   id: 'gpu-secret',
-  what: "The GPU function's environment: the edge's public key, and what it may read",
+  what: "Environment of the GPU function: the edge's public key, and access to packages",
   commands: ({ gpu }, { gpuSecrets }) => [
     { command: ['modal', 'secret', 'create', gpu.secret, '--force', '--from-json', gpuSecrets] },
   ],
   async run({ config, state, exec }) {
     for (const { command } of this.commands(config, state)) await exec(command)
   },
-  otherwise: 'Look at `modal secret list`; the name is gpu.secret of infra/config.json.',
+  otherwise: 'See `modal secret list`; the name is gpu.secret in infra/config.json.',
 }
 
 const serverOf = ({ gpu }: DeployConfig) => `${gpu.app}/${gpu.server}`
 
 export const gpuFunction: Step = {
   id: 'gpu-function',
-  what: 'The GPU function (the first time its image is built, which takes minutes)',
+  what: 'GPU function (the first build of its image takes minutes)',
   commands: (config) => [
     { command: ['modal', 'deploy', 'infra/modal_app.py'] },
     { command: ['modal', 'server', 'info', serverOf(config), '--json'] },
@@ -93,9 +93,9 @@ export const gpuFunction: Step = {
     const [deploy, info] = this.commands(config, state)
     await exec(deploy!.command)
     const { server_url: url } = JSON.parse(await exec(info!.command)) as { server_url?: string }
-    if (!url) throw new Error('modal server info tells no server_url')
+    if (!url) throw new Error('modal server info returned no server_url')
     state.gpuUrl = url.replace(/\/$/, '')
     say(`   ${state.gpuUrl}`)
   },
-  otherwise: `What served before still does (\`modal app rollback\` goes further back); ${TIMEOUT_NOTE}.`,
+  otherwise: `The previous version is still served (\`modal app rollback\` restores earlier ones); ${TIMEOUT_NOTE}.`,
 }

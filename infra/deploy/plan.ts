@@ -1,12 +1,12 @@
-// A deployment as steps: what each is for, the commands that it runs, and what to do when it fails. Every step may be run again.
+// A deployment as idempotent steps, each with its purpose, its commands, and advice for failures.
 import { styleText } from 'node:util'
 import type { DeployConfig } from '../config.ts'
 
-/** What steps learn from each other; a name in angle brackets stands for what is not known yet. */
+/** Values that steps pass on. A name in angle brackets is a placeholder for a value that is not available yet. */
 export type State = {
   gpuUrl: string
   workerUrl: string
-  /** Files with secrets, for as long as a command reads them. */
+  /** Files with secrets, while a command reads them. */
   workerSecrets: string
   gpuSecrets: string
 }
@@ -18,7 +18,7 @@ export const UNKNOWN: State = {
   gpuSecrets: '<GPU_SECRETS_FILE>',
 }
 
-/** A command line, by its parts. The program is `wrangler`, `modal` or another of the vendor's. */
+/** The words of a command line. The program is `wrangler`, `modal` or another one of the vendors. */
 export type CommandLine = readonly string[]
 
 export type World = {
@@ -26,12 +26,12 @@ export type World = {
   state: State
   /** Runs a command and returns what it prints. Throws CommandFailed. */
   exec: (command: CommandLine, env?: Record<string, string>) => Promise<string>
-  /** Asks the person at the terminal. Throws where there is none. */
+  /** Prompts at the terminal. Throws if there is none. */
   ask: (question: string, options?: { secret?: boolean }) => Promise<string>
   say: (line: string) => void
 }
 
-/** What the vendors' commands say of something that is not there, and not of a connection that failed. */
+/** Error messages of the vendors' commands for absent resources, as opposed to failed connections. */
 export const GONE = /not found|does not exist|no such|could not find|10007|10006/i
 
 export class CommandFailed extends Error {
@@ -40,16 +40,16 @@ export class CommandFailed extends Error {
 
 export type Step = {
   id: string
-  /** What it brings about, in a few words. */
+  /** The purpose, in a few words. */
   what: string
-  /** The commands, some of which run only when they are needed: `condition` says when. */
+  /** The commands. Those with a `condition` run only if necessary. */
   commands: (config: DeployConfig, state: State) => { command: CommandLine; condition?: string }[]
   run: (world: World) => Promise<void>
-  /** What to do when it fails. */
+  /** Advice for a failure. */
   otherwise: string
 }
 
-/** Which step failed, and what to do. */
+/** A step failed. The message includes advice. */
 export class StepFailed extends Error {
   override name = 'StepFailed' as const
   readonly step: string
@@ -62,7 +62,7 @@ export class StepFailed extends Error {
 const quoted = (part: string) => (/^[\w@%+=:,./<>-]+$/.test(part) ? part : `'${part.replaceAll("'", `'\\''`)}'`)
 export const commandText = (command: CommandLine) => command.map(quoted).join(' ')
 
-/** The steps with their commands, for people. */
+/** Formats the steps with their commands. */
 export function planText(steps: readonly Step[], config: DeployConfig): string {
   const lines = steps.flatMap((step, k) => [
     `${String(k + 1).padStart(2)}. ${step.what}`,
@@ -73,7 +73,7 @@ export function planText(steps: readonly Step[], config: DeployConfig): string {
   return lines.join('\n')
 }
 
-/** Runs the steps in order. Throws StepFailed at the first that fails; what was done stays, and the next run goes on from there. */
+/** Runs the steps in order. Throws StepFailed at the first failure; completed steps remain, and the next run continues from there. */
 export async function runPlan(steps: readonly Step[], world: World): Promise<void> {
   for (const [k, step] of steps.entries()) {
     world.say(`${styleText('bold', `${k + 1}/${steps.length}`)} ${step.what}`)

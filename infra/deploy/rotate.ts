@@ -1,13 +1,14 @@
-// New secrets in the place of old ones, so that nothing stops in between. Each is a change of the file; the next deploy carries it out.
+// Rotation of secrets without interruption. Each rotation changes the secrets file; the next deploy applies it.
 import { randomBytes } from 'node:crypto'
 import { createSecrets, rotateSecrets } from '../operator/secrets.ts'
 import type { SecretsFile } from './secrets-file.ts'
 
 export const ROTATIONS = {
-  keys: 'a new pepper and receipt key in front; what the old ones made still holds',
+  keys: 'a new pepper and receipt key as the first ones; API keys and receipts of the old ones stay valid',
   admin: "a new operator's token; the old one ends with the deploy",
-  gpu: 'a new key for what the worker asks of the GPU function, which takes both',
-  'gpu-finish': 'the GPU function forgets the old key: once the worker has the new one, and no job of before runs',
+  gpu: 'a new key for requests to the GPU function, which accepts both',
+  'gpu-finish':
+    'the GPU function rejects the old key; use this once the worker has the new one and earlier jobs have ended',
   proxy: 'a new proxy token; delete the old one with `modal workspace proxy-tokens delete` after the deploy',
   bucket: "the next deploy asks for the bucket's keys again",
 } as const
@@ -15,7 +16,9 @@ export type Rotation = keyof typeof ROTATIONS
 
 const asList = (jwks: string) => [JSON.parse(jwks)].flat() as { x: string }[]
 
-/** The secrets after one rotation. The deploy's order makes it safe: the GPU function knows a new key before the worker signs with it. */
+/**
+ * The secrets after one rotation. A deploy updates the GPU function first, so that it accepts a new key before the worker signs with it.
+ */
 export async function rotated(secrets: SecretsFile, which: Rotation): Promise<SecretsFile> {
   const { worker, proxyHeaders, gpuPublicKey } = secrets
   switch (which) {
@@ -26,7 +29,7 @@ export async function rotated(secrets: SecretsFile, which: Rotation): Promise<Se
     case 'gpu': {
       if (asList(gpuPublicKey).length > 1)
         throw new Error(
-          'the GPU function still takes the key of the last rotation: first `rotate gpu-finish` and deploy',
+          'the GPU function still accepts the key of the last rotation: run `rotate gpu-finish` and deploy first',
         )
       const fresh = await createSecrets()
       const both = JSON.stringify([...asList(fresh.gpuPublicKey), ...asList(gpuPublicKey)])

@@ -1,4 +1,5 @@
-// The secrets of a deployment on this machine: made once, used by every later deploy. Who loses the file loses no API key, but must rotate.
+// The file with the secrets of a deployment: created once, used by every later deploy. If it is lost, API keys stay valid, but all secrets
+// must be rotated.
 import { mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
@@ -19,9 +20,9 @@ const file = z.strictObject({
     RECEIPT_SIGNING_KEYS: text,
     STRIPE_SECRET_KEY: text.optional(),
   }),
-  /** Of the GPU function: one JWK, or a JSON array while the edge changes its key. */
+  /** Key of the GPU function: one JWK, or a JSON array during a rotation. */
   gpuPublicKey: text,
-  /** Endpoint → header → value, for the hosts' front doors. */
+  /** Proxy headers by endpoint and name. */
   proxyHeaders: z.record(z.string(), z.record(z.string(), text)).default({}),
   bucket: bucketSecrets.optional(),
 })
@@ -45,11 +46,11 @@ export async function readSecretsFile(
   } catch (error) {
     const fields =
       error instanceof z.ZodError ? error.issues.map((issue) => issue.path.join('.')).join(', ') : 'it is not JSON'
-    throw new Error(`${at} is damaged: ${fields}`)
+    throw new Error(`${at} is malformed: ${fields}`)
   }
 }
 
-/** Writes it whole or not at all, for the owner's eyes only. */
+/** Writes the file atomically, readable by its owner only. */
 export async function writePrivate(at: string, content: unknown): Promise<void> {
   await mkdir(path.dirname(at), { recursive: true, mode: 0o700 })
   await writePrivateFile(at, `${JSON.stringify(content, null, 2)}\n`)
@@ -57,31 +58,31 @@ export async function writePrivate(at: string, content: unknown): Promise<void> 
 
 export type SecretsOptions = {
   file: string
-  /** Make new ones although the deployed worker has some. */
+  /** Creates new secrets although the deployed worker has some. */
   fresh?: boolean
-  /** The GPU function is on Modal, which has a proxy token made. */
+  /** Whether the GPU function is on Modal, whose proxy token must be created. */
   onModal: boolean
   env: Record<string, string | undefined>
 }
 
 const BUCKET_QUESTIONS = {
   OCTET_BUCKET: "the packages' bucket, https://<account>.r2.cloudflarestorage.com/<bucket>",
-  OCTET_BUCKET_KEY_ID: 'the access key id of an R2 token that may read it (dashboard: R2, Manage API tokens)',
+  OCTET_BUCKET_KEY_ID: 'the access key id of an R2 token with read access (dashboard: R2, Manage API tokens)',
   OCTET_BUCKET_SECRET: 'its secret access key',
 } as const
 
-/** Has every secret in the file: what is missing is made where it can be, and asked for where not. */
+/** Completes the file: creates missing secrets, and prompts for those of other services. */
 export function secretsStep(options: SecretsOptions): Step {
   return {
     id: 'secrets',
-    what: `Secrets, kept in ${path.relative(ROOT, options.file)}: back it up`,
+    what: `Secrets, stored in ${path.relative(ROOT, options.file)}: back it up`,
     commands: ({ worker: { name } }) => [
-      { command: ['wrangler', 'secret', 'list', '--name', name], condition: 'when the file is not there yet' },
+      { command: ['wrangler', 'secret', 'list', '--name', name], condition: 'if the file does not exist' },
       ...(options.onModal
         ? [
             {
               command: ['modal', 'workspace', 'proxy-tokens', 'create', '--name', 'octet', '--json'],
-              condition: 'when the file has no proxy token yet',
+              condition: 'if the file has no proxy token',
             },
           ]
         : []),
@@ -90,7 +91,7 @@ export function secretsStep(options: SecretsOptions): Step {
       const before = await readSecretsFile(options.file)
       if (!before) await refuseToReplace(world, options)
       const secrets = before ?? (await freshSecrets())
-      // Each is kept as soon as it is made: a later one may fail, and a token is shown once.
+      // Each is saved at once, because a later one may fail and a token is shown only once.
       const keep = () => writePrivate(options.file, secrets)
       await keep()
       await complete(secrets, world, options, keep)
@@ -102,7 +103,7 @@ export function secretsStep(options: SecretsOptions): Step {
       await writePrivate(world.state.gpuSecrets, gpuEnvironment(world, secrets))
     },
     otherwise:
-      'Bring the file from the machine that deployed last. With --new-secrets others are made, and every API key, browser token and signed link ends.',
+      'Copy the file from the machine of the last deploy. --new-secrets creates others and invalidates every API key, browser token and signed link.',
   }
 }
 
@@ -121,7 +122,7 @@ async function freshSecrets(): Promise<SecretsFile> {
   return { worker: secrets, gpuPublicKey, proxyHeaders: {} }
 }
 
-/** Adds what is missing to `secrets`. */
+/** Adds missing entries to `secrets`. */
 async function complete(secrets: SecretsFile, world: World, options: SecretsOptions, keep: () => Promise<void>) {
   const { config, exec, ask } = world
   const { onModal, env } = options

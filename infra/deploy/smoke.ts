@@ -1,4 +1,4 @@
-// Proof that what was deployed works: a picture from the GPU function itself, then one through the worker as a caller gets it.
+// Smoke tests of a deployment: an image from the GPU function, then one through the worker.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { signGpuToken } from '../../edge/gpu/token.ts'
 import { health, type JobRequest, PROTOCOL_VERSION } from '../../gpu-fn/contract.ts'
@@ -15,7 +15,7 @@ type Secrets = () => Promise<SecretsFile>
 
 export const smokeGpu = (secrets: Secrets): Step => ({
   id: 'smoke-gpu',
-  what: 'A picture from the GPU function (cold: weights are fetched and loaded)',
+  what: 'An image from the GPU function (cold start, with download and loading of weights)',
   commands: (_, { gpuUrl }) => [
     { command: ['curl', `${gpuUrl}/healthz`], condition: 'with the proxy token, until it is ready' },
     { command: ['curl', '-X', 'PUT', `${gpuUrl}/jobs/<ID>`], condition: 'signed, one image' },
@@ -24,7 +24,7 @@ export const smokeGpu = (secrets: Secrets): Step => ({
     const { worker, proxyHeaders } = await secrets()
     const headers = proxyHeaders.default ?? {}
     const start = Date.now()
-    await untilReady(state.gpuUrl, headers, config)
+    await waitUntilReady(state.gpuUrl, headers, config)
     const readySeconds = (Date.now() - start) / 1000
     const offer = config.worker.offers[0]!
     const request: JobRequest = {
@@ -34,13 +34,13 @@ export const smokeGpu = (secrets: Secrets): Step => ({
       ...{ output_format: 'png', output_quality: 90, text_convention: 'diffusers' },
     }
     const bytes = await pictureOf(state.gpuUrl, headers, worker.GPU_SIGNING_KEY, request)
-    say(`   ready after ${readySeconds.toFixed(0)} s; a picture of ${bytes} bytes`)
+    say(`   ready after ${readySeconds.toFixed(0)} s; an image of ${bytes} bytes`)
   },
   otherwise:
-    '`modal app logs` shows what the container says. Packages missing: `npm run weights`; start-up too slow: gpu.startup_timeout_seconds.',
+    'See the log of the container with `modal app logs`. For missing packages, run `npm run weights`; for a slow start, raise gpu.startup_timeout_seconds.',
 })
 
-async function untilReady(url: string, headers: Record<string, string>, { gpu }: DeployConfig): Promise<void> {
+async function waitUntilReady(url: string, headers: Record<string, string>, { gpu }: DeployConfig): Promise<void> {
   const deadline = Date.now() + gpu.startup_timeout_seconds * 1000
   for (let last = 'nothing came'; ; await sleep(ASK_EVERY_MS)) {
     const reply = await fetch(`${url}/healthz`, { headers, signal: AbortSignal.timeout(30_000) }).catch(
@@ -50,7 +50,7 @@ async function untilReady(url: string, headers: Record<string, string>, { gpu }:
       const body = health.safeParse(await reply.json().catch(() => null))
       if (reply.status === 200 && body.success) return assertServed(body.data.models, gpu.models)
       if (reply.status === 401 || reply.status === 403)
-        throw new Error(`the host refuses the proxy token: ${reply.status}`)
+        throw new Error(`the host rejected the proxy token: ${reply.status}`)
       last = `${reply.status}${body.success ? ` ${body.data.status}` : ''}`
     } else last = reply.message
     if (Date.now() > deadline) throw new Error(`not ready after ${gpu.startup_timeout_seconds} s: ${last}`)
@@ -60,10 +60,10 @@ async function untilReady(url: string, headers: Record<string, string>, { gpu }:
 function assertServed(models: { model: string; tier: string }[], wanted: readonly string[]): void {
   const there = models.map(({ model, tier }) => `${model}:${tier}`)
   const absent = wanted.filter((each) => !there.includes(each))
-  if (absent.length > 0) throw new Error(`it serves ${there.join(', ')}, and not ${absent.join(', ')}`)
+  if (absent.length > 0) throw new Error(`it serves ${there.join(', ')}, but not ${absent.join(', ')}`)
 }
 
-/** Runs one job and returns the bytes of its picture. */
+/** Runs one job and returns the bytes of its image. */
 async function pictureOf(
   url: string,
   headers: Record<string, string>,
@@ -78,7 +78,7 @@ async function pictureOf(
     headers: { ...headers, 'octet-authorization': `Bearer ${token}`, 'content-type': 'application/json' },
   })
   const text = Buffer.from(await reply.arrayBuffer()).toString('latin1')
-  if (reply.status !== 200) throw new Error(`the GPU function answered ${reply.status}: ${text.slice(0, 300)}`)
+  if (reply.status !== 200) throw new Error(`the GPU function returned ${reply.status}: ${text.slice(0, 300)}`)
   if (!text.includes('"type":"succeeded"')) throw new Error(`the job did not succeed: ${text.slice(-300)}`)
   const [, image = ''] = text.split('"type":"image"', 2)
   return Number(/"bytes":(\d{1,9})/.exec(image.slice(0, 1000))?.[1] ?? 0)
@@ -86,7 +86,7 @@ async function pictureOf(
 
 export const smokeWorker = (secrets: Secrets): Step => ({
   id: 'smoke-worker',
-  what: 'A picture through the public address, with a key that is revoked after it',
+  what: 'An image through the public address, with a temporary key',
   commands: (_, { workerUrl }) => [
     { command: ['curl', '-X', 'POST', `${workerUrl}/v1/images/generations`], condition: `as account ${SMOKE_ACCOUNT}` },
   ],
@@ -101,12 +101,13 @@ export const smokeWorker = (secrets: Secrets): Step => ({
       })
       const body = (await reply.json()) as { data?: { b64_json: string }[]; detail?: string }
       const picture = Buffer.from(body.data?.[0]?.b64_json ?? '', 'base64')
-      if (reply.status !== 200) throw new Error(`it answered ${reply.status}: ${body.detail ?? ''}`)
-      if (picture.subarray(1, 4).toString() !== 'PNG') throw new Error('the answer has no PNG in it')
-      say(`   a picture of ${picture.length} bytes from ${state.workerUrl}`)
+      if (reply.status !== 200) throw new Error(`it returned ${reply.status}: ${body.detail ?? ''}`)
+      if (picture.subarray(1, 4).toString() !== 'PNG') throw new Error('the response contains no PNG')
+      say(`   an image of ${picture.length} bytes from ${state.workerUrl}`)
     } finally {
       await revokeKey(target, SMOKE_ACCOUNT, id)
     }
   },
-  otherwise: '`npx wrangler tail` shows what the worker says. Back to the one before: `npx wrangler rollback`.',
+  otherwise:
+    'See the log of the worker with `npx wrangler tail`. `npx wrangler rollback` restores the previous version.',
 })

@@ -21,7 +21,7 @@ async function checkBase({ name, image }: Base, registry?: string): Promise<{ li
     await resolveDigest(image, registry)
     const current = await resolveDigest({ ...image, digest: null }, registry)
     const newer = current === image.digest ? '' : `; the tag is now ${current}`
-    return { line: `${name}: ${formatReference(image)} is there${newer}`, good: true }
+    return { line: `${name}: ${formatReference(image)} exists${newer}`, good: true }
   } catch (error) {
     return { line: `${name}: ${(error as Error).message}`, good: false }
   }
@@ -49,7 +49,9 @@ async function pin({ file, registry }: Flags): Promise<void> {
 }
 
 if (import.meta.main) {
-  const program = new Command('images').description('The base images of the GPU function, pinned by digest.')
+  const program = new Command('images').description(
+    'Checks and pins the digests of the base images of the GPU function.',
+  )
   const withFlags = (command: Command) =>
     command
       .option('--file <path>', 'the Dockerfile', DOCKERFILE)

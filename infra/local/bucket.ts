@@ -1,9 +1,9 @@
-// A real S3 server on this machine, for tests and benchmarks.
+// A local S3 server, for tests and benchmarks.
 import { mkdir } from 'node:fs/promises'
 import S3rver from '@20minutes/s3rver'
 import type { BucketAddress } from '../../gpu-fn/weights/bucket.ts'
 
-/** Keeps its objects in `directory`. It knows this one pair of keys and checks signatures. */
+/** Starts a server that stores its objects in `directory`, accepts one key pair, and verifies signatures. */
 export async function startBucket(
   directory: string,
   port = 0,

@@ -1,4 +1,4 @@
-// nano, the model that needs no download: its checkpoint compiled once and kept in .octet/.
+// nano, the model that needs no download: its checkpoint is compiled once and cached in .octet/.
 import { cp } from 'node:fs/promises'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
@@ -6,17 +6,17 @@ import type { Manifest } from '../../gpu-fn/manifest.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from './package-cache.ts'
 
 export const NANO = path.join(ROOT, 'gpu-fn/nano')
-/** Model → its checkpoint. */
+/** Checkpoint directories by model. */
 export const CHECKPOINTS = { 'nano-turbo': path.join(NANO, 'turbo'), nano: NANO } as const
 
 export type BuiltInModel = keyof typeof CHECKPOINTS
 export type Tier = Manifest['tier']
 
 export const BUILT_IN_MODELS = Object.keys(CHECKPOINTS) as BuiltInModel[]
-/** The tiers that wrangler.toml offers; the first is what a request gets that names none. */
+/** The tiers offered in wrangler.toml; the first is the default. */
 export const SERVED_TIERS = ['fp8', 'fp8-lite'] as const
 
-/** All that the bytes of a compiled package depend on, but for its checkpoint. */
+/** Sources that determine the bytes of a compiled package, apart from its checkpoint. */
 export const COMPILER = ['package.json', 'gpu-fn/manifest.ts', 'gpu-fn/{compile,models}/**/*.*']
 const CHECKPOINT = [
   'gpu-fn/nano/{transformer,vae,scheduler,text_encoder*,tokenizer*}/*',
@@ -24,8 +24,8 @@ const CHECKPOINT = [
 ]
 
 /**
- * The directory that holds the built-in models in these tiers as `nano-fp8`, `nano-turbo-fp8` and so on, compiled now unless they were
- * before; `seconds` is what that took.
+ * The directory of the built-in models in these tiers, as `nano-fp8`, `nano-turbo-fp8` and so on. Compiles missing ones; `seconds` is the
+ * duration.
  */
 export async function builtInPackages(
   tiers: readonly Tier[] = SERVED_TIERS,
@@ -47,7 +47,7 @@ export async function builtInPackage(model: BuiltInModel, tier: Tier): Promise<s
   return path.join((await builtInPackages([tier])).directory, `${model}-${tier}`)
 }
 
-/** Puts nano's tokenizers beside weights that have none of their own. */
+/** Copies nano's tokenizers into a checkpoint without tokenizers. */
 export async function copyTokenizers(out: string): Promise<void> {
   for (const name of ['tokenizer', 'tokenizer_2', 'tokenizer_3'])
     await cp(path.join(NANO, name), path.join(out, name), { recursive: true })

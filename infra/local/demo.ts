@@ -1,51 +1,45 @@
-// `npm run demo -- "a prompt"`: a prompt becomes a picture through the real worker and the real GPU function on this machine.
+// `npm run demo -- "a prompt"`: generates an image with the worker and the GPU function on this machine.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import type { JobView, PublicJob } from '../../edge/dialects/public-job.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { type Local, startLocal } from './local.ts'
-import { knownIn, readVocabulary } from './vocabulary.ts'
+import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
 
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
+/** The reply of POST /v1/images/generations. */
 type Reply = {
   data: { b64_json: string; seed: number; content_type: string }[]
   size: string
-  octet: {
-    job: string
-    route: string
-    model: string
-    tier: string
-    steps: number
-    guidance_scale: number
-    reason: string
-    timings: Record<string, number>
-    warnings: { message: string }[]
-  }
+  octet: { job: string } & Pick<
+    PublicJob,
+    'route' | 'model' | 'tier' | 'steps' | 'guidance_scale' | 'reason' | 'timings' | 'warnings'
+  >
 }
-type Job = { id: string; state: string; progress: { step?: number; steps?: number } | null }
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
 
 function outputPath(text: string): string {
   if (FORMATS[path.extname(text)]) return text
-  throw new InvalidArgumentError(`its ending must be one of ${Object.keys(FORMATS).join(', ')}`)
+  throw new InvalidArgumentError(`The extension must be one of ${Object.keys(FORMATS).join(', ')}.`)
 }
 
 async function main(): Promise<void> {
   const command = new Command('demo')
-    .description('Makes a picture of a prompt with the built-in model, on this machine.')
-    .argument('<prompt>')
+    .description('Generates an image with the built-in model on this machine.')
+    .argument('<prompt>', 'description of the image')
     .addOption(
-      new Option('--route <route>', 'turbo is 4 steps, full all of them; chosen by the worker unless given').choices([
+      new Option('--route <route>', 'turbo has 4 steps, full all of them; chosen by the worker by default').choices([
         'turbo',
         'full',
       ]),
     )
-    .option('--size <WxH>', "such as 256x256; the model's own by default")
-    .option('--seed <number>', 'the same seed makes the same picture', wholeNumber)
+    .option('--size <WxH>', "such as 256x256; the model's default otherwise")
+    .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
     .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
-    .option('--json', 'one JSON object in place of text')
+    .option('--json', 'print one JSON object instead of text')
     .parse()
   const flags = command.opts<Flags>()
   const say = flags.json ? () => {} : (text: string) => console.log(text)
@@ -70,8 +64,8 @@ async function main(): Promise<void> {
 const round = (seconds: number) => Number(seconds.toFixed(2))
 
 function startLine({ seconds: { compile, gpu, worker } }: Local): string {
-  const compiled = compile > 0.2 ? `model compiled in ${round(compile)} s` : 'model compiled before'
-  return `${compiled}, GPU function warm in ${round(gpu)} s, worker up in ${round(worker)} s`
+  const compiled = compile > 0.2 ? `model compiled in ${round(compile)} s` : 'model already compiled'
+  return `${compiled}, GPU function warm in ${round(gpu)} s, worker ready in ${round(worker)} s`
 }
 
 async function generate(local: Local, prompt: string, { route, size, seed, out, json }: Flags): Promise<Reply> {
@@ -90,7 +84,7 @@ async function generate(local: Local, prompt: string, { route, size, seed, out, 
   const response = await request.finally(() => watching.abort())
   await watched
   const reply = (await response.json()) as Reply & { detail?: string }
-  if (!response.ok) throw new Error(reply.detail ?? `the worker answered ${response.status}`)
+  if (!response.ok) throw new Error(reply.detail ?? `the worker returned ${response.status}`)
   return reply
 }
 
@@ -104,11 +98,11 @@ async function watch({ url }: Local, headers: Record<string, string>, signal: Ab
   let [id, shown] = ['', '']
   while (!signal.aborted) {
     await new Promise((resolve) => setTimeout(resolve, 100))
-    id ||= (await read<{ data: Job[] }>(`${url}/v1/jobs?limit=1`, headers, signal))?.data[0]?.id ?? ''
-    const job = id && (await read<Job>(`${url}/v1/jobs/${id}`, headers, signal))
+    id ||= (await read<{ data: JobView[] }>(`${url}/v1/jobs?limit=1`, headers, signal))?.data[0]?.id ?? ''
+    const job = id && (await read<JobView>(`${url}/v1/jobs/${id}`, headers, signal))
     if (!job) continue
-    const { step, steps } = job.progress ?? {}
-    const text = step ? `${job.state}: step ${step} of ${steps}` : job.state
+    const { state, progress } = job
+    const text = progress && 'step' in progress ? `${state}: step ${progress.step} of ${progress.steps}` : state
     if (text !== shown) process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${text}` : `${text}\n`)
     shown = text
   }
@@ -119,17 +113,17 @@ function report({ data: [image], size, octet }: Reply, out: string, total: numbe
   const { route, model, tier, steps, guidance_scale, reason, timings, warnings } = octet
   console.log(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
   for (const { message } of warnings) console.log(`Note: ${message}`)
-  const parts = Object.entries(timings).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
-  console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in all, start included`)
+  const parts = Object.entries(timings ?? {}).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
+  console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in total, including the start`)
   console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
 }
 
-/** What of the prompt can be expected in the picture. */
+/** Which objects of the prompt nano can draw. */
 async function hint(prompt: string): Promise<string> {
   const vocabulary = await readVocabulary()
-  const known = knownIn(prompt, vocabulary)
-  if (known.length > 0) return `nano knows of this prompt: ${known.join(', ')}`
-  const world = `nano knows ${vocabulary.sprites.length} things, all in gpu-fn/nano/vocabulary.json`
+  const known = findDrawableObjects(prompt, vocabulary)
+  if (known.length > 0) return `Objects of this prompt that nano can draw: ${known.join(', ')}`
+  const world = `nano can draw ${vocabulary.sprites.length} objects, listed in gpu-fn/nano/vocabulary.json`
   return `${world}, and none is in this prompt; try "a red heart on a blue background"`
 }
 

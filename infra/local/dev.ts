@@ -1,14 +1,20 @@
-// `npm run dev`: both servers with reload, a key, and the address to send prompts to.
+// `npm run dev`: both servers with reload, and an API key.
 import path from 'node:path'
+import { Command } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { startLocal } from './local.ts'
 
-const PORT = 8787
+const { port } = new Command('dev')
+  .description('Starts the worker and the GPU function with reload, and creates an API key.')
+  .option('--port <number>', 'port of the worker; the GPU function uses the next one', parseWholeNumber, 8787)
+  .parse()
+  .opts<{ port: number }>()
 
 endOnSignals()
 
 const local = await startLocal({
-  port: PORT,
+  port,
   watch: true,
   persist: path.join(import.meta.dirname, '../../.octet/dev'),
   onLog: console.log,

@@ -1,4 +1,4 @@
-// The real GPU function as a process on this machine.
+// The GPU function as a local process.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -11,7 +11,7 @@ export type LocalGpuOptions = {
   packages: string
   /** The edge's public key, a JWK. */
   edgePublicKey: string
-  /** `model:tier` to have warm before it is ready. */
+  /** Comma-separated `model:tier` to load and warm up before readiness. */
   preload: string
   /** Called with every line of its JSON log. */
   onLog?: (line: string) => void
@@ -20,11 +20,11 @@ export type LocalGpuOptions = {
   port?: number
 }
 
-/** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish what it runs. */
+/** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
 export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   const env = {
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_'))),
-    // Its log tells when it is ready.
+    // Readiness is read from its log.
     LOG_LEVEL: 'info',
     PORT: String(options.port ?? 0),
     HOST: '127.0.0.1',
@@ -35,7 +35,7 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
   const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
     env,
     stdio: ['ignore', 'pipe', 'inherit'],
-    // A group of its own, so that it ends together with what --watch starts, and a Ctrl-C of the terminal does not reach it twice.
+    // A process group, which includes the child of --watch, and which does not receive Ctrl-C from the terminal a second time.
     detached: true,
   })
   const exited = once(child, 'exit')

@@ -1,4 +1,4 @@
-// Octet whole on this machine: GPU function, worker, an account with a key.
+// The whole system on this machine: GPU function, worker, and an account with an API key.
 import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
@@ -11,21 +11,21 @@ import { startWorker } from './worker.ts'
 export type Local = {
   url: string
   key: string
-  /** The operator's, for `npm run keys` and `npm run job`. */
+  /** The operator token for `npm run keys` and `npm run job`. */
   adminToken: string
-  /** Seconds that each part of the start took. */
+  /** Duration of each part of the start, in seconds. */
   seconds: { compile: number; gpu: number; worker: number }
   stop: () => Promise<void>
 }
 export type LocalOptions = {
-  /** Of the worker; any free one unless given. With `watch` the GPU function takes the next. */
+  /** Port of the worker; any free one by default. With `watch`, the GPU function uses the next port. */
   port?: number
   watch?: boolean
   persist?: string
   onLog?: (line: string) => void
 }
 
-/** Starts everything with the built-in models. Whatever started is stopped again when a later part fails. */
+/** Starts all parts with the built-in models. If one fails, stops those that were started. */
 export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   const stops: (() => Promise<unknown>)[] = []
   const stop = async () => {
@@ -35,7 +35,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     const packages = await builtInPackages()
     const { secrets, gpuPublicKey } = await createSecrets()
     const preload = BUILT_IN_MODELS.map((model) => `${model}:${SERVED_TIERS[0]}`).join()
-    // A GPU function that reloads must come back where the worker looks for it.
+    // A GPU function that reloads must keep its address.
     const watch = options.watch
       ? { nodeFlags: ['--watch', '--watch-preserve-output'], port: (options.port ?? 8787) + 1 }
       : {}
@@ -63,10 +63,10 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
       logLevel: options.watch ? 'log' : 'error',
     })
     stops.push(worker.stop)
-    // After a signal, the worker's own handler has ended workerd by then.
+    // After a signal, wrangler's own handler has already ended workerd.
     if (!options.persist) process.once('exit', () => rmSync(persist, { recursive: true, force: true, maxRetries: 5 }))
     const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', {
-      label: 'made at start',
+      label: 'created at start',
     })
     return {
       url: worker.url,

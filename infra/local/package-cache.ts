@@ -1,4 +1,4 @@
-// What is compiled once for one state of the sources and kept in .octet/ beside package.json, for all processes that ask.
+// A cache of compiled packages in .octet/ of the repository, keyed by the content of the sources and shared by all processes.
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
@@ -7,7 +7,7 @@ import path from 'node:path'
 export const ROOT = path.join(import.meta.dirname, '../..')
 const HOUR = 3_600_000
 
-/** Names one state of the files that match `globs`, absolute or relative to the repository, in 16 hexadecimal digits. */
+/** A digest, 16 hexadecimal digits, of the files that match `globs`, which are absolute or relative to the repository. */
 export async function digestOf(globs: readonly string[]): Promise<string> {
   const files: string[] = []
   for await (const file of fs.glob(globs, { cwd: ROOT })) files.push(file)
@@ -16,7 +16,7 @@ export async function digestOf(globs: readonly string[]): Promise<string> {
   return hash.digest('hex').slice(0, 16)
 }
 
-/** The directory of one state, made now unless it is there. What earlier states left goes, unless a process of this hour may use it. */
+/** Creates the directory of one digest and deletes directories of other digests that have not been used for an hour. */
 export async function cacheDirectory(kind: string, digest: string): Promise<string> {
   const states = path.join(ROOT, '.octet', kind)
   const directory = path.join(states, digest)
@@ -29,7 +29,9 @@ export async function cacheDirectory(kind: string, digest: string): Promise<stri
   return directory
 }
 
-/** Has `make` write a package to a path of its own and puts it at `directory`; does nothing when one is there, also by a process beside. */
+/**
+ * Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it.
+ */
 export async function makeOnce(
   directory: string,
   make: (out: string, scratch: string) => Promise<unknown>,
@@ -40,7 +42,7 @@ export async function makeOnce(
     const out = path.join(scratch, 'package')
     await make(out, scratch)
     await fs.rename(out, directory).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // another process was first
+      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // a concurrent process was faster
     })
   } finally {
     await fs.rm(scratch, { recursive: true })

@@ -1,9 +1,9 @@
-// `npm run pictures`: the strip of pictures in the README, each prompt by nano and by nano-turbo in FP8.
+// `npm run pictures`: the sample images of the README, by nano and nano-turbo in FP8.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command } from 'commander'
 import sharp, { type OverlayOptions } from 'sharp'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { type BUILT_IN_MODELS, builtInPackage } from './built-in-model.ts'
 import { render, withPipeline } from './render.ts'
 
@@ -20,9 +20,9 @@ const GAP = 8
 const CAPTION = 44
 
 const { out, seed } = new Command('pictures')
-  .description('Draws six prompts, nano above and nano-turbo below, into one JPEG with the prompts under them.')
-  .option('--out <file>', 'a .jpg', 'docs/nano.jpg')
-  .option('--seed <number>', 'of the first prompt; the next has the next', wholeNumber, 1)
+  .description('Generates images of six prompts with nano and nano-turbo as one JPEG with captions.')
+  .option('--out <file>', 'output file, a .jpg', 'docs/nano.jpg')
+  .option('--seed <number>', 'seed of the first prompt, incremented for each prompt', parseWholeNumber, 1)
   .parse()
   .opts<{ out: string; seed: number }>()
 

@@ -1,14 +1,14 @@
-// Images without a server: the pipeline alone, on this thread.
+// Image generation without a server: the pipeline on this thread.
 
 import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
 import type { PipelineEvent } from '../../gpu-fn/pipeline/events.ts'
 import { type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 
-/** Steps, guidance scale and size are the package's own unless given. */
+/** Steps, guidance scale and size are the package's defaults unless set. */
 export type RenderRequest = Pick<Txt2ImgRequest, 'prompt' | 'seed'> & Partial<Txt2ImgRequest>
 
-/** Makes one image and returns its file, a PNG unless asked otherwise. `onEvent` is told of all that happens. */
+/** Generates one image and returns the encoded file, a PNG by default. `onEvent` receives every event of the pipeline. */
 export async function render(
   pipeline: OpenPipeline,
   request: RenderRequest,
@@ -25,11 +25,11 @@ export async function render(
     onEvent(event)
     if (event.type === 'image') file = event.data
   }
-  if (!file) throw new Error('the pipeline gave no image')
+  if (!file) throw new Error('the pipeline returned no image')
   return file
 }
 
-/** Opens the package in a directory for the time of `use`. */
+/** Opens the package in a directory for the duration of `use`. */
 export async function withPipeline<T>(
   directory: string,
   use: (pipeline: OpenPipeline) => Promise<T>,

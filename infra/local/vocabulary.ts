@@ -1,4 +1,4 @@
-// What nano has learned to draw, and the words for it.
+// The objects that nano can draw, and the words for them.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
@@ -14,8 +14,8 @@ export type Vocabulary = z.infer<typeof vocabulary>
 export const readVocabulary = async (): Promise<Vocabulary> =>
   vocabulary.parse(JSON.parse(await fs.readFile(path.join(NANO, 'vocabulary.json'), 'utf8')))
 
-/** The sprites and backgrounds that a prompt names, in the singular or the plural; of words that overlap the longest counts. */
-export function knownIn(prompt: string, { sprites, backgrounds }: Vocabulary): string[] {
+/** The sprites and backgrounds named in a prompt, in singular or plural. Of overlapping words, the longest counts. */
+export function findDrawableObjects(prompt: string, { sprites, backgrounds }: Vocabulary): string[] {
   const words = [
     ...sprites.flatMap(({ name, words }) => [name, ...words].map((word) => ({ word, name }))),
     ...backgrounds.map((name) => ({ word: name, name })),

@@ -1,31 +1,24 @@
-// The real worker in the real workerd on this machine, without an account and without network.
+// The worker in a local workerd, without an account or a network.
 import { execFile } from 'node:child_process'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import type * as z from 'zod'
+import type { catalogTable } from '../../edge/config/catalog.ts'
 import { makePrivateDirectory, tightenFile } from '../command/private-files.ts'
 import type { Secrets } from '../operator/secrets.ts'
 
-/** An offer of edge/config/catalog.ts; checked by the worker when it first reads it. */
-export type LocalOffer = {
-  route: 'turbo' | 'full'
-  model: string
-  tier: string
-  steps: number
-  guidance_scale: number
-  width: number
-  height: number
-  max_pixels: number
-}
+/** An offer of the worker's catalog, which validates it. */
+export type LocalOffer = z.input<typeof catalogTable>['offers'][number]
 
 export type LocalWorkerOptions = {
   /** Address of the GPU function, the catalog's endpoint `default`. */
   gpuUrl: string
   /** Directory for the state of R2 and the Durable Objects; made private. */
   persist: string
-  /** The D1 database of that directory is up to date: another start has seen to it. */
+  /** Skips the migration of D1, because an earlier start has applied it. */
   migrated?: boolean
   secrets: Secrets
-  /** What is served; wrangler.toml's when left out. */
+  /** Offered models; those of wrangler.toml by default. */
   catalog?: { offers: LocalOffer[] }
   /** Other variables of wrangler.toml, such as GPU_START_SECONDS. */
   vars?: Record<string, string>
@@ -35,7 +28,7 @@ export type LocalWorkerOptions = {
   entrypoint?: string
   /** Reload when a source file of the worker changes. */
   watch?: boolean
-  /** What of wrangler's own log is shown: 'error' by default, so that it stays quiet. */
+  /** Level of wrangler's own log; 'error' by default. */
   logLevel?: 'error' | 'log'
 }
 
@@ -58,17 +51,17 @@ const OFFLINE = { WRANGLER_SEND_METRICS: 'false', WRANGLER_WRITE_LOGS: 'false', 
 
 const root = path.join(import.meta.dirname, '../..')
 
-/** Brings the D1 database of a directory up to edge/migrations/. What was applied before is left alone. */
+/** Applies the pending migrations of edge/migrations/ to the D1 database of a directory. */
 async function migrate(persist: string): Promise<void> {
   const wrangler = path.join(root, 'node_modules/wrangler/bin/wrangler.js')
   const command = ['d1', 'migrations', 'apply', 'DB', '--local', '--persist-to', persist]
   await promisify(execFile)(process.execPath, [wrangler, ...command], { cwd: root, env: { ...process.env, CI: '1' } })
 }
 
-/** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd; nothing is left running. */
+/** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd. */
 export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   const logLevel = options.logLevel ?? 'error'
-  // What queues log escapes the worker's own level: it is told by this one.
+  // Queues ignore `logLevel` and follow this variable.
   Object.assign(process.env, OFFLINE, { WRANGLER_LOG: logLevel })
   // Wrangler reads the settings; the state contains API key hashes, webhook secrets, prompts and images.
   await tightenFile(path.join(root, '.dev.vars'), console.warn)

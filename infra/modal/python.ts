@@ -1,4 +1,4 @@
-// The Python that has Modal's package: of .octet/modal, which `npm run modal:setup` makes, else the machine's own when it has it.
+// The Python with Modal's package: that of .octet/modal, created by `npm run modal:setup`, or else the system's.
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
@@ -6,7 +6,7 @@ import { ROOT } from '../local/package-cache.ts'
 
 const VENV = path.join(ROOT, '.octet', 'modal')
 
-/** The interpreter, or null: say then that `npm run modal:setup` is needed. */
+/** The interpreter; null if neither has the package, which `npm run modal:setup` installs. */
 export function modalPython(): string | null {
   const own = path.join(VENV, 'bin', 'python')
   if (existsSync(own)) return own
@@ -18,5 +18,5 @@ export function modalPython(): string | null {
   }
 }
 
-/** The command line of Modal, for the start of a command. */
+/** The first words of a Modal command line. */
 export const modalCommand = (python = modalPython()) => (python ? [python, '-m', 'modal'] : ['modal'])

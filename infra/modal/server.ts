@@ -21,7 +21,10 @@ export type ModalServer = {
   close(): void
 }
 
-/** Opens the deployed server of a configuration, with the account of `modal setup` or MODAL_TOKEN_ID and MODAL_TOKEN_SECRET. Throws if it is not deployed. */
+/**
+ * Opens the deployed server of a configuration, with the account of `modal setup` or MODAL_TOKEN_ID and MODAL_TOKEN_SECRET. Throws if it is
+ * not deployed.
+ */
 export async function openModalServer({ gpu }: Pick<DeployConfig, 'gpu'>, given?: ModalClient): Promise<ModalServer> {
   // Loaded on demand: `modal` is a development dependency.
   const client = given ?? new (await import('modal')).ModalClient()

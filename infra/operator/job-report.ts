@@ -1,4 +1,4 @@
-// `npm run job -- ID`: what happened to a job, on one screen, for the operator of a local or a deployed worker.
+// `npm run job -- ID`: a report on a job, for the operator of a local or deployed worker.
 import { Command, Option } from 'commander'
 import type { JobReport } from '../../edge/operations/replies.ts'
 
@@ -30,7 +30,7 @@ function jobLines(found: NonNullable<JobReport['job']>, events: Entry[]): string
   const { decision, asked, created, finished, timings, ran, error, settled, announced } = found
   return [
     line('created', `${iso(created)} with key ${found.keyId}${found.name === null ? '' : `, as ${found.name}`}`),
-    line('asked', fieldsOf(asked)),
+    line('request', fieldsOf(asked)),
     line('route', `${decision.route} at endpoint ${decision.endpoint}: ${decision.reason}`),
     ...events.map((each) => eventLine(created, each)),
     line('finished', finished === null ? 'not yet' : `${iso(finished)}, ${since(created, finished)}`),
@@ -41,24 +41,24 @@ function jobLines(found: NonNullable<JobReport['job']>, events: Entry[]): string
   ]
 }
 
-/** Whether an image is where it should be; one that is gone without a reason is lost. */
-function whereabouts({ in_store, deleted, expires_at }: NonNullable<JobReport['images']>[number]): string {
+/** The storage state of an image. One that is neither stored, deleted nor expired is lost. */
+function describeStorage({ in_store, deleted, expires_at }: NonNullable<JobReport['images']>[number]): string {
   if (deleted) return 'deleted by its owner'
   if (expires_at * 1000 <= Date.now()) return `expired at ${iso(expires_at * 1000)}`
-  return in_store ? 'stored' : 'NOT IN THE STORE'
+  return in_store ? 'stored' : 'LOST'
 }
 
-/** The report as text. */
+/** Formats the report as text. */
 export function formatReport({ id, account, job, ledger, events = [], images = [], webhooks = [] }: JobReport): string {
   const money = ledger
     ? `${ledger.state}, ${dollars(ledger.charged)} of ${dollars(ledger.amount)}${ledger.settled ? ` at ${iso(ledger.settled)}` : ''}`
     : 'no entry'
   return [
-    `${id} of account ${account}: ${job?.state ?? 'reserved, but never created; its reservation is released by itself'}`,
+    `${id} of account ${account}: ${job?.state ?? 'reserved, but never created; its reservation will be released'}`,
     ...(job ? jobLines(job, events) : []),
     line('ledger', money),
     ...images.map((each) =>
-      line('image', `${each.key}, ${each.bytes} bytes, ${whereabouts(each)}, ${each.receipt ? '' : 'no '}receipt`),
+      line('image', `${each.key}, ${each.bytes} bytes, ${describeStorage(each)}, ${each.receipt ? '' : 'no '}receipt`),
     ),
     ...(webhooks.length > 0 ? webhooks.flatMap(deliveryLines) : [line('webhook', 'none')]),
   ].join('\n')
@@ -66,25 +66,27 @@ export function formatReport({ id, account, job, ledger, events = [], images = [
 
 type Target = { url: string; token: string; account?: string }
 
-/** Asks the worker. Throws with what it says. */
+/** Requests the report from the worker. Throws with the worker's error message. */
 export async function readReport(id: string, { url, token, account }: Target): Promise<JobReport> {
   const address = new URL(`/v1/operator/jobs/${encodeURIComponent(id)}`, url)
   if (account !== undefined) address.searchParams.set('account', account)
   const response = await fetch(address, { headers: { authorization: `Bearer ${token}` } }).catch((cause) => {
-    throw new Error(`no worker answers at ${url}; name it with --url`, { cause })
+    throw new Error(`no worker responds at ${url}; set --url`, { cause })
   })
   const reply: unknown = await response.json().catch(() => ({}))
-  if (!response.ok) throw new Error((reply as { detail?: string }).detail ?? `${url} answers ${response.status}`)
+  if (!response.ok) throw new Error((reply as { detail?: string }).detail ?? `${url} returned ${response.status}`)
   return reply as JobReport
 }
 
 if (import.meta.main) {
   await new Command('job')
-    .description('What happened to a job.')
-    .argument('<id>', 'job_…, or the name that the account gave it')
-    .option('--account <name>', 'whose job it is; needed for a name, and for a job that was never created')
-    .addOption(new Option('--url <address>', 'the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
-    .addOption(new Option('--token <token>', 'its operator token').env('OCTET_ADMIN_TOKEN').makeOptionMandatory())
+    .description('Reports on a job: request, route, events, ledger, images and webhooks.')
+    .argument('<id>', 'job_…, or the name given by the account')
+    .option('--account <name>', 'account of the job; required for a name, and for a job that was never created')
+    .addOption(new Option('--url <address>', 'address of the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
+    .addOption(
+      new Option('--token <token>', 'operator token of the worker').env('OCTET_ADMIN_TOKEN').makeOptionMandatory(),
+    )
     .action(async (id, target) => console.log(formatReport(await readReport(id, target))))
     .parseAsync()
     .catch((error: Error) => {

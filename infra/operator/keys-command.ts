@@ -1,4 +1,4 @@
-// `npm run keys -- …`: keys, limits and credit for the operator. The same command serves a local and a deployed worker.
+// `npm run keys -- …`: API keys, limits and credit, for the operator of a local or deployed worker.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
@@ -10,17 +10,17 @@ import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecre
 const day = (seconds: number) => new Date(seconds * 1000).toISOString().slice(0, 10)
 const dollars = (microdollars: number) => `$${(microdollars / 1e6).toFixed(6)}`
 
-function stateOf({ revoked, expires }: keys.Key): string {
+function formatState({ revoked, expires }: keys.Key): string {
   if (revoked !== null) return `revoked ${day(revoked)}`
   if (expires === null) return 'active'
   return expires * 1000 > Date.now() ? `until ${day(expires)}` : `expired ${day(expires)}`
 }
-function makerOf({ created_by, creator_revoked }: keys.Key): string {
+function formatCreator({ created_by, creator_revoked }: keys.Key): string {
   if (created_by === null) return ''
   return creator_revoked ? ` by ${created_by} (revoked, or created by a revoked key)` : ` by ${created_by}`
 }
 const row = (key: keys.Key) =>
-  `${key.id}  made ${day(key.created)}${makerOf(key)}  ${stateOf(key)}  ${key.scopes.join(',')}  ${key.label}`
+  `${key.id}  created ${day(key.created)}${formatCreator(key)}  ${formatState(key)}  ${key.scopes.join(',')}  ${key.label}`
 
 const limitsText = (limits: keys.Limits) =>
   Object.entries(limits)
@@ -37,15 +37,15 @@ const money = (text: string) => {
   throw new InvalidArgumentError('It must be an amount of dollars with at most 6 decimals.')
 }
 
-/** A limit, or "none", which stays a word: commander makes an empty text of a null. */
+/** Parses a limit. "none" remains text, because commander replaces null with an empty string. */
 const limit = (parse: (text: string) => number) => (text: string) => (text === 'none' ? text : parse(text))
 const limited = (command: Command) =>
   command
-    .option('--rate <n>', 'requests a minute, or none', limit(whole))
-    .option('--concurrency <n>', 'jobs at a time, or none', limit(whole))
-    .option('--daily <dollars>', 'most it may spend in a day, or none', limit(money))
-    .option('--monthly <dollars>', 'most it may spend in a month, or none', limit(money))
-    .option('--total <dollars>', 'most it may ever spend, or none', limit(money))
+    .option('--rate <n>', 'requests per minute, or none', limit(whole))
+    .option('--concurrency <n>', 'concurrent jobs, or none', limit(whole))
+    .option('--daily <dollars>', 'maximum spend per day, or none', limit(money))
+    .option('--monthly <dollars>', 'maximum spend per month, or none', limit(money))
+    .option('--total <dollars>', 'maximum total spend, or none', limit(money))
 
 const LIMIT_NAMES = {
   rate: 'requests_per_minute',
@@ -56,7 +56,7 @@ const LIMIT_NAMES = {
 } as const
 type LimitOptions = Partial<Record<keyof typeof LIMIT_NAMES, number | 'none'>>
 
-/** The limits that were named, as the API names them. */
+/** The limits set by options, with the names of the API. */
 function limitsOf(options: LimitOptions): Partial<keys.Limits> {
   const named = Object.entries(options).map(([option, value]) => [LIMIT_NAMES[option as keyof LimitOptions], value])
   return Object.fromEntries(named.map(([name, value]) => [name, value === 'none' ? null : value]))
@@ -65,19 +65,21 @@ function limitsOf(options: LimitOptions): Partial<keys.Limits> {
 const target = (command: Command) =>
   command
     .requiredOption('--account <name>', 'the account')
-    .addOption(new Option('--url <address>', 'the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
-    .addOption(new Option('--token <token>', 'its operator token').env('OCTET_ADMIN_TOKEN').makeOptionMandatory())
+    .addOption(new Option('--url <address>', 'address of the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
+    .addOption(
+      new Option('--token <token>', 'operator token of the worker').env('OCTET_ADMIN_TOKEN').makeOptionMandatory(),
+    )
 
 function show({ key, id }: { key: string; id: string }, account: string): void {
-  console.error(`Key ${id} of ${account}. It is shown only now:`)
+  console.error(`Key ${id} of ${account}. It is shown only once:`)
   console.log(key)
 }
 
 function keyCommands(program: Command): void {
-  limited(target(program.command('create').description('make a key and show it, once')))
-    .option('--label <text>', 'what it is for', '')
-    .option('--scopes <list>', 'generate, read, admin', 'generate,read')
-    .option('--expires-in <seconds>', 'when it ends', whole)
+  limited(target(program.command('create').description('create a key and show it once')))
+    .option('--label <text>', 'purpose of the key', '')
+    .option('--scopes <list>', 'comma-separated, from generate, read, admin', 'generate,read')
+    .option('--expires-in <seconds>', 'validity from now on', whole)
     .action(async ({ account, label, scopes, expiresIn, url, token, ...limits }) => {
       const options = { label, scopes: scopes.split(','), limits: limitsOf(limits), expires_in: expiresIn ?? null }
       show(await keys.createKey({ url, token }, account, options), account)
@@ -86,7 +88,7 @@ function keyCommands(program: Command): void {
     const rows = (await keys.listKeys(worker, account)).map(row)
     console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
   })
-  target(program.command('show <id>').description('show a key, its limits and what it has used')).action(
+  target(program.command('show <id>').description('show a key, its limits and its usage')).action(
     async (id, { account, ...worker }) => {
       const key = await keys.describeKey(worker, account, id)
       const { spent_microdollars, reserved_microdollars, open_jobs } = key.used
@@ -96,22 +98,24 @@ function keyCommands(program: Command): void {
       )
     },
   )
-  target(program.command('rotate <id>').description('make a key in the place of another'))
-    .option('--overlap <seconds>', 'how long the old one holds', whole, 24 * 3600)
+  target(program.command('rotate <id>').description('replace a key with a new one'))
+    .option('--overlap <seconds>', 'remaining validity of the old key', whole, 24 * 3600)
     .action(async (id, { account, overlap, ...worker }) =>
       show(await keys.rotateKey(worker, account, id, overlap), account),
     )
-  target(program.command('revoke <id>').description('end a key at once')).action(async (id, { account, ...worker }) => {
-    await keys.revokeKey(worker, account, id)
-    console.error(`Key ${id} of ${account} is revoked.`)
-  })
+  target(program.command('revoke <id>').description('revoke a key immediately')).action(
+    async (id, { account, ...worker }) => {
+      await keys.revokeKey(worker, account, id)
+      console.error(`Key ${id} of ${account} is revoked.`)
+    },
+  )
 }
 
 function accountCommands(program: Command): void {
-  limited(target(program.command('account').description('show an account; with options, change it first')))
-    .option('--prepaid', 'jobs need a balance')
-    .option('--postpaid', 'jobs need none')
-    .option('--stripe-customer <id>', 'whom usage is reported for')
+  limited(target(program.command('account').description('show an account, and change it with options')))
+    .option('--prepaid', 'the balance must cover each job')
+    .option('--postpaid', 'jobs need no balance')
+    .option('--stripe-customer <id>', 'customer for reports of usage')
     .action(async ({ account, url, token, prepaid, postpaid, stripeCustomer, ...limits }) => {
       const change = {
         ...((prepaid || postpaid) && { prepaid: Boolean(prepaid) }),
@@ -121,9 +125,9 @@ function accountCommands(program: Command): void {
       if (Object.keys(change).length > 0) await keys.configureAccount({ url, token }, account, change)
       printAccount(await keys.describeAccount({ url, token }, account))
     })
-  target(program.command('credit <id>').description('add credit once for an id, such as an invoice'))
-    .requiredOption('--amount <dollars>', 'how much', money)
-    .option('--note <text>', 'why', '')
+  target(program.command('credit <id>').description('add credit, once per id, such as an invoice number'))
+    .requiredOption('--amount <dollars>', 'amount of credit', money)
+    .option('--note <text>', 'reason', '')
     .action(async (id, { account, amount, note, ...worker }) => {
       const { balance_microdollars } = await keys.addCredit(worker, account, id, amount, note)
       console.log(`${account} has a balance of ${dollars(balance_microdollars)}.`)
@@ -159,7 +163,7 @@ function printDeletion({ state, step, continues, completed, jobs_deleted, ...sum
 
 function dataCommands(program: Command): void {
   target(program.command('export').description('export all data of an account as JSON Lines'))
-    .requiredOption('--out <file>', 'where to')
+    .requiredOption('--out <file>', 'output file')
     .option('--images <directory>', 'also download its images, one directory per job')
     .action(async ({ account, out, images, ...worker }) => {
       const exported = await exportAccount(worker, account, out, images)
@@ -185,7 +189,10 @@ program
   .command('secrets')
   .description('generate secrets for a worker: npm run keys -- secrets --out .dev.vars')
   .option('--out <file>', 'write them to this file, readable by its owner only, instead of printing them')
-  .option('--rotate <file>', 'the secrets of this .dev.vars file instead, with a new pepper and receipt key in front')
+  .option(
+    '--rotate <file>',
+    'use the secrets of this .dev.vars file, with a new pepper and receipt key as the first ones',
+  )
   .action(async ({ rotate, out }: { rotate?: string; out?: string }) => {
     const text = rotate === undefined ? await freshSecrets() : await rotatedSecrets(rotate)
     if (out === undefined) {

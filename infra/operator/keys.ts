@@ -1,4 +1,4 @@
-// What the operator asks of a worker about keys and accounts, over the worker's own HTTP.
+// Client of the worker's API for keys and accounts, for the operator.
 
 import type { Scope } from '../../edge/auth/scopes.ts'
 import type { Limits } from '../../edge/config/limits.ts'
@@ -13,10 +13,10 @@ export async function request({ url, token }: Target, method: string, path: stri
   const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
   const init = body === undefined ? { method, headers } : { method, headers, body: JSON.stringify(body) }
   const response = await fetch(new URL(path, url), init).catch((cause) => {
-    throw new Error(`no worker answers at ${url}; start it with "npx wrangler dev", or name it with --url`, { cause })
+    throw new Error(`no worker responds at ${url}; start one with "npm run dev", or set --url`, { cause })
   })
   if (response.ok) return response
-  throw new Error(detailOf(await response.text()) ?? `${url} answers ${response.status}`)
+  throw new Error(detailOf(await response.text()) ?? `${url} returned ${response.status}`)
 }
 
 async function call<T>(target: Target, method: string, path: string, body?: unknown): Promise<T> {
@@ -35,22 +35,22 @@ function detailOf(text: string): string | null {
 const keyPath = (account: string, id = '', action = '') =>
   `/v1/keys${id && `/${encodeURIComponent(id)}`}${action}?account=${encodeURIComponent(account)}`
 
-/** Creates a key and returns it: this is the only time that its text is known. */
+/** Creates a key. Its text is returned only here. */
 export const createKey = (target: Target, account: string, options: NewKey = {}) =>
   call<KeyReply & { key: string }>(target, 'POST', '/v1/keys', { account, ...options })
 
 export const listKeys = async (target: Target, account: string) =>
   (await call<{ data: KeyReply[] }>(target, 'GET', keyPath(account))).data
 
-/** A key and what its line of keys has used. */
+/** A key and the usage of its lineage. */
 export const describeKey = (target: Target, account: string, id: string) =>
   call<KeyReply & { used: KeyUse }>(target, 'GET', keyPath(account, id))
 
-/** A new key in the place of an old one, which holds for `overlapSeconds` more. */
+/** Replaces a key with a new one. The old one stays valid for `overlapSeconds`. */
 export const rotateKey = (target: Target, account: string, id: string, overlapSeconds: number) =>
   call<KeyReply & { key: string }>(target, 'POST', keyPath(account, id, '/rotate'), { overlap_seconds: overlapSeconds })
 
-/** Ends a key at once and for good. */
+/** Revokes a key, immediately and permanently. */
 export const revokeKey = (target: Target, account: string, id: string) =>
   call<null>(target, 'DELETE', keyPath(account, id))
 
@@ -59,11 +59,11 @@ export const accountPath = (account: string, part = '') => `/v1/accounts/${encod
 export const describeAccount = (target: Target, account: string) =>
   call<AccountReply>(target, 'GET', accountPath(account))
 
-/** Changes an account's settings; what is left out stays. */
+/** Changes the given settings of an account. */
 export const configureAccount = (target: Target, account: string, settings: object) =>
   call<AccountReply>(target, 'PATCH', accountPath(account), settings)
 
-/** Adds credit once for `id`: the same again changes nothing. */
+/** Adds credit, once per `id`. */
 export const addCredit = (target: Target, account: string, id: string, microdollars: number, note: string) =>
   call<AccountReply>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })
 

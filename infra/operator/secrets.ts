@@ -1,19 +1,19 @@
-// Fresh secrets for a deployment: what the worker needs, and the public half that the GPU function gets.
+// The secrets of a deployment: those of the worker, and the public key for the GPU function.
 import { randomBytes } from 'node:crypto'
 import { parseEnv } from 'node:util'
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, type JWK } from 'jose'
 
-/** The worker's secrets, as `.dev.vars` and `wrangler secret put` name them. */
+/** The worker's secrets, with the names of `.dev.vars` and `wrangler secret put`. */
 export type Secrets = {
   KEY_PEPPER: string
   GPU_SIGNING_KEY: string
   OCTET_ADMIN_TOKEN: string
   RECEIPT_SIGNING_KEYS: string
-  /** Only where usage is reported to Stripe. */
+  /** Enables reports of usage to Stripe. */
   STRIPE_SECRET_KEY?: string
 }
 
-/** Makes random secrets. `gpuPublicKey` is a JWK for the GPU function's OCTET_EDGE_PUBLIC_KEY. */
+/** Creates random secrets. `gpuPublicKey` is a JWK for the GPU function's OCTET_EDGE_PUBLIC_KEY. */
 export async function createSecrets(): Promise<{ secrets: Secrets; gpuPublicKey: string }> {
   const { privateKey, publicKey } = await generateKeyPair('EdDSA', { extractable: true })
   const secrets = {
@@ -25,7 +25,7 @@ export async function createSecrets(): Promise<{ secrets: Secrets; gpuPublicKey:
   return { secrets, gpuPublicKey: JSON.stringify(await exportJWK(publicKey)) }
 }
 
-/** A fresh private key for receipts, named by its RFC 7638 thumbprint. To rotate, it goes in front of those in RECEIPT_SIGNING_KEYS. */
+/** Creates a private key for receipts, with its RFC 7638 thumbprint as id. To rotate, insert it as the first of RECEIPT_SIGNING_KEYS. */
 export async function createReceiptKey(): Promise<JWK & { kid: string }> {
   const { privateKey } = await generateKeyPair('EdDSA', { extractable: true })
   const key = await exportJWK(privateKey)
@@ -34,11 +34,14 @@ export async function createReceiptKey(): Promise<JWK & { kid: string }> {
 
 const VERSIONS = '123456789abcdefghijklmnopqrstuvwxyz'
 
-/** The secrets with a new pepper and a new receipt key in front; what the old ones made still holds. Throws when every pepper version is taken. */
+/**
+ * The secrets with a new pepper and a new receipt key as the first ones; API keys and receipts of the old ones stay valid. Throws if all
+ * pepper versions are in use.
+ */
 export async function rotateSecrets(secrets: Secrets): Promise<Secrets> {
   const taken = secrets.KEY_PEPPER.split(',').map((pair) => pair.trim()[0])
   const version = [...VERSIONS].find((each) => !taken.includes(each))
-  if (!version) throw new Error('KEY_PEPPER has a pepper of every version 1 to z; drop its last one first')
+  if (!version) throw new Error('KEY_PEPPER has peppers of all versions from 1 to z; remove the last one first')
   const keys = JSON.parse(secrets.RECEIPT_SIGNING_KEYS) as unknown[]
   return {
     ...secrets,
@@ -47,12 +50,12 @@ export async function rotateSecrets(secrets: Secrets): Promise<Secrets> {
   }
 }
 
-/** Reads the secrets of a `.dev.vars` file. Throws naming one that is missing. */
+/** Parses the secrets of a `.dev.vars` file. Throws with the name of a missing one. */
 export function parseSecrets(text: string): Secrets {
   const found = parseEnv(text)
   const take = (name: keyof Secrets) => {
     const secret = found[name]
-    if (!secret) throw new Error(`there is no ${name} in the secrets that were given`)
+    if (!secret) throw new Error(`${name} is missing from the secrets`)
     return secret
   }
   const { STRIPE_SECRET_KEY } = found
@@ -65,13 +68,13 @@ export function parseSecrets(text: string): Secrets {
   }
 }
 
-/** The public half of the key that signs for the GPU function. */
+/** The public key for the GPU function, of the private key that signs requests to it. */
 export function gpuPublicKeyOf({ GPU_SIGNING_KEY }: Secrets): string {
   const { d: _, ...publicKey } = JSON.parse(GPU_SIGNING_KEY) as JWK
   return JSON.stringify(publicKey)
 }
 
-/** The same as the text of a `.dev.vars` file. */
+/** Formats the secrets as a `.dev.vars` file. */
 export function formatSecrets(secrets: Secrets, gpuPublicKey: string): string {
   const lines = Object.entries(secrets).map(([name, value]) => `${name}='${value}'`)
   return [

@@ -1,4 +1,4 @@
-// What a picture shows, in the eyes of the classifier that was trained beside nano.
+// The judge: a classifier of nano's objects, trained separately from nano.
 import path from 'node:path'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import { NANO } from '../local/built-in-model.ts'
@@ -7,32 +7,32 @@ import type { Pixels } from '../receipts/compare-images.ts'
 import type { QualityPrompt } from './prompts.ts'
 
 export type Sight = {
-  /** Sprite → how many of it are seen clearly. */
+  /** Number of confidently detected instances, by sprite. */
   sprites: Record<string, number>
-  /** What the picture resembles most, best first, however clearly. */
+  /** The most likely sprites, best first, at any confidence. */
   likeliest: string[]
-  /** At the upper and the lower edge. */
+  /** Background at the upper and the lower edge. */
   background: QualityPrompt['background']
 }
 
 export type Verdict = {
-  /** Among as many of the likeliest sprites as the prompt names is the main one. */
+  /** Whether the main sprite is among the n most likely ones, where n is the number of sprites in the prompt. */
   sprite: boolean
-  /** The main sprite is seen clearly. */
+  /** Whether the main sprite is confidently detected. */
   clear: boolean
-  /** The background is right at both edges. */
+  /** Whether the background is correct at both edges. */
   background: boolean
-  /** Every sprite that was asked for is there as often as asked. */
+  /** Whether every sprite of the prompt is detected in the requested number. */
   count: boolean
 }
 
 export type Judge = { look: (image: Pixels) => Promise<Sight>; release: () => Promise<void> }
 
 const SIDE = 256
-/** No prompt names more. */
+/** The largest number of one sprite in any prompt. */
 const LIKELIEST = 4
 
-/** Opens the classifier. `look` takes pictures of 256 × 256 pixels. */
+/** Opens the classifier. `look` takes images of 256 × 256 pixels. */
 export async function openJudge(): Promise<Judge> {
   const vocabulary = await readVocabulary()
   const sprites = vocabulary.sprites.map(({ name }) => name)
@@ -52,7 +52,7 @@ export async function openJudge(): Promise<Judge> {
   return { look, release: () => session.release() }
 }
 
-/** Whether a picture shows what its prompt asked for. */
+/** Compares the detected content of an image with its prompt. */
 export function judge({ sprites, background }: QualityPrompt, seen: Sight): Verdict {
   const countOf = (name: string) => seen.sprites[name] ?? 0
   return {
@@ -63,9 +63,9 @@ export function judge({ sprites, background }: QualityPrompt, seen: Sight): Verd
   }
 }
 
-/** Interleaved 8-bit RGB as planes [3, 256, 256] of 0 to 1. */
+/** Converts interleaved 8-bit RGB to planes [3, 256, 256] of 0 to 1. */
 function planes({ data, width, height }: Pixels): Float32Array {
-  if (width !== SIDE || height !== SIDE) throw new Error(`the picture is ${width}x${height}; ${SIDE}x${SIDE} is judged`)
+  if (width !== SIDE || height !== SIDE) throw new Error(`the image is ${width}x${height} instead of ${SIDE}x${SIDE}`)
   const area = width * height
   return Float32Array.from({ length: 3 * area }, (_, i) => data[3 * (i % area) + Math.floor(i / area)]! / 255)
 }

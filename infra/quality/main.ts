@@ -1,10 +1,10 @@
-// `npm run quality`: what FP8, Turbo and dropping T5 do to the pictures, on prompts that training never saw.
+// `npm run quality`: the effect of FP8, Turbo and omitting T5 on image quality, with prompts that are not in the training data.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { SingleBar } from 'cli-progress'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
-import { wholeNumber } from '../command/whole-number.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
 import { BUILT_IN_MODELS, type Tier } from '../local/built-in-model.ts'
 import { openJudge } from './judge.ts'
 import { readQualityPrompts } from './prompts.ts'
@@ -14,7 +14,7 @@ import { judgeImages, score } from './score.ts'
 
 type Flags = { prompts: number; only: readonly Configuration[]; out: string; sample: number }
 
-/** float32 first: the others are compared with it. */
+/** float32 first, as the reference of the others. */
 const TIERS: readonly Tier[] = ['fp32', 'fp16', 'fp8', 'fp8-lite']
 const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
   .reverse()
@@ -24,19 +24,21 @@ function configurations(text: string): Configuration[] {
   const names = text.split(',')
   const unknown = names.find((name) => !CONFIGURATIONS.some((each) => each.name === name))
   if (unknown === undefined) return CONFIGURATIONS.filter(({ name }) => names.includes(name))
-  throw new InvalidArgumentError(`${unknown} is none of ${CONFIGURATIONS.map(({ name }) => name).join(', ')}`)
+  throw new InvalidArgumentError(
+    `unknown configuration "${unknown}"; choose from: ${CONFIGURATIONS.map(({ name }) => name).join(', ')}`,
+  )
 }
 
 const flags = new Command('quality')
-  .description('Measures nano: right pictures by its judge, likeness to float32, seconds and memory.')
-  .option('--prompts <count>', 'the first so many of the fixed set', wholeNumber, 200)
+  .description('Measures nano: accuracy according to its judge, similarity to float32, duration and memory.')
+  .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 200)
   .addOption(
-    new Option('--only <names>', 'configurations, separated by commas, such as nano-fp32,nano-fp8')
+    new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
       .argParser(configurations)
       .default(CONFIGURATIONS, 'all'),
   )
-  .option('--out <directory>', 'table.md, results.json, index.html and the images; run again to go on', 'out/quality')
-  .option('--sample <count>', 'prompts on the page', wholeNumber, 24)
+  .option('--out <directory>', 'output directory; an interrupted run is resumed', 'out/quality')
+  .option('--sample <count>', 'number of prompts on the page', parseWholeNumber, 24)
   .parse()
   .opts<Flags>()
 
@@ -67,5 +69,5 @@ await write(
 )
 await write('index.html', String(await page(prompts, columns, flags.sample)))
 console.log(
-  `${table(scores)}\n\n${prompts.length} prompts; pictures side by side: ${path.resolve(flags.out, 'index.html')}`,
+  `${table(scores)}\n\n${prompts.length} prompts; comparison of images: ${path.resolve(flags.out, 'index.html')}`,
 )

@@ -1,4 +1,5 @@
-// A process of its own for one package, so that its peak memory is the package's: node make-images.ts PACKAGE PLACE
+// Generates the images of one package in a separate process, so that its peak memory is that of the package: node make-images.ts PACKAGE
+// DIRECTORY
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { render, withPipeline } from '../local/render.ts'

@@ -1,4 +1,4 @@
-// The fixed prompts that quality is measured on; training never saw their compositions.
+// The fixed prompts for measuring quality, whose compositions are not in the training data.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
@@ -7,11 +7,11 @@ import { NANO } from '../local/built-in-model.ts'
 const qualityPrompt = z.object({
   prompt: z.string(),
   seed: z.int(),
-  /** What the picture shows, the main sprite first. */
+  /** The expected sprites, the main one first. */
   sprites: z.array(z.object({ name: z.string(), count: z.int().min(1) })).min(1),
-  /** The colours at both edges; they differ for a gradient. */
+  /** The colors at both edges; they differ for a gradient. */
   background: z.object({ top: z.string(), bottom: z.string() }),
-  /** One sprite on a plain ground, which needs no T5 to be understood. */
+  /** One sprite on a plain background, which needs no T5. */
   simple: z.boolean(),
 })
 export type QualityPrompt = z.infer<typeof qualityPrompt>

@@ -1,4 +1,4 @@
-// The scores as a table, and the pictures side by side as a page.
+// The scores as a table, and the images as an HTML page for comparison.
 import { html } from 'hono/html'
 import sharp from 'sharp'
 import type { QualityPrompt } from './prompts.ts'
@@ -19,7 +19,7 @@ const cells = ({ configuration, ...score }: Score) => [
   ...[score.seconds.toFixed(2), score.peakMegabytes.toFixed(0)],
 ]
 
-/** A Markdown table of one row a configuration, its columns padded to be read as it is. */
+/** A Markdown table with one row per configuration and aligned columns. */
 export function table(scores: readonly Score[]): string {
   const rows = [HEADINGS, ...scores.map(cells)]
   const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
@@ -43,7 +43,7 @@ const STYLE =
   'body{font:14px system-ui;margin:2em}table{border-collapse:collapse}td,th{padding:4px;vertical-align:top;text-align:left}' +
   'img{width:256px;display:block}small{display:block;width:256px;color:#666}pre{overflow:auto}'
 
-/** A page without dependencies: the table, and for each of the first `sample` prompts the picture of every configuration. */
+/** A self-contained page: the table, and the images of every configuration for the first `sample` prompts. */
 export async function page(prompts: readonly QualityPrompt[], columns: readonly Column[], sample: number) {
   const rows = await Promise.all(
     prompts.slice(0, sample).map(async ({ prompt }, i) => {

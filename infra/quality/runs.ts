@@ -1,4 +1,4 @@
-// The images of one configuration on disk, made by a process of its own and kept, so that a run can be stopped and go on.
+// Generates the images of one configuration in a separate process and keeps them on disk, so that a run can be interrupted and resumed.
 import { fork } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
@@ -9,12 +9,12 @@ import { type BuiltInModel, builtInPackage, type Tier } from '../local/built-in-
 import type { QualityPrompt } from './prompts.ts'
 
 export type Configuration = { name: string; model: BuiltInModel; tier: Tier }
-/** How an image was made; it lies beside the image, and says that the image is whole. */
+/** Measurements of one image. Its file is written after the image and thus marks it as complete. */
 export type Run = { seconds: number; peakBytes: number }
 
 export const PROMPTS = 'prompts.json'
 
-/** The run of image `i` of a directory; null when it was not made, or not to its end. */
+/** The run of image `i` in a directory; null if the image is absent or incomplete. */
 export async function readRun(directory: string, i: number): Promise<Run | null> {
   try {
     return JSON.parse(await fs.readFile(path.join(directory, `${i}.json`), 'utf8'))
@@ -23,7 +23,7 @@ export async function readRun(directory: string, i: number): Promise<Run | null>
   }
 }
 
-/** Where the images of a configuration lie: another package or another set of prompts has another place. */
+/** The directory of a configuration's images, which depends on the package and the prompts. */
 async function placeOf(out: string, { name }: Configuration, directory: string, set: readonly QualityPrompt[]) {
   const { digest } = await openPackage(directory)
   const state = createHash('sha256').update(digest).update(JSON.stringify(set)).digest('hex').slice(0, 12)
@@ -33,8 +33,8 @@ async function placeOf(out: string, { name }: Configuration, directory: string, 
 }
 
 /**
- * Makes those images of the first `count` prompts of a set that are not there yet, calls `onImage` when each is there, and returns the
- * directory of `0.png`, `1.png` … with their runs.
+ * Generates missing images of the first `count` prompts, calls `onImage` for each complete one, and returns the directory of `0.png`,
+ * `1.png` and so on, with their runs.
  */
 export async function makeImages(
   out: string,
@@ -49,7 +49,7 @@ export async function makeImages(
   const child = fork(path.join(import.meta.dirname, 'make-images.ts'), [directory, place])
   child.on('message', onImage)
   const [code, signal] = await once(child, 'exit')
-  if (code !== 0) throw new Error(`making the images of ${configuration.name} ended with ${code ?? signal}`)
+  if (code !== 0) throw new Error(`the process for ${configuration.name} ended with ${code ?? signal}`)
   const runs = await Promise.all(Array.from({ length: count }, (_, i) => readRun(place, i)))
   return { directory: place, runs: runs.filter((run) => run !== null) }
 }

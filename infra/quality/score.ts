@@ -1,4 +1,4 @@
-// What the images of one configuration come to.
+// The score of a configuration's images.
 import path from 'node:path'
 import { median } from '../bench/statistics.ts'
 import { psnr, readPixels } from '../receipts/compare-images.ts'
@@ -9,7 +9,7 @@ import { ssim } from './structural-similarity.ts'
 
 export type Judged = Verdict & { file: string; seen: Sight; psnr: number | null; ssim: number | null }
 
-/** Accuracies are shares of 1; PSNR in dB and SSIM are means against float32 of the same model and seed, null for itself. */
+/** Accuracies are fractions. PSNR (dB) and SSIM are means relative to float32 of the same model and seed; null for float32 itself. */
 export type Score = {
   configuration: Configuration
   images: number
@@ -17,19 +17,19 @@ export type Score = {
   clear: number
   background: number
   count: number
-  /** Right main sprite on the prompts that are simple. */
+  /** Accuracy of the main sprite on simple prompts. */
   simpleSprite: number
   psnr: number | null
   ssim: number | null
-  /** Median of an image. */
+  /** Median per image. */
   seconds: number
   peakMegabytes: number
 }
 
-/** What stands for the PSNR of two images that are the same, so that a mean has a value. */
+/** The PSNR assigned to equal images, so that means are finite. */
 export const SAME_PSNR = 100
 
-/** Judges `0.png` … of a directory, and compares each with the image of its name in `reference`. */
+/** Judges `0.png` and so on in a directory, and compares each with the image of the same name in `reference`. */
 export async function judgeImages(
   { look }: Judge,
   prompts: readonly QualityPrompt[],

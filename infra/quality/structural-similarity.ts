@@ -1,4 +1,4 @@
-// SSIM of two images, in a file of its own because ssim.js is a development dependency.
+// SSIM of two images, separate from compare-images.ts because ssim.js is a development dependency.
 import { ssim as structuralSimilarity } from 'ssim.js'
 import { assertSameSize, type Pixels } from '../receipts/compare-images.ts'
 

@@ -1,4 +1,4 @@
-// What can be checked of an image and its receipt, each check with its answer.
+// Checks of an image against its receipt.
 import { createHash } from 'node:crypto'
 import type { JSONWebKeySet } from 'jose'
 import { openReceipt, promptDigest, type ReceiptClaims, ReceiptError } from '../../edge/results/receipt.ts'
@@ -6,10 +6,10 @@ import { readParameters } from '../../gpu-fn/pipeline/image.ts'
 import { psnr, readPixels } from './compare-images.ts'
 import { findPackage, type Prompts, reproduce } from './reproduce.ts'
 
-/** `holds: null`: it was not checked. */
+/** `holds` is null if the check was skipped. */
 export type Check = { name: string; holds: boolean | null; detail: string }
 export type Subject = { file: Uint8Array; receipt: string; jwks: JSONWebKeySet; prompts: Partial<Prompts> }
-/** `minPsnr` in dB is what an image of other bytes must reach, as when another device made it. */
+/** `minPsnr` is the lowest accepted PSNR in dB of an image with other bytes, as from another device. */
 export type Reproduction = { packages: string; minPsnr: number }
 export type Report = { claims: (ReceiptClaims & { kid: string }) | null; checks: Check[] }
 
@@ -26,18 +26,18 @@ const isPrompt = async (claims: ReceiptClaims, role: keyof Prompts, text: string
 
 async function checkPrompt(claims: ReceiptClaims, role: keyof Prompts, text: string | undefined): Promise<Check> {
   const name = role.replace('_', ' ')
-  if (text === undefined) return check(name, null, `give it with --${role.replace('_', '-')} to compare its digest`)
-  if (await isPrompt(claims, role, text)) return check(name, true, 'the digest is of this text')
-  return check(name, false, 'the digest is of another text')
+  if (text === undefined) return check(name, null, `skipped; set --${role.replace('_', '-')}`)
+  if (await isPrompt(claims, role, text)) return check(name, true, 'matches its digest')
+  return check(name, false, 'does not match its digest')
 }
 
-/** The prompts as given, else as the file's own metadata has them. Throws when neither is what the receipt was made of. */
+/** The prompts as given, or else from the file's metadata. Throws if neither matches the receipt. */
 async function promptsOf(claims: ReceiptClaims, { file, prompts }: Subject): Promise<Prompts> {
   const written = await readParameters(file)
   const find = async (role: keyof Prompts) => {
     const text = prompts[role] ?? written?.[role] ?? ''
     if (await isPrompt(claims, role, text)) return text
-    throw new Error(`the ${role.replace('_', ' ')} is not known; give it with --${role.replace('_', '-')}`)
+    throw new Error(`the ${role.replace('_', ' ')} is unknown; set --${role.replace('_', '-')}`)
   }
   return { prompt: await find('prompt'), negative_prompt: await find('negative_prompt') }
 }
@@ -46,16 +46,16 @@ async function checkReproduction(claims: ReceiptClaims, subject: Subject, option
   try {
     const prompts = await promptsOf(claims, subject)
     const again = await reproduce(claims, prompts, await findPackage(options.packages, claims.package))
-    if (Buffer.from(again).equals(subject.file)) return check('made again', true, 'the same bytes')
+    if (Buffer.from(again).equals(subject.file)) return check('reproduction', true, 'the same bytes')
     const ratio = psnr(await readPixels(again), await readPixels(subject.file))
-    const detail = `other bytes, PSNR ${ratio.toFixed(1)} dB (at least ${options.minPsnr} is asked)`
-    return check('made again', ratio >= options.minPsnr, detail)
+    const detail = `other bytes, PSNR ${ratio.toFixed(1)} dB (required: ${options.minPsnr})`
+    return check('reproduction', ratio >= options.minPsnr, detail)
   } catch (error) {
-    return check('made again', false, error instanceof Error ? error.message : String(error))
+    return check('reproduction', false, error instanceof Error ? error.message : String(error))
   }
 }
 
-/** Checks the signature, and if it holds the file and the prompts, and on request makes the image again. */
+/** Checks the signature and then the file and the prompts. With `reproduction`, also generates the image again. */
 export async function checkReceipt(subject: Subject, reproduction: Reproduction | null): Promise<Report> {
   try {
     const claims = await openReceipt(subject.receipt, subject.jwks)

@@ -1,4 +1,4 @@
-// `npm run verify -- FILE RECEIPT`: does this image come from where its receipt says, made as the receipt says? Needs no network.
+// `npm run verify -- FILE RECEIPT`: verifies the origin and the parameters of an image against its receipt. Needs no network.
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
@@ -12,13 +12,13 @@ const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/
 const listed = z.object({ data: z.array(z.object({ sha256: z.string(), receipt: z.string().nullable() })) })
 const keySet = z.object({ keys: z.array(z.record(z.string(), z.unknown())) })
 
-/** A receipt as text, in a file, or among those of a job as GET /v1/jobs/{id}/receipts lists them. */
+/** Reads a receipt given as text, in a file, or in a response of GET /v1/jobs/{id}/receipts. */
 async function readReceipt(given: string, file: Uint8Array): Promise<string> {
   const text = (existsSync(given) ? await fs.readFile(given, 'utf8') : given).trim()
   if (COMPACT.test(text)) return text
   const list = listed.safeParse(parseJson(text)).data
   if (!list)
-    throw new Error(`${given} is no receipt: three parts between dots, or what …/receipts answers, is expected`)
+    throw new Error(`${given} is not a receipt; expected three parts separated by dots, or a response of …/receipts`)
   const sha256 = createHash('sha256').update(file).digest('hex')
   const found = list.data.find((each) => each.sha256 === sha256)
   if (!found?.receipt) throw new Error(`${given} has no receipt for a file of SHA-256 ${sha256}`)
@@ -37,11 +37,11 @@ async function readKeys(place: string): Promise<JSONWebKeySet> {
   const remote = /^https?:/.test(place)
   const text = await (remote ? fetch(place).then((response) => response.text()) : fs.readFile(place, 'utf8')).catch(
     (cause: Error) => {
-      throw new Error(`the public keys cannot be read from ${place}; name a file or an address with --jwks`, { cause })
+      throw new Error(`the public keys cannot be read from ${place}; set a file or an address with --jwks`, { cause })
     },
   )
   const keys = keySet.safeParse(parseJson(text))
-  if (!keys.success) throw new Error(`${place} holds no JSON Web Key Set`)
+  if (!keys.success) throw new Error(`${place} contains no JSON Web Key Set`)
   return keys.data as JSONWebKeySet
 }
 
@@ -64,18 +64,21 @@ function format({ claims, checks }: Report): string {
 
 const JWKS = `${process.env.OCTET_URL ?? 'http://127.0.0.1:8787'}/.well-known/jwks.json`
 
-/** Exit codes: 0 all that was checked holds, 1 something does not, 2 nothing could be checked. */
+/** Exit codes: 0 if all checks pass, 1 if one fails, 2 if none could be done. */
 const command = new Command('verify')
   .exitOverride(({ exitCode }) => process.exit(exitCode && 2))
   .description('Checks an image file against its signed receipt.')
-  .argument('<file>', 'the image, as it was downloaded')
-  .argument('<receipt>', 'its receipt: the text, a file with it, or the answer of GET /v1/jobs/{id}/receipts in a file')
+  .argument('<file>', 'the downloaded image')
+  .argument(
+    '<receipt>',
+    'its receipt: as text, in a file, or in a file with the response of GET /v1/jobs/{id}/receipts',
+  )
   .option('--jwks <place>', 'file or address of the public keys', JWKS)
   .option('--prompt <text>', 'compare the prompt')
   .option('--negative-prompt <text>', 'compare the negative prompt')
-  .option('--reproduce', 'make the image again and compare')
-  .option('--packages <directory>', 'where the package is that the receipt names; the built-in model unless given')
-  .option('--min-psnr <dB>', 'how near the image must come where its bytes differ', Number, 40)
+  .option('--reproduce', 'generate the image again and compare')
+  .option('--packages <directory>', 'directory of the package in the receipt; the built-in model by default')
+  .option('--min-psnr <dB>', 'minimum PSNR of a generated image with other bytes', Number, 40)
   .action(async (path, receipt, options) => {
     const file = await fs.readFile(path)
     const prompts = { prompt: options.prompt, negative_prompt: options.negativePrompt }

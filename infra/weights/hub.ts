@@ -1,4 +1,4 @@
-// A checkpoint from the Hugging Face hub on this disk: only what the compiler reads, resumed where it broke off, each file checked.
+// Downloads the compiler's input files of a checkpoint from the Hugging Face hub, with resumption and verification of each file.
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
@@ -10,17 +10,17 @@ export type HubOptions = {
   repo: string
   revision?: string
   token?: string
-  /** Another server that speaks the hub's API. */
+  /** Address of another server with the hub's API. */
   hubUrl?: string
-  /** Leave the T5 encoder out, for a tier that does without. */
+  /** Omits the T5 encoder, for a tier without it. */
   withoutT5?: boolean
-  /** A transfer that is silent for longer is taken up again. */
+  /** A transfer without data for this long is retried. */
   stallMs?: number
   pauseMs?: number
   onProgress?: (doneBytes: number, totalBytes: number, file: string) => void
 }
 
-/** The hub does not give what is asked; the message says what to do. */
+/** A download failed permanently. The message includes advice. */
 export class HubError extends Error {
   override name = 'HubError' as const
 }
@@ -31,8 +31,8 @@ const FOLDERS =
 const T5 = /^(text_encoder_3|tokenizer_3)\//
 const FILES = /\.(safetensors|json|txt|model)$/
 
-/** Of the listing of a diffusers repository, what the compiler reads: where weights come in full and in half precision, the full ones. */
-export function neededFiles<F extends { path: string }>(listing: readonly F[], withoutT5 = false): F[] {
+/** The compiler's input files in the listing of a diffusers repository. If weights exist in full and half precision, only the full ones. */
+export function selectFiles<F extends { path: string }>(listing: readonly F[], withoutT5 = false): F[] {
   const inside = listing.filter(
     ({ path: name }) =>
       name === 'model_index.json' || (FOLDERS.test(name) && FILES.test(name) && !(withoutT5 && T5.test(name))),
@@ -44,14 +44,13 @@ export function neededFiles<F extends { path: string }>(listing: readonly F[], w
 }
 
 /**
- * Downloads a checkpoint to `directory` and returns a name for its content, the same for the same files. What is there and whole stays.
- * Throws HubError.
+ * Downloads missing files of a checkpoint to `directory`. The returned `content` is a digest of all files. Throws HubError.
  */
 export async function downloadCheckpoint(directory: string, options: HubOptions): Promise<{ content: string }> {
   const listing = await list(options)
-  const files = neededFiles(listing, options.withoutT5)
+  const files = selectFiles(listing, options.withoutT5)
   if (files.length === 0)
-    throw new HubError(`${options.repo} has no diffusers checkpoint: none of its folders is there`)
+    throw new HubError(`${options.repo} has no diffusers checkpoint: none of its directories exists`)
   const total = files.reduce((sum, { size }) => sum + size, 0)
   let before = 0
   for (const file of files) {
@@ -81,11 +80,11 @@ async function list(options: HubOptions): Promise<ListFileEntry[]> {
   )
 }
 
-/** A hub that lies must not write outside the directory. */
+/** Whether a path from the hub, which is not trusted, stays inside the directory. */
 const isSafe = (name: string) =>
   !path.isAbsolute(name) && !name.split('/').some((part) => ['', '.', '..'].includes(part))
 
-/** The digest that the hub states: SHA-256 of large files, git's SHA-1 of a blob for the others. */
+/** The digest stated by the hub: SHA-256 for large files, git's SHA-1 of a blob for others. */
 const digestOf = ({ lfs, oid }: ListFileEntry) => lfs?.oid ?? oid
 const hashOf = ({ lfs, size }: ListFileEntry): Hash =>
   lfs ? createHash('sha256') : createHash('sha1').update(`blob ${size}\0`)
@@ -98,7 +97,7 @@ async function fetchFile(
 ) {
   const file = path.join(directory, entry.path)
   const done = await stat(file).catch(() => null)
-  // A file has its name only after its digest was right.
+  // A file has its final name only after verification.
   if (done?.size === entry.size) return progress(entry.size)
   await mkdir(path.dirname(file), { recursive: true })
   const partial = `${file}.part`
@@ -108,12 +107,11 @@ async function fetchFile(
     for await (const chunk of createReadStream(partial)) hash.update(chunk)
     if (hash.digest('hex') === digestOf(entry)) return rename(partial, file)
     await rm(partial)
-    if (tries === 2)
-      throw new HubError(`${entry.path} of ${options.repo} came twice with another checksum than the hub states`)
+    if (tries === 2) throw new HubError(`${entry.path} of ${options.repo} had a wrong checksum twice`)
   }
 }
 
-/** Appends to `partial` what it lacks. */
+/** Appends the missing bytes to `partial`. */
 async function fetchBytes(
   partial: string,
   entry: ListFileEntry,
@@ -130,9 +128,9 @@ async function fetchBytes(
     async () => {
       if (at === entry.size) return
       const blob = await downloadFile({ ...source(options), path: entry.path })
-      if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} and cannot be had`)
+      if (!blob) throw new HubError(`${entry.path} is listed by ${options.repo} but cannot be downloaded`)
       for await (const chunk of withoutStalls(blob.slice(at).stream(), options.stallMs ?? 30_000)) {
-        if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than the hub says`)
+        if (at + chunk.length > entry.size) throw new Error(`${entry.path} is longer than listed`)
         await output.write(chunk)
         at += chunk.length
         progress(at)
@@ -148,7 +146,7 @@ async function* withoutStalls(stream: ReadableStream<Uint8Array>, stallMs: numbe
     for (;;) {
       const stalled = new AbortController()
       const late = sleep(stallMs, undefined, { signal: stalled.signal }).then(() => {
-        throw new Error(`nothing came for ${stallMs} ms`)
+        throw new Error(`no data for ${stallMs} ms`)
       })
       late.catch(() => {})
       const { value, done } = await Promise.race([reader.read(), late]).finally(() => stalled.abort())
@@ -160,7 +158,7 @@ async function* withoutStalls(stream: ReadableStream<Uint8Array>, stallMs: numbe
   }
 }
 
-/** Tries again what may pass; a refusal does not. `reached` tells how far it came: while that grows, it goes on. */
+/** Retries transient failures, but not refusals. Gives up after several attempts without progress in `reached`. */
 async function persist<T>(options: HubOptions, reached: () => number, once: () => Promise<T>): Promise<T> {
   for (let idle = 0; ; ) {
     const before = reached()
@@ -181,15 +179,15 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
 function refused(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
   if (status === 401 || status === 403) {
-    const page = `accept the licence at https://huggingface.co/${repo}`
+    const page = `accept the license at https://huggingface.co/${repo}`
     return new HubError(
       token
-        ? `the hub refuses ${repo} to this HF_TOKEN (${status}): ${page} with the account that the token belongs to`
-        : `the hub refuses ${repo} (${status}): ${page}, make a token that may read it, and set HF_TOKEN`,
+        ? `the hub refuses access to ${repo} with this HF_TOKEN (${status}): ${page} with the account of the token`
+        : `the hub refuses access to ${repo} (${status}): ${page}, create a token with read access, and set HF_TOKEN`,
       { cause },
     )
   }
-  return new HubError(`the hub has no ${repo} at ${revision} (${status}); name another with --repo and --revision`, {
+  return new HubError(`the hub has no ${repo} at ${revision} (${status}); set --repo and --revision`, {
     cause,
   })
 }

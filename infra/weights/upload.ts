@@ -1,5 +1,5 @@
-// A package ► a bucket: blobs by their SHA-256, then the manifest, then the pointer that says it is served. Sent again it sends what is
-// missing; a large blob goes on at the part that it had come to.
+// Uploads a package to a bucket: blobs by SHA-256, then the manifest, then the pointer that makes it the served one. Repeated uploads send
+// only missing objects, and large blobs resume at their next part.
 
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -28,7 +28,7 @@ import {
 import { MANIFEST, openPackage } from '../../gpu-fn/weights/packages.ts'
 
 export type UploadOptions = {
-  /** Objects above this go in parts of this size. */
+  /** Larger objects are uploaded in parts of this size. */
   partBytes?: number
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
@@ -37,7 +37,7 @@ export type Uploaded = { package: string; sentBytes: number; presentBytes: numbe
 
 export type Target = { client: S3Client; bucket: string }
 
-/** The bucket of an address like `https://host/bucket`. */
+/** Opens the bucket of an address like `https://host/bucket`. */
 export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto' }: BucketAddress): Target {
   const { origin, pathname } = new URL(url)
   const client = new S3Client({
@@ -51,7 +51,7 @@ export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto
   return { client, bucket: pathname.slice(1).replace(/\/$/, '') }
 }
 
-/** Uploads the package at `directory` and points to it. Throws PackageError when its files are not what its manifest says. */
+/** Uploads the package at `directory` and points to it. Throws PackageError if its files do not match its manifest. */
 export async function uploadPackage(target: Target, directory: string, options: UploadOptions = {}): Promise<Uploaded> {
   const { manifest, digest, directory: root } = await openPackage(directory, { verify: true })
   const blobs = new Map(Object.entries(manifest.files).map(([name, file]) => [file.sha256, { ...file, name }]))
@@ -77,7 +77,7 @@ export async function uploadPackage(target: Target, directory: string, options: 
   return { package: digest, sentBytes, presentBytes: total - sentBytes, pointed }
 }
 
-/** Has `name` served from another package that is in the bucket. False when it was that one already. */
+/** Makes `name` point to a package in the bucket. Returns false if it already did. */
 export async function point(target: Target, name: PackageName, digest: string): Promise<boolean> {
   const current = await readPointer(target, name)
   if (current?.package === digest) return false
@@ -87,11 +87,11 @@ export async function point(target: Target, name: PackageName, digest: string): 
   return true
 }
 
-/** Has `name` served from the package that was served before. Throws when there is none. */
+/** Makes `name` point to its previous package. Throws if there is none. */
 export async function rollBack(target: Target, name: PackageName): Promise<string> {
   const last = (await readPointer(target, name))?.previous[0]
   if (last === undefined)
-    throw new Error(`the bucket knows no earlier package of ${name.model}:${name.tier} for ${name.target}`)
+    throw new Error(`the bucket has no previous package of ${name.model}:${name.tier} for ${name.target}`)
   await point(target, name, last)
   return last
 }
@@ -127,7 +127,7 @@ const md5 = (data: Uint8Array | string) => createHash('md5').update(data).digest
 
 type Blob = { file: string; sha256: string; bytes: number; state: string }
 
-/** An upload in parts that has begun: kept beside the package, because a bucket need not tell what it holds of one. */
+/** The state of an incomplete multipart upload, stored next to the package because a bucket need not list its parts. */
 const begun = z.object({ key: z.string(), upload: z.string(), partBytes: z.int(), parts: z.array(z.string()) })
 
 async function uploadBlob(
@@ -148,7 +148,7 @@ async function uploadBlob(
     await uploadParts(target, blob, partBytes, progress)
   } catch (error) {
     if (!(error instanceof S3ServiceException) || error.name !== 'NoSuchUpload') throw error
-    // The bucket has forgotten the upload, as R2 does after a week.
+    // The bucket has discarded the upload, as R2 does after a week.
     await rm(blob.state, { force: true })
     await uploadParts(target, blob, partBytes, progress)
   }

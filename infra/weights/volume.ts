@@ -1,4 +1,4 @@
-// A package ► a Modal volume, by Modal's own command. The manifest goes last: without it the GPU function passes a directory over.
+// Uploads a package to a Modal volume with Modal's command. The manifest is last, because the GPU function ignores directories without one.
 import { link, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { MANIFEST, openPackage } from '../../gpu-fn/weights/packages.ts'
@@ -14,7 +14,7 @@ export function volumeCommands(volume: string, directory: string, staging: strin
   ]
 }
 
-/** Uploads the package at `directory` to /<its name> of a volume, which is made when there is none. Throws when a command fails. */
+/** Uploads the package at `directory` to /<its name> of a volume, which is created if necessary. Throws if a command fails. */
 export async function putOnVolume(volume: string, directory: string, execute = exec): Promise<string> {
   const { manifest, directory: root, digest } = await openPackage(directory, { verify: true })
   const staging = await mkdtemp(path.join(path.dirname(root), '.volume-'))
@@ -26,7 +26,7 @@ export async function putOnVolume(volume: string, directory: string, execute = e
     const volumes = JSON.parse(await execute(['modal', 'volume', 'list', '--json'])) as Record<string, string>[]
     if (!volumes.some((each) => Object.values(each).includes(volume)))
       await execute(['modal', 'volume', 'create', volume])
-    // Files of an older package under its manifest would be taken for the old one.
+    // With the old manifest, a partial upload would be served as the old package.
     await execute(['modal', 'volume', 'rm', volume, `/${path.basename(root)}/${MANIFEST}`]).catch(() => {})
     for (const command of volumeCommands(volume, root, staging)) await execute(command)
   } finally {

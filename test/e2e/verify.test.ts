@@ -59,12 +59,12 @@ describe('npm run verify', () => {
 
   test('takes the list of a job’s receipts and picks that of the file; what is not given is not checked', async () => {
     const { code, stdout } = await verify(at('image.png'), at('receipts.json'), at('jwks.json'))
-    expect([code, /^- +prompt +give it with --prompt/m.test(stdout)]).toEqual([0, true])
+    expect([code, /^- +prompt +skipped; set --prompt/m.test(stdout)]).toEqual([0, true])
   })
 
   test('makes the image again from the prompts in the file, byte for byte', async () => {
     const { code, stdout } = await verify(at('image.png'), receipt, at('jwks.json'), '--reproduce')
-    expect(stdout).toMatch(/^ok +made again +the same bytes/m)
+    expect(stdout).toMatch(/^ok +reproduction +the same bytes/m)
     expect(code).toBe(0)
   })
 
@@ -86,7 +86,7 @@ describe('npm run verify', () => {
 
   test('finds another prompt', async () => {
     const { code, stdout } = await verify(at('image.png'), receipt, at('jwks.json'), '--prompt', 'a heron')
-    expect([code, /^FAIL +prompt +the digest is of another text/m.test(stdout)]).toEqual([1, true])
+    expect([code, /^FAIL +prompt +does not match its digest/m.test(stdout)]).toEqual([1, true])
   })
 
   test('finds a stranger’s key, also under the name of ours', async () => {
@@ -102,7 +102,7 @@ describe('npm run verify', () => {
   test('says with exit code 2 what it cannot read', async () => {
     const cases = [
       [await verify(at('none.png'), receipt, at('jwks.json')), /no such file/],
-      [await verify(at('image.png'), 'nonsense', at('jwks.json')), /nonsense is no receipt/],
+      [await verify(at('image.png'), 'nonsense', at('jwks.json')), /nonsense is not a receipt/],
       [await verify(at('image.png'), receipt, at('none.json')), /public keys cannot be read from .*none\.json/],
       [await verify(at('jwks.json'), at('receipts.json'), at('jwks.json')), /no receipt for a file of SHA-256/],
       [await verify(at('image.png'), receipt, at('jwks.json'), '--unknown'), /unknown option/],
@@ -133,18 +133,18 @@ describe('an image that another device made', () => {
 
   test('holds when it is near enough, and fails when it is not', async () => {
     const near = await verify(...(await made(1)), '--reproduce', ...prompts)
-    expect(near.stdout).toMatch(/^ok +made again +other bytes, PSNR [45]\d\.\d dB/m)
+    expect(near.stdout).toMatch(/^ok +reproduction +other bytes, PSNR [45]\d\.\d dB/m)
     expect(near.code).toBe(0)
     const far = await verify(...(await made(40)), '--reproduce', ...prompts)
-    expect(far.stdout).toMatch(/^FAIL +made again +other bytes, PSNR 2\d\.\d dB/m)
+    expect(far.stdout).toMatch(/^FAIL +reproduction +other bytes, PSNR 2\d\.\d dB/m)
     expect(far.code).toBe(1)
   })
 
   test('cannot be made again without its prompt or its package', async () => {
     const nameless = await verify(...(await made(1)), '--reproduce')
-    expect(nameless.stdout).toMatch(/^FAIL +made again +the prompt is not known; give it with --prompt/m)
+    expect(nameless.stdout).toMatch(/^FAIL +reproduction +the prompt is unknown; set --prompt/m)
     const homeless = await verify(...(await made(1)), '--reproduce', ...prompts, '--packages', scratch)
-    expect(homeless.stdout).toMatch(/^FAIL +made again +the receipt names package [0-9a-f]{64}, which is not in/m)
+    expect(homeless.stdout).toMatch(/^FAIL +reproduction +package [0-9a-f]{64} of the receipt is not in/m)
     expect([nameless.code, homeless.code]).toEqual([1, 1])
   })
 })

@@ -1,5 +1,5 @@
 // FP8 E4M3 as in `float8_e4m3fn` (arXiv 2209.05433): 4 exponent bits of bias 7, 3 mantissa bits, no infinity, NaN at 0x7f and 0xff.
-// Weights are quantized with one scale per row, or per `block` columns of a row: value = code × scale.
+// Weights are quantized with one scale per row: value = code × scale.
 import { bitsOf, INFINITY_BITS, largestIn } from './magnitude.ts'
 
 /** The largest magnitude of E4M3. */
@@ -30,13 +30,8 @@ export function encode(value: number): number {
   return sign | (rounded + (exponent + 6) * 8)
 }
 
-/** Scales that `quantizeRows` writes for one row. The last block of a row may be shorter. */
-export function blocksPerRow(columns: number, block: number): number {
-  return Math.ceil(columns / block)
-}
-
 /**
- * Quantizes `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows, blocksPerRow].
+ * Quantizes `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows].
  * A scale is max|w| ÷ 448 in float32, or 1 where that is zero. Returns false, with undefined codes, if a weight is NaN or infinite.
  */
 export function quantizeRows(
@@ -45,82 +40,21 @@ export function quantizeRows(
   columns: number,
   out: Uint8Array,
   scales: Float32Array,
-  block: number = columns,
 ): boolean {
   const bits = bitsOf(src)
-  const quotients = new Float32Array(Math.min(block, columns))
+  const quotients = new Float32Array(columns)
   const quotientBits = bitsOf(quotients)
   let largest = 0
-  let index = 0
   for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column += block) {
-      const start = row * columns + column
-      const length = Math.min(block, columns - column)
-      const maximum = largestIn(bits, start, start + length)
-      if (maximum > largest) largest = maximum
-      const scale = Math.fround(floatOfBits(maximum) / FP8_MAX) || 1
-      scales[index++] = scale
-      for (let i = 0; i < length; i++) quotients[i] = src[start + i]! / scale
-      encodeAll(quotientBits, length, out, start)
-    }
+    const start = row * columns
+    const maximum = largestIn(bits, start, start + columns)
+    if (maximum > largest) largest = maximum
+    const scale = Math.fround(floatOfBits(maximum) / FP8_MAX) || 1
+    scales[row] = scale
+    for (let i = 0; i < columns; i++) quotients[i] = src[start + i]! / scale
+    encodeAll(quotientBits, columns, out, start)
   }
   return largest < INFINITY_BITS
-}
-
-/** `out` [rows, columns] = codes × scales, rounded once to float32. */
-export function dequantizeRows(
-  codes: Uint8Array,
-  rows: number,
-  columns: number,
-  scales: Float32Array,
-  out: Float32Array,
-  block: number = columns,
-): void {
-  let index = 0
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column += block) {
-      const scale = scales[index++]!
-      const end = row * columns + Math.min(column + block, columns)
-      for (let i = row * columns + column; i < end; i++) out[i] = decodeTable[codes[i]!]! * scale
-    }
-  }
-}
-
-/** Accumulated errors of any number of blocks, also of different tensors. */
-export type ErrorSums = { squaredError: number; squaredWeight: number; maxError: number; maxWeight: number }
-
-export function emptyErrorSums(): ErrorSums {
-  return { squaredError: 0, squaredWeight: 0, maxError: 0, maxWeight: 0 }
-}
-
-/** Adds the errors of `approximation`. */
-export function addError(sums: ErrorSums, weights: Float32Array, approximation: Float32Array): void {
-  for (let i = 0; i < weights.length; i++) {
-    const weight = Math.abs(weights[i]!)
-    const error = Math.abs(approximation[i]! - weights[i]!)
-    sums.squaredError += error * error
-    sums.squaredWeight += weight * weight
-    if (error > sums.maxError) sums.maxError = error
-    if (weight > sums.maxWeight) sums.maxWeight = weight
-  }
-}
-
-/** `rms`: √(Σ error² ÷ Σ weight²). `max`: largest error ÷ largest weight. Both 0 for weights that are all zero. */
-export function relativeError(sums: ErrorSums): { max: number; rms: number } {
-  if (sums.maxWeight === 0) return { max: 0, rms: 0 }
-  return { max: sums.maxError / sums.maxWeight, rms: Math.sqrt(sums.squaredError / sums.squaredWeight) }
-}
-
-/** The relative error of quantizing `src` [rows, columns] with one scale per `block` columns. */
-export function quantizationError(src: Float32Array, rows: number, columns: number, block: number = columns) {
-  const codes = new Uint8Array(rows * columns)
-  const scales = new Float32Array(rows * blocksPerRow(columns, block))
-  const approximation = new Float32Array(rows * columns)
-  quantizeRows(src, rows, columns, codes, scales, block)
-  dequantizeRows(codes, rows, columns, scales, approximation, block)
-  const sums = emptyErrorSums()
-  addError(sums, src, approximation)
-  return relativeError(sums)
 }
 
 function encodeAll(bits: Int32Array, length: number, out: Uint8Array, start: number): void {

@@ -7,13 +7,17 @@ export type JsonLimits = { depth: number; commas: number }
 export function parseObject(file: string, bytes: Uint8Array, limits: JsonLimits): Record<string, unknown> {
   const text = decodeUtf8(file, bytes)
   if (!text.startsWith('{')) throw new CheckpointError(file, 'the JSON must begin with "{"')
-  scan(file, text, limits)
+  const keys = countKeys(file, text, limits)
+  let parsed: Record<string, unknown>
   try {
     // Text that begins with "{" parses to an object or not at all.
-    return JSON.parse(text) as Record<string, unknown>
+    parsed = JSON.parse(text) as Record<string, unknown>
   } catch (cause) {
     throw new CheckpointError(file, 'the JSON is malformed', { cause })
   }
+  // JSON.parse keeps the last of several equal keys.
+  if (distinctKeys(file, parsed) !== keys) throw new CheckpointError(file, 'the JSON has a duplicate key')
+  return parsed
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {
@@ -28,59 +32,29 @@ function decodeUtf8(file: string, bytes: Uint8Array): string {
   }
 }
 
-/** Enforces the limits and finds duplicate keys. The text may be invalid: JSON.parse checks it afterwards. */
-function scan(file: string, text: string, limits: JsonLimits): void {
-  const open: Set<string>[] = []
-  let commas = 0
-  let literal = ''
+/** Keys in the text, which need not be valid JSON: JSON.parse decides that. Throws CheckpointError at the limits. */
+function countKeys(file: string, text: string, limits: JsonLimits): number {
+  let [keys, commas, depth, inString] = [0, 0, 0, false]
   for (let i = 0; i < text.length; i++) {
-    switch (text[i]) {
-      case '"': {
-        const end = endOfString(file, text, i)
-        literal = text.slice(i, end)
-        i = end - 1
-        break
-      }
-      case '{':
-      case '[':
-        if (open.push(new Set()) > limits.depth)
-          throw new CheckpointError(file, `the JSON is deeper than ${limits.depth} levels`)
-        break
-      case '}':
-      case ']':
-        open.pop()
-        break
-      case ',':
-        if (++commas > limits.commas) throw new CheckpointError(file, `the JSON has more than ${limits.commas} values`)
-        break
-      case ':':
-        addKey(file, open.at(-1), literal)
-    }
-  }
-}
-
-function endOfString(file: string, text: string, start: number): number {
-  for (let i = start + 1; i < text.length; i++) {
     const character = text[i]
-    if (character === '\\') i++
-    else if (character === '"') return i + 1
+    if (character === '"') inString = !inString
+    else if (inString) i += character === '\\' ? 1 : 0
+    else if (character === ':') keys++
+    else if (character === '}' || character === ']') depth--
+    else if (character === ',' && ++commas > limits.commas)
+      throw new CheckpointError(file, `the JSON has more than ${limits.commas} values`)
+    else if ((character === '{' || character === '[') && ++depth > limits.depth)
+      throw new CheckpointError(file, `the JSON is deeper than ${limits.depth} levels`)
   }
-  throw new CheckpointError(file, 'the JSON is malformed: a string does not end')
+  return keys
 }
 
-function addKey(file: string, keys: Set<string> | undefined, literal: string): void {
-  const key = unescapeKey(file, literal)
-  if (!key.isWellFormed()) throw new CheckpointError(file, `the key ${quote(key)} is not Unicode`)
-  if (keys?.has(key)) throw new CheckpointError(file, `the key ${quote(key)} is given twice`)
-  keys?.add(key)
-}
-
-/** Keys with different escapes of the same characters are equal. */
-function unescapeKey(file: string, literal: string): string {
-  if (!literal.includes('\\')) return literal.slice(1, -1)
-  try {
-    return JSON.parse(literal) as string
-  } catch (cause) {
-    throw new CheckpointError(file, 'the JSON is malformed', { cause })
-  }
+/** Keys of all objects in a parsed value. */
+function distinctKeys(file: string, value: unknown): number {
+  if (Array.isArray(value)) return value.reduce((sum: number, item) => sum + distinctKeys(file, item), 0)
+  if (!isRecord(value)) return 0
+  const entries = Object.entries(value)
+  const invalid = entries.find(([key]) => !key.isWellFormed())
+  if (invalid) throw new CheckpointError(file, `the key ${quote(invalid[0])} is not Unicode`)
+  return entries.reduce((sum, [, item]) => sum + distinctKeys(file, item), entries.length)
 }

@@ -33,6 +33,6 @@ export type JointAttentionOptions = {
 export type ConvolutionOptions = { readonly kernel: number; readonly stride: number; readonly padding: number }
 export type GroupNormOptions = { readonly groups: number; readonly epsilon: number; readonly silu: boolean }
 
-/** An FP8 matrix: codes [N, K], scales float32 [N], [N, 1] or [N, K / block]; the value is code × scale. */
-export type Quantized = { readonly codes: Value; readonly scales: Value; readonly block: number }
+/** An FP8 matrix: codes [N, K], scales float32 [N] or [N, 1]; the value is code × scale. */
+export type Quantized = { readonly codes: Value; readonly scales: Value }
 export const isQuantized = (weight: Value | Quantized): weight is Quantized => 'codes' in weight

@@ -10,8 +10,6 @@ export type BuildOptions = {
   /** Replaces the target's layers; for tests. */
   readonly lowering?: Lowering | undefined
   readonly variant?: string | undefined
-  readonly scaleBlock?: number | undefined
-  readonly fuseQkv?: boolean | undefined
   readonly allowMissingEncoders?: boolean | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined

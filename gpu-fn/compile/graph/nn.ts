@@ -46,26 +46,17 @@ export function branch(s: Scope, x: Operand, out: number, gate: ModulationVector
   return s.lowering.branch(s, x, weight!, parameter(s, 'bias', [out]), gate)
 }
 
-/** The three projections stacked in `weight` [3D, K]: one product and a split, or three products (`fuseQkv`). */
+/** The three projections stacked in `weight` [3D, K], as one product: 1 to 3 % faster on an H200 than three, and as fast on the CPU. */
 export function qkvLinear(s: Scope, x: Operand, width: number): Qkv {
-  if (s.build.fuseQkv) {
-    const [q, k, v] = ops.split(linear(s, x, 3 * width), [width, width, width], 2)
-    return { q: q!, k: k!, v: v! }
-  }
-  const [q, k, v] = projections(s, x, width, qkvRows(width))
+  const [q, k, v] = ops.split(linear(s, x, 3 * width), [width, width, width], 2)
   return { q: q!, k: k!, v: v! }
 }
 
 /** Keys and values only; the package omits the rows of the queries. */
 export function kvLinear(s: Scope, x: Operand, width: number): Pick<Qkv, 'k' | 'v'> {
-  const ranges = qkvRows(width).slice(1)
-  const [k, v] = s.build.fuseQkv
-    ? ops.split(projections(s, x, width, [[width, 3 * width]])[0]!, [width, width], 2)
-    : projections(s, x, width, ranges)
+  const [k, v] = ops.split(projections(s, x, width, [[width, 3 * width]])[0]!, [width, width], 2)
   return { k: k!, v: v! }
 }
-
-const qkvRows = (width: number): Rows[] => [0, 1, 2].map((i) => [i * width, (i + 1) * width])
 
 /** Products with row ranges of `weight` [3D, K]. */
 export function projections(s: Scope, x: Operand, width: number, ranges: readonly Rows[]): Value[] {

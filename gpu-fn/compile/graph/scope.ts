@@ -27,9 +27,6 @@ export type Build = {
   readonly ledger: Ledger
   readonly lowering: Lowering
   readonly precision: Precision
-  /** Columns that share a scale in FP8 weights; null is the whole row. */
-  readonly scaleBlock: number | null
-  readonly fuseQkv: boolean
   /** Whether residual streams are outputs of the graph, for comparing targets layer by layer. */
   readonly probes: boolean
 }
@@ -98,7 +95,7 @@ export class Scope {
   /** Row ranges of a matrix [N, K] or a vector [N], each as its own weight. */
   rows(name: string, ranges: readonly Rows[], expected: readonly number[]): (Value | Quantized)[] {
     const { tensor, storage, id } = this.#take(name, expected)
-    const [count, columns = 1] = expected
+    const [count] = expected
     return ranges.map((rows) => {
       const part = rows[1] - rows[0] === count ? id : `${id}[${rows[0]}:${rows[1]}]`
       const shape = [rows[1] - rows[0], ...expected.slice(1)]
@@ -106,19 +103,12 @@ export class Scope {
         const source: WeightSource = { kind: 'cast', tensor, rows, storage, channelsLast: false }
         return this.graph.weight(part, storage, shape, source)
       }
-      const block = Math.min(this.build.scaleBlock ?? columns, columns)
-      const vector = block === columns && this.lowering.rowScales === 'vector'
-      const scaleShape = vector ? [shape[0]!] : [shape[0]!, Math.ceil(columns / block)]
-      const codes = this.graph.weight(part, storage, shape, {
-        kind: 'codes',
-        tensor,
-        rows,
-        block,
-      } satisfies WeightSource)
+      const scaleShape = this.lowering.rowScales === 'vector' ? [shape[0]!] : [shape[0]!, 1]
+      const codes = this.graph.weight(part, storage, shape, { kind: 'codes', tensor, rows } satisfies WeightSource)
       const scales = this.graph.weight(`${part}.scale`, 'float32', scaleShape, {
         kind: 'scales',
       } satisfies WeightSource)
-      return { codes, scales, block }
+      return { codes, scales }
     })
   }
 

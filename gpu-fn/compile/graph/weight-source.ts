@@ -10,7 +10,7 @@ export type WeightSource =
       readonly storage: 'float32' | 'float16'
       readonly channelsLast: boolean
     }
-  | { readonly kind: 'codes'; readonly tensor: Tensor; readonly rows: Rows; readonly block: number }
+  | { readonly kind: 'codes'; readonly tensor: Tensor; readonly rows: Rows }
   | { readonly kind: 'scales' }
   | { readonly kind: 'bytes'; readonly data: Uint8Array }
 /** Rows [start, end) of a tensor. */

@@ -8,10 +8,9 @@ import { attendByOperators } from './attention.ts'
 
 function dense(weight: Value | Quantized): Value {
   if (!isQuantized(weight)) return ops.cast(weight, 'float32')
-  const { codes, scales, block } = weight
-  const attributes = scales.shape.length === 1 ? { axis: 0 } : { axis: 1, block_size: block }
+  const { codes, scales } = weight
   const result = { dtype: 'float32', shape: codes.shape } as const
-  return codes.graph.node('DequantizeLinear', [codes, scales], [result], attributes)[0]!
+  return codes.graph.node('DequantizeLinear', [codes, scales], [result], { axis: 0 })[0]!
 }
 
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {

@@ -20,7 +20,7 @@ function product(x: Value, weight: Value | Quantized): Value {
     'MatMulBlockQuantizedFp8Weight',
     inputs,
     [{ dtype: x.dtype, shape }],
-    { block_size: weight.block },
+    { block_size: weight.codes.shape[1]! as number },
     CONTRIB,
   )[0]!
 }

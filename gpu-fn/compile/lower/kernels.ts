@@ -25,8 +25,7 @@ const rows = (shape: Shape): [Result, Result] => [
 ]
 const operand = (codes: Value, rowScales: Value): Operand => ({ ...codes, rowScales })
 
-/** `portable` disables the Hopper-specific code path, for tests. */
-export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
+export const kernelOperators: Fp8Operators = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
     const results = [changed, ...modulations.flatMap(() => rows(stream.shape))]
@@ -50,7 +49,7 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
     // onnxruntime folds this product when it opens the graph.
     const scaled = factor === 1 ? scales : ops.multiply(scales, ops.scalar(scales, factor))
     const inputs = [x, x.rowScales!, codes, scaled, bias]
-    return node('Linear', inputs, [{ dtype: 'float16', shape }], portable ? { portable: 1 } : {})[0]!
+    return node('Linear', inputs, [{ dtype: 'float16', shape }])[0]!
   },
   geluQuantize(x, factor) {
     const [codes, scales] = node('GeluQuantise', [x], rows(x.shape), { factor: { float: factor } })
@@ -69,7 +68,7 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
     const tokens = text?.queryNorm ? `${length}+${text.qkv.shape[1]}` : length!
     const result = { dtype: 'float16', shape: [batch!, tokens, Number(width) / 3] } as const
     const inputs = [...laidOut, image.qkv, text?.qkv ?? null]
-    return node('Attention', inputs, [result], portable ? { portable: 1 } : {})[0]!
+    return node('Attention', inputs, [result])[0]!
   },
   quantizeParts(joint, like, rest) {
     const results = [...rows(like.shape), ...(rest ? rows(rest.shape) : [])]
@@ -90,6 +89,6 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
     const [normed, , sum] = node('GroupNorm', inputs, results, attributes)
     return { map: deferred && keep ? sum! : value, normed: normed! }
   },
-})
+}
 
-export const cudaFp8 = fp8Lowering(kernelOperators(), cuda)
+export const cudaFp8 = fp8Lowering(kernelOperators, cuda)

@@ -7,22 +7,13 @@ import {
   float32ToFloat16,
   toFloat32,
 } from '../checkpoint/dtype.ts'
-import {
-  addError,
-  blocksPerRow,
-  dequantizeRows,
-  type ErrorSums,
-  emptyErrorSums,
-  quantizeRows,
-} from '../checkpoint/fp8.ts'
+import { quantizeRows } from '../checkpoint/fp8.ts'
 import { assertConverted, type RowBlock, readRows } from '../checkpoint/read-tensor.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Storage } from '../graph/precision.ts'
 
 export type Block = RowBlock & {
   readonly storage: Storage
-  /** Columns that share a scale. */
-  readonly scaleBlock: number
   readonly channelsLast: boolean
 }
 export type Converted = {
@@ -30,11 +21,8 @@ export type Converted = {
   readonly scales: Float32Array | null
   readonly digest: Uint8Array
   readonly sourceBytes: number
-  /** With several scales per row: their error, and that of one scale per row for comparison. */
-  readonly errors: ScaleErrors | null
 }
-export type ScaleErrors = { readonly block: ErrorSums; readonly row: ErrorSums }
-type Stored = Pick<Converted, 'output'> & Partial<Pick<Converted, 'scales' | 'errors'>> & { conversion: Conversion }
+type Stored = Pick<Converted, 'output'> & Partial<Pick<Converted, 'scales'>> & { conversion: Conversion }
 
 const FP8_NAN = 0x7f
 // Every block of a thread is widened in the same buffer: the page faults of fresh ones would take longer than the conversion.
@@ -51,10 +39,10 @@ const FINITE: Conversion = { finite: true, overflow: false }
 export function convert(block: Block): Converted {
   const source = readRows(block)
   const digest = new Uint8Array(hash('sha256', source, 'buffer'))
-  const { output, conversion, scales = null, errors = null } = store(block, source)
+  const { output, conversion, scales = null } = store(block, source)
   assertConverted(block, block.storage, conversion)
   const ordered = block.channelsLast ? channelsLast(output, block) : output
-  return { output: ordered, scales, digest, sourceBytes: source.byteLength, errors }
+  return { output: ordered, scales, digest, sourceBytes: source.byteLength }
 }
 
 function store(block: Block, source: Uint8Array): Stored {
@@ -79,29 +67,17 @@ function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
 }
 
 /** Codes of FP8 checkpoints are copied: quantizing them again would add error. */
-function keepCodes({ tensor, start, end, columns, scaleBlock }: Block, source: Uint8Array): Stored {
-  const scales = new Float32Array((end - start) * blocksPerRow(columns, scaleBlock)).fill(tensor.scale)
+function keepCodes({ tensor, start, end }: Block, source: Uint8Array): Stored {
+  const scales = new Float32Array(end - start).fill(tensor.scale)
   const finite = !source.some((code) => (code & 0x7f) === FP8_NAN)
   return { output: source.slice(), scales, conversion: { finite, overflow: false } }
 }
 
-function quantize({ start, end, columns, scaleBlock }: Block, values: Float32Array) {
-  const rows = end - start
+function quantize({ start, end, columns }: Block, values: Float32Array) {
   const output = new Uint8Array(values.length)
-  const scales = new Float32Array(rows * blocksPerRow(columns, scaleBlock))
-  quantizeRows(values, rows, columns, output, scales, scaleBlock)
-  if (scaleBlock === columns) return { output, scales }
-  const approximation = new Float32Array(values.length)
-  const errorOf = (block: number) => {
-    const codes = new Uint8Array(values.length)
-    const blockScales = new Float32Array(rows * blocksPerRow(columns, block))
-    quantizeRows(values, rows, columns, codes, blockScales, block)
-    dequantizeRows(codes, rows, columns, blockScales, approximation, block)
-    const sums = emptyErrorSums()
-    addError(sums, values, approximation)
-    return sums
-  }
-  return { output, scales, errors: { block: errorOf(scaleBlock), row: errorOf(columns) } }
+  const scales = new Float32Array(end - start)
+  quantizeRows(values, end - start, columns, output, scales)
+  return { output, scales }
 }
 
 function finiteHalves(bytes: Uint8Array): Conversion {

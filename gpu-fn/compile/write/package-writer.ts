@@ -5,7 +5,7 @@ import path from 'node:path'
 import type { Manifest, StoredTensor } from '../../manifest.ts'
 import type { Weight } from '../graph/graph.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
-import type { Converted, ScaleErrors } from './convert.ts'
+import type { Converted } from './convert.ts'
 import { layOut, startConverter, writeWeights } from './weights.ts'
 
 /** A weights file to be written; `network` appears in progress reports. */
@@ -22,7 +22,6 @@ export type WrittenWeights = {
   /** SHA-256 of the checkpoint's tensors. */
   readonly source: string
   readonly sourceBytes: number
-  readonly errors: readonly ScaleErrors[]
 }
 
 export function weightsFile(name: string, network: string, weights: readonly Weight[]): WeightsFile {
@@ -48,14 +47,12 @@ export class PackageWriter {
   async writeWeights(files: readonly WeightsFile[], onProgress?: Progress): Promise<WrittenWeights> {
     const source = createHash('sha256')
     const sourceBytes = files.flatMap(({ weights }) => weights).reduce((sum, weight) => sum + sourceBytesOf(weight), 0)
-    const errors: ScaleErrors[] = []
     let done = 0
     const converter = startConverter()
     try {
       for (const { name, network, weights, layout } of files) {
         const onBlock = (block: Converted) => {
           done += block.sourceBytes
-          if (block.errors) errors.push(block.errors)
           onProgress?.(done, sourceBytes, network)
         }
         const file = path.join(this.#directory, name)
@@ -64,7 +61,7 @@ export class PackageWriter {
     } finally {
       await converter.close()
     }
-    return { source: source.digest('hex'), sourceBytes, errors }
+    return { source: source.digest('hex'), sourceBytes }
   }
 }
 

@@ -148,9 +148,8 @@ function* blocksOf(weights: readonly Weight<WeightSource>[]): Generator<Block> {
     const [first, end] = source.rows
     for (let start = first; start < end; start += step) {
       const common = { tensor: source.tensor, start, end: Math.min(start + step, end), columns }
-      if (source.kind === 'codes')
-        yield { ...common, storage: 'float8e4m3fn', scaleBlock: source.block, channelsLast: false }
-      else yield { ...common, storage: source.storage, scaleBlock: columns, channelsLast: source.channelsLast }
+      if (source.kind === 'codes') yield { ...common, storage: 'float8e4m3fn', channelsLast: false }
+      else yield { ...common, storage: source.storage, channelsLast: source.channelsLast }
     }
   }
 }

@@ -107,6 +107,6 @@ function describeDenoiser(
       ...{ channels: config.inChannels, downsample: downsampleOf(vae), patch_size: config.patchSize },
       ...(config.inChannels === PREVIEW_FACTORS.length && { preview: PREVIEW_FACTORS }),
     },
-    position: positions ? { ...position, source: 'graph' } : { ...position, source: 'input', file: 'position.f32' },
+    position: positions ? position : { ...position, file: 'position.f32' },
   }
 }

@@ -1,4 +1,4 @@
-// What the worker costs: real workerd, a GPU that answers at once, and beside every figure a Hono route of the same worker that does nothing.
+// The overhead of the worker in workerd, with an instant GPU function, next to an empty Hono route of the same worker.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -21,7 +21,7 @@ const UNLIMITED = { OCTET_ACCOUNT_LIMITS: '{}', GPU_SLOTS: '100000' }
 
 export type EdgeBenchOptions = { readonly requests: number; readonly inFlight: number[]; readonly rows: number }
 
-/** A worker with one key, and what a caller does with it. */
+/** A worker with one API key, and requests of a caller. */
 type Edge = {
   bare: () => Promise<unknown>
   generate: () => Promise<unknown>
@@ -56,7 +56,7 @@ function edgeOf(client: Client, key: string, operator: string): Edge {
   }
 }
 
-/** A load and the bare route's, measured right before it. */
+/** A load, and that of the empty route, measured just before. */
 type Row = { what: string; load: Load; bare: Load }
 
 const COLUMNS = ['p50 ms', 'p99 ms', 'a second', 'p50 added', 'p50 ratio', 'p99 ratio', 'rate ratio']
@@ -99,7 +99,7 @@ async function benchRequests(edge: Edge, requests: number): Promise<void> {
   ])
 }
 
-async function until(what: string, reached: () => boolean | Promise<boolean>): Promise<void> {
+async function waitUntil(what: string, reached: () => boolean | Promise<boolean>): Promise<void> {
   const deadline = performance.now() + 120_000
   while (!(await reached())) {
     if (performance.now() > deadline) throw new Error(`after two minutes not yet ${what}`)
@@ -111,13 +111,13 @@ async function benchInFlight(edge: Edge, gpu: GpuStub, counts: number[], request
   const rows: Row[] = []
   for (const count of counts) {
     await measure(edge.submitHeld, count - gpu.held(), CONNECTIONS)
-    await until(`${count} jobs in flight`, () => gpu.held() >= count)
+    await waitUntil(`${count} jobs in flight`, () => gpu.held() >= count)
     rows.push(await beside(edge, `image, beside ${count} jobs`, edge.generate, requests))
   }
   print('Growth with jobs in flight', rows)
   const [held, start] = [gpu.held(), performance.now()]
   gpu.release()
-  await until('without open jobs', async () => (await edge.openJobs()) === 0)
+  await waitUntil('without open jobs', async () => (await edge.openJobs()) === 0)
   console.log(`  ${held} jobs let go at once were stored and settled after ${Math.round(performance.now() - start)} ms`)
 }
 
@@ -129,7 +129,7 @@ async function benchLedger(edge: Edge, rows: number, requests: number): Promise<
   ])
 }
 
-/** Prints added latency, throughput, time to the first event and growth. Everything is on this machine's loopback. */
+/** Prints added latency, throughput, time to the first event, and growth with the ledger, over loopback. */
 export async function benchEdge({ requests, inFlight, rows }: EdgeBenchOptions): Promise<void> {
   const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
   const { secrets } = await createSecrets()

@@ -1,4 +1,4 @@
-// A GPU function that has nothing to do: it speaks the contract over a real socket and answers at once, so that what is measured is the edge.
+// A GPU function that implements the contract but responds at once, so that only the edge is measured.
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
@@ -6,17 +6,17 @@ import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { type JobEvent, type JobRequest, jobRequest, LIMITS } from '../../../gpu-fn/contract.ts'
 
-/** A job with this prompt is accepted and started, and ends when `release` is called; from then on none is held. */
+/** A job with this prompt starts, and ends when `release` is called. After that, no job is held. */
 export const HELD_PROMPT = 'held'
 
-/** What it takes for an image. */
+/** The bytes of every image. */
 export const IMAGE = Buffer.alloc(64 * 1024, 'octet')
 const SHA256 = createHash('sha256').update(IMAGE).digest('hex')
 const TIMINGS = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 
 export type GpuStub = {
   url: string
-  /** Jobs that are held now. */
+  /** Number of held jobs. */
   held: () => number
   release: () => void
   stop: () => Promise<void>

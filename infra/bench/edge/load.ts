@@ -1,16 +1,16 @@
-// Requests over kept-alive sockets and how long they took.
+// Load over persistent connections, with latencies.
 import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { createHistogram } from 'node:perf_hooks'
 import { text } from 'node:stream/consumers'
 
-/** Milliseconds, and requests a second. */
+/** Latencies in milliseconds, and requests per second. */
 export type Load = { p50: number; p99: number; perSecond: number }
 export type Call = { method?: string; headers?: Record<string, string>; body?: string }
 export type Client = {
-  /** The whole answer. */
+  /** Reads the whole response. */
   send: (path: string, call?: Call) => Promise<string>
-  /** The beginning of an answer, as soon as it comes; the rest is not read. */
+  /** Reads only the first bytes of the response. */
   begin: (path: string, call?: Call) => Promise<string>
   close: () => void
 }
@@ -21,7 +21,7 @@ async function beginning(response: IncomingMessage): Promise<string> {
   return chunk.toString()
 }
 
-/** A client of one server that throws for any answer but 2xx: a benchmark of refusals is none. */
+/** A client of one server. Throws for a response other than 2xx, whose latency would be meaningless. */
 export function newClient(origin: string): Client {
   const agent = new Agent({ keepAlive: true })
   const exchange =
@@ -37,7 +37,7 @@ export function newClient(origin: string): Client {
   return { send: exchange(text), begin: exchange(beginning), close: () => agent.destroy() }
 }
 
-/** Runs `action` `count` times, `connections` at a time. `rest`, after each, is not timed. */
+/** Runs `action` `count` times with `connections` concurrent ones. `rest` runs after each and is not timed. */
 export async function measure(
   action: () => Promise<unknown>,
   count: number,

@@ -1,9 +1,9 @@
-// A long past for an account: rows written into the SQLite file of a local worker that is not running.
+// Adds ledger rows to the SQLite file of a stopped local worker.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 
-/** The SQLite file of the one account that has a ledger. */
+/** Finds the SQLite file of the only account with a ledger. */
 async function accountFile(persist: string): Promise<string> {
   for await (const name of fs.glob('**/*AccountDO*/*.sqlite', { cwd: persist })) {
     const file = path.join(persist, name)
@@ -15,7 +15,7 @@ async function accountFile(persist: string): Promise<string> {
   throw new Error(`no account's ledger lies under ${persist}`)
 }
 
-/** Repeats the oldest settled row of the ledger `count` times, one a second further back, under ids of their own. */
+/** Copies the oldest settled row of the ledger `count` times, each a second earlier and with a new id. */
 export async function seedLedger(persist: string, count: number): Promise<void> {
   const database = new DatabaseSync(await accountFile(persist))
   try {

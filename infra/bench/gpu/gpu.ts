@@ -1,12 +1,12 @@
-// SD3.5 of full size on a GPU: Octet in every precision beside PyTorch, from the same random weights, in one run. Every system has a
-// process of its own and may fail alone; figures are written as they come.
+// Performance of full-size SD3.5 on a GPU: Octet in every precision and PyTorch, with the same random weights. Every system runs in a
+// separate process, whose failure does not affect the others. Figures are written as soon as they are available.
 import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { gpuName } from './memory.ts'
 import { type GpuVariant, makeCheckpoint, makePackage } from './packages.ts'
 import type { OctetPlan, TorchPlan } from './plan.ts'
-import { createRecorder, type Recorder } from './recorder.ts'
+import { Recorder } from './recorder.ts'
 import { measureStart } from './start.ts'
 import { type System, systemsFor } from './systems.ts'
 import { ARTICLE_SIZE, tableOf } from './table.ts'
@@ -24,7 +24,7 @@ export type GpuBenchOptions = {
   readonly systems?: readonly string[]
   readonly seconds: number
   readonly whole: boolean
-  /** On a disk, for a start with nothing in the page cache. */
+  /** Directory on a disk, for a start with an empty page cache. */
   readonly coldDirectory?: string
 }
 
@@ -34,7 +34,7 @@ const PROMPT = 'a red heart on a blue sky above a green field, with a small hous
 const OCTET = path.join(import.meta.dirname, 'octet.ts')
 const TORCH = path.join(import.meta.dirname, 'gpu_torch.py')
 
-/** Measures every system, or those of `systems`; appends figures to `out` and prints the table of all. */
+/** Measures all systems, or those in `systems`, appends figures to `out`, and prints them as a table. */
 export async function benchGpu(options: GpuBenchOptions): Promise<void> {
   const { variant, device, directory, out, seconds } = options
   const all = systemsFor(device, variant)
@@ -43,7 +43,7 @@ export async function benchGpu(options: GpuBenchOptions): Promise<void> {
   if (unknown.length > 0) throw new Error(`unknown: ${unknown.join(', ')}; there are ${Object.keys(all).join(', ')}`)
   const work = path.join(directory, variant)
   await fs.mkdir(path.join(work, 'reference'), { recursive: true })
-  const recorder = createRecorder({ variant, device: gpuName() ?? device, out, work, seconds })
+  const recorder = new Recorder({ variant, device: gpuName() ?? device, out, work, seconds })
   const run: Run = { options, work, recorder }
   try {
     await timed(run, 'checkpoint', () => makeCheckpoint(variant, work))
@@ -61,7 +61,7 @@ async function timed({ recorder }: Run, system: string, make: () => Promise<unkn
   recorder.record(system, { metric: 'make_s', value: (performance.now() - start) / 1000 })
 }
 
-/** Whatever goes wrong is a figure, too. */
+/** Records a failure as a figure. */
 async function attempt({ recorder }: Run, system: string, measure: () => Promise<void>): Promise<void> {
   try {
     await measure()
@@ -70,7 +70,7 @@ async function attempt({ recorder }: Run, system: string, measure: () => Promise
   }
 }
 
-/** Computes what all others are compared with, unless an earlier run did. */
+/** Computes the reference of all comparisons, unless it exists. */
 async function makeReference(run: Run): Promise<void> {
   const done = path.join(run.work, 'reference', 'done')
   if (await fs.access(done).catch(() => true)) {
@@ -112,7 +112,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
 
 async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
   const plan: OctetPlan = { ...common(run, system), package: directory }
-  // A single network within a budget runs as it does without one.
+  // A budget does not affect the speed of single networks.
   const within = (budget: number) => ({ budget, imagesOnly: true })
   await run.recorder.runProgram(system, [process.execPath, OCTET], {
     ...plan,
@@ -128,7 +128,7 @@ async function measureStarting({ options, recorder }: Run, system: string, packa
   recorder.takePeak(system, 'start', size)
 }
 
-/** Copies packages to a disk and out of the page cache. Needs to be root. */
+/** Copies packages to a disk and evicts them from the page cache. Needs root. */
 async function makeCold({ options: { coldDirectory } }: Run, packages: string): Promise<string> {
   if (!coldDirectory) throw new Error('left out: it needs --cold-directory')
   await fs.cp(packages, coldDirectory, { recursive: true })

@@ -1,4 +1,4 @@
-// What nvidia-smi says of a GPU's memory while other programs run.
+// Device memory in use, sampled with nvidia-smi while other programs run.
 import { spawn, spawnSync } from 'node:child_process'
 import { createInterface } from 'node:readline'
 
@@ -6,12 +6,12 @@ const EVERY_MS = 20
 const QUERY = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', '--id=0', `-lms=${EVERY_MS}`]
 
 export type MemoryWatch = {
-  /** The most since the last call in MiB, contexts of all processes included; null where there is no GPU. */
+  /** The peak since the last call in MiB, including the contexts of all processes; null without a GPU. */
   peak: () => number | null
   stop: () => void
 }
 
-/** Starts to look at the first GPU's memory fifty times a second. */
+/** Samples the memory of the first GPU fifty times per second. */
 export function watchMemory(): MemoryWatch {
   if (!gpuName()) return { peak: () => null, stop: () => {} }
   const child = spawn('nvidia-smi', QUERY, { stdio: ['ignore', 'pipe', 'ignore'] })
@@ -29,7 +29,7 @@ export function watchMemory(): MemoryWatch {
   }
 }
 
-/** The first GPU's name; null where there is none. */
+/** Name of the first GPU; null without one. */
 export function gpuName(): string | null {
   const { status, stdout } = spawnSync('nvidia-smi', ['--query-gpu=name', '--format=csv,noheader', '--id=0'], {
     encoding: 'utf8',

@@ -1,4 +1,4 @@
-// Measures one package with the real engine's pipeline: `node infra/bench/gpu/octet.ts PLAN`. `npm run bench -- gpu` runs it.
+// Measures one package with the engine's pipeline: `node infra/bench/gpu/octet.ts PLAN`, as run by `npm run bench -- gpu`.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { describePlan } from '../../../gpu-fn/engine/memory-plan.ts'
@@ -17,7 +17,7 @@ import { type Line, type OctetPlan, sidesOf } from './plan.ts'
 const plan: OctetPlan = JSON.parse(await fs.readFile(process.argv[2]!, 'utf8'))
 const say = (line: Line) => console.log(JSON.stringify(line))
 
-/** A part of the measurement that may fail without taking the others along. */
+/** Runs a part of the measurement. Its failure does not affect the other parts. */
 async function part(name: string, size: string | null, run: () => Promise<void>): Promise<void> {
   say({ phase: name, size })
   try {
@@ -124,7 +124,7 @@ async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void>
   const make = async () => {
     png = await image(pipeline, size, 4, 1)
   }
-  // Within a budget the second image maps the files that later ones are read from.
+  // With a memory budget, the second image maps the weight files.
   say({ metric: 'turbo_s', size, value: await medianSeconds(make) })
   const file = path.join(plan.reference, `${plan.system}-${size}.png`)
   await fs.writeFile(file, png)

@@ -1,4 +1,4 @@
-// The checkpoint and the packages that `npm run bench -- gpu` measures, made once in its directory.
+// The checkpoint and packages of `npm run bench -- gpu`, created once in its directory.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
@@ -8,14 +8,14 @@ import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { TINY_VARIANTS, type TinyVariant } from '../../checkpoints/tiny/variants.ts'
 import { makeOnce } from '../../local/package-cache.ts'
 
-/** Tiny variants try the benchmark out, on a CPU as well. */
+/** Tiny variants are for dry runs, also on a CPU. */
 export type GpuVariant = FullSize | TinyVariant
 export type Target = Manifest['target']
 export type Tier = Exclude<Manifest['tier'], 'fp32'>
 
 const isTiny = (variant: GpuVariant): variant is TinyVariant => variant in TINY_VARIANTS
 
-/** Writes the checkpoint of a variant below `directory`, unless it is there. */
+/** Writes the checkpoint of a variant below `directory`, unless it exists. */
 export async function makeCheckpoint(variant: GpuVariant, directory: string): Promise<string> {
   const checkpoint = path.join(directory, 'checkpoint')
   await fs.mkdir(directory, { recursive: true })
@@ -25,7 +25,7 @@ export async function makeCheckpoint(variant: GpuVariant, directory: string): Pr
   return checkpoint
 }
 
-/** The only package in a directory of its own, compiled unless it is there. */
+/** Compiles a package into a directory of its own, unless it exists. */
 export async function makePackage(
   { variant, target, tier }: { variant: GpuVariant; target: Target; tier: Tier },
   directory: string,
@@ -35,12 +35,12 @@ export async function makePackage(
   const about = { target, variant: isTiny(variant) ? 'custom' : variant, name: variant }
   const checkpoint = path.join(directory, 'checkpoint')
   if (tier !== 'fp8-lite') await makeOnce(out, (at) => compile({ checkpoint: [checkpoint], out: at, tier, ...about }))
-  else await makeOnce(out, async (at) => leaveT5Out(await makePackage({ variant, target, tier: 'fp8' }, directory), at))
+  else await makeOnce(out, async (at) => omitT5(await makePackage({ variant, target, tier: 'fp8' }, directory), at))
   return out
 }
 
-/** The fp8-lite package of an fp8 one, on the same weight files: the two differ in T5 alone. */
-export async function leaveT5Out(from: string, out: string): Promise<void> {
+/** Derives the fp8-lite package from an fp8 package, with links to its weights: they differ only in T5. */
+export async function omitT5(from: string, out: string): Promise<void> {
   const manifest: Manifest = JSON.parse(await fs.readFile(path.join(from, 'manifest.json'), 'utf8'))
   const { text, networks } = manifest
   const t5 = text.encoders.find(({ name }) => name === 't5')!

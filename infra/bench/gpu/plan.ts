@@ -1,34 +1,34 @@
-// What the programs of `npm run bench -- gpu` are told, and what they answer: JSON on both sides.
+// The plans and output lines of the programs of `npm run bench -- gpu`, as JSON.
 import * as z from 'zod'
 
-/** Sizes are `width x height` in pixels, such as 1024x768. The first of `sizes` is that of the first image. */
+/** Sizes are `width x height` in pixels, such as 1024x768. The first image has the first of `sizes`. */
 type Common = {
   /** Name of the row in the table. */
   system: string
-  /** Directory of what the float32 reference computed. */
+  /** Directory of the float32 reference's results. */
   reference: string
   sizes: readonly string[]
   /** Sizes of images with all steps and guidance. */
   fullSizes: readonly string[]
   steps: number
-  /** Timed runs of everything but images with all steps. */
+  /** Timed runs, except of images with all steps. */
   runs: number
-  /** Make images only. */
+  /** Generate images only. */
   imagesOnly?: boolean
   prompt: string
   seed: number
-  /** sigma · 1000 of the forward pass that is timed. */
+  /** sigma · 1000 of the timed forward pass. */
   timestep: number
 }
-/** As gpu_torch.py reads it. */
+/** The input of gpu_torch.py. */
 export type TorchPlan = Common & {
-  /** `fp8-backbone`: of quanto's weights only the transformer's; `fp8-lite`: all networks, and no T5. */
+  /** `fp8-backbone`: quanto's FP8 for the transformer only; `fp8-lite`: for all networks, without T5. */
   way: 'reference' | 'eager' | 'compile' | 'fp8-weights' | 'fp8-backbone' | 'fp8-lite' | 'torchao'
-  /** Compile the transformer in one piece instead of block by block. */
+  /** Compile the whole transformer instead of each block. */
   whole: boolean
   device: 'cuda' | 'cpu'
   checkpoint: string
-  /** Of all weights. */
+  /** Size of all weights. */
   bytes: number
   channels: number
   downsample: number
@@ -38,12 +38,12 @@ export type TorchPlan = Common & {
 }
 export type OctetPlan = Common & {
   package: string
-  /** Bytes of device memory that the pipeline may take; all there is unless given. */
+  /** Device memory budget of the pipeline in bytes; unlimited by default. */
   budget?: number
 }
 
 const size = z.string().nullish()
-/** A line that a program prints. */
+/** An output line of a program. */
 export const line = z.union([
   z.object({ phase: z.string(), size }),
   z.object({ metric: z.string(), size, value: z.number() }),
@@ -53,7 +53,7 @@ export const line = z.union([
 ])
 export type Line = z.infer<typeof line>
 
-/** A figure of the finished measurement, as it is kept. */
+/** A figure in the file of results. */
 export const figure = z.object({
   variant: z.string(),
   device: z.string(),
@@ -61,7 +61,7 @@ export const figure = z.object({
   metric: z.string(),
   size: z.string().nullable(),
   value: z.number().nullable(),
-  /** Why there is no value. */
+  /** The reason for a missing value. */
   error: z.string().optional(),
 })
 export type Figure = z.infer<typeof figure>

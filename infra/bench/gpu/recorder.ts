@@ -1,7 +1,7 @@
-// Takes what the programs of `npm run bench -- gpu` say and keeps it as figures, line by line in a file.
+// Runs the programs of `npm run bench -- gpu` and appends their figures to a file.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createWriteStream } from 'node:fs'
+import { createWriteStream, type WriteStream } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
@@ -14,67 +14,64 @@ type Result = { metric: string; size?: string | null | undefined; value: number 
 export type RecorderOptions = {
   variant: string
   device: string
-  /** Where figures are appended. */
+  /** File that figures are appended to. */
   out: string
-  /** Directory of plans. Its `reference` has the pictures to compare with. */
+  /** Directory of plans. Its `reference` has the reference images. */
   work: string
-  /** A program that takes longer is ended. */
+  /** Time limit of a program. */
   seconds: number
 }
 
-export type Recorder = ReturnType<typeof createRecorder>
+export class Recorder {
+  readonly figures: Figure[] = []
+  readonly #options: RecorderOptions
+  readonly #lines: WriteStream
+  readonly #memory = watchMemory()
+  readonly #comparisons: Promise<void>[] = []
 
-export function createRecorder({ variant, device, out, work, seconds }: RecorderOptions) {
-  const figures: Figure[] = []
-  const lines = createWriteStream(out, { flags: 'a' })
-  const memory = watchMemory()
-  const pictures: Promise<void>[] = []
+  constructor(options: RecorderOptions) {
+    this.#options = options
+    this.#lines = createWriteStream(options.out, { flags: 'a' })
+  }
 
-  function record(system: string, { size = null, ...result }: Result): void {
+  /** Appends a figure to the file. */
+  record(system: string, { size = null, ...result }: Result): void {
+    const { variant, device } = this.#options
     const figure: Figure = { variant, device, system, size, ...result }
-    figures.push(figure)
-    lines.write(`${JSON.stringify(figure)}\n`)
+    this.figures.push(figure)
+    this.#lines.write(`${JSON.stringify(figure)}\n`)
     console.error(JSON.stringify(figure))
   }
 
-  function take(system: string, given: Line): void {
-    if ('metric' in given) record(system, given)
+  /** Records an output line of a program. */
+  take(system: string, given: Line): void {
+    if ('metric' in given) this.record(system, given)
     else if ('failed' in given)
-      record(system, { metric: given.failed, size: given.size, value: null, error: given.error })
+      this.record(system, { metric: given.failed, size: given.size, value: null, error: given.error })
     else if ('note' in given) console.error(`${system}: ${given.note}`)
-    else if ('image' in given) pictures.push(comparePicture(system, given.image, given.size ?? ''))
+    else if ('image' in given) this.#comparisons.push(this.#compareImage(system, given.image, given.size ?? ''))
   }
 
-  /** How like the picture that the float32 reference made of the same noise. */
-  async function comparePicture(system: string, file: string, size: string): Promise<void> {
-    try {
-      const files = [file, path.join(work, 'reference', `turbo-${size}.png`)]
-      const [ours, theirs] = await Promise.all(files.map((name) => readPixels(name)))
-      record(system, { metric: 'psnr_db', size, value: Math.min(99, psnr(ours!, theirs!)) })
-    } catch (error) {
-      record(system, { metric: 'psnr_db', size, value: null, error: String(error) })
-    }
-  }
-
-  /** The most memory that was in use since it was asked last, kept under the name of what ran. */
-  function takePeak(system: string, phase: string, size?: string | null): number {
-    const value = memory.peak()
-    if (value) record(system, { metric: `peak_mib_${phase.replace(' ', '_')}`, size, value })
+  /** Records the peak memory since the last call. */
+  takePeak(system: string, phase: string, size?: string | null): number {
+    const value = this.#memory.peak()
+    if (value) this.record(system, { metric: `peak_mib_${phase.replace(' ', '_')}`, size, value })
     return value ?? 0
   }
 
-  /** Runs a program on its plan and takes its lines. Throws when it does not end well in time. */
-  async function runProgram(system: string, [command, script]: [string, string], plan: object): Promise<void> {
+  /** Runs a program with its plan and records its output. Throws if it fails or exceeds the time limit. */
+  async runProgram(system: string, [command, script]: [string, string], plan: object): Promise<void> {
+    const { work, seconds } = this.#options
     const file = path.join(work, `${system}.json`)
     await fs.writeFile(file, JSON.stringify(plan))
-    memory.peak()
+    this.#memory.peak()
     const child = spawn(command, [script, file], { stdio: ['ignore', 'pipe', 'inherit'] })
     const exited = once(child, 'close')
     const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
     let phase: Extract<Line, { phase: string }> | undefined
     let most = 0
     const endPhase = () => {
-      if (phase) most = Math.max(most, takePeak(system, phase.phase, phase.size))
+      if (phase) most = Math.max(most, this.takePeak(system, phase.phase, phase.size))
     }
     createInterface(child.stdout).on('line', (text) => {
       const parsed = line.safeParse(parseJson(text))
@@ -83,26 +80,30 @@ export function createRecorder({ variant, device, out, work, seconds }: Recorder
         endPhase()
         phase = parsed.data
       }
-      take(system, parsed.data)
+      this.take(system, parsed.data)
     })
     const [code, signal] = await exited.finally(() => clearTimeout(timer))
     endPhase()
-    if (most > 0) record(system, { metric: 'peak_mib', value: most })
+    if (most > 0) this.record(system, { metric: 'peak_mib', value: most })
     if (code !== 0) throw new Error(`it ended with ${code ?? signal}`)
   }
 
-  return {
-    figures,
-    record,
-    take,
-    takePeak,
-    runProgram,
-    async close(): Promise<void> {
-      memory.stop()
-      await Promise.all(pictures)
-      lines.end()
-      await once(lines, 'close')
-    },
+  async close(): Promise<void> {
+    this.#memory.stop()
+    await Promise.all(this.#comparisons)
+    this.#lines.end()
+    await once(this.#lines, 'close')
+  }
+
+  /** Records the PSNR to the image of the float32 reference from the same noise. */
+  async #compareImage(system: string, file: string, size: string): Promise<void> {
+    try {
+      const files = [file, path.join(this.#options.work, 'reference', `turbo-${size}.png`)]
+      const [ours, theirs] = await Promise.all(files.map((name) => readPixels(name)))
+      this.record(system, { metric: 'psnr_db', size, value: Math.min(99, psnr(ours!, theirs!)) })
+    } catch (error) {
+      this.record(system, { metric: 'psnr_db', size, value: null, error: String(error) })
+    }
   }
 }
 

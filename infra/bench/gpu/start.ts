@@ -1,4 +1,4 @@
-// From starting the GPU function to its first image, and to its second.
+// Time from the start of the GPU function to its first and second image.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -10,7 +10,7 @@ import { sidesOf } from './plan.ts'
 const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
 
 export type StartOptions = {
-  /** Directory that holds the package. */
+  /** Directory of the package. */
   packages: string
   model: string
   tier: string
@@ -20,7 +20,7 @@ export type StartOptions = {
   env?: Record<string, string>
 }
 
-/** Starts the GPU function, makes two Turbo images of one size through its HTTP, and says when what was reached, in seconds. */
+/** Starts the GPU function, requests two Turbo images of one size, and returns the time of each event in seconds. */
 export async function measureStart(options: StartOptions, say: (line: Line) => void): Promise<void> {
   const { packages, model, tier, size, env } = options
   const started = performance.now()
@@ -60,7 +60,7 @@ export async function measureStart(options: StartOptions, say: (line: Line) => v
   }
 }
 
-/** Returns when the whole reply is here; throws unless it ends with an image. */
+/** Reads the whole response. Throws unless it ends with an image. */
 async function makeImage(url: string, job: string, { model, tier, size, prompt, seed }: StartOptions): Promise<void> {
   const body = JSON.stringify({
     ...{ protocol: PROTOCOL_VERSION, attempt: 1, model, tier, prompt, negative_prompt: '', ...sidesOf(size) },

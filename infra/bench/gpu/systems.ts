@@ -1,4 +1,4 @@
-// What `npm run bench -- gpu` measures.
+// The systems of `npm run bench -- gpu`.
 import type { GpuVariant, Target, Tier } from './packages.ts'
 import type { TorchPlan } from './plan.ts'
 
@@ -11,11 +11,11 @@ export type System =
   | { readonly kind: 'octet'; readonly target: Target; readonly tier: Tier; readonly gigabytes?: number }
   | { readonly kind: 'start'; readonly target: Target; readonly tier: Tier; readonly cold?: boolean }
 
-/** By name, in the order of their worth, should the run be cut off. */
+/** By name, most important first, in case the run is interrupted. */
 export function systemsFor(device: 'cuda' | 'cpu', variant: GpuVariant): Record<string, System> {
   const best: Target = device === 'cuda' ? 'cuda-fp8' : device
   const gigabytes = variant === 'large' ? 8 : 4
-  // Half of what PyTorch takes, and a little less.
+  // Slightly less than half of PyTorch's memory.
   const half = variant === 'large' ? 15 : 9
   return {
     'octet-fp8': { kind: 'octet', target: best, tier: 'fp8' },

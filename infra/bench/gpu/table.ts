@@ -1,11 +1,11 @@
-// The figures of `npm run bench -- gpu` as the tables of docs/performance.md.
+// The tables of docs/performance.md, from the figures of `npm run bench -- gpu`.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { NANO } from '../../local/built-in-model.ts'
 import { ROOT } from '../../local/package-cache.ts'
 import { type Figure, figure } from './plan.ts'
 
-type Column = { title: string; metric: string; digits: number /** Beside it, the ratio to PyTorch. */; ratio?: boolean }
+type Column = { title: string; metric: string; digits: number /** Adds the ratio to PyTorch. */; ratio?: boolean }
 
 const FORWARD: Column = { title: 'one forward, ms', metric: 'forward_ms', digits: 1, ratio: true }
 const TURBO: Column = { title: '4-step image, s', metric: 'turbo_s', digits: 2, ratio: true }
@@ -39,10 +39,10 @@ const BY_SYSTEM: readonly Column[] = [
   { title: 'most GPU memory, loading included, MiB', metric: 'peak_mib', digits: 0, ratio: true },
 ]
 const BASELINE = 'torch-bf16'
-/** Of the article that this project started from. */
+/** The image size of the article that this project is based on. */
 export const ARTICLE_SIZE = '1024x768'
 
-/** System → metric → its last value; `null` takes figures of any size. */
+/** The last value by system and metric; a `null` size selects figures of any size. */
 type Cells = Map<string, Map<string, number>>
 
 function cellsOf(figures: readonly Figure[], size: string | null): Cells {
@@ -58,7 +58,7 @@ function cellsOf(figures: readonly Figure[], size: string | null): Cells {
 const variantsOf = (figures: readonly Figure[]) =>
   [...Map.groupBy(figures, ({ variant }) => variant)].map(([variant, own]) => ({ variant, own }))
 
-/** Every figure, by variant and size. Ratios in brackets are to PyTorch in bfloat16 of the same run. */
+/** All figures, by variant and size. Ratios in parentheses are to PyTorch in bfloat16 in the same run. */
 export const tableOf = (figures: readonly Figure[]): string =>
   variantsOf(figures)
     .map(({ variant, own }) => {
@@ -83,7 +83,7 @@ export const tableOf = (figures: readonly Figure[]): string =>
     })
     .join('\n\n')
 
-/** What memory, seconds and quality the article's three ways come to, here and in PyTorch. */
+/** Memory, duration and quality of the article's three methods, with Octet and with PyTorch. */
 export function articleOf(figures: readonly Figure[], nanoCard: string): string {
   const large = cellsOf(
     figures.filter(({ variant }) => variant === 'large'),
@@ -109,7 +109,7 @@ export function articleOf(figures: readonly Figure[], nanoCard: string): string 
   return lines([...head, 'nano-turbo: right main sprite', 'nano-turbo: PSNR to float32, dB'], rows)
 }
 
-/** Main sprite and PSNR of a row of the model card's table. */
+/** Main-sprite accuracy and PSNR in a row of the model card's table. */
 function nanoQuality(card: string, name: string): string[] {
   const row = card.split('\n').find((line) => line.startsWith(`| ${name} `))
   const cells = row?.split('|').map((cell) => cell.trim())
@@ -144,7 +144,7 @@ function cell(cells: Cells, system: string, { metric, digits, ratio }: Column): 
 const PAGE = 'docs/performance.md'
 const BETWEEN = /(<!-- gpu-table -->\n)[\s\S]*?(<!-- end of gpu-table -->)/
 
-/** Prints the tables of files of figures, or writes them into docs/performance.md. */
+/** Prints the tables of figures in files, or writes them into docs/performance.md. */
 export async function benchGpuTable({ files, write }: { files: string[]; write?: boolean }): Promise<void> {
   const texts = await Promise.all(files.map((file) => fs.readFile(file, 'utf8')))
   const figures = texts.flatMap((text) => text.trim().split('\n')).map((text) => figure.parse(JSON.parse(text)))
@@ -155,7 +155,7 @@ export async function benchGpuTable({ files, write }: { files: string[]; write?:
   await fs.writeFile(file, replaceTable(await fs.readFile(file, 'utf8'), tables, PAGE))
 }
 
-/** Puts a table between its marks in a file. */
+/** Replaces the table between its markers in a file. */
 export function replaceTable(text: string, table: string, name: string): string {
   if (!BETWEEN.test(text)) throw new Error(`${name} has no <!-- gpu-table --> … <!-- end of gpu-table -->`)
   return text.replace(BETWEEN, (_, start, end) => `${start}\n${table}\n\n${end}`)

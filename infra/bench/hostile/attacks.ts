@@ -78,7 +78,10 @@ const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][
   ['/v1/jobs', { 'idempotency-key': `"${' '.repeat(SPACES)}` }],
 ]
 
-/** Requests per second of each attack; the flood makes up the rest of the target load. `jobs`: creates a job with the same cost as an honest one. */
+/**
+ * Requests per second of each attack; the flood makes up the rest of the target load. `jobs`: creates a job with the same cost as an honest
+ * one.
+ */
 const RATED: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
   'huge bodies of a revoked key': {
     perSecond: 0.1,

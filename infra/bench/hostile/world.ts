@@ -3,7 +3,7 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import type { Customer } from '../../campaign/callers.ts'
-import { type Program, programOf } from '../../campaign/program.ts'
+import { createProgram, type Program } from '../../campaign/program.ts'
 import type { GpuSettings } from '../../campaign/programs/gpu-program.ts'
 import { MODELLESS_OFFER } from '../../campaign/programs/modelless-engine.ts'
 import { freePort } from '../../campaign/world.ts'
@@ -49,8 +49,8 @@ export async function openHostileWorld() {
     ...{ gpuUrl: `http://127.0.0.1:${gpuPort}`, persist: path.join(directory, 'state'), secrets, port },
     ...{ catalog: { offers: [MODELLESS_OFFER] }, vars: { WEBHOOK_LOCAL: 'true' } },
   }
-  const gpu = programOf('gpu-program.ts', directory, gpuSettings)
-  const worker = programOf('worker-program.ts', directory, settings)
+  const gpu = createProgram('gpu-program.ts', directory, gpuSettings)
+  const worker = createProgram('worker-program.ts', directory, settings)
   const close = async () => {
     await Promise.all([worker.kill(), gpu.kill()])
     await fs.rm(directory, { recursive: true, force: true, maxRetries: 5 })

@@ -11,7 +11,7 @@ const sha256 = (data: Uint8Array) => createHash('sha256').update(data).digest('h
 const sum = (jobs: readonly Job[]) => jobs.reduce((total, { price_microdollars }) => total + price_microdollars, 0)
 const byId = (jobs: readonly Job[]) => new Map(jobs.map((job) => [job.id, job]))
 
-/** Every job of an account, page by page. */
+/** Lists all jobs of an account. */
 export async function jobsOf(url: string, { key }: Customer): Promise<Job[]> {
   const jobs: Job[] = []
   for (let after = ''; ; ) {
@@ -23,7 +23,7 @@ export async function jobsOf(url: string, { key }: Customer): Promise<Job[]> {
   }
 }
 
-/** Every job has ended, each was captured once and at its own price, and nothing is reserved any more. */
+/** Every job has ended and was captured once, at its own price, and nothing is reserved. */
 export async function moneyProblems(target: Target, account: string, jobs: readonly Job[]): Promise<string[]> {
   const money = (await describeAccount(target, account)) as Account & { credited_microdollars: number }
   const { balance_microdollars: balance, captured_microdollars: captured, reserved_microdollars: reserved } = money
@@ -51,7 +51,7 @@ async function imagesOfJob({ id, images }: Job): Promise<string[]> {
   return problems
 }
 
-/** Every image of a job that succeeded is there, and is what its seed stands for. */
+/** Every image of a succeeded job is available and matches its seed. */
 export async function imageProblems(jobs: readonly Job[]): Promise<string[]> {
   const left = jobs.filter(({ state }) => state === 'succeeded')
   const problems: string[] = []
@@ -62,7 +62,7 @@ export async function imageProblems(jobs: readonly Job[]): Promise<string[]> {
   return problems
 }
 
-/** What callers were told stands: their jobs are there, and those that they saw succeed have succeeded. */
+/** Every job that a caller received exists, and every job that a caller saw succeed has succeeded. */
 export function experienceProblems(experiences: readonly Experience[], jobs: readonly Job[]): string[] {
   const known = byId(jobs)
   return experiences.flatMap(({ way, job, saw, complaint }) => [
@@ -72,7 +72,7 @@ export function experienceProblems(experiences: readonly Experience[], jobs: rea
   ])
 }
 
-/** Each job was told under one id, in the state that it has, and was taken; and nothing else was told. */
+/** Each job has one accepted event, with one id and the job's state, and there are no other events. */
 export function webhookProblems(receiver: Receiver, account: string, jobs: readonly Job[]): string[] {
   const told = receiver.toldTo(account)
   const known = byId(jobs)
@@ -86,7 +86,7 @@ export function webhookProblems(receiver: Receiver, account: string, jobs: reado
   return [...strangers.map((id) => `${account} was told of ${id}, which is nowhere`), ...wrong]
 }
 
-/** How many jobs ended how, what they cost, and what was told of them. */
+/** Counts of jobs by state, money, images and webhooks. */
 export function countsOf(jobs: readonly Job[], receiver: Receiver): Record<string, number> {
   const ended = STATES.map((state) => [state, jobs.filter((job) => job.state === state).length])
   const { attempts, taken } = receiver.counts()

@@ -6,15 +6,18 @@ const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s
 const keyOf = ({ prompt, seed }: { prompt: string; seed: number }) => `${seed} ${prompt}`
 const describe = ({ gpu, prompt, seed }: Run) => `GPU function ${gpu} ran ${JSON.stringify(prompt)} (seed ${seed})`
 
-/** Reports a run that outlives its job by more than the grace period. A run started after the job's end, by a delayed duplicate request, gets the same period. */
-function overrun({ id, state, finished }: JobRow, run: Run, graceMs: number): string[] {
+/**
+ * Reports a run that outlives its job by more than the grace period. A run started after the job's end, by a delayed duplicate request,
+ * gets the same period.
+ */
+function reportOverrun({ id, state, finished }: JobRow, run: Run, graceMs: number): string[] {
   if (finished === null) return [`${describe(run)} for ${id}, which has not ended`]
   const late = run.last - Math.max(finished, run.start)
   return late > graceMs ? [`${describe(run)} for ${seconds(late)} after ${id} had ${state}`] : []
 }
 
 /** The longest overlap between two runs of a job. */
-function overlap(runs: readonly Run[]): number {
+function measureOverlap(runs: readonly Run[]): number {
   const sorted = runs.toSorted((a, b) => a.start - b.start)
   let longest = 0
   let end = Number.NEGATIVE_INFINITY
@@ -35,9 +38,9 @@ export function runProblems(runs: readonly Run[], jobs: readonly JobRow[], grace
   const strays = runs.filter((run) => !known.has(keyOf(run)))
   const wrong = jobs.flatMap((job) => {
     const own = byKey.get(keyOf(job.request)) ?? []
-    const both = overlap(own)
+    const both = measureOverlap(own)
     return [
-      ...own.flatMap((run) => overrun(job, run, graceMs)),
+      ...own.flatMap((run) => reportOverrun(job, run, graceMs)),
       ...(both > graceMs ? [`two runs of ${job.id} overlapped for ${seconds(both)}`] : []),
       ...(own.length === 0 && job.state === 'succeeded' ? [`${job.id} succeeded, but no GPU function ran it`] : []),
     ]

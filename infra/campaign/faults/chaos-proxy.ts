@@ -7,27 +7,27 @@ import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '../random.ts'
 
-/** How often each comes, relative to the others. */
+/** Relative frequencies. */
 const FAULTS = {
   none: 60,
-  /** Not accepted. */
+  /** A 503 response: the job is not accepted. */
   unavailable: 5,
   busy: 5,
-  /** The connection breaks before the GPU function hears of the job. */
+  /** The connection breaks before the GPU function receives the job. */
   reset: 4,
-  /** The GPU function takes the job on, and a proxy says that it could not be reached. */
+  /** The GPU function accepts the job, but the response is 502. */
   'bad gateway': 4,
   /** The same request reaches the same GPU function twice concurrently. */
   twice: 6,
   slow: 6,
-  /** The stream ends, falls silent or is spoilt after some of its bytes. */
+  /** The stream is truncated, stalled or corrupted after some of its bytes. */
   cut: 5,
   silent: 2,
   garbled: 3,
 } as const
 export type Fault = keyof typeof FAULTS
 
-/** Where in a stream a fault comes, in bytes: most streams have some 25,000, most of them of an image. */
+/** Latest position of a fault in a stream, in bytes: most streams have about 25,000, mainly of an image. */
 const REACH = 26_000
 const REFUSALS: Partial<Record<Fault, [number, Record<string, string>]>> = {
   unavailable: [503, { 'retry-after': '0' }],
@@ -42,7 +42,7 @@ async function forward(port: number, { path, method, headers, body }: Sent): Pro
   return answer
 }
 
-/** Sends a stream on, changed by the fault once `at` bytes have gone through. */
+/** Forwards a stream, with the fault after `at` bytes. */
 async function relay(answer: IncomingMessage, response: ServerResponse, fault: Fault, at: number): Promise<void> {
   response.writeHead(answer.statusCode!, answer.headers)
   let through = 0
@@ -71,14 +71,14 @@ export async function startChaosProxy(ports: readonly number[], random: Random) 
   const faults: Partial<Record<Fault, number>> = {}
   let calm = false
   let turn = 0
-  const faultOf = (method: string | undefined): Fault => {
+  const drawFault = (method: string | undefined): Fault => {
     if (calm) return 'none'
     if (method === 'PUT') return random.pick(FAULTS)
     return method === 'DELETE' && random.chance(LOST_DELETES) ? 'reset' : 'none'
   }
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
     const port = ports[turn++ % ports.length]!
-    const fault = faultOf(request.method)
+    const fault = drawFault(request.method)
     const at = random.between(0, REACH)
     faults[fault] = (faults[fault] ?? 0) + 1
     const sent = { path: request.url!, method: request.method!, headers: request.headers, body: await buffer(request) }
@@ -92,7 +92,7 @@ export async function startChaosProxy(ports: readonly number[], random: Random) 
       answer!.destroy()
       return response.writeHead(502).end()
     }
-    // The duplicate has no reader of its own.
+    // The response to the duplicate is discarded.
     response.on('close', () => {
       answer!.destroy()
       second?.destroy()

@@ -1,15 +1,15 @@
-// A server before another one that spoils replies as a test tells it to.
+// An HTTP proxy with faulty responses, as planned by a test.
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 
-/** What happens to one reply: nothing, or one kind of trouble after `bytes` of its body. */
+/** The fault of one response, if any, after `bytes` of its body. */
 export type Trouble =
   | 'none'
   | { kind: 'status'; status: number }
-  /** S3's answer about an upload in parts that it has forgotten. */
+  /** S3's response for a discarded multipart upload. */
   | { kind: 'gone' }
   | { kind: 'cut' | 'stall' | 'flip' | 'short'; bytes: number }
-  /** As if the request had asked for everything, or for something else. */
+  /** A response with the whole object, with another range, or without a range. */
   | { kind: 'whole' | 'shifted' | 'unmarked' }
 
 export type TroubleProxy = {
@@ -18,7 +18,7 @@ export type TroubleProxy = {
   close: () => void
 }
 
-/** Passes requests on to `target` (origin), and replies back as `plan` says, which is told the path and how many requests came before. */
+/** Forwards requests to the origin `target`. `plan` chooses the fault of each response; `count` is the number of earlier requests. */
 export async function startTroubleProxy(
   target: string,
   plan: (request: { path: string; range: string | undefined; count: number }) => Trouble,
@@ -37,7 +37,7 @@ export async function startTroubleProxy(
     }
     const { host: _host, ...headers } = incoming.headers
     if (kind === 'whole') delete headers.range
-    // The signature covers the host that the caller knows: it is sent as it was.
+    // The host is unchanged, because the signature covers it.
     const upstream = http.request(
       `${target}${path}`,
       { method: incoming.method, headers: { ...headers, host: incoming.headers.host } },
@@ -46,7 +46,7 @@ export async function startTroubleProxy(
         if (kind === 'shifted') given['content-range'] = given['content-range']?.replace(/bytes (\d)/, 'bytes 9$1')
         if (kind === 'unmarked') delete given['content-range']
         outgoing.writeHead(reply.statusCode ?? 502, given)
-        spoil(reply, outgoing, trouble)
+        applyTrouble(reply, outgoing, trouble)
       },
     )
     upstream.on('error', () => outgoing.destroy())
@@ -65,7 +65,7 @@ export async function startTroubleProxy(
   }
 }
 
-function spoil(reply: http.IncomingMessage, outgoing: http.ServerResponse, trouble: Trouble): void {
+function applyTrouble(reply: http.IncomingMessage, outgoing: http.ServerResponse, trouble: Trouble): void {
   if (trouble === 'none' || !('bytes' in trouble)) return void reply.pipe(outgoing)
   const { kind, bytes } = trouble
   let passed = 0
@@ -75,9 +75,9 @@ function spoil(reply: http.IncomingMessage, outgoing: http.ServerResponse, troub
     if (rest < 0 && kind !== 'flip') return
     if (passed <= bytes || rest < 0) return void outgoing.write(chunk)
     if (kind === 'flip') {
-      const spoilt = Buffer.from(chunk)
-      spoilt[rest]! ^= 1
-      return void outgoing.write(spoilt)
+      const corrupted = Buffer.from(chunk)
+      corrupted[rest]! ^= 1
+      return void outgoing.write(corrupted)
     }
     outgoing.write(chunk.subarray(0, rest), () => {
       if (kind === 'cut') outgoing.destroy()

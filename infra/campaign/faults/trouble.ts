@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '../random.ts'
 import type { World } from '../world.ts'
 
-/** How often each comes, relative to the others. */
+/** Relative frequencies. */
 const TROUBLES = {
   'worker killed': 4,
   'GPU function killed': 4,
@@ -15,7 +15,7 @@ export type Trouble = keyof typeof TROUBLES
 /** Maximum duration of a freeze. */
 export const FROZEN_MS = 3000
 
-async function strike({ worker, gpus }: World, trouble: Trouble, random: Random): Promise<void> {
+async function injectFault({ worker, gpus }: World, trouble: Trouble, random: Random): Promise<void> {
   const gpu = gpus[random.between(0, gpus.length - 1)]!
   if (trouble === 'worker frozen') return worker.freeze(random.between(200, FROZEN_MS / 2))
   if (trouble === 'GPU function frozen') return gpu.freeze(random.between(200, FROZEN_MS))
@@ -27,7 +27,7 @@ async function strike({ worker, gpus }: World, trouble: Trouble, random: Random)
 }
 
 /** Injects faults until the signal aborts, then leaves all processes running. Returns the number of faults by kind. */
-export async function makeTrouble(
+export async function injectTrouble(
   world: World,
   random: Random,
   signal: AbortSignal,
@@ -37,7 +37,7 @@ export async function makeTrouble(
     await sleep(random.between(1000, 4000), null, { signal }).catch(() => {})
     const trouble = random.pick(TROUBLES)
     counts[trouble] = (counts[trouble] ?? 0) + 1
-    await strike(world, trouble, random)
+    await injectFault(world, trouble, random)
     // Also restarts a GPU function that has exited on its own.
     await Promise.all([world.worker, ...world.gpus].map((program) => program.start()))
   }

@@ -1,5 +1,5 @@
-// Processes that fetch packages from a bucket that stalls, cuts off and lies, killed at any moment. Whatever they leave, nothing may open as
-// a package that is not one, byte for byte.
+// Processes download packages from a bucket that stalls, truncates and corrupts responses, and are killed at random times. No incomplete or
+// corrupt package may ever open.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
@@ -14,30 +14,30 @@ import { type Random, randomOf } from '../random.ts'
 import type { Task } from './program.ts'
 
 const PROGRAM = path.join(import.meta.dirname, 'program.ts')
-/** Node itself takes most of the first; a fetch without trouble ends before the last. Shorter lives are more frequent. */
+/** Lifetime of a process: from the start of Node to more than a download without faults. Short lifetimes are more frequent. */
 const LIFE_MS = { min: 200, max: 4_000 }
-const lifeOf = (random: Random) => LIFE_MS.min * (LIFE_MS.max / LIFE_MS.min) ** random.next()
+const drawLifetime = (random: Random) => LIFE_MS.min * (LIFE_MS.max / LIFE_MS.min) ** random.next()
 
 export type PackageCampaignOptions = {
   rounds: number
   seed: number
-  /** Packages to serve, by the name that is asked for. They share blobs, as tiers do. */
+  /** Packages in the bucket. They share blobs, as tiers do. */
   packages: { name: PackageName; directory: string }[]
-  /** Less than all of them take together, so that some are let go of. */
+  /** Less than the total size, so that packages are evicted. */
   budgetBytes: number
 }
 
 export type PackageCampaign = { counts: Record<string, number>; problems: string[] }
 
-/** Runs the campaign in a fresh directory that is removed at its end. */
+/** Runs the campaign in a temporary directory. */
 export async function runPackageCampaign(options: PackageCampaignOptions): Promise<PackageCampaign> {
   const { rounds, seed, packages, budgetBytes } = options
   const scratch = await mkdtemp(path.join(tmpdir(), 'octet-package-campaign-'))
   const bucket = await startBucket(path.join(scratch, 'bucket'))
   const { origin, pathname } = new URL(bucket.address.url)
   const faults = randomOf(seed, 'faults')
-  const proxy = await startTroubleProxy(origin, () => faultOf(faults))
-  const counts = { killed: 0, finished: 0, refused: 0, 'looks at the disk': 0, 'packages opened and compared': 0 }
+  const proxy = await startTroubleProxy(origin, () => drawFault(faults))
+  const counts = { killed: 0, finished: 0, refused: 0, 'cache audits': 0, 'packages verified': 0 }
   const problems: string[] = []
   try {
     for (const { directory } of packages) await uploadPackage(uploadTarget(bucket.address), directory)
@@ -47,34 +47,34 @@ export async function runPackageCampaign(options: PackageCampaignOptions): Promi
       const { name } = packages[random.between(0, packages.length - 1)]!
       const task: Task = { directory: cache, url: proxy.url + pathname, budgetBytes, name }
       const together = random.chance(0.2) ? 2 : 1
-      const fates = Array.from({ length: together }, () => runAndKill(task, lifeOf(random)))
+      const fates = Array.from({ length: together }, () => runAndKill(task, drawLifetime(random)))
       for (const fate of await Promise.all(fates)) counts[fate] += 1
-      counts['looks at the disk'] += 1
-      counts['packages opened and compared'] += await look(cache, problems)
+      counts['cache audits'] += 1
+      counts['packages verified'] += await auditCache(cache, problems)
     }
-    // What all of this left behind must not stand in the way of a process that is let run.
+    // The remains of killed processes must not affect a process without faults.
     const last = await runAndKill(
       { directory: cache, url: bucket.address.url, budgetBytes, name: packages[0]!.name },
       120_000,
     )
-    if (last !== 'finished') problems.push(`a process that was let run after the campaign ${last}`)
+    if (last !== 'finished') problems.push(`a process without faults after the campaign was ${last}`)
   } finally {
     proxy.close()
     await bucket.stop()
     await rm(scratch, { recursive: true, force: true })
   }
-  const spoilt = proxy.requests.filter(({ trouble }) => trouble !== 'none').length
-  return { counts: { ...counts, requests: proxy.requests.length, 'of them spoilt': spoilt }, problems }
+  const corrupted = proxy.requests.filter(({ trouble }) => trouble !== 'none').length
+  return { counts: { ...counts, requests: proxy.requests.length, 'requests with faults': corrupted }, problems }
 }
 
-function faultOf(random: Random): Trouble {
+function drawFault(random: Random): Trouble {
   const bytes = random.between(0, 64 * 1024)
   const kind = random.pick({ none: 92, cut: 3, flip: 1, short: 1, stall: 1, status: 2 })
   if (kind === 'none') return 'none'
   return kind === 'status' ? { kind, status: 503 } : { kind, bytes }
 }
 
-/** How one process ended: by its own refusal, killed, or with its package. */
+/** Runs one process, and kills it after `ms`. */
 async function runAndKill(task: Task, ms: number): Promise<'finished' | 'killed' | 'refused'> {
   const child = spawn(process.execPath, [PROGRAM, JSON.stringify(task)], { stdio: 'ignore' })
   const timer = setTimeout(() => child.kill('SIGKILL'), ms)
@@ -83,18 +83,18 @@ async function runAndKill(task: Task, ms: number): Promise<'finished' | 'killed'
   return promise.finally(() => clearTimeout(timer))
 }
 
-/** Opens what is there as the GPU function would, and compares every byte; returns how many packages opened. */
-async function look(cache: string, problems: string[]): Promise<number> {
+/** Opens and verifies all packages and blobs in the cache. Returns the number of packages. */
+async function auditCache(cache: string, problems: string[]): Promise<number> {
   let opened = 0
   for (const name of await readdir(path.join(cache, 'packages')).catch(() => [])) {
     if (name.startsWith('.')) continue
     const at = path.join(cache, 'packages', name)
     try {
       const { digest } = await openPackage(at, { verify: true })
-      if (digest !== name) problems.push(`${name} is package ${digest}`)
+      if (digest !== name) problems.push(`${name} contains package ${digest}`)
       opened += 1
     } catch (error) {
-      problems.push(`${name} has the name of a package: ${(error as Error).message}`)
+      problems.push(`${name} is not a valid package: ${(error as Error).message}`)
     }
   }
   for (const name of await readdir(path.join(cache, 'blobs')).catch(() => [])) {

@@ -1,16 +1,16 @@
-// `npm run campaign:packages`: the package campaign at any length, and what came of it.
+// `npm run campaign:packages`: runs the package campaign and prints its outcome.
 import { randomInt } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { Command } from 'commander'
 import { noise, writeFakePackage } from '../../checkpoints/fake-package.ts'
-import { wholeNumber } from '../../command/whole-number.ts'
+import { parseWholeNumber } from '../../command/whole-number.ts'
 import { type PackageCampaignOptions, runPackageCampaign } from './campaign.ts'
 
 const MEGABYTE = 1_000_000
 
-/** Three packages of 4 MB that share half, as tiers do, and a budget for two. Written below `directory`. */
+/** Writes three packages of 4 MB that share half of their bytes, as tiers do. The budget is for two. */
 export async function campaignPackages(
   directory: string,
 ): Promise<Pick<PackageCampaignOptions, 'packages' | 'budgetBytes'>> {
@@ -26,9 +26,9 @@ export async function campaignPackages(
 
 async function main(): Promise<void> {
   const { rounds, seed } = new Command('campaign:packages')
-    .description('Processes that fetch packages from a bucket that stalls, cuts off and lies, killed at any moment.')
-    .option('--rounds <count>', 'processes, or pairs of them', wholeNumber, 200)
-    .option('--seed <number>', 'chooses every fault; a new one unless given', wholeNumber, randomInt(2 ** 32))
+    .description('Kills processes that download packages from a faulty bucket, then verifies their cache.')
+    .option('--rounds <count>', 'number of processes, or of concurrent pairs', parseWholeNumber, 200)
+    .option('--seed <number>', 'seed of all faults; random by default', parseWholeNumber, randomInt(2 ** 32))
     .parse()
     .opts<{ rounds: number; seed: number }>()
   console.log(`seed ${seed}`)

@@ -1,4 +1,4 @@
-// One process of the package campaign: fetches a package and says so. It is killed on the way.
+// A process of the package campaign: downloads a package, unless it is killed before.
 import { pino } from 'pino'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../../gpu-fn/weights/cache.ts'

@@ -1,4 +1,4 @@
-// The GPU function as a process of its own, for `programOf`: the real contract server over an engine without a model.
+// The GPU function as a separate process, for `createProgram`: its server with an engine without a model.
 import { createPublicKey, type JsonWebKey } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -34,7 +34,7 @@ const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: [key], hea
 const server = createServer(getRequestListener(app.fetch)).listen(port, '127.0.0.1')
 await once(server, 'listening')
 process.send!('ready')
-// It answers 503 for a while, as one that loads its models.
+// Until then it responds with 503, as during the loading of models.
 setTimeout(() => {
   lifecycle.status = 'ready'
 }, 300)

@@ -14,7 +14,7 @@ export const MODELLESS_OFFER = {
   height: 64,
   max_pixels: 4096,
 } as const
-/** A request with this prompt fails by a fault of the engine. */
+/** A request with this prompt fails with an engine fault. */
 export const FAULTY_PROMPT = 'fails'
 /** Steps take ten times as long if the prompt begins with this. */
 export const SLOW_PROMPT = 'slowly:'

@@ -1,4 +1,4 @@
-// The worker as a process of its own, for `programOf`. Its settings are startWorker's.
+// The worker as a separate process, for `createProgram`. Its settings are those of startWorker.
 import { type LocalWorkerOptions, startWorker } from '../../local/worker.ts'
 import { readSettings } from '../program.ts'
 

@@ -16,9 +16,9 @@ export type TinyOptions = {
   layout?: 'diffusers' | 'single-file'
   seed?: number
   dtype?: StoredDtype
-  /** false leaves the third text encoder and its tokenizer out. */
+  /** false omits the third text encoder and its tokenizer. */
   t5?: boolean
-  /** Multiplies what goes into T5's feed-forward layers, whose product grows by its square: T5-XXL's are beyond float16. */
+  /** Scales the inputs of T5's feed-forward layers, whose gated product grows by the square: T5-XXL's exceed float16. */
   t5Gain?: number
 }
 type Networks = Record<'transformer' | 'clip_l' | 'clip_g' | 't5' | 'vae', NamedTensor[]>

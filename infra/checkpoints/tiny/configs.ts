@@ -1,4 +1,4 @@
-// The JSON files of the diffusers layout: model_index.json and one config a component.
+// The JSON files of the diffusers layout: model_index.json and one config per component.
 import type { ClipShape, T5Shape, TinyShape } from './variants.ts'
 
 /** Component folder → class, as model_index.json lists them. */

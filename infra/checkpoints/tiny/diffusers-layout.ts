@@ -4,7 +4,7 @@ import type { NamedTensor } from '../write-safetensors.ts'
 type Rows = (tensor: NamedTensor) => NamedTensor[]
 type Rule = [pattern: RegExp, replacement: string, rows?: Rows]
 
-/** Applies the first rule that matches; a name that none matches stays. */
+/** Applies the first matching rule; other names remain unchanged. */
 function rename(tensor: NamedTensor, rules: readonly Rule[]): NamedTensor[] {
   for (const [pattern, replacement, rows] of rules) {
     if (!pattern.test(tensor.name)) continue

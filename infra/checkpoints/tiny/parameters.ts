@@ -1,4 +1,4 @@
-// A tiny network's parameters as data: name, shape and the distribution that its values are drawn from.
+// Parameters of a tiny network: name, shape and distribution of values.
 import type { NamedTensor } from '../write-safetensors.ts'
 
 export type Parameter = {
@@ -6,7 +6,7 @@ export type Parameter = {
   shape: readonly number[]
   mean: number
   deviation: number
-  /** A 3×3 convolution whose taps share one random mixing of channels, weighted by a blur: the picture gets smooth. */
+  /** A 3×3 convolution whose taps share one random channel mixing, weighted by a blur, so that images are smooth. */
   blur?: boolean
   /** Values that are not random. */
   table?: Float32Array
@@ -29,7 +29,7 @@ export function convolution(name: string, inputs: number, outputs: number, side:
   ]
 }
 
-/** The gain of a norm, about 1, and its bias when it has one. */
+/** The gain of a norm, about 1, and optionally its bias. */
 export function norm(name: string, width: number, biased: boolean): Parameter[] {
   const weight = { name: `${name}.weight`, shape: [width], mean: 1, deviation: 0.2 }
   return biased ? [weight, { name: `${name}.bias`, shape: [width], mean: 0, deviation: 0.2 }] : [weight]
@@ -40,7 +40,7 @@ export function embedding(name: string, rows: number, width: number, deviation: 
   return [{ name, shape: [rows, width], mean: 0, deviation }]
 }
 
-/** Draws a parameter's values: they depend on `seed` and on the parameter's name alone, so on no order and on no machine. */
+/** Draws a parameter's values. They depend only on `seed` and the name of the parameter, not on order or machine. */
 export function draw(parameter: Parameter, seed: string): NamedTensor {
   const { name, shape, mean, deviation, blur, table } = parameter
   const data = table ?? new Float32Array(size(shape))
@@ -60,7 +60,7 @@ function drawBlur(data: Float32Array, deviation: number, next: () => number): vo
   }
 }
 
-/** Nearly normal numbers of mean 0 and deviation 1 in integer arithmetic: four 16-bit uniforms, added. */
+/** Approximately normal numbers of mean 0 and deviation 1, as sums of four 16-bit uniforms in integer arithmetic. */
 function normal(seed: string): () => number {
   const next = integers(hash(seed))
   const scale = Math.sqrt(3) / 65536

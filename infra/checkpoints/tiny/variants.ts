@@ -1,4 +1,4 @@
-// The tiny variants. Each keeps what makes a real one particular, at a thousandth of its size.
+// The tiny variants. Each has the special features of a real one, at a thousandth of its size.
 
 export type TransformerShape = {
   depth: number
@@ -13,7 +13,7 @@ export type TransformerShape = {
   positions: number
   positionTable: 'sincos' | 'random'
   sampleSize: number
-  /** Scales what enters the streams; small inputs make the epsilon of a norm count. */
+  /** Scales the inputs of the residual streams; with small inputs, the epsilon of a norm matters. */
   inputScale: number
 }
 export type ClipShape = {
@@ -23,7 +23,7 @@ export type ClipShape = {
   projection: number
   activation: 'quick_gelu' | 'gelu'
   vocabulary: number
-  /** 2, as published: the pooled state is taken at the highest token id. Else: at the first token of this id. */
+  /** 2, as published: the pooled state is taken at the highest token id. Otherwise: at the first token of this id. */
   eosTokenId: number
   inputScale: number
 }
@@ -113,7 +113,7 @@ const odd = { vocabulary: 1010, eosTokenId: 999, inputScale: 0.02 }
 export const TINY_VARIANTS = {
   /** As SD3.5 Medium: dual attention in the first blocks. */
   'tiny-medium': { transformer, clipL, clipG, t5, vae, shift: 3 },
-  /** As SD3.5 Large: no dual attention; a position table that no formula gives. */
+  /** As SD3.5 Large: no dual attention; a position table that is not given by a formula. */
   'tiny-large': {
     transformer: { ...transformer, depth: 3, heads: 3, headDim: 32, dual: [], positionTable: 'random' },
     clipL,
@@ -131,7 +131,7 @@ export const TINY_VARIANTS = {
     vae,
     shift: 3,
   },
-  /** Nothing as usual. Only the diffusers layout can carry it, because a single file says nothing of groups, heads and scales. */
+  /** Unusual values everywhere. Requires the diffusers layout, because a single file does not specify groups, heads and scales. */
   'tiny-odd': {
     transformer: {
       depth: 3,

@@ -1,6 +1,6 @@
-// `npm run status`: what is deployed, what is warm, what it cost since midnight; `scale`, `log` and `prewarm` act on the GPU function.
+// `npm run status`: the state, warm GPUs and cost since midnight of a deployment; `scale`, `log` and `prewarm` control the GPU function.
 import { Command } from 'commander'
-import { wholeNumber } from '../../command/whole-number.ts'
+import { parseWholeNumber } from '../../command/whole-number.ts'
 import { readDeployConfig } from '../../config.ts'
 import { exec } from '../../deploy/exec.ts'
 import { readSecretsFile, SECRETS_FILE } from '../../deploy/secrets-file.ts'
@@ -8,17 +8,17 @@ import { openModalServer } from '../../modal/server.ts'
 import { statusScreen } from './status.ts'
 
 const program = new Command('status')
-  .description('How the deployment stands.')
-  .option('--url <address>', 'the worker', process.env.OCTET_URL)
-  .option('--no-modal', 'the GPU function runs elsewhere')
+  .description('Shows the state of a deployment.')
+  .option('--url <address>', 'address of the worker', process.env.OCTET_URL)
+  .option('--no-modal', 'omit Modal, because the GPU function runs elsewhere')
   .action(async ({ url, modal }: { url?: string; modal: boolean }) => {
     const config = await readDeployConfig()
     const worker = async (path: string) => {
-      if (!url) throw new Error('name the worker with --url or OCTET_URL')
+      if (!url) throw new Error('set the address of the worker with --url or OCTET_URL')
       const token = process.env.OCTET_ADMIN_TOKEN ?? (await readSecretsFile(SECRETS_FILE))?.worker.OCTET_ADMIN_TOKEN
       if (!token) throw new Error('set OCTET_ADMIN_TOKEN')
       const reply = await fetch(new URL(path, url), { headers: { authorization: `Bearer ${token}` } })
-      if (!reply.ok) throw new Error(`${url} answers ${reply.status}`)
+      if (!reply.ok) throw new Error(`${url} returned ${reply.status}`)
       return reply.json()
     }
     const lines = await statusScreen({ config, exec, worker, openModal: () => openModalServer(config) }, modal)
@@ -27,8 +27,8 @@ const program = new Command('status')
 
 program
   .command('log')
-  .description("the GPU function's last lines")
-  .option('--lines <count>', 'how many', wholeNumber, 100)
+  .description("show the last lines of the GPU function's log")
+  .option('--lines <count>', 'number of lines', parseWholeNumber, 100)
   .action(async ({ lines }) => {
     const server = await openModalServer(await readDeployConfig())
     for (const line of await server.log(lines)) console.log(line)
@@ -37,11 +37,11 @@ program
 
 program
   .command('scale')
-  .description('change how the GPU function scales, until the next deploy')
-  .option('--min <count>', 'containers that stay, whatever that costs', wholeNumber)
-  .option('--max <count>', 'most containers', wholeNumber)
-  .option('--buffer <count>', 'containers beyond those that are needed', wholeNumber)
-  .option('--idle <seconds>', 'how long one without jobs stays', wholeNumber)
+  .description('change the scaling of the GPU function until the next deploy')
+  .option('--min <count>', 'permanent containers, which are billed at all times', parseWholeNumber)
+  .option('--max <count>', 'maximum number of containers', parseWholeNumber)
+  .option('--buffer <count>', 'spare containers under load', parseWholeNumber)
+  .option('--idle <seconds>', 'idle time before a container ends', parseWholeNumber)
   .action(async ({ min, max, buffer, idle }) => {
     const server = await openModalServer(await readDeployConfig())
     const change = {
@@ -56,8 +56,8 @@ program
 
 program
   .command('prewarm')
-  .description('start the GPU function now, by its /ping, and wait until it is ready')
-  .requiredOption('--gpu-url <address>', 'the GPU function; `modal server info` tells it')
+  .description('start the GPU function now and wait until it is ready')
+  .requiredOption('--gpu-url <address>', 'address of the GPU function, as shown by `modal server info`')
   .action(async ({ gpuUrl }: { gpuUrl: string }) => {
     const headers = (await readSecretsFile(SECRETS_FILE))?.proxyHeaders.default ?? {}
     const start = Date.now()
@@ -65,7 +65,7 @@ program
       const reply = await fetch(`${gpuUrl.replace(/\/$/, '')}/ping`, { headers }).catch(() => null)
       if (reply?.status === 200) return console.log(`ready after ${Math.round((Date.now() - start) / 1000)} s`)
       if (reply && [401, 403].includes(reply.status))
-        throw new Error(`the host refuses the proxy token: ${reply.status}`)
+        throw new Error(`the host rejected the proxy token: ${reply.status}`)
       await new Promise((resolve) => setTimeout(resolve, 3000))
     }
   })

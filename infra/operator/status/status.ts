@@ -1,4 +1,4 @@
-// How a deployment stands, on one screen: each part is asked by itself, and one that does not answer is told as such.
+// A status overview of a deployment. Each part is requested independently, and one that fails shows its error.
 import type { OperatorStatus } from '../../../edge/operations/replies.ts'
 import type { DeployConfig } from '../../config.ts'
 import type { CommandLine } from '../../deploy/plan.ts'
@@ -7,7 +7,7 @@ import type { ModalServer } from '../../modal/server.ts'
 export type Asked = {
   config: DeployConfig
   exec: (command: CommandLine) => Promise<string>
-  /** GET of the worker as the operator, parsed. */
+  /** GET from the worker with the operator token; returns the parsed body. */
   worker: (path: string) => Promise<unknown>
   openModal: () => Promise<ModalServer>
   now?: Date
@@ -16,9 +16,9 @@ export type Asked = {
 const seconds = (value: number) => `${Math.round(value)} s`
 const dollars = (value: number) => `$${value.toFixed(2)}`
 
-/** A part of the screen; what keeps it from being known stands in its place. */
+/** A part of the overview, or the error of its request. */
 async function part(title: string, ask: () => Promise<string[]>): Promise<string[]> {
-  const lines = await ask().catch((error: Error) => [`not known: ${error.message.split('\n')[0]}`])
+  const lines = await ask().catch((error: Error) => [`unknown: ${error.message.split('\n')[0]}`])
   return [title, ...lines.map((line) => `  ${line}`)]
 }
 
@@ -35,8 +35,8 @@ async function containers({ openModal, now = new Date() }: Asked): Promise<strin
     const midnight = new Date(`${now.toISOString().slice(0, 10)}T00:00:00Z`)
     const [current, today] = [await server.current(), await server.since(midnight)]
     return [
-      `${current.containers} containers run, ${current.backlog} requests wait`,
-      `since midnight ${today.started} were started, ${today.broken} failed; ${today.requests} requests, ${today.failed} of them failed`,
+      `${current.containers} containers running, ${current.backlog} requests waiting`,
+      `since midnight: ${today.started} containers started, ${today.broken} failed; ${today.requests} requests, ${today.failed} failed`,
     ]
   } finally {
     server.close()
@@ -57,18 +57,18 @@ async function worker({ worker: ask }: Asked): Promise<string[]> {
     ...endpoints.map((each) => {
       const ready = each.state === 'warm' ? '' : `, ready in ${seconds(each.ready_in_seconds)}`
       const spent = `warming ${seconds(each.spent_today_seconds)} of ${seconds(each.budget_seconds)} today`
-      return `${each.name}: ${each.state}${ready}${each.down ? ', did not answer lately' : ''}; a start takes ${seconds(each.start_seconds)} (${each.starts_seen} seen); ${spent}`
+      return `${each.name}: ${each.state}${ready}${each.down ? ', down' : ''}; a start takes ${seconds(each.start_seconds)} (from ${each.starts_seen} starts); ${spent}`
     }),
     `since midnight: ${today.jobs} jobs settled, ${today.captured} of them charged ${dollars(today.microdollars / 1e6)}`,
     `${today.images} jobs measured, ${today.cold_starts} of them cold; GPU ${seconds(today.gpu_seconds)}, about ${dollars(today.gpu_dollars)} without idle time`,
   ]
 }
 
-/** The screen, line by line. `modal` is false where the GPU function runs elsewhere. */
+/** The lines of the overview. `modal` is false if the GPU function runs elsewhere. */
 export async function statusScreen(asked: Asked, modal: boolean): Promise<string[]> {
   const parts = await Promise.all([
     part(`Worker ${asked.config.worker.name}`, () => deployed(asked)),
-    part('GPUs, as the worker sees them', () => worker(asked)),
+    part('GPUs, as seen by the worker', () => worker(asked)),
     ...(modal
       ? [part(`Modal app ${asked.config.gpu.app}`, () => containers(asked)), part("Modal's bill", () => bill(asked))]
       : []),

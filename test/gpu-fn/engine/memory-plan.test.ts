@@ -40,7 +40,7 @@ function about(name: Name): Pick<Manifest, 'files' | 'networks' | 'latent' | 'po
     files: Object.fromEntries(files),
     networks: Object.fromEntries(networks),
     latent: { channels: 16, downsample: 8, patch_size: 2 },
-    position: { max: 192, source: 'graph', width: WIDTH[name] },
+    position: { max: 192, width: WIDTH[name] },
     text: TEXT,
   }
 }

@@ -155,7 +155,7 @@ describe('residency', () => {
       await own.release()
       return velocity
     }
-    expect(position.source).toBe('graph')
+    expect(position.file).toBeUndefined()
     expect(await velocityOf([])).toEqual(await velocityOf(['conditioning', 'transformer']))
   })
 

@@ -32,7 +32,7 @@ function sound(): Manifest {
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
     scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
-    position: { max: 192, source: 'graph', width: 64 },
+    position: { max: 192, width: 64 },
     text: describeText(
       { clip_l: { width: 32, pooledWidth: 32, tokens: 77 }, clip_g: null, t5: null },
       { contextWidth: 64, pooledWidth: 64 },
@@ -109,8 +109,8 @@ describe('refuses', () => {
     ['a layout of an unlisted file', /w extends beyond the end of none/, layout([0], 'none')],
     [
       'a position input without a table',
-      /position\.source input without position\.file/,
-      (m) => (m.position.source = 'input'),
+      /no position\.file for the input position of transformer/,
+      (m) => m.networks.transformer!.inputs.push({ name: 'position', dtype: 'float32', shape: ['S', 64] }),
     ],
     [
       'a digest that is a path',

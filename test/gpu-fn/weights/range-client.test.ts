@@ -51,6 +51,7 @@ async function read(client: RangeClient, url: URL, start: number, length: number
   for await (const block of client.request({ url, headers: {}, start, length, signal })) {
     blocks.push(Buffer.from(block))
     if (blocks.length === 1 && pauseMs > 0) await sleep(pauseMs)
+    expect(Buffer.compare(block, blocks.at(-1)!)).toBe(0) // its memory is not reused yet
   }
   return Buffer.concat(blocks)
 }

@@ -1,7 +1,7 @@
 // Visibility of the programs of the crash campaign and the hostile benchmark to other users of the machine.
 import { readFile, stat } from 'node:fs/promises'
 import { afterEach, expect, test } from 'vitest'
-import { type Program, programOf } from '../../../infra/campaign/program.ts'
+import { createProgram, type Program } from '../../../infra/campaign/program.ts'
 import type { GpuSettings } from '../../../infra/campaign/programs/gpu-program.ts'
 import { freePort } from '../../../infra/campaign/world.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
@@ -17,7 +17,7 @@ test('secrets in the settings are not visible in the command line of the process
     ...{ name: 'x', directory: scratch.directory, port: await freePort(), edgePublicKey: gpuPublicKey, secrets },
     ...{ heartbeatMs: 500, stepMs: 1, unreadMs: 1000 },
   }
-  program = programOf('gpu-program.ts', scratch.directory, settings)
+  program = createProgram('gpu-program.ts', scratch.directory, settings)
   await program.start()
   expect((await fetch(`http://127.0.0.1:${settings.port}/ping`)).ok).toBe(true)
   const listed = await readFile(`/proc/${program.pid()}/cmdline`, 'latin1')

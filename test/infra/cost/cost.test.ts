@@ -2,17 +2,17 @@ import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { randomOf } from '../../../infra/campaign/random.ts'
-import { runChecks } from '../../../infra/cost/checks.ts'
 import { costOf } from '../../../infra/cost/model.ts'
-import { fillPage } from '../../../infra/cost/page.ts'
 import { simulate } from '../../../infra/cost/simulate.ts'
+import { fillPage } from '../../../infra/cost/tables.ts'
 import { arrivals } from '../../../infra/cost/traffic.ts'
+import { runChecks } from './queueing-theory.ts'
 
 const fleet = { service: () => 2, coldSeconds: 10, idleSeconds: 60, minContainers: 0, maxContainers: 2 }
 const at = (...times: number[]) => simulate(Float64Array.from(times), fleet)
 
-test('is within 5 % of every closed form', () => {
-  for (const { what, apart } of runChecks()) expect.soft(apart, what).toBeLessThan(0.05)
+test('the simulation is within 5 % of every closed form', () => {
+  for (const { label, difference } of runChecks()) expect.soft(difference, label).toBeLessThan(0.05)
 })
 
 test('a picture alone pays for its start, itself and the idle window after it', () => {

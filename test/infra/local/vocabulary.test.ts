@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { knownIn, readVocabulary } from '../../../infra/local/vocabulary.ts'
+import { findDrawableObjects, readVocabulary } from '../../../infra/local/vocabulary.ts'
 
 const vocabulary = {
   sprites: [
@@ -17,11 +17,11 @@ test.each([
   ['a category of blueness', []],
   ['a city at night, best quality', []],
 ])('%s', (prompt, known) => {
-  expect(knownIn(prompt, vocabulary)).toEqual(known)
+  expect(findDrawableObjects(prompt, vocabulary)).toEqual(known)
 })
 
 test('every name of nano’s vocabulary is known by itself', async () => {
   const nano = await readVocabulary()
-  for (const { name } of nano.sprites) expect(knownIn(`a ${name}`, nano)).toContain(name)
-  for (const name of nano.backgrounds) expect(knownIn(`on ${name}`, nano)).toContain(name)
+  for (const { name } of nano.sprites) expect(findDrawableObjects(`a ${name}`, nano)).toContain(name)
+  for (const name of nano.backgrounds) expect(findDrawableObjects(`on ${name}`, nano)).toContain(name)
 })

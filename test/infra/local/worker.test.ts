@@ -95,7 +95,7 @@ describe('npm run keys', () => {
       expect.stringContaining('operator token'),
     ])
     const nowhere = await cli('list', '--account', 'a', '--url', 'http://127.0.0.1:1').catch(stderr)
-    expect(nowhere).toEqual([1, expect.stringContaining('no worker answers at http://127.0.0.1:1')])
+    expect(nowhere).toEqual([1, expect.stringContaining('no worker responds at http://127.0.0.1:1')])
   })
 
   test('shows in its help where the token comes from, and not the token', async ({ expect }) => {

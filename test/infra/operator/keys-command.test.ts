@@ -53,7 +53,7 @@ test('npm run keys -- list marks keys created by a revoked key', async ({ expect
   const headers = { authorization: `Bearer ${admin}`, 'content-type': 'application/json' }
   const made = await fetch(new URL('/v1/keys', worker.url), { method: 'POST', headers, body: '{}' })
   const child = ((await made.json()) as { id: string }).id
-  expect(await keys('list')).toMatch(new RegExp(`^${child} {2}made \\S+ by ${id} {2}active`, 'm'))
+  expect(await keys('list')).toMatch(new RegExp(`^${child} {2}created \\S+ by ${id} {2}active`, 'm'))
   await keys('revoke', id)
   expect(await keys('list')).toMatch(
     new RegExp(`^${child} .* by ${id} \\(revoked, or created by a revoked key\\) {2}active`, 'm'),

@@ -3,7 +3,7 @@ import path from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
 import { noise } from '../../../infra/checkpoints/fake-package.ts'
-import { downloadCheckpoint, neededFiles } from '../../../infra/weights/hub.ts'
+import { downloadCheckpoint, selectFiles } from '../../../infra/weights/hub.ts'
 import { type HubStub, startHub } from '../../support/hub-stub.ts'
 import { useScratch } from '../../support/scratch.ts'
 
@@ -74,7 +74,7 @@ test('leaves T5 out for a tier without it', async () => {
 
 test('takes half precision where there is nothing else', () => {
   const only = [{ path: 'vae/diffusion_pytorch_model.fp16.safetensors' }, { path: 'vae/config.json' }]
-  expect(neededFiles(only)).toEqual(only)
+  expect(selectFiles(only)).toEqual(only)
 })
 
 const body = (name: string, trouble: (count: number) => Trouble): Plan => {
@@ -123,7 +123,7 @@ test('fetches a file again that came damaged, and gives up the second time', asy
   )
   const options = { repo: REPO, token: TOKEN, hubUrl: proxy.url, pauseMs: 5 }
   await expect(downloadCheckpoint(elsewhere, options)).rejects.toThrow(
-    `${WEIGHTS} of ${REPO} came twice with another checksum than the hub states`,
+    `${WEIGHTS} of ${REPO} had a wrong checksum twice`,
   )
   expect(await stat(path.join(elsewhere, WEIGHTS)).catch(() => null)).toBeNull()
 })

@@ -122,7 +122,6 @@ test('a package for cuda-fp8 lists both step graphs and both autoencoders, each 
 
 test.each([
   [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, and tier fp16 has none; choose cuda/],
-  [{ tier: 'fp8', scaleBlock: 128 } as const, /--scale-block: does not apply to target cuda-fp8/],
 ])('%o is refused', async (options, message) => {
   const out = path.join(scratch.directory, 'package')
   await expect(compile({ checkpoint: ['/none'], out, target: 'cuda-fp8', ...options })).rejects.toThrow(message)
@@ -170,7 +169,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('FP8 activations in %s, as
         },
         prompt_embeds: prompts,
       })
-      const table = position.source === 'input' && {
+      const table = position.file !== undefined && {
         position: pseudoRandom([(height / 2) * (width / 2), position.width], 6),
       }
       const inputs = { latent: latent as Tensor, modulation: modulation!.row(0), context: context!, ...table }

@@ -56,9 +56,9 @@ async function positions(
   h: number,
   w: number,
 ): Promise<Record<string, FloatTensor>> {
-  const { source, file, max, width } = manifest.position
-  if (source === 'graph') return {}
-  const { buffer } = new Uint8Array(await readFile(path.join(directory, file!)))
+  const { file, max, width } = manifest.position
+  if (file === undefined) return {}
+  const { buffer } = new Uint8Array(await readFile(path.join(directory, file)))
   const table = new Float32Array(buffer)
   const [top, left] = [(max - h) >> 1, (max - w) >> 1]
   const rows = Array.from({ length: h }, (_, y) => ((top + y) * max + left) * width)

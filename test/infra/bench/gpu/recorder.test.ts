@@ -4,7 +4,7 @@ import path from 'node:path'
 import sharp from 'sharp'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { type Figure, figure } from '../../../../infra/bench/gpu/plan.ts'
-import { createRecorder } from '../../../../infra/bench/gpu/recorder.ts'
+import { Recorder } from '../../../../infra/bench/gpu/recorder.ts'
 
 /** Runs a program that says `lines`, and returns the figures that are then in the file. */
 async function figuresOf(lines: readonly string[], end = ''): Promise<{ kept: Figure[]; problem: unknown }> {
@@ -19,7 +19,7 @@ async function figuresOf(lines: readonly string[], end = ''): Promise<{ kept: Fi
   const said = lines.map((text) => text.replace('WORK', work))
   await writeFile(script, `for (const line of ${JSON.stringify(said)}) console.log(line); ${end}`)
   const out = path.join(work, 'out.jsonl')
-  const recorder = createRecorder({ variant: 'large', device: 'a card', out, work, seconds: 2 })
+  const recorder = new Recorder({ variant: 'large', device: 'a card', out, work, seconds: 2 })
   const problem = await recorder.runProgram('a-system', [process.execPath, script], {}).catch((error) => error)
   await recorder.close()
   const kept = (await readFile(out, 'utf8')).split('\n').filter(Boolean)
