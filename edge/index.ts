@@ -1,5 +1,4 @@
 import { app } from './app.ts'
-import type { Env } from './env.ts'
 import { keepSchedule } from './gpu/warm.ts'
 import { tidyDatabase } from './usage/database-retention.ts'
 import { queue } from './usage/queue.ts'

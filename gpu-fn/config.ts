@@ -4,6 +4,7 @@ import { tmpdir, totalmem } from 'node:os'
 import path from 'node:path'
 import * as z from 'zod'
 import { TIERS } from './contract.ts'
+import { TARGETS } from './manifest.ts'
 
 const LOOPBACK = ['127.0.0.1', '::1', 'localhost']
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
@@ -62,7 +63,9 @@ const environment = z.object({
   OCTET_BUCKET_SECRET: z.string().default(''),
   OCTET_BUCKET_REGION: z.string().default('auto'),
   OCTET_MODELS: models.optional(),
-  OCTET_TARGET: z.enum(['cpu', 'cuda', 'cuda-fp8'], { error: 'must be cpu, cuda or cuda-fp8' }).default('cuda-fp8'),
+  OCTET_TARGET: z
+    .enum(TARGETS, { error: `must be ${TARGETS.slice(0, -1).join(', ')} or ${TARGETS.at(-1)}` })
+    .default('cuda-fp8'),
   OCTET_CACHE: z.string().default(path.join(tmpdir(), 'octet-packages')),
   OCTET_CACHE_BYTES: integer(1, Number.MAX_SAFE_INTEGER, 0),
   OCTET_EDGE_PUBLIC_KEY: z.string().optional(),

@@ -7,6 +7,8 @@ export const TIERS = ['fp8', 'fp8-lite', 'fp16', 'fp32'] as const
 export const ROUTES = ['turbo', 'full'] as const
 export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
+export type Tier = (typeof TIERS)[number]
+export type Route = (typeof ROUTES)[number]
 
 /** Bounds that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {

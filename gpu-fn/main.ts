@@ -6,14 +6,14 @@ import { parseArgs } from 'node:util'
 import { getRequestListener } from '@hono/node-server'
 import { type Logger, pino } from 'pino'
 import { type Config, ConfigError, readConfig } from './config.ts'
-import { createEngine, type Engine, type Model } from './engine/engine.ts'
-import { createVerifier } from './engine/verification.ts'
+import { type Engine, type Model, PackageEngine } from './engine/engine.ts'
 import type { Stall } from './engine/watchdog.ts'
-import type { Size } from './engine/worker.ts'
+import type { Size } from './pipeline/pipeline.ts'
 import { exitNow } from './server/exit-now.ts'
-import { createJobs, type Jobs, type Lifecycle } from './server/jobs.ts'
+import { Jobs, type Lifecycle } from './server/jobs.ts'
 import { createApp } from './server/server.ts'
 import { packageSource } from './weights/package-source.ts'
+import { Verifier } from './weights/verification.ts'
 
 /** A reader that takes nothing for this long is cut off; heartbeats keep every other connection busy. */
 const SOCKET_IDLE_MS = 60_000
@@ -52,13 +52,13 @@ const isFlagError = (error: unknown): error is Error =>
 
 function createService(config: Config, log: Logger): Service {
   const lifecycle: Lifecycle = { status: 'loading' }
-  const verifier = createVerifier({ directory: config.cache, log })
+  const verifier = new Verifier({ directory: config.cache, log })
   const onStall = (stall: Stall) => void endHung(service, stall)
-  const engine = createEngine({ ...config, ...packageSource(config, verifier, log), verifier, onStall, log })
+  const engine = new PackageEngine({ ...config, ...packageSource(config, verifier, log), verifier, onStall, log })
   const onBroken = () => {
     if (!isOver(lifecycle)) void shutDown(service, 'the engine no longer works', 1)
   }
-  const jobs = createJobs({ engine, lifecycle, log, onBroken, ...config })
+  const jobs = new Jobs({ engine, lifecycle, log, onBroken, ...config })
   const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: config.edgePublicKeys })
   const server = createServer({ requestTimeout: RECEIVE_REQUEST_MS }, getRequestListener(app.fetch))
   server.setTimeout(SOCKET_IDLE_MS)

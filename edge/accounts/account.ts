@@ -1,20 +1,17 @@
 // AccountDO: one account's keys, Idempotency-Keys, limit meters and ledger, in one SQLite database.
 import { DurableObject } from 'cloudflare:workers'
 import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
-import type { Env } from '../env.ts'
+import { allows } from '../auth/keys.ts'
 import { ACCOUNT_DELETED } from '../http/errors.ts'
-import type { JobSpec } from '../jobs/record.ts'
-import type { JobSummary } from '../jobs/view.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { type Recovery, readRecovery } from '../platform/recovery.ts'
-import { exportBatch, nextExport, OUTBOX_MS, takeOut } from '../usage/outbox.ts'
 import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
+import type { JobSpec, JobSummary } from './job-spec.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './key-management.ts'
 import {
-  allows,
   authenticate,
   findKey,
   holdsLinks,
@@ -26,6 +23,7 @@ import {
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
+import { exportBatch, nextExport, OUTBOX_MS, takeOut } from './usage-outbox.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }

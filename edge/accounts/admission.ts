@@ -1,8 +1,8 @@
 // Admission of jobs to an account: one SQLite transaction that reserves the price or changes nothing.
 
 import type { Credential, Scope } from '../auth/keys.ts'
-import type { JobSpec } from '../jobs/record.ts'
 import { FULL_BYTES } from '../results/retention.ts'
+import type { JobSpec } from './job-spec.ts'
 import { creatorsOf, findKey, isActive, type KeyInfo } from './key-table.ts'
 import {
   countRequest,

@@ -1,15 +1,14 @@
 // Deletes an account in steps, driven by its alarm, until only the deletion record remains. Every step is idempotent: after an interruption
 // it resumes with the remaining data.
 
-import type { Env } from '../env.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { deletePrefix } from '../results/results.ts'
 import { RETENTION_DAYS, resultPrefix } from '../results/retention.ts'
 import { eraseUsage } from '../usage/database-retention.ts'
-import { isExporting, nextExport } from '../usage/outbox.ts'
 import { dropOrphan } from './admission.ts'
 import { entryOf, foldRow, sumsOf } from './ledger.ts'
+import { isExporting, nextExport } from './usage-outbox.ts'
 
 export const DELETION_SCHEMA = `
   CREATE TABLE IF NOT EXISTS deletion (

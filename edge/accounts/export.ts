@@ -1,6 +1,6 @@
 // Paged export of an account's own rows: keys without their hashes, credits, usage, and jobs.
 
-import type { JobSpec } from '../jobs/record.ts'
+import type { JobSpec } from './job-spec.ts'
 import { type KeyInfo, listKeys } from './key-table.ts'
 import type { LedgerEntry, UsageRow } from './ledger.ts'
 

@@ -143,9 +143,3 @@ export async function authenticate(sql: SqlStorage, credential: Credential): Pro
   const key = findKey(sql, credential.keyId)
   return key && isActive(key) ? key : null
 }
-
-/** Whether a credential has a scope. A browser token has `generate`, and `read` for its own jobs, if its key has `generate`. */
-export function allows(key: KeyInfo, credential: Credential, scope: Scope): boolean {
-  if ('token' in credential) return scope !== 'admin' && key.scopes.includes('generate')
-  return key.scopes.includes(scope)
-}

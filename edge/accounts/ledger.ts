@@ -1,15 +1,14 @@
 // An account's ledger and meters in SQLite. Each job has one row: reserved, then captured or released, once. Sums are updated in the same
 // transaction, so that no query depends on the number of rows.
 
-import type { JobSpec } from '../jobs/record.ts'
-import type { JobSummary } from '../jobs/view.ts'
+import type { Tier } from '#contract'
 import { log } from '../platform/log.ts'
 import { isKept } from '../results/results.ts'
 import { USAGE_KEY_DAYS } from '../results/retention.ts'
 import type { Observed } from '../routing/forecast.ts'
-import type { Tier } from '../routing/route.ts'
-import { isExporting, putOut } from '../usage/outbox.ts'
+import type { JobSpec, JobSummary } from './job-spec.ts'
 import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
+import { isExporting, putOut } from './usage-outbox.ts'
 
 export const LEDGER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS ledger (

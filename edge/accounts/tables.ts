@@ -1,11 +1,11 @@
 // The tables of an account's SQLite, and their upgrade from earlier releases.
 
-import { OUTBOX_SCHEMA } from '../usage/outbox.ts'
 import { IDEMPOTENCY_SCHEMA } from './admission.ts'
 import { DELETION_SCHEMA } from './deletion.ts'
 import { KEYS_SCHEMA } from './key-table.ts'
 import { LEDGER_SCHEMA } from './ledger.ts'
 import { SETTINGS_SCHEMA } from './settings.ts'
+import { OUTBOX_SCHEMA } from './usage-outbox.ts'
 
 /** Columns added since the first release, with defaults for existing rows. */
 const ADDED_COLUMNS = {

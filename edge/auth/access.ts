@@ -5,13 +5,20 @@ import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
 import { METHOD_NAME_ALL } from 'hono/router'
 import { LIMITS } from '#contract'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { declaredBytes } from '../http/request-body.ts'
 import { hasKey, meterRequest, owner, verifyCredential } from './auth.ts'
 import type { Scope } from './keys.ts'
 import { openLink } from './links.ts'
 import { verifyOperator } from './operator-auth.ts'
+
+declare module 'hono' {
+  interface ContextVariableMap {
+    /** On /v1/keys: the managing key, or null for the operator. */
+    manages: { account: string; keyId: string } | null
+  }
+}
 
 type Access = {
   /** `manager`: the operator or an `admin` key. `link`: a signed link or a key. */

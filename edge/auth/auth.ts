@@ -1,11 +1,20 @@
 // Credentials: `Authorization: Bearer` with an API key or a browser token of a caller, or with the operator's token.
 import type { Context } from 'hono'
-import { allows } from '../accounts/key-table.ts'
-import type { EdgeEnv, Env } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
 import type { Credential, Scope } from './keys.ts'
+import { allows } from './keys.ts'
 import { checkCredential, tokenExpired } from './tokens.ts'
+
+declare module 'hono' {
+  interface ContextVariableMap {
+    /** The caller's credential, on routes that accept a key. */
+    credential: Credential
+    /** The scopes of the credential's key, once confirmed by the account. */
+    scopes?: readonly Scope[]
+  }
+}
 
 export const CHALLENGE = { 'www-authenticate': 'Bearer realm="octet"' }
 /** The periods of OUTER_LIMIT and REQUEST_LIMIT in wrangler.toml. */
@@ -76,8 +85,8 @@ export async function meterRequest(c: Context<EdgeEnv>, credential: Credential):
 async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
   const answer = await objectOf(c.env.ACCOUNT, credential.account).authenticate(credential)
   if (answer.kind !== 'authenticated') throw unauthorized()
-  c.set('key', answer.key)
-  return answer.key
+  c.set('scopes', answer.key.scopes)
+  return answer.key.scopes
 }
 
 /**
@@ -86,8 +95,8 @@ async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
  */
 export async function owner(c: Context<EdgeEnv>, scope: Scope | null = 'read'): Promise<Credential> {
   const credential = c.get('credential')
-  const key = c.get('key') ?? (await confirmKey(c, credential))
-  if (scope !== null && !allows(key, credential, scope)) throw forbidden(scope)
+  const scopes = c.get('scopes') ?? (await confirmKey(c, credential))
+  if (scope !== null && !allows({ scopes }, credential, scope)) throw forbidden(scope)
   return credential
 }
 

@@ -19,6 +19,12 @@ export type Credential = KeyCredential | TokenCredential
 /** The grant of a browser token: a budget in micro-dollars, valid until `expires` (Unix seconds). */
 export type Grant = { id: string; scope: 'generate'; budget: number; expires: number }
 
+/** Whether a credential has a scope. A browser token has `generate`, and `read` for its own jobs, if its key has `generate`. */
+export function allows({ scopes }: { scopes: readonly Scope[] }, credential: Credential, scope: Scope): boolean {
+  if ('token' in credential) return scope !== 'admin' && scopes.includes('generate')
+  return scopes.includes(scope)
+}
+
 /** The prefix of the placeholder secrets in .dev.vars.example. */
 export const EXAMPLE_SECRET = 'replace-me'
 

@@ -1,7 +1,7 @@
 // Signed links: each grants access to one file without a key, until the link expires or its key is revoked.
 import type { Context } from 'hono'
 import { timingSafeEqual } from 'hono/utils/buffer'
-import type { EdgeEnv, Env } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
 import { hasKey } from './auth.ts'
@@ -27,6 +27,13 @@ export async function checkLink(peppers: string, link: Link, signature: string):
 
 /** A verified link: its remaining lifetime in seconds, and the requesting key. */
 export type OpenLink = { seconds: number; key: string | null }
+
+declare module 'hono' {
+  interface ContextVariableMap {
+    /** The verified signed link. Unset if the file is opened with a key. */
+    link?: OpenLink
+  }
+}
 
 const invalid = () =>
   new ApiError('link_invalid', 'The signature does not match this URL. Fetch the job again to get a new link.')

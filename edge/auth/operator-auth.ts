@@ -1,7 +1,7 @@
 // Operator authentication with the secret OCTET_ADMIN_TOKEN. It grants access to every account, so failures are rate-limited and logged.
 import type { Context } from 'hono'
 import { timingSafeEqual } from 'hono/utils/buffer'
-import type { EdgeEnv, Env } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
 import { bearer, CHALLENGE } from './auth.ts'

@@ -1,6 +1,5 @@
 // The endpoints of GPU functions: addresses, headers, and the order in which a job tries them.
 import * as z from 'zod'
-import type { Env } from '../env.ts'
 import { readCatalogue } from '../routing/catalogue.ts'
 
 export type Endpoint = {

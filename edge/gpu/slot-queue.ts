@@ -13,20 +13,20 @@ export function readSlots({ GPU_SLOTS: given }: { GPU_SLOTS: string }): number {
 
 /** The half-life of an account's usage: a burst no longer counts after a few minutes. */
 const HALF_LIFE_MS = 60_000
-/** Accounts below this usage are all alike. */
-const LIGHT_MS = 500
-/** Each usage class covers four times the usage of the one below, because small differences must not reorder jobs. */
-const CLASS_RATIO = 4
+/** Less usage is forgotten. */
+const NEGLIGIBLE_MS = 50
+/** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
+const JOBS_PER_ROUND = 3
 
-/** Times are Unix milliseconds. `round` is the job's turn: one job of each account per round. */
+/** Times are Unix milliseconds. */
 type Entry = { account: string; round: number; since: number; renewed: number }
-/** `ms` is the usage at the time `at`, `round` that of the account's newest job. */
-type Account = { ms: number; at: number; round: number }
+/** `ms` is the usage at the time `at`. `turn` counts the account's jobs; turns 0 to 2 are in round 0, and so on. */
+type Account = { ms: number; at: number; turn: number }
 
 /**
- * Grants slots to the accounts in the lowest class of recent usage, in turn (start-time fair queuing by Goyal, Vin and Cheng, 1996, with a
- * cost of one for each job), and to the oldest job first. Usage is the time that jobs held slots. The queue is kept in memory; after a restart,
- * the renewals of its jobs fill it again.
+ * Grants slots to jobs of light accounts, whose usage is at most the mean, before those of heavy ones, then by round, then by age. The rounds are
+ * start-time fair queuing (Goyal, Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue is kept in memory;
+ * after a restart, the renewals of its jobs fill it again.
  */
 export class SlotQueue {
   readonly #leaseMs: number
@@ -66,16 +66,22 @@ export class SlotQueue {
     account.ms = decay(account, now) + now - entry.since
     account.at = now
     for (const [name, each] of this.#accounts)
-      if (each.round < this.#round && decay(each, now) < 1) this.#accounts.delete(name)
+      if (each.turn < this.#round * JOBS_PER_ROUND && decay(each, now) < NEGLIGIBLE_MS) this.#accounts.delete(name)
   }
 
   holds(job: string): boolean {
     return this.#holding.has(job)
   }
 
+  /** Frees the slots of jobs that have not renewed them, and returns their ids. */
+  expire(now: number): string[] {
+    const expired = [...this.#holding].filter(([, entry]) => this.#isExpired(entry, now)).map(([job]) => job)
+    for (const job of expired) this.leave(job, now)
+    return expired
+  }
+
   /** Grants the free ones of `slots` and returns the ids of their jobs. */
   grant(slots: number, now: number): string[] {
-    for (const [job, entry] of this.#holding) if (this.#isExpired(entry, now)) this.leave(job, now)
     const granted: string[] = []
     while (this.#holding.size < slots) {
       const next = this.#next(now)
@@ -91,15 +97,15 @@ export class SlotQueue {
   #accountOf(name: string): Account {
     const known = this.#accounts.get(name)
     if (known) return known
-    const account = { ms: 0, at: 0, round: -1 }
+    const account = { ms: 0, at: 0, turn: -1 }
     this.#accounts.set(name, account)
     return account
   }
 
   #nextRound(name: string): number {
     const account = this.#accountOf(name)
-    account.round = Math.max(this.#round, account.round + 1)
-    return account.round
+    account.turn = Math.max(this.#round * JOBS_PER_ROUND, account.turn + 1)
+    return Math.floor(account.turn / JOBS_PER_ROUND)
   }
 
   #hold(job: string, entry: Entry, now: number): void {
@@ -107,29 +113,33 @@ export class SlotQueue {
     this.#holding.set(job, { ...entry, since: now, renewed: now })
   }
 
-  /** The first waiting job by usage class, round and age. */
+  /** The first waiting job by weight of its account, round and age. */
   #next(now: number): [job: string, entry: Entry] | null {
-    const classes = this.#usageClasses(now)
-    let first: { job: string; entry: Entry; usageClass: number } | null = null
+    const heavy = this.#heavyAccounts(now)
+    let first: { job: string; entry: Entry; isHeavy: boolean } | null = null
     for (const [job, entry] of this.#waiting) {
       if (this.#isExpired(entry, now)) {
         this.#waiting.delete(job)
         continue
       }
-      const usageClass = classes.get(entry.account) ?? 0
-      const lead = first ? usageClass - first.usageClass || entry.round - first.entry.round : -1
-      if (lead < 0) first = { job, entry, usageClass }
+      const isHeavy = heavy.has(entry.account)
+      const lead = first ? Number(isHeavy) - Number(first.isHeavy) || entry.round - first.entry.round : -1
+      if (lead < 0) first = { job, entry, isHeavy }
     }
     return first && [first.job, first.entry]
   }
 
-  /** The usage class of each account, including its running jobs. */
-  #usageClasses(now: number): Map<string, number> {
+  /** The accounts above the mean usage of all accounts with usage or jobs. */
+  #heavyAccounts(now: number): Set<string> {
     const usage = new Map<string, number>()
-    for (const [name, account] of this.#accounts) usage.set(name, decay(account, now))
+    for (const { account } of this.#waiting.values()) usage.set(account, 0)
+    for (const [name, account] of this.#accounts) {
+      const ms = decay(account, now)
+      if (ms >= NEGLIGIBLE_MS) usage.set(name, ms)
+    }
     for (const { account, since } of this.#holding.values()) usage.set(account, (usage.get(account) ?? 0) + now - since)
-    const classOf = (ms: number) => Math.floor(Math.log(Math.max(1, ms / LIGHT_MS)) / Math.log(CLASS_RATIO))
-    return new Map([...usage].map(([name, ms]) => [name, classOf(ms)]))
+    const mean = [...usage.values()].reduce((sum, ms) => sum + ms, 0) / usage.size
+    return new Set([...usage].filter(([, ms]) => ms > mean).map(([name]) => name))
   }
 
   #isExpired({ renewed }: Entry, now: number): boolean {

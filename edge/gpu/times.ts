@@ -1,6 +1,5 @@
 // Time limits for the GPU function: the variables GPU_*_SECONDS of wrangler.toml.
 import * as z from 'zod'
-import type { Env } from '../env.ts'
 
 const MOST_SECONDS = 86_400
 const seconds = z.coerce

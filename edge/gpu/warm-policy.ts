@@ -1,6 +1,5 @@
 // How long a GPU stays warm, when one is started before anybody asks for a picture, and what that may cost a day: the variable OCTET_PREWARM.
 import * as z from 'zod'
-import type { Env } from '../env.ts'
 
 const clock = z
   .string()

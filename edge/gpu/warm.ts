@@ -1,6 +1,5 @@
 // WarmDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
 import { DurableObject } from 'cloudflare:workers'
-import type { Env } from '../env.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { readRecovery } from '../platform/recovery.ts'
@@ -91,7 +90,9 @@ export class WarmDO extends DurableObject<Env> {
 
   /** Grants the free slots and starts their jobs, except for the `caller`. */
   #grantSlots(caller?: string): void {
-    for (const job of this.#queue.grant(readSlots(this.env), Date.now()))
+    const now = Date.now()
+    for (const job of this.#queue.expire(now)) log('warn', 'a slot expired', { job })
+    for (const job of this.#queue.grant(readSlots(this.env), now))
       if (job !== caller) this.ctx.waitUntil(this.#start(job))
   }
 

@@ -1,7 +1,7 @@
 // Every error of the worker: a closed set of codes, each with one status, in a body format for both RFC 9457 clients and the OpenAI SDKs.
 import type { Context, ErrorHandler, NotFoundHandler } from 'hono'
-import type { EdgeEnv } from '../env.ts'
 import { log } from '../platform/log.ts'
+import type { EdgeEnv } from './context.ts'
 
 type Kind =
   | 'invalid_request_error'

@@ -1,6 +1,6 @@
 // Reads request bodies, up to the limit set by access.ts after the credential check.
 import type { Context } from 'hono'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from './context.ts'
 import { ApiError } from './errors.ts'
 
 /** Returns the Content-Length of the body, or Infinity if it is missing or malformed. */

@@ -1,6 +1,6 @@
 // Size limits for the URL and headers of a request, enforced before they are parsed.
 import { createMiddleware } from 'hono/factory'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from './context.ts'
 import { ApiError } from './errors.ts'
 
 const MAX_URL = 8192

@@ -1,7 +1,7 @@
 // Headers of every response, including errors and redirects.
 import { createMiddleware } from 'hono/factory'
 import { secureHeaders } from 'hono/secure-headers'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from './context.ts'
 
 /** Security headers: HTTPS only, no MIME sniffing, no framing. Images may be embedded by other sites. */
 export const replyHeaders = secureHeaders({

@@ -2,7 +2,7 @@
 // for any input.
 import type { Context } from 'hono'
 import * as z from 'zod'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from './context.ts'
 import { ApiError, shorten } from './errors.ts'
 import { readText } from './request-body.ts'
 

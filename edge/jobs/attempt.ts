@@ -1,6 +1,5 @@
 // One attempt of a job: waits for a GPU to accept it, then copies the GPU's stream to the job's log. Errors end up in the log, not in rejections.
 import { PROTOCOL_VERSION } from '#contract'
-import type { Env } from '../env.ts'
 import { ask, backoffMs, cancel, follow, type GpuCall, GpuOverran, GpuRefused, GpuUnavailable } from '../gpu/client.ts'
 import { endpointOf, orderOf, reportDown, reportUp } from '../gpu/endpoints.ts'
 import type { Frame } from '../gpu/stream.ts'

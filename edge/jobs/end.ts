@@ -1,13 +1,11 @@
 // The steps after a job's end: settlement, announcement, deletion of its files and of the job. Each step is idempotent.
-import type { Env } from '../env.ts'
 import { reportWarmth } from '../gpu/warm.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { deletePrefix } from '../results/results.ts'
 import { resultPrefix } from '../results/retention.ts'
-import { observe } from '../routing/forecast.ts'
-import { observeJob } from '../usage/observe.ts'
-import { announce } from '../webhooks/events.ts'
+import { announce } from './announcement.ts'
+import { measure, observeJob } from './observe.ts'
 import { costOf, isRetryable, type JobRecord } from './record.ts'
 import { summaryOf } from './view.ts'
 
@@ -16,7 +14,7 @@ export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {
   const amount = costOf(job)
   try {
     await objectOf(env.ACCOUNT, job.account).settle(job.id, {
-      ...{ outcome: amount > 0 ? 'captured' : 'released', amount, observed: observe(job) },
+      ...{ outcome: amount > 0 ? 'captured' : 'released', amount, observed: measure(job) },
       ...{ summary: summaryOf(job), retryable: isRetryable(job) },
     })
   } catch (cause) {

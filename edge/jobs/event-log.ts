@@ -1,10 +1,11 @@
 // A job's record and event log, in the job object's storage.
+
+import type { JobSpec } from '../accounts/job-spec.ts'
 import {
   applyEvent,
   beginAttempt,
   isFinal,
   type JobRecord,
-  type JobSpec,
   type LoggedEvent,
   newJob,
   RECORD_DEFAULTS,

@@ -1,5 +1,4 @@
 // A job's server-sent events for a reader of the API. The stream survives resets of the job's object.
-import type { Env } from '../env.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
 

@@ -1,15 +1,16 @@
 // Creates the job of a request: one call to the account, then one to the job object. The caller may wait for the result.
+
+import type { JobSpec } from '../accounts/job-spec.ts'
 import type { Reservation } from '../accounts/ledger.ts'
 import type { RateState } from '../accounts/limits.ts'
 import { refusedBy } from '../accounts/refusals.ts'
 import type { Credential } from '../auth/keys.ts'
-import type { Env } from '../env.ts'
 import { readGpuTimes } from '../gpu/times.ts'
 import { ApiError } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { areStored } from '../results/results.ts'
-import { isFinal, type JobRecord, type JobSpec } from './record.ts'
+import { isFinal, type JobRecord } from './record.ts'
 
 /** A parsed request for a job. `retried`: possibly the client's retry of an earlier request. */
 export type Submission = {

@@ -2,16 +2,17 @@
 
 import * as z from 'zod'
 import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
+import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
-import type { Env } from '../env.ts'
 import { ApiError } from '../http/errors.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { readCatalogue } from '../routing/catalogue.ts'
+import { type Decision, QUALITIES, type RouteRequest } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
 import { megapixelSteps, microdollarsWithin, price, readPrices } from '../routing/price.ts'
-import { chooseRoute, type Decision, QUALITIES, type RouteRequest } from '../routing/route.ts'
+import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/address.ts'
-import { type JobSpec, newJobId } from './record.ts'
+import { newJobId } from './record.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`

@@ -1,9 +1,9 @@
 // JobDO: one job as a state machine, driven by its alarm. `nextAt` in the record is the time of the next action.
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from '../accounts/ledger.ts'
-import type { Env } from '../env.ts'
 import { StreamLost } from '../gpu/stream.ts'
 import { readGpuTimes } from '../gpu/times.ts'
+import type { WarmDO } from '../gpu/warm.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { readRecovery } from '../platform/recovery.ts'
@@ -40,6 +40,8 @@ export class JobDO extends DurableObject<Env> {
   readonly #log: JobLog
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
+  /** Settles with the last call to the endpoint's queue; see `#callEndpoint`. */
+  #endpointCalls: Promise<unknown> = Promise.resolve()
   /** Whether the attempt in progress still needs its slot. */
   #needsSlot = false
   #settling: Promise<JobRecord> | null = null
@@ -215,33 +217,40 @@ export class JobDO extends DurableObject<Env> {
   /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
   async #awaitAttempt({ id, account, accepted }: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
-    if (this.#needsSlot && accepted !== null) await this.#endpoint().renewSlot(id, account)
+    if (accepted === null) return
+    await this.#callEndpoint((endpoint) => (this.#needsSlot ? endpoint.renewSlot(id, account) : null))
   }
 
   /** Requests a slot, and again later in case the endpoint's message is lost, and continues once the job has it. */
   async #awaitSlot({ id, account }: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
-    try {
-      if (!(await this.#endpoint().requestSlot(id, account))) return
-      // The job may have ended during the call.
-      if (!(await this.proceed())) await this.#endpoint().releaseSlot(id)
-    } catch (cause) {
-      log('warn', 'a slot could not be requested', { job: id, cause })
-    }
+    const hasSlot = await this.#callEndpoint((endpoint) => endpoint.requestSlot(id, account))
+    // The job may have ended during the call.
+    if (hasSlot && !(await this.proceed())) await this.#callEndpoint((endpoint) => endpoint.releaseSlot(id))
   }
 
-  /** The object of the endpoint in whose queue the job waits, whichever endpoint runs it. */
-  #endpoint() {
-    return objectOf(this.env.WARM, this.#log.job().decision.endpoint)
-  }
-
-  /** Releases the slot in the background. If the message is lost, the slot expires. */
+  /** Releases the slot in the background. */
   #releaseSlot(): void {
     if (!this.#needsSlot) return
     this.#needsSlot = false
     const { id } = this.#log.job()
-    const failed = (cause: unknown) => log('warn', 'a slot could not be released', { job: id, cause })
-    this.ctx.waitUntil(this.#endpoint().releaseSlot(id).catch(failed))
+    this.ctx.waitUntil(this.#callEndpoint((endpoint) => endpoint.releaseSlot(id)))
+  }
+
+  /**
+   * Calls the object of the endpoint in whose queue the job is, whichever endpoint runs it. One call at a time: a release that overtook a
+   * request or a renewal would leave the slot taken. Null on failure, after which the alarm or the expiry of the slot resolves the state.
+   */
+  #callEndpoint<R>(call: (endpoint: DurableObjectStub<WarmDO>) => Promise<R> | null): Promise<R | null> {
+    const { id, decision } = this.#log.job()
+    const result = this.#endpointCalls
+      .then(() => call(objectOf(this.env.WARM, decision.endpoint)))
+      .catch((cause: unknown) => {
+        log('warn', 'the slot of a job could not be updated', { job: id, cause })
+        return null
+      })
+    this.#endpointCalls = result
+    return result
   }
 
   #begin(n: number): void {

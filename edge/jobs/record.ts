@@ -1,8 +1,10 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
-import type { JobEvent, JobRequest, Timings } from '#contract'
+
+import type { JobEvent, Timings } from '#contract'
+import type { JobSpec, JobState } from '../accounts/job-spec.ts'
 import type { ErrorCode } from '../http/errors.ts'
-import { DEFAULT_RETENTION_DAYS, type RetentionDays } from '../results/retention.ts'
-import type { Decision } from '../routing/route.ts'
+import type { StoredImage } from '../results/results.ts'
+import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 
 /** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
@@ -14,55 +16,6 @@ export const JOB_ID = /^job_[0-9a-f]{32}$/
 /** 128 random bits, so that ids never collide, even between deployments that share a GPU function. */
 export const newJobId = () => `job_${crypto.getRandomValues(new Uint8Array(16)).toHex()}`
 
-export type JobSpec = {
-  id: string
-  account: string
-  keyId: string
-  /** The id of the browser token that created the job; null for an API key. */
-  token: string | null
-  /** Unix milliseconds. */
-  created: number
-  request: Omit<JobRequest, 'protocol' | 'attempt'>
-  decision: Decision
-  /** Micro-dollars. `price` equals the amount of the job's ledger row; `basePrice` is the part that does not depend on steps. */
-  price: number
-  basePrice: number
-  /** The name in `PUT /v1/jobs/{name}`; null without one. */
-  name: string | null
-  /** SHA-256 of the request body's fields. Two requests under one name must agree on it. */
-  fingerprint: string
-  /** SHA-256 of everything that determines the pixels. Jobs with equal digests have equal images. */
-  digest: string
-  /** The worker's address as the caller sees it; links in webhooks start with it. */
-  origin: string
-  /** The request's own webhook address. */
-  webhook: string | null
-  /** How long images are kept. The account sets it at admission. */
-  retentionDays: RetentionDays
-}
-
-export type StoredImage = {
-  image: number
-  seed: number
-  width: number
-  height: number
-  content_type: string
-  bytes: number
-  sha256: string
-  /** Key in R2. */
-  key: string
-  /** Unix seconds. */
-  expires_at: number
-  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
-  package: string
-  device: string
-  /** Deleted by its owner. */
-  deleted?: true
-  /** Compact JWS, present once the job has succeeded; see receipts.ts. */
-  receipt?: string
-}
-
-export type JobState = 'queued' | 'starting' | 'running' | 'succeeded' | 'failed' | 'canceled'
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
 /** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
 export type LoggedEvent =

@@ -1,6 +1,6 @@
 // Reads image requests, and handles callers that wait for the result.
 import type { Context } from 'hono'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'

@@ -1,13 +1,14 @@
 // Public views of a job.
-import type { Env } from '../env.ts'
+
+import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
 import { gpuState } from '../gpu/warm.ts'
-import { resultUrl } from '../results/results.ts'
-import { costOf, decisionOf, type JobRecord, type JobSpec, type StoredImage, warningsOf } from './record.ts'
+import { resultUrl, type StoredImage } from '../results/results.ts'
+import { costOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
 
 const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
 /** A final job's fields for lists. The account stores them in its ledger row, so that a list needs no calls to job objects. */
-export function summaryOf(job: JobRecord) {
+export function summaryOf(job: JobRecord): JobSummary {
   const { id, name, state, created, finished, attempt, cancelRequested, warnings, timings, error } = job
   return {
     ...{ id, name, state, created, finished, attempt, cancelRequested, error, timings },
@@ -18,7 +19,6 @@ export function summaryOf(job: JobRecord) {
     price: costOf(job),
   }
 }
-export type JobSummary = ReturnType<typeof summaryOf>
 
 /** `origin` is the start of links. Links expire with the key `keyId`; null is the job's own key. */
 export type Reader = { env: Env; origin: string; keyId: string | null }

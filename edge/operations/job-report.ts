@@ -1,5 +1,4 @@
 // The operator's report on a job, from all of its stores: with internal causes, without prompts or secrets.
-import type { Env } from '../env.ts'
 import type { LogEntry } from '../jobs/event-log.ts'
 import type { JobRecord, LoggedEvent } from '../jobs/record.ts'
 import { objectOf } from '../platform/objects.ts'

@@ -1,6 +1,5 @@
 // The operator's overview of the deployment: the GPU of every endpoint, and revenue and cost since midnight (UTC).
 
-import type { Env } from '../env.ts'
 import { isDown } from '../gpu/endpoints.ts'
 import { dayOf, readWarmPolicy } from '../gpu/warm-policy.ts'
 import { objectOf } from '../platform/objects.ts'

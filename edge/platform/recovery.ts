@@ -1,6 +1,5 @@
 // Delays before recovery from evictions, deploys and lost messages: the variable OCTET_RECOVERY.
 import * as z from 'zod'
-import type { Env } from '../env.ts'
 import { log } from './log.ts'
 
 const seconds = z

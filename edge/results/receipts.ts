@@ -1,9 +1,9 @@
 // Signs the receipts of finished images with the newest key in RECEIPT_SIGNING_KEYS. The public halves of older keys stay available.
 import { base64url, CompactSign, importJWK, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
-import type { Env } from '../env.ts'
-import type { JobRecord, StoredImage } from '../jobs/record.ts'
+import type { JobRequest, Route, Timings } from '#contract'
 import { promptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
+import type { StoredImage } from './results.ts'
 
 const receiptKey = z.strictObject({
   kty: z.literal('OKP'),
@@ -34,8 +34,16 @@ export function publicReceiptKeys(text: string): JSONWebKeySet {
 }
 
 type Facts = Omit<StoredImage, 'receipt'>
+/** The facts of a finished job that its receipts state. `price` is micro-dollars. */
+type FinishedJob = {
+  id: string
+  request: Omit<JobRequest, 'protocol' | 'attempt'>
+  decision: { route: Route }
+  timings: Timings | null
+  price: number
+}
 
-async function claimsOf(job: JobRecord, facts: Facts): Promise<ReceiptClaims> {
+async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> {
   const { image, seed, sha256, bytes, content_type, device } = facts
   const { request, decision, timings } = job
   if (!timings) throw new Error(`job ${job.id} has no receipt before it has finished`)
@@ -67,7 +75,7 @@ async function claimsOf(job: JobRecord, facts: Facts): Promise<ReceiptClaims> {
 /** The receipt of one image of a finished job: a compact JWS over `receiptClaims`. Throws for an unfinished job. */
 export async function receiptFor(
   env: Pick<Env, 'RECEIPT_SIGNING_KEYS'>,
-  job: JobRecord,
+  job: FinishedJob,
   image: Facts,
 ): Promise<string> {
   const [{ kid, ...key }] = parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)

@@ -1,16 +1,40 @@
 // Finished images in R2: storage paths, retention, write-once uploads, and signed links.
 import type { JobEvent } from '#contract'
 import { signLink } from '../auth/links.ts'
-import type { Env } from '../env.ts'
 import { ApiError } from '../http/errors.ts'
-import type { JobRecord, StoredImage } from '../jobs/record.ts'
-import { resultPrefix } from './retention.ts'
+import { type RetentionDays, resultPrefix } from './retention.ts'
+
+export type StoredImage = {
+  image: number
+  seed: number
+  width: number
+  height: number
+  content_type: string
+  bytes: number
+  sha256: string
+  /** Key in R2. */
+  key: string
+  /** Unix seconds. */
+  expires_at: number
+  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
+  package: string
+  device: string
+  /** Deleted by its owner. */
+  deleted?: true
+  /** Compact JWS, present once the job has succeeded; see receipts.ts. */
+  receipt?: string
+}
 
 const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' } as const
 export const LINK_SECONDS = 3600
 
 type ImageEvent = Extract<JobEvent, { type: 'image' }>
-type Owner = Pick<JobRecord, 'account' | 'id' | 'retentionDays' | 'ran'>
+type Owner = {
+  id: string
+  account: string
+  retentionDays: RetentionDays
+  ran: { package: string; device: string } | null
+}
 
 /**
  * Writes an image to `results/<days>d/<account>/<job>/<k>.<ext>` unless the file exists. If an earlier attempt wrote it, that file is kept,

@@ -1,11 +1,11 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { exportLines, parsePosition, START, streamLines } from '../accounts/data-export.ts'
 import type { Deletion } from '../accounts/deletion.ts'
 import { owner } from '../auth/auth.ts'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ACCOUNT_DELETED, ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
+import { exportLines, parsePosition, START, streamLines } from '../operations/account-export.ts'
 import { objectOf } from '../platform/objects.ts'
 import { accountName, deletionView, moneyOf } from './accounts.ts'
 

@@ -1,13 +1,14 @@
 import { Hono } from 'hono'
+import type { JobSpec } from '../accounts/job-spec.ts'
 import { rateHeaders } from '../accounts/limits.ts'
-import type { EdgeEnv, Env } from '../env.ts'
 import { streamJson } from '../http/base64-response.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { generateNow, type Submitted } from '../jobs/generate.ts'
-import { decisionOf, type JobSpec, type StoredImage, warningsOf } from '../jobs/record.ts'
+import { decisionOf, warningsOf } from '../jobs/record.ts'
 import { readSubmission, watchCaller } from '../jobs/submission.ts'
 import { serverTiming } from '../jobs/view.ts'
-import { openImage, resultUrl } from '../results/results.ts'
+import { openImage, resultUrl, type StoredImage } from '../results/results.ts'
 
 /** Returns an image of the response: its file as `url` or `b64_json`, and its metadata. */
 const describeImage = (

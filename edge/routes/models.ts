@@ -1,5 +1,5 @@
 import { Hono } from 'hono'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { readCatalogue } from '../routing/catalogue.ts'
 
 /** The available models in OpenAI's list format. `octet` lists the routes, tiers and defaults of each model. */

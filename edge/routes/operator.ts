@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
 import { ACCOUNT_NAME } from '../auth/keys.ts'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { resolveJobId } from '../jobs/own-job.ts'

@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
-import type { EdgeEnv } from '../env.ts'
 import { gpuState, prewarm } from '../gpu/warm.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { chosen, generation } from '../jobs/generation-request.ts'
 import { forecastFor, observations } from '../routing/forecast.ts'

@@ -1,5 +1,5 @@
 import { Hono } from 'hono'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ownJob } from '../jobs/own-job.ts'
 import { publicReceiptKeys } from '../results/receipts.ts'
 

@@ -1,14 +1,14 @@
 import { type Context, Hono } from 'hono'
 import type { Credential } from '../auth/keys.ts'
 import { keyHoldsLinks } from '../auth/links.ts'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { matches, parseRange } from '../http/ranges.ts'
 import { shown } from '../http/validation.ts'
 import { isOwner, ownJob } from '../jobs/own-job.ts'
-import { isFinal, JOB_ID, type StoredImage } from '../jobs/record.ts'
+import { isFinal, JOB_ID } from '../jobs/record.ts'
 import { objectOf } from '../platform/objects.ts'
-import { isKept, resultPath } from '../results/results.ts'
+import { isKept, resultPath, type StoredImage } from '../results/results.ts'
 
 const absent = (job: string, file: string) => new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 

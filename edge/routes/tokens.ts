@@ -2,7 +2,7 @@ import { Hono } from 'hono'
 import * as z from 'zod'
 import { owner } from '../auth/auth.ts'
 import { issueToken, TOKEN_SECONDS } from '../auth/tokens.ts'
-import type { EdgeEnv } from '../env.ts'
+import type { EdgeEnv } from '../http/context.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { MICRODOLLARS } from '../routing/price.ts'
 

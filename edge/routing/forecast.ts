@@ -1,8 +1,7 @@
 // Forecasts a request's duration and the probability of a cold start, from this deployment's recent jobs.
-import type { JobRecord } from '../jobs/record.ts'
+
+import type { Tier } from '#contract'
 import { log } from '../platform/log.ts'
-import { megapixelSteps } from './price.ts'
-import type { Tier } from './route.ts'
 
 /** One finished job. `created` and `finished` are Unix milliseconds; the wait for the GPU, the model's `load` and the `run` are seconds. */
 export type Observed = {
@@ -25,25 +24,6 @@ export type Forecast = {
 }
 
 export const NOTHING_SEEN: Forecast = { observations: 0, cold: null, seconds: null }
-
-/** The observation from a succeeded job; null for any other job. */
-export function observe({
-  state,
-  decision,
-  endpoint: ran,
-  request,
-  created,
-  finished,
-  timings,
-}: JobRecord): Observed | null {
-  if (state !== 'succeeded' || !timings || finished === null) return null
-  const { model, tier, width, height, steps, guidanceScale } = decision
-  const endpoint = ran ?? decision.endpoint
-  const run = timings.encode + timings.denoise + timings.decode
-  const waited = Math.max(0, (finished - created) / 1000 - timings.load - run)
-  const megapixel_steps = megapixelSteps({ width, height, steps, guidanceScale, count: request.count })
-  return { endpoint, model, tier, created, finished, megapixel_steps, waited, load: timings.load, run }
-}
 
 const quantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!

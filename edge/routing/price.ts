@@ -1,7 +1,7 @@
 // The price of a request in micro-dollars: a base price per request, plus a rate per megapixel-step that depends on the tier.
 import * as z from 'zod'
+import type { Tier } from '#contract'
 import { TIERS } from '#contract'
-import type { Tier } from './route.ts'
 
 /** Micro-dollars in a dollar. */
 export const MICRODOLLARS = 1_000_000

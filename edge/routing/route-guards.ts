@@ -1,7 +1,7 @@
 // The guards a request brings: max_cost and max_latency_ms rule decisions out, and the one that is left says what they did. Pure.
 import { ApiError } from '../http/errors.ts'
+import type { Decision, RouteRequest } from './decision.ts'
 import { dollars } from './price.ts'
-import type { Decision, RouteRequest } from './route.ts'
 
 /** What a decision would cost (micro-dollars) and take (the 95th percentile in milliseconds, null when nothing was measured). */
 export type Estimate = (decision: Decision) => { price: number; latencyMs: number | null }

@@ -1,42 +1,9 @@
 // Chooses the offer for a request and the reason. Pure: the same request and catalogue give the same decision.
-import type { ROUTES, TIERS } from '#contract'
+import type { Route } from '#contract'
 import { ApiError } from '../http/errors.ts'
 import type { Catalogue, Offer } from './catalogue.ts'
+import type { Decision, RouteRequest } from './decision.ts'
 import { type Estimate, withinGuards } from './route-guards.ts'
-
-export type Route = (typeof ROUTES)[number]
-export type Tier = (typeof TIERS)[number]
-export const QUALITIES = ['auto', 'draft', 'low', 'standard', 'medium', 'high'] as const
-
-export type RouteRequest = {
-  prompt: string
-  negativePrompt: string
-  quality: (typeof QUALITIES)[number]
-  route?: Route | undefined
-  model?: string | undefined
-  tier?: Tier | undefined
-  steps?: number | undefined
-  guidanceScale?: number | undefined
-  size?: { width: number; height: number } | undefined
-  /** Micro-dollars of the whole request. */
-  maxCost?: number | undefined
-  maxLatencyMs?: number | undefined
-}
-
-export type Decision = {
-  route: Route
-  tier: Tier
-  model: string
-  /** The preferred endpoint, and its fallbacks in `spares`. */
-  endpoint: string
-  spares?: string[]
-  steps: number
-  guidanceScale: number
-  width: number
-  height: number
-  /** A sentence for humans. */
-  reason: string
-}
 
 /** A firm wish is the caller's explicit choice; any other wish yields to the available offers. */
 type Wish = { route: Route; reason: string; firm: boolean }

@@ -1,5 +1,4 @@
 // Retention of rows in D1. Observations are deleted; usage is folded into sums by day, account and tier, so that totals do not change.
-import type { Env } from '../env.ts'
 import { log } from '../platform/log.ts'
 import { OBSERVATION_DAYS, USAGE_DAYS } from '../results/retention.ts'
 

@@ -1,8 +1,7 @@
 // The `queue` handler: one queue, whose consumer is the export of usage.
 
-import type { Env } from '../env.ts'
 import { consumeUsage } from './export.ts'
-import type { UsageRecord } from './outbox.ts'
+import type { UsageRecord } from './record.ts'
 
 const USAGE_QUEUE = 'octet-usage'
 

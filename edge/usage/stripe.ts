@@ -1,5 +1,5 @@
 // Stripe meter events: usage as Stripe bills it. https://docs.stripe.com/api/billing/meter-event/create
-import type { UsageRecord } from './outbox.ts'
+import type { UsageRecord } from './record.ts'
 
 const METER_EVENTS = 'https://api.stripe.com/v1/billing/meter_events'
 /** The `event_name` of Stripe's meter. Its value is in micro-dollars. */

@@ -1,5 +1,4 @@
 // Validates webhook URLs. They are chosen by callers and requested by the worker, so they must be HTTPS services on public hosts (SSRF).
-import type { Env } from '../env.ts'
 import { ApiError } from '../http/errors.ts'
 
 export type AddressRules = {

@@ -1,6 +1,5 @@
 // WebhookDO: the webhooks of one account. It stores the endpoints, events and attempt log, and sends the webhooks, driven by its alarm.
 import { DurableObject } from 'cloudflare:workers'
-import type { Env } from '../env.ts'
 import { log } from '../platform/log.ts'
 import { settleAttempt, type Taken, takeAttempt } from './attempts.ts'
 import {

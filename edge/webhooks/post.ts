@@ -1,7 +1,7 @@
 // Sends one attempt: a payload with fresh links, its signatures, and the POST request.
-import type { Env } from '../env.ts'
-import type { StoredImage } from '../jobs/record.ts'
+
 import { log } from '../platform/log.ts'
+import type { StoredImage } from '../results/results.ts'
 import { resultUrl } from '../results/results.ts'
 import { addressProblem, addressRules } from './address.ts'
 import type { Taken } from './attempts.ts'

@@ -1,5 +1,4 @@
 // Delivery settings, evaluation of responses, and the retry schedule. Pure.
-import type { Env } from '../env.ts'
 import { log } from '../platform/log.ts'
 
 /** The outcome of an attempt: the receiver's status, or the reason for its absence. `internal` is a fault on our side. */

@@ -1,42 +1,54 @@
-// checkpoint ► package: opens, builds, streams the weights, and puts the package in place in one rename.
-import { createHash } from 'node:crypto'
-import fs from 'node:fs/promises'
-import path from 'node:path'
+// Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
 import { type Manifest, manifest } from '../manifest.ts'
-import { openCheckpoint } from './checkpoint/checkpoint.ts'
+import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
-import type { Graph, Weight } from './graph/graph.ts'
-import type { WeightSource } from './graph/scope.ts'
-import { type BuildOptions, buildModel, type Model } from './networks.ts'
+import { type Graph, GraphError } from './graph/graph.ts'
+import type { BuildOptions, Model } from './graph/model.ts'
+import type { WeightSource } from './graph/weight-source.ts'
 import { place } from './place.ts'
-import type { Converted, ScaleErrors } from './write/convert.ts'
+import type { ScaleErrors } from './write/convert.ts'
 import { encodeModel } from './write/onnx.ts'
+import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
 import { readTokenizers, type Tokenizers } from './write/tokenizers.ts'
-import { placeWeights, startConverter, type WriteOptions, writeWeights } from './write/weights.ts'
+import { layoutBytes } from './write/weights.ts'
 
 export type CompileOptions = BuildOptions & {
+  /** The network family of the checkpoint; SD3.5 unless given. */
+  readonly family?: FamilyName | undefined
   /** A diffusers directory, or the files of the single-file layout. */
   readonly checkpoint: readonly string[]
   readonly out: string
-  /** The name that a job asks for; the variant's by default. */
+  /** The name that a job requests; the variant's by default. */
   readonly name?: string | undefined
-  /** Directory that holds tokenizer, tokenizer_2 and tokenizer_3, where the checkpoint does not bring them. */
+  /** Directory with the tokenizers' directories, for checkpoints without them. */
   readonly tokenizers?: string | undefined
-  readonly onProgress?: (doneBytes: number, totalBytes: number, network: string) => void
+  readonly onProgress?: Progress
 }
 
 export type Compiled = {
   readonly manifest: Manifest
   readonly sourceBytes: number
   readonly packageBytes: number
-  /** Relative RMS error of the FP8 weights, with `scaleBlock` columns a scale and with a scale a row; null without that option. */
+  /** Relative RMS error of the FP8 weights, with a scale per `scaleBlock` columns and per row; null without that option. */
   readonly scaleError: { readonly block: number; readonly row: number } | null
-  /** What an operator should know, in sentences. */
+  /** Remarks for the operator, in sentences. */
   readonly notes: readonly string[]
 }
 
 const MODEL_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
+
+/** Compiles a checkpoint into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
+export async function compile(options: CompileOptions): Promise<Compiled> {
+  assertOptions(options)
+  const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
+  const checkpoint = await openCheckpoint(options.checkpoint)
+  const model = buildModel(checkpoint, options.checkpoint, options)
+  const tokenizers = await readTokenizers(model.manifest.text.encoders, checkpoint, options.tokenizers)
+  const files = weightsFilesOf(model)
+  const bytes = [...files.values()].reduce((sum, { layout }) => sum + layoutBytes(layout), 0)
+  return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
+}
 
 function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void {
   if (name !== undefined && !MODEL_NAME.test(name)) {
@@ -57,101 +69,97 @@ function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void
   }
 }
 
-/** Compiles a checkpoint into a package at `out`. Throws CheckpointError and leaves nothing behind when it cannot. */
-export async function compile(options: CompileOptions): Promise<Compiled> {
-  assertOptions(options)
-  const checkpoint = await openCheckpoint(options.checkpoint)
-  const model = buildModel(checkpoint, options.checkpoint, options)
-  const tokenizers = await readTokenizers(new Set(model.graphs.keys()), checkpoint, options.tokenizers)
-  const files = weightFiles(model)
-  const bytes = files.reduce((n, { weights }) => n + placeWeights(weights).bytes, 0)
-  return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
-}
+const POSITION = 'position'
 
-type WeightFile = { readonly name: string; readonly network: string; readonly weights: readonly Weight[] }
-
-function weightFiles(model: Model): WeightFile[] {
-  const files: WeightFile[] = [...model.graphs].map(([network, graph]) => ({
-    name: `${network}.weights`,
-    network,
-    weights: graph.weights,
-  }))
-  if (model.positionTable) {
-    const tensor = model.positionTable
-    const source: WeightSource = {
-      kind: 'cast',
-      tensor,
-      rows: [0, tensor.shape[0]!],
-      storage: 'float32',
-      channelsLast: false,
-    }
-    files.push({
-      name: model.about.position.file!,
-      network: 'position',
-      weights: [{ name: 'pos_embed', dtype: 'float32', shape: tensor.shape, source }],
-    })
-  }
-  return files
+/** The weights files by network, and that of the position table. */
+function weightsFilesOf({ graphs, positionTable, manifest: { position } }: Model): Map<string, WeightsFile> {
+  const files = new Map(
+    [...graphs].map(([network, { weights }]) => [network, weightsFile(`${network}.weights`, network, weights)]),
+  )
+  if (!positionTable) return files
+  const { shape } = positionTable
+  const source = { kind: 'cast', tensor: positionTable, rows: [0, shape[0]!], storage: 'float32', channelsLast: false }
+  const weight = { name: 'pos_embed', dtype: 'float32', shape, source: source as WeightSource } as const
+  return files.set(POSITION, weightsFile(position.file!, POSITION, [weight]))
 }
 
 async function writePackage(
   directory: string,
   model: Model,
-  files: readonly WeightFile[],
+  files: ReadonlyMap<string, WeightsFile>,
   tokenizers: Tokenizers,
   options: CompileOptions,
 ): Promise<Compiled> {
-  const digests: Manifest['files'] = {}
-  const source = createHash('sha256')
-  const total = files.flatMap(({ weights }) => weights).reduce((n, weight) => n + sourceBytes(weight), 0)
-  let done = 0
-  const errors: ScaleErrors[] = []
-  const converter = startConverter()
-  try {
-    for (const { name, network, weights } of files) {
-      const onBlock = ({ sourceBytes, errors: error }: Converted) => {
-        done += sourceBytes
-        if (error) errors.push(error)
-        options.onProgress?.(done, total, network)
-      }
-      const write: WriteOptions = { converter, source, onBlock }
-      digests[name] = await writeWeights(path.join(directory, name), weights, write)
-    }
-  } finally {
-    await converter.close()
-  }
-  for (const [network, graph] of model.graphs) {
-    const { placed } = placeWeights(graph.weights)
-    const write = async (name: string, graph: Graph) => {
-      const bytes = encodeModel(graph, { location: `${network}.weights`, placed }, packageJson.version)
-      digests[name] = await writeFile(directory, name, bytes)
-    }
-    await write(`${network}.onnx`, graph)
-    const other = model.withoutKernels.get(network)
-    if (other) await write(withoutKernels(network), other)
-  }
-  for (const [name, bytes] of tokenizers.files) digests[name] = await writeFile(directory, name, bytes)
+  const writer = new PackageWriter(directory)
+  const { source, sourceBytes, errors } = await writer.writeWeights([...files.values()], options.onProgress)
+  const networks: Manifest['networks'] = {}
+  for (const [network, graph] of model.graphs)
+    networks[network] = await writeGraph(writer, `${network}.onnx`, graph, files.get(network)!)
+  const withoutKernels = await writeWithoutKernels(writer, model, files)
+  for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
   const about: Manifest = manifest.parse({
-    format: 1,
-    model: options.name ?? model.about.variant,
-    ...model.about,
+    format: 2,
+    model: options.name ?? model.manifest.variant,
+    ...model.manifest,
     tier: options.tier,
     target: options.target,
     tool: `octet ${packageJson.version}`,
-    source: source.digest('hex'),
-    networks: describe(model.graphs, (network) => `${network}.onnx`),
-    ...(model.withoutKernels.size > 0 && { without_kernels: describe(model.withoutKernels, withoutKernels) }),
-    files: Object.fromEntries(Object.entries(digests).sort(([a], [b]) => (a < b ? -1 : 1))),
+    source,
+    networks,
+    ...(withoutKernels && { without_kernels: withoutKernels }),
+    weights: Object.fromEntries([...model.graphs.keys()].map((network) => layoutOf(files.get(network)!))),
+    files: Object.fromEntries(Object.entries(writer.files).sort(([a], [b]) => (a < b ? -1 : 1))),
   })
-  await writeFile(directory, 'manifest.json', Buffer.from(`${JSON.stringify(about, null, 2)}\n`))
-  const packageBytes = Object.values(digests).reduce((n, file) => n + file.bytes, 0)
-  return {
-    manifest: about,
-    sourceBytes: total,
-    packageBytes,
-    scaleError: scaleError(errors),
-    notes: notesOn(model, tokenizers, options),
+  const packageBytes = Object.values(about.files).reduce((sum, file) => sum + file.bytes, 0)
+  await writer.write('manifest.json', Buffer.from(`${JSON.stringify(about)}\n`))
+  const notes = [...model.notes, ...vocabularyNotes(model, tokenizers)]
+  return { manifest: about, sourceBytes, packageBytes, scaleError: scaleError(errors), notes }
+}
+
+const layoutOf = ({ name, layout }: WeightsFile) => [name, layout] as const
+
+/** Writes a graph over a weights file and returns its entry in the manifest. */
+async function writeGraph(
+  writer: PackageWriter,
+  file: string,
+  graph: Graph,
+  { name: weights, layout }: WeightsFile,
+): Promise<Manifest['networks'][string]> {
+  await writer.write(file, encodeModel(graph, { location: weights, layout }, packageJson.version))
+  const { inputs, outputs } = graph
+  return { file, weights, inputs: inputs.map(portOf), outputs: outputs.map(portOf) }
+}
+
+const portOf = ({ name, dtype, shape }: Graph['inputs'][number]) => ({ name, dtype, shape: [...shape] })
+
+async function writeWithoutKernels(
+  writer: PackageWriter,
+  { graphs, withoutKernels }: Model,
+  files: ReadonlyMap<string, WeightsFile>,
+): Promise<Manifest['without_kernels']> {
+  if (!withoutKernels) return undefined
+  const write = (network: keyof typeof withoutKernels) => {
+    const graph = withoutKernels[network]
+    assertSameWeights(graph, graphs.get(network)!)
+    return writeGraph(writer, `${network}-without-kernels.onnx`, graph, files.get(network)!)
   }
+  return { transformer: await write('transformer'), vae_decoder: await write('vae_decoder') }
+}
+
+/** Both graphs of a network share one weights file, whose layout applies to both. */
+function assertSameWeights(a: Graph, b: Graph): void {
+  const describe = ({ weights }: Graph) =>
+    JSON.stringify(weights.map(({ name, dtype, shape }) => [name, dtype, shape]).sort())
+  if (describe(a) !== describe(b)) throw new GraphError(`the graphs of ${b.name} have different weights`)
+}
+
+function vocabularyNotes({ vocabularies }: Model, tokenizers: Tokenizers): string[] {
+  return [...vocabularies]
+    .filter(([encoder, rows]) => rows < (tokenizers.vocabularies.get(encoder) ?? 0))
+    .map(
+      ([encoder, rows]) =>
+        `The tokenizer of ${encoder} gives ids that its ${rows} embeddings do not have: prompts with them fail.`,
+    )
 }
 
 function scaleError(errors: readonly ScaleErrors[]): Compiled['scaleError'] {
@@ -161,37 +169,4 @@ function scaleError(errors: readonly ScaleErrors[]): Compiled['scaleError'] {
     return Math.sqrt(sum('squaredError') / sum('squaredWeight'))
   }
   return { block: rms('block'), row: rms('row') }
-}
-
-function notesOn({ about, vocabularies }: Model, tokenizers: Tokenizers, { tier }: CompileOptions): string[] {
-  const small = [...vocabularies].filter(([network, rows]) => rows < (tokenizers.vocabularies.get(network) ?? 0))
-  return [
-    ...(about.text.t5 || tier === 'fp8-lite'
-      ? []
-      : ['The checkpoint has no T5: zeros stand in its place, as in diffusers.']),
-    ...small.map(
-      ([network, rows]) =>
-        `The tokenizer of ${network} gives ids that its ${rows} embeddings do not have: prompts with them fail.`,
-    ),
-  ]
-}
-
-const withoutKernels = (network: string) => `${network}-without-kernels.onnx`
-const describe = (graphs: Model['graphs'], fileOf: (network: string) => string) =>
-  Object.fromEntries(
-    [...graphs].map(([network, { inputs, outputs }]) => [network, { file: fileOf(network), inputs, outputs }]),
-  )
-
-function sourceBytes({ source }: Weight): number {
-  const from = source as WeightSource
-  if (from.kind === 'bytes' || from.kind === 'scales') return 0
-  const bytes = from.tensor.parts.reduce((n, part) => n + part.bytes, 0)
-  return (bytes * (from.rows[1] - from.rows[0])) / (from.tensor.shape[0] ?? 1)
-}
-
-async function writeFile(directory: string, name: string, data: Uint8Array) {
-  const file = path.join(directory, name)
-  await fs.mkdir(path.dirname(file), { recursive: true })
-  await fs.writeFile(file, data, { flag: 'wx', flush: true })
-  return { bytes: data.byteLength, sha256: createHash('sha256').update(data).digest('hex') }
 }

@@ -1,16 +1,16 @@
 // The engine as the server sees it: which models there are, load one, run one. The work is done on a thread of its own.
-import type { Logger } from 'pino'
 import type { JobRequest } from '../contract.ts'
-import type { Manifest } from '../manifest.ts'
+import type { Package, Target } from '../manifest.ts'
+import type { Size } from '../pipeline/pipeline.ts'
 import type { PipelineEvent } from '../pipeline/txt2img.ts'
-import { jobFault } from '../server/job.ts'
+import { findPackages } from '../weights/packages.ts'
+import type { Verifier } from '../weights/verification.ts'
 import { deviceName } from './device.ts'
-import { findPackages, type Package } from './packages.ts'
+import { jobFault } from './job-error.ts'
+import type { Command, Opened } from './messages.ts'
 import { readAhead } from './read-ahead.ts'
-import { createThread } from './thread.ts'
-import type { Verifier } from './verification.ts'
-import { createWatchdog, type Stall, type Watch } from './watchdog.ts'
-import type { Command, Opened, Size } from './worker.ts'
+import { EngineThread, type ThreadOptions } from './thread.ts'
+import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
 
 type Tier = JobRequest['tier']
 
@@ -36,125 +36,137 @@ export interface Engine {
   stop(): Promise<void>
 }
 
-export interface EngineOptions {
+export interface EngineOptions extends ThreadOptions {
   /** The directory that holds the packages, or a name for where they come from. */
   packages: string
   /** Brings the packages from elsewhere, which may take minutes. */
   bringPackages?: () => Promise<Package[]>
-  /** Open packages that take more than this in memory are closed, least recently used first. */
-  memoryBytes: number
-  /** The most of the device's memory that may be in use; then this decides what stays open. */
-  deviceBytes?: number | undefined
   /** Verifies the files of a package when it is first loaded. */
   verifier: Verifier
   /** Minimum time without a step before a call counts as hung (watchdog.ts). */
   stallSeconds: number
   /** Called once when a call hangs. A hung call can only be stopped by ending the process. */
   onStall: (stall: Stall) => void
-  log: Logger
-  /** The thread's program; a test may wrap the real one. */
-  program?: URL
 }
 
-/** An engine over the packages of a directory. A thread that dies is replaced when the next call comes. */
-export function createEngine(options: EngineOptions): Engine {
-  const packages = new Map<string, Package>()
-  const models: Model[] = []
-  const devices = new Map<Manifest['target'], string>()
-  const thread = createThread(options)
-  const watchdog = createWatchdog(options.stallSeconds * 1000, options.onStall)
-  const { log, verifier } = options
+/** An engine over the packages of a directory. A thread that dies is replaced in the next call. */
+export class PackageEngine implements Engine {
+  readonly models: Model[] = []
+  readonly #options: EngineOptions
+  readonly #packages = new Map<string, Package>()
+  readonly #devices = new Map<Target, string>()
+  readonly #thread: EngineThread
+  readonly #watchdog: Watchdog
+
+  constructor(options: EngineOptions) {
+    this.#options = options
+    this.#thread = new EngineThread(options)
+    this.#watchdog = createWatchdog(options.stallSeconds * 1000, options.onStall)
+  }
+
+  async start(): Promise<void> {
+    const { packages, bringPackages } = this.#options
+    for (const pkg of await (bringPackages?.() ?? findPackages(packages))) {
+      this.#packages.set(pkg.digest, pkg)
+      const { target } = pkg.manifest
+      if (!this.#devices.has(target)) this.#devices.set(target, await deviceName(target))
+      this.models.push(describe(pkg))
+    }
+    checkOffer(this.models, packages)
+    await this.#thread.start()
+  }
+
+  async load(model: Model, size?: Size): ReturnType<Engine['load']> {
+    const pkg = this.#packages.get(model.package)!
+    const watch = this.#watchdog.watch('load', pkg.manifest.target)
+    try {
+      // Concurrently: both read the files, and hashing overlaps with the GPU's share of opening.
+      const [opened, verified] = await Promise.allSettled([
+        this.#open(pkg, size, watch),
+        this.#options.verifier.verify(pkg, watch.progress),
+      ])
+      if (verified.status === 'rejected') {
+        await this.#close(pkg)
+        throw jobFault('model_not_available', verified.reason)
+      }
+      if (opened.status === 'rejected') throw opened.reason
+      return opened.value
+    } finally {
+      watch.end()
+    }
+  }
+
+  async warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }> {
+    const pkg = this.#packages.get(model.package)!
+    const { width, height } = pkg.manifest.defaults
+    const fits = (size: Size) =>
+      [size.width, size.height].every((side) => side <= model.side.max && side % model.side.multipleOf === 0)
+    const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
+    const watch = this.#watchdog.watch('run', pkg.manifest.target)
+    try {
+      for await (const _ of this.#thread.send(command, watch.progress));
+    } finally {
+      watch.end()
+    }
+    return { sizes: command.sizes }
+  }
+
+  async *run(model: Model, request: JobRequest, signal: AbortSignal): AsyncGenerator<PipelineEvent> {
+    const pkg = this.#packages.get(model.package)!
+    const { flag, dispose } = cancelFlag(signal)
+    const watch = this.#watchdog.watch('run', pkg.manifest.target)
+    try {
+      for await (const reply of this.#thread.send(
+        { type: 'run', package: pkg, request, cancel: flag },
+        watch.progress,
+      )) {
+        if (reply.type === 'note') this.#options.log.warn(reply.note)
+        if (reply.type === 'aborted') throw signal.reason
+        if (reply.type === 'event') yield reply.event
+      }
+    } finally {
+      watch.end()
+      dispose()
+    }
+  }
+
+  stop(): Promise<void> {
+    return this.#thread.stop()
+  }
 
   /** Opens the package on the engine thread while its files are read ahead. */
-  async function open(pkg: Package, size: Size | undefined, watch: Watch) {
+  async #open(pkg: Package, size: Size | undefined, watch: Watch) {
     let seconds = 0
     let networks: Opened = {}
     const opened = new AbortController()
     void readAhead(pkg, opened.signal)
     try {
       const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
-      for await (const reply of thread.send(command, watch.progress)) {
-        if (reply.type === 'note') log.warn(reply.note)
+      for await (const reply of this.#thread.send(command, watch.progress)) {
+        if (reply.type === 'note') this.#options.log.warn(reply.note)
         else if (reply.type === 'loaded') ({ seconds, networks } = reply)
       }
     } finally {
       opened.abort()
     }
-    return { device: devices.get(pkg.manifest.target)!, seconds, networks }
+    return { device: this.#devices.get(pkg.manifest.target)!, seconds, networks }
   }
 
-  async function close(pkg: Package): Promise<void> {
-    for await (const _ of thread.send({ type: 'close', package: pkg }));
+  async #close(pkg: Package): Promise<void> {
+    for await (const _ of this.#thread.send({ type: 'close', package: pkg }));
   }
+}
 
-  return {
-    models,
-    async start() {
-      for (const pkg of await (options.bringPackages?.() ?? findPackages(options.packages))) {
-        packages.set(pkg.digest, pkg)
-        const { target } = pkg.manifest
-        if (!devices.has(target)) devices.set(target, await deviceName(target))
-        models.push(describe(pkg))
-      }
-      checkOffer(models, options.packages)
-      await thread.start()
-    },
-    async load(model, size) {
-      const pkg = packages.get(model.package)!
-      const watch = watchdog.watch('load', pkg.manifest.target)
-      try {
-        // Concurrently: both read the files, and hashing overlaps with the GPU's share of opening.
-        const [opened, verified] = await Promise.allSettled([
-          open(pkg, size, watch),
-          verifier.verify(pkg, watch.progress),
-        ])
-        if (verified.status === 'rejected') {
-          await close(pkg)
-          throw jobFault('model_not_available', verified.reason)
-        }
-        if (opened.status === 'rejected') throw opened.reason
-        return opened.value
-      } finally {
-        watch.end()
-      }
-    },
-    async warm(model, sizes) {
-      const pkg = packages.get(model.package)!
-      const { width, height } = pkg.manifest.defaults
-      const fits = (size: Size) =>
-        [size.width, size.height].every((side) => side <= model.side.max && side % model.side.multipleOf === 0)
-      const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
-      const watch = watchdog.watch('run', pkg.manifest.target)
-      try {
-        for await (const _ of thread.send(command, watch.progress));
-      } finally {
-        watch.end()
-      }
-      return { sizes: command.sizes }
-    },
-    async *run(model, request, signal) {
-      const pkg = packages.get(model.package)!
-      const cancel = new Int32Array(new SharedArrayBuffer(4))
-      const raise = () => {
-        Atomics.store(cancel, 0, 1)
-        Atomics.notify(cancel, 0)
-      }
-      signal.addEventListener('abort', raise)
-      if (signal.aborted) raise()
-      const watch = watchdog.watch('run', pkg.manifest.target)
-      try {
-        for await (const reply of thread.send({ type: 'run', package: pkg, request, cancel }, watch.progress)) {
-          if (reply.type === 'note') log.warn(reply.note)
-          if (reply.type === 'aborted') throw signal.reason
-          if (reply.type === 'event') yield reply.event
-        }
-      } finally {
-        watch.end()
-        signal.removeEventListener('abort', raise)
-      }
-    },
-    stop: thread.stop,
+/** Shared memory that becomes 1 when the signal aborts, for a thread that does not process messages during a run. */
+function cancelFlag(signal: AbortSignal) {
+  const flag = new Int32Array(new SharedArrayBuffer(4))
+  const raise = () => {
+    Atomics.store(flag, 0, 1)
+    Atomics.notify(flag, 0)
   }
+  signal.addEventListener('abort', raise)
+  if (signal.aborted) raise()
+  return { flag, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
 /** Only these fields of a request, because the thread receives a copy. */

@@ -1,130 +1,143 @@
-// Which networks of a package stay open between jobs and which come and go, so that all fits a budget of device memory.
-import { type Manifest, NETWORKS, type NetworkName, T5_GRAPHS } from '../manifest.ts'
+// Which networks of a package are resident on the device and which are offloaded between their runs, within a memory budget.
+import type { Manifest, NetworkName, Target } from '../manifest.ts'
+import type { Size } from '../pipeline/pipeline.ts'
 
-/** Bytes of the device's memory that a network takes. */
-type Need = { network: NetworkName; weights: number /** Activations and scratch of its largest run. */; work: number }
+/** Device memory of a network in bytes. `work`: activations and scratch of its largest run. */
+type Need = { network: NetworkName; weights: number; work: number }
 
 export type MemoryPlan = {
   /** Bytes; null is no budget. */
   budget: number | null
-  kept: NetworkName[]
-  /** On the device when a job needs them, one at a time. */
-  comeAndGo: NetworkName[]
-  /** Side of the autoencoder's tiles in latents; null decodes in one piece. */
+  /** Networks whose weights stay on the device. */
+  resident: NetworkName[]
+  /** Networks whose weights are on the device during their runs only, one network at a time. */
+  offloaded: NetworkName[]
+  /** Side of the autoencoder's tiles in latents; null decodes the image in one piece. */
   tile: number | null
-  /** The most that is in use at a time, in bytes. */
+  /** Maximum memory in use at a time, in bytes. */
   peak: number
-  /** Weights that a job of one image reads again, in bytes. */
+  /** Weights that each job loads again, in bytes. */
   reread: number
 }
 
-/** No plan fits the budget; the message says what is needed. */
+/** No plan fits the budget; the message states the bytes needed. */
 export class BudgetError extends Error {
   override name = 'BudgetError' as const
 }
 
-/** Sides of tiles that are tried, largest first. Smaller ones show. */
+/** Sides of tiles, in order of preference. Seams are visible with smaller ones. */
 const TILES = [null, 128, 96, 64, 48, 32] as const
 const MIB = 2 ** 20
 
 /**
- * What a GPU holds beside weights and what runs take: the CUDA context with the libraries' kernels, and each session's handles and
- * workspaces. An H200 had 560 MiB in use for the first session of a process beside these, and 70 MiB more after each that followed.
+ * Device memory besides weights and runs: the CUDA context with the libraries' kernels, and the handles and workspaces of each session.
+ * An H200 had 560 MiB in use for the first session of a process besides these, and 70 MiB more for each further one.
  */
 const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
-/** Bytes of the denoiser's activations, in sizes of its stream: our operators fuse what onnxruntime's keep apart. Measured likewise. */
-const STREAMS: Record<Manifest['target'], number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
+/** Activations of the denoiser, in multiples of its residual stream: our operators fuse what onnxruntime's store separately. Measured on the same GPU. */
+const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
 /** Steps whose modulation is computed at once. */
 const STEPS = 50
 const TEXT_TOKENS = 77 + 512
+/** Work of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */
+const ENCODER_WORK = { short: 64 * MIB, long: 400 * MIB }
+const LONG_PROMPT = 128
 
-type Size = { width: number; height: number }
-type About = Pick<Manifest, 'files' | 'networks' | 'latent' | 'position'>
+type PlannedManifest = Pick<Manifest, 'files' | 'networks' | 'latent' | 'position' | 'text'>
 /** How a package runs on this machine. */
 export type Execution = {
-  /** Of the step graph that is used. */
-  target: Manifest['target']
-  /** Samples that one run of the step graph takes at most: two where guidance has them in one batch. */
+  /** Target of the step graph in use. */
+  target: Target
+  /** Maximum number of samples in one run of the step graph: two if guidance runs in one batch. */
   samples: number
-  /** Size of a weight in memory beside that in its file. */
+  /** Size of a weight in memory relative to its size in the file. */
   widening: number
 }
+type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; reread: number }
 
 /**
- * Chooses what to keep so that a job reads as few weights again as possible; the autoencoder decodes in tiles only where it must.
+ * Chooses the resident networks so that a job rereads as few weights as possible; the autoencoder decodes in tiles only if necessary.
  * Throws `BudgetError`.
  */
-export function planMemory(manifest: About, size: Size, budget: number | null, how: Execution): MemoryPlan {
-  const peakOf = how.target === 'cpu' ? peakOnCpu : peakOnGpu
+export function planMemory(manifest: PlannedManifest, size: Size, budget: number | null, how: Execution): MemoryPlan {
   let least = Number.POSITIVE_INFINITY
   for (const tile of TILES) {
     const side = tile === null ? null : tile * manifest.latent.downsample
     if (side !== null && side >= Math.max(size.width, size.height)) continue
     const tiled = side === null ? size : { width: Math.min(side, size.width), height: Math.min(side, size.height) }
-    const needs = needsOf(manifest, size, tiled, how)
-    const plans = subsets(needs, how).map((kept) => {
-      const others = needs.filter((need) => !kept.includes(need))
-      // One that has no other to make way for stays open as well.
-      const reread = others.length > 1 ? sum(others, ({ weights }) => weights) : 0
-      return { kept, others, peak: peakOf(kept, others), reread }
-    })
-    least = Math.min(least, ...plans.map(({ peak }) => peak))
-    const fitting = plans.filter(({ peak }) => budget === null || peak <= budget)
-    const best = fitting.sort((a, b) => a.reread - b.reread || a.others.length - b.others.length || a.peak - b.peak)[0]
-    if (!best) continue
-    const names = (each: readonly Need[]) => each.map(({ network }) => network)
-    return { budget, tile, peak: best.peak, reread: best.reread, kept: names(best.kept), comeAndGo: names(best.others) }
+    const candidates = candidatesFor(needsOf(manifest, size, tiled, how), how)
+    least = Math.min(least, ...candidates.map(({ peak }) => peak))
+    const best = bestOf(candidates.filter(({ peak }) => budget === null || peak <= budget))
+    if (best) return { budget, tile, ...best, resident: namesOf(best.resident), offloaded: namesOf(best.offloaded) }
   }
   throw new BudgetError(
     `${size.width}x${size.height} needs ${gigabytes(least)} of device memory at least; the budget is ${gigabytes(budget!)}`,
   )
 }
 
-const held = ({ weights, work }: Need) => weights + work
+function candidatesFor(needs: readonly Need[], how: Execution): Candidate[] {
+  const peakOf = how.target === 'cpu' ? peakOnCpu : peakOnGpu
+  return subsets(needs, how).map((resident) => {
+    const offloaded = needs.filter((need) => !resident.includes(need))
+    // A single offloaded network shares its memory with no other, so it is never unloaded.
+    const reread = offloaded.length > 1 ? sum(offloaded, ({ weights }) => weights) : 0
+    return { resident, offloaded, peak: peakOf(resident, offloaded), reread }
+  })
+}
+
+const bestOf = (candidates: Candidate[]): Candidate | undefined =>
+  candidates.sort((a, b) => a.reread - b.reread || a.offloaded.length - b.offloaded.length || a.peak - b.peak)[0]
+
+const namesOf = (needs: readonly Need[]) => needs.map(({ network }) => network)
+const total = ({ weights, work }: Need) => weights + work
 const most = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
 /**
- * Every session stays. Weights that come take the memory that those before them left, and runs take what they need from one arena, which
- * keeps it: the autoencoder's blocks are larger than any other's.
+ * All sessions stay open. Offloaded weights reuse the memory of those before them, and runs allocate from one arena that does not shrink:
+ * the autoencoder's blocks are larger than all others.
  */
-function peakOnGpu(kept: readonly Need[], others: readonly Need[]): number {
-  const all = [...kept, ...others]
+function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): number {
+  const all = [...resident, ...offloaded]
   const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
   const arena = most(decoder!, ({ work }) => work) + most(rest!, ({ work }) => work)
-  const weights = sum(kept, ({ weights }) => weights) + most(others, ({ weights }) => weights)
+  const weights = sum(resident, ({ weights }) => weights) + most(offloaded, ({ weights }) => weights)
   return OVERHEAD.process + all.length * OVERHEAD.session + weights + arena
 }
 
-/** A session has weights and scratch of its own for as long as it is open. */
-const peakOnCpu = (kept: readonly Need[], others: readonly Need[]): number => sum(kept, held) + most(others, held)
+/** Each open session has its own weights and scratch. */
+const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): number =>
+  sum(resident, total) + most(offloaded, total)
 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 
-/** What may be kept. On a GPU the autoencoder always is: its weights are few, and would take longer to settle than to come (device-weights.ts). */
+/** Sets of resident networks. On a GPU they include the autoencoder: its few weights would load faster than they settle (device-weights.ts). */
 function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
   const all = Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
-  return target === 'cpu' ? all : all.filter((kept) => kept.some(({ network }) => network === 'vae_decoder'))
+  return target === 'cpu' ? all : all.filter((needs) => needs.some(({ network }) => network === 'vae_decoder'))
 }
 
-/** What every network of a package needs for images of a size that are decoded in tiles of another. */
-function needsOf(manifest: About, size: Size, tile: Size, how: Execution): Need[] {
+/** The needs of all networks for images of `size`, decoded in tiles of `tile`. */
+function needsOf(manifest: PlannedManifest, size: Size, tile: Size, how: Execution): Need[] {
   const work = workOf(manifest, size, tile, how)
-  return NETWORKS.filter((network) => manifest.networks[network]).map((network) => ({
+  return Object.entries(manifest.networks).map(([network, { weights }]) => ({
     network,
-    weights: (manifest.files[`${network}.weights`]?.bytes ?? 0) * how.widening,
+    weights: (weights === undefined ? 0 : (manifest.files[weights]?.bytes ?? 0)) * how.widening,
     work: work(network),
   }))
 }
 
-/** Estimates from the sizes of the largest tensors that live at once; an arena's rounding is in the factors. */
-function workOf({ networks, latent, position }: About, size: Size, tile: Size, { target, samples }: Execution) {
+/** Estimates from the sizes of the largest tensors that are live at a time; the factors include an arena's rounding. */
+function workOf(manifest: PlannedManifest, size: Size, tile: Size, { target, samples }: Execution) {
+  const { networks, latent, position, text } = manifest
   const value = target === 'cpu' ? 4 : 2
-  const { downsample, patch_size } = latent
-  const tokens = (size.width / (downsample * patch_size)) * (size.height / (downsample * patch_size)) + TEXT_TOKENS
-  // Where weights are widened before each product, one of the largest is there twice.
+  const patch = latent.downsample * latent.patch_size
+  const tokens = (size.width / patch) * (size.height / patch) + TEXT_TOKENS
+  // Where weights are widened before each product, the largest one exists twice.
   const widened = 4 * position.width ** 2 * value
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
+  const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)
+  const isLong = (network: NetworkName) => longEncoders.some(({ graphs }) => graphs.includes(network))
   return (network: NetworkName): number => {
     switch (network) {
       case 'transformer':
@@ -136,15 +149,18 @@ function workOf({ networks, latent, position }: About, size: Size, tile: Size, {
       case 'conditioning':
         return samples * STEPS * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
       default:
-        return (T5_GRAPHS as readonly string[]).includes(network) && target !== 'cpu' ? 400 * MIB : 64 * MIB
+        return isLong(network) && target !== 'cpu' ? ENCODER_WORK.long : ENCODER_WORK.short
     }
   }
 }
 
-/** For a log: what stays, what comes and goes, and at what price. */
-export function describePlan({ kept, comeAndGo, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {
+const longestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) =>
+  Math.max(...Object.values(tokens).map(({ max }) => max))
+
+/** The plan for a log. */
+export function describePlan({ resident, offloaded, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {
   return {
-    ...{ kept, come_and_go: comeAndGo, decode: tile === null ? 'whole' : `tiles of ${tile} latents` },
+    ...{ resident, offloaded, decode: tile === null ? 'whole' : `tiles of ${tile} latents` },
     ...{
       peak: gigabytes(peak),
       reread_per_job: gigabytes(reread),

@@ -1,10 +1,9 @@
-// A package's weights into the page cache while its graphs are opened: onnxruntime maps them and takes them page by page, which a disk
-// answers at a fraction of its speed.
+// Reads a package's weights into the page cache while its graphs are opened: onnxruntime reads its mapped files page by page, at a fraction
+// of a disk's speed.
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
-import { NETWORKS } from '../manifest.ts'
-import type { Package } from './packages.ts'
+import type { Package } from '../manifest.ts'
 import type { Task } from './read-ahead-worker.ts'
 
 const STREAMS = 4
@@ -13,11 +12,11 @@ const PROGRAM = new URL('./read-ahead-worker.ts', import.meta.url)
 export type ReadAhead = { /** Bytes that had to be read. */ bytes: number }
 
 /**
- * Reads the weight files in the order in which they are opened, in several streams, and passes over stretches that are in the page cache
- * already. An aborted signal ends it. It only hurries things up: a file that cannot be read is passed over, and it never throws.
+ * Reads the weight files in the order in which they are opened, in several streams, and skips stretches that are in the page cache. An
+ * aborted signal ends it. A file that cannot be read is skipped; it never throws.
  */
 export async function readAhead({ directory, manifest }: Package, signal: AbortSignal): Promise<ReadAhead> {
-  const names = NETWORKS.map((network) => `${network}.weights`).filter((name) => manifest.files[name])
+  const names = Object.values(manifest.networks).flatMap(({ weights }) => weights ?? [])
   const files = names.map((name) => ({ file: path.join(directory, name), bytes: manifest.files[name]!.bytes }))
   const read = await Promise.all(
     Array.from({ length: STREAMS }, (_, i) => stream({ files, first: i, each: STREAMS }, signal)),

@@ -1,130 +1,116 @@
-// Sessions that open when they are needed: some stay, and of the others one at a time has its weights on the device.
+// Sessions that open on first use. Resident networks keep their weights on the device; offloaded ones load them for their runs, one
+// network at a time.
 import type { NetworkName } from '../manifest.ts'
-import { HostResident, type Resident, type RunOptions, type Session } from '../runtime/session.ts'
+import { HostTensor, type Session } from '../runtime/session.ts'
 
-export type Residency = {
-  /** A session that opens its network in its first run, if it is not open then, and may run as often as one likes. */
-  session(network: NetworkName): Session
-  /** Opens these and lets them stay; others that were open are closed. Throws what opening throws. */
-  keep(networks: readonly NetworkName[]): Promise<void>
-  /** Names of the networks that are open, with their weights. */
-  open(): NetworkName[]
-  release(): Promise<void>
-}
+/** For use on one thread. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
+export class Residency {
+  readonly #openNetwork: (network: NetworkName) => Promise<Session>
+  readonly #onOpen: (network: NetworkName, seconds: number) => void
+  /** Sessions with weights on the device. */
+  readonly #loaded = new Map<NetworkName, Session>()
+  /** Open sessions without weights on the device. */
+  readonly #offloaded = new Map<NetworkName, Session>()
+  #resident: ReadonlySet<NetworkName> = new Set()
+  #last: Promise<unknown> = Promise.resolve()
 
-/** Use it from one thread. Runs of networks that come and go take turns; those that stay run side by side. `onOpen` is told how long each took to open, or its weights to come. */
-export function createResidency(
-  openNetwork: (network: NetworkName) => Promise<Session>,
-  onOpen: (network: NetworkName, seconds: number) => void = () => {},
-): Residency {
-  const opened = new Map<NetworkName, Session>()
-  /** Those whose weights are away. */
-  const resting = new Map<NetworkName, Session>()
-  let kept: ReadonlySet<NetworkName> = new Set()
-  let last: Promise<unknown> = Promise.resolve()
+  /** `onOpen` receives the seconds that opening a network, or loading its weights again, took. */
+  constructor(
+    openNetwork: (network: NetworkName) => Promise<Session>,
+    onOpen: (network: NetworkName, seconds: number) => void = () => {},
+  ) {
+    this.#openNetwork = openNetwork
+    this.#onOpen = onOpen
+  }
 
-  /** After all that was asked for before, whether it went well or not. */
-  function inTurn<T>(action: () => Promise<T>): Promise<T> {
-    const result = last.then(action)
-    last = result.catch(() => {})
+  /** A session whose runs open the network if necessary, also after `release`. */
+  session(network: NetworkName): Session {
+    return {
+      run: (inputs, options) => this.#withSession(network, (session) => session.run(inputs, options)),
+      runOnDevice: (inputs, options) =>
+        this.#withSession(network, async (session) => {
+          if (this.#resident.has(network)) return session.runOnDevice(inputs, options)
+          // Results on the device would occupy memory that the next offloaded network needs.
+          const results = Object.entries(await session.run(inputs, options))
+          return Object.fromEntries(results.map(([name, tensor]) => [name, new HostTensor(tensor)]))
+        }),
+      release: () => this.#close(network),
+    }
+  }
+
+  /** Makes these networks resident, opening them as needed, and offloads all others. Throws what opening throws. */
+  async setResident(networks: readonly NetworkName[]): Promise<void> {
+    const before = this.#resident
+    this.#resident = new Set(networks)
+    for (const network of [...this.#loaded.keys()]) {
+      if (this.#resident.has(network)) continue
+      // A resident network had memory of its own, which the offloaded networks do not share.
+      await (before.has(network) ? this.#close(network) : this.#offload(network))
+    }
+    // Concurrently, because a copy to a GPU occupies one core and a fraction of the bus.
+    const results = await Promise.allSettled(networks.map((network) => this.#load(network)))
+    const failed = results.find((result) => result.status === 'rejected')
+    if (failed) throw failed.reason
+  }
+
+  /** Names of the networks whose weights are loaded. */
+  open(): NetworkName[] {
+    return [...this.#loaded.keys()]
+  }
+
+  async release(): Promise<void> {
+    for (const network of [...this.#loaded.keys(), ...this.#offloaded.keys()]) await this.#close(network)
+  }
+
+  async #withSession<T>(network: NetworkName, use: (session: Session) => Promise<T>): Promise<T> {
+    if (this.#resident.has(network)) return use(await this.#serialize(() => this.#load(network)))
+    return this.#serialize(async () => use(await this.#load(network)))
+  }
+
+  /** Runs `action` after all earlier actions have ended, whether or not they failed. */
+  #serialize<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(action)
+    this.#last = result.catch(() => {})
     return result
   }
 
-  /** Its weights leave the device: alone where the session lets them, or with the session. */
-  async function putAway(network: NetworkName): Promise<void> {
-    const session = opened.get(network)
-    if (!session?.weights) return end(network)
-    session.weights.unload()
-    opened.delete(network)
-    resting.set(network, session)
-  }
-
-  async function end(network: NetworkName): Promise<void> {
-    const session = opened.get(network) ?? resting.get(network)
-    opened.delete(network)
-    resting.delete(network)
-    await session?.release()
-  }
-
-  async function bring(network: NetworkName): Promise<Session> {
-    const session = resting.get(network)
-    if (!session) return openNetwork(network)
-    await session.weights?.load()
-    resting.delete(network)
-    return session
-  }
-
-  /** Memory is given back before more is taken. */
-  async function obtain(network: NetworkName): Promise<Session> {
-    const found = opened.get(network)
+  async #load(network: NetworkName): Promise<Session> {
+    const found = this.#loaded.get(network)
     if (found) return found
-    if (!kept.has(network)) for (const other of [...opened.keys()]) if (!kept.has(other)) await putAway(other)
+    // Memory is freed before more is allocated.
+    if (!this.#resident.has(network)) await this.#offloadOthers()
     const start = performance.now()
-    const session = await bring(network)
-    opened.set(network, session)
-    onOpen(network, (performance.now() - start) / 1000)
+    const session = await this.#openOrReload(network)
+    this.#loaded.set(network, session)
+    this.#onOpen(network, (performance.now() - start) / 1000)
     return session
   }
 
-  async function withSession<T>(network: NetworkName, use: (session: Session) => Promise<T>): Promise<T> {
-    if (kept.has(network)) return use(await inTurn(() => obtain(network)))
-    return inTurn(async () => use(await obtain(network)))
+  async #openOrReload(network: NetworkName): Promise<Session> {
+    const session = this.#offloaded.get(network)
+    if (!session) return this.#openNetwork(network)
+    await session.weights?.load()
+    this.#offloaded.delete(network)
+    return session
   }
 
-  return {
-    session: (network) => ({
-      run: (inputs, options) => withSession(network, (session) => session.run(inputs, options)),
-      runResident: (inputs, options) =>
-        withSession(network, async (session) => {
-          if (kept.has(network)) return session.runResident(inputs, options)
-          // What is left on the device would take room from the next network.
-          const results = Object.entries(await session.run(inputs, options))
-          return Object.fromEntries(results.map(([name, tensor]) => [name, new HostResident(tensor)]))
-        }),
-      release: () => end(network),
-    }),
-    async keep(networks) {
-      const before = kept
-      kept = new Set(networks)
-      for (const network of [...opened.keys()]) {
-        if (kept.has(network)) continue
-        // What was kept had memory of its own, beside what those that come and go leave to each other.
-        await (before.has(network) ? end : putAway)(network)
-      }
-      // Side by side: a copy to a GPU keeps one core busy and is far from what the bus can take.
-      const results = await Promise.allSettled(networks.map(obtain))
-      const failed = results.find((result) => result.status === 'rejected')
-      if (failed) throw failed.reason
-    },
-    open: () => [...opened.keys()],
-    async release() {
-      for (const network of [...opened.keys(), ...resting.keys()]) await end(network)
-    },
+  async #offloadOthers(): Promise<void> {
+    for (const network of [...this.#loaded.keys()]) if (!this.#resident.has(network)) await this.#offload(network)
   }
-}
 
-/** Sessions as one: each runs on what the one before it gave, which stays on the device in between. */
-export function chained(sessions: readonly Session[]): Session {
-  const [first, ...others] = sessions as [Session, ...Session[]]
-  if (others.length === 0) return first
-  const rest = chained(others)
-  const handOn = async <T>(
-    inputs: Parameters<Session['run']>[0],
-    options: RunOptions | undefined,
-    next: (given: Record<string, Resident>) => Promise<T>,
-  ): Promise<T> => {
-    const given = await first.runResident(inputs, { signal: options?.signal })
-    try {
-      return await next(given)
-    } finally {
-      for (const tensor of Object.values(given)) tensor.release()
-    }
+  /** Removes a network's weights from the device, by closing its session if the session cannot unload them. */
+  async #offload(network: NetworkName): Promise<void> {
+    const session = this.#loaded.get(network)
+    if (!session?.weights) return this.#close(network)
+    session.weights.unload()
+    this.#loaded.delete(network)
+    this.#offloaded.set(network, session)
   }
-  return {
-    run: (inputs, options) => handOn(inputs, options, (given) => rest.run(given, options)),
-    runResident: (inputs, options) => handOn(inputs, options, (given) => rest.runResident(given, options)),
-    async release() {
-      for (const session of sessions) await session.release()
-    },
+
+  async #close(network: NetworkName): Promise<void> {
+    const session = this.#loaded.get(network) ?? this.#offloaded.get(network)
+    this.#loaded.delete(network)
+    this.#offloaded.delete(network)
+    await session?.release()
   }
 }

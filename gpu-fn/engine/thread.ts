@@ -1,75 +1,91 @@
-// The main thread's side of the engine's thread: starts it, talks to it, replaces it when it dies.
+// The main thread's side of the engine's thread: starts it, exchanges messages with it, replaces it when it dies.
 import { on, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
-import { JobError, jobFault } from '../server/job.ts'
-import type { EngineOptions } from './engine.ts'
-import { describePlan } from './memory-plan.ts'
-import type { Command, Message, Settings } from './worker.ts'
+import type { Logger } from 'pino'
+import { JobError, jobFault } from './job-error.ts'
+import { describePlan, type MemoryPlan } from './memory-plan.ts'
+import type { Command, Message, Settings } from './messages.ts'
 
 const PROGRAM = new URL('./worker.ts', import.meta.url)
 
-/** One thread for every onnxruntime session, whose calls block their thread. Commands are sent one at a time. */
-export function createThread({
-  memoryBytes,
-  deviceBytes,
-  log,
-  program = PROGRAM,
-}: Pick<EngineOptions, 'memoryBytes' | 'deviceBytes' | 'log' | 'program'>) {
-  let thread: Worker | undefined
-  let stopping = false
-  let idle = Promise.resolve()
+export interface ThreadOptions {
+  /** Open packages that take more memory than this are closed, least recently used first. */
+  memoryBytes: number
+  /** Limit on the device memory in use; if given, it decides which packages stay open. */
+  deviceBytes?: number | undefined
+  log: Logger
+  /** The thread's program; tests may wrap the default one. */
+  program?: URL
+}
 
-  function start(): Worker {
-    const started = new Worker(program, { workerData: { memoryBytes, deviceBytes } satisfies Settings })
-    const forget = () => {
-      if (thread === started) thread = undefined
+/** The thread of all onnxruntime sessions, whose calls block their thread. Commands are sent one at a time. */
+export class EngineThread {
+  readonly #options: ThreadOptions
+  #thread: Worker | undefined
+  #stopping = false
+  #idle = Promise.resolve()
+
+  constructor(options: ThreadOptions) {
+    this.#options = options
+  }
+
+  /** Resolves when the thread's program is loaded. Throws the error that prevented it. */
+  async start(): Promise<void> {
+    const thread = this.#open()
+    this.#thread = thread
+    const ended = once(thread, 'exit').then(() => {
+      throw new Error('the engine thread ended before it was ready')
+    })
+    const ready = Promise.race([once(thread, 'message'), ended])
+    this.#idle = ready.then(
+      () => {},
+      () => {},
+    )
+    await ready
+  }
+
+  /** Sends a command and yields all replies but the last; every reply calls `onProgress`. Throws JobError if the command fails or the thread dies. */
+  async *send(command: Command, onProgress: () => void = () => {}): AsyncGenerator<Message> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#idle = promise
+    this.#thread ??= this.#open()
+    try {
+      for await (const reply of exchange(this.#thread, command, onProgress)) {
+        if (reply.type === 'plan') this.#logPlan(command, reply.plan)
+        else yield reply
+      }
+    } finally {
+      resolve()
     }
-    // After `error` the thread is as good as gone: a command sent between it and `exit` would be lost.
-    started.on('error', (error) => {
+  }
+
+  /** Ends the thread after the current command. Ending it inside onnxruntime would crash the process. */
+  async stop(): Promise<void> {
+    await this.#idle
+    this.#stopping = true
+    await this.#thread?.terminate()
+  }
+
+  #open(): Worker {
+    const { memoryBytes, deviceBytes, log, program = PROGRAM } = this.#options
+    const thread = new Worker(program, { workerData: { memoryBytes, deviceBytes } satisfies Settings })
+    const forget = () => {
+      if (this.#thread === thread) this.#thread = undefined
+    }
+    // Forgotten already on `error`: a command sent between it and `exit` would be lost.
+    thread.on('error', (error) => {
       forget()
       log.error({ err: error }, 'the engine thread failed')
     })
-    started.on('exit', (code) => {
+    thread.on('exit', (code) => {
       forget()
-      if (!stopping) log.error({ code }, 'the engine thread ended; the next job starts another')
+      if (!this.#stopping) log.error({ code }, 'the engine thread ended; the next job starts another')
     })
-    return started
+    return thread
   }
 
-  return {
-    /** Resolves when the thread's program is loaded; throws what kept it from loading. */
-    async start(): Promise<void> {
-      thread = start()
-      const ended = once(thread, 'exit').then(() => {
-        throw new Error('the engine thread ended before it was ready')
-      })
-      const ready = Promise.race([once(thread, 'message'), ended])
-      idle = ready.then(
-        () => {},
-        () => {},
-      )
-      await ready
-    },
-    /** Sends a command and yields all replies but the last; every reply calls `onProgress`. Throws JobError if the command fails or the thread dies. */
-    async *send(command: Command, onProgress: () => void = () => {}): AsyncGenerator<Message> {
-      const { promise, resolve } = Promise.withResolvers<void>()
-      idle = promise
-      thread ??= start()
-      try {
-        for await (const reply of exchange(thread, command, onProgress)) {
-          if (reply.type !== 'plan') yield reply
-          else log.info({ package: command.package.manifest.model, ...describePlan(reply.plan) }, 'memory plan')
-        }
-      } finally {
-        resolve()
-      }
-    },
-    async stop(): Promise<void> {
-      // A thread that is ended inside onnxruntime takes the whole process with it.
-      await idle
-      stopping = true
-      await thread?.terminate()
-    },
+  #logPlan({ package: { manifest } }: Command, plan: MemoryPlan): void {
+    this.#options.log.info({ package: manifest.model, ...describePlan(plan) }, 'memory plan')
   }
 }
 

@@ -1,46 +1,17 @@
 // The engine's thread: opens packages, keeps the most recent ones within a budget, and runs one request at a time.
 import { parentPort, workerData } from 'node:worker_threads'
-import type { JobErrorCode, JobRequest } from '../contract.ts'
-import type { NetworkName } from '../manifest.ts'
-import { footprintOf, planOf } from '../pipeline/pipeline.ts'
-import { openPipeline, type Pipeline, type PipelineEvent, txt2img } from '../pipeline/txt2img.ts'
+import type { NetworkName, Package } from '../manifest.ts'
+import type { Size } from '../pipeline/pipeline.ts'
+import { txt2img } from '../pipeline/txt2img.ts'
+import { footprintOf, planOf } from './graphs.ts'
 import { BudgetError, type MemoryPlan } from './memory-plan.ts'
-import type { Package } from './packages.ts'
-
-export type Settings = { memoryBytes: number /** Budget of the device's memory. */; deviceBytes?: number | undefined }
-
-export type Size = { width: number; height: number }
-export type Opened = Partial<Record<NetworkName, number>>
-
-/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
-export type Command =
-  /** `size`: of the job's images. Refused if no plan for this size fits the memory budget. */
-  | { type: 'load'; package: Package; size?: Size }
-  /** Runs every graph for images of each size. */
-  | { type: 'warm'; package: Package; sizes: Size[] }
-  | { type: 'close'; package: Package }
-  | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
-
-/** `ready` is sent once at startup; `note` is a remark about a package just opened; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
-export type Message =
-  | { type: 'ready' }
-  | { type: 'note'; note: string }
-  /** `networks`: seconds of each that was opened. */
-  | { type: 'loaded'; seconds: number; networks: Opened }
-  | { type: 'plan'; plan: MemoryPlan }
-  /** Heartbeat of a command during phases without other replies. */
-  | { type: 'progress' }
-  | { type: 'event'; event: PipelineEvent }
-  | { type: 'aborted' }
-  | { type: 'failed'; code: Exclude<JobErrorCode, 'invalid_request'>; error: Error }
-  /** The request is invalid; `message` is for the caller. */
-  | { type: 'refused'; message: string }
-  | { type: 'done' }
+import type { Command, Message, Opened, Settings } from './messages.ts'
+import { type OpenPipeline, openPipeline } from './open-pipeline.ts'
 
 const { memoryBytes, deviceBytes } = workerData as Settings
 const port = parentPort!
 /** Open pipelines by package digest, least recently used first. */
-const open = new Map<string, { pipeline: Pipeline; bytes: number }>()
+const open = new Map<string, { pipeline: OpenPipeline; bytes: number }>()
 
 port.on('message', (command: Command) => void obey(command))
 send({ type: 'ready' })
@@ -140,7 +111,7 @@ async function run({ package: pkg, request, cancel }: Run, abort: AbortControlle
   }
 }
 
-async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<Pipeline> {
+async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<OpenPipeline> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {
     networks[network] = seconds

@@ -1,11 +1,10 @@
 // The two graphs of the denoiser: `conditioning` once for all steps of a prompt, `transformer` in every step.
 
-import type { Resident, Session, Tensor } from '../runtime/session.ts'
+import type { DeviceTensor, Session, Tensor } from '../runtime/session.ts'
 import type { PromptEmbeds } from './prompt.ts'
-import { guide } from './sampler.ts'
 
 /** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device. */
-export type Condition = { batch: number; modulation: Resident; context: Resident }
+export type Condition = { batch: number; modulation: DeviceTensor; context: DeviceTensor }
 
 /**
  * Runs the conditioning graph for prompts in the order [negative, positive], or one alone. They share a batch when `batched` allows it
@@ -31,7 +30,7 @@ export async function condition(
         [group[0]!.rows, -1],
       ),
     }
-    const { modulation, context } = await session.runResident(inputs, { signal })
+    const { modulation, context } = await session.runOnDevice(inputs, { signal })
     conditions.push({ batch: group.length, modulation: modulation!, context: context! })
   }
   return conditions
@@ -87,4 +86,14 @@ function repeat({ data, dims }: Tensor, batch: number): Tensor {
 function samples(data: Float32Array, batch: number): Float32Array[] {
   const size = data.length / batch
   return Array.from({ length: batch }, (_, i) => data.subarray(i * size, (i + 1) * size))
+}
+
+/** Classifier-free guidance (arXiv 2207.12598): `negative + scale · (positive - negative)`, written over `positive`. */
+export function guide(negative: Float32Array, positive: Float32Array, scale: number): Float32Array {
+  const weight = Math.fround(scale)
+  for (let i = 0; i < positive.length; i++) {
+    const difference = Math.fround(positive[i]! - negative[i]!)
+    positive[i] = negative[i]! + Math.fround(weight * difference)
+  }
+  return positive
 }

@@ -1,7 +1,7 @@
 // The learned positions of a latent, cut from the middle of a package's table. mmditx.py `cropped_pos_embed`.
 import { open } from 'node:fs/promises'
 import path from 'node:path'
-import type { Package } from '../engine/packages.ts'
+import type { Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 
 const FLOAT_BYTES = 4

@@ -1,6 +1,6 @@
-// A prompt becomes a picture: tokenize, encode, condition; then for every image noise, denoise, decode, write the file.
+// Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { JobRequest } from '../contract.ts'
-import type { Package } from '../engine/packages.ts'
+import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
@@ -10,9 +10,7 @@ import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { canPreview, encodePreview, withoutNoise } from './preview.ts'
 import { encodePrompts, type NamedPrompt } from './prompt.ts'
-import { eulerStep, sigmaSchedule, timestepsOf } from './sampler.ts'
-
-export { openPipeline, type Pipeline } from './pipeline.ts'
+import { createScheduler } from './schedulers/schedulers.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
@@ -60,9 +58,9 @@ export type PipelineEvent =
 const SEEDS = 2 ** 32
 
 /**
- * Makes `count` images; image k has the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and looks at
- * `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size that the model cannot make and
- * `BudgetError` for one that the budget of memory does not hold.
+ * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
+ * checks `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size outside the model's range and
+ * `BudgetError` for one that exceeds the memory budget.
  */
 export async function* txt2img(
   pipeline: Pipeline,
@@ -71,22 +69,22 @@ export async function* txt2img(
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
-  const { dims, noise, schedule, cuts } = await prepare(pipeline, request, signal)
+  const { dims, noise, inputs, truncations } = await prepare(pipeline, request, signal)
   try {
     timings.encode = encodeClock()
-    for (const message of cuts) yield { type: 'warning', code: 'prompt_truncated', message }
+    for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
     yield { type: 'encoded', seconds: timings.encode }
-    const waiting: Denoised[] = []
+    const undecoded: Denoised[] = []
     for (let image = 0; image < request.count; image++) {
       const data = image === 0 ? noise : await noiseOf(request, image, dims)
-      waiting.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, schedule, timings, signal }))
-      // Where denoiser and decoder make way for each other, all images are denoised first.
-      if (takeTurns(pipeline) && image < request.count - 1) continue
-      for (const each of waiting.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
+      undecoded.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, inputs, timings, signal }))
+      // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
+      if (sharesMemory(pipeline) && image < request.count - 1) continue
+      for (const each of undecoded.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
     }
     yield { type: 'finished', timings }
   } finally {
-    releaseConditions(schedule.conditions)
+    releaseConditions(inputs.conditions)
   }
 }
 
@@ -94,6 +92,8 @@ type Timings = { encode: number; denoise: number; decode: number }
 type Work = { timings: Timings; signal: AbortSignal }
 type Latent = { data: Float32Array; dims: number[] }
 type Denoised = { image: number; latent: Latent }
+/** Inputs of the denoiser that all images and steps share. */
+type StepInputs = { conditions: Condition[]; position: Tensor | undefined }
 
 const seedOf = ({ seed }: Txt2ImgRequest, image: number) => (seed + image) % SEEDS
 
@@ -104,19 +104,42 @@ function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]
   )
 }
 
-/** Denoises image number `image`, whose latent begins as noise, and adds to `timings`. */
+async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
+  const { manifest } = pipeline.package
+  const { dims, rows, columns } = latentShape(pipeline.package, request)
+  const { batched } = pipeline
+  signal.throwIfAborted()
+  await pipeline.fit(request)
+  const options = { convention: request.text_convention, batched, signal }
+  const [{ prompts, truncations }, noise] = await Promise.all([
+    encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
+    noiseOf(request, 0, dims),
+  ])
+  signal.throwIfAborted()
+  const { timesteps } = createScheduler(request.steps, manifest.scheduler)
+  const position = await readPosition(pipeline.package, rows, columns)
+  const conditions = await condition(pipeline.conditioning, prompts, timesteps, { batched, signal })
+  return { dims, noise, inputs: { conditions, position }, truncations }
+}
+
+/** Denoises image number `image`, whose latent starts as noise, and adds to `timings`. */
 async function* denoiseImage(
-  pipeline: Pipeline,
+  { package: pkg, transformer }: Pipeline,
   request: Txt2ImgRequest,
-  { image, latent, schedule, timings, signal }: Work & Denoised & { schedule: Schedule },
+  { image, latent, inputs, timings, signal }: Work & Denoised & { inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
   const denoiseClock = stopwatch()
-  for (let step = 0; step < request.steps; step++) {
+  const scheduler = createScheduler(request.steps, pkg.manifest.scheduler)
+  const steps = scheduler.timesteps.length
+  const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
+  for (let run = 0; run < steps; run++) {
     signal.throwIfAborted()
-    const velocity = await denoiseStep(pipeline, request, latent, schedule, step, signal)
-    yield { type: 'step', image, step: step + 1, steps: request.steps }
-    if (wantsPreview(pipeline.package, request, step + 1))
-      yield await preview(withoutNoise(latent.data, velocity, schedule.sigmas[step + 1]!), latent.dims, image, step + 1)
+    const velocity = await predictVelocity(transformer, latent, inputs.conditions, run, options)
+    scheduler.step(velocity, run, latent.data)
+    const step = run + 1
+    yield { type: 'step', image, step, steps }
+    if (isPreviewDue(pkg, request.preview_steps, step, steps))
+      yield await preview(withoutNoise(latent.data, velocity, scheduler.sigmas[step]!), latent.dims, image, step)
   }
   timings.denoise += denoiseClock()
   return { image, latent }
@@ -136,50 +159,12 @@ async function decodeImage(
   return finished
 }
 
-const takeTurns = ({ plan }: Pipeline) =>
-  (['transformer', 'vae_decoder'] as const).every((network) => plan.comeAndGo.includes(network))
+const sharesMemory = ({ plan }: Pipeline) =>
+  ['transformer', 'vae_decoder'].every((network) => plan.offloaded.includes(network as NetworkName))
 
-/** All that the steps of every image share. */
-type Schedule = { sigmas: Float32Array; conditions: Condition[]; position: Tensor | undefined }
-
-async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
-  const { manifest } = pipeline.package
-  const { dims, rows, columns } = latentShape(pipeline.package, request)
-  const { batched } = pipeline
-  signal.throwIfAborted()
-  await pipeline.fit(request)
-  const options = { convention: request.text_convention, batched, signal }
-  const [{ prompts, cuts }, noise] = await Promise.all([
-    encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
-    noiseOf(request, 0, dims),
-  ])
-  signal.throwIfAborted()
-  const sigmas = sigmaSchedule(request.steps, manifest.scheduler)
-  const timesteps = timestepsOf(sigmas, manifest.scheduler)
-  const position = await readPosition(pipeline.package, rows, columns)
-  const conditions = await condition(pipeline.conditioning, prompts, timesteps, { batched, signal })
-  const schedule: Schedule = { sigmas, conditions, position }
-  return { dims, noise, schedule, cuts }
-}
-
-/** Moves the latent one step on and returns the velocity that it moved by. */
-async function denoiseStep(
-  { transformer }: Pipeline,
-  request: Txt2ImgRequest,
-  latent: Latent,
-  { sigmas, conditions, position }: Schedule,
-  step: number,
-  signal: AbortSignal,
-): Promise<Float32Array> {
-  const options = { guidanceScale: request.guidance_scale, position, signal }
-  const velocity = await predictVelocity(transformer, latent, conditions, step, options)
-  eulerStep(latent.data, velocity, sigmas[step]!, sigmas[step + 1]!)
-  return velocity
-}
-
-/** After the last step comes the image itself. */
-function wantsPreview({ manifest }: Package, { preview_steps, steps }: Txt2ImgRequest, step: number): boolean {
-  const due = preview_steps !== undefined && step % preview_steps === 0 && step < steps
+/** The last step has no preview, because the image itself follows. */
+function isPreviewDue({ manifest }: Package, interval: number | undefined, step: number, steps: number): boolean {
+  const due = interval !== undefined && step % interval === 0 && step < steps
   return due && canPreview(manifest.latent.channels)
 }
 

@@ -1,7 +1,7 @@
 // CUDA through koffi, as much of it as weights need: addresses that stay while the memory behind them comes and goes (the driver's virtual
 // memory management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
 import { promisify } from 'node:util'
-import type { DeviceMemory } from './device-weights.ts'
+import type { DeviceMemory } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
 import { createMemoryPool } from './memory-pool.ts'
 import type { Pointer } from './ort-api.ts'

@@ -1,11 +1,11 @@
-// The weights of a graph in memory of our own, over which its session is opened. They leave the device and come back, by direct reads from
-// the page cache, while the session stays: to open it anew takes longer than that, and onnxruntime copies at a tenth of the speed.
+// The weights of a graph in memory that this process manages, at fixed addresses. They can be unloaded and loaded again, by direct reads
+// from the page cache, while the session stays open: opening a session takes longer, and onnxruntime copies at a tenth of the speed.
 import fs from 'node:fs/promises'
-import path from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { type ExternalTensor, readExternalTensors } from '../compile/write/onnx.ts'
-import { isInside } from '../engine/packages.ts'
+import { ONNX_DATA_TYPES, tensorBytes } from '../dtype.ts'
+import type { StoredTensor } from '../manifest.ts'
+import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
 
@@ -15,139 +15,121 @@ const SHARED_AND_READ = 1 | 0x8000
 const MAP_FAILED = 2n ** 64n - 1n
 
 /**
- * The least time between a range's second mapping and a run. On an H200 (driver 580.159) runs that followed within 4 ms gave partly wrong
- * results, as if the GPU still went to the memory that had been there before; none did after 20 ms and more. The cause is not established.
+ * Minimum time between the second mapping of a range and a run. On an H200 (driver 580.159) runs within 4 ms gave partly wrong results, as
+ * if the GPU still accessed the memory mapped before; none did after 20 ms and more. The cause is not established.
  */
 const SETTLE_MS = 25
 
-/** Where weights go: a GPU's memory (cuda.ts). */
-export type DeviceMemory = {
-  /** Every range is a multiple of this many bytes. */
-  readonly granularity: number
-  /** A range of addresses with nothing behind it. */
-  reserve(bytes: number): Pointer
-  unreserve(address: Pointer, bytes: number): void
-  /** Puts memory behind a range, such as an earlier one left. Throws an Error when there is no room. */
-  map(address: Pointer, bytes: number): Mapping
-  /** Lets the device read a mapped file by itself, which is ten times as fast; false where that is not possible. */
-  register(address: Pointer, bytes: number): Promise<boolean>
-  unregister(address: Pointer): Promise<void>
-  copyFromHost(to: Pointer, from: Pointer, bytes: number): Promise<void>
-}
-
-export type Mapping = {
-  /** Keeps the memory for the next range. */
-  leave(): void
-  /** Gives the memory back to the system. */
-  free(): void
-}
-
 export type DeviceWeights = {
-  /** For AddInitializer: the external initializers of the graph, as tensors over addresses that never change. */
+  /** Arguments of AddInitializer: the weights as tensors over the reserved addresses. */
   readonly initializers: readonly { name: string; value: Pointer }[]
-  /** Brings the weights to the device, unless they are there. Throws an Error when there is no room. */
+  /** Copies the weights to the device, unless they are loaded. Throws an Error if the device has no memory left. */
   load(): Promise<void>
-  /** Leaves their memory to others'. No run and no load may be under way. */
+  /** Leaves their memory to other weights. Not during a run or a load. */
   unload(): void
-  /** After the session's release. */
+  /** To be called after the session's release. */
   release(): Promise<void>
 }
 
-/**
- * Reserves addresses for the weights that an ONNX file names; undefined if it names none. Throws an Error when they do not all lie in one
- * file.
- */
-export async function placeWeights(
-  file: string,
+/** A weights file and its layout. */
+export type WeightsFile = { readonly file: string; readonly tensors: readonly StoredTensor[] }
+
+/** Reserves addresses for the weights of a graph. Throws an Error if the file is shorter than its layout. */
+export async function reserveWeights(
+  { file, tensors }: WeightsFile,
   device: DeviceMemory,
   api: OrtApi,
   memory: Pointer,
-): Promise<DeviceWeights | undefined> {
-  const tensors = readExternalTensors(await fs.readFile(file))
-  if (tensors.length === 0) return undefined
-  const source = await sourceOf(path.dirname(file), tensors)
-  const bytes = Math.ceil(source.bytes / device.granularity) * device.granularity
-  const address = device.reserve(bytes)
-  const initializers = tensors.map(({ name, type, dims, offset, bytes: length }) => {
-    const shape = BigInt64Array.from(dims.map(BigInt))
-    const start = address + BigInt(offset)
-    const value = api.make('CreateTensorWithDataAsOrtValue', memory, start, length, shape, dims.length, type)
-    return { name, value }
-  })
-  const host = new HostFile(source.file, source.bytes, device)
-  let mapping: Mapping | undefined
-  let loaded: Promise<void> | undefined
-  const unload = () => {
-    mapping?.leave()
-    mapping = undefined
-    loaded = undefined
+): Promise<DeviceWeights> {
+  const { size } = await fs.stat(file)
+  const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
+  if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
+  return new ReservedWeights(new HostFile(file, size, device), tensors, device, api, memory)
+}
+
+class ReservedWeights implements DeviceWeights {
+  readonly initializers: DeviceWeights['initializers']
+  readonly #host: HostFile
+  readonly #device: DeviceMemory
+  readonly #api: OrtApi
+  readonly #bytes: number
+  readonly #address: Pointer
+  #mapping: Mapping | undefined
+  #loaded: Promise<void> | undefined
+  #loads = 0
+
+  constructor(host: HostFile, tensors: readonly StoredTensor[], device: DeviceMemory, api: OrtApi, memory: Pointer) {
+    this.#host = host
+    this.#device = device
+    this.#api = api
+    this.#bytes = Math.ceil(host.bytes / device.granularity) * device.granularity
+    this.#address = device.reserve(this.#bytes)
+    this.initializers = tensors.map(({ name, dtype, shape, offset }) => {
+      const dims = BigInt64Array.from(shape.map(BigInt))
+      const start = this.#address + BigInt(offset)
+      const layout = [tensorBytes(dtype, shape), dims, dims.length, ONNX_DATA_TYPES[dtype]]
+      return { name, value: api.make('CreateTensorWithDataAsOrtValue', memory, start, ...layout) }
+    })
   }
-  let loads = 0
-  const bring = async () => {
+
+  load(): Promise<void> {
+    this.#loaded ??= this.#copy()
+    return this.#loaded
+  }
+
+  unload(): void {
+    this.#mapping?.leave()
+    this.#mapping = undefined
+    this.#loaded = undefined
+  }
+
+  async release(): Promise<void> {
+    for (const { value } of this.initializers) this.#api.release('Value', value)
+    this.#mapping?.free()
+    this.#device.unreserve(this.#address, this.#bytes)
+    await this.#host.close()
+  }
+
+  async #copy(): Promise<void> {
     try {
-      mapping = device.map(address, bytes)
-      await Promise.all([host.copyTo(address), loads++ > 0 ? setTimeout(SETTLE_MS) : undefined])
+      this.#mapping = this.#device.map(this.#address, this.#bytes)
+      const settled = this.#loads++ > 0 ? setTimeout(SETTLE_MS) : undefined
+      await Promise.all([this.#host.copyTo(this.#address), settled])
     } catch (error) {
-      unload()
+      this.unload()
       throw error
     }
   }
-  return {
-    initializers,
-    load() {
-      loaded ??= bring()
-      return loaded
-    },
-    unload,
-    async release() {
-      for (const { value } of initializers) api.release('Value', value)
-      mapping?.free()
-      device.unreserve(address, bytes)
-      await host.close()
-    },
-  }
 }
 
-/** The one file in which all tensors lie. */
-async function sourceOf(directory: string, tensors: readonly ExternalTensor[]) {
-  const [location, ...others] = [...new Set(tensors.map(({ location }) => location))]
-  if (others.length > 0) throw new Error('the weights of a graph are not in one file')
-  if (!isInside(location!)) throw new Error(`the weights are in "${location}", which is not beside the graph`)
-  const file = path.join(directory, location!)
-  const { size } = await fs.stat(file)
-  const beyond = tensors.find(({ offset, bytes }) => offset + bytes > size)
-  if (beyond) throw new Error(`${beyond.name} lies beyond the end of ${location}`)
-  return { file, bytes: size }
-}
-
-/** A file's bytes for the GPU. What is read a second time stays mapped, and so in memory. */
+/** A mapped weights file. From the second copy on it stays mapped, and so in memory. */
 class HostFile {
+  readonly bytes: number
   readonly #file: string
-  readonly #bytes: number
   readonly #device: DeviceMemory
-  #kept: Mapped | undefined
+  #mapped: Mapped | undefined
   #copies = 0
 
   constructor(file: string, bytes: number, device: DeviceMemory) {
     this.#file = file
-    this.#bytes = bytes
+    this.bytes = bytes
     this.#device = device
   }
 
   async copyTo(address: Pointer): Promise<void> {
     this.#copies++
-    const mapped = this.#kept ?? (await mapFile(this.#file, this.#bytes, this.#device))
+    const mapped = this.#mapped ?? (await mapFile(this.#file, this.bytes, this.#device))
     try {
-      if (this.#copies > 1) this.#kept = mapped
-      await this.#device.copyFromHost(address, mapped.address, this.#bytes)
+      if (this.#copies > 1) this.#mapped = mapped
+      await this.#device.copyFromHost(address, mapped.address, this.bytes)
     } finally {
-      if (this.#kept !== mapped) await mapped.close()
+      if (this.#mapped !== mapped) await mapped.close()
     }
   }
 
   async close(): Promise<void> {
-    await this.#kept?.close()
-    this.#kept = undefined
+    await this.#mapped?.close()
+    this.#mapped = undefined
   }
 }
 

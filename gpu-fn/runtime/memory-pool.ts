@@ -1,5 +1,5 @@
 // Device memory in pieces of one size, which ranges of addresses leave to each other without giving them back to the system in between.
-import type { Mapping } from './device-weights.ts'
+import type { Mapping } from './device-memory.ts'
 import type { Pointer } from './ort-api.ts'
 
 /** What the driver does with one piece, by its handle. Each may throw. */

@@ -1,16 +1,16 @@
 // Sessions on onnxruntime's C API, for what the Node binding has not: CUDA's options, operators of our own, tensors that stay on the
 // device, runs that leave the event loop free and that can be canceled. It runs on the CPU as well, where tests hold it against the binding.
-import { type DeviceMemory, type DeviceWeights, placeWeights } from './device-weights.ts'
+
+import { ONNX_DATA_TYPES } from '../dtype.ts'
+import type { DeviceMemory } from './device-memory.ts'
+import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
-import type { Resident, RunOptions, Session, Tensor } from './session.ts'
-import { failingWith } from './session-error.ts'
+import type { DeviceTensor, RunOptions, Session, Tensor } from './session.ts'
+import { failingWith } from './session.ts'
 
-// ONNX TensorProto.DataType
-const FLOAT32 = 1
-const UINT8 = 2
-const INT64 = 7
+const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
 
 /** Settings of onnxruntime, as names and values of its own. */
 export type NativeSettings = {
@@ -21,8 +21,8 @@ export type NativeSettings = {
   readonly cuda?: Record<string, string>
   /** Libraries of operators. */
   readonly libraries?: readonly string[]
-  /** Where the weights are put, so that they can leave and come back; onnxruntime keeps them unless given. */
-  readonly memory?: (() => DeviceMemory) | undefined
+  /** The graph's weights and the memory for them; if absent, onnxruntime loads them itself and they cannot be unloaded. */
+  readonly offload?: { readonly weights: WeightsFile; readonly memory: () => DeviceMemory } | undefined
 }
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
@@ -37,7 +37,8 @@ export async function openNativeSession(file: string, settings: NativeSettings):
       configure(api, options, settings)
       if (settings.cuda) shareArena(api)
       const place = memoryOf(api, settings.cuda ? 'Cuda' : 'Cpu')
-      if (settings.memory) weights = await placeWeights(file, settings.memory(), api, place)
+      const { offload } = settings
+      if (offload) weights = await reserveWeights(offload.weights, offload.memory(), api, place)
       await weights?.load()
       for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
       const out: [Pointer | null] = [null]
@@ -116,11 +117,11 @@ class NativeSession implements Session {
     })
   }
 
-  runResident(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, Resident>> {
+  runOnDevice(inputs: Inputs, options: RunOptions = {}): Promise<Record<string, DeviceTensor>> {
     return this.#guarded(options.signal, async () => {
       const places = this.#outputs.map(() => this.#device)
       const values = await this.#compute(inputs, places, options)
-      const residents = values.map((value) => new NativeResident(this.#api, this.#device, value))
+      const residents = values.map((value) => new NativeTensor(this.#api, this.#device, value))
       return Object.fromEntries(this.#outputs.map((name, i) => [name, residents[i]!]))
     })
   }
@@ -160,7 +161,7 @@ class NativeSession implements Session {
     const terminate = () => api.call('RunOptionsSetTerminate', options)
     try {
       for (const [name, tensor] of Object.entries(inputs)) {
-        const value = 'data' in tensor ? write(api, tensor) : NativeResident.valueOf(tensor)
+        const value = 'data' in tensor ? write(api, tensor) : NativeTensor.valueOf(tensor)
         if ('data' in tensor) made.push(value)
         api.call('BindInput', binding, name, value)
       }
@@ -177,15 +178,15 @@ class NativeSession implements Session {
   }
 }
 
-type Inputs = Record<string, Tensor | Resident>
+type Inputs = Record<string, Tensor | DeviceTensor>
 
 /** An output on the device. Rows are views of it, and the memory is free once all of them are released. */
-class NativeResident implements Resident {
+class NativeTensor implements DeviceTensor {
   readonly dims: readonly number[]
   readonly #api: OrtApi
   readonly #memory: Pointer
   readonly #value: Pointer
-  readonly #rows = new Map<number, NativeResident>()
+  readonly #rows = new Map<number, NativeTensor>()
 
   constructor(api: OrtApi, memory: Pointer, value: Pointer) {
     this.#api = api
@@ -194,12 +195,12 @@ class NativeResident implements Resident {
     this.dims = shapeOf(api, value).dims
   }
 
-  static valueOf(tensor: Resident): Pointer {
-    if (tensor instanceof NativeResident) return tensor.#value
+  static valueOf(tensor: DeviceTensor): Pointer {
+    if (tensor instanceof NativeTensor) return tensor.#value
     throw new Error('a resident tensor of another kind of session is given')
   }
 
-  row(index: number): Resident {
+  row(index: number): DeviceTensor {
     const found = this.#rows.get(index)
     if (found) return found
     const [count, ...dims] = this.dims
@@ -216,7 +217,7 @@ class NativeResident implements Resident {
       dims.length,
       FLOAT32,
     )
-    const row = new NativeResident(this.#api, this.#memory, view)
+    const row = new NativeTensor(this.#api, this.#memory, view)
     this.#rows.set(index, row)
     return row
   }

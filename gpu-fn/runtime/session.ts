@@ -1,21 +1,13 @@
-// One interface to onnxruntime: its Node binding on the CPU, its C API on CUDA. With the binding, `run` computes on the calling thread:
-// keep all sessions of a process on one worker thread.
-import * as ort from 'onnxruntime-node'
-import type { Target } from '../compile/graph/nn.ts'
-import { loadCuda } from './cuda.ts'
+// An opened graph, whichever binding of onnxruntime runs it.
 import type { DeviceWeights } from './device-weights.ts'
-import { failingWith } from './session-error.ts'
-import { type NativeSettings, openNativeSession } from './session-native.ts'
-
-export { SessionError } from './session-error.ts'
 
 export type Tensor = { data: Float32Array | BigInt64Array | Uint8Array; dims: readonly number[] }
 
 /** A float32 result that stays where its session computes, to be read by sessions of the same kind. Free it with `release`. */
-export interface Resident {
+export interface DeviceTensor {
   readonly dims: readonly number[]
   /** One entry of the first axis; it lives as long as the whole. Throws RangeError. */
-  row(index: number): Resident
+  row(index: number): DeviceTensor
   release(): void
 }
 
@@ -27,99 +19,22 @@ export type RunOptions = {
 export interface Session {
   /** Runs the graph once and gives all outputs, or those of `only`. Throws `SessionError`, also for an input that is missing, unknown or of the wrong shape. */
   run(
-    inputs: Record<string, Tensor | Resident>,
+    inputs: Record<string, Tensor | DeviceTensor>,
     options?: RunOptions & { only?: readonly string[] },
   ): Promise<Record<string, Tensor>>
   /** The same, with all results left on the device. */
-  runResident(inputs: Record<string, Tensor | Resident>, options?: RunOptions): Promise<Record<string, Resident>>
+  runOnDevice(
+    inputs: Record<string, Tensor | DeviceTensor>,
+    options?: RunOptions,
+  ): Promise<Record<string, DeviceTensor>>
   /** Where weights can leave the device while the session stays. A run brings them back. */
   readonly weights?: Pick<DeviceWeights, 'load' | 'unload'> | undefined
   /** Waits for runs that are under way. */
   release(): Promise<void>
 }
 
-export type SessionOptions = {
-  target: Target
-  /** The Node binding on the CPU and the C API on CUDA, unless given. */
-  binding?: 'node' | 'native' | undefined
-  /** The library of our operators, for graphs of target cuda-fp8 that use them. */
-  kernels?: string | undefined
-  /**
-   * CPU only: widen FP8 weights to float32 once, as the graph is opened, and not in every run. They then hold four times the memory
-   * for as long as the session lives, and runs are faster, the more so the fewer tokens they have: twelve linear layers of
-   * 1536 × 6144 on two cores took 39 ms folded and 313 ms not for 16 tokens, 543 and 820 ms for 256.
-   */
-  fold?: boolean | undefined
-  /** CUDA only: options of onnxruntime's provider beside our own. */
-  provider?: Record<string, string> | undefined
-  /** CPU threads of one run; as many as there are cores unless given. */
-  threads?: number | undefined
-}
-
-const ERRORS_ONLY = 3
-
-/** Opens an ONNX file; weights beside it are mapped, not read. Throws `SessionError`. */
-export async function openSession(file: string, options: SessionOptions): Promise<Session> {
-  const settings = options.target === 'cpu' ? cpuSettings(options) : cudaSettings(options)
-  const binding = options.binding ?? (options.target === 'cpu' ? 'node' : 'native')
-  if (binding === 'native') return openNativeSession(file, settings)
-  const session = await failingWith(`cannot open ${file}`, () =>
-    ort.InferenceSession.create(file, nodeOptions(settings)),
-  )
-  const runOnce: Session['run'] = async (inputs, { signal, only } = {}) => {
-    signal?.throwIfAborted()
-    return failingWith(`${file} failed`, () => run(session, inputs, only ?? session.outputNames))
-  }
-  return {
-    run: runOnce,
-    async runResident(inputs, runOptions) {
-      const results = Object.entries(await runOnce(inputs, { signal: runOptions?.signal }))
-      return Object.fromEntries(results.map(([name, tensor]) => [name, new HostResident(tensor)]))
-    },
-    release: () => session.release(),
-  }
-}
-
-function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
-  return {
-    threads,
-    // The pattern of a graph that widens its weights in every run doubles what it allocates.
-    memoryPattern: fold === true,
-    entries: {
-      // Without its rules for quantised graphs, onnxruntime takes DequantizeLinear of a constant for a constant.
-      'session.disable_quant_qdq': fold ? '1' : '0',
-      // Threads that wait by spinning are soon back at work. Each graph has threads of its own: those of one whose run is over must
-      // not take the cores from another's.
-      'session.intra_op.allow_spinning': '1',
-      'session.force_spinning_stop': '1',
-    },
-  }
-}
-
-function cudaSettings({ kernels, provider }: SessionOptions): NativeSettings {
-  return {
-    // A pattern asks for one block of the peak's size in the second run of a shape, on top of what the first run took.
-    memoryPattern: false,
-    entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
-    cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
-    memory: loadCuda,
-    libraries: kernels === undefined ? [] : [kernels],
-  }
-}
-
-/** The Node binding reaches no option of the CUDA provider. */
-function nodeOptions({ threads, memoryPattern, entries, cuda }: NativeSettings): ort.InferenceSession.SessionOptions {
-  return {
-    executionProviders: [cuda ? 'cuda' : 'cpu'],
-    logSeverityLevel: ERRORS_ONLY,
-    ...(threads !== undefined && { intraOpNumThreads: threads }),
-    enableMemPattern: memoryPattern,
-    extra: entries,
-  }
-}
-
 /** The Node binding keeps nothing on the device. */
-export class HostResident implements Resident, Tensor {
+export class HostTensor implements DeviceTensor, Tensor {
   readonly data: Tensor['data']
   readonly dims: readonly number[]
 
@@ -128,40 +43,26 @@ export class HostResident implements Resident, Tensor {
     this.dims = dims
   }
 
-  row(index: number): Resident {
+  row(index: number): DeviceTensor {
     const [count, ...dims] = this.dims
     if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} of ${count} is asked for`)
     const size = dims.reduce((n, dim) => n * dim, 1)
-    return new HostResident({ data: this.data.subarray(index * size, (index + 1) * size) as Tensor['data'], dims })
+    return new HostTensor({ data: this.data.subarray(index * size, (index + 1) * size) as Tensor['data'], dims })
   }
 
   release(): void {}
 }
 
-async function run(
-  session: ort.InferenceSession,
-  inputs: Record<string, Tensor | Resident>,
-  outputNames: readonly string[],
-): Promise<Record<string, Tensor>> {
-  const feeds: Record<string, ort.Tensor> = {}
-  for (const [name, tensor] of Object.entries(inputs)) {
-    // The binding passes over an input that it does not know.
-    if (!session.inputNames.includes(name)) throw new Error(`the graph has no input ${name}`)
-    if (!('data' in tensor)) throw new Error(`${name} is a resident tensor of another kind of session`)
-    const { data, dims } = tensor
-    feeds[name] = toOrt(data, dims)
-  }
-  const outputs: Record<string, Tensor> = {}
-  for (const [name, { data, dims }] of Object.entries(await session.run(feeds, outputNames))) {
-    if (!(data instanceof Float32Array || data instanceof BigInt64Array || data instanceof Uint8Array)) {
-      throw new Error(`output ${name} is neither float32 nor int64 nor uint8`)
-    }
-    outputs[name] = { data, dims }
-  }
-  return outputs
+/** onnxruntime refused a graph or a run; the message names the file and says why. */
+export class SessionError extends Error {
+  override name = 'SessionError' as const
 }
 
-function toOrt(data: Tensor['data'], dims: readonly number[]): ort.Tensor {
-  if (data instanceof Float32Array) return new ort.Tensor('float32', data, dims)
-  return data instanceof BigInt64Array ? new ort.Tensor('int64', data, dims) : new ort.Tensor('uint8', data, dims)
+/** Runs `action`; what it throws becomes a SessionError that begins with `what`. */
+export async function failingWith<T>(what: string, action: () => Promise<T>): Promise<T> {
+  try {
+    return await action()
+  } catch (cause) {
+    throw new SessionError(`${what}: ${cause instanceof Error ? cause.message : cause}`, { cause })
+  }
 }

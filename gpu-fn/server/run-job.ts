@@ -3,8 +3,9 @@ import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
+import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/txt2img.ts'
-import { append, type Job, JobError, jobFault } from './job.ts'
+import { append, type Job } from './job.ts'
 
 /** A warning quotes the prompt, which may be long; a line of the stream has a limit. */
 const WARNING_CHARACTERS = 2_000

@@ -1,8 +1,7 @@
-// Reads an S3-compatible bucket (R2, S3, a server of one's own): signed requests that go on where a connection broke.
+// Reads an S3-compatible bucket (R2, S3, a self-hosted server) by signed requests that resume where a connection broke.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { AwsClient } from 'aws4fetch'
-import { createRangeConnection } from './range-connection.ts'
-import { Interrupted, RangeRefused, rangeOf } from './range-reply.ts'
+import { createRangeClient, formatRange, Interrupted, RangeRefused } from './range-client.ts'
 
 export type BucketAddress = {
   /** Endpoint and bucket, such as `https://<account>.r2.cloudflarestorage.com/octet-weights`. */
@@ -32,21 +31,15 @@ export type Patience = {
   pauseMs?: number
 }
 
-export type RangeReader = {
-  /**
-   * Yields `length` bytes of an object from `start` on, in blocks as they come; the memory of one is used again when the next is asked for.
-   * One call at a time. Throws BucketError, or the signal's reason.
-   */
-  read(key: string, start: number, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array, void>
-  close(): void
-}
-
 export type Bucket = {
   readonly url: string
   /** A whole object of at most `limit` bytes. Throws BucketError. */
   read(key: string, limit: number): Promise<Uint8Array>
-  /** A connection of its own for ranges; nothing is asked before the first read. */
-  connect(): RangeReader
+  /**
+   * Yields `length` bytes of an object from `start` on, in blocks as they arrive. Each concurrent call has a connection of its own.
+   * Throws BucketError, or the signal's reason.
+   */
+  readRange(key: string, start: number, length: number, signal: AbortSignal): AsyncGenerator<Uint8Array, void>
 }
 
 const NEVER = new AbortController().signal
@@ -59,6 +52,7 @@ export function openBucket(
   const { accessKeyId, secretAccessKey, region = 'auto' } = address
   const client = new AwsClient({ accessKeyId, secretAccessKey, region, service: 's3', retries: 0 })
   const base = address.url.replace(/\/$/, '')
+  const ranges = createRangeClient(new URL(base).origin, { stallMs })
 
   /** What to call when a request failed: it returns after a pause when the request is worth sending again, and throws otherwise. */
   function patienceFor(key: string, signal: AbortSignal) {
@@ -102,28 +96,22 @@ export function openBucket(
         }
       }
     },
-    connect() {
-      const connection = createRangeConnection({ stallMs })
-      return {
-        close: connection.close,
-        async *read(key, start, length, signal) {
-          const failed = patienceFor(key, signal)
-          for (let done = 0; done < length; ) {
-            const before = done
-            const rest = { start: start + done, length: length - done }
-            try {
-              const headers = { range: rangeOf(rest.start, rest.length) }
-              const signed = await client.sign(`${base}/${key}`, { headers })
-              const request = { url: new URL(signed.url), headers: Object.fromEntries(signed.headers), ...rest, signal }
-              for await (const block of connection.request(request)) {
-                done += block.length
-                yield block
-              }
-            } catch (cause) {
-              await failed(cause, done > before)
-            }
+    async *readRange(key, start, length, signal) {
+      const failed = patienceFor(key, signal)
+      for (let done = 0; done < length; ) {
+        const before = done
+        const rest = { start: start + done, length: length - done }
+        try {
+          const headers = { range: formatRange(rest.start, rest.length) }
+          const signed = await client.sign(`${base}/${key}`, { headers })
+          const request = { url: new URL(signed.url), headers: Object.fromEntries(signed.headers), ...rest, signal }
+          for await (const block of ranges.request(request)) {
+            done += block.length
+            yield block
           }
-        },
+        } catch (cause) {
+          await failed(cause, done > before)
+        }
       }
     },
   }

@@ -2,8 +2,8 @@
 import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseManifest, readManifest } from '../engine/packages.ts'
 import type { PackageName } from './layout.ts'
+import { parseManifest, readManifest } from './packages.ts'
 
 /** The cache cannot hold what is asked of it; the message has the numbers. */
 export class CacheFull extends Error {

@@ -4,22 +4,14 @@ import { createHash } from 'node:crypto'
 import { link, mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { Logger } from 'pino'
-import {
-  isInside,
-  MANIFEST,
-  MANIFEST_BYTES,
-  openPackage,
-  type Package,
-  PackageError,
-  parseManifest,
-} from '../engine/packages.ts'
-import { CorruptFile, type Verifier } from '../engine/verification.ts'
-import type { Manifest } from '../manifest.ts'
+import type { Manifest, Package } from '../manifest.ts'
 import { CorruptDownload } from './arriving-file.ts'
 import { type Bucket, BucketError } from './bucket.ts'
 import { createBudget } from './budget.ts'
 import { type DownloadOptions, download } from './download.ts'
 import { blobKey, manifestKey, type PackageName, POINTER_BYTES, pointer, pointerKey } from './layout.ts'
+import { isInside, MANIFEST, MANIFEST_BYTES, openPackage, PackageError, parseManifest } from './packages.ts'
+import { CorruptFile, type Verifier } from './verification.ts'
 
 export type CacheOptions = {
   directory: string

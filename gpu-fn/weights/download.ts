@@ -1,6 +1,6 @@
 // Objects of a bucket ► files, many ranges at a time. What has a name on disk is whole and has its SHA-256.
 import { type ArrivingFile, createArrivingFile, type Range, type Wanted } from './arriving-file.ts'
-import type { Bucket, RangeReader } from './bucket.ts'
+import type { Bucket } from './bucket.ts'
 import { openHasher } from './hasher.ts'
 
 export type DownloadOptions = {
@@ -32,7 +32,6 @@ export async function download(
   const hasher = openHasher()
   const files = wanted.map((each) => createArrivingFile(each, hasher))
   const failed = new AbortController()
-  const readers: RangeReader[] = []
   const fetched: Promise<void>[] = []
   let open = 0
   let [turn, bytesLeft, bytesDone] = [0, wanted.reduce((sum, { bytes }) => sum + bytes, 0), 0]
@@ -50,12 +49,12 @@ export async function download(
     return null
   }
 
-  async function fetchRanges(reader: RangeReader, index: number): Promise<void> {
+  async function fetchRanges(index: number): Promise<void> {
     while (index < open) {
       const next = nextRange()
       if (!next) return
       const { file, range } = next
-      for await (const block of reader.read(file.key, range.start, range.bytes, failed.signal)) {
+      for await (const block of bucket.readRange(file.key, range.start, range.bytes, failed.signal)) {
         await file.write(range, block)
         bytesDone += block.length
         onProgress?.(block.length)
@@ -67,10 +66,8 @@ export async function download(
   /** Has `count` requests at a time from now on. */
   function connect(count: number): void {
     open = Math.min(count, connections)
-    for (let index = readers.length; index < open; index++) {
-      const reader = bucket.connect()
-      readers.push(reader)
-      const done = fetchRanges(reader, index)
+    for (let index = fetched.length; index < open; index++) {
+      const done = fetchRanges(index)
       // Awaited when all of them are; until then a failure must not be one that nobody handles.
       done.catch((error) => failed.abort(error))
       fetched.push(done)
@@ -87,7 +84,6 @@ export async function download(
     throw error
   } finally {
     clearInterval(growth)
-    for (const reader of readers) reader.close()
     await Promise.allSettled(fetched)
     await hasher.close()
     await Promise.all(files.map((file) => file.discard()))

@@ -2,10 +2,11 @@
 import { mkdir, statfs } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
-import { findPackages, type Package } from '../engine/packages.ts'
-import type { Verifier } from '../engine/verification.ts'
+import type { Package } from '../manifest.ts'
 import { openBucket } from './bucket.ts'
 import { createPackageCache, usedBy } from './cache.ts'
+import { findPackages } from './packages.ts'
+import type { Verifier } from './verification.ts'
 
 /** Without a budget of its own the cache may take this share of what is free or its own. */
 const SHARE_OF_DISK = 0.9

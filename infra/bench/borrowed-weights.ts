@@ -2,12 +2,15 @@
 // in seconds and on the GPU as large as it is.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { openCheckpoint } from '../../gpu-fn/compile/checkpoint/checkpoint.ts'
 import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
 import { encode } from '../../gpu-fn/compile/checkpoint/fp8.ts'
 import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
-import { type BuildOptions, buildModel } from '../../gpu-fn/compile/networks.ts'
+import type { BuildOptions } from '../../gpu-fn/compile/graph/model.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
+import { tensorBytes } from '../../gpu-fn/dtype.ts'
+import type { StoredTensor } from '../../gpu-fn/manifest.ts'
+import { buildModel } from '../../gpu-fn/models/sd35/build.ts'
+import { openCheckpoint } from '../../gpu-fn/models/sd35/sd35.ts'
 import { stabilityTransformer, VARIANTS } from '../checkpoints/published-shapes.ts'
 import { stabilityVae } from '../checkpoints/published-vae-shapes.ts'
 import { drawPool } from '../checkpoints/random-weights.ts'
@@ -74,27 +77,24 @@ async function repeat(file: fs.FileHandle, bytes: Uint8Array, total: number): Pr
 /** Writes a graph whose weights are stretches of the numbers. The same graph gets the same ones. */
 export async function writeGraph(directory: string, name: string, graph: Graph): Promise<string> {
   const file = path.join(directory, name)
-  await fs.writeFile(file, encodeModel(graph, { location: FILE, placed: borrow(graph.weights) }, '0'))
+  await fs.writeFile(file, encodeModel(graph, { location: FILE, layout: borrow(graph.weights) }, '0'))
   return file
 }
 
-function borrow(weights: readonly Weight[]): Map<string, { offset: number; bytes: number }> {
+function borrow(weights: readonly Weight[]): StoredTensor[] {
   const kinds = Object.keys(REGIONS) as Kind[]
   const starts = Object.fromEntries(
     kinds.map((kind, i) => [kind, kinds.slice(0, i).reduce((n, k) => n + REGIONS[k], 0)]),
   )
   const used = new Map<Kind, number>()
-  return new Map(
-    weights.map(({ name, dtype, shape }) => {
-      const size = { float8e4m3fn: 1, float16: 2, float32: 4 }[dtype as string]!
-      const bytes = shape.reduce((n, dim) => n * dim, size)
-      const kind = kindOf(name, dtype)
-      const free = used.get(kind) ?? 0
-      const at = free + bytes > REGIONS[kind] ? 0 : free
-      used.set(kind, Math.ceil((at + bytes) / PAGE) * PAGE)
-      return [name, { offset: starts[kind]! + at, bytes }]
-    }),
-  )
+  return weights.map(({ name, dtype, shape }) => {
+    const bytes = tensorBytes(dtype, shape)
+    const kind = kindOf(name, dtype)
+    const free = used.get(kind) ?? 0
+    const at = free + bytes > REGIONS[kind] ? 0 : free
+    used.set(kind, Math.ceil((at + bytes) / PAGE) * PAGE)
+    return { name, dtype, shape: [...shape], offset: starts[kind]! + at }
+  })
 }
 
 function kindOf(name: string, dtype: Weight['dtype']): Kind {

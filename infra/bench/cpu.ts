@@ -2,8 +2,8 @@
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { openPackage } from '../../gpu-fn/engine/packages.ts'
-import type { Pipeline } from '../../gpu-fn/pipeline/txt2img.ts'
+import type { OpenPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
+import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { BUILT_IN_MODELS, type BuiltInModel, builtInPackage, CHECKPOINTS, type Tier } from '../local/built-in-model.ts'
 import { render, withPipeline } from '../local/render.ts'
 import { readQualityPrompts } from '../quality/prompts.ts'
@@ -40,7 +40,7 @@ async function besideDiffusers(
   }
 }
 
-async function secondsOf(pipeline: Pipeline, request: DiffusersRequest): Promise<number> {
+async function secondsOf(pipeline: OpenPipeline, request: DiffusersRequest): Promise<number> {
   const start = performance.now()
   await render(pipeline, request)
   return (performance.now() - start) / 1000
@@ -51,7 +51,7 @@ async function secondsOf(pipeline: Pipeline, request: DiffusersRequest): Promise
  * so that what else the machine does falls on all.
  */
 export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<void> {
-  const open = async <T>(model: BuiltInModel, tier: Tier, use: (pipeline: Pipeline) => Promise<T>) =>
+  const open = async <T>(model: BuiltInModel, tier: Tier, use: (pipeline: OpenPipeline) => Promise<T>) =>
     withPipeline(await builtInPackage(model, tier), use, { threads: options.threads })
   await besideDiffusers(options, async (diffusers) => {
     for (const model of BUILT_IN_MODELS) {

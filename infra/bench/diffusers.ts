@@ -1,4 +1,4 @@
-// diffusers on this machine's CPU, to compare with: a Python that has it, given by --python or OCTET_PYTHON.
+// diffusers on the CPU of this machine, as a baseline.
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
@@ -9,8 +9,6 @@ const SCRIPT = path.join(import.meta.dirname, 'diffusers_images.py')
 const MISSING = `has no diffusers, transformers and torch. Install them, and say where they are:
   python3 -m venv .octet/python && .octet/python/bin/pip install diffusers transformers sentencepiece torch
   npm run bench -- … --python .octet/python/bin/python`
-
-export const PYTHON = process.env.OCTET_PYTHON ?? 'python3'
 
 /** As diffusers_images.py reads it; `checkpoint` is a directory. */
 export type DiffusersRequest = {

@@ -1,160 +1,151 @@
-// `npm run bench -- compile|cpu|edge|gpu|gpu-table|hostile|kernels|parity|qkv|step|stream|targets`: the figures of docs/performance.md.
+// `npm run bench -- COMMAND`: the measurements behind the figures of docs/performance.md. Each command imports its module only when it runs, so that it
+// needs no other dependencies than that module's.
 import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { wholeNumber } from '../command/whole-number.ts'
-import { benchCompile, type CompileBenchOptions } from './compile.ts'
-import { benchCpu, benchParity, type CpuBenchOptions, type ParityOptions } from './cpu.ts'
-import { PYTHON } from './diffusers.ts'
-import { benchEdge, type EdgeBenchOptions } from './edge/edge.ts'
-import { benchGpu, type GpuBenchOptions } from './gpu/gpu.ts'
-import { benchGpuTable } from './gpu/table.ts'
-import { benchTargets, type TargetsOptions } from './gpu/targets.ts'
+import type { CompileBenchOptions } from './compile.ts'
+import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
+import type { EdgeBenchOptions } from './edge/edge.ts'
+import type { GpuBenchOptions } from './gpu/gpu.ts'
+import type { TargetsOptions } from './gpu/targets.ts'
 import { ATTACKS } from './hostile/attacks.ts'
-import { benchHostile, type HostileBenchOptions } from './hostile/hostile.ts'
-import { benchKernels } from './kernels/kernels.ts'
-import { benchPng, type PngBenchOptions } from './png.ts'
-import { benchQkv, type QkvOptions } from './qkv.ts'
-import { benchStep, type StepOptions } from './step.ts'
-import { benchStream, type StreamBenchOptions } from './stream.ts'
+import type { HostileBenchOptions } from './hostile/hostile.ts'
+import type { PngBenchOptions } from './png.ts'
+import type { StepOptions } from './step.ts'
+import type { StreamBenchOptions } from './stream.ts'
 
 endOnSignals()
-const command = new Command('bench').description('Measures; every figure is printed beside what it is compared with.')
-const numbers = (text: string) => text.split(',').map(Number)
-const python = () => new Option('--python <path>', 'a Python that has diffusers, or OCTET_PYTHON').default(PYTHON)
-const variant = () => new Option('--variant <name>', 'shape of the random weights').choices(['large', 'medium'])
+const command = new Command('bench').description('Measures performance and prints each figure next to its baseline.')
+const parseList = (text: string) => text.split(',').map((item) => item.trim())
+const parseNumbers = (text: string) => parseList(text).map(Number)
+const pythonOption = () =>
+  new Option('--python <path>', 'a Python with diffusers').env('OCTET_PYTHON').default('python3')
+const variantOption = () =>
+  new Option('--variant <name>', 'architecture of the random weights').choices(['large', 'medium']).default('large')
 
-command
-  .command('compile')
-  .description('a full-size checkpoint to FP8, against cp (needs 45 GB of disk for large)')
-  .addOption(variant().default('large'))
-  .option('--directory <path>', 'where the files go; the temporary directory by default')
-  .action((options: CompileBenchOptions) => benchCompile(options))
-
-command
-  .command('edge')
-  .description('the worker in front of a GPU that answers at once, against a Hono route that does nothing')
-  .option('--requests <count>', 'timed requests of each kind', Number, 100)
-  .option('--in-flight <counts>', 'jobs in flight, growing, separated by commas', numbers, [10, 100, 1000])
-  .option('--rows <count>', 'rows of the ledger', Number, 1_000_000)
-  .action((options: EdgeBenchOptions) => benchEdge(options))
-
-function attacks(text: string): string[] {
-  const names = text.split(',').map((name) => name.trim())
+function parseAttacks(text: string): string[] {
+  const names = parseList(text)
   const unknown = names.find((name) => !ATTACKS.includes(name))
   if (unknown === undefined) return names
   throw new InvalidArgumentError(`unknown attack "${unknown}"; choose from: ${ATTACKS.join(', ')}`)
 }
 
 command
+  .command('compile')
+  .description('compilation of a full-size checkpoint to FP8, against cp (needs 45 GB of disk for large)')
+  .addOption(variantOption())
+  .option('--directory <path>', 'scratch directory; the system one by default')
+  .action(async (options: CompileBenchOptions) => (await import('./compile.ts')).benchCompile(options))
+
+command
+  .command('edge')
+  .description('the worker with an instant GPU function, against an empty Hono route')
+  .option('--requests <count>', 'timed requests of each kind', Number, 100)
+  .option('--in-flight <counts>', 'concurrent jobs, ascending, comma-separated', parseNumbers, [10, 100, 1000])
+  .option('--rows <count>', 'ledger rows', Number, 1_000_000)
+  .action(async (options: EdgeBenchOptions) => (await import('./edge/edge.ts')).benchEdge(options))
+
+command
   .command('hostile')
   .description('open-loop load at twice the capacity: honest callers alone, then with hostile ones')
   .option('--minutes <count>', 'duration with hostile callers; without them, half of it', Number, 10)
   .option('--seed <number>', 'seed of all arrivals; random by default', wholeNumber, randomInt(2 ** 32))
-  .option('--attacks <names>', `comma-separated, from ${ATTACKS.join(', ')}; all by default`, attacks, ATTACKS)
-  .action((options: HostileBenchOptions) => benchHostile(options))
+  .option('--attacks <names>', `comma-separated, from ${ATTACKS.join(', ')}; all by default`, parseAttacks, ATTACKS)
+  .action(async (options: HostileBenchOptions) => (await import('./hostile/hostile.ts')).benchHostile(options))
 
 command
   .command('cpu')
-  .description('nano against diffusers on the CPU: seconds an image (needs Python with diffusers)')
-  .addOption(python())
-  .option('--threads <count>', 'of each', Number, os.availableParallelism())
+  .description('seconds per image of nano on the CPU, against diffusers (needs Python with diffusers)')
+  .addOption(pythonOption())
+  .option('--threads <count>', 'threads of each', Number, os.availableParallelism())
   .option('--runs <count>', 'timed images of each', Number, 5)
-  .action((options: CpuBenchOptions) => benchCpu(options))
+  .action(async (options: CpuBenchOptions) => (await import('./cpu.ts')).benchCpu(options))
 
 command
   .command('parity')
-  .description('nano against diffusers on the CPU: the same pictures? (needs Python with diffusers)')
-  .addOption(python())
-  .option('--threads <count>', 'of each', Number, os.availableParallelism())
-  .option('--prompts <count>', 'how many pictures of each model', Number, 20)
-  .action((options: ParityOptions) => benchParity(options))
-
-command
-  .command('qkv')
-  .description('one product for q, k and v against three')
-  .addOption(variant().default('medium'))
-  .addOption(new Option('--target <target>').choices(['cpu', 'cuda']).default('cpu'))
-  .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16', 'fp32']).default('fp8'))
-  .option('--blocks <count>', 'transformer blocks', Number, 2)
-  .option('--size <pixels>', 'width and height', Number, 256)
-  .option('--runs <count>', 'timed runs of each', Number, 9)
-  .action((options: QkvOptions) => benchQkv(options))
+  .description('difference between images of nano and of diffusers on the CPU (needs Python with diffusers)')
+  .addOption(pythonOption())
+  .option('--threads <count>', 'threads of each', Number, os.availableParallelism())
+  .option('--prompts <count>', 'images of each model', Number, 20)
+  .action(async (options: ParityOptions) => (await import('./cpu.ts')).benchParity(options))
 
 command
   .command('kernels')
-  .description('every FP8 operator on the GPU against its definition on the CPU (needs a GPU and gpu-fn/kernels/build)')
-  .action(benchKernels)
+  .description('every FP8 operator on the GPU, against its reference on the CPU (needs a GPU and gpu-fn/kernels/build)')
+  .action(async () => (await import('./kernels/kernels.ts')).benchKernels())
 
 command
   .command('png')
-  .description('pictures to PNG, beside sharp')
-  .argument('[files...]', "pictures; the model card's by default")
+  .description('PNG encoding, against sharp')
+  .argument('[files...]', 'images; those of the model card by default')
   .option('--runs <count>', 'timed runs of each', Number, 9)
-  .action((files: string[], options: PngBenchOptions) => benchPng(files, options))
+  .action(async (files: string[], options: PngBenchOptions) => (await import('./png.ts')).benchPng(files, options))
 
 command
   .command('step')
-  .description(
-    'one step of a full-size denoiser on random weights, in FP8 and in 16-bit products (needs a GPU and the kernels)',
-  )
-  .addOption(variant().default('large'))
+  .description('one denoising step at full size with random weights, FP8 against 16-bit (needs a GPU and the kernels)')
+  .addOption(variantOption())
   .option('--size <pixels>', 'width and height', Number, 1024)
-  .option('--batch <count>', 'samples', Number, 1)
-  .option('--blocks <count>', "transformer blocks; all of the variant's by default", Number)
+  .option('--batch <count>', 'batch size', Number, 1)
+  .option('--blocks <count>', 'transformer blocks; all of the variant by default', Number)
   .option('--runs <count>', 'timed runs', Number, 20)
-  .action((options: StepOptions) => benchStep(options))
+  .action(async (options: StepOptions) => (await import('./step.ts')).benchStep(options))
 
 command
   .command('stream')
-  .description('a package from a local S3 server to disk, against curl (needs curl and three times the disk)')
+  .description('package download from a local S3 server to disk, against curl (needs curl and disk for three packages)')
   .option('--gigabytes <count>', 'size of the package', Number, 2)
   .option('--runs <count>', 'timed rounds', Number, 5)
-  .option('--directory <path>', 'where the files go; the temporary directory by default')
-  .action((options: StreamBenchOptions) => benchStream(options))
+  .option('--directory <path>', 'scratch directory; the system one by default')
+  .action(async (options: StreamBenchOptions) => (await import('./stream.ts')).benchStream(options))
 
 command
   .command('targets')
-  .description('every network on CUDA against the CPU, on tiny random weights or nano (needs a GPU)')
+  .description('output of every network on CUDA, against the CPU, with tiny random weights or nano (needs a GPU)')
   .addOption(
-    new Option('--model <name>')
+    new Option('--model <name>', 'model under test')
       .choices(['tiny-medium', 'tiny-large', 'tiny-loud', 'nano', 'nano-turbo'])
       .default('tiny-medium'),
   )
-  .addOption(new Option('--tier <tier>').choices(['fp8', 'fp16']).default('fp8'))
-  .addOption(new Option('--target <target>').choices(['cuda', 'cuda-fp8']).default('cuda-fp8'))
-  .option('--layers', "the denoiser's streams before each block as well")
-  .action((options: TargetsOptions) => benchTargets(options))
+  .addOption(new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp16']).default('fp8'))
+  .addOption(new Option('--target <target>', 'target under test').choices(['cuda', 'cuda-fp8']).default('cuda-fp8'))
+  .option('--layers', 'also compare the input of each transformer block')
+  .action(async (options: TargetsOptions) => (await import('./gpu/targets.ts')).benchTargets(options))
 
-const words = (text: string) => text.split(',')
 command
   .command('gpu')
-  .description(
-    'SD3.5 of full size with random weights: Octet beside PyTorch (needs Python with diffusers; 110 GB for large)',
+  .description('full-size SD3.5 with random weights, against PyTorch (needs Python with diffusers; 110 GB for large)')
+  .addOption(
+    new Option('--variant <name>', 'architecture of the random weights')
+      .choices(['large', 'medium', 'tiny-medium', 'tiny-large'])
+      .default('large'),
   )
-  .addOption(new Option('--variant <name>').choices(['large', 'medium', 'tiny-medium', 'tiny-large']).default('large'))
-  .addOption(new Option('--device <device>', 'cpu tries it out').choices(['cuda', 'cpu']).default('cuda'))
-  .option('--directory <path>', 'where checkpoint and packages go, and stay', path.join(os.tmpdir(), 'octet-bench-gpu'))
-  .addOption(python())
-  .option('--out <file>', 'figures are appended as JSON lines', 'gpu.jsonl')
-  .option('--sizes <sizes>', 'separated by commas', words, ['1024x1024', '1024x768', '512x512'])
-  .option('--full-sizes <sizes>', 'of images with all steps and guidance', words, ['1024x1024'])
-  .option('--steps <count>', 'of an image with all steps', Number, 28)
+  .addOption(new Option('--device <device>', 'cpu is a dry run').choices(['cuda', 'cpu']).default('cuda'))
+  .option('--directory <path>', 'persistent checkpoint and packages', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .addOption(pythonOption())
+  .option('--out <file>', 'JSON lines file to append figures to', 'gpu.jsonl')
+  .option('--sizes <sizes>', 'comma-separated', parseList, ['1024x1024', '1024x768', '512x512'])
+  .option('--full-sizes <sizes>', 'sizes of images with all steps and guidance', parseList, ['1024x1024'])
+  .option('--steps <count>', 'steps of an image with all steps', Number, 28)
   .option('--runs <count>', 'timed runs of everything else', Number, 5)
-  .option('--systems <names>', 'those only, separated by commas', words)
-  .option('--seconds <count>', 'a system that takes longer is ended', Number, 300)
-  .option('--cold-directory <path>', 'on a disk; for the start with nothing in the page cache (needs root)')
-  .option('--whole', 'torch.compile the transformer in one piece and not block by block', false)
-  .action((options: GpuBenchOptions) => benchGpu(options))
+  .option('--systems <names>', 'comma-separated; all by default', parseList)
+  .option('--seconds <count>', 'time limit of each system', Number, 300)
+  .option('--cold-directory <path>', 'directory on a disk, for a start with an empty page cache (needs root)')
+  .option('--whole', 'apply torch.compile to the whole transformer instead of each block', false)
+  .action(async (options: GpuBenchOptions) => (await import('./gpu/gpu.ts')).benchGpu(options))
 
 command
   .command('gpu-table')
-  .description('files of figures as the tables of docs/performance.md')
-  .argument('<files...>', 'as `gpu` wrote them')
-  .option('--write', 'write them into docs/performance.md')
-  .action((files: string[], options: { write?: boolean }) => benchGpuTable({ files, ...options }))
+  .description('tables of figures written by `gpu`')
+  .argument('<files...>', 'JSON lines files')
+  .option('--write', 'update the tables of docs/performance.md')
+  .action(async (files: string[], options: { write?: boolean }) => {
+    const { benchGpuTable } = await import('./gpu/table.ts')
+    await benchGpuTable({ files, ...options })
+  })
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`bench: ${error.message}`)

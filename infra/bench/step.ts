@@ -5,7 +5,8 @@ import path from 'node:path'
 import { Graph } from '../../gpu-fn/compile/graph/graph.ts'
 import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
-import { openSession, type Resident, type Tensor } from '../../gpu-fn/runtime/session.ts'
+import { openSession } from '../../gpu-fn/runtime/open-session.ts'
+import type { DeviceTensor, Tensor } from '../../gpu-fn/runtime/session.ts'
 import { VARIANTS } from '../checkpoints/published-shapes.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
 import { median } from './statistics.ts'
@@ -19,7 +20,7 @@ export type StepOptions = {
 }
 
 const TEXT_TOKENS = 333
-type Inputs = Record<string, Tensor | Resident>
+type Inputs = Record<string, Tensor | DeviceTensor>
 
 /** Prints milliseconds of a step in FP8 products and in 16-bit ones, and how far their results are apart. Throws without a GPU. */
 export async function benchStep({
@@ -30,7 +31,7 @@ export async function benchStep({
   runs,
 }: StepOptions): Promise<void> {
   const found = findKernels()
-  if ('missing' in found) throw new Error(`a step in FP8 products cannot run on this machine: ${found.missing}`)
+  if (!found.library) throw new Error(`a step in FP8 products cannot run on this machine: ${found.reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
   try {
     await writeNumbers(scratch)
@@ -43,7 +44,7 @@ export async function benchStep({
     console.log(`${what}: FP8 products ${fp8.milliseconds.toFixed(1)} ms, median of ${runs}`)
     if (batch > 1) return
     const wide = await time(
-      await writeGraph(scratch, 'without-kernels.onnx', model.withoutKernels.get('transformer')!),
+      await writeGraph(scratch, 'without-kernels.onnx', model.withoutKernels!.transformer),
       inputs,
       runs,
     )
@@ -74,7 +75,7 @@ async function onDevice(scratch: string, inputs: Record<string, Tensor>): Promis
   for (const [name, { dims }] of Object.entries(others))
     graph.output(`${name}_kept`, graph.input(name, 'float32', dims))
   const session = await openSession(await writeGraph(scratch, 'keep.onnx', graph), { target: 'cuda' })
-  const kept = Object.entries(await session.runResident(others))
+  const kept = Object.entries(await session.runOnDevice(others))
   return { latent: latent!, ...Object.fromEntries(kept.map(([name, tensor]) => [name.replace('_kept', ''), tensor])) }
 }
 

@@ -7,10 +7,10 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { AwsClient } from 'aws4fetch'
 import { pino } from 'pino'
-import { createVerifier } from '../../gpu-fn/engine/verification.ts'
 import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { createPackageCache } from '../../gpu-fn/weights/cache.ts'
 import { blobKey } from '../../gpu-fn/weights/layout.ts'
+import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import { sealFakePackage } from '../checkpoints/fake-package.ts'
 import { uploadPackage, uploadTarget } from '../weights/upload.ts'
 import { median } from './statistics.ts'
@@ -85,7 +85,7 @@ async function withCurl(
 
 function withOctet(address: BucketAddress, name: { model: string; tier: 'fp8'; target: string }, directory: string) {
   const log = pino({ level: 'silent' })
-  const verifier = createVerifier({ directory, log })
+  const verifier = new Verifier({ directory, log })
   return createPackageCache({ directory, budgetBytes: 1e12, bucket: openBucket(address), verifier, log }).ensure(name)
 }
 

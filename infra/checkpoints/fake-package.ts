@@ -30,15 +30,16 @@ export async function sealFakePackage(
   for (const name of NETWORKS) await writeFile(path.join(directory, `${name}.onnx`), name)
   await write()
   const manifest: Manifest = {
-    ...{ format: 1, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
-    ...{ tool: 'octet 0.1.0', licence: 'see NOTICE', source: sha256('source') },
+    ...{ format: 2, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
+    ...{ tool: 'octet 0.1.0', license: 'see NOTICE', source: sha256('source') },
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
-    scheduler: { shift: 3, num_train_timesteps: 1000 },
+    scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
     position: { max: 192, source: 'graph', width: 64 },
-    text: { clip_l: null, clip_g: null, t5: null, joint_width: 64, pooled_width: 64 },
+    text: { encoders: [], segments: [], empty_rows: 77, joint_width: 64, pooled_width: 64 },
     transformer_batch: null,
     networks: Object.fromEntries(NETWORKS.map((name) => [name, { file: `${name}.onnx`, inputs: [], outputs: [] }])),
+    weights: {},
     files: await digestsOf(directory),
     ...change,
   }

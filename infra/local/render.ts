@@ -1,19 +1,15 @@
 // Images without a server: the pipeline alone, on this thread.
-import { openPackage } from '../../gpu-fn/engine/packages.ts'
-import {
-  openPipeline,
-  type Pipeline,
-  type PipelineEvent,
-  type Txt2ImgRequest,
-  txt2img,
-} from '../../gpu-fn/pipeline/txt2img.ts'
+
+import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
+import { type PipelineEvent, type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
+import { openPackage } from '../../gpu-fn/weights/packages.ts'
 
 /** Steps, guidance scale and size are the package's own unless given. */
 export type RenderRequest = Pick<Txt2ImgRequest, 'prompt' | 'seed'> & Partial<Txt2ImgRequest>
 
 /** Makes one image and returns its file, a PNG unless asked otherwise. `onEvent` is told of all that happens. */
 export async function render(
-  pipeline: Pipeline,
+  pipeline: OpenPipeline,
   request: RenderRequest,
   onEvent: (event: PipelineEvent) => void = () => {},
 ): Promise<Uint8Array> {
@@ -35,7 +31,7 @@ export async function render(
 /** Opens the package in a directory for the time of `use`. */
 export async function withPipeline<T>(
   directory: string,
-  use: (pipeline: Pipeline) => Promise<T>,
+  use: (pipeline: OpenPipeline) => Promise<T>,
   options: Parameters<typeof openPipeline>[1] = {},
 ): Promise<T> {
   const pipeline = await openPipeline(await openPackage(directory), options)

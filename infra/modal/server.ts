@@ -1,5 +1,5 @@
-// The GPU function on Modal from TypeScript: what runs, its log, its autoscaler. Deploying it is modal_app.py's.
-import { ModalClient } from 'modal'
+// Containers, log and autoscaler of the GPU function on Modal. modal_app.py deploys it.
+import type { ModalClient } from 'modal'
 import type { DeployConfig } from '../config.ts'
 
 export type Autoscaler = {
@@ -10,22 +10,21 @@ export type Autoscaler = {
 }
 
 export type ModalServer = {
-  /** Containers that run, and requests that wait for one. */
+  /** Running containers, and requests waiting for one. */
   current(): Promise<{ containers: number; backlog: number }>
-  /** What happened since `since`. */
+  /** Counts since a point in time. */
   since(since: Date): Promise<{ requests: number; failed: number; started: number; broken: number }>
   /** The last lines of its log, oldest first. */
   log(lines: number): Promise<string[]>
-  /** Changes how it scales until the next deploy. `minContainers: 1` keeps one warm, whatever that costs. */
+  /** Changes the autoscaler until the next deploy. `minContainers: 1` keeps one container warm at all times. */
   scale(change: Autoscaler): Promise<Autoscaler>
   close(): void
 }
 
-/** Opens the deployed server of a configuration, with the account of `modal setup` or MODAL_TOKEN_ID and MODAL_TOKEN_SECRET. Throws when there is none. */
-export async function openModalServer(
-  { gpu }: Pick<DeployConfig, 'gpu'>,
-  client = new ModalClient(),
-): Promise<ModalServer> {
+/** Opens the deployed server of a configuration, with the account of `modal setup` or MODAL_TOKEN_ID and MODAL_TOKEN_SECRET. Throws if it is not deployed. */
+export async function openModalServer({ gpu }: Pick<DeployConfig, 'gpu'>, given?: ModalClient): Promise<ModalServer> {
+  // Loaded on demand: `modal` is a development dependency.
+  const client = given ?? new (await import('modal')).ModalClient()
   const server = await client.functions.fromName(gpu.app, gpu.server)
   return {
     async current() {
@@ -42,9 +41,9 @@ export async function openModalServer(
       }
     },
     async log(lines) {
-      const told: string[] = []
-      for await (const { message } of server.logs.tail({ entries: lines })) told.push(message.trimEnd())
-      return told
+      const messages: string[] = []
+      for await (const { message } of server.logs.tail({ entries: lines })) messages.push(message.trimEnd())
+      return messages
     },
     scale: (change) => server.updateAutoscaler(change),
     close: () => client.close(),

@@ -1,6 +1,6 @@
 // What a picture shows, in the eyes of the classifier that was trained beside nano.
 import path from 'node:path'
-import { openSession } from '../../gpu-fn/runtime/session.ts'
+import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import { NANO } from '../local/built-in-model.ts'
 import { readVocabulary } from '../local/vocabulary.ts'
 import type { Pixels } from '../receipts/compare-images.ts'

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { openPackage } from '../../gpu-fn/engine/packages.ts'
+import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { type BuiltInModel, builtInPackage, type Tier } from '../local/built-in-model.ts'
 import type { QualityPrompt } from './prompts.ts'
 

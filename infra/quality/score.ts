@@ -1,10 +1,11 @@
 // What the images of one configuration come to.
 import path from 'node:path'
 import { median } from '../bench/statistics.ts'
-import { psnr, readPixels, ssim } from '../receipts/compare-images.ts'
+import { psnr, readPixels } from '../receipts/compare-images.ts'
 import { type Judge, judge, type Sight, type Verdict } from './judge.ts'
 import type { QualityPrompt } from './prompts.ts'
 import type { Configuration, Run } from './runs.ts'
+import { ssim } from './structural-similarity.ts'
 
 export type Judged = Verdict & { file: string; seen: Sight; psnr: number | null; ssim: number | null }
 

@@ -2,7 +2,8 @@
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import type { ReceiptClaims } from '../../edge/results/receipt.ts'
-import { findPackages, openPackage, type Package } from '../../gpu-fn/engine/packages.ts'
+import type { Package } from '../../gpu-fn/manifest.ts'
+import { findPackages, openPackage } from '../../gpu-fn/weights/packages.ts'
 import { render, withPipeline } from '../local/render.ts'
 
 export type Prompts = { prompt: string; negative_prompt: string }

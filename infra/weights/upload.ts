@@ -16,7 +16,6 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3'
 import * as z from 'zod'
-import { MANIFEST, openPackage } from '../../gpu-fn/engine/packages.ts'
 import type { BucketAddress } from '../../gpu-fn/weights/bucket.ts'
 import {
   blobKey,
@@ -26,6 +25,7 @@ import {
   pointer,
   pointerKey,
 } from '../../gpu-fn/weights/layout.ts'
+import { MANIFEST, openPackage } from '../../gpu-fn/weights/packages.ts'
 
 export type UploadOptions = {
   /** Objects above this go in parts of this size. */

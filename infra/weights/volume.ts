@@ -1,7 +1,7 @@
 // A package ► a Modal volume, by Modal's own command. The manifest goes last: without it the GPU function passes a directory over.
 import { link, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import path from 'node:path'
-import { MANIFEST, openPackage } from '../../gpu-fn/engine/packages.ts'
+import { MANIFEST, openPackage } from '../../gpu-fn/weights/packages.ts'
 import { exec } from '../deploy/exec.ts'
 import type { CommandLine } from '../deploy/plan.ts'
 

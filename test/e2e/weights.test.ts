@@ -33,9 +33,9 @@ test('from the hub to a picture: npm run weights, then a GPU function that knows
   try {
     const first = await weights()
     expect(first.stderr).toContain('Apache-2.0')
-    expect(first.stdout).toMatch(/MB sent, 0\.0 MB were there; package [0-9a-f]{64} is served now/)
+    expect(first.stdout).toMatch(/MB sent, 0\.0 MB already present; package [0-9a-f]{64} is now served/)
     expect((await weights()).stdout).toMatch(
-      /0\.0 MB sent, [\d.]+ MB were there; package [0-9a-f]{64} was served already/,
+      /0\.0 MB sent, [\d.]+ MB already present; package [0-9a-f]{64} was already served/,
     )
 
     const cache = path.join(scratch.directory, 'cache')

@@ -16,28 +16,46 @@ beforeAll(async () => {
 })
 afterAll(() => rm(scratch, { recursive: true }))
 
+/** Writes files to the scratch tree and lints one of them; returns its violations as `rule: line`. */
+async function violations(files: Record<string, string>, linted: string): Promise<string[]> {
+  for (const [file, source] of Object.entries(files)) {
+    await mkdir(path.join(scratch, path.dirname(file)), { recursive: true })
+    await writeFile(path.join(scratch, file), source)
+  }
+  const rules = ['style/noRestrictedImports', 'suspicious/noImportCycles'].map((rule) => `--only=${rule}`)
+  const flags = ['--vcs-enabled=false', ...rules, '--reporter=json']
+  const { stdout } = await promisify(execFile)(biome, ['lint', ...flags, linted], { cwd: scratch }).catch(
+    (error) => error,
+  )
+  const { diagnostics } = JSON.parse(stdout) as {
+    diagnostics: { category: string; location: { start: { line: number } } }[]
+  }
+  return diagnostics.map(({ category, location }) => `${category.split('/').at(-1)}: ${location.start.line}`)
+}
+
 /** Lints a file with these imports at this place; returns which of them break a boundary. */
 async function refused(directory: string, imports: string[]): Promise<string[]> {
   const file = path.join(directory, 'boundary.ts')
-  await mkdir(path.join(scratch, directory), { recursive: true })
   const lines = imports.map((name, i) => `import x${i} from '${name}'\nconsole.log(x${i})\n`)
-  await writeFile(path.join(scratch, file), lines.join(''))
-  const flags = ['--vcs-enabled=false', '--only=style/noRestrictedImports', '--reporter=json']
-  const { stdout } = await promisify(execFile)(biome, ['lint', ...flags, file], { cwd: scratch }).catch(
-    (error) => error,
-  )
-  const { diagnostics } = JSON.parse(stdout) as { diagnostics: { location: { start: { line: number } } }[] }
-  return diagnostics.map(({ location }) => imports[(location.start.line - 1) / 2]!)
+  const found = await violations({ [file]: lines.join('') }, file)
+  return found.map((each) => imports[(Number(each.split(': ')[1]) - 1) / 2]!)
 }
 
 test.each([
   [
     'edge',
     ['#contract', './auth/keys.ts', 'hono'],
-    ['../gpu-fn/pipeline/sampler.ts', '../infra/operator/keys.ts', 'node:fs'],
+    ['../gpu-fn/pipeline/denoise.ts', '../infra/operator/keys.ts', 'node:fs'],
   ],
   ['edge/routes', ['#contract', '../auth/keys.ts'], ['../../gpu-fn/contract.ts', 'node:crypto']],
   ['gpu-fn', ['./pipeline/noise.ts', 'node:fs', 'zod'], ['../edge/auth/keys.ts', '../infra/local/demo.ts']],
+  ['edge/routes', ['../jobs/job.ts', '../http/errors.ts'], ['../app.ts']],
+  ['edge/jobs', ['../accounts/ledger.ts', '../gpu/client.ts'], ['../routes/jobs.ts', '../operations/status.ts']],
+  ['edge/accounts', ['../usage/record.ts', './ledger.ts'], ['../jobs/record.ts']],
+  ['edge/webhooks', ['../results/results.ts'], ['../jobs/record.ts', '../accounts/account.ts']],
+  ['edge/gpu', ['../routing/price.ts'], ['../jobs/job.ts', '../webhooks/post.ts']],
+  ['edge/routing', ['../http/errors.ts', '../config.ts'], ['../auth/keys.ts', '../gpu/client.ts']],
+  ['edge/platform', ['../http/errors.ts'], ['../env.ts', '../auth/keys.ts', '../routing/price.ts']],
   [
     'gpu-fn/models/sd35',
     ['../../compile/graph/nn.ts', './sd35.ts'],
@@ -45,6 +63,13 @@ test.each([
   ],
 ])('%s may import %j and may not import %j', async (directory, allowed, forbidden) => {
   expect(await refused(directory, [...allowed, ...forbidden])).toEqual(forbidden)
+})
+
+test('an import cycle is refused, type imports included', async () => {
+  const first = "import type { B } from './b.ts'\nexport type A = { b: B }\n"
+  const second = "import type { A } from './a.ts'\nexport type B = { a: A | null }\n"
+  const files = { 'edge/jobs/a.ts': first, 'edge/jobs/b.ts': second }
+  expect(await violations(files, 'edge/jobs/a.ts')).toEqual(['noImportCycles: 1'])
 })
 
 test.each([

@@ -1,44 +1,35 @@
-// Where diffusers keeps the parts of a pipeline: one folder a network, weights in one file or in shards, config.json beside them.
+// The directory layout of diffusers: a folder for each network, with weights in one file or in shards and a config.json.
 import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
-import type { Checkpoint, CheckpointNetwork, TokenizerName } from './checkpoint.ts'
 import { CheckpointError } from './error.ts'
+import type { Naming } from './naming.ts'
 import type { SafetensorsFile } from './safetensors.ts'
 import { readHeader } from './safetensors.ts'
 import { readJsonObject, readSharded } from './shards.ts'
-
-const FOLDERS: readonly [folder: string, network: CheckpointNetwork, weights: string][] = [
-  ['transformer', 'transformer', 'diffusion_pytorch_model'],
-  ['text_encoder', 'clip_l', 'model'],
-  ['text_encoder_2', 'clip_g', 'model'],
-  ['text_encoder_3', 't5', 'model'],
-  ['vae', 'vae', 'diffusion_pytorch_model'],
-]
-
-const TOKENIZERS: readonly TokenizerName[] = ['tokenizer', 'tokenizer_2', 'tokenizer_3']
+import type { Checkpoint } from './tensor.ts'
 
 /** The weights of each network folder that exists, and the configuration files. Throws CheckpointError when there is none. */
-export async function readDiffusersDirectory(directory: string) {
-  const files = new Map<CheckpointNetwork, SafetensorsFile>()
+export async function readDiffusersDirectory(directory: string, { folders }: Naming) {
+  const files = new Map<string, SafetensorsFile>()
   const config: Checkpoint['config'] = {}
-  for (const [folder, network, weights] of FOLDERS) {
+  for (const { folder, network, stem } of folders) {
     const at = path.join(directory, folder)
     if (!(await isDirectory(at))) continue
-    files.set(network, await readWeights(at, weights))
+    files.set(network, await readWeights(at, stem))
     config[network] = await readOptional(path.join(at, 'config.json'))
   }
   if (files.size === 0) {
-    const folders = FOLDERS.map(([folder]) => folder).join(', ')
-    throw new CheckpointError(directory, `is no diffusers checkpoint: it has none of the folders ${folders}`)
+    const names = folders.map(({ folder }) => folder).join(', ')
+    throw new CheckpointError(directory, `is no diffusers checkpoint: it has none of the folders ${names}`)
   }
   config.scheduler = await readOptional(path.join(directory, 'scheduler', 'scheduler_config.json'))
   return { files, config }
 }
 
 /** The tokenizer folders in `directory`. */
-export async function findTokenizers(directory: string): Promise<Checkpoint['tokenizers']> {
+export async function findTokenizers(directory: string, { tokenizers }: Naming): Promise<Checkpoint['tokenizers']> {
   const found: Checkpoint['tokenizers'] = {}
-  for (const name of TOKENIZERS) {
+  for (const name of tokenizers) {
     const at = path.join(directory, name)
     if (await isDirectory(at)) found[name] = at
   }

@@ -1,10 +1,12 @@
 // Bulk conversions between the number formats of checkpoints and packages, for blocks of a few MB at a time. All are little-endian.
 import { decodeTable } from './fp8.ts'
 import { bitsOf, INFINITY_BITS, largestMagnitude } from './magnitude.ts'
+import { ELEMENT_BYTES } from './safetensors.ts'
 
-export type ParameterDtype = 'F32' | 'F16' | 'BF16' | 'F8_E4M3'
-
-export const BYTES_PER_ELEMENT: Readonly<Record<ParameterDtype, number>> = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1 }
+const { F32, F16, BF16, F8_E4M3 } = ELEMENT_BYTES
+/** Element types of parameters that can be compiled, with their size. */
+export const BYTES_PER_ELEMENT = { F32, F16, BF16, F8_E4M3 }
+export type ParameterDtype = keyof typeof BYTES_PER_ELEMENT
 
 /** `finite`: no NaN and no infinity in the source. `overflow`: a finite source value became infinite. */
 export type Conversion = { finite: boolean; overflow: boolean }

@@ -14,3 +14,9 @@ export class CheckpointError extends Error {
 export function quote(name: string): string {
   return JSON.stringify(name.length > 120 ? `${name.slice(0, 120)}…` : name)
 }
+
+/** The first five names, quoted, and the number of the others. */
+export function listNames(names: readonly string[]): string {
+  const shown = names.slice(0, 5).map(quote).join(', ')
+  return names.length > 5 ? `${shown} and ${names.length - 5} more` : shown
+}

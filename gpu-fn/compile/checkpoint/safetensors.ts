@@ -7,7 +7,7 @@ import { isRecord, parseObject } from './json.ts'
 /** The format's own bound on a header, and ours on what is in one: SD3.5 with every encoder has some 2,300 tensors of at most 4 axes. */
 export const LIMITS = { headerBytes: 100_000_000, tensors: 100_000, axes: 8, nameCharacters: 512 } as const
 
-const ELEMENT_BYTES = {
+export const ELEMENT_BYTES = {
   ...{ BOOL: 1, U8: 1, I8: 1, U16: 2, I16: 2, U32: 4, I32: 4, U64: 8, I64: 8 },
   ...{ F8_E4M3: 1, F8_E5M2: 1, F16: 2, BF16: 2, F32: 4, F64: 8 },
 } as const

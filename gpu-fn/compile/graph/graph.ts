@@ -1,6 +1,6 @@
-// An ONNX graph in memory: values with shapes, nodes, weights by reference. Knows neither protobuf nor onnxruntime.
+// An ONNX graph in memory: values with shapes, nodes, weights by reference. Independent of protobuf and onnxruntime.
+import type { Dtype } from '../../dtype.ts'
 
-export type Dtype = 'float32' | 'float16' | 'float8e4m3fn' | 'int64' | 'uint8' | 'bool'
 /** A number is fixed; a string names an axis that is free at run time. Equal names are equal lengths. */
 export type Dim = number | string
 export type Shape = readonly Dim[]
@@ -22,7 +22,7 @@ export type Constant = {
   readonly shape: readonly number[]
   readonly data: Uint8Array
 }
-/** A weight that lies outside the graph; `source` says how its bytes are made and is the writer's business alone. */
+/** A weight outside the graph. `source` describes how its bytes are made; only the writer reads it. */
 export type Weight<Source = unknown> = {
   readonly name: string
   readonly dtype: Dtype
@@ -92,7 +92,7 @@ export class Graph {
     return value
   }
 
-  /** A weight by reference; asking for one name twice gives the same value. */
+  /** A weight by reference; the same value for the same name. */
   weight(name: string, dtype: Dtype, shape: readonly number[], source: unknown): Value {
     let value = this.#weights.get(name)
     if (!value) {

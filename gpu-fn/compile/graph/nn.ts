@@ -1,86 +1,22 @@
 // The layers that models are written in. What differs between targets is a Lowering; models never ask which one they are built for.
 // B batch · S, T tokens · D width · H heads · K input width · N output width
-import type { Dtype, Shape, Value } from './graph.ts'
+import type { Shape, Value } from './graph.ts'
+import type {
+  Activation,
+  AttendOptions,
+  Branch,
+  FeatureMap,
+  GroupNormOptions,
+  LinearOptions,
+  Modulation,
+  ModulationVector,
+  Operand,
+  Qkv,
+  Stream,
+} from './layer-types.ts'
 import * as ops from './ops.ts'
-import type { Quantised, Rows, Scope } from './scope.ts'
-
-export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu'
-/** `bias: false` is a module that has none; any other must bring it. */
-export type LinearOptions = { activation?: Activation; bias?: boolean }
-/** Activations [B, S, D] on their way to a layer. Where a target has them in FP8, a value is its code × its row's scale [B, S]. */
-export type Operand = Value & { readonly rowScales?: Value }
-/** One row [B, D] of a modulation, in the form that the target's layers take; or all of it [B, M], in which the row begins at `offset`. */
-export type ModulationVector = { readonly value: Value; readonly column?: Value; readonly offset?: number }
-/** What is about to be added to a stream; `bias` [D] is still to be added to `value`, then `gate` is still to be multiplied with. */
-export type Branch = { readonly value: Value; readonly bias?: Value; readonly gate?: ModulationVector }
-/**
- * A residual stream [B, S, D] in units of the target's `streamUnit`, with branches that are still to be added, so that a target can add
- * and normalise at once.
- */
-export type Stream = { readonly value: Value; readonly pending: readonly Branch[] }
-/** `scale` holds 1 + scale; gates are in the stream's units. */
-export type Modulation = { readonly shift: ModulationVector; readonly scale: ModulationVector }
-/**
- * Activations [B, C, H, W] of the autoencoder, laid out as the target likes it, to which `bias` [C] and `skip`, a map of the same shape,
- * are still to be added, so that a target can add and normalise at once.
- */
-export type FeatureMap = {
-  readonly value: Value
-  readonly pending?: { readonly bias: Value; readonly skip?: Value }
-}
-export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
-/** A stream's part in joint attention; its module has qkv, ln_q and ln_k. Without `queries` it is only looked at. */
-export type Attending = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
-export type AttendOptions = {
-  readonly heads: number
-  readonly width: number
-  readonly qkNorm: boolean
-  readonly epsilon: number
-}
-
-export type Target = 'cpu' | 'cuda' | 'cuda-fp8'
-
-export type Lowering = {
-  readonly target: Target
-  /** Type of activations. */
-  readonly activations: Dtype
-  /** Fixed batch of the step graph, or a free axis. */
-  readonly batch: 1 | 'B'
-  /**
-   * What 1 stands for in a residual stream. SD3.5 Large's grow to 66,000, beyond float16; no LayerNorm notices a unit of 16, and a power
-   * of two costs no digit.
-   */
-  readonly streamUnit: number
-  /** Shape of the scales of an FP8 matrix with one scale a row: [N] or [N, 1]. */
-  readonly rowScales: 'vector' | 'column'
-  linear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value | null, activation?: Activation): Operand
-  /** gate · (x · weight transposed + bias), without a gate where there is none. */
-  branch(s: Scope, x: Operand, weight: Value | Quantised, bias: Value, gate: ModulationVector | null): Branch
-  modulationVectors(modulation: Value, width: number): ModulationVector[]
-  modulate(
-    stream: Stream,
-    modulations: readonly Modulation[],
-    epsilon: number,
-    reader: Scope,
-  ): { stream: Stream; normed: Operand[] }
-  attend(parts: readonly [Attending, Attending?], options: AttendOptions): Operand[]
-  headNorm(x: Value, weight: Value, heads: number, epsilon: number): Value
-  featureMap(x: Value): Value
-  planes(x: Value): Value
-  channels(x: Value): number
-  conv2d(s: Scope, x: Value, out: number, bias: Value | null, options: ConvolutionOptions): Value
-  /** Whether whoever reads a map can add a bias that is pending. */
-  readonly pendingBiases: boolean
-  /** x + y, which has no skip pending. */
-  addSkip(x: Value, y: FeatureMap): FeatureMap
-  /** With nothing pending. */
-  settled(x: FeatureMap): Value
-  /** The norm of a map and, if it is to be kept, the map settled. */
-  groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: Value; normed: Value }
-  upsampleNearest(x: Value): Value
-  tokens(x: Value, length: string): Value
-  fromTokens(x: Value, like: Value): Value
-}
+import type { Attending, Scope } from './scope.ts'
+import type { Rows } from './weight-source.ts'
 
 const activationsOf = (s: Scope) => s.lowering.activations
 
@@ -206,8 +142,6 @@ export const applyActivation = (x: Value, activation: Activation | undefined): V
   return ops.gelu(x, activation === 'gelu_tanh' ? 'tanh' : 'none')
 }
 
-export type ConvolutionOptions = { readonly kernel: number; readonly stride: number; readonly padding: number }
-
 /** Convolution to `out` channels with the module's weight [O, I, k, k] and bias [O]; 3×3 that keeps the size unless told otherwise. */
 export function conv2d(s: Scope, x: Value, out: number, { kernel = 3, stride = 1, padding = 1 } = {}): Value {
   s.enter()
@@ -221,8 +155,6 @@ export function branchConv2d(s: Scope, x: Value, out: number): FeatureMap {
   const bias = s.parameter('bias', [out])
   return { value: s.lowering.conv2d(s, x, out, null, { kernel: 3, stride: 1, padding: 1 }), pending: { bias } }
 }
-
-export type GroupNormOptions = { readonly groups: number; readonly epsilon: number; readonly silu: boolean }
 
 /** torch `GroupNorm` with the module's weight and bias, then SiLU where asked. */
 export const groupNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): Value =>

@@ -1,15 +1,6 @@
 // ONNX operators as functions. Each infers its result's shape when called and throws a GraphError where shapes disagree.
-import { type Dim, type Dtype, GraphError, type Shape, type Value } from './graph.ts'
-
-/** ONNX TensorProto.DataType */
-export const DATA_TYPES: Record<Dtype, number> = {
-  float32: 1,
-  uint8: 2,
-  int64: 7,
-  bool: 9,
-  float16: 10,
-  float8e4m3fn: 17,
-}
+import { type Dtype, ONNX_DATA_TYPES } from '../../dtype.ts'
+import { type Dim, GraphError, type Shape, type Value } from './graph.ts'
 
 const show = (shape: Shape) => `[${shape.join(', ')}]`
 
@@ -32,7 +23,7 @@ export function scalar(like: Value, value: number): Value {
 }
 
 export function cast(x: Value, dtype: Dtype): Value {
-  return x.dtype === dtype ? x : one('Cast', [x], dtype, x.shape, { to: DATA_TYPES[dtype] })
+  return x.dtype === dtype ? x : one('Cast', [x], dtype, x.shape, { to: ONNX_DATA_TYPES[dtype] })
 }
 
 /** Numpy broadcasting of two shapes; a free axis goes with itself and with 1. */

@@ -1,62 +1,32 @@
 // Where a module's parameters come from. `scope.at('attn')` moves the checkpoint's prefix and the graph's node names together.
-import type { Tensor } from '../checkpoint/checkpoint.ts'
+
+import type { Dtype } from '../../dtype.ts'
+import type { Target } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
+import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph, Value } from './graph.ts'
-import type { Lowering } from './nn.ts'
-import type { PrecisionOf, Storage } from './precision.ts'
-
-/** How a weight's bytes are made from the checkpoint; the writer carries it out. */
-export type WeightSource =
-  | {
-      readonly kind: 'cast'
-      readonly tensor: Tensor
-      readonly rows: Rows
-      readonly storage: 'float32' | 'float16'
-      readonly channelsLast: boolean
-    }
-  | { readonly kind: 'codes'; readonly tensor: Tensor; readonly rows: Rows; readonly block: number }
-  | { readonly kind: 'scales' }
-  | { readonly kind: 'bytes'; readonly data: Uint8Array }
-export type Rows = readonly [start: number, end: number]
-
-/** Notes which tensors of one network were read, so that none is forgotten and none is read twice. */
-export class Ledger {
-  readonly network: string
-  readonly tensors: ReadonlyMap<string, Tensor>
-  readonly #unread: Set<string>
-
-  constructor(network: string, tensors: ReadonlyMap<string, Tensor>) {
-    this.network = network
-    this.tensors = tensors
-    this.#unread = new Set(tensors.keys())
-  }
-
-  /** `again` is for a graph that shares the tensor with an earlier one. */
-  take(name: string, again = false): Tensor {
-    const tensor = this.tensors.get(name)
-    if (!tensor) throw new CheckpointError(this.network, `tensor ${name} is missing`)
-    if (this.#unread.delete(name) === again)
-      throw new CheckpointError(this.network, `tensor ${name} is read ${again ? 'for the first time' : 'twice'}`)
-    return tensor
-  }
-
-  /** Throws a CheckpointError that names the tensors nothing has read. */
-  assertComplete(): void {
-    if (this.#unread.size === 0) return
-    const names = [...this.#unread]
-    const more = names.length > 5 ? ` and ${names.length - 5} more` : ''
-    throw new CheckpointError(
-      this.network,
-      `${names.length} left-over tensors that the model does not have: ${names.slice(0, 5).join(', ')}${more}`,
-    )
-  }
-}
+import type {
+  Activation,
+  AttendOptions,
+  Branch,
+  ConvolutionOptions,
+  FeatureMap,
+  GroupNormOptions,
+  Modulation,
+  ModulationVector,
+  Operand,
+  Quantised,
+  Stream,
+} from './layer-types.ts'
+import type { Ledger } from './ledger.ts'
+import type { Precision, Storage } from './precision.ts'
+import type { Rows, WeightSource } from './weight-source.ts'
 
 export type Build = {
   readonly graph: Graph
   readonly ledger: Ledger
   readonly lowering: Lowering
-  readonly precision: PrecisionOf
+  readonly precision: Precision
   /** Columns that share a scale in FP8 weights; null is the whole row. */
   readonly scaleBlock: number | null
   readonly fuseQkv: boolean
@@ -99,6 +69,11 @@ export class Scope {
     const tensor = this.build.ledger.tensors.get(this.#name(name))
     if (!tensor) throw new CheckpointError(this.#network, `tensor ${this.#name(name)} is missing`)
     return tensor.shape
+  }
+
+  /** Whether target cuda-fp8 multiplies this parameter in FP8. */
+  isNative(name: string): boolean {
+    return this.build.precision.isNative(this.#network, this.#name(name))
   }
 
   /** Reads a parameter on purpose without using it; say why where it is called. */
@@ -156,7 +131,7 @@ export class Scope {
         `tensor ${id} is [${tensor.shape.join(', ')}]; the model takes [${expected.join(', ')}]`,
       )
     }
-    return { tensor, storage: this.build.precision(this.#network, id, expected), id }
+    return { tensor, storage: this.build.precision.storageOf(this.#network, id, expected), id }
   }
 
   get #network(): string {
@@ -168,6 +143,47 @@ export class Scope {
   }
 }
 
-/** An FP8 matrix: codes [N, K], scales float32 [N], [N, 1] or [N, K / block]; the value is code × scale. */
-export type Quantised = { readonly codes: Value; readonly scales: Value; readonly block: number }
-export const isQuantised = (weight: Value | Quantised): weight is Quantised => 'codes' in weight
+/** A stream's part in joint attention; its module has qkv, ln_q and ln_k. Without `queries` it is only looked at. */
+export type Attending = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
+
+export type Lowering = {
+  readonly target: Target
+  /** Type of activations. */
+  readonly activations: Dtype
+  /** Fixed batch of the step graph, or a free axis. */
+  readonly batch: 1 | 'B'
+  /**
+   * What 1 stands for in a residual stream. SD3.5 Large's grow to 66,000, beyond float16; no LayerNorm notices a unit of 16, and a power
+   * of two costs no digit.
+   */
+  readonly streamUnit: number
+  /** Shape of the scales of an FP8 matrix with one scale a row: [N] or [N, 1]. */
+  readonly rowScales: 'vector' | 'column'
+  linear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value | null, activation?: Activation): Operand
+  /** gate · (x · weight transposed + bias), without a gate where there is none. */
+  branch(s: Scope, x: Operand, weight: Value | Quantised, bias: Value, gate: ModulationVector | null): Branch
+  modulationVectors(modulation: Value, width: number): ModulationVector[]
+  modulate(
+    stream: Stream,
+    modulations: readonly Modulation[],
+    epsilon: number,
+    reader: Scope,
+  ): { stream: Stream; normed: Operand[] }
+  attend(parts: readonly [Attending, Attending?], options: AttendOptions): Operand[]
+  headNorm(x: Value, weight: Value, heads: number, epsilon: number): Value
+  featureMap(x: Value): Value
+  planes(x: Value): Value
+  channels(x: Value): number
+  conv2d(s: Scope, x: Value, out: number, bias: Value | null, options: ConvolutionOptions): Value
+  /** Whether whoever reads a map can add a bias that is pending. */
+  readonly pendingBiases: boolean
+  /** x + y, which has no skip pending. */
+  addSkip(x: Value, y: FeatureMap): FeatureMap
+  /** With nothing pending. */
+  settled(x: FeatureMap): Value
+  /** The norm of a map and, if it is to be kept, the map settled. */
+  groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: Value; normed: Value }
+  upsampleNearest(x: Value): Value
+  tokens(x: Value, length: string): Value
+  fromTokens(x: Value, like: Value): Value
+}

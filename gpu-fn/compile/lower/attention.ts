@@ -1,15 +1,9 @@
 // Joint attention in onnxruntime's own operators: projections, norms of the heads, and the streams' tokens one after another.
 import type { Value } from '../graph/graph.ts'
-import {
-  type Attending,
-  type AttendOptions,
-  attention,
-  headNorm,
-  kvLinear,
-  type Lowering,
-  qkvLinear,
-} from '../graph/nn.ts'
+import type { AttendOptions } from '../graph/layer-types.ts'
+import { attention, headNorm, kvLinear, qkvLinear } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
+import type { Attending, Lowering } from '../graph/scope.ts'
 
 /** Attention over the tokens of all parts; the text's may be without queries, as in SD3.5's last block. */
 export const attendByOperators: Lowering['attend'] = (parts, options) => {

@@ -1,14 +1,9 @@
 // Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
 import type { Value } from '../graph/graph.ts'
-import {
-  applyActivation,
-  type ConvolutionOptions,
-  type GroupNormOptions,
-  type Lowering,
-  scaleDim,
-} from '../graph/nn.ts'
+import { type ConvolutionOptions, type GroupNormOptions, isQuantised, type Quantised } from '../graph/layer-types.ts'
+import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
-import { isQuantised, type Quantised, type Scope } from '../graph/scope.ts'
+import type { Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 
 function dense(weight: Value | Quantised): Value {

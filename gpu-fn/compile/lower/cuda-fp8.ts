@@ -2,16 +2,15 @@
 // stands between two products is one operator. Feature maps are added to and normalised by one operator too. All else is as in cuda.ts.
 import { GraphError, type Value } from '../graph/graph.ts'
 import {
-  type Attending,
   type FeatureMap,
-  type Lowering,
+  isQuantised,
   type ModulationVector,
   type Operand,
-  projections,
-} from '../graph/nn.ts'
+  type Quantised,
+} from '../graph/layer-types.ts'
+import { projections } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
-import { isNative } from '../graph/precision.ts'
-import { isQuantised, type Quantised, type Scope } from '../graph/scope.ts'
+import type { Attending, Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 import { groupNormParameters } from './cpu.ts'
 
@@ -98,8 +97,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     },
     modulate(stream, modulations, epsilon, reader) {
       if (modulations[0]!.shift.offset === undefined) return base.modulate(stream, modulations, epsilon, reader)
-      if (!isNative(reader.build.ledger.network, `${reader.path}.weight`))
-        return modulateByOperators(stream, modulations, epsilon)
+      if (!reader.isNative('weight')) return modulateByOperators(stream, modulations, epsilon)
       const branches = stream.pending.map(({ value, gate }) => ({ value, gate: gate!.offset! }))
       const offsets = modulations.map(({ shift, scale }) => ({ shift: shift.offset!, scale: scale.offset! }))
       const options = { factor: UNIT, epsilon }

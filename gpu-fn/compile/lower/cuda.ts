@@ -2,9 +2,10 @@
 // The step graph takes one sample, so that a modulation is a vector: residual, LayerNorm and modulation become one
 // SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
 import type { Value } from '../graph/graph.ts'
-import { type Activation, applyActivation, type Branch, type Lowering, scaleDim } from '../graph/nn.ts'
+import { type Activation, type Branch, isQuantised, type Quantised } from '../graph/layer-types.ts'
+import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
-import { isQuantised, type Quantised } from '../graph/scope.ts'
+import type { Lowering } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 import { convolutionAttributes, groupNormOfPlanes, groupNormParameters } from './cpu.ts'
 

@@ -1,6 +1,6 @@
 // The FP8 operators as nodes that onnxruntime runs with kernels/dist/liboctet-kernels.so: domain `octet`, one a kernel.
 import type { Attribute, Shape, Value } from '../graph/graph.ts'
-import type { Operand } from '../graph/nn.ts'
+import type { Operand } from '../graph/layer-types.ts'
 import * as ops from '../graph/ops.ts'
 import { cuda } from './cuda.ts'
 import { type Fp8Operators, fp8Lowering } from './cuda-fp8.ts'

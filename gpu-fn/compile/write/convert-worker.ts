@@ -1,20 +1,20 @@
-// The worker thread's entry: converts a block and hands its buffers over instead of copying them. A refusal crosses as plain text.
+// Entry of a conversion thread: converts a block and transfers its buffers. A CheckpointError is returned as text.
 import { move, transferableSymbol, valueSymbol } from 'piscina'
 import { CheckpointError } from '../checkpoint/error.ts'
 import { type Block, type Converted, convert } from './convert.ts'
 
 export type Outcome =
-  | { readonly converted: Converted }
-  | { readonly refused: { readonly file: string; readonly problem: string } }
+  | { readonly converted: Converted; readonly refused: null }
+  | { readonly converted: null; readonly refused: { readonly file: string; readonly problem: string } }
 
-// piscina asks for the default export of a worker file.
+// piscina calls the default export of a worker file.
 export default function run(block: Block): unknown {
   try {
     const converted = convert(block)
     const buffers = [converted.output.buffer, ...(converted.scales ? [converted.scales.buffer] : [])]
-    return move({ [transferableSymbol]: buffers, [valueSymbol]: { converted } } as never)
+    return move({ [transferableSymbol]: buffers, [valueSymbol]: { converted, refused: null } } as never)
   } catch (error) {
     if (!(error instanceof CheckpointError)) throw error
-    return { refused: { file: error.file, problem: error.message.slice(error.file.length + 2) } }
+    return { converted: null, refused: { file: error.file, problem: error.message.slice(error.file.length + 2) } }
   }
 }

@@ -1,7 +1,5 @@
 // One block of a tensor, read from its checkpoint and turned into a package's bytes. Runs in a worker thread.
 import { hash } from 'node:crypto'
-import fs from 'node:fs'
-import type { Part, Tensor } from '../checkpoint/checkpoint.ts'
 import {
   BYTES_PER_ELEMENT,
   bfloat16ToFloat16,
@@ -9,7 +7,6 @@ import {
   float32ToFloat16,
   toFloat32,
 } from '../checkpoint/dtype.ts'
-import { CheckpointError } from '../checkpoint/error.ts'
 import {
   addError,
   blocksPerRow,
@@ -18,14 +15,12 @@ import {
   emptyErrorSums,
   quantiseRows,
 } from '../checkpoint/fp8.ts'
+import { assertConverted, type RowBlock, readRows } from '../checkpoint/read-tensor.ts'
+import type { Tensor } from '../checkpoint/tensor.ts'
+import type { Storage } from '../graph/precision.ts'
 
-export type Block = {
-  readonly tensor: Tensor
-  /** Rows [start, end) of the tensor as a matrix of `columns`. */
-  readonly start: number
-  readonly end: number
-  readonly columns: number
-  readonly storage: 'float32' | 'float16' | 'float8e4m3fn'
+export type Block = RowBlock & {
+  readonly storage: Storage
   /** Columns that share a scale. */
   readonly scaleBlock: number
   readonly channelsLast: boolean
@@ -42,14 +37,8 @@ export type ScaleErrors = { readonly block: ErrorSums; readonly row: ErrorSums }
 type Stored = Pick<Converted, 'output'> & Partial<Pick<Converted, 'scales' | 'errors'>> & { conversion: Conversion }
 
 const FP8_NAN = 0x7f
-// A thread reads and widens every block in the same two buffers: fresh ones would cost more in page faults than the conversion does.
-let bytesScratch = new Uint8Array()
+// Every block of a thread is widened in the same buffer: the page faults of fresh ones would take longer than the conversion.
 let floatsScratch = new Float32Array()
-
-function scratchBytes(length: number): Uint8Array {
-  if (bytesScratch.length < length) bytesScratch = new Uint8Array(length)
-  return bytesScratch.subarray(0, length)
-}
 
 function scratchFloats(length: number): Float32Array {
   if (floatsScratch.length < length) floatsScratch = new Float32Array(length)
@@ -57,30 +46,15 @@ function scratchFloats(length: number): Float32Array {
 }
 
 const FINITE: Conversion = { finite: true, overflow: false }
-const descriptors = new Map<string, number>()
 
 /** Reads, checks and converts one block. Throws CheckpointError for NaN, infinity, and values that the storage type cannot hold. */
 export function convert(block: Block): Converted {
-  const source = readBlock(block)
+  const source = readRows(block)
   const digest = new Uint8Array(hash('sha256', source, 'buffer'))
-  const { output, scales = null, errors = null } = checked(block, store(block, source))
+  const { output, conversion, scales = null, errors = null } = store(block, source)
+  assertConverted(block, block.storage, conversion)
   const ordered = block.channelsLast ? channelsLast(output, block) : output
   return { output: ordered, scales, digest, sourceBytes: source.byteLength, errors }
-}
-
-/** Rows [start, end) of a tensor as float32. */
-export function readFloat32(tensor: Tensor, start: number, end: number, columns: number): Float32Array {
-  const block: Block = { tensor, start, end, columns, storage: 'float32', scaleBlock: columns, channelsLast: false }
-  const { output } = checked(block, store(block, readBlock(block)))
-  return new Float32Array(output.buffer, output.byteOffset, output.byteLength / 4)
-}
-
-function checked({ tensor, start, end, storage }: Block, stored: Stored): Stored {
-  const where = `${tensor.name} (rows ${start} to ${end - 1})`
-  const file = tensor.parts[0]!.file
-  if (!stored.conversion.finite) throw new CheckpointError(file, `tensor ${where} holds NaN or infinity`)
-  if (stored.conversion.overflow) throw new CheckpointError(file, `tensor ${where} holds values beyond ${storage}`)
-  return stored
 }
 
 function store(block: Block, source: Uint8Array): Stored {
@@ -150,48 +124,4 @@ function channelsLast(bytes: Uint8Array, { tensor, storage, start, end }: Block)
       for (let p = 0; p < area; p++) output[base + p * channels + i] = source[base + i * area + p]!
   }
   return new Uint8Array(output.buffer)
-}
-
-function readBlock({ tensor, start, end, columns }: Block): Uint8Array {
-  const rowBytes = columns * BYTES_PER_ELEMENT[tensor.dtype]
-  const output = scratchBytes((end - start) * rowBytes)
-  let position = -start * rowBytes
-  for (const part of tensor.parts) {
-    const from = Math.max(0, -position)
-    const to = Math.min(part.bytes, output.byteLength - position)
-    if (from < to) readPart(tensor, part, from, output.subarray(position + from, position + to))
-    position += part.bytes
-  }
-  if (position < output.byteLength)
-    throw new CheckpointError(tensor.parts[0]!.file, `tensor ${tensor.name} is too short`)
-  return output
-}
-
-function readPart(tensor: Tensor, { file, offset }: Part, from: number, into: Uint8Array): void {
-  try {
-    const descriptor = open(file)
-    for (let done = 0; done < into.byteLength; ) {
-      const count = fs.readSync(descriptor, into, done, into.byteLength - done, offset + from + done)
-      if (count === 0)
-        throw new CheckpointError(file, `ended while tensor ${tensor.name} was read; has the file changed?`)
-      done += count
-    }
-  } catch (error) {
-    if (error instanceof CheckpointError) throw error
-    throw new CheckpointError(file, `tensor ${tensor.name} cannot be read (${(error as Error).message})`, {
-      cause: error,
-    })
-  }
-}
-
-function open(file: string): number {
-  const descriptor = descriptors.get(file) ?? fs.openSync(file, 'r')
-  descriptors.set(file, descriptor)
-  return descriptor
-}
-
-/** Closes what this thread has open; a file that is replaced later is then read anew. */
-export function closeFiles(): void {
-  for (const descriptor of descriptors.values()) fs.closeSync(descriptor)
-  descriptors.clear()
 }

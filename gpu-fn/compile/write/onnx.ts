@@ -1,20 +1,19 @@
 // A graph as ONNX bytes. `onnx.proto` is the specification's own, of onnx 1.18.
 import path from 'node:path'
 import protobuf from 'protobufjs'
+import { ONNX_DATA_TYPES, tensorBytes } from '../../dtype.ts'
+import type { StoredTensor } from '../../manifest.ts'
 import type { Attribute, Constant, Graph, Node, Port } from '../graph/graph.ts'
-import { DATA_TYPES } from '../graph/ops.ts'
 
-// Opset 23 has RMSNormalization; IR version 11 is the first that knows it.
+// Opset 23 has RMSNormalization and requires IR version 11.
 const OPSETS = [
   { domain: '', version: 23 },
   { domain: 'com.microsoft', version: 1 },
 ]
 const IR_VERSION = 11
 
-export type ExternalData = {
-  readonly location: string
-  readonly placed: ReadonlyMap<string, { offset: number; bytes: number }>
-}
+/** A weights file beside the graph, and its layout. */
+export type ExternalData = { readonly location: string; readonly layout: readonly StoredTensor[] }
 
 const EXTERNAL = 1
 
@@ -25,13 +24,13 @@ function modelProto(): protobuf.Type {
   return modelType
 }
 
-/** Serialises a graph as ONNX ModelProto; its weights are references into the file `location` beside it. */
-export function encodeModel(graph: Graph, { location, placed }: ExternalData, producerVersion: string): Uint8Array {
+/** Serializes a graph as ONNX ModelProto; its weights are references into the file `location` beside it. */
+export function encodeModel(graph: Graph, { location, layout }: ExternalData, producerVersion: string): Uint8Array {
+  const offsets = new Map(layout.map(({ name, offset }) => [name, offset]))
   const external = graph.weights.map(({ name, dtype, shape }) => {
-    const { offset, bytes } = placed.get(name)!
-    const entries = { location, offset: String(offset), length: String(bytes) }
+    const entries = { location, offset: String(offsets.get(name)!), length: String(tensorBytes(dtype, shape)) }
     const externalData = Object.entries(entries).map(([key, value]) => ({ key, value }))
-    return { name, dims: shape, dataType: DATA_TYPES[dtype], dataLocation: EXTERNAL, externalData }
+    return { name, dims: shape, dataType: ONNX_DATA_TYPES[dtype], dataLocation: EXTERNAL, externalData }
   })
   return modelProto()
     .encode({
@@ -50,7 +49,7 @@ export function encodeModel(graph: Graph, { location, placed }: ExternalData, pr
     .finish()
 }
 
-/** The operators of kernels/ have a domain of their own, which only graphs that use it name. */
+/** Adds the domain of the operators of kernels/ to graphs that use it. */
 function opsetsOf({ nodes }: Graph) {
   const known = new Set(OPSETS.map(({ domain }) => domain))
   const others = new Set(nodes.map(({ domain }) => domain).filter((domain) => !known.has(domain)))
@@ -58,8 +57,8 @@ function opsetsOf({ nodes }: Graph) {
 }
 
 /**
- * onnxruntime runs nodes without inputs of their own, such as DequantizeLinear of a weight, either all at once or each just before its
- * use, by where they stand in the file. First in the file means just before its use, and one widened weight in memory at a time.
+ * onnxruntime runs nodes whose inputs are constants, such as DequantizeLinear of a weight, either all at once or each just before its use,
+ * depending on their position in the file. If they come first, each runs just before its use, with one widened weight in memory at a time.
  */
 function inRunOrder(nodes: readonly Node[]): Node[] {
   const widens = ({ op }: Node) => op === 'DequantizeLinear'
@@ -88,41 +87,11 @@ function attributeProto(name: string, value: Attribute) {
 const constantProto = ({ name, dtype, shape, data }: Constant) => ({
   name,
   dims: shape,
-  dataType: DATA_TYPES[dtype],
+  dataType: ONNX_DATA_TYPES[dtype],
   rawData: data,
 })
 
 function portProto({ name, dtype, shape }: Port) {
   const dim = shape.map((length) => (typeof length === 'number' ? { dimValue: length } : { dimParam: length }))
-  return { name, type: { tensorType: { elemType: DATA_TYPES[dtype], shape: { dim } } } }
-}
-
-/** A weight as its graph names it: ONNX's TensorProto.DataType, and where its bytes lie in the file `location`. */
-export type ExternalTensor = {
-  readonly name: string
-  readonly type: number
-  readonly dims: readonly number[]
-  readonly location: string
-  readonly offset: number
-  readonly bytes: number
-}
-
-type InitializerProto = {
-  name: string
-  dataType: number
-  dims: unknown[]
-  dataLocation: number
-  externalData: { key: string; value: string }[]
-}
-
-/** The weights of a serialised graph that lie in another file. Throws an Error for bytes that are no ModelProto. */
-export function readExternalTensors(model: Uint8Array): ExternalTensor[] {
-  const decoded = modelProto().decode(model) as unknown as { graph?: { initializer: InitializerProto[] } }
-  if (!decoded.graph) throw new Error('there is no graph')
-  return decoded.graph.initializer
-    .filter(({ dataLocation }) => dataLocation === EXTERNAL)
-    .map(({ name, dataType, dims, externalData }) => {
-      const { location = '', offset, length } = Object.fromEntries(externalData.map(({ key, value }) => [key, value]))
-      return { name, type: dataType, dims: dims.map(Number), location, offset: Number(offset), bytes: Number(length) }
-    })
+  return { name, type: { tensorType: { elemType: ONNX_DATA_TYPES[dtype], shape: { dim } } } }
 }

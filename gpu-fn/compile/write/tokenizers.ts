@@ -1,43 +1,36 @@
-// The tokenizer of each text encoder, found, tried and copied into the package.
+// Finds, checks and reads the tokenizer of each text encoder.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import type { NetworkName } from '../../manifest.ts'
-import { openTokenizer } from '../../pipeline/tokenizer/tokenizer.ts'
-import type { Checkpoint, TokenizerName } from '../checkpoint/checkpoint.ts'
+import type { TextEncoderManifest } from '../../manifest.ts'
+import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
-
-const TOKENIZERS = [
-  ['tokenizer', 'clip_l'],
-  ['tokenizer_2', 'clip_g'],
-  ['tokenizer_3', 't5'],
-] as const
+import type { Checkpoint } from '../checkpoint/tensor.ts'
 
 export type Tokenizers = {
-  /** Path in the package → its bytes. */
+  /** Path in the package → content. */
   readonly files: ReadonlyMap<string, Uint8Array>
-  /** Ids that each tokenizer gives: an encoder's embedding needs as many rows. */
-  readonly vocabularies: ReadonlyMap<NetworkName, number>
+  /** Encoder → number of ids of its tokenizer; the encoder's embedding needs as many rows. */
+  readonly vocabularies: ReadonlyMap<string, number>
 }
 
 /**
- * Reads the tokenizers of `networks` from `directory` or, without one, from where the checkpoint has them. Throws CheckpointError for
- * one that is missing or cannot be used, before anything is written.
+ * Reads the tokenizers of the text encoders from `directory` or, without one, from the checkpoint. Throws CheckpointError for a missing or
+ * unusable one, before anything is written.
  */
 export async function readTokenizers(
-  networks: ReadonlySet<NetworkName>,
+  encoders: readonly TextEncoderManifest[],
   checkpoint: Checkpoint,
   directory?: string,
 ): Promise<Tokenizers> {
   const files = new Map<string, Uint8Array>()
-  const vocabularies = new Map<NetworkName, number>()
-  for (const [name, network] of TOKENIZERS) {
-    if (!networks.has(network)) continue
-    const from = directory ? path.join(directory, name) : checkpoint.tokenizers[name]
-    if (!from || !(await isDirectory(from))) throw missing(name, network, from)
-    vocabularies.set(network, await vocabularyOf(from))
+  const vocabularies = new Map<string, number>()
+  for (const { name, tokenizer } of encoders) {
+    const from = directory ? path.join(directory, tokenizer) : checkpoint.tokenizers[tokenizer]
+    if (!from || !(await isDirectory(from))) throw missing(tokenizer, name, from)
+    vocabularies.set(name, await vocabularyOf(from))
     for (const file of await fs.readdir(from)) {
       const content = await readRegular(path.join(from, file))
-      if (content) files.set(`${name}/${file}`, content)
+      if (content) files.set(`${tokenizer}/${file}`, content)
     }
   }
   return { files, vocabularies }
@@ -49,8 +42,8 @@ const isDirectory = (file: string) =>
     () => false,
   )
 
-function missing(name: TokenizerName, network: NetworkName, directory: string | undefined): CheckpointError {
-  const problem = `the tokenizer of ${network} is missing; --tokenizers DIR names the directory that holds ${name}/ as the SD3.5 repositories ship it`
+function missing(tokenizer: string, encoder: string, directory: string | undefined): CheckpointError {
+  const problem = `the tokenizer of ${encoder} is missing; --tokenizers DIR names the directory that holds ${tokenizer}/ as the SD3.5 repositories ship it`
   return new CheckpointError(directory ?? 'the checkpoint', problem)
 }
 

@@ -3,31 +3,32 @@ import { createHash, type Hash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import { Piscina } from 'piscina'
+import { tensorBytes } from '../../dtype.ts'
+import type { StoredTensor } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Weight } from '../graph/graph.ts'
-import type { WeightSource } from '../graph/scope.ts'
+import type { WeightSource } from '../graph/weight-source.ts'
 import type { Block, Converted } from './convert.ts'
 import type { Outcome } from './convert-worker.ts'
 
-/** Weights begin at multiples of a page, so that they can be mapped, read directly and uploaded without a copy. */
+/** Weights start at multiples of a page, so that they can be mapped, read directly and uploaded without a copy. */
 const ALIGNMENT = 4096
-/** Values in one block: small enough that all blocks in flight stay far below the memory bound. */
+/** Values per block: all blocks in flight stay far below the memory limit. */
 const BLOCK_VALUES = 2 ** 21
-const BYTES = { float32: 4, float16: 2, float8e4m3fn: 1, int64: 8, uint8: 1, bool: 1 }
-
-export type Placed = ReadonlyMap<string, { offset: number; bytes: number }>
-
-/** Where each weight lies in its file, and the file's size. */
-export function placeWeights(weights: readonly Weight[]): { placed: Placed; bytes: number } {
-  const placed = new Map<string, { offset: number; bytes: number }>()
+/** The layout of a weights file: its tensors in the order of `weights`. */
+export function layOut(weights: readonly Weight[]): StoredTensor[] {
   let end = 0
-  for (const { name, dtype, shape } of weights) {
+  return weights.map(({ name, dtype, shape }) => {
     const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT
-    const bytes = shape.reduce((n, dim) => n * dim, BYTES[dtype])
-    placed.set(name, { offset, bytes })
-    end = offset + bytes
-  }
-  return { placed, bytes: end }
+    end = offset + tensorBytes(dtype, shape)
+    return { name, dtype, shape: [...shape], offset }
+  })
+}
+
+/** Size of a file with this layout. */
+export function layoutBytes(layout: readonly StoredTensor[]): number {
+  const last = layout.at(-1)
+  return last ? last.offset + tensorBytes(last.dtype, last.shape) : 0
 }
 
 export type Converter = {
@@ -36,33 +37,36 @@ export type Converter = {
   readonly close: () => Promise<void>
 }
 
-/** Threads that convert blocks; each holds a few blocks of memory and no more. */
+/** Starts the threads that convert blocks; each holds a few blocks in memory. */
 export function startConverter(): Converter {
   const threads = Math.max(1, Math.min(os.availableParallelism(), 8))
   const filename = new URL('./convert-worker.ts', import.meta.url).href
   const pool = new Piscina({ filename, minThreads: threads, maxThreads: threads, execArgv: [] })
   const run = async (block: Block) => {
     const outcome = (await pool.run(block)) as Outcome
-    if ('refused' in outcome) throw new CheckpointError(outcome.refused.file, outcome.refused.problem)
-    return outcome.converted
+    if (outcome.converted) return outcome.converted
+    throw new CheckpointError(outcome.refused.file, outcome.refused.problem)
   }
   return { run, threads, close: () => pool.destroy() }
 }
 
 export type WriteOptions = {
   readonly converter: Converter
-  /** Collects the digest of every block that was read, in order. */
+  /** Receives the digest of every block, in order. */
   readonly source: Hash
   readonly onBlock: (converted: Converted) => void
 }
 
-/** Writes the weights at their places. Memory does not grow with the model: as many blocks are in flight as keep the threads busy. */
+/**
+ * Writes the weights according to their layout. Memory use does not grow with the model: the number of blocks in flight is what keeps the
+ * threads busy.
+ */
 export async function writeWeights(
   file: string,
   weights: readonly Weight[],
+  layout: readonly StoredTensor[],
   options: WriteOptions,
 ): Promise<{ bytes: number; sha256: string }> {
-  const { placed, bytes } = placeWeights(weights)
   const output = createHash('sha256')
   const handle = await fs.open(file, 'wx')
   let position = 0
@@ -74,8 +78,8 @@ export async function writeWeights(
   const inFlight = blocksInFlight(weights, options.converter)
   const scales: Float32Array[] = []
   try {
-    for (const { name, source } of weights as readonly Weight<WeightSource>[]) {
-      await append(new Uint8Array(placed.get(name)!.offset - position))
+    for (const [i, { source }] of (weights as readonly Weight<WeightSource>[]).entries()) {
+      await append(new Uint8Array(layout[i]!.offset - position))
       for await (const content of contentOf(source, inFlight, scales, options)) await append(content)
     }
     await handle.sync()
@@ -83,10 +87,10 @@ export async function writeWeights(
     await inFlight.return(undefined)
     await handle.close()
   }
-  return { bytes, sha256: output.digest('hex') }
+  return { bytes: position, sha256: output.digest('hex') }
 }
 
-/** The bytes of one weight, a block at a time. Scales come with their codes and are kept until it is their turn. */
+/** The bytes of one weight, a block at a time. Scales are computed with their codes and stored until the next weight, which they are. */
 async function* contentOf(
   source: WeightSource,
   inFlight: AsyncGenerator<Converted, undefined>,
@@ -110,7 +114,7 @@ async function* contentOf(
   }
 }
 
-/** Converted blocks in order, with the next ones already under way. */
+/** Converted blocks in order, while the next ones are being converted. */
 async function* blocksInFlight(
   weights: readonly Weight[],
   { run, threads }: Converter,
@@ -118,7 +122,7 @@ async function* blocksInFlight(
   const queue: Promise<Converted>[] = []
   for (const block of blocksOf(weights as readonly Weight<WeightSource>[])) {
     const promise = run(block)
-    promise.catch(() => {}) // seen again when it is awaited, or of no interest after an earlier failure
+    promise.catch(() => {}) // thrown again when it is awaited, or irrelevant after an earlier failure
     queue.push(promise)
     if (queue.length >= threads * 3) yield await queue.shift()!
   }

@@ -1,8 +1,8 @@
 // CLIP's text encoder: CLIP-L and OpenCLIP bigG. arXiv 2103.00020; transformers modeling_clip.py `CLIPTextModelWithProjection`.
 // B batch · S tokens · D width · H attention heads
 import type { Graph, Value } from '../../compile/graph/graph.ts'
+import type { Activation, Stream } from '../../compile/graph/layer-types.ts'
 import {
-  type Activation,
   addTo,
   attention,
   branch,
@@ -10,7 +10,6 @@ import {
   linear,
   outputWidth,
   parameter,
-  type Stream,
   streamNorm,
 } from '../../compile/graph/nn.ts'
 import * as ops from '../../compile/graph/ops.ts'

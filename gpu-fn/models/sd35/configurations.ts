@@ -1,9 +1,10 @@
 // The configuration of every network from its tensors. In the diffusers layout config.json must agree with them; in the single-file
 // layout, which has none, what tensors cannot tell is as published.
-import type { Tensor } from '../../compile/checkpoint/checkpoint.ts'
+
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
-import type { Activation } from '../../compile/graph/nn.ts'
-import type { Manifest } from '../../manifest.ts'
+import type { Tensor } from '../../compile/checkpoint/tensor.ts'
+import type { Activation } from '../../compile/graph/layer-types.ts'
+import { type Manifest, SCHEDULER_NAMES, type SchedulerName } from '../../manifest.ts'
 import type { ClipTextConfig } from './clip-text.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 import type { T5Config } from './t5-encoder.ts'
@@ -201,8 +202,8 @@ function shiftFactor(file: string, config: Json): number {
 /** Diffusers' own default shift is 1; without a scheduler's config it is the variant's. */
 export function deriveScheduler(config: Json | undefined, variantShift: number): Manifest['scheduler'] {
   const file = 'scheduler/scheduler_config.json'
-  if (!config) return { shift: variantShift, num_train_timesteps: 1000 }
-  assertOneOf(file, config, '_class_name', ['FlowMatchEulerDiscreteScheduler'])
+  if (!config) return { name: SCHEDULER_NAMES[0], shift: variantShift, num_train_timesteps: 1000 }
+  assertOneOf(file, config, '_class_name', SCHEDULER_NAMES)
   for (const key of [
     'use_dynamic_shifting',
     'use_karras_sigmas',
@@ -215,6 +216,7 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   }
   const terminal = shiftTerminal(file, config.shift_terminal)
   return {
+    name: (config._class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0],
     shift: numberOf(file, config, 'shift', 1),
     num_train_timesteps: wholeOf(file, config, 'num_train_timesteps', 1000),
     ...(terminal && { shift_terminal: terminal }),

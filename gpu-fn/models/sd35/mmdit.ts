@@ -4,18 +4,16 @@
 // Two graphs: `conditioning` runs once per prompt and holds all that is the same in every step or depends on its sigma alone;
 // `transformer` is one step.
 import type { Graph, Value } from '../../compile/graph/graph.ts'
+import type { Modulation, ModulationVector, Stream } from '../../compile/graph/layer-types.ts'
 import {
   addTo,
   attend,
   branch,
   conv2d,
   linear,
-  type Modulation,
-  type ModulationVector,
   modulate,
   outputWidth,
   probe,
-  type Stream,
   toActivations,
   toStream,
   widthOf,

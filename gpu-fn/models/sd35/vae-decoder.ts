@@ -1,11 +1,11 @@
 // The decoder of SD3.5's 16-channel autoencoder. Stability-AI/sd3.5 sd3_impls.py `VAEDecoder` @ fbf8f48.
 // B batch · C channels · h, w latent size · a feature map is laid out as the target likes it
 import type { Graph, Value } from '../../compile/graph/graph.ts'
+import type { FeatureMap } from '../../compile/graph/layer-types.ts'
 import {
   attention,
   branchConv2d,
   conv2d,
-  type FeatureMap,
   groupNorm,
   linear,
   outputWidth,

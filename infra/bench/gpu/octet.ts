@@ -2,14 +2,14 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { describePlan } from '../../../gpu-fn/engine/memory-plan.ts'
-import { openPackage } from '../../../gpu-fn/engine/packages.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
 import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
 import { condition, predictVelocity, releaseConditions } from '../../../gpu-fn/pipeline/denoise.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { readPosition } from '../../../gpu-fn/pipeline/position.ts'
 import { encodePrompts } from '../../../gpu-fn/pipeline/prompt.ts'
-import { openPipeline, type Pipeline } from '../../../gpu-fn/pipeline/txt2img.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { render } from '../../local/render.ts'
 import { median } from '../statistics.ts'
 import { type Line, type OctetPlan, sidesOf } from './plan.ts'
@@ -61,7 +61,7 @@ async function relativeError(given: Float32Array, name: string): Promise<number>
   return Math.sqrt(difference / norm)
 }
 
-function noise({ package: { manifest } }: Pipeline, size: string): { data: Float32Array; dims: number[] } {
+function noise({ package: { manifest } }: OpenPipeline, size: string): { data: Float32Array; dims: number[] } {
   const { width, height } = sidesOf(size)
   const { channels, downsample } = manifest.latent
   const dims = [1, channels, height / downsample, width / downsample]
@@ -74,26 +74,26 @@ function noise({ package: { manifest } }: Pipeline, size: string): { data: Float
   }
 }
 
-function image(pipeline: Pipeline, size: string, steps: number, guidanceScale: number): Promise<Uint8Array> {
+function image(pipeline: OpenPipeline, size: string, steps: number, guidanceScale: number): Promise<Uint8Array> {
   const request = { prompt: plan.prompt, seed: plan.seed, steps, guidance_scale: guidanceScale, ...sidesOf(size) }
   return render(pipeline, request, (event) => {
     if (event.type === 'finished') say({ note: `s of each part: ${JSON.stringify(event.timings)}` })
   })
 }
 
-function encode({ encoders, package: { manifest } }: Pipeline) {
+function encode({ encoders, package: { manifest } }: OpenPipeline) {
   const prompts = [{ name: 'prompt', text: plan.prompt }]
   return encodePrompts(encoders, manifest.text, prompts, { convention: 'diffusers', batched: false })
 }
 
-async function measureEncode(pipeline: Pipeline): Promise<void> {
+async function measureEncode(pipeline: OpenPipeline): Promise<void> {
   const { prompts } = await encode(pipeline)
   say({ metric: 'prompt_error', value: await relativeError(prompts[0]!.embeds, 'prompt_embeds') })
   say({ metric: 'pooled_error', value: await relativeError(prompts[0]!.pooled, 'pooled') })
   say({ metric: 'encode_ms', value: 1000 * (await medianSeconds(() => encode(pipeline))) })
 }
 
-async function measureForward(pipeline: Pipeline, size: string): Promise<void> {
+async function measureForward(pipeline: OpenPipeline, size: string): Promise<void> {
   const { width, height } = sidesOf(size)
   const { manifest } = pipeline.package
   const patch = manifest.latent.downsample * manifest.latent.patch_size
@@ -111,7 +111,7 @@ async function measureForward(pipeline: Pipeline, size: string): Promise<void> {
   releaseConditions(conditions)
 }
 
-async function measureDecode(pipeline: Pipeline, size: string): Promise<void> {
+async function measureDecode(pipeline: OpenPipeline, size: string): Promise<void> {
   const latent = noise(pipeline, size)
   const { image } = await pipeline.vaeDecoder.run({ latent })
   say({ metric: 'image_error', size, value: await relativeError(image!.data as Float32Array, `image-${size}`) })
@@ -119,7 +119,7 @@ async function measureDecode(pipeline: Pipeline, size: string): Promise<void> {
   say({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
 }
 
-async function measureTurbo(pipeline: Pipeline, size: string): Promise<void> {
+async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void> {
   let png: Uint8Array = new Uint8Array()
   const make = async () => {
     png = await image(pipeline, size, 4, 1)
@@ -131,7 +131,7 @@ async function measureTurbo(pipeline: Pipeline, size: string): Promise<void> {
   say({ image: file, size })
 }
 
-async function measureFull(pipeline: Pipeline, size: string): Promise<void> {
+async function measureFull(pipeline: OpenPipeline, size: string): Promise<void> {
   await image(pipeline, size, 1, 3.5)
   say({ metric: 'full_s', size, value: await secondsOf(() => image(pipeline, size, plan.steps, 3.5)) })
 }

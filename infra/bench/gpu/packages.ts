@@ -42,17 +42,22 @@ export async function makePackage(
 /** The fp8-lite package of an fp8 one, on the same weight files: the two differ in T5 alone. */
 export async function leaveT5Out(from: string, out: string): Promise<void> {
   const manifest: Manifest = JSON.parse(await fs.readFile(path.join(from, 'manifest.json'), 'utf8'))
-  const files = Object.entries(manifest.files).filter(([name]) => !/^(t5[._]|tokenizer_3\/)/.test(name))
+  const { text, networks } = manifest
+  const t5 = text.encoders.find(({ name }) => name === 't5')!
+  const remains = (network: string) => !t5.graphs.includes(network)
+  const isOfT5 = (name: string) =>
+    name.startsWith(`${t5.tokenizer}/`) || !remains(name.replace(/\.(onnx|weights)$/, ''))
+  const files = Object.entries(manifest.files).filter(([name]) => !isOfT5(name))
   for (const [name] of files) {
     await fs.mkdir(path.dirname(path.join(out, name)), { recursive: true })
     await fs.link(path.join(from, name), path.join(out, name))
   }
-  const networks = Object.entries(manifest.networks).filter(([name]) => !/^t5/.test(name))
   const lite = {
     ...manifest,
     tier: 'fp8-lite',
-    text: { ...manifest.text, t5: null },
-    networks: Object.fromEntries(networks),
+    text: { ...text, encoders: text.encoders.filter((encoder) => encoder !== t5) },
+    networks: Object.fromEntries(Object.entries(networks).filter(([name]) => remains(name))),
+    weights: Object.fromEntries(Object.entries(manifest.weights).filter(([name]) => !isOfT5(name))),
     files: Object.fromEntries(files),
   }
   await fs.writeFile(path.join(out, 'manifest.json'), `${JSON.stringify(lite, null, 2)}\n`)

@@ -3,12 +3,13 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
+import { chooseGraphs, planOf, providerOptions } from '../../../gpu-fn/engine/graphs.ts'
 import { BudgetError } from '../../../gpu-fn/engine/memory-plan.ts'
-import { openPackage, type Package } from '../../../gpu-fn/engine/packages.ts'
-import { type Manifest, NETWORKS } from '../../../gpu-fn/manifest.ts'
+import type { Manifest, Package } from '../../../gpu-fn/manifest.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { chooseGraphs, planOf, providerOptions } from '../../../gpu-fn/pipeline/pipeline.ts'
-import { openSession, type SessionOptions, type Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import type { TinyVariant } from '../../checkpoints/tiny/variants.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../../local/built-in-model.ts'
@@ -62,9 +63,9 @@ export async function benchTargets({ model, tier, target, layers = false }: Targ
       if (!good) failures.push(what)
     }
     const { without_kernels } = there
-    const graphs = NETWORKS.filter((name) => networks[name]).map((name) => ({
+    const graphs = Object.entries(networks).map(([name, { file }]) => ({
       name,
-      file: networks[name]!.file,
+      file,
       kernels,
     }))
     if (without_kernels && kernels)

@@ -2,8 +2,9 @@
 // their definition, and its inputs, which are float32 and narrowed inside.
 import { decodeTable, encode } from '../../../gpu-fn/compile/checkpoint/fp8.ts'
 import type { Value } from '../../../gpu-fn/compile/graph/graph.ts'
-import type { FeatureMap, Lowering, Operand } from '../../../gpu-fn/compile/graph/nn.ts'
+import type { FeatureMap, Operand } from '../../../gpu-fn/compile/graph/layer-types.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
+import type { Lowering } from '../../../gpu-fn/compile/graph/scope.ts'
 import type { Fp8Operators } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'

@@ -10,14 +10,15 @@ import type { Fp8Operators } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'
 import { kernelOperators } from '../../../gpu-fn/compile/lower/kernels.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
-import { openSession, type SessionOptions, type Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { CASES, type Case, type Narrow } from './cases.ts'
 import { operators as definition } from './reference.ts'
 
 /** Prints the errors of every case on the GPU's own way and on the portable one. Throws when one is too large, or without a GPU. */
 export async function benchKernels(): Promise<void> {
   const found = findKernels()
-  if ('missing' in found) throw new Error(`the kernels cannot run on this machine: ${found.missing}`)
+  if (!found.library) throw new Error(`the kernels cannot run on this machine: ${found.reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-kernels-'))
   let failures = 0
   try {
@@ -51,7 +52,7 @@ async function run(scratch: string, subject: Case, operators: Fp8Operators, half
   const layout = options.target === 'cpu' ? cpu : cuda
   for (const [name, value] of Object.entries(subject.build(inputs, operators, half, layout))) graph.output(name, value)
   const file = path.join(scratch, 'case.onnx')
-  await fs.writeFile(file, encodeModel(graph, { location: '', placed: new Map() }, '0'))
+  await fs.writeFile(file, encodeModel(graph, { location: '', layout: [] }, '0'))
   const session = await openSession(file, { ...options, binding: 'native' })
   try {
     return await session.run(subject.inputs)

@@ -1,7 +1,7 @@
 // What the operators of gpu-fn/kernels compute, in ONNX operators and float32: the definition that the kernels are tested against. With
 // `reference` as its layers a model runs on the CPU with the very roundings to FP8 that it has on FP8 tensor cores.
 import type { Value } from '../../../gpu-fn/compile/graph/graph.ts'
-import type { FeatureMap, Operand } from '../../../gpu-fn/compile/graph/nn.ts'
+import type { FeatureMap, Operand } from '../../../gpu-fn/compile/graph/layer-types.ts'
 import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
 import { cpu, groupNormOfPlanes } from '../../../gpu-fn/compile/lower/cpu.ts'
 import { type Fp8Operators, fp8Lowering, type Projected } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'

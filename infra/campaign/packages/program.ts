@@ -1,9 +1,9 @@
 // One process of the package campaign: fetches a package and says so. It is killed on the way.
 import { pino } from 'pino'
-import { createVerifier } from '../../../gpu-fn/engine/verification.ts'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
 import type { PackageName } from '../../../gpu-fn/weights/layout.ts'
+import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 
 export type Task = { directory: string; url: string; budgetBytes: number; name: PackageName }
 
@@ -14,7 +14,7 @@ const cache = createPackageCache({
   directory,
   budgetBytes,
   bucket: openBucket({ url, ...keys }, { stallMs: 200, tries: 8, pauseMs: 5 }),
-  verifier: createVerifier({ directory, log }),
+  verifier: new Verifier({ directory, log }),
   log,
   download: { connections: 3, spreadBytes: 192 * 1024 },
 })

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
-import { createJobs, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
+import { Jobs, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
 import { createApp } from '../../../gpu-fn/server/server.ts'
 import { readSettings } from '../program.ts'
 import { recordRuns } from './gpu-runs.ts'
@@ -28,7 +28,7 @@ const log = pino({ level: 'silent' })
 const engine = createModellessEngine(stepMs, recordRuns(directory, name).start)
 const lifecycle: Lifecycle = { status: 'loading' }
 const limits = { queue: 16, retainSeconds: 60, retainBytes: 1 << 26, unreadSeconds: unreadMs / 1000 }
-const jobs = createJobs({ engine, lifecycle, log, onBroken: () => process.exit(1), ...limits })
+const jobs = new Jobs({ engine, lifecycle, log, onBroken: () => process.exit(1), ...limits })
 const key = createPublicKey({ key: JSON.parse(edgePublicKey) as JsonWebKey, format: 'jwk' })
 const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: [key], heartbeatMs })
 const server = createServer(getRequestListener(app.fetch)).listen(port, '127.0.0.1')

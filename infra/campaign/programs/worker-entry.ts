@@ -1,7 +1,6 @@
 // The edge worker plus a route that resets its Durable Objects the way a deploy does. Used by the campaign only, never deployed.
 
 import type { DurableObject } from 'cloudflare:workers'
-import type { Env } from '../../../edge/env.ts'
 import worker, * as edge from '../../../edge/index.ts'
 
 export * from '../../../edge/index.ts'

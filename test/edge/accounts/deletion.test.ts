@@ -3,7 +3,7 @@ import { runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { consumeUsage } from '../../../edge/usage/export.ts'
-import type { UsageRecord } from '../../../edge/usage/outbox.ts'
+import type { UsageRecord } from '../../../edge/usage/record.ts'
 import { accountOf, admit, request } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, newCaller, problemOf, send } from '../support/client.ts'
 import {

@@ -3,8 +3,8 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
-import { exportLines, parsePosition, START } from '../../../edge/accounts/data-export.ts'
-import { eventOf } from '../../../edge/webhooks/events.ts'
+import { eventOf } from '../../../edge/jobs/announcement.ts'
+import { exportLines, parsePosition, START } from '../../../edge/operations/account-export.ts'
 import { accountOf, admit, rows } from '../support/admissions.ts'
 import {
   type Caller,

@@ -2,7 +2,6 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env, exports } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import type { Env } from '../../../edge/env.ts'
 import { clearGpuStates, keepSchedule } from '../../../edge/gpu/warm.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'

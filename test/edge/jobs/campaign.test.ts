@@ -3,7 +3,8 @@
 import { abortAllDurableObjects, evictDurableObject, runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
-import { costOf, isOver, type JobSpec } from '../../../edge/jobs/record.ts'
+import type { JobSpec } from '../../../edge/accounts/job-spec.ts'
+import { costOf, isOver } from '../../../edge/jobs/record.ts'
 import { type Random, randomOf } from '../../../infra/campaign/random.ts'
 import { type Caller, filesOf, newCaller } from '../support/client.ts'
 import {

@@ -1,7 +1,8 @@
 import { describe, test } from 'vitest'
 import { type Catalogue, type Offer, readCatalogue } from '../../../edge/routing/catalogue.ts'
+import type { RouteRequest } from '../../../edge/routing/decision.ts'
 import { price } from '../../../edge/routing/price.ts'
-import { asksForText, chooseRoute, type RouteRequest } from '../../../edge/routing/route.ts'
+import { asksForText, chooseRoute } from '../../../edge/routing/route.ts'
 import type { Estimate } from '../../../edge/routing/route-guards.ts'
 
 const base = { endpoint: 'default', width: 1024, height: 1024, max_pixels: 1024 * 1024, max_side: 1536 }

@@ -2,8 +2,9 @@
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import type { AdmissionRequest } from '../../../edge/accounts/admission.ts'
+import type { JobSpec } from '../../../edge/accounts/job-spec.ts'
 import { type Credential, checkKey } from '../../../edge/auth/keys.ts'
-import { type JobSpec, newJobId } from '../../../edge/jobs/record.ts'
+import { newJobId } from '../../../edge/jobs/record.ts'
 import type { Caller } from './client.ts'
 import { specOf } from './jobs.ts'
 

@@ -1,5 +1,6 @@
 import type { D1Migration } from 'cloudflare:test'
-import type { Env as EdgeEnv } from '../../../edge/env.ts'
+
+type EdgeEnv = Env
 
 declare global {
   namespace Cloudflare {

@@ -2,9 +2,10 @@
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { vi } from 'vitest'
+import type { JobSpec } from '../../../edge/accounts/job-spec.ts'
 import type { Reservation } from '../../../edge/accounts/ledger.ts'
 import { checkKey } from '../../../edge/auth/keys.ts'
-import { isOver, type JobRecord, type JobSpec, newJobId } from '../../../edge/jobs/record.ts'
+import { isOver, type JobRecord, newJobId } from '../../../edge/jobs/record.ts'
 import { type Caller, ORIGIN } from './client.ts'
 import { accepted, image, type Seen, started, stream } from './fake-gpu.ts'
 

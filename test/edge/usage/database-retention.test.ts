@@ -3,7 +3,6 @@ import { createExecutionContext, createScheduledController, waitOnExecutionConte
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
-import type { Env } from '../../../edge/env.ts'
 import worker from '../../../edge/index.ts'
 import { operatorStatus } from '../../../edge/operations/status.ts'
 import { OBSERVATION_DAYS, USAGE_DAYS } from '../../../edge/results/retention.ts'

@@ -2,7 +2,7 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { test, vi } from 'vitest'
-import { announce, eventOf } from '../../../edge/webhooks/events.ts'
+import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { WebhookDO } from '../../../edge/webhooks/outbox.ts'
 import type { Caller } from '../support/client.ts'
 import { finalJob } from '../support/jobs.ts'

@@ -2,9 +2,11 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Checkpoint, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
-import type { WeightSource } from '../../../gpu-fn/compile/graph/scope.ts'
-import { buildModel, type Model } from '../../../gpu-fn/compile/networks.ts'
+import type { Checkpoint, Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
+import type { Model } from '../../../gpu-fn/compile/graph/model.ts'
+import type { WeightSource } from '../../../gpu-fn/compile/graph/weight-source.ts'
+import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
+import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import {
   REAL_LAYOUTS,
   REAL_NAMES,
@@ -44,7 +46,7 @@ describe.each(REAL_NAMES)('the published names of %s', (name) => {
   test.each(REAL_LAYOUTS)('close in the %s layout: every tensor is read once, whole', async (layout) => {
     const { paths, checkpoint } = await open(name, layout)
     const model = build(checkpoint, paths)
-    expect(model.about.variant).toBe(name)
+    expect(model.manifest.variant).toBe(name)
     const counts = packaged(model)
     const last = name === 'medium' ? 23 : 37
     const text = `joint_blocks.${last}.context_block.attn`

@@ -2,9 +2,11 @@ import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type CheckpointNetwork, openCheckpoint, type Tensor } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
 import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
-import { buildModel } from '../../../gpu-fn/compile/networks.ts'
+import type { Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
+import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
+import type { Sd35Network } from '../../../gpu-fn/models/sd35/naming.ts'
+import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 
 let scratch: string
@@ -23,7 +25,7 @@ function wrongShapes(shape: readonly number[]): number[][] {
   return [longer, shorter, scalars, [...shape, 1], [1, ...shape]].filter((wrong) => String(wrong) !== String(shape))
 }
 
-describe.each(['transformer', 'clip_l', 'clip_g', 't5', 'vae'] as const)('%s', (network: CheckpointNetwork) => {
+describe.each(['transformer', 'clip_l', 'clip_g', 't5', 'vae'] as const)('%s', (network: Sd35Network) => {
   test('refuses every tensor of a wrong shape, whichever it is', async () => {
     const checkpoint = await openCheckpoint(paths)
     const tensors = checkpoint.networks[network]!

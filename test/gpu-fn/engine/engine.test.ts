@@ -4,12 +4,12 @@ import path from 'node:path'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
-import { createEngine, type Engine, type EngineOptions } from '../../../gpu-fn/engine/engine.ts'
-import { findPackages } from '../../../gpu-fn/engine/packages.ts'
-import { createVerifier } from '../../../gpu-fn/engine/verification.ts'
+import { type Engine, type EngineOptions, PackageEngine } from '../../../gpu-fn/engine/engine.ts'
+import { footprintOf } from '../../../gpu-fn/engine/graphs.ts'
 import type { Stall } from '../../../gpu-fn/engine/watchdog.ts'
-import { footprintOf } from '../../../gpu-fn/pipeline/pipeline.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/txt2img.ts'
+import { findPackages } from '../../../gpu-fn/weights/packages.ts'
+import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 
@@ -32,8 +32,8 @@ async function startEngine(options: Partial<EngineOptions> = {}) {
   const log = pino({}, { write: (line) => void logs.push(JSON.parse(line)) })
   const stalls: Stall[] = []
   const limits = { memoryBytes: 1e9, stallSeconds: 60, onStall: (stall: Stall) => stalls.push(stall) }
-  const verifier = createVerifier({ directory: path.join(scratch, 'cache'), log })
-  const engine = createEngine({ packages, verifier, log, ...limits, ...options })
+  const verifier = new Verifier({ directory: path.join(scratch, 'cache'), log })
+  const engine = new PackageEngine({ packages, verifier, log, ...limits, ...options })
   onTestFinished(() => engine.stop())
   await engine.start()
   return { engine, logs, stalls }

@@ -2,8 +2,8 @@ import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { openPackage } from '../../../gpu-fn/engine/packages.ts'
 import { readAhead } from '../../../gpu-fn/engine/read-ahead.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 async function ownPackage() {

@@ -1,14 +1,17 @@
 import path from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { chain } from '../../../gpu-fn/engine/chain.ts'
+import { planOf } from '../../../gpu-fn/engine/graphs.ts'
 import { BudgetError, type MemoryPlan } from '../../../gpu-fn/engine/memory-plan.ts'
-import { openPackage, type Package } from '../../../gpu-fn/engine/packages.ts'
-import { chained, createResidency } from '../../../gpu-fn/engine/residency.ts'
-import type { NetworkName } from '../../../gpu-fn/manifest.ts'
+import { type OpenPipeline, openPipeline, type PipelineOptions } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { Residency } from '../../../gpu-fn/engine/residency.ts'
+import type { NetworkName, Package } from '../../../gpu-fn/manifest.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { openPipeline, type Pipeline, type PipelineOptions, planOf } from '../../../gpu-fn/pipeline/pipeline.ts'
 import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
-import { HostResident, openSession, type Resident, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
+import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { render } from '../../../infra/local/render.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
@@ -17,7 +20,7 @@ beforeAll(async () => {
   pkg = await openPackage(await compileTiny({ t5Layers: 1 }))
 })
 
-async function open(options: PipelineOptions): Promise<Pipeline> {
+async function open(options: PipelineOptions): Promise<OpenPipeline> {
   const pipeline = await openPipeline(pkg, options)
   onTestFinished(() => pipeline.release())
   return pipeline
@@ -43,12 +46,12 @@ describe('a package within a budget', () => {
     const opened: NetworkName[] = []
     const tight = await open({ budget: least(), onOpen: (network) => opened.push(network) })
     expect(await render(tight, REQUEST)).toEqual(image)
-    expect(tight.plan.comeAndGo).toContain('transformer')
+    expect(tight.plan.offloaded).toContain('transformer')
     expect(opened).toEqual(expect.arrayContaining(['t5', 't5_2', 'conditioning', 'transformer', 'vae_decoder']))
     const before = opened.length
     expect(await render(tight, REQUEST)).toEqual(image)
     // What comes and goes is opened again by the second image, once each; what is kept is not.
-    expect(opened.slice(before).sort()).toEqual([...tight.plan.comeAndGo].sort())
+    expect(opened.slice(before).sort()).toEqual([...tight.plan.offloaded].sort())
   })
 
   test('never has more than one graph open beside those that it keeps', async () => {
@@ -56,7 +59,7 @@ describe('a package within a budget', () => {
     const request = { ...REQUEST, count: 3, negative_prompt: '', text_convention: 'diffusers' } as const
     const output = { output_format: 'png', output_quality: 90 } as const
     for await (const _ of txt2img(tight, { ...request, ...output }, new AbortController().signal)) {
-      const extra = tight.open().filter((network) => !tight.plan.kept.includes(network))
+      const extra = tight.open().filter((network) => !tight.plan.resident.includes(network))
       expect(extra.length).toBeLessThanOrEqual(1)
     }
     await tight.release()
@@ -101,26 +104,27 @@ test('T5 in several graphs gives what it gives in one', async () => {
   expect(Object.keys(whole!.package.manifest.networks)).not.toContain('t5_2')
   expect(Object.keys(parts!.package.manifest.networks)).toContain('t5_3')
   const ids = { data: BigInt64Array.from({ length: 40 }, (_, i) => BigInt(i * 7)), dims: [2, 20] }
-  const run = async ({ encoders }: Pipeline) => (await encoders.t5!.session.run({ input_ids: ids })).hidden
+  const run = async ({ encoders }: OpenPipeline) =>
+    (await encoders.find(({ about }) => about.name === 't5')!.session.run({ input_ids: ids })).hidden
   expect(await run(parts!)).toEqual(await run(whole!))
 })
 
 describe('residency', () => {
-  const session = { run: async () => ({}), runResident: async () => ({}), release: async () => {} }
+  const session = { run: async () => ({}), runOnDevice: async () => ({}), release: async () => {} }
   const closed: string[] = []
-  const residency = createResidency(async (network) => ({
+  const residency = new Residency(async (network) => ({
     ...session,
     release: async () => void closed.push(network),
   }))
   afterAll(() => residency.release())
 
   test('closes what is no longer kept before it opens what is', async () => {
-    await residency.keep(['clip_l', 'clip_g'])
+    await residency.setResident(['clip_l', 'clip_g'])
     await residency.session('t5').run({})
     expect(residency.open()).toEqual(['clip_l', 'clip_g', 't5'])
     await residency.session('transformer').run({})
     expect(residency.open()).toEqual(['clip_l', 'clip_g', 'transformer'])
-    await residency.keep(['transformer'])
+    await residency.setResident(['transformer'])
     expect(closed).toEqual(['t5', 'clip_l', 'clip_g'])
     expect(residency.open()).toEqual(['transformer'])
   })
@@ -138,10 +142,10 @@ describe('residency', () => {
     })
     const prompt = { pooled: noise(1, text.pooled_width), prompt_embeds: noise(1, 8, text.joint_width) }
     const velocityOf = async (kept: NetworkName[]) => {
-      const own = createResidency(open)
-      await own.keep(kept)
+      const own = new Residency(open)
+      await own.setResident(kept)
       const conditioning = own.session('conditioning')
-      const results = await conditioning.runResident({
+      const results = await conditioning.runOnDevice({
         ...prompt,
         timesteps: { data: Float32Array.of(500), dims: [1] },
       })
@@ -158,7 +162,7 @@ describe('residency', () => {
   describe('of sessions whose weights can leave', () => {
     const logged = () => {
       const log: string[] = []
-      const own = createResidency(async (network) => {
+      const own = new Residency(async (network) => {
         log.push(`open ${network}`)
         const weights = {
           load: async () => void log.push(`load ${network}`),
@@ -180,10 +184,10 @@ describe('residency', () => {
 
     test('ends what is kept no longer, which had memory of its own, and takes what rests for what is kept now', async () => {
       const { own, log } = logged()
-      await own.keep(['clip_l', 'clip_g'])
+      await own.setResident(['clip_l', 'clip_g'])
       await own.session('t5').run({})
       await own.session('transformer').run({})
-      await own.keep(['clip_l', 't5'])
+      await own.setResident(['clip_l', 't5'])
       expect(log.slice(3)).toEqual([
         ...['unload t5', 'open transformer'],
         ...['release clip_g', 'unload transformer', 'load t5'],
@@ -203,7 +207,7 @@ describe('residency', () => {
 
   test('networks that come and go take turns, also when they are asked for at once', async () => {
     let most = 0
-    const own = createResidency(async () => ({
+    const own = new Residency(async () => ({
       ...session,
       run: async () => {
         most = Math.max(most, own.open().length)
@@ -216,7 +220,7 @@ describe('residency', () => {
   })
 
   test('what cannot be opened leaves the rest as it was', async () => {
-    const failing = createResidency(async (network) => {
+    const failing = new Residency(async (network) => {
       if (network === 't5') throw new Error('no room')
       return session
     })
@@ -229,24 +233,24 @@ describe('residency', () => {
 
 test('a chain hands on what each session gave', async () => {
   let onDevice = 0
-  class Counted extends HostResident {
+  class Counted extends HostTensor {
     override release = () => void onDevice--
   }
   const add = (n: number): Session => {
-    const run = async ({ x }: Record<string, Tensor | Resident>) => ({
+    const run = async ({ x }: Record<string, Tensor | DeviceTensor>) => ({
       x: { data: ((x as Tensor).data as Float32Array).map((value) => value * 10 + n), dims: x!.dims },
     })
-    const runResident = async (inputs: Record<string, Tensor | Resident>) => {
+    const runOnDevice = async (inputs: Record<string, Tensor | DeviceTensor>) => {
       onDevice++
       return { x: new Counted((await run(inputs)).x) }
     }
-    return { run, runResident, release: async () => {} }
+    return { run, runOnDevice, release: async () => {} }
   }
   const given = { x: { data: Float32Array.of(3), dims: [1] } }
-  const { x } = await chained([add(1), add(2), add(3)]).run(given)
+  const { x } = await chain([add(1), add(2), add(3)]).run(given)
   expect(x!.data).toEqual(Float32Array.of(3123))
   expect(onDevice).toBe(0)
   const failing: Session = { ...add(0), run: () => Promise.reject(new Error('no room')) }
-  await expect(chained([add(1), failing]).run(given)).rejects.toThrow('no room')
+  await expect(chain([add(1), failing]).run(given)).rejects.toThrow('no room')
   expect(onDevice).toBe(0)
 })

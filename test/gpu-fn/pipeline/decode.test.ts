@@ -1,10 +1,10 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { openPackage } from '../../../gpu-fn/engine/packages.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
 import { decodeLatent, spansOf } from '../../../gpu-fn/pipeline/decode.ts'
 import { toPixels } from '../../../gpu-fn/pipeline/image.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { openPipeline, type Pipeline } from '../../../gpu-fn/pipeline/pipeline.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { builtInPackage } from '../../../infra/local/built-in-model.ts'
 import { render } from '../../../infra/local/render.ts'
 import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
@@ -25,7 +25,7 @@ test('spans cover a length without a hole, and neighbours share what they fade i
 })
 
 describe('nano, decoded in tiles', () => {
-  let pipeline: Pipeline
+  let pipeline: OpenPipeline
   beforeAll(async () => {
     pipeline = await openPipeline(await openPackage(await builtInPackage('nano-turbo', 'fp32')))
   })

@@ -1,20 +1,17 @@
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import type { Manifest } from '../../../gpu-fn/manifest.ts'
-import { type EncoderName, encodePrompts, type TextEncoders } from '../../../gpu-fn/pipeline/prompt.ts'
-import { openTokenizer, type PromptTokenizer } from '../../../gpu-fn/pipeline/tokenizer/tokenizer.ts'
+import { describeText } from '../../../gpu-fn/models/sd35/text-encoders.ts'
+import { encodePrompts, type TextEncoder } from '../../../gpu-fn/pipeline/prompt.ts'
 import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openTokenizer, type PromptTokenizer } from '../../../gpu-fn/tokenizer/tokenizer.ts'
 
 const TINY = path.join(import.meta.dirname, '../../../infra/checkpoints/tiny/tokenizers')
 const DIRECTORIES = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
+type EncoderName = keyof typeof DIRECTORIES
 const WIDTHS = { clip_l: 2, clip_g: 3, t5: 8 }
-const SHAPE = {
-  clip_l: { width: 2, tokens: 77 },
-  clip_g: { width: 3, tokens: 77 },
-  t5: { max_tokens: 512 },
-  joint_width: 8,
-  pooled_width: 5,
-} satisfies Manifest['text']
+const JOINT_WIDTH = 8
+const CLIP_L = { width: 2, pooledWidth: 2, tokens: 77 }
+const CLIP_G = { width: 3, pooledWidth: 3, tokens: 77 }
 const MARKS = { clip_l: 1, clip_g: 2, t5: 3 }
 
 let tokenizers: Record<EncoderName, PromptTokenizer>
@@ -23,7 +20,7 @@ beforeAll(async () => {
   tokenizers = { clip_l: await open('clip_l'), clip_g: await open('clip_g'), t5: await open('t5') }
 })
 
-/** Encoders that answer their mark everywhere, and 10 times their mark as pooled vector; `runs` counts what they were asked. */
+/** Encoders whose hidden states are their mark, and whose pooled vectors are 10 times their mark; `runs` records batch and rows. */
 function encoders(...names: EncoderName[]) {
   const runs: (readonly number[])[] = []
   const session = (name: EncoderName): Session => ({
@@ -38,18 +35,21 @@ function encoders(...names: EncoderName[]) {
       const hidden = filled([batch, rows, WIDTHS[name]], MARKS[name])
       return name === 't5' ? { hidden } : { hidden, pooled: filled([batch, WIDTHS[name]], 10 * MARKS[name]) }
     },
-    runResident: () => Promise.reject(new Error('encoders leave nothing on the device')),
+    runOnDevice: () => Promise.reject(new Error('encoders leave nothing on the device')),
     release: async () => {},
   })
-  const opened: TextEncoders = Object.fromEntries(
-    names.map((name) => [name, { session: session(name), tokenizer: tokenizers[name] }]),
+  const shape = describeText(
+    {
+      clip_l: names.includes('clip_l') ? CLIP_L : null,
+      clip_g: names.includes('clip_g') ? CLIP_G : null,
+      t5: names.includes('t5') ? { graphs: ['t5'] } : null,
+    },
+    { contextWidth: JOINT_WIDTH, pooledWidth: 5 },
   )
-  const shape = {
-    ...SHAPE,
-    clip_l: opened.clip_l ? SHAPE.clip_l : null,
-    clip_g: opened.clip_g ? SHAPE.clip_g : null,
-    t5: opened.t5 ? SHAPE.t5 : null,
-  }
+  const opened = shape.encoders.map((about): TextEncoder => {
+    const name = about.name as EncoderName
+    return { about, session: session(name), tokenizer: tokenizers[name] }
+  })
   return { opened, shape, runs }
 }
 
@@ -57,8 +57,8 @@ async function encode(names: EncoderName[], convention: 'diffusers' | 'reference
   const { opened, shape } = encoders(...names)
   const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { convention, batched: true })
   const { embeds, rows, pooled } = encoded.prompts[0]!
-  const row = (i: number) => [...embeds.subarray(i * SHAPE.joint_width, (i + 1) * SHAPE.joint_width)]
-  return { rows, row, pooled: [...pooled], length: embeds.length, cuts: encoded.cuts }
+  const row = (i: number) => [...embeds.subarray(i * JOINT_WIDTH, (i + 1) * JOINT_WIDTH)]
+  return { rows, row, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
 }
 
 const BOTH = [1, 1, 2, 2, 2, 0, 0, 0]
@@ -111,15 +111,17 @@ describe('lengths', () => {
     expect((await encode(names, 'reference', 'cat '.repeat(300))).rows).toBe(77 + 301)
     const longest = await encode(names, 'reference', 'cat '.repeat(2_000))
     expect(longest.rows).toBe(77 + 512)
-    expect(longest.cuts.at(-1)).toMatch(/^the prompt is longer than the 512 tokens of T5/)
+    expect(longest.truncations.at(-1)).toMatch(/^the prompt is longer than the 512 tokens of T5/)
   })
 
   test('says which encoder did not see what, and quotes no more than a few lines', async () => {
-    const { cuts } = await encode(['clip_l', 't5'], 'diffusers', `${'cat '.repeat(300)}dog`)
-    expect(cuts).toHaveLength(2)
-    expect(cuts[0]).toMatch(/^the prompt is longer than the 77 tokens of CLIP-L, which did not read "cat cat .*…"$/)
-    expect(cuts[1]).toMatch(/^the prompt is longer than the 256 tokens of T5, which did not read "cat .* dog"$/)
-    expect(cuts[0]!.length).toBeLessThan(400)
+    const { truncations } = await encode(['clip_l', 't5'], 'diffusers', `${'cat '.repeat(300)}dog`)
+    expect(truncations).toHaveLength(2)
+    expect(truncations[0]).toMatch(
+      /^the prompt is longer than the 77 tokens of CLIP-L, which did not read "cat cat .*…"$/,
+    )
+    expect(truncations[1]).toMatch(/^the prompt is longer than the 256 tokens of T5, which did not read "cat .* dog"$/)
+    expect(truncations[0]!.length).toBeLessThan(400)
   })
 
   test('an aborted signal stops every encoder with its reason', async () => {

@@ -1,14 +1,9 @@
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { openPackage } from '../../../gpu-fn/engine/packages.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
-import {
-  openPipeline,
-  type Pipeline,
-  type PipelineEvent,
-  type Txt2ImgRequest,
-  txt2img,
-} from '../../../gpu-fn/pipeline/txt2img.ts'
+import { type PipelineEvent, type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny, type TinyPackage } from '../../support/checkpoints/compile.ts'
 
 type ImageEvent = Extract<PipelineEvent, { type: 'image' }>
@@ -27,25 +22,25 @@ const REQUEST: Txt2ImgRequest = {
   text_convention: 'diffusers',
 }
 
-const opened: Pipeline[] = []
+const opened: OpenPipeline[] = []
 afterAll(async () => {
   for (const pipeline of opened) await pipeline.release()
 })
 
-async function open(tiny: TinyPackage): Promise<Pipeline> {
+async function open(tiny: TinyPackage): Promise<OpenPipeline> {
   const pipeline = await openPipeline(await openPackage(await compileTiny(tiny), { verify: true }))
   opened.push(pipeline)
   return pipeline
 }
 
-async function collect(pipeline: Pipeline, request: Partial<Txt2ImgRequest> = {}): Promise<PipelineEvent[]> {
+async function collect(pipeline: OpenPipeline, request: Partial<Txt2ImgRequest> = {}): Promise<PipelineEvent[]> {
   const events: PipelineEvent[] = []
   for await (const event of txt2img(pipeline, { ...REQUEST, ...request }, new AbortController().signal))
     events.push(event)
   return events
 }
 
-async function images(pipeline: Pipeline, request: Partial<Txt2ImgRequest> = {}): Promise<ImageEvent[]> {
+async function images(pipeline: OpenPipeline, request: Partial<Txt2ImgRequest> = {}): Promise<ImageEvent[]> {
   return (await collect(pipeline, request)).filter((event) => event.type === 'image')
 }
 
@@ -56,7 +51,7 @@ async function largestDifference(a: ImageEvent, b: ImageEvent): Promise<number> 
 }
 
 describe('a tiny SD3.5 in float32', () => {
-  let pipeline: Pipeline
+  let pipeline: OpenPipeline
   beforeAll(async () => {
     pipeline = await open({})
   })

@@ -6,7 +6,7 @@ import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 
 test('a library that was not built is missing, and the command that builds it is named', () => {
   const missing = expect.stringMatching(/liboctet-kernels\.so is not there; .*kernels\/build/)
-  expect(findKernels('/nowhere/liboctet-kernels.so')).toEqual({ missing })
+  expect(findKernels('/nowhere/liboctet-kernels.so')).toEqual({ library: null, reason: missing })
 })
 
 test('a file that is no library is as good as missing', async () => {
@@ -14,7 +14,7 @@ test('a file that is no library is as good as missing', async () => {
   try {
     const file = path.join(scratch, 'liboctet-kernels.so')
     await writeFile(file, 'not a library')
-    expect(findKernels(file)).toEqual({ missing: expect.stringContaining('cannot be loaded') })
+    expect(findKernels(file)).toEqual({ library: null, reason: expect.stringContaining('cannot be loaded') })
   } finally {
     await rm(scratch, { recursive: true })
   }

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { openSession, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
+import type { Session, Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { hasGpu } from '../../support/gpu/gpu.ts'
 
@@ -98,7 +99,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
     const [conditioning, transformer] = await Promise.all([open('conditioning'), open('transformer')])
     const prompts = { pooled: noise([1, 192], 1), prompt_embeds: noise([1, 5, 256], 2) }
     const inputs = { timesteps: { data: Float32Array.of(900, 500, 100), dims: [3] }, ...prompts }
-    const resident = await conditioning.runResident(inputs)
+    const resident = await conditioning.runOnDevice(inputs)
     const copied = await conditioning.run(inputs)
     expect(resident.modulation!.dims).toEqual(copied.modulation!.dims)
     const [, batch, width] = copied.modulation!.dims as [number, number, number]

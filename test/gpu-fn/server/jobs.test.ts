@@ -3,8 +3,9 @@ import { runInNewContext } from 'node:vm'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
-import { JobError, jobFault, outcome } from '../../../gpu-fn/server/job.ts'
-import { createJobs, type JobsOptions, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
+import { JobError, jobFault } from '../../../gpu-fn/engine/job-error.ts'
+import { outcome } from '../../../gpu-fn/server/job.ts'
+import { Jobs, type JobsOptions, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
 import { createPacedEngine, pacedModel } from '../../support/engine/paced-engine.ts'
 import { jobBody } from '../../support/gpu/client.ts'
 
@@ -21,7 +22,7 @@ function start(engine: Engine, options: Partial<JobsOptions> = {}) {
   const log = pino({ level: 'error' }, { write: (line) => void faults.push(JSON.parse(line)) })
   const limits = { queue: 2, retainSeconds: 3_600, retainBytes: 1 << 28, unreadSeconds: 10 }
   const onBroken = () => broken.push('broken')
-  const jobs = createJobs({ engine, lifecycle: { status: 'ready' }, log, onBroken, ...limits, ...options })
+  const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken, ...limits, ...options })
   const run = async (id: string, overrides: Parameters<typeof jobBody>[0] = {}) => {
     const job = jobs.submit(id, jobBody(overrides))
     const detach = jobs.attach(job)

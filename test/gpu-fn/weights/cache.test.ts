@@ -2,11 +2,11 @@ import { readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:f
 import path from 'node:path'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { openPackage } from '../../../gpu-fn/engine/packages.ts'
-import { createVerifier } from '../../../gpu-fn/engine/verification.ts'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
 import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/bucket.ts'
@@ -54,7 +54,7 @@ async function openCache(
   const bucket = openBucket({ ...server.address, url: proxy.url + pathname }, { stallMs: 1500, tries: 5, pauseMs: 5 })
   const download = { connections: 3, spreadBytes: 50_000 }
   const { directory } = scratch
-  const verifier = createVerifier({ directory, log: log as never })
+  const verifier = new Verifier({ directory, log: log as never })
   const cache = createPackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
   return {
     ensure: cache.ensure,

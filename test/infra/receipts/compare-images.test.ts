@@ -1,6 +1,7 @@
 import sharp from 'sharp'
 import { expect, test } from 'vitest'
-import { differences, type Pixels, psnr, readPixels, ssim } from '../../../infra/receipts/compare-images.ts'
+import { ssim } from '../../../infra/quality/structural-similarity.ts'
+import { differences, type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
 const plain = (width: number, level: number): Pixels => ({
   data: new Uint8Array(width * width * 3).fill(level),

@@ -40,7 +40,15 @@ export async function compileTiny({
   await makeOnce(directory, async (out, scratch) => {
     const checkpoint = await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), tiny)
     const lowering = asKernels ? reference : undefined
-    await compile({ checkpoint: [checkpoint], out, tier, target, variant: 'custom', lowering, t5Layers })
+    await compile({
+      checkpoint: [checkpoint],
+      out,
+      tier,
+      target,
+      variant: 'custom',
+      lowering,
+      encoderLayersPerGraph: t5Layers,
+    })
   })
   return directory
 }

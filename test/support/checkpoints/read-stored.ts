@@ -1,6 +1,6 @@
 // The bytes of tensors as a checkpoint stores them.
 import { readFile } from 'node:fs/promises'
-import type { Tensor } from '../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import type { Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
 
 /** A function that returns the stored bytes of a tensor, its parts joined; each file is read once. */
 export function readStored(): (tensor: Tensor) => Promise<Uint8Array> {

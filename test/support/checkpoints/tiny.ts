@@ -1,9 +1,10 @@
 // Golden outputs of diffusers and transformers on the tiny checkpoints, and the packages that must give the same.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { openPackage } from '../../../gpu-fn/engine/packages.ts'
 import type { Manifest, NetworkName } from '../../../gpu-fn/manifest.ts'
-import { openSession, type Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { TINY_VARIANTS, type TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
 import { compileTiny } from './compile.ts'
 import { type FloatTensor, readTensors } from './tensors.ts'

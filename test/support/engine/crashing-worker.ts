@@ -1,6 +1,6 @@
 // The real engine thread, except that the prompt `crash` ends it with an error that nobody catches.
 import { parentPort } from 'node:worker_threads'
-import type { Command } from '../../../gpu-fn/engine/worker.ts'
+import type { Command } from '../../../gpu-fn/engine/messages.ts'
 
 parentPort!.on('message', (command: Command) => {
   if (command.type === 'run' && command.request.prompt === 'crash') throw new Error('the thread crashed')

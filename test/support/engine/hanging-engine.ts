@@ -2,7 +2,7 @@
 // first step, as a library does that never returns, until the file named by HANG_UNTIL exists.
 import { existsSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
-import type { Command, Message } from '../../../gpu-fn/engine/worker.ts'
+import type { Command, Message } from '../../../gpu-fn/engine/messages.ts'
 
 const CHECK_MS = 50
 

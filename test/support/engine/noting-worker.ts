@@ -1,6 +1,6 @@
 // The real engine thread, except that it has something to say of every package that is loaded.
 import { parentPort } from 'node:worker_threads'
-import type { Command, Message } from '../../../gpu-fn/engine/worker.ts'
+import type { Command, Message } from '../../../gpu-fn/engine/messages.ts'
 
 parentPort!.on('message', ({ type }: Command) => {
   if (type === 'load') parentPort!.postMessage({ type: 'note', note: 'runs with 16-bit products' } satisfies Message)

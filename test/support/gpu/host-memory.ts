@@ -1,5 +1,5 @@
 // Host memory in a GPU's place: weights are placed, copied and taken away as on a device, and what is not there reads as NaN.
-import type { DeviceMemory } from '../../../gpu-fn/runtime/device-weights.ts'
+import type { DeviceMemory } from '../../../gpu-fn/runtime/device-memory.ts'
 import { loadLibrary } from '../../../gpu-fn/runtime/ffi.ts'
 import type { Pointer } from '../../../gpu-fn/runtime/ort-api.ts'
 

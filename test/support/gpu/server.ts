@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
-import { createJobs, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
+import { Jobs, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
 import { createApp } from '../../../gpu-fn/server/server.ts'
 import { edgeKeys, oldEdgeKeys } from './client.ts'
 
@@ -24,7 +24,7 @@ export async function startServer(engine: Engine, settings: ServerSettings = {})
   const lifecycle: Lifecycle = { status: 'ready' }
   const broken: number[] = []
   const limits = { queue: 2, retainSeconds: 60, retainBytes: 1 << 28, unreadSeconds: 10, ...settings }
-  const jobs = createJobs({ engine, lifecycle, log, onBroken: () => broken.push(1), ...limits })
+  const jobs = new Jobs({ engine, lifecycle, log, onBroken: () => broken.push(1), ...limits })
   const heartbeatMs = settings.heartbeatMs ?? 5_000
   const edgePublicKeys = [edgeKeys.publicKey, oldEdgeKeys.publicKey]
   const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys, heartbeatMs })

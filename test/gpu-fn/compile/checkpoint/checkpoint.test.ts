@@ -1,6 +1,7 @@
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { type CheckpointNetwork, openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import type { Sd35Network } from '../../../../gpu-fn/models/sd35/naming.ts'
+import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import { readStored } from '../../../support/checkpoints/read-stored.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'
@@ -25,7 +26,7 @@ describe('the two layouts of one model', () => {
     const read = readStored()
     expect(Object.keys(diffusers!.networks).sort()).toEqual(['clip_g', 'clip_l', 't5', 'transformer', 'vae'])
     for (const [network, tensors] of Object.entries(single!.networks)) {
-      const others = diffusers!.networks[network as CheckpointNetwork]!
+      const others = diffusers!.networks[network as Sd35Network]!
       expect([...others.keys()].sort()).toEqual([...tensors.keys()].sort())
       for (const [name, tensor] of tensors) {
         const other = others.get(name)!

@@ -2,7 +2,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type Checkpoint, openCheckpoint, type Tensor } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import type { Checkpoint, Tensor } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
+import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import {
   REAL_NAMES,
   type RealLayout,

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
+import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { refusal } from '../../../support/checkpoints/refusal.ts'
 import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
 import { useScratch } from '../../../support/scratch.ts'

@@ -1,11 +1,13 @@
 import path from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { openCheckpoint } from '../../../../gpu-fn/compile/checkpoint/checkpoint.ts'
 import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
-import { buildModel, type Model } from '../../../../gpu-fn/compile/networks.ts'
-import { openPackage } from '../../../../gpu-fn/engine/packages.ts'
-import { openSession, type Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import type { Model } from '../../../../gpu-fn/compile/graph/model.ts'
+import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
+import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
+import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
 import { type FloatTensor, pseudoRandom, relativeError } from '../../../support/checkpoints/tensors.ts'
@@ -50,20 +52,19 @@ describe('the step graph of target cuda-fp8', () => {
   test('reads the same weights as the one for other GPUs beside it, which is that of target cuda', async () => {
     const { graphs, withoutKernels } = await build('medium')
     const alone = await build('medium', 'cuda')
-    const bytes = (graph: Graph) =>
-      new Map(graph.weights.map(({ name, dtype, shape }) => [name, [dtype, shape.reduce((a, b) => a * b)]]))
-    expect([...withoutKernels.keys()]).toEqual(['transformer', 'vae_decoder'])
-    for (const [network, graph] of withoutKernels) {
+    const bytes = (graph: Graph) => new Map(graph.weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
+    expect(Object.keys(withoutKernels!)).toEqual(['transformer', 'vae_decoder'])
+    for (const [network, graph] of Object.entries(withoutKernels!)) {
       expect(bytes(graph)).toEqual(bytes(graphs.get(network)!))
       expect(countOperators(graph)).toEqual(countOperators(alone.graphs.get(network)!))
     }
   })
 
   test('takes any batch, the one for other GPUs one sample', async () => {
-    const { graphs, withoutKernels, about } = await build('medium')
-    expect(about.transformer_batch).toBeNull()
+    const { graphs, withoutKernels, manifest } = await build('medium')
+    expect(manifest.transformer_batch).toBeNull()
     expect(graphs.get('transformer')!.inputs[0]!.shape[0]).toBe('B')
-    expect(withoutKernels.get('transformer')!.inputs[0]!.shape[0]).toBe(1)
+    expect(withoutKernels!.transformer.inputs[0]!.shape[0]).toBe(1)
   })
 
   test('leaves T5 at 16-bit activations', async () => {
@@ -161,7 +162,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('FP8 activations in %s, as
     return async (prompts, latent) => {
       const [batch, , height, width] = latent.dims as [number, number, number, number]
       const pooled = pseudoRandom([2, text.pooled_width], 5)
-      const { modulation, context } = await conditioning.runResident({
+      const { modulation, context } = await conditioning.runOnDevice({
         timesteps: { dims: [1], data: Float32Array.of(700) },
         pooled: {
           data: pooled.data.slice(pooled.data.length - batch * text.pooled_width),

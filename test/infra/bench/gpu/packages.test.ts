@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { openPackage } from '../../../../gpu-fn/engine/packages.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
 import { leaveT5Out } from '../../../../infra/bench/gpu/packages.ts'
 import { compileTiny } from '../../../support/checkpoints/compile.ts'
 

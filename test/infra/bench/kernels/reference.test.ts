@@ -4,10 +4,11 @@ import path from 'node:path'
 import { expect, test } from 'vitest'
 import { decodeTable, quantiseRows } from '../../../../gpu-fn/compile/checkpoint/fp8.ts'
 import { Graph, type Value } from '../../../../gpu-fn/compile/graph/graph.ts'
-import type { Operand } from '../../../../gpu-fn/compile/graph/nn.ts'
+import type { Operand } from '../../../../gpu-fn/compile/graph/layer-types.ts'
 import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
 import { encodeModel } from '../../../../gpu-fn/compile/write/onnx.ts'
-import { openSession, type Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../../../gpu-fn/runtime/session.ts'
 import { operators } from '../../../../infra/bench/kernels/reference.ts'
 import { type FloatTensor, pseudoRandom } from '../../../support/checkpoints/tensors.ts'
 
@@ -22,7 +23,7 @@ async function evaluate(
     const values = Object.entries(inputs).map(([name, { dims }]) => [name, graph.input(name, 'float32', dims)] as const)
     for (const [name, value] of Object.entries(build(Object.fromEntries(values)))) graph.output(name, value)
     const file = path.join(scratch, 'graph.onnx')
-    await writeFile(file, encodeModel(graph, { location: '', placed: new Map() }, '0'))
+    await writeFile(file, encodeModel(graph, { location: '', layout: [] }, '0'))
     const session = await openSession(file, { target: 'cpu' })
     const results: Record<string, Tensor> = await session.run(inputs)
     await session.release()

@@ -1,0 +1,34 @@
+// The request for a route, and the decision.
+import type { Route, Tier } from '#contract'
+
+export const QUALITIES = ['auto', 'draft', 'low', 'standard', 'medium', 'high'] as const
+
+export type RouteRequest = {
+  prompt: string
+  negativePrompt: string
+  quality: (typeof QUALITIES)[number]
+  route?: Route | undefined
+  model?: string | undefined
+  tier?: Tier | undefined
+  steps?: number | undefined
+  guidanceScale?: number | undefined
+  size?: { width: number; height: number } | undefined
+  /** Micro-dollars of the whole request. */
+  maxCost?: number | undefined
+  maxLatencyMs?: number | undefined
+}
+
+export type Decision = {
+  route: Route
+  tier: Tier
+  model: string
+  /** The preferred endpoint, and its fallbacks in `spares`. */
+  endpoint: string
+  spares?: string[]
+  steps: number
+  guidanceScale: number
+  width: number
+  height: number
+  /** A sentence for humans. */
+  reason: string
+}

@@ -1,0 +1,21 @@
+import type { Tier } from '#contract'
+import type { Observed } from '../routing/forecast.ts'
+
+/** How a reservation ends. */
+export type Outcome = 'captured' | 'released'
+
+/** The exported record of a settled job. `id` is the ledger id, `<account>/<job>`, and is the same on every delivery. */
+export type UsageRecord = {
+  id: string
+  account: string
+  job: string
+  key_id: string
+  tier: Tier
+  state: Outcome
+  reserved_amount: number
+  charged: number
+  reserved: number
+  settled: number
+  stripe_customer: string | null
+  observed: Observed | null
+}

@@ -1,0 +1,37 @@
+// Accounts for the tensors of a checkpoint: each is read, and read once.
+
+import { CheckpointError } from '../checkpoint/error.ts'
+import type { Tensor } from '../checkpoint/tensor.ts'
+
+/** Records which tensors of one network were read. */
+export class Ledger {
+  readonly network: string
+  readonly tensors: ReadonlyMap<string, Tensor>
+  readonly #unread: Set<string>
+
+  constructor(network: string, tensors: ReadonlyMap<string, Tensor>) {
+    this.network = network
+    this.tensors = tensors
+    this.#unread = new Set(tensors.keys())
+  }
+
+  /** `again` is for a graph that shares the tensor with an earlier one. */
+  take(name: string, again = false): Tensor {
+    const tensor = this.tensors.get(name)
+    if (!tensor) throw new CheckpointError(this.network, `tensor ${name} is missing`)
+    if (this.#unread.delete(name) === again)
+      throw new CheckpointError(this.network, `tensor ${name} is read ${again ? 'for the first time' : 'twice'}`)
+    return tensor
+  }
+
+  /** Throws a CheckpointError that names the tensors nothing has read. */
+  assertComplete(): void {
+    if (this.#unread.size === 0) return
+    const names = [...this.#unread]
+    const more = names.length > 5 ? ` and ${names.length - 5} more` : ''
+    throw new CheckpointError(
+      this.network,
+      `${names.length} left-over tensors that the model does not have: ${names.slice(0, 5).join(', ')}${more}`,
+    )
+  }
+}

@@ -1,0 +1,37 @@
+// A model between the checkpoint and the package: its graphs, and what the manifest says of it.
+import type { Manifest, NetworkName, Target, Tier } from '../../manifest.ts'
+import type { Tensor } from '../checkpoint/tensor.ts'
+import type { Graph } from './graph.ts'
+import type { Lowering } from './scope.ts'
+
+export type BuildOptions = {
+  readonly tier: Tier
+  readonly target: Target
+  /** Replaces the target's layers; for tests. */
+  readonly lowering?: Lowering | undefined
+  readonly variant?: string | undefined
+  readonly scaleBlock?: number | undefined
+  readonly fuseQkv?: boolean | undefined
+  readonly allowMissingEncoders?: boolean | undefined
+  /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
+  readonly probes?: boolean | undefined
+  /** Layers per graph of a text encoder that is split into several graphs. */
+  readonly encoderLayersPerGraph?: number | undefined
+}
+
+export type Model = {
+  /** In the order in which a job runs them. */
+  readonly graphs: ReadonlyMap<NetworkName, Graph>
+  /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null for other targets than cuda-fp8. */
+  readonly withoutKernels: { readonly transformer: Graph; readonly vae_decoder: Graph } | null
+  /** Rows of each text encoder's embedding. */
+  readonly vocabularies: ReadonlyMap<string, number>
+  /** The position table, if the step graph cannot compute it. */
+  readonly positionTable: Tensor | null
+  readonly manifest: Pick<
+    Manifest,
+    'variant' | 'license' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'
+  >
+  /** Remarks for the operator, in sentences. */
+  readonly notes: readonly string[]
+}

@@ -1,0 +1,77 @@
+// Writes the files of a package and records their sizes and digests.
+import { createHash } from 'node:crypto'
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import type { Manifest, StoredTensor } from '../../manifest.ts'
+import type { Weight } from '../graph/graph.ts'
+import type { WeightSource } from '../graph/weight-source.ts'
+import type { Converted, ScaleErrors } from './convert.ts'
+import { layOut, startConverter, writeWeights } from './weights.ts'
+
+/** A weights file to be written; `network` appears in progress reports. */
+export type WeightsFile = {
+  readonly name: string
+  readonly network: string
+  readonly weights: readonly Weight[]
+  readonly layout: readonly StoredTensor[]
+}
+
+export type Progress = (doneBytes: number, totalBytes: number, network: string) => void
+
+export type WrittenWeights = {
+  /** SHA-256 of the checkpoint's tensors. */
+  readonly source: string
+  readonly sourceBytes: number
+  readonly errors: readonly ScaleErrors[]
+}
+
+export function weightsFile(name: string, network: string, weights: readonly Weight[]): WeightsFile {
+  return { name, network, weights, layout: layOut(weights) }
+}
+
+export class PackageWriter {
+  readonly files: Manifest['files'] = {}
+  readonly #directory: string
+
+  constructor(directory: string) {
+    this.#directory = directory
+  }
+
+  async write(name: string, data: Uint8Array): Promise<void> {
+    const file = path.join(this.#directory, name)
+    await fs.mkdir(path.dirname(file), { recursive: true })
+    await fs.writeFile(file, data, { flag: 'wx', flush: true })
+    this.files[name] = { bytes: data.byteLength, sha256: createHash('sha256').update(data).digest('hex') }
+  }
+
+  /** Converts and writes the weights of all files. Throws CheckpointError. */
+  async writeWeights(files: readonly WeightsFile[], onProgress?: Progress): Promise<WrittenWeights> {
+    const source = createHash('sha256')
+    const sourceBytes = files.flatMap(({ weights }) => weights).reduce((sum, weight) => sum + sourceBytesOf(weight), 0)
+    const errors: ScaleErrors[] = []
+    let done = 0
+    const converter = startConverter()
+    try {
+      for (const { name, network, weights, layout } of files) {
+        const onBlock = (block: Converted) => {
+          done += block.sourceBytes
+          if (block.errors) errors.push(block.errors)
+          onProgress?.(done, sourceBytes, network)
+        }
+        const file = path.join(this.#directory, name)
+        this.files[name] = await writeWeights(file, weights, layout, { converter, source, onBlock })
+      }
+    } finally {
+      await converter.close()
+    }
+    return { source: source.digest('hex'), sourceBytes, errors }
+  }
+}
+
+/** Bytes of the checkpoint that a weight is made from. */
+function sourceBytesOf({ source }: Weight): number {
+  const from = source as WeightSource
+  if (from.kind === 'bytes' || from.kind === 'scales') return 0
+  const bytes = from.tensor.parts.reduce((sum, part) => sum + part.bytes, 0)
+  return (bytes * (from.rows[1] - from.rows[0])) / (from.tensor.shape[0] ?? 1)
+}

@@ -1,0 +1,60 @@
+// How a package runs on this machine: its graphs, their provider options, and their memory.
+import type { Manifest, NetworkName, Package } from '../manifest.ts'
+import type { Size } from '../pipeline/pipeline.ts'
+import { findKernels, type Kernels } from '../runtime/fp8-kernels.ts'
+import { type MemoryPlan, planMemory } from './memory-plan.ts'
+
+/** On the CPU the weights of packages up to this size are widened to float32 once, on opening: some gigabytes for much speed. */
+const FOLD_BYTES = 2 ** 30
+
+/**
+ * Whether the weights of a package are widened on opening (`fold`), and the memory that they then take: the CPU holds every float16
+ * weight, and every folded FP8 weight, as float32.
+ */
+export function footprintOf({ manifest: { files, target, tier } }: Pick<Package, 'manifest'>) {
+  const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
+  const fold = target === 'cpu' && bytes <= FOLD_BYTES
+  const widening = target !== 'cpu' || tier === 'fp32' ? 1 : fold && tier !== 'fp16' ? 4 : 2
+  return { fold, bytes: bytes * widening, widening }
+}
+
+/** onnxruntime's AttentionBackend::EFFICIENT_ATTENTION */
+const EFFICIENT_ATTENTION = '2'
+
+/**
+ * Options of onnxruntime's CUDA provider for a network. For prompts cuDNN's attention is no faster, and its plan delays the first run by 90 ms
+ * and the second by 50 ms. An exhaustive search for convolutions takes a second, the heuristic half of that, with the same result.
+ */
+export function providerOptions(network: NetworkName): Record<string, string> {
+  if (network === 'vae_decoder') return { cudnn_conv_algo_search: 'HEURISTIC' }
+  return network === 'transformer' || network === 'conditioning' ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
+}
+
+let installed: Kernels | undefined
+/** Determined once, because a library stays loaded for the lifetime of the thread. */
+const installedKernels = () => (installed ??= findKernels())
+
+type Graphs = Pick<Manifest, 'networks'> & { batched: boolean; kernels?: string | undefined; note: string | null }
+
+/**
+ * The graphs that this machine can run. For target cuda-fp8 without a supported GPU or without the library of kernels, these are the
+ * package's graphs for 16-bit products.
+ */
+export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = installedKernels): Graphs {
+  const { networks, without_kernels } = manifest
+  const batched = manifest.transformer_batch === null
+  if (!without_kernels) return { networks, batched, note: null }
+  const found = kernels()
+  if (found.library) return { networks, batched, kernels: found.library, note: null }
+  const note = `${manifest.model}:${manifest.tier} runs with FP8 weights but 16-bit products: ${found.reason}`
+  return { networks: { ...networks, ...without_kernels }, batched: false, note }
+}
+
+/** The memory plan of a package for images up to `size`, its default unless given. Throws `BudgetError`. */
+export function planOf(pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan {
+  const { manifest } = pkg
+  const { batched, note } = chooseGraphs(manifest)
+  const target = note === null ? manifest.target : 'cuda'
+  const how = { target, samples: batched ? 2 : 1, widening: footprintOf(pkg).widening }
+  return planMemory(manifest, size, budget ?? null, how)
+}

@@ -1,0 +1,23 @@
+import type { JobErrorCode } from '../contract.ts'
+
+/** A job fails for a reason that the caller may read in `message`; what the log needs is in `cause`. */
+export class JobError extends Error {
+  override name = 'JobError' as const
+  readonly code: JobErrorCode
+
+  constructor(code: JobErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+/** What a caller is told of faults that are ours; the cause goes to the log only. */
+const FAULTS = {
+  internal: 'The image could not be made because of a fault in the service. The same request may be sent again.',
+  model_not_available: 'The model could not be opened on this server.',
+  out_of_memory: 'The server ran out of memory for this request. A smaller width, height or count may fit.',
+} as const
+
+export function jobFault(code: keyof typeof FAULTS, cause: unknown): JobError {
+  return new JobError(code, FAULTS[code], { cause })
+}

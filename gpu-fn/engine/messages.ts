@@ -1,0 +1,35 @@
+// What the main thread and the engine's thread send each other.
+import type { JobErrorCode, JobRequest } from '../contract.ts'
+import type { NetworkName, Package } from '../manifest.ts'
+import type { Size } from '../pipeline/pipeline.ts'
+import type { PipelineEvent } from '../pipeline/txt2img.ts'
+import type { MemoryPlan } from './memory-plan.ts'
+
+export type Settings = { memoryBytes: number /** Budget of the device's memory. */; deviceBytes?: number | undefined }
+
+export type Opened = Partial<Record<NetworkName, number>>
+
+/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
+export type Command =
+  /** `size`: of the job's images. Refused if no plan for this size fits the memory budget. */
+  | { type: 'load'; package: Package; size?: Size }
+  /** Runs every graph for images of each size. */
+  | { type: 'warm'; package: Package; sizes: Size[] }
+  | { type: 'close'; package: Package }
+  | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
+
+/** `ready` is sent once at startup; `note` is a remark about a package just opened; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
+export type Message =
+  | { type: 'ready' }
+  | { type: 'note'; note: string }
+  /** `networks`: seconds of each that was opened. */
+  | { type: 'loaded'; seconds: number; networks: Opened }
+  | { type: 'plan'; plan: MemoryPlan }
+  /** Heartbeat of a command during phases without other replies. */
+  | { type: 'progress' }
+  | { type: 'event'; event: PipelineEvent }
+  | { type: 'aborted' }
+  | { type: 'failed'; code: Exclude<JobErrorCode, 'invalid_request'>; error: Error }
+  /** The request is invalid; `message` is for the caller. */
+  | { type: 'refused'; message: string }
+  | { type: 'done' }

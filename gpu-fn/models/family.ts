@@ -1,0 +1,10 @@
+// What the compiler needs of a network family. A family is a folder beside this file and a line in families.ts.
+import type { Checkpoint } from '../compile/checkpoint/tensor.ts'
+import type { BuildOptions, Model } from '../compile/graph/model.ts'
+
+export type Family = {
+  /** Opens a checkpoint under the names that the family's models read. Throws CheckpointError. */
+  openCheckpoint(paths: readonly string[]): Promise<Checkpoint>
+  /** Builds the graphs of a checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
+  buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model
+}

@@ -1,0 +1,108 @@
+// From an open checkpoint to the graphs of its package; every tensor is read exactly once.
+import { CheckpointError } from '../../compile/checkpoint/error.ts'
+import type { Checkpoint, Tensor } from '../../compile/checkpoint/tensor.ts'
+import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.ts'
+import type { Graph } from '../../compile/graph/graph.ts'
+import { Ledger } from '../../compile/graph/ledger.ts'
+import type { BuildOptions, Model } from '../../compile/graph/model.ts'
+import { graphSettings } from '../../compile/lower/lowerings.ts'
+import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
+import { conditioning, type MMDiTConfig, type PositionTables, transformer } from './mmdit.ts'
+import type { Sd35Network } from './naming.ts'
+import { splitPositionTable } from './positions.ts'
+import { sd35Precision } from './precision.ts'
+import { buildTextEncoders } from './text-encoders.ts'
+import { type VaeConfig, vaeDecoder } from './vae-decoder.ts'
+import { type Defaults, variantOf } from './variants.ts'
+
+type Tensors = ReadonlyMap<string, Tensor>
+type Denoiser = { readonly tensors: Tensors; readonly config: MMDiTConfig; readonly positions: PositionTables }
+type Autoencoder = { readonly tensors: Tensors; readonly config: VaeConfig }
+
+/** Builds every graph that the checkpoint has tensors for. Throws CheckpointError for tensors that are missing, left over or contradictory. */
+export function buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model {
+  const precision = sd35Precision(options.tier)
+  const settings = graphSettings(options, precision)
+  const tensors = tensorsOf(checkpoint, 'transformer', paths)
+  const config = deriveMMDiT(tensors, checkpoint.config.transformer)
+  const { name: variant, defaults } = variantOf(config, checkpoint, paths, options.variant)
+  const table = tensors.get('pos_embed')!
+  const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }
+  const text = buildTextEncoders(checkpoint, config, options, settings)
+  const graphs = new Map([...text.graphs, ...Object.entries(buildDenoiser(denoiser, settings))])
+  const vae = openAutoencoder(checkpoint, config, paths)
+  graphs.set('vae_decoder', buildDecoder(vae, settings))
+  return {
+    graphs,
+    withoutKernels: options.target === 'cuda-fp8' ? buildWithoutKernels(denoiser, vae, options) : null,
+    vocabularies: text.vocabularies,
+    positionTable: denoiser.positions ? null : { ...table, shape: [config.positionMax ** 2, config.width] },
+    manifest: {
+      variant,
+      ...describeDefaults(defaults, vae.config),
+      scheduler: deriveScheduler(checkpoint.config.scheduler, defaults.shift),
+      ...describeDenoiser(denoiser, vae.config),
+      text: text.manifest,
+      transformer_batch: settings.lowering.batch === 1 ? 1 : null,
+    },
+    notes: text.notes,
+  }
+}
+
+function tensorsOf(checkpoint: Checkpoint, network: Sd35Network, paths: readonly string[]): Tensors {
+  const tensors = checkpoint.networks[network]
+  if (!tensors) throw new CheckpointError(paths.join(', '), `has no ${network}`)
+  return tensors
+}
+
+function openAutoencoder(checkpoint: Checkpoint, { inChannels }: MMDiTConfig, paths: readonly string[]): Autoencoder {
+  const tensors = tensorsOf(checkpoint, 'vae', paths)
+  const config = deriveVae(tensors, checkpoint.config.vae)
+  if (config.latentChannels === inChannels) return { tensors, config }
+  throw new CheckpointError(
+    'vae',
+    `decodes ${config.latentChannels} latent channels, but the transformer has ${inChannels}`,
+  )
+}
+
+function buildDenoiser({ tensors, config, positions }: Denoiser, settings: GraphSettings) {
+  const ledger = new Ledger('transformer', tensors)
+  const graphs = {
+    conditioning: buildGraph('conditioning', ledger, settings, (s) => conditioning(s, config)),
+    transformer: buildGraph('transformer', ledger, settings, (s) => transformer(s, config, positions)),
+  }
+  ledger.assertComplete()
+  return graphs
+}
+
+function buildDecoder({ tensors, config }: Autoencoder, settings: GraphSettings): Graph {
+  const ledger = new Ledger('vae', tensors)
+  const graph = buildGraph('vae_decoder', ledger, settings, (s) => vaeDecoder(s, config))
+  ledger.assertComplete()
+  return graph
+}
+
+/** The graphs of target cuda in place of those that use the kernels. */
+function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, options: BuildOptions): Model['withoutKernels'] {
+  const settings = graphSettings({ ...options, target: 'cuda' }, sd35Precision(options.tier))
+  const { transformer } = buildDenoiser(denoiser, settings)
+  return { transformer, vae_decoder: buildDecoder(vae, settings) }
+}
+
+const downsampleOf = ({ levels }: VaeConfig) => 2 ** (levels - 1)
+
+function describeDefaults({ steps, guidanceScale, sampleSize, license }: Defaults, vae: VaeConfig) {
+  const size = downsampleOf(vae) * sampleSize
+  return { license, defaults: { steps, guidance_scale: guidanceScale, width: size, height: size } }
+}
+
+function describeDenoiser(
+  { config, positions }: Denoiser,
+  vae: VaeConfig,
+): Pick<Model['manifest'], 'latent' | 'position'> {
+  const position = { max: config.positionMax, width: config.width }
+  return {
+    latent: { channels: config.inChannels, downsample: downsampleOf(vae), patch_size: config.patchSize },
+    position: positions ? { ...position, source: 'graph' } : { ...position, source: 'input', file: 'position.f32' },
+  }
+}

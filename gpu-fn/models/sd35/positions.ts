@@ -1,0 +1,41 @@
+// A checkpoint's position table [1, max·max, D] as a table of columns and a table of rows, if it is their exact combination.
+import { closeFiles, readFloat32 } from '../../compile/checkpoint/read-tensor.ts'
+import type { Tensor } from '../../compile/checkpoint/tensor.ts'
+import type { PositionTables } from './mmdit.ts'
+
+/**
+ * The two tables [max, D / 2] when the first half of every entry depends on its column alone and the second on its row alone,
+ * as in `get_2d_sincos_pos_embed`; else null. Reads the table one row of the grid at a time.
+ */
+export function splitPositionTable(table: Tensor, max: number, width: number): PositionTables {
+  try {
+    return splitRows(table, max, width)
+  } finally {
+    closeFiles()
+  }
+}
+
+function splitRows(table: Tensor, max: number, width: number): PositionTables {
+  if (width % 2 !== 0) return null
+  const half = width / 2
+  const columns = new Int32Array(max * half)
+  const rows = new Int32Array(max * half)
+  // The tensor is [1, max², D]; its rows are read as those of a matrix of D columns.
+  for (let y = 0; y < max; y++) {
+    const entries = new Int32Array(
+      readFloat32({ tensor: table, start: y * max, end: (y + 1) * max, columns: width }).buffer,
+    )
+    for (let x = 0; x < max; x++) {
+      const entry = entries.subarray(x * width, (x + 1) * width)
+      if (y === 0) columns.set(entry.subarray(0, half), x * half)
+      if (x === 0) rows.set(entry.subarray(half), y * half)
+      if (!same(entry, 0, columns, x * half, half) || !same(entry, half, rows, y * half, half)) return null
+    }
+  }
+  return { columns: new Float32Array(columns.buffer), rows: new Float32Array(rows.buffer) }
+}
+
+function same(a: Int32Array, from: number, b: Int32Array, start: number, length: number): boolean {
+  for (let i = 0; i < length; i++) if (a[from + i] !== b[start + i]) return false
+  return true
+}

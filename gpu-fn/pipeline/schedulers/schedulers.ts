@@ -1,0 +1,12 @@
+// The schedulers by name. manifest.ts lists the names, so that the compiler refuses a checkpoint with another one.
+import type { Manifest, SchedulerName } from '../../manifest.ts'
+import { flowMatchEuler } from './flow-match-euler.ts'
+import type { CreateScheduler, Scheduler } from './scheduler.ts'
+
+const SCHEDULERS: Record<SchedulerName, CreateScheduler> = {
+  FlowMatchEulerDiscreteScheduler: flowMatchEuler,
+}
+
+/** A new scheduler for one image of a package. */
+export const createScheduler = (steps: number, { name, ...config }: Manifest['scheduler']): Scheduler =>
+  SCHEDULERS[name](steps, config)

@@ -1,0 +1,118 @@
+// One interface to onnxruntime: its Node binding on the CPU, its C API on CUDA. With the binding, `run` computes on the calling thread:
+// keep all sessions of a process on one worker thread.
+import * as ort from 'onnxruntime-node'
+import type { Target } from '../manifest.ts'
+import { loadCuda } from './cuda.ts'
+import type { WeightsFile } from './device-weights.ts'
+import { type DeviceTensor, failingWith, HostTensor, type Session, type Tensor } from './session.ts'
+import { type NativeSettings, openNativeSession } from './session-native.ts'
+
+export type SessionOptions = {
+  target: Target
+  /** The Node binding on the CPU and the C API on CUDA, unless given. */
+  binding?: 'node' | 'native' | undefined
+  /** The library of our operators, for graphs of target cuda-fp8 that use them. */
+  kernels?: string | undefined
+  /**
+   * CPU only: widen FP8 weights to float32 once, as the graph is opened, and not in every run. They then hold four times the memory
+   * for as long as the session lives, and runs are faster, the more so the fewer tokens they have: twelve linear layers of
+   * 1536 × 6144 on two cores took 39 ms folded and 313 ms not for 16 tokens, 543 and 820 ms for 256.
+   */
+  fold?: boolean | undefined
+  /** CUDA only: the graph's weights, so that they can be offloaded. */
+  weights?: WeightsFile | undefined
+  /** CUDA only: options of onnxruntime's provider besides our own. */
+  provider?: Record<string, string> | undefined
+  /** CPU threads of one run; as many as there are cores unless given. */
+  threads?: number | undefined
+}
+
+const ERRORS_ONLY = 3
+
+/** Opens an ONNX file; weights beside it are mapped, not read. Throws `SessionError`. */
+export async function openSession(file: string, options: SessionOptions): Promise<Session> {
+  const settings = options.target === 'cpu' ? cpuSettings(options) : cudaSettings(options)
+  const binding = options.binding ?? (options.target === 'cpu' ? 'node' : 'native')
+  if (binding === 'native') return openNativeSession(file, settings)
+  const session = await failingWith(`cannot open ${file}`, () =>
+    ort.InferenceSession.create(file, nodeOptions(settings)),
+  )
+  const runOnce: Session['run'] = async (inputs, { signal, only } = {}) => {
+    signal?.throwIfAborted()
+    return failingWith(`${file} failed`, () => run(session, inputs, only ?? session.outputNames))
+  }
+  return {
+    run: runOnce,
+    async runOnDevice(inputs, runOptions) {
+      const results = Object.entries(await runOnce(inputs, { signal: runOptions?.signal }))
+      return Object.fromEntries(results.map(([name, tensor]) => [name, new HostTensor(tensor)]))
+    },
+    release: () => session.release(),
+  }
+}
+
+function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
+  return {
+    threads,
+    // The pattern of a graph that widens its weights in every run doubles what it allocates.
+    memoryPattern: fold === true,
+    entries: {
+      // Without its rules for quantised graphs, onnxruntime takes DequantizeLinear of a constant for a constant.
+      'session.disable_quant_qdq': fold ? '1' : '0',
+      // Threads that wait by spinning are soon back at work. Each graph has threads of its own: those of one whose run is over must
+      // not take the cores from another's.
+      'session.intra_op.allow_spinning': '1',
+      'session.force_spinning_stop': '1',
+    },
+  }
+}
+
+function cudaSettings({ kernels, provider, weights }: SessionOptions): NativeSettings {
+  return {
+    // A pattern asks for one block of the peak's size in the second run of a shape, on top of what the first run took.
+    memoryPattern: false,
+    entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
+    cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
+    ...(weights && { offload: { weights, memory: loadCuda } }),
+    libraries: kernels === undefined ? [] : [kernels],
+  }
+}
+
+/** The Node binding reaches no option of the CUDA provider. */
+function nodeOptions({ threads, memoryPattern, entries, cuda }: NativeSettings): ort.InferenceSession.SessionOptions {
+  return {
+    executionProviders: [cuda ? 'cuda' : 'cpu'],
+    logSeverityLevel: ERRORS_ONLY,
+    ...(threads !== undefined && { intraOpNumThreads: threads }),
+    enableMemPattern: memoryPattern,
+    extra: entries,
+  }
+}
+
+async function run(
+  session: ort.InferenceSession,
+  inputs: Record<string, Tensor | DeviceTensor>,
+  outputNames: readonly string[],
+): Promise<Record<string, Tensor>> {
+  const feeds: Record<string, ort.Tensor> = {}
+  for (const [name, tensor] of Object.entries(inputs)) {
+    // The binding passes over an input that it does not know.
+    if (!session.inputNames.includes(name)) throw new Error(`the graph has no input ${name}`)
+    if (!('data' in tensor)) throw new Error(`${name} is a resident tensor of another kind of session`)
+    const { data, dims } = tensor
+    feeds[name] = toOrt(data, dims)
+  }
+  const outputs: Record<string, Tensor> = {}
+  for (const [name, { data, dims }] of Object.entries(await session.run(feeds, outputNames))) {
+    if (!(data instanceof Float32Array || data instanceof BigInt64Array || data instanceof Uint8Array)) {
+      throw new Error(`output ${name} is neither float32 nor int64 nor uint8`)
+    }
+    outputs[name] = { data, dims }
+  }
+  return outputs
+}
+
+function toOrt(data: Tensor['data'], dims: readonly number[]): ort.Tensor {
+  if (data instanceof Float32Array) return new ort.Tensor('float32', data, dims)
+  return data instanceof BigInt64Array ? new ort.Tensor('int64', data, dims) : new ort.Tensor('uint8', data, dims)
+}

@@ -1,0 +1,55 @@
+import { expect, test } from 'vitest'
+import { chooseGraphs, footprintOf } from '../../../gpu-fn/engine/graphs.ts'
+import type { Manifest } from '../../../gpu-fn/manifest.ts'
+
+const GIB = 2 ** 30
+
+test.each<[Manifest['target'], Manifest['tier'], fileBytes: number, fold: boolean, bytes: number]>([
+  ['cpu', 'fp8', GIB, true, 4 * GIB],
+  ['cpu', 'fp8-lite', GIB, true, 4 * GIB],
+  ['cpu', 'fp8', GIB + 2, false, 2 * GIB + 4],
+  ['cpu', 'fp16', GIB, true, 2 * GIB],
+  ['cpu', 'fp16', GIB + 2, false, 2 * GIB + 4],
+  ['cpu', 'fp32', GIB, true, GIB],
+  ['cuda', 'fp8', GIB, false, GIB],
+  ['cuda-fp8', 'fp8', GIB, false, GIB],
+])(
+  'a package for %s in %s with files of %d bytes: folded %s, %d bytes in memory',
+  (target, tier, size, fold, bytes) => {
+    const half = { bytes: size / 2, sha256: '' }
+    const manifest = { target, tier, files: { a: half, b: half } } as unknown as Manifest
+    expect(footprintOf({ manifest })).toMatchObject({ fold, bytes })
+  },
+)
+
+const graph = (file: string) => ({ file, inputs: [], outputs: [] })
+const NETWORKS = { t5: graph('t5'), transformer: graph('transformer'), vae_decoder: graph('vae_decoder') }
+const OTHERS = { transformer: graph('other transformer'), vae_decoder: graph('other vae_decoder') }
+const manifestFor = (target: Manifest['target']) =>
+  ({
+    ...{ model: 'large', tier: 'fp8', target, transformer_batch: target === 'cuda' ? 1 : null, networks: NETWORKS },
+    ...(target === 'cuda-fp8' && { without_kernels: OTHERS }),
+  }) as unknown as Manifest
+
+test('the graphs are those with kernels where GPU and kernels are there', () => {
+  const kernels = () => ({ library: '/kernels.so', reason: null })
+  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+    ...{ networks: NETWORKS, batched: true, kernels: '/kernels.so', note: null },
+  })
+})
+
+test('without them they are the others, a sample at a time, and say why', () => {
+  const kernels = () => ({ library: null, reason: 'the GPU has no FP8 tensor cores' })
+  expect(chooseGraphs(manifestFor('cuda-fp8'), kernels)).toEqual({
+    ...{ networks: { t5: NETWORKS.t5, ...OTHERS }, batched: false },
+    note: expect.stringMatching(/large:fp8 .*16-bit products: the GPU has no FP8 tensor cores/),
+  })
+})
+
+test.each(['cpu', 'cuda'] as const)('a package for %s has one graph a network and asks for no kernels', (target) => {
+  const kernels = () => {
+    throw new Error('not to be asked')
+  }
+  const chosen = chooseGraphs(manifestFor(target), kernels)
+  expect(chosen).toEqual({ networks: NETWORKS, batched: target === 'cpu', note: null })
+})
