@@ -151,7 +151,7 @@ test('docs/api.md has every route', () => {
 })
 
 test('docs/api.md has every error with its status', () => {
-  const errors = [...read('edge/http/errors.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
+  const errors = [...read('edge/http/error-codes.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
     ([, code, status]) => `${code} ${status}`,
   )
   const rows = [...section('docs/api.md', '## Errors').matchAll(/^\| `(\w+)` \| (\d+) \|/gm)]
