@@ -2,21 +2,21 @@ import { Hono } from 'hono'
 import { cors } from 'hono/cors'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
-import { EXPOSED_HEADERS } from './accounts/limits.ts'
 import { checkAccess } from './auth/access.ts'
 import type { EdgeEnv } from './http/context.ts'
 import { onError, onMethodNotAllowed, onNotFound } from './http/errors.ts'
-import { boundedHead } from './http/request-head.ts'
-import { replyHeaders, unstored } from './http/response-headers.ts'
+import { limitRequestHead } from './http/request-head.ts'
+import { EXPOSED_HEADERS, noStore, securityHeaders } from './http/response-headers.ts'
+import { ACCESS } from './routes/access.ts'
 import { accountData, ownAccount } from './routes/account-data.ts'
 import { accounts } from './routes/accounts.ts'
+import { dialectErrors, dialects } from './routes/dialects.ts'
 import { health } from './routes/health.ts'
-import { images } from './routes/images.ts'
 import { jobs } from './routes/jobs.ts'
 import { keys } from './routes/keys.ts'
 import { models } from './routes/models.ts'
 import { operator } from './routes/operator.ts'
-import { warmth } from './routes/prewarm.ts'
+import { prewarmRoute } from './routes/prewarm.ts'
 import { quote } from './routes/quote.ts'
 import { receiptKeys, receipts } from './routes/receipts.ts'
 import { jobImages, results } from './routes/results.ts'
@@ -27,27 +27,28 @@ import { webhooks } from './routes/webhooks.ts'
 
 export const app = new Hono<EdgeEnv>()
 
-app.use(replyHeaders)
-app.use(unstored)
+app.use(securityHeaders)
+app.use(noStore)
 app.use(requestId())
-app.use(boundedHead)
+app.use(limitRequestHead)
 // Browsers authenticate with a token of POST /v1/tokens; no route reads cookies.
 app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS }))
 app.use(methodNotAllowed({ app, onMethodNotAllowed }))
-app.use(checkAccess)
+app.route('/', dialectErrors)
+app.use(checkAccess(ACCESS))
 
+app.route('/', dialects)
 app.route('/healthz', health)
 app.route('/.well-known', receiptKeys)
 app.route('/v1/account', ownAccount)
 app.route('/v1/accounts', accounts)
 app.route('/v1/accounts', accountData)
-app.route('/v1/images', images)
 app.route('/v1/jobs', jobs)
 app.route('/v1/jobs', receipts)
 app.route('/v1/jobs', jobImages)
 app.route('/v1/keys', keys)
 app.route('/v1/models', models)
-app.route('/v1/prewarm', warmth)
+app.route('/v1/prewarm', prewarmRoute)
 app.route('/v1/quote', quote)
 app.route('/v1/operator', operator)
 app.route('/v1/results', results)

@@ -1,17 +1,17 @@
 import { app } from './app.ts'
-import { keepSchedule } from './gpu/warm.ts'
-import { tidyDatabase } from './usage/database-retention.ts'
+import { prewarmOnSchedule } from './gpu/health.ts'
+import { applyRetention } from './usage/database-retention.ts'
 import { queue } from './usage/queue.ts'
 
 export { AccountDO } from './accounts/account.ts'
-export { WarmDO } from './gpu/warm.ts'
+export { EndpointDO } from './gpu/endpoint-object.ts'
 export { JobDO } from './jobs/job.ts'
 export { WebhookDO } from './webhooks/outbox.ts'
 
 async function scheduled({ scheduledTime: now }: ScheduledController, env: Env, ctx: ExecutionContext): Promise<void> {
   // A separate promise, because a failure of the schedule must not prevent the deletion of expired rows.
-  ctx.waitUntil(tidyDatabase(env, now))
-  await keepSchedule(env, now)
+  ctx.waitUntil(applyRetention(env, now))
+  await prewarmOnSchedule(env, now)
 }
 
 export default { fetch: app.fetch, queue, scheduled } satisfies ExportedHandler<Env>

@@ -6,9 +6,12 @@ export const PROTOCOL_VERSION = 1
 export const TIERS = ['fp8', 'fp8-lite', 'fp16', 'fp32'] as const
 export const ROUTES = ['turbo', 'full'] as const
 export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
+export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
 export type Tier = (typeof TIERS)[number]
 export type Route = (typeof ROUTES)[number]
+/** Whether packages of a tier have T5, the text encoder for long prompts and for text in images. */
+export const hasT5 = (tier: Tier): boolean => tier !== 'fp8-lite'
 
 /** Bounds that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {
@@ -26,6 +29,8 @@ export const LIMITS = {
   heartbeatMs: 5_000,
 } as const
 
+/** A model's name, which becomes part of paths and settings. */
+export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
 /** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema with a digest uses this. */
 export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
@@ -36,7 +41,7 @@ const prompt = z.string().max(LIMITS.promptCharacters)
 export const jobRequest = z.strictObject({
   protocol: z.literal(PROTOCOL_VERSION),
   attempt: z.int().min(1),
-  model: z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/),
+  model: modelName,
   tier: z.enum(TIERS),
   prompt,
   negative_prompt: prompt,
@@ -102,6 +107,7 @@ export const timings = z.strictObject({
 export type Timings = z.infer<typeof timings>
 
 const index = z.int().min(0)
+const contentType = z.enum(CONTENT_TYPES)
 /** One line of the reply stream. A line with `bytes: n` is followed by exactly n raw bytes. */
 export const jobEvent = z.discriminatedUnion('type', [
   /** `position`: number of jobs ahead of this one, including the running one; 0 while it runs. */
@@ -123,7 +129,7 @@ export const jobEvent = z.discriminatedUnion('type', [
     seed: z.int().min(0).max(LIMITS.seedMax),
     width: side,
     height: side,
-    content_type: z.enum(['image/png', 'image/jpeg', 'image/webp']),
+    content_type: contentType,
     sha256: sha256Hex,
     bytes: z.int().min(1).max(LIMITS.imageBytes),
   }),
@@ -134,7 +140,7 @@ export const jobEvent = z.discriminatedUnion('type', [
     step: z.int().min(1),
     width: z.int().min(1).max(LIMITS.side.max),
     height: z.int().min(1).max(LIMITS.side.max),
-    content_type: z.enum(['image/png', 'image/jpeg', 'image/webp']),
+    content_type: contentType,
     bytes: z.int().min(1).max(LIMITS.previewBytes),
   }),
   z.strictObject({ type: z.literal('succeeded'), images: z.int().min(1), timings }),

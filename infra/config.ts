@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
-import { catalogue } from '../edge/routing/catalogue.ts'
+import { catalogTable } from '../edge/config/catalog.ts'
 import { TIERS } from '../gpu-fn/contract.ts'
 
 const name = z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'must be 1 to 63 of a-z, 0-9 and "-", not "-" at the start')
@@ -20,8 +20,8 @@ const config = z.strictObject({
     name,
     database: name,
     results: name,
-    /** What is served, best first: OCTET_CATALOGUE of the deployed worker. */
-    offers: catalogue.shape.offers,
+    /** What is served, best first: OCTET_CATALOG of the deployed worker. */
+    offers: catalogTable.shape.offers,
   }),
   gpu: z.strictObject({
     app: name,

@@ -9,9 +9,9 @@ const root = path.join(import.meta.dirname, '..')
 const { privateKey, publicKey } = await generateKeyPair('EdDSA', { extractable: true })
 
 const offer = { model: 'tiny', tier: 'fp8', width: 256, height: 256 }
-const paired = { ...offer, model: 'paired', endpoint: 'default', spares: ['spare'] }
+const paired = { ...offer, model: 'paired', endpoint: 'default', fallbacks: ['spare'] }
 /** More than the built-in model can make, to see what the worker itself allows. */
-const catalogue = {
+const catalog = {
   endpoints: { spare: 'https://spare.test' },
   offers: [
     { ...offer, route: 'turbo', steps: 4, guidance_scale: 1, max_pixels: 1024 ** 2 },
@@ -22,7 +22,7 @@ const catalogue = {
 
 /** The worker under test: made-up secrets, and deadlines short enough to watch them pass. */
 const edgeBindings = {
-  OCTET_CATALOGUE: JSON.stringify(catalogue),
+  OCTET_CATALOG: JSON.stringify(catalog),
   KEY_PEPPER: `2:${'new-pepper-'.repeat(4)},1:${'old-pepper-'.repeat(4)}`,
   GPU_SIGNING_KEY: JSON.stringify(await exportJWK(privateKey)),
   GPU_PUBLIC_KEY: JSON.stringify(await exportJWK(publicKey)),
@@ -35,7 +35,7 @@ const edgeBindings = {
   GPU_RUN_SECONDS: '2',
   GPU_RETRY_SECONDS: '0.01',
   GPU_SLOTS: '1000',
-  GPU_HEDGE_SECONDS: '0.2',
+  GPU_FAILOVER_SECONDS: '0.2',
   GPU_PROXY_HEADERS: JSON.stringify({
     default: { 'modal-key': 'wk-1', 'modal-secret': 'ws-1' },
     spare: { authorization: 'Bearer of-the-host' },

@@ -1,29 +1,26 @@
 // AccountDO: one account's keys, Idempotency-Keys, limit meters and ledger, in one SQLite database.
+
 import { DurableObject } from 'cloudflare:workers'
-import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
+import type { Credential, KeyCredential } from '../auth/keys.ts'
 import { allows } from '../auth/keys.ts'
+import type { Scope } from '../auth/scopes.ts'
+import type { Recovery } from '../config/recovery.ts'
+import { configOf } from '../config.ts'
 import { ACCOUNT_DELETED } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
-import { type Recovery, readRecovery } from '../platform/recovery.ts'
+import type { LedgerEntry } from '../usage/record.ts'
 import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
+import type { KeyChange, KeyInfo, ListedKey } from './key-info.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './key-management.ts'
-import {
-  authenticate,
-  findKey,
-  holdsLinks,
-  type KeyChange,
-  type KeyInfo,
-  type ListedKey,
-  listKeys,
-} from './key-table.ts'
+import { areLinksValid, authenticate, findKey, listKeys } from './key-table.ts'
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
-import { exportBatch, nextExport, OUTBOX_MS, takeOut } from './usage-outbox.ts'
+import { exportBatch, nextExport, OUTBOX_MS, removeFromOutbox } from './usage-outbox.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
@@ -38,7 +35,7 @@ export class AccountDO extends DurableObject<Env> {
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
-    this.#recovery = readRecovery(env)
+    this.#recovery = configOf(env).recovery
     ctx.storage.transactionSync(() => createAccountTables(this.#sql))
   }
 
@@ -70,8 +67,8 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   /** Whether links signed for a key are valid. */
-  keyHoldsLinks(id: string): boolean {
-    return holdsLinks(this.#sql, id)
+  areLinksValid(id: string): boolean {
+    return areLinksValid(this.#sql, id)
   }
 
   /** Revokes a key and its browser tokens immediately and permanently, on behalf of the key `by` or of the operator. */
@@ -101,7 +98,7 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
-  async settle(job: string, settlement: ledger.Settlement): Promise<ledger.LedgerEntry | null> {
+  async settle(job: string, settlement: ledger.Settlement): Promise<LedgerEntry | null> {
     await this.#wakeWithin(OUTBOX_MS)
     this.ctx.storage.transactionSync(() => ledger.settleOnce(this.#sql, job, settlement))
     const entry = this.entry(job)
@@ -126,7 +123,7 @@ export class AccountDO extends DurableObject<Env> {
     return ledger.jobNamed(this.#sql, name)
   }
 
-  entry(job: string): ledger.LedgerEntry | null {
+  entry(job: string): LedgerEntry | null {
     return ledger.entryOf(this.#sql, job)
   }
 
@@ -152,7 +149,7 @@ export class AccountDO extends DurableObject<Env> {
 
   /** Removes jobs from the usage export after their rows were stored in D1. */
   exported(jobs: readonly string[]): void {
-    takeOut(this.#sql, jobs)
+    removeFromOutbox(this.#sql, jobs)
   }
 
   /** Adds credit in micro-dollars once per id. A repeat changes nothing and returns the original credit. */
@@ -243,7 +240,7 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   #settings(): AccountSettings {
-    return settingsOf(this.#sql, this.env.OCTET_ACCOUNT_LIMITS)
+    return settingsOf(this.#sql, () => configOf(this.env).accountLimits)
   }
 
   async #wakeWithin(milliseconds: number): Promise<void> {

@@ -1,9 +1,13 @@
 // Admission of jobs to an account: one SQLite transaction that reserves the price or changes nothing.
 
-import type { Credential, Scope } from '../auth/keys.ts'
+import type { Credential } from '../auth/keys.ts'
+import type { Scope } from '../auth/scopes.ts'
+import { UNLIMITED } from '../config/limits.ts'
+import { DAY_MS } from '../platform/units.ts'
 import { FULL_BYTES } from '../results/retention.ts'
 import type { JobSpec } from './job-spec.ts'
-import { creatorsOf, findKey, isActive, type KeyInfo } from './key-table.ts'
+import type { KeyInfo } from './key-info.ts'
+import { creatorsOf, findKey, isActive } from './key-table.ts'
 import {
   countRequest,
   dropReservation,
@@ -16,8 +20,8 @@ import {
   reusableJob,
   sumsOf,
 } from './ledger.ts'
-import { type RateState, UNLIMITED } from './limits.ts'
 import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
+import type { RateState } from './rates.ts'
 import type { AccountSettings } from './settings.ts'
 
 export const IDEMPOTENCY_SCHEMA = `
@@ -27,7 +31,7 @@ export const IDEMPOTENCY_SCHEMA = `
   CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);`
 
 /** The lifetime of an Idempotency-Key. */
-export const IDEMPOTENCY_MS = 24 * 3600_000
+export const IDEMPOTENCY_MS = DAY_MS
 
 /** Browser tokens expire within an hour, so their meters are obsolete after two. */
 const TOKEN_METER_MS = 2 * 3600_000

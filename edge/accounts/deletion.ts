@@ -3,6 +3,7 @@
 
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
+import { DAY_MS } from '../platform/units.ts'
 import { deletePrefix } from '../results/results.ts'
 import { RETENTION_DAYS, resultPrefix } from '../results/retention.ts'
 import { eraseUsage } from '../usage/database-retention.ts'
@@ -19,7 +20,7 @@ export const DELETION_SCHEMA = `
  * The delay before the account's rows in D1 are deleted. They deduplicate records that the queue delivers twice, and the queue retains
  * messages for four days.
  */
-const QUEUE_MS = 5 * 24 * 3600_000
+const QUEUE_MS = 5 * DAY_MS
 /** The delays before retrying a failed step and before checking the export again. */
 const FAILED_MS = 30_000
 const EXPORT_MS = 10_000

@@ -1,8 +1,10 @@
 // Paged export of an account's own rows: keys without their hashes, credits, usage, and jobs.
 
+import type { LedgerEntry } from '../usage/record.ts'
 import type { JobSpec } from './job-spec.ts'
-import { type KeyInfo, listKeys } from './key-table.ts'
-import type { LedgerEntry, UsageRow } from './ledger.ts'
+import type { KeyInfo } from './key-info.ts'
+import { listKeys } from './key-table.ts'
+import type { UsageRow } from './ledger.ts'
 
 export const EXPORT_SECTIONS = ['keys', 'credits', 'usage', 'jobs'] as const
 export type ExportSection = (typeof EXPORT_SECTIONS)[number]

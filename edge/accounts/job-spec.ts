@@ -1,11 +1,9 @@
 // A job as its account admits and lists it.
-import type { JobRequest, Route, Tier, Timings } from '#contract'
-import type { ErrorCode } from '../http/errors.ts'
-import type { StoredImage } from '../results/results.ts'
+import type { JobRequest } from '#contract'
+import type { PublicJob } from '../dialects/public-job.ts'
 import type { RetentionDays } from '../results/retention.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision } from '../routing/decision.ts'
-
-export type JobState = 'queued' | 'starting' | 'running' | 'succeeded' | 'failed' | 'canceled'
 
 /** The specification of a job: what its price pays for. */
 export type JobSpec = {
@@ -31,29 +29,15 @@ export type JobSpec = {
   origin: string
   /** The request's own webhook address. */
   webhook: string | null
+  /** The dialect of the request; null for the native API. */
+  dialect: string | null
   /** How long images are kept. The account sets it at admission. */
   retentionDays: RetentionDays
 }
 
 /** A final job as the ledger stores it for lists. Times are Unix milliseconds, `price` is the charge in micro-dollars. */
-export type JobSummary = {
-  id: string
-  name: string | null
-  state: JobState
-  created: number
-  finished: number | null
-  attempt: number
-  cancelRequested: boolean
-  error: { code: ErrorCode; message: string } | null
-  timings: Timings | null
-  route: Route
-  tier: Tier
-  model: string
-  steps: number
-  guidance_scale: number
-  reason: string
-  size: string
+export type JobSummary = Omit<PublicJob, 'object' | 'images' | 'cancel_requested' | 'price_microdollars'> & {
   images: Omit<StoredImage, 'receipt'>[]
-  warnings: { code: string; message: string }[]
+  cancelRequested: boolean
   price: number
 }

@@ -2,21 +2,10 @@
 // rights. Call each function in a transaction.
 
 import type { KeyCredential } from '../auth/keys.ts'
+import { UNLIMITED } from '../config/limits.ts'
+import type { KeyChange, KeyInfo, KeyOptions } from './key-info.ts'
 import { excessOf, isUnlimited, lowestLimits, type Rights } from './key-rights.ts'
-import {
-  creatorsOf,
-  endKey,
-  findKey,
-  insertKey,
-  isActive,
-  type KeyChange,
-  type KeyInfo,
-  type KeyOptions,
-  type Line,
-  MOST_CREATORS,
-  updateKey,
-} from './key-table.ts'
-import { UNLIMITED } from './limits.ts'
+import { creatorsOf, endKey, findKey, insertKey, isActive, type Line, MOST_CREATORS, updateKey } from './key-table.ts'
 
 /** The maximum numbers of active keys and of all keys per account. The oldest inactive keys are deleted first. */
 export const MOST_ACTIVE_KEYS = 100

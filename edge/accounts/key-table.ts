@@ -1,28 +1,15 @@
 // An account's keys, as functions over its SQLite: secret hashes, scopes, limits, expiry. Keys related by rotation form one lineage and
 // share limits and a meter, so that rotation does not reset an allowance.
+
 import { timingSafeEqual } from 'hono/utils/buffer'
-import type { Credential, KeyCredential, Scope } from '../auth/keys.ts'
-import type { Limits } from './limits.ts'
+import type { Credential, KeyCredential } from '../auth/keys.ts'
+import type { Limits } from '../config/limits.ts'
+import type { KeyInfo, KeyOptions, ListedKey } from './key-info.ts'
 
 export const KEYS_SCHEMA = `
   CREATE TABLE IF NOT EXISTS keys (
     id TEXT PRIMARY KEY, lineage TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT NOT NULL, scopes TEXT NOT NULL,
     limits TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER, revoked INTEGER, created_by TEXT) STRICT;`
-
-/** The configurable fields of a key. `expires` is Unix milliseconds, or null for no expiry. */
-export type KeyOptions = { label: string; scopes: Scope[]; limits: Limits; expires: number | null }
-/** A partial update of KeyOptions. Omitted limits are unchanged on update and inherited from the creating key on creation. */
-export type KeyChange = Partial<Omit<KeyOptions, 'limits'> & { limits: Partial<Limits> }>
-/** A key without its secret. Times are Unix milliseconds. `created_by` is the id of the creating key, or null for the operator. */
-export type KeyInfo = KeyOptions & {
-  id: string
-  lineage: string
-  created: number
-  revoked: number | null
-  created_by: string | null
-}
-/** `creator_revoked`: an ancestor of this key was revoked. */
-export type ListedKey = KeyInfo & { creator_revoked: boolean }
 
 type KeyRow = Record<'id' | 'lineage' | 'secret_hash' | 'label' | 'scopes' | 'limits', string> & {
   created: number
@@ -103,7 +90,7 @@ export const isActive = ({ revoked, expires }: Pick<KeyInfo, 'revoked' | 'expire
   revoked === null && (expires === null || expires > Date.now())
 
 /** Whether links signed for a key are valid: the key was not revoked, and it or another key of its lineage is active. */
-export function holdsLinks(sql: SqlStorage, id: string): boolean {
+export function areLinksValid(sql: SqlStorage, id: string): boolean {
   const key = findKey(sql, id)
   if (!key || key.revoked !== null) return false
   const lineage = sql.exec<KeyRow>('SELECT * FROM keys WHERE lineage = ?', key.lineage).toArray()

@@ -3,12 +3,14 @@
 
 import type { Tier } from '#contract'
 import { log } from '../platform/log.ts'
-import { isKept } from '../results/results.ts'
+import { DAY_MS } from '../platform/units.ts'
+import { isAvailable } from '../results/results.ts'
 import { USAGE_KEY_DAYS } from '../results/retention.ts'
-import type { Observed } from '../routing/forecast.ts'
+import type { Observation } from '../routing/observation.ts'
+import type { LedgerEntry } from '../usage/record.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import { countOn, type Meter, type Metered, newMeter, reserveOn, settleOn, utcDay } from './meter.ts'
-import { isExporting, putOut } from './usage-outbox.ts'
+import { addToOutbox, isExporting } from './usage-outbox.ts'
 
 export const LEDGER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS ledger (
@@ -33,17 +35,6 @@ export const LEDGER_SCHEMA = `
     id TEXT PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL, created INTEGER NOT NULL) STRICT;`
 
 export type Outcome = 'captured' | 'released'
-/** Amounts are micro-dollars, times Unix milliseconds. `charged` is the captured part of the reserved `amount`. */
-export type LedgerEntry = {
-  job: string
-  key_id: string
-  tier: Tier
-  amount: number
-  charged: number
-  state: 'reserved' | Outcome
-  reserved: number
-  settled: number | null
-}
 /**
  * `amount` is the captured part of the reservation in micro-dollars, by default all of it. `observed` is for forecasts, `summary` for lists.
  * The next request with the name or Idempotency-Key of a `retryable` job replaces the job.
@@ -51,7 +42,7 @@ export type LedgerEntry = {
 export type Settlement = {
   outcome: Outcome
   amount?: number
-  observed?: Observed | null
+  observed?: Observation | null
   summary?: JobSummary
   retryable?: boolean
 }
@@ -150,7 +141,7 @@ export function settleOnce(sql: SqlStorage, job: string, settlement: Settlement)
     )
     .one()
   settleMeters(sql, meters, entry.amount, charged)
-  putOut(sql, job)
+  addToOutbox(sql, job)
   if (outcome === 'captured') countUsage(sql, { ...entry, charged }, utcDay(now))
   return true
 }
@@ -196,7 +187,7 @@ const OLD_USAGE = "usage INDEXED BY usage_of_keys WHERE key_id <> '' AND day < ?
 
 /** Folds the usage by key of expired days into one row per day and tier, in the caller's transaction. Daily sums stay equal. */
 export function foldOldUsage(sql: SqlStorage): void {
-  const old = utcDay(Date.now() - USAGE_KEY_DAYS * 24 * 3600_000)
+  const old = utcDay(Date.now() - USAGE_KEY_DAYS * DAY_MS)
   sql.exec(
     `INSERT INTO usage SELECT day, '', tier, sum(jobs), sum(amount) FROM ${OLD_USAGE}
      GROUP BY day, tier ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs, amount = amount + excluded.amount`,
@@ -273,5 +264,5 @@ export function reusableJob(sql: SqlStorage, digest: string): string | null {
     digest,
   )
   const summary = row?.summary ? (JSON.parse(row.summary) as JobSummary) : null
-  return summary?.state === 'succeeded' && summary.images.every(isKept) ? row!.job : null
+  return summary?.state === 'succeeded' && summary.images.every(isAvailable) ? row!.job : null
 }

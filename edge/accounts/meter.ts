@@ -1,6 +1,8 @@
 // Meters: the usage of one holder of limits. Pure: the account stores one row for itself, one per key lineage, and one per browser token in
 // use, and updates them in the same transaction as its ledger.
-import type { Holder, Limits, RateState } from './limits.ts'
+
+import type { Limits } from '../config/limits.ts'
+import type { Holder, RateState } from './rates.ts'
 
 /**
  * Amounts are micro-dollars, times Unix milliseconds. `tokens` is the bucket level at `refilled`, the last request; `day` is the UTC date of
@@ -43,7 +45,7 @@ export const newMeter = (id: string): Meter => ({
 export const utcDay = (now: number) => new Date(now).toISOString().slice(0, 10)
 
 /** Returns the current bucket level. It refills at `limit` requests per minute, up to `limit`. Null `tokens` is an unused bucket. */
-const filled = ({ tokens, refilled }: Meter, limit: number, now: number) =>
+const bucketLevel = ({ tokens, refilled }: Meter, limit: number, now: number) =>
   tokens === null ? limit : Math.min(limit, tokens + (Math.max(0, now - refilled) / MINUTE_MS) * limit)
 
 /** Returns the meter's day at `now`, and the amounts captured on that day and in its month. The day never moves backward. */
@@ -57,7 +59,7 @@ function periods({ day, day_captured, month_captured }: Meter, now: number) {
   }
 }
 
-function overspent({ holder, limits, meter }: Metered, price: number, now: number): Refusal | null {
+function findOverspending({ holder, limits, meter }: Metered, price: number, now: number): Refusal | null {
   const spent = periods(meter, now)
   const caps = [
     ['daily', limits.daily_microdollars, spent.daily],
@@ -78,20 +80,20 @@ export function refusalOf(metered: Metered, price: number, now: number): Refusal
   if (rate === 0) return { kind: 'barred', by: 'rate', holder }
   if (jobs === 0) return { kind: 'barred', by: 'concurrency', holder }
   if (rate !== null) {
-    const missing = 1 - filled(meter, rate, now)
+    const missing = 1 - bucketLevel(meter, rate, now)
     const retryAfterSeconds = Math.ceil((missing * 60) / rate)
     if (missing > 0) return { kind: 'limited', by: 'rate', holder, limit: rate, retryAfterSeconds }
   }
   if (jobs !== null && meter.open >= jobs)
     return { kind: 'limited', by: 'concurrency', holder, limit: jobs, retryAfterSeconds: CONCURRENCY_RETRY_SECONDS }
-  return overspent(metered, price, now)
+  return findOverspending(metered, price, now)
 }
 
 /** Returns the state of a holder's bucket, or an empty list if its rate is not limited. */
 export function rateState({ holder, limits, meter }: Metered, now: number): RateState[] {
   const limit = limits.requests_per_minute
   if (limit === null) return []
-  const held = filled(meter, limit, now)
+  const held = bucketLevel(meter, limit, now)
   const resetSeconds = limit === 0 ? 60 : Math.ceil(((limit - held) * 60) / limit)
   return [{ holder, limit, remaining: Math.floor(held), resetSeconds }]
 }
@@ -99,13 +101,13 @@ export function rateState({ holder, limits, meter }: Metered, now: number): Rate
 /** Returns the meter after a request without a reservation. */
 export function countOn({ limits, meter }: Metered, now: number): Meter {
   const limit = limits.requests_per_minute
-  return { ...meter, tokens: limit === null ? null : filled(meter, limit, now) - 1, refilled: now }
+  return { ...meter, tokens: limit === null ? null : bucketLevel(meter, limit, now) - 1, refilled: now }
 }
 
 /** Returns the meter after a job is admitted: one request is consumed, one more job is open, and its price is reserved. */
 export function reserveOn({ limits, meter }: Metered, price: number, now: number): Meter {
   const limit = limits.requests_per_minute
-  const tokens = limit === null ? null : filled(meter, limit, now) - 1
+  const tokens = limit === null ? null : bucketLevel(meter, limit, now) - 1
   return { ...meter, tokens, refilled: now, open: meter.open + 1, reserved: meter.reserved + price }
 }
 

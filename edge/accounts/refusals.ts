@@ -2,10 +2,10 @@
 
 import { forbidden, unauthorized } from '../auth/auth.ts'
 import { ApiError } from '../http/errors.ts'
-import { dollars } from '../routing/price.ts'
+import { dollars } from '../platform/units.ts'
 import type { Admission } from './admission.ts'
-import { type Holder, type RateState, rateHeaders } from './limits.ts'
 import type { Refusal } from './meter.ts'
+import { type Holder, type RateState, rateHeaders } from './rates.ts'
 
 /** Disables retries in the OpenAI SDKs. */
 const FINAL = { 'x-should-retry': 'false' }
@@ -16,7 +16,7 @@ const WHOSE: Record<Holder, string> = {
   token: 'This browser token',
 }
 
-function limited(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateState[]): ApiError {
+function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateState[]): ApiError {
   const { by, holder, limit, retryAfterSeconds } = refusal
   const headers = {
     ...rateHeaders(rates),
@@ -41,10 +41,10 @@ function limited(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateStat
 }
 
 /** The API name of each limit. */
-const BARS = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
+const LIMIT_NAMES = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
 
-function barred({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
-  const message = `${WHOSE[holder]} may not start jobs: its ${BARS[by]} limit is 0. Ask for a higher limit.`
+function barredError({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
+  const message = `${WHOSE[holder]} may not start jobs: its ${LIMIT_NAMES[by]} limit is 0. Ask for a higher limit.`
   return new ApiError('jobs_not_allowed', message, { headers: FINAL })
 }
 
@@ -55,24 +55,27 @@ const BUDGETS = {
   total: 'may spend',
 } as const
 
-function overBudget({ by, holder, available, price }: Extract<Refusal, { kind: 'over_budget' }>, rates: RateState[]) {
+function overBudgetError(
+  { by, holder, available, price }: Extract<Refusal, { kind: 'over_budget' }>,
+  rates: RateState[],
+) {
   const message = `The request costs ${dollars(price)}. ${WHOSE[holder]} ${BUDGETS[by]} ${dollars(available)} more.`
   return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
 }
 
 /** Returns the error of a refused admission, or null if the request was admitted. */
-export function refusedBy(admission: Admission): ApiError | null {
+export function admissionError(admission: Admission): ApiError | null {
   switch (admission.kind) {
     case 'unauthorized':
       return unauthorized()
     case 'forbidden':
       return forbidden(admission.scope)
     case 'limited':
-      return limited(admission, admission.rates)
+      return limitError(admission, admission.rates)
     case 'barred':
-      return barred(admission)
+      return barredError(admission)
     case 'over_budget':
-      return overBudget(admission, admission.rates)
+      return overBudgetError(admission, admission.rates)
     case 'mismatch': {
       const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'
       return new ApiError('idempotency_mismatch', `${what} another request; use a new one.`, { headers: FINAL })

@@ -1,7 +1,7 @@
 // Account settings, as configured by the operator. Until then, the deployment's defaults apply.
 
+import type { Limits } from '../config/limits.ts'
 import { DEFAULT_RETENTION_DAYS, type RetentionDays } from '../results/retention.ts'
-import { type Limits, readAccountLimits } from './limits.ts'
 
 export const SETTINGS_SCHEMA = `
   CREATE TABLE IF NOT EXISTS settings (
@@ -23,12 +23,11 @@ export type SettingsChange = Partial<Omit<AccountSettings, 'limits'> & { limits:
 
 type Row = { limits: string; prepaid: number; stripe_customer: string | null; retention_days: RetentionDays }
 
-/** Returns the effective settings. `defaults` is OCTET_ACCOUNT_LIMITS. */
-export function settingsOf(sql: SqlStorage, defaults: unknown): AccountSettings {
+/** Returns the effective settings. `defaultLimits` is called for an account without its own. */
+export function settingsOf(sql: SqlStorage, defaultLimits: () => Limits): AccountSettings {
   const [row] = sql.exec<Row>('SELECT limits, prepaid, stripe_customer, retention_days FROM settings')
   if (row) return { ...row, limits: JSON.parse(row.limits), prepaid: row.prepaid === 1 }
-  const limits = readAccountLimits(defaults)
-  return { limits, prepaid: false, stripe_customer: null, retention_days: DEFAULT_RETENTION_DAYS }
+  return { limits: defaultLimits(), prepaid: false, stripe_customer: null, retention_days: DEFAULT_RETENTION_DAYS }
 }
 
 export function saveSettings(sql: SqlStorage, settings: AccountSettings): AccountSettings {

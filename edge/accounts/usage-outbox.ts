@@ -2,7 +2,7 @@
 // even if the queue loses or drops messages.
 
 import { log } from '../platform/log.ts'
-import type { Observed } from '../routing/forecast.ts'
+import type { Observation } from '../routing/observation.ts'
 import type { UsageRecord } from '../usage/record.ts'
 
 /** The delay before settled rows are sent, so that a busy account sends batches. */
@@ -22,7 +22,7 @@ export const OUTBOX_SCHEMA = `
   CREATE INDEX IF NOT EXISTS usage_outbox_due ON usage_outbox (due);`
 
 /** Puts a settled job into the outbox, in the transaction that settles it. */
-export function putOut(sql: SqlStorage, job: string): void {
+export function addToOutbox(sql: SqlStorage, job: string): void {
   sql.exec('INSERT OR REPLACE INTO usage_outbox VALUES (?, ?)', job, Date.now())
 }
 
@@ -31,7 +31,7 @@ export const isExporting = (sql: SqlStorage, job: string): boolean =>
   sql.exec('SELECT 1 FROM usage_outbox WHERE job = ?', job).toArray().length > 0
 
 /** Removes jobs from the outbox because their export is confirmed or not needed. */
-export function takeOut(sql: SqlStorage, jobs: readonly string[]): void {
+export function removeFromOutbox(sql: SqlStorage, jobs: readonly string[]): void {
   sql.exec('DELETE FROM usage_outbox WHERE job IN (SELECT value FROM json_each(?))', JSON.stringify(jobs))
 }
 
@@ -46,10 +46,10 @@ const recordOf = ({ account, stripe_customer }: Sender, row: Row): UsageRecord =
 }
 
 /** Parses a job's measurements. A malformed value is omitted so that it does not block the export of this or any other row. */
-function readObserved(account: string, { job, observed }: Row): Observed | null {
+function readObserved(account: string, { job, observed }: Row): Observation | null {
   if (observed === null) return null
   try {
-    return JSON.parse(observed) as Observed
+    return JSON.parse(observed) as Observation
   } catch (cause) {
     log('error', 'an observation is malformed and was omitted from the export', { account, job, cause })
     return null

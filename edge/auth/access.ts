@@ -1,4 +1,4 @@
-// Access rules and body limits of every route, in one table that is enforced before any handler runs. The order of checks: the credential's
+// Enforces the access rules and body limits of routes before any handler runs. The order of checks: the credential's
 // tag, the outer rate limit, the request rate limit, the account (active key, scope), then the body.
 import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
@@ -8,10 +8,10 @@ import { LIMITS } from '#contract'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { declaredBytes } from '../http/request-body.ts'
-import { hasKey, meterRequest, owner, verifyCredential } from './auth.ts'
-import type { Scope } from './keys.ts'
-import { openLink } from './links.ts'
+import { hasKey, meterRequest, requireScope, verifyCredential } from './auth.ts'
+import { verifyLink } from './links.ts'
 import { verifyOperator } from './operator-auth.ts'
+import type { Scope } from './scopes.ts'
 
 declare module 'hono' {
   interface ContextVariableMap {
@@ -20,7 +20,8 @@ declare module 'hono' {
   }
 }
 
-type Access = {
+/** The access rule of a route. */
+export type Access = {
   /** `manager`: the operator or an `admin` key. `link`: a signed link or a key. */
   by: 'anyone' | 'key' | 'link' | 'manager' | 'operator'
   /** The required scope. If omitted, any active key is accepted. */
@@ -44,63 +45,11 @@ const SMALL_BODY_BYTES = 4 * 1024
 /** Error statuses that can occur before the account's `admit` is called. */
 const REJECTED_EARLY: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
 
-const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
-const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
-const generates: Access = { ...byKeyOrToken('generate'), bodyBytes: LIMITS.requestBytes, admits: true }
-
-export const ACCESS: Readonly<Record<string, Access>> = {
-  'GET /healthz': { by: 'anyone' },
-  'GET /.well-known/jwks.json': { by: 'anyone' },
-
-  'GET /v1/accounts/:account': { by: 'operator' },
-  'PATCH /v1/accounts/:account': { by: 'operator' },
-  'POST /v1/accounts/:account/credits': { by: 'operator' },
-  'GET /v1/accounts/:account/export': { by: 'operator' },
-  'DELETE /v1/accounts/:account': { by: 'operator' },
-  'GET /v1/account/export': byKey('admin'),
-  'DELETE /v1/account': byKey('admin'),
-  'GET /v1/operator/status': { by: 'operator' },
-  'GET /v1/operator/jobs/:id': { by: 'operator' },
-
-  'POST /v1/keys': { by: 'manager' },
-  'GET /v1/keys': { by: 'manager' },
-  'GET /v1/keys/:id': { by: 'manager' },
-  'PATCH /v1/keys/:id': { by: 'manager' },
-  'DELETE /v1/keys/:id': { by: 'manager' },
-  'POST /v1/keys/:id/rotate': { by: 'manager' },
-
-  'POST /v1/images/generations': generates,
-  'POST /v1/jobs': generates,
-  'PUT /v1/jobs/:id': { ...byKey('generate'), bodyBytes: LIMITS.requestBytes, admits: true },
-  'POST /v1/quote': { ...byKeyOrToken(), bodyBytes: LIMITS.requestBytes },
-
-  'GET /v1/jobs': byKey('read'),
-  'GET /v1/jobs/:id': byKeyOrToken('read'),
-  'GET /v1/jobs/:id/events': byKeyOrToken('read'),
-  'GET /v1/jobs/:id/receipts': byKeyOrToken('read'),
-  'DELETE /v1/jobs/:id': byKeyOrToken('generate'),
-  'POST /v1/jobs/:id/cancel': byKeyOrToken('generate'),
-  'DELETE /v1/jobs/:id/images': byKeyOrToken('generate'),
-  'GET /v1/results/:job/:file': { by: 'link', scope: 'read', tokens: true },
-  'DELETE /v1/results/:job/:file': byKeyOrToken('generate'),
-
-  'GET /v1/models': byKeyOrToken(),
-  'POST /v1/prewarm': byKeyOrToken('generate'),
-  'POST /v1/tokens': byKey('generate'),
-  'GET /v1/usage': byKey('read'),
-
-  'POST /v1/webhooks': byKey('admin'),
-  'GET /v1/webhooks': byKey('read'),
-  'GET /v1/webhooks/default/secret': byKey('admin'),
-  'GET /v1/webhooks/:id': byKey('read'),
-  'PATCH /v1/webhooks/:id': byKey('admin'),
-  'DELETE /v1/webhooks/:id': byKey('admin'),
-  'POST /v1/webhooks/:id/rotate': byKey('admin'),
-  'POST /v1/webhooks/:id/test': byKey('admin'),
-  'GET /v1/webhooks/:id/deliveries': byKey('read'),
-  'POST /v1/webhooks/:id/deliveries/:event/replay': byKey('admin'),
-  'POST /v1/webhooks/:id/replay': byKey('admin'),
-}
+/** Access with an active key of the account. */
+export const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
+export const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
+/** Access to a route that submits a job. */
+export const generates: Access = { ...byKeyOrToken('generate'), bodyBytes: LIMITS.requestBytes, admits: true }
 
 /** Checks the caller's key. Returns true if the account has confirmed the key, false if the handler must confirm it. */
 async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access): Promise<boolean> {
@@ -109,7 +58,7 @@ async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access):
     throw new ApiError('insufficient_scope', 'Browser tokens are not accepted here; use the API key.')
   await meterRequest(c, credential)
   if (admits && declaredBytes(c) <= SMALL_BODY_BYTES) return false
-  await owner(c, scope ?? null)
+  await requireScope(c, scope ?? null)
   return true
 }
 
@@ -128,7 +77,7 @@ async function check(c: Context<EdgeEnv>, access: Access): Promise<boolean> {
     case 'key':
       return checkKey(c, access)
     case 'link':
-      return (await openLink(c)) || checkKey(c, access)
+      return (await verifyLink(c)) || checkKey(c, access)
     case 'manager':
       await checkManager(c)
       return true
@@ -140,14 +89,15 @@ async function check(c: Context<EdgeEnv>, access: Access): Promise<boolean> {
   }
 }
 
-/** Enforces the table. A route without an entry throws. */
-export const checkAccess = createMiddleware<EdgeEnv>(async (c, next) => {
-  const route = matchedRoutes(c).find(({ method }) => method !== METHOD_NAME_ALL)
-  if (!route) return next()
-  const access = ACCESS[`${route.method} ${route.path}`]
-  if (!access) throw new Error(`access.ts has no entry for ${route.method} ${route.path}`)
-  const confirmed = await check(c, access)
-  c.set('bodyBytes', confirmed ? (access.bodyBytes ?? BODY_BYTES) : SMALL_BODY_BYTES)
-  await next()
-  if (!confirmed && REJECTED_EARLY.has(c.res.status)) await owner(c, access.scope ?? null)
-})
+/** Enforces the rules of `table`, by method and path of the route. A route without an entry throws. */
+export const checkAccess = (table: Readonly<Record<string, Access>>) =>
+  createMiddleware<EdgeEnv>(async (c, next) => {
+    const route = matchedRoutes(c).find(({ method }) => method !== METHOD_NAME_ALL)
+    if (!route) return next()
+    const access = table[`${route.method} ${route.path}`]
+    if (!access) throw new Error(`routes/access.ts has no entry for ${route.method} ${route.path}`)
+    const confirmed = await check(c, access)
+    c.set('bodyBytes', confirmed ? (access.bodyBytes ?? BODY_BYTES) : SMALL_BODY_BYTES)
+    await next()
+    if (!confirmed && REJECTED_EARLY.has(c.res.status)) await requireScope(c, access.scope ?? null)
+  })

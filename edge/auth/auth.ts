@@ -1,10 +1,13 @@
 // Credentials: `Authorization: Bearer` with an API key or a browser token of a caller, or with the operator's token.
+
 import type { Context } from 'hono'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
-import type { Credential, Scope } from './keys.ts'
+import type { Credential } from './keys.ts'
 import { allows } from './keys.ts'
+import type { Scope } from './scopes.ts'
 import { checkCredential, tokenExpired } from './tokens.ts'
 
 declare module 'hono' {
@@ -34,19 +37,20 @@ export const forbidden = (scope: Scope) =>
   })
 
 /** The token of `Authorization: Bearer …`, or null. */
-export const bearer = (c: Context<EdgeEnv>) => /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? null
+export const bearerToken = (c: Context<EdgeEnv>) =>
+  /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? null
 
 /** Whether the bearer token has the form of an API key or a browser token. */
-export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(bearer(c) ?? '')
+export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(bearerToken(c) ?? '')
 
 /** Parses the caller's credential and verifies its tag, without reading storage. Errors: invalid_api_key. */
 async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
-  const token = bearer(c)
+  const token = bearerToken(c)
   if (!token) {
     const message = 'The API key is missing. Send it as "Authorization: Bearer oct_…".'
     throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
   }
-  const credential = await checkCredential(c.env.KEY_PEPPER, token)
+  const credential = await checkCredential(configOf(c.env).peppers, token)
   if (!credential) throw unauthorized()
   if ('token' in credential && tokenExpired(credential.token)) {
     throw new ApiError('invalid_api_key', 'This browser token has expired; create a new one.', { headers: CHALLENGE })
@@ -56,7 +60,7 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
 
 /**
  * Verifies the tag of the caller's key or browser token, applies the outer rate limit, and sets `credential`. It reads no storage, so a
- * call to `owner` or `admit` must follow. Errors: invalid_api_key, rate_limited.
+ * call to `requireScope` or `admit` must follow. Errors: invalid_api_key, rate_limited.
  */
 export async function verifyCredential(c: Context<EdgeEnv>): Promise<Credential> {
   const credential = await readCredential(c)
@@ -93,7 +97,7 @@ async function confirmKey(c: Context<EdgeEnv>, credential: Credential) {
  * Confirms with the account, once per request, that the key is active and has the scope (null accepts any), and returns the credential.
  * Errors: invalid_api_key, insufficient_scope.
  */
-export async function owner(c: Context<EdgeEnv>, scope: Scope | null = 'read'): Promise<Credential> {
+export async function requireScope(c: Context<EdgeEnv>, scope: Scope | null = 'read'): Promise<Credential> {
   const credential = c.get('credential')
   const scopes = c.get('scopes') ?? (await confirmKey(c, credential))
   if (scope !== null && !allows({ scopes }, credential, scope)) throw forbidden(scope)
@@ -110,7 +114,7 @@ export function managedAccount(c: Context<EdgeEnv>, named: string | undefined): 
 }
 
 /** Whether the credential of a long-running request is still valid: it has not expired, and its key is active and has the scope. */
-export async function stillHolds(env: Env, credential: Credential, scope: Scope): Promise<boolean> {
+export async function isStillAuthorized(env: Env, credential: Credential, scope: Scope): Promise<boolean> {
   if ('token' in credential && tokenExpired(credential.token)) return false
   const answer = await objectOf(env.ACCOUNT, credential.account).authenticate(credential)
   return answer.kind === 'authenticated' && allows(answer.key, credential, scope)

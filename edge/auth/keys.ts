@@ -1,15 +1,13 @@
 // API keys: `oct_<account>_<key id>_<160 random bits>_<tag>`. The tag is an HMAC of the preceding text under a versioned pepper, so that a
 // forged key is rejected before any storage is read. Only a hash of the random part is stored.
+
 import { timingSafeEqual } from 'hono/utils/buffer'
+import type { Pepper, Peppers } from '../config/secrets.ts'
+import type { Scope } from './scopes.ts'
 
 const KEY = /^(oct_([a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?)_([0-9a-f]{12})_([0-9a-f]{40}))_([0-9a-z])([0-9a-f]{24})$/
 export const ACCOUNT_NAME = /^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$/
 export const KEY_ID = /^[0-9a-f]{12}$/
-
-type Pepper = { version: string; secret: string }
-/** The permissions of a key or token. `admin` allows managing the account's keys. */
-export const SCOPES = ['generate', 'read', 'admin'] as const
-export type Scope = (typeof SCOPES)[number]
 
 /** A key with a valid tag: its claimed identity, and the secret hash to compare with the account's. */
 export type KeyCredential = { account: string; keyId: string; secretHash: string }
@@ -23,23 +21,6 @@ export type Grant = { id: string; scope: 'generate'; budget: number; expires: nu
 export function allows({ scopes }: { scopes: readonly Scope[] }, credential: Credential, scope: Scope): boolean {
   if ('token' in credential) return scope !== 'admin' && scopes.includes('generate')
   return scopes.includes(scope)
-}
-
-/** The prefix of the placeholder secrets in .dev.vars.example. */
-export const EXAMPLE_SECRET = 'replace-me'
-
-/**
- * Parses `version:secret` pairs, newest first, separated by commas. A version is one of 0-9a-z; a secret has at least 32 characters. Throws
- * if the text is malformed or contains a placeholder secret.
- */
-export function parsePeppers(text: string): [Pepper, ...Pepper[]] {
-  const [newest, ...older] = text.split(',').map((pair) => {
-    const [, version, secret] = /^\s*([0-9a-z]):([^\s,]{32,})\s*$/.exec(pair) ?? []
-    if (!version || !secret || secret.startsWith(EXAMPLE_SECRET))
-      throw new Error('KEY_PEPPER must be version:secret pairs; a secret has at least 32 random characters')
-    return { version, secret }
-  })
-  return [newest!, ...older]
 }
 
 const utf8 = new TextEncoder()
@@ -70,8 +51,8 @@ const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes)).
 const tagOf = async (pepper: Pepper, body: string) => (await mac(pepper, 'key', body)).slice(0, 24)
 
 /** Creates a key for an account. The key is shown once; only `credential` is stored. */
-export async function issueKey(peppers: string, account: string): Promise<{ key: string; credential: KeyCredential }> {
-  const [pepper] = parsePeppers(peppers)
+export async function issueKey(peppers: Peppers, account: string): Promise<{ key: string; credential: KeyCredential }> {
+  const [pepper] = peppers
   const [keyId, secret] = [random(6), random(20)]
   const body = `oct_${account}_${keyId}_${secret}`
   const key = `${body}_${pepper.version}${await tagOf(pepper, body)}`
@@ -79,9 +60,9 @@ export async function issueKey(peppers: string, account: string): Promise<{ key:
 }
 
 /** Verifies a key's format and tag without reading storage. Returns null if either is invalid. */
-export async function checkKey(peppers: string, text: string): Promise<KeyCredential | null> {
+export async function checkKey(peppers: Peppers, text: string): Promise<KeyCredential | null> {
   const [, body, account, keyId, secret, version, tag] = KEY.exec(text) ?? []
-  const pepper = parsePeppers(peppers).find((each) => each.version === version)
+  const pepper = peppers.find((each) => each.version === version)
   if (!body || !account || !keyId || !secret || !tag || !pepper) return null
   if (!(await timingSafeEqual(tag, await tagOf(pepper, body)))) return null
   return { account, keyId, secretHash: await sha256(secret) }

@@ -1,11 +1,14 @@
 // Signed links: each grants access to one file without a key, until the link expires or its key is revoked.
+
 import type { Context } from 'hono'
 import { timingSafeEqual } from 'hono/utils/buffer'
+import type { Peppers } from '../config/secrets.ts'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
 import { hasKey } from './auth.ts'
-import { KEY_ID, mac, parsePeppers } from './keys.ts'
+import { KEY_ID, mac } from './keys.ts'
 
 /** The signed content of a link. `key` is the id of the requesting key, or null for the key that created the job. */
 export type Link = { path: string; expires: number; key: string | null }
@@ -13,15 +16,15 @@ export type Link = { path: string; expires: number; key: string | null }
 const textOf = ({ path, expires, key }: Link) => `${path}?exp=${expires}${key === null ? '' : `&key=${key}`}`
 
 /** Signs a link that is valid until `expires` (Unix seconds) and returns it: `<path>?exp=…&key=…&sig=…`. */
-export async function signLink(peppers: string, link: Link): Promise<string> {
-  const [pepper] = parsePeppers(peppers)
+export async function signLink(peppers: Peppers, link: Link): Promise<string> {
+  const [pepper] = peppers
   const text = textOf(link)
   return `${text}&sig=${pepper.version}${await mac(pepper, 'link', text)}`
 }
 
 /** Verifies a signature by `signLink` under any configured pepper. */
-export async function checkLink(peppers: string, link: Link, signature: string): Promise<boolean> {
-  const pepper = parsePeppers(peppers).find((each) => each.version === signature[0])
+export async function checkLink(peppers: Peppers, link: Link, signature: string): Promise<boolean> {
+  const pepper = peppers.find((each) => each.version === signature[0])
   return pepper !== undefined && timingSafeEqual(signature.slice(1), await mac(pepper, 'link', textOf(link)))
 }
 
@@ -46,7 +49,7 @@ async function readLink(
 ): Promise<OpenLink | ApiError> {
   if (!/^\d{1,12}$/.test(exp) || (key !== null && !KEY_ID.test(key))) return invalid()
   const expires = Number(exp)
-  if (!(await checkLink(c.env.KEY_PEPPER, { path: c.req.path, expires, key }, sig))) return invalid()
+  if (!(await checkLink(configOf(c.env).peppers, { path: c.req.path, expires, key }, sig))) return invalid()
   const seconds = expires - Math.floor(Date.now() / 1000)
   if (seconds > 0) return { seconds, key }
   return new ApiError('link_expired', 'This link has expired. Fetch the job again to get a new one.')
@@ -56,7 +59,7 @@ async function readLink(
  * Verifies the request's signed link and sets `link`; a valid link takes precedence over the Authorization header. Returns false if there
  * is no link, or if the link is invalid and the request has an API key. Errors: link_invalid, link_expired.
  */
-export async function openLink(c: Context<EdgeEnv>): Promise<boolean> {
+export async function verifyLink(c: Context<EdgeEnv>): Promise<boolean> {
   const { exp, key = null, sig } = c.req.query()
   if (exp === undefined || sig === undefined) return false
   const link = await readLink(c, exp, key, sig)
@@ -75,11 +78,11 @@ const MAX_CACHED = 10_000
 const cache = new Map<string, { isValid: boolean; until: number }>()
 
 /** Whether the links of a key are valid: the key was not revoked, and it or a key of its lineage is active. The result is at most 5 s old. */
-export async function keyHoldsLinks(env: Pick<Env, 'ACCOUNT'>, account: string, key: string): Promise<boolean> {
+export async function areLinksValid(env: Pick<Env, 'ACCOUNT'>, account: string, key: string): Promise<boolean> {
   const name = `${account}/${key}`
   const cached = cache.get(name)
   if (cached && cached.until > Date.now()) return cached.isValid
-  const isValid = await objectOf(env.ACCOUNT, account).keyHoldsLinks(key)
+  const isValid = await objectOf(env.ACCOUNT, account).areLinksValid(key)
   if (cache.size >= MAX_CACHED) cache.clear()
   cache.set(name, { isValid, until: Date.now() + CACHED_MS })
   return isValid

@@ -1,13 +1,14 @@
 // Operator authentication with the secret OCTET_ADMIN_TOKEN. It grants access to every account, so failures are rate-limited and logged.
 import type { Context } from 'hono'
 import { timingSafeEqual } from 'hono/utils/buffer'
+import { MIN_TOKEN_CHARACTERS } from '../config/secrets.ts'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
-import { bearer, CHALLENGE } from './auth.ts'
-import { EXAMPLE_SECRET, mac, parsePeppers } from './keys.ts'
+import { bearerToken, CHALLENGE } from './auth.ts'
+import { mac } from './keys.ts'
 
-const MIN_CHARACTERS = 32
 /** The period of OPERATOR_LIMIT in wrangler.toml, and the lockout of an address that exceeds it. */
 const LOCKOUT_SECONDS = 60
 const MAX_LOCKED = 10_000
@@ -16,12 +17,13 @@ const MAX_LOCKED = 10_000
 const locked = new Map<string, number>()
 let isLogged = false
 
-/** Returns the operator token, or null if it is missing, too short, or a placeholder. An invalid token is logged once. */
-function operatorToken({ OCTET_ADMIN_TOKEN: token }: Env): string | null {
-  if (token && token.length >= MIN_CHARACTERS && !token.startsWith(EXAMPLE_SECRET)) return token
-  if (!isLogged) log('error', `OCTET_ADMIN_TOKEN must have at least ${MIN_CHARACTERS} random characters`)
-  isLogged = true
-  return null
+/** Returns the operator token, or null if none is configured, which is logged once. */
+function operatorToken(env: Env): string | null {
+  const { adminToken } = configOf(env)
+  if (adminToken === null && !isLogged)
+    log('error', `OCTET_ADMIN_TOKEN must have at least ${MIN_TOKEN_CHARACTERS} random characters`)
+  isLogged ||= adminToken === null
+  return adminToken
 }
 
 const refused = (message: string) => new ApiError('invalid_admin_token', message, { headers: CHALLENGE })
@@ -33,7 +35,7 @@ const lockedOut = () =>
 
 /** Returns a keyed hash of the caller's address, because addresses must not be logged. */
 async function addressHash(c: Context<EdgeEnv>): Promise<string> {
-  const [pepper] = parsePeppers(c.env.KEY_PEPPER)
+  const [pepper] = configOf(c.env).peppers
   return (await mac(pepper, 'address', c.req.header('cf-connecting-ip') ?? '')).slice(0, 16)
 }
 
@@ -52,11 +54,11 @@ export async function verifyOperator(c: Context<EdgeEnv>): Promise<void> {
   const expected = operatorToken(c.env)
   if (expected === null)
     throw refused(
-      `The operator routes are disabled: OCTET_ADMIN_TOKEN must have at least ${MIN_CHARACTERS} random characters.`,
+      `The operator routes are disabled: OCTET_ADMIN_TOKEN must have at least ${MIN_TOKEN_CHARACTERS} random characters.`,
     )
   const client = await addressHash(c)
   if ((locked.get(client) ?? 0) > Date.now()) throw lockedOut()
-  const token = bearer(c)
+  const token = bearerToken(c)
   if (token !== null && (await timingSafeEqual(token, expected))) return
   if (token !== null) await countFailure(c, client)
   throw refused('This request requires the operator token: "Authorization: Bearer <OCTET_ADMIN_TOKEN>".')

@@ -1,10 +1,10 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
-import { GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
+import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
+import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import type { Endpoint } from './endpoints.ts'
 import { type Frame, readFrames, readStart, StreamLost } from './stream.ts'
-import type { GpuTimes } from './times.ts'
 import { signGpuToken } from './token.ts'
 
 /** No GPU answered before the deadline. */
@@ -18,8 +18,8 @@ export class GpuRefused extends Error {
 }
 
 /** An accepted job exceeded its time limit although its stream was still active. */
-export class GpuOverran extends Error {
-  override name = 'GpuOverran' as const
+export class GpuTimeLimitExceeded extends Error {
+  override name = 'GpuTimeLimitExceeded' as const
 }
 
 export type GpuCall = GpuTimes & {
@@ -107,10 +107,10 @@ export type Answer =
   | { unanswered: true }
 
 /**
- * Offers the job to a GPU once and waits up to `answerMs` milliseconds for the answer. Throws the abort reason, or StreamLost on a response
+ * Offers the job to an endpoint once and waits up to `answerMs` milliseconds for the answer. Throws the abort reason, or StreamLost on a response
  * that is neither an acceptance, nor a refusal, nor a request to wait.
  */
-export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
+export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer> {
   const { abort } = call
   const patience = new AbortController()
   const timer = setTimeout(() => patience.abort(new GpuUnavailable(`no answer within ${answerMs} ms`)), answerMs)
@@ -135,7 +135,7 @@ export async function ask(call: GpuCall, answerMs: number): Promise<Answer> {
   }
 }
 
-/** Asks the GPU function to cancel the attempt at its next step. Whether the attempt was known there; its stream then ends with `canceled`. */
+/** Requests cancellation at the attempt's next step. Returns whether the GPU function has the attempt; its stream then ends with `canceled`. */
 export async function cancel(call: GpuCall): Promise<boolean> {
   const signal = AbortSignal.timeout(CANCEL_MS)
   const response = await send(call, { method: 'DELETE', body: '', signal }).catch((cause) => {
@@ -146,10 +146,8 @@ export async function cancel(call: GpuCall): Promise<boolean> {
   return response?.ok ?? false
 }
 
-const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
-
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */
-function fits({ event }: Frame, { job, request }: GpuCall): boolean {
+function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt
   if (event.type === 'started') return event.model === request.model && event.tier === request.tier
   if (event.type === 'succeeded') return event.images === request.count
@@ -166,15 +164,15 @@ function fits({ event }: Frame, { job, request }: GpuCall): boolean {
 
 /**
  * The events of an accepted attempt as they arrive, without heartbeats. Throws StreamLost when the stream breaks or belongs to another
- * request, and GpuOverran when the job has not ended `runMs` after its start; time in the GPU function's queue does not count.
+ * request, and GpuTimeLimitExceeded when the job has not ended `runMs` after its start; time in the GPU function's queue does not count.
  */
-export async function* follow(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+export async function* readEvents(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const { runMs, abort } = call
   let timer: ReturnType<typeof setTimeout> | undefined
   try {
-    for await (const frame of fitting(call, accepted)) {
+    for await (const frame of matchingFrames(call, accepted)) {
       if (frame.event.type === 'started')
-        timer ??= setTimeout(() => abort.abort(new GpuOverran(`not finished within ${runMs} ms`)), runMs)
+        timer ??= setTimeout(() => abort.abort(new GpuTimeLimitExceeded(`not finished within ${runMs} ms`)), runMs)
       yield frame
     }
   } finally {
@@ -183,11 +181,12 @@ export async function* follow(call: GpuCall, accepted: ReadableStream<Uint8Array
 }
 
 /** The events except heartbeats, each checked against the request. */
-async function* fitting(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+async function* matchingFrames(call: GpuCall, accepted: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const images = new Set<number>()
   for await (const frame of readFrames(accepted, { silenceMs: call.silenceMs, signal: call.abort.signal })) {
     const { event } = frame
-    if (!fits(frame, call)) throw new StreamLost(`an event of type ${event.type} is not about this job's request`)
+    if (!matchesRequest(frame, call))
+      throw new StreamLost(`an event of type ${event.type} is not about this job's request`)
     if (event.type === 'image') images.add(event.image)
     if (event.type === 'succeeded' && images.size !== event.images)
       throw new StreamLost('images are missing at the end')

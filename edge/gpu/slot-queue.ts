@@ -1,20 +1,12 @@
-// The queue for an endpoint's slots (GPU_SLOTS): which job is sent to the GPU next. Each slot is one GPU. All other jobs wait here and not at
-// the GPU, so that a new job of a light user still goes before the queued jobs of a heavy one.
-import * as z from 'zod'
-
-const slots = z.coerce.number().int().min(1).max(100_000)
-
-/** Parses GPU_SLOTS, the number of jobs that an endpoint's GPUs run at a time. Throws if it is not an integer from 1 to 100000. */
-export function readSlots({ GPU_SLOTS: given }: { GPU_SLOTS: string }): number {
-  const parsed = slots.safeParse(given)
-  if (parsed.success) return parsed.data
-  throw new Error(`GPU_SLOTS is ${JSON.stringify(given)}; it must be a whole number from 1 to 100000.`)
-}
+// The queue for an endpoint's slots (GPU_SLOTS), one per GPU. Jobs wait here rather than at the GPU, so that a new job of a light user
+// precedes the queued jobs of a heavy one.
 
 /** The half-life of an account's usage: a burst no longer counts after a few minutes. */
 const HALF_LIFE_MS = 60_000
 /** Less usage is forgotten. */
 const NEGLIGIBLE_MS = 50
+/** An account is heavy above this multiple of the mean usage. A lower one would demote regular users by chance. */
+const HEAVY = 1.25
 /** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
 const JOBS_PER_ROUND = 3
 
@@ -24,9 +16,9 @@ type Entry = { account: string; round: number; since: number; renewed: number }
 type Account = { ms: number; at: number; turn: number }
 
 /**
- * Grants slots to jobs of light accounts, whose usage is at most the mean, before those of heavy ones, then by round, then by age. The rounds are
- * start-time fair queuing (Goyal, Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue is kept in memory;
- * after a restart, the renewals of its jobs fill it again.
+ * Grants slots to jobs of light accounts before those of heavy ones, then by round, then by age. The rounds are start-time fair queuing (Goyal,
+ * Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue is kept in memory; after a restart, the renewals of
+ * its jobs fill it again.
  */
 export class SlotQueue {
   readonly #leaseMs: number
@@ -46,7 +38,7 @@ export class SlotQueue {
   enter(job: string, account: string, now: number): void {
     const entry = this.#holding.get(job) ?? this.#waiting.get(job)
     if (entry) entry.renewed = now
-    else this.#waiting.set(job, { account, round: this.#nextRound(account), since: now, renewed: now })
+    else this.#waiting.set(job, { account, round: this.#nextRound(account, now), since: now, renewed: now })
   }
 
   /** Adds a job that is already running, or renews its entry. */
@@ -62,7 +54,7 @@ export class SlotQueue {
     const entry = this.#holding.get(job)
     if (!entry) return
     this.#holding.delete(job)
-    const account = this.#accountOf(entry.account)
+    const account = this.#accountOf(entry.account, now)
     account.ms = decay(account, now) + now - entry.since
     account.at = now
     for (const [name, each] of this.#accounts)
@@ -94,16 +86,17 @@ export class SlotQueue {
     return granted
   }
 
-  #accountOf(name: string): Account {
-    const known = this.#accounts.get(name)
-    if (known) return known
-    const account = { ms: 0, at: 0, turn: -1 }
+  /** A new account starts at the mean usage, because credit for past idleness would let its burst delay regular users. */
+  #accountOf(name: string, now: number): Account {
+    const existing = this.#accounts.get(name)
+    if (existing) return existing
+    const account = { ms: meanOf(this.#usage(now)), at: now, turn: -1 }
     this.#accounts.set(name, account)
     return account
   }
 
-  #nextRound(name: string): number {
-    const account = this.#accountOf(name)
+  #nextRound(name: string, now: number): number {
+    const account = this.#accountOf(name, now)
     account.turn = Math.max(this.#round * JOBS_PER_ROUND, account.turn + 1)
     return Math.floor(account.turn / JOBS_PER_ROUND)
   }
@@ -129,22 +122,29 @@ export class SlotQueue {
     return first && [first.job, first.entry]
   }
 
-  /** The accounts above the mean usage of all accounts with usage or jobs. */
   #heavyAccounts(now: number): Set<string> {
+    const usage = this.#usage(now)
+    const threshold = HEAVY * meanOf(usage)
+    return new Set([...usage].filter(([, ms]) => ms > threshold).map(([name]) => name))
+  }
+
+  /** The usage of accounts in milliseconds, running jobs included. */
+  #usage(now: number): Map<string, number> {
     const usage = new Map<string, number>()
-    for (const { account } of this.#waiting.values()) usage.set(account, 0)
     for (const [name, account] of this.#accounts) {
       const ms = decay(account, now)
       if (ms >= NEGLIGIBLE_MS) usage.set(name, ms)
     }
     for (const { account, since } of this.#holding.values()) usage.set(account, (usage.get(account) ?? 0) + now - since)
-    const mean = [...usage.values()].reduce((sum, ms) => sum + ms, 0) / usage.size
-    return new Set([...usage].filter(([, ms]) => ms > mean).map(([name]) => name))
+    return usage
   }
 
   #isExpired({ renewed }: Entry, now: number): boolean {
     return now - renewed > this.#leaseMs
   }
 }
+
+const meanOf = (usage: ReadonlyMap<string, number>) =>
+  [...usage.values()].reduce((sum, ms) => sum + ms, 0) / Math.max(1, usage.size)
 
 const decay = ({ ms, at }: Account, now: number) => ms * 2 ** ((at - now) / HALF_LIFE_MS)

@@ -17,7 +17,7 @@ export function parseRange(header: string | undefined, size: number): ByteRange 
 }
 
 /** Whether `If-None-Match` includes this entity tag. Weak tags match too. */
-export function matches(ifNoneMatch: string | undefined, etag: string): boolean {
+export function matchesEtag(ifNoneMatch: string | undefined, etag: string): boolean {
   const tags = (ifNoneMatch ?? '').split(',').map((tag) => tag.trim().replace(/^W\//, ''))
   return tags.includes('*') || tags.includes(etag)
 }

@@ -14,7 +14,7 @@ const READ = [
 ]
 
 /** Rejects a request with an oversized URL or header. Errors: uri_too_long, header_too_large. */
-export const boundedHead = createMiddleware<EdgeEnv>(async (c, next) => {
+export const limitRequestHead = createMiddleware<EdgeEnv>(async (c, next) => {
   if (c.req.url.length > MAX_URL)
     throw new ApiError(
       'uri_too_long',

@@ -4,7 +4,7 @@ import { secureHeaders } from 'hono/secure-headers'
 import type { EdgeEnv } from './context.ts'
 
 /** Security headers: HTTPS only, no MIME sniffing, no framing. Images may be embedded by other sites. */
-export const replyHeaders = secureHeaders({
+export const securityHeaders = secureHeaders({
   strictTransportSecurity: 'max-age=31536000',
   xFrameOptions: 'DENY',
   crossOriginResourcePolicy: 'cross-origin',
@@ -17,7 +17,14 @@ export const replyHeaders = secureHeaders({
 })
 
 /** Disables caching unless the handler sets Cache-Control. */
-export const unstored = createMiddleware<EdgeEnv>(async (c, next) => {
+export const noStore = createMiddleware<EdgeEnv>(async (c, next) => {
   await next()
   if (!c.res.headers.has('cache-control')) c.res.headers.set('cache-control', 'no-store')
 })
+
+/** Response headers exposed to browser scripts through CORS. */
+export const EXPOSED_HEADERS = [
+  ...['ratelimit', 'ratelimit-policy', 'retry-after', 'retry-after-ms', 'server-timing', 'www-authenticate'],
+  ...['limit', 'remaining', 'reset'].map((name) => `x-ratelimit-${name}-requests`),
+  ...['x-octet-job', 'x-request-id', 'x-should-retry'],
+]

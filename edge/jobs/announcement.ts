@@ -1,8 +1,10 @@
 // Publishes the event of a finished job to the account's endpoints and to the request's webhook URL.
+
+import { findDialect } from '../dialects/dialects.ts'
 import { objectOf } from '../platform/objects.ts'
-import type { WebhookEvent } from '../webhooks/deliveries.ts'
-import type { EventType } from '../webhooks/endpoints.ts'
-import { costOf, type JobRecord } from './record.ts'
+import type { EventType, WebhookEvent } from '../webhooks/delivery.ts'
+import { projectJob } from './projection.ts'
+import type { JobRecord } from './record.ts'
 
 /** Longer messages are truncated, so that a payload stays below 20 kB. */
 const MESSAGE_CHARACTERS = 500
@@ -12,30 +14,20 @@ const truncate = <T extends { message: string }>(problem: T): T => ({
   ...problem,
   message: problem.message.slice(0, MESSAGE_CHARACTERS),
 })
-const unixSeconds = (milliseconds: number) => Math.floor(milliseconds / 1000)
 const EVENT_OF_STATE: Partial<Record<JobRecord['state'], EventType>> = {
   succeeded: 'job.succeeded',
   failed: 'job.failed',
   canceled: 'job.canceled',
 }
 
-/** Returns the payload data of a job, without the prompt and image bytes. Each attempt replaces the images' storage keys with links. */
+/** The payload data of a job, without the prompt and image bytes. Each attempt replaces the images' storage keys with links. */
 function dataOf(job: JobRecord) {
-  const images = job.state === 'succeeded' ? job.images.toSorted((a, b) => a.image - b.image) : []
+  const { images, warnings, error, ...facts } = projectJob(job)
   return {
-    id: job.id,
-    name: job.name,
-    object: 'job',
-    state: job.state,
-    created: unixSeconds(job.created),
-    finished: job.finished === null ? null : unixSeconds(job.finished),
-    attempt: job.attempt,
-    size: `${job.request.width}x${job.request.height}`,
+    ...facts,
     images: images.map(({ receipt: _, ...image }) => image),
-    warnings: job.warnings.slice(0, MAX_WARNINGS).map(truncate),
-    timings: job.timings,
-    error: job.error && truncate(job.error),
-    price_microdollars: costOf(job),
+    warnings: warnings.slice(0, MAX_WARNINGS).map(truncate),
+    error: error && truncate(error),
   }
 }
 
@@ -44,7 +36,8 @@ export function eventOf(job: JobRecord): WebhookEvent {
   const type = EVENT_OF_STATE[job.state]
   if (!type) throw new Error(`job ${job.id} is ${job.state}: there is nothing to announce yet`)
   const timestamp = new Date(job.finished ?? job.created).toISOString()
-  const body = JSON.stringify({ type, timestamp, data: dataOf(job) })
+  const dialect = findDialect(job.dialect)?.webhook && job.dialect
+  const body = JSON.stringify({ type, timestamp, data: dataOf(job), ...(dialect && { dialect }) })
   return { id: `evt_${job.id}`, type, body, origin: job.origin }
 }
 

@@ -1,10 +1,20 @@
 // One attempt of a job: waits for a GPU to accept it, then copies the GPU's stream to the job's log. Errors end up in the log, not in rejections.
 import { PROTOCOL_VERSION } from '#contract'
-import { ask, backoffMs, cancel, follow, type GpuCall, GpuOverran, GpuRefused, GpuUnavailable } from '../gpu/client.ts'
-import { endpointOf, orderOf, reportDown, reportUp } from '../gpu/endpoints.ts'
+import type { GpuTimes } from '../config/gpu.ts'
+import { configOf } from '../config.ts'
+import {
+  backoffMs,
+  cancel,
+  type GpuCall,
+  GpuRefused,
+  GpuTimeLimitExceeded,
+  GpuUnavailable,
+  offerJob,
+  readEvents,
+} from '../gpu/client.ts'
+import { endpointOf } from '../gpu/endpoints.ts'
+import { endpointOrder, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
-import { type GpuTimes, readGpuTimes } from '../gpu/times.ts'
-import { reportWarmth } from '../gpu/warm.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
 import { receiptFor } from '../results/receipts.ts'
@@ -33,16 +43,16 @@ export function afterLossMs({ faults }: JobRecord, { retryMs }: GpuTimes): numbe
 
 function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = new AbortController()): GpuCall {
   return {
-    ...readGpuTimes(env),
+    ...configOf(env).gpuTimes,
     endpoint: endpointOf(env, endpoint),
-    signingKey: env.GPU_SIGNING_KEY,
+    signingKey: configOf(env).gpuSigningKey,
     job: job.id,
     request: { protocol: PROTOCOL_VERSION, attempt: n, ...job.request },
     abort,
   }
 }
 
-const endpointsOf = ({ decision: { endpoint, spares = [] } }: JobRecord) => [endpoint, ...spares]
+const endpointsOf = ({ decision: { endpoint, fallbacks = [] } }: JobRecord) => [endpoint, ...fallbacks]
 
 /**
  * Requests cancellation of the current attempt on every endpoint that may run it: the one that accepted it, or all while none has.
@@ -60,8 +70,8 @@ export async function runAttempt(env: Env, jobLog: JobLog, { n, abort, onLastSte
   const before = jobLog.job()
   if (before.attempt !== n || !before.waiting) jobLog.begin(n)
   try {
-    const answer = await askEndpoints(env, jobLog, n, abort)
-    if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, readGpuTimes(env).startMs)
+    const answer = await offerToEndpoints(env, jobLog, n, abort)
+    if (!('accepted' in answer)) return postpone(jobLog, answer.retryAfterMs, configOf(env).gpuTimes.startMs)
     if (before.attempt > 0 && before.attempt < n && before.endpoint !== null)
       void cancel(gpuCall(env, before, before.endpoint, before.attempt))
     await record(env, jobLog, answer, onLastStep)
@@ -77,39 +87,38 @@ type Round = Accepted | { retryAfterMs: number }
  * Offers the job to its endpoints in order until one accepts. The next endpoint is tried when the current one is down or does not answer, or
  * when the job has waited for the failover time. Throws if no endpoint can accept the job.
  */
-async function askEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
+async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
   const job = jobLog.job()
   const { waiting } = job
   // An endpoint that has dropped this attempt would report only the cancellation.
-  const names = orderOf(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
+  const names = endpointOrder(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
   const refusals: GpuRefused[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
   for (const [k, name] of names.entries()) {
     const call = gpuCall(env, job, name, n, abort)
     const isLast = k === names.length - 1
-    const answer = await ask(call, isLast ? answerMs(jobLog.job(), call) : call.hedgeMs)
+    const answer = await offerJob(call, isLast ? answerMs(jobLog.job(), call) : call.failoverMs)
     if ('accepted' in answer) {
-      reportUp(name)
       jobLog.update({ endpoint: name })
-      void reportWarmth(env, name, 'ready')
+      void reportHealth(env, name, 'ready')
       return { accepted: answer.accepted, call }
     }
     const isDown = 'unanswered' in answer || answer.down
-    if (!isDown) void reportWarmth(env, name, 'busy' in answer && answer.busy ? 'ready' : 'starting')
-    if (isDown) reportDown(name)
+    const isBusy = 'busy' in answer && answer.busy
+    void reportHealth(env, name, isDown ? 'down' : isBusy ? 'ready' : 'starting')
     // The endpoint may have accepted the job although its reply was lost. No two endpoints may run one job.
     if ('unanswered' in answer) drop(jobLog, call)
     if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')
     if ('refused' in answer) refusals.push(answer.refused!)
     if ('retryAfterMs' in answer && !('refused' in answer)) retryAfterMs = Math.min(retryAfterMs, answer.retryAfterMs)
-    const isOverdue = waiting !== null && Date.now() - waiting.since >= call.hedgeMs
+    const isOverdue = waiting !== null && Date.now() - waiting.since >= call.failoverMs
     if (!isDown && !isOverdue) break
   }
   if (refusals.length === names.length) throw refusals[0]
   return { retryAfterMs: Number.isFinite(retryAfterMs) ? retryAfterMs : 0 }
 }
 
-/** Cancels the attempt on an endpoint that may have accepted it. The log entry comes first, so that the endpoint is not asked again after a reset. */
+/** Cancels the attempt on an endpoint that may have accepted it. The log entry precedes it, so that no reset offers the job to the endpoint again. */
 function drop(jobLog: JobLog, call: GpuCall): void {
   const { waiting } = jobLog.job()
   const dropped = [...(waiting?.dropped ?? []), call.endpoint.name]
@@ -134,7 +143,7 @@ function postpone(jobLog: JobLog, retryAfterMs: number, startMs: number): void {
 
 async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, onLastStep: () => void): Promise<void> {
   const { attempt } = call.request
-  for await (const frame of follow(call, accepted)) {
+  for await (const frame of readEvents(call, accepted)) {
     const event = await loggedEvent(env, jobLog.job(), frame)
     if (frame.event.type === 'failed')
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
@@ -184,8 +193,9 @@ function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
   if (job.cancelRequested) jobLog.append(n, { type: 'canceled', steps_done: countSteps(job), timings: null })
   else if (cause instanceof GpuUnavailable)
     jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason })
-  else if (cause instanceof GpuRefused || cause instanceof GpuOverran) jobLog.append(n, { ...noImage, reason })
+  else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded)
+    jobLog.append(n, { ...noImage, reason })
   else jobLog.append(n, { type: 'lost', reason })
-  const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuOverran
+  const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuTimeLimitExceeded
   if (isLast && job.endpoint !== null) void cancelOnGpu(env, job)
 }

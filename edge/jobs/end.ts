@@ -1,5 +1,5 @@
 // The steps after a job's end: settlement, announcement, deletion of its files and of the job. Each step is idempotent.
-import { reportWarmth } from '../gpu/warm.ts'
+import { reportHealth } from '../gpu/health.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import { deletePrefix } from '../results/results.ts'
@@ -22,7 +22,7 @@ export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {
     return false
   }
   observeJob(env, job)
-  if (job.endpoint !== null && job.state === 'succeeded') void reportWarmth(env, job.endpoint, 'ready')
+  if (job.endpoint !== null && job.state === 'succeeded') void reportHealth(env, job.endpoint, 'ready')
   return true
 }
 

@@ -6,12 +6,12 @@ import {
   beginAttempt,
   isFinal,
   type JobRecord,
+  type LogEntry,
   type LoggedEvent,
   newJob,
   RECORD_DEFAULTS,
 } from './record.ts'
 
-export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
 export type JobLog = ReturnType<typeof openJobLog>
 
 const SCHEMA = `CREATE TABLE IF NOT EXISTS events (

@@ -1,7 +1,8 @@
 // A job's log as server-sent events. Each log entry always gives the same event, so that a replay is exact.
 
 import { resultPath } from '../results/results.ts'
-import type { JobLog, LogEntry } from './event-log.ts'
+import type { JobLog } from './event-log.ts'
+import type { LogEntry } from './record.ts'
 import { isFinal, type JobRecord } from './record.ts'
 
 /** The interval of comments that keep proxies from closing an idle connection. */

@@ -2,10 +2,10 @@
 
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { Reservation } from '../accounts/ledger.ts'
-import type { RateState } from '../accounts/limits.ts'
-import { refusedBy } from '../accounts/refusals.ts'
+import type { RateState } from '../accounts/rates.ts'
+import { admissionError } from '../accounts/refusals.ts'
 import type { Credential } from '../auth/keys.ts'
-import { readGpuTimes } from '../gpu/times.ts'
+import { checkConfig } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
@@ -20,12 +20,12 @@ export type Submission = {
   retried: boolean
   reuse: boolean
 }
-/** `known`: the job of an earlier request. `reused`: the earlier job's images are the result, free of charge. `rates` are for the response headers. */
-export type Submitted = { job: JobRecord; known: boolean; reused: boolean; rates: RateState[] }
+/** `isRepeated`: the job is that of an earlier request. `reused`: the earlier job's images are the result, free of charge. `rates` are for the response headers. */
+export type Submitted = { job: JobRecord; isRepeated: boolean; reused: boolean; rates: RateState[] }
 
 type Admitted =
   | { reused: JobRecord; rates: RateState[] }
-  | { reservation: Reservation; known: boolean; rates: RateState[] }
+  | { reservation: Reservation; isRepeated: boolean; rates: RateState[] }
 
 /** Reads `Idempotency-Key`: a structured-field string or a bare one, 1 to 255 characters. Errors: invalid_request. */
 export function idempotencyKey(header: string | undefined): string | null {
@@ -39,17 +39,17 @@ export function idempotencyKey(header: string | undefined): string | null {
 
 /** Admits the request, or finds its earlier reservation or a job with the same images. Errors: the account's refusals. */
 async function admit(env: Env, submission: Submission): Promise<Admitted> {
-  // Throws on malformed settings, before a price is reserved.
-  readGpuTimes(env)
+  // Before a price is reserved.
+  checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
   const admission = await account.admit(submission)
-  const refusal = refusedBy(admission)
+  const refusal = admissionError(admission)
   if (refusal) throw refusal
   switch (admission.kind) {
     case 'admitted':
-      return { reservation: admission.reservation, known: false, rates: admission.rates }
+      return { reservation: admission.reservation, isRepeated: false, rates: admission.rates }
     case 'repeated':
-      return { reservation: admission.reservation, known: true, rates: [] }
+      return { reservation: admission.reservation, isRepeated: true, rates: [] }
     case 'reused': {
       const reused = await objectOf(env.JOB, admission.job).view()
       if (reused && (await areStored(env, reused.images))) return { reused, rates: admission.rates }
@@ -73,10 +73,10 @@ function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reserv
 /** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
 export async function submit(env: Env, submission: Submission): Promise<Submitted> {
   const admitted = await admit(env, submission)
-  if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
-  const { reservation, known, rates } = admitted
+  if ('reused' in admitted) return { job: admitted.reused, isRepeated: true, reused: true, rates: admitted.rates }
+  const { reservation, isRepeated, rates } = admitted
   const job = checkJob(await objectOf(env.JOB, reservation.job).create(reservation), reservation)
-  return { job, known, reused: false, rates }
+  return { job, isRepeated, reused: false, rates }
 }
 
 /** The error response for a waiting caller whose job did not succeed. */
@@ -109,15 +109,15 @@ export async function generateNow(env: Env, submission: Submission, caller: Wait
   caller.keepAlive(isRunning)
   try {
     const admitted = await admit(env, submission)
-    if ('reused' in admitted) return { job: admitted.reused, known: true, reused: true, rates: admitted.rates }
-    const { reservation, known, rates } = admitted
-    if (known && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
+    if ('reused' in admitted) return { job: admitted.reused, isRepeated: true, reused: true, rates: admitted.rates }
+    const { reservation, isRepeated, rates } = admitted
+    if (isRepeated && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
     caller.onJob(reservation.job)
     const running = objectOf(env.JOB, reservation.job).run(reservation, caller.id)
     resolve()
     const final = checkJob(await running, reservation)
     if (final.state !== 'succeeded') throw describeFailure(final)
-    return { job: final, known, reused: false, rates }
+    return { job: final, isRepeated, reused: false, rates }
   } finally {
     resolve()
   }

@@ -4,15 +4,16 @@ import * as z from 'zod'
 import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
+import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
+import { microdollarsWithin } from '../platform/units.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
-import { readCatalogue } from '../routing/catalogue.ts'
 import { type Decision, QUALITIES, type RouteRequest } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, microdollarsWithin, price, readPrices } from '../routing/price.ts'
+import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/address.ts'
-import { newJobId } from './record.ts'
+import { newJobId } from './job-id.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -124,15 +125,14 @@ function routeRequest(fields: Generation): RouteRequest {
 }
 
 /** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
-export async function chosen(
+export async function routeAndPrice(
   fields: Generation,
   env: Env,
 ): Promise<{ decision: Decision; price: number; basePrice: number }> {
-  const catalogue = readCatalogue(env)
-  const prices = readPrices(env.OCTET_PRICES)
-  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalogue.offers)
+  const { catalog, prices } = configOf(env)
+  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
-  const decision = chooseRoute(routeRequest(fields), catalogue, (decision) => ({
+  const decision = chooseRoute(routeRequest(fields), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
@@ -148,21 +148,21 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** The worker's address in the request, and the caller's name for the job. */
-export type Origin = { origin: string; name?: string | null }
+/** The worker's address in the request, the caller's name for the job, and the request's dialect. */
+type Origin = { origin: string; name: string | null; dialect: string | null }
 
 /** The job specification of a request: routed, seeded and priced. */
-export async function specify(
+export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name = null }: Origin,
+  { origin, name, dialect }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await chosen(fields, env)
+  const { decision, price, basePrice } = await routeAndPrice(fields, env)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -189,7 +189,7 @@ export async function specify(
     name,
     fingerprint: await sha256(JSON.stringify(fields)),
     digest: await digestOf(request),
-    ...{ origin, account, keyId, request, decision, price, basePrice },
+    ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
     created: Date.now(),

@@ -1,16 +1,16 @@
 // JobDO: one job as a state machine, driven by its alarm. `nextAt` in the record is the time of the next action.
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from '../accounts/ledger.ts'
+import { configOf } from '../config.ts'
+import type { EndpointDO } from '../gpu/endpoint-object.ts'
 import { StreamLost } from '../gpu/stream.ts'
-import { readGpuTimes } from '../gpu/times.ts'
-import type { WarmDO } from '../gpu/warm.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
-import { readRecovery } from '../platform/recovery.ts'
+import { DAY_MS } from '../platform/units.ts'
 import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
-import { type JobLog, type LogEntry, openJobLog } from './event-log.ts'
+import { type JobLog, openJobLog } from './event-log.ts'
 import { eventStream } from './events.ts'
 import {
   countSteps,
@@ -18,6 +18,7 @@ import {
   isFinal,
   isOver,
   type JobRecord,
+  type LogEntry,
   type LoggedEvent,
   MAX_ATTEMPTS,
   MAX_FAULTS,
@@ -30,9 +31,6 @@ const LONGEST_PAUSE_MS = 10 * 60_000
 const CANCEL_MS = 10_000
 /** The most open event streams of a job. */
 export const MAX_READERS = 20
-const DAY_MS = 24 * 3600_000
-
-export type { LogEntry }
 
 type Attempt = { n: number; abort: AbortController; done: Promise<void> }
 
@@ -74,7 +72,7 @@ export class JobDO extends DurableObject<Env> {
   async #create({ spec, reservedAt }: Reservation, isCanceled: boolean): Promise<JobRecord | null> {
     const existing = this.#log.find()
     if (existing || !spec || this.#log.isErased()) return existing
-    if (Date.now() - reservedAt > readRecovery(this.env).reservationMs / 2) return null
+    if (Date.now() - reservedAt > configOf(this.env).recovery.reservationMs / 2) return null
     const job = this.#log.create(spec)
     if (isCanceled) this.#log.append(0, { type: 'cancel_requested' })
     await this.#advance()
@@ -184,7 +182,7 @@ export class JobDO extends DurableObject<Env> {
     if (this.#log.find()) await this.#stop()
     this.#log.erase()
     // The alarm removes the mark once no request in flight can create the job any more.
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).reservationMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.reservationMs)
   }
 
   override async alarm(): Promise<void> {
@@ -211,19 +209,19 @@ export class JobDO extends DurableObject<Env> {
       return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
     if (!job.granted) return this.#awaitSlot(job)
     this.#begin(n)
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
   }
 
   /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
   async #awaitAttempt({ id, account, accepted }: JobRecord): Promise<void> {
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
     if (accepted === null) return
     await this.#callEndpoint((endpoint) => (this.#needsSlot ? endpoint.renewSlot(id, account) : null))
   }
 
   /** Requests a slot, and again later in case the endpoint's message is lost, and continues once the job has it. */
   async #awaitSlot({ id, account }: JobRecord): Promise<void> {
-    await this.ctx.storage.setAlarm(Date.now() + readRecovery(this.env).jobMs)
+    await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
     const hasSlot = await this.#callEndpoint((endpoint) => endpoint.requestSlot(id, account))
     // The job may have ended during the call.
     if (hasSlot && !(await this.proceed())) await this.#callEndpoint((endpoint) => endpoint.releaseSlot(id))
@@ -241,10 +239,10 @@ export class JobDO extends DurableObject<Env> {
    * Calls the object of the endpoint in whose queue the job is, whichever endpoint runs it. One call at a time: a release that overtook a
    * request or a renewal would leave the slot taken. Null on failure, after which the alarm or the expiry of the slot resolves the state.
    */
-  #callEndpoint<R>(call: (endpoint: DurableObjectStub<WarmDO>) => Promise<R> | null): Promise<R | null> {
+  #callEndpoint<R>(call: (endpoint: DurableObjectStub<EndpointDO>) => Promise<R> | null): Promise<R | null> {
     const { id, decision } = this.#log.job()
     const result = this.#endpointCalls
-      .then(() => call(objectOf(this.env.WARM, decision.endpoint)))
+      .then(() => call(objectOf(this.env.ENDPOINT, decision.endpoint)))
       .catch((cause: unknown) => {
         log('warn', 'the slot of a job could not be updated', { job: id, cause })
         return null
@@ -270,7 +268,7 @@ export class JobDO extends DurableObject<Env> {
     this.#log.update({ granted: false })
     const job = this.#log.job()
     if (!isFinal(job) && !job.waiting)
-      this.#log.update({ nextAt: Date.now() + afterLossMs(job, readGpuTimes(this.env)) })
+      this.#log.update({ nextAt: Date.now() + afterLossMs(job, configOf(this.env).gpuTimes) })
     await this.#advance()
   }
 

@@ -1,11 +1,11 @@
 // Records each finished job for operations: one log line and one data point in Analytics Engine.
 
+import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
-import type { Observed } from '../routing/forecast.ts'
+import type { Observation } from '../routing/observation.ts'
 import { megapixelSteps } from '../routing/price.ts'
-import { costOf, type JobRecord } from './record.ts'
-
-type Sinks = Pick<Env, 'ANALYTICS' | 'OCTET_LOG_PROMPTS'>
+import { projectJob } from './projection.ts'
+import type { JobRecord } from './record.ts'
 
 /** Columns of a data point, in order: `blob1` … and `double1` … of the dataset octet_jobs. Durations are the GPU function's own, in seconds. */
 export const POINT = {
@@ -23,29 +23,26 @@ type Point = { [K in (typeof POINT.blobs)[number]]: string | null } & {
 const NO_TIMES = { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 
 function pointOf(job: JobRecord): Point {
-  const { state, error, decision, ran, request, attempt, timings, created, finished } = job
-  const { route, tier, model } = decision
-  const endpoint = job.endpoint ?? decision.endpoint
+  const { state, error, route, tier, model, steps, attempt, timings, price_microdollars } = projectJob(job)
+  const { decision, ran, request, created, finished } = job
   return {
-    ...{ state, route, tier, model, endpoint },
+    ...{ state, route, tier, model, steps, price_microdollars, attempts: attempt },
+    endpoint: job.endpoint ?? decision.endpoint,
     error: error?.code ?? null,
     device: ran?.device ?? null,
     images: request.count,
-    steps: request.steps,
     megapixels: (request.width * request.height) / 1e6,
-    attempts: attempt,
-    price_microdollars: costOf(job),
     wall_seconds: ((finished ?? created) - created) / 1000,
     ...(timings ?? NO_TIMES),
   }
 }
 
 /** Records a finished job. The prompt is included only if OCTET_LOG_PROMPTS is "true". */
-export function observeJob(env: Sinks, job: JobRecord): void {
+export function observeJob(env: Env, job: JobRecord): void {
   const { id, account, keyId, request } = job
   const point = pointOf(job)
   const { prompt, negative_prompt } = request
-  const prompts = env.OCTET_LOG_PROMPTS === 'true' ? { prompt, negative_prompt } : {}
+  const prompts = configOf(env).logPrompts ? { prompt, negative_prompt } : {}
   log('info', 'a job finished', { job: id, account, key: keyId, ...point, ...prompts })
   env.ANALYTICS.writeDataPoint({
     indexes: [account],
@@ -63,7 +60,7 @@ export function measure({
   created,
   finished,
   timings,
-}: JobRecord): Observed | null {
+}: JobRecord): Observation | null {
   if (state !== 'succeeded' || !timings || finished === null) return null
   const { model, tier, width, height, steps, guidanceScale } = decision
   const endpoint = ran ?? decision.endpoint

@@ -1,12 +1,14 @@
 // Finds the job of a path by its id or by its owner's name for it, and checks ownership.
 import type { Context } from 'hono'
 import { jobId } from '#contract'
-import { owner } from '../auth/auth.ts'
-import type { Credential, Scope } from '../auth/keys.ts'
+import { requireScope } from '../auth/auth.ts'
+import type { Credential } from '../auth/keys.ts'
+import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/objects.ts'
-import { JOB_ID, type JobRecord } from './record.ts'
+import { JOB_ID } from './job-id.ts'
+import type { JobRecord } from './record.ts'
 
 /** The id of an account's job from an id or a name; null for an unknown name. */
 export async function resolveJobId(env: Env, account: string, given: string): Promise<string | null> {
@@ -20,7 +22,7 @@ export const isOwner = (credential: Credential, { account, token }: Pick<JobReco
 
 /** The job of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
 export async function ownJob(c: Context<EdgeEnv>, scope: Scope): Promise<JobRecord> {
-  const credential = await owner(c, scope)
+  const credential = await requireScope(c, scope)
   const given = c.req.param('id') ?? ''
   const id = await resolveJobId(c.env, credential.account, given)
   const job = id && (await objectOf(c.env.JOB, id).view())

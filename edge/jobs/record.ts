@@ -1,10 +1,11 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 
 import type { JobEvent, Timings } from '#contract'
-import type { JobSpec, JobState } from '../accounts/job-spec.ts'
-import type { ErrorCode } from '../http/errors.ts'
-import type { StoredImage } from '../results/results.ts'
+import type { JobSpec } from '../accounts/job-spec.ts'
+import type { JobState, Progress } from '../dialects/public-job.ts'
+import type { ErrorCode } from '../http/error-codes.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 
 /** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
@@ -12,9 +13,6 @@ export const MAX_FAULTS = 3
 export const MAX_ATTEMPTS = 25
 /** The message for callers when the fault is ours. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
-export const JOB_ID = /^job_[0-9a-f]{32}$/
-/** 128 random bits, so that ids never collide, even between deployments that share a GPU function. */
-export const newJobId = () => `job_${crypto.getRandomValues(new Uint8Array(16)).toHex()}`
 
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
 /** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
@@ -32,13 +30,16 @@ export type LoggedEvent =
   | { type: 'given_up'; code: ErrorCode; message: string; reason?: string }
   | { type: 'cancel_requested' }
 
+/** An entry of a job's log. `at` is Unix milliseconds. */
+export type LogEntry = { seq: number; attempt: number; at: number; event: LoggedEvent }
+
 /** The wait for a GPU. */
 export type Waiting = {
   /** Unix milliseconds of the first request to a GPU. */
   since: number
   /** Requests so far that no GPU accepted. */
   tries: number
-  /** Endpoints that did not answer in time and were asked to drop this attempt. */
+  /** Endpoints that did not answer in time and received a cancellation of this attempt. */
   dropped?: string[]
 }
 
@@ -54,7 +55,7 @@ export type JobRecord = JobSpec & {
   granted: boolean
   /** Unix milliseconds of the next action, unless an attempt is in progress. */
   nextAt: number
-  progress: { position: number } | { image: number; step: number; steps: number } | null
+  progress: Progress
   images: StoredImage[]
   warnings: { code: string; message: string }[]
   timings: Timings | null
@@ -76,7 +77,7 @@ export type JobRecord = JobSpec & {
 
 /** Values of fields that records of earlier releases lack. */
 export const RECORD_DEFAULTS = {
-  ...{ token: null, basePrice: 0, digest: '', retentionDays: DEFAULT_RETENTION_DAYS },
+  ...{ token: null, dialect: null, basePrice: 0, digest: '', retentionDays: DEFAULT_RETENTION_DAYS },
   ...{ granted: true, faults: 0, nextAt: 0 },
 } satisfies Partial<JobRecord>
 
@@ -85,7 +86,7 @@ export const isFinal = (job: Pick<JobRecord, 'state'>) => FINAL.has(job.state)
 /** Whether a job needs no further work. */
 export const isOver = (job: JobRecord) => isFinal(job) && job.settled && job.announced
 
-const freshAttempt = () => ({
+const newAttemptFields = () => ({
   ...{ progress: null, images: [], warnings: [], timings: null, ran: null, endpoint: null, error: null },
   ...{ accepted: null, finished: null, stepsDone: 0 },
 })
@@ -94,7 +95,7 @@ export function newJob(spec: JobSpec): JobRecord {
   const open = { granted: false, cancelRequested: false, settled: false, announced: false }
   return {
     ...spec,
-    ...freshAttempt(),
+    ...newAttemptFields(),
     ...open,
     state: 'queued',
     attempt: 0,
@@ -106,7 +107,7 @@ export function newJob(spec: JobSpec): JobRecord {
 
 /** The record at the start of an attempt, without reports of earlier ones. */
 export function beginAttempt(job: JobRecord, attempt: number, now: number): JobRecord {
-  return { ...job, ...freshAttempt(), attempt, waiting: { since: now, tries: 0 } }
+  return { ...job, ...newAttemptFields(), attempt, waiting: { since: now, tries: 0 } }
 }
 
 /** Completed steps of the current attempt, as reported so far. */

@@ -1,18 +1,20 @@
 // Reads image requests, and handles callers that wait for the result.
 import type { Context } from 'hono'
+import type { Dialect } from '../dialects/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
-import { type Generation, generation, specify } from './generation-request.ts'
+import { createJobSpec, type Generation, generation } from './generation-request.ts'
 import type { JobRecord } from './record.ts'
 
-// OpenAI's clients send null for unset fields.
-const withoutNulls = (body: unknown) =>
-  typeof body === 'object' && body !== null && !Array.isArray(body)
-    ? Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
-    : body
+/** The native request for a body. Null fields, which many clients send for unset ones, are removed. A body that is no object is unchanged. */
+function nativeBody(body: unknown, dialect: Dialect | undefined): unknown {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) return body
+  const fields = Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
+  return dialect ? dialect.parse(fields) : fields
+}
 
 /** Rejects fields that are forbidden for browser tokens: a visitor must not get other visitors' images or send webhooks for the account. */
 function checkTokenFields({ webhook, reuse }: Generation): void {
@@ -22,17 +24,21 @@ function checkTokenFields({ webhook, reuse }: Generation): void {
 }
 
 /**
- * Reads an image request. `name` is the caller's name for the job. An SDK's retry without an Idempotency-Key is recognized by its retry
+ * Reads an image request of a dialect, or of the native API. `name` is the caller's name for the job. An SDK's retry without an Idempotency-Key is recognized by its retry
  * count. A request with an explicit seed always gives the same images, so it may share a job too.
  */
 export async function readSubmission(
   c: Context<EdgeEnv>,
-  name: string | null = null,
+  { name = null, dialect }: { name?: string | null; dialect?: Dialect } = {},
 ): Promise<{ fields: Generation; submission: Submission }> {
-  const fields = parseFields(generation, generation.shape, withoutNulls(await readJson(c)))
+  const fields = parseFields(generation, generation.shape, nativeBody(await readJson(c), dialect))
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
-  const spec = await specify(fields, c.env, credential, { origin: new URL(c.req.url).origin, name })
+  const spec = await createJobSpec(fields, c.env, credential, {
+    origin: new URL(c.req.url).origin,
+    name,
+    dialect: dialect?.name ?? null,
+  })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
   return { fields, submission: { credential, spec, idempotencyKey: key, retried, reuse: fields.reuse ?? false } }

@@ -1,22 +1,21 @@
 // Public views of a job.
 
 import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
-import { gpuState } from '../gpu/warm.ts'
-import { resultUrl, type StoredImage } from '../results/results.ts'
-import { costOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
-
-const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
+import type { JobView } from '../dialects/public-job.ts'
+import { gpuState } from '../gpu/health.ts'
+import { unixSeconds } from '../platform/units.ts'
+import { resultUrl } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
+import { projectJob } from './projection.ts'
+import { decisionOf, type JobRecord } from './record.ts'
 
 /** A final job's fields for lists. The account stores them in its ledger row, so that a list needs no calls to job objects. */
 export function summaryOf(job: JobRecord): JobSummary {
-  const { id, name, state, created, finished, attempt, cancelRequested, warnings, timings, error } = job
+  const { object: _, cancel_requested, price_microdollars, images, ...facts } = projectJob(job)
   return {
-    ...{ id, name, state, created, finished, attempt, cancelRequested, error, timings },
-    ...decisionOf(job),
-    size: `${job.request.width}x${job.request.height}`,
-    images: state === 'succeeded' ? job.images.map(({ receipt: _, ...image }) => image) : [],
-    warnings: warningsOf({ request: job.request, warnings }),
-    price: costOf(job),
+    ...facts,
+    ...{ created: job.created, finished: job.finished, cancelRequested: cancel_requested, price: price_microdollars },
+    images: images.map(({ receipt: _, ...image }) => image),
   }
 }
 
@@ -27,26 +26,14 @@ async function describeImage({ env, origin, keyId }: Reader, job: string, { key,
   return { ...facts, url: await resultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }
 }
 
-/** The job resource. Images are included once the job has succeeded. */
-export async function viewOf(reader: Reader, job: JobRecord) {
-  const { id, name, state, created, finished, attempt, progress, waiting, cancelRequested, timings, error } = job
+/** The job resource. */
+export async function viewOf(reader: Reader, job: JobRecord): Promise<JobView> {
+  const { images, ...facts } = projectJob(job)
   return {
-    ...{
-      id,
-      object: 'job',
-      name,
-      state,
-      created: unixSeconds(created),
-      finished: unixSeconds(finished),
-      attempt,
-      progress,
-    },
-    gpu: waiting ? await gpuState(reader.env, job.decision.endpoint) : null,
-    cancel_requested: cancelRequested,
-    ...decisionOf(job),
-    size: `${job.request.width}x${job.request.height}`,
-    images: state === 'succeeded' ? await Promise.all(job.images.map((image) => describeImage(reader, id, image))) : [],
-    ...{ warnings: warningsOf(job), timings, error, price_microdollars: costOf(job) },
+    ...facts,
+    progress: job.progress,
+    gpu: job.waiting ? await gpuState(reader.env, job.decision.endpoint) : null,
+    images: await Promise.all(images.map((image) => describeImage(reader, job.id, image))),
   }
 }
 

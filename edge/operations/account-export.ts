@@ -2,10 +2,11 @@
 // nor a Durable Object buffers more than one page.
 
 import { type Credit, EXPORT_SECTIONS, type ExportedJob, type ExportSection } from '../accounts/export.ts'
-import type { KeyInfo } from '../accounts/key-table.ts'
+import type { KeyInfo } from '../accounts/key-info.ts'
 import type { UsageRow } from '../accounts/ledger.ts'
 import { viewOf } from '../jobs/view.ts'
 import { objectOf } from '../platform/objects.ts'
+import { unixSeconds } from '../platform/units.ts'
 import { resultUrl } from '../results/results.ts'
 
 /** Durable Object calls per response, below the worker's limit of ten thousand. The remainder follows in the next response. */
@@ -33,7 +34,6 @@ export function parsePosition(text: string): Position | null {
 }
 
 const formatPosition = ({ section, cursor }: Position) => `${section}:${cursor ?? ''}`
-const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 
 /** Builds the line of a job: its request, its current view if its object still has it, and its ledger entry. */
 async function jobLine({ env, origin }: Source, row: ExportedJob): Promise<Line> {

@@ -1,13 +1,14 @@
 // The operator's report on a job, from all of its stores: with internal causes, without prompts or secrets.
-import type { LogEntry } from '../jobs/event-log.ts'
-import type { JobRecord, LoggedEvent } from '../jobs/record.ts'
+
+import type { JobRecord, LogEntry, LoggedEvent } from '../jobs/record.ts'
 import { objectOf } from '../platform/objects.ts'
+import type { JobReport, ReportedEntry } from './replies.ts'
 
 /** Events once per step, reported as ranges instead of rows. */
 const STEADY: ReadonlySet<LoggedEvent['type']> = new Set(['step', 'preview'])
 
 /** A log entry without bytes and receipts. Warnings are reduced to their codes, because their messages quote the prompt. */
-function reported({ seq, attempt, at, event }: LogEntry) {
+function describeEntry({ seq, attempt, at, event }: LogEntry): ReportedEntry {
   const entry = { seq, attempt, at, type: event.type }
   switch (event.type) {
     case 'warning':
@@ -24,12 +25,12 @@ function reported({ seq, attempt, at, event }: LogEntry) {
       return { ...entry, ...event }
   }
 }
-type Reported = ReturnType<typeof reported> & { last?: ReturnType<typeof reported> }
+type Run = ReportedEntry & { last?: ReportedEntry }
 
-/** The log with each run of steps condensed to its first entry, with the last one in `last`. */
-function condensed(log: LogEntry[]): Reported[] {
-  const rows: Reported[] = []
-  for (const entry of log.map(reported)) {
+/** The log with each run of steps condense to its first entry, with the last one in `last`. */
+function condense(log: LogEntry[]): Run[] {
+  const rows: Run[] = []
+  for (const entry of log.map(describeEntry)) {
     const before = rows.at(-1)
     const goesOn = before?.type === entry.type && before.attempt === entry.attempt && STEADY.has(entry.type)
     if (goesOn) before.last = entry
@@ -39,25 +40,25 @@ function condensed(log: LogEntry[]): Reported[] {
 }
 
 /** The request, with prompts replaced by their lengths. */
-function askedOf({ request: { prompt, negative_prompt, ...parameters } }: JobRecord) {
+function describeRequest({ request: { prompt, negative_prompt, ...parameters } }: JobRecord) {
   return { ...parameters, prompt_characters: prompt.length, negative_prompt_characters: negative_prompt.length }
 }
 
 /** The report on a job id; null if neither a job nor a ledger entry of `account` has it. Times are Unix milliseconds. */
-export async function reportOf(env: Env, id: string, account: string | undefined) {
+export async function reportOf(env: Env, id: string, account: string | undefined): Promise<JobReport | null> {
   const object = objectOf(env.JOB, id)
   const job = await object.view()
   const owner = job?.account ?? account
   const ledger = owner === undefined ? null : await objectOf(env.ACCOUNT, owner).entry(id)
-  if (!job || !owner) return ledger && { id, account: owner, job: null, ledger }
+  if (!job || !owner) return ledger && { id, account: owner!, job: null, ledger }
   const { request: _, warnings: __, origin: ___, fingerprint: ____, images, ...record } = job
   const stored = images.map(async ({ receipt, ...image }) => {
     const object = await env.RESULTS.head(image.key)
     return { ...image, receipt: receipt !== undefined, in_store: object?.size === image.bytes }
   })
   return {
-    ...{ id, account: owner, job: { ...record, asked: askedOf(job) }, ledger },
-    events: condensed(await object.events()),
+    ...{ id, account: owner, job: { ...record, asked: describeRequest(job) }, ledger },
+    events: condense(await object.events()),
     images: await Promise.all(stored),
     webhooks: await objectOf(env.WEBHOOK, owner).deliveriesOf(`evt_${id}`),
   }

@@ -1,9 +1,9 @@
 // The operator's overview of the deployment: the GPU of every endpoint, and revenue and cost since midnight (UTC).
 
-import { isDown } from '../gpu/endpoints.ts'
-import { dayOf, readWarmPolicy } from '../gpu/warm-policy.ts'
+import { configOf } from '../config.ts'
+import { dayOf } from '../gpu/readiness.ts'
 import { objectOf } from '../platform/objects.ts'
-import { readCatalogue } from '../routing/catalogue.ts'
+import type { OperatorStatus } from './replies.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }
 type Ran = { images: number; gpu_seconds: number; cold_starts: number }
@@ -18,12 +18,12 @@ const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seco
  * The state of each offered endpoint, and the day's sums. `gpu_dollars` is the time of jobs and prewarming at the price in OCTET_PREWARM. It
  * excludes idle time after jobs, which the host also bills.
  */
-export async function operatorStatus(env: Env, now = Date.now()) {
-  const { offers, endpoints: addresses } = readCatalogue(env)
-  const names = [...new Set(offers.flatMap(({ endpoint, spares = [] }) => [endpoint, ...spares]))]
+export async function operatorStatus(env: Env, now = Date.now()): Promise<OperatorStatus> {
+  const { offers, endpoints: addresses } = configOf(env).catalog
+  const names = [...new Set(offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks]))]
   const reports = names.map(async (name) => ({
-    ...{ name, url: addresses[name], down: isDown(name, now) },
-    ...(await objectOf(env.WARM, name).report()),
+    ...{ name, url: addresses[name] },
+    ...(await objectOf(env.ENDPOINT, name).report()),
   }))
   const midnight = Date.parse(`${dayOf(now)}T00:00:00Z`)
   const [settled, ran] = await env.DB.batch<Settled | Ran>(
@@ -32,7 +32,7 @@ export async function operatorStatus(env: Env, now = Date.now()) {
   const { gpu_seconds, ...rest } = ran!.results[0] as Ran
   const endpoints = await Promise.all(reports)
   const warming = endpoints.reduce((sum, each) => sum + each.spent_today_seconds, 0)
-  const { dollars_per_hour } = readWarmPolicy(env)
+  const { dollars_per_hour } = configOf(env).prewarm
   const today = {
     ...(settled!.results[0] as Settled),
     ...{ ...rest, gpu_seconds, warming_seconds: warming },

@@ -1,5 +1,5 @@
-// A receipt: what an image is, how it was made and what it cost, as a compact JWS of the deployment that made it. No bindings here:
-// `npm run verify` checks receipts with this same code.
+// A receipt states an image's digest, parameters and price, as a compact JWS signed by the deployment. This file uses no bindings, because
+// `npm run verify` checks receipts with it.
 import { base64url, compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
 import { jobRequest, ROUTES } from '#contract'
@@ -12,13 +12,13 @@ const count = z.int().min(0)
 const digest = z.string().regex(/^[A-Za-z0-9_-]{43}$/)
 
 /**
- * What a receipt says. Prompts are told by a salted digest: who has the prompt can check it, two receipts of one prompt do not look
- * alike, and no table of digests made beforehand finds it. Times of the GPU and the price are those of the whole job of `images`.
+ * The claims of a receipt. A prompt is represented by a salted digest: the owner of the prompt can verify it, two receipts of one prompt
+ * differ, and precomputed tables of digests are useless. The GPU time and the price are those of the whole job of `images`.
  */
 export const receiptClaims = z.strictObject({
   version: z.literal(RECEIPT.version),
   job: z.string(),
-  /** Which of the job's images, from 0. */
+  /** The index of the image in its job, from 0. */
   image: count,
   images: count.min(1),
   /** Unix seconds. */
@@ -30,7 +30,7 @@ export const receiptClaims = z.strictObject({
     ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
     route: z.enum(ROUTES),
   }),
-  /** SHA-256 of the package's manifest, which lists the digest of every file; and what it ran on. */
+  /** SHA-256 of the package's manifest, which lists the digest of every file; and the device. */
   package: z.string(),
   device: z.string(),
   steps_run: count.min(1),
@@ -40,7 +40,7 @@ export const receiptClaims = z.strictObject({
 })
 export type ReceiptClaims = z.infer<typeof receiptClaims>
 
-/** A receipt that does not hold; the message says why. */
+/** An invalid receipt. The message is the reason. */
 export class ReceiptError extends Error {
   override name = 'ReceiptError' as const
 }
@@ -53,7 +53,7 @@ export async function promptDigest(salt: string, role: 'prompt' | 'negative_prom
   return base64url.encode(new Uint8Array(await crypto.subtle.digest('SHA-256', data)))
 }
 
-/** Checks a receipt's signature against public keys and returns what it says. Throws ReceiptError. */
+/** Verifies a receipt's signature with public keys and returns its claims. Throws ReceiptError. */
 export async function openReceipt(receipt: string, jwks: JSONWebKeySet): Promise<ReceiptClaims & { kid: string }> {
   const { payload, protectedHeader } = await compactVerify(receipt, createLocalJWKSet(jwks), {
     algorithms: [RECEIPT.algorithm],

@@ -1,35 +1,14 @@
 // Signs the receipts of finished images with the newest key in RECEIPT_SIGNING_KEYS. The public halves of older keys stay available.
 import { base64url, CompactSign, importJWK, type JSONWebKeySet } from 'jose'
-import * as z from 'zod'
 import type { JobRequest, Route, Timings } from '#contract'
+import type { ReceiptKeys } from '../config/secrets.ts'
+import { configOf } from '../config.ts'
 import { promptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
-import type { StoredImage } from './results.ts'
-
-const receiptKey = z.strictObject({
-  kty: z.literal('OKP'),
-  crv: z.literal('Ed25519'),
-  kid: z.string().min(1).max(64),
-  x: z.string(),
-  /** The private half. Optional for retired keys. */
-  d: z.string().optional(),
-})
-const receiptKeys = z.array(receiptKey).min(1)
-type ReceiptKey = z.infer<typeof receiptKey>
-
-/** Reads RECEIPT_SIGNING_KEYS, newest first. Throws on malformed text, a repeated `kid`, or a newest key without its private half. */
-export function parseReceiptKeys(text: string): [ReceiptKey & { d: string }, ...ReceiptKey[]] {
-  const keys = receiptKeys.safeParse(JSON.parse(text)).data
-  const [newest, ...older] = keys ?? []
-  if (!newest?.d || new Set(keys?.map(({ kid }) => kid)).size !== keys?.length)
-    throw new Error(
-      'RECEIPT_SIGNING_KEYS must be a JSON array of Ed25519 JWKs with a kid of their own, newest first; the newest has its private part d',
-    )
-  return [{ ...newest, d: newest.d }, ...older]
-}
+import type { StoredImage } from './stored-image.ts'
 
 /** The public halves of all keys, for /.well-known/jwks.json. */
-export function publicReceiptKeys(text: string): JSONWebKeySet {
-  const keys = parseReceiptKeys(text).map(({ kty, crv, kid, x }) => ({ kty, crv, kid, x }))
+export function publicReceiptKeys(all: ReceiptKeys): JSONWebKeySet {
+  const keys = all.map(({ kty, crv, kid, x }) => ({ kty, crv, kid, x }))
   return { keys: keys.map((key) => ({ ...key, use: 'sig', alg: RECEIPT.algorithm })) }
 }
 
@@ -73,12 +52,8 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
 }
 
 /** The receipt of one image of a finished job: a compact JWS over `receiptClaims`. Throws for an unfinished job. */
-export async function receiptFor(
-  env: Pick<Env, 'RECEIPT_SIGNING_KEYS'>,
-  job: FinishedJob,
-  image: Facts,
-): Promise<string> {
-  const [{ kid, ...key }] = parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)
+export async function receiptFor(env: Env, job: FinishedJob, image: Facts): Promise<string> {
+  const [{ kid, ...key }] = configOf(env).receiptKeys
   return new CompactSign(new TextEncoder().encode(JSON.stringify(await claimsOf(job, image))))
     .setProtectedHeader({ alg: RECEIPT.algorithm, kid, typ: RECEIPT.type })
     .sign(await importJWK(key, RECEIPT.algorithm))

@@ -1,29 +1,11 @@
 // Finished images in R2: storage paths, retention, write-once uploads, and signed links.
+
 import type { JobEvent } from '#contract'
 import { signLink } from '../auth/links.ts'
+import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { type RetentionDays, resultPrefix } from './retention.ts'
-
-export type StoredImage = {
-  image: number
-  seed: number
-  width: number
-  height: number
-  content_type: string
-  bytes: number
-  sha256: string
-  /** Key in R2. */
-  key: string
-  /** Unix seconds. */
-  expires_at: number
-  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
-  package: string
-  device: string
-  /** Deleted by its owner. */
-  deleted?: true
-  /** Compact JWS, present once the job has succeeded; see receipts.ts. */
-  receipt?: string
-}
+import type { StoredImage } from './stored-image.ts'
 
 const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' } as const
 export const LINK_SECONDS = 3600
@@ -67,12 +49,12 @@ export async function storeImage(
 }
 
 /** Whether an image is still available: it was not deleted and has not expired. */
-export const isKept = ({ deleted, expires_at }: Pick<StoredImage, 'deleted' | 'expires_at'>) =>
+export const isAvailable = ({ deleted, expires_at }: Pick<StoredImage, 'deleted' | 'expires_at'>) =>
   !deleted && Date.now() / 1000 < expires_at
 
 /** Whether the files of all images are still available. */
 export async function areStored({ RESULTS }: Pick<Env, 'RESULTS'>, images: readonly StoredImage[]): Promise<boolean> {
-  if (!images.every(isKept)) return false
+  if (!images.every(isAvailable)) return false
   const files = await Promise.all(images.map(({ key }) => RESULTS.head(key)))
   return !files.includes(null)
 }
@@ -86,22 +68,22 @@ export const resultPath = (job: string, { key }: Pick<StoredImage, 'key'>) =>
  * is revoked with the key `requester`, the id of the requesting key, or with the job's own key by default.
  */
 export async function resultUrl(
-  env: Pick<Env, 'KEY_PEPPER'>,
+  env: Env,
   origin: string,
   job: string,
   image: Pick<StoredImage, 'key' | 'deleted' | 'expires_at'>,
   seconds = LINK_SECONDS,
   requester: string | null = null,
 ): Promise<string | null> {
-  if (!isKept(image)) return null
+  if (!isAvailable(image)) return null
   const expires = Math.min(Math.floor(Date.now() / 1000) + seconds, image.expires_at)
-  const link = await signLink(env.KEY_PEPPER, { path: resultPath(job, image), expires, key: requester })
+  const link = await signLink(configOf(env).peppers, { path: resultPath(job, image), expires, key: requester })
   return `${origin}${link}`
 }
 
 /** Opens a stored image. Errors: not_found if it was deleted. */
 export async function openImage(bucket: R2Bucket, image: StoredImage): Promise<R2ObjectBody> {
-  const object = isKept(image) ? await bucket.get(image.key) : null
+  const object = isAvailable(image) ? await bucket.get(image.key) : null
   if (!object) throw new ApiError('not_found', 'This image was deleted.')
   return object
 }

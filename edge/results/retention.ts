@@ -1,5 +1,7 @@
 // Retention periods, and the storage prefixes that implement them. The table is in docs/runbook.md.
 
+import { DAY_MS } from '../platform/units.ts'
+
 /** The retention periods for images, in days. R2 lifecycle rules match by key prefix, so there is one prefix and one rule per period. */
 export const RETENTION_DAYS = [1, 7, 30, 90, 365] as const
 export const DEFAULT_RETENTION_DAYS = 30
@@ -8,7 +10,6 @@ export type RetentionDays = (typeof RETENTION_DAYS)[number]
 /** Returns the R2 prefix of an account's images. infra/results-lifecycle.json has a rule for each retention period. */
 export const resultPrefix = (days: RetentionDays, account: string) => `results/${days}d/${account}/`
 
-const DAY_MS = 24 * 3600_000
 /** Days for which a job is kept after its images expire. */
 export const RECORD_DAYS = 7
 /** Days for which an account keeps usage by key; GET /v1/usage covers up to a year. Older usage is kept by tier only. */

@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import type { Deletion } from '../accounts/deletion.ts'
-import { owner } from '../auth/auth.ts'
+import { requireScope } from '../auth/auth.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ACCOUNT_DELETED, ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
@@ -65,7 +65,7 @@ export const accountData = new Hono<EdgeEnv>()
 
 /** Returns the account of an admin key that has rights to the whole account. Errors: insufficient_scope. */
 async function wholeAccount(c: Context<EdgeEnv>): Promise<string> {
-  const { account, keyId } = await owner(c, 'admin')
+  const { account, keyId } = await requireScope(c, 'admin')
   if (await objectOf(c.env.ACCOUNT, account).isRootKey(keyId)) return account
   const message =
     'Only an admin key without limits that was created by the operator may export or delete the whole account.'
@@ -75,7 +75,7 @@ async function wholeAccount(c: Context<EdgeEnv>): Promise<string> {
 /** GET /v1/account/export and DELETE /v1/account, for an admin key without limits that was created by the operator. */
 export const ownAccount = new Hono<EdgeEnv>()
   .get('/export', async (c) => {
-    await owner(c, 'read')
+    await requireScope(c, 'read')
     return sendExport(c, await wholeAccount(c))
   })
   .delete('/', async (c) => startDeletion(c, await wholeAccount(c)))

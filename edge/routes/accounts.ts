@@ -2,14 +2,15 @@ import { Hono } from 'hono'
 import * as z from 'zod'
 import type { AccountView } from '../accounts/account.ts'
 import type { Deletion } from '../accounts/deletion.ts'
-import { limitsChange } from '../accounts/limits.ts'
 import { ACCOUNT_NAME } from '../auth/keys.ts'
+import { limitsChange } from '../config/limits.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
+import { MICRODOLLARS, unixSeconds } from '../platform/units.ts'
 import { RETENTION_DAYS } from '../results/retention.ts'
-import { MICRODOLLARS } from '../routing/price.ts'
+import type { AccountReply, DeletionReply, MoneyReply } from './replies.ts'
 
 const most = 1_000_000 * MICRODOLLARS
 const settings = z.strictObject({
@@ -37,7 +38,14 @@ const credit = z.strictObject({
 })
 
 /** Returns an account's balance as the API presents it. */
-export const moneyOf = ({ balance, credited, captured, reserved, open, settings }: Omit<AccountView, 'deletion'>) => ({
+export const moneyOf = ({
+  balance,
+  credited,
+  captured,
+  reserved,
+  open,
+  settings,
+}: Omit<AccountView, 'deletion'>): MoneyReply => ({
   prepaid: settings.prepaid,
   balance_microdollars: balance,
   credited_microdollars: credited,
@@ -46,16 +54,23 @@ export const moneyOf = ({ balance, credited, captured, reserved, open, settings 
   open_jobs: open,
 })
 
-const unixSeconds = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
-
-/** Returns the state of an account's deletion. The lifetime sums are set once the account's own rows are deleted. */
-export const deletionView = ({ requested, completed, step, due, erased, jobs, credited, captured }: Deletion) => ({
+/** Returns the state of an account's deletion as the API presents it. */
+export const deletionView = ({
+  requested,
+  completed,
+  step,
+  due,
+  erased,
+  jobs,
+  credited,
+  captured,
+}: Deletion): DeletionReply => ({
   state: completed === null ? 'deleting' : 'deleted',
   requested: unixSeconds(requested),
   completed: unixSeconds(completed),
   ...(completed === null && { step, continues: unixSeconds(due) }),
   jobs_deleted: erased,
-  ...(jobs !== null && { jobs, credited_microdollars: credited, captured_microdollars: captured }),
+  ...(jobs !== null && { jobs, credited_microdollars: credited!, captured_microdollars: captured! }),
 })
 
 /** Validates the account name in a path. Errors: not_found if it is malformed. */
@@ -73,7 +88,7 @@ export const accounts = new Hono<EdgeEnv>()
     const account = accountName(c.req.param('account'))
     const view = await objectOf(c.env.ACCOUNT, account).view()
     const deletion = view.deletion && deletionView(view.deletion)
-    return c.json({ account, ...view.settings, ...moneyOf(view), deletion })
+    return c.json({ account, ...view.settings, ...moneyOf(view), deletion } satisfies AccountReply)
   })
   .patch('/:account', async (c) => {
     const account = accountName(c.req.param('account'))

@@ -1,8 +1,8 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { jobId } from '#contract'
-import { rateHeaders } from '../accounts/limits.ts'
-import { owner, stillHolds } from '../auth/auth.ts'
+import { rateHeaders } from '../accounts/rates.ts'
+import { isStillAuthorized, requireScope } from '../auth/auth.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { waitSeconds } from '../http/prefer.ts'
@@ -20,7 +20,6 @@ const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
   after: z.string().max(64).optional().describe('the next_after value of another page'),
 })
-const unstored = { 'cache-control': 'no-store' }
 
 const readerOf = (c: Context<EdgeEnv>) => ({
   ...{ env: c.env, origin: new URL(c.req.url).origin, keyId: c.get('credential').keyId },
@@ -48,7 +47,7 @@ async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string
   const view = await viewOf(readerOf(c), job)
   const body = reused ? { ...view, reused, price_microdollars: 0 } : view
   const open = isFinal(job) ? {} : { 'retry-after': '1' }
-  return c.json(body, isFinal(job) ? 200 : 202, { ...unstored, ...open, ...serverTiming(job), ...headers })
+  return c.json(body, isFinal(job) ? 200 : 202, { ...open, ...serverTiming(job), ...headers })
 }
 
 async function submitted(c: Context<EdgeEnv>, fields: Generation, { job, rates, reused }: Submitted) {
@@ -86,7 +85,7 @@ async function cancel(c: Context<EdgeEnv>) {
 /** Asynchronous jobs, for their owner. A job of another account is reported as not found. */
 export const jobs = new Hono<EdgeEnv>()
   .get('/', async (c) => {
-    const { account } = await owner(c)
+    const { account } = await requireScope(c)
     const { limit, after = null } = parseFields(page, page.shape, c.req.query())
     const jobs = await objectOf(c.env.ACCOUNT, account).recentJobs(limit + 1, after)
     if (!jobs)
@@ -97,20 +96,20 @@ export const jobs = new Hono<EdgeEnv>()
     const reader = readerOf(c)
     const data = await Promise.all(shown.map((job) => listEntryOf(reader, job)))
     const has_more = jobs.length > limit
-    return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1)!.id : null }, 200, unstored)
+    return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1)!.id : null })
   })
   .post('/', async (c) => {
     const { fields, submission } = await readSubmission(c)
     return submitted(c, fields, await submitDetached(c, submission))
   })
   .put('/:id', async (c) => {
-    const { fields, submission } = await readSubmission(c, nameOf(c.req.param('id')))
+    const { fields, submission } = await readSubmission(c, { name: nameOf(c.req.param('id')) })
     return submitted(c, fields, await submitDetached(c, submission))
   })
   .get('/:id', async (c) => {
     const { job, applied } = await waitFor(c, await ownJob(c, 'read'))
     const body = await viewOf(readerOf(c), job)
-    return c.json(body, 200, { ...unstored, ...serverTiming(job), ...applied })
+    return c.json(body, 200, { ...serverTiming(job), ...applied })
   })
   .delete('/:id', cancel)
   .post('/:id/cancel', cancel)
@@ -119,10 +118,13 @@ export const jobs = new Hono<EdgeEnv>()
     const after = lastEventId(c.req.header('last-event-id'))
     // 204 stops an EventSource, which would otherwise reconnect after the last event.
     if (isFinal(job) && after > 0 && (await objectOf(c.env.JOB, job.id).events(after)).length === 0)
-      return c.body(null, 204, unstored)
-    return c.body(await followJob(c.env, job.id, after, () => stillHolds(c.env, c.get('credential'), 'read')), 200, {
-      'content-type': 'text/event-stream',
-      'x-accel-buffering': 'no',
-      ...unstored,
-    })
+      return c.body(null, 204)
+    return c.body(
+      await followJob(c.env, job.id, after, () => isStillAuthorized(c.env, c.get('credential'), 'read')),
+      200,
+      {
+        'content-type': 'text/event-stream',
+        'x-accel-buffering': 'no',
+      },
+    )
   })

@@ -1,14 +1,18 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
+import type { KeyInfo, ListedKey } from '../accounts/key-info.ts'
 import { type KeyOutcome, type KeyRefusal, MOST_ACTIVE_KEYS } from '../accounts/key-management.ts'
-import type { KeyInfo, ListedKey } from '../accounts/key-table.ts'
-import { limitsChange } from '../accounts/limits.ts'
 import { managedAccount, unauthorized } from '../auth/auth.ts'
-import { ACCOUNT_NAME, issueKey, KEY_ID, SCOPES } from '../auth/keys.ts'
+import { ACCOUNT_NAME, issueKey, KEY_ID } from '../auth/keys.ts'
+import { SCOPES } from '../auth/scopes.ts'
+import { limitsChange } from '../config/limits.ts'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson, shown } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
+import { unixSeconds } from '../platform/units.ts'
+import type { KeyUse } from './replies.ts'
 
 const YEARS = 10 * 365 * 24 * 3600
 const seconds = (most: number) => z.int().min(0).max(most).describe(`a whole number of seconds up to ${most}`)
@@ -32,12 +36,11 @@ const newKey = z.strictObject({ account, ...change.shape })
 const rotation = z.strictObject({ overlap_seconds: seconds(30 * 24 * 3600).default(24 * 3600) })
 const query = z.strictObject({ account })
 
-const unix = (milliseconds: number | null) => (milliseconds === null ? null : Math.floor(milliseconds / 1000))
 const viewOf = <Key extends KeyInfo | ListedKey>({ created, expires, revoked, ...key }: Key) => ({
   ...key,
-  created: unix(created),
-  expires: unix(expires),
-  revoked: unix(revoked),
+  created: unixSeconds(created),
+  expires: unixSeconds(expires),
+  revoked: unixSeconds(revoked),
 })
 
 /** Returns the fields of a key that the request sets. */
@@ -113,7 +116,7 @@ export const keys = new Hono<EdgeEnv>()
   .post('/', async (c) => {
     const { account: named, ...given } = parseFields(newKey, newKey.shape, await readJson(c))
     const account = managedAccount(c, named)
-    const { key, credential } = await issueKey(c.env.KEY_PEPPER, account)
+    const { key, credential } = await issueKey(configOf(c.env).peppers, account)
     const by = c.get('manages')?.keyId ?? null
     const outcome = await objectOf(c.env.ACCOUNT, account).addKey(credential, changeOf(given), by)
     return c.json({ ...viewOf(keyOf(outcome, account, credential.keyId)), account, key }, 201)
@@ -127,7 +130,7 @@ export const keys = new Hono<EdgeEnv>()
     const found = await object.key(idOf(c, account))
     if (!found) throw absent(account, idOf(c, account))
     const { captured, reserved, open, ...key } = found
-    const used = { spent_microdollars: captured, reserved_microdollars: reserved, open_jobs: open }
+    const used: KeyUse = { spent_microdollars: captured, reserved_microdollars: reserved, open_jobs: open }
     return c.json({ ...viewOf(key), account, used })
   })
   .patch('/:id', async (c) => {
@@ -140,7 +143,7 @@ export const keys = new Hono<EdgeEnv>()
     const { account, object, by } = managed(c)
     const id = idOf(c, account)
     const { overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
-    const { key, credential } = await issueKey(c.env.KEY_PEPPER, account)
+    const { key, credential } = await issueKey(configOf(c.env).peppers, account)
     const outcome = await object.rotateKey(id, credential, Date.now() + overlap_seconds * 1000, by)
     return c.json({ ...viewOf(keyOf(outcome, account, id)), account, key, replaces: id }, 201)
   })

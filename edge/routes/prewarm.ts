@@ -1,14 +1,14 @@
 import { Hono } from 'hono'
-import { gpuState, prewarm } from '../gpu/warm.ts'
+import { configOf } from '../config.ts'
+import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { readCatalogue } from '../routing/catalogue.ts'
 
 /**
  * Prewarms the preferred endpoints of all offers, within the operator's budget, for example when a page with a prompt field opens. The
  * response lists the GPU state of each offer.
  */
-export const warmth = new Hono<EdgeEnv>().post('/', async (c) => {
-  const { offers } = readCatalogue(c.env)
+export const prewarmRoute = new Hono<EdgeEnv>().post('/', async (c) => {
+  const { offers } = configOf(c.env).catalog
   const names = [...new Set(offers.map(({ endpoint }) => endpoint))]
   await Promise.all(names.map((name) => prewarm(c.env, name, 'visit')))
   const states = new Map(await Promise.all(names.map(async (name) => [name, await gpuState(c.env, name)] as const)))

@@ -1,8 +1,8 @@
 import { Hono } from 'hono'
-import { gpuState, prewarm } from '../gpu/warm.ts'
+import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { parseFields, readJson } from '../http/validation.ts'
-import { chosen, generation } from '../jobs/generation-request.ts'
+import { generation, routeAndPrice } from '../jobs/generation-request.ts'
 import { forecastFor, observations } from '../routing/forecast.ts'
 import { megapixelSteps } from '../routing/price.ts'
 
@@ -12,7 +12,7 @@ import { megapixelSteps } from '../routing/price.ts'
  */
 export const quote = new Hono<EdgeEnv>().post('/', async (c) => {
   const fields = parseFields(generation, generation.shape, await readJson(c))
-  const { decision, price } = await chosen(fields, c.env)
+  const { decision, price } = await routeAndPrice(fields, c.env)
   const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
   const seen = await observations(c.env.DB, [decision])
   c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))

@@ -1,4 +1,5 @@
 import { Hono } from 'hono'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ownJob } from '../jobs/own-job.ts'
 import { publicReceiptKeys } from '../results/receipts.ts'
@@ -8,12 +9,12 @@ export const receipts = new Hono<EdgeEnv>().get('/:id/receipts', async (c) => {
   const { state, images } = await ownJob(c, 'read')
   const signed = state === 'succeeded' ? images.toSorted((a, b) => a.image - b.image) : []
   const data = signed.map(({ image, sha256, receipt }) => ({ image, sha256, receipt: receipt ?? null }))
-  return c.json({ object: 'list', data }, 200, { 'cache-control': 'no-store' })
+  return c.json({ object: 'list', data })
 })
 
 /** The public keys for verifying receipts, as a JWK Set (RFC 7517). Retired keys remain listed. */
 export const receiptKeys = new Hono<EdgeEnv>().get('/jwks.json', (c) =>
-  c.body(JSON.stringify(publicReceiptKeys(c.env.RECEIPT_SIGNING_KEYS)), 200, {
+  c.body(JSON.stringify(publicReceiptKeys(configOf(c.env).receiptKeys)), 200, {
     'content-type': 'application/jwk-set+json',
     'cache-control': 'public, max-age=300',
     'access-control-allow-origin': '*',

@@ -1,14 +1,16 @@
 import { type Context, Hono } from 'hono'
 import type { Credential } from '../auth/keys.ts'
-import { keyHoldsLinks } from '../auth/links.ts'
+import { areLinksValid } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { matches, parseRange } from '../http/ranges.ts'
+import { matchesEtag, parseRange } from '../http/ranges.ts'
 import { shown } from '../http/validation.ts'
+import { JOB_ID } from '../jobs/job-id.ts'
 import { isOwner, ownJob } from '../jobs/own-job.ts'
-import { isFinal, JOB_ID } from '../jobs/record.ts'
+import { isFinal } from '../jobs/record.ts'
 import { objectOf } from '../platform/objects.ts'
-import { isKept, resultPath, type StoredImage } from '../results/results.ts'
+import { isAvailable, resultPath } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 
 const absent = (job: string, file: string) => new ApiError('not_found', `There is no image ${file} of job ${job}.`)
 
@@ -19,7 +21,7 @@ async function findImage(c: Context<EdgeEnv>, job: string, file: string, credent
   const image = isReadable ? record.images.find((each) => resultPath(job, each).endsWith(`/${file}`)) : undefined
   if (!image || record?.state !== 'succeeded') throw absent(job, file)
   if (image.deleted) throw new ApiError('not_found', 'This image was deleted.')
-  if (!isKept(image)) throw new ApiError('not_found', 'This image has expired.')
+  if (!isAvailable(image)) throw new ApiError('not_found', 'This image has expired.')
   return { record, image }
 }
 
@@ -41,7 +43,7 @@ function headersOf(
 
 async function send(c: Context<EdgeEnv>, image: StoredImage, headers: Record<string, string>): Promise<Response> {
   const { 'content-length': _, ...cached } = headers
-  if (matches(c.req.header('if-none-match'), headers.etag!)) return c.body(null, 304, cached)
+  if (matchesEtag(c.req.header('if-none-match'), headers.etag!)) return c.body(null, 304, cached)
   if (c.req.method === 'HEAD') return c.body(null, 200, headers)
   const whole = c.req.header('if-range') !== undefined && c.req.header('if-range') !== headers.etag
   const range = whole ? null : parseRange(c.req.header('range'), image.bytes)
@@ -66,7 +68,7 @@ const secondsLeft = ({ expires_at }: StoredImage) => Math.max(0, expires_at - Ma
 /** Returns the image of a signed link. Errors: not_found; link_revoked if the link's key is no longer active. */
 async function findLinked(c: Context<EdgeEnv>, job: string, file: string, key: string | null): Promise<StoredImage> {
   const { record, image } = await findImage(c, job, file, null)
-  if (await keyHoldsLinks(c.env, record.account, key ?? record.keyId)) return image
+  if (await areLinksValid(c.env, record.account, key ?? record.keyId)) return image
   throw new ApiError(
     'link_revoked',
     'The API key of this link is no longer active. Fetch the job again with another key.',

@@ -1,10 +1,11 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { owner } from '../auth/auth.ts'
+import { requireScope } from '../auth/auth.ts'
 import { issueToken, TOKEN_SECONDS } from '../auth/tokens.ts'
+import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { parseFields, readJson } from '../http/validation.ts'
-import { MICRODOLLARS } from '../routing/price.ts'
+import { MICRODOLLARS } from '../platform/units.ts'
 
 const budget = 100 * MICRODOLLARS
 const newToken = z.strictObject({
@@ -27,9 +28,9 @@ const newToken = z.strictObject({
  */
 export const tokens = new Hono<EdgeEnv>().post('/', async (c) => {
   const fields = parseFields(newToken, newToken.shape, await readJson(c))
-  const credential = await owner(c, 'generate')
+  const credential = await requireScope(c, 'generate')
   const expires = Math.floor(Date.now() / 1000) + fields.expires_in
   const grant = { scope: fields.scope, budget: fields.budget_microdollars, expires }
-  const { token, id } = await issueToken(c.env.KEY_PEPPER, credential, grant)
+  const { token, id } = await issueToken(configOf(c.env).peppers, credential, grant)
   return c.json({ object: 'token', id, key_id: credential.keyId, ...fields, expires, token }, 201)
 })

@@ -5,9 +5,9 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
+import { DAY_MS } from '../platform/units.ts'
 import { moneyOf } from './accounts.ts'
 
-const DAY_MS = 24 * 3600_000
 const MAX_DAYS = 366
 const date = z.iso.date().describe('a date like 2026-11-22, in UTC')
 const query = z.strictObject({ from: date.optional(), to: date.optional() })

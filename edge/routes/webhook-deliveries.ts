@@ -3,7 +3,7 @@ import * as z from 'zod'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
-import { DELIVERY_STATES, type DeliveryView } from '../webhooks/deliveries.ts'
+import { DELIVERY_STATES, type DeliveryView } from '../webhooks/delivery.ts'
 import { DEFAULT_ENDPOINT } from '../webhooks/endpoints.ts'
 import type { WebhookDO } from '../webhooks/outbox.ts'
 import { limitedBy, outboxOf, readableOutbox } from './webhooks.ts'
@@ -26,7 +26,6 @@ const single = z.strictObject({ only })
 const span = z.strictObject({ since: moment, until: moment.optional(), only })
 
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
-const unstored = { 'cache-control': 'no-store' }
 
 const describe = (
   { event, type, url, state, created, due, attempts }: DeliveryView,
@@ -61,7 +60,7 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
       state,
       before: before === undefined ? before : Date.parse(before),
     })
-    return c.json({ object: 'list', data: found.map((delivery) => describe(delivery, show)) }, 200, unstored)
+    return c.json({ object: 'list', data: found.map((delivery) => describe(delivery, show)) })
   })
   .post('/:id/deliveries/:event/replay', async (c) => {
     const { id, event } = c.req.param()
@@ -76,7 +75,7 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
       throw new ApiError('webhook_delivered', message, { param: 'only' })
     }
     if (replayed.kind === 'limited') throw limitedBy(replayed)
-    return c.json({ object: 'webhook_replay', count: 1, next: null }, 202, unstored)
+    return c.json({ object: 'webhook_replay', count: 1, next: null }, 202)
   })
   .post('/:id/replay', async (c) => {
     const id = c.req.param('id')
@@ -87,5 +86,5 @@ export const webhookDeliveries = new Hono<EdgeEnv>()
     const replayed = await outbox.replayRange(id, { ...range, all: only === 'all' })
     if (replayed.kind === 'limited') throw limitedBy(replayed)
     const { count, next } = replayed
-    return c.json({ object: 'webhook_replay', count, next: next === null ? null : iso(next) }, 202, unstored)
+    return c.json({ object: 'webhook_replay', count, next: next === null ? null : iso(next) }, 202)
   })

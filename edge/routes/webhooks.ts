@@ -1,17 +1,18 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
-import { owner } from '../auth/auth.ts'
-import type { Scope } from '../auth/keys.ts'
+import { requireScope } from '../auth/auth.ts'
+import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
+import { unixSeconds } from '../platform/units.ts'
 import { checkAddress, hideQuery } from '../webhooks/address.ts'
+import { EVENT_TYPES } from '../webhooks/delivery.ts'
 import {
   type AddressConflict,
   DEFAULT_ENDPOINT,
   type Disabled,
-  EVENT_TYPES,
   MAX_ENDPOINTS,
   MAX_ENDPOINTS_OF_HOST,
 } from '../webhooks/endpoints.ts'
@@ -51,9 +52,6 @@ const rotation = z.strictObject({
     .default(24 * 3600)
     .describe(`a whole number from 0 to ${MAX_OVERLAP_SECONDS}`),
 })
-
-const unixSeconds = (milliseconds: number) => Math.floor(milliseconds / 1000)
-const unstored = { 'cache-control': 'no-store' }
 
 const describeKey = ({ scheme, publicKey, created, expires }: KeyView) => ({
   signature: scheme,
@@ -99,7 +97,7 @@ export function limitedBy({ retryAfterSeconds }: Limited): ApiError {
 
 /** Returns the webhook object of the caller's account. Errors: invalid_api_key, insufficient_scope. */
 export async function outboxOf(c: Context<EdgeEnv>, scope: Scope): Promise<DurableObjectStub<WebhookDO>> {
-  const { account } = await owner(c, scope)
+  const { account } = await requireScope(c, scope)
   return objectOf(c.env.WEBHOOK, account)
 }
 
@@ -109,7 +107,7 @@ const isForbidden = (error: unknown) => error instanceof ApiError && error.code 
 export async function readableOutbox(c: Context<EdgeEnv>) {
   const outbox = await outboxOf(c, 'read')
   try {
-    await owner(c, 'admin')
+    await requireScope(c, 'admin')
     return { outbox, show: (url: string) => url }
   } catch (error) {
     if (!isForbidden(error)) throw error
@@ -143,25 +141,25 @@ export const webhooks = new Hono<EdgeEnv>()
     const added = await outbox.addEndpoint({ ...fields, disabled: null }, signature)
     if (added.kind !== 'registered') throw refuse(added, fields.url)
     const [endpoint, key] = [await outbox.endpoint(added.id), await outbox.verificationKey(added.id)]
-    return c.json({ ...describe(endpoint!), ...showOnce(key!) }, 201, unstored)
+    return c.json({ ...describe(endpoint!), ...showOnce(key!) }, 201)
   })
   .get('/', async (c) => {
     const { outbox, show } = await readableOutbox(c)
     const data = (await outbox.endpoints()).map((endpoint) => describe({ ...endpoint, url: show(endpoint.url) }))
-    return c.json({ object: 'list', data }, 200, unstored)
+    return c.json({ object: 'list', data })
   })
   // The signing secret for per-request webhook URLs, at the same path as in Replicate's API.
   .get('/default/secret', async (c) => {
     const { shown, keys } = (await (await outboxOf(c, 'admin')).verificationKey(DEFAULT_ENDPOINT))!
-    return c.json({ key: shown, keys: keys.map(describeKey) }, 200, unstored)
+    return c.json({ key: shown, keys: keys.map(describeKey) })
   })
   .get('/:id', async (c) => {
     const { outbox, show } = await readableOutbox(c)
     const endpoint = await outbox.endpoint(c.req.param('id'))
     if (!endpoint) throw absent(c.req.param('id'))
-    return c.json(describe({ ...endpoint, url: show(endpoint.url) }), 200, unstored)
+    return c.json(describe({ ...endpoint, url: show(endpoint.url) }))
   })
-  .patch('/:id', async (c) => c.json(describe(await change(c, c.req.param('id'))), 200, unstored))
+  .patch('/:id', async (c) => c.json(describe(await change(c, c.req.param('id')))))
   .delete('/:id', async (c) => {
     if (!(await (await outboxOf(c, 'admin')).removeEndpoint(c.req.param('id')))) throw absent(c.req.param('id'))
     return c.body(null, 204)
@@ -171,7 +169,7 @@ export const webhooks = new Hono<EdgeEnv>()
     const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
     const key = await outbox.rotate(id, signature, overlap_seconds * 1000)
     if (!key) throw absent(id)
-    return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201, unstored)
+    return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201)
   })
   .post('/:id/test', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
@@ -179,5 +177,5 @@ export const webhooks = new Hono<EdgeEnv>()
     const sent = await outbox.publishTo(id, event)
     if (sent.kind === 'unknown') throw absent(id)
     if (sent.kind === 'limited') throw limitedBy(sent)
-    return c.json({ object: 'webhook_event', id: event.id, type: event.type }, 202, unstored)
+    return c.json({ object: 'webhook_event', id: event.id, type: event.type }, 202)
   })

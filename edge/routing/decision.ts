@@ -22,9 +22,9 @@ export type Decision = {
   route: Route
   tier: Tier
   model: string
-  /** The preferred endpoint, and its fallbacks in `spares`. */
+  /** The preferred endpoint, and its fallbacks in `fallbacks`. */
   endpoint: string
-  spares?: string[]
+  fallbacks?: string[]
   steps: number
   guidanceScale: number
   width: number

@@ -1,20 +1,8 @@
 // Forecasts a request's duration and the probability of a cold start, from this deployment's recent jobs.
 
-import type { Tier } from '#contract'
 import { log } from '../platform/log.ts'
-
-/** One finished job. `created` and `finished` are Unix milliseconds; the wait for the GPU, the model's `load` and the `run` are seconds. */
-export type Observed = {
-  endpoint: string
-  model: string
-  tier: Tier
-  created: number
-  finished: number
-  megapixel_steps: number
-  waited: number
-  load: number
-  run: number
-}
+import { DAY_MS } from '../platform/units.ts'
+import type { Observation } from './observation.ts'
 
 /** `cold.probability` is the share of similar runs that loaded the model first. `seconds` is the caller's total wait. */
 export type Forecast = {
@@ -23,7 +11,7 @@ export type Forecast = {
   seconds: { p50: number; p95: number } | null
 }
 
-export const NOTHING_SEEN: Forecast = { observations: 0, cold: null, seconds: null }
+export const NO_OBSERVATIONS: Forecast = { observations: 0, cold: null, seconds: null }
 
 const quantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
@@ -33,8 +21,8 @@ const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
 const ALIKE_AT_LEAST = 3
 
 /** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */
-export function forecast(observed: readonly Observed[], work: number, now: number): Forecast {
-  if (observed.length === 0) return NOTHING_SEEN
+export function forecast(observed: readonly Observation[], work: number, now: number): Forecast {
+  if (observed.length === 0) return NO_OBSERVATIONS
   const runs = observed.toSorted((a, b) => a.created - b.created)
   const idle = now - Math.max(...runs.map(({ finished }) => finished))
   const paused = runs.map((run, k) => ({ run, pause: k === 0 ? null : run.created - runs[k - 1]!.finished }))
@@ -50,10 +38,10 @@ export function forecast(observed: readonly Observed[], work: number, now: numbe
   }
 }
 
-const RECENT_MS = 7 * 24 * 3600_000
+const RECENT_MS = 7 * DAY_MS
 const MOST = 200
 
-type Ran = Pick<Observed, 'endpoint' | 'model' | 'tier'>
+type Ran = Pick<Observation, 'endpoint' | 'model' | 'tier'>
 
 const sameAs = (ran: Ran) => (each: Ran) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
@@ -61,19 +49,19 @@ const sameAs = (ran: Ran) => (each: Ran) =>
 /** How long an isolate caches observations, so that a quote does not read hundreds of rows each time. */
 const FRESH_MS = 10_000
 // Caches values, not promises: no request may await another request's promise.
-const cache = new Map<string, { at: number; rows: Observed[] }>()
+const cache = new Map<string, { at: number; rows: Observation[] }>()
 
 const QUERY = `SELECT * FROM observations WHERE endpoint = ? AND model = ? AND tier = ? AND finished > ?
   ORDER BY finished DESC LIMIT ${MOST}`
 
 /** The newest observations of one offer, at most a week old, cached for ten seconds. Empty if the database fails. */
-async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): Promise<Observed[]> {
+async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): Promise<Observation[]> {
   const name = `${endpoint}/${model}/${tier}`
   const cached = cache.get(name)
   if (cached && Date.now() - cached.at < FRESH_MS) return cached.rows
   const query = db.prepare(QUERY).bind(endpoint, model, tier, Date.now() - RECENT_MS)
   try {
-    const { results: rows } = await query.all<Observed>()
+    const { results: rows } = await query.all<Observation>()
     cache.set(name, { at: Date.now(), rows })
     return rows
   } catch (cause) {
@@ -83,7 +71,7 @@ async function observationsOf(db: D1Database, { endpoint, model, tier }: Ran): P
 }
 
 /** The newest observations of each offer. */
-export async function observations(db: D1Database, offers: readonly Ran[]): Promise<Observed[]> {
+export async function observations(db: D1Database, offers: readonly Ran[]): Promise<Observation[]> {
   const distinct = offers.filter((offer, k) => offers.findIndex(sameAs(offer)) === k)
   return (await Promise.all(distinct.map((offer) => observationsOf(db, offer)))).flat()
 }
@@ -92,11 +80,11 @@ export async function observations(db: D1Database, offers: readonly Ran[]): Prom
 export const clearObservations = (): void => cache.clear()
 
 /** The forecast for `work` megapixel-steps of one offer, from observations of any offers. */
-export const forecastFor = (seen: readonly Observed[], ran: Ran, work: number): Forecast =>
+export const forecastFor = (seen: readonly Observation[], ran: Ran, work: number): Forecast =>
   forecast(seen.filter(sameAs(ran)), work, Date.now())
 
 /** The 95th percentile of the latency in milliseconds; null without observations. */
-export function latencyMs(seen: readonly Observed[], ran: Ran, work: number): number | null {
+export function latencyMs(seen: readonly Observation[], ran: Ran, work: number): number | null {
   const { seconds } = forecastFor(seen, ran, work)
   return seconds && seconds.p95 * 1000
 }

@@ -1,9 +1,9 @@
-// The guards a request brings: max_cost and max_latency_ms rule decisions out, and the one that is left says what they did. Pure.
+// Applies a request's max_cost and max_latency_ms to the possible decisions, and adds the effect to the reason. Pure.
 import { ApiError } from '../http/errors.ts'
+import { dollars } from '../platform/units.ts'
 import type { Decision, RouteRequest } from './decision.ts'
-import { dollars } from './price.ts'
 
-/** What a decision would cost (micro-dollars) and take (the 95th percentile in milliseconds, null when nothing was measured). */
+/** The price of a decision in micro-dollars, and the 95th percentile of its latency in milliseconds, null without measurements. */
 export type Estimate = (decision: Decision) => { price: number; latencyMs: number | null }
 
 type Guards = Pick<RouteRequest, 'maxCost' | 'maxLatencyMs'>
@@ -12,28 +12,28 @@ type Estimated = { decision: Decision; price: number; latencyMs: number | null }
 const FINAL = { 'x-should-retry': 'false' }
 const nameOf = ({ route, tier }: Decision) => `${route}/${tier}`
 
-function tooDear(estimated: Estimated[], maxCost: number): ApiError {
+function maxCostError(estimated: Estimated[], maxCost: number): ApiError {
   const cheapest = Math.min(...estimated.map(({ price }) => price))
   const message = `max_cost is ${dollars(maxCost)}, but the cheapest way to serve this request costs ${dollars(cheapest)}.`
   return new ApiError('max_cost_exceeded', message, { param: 'max_cost', headers: FINAL })
 }
 
-function tooSlow(estimated: Estimated[], maxLatencyMs: number): ApiError {
+function maxLatencyError(estimated: Estimated[], maxLatencyMs: number): ApiError {
   const quickest = Math.round(Math.min(...estimated.map(({ latencyMs }) => latencyMs ?? Number.POSITIVE_INFINITY)))
   const message = `max_latency_ms is ${maxLatencyMs}, but 95 of 100 requests like this one take up to ${quickest} ms here.`
   return new ApiError('max_latency_exceeded', message, { param: 'max_latency_ms', headers: FINAL })
 }
 
-function passedOver({ price, latencyMs }: Estimated, { maxCost }: Guards): string {
+function rejectionReason({ price, latencyMs }: Estimated, { maxCost }: Guards): string {
   if (maxCost !== undefined && price > maxCost) return `costs ${dollars(price)}, more than max_cost`
   return latencyMs === null ? 'has not run here yet' : 'takes longer than max_latency_ms'
 }
 
-/** What the guards add to the reason: nothing when they changed nothing and could be checked. */
-function told(first: Estimated, chosen: Estimated, guards: Guards): string {
+/** The effect of the guards, for the reason. Empty if they changed nothing and could be checked. */
+function explainGuards(first: Estimated, chosen: Estimated, guards: Guards): string {
   const sentences = []
   if (chosen !== first) {
-    const why = passedOver(first, guards)
+    const why = rejectionReason(first, guards)
     sentences.push(` ${nameOf(first.decision)} ${why}, so ${nameOf(chosen.decision)} serves it.`)
   }
   if (guards.maxLatencyMs !== undefined && chosen.latencyMs === null)
@@ -41,18 +41,18 @@ function told(first: Estimated, chosen: Estimated, guards: Guards): string {
   return sentences.join('')
 }
 
-/** The first decision that keeps within the guards, one that was measured before one that was not. Errors: max_cost_exceeded, max_latency_exceeded. */
-export function withinGuards(decisions: Decision[], guards: Guards, estimate: Estimate): Decision {
+/** The first decision within the guards; measured decisions take precedence. Errors: max_cost_exceeded, max_latency_exceeded. */
+export function applyGuards(decisions: Decision[], guards: Guards, estimate: Estimate): Decision {
   const { maxCost = Number.POSITIVE_INFINITY, maxLatencyMs } = guards
   if (guards.maxCost === undefined && maxLatencyMs === undefined) return decisions[0]!
   const estimated = decisions.map((decision) => ({ decision, ...estimate(decision) }))
   const affordable = estimated.filter(({ price }) => price <= maxCost)
-  if (affordable.length === 0) throw tooDear(estimated, maxCost)
-  const chosen = maxLatencyMs === undefined ? affordable[0] : inTime(affordable, maxLatencyMs)
-  if (!chosen) throw tooSlow(affordable, maxLatencyMs!)
-  return { ...chosen.decision, reason: `${chosen.decision.reason}${told(estimated[0]!, chosen, guards)}` }
+  if (affordable.length === 0) throw maxCostError(estimated, maxCost)
+  const chosen = maxLatencyMs === undefined ? affordable[0] : firstInTime(affordable, maxLatencyMs)
+  if (!chosen) throw maxLatencyError(affordable, maxLatencyMs!)
+  return { ...chosen.decision, reason: `${chosen.decision.reason}${explainGuards(estimated[0]!, chosen, guards)}` }
 }
 
-const inTime = (estimated: Estimated[], maxLatencyMs: number): Estimated | undefined =>
+const firstInTime = (estimated: Estimated[], maxLatencyMs: number): Estimated | undefined =>
   estimated.find(({ latencyMs }) => latencyMs !== null && latencyMs <= maxLatencyMs) ??
   estimated.find(({ latencyMs }) => latencyMs === null)

@@ -1,12 +1,12 @@
-// Chooses the offer for a request and the reason. Pure: the same request and catalogue give the same decision.
-import type { Route } from '#contract'
+// Chooses the offer for a request and the reason. Pure: the same request and catalog give the same decision.
+import { hasT5, type Route } from '#contract'
+import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
-import type { Catalogue, Offer } from './catalogue.ts'
 import type { Decision, RouteRequest } from './decision.ts'
-import { type Estimate, withinGuards } from './route-guards.ts'
+import { applyGuards, type Estimate } from './route-guards.ts'
 
-/** A firm wish is the caller's explicit choice; any other wish yields to the available offers. */
-type Wish = { route: Route; reason: string; firm: boolean }
+/** A firm preference is an explicit choice of the caller; any other yields to the available offers. */
+type Preference = { route: Route; reason: string; isFirm: boolean }
 
 // CLIP reads 77 tokens of about four characters each. Only T5 reads the rest of a prompt.
 const CLIP_CHARACTERS = 300
@@ -41,73 +41,73 @@ export function asksForText(prompt: string): boolean {
   return false
 }
 
-function wish(request: RouteRequest): Wish {
+function preferRoute(request: RouteRequest): Preference {
   const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request
-  if (route) return { route, firm: true, reason: `The request names the ${route} route.` }
+  if (route) return { route, isFirm: true, reason: `The request names the ${route} route.` }
   if (quality === 'draft' || quality === 'low')
-    return { route: 'turbo', firm: true, reason: `Quality "${quality}" is the turbo route.` }
-  if (quality === 'high') return { route: 'full', firm: true, reason: 'Quality "high" is the full route.' }
+    return { route: 'turbo', isFirm: true, reason: `Quality "${quality}" is the turbo route.` }
+  if (quality === 'high') return { route: 'full', isFirm: true, reason: 'Quality "high" is the full route.' }
   if (guidanceScale !== undefined && guidanceScale > 1)
     return {
       route: 'full',
-      firm: true,
+      isFirm: true,
       reason: `guidance_scale ${guidanceScale} needs guidance, which the full route runs.`,
     }
   if (asksForText(prompt))
     return {
       route: 'full',
-      firm: false,
+      isFirm: false,
       reason: 'The prompt quotes text to be drawn, which needs T5 and the full steps.',
     }
   if (negativePrompt)
     return {
       route: 'full',
-      firm: false,
+      isFirm: false,
       reason: 'A negative_prompt works through guidance, which the full route runs.',
     }
   if (steps !== undefined && steps <= TURBO_STEPS)
-    return { route: 'turbo', firm: false, reason: `${steps} steps suit the turbo route.` }
-  if (steps !== undefined) return { route: 'full', firm: false, reason: `${steps} steps suit the full route.` }
+    return { route: 'turbo', isFirm: false, reason: `${steps} steps suit the turbo route.` }
+  if (steps !== undefined) return { route: 'full', isFirm: false, reason: `${steps} steps suit the full route.` }
   if (prompt.length > CLIP_CHARACTERS)
     return {
       route: 'full',
-      firm: false,
+      isFirm: false,
       reason: 'The prompt is longer than CLIP reads, so T5 and the full steps serve it.',
     }
   return {
     route: 'turbo',
-    firm: false,
+    isFirm: false,
     reason: 'A short prompt without special demands: the turbo route is quick and good.',
   }
 }
 
-const holds = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<RouteRequest['size']>) =>
+const fitsSize = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<RouteRequest['size']>) =>
   width * height <= max_pixels && Math.max(width, height) <= max_side
 
 /** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
-function able({ prompt, model, tier, size }: RouteRequest, { offers }: Catalogue): Offer[] {
+function eligibleOffers({ prompt, model, tier, size }: RouteRequest, { offers }: Catalog): Offer[] {
   const needsT5 = tier === undefined && asksForText(prompt)
   const fits = offers.filter(
     (offer) =>
       (model === undefined || offer.model === model) &&
-      (tier ? offer.tier === tier : !(needsT5 && offer.tier === 'fp8-lite')) &&
-      (size === undefined || holds(offer, size)),
+      (tier ? offer.tier === tier : hasT5(offer.tier) || !needsT5) &&
+      (size === undefined || fitsSize(offer, size)),
   )
-  const lite = ({ tier }: Offer) => Number(tier === 'fp8-lite')
-  return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lite(a) - lite(b)) : fits
+  const lacksT5 = ({ tier }: Offer) => Number(!hasT5(tier))
+  return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lacksT5(a) - lacksT5(b)) : fits
 }
 
 const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
-function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalogue): ApiError {
+function notOfferedError(request: RouteRequest, preference: Preference, { offers }: Catalog): ApiError {
   const { model, tier, size } = request
   const models = distinct(offers.map((offer) => offer.model))
   if (model !== undefined && !offers.some((offer) => offer.model === model))
     return new ApiError('not_offered', `model is "${model}"; this deployment serves auto, ${models}.`, {
       param: 'model',
     })
-  const asked = [
-    `route ${wished.route}`,
+  const requested = [
+    `route ${preference.route}`,
     model && `model ${model}`,
     tier && `tier ${tier}`,
     size && `size ${size.width}x${size.height}`,
@@ -118,32 +118,32 @@ function notOffered(request: RouteRequest, wished: Wish, { offers }: Catalogue):
   )
   return new ApiError(
     'not_offered',
-    `Nothing here serves ${asked.filter(Boolean).join(', ')}; there is ${distinct(served)}.`,
+    `Nothing here serves ${requested.filter(Boolean).join(', ')}; there is ${distinct(served)}.`,
   )
 }
 
-const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, wished: Wish, offer: Offer): Decision => ({
+const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, preference: Preference, offer: Offer): Decision => ({
   route: offer.route,
   tier: offer.tier,
   model: offer.model,
   endpoint: offer.endpoint,
-  ...(offer.spares && { spares: offer.spares }),
+  ...(offer.fallbacks && { fallbacks: offer.fallbacks }),
   steps: steps ?? offer.steps,
   guidanceScale: offer.route === 'turbo' ? 1 : (guidanceScale ?? offer.guidance_scale),
   width: size?.width ?? offer.width,
   height: size?.height ?? offer.height,
-  reason: wished.reason,
+  reason: preference.reason,
 })
 
-/** Every decision that would do, best first: the wished route's, then the others' where the wish is not firm. */
-function candidates(request: RouteRequest, wished: Wish, catalogue: Catalogue): Decision[] {
-  const offers = able(request, catalogue)
-  const served = offers.filter(({ route }) => route === wished.route)
-  const others = wished.firm ? [] : offers.filter(({ route }) => route !== wished.route)
+/** Every decision that would do, best first: the preference route's, then the others' where the wish is not firm. */
+function candidates(request: RouteRequest, preference: Preference, catalog: Catalog): Decision[] {
+  const offers = eligibleOffers(request, catalog)
+  const served = offers.filter(({ route }) => route === preference.route)
+  const others = preference.isFirm ? [] : offers.filter(({ route }) => route !== preference.route)
   const only = served.length > 0 ? '' : ` Here only the ${others[0]?.route} route serves this request.`
   return [
-    ...served.map((offer) => decisionFor(request, wished, offer)),
-    ...others.map((offer) => ({ ...decisionFor(request, wished, offer), reason: `${wished.reason}${only}` })),
+    ...served.map((offer) => decisionFor(request, preference, offer)),
+    ...others.map((offer) => ({ ...decisionFor(request, preference, offer), reason: `${preference.reason}${only}` })),
   ]
 }
 
@@ -151,14 +151,14 @@ function candidates(request: RouteRequest, wished: Wish, catalogue: Catalogue): 
  * Chooses route, tier, model, steps and size. `estimate` is called if the request has a max_cost or a max_latency_ms. Throws ApiError
  * if the request is contradictory, no offer matches it, or no offer is within these limits.
  */
-export function chooseRoute(request: RouteRequest, catalogue: Catalogue, estimate: Estimate): Decision {
-  const wished = wish(request)
+export function chooseRoute(request: RouteRequest, catalog: Catalog, estimate: Estimate): Decision {
+  const preference = preferRoute(request)
   const { guidanceScale } = request
-  if (wished.route === 'turbo' && guidanceScale !== undefined && guidanceScale > 1) {
+  if (preference.route === 'turbo' && guidanceScale !== undefined && guidanceScale > 1) {
     const message = `guidance_scale is ${guidanceScale}, but the turbo route runs without guidance; leave it out or choose route "full".`
     throw new ApiError('invalid_request', message, { param: 'guidance_scale' })
   }
-  const decisions = candidates(request, wished, catalogue)
-  if (decisions.length === 0) throw notOffered(request, wished, catalogue)
-  return withinGuards(decisions, request, estimate)
+  const decisions = candidates(request, preference, catalog)
+  if (decisions.length === 0) throw notOfferedError(request, preference, catalog)
+  return applyGuards(decisions, request, estimate)
 }

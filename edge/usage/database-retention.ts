@@ -1,8 +1,9 @@
 // Retention of rows in D1. Observations are deleted; usage is folded into sums by day, account and tier, so that totals do not change.
+
 import { log } from '../platform/log.ts'
+import { DAY_MS } from '../platform/units.ts'
 import { OBSERVATION_DAYS, USAGE_DAYS } from '../results/retention.ts'
 
-const DAY_MS = 24 * 3600_000
 /** Rows per transaction and transactions per run: D1 limits a statement to 30 seconds and blocks other queries meanwhile. */
 const BATCH = 1000
 const BATCHES = 20
@@ -48,7 +49,7 @@ async function repeat(step: () => Promise<number>): Promise<boolean> {
 }
 
 /** Runs every minute: deletes expired observations and folds expired usage. The next run continues any remaining work. */
-export async function tidyDatabase({ DB }: Pick<Env, 'DB'>, now = Date.now()): Promise<void> {
+export async function applyRetention({ DB }: Pick<Env, 'DB'>, now = Date.now()): Promise<void> {
   try {
     await repeat(() => deleteObservations(DB, 'finished < ?', now - OBSERVATION_DAYS * DAY_MS))
     await repeat(() => foldUsage(DB, 'account', 'settled < ?', now - USAGE_DAYS * DAY_MS))

@@ -1,5 +1,6 @@
 // The consumer of `octet-usage`: writes settled jobs and their measurements to D1, and reports captures to Stripe if configured.
 
+import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { objectOf } from '../platform/objects.ts'
 import type { UsageRecord } from './record.ts'
@@ -110,14 +111,16 @@ async function confirm(env: Env, arrived: readonly UsageRecord[]): Promise<void>
 }
 
 /** Reports a capture to Stripe unless it is already reported. Does nothing without STRIPE_SECRET_KEY. */
-async function report({ DB, STRIPE_SECRET_KEY }: Env, record: UsageRecord): Promise<void> {
-  if (!STRIPE_SECRET_KEY || record.stripe_customer === null || record.charged === 0) return
+async function report(env: Env, record: UsageRecord): Promise<void> {
+  const { DB } = env
+  const { stripeKey } = configOf(env)
+  if (!stripeKey || record.stripe_customer === null || record.charged === 0) return
   const row = await DB.prepare('SELECT reported FROM usage_ledger WHERE id = ?')
     .bind(record.id)
     .first<{ reported: number | null }>()
   if (row?.reported) return
   try {
-    await reportUsage(STRIPE_SECRET_KEY, record, record.stripe_customer)
+    await reportUsage(stripeKey, record, record.stripe_customer)
   } catch (cause) {
     if (!(cause instanceof StripeRefused && cause.final)) throw cause
     log('error', 'Stripe rejected usage permanently; it stays unreported', { job: record.job, cause })

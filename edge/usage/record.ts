@@ -1,5 +1,5 @@
 import type { Tier } from '#contract'
-import type { Observed } from '../routing/forecast.ts'
+import type { Observation } from '../routing/observation.ts'
 
 /** How a reservation ends. */
 export type Outcome = 'captured' | 'released'
@@ -17,5 +17,17 @@ export type UsageRecord = {
   reserved: number
   settled: number
   stripe_customer: string | null
-  observed: Observed | null
+  observed: Observation | null
+}
+
+/** Amounts are micro-dollars, times Unix milliseconds. `charged` is the captured part of the reserved `amount`. */
+export type LedgerEntry = {
+  job: string
+  key_id: string
+  tier: Tier
+  amount: number
+  charged: number
+  state: 'reserved' | Outcome
+  reserved: number
+  settled: number | null
 }

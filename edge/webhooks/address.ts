@@ -1,4 +1,5 @@
 // Validates webhook URLs. They are chosen by callers and requested by the worker, so they must be HTTPS services on public hosts (SSRF).
+import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 
 export type AddressRules = {
@@ -51,15 +52,10 @@ const REBINDING_ZONES = [
 /** Zones in which workers of one Cloudflare account reach each other without the public internet. */
 const PLATFORM_ZONES = ['workers.dev', 'pages.dev', 'cloudflareworkers.com']
 
-const words = (text: string) => text.split(/[\s,]+/).filter(Boolean)
-
 /** Returns the deployment's rules. `ownHosts` are this worker's hosts. */
 export function addressRules(env: Env, ...ownHosts: string[]): AddressRules {
-  return {
-    ports: new Set(words(env.WEBHOOK_PORTS)),
-    blocked: [...ownHosts, ...words(env.WEBHOOK_BLOCKED_HOSTS)],
-    local: env.WEBHOOK_LOCAL === 'true',
-  }
+  const { ports, blocked, local } = configOf(env).webhookAddresses
+  return { ports, blocked: [...ownHosts, ...blocked], local }
 }
 
 const isWithin = (host: string, zone: string) => host === zone || host.endsWith(`.${zone}`)

@@ -1,19 +1,12 @@
 // Selects the next attempt and processes its outcome, over the SQLite of WebhookDO.
+import type { WebhookSettings } from '../config/webhooks.ts'
 import { normalizeAddress } from './address.ts'
-import {
-  type Delivery,
-  dropPending,
-  findDelivery,
-  findEvent,
-  logAttempt,
-  nextDelivery,
-  saveDelivery,
-  type WebhookEvent,
-} from './deliveries.ts'
+import { dropPending, findDelivery, findEvent, logAttempt, nextDelivery, saveDelivery } from './deliveries.ts'
+import type { Delivery, WebhookEvent } from './delivery.ts'
 import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from './endpoints.ts'
 import { liveKeys } from './keys.ts'
 import { type Busy, nextReceiver, recordFailure, recordSuccess, refreshReceiver } from './receivers.ts'
-import { type Answer, judge, type Settings, waitAfter } from './schedule.ts'
+import { type Answer, judge, waitAfter } from './schedule.ts'
 import type { SigningKey } from './signature.ts'
 
 /** The lease in multiples of the timeout. It exceeds the timeout in case the object restarts while the receiver is still processing. */
@@ -34,7 +27,7 @@ export type Taken = {
  * Takes the longest-waiting attempt of a receiver that is not busy: pending, due, not leased, and with a closed circuit breaker or one due
  * for a trial. Returns null if there is none. Drops deliveries whose endpoint was disabled or deleted.
  */
-export function takeAttempt(sql: SqlStorage, busy: Busy, { timeoutMs }: Settings): Taken | null {
+export function takeAttempt(sql: SqlStorage, busy: Busy, { timeoutMs }: WebhookSettings): Taken | null {
   for (;;) {
     const now = Date.now()
     const receiver = nextReceiver(sql, now, busy)
@@ -76,7 +69,7 @@ export function settleAttempt(
   { event, endpoint, receiver, lease }: Pick<Taken, 'endpoint' | 'receiver' | 'lease'> & { event: { id: string } },
   answer: Answer,
   milliseconds: number,
-  settings: Settings,
+  settings: WebhookSettings,
 ): Delivery['state'] | null {
   const delivery = findDelivery(sql, event.id, endpoint)
   if (!delivery) return null

@@ -1,6 +1,8 @@
 // Events, deliveries and the attempt log, over the SQLite of WebhookDO. A delivery is one event for one endpoint.
+
 import { hostOf } from './address.ts'
-import { DEFAULT_ENDPOINT, type EventType } from './endpoints.ts'
+import type { Attempt, Delivery, DeliveryState, DeliveryView, Target, WebhookEvent } from './delivery.ts'
+import { DEFAULT_ENDPOINT } from './endpoints.ts'
 import { refreshReceiver, saveReceiver } from './receivers.ts'
 import type { Answer } from './schedule.ts'
 
@@ -19,38 +21,6 @@ const TABLES = `
 const PENDING_INDEXES = `
   CREATE INDEX IF NOT EXISTS deliveries_free ON deliveries (receiver, max(due, leased_until)) WHERE state = 'pending';
   CREATE INDEX IF NOT EXISTS deliveries_started ON deliveries (started) WHERE state = 'pending';`
-
-/** `exhausted`: every attempt failed. `refused`: a 410 response or a blocked URL. `dropped`: the endpoint was disabled or deleted. */
-export const DELIVERY_STATES = ['pending', 'delivered', 'exhausted', 'refused', 'dropped'] as const
-export type DeliveryState = (typeof DELIVERY_STATES)[number]
-
-/** `body` is JSON. `origin` is the origin of its links. */
-export type WebhookEvent = { id: string; type: EventType; body: string; origin: string }
-export type Delivery = {
-  event: string
-  endpoint: string
-  /** The webhook URL given in a request, or null for the endpoint's own URL. */
-  url: string | null
-  state: DeliveryState
-  /** Failed attempts since `started`. */
-  failures: number
-  due: number
-  /** The number of the latest attempt. Only that attempt may record a failure, and no other attempt starts before `leased_until`. */
-  lease: number
-  leased_until: number
-  /** The receiver, whose circuit breaker applies; see receivers.ts. */
-  receiver: string
-  /** The time of creation or of the last replay. */
-  started: number
-}
-export type Attempt = { at: number; status: number | null; error: string | null; milliseconds: number }
-export type DeliveryView = Pick<Delivery, 'event' | 'url' | 'state' | 'due'> & {
-  type: EventType
-  created: number
-  attempts: Attempt[]
-}
-/** The target of a delivery: an endpoint at its own URL, or at the URL given in a request (`named`). */
-export type Target = { endpoint: string; url: string; named: boolean }
 
 export function createDeliveryTables(sql: SqlStorage): void {
   sql.exec(TABLES)

@@ -1,19 +1,19 @@
 // The webhook endpoints of an account, over the SQLite of WebhookDO. `default` is the endpoint for per-request webhook URLs: it has keys but
 // no row.
+
 import { hostOf, normalizeAddress } from './address.ts'
+import type { EventType } from './delivery.ts'
 
 export const ENDPOINT_SCHEMA = `
   CREATE TABLE IF NOT EXISTS endpoints (
     id TEXT PRIMARY KEY, url TEXT NOT NULL, events TEXT NOT NULL, description TEXT NOT NULL, disabled TEXT,
     created INTEGER NOT NULL) STRICT;`
 
-export const EVENT_TYPES = ['job.succeeded', 'job.failed', 'job.canceled'] as const
 export const DEFAULT_ENDPOINT = 'default'
 export const MAX_ENDPOINTS = 20
 /** Each event is sent once per endpoint, so this limits how often one host receives it. */
 export const MAX_ENDPOINTS_OF_HOST = 5
 
-export type EventType = (typeof EVENT_TYPES)[number] | 'webhook.test'
 /** The reason why an endpoint is disabled: by its owner, or because the receiver responded with 410. */
 export type Disabled = 'by_owner' | 'gone'
 export type Endpoint = {

@@ -1,15 +1,11 @@
 // WebhookDO: the webhooks of one account. It stores the endpoints, events and attempt log, and sends the webhooks, driven by its alarm.
 import { DurableObject } from 'cloudflare:workers'
+import type { WebhookSettings } from '../config/webhooks.ts'
+import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { settleAttempt, type Taken, takeAttempt } from './attempts.ts'
-import {
-  createDeliveryTables,
-  type DeliveryView,
-  deliveriesOfEvent,
-  listDeliveries,
-  type Page,
-  type WebhookEvent,
-} from './deliveries.ts'
+import { createDeliveryTables, deliveriesOfEvent, listDeliveries, type Page } from './deliveries.ts'
+import type { DeliveryView, WebhookEvent } from './delivery.ts'
 import { Dispatcher } from './dispatcher.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints.ts'
 import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './keys.ts'
@@ -34,7 +30,6 @@ import {
   nextExpiry,
   nextGivenUp,
 } from './retention.ts'
-import { readSettingsOrDefaults, type Settings } from './schedule.ts'
 import { newSigningKey, type Scheme } from './signature.ts'
 
 /** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
@@ -45,13 +40,13 @@ const EXPORT_PAGE = 100
 
 export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
-  readonly #settings: Settings
+  readonly #settings: WebhookSettings
   readonly #dispatcher: Dispatcher
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
-    this.#settings = readSettingsOrDefaults(env)
+    this.#settings = configOf(env).webhooks
     this.#dispatcher = new Dispatcher(this.#sql, {
       take: (busy) => this.#transact(() => takeAttempt(this.#sql, busy, this.#settings)),
       make: (attempt, stop) => this.#makeAttempt(attempt, stop),

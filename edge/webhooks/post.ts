@@ -1,29 +1,36 @@
 // Sends one attempt: a payload with fresh links, its signatures, and the POST request.
 
+import { findDialect } from '../dialects/dialects.ts'
+import type { JobEvent } from '../dialects/public-job.ts'
 import { log } from '../platform/log.ts'
-import type { StoredImage } from '../results/results.ts'
 import { resultUrl } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 import { addressProblem, addressRules } from './address.ts'
 import type { Taken } from './attempts.ts'
-import type { WebhookEvent } from './deliveries.ts'
+import type { WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
 import { signedHeaders } from './signature.ts'
 
 /** How long the links in a payload are valid, starting at the attempt. */
 const LINK_SECONDS = 24 * 3600
 
-type Payload = { data: { id: string; images?: Omit<StoredImage, 'receipt'>[] } }
+/** A stored event. `dialect` is the dialect that renders it, if it is not native. */
+type Stored = Omit<JobEvent, 'data'> & {
+  data: { id: string; images?: Omit<StoredImage, 'receipt'>[] }
+  dialect?: string
+}
 
 /** Returns the payload with newly signed links, because retries may be days apart and links expire. */
 async function payloadOf(env: Env, { body, origin }: WebhookEvent): Promise<string> {
-  const payload = JSON.parse(body) as Payload
-  const { id, images } = payload.data
+  const { dialect, ...event } = JSON.parse(body) as Stored
+  const { id, images } = event.data
   if (!images) return body
   const linked = images.map(async (image) => {
     const { key: _, ...facts } = image
     return { ...facts, url: await resultUrl(env, origin, id, image, LINK_SECONDS) }
   })
-  return JSON.stringify({ ...payload, data: { ...payload.data, images: await Promise.all(linked) } })
+  const payload = { ...event, data: { ...event.data, images: await Promise.all(linked) } }
+  return JSON.stringify(findDialect(dialect ?? null)?.webhook?.(payload) ?? payload)
 }
 
 async function requestOf(env: Env, { event, keys }: Taken): Promise<RequestInit> {

@@ -1,13 +1,7 @@
 // Creates and replays the deliveries of events. Call each function in a transaction.
-import { findDelivery, findEvent, insertDelivery, insertEvent, type Target, type WebhookEvent } from './deliveries.ts'
-import {
-  DEFAULT_ENDPOINT,
-  type Endpoint,
-  EVENT_TYPES,
-  findByAddress,
-  findEndpoint,
-  listEndpoints,
-} from './endpoints.ts'
+import { findDelivery, findEvent, insertDelivery, insertEvent } from './deliveries.ts'
+import { EVENT_TYPES, type Target, type WebhookEvent } from './delivery.ts'
+import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpoints } from './endpoints.ts'
 import { admitTrial, refreshReceiver } from './receivers.ts'
 import {
   availableReplays,

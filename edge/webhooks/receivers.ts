@@ -1,6 +1,8 @@
 // The receivers of an account and their circuit breakers, over the SQLite of WebhookDO. A receiver is a registered endpoint, or the host of
 // per-request webhook URLs.
 
+import { DAY_MS } from '../platform/units.ts'
+
 export const RECEIVER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS receivers (
     id TEXT PRIMARY KEY, host TEXT NOT NULL, failures INTEGER NOT NULL DEFAULT 0, openings INTEGER NOT NULL DEFAULT 0,
@@ -13,7 +15,7 @@ export const RECEIVER_SCHEMA = `
 export const FAILURES_TO_OPEN = 5
 const LONGEST_OPEN_MS = 600_000
 /** The retention of idle receivers. */
-const KEEP_MS = 24 * 3_600_000
+const KEEP_MS = DAY_MS
 
 type Receiver = { id: string; host: string; failures: number; openings: number; open_until: number }
 /** Receivers and hosts at their concurrency limit. */

@@ -1,6 +1,7 @@
 // Replays of events and their rate limit, over the SQLite of WebhookDO.
-import { findDelivery, insertDelivery, saveDelivery, type Target } from './deliveries.ts'
-import { DEFAULT_ENDPOINT, type EventType } from './endpoints.ts'
+import { findDelivery, insertDelivery, saveDelivery } from './deliveries.ts'
+import type { EventType, Target } from './delivery.ts'
+import { DEFAULT_ENDPOINT } from './endpoints.ts'
 
 export const REPLAY_SCHEMA = `
   CREATE TABLE IF NOT EXISTS replay_bucket (

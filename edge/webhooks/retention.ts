@@ -1,10 +1,11 @@
 // Retention, expiry and export of an account's webhooks, over the SQLite of WebhookDO.
-import { type DeliveryView, deliveriesOfEvent } from './deliveries.ts'
-import type { EventType } from './endpoints.ts'
+import { DAY_MS } from '../platform/units.ts'
+import { deliveriesOfEvent } from './deliveries.ts'
+import type { DeliveryView, EventType } from './delivery.ts'
 import { refreshReceiver } from './receivers.ts'
 
 /** Events, their deliveries and the log are deleted after 30 days. */
-const KEEP_MS = 30 * 24 * 3_600_000
+const KEEP_MS = 30 * DAY_MS
 
 /** An exported event. */
 export type ExportedEvent = {

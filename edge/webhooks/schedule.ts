@@ -1,5 +1,4 @@
-// Delivery settings, evaluation of responses, and the retry schedule. Pure.
-import { log } from '../platform/log.ts'
+// Evaluation of responses, and the retry schedule. Pure.
 
 /** The outcome of an attempt: the receiver's status, or the reason for its absence. `internal` is a fault on our side. */
 export type Answer =
@@ -7,71 +6,9 @@ export type Answer =
   | { error: 'timeout' | 'unreachable' | 'blocked' | 'internal' }
 /** `pause`: the backoff in seconds requested by the receiver. */
 export type Verdict = { kind: 'delivered' } | { kind: 'gone' } | { kind: 'blocked' } | { kind: 'failed'; pause: number }
-export type Settings = {
-  /** The delays before attempts 2, 3, …, in seconds. */
-  schedule: readonly number[]
-  timeoutMs: number
-  /** How long a circuit breaker stays open after its first opening. */
-  breakerMs: number
-  replaysPerMinute: number
-  /** A pending delivery is given up after this time, even if an open circuit breaker prevented its attempts. */
-  lifetimeMs: number
-}
-type Vars = Pick<
-  Env,
-  'WEBHOOK_RETRY_SECONDS' | 'WEBHOOK_TIMEOUT_SECONDS' | 'WEBHOOK_BREAKER_SECONDS' | 'WEBHOOK_REPLAYS_PER_MINUTE'
->
-
 const JITTER = 0.1
 const BUSY_SECONDS = 60
 const MAX_PAUSE_SECONDS = 24 * 3600
-const MIN_LIFETIME_SECONDS = 4 * 24 * 3600
-
-function readNumber(vars: Vars, name: keyof Vars, min: number): number {
-  const value = vars[name].trim() === '' ? Number.NaN : Number(vars[name])
-  if (value >= min && value < Number.POSITIVE_INFINITY) return value
-  throw new Error(`${name} is ${JSON.stringify(vars[name])}; it must be a number of at least ${min}`)
-}
-
-/** Parses WEBHOOK_RETRY_SECONDS. Throws if it is malformed. */
-export function readSchedule(text: string): number[] {
-  const waits = text.split(',').map(Number)
-  if (waits.some((wait) => !(wait >= 0))) throw new Error('WEBHOOK_RETRY_SECONDS must be seconds, separated by commas')
-  return waits
-}
-
-/** Parses the WEBHOOK_* variables. Throws an error with the name of a malformed variable. */
-export function readSettings(vars: Vars): Settings {
-  const schedule = readSchedule(vars.WEBHOOK_RETRY_SECONDS)
-  const total = schedule.reduce((sum, wait) => sum + wait, 0)
-  return {
-    schedule,
-    timeoutMs: readNumber(vars, 'WEBHOOK_TIMEOUT_SECONDS', 0.001) * 1000,
-    breakerMs: readNumber(vars, 'WEBHOOK_BREAKER_SECONDS', 0) * 1000,
-    replaysPerMinute: readNumber(vars, 'WEBHOOK_REPLAYS_PER_MINUTE', 1),
-    lifetimeMs: Math.max(MIN_LIFETIME_SECONDS, 1.25 * total) * 1000,
-  }
-}
-
-const DEFAULTS: Vars = {
-  WEBHOOK_RETRY_SECONDS: '5,300,1800,7200,18000,36000,50400,72000,86400',
-  WEBHOOK_TIMEOUT_SECONDS: '15',
-  WEBHOOK_BREAKER_SECONDS: '30',
-  WEBHOOK_REPLAYS_PER_MINUTE: '100',
-}
-
-/**
- * Parses the WEBHOOK_* variables. A malformed variable is logged and all defaults apply: an object whose constructor throws misses its
- * alarms, and pending deliveries are never attempted.
- */
-export function readSettingsOrDefaults(vars: Vars): Settings {
-  try {
-    return readSettings(vars)
-  } catch (cause) {
-    log('error', 'a WEBHOOK_* variable is malformed; the defaults apply', { cause })
-    return readSettings(DEFAULTS)
-  }
-}
 
 /** Returns the delay in seconds before the next attempt after `failures` failures, with ±10% jitter, or null after the last attempt. */
 export function waitAfter(failures: number, schedule: readonly number[], random = Math.random()): number | null {

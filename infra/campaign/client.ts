@@ -1,6 +1,13 @@
 // API clients: a persistent one, which retries until a definitive response, and a one-shot one, which treats every fault as final.
 import { setTimeout as sleep } from 'node:timers/promises'
 
+import type { JobView } from '../../edge/dialects/public-job.ts'
+
+/** The fields of the API's job resource that the campaign reads. Its images do not expire. */
+export type Job = Pick<JobView, 'id' | 'state' | 'steps' | 'error' | 'price_microdollars'> & {
+  images: (Pick<JobView['images'][number], 'seed' | 'sha256'> & { url: string })[]
+}
+
 export type Answer = { status: number; text: string }
 export type Sending = {
   method?: string
@@ -9,16 +16,6 @@ export type Sending = {
   prefer?: string
   signal?: AbortSignal
 }
-/** The fields of the API's job object used by the campaign. */
-export type Job = {
-  id: string
-  state: string
-  steps: number
-  error: { code: string } | null
-  price_microdollars: number
-  images: { url: string; seed: number; sha256: string }[]
-}
-
 /** A failure that a deploy alone must never cause: a 5xx, a broken connection, or a truncated stream. */
 export class Fault extends Error {
   override name = 'Fault' as const

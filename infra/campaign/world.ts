@@ -76,7 +76,7 @@ export async function openWorld(seed: number) {
     gpuUrl: proxy.url,
     persist,
     secrets,
-    catalogue: { offers: [MODELLESS_OFFER] },
+    catalog: { offers: [MODELLESS_OFFER] },
     vars: VARS,
     port,
   }

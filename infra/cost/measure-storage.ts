@@ -115,7 +115,7 @@ export async function measureStorage(jobs: number): Promise<StorageSizes> {
   const gpu = await startGpuStub({ steps: true })
   const vars = { OCTET_ACCOUNT_LIMITS: '{}', GPU_SLOTS: '1000' }
   try {
-    const worker = await startWorker({ gpuUrl: gpu.url, persist, secrets, vars, catalogue: { offers: [OFFER] } })
+    const worker = await startWorker({ gpuUrl: gpu.url, persist, secrets, vars, catalog: { offers: [OFFER] } })
     try {
       const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'storage')
       const client = newClient(worker.url)

@@ -106,10 +106,10 @@ export const worker: Step = {
 
 function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets: string): string[] {
   const { name, offers } = worker
-  const catalogue = JSON.stringify({ offers })
-  const vars = [`GPU_URL:${gpuUrl}`, `GPU_SLOTS:${gpu.max_containers}`, `OCTET_CATALOGUE:${catalogue}`].flatMap(
-    (each) => [...['--var', each]],
-  )
+  const catalog = JSON.stringify({ offers })
+  const vars = [`GPU_URL:${gpuUrl}`, `GPU_SLOTS:${gpu.max_containers}`, `OCTET_CATALOG:${catalog}`].flatMap((each) => [
+    ...['--var', each],
+  ])
   return ['wrangler', 'deploy', '--name', name, ...vars, '--secrets-file', secrets]
 }
 

@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 import { makePrivateDirectory, tightenFile } from '../command/private-files.ts'
 import type { Secrets } from '../operator/secrets.ts'
 
-/** An offer of edge/routing/catalogue.ts; checked by the worker when it first reads it. */
+/** An offer of edge/config/catalog.ts; checked by the worker when it first reads it. */
 export type LocalOffer = {
   route: 'turbo' | 'full'
   model: string
@@ -18,7 +18,7 @@ export type LocalOffer = {
 }
 
 export type LocalWorkerOptions = {
-  /** Address of the GPU function, the catalogue's endpoint `default`. */
+  /** Address of the GPU function, the catalog's endpoint `default`. */
   gpuUrl: string
   /** Directory for the state of R2 and the Durable Objects; made private. */
   persist: string
@@ -26,7 +26,7 @@ export type LocalWorkerOptions = {
   migrated?: boolean
   secrets: Secrets
   /** What is served; wrangler.toml's when left out. */
-  catalogue?: { offers: LocalOffer[] }
+  catalog?: { offers: LocalOffer[] }
   /** Other variables of wrangler.toml, such as GPU_START_SECONDS. */
   vars?: Record<string, string>
   /** 0, the default, is any free port. */
@@ -45,11 +45,11 @@ const text =
     [name, { type, value }] as const
 
 /** Variables and secrets in the form that wrangler binds them. */
-function bindingsOf({ gpuUrl, secrets, catalogue, vars = {} }: LocalWorkerOptions) {
+function bindingsOf({ gpuUrl, secrets, catalog, vars = {} }: LocalWorkerOptions) {
   return Object.fromEntries([
     ...Object.entries({ ...vars, GPU_URL: gpuUrl }).map(text('plain_text')),
     ...Object.entries(secrets).map(text('secret_text')),
-    ...(catalogue ? [['OCTET_CATALOGUE', { type: 'json', value: catalogue }] as const] : []),
+    ...(catalog ? [['OCTET_CATALOG', { type: 'json', value: catalog }] as const] : []),
   ])
 }
 

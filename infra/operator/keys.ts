@@ -1,49 +1,12 @@
 // What the operator asks of a worker about keys and accounts, over the worker's own HTTP.
 
+import type { Scope } from '../../edge/auth/scopes.ts'
+import type { Limits } from '../../edge/config/limits.ts'
+import type { AccountReply, DeletionReply, KeyReply, KeyUse } from '../../edge/routes/replies.ts'
+
+export type { AccountReply as Account, DeletionReply as Deletion, KeyReply as Key, Limits }
 export type Target = { url: string; token: string }
-type Scope = 'generate' | 'read' | 'admin'
-export type Limits = Record<
-  'requests_per_minute' | 'concurrent_jobs' | 'daily_microdollars' | 'monthly_microdollars' | 'total_microdollars',
-  number | null
->
-/** Times are Unix seconds. */
-export type Key = {
-  id: string
-  label: string
-  scopes: Scope[]
-  limits: Limits
-  created: number
-  expires: number | null
-  revoked: number | null
-  /** The id of the key that created it; null if the operator did. */
-  created_by: string | null
-  /** In lists: one of the keys it descends from is revoked. */
-  creator_revoked?: boolean
-}
-export type KeyUse = { spent_microdollars: number; reserved_microdollars: number; open_jobs: number }
 export type NewKey = { label?: string; scopes?: Scope[]; limits?: Partial<Limits>; expires_in?: number | null }
-export type Account = {
-  account: string
-  prepaid: boolean
-  limits: Limits
-  stripe_customer: string | null
-  balance_microdollars: number
-  captured_microdollars: number
-  reserved_microdollars: number
-  open_jobs: number
-  deletion: Deletion | null
-}
-/** Times are Unix seconds. The lifetime totals are present once the account's own rows are deleted. */
-export type Deletion = {
-  state: 'deleting' | 'deleted'
-  requested: number
-  completed: number | null
-  step?: string
-  continues?: number
-  jobs_deleted: number
-  credited_microdollars?: number
-  captured_microdollars?: number
-}
 
 /** Calls the worker as the operator. Throws with the worker's error message if it refuses. */
 export async function request({ url, token }: Target, method: string, path: string, body?: unknown): Promise<Response> {
@@ -74,18 +37,18 @@ const keyPath = (account: string, id = '', action = '') =>
 
 /** Creates a key and returns it: this is the only time that its text is known. */
 export const createKey = (target: Target, account: string, options: NewKey = {}) =>
-  call<Key & { key: string }>(target, 'POST', '/v1/keys', { account, ...options })
+  call<KeyReply & { key: string }>(target, 'POST', '/v1/keys', { account, ...options })
 
 export const listKeys = async (target: Target, account: string) =>
-  (await call<{ data: Key[] }>(target, 'GET', keyPath(account))).data
+  (await call<{ data: KeyReply[] }>(target, 'GET', keyPath(account))).data
 
 /** A key and what its line of keys has used. */
 export const describeKey = (target: Target, account: string, id: string) =>
-  call<Key & { used: KeyUse }>(target, 'GET', keyPath(account, id))
+  call<KeyReply & { used: KeyUse }>(target, 'GET', keyPath(account, id))
 
 /** A new key in the place of an old one, which holds for `overlapSeconds` more. */
 export const rotateKey = (target: Target, account: string, id: string, overlapSeconds: number) =>
-  call<Key & { key: string }>(target, 'POST', keyPath(account, id, '/rotate'), { overlap_seconds: overlapSeconds })
+  call<KeyReply & { key: string }>(target, 'POST', keyPath(account, id, '/rotate'), { overlap_seconds: overlapSeconds })
 
 /** Ends a key at once and for good. */
 export const revokeKey = (target: Target, account: string, id: string) =>
@@ -93,18 +56,19 @@ export const revokeKey = (target: Target, account: string, id: string) =>
 
 export const accountPath = (account: string, part = '') => `/v1/accounts/${encodeURIComponent(account)}${part}`
 
-export const describeAccount = (target: Target, account: string) => call<Account>(target, 'GET', accountPath(account))
+export const describeAccount = (target: Target, account: string) =>
+  call<AccountReply>(target, 'GET', accountPath(account))
 
 /** Changes an account's settings; what is left out stays. */
 export const configureAccount = (target: Target, account: string, settings: object) =>
-  call<Account>(target, 'PATCH', accountPath(account), settings)
+  call<AccountReply>(target, 'PATCH', accountPath(account), settings)
 
 /** Adds credit once for `id`: the same again changes nothing. */
 export const addCredit = (target: Target, account: string, id: string, microdollars: number, note: string) =>
-  call<Account>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })
+  call<AccountReply>(target, 'POST', accountPath(account, '/credits'), { id, amount_microdollars: microdollars, note })
 
 /** Revokes all keys of an account immediately and starts the deletion of its data. */
 export const deleteAccount = async (target: Target, account: string) => {
   const path = accountPath(account, `?confirm=${encodeURIComponent(account)}`)
-  return (await call<{ deletion: Deletion }>(target, 'DELETE', path)).deletion
+  return (await call<{ deletion: DeletionReply }>(target, 'DELETE', path)).deletion
 }

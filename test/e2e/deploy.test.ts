@@ -47,8 +47,8 @@ async function realVendors(
     if (text === 'wrangler deploy') {
       const secrets = change(JSON.parse(await readFile(state.workerSecrets, 'utf8')))
       const persist = await mkdtemp(path.join(scratch.directory, 'state-'))
-      const catalogue = { offers: config.worker.offers as LocalOffer[] }
-      const worker = await startWorker({ gpuUrl: state.gpuUrl, persist, secrets: secrets as never, catalogue })
+      const catalog = { offers: config.worker.offers as LocalOffer[] }
+      const worker = await startWorker({ gpuUrl: state.gpuUrl, persist, secrets: secrets as never, catalog })
       stops.push(worker.stop)
       where.workerUrl = worker.url
     }

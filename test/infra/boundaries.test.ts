@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { copyFile, glob, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, glob, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 
 const root = path.join(import.meta.dirname, '../..')
 const biome = path.join(root, 'node_modules/.bin/biome')
+const tsc = path.join(root, 'node_modules/.bin/tsc')
 
 /** A tree with the project's rules and none of its files. */
 let scratch: string
@@ -73,8 +74,29 @@ test('an import cycle is refused, type imports included', async () => {
 })
 
 test.each([
+  ['(env: Env) => env.ACCOUNT', []],
+  ['(env: Env) => env.GPU_URL', ['TS2339']],
+  ["(env: Env) => env['OCTET_ADMIN_TOKEN']", ['TS7053']],
+])('only config.ts reads variables: %s', async (reader, errors) => {
+  const edge = path.join(root, 'edge')
+  const options = { extends: path.join(edge, 'tsconfig.json'), include: ['reader.ts', path.join(edge, 'env.ts')] }
+  await symlink(path.join(root, 'node_modules'), path.join(scratch, 'node_modules')).catch(() => {})
+  await writeFile(path.join(scratch, 'tsconfig.json'), JSON.stringify(options))
+  await writeFile(path.join(scratch, 'package.json'), '{"type": "module"}')
+  await writeFile(path.join(scratch, 'reader.ts'), `export const read = ${reader}\n`)
+  const { stdout } = await promisify(execFile)(tsc, ['-p', scratch]).catch((error) => error)
+  expect([...stdout.matchAll(/reader\.ts.*(TS\d+)/g)].map(([, code]) => code)).toEqual(errors)
+})
+
+test('the env of cloudflare:workers, which has the variables, is not imported', async () => {
+  const source = "import { env } from 'cloudflare:workers'\nconsole.log(env)\n"
+  for (const file of ['edge/jobs/job.ts', 'edge/reader.ts'])
+    expect(await violations({ [file]: source }, file)).toEqual(['noRestrictedImports: 1'])
+})
+
+test.each([
   ['gpu-fn/contract.ts', ['zod']],
-  ['gpu-fn/compile/graph/graph.ts', []],
+  ['gpu-fn/compile/graph/graph.ts', ['../../dtype.ts']],
 ])('%s imports %j and nothing else', async (file, allowed) => {
   const source = await readFile(path.join(root, file), 'utf8')
   expect([...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name]) => name)).toEqual(allowed)
@@ -86,6 +108,6 @@ test('Durable Objects are called through objectOf, which retries calls after res
     const source = await readFile(path.join(root, file), 'utf8')
     if (/\.(getByName|idFromName|newUniqueId)\(/.test(source)) calls.push(file)
   }
-  // The calls in warm.ts are best-effort, so they are not retried.
-  expect(calls.toSorted()).toEqual(['edge/gpu/warm.ts', 'edge/platform/objects.ts'])
+  // The calls in health.ts are best-effort, so they are not retried.
+  expect(calls.toSorted()).toEqual(['edge/gpu/health.ts', 'edge/platform/objects.ts'])
 })

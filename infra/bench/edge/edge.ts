@@ -134,7 +134,7 @@ export async function benchEdge({ requests, inFlight, rows }: EdgeBenchOptions):
   const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
   const { secrets } = await createSecrets()
   const gpu = await startGpuStub()
-  const common = { gpuUrl: gpu.url, persist, secrets, vars: UNLIMITED, catalogue: { offers: [OFFER] } }
+  const common = { gpuUrl: gpu.url, persist, secrets, vars: UNLIMITED, catalog: { offers: [OFFER] } }
   const start = () => startWorker(common)
   const token = secrets.OCTET_ADMIN_TOKEN
   console.log(

@@ -47,7 +47,7 @@ export async function openHostileWorld() {
   }
   const settings: LocalWorkerOptions = {
     ...{ gpuUrl: `http://127.0.0.1:${gpuPort}`, persist: path.join(directory, 'state'), secrets, port },
-    ...{ catalogue: { offers: [MODELLESS_OFFER] }, vars: { WEBHOOK_LOCAL: 'true' } },
+    ...{ catalog: { offers: [MODELLESS_OFFER] }, vars: { WEBHOOK_LOCAL: 'true' } },
   }
   const gpu = programOf('gpu-program.ts', directory, gpuSettings)
   const worker = programOf('worker-program.ts', directory, settings)

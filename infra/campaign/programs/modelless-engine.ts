@@ -4,7 +4,7 @@ import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 
 export const MODELLESS = { model: 'modelless', tier: 'fp8' } as const
-/** The catalogue's offer of this engine. */
+/** The catalog's offer of this engine. */
 export const MODELLESS_OFFER = {
   ...MODELLESS,
   route: 'full',

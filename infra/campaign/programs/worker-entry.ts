@@ -1,6 +1,7 @@
 // The edge worker plus a route that resets its Durable Objects the way a deploy does. Used by the campaign only, never deployed.
 
 import type { DurableObject } from 'cloudflare:workers'
+import { configOf } from '../../../edge/config.ts'
 import worker, * as edge from '../../../edge/index.ts'
 
 export * from '../../../edge/index.ts'
@@ -11,7 +12,7 @@ const MESSAGE = 'Durable Object reset because its code was updated.'
 const RECENT_MS = 30_000
 const PATH = '/campaign/reset'
 
-const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'WARM'] as const
+const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'ENDPOINT'] as const
 type Binding = (typeof BINDINGS)[number]
 type Resettable = { reset: () => Promise<void> }
 
@@ -42,7 +43,7 @@ function resettable(Base: ObjectClass, binding: Binding) {
 export const AccountDO = resettable(edge.AccountDO, 'ACCOUNT')
 export const JobDO = resettable(edge.JobDO, 'JOB')
 export const WebhookDO = resettable(edge.WebhookDO, 'WEBHOOK')
-export const WarmDO = resettable(edge.WarmDO, 'WARM')
+export const EndpointDO = resettable(edge.EndpointDO, 'ENDPOINT')
 
 /** Resets all objects that may be in memory, concurrently. Returns the number reset per binding. */
 async function resetObjects(env: Env): Promise<Record<string, number>> {
@@ -66,7 +67,7 @@ export default {
   async fetch(request, env, ctx) {
     const { pathname } = new URL(request.url)
     if (pathname !== PATH) return worker.fetch(request, env, ctx)
-    const allowed = request.headers.get('authorization') === `Bearer ${env.OCTET_ADMIN_TOKEN}`
+    const allowed = request.headers.get('authorization') === `Bearer ${configOf(env).adminToken}`
     return allowed ? Response.json(await resetObjects(env)) : new Response(null, { status: 401 })
   },
 } satisfies ExportedHandler<Env>

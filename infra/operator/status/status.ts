@@ -1,4 +1,5 @@
 // How a deployment stands, on one screen: each part is asked by itself, and one that does not answer is told as such.
+import type { OperatorStatus } from '../../../edge/operations/replies.ts'
 import type { DeployConfig } from '../../config.ts'
 import type { CommandLine } from '../../deploy/plan.ts'
 import type { ModalServer } from '../../modal/server.ts'
@@ -10,28 +11,6 @@ export type Asked = {
   worker: (path: string) => Promise<unknown>
   openModal: () => Promise<ModalServer>
   now?: Date
-}
-
-type Status = {
-  endpoints: {
-    name: string
-    down: boolean
-    state: string
-    ready_in_seconds: number
-    start_seconds: number
-    starts_seen: number
-    spent_today_seconds: number
-    budget_seconds: number
-  }[]
-  today: {
-    jobs: number
-    captured: number
-    microdollars: number
-    images: number
-    cold_starts: number
-    gpu_seconds: number
-    gpu_dollars: number
-  }
 }
 
 const seconds = (value: number) => `${Math.round(value)} s`
@@ -73,7 +52,7 @@ async function bill({ exec, config }: Asked): Promise<string[]> {
 }
 
 async function worker({ worker: ask }: Asked): Promise<string[]> {
-  const { endpoints, today } = (await ask('/v1/operator/status')) as Status
+  const { endpoints, today } = (await ask('/v1/operator/status')) as OperatorStatus
   return [
     ...endpoints.map((each) => {
       const ready = each.state === 'warm' ? '' : `, ready in ${seconds(each.ready_in_seconds)}`

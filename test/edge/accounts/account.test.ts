@@ -1,15 +1,16 @@
 // Account balances: always credits minus captures, despite repeated calls, failures and evictions.
+
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
-import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
 import { decide } from '../../../edge/accounts/admission.ts'
 import { settleOnce } from '../../../edge/accounts/ledger.ts'
-import { UNLIMITED } from '../../../edge/accounts/limits.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
 import { issueKey } from '../../../edge/auth/keys.ts'
+import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { accountOf, admit, request, rows, watched } from '../support/admissions.ts'
 import { type Caller, newCaller } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { call, configure, operator } from '../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -79,7 +80,12 @@ describe('interruptions', () => {
     await admit(caller, { job: 'job_before' })
     const next = await request(caller, { job: 'job_next', name: 'once', idempotencyKey: 'once' })
     const works: ((sql: SqlStorage) => unknown)[] = [
-      (sql) => decide(sql, settingsOf(sql, {}), next),
+      (sql) =>
+        decide(
+          sql,
+          settingsOf(sql, () => UNLIMITED),
+          next,
+        ),
       (sql) => settleOnce(sql, 'job_before', { outcome: 'captured' }),
     ]
     await runInDurableObject(account, (_, { storage }) => {
@@ -136,7 +142,7 @@ test('a retried request joins the open job with the same body, and no other job'
   expect((await admit(caller, { fingerprint: 'other', retried: true })).kind).toBe('admitted')
   expect(await admit(caller, { ...same, retried: true })).toMatchObject({ kind: 'repeated' })
   // A second key with a budget of 0 does not join the job of the first key.
-  const second = await issueKey(env.KEY_PEPPER, caller.account)
+  const second = await issueKey(peppers, caller.account)
   await accountOf(caller).addKey(second.credential, { limits: { total_microdollars: 0 } })
   expect(await admit({ ...caller, key: second.key }, { ...same, retried: true })).toMatchObject({ kind: 'over_budget' })
   const done = await newCaller()
@@ -311,7 +317,7 @@ test('after any sequence of requests, settlements, credits, evictions and alarms
   vi.spyOn(console, 'error').mockImplementation(() => {})
   const property = fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 40 }), async (steps) => {
     const caller = await newCaller()
-    const second = await issueKey(env.KEY_PEPPER, caller.account)
+    const second = await issueKey(peppers, caller.account)
     await accountOf(caller).addKey(second.credential)
     for (const each of steps) await perform(caller, [caller.key, second.key], each)
     const account = accountOf(caller)

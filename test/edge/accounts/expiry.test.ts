@@ -1,11 +1,13 @@
 // Automatic expiry in an account: reservations without a job, and Idempotency-Keys older than a day.
+
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../../edge/accounts/admission.ts'
 import { foldRow, jobsBefore, openBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
-import { exportBatch, nextExport, takeOut } from '../../../edge/accounts/usage-outbox.ts'
+import { exportBatch, nextExport, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
+import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf, admit, request, rows, watched } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
@@ -101,7 +103,7 @@ test('the statements of the account use indexes', async ({ expect }) => {
       const plan = storage.sql.exec<{ detail: string }>(`EXPLAIN QUERY PLAN ${query}`, ...values).toArray()
       plans.push(...plan.map(({ detail }) => `${detail}: ${query}`))
     })
-    const settings = settingsOf(sql, {})
+    const settings = settingsOf(sql, () => UNLIMITED)
     for (const _ of ['admitted', 'repeated']) decide(sql, settings, next)
     const other = await request(caller, { fingerprint: 'same', retried: true, reuse: true })
     decide(sql, settings, other)
@@ -112,7 +114,7 @@ test('the statements of the account use indexes', async ({ expect }) => {
     foldRow(sql, 'job_next')
     await exportBatch(sql, env, { account: caller.account, stripe_customer: null }, HOUR)
     nextExport(sql)
-    takeOut(sql, ['job_next'])
+    removeFromOutbox(sql, ['job_next'])
     prune(sql)
     nextExpiry(sql)
   })

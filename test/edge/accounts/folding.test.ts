@@ -1,12 +1,14 @@
 // Folding of old account rows into sums: audits stay consistent, and every table is bounded.
+
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
 import { decide } from '../../../edge/accounts/admission.ts'
 import { foldOldUsage } from '../../../edge/accounts/ledger.ts'
-import { refusedBy } from '../../../edge/accounts/refusals.ts'
+import { admissionError } from '../../../edge/accounts/refusals.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
+import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { FULL_BYTES, USAGE_KEY_DAYS } from '../../../edge/results/retention.ts'
 import { accountOf, admit, request, rows, watched } from '../support/admissions.ts'
 import { type Caller, newCaller } from '../support/client.ts'
@@ -179,12 +181,16 @@ describe('a nearly full account', () => {
     const [first, next] = [await request(caller, { job: 'job_first', name: 'one' }), await request(caller)]
     await runInDurableObject(accountOf(caller), (_, { storage }) => {
       const ask = (asked: typeof next, bytes: number) =>
-        decide(sized(storage.sql, bytes), settingsOf(storage.sql, {}), asked)
+        decide(
+          sized(storage.sql, bytes),
+          settingsOf(storage.sql, () => UNLIMITED),
+          asked,
+        )
       expect(ask(first, FULL_BYTES).kind).toBe('admitted')
       expect(ask(next, FULL_BYTES + 1)).toEqual({ kind: 'full' })
       expect(ask(first, FULL_BYTES + 1).kind).toBe('repeated')
     })
-    expect(refusedBy({ kind: 'full' })).toMatchObject({ code: 'account_full' })
+    expect(admissionError({ kind: 'full' })).toMatchObject({ code: 'account_full' })
     expect(await accountOf(caller).settle('job_first', { outcome: 'captured' })).toMatchObject({ charged: 100 })
   })
 

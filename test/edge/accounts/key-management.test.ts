@@ -1,8 +1,9 @@
 import { env } from 'cloudflare:workers'
 import { describe, test, vi } from 'vitest'
-import { UNLIMITED } from '../../../edge/accounts/limits.ts'
 import { issueKey } from '../../../edge/auth/keys.ts'
+import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, newCaller } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { admit } from '../support/key-calls.ts'
 import { call, operator } from '../support/operator.ts'
 
@@ -120,7 +121,7 @@ describe('rotation', () => {
 })
 
 test('an expired key is refused like an unknown one', async ({ expect }) => {
-  const { key, credential } = await issueKey(env.KEY_PEPPER, 'expiring')
+  const { key, credential } = await issueKey(peppers, 'expiring')
   await env.ACCOUNT.getByName('expiring').addKey(credential, { expires: Date.now() - 1 })
   const refused = await call('GET', '/v1/models', bearer(key))
   expect(refused).toMatchObject({ status: 401, body: { error: { code: 'invalid_api_key' } } })

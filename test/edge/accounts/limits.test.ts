@@ -2,7 +2,7 @@
 import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'
 import { afterEach, describe, test, vi } from 'vitest'
-import { UNLIMITED } from '../../../edge/accounts/limits.ts'
+import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, fetchWorker, generate, generatedOf, ledgerOf, newCaller, problemOf } from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 import { call, configure } from '../support/operator.ts'

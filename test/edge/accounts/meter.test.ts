@@ -1,6 +1,5 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
-import { type Limits, rateHeaders, readAccountLimits, UNLIMITED } from '../../../edge/accounts/limits.ts'
 import {
   type Meter,
   type Metered,
@@ -11,6 +10,9 @@ import {
   settleOn,
   utcDay,
 } from '../../../edge/accounts/meter.ts'
+import { rateHeaders } from '../../../edge/accounts/rates.ts'
+import { type Limits, UNLIMITED } from '../../../edge/config/limits.ts'
+import { configWith } from '../support/config.ts'
 
 const NOON = Date.UTC(2026, 10, 22, 12)
 const SECOND = 1000
@@ -130,9 +132,10 @@ test('headers tell every bucket, and the tightest to clients of OpenAI', ({ expe
 })
 
 test('the deployment default is read from text or a table, and refused by name', ({ expect }) => {
-  expect(readAccountLimits('{"requests_per_minute": 5}')).toEqual({ ...UNLIMITED, requests_per_minute: 5 })
-  expect(readAccountLimits({ concurrent_jobs: 5 })).toEqual({ ...UNLIMITED, concurrent_jobs: 5 })
-  expect(() => readAccountLimits({ rpm: 5 })).toThrow('OCTET_ACCOUNT_LIMITS is malformed')
+  const read = (OCTET_ACCOUNT_LIMITS: unknown) => configWith({ OCTET_ACCOUNT_LIMITS }).accountLimits
+  expect(read('{"requests_per_minute": 5}')).toEqual({ ...UNLIMITED, requests_per_minute: 5 })
+  expect(read({ concurrent_jobs: 5 })).toEqual({ ...UNLIMITED, concurrent_jobs: 5 })
+  expect(() => read({ rpm: 5 })).toThrow('OCTET_ACCOUNT_LIMITS is {"rpm":5}: Unrecognized key: "rpm".')
 })
 
 describe('a clock that moves backward', () => {

@@ -63,13 +63,13 @@ test('a repeat after a price increase or a change of route runs what was reserve
   vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))
   await put(caller, cheap)
   const { reserved } = await both(caller)
-  const [prices, catalogue] = [env.OCTET_PRICES, env.OCTET_CATALOGUE]
+  const [prices, catalog] = [env.OCTET_PRICES, env.OCTET_CATALOG]
   env.OCTET_PRICES = { base: 500_000 }
   const offer = { route: 'full', model: 'other', tier: 'fp8', steps: 9, guidance_scale: 5, width: 64, height: 64 }
-  env.OCTET_CATALOGUE = { offers: [{ ...offer, max_pixels: 4096 }] }
+  env.OCTET_CATALOG = { offers: [{ ...offer, max_pixels: 4096 }] }
   const job = await jobIn(await put(caller, cheap))
   env.OCTET_PRICES = prices
-  env.OCTET_CATALOGUE = catalogue
+  env.OCTET_CATALOG = catalog
   await over(job)
   expect(calls.map(({ request: { model } }) => model)).toEqual(['tiny'])
   expect((await both(caller)).price).toBe(reserved)
@@ -135,13 +135,13 @@ describe('reuse', () => {
 test('an image that may be too large to deliver is refused before anything is reserved', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
-  const catalogue = env.OCTET_CATALOGUE
+  const catalog = env.OCTET_CATALOG
   const offer = { route: 'full', model: 'tiny', tier: 'fp8', steps: 9, guidance_scale: 5, width: 64, height: 64 }
-  env.OCTET_CATALOGUE = { offers: [{ ...offer, max_pixels: 6144 ** 2 }] }
+  env.OCTET_CATALOG = { offers: [{ ...offer, max_pixels: 6144 ** 2 }] }
   const asked = { prompt: 'a cat', size: '6144x6144' }
   const png = await send('POST', '/v1/jobs', caller, asked)
   const jpeg = await send('POST', '/v1/jobs', caller, { ...asked, output_format: 'jpeg' })
-  env.OCTET_CATALOGUE = catalogue
+  env.OCTET_CATALOG = catalog
   const { detail, error } = await problemOf(png)
   expect([png.status, error.param]).toEqual([400, 'output_format'])
   expect(detail).toContain('use output_format jpeg or webp, or a smaller size')

@@ -5,6 +5,7 @@ import { AccountDO } from '../../../edge/accounts/account.ts'
 import { checkToken, issueToken } from '../../../edge/auth/tokens.ts'
 import { requestOf } from '../support/admissions.ts'
 import { type Caller, fetchWorker, newCaller } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { call, operator } from '../support/operator.ts'
 
@@ -17,7 +18,7 @@ const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
 const NO_JOB = `job_${'0'.repeat(32)}`
 
 async function admit(token: string, price: number) {
-  const credential = (await checkToken(env.KEY_PEPPER, token))!
+  const credential = (await checkToken(peppers, token))!
   const job = `job_${crypto.randomUUID()}`
   const account = env.ACCOUNT.getByName(credential.account)
   return { job, account, admission: await account.admit(requestOf(credential, { job, price })) }
@@ -26,15 +27,15 @@ async function admit(token: string, price: number) {
 describe('a browser token', () => {
   test('is all in its text, and no other text', async ({ expect }) => {
     const grant = { scope: 'generate', budget: 5000, expires: 2_000_000_000 } as const
-    const { token, id } = await issueToken(env.KEY_PEPPER, { account: 'acme', keyId: '0123456789ab' }, grant)
+    const { token, id } = await issueToken(peppers, { account: 'acme', keyId: '0123456789ab' }, grant)
     expect(token).toMatch(/^ost_acme_0123456789ab_[0-9a-f]{12}_generate_2000000000_5000_2[0-9a-f]{32}$/)
-    expect(await checkToken(env.KEY_PEPPER, token)).toEqual({
+    expect(await checkToken(peppers, token)).toEqual({
       account: 'acme',
       keyId: '0123456789ab',
       token: { ...grant, id },
     })
     const changed = [...token].map((was, at) => token.slice(0, at) + (was === '0' ? '1' : '0') + token.slice(at + 1))
-    const checked = await Promise.all(changed.map((text) => checkToken(env.KEY_PEPPER, text)))
+    const checked = await Promise.all(changed.map((text) => checkToken(peppers, text)))
     expect(checked.every((credential) => credential === null)).toBe(true)
   })
 
@@ -72,7 +73,7 @@ describe('a browser token', () => {
 
   test('forged or expired opens no account', async ({ expect }) => {
     const who = { account: 'ghost-of-a-token', keyId: '0123456789ab' }
-    const { token } = await issueToken(env.KEY_PEPPER, who, { scope: 'generate', budget: 0, expires: 1 })
+    const { token } = await issueToken(peppers, who, { scope: 'generate', budget: 0, expires: 1 })
     const before = (await listDurableObjectIds(env.ACCOUNT)).length
     for (const text of [token, token.replace('_generate_1_', '_generate_9999999999_')])
       expect((await call('GET', '/v1/usage', bearer(text))).status).toBe(401)

@@ -1,7 +1,7 @@
 // Offers with several endpoints: who is asked, in which order, and that one job runs in one place.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import { orderOf, reportDown, reportUp } from '../../../edge/gpu/endpoints.ts'
+import { endpointOrder, reportHealth } from '../../../edge/gpu/health.ts'
 import { generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import {
   accepted,
@@ -19,7 +19,9 @@ import {
 const DEFAULT = new URL(env.GPU_URL).host
 const SPARE = 'spare.test'
 const body = { prompt: 'a cat', seed: 1, model: 'paired' }
-beforeEach(() => ['default', 'spare'].forEach(reportUp))
+beforeEach(async () => {
+  await Promise.all(['default', 'spare'].map((name) => reportHealth(env, name, 'ready')))
+})
 afterEach(() => vi.restoreAllMocks())
 
 /** A GPU at each host; call by call the host's own behaviours, the last one again. */
@@ -80,7 +82,7 @@ test('a first that starts is waited for before the spare is asked', async ({ exp
   expect(job).toMatchObject({ state: 'succeeded', endpoint: 'default' })
 })
 
-test('and hedged when it takes too long', async ({ expect }) => {
+test('and fails over when it takes too long', async ({ expect }) => {
   const { job, asked } = await run(gpus([refuses(503, 'loading')], [works]))
   expect(asked.at(-1)).toBe(SPARE)
   expect(asked.slice(0, -1).every((host) => host === DEFAULT)).toBe(true)
@@ -103,13 +105,16 @@ test('a job that no endpoint will ever take fails as one that a single endpoint 
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })
 
-test('an endpoint that was down is asked last for a while', ({ expect }) => {
+test('an endpoint that was down is asked last for a while, and its object has that', async ({ expect }) => {
   const now = Date.now()
-  expect(orderOf(['default', 'spare'], 1)).toEqual(['default', 'spare'])
-  expect(orderOf(['default', 'spare'], 2)).toEqual(['spare', 'default'])
-  reportDown('default', now)
-  expect(orderOf(['default', 'spare'], 1, now + 29_000)).toEqual(['spare', 'default'])
-  expect(orderOf(['default', 'spare'], 1, now + 31_000)).toEqual(['default', 'spare'])
+  expect(endpointOrder(['default', 'spare'], 1)).toEqual(['default', 'spare'])
+  expect(endpointOrder(['default', 'spare'], 2)).toEqual(['spare', 'default'])
+  await reportHealth(env, 'default', 'down')
+  expect(endpointOrder(['default', 'spare'], 1, now + 29_000)).toEqual(['spare', 'default'])
+  expect(endpointOrder(['default', 'spare'], 1, now + 31_000)).toEqual(['default', 'spare'])
+  expect(await env.ENDPOINT.getByName('default').report()).toMatchObject({ down: true })
+  await reportHealth(env, 'default', 'ready')
+  expect(await env.ENDPOINT.getByName('default').report()).toMatchObject({ down: false })
 })
 
 test("each host gets its own headers, and the edge's token beside one that a host keeps to itself", async ({

@@ -1,7 +1,9 @@
 // SlotQueue: which job gets a free slot of an endpoint.
+
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
-import { readSlots, SlotQueue } from '../../../edge/gpu/slot-queue.ts'
+import { SlotQueue } from '../../../edge/gpu/slot-queue.ts'
+import { configWith } from '../support/config.ts'
 
 const LEASE_MS = 30_000
 
@@ -42,17 +44,32 @@ test('a light account is served in order of arrival with others, and before a he
   expect(queue.grant(1, 11_500)).toEqual(['heavy2'])
 })
 
-test('usage is forgotten over minutes, so that an old burst does not count against an account', ({ expect }) => {
-  const queue = queueOf({ burst: 'a' })
+test.for([
+  ['a second', 1_000, 'b2'],
+  ['ten minutes', 600_000, 'a2'],
+] as const)(
+  '%s after a burst of an account, its job is served according to its recent usage',
+  ([, afterMs, next], { expect }) => {
+    const queue = queueOf({ burst: 'a', b1: 'b' })
+    queue.grant(2, 0)
+    queue.leave('b1', 100)
+    queue.leave('burst', 20_000)
+    const now = 20_000 + afterMs
+    queue.enter('a2', 'a', now)
+    queue.enter('b2', 'b', now)
+    expect(queue.grant(1, now)).toEqual([next])
+  },
+)
+
+test('a new account has no credit for past idleness', ({ expect }) => {
+  const queue = queueOf({ regular1: 'regular' })
   queue.grant(1, 0)
-  queue.leave('burst', 20_000)
-  const muchLater = 20_000 + 10 * 60_000
-  queue.enter('b1', 'b', muchLater)
-  queue.grant(1, muchLater)
-  queue.enter('b2', 'b', muchLater)
-  queue.enter('a2', 'a', muchLater)
-  queue.leave('b1', muchLater + 3_000)
-  expect(queue.grant(1, muchLater + 3_000)).toEqual(['a2'])
+  queue.leave('regular1', 10_000)
+  for (const job of ['new1', 'new2', 'new3', 'new4']) queue.enter(job, 'new', 10_000)
+  queue.grant(1, 10_000)
+  queue.enter('regular2', 'regular', 12_000)
+  queue.leave('new1', 18_000)
+  expect(queue.grant(1, 18_000)).toEqual(['regular2'])
 })
 
 describe('an entry', () => {
@@ -135,5 +152,5 @@ test('accounts of the same usage take turns, in whatever order their jobs arrive
 })
 
 test.for(['0', '1.5', 'many', ''])('GPU_SLOTS is rejected by name: "%s"', (given, { expect }) => {
-  expect(() => readSlots({ GPU_SLOTS: given })).toThrow(`GPU_SLOTS is "${given}"`)
+  expect(() => configWith({ GPU_SLOTS: given }).gpuSlots).toThrow(`GPU_SLOTS is "${given}"`)
 })

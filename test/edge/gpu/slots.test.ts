@@ -1,7 +1,7 @@
 // The slots of an endpoint: jobs wait at the edge, and one account's flood does not delay another account's job.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import { WarmDO } from '../../../edge/gpu/warm.ts'
+import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
@@ -22,7 +22,7 @@ import { jobOf, over, reset } from '../support/jobs.ts'
 const before = env.GPU_SLOTS
 beforeEach(async () => {
   env.GPU_SLOTS = '1'
-  await reset(env.WARM.getByName('default'))
+  await reset(env.ENDPOINT.getByName('default'))
 })
 afterEach(() => {
   env.GPU_SLOTS = before
@@ -48,7 +48,9 @@ function heldGpu() {
 const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 4 }))
 const stateOf = async (job: { id: string }) => (await jobOf(job).view())?.state
 
-test('a job that arrives after a flood of another account is next', async ({ expect }) => {
+test('a job that arrives after a flood of another account is sent after at most three jobs of the flood', async ({
+  expect,
+}) => {
   const [flooder, other] = [await newCaller(), await newCaller()]
   const { behaviour, finishNext } = heldGpu()
   const calls = fakeGpu(behaviour)
@@ -60,7 +62,7 @@ test('a job that arrives after a flood of another account is next', async ({ exp
     await vi.waitFor(() => expect(calls).toHaveLength(ended + 1))
     await finishNext()
   }
-  expect(calls[1]!.job).toBe(job.id)
+  expect(calls.findIndex((call) => call.job === job.id)).toBeLessThanOrEqual(3)
   for (const each of [...flood, job]) expect((await over(each)).state).toBe('succeeded')
   expect(await accountOf(flooder).audit()).toMatchObject({ kept: { open: 0 }, summed: { open: 0 } })
 })
@@ -142,8 +144,8 @@ test('jobs that wait and run go on after the queue is lost', async ({ expect }) 
   const calls = fakeGpu(behaviour)
   const [first, second] = [await submit(caller), await submit(caller)]
   await vi.waitFor(() => expect(calls).toHaveLength(1))
-  const renewed = vi.spyOn(WarmDO.prototype, 'renewSlot')
-  await reset(env.WARM.getByName('default'))
+  const renewed = vi.spyOn(EndpointDO.prototype, 'renewSlot')
+  await reset(env.ENDPOINT.getByName('default'))
   await vi.waitFor(() => expect(renewed).toHaveBeenCalled())
   await finishNext()
   await vi.waitFor(() => expect(calls).toHaveLength(2))

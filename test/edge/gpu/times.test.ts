@@ -1,10 +1,12 @@
 // A GPU function that takes too long, in each of the ways in which it can.
+
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { readGpuTimes } from '../../../edge/gpu/times.ts'
+import { configOf } from '../../../edge/config.ts'
 import { afterLossMs } from '../../../edge/jobs/attempt.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { generate, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import { configWith } from '../support/config.ts'
 import {
   accepted,
   cancellations,
@@ -121,7 +123,7 @@ test('time in the queue of the GPU function does not count as time of the run', 
 })
 
 test('after an attempt that was lost there is a pause, the second four times the first', ({ expect }) => {
-  const times = readGpuTimes(env)
+  const times = configOf(env).gpuTimes
   const pauses = [1, 2, 3].map((faults) => afterLossMs({ faults } as JobRecord, times))
   expect(pauses[0]).toSatisfy((ms: number) => ms >= 7 && ms <= 13)
   expect(pauses[1]).toSatisfy((ms: number) => ms >= 30 && ms <= 50)
@@ -134,21 +136,21 @@ describe('the variables', () => {
     GPU_SILENCE_SECONDS: '20',
     GPU_RUN_SECONDS: '900',
     GPU_RETRY_SECONDS: '1',
-    GPU_HEDGE_SECONDS: '15',
+    GPU_FAILOVER_SECONDS: '15',
   }
 
   test('are seconds', ({ expect }) => {
-    expect(readGpuTimes(given)).toEqual({
+    expect(configWith(given).gpuTimes).toEqual({
       startMs: 300_000,
       silenceMs: 20_000,
       runMs: 900_000,
       retryMs: 1000,
-      hedgeMs: 15_000,
+      failoverMs: 15_000,
     })
   })
 
   test.for(['5m', '', '0', '-1', 'Infinity', '86401'])('are refused by name: "%s"', (wrong, { expect }) => {
-    expect(() => readGpuTimes({ ...given, GPU_START_SECONDS: wrong })).toThrow(
+    expect(() => configWith({ ...given, GPU_START_SECONDS: wrong }).gpuTimes).toThrow(
       `GPU_START_SECONDS is "${wrong}"; it must be a number of seconds above 0 and up to 86400.`,
     )
   })

@@ -1,7 +1,7 @@
 // Whatever a caller sends to any route: an answer in words, small, and never a fault of ours.
 import fc from 'fast-check'
 import { afterEach, beforeAll, test, vi } from 'vitest'
-import { ACCESS } from '../../../edge/auth/access.ts'
+import { ACCESS } from '../../../edge/routes/access.ts'
 import { type Caller, fetchWorker, IMAGE_FIELDS, newCaller } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { operator } from '../support/operator.ts'

@@ -2,7 +2,7 @@
 import { abortAllDurableObjects } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { WarmDO } from '../../../edge/gpu/warm.ts'
+import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
 import { type Caller, filesOf, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
 import {
   accepted,
@@ -247,10 +247,10 @@ test('a cancellation while the job requests its slot prevents the attempt', asyn
   const caller = await newCaller()
   const calls = fakeGpu(works)
   const spec = await reserved(caller)
-  const { requestSlot } = WarmDO.prototype
-  const asked = vi.spyOn(WarmDO.prototype, 'requestSlot').mockImplementationOnce(async function (
-    this: WarmDO,
-    ...request: Parameters<WarmDO['requestSlot']>
+  const { requestSlot } = EndpointDO.prototype
+  const asked = vi.spyOn(EndpointDO.prototype, 'requestSlot').mockImplementationOnce(async function (
+    this: EndpointDO,
+    ...request: Parameters<EndpointDO['requestSlot']>
   ) {
     await new Promise((answer) => setTimeout(answer, 300))
     return requestSlot.apply(this, request)

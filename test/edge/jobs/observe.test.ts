@@ -2,6 +2,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { observeJob, POINT } from '../../../edge/jobs/observe.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
+import { envWith } from '../support/config.ts'
 import { fakeGpu, line, refuses, started, stream, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -38,7 +39,7 @@ describe('a finished job', () => {
     const job = await finishedJob()
     const points: AnalyticsEngineDataPoint[] = []
     const ANALYTICS = { writeDataPoint: (point?: AnalyticsEngineDataPoint) => void points.push(point!) }
-    observeJob({ ANALYTICS, OCTET_LOG_PROMPTS: 'false' }, job)
+    observeJob(envWith({ ANALYTICS, OCTET_LOG_PROMPTS: 'false' }), job)
     expect(points).toEqual([
       {
         indexes: [job.account],
@@ -78,7 +79,7 @@ describe('prompts in the log', () => {
   test('are in the line of a finished job where OCTET_LOG_PROMPTS is "true"', async ({ expect }) => {
     const job = await finishedJob()
     const lines = watchLog()
-    observeJob({ ...env, OCTET_LOG_PROMPTS: 'true' }, job)
+    observeJob(envWith({ OCTET_LOG_PROMPTS: 'true' }), job)
     expect(JSON.parse(lines[0]!)).toMatchObject({ prompt: SECRET, negative_prompt: `${SECRET} at night` })
   })
 })

@@ -1,9 +1,10 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { checkKey } from '../../../edge/auth/keys.ts'
-import { newJobId } from '../../../edge/jobs/record.ts'
+import { newJobId } from '../../../edge/jobs/job-id.ts'
 import { requestOf } from '../support/admissions.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { fakeGpu, image, line, refuses, type Seen, started, stream, works } from '../support/fake-gpu.ts'
 import { addEndpoint, newManager } from '../support/manager.ts'
 import { receiver } from '../support/receiver.ts'
@@ -97,7 +98,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
 
   test('finds a reservation whose job was never created, when the account is named', async ({ expect }) => {
     const caller = await newCaller()
-    const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
+    const credential = (await checkKey(peppers, caller.key))!
     const job = newJobId()
     await env.ACCOUNT.getByName(caller.account).admit(requestOf(credential, { job, price: 7 }))
     expect((await ask(job)).status).toBe(404)

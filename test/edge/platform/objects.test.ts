@@ -1,7 +1,8 @@
 // Calls to Durable Objects across resets, and when an object is overloaded or broken.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { clearGpuStates, WarmDO } from '../../../edge/gpu/warm.ts'
+import { EndpointDO } from '../../../edge/gpu/endpoint-object.ts'
+import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { objectOf } from '../../../edge/platform/objects.ts'
 import { fetchWorker, jobIn, newCaller, send } from '../support/client.ts'
 import { fakeGpu, refuses } from '../support/fake-gpu.ts'
@@ -62,7 +63,7 @@ test('an endpoint object that fails changes neither jobs nor quotes', async ({ e
   fakeGpu(refuses(503, 'loading'))
   const { id } = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
   await vi.waitFor(async () => expect((await jobOf({ id }).view())?.waiting).not.toBeNull())
-  const state = vi.spyOn(WarmDO.prototype, 'state').mockRejectedValue(failure({ overloaded: true }) as never)
+  const state = vi.spyOn(EndpointDO.prototype, 'state').mockRejectedValue(failure({ overloaded: true }) as never)
   clearGpuStates()
   for (let k = 0; k < 5; k++) {
     const job = await fetchWorker(`/v1/jobs/${id}`, { headers: caller.headers })

@@ -1,9 +1,11 @@
 import { env } from 'cloudflare:workers'
 import type { JSONWebKeySet } from 'jose'
 import { afterEach, describe, test, vi } from 'vitest'
+import { configOf } from '../../../edge/config.ts'
 import { openReceipt, promptDigest, ReceiptError } from '../../../edge/results/receipt.ts'
-import { parseReceiptKeys, publicReceiptKeys, receiptFor } from '../../../edge/results/receipts.ts'
+import { publicReceiptKeys, receiptFor } from '../../../edge/results/receipts.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller } from '../support/client.ts'
+import { configWith, envWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -42,7 +44,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     })
     expect(claims.prompt_digest).toBe(await promptDigest(claims.salt, 'prompt', 'a cat'))
     expect(claims.negative_prompt_digest).toBe(await promptDigest(claims.salt, 'negative_prompt', 'blurry'))
-    expect(claims.kid).toBe(parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)[0].kid)
+    expect(claims.kid).toBe(configOf(env).receiptKeys[0].kid)
   })
 
   test('tells no prompt, and two receipts of one prompt do not look alike', async ({ expect }) => {
@@ -68,34 +70,36 @@ describe('the keys that sign receipts', () => {
     const response = await fetchWorker('/.well-known/jwks.json')
     expect(response.headers.get('content-type')).toBe('application/jwk-set+json')
     const { keys } = (await response.json()) as JSONWebKeySet
-    expect(keys.map(({ kid }) => kid)).toEqual(parseReceiptKeys(env.RECEIPT_SIGNING_KEYS).map(({ kid }) => kid))
+    expect(keys.map(({ kid }) => kid)).toEqual(configOf(env).receiptKeys.map(({ kid }) => kid))
     for (const key of keys) expect(Object.keys(key).sort()).toEqual(['alg', 'crv', 'kid', 'kty', 'use', 'x'])
   })
 
   test('rotate: what the old one signed still holds, also when only its public half is kept, until it is dropped', async ({
     expect,
   }) => {
-    const [fresh, old] = parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)
+    const [fresh, old] = configOf(env).receiptKeys
     const caller = await newCaller()
     const { octet } = await made(caller)
     const job = (await env.JOB.getByName(octet.job).view())!
-    const before = await receiptFor({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }, job, job.images[0]!)
+    const before = await receiptFor(envWith({ RECEIPT_SIGNING_KEYS: JSON.stringify([old]) }), job, job.images[0]!)
     const after = await receiptFor(env, job, job.images[0]!)
 
     const { d: _, ...retired } = old!
-    for (const rotated of [env.RECEIPT_SIGNING_KEYS, JSON.stringify([fresh, retired])]) {
+    for (const rotated of [configOf(env).receiptKeys, [fresh, retired] as const]) {
       expect((await openReceipt(before, publicReceiptKeys(rotated))).kid).toBe(old!.kid)
       expect((await openReceipt(after, publicReceiptKeys(rotated))).kid).toBe(fresh.kid)
     }
-    const dropped = publicReceiptKeys(JSON.stringify([fresh]))
+    const dropped = publicReceiptKeys([fresh])
     await expect(openReceipt(before, dropped)).rejects.toBeInstanceOf(ReceiptError)
   })
 
   test('are refused when they are malformed, and no receipt is written for an unfinished job', async ({ expect }) => {
-    const [fresh, old] = parseReceiptKeys(env.RECEIPT_SIGNING_KEYS)
+    const [fresh, old] = configOf(env).receiptKeys
     const { d: _, ...mute } = fresh
     for (const bad of [[], [mute, old], [fresh, fresh], [{ ...fresh, crv: 'P-256' }], {}])
-      expect(() => parseReceiptKeys(JSON.stringify(bad))).toThrow(/RECEIPT_SIGNING_KEYS must be/)
+      expect(() => configWith({ RECEIPT_SIGNING_KEYS: JSON.stringify(bad) }).receiptKeys).toThrow(
+        'RECEIPT_SIGNING_KEYS is malformed; it must be',
+      )
     const { octet } = await made(await newCaller())
     const job = (await env.JOB.getByName(octet.job).view())!
     await expect(receiptFor(env, { ...job, timings: null }, job.images[0]!)).rejects.toThrow(/before it has finished/)

@@ -2,6 +2,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { signLink } from '../../../edge/auth/links.ts'
 import { type Caller, fetchWorker, generate, generatedOf, newCaller, problemOf } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { fakeGpu, imageBytes, works } from '../support/fake-gpu.ts'
 
 let owner: Caller
@@ -133,7 +134,7 @@ describe('who may read a result', () => {
     const junk = [`${path}?exp=x&sig=y`, `${path}?exp=1e9&sig=${searchParams.get('sig')}`]
     for (const bad of [later, otherFile, ...junk])
       expect((await problemOf(await fetchWorker(bad))).error.code).toBe('link_invalid')
-    const expired = await fetchWorker(await signLink(env.KEY_PEPPER, { path, expires: 1_000_000, key: null }))
+    const expired = await fetchWorker(await signLink(peppers, { path, expires: 1_000_000, key: null }))
     expect([expired.status, (await problemOf(expired)).error.code]).toEqual([403, 'link_expired'])
   })
 })
@@ -186,7 +187,7 @@ describe('GET /v1/jobs', () => {
 })
 
 describe('GET /v1/models', () => {
-  test('lists what the catalogue offers, to a caller with a key', async ({ expect }) => {
+  test('lists what the catalog offers, to a caller with a key', async ({ expect }) => {
     const { data } = (await (await fetchWorker('/v1/models', { headers: owner.headers })).json()) as {
       data: { id: string; octet: unknown[] }[]
     }

@@ -2,7 +2,7 @@
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import page from '../../../docs/object-calls.md?raw'
-import { clearGpuStates } from '../../../edge/gpu/warm.ts'
+import { clearGpuStates } from '../../../edge/gpu/health.ts'
 import { clearObservations } from '../../../edge/routing/forecast.ts'
 import { type Caller, fetchWorker, jobIn, newCaller, problemOf, send } from '../support/client.ts'
 import { accepted, fakeGpu, fed, image, line, started, timings, works } from '../support/fake-gpu.ts'
@@ -11,7 +11,7 @@ import { call } from '../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'WARM'] as const
+const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'ENDPOINT'] as const
 const documented = new Map(
   page
     .split('\n')

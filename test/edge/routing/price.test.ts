@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
-import { MICRODOLLARS, microdollarsWithin, price } from '../../../edge/routing/price.ts'
+import { MICRODOLLARS, microdollarsWithin } from '../../../edge/platform/units.ts'
+import { price } from '../../../edge/routing/price.ts'
 import { newCaller } from '../support/client.ts'
 import { call } from '../support/operator.ts'
 

@@ -1,23 +1,25 @@
 import { runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { describe, test, vi } from 'vitest'
-import { clearObservations, forecast, NOTHING_SEEN, type Observed } from '../../../edge/routing/forecast.ts'
-import { DEFAULT_PRICES, readPrices } from '../../../edge/routing/price.ts'
+import { DEFAULT_PRICES } from '../../../edge/config/prices.ts'
+import { clearObservations, forecast, NO_OBSERVATIONS } from '../../../edge/routing/forecast.ts'
+import type { Observation } from '../../../edge/routing/observation.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
+import { configWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
 import { call } from '../support/operator.ts'
 
 const MINUTE = 60_000
 const NOW = Date.UTC(2026, 10, 22, 12)
-const observed = (finished: number, more: Partial<Observed> = {}): Observed => ({
+const observed = (finished: number, more: Partial<Observation> = {}): Observation => ({
   ...{ endpoint: 'default', model: 'tiny', tier: 'fp8', created: finished - 2000, finished },
   ...{ megapixel_steps: 4, waited: 0.5, load: 0, run: 1.5, ...more },
 })
 
 describe('a forecast', () => {
   test('says when it knows nothing', ({ expect }) => {
-    expect(forecast([], 4, NOW)).toEqual(NOTHING_SEEN)
-    expect(NOTHING_SEEN).toEqual({ observations: 0, cold: null, seconds: null })
+    expect(forecast([], 4, NOW)).toEqual(NO_OBSERVATIONS)
+    expect(NO_OBSERVATIONS).toEqual({ observations: 0, cold: null, seconds: null })
   })
 
   test('scales the run with the work, and neither the wait nor the load', ({ expect }) => {
@@ -50,7 +52,7 @@ describe('a forecast', () => {
   })
 })
 
-async function seen(id: string, { created, finished, megapixel_steps, waited, load, run, tier }: Observed) {
+async function seen(id: string, { created, finished, megapixel_steps, waited, load, run, tier }: Observation) {
   await env.DB.prepare('INSERT INTO observations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
     .bind(id, 'default', 'tiny', tier, created, finished, megapixel_steps, waited, load, run)
     .run()
@@ -146,8 +148,9 @@ test('a job that ran is in the next quote', async ({ expect }) => {
 })
 
 test('the price table is read from text or a table, with defaults, and refused by name', ({ expect }) => {
-  expect(readPrices(undefined)).toEqual(DEFAULT_PRICES)
+  const read = (OCTET_PRICES: unknown) => configWith({ OCTET_PRICES }).prices
+  expect(read(undefined)).toEqual(DEFAULT_PRICES)
   const changed = { base: 7, megapixel_step: { ...DEFAULT_PRICES.megapixel_step, fp16: 1 } }
-  expect(readPrices('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)
-  expect(() => readPrices({ megapixel_step: { fp64: 1 } })).toThrow('OCTET_PRICES is malformed')
+  expect(read('{"base": 7, "megapixel_step": {"fp16": 1}}')).toEqual(changed)
+  expect(() => read({ megapixel_step: { fp64: 1 } })).toThrow('OCTET_PRICES.megapixel_step is {"fp64":1}')
 })

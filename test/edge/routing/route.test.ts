@@ -1,9 +1,10 @@
 import { describe, test } from 'vitest'
-import { type Catalogue, type Offer, readCatalogue } from '../../../edge/routing/catalogue.ts'
+import type { Catalog, Offer } from '../../../edge/config/catalog.ts'
 import type { RouteRequest } from '../../../edge/routing/decision.ts'
 import { price } from '../../../edge/routing/price.ts'
 import { asksForText, chooseRoute } from '../../../edge/routing/route.ts'
 import type { Estimate } from '../../../edge/routing/route-guards.ts'
+import { configWith } from '../support/config.ts'
 
 const base = { endpoint: 'default', width: 1024, height: 1024, max_pixels: 1024 * 1024, max_side: 1536 }
 const turbo: Offer = { ...base, route: 'turbo', model: 'large-turbo', tier: 'fp8', steps: 4, guidance_scale: 1 }
@@ -21,7 +22,7 @@ const lite = { tier: 'fp8-lite' as const }
 const half = { tier: 'fp16' as const, endpoint: 'h100' }
 
 const endpoints = { default: 'https://a.test', h100: 'https://b.test' }
-const catalogue: Catalogue = {
+const catalog: Catalog = {
   endpoints,
   offers: [{ ...turbo, ...lite }, turbo, { ...full, ...lite }, full, { ...full, ...half }],
 }
@@ -31,7 +32,7 @@ const estimate: Estimate = (decision) => ({
   price: price({ ...decision, count: 1 }),
   latencyMs: MEASURED[decision.tier]! && MEASURED[decision.tier]! * (decision.route === 'full' ? 10 : 1),
 })
-const choose = (request: Partial<RouteRequest>, offers = catalogue.offers) =>
+const choose = (request: Partial<RouteRequest>, offers = catalog.offers) =>
   chooseRoute({ prompt: 'a cat', negativePrompt: '', quality: 'auto', ...request }, { endpoints, offers }, estimate)
 
 describe('the decision and its reason', () => {
@@ -183,14 +184,14 @@ test.for([
   expect(asksForText(prompt)).toBe(asked)
 })
 
-describe('the catalogue', () => {
+describe('the catalog', () => {
   const GPU_URL = 'https://gpu.test'
   test('is read from JSON text or a table, with GPU_URL as the default endpoint', ({ expect }) => {
     const { endpoint: _, ...offer } = turbo
     const table = { offers: [offer], endpoints: { b: 'https://b.test' } }
     const expected = { endpoints: { default: GPU_URL, b: 'https://b.test' }, offers: [turbo] }
-    expect(readCatalogue({ OCTET_CATALOGUE: table, GPU_URL })).toEqual(expected)
-    expect(readCatalogue({ OCTET_CATALOGUE: JSON.stringify(table), GPU_URL })).toEqual(expected)
+    expect(configWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toEqual(expected)
+    expect(configWith({ OCTET_CATALOG: JSON.stringify(table), GPU_URL }).catalog).toEqual(expected)
   })
 
   test.for([
@@ -199,7 +200,7 @@ describe('the catalogue', () => {
     [{ offers: [{ ...turbo, endpoint: 'nowhere' }] }, 'endpoint "nowhere" is not among default'],
     [{ offers: [{ ...turbo, speed: 9 }] }, 'speed'],
   ] as const)('%j is refused', ([table, message], { expect }) => {
-    expect(() => readCatalogue({ OCTET_CATALOGUE: table, GPU_URL })).toThrow(message)
+    expect(() => configWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toThrow(message)
   })
 })
 
@@ -208,7 +209,7 @@ test('a side beyond an offer’s is not served by it, however few the pixels', (
   expect(() => choose(wide)).toThrow(
     'Nothing here serves route turbo, size 4096x64; there is turbo/large-turbo/fp8-lite up to 1048576 pixels and a side of 1536',
   )
-  expect(choose(wide, [...catalogue.offers, { ...full, model: 'wide', max_side: 4096 }]).model).toBe('wide')
+  expect(choose(wide, [...catalog.offers, { ...full, model: 'wide', max_side: 4096 }]).model).toBe('wide')
 })
 
 test('the price grows with pixels, steps, images, guidance and precision, from a base', ({ expect }) => {

@@ -1,11 +1,13 @@
 // Helpers that send admission requests to an account.
+
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import type { AdmissionRequest } from '../../../edge/accounts/admission.ts'
 import type { JobSpec } from '../../../edge/accounts/job-spec.ts'
 import { type Credential, checkKey } from '../../../edge/auth/keys.ts'
-import { newJobId } from '../../../edge/jobs/record.ts'
+import { newJobId } from '../../../edge/jobs/job-id.ts'
 import type { Caller } from './client.ts'
+import { peppers } from './config.ts'
 import { specOf } from './jobs.ts'
 
 export const accountOf = ({ account }: Caller) => env.ACCOUNT.getByName(account)
@@ -27,7 +29,7 @@ export function requestOf(credential: Credential, asked: Asked = {}): AdmissionR
 }
 
 export const request = async (caller: Caller, asked: Asked = {}): Promise<AdmissionRequest> =>
-  requestOf((await checkKey(env.KEY_PEPPER, caller.key))!, asked)
+  requestOf((await checkKey(peppers, caller.key))!, asked)
 
 export const admit = async (caller: Caller, asked: Asked = {}) => accountOf(caller).admit(await request(caller, asked))
 

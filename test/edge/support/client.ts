@@ -1,7 +1,9 @@
 // Test callers, each with its own account and key, and shorthands for requests and account state.
+
 import { env, exports } from 'cloudflare:workers'
-import type { KeyOptions } from '../../../edge/accounts/key-table.ts'
+import type { KeyOptions } from '../../../edge/accounts/key-info.ts'
 import { issueKey } from '../../../edge/auth/keys.ts'
+import { peppers } from './config.ts'
 
 export const ORIGIN = 'https://octet.test'
 
@@ -14,7 +16,7 @@ let callers = 0
 /** Creates an account with one key, by default with scopes generate and read and without limits. */
 export async function newCaller(options: Partial<KeyOptions> = {}): Promise<Caller> {
   const account = `caller-${++callers}-${crypto.randomUUID().slice(0, 8)}`
-  const { key, credential } = await issueKey(env.KEY_PEPPER, account)
+  const { key, credential } = await issueKey(peppers, account)
   await env.ACCOUNT.getByName(account).addKey(credential, { label: 'test', ...options })
   return { account, key, keyId: credential.keyId, headers: { authorization: `Bearer ${key}` } }
 }

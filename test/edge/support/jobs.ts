@@ -1,12 +1,15 @@
 // Jobs made straight in the ledger and the job object, without a request.
+
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { vi } from 'vitest'
 import type { JobSpec } from '../../../edge/accounts/job-spec.ts'
 import type { Reservation } from '../../../edge/accounts/ledger.ts'
 import { checkKey } from '../../../edge/auth/keys.ts'
-import { isOver, type JobRecord, newJobId } from '../../../edge/jobs/record.ts'
+import { newJobId } from '../../../edge/jobs/job-id.ts'
+import { isOver, type JobRecord } from '../../../edge/jobs/record.ts'
 import { type Caller, ORIGIN } from './client.ts'
+import { peppers } from './config.ts'
 import { accepted, image, type Seen, started, stream } from './fake-gpu.ts'
 
 export const PRICE = 1234
@@ -23,7 +26,17 @@ const DECISION = { ...WORK, route: 'turbo', endpoint: 'default', guidanceScale: 
 
 /** A job of two images at PRICE. */
 export const specOf = ({ account, keyId }: Pick<Caller, 'account' | 'keyId'>, id = newJobId()): JobSpec => ({
-  ...{ id, account, keyId, token: null, created: Date.now(), price: PRICE, basePrice: BASE_PRICE, retentionDays: 30 },
+  ...{
+    id,
+    account,
+    keyId,
+    token: null,
+    dialect: null,
+    created: Date.now(),
+    price: PRICE,
+    basePrice: BASE_PRICE,
+    retentionDays: 30,
+  },
   ...{ name: null, fingerprint: `asked ${id}`, digest: `pixels ${id}`, origin: ORIGIN, webhook: null },
   ...{ request: REQUEST, decision: DECISION },
 })
@@ -36,7 +49,7 @@ export const reservationOf = (spec: JobSpec): Reservation => ({
 /** A job whose price is reserved and which does not exist yet. */
 export async function reserved(caller: Caller): Promise<JobSpec> {
   const spec = specOf(caller)
-  const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
+  const credential = (await checkKey(peppers, caller.key))!
   const request = { credential, spec, idempotencyKey: null, retried: false, reuse: false }
   const admission = await env.ACCOUNT.getByName(caller.account).admit(request)
   if (admission.kind !== 'admitted') throw new Error(admission.kind)
@@ -108,7 +121,16 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
       origin: 'https://octet.test',
       webhook: null,
       created: Date.now(),
-      ...{ token: null, basePrice: 0, digest: '', nextAt: 0, granted: true, faults: 0, retentionDays: 30 as const },
+      ...{
+        token: null,
+        dialect: null,
+        basePrice: 0,
+        digest: '',
+        nextAt: 0,
+        granted: true,
+        faults: 0,
+        retentionDays: 30 as const,
+      },
     },
     request: { ...work, ...output, steps: 4, guidance_scale: 1 },
     decision: { ...decision, width: 64, height: 64, reason: 'A test.' },

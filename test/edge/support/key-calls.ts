@@ -1,11 +1,13 @@
 // What the tests of keys ask of the worker: keys that are made, changed, rotated, revoked and listed, and jobs that they pay for.
+
 import { env } from 'cloudflare:workers'
 import type { Admission } from '../../../edge/accounts/admission.ts'
-import type { KeyChange } from '../../../edge/accounts/key-table.ts'
-import { UNLIMITED } from '../../../edge/accounts/limits.ts'
+import type { KeyChange } from '../../../edge/accounts/key-info.ts'
 import { checkKey } from '../../../edge/auth/keys.ts'
+import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { requestOf } from './admissions.ts'
 import { type Caller, newCaller } from './client.ts'
+import { peppers } from './config.ts'
 import { call, operator } from './operator.ts'
 
 export type Key = { id: string; key: string; lineage: string; expires: number | null; created_by: string | null }
@@ -30,7 +32,7 @@ export const refused = (param?: string) => ({
 })
 
 export async function admit(key: string, price: number): Promise<Admission> {
-  const credential = (await checkKey(env.KEY_PEPPER, key))!
+  const credential = (await checkKey(peppers, key))!
   return env.ACCOUNT.getByName(credential.account).admit(requestOf(credential, { price }))
 }
 

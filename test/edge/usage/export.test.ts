@@ -12,6 +12,7 @@ import { consumeUsage } from '../../../edge/usage/export.ts'
 import type { UsageRecord } from '../../../edge/usage/record.ts'
 import { requestOf } from '../support/admissions.ts'
 import { type Caller, newCaller } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { call, configure } from '../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -22,7 +23,7 @@ const rowsOf = async (account: string) =>
 
 async function settled(caller: Caller, job: string, charged: number): Promise<void> {
   const account = env.ACCOUNT.getByName(caller.account)
-  const credential = (await checkKey(env.KEY_PEPPER, caller.key))!
+  const credential = (await checkKey(peppers, caller.key))!
   await account.admit(requestOf(credential, { job }))
   await account.settle(job, charged > 0 ? { outcome: 'captured', amount: charged } : { outcome: 'released' })
 }

@@ -1,4 +1,5 @@
 // /v1/webhooks: who listens, with which keys, what was sent, and sending it again.
+
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
@@ -6,6 +7,7 @@ import { describe, test } from 'vitest'
 import { issueKey } from '../../../edge/auth/keys.ts'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { type Caller, fetchWorker, newCaller, problemOf } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { finalJob } from '../support/jobs.ts'
 import { addEndpoint, api, deliveriesOf, eachWithReceiver, newManager, outboxOf, settled } from '../support/manager.ts'
 import { arrived, RECEIVER, type Received } from '../support/receiver.ts'
@@ -103,7 +105,7 @@ describe('an endpoint', () => {
     const { id, secret } = await addEndpoint(caller, { url })
     await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine?token=secret` }))
     await settled(caller)
-    const { key, credential } = await issueKey(env.KEY_PEPPER, caller.account)
+    const { key, credential } = await issueKey(peppers, caller.account)
     await env.ACCOUNT.getByName(caller.account).addKey(credential, { label: 'reader', scopes: ['read'] })
     const reader = { ...caller, key, headers: { authorization: `Bearer ${key}` } }
     for (const path of ['', `/${id}`, `/${id}/deliveries`, '/default/deliveries']) {

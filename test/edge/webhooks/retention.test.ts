@@ -1,10 +1,12 @@
 // How long an account's webhooks are kept, and how it takes them along and has them deleted.
+
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { test, vi } from 'vitest'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { WebhookDO } from '../../../edge/webhooks/outbox.ts'
 import type { Caller } from '../support/client.ts'
+import { envWith } from '../support/config.ts'
 import { finalJob } from '../support/jobs.ts'
 import { addEndpoint, api, deliveriesOf, eachWithReceiver, outboxOf, settled } from '../support/manager.ts'
 import { arrived, hang, RECEIVER, type Received, receiver } from '../support/receiver.ts'
@@ -149,7 +151,7 @@ test('a malformed variable is logged, and pending deliveries go on with the defa
   await addEndpoint(caller)
   const error = vi.spyOn(console, 'error').mockImplementation(() => {})
   await runInDurableObject(outboxOf(caller), async (_, state) => {
-    const outbox = new WebhookDO(state, { ...env, WEBHOOK_TIMEOUT_SECONDS: 'soon' })
+    const outbox = new WebhookDO(state, envWith({ WEBHOOK_TIMEOUT_SECONDS: 'soon' }))
     await outbox.publish(eventOf(finalJob(caller)), null)
     await outbox.alarm()
   })

@@ -1,13 +1,14 @@
 // Receivers that fail, ask for a pause, are gone, or redirect: every event arrives, or is known not to have arrived.
+
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
 import { afterEach, describe, test, vi } from 'vitest'
+import { configOf } from '../../../edge/config.ts'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { settleAttempt, takeAttempt } from '../../../edge/webhooks/attempts.ts'
 import { findDelivery } from '../../../edge/webhooks/deliveries.ts'
 import { nextAttemptAt } from '../../../edge/webhooks/receivers.ts'
-import { readSettings } from '../../../edge/webhooks/schedule.ts'
 import type { Caller } from '../support/client.ts'
 import { finalJob } from '../support/jobs.ts'
 import {
@@ -27,7 +28,7 @@ afterEach(() => vi.restoreAllMocks())
 const states = async (caller: Caller, endpoint: string) =>
   (await deliveriesOf(caller, endpoint)).map(({ state, attempts }) => [state, attempts.map(({ status }) => status)])
 
-const settings = readSettings(env)
+const settings = configOf(env).webhooks
 const nobody = { receivers: [], hosts: [] }
 
 /** An endpoint with these many events whose attempts the test makes itself: the alarm of the outbox is removed. */

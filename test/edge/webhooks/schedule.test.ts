@@ -1,12 +1,12 @@
-import { env } from 'cloudflare:workers'
 import { describe, test } from 'vitest'
-import { judge, readSchedule, readSettings, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/schedule.ts'
+import { judge, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/schedule.ts'
+import { configWith } from '../support/config.ts'
 
 const SCHEDULE = '5,300,1800,7200,18000,36000,50400,72000,86400'
 const NOW = Date.parse('2026-11-22T10:00:00Z')
 
 describe('the schedule', () => {
-  const schedule = readSchedule(SCHEDULE)
+  const { schedule } = configWith({ WEBHOOK_RETRY_SECONDS: SCHEDULE }).webhooks
 
   test('is the one of Standard Webhooks: ten attempts in some 75 hours', ({ expect }) => {
     const waits = Array.from({ length: 10 }, (_, k) => waitAfter(k + 1, schedule, 0.5))
@@ -19,31 +19,11 @@ describe('the schedule', () => {
     const waits = new Set(Array.from({ length: 50 }, () => waitAfter(2, schedule)))
     expect(waits.size).toBeGreaterThan(40)
   })
-
-  test('is refused when it is not seconds', ({ expect }) => {
-    for (const text of ['soon', '5,x', '5,-1', '5;300'])
-      expect(() => readSchedule(text)).toThrow('WEBHOOK_RETRY_SECONDS')
-  })
 })
 
-describe('the settings', () => {
-  test('give a delivery four days, or longer where its schedule is longer', ({ expect }) => {
-    const days = (WEBHOOK_RETRY_SECONDS: string) =>
-      readSettings({ ...env, WEBHOOK_RETRY_SECONDS }).lifetimeMs / 86_400_000
-    expect([days('0'), days(SCHEDULE), days('864000')]).toEqual([4, 4, 12.5])
-  })
-
-  test.for([
-    ['WEBHOOK_TIMEOUT_SECONDS', '0'],
-    ['WEBHOOK_TIMEOUT_SECONDS', 'soon'],
-    ['WEBHOOK_BREAKER_SECONDS', '-1'],
-    ['WEBHOOK_BREAKER_SECONDS', ''],
-    ['WEBHOOK_REPLAYS_PER_MINUTE', '0'],
-  ] as const)('are refused by name: %s = "%s"', ([name, value], { expect }) => {
-    expect(() => readSettings({ ...env, [name]: value })).toThrow(
-      `${name} is "${value}"; it must be a number of at least`,
-    )
-  })
+test('a delivery has four days, or longer where its schedule is longer', ({ expect }) => {
+  const days = (WEBHOOK_RETRY_SECONDS: string) => configWith({ WEBHOOK_RETRY_SECONDS }).webhooks.lifetimeMs / 86_400_000
+  expect([days('0'), days(SCHEDULE), days('864000')]).toEqual([4, 4, 12.5])
 })
 
 test.for([

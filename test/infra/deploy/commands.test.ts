@@ -81,7 +81,7 @@ test.skipIf(!modalPython()).each(of('modal').map((command) => [commandText(comma
   },
 )
 
-test('the worker that would be deployed bundles, with the catalogue of infra/config.json in place of the local one', () => {
+test('the worker that would be deployed bundles, with the catalog of infra/config.json in place of the local one', () => {
   const deploy = commands.find(([program, verb]) => program === 'wrangler' && verb === 'deploy')!
   const out = path.join(home, 'out')
   const text = execFileSync(
@@ -90,5 +90,5 @@ test('the worker that would be deployed bundles, with the catalogue of infra/con
     { cwd: ROOT, encoding: 'utf8', env: { ...process.env, WRANGLER_SEND_METRICS: 'false', CI: '1' } },
   )
   expect(text).toContain('--dry-run: exiting now')
-  expect(text.match(/OCTET_CATALOGUE/g)).toHaveLength(1)
+  expect(text.match(/OCTET_CATALOG/g)).toHaveLength(1)
 })

@@ -36,7 +36,7 @@ beforeAll(async () => {
     height: 64,
     max_pixels: 4096,
   } as const
-  worker = await startWorker({ gpuUrl: gpu.url, persist, secrets, catalogue: { offers: [offer] } })
+  worker = await startWorker({ gpuUrl: gpu.url, persist, secrets, catalog: { offers: [offer] } })
 })
 afterAll(async () => {
   await worker?.stop()

@@ -68,7 +68,7 @@ test.each([
   ['a job that does not exist', { job: 'x' }, /was told of x/],
   ['a success that is none', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is failed/],
 ])('a caller with %s is reported', (_, told, problem) => {
-  const all = [listed('a'), { ...listed('b'), state: 'failed' }]
+  const all = [listed('a'), { ...listed('b'), state: 'failed' as const }]
   expect(experienceProblems([{ way: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
   expect(experienceProblems([{ way: 'waits', ...told }], all)).toEqual([expect.stringMatching(problem)])
 })

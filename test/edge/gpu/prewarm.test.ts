@@ -2,11 +2,11 @@
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env, exports } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
-import { clearGpuStates, keepSchedule } from '../../../edge/gpu/warm.ts'
+import { clearGpuStates, prewarmOnSchedule } from '../../../edge/gpu/health.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
 import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 
-const warm = () => env.WARM.getByName('default')
+const warm = () => env.ENDPOINT.getByName('default')
 let policy: object
 
 /** Gives the endpoint's object a policy of its own, and no past. */
@@ -83,9 +83,9 @@ test('not beyond the budget of the day', async ({ expect }) => {
 test('the schedule keeps it warm, and only in its hours', async ({ expect }) => {
   const scheduled = await usePolicy({ schedule: [{ from: '08:00', to: '18:00' }] })
   const pings = host(200)
-  await keepSchedule(scheduled, Date.parse('2026-11-26T07:59:00Z'))
+  await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T07:59:00Z'))
   expect(pings).toHaveLength(0)
-  await keepSchedule(scheduled, Date.parse('2026-11-26T08:00:00Z'))
+  await prewarmOnSchedule(scheduled, Date.parse('2026-11-26T08:00:00Z'))
   await pinged(pings, 1)
   expect((await warm().state()).state).toBe('warm')
 })

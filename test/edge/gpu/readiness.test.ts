@@ -1,70 +1,70 @@
 import { describe, test } from 'vitest'
 import {
   isScheduled,
-  NEVER_SEEN,
+  markReady,
+  markStarting,
+  NO_READINESS,
   pingCost,
-  readWarmPolicy,
-  seenReady,
-  seenStarting,
-  spend,
+  recordSpending,
   spentToday,
   startSeconds,
   stateOf,
-} from '../../../edge/gpu/warm-policy.ts'
+} from '../../../edge/gpu/readiness.ts'
+import { configWith } from '../support/config.ts'
 
 const given = { idle_seconds: 100, start_seconds: 60, budget_seconds: 1000 }
-const policy = readWarmPolicy({ OCTET_PREWARM: given })
+const read = (OCTET_PREWARM: unknown) => configWith({ OCTET_PREWARM }).prewarm
+const policy = read(given)
 const NOW = Date.parse('2026-11-26T12:00:00Z')
 const later = (seconds: number) => NOW + seconds * 1000
 
 test('a GPU is warm for the time of grace after it was ready, then cold', ({ expect }) => {
-  const warm = seenReady(NEVER_SEEN, NOW)
-  expect(stateOf(NEVER_SEEN, policy, NOW)).toEqual({ state: 'cold', ready_in_seconds: 60 })
+  const warm = markReady(NO_READINESS, NOW)
+  expect(stateOf(NO_READINESS, policy, NOW)).toEqual({ state: 'cold', ready_in_seconds: 60 })
   expect(stateOf(warm, policy, later(99))).toEqual({ state: 'warm', ready_in_seconds: 0 })
   expect(stateOf(warm, policy, later(101))).toEqual({ state: 'cold', ready_in_seconds: 60 })
 })
 
 test('while it starts callers are told how long is left, by what starts took before', ({ expect }) => {
-  const starting = seenStarting(NEVER_SEEN, NOW)
+  const starting = markStarting(NO_READINESS, NOW)
   expect(stateOf(starting, policy, later(10))).toEqual({ state: 'starting', ready_in_seconds: 50 })
   expect(stateOf(starting, policy, later(300))).toEqual({ state: 'starting', ready_in_seconds: 1 })
-  let warmth = NEVER_SEEN
-  for (const took of [20, 30, 500]) warmth = seenReady(seenStarting(warmth, NOW), later(took))
-  expect(startSeconds(warmth, policy)).toBe(30)
+  let readiness = NO_READINESS
+  for (const took of [20, 30, 500]) readiness = markReady(markStarting(readiness, NOW), later(took))
+  expect(startSeconds(readiness, policy)).toBe(30)
 })
 
 test('a start that never ends is forgotten', ({ expect }) => {
-  const starting = seenStarting(NEVER_SEEN, NOW)
+  const starting = markStarting(NO_READINESS, NOW)
   expect(stateOf(starting, policy, later(16 * 60)).state).toBe('cold')
-  expect(seenReady(starting, later(16 * 60)).starts).toEqual([])
+  expect(markReady(starting, later(16 * 60)).starts).toEqual([])
 })
 
 describe('a ping', () => {
   test('costs the start and the time of grace of a cold GPU, and what it adds to a warm one', ({ expect }) => {
-    expect(pingCost(NEVER_SEEN, policy, NOW)).toBe(160)
-    expect(pingCost(seenReady(NEVER_SEEN, NOW), policy, later(80))).toBe(80)
+    expect(pingCost(NO_READINESS, policy, NOW)).toBe(160)
+    expect(pingCost(markReady(NO_READINESS, NOW), policy, later(80))).toBe(80)
   })
 
   test('is not sent while most of the time of grace is left, or while one starts', ({ expect }) => {
-    expect(pingCost(seenReady(NEVER_SEEN, NOW), policy, later(40))).toBeNull()
-    expect(pingCost(seenStarting(NEVER_SEEN, NOW), policy, later(40))).toBeNull()
+    expect(pingCost(markReady(NO_READINESS, NOW), policy, later(40))).toBeNull()
+    expect(pingCost(markStarting(NO_READINESS, NOW), policy, later(40))).toBeNull()
   })
 
   test("is not sent beyond the day's budget, which begins anew at midnight UTC", ({ expect }) => {
-    const spent = spend(NEVER_SEEN, 900, NOW)
+    const spent = recordSpending(NO_READINESS, 900, NOW)
     expect(pingCost(spent, policy, NOW)).toBeNull()
     expect(pingCost(spent, policy, Date.parse('2026-11-27T00:00:00Z'))).toBe(160)
-    expect(spentToday(spend(spent, 50, NOW), NOW)).toBe(950)
+    expect(spentToday(recordSpending(spent, 50, NOW), NOW)).toBe(950)
   })
 
   test('is never sent without a budget', ({ expect }) => {
-    expect(pingCost(NEVER_SEEN, readWarmPolicy({ OCTET_PREWARM: undefined }), NOW)).toBeNull()
+    expect(pingCost(NO_READINESS, read(undefined), NOW)).toBeNull()
   })
 })
 
 describe('the schedule', () => {
-  const at = (schedule: object[], time: string) =>
-    isScheduled(readWarmPolicy({ OCTET_PREWARM: { schedule } }), Date.parse(time))
+  const at = (schedule: object[], time: string) => isScheduled(read({ schedule }), Date.parse(time))
   const office = [{ from: '08:00', to: '18:00', days: [1, 2, 3, 4, 5] }]
 
   test.for<[string, boolean]>([
@@ -94,6 +94,6 @@ test.for([
   [{ budget_seconds: -1 }, 'budget_seconds'],
   [{ schedule: [{ from: '8', to: '18:00' }] }, 'must be a time of day in UTC such as 08:00'],
   [{ surprise: 1 }, 'surprise'],
-] as const)('a malformed table is refused by name: %j', ([OCTET_PREWARM, told], { expect }) => {
-  expect(() => readWarmPolicy({ OCTET_PREWARM })).toThrow(told)
+] as const)('a malformed table is refused by name: %j', ([given, told], { expect }) => {
+  expect(() => read(given)).toThrow(told)
 })

@@ -1,0 +1,49 @@
+// The offers of this deployment, best first: the variables OCTET_CATALOG and GPU_URL.
+import * as z from 'zod'
+import { LIMITS, modelName, ROUTES, TIERS } from '#contract'
+import { table } from './values.ts'
+
+const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
+
+const offer = z
+  .strictObject({
+    route: z.enum(ROUTES),
+    model: modelName,
+    tier: z.enum(TIERS),
+    /** A name of `endpoints`; `default` is GPU_URL. */
+    endpoint: z.string().default('default'),
+    /** Fallback endpoints for jobs that the first one does not accept in time. */
+    fallbacks: z.array(z.string()).optional(),
+    steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
+    guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
+    /** The default size, and the most pixels of an image. */
+    width: side,
+    height: side,
+    max_pixels: z.int().min(1),
+    /** The longest side in pixels, a limit of the model's position table. */
+    max_side: side.default(LIMITS.side.max),
+  })
+  .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
+
+const address = z.url({ protocol: /^https?$/ })
+
+export const catalogTable = z.strictObject({
+  endpoints: z.record(z.string(), address).default({}),
+  offers: z.array(offer).min(1),
+})
+
+export type Offer = z.infer<typeof offer>
+export type Catalog = z.infer<typeof catalogTable>
+
+/** The catalog with GPU_URL as the endpoint `default`. Every endpoint of an offer has an address. */
+export const catalog = z
+  .object({ OCTET_CATALOG: table(catalogTable), GPU_URL: address.describe('an http:// or https:// address') })
+  .transform(({ OCTET_CATALOG: { offers, endpoints: others }, GPU_URL }, context): Catalog => {
+    const endpoints = { default: GPU_URL, ...others }
+    const names = offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks])
+    const unknown = names.find((name) => !(name in endpoints))
+    if (unknown === undefined) return { endpoints, offers }
+    const message = `endpoint "${unknown}" is not among ${Object.keys(endpoints).join(', ')}`
+    context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'offers'], message, input: offers })
+    return z.NEVER
+  })

@@ -1,0 +1,50 @@
+// Slots and time limits of GPU functions: the variables GPU_SLOTS and GPU_*_SECONDS.
+import * as z from 'zod'
+
+const MOST_SECONDS = 86_400
+const MOST_SLOTS = 100_000
+
+const seconds = z.coerce
+  .number()
+  .positive()
+  .max(MOST_SECONDS)
+  .transform((value) => value * 1000)
+  .describe(`a number of seconds above 0 and up to ${MOST_SECONDS}`)
+
+export type GpuTimes = {
+  /** The longest wait for a GPU to accept the job. */
+  startMs: number
+  /** The longest silence of a stream. */
+  silenceMs: number
+  /** The longest run of an attempt, from its start on the GPU; time in the GPU function's queue does not count. */
+  runMs: number
+  /** The pause before the second attempt. Each later pause is four times as long. */
+  retryMs: number
+  /** The wait for the preferred endpoint before its fallbacks are tried too. */
+  failoverMs: number
+}
+
+export const gpuTimes = z
+  .object({
+    GPU_START_SECONDS: seconds,
+    GPU_SILENCE_SECONDS: seconds,
+    GPU_RUN_SECONDS: seconds,
+    GPU_RETRY_SECONDS: seconds,
+    GPU_FAILOVER_SECONDS: seconds,
+  })
+  .transform(
+    (given): GpuTimes => ({
+      startMs: given.GPU_START_SECONDS,
+      silenceMs: given.GPU_SILENCE_SECONDS,
+      runMs: given.GPU_RUN_SECONDS,
+      retryMs: given.GPU_RETRY_SECONDS,
+      failoverMs: given.GPU_FAILOVER_SECONDS,
+    }),
+  )
+
+/** The number of jobs that an endpoint's GPUs run at a time, one per GPU. */
+export const gpuSlots = z
+  .object({
+    GPU_SLOTS: z.coerce.number().int().min(1).max(MOST_SLOTS).describe(`a whole number from 1 to ${MOST_SLOTS}`),
+  })
+  .transform(({ GPU_SLOTS }) => GPU_SLOTS)

@@ -1,0 +1,139 @@
+// EndpointDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
+import { DurableObject } from 'cloudflare:workers'
+import { configOf } from '../config.ts'
+import { log } from '../platform/log.ts'
+import { objectOf } from '../platform/objects.ts'
+import { endpointOf } from './endpoints.ts'
+import {
+  type EndpointReport,
+  type GpuState,
+  type Health,
+  isDown,
+  markDown,
+  markReady,
+  markStarting,
+  NO_READINESS,
+  pingCost,
+  type Readiness,
+  recordSpending,
+  spentToday,
+  startSeconds,
+  stateOf,
+} from './readiness.ts'
+import { SlotQueue } from './slot-queue.ts'
+
+/** The ping timeout. A host may delay the response until its container is running. */
+const PING_MS = 60_000
+const PING_INTERVAL_MS = 5_000
+
+const MARK = { ready: markReady, starting: markStarting, down: markDown }
+
+/** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
+const MISSED_RENEWALS = 3
+
+export class EndpointDO extends DurableObject<Env> {
+  readonly #queue: SlotQueue
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    this.#queue = new SlotQueue(MISSED_RENEWALS * configOf(env).recovery.jobMs)
+  }
+
+  #readiness(): Readiness {
+    return this.ctx.storage.kv.get<Readiness>('warmth') ?? NO_READINESS
+  }
+
+  #save(readiness: Readiness): void {
+    this.ctx.storage.kv.put('warmth', readiness)
+  }
+
+  state(): GpuState {
+    return stateOf(this.#readiness(), configOf(this.env).prewarm, Date.now())
+  }
+
+  report(): EndpointReport {
+    const policy = configOf(this.env).prewarm
+    const readiness = this.#readiness()
+    const spent = spentToday(readiness, Date.now())
+    return {
+      ...this.state(),
+      down: isDown(readiness, Date.now()),
+      start_seconds: startSeconds(readiness, policy),
+      starts_seen: readiness.starts.length,
+      budget_seconds: policy.budget_seconds,
+      spent_today_seconds: spent,
+      spent_today_dollars: (spent / 3600) * policy.dollars_per_hour,
+    }
+  }
+
+  /** Adds a job to the queue for a slot, or renews its place. Returns whether it has a slot; otherwise it is called later (`proceed`). */
+  requestSlot(job: string, account: string): boolean {
+    this.#queue.enter(job, account, Date.now())
+    this.#grantSlots(job)
+    return this.#queue.holds(job)
+  }
+
+  /** Renews the slot of a running job. */
+  renewSlot(job: string, account: string): void {
+    this.#queue.resume(job, account, Date.now())
+  }
+
+  /** Removes a job from the queue or from its slot. */
+  releaseSlot(job: string): void {
+    this.#queue.leave(job, Date.now())
+    this.#grantSlots()
+  }
+
+  /** Grants the free slots and starts their jobs, except for the `caller`. */
+  #grantSlots(caller?: string): void {
+    const now = Date.now()
+    for (const job of this.#queue.expire(now)) log('warn', 'a slot expired', { job })
+    for (const job of this.#queue.grant(configOf(this.env).gpuSlots, now))
+      if (job !== caller) this.ctx.waitUntil(this.#start(job))
+  }
+
+  async #start(job: string): Promise<void> {
+    const failed = (cause: unknown) => log('warn', 'a job could not be started in its slot', { job, cause })
+    if (!(await objectOf(this.env.JOB, job).proceed().catch(failed))) this.releaseSlot(job)
+  }
+
+  /** Records the health in which a job found the endpoint. */
+  recordHealth(health: Health): void {
+    this.#save(MARK[health](this.#readiness(), Date.now()))
+  }
+
+  /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
+  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule'): Promise<GpuState> {
+    const policy = configOf(this.env).prewarm
+    const cost = pingCost(this.#readiness(), policy, Date.now())
+    if (cost === null) return this.state()
+    // Saved before the ping, so that concurrent calls send only one.
+    const before = this.#readiness()
+    const cold = this.state().state === 'cold'
+    const spent = recordSpending(before, cost, Date.now())
+    this.#save(cold ? markStarting(spent, Date.now()) : { ...spent, ready: Date.now() })
+    log('info', 'prewarming a GPU', { endpoint: name, why, seconds: cost, cold })
+    this.ctx.storage.kv.put('name', name)
+    this.ctx.waitUntil(this.#ping())
+    return this.state()
+  }
+
+  override async alarm(): Promise<void> {
+    if (this.state().state === 'starting') await this.#ping()
+  }
+
+  /** Pings the GPU function, and again after PING_INTERVAL_MS while it is starting. */
+  async #ping(): Promise<void> {
+    const { url, headers } = endpointOf(this.env, this.ctx.storage.kv.get<string>('name') ?? 'default')
+    const init = { headers, redirect: 'manual', signal: AbortSignal.timeout(PING_MS) } as const
+    const wasStarting = this.state().state === 'starting'
+    // Redirects are not followed, because the headers contain the host's secret.
+    const response = await fetch(`${url.replace(/\/$/, '')}/ping`, init).catch(() => null)
+    response?.body?.cancel().catch(() => {})
+    if (response?.status === 200) return this.#save(markReady(this.#readiness(), Date.now()))
+    // The state changed during the ping: the start timed out, or a job found the GPU ready. Only new traffic may trigger another start.
+    if (wasStarting && this.state().state !== 'starting') return
+    this.#save(markStarting(this.#readiness(), Date.now()))
+    await this.ctx.storage.setAlarm(Date.now() + PING_INTERVAL_MS)
+  }
+}

@@ -1,0 +1,21 @@
+/** A finished image. */
+export type StoredImage = {
+  image: number
+  seed: number
+  width: number
+  height: number
+  content_type: string
+  bytes: number
+  sha256: string
+  /** Key in R2. */
+  key: string
+  /** Unix seconds. */
+  expires_at: number
+  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
+  package: string
+  device: string
+  /** Deleted by its owner. */
+  deleted?: true
+  /** Compact JWS, present once the job has succeeded; see receipts.ts. */
+  receipt?: string
+}

@@ -1,0 +1,58 @@
+// The access rules and body limits of every route.
+import { LIMITS } from '#contract'
+import { type Access, byKey, byKeyOrToken, generates } from '../auth/access.ts'
+import { DIALECTS } from '../dialects/dialects.ts'
+
+export const ACCESS: Readonly<Record<string, Access>> = {
+  'GET /healthz': { by: 'anyone' },
+  'GET /.well-known/jwks.json': { by: 'anyone' },
+
+  'GET /v1/accounts/:account': { by: 'operator' },
+  'PATCH /v1/accounts/:account': { by: 'operator' },
+  'POST /v1/accounts/:account/credits': { by: 'operator' },
+  'GET /v1/accounts/:account/export': { by: 'operator' },
+  'DELETE /v1/accounts/:account': { by: 'operator' },
+  'GET /v1/account/export': byKey('admin'),
+  'DELETE /v1/account': byKey('admin'),
+  'GET /v1/operator/status': { by: 'operator' },
+  'GET /v1/operator/jobs/:id': { by: 'operator' },
+
+  'POST /v1/keys': { by: 'manager' },
+  'GET /v1/keys': { by: 'manager' },
+  'GET /v1/keys/:id': { by: 'manager' },
+  'PATCH /v1/keys/:id': { by: 'manager' },
+  'DELETE /v1/keys/:id': { by: 'manager' },
+  'POST /v1/keys/:id/rotate': { by: 'manager' },
+
+  ...Object.fromEntries(DIALECTS.map(({ path }) => [`POST ${path}`, generates])),
+  'POST /v1/jobs': generates,
+  'PUT /v1/jobs/:id': { ...byKey('generate'), bodyBytes: LIMITS.requestBytes, admits: true },
+  'POST /v1/quote': { ...byKeyOrToken(), bodyBytes: LIMITS.requestBytes },
+
+  'GET /v1/jobs': byKey('read'),
+  'GET /v1/jobs/:id': byKeyOrToken('read'),
+  'GET /v1/jobs/:id/events': byKeyOrToken('read'),
+  'GET /v1/jobs/:id/receipts': byKeyOrToken('read'),
+  'DELETE /v1/jobs/:id': byKeyOrToken('generate'),
+  'POST /v1/jobs/:id/cancel': byKeyOrToken('generate'),
+  'DELETE /v1/jobs/:id/images': byKeyOrToken('generate'),
+  'GET /v1/results/:job/:file': { by: 'link', scope: 'read', tokens: true },
+  'DELETE /v1/results/:job/:file': byKeyOrToken('generate'),
+
+  'GET /v1/models': byKeyOrToken(),
+  'POST /v1/prewarm': byKeyOrToken('generate'),
+  'POST /v1/tokens': byKey('generate'),
+  'GET /v1/usage': byKey('read'),
+
+  'POST /v1/webhooks': byKey('admin'),
+  'GET /v1/webhooks': byKey('read'),
+  'GET /v1/webhooks/default/secret': byKey('admin'),
+  'GET /v1/webhooks/:id': byKey('read'),
+  'PATCH /v1/webhooks/:id': byKey('admin'),
+  'DELETE /v1/webhooks/:id': byKey('admin'),
+  'POST /v1/webhooks/:id/rotate': byKey('admin'),
+  'POST /v1/webhooks/:id/test': byKey('admin'),
+  'GET /v1/webhooks/:id/deliveries': byKey('read'),
+  'POST /v1/webhooks/:id/deliveries/:event/replay': byKey('admin'),
+  'POST /v1/webhooks/:id/replay': byKey('admin'),
+}

@@ -1,0 +1,32 @@
+// The representations of a job are equal in their common fields.
+import { env } from 'cloudflare:workers'
+import { test } from 'vitest'
+import { openai } from '../../../edge/dialects/openai.ts'
+import { eventOf } from '../../../edge/jobs/announcement.ts'
+import { projectJob } from '../../../edge/jobs/projection.ts'
+import { listEntryOf, summaryOf, viewOf } from '../../../edge/jobs/view.ts'
+import { newCaller, ORIGIN } from '../support/client.ts'
+import { finalJob } from '../support/jobs.ts'
+
+test('the view, the list entry, the webhook and the OpenAI reply have the same facts and warnings', async ({
+  expect,
+}) => {
+  const base = finalJob(await newCaller())
+  const job = {
+    ...base,
+    request: { ...base.request, negative_prompt: 'blurry' },
+    warnings: [{ code: 'prompt_truncated', message: 'The prompt is longer than the model reads.' }],
+  }
+  const { images, ...facts } = projectJob(job)
+  expect(facts.warnings.map(({ code }) => code)).toEqual(['negative_prompt_ignored', 'prompt_truncated'])
+  const reader = { env, origin: ORIGIN, keyId: null }
+  expect(await viewOf(reader, job)).toMatchObject(facts)
+  expect(await listEntryOf(reader, summaryOf(job))).toMatchObject(facts)
+  expect(JSON.parse(eventOf(job).body).data).toMatchObject({ ...facts, images: [{ key: images[0]!.key }] })
+  const { id, route, tier, model, steps, guidance_scale, reason, warnings, timings, price_microdollars } = facts
+  expect(openai.render(projectJob(job), [{ url: null }], false)).toMatchObject({
+    created: facts.created,
+    size: facts.size,
+    octet: { job: id, route, tier, model, steps, guidance_scale, reason, warnings, timings, price_microdollars },
+  })
+})
