@@ -10,7 +10,7 @@ const LOOPBACK = ['127.0.0.1', '::1', 'localhost']
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
 const KEY_FORMS = 'must be the Ed25519 public key of the edge, as a JWK, as a JSON array of them, or as SPKI PEM'
 
-/** A variable is missing or has a value that is not allowed; the message has one line for each. */
+/** Missing or invalid variables; the message has one line for each. */
 export class ConfigError extends Error {
   override name = 'ConfigError' as const
 }
@@ -86,7 +86,7 @@ const environment = z.object({
 /** Settings of one GPU function; `edgePublicKeys` is null only in insecure mode, which listens on loopback. */
 export type Config = ReturnType<typeof readConfig>
 
-/** Reads and checks the environment. Throws ConfigError, which names every variable that is wrong. */
+/** Reads and checks the environment. Throws ConfigError with every invalid variable. */
 export function readConfig(variables: Record<string, string | undefined>) {
   const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined && value !== ''))
   const parsed = environment.safeParse(given)
@@ -115,14 +115,14 @@ export function readConfig(variables: Record<string, string | undefined>) {
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
     preload: env.OCTET_PRELOAD ?? [],
-    /** Sizes that preloaded models are run in once; each model's own unless given. */
+    /** Sizes at which preloaded models are run once; each model's default unless given. */
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     logLevel: env.LOG_LEVEL,
   }
 }
 
-/** Packages to fetch where they are not in the directory; null without a bucket. */
+/** Packages to fetch if they are not in the directory; null without a bucket. */
 function readBucket(env: z.infer<typeof environment>) {
   const { OCTET_BUCKET: url, OCTET_MODELS: models } = env
   if (url === undefined && env.OCTET_PACKAGES === undefined)
@@ -141,7 +141,7 @@ function readBucket(env: z.infer<typeof environment>) {
       region: env.OCTET_BUCKET_REGION,
     },
     models: models.map(([model, tier]) => ({ model, tier, target: env.OCTET_TARGET })),
-    /** 0: most of what is free on that disk. */
+    /** 0: most of the free space on that disk. */
     cacheBytes: env.OCTET_CACHE_BYTES,
   }
 }
@@ -153,7 +153,7 @@ function describe(issue: z.core.$ZodIssue, given: Record<string, unknown>): stri
     : `${name} ${issue.message}; given ${JSON.stringify(given[name])}`
 }
 
-/** One key, or the old and the new one while the edge changes from one to the other. */
+/** One key, or the old and the new one during a rotation. */
 function readKeys(text: string | undefined, insecure: boolean): KeyObject[] | null {
   if (insecure && text === undefined) return null
   if (insecure) throw new ConfigError('OCTET_INSECURE must not be set together with OCTET_EDGE_PUBLIC_KEY')
@@ -161,14 +161,14 @@ function readKeys(text: string | undefined, insecure: boolean): KeyObject[] | nu
     throw new ConfigError(
       `OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}; it is not set (OCTET_INSECURE=1 goes without, on loopback)`,
     )
-  // The value stays out of every message: a private key pasted by mistake must not reach a log.
+  // Messages omit the value: a private key pasted by mistake must not reach a log.
   const keys = parseKeys(text)
   if (keys.length === 0 || keys.some((key) => key.asymmetricKeyType !== 'ed25519'))
     throw new ConfigError(`OCTET_EDGE_PUBLIC_KEY ${KEY_FORMS}`)
   return keys
 }
 
-/** Nothing when one of them is no public key. */
+/** Empty if any of them is not a public key. */
 function parseKeys(text: string): KeyObject[] {
   try {
     if (!/^\s*[{[]/.test(text))

@@ -1,4 +1,4 @@
-// The wire between the edge and the GPU function. Both sides parse with these schemas; this file imports zod and nothing else.
+// The protocol between the edge and the GPU function. Both sides parse with these schemas; this file imports only zod.
 import * as z from 'zod'
 
 export const PROTOCOL_VERSION = 1
@@ -6,6 +6,7 @@ export const PROTOCOL_VERSION = 1
 export const TIERS = ['fp8', 'fp8-lite', 'fp16', 'fp32'] as const
 export const ROUTES = ['turbo', 'full'] as const
 export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
+/** Media type of each output format. */
 export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
 export type Tier = (typeof TIERS)[number]
@@ -13,10 +14,10 @@ export type Route = (typeof ROUTES)[number]
 /** Whether packages of a tier have T5, the text encoder for long prompts and for text in images. */
 export const hasT5 = (tier: Tier): boolean => tier !== 'fp8-lite'
 
-/** Bounds that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
+/** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {
   promptCharacters: 10_000,
-  /** Medium's position table reaches furthest; each model says what it can make. */
+  /** The range of Medium's position table, which is the largest; each model has its own limit. */
   side: { min: 16, max: 6144, multipleOf: 16 },
   steps: { min: 1, max: 100 },
   guidanceScale: { min: 0, max: 20 },
@@ -54,7 +55,7 @@ export const jobRequest = z.strictObject({
   output_format: z.enum(OUTPUT_FORMATS),
   output_quality: z.int().min(1).max(100),
   text_convention: z.enum(TEXT_CONVENTIONS),
-  /** Send a `preview` after every so many steps; none when left out. */
+  /** Interval of `preview` events in steps; no previews unless given. */
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
@@ -90,12 +91,12 @@ export function describeOversize(shape: ImageShape): string | null {
 
 const MIB = 1024 * 1024
 
-/** What can go wrong with a job once it was accepted. `invalid_request` is the caller's to mend; the rest are ours. */
+/** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
 export const WARNING_CODES = ['prompt_truncated'] as const
 
 const seconds = z.number().min(0)
-/** Where the time went, in seconds. `load` is 0 when the package was warm. */
+/** Durations of a job's phases in seconds. `load` is 0 if the package was open. */
 export const timings = z.strictObject({
   queue: seconds,
   load: seconds,
@@ -107,7 +108,6 @@ export const timings = z.strictObject({
 export type Timings = z.infer<typeof timings>
 
 const index = z.int().min(0)
-const contentType = z.enum(CONTENT_TYPES)
 /** One line of the reply stream. A line with `bytes: n` is followed by exactly n raw bytes. */
 export const jobEvent = z.discriminatedUnion('type', [
   /** `position`: number of jobs ahead of this one, including the running one; 0 while it runs. */
@@ -129,23 +129,23 @@ export const jobEvent = z.discriminatedUnion('type', [
     seed: z.int().min(0).max(LIMITS.seedMax),
     width: side,
     height: side,
-    content_type: contentType,
+    content_type: z.enum(CONTENT_TYPES),
     sha256: sha256Hex,
     bytes: z.int().min(1).max(LIMITS.imageBytes),
   }),
-  /** How the image is coming along after `step`: small, rough, and only from models whose latents can be looked at. */
+  /** The image after `step`, small and approximate; only from models with a preview of their latents. */
   z.strictObject({
     type: z.literal('preview'),
     image: index,
     step: z.int().min(1),
     width: z.int().min(1).max(LIMITS.side.max),
     height: z.int().min(1).max(LIMITS.side.max),
-    content_type: contentType,
+    content_type: z.enum(CONTENT_TYPES),
     bytes: z.int().min(1).max(LIMITS.previewBytes),
   }),
   z.strictObject({ type: z.literal('succeeded'), images: z.int().min(1), timings }),
   z.strictObject({ type: z.literal('failed'), code: z.enum(JOB_ERROR_CODES), message: z.string() }),
-  /** By `DELETE /jobs/{id}`, or because the job had no reader for too long. */
+  /** After `DELETE /jobs/{id}`, or because the job had no reader for too long. */
   z.strictObject({ type: z.literal('canceled'), steps_done: z.int().min(0), timings }),
 ])
 export type JobEvent = z.infer<typeof jobEvent>
@@ -175,7 +175,7 @@ export const GPU_TOKEN = {
   issuer: 'octet-edge',
   audience: 'octet-gpu',
   algorithm: 'EdDSA',
-  /** Carries the token where the host of the GPU function keeps `authorization` for its own. */
+  /** Header of the token if the host of the GPU function reserves `authorization`. */
   header: 'octet-authorization',
   maxAgeSeconds: 300,
 } as const

@@ -15,7 +15,7 @@ import { createApp } from './server/server.ts'
 import { packageSource } from './weights/package-source.ts'
 import { Verifier } from './weights/verification.ts'
 
-/** A reader that takes nothing for this long is cut off; heartbeats keep every other connection busy. */
+/** Idle connections are closed after this time; heartbeats keep those with a reader active. */
 const SOCKET_IDLE_MS = 60_000
 const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
@@ -24,7 +24,7 @@ type Service = { config: Config; log: Logger; lifecycle: Lifecycle; engine: Engi
 
 function main(): void {
   const config = readConfigOrExit()
-  // Written at once: the last lines before the end are those that are wanted.
+  // Synchronous, so that the last lines before an exit are not lost.
   const log = pino({ level: config.logLevel }, pino.destination({ dest: 1, sync: true }))
   if (!config.edgePublicKeys) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
   const service = createService(config, log)
@@ -46,7 +46,7 @@ function readConfigOrExit(): Config {
   }
 }
 
-/** Of `parseArgs`, for a flag that there is not or that lacks its value. */
+/** An error of `parseArgs`: an unknown flag, or one without its value. */
 const isFlagError = (error: unknown): error is Error =>
   error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
 
@@ -93,7 +93,7 @@ async function warmModel(log: Logger, engine: Engine, model: Model, wanted?: rea
   log.info({ model: model.model, tier: model.tier, seconds, sizes }, 'model warm')
 }
 
-/** Refuses new jobs, finishes those taken on, lets their readers read to the end, and exits. */
+/** Refuses new jobs, finishes accepted ones, waits for their readers, and exits. */
 async function shutDown({ config, log, lifecycle, engine, jobs, server }: Service, reason: string, code: 0 | 1) {
   if (isOver(lifecycle)) return abandon(log, jobs, 'a second signal')
   log.info({ reason, ...jobs.counts() }, 'draining')
@@ -102,7 +102,7 @@ async function shutDown({ config, log, lifecycle, engine, jobs, server }: Servic
   await jobs.idle()
   const closed = once(server, 'close')
   server.close()
-  // A connection that ends its last reply from now on would be kept alive for seconds more.
+  // Connections that finish their last reply from now on would otherwise be kept alive for seconds.
   setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
   await closed
   await engine.stop()
@@ -121,7 +121,7 @@ async function endHung({ log, lifecycle, jobs }: Service, stall: Stall): Promise
   await exitNow(1)
 }
 
-/** Ends the process at once. `process.exit` would take onnxruntime's state away under a thread that computes, and crash. */
+/** Ends the process immediately. `process.exit` would destroy onnxruntime's state while a thread uses it, and crash. */
 function abandon(log: Logger, jobs: Jobs, reason: string): void {
   log.error({ reason, ...jobs.counts() }, 'jobs are abandoned')
   process.kill(process.pid, 'SIGKILL')

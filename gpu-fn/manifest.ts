@@ -76,7 +76,14 @@ export const manifest = z.strictObject({
     /** Noise level of the last step; where the shifted schedule ends unless given. */
     shift_terminal: z.number().optional(),
   }),
-  latent: z.strictObject({ channels: z.int(), /** pixels per latent row */ downsample: z.int(), patch_size: z.int() }),
+  latent: z.strictObject({
+    channels: z.int(),
+    /** Pixels per latent row. */
+    downsample: z.int(),
+    patch_size: z.int(),
+    /** Red, green and blue of each channel in previews; absent if the model has no previews. */
+    preview: z.array(z.tuple([z.number(), z.number(), z.number()])).optional(),
+  }),
   /** `graph`: the step graph computes positions; `input`: it takes `position` [h·w, D], cropped from `file` (float32 [max, max, D]). */
   position: z.strictObject({
     max: z.int(),

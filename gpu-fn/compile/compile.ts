@@ -1,5 +1,6 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
+import { modelName } from '../contract.ts'
 import { type Manifest, manifest } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
@@ -36,8 +37,6 @@ export type Compiled = {
   readonly notes: readonly string[]
 }
 
-const MODEL_NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
-
 /** Compiles a checkpoint into a package at `out`. Throws CheckpointError and then leaves `out` as it was. */
 export async function compile(options: CompileOptions): Promise<Compiled> {
   assertOptions(options)
@@ -51,19 +50,22 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
 }
 
 function assertOptions({ name, scaleBlock, tier, target }: CompileOptions): void {
-  if (name !== undefined && !MODEL_NAME.test(name)) {
+  if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
       `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,
     )
   }
   if (target === 'cuda-fp8' && !tier.startsWith('fp8'))
-    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, which tier ${tier} has not; choose cuda`)
+    throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
   if (scaleBlock === undefined) return
   if (target === 'cuda-fp8')
-    throw new CheckpointError('--scale-block', 'has no use for target cuda-fp8, whose products take one scale a row')
+    throw new CheckpointError(
+      '--scale-block',
+      'does not apply to target cuda-fp8, whose products take one scale per row',
+    )
   if (!tier.startsWith('fp8'))
-    throw new CheckpointError('--scale-block', `has no use in tier ${tier}, which has no FP8 weights`)
+    throw new CheckpointError('--scale-block', `does not apply to tier ${tier}, which has no FP8 weights`)
   if (target === 'cuda' && scaleBlock % 16 !== 0) {
     throw new CheckpointError('--scale-block', `${scaleBlock} is given; on CUDA it must be a multiple of 16`)
   }
@@ -157,8 +159,7 @@ function vocabularyNotes({ vocabularies }: Model, tokenizers: Tokenizers): strin
   return [...vocabularies]
     .filter(([encoder, rows]) => rows < (tokenizers.vocabularies.get(encoder) ?? 0))
     .map(
-      ([encoder, rows]) =>
-        `The tokenizer of ${encoder} gives ids that its ${rows} embeddings do not have: prompts with them fail.`,
+      ([encoder, rows]) => `The tokenizer of ${encoder} has ids beyond its ${rows} embeddings: prompts with them fail.`,
     )
 }
 

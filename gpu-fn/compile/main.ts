@@ -1,52 +1,44 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { TIERS } from '../contract.ts'
+import { TARGETS } from '../manifest.ts'
+import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
-import { type CompileOptions, compile } from './compile.ts'
+import { type Compiled, type CompileOptions, compile } from './compile.ts'
 import { discardPartial } from './place.ts'
 import { showProgress } from './progress.ts'
 
-type Flags = Omit<CompileOptions, 'onProgress' | 'scaleBlock' | 'fuseQkv'> & {
-  scaleBlock?: number
-  qkv?: 'fused' | 'split'
-}
+type Flags = Omit<CompileOptions, 'onProgress' | 'fuseQkv'> & { qkv?: 'fused' | 'split' }
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
 
 function positiveInteger(value: string): number {
   const number = Number(value)
-  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError(`${value} is no whole number above 0`)
+  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError(`${value} is not an integer above 0`)
   return number
 }
 
+const variants = FAMILY_NAMES.map((name) => FAMILIES[name].variants.join(', ')).join('; ')
+
 const command = new Command('compile')
-  .description('Compiles an SD3.5 checkpoint into a package that the GPU function serves.')
+  .description('Compiles a checkpoint into a package that the GPU function serves.')
   .requiredOption(
     '--checkpoint <path>',
-    'a diffusers directory, or a safetensors file or index (repeat for encoders in files of their own)',
+    'a diffusers directory, or a safetensors file or index (repeat for encoders in separate files)',
     collect,
   )
-  .requiredOption('--out <directory>', 'where the package goes')
+  .requiredOption('--out <directory>', 'directory of the package')
+  .addOption(new Option('--family <family>', 'network family of the checkpoint').choices(FAMILY_NAMES).default('sd35'))
+  .addOption(new Option('--tier <tier>', 'precision of the weights').choices(TIERS).default('fp8'))
   .addOption(
-    new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp8-lite', 'fp16', 'fp32']).default('fp8'),
-  )
-  .addOption(
-    new Option(
-      '--target <target>',
-      'what to build for: cuda-fp8 multiplies in FP8 and falls back to what cuda does where the GPU cannot',
-    )
-      .choices(['cpu', 'cuda', 'cuda-fp8'])
+    new Option('--target <target>', 'cuda-fp8 multiplies in FP8, or runs as cuda on GPUs that do not support it')
+      .choices(TARGETS)
       .default('cpu'),
   )
-  .option(
-    '--variant <name>',
-    'large, large-turbo, medium, flash, nano, nano-turbo, or custom for other shapes; derived from the tensors by default',
-  )
-  .option('--name <name>', 'the name that a job asks for; the variant by default')
-  .option(
-    '--tokenizers <directory>',
-    'holds tokenizer, tokenizer_2 and tokenizer_3, where the checkpoint does not bring them',
-  )
+  .option('--variant <name>', `${variants}, or custom for other shapes; derived from the tensors by default`)
+  .option('--name <name>', 'the name that a job requests; the variant by default')
+  .option('--tokenizers <directory>', "directory with the tokenizers' directories, for checkpoints without them")
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP: prompts then have little or no effect')
   .option('--scale-block <columns>', 'columns that share an FP8 scale; a whole row by default', positiveInteger)
   .addOption(
@@ -57,43 +49,40 @@ const command = new Command('compile')
   )
 
 async function main(): Promise<void> {
-  const { qkv, scaleBlock, ...flags } = command.parse().opts<Flags>()
+  const { qkv, ...flags } = command.parse().opts<Flags>()
   const started = performance.now()
   const progress = showProgress()
-  const interrupted = (signal: 'SIGINT' | 'SIGTERM') => {
+  const discard = (signal: 'SIGINT' | 'SIGTERM') => {
     discardPartial(flags.out)
     process.exit(128 + constants.signals[signal])
   }
-  process.once('SIGINT', interrupted).once('SIGTERM', interrupted)
+  process.once('SIGINT', discard).once('SIGTERM', discard)
   try {
-    const fuseQkv = qkv && qkv === 'fused'
-    const { manifest, sourceBytes, packageBytes, scaleError, notes } = await compile({
-      ...flags,
-      scaleBlock,
-      fuseQkv,
-      onProgress: progress.update,
-    })
+    const compiled = await compile({ ...flags, fuseQkv: qkv && qkv === 'fused', onProgress: progress.update })
     progress.stop()
-    const seconds = (performance.now() - started) / 1000
-    const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
-    const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
-    console.log(`${manifest.model} (${manifest.variant}, ${manifest.tier}, ${manifest.target}) → ${flags.out}`)
-    console.log(
-      `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
-    )
-    for (const note of notes) console.log(note)
-    if (scaleError) {
-      const percent = (error: number) => `${(error * 100).toFixed(3)} %`
-      console.log(
-        `FP8 weights differ by ${percent(scaleError.block)} (RMS); one scale a row would be ${percent(scaleError.row)}`,
-      )
-    }
+    report(compiled, flags.out, (performance.now() - started) / 1000)
   } catch (error) {
     progress.stop()
     if (!(error instanceof CheckpointError)) throw error
     console.error(`compile: ${error.message}`)
     process.exitCode = 1
   }
+}
+
+function report({ manifest, sourceBytes, packageBytes, scaleError, notes }: Compiled, out: string, seconds: number) {
+  const { model, variant, tier, target } = manifest
+  const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
+  const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
+  console.log(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
+  console.log(
+    `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
+  )
+  for (const note of notes) console.log(note)
+  if (!scaleError) return
+  const percent = (error: number) => `${(error * 100).toFixed(3)} %`
+  console.log(
+    `FP8 weights differ by ${percent(scaleError.block)} (RMS); with one scale per row by ${percent(scaleError.row)}`,
+  )
 }
 
 const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)

@@ -1,4 +1,4 @@
-// Where a package goes on disk: what may be replaced, whether it fits, and the rename that puts it there.
+// Puts a package in place on disk: checks the output directory and the free space, and renames the finished package.
 import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
@@ -6,13 +6,13 @@ import { manifest } from '../manifest.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 
 /**
- * Calls `write` with an empty directory and renames it to `out` when it is done. Whatever goes wrong, `out` is as it was before.
- * Throws CheckpointError when `out` is something else than a package, when the disk is full, or when it cannot be written.
+ * Calls `write` with an empty directory and then renames that to `out`. On failure `out` is unchanged. Throws CheckpointError if `out` exists
+ * and is not a package, if the disk is full, or if it cannot be written.
  */
 export async function place<T>(out: string, neededBytes: number, write: (directory: string) => Promise<T>): Promise<T> {
   await assertReplaceable(out)
   await assertSpace(out, neededBytes)
-  const partial = besides(out, 'partial')
+  const partial = siblingOf(out, 'partial')
   try {
     await removeStale(out)
     await fs.rm(partial, { recursive: true, force: true })
@@ -21,22 +21,22 @@ export async function place<T>(out: string, neededBytes: number, write: (directo
     await replace(partial, out)
     return result
   } catch (error) {
-    throw explained(out, error)
+    throw explain(out, error)
   } finally {
     await fs.rm(partial, { recursive: true, force: true })
   }
 }
 
-/** Removes what an interrupted process would leave behind; for its signal handler. */
-export const discardPartial = (out: string) => rmSync(besides(out, 'partial'), { recursive: true, force: true })
+/** Removes the unfinished package; for signal handlers. */
+export const discardPartial = (out: string) => rmSync(siblingOf(out, 'partial'), { recursive: true, force: true })
 
-/** A hidden neighbour of `out`, on the same file system. Names with a dot are no packages to whoever looks for some. */
-function besides(out: string, kind: 'partial' | 'old'): string {
+/** A hidden sibling of `out`, on the same file system. Readers of packages ignore names that start with a dot. */
+function siblingOf(out: string, kind: 'partial' | 'old'): string {
   const { dir, base } = path.parse(path.resolve(out))
   return path.join(dir, `.${base}.${kind}-${process.pid}`)
 }
 
-/** Removes what processes that were killed left beside `out`; an old package that has nothing in its place goes back there. */
+/** Removes siblings of killed processes; if `out` is missing, restores the old package. */
 async function removeStale(out: string): Promise<void> {
   const { dir, base } = path.parse(path.resolve(out))
   for (const name of await fs.readdir(dir).catch(() => [])) {
@@ -56,7 +56,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** Only a package or nothing is ever replaced: every file has to be one that the manifest lists. */
+/** Throws CheckpointError unless `out` is empty, missing, or a package without other files. */
 async function assertReplaceable(out: string): Promise<void> {
   const entries = await fs
     .readdir(out, { recursive: true, withFileTypes: true })
@@ -72,7 +72,7 @@ async function assertReplaceable(out: string): Promise<void> {
   const listed = listedFiles(text)
   const stranger = files.find((file) => file !== 'manifest.json' && !listed.has(file))
   if (listed.size === 0 || stranger) {
-    const what = stranger ? `holds ${stranger}, which is of no package` : 'exists and is no package'
+    const what = stranger ? `contains ${stranger}, which is not part of a package` : 'exists and is not a package'
     throw new CheckpointError(out, `${what}; choose an empty or new directory with --out`)
   }
 }
@@ -96,16 +96,16 @@ async function assertSpace(out: string, needed: number): Promise<void> {
   }
 }
 
-function explained(out: string, error: unknown): unknown {
+function explain(out: string, error: unknown): unknown {
   if (!(error instanceof Error) || !('code' in error) || error instanceof CheckpointError) return error
   const full = error.code === 'ENOSPC' || error.code === 'EDQUOT'
   const problem = full ? 'the disk is full; nothing was written' : `cannot be written (${error.code})`
   return 'syscall' in error ? new CheckpointError(out, problem, { cause: error }) : error
 }
 
-/** Directories cannot be swapped in one call, so an old package steps aside first and is removed last. */
+/** Directories cannot be exchanged in one call, so an old package is renamed first and removed last. */
 async function replace(partial: string, out: string): Promise<void> {
-  const old = besides(out, 'old')
+  const old = siblingOf(out, 'old')
   const existed = await fs.rename(out, old).then(
     () => true,
     () => false,

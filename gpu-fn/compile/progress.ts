@@ -1,4 +1,4 @@
-// How far a long transfer is: a bar on a terminal, a line for every tenth of the way in a log.
+// Progress of a long transfer: a bar on a terminal, a line per tenth in a log.
 import { MultiBar, Presets } from 'cli-progress'
 
 export function showProgress() {

@@ -1,4 +1,4 @@
-// The name of the hardware that a package runs on, as a job's `started` event tells it.
+// The name of the hardware that runs a package, for a job's `started` event.
 import { execFile } from 'node:child_process'
 import { cpus } from 'node:os'
 import { promisify } from 'node:util'
@@ -7,7 +7,7 @@ import type { Manifest } from '../manifest.ts'
 const QUERY = ['--query-gpu=name', '--format=csv,noheader']
 const QUERY_MS = 10_000
 
-/** The model of the CPU or of the GPU; the target's own name where the machine does not tell, or has GPUs of several models. */
+/** The model of the CPU or GPU; the target's name if it is unknown or if the GPUs differ. */
 export async function deviceName(target: Manifest['target']): Promise<string> {
   const names = target === 'cpu' ? cpus().map(({ model }) => model.trim()) : await gpuNames()
   const [name, ...others] = new Set(names)

@@ -1,8 +1,8 @@
-// The engine as the server sees it: which models there are, load one, run one. The work is done on a thread of its own.
+// The engine: its models, and how to load and run them. Work is done on a separate thread.
 import type { JobRequest } from '../contract.ts'
 import type { Package, Target } from '../manifest.ts'
+import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
-import type { PipelineEvent } from '../pipeline/txt2img.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
 import { deviceName } from './device.ts'
@@ -17,30 +17,30 @@ type Tier = JobRequest['tier']
 /** A compiled model that this process can serve. Sides are in pixels. */
 export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
 
-/** What the server needs of the engine. `load` and `run` are called one at a time. */
+/** The server's interface to the engine. Calls of `load` and `run` must not overlap. */
 export interface Engine {
   /** Empty until `start` has resolved. */
   readonly models: readonly Model[]
-  /** Finds the packages and starts the thread. Throws when there is nothing to serve. */
+  /** Finds the packages and starts the thread. Throws if there are no packages. */
   start(): Promise<void>
   /**
-   * Opens the model; `seconds` is 0 if it was already open. `networks` lists those of each newly opened graph. Throws JobError, with
-   * `invalid_request` before opening anything if images of `size` exceed the memory budget.
+   * Opens the model; `seconds` is 0 if it was open. `networks` has the seconds of each newly opened network. Throws JobError; with
+   * `invalid_request`, before opening anything, if images of `size` exceed the memory budget.
    */
   load(model: Model, size?: Size): Promise<{ device: string; seconds: number; networks?: Opened }>
-  /** Runs the model once for each of the sizes that it can make, its own unless given, so that no job pays for a shape's first run. */
+  /** Runs the model once for each supported size (its default unless given), because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
-  /** Runs one request. Throws JobError, or the signal's reason when aborted, which it looks at between steps. */
+  /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
   run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
-  /** Ends the thread once the call in progress has ended. */
+  /** Ends the thread after the call in progress. */
   stop(): Promise<void>
 }
 
 export interface EngineOptions extends ThreadOptions {
-  /** The directory that holds the packages, or a name for where they come from. */
+  /** The directory of the packages, or the name of their source in messages. */
   packages: string
-  /** Brings the packages from elsewhere, which may take minutes. */
-  bringPackages?: () => Promise<Package[]>
+  /** Replaces the directory as the source of packages; may take minutes. */
+  fetchPackages?: () => Promise<Package[]>
   /** Verifies the files of a package when it is first loaded. */
   verifier: Verifier
   /** Minimum time without a step before a call counts as hung (watchdog.ts). */
@@ -65,8 +65,8 @@ export class PackageEngine implements Engine {
   }
 
   async start(): Promise<void> {
-    const { packages, bringPackages } = this.#options
-    for (const pkg of await (bringPackages?.() ?? findPackages(packages))) {
+    const { packages, fetchPackages } = this.#options
+    for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
       if (!this.#devices.has(target)) this.#devices.set(target, await deviceName(target))
@@ -175,8 +175,8 @@ const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 function checkOffer(models: readonly Model[], directory: string): void {
   if (models.length === 0) throw new Error(`no package in ${directory}: make one with \`npm run compile\``)
   const names = models.map(({ model, tier }) => `${model}:${tier}`)
-  const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice) throw new Error(`${directory} has more than one package of ${twice}: keep one`)
+  const duplicate = names.find((name, index) => names.indexOf(name) !== index)
+  if (duplicate) throw new Error(`${directory} has more than one package of ${duplicate}: keep one`)
 }
 
 function describe({ manifest, digest }: Package): Model {

@@ -1,6 +1,6 @@
 import type { JobErrorCode } from '../contract.ts'
 
-/** A job fails for a reason that the caller may read in `message`; what the log needs is in `cause`. */
+/** The failure of a job. Callers receive `message`; `cause` is for the log. */
 export class JobError extends Error {
   override name = 'JobError' as const
   readonly code: JobErrorCode
@@ -11,7 +11,7 @@ export class JobError extends Error {
   }
 }
 
-/** What a caller is told of faults that are ours; the cause goes to the log only. */
+/** Messages for callers about faults of the service; the cause is logged only. */
 const FAULTS = {
   internal: 'The image could not be made because of a fault in the service. The same request may be sent again.',
   model_not_available: 'The model could not be opened on this server.',

@@ -36,7 +36,7 @@ const MIB = 2 ** 20
 const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
 /** Activations of the denoiser, in multiples of its residual stream: our operators fuse what onnxruntime's store separately. Measured on the same GPU. */
 const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
-/** Steps whose modulation is computed at once. */
+/** Maximum number of steps whose modulation is computed at once. */
 const STEPS = 50
 const TEXT_TOKENS = 77 + 512
 /** Work of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */
@@ -90,7 +90,7 @@ const bestOf = (candidates: Candidate[]): Candidate | undefined =>
 
 const namesOf = (needs: readonly Need[]) => needs.map(({ network }) => network)
 const total = ({ weights, work }: Need) => weights + work
-const most = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
+const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
 /**
  * All sessions stay open. Offloaded weights reuse the memory of those before them, and runs allocate from one arena that does not shrink:
@@ -99,14 +99,14 @@ const most = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0,
 function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): number {
   const all = [...resident, ...offloaded]
   const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
-  const arena = most(decoder!, ({ work }) => work) + most(rest!, ({ work }) => work)
-  const weights = sum(resident, ({ weights }) => weights) + most(offloaded, ({ weights }) => weights)
+  const arena = maxOf(decoder!, ({ work }) => work) + maxOf(rest!, ({ work }) => work)
+  const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
   return OVERHEAD.process + all.length * OVERHEAD.session + weights + arena
 }
 
 /** Each open session has its own weights and scratch. */
 const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): number =>
-  sum(resident, total) + most(offloaded, total)
+  sum(resident, total) + maxOf(offloaded, total)
 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`

@@ -1,28 +1,28 @@
-// What the main thread and the engine's thread send each other.
+// Messages between the main thread and the engine's thread.
 import type { JobErrorCode, JobRequest } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
+import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
-import type { PipelineEvent } from '../pipeline/txt2img.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 
 export type Settings = { memoryBytes: number /** Budget of the device's memory. */; deviceBytes?: number | undefined }
 
 export type Opened = Partial<Record<NetworkName, number>>
 
-/** `cancel[0]` becomes 1 when the job is canceled: the thread is deaf to messages while the Node binding runs. */
+/** `cancel[0]` becomes 1 when the job is canceled: the thread processes no messages while the Node binding runs. */
 export type Command =
-  /** `size`: of the job's images. Refused if no plan for this size fits the memory budget. */
+  /** `size`: of the job's images. Refused if images of this size exceed the memory budget. */
   | { type: 'load'; package: Package; size?: Size }
   /** Runs every graph for images of each size. */
   | { type: 'warm'; package: Package; sizes: Size[] }
   | { type: 'close'; package: Package }
   | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
 
-/** `ready` is sent once at startup; `note` is a remark about a package just opened; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
+/** `ready` is sent once at startup; `note` is a remark about a newly opened package; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
 export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
-  /** `networks`: seconds of each that was opened. */
+  /** `networks`: seconds for each newly opened network. */
   | { type: 'loaded'; seconds: number; networks: Opened }
   | { type: 'plan'; plan: MemoryPlan }
   /** Heartbeat of a command during phases without other replies. */

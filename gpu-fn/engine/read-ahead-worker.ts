@@ -1,18 +1,18 @@
-// One stream of read-ahead.ts: takes every n-th stretch of every file, one after another.
+// One stream of read-ahead.ts: reads every n-th stretch of all files, in order.
 import fs from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 
-/** Stretches are counted through all files; this stream takes `first`, `first + each`, … */
+/** Stretches are numbered across all files; this stream reads `first`, `first + each`, … */
 export type Task = { files: { file: string; bytes: number }[]; first: number; each: number }
 
 const CHUNK = 4 * 2 ** 20
 const STRETCH = 64 * 2 ** 20
-/** Bytes a second from which on a chunk is taken to have been in the page cache: no disk is as fast. */
+/** Bytes per second above which a chunk must have been in the page cache, because no disk is as fast. */
 const CACHED_RATE = 4e9
 
 const chunk = Buffer.allocUnsafe(CHUNK)
 
-/** Returns the bytes that were read, or 0 where the first chunk came from the page cache. */
+/** Returns the number of bytes read; 0 if the first chunk was in the page cache. */
 function readStretch(descriptor: number, start: number, end: number): number {
   let bytes = 0
   for (let at = start; at < end; at += CHUNK) {
@@ -47,7 +47,7 @@ function run({ files, first, each }: Task): number {
         bytes,
       )
     } catch {
-      // Who opens the file says what is wrong with it.
+      // Opening the file reports the error.
     }
   }
   return read

@@ -9,7 +9,7 @@ import type { Task } from './read-ahead-worker.ts'
 const STREAMS = 4
 const PROGRAM = new URL('./read-ahead-worker.ts', import.meta.url)
 
-export type ReadAhead = { /** Bytes that had to be read. */ bytes: number }
+export type ReadAhead = { /** Bytes read from disk. */ bytes: number }
 
 /**
  * Reads the weight files in the order in which they are opened, in several streams, and skips stretches that are in the page cache. An
@@ -24,7 +24,7 @@ export async function readAhead({ directory, manifest }: Package, signal: AbortS
   return { bytes: read.reduce((sum, bytes) => sum + bytes) }
 }
 
-/** A thread of its own: Node's pool is busy opening the sessions. */
+/** Runs one stream on a separate thread, because Node's pool is busy opening sessions. */
 async function stream(task: Task, signal: AbortSignal): Promise<number> {
   if (signal.aborted) return 0
   const worker = new Worker(PROGRAM, { workerData: task })

@@ -1,4 +1,4 @@
-// The engine's thread: opens packages, keeps the most recent ones within a budget, and runs one request at a time.
+// The engine's thread: opens packages, keeps the most recently used ones open within a budget, and runs one request at a time.
 import { parentPort, workerData } from 'node:worker_threads'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
@@ -13,10 +13,10 @@ const port = parentPort!
 /** Open pipelines by package digest, least recently used first. */
 const open = new Map<string, { pipeline: OpenPipeline; bytes: number }>()
 
-port.on('message', (command: Command) => void obey(command))
+port.on('message', (command: Command) => void execute(command))
 send({ type: 'ready' })
 
-async function obey(command: Command): Promise<void> {
+async function execute(command: Command): Promise<void> {
   const abort = new AbortController()
   try {
     if (command.type === 'load') await load(command)
@@ -57,7 +57,7 @@ function checkFits(pkg: Package, { width, height }: Size): void {
     Math.max(multiple, Math.floor((pixels * share) / multiple) * multiple)
   const smaller = SHRINK.map((share) => ({ width: shrink(width, share), height: shrink(height, share) }))
   const fitting = smaller.find((size) => fits(pkg, size))
-  // If no size fits, the model cannot be opened at all, which is not the caller's fault.
+  // If no size fits, the model cannot be opened, which is not an error of the request.
   if (!fitting) return
   throw new TooLarge(
     `width x height was ${width}x${height}, which takes more memory than this server has for ${pkg.manifest.model}; ` +
@@ -76,11 +76,11 @@ function fits(pkg: Package, size: Size): boolean {
   }
 }
 
-/** One step of an image of each size, largest first, so that memory is planned once: what a shape's first run pays is paid here. */
+/** Generates an image with one step for each size, largest first so that memory is planned once. */
 async function warm(pkg: Package, sizes: Size[]): Promise<void> {
   const pipeline = await pipelineOf(pkg)
   const { defaults, target } = pkg.manifest
-  // A GPU's libraries plan anew for a batch of two, which guidance makes.
+  // A GPU's libraries plan separately for a batch of two, which guidance uses.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
   const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
   const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
@@ -95,14 +95,14 @@ async function warm(pkg: Package, sizes: Size[]): Promise<void> {
 type Run = Extract<Command, { type: 'run' }>
 
 async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
-  // Sessions that leave the event loop free are stopped where they are, the others after their step.
+  // Native sessions stop during a run, those of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
   const pipeline = await pipelineOf(pkg)
   if (Atomics.load(cancel, 0) === 1) abort.abort()
   try {
     for await (const event of txt2img(pipeline, request, abort.signal)) {
-      // The pipeline yields after every step and looks at its signal before the next one.
+      // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
       send({ type: 'event', event })
     }
@@ -149,7 +149,7 @@ function send(message: Message): void {
     port.postMessage(message)
     return
   }
-  // The image's bytes may lie in a pooled or native buffer, which cannot be transferred; a copy of its own can.
+  // Pooled and native buffers cannot be transferred, so a copy is.
   const data = new Uint8Array(message.event.data)
   port.postMessage({ type: 'event', event: { ...message.event, data } } satisfies Message, [data.buffer])
 }
@@ -157,7 +157,7 @@ function send(message: Message): void {
 function classify(thrown: unknown, { type }: Command): Omit<Extract<Message, { type: 'failed' }>, 'type'> {
   const error = thrown instanceof Error ? thrown : new Error(String(thrown))
   if (error instanceof BudgetError) return { code: 'model_not_available', error }
-  // The words of onnxruntime's CPU and CUDA allocators, of C++ and of V8.
+  // Messages of onnxruntime's CPU and CUDA allocators, of C++ and of V8.
   if (/out of memory|failed to allocate|bad_alloc|array buffer allocation failed/i.test(error.message))
     return { code: 'out_of_memory', error }
   return { code: type === 'load' ? 'model_not_available' : 'internal', error }

@@ -1,9 +1,12 @@
 // Attention for Hopper: three groups of four warps share a tile of keys and values and take 64 rows of queries each; a fourth group
-// has tiles copied ahead of them. Groups take turns at the tensor cores: while one multiplies, the others compute their softmax.
+// has tiles copied ahead of them. Groups take turns at the tensor cores: while one multiplies, the others compute their softmax. There is
+// a block for each multiprocessor, which goes on to the next rows while the last of the ones before are being written.
 // PTX ISA 8.0, "Asynchronous warpgroup level matrix instructions"; FlashAttention-3, arXiv 2407.08608.
+#include <algorithm>
+
 #include "attention.h"
 #include "op.h"
-#include "softmax.cuh"
+#include "softmax-halves.cuh"
 
 namespace octet {
 namespace {
@@ -13,14 +16,21 @@ constexpr int THREADS = (GROUPS + 1) * GROUP;
 constexpr int GROUP_QUERIES = 64;
 constexpr int QUERIES = GROUPS * GROUP_QUERIES;
 constexpr int STAGE_BYTES = KEY_BYTES + VALUE_BYTES;
+constexpr int ONES_BYTES = 16 * DEPTH * 2;  // rows of values that a product takes
 constexpr int ALIGNMENT = 1024;
 
-struct Shared {
-  uint8_t queries[QUERIES * DEPTH];
-  uint8_t stages[STAGES][STAGE_BYTES];  // keys, then values
-  uint64_t full[STAGES], empty[STAGES], queriesFull;
+/** Barriers of a ring of buffers: full when a copy has come, empty when all groups have used it. */
+template <int LENGTH>
+struct Ring {
+  uint64_t full[LENGTH], empty[LENGTH];
 };
-constexpr int SHARED_BYTES = ALIGNMENT + sizeof(Shared);
+struct Shared {
+  uint8_t queries[2][QUERIES * DEPTH];
+  uint8_t stages[STAGES][STAGE_BYTES];  // keys, then values
+  uint8_t ones[ONES_BYTES];
+  Ring<2> queryRing;
+  Ring<STAGES> tileRing;
+};
 
 // wgmma exists in sm_90a only; for the other targets the kernel is compiled empty and never started.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -56,71 +66,121 @@ __device__ inline void copy(uint8_t* to, const uint8_t* from, int bytes, uint64_
                : "memory");
 }
 
-/** A matrix in shared memory: where it is, how far apart its groups of 8 rows are, and its swizzle. */
-__device__ inline uint64_t descriptor(const uint8_t* start, int groupBytes, uint64_t swizzle) {
-  return uint64_t(sharedAddress(start) >> 4 & 0x3fff) | uint64_t(1) << 16 | uint64_t(groupBytes >> 4) << 32 | swizzle << 62;
-}
-constexpr uint64_t SWIZZLE_128 = 1, SWIZZLE_64 = 2;
+/** The lower half of a matrix descriptor: where the matrix is in shared memory. Offsets are added in units of 16 bytes. */
+__device__ inline uint32_t descriptor(const uint8_t* start) { return sharedAddress(start) >> 4; }
+/** Its upper half: how far apart groups of 8 rows are, and the swizzle. */
+constexpr uint32_t upper(int groupBytes, uint32_t swizzle) { return uint32_t(groupBytes >> 4) | swizzle << 30; }
+constexpr uint32_t CODES = upper(8 * DEPTH, 2), VALUES = upper(8 * DEPTH * 2, 1);
 
 __device__ inline void fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ inline void waitForProducts() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+/** Waits until at most so many groups are under way. */
+template <int PENDING>
+__device__ inline void waitForProducts() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
 
-#define FOUR(x, i) "+f"(x[i][0]), "+f"(x[i][1]), "+f"(x[i][2]), "+f"(x[i][3])
-#define EIGHT_TIMES_FOUR(x, i) \
-  FOUR(x, i), FOUR(x, i + 1), FOUR(x, i + 2), FOUR(x, i + 3), FOUR(x, i + 4), FOUR(x, i + 5), FOUR(x, i + 6), FOUR(x, i + 7)
+#define FOUR(kind, x, i) kind(x[i][0]), kind(x[i][1]), kind(x[i][2]), kind(x[i][3])
+#define EIGHT_TIMES_FOUR(kind, x, i)                                                                                  \
+  FOUR(kind, x, i), FOUR(kind, x, i + 1), FOUR(kind, x, i + 2), FOUR(kind, x, i + 3), FOUR(kind, x, i + 4),           \
+      FOUR(kind, x, i + 5), FOUR(kind, x, i + 6), FOUR(kind, x, i + 7)
+#define PAIRS "+r"
+#define FLOATS "+f"
 
 /** logits [64, 128] (+)= codes of queries [64, 32] · keys [128, 32] transposed. */
-__device__ inline void multiplyCodes(Logits& d, uint64_t queries, uint64_t keys, int accumulate) {
+template <bool ACCUMULATE>
+__device__ inline void multiplyCodes(HalfLogits& d, uint32_t queries, uint32_t keys) {
   asm volatile(
       "{\n"
+      ".reg .b64 a, b;\n"
       ".reg .pred p;\n"
-      "setp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1;\n"
-      "}"
-      : EIGHT_TIMES_FOUR(d, 0), EIGHT_TIMES_FOUR(d, 8)
-      : "l"(queries), "l"(keys), "r"(accumulate));
-}
-
-/** output [64, 64] += probabilities [64, 16] · values [16, 64]. */
-__device__ inline void multiplyHalves(Output& d, const uint32_t (&a)[4], uint64_t values) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+      "mov.b64 a, {%32, %34};\n"
+      "mov.b64 b, {%33, %34};\n"
+      "setp.ne.b32 p, %35, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.f16.e4m3.e4m3 "
       "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
-      : EIGHT_TIMES_FOUR(d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(values));
+      "a, b, p, 1, 1;\n"
+      "}"
+      : EIGHT_TIMES_FOUR(PAIRS, d, 0)
+      : "r"(queries), "r"(keys), "n"(CODES), "n"(int(ACCUMULATE)));
 }
 
-__device__ inline void multiplyKeys(Logits& logits, const uint8_t* queries, const uint8_t* stage) {
+/** output [64, 72] += probabilities [64, 16] · values [16, 64 and 8 ones]: the last columns add up the probabilities. */
+__device__ inline void multiplyHalves(Totals& d, const uint32_t (&a)[4], uint32_t values) {
+  asm volatile(
+      "{\n"
+      ".reg .b64 b;\n"
+      "mov.b64 b, {%40, %41};\n"
+      "wgmma.mma_async.sync.aligned.m64n72k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35}, "
+      "{%36, %37, %38, %39}, b, 1, 1, 1, 1;\n"
+      "}"
+      : EIGHT_TIMES_FOUR(FLOATS, d, 0), FOUR(FLOATS, d, 8)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(values), "n"(VALUES));
+}
+
+__device__ inline void multiplyKeys(HalfLogits& logits, uint32_t queries, uint32_t keys) {
+  // The first product ignores them, but without these zeros the compiler takes the old values for needed and serializes all products.
 #pragma unroll
-  for (int i = 0; i < 2; i++)
-    multiplyCodes(logits, descriptor(queries + i * 32, 8 * DEPTH, SWIZZLE_64), descriptor(stage + i * 32, 8 * DEPTH, SWIZZLE_64), i);
-}
-
-__device__ inline void multiplyValues(Output& output, const Probabilities& probabilities, const uint8_t* stage) {
+  for (int i = 0; i < TILE / 16; i++) {
 #pragma unroll
-  for (int i = 0; i < TILE / 16; i++)
-    multiplyHalves(output, probabilities[i], descriptor(stage + KEY_BYTES + i * 16 * DEPTH * 2, 8 * DEPTH * 2, SWIZZLE_128));
+    for (int j = 0; j < 4; j++) logits[i][j] = 0;
+  }
+  multiplyCodes<false>(logits, queries, keys);
+  multiplyCodes<true>(logits, queries + 2, keys + 2);
 }
 
-/** One thread has the block's queries copied, then tiles as their places become free. */
-__device__ inline void load(const AttentionArguments& a, int64_t group, Shared& shared) {
-  const int first = blockIdx.x * QUERIES, rows = min(QUERIES, a.paddedQueries - first);
-  expect(shared.queriesFull, rows * DEPTH);
-  copy(shared.queries, a.queries + (group * a.paddedQueries + first) * DEPTH, rows * DEPTH, shared.queriesFull);
-  for (int tile = 0; tile < a.tiles; tile++) {
-    const int at = tile % STAGES;
-    if (tile >= STAGES) wait(shared.empty[at], (tile / STAGES - 1) % 2);
-    expect(shared.full[at], STAGE_BYTES);
-    copy(shared.stages[at], a.keys + (group * a.tiles + tile) * KEY_BYTES, KEY_BYTES, shared.full[at]);
-    copy(shared.stages[at] + KEY_BYTES, a.values + (group * a.tiles + tile) * VALUE_BYTES, VALUE_BYTES, shared.full[at]);
+__device__ inline void multiplyValues(Totals& totals, const HalfLogits& probabilities, uint32_t values, uint32_t ones) {
+  // The columns behind the 64 values are as far away as the descriptor's second field says.
+  uint32_t descriptor = values + (ones - values << 16);
+#pragma unroll
+  for (int i = 0; i < TILE / 16; i++) {
+    constexpr uint32_t ROWS = ONES_BYTES / 16;
+    multiplyHalves(totals, probabilities[i], descriptor + i * (ROWS - (ROWS << 16)));
+  }
+}
+
+/** Where a block is in a ring: the buffer, and the parity of the barriers' phase. */
+template <int LENGTH>
+struct Place {
+  int index = 0, parity = 0;
+  __device__ inline Place next() const { return index + 1 < LENGTH ? Place{index + 1, parity} : Place{0, parity ^ 1}; }
+};
+
+/** The rows of queries that a block takes together. */
+struct Part {
+  int64_t group;  // the sample and head
+  int firstQuery;
+};
+__device__ inline int partsOf(const AttentionArguments& a) { return (a.queryTokens + QUERIES - 1) / QUERIES; }
+__device__ inline Part partOf(const AttentionArguments& a, int index) {
+  const int parts = partsOf(a);
+  return {index / parts, index % parts * QUERIES};
+}
+/** How many parts there are in all; a block takes every gridDim.x-th. */
+__device__ inline int partCount(const AttentionArguments& a) { return a.batch * a.heads * partsOf(a); }
+
+/** One thread has queries copied, then tiles as their places become free. */
+__device__ inline void load(const AttentionArguments& a, Shared& shared) {
+  Place<2> query;
+  Place<STAGES> tile;
+  for (int index = blockIdx.x; index < partCount(a); index += gridDim.x, query = query.next()) {
+    const Part part = partOf(a, index);
+    const int rows = min(QUERIES, a.paddedQueries - part.firstQuery);
+    uint64_t& full = shared.queryRing.full[query.index];
+    wait(shared.queryRing.empty[query.index], query.parity ^ 1);
+    expect(full, rows * DEPTH);
+    copy(shared.queries[query.index], a.queries + (part.group * a.paddedQueries + part.firstQuery) * DEPTH, rows * DEPTH, full);
+    for (int i = 0; i < a.tiles; i++, tile = tile.next()) {
+      uint64_t& full = shared.tileRing.full[tile.index];
+      uint8_t* stage = shared.stages[tile.index];
+      wait(shared.tileRing.empty[tile.index], tile.parity ^ 1);
+      expect(full, STAGE_BYTES);
+      copy(stage, a.keys + (part.group * a.tiles + i) * KEY_BYTES, KEY_BYTES, full);
+      copy(stage + KEY_BYTES, a.values + (part.group * a.tiles + i) * VALUE_BYTES, VALUE_BYTES, full);
+    }
   }
 }
 
@@ -128,71 +188,103 @@ __device__ inline void load(const AttentionArguments& a, int64_t group, Shared& 
 __device__ inline void waitForTurn(int group) { asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
 __device__ inline void passTurn(int group) { asm volatile("bar.arrive %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
 
-/** 64 rows of queries against all tiles. The product with the next tile's keys is under way while this one's values are multiplied. */
-__device__ inline void attend(const AttentionArguments& a, const uint8_t* queries, Shared& shared, Softmax& softmax, Output& output) {
-  const float factor = *a.logitFactor * LOG2_E / 8;
-  const int last = a.tiles - 1;
-  const int group = threadIdx.x / GROUP, following = (group + 1) % GROUPS;
-  if (last > 0 && following == 0) passTurn(following);
-  Logits logits;
-  Probabilities probabilities;
-  wait(shared.queriesFull, 0);
-  wait(shared.full[0], 0);
-  fence();
-  multiplyKeys(logits, queries, shared.stages[0]);
-  commit();
-  waitForProducts();
-  for (int tile = 0; tile < last; tile++) {
-    const int at = tile % STAGES, next = (tile + 1) % STAGES;
-    accumulate(softmax, logits, probabilities, output, factor);
-    wait(shared.full[next], (tile + 1) / STAGES % 2);
-    waitForTurn(group);
-    fence();
-    multiplyValues(output, probabilities, shared.stages[at]);
-    multiplyKeys(logits, queries, shared.stages[next]);
-    commit();
-    waitForProducts();
-    if (tile + 1 < last || following != 0) passTurn(following);
-    if (threadIdx.x % WARP == 0) arrive(shared.empty[at]);
+/** One group of warps. `tile` is the one whose probabilities are to be multiplied with its values next. */
+struct Group {
+  const AttentionArguments& a;
+  Shared& shared;
+  const int index;
+  Place<2> query;
+  Place<STAGES> tile;
+  int turnsLeft;
+
+  __device__ inline uint32_t keysOf(Place<STAGES> tile) const { return descriptor(shared.stages[0]) + tile.index * (STAGE_BYTES >> 4); }
+  __device__ inline uint32_t valuesOf(Place<STAGES> tile) const { return keysOf(tile) + (KEY_BYTES >> 4); }
+  __device__ inline void release(uint64_t& empty) const {
+    if (threadIdx.x % WARP == 0) arrive(empty);
   }
-  mask(logits, last * TILE, a.keyTokens);
-  accumulate(softmax, logits, probabilities, output, factor);
-  fence();
-  multiplyValues(output, probabilities, shared.stages[last % STAGES]);
-  commit();
-  waitForProducts();
-}
+  /** The next tile's logits, while this tile's probabilities are multiplied with its values; then the softmax of the next. */
+  __device__ inline void advance(HalfSoftmax& softmax, HalfLogits& logits, HalfLogits& probabilities, Totals& totals, uint32_t queries,
+                                 int maskFrom) {
+    const Place<STAGES> next = tile.next();
+    wait(shared.tileRing.full[next.index], next.parity);
+    waitForTurn(index);
+    fence();
+    multiplyKeys(logits, queries, keysOf(next));
+    multiplyValues(totals, probabilities, valuesOf(tile), descriptor(shared.ones));
+    commit();
+    // The first group's first turn is passed by the last group before all others.
+    if (--turnsLeft > 0 || index + 1 < GROUPS) passTurn(index + 1 < GROUPS ? index + 1 : 0);
+    waitForProducts<0>();
+    release(shared.tileRing.empty[tile.index]);
+    tile = next;
+    if (maskFrom < TILE) mask(logits, 0, maskFrom);
+    accumulate(softmax, logits, probabilities, totals);
+  }
+
+  /** 64 rows of queries against all tiles. */
+  __device__ inline void attend(Totals& totals) {
+    const uint32_t queries = descriptor(shared.queries[0]) + query.index * (QUERIES * DEPTH >> 4) + index * (GROUP_QUERIES * DEPTH >> 4);
+    const int last = a.tiles - 1, maskFrom = a.keyTokens - last * TILE;
+    HalfSoftmax softmax(*a.logitFactor * LOG2_E / 8);
+    HalfLogits logits, probabilities;
+    wait(shared.queryRing.full[query.index], query.parity);
+    wait(shared.tileRing.full[tile.index], tile.parity);
+    fence();
+    multiplyKeys(logits, queries, keysOf(tile));
+    commit();
+    waitForProducts<0>();
+    if (last == 0) mask(logits, 0, maskFrom);
+    accumulate(softmax, logits, probabilities, totals);
+    for (int i = 1; i <= last; i++) advance(softmax, logits, probabilities, totals, queries, i == last ? maskFrom : TILE);
+    fence();
+    multiplyValues(totals, probabilities, valuesOf(tile), descriptor(shared.ones));
+    commit();
+    waitForProducts<0>();
+    release(shared.tileRing.empty[tile.index]);
+    tile = tile.next();
+  }
+};
 
 #endif
 
 __global__ void __launch_bounds__(THREADS, 1) attendOnHopperKernel(const AttentionArguments a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ uint8_t unaligned[];
-  Shared& shared = *reinterpret_cast<Shared*>(unaligned + (ALIGNMENT - sharedAddress(unaligned) % ALIGNMENT) % ALIGNMENT);
-  const int head = blockIdx.y, sample = blockIdx.z, warp = threadIdx.x / WARP;
-  const int64_t group = int64_t(sample) * a.heads + head;
+  extern __shared__ __align__(ALIGNMENT) uint8_t bytes[];
+  Shared& shared = *reinterpret_cast<Shared*>(bytes);
+  const int warp = __shfl_sync(~0u, threadIdx.x / WARP, 0);  // the same in all lanes, which the compiler then knows
+  if (threadIdx.x < ONES_BYTES / 4) {
+    constexpr uint32_t ONES = 0x3c003c00;
+    reinterpret_cast<uint32_t*>(shared.ones)[threadIdx.x] = ONES;
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  }
   if (threadIdx.x == 0) {
-    initialise(shared.queriesFull, 1);
-    for (int i = 0; i < STAGES; i++) {
-      initialise(shared.full[i], 1);
-      initialise(shared.empty[i], GROUPS * GROUP / WARP);
-    }
+    for (uint64_t& full : shared.queryRing.full) initialise(full, 1);
+    for (uint64_t& full : shared.tileRing.full) initialise(full, 1);
+    for (uint64_t& empty : shared.queryRing.empty) initialise(empty, GROUPS * GROUP / WARP);
+    for (uint64_t& empty : shared.tileRing.empty) initialise(empty, GROUPS * GROUP / WARP);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
   // A block begins with 128 registers a thread; the group that copies gives its own to those that multiply.
   if (warp >= GROUPS * GROUP / WARP) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    if (threadIdx.x == GROUPS * GROUP) load(a, group, shared);
+    if (threadIdx.x == GROUPS * GROUP) load(a, shared);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
-    const int firstRow = blockIdx.x * QUERIES + warp * 16;
-    Softmax softmax;
-    Output output = {};
-    attend(a, shared.queries + warp / 4 * GROUP_QUERIES * DEPTH, shared, softmax, output);
-    const int64_t stride = int64_t(a.heads) * DEPTH;
-    half* out = a.out + (int64_t(sample) * a.queryTokens + firstRow) * stride + head * DEPTH;
-    writeRows(softmax, output, out, stride, a.queryTokens - firstRow);
+    const int parts = (partCount(a) - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x);
+    Group group = {a, shared, warp * WARP / GROUP, {}, {}, parts * (a.tiles - 1)};
+    if (group.turnsLeft > 0 && group.index == GROUPS - 1) passTurn(0);
+    for (int index = blockIdx.x; index < partCount(a); index += gridDim.x) {
+      const Part part = partOf(a, index);
+      Totals totals = {};
+      group.attend(totals);
+      group.release(shared.queryRing.empty[group.query.index]);
+      group.query = group.query.next();
+      const int64_t stride = int64_t(a.heads) * DEPTH, sample = part.group / a.heads, head = part.group % a.heads;
+      const int firstRow = part.firstQuery + warp * 16;
+      half* out = a.out + (sample * a.queryTokens + firstRow) * stride + head * DEPTH;
+      writeRows({totals[DEPTH / 8][0], totals[DEPTH / 8][2]}, totals, out, stride, a.queryTokens - firstRow);
+    }
   }
 #endif
 }
@@ -200,9 +292,12 @@ __global__ void __launch_bounds__(THREADS, 1) attendOnHopperKernel(const Attenti
 }  // namespace
 
 void attendOnHopper(const AttentionArguments& a, cudaStream_t stream) {
-  check(cudaFuncSetAttribute(attendOnHopperKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
-  const dim3 grid((a.queryTokens + QUERIES - 1) / QUERIES, a.heads, a.batch);
-  attendOnHopperKernel<<<grid, THREADS, SHARED_BYTES, stream>>>(a);
+  int device = 0, processors = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  check(cudaFuncSetAttribute(attendOnHopperKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared)));
+  const int parts = (a.queryTokens + QUERIES - 1) / QUERIES * a.heads * a.batch;
+  attendOnHopperKernel<<<std::min(parts, processors), THREADS, sizeof(Shared), stream>>>(a);
 }
 
 }  // namespace octet

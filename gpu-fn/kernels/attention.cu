@@ -104,7 +104,12 @@ __global__ void __launch_bounds__(WARPS* WARP) attendPortablyKernel(const Attent
   }
   const int64_t stride = int64_t(a.heads) * DEPTH;
   half* out = a.out + (int64_t(sample) * a.queryTokens + firstRow) * stride + head * DEPTH;
-  writeRows(softmax, output, out, stride, a.queryTokens - firstRow);
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    softmax.sum[row] += __shfl_xor_sync(~0u, softmax.sum[row], 1);
+    softmax.sum[row] += __shfl_xor_sync(~0u, softmax.sum[row], 2);
+  }
+  writeRows(softmax.sum, output, out, stride, a.queryTokens - firstRow);
 }
 
 bool isHopper() {

@@ -8,9 +8,14 @@ namespace octet {
 namespace {
 
 constexpr int LANES = DEPTH / PACK;           // threads of a token and head
-constexpr int TOKENS = 32;                    // of a block
+constexpr int TOKENS = 32;                    // of a block at once
 constexpr int THREADS = TOKENS * LANES;
-constexpr float MOST_NORMALISED = 8;          // √64
+constexpr int STEPS = TILE / TOKENS;          // a block has a tile
+/**
+ * The code of a value that is as large as its weight. The largest product is that of a query and a key of √64 times this length, 50,176,
+ * which fits the float16 of attention's sums, also when all codes were rounded up.
+ */
+constexpr float LARGEST_CODE = 28;
 
 /** One stream's projections [B, S, parts · D]: q, k and v, or k and v only. */
 struct Stream {
@@ -44,13 +49,12 @@ __device__ inline float codeFactor(const float* image, const float* text, int la
   if (image) loadFloats(image + lane * PACK, a);
   if (text) loadFloats(text + lane * PACK, b);
   const float largest = fmaxf(largestWeight(image, a), largestWeight(text, b));
-  return largest > 0 ? FP8_MAX / (MOST_NORMALISED * largest) : 1.f;
+  return largest > 0 ? LARGEST_CODE / largest : 1.f;
 }
 
-__device__ inline uint2 normalise(uint4 bits, const float* norm, int lane, float epsilon, float factor) {
-  float values[PACK], weights[PACK];
+__device__ inline uint2 normalise(uint4 bits, const float (&weights)[PACK], float epsilon, float factor) {
+  float values[PACK];
   unpack(bits, values);
-  loadFloats(norm + lane * PACK, weights);
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < PACK; i++) squares += values[i] * values[i];
@@ -62,40 +66,63 @@ __device__ inline uint2 normalise(uint4 bits, const float* norm, int lane, float
   return encode(values, factor);
 }
 
-__global__ void __launch_bounds__(THREADS) joinHeads(const Arguments a) {
-  const int head = blockIdx.x, sample = blockIdx.z;
-  const int lane = threadIdx.x % LANES;
-  const int token = blockIdx.y * TOKENS + threadIdx.x / LANES;  // of the joint sequence, padding included
+/** A thread's part of a token, and of the norms of the token's stream. */
+struct Token {
+  uint4 query, key, value;
+  bool isText;
+};
+
+__device__ inline Token load(const Arguments& a, int token, int head, int sample, int lane) {
+  Token t = {};
+  t.isText = token >= a.image.tokens;
+  const Stream stream = t.isText ? a.text : a.image;
+  const int row = t.isText ? token - a.image.tokens : token;
+  if (row >= stream.tokens) return t;  // padding follows the last token
+  const int packs = a.heads * LANES;
+  const uint4* from = stream.projections + (int64_t(sample) * stream.tokens + row) * stream.parts * packs + head * LANES + lane;
+  if (stream.parts == 3) t.query = from[0];
+  t.key = from[(stream.parts - 2) * packs];
+  t.value = from[(stream.parts - 1) * packs];
+  return t;
+}
+
+/** The weights of a stream's norms, those of the image where the text has none or is absent. */
+__device__ inline void loadNorms(const Stream& stream, const Stream& otherwise, int lane, float (&query)[PACK], float (&key)[PACK]) {
+  loadFloats((stream.queryNorm ? stream.queryNorm : otherwise.queryNorm) + lane * PACK, query);
+  loadFloats((stream.keyNorm ? stream.keyNorm : otherwise.keyNorm) + lane * PACK, key);
+}
+
+__global__ void __launch_bounds__(THREADS, 3) joinHeads(const Arguments a) {
+  const int head = blockIdx.x, tile = blockIdx.y, sample = blockIdx.z;
+  const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;  // of the tile's tokens
+  Token tokens[STEPS];
+#pragma unroll
+  for (int i = 0; i < STEPS; i++) tokens[i] = load(a, tile * TILE + i * TOKENS + first, head, sample, lane);
+
   const float queryFactor = codeFactor(a.image.queryNorm, a.text.queryNorm, lane);
   const float keyFactor = codeFactor(a.image.keyNorm, a.text.keyNorm, lane);
-  if (head == 0 && sample == 0 && blockIdx.y == 0 && threadIdx.x == 0) *a.logitFactor = 1.f / (queryFactor * keyFactor);
-
-  const bool isText = token >= a.image.tokens;
-  const Stream stream = isText ? a.text : a.image;
-  const int row = isText ? token - a.image.tokens : token;
-  // The threads of a token take the same side, and padding follows the last token; shuffles name all 32 lanes, so nobody leaves early.
-  const bool exists = row < stream.tokens;
-  const int packs = a.heads * LANES;
-  const uint4* from = stream.projections + (int64_t(sample) * stream.tokens + (exists ? row : 0)) * stream.parts * packs +
-                      head * LANES + lane;
-  const uint4 zero = {};
-  const bool hasQuery = exists && stream.parts == 3;
-  const uint4 q = hasQuery ? from[0] : zero;
-  const uint4 k = exists ? from[(stream.parts - 2) * packs] : zero;
-  const uint4 value = exists ? from[(stream.parts - 1) * packs] : zero;
-  const float* queryNorm = stream.queryNorm ? stream.queryNorm : a.image.queryNorm;
-  const float* keyNorm = stream.keyNorm ? stream.keyNorm : a.image.keyNorm;
-  const uint2 query = normalise(q, queryNorm, lane, a.epsilon, queryFactor);
-  const uint2 key = normalise(k, keyNorm, lane, a.epsilon, keyFactor);
+  if (head == 0 && sample == 0 && tile == 0 && threadIdx.x == 0) *a.logitFactor = 1.f / (queryFactor * keyFactor);
+  float queryNorm[PACK], keyNorm[PACK];
+  const bool beginsAsText = tokens[0].isText;
+  loadNorms(beginsAsText ? a.text : a.image, a.image, lane, queryNorm, keyNorm);
 
   const int64_t group = int64_t(sample) * a.heads + head;
-  const int tile = token / TILE, at = token % TILE;
-  const int code = keyChunk(at, lane / 2) + lane % 2 * PACK;
-  if (token < a.paddedQueries)
-    *reinterpret_cast<uint2*>(a.queries + (group * a.paddedQueries + tile * TILE) * DEPTH + code) =
-        token < a.queryTokens ? query : make_uint2(0, 0);
-  *reinterpret_cast<uint2*>(a.keys + (group * a.tiles + tile) * KEY_BYTES + code) = key;
-  *reinterpret_cast<uint4*>(a.values + (group * a.tiles + tile) * VALUE_BYTES + valueChunk(at, lane)) = value;
+  uint8_t* queries = a.queries + (group * a.paddedQueries + tile * TILE) * DEPTH;
+  uint8_t* keys = a.keys + (group * a.tiles + tile) * KEY_BYTES;
+  uint8_t* values = a.values + (group * a.tiles + tile) * VALUE_BYTES;
+#pragma unroll
+  for (int i = 0; i < STEPS; i++) {
+    const Token& t = tokens[i];
+    if (i > 0 && t.isText && !tokens[i - 1].isText) loadNorms(a.text, a.image, lane, queryNorm, keyNorm);
+    const uint2 query = normalise(t.query, queryNorm, a.epsilon, queryFactor);
+    const uint2 key = normalise(t.key, keyNorm, a.epsilon, keyFactor);
+    const int at = first + i * TOKENS;
+    const int code = keyChunk(at, lane / 2) + lane % 2 * PACK;
+    if (tile * TILE < a.paddedQueries)
+      *reinterpret_cast<uint2*>(queries + code) = tile * TILE + at < a.queryTokens ? query : make_uint2(0, 0);
+    *reinterpret_cast<uint2*>(keys + code) = key;
+    *reinterpret_cast<uint4*>(values + valueChunk(at, lane)) = t.value;
+  }
 }
 
 Stream streamOf(const Tensor& projections, const Tensor& queryNorm, const Tensor& keyNorm, int64_t width) {
@@ -132,7 +159,7 @@ void JoinHeads::compute(const Context& context) const {
   a.logitFactor = context.output(3, {1}).as<float>();
   if (batch * tokens == 0) return;
   // Heads vary fastest, so that blocks that run together read neighbouring memory.
-  const dim3 grid{unsigned(heads), unsigned(a.tiles * TILE / TOKENS), unsigned(batch)};
+  const dim3 grid{unsigned(heads), unsigned(a.tiles), unsigned(batch)};
   joinHeads<<<grid, THREADS, 0, context.stream()>>>(a);
 }
 

@@ -1,5 +1,8 @@
 // stream' = stream + Σ gate · branch, then for one or two modulations LayerNorm(stream') · scale + shift, quantised a row: all that
-// stands between two matrix products of a block, in one pass. A block has a row; a thread keeps eight values in registers.
+// stands between two matrix products of a block, in one pass. A block goes through rows of one sample; a thread has eight of their
+// columns, whose vectors of the modulation stay in its registers, and loads the next row while this one is added up.
+#include <algorithm>
+
 #include "operators.h"
 #include "rows.cuh"
 
@@ -23,81 +26,124 @@ struct Arguments {
   uint4* sum;  // null where no branch is pending
   Branch branches[MOST_BRANCHES];
   Modulation modulations[MOST_MODULATIONS];
-  int branchCount, modulationCount;
-  int rows, rowsPerSample, packs;
+  int rowsPerSample, packs;
   int64_t modulationWidth;
   float branchFactor, epsilon;
 };
 
-/** Combines a value of each thread of the block, in every thread. `partial` is not used again. */
-template <class Combine>
-__device__ inline float combine(float value, float (&partial)[MOST_WARPS], Combine of) {
-#pragma unroll
-  for (int mask = WARP / 2; mask; mask /= 2) value = of(value, __shfl_xor_sync(~0u, value, mask));
-  if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = value;
-  __syncthreads();
-  value = partial[0];
-  for (int i = 1; i < int(blockDim.x) / WARP; i++) value = of(value, partial[i]);
-  return value;
-}
+/** A value of each warp; zero, which changes neither a sum nor a largest magnitude, for warps that the block does not have. */
+using Partial = float4[MOST_WARPS / 4];
+
 __device__ inline float add(float a, float b) { return a + b; }
 
+/** Combines a value of each thread of the block, in every thread. */
+template <class Combine>
+__device__ inline float combine(float value, Partial& partial, Combine of) {
+#pragma unroll
+  for (int mask = WARP / 2; mask; mask /= 2) value = of(value, __shfl_xor_sync(~0u, value, mask));
+  if (threadIdx.x % WARP == 0) reinterpret_cast<float*>(partial)[threadIdx.x / WARP] = value;
+  __syncthreads();
+  const float4 a = partial[0], b = partial[1], c = partial[2], d = partial[3];
+  return of(of(of(of(a.x, a.y), of(a.z, a.w)), of(of(b.x, b.y), of(b.z, b.w))),
+            of(of(of(c.x, c.y), of(c.z, c.w)), of(of(d.x, d.y), of(d.z, d.w))));
+}
+
+/** What a thread has of a row, as it lies in memory. */
+template <int BRANCHES>
+struct Loaded {
+  uint4 stream, branches[BRANCHES + 1];
+};
+
+template <int BRANCHES>
+__device__ inline void load(Loaded<BRANCHES>& loaded, const Arguments& a, int64_t here) {
+  loaded.stream = a.stream[here];
+#pragma unroll
+  for (int b = 0; b < BRANCHES; b++) loaded.branches[b] = a.branches[b].value[here];
+}
+
+template <int BRANCHES, int MODULATIONS>
 __global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantise(const Arguments a) {
-  __shared__ float partial[2 + MOST_MODULATIONS][MOST_WARPS];
-  const int row = blockIdx.x, at = threadIdx.x;
+  __shared__ Partial partial[2 + MODULATIONS];
+  const int sample = blockIdx.y, at = threadIdx.x;
   const bool exists = at < a.packs;  // whole warps take part in the sums
-  const int64_t here = int64_t(row) * a.packs + at;
-  const int64_t vector = row / a.rowsPerSample * a.modulationWidth + at * PACK;
+  const int64_t first = int64_t(sample) * a.rowsPerSample;
+  const int64_t vector = sample * a.modulationWidth + at * PACK;
 
-  // What the first modulation needs is asked for at once, so that it has come when the sums are there.
-  float values[PACK] = {}, shift[PACK] = {}, scale[PACK] = {};
+  Loaded<BRANCHES> loaded = {};
+  float gate[BRANCHES + 1][PACK] = {}, shift[MODULATIONS][PACK] = {}, scale[MODULATIONS][PACK] = {};
   if (exists) {
-    unpack(a.stream[here], values);
-    loadFloats(a.modulations[0].shift + vector, shift);
-    loadFloats(a.modulations[0].scale + vector, scale);
+    load(loaded, a, (first + blockIdx.x) * a.packs + at);
 #pragma unroll
-    for (int b = 0; b < MOST_BRANCHES; b++) {
-      if (b >= a.branchCount) break;
-      float added[PACK], gate[PACK];
-      unpack(a.branches[b].value[here], added);
-      loadFloats(a.branches[b].gate + vector, gate);
+    for (int b = 0; b < BRANCHES; b++) {
+      loadFloats(a.branches[b].gate + vector, gate[b]);
 #pragma unroll
-      for (int i = 0; i < PACK; i++) values[i] += gate[i] * a.branchFactor * added[i];
+      for (int i = 0; i < PACK; i++) gate[b][i] *= a.branchFactor;
     }
-    if (a.sum) a.sum[here] = pack(values);
+#pragma unroll
+    for (int m = 0; m < MODULATIONS; m++) {
+      loadFloats(a.modulations[m].shift + vector, shift[m]);
+      loadFloats(a.modulations[m].scale + vector, scale[m]);
+    }
   }
+  if (at < (2 + MODULATIONS) * MOST_WARPS / 4) reinterpret_cast<float4*>(partial)[at] = make_float4(0, 0, 0, 0);
+  __syncthreads();
+
   const float count = float(a.packs * PACK);
-  float total = 0, squares = 0;
+  for (int token = blockIdx.x; token < a.rowsPerSample; token += gridDim.x) {
+    const int64_t row = first + token, here = row * a.packs + at;
+    float values[PACK];
+    unpack(loaded.stream, values);
 #pragma unroll
-  for (int i = 0; i < PACK; i++) total += values[i];
-  const float mean = combine(total, partial[0], add) / count;
+    for (int b = 0; b < BRANCHES; b++) {
+      float added[PACK];
+      unpack(loaded.branches[b], added);
 #pragma unroll
-  for (int i = 0; i < PACK; i++) {
-    if (exists) values[i] -= mean;
-    squares += values[i] * values[i];
-  }
-  const float reciprocal = rsqrtf(combine(squares, partial[1], add) / count + a.epsilon);
+      for (int i = 0; i < PACK; i++) values[i] += gate[b][i] * added[i];
+    }
+    if (exists && token + gridDim.x < a.rowsPerSample) load(loaded, a, here + int64_t(gridDim.x) * a.packs);
+    if (exists && a.sum) a.sum[here] = pack(values);
+
+    float total = 0, squares = 0;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) total += values[i];
+    const float mean = combine(total, partial[0], add) / count;
+#pragma unroll
+    for (int i = 0; i < PACK; i++) {
+      if (exists) values[i] -= mean;
+      squares += values[i] * values[i];
+    }
+    const float reciprocal = rsqrtf(combine(squares, partial[1], add) / count + a.epsilon);
 
 #pragma unroll
-  for (int m = 0; m < MOST_MODULATIONS; m++) {
-    if (m >= a.modulationCount) break;
-    const Modulation modulation = a.modulations[m];
-    float largest = 0, normed[PACK] = {};
-    if (exists) {
-      if (m > 0) {
-        loadFloats(modulation.shift + vector, shift);
-        loadFloats(modulation.scale + vector, scale);
-      }
+    for (int m = 0; m < MODULATIONS; m++) {
+      float largest = 0, normed[PACK];
 #pragma unroll
       for (int i = 0; i < PACK; i++) {
-        normed[i] = values[i] * reciprocal * scale[i] + shift[i];
+        normed[i] = values[i] * reciprocal * scale[m][i] + shift[m][i];
         largest = larger(fabsf(normed[i]), largest);
       }
+      const float rowScale = scaleOf(combine(exists ? largest : 0, partial[2 + m], larger));
+      if (at == 0) a.modulations[m].scales[row] = rowScale;
+      if (exists) a.modulations[m].codes[here] = encode(normed, 1.f / rowScale);
     }
-    const float rowScale = scaleOf(combine(largest, partial[2 + m], larger));
-    if (at == 0) modulation.scales[row] = rowScale;
-    if (exists) modulation.codes[here] = encode(normed, 1.f / rowScale);
   }
+}
+
+template <int BRANCHES, int MODULATIONS>
+void launch(const Arguments& a, int batch, int threads, cudaStream_t stream) {
+  int device = 0, processors = 0, blocks = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, modulateQuantise<BRANCHES, MODULATIONS>, threads, 0));
+  const dim3 grid(std::min(a.rowsPerSample, std::max(1, processors * blocks / batch)), batch);
+  modulateQuantise<BRANCHES, MODULATIONS><<<grid, threads, 0, stream>>>(a);
+}
+
+template <int MODULATIONS>
+void launch(const Arguments& a, int branches, int batch, int threads, cudaStream_t stream) {
+  if (branches == 0) launch<0, MODULATIONS>(a, batch, threads, stream);
+  else if (branches == 1) launch<1, MODULATIONS>(a, batch, threads, stream);
+  else launch<2, MODULATIONS>(a, batch, threads, stream);
 }
 
 }  // namespace
@@ -123,9 +169,6 @@ void ModulateQuantise::compute(const Context& context) const {
 
   Arguments a = {};
   a.stream = stream.as<uint4>();
-  a.branchCount = int(gates.size());
-  a.modulationCount = int(shifts.size());
-  a.rows = int(stream.rows());
   a.rowsPerSample = int(stream.shape[1]);
   a.packs = int(width / PACK);
   a.modulationWidth = modulation.width();
@@ -147,7 +190,10 @@ void ModulateQuantise::compute(const Context& context) const {
     const Tensor rowScales = context.output(2 + 2 * i, {stream.shape[0], stream.shape[1]});
     a.modulations[i] = {vector(shifts[i]), vector(scales[i]), codes.as<uint2>(), rowScales.as<float>()};
   }
-  if (a.rows > 0) modulateQuantise<<<a.rows, unsigned(warps * WARP), 0, context.stream()>>>(a);
+  if (stream.rows() == 0) return;
+  const int branches = int(gates.size()), batch = int(stream.shape[0]), threads = int(warps * WARP);
+  if (shifts.size() == 1) launch<1>(a, branches, batch, threads, context.stream());
+  else launch<2>(a, branches, batch, threads, context.stream());
 }
 
 }  // namespace octet

@@ -5,8 +5,6 @@
 namespace octet {
 namespace {
 
-constexpr int THREADS = 256;
-constexpr int WARPS = THREADS / WARP;
 
 __device__ inline float gelu(float x) {
   constexpr float SQRT_2_OVER_PI = 0.7978845608f;
@@ -17,7 +15,9 @@ __device__ inline float gelu(float x) {
 }
 
 /** The largest magnitude of a block's threads, in each of them. */
+template <int THREADS>
 __device__ inline float blockMax(float value) {
+  constexpr int WARPS = THREADS / WARP;
   __shared__ float partial[WARPS];
   value = warpMax(value);
   if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = value;
@@ -41,7 +41,7 @@ struct Parts {
   float factor;  // of the input
 };
 
-template <int STEPS, bool GELU>
+template <int THREADS, int STEPS, bool GELU>
 __global__ void __launch_bounds__(THREADS) quantiseRows(const Parts p) {
   const int length = p.first.length + p.second.length;
   const int sample = blockIdx.x / length, token = blockIdx.x % length;
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(THREADS) quantiseRows(const Parts p) {
       largest = larger(fabsf(values[step][i]), largest);
     }
   }
-  const float scale = scaleOf(blockMax(largest));
+  const float scale = scaleOf(blockMax<THREADS>(largest));
   if (threadIdx.x == 0) part.scales[row] = scale;
 #pragma unroll
   for (int step = 0; step < STEPS; step++) {
@@ -76,21 +76,26 @@ __global__ void __launch_bounds__(THREADS) quantiseRows(const Parts p) {
   }
 }
 
-template <bool GELU, int STEPS>
+template <int THREADS, bool GELU, int STEPS>
 void launchSteps(const Parts& p, int64_t rows, int steps, cudaStream_t stream) {
   if (steps == STEPS) {
-    quantiseRows<STEPS, GELU><<<unsigned(rows), THREADS, 0, stream>>>(p);
+    quantiseRows<THREADS, STEPS, GELU><<<unsigned(rows), THREADS, 0, stream>>>(p);
   } else if constexpr (STEPS > 1) {
-    launchSteps<GELU, STEPS - 1>(p, rows, steps, stream);
+    launchSteps<THREADS, GELU, STEPS - 1>(p, rows, steps, stream);
   }
 }
 
+int stepsOf(const Parts& p, int threads) { return (p.packs + threads - 1) / threads; }
+
 template <bool GELU>
 void launch(const Parts& p, int64_t rows, cudaStream_t stream) {
-  constexpr int MOST_STEPS = 6;  // 12288 values
-  const int steps = (p.packs + THREADS - 1) / THREADS;
-  require(steps >= 1 && steps <= MOST_STEPS, "rows of 8 to 12288 values are allowed");
-  if (rows > 0) launchSteps<GELU, MOST_STEPS>(p, rows, steps, stream);
+  constexpr int FEW = 160, MANY = 256;  // 160 leave few threads without work for rows of Large
+  constexpr int MOST_STEPS = 6;         // 12288 values
+  const int few = stepsOf(p, FEW), many = stepsOf(p, MANY);
+  require(many >= 1 && many <= MOST_STEPS, "rows of 8 to 12288 values are allowed");
+  if (rows == 0) return;
+  if (!GELU && few <= 2 && few * FEW < many * MANY) return launchSteps<FEW, GELU, 2>(p, rows, few, stream);
+  launchSteps<MANY, GELU, MOST_STEPS>(p, rows, many, stream);
 }
 
 std::vector<int64_t> withoutLast(const std::vector<int64_t>& shape) { return {shape.begin(), shape.end() - 1}; }

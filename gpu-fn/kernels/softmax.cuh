@@ -93,19 +93,17 @@ __device__ inline void accumulate(Softmax& softmax, Logits& logits, Probabilitie
 }
 
 /** Divides by the sums and writes 16 rows of one head; `out` is the first row's and `stride` goes from row to row, in float16. */
-__device__ inline void writeRows(Softmax& softmax, const Output& output, half* out, int64_t stride, int rows) {
+__device__ inline void writeRows(const float (&sums)[2], const float (*output)[4], half* out, int64_t stride, int rows) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int row = 0; row < 2; row++) {
-    float sum = softmax.sum[row];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
+    const float reciprocal = 1.f / sums[row];
     const int at = lane / 4 + row * 8;
     if (at >= rows) continue;
 #pragma unroll
     for (int i = 0; i < DEPTH / 8; i++)
       reinterpret_cast<half2*>(out + at * stride)[i * 4 + lane % 4] =
-          __floats2half2_rn(output[i][2 * row] / sum, output[i][2 * row + 1] / sum);
+          __floats2half2_rn(output[i][2 * row] * reciprocal, output[i][2 * row + 1] * reciprocal);
   }
 }
 

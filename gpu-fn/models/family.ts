@@ -3,6 +3,8 @@ import type { Checkpoint } from '../compile/checkpoint/tensor.ts'
 import type { BuildOptions, Model } from '../compile/graph/model.ts'
 
 export type Family = {
+  /** Names of the published variants, for `--variant`. */
+  readonly variants: readonly string[]
   /** Opens a checkpoint under the names that the family's models read. Throws CheckpointError. */
   openCheckpoint(paths: readonly string[]): Promise<Checkpoint>
   /** Builds the graphs of a checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */

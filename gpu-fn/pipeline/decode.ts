@@ -1,15 +1,14 @@
-// Latents to pixels, in one piece or in tiles that overlap and fade into each other, which takes a fraction of the memory.
+// Decodes latents to pixels, in one piece or in overlapping, blended tiles, which take a fraction of the memory.
 
 import type { Session, Tensor } from '../runtime/session.ts'
 import { toPixels } from './image.ts'
 
-/** Latents that neighbouring tiles share: the first half is beyond the edge for the convolutions, in the other they fade. */
+/** Latents that neighboring tiles share: half as context for the convolutions, half for blending. */
 const OVERLAP = 16
 
 /**
- * A latent [1, C, h, w] as interleaved 8-bit RGB [H, W, 3]. In tiles of `tile` × `tile` latents each is normalised by its own mean and
- * deviation, so that colours differ slightly from those of one piece, without a seam. Throws when a value is not a number, which is a
- * fault of the model and not a picture.
+ * Decodes a latent [1, C, h, w] to interleaved 8-bit RGB [H, W, 3]. Group norms use the statistics of each tile of `tile` × `tile` latents,
+ * so that colors differ slightly from those of one piece, without a seam. Throws if the model produces NaN.
  */
 export async function decodeLatent(
   decoder: Session,
@@ -22,7 +21,7 @@ export async function decodeLatent(
   let canvas: Canvas | undefined
   for (const rows of spansOf(h, tile)) {
     for (const columns of spansOf(w, tile)) {
-      const image = (await decoder.run({ latent: cut(latent, rows, columns) }, { signal, only: ['image'] })).image!
+      const image = (await decoder.run({ latent: crop(latent, rows, columns) }, { signal, only: ['image'] })).image!
       const scale = image.dims[2]! / (rows.end - rows.start)
       canvas ??= newCanvas(h * scale, w * scale)
       paint(canvas, image, rows, columns, scale)
@@ -33,14 +32,14 @@ export async function decodeLatent(
 
 async function decodeWhole(decoder: Session, latent: Tensor, signal: AbortSignal | undefined): Promise<Uint8Array> {
   const { pixels, sum } = await decoder.run({ latent }, { signal, only: ['pixels', 'sum'] })
-  if (Number.isNaN(sum!.data[0])) throw new Error('the decoded image has values that are not numbers')
+  if (Number.isNaN(sum!.data[0])) throw new Error('the decoded image contains NaN')
   return pixels!.data as Uint8Array
 }
 
-/** From `start` to `end` along one axis; `before` and `after` say whether it fades into a neighbour there. */
+/** From `start` to `end` along one axis; `before` and `after`: whether it is blended with a neighbor there. */
 export type Span = { start: number; end: number; before: boolean; after: boolean }
 
-/** The fewest spans of at most `tile` that cover `length`, evenly spread, and overlap by `OVERLAP` or more. */
+/** The minimum number of evenly spaced spans of at most `tile` that cover `length` and overlap by `OVERLAP` or more. */
 export function spansOf(length: number, tile: number): Span[] {
   if (length <= tile) return [{ start: 0, end: length, before: false, after: false }]
   const overlap = Math.min(OVERLAP, tile >> 1)
@@ -52,7 +51,7 @@ export function spansOf(length: number, tile: number): Span[] {
 }
 
 /** Rows and columns of a tensor [1, C, h, w]. */
-function cut({ data, dims }: Tensor, rows: Span, columns: Span): Tensor {
+function crop({ data, dims }: Tensor, rows: Span, columns: Span): Tensor {
   const [, channels, h, w] = dims as [number, number, number, number]
   const [height, width] = [rows.end - rows.start, columns.end - columns.start]
   const part = new Float32Array(channels * height * width)
@@ -74,8 +73,8 @@ const newCanvas = (height: number, width: number): Canvas => ({
 function paint({ planes, weights, height, width }: Canvas, image: Tensor, rows: Span, columns: Span, scale: number) {
   const data = image.data as Float32Array
   const [, , tileHeight, tileWidth] = image.dims as [number, number, number, number]
-  const down = fade(rows, scale)
-  const across = fade(columns, scale)
+  const down = blendWeights(rows, scale)
+  const across = blendWeights(columns, scale)
   for (let y = 0; y < tileHeight; y++) {
     const at = (rows.start * scale + y) * width + columns.start * scale
     for (let x = 0; x < tileWidth; x++) {
@@ -88,8 +87,8 @@ function paint({ planes, weights, height, width }: Canvas, image: Tensor, rows: 
   }
 }
 
-/** How much each pixel of a tile counts along one axis: nothing at an inner edge, then more and more up to 1 at the overlap's end. */
-function fade({ start, end, before, after }: Span, scale: number): Float32Array {
+/** Blending weights of a tile's pixels along one axis: 0 at an inner edge, rising to 1 at the end of the overlap. */
+function blendWeights({ start, end, before, after }: Span, scale: number): Float32Array {
   const length = (end - start) * scale
   const ramp = Math.min(OVERLAP, (end - start) >> 1) * scale
   const rise = (distance: number) => Math.min(1, Math.max(0, (distance + 0.5 - ramp / 4) / (ramp / 2)))

@@ -1,14 +1,14 @@
-// The two graphs of the denoiser: `conditioning` once for all steps of a prompt, `transformer` in every step.
+// Runs the two graphs of the denoiser: `conditioning` once per prompt, `transformer` in every step.
 
 import type { DeviceTensor, Session, Tensor } from '../runtime/session.ts'
 import type { PromptEmbeds } from './prompt.ts'
 
-/** What the step graph is told of one batch of prompts: `modulation` [T, B, M] of all steps and `context` [B, L, D], on the device. */
+/** Inputs of the step graph for one batch of prompts, on the device: `modulation` [T, B, M] of all steps and `context` [B, L, D]. */
 export type Condition = { batch: number; modulation: DeviceTensor; context: DeviceTensor }
 
 /**
- * Runs the conditioning graph for prompts in the order [negative, positive], or one alone. They share a batch when `batched` allows it
- * and their embeddings have the same number of rows.
+ * Runs the conditioning graph for [negative, positive] prompts, or for one. They share a batch if `batched` allows it and their embeddings
+ * have equally many rows.
  */
 export async function condition(
   session: Session,
@@ -36,7 +36,7 @@ export async function condition(
   return conditions
 }
 
-/** Velocity [C, h, w] at one step: of the prompt alone, or guided away from the negative prompt where there are two. */
+/** Velocity [C, h, w] at one step, with guidance if there are two prompts. */
 export async function predictVelocity(
   session: Session,
   latent: Tensor,
@@ -59,17 +59,17 @@ export async function predictVelocity(
   return second ? guide(first!, second, options.guidanceScale) : first!
 }
 
-/** Rows of equal length as one tensor [rows, ...dims]; one of `dims` may be -1, whatever remains. */
+/** Rows of equal length as one tensor [rows, ...dims]; one of `dims` may be -1 and is inferred. */
 function stack(rows: Float32Array[], dims: readonly number[]): Tensor {
   const size = rows[0]!.length
   const known = dims.reduce((product, dim) => (dim < 0 ? product : product * dim), 1)
-  // One alone need not be copied, of which a prompt's rows are 5 MB.
+  // A single row, such as the 5 MB of a prompt, is not copied.
   const data = rows.length === 1 ? rows[0]! : new Float32Array(size * rows.length)
   if (rows.length > 1) for (const [i, row] of rows.entries()) data.set(row, i * size)
   return { data, dims: [rows.length, ...dims.map((dim) => (dim < 0 ? size / known : dim))] }
 }
 
-/** Frees what `condition` made. */
+/** Releases the tensors of `condition`. */
 export function releaseConditions(conditions: readonly Condition[]): void {
   for (const { modulation, context } of conditions) {
     modulation.release()
@@ -88,7 +88,7 @@ function samples(data: Float32Array, batch: number): Float32Array[] {
   return Array.from({ length: batch }, (_, i) => data.subarray(i * size, (i + 1) * size))
 }
 
-/** Classifier-free guidance (arXiv 2207.12598): `negative + scale · (positive - negative)`, written over `positive`. */
+/** Classifier-free guidance (arXiv 2207.12598): `negative + scale · (positive - negative)`, written to `positive`. */
 export function guide(negative: Float32Array, positive: Float32Array, scale: number): Float32Array {
   const weight = Math.fround(scale)
   for (let i = 0; i < positive.length; i++) {

@@ -1,12 +1,10 @@
-// Decoded pixels to an image file that says how it was made.
+// Encodes pixels as an image file with its generation parameters.
 import sharp from 'sharp'
 import * as z from 'zod'
 import { type JobRequest, LIMITS } from '../contract.ts'
 import { encodePng } from './png.ts'
 
 export type ImageFormat = JobRequest['output_format']
-
-export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 
 const generationParameters = z.strictObject({
   prompt: z.string(),
@@ -23,12 +21,12 @@ const generationParameters = z.strictObject({
   package: z.string(),
   tool: z.string(),
 })
-/** What it takes to make the image again. */
+/** The parameters that reproduce an image. */
 export type GenerationParameters = z.infer<typeof generationParameters>
 
 /**
- * Planes [3, height, width] of about -1 to 1 as interleaved 8-bit RGB, rounded half to even as diffusers and numpy do.
- * Throws when a value is not a number, which is a fault of the model and not a picture.
+ * Planes [3, height, width] of about -1 to 1 as interleaved 8-bit RGB, rounded half to even as in diffusers and numpy. Throws if the model
+ * produces NaN.
  */
 export function toPixels(planes: Float32Array, width: number, height: number): Uint8Array {
   const area = width * height
@@ -36,8 +34,8 @@ export function toPixels(planes: Float32Array, width: number, height: number): U
   for (let channel = 0; channel < 3; channel++) {
     for (let i = 0; i < area; i++) {
       const value = planes[channel * area + i]!
-      if (Number.isNaN(value)) throw new Error('the decoded image has values that are not numbers')
-      // The array itself clamps, and rounds half to even.
+      if (Number.isNaN(value)) throw new Error('the decoded image contains NaN')
+      // Uint8ClampedArray clamps, and rounds half to even.
       pixels[3 * i + channel] = Math.fround(255 * Math.fround(Math.fround(value / 2) + 0.5))
     }
   }
@@ -88,11 +86,11 @@ export async function readParameters(file: Uint8Array): Promise<GenerationParame
   return parsed.success ? parsed.data : null
 }
 
-/** JPEG holds XMP in one segment, of which libvips fills 60,000 bytes; it leaves out a longer packet without a word. */
+/** JPEG stores XMP in one segment. libvips silently omits packets over 60,000 bytes. */
 const JPEG_PACKET_BYTES = 60_000
 const PROMPT_INFORMATION_CHARACTERS = 1_000
 
-/** An XMP packet. Prompts that are too long for a JPEG end in "…". */
+/** An XMP packet. For a JPEG, prompts are shortened to fit and end in "…". */
 function packet(parameters: GenerationParameters, format: ImageFormat): string {
   const xml = packetOf(parameters)
   if (format !== 'jpeg' || Buffer.byteLength(xml) <= JPEG_PACKET_BYTES) return xml
@@ -102,10 +100,10 @@ function packet(parameters: GenerationParameters, format: ImageFormat): string {
   return packet({ ...parameters, [longer]: `${kept.trimEnd()}…` }, format)
 }
 
-/** IPTC Photo Metadata 2025.1 for what other tools read; `octet:parameters` for the exact values. */
+/** IPTC Photo Metadata 2025.1 for other tools; `octet:parameters` for the exact values. */
 function packetOf(parameters: GenerationParameters): string {
   const { prompt, tool, model, tier } = parameters
-  // JSON's own escapes carry the control characters and lone surrogates that XML cannot.
+  // JSON escapes represent the control characters and lone surrogates that XML cannot.
   const json = JSON.stringify(parameters).replace(/[\ufffe\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16)}`)
   const readable = prompt.slice(0, PROMPT_INFORMATION_CHARACTERS).toWellFormed().replace(UNFIT_FOR_XML, '\ufffd')
   return `<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""

@@ -1,13 +1,13 @@
-// The standard normal noise of `torch.randn(shape, generator=torch.Generator('cpu').manual_seed(seed))`: a seed gives the picture
-// that diffusers gives for it. PyTorch: ATen/core/MT19937RNGEngine.h, DistributionsHelper.h, native/cpu/DistributionTemplates.h.
+// The standard normal noise of `torch.randn(shape, generator=torch.Generator('cpu').manual_seed(seed))`, so that a seed reproduces
+// diffusers' image. PyTorch: ATen/core/MT19937RNGEngine.h, DistributionsHelper.h, native/cpu/DistributionTemplates.h.
 
 import { setImmediate } from 'node:timers/promises'
 
 const STATE_WORDS = 624
 const MIDDLE_WORD = 397
-/** Box–Muller works on this many values at a time; fewer in all take another, double precision path. */
+/** Values per Box–Muller group; shorter arrays use a double precision path. */
 const GROUP = 16
-/** A millisecond's work or two. */
+/** One or two milliseconds of work. */
 const GROUPS_AT_A_TIME = 2048
 
 /** 32-bit words of MT19937 (Matsumoto and Nishimura, 1998). */
@@ -49,7 +49,7 @@ function normalGroup(data: Float32Array, start: number): void {
   }
 }
 
-/** Pauses at first, and now and then. */
+/** Yields at the start and every `GROUPS_AT_A_TIME` groups. */
 function* fillGroups(data: Float32Array, word: () => number): Generator<void> {
   const uniform = () => (word() & 0xffffff) / 2 ** 24
   yield
@@ -59,13 +59,13 @@ function* fillGroups(data: Float32Array, word: () => number): Generator<void> {
     normalGroup(data, i)
   }
   if (data.length % GROUP === 0) return
-  // The last group is drawn anew and overlaps the one before it, as in PyTorch.
+  // The last group is drawn again and overlaps the one before it, as in PyTorch.
   const last = data.length - GROUP
   for (let i = last; i < data.length; i++) data[i] = uniform()
   normalGroup(data, last)
 }
 
-/** Box–Muller in double precision; every second value is the sine that belongs to the cosine before it. */
+/** Box–Muller in double precision; values alternate between the cosine and the sine of a pair. */
 function fillPairs(data: Float32Array, word: () => number): void {
   const uniform = () => ((word() % 2 ** 21) * 2 ** 32 + word()) / 2 ** 53
   for (let i = 0; i < data.length; i += 2) {
@@ -86,8 +86,8 @@ export function gaussianNoise(seed: number, count: number): Float32Array {
   return data
 }
 
-/** The same in pieces, between which this thread does what else is due. */
-export async function gaussianNoiseMeanwhile(seed: number, count: number): Promise<Float32Array> {
+/** The same without blocking the event loop. */
+export async function gaussianNoiseAsync(seed: number, count: number): Promise<Float32Array> {
   const data = new Float32Array(count)
   for (const _ of fill(data, seed)) await setImmediate()
   return data

@@ -1,11 +1,11 @@
-// The networks of a package, ready to make images.
+// An open package, ready to generate images.
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Session } from '../runtime/session.ts'
 import type { TextEncoder } from './prompt.ts'
 
 export type Size = { width: number; height: number }
 
-/** What a memory plan decides about a pipeline's runs. */
+/** The parts of a memory plan that affect runs. */
 export type Placement = {
   /** Side of the autoencoder's tiles in latents; null decodes the image in one piece. */
   tile: number | null

@@ -1,11 +1,11 @@
-// Pixels to a PNG by Rust's `png`, which takes a third to a seventh of sharp's time and makes smaller files: npm run bench -- png.
+// Encodes a PNG with Rust's `png`, which takes a third to a seventh of sharp's time and produces smaller files: npm run bench -- png.
 import { crc32 } from 'node:zlib'
 import { CompressionType, FilterType, Transformer } from '@napi-rs/image'
 
-/** Signature and IHDR, after which XMP is best placed. */
+/** Signature and IHDR; the recommended place for XMP is after them. */
 const HEADER_BYTES = 33
 
-/** Interleaved 8-bit RGB as a PNG that holds an XMP packet: the same bytes every time. */
+/** Interleaved 8-bit RGB as a PNG with an XMP packet; deterministic. */
 export async function encodePng(pixels: Uint8Array, width: number, height: number, xmp: string): Promise<Uint8Array> {
   const portablePixmap = Buffer.concat([Buffer.from(`P6\n${width} ${height}\n255\n`), pixels])
   const options = { compressionType: CompressionType.Fast, filterType: FilterType.Paeth }
@@ -13,7 +13,7 @@ export async function encodePng(pixels: Uint8Array, width: number, height: numbe
   return Buffer.concat([png.subarray(0, HEADER_BYTES), xmpChunk(xmp), png.subarray(HEADER_BYTES)])
 }
 
-/** An iTXt chunk, not compressed and of no language. PNG Third Edition, 11.3.3.4; XMP Specification Part 3, 1.1.5. */
+/** An iTXt chunk, uncompressed and without a language. PNG Third Edition, 11.3.3.4; XMP Specification Part 3, 1.1.5. */
 function xmpChunk(xmp: string): Buffer {
   const body = Buffer.from(`iTXtXML:com.adobe.xmp\0\0\0\0\0${xmp}`)
   const chunk = Buffer.alloc(4 + body.length + 4)

@@ -1,4 +1,4 @@
-// The learned positions of a latent, cut from the middle of a package's table. mmditx.py `cropped_pos_embed`.
+// The learned positions of a latent: the middle of a package's table. mmditx.py `cropped_pos_embed`.
 import { open } from 'node:fs/promises'
 import path from 'node:path'
 import type { Package } from '../manifest.ts'
@@ -6,7 +6,7 @@ import type { Tensor } from '../runtime/session.ts'
 
 const FLOAT_BYTES = 4
 
-/** Positions [rows · columns, D] of a latent of `rows` × `columns` patches; undefined when the step graph computes them. */
+/** Positions [rows · columns, D] of a latent of `rows` × `columns` patches; undefined if the step graph computes them. */
 export async function readPosition(
   { directory, manifest }: Package,
   rows: number,

@@ -1,14 +1,16 @@
 // Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { JobRequest } from '../contract.ts'
+import { CONTENT_TYPES } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
-import { CONTENT_TYPES, encodeImage } from './image.ts'
-import { gaussianNoiseMeanwhile } from './noise.ts'
+import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
+import { encodeImage } from './image.ts'
+import { gaussianNoiseAsync } from './noise.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
-import { canPreview, encodePreview, withoutNoise } from './preview.ts'
+import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
 import { encodePrompts, type NamedPrompt } from './prompt.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
 
@@ -27,33 +29,6 @@ export type Txt2ImgRequest = Pick<
   | 'text_convention'
   | 'preview_steps'
 >
-
-type FinishedImage = {
-  type: 'image'
-  image: number
-  seed: number
-  width: number
-  height: number
-  content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]
-  data: Uint8Array
-}
-type Preview = {
-  type: 'preview'
-  image: number
-  step: number
-  width: number
-  height: number
-  content_type: 'image/jpeg'
-  data: Uint8Array
-}
-/** Times are seconds. `step` counts from 1, `image` from 0. */
-export type PipelineEvent =
-  | { type: 'warning'; code: 'prompt_truncated'; message: string }
-  | { type: 'encoded'; seconds: number }
-  | { type: 'step'; image: number; step: number; steps: number }
-  | Preview
-  | FinishedImage
-  | { type: 'finished'; timings: { encode: number; denoise: number; decode: number } }
 
 const SEEDS = 2 ** 32
 
@@ -98,7 +73,7 @@ type StepInputs = { conditions: Condition[]; position: Tensor | undefined }
 const seedOf = ({ seed }: Txt2ImgRequest, image: number) => (seed + image) % SEEDS
 
 function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
-  return gaussianNoiseMeanwhile(
+  return gaussianNoiseAsync(
     seedOf(request, image),
     dims.reduce((product, dim) => product * dim),
   )
@@ -138,8 +113,11 @@ async function* denoiseImage(
     scheduler.step(velocity, run, latent.data)
     const step = run + 1
     yield { type: 'step', image, step, steps }
-    if (isPreviewDue(pkg, request.preview_steps, step, steps))
-      yield await preview(withoutNoise(latent.data, velocity, scheduler.sigmas[step]!), latent.dims, image, step)
+    const factors = previewFactors(pkg, request.preview_steps, step, steps)
+    if (factors) {
+      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[step]!)
+      yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
+    }
   }
   timings.denoise += denoiseClock()
   return { image, latent }
@@ -162,30 +140,32 @@ async function decodeImage(
 const sharesMemory = ({ plan }: Pipeline) =>
   ['transformer', 'vae_decoder'].every((network) => plan.offloaded.includes(network as NetworkName))
 
-/** The last step has no preview, because the image itself follows. */
-function isPreviewDue({ manifest }: Package, interval: number | undefined, step: number, steps: number): boolean {
+/** Factors for a preview after this step; undefined if none is due. The last step has none, because the image itself follows. */
+function previewFactors({ manifest }: Package, interval: number | undefined, step: number, steps: number) {
   const due = interval !== undefined && step % interval === 0 && step < steps
-  return due && canPreview(manifest.latent.channels)
+  return due ? manifest.latent.preview : undefined
 }
 
-async function preview(latent: Float32Array, dims: readonly number[], image: number, step: number): Promise<Preview> {
-  const [, , height, width] = dims as [number, number, number, number]
-  const data = await encodePreview(latent, width, height)
-  return { type: 'preview', image, step, width, height, content_type: 'image/jpeg', data }
+async function renderPreview(latent: Latent, factors: PreviewFactors, image: number, step: number): Promise<Preview> {
+  const [, , height, width] = latent.dims as [number, number, number, number]
+  const data = await encodePreview(latent.data, { width, height }, factors)
+  return { type: 'preview', image, step, width, height, content_type: CONTENT_TYPES.jpeg, data }
 }
 
-/** In the order of a batch under guidance: negative first, as in diffusers. */
+/** The prompts of a batch: with guidance, the negative prompt first, as in diffusers. */
 function promptsOf({ prompt, negative_prompt, guidance_scale }: Txt2ImgRequest): NamedPrompt[] {
   const positive = { name: 'prompt', text: prompt }
   return guidance_scale > 1 ? [{ name: 'negative prompt', text: negative_prompt }, positive] : [positive]
 }
 
-/** Dims of a latent [1, C, h, w] and how many patches it has. */
+/** Dims of a latent [1, C, h, w] and its number of patches. */
 function latentShape({ manifest: { latent, position } }: Package, { width, height }: Txt2ImgRequest) {
   const patch = latent.downsample * latent.patch_size
   for (const [name, pixels] of Object.entries({ width, height })) {
     if (pixels < patch || pixels % patch !== 0 || pixels / patch > position.max) {
-      throw new RangeError(`${name} is ${pixels}; this model makes multiples of ${patch} up to ${patch * position.max}`)
+      throw new RangeError(
+        `${name} is ${pixels}; this model supports multiples of ${patch} up to ${patch * position.max}`,
+      )
     }
   }
   const dims = [1, latent.channels, height / latent.downsample, width / latent.downsample]

@@ -1,5 +1,5 @@
-// CUDA through koffi, as much of it as weights need: addresses that stay while the memory behind them comes and goes (the driver's virtual
-// memory management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
+// The parts of CUDA that weights need, through koffi: reserved addresses with memory mapped on demand (the driver's virtual memory
+// management), and copies from mapped files. CUDA C Programming Guide 13, "Virtual Memory Management"; CUDA Runtime API 13.
 import { promisify } from 'node:util'
 import type { DeviceMemory } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
@@ -12,20 +12,20 @@ const DEVICE = 1
 const READ_WRITE = 3
 const REGISTER_READ_ONLY = 8
 const HOST_TO_DEVICE = 1
-/** A multiple of the granularity of every GPU, which is 2 MiB. */
+/** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
-/** The first GPU, which is also the one of onnxruntime's sessions. */
+/** The first GPU, which onnxruntime's sessions use as well. */
 const GPU = 0
 
 let loaded: DeviceMemory | undefined
 
-/** The memory of the first GPU. Throws an Error when CUDA's libraries or a GPU are not there. */
+/** The memory of the first GPU. Throws an Error without CUDA's libraries or a GPU. */
 export function loadCuda(): DeviceMemory {
   try {
     loaded ??= open()
     return loaded
   } catch (cause) {
-    throw new Error(`CUDA 13 is not there: ${(cause as Error).message}`, { cause })
+    throw new Error(`CUDA 13 is not available: ${(cause as Error).message}`, { cause })
   }
 }
 
@@ -58,7 +58,7 @@ function bind<Name extends string>(file: string, declarations: Record<Name, stri
   return Object.fromEntries(bound)
 }
 
-/** Calls on one of koffi's threads, for what takes long. */
+/** Calls a slow function on one of koffi's threads. */
 const onThread = async (call: CFunction, ...args: unknown[]) => (await promisify(call.async)(...args)) as number
 
 function open(): DeviceMemory {
@@ -73,9 +73,9 @@ function open(): DeviceMemory {
     if (error !== 0) driver.cuGetErrorString(error, text)
     if (error !== 0) throw new Error(`CUDA: ${text[0] ?? `error ${error}`}`)
   }
-  // The driver's functions work in the context that this makes for the thread.
+  // Creates this thread's context, which the driver's functions require.
   check(runtime.cudaSetDevice(GPU))
-  const { properties, access } = onDevice()
+  const { properties, access } = deviceDescriptors()
   const pool = createMemoryPool({
     bytes: PIECE_BYTES,
     create() {
@@ -109,14 +109,14 @@ function open(): DeviceMemory {
   }
 }
 
-/** cuBLAS keeps a workspace for each session, of 32 MiB and more on Hopper unless told otherwise, and is no slower with 8. */
+/** cuBLAS allocates a workspace per session, on Hopper of 32 MiB or more by default, and is not slower with 8 MiB. */
 function limitWorkspaces(): void {
   const setenv = loadLibrary(null).func('int setenv(const char *name, const char *value, int overwrite)')
   setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:2', 0)
 }
 
 /** CUmemAllocationProp { type, requestedHandleTypes, location { type, id }, … } and CUmemAccessDesc { location { type, id }, flags } */
-function onDevice() {
+function deviceDescriptors() {
   const properties = Buffer.alloc(32)
   const access = Buffer.alloc(12)
   properties.writeInt32LE(PINNED, 0)

@@ -1,16 +1,16 @@
 // The device memory of weights: reserved addresses, and memory mapped to them.
 import type { Pointer } from './ort-api.ts'
 
-/** Where weights go: a GPU's memory (cuda.ts). */
+/** A GPU's memory for weights (cuda.ts). */
 export type DeviceMemory = {
-  /** Every range is a multiple of this many bytes. */
+  /** Ranges are multiples of this many bytes. */
   readonly granularity: number
-  /** A range of addresses with nothing behind it. */
+  /** Reserves a range of addresses without memory. */
   reserve(bytes: number): Pointer
   unreserve(address: Pointer, bytes: number): void
-  /** Puts memory behind a range, such as an earlier one left. Throws an Error when there is no room. */
+  /** Maps memory to a range, first what earlier ranges left. Throws an Error if the device has no memory left. */
   map(address: Pointer, bytes: number): Mapping
-  /** Lets the device read a mapped file by itself, which is ten times as fast; false where that is not possible. */
+  /** Allows the device to read a mapped file directly, which is ten times as fast; false if unsupported. */
   register(address: Pointer, bytes: number): Promise<boolean>
   unregister(address: Pointer): Promise<void>
   copyFromHost(to: Pointer, from: Pointer, bytes: number): Promise<void>
@@ -19,6 +19,6 @@ export type DeviceMemory = {
 export type Mapping = {
   /** Keeps the memory for the next range. */
   leave(): void
-  /** Gives the memory back to the system. */
+  /** Returns the memory to the system. */
   free(): void
 }

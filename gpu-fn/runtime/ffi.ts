@@ -1,5 +1,5 @@
-// koffi, which calls C libraries on stacks of its own, with room for onnxruntime, which goes deep into CUDA's libraries: koffi's default
-// for calls on other threads is 128 KiB. The setting must come before the first library.
+// koffi with larger stacks: onnxruntime and CUDA's libraries need more than its default of 128 KiB for calls on other threads. The setting
+// must precede the first library.
 import koffi from 'koffi'
 
 const STACK_BYTES = 8 << 20

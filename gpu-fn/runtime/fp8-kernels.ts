@@ -14,7 +14,7 @@ const unavailable = (reason: string): Kernels => ({ library: null, reason })
 
 /** Looks for the library that `gpu-fn/kernels/build` makes and checks that it supports the first GPU. */
 export function findKernels(library: string = LIBRARY): Kernels {
-  if (!fs.existsSync(library)) return unavailable(`${library} is not there; gpu-fn/kernels/build makes it`)
+  if (!fs.existsSync(library)) return unavailable(`${library} is missing; gpu-fn/kernels/build creates it`)
   try {
     const unsupported = loadLibrary(library).func('octet_unsupported', 'str', [])() as string | null
     return unsupported === null ? { library, reason: null } : unavailable(unsupported)

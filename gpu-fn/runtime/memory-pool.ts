@@ -1,8 +1,8 @@
-// Device memory in pieces of one size, which ranges of addresses leave to each other without giving them back to the system in between.
+// A pool of device memory in pieces of one size. Address ranges reuse each other's pieces without returning them to the system.
 import type { Mapping } from './device-memory.ts'
 import type { Pointer } from './ort-api.ts'
 
-/** What the driver does with one piece, by its handle. Each may throw. */
+/** The driver's operations on one piece, by its handle. Each may throw. */
 export type Pieces = {
   readonly bytes: number
   create(): bigint
@@ -12,7 +12,7 @@ export type Pieces = {
 }
 
 export type MemoryPool = {
-  /** Puts memory behind `bytes` from `address` on, both multiples of a piece: first what others left. Throws what the driver says, with nothing mapped. */
+  /** Maps `bytes` at `address`, both multiples of a piece, with idle pieces first. Throws the driver's error, with nothing mapped. */
   map(address: Pointer, bytes: number): Mapping
 }
 

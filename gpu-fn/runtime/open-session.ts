@@ -1,5 +1,5 @@
-// One interface to onnxruntime: its Node binding on the CPU, its C API on CUDA. With the binding, `run` computes on the calling thread:
-// keep all sessions of a process on one worker thread.
+// Opens sessions of onnxruntime: its Node binding on the CPU, its C API on CUDA. The binding computes on the calling thread, so all sessions
+// of a process belong on one worker thread.
 import * as ort from 'onnxruntime-node'
 import type { Target } from '../manifest.ts'
 import { loadCuda } from './cuda.ts'
@@ -14,22 +14,22 @@ export type SessionOptions = {
   /** The library of our operators, for graphs of target cuda-fp8 that use them. */
   kernels?: string | undefined
   /**
-   * CPU only: widen FP8 weights to float32 once, as the graph is opened, and not in every run. They then hold four times the memory
-   * for as long as the session lives, and runs are faster, the more so the fewer tokens they have: twelve linear layers of
-   * 1536 × 6144 on two cores took 39 ms folded and 313 ms not for 16 tokens, 543 and 820 ms for 256.
+   * CPU only: widen FP8 weights to float32 once, on opening, instead of in every run. They take four times the memory while the session is
+   * open. Runs are faster, most of all with few tokens: twelve linear layers of 1536 × 6144 on two cores took 39 ms instead of 313 ms for
+   * 16 tokens, 543 instead of 820 ms for 256.
    */
   fold?: boolean | undefined
   /** CUDA only: the graph's weights, so that they can be offloaded. */
   weights?: WeightsFile | undefined
   /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
-  /** CPU threads of one run; as many as there are cores unless given. */
+  /** CPU threads per run; one per core unless given. */
   threads?: number | undefined
 }
 
 const ERRORS_ONLY = 3
 
-/** Opens an ONNX file; weights beside it are mapped, not read. Throws `SessionError`. */
+/** Opens an ONNX file; weights beside it are mapped. Throws `SessionError`. */
 export async function openSession(file: string, options: SessionOptions): Promise<Session> {
   const settings = options.target === 'cpu' ? cpuSettings(options) : cudaSettings(options)
   const binding = options.binding ?? (options.target === 'cpu' ? 'node' : 'native')
@@ -54,13 +54,12 @@ export async function openSession(file: string, options: SessionOptions): Promis
 function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
   return {
     threads,
-    // The pattern of a graph that widens its weights in every run doubles what it allocates.
+    // For a graph that widens its weights in every run, memory patterns double the allocation.
     memoryPattern: fold === true,
     entries: {
-      // Without its rules for quantised graphs, onnxruntime takes DequantizeLinear of a constant for a constant.
+      // Without its rules for quantized graphs, onnxruntime folds DequantizeLinear of a constant.
       'session.disable_quant_qdq': fold ? '1' : '0',
-      // Threads that wait by spinning are soon back at work. Each graph has threads of its own: those of one whose run is over must
-      // not take the cores from another's.
+      // Spinning threads resume quickly. Each graph has its own threads, which must stop spinning after a run to free the cores.
       'session.intra_op.allow_spinning': '1',
       'session.force_spinning_stop': '1',
     },
@@ -69,7 +68,7 @@ function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
 
 function cudaSettings({ kernels, provider, weights }: SessionOptions): NativeSettings {
   return {
-    // A pattern asks for one block of the peak's size in the second run of a shape, on top of what the first run took.
+    // In the second run of a shape a memory pattern allocates a block of the peak's size, in addition to the memory of the first run.
     memoryPattern: false,
     entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
     cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
@@ -78,7 +77,7 @@ function cudaSettings({ kernels, provider, weights }: SessionOptions): NativeSet
   }
 }
 
-/** The Node binding reaches no option of the CUDA provider. */
+/** The Node binding does not support options of the CUDA provider. */
 function nodeOptions({ threads, memoryPattern, entries, cuda }: NativeSettings): ort.InferenceSession.SessionOptions {
   return {
     executionProviders: [cuda ? 'cuda' : 'cpu'],
@@ -96,9 +95,9 @@ async function run(
 ): Promise<Record<string, Tensor>> {
   const feeds: Record<string, ort.Tensor> = {}
   for (const [name, tensor] of Object.entries(inputs)) {
-    // The binding passes over an input that it does not know.
+    // The binding ignores unknown inputs.
     if (!session.inputNames.includes(name)) throw new Error(`the graph has no input ${name}`)
-    if (!('data' in tensor)) throw new Error(`${name} is a resident tensor of another kind of session`)
+    if (!('data' in tensor)) throw new Error(`${name} is a device tensor of another kind of session`)
     const { data, dims } = tensor
     feeds[name] = toOrt(data, dims)
   }

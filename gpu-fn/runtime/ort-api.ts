@@ -1,5 +1,5 @@
-// onnxruntime's C API through koffi, as much of it as sessions use: the very library that onnxruntime-node brings. OrtApi is a table of
-// functions whose order never changes, so a function is its index; onnxruntime_c_api.h of onnxruntime 1.29 has them all.
+// The parts of onnxruntime's C API that sessions use, through koffi, from the library of onnxruntime-node. OrtApi is a table of functions in a
+// fixed order, so that an index identifies a function; see onnxruntime_c_api.h of onnxruntime 1.29.
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -7,13 +7,13 @@ import { koffi, loadLibrary } from './ffi.ts'
 
 export type Pointer = bigint
 
-/** The version whose table is read; onnxruntime 1.29. */
+/** Version of the table: onnxruntime 1.29. */
 const API_VERSION = 29
 const OUT = koffi.out('void **')
 const STRINGS = 'const char **'
 const PATH = process.platform === 'win32' ? 'str16' : 'str'
 
-// Every function returns a status, null for success. `OUT` is where it writes a pointer that it made.
+// Every function returns a status, null for success. `OUT` receives a new pointer.
 const FUNCTIONS = {
   CreateEnv: [3, 'int', 'str', OUT],
   CreateSession: [7, 'void *', PATH, 'void *', OUT],
@@ -70,25 +70,25 @@ export type OrtFunction = keyof typeof FUNCTIONS
 type Released = keyof typeof RELEASES
 
 export type OrtApi = {
-  /** Throws what onnxruntime says when it refuses. */
+  /** Throws onnxruntime's error. */
   call(name: OrtFunction, ...args: unknown[]): void
-  /** The same on a thread of koffi's. The arguments must stay alive until then. */
+  /** The same on one of koffi's threads. The arguments must stay alive until it resolves. */
   callAsync(name: OrtFunction, ...args: unknown[]): Promise<void>
-  /** The pointer that a function writes to its last parameter. */
+  /** Calls a function and returns the pointer in its last parameter. */
   make(name: OrtFunction, ...args: unknown[]): Pointer
-  /** The number that a function writes to its last parameter. */
+  /** Calls a function and returns the number in its last parameter. */
   count(name: OrtFunction, ...args: unknown[]): number
   release(kind: Released, pointer: Pointer): void
-  /** Copies between JavaScript's memory and the library's. */
+  /** Copies between JavaScript's and native memory. */
   copy(to: Pointer | ArrayBufferView, from: Pointer | ArrayBufferView, bytes: number): void
-  /** The pointers, or the text, that lie at an address. */
+  /** The pointers, or the text, at an address. */
   readPointers(address: Pointer, count: number): Pointer[]
   readString(address: Pointer): string
 }
 
 let loaded: OrtApi | undefined
 
-/** The table, loaded once a thread. Throws an Error when there is none of the right version. */
+/** The API, loaded once per thread. Throws an Error if the library has another version. */
 export function loadOrtApi(): OrtApi {
   loaded ??= open(libraryFile())
   return loaded
@@ -100,7 +100,7 @@ const LIBRARIES: Partial<Record<NodeJS.Platform, string>> = {
   win32: 'onnxruntime.dll',
 }
 
-/** Where onnxruntime-node keeps the library for this machine. */
+/** The file of onnxruntime-node's library for this machine. */
 function libraryFile(): string {
   const entry = createRequire(import.meta.url).resolve('onnxruntime-node')
   const name = LIBRARIES[process.platform]

@@ -1,8 +1,8 @@
-// onnxruntime's environment, of which a process has one, and the memory that its sessions share.
+// onnxruntime's environment, one per process, and the arena that its sessions share.
 import type { OrtApi, Pointer } from './ort-api.ts'
 
 // onnxruntime's OrtLoggingLevel, OrtAllocatorType, OrtMemType and ArenaExtendStrategy
-/** Whatever goes wrong is thrown; onnxruntime need not print it as well. */
+/** Errors are thrown, so that onnxruntime need not print them. */
 export const FATAL_ONLY = 4
 const DEVICE_ALLOCATOR = 0
 const DEFAULT_MEMORY = 0
@@ -12,15 +12,15 @@ export const CUDA_DEVICE = 0
 let environment: Pointer | undefined
 let shared = false
 
-/** Made when it is first asked for. Throws what onnxruntime says. */
+/** The environment, created on first use. Throws onnxruntime's error. */
 export function environmentOf(api: OrtApi): Pointer {
   environment ??= api.make('CreateEnv', FATAL_ONLY, 'octet')
   return environment
 }
 
 /**
- * Gives all sessions on the GPU one arena for what their runs need, which they take in turns. The CUDA provider has to be loaded: without
- * it onnxruntime ends the process here. Throws what onnxruntime says.
+ * Makes all sessions on the GPU use one arena for their runs, which do not overlap. The CUDA provider must be loaded: without it onnxruntime
+ * ends the process here. Throws onnxruntime's error.
  */
 export function shareArena(api: OrtApi): void {
   if (shared) return
@@ -30,7 +30,7 @@ export function shareArena(api: OrtApi): void {
   try {
     api.call('CreateAndRegisterAllocatorV2', environmentOf(api), ...provider, ...options)
   } catch (error) {
-    // Another thread of this process has done so before.
+    // Another thread of this process has already done so.
     if (!/already been registered/.test(String(error))) throw error
   } finally {
     api.release('ArenaCfg', configuration)

@@ -1,5 +1,5 @@
-// One thread on which the runs of all native sessions happen, so that the event loop is free meanwhile. It is always the same one: cuDNN
-// keeps its plans by thread, and onnxruntime's memory grows when runs come from different ones.
+// The thread that runs all native sessions, so that the event loop is free. It must be one thread: cuDNN stores its plans per thread, and
+// onnxruntime's memory grows if runs come from different threads.
 import { Worker } from 'node:worker_threads'
 import type { Pointer } from './ort-api.ts'
 
@@ -9,10 +9,10 @@ export type Ended = { message: string | null }
 let thread: Worker | undefined
 const waiting: { resolve(): void; reject(error: Error): void }[] = []
 
-/** RunWithBinding, after the runs that were asked for before. Throws what onnxruntime says. */
+/** RunWithBinding, after all earlier runs. Throws onnxruntime's error. */
 export function runOnThread(run: Run): Promise<void> {
   thread ??= start()
-  // While a run is under way the process must not end; an idle thread must not keep it.
+  // The process must not exit during a run, and an idle thread must not prevent it from exiting.
   thread.ref()
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   waiting.push({ resolve, reject })

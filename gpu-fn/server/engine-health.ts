@@ -1,5 +1,5 @@
-// Health check of the engine. Job failures alone prove nothing, since a caller may send a request that always fails. So after several
-// consecutive failures the engine is tested with requests of our own.
+// Health check of the engine. Job failures alone are not conclusive, because a request may always fail. After several consecutive failures
+// the engine is tested with known requests.
 import type { Logger } from 'pino'
 import type { Engine } from '../engine/engine.ts'
 import { type Job, outcome } from './job.ts'
@@ -39,7 +39,7 @@ export function createEngineHealth(engine: Engine, log: Logger, onBroken: () => 
     /** Records the end of a job, before the next one starts. `fault`: the job failed, and not evidently because of its request. */
     async record(job: Job, fault: boolean): Promise<void> {
       if (fault) faulty.add(job.id)
-      // A refused or canceled job proves nothing either way.
+      // A refused or canceled job is not conclusive.
       else if (outcome(job)?.type === 'succeeded') faulty.clear()
       if (faulty.size >= FAULTS_IN_A_ROW && !isBroken) await test()
     },

@@ -1,4 +1,4 @@
-// One job: what was asked, and the log of what happened, which any number of readers can follow from its start.
+// One job: its request, and the log of its events, which any number of readers can follow from the start.
 import { EventEmitter } from 'node:events'
 import type { JobEvent, JobRequest } from '../contract.ts'
 
@@ -10,7 +10,7 @@ export interface Job {
   readonly request: JobRequest
   /** The request without its attempt: two jobs with equal parameters make the same images. */
   readonly parameters: string
-  /** The highest attempt that asked for this job. */
+  /** The highest attempt of this job. */
   attempt: number
   readonly entries: Entry[]
   /** Approximate memory use of the job in bytes. */
@@ -40,7 +40,7 @@ export function createJob(id: string, request: JobRequest): Job {
   }
 }
 
-/** What must be equal for two requests to be the same job: everything but the attempt. */
+/** The parts of a request that identify the job: all but the attempt. */
 export function parametersOf(request: JobRequest): string {
   const { attempt: _, ...parameters } = request
   return JSON.stringify(parameters)
@@ -58,8 +58,8 @@ export function outcome(job: Job): JobEvent | undefined {
   return last && TERMINAL.includes(last.type) ? last : undefined
 }
 
-/** Waits for the next entry: true when one came, false when `milliseconds` went by without. */
-export function changedWithin(job: Job, milliseconds: number): Promise<boolean> {
+/** Waits for the next entry; false if there is none within `milliseconds`. */
+export function waitForChange(job: Job, milliseconds: number): Promise<boolean> {
   return new Promise((resolve) => {
     const settle = (changed: boolean) => {
       clearTimeout(timer)

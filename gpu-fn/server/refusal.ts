@@ -24,7 +24,7 @@ const STATUS = {
 } as const
 export type RefusalCode = keyof typeof STATUS
 
-/** A request that is not taken on; `message` is written for the caller. `retryAfter` is in seconds. */
+/** A refused request; `message` is for the caller, `retryAfter` in seconds. */
 export class Refusal extends Error {
   override name = 'Refusal' as const
   readonly code: RefusalCode
@@ -37,7 +37,7 @@ export class Refusal extends Error {
   }
 }
 
-/** The reply of a refusal: `application/problem+json` with `code`, and `retry-after` where waiting helps. */
+/** The reply of a refusal: `application/problem+json` with `code`, and `retry-after` if a retry may succeed. */
 export function problem({ code, message, retryAfter }: Pick<Refusal, 'code' | 'message' | 'retryAfter'>): Response {
   const status = STATUS[code]
   const body: z.infer<typeof refusal> = {
@@ -53,7 +53,7 @@ export function problem({ code, message, retryAfter }: Pick<Refusal, 'code' | 'm
   return new Response(JSON.stringify(body), { status, headers })
 }
 
-/** One sentence for each field that is wrong: its name, what was given and what is allowed. */
+/** One clause per invalid field: its name, the given value and the allowed ones. */
 export function describeIssues(issues: readonly z.core.$ZodIssue[]): string {
   return issues.slice(0, 5).map(describeIssue).join('; ')
 }

@@ -2,13 +2,12 @@
 import { LIMITS } from '../contract.ts'
 import { Refusal } from './refusal.ts'
 
-/** Beyond this the connection is given up rather than read to its end. */
+/** Longer bodies are not read to the end. */
 const DISCARD_BYTES = 16 * LIMITS.requestBytes
 
 /**
- * The body's bytes; throws a 413 Refusal when there are more than the contract allows.
- * What is too much is read and dropped first: a reply that overtakes its request is lost to many clients, together with the
- * kept-alive connection, which is why hono's body limit does not do here.
+ * The body's bytes. Throws a 413 Refusal if there are more than the contract allows, after reading the excess: many clients lose a reply that
+ * arrives before they have sent the request, and the kept-alive connection with it. hono's body limit replies early.
  */
 export async function readBody(request: Request): Promise<Uint8Array> {
   const chunks: Uint8Array[] = []

@@ -1,20 +1,20 @@
-// Runs one job on the engine and writes what happens into the job's log.
+// Runs one job on the engine and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
-import type { PipelineEvent } from '../pipeline/txt2img.ts'
+import type { PipelineEvent } from '../pipeline/events.ts'
 import { append, type Job } from './job.ts'
 
-/** A warning quotes the prompt, which may be long; a line of the stream has a limit. */
+/** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
 
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
 /**
- * Runs the job to its end. Never rejects: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: something of ours broke
- * on the way, also in a job that was canceled; it is in the log.
+ * Runs the job to its end. Never rejects: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, also in a
+ * canceled job; the error is logged.
  */
 export async function runJob(engine: Engine, job: Job, log: Logger): Promise<{ fault: boolean }> {
   const progress = { timings: emptyTimings(job), stepsDone: 0, images: 0 }
@@ -33,7 +33,7 @@ export async function runJob(engine: Engine, job: Job, log: Logger): Promise<{ f
   return { fault }
 }
 
-/** The event that ends a job which was canceled before it ran, or between two steps. */
+/** The final event of a job that was canceled before its run or between two steps. */
 export function canceled(
   job: Job,
   progress: Progress = { timings: emptyTimings(job), stepsDone: 0, images: 0 },
@@ -109,7 +109,7 @@ function emptyTimings(job: Job): Timings {
   return { queue: secondsSince(job.acceptedAt), load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 }
 
-/** Completes the timings. Of a job that did not finish, what ran after the encoders counts as denoising. */
+/** Completes the timings. In an unfinished job, the time after the encoders counts as denoising. */
 function close(job: Job, { timings, stepsDone }: Progress): Timings {
   const total = secondsSince(job.acceptedAt)
   const { queue, load, encode, decode } = timings

@@ -19,7 +19,7 @@ import { describeIssues, problem, Refusal } from './refusal.ts'
 import { readBody } from './request-body.ts'
 import { jobStream } from './stream.ts'
 
-/** A margin under the contract's five seconds, so that a reader who counts them strictly never misses one. */
+/** Less than the contract's interval, so that strict readers always receive a heartbeat in time. */
 const HEARTBEAT_MS = LIMITS.heartbeatMs - 1_000
 
 export interface ServerOptions {
@@ -48,7 +48,7 @@ export function createApp(options: ServerOptions): Hono {
   return app
 }
 
-/** A request of the edge. `attempt` is null without authentication, when only the body of a PUT has it. */
+/** An authenticated request. `attempt` is null without authentication; the body of a PUT has it as well. */
 type Signed = { id: string; attempt: number | null; body: Uint8Array }
 
 /** Verifies the request's token for this job before reading any of its body. */

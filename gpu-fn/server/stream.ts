@@ -1,6 +1,6 @@
 // The reply of `PUT /jobs/{id}`: JSON lines; a line with `bytes: n` is followed by n raw bytes.
 import type { JobEvent } from '../contract.ts'
-import { changedWithin, type Job, outcome } from './job.ts'
+import { type Job, outcome, waitForChange } from './job.ts'
 
 const encoder = new TextEncoder()
 
@@ -44,7 +44,7 @@ async function* chunks(job: Job, accepted: JobEvent, heartbeatMs: number): Async
       next += 1
     } else {
       if (outcome(job)) return
-      if (!(await changedWithin(job, heartbeatMs))) yield line({ type: 'heartbeat' })
+      if (!(await waitForChange(job, heartbeatMs))) yield line({ type: 'heartbeat' })
     }
   }
 }

@@ -1,9 +1,9 @@
-// The tokenizer directories of an SD3.5 repository: `tokenizer.json` where there is one, else CLIP's `vocab.json` and `merges.txt`.
+// Tokenizer directories as in SD3.5 repositories: `tokenizer.json` if present, else CLIP's `vocab.json` and `merges.txt`.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
 
-/** A tokenizer directory that cannot be used; the message names the file and what is wrong with it. */
+/** An unusable tokenizer directory; the message names the file and the problem. */
 export class TokenizerError extends Error {
   override name = 'TokenizerError' as const
 }
@@ -39,7 +39,7 @@ export type TokenizerFiles = { definition: TokenizerJson; padToken: string; conf
 
 const START = '<|startoftext|>'
 const END = '<|endoftext|>'
-/** Words, single digits, runs of anything else: OpenAI's `simple_tokenizer.py`, in the words of transformers' `CLIPTokenizer`. */
+/** Words, single digits, runs of anything else: OpenAI's `simple_tokenizer.py`, as in transformers' `CLIPTokenizer`. */
 export const CLIP_WORDS =
   "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+"
 

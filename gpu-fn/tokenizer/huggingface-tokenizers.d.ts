@@ -1,4 +1,4 @@
-// The library's own declarations import without file endings, which `nodenext` cannot follow; these are the parts that we use.
+// The library's declarations import without file extensions, which `nodenext` does not resolve; these are the parts in use.
 declare module '@huggingface/tokenizers' {
   type Component = { type: string; [option: string]: unknown }
   type Encoding = { ids: number[]; tokens: string[]; attention_mask: number[] }

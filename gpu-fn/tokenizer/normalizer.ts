@@ -1,11 +1,11 @@
-// Text normalisation as Hugging Face's `tokenizers` (Rust) does it, where the JavaScript port only comes near: SentencePiece's
-// compiled character map, which the port replaces by NFKC, and lower case without context (no final sigma).
+// Text normalization exactly as in Hugging Face's `tokenizers` (Rust), where the JavaScript port differs: SentencePiece's compiled character
+// map, which the port approximates by NFKC, and lower case without context (no final sigma).
 import { SequenceNormalizer } from '@huggingface/tokenizers'
 
 export type NormalizerConfig = { type: string; [option: string]: unknown }
 type Normalize = (text: string) => string
 
-/** The normaliser that a `tokenizer.json` describes. Throws when it names a type that the library lacks, or a broken map. */
+/** The normalizer that a `tokenizer.json` describes. Throws for a type that the library lacks, or a malformed map. */
 export function exactNormalizer(config: NormalizerConfig): Normalize {
   switch (config.type) {
     case 'Sequence': {
@@ -38,7 +38,7 @@ function charactersMap(base64: string): Normalize {
   const bytes = Buffer.from(base64, 'base64')
   const arrayBytes = bytes.length >= 4 ? bytes.readUInt32LE(0) : 0
   if (arrayBytes === 0 || arrayBytes % 4 !== 0 || arrayBytes + 4 > bytes.length) {
-    throw new Error('precompiled_charsmap is empty or cut short')
+    throw new Error('precompiled_charsmap is empty or truncated')
   }
   const units = Uint32Array.from({ length: arrayBytes / 4 }, (_, i) => bytes.readUInt32LE(4 + 4 * i))
   const replacements = bytes.subarray(4 + arrayBytes)
@@ -73,7 +73,7 @@ function charactersMap(base64: string): Normalize {
   }
 }
 
-/** The value of the shortest key that `key` starts with. SentencePiece takes the longest, `tokenizers` the first it meets. */
+/** The value of the shortest key that `key` starts with. SentencePiece takes the longest, `tokenizers` the shortest. */
 function shortestMatch(units: Uint32Array, key: Uint8Array): number | undefined {
   let at = childrenOf(units[0]!)
   for (const byte of key) {

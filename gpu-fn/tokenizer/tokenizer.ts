@@ -1,10 +1,10 @@
-// Prompts to token ids, as transformers' CLIPTokenizer and T5Tokenizer give them, from the files beside an SD3.5 checkpoint.
+// Prompts to token ids, equal to those of transformers' tokenizers, from the tokenizer files of a checkpoint.
 import { Tokenizer } from '@huggingface/tokenizers'
 import { readTokenizerFiles, TokenizerError, type TokenizerFiles, type TokenizerJson } from './files.ts'
 import { exactNormalizer } from './normalizer.ts'
 import { type Cutter, cutIntoPieces, cutterOf, type Piece } from './pieces.ts'
 
-/** The tokenizer of one text encoder: `prefix`, the prompt, `suffix`, then `padId` to the length that the encoder wants. */
+/** The tokenizer of one text encoder: `prefix`, the prompt, `suffix`, then `padId` up to the length of the encoder's input. */
 export type PromptTokenizer = {
   tokenizer: Tokenizer
   prefix: number[]
@@ -12,7 +12,7 @@ export type PromptTokenizer = {
   padId: number
   /** Splits long prompts into pieces; null if prompts must be tokenized whole. */
   cutter: Cutter | null
-  /** One more than the largest id it gives: what an embedding must have rows for. */
+  /** One more than its largest id: the rows that an embedding needs. */
   vocabulary: number
 }
 
@@ -118,10 +118,10 @@ function fuseInLinearTime({ model }: Tokenizer): void {
 
 type Component = NonNullable<TokenizerJson['pre_tokenizer']>
 
-/** GPT-2's words; `ByteLevel` splits by it unless told otherwise. */
+/** GPT-2's words, the default of `ByteLevel`. */
 const BYTE_LEVEL_WORDS = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
-/** The same pre-tokenizer with Unicode's white space where the library splits by JavaScript's, which has U+FEFF and lacks U+0085. */
+/** The same pre-tokenizer with Unicode's white space instead of JavaScript's, which includes U+FEFF and lacks U+0085. */
 function unicodeSpaces(config: Component): Component {
   if (Array.isArray(config.pretokenizers)) return { ...config, pretokenizers: config.pretokenizers.map(unicodeSpaces) }
   if (config.type === 'WhitespaceSplit') {

@@ -1,4 +1,4 @@
-// A file that arrives in ranges, in any order. It has another name until it is whole and has its SHA-256.
+// A file that is downloaded in ranges, in any order. It has a temporary name until it is complete and its SHA-256 is verified.
 import { randomBytes } from 'node:crypto'
 import { writeSync } from 'node:fs'
 import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
@@ -7,24 +7,24 @@ import type { Hasher } from './hasher.ts'
 
 export type Wanted = { key: string; file: string; bytes: number; sha256: string }
 
-/** `written` of its bytes are in the file, from its start on. */
+/** `written`: bytes of the range in the file, from its start. */
 export type Range = { start: number; bytes: number; written: number }
 
-/** What came does not have the SHA-256 that it should. */
+/** A downloaded file does not have the expected SHA-256. */
 export class CorruptDownload extends Error {
   override name = 'CorruptDownload' as const
 }
 
-/** How much more must be there before the hasher is told of it. */
-const TELL_BYTES = 4 << 20
+/** Minimum number of new bytes per update of the hasher. */
+const UPDATE_BYTES = 4 << 20
 
 export type ArrivingFile = ReturnType<typeof createArrivingFile>
 
 export function createArrivingFile({ key, file, bytes, sha256 }: Wanted, hasher: Hasher) {
   const partial = path.join(path.dirname(file), `.${randomBytes(8).toString('hex')}.part`)
-  /** Those asked for, in order, from the first on that is not wholly written. */
+  /** Requested ranges in order, from the first incomplete one. */
   const ranges: Range[] = []
-  let [asked, told] = [0, -1]
+  let [requested, reported] = [0, -1]
   let opening: Promise<FileHandle> | undefined
 
   async function openPartial(): Promise<FileHandle> {
@@ -32,47 +32,47 @@ export function createArrivingFile({ key, file, bytes, sha256 }: Wanted, hasher:
     return await open(partial, 'wx')
   }
 
-  /** Tells the hasher how much is there without a gap. */
-  function tell(): void {
+  /** Reports the contiguous bytes from the start of the file to the hasher. */
+  function updateHasher(): void {
     while (ranges.length > 1 && ranges[0]!.written === ranges[0]!.bytes) ranges.shift()
-    const there = ranges[0]!.start + ranges[0]!.written
-    const whole = there === bytes
-    if (told === bytes || (!whole && there - told < TELL_BYTES)) return
-    told = there
-    hasher.tell({ file: partial, bytes: there, whole })
+    const contiguous = ranges[0]!.start + ranges[0]!.written
+    const complete = contiguous === bytes
+    if (reported === bytes || (!complete && contiguous - reported < UPDATE_BYTES)) return
+    reported = contiguous
+    hasher.update({ file: partial, bytes: contiguous, complete })
   }
 
   return {
     key,
-    /** The next range to ask for, of at most so many bytes; null when all were. An empty file has one of none. */
+    /** The next range to request, of at most `most` bytes; null if all were requested. An empty file has one empty range. */
     next(most: number): Range | null {
-      if (asked === bytes && opening) return null
+      if (requested === bytes && opening) return null
       opening ??= openPartial()
-      opening.catch(() => {}) // whoever writes next is told
-      const range = { start: asked, bytes: Math.min(most, bytes - asked), written: 0 }
-      asked += range.bytes
+      opening.catch(() => {}) // the next write throws it
+      const range = { start: requested, bytes: Math.min(most, bytes - requested), written: 0 }
+      requested += range.bytes
       ranges.push(range)
       return range
     },
-    /** Writes what comes next of a range. */
+    /** Appends a block to a range. */
     async write(range: Range, block: Uint8Array): Promise<void> {
       const handle = await opening!
       for (let done = 0; done < block.length; ) {
-        // A copy to the page cache, for which handing it to another thread costs as much again.
+        // Synchronous: a copy to the page cache takes no longer than passing it to another thread.
         const bytesWritten = writeSync(handle.fd, block, done, block.length - done, range.start + range.written)
         done += bytesWritten
         range.written += bytesWritten
       }
-      tell()
+      updateHasher()
     },
-    /** Resolves when the file is in its place. Throws CorruptDownload. */
+    /** Resolves when the file is verified and renamed. Throws CorruptDownload. */
     async placed(): Promise<void> {
       const digest = await hasher.digestOf(partial)
-      if (digest !== sha256) throw new CorruptDownload(`${path.basename(file)} came with the SHA-256 ${digest}`)
+      if (digest !== sha256) throw new CorruptDownload(`${path.basename(file)} has the SHA-256 ${digest}`)
       await (await opening!).close()
       await rename(partial, file)
     },
-    /** Lets go of what is not in its place. Nothing may be written any more. */
+    /** Removes an incomplete file. Not during a write. */
     async discard(): Promise<void> {
       await opening?.then((handle) => handle.close()).catch(() => {})
       await rm(partial, { force: true })

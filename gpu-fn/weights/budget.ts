@@ -1,94 +1,114 @@
-// The disk budget of the package cache: what is there, and what goes when more is to come.
+// The disk budget of the package cache: its contents, and their eviction.
 import { readdir, rm, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackageName } from './layout.ts'
 import { parseManifest, readManifest } from './packages.ts'
 
-/** The cache cannot hold what is asked of it; the message has the numbers. */
+/** The packages exceed the budget of the cache; the message has the numbers. */
 export class CacheFull extends Error {
   override name = 'CacheFull' as const
 }
 
-/** A file half written that nobody has written to for this long belongs to a process that is gone. */
+/** A temporary file without writes for this long belongs to a process that has ended. */
 const STALE_MS = 30_000
-const LOOK_AGAIN_MS = 2_000
+const POLL_MS = 2_000
 const SHA256 = /^[0-9a-f]{64}$/
 
 type Options = { directory: string; blobs: string; packages: string; bytes: number }
 type Entry = { file: string; name: string; bytes: number; links: number; modified: number }
 
-export function createBudget({ directory, blobs, packages, bytes: limit }: Options) {
-  /** Packages that this process has open. */
-  const kept = new Set<string>()
+const isPartial = ({ name }: Entry) => name.startsWith('.')
+const isStale = ({ modified }: Entry) => Date.now() - modified > STALE_MS
+const sumOf = (values: Iterable<number>) => [...values].reduce((sum, value) => sum + value, 0)
+
+export class CacheBudget {
+  readonly #options: Options
+  /** Digests of packages that this process has open. */
+  readonly #inUse = new Set<string>()
+
+  constructor(options: Options) {
+    this.#options = options
+  }
+
+  /** Protects a package from eviction. */
+  keep(digest: string): void {
+    this.#inUse.add(digest)
+  }
+
+  /** Removes temporary files of processes that have ended. */
+  async removeStale(): Promise<void> {
+    const { blobs, packages } = this.#options
+    const partial = [...(await entries(blobs)), ...(await entries(packages))].filter(isPartial)
+    for (const { file } of partial.filter(isStale)) await rm(file, { recursive: true, force: true })
+  }
+
+  /** The blobs (SHA-256 → bytes) that are not on disk. */
+  async missing(all: ReadonlyMap<string, number>): Promise<Map<string, number>> {
+    const present = new Map((await entries(this.#options.blobs)).map(({ name, bytes }) => [name, bytes]))
+    return new Map([...all].filter(([sha256, bytes]) => present.get(sha256) !== bytes))
+  }
+
+  /** Evicts the least recently used packages until the missing blobs fit. Throws CacheFull. */
+  async makeRoom(missing: ReadonlyMap<string, number>, wanted: ReadonlySet<string>): Promise<void> {
+    const needed = sumOf(missing.values())
+    if (await this.#fits(needed)) return
+    await this.#removeOrphans(wanted)
+    for (const entry of await this.#packagesByAge()) {
+      if (this.#inUse.has(entry.name) || isPartial(entry)) continue
+      if (await this.#fits(needed)) return
+      await rm(entry.file, { recursive: true, force: true })
+      await this.#removeOrphans(wanted)
+    }
+    await this.#waitForOthers(needed)
+  }
+
+  /** The digest of the most recently used package of this name. */
+  async newestOf({ model, tier, target }: PackageName): Promise<string | null> {
+    for (const entry of (await this.#packagesByAge()).filter(({ name }) => SHA256.test(name)).reverse()) {
+      const manifest = await readManifest(entry.file)
+        .then((bytes) => parseManifest(entry.file, bytes))
+        .catch(() => null)
+      if (manifest?.model === model && manifest.tier === tier && manifest.target === target) return entry.name
+    }
+    return null
+  }
+
+  /** Waits while downloads of other processes occupy the budget; those of killed processes become stale. Throws CacheFull. */
+  async #waitForOthers(needed: number): Promise<void> {
+    const { directory, blobs, bytes } = this.#options
+    while (!(await this.#fits(needed))) {
+      const active = (await entries(blobs)).filter(isPartial)
+      if (active.length === 0)
+        throw new CacheFull(
+          `${directory} may take ${bytes} bytes, ${await this.#used()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
+        )
+      await sleep(POLL_MS)
+      await this.removeStale()
+    }
+  }
+
+  async #fits(bytes: number): Promise<boolean> {
+    return (await this.#used()) + bytes <= this.#options.bytes
+  }
+
+  async #used(): Promise<number> {
+    return sumOf((await entries(this.#options.blobs)).map(({ bytes }) => bytes))
+  }
 
   /** Package directories, least recently used first. */
-  async function packagesByAge(): Promise<Entry[]> {
-    return (await entries(packages)).toSorted((a, b) => a.modified - b.modified)
+  async #packagesByAge(): Promise<Entry[]> {
+    return (await entries(this.#options.packages)).toSorted((a, b) => a.modified - b.modified)
   }
 
-  const isPart = ({ name }: Entry) => name.startsWith('.')
-  const isStale = ({ modified }: Entry) => Date.now() - modified > STALE_MS
-
-  async function forgetStale(): Promise<void> {
-    const left = [...(await entries(blobs)), ...(await entries(packages))].filter(isPart)
-    for (const { file } of left.filter(isStale)) await rm(file, { recursive: true, force: true })
-  }
-
-  /** Removes blobs that no package has and that are not among `wanted`. */
-  async function forgetOrphans(wanted: ReadonlySet<string>): Promise<void> {
-    for (const { file, name, links } of await entries(blobs))
+  /** Removes blobs without a package, except `wanted`. */
+  async #removeOrphans(wanted: ReadonlySet<string>): Promise<void> {
+    for (const { file, name, links } of await entries(this.#options.blobs))
       if (SHA256.test(name) && links === 1 && !wanted.has(name)) await rm(file, { force: true })
-  }
-
-  async function used(): Promise<number> {
-    return (await entries(blobs)).reduce((sum, { bytes }) => sum + bytes, 0)
-  }
-
-  return {
-    forgetStale,
-    keep: (digest: string) => void kept.add(digest),
-    /** Those of the blobs, SHA-256 → bytes, that are not on the disk. */
-    async missing(all: ReadonlyMap<string, number>): Promise<Map<string, number>> {
-      const present = new Map((await entries(blobs)).map(({ name, bytes }) => [name, bytes]))
-      return new Map([...all].filter(([sha256, bytes]) => present.get(sha256) !== bytes))
-    },
-    /** Lets go of what was not used for longest until the missing blobs fit. Throws CacheFull. */
-    async makeRoom(missing: ReadonlyMap<string, number>, wanted: ReadonlySet<string>): Promise<void> {
-      const needed = [...missing.values()].reduce((sum, bytes) => sum + bytes, 0)
-      const fits = async () => (await used()) + needed <= limit
-      if (await fits()) return
-      await forgetOrphans(wanted)
-      for (const { file } of (await packagesByAge()).filter((entry) => !kept.has(entry.name) && !isPart(entry))) {
-        if (await fits()) return
-        await rm(file, { recursive: true, force: true })
-        await forgetOrphans(wanted)
-      }
-      // What another process downloads counts as well; one that was killed shows itself by no longer writing.
-      while (!(await fits())) {
-        const young = (await entries(blobs)).filter(isPart)
-        if (young.length === 0)
-          throw new CacheFull(
-            `${directory} may take ${limit} bytes, ${await used()} are in use, and ${needed} more are needed: raise OCTET_CACHE_BYTES or serve fewer models`,
-          )
-        await sleep(LOOK_AGAIN_MS)
-        await forgetStale()
-      }
-    },
-    /** The digest of the package of this name that was used last. */
-    async newestOf({ model, tier, target }: PackageName): Promise<string | null> {
-      for (const entry of (await packagesByAge()).filter(({ name }) => SHA256.test(name)).reverse()) {
-        const manifest = await readManifest(entry.file)
-          .then((bytes) => parseManifest(entry.file, bytes))
-          .catch(() => null)
-        if (manifest?.model === model && manifest.tier === tier && manifest.target === target) return entry.name
-      }
-      return null
-    },
   }
 }
 
-/** What a directory has; what vanishes meanwhile is left out. */
+/** The entries of a directory, without those removed in the meantime. */
 async function entries(directory: string): Promise<Entry[]> {
   const names = await readdir(directory).catch(() => [])
   const found = names.map(async (name): Promise<Entry[]> => {

@@ -1,106 +1,130 @@
-// Packages from a bucket on this machine's disk, within a budget. A blob gets its name when it is whole and has its SHA-256, a package its
-// own when it has every file; whatever is killed half-way leaves nothing that could be taken for either.
-import { createHash } from 'node:crypto'
+// A disk cache of packages from a bucket, within a budget. Blobs and packages are renamed to their final names when they are complete and
+// verified, so that an interrupted process leaves neither incomplete.
 import { link, mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { Logger } from 'pino'
 import type { Manifest, Package } from '../manifest.ts'
 import { CorruptDownload } from './arriving-file.ts'
 import { type Bucket, BucketError } from './bucket.ts'
-import { createBudget } from './budget.ts'
+import { CacheBudget } from './budget.ts'
 import { type DownloadOptions, download } from './download.ts'
-import { blobKey, manifestKey, type PackageName, POINTER_BYTES, pointer, pointerKey } from './layout.ts'
-import { isInside, MANIFEST, MANIFEST_BYTES, openPackage, PackageError, parseManifest } from './packages.ts'
+import { blobKey, type PackageName } from './layout.ts'
+import { MANIFEST, openPackage, PackageError } from './packages.ts'
+import { describeName, findServed, type ServedPackage } from './served-package.ts'
 import { CorruptFile, type Verifier } from './verification.ts'
 
 export type CacheOptions = {
   directory: string
-  /** The most that the cache may take of the disk. */
+  /** Maximum size of the cache on disk. */
   budgetBytes: number
   bucket: Bucket
   verifier: Verifier
   log: Pick<Logger, 'info' | 'warn'>
   download?: Omit<DownloadOptions, 'onProgress'>
-  /** Told how much of the package being fetched is there. */
+  /** Receives the progress of the current package. */
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-/** How often a file that came damaged is fetched again. */
+/** Retries for corrupt downloads. */
 const CORRUPT_TRIES = 2
 
-/** The cache of one process; others may use the directory at the same time. */
-export function createPackageCache(options: CacheOptions) {
-  const { directory, bucket, verifier, log } = options
-  const packages = path.join(directory, 'packages')
-  const blobs = path.join(directory, 'blobs')
-  const budget = createBudget({ directory, blobs, packages, bytes: options.budgetBytes })
-  const fileOf = (sha256: string) => path.join(blobs, sha256)
+/** The cache of one process; other processes may use the directory at the same time. */
+export class PackageCache {
+  readonly #options: CacheOptions
+  readonly #packages: string
+  readonly #blobs: string
+  readonly #budget: CacheBudget
 
-  /** The package's digest and manifest as the bucket has them now. */
-  async function lookUp(name: PackageName): Promise<{ digest: string; bytes: Uint8Array; manifest: Manifest }> {
-    const found = pointer.safeParse(parseJson(await bucket.read(pointerKey(name), POINTER_BYTES)))
-    if (!found.success) throw new PackageError(`${pointerKey(name)} in ${bucket.url} is not a pointer to a package`)
-    const digest = found.data.package
-    const bytes = await bucket.read(manifestKey(digest), MANIFEST_BYTES)
-    const source = `${bucket.url}/${manifestKey(digest)}`
-    if (createHash('sha256').update(bytes).digest('hex') !== digest)
-      throw new PackageError(`${source} does not have the SHA-256 that it is named by`)
-    const manifest = parseManifest(source, bytes)
-    const given = { model: manifest.model, tier: manifest.tier, target: manifest.target }
-    if (JSON.stringify(given) !== JSON.stringify({ model: name.model, tier: name.tier, target: name.target }))
-      throw new PackageError(`${source} is ${describe(given)}, not ${describe(name)}`)
-    const outside = Object.keys(manifest.files).find((file) => !isInside(file) || file === MANIFEST)
-    if (outside !== undefined) throw new PackageError(`${source}: "${outside}" is no path inside the package`)
-    return { digest, bytes, manifest }
+  constructor(options: CacheOptions) {
+    const { directory, budgetBytes } = options
+    this.#options = options
+    this.#packages = path.join(directory, 'packages')
+    this.#blobs = path.join(directory, 'blobs')
+    const places = { directory, blobs: this.#blobs, packages: this.#packages }
+    this.#budget = new CacheBudget({ ...places, bytes: budgetBytes })
   }
 
-  async function fetchBlobs({ files }: Manifest): Promise<void> {
+  /**
+   * The package that the bucket serves, from disk or downloaded. If the bucket is unreachable, the most recently used one. Throws
+   * PackageError, BucketError, CorruptDownload, or a file-system error.
+   */
+  async ensure(name: PackageName): Promise<Package> {
+    const served = await findServed(this.#options.bucket, name).catch((error: unknown) =>
+      this.#findLastUsed(name, error),
+    )
+    const cached = await this.#openCached(served.digest)
+    if (cached) return cached
+    if (!served.manifest) throw new PackageError(`${describeName(name)} is incomplete in ${this.#packages}`)
+    return this.#fetch(name, served)
+  }
+
+  /** The most recently used package, if the bucket is unreachable. Throws `error` otherwise. */
+  async #findLastUsed(name: PackageName, error: unknown): Promise<{ digest: string; manifest: null }> {
+    if (!(error instanceof BucketError) || error.missing) throw error
+    const digest = await this.#budget.newestOf(name)
+    if (digest === null) throw error
+    const { log } = this.#options
+    log.warn({ err: error, package: digest }, 'the bucket cannot be read; the most recently used package is served')
+    return { digest, manifest: null }
+  }
+
+  async #fetch(name: PackageName, served: ServedPackage): Promise<Package> {
+    const start = performance.now()
+    await this.#fetchBlobs(served.manifest)
+    await this.#assemble(served)
+    const opened = await this.#openCached(served.digest)
+    if (!opened) throw new PackageError(`${describeName(name)} was downloaded and cannot be opened`)
+    const bytes = sum(Object.values(served.manifest.files).map((file) => file.bytes))
+    const seconds = (performance.now() - start) / 1000
+    this.#options.log.info({ ...name, package: served.digest, bytes, seconds }, 'package fetched')
+    return opened
+  }
+
+  async #fetchBlobs({ files }: Manifest): Promise<void> {
     const all = new Map(Object.values(files).map((file) => [file.sha256, file.bytes]))
-    await mkdir(blobs, { recursive: true })
-    await budget.forgetStale()
+    await mkdir(this.#blobs, { recursive: true })
+    await this.#budget.removeStale()
     for (let tries = 1; ; tries++) {
-      const missing = await budget.missing(all)
+      const missing = await this.#budget.missing(all)
       if (missing.size === 0) return
-      await budget.makeRoom(missing, new Set(all.keys()))
+      await this.#budget.makeRoom(missing, new Set(all.keys()))
       try {
-        await fetchMissing(missing, all)
+        await this.#fetchMissing(missing, all)
       } catch (error) {
         if (!(error instanceof CorruptDownload) || tries > CORRUPT_TRIES) throw error
-        log.warn({ err: error }, 'a file of a package came damaged; it is fetched again')
+        this.#options.log.warn({ err: error }, 'a file of a package is corrupt; it is downloaded again')
       }
     }
   }
 
-  async function fetchMissing(missing: ReadonlyMap<string, number>, all: ReadonlyMap<string, number>): Promise<void> {
+  async #fetchMissing(missing: ReadonlyMap<string, number>, all: ReadonlyMap<string, number>): Promise<void> {
+    const { bucket, verifier, onProgress } = this.#options
     const wanted = [...missing].map(([sha256, bytes]) => ({
-      key: blobKey(sha256),
-      file: fileOf(sha256),
-      bytes,
-      sha256,
+      ...{ key: blobKey(sha256), file: this.#fileOf(sha256), bytes, sha256 },
     }))
     const total = sum(all.values())
     let done = total - sum(missing.values())
-    const onProgress = (bytes: number) => {
+    const report = (bytes: number) => {
       done += bytes
-      options.onProgress?.(done, total)
+      onProgress?.(done, total)
     }
-    await download(bucket, wanted, { ...options.download, onProgress })
+    await download(bucket, wanted, { ...this.#options.download, onProgress: report })
     await verifier.trust(wanted)
   }
 
-  /** Makes the package's directory of links to blobs; the rename is what makes it one. */
-  async function assemble(digest: string, bytes: Uint8Array, { files }: Manifest): Promise<void> {
-    await mkdir(packages, { recursive: true })
-    const scratch = await mkdtemp(path.join(packages, '.package-'))
+  /** Creates the package's directory of links to blobs under a temporary name and renames it. */
+  async #assemble({ digest, bytes, manifest: { files } }: ServedPackage): Promise<void> {
+    await mkdir(this.#packages, { recursive: true })
+    const scratch = await mkdtemp(path.join(this.#packages, '.package-'))
     try {
       for (const [name, { sha256 }] of Object.entries(files)) {
         const file = path.join(scratch, name)
         await mkdir(path.dirname(file), { recursive: true })
-        await link(fileOf(sha256), file)
+        await link(this.#fileOf(sha256), file)
       }
       await writeFile(path.join(scratch, MANIFEST), bytes)
-      await rename(scratch, path.join(packages, digest)).catch((error: NodeJS.ErrnoException) => {
-        if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // another process was first
+      await rename(scratch, path.join(this.#packages, digest)).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // another process has created it
       })
     } finally {
       await rm(scratch, { recursive: true, force: true })
@@ -108,55 +132,32 @@ export function createPackageCache(options: CacheOptions) {
   }
 
   /** Opens a cached package; null if it is absent, incomplete or corrupt. */
-  async function openCached(digest: string): Promise<Package | null> {
-    const at = path.join(packages, digest)
+  async #openCached(digest: string): Promise<Package | null> {
+    const { verifier, log } = this.#options
+    const at = path.join(this.#packages, digest)
     if (!(await stat(at).catch(() => null))) return null
     try {
       const opened = await openPackage(at)
       if (opened.digest !== digest) throw new PackageError(`${at}: ${MANIFEST} does not have the SHA-256 in its name`)
       await verifier.verify(opened)
       await utimes(at, new Date(), new Date())
-      budget.keep(digest)
+      this.#budget.keep(digest)
       return opened
     } catch (error) {
       if (!(error instanceof PackageError)) throw error
-      log.warn({ err: error }, 'a package of the cache is damaged; it is fetched again')
+      log.warn({ err: error }, 'a cached package is corrupt; it is downloaded again')
       await rm(at, { recursive: true, force: true })
-      if (error instanceof CorruptFile) await rm(fileOf(error.sha256), { force: true })
+      if (error instanceof CorruptFile) await rm(this.#fileOf(error.sha256), { force: true })
       return null
     }
   }
 
-  return {
-    /**
-     * The package that the bucket says is served, from the disk or fetched now. Where the bucket cannot be reached, the one used last.
-     * Throws PackageError, BucketError, CorruptDownload, or what the disk says.
-     */
-    async ensure(name: PackageName): Promise<Package> {
-      const found = await lookUp(name).catch(async (error: unknown) => {
-        if (!(error instanceof BucketError) || error.missing) throw error
-        const last = await budget.newestOf(name)
-        if (last === null) throw error
-        log.warn({ err: error, package: last }, 'the bucket cannot be read; the package used last is served')
-        return { digest: last, bytes: null, manifest: null }
-      })
-      const cached = await openCached(found.digest)
-      if (cached) return cached
-      if (!found.manifest) throw new PackageError(`${describe(name)} is not whole in ${packages}`)
-      const start = performance.now()
-      await fetchBlobs(found.manifest)
-      await assemble(found.digest, found.bytes, found.manifest)
-      const opened = await openCached(found.digest)
-      if (!opened) throw new PackageError(`${describe(name)} was fetched and cannot be opened`)
-      const bytes = sum(Object.values(found.manifest.files).map((file) => file.bytes))
-      const seconds = (performance.now() - start) / 1000
-      log.info({ ...name, package: found.digest, bytes, seconds }, 'package fetched')
-      return opened
-    },
+  #fileOf(sha256: string): string {
+    return path.join(this.#blobs, sha256)
   }
 }
 
-/** Bytes on the disk of a cache. */
+/** Size of a cache on disk. */
 export async function usedBy(directory: string): Promise<number> {
   const blobs = path.join(directory, 'blobs')
   const names = await readdir(blobs).catch(() => [])
@@ -172,13 +173,4 @@ export async function usedBy(directory: string): Promise<number> {
   )
 }
 
-const describe = ({ model, tier, target }: PackageName) => `${model}:${tier} for ${target}`
 const sum = (values: Iterable<number>) => [...values].reduce((total, value) => total + value, 0)
-
-function parseJson(bytes: Uint8Array): unknown {
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-  } catch {
-    return undefined
-  }
-}

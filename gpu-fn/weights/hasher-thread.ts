@@ -1,19 +1,19 @@
-// Reads files back while they are written, from the page cache and in the order of the bytes: they are written in any order.
+// Hashes files while they are written. They are written in any order, so they are read back from the page cache.
 import { createHash, type Hash } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
 import { parentPort } from 'node:worker_threads'
 
-/** How many bytes of a file are there, from its start on, and whether they are all. */
-export type Arrived = { file: string; bytes: number; whole: boolean }
+/** Contiguous bytes from the start of a file, and whether the file is complete. */
+export type HashUpdate = { file: string; bytes: number; complete: boolean }
 
-/** Told of each file that is whole. */
+/** The digest of a complete file. */
 export type Hashed = { file: string; sha256: string }
 
-/** Small enough for a core's own cache. */
+/** Fits a core's cache. */
 const block = Buffer.alloc(256 * 1024)
 const files = new Map<string, { descriptor: number; hash: Hash; hashed: number }>()
 
-parentPort!.on('message', ({ file, bytes, whole }: Arrived) => {
+parentPort!.on('message', ({ file, bytes, complete }: HashUpdate) => {
   const open = files.get(file) ?? { descriptor: openSync(file, 'r'), hash: createHash('sha256'), hashed: 0 }
   files.set(file, open)
   while (open.hashed < bytes) {
@@ -22,7 +22,7 @@ parentPort!.on('message', ({ file, bytes, whole }: Arrived) => {
     open.hash.update(block.subarray(0, count))
     open.hashed += count
   }
-  if (!whole) return
+  if (!complete) return
   files.delete(file)
   closeSync(open.descriptor)
   parentPort!.postMessage({ file, sha256: open.hash.digest('hex') } satisfies Hashed)

@@ -1,6 +1,6 @@
-// SHA-256 of files while they are written, on a thread of its own.
+// SHA-256 of files while they are written, on a separate thread.
 import { Worker } from 'node:worker_threads'
-import type { Arrived, Hashed } from './hasher-thread.ts'
+import type { Hashed, HashUpdate } from './hasher-thread.ts'
 
 export type Hasher = ReturnType<typeof openHasher>
 
@@ -12,8 +12,8 @@ export function openHasher() {
   thread.on('error', failed.reject)
   thread.on('message', ({ file, sha256 }: Hashed) => waiting.get(file)?.(sha256))
   return {
-    tell: (arrived: Arrived) => thread.postMessage(arrived),
-    /** The SHA-256 of a file once all of it was told of. Throws what the disk says. */
+    update: (update: HashUpdate) => thread.postMessage(update),
+    /** The SHA-256 of a file after the update that completes it. Throws file-system errors. */
     digestOf: (file: string) =>
       Promise.race([failed.promise, new Promise<string>((resolve) => waiting.set(file, resolve))]),
     close: () => thread.terminate(),

@@ -1,12 +1,11 @@
-// Where packages lie in a bucket. Blobs and manifests have their SHA-256 as name and never change; a pointer says which package of a model
-// is served, so that taking one back is writing the pointer again.
+// The layout of packages in a bucket. Blobs and manifests are immutable and named by their SHA-256. A pointer names the package of a model
+// that is served; a rollback rewrites the pointer.
 import * as z from 'zod'
-import { sha256Hex, type TIERS } from '../contract.ts'
+import { modelName, sha256Hex } from '../contract.ts'
+import type { Tier } from '../manifest.ts'
 
-const NAME = /^[a-z0-9][a-z0-9-]{0,63}$/
-
-/** What of a model is wanted: its name, tier and target, as its manifest has them. */
-export type PackageName = { model: string; tier: (typeof TIERS)[number]; target: string }
+/** Model, tier and target of a package, as in its manifest. */
+export type PackageName = { model: string; tier: Tier; target: string }
 
 /** Throws unless given a SHA-256, since anything else could address another key. */
 export const blobKey = (sha256: string) => `blobs/${sha256Hex.parse(sha256)}`
@@ -14,9 +13,9 @@ export const blobKey = (sha256: string) => `blobs/${sha256Hex.parse(sha256)}`
 export const manifestKey = (digest: string) => `manifests/${sha256Hex.parse(digest)}.json`
 export const pointerKey = ({ model, tier, target }: PackageName) => `models/${model}/${tier}/${target}.json`
 
-/** The content of a pointer. `previous`, newest first, are the packages that it pointed to before. */
+/** The content of a pointer. `previous`: the packages that it named before, newest first. */
 export const pointer = z.strictObject({ package: sha256Hex, previous: z.array(sha256Hex).max(20).default([]) })
 export type Pointer = z.infer<typeof pointer>
 
-export const isModelName = (name: string) => NAME.test(name)
+export const isModelName = (name: string) => modelName.safeParse(name).success
 export const POINTER_BYTES = 64 * 1024

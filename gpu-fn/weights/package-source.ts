@@ -1,18 +1,18 @@
-// Where the packages of this process come from: a mounted directory first, a bucket for what is not there.
+// The source of this process's packages: a mounted directory, and a bucket for packages that are not in it.
 import { mkdir, statfs } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import type { Package } from '../manifest.ts'
 import { openBucket } from './bucket.ts'
-import { createPackageCache, usedBy } from './cache.ts'
+import { PackageCache, usedBy } from './cache.ts'
 import { findPackages } from './packages.ts'
 import type { Verifier } from './verification.ts'
 
-/** Without a budget of its own the cache may take this share of what is free or its own. */
+/** Default budget of the cache, as a share of its own size and the free space. */
 const SHARE_OF_DISK = 0.9
-const TELL_EVERY_MS = 5_000
+const LOG_INTERVAL_MS = 5_000
 
-/** What the engine needs to know of them. */
+/** The engine's options for its packages. */
 export function packageSource(
   { packages, bucket, cache: directory }: Pick<Config, 'packages' | 'bucket' | 'cache'>,
   verifier: Verifier,
@@ -21,15 +21,15 @@ export function packageSource(
   if (!bucket) return { packages: packages! }
   return {
     packages: packages === null ? bucket.address.url : `${packages} and ${bucket.address.url}`,
-    async bringPackages(): Promise<Package[]> {
+    async fetchPackages(): Promise<Package[]> {
       const mounted = packages === null ? [] : await findPackages(packages)
       const absent = bucket.models.filter(
         ({ model, tier }) => !mounted.some(({ manifest }) => manifest.model === model && manifest.tier === tier),
       )
       if (absent.length === 0) return mounted
-      const cache = createPackageCache({
+      const cache = new PackageCache({
         directory,
-        budgetBytes: bucket.cacheBytes || (await mostOfTheDisk(directory)),
+        budgetBytes: bucket.cacheBytes || (await defaultBudget(directory)),
         bucket: openBucket(bucket.address),
         verifier,
         log,
@@ -42,17 +42,17 @@ export function packageSource(
   }
 }
 
-async function mostOfTheDisk(directory: string): Promise<number> {
+async function defaultBudget(directory: string): Promise<number> {
   await mkdir(directory, { recursive: true })
   const { bavail, bsize } = await statfs(directory)
   return Math.floor((bavail * bsize + (await usedBy(directory))) * SHARE_OF_DISK)
 }
 
 function progressLog(log: Logger) {
-  let told = 0
+  let logged = 0
   return (doneBytes: number, totalBytes: number) => {
-    if (Date.now() - told < TELL_EVERY_MS) return
-    told = Date.now()
+    if (Date.now() - logged < LOG_INTERVAL_MS) return
+    logged = Date.now()
     log.info({ doneBytes, totalBytes }, 'fetching a package')
   }
 }

@@ -14,19 +14,19 @@ import {
   type StoredTensor,
 } from '../manifest.ts'
 
-/** A package that cannot be used; the message names the file and what is wrong with it. */
+/** An unusable package; the message names the file and the problem. */
 export class PackageError extends Error {
   override name = 'PackageError' as const
 }
 
 export const MANIFEST = 'manifest.json'
-/** SD3.5 Large's manifest has some 400 kB, most of it the layout of its weights. */
+/** SD3.5 Large's manifest has some 300 kB, most of it the layout of its weights. */
 export const MANIFEST_BYTES = 4 << 20
 const PROBLEM_CHARACTERS = 2_000
 
 /**
- * Opens a package: its manifest is valid and every file lies inside the directory with the size that is written down. `verify` also
- * reads each file and compares its SHA-256. Throws `PackageError`.
+ * Opens a package: checks its manifest, and that every file is inside the directory with the stated size. `verify` also checks the SHA-256
+ * of every file. Throws `PackageError`.
  */
 export async function openPackage(directory: string, options: { verify?: boolean } = {}): Promise<Package> {
   const bytes = await readManifest(directory)
@@ -41,7 +41,7 @@ export async function openPackage(directory: string, options: { verify?: boolean
   return { directory: root, manifest, digest: createHash('sha256').update(bytes).digest('hex') }
 }
 
-/** Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a dot, are passed over. Throws `PackageError`. */
+/** Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a dot, are skipped. Throws `PackageError`. */
 export async function findPackages(root: string): Promise<Package[]> {
   const entries = await readdir(root, { withFileTypes: true }).catch((cause: unknown) => {
     throw new PackageError(`${root} cannot be listed`, { cause })
@@ -76,7 +76,7 @@ export async function readManifest(directory: string): Promise<Uint8Array> {
   }
 }
 
-/** The manifest of a package that is at, or comes from, `directory`. Throws PackageError. */
+/** Parses a manifest; `directory` appears in errors. Throws PackageError. */
 export function parseManifest(directory: string, bytes: Uint8Array): Manifest {
   let json: unknown
   try {
@@ -118,19 +118,19 @@ function assertLayout(directory: string, file: string, tensors: readonly StoredT
   }
 }
 
-/** Whether a listed name, taken by itself, stays inside a package. */
+/** Whether a name, without resolving links, is inside a package. */
 export function isInside(name: string): boolean {
   const parts = name.split('/')
   return !path.isAbsolute(name) && !/[\\\0]/.test(name) && !parts.some((part) => ['', '.', '..'].includes(part))
 }
 
-/** The path of a listed file, none of whose parts leads out of the package, be it by `..`, an absolute path or a link. */
+/** The path of a file after resolving links. Throws PackageError if it is outside of the package or has another size. */
 async function locate(root: string, name: string, bytes: number): Promise<string> {
-  if (!isInside(name)) fail(root, `"${name}" is no path inside the package`)
+  if (!isInside(name)) fail(root, `"${name}" is not a path inside the package`)
   const file = await realpath(path.join(root, name)).catch((cause: unknown) => fail(root, `${name} is missing`, cause))
   if (!file.startsWith(root + path.sep)) fail(root, `${name} is a link that leads out of the package`)
   const found = await stat(file)
-  if (!found.isFile()) fail(root, `${name} is no file`)
+  if (!found.isFile()) fail(root, `${name} is not a file`)
   if (found.size !== bytes) fail(root, `${name} has ${found.size} bytes; ${MANIFEST} states ${bytes}`)
   return file
 }

@@ -78,7 +78,7 @@ export class Verifier {
   async #hashAll(pkg: Package, queue: Pending[], onVerified: (verified: Stamped) => void): Promise<void> {
     const hasher = openHasher()
     const hash = ({ file, bytes }: Pending) => {
-      hasher.tell({ file, bytes, whole: true })
+      hasher.update({ file, bytes, complete: true })
       return hasher.digestOf(file)
     }
     try {

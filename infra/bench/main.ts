@@ -13,6 +13,7 @@ import type { GpuBenchOptions } from './gpu/gpu.ts'
 import type { TargetsOptions } from './gpu/targets.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
+import type { KernelsOptions } from './kernels/kernels.ts'
 import type { PngBenchOptions } from './png.ts'
 import type { StepOptions } from './step.ts'
 import type { StreamBenchOptions } from './stream.ts'
@@ -74,8 +75,11 @@ command
 
 command
   .command('kernels')
-  .description('every FP8 operator on the GPU, against its reference on the CPU (needs a GPU and gpu-fn/kernels/build)')
-  .action(async () => (await import('./kernels/kernels.ts')).benchKernels())
+  .description(
+    'every FP8 operator on the GPU against its reference on the CPU, and its rate (needs a GPU, gpu-fn/kernels/build and PyTorch)',
+  )
+  .addOption(pythonOption())
+  .action(async (options: KernelsOptions) => (await import('./kernels/kernels.ts')).benchKernels(options))
 
 command
   .command('png')

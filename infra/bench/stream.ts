@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import { AwsClient } from 'aws4fetch'
 import { pino } from 'pino'
 import { type BucketAddress, openBucket } from '../../gpu-fn/weights/bucket.ts'
-import { createPackageCache } from '../../gpu-fn/weights/cache.ts'
+import { PackageCache } from '../../gpu-fn/weights/cache.ts'
 import { blobKey } from '../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../gpu-fn/weights/verification.ts'
 import { sealFakePackage } from '../checkpoints/fake-package.ts'
@@ -86,7 +86,7 @@ async function withCurl(
 function withOctet(address: BucketAddress, name: { model: string; tier: 'fp8'; target: string }, directory: string) {
   const log = pino({ level: 'silent' })
   const verifier = new Verifier({ directory, log })
-  return createPackageCache({ directory, budgetBytes: 1e12, bucket: openBucket(address), verifier, log }).ensure(name)
+  return new PackageCache({ directory, budgetBytes: 1e12, bucket: openBucket(address), verifier, log }).ensure(name)
 }
 
 async function writeNoise(file: string, bytes: number): Promise<void> {

@@ -1,7 +1,8 @@
 // Images without a server: the pipeline alone, on this thread.
 
 import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
-import { type PipelineEvent, type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
+import type { PipelineEvent } from '../../gpu-fn/pipeline/events.ts'
+import { type Txt2ImgRequest, txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 
 /** Steps, guidance scale and size are the package's own unless given. */

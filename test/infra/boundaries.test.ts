@@ -58,10 +58,29 @@ test.each([
   ['edge/routing', ['../http/errors.ts', '../config.ts'], ['../auth/keys.ts', '../gpu/client.ts']],
   ['edge/platform', ['../http/errors.ts'], ['../env.ts', '../auth/keys.ts', '../routing/price.ts']],
   [
-    'gpu-fn/models/sd35',
-    ['../../compile/graph/nn.ts', './sd35.ts'],
-    ['../../pipeline/noise.ts', 'node:fs', 'onnxruntime-node'],
+    'gpu-fn/server',
+    ['../engine/engine.ts', './jobs.ts'],
+    ['../main.ts', '../weights/cache.ts', '../compile/compile.ts'],
   ],
+  [
+    'gpu-fn/engine',
+    ['../pipeline/txt2img.ts', '../weights/packages.ts'],
+    ['../server/job.ts', '../models/families.ts'],
+  ],
+  [
+    'gpu-fn/pipeline',
+    ['../runtime/session.ts', '../manifest.ts'],
+    ['../engine/memory-plan.ts', '../weights/bucket.ts'],
+  ],
+  ['gpu-fn/runtime', ['../manifest.ts', './ffi.ts'], ['../pipeline/pipeline.ts', '../compile/write/onnx.ts']],
+  [
+    'gpu-fn/models/sd35',
+    ['../../compile/graph/nn.ts', '../../compile/lower/lowerings.ts', './sd35.ts'],
+    ['../../pipeline/noise.ts', '../../compile/compile.ts', '../../compile/write/onnx.ts'],
+  ],
+  ['gpu-fn/compile/lower', ['../graph/nn.ts'], ['../../models/families.ts', '../compile.ts', '../write/onnx.ts']],
+  ['gpu-fn/compile/graph', ['../checkpoint/tensor.ts', './ops.ts'], ['../lower/cpu.ts', '../write/weights.ts']],
+  ['gpu-fn/compile/checkpoint', ['./tensor.ts', 'node:fs'], ['../graph/graph.ts', '../../manifest.ts']],
 ])('%s may import %j and may not import %j', async (directory, allowed, forbidden) => {
   expect(await refused(directory, [...allowed, ...forbidden])).toEqual(forbidden)
 })

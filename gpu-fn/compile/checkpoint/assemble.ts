@@ -1,4 +1,4 @@
-// The tensors of one network: without those that are not read, scaled, and under the family's names.
+// Assembles the tensors of one network: skips unused ones, applies scales, and renames them.
 import { BYTES_PER_ELEMENT } from './dtype.ts'
 import { CheckpointError, quote } from './error.ts'
 import { isSkipped, type RawNetwork } from './layouts.ts'

@@ -1,4 +1,4 @@
-// A checkpoint in either published layout, read into one vocabulary: the names of its network family.
+// Opens a checkpoint in either published layout, with the tensor names of its network family.
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { assembleNetwork } from './assemble.ts'
@@ -23,7 +23,7 @@ export async function readCheckpoint(paths: readonly string[], naming: Naming): 
     const source = directory ? await openDirectory(given, checkpoint, naming) : await openFile(given, naming)
     for (const [network, tensors] of source) {
       const earlier = raw.get(network)
-      if (earlier) throw new CheckpointError(tensors.file, `holds ${network}, which ${earlier.file} holds already`)
+      if (earlier) throw new CheckpointError(tensors.file, `contains ${network}, which is in ${earlier.file} as well`)
       raw.set(network, tensors)
     }
     checkpoint.tokenizers = {

@@ -8,7 +8,7 @@ import { readHeader } from './safetensors.ts'
 import { readJsonObject, readSharded } from './shards.ts'
 import type { Checkpoint } from './tensor.ts'
 
-/** The weights of each network folder that exists, and the configuration files. Throws CheckpointError when there is none. */
+/** Opens the weights of the network folders and reads the configuration files. Throws CheckpointError if there is no such folder. */
 export async function readDiffusersDirectory(directory: string, { folders }: Naming) {
   const files = new Map<string, SafetensorsFile>()
   const config: Checkpoint['config'] = {}
@@ -20,7 +20,7 @@ export async function readDiffusersDirectory(directory: string, { folders }: Nam
   }
   if (files.size === 0) {
     const names = folders.map(({ folder }) => folder).join(', ')
-    throw new CheckpointError(directory, `is no diffusers checkpoint: it has none of the folders ${names}`)
+    throw new CheckpointError(directory, `is not a diffusers checkpoint: it has none of the folders ${names}`)
   }
   config.scheduler = await readOptional(path.join(directory, 'scheduler', 'scheduler_config.json'))
   return { files, config }
@@ -45,7 +45,7 @@ async function readOptional(file: string): Promise<Record<string, unknown>> {
   return exists ? readJsonObject(file) : {}
 }
 
-/** Full precision is preferred to the `fp16` variant, which diffusers spells `index.fp16.json` when it is sharded. */
+/** Prefers full precision to the `fp16` variant, whose index diffusers names `index.fp16.json`. */
 async function readWeights(folder: string, stem: string): Promise<SafetensorsFile> {
   const candidates = [
     `${stem}.safetensors`,

@@ -1,4 +1,4 @@
-// Bulk conversions between the number formats of checkpoints and packages, for blocks of a few MB at a time. All are little-endian.
+// Bulk conversions between the number formats of checkpoints and packages, for little-endian blocks of a few MB.
 import { decodeTable } from './fp8.ts'
 import { bitsOf, INFINITY_BITS, largestMagnitude } from './magnitude.ts'
 import { ELEMENT_BYTES } from './safetensors.ts'
@@ -32,7 +32,7 @@ export function float32ToFloat16(src: Float32Array, out: Uint16Array): Conversio
   return { finite: largest < INFINITY_BITS, overflow: bitsOf(src).some((value) => overflowsHalf(value & 0x7fffffff)) }
 }
 
-/** Rounds bfloat16 to float16 as `float32ToFloat16` does; only what is subnormal or overflows is not exact. */
+/** Rounds bfloat16 to float16 as `float32ToFloat16` does; exact except for subnormal results and overflow. */
 export function bfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion {
   assertLength(src, out.length, 'BF16')
   const values = words(src)
@@ -51,7 +51,7 @@ export function bfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion
   }
 }
 
-/** False when any value is NaN or infinite. */
+/** Whether no value is NaN or infinite. */
 export function allFinite(values: Float32Array): boolean {
   return largestMagnitude(values) < INFINITY_BITS
 }
@@ -76,7 +76,7 @@ function overflowsHalf(magnitude: number): boolean {
   return magnitude >= HALF_OVERFLOW && magnitude < INFINITY_BITS
 }
 
-/** Blocks read at an odd address are copied: typed arrays must be aligned. */
+/** Copies blocks at odd addresses, because typed arrays must be aligned. */
 function words(src: Uint8Array): Uint16Array {
   const aligned = src.byteOffset % 2 === 0 ? src : src.slice()
   return new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 2)
@@ -88,7 +88,7 @@ function assertLength(src: Uint8Array, elements: number, dtype: ParameterDtype):
 }
 
 let halves: Uint16Array | undefined
-/** The float16 of every bfloat16: 128 KB, of which real weights touch little. */
+/** The float16 of every bfloat16: 128 KB, of which real weights use a small part. */
 function halfOfBfloat16(): Uint16Array {
   if (halves) return halves
   const values = new Float32Array(65536)

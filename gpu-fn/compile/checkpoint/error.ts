@@ -1,4 +1,4 @@
-/** A checkpoint that cannot be compiled whatever one does again: the message names the file, the tensor and what is allowed. */
+/** A checkpoint that cannot be compiled; a retry does not help. The message names the file, the tensor and the allowed values. */
 export class CheckpointError extends Error {
   override readonly name = 'CheckpointError'
   readonly permanent = true
@@ -10,7 +10,7 @@ export class CheckpointError extends Error {
   }
 }
 
-/** A name from a hostile file, quoted, escaped and cut to a length that fits a message. */
+/** A name from an untrusted file, quoted, escaped and truncated for a message. */
 export function quote(name: string): string {
   return JSON.stringify(name.length > 120 ? `${name.slice(0, 120)}…` : name)
 }

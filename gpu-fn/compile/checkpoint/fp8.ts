@@ -1,5 +1,5 @@
 // FP8 E4M3 as in `float8_e4m3fn` (arXiv 2209.05433): 4 exponent bits of bias 7, 3 mantissa bits, no infinity, NaN at 0x7f and 0xff.
-// Weights are quantised with one scale a row, or one for every `block` columns of a row: value = code × scale.
+// Weights are quantized with one scale per row, or per `block` columns of a row: value = code × scale.
 import { bitsOf, INFINITY_BITS, largestIn } from './magnitude.ts'
 
 /** The largest magnitude of E4M3. */
@@ -30,16 +30,16 @@ export function encode(value: number): number {
   return sign | (rounded + (exponent + 6) * 8)
 }
 
-/** Scales that `quantiseRows` writes for one row. The last block of a row may be shorter. */
+/** Scales that `quantizeRows` writes for one row. The last block of a row may be shorter. */
 export function blocksPerRow(columns: number, block: number): number {
   return Math.ceil(columns / block)
 }
 
 /**
- * Quantises `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows, blocksPerRow].
- * A scale is max|w| ÷ 448 in float32, or 1 where that is zero. Returns false, with codes of no use, when a weight is NaN or infinite.
+ * Quantizes `src` [rows, columns] to codes `out` [rows, columns] and float32 `scales` [rows, blocksPerRow].
+ * A scale is max|w| ÷ 448 in float32, or 1 where that is zero. Returns false, with undefined codes, if a weight is NaN or infinite.
  */
-export function quantiseRows(
+export function quantizeRows(
   src: Float32Array,
   rows: number,
   columns: number,
@@ -68,7 +68,7 @@ export function quantiseRows(
 }
 
 /** `out` [rows, columns] = codes × scales, rounded once to float32. */
-export function dequantiseRows(
+export function dequantizeRows(
   codes: Uint8Array,
   rows: number,
   columns: number,
@@ -86,14 +86,14 @@ export function dequantiseRows(
   }
 }
 
-/** Sums from which the error of any number of blocks, even of different tensors, is told. */
+/** Accumulated errors of any number of blocks, also of different tensors. */
 export type ErrorSums = { squaredError: number; squaredWeight: number; maxError: number; maxWeight: number }
 
 export function emptyErrorSums(): ErrorSums {
   return { squaredError: 0, squaredWeight: 0, maxError: 0, maxWeight: 0 }
 }
 
-/** Adds how far `approximation` lies from `weights`. */
+/** Adds the errors of `approximation`. */
 export function addError(sums: ErrorSums, weights: Float32Array, approximation: Float32Array): void {
   for (let i = 0; i < weights.length; i++) {
     const weight = Math.abs(weights[i]!)
@@ -111,13 +111,13 @@ export function relativeError(sums: ErrorSums): { max: number; rms: number } {
   return { max: sums.maxError / sums.maxWeight, rms: Math.sqrt(sums.squaredError / sums.squaredWeight) }
 }
 
-/** The relative error that quantising `src` [rows, columns] makes with one scale every `block` columns. */
-export function quantisationError(src: Float32Array, rows: number, columns: number, block: number = columns) {
+/** The relative error of quantizing `src` [rows, columns] with one scale per `block` columns. */
+export function quantizationError(src: Float32Array, rows: number, columns: number, block: number = columns) {
   const codes = new Uint8Array(rows * columns)
   const scales = new Float32Array(rows * blocksPerRow(columns, block))
   const approximation = new Float32Array(rows * columns)
-  quantiseRows(src, rows, columns, codes, scales, block)
-  dequantiseRows(codes, rows, columns, scales, approximation, block)
+  quantizeRows(src, rows, columns, codes, scales, block)
+  dequantizeRows(codes, rows, columns, scales, approximation, block)
   const sums = emptyErrorSums()
   addError(sums, src, approximation)
   return relativeError(sums)
@@ -140,8 +140,8 @@ function floatOfBits(bits: number): number {
 }
 
 /**
- * Sign, exponent and four mantissa bits of a float32, then one bit for "anything below": E4M3 keeps three mantissa bits, so these
- * 14 decide every rounding. 16 KB, which stays in the first-level cache.
+ * The code by sign, exponent and four mantissa bits of a float32, and a sticky bit for the rest: E4M3 has three mantissa bits, so these 14
+ * bits determine the rounding. 16 KB, which fits the first-level cache.
  */
 const encodeTable = Uint8Array.from({ length: 1 << 14 }, (_, index) =>
   encode(floatOfBits(((index >>> 1) << 19) | (index & 1))),

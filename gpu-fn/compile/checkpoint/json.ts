@@ -1,15 +1,15 @@
-// JSON from hostile files: bounded before it is parsed, strict about what JSON.parse forgives.
+// JSON from untrusted files: limits its size before parsing, and rejects duplicate keys, which JSON.parse accepts.
 import { CheckpointError, quote } from './error.ts'
 
 export type JsonLimits = { depth: number; commas: number }
 
-/** Parses a JSON object of UTF-8 `bytes`. Refuses wrong UTF-8, repeated keys, and more values or deeper nesting than `limits`. */
+/** Parses a JSON object of UTF-8 `bytes`. Throws CheckpointError for invalid UTF-8, duplicate keys, and more values or deeper nesting than `limits`. */
 export function parseObject(file: string, bytes: Uint8Array, limits: JsonLimits): Record<string, unknown> {
   const text = decodeUtf8(file, bytes)
   if (!text.startsWith('{')) throw new CheckpointError(file, 'the JSON must begin with "{"')
   scan(file, text, limits)
   try {
-    // What begins with "{" parses to an object or not at all.
+    // Text that begins with "{" parses to an object or not at all.
     return JSON.parse(text) as Record<string, unknown>
   } catch (cause) {
     throw new CheckpointError(file, 'the JSON is malformed', { cause })
@@ -28,7 +28,7 @@ function decodeUtf8(file: string, bytes: Uint8Array): string {
   }
 }
 
-/** Bounds the work of JSON.parse and finds repeated keys. The text need not be valid: JSON.parse judges that afterwards. */
+/** Enforces the limits and finds duplicate keys. The text may be invalid: JSON.parse checks it afterwards. */
 function scan(file: string, text: string, limits: JsonLimits): void {
   const open: Set<string>[] = []
   let commas = 0
@@ -75,7 +75,7 @@ function addKey(file: string, keys: Set<string> | undefined, literal: string): v
   keys?.add(key)
 }
 
-/** Two keys that differ only in how they are escaped are the same key. */
+/** Keys with different escapes of the same characters are equal. */
 function unescapeKey(file: string, literal: string): string {
   if (!literal.includes('\\')) return literal.slice(1, -1)
   try {

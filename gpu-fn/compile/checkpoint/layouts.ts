@@ -16,7 +16,7 @@ export function isSkipped(network: string, name: string, { skipped }: Naming): b
   )
 }
 
-/** Sorts the tensors of a file by network. Throws CheckpointError for tensors of no network. */
+/** Groups the tensors of a file by network. Throws CheckpointError for tensors of no network. */
 export function splitNetworks(source: SafetensorsFile, naming: Naming): Map<string, RawNetwork> {
   const networks = new Map<string, RawNetwork>()
   const bare = new Map<string, TensorInfo>()

@@ -1,9 +1,9 @@
-// As integers, magnitudes of float32 compare like the numbers, and NaN is above infinity: one integer tells all that is to be known.
+// The bit patterns of float32 magnitudes are ordered like the numbers, with NaN above infinity: their maximum also shows whether all are finite.
 
-/** Bits of float32 infinity: magnitudes from here up are not finite. */
+/** Bits of float32 infinity; larger ones are NaN. */
 export const INFINITY_BITS = 0x7f800000
 
-/** Elements that one call of an inner loop handles. Loops in short calls stay optimised in V8; one long call may not. */
+/** Elements per call of the inner loop. V8 keeps short calls optimized, but not always a long one. */
 const CHUNK = 8192
 
 /** Bits of the largest magnitude of `values`. */
@@ -16,7 +16,7 @@ export function largestMagnitude(values: Float32Array): number {
   return largest
 }
 
-/** Bits of the largest magnitude from `start` to `end`, of float32 seen as integers. */
+/** Bits of the largest magnitude from `start` to `end`; `bits` are float32 as integers. */
 export function largestIn(bits: Int32Array, start: number, end: number): number {
   let largest = 0
   for (let i = start; i < end; i++) {

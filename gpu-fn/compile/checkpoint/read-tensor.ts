@@ -4,7 +4,7 @@ import { BYTES_PER_ELEMENT, type Conversion, toFloat32 } from './dtype.ts'
 import { CheckpointError } from './error.ts'
 import type { Part, Tensor } from './tensor.ts'
 
-/** Rows [start, end) of a tensor seen as a matrix of `columns`. */
+/** Rows [start, end) of a tensor as a matrix of `columns` columns. */
 export type RowBlock = {
   readonly tensor: Tensor
   readonly start: number
@@ -66,7 +66,7 @@ function readPart(tensor: Tensor, { file, offset }: Part, from: number, into: Ui
     for (let done = 0; done < into.byteLength; ) {
       const count = fs.readSync(descriptor, into, done, into.byteLength - done, offset + from + done)
       if (count === 0)
-        throw new CheckpointError(file, `ended while tensor ${tensor.name} was read; has the file changed?`)
+        throw new CheckpointError(file, `ended while tensor ${tensor.name} was read; the file may have changed`)
       done += count
     }
   } catch (error) {

@@ -1,4 +1,4 @@
-// Tensors under other names: some are stacked, the halves of some are exchanged.
+// Renames tensors, stacks some, and exchanges the halves of some.
 import { CheckpointError, listNames, quote } from './error.ts'
 import type { Part, Tensor } from './tensor.ts'
 
@@ -27,7 +27,7 @@ export function rename(
       continue
     }
     const stack = stacks.get(placement.name) ?? { placement, pieces: new Array<Tensor | undefined>(placement.count) }
-    if (stack.pieces[placement.index]) throw new CheckpointError(file, `two tensors stand for ${quote(placement.name)}`)
+    if (stack.pieces[placement.index]) throw new CheckpointError(file, `two tensors map to ${quote(placement.name)}`)
     stack.pieces[placement.index] = tensor
     stacks.set(placement.name, stack)
   }
@@ -42,7 +42,7 @@ function stackRows(file: string, { name, count, swap }: Placement, pieces: reado
   if (present.length < count) {
     throw new CheckpointError(
       file,
-      `${quote(name)} is made of ${count} tensors; only ${listNames(present.map((p) => p.name))} exist`,
+      `${quote(name)} is a stack of ${count} tensors; only ${listNames(present.map((p) => p.name))} exist`,
     )
   }
   for (const piece of present) {
@@ -62,7 +62,7 @@ function stackRows(file: string, { name, count, swap }: Placement, pieces: reado
   return { name, dtype: first.dtype, shape, parts: swap ? swapHalves(file, first) : parts, scale: first.scale }
 }
 
-/** What must agree for rows to be stacked. */
+/** Properties that must be equal for tensors to be stacked. */
 function kindOf({ dtype, shape, scale }: Tensor): string {
   return `${dtype} [*, ${shape.slice(1).join(', ')}]${scale === 1 ? '' : ` × ${scale}`}`
 }

@@ -1,10 +1,10 @@
 // safetensors: 8 bytes of header length, a JSON header, then the tensors without gaps (github.com/huggingface/safetensors, "Format").
-// A file is hostile until its header was checked; the tensors themselves are never read here.
+// Files are untrusted: the header is checked completely. This module does not read tensors.
 import { open, stat } from 'node:fs/promises'
 import { CheckpointError, quote } from './error.ts'
 import { isRecord, parseObject } from './json.ts'
 
-/** The format's own bound on a header, and ours on what is in one: SD3.5 with every encoder has some 2,300 tensors of at most 4 axes. */
+/** The format's limit on the header, and our limits on its content: SD3.5 with all encoders has some 2,300 tensors of at most 4 axes. */
 export const LIMITS = { headerBytes: 100_000_000, tensors: 100_000, axes: 8, nameCharacters: 512 } as const
 
 export const ELEMENT_BYTES = {
@@ -32,7 +32,7 @@ export type SafetensorsFile = {
   bytes: number
 }
 
-/** Reads and checks the header of one safetensors file. Throws CheckpointError that names the file, the tensor and what is wrong. */
+/** Reads and checks the header of one safetensors file. Throws CheckpointError. */
 export async function readHeader(file: string): Promise<SafetensorsFile> {
   const { header, start, bytes } = await readHeaderBytes(file)
   const entries = Object.entries(parseObject(file, header, { depth: 3, commas: LIMITS.tensors * (LIMITS.axes + 4) }))
@@ -72,7 +72,7 @@ async function readHeaderBytes(file: string): Promise<{ header: Uint8Array; star
 
 async function openFile(file: string) {
   try {
-    // Asked before it is opened: opening a pipe would wait for a writer.
+    // Checked first, because opening a pipe would wait for a writer.
     if ((await stat(file)).isFile()) return await open(file, 'r')
   } catch (cause) {
     throw new CheckpointError(file, `cannot be opened (${(cause as NodeJS.ErrnoException).code})`, { cause })
@@ -102,10 +102,9 @@ function parseTensor(file: string, name: string, entry: unknown, start: number):
       `unknown dtype ${typeof dtype === 'string' ? quote(dtype) : typeof dtype}; known are ${Object.keys(ELEMENT_BYTES).join(' ')}`,
     )
   if (!isCounts(shape) || shape.length > LIMITS.axes) {
-    throw fail(`shape must be at most ${LIMITS.axes} whole numbers that are not negative`)
+    throw fail(`shape must be at most ${LIMITS.axes} non-negative integers`)
   }
-  if (!isCounts(offsets) || offsets.length !== 2)
-    throw fail('data_offsets must be two whole numbers that are not negative')
+  if (!isCounts(offsets) || offsets.length !== 2) throw fail('data_offsets must be two non-negative integers')
   const [begin, end] = offsets as [number, number]
   const expected = byteSize(shape, dtype)
   if (end - begin !== expected) {
@@ -123,7 +122,7 @@ function isCounts(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((item) => Number.isSafeInteger(item) && item >= 0)
 }
 
-/** Infinite when it, or a product on the way to it, cannot be counted exactly: it then equals no span of offsets. */
+/** Size in bytes; infinite if it exceeds the safe integers, so that it equals no span of offsets. */
 function byteSize(shape: readonly number[], dtype: Dtype): number {
   let size: number = ELEMENT_BYTES[dtype]
   for (const axis of shape) {
@@ -133,7 +132,7 @@ function byteSize(shape: readonly number[], dtype: Dtype): number {
   return size
 }
 
-/** The format wants every byte behind the header to belong to exactly one tensor. */
+/** Every byte after the header must belong to exactly one tensor. */
 function assertContiguous(file: string, infos: readonly TensorInfo[], start: number, bytes: number): void {
   const sorted = infos.toSorted((a, b) => a.offset - b.offset || a.bytes - b.bytes)
   let end = start

@@ -1,4 +1,4 @@
-// ComfyUI's scaled FP8 files: `<layer>.scale_weight` holds the number that `<layer>.weight` is to be multiplied with (comfy/ops.py).
+// ComfyUI's scaled FP8 files: `<layer>.scale_weight` is the factor of `<layer>.weight` (comfy/ops.py).
 import { open } from 'node:fs/promises'
 import { toFloat32 } from './dtype.ts'
 import { CheckpointError, quote } from './error.ts'
@@ -6,7 +6,7 @@ import type { TensorInfo } from './safetensors.ts'
 
 const SUFFIX = '.scale_weight'
 
-/** Takes the scales out of `tensors` and returns them by the name of the weight they belong to. Throws CheckpointError. */
+/** Removes the scales from `tensors` and returns them by the name of their weight. Throws CheckpointError. */
 export async function foldScales(file: string, tensors: Map<string, TensorInfo>): Promise<Map<string, number>> {
   const scales = new Map<string, number>()
   for (const [name, info] of tensors) {

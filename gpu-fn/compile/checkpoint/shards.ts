@@ -1,11 +1,11 @@
-// A checkpoint cut into several safetensors files beside a `….safetensors.index.json` that says which tensor is where.
+// A checkpoint in several safetensors files, with the file of each tensor in a `….safetensors.index.json` beside them.
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError, quote } from './error.ts'
 import { isRecord, parseObject } from './json.ts'
 import { LIMITS, readHeader, type SafetensorsFile, type TensorInfo } from './safetensors.ts'
 
-/** Bounds on JSON files other than headers; the index of SD3.5's largest network has some 90 kB. */
+/** Limits on JSON files other than headers; the index of SD3.5's largest network has some 90 kB. */
 export const JSON_LIMITS = { bytes: 32_000_000, depth: 16, shards: 1000 } as const
 
 /** Reads a JSON object of bounded size. Throws CheckpointError. */
@@ -19,7 +19,7 @@ export async function readJsonObject(file: string): Promise<Record<string, unkno
 }
 
 /**
- * Reads every shard that an index names. The shards must lie beside it and hold exactly the tensors that it lists for them.
+ * Reads the header of every shard in an index. The shards must be beside the index and contain exactly the tensors that it lists for them.
  * Throws CheckpointError.
  */
 export async function readSharded(indexFile: string): Promise<SafetensorsFile> {

@@ -40,7 +40,7 @@ export class Graph {
   readonly outputs: Port[] = []
   readonly constants: Constant[] = []
   readonly weights: Weight[] = []
-  /** Module path that new nodes are named after, so that a profiler line is a module path. */
+  /** Module path in the names of new nodes, so that a profiler shows module paths. */
   path = ''
   readonly #names = new Map<string, number>()
   readonly #constants = new Map<string, Value>()
@@ -57,15 +57,15 @@ export class Graph {
     return { graph: this, name: this.#unique(name), dtype, shape }
   }
 
-  /** Names a value as a result of the graph. Throws `GraphError` for a name that something else has. */
+  /** Makes a value an output of the graph. Throws `GraphError` if the name is taken. */
   output(name: string, value: Value): void {
-    if (this.#names.has(name)) throw new GraphError(`an output cannot be named ${name}: something else has that name`)
+    if (this.#names.has(name)) throw new GraphError(`an output cannot be named ${name}: the name is taken`)
     this.#names.set(name, 1)
     this.nodes.push({ name, op: 'Identity', domain: '', inputs: [value.name], outputs: [name], attributes: {} })
     this.outputs.push({ name, dtype: value.dtype, shape: value.shape })
   }
 
-  /** Appends a node and returns its results; null stands for an optional input or output left out. */
+  /** Appends a node and returns its results; null is an omitted optional input or output. */
   node(
     op: string,
     inputs: readonly (Value | null)[],

@@ -3,31 +3,28 @@
 import type { Value } from './graph.ts'
 
 export type Activation = 'gelu' | 'gelu_tanh' | 'quick_gelu'
-/** `bias: false` is a module that has none; any other must bring it. */
+/** `bias: false` for a module without a bias; the checkpoint must have all others. */
 export type LinearOptions = { activation?: Activation; bias?: boolean }
-/** Activations [B, S, D] on their way to a layer. Where a target has them in FP8, a value is its code × its row's scale [B, S]. */
+/** Input [B, S, D] of a layer. In FP8 the value is the code × `rowScales` [B, S]. */
 export type Operand = Value & { readonly rowScales?: Value }
-/** One row [B, D] of a modulation, in the form that the target's layers take; or all of it [B, M], in which the row begins at `offset`. */
+/** One vector [B, D] of a modulation, in the target's form: by itself, or in the whole modulation [B, M] from `offset` on. */
 export type ModulationVector = { readonly value: Value; readonly column?: Value; readonly offset?: number }
-/** What is about to be added to a stream; `bias` [D] is still to be added to `value`, then `gate` is still to be multiplied with. */
-export type Branch = { readonly value: Value; readonly bias?: Value; readonly gate?: ModulationVector }
-/**
- * A residual stream [B, S, D] in units of the target's `streamUnit`, with branches that are still to be added, so that a target can add
- * and normalise at once.
- */
-export type Stream = { readonly value: Value; readonly pending: readonly Branch[] }
+/** Deferred residual branch `gate * (value + bias)`, left unapplied so that the target can fuse it into the next norm. */
+export type ResidualBranch = { readonly value: Value; readonly bias?: Value; readonly gate?: ModulationVector }
+/** A residual stream `value + Σ deferred` [B, S, D] in units of the target's `streamUnit`. */
+export type Stream = { readonly value: Value; readonly deferred: readonly ResidualBranch[] }
 /** `scale` holds 1 + scale; gates are in the stream's units. */
 export type Modulation = { readonly shift: ModulationVector; readonly scale: ModulationVector }
 /**
- * Activations [B, C, H, W] of the autoencoder, laid out as the target likes it, to which `bias` [C] and `skip`, a map of the same shape,
- * are still to be added, so that a target can add and normalise at once.
+ * A feature map `value + deferred.bias + deferred.skip` of the autoencoder, in the target's layout of [B, C, H, W]. Bias [C] and skip, a map
+ * of the same shape, are left unapplied so that the target can fuse them into the next norm.
  */
 export type FeatureMap = {
   readonly value: Value
-  readonly pending?: { readonly bias: Value; readonly skip?: Value }
+  readonly deferred?: { readonly bias: Value; readonly skip?: Value }
 }
 export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
-export type AttendOptions = {
+export type JointAttentionOptions = {
   readonly heads: number
   readonly width: number
   readonly qkNorm: boolean
@@ -37,5 +34,5 @@ export type ConvolutionOptions = { readonly kernel: number; readonly stride: num
 export type GroupNormOptions = { readonly groups: number; readonly epsilon: number; readonly silu: boolean }
 
 /** An FP8 matrix: codes [N, K], scales float32 [N], [N, 1] or [N, K / block]; the value is code × scale. */
-export type Quantised = { readonly codes: Value; readonly scales: Value; readonly block: number }
-export const isQuantised = (weight: Value | Quantised): weight is Quantised => 'codes' in weight
+export type Quantized = { readonly codes: Value; readonly scales: Value; readonly block: number }
+export const isQuantized = (weight: Value | Quantized): weight is Quantized => 'codes' in weight

@@ -1,4 +1,4 @@
-// Accounts for the tensors of a checkpoint: each is read, and read once.
+// Ensures that every tensor of a network is read exactly once.
 
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
@@ -15,7 +15,7 @@ export class Ledger {
     this.#unread = new Set(tensors.keys())
   }
 
-  /** `again` is for a graph that shares the tensor with an earlier one. */
+  /** Returns a tensor and records the read. `again`: an earlier graph has read it as well. Throws CheckpointError. */
   take(name: string, again = false): Tensor {
     const tensor = this.tensors.get(name)
     if (!tensor) throw new CheckpointError(this.network, `tensor ${name} is missing`)
@@ -24,7 +24,7 @@ export class Ledger {
     return tensor
   }
 
-  /** Throws a CheckpointError that names the tensors nothing has read. */
+  /** Throws a CheckpointError that lists unread tensors. */
   assertComplete(): void {
     if (this.#unread.size === 0) return
     const names = [...this.#unread]

@@ -1,4 +1,4 @@
-// A model between the checkpoint and the package: its graphs, and what the manifest says of it.
+// The result of building a checkpoint: the graphs, and the parts of the manifest that describe them.
 import type { Manifest, NetworkName, Target, Tier } from '../../manifest.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph } from './graph.ts'

@@ -1,21 +1,21 @@
-// The layers that models are written in. What differs between targets is a Lowering; models never ask which one they are built for.
+// The layers of models. Differences between targets are in a Lowering; models do not depend on the target.
 // B batch · S, T tokens · D width · H heads · K input width · N output width
 import type { Shape, Value } from './graph.ts'
 import type {
   Activation,
-  AttendOptions,
-  Branch,
   FeatureMap,
   GroupNormOptions,
+  JointAttentionOptions,
   LinearOptions,
   Modulation,
   ModulationVector,
   Operand,
   Qkv,
+  ResidualBranch,
   Stream,
 } from './layer-types.ts'
 import * as ops from './ops.ts'
-import type { Attending, Scope } from './scope.ts'
+import type { AttentionInput, Scope } from './scope.ts'
 import type { Rows } from './weight-source.ts'
 
 const activationsOf = (s: Scope) => s.lowering.activations
@@ -26,10 +26,10 @@ export const parameter = (s: Scope, name: string, shape: readonly number[]) =>
 
 export const toActivations = (s: Scope, x: Value) => ops.cast(x, activationsOf(s))
 
-/** Length of the last axis, which is never free. */
+/** Length of the last axis, which is always fixed. */
 export const widthOf = (x: Value) => x.shape.at(-1) as number
 
-/** Rows of the module's `weight`: the width of a layer that the rest of the network does not fix. */
+/** Rows of the module's `weight`: the output width of layers that only the checkpoint determines. */
 export const outputWidth = (s: Scope) => s.shape('weight')[0]!
 
 /** x [..., K] → [..., N] with the module's `weight` [N, K] and `bias` [N]. torch `Linear`. */
@@ -39,8 +39,8 @@ export function linear(s: Scope, x: Operand, out: number, { activation, bias = t
   return s.lowering.linear(s, x, weight!, bias ? parameter(s, 'bias', [out]) : null, activation)
 }
 
-/** linear(x), or gate · linear(x), to be added to a stream. */
-export function branch(s: Scope, x: Operand, out: number, gate: ModulationVector | null = null): Branch {
+/** linear(x), or gate · linear(x), as a branch of a residual stream. */
+export function branch(s: Scope, x: Operand, out: number, gate: ModulationVector | null = null): ResidualBranch {
   s.enter()
   const [weight] = s.rows('weight', [[0, out]], [out, widthOf(x)])
   return s.lowering.branch(s, x, weight!, parameter(s, 'bias', [out]), gate)
@@ -52,20 +52,20 @@ export function qkvLinear(s: Scope, x: Operand, width: number): Qkv {
     const [q, k, v] = ops.split(linear(s, x, 3 * width), [width, width, width], 2)
     return { q: q!, k: k!, v: v! }
   }
-  const [q, k, v] = projections(s, x, width, thirds(width))
+  const [q, k, v] = projections(s, x, width, qkvRows(width))
   return { q: q!, k: k!, v: v! }
 }
 
-/** Keys and values only; the queries' rows are left out of the package. */
+/** Keys and values only; the package omits the rows of the queries. */
 export function kvLinear(s: Scope, x: Operand, width: number): Pick<Qkv, 'k' | 'v'> {
-  const ranges = thirds(width).slice(1)
+  const ranges = qkvRows(width).slice(1)
   const [k, v] = s.build.fuseQkv
     ? ops.split(projections(s, x, width, [[width, 3 * width]])[0]!, [width, width], 2)
     : projections(s, x, width, ranges)
   return { k: k!, v: v! }
 }
 
-const thirds = (width: number): Rows[] => [0, 1, 2].map((i) => [i * width, (i + 1) * width])
+const qkvRows = (width: number): Rows[] => [0, 1, 2].map((i) => [i * width, (i + 1) * width])
 
 /** Products with row ranges of `weight` [3D, K]. */
 export function projections(s: Scope, x: Operand, width: number, ranges: readonly Rows[]): Value[] {
@@ -81,7 +81,7 @@ export function embedding(s: Scope, ids: Value, vocabulary: number, width: numbe
   return toActivations(s, ops.gather(s.parameter('weight', [vocabulary, width]), ids))
 }
 
-/** T5's norm: no mean, no bias. Computed in x's type (T5 keeps its residual in float32) and handed on in the activations' type. */
+/** RMSNorm, computed in the type of x, with a result in the type of activations. */
 export function rmsNorm(s: Scope, x: Value, epsilon: number): Value {
   s.enter()
   const weight = ops.cast(s.parameter('weight', [widthOf(x)]), x.dtype)
@@ -96,14 +96,11 @@ export function headNorm(s: Scope, x: Value, heads: number, epsilon: number): Va
 
 export const attention = ({ q, k, v }: Qkv, options: ops.AttentionOptions) => ops.multiHeadAttention(q, k, v, options)
 
-/**
- * Attention over the tokens of one stream, or of two together, with RMS-normalised queries and keys; a result [B, S, D] for each part that
- * has queries.
- */
-export const attend = (parts: readonly [Attending, Attending?], options: AttendOptions): Operand[] =>
+/** Attention over the tokens of one stream or of two together, with RMS-normalized queries and keys; a result [B, S, D] per part with queries. */
+export const attend = (parts: readonly [AttentionInput, AttentionInput?], options: JointAttentionOptions): Operand[] =>
   parts[0].s.lowering.attend(parts, options)
 
-/** LayerNorm of a stream that is in its own unit, with the module's weight and bias, and the stream with what was pending added. */
+/** LayerNorm of a stream in units of 1 with the module's weight and bias, and the stream with its deferred branches applied. */
 export function streamNorm(s: Scope, stream: Stream, epsilon: number): { value: Value; normed: Value } {
   s.enter()
   const vector = (name: string) => ({ value: parameter(s, name, [widthOf(stream.value)]) })
@@ -113,23 +110,26 @@ export function streamNorm(s: Scope, stream: Stream, epsilon: number): { value: 
 }
 
 export const toStream = (s: Scope, value: Value): Stream => ({
-  value: inUnits(value, s.lowering.streamUnit),
-  pending: [],
+  value: toUnits(value, s.lowering.streamUnit),
+  deferred: [],
 })
 
-/** Makes the stream, without what is pending, a result of a graph that was built with `probes`. */
+/** In graphs built with `probes`, makes the stream without its deferred branches an output. */
 export function probe(s: Scope, { value }: Stream): void {
   if (!s.build.probes) return
-  s.graph.output(s.path, inUnits(ops.cast(value, 'float32'), 1 / s.lowering.streamUnit))
+  s.graph.output(s.path, toUnits(ops.cast(value, 'float32'), 1 / s.lowering.streamUnit))
 }
 
-const inUnits = (value: Value, unit: number) => (unit === 1 ? value : ops.multiply(value, ops.scalar(value, 1 / unit)))
+const toUnits = (value: Value, unit: number) => (unit === 1 ? value : ops.multiply(value, ops.scalar(value, 1 / unit)))
 
-export const addTo = ({ value, pending }: Stream, branch: Branch): Stream => ({ value, pending: [...pending, branch] })
+export const addTo = ({ value, deferred }: Stream, branch: ResidualBranch): Stream => ({
+  value,
+  deferred: [...deferred, branch],
+})
 
 /**
- * LayerNorm(stream) · scale + shift for each modulation, and the stream with what was pending added. `reader` is the linear layer that
- * reads the first result.
+ * LayerNorm(stream) · scale + shift for each modulation, and the stream with its deferred branches applied. `reader` is the linear layer
+ * of the first result.
  */
 export function modulate(s: Scope, stream: Stream, modulations: readonly Modulation[], epsilon: number, reader: Scope) {
   s.enter()
@@ -142,29 +142,32 @@ export const applyActivation = (x: Value, activation: Activation | undefined): V
   return ops.gelu(x, activation === 'gelu_tanh' ? 'tanh' : 'none')
 }
 
-/** Convolution to `out` channels with the module's weight [O, I, k, k] and bias [O]; 3×3 that keeps the size unless told otherwise. */
+/** Convolution to `out` channels with the module's weight [O, I, k, k] and bias [O]; 3×3 with unchanged size by default. */
 export function conv2d(s: Scope, x: Value, out: number, { kernel = 3, stride = 1, padding = 1 } = {}): Value {
   s.enter()
   return s.lowering.conv2d(s, x, out, s.parameter('bias', [out]), { kernel, stride, padding })
 }
 
-/** `conv2d` 3×3 whose bias may be pending: for maps that are normalised or added next. */
+/** `conv2d` 3×3 with a deferred bias if the target supports it, for maps that are normalized or added next. */
 export function branchConv2d(s: Scope, x: Value, out: number): FeatureMap {
-  if (!s.lowering.pendingBiases) return { value: conv2d(s, x, out) }
+  if (!s.lowering.defersBiases) return { value: conv2d(s, x, out) }
   s.enter()
   const bias = s.parameter('bias', [out])
-  return { value: s.lowering.conv2d(s, x, out, null, { kernel: 3, stride: 1, padding: 1 }), pending: { bias } }
+  return { value: s.lowering.conv2d(s, x, out, null, { kernel: 3, stride: 1, padding: 1 }), deferred: { bias } }
 }
 
-/** torch `GroupNorm` with the module's weight and bias, then SiLU where asked. */
+/** torch `GroupNorm` with the module's weight and bias, optionally followed by SiLU. */
 export const groupNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): Value =>
   s.enter().lowering.groupNorm(s, x, { ...options, keep: false }).normed
 
-/** `groupNorm`, and the map itself with nothing pending any more. */
-export const settleAndNorm = (s: Scope, x: FeatureMap, options: GroupNormOptions): { map: Value; normed: Value } =>
-  s.enter().lowering.groupNorm(s, x, { ...options, keep: true })
+/** `groupNorm`, and the map with its deferred terms applied. */
+export const applyDeferredAndNorm = (
+  s: Scope,
+  x: FeatureMap,
+  options: GroupNormOptions,
+): { map: Value; normed: Value } => s.enter().lowering.groupNorm(s, x, { ...options, keep: true })
 
-/** A length times a factor: numbers multiply, free axes get a name. */
+/** A length times a factor; for a free axis, a new name. */
 export function scaleDim(dim: Shape[number], factor: number): Shape[number] {
   if (typeof dim === 'number') return dim * factor
   if (factor === 1) return dim

@@ -1,10 +1,17 @@
-// ONNX operators as functions. Each infers its result's shape when called and throws a GraphError where shapes disagree.
+// ONNX operators as functions. Each infers the shape of its result and throws a GraphError for incompatible shapes.
 import { type Dtype, ONNX_DATA_TYPES } from '../../dtype.ts'
 import { type Dim, GraphError, type Shape, type Value } from './graph.ts'
 
 const show = (shape: Shape) => `[${shape.join(', ')}]`
 
-function one(op: string, inputs: (Value | null)[], dtype: Dtype, shape: Shape, attributes = {}, domain = ''): Value {
+function singleOutput(
+  op: string,
+  inputs: (Value | null)[],
+  dtype: Dtype,
+  shape: Shape,
+  attributes = {},
+  domain = '',
+): Value {
   const graph = inputs.find((input) => input)!.graph
   return graph.node(op, inputs, [{ dtype, shape }], attributes, domain)[0]!
 }
@@ -23,10 +30,10 @@ export function scalar(like: Value, value: number): Value {
 }
 
 export function cast(x: Value, dtype: Dtype): Value {
-  return x.dtype === dtype ? x : one('Cast', [x], dtype, x.shape, { to: ONNX_DATA_TYPES[dtype] })
+  return x.dtype === dtype ? x : singleOutput('Cast', [x], dtype, x.shape, { to: ONNX_DATA_TYPES[dtype] })
 }
 
-/** Numpy broadcasting of two shapes; a free axis goes with itself and with 1. */
+/** Numpy broadcasting of two shapes; a free axis is compatible with itself and with 1. */
 export function broadcast(a: Shape, b: Shape, what: string): Dim[] {
   const rank = Math.max(a.length, b.length)
   return Array.from({ length: rank }, (_, i) => {
@@ -39,7 +46,7 @@ export function broadcast(a: Shape, b: Shape, what: string): Dim[] {
 
 function binary(op: string, a: Value, b: Value, dtype = a.dtype): Value {
   if (a.dtype !== b.dtype) throw new GraphError(`${a.graph.path} ${op}: ${a.dtype} with ${b.dtype}`)
-  return one(op, [a, b], dtype, broadcast(a.shape, b.shape, `${a.graph.path} ${op}`))
+  return singleOutput(op, [a, b], dtype, broadcast(a.shape, b.shape, `${a.graph.path} ${op}`))
 }
 export const add = (a: Value, b: Value) => binary('Add', a, b)
 export const subtract = (a: Value, b: Value) => binary('Sub', a, b)
@@ -47,21 +54,22 @@ export const multiply = (a: Value, b: Value) => binary('Mul', a, b)
 export const divide = (a: Value, b: Value) => binary('Div', a, b)
 export const equal = (a: Value, b: Value) => binary('Equal', a, b, 'bool')
 
-const unary = (op: string, x: Value, attributes = {}, domain = '') => one(op, [x], x.dtype, x.shape, attributes, domain)
-/** To the nearest whole number, halves to the even one. */
+const unary = (op: string, x: Value, attributes = {}, domain = '') =>
+  singleOutput(op, [x], x.dtype, x.shape, attributes, domain)
+/** Rounds to the nearest integer, halves to even. */
 export const round = (x: Value) => unary('Round', x)
 export const clip = (x: Value, least: number, most: number) =>
-  one('Clip', [x, scalar(x, least), scalar(x, most)], x.dtype, x.shape)
-/** Over all axes, as a scalar. */
-export const sum = (x: Value) => one('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
+  singleOutput('Clip', [x, scalar(x, least), scalar(x, most)], x.dtype, x.shape)
+/** Sum over all axes, a scalar. */
+export const sum = (x: Value) => singleOutput('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
 export const sin = (x: Value) => unary('Sin', x)
 export const cos = (x: Value) => unary('Cos', x)
 export const silu = (x: Value) => multiply(x, unary('Sigmoid', x))
 export const gelu = (x: Value, approximate: 'none' | 'tanh') => unary('Gelu', x, { approximate })
-/** x · sigmoid(1.702 x), CLIP-L's activation. */
+/** x · sigmoid(1.702 x). */
 export const quickGelu = (x: Value) => unary('QuickGelu', x, { alpha: { float: 1.702 } }, 'com.microsoft')
 
-/** Reshapes to `shape`; free axes must keep their place, but for at most one that is worked out from the rest. */
+/** Reshapes to `shape`; at most one free axis may move or be new, and its length is inferred. */
 export function reshape(x: Value, shape: Shape): Value {
   let inferred = 0
   const spec = shape.map((dim, i) => {
@@ -76,14 +84,15 @@ export function reshape(x: Value, shape: Shape): Value {
     if (count(x.shape) !== count(shape))
       throw new GraphError(`${x.graph.path} reshape: ${show(x.shape)} to ${show(shape)}`)
   }
-  return one('Reshape', [x, int64(x, spec)], x.dtype, shape)
+  return singleOutput('Reshape', [x, int64(x, spec)], x.dtype, shape)
 }
 
-/** Reshapes to the lengths that `lengths` (int64) holds at run time; `shape` is what they are called here. */
-export const reshapeTo = (x: Value, lengths: Value, shape: Shape) => one('Reshape', [x, lengths], x.dtype, shape)
+/** Reshapes to run-time `lengths` (int64); `shape` names them. */
+export const reshapeTo = (x: Value, lengths: Value, shape: Shape) =>
+  singleOutput('Reshape', [x, lengths], x.dtype, shape)
 
 export const transpose = (x: Value, perm: readonly number[]) =>
-  one(
+  singleOutput(
     'Transpose',
     [x],
     x.dtype,
@@ -91,11 +100,11 @@ export const transpose = (x: Value, perm: readonly number[]) =>
     { perm },
   )
 
-export const expand = (x: Value, lengths: Value, shape: Shape) => one('Expand', [x, lengths], x.dtype, shape)
+export const expand = (x: Value, lengths: Value, shape: Shape) => singleOutput('Expand', [x, lengths], x.dtype, shape)
 
 /** Lengths of axes [start, end) as int64. */
 export const shapeOf = (x: Value, start: number, end: number) =>
-  one('Shape', [x], 'int64', [end - start], { start, end })
+  singleOutput('Shape', [x], 'int64', [end - start], { start, end })
 
 export function concat(values: readonly Value[], axis: number, length?: Dim): Value {
   const [first] = values
@@ -103,7 +112,7 @@ export function concat(values: readonly Value[], axis: number, length?: Dim): Va
   const sum = lengths.every((dim) => typeof dim === 'number')
     ? lengths.reduce<number>((n, dim) => n + Number(dim), 0)
     : lengths.join('+')
-  return one('Concat', [...values], first!.dtype, first!.shape.with(axis, length ?? sum), { axis })
+  return singleOutput('Concat', [...values], first!.dtype, first!.shape.with(axis, length ?? sum), { axis })
 }
 
 /** Splits an axis into pieces of the given lengths. */
@@ -115,42 +124,48 @@ export function split(x: Value, lengths: readonly number[], axis: number): Value
   return x.graph.node('Split', [x, int64(x, lengths)], results, { axis })
 }
 
-/** Rows [start, end) of one axis, both known at run time only. */
+/** Rows [start, end) of one axis, with run-time bounds. */
 export const slice = (x: Value, start: Value, end: Value, axis: number, length: Dim) =>
-  one('Slice', [x, start, end, int64(x, [axis])], x.dtype, x.shape.with(axis, length))
+  singleOutput('Slice', [x, start, end, int64(x, [axis])], x.dtype, x.shape.with(axis, length))
 
 export const gather = (x: Value, indices: Value, axis = 0) =>
-  one('Gather', [x, indices], x.dtype, [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)], {
-    axis,
-  })
+  singleOutput(
+    'Gather',
+    [x, indices],
+    x.dtype,
+    [...x.shape.slice(0, axis), ...indices.shape, ...x.shape.slice(axis + 1)],
+    {
+      axis,
+    },
+  )
 
 /** One row of each sample: x [B, S, D] at `index` [B, 1] → [B, D]. */
 export const gatherRow = (x: Value, index: Value) =>
-  one('GatherND', [x, index], x.dtype, [x.shape[0]!, x.shape[2]!], { batch_dims: 1 })
+  singleOutput('GatherND', [x, index], x.dtype, [x.shape[0]!, x.shape[2]!], { batch_dims: 1 })
 
 export const argMax = (x: Value, axis: number) =>
-  one('ArgMax', [x], 'int64', x.shape.with(axis, 1), { axis, keepdims: 1 })
+  singleOutput('ArgMax', [x], 'int64', x.shape.with(axis, 1), { axis, keepdims: 1 })
 
 /** 0, 1, … n - 1 for a run-time scalar n. */
 export function range(n: Value, length: Dim): Value {
   const zero = n.graph.constant('int64', [], new Uint8Array(8))
   const step = n.graph.constant('int64', [], new Uint8Array(BigInt64Array.of(1n).buffer))
-  return one('Range', [zero, reshape(n, []), step], 'int64', [length])
+  return singleOutput('Range', [zero, reshape(n, []), step], 'int64', [length])
 }
 
 export const layerNormalization = (x: Value, scale: Value, bias: Value, epsilon: number) =>
-  one('LayerNormalization', [x, scale, bias], x.dtype, x.shape, { axis: -1, epsilon: { float: epsilon } })
+  singleOutput('LayerNormalization', [x, scale, bias], x.dtype, x.shape, { axis: -1, epsilon: { float: epsilon } })
 
 /** RMSNorm over the last axis (ONNX RMSNormalization, opset 23), variance in float32. */
 export const rmsNormalization = (x: Value, scale: Value, epsilon: number) =>
-  one('RMSNormalization', [x, scale], x.dtype, x.shape, { axis: -1, epsilon: { float: epsilon } })
+  singleOutput('RMSNormalization', [x, scale], x.dtype, x.shape, { axis: -1, epsilon: { float: epsilon } })
 
 /** x [..., K] · weight [N, K] transposed → [..., N]. */
 export function matmulTransposed(x: Value, weight: Value): Value {
   const [n, k] = weight.shape
   const width = x.shape.at(-1)
   if (width !== k) throw new GraphError(`linear ${x.graph.path}: input width ${width} ≠ weight ${k}`)
-  return one('FusedMatMul', [x, weight], x.dtype, x.shape.with(-1, n!), { transB: 1 }, 'com.microsoft')
+  return singleOutput('FusedMatMul', [x, weight], x.dtype, x.shape.with(-1, n!), { transB: 1 }, 'com.microsoft')
 }
 
 /** `bias` [1, heads, S, T] is added to the scores, `qkvBias` [3D] to q, k and v. */
@@ -175,9 +190,9 @@ export function multiHeadAttention(
     ...(scale && { scale: { float: scale } }),
   }
   const inputs = bias ? [q, k, v, qkvBias ?? null, null, bias] : qkvBias ? [q, k, v, qkvBias] : [q, k, v]
-  return one('MultiHeadAttention', inputs, q.dtype, q.shape, attributes, 'com.microsoft')
+  return singleOutput('MultiHeadAttention', inputs, q.dtype, q.shape, attributes, 'com.microsoft')
 }
 
 /** [B, p·p·C, h, w] → [B, C, h·p, w·p], the patch's row and column before its channels (ONNX mode DCR). */
 export const depthToSpace = (x: Value, blocksize: number, shape: Shape) =>
-  one('DepthToSpace', [x], x.dtype, shape, { blocksize, mode: 'DCR' })
+  singleOutput('DepthToSpace', [x], x.dtype, shape, { blocksize, mode: 'DCR' })

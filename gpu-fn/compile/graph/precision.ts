@@ -1,4 +1,4 @@
-// The storage type of every tensor, by rules. A network family brings the rules and their reasons.
+// The storage type of every tensor, by the rules of a network family.
 export type Storage = 'float32' | 'float16' | 'float8e4m3fn'
 
 export type Rule = {

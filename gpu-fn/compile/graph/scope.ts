@@ -1,4 +1,4 @@
-// Where a module's parameters come from. `scope.at('attn')` moves the checkpoint's prefix and the graph's node names together.
+// The parameters of a module, and the target's layers. `scope.at('attn')` extends the checkpoint's prefix and the node names of the graph.
 
 import type { Dtype } from '../../dtype.ts'
 import type { Target } from '../../manifest.ts'
@@ -7,15 +7,15 @@ import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph, Value } from './graph.ts'
 import type {
   Activation,
-  AttendOptions,
-  Branch,
   ConvolutionOptions,
   FeatureMap,
   GroupNormOptions,
+  JointAttentionOptions,
   Modulation,
   ModulationVector,
   Operand,
-  Quantised,
+  Quantized,
+  ResidualBranch,
   Stream,
 } from './layer-types.ts'
 import type { Ledger } from './ledger.ts'
@@ -30,7 +30,7 @@ export type Build = {
   /** Columns that share a scale in FP8 weights; null is the whole row. */
   readonly scaleBlock: number | null
   readonly fuseQkv: boolean
-  /** Whether streams are results of the graph too, for comparing targets layer by layer. */
+  /** Whether residual streams are outputs of the graph, for comparing targets layer by layer. */
   readonly probes: boolean
 }
 
@@ -54,7 +54,7 @@ export class Scope {
     return new Scope(this.build, [this.path, ...parts].filter((part) => part !== '').join('.'))
   }
 
-  /** Names nodes made from here on after this module. */
+  /** Names subsequent nodes after this module. */
   enter(): this {
     this.graph.path = this.path
     return this
@@ -76,19 +76,19 @@ export class Scope {
     return this.build.precision.isNative(this.#network, this.#name(name))
   }
 
-  /** Reads a parameter on purpose without using it; say why where it is called. */
+  /** Marks a parameter as read that the model does not use. Callers state the reason. */
   drop(name: string, expected: readonly number[]): void {
     this.#take(name, expected)
   }
 
   /**
-   * A parameter of exactly this shape, in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I]; `again`
-   * reads what an earlier graph of the network has read.
+   * A parameter of exactly this shape, in its storage type. `channelsLast` stores a convolution's [O, I, H, W] as [O, H, W, I]; `again`:
+   * an earlier graph of the network has read it as well.
    */
   parameter(name: string, expected: readonly number[], { channelsLast = false, again = false } = {}): Value {
     const { tensor, storage, id } = this.#take(name, expected, again)
     if (storage === 'float8e4m3fn')
-      throw new CheckpointError(this.#network, `${id} is no linear weight and cannot be FP8`)
+      throw new CheckpointError(this.#network, `${id} is not the weight of a linear layer and cannot be FP8`)
     const [o, i, h, w] = expected
     const shape = channelsLast ? [o!, h!, w!, i!] : expected
     const source: WeightSource = { kind: 'cast', tensor, rows: [0, expected[0]!], storage, channelsLast }
@@ -96,7 +96,7 @@ export class Scope {
   }
 
   /** Row ranges of a matrix [N, K] or a vector [N], each as its own weight. */
-  rows(name: string, ranges: readonly Rows[], expected: readonly number[]): (Value | Quantised)[] {
+  rows(name: string, ranges: readonly Rows[], expected: readonly number[]): (Value | Quantized)[] {
     const { tensor, storage, id } = this.#take(name, expected)
     const [count, columns = 1] = expected
     return ranges.map((rows) => {
@@ -143,8 +143,8 @@ export class Scope {
   }
 }
 
-/** A stream's part in joint attention; its module has qkv, ln_q and ln_k. Without `queries` it is only looked at. */
-export type Attending = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
+/** One stream of joint attention; its module has qkv, ln_q and ln_k. Without `queries` it contributes keys and values only. */
+export type AttentionInput = { readonly s: Scope; readonly x: Operand; readonly queries?: boolean }
 
 export type Lowering = {
   readonly target: Target
@@ -153,15 +153,15 @@ export type Lowering = {
   /** Fixed batch of the step graph, or a free axis. */
   readonly batch: 1 | 'B'
   /**
-   * What 1 stands for in a residual stream. SD3.5 Large's grow to 66,000, beyond float16; no LayerNorm notices a unit of 16, and a power
-   * of two costs no digit.
+   * Unit of residual streams: the stored value is the stream ÷ `streamUnit`. Those of SD3.5 Large reach 66,000, beyond float16. LayerNorm is
+   * invariant to a unit of 16, and a power of two is exact.
    */
   readonly streamUnit: number
-  /** Shape of the scales of an FP8 matrix with one scale a row: [N] or [N, 1]. */
+  /** Shape of the scales of an FP8 matrix with one scale per row: [N] or [N, 1]. */
   readonly rowScales: 'vector' | 'column'
-  linear(s: Scope, x: Operand, weight: Value | Quantised, bias: Value | null, activation?: Activation): Operand
-  /** gate · (x · weight transposed + bias), without a gate where there is none. */
-  branch(s: Scope, x: Operand, weight: Value | Quantised, bias: Value, gate: ModulationVector | null): Branch
+  linear(s: Scope, x: Operand, weight: Value | Quantized, bias: Value | null, activation?: Activation): Operand
+  /** gate · (x · weight transposed + bias); without a gate if null. */
+  branch(s: Scope, x: Operand, weight: Value | Quantized, bias: Value, gate: ModulationVector | null): ResidualBranch
   modulationVectors(modulation: Value, width: number): ModulationVector[]
   modulate(
     stream: Stream,
@@ -169,19 +169,19 @@ export type Lowering = {
     epsilon: number,
     reader: Scope,
   ): { stream: Stream; normed: Operand[] }
-  attend(parts: readonly [Attending, Attending?], options: AttendOptions): Operand[]
+  attend(parts: readonly [AttentionInput, AttentionInput?], options: JointAttentionOptions): Operand[]
   headNorm(x: Value, weight: Value, heads: number, epsilon: number): Value
   featureMap(x: Value): Value
   planes(x: Value): Value
   channels(x: Value): number
   conv2d(s: Scope, x: Value, out: number, bias: Value | null, options: ConvolutionOptions): Value
-  /** Whether whoever reads a map can add a bias that is pending. */
-  readonly pendingBiases: boolean
-  /** x + y, which has no skip pending. */
+  /** Whether the readers of feature maps support a deferred bias. */
+  readonly defersBiases: boolean
+  /** x + y, where y has no deferred skip. */
   addSkip(x: Value, y: FeatureMap): FeatureMap
-  /** With nothing pending. */
-  settled(x: FeatureMap): Value
-  /** The norm of a map and, if it is to be kept, the map settled. */
+  /** The map with its deferred terms applied. */
+  applyDeferred(x: FeatureMap): Value
+  /** The norm of a map and, with `keep`, the map with its deferred terms applied. */
   groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: Value; normed: Value }
   upsampleNearest(x: Value): Value
   tokens(x: Value, length: string): Value

@@ -1,7 +1,7 @@
-// How the bytes of a weight are made from a checkpoint; compile/write carries it out.
+// How the bytes of a weight are computed from a checkpoint; compile/write does so.
 import type { Tensor } from '../checkpoint/tensor.ts'
 
-/** `codes` are FP8, and `scales` are those of the codes before them; `bytes` is computed data. */
+/** `codes`: FP8. `scales`: of the codes in the preceding weight. `bytes`: data that is not in the checkpoint. */
 export type WeightSource =
   | {
       readonly kind: 'cast'

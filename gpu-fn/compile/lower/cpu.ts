@@ -1,13 +1,13 @@
-// Layers for onnxruntime's CPU provider: float32 throughout, FP8 and float16 weights widened beside their use.
+// Layers for onnxruntime's CPU provider: float32 activations; FP8 and float16 weights are widened before their use.
 import type { Value } from '../graph/graph.ts'
-import { type ConvolutionOptions, type GroupNormOptions, isQuantised, type Quantised } from '../graph/layer-types.ts'
+import { type ConvolutionOptions, type GroupNormOptions, isQuantized, type Quantized } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 
-function dense(weight: Value | Quantised): Value {
-  if (!isQuantised(weight)) return ops.cast(weight, 'float32')
+function dense(weight: Value | Quantized): Value {
+  if (!isQuantized(weight)) return ops.cast(weight, 'float32')
   const { codes, scales, block } = weight
   const attributes = scales.shape.length === 1 ? { axis: 0 } : { axis: 1, block_size: block }
   const result = { dtype: 'float32', shape: codes.shape } as const
@@ -19,10 +19,10 @@ const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
   return applyActivation(bias ? ops.add(y, bias) : y, activation)
 }
 
-const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon) => {
-  const sum = pending.reduce((x, branch) => ops.add(x, branch.value), value)
+const modulate: Lowering['modulate'] = ({ value, deferred }, modulations, epsilon) => {
+  const sum = deferred.reduce((x, branch) => ops.add(x, branch.value), value)
   const normed = modulations.map(({ scale, shift }) => ops.layerNormalization(sum, scale.value, shift.value, epsilon))
-  return { stream: { value: sum, pending: [] }, normed }
+  return { stream: { value: sum, deferred: [] }, normed }
 }
 
 const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }) => {
@@ -40,7 +40,7 @@ export const convolutionAttributes = ({ kernel, stride, padding }: ConvolutionOp
   pads: [padding, padding, padding, padding],
 })
 
-/** Group normalisation of x [B, C, H, W] in standard operators, for a provider or a size without an operator of its own. */
+/** Group normalization of x [B, C, H, W] in standard operators, for providers or sizes without a group norm operator. */
 export function groupNormOfPlanes(
   x: Value,
   weight: Value,
@@ -104,9 +104,9 @@ export const cpu: Lowering = {
   planes: (x) => x,
   channels: (x) => x.shape[1] as number,
   conv2d,
-  pendingBiases: false,
+  defersBiases: false,
   addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
-  settled: ({ value }) => value,
+  applyDeferred: ({ value }) => value,
   groupNorm,
   upsampleNearest,
   tokens(x, length) {

@@ -1,16 +1,16 @@
 // Layers for FP8 tensor cores through the operators of kernels/: the step graph's matrix products take codes on both sides, and what
-// stands between two products is one operator. Feature maps are added to and normalised by one operator too. All else is as in cuda.ts.
+// stands between two products is one operator. Feature maps are added to and normalized by one operator too. All else is as in cuda.ts.
 import { GraphError, type Value } from '../graph/graph.ts'
 import {
   type FeatureMap,
-  isQuantised,
+  isQuantized,
   type ModulationVector,
   type Operand,
-  type Quantised,
+  type Quantized,
 } from '../graph/layer-types.ts'
 import { projections } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
-import type { Attending, Lowering, Scope } from '../graph/scope.ts'
+import type { AttentionInput, Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 import { groupNormParameters } from './cpu.ts'
 
@@ -23,8 +23,8 @@ export type Projected = { readonly qkv: Value; readonly queryNorm: Value | null;
 
 /** The operators of kernels/operators.h. infra/bench/kernels/reference.ts computes the same in ONNX operators. */
 export type Fp8Operators = {
-  /** stream + Σ factor · gate · branch; and of that LayerNorm · scale + shift, quantised by rows, for each modulation. */
-  modulateQuantise(
+  /** stream + Σ factor · gate · branch; and of that LayerNorm · scale + shift, quantized by rows, for each modulation. */
+  modulateQuantize(
     stream: Value,
     branches: readonly GatedBranch[],
     modulation: Value,
@@ -32,16 +32,16 @@ export type Fp8Operators = {
     options: { readonly factor: number; readonly epsilon: number },
   ): { sum: Value; normed: Operand[] }
   /** factor · x · weight transposed + bias. */
-  linear(x: Operand, weight: Quantised, bias: Value, factor: number): Value
-  /** gelu(factor · x), quantised by rows. */
-  geluQuantise(x: Value, factor: number): Operand
+  linear(x: Operand, weight: Quantized, bias: Value, factor: number): Value
+  /** gelu(factor · x), quantized by rows. */
+  geluQuantize(x: Value, factor: number): Operand
   /** Attention over the tokens of both streams → [B, S + T, D], or [B, S, D] where the text has no queries. Heads have 64 values. */
   attend(image: Projected, text: Projected | null, epsilon: number): Value
-  /** The tokens of a joint sequence, quantised by rows: as many as `like` has, and then the rest, which is as long as `rest`. */
-  quantiseParts(joint: Value, like: Value, rest: Value | null): Operand[]
-  /** A map with what is pending added. */
-  settled(map: FeatureMap): Value
-  /** The norm of a settled map over groups of channels · weight + bias, with SiLU where asked; and the map where it is to be kept. */
+  /** The tokens of a joint sequence, quantized by rows: as many as `like` has, and then the rest, which is as long as `rest`. */
+  quantizeParts(joint: Value, like: Value, rest: Value | null): Operand[]
+  /** A map with its deferred terms applied. */
+  applyDeferred(map: FeatureMap): Value
+  /** GroupNorm of a map with its deferred terms applied, optionally with SiLU; with `keep`, also the map. */
   groupNorm(
     map: FeatureMap,
     weight: Value,
@@ -62,17 +62,17 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     const [image, text] = parts
     if (!image.x.rowScales) return base.attend(parts, options)
     if (!options.qkNorm || options.width / options.heads !== HEAD_DEPTH) {
-      return attendByOperators(parts, options).map((y, i) => operators.quantiseParts(y, parts[i]!.x, null)[0]!)
+      return attendByOperators(parts, options).map((y, i) => operators.quantizeParts(y, parts[i]!.x, null)[0]!)
     }
     const joint = operators.attend(project(image), text ? project(text) : null, options.epsilon)
-    return operators.quantiseParts(joint, image.x, text?.queries === false ? null : (text?.x ?? null))
+    return operators.quantizeParts(joint, image.x, text?.queries === false ? null : (text?.x ?? null))
   }
 
-  const project = ({ s, x, queries = true }: Attending): Projected => {
+  const project = ({ s, x, queries = true }: AttentionInput): Projected => {
     const width = x.shape.at(-1) as number
     const [qkv] = projections(s.at('qkv'), x, width, [[queries ? 0 : width, 3 * width]])
     const norm = (name: string) => ops.cast(s.at(name).parameter('weight', [HEAD_DEPTH]), 'float32')
-    if (!queries) s.drop('ln_q.weight', [HEAD_DEPTH]) // nothing asks for the text's queries any more
+    if (!queries) s.drop('ln_q.weight', [HEAD_DEPTH]) // the last block does not use the text's queries
     const queryNorm = queries ? norm('ln_q') : null
     return { qkv: qkv!, queryNorm, keyNorm: norm('ln_k') }
   }
@@ -84,12 +84,12 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     streamUnit: 16,
     linear(s, x, weight, bias, activation) {
       if (!x.rowScales) return base.linear(s, x, weight, bias, activation)
-      if (activation !== 'gelu_tanh') return operators.linear(x, quantised(s, weight), bias!, 1)
-      return operators.geluQuantise(operators.linear(x, quantised(s, weight), inUnits(bias!), 1 / UNIT), UNIT)
+      if (activation !== 'gelu_tanh') return operators.linear(x, quantized(s, weight), bias!, 1)
+      return operators.geluQuantize(operators.linear(x, quantized(s, weight), inUnits(bias!), 1 / UNIT), UNIT)
     },
     branch(s, x, weight, bias, gate) {
       if (!gate) return base.branch(s, x, weight, bias, null)
-      return { value: operators.linear(x, quantised(s, weight), inUnits(bias), 1 / UNIT), gate }
+      return { value: operators.linear(x, quantized(s, weight), inUnits(bias), 1 / UNIT), gate }
     },
     modulationVectors(modulation, width) {
       const count = Number(modulation.shape[1]) / width
@@ -98,20 +98,20 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
     modulate(stream, modulations, epsilon, reader) {
       if (modulations[0]!.shift.offset === undefined) return base.modulate(stream, modulations, epsilon, reader)
       if (!reader.isNative('weight')) return modulateByOperators(stream, modulations, epsilon)
-      const branches = stream.pending.map(({ value, gate }) => ({ value, gate: gate!.offset! }))
+      const branches = stream.deferred.map(({ value, gate }) => ({ value, gate: gate!.offset! }))
       const offsets = modulations.map(({ shift, scale }) => ({ shift: shift.offset!, scale: scale.offset! }))
       const options = { factor: UNIT, epsilon }
       const vector = modulations[0]!.shift.value
-      const { sum, normed } = operators.modulateQuantise(stream.value, branches, vector, offsets, options)
-      return { stream: { value: sum, pending: [] }, normed }
+      const { sum, normed } = operators.modulateQuantize(stream.value, branches, vector, offsets, options)
+      return { stream: { value: sum, deferred: [] }, normed }
     },
     attend,
-    pendingBiases: true,
-    addSkip: (skip, { value, pending }) => ({ value, pending: { bias: pending!.bias, skip } }),
-    settled: operators.settled,
+    defersBiases: true,
+    addSkip: (skip, { value, deferred }) => ({ value, deferred: { bias: deferred!.bias, skip } }),
+    applyDeferred: operators.applyDeferred,
     groupNorm(s, map, options) {
       const channels = base.channels(map.value)
-      if (channels % CHANNELS !== 0) return base.groupNorm(s, { value: operators.settled(map) }, options)
+      if (channels % CHANNELS !== 0) return base.groupNorm(s, { value: operators.applyDeferred(map) }, options)
       return operators.groupNorm(map, ...groupNormParameters(s, channels), options)
     },
   }
@@ -123,8 +123,8 @@ function inUnits(bias: Value): Value {
   return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
 }
 
-function quantised(s: Scope, weight: Value | Quantised): Quantised {
-  if (!isQuantised(weight)) throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
+function quantized(s: Scope, weight: Value | Quantized): Quantized {
+  if (!isQuantized(weight)) throw new GraphError(`${s.path}: the weight of an FP8 product is not FP8`)
   return weight
 }
 
@@ -133,16 +133,16 @@ type Modulate = (
 ) => ReturnType<Lowering['modulate']>
 
 /** For a layer that is no FP8 product: the sum and its norm in 16 bits. */
-const modulateByOperators: Modulate = ({ value, pending }, modulations, epsilon) => {
+const modulateByOperators: Modulate = ({ value, deferred }, modulations, epsilon) => {
   const width = value.shape.at(-1) as number
   const vector = ({ value: all, offset }: ModulationVector, factor = 1) => {
     const [start, end] = [offset!, offset! + width].map((at) => ops.int64(all, [at])) as [Value, Value]
     const row = ops.reshape(ops.slice(all, start, end, 1, width), [all.shape[0]!, 1, width])
     return ops.cast(factor === 1 ? row : ops.multiply(row, ops.scalar(row, factor)), value.dtype)
   }
-  const sum = pending.reduce((x, branch) => ops.add(x, ops.multiply(branch.value, vector(branch.gate!, UNIT))), value)
+  const sum = deferred.reduce((x, branch) => ops.add(x, ops.multiply(branch.value, vector(branch.gate!, UNIT))), value)
   const normed = modulations.map(({ scale, shift }) =>
     ops.layerNormalization(sum, vector(scale), vector(shift), epsilon),
   )
-  return { stream: { value: sum, pending: [] }, normed }
+  return { stream: { value: sum, deferred: [] }, normed }
 }

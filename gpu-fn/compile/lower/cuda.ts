@@ -1,8 +1,8 @@
 // Layers for onnxruntime's CUDA provider: FP8 weights (MatMulBlockQuantizedFp8Weight), 16-bit activations, NHWC convolutions.
-// The step graph takes one sample, so that a modulation is a vector: residual, LayerNorm and modulation become one
-// SkipLayerNormalization and a gate is multiplied into the weight's scales instead of into the activations.
+// The step graph takes one sample, so that a modulation is a vector: residual, LayerNorm and modulation are fused into one
+// SkipLayerNormalization, and a gate is multiplied with the weight's scales instead of the activations.
 import type { Value } from '../graph/graph.ts'
-import { type Activation, type Branch, isQuantised, type Quantised } from '../graph/layer-types.ts'
+import { type Activation, isQuantized, type Quantized, type ResidualBranch } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { Lowering } from '../graph/scope.ts'
@@ -11,8 +11,8 @@ import { convolutionAttributes, groupNormOfPlanes, groupNormParameters } from '.
 
 const CONTRIB = 'com.microsoft'
 
-function product(x: Value, weight: Value | Quantised): Value {
-  if (!isQuantised(weight)) return ops.matmulTransposed(x, ops.cast(weight, x.dtype))
+function product(x: Value, weight: Value | Quantized): Value {
+  if (!isQuantized(weight)) return ops.matmulTransposed(x, ops.cast(weight, x.dtype))
   const [n] = weight.codes.shape
   const shape = x.shape.with(-1, n!)
   const inputs = [x, weight.codes, weight.scales]
@@ -25,29 +25,29 @@ function product(x: Value, weight: Value | Quantised): Value {
   )[0]!
 }
 
-/** Operators that add a bias as they activate. */
+/** Operators that fuse a bias with an activation. */
 const FUSED: Partial<Record<Activation, string>> = { gelu: 'BiasGelu', gelu_tanh: 'FastGelu' }
 
 const linear: Lowering['linear'] = (_s, x, weight, bias, activation) => {
   const y = product(x, weight)
   const fused = activation && FUSED[activation]
   if (bias && fused) return x.graph.node(fused, [y, bias], [{ dtype: y.dtype, shape: y.shape }], {}, CONTRIB)[0]!
-  // An Add is faster than the operator's own bias, which handles one element a thread.
+  // An Add is faster than the operator's bias, which processes one element per thread.
   return applyActivation(bias ? ops.add(y, bias) : y, activation)
 }
 
 const branch: Lowering['branch'] = (_s, x, weight, bias, gate) => {
   if (!gate) return { value: product(x, weight), bias }
   const gatedBias = ops.multiply(bias, gate.value)
-  if (!isQuantised(weight)) return { value: ops.multiply(product(x, weight), gate.value), bias: gatedBias }
+  if (!isQuantized(weight)) return { value: ops.multiply(product(x, weight), gate.value), bias: gatedBias }
   return { value: product(x, { ...weight, scales: ops.multiply(weight.scales, gate.column!) }), bias: gatedBias }
 }
 
-const sum = (x: Value, { value, bias }: Branch) => ops.add(x, bias ? ops.add(value, bias) : value)
+const sum = (x: Value, { value, bias }: ResidualBranch) => ops.add(x, bias ? ops.add(value, bias) : value)
 
-const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon) => {
-  const last = pending.at(-1)
-  let x = pending.slice(0, -1).reduce(sum, value)
+const modulate: Lowering['modulate'] = ({ value, deferred }, modulations, epsilon) => {
+  const last = deferred.at(-1)
+  let x = deferred.slice(0, -1).reduce(sum, value)
   const [first, ...others] = modulations
   const normed: Value[] = []
   if (last) {
@@ -64,14 +64,14 @@ const modulate: Lowering['modulate'] = ({ value, pending }, modulations, epsilon
     x = outputs[3]!
   } else normed.push(ops.layerNormalization(x, first!.scale.value, first!.shift.value, epsilon))
   for (const { scale, shift } of others) normed.push(ops.layerNormalization(x, scale.value, shift.value, epsilon))
-  return { stream: { value: x, pending: [] }, normed }
+  return { stream: { value: x, deferred: [] }, normed }
 }
 
 const conv2d: Lowering['conv2d'] = (s, x, out, bias, { kernel, stride, padding }) => {
   const weight = s.parameter('weight', [out, cuda.channels(x), kernel, kernel], { channelsLast: true })
   const [b, h, w] = x.shape
   const result = { dtype: x.dtype, shape: [b!, scaleDim(h!, 1 / stride), scaleDim(w!, 1 / stride), out] }
-  // onnxruntime looks into a bias that is there as an empty name.
+  // onnxruntime dereferences a bias given as an empty name, so it is omitted.
   const inputs = [x, ops.cast(weight, x.dtype), ...(bias ? [ops.cast(bias, x.dtype)] : [])]
   return s.graph.node('NhwcConv', inputs, [result], convolutionAttributes({ kernel, stride, padding }), CONTRIB)[0]!
 }
@@ -80,7 +80,7 @@ const groupNorm: Lowering['groupNorm'] = (s, { value: map }, options) => {
   const { groups, epsilon, silu } = options
   const { dtype, shape } = map
   const [weight, bias] = groupNormParameters(s, cuda.channels(map))
-  // The operator handles channels in pairs. SD3.5's autoencoder has 4 or more in a group.
+  // The operator processes pairs of channels. SD3.5's autoencoder has 4 or more channels per group.
   if ((cuda.channels(map) / groups) % 2 !== 0) {
     const normed = groupNormOfPlanes(ops.cast(cuda.planes(map), 'float32'), weight, bias, options)
     return { map, normed: cuda.featureMap(ops.cast(normed, dtype)) }
@@ -115,7 +115,7 @@ export const cuda: Lowering = {
   modulate,
   attend: attendByOperators,
   headNorm(x, weight, heads, epsilon) {
-    // SimplifiedLayerNormalization is made for wide rows; x + x with 4 epsilon is the same function in a faster kernel.
+    // SimplifiedLayerNormalization is optimized for wide rows; x + x with 4 epsilon is the same function in a faster kernel.
     const [batch, , width] = x.shape
     const depth = Number(width) / heads
     const rows = ops.reshape(x, [batch!, 'rows', depth])
@@ -134,9 +134,9 @@ export const cuda: Lowering = {
   planes: (x) => ops.transpose(x, [0, 3, 1, 2]),
   channels: (x) => x.shape[3] as number,
   conv2d,
-  pendingBiases: false,
+  defersBiases: false,
   addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
-  settled: ({ value }) => value,
+  applyDeferred: ({ value }) => value,
   groupNorm,
   upsampleNearest,
   tokens: (x, length) => ops.reshape(x, [x.shape[0]!, length, x.shape[3]!]),

@@ -1,4 +1,4 @@
-// The FP8 operators as nodes that onnxruntime runs with kernels/dist/liboctet-kernels.so: domain `octet`, one a kernel.
+// The FP8 operators as nodes of domain `octet`, which kernels/dist/liboctet-kernels.so implements.
 import type { Attribute, Shape, Value } from '../graph/graph.ts'
 import type { Operand } from '../graph/layer-types.ts'
 import * as ops from '../graph/ops.ts'
@@ -18,19 +18,19 @@ function node(
   return inputs[0]!.graph.node(op, inputs, results, attributes, KERNEL_DOMAIN)
 }
 
-/** Codes and scales of rows, as an operator gives them. */
+/** Types and shapes of an operator's codes and row scales. */
 const rows = (shape: Shape): [Result, Result] => [
   { dtype: 'float8e4m3fn', shape },
   { dtype: 'float32', shape: shape.slice(0, -1) },
 ]
 const operand = (codes: Value, rowScales: Value): Operand => ({ ...codes, rowScales })
 
-/** `portable` makes Hopper go the way of the other GPUs, for tests. */
+/** `portable` disables the Hopper-specific code path, for tests. */
 export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
-  modulateQuantise(stream, branches, modulation, modulations, { factor, epsilon }) {
+  modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
     const results = [changed, ...modulations.flatMap(() => rows(stream.shape))]
-    const [sum, ...quantised] = node(
+    const [sum, ...quantized] = node(
       'ModulateQuantise',
       [stream, modulation, ...branches.map(({ value }) => value)],
       results,
@@ -42,17 +42,17 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
         epsilon: { float: epsilon },
       },
     )
-    const normed = modulations.map((_, i) => operand(quantised[2 * i]!, quantised[2 * i + 1]!))
+    const normed = modulations.map((_, i) => operand(quantized[2 * i]!, quantized[2 * i + 1]!))
     return { sum: changed ? sum! : stream, normed }
   },
   linear(x, { codes, scales }, bias, factor) {
     const shape = x.shape.with(-1, codes.shape[0]!)
-    // onnxruntime multiplies the scales once, as it opens the graph.
+    // onnxruntime folds this product when it opens the graph.
     const scaled = factor === 1 ? scales : ops.multiply(scales, ops.scalar(scales, factor))
     const inputs = [x, x.rowScales!, codes, scaled, bias]
     return node('Linear', inputs, [{ dtype: 'float16', shape }], portable ? { portable: 1 } : {})[0]!
   },
-  geluQuantise(x, factor) {
+  geluQuantize(x, factor) {
     const [codes, scales] = node('GeluQuantise', [x], rows(x.shape), { factor: { float: factor } })
     return operand(codes!, scales!)
   },
@@ -71,24 +71,24 @@ export const kernelOperators = ({ portable = false } = {}): Fp8Operators => ({
     const inputs = [...laidOut, image.qkv, text?.qkv ?? null]
     return node('Attention', inputs, [result], portable ? { portable: 1 } : {})[0]!
   },
-  quantiseParts(joint, like, rest) {
+  quantizeParts(joint, like, rest) {
     const results = [...rows(like.shape), ...(rest ? rows(rest.shape) : [])]
     const parts = node('QuantiseParts', [joint, like], results)
     return Array.from({ length: parts.length / 2 }, (_, i) => operand(parts[2 * i]!, parts[2 * i + 1]!))
   },
-  settled({ value, pending }) {
-    if (!pending) return value
-    const biased = ops.add(value, ops.cast(pending.bias, value.dtype))
-    return pending.skip ? ops.add(pending.skip, biased) : biased
+  applyDeferred({ value, deferred }) {
+    if (!deferred) return value
+    const biased = ops.add(value, ops.cast(deferred.bias, value.dtype))
+    return deferred.skip ? ops.add(deferred.skip, biased) : biased
   },
-  groupNorm({ value, pending }, weight, bias, { groups, epsilon, silu, keep }) {
+  groupNorm({ value, deferred }, weight, bias, { groups, epsilon, silu, keep }) {
     const { dtype, shape } = value
     const scratch: Result = { dtype: 'float32', shape: ['B', 'parts', 2, shape[3]!] }
-    const inputs = [value, weight, bias, pending?.bias ?? null, pending?.skip ?? null]
-    const results = [{ dtype, shape }, scratch, pending && keep ? { dtype, shape } : null]
+    const inputs = [value, weight, bias, deferred?.bias ?? null, deferred?.skip ?? null]
+    const results = [{ dtype, shape }, scratch, deferred && keep ? { dtype, shape } : null]
     const attributes = { groups, epsilon: { float: epsilon }, silu: silu ? 1 : 0 }
     const [normed, , sum] = node('GroupNorm', inputs, results, attributes)
-    return { map: pending && keep ? sum! : value, normed: normed! }
+    return { map: deferred && keep ? sum! : value, normed: normed! }
   },
 })
 

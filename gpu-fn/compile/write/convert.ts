@@ -1,4 +1,4 @@
-// One block of a tensor, read from its checkpoint and turned into a package's bytes. Runs in a worker thread.
+// Reads one block of a tensor from its checkpoint and converts it to the package's storage type. Runs in a worker thread.
 import { hash } from 'node:crypto'
 import {
   BYTES_PER_ELEMENT,
@@ -10,10 +10,10 @@ import {
 import {
   addError,
   blocksPerRow,
-  dequantiseRows,
+  dequantizeRows,
   type ErrorSums,
   emptyErrorSums,
-  quantiseRows,
+  quantizeRows,
 } from '../checkpoint/fp8.ts'
 import { assertConverted, type RowBlock, readRows } from '../checkpoint/read-tensor.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
@@ -30,7 +30,7 @@ export type Converted = {
   readonly scales: Float32Array | null
   readonly digest: Uint8Array
   readonly sourceBytes: number
-  /** Where several columns share a scale: the error of that, and of one scale a row, to choose by. */
+  /** With several scales per row: their error, and that of one scale per row for comparison. */
   readonly errors: ScaleErrors | null
 }
 export type ScaleErrors = { readonly block: ErrorSums; readonly row: ErrorSums }
@@ -64,7 +64,7 @@ function store(block: Block, source: Uint8Array): Stored {
   const values = block.storage === 'float32' ? new Float32Array(count) : scratchFloats(count)
   const conversion = toFloat32(source, block.tensor.dtype, block.tensor.scale, values)
   if (block.storage === 'float32') return { output: new Uint8Array(values.buffer), conversion }
-  return { ...quantise(block, values), conversion }
+  return { ...quantize(block, values), conversion }
 }
 
 function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
@@ -78,25 +78,25 @@ function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
   return { output, conversion: { finite: widened.finite, overflow: widened.overflow || narrowed.overflow } }
 }
 
-/** A checkpoint that is FP8 already keeps its codes: quantising them a second time would only add error. */
+/** Codes of FP8 checkpoints are copied: quantizing them again would add error. */
 function keepCodes({ tensor, start, end, columns, scaleBlock }: Block, source: Uint8Array): Stored {
   const scales = new Float32Array((end - start) * blocksPerRow(columns, scaleBlock)).fill(tensor.scale)
   const finite = !source.some((code) => (code & 0x7f) === FP8_NAN)
   return { output: source.slice(), scales, conversion: { finite, overflow: false } }
 }
 
-function quantise({ start, end, columns, scaleBlock }: Block, values: Float32Array) {
+function quantize({ start, end, columns, scaleBlock }: Block, values: Float32Array) {
   const rows = end - start
   const output = new Uint8Array(values.length)
   const scales = new Float32Array(rows * blocksPerRow(columns, scaleBlock))
-  quantiseRows(values, rows, columns, output, scales, scaleBlock)
+  quantizeRows(values, rows, columns, output, scales, scaleBlock)
   if (scaleBlock === columns) return { output, scales }
   const approximation = new Float32Array(values.length)
   const errorOf = (block: number) => {
     const codes = new Uint8Array(values.length)
     const blockScales = new Float32Array(rows * blocksPerRow(columns, block))
-    quantiseRows(values, rows, columns, codes, blockScales, block)
-    dequantiseRows(codes, rows, columns, blockScales, approximation, block)
+    quantizeRows(values, rows, columns, codes, blockScales, block)
+    dequantizeRows(codes, rows, columns, blockScales, approximation, block)
     const sums = emptyErrorSums()
     addError(sums, values, approximation)
     return sums
@@ -111,7 +111,7 @@ function finiteHalves(bytes: Uint8Array): Conversion {
   return largest < 0x7c00 ? FINITE : { finite: false, overflow: false }
 }
 
-/** Each row [I, H, W] as [H, W, I]. */
+/** Transposes each row [I, H, W] to [H, W, I]. */
 function channelsLast(bytes: Uint8Array, { tensor, storage, start, end }: Block): Uint8Array {
   const [, channels, height, width] = tensor.shape as [number, number, number, number]
   const View = storage === 'float32' ? Uint32Array : Uint16Array

@@ -1,4 +1,4 @@
-// A graph as ONNX bytes. `onnx.proto` is the specification's own, of onnx 1.18.
+// Encodes a graph as ONNX. `onnx.proto` is from the specification, onnx 1.18.
 import path from 'node:path'
 import protobuf from 'protobufjs'
 import { ONNX_DATA_TYPES, tensorBytes } from '../../dtype.ts'
@@ -40,7 +40,7 @@ export function encodeModel(graph: Graph, { location, layout }: ExternalData, pr
       opsetImport: opsetsOf(graph),
       graph: {
         name: graph.name,
-        node: inRunOrder(graph.nodes).map(nodeProto),
+        node: sortForExecution(graph.nodes).map(nodeProto),
         initializer: [...graph.constants.map(constantProto), ...external],
         input: graph.inputs.map(portProto),
         output: graph.outputs.map(portProto),
@@ -60,7 +60,7 @@ function opsetsOf({ nodes }: Graph) {
  * onnxruntime runs nodes whose inputs are constants, such as DequantizeLinear of a weight, either all at once or each just before its use,
  * depending on their position in the file. If they come first, each runs just before its use, with one widened weight in memory at a time.
  */
-function inRunOrder(nodes: readonly Node[]): Node[] {
+function sortForExecution(nodes: readonly Node[]): Node[] {
   const widens = ({ op }: Node) => op === 'DequantizeLinear'
   return [...nodes.filter(widens), ...nodes.filter((node) => !widens(node))]
 }

@@ -26,7 +26,7 @@ export async function readTokenizers(
   const vocabularies = new Map<string, number>()
   for (const { name, tokenizer } of encoders) {
     const from = directory ? path.join(directory, tokenizer) : checkpoint.tokenizers[tokenizer]
-    if (!from || !(await isDirectory(from))) throw missing(tokenizer, name, from)
+    if (!from || !(await isDirectory(from))) throw missingTokenizer(tokenizer, name, from)
     vocabularies.set(name, await vocabularyOf(from))
     for (const file of await fs.readdir(from)) {
       const content = await readRegular(path.join(from, file))
@@ -42,7 +42,7 @@ const isDirectory = (file: string) =>
     () => false,
   )
 
-function missing(tokenizer: string, encoder: string, directory: string | undefined): CheckpointError {
+function missingTokenizer(tokenizer: string, encoder: string, directory: string | undefined): CheckpointError {
   const problem = `the tokenizer of ${encoder} is missing; --tokenizers DIR names the directory that holds ${tokenizer}/ as the SD3.5 repositories ship it`
   return new CheckpointError(directory ?? 'the checkpoint', problem)
 }
@@ -54,7 +54,7 @@ async function vocabularyOf(directory: string): Promise<number> {
   return vocabulary
 }
 
-/** A file's bytes, also behind a link (a Hugging Face cache is all links); null for a directory. */
+/** A file's bytes, also through a link (a Hugging Face cache consists of links); null for a directory. */
 async function readRegular(file: string): Promise<Uint8Array | null> {
   try {
     return (await fs.stat(file)).isFile() ? await fs.readFile(file) : null

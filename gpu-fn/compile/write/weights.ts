@@ -1,4 +1,4 @@
-// Streams weights from a checkpoint into a package's file: blocks are converted by worker threads and written in order.
+// Streams weights from a checkpoint into a package's file: worker threads convert blocks, which are written in order.
 import { createHash, type Hash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import os from 'node:os'
@@ -90,7 +90,7 @@ export async function writeWeights(
   return { bytes: position, sha256: output.digest('hex') }
 }
 
-/** The bytes of one weight, a block at a time. Scales are computed with their codes and stored until the next weight, which they are. */
+/** The bytes of one weight, a block at a time. Scales are computed with their codes and held until their own weight, which is the next. */
 async function* contentOf(
   source: WeightSource,
   inFlight: AsyncGenerator<Converted, undefined>,

@@ -11,6 +11,7 @@ import { conditioning, type MMDiTConfig, type PositionTables, transformer } from
 import type { Sd35Network } from './naming.ts'
 import { splitPositionTable } from './positions.ts'
 import { sd35Precision } from './precision.ts'
+import { PREVIEW_FACTORS } from './preview-factors.ts'
 import { buildTextEncoders } from './text-encoders.ts'
 import { type VaeConfig, vaeDecoder } from './vae-decoder.ts'
 import { type Defaults, variantOf } from './variants.ts'
@@ -102,7 +103,10 @@ function describeDenoiser(
 ): Pick<Model['manifest'], 'latent' | 'position'> {
   const position = { max: config.positionMax, width: config.width }
   return {
-    latent: { channels: config.inChannels, downsample: downsampleOf(vae), patch_size: config.patchSize },
+    latent: {
+      ...{ channels: config.inChannels, downsample: downsampleOf(vae), patch_size: config.patchSize },
+      ...(config.inChannels === PREVIEW_FACTORS.length && { preview: PREVIEW_FACTORS }),
+    },
     position: positions ? { ...position, source: 'graph' } : { ...position, source: 'input', file: 'position.f32' },
   }
 }

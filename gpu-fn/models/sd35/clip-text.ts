@@ -23,7 +23,7 @@ export type ClipTextConfig = {
   readonly vocabulary: number
   readonly activation: Activation
   readonly epsilon: number
-  /** The token whose state is pooled; null takes the largest id, as CLIP's first configurations (eos_token_id 2) do. */
+  /** The token whose state is pooled; null is the largest id, as in CLIP's first configurations (eos_token_id 2). */
   readonly endToken: number | null
 }
 
@@ -35,7 +35,7 @@ export function clipText(s: Scope, config: ClipTextConfig): Graph {
   const model = s.at('text_model')
   const positions = parameter(model.at('embeddings', 'position_embedding').enter(), 'weight', [tokens, width])
   const embedded = ops.add(embedding(model.at('embeddings', 'token_embedding'), ids, vocabulary, width), positions)
-  let x: Stream = { value: embedded, pending: [] } // [B, S, D]
+  let x: Stream = { value: embedded, deferred: [] } // [B, S, D]
   let penultimate = embedded
   for (let i = 0; i < layers; i++) {
     const layer = encoderLayer(model.at('encoder', 'layers', i), x, config)
@@ -70,9 +70,9 @@ function encoderLayer(s: Scope, x: Stream, { heads, epsilon, activation, width }
   const [q, k, v] = modules.map((module) => linear(module, normed, width, { bias: false })) as [Value, Value, Value]
   const biases = modules.map((module) => parameter(module.enter(), 'bias', [width]))
   const attended = attention({ q, k, v }, { heads, causal: true, qkvBias: ops.concat(biases, 0, 3 * width) })
-  const y = addTo({ value: input, pending: [] }, branch(s.at('self_attn', 'out_proj'), attended, width))
+  const y = addTo({ value: input, deferred: [] }, branch(s.at('self_attn', 'out_proj'), attended, width))
   const middle = streamNorm(s.at('layer_norm2'), y, epsilon)
   const fc1 = s.at('mlp', 'fc1')
   const hidden = linear(fc1, middle.normed, outputWidth(fc1), { activation })
-  return { input, output: addTo({ value: middle.value, pending: [] }, branch(s.at('mlp', 'fc2'), hidden, width)) }
+  return { input, output: addTo({ value: middle.value, deferred: [] }, branch(s.at('mlp', 'fc2'), hidden, width)) }
 }

@@ -1,5 +1,5 @@
-// The configuration of every network from its tensors. In the diffusers layout config.json must agree with them; in the single-file
-// layout, which has none, what tensors cannot tell is as published.
+// Derives the configuration of every network from its tensors. In the diffusers layout config.json must agree with them. In the single-file
+// layout, which has no config.json, settings that tensors do not determine have the published values.
 
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
@@ -13,7 +13,7 @@ import type { VaeConfig } from './vae-decoder.ts'
 type Tensors = ReadonlyMap<string, Tensor>
 type Json = Readonly<Record<string, unknown>>
 
-/** The shape of a tensor. Throws CheckpointError by its name when it is missing. */
+/** The shape of a tensor. Throws CheckpointError if it is missing. */
 export function shapeOf(network: string, tensors: Tensors, name: string): readonly number[] {
   const tensor = tensors.get(name)
   if (!tensor) throw new CheckpointError(network, `tensor ${name} is missing`)
@@ -25,7 +25,7 @@ const indicesOf = (tensors: Tensors, pattern: RegExp) =>
 
 const countOf = (tensors: Tensors, pattern: RegExp) => indicesOf(tensors, pattern).length
 
-/** Throws unless every key that config.json has stands for what the tensors say. */
+/** Throws CheckpointError if config.json contradicts the tensors. */
 function assertAgrees(network: string, config: Json, derived: Json): void {
   for (const [key, value] of Object.entries(derived)) {
     const given = config[key]
@@ -36,32 +36,32 @@ function assertAgrees(network: string, config: Json, derived: Json): void {
   }
 }
 
-/** Throws unless a setting that tensors cannot tell is one that is implemented. */
+/** Throws CheckpointError for a setting that is not implemented. */
 function assertOneOf(file: string, config: Json, key: string, allowed: readonly unknown[]): void {
   if (config[key] === undefined || allowed.includes(config[key])) return
   const names = allowed.map((value) => JSON.stringify(value)).join(', ')
   throw new CheckpointError(file, `${key} is ${JSON.stringify(config[key])}; allowed: ${names}`)
 }
 
-/** A number above zero that tensors cannot tell. */
+/** A positive setting of config.json. */
 function numberOf(file: string, config: Json, key: string, otherwise: number): number {
   const given = config[key] === undefined ? otherwise : config[key]
   if (typeof given === 'number' && given > 0 && given < 1e6) return given
-  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; a number above 0 is wanted`)
+  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; it must be a number above 0`)
 }
 
-function wholeOf(file: string, config: Json, key: string, otherwise: number): number {
+function integerOf(file: string, config: Json, key: string, otherwise: number): number {
   const given = numberOf(file, config, key, otherwise)
   if (Number.isInteger(given)) return given
-  throw new CheckpointError(file, `${key} is ${given}; a whole number is wanted`)
+  throw new CheckpointError(file, `${key} is ${given}; it must be an integer`)
 }
 
-function whole(network: string, what: string, value: number): number {
+function requireInteger(network: string, what: string, value: number): number {
   if (Number.isInteger(value) && value > 0) return value
-  throw new CheckpointError(network, `${what} works out as ${value}, which is no whole number`)
+  throw new CheckpointError(network, `${what} is ${value}, which is not an integer`)
 }
 
-/** As sd3_impls.py `BaseModel.__init__` tells it; without QK-norm and config.json an attention head is 64 wide. */
+/** As in sd3_impls.py `BaseModel.__init__`; without QK-norm and config.json an attention head is 64 wide. */
 export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
   const shape = (name: string) => shapeOf('transformer', tensors, name)
   const [width, inChannels, patchSize] = shape('x_embedder.proj.weight') as [number, number, number]
@@ -71,10 +71,10 @@ export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
   const derived: MMDiTConfig = {
     depth: countOf(tensors, /^joint_blocks\.(\d+)\./),
     width,
-    heads: whole('transformer', 'the number of attention heads', width / headWidth),
+    heads: requireInteger('transformer', 'the number of attention heads', width / headWidth),
     patchSize,
     inChannels,
-    outChannels: whole('transformer', 'out_channels', shape('final_layer.linear.weight')[0]! / patchSize ** 2),
+    outChannels: requireInteger('transformer', 'out_channels', shape('final_layer.linear.weight')[0]! / patchSize ** 2),
     positionMax: positionMax(shape('pos_embed'), width),
     contextWidth: shape('context_embedder.weight')[1]!,
     pooledWidth: shape('y_embedder.mlp.0.weight')[1]!,
@@ -126,12 +126,12 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, confi
   // The published CLIP-L file lacks its projection, which is the identity; bigG's is not.
   if (network === 'clip_g') shapeOf(network, tensors, 'text_projection.weight')
   const layers = countOf(tensors, /^text_model\.encoder\.layers\.(\d+)\./)
-  const heads = whole(
+  const heads = requireInteger(
     network,
     'the number of attention heads',
     numberOf(file, config, 'num_attention_heads', width / 64),
   )
-  whole(network, 'the width of an attention head', width / heads)
+  requireInteger(network, 'the width of an attention head', width / heads)
   const derived = {
     hidden_size: width,
     num_hidden_layers: layers,
@@ -141,7 +141,7 @@ export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, confi
   assertAgrees(network, config, derived)
   assertOneOf(file, config, 'hidden_act', Object.keys(ACTIVATIONS))
   const activation = ACTIVATIONS[String(config.hidden_act ?? (network === 'clip_l' ? 'quick_gelu' : 'gelu'))]!
-  const endToken = wholeOf(file, config, 'eos_token_id', 2)
+  const endToken = integerOf(file, config, 'eos_token_id', 2)
   const epsilon = numberOf(file, config, 'layer_norm_eps', 1e-5)
   return { width, layers, heads, tokens, vocabulary, activation, epsilon, endToken: endToken === 2 ? null : endToken }
 }
@@ -152,8 +152,8 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   const [vocabulary, width] = shapeOf('t5', tensors, 'shared.weight') as [number, number]
   const [buckets, heads] = shapeOf('t5', tensors, `${attention}.relative_attention_bias.weight`) as [number, number]
   const layers = countOf(tensors, /^encoder\.block\.(\d+)\./)
-  whole('t5', 'half of the position buckets', buckets / 4)
-  const headWidth = whole('t5', 'd_kv', shapeOf('t5', tensors, `${attention}.q.weight`)[0]! / heads)
+  requireInteger('t5', 'half of the position buckets', buckets / 4)
+  const headWidth = requireInteger('t5', 'd_kv', shapeOf('t5', tensors, `${attention}.q.weight`)[0]! / heads)
   assertAgrees('t5', config, {
     d_model: width,
     d_kv: headWidth,
@@ -165,7 +165,7 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   assertOneOf(file, config, 'feed_forward_proj', ['gated-gelu'])
   assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
   assertOneOf(file, config, 'is_gated_act', [true])
-  const maxDistance = wholeOf(file, config, 'relative_attention_max_distance', 128)
+  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', 128)
   const epsilon = numberOf(file, config, 'layer_norm_epsilon', 1e-6)
   return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
 }
@@ -173,8 +173,8 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
 export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {
   const file = 'vae/config.json'
   const [channels, latentChannels] = shapeOf('vae', tensors, 'decoder.conv_in.weight') as [number, number]
-  const groups = wholeOf(file, config, 'norm_num_groups', 32)
-  whole('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
+  const groups = integerOf(file, config, 'norm_num_groups', 32)
+  requireInteger('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
   assertAgrees('vae', config, {
     latent_channels: latentChannels,
     mid_block_add_attention: tensors.has('decoder.mid.attn_1.q.weight'),
@@ -196,7 +196,7 @@ export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {
 function shiftFactor(file: string, config: Json): number {
   const given = config.shift_factor === undefined ? 0.0609 : config.shift_factor
   if (typeof given === 'number' && Math.abs(given) < 1e6) return given
-  throw new CheckpointError(file, `shift_factor is ${JSON.stringify(given)}; a number is wanted`)
+  throw new CheckpointError(file, `shift_factor is ${JSON.stringify(given)}; it must be a number`)
 }
 
 /** Diffusers' own default shift is 1; without a scheduler's config it is the variant's. */
@@ -218,7 +218,7 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   return {
     name: (config._class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0],
     shift: numberOf(file, config, 'shift', 1),
-    num_train_timesteps: wholeOf(file, config, 'num_train_timesteps', 1000),
+    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', 1000),
     ...(terminal && { shift_terminal: terminal }),
   }
 }
@@ -227,5 +227,5 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
 function shiftTerminal(file: string, given: unknown): number | null {
   if (given === undefined || given === null) return null
   if (typeof given === 'number' && given >= 0 && given < 1) return given
-  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; a number from 0 to below 1 is wanted`)
+  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; it must be a number from 0 to below 1`)
 }

@@ -62,12 +62,12 @@ const IN_DECODER: Record<string, string> = { conv_in: 'conv_in', conv_out: 'conv
 
 /** `depth` is the number of blocks. Undefined for a name that diffusers does not use. */
 export function placeTransformer(name: string, depth: number): Placement | undefined {
-  if (name === 'pos_embed.pos_embed') return whole('pos_embed')
+  if (name === 'pos_embed.pos_embed') return wholeTensor('pos_embed')
   const { module, parameter } = splitParameter(name)
   const block = /^transformer_blocks\.(\d+)\.(.+)$/.exec(module)
   if (!block) {
     const target = lookUp(IN_TRANSFORMER, module)
-    return target ? { ...whole(`${target}.${parameter}`), swap: module === 'norm_out.linear' } : undefined
+    return target ? { ...wholeTensor(`${target}.${parameter}`), swap: module === 'norm_out.linear' } : undefined
   }
   const prefix = `joint_blocks.${block[1]}`
   const inside = block[2]!
@@ -78,16 +78,16 @@ export function placeTransformer(name: string, depth: number): Placement | undef
   const target = lookUp(IN_BLOCK, inside)
   // AdaLayerNormContinuous holds (scale, shift) where Stability holds (shift, scale); only the last context block has it.
   const swap = inside === 'norm1_context.linear' && Number(block[1]) === depth - 1
-  return target ? { ...whole(`${prefix}.${target}.${parameter}`), swap } : undefined
+  return target ? { ...wholeTensor(`${prefix}.${target}.${parameter}`), swap } : undefined
 }
 
 /** `levels` is the number of the decoder's up blocks, which diffusers counts from the other end. */
 export function placeVae(name: string, levels: number): Placement | undefined {
   const { module, parameter } = splitParameter(name)
-  if (module === 'post_quant_conv') return whole(name)
+  if (module === 'post_quant_conv') return wholeTensor(name)
   const inside = /^decoder\.(.+)$/.exec(module)?.[1]
   const target = inside && (lookUp(IN_DECODER, inside) ?? middle(inside) ?? upBlock(inside, levels))
-  return target ? whole(`decoder.${target}.${parameter}`) : undefined
+  return target ? wholeTensor(`decoder.${target}.${parameter}`) : undefined
 }
 
 function middle(inside: string): string | undefined {
@@ -111,11 +111,11 @@ function splitParameter(name: string): { module: string; parameter: string } {
   return { module: name.slice(0, Math.max(dot, 0)), parameter: name.slice(dot + 1) }
 }
 
-function whole(name: string): Placement {
+function wholeTensor(name: string): Placement {
   return { name, index: 0, count: 1, swap: false }
 }
 
-/** Names come from hostile files: `constructor` must find nothing. */
+/** Names come from untrusted files, so inherited properties such as `constructor` do not count. */
 function lookUp(table: Record<string, string>, key: string): string | undefined {
   return Object.hasOwn(table, key) ? table[key] : undefined
 }

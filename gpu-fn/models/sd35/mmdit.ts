@@ -1,8 +1,8 @@
 // MMDiT and MMDiT-X, the SD3.5 denoiser. arXiv 2403.03206; Stability-AI/sd3.5 mmditx.py @ fbf8f48.
 // B batch · S image tokens · L text tokens · T steps · D width · H attention heads · J width of prompt embeddings · P of pooled ones
 //
-// Two graphs: `conditioning` runs once per prompt and holds all that is the same in every step or depends on its sigma alone;
-// `transformer` is one step.
+// Step-invariant work (adaLN modulation, prompt projection) is hoisted into the graph `conditioning`, which runs once per image and removes
+// a third of the denoiser's weights from the loop. The graph `transformer` is one step.
 import type { Graph, Value } from '../../compile/graph/graph.ts'
 import type { Modulation, ModulationVector, Stream } from '../../compile/graph/layer-types.ts'
 import {
@@ -37,7 +37,7 @@ export type MMDiTConfig = {
   readonly dualAttention: readonly number[]
 }
 
-/** The position table [max, max, D] as two tables [max, D / 2] of columns and rows; null where it does not come apart. */
+/** The position table [max, max, D] as two tables [max, D / 2] of columns and rows; null if it is not a combination of the two. */
 export type PositionTables = { readonly columns: Float32Array; readonly rows: Float32Array } | null
 
 const EPSILON = 1e-6
@@ -56,7 +56,7 @@ const SHIFT_SCALE = ['shift', 'scale']
 const SIX = ['shift_msa', 'scale_msa', 'gate_msa', 'shift_mlp', 'scale_mlp', 'gate_mlp']
 const NINE = [...SIX, 'shift_msa2', 'scale_msa2', 'gate_msa2']
 
-/** Where each modulation stands in the `modulation` vector [M]: M = width × entries. */
+/** The layout of the `modulation` vector [M]: M = width × entries. */
 function modulationLayout(config: MMDiTConfig): { module: string; names: string[] }[] {
   const blocks = blocksOf(config).flatMap(({ index, last, dual }) => [
     { module: `joint_blocks.${index}.x_block`, names: dual ? NINE : SIX },
@@ -92,17 +92,17 @@ export function conditioning(s: Scope, config: MMDiTConfig): Graph {
   const layout = modulationLayout(config)
   const adaLN = ({ module, names: { length } }: (typeof layout)[number]) =>
     ops.reshape(linear(s.at(module, 'adaLN_modulation', 1), c, length * width), ['T', 'B', length, width])
-  // onnxruntime writes a table of the axis that many tensors are joined on, in every run: of 454 rows here, and not of a million values.
+  // onnxruntime writes a table of the concatenated axis in every run: here it has 454 rows instead of a million values.
   const rows = ops.concat(layout.map(adaLN), 2)
-  const modulation = asUsed(s, ops.cast(rows, 'float32'), layout) // [T, B, M]
+  const modulation = toModulation(s, ops.cast(rows, 'float32'), layout) // [T, B, M]
 
   graph.output('modulation', modulation)
   graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds), width), 'float32')) // [B, L, D]
   return graph
 }
 
-/** Rows [T, B, n, D] as a modulation [T, B, M]. Every use of a scale is 1 + scale, and every use of a gate adds to a stream, so they are stored that way. */
-function asUsed(s: Scope, rows: Value, layout: ReturnType<typeof modulationLayout>): Value {
+/** Rows [T, B, n, D] as a modulation [T, B, M]. Scales are stored as 1 + scale and gates in units of the stream, as all uses require. */
+function toModulation(s: Scope, rows: Value, layout: ReturnType<typeof modulationLayout>): Value {
   const names = layout.flatMap((entry) => entry.names)
   const column = (entry: (name: string) => number) => ops.float32(rows, names.map(entry), [names.length, 1])
   const { streamUnit } = s.lowering
@@ -133,7 +133,7 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   let x = toStream(s, ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))) // [B, S, D]
   let context = toStream(s, toActivations(s, text)) // [B, L, D]
 
-  const vectors = takeModulations(s, modulation, config)
+  const vectors = modulationTable(s, modulation, config)
   for (const block of blocksOf(config)) {
     ;({ x, context } = jointBlock(s.at('joint_blocks', block.index), x, context, vectors, config, block))
   }
@@ -146,8 +146,8 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
 
 type Modulations = (module: string, suffix: string) => Modulation & { gate: ModulationVector }
 
-/** Finds `shift`, `scale` and `gate` of a module in the modulation [B, M]. */
-function takeModulations(s: Scope, modulation: Value, config: MMDiTConfig): Modulations {
+/** Looks up `shift`, `scale` and `gate` of a module in the modulation [B, M]. */
+function modulationTable(s: Scope, modulation: Value, config: MMDiTConfig): Modulations {
   const keys = modulationLayout(config).flatMap(({ module, names }) => names.map((name) => `${module} ${name}`))
   const vectors = s.lowering.modulationVectors(modulation, config.width)
   const table = new Map(keys.map((key, i) => [key, vectors[i]!]))
@@ -185,12 +185,12 @@ function jointBlock(
 
   x = addTo(xNorm.stream, branch(attn.at('proj'), xJoint!, config.width, msa.gate))
   if (dual) {
-    const own = xBlock.at('attn2') // of the image alone
+    const own = xBlock.at('attn2') // attention over the image alone
     const [y] = attend([{ s: own, x: xNorm.normed[1]! }], options)
     x = addTo(x, branch(own.at('proj'), y!, config.width, msa2.gate))
   }
   x = mlp(xBlock, x, m(xBlock.path, '_mlp'))
-  if (last) return { x, context } // context-pre-only: nothing reads the text stream any more
+  if (last) return { x, context } // context-pre-only: the text stream ends here
   const gated = branch(contextAttn.at('proj'), contextJoint!, config.width, contextMsa.gate)
   context = addTo(contextNorm.stream, gated)
   return { x, context: mlp(contextBlock, context, m(contextBlock.path, '_mlp')) }
@@ -205,7 +205,7 @@ function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVec
 
 type Grid = { rows: Value; columns: Value }
 
-/** Patches down and across, as int64 [1] each. */
+/** Numbers of patch rows and columns, int64 [1] each. */
 function patchGrid(latent: Value, patchSize: number): Grid {
   const patches = (axis: number) => ops.divide(ops.shapeOf(latent, axis, axis + 1), ops.int64(latent, [patchSize]))
   return { rows: patches(2), columns: patches(3) }

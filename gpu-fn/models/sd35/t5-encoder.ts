@@ -16,30 +16,30 @@ export type T5Config = {
   readonly epsilon: number
 }
 
-/** The longest prompt the graph takes, in tokens; SD3.5's tokenizer allows no more. */
+/** Maximum number of tokens of a prompt, which is the limit of SD3.5's tokenizer. */
 export const T5_MAX_TOKENS = 512
 
-/** Layers of one graph. The published encoder comes in four: on a small GPU they take turns, and each is as large as CLIP-G. */
+/** Layers per graph. The published encoder has four graphs, each as large as CLIP-G, so that a small GPU can hold one at a time. */
 const LAYERS = 6
 
 /**
- * What feed-forward layers compute is kept in units of 64: of all activations these alone outgrow float16 (transformers' `T5PreTrainedModel`
- * keeps `wo` in float32 for it), and a power of two costs no digit.
+ * Unit of the feed-forward layers' activations, the only ones that exceed float16 (transformers' `T5PreTrainedModel` keeps `wo` in float32
+ * for this reason). A power of two is exact.
  */
 const UNIT = 64
 
-/** The layers [from, to) of each graph of an encoder. */
+/** The layers [from, to) of each graph. */
 export const t5Parts = ({ layers }: T5Config, each = LAYERS): [from: number, to: number][] =>
   Array.from({ length: Math.ceil(layers / each) }, (_, i) => [i * each, Math.min(layers, (i + 1) * each)])
 
 /**
- * Graphs `t5`, `t5_2` …: input_ids [B, L], every one attended to → hidden [B, L, D]. Between two of them goes the residual stream
- * [B, L, D], as `residual_` and the layer that takes it.
+ * Graphs `t5`, `t5_2` …: input_ids [B, L], without an attention mask → hidden [B, L, D]. Consecutive graphs exchange the residual stream
+ * [B, L, D] as `residual_<first layer of the second>`.
  */
 export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, number] = [0, config.layers]): Graph {
   const { graph } = s
   const { layers, epsilon, width } = config
-  // The residual stream outgrows float16 and wears out in bfloat16, so it is float32 on every target.
+  // The residual stream exceeds float16 and loses precision in bfloat16, so it is float32 on every target.
   let x: Value // [B, L, D]
   let tokens: Value // [B, L] or [B, L, D]
   if (from === 0) {
@@ -63,7 +63,7 @@ export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, numbe
     )
     const feed = block.at('layer', 1)
     const forward = gatedGelu(feed.at('DenseReluDense'), rmsNorm(feed.at('layer_norm'), x, epsilon))
-    x = ops.add(x, times(ops.cast(forward, 'float32'), UNIT))
+    x = ops.add(x, scaleBy(ops.cast(forward, 'float32'), UNIT))
   }
   if (to < layers) graph.output(`residual_${to}`, x)
   else graph.output('hidden', ops.cast(rmsNorm(s.at('encoder', 'final_layer_norm'), x, epsilon), 'float32'))
@@ -71,25 +71,25 @@ export function t5Encoder(s: Scope, config: T5Config, [from, to]: [number, numbe
 }
 
 /** T5's matrices have no biases. */
-const product = (s: Scope, x: Value, out: number) => linear(s, x, out, { bias: false })
+const project = (s: Scope, x: Value, out: number) => linear(s, x, out, { bias: false })
 
 /** modeling_t5.py `T5Attention`: no 1/√d. */
 function selfAttention(s: Scope, x: Value, bias: Value, { heads, headWidth, width }: T5Config): Value {
   const inner = heads * headWidth
-  const qkv = { q: product(s.at('q'), x, inner), k: product(s.at('k'), x, inner), v: product(s.at('v'), x, inner) }
-  return product(s.at('o'), attention(qkv, { heads, scale: 1, bias }), width)
+  const qkv = { q: project(s.at('q'), x, inner), k: project(s.at('k'), x, inner), v: project(s.at('v'), x, inner) }
+  return project(s.at('o'), attention(qkv, { heads, scale: 1, bias }), width)
 }
 
 /** modeling_t5.py `T5DenseGatedActDense`, in units of `UNIT`. */
 function gatedGelu(s: Scope, x: Value): Value {
   const hidden = outputWidth(s.at('wi_0'))
   const gate = linear(s.at('wi_0'), x, hidden, { activation: 'gelu_tanh', bias: false })
-  return product(s.at('wo'), ops.multiply(times(gate, 1 / UNIT), product(s.at('wi_1'), x, hidden)), widthOf(x))
+  return project(s.at('wo'), ops.multiply(scaleBy(gate, 1 / UNIT), project(s.at('wi_1'), x, hidden)), widthOf(x))
 }
 
-const times = (x: Value, factor: number) => ops.multiply(x, ops.scalar(x, factor))
+const scaleBy = (x: Value, factor: number) => ops.multiply(x, ops.scalar(x, factor))
 
-/** The learned bias of every pair of positions [1, H, L, L], looked up by distance. Every graph has the table. */
+/** The learned bias of every pair of positions [1, H, L, L], by distance. Every graph has a copy of the table. */
 function positionBias(s: Scope, ids: Value, { buckets, maxDistance, heads }: T5Config, again: boolean): Value {
   s.enter()
   const distances = Array.from({ length: 2 * T5_MAX_TOKENS - 1 }, (_, i) => i - (T5_MAX_TOKENS - 1))

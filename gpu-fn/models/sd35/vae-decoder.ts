@@ -1,15 +1,15 @@
 // The decoder of SD3.5's 16-channel autoencoder. Stability-AI/sd3.5 sd3_impls.py `VAEDecoder` @ fbf8f48.
-// B batch · C channels · h, w latent size · a feature map is laid out as the target likes it
+// B batch · C channels · h, w latent size · feature maps are in the target's layout
 import type { Graph, Value } from '../../compile/graph/graph.ts'
 import type { FeatureMap } from '../../compile/graph/layer-types.ts'
 import {
+  applyDeferredAndNorm,
   attention,
   branchConv2d,
   conv2d,
   groupNorm,
   linear,
   outputWidth,
-  settleAndNorm,
   toActivations,
 } from '../../compile/graph/nn.ts'
 import * as ops from '../../compile/graph/ops.ts'
@@ -17,7 +17,7 @@ import type { Scope } from '../../compile/graph/scope.ts'
 
 export type VaeConfig = {
   readonly latentChannels: number
-  /** Resolutions; each but the last doubles the size. */
+  /** Resolutions; all but the last double the size. */
   readonly levels: number
   readonly blocksPerLevel: number
   readonly groups: number
@@ -29,8 +29,8 @@ const EPSILON = 1e-6
 const ONE_BY_ONE = { kernel: 1, padding: 0 }
 
 /**
- * Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1; the same as pixels [B, 8h, 8w, 3] in 8 bits, which are a
- * quarter to copy; and its sum, which is a number if all of it is.
+ * Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1; the same as 8-bit pixels [B, 8h, 8w, 3], a quarter of the
+ * bytes to copy; and its sum, which is NaN if any value is.
  */
 export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const { graph } = s
@@ -38,8 +38,8 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const latent = graph.input('latent', 'float32', ['B', latentChannels, 'h', 'w'])
   const z = ops.add(ops.divide(latent, ops.scalar(latent, scalingFactor)), ops.scalar(latent, shiftFactor))
   const map = s.lowering.featureMap(toActivations(s, z))
-  const quantised = s.at('post_quant_conv')
-  const first = quantised.has('weight') ? conv2d(quantised, map, latentChannels, ONE_BY_ONE) : map
+  const postQuant = s.at('post_quant_conv')
+  const first = postQuant.has('weight') ? conv2d(postQuant, map, latentChannels, ONE_BY_ONE) : map
 
   const decoder = s.at('decoder')
   let x: FeatureMap = { value: conv2d(decoder.at('conv_in'), first, outputWidth(decoder.at('conv_in'))) }
@@ -70,7 +70,7 @@ function pixelsOf(image: Value): Value {
 function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const out = outputWidth(s.at('conv1'))
   const options = { groups, epsilon: EPSILON, silu: true }
-  const { map, normed } = settleAndNorm(s.at('norm1'), x, options)
+  const { map, normed } = applyDeferredAndNorm(s.at('norm1'), x, options)
   const h = branchConv2d(s.at('conv1'), normed, out)
   const y = branchConv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, options), out)
   const same = s.lowering.channels(map) === out
@@ -78,14 +78,14 @@ function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
 }
 
 function upsample(s: Scope, x: FeatureMap): FeatureMap {
-  const twice = s.lowering.upsampleNearest(s.lowering.settled(x))
+  const twice = s.lowering.upsampleNearest(s.lowering.applyDeferred(x))
   return { value: conv2d(s.at('conv'), twice, s.lowering.channels(twice)) }
 }
 
 /** One attention head over all positions. sd3_impls.py `AttnBlock` */
 function attentionBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
   const channels = s.lowering.channels(x.value)
-  const { map, normed } = settleAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })
+  const { map, normed } = applyDeferredAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })
   const tokens = s.lowering.tokens(normed, 'h*w') // [B, h·w, C]
   const project = (name: string, input: Value) => linear(s.at(name), input, channels)
   const qkv = { q: project('q', tokens), k: project('k', tokens), v: project('v', tokens) }

@@ -10,14 +10,14 @@ export type Defaults = {
   readonly shift: number
   /** Width and height in latents. */
   readonly sampleSize: number
-  /** Whose terms weights of this variant are under. */
+  /** License of the weights, in a sentence. */
   readonly license: string
 }
 export type Variant = MMDiTConfig & Defaults & { readonly name: string }
 
 const STABILITY = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
 const OCTET = 'The weights are licensed under Apache-2.0; they were trained on Noto Color Emoji (OFL-1.1). See NOTICE.'
-const UNKNOWN = 'The weights are under the license that their author gives them; see NOTICE.'
+const UNKNOWN = 'The weights are licensed by their author; see NOTICE.'
 
 const common = {
   patchSize: 2,
@@ -53,7 +53,7 @@ const nano = {
   license: OCTET,
 }
 
-/** Variants of one shape stand together; the first is what a checkpoint of that shape is taken for unless its name says otherwise. */
+/** Variants of one shape are adjacent; the first is the default for a checkpoint of that shape, unless its path names another. */
 export const VARIANTS: readonly Variant[] = [
   { name: 'large', ...large, steps: 28, guidanceScale: 3.5 },
   { name: 'large-turbo', ...large, steps: 4, guidanceScale: 1 },
@@ -77,24 +77,24 @@ const SHAPE_KEYS = [
   'dualAttention',
 ] as const
 /**
- * The variant whose row in the table equals the derived configuration. `asked` chooses among variants of one shape; `custom`
- * (or a diffusers directory, which describes itself) admits shapes that the table does not have.
+ * The variant with the derived configuration. `requested` selects among variants of one shape; `custom`, or a diffusers directory, which has
+ * its own configuration, allows shapes without a variant. Throws CheckpointError.
  */
 export function variantOf(
   derived: MMDiTConfig,
   checkpoint: Checkpoint,
   paths: readonly string[],
-  asked?: string,
+  requested?: string,
 ): { name: string; defaults: Defaults } {
   const fitting = VARIANTS.filter((variant) => differences(variant, derived).length === 0)
-  if (asked !== undefined && asked !== 'custom') return named(asked, derived)
+  if (requested !== undefined && requested !== 'custom') return requireVariant(requested, derived)
   const [first] = fitting
-  if (first && asked === undefined) {
+  if (first && requested === undefined) {
     const hint = /turbo/i.test(paths.join()) ? 'turbo' : /flash/i.test(paths.join()) ? 'flash' : undefined
     const variant = fitting.find(({ name }) => hint && name.includes(hint)) ?? first
     return { name: variant.name, defaults: variant }
   }
-  if (asked === 'custom' || checkpoint.layout === 'diffusers') {
+  if (requested === 'custom' || checkpoint.layout === 'diffusers') {
     const sampleSize = sampleSizeOf(checkpoint.config.transformer?.sample_size, derived)
     return {
       name: 'custom',
@@ -106,11 +106,11 @@ export function variantOf(
   )[0]!
   throw new CheckpointError(
     'transformer',
-    `fits no variant of SD3.5; nearest is ${nearest.variant.name}, but ${nearest.differs.join(', ')}. --variant custom compiles it all the same`,
+    `matches no variant of SD3.5; the nearest is ${nearest.variant.name}, but ${nearest.differs.join(', ')}. --variant custom compiles it anyway`,
   )
 }
 
-/** A config.json's own sample_size, within what the model can make. */
+/** The sample_size of config.json, if the model supports it. */
 function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig): number {
   const largest = patchSize * positionMax
   if (given === undefined) return Math.min(common.sampleSize, largest)
@@ -119,16 +119,16 @@ function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig): 
   throw new CheckpointError('transformer/config.json', `sample_size is ${JSON.stringify(given)}; allowed: ${allowed}`)
 }
 
-function named(asked: string, derived: MMDiTConfig): { name: string; defaults: Defaults } {
-  const variant = VARIANTS.find(({ name }) => name === asked)
+function requireVariant(requested: string, derived: MMDiTConfig): { name: string; defaults: Defaults } {
+  const variant = VARIANTS.find(({ name }) => name === requested)
   if (!variant)
     throw new CheckpointError(
       '--variant',
-      `${asked} is unknown; allowed: ${VARIANTS.map(({ name }) => name).join(', ')}, custom`,
+      `${requested} is unknown; allowed: ${VARIANTS.map(({ name }) => name).join(', ')}, custom`,
     )
   const differs = differences(variant, derived)
-  if (differs.length > 0) throw new CheckpointError('transformer', `is no ${asked}: ${differs.join(', ')}`)
-  return { name: asked, defaults: variant }
+  if (differs.length > 0) throw new CheckpointError('transformer', `is not ${requested}: ${differs.join(', ')}`)
+  return { name: requested, defaults: variant }
 }
 
 function differences(variant: Variant, derived: MMDiTConfig): string[] {

@@ -94,10 +94,10 @@ def loss_of(judge: Judge, image: torch.Tensor, heat: torch.Tensor, tints: torch.
     logits, colors, ends = judge.maps(image)
     logits = logits.float()
     p = logits.sigmoid()
-    centre = heat > 0.999
-    found = -(F.logsigmoid(logits) * (1 - p) ** 2)[centre].sum()
-    absent = -(F.logsigmoid(-logits) * p**2 * (1 - heat) ** 4)[~centre].sum()
-    focal = (found + absent) / centre.sum().clamp(min=1)
+    center = heat > 0.999
+    found = -(F.logsigmoid(logits) * (1 - p) ** 2)[center].sum()
+    absent = -(F.logsigmoid(-logits) * p**2 * (1 - heat) ** 4)[~center].sum()
+    focal = (found + absent) / center.sum().clamp(min=1)
     colors = F.cross_entropy(colors.float(), tints, ignore_index=-1)
     return focal + colors + F.cross_entropy(ends.float().flatten(0, 1), background.flatten(), ignore_index=-1)
 

@@ -49,9 +49,9 @@ def neon(image: torch.Tensor) -> torch.Tensor:
 
 
 def sepia(image: torch.Tensor) -> torch.Tensor:
-    grey = (image * torch.tensor((0.3, 0.59, 0.11), device=image.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    gray = (image * torch.tensor((0.3, 0.59, 0.11), device=image.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
     dark, light = (torch.tensor(c, device=image.device).view(1, 3, 1, 1) / 255 for c in ((52, 30, 14), (250, 232, 198)))
-    return dark + (light - dark) * grey
+    return dark + (light - dark) * gray
 
 
 FILTERS = dict(zip(STYLES, (pixel_art, watercolor, line_drawing, neon, sepia), strict=True))

@@ -3,7 +3,7 @@
     python -m training.turbo --steps 1100 --budget 300
 
 The student takes one Euler step where the guided teacher takes `SUBSTEPS`: it learns the mean velocity of the teacher's way between two
-neighbouring noise levels of its own schedule. Half of the starting points are pictures with noise added, half lie on the student's own
+neighboring noise levels of its own schedule. Half of the starting points are pictures with noise added, half lie on the student's own
 way from pure noise, so that it learns to correct what its earlier steps got wrong.
 """
 

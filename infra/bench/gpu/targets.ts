@@ -33,7 +33,7 @@ const REQUEST = {
   seed: 5,
 } satisfies RenderRequest
 const LOUD = 600
-/** dB; two images of the same differ by 62 to 67 where onnxruntime normalises the autoencoder's maps, which it does in no fixed order. */
+/** dB; two images of the same differ by 62 to 67 where onnxruntime normalizes the autoencoder's maps, which it does in no fixed order. */
 const SAME = 55
 /** Relative error ‖given − cpu‖ / ‖cpu‖ that is allowed, and the least PSNR in dB, with 16-bit and with FP8 products. */
 const LIMITS = { weightOnly: { error: 2e-2, psnr: 35 }, native: { error: 5e-2, psnr: 30 } }

@@ -1,4 +1,5 @@
-// Does every FP8 operator compute what infra/bench/kernels/reference.ts says? The operators on the GPU, their definition on the CPU.
+// Compares every FP8 operator on the GPU with its definition (reference.ts) on the CPU, and measures its rate.
+import { spawnSync } from 'node:child_process'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -12,11 +13,18 @@ import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
-import { CASES, type Case, type Narrow } from './cases.ts'
-import { operators as definition } from './reference.ts'
+import type { Case, Narrow } from './case.ts'
+import { CASES, operators as definition } from './reference.ts'
 
-/** Prints the errors of every case on the GPU's own way and on the portable one. Throws when one is too large, or without a GPU. */
-export async function benchKernels(): Promise<void> {
+const RATES = path.join(import.meta.dirname, 'rates.py')
+
+export type KernelsOptions = { readonly python: string }
+
+/**
+ * Prints the errors of every case on the GPU's native and portable paths, and the rates of the operators at the sizes of Large. Throws if an
+ * error is too large, or without a GPU.
+ */
+export async function benchKernels({ python }: KernelsOptions): Promise<void> {
   const found = findKernels()
   if (!found.library) throw new Error(`the kernels cannot run on this machine: ${found.reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-kernels-'))
@@ -40,6 +48,17 @@ export async function benchKernels(): Promise<void> {
   }
   if (failures > 0) throw new Error(`${failures} results are wrong`)
   console.log(`all ${CASES.length} cases hold`)
+  printRates(python, found.library)
+}
+
+/** Measures in a process with PyTorch, which times work on the device. */
+function printRates(python: string, library: string): void {
+  if (spawnSync(python, ['-c', 'import torch']).status !== 0) {
+    console.log(`no rates: ${python} has no PyTorch; name a Python with PyTorch by --python or OCTET_PYTHON`)
+    return
+  }
+  const { status } = spawnSync(python, [RATES, library], { stdio: 'inherit' })
+  if (status !== 0) throw new Error(`${RATES} failed`)
 }
 
 const narrowed: Narrow = (x) => ops.cast(x, 'float16')

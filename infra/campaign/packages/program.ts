@@ -1,7 +1,7 @@
 // One process of the package campaign: fetches a package and says so. It is killed on the way.
 import { pino } from 'pino'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
-import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
+import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
 import type { PackageName } from '../../../gpu-fn/weights/layout.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 
@@ -10,7 +10,7 @@ export type Task = { directory: string; url: string; budgetBytes: number; name: 
 const { directory, url, budgetBytes, name } = JSON.parse(process.argv[2]!) as Task
 const keys = { accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER', region: 'us-east-1' }
 const log = pino({ level: 'silent' })
-const cache = createPackageCache({
+const cache = new PackageCache({
   directory,
   budgetBytes,
   bucket: openBucket({ url, ...keys }, { stallMs: 200, tries: 8, pauseMs: 5 }),

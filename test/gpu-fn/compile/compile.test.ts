@@ -109,7 +109,7 @@ describe('a package', () => {
 
   test.each([
     [['--name', 'Bad Name!'], /--name: "Bad Name!" is given; 1 to 64 of a-z, 0-9 and "-" are allowed/],
-    [['--tier', 'fp16', '--scale-block', '32'], /--scale-block: has no use in tier fp16/],
+    [['--tier', 'fp16', '--scale-block', '32'], /--scale-block: does not apply to tier fp16/],
     [['--target', 'cuda', '--scale-block', '7'], /--scale-block: 7 is given; on CUDA it must be a multiple of 16/],
   ])('is not made with %j', async (flags, message) => {
     const { code, stderr } = await compile('--checkpoint', checkpoint, '--out', path.join(scratch, 'never'), ...flags)
@@ -139,7 +139,9 @@ describe('a package', () => {
       '--scale-block',
       '32',
     )
-    const [, block, row] = /differ by ([\d.]+) % \(RMS\); one scale a row would be ([\d.]+) %/.exec(stdout)!.map(Number)
+    const [, block, row] = /differ by ([\d.]+) % \(RMS\); with one scale per row by ([\d.]+) %/
+      .exec(stdout)!
+      .map(Number)
     expect(block).toBeLessThan(row!)
     expect(row).toBeLessThan(4)
   })
@@ -180,20 +182,20 @@ describe('a checkpoint is refused and nothing is written', () => {
     ['transformer', 'num_layers', 99, /transformer\/config\.json: num_layers is 99, but the tensors have \d/],
     ['transformer', 'qk_norm', null, /qk_norm is null, but the tensors have "rms_norm"/],
     ['transformer', 'dual_attention_layers', [0], /dual_attention_layers is \[0\], but the tensors have \[0,1\]/],
-    ['text_encoder', 'num_attention_heads', 5, /clip_l: the width of an attention head works out as \d+\.\d+/],
+    ['text_encoder', 'num_attention_heads', 5, /clip_l: the width of an attention head is \d+\.\d+/],
     ['text_encoder_3', 'dense_act_fn', 'relu', /t5\/config\.json: dense_act_fn is "relu"; allowed: "gelu_new"/],
-    ['vae', 'scaling_factor', null, /vae\/config\.json: scaling_factor is null; a number above 0 is wanted/],
+    ['vae', 'scaling_factor', null, /vae\/config\.json: scaling_factor is null; it must be a number above 0/],
     ['vae', 'mid_block_add_attention', false, /mid_block_add_attention is false, but the tensors have true/],
     ['transformer', 'sample_size', 1e308, /sample_size is 1e\+308; allowed: multiples of 2 up to \d+/],
-    ['text_encoder', 'eos_token_id', 1.5, /clip_l\/config\.json: eos_token_id is 1\.5; a whole number is wanted/],
+    ['text_encoder', 'eos_token_id', 1.5, /clip_l\/config\.json: eos_token_id is 1\.5; it must be an integer/],
     [
       'text_encoder_3',
       'relative_attention_max_distance',
       -1,
-      /relative_attention_max_distance is -1; a number above 0/,
+      /relative_attention_max_distance is -1; it must be a number above 0/,
     ],
-    ['scheduler', 'num_train_timesteps', 0, /num_train_timesteps is 0; a number above 0 is wanted/],
-    ['scheduler', 'shift_terminal', 1, /shift_terminal is 1; a number from 0 to below 1 is wanted/],
+    ['scheduler', 'num_train_timesteps', 0, /num_train_timesteps is 0; it must be a number above 0/],
+    ['scheduler', 'shift_terminal', 1, /shift_terminal is 1; it must be a number from 0 to below 1/],
     ['scheduler', 'use_dynamic_shifting', true, /scheduler_config\.json: use_dynamic_shifting is true; allowed: false/],
   ])('when %s has %s %j', async (directory, key, value, message) => {
     const copy = await altered(`config-${directory}-${key}`, async (file) => {
@@ -209,8 +211,8 @@ describe('a checkpoint is refused and nothing is written', () => {
       variant: 'tiny-medium',
       layout: 'single-file',
     })
-    await expectRefusal(single, /fits no variant of SD3\.5; nearest is \w+, but depth is \d+ and not \d+/)
-    await expectRefusal(single, /is no large: depth is \d+ and not 38/, '--variant', 'large')
+    await expectRefusal(single, /matches no variant of SD3\.5; the nearest is \w+, but depth is \d+ and not \d+/)
+    await expectRefusal(single, /is not large: depth is \d+ and not 38/, '--variant', 'large')
     await expectRefusal(
       single,
       /--variant: huge is unknown; allowed: large, large-turbo, medium, flash, nano, nano-turbo, custom/,
@@ -269,7 +271,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await fs.writeFile(path.join(out, 'manifest.json'), '{"name": "app"}')
     await fs.writeFile(path.join(out, 'src/thesis.txt'), 'ten years of work')
     const refused = await compile('--checkpoint', checkpoint, '--out', out)
-    expect(refused.stderr).toMatch(/web-app: holds src\/thesis\.txt, which is of no package/)
+    expect(refused.stderr).toMatch(/web-app: contains src\/thesis\.txt, which is not part of a package/)
     expect(await fs.readdir(out)).toEqual(['manifest.json', 'src'])
   })
 
@@ -279,7 +281,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await fs.writeFile(path.join(out, 'diary.txt'), 'dear diary')
     const { code, stderr } = await compile('--checkpoint', checkpoint, '--out', out)
     expect(code).toBe(1)
-    expect(stderr).toMatch(/mine: holds diary\.txt, which is of no package/)
+    expect(stderr).toMatch(/mine: contains diary\.txt, which is not part of a package/)
     expect(await fs.readdir(out)).toEqual(['diary.txt'])
   })
 })

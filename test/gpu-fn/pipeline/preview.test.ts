@@ -1,37 +1,39 @@
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../../gpu-fn/contract.ts'
+import { PREVIEW_FACTORS } from '../../../gpu-fn/models/sd35/preview-factors.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { canPreview, encodePreview, previewPixels, withoutNoise } from '../../../gpu-fn/pipeline/preview.ts'
+import { encodePreview, previewPixels, withoutNoise } from '../../../gpu-fn/pipeline/preview.ts'
 
 const AREA = 6
 /** One channel of value 1, the others 0. */
 const oneChannel = (channel: number) => new Float32Array(16 * AREA).fill(1, channel * AREA, (channel + 1) * AREA)
 
-describe('a latent as colours', () => {
+describe('a latent as colors', () => {
   // ((factor + 1) / 2 · 255), cut off, by hand from the reference's matrix.
   test.for([
     [0, [119, 129, 140]],
     [2, [151, 137, 132]],
     [15, [109, 108, 111]],
-  ] as const)('channel %i', ([channel, colour]) => {
-    expect([...previewPixels(oneChannel(channel), AREA)]).toEqual(Array.from({ length: AREA }, () => colour).flat())
+  ] as const)('channel %i', ([channel, color]) => {
+    expect([...previewPixels(oneChannel(channel), AREA, PREVIEW_FACTORS)]).toEqual(
+      Array.from({ length: AREA }, () => color).flat(),
+    )
   })
 
-  test('nothing is grey, and what lies outside is cut to black and white', () => {
-    expect(previewPixels(new Float32Array(16 * AREA), AREA)).toEqual(new Uint8ClampedArray(3 * AREA).fill(127))
+  test('zero is gray, and what lies outside is cut to black and white', () => {
+    expect(previewPixels(new Float32Array(16 * AREA), AREA, PREVIEW_FACTORS)).toEqual(
+      new Uint8ClampedArray(3 * AREA).fill(127),
+    )
     const bright = oneChannel(10).map((value) => value * 1000)
-    expect(previewPixels(bright, AREA)).toEqual(new Uint8ClampedArray(3 * AREA).fill(255))
+    expect(previewPixels(bright, AREA, PREVIEW_FACTORS)).toEqual(new Uint8ClampedArray(3 * AREA).fill(255))
     expect(
       previewPixels(
         bright.map((value) => -value),
         AREA,
+        PREVIEW_FACTORS,
       ),
     ).toEqual(new Uint8ClampedArray(3 * AREA))
-  })
-
-  test('is only for 16 channels', () => {
-    expect([4, 8, 16, 32].map(canPreview)).toEqual([false, false, true, false])
   })
 })
 
@@ -40,12 +42,14 @@ test('the noise that is left is taken off along the velocity', () => {
 })
 
 test('a preview is a JPEG of the latent’s size', async () => {
-  const file = await encodePreview(new Float32Array(16 * AREA), 3, 2)
+  const file = await encodePreview(new Float32Array(16 * AREA), { width: 3, height: 2 }, PREVIEW_FACTORS)
   expect(await sharp(file).metadata()).toMatchObject({ format: 'jpeg', width: 3, height: 2 })
 })
 
 test('a preview of noise at the largest image size is within the contract’s size limit', async () => {
   const side = LIMITS.side.max / 8
   const latent = gaussianNoise(7, 16 * side * side)
-  expect((await encodePreview(latent, side, side)).byteLength).toBeLessThanOrEqual(LIMITS.previewBytes)
+  expect((await encodePreview(latent, { width: side, height: side }, PREVIEW_FACTORS)).byteLength).toBeLessThanOrEqual(
+    LIMITS.previewBytes,
+  )
 })

@@ -1,8 +1,9 @@
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
-import { type PipelineEvent, type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
+import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny, type TinyPackage } from '../../support/checkpoints/compile.ts'
 
@@ -192,7 +193,7 @@ describe('a tiny SD3.5 in float32', () => {
   })
 
   test.each([
-    [{ width: 40 }, /width is 40; this model makes multiples of 16 up to \d+/],
+    [{ width: 40 }, /width is 40; this model supports multiples of 16 up to \d+/],
     [{ height: 1_000_000 * 16 }, /height is 16000000/],
     [{ width: 0 }, /width is 0/],
   ])('refuses %j', async (size, message) => {

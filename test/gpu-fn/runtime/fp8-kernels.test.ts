@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 
 test('a library that was not built is missing, and the command that builds it is named', () => {
-  const missing = expect.stringMatching(/liboctet-kernels\.so is not there; .*kernels\/build/)
+  const missing = expect.stringMatching(/liboctet-kernels\.so is missing; .*kernels\/build/)
   expect(findKernels('/nowhere/liboctet-kernels.so')).toEqual({ library: null, reason: missing })
 })
 

@@ -20,10 +20,10 @@ test('runs one item at a time, first come first served', async () => {
   const { queue, started, end } = manual(2)
   for (const item of ['a', 'b', 'c']) expect(queue.add(item)).toBe(true)
   expect(started).toEqual(['a'])
-  expect(['a', 'b', 'c'].map(queue.position)).toEqual([0, 1, 2])
+  expect(['a', 'b', 'c'].map((item) => queue.position(item))).toEqual([0, 1, 2])
   await end('a')
   expect(started).toEqual(['a', 'b'])
-  expect(['b', 'c'].map(queue.position)).toEqual([0, 1])
+  expect(['b', 'c'].map((item) => queue.position(item))).toEqual([0, 1])
   await end('b')
   await end('c')
   expect(started).toEqual(['a', 'b', 'c'])
@@ -32,7 +32,7 @@ test('runs one item at a time, first come first served', async () => {
 
 test('refuses when the line is full and takes items again when it is not', async () => {
   const { queue, end } = manual(1)
-  expect(['a', 'b', 'c'].map(queue.add)).toEqual([true, true, false])
+  expect(['a', 'b', 'c'].map((item) => queue.add(item))).toEqual([true, true, false])
   await end('a')
   expect(queue.add('c')).toBe(true)
   expect(queue.counts()).toEqual({ running: 1, queued: 1 })
@@ -40,7 +40,7 @@ test('refuses when the line is full and takes items again when it is not', async
 
 test('with no places to wait, an idle queue still runs one', () => {
   const { queue } = manual(0)
-  expect(['a', 'b'].map(queue.add)).toEqual([true, false])
+  expect(['a', 'b'].map((item) => queue.add(item))).toEqual([true, false])
 })
 
 test('removes what waits, not what runs', async () => {

@@ -278,7 +278,7 @@ describe('directories that cannot be used', () => {
       'tokenizer_3',
       'tokenizer.json',
       brokenMap(),
-      /precompiled_charsmap is empty or cut short/,
+      /precompiled_charsmap is empty or truncated/,
     ],
     ['unknown parts', 'tokenizer_3', 'tokenizer.json', unknownPart(), /Unknown Normalizer type: Telepathy/],
     [

@@ -3,7 +3,7 @@ import path from 'node:path'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
-import { createPackageCache } from '../../../gpu-fn/weights/cache.ts'
+import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
 import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
@@ -55,9 +55,9 @@ async function openCache(
   const download = { connections: 3, spreadBytes: 50_000 }
   const { directory } = scratch
   const verifier = new Verifier({ directory, log: log as never })
-  const cache = createPackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
+  const cache = new PackageCache({ directory, budgetBytes, bucket, verifier, log: log as never, download })
   return {
-    ensure: cache.ensure,
+    ensure: cache.ensure.bind(cache),
     requests: proxy.requests,
     blobsAsked: () => proxy!.requests.filter((r) => r.path.includes('/blobs/')),
   }
@@ -94,7 +94,7 @@ test('fetches a damaged file again', async () => {
     path.includes(sha256(SHARED)) && flipped++ === 0 ? ({ kind: 'flip', bytes: 100 } as const) : 'none'
   const { ensure } = await openCache(plan)
   await openPackage((await ensure(TURBO)).directory, { verify: true })
-  expect(warnings).toEqual(['a file of a package came damaged; it is fetched again'])
+  expect(warnings).toEqual(['a file of a package is corrupt; it is downloaded again'])
 })
 
 test('gives up on a file that always comes damaged, and leaves no package', async () => {
@@ -165,7 +165,7 @@ test('serves the package used last while the bucket is away', async () => {
   proxy!.close()
   const { ensure } = await openCache(() => ({ kind: 'status', status: 503 }))
   expect((await ensure(TURBO)).digest).toBe(digest)
-  expect(warnings).toEqual(['the bucket cannot be read; the package used last is served'])
+  expect(warnings).toEqual(['the bucket cannot be read; the most recently used package is served'])
   await expect(ensure(LARGE)).rejects.toMatchObject({ name: 'BucketError' })
 })
 
@@ -185,7 +185,7 @@ test.each(['transformer.bin', 'vae.bin'])('downloads the package again if %s is 
   const asked = blobsAsked().length
   await openPackage((await ensure(TURBO)).directory, { verify: true })
   expect(blobsAsked().length).toBeGreaterThan(asked)
-  expect(warnings).toEqual(['a package of the cache is damaged; it is fetched again'])
+  expect(warnings).toEqual(['a cached package is corrupt; it is downloaded again'])
 })
 
 test('downloads a manifest again if it does not match its digest', async () => {
@@ -194,7 +194,7 @@ test('downloads a manifest again if it does not match its digest', async () => {
   const at = path.join(directory, 'manifest.json')
   await writeFile(at, (await readFile(at, 'utf8')).replace('"steps":4', '"steps":5'))
   expect((await ensure(TURBO)).digest).toBe(digest)
-  expect(warnings).toEqual(['a package of the cache is damaged; it is fetched again'])
+  expect(warnings).toEqual(['a cached package is corrupt; it is downloaded again'])
 })
 
 test('says which model the bucket does not have', async () => {
@@ -211,12 +211,12 @@ test.each<[string, (manifest: string) => string, RegExp]>([
   [
     'a path that climbs out',
     (text) => text.replace('"vae.bin"', '"../../vae.bin"'),
-    /"\.\.\/\.\.\/vae\.bin" is no path inside/,
+    /"\.\.\/\.\.\/vae\.bin" is not a path inside/,
   ],
   [
     'a file in the place of the manifest',
     (text) => text.replace('"vae.bin"', '"manifest.json"'),
-    /"manifest\.json" is no path/,
+    /"manifest\.json" is not a path/,
   ],
   [
     'another model',
@@ -248,7 +248,7 @@ test('refuses a manifest that is not what it is named by, and a pointer that is 
   await put(pointerKey({ ...TURBO, model: 'odd' }), '["a"]')
   await put(pointerKey({ ...TURBO, model: 'path' }), JSON.stringify({ package: '../blobs/a' }))
   const { ensure } = await openCache()
-  await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not have the SHA-256 that it is named by/)
+  await expect(ensure({ ...TURBO, model: 'lost' })).rejects.toThrow(/does not have the SHA-256 in its name/)
   for (const model of ['odd', 'path'])
     await expect(ensure({ ...TURBO, model })).rejects.toThrow(/is not a pointer to a package/)
 })

@@ -52,7 +52,7 @@ test('a file with another SHA-256 gets no name, and nothing half written stays',
   files[3]!.sha256 = sha256(Buffer.from('another'))
   await expect(download(bucket, files, { spreadBytes: 400_000 })).rejects.toMatchObject({
     name: 'CorruptDownload',
-    message: `file-3 came with the SHA-256 ${sha256(objects[3]!)}`,
+    message: `file-3 has the SHA-256 ${sha256(objects[3]!)}`,
   })
   const left = await readdir(scratch.directory)
   expect(left.filter((name) => name === 'file-3' || name.startsWith('.'))).toEqual([])

@@ -85,14 +85,14 @@ describe('refuses', () => {
       }))
     }
   const changes: [string, RegExp, Change][] = [
-    ['a path that climbs out', /"\.\.\/other\/secret" is no path inside/, rename('../other/secret')],
-    ['a path that climbs out on the way', /is no path inside/, rename('tokenizer/../../secret')],
-    ['an absolute path', /"\/etc\/passwd" is no path inside/, rename('/etc/passwd')],
-    ['a path with a backslash', /is no path inside/, rename('..\\secret')],
-    ['a path with NUL', /is no path inside/, rename('a\0b')],
-    ['an empty part of a path', /is no path inside/, rename('tokenizer//vocab.json')],
+    ['a path that climbs out', /"\.\.\/other\/secret" is not a path inside/, rename('../other/secret')],
+    ['a path that climbs out on the way', /is not a path inside/, rename('tokenizer/../../secret')],
+    ['an absolute path', /"\/etc\/passwd" is not a path inside/, rename('/etc/passwd')],
+    ['a path with a backslash', /is not a path inside/, rename('..\\secret')],
+    ['a path with NUL', /is not a path inside/, rename('a\0b')],
+    ['an empty part of a path', /is not a path inside/, rename('tokenizer//vocab.json')],
     ['a file that is missing', /weights\.bin is missing/, rename('weights.bin')],
-    ['a directory in place of a file', /tokenizer is no file/, rename('tokenizer')],
+    ['a directory in place of a file', /tokenizer is not a file/, rename('tokenizer')],
     [
       'a network in a file that is not listed',
       /uses toString, which "files" does not list/,

@@ -30,7 +30,7 @@ function newProcess(directory = path.join(scratch.directory, 'cache')) {
     })
     return hashed
   }
-  return { verify, trust: verifier.trust }
+  return { verify, trust: verifier.trust.bind(verifier) }
 }
 
 const fileOf = (name: string) => path.join(pkg.directory, name)

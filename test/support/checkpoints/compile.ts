@@ -10,7 +10,7 @@ import { cacheDirectory, digestOf, makeOnce } from '../../../infra/local/package
 
 const SOURCES = [
   ...COMPILER,
-  'infra/bench/kernels/reference.ts',
+  'infra/bench/kernels/**/*.ts',
   'infra/checkpoints/tiny/**/*.*',
   'infra/checkpoints/{write-safetensors,safetensors-header}.ts',
 ]

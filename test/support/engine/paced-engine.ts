@@ -2,7 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 import type { Engine, Model } from '../../../gpu-fn/engine/engine.ts'
-import type { PipelineEvent } from '../../../gpu-fn/pipeline/txt2img.ts'
+import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 
 export const pacedModel: Model = {
   model: 'tiny',

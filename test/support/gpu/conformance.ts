@@ -187,7 +187,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
     })
 
     test('a body with a field that is unknown or out of bounds is refused', async ({ expect }) => {
-      for (const fields of [{ colour: 'red' }, { steps: LIMITS.steps.max + 1 }, { width: 65 }])
+      for (const fields of [{ color: 'red' }, { steps: LIMITS.steps.max + 1 }, { width: 65 }])
         expect(await refused(await client.put(fields))).toEqual([400, 'invalid_request'])
     })
 

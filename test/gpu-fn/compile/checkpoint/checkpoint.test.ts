@@ -127,7 +127,7 @@ describe('single files', () => {
       await write('b.safetensors', { 'joint_blocks.1.a': half }),
     ]
     expect(await refusal(openCheckpoint(paths))).toMatch(
-      /b.safetensors: holds transformer, which .*a.safetensors holds already/,
+      /b.safetensors: contains transformer, which is in .*a.safetensors as well/,
     )
   })
 

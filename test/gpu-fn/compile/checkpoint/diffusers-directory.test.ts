@@ -54,7 +54,11 @@ describe('the diffusers layout', () => {
       { to_q: q, to_k: { dtype: 'F16', shape: [1, 3] }, to_v: v },
       /\(F16 \[\*, 3\]\) cannot be stacked/,
     ],
-    ['a projection missing', { to_q: q, to_v: v }, /is made of 3 tensors; only ".*to_q.weight", ".*to_v.weight" exist/],
+    [
+      'a projection missing',
+      { to_q: q, to_v: v },
+      /is a stack of 3 tensors; only ".*to_q.weight", ".*to_v.weight" exist/,
+    ],
     [
       'projections without rows',
       { to_q: { dtype: 'F16', shape: [] }, to_k: { dtype: 'F16', shape: [] }, to_v: { dtype: 'F16', shape: [] } },
@@ -102,7 +106,7 @@ describe('the diffusers layout', () => {
 
   it('prefers full precision, needs weights in every folder and at least one folder', async () => {
     expect(await refusal(openCheckpoint([scratch.directory]))).toMatch(
-      'is no diffusers checkpoint: it has none of the folders transformer, text_encoder',
+      'is not a diffusers checkpoint: it has none of the folders transformer, text_encoder',
     )
     await writeFolder('text_encoder', 'model.fp16.safetensors', { 'text_projection.weight': half })
     await writeFolder('text_encoder', 'model.safetensors', {

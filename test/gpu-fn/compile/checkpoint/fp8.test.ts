@@ -3,10 +3,10 @@ import { describe, expect, it } from 'vitest'
 import {
   blocksPerRow,
   decodeTable,
-  dequantiseRows,
+  dequantizeRows,
   encode,
-  quantisationError,
-  quantiseRows,
+  quantizationError,
+  quantizeRows,
 } from '../../../../gpu-fn/compile/checkpoint/fp8.ts'
 
 type Case = { rows: number; columns: number; block: number; weights: string; codes: string; scales: string }
@@ -26,7 +26,7 @@ describe('E4M3 codes', () => {
     expect(decodeTable).toEqual(floats(golden.decoded))
   })
 
-  it('encodes every code, midpoint, neighbour of a midpoint, subnormal and overflow as ml_dtypes does', () => {
+  it('encodes every code, midpoint, neighbor of a midpoint, subnormal and overflow as ml_dtypes does', () => {
     const values = floats(golden.values)
     expect(values.length).toBeGreaterThan(1700)
     expect(withoutSignOfNaN(Array.from(values, encode))).toEqual(withoutSignOfNaN(bytes(golden.codes)))
@@ -37,18 +37,18 @@ describe('E4M3 codes', () => {
     const values = floats(golden.values).filter((value) => Math.abs(value) <= 448)
     const codes = new Uint8Array(values.length)
     const scales = new Float32Array(1)
-    expect(quantiseRows(values, 1, values.length, codes, scales)).toBe(true)
+    expect(quantizeRows(values, 1, values.length, codes, scales)).toBe(true)
     expect(scales[0]).toBe(1)
     expect(Array.from(codes)).toEqual(Array.from(values, encode))
   })
 })
 
-describe('quantiseRows', () => {
+describe('quantizeRows', () => {
   it.each(golden.quantised)('equals numpy and ml_dtypes bit for bit, $block columns a scale', (expected) => {
     const { rows, columns, block } = expected
     const codes = new Uint8Array(rows * columns)
     const scales = new Float32Array(rows * blocksPerRow(columns, block))
-    expect(quantiseRows(floats(expected.weights), rows, columns, codes, scales, block)).toBe(true)
+    expect(quantizeRows(floats(expected.weights), rows, columns, codes, scales, block)).toBe(true)
     expect(scales).toEqual(floats(expected.scales))
     expect(codes).toEqual(bytes(expected.codes))
   })
@@ -56,21 +56,21 @@ describe('quantiseRows', () => {
   it('gives rows of zeros a scale of 1', () => {
     const scales = new Float32Array(2)
     const codes = new Uint8Array(6)
-    quantiseRows(Float32Array.of(0, -0, 0, 1, 2, 4), 2, 3, codes, scales)
+    quantizeRows(Float32Array.of(0, -0, 0, 1, 2, 4), 2, 3, codes, scales)
     expect(scales[0]).toBe(1)
     expect([...codes.subarray(0, 3)]).toEqual([0, 0x80, 0])
   })
 
   it.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('says that a weight is %d', (bad) => {
     const weights = Float32Array.of(1, 2, 3, bad)
-    expect(quantiseRows(weights, 2, 2, new Uint8Array(4), new Float32Array(2))).toBe(false)
+    expect(quantizeRows(weights, 2, 2, new Uint8Array(4), new Float32Array(2))).toBe(false)
   })
 
-  it('is undone by dequantiseRows to within half a step', () => {
+  it('is undone by dequantizeRows to within half a step', () => {
     const { rows, columns, block, weights: encoded, codes, scales } = golden.quantised[1]!
     const weights = floats(encoded)
     const approximation = new Float32Array(weights.length)
-    dequantiseRows(bytes(codes), rows, columns, floats(scales), approximation, block)
+    dequantizeRows(bytes(codes), rows, columns, floats(scales), approximation, block)
     const perRow = blocksPerRow(columns, block)
     weights.forEach((weight, i) => {
       const scale = floats(scales)[Math.floor(i / columns) * perRow + Math.floor((i % columns) / block)]!
@@ -80,16 +80,16 @@ describe('quantiseRows', () => {
   })
 })
 
-describe('quantisationError', () => {
+describe('quantizationError', () => {
   it('is that of a hand-made row', () => {
     // 448 is exact; 17 lies between 16 and 18 and rounds to 16 (even): error 1.
-    const { max, rms } = quantisationError(Float32Array.of(448, 17), 1, 2)
+    const { max, rms } = quantizationError(Float32Array.of(448, 17), 1, 2)
     expect(max).toBeCloseTo(1 / 448, 12)
     expect(rms).toBeCloseTo(1 / Math.sqrt(448 ** 2 + 17 ** 2), 12)
   })
 
   it('is smaller with a scale for each block when a row has an outlier', () => {
     const row = Float32Array.from({ length: 512 }, (_, i) => (i === 0 ? 100 : Math.sin(i) * 1e-3))
-    expect(quantisationError(row, 1, 512, 128).rms).toBeLessThan(quantisationError(row, 1, 512).rms)
+    expect(quantizationError(row, 1, 512, 128).rms).toBeLessThan(quantizationError(row, 1, 512).rms)
   })
 })

@@ -43,7 +43,7 @@ describe('the step graph of target cuda-fp8', () => {
     expect(last).toMatchObject({ ModulateQuantise: 3, Linear: 5, GeluQuantise: 1, Attention: 1 })
   })
 
-  test('of Medium has a second attention in its first blocks, which shares the normalisation', async () => {
+  test('of Medium has a second attention in its first blocks, which shares the normalization', async () => {
     const graph = (await build('medium')).graphs.get('transformer')!
     expect(countOperators(graph, 'joint_blocks.0.')).toMatchObject({ ModulateQuantise: 4, Linear: 10, Attention: 2 })
     expect(countOperators(graph, 'joint_blocks.13.')).toMatchObject({ ModulateQuantise: 4, Linear: 8, Attention: 1 })
@@ -75,7 +75,7 @@ describe('the step graph of target cuda-fp8', () => {
 })
 
 describe('the autoencoder of target cuda-fp8', () => {
-  test('adds the biases and skips of its blocks as it normalises, but where it is enlarged', async () => {
+  test('adds the biases and skips of its blocks as it normalizes, but where it is enlarged', async () => {
     const graph = (await build('large')).graphs.get('vae_decoder')!
     const convolutions = graph.nodes.filter(({ op }) => op === 'NhwcConv')
     const biased = convolutions.filter(({ inputs }) => inputs.length === 3).map(({ name }) => name.split('.').at(-1))
@@ -121,8 +121,8 @@ test('a package for cuda-fp8 lists both step graphs and both autoencoders, each 
 })
 
 test.each([
-  [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, which tier fp16 has not; choose cuda/],
-  [{ tier: 'fp8', scaleBlock: 128 } as const, /--scale-block: has no use for target cuda-fp8/],
+  [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, and tier fp16 has none; choose cuda/],
+  [{ tier: 'fp8', scaleBlock: 128 } as const, /--scale-block: does not apply to target cuda-fp8/],
 ])('%o is refused', async (options, message) => {
   const out = path.join(scratch.directory, 'package')
   await expect(compile({ checkpoint: ['/none'], out, target: 'cuda-fp8', ...options })).rejects.toThrow(message)

@@ -20,7 +20,7 @@ test.each([
   ['large', /Stability AI Community License/],
   ['medium', /Stability AI Community License/],
   ['nano-turbo', /Apache-2\.0; they were trained on Noto Color Emoji \(OFL-1\.1\)/],
-  ['custom', /the license that their author gives them/],
+  ['custom', /licensed by their author/],
 ])('weights of %s are under the license of who made them', (name, license) => {
   const shape = name === 'custom' ? { ...shapeOf('nano'), depth: 7 } : shapeOf(name)
   expect(variantOf(shape, single, [], name).defaults.license).toMatch(license)

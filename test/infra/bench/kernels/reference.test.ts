@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { decodeTable, quantiseRows } from '../../../../gpu-fn/compile/checkpoint/fp8.ts'
+import { decodeTable, quantizeRows } from '../../../../gpu-fn/compile/checkpoint/fp8.ts'
 import { Graph, type Value } from '../../../../gpu-fn/compile/graph/graph.ts'
 import type { Operand } from '../../../../gpu-fn/compile/graph/layer-types.ts'
 import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
@@ -35,18 +35,18 @@ async function evaluate(
 
 const ofOperand = ({ rowScales, ...codes }: Operand) => ({ codes: ops.cast(codes, 'float32'), scales: rowScales! })
 
-test('rows are quantised as the weights are: the same codes and scales', async () => {
+test('rows are quantized as the weights are: the same codes and scales', async () => {
   const [rows, width] = [6, 40]
   const joint = pseudoRandom([1, rows, width], 1)
-  const given = await evaluate({ joint }, (v) => ofOperand(operators.quantiseParts(v.joint!, v.joint!, null)[0]!))
+  const given = await evaluate({ joint }, (v) => ofOperand(operators.quantizeParts(v.joint!, v.joint!, null)[0]!))
   const codes = new Uint8Array(rows * width)
   const scales = new Float32Array(rows)
-  quantiseRows(joint.data, rows, width, codes, scales)
+  quantizeRows(joint.data, rows, width, codes, scales)
   expect(given.scales).toEqual(scales)
   expect(given.codes).toEqual(Float32Array.from(codes, (code) => decodeTable[code]!))
 })
 
-test('a branch is gated, added and normalised: the words of its definition, computed by hand', async () => {
+test('a branch is gated, added and normalized: the words of its definition, computed by hand', async () => {
   const width = 8
   const stream = pseudoRandom([1, 1, width], 1)
   const branch = pseudoRandom([1, 1, width], 2)
@@ -54,7 +54,7 @@ test('a branch is gated, added and normalised: the words of its definition, comp
   const given = await evaluate({ stream, branch, modulation }, (v) => {
     const branches = [{ value: v.branch!, gate: 2 * width }]
     const options = { factor: 16, epsilon: 1e-6 }
-    const { sum, normed } = operators.modulateQuantise(
+    const { sum, normed } = operators.modulateQuantize(
       v.stream!,
       branches,
       v.modulation!,
@@ -82,7 +82,7 @@ test('one large token takes nothing from the others', async () => {
     joint.data[i] = x * 60_000
   })
   const alone = { dims: [1, 1, 64], data: joint.data.slice(64) }
-  const quantise = (v: Record<string, Value>) => ofOperand(operators.quantiseParts(v.x!, v.x!, null)[0]!)
-  const both = await evaluate({ x: joint }, quantise)
-  expect(both.codes!.slice(64)).toEqual((await evaluate({ x: alone }, quantise)).codes)
+  const quantize = (v: Record<string, Value>) => ofOperand(operators.quantizeParts(v.x!, v.x!, null)[0]!)
+  const both = await evaluate({ x: joint }, quantize)
+  expect(both.codes!.slice(64)).toEqual((await evaluate({ x: alone }, quantize)).codes)
 })

@@ -1,0 +1,29 @@
+// The events of a run.
+import type { CONTENT_TYPES } from '../contract.ts'
+
+export type FinishedImage = {
+  type: 'image'
+  image: number
+  seed: number
+  width: number
+  height: number
+  content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]
+  data: Uint8Array
+}
+export type Preview = {
+  type: 'preview'
+  image: number
+  step: number
+  width: number
+  height: number
+  content_type: typeof CONTENT_TYPES.jpeg
+  data: Uint8Array
+}
+/** Times are seconds. `step` counts from 1, `image` from 0. */
+export type PipelineEvent =
+  | { type: 'warning'; code: 'prompt_truncated'; message: string }
+  | { type: 'encoded'; seconds: number }
+  | { type: 'step'; image: number; step: number; steps: number }
+  | Preview
+  | FinishedImage
+  | { type: 'finished'; timings: { encode: number; denoise: number; decode: number } }

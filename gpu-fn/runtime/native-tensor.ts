@@ -1,0 +1,99 @@
+// Tensors of onnxruntime's C API.
+import { ONNX_DATA_TYPES } from '../dtype.ts'
+import type { OrtApi, Pointer } from './ort-api.ts'
+import type { DeviceTensor, Tensor } from './session.ts'
+
+const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
+
+/** An output on the device. Its rows are views of the same memory. */
+export class NativeTensor implements DeviceTensor {
+  readonly dims: readonly number[]
+  readonly #api: OrtApi
+  readonly #memory: Pointer
+  readonly #value: Pointer
+  readonly #rows = new Map<number, NativeTensor>()
+
+  constructor(api: OrtApi, memory: Pointer, value: Pointer) {
+    this.#api = api
+    this.#memory = memory
+    this.#value = value
+    this.dims = shapeOf(api, value).dims
+  }
+
+  static valueOf(tensor: DeviceTensor): Pointer {
+    if (tensor instanceof NativeTensor) return tensor.#value
+    throw new Error('the input is a device tensor of another kind of session')
+  }
+
+  row(index: number): DeviceTensor {
+    const found = this.#rows.get(index)
+    if (found) return found
+    const [count, ...dims] = this.dims
+    if (!(index >= 0 && index < count!)) throw new RangeError(`row ${index} is outside of ${count} rows`)
+    const bytes = dims.reduce((n, dim) => n * dim, Float32Array.BYTES_PER_ELEMENT)
+    const start = this.#api.make('GetTensorMutableData', this.#value) + BigInt(index * bytes)
+    const shape = BigInt64Array.from(dims.map(BigInt))
+    const view = this.#api.make(
+      'CreateTensorWithDataAsOrtValue',
+      this.#memory,
+      start,
+      bytes,
+      shape,
+      dims.length,
+      FLOAT32,
+    )
+    const row = new NativeTensor(this.#api, this.#memory, view)
+    this.#rows.set(index, row)
+    return row
+  }
+
+  release(): void {
+    for (const row of this.#rows.values()) row.release()
+    this.#api.release('Value', this.#value)
+  }
+}
+
+/** Copies a tensor to onnxruntime's memory. */
+export function copyToNative(api: OrtApi, { data, dims }: Tensor): Pointer {
+  const count = dims.reduce((n, dim) => n * dim, 1)
+  if (count !== data.length) throw new Error(`${data.length} values do not have the shape [${dims.join(', ')}]`)
+  const type = data instanceof Float32Array ? FLOAT32 : data instanceof BigInt64Array ? INT64 : UINT8
+  const shape = BigInt64Array.from(dims.map(BigInt))
+  const value = api.make('CreateTensorAsOrtValue', api.make('GetAllocatorWithDefaultOptions'), shape, dims.length, type)
+  if (count > 0) api.copy(api.make('GetTensorMutableData', value), data, data.byteLength)
+  return value
+}
+
+/** Copies a value on the host to JavaScript's memory. */
+export function copyFromNative(api: OrtApi, value: Pointer): Tensor {
+  const { type, dims } = shapeOf(api, value)
+  const count = dims.reduce((n, dim) => n * dim, 1)
+  const data = arrayOf(type, count)
+  if (count > 0) api.copy(data, api.make('GetTensorMutableData', value), data.byteLength)
+  return { data, dims }
+}
+
+function arrayOf(type: number, count: number): Tensor['data'] {
+  switch (type) {
+    case FLOAT32:
+      return new Float32Array(count)
+    case INT64:
+      return new BigInt64Array(count)
+    case UINT8:
+      return new Uint8Array(count)
+    default:
+      throw new Error('an output is neither float32 nor int64 nor uint8')
+  }
+}
+
+function shapeOf(api: OrtApi, value: Pointer): { type: number; dims: number[] } {
+  const info = api.make('GetTensorTypeAndShape', value)
+  try {
+    const type = api.count('GetTensorElementType', info)
+    const dims = new BigInt64Array(api.count('GetDimensionsCount', info))
+    if (dims.length > 0) api.call('GetDimensions', info, dims, dims.length)
+    return { type, dims: Array.from(dims, Number) }
+  } finally {
+    api.release('TensorTypeAndShapeInfo', info)
+  }
+}
