@@ -107,6 +107,29 @@ test('the map of folders is the tree: every folder of a folder whose folders it 
   expect(mapped.toSorted()).toEqual([...ROOTS, ...[...opened].flatMap(foldersIn)].toSorted())
 })
 
+/** Layers of biome.json's rules, each with the layers that it may import. */
+const rules = [...read('biome.json').matchAll(/"Layers: (.+?) (?:may import (.+?)|imports no other layer)\."/g)].map(
+  ([, layer, imports]) => ({ layer: layer!, imports: imports ?? '' }),
+)
+
+test('the layers of the worker are those of biome.json, in order', () => {
+  const [, list] = /<!-- edge-layers -->\n\n([\s\S]*?)\n\n/.exec(read('docs/architecture.md'))!
+  const layers = list!.split('\n').map((line) => line.replace(/^\d+\. /, '').replace(/, which .*/, ''))
+  const expected = layers.map((layer, k) => {
+    const below = layers.slice(k + 1).map((name) => name.replace(' and ', ', '))
+    const imports =
+      below.length > 0 ? `packages and the layers below (${below.join(', ')})` : 'packages and one another'
+    return { layer, imports: `#contract, ${imports}` }
+  })
+  expect(rules.filter(({ imports }) => imports.startsWith('#contract'))).toEqual(expected)
+})
+
+test('the layers of the GPU function are those of biome.json', () => {
+  const rows = section('docs/architecture.md', '<!-- gpu-layers -->').matchAll(/^\| ([\w/]+) \| (.*?)\s*\|$/gm)
+  const documented = [...rows].map(([, layer, imports]) => ({ layer: `gpu-fn ${layer}`, imports }))
+  expect(documented.slice(1)).toEqual(rules.filter(({ layer }) => layer.startsWith('gpu-fn')))
+})
+
 /** First cells of the table rows of a page, without backticks, each split at commas. */
 const firstCells = (text: string) =>
   [...text.matchAll(/^\| (`[^|]+) \|/gm)].flatMap(([, cell]) =>
@@ -116,14 +139,15 @@ const section = (page: string, from: string, to = '\n## ') => read(page).split(f
 const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)].map(([, name]) => name!)
 
 test('docs/api.md has every route', () => {
-  const dialects = readdirSync(path.join(root, 'edge/dialects')).map((file) => read(`edge/dialects/${file}`))
-  const routes = [
-    ...keysOf(read('edge/routes/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm),
-    ...dialects.flatMap((source) => keysOf(source, /^ {2}path: '(.+)',$/gm)).map((route) => `POST ${route}`),
-  ]
-  expect(firstCells(section('docs/api.md', '## Routes')).toSorted()).toEqual(
-    routes.map((route) => route.replace(/:(\w+)/g, '{$1}')).toSorted(),
+  const routes = keysOf(read('edge/routes/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm)
+  const dialects = globSync('edge/dialects/*.ts', { cwd: root }).flatMap((file) =>
+    keysOf(read(file), /^ {2}path: '(.+)',$/gm),
   )
+  const expected = [
+    ...routes.map((route) => route.replace(/:(\w+)/g, '{$1}')),
+    ...dialects.map((each) => `POST ${each}`),
+  ]
+  expect(firstCells(section('docs/api.md', '## Routes')).toSorted()).toEqual(expected.toSorted())
 })
 
 test('docs/api.md has every error with its status', () => {
@@ -141,6 +165,12 @@ test('docs/api.md has every field of a request', () => {
   expect(firstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
     keysOf(schema!, /^ {2}(\w+): /gm).toSorted(),
   )
+})
+
+test('docs/performance.md has every operator of the kernels', () => {
+  const [, list] = /addAll<([\w, ]+)>\(api/.exec(read('gpu-fn/kernels/register.cu'))!
+  const operators = firstCells(section('docs/performance.md', '## FP8 operators'))
+  expect(operators.toSorted()).toEqual(list!.split(', ').toSorted())
 })
 
 test('docs/deploy.md has every variable of both programs', () => {
