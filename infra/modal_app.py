@@ -13,7 +13,7 @@ PORT = 8080
 PACKAGES = "/packages"
 CONFIG = ROOT / "infra" / "config.json"
 
-# A container imports this file as well, and has neither the repository nor a use for the options.
+# A container imports this file as well, but has neither the repository nor a need for the options.
 gpu = json.loads(CONFIG.read_text())["gpu"] if modal.is_local() else None
 
 if gpu is None:
@@ -22,7 +22,7 @@ if gpu is None:
     options = {}
 else:
     app = modal.App(gpu["app"])
-    # Modal puts its own Python beside the image's Node, for which it must be root, and confines the container itself.
+    # Modal adds its Python to the image, for which it must be root, and isolates the container itself.
     image = modal.Image.from_dockerfile(ROOT / "Dockerfile.gpu", context_dir=ROOT, add_python="3.12", build_args={"RUN_AS": "root"})
     options = dict(
         gpu=gpu["gpus"],
@@ -50,7 +50,7 @@ else:
     )
 
 
-# Proxy auth stays on: without a Modal-Key nobody can start a GPU.
+# With proxy authentication, only requests with a Modal-Key start a GPU.
 @app.server(image=image, port=PORT, unauthenticated=False, **options)
 class Gpu:
     @modal.enter()

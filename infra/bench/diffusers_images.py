@@ -1,10 +1,10 @@
-"""Images of diffusers' StableDiffusion3Pipeline in float32 on the CPU.
+"""Generates images with diffusers' StableDiffusion3Pipeline in float32 on the CPU.
 
     python infra/bench/diffusers_images.py CHECKPOINTS OUT [THREADS] < REQUESTS
 
-A line of REQUESTS is JSON: {name, checkpoint, prompt, negative_prompt, seed, steps, guidance_scale, width, height}, where checkpoint is a
-directory in CHECKPOINTS. OUT/name.png is the image. Answers each line with a line: {seconds, diffusers: its version}, where seconds
-include the writing of the file. The golden images of nano are made so:
+Each line of REQUESTS is JSON: {name, checkpoint, prompt, negative_prompt, seed, steps, guidance_scale, width, height}, where checkpoint is a
+directory in CHECKPOINTS. The image is OUT/name.png. The reply to each line is a line {seconds, diffusers: its version}, where seconds
+includes the writing of the file. The golden images of nano are generated with:
 
     python infra/bench/diffusers_images.py gpu-fn/nano test/golden/nano < test/golden/nano/requests.jsonl
 """

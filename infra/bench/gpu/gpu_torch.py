@@ -1,4 +1,4 @@
-"""Measures SD3.5 in PyTorch, through diffusers' own pipeline, beside Octet. `npm run bench -- gpu` runs it.
+"""Measures SD3.5 in PyTorch with diffusers' pipeline, as the baseline of `npm run bench -- gpu`.
 
     python infra/bench/gpu/gpu_torch.py PLAN
 
@@ -29,7 +29,7 @@ def say(**line):
 
 
 def part(name):
-    """A part of the measurement that may fail without taking the others along."""
+    """Runs a part of the measurement. Its failure does not affect the other parts."""
 
     def decorate(run):
         @functools.wraps(run)
@@ -38,7 +38,7 @@ def part(name):
             say(phase=name, size=size_of(arguments))
             try:
                 run(*arguments)
-            except Exception as error:  # whatever it is, it is the result of this part
+            except Exception as error:  # any error is the result of this part
                 say(failed=name, size=size_of(arguments), error=f"{type(error).__name__}: {error}"[:500])
 
         return guarded
@@ -47,7 +47,7 @@ def part(name):
 
 
 def forget_memory():
-    """Gives back what earlier parts left in the allocator's cache, so that each part's peak is its own."""
+    """Empties the allocator's cache, so that the peak of a part does not include earlier parts."""
     if CUDA:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -101,7 +101,7 @@ def noise(size):
 
 
 class Fp8Linear(torch.nn.Module):
-    """A Linear whose weight is kept in float8 with a scale a row and widened in each use, as quanto keeps `qfloat8`."""
+    """A Linear with float8 weights and one scale per row, dequantized on each use, as in quanto's `qfloat8`."""
 
     def __init__(self, linear):
         super().__init__()
@@ -113,20 +113,20 @@ class Fp8Linear(torch.nn.Module):
 
     @property
     def weight(self):
-        # T5 looks here for the type of its activations.
+        # T5 takes the type of its activations from here.
         return self.scale
 
     def forward(self, x):
         return F.linear(x, self.codes.to(x.dtype) * self.scale.to(x.dtype), self.bias)
 
 
-def quantise_weights(module, passed_over=("proj_out",)):
+def quantize_weights(module, passed_over=("proj_out",)):
     for name, child in list(module.named_children()):
         if isinstance(child, torch.nn.Linear) and name not in passed_over:
             setattr(module, name, Fp8Linear(child))
             del child
         else:
-            quantise_weights(child, passed_over)
+            quantize_weights(child, passed_over)
 
 
 QUANTISED = {
@@ -140,7 +140,7 @@ def use_torchao(transformer):
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
     def fits(module, name):
-        # The products of the blocks: what Octet has in FP8, too.
+        # The products of the blocks, which Octet computes in FP8 as well.
         return isinstance(module, torch.nn.Linear) and ".norm" not in name and "transformer_blocks" in name
 
     quantize_(transformer, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=fits)
@@ -170,7 +170,7 @@ def open_pipeline():
         say(metric="load_s", value=loaded)
         say(metric="load_gb_per_s", value=PLAN["bytes"] / 1e9 / loaded)
     for network in QUANTISED.get(way, ()):
-        quantise_weights(getattr(pipeline, network))
+        quantize_weights(getattr(pipeline, network))
     if way == "torchao":
         use_torchao(pipeline.transformer)
     if way != "reference":
@@ -213,7 +213,7 @@ def decode(pipeline, size):
 
 def image(pipeline, size, steps, guidance):
     width, height = sides(size)
-    # A generator would draw other noise in bfloat16 than in float32.
+    # A generator draws different noise in bfloat16 and in float32.
     latents = noise(size).to(DEVICE, pipeline.transformer.dtype)
     return pipeline(
         PLAN["prompt"],

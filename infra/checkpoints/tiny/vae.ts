@@ -35,12 +35,12 @@ function decoder(shape: VaeShape, channels: number): Parameter[] {
       ...(level > 0 ? convolution(`decoder.up.${level}.upsample.conv`, width, width, 3, true) : []),
     ]),
     ...norm('decoder.norm_out', blocks[0]!, true),
-    ...colours(blocks[0]!),
+    ...colorParameters(blocks[0]!),
   ]
 }
 
 /** A small gain, so that few colors are clipped. */
-const colours = (width: number) =>
+const colorParameters = (width: number) =>
   convolution('decoder.conv_out', width, COLOURS, 3, true).map((p) => ({ ...p, deviation: p.deviation / 2 }))
 
 function postQuantConv(shape: VaeShape, channels: number): Parameter[] {

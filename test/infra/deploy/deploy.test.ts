@@ -76,14 +76,14 @@ describe('stops at the first failure, says what to do, and goes on from there th
   const cases: [string, string, string, RegExp][] = [
     ['cloudflare-account', 'whoami', 'not authenticated', /npx wrangler login/],
     ['modal-account', 'token info', 'Token missing', /npm run modal:setup.*modal setup/],
-    ['secrets', 'proxy-tokens', 'forbidden', /Bring the file/],
+    ['secrets', 'proxy-tokens', 'forbidden', /Copy the file/],
     ['queues', 'queues create octet-usage', 'plan does not allow', /Workers Paid/],
     ['bucket', 'lifecycle', 'no such rule', /R2 must be enabled/],
-    ['database', 'migrations', 'near "CREAT": syntax error', /rolled back by itself: mend its file/],
+    ['database', 'migrations', 'near "CREAT": syntax error', /rolled back: fix its file/],
     ['gpu-secret', 'modal secret', 'workspace is read-only', /modal secret list/],
     ['weights', 'volume ls', 'no volume', /npm run weights -- --variant/],
-    ['gpu-function', 'modal deploy', 'image build failed', /What served before still does/],
-    ['worker', 'wrangler deploy', 'script too large', /The worker that served before, if any, still does/],
+    ['gpu-function', 'modal deploy', 'image build failed', /The previous version is still served/],
+    ['worker', 'wrangler deploy', 'script too large', /The previous version, if any, is still served/],
   ]
   test.each(cases)('%s', async (id, containing, saying, advice) => {
     vendors.fail = { containing, saying }
@@ -106,7 +106,7 @@ describe('stops at the first failure, says what to do, and goes on from there th
 test('a machine without the secrets of a worker that is deployed does not replace them, unless told to', async () => {
   vendors.things.add('worker')
   await expect(deploy()).rejects.toThrow(
-    /has secrets that are not in .*[\s\S]*--new-secrets others are made, and every API key/,
+    /has secrets that are not in .*[\s\S]*--new-secrets creates others and invalidates every API key/,
   )
   await deploy({ fresh: true })
   expect((await secrets()).worker.KEY_PEPPER).toMatch(/^1:/)
@@ -122,13 +122,13 @@ test('nor where it cannot be asked whether there is one', async () => {
 
 test('says which packages are missing', async () => {
   vendors.things.delete('volume /large-fp8')
-  await expect(deploy()).rejects.toThrow(/there is no package of large:fp8/)
+  await expect(deploy()).rejects.toThrow(/no package of large:fp8/)
 })
 
 test('a damaged file of secrets is named, and nothing of it told', async () => {
   await writeFile(file, JSON.stringify({ worker: { KEY_PEPPER: 'a-secret' } }))
   const failure = await deploy().catch((error: Error) => error.message)
-  expect(failure).toMatch(/secrets\.json is damaged: .*worker\.GPU_SIGNING_KEY/)
+  expect(failure).toMatch(/secrets\.json is malformed: .*worker\.GPU_SIGNING_KEY/)
   expect(failure).not.toContain('a-secret')
 })
 

@@ -30,7 +30,7 @@ test('the key between worker and GPU function changes without a moment in which 
   const finished = await rotated(both, 'gpu-finish')
   expect(await takes(finished, finished)).toBe(true)
   expect(await takes(finished, old)).toBe(false)
-  await expect(rotated(both, 'gpu')).rejects.toThrow('first `rotate gpu-finish` and deploy')
+  await expect(rotated(both, 'gpu')).rejects.toThrow('run `rotate gpu-finish` and deploy first')
 })
 
 test.each<[Rotation, string[]]>([

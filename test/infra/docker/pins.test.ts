@@ -130,7 +130,7 @@ describe('npm run images', () => {
     await images('pin')
     const text = `ARG A_BASE=node:24@${a}\nARG B_BASE=nvidia/cuda:13@${b}\nARG RUN_AS=octet\nUSER nobody\n`
     expect(await readFile(file, 'utf8')).toBe(text)
-    expect((await images('check')).stdout).toContain(`node:24@${a} is there\n`)
+    expect((await images('check')).stdout).toContain(`node:24@${a} exists\n`)
     expect((await images('pin')).stdout).toContain('Nothing has changed.')
   })
 
@@ -138,7 +138,7 @@ describe('npm run images', () => {
     const before = push('library/node', '24', index('amd64'))
     await writeFile(file, `ARG A_BASE=node:24@${before}\n`)
     const after = push('library/node', '24', index('amd64', 'rebuilt'))
-    expect((await images('check')).stdout).toContain(`is there; the tag is now ${after}`)
+    expect((await images('check')).stdout).toContain(`exists; the tag is now ${after}`)
     await images('pin')
     expect(await readFile(file, 'utf8')).toBe(`ARG A_BASE=node:24@${after}\n`)
   })

@@ -55,8 +55,8 @@ describe('secrets', () => {
 
   test('are refused when one is missing or no version is left', async () => {
     const { secrets } = await createSecrets()
-    expect(() => parseSecrets("KEY_PEPPER='1:x'")).toThrow('there is no GPU_SIGNING_KEY in the secrets')
+    expect(() => parseSecrets("KEY_PEPPER='1:x'")).toThrow('GPU_SIGNING_KEY is missing from the secrets')
     const all = [...'123456789abcdefghijklmnopqrstuvwxyz'].map((version) => `${version}:secret`).join(',')
-    await expect(rotateSecrets({ ...secrets, KEY_PEPPER: all })).rejects.toThrow('drop its last one first')
+    await expect(rotateSecrets({ ...secrets, KEY_PEPPER: all })).rejects.toThrow('remove the last one first')
   })
 })

@@ -54,13 +54,13 @@ test('says what is deployed, what is warm and what the day cost', async () => {
   expect(await statusScreen(await asked(), true)).toEqual([
     'Worker octet',
     '  version new since 2026-11-26T10:00:00Z',
-    'GPUs, as the worker sees them',
-    '  default: cold, ready in 41 s; a start takes 41 s (3 seen); warming 160 s of 3600 s today',
+    'GPUs, as seen by the worker',
+    '  default: cold, ready in 41 s; a start takes 41 s (from 3 starts); warming 160 s of 3600 s today',
     '  since midnight: 12 jobs settled, 10 of them charged $0.03',
     '  10 jobs measured, 2 of them cold; GPU 90 s, about $0.05 without idle time',
     'Modal app octet-gpu',
-    '  2 containers run, 1 requests wait',
-    '  since midnight 3 were started, 0 failed; 20 requests, 1 of them failed',
+    '  2 containers running, 1 requests waiting',
+    '  since midnight: 3 containers started, 0 failed; 20 requests, 1 failed',
     "Modal's bill",
     '  $1.25 for octet-gpu since midnight',
   ])
@@ -73,7 +73,7 @@ test('a part that does not answer does not hide the others', async () => {
     },
   })
   const screen = await statusScreen(broken, true)
-  expect(screen).toContain('  not known: Token missing')
+  expect(screen).toContain('  unknown: Token missing')
   expect(screen).toContain('  $1.25 for octet-gpu since midnight')
 })
 

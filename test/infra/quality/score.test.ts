@@ -91,7 +91,7 @@ describe('the judge', () => {
       expect(seen).toMatchObject({ sprites: {}, background: plain('red') })
       expect(seen.likeliest).toHaveLength(4)
       const small = await readPixels(await sharp(red).resize(64).png().toBuffer())
-      await expect(look(small)).rejects.toThrow('the picture is 64x64; 256x256 is judged')
+      await expect(look(small)).rejects.toThrow('the image is 64x64 instead of 256x256')
     } finally {
       await release()
     }

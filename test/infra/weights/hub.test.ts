@@ -138,15 +138,15 @@ test('what was left of another file does not spoil the download', async () => {
 test.each([
   [
     { token: undefined },
-    /refuses .* \(401\): accept the licence at .*, make a token that may read it, and set HF_TOKEN/,
+    /refuses access to .* \(401\): accept the license at .*, create a token with read access, and set HF_TOKEN/,
   ],
   [
     { token: 'hf_other' },
-    /to this HF_TOKEN \(403\): accept the licence at .* with the account that the token belongs to/,
+    /with this HF_TOKEN \(403\): accept the license at .* with the account of the token/,
   ],
   [
     { repo: 'stabilityai/none' },
-    /the hub has no stabilityai\/none at main \(404\); name another with --repo and --revision/,
+    /the hub has no stabilityai\/none at main \(404\); set --repo and --revision/,
   ],
 ])('says what to do when the hub refuses: %j', async (change, message) => {
   await expect(fetchWith(undefined, change)).rejects.toMatchObject({

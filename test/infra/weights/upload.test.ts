@@ -103,7 +103,7 @@ test('tiers share blobs, and a pointer can be taken back', async () => {
   expect(await pointerOf(name)).toEqual({ package: digests[1], previous: [digests[0]] })
   expect(await rollBack(target, name)).toBe(digests[0])
   expect(await pointerOf(name)).toEqual({ package: digests[0], previous: [digests[1]] })
-  await expect(rollBack(target, { ...name, model: 'never' })).rejects.toThrow(/knows no earlier package of never:fp8/)
+  await expect(rollBack(target, { ...name, model: 'never' })).rejects.toThrow(/has no previous package of never:fp8/)
 })
 
 test('does not upload a package whose bytes are not what its manifest says', async () => {
