@@ -60,6 +60,9 @@ async function revoked(): Promise<Caller> {
   return caller
 }
 
+/** The error in a response's challenge. It is independent of the dialect, unlike the body. */
+const challengeOf = (response: Response) => /error="(\w+)"/.exec(response.headers.get('www-authenticate')!)?.[1] ?? null
+
 const headersFor = (by: string, caller: Caller): Record<string, string> =>
   by === 'operator' ? operator : caller.headers
 
@@ -105,7 +108,7 @@ describe('a revoked key', () => {
       const { headers } = await revoked()
       const { body, seen } = countedBody(1024 * 1024)
       const response = await call(method, path, headers, method === 'GET' ? undefined : body)
-      expect([response.status, (await problemOf(response)).error.code, seen.read]).toEqual([401, 'invalid_api_key', 0])
+      expect([response.status, challengeOf(response), seen.read]).toEqual([401, null, 0])
     },
   )
 
@@ -130,11 +133,7 @@ describe('scopes', () => {
       const { headers } = await newCaller({ scopes: others })
       const { body, seen } = countedBody(1024 * 1024)
       const response = await call(route.method, route.path, headers, route.method === 'GET' ? undefined : body)
-      expect([response.status, (await problemOf(response)).error.code, seen.read]).toEqual([
-        403,
-        'insufficient_scope',
-        0,
-      ])
+      expect([response.status, challengeOf(response), seen.read]).toEqual([403, 'insufficient_scope', 0])
     },
   )
 })
