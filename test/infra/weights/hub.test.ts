@@ -140,14 +140,8 @@ test.each([
     { token: undefined },
     /refuses access to .* \(401\): accept the license at .*, create a token with read access, and set HF_TOKEN/,
   ],
-  [
-    { token: 'hf_other' },
-    /with this HF_TOKEN \(403\): accept the license at .* with the account of the token/,
-  ],
-  [
-    { repo: 'stabilityai/none' },
-    /the hub has no stabilityai\/none at main \(404\); set --repo and --revision/,
-  ],
+  [{ token: 'hf_other' }, /with this HF_TOKEN \(403\): accept the license at .* with the account of the token/],
+  [{ repo: 'stabilityai/none' }, /the hub has no stabilityai\/none at main \(404\); set --repo and --revision/],
 ])('says what to do when the hub refuses: %j', async (change, message) => {
   await expect(fetchWith(undefined, change)).rejects.toMatchObject({
     name: 'HubError',
