@@ -40,7 +40,7 @@ constexpr float LOG2_E = 1.44269504f;
 
 __device__ inline uint32_t sharedAddress(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
 
-__device__ inline void initialise(uint64_t& barrier, int arrivals) {
+__device__ inline void initialize(uint64_t& barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(&barrier)), "r"(arrivals));
 }
 __device__ inline void arrive(uint64_t& barrier) {
@@ -258,10 +258,10 @@ __global__ void __launch_bounds__(THREADS, 1) attendOnHopperKernel(const Attenti
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
   if (threadIdx.x == 0) {
-    for (uint64_t& full : shared.queryRing.full) initialise(full, 1);
-    for (uint64_t& full : shared.tileRing.full) initialise(full, 1);
-    for (uint64_t& empty : shared.queryRing.empty) initialise(empty, GROUPS * GROUP / WARP);
-    for (uint64_t& empty : shared.tileRing.empty) initialise(empty, GROUPS * GROUP / WARP);
+    for (uint64_t& full : shared.queryRing.full) initialize(full, 1);
+    for (uint64_t& full : shared.tileRing.full) initialize(full, 1);
+    for (uint64_t& empty : shared.queryRing.empty) initialize(empty, GROUPS * GROUP / WARP);
+    for (uint64_t& empty : shared.tileRing.empty) initialize(empty, GROUPS * GROUP / WARP);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();

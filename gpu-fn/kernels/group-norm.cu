@@ -1,4 +1,4 @@
-// Group normalisation of feature maps [B, H, W, C], with SiLU where asked; a bias and a map that are pending are added on the way. Sums
+// Group normalization of feature maps [B, H, W, C], with SiLU where asked; a bias and a map that are pending are added on the way. Sums
 // are added up in one order whatever the GPU, so that the same map has the same norm to the last bit.
 #include <algorithm>
 

@@ -1,5 +1,5 @@
-// The image's and the text's projections become one sequence of heads: queries and keys RMS-normalised and in FP8, values in float16.
-// A normalised vector of 64 has no element beyond 8 · weight, so one scale, known beforehand, serves all tokens.
+// The image's and the text's projections become one sequence of heads: queries and keys RMS-normalized and in FP8, values in float16.
+// A normalized vector of 64 has no element beyond 8 · weight, so one scale, known beforehand, serves all tokens.
 #include "operators.h"
 #include "rows.cuh"
 #include "tiles.cuh"
@@ -43,7 +43,7 @@ __device__ inline float largestWeight(const float* norm, const float (&weights)[
   return largest;
 }
 
-/** The factor that takes a normalised vector to codes. Both streams share it. */
+/** The factor that takes a normalized vector to codes. Both streams share it. */
 __device__ inline float codeFactor(const float* image, const float* text, int lane) {
   float a[PACK] = {}, b[PACK] = {};
   if (image) loadFloats(image + lane * PACK, a);
@@ -52,7 +52,7 @@ __device__ inline float codeFactor(const float* image, const float* text, int la
   return largest > 0 ? LARGEST_CODE / largest : 1.f;
 }
 
-__device__ inline uint2 normalise(uint4 bits, const float (&weights)[PACK], float epsilon, float factor) {
+__device__ inline uint2 normalize(uint4 bits, const float (&weights)[PACK], float epsilon, float factor) {
   float values[PACK];
   unpack(bits, values);
   float squares = 0;
@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(THREADS, 3) joinHeads(const Arguments a) {
   for (int i = 0; i < STEPS; i++) {
     const Token& t = tokens[i];
     if (i > 0 && t.isText && !tokens[i - 1].isText) loadNorms(a.text, a.image, lane, queryNorm, keyNorm);
-    const uint2 query = normalise(t.query, queryNorm, a.epsilon, queryFactor);
-    const uint2 key = normalise(t.key, keyNorm, a.epsilon, keyFactor);
+    const uint2 query = normalize(t.query, queryNorm, a.epsilon, queryFactor);
+    const uint2 key = normalize(t.key, keyNorm, a.epsilon, keyFactor);
     const int at = first + i * TOKENS;
     const int code = keyChunk(at, lane / 2) + lane % 2 * PACK;
     if (tile * TILE < a.paddedQueries)

@@ -12,7 +12,7 @@ const SIDE = 1024
 /** Prints milliseconds and bytes for each image, scaled to 1024 × 1024; the images of the model card by default. */
 export async function benchPng(files: string[], { runs }: PngBenchOptions): Promise<void> {
   for (const file of files.length > 0 ? files : [path.join(ROOT, 'docs/nano.jpg')]) {
-    const picture = sharp(file).removeAlpha().toColourspace('srgb').resize(SIDE, SIDE)
+    const picture = sharp(file).removeAlpha().toColorspace('srgb').resize(SIDE, SIDE)
     const pixels = await picture.raw().toBuffer()
     const raw = { raw: { width: SIDE, height: SIDE, channels: 3 as const } }
     const ways = {

@@ -165,9 +165,9 @@ describe('a stream that breaks the contract is given up, and the next attempt ma
       () => new Response(null, { status: 302, headers: { location: 'https://elsewhere.test' } }),
     ],
   ]
-  test.for(spoiled)('%s', async ([, reason, behaviour], { expect }) => {
+  test.for(spoiled)('%s', async ([, reason, behavior], { expect }) => {
     const caller = await newCaller()
-    const calls = fakeGpu(behaviour, works)
+    const calls = fakeGpu(behavior, works)
     const { octet, data } = await generatedOf(await generate(caller, body))
     expect(calls.map(({ request }) => request.attempt)).toEqual([1, 2])
     expect(octet.attempts).toBe(2)

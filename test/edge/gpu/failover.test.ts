@@ -5,7 +5,7 @@ import { endpointOrder, reportHealth } from '../../../edge/gpu/health.ts'
 import { generate, generatedOf, ledgerOf, newCaller } from '../support/client.ts'
 import {
   accepted,
-  type Behaviour,
+  type Behavior,
   cancellations,
   fakeGpu,
   line,
@@ -24,8 +24,8 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-/** A GPU at each host; call by call the host's own behaviours, the last one again. */
-function gpus(first: Behaviour[], spare: Behaviour[]): Seen[] {
+/** A GPU at each host; call by call the host's own behaviors, the last one again. */
+function gpus(first: Behavior[], spare: Behavior[]): Seen[] {
   const left = { [DEFAULT]: [...first], [SPARE]: [...spare] }
   return fakeGpu((seen) => {
     const mine = left[seen.host]!
@@ -33,9 +33,9 @@ function gpus(first: Behaviour[], spare: Behaviour[]): Seen[] {
   })
 }
 const hosts = (calls: readonly Seen[]) => calls.map(({ host }) => host)
-const silent: Behaviour = ({ signal }) =>
+const silent: Behavior = ({ signal }) =>
   new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason)))
-const unreachable: Behaviour = () => {
+const unreachable: Behavior = () => {
   throw new TypeError('connect ECONNREFUSED')
 }
 
@@ -47,13 +47,13 @@ async function run(calls: Seen[]) {
   return { caller, job, asked: hosts(calls) }
 }
 
-test.for<[string, Behaviour]>([
+test.for<[string, Behavior]>([
   ['cannot be reached', unreachable],
   ['answers 502', () => new Response(null, { status: 502 })],
   ['is gone: 404', () => new Response('app stopped', { status: 404 })],
   ['refuses the token', refuses(401, 'token_invalid')],
-])('the spare takes a job at once when the first %s', async ([, behaviour], { expect }) => {
-  const { job, asked, caller } = await run(gpus([behaviour], [works]))
+])('the spare takes a job at once when the first %s', async ([, behavior], { expect }) => {
+  const { job, asked, caller } = await run(gpus([behavior], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
   expect((await ledgerOf(caller)).captured).toBe(job.price)
@@ -69,7 +69,7 @@ test('the spare takes a job when the first says nothing, which is told to drop i
 test('one that was told to drop the job is not asked again in that attempt, which it would call canceled', async ({
   expect,
 }) => {
-  const dropped: Behaviour = (seen) => stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
+  const dropped: Behavior = (seen) => stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
   const busy = refuses(503, 'loading')
   const { job, asked } = await run(gpus([silent, dropped], [busy, busy, works]))
   expect(asked).toEqual([DEFAULT, SPARE, SPARE, SPARE])
@@ -90,7 +90,7 @@ test('and fails over when it takes too long', async ({ expect }) => {
 })
 
 test('the next attempt begins with the other endpoint', async ({ expect }) => {
-  const cut: Behaviour = (seen) => stream([accepted(seen)], 'cut')
+  const cut: Behavior = (seen) => stream([accepted(seen)], 'cut')
   const { job, asked } = await run(gpus([cut], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 2, endpoint: 'spare' })

@@ -7,7 +7,7 @@ import { accountOf } from '../support/admissions.ts'
 import { type Caller, generate, generatedOf, jobIn, newCaller, send } from '../support/client.ts'
 import {
   accepted,
-  type Behaviour,
+  type Behavior,
   fakeGpu,
   fed,
   image,
@@ -32,8 +32,8 @@ afterEach(() => {
 /** A GPU whose jobs start, and end one by one when the test calls `finishNext`. */
 function heldGpu() {
   const held: (() => Promise<void>)[] = []
-  const behaviour: Behaviour = (seen) => {
-    const { behaviour: respond, send: feed } = fed()
+  const behavior: Behavior = (seen) => {
+    const { behavior: respond, send: feed } = fed()
     feed(accepted(seen), started(seen))
     const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
     held.push(async () => {
@@ -42,7 +42,7 @@ function heldGpu() {
     })
     return respond(seen)
   }
-  return { behaviour, finishNext: () => held.shift()!() }
+  return { behavior, finishNext: () => held.shift()!() }
 }
 
 const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 4 }))
@@ -52,8 +52,8 @@ test('a job that arrives after a flood of another account is sent after at most 
   expect,
 }) => {
   const [flooder, other] = [await newCaller(), await newCaller()]
-  const { behaviour, finishNext } = heldGpu()
-  const calls = fakeGpu(behaviour)
+  const { behavior, finishNext } = heldGpu()
+  const calls = fakeGpu(behavior)
   const flood = await Promise.all(Array.from({ length: 5 }, () => submit(flooder)))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const job = await submit(other)
@@ -72,7 +72,7 @@ test('the next job is sent to the GPU during the last step, so that the GPU is n
 }) => {
   const caller = await newCaller()
   const gpu = fed()
-  const calls = fakeGpu(gpu.behaviour, works)
+  const calls = fakeGpu(gpu.behavior, works)
   const first = await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const second = await submit(caller)
@@ -88,8 +88,8 @@ test('the next job is sent to the GPU during the last step, so that the GPU is n
 
 test('a job that cannot be called leaves its slot to the next, and asks again', async ({ expect }) => {
   const caller = await newCaller()
-  const { behaviour, finishNext } = heldGpu()
-  const calls = fakeGpu(behaviour)
+  const { behavior, finishNext } = heldGpu()
+  const calls = fakeGpu(behavior)
   const first = await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const [second, third] = [await submit(caller), await submit(caller)]
@@ -112,8 +112,8 @@ test('a job that cannot be called leaves its slot to the next, and asks again', 
 
 test('a canceled job that waits neither runs nor holds up the next', async ({ expect }) => {
   const caller = await newCaller()
-  const { behaviour, finishNext } = heldGpu()
-  const calls = fakeGpu(behaviour)
+  const { behavior, finishNext } = heldGpu()
+  const calls = fakeGpu(behavior)
   await submit(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const waiting = await submit(caller)
@@ -140,8 +140,8 @@ test('a GPU that accepts nothing does not hold up the other jobs, which all fail
 test('jobs that wait and run go on after the queue is lost', async ({ expect }) => {
   env.OCTET_RECOVERY = '{"job_seconds": 0.2}' as never
   const caller = await newCaller()
-  const { behaviour, finishNext } = heldGpu()
-  const calls = fakeGpu(behaviour)
+  const { behavior, finishNext } = heldGpu()
+  const calls = fakeGpu(behavior)
   const [first, second] = [await submit(caller), await submit(caller)]
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const renewed = vi.spyOn(EndpointDO.prototype, 'renewSlot')

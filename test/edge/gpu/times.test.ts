@@ -108,8 +108,8 @@ test('a job that only keeps its stream alive is canceled when its time is over, 
 
 test('time in the queue of the GPU function does not count as time of the run', async ({ expect }) => {
   const caller = await newCaller()
-  const { behaviour, send: feed } = fed()
-  const calls = fakeGpu(behaviour)
+  const { behavior, send: feed } = fed()
+  const calls = fakeGpu(behavior)
   const waiting = generate(caller, body)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   const [seen] = calls

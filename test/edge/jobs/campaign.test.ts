@@ -9,7 +9,7 @@ import { type Random, randomOf } from '../../../infra/campaign/random.ts'
 import { type Caller, filesOf, newCaller } from '../support/client.ts'
 import {
   accepted,
-  type Behaviour,
+  type Behavior,
   fakeGpu,
   image,
   refuses,
@@ -23,7 +23,7 @@ import { jobOf, reservationOf, reserved, reset, stopsHalfWay } from '../support/
 afterEach(() => vi.restoreAllMocks())
 
 const JOBS = 80
-const GPU: Record<string, [share: number, behaviour: Behaviour]> = {
+const GPU: Record<string, [share: number, behavior: Behavior]> = {
   works: [12, works],
   loading: [2, refuses(503, 'loading')],
   full: [2, refuses(429, 'queue_full')],

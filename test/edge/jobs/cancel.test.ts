@@ -72,8 +72,8 @@ describe('DELETE /v1/jobs/{id}', () => {
 
   test('cancels a job whose stream breaks after the request, without another attempt', async ({ expect }) => {
     const caller = await newCaller()
-    const { behaviour, send: feed, close } = fed()
-    const calls = fakeGpu(behaviour)
+    const { behavior, send: feed, close } = fed()
+    const calls = fakeGpu(behavior)
     const job = await submitted(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     feed(accepted(calls[0]!), started(calls[0]!), ...steps(1, 4))
@@ -109,8 +109,8 @@ describe('DELETE /v1/jobs/{id}', () => {
 
   test('has no effect if the job finishes first: its image is delivered and charged', async ({ expect }) => {
     const caller = await newCaller()
-    const { behaviour, send: feed } = fed()
-    const calls = fakeGpu(behaviour)
+    const { behavior, send: feed } = fed()
+    const calls = fakeGpu(behavior)
     const job = await submitted(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     feed(accepted(calls[0]!), started(calls[0]!))
@@ -229,10 +229,10 @@ test('all GPU requests of a job carry the same affinity hint', async ({ expect }
 
 test('a cancellation survives a reset of the job, and no further attempt starts', async ({ expect }) => {
   const caller = await newCaller()
-  const { behaviour, send: feed } = fed()
+  const { behavior, send: feed } = fed()
   const calls = fakeGpu((seen) => {
     feed(accepted(seen), started(seen), ...steps(2, 4))
-    return behaviour(seen)
+    return behavior(seen)
   }, works)
   const job = await submitted(caller)
   await vi.waitFor(async () => expect((await env.JOB.getByName(job.id).view())?.progress).toMatchObject({ step: 2 }))

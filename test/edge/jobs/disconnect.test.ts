@@ -42,8 +42,8 @@ test.for([{}, { on_disconnect: 'continue' }])(
   'the job continues after a disconnect with %j',
   async (fields, { expect }) => {
     const caller = await newCaller()
-    const { behaviour, send: feed } = fed()
-    const calls = fakeGpu(behaviour)
+    const { behavior, send: feed } = fed()
+    const calls = fakeGpu(behavior)
     const { reply, cut } = request(caller, fields)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     cut()

@@ -54,8 +54,8 @@ const submitted = async (caller: Caller, fields: object = {}) =>
 describe('the events of a job', () => {
   test('are streamed as they occur, and the terminal event ends the stream', async ({ expect }) => {
     const caller = await newCaller()
-    const { behaviour, send: feed } = fed()
-    const calls = fakeGpu(behaviour)
+    const { behavior, send: feed } = fed()
+    const calls = fakeGpu(behavior)
     const id = await submitted(caller)
     const response = await follow(caller, id)
     expect(response.headers.get('content-type')).toBe('text/event-stream')
@@ -85,8 +85,8 @@ describe('the events of a job', () => {
 
   test('are replayed unchanged after any Last-Event-ID, followed by live events', async ({ expect }) => {
     const caller = await newCaller()
-    const { behaviour, send: feed } = fed()
-    const calls = fakeGpu(behaviour)
+    const { behavior, send: feed } = fed()
+    const calls = fakeGpu(behavior)
     const id = await submitted(caller)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     const [seen] = calls
@@ -185,8 +185,8 @@ test('an idle stream is kept open by comments', async ({ expect }) => {
 
 test('a reader that disconnects does not affect the job', async ({ expect }) => {
   const caller = await newCaller()
-  const { behaviour, send: feed } = fed()
-  const calls = fakeGpu(behaviour)
+  const { behavior, send: feed } = fed()
+  const calls = fakeGpu(behavior)
   const id = await submitted(caller)
   await vi.waitFor(() => expect(calls).toHaveLength(1))
   await messages(await follow(caller, id), 1)
@@ -200,7 +200,7 @@ test('a stream continues across a reset of the job and contains each event once'
   const caller = await newCaller()
   const first = fed()
   const second = fed()
-  const calls = fakeGpu(first.behaviour, second.behaviour)
+  const calls = fakeGpu(first.behavior, second.behavior)
   const id = await submitted(caller)
   const all = messages(await follow(caller, id))
   await vi.waitFor(() => expect(calls).toHaveLength(1))
@@ -217,8 +217,8 @@ test('a stream continues across a reset of the job and contains each event once'
 
 test('a job rejects streams above its maximum, and closing a stream frees its place', async ({ expect }) => {
   const caller = await newCaller()
-  const { behaviour } = fed()
-  fakeGpu(behaviour)
+  const { behavior } = fed()
+  fakeGpu(behavior)
   const id = await submitted(caller)
   const open = await Promise.all(Array.from({ length: MAX_READERS }, () => follow(caller, id)))
   expect(open.every(({ status }) => status === 200)).toBe(true)
@@ -236,8 +236,8 @@ test('a job rejects streams above its maximum, and closing a stream frees its pl
 
 test('a stream ends within 30 seconds after its key is revoked', async ({ expect }) => {
   const caller = await newCaller()
-  const { behaviour, send: feed } = fed()
-  const calls = fakeGpu(behaviour)
+  const { behavior, send: feed } = fed()
+  const calls = fakeGpu(behavior)
   const id = await submitted(caller)
   const all = messages(await follow(caller, id))
   await vi.waitFor(() => expect(calls).toHaveLength(1))

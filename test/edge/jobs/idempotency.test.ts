@@ -112,9 +112,9 @@ describe('a retry that brings no key', () => {
   const again = { 'x-stainless-retry-count': '1' }
   /** Two requests, the second while the first runs; then the GPU goes on. */
   async function twice(caller: Caller, fields: object, headers: Record<string, string>) {
-    const { behaviour, send: feed } = fed()
+    const { behavior, send: feed } = fed()
     const admit = vi.spyOn(AccountDO.prototype, 'admit')
-    const calls = fakeGpu(behaviour, works)
+    const calls = fakeGpu(behavior, works)
     const first = generate(caller, fields)
     await vi.waitFor(() => expect(calls).toHaveLength(1))
     const second = generate(caller, fields, headers)

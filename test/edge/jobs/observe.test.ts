@@ -67,8 +67,8 @@ describe('prompts in the log', () => {
     const caller = await newCaller()
     const fails = (code: string) => (seen: Parameters<typeof started>[0]) =>
       stream([started(seen), line({ type: 'failed', code, message: 'no memory' })])
-    for (const behaviour of [works, refuses(400, 'invalid_request'), fails('out_of_memory'), fails('internal')]) {
-      fakeGpu(behaviour)
+    for (const behavior of [works, refuses(400, 'invalid_request'), fails('out_of_memory'), fails('internal')]) {
+      fakeGpu(behavior)
       await generate(caller, flower)
     }
     await generate(caller, { ...flower, steps: 'many' })

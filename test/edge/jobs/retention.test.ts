@@ -10,7 +10,7 @@ import { accountOf, rows } from '../support/admissions.ts'
 import { type Caller, fetchWorker, filesOf, jobIn, send } from '../support/client.ts'
 import {
   accepted,
-  type Behaviour,
+  type Behavior,
   fakeGpu,
   image,
   line,
@@ -32,7 +32,7 @@ beforeEach(async () => {
 afterEach(() => vi.restoreAllMocks())
 
 /** Stores an image, then fails for good. */
-const failsHalfWay: Behaviour = async (seen) =>
+const failsHalfWay: Behavior = async (seen) =>
   stream([
     ...[accepted(seen), started(seen), ...steps(1, seen.request.steps), ...(await image(seen, 0))],
     line({ type: 'failed', code: 'invalid_request', message: 'This cannot be made.' }),

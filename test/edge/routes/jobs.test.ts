@@ -43,8 +43,8 @@ describe('POST /v1/jobs', () => {
 
   test('waits for the end as long as the caller prefers', async ({ expect }) => {
     const caller = await newCaller()
-    const { behaviour } = fed()
-    fakeGpu(works, behaviour)
+    const { behavior } = fed()
+    fakeGpu(works, behavior)
     const done = await submit(caller, { prefer: 'wait=30' })
     expect([done.status, done.headers.get('preference-applied')]).toEqual([200, 'wait=30'])
     expect((await jobIn(done)).state).toBe('succeeded')
@@ -122,8 +122,8 @@ describe('PUT /v1/jobs/{id}', () => {
 describe('what a job tells', () => {
   test('queued at a position, starting, then step k of n', async ({ expect }) => {
     const caller = await newCaller()
-    const { behaviour, send: feed, close } = fed()
-    const calls = fakeGpu(refuses(503, 'loading'), behaviour)
+    const { behavior, send: feed, close } = fed()
+    const calls = fakeGpu(refuses(503, 'loading'), behavior)
     const { id } = await jobIn(await submit(caller))
     const shows = (expected: object) =>
       vi.waitFor(async () => expect(await jobIn(await send('GET', `/v1/jobs/${id}`, caller))).toMatchObject(expected), {

@@ -75,8 +75,8 @@ test.for(Object.entries(REQUESTS))('%s makes the documented calls', async ([name
   clearGpuStates()
   clearObservations()
   // The job of this request goes on behind the reply, at its own account: count until it is accepted.
-  const { behaviour, send: feed } = fed()
-  const gpu = name.startsWith('POST /v1/images') ? works : behaviour
+  const { behavior, send: feed } = fed()
+  const gpu = name.startsWith('POST /v1/images') ? works : behavior
   const calls = fakeGpu(gpu)
   const spies = BINDINGS.map((binding) => vi.spyOn(env[binding], 'getByName'))
   const response = await ask(world)
@@ -86,7 +86,7 @@ test.for(Object.entries(REQUESTS))('%s makes the documented calls', async ([name
   expect(response.status, name).toBeLessThan(300)
   expect(counts, `${name}: ${BINDINGS.join(', ')}`).toEqual(documented.get(name))
   const [seen] = calls
-  if (seen && gpu === behaviour) {
+  if (seen && gpu === behavior) {
     feed(accepted(seen), started(seen), ...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
     await over({ id: seen.job })
   }

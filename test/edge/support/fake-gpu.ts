@@ -6,7 +6,7 @@ import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest }
 import { sha256 } from '../../../edge/auth/keys.ts'
 
 export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null; host: string; headers: Headers }
-export type Behaviour = (seen: Seen) => Response | Promise<Response>
+export type Behavior = (seen: Seen) => Response | Promise<Response>
 /** Behavior of a stream after its last part. */
 type Ending = 'close' | 'cut' | 'silence'
 
@@ -59,7 +59,7 @@ export async function image({ request }: Seen, k: number, change: Record<string,
 }
 
 /** Runs the job successfully, as the contract specifies. */
-export const works: Behaviour = async (seen) => {
+export const works: Behavior = async (seen) => {
   const { steps: each, count } = seen.request
   const images = Array.from({ length: count }, async (_, k) => [...steps(each, each, k), ...(await image(seen, k))])
   const end = line({ type: 'succeeded', images: count, timings })
@@ -75,7 +75,7 @@ export const works: Behaviour = async (seen) => {
 const tick = () => new Promise<void>((resolve) => setTimeout(resolve, 5))
 
 /** Returns a stream that the test feeds while it is read. The reader polls for new parts, so that no request wakes another. */
-export function fed(): { behaviour: Behaviour; send: (...parts: Uint8Array[]) => void; close: () => void } {
+export function fed(): { behavior: Behavior; send: (...parts: Uint8Array[]) => void; close: () => void } {
   const parts: Uint8Array[] = []
   let open = true
   const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
@@ -85,8 +85,7 @@ export function fed(): { behaviour: Behaviour; send: (...parts: Uint8Array[]) =>
     else controller.close()
   }
   return {
-    behaviour: () =>
-      new Response(new ReadableStream({ pull }), { headers: { 'content-type': 'application/x-ndjson' } }),
+    behavior: () => new Response(new ReadableStream({ pull }), { headers: { 'content-type': 'application/x-ndjson' } }),
     send: (...more) => void parts.push(...more),
     close: () => {
       open = false
@@ -99,9 +98,9 @@ export const steps = (done: number, of: number, image = 0) =>
 
 /** Sends `done` steps, then heartbeats until the job is canceled. */
 export const untilCanceled =
-  (done: number): Behaviour =>
+  (done: number): Behavior =>
   async (seen) => {
-    const { behaviour, send, close } = fed()
+    const { behavior, send, close } = fed()
     send(accepted(seen), started(seen), ...steps(done, seen.request.steps))
     void (async () => {
       while (!cancellations.some(({ job }) => job === seen.job)) {
@@ -111,18 +110,18 @@ export const untilCanceled =
       send(line({ type: 'canceled', steps_done: done, timings }))
       close()
     })()
-    return behaviour(seen)
+    return behavior(seen)
   }
 
 export const refuses =
-  (status: number, code: string, headers: Record<string, string> = {}): Behaviour =>
+  (status: number, code: string, headers: Record<string, string> = {}): Behavior =>
   () =>
     Response.json(
       { type: 'about:blank', title: code, status, detail: `secret detail of ${code}`, code },
       { status, headers },
     )
 
-export const unreachable: Behaviour = () => {
+export const unreachable: Behavior = () => {
   throw new TypeError('connect ECONNREFUSED')
 }
 
@@ -143,7 +142,7 @@ class Refused extends Error {
 }
 
 /** Verifies the token of a request and returns its job and attempt. */
-async function authorised(request: Request, body: string): Promise<{ job: string; attempt: number }> {
+async function authorized(request: Request, body: string): Promise<{ job: string; attempt: number }> {
   const given = request.headers.get(GPU_TOKEN.header) ?? request.headers.get('authorization')
   const token = given?.replace('Bearer ', '')
   if (!token) throw new Refused(401, 'token_missing')
@@ -175,7 +174,7 @@ const withoutAttempt = ({ attempt: _, ...request }: JobRequest) => JSON.stringif
 
 async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
   const body = await request.text()
-  const { job, attempt } = await authorised(request, body)
+  const { job, attempt } = await authorized(request, body)
   const asked = parsed(body)
   if (asked.attempt !== attempt) throw new Refused(403, 'token_mismatch')
   const known = calls.find((seen) => seen.job === job)
@@ -185,7 +184,7 @@ async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
 
 /** Handles DELETE: cancels a known job at its next step; rejects an unknown job with 404 and cancels it when it arrives. */
 async function cancel(request: Request, calls: readonly Seen[]): Promise<Response> {
-  const asked = await authorised(request, '')
+  const asked = await authorized(request, '')
   if (!calls.some((seen) => seen.job === asked.job)) {
     earlyCancellations.push(asked)
     throw new Refused(404, 'job_not_found')
@@ -194,8 +193,8 @@ async function cancel(request: Request, calls: readonly Seen[]): Promise<Respons
   return new Response(null, { status: 204 })
 }
 
-/** Replaces `fetch` with the fake GPU: call k gets behaviour k, later calls the last one. Returns the recorded requests. */
-export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
+/** Replaces `fetch` with the fake GPU: call k gets behavior k, later calls the last one. Returns the recorded requests. */
+export function fakeGpu(...behaviors: [Behavior, ...Behavior[]]): Seen[] {
   const calls: Seen[] = []
   cancellations.length = 0
   earlyCancellations.length = 0
@@ -214,7 +213,7 @@ export function fakeGpu(...behaviours: [Behaviour, ...Behaviour[]]): Seen[] {
     const seen = calls.at(-1)!
     if (earlyCancellations.some(({ job, attempt }) => job === seen.job && attempt >= seen.request.attempt))
       return stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
-    return behaviours[Math.min(calls.length, behaviours.length) - 1]!(seen)
+    return behaviors[Math.min(calls.length, behaviors.length) - 1]!(seen)
   })
   return calls
 }

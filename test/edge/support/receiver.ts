@@ -15,10 +15,10 @@ export type Payload = {
   timestamp: string
   data: { id: string; state: string; images: { url: string; sha256: string }[]; error: { code: string } | null }
 }
-type Behaviour = (received: Received, call: number) => number | Response | Promise<number | Response>
+type Behavior = (received: Received, call: number) => number | Response | Promise<number | Response>
 
 /** Answers requests to RECEIVER with a status or a response; every other request goes where it went before. */
-export function receiver(behaviour: Behaviour = () => 204): Received[] {
+export function receiver(behavior: Behavior = () => 204): Received[] {
   const calls: Received[] = []
   const spy = vi.spyOn(globalThis, 'fetch')
   const elsewhere = spy.getMockImplementation()
@@ -31,7 +31,7 @@ export function receiver(behaviour: Behaviour = () => 204): Received[] {
     const { url, redirect, signal } = request
     const received = { url, redirect, signal, headers: Object.fromEntries(request.headers), body: await request.text() }
     calls.push(received)
-    const answer = await behaviour(received, calls.length)
+    const answer = await behavior(received, calls.length)
     return typeof answer === 'number' ? new Response(null, { status: answer }) : answer
   })
   return calls

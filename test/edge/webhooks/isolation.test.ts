@@ -96,10 +96,10 @@ test('an account has at most six attempts at a time, and four to one host', asyn
 
 describe('the circuit breaker of a receiver', () => {
   /** Opens the breaker of a fresh endpoint by failing deliveries. */
-  async function opened(events: number, behaviour: Parameters<typeof receiver>[0] = () => 500) {
+  async function opened(events: number, behavior: Parameters<typeof receiver>[0] = () => 500) {
     env.WEBHOOK_BREAKER_SECONDS = '200'
     const caller = await newManager()
-    const calls = receiver(behaviour)
+    const calls = receiver(behavior)
     const { id } = await addEndpoint(caller)
     await announceMany(caller, events)
     await vi.waitFor(async () => expect(await receiversOf(caller)).toMatchObject([{ openings: 1 }]))

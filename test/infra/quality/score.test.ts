@@ -32,7 +32,7 @@ test.each<[string, Sight, Expected]>([
   ['only the dog', { ...right, sprites: { dog: 1 } }, [true, false, true, false]],
   ['nothing that is clear', blurred, [true, false, true, false]],
   ['more of a fox than of a cat', { ...blurred, likeliest: ['dog', 'fox', 'cat'] }, [false, false, true, false]],
-  ['another colour below', { ...right, background: { top: 'red', bottom: 'blue' } }, [true, true, false, true]],
+  ['another color below', { ...right, background: { top: 'red', bottom: 'blue' } }, [true, true, false, true]],
 ])('a picture with %s', (_, seen, [sprite, clear, background, count]) => {
   expect(judge(asked, seen)).toEqual({ sprite, clear, background, count })
 })
