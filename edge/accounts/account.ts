@@ -119,8 +119,8 @@ export class AccountDO extends DurableObject<Env> {
   }
 
   /** The id of the job that has this name; null when there is none. */
-  jobNamed(name: string): string | null {
-    return ledger.jobNamed(this.#sql, name)
+  findJobByName(name: string): string | null {
+    return ledger.findJobByName(this.#sql, name)
   }
 
   entry(job: string): LedgerEntry | null {

@@ -9,19 +9,19 @@ import type { JobSpec } from './job-spec.ts'
 import type { KeyInfo } from './key-info.ts'
 import { creatorsOf, findKey, isActive } from './key-table.ts'
 import {
-  countRequest,
   dropReservation,
-  jobNamed,
+  findJobByName,
+  findReusableJob,
   meterOf,
   type Reservation,
   renew,
   reservationOf,
   reserve,
-  reusableJob,
   sumsOf,
+  takeRateTokens,
 } from './ledger.ts'
 import { type Metered, type Refusal, rateState, refusalOf } from './meter.ts'
-import type { RateState } from './rates.ts'
+import type { RateState } from './rate-limit-headers.ts'
 import type { AccountSettings } from './settings.ts'
 
 export const IDEMPOTENCY_SCHEMA = `
@@ -72,9 +72,9 @@ export function decide(sql: SqlStorage, settings: AccountSettings, request: Admi
   const metered = metersOf(sql, settings, key, credential)
   const refusal = checkBalance(sql, settings, spec.price) ?? findRefusal(metered, spec.price, now)
   if (refusal) return { ...refusal, rates: ratesOf(metered, now) }
-  const reused = request.reuse ? reusableJob(sql, spec.digest) : null
+  const reused = request.reuse ? findReusableJob(sql, spec.digest) : null
   if (reused) {
-    countRequest(sql, metered)
+    takeRateTokens(sql, metered)
     return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
   }
   if (earlier) releaseNames(sql, earlier.failed)
@@ -127,7 +127,7 @@ type Earlier = { answer: Admission } | { failed: string } | null
  */
 function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Earlier {
   const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
-  const named = spec.name === null ? null : jobNamed(sql, spec.name)
+  const named = spec.name === null ? null : findJobByName(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
   // The reply to an admission may be lost. The worker then repeats the call with the same id.

@@ -101,8 +101,8 @@ export function reserve(sql: SqlStorage, spec: JobSpec, metered: Metered[]): voi
   for (const each of metered) saveMeter(sql, reserveOn(each, price, now))
 }
 
-/** Counts a request in every rate bucket, without a reservation. */
-export function countRequest(sql: SqlStorage, metered: Metered[]): void {
+/** Takes a token from every rate-limit bucket, without a reservation. */
+export function takeRateTokens(sql: SqlStorage, metered: Metered[]): void {
   const now = Date.now()
   for (const each of metered) saveMeter(sql, countOn(each, now))
 }
@@ -254,11 +254,11 @@ export function jobsBefore(sql: SqlStorage, limit: number, after: string | null)
 }
 
 /** The id of the job with this name; null without one. */
-export const jobNamed = (sql: SqlStorage, name: string): string | null =>
+export const findJobByName = (sql: SqlStorage, name: string): string | null =>
   sql.exec<{ job: string }>('SELECT job FROM ledger WHERE name = ?', name).toArray()[0]?.job ?? null
 
 /** The newest captured job with equal images, if all of them are still stored; null otherwise. */
-export function reusableJob(sql: SqlStorage, digest: string): string | null {
+export function findReusableJob(sql: SqlStorage, digest: string): string | null {
   const [row] = sql.exec<{ job: string; summary: string | null }>(
     "SELECT job, summary FROM ledger WHERE digest = ? AND state = 'captured' ORDER BY rowid DESC LIMIT 1",
     digest,

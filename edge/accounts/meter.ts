@@ -2,7 +2,7 @@
 // use, and updates them in the same transaction as its ledger.
 
 import type { Limits } from '../config/limits.ts'
-import type { Holder, RateState } from './rates.ts'
+import type { Holder, RateState } from './rate-limit-headers.ts'
 
 /**
  * Amounts are micro-dollars, times Unix milliseconds. `tokens` is the bucket level at `refilled`, the last request; `day` is the UTC date of

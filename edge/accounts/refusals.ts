@@ -5,7 +5,7 @@ import { ApiError } from '../http/errors.ts'
 import { dollars } from '../platform/units.ts'
 import type { Admission } from './admission.ts'
 import type { Refusal } from './meter.ts'
-import { type Holder, type RateState, rateHeaders } from './rates.ts'
+import { type Holder, type RateState, rateHeaders } from './rate-limit-headers.ts'
 
 /** Disables retries in the OpenAI SDKs. */
 const FINAL = { 'x-should-retry': 'false' }

@@ -100,7 +100,7 @@ async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null>
   return send(call, sent)
 }
 
-/** `busy`: ready, with a full queue. `down`: the response is not that of a GPU function, not even of a starting one. `refused`: permanently. */
+/** `busy`: ready, with a full queue. `down`: try the next endpoint, because no GPU function responded or it refused permanently (`refused`). */
 export type Answer =
   | { accepted: ReadableStream<Uint8Array> }
   | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused }

@@ -6,12 +6,12 @@ import { deletePrefix } from '../results/results.ts'
 import { resultPrefix } from '../results/retention.ts'
 import { announce } from './announcement.ts'
 import { measure, observeJob } from './observe.ts'
-import { costOf, isRetryable, type JobRecord } from './record.ts'
+import { chargeOf, isRetryable, type JobRecord } from './record.ts'
 import { summaryOf } from './view.ts'
 
 /** Captures or releases the price of a final job. False if the account is unreachable and the call must be repeated. */
 export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {
-  const amount = costOf(job)
+  const amount = chargeOf(job)
   try {
     await objectOf(env.ACCOUNT, job.account).settle(job.id, {
       ...{ outcome: amount > 0 ? 'captured' : 'released', amount, observed: measure(job) },

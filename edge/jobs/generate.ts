@@ -2,7 +2,7 @@
 
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { Reservation } from '../accounts/ledger.ts'
-import type { RateState } from '../accounts/rates.ts'
+import type { RateState } from '../accounts/rate-limit-headers.ts'
 import { admissionError } from '../accounts/refusals.ts'
 import type { Credential } from '../auth/keys.ts'
 import { checkConfig } from '../config.ts'

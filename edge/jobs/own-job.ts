@@ -13,7 +13,7 @@ import type { JobRecord } from './record.ts'
 /** The id of an account's job from an id or a name; null for an unknown name. */
 export async function resolveJobId(env: Env, account: string, given: string): Promise<string | null> {
   if (JOB_ID.test(given)) return given
-  return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).jobNamed(given) : null
+  return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).findJobByName(given) : null
 }
 
 /** Whether a credential may access a job: a key all jobs of its account, a browser token the jobs it created. */

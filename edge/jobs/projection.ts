@@ -1,6 +1,6 @@
 import type { PublicJob } from '../dialects/public-job.ts'
 import { unixSeconds } from '../platform/units.ts'
-import { costOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
+import { chargeOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
 
 /** The public representation of a job. */
 export function projectJob(job: JobRecord): PublicJob {
@@ -14,6 +14,6 @@ export function projectJob(job: JobRecord): PublicJob {
     size: `${request.width}x${request.height}`,
     images: state === 'succeeded' ? job.images.toSorted((a, b) => a.image - b.image) : [],
     warnings: warningsOf(job),
-    price_microdollars: costOf(job),
+    price_microdollars: chargeOf(job),
   }
 }

@@ -125,7 +125,7 @@ type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequeste
  * The charge for a job as it stands, in micro-dollars: its price when it succeeded; the base price and the share of completed steps when it
  * was canceled on request after it had started; otherwise nothing.
  */
-export function costOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
+export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
   if (state === 'succeeded') return price
   if (state !== 'canceled' || !cancelRequested || !ran) return 0
   const steps = request.steps * request.count

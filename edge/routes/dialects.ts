@@ -1,6 +1,6 @@
 import { type Context, Hono } from 'hono'
 import type { JobSpec } from '../accounts/job-spec.ts'
-import { rateHeaders } from '../accounts/rates.ts'
+import { rateHeaders } from '../accounts/rate-limit-headers.ts'
 import type { Dialect } from '../dialects/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 import { streamJson } from '../http/base64-response.ts'

@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import { jobId } from '#contract'
-import { rateHeaders } from '../accounts/rates.ts'
+import { rateHeaders } from '../accounts/rate-limit-headers.ts'
 import { isStillAuthorized, requireScope } from '../auth/auth.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'

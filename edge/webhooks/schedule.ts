@@ -1,4 +1,4 @@
-// Evaluation of responses, and the retry schedule. Pure.
+// Evaluation of responses, and the time of the next attempt. The delays are configured (WEBHOOK_RETRY_SECONDS). Pure.
 
 /** The outcome of an attempt: the receiver's status, or the reason for its absence. `internal` is a fault on our side. */
 export type Answer =

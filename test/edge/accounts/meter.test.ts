@@ -10,7 +10,7 @@ import {
   settleOn,
   utcDay,
 } from '../../../edge/accounts/meter.ts'
-import { rateHeaders } from '../../../edge/accounts/rates.ts'
+import { rateHeaders } from '../../../edge/accounts/rate-limit-headers.ts'
 import { type Limits, UNLIMITED } from '../../../edge/config/limits.ts'
 import { configWith } from '../support/config.ts'
 

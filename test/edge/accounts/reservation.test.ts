@@ -16,7 +16,7 @@ const put = (caller: Caller, body: object) => send('PUT', '/v1/jobs/x', caller, 
 
 /** What the ledger and the job say of the job named x. */
 async function both(caller: Caller) {
-  const id = (await accountOf(caller).jobNamed('x'))!
+  const id = (await accountOf(caller).findJobByName('x'))!
   const [entry, job] = await Promise.all([accountOf(caller).entry(id), jobOf({ id }).view()])
   return { id, reserved: entry?.amount, price: job?.price }
 }
@@ -48,7 +48,7 @@ describe('an expensive request under the name of a cheap reservation', () => {
       return admission
     })
     const first = put(caller, cheap)
-    await vi.waitFor(async () => expect(await accountOf(caller).jobNamed('x')).not.toBeNull())
+    await vi.waitFor(async () => expect(await accountOf(caller).findJobByName('x')).not.toBeNull())
     expect((await put(caller, dear)).status).toBe(422)
     expect((await first).status).toBe(202)
     await over(await jobIn(await put(caller, cheap)))

@@ -4,7 +4,7 @@ import { abortAllDurableObjects, evictDurableObject, runDurableObjectAlarm } fro
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import type { JobSpec } from '../../../edge/accounts/job-spec.ts'
-import { costOf, isOver } from '../../../edge/jobs/record.ts'
+import { chargeOf, isOver } from '../../../edge/jobs/record.ts'
 import { type Random, randomOf } from '../../../infra/campaign/random.ts'
 import { type Caller, filesOf, newCaller } from '../support/client.ts'
 import {
@@ -88,7 +88,7 @@ test('despite injected faults, each job ends once, is charged once and keeps its
   expect(count(states.succeeded) + count(states.failed), `seed ${seed}`).toBe(JOBS)
   for (const caller of callers) {
     const own = jobs.filter(({ account }) => account === caller.account)
-    const captured = own.reduce((sum, job) => sum + costOf(job), 0)
+    const captured = own.reduce((sum, job) => sum + chargeOf(job), 0)
     const { kept, summed } = await env.ACCOUNT.getByName(caller.account).audit()
     expect({ seed, kept, summed }).toEqual({
       seed,

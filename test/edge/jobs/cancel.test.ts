@@ -25,7 +25,7 @@ afterEach(() => vi.restoreAllMocks())
 const submitted = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
 const priceOf = async ({ id }: { id: string }) => (await env.JOB.getByName(id).view())!.price
 /** Returns the base price plus the share for `steps` of four steps. */
-const costOf = async ({ id }: { id: string }, steps: number) => {
+const chargeOf = async ({ id }: { id: string }, steps: number) => {
   const { price, basePrice } = (await env.JOB.getByName(id).view())!
   return basePrice + Math.floor(((price - basePrice) * steps) / 4)
 }
@@ -46,7 +46,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     expect(await jobIn(response)).toMatchObject({ state: 'running', cancel_requested: true })
 
     expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 3, attempt: 1 })
-    const charged = await costOf(job, 3)
+    const charged = await chargeOf(job, 3)
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: charged })
     const again = await send('POST', `/v1/jobs/${job.id}/cancel`, caller)
     expect(again.status).toBe(200)
@@ -82,7 +82,7 @@ describe('DELETE /v1/jobs/{id}', () => {
     close()
     expect(await over(job)).toMatchObject({ state: 'canceled', stepsDone: 1 })
     expect(calls).toHaveLength(1)
-    expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 1))
+    expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 1))
   })
 
   test('cancels a job whose object was reset during a GPU attempt', async ({ expect }) => {
@@ -166,7 +166,7 @@ test('a job canceled after its start but before its first step is charged the ba
   await reaches(job.id, 'running')
   await send('DELETE', `/v1/jobs/${job.id}`, caller)
   await over(job)
-  expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 0))
+  expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 0))
 })
 
 test('a cancellation before the GPU responds aborts the GPU request and is also sent to the GPU', async ({
@@ -211,7 +211,7 @@ test('if the GPU container that receives the cancellation does not know the job,
   expect((await jobIn(await send('DELETE', `/v1/jobs/${job.id}`, caller))).state).toBe('canceled')
   await vi.waitFor(() => expect(left).toBe(true))
   await over(job)
-  expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 1))
+  expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 1))
 })
 
 test('all GPU requests of a job carry the same affinity hint', async ({ expect }) => {
@@ -240,7 +240,7 @@ test('a cancellation survives a reset of the job, and no further attempt starts'
   await reset(jobOf(job))
   expect(await over(job)).toMatchObject({ state: 'canceled', attempt: 1, stepsDone: 2 })
   expect(calls).toHaveLength(1)
-  expect((await ledgerOf(caller)).captured).toBe(await costOf(job, 2))
+  expect((await ledgerOf(caller)).captured).toBe(await chargeOf(job, 2))
 })
 
 test('a cancellation while the job requests its slot prevents the attempt', async ({ expect }) => {
