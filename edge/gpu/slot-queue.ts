@@ -54,9 +54,8 @@ export class SlotQueue {
     const entry = this.#holding.get(job)
     if (!entry) return
     this.#holding.delete(job)
-    const account = this.#accountOf(entry.account, now)
-    account.ms = decay(account, now) + now - entry.since
-    account.at = now
+    const { ms, at, turn } = this.#accounts.get(entry.account) ?? { ms: 0, at: now, turn: -1 }
+    this.#accounts.set(entry.account, { ms: decay({ ms, at }, now) + now - entry.since, at: now, turn })
     for (const [name, each] of this.#accounts)
       if (each.turn < this.#round * JOBS_PER_ROUND && decay(each, now) < NEGLIGIBLE_MS) this.#accounts.delete(name)
   }
@@ -147,4 +146,4 @@ export class SlotQueue {
 const meanOf = (usage: ReadonlyMap<string, number>) =>
   [...usage.values()].reduce((sum, ms) => sum + ms, 0) / Math.max(1, usage.size)
 
-const decay = ({ ms, at }: Account, now: number) => ms * 2 ** ((at - now) / HALF_LIFE_MS)
+const decay = ({ ms, at }: Pick<Account, 'ms' | 'at'>, now: number) => ms * 2 ** ((at - now) / HALF_LIFE_MS)

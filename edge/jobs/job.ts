@@ -89,7 +89,10 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.find()
     if (!job || isFinal(job) || job.cancelRequested) return false
     if (!job.granted) {
-      this.#log.update({ granted: true })
+      // The time in the endpoint's queue does not count as a wait for the GPU.
+      const queuedMs = Math.max(0, Date.now() - job.nextAt)
+      const waiting = job.waiting && { ...job.waiting, since: job.waiting.since + queuedMs }
+      this.#log.update({ granted: true, waiting })
       await this.#advance()
     }
     return true
@@ -191,7 +194,8 @@ export class JobDO extends DurableObject<Env> {
       await this.#advance()
     } catch (cause) {
       log('error', 'a job could not be advanced', { job: this.#log.find()?.id, cause })
-      await this.ctx.storage.setAlarm(Date.now() + UNFINISHED_MS)
+      // The alarm of an erased job is for its mark.
+      if (!this.#log.isErased()) await this.ctx.storage.setAlarm(Date.now() + UNFINISHED_MS)
     }
   }
 
@@ -213,34 +217,39 @@ export class JobDO extends DurableObject<Env> {
   }
 
   /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
-  async #awaitAttempt({ id, account, accepted }: JobRecord): Promise<void> {
+  async #awaitAttempt(job: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
-    if (accepted === null) return
-    await this.#callEndpoint((endpoint) => (this.#needsSlot ? endpoint.renewSlot(id, account) : null))
+    if (job.accepted === null) return
+    await this.#callEndpoint(job, (endpoint) => (this.#needsSlot ? endpoint.renewSlot(job.id, job.account) : null))
   }
 
   /** Requests a slot, and again later in case the endpoint's message is lost, and continues once the job has it. */
-  async #awaitSlot({ id, account }: JobRecord): Promise<void> {
+  async #awaitSlot(job: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
-    const hasSlot = await this.#callEndpoint((endpoint) => endpoint.requestSlot(id, account))
-    // The job may have ended during the call.
-    if (hasSlot && !(await this.proceed())) await this.#callEndpoint((endpoint) => endpoint.releaseSlot(id))
+    const hasSlot = await this.#callEndpoint(job, (endpoint) => endpoint.requestSlot(job.id, job.account))
+    // The job may have ended or been erased during the call.
+    if (hasSlot && !(await this.proceed())) await this.#callEndpoint(job, (endpoint) => endpoint.releaseSlot(job.id))
   }
 
-  /** Releases the slot in the background. */
-  #releaseSlot(): void {
-    if (!this.#needsSlot) return
+  /** Leaves the endpoint's queue or its slot, in the background. */
+  #leaveEndpoint(): void {
     this.#needsSlot = false
-    const { id } = this.#log.job()
-    this.ctx.waitUntil(this.#callEndpoint((endpoint) => endpoint.releaseSlot(id)))
+    const job = this.#log.job()
+    this.ctx.waitUntil(this.#callEndpoint(job, (endpoint) => endpoint.releaseSlot(job.id)))
+  }
+
+  #releaseSlot(): void {
+    if (this.#needsSlot) this.#leaveEndpoint()
   }
 
   /**
    * Calls the object of the endpoint in whose queue the job is, whichever endpoint runs it. One call at a time: a release that overtook a
    * request or a renewal would leave the slot taken. Null on failure, after which the alarm or the expiry of the slot resolves the state.
    */
-  #callEndpoint<R>(call: (endpoint: DurableObjectStub<EndpointDO>) => Promise<R> | null): Promise<R | null> {
-    const { id, decision } = this.#log.job()
+  #callEndpoint<R>(
+    { id, decision }: Pick<JobRecord, 'id' | 'decision'>,
+    call: (endpoint: DurableObjectStub<EndpointDO>) => Promise<R> | null,
+  ): Promise<R | null> {
     const result = this.#endpointCalls
       .then(() => call(objectOf(this.env.ENDPOINT, decision.endpoint)))
       .catch((cause: unknown) => {
@@ -264,9 +273,12 @@ export class JobDO extends DurableObject<Env> {
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
     if (this.#live?.abort.signal === signal) this.#live = null
-    this.#releaseSlot()
-    this.#log.update({ granted: false })
     const job = this.#log.job()
+    // A lost attempt keeps its slot during the pause, because its GPU may still work on it and the next attempt joins that run.
+    if (isFinal(job) || job.waiting || job.cancelRequested) {
+      this.#releaseSlot()
+      this.#log.update({ granted: false })
+    }
     if (!isFinal(job) && !job.waiting)
       this.#log.update({ nextAt: Date.now() + afterLossMs(job, configOf(this.env).gpuTimes) })
     await this.#advance()
@@ -283,6 +295,7 @@ export class JobDO extends DurableObject<Env> {
 
   async #end(event: LoggedEvent): Promise<void> {
     this.#log.append(this.#log.job().attempt, event)
+    this.#leaveEndpoint()
     await this.#finish()
   }
 

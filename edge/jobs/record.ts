@@ -115,9 +115,14 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
   return progress && 'step' in progress ? progress.image * progress.steps + progress.step : 0
 }
 
+/** Jobs of fewer steps keep their slot to the end: most of their GPU time would not count as usage. */
+const LEAST_STEPS = 4
+
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
-export const isOnLastStep = (job: Pick<JobRecord, 'state' | 'request' | 'progress'>) =>
-  job.state === 'running' && countSteps(job) >= job.request.steps * job.request.count - 1
+export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progress'>): boolean {
+  const steps = job.request.steps * job.request.count
+  return job.state === 'running' && steps >= LEAST_STEPS && countSteps(job) >= steps - 1
+}
 
 type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
 

@@ -72,6 +72,20 @@ test('a new account has no credit for past idleness', ({ expect }) => {
   expect(queue.grant(1, 18_000)).toEqual(['regular2'])
 })
 
+test('an account whose job runs for long is charged for that job alone', ({ expect }) => {
+  const queue = queueOf({ long: 'a' })
+  queue.grant(2, 0)
+  for (let k = 0; k < 10; k++) {
+    queue.enter(`short${k}`, 'b', k * 2_000)
+    queue.grant(2, k * 2_000)
+    queue.leave(`short${k}`, k * 2_000 + 2_000)
+  }
+  queue.leave('long', 20_000)
+  queue.enter('a2', 'a', 20_000)
+  queue.enter('b2', 'b', 20_000)
+  expect(queue.grant(1, 20_000)).toEqual(['a2'])
+})
+
 describe('an entry', () => {
   test('keeps its place when it is renewed', ({ expect }) => {
     const queue = queueOf({ first: 'a', second: 'b' })

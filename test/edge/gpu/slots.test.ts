@@ -14,6 +14,7 @@ import {
   line,
   started,
   steps,
+  stream,
   timings,
   works,
 } from '../support/fake-gpu.ts'
@@ -151,4 +152,41 @@ test('jobs that wait and run go on after the queue is lost', async ({ expect }) 
   await vi.waitFor(() => expect(calls).toHaveLength(2))
   await finishNext()
   for (const job of [first, second]) expect((await over(job)).state).toBe('succeeded')
+})
+
+test('a lost attempt keeps its slot, because the next one joins its run', async ({ expect }) => {
+  const caller = await newCaller()
+  const lost: Behavior = (seen) => stream([accepted(seen), started(seen), ...steps(2, 4)], 'cut')
+  const calls = fakeGpu(lost, works)
+  const first = await submit(caller)
+  const second = await submit(caller)
+  for (const job of [first, second]) expect((await over(job)).state).toBe('succeeded')
+  expect(calls.map(({ job }) => job)).toEqual([first.id, first.id, second.id])
+})
+
+test('a canceled job leaves the queue at once', async ({ expect }) => {
+  const caller = await newCaller()
+  const { behavior, finishNext } = heldGpu()
+  const calls = fakeGpu(behavior)
+  await submit(caller)
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const waiting = await submit(caller)
+  const released = vi.spyOn(EndpointDO.prototype, 'releaseSlot')
+  await send('DELETE', `/v1/jobs/${waiting.id}`, caller)
+  await vi.waitFor(() => expect(released).toHaveBeenCalledWith(waiting.id))
+  await finishNext()
+})
+
+test('a job of one step keeps its slot to the end, because all of its GPU time counts as usage', async ({ expect }) => {
+  const caller = await newCaller()
+  const gpu = fed()
+  const calls = fakeGpu(gpu.behavior, works)
+  const first = await jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat', steps: 1 }))
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  const second = await submit(caller)
+  gpu.send(accepted(calls[0]!), started(calls[0]!), ...steps(1, 1))
+  await vi.waitFor(async () => expect((await jobOf(first).view())?.progress).toMatchObject({ step: 1 }))
+  expect(calls).toHaveLength(1)
+  gpu.send(...(await image(calls[0]!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  expect((await over(second)).state).toBe('succeeded')
 })
