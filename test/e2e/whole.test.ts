@@ -55,7 +55,7 @@ describe('npm run demo', () => {
 
   test.each([
     [['a heart', '--size', '65x64'], /size is "65x64"; each side must be 16 to 6144 and divisible by 16/],
-    [['a heart', '--out', 'picture.bmp'], /its ending must be one of \.png, \.jpg, \.jpeg, \.webp/],
+    [['a heart', '--out', 'picture.bmp'], /The extension must be one of \.png, \.jpg, \.jpeg, \.webp/],
     [['a heart', '--route', 'scenic'], /Allowed choices are turbo, full/],
     [[], /missing required argument 'prompt'/],
   ])('%j is refused with a sentence', async (args, message) => {
