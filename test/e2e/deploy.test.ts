@@ -62,7 +62,7 @@ const steps = () => deploySteps({ file: path.join(scratch.directory, 'secrets.js
 test('makes a picture by the GPU function, then one through the worker', async () => {
   const { world, said } = await realVendors()
   await runPlan(steps(), world)
-  expect(said.filter((line) => /picture of \d{3,} bytes/.test(line))).toHaveLength(2)
+  expect(said.filter((line) => /image of \d{3,} bytes/.test(line))).toHaveLength(2)
 })
 
 test('a worker whose key the GPU function does not know is found out, and what to do is said', async () => {
@@ -72,6 +72,6 @@ test('a worker whose key the GPU function does not know is found out, and what t
     return { ...secrets, GPU_SIGNING_KEY: JSON.stringify({ ...key, d: other.d ?? d, x: other.x }) }
   })
   await expect(runPlan(steps(), world)).rejects.toMatchObject({
-    ...{ step: 'smoke-worker', message: expect.stringMatching(/it answered 500[\s\S]*npx wrangler rollback/) },
+    ...{ step: 'smoke-worker', message: expect.stringMatching(/it returned 500[\s\S]*npx wrangler rollback/) },
   })
 })
