@@ -24,7 +24,7 @@ const CREDIT = 1_000_000_000
 /** Variables of wrangler.toml, with timeouts of seconds instead of minutes. */
 const VARS = {
   OCTET_ACCOUNT_LIMITS: '{"concurrent_jobs": 200}',
-  GPU_SLOTS: '8',
+  GPU_SLOTS: '1',
   OCTET_RECOVERY: '{"job_seconds": 3, "reservation_seconds": 6, "usage_seconds": 3}',
   ...{ GPU_START_SECONDS: '30', GPU_SILENCE_SECONDS: '2', GPU_RUN_SECONDS: '15', GPU_RETRY_SECONDS: '0.2' },
   ...{ WEBHOOK_LOCAL: 'true', WEBHOOK_TIMEOUT_SECONDS: '1', WEBHOOK_RETRY_SECONDS: Array(60).fill('0.3').join() },
