@@ -2,10 +2,8 @@
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from '../accounts/ledger.ts'
 import { configOf } from '../config.ts'
-import type { EndpointDO } from '../gpu/endpoint-object.ts'
 import { StreamLost } from '../gpu/stream.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
@@ -23,6 +21,7 @@ import {
   MAX_ATTEMPTS,
   MAX_FAULTS,
 } from './record.ts'
+import { JobSlot } from './slot.ts'
 
 /** The pause after a failed settlement or announcement. It doubles up to the longest. */
 const UNFINISHED_MS = 5_000
@@ -38,10 +37,7 @@ export class JobDO extends DurableObject<Env> {
   readonly #log: JobLog
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
-  /** Settles with the last call to the endpoint's queue; see `#callEndpoint`. */
-  #endpointCalls: Promise<unknown> = Promise.resolve()
-  /** Whether the attempt in progress still needs its slot. */
-  #needsSlot = false
+  readonly #slot: JobSlot
   #settling: Promise<JobRecord> | null = null
   /** Consecutive failures of settlement or announcement. */
   #failures = 0
@@ -56,6 +52,7 @@ export class JobDO extends DurableObject<Env> {
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#log = openJobLog(ctx.storage)
+    this.#slot = new JobSlot(env)
     // A reset ends the attempt in progress. Continue the job now instead of at the next alarm.
     const job = this.#log.find()
     if (job && !isOver(job)) void ctx.blockConcurrencyWhile(() => ctx.storage.setAlarm(Date.now()))
@@ -219,51 +216,20 @@ export class JobDO extends DurableObject<Env> {
   /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
   async #awaitAttempt(job: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
-    if (job.accepted === null) return
-    await this.#callEndpoint(job, (endpoint) => (this.#needsSlot ? endpoint.renewSlot(job.id, job.account) : null))
+    if (job.accepted !== null) await this.#slot.renew(job)
   }
 
   /** Requests a slot, and again later in case the endpoint's message is lost, and continues once the job has it. */
   async #awaitSlot(job: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
-    const hasSlot = await this.#callEndpoint(job, (endpoint) => endpoint.requestSlot(job.id, job.account))
     // The job may have ended or been erased during the call.
-    if (hasSlot && !(await this.proceed())) await this.#callEndpoint(job, (endpoint) => endpoint.releaseSlot(job.id))
-  }
-
-  /** Leaves the endpoint's queue or its slot, in the background. */
-  #leaveEndpoint(): void {
-    this.#needsSlot = false
-    const job = this.#log.job()
-    this.ctx.waitUntil(this.#callEndpoint(job, (endpoint) => endpoint.releaseSlot(job.id)))
-  }
-
-  #releaseSlot(): void {
-    if (this.#needsSlot) this.#leaveEndpoint()
-  }
-
-  /**
-   * Calls the object of the endpoint in whose queue the job is, whichever endpoint runs it. One call at a time: a release that overtook a
-   * request or a renewal would leave the slot taken. Null on failure, after which the alarm or the expiry of the slot resolves the state.
-   */
-  #callEndpoint<R>(
-    { id, decision }: Pick<JobRecord, 'id' | 'decision'>,
-    call: (endpoint: DurableObjectStub<EndpointDO>) => Promise<R> | null,
-  ): Promise<R | null> {
-    const result = this.#endpointCalls
-      .then(() => call(objectOf(this.env.ENDPOINT, decision.endpoint)))
-      .catch((cause: unknown) => {
-        log('warn', 'the slot of a job could not be updated', { job: id, cause })
-        return null
-      })
-    this.#endpointCalls = result
-    return result
+    if ((await this.#slot.request(job)) && !(await this.proceed())) await this.#slot.leave(job)
   }
 
   #begin(n: number): void {
     const abort = new AbortController()
-    this.#needsSlot = true
-    const onLastStep = () => this.#releaseSlot()
+    this.#slot.use()
+    const onLastStep = () => this.ctx.waitUntil(this.#slot.release(this.#log.job()))
     const done = runAttempt(this.env, this.#log, { n, abort, onLastStep }).then(() => this.#afterAttempt(abort))
     this.#live = { n, abort, done }
     this.ctx.waitUntil(
@@ -276,7 +242,7 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.job()
     // A lost attempt keeps its slot during the pause, because its GPU may still work on it and the next attempt joins that run.
     if (isFinal(job) || job.waiting || job.cancelRequested) {
-      this.#releaseSlot()
+      this.ctx.waitUntil(this.#slot.release(job))
       this.#log.update({ granted: false })
     }
     if (!isFinal(job) && !job.waiting)
@@ -294,8 +260,9 @@ export class JobDO extends DurableObject<Env> {
   }
 
   async #end(event: LoggedEvent): Promise<void> {
-    this.#log.append(this.#log.job().attempt, event)
-    this.#leaveEndpoint()
+    const job = this.#log.job()
+    this.#log.append(job.attempt, event)
+    this.ctx.waitUntil(this.#slot.leave(job))
     await this.#finish()
   }
 
