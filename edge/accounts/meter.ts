@@ -44,7 +44,7 @@ export const newMeter = (id: string): Meter => ({
 
 export const utcDay = (now: number) => new Date(now).toISOString().slice(0, 10)
 
-/** Returns the current bucket level. It refills at `limit` requests per minute, up to `limit`. Null `tokens` is an unused bucket. */
+/** Returns the current bucket level. It refills at `limit` requests per minute, up to `limit`. Null `tokens`: a bucket that was never used and is therefore full. */
 const bucketLevel = ({ tokens, refilled }: Meter, limit: number, now: number) =>
   tokens === null ? limit : Math.min(limit, tokens + (Math.max(0, now - refilled) / MINUTE_MS) * limit)
 

@@ -20,7 +20,7 @@ const offer = z
     width: side,
     height: side,
     max_pixels: z.int().min(1),
-    /** The longest side in pixels, a limit of the model's position table. */
+    /** The maximum side in pixels, set by the model's position table. */
     max_side: side.default(LIMITS.side.max),
   })
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
@@ -43,7 +43,7 @@ export const catalog = z
     const names = offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks])
     const unknown = names.find((name) => !(name in endpoints))
     if (unknown === undefined) return { endpoints, offers }
-    const message = `endpoint "${unknown}" is not among ${Object.keys(endpoints).join(', ')}`
+    const message = `endpoint "${unknown}" is not defined; defined are ${Object.keys(endpoints).join(', ')}`
     context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'offers'], message, input: offers })
     return z.NEVER
   })

@@ -2,7 +2,7 @@
 
 import { findDialect } from '../dialects/dialects.ts'
 import { objectOf } from '../platform/objects.ts'
-import type { EventType, WebhookEvent } from '../webhooks/delivery.ts'
+import type { EventType, WebhookEvent } from '../webhooks/delivery/delivery.ts'
 import { projectJob } from './projection.ts'
 import type { JobRecord } from './record.ts'
 

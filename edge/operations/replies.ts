@@ -3,7 +3,7 @@ import type { EndpointReport } from '../gpu/readiness.ts'
 import type { JobRecord, LoggedEvent } from '../jobs/record.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { LedgerEntry } from '../usage/record.ts'
-import type { DeliveryView } from '../webhooks/delivery.ts'
+import type { DeliveryView } from '../webhooks/delivery/delivery.ts'
 
 /** GET /v1/operator/status. `since` is midnight (UTC) in Unix seconds; `today` has sums since then. */
 export type OperatorStatus = {

@@ -8,7 +8,9 @@ import { parseFields, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/objects.ts'
 import { unixSeconds } from '../platform/units.ts'
 import { checkAddress, hideQuery } from '../webhooks/address.ts'
-import { EVENT_TYPES } from '../webhooks/delivery.ts'
+import { EVENT_TYPES } from '../webhooks/delivery/delivery.ts'
+import type { Limited } from '../webhooks/delivery/replays.ts'
+import { SCHEMES } from '../webhooks/delivery/signature.ts'
 import {
   type AddressConflict,
   DEFAULT_ENDPOINT,
@@ -20,8 +22,6 @@ import { testEvent } from '../webhooks/events.ts'
 import type { KeyView, VerificationKey } from '../webhooks/keys.ts'
 import type { WebhookDO } from '../webhooks/outbox.ts'
 import type { EndpointView } from '../webhooks/registration.ts'
-import type { Limited } from '../webhooks/replays.ts'
-import { SCHEMES } from '../webhooks/signature.ts'
 
 const url = z.string().describe('an https:// address')
 const events = z

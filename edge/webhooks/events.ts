@@ -1,4 +1,4 @@
-import type { WebhookEvent } from './delivery.ts'
+import type { WebhookEvent } from './delivery/delivery.ts'
 
 /** Returns a test event for an endpoint. */
 export function testEvent(origin: string): WebhookEvent {

@@ -3,13 +3,15 @@ import { DurableObject } from 'cloudflare:workers'
 import type { WebhookSettings } from '../config/webhooks.ts'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
-import { settleAttempt, type Taken, takeAttempt } from './attempts.ts'
-import { createDeliveryTables, deliveriesOfEvent, listDeliveries, type Page } from './deliveries.ts'
-import type { DeliveryView, WebhookEvent } from './delivery.ts'
-import { Dispatcher } from './dispatcher.ts'
+import { settleAttempt, type Taken, takeAttempt } from './delivery/attempts.ts'
+import { createDeliveryTables, deliveriesOfEvent, listDeliveries, type Page } from './delivery/deliveries.ts'
+import type { DeliveryView, WebhookEvent } from './delivery/delivery.ts'
+import { Dispatcher } from './delivery/dispatcher.ts'
+import { postWebhook } from './delivery/post.ts'
+import { type Range, REPLAY_SCHEMA } from './delivery/replays.ts'
+import { newSigningKey, type Scheme } from './delivery/signature.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints.ts'
 import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './keys.ts'
-import { postWebhook } from './post.ts'
 import { publishOnce, publishTo, type Replayed, type ReplayedRange, replayEvent, replaySpan } from './publication.ts'
 import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './receivers.ts'
 import {
@@ -20,7 +22,6 @@ import {
   unregister,
   viewEndpoints,
 } from './registration.ts'
-import { type Range, REPLAY_SCHEMA } from './replays.ts'
 import {
   deleteEvent,
   deleteExpired,
@@ -30,7 +31,6 @@ import {
   nextExpiry,
   nextGivenUp,
 } from './retention.ts'
-import { newSigningKey, type Scheme } from './signature.ts'
 
 /** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
 const RUN_MS = 10 * 60_000

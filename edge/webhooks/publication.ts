@@ -1,8 +1,6 @@
 // Creates and replays the deliveries of events. Call each function in a transaction.
-import { findDelivery, findEvent, insertDelivery, insertEvent } from './deliveries.ts'
-import { EVENT_TYPES, type Target, type WebhookEvent } from './delivery.ts'
-import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpoints } from './endpoints.ts'
-import { admitTrial, refreshReceiver } from './receivers.ts'
+import { findDelivery, findEvent, insertDelivery, insertEvent } from './delivery/deliveries.ts'
+import { EVENT_TYPES, type Target, type WebhookEvent } from './delivery/delivery.ts'
 import {
   availableReplays,
   eventsToReplay,
@@ -11,7 +9,9 @@ import {
   type Range,
   restartDelivery,
   spendReplays,
-} from './replays.ts'
+} from './delivery/replays.ts'
+import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpoints } from './endpoints.ts'
+import { admitTrial, refreshReceiver } from './receivers.ts'
 
 export type ReplayedRange = Limited | { kind: 'replayed'; count: number; next: number | null }
 export type Replayed = Limited | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }

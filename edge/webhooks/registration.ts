@@ -1,6 +1,7 @@
 // Adds, updates and deletes endpoints together with their keys, pending deliveries and circuit breakers. Call each function in a transaction.
 import { hostOf, normalizeAddress } from './address.ts'
-import { dropPending } from './deliveries.ts'
+import { dropPending } from './delivery/deliveries.ts'
+import type { SigningKey } from './delivery/signature.ts'
 import {
   type AddressConflict,
   deleteEndpoint,
@@ -14,7 +15,6 @@ import {
 } from './endpoints.ts'
 import { deleteKeys, type KeyView, listKeys, rotateKey } from './keys.ts'
 import { deleteReceiver, refreshReceiver, resetReceiver, saveReceiver } from './receivers.ts'
-import type { SigningKey } from './signature.ts'
 
 /** An endpoint as shown to its owner. */
 export type EndpointView = Endpoint & { keys: KeyView[] }

@@ -1,7 +1,7 @@
 // Retention, expiry and export of an account's webhooks, over the SQLite of WebhookDO.
 import { DAY_MS } from '../platform/units.ts'
-import { deliveriesOfEvent } from './deliveries.ts'
-import type { DeliveryView, EventType } from './delivery.ts'
+import { deliveriesOfEvent } from './delivery/deliveries.ts'
+import type { DeliveryView, EventType } from './delivery/delivery.ts'
 import { refreshReceiver } from './receivers.ts'
 
 /** Events, their deliveries and the log are deleted after 30 days. */

@@ -15,7 +15,7 @@ export type NativeSettings = {
   readonly entries: Record<string, string>
   readonly memoryPattern: boolean
   readonly threads?: number | undefined
-  /** Options of the CUDA provider; without them the session runs on the CPU. */
+  /** Options of the CUDA execution provider; without them the session runs on the CPU. */
   readonly cuda?: Record<string, string>
   /** Libraries of operators. */
   readonly libraries?: readonly string[]

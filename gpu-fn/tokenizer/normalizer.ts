@@ -28,8 +28,8 @@ const PLAIN = ' -~\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff'
 /** Handled without the segmenter, which would otherwise dominate the run time. */
 const PLAIN_RUN = new RegExp(`(?<=[${PLAIN}]|^)[${PLAIN}]+(?=[${PLAIN}]|$)`, 'g')
 
-/** Longer graphemes are looked up character by character. */
-const GRAPHEME_BYTES = 6
+/** Graphemes of at least this many UTF-8 bytes are looked up character by character. */
+const LONG_GRAPHEME_BYTES = 6
 const graphemes = new Intl.Segmenter('und', { granularity: 'grapheme' })
 const utf8 = new TextEncoder()
 
@@ -50,7 +50,7 @@ function charactersMap(base64: string): Normalize {
   const byGrapheme = (text: string) => {
     let result = ''
     for (const { segment } of graphemes.segment(text)) {
-      const whole = utf8.encode(segment).length < GRAPHEME_BYTES ? lookUp(segment) : undefined
+      const whole = utf8.encode(segment).length < LONG_GRAPHEME_BYTES ? lookUp(segment) : undefined
       result += whole ?? byCharacter(segment)
     }
     return result

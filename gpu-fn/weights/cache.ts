@@ -1,5 +1,5 @@
-// A disk cache of packages from a bucket, within a budget. Blobs and packages are renamed to their final names when they are complete and
-// verified, so that an interrupted process leaves neither incomplete.
+// A disk cache of packages from a bucket, within a budget. Blobs and packages get their final names only once complete and
+// verified, so that an interrupted process leaves no incomplete ones under these names.
 import { link, mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { Logger } from 'pino'

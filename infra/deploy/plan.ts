@@ -2,7 +2,7 @@
 import { styleText } from 'node:util'
 import type { DeployConfig } from '../config.ts'
 
-/** Values that steps pass on. A name in angle brackets is a placeholder for a value that is not available yet. */
+/** Values that a step produces for later steps. A name in angle brackets is a placeholder for a value that is not available yet. */
 export type State = {
   gpuUrl: string
   workerUrl: string

@@ -13,7 +13,7 @@ export async function readJsonObject(file: string): Promise<Record<string, unkno
   const found = await stat(file).catch(() => undefined)
   if (!found?.isFile()) throw new CheckpointError(file, 'no such file')
   if (found.size > JSON_LIMITS.bytes) {
-    throw new CheckpointError(file, `${found.size} bytes of JSON; ${JSON_LIMITS.bytes} are allowed`)
+    throw new CheckpointError(file, `${found.size} bytes of JSON; the limit is ${JSON_LIMITS.bytes}`)
   }
   return parseObject(file, await readFile(file), { depth: JSON_LIMITS.depth, commas: LIMITS.tensors })
 }
@@ -61,7 +61,7 @@ function parseWeightMap(indexFile: string, weightMap: unknown): Map<string, stri
   const shards = new Set(shardOf.values()).size
   if (shards === 0) throw new CheckpointError(indexFile, 'weight_map is empty')
   if (shards > JSON_LIMITS.shards)
-    throw new CheckpointError(indexFile, `${shards} shards; ${JSON_LIMITS.shards} are allowed`)
+    throw new CheckpointError(indexFile, `${shards} shards; the limit is ${JSON_LIMITS.shards}`)
   return shardOf
 }
 

@@ -102,7 +102,7 @@ async function benchRequests(edge: Edge, requests: number): Promise<void> {
 async function waitUntil(what: string, reached: () => boolean | Promise<boolean>): Promise<void> {
   const deadline = performance.now() + 120_000
   while (!(await reached())) {
-    if (performance.now() > deadline) throw new Error(`after two minutes not yet ${what}`)
+    if (performance.now() > deadline) throw new Error(`timed out after 120 s, waiting until ${what}`)
     await sleep(50)
   }
 }

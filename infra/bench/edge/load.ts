@@ -37,7 +37,7 @@ export function newClient(origin: string): Client {
   return { send: exchange(text), begin: exchange(beginning), close: () => agent.destroy() }
 }
 
-/** Runs `action` `count` times with `connections` concurrent ones. `rest` runs after each and is not timed. */
+/** Times `count` runs of `action`, at most `connections` at once. `rest` runs after each, untimed. */
 export async function measure(
   action: () => Promise<unknown>,
   count: number,

@@ -43,7 +43,7 @@ export class Recorder {
     console.error(JSON.stringify(figure))
   }
 
-  /** Records an output line of a program. */
+  /** Handles an output line of a system: a figure, a failure, a note or an image. */
   take(system: string, given: Line): void {
     if ('metric' in given) this.record(system, given)
     else if ('failed' in given)

@@ -10,7 +10,7 @@ import { type PackageCampaignOptions, runPackageCampaign } from './campaign.ts'
 
 const MEGABYTE = 1_000_000
 
-/** Writes three packages of 4 MB that share half of their bytes, as tiers do. The budget is for two. */
+/** Writes three packages of 4 MB that share half of their bytes, as tiers do. The disk budget holds two of them. */
 export async function campaignPackages(
   directory: string,
 ): Promise<Pick<PackageCampaignOptions, 'packages' | 'budgetBytes'>> {

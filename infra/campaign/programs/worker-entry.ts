@@ -45,7 +45,7 @@ export const JobDO = resettable(edge.JobDO, 'JOB')
 export const WebhookDO = resettable(edge.WebhookDO, 'WEBHOOK')
 export const EndpointDO = resettable(edge.EndpointDO, 'ENDPOINT')
 
-/** Resets all objects that may be in memory, concurrently. Returns the number reset per binding. */
+/** Resets all objects that may be in memory, concurrently. Returns the number of reset objects by binding. */
 async function resetObjects(env: Env): Promise<Record<string, number>> {
   const counts: Record<string, number> = {}
   const resets: Promise<unknown>[] = []

@@ -197,7 +197,7 @@ describe('the catalog', () => {
   test.for([
     [{ offers: [] }, 'offers'],
     [{ offers: [{ ...turbo, guidance_scale: 3 }] }, 'the turbo route runs at guidance_scale 1'],
-    [{ offers: [{ ...turbo, endpoint: 'nowhere' }] }, 'endpoint "nowhere" is not among default'],
+    [{ offers: [{ ...turbo, endpoint: 'nowhere' }] }, 'endpoint "nowhere" is not defined; defined are default'],
     [{ offers: [{ ...turbo, speed: 9 }] }, 'speed'],
   ] as const)('%j is refused', ([table, message], { expect }) => {
     expect(() => configWith({ OCTET_CATALOG: table, GPU_URL }).catalog).toThrow(message)

@@ -1,5 +1,5 @@
 import { describe, test } from 'vitest'
-import { judge, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/schedule.ts'
+import { judge, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/delivery/schedule.ts'
 import { configWith } from '../support/config.ts'
 
 const SCHEDULE = '5,300,1800,7200,18000,36000,50400,72000,86400'

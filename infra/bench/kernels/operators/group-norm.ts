@@ -1,4 +1,4 @@
-// GroupNorm of feature maps [B, C, H, W] here, [B, H, W, C] in the kernels, with deferred terms.
+// GroupNorm of feature maps after adding the deferred bias and skip: [B, C, H, W] here, [B, H, W, C] in the kernel.
 import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
 import type { FeatureMap } from '../../../../gpu-fn/compile/graph/layer-types.ts'
 import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'

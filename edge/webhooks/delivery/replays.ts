@@ -1,7 +1,8 @@
 // Replays of events and their rate limit, over the SQLite of WebhookDO.
+
+import { DEFAULT_ENDPOINT } from '../endpoints.ts'
 import { findDelivery, insertDelivery, saveDelivery } from './deliveries.ts'
 import type { EventType, Target } from './delivery.ts'
-import { DEFAULT_ENDPOINT } from './endpoints.ts'
 
 export const REPLAY_SCHEMA = `
   CREATE TABLE IF NOT EXISTS replay_bucket (

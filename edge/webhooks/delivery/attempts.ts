@@ -1,11 +1,11 @@
 // Selects the next attempt and processes its outcome, over the SQLite of WebhookDO.
-import type { WebhookSettings } from '../config/webhooks.ts'
-import { normalizeAddress } from './address.ts'
+import type { WebhookSettings } from '../../config/webhooks.ts'
+import { normalizeAddress } from '../address.ts'
+import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from '../endpoints.ts'
+import { liveKeys } from '../keys.ts'
+import { type Busy, nextReceiver, recordFailure, recordSuccess, refreshReceiver } from '../receivers.ts'
 import { dropPending, findDelivery, findEvent, logAttempt, nextDelivery, saveDelivery } from './deliveries.ts'
 import type { Delivery, WebhookEvent } from './delivery.ts'
-import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from './endpoints.ts'
-import { liveKeys } from './keys.ts'
-import { type Busy, nextReceiver, recordFailure, recordSuccess, refreshReceiver } from './receivers.ts'
 import { type Answer, judge, waitAfter } from './schedule.ts'
 import type { SigningKey } from './signature.ts'
 

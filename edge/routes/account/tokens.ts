@@ -1,11 +1,11 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { requireScope } from '../auth/auth.ts'
-import { issueToken, TOKEN_SECONDS } from '../auth/tokens.ts'
-import { configOf } from '../config.ts'
-import type { EdgeEnv } from '../http/context.ts'
-import { parseFields, readJson } from '../http/validation.ts'
-import { MICRODOLLARS } from '../platform/units.ts'
+import { requireScope } from '../../auth/auth.ts'
+import { issueToken, TOKEN_SECONDS } from '../../auth/tokens.ts'
+import { configOf } from '../../config.ts'
+import type { EdgeEnv } from '../../http/context.ts'
+import { parseFields, readJson } from '../../http/validation.ts'
+import { MICRODOLLARS } from '../../platform/units.ts'
 
 const budget = 100 * MICRODOLLARS
 const newToken = z.strictObject({

@@ -1,6 +1,7 @@
 // Runs the attempts of one account, with concurrency limits per account and per receiver, so that an unresponsive receiver does not delay others.
+
+import { type Busy, failingReceivers } from '../receivers.ts'
 import type { Taken } from './attempts.ts'
-import { type Busy, failingReceivers } from './receivers.ts'
 
 /** The runtime's limit of simultaneous connections. */
 const MAX_OF_ACCOUNT = 6

@@ -1,11 +1,11 @@
 import { Hono } from 'hono'
 import * as z from 'zod'
-import { utcDay } from '../accounts/meter.ts'
-import type { EdgeEnv } from '../http/context.ts'
-import { ApiError } from '../http/errors.ts'
-import { parseFields } from '../http/validation.ts'
-import { objectOf } from '../platform/objects.ts'
-import { DAY_MS } from '../platform/units.ts'
+import { utcDay } from '../../accounts/meter.ts'
+import type { EdgeEnv } from '../../http/context.ts'
+import { ApiError } from '../../http/errors.ts'
+import { parseFields } from '../../http/validation.ts'
+import { objectOf } from '../../platform/objects.ts'
+import { DAY_MS } from '../../platform/units.ts'
 import { moneyOf } from './accounts.ts'
 
 const MAX_DAYS = 366

@@ -1,11 +1,11 @@
 // Sends one attempt: a payload with fresh links, its signatures, and the POST request.
 
-import { findDialect } from '../dialects/dialects.ts'
-import type { JobEvent } from '../dialects/public-job.ts'
-import { log } from '../platform/log.ts'
-import { resultUrl } from '../results/results.ts'
-import type { StoredImage } from '../results/stored-image.ts'
-import { addressProblem, addressRules } from './address.ts'
+import { findDialect } from '../../dialects/dialects.ts'
+import type { JobEvent } from '../../dialects/public-job.ts'
+import { log } from '../../platform/log.ts'
+import { resultUrl } from '../../results/results.ts'
+import type { StoredImage } from '../../results/stored-image.ts'
+import { addressProblem, addressRules } from '../address.ts'
 import type { Taken } from './attempts.ts'
 import type { WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
