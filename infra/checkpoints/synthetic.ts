@@ -2,7 +2,7 @@
 // node infra/checkpoints/synthetic.ts --variant large|medium --out FILE [--dtype bf16] [--blocks N] [--seed 0]
 import { open } from 'node:fs/promises'
 import { Command, Option } from 'commander'
-import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
+import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { stabilityTransformer, VARIANTS } from './published-shapes.ts'
 import { stabilityVae } from './published-vae-shapes.ts'

@@ -1,13 +1,13 @@
 // Opens a checkpoint in either published layout, with the tensor names of its network family.
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
-import { assembleNetwork } from './assemble.ts'
-import { findTokenizers, isDirectory, readDiffusersDirectory } from './diffusers-directory.ts'
 import { CheckpointError } from './error.ts'
-import { type RawNetwork, splitNetworks } from './layouts.ts'
-import type { Naming } from './naming.ts'
-import { readHeader } from './safetensors.ts'
-import { readSharded } from './shards.ts'
+import { readHeader } from './formats/safetensors.ts'
+import { assembleNetwork } from './layout/assemble.ts'
+import { findTokenizers, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
+import { type RawNetwork, splitNetworks } from './layout/layouts.ts'
+import type { Naming } from './layout/naming.ts'
+import { readSharded } from './layout/shards.ts'
 import type { Checkpoint } from './tensor.ts'
 
 /**

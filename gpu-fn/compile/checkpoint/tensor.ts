@@ -1,5 +1,5 @@
 // The tensors of a checkpoint, by reference.
-import type { ParameterDtype } from './dtype.ts'
+import type { ParameterDtype } from './formats/dtype.ts'
 
 /** Contiguous bytes of a file. */
 export type Part = { file: string; offset: number; bytes: number }

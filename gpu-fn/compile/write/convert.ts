@@ -6,9 +6,9 @@ import {
   type Conversion,
   float32ToFloat16,
   toFloat32,
-} from '../checkpoint/dtype.ts'
-import { quantizeRows } from '../checkpoint/fp8.ts'
-import { assertConverted, type RowBlock, readRows } from '../checkpoint/read-tensor.ts'
+} from '../checkpoint/formats/dtype.ts'
+import { quantizeRows } from '../checkpoint/formats/fp8.ts'
+import { assertConverted, type RowBlock, readRows } from '../checkpoint/formats/read-tensor.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Storage } from '../graph/precision.ts'
 

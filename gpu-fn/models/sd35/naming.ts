@@ -1,8 +1,8 @@
 // The names of SD3.5's tensors in the published checkpoints, and the names that its models read.
 import { CheckpointError, listNames, quote } from '../../compile/checkpoint/error.ts'
-import type { Naming, Skip } from '../../compile/checkpoint/naming.ts'
-import { countOf, rename } from '../../compile/checkpoint/rename.ts'
-import type { TensorInfo } from '../../compile/checkpoint/safetensors.ts'
+import type { TensorInfo } from '../../compile/checkpoint/formats/safetensors.ts'
+import type { Naming, Skip } from '../../compile/checkpoint/layout/naming.ts'
+import { countOf, rename } from '../../compile/checkpoint/layout/rename.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
 import { placeTransformer, placeVae } from './diffusers-names.ts'
 

@@ -5,7 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 
 const run = promisify(execFile)

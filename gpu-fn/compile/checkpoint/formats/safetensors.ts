@@ -1,7 +1,7 @@
 // safetensors: 8 bytes of header length, a JSON header, then the tensors without gaps (github.com/huggingface/safetensors, "Format").
 // Files are untrusted: the header is checked completely. This module does not read tensors.
 import { open, stat } from 'node:fs/promises'
-import { CheckpointError, quote } from './error.ts'
+import { CheckpointError, quote } from '../error.ts'
 import { isRecord, parseObject } from './json.ts'
 
 /** The format's limit on the header, and our limits on its content: SD3.5 with all encoders has some 2,300 tensors of at most 4 axes. */

@@ -1,5 +1,5 @@
 // JSON from untrusted files: limits its size before parsing, and rejects duplicate keys, which JSON.parse accepts.
-import { CheckpointError, quote } from './error.ts'
+import { CheckpointError, quote } from '../error.ts'
 
 export type JsonLimits = { depth: number; commas: number }
 

@@ -1,11 +1,12 @@
 // Assembles the tensors of one network: skips unused ones, applies scales, and renames them.
-import { BYTES_PER_ELEMENT } from './dtype.ts'
-import { CheckpointError, quote } from './error.ts'
+
+import { CheckpointError, quote } from '../error.ts'
+import { BYTES_PER_ELEMENT } from '../formats/dtype.ts'
+import type { TensorInfo } from '../formats/safetensors.ts'
+import { foldScales } from '../formats/scale-weight.ts'
+import type { Tensor } from '../tensor.ts'
 import { isSkipped, type RawNetwork } from './layouts.ts'
 import type { Naming } from './naming.ts'
-import type { TensorInfo } from './safetensors.ts'
-import { foldScales } from './scale-weight.ts'
-import type { Tensor } from './tensor.ts'
 
 /** `raw` under the family's names. Throws CheckpointError for names that the family does not use. */
 export async function assembleNetwork(network: string, raw: RawNetwork, naming: Naming): Promise<Map<string, Tensor>> {

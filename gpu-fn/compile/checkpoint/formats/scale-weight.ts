@@ -1,7 +1,7 @@
 // ComfyUI's scaled FP8 files: `<layer>.scale_weight` is the factor of `<layer>.weight` (comfy/ops.py).
 import { open } from 'node:fs/promises'
+import { CheckpointError, quote } from '../error.ts'
 import { toFloat32 } from './dtype.ts'
-import { CheckpointError, quote } from './error.ts'
 import type { TensorInfo } from './safetensors.ts'
 
 const SUFFIX = '.scale_weight'

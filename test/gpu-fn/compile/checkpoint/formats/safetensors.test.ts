@@ -3,9 +3,9 @@ import { mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { LIMITS, readHeader } from '../../../../gpu-fn/compile/checkpoint/safetensors.ts'
-import { refusal } from '../../../support/checkpoints/refusal.ts'
-import { packHeader } from '../../../support/checkpoints/safetensors-file.ts'
+import { LIMITS, readHeader } from '../../../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
+import { refusal } from '../../../../support/checkpoints/refusal.ts'
+import { packHeader } from '../../../../support/checkpoints/safetensors-file.ts'
 
 let scratch = ''
 beforeAll(async () => {

@@ -1,7 +1,7 @@
 // The networks of a single file, by the names of its tensors.
-import { CheckpointError, quote } from './error.ts'
+import { CheckpointError, quote } from '../error.ts'
+import type { SafetensorsFile, TensorInfo } from '../formats/safetensors.ts'
 import type { Naming } from './naming.ts'
-import type { SafetensorsFile, TensorInfo } from './safetensors.ts'
 
 /** The tensors of one network under a file's names, prefix removed. */
 export type RawNetwork = { file: string; tensors: Map<string, TensorInfo> }

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
-import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
-import { refusal } from '../../../support/checkpoints/refusal.ts'
-import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
-import { useScratch } from '../../../support/scratch.ts'
+import { openCheckpoint } from '../../../../../gpu-fn/models/sd35/sd35.ts'
+import { refusal } from '../../../../support/checkpoints/refusal.ts'
+import type { Stored } from '../../../../support/checkpoints/safetensors-file.ts'
+import { useScratch } from '../../../../support/scratch.ts'
 
 const scratch = useScratch()
 const { write } = scratch

@@ -1,12 +1,12 @@
 // The directory layout of diffusers: a folder for each network, with weights in one file or in shards and a config.json.
 import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { CheckpointError } from './error.ts'
+import { CheckpointError } from '../error.ts'
+import type { SafetensorsFile } from '../formats/safetensors.ts'
+import { readHeader } from '../formats/safetensors.ts'
+import type { Checkpoint } from '../tensor.ts'
 import type { Naming } from './naming.ts'
-import type { SafetensorsFile } from './safetensors.ts'
-import { readHeader } from './safetensors.ts'
 import { readJsonObject, readSharded } from './shards.ts'
-import type { Checkpoint } from './tensor.ts'
 
 /** Opens the weights of the network folders and reads the configuration files. Throws CheckpointError if there is no such folder. */
 export async function readDiffusersDirectory(directory: string, { folders }: Naming) {

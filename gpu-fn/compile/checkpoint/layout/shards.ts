@@ -1,9 +1,9 @@
 // A checkpoint in several safetensors files, with the file of each tensor in a `….safetensors.index.json` beside them.
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { CheckpointError, quote } from './error.ts'
-import { isRecord, parseObject } from './json.ts'
-import { LIMITS, readHeader, type SafetensorsFile, type TensorInfo } from './safetensors.ts'
+import { CheckpointError, quote } from '../error.ts'
+import { isRecord, parseObject } from '../formats/json.ts'
+import { LIMITS, readHeader, type SafetensorsFile, type TensorInfo } from '../formats/safetensors.ts'
 
 /** Limits on JSON files other than headers; the index of SD3.5's largest network has some 90 kB. */
 export const JSON_LIMITS = { bytes: 32_000_000, depth: 16, shards: 1000 } as const

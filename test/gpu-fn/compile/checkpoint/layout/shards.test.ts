@@ -2,9 +2,9 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { readSharded } from '../../../../gpu-fn/compile/checkpoint/shards.ts'
-import { refusal } from '../../../support/checkpoints/refusal.ts'
-import { packTensors, writeTensors } from '../../../support/checkpoints/safetensors-file.ts'
+import { readSharded } from '../../../../../gpu-fn/compile/checkpoint/layout/shards.ts'
+import { refusal } from '../../../../support/checkpoints/refusal.ts'
+import { packTensors, writeTensors } from '../../../../support/checkpoints/safetensors-file.ts'
 
 let scratch = ''
 beforeAll(async () => {

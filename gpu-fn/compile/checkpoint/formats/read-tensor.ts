@@ -1,8 +1,8 @@
 // Reads the rows of tensors from their files, synchronously, for worker threads.
 import fs from 'node:fs'
+import { CheckpointError } from '../error.ts'
+import type { Part, Tensor } from '../tensor.ts'
 import { BYTES_PER_ELEMENT, type Conversion, toFloat32 } from './dtype.ts'
-import { CheckpointError } from './error.ts'
-import type { Part, Tensor } from './tensor.ts'
 
 /** Rows [start, end) of a tensor as a matrix of `columns` columns. */
 export type RowBlock = {

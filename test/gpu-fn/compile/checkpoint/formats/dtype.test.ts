@@ -1,10 +1,14 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { bfloat16ToFloat16, float32ToFloat16, toFloat32 } from '../../../../gpu-fn/compile/checkpoint/dtype.ts'
+import {
+  bfloat16ToFloat16,
+  float32ToFloat16,
+  toFloat32,
+} from '../../../../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 
 /** What numpy and ml_dtypes say; made by test/golden/scripts/dtype.py. */
-const golden = JSON.parse(readFileSync(new URL('../../../golden/dtype.json', import.meta.url), 'utf8')) as Record<
+const golden = JSON.parse(readFileSync(new URL('../../../../golden/dtype.json', import.meta.url), 'utf8')) as Record<
   string,
   string
 >

@@ -1,6 +1,6 @@
 // The names that a network family uses in its checkpoints.
-import type { TensorInfo } from './safetensors.ts'
-import type { Tensor } from './tensor.ts'
+import type { TensorInfo } from '../formats/safetensors.ts'
+import type { Tensor } from '../tensor.ts'
 
 export type Naming = {
   /** Folder, network and stem of the weights files in the diffusers layout. */

@@ -1,6 +1,6 @@
 // Renames tensors, stacks some, and exchanges the halves of some.
-import { CheckpointError, listNames, quote } from './error.ts'
-import type { Part, Tensor } from './tensor.ts'
+import { CheckpointError, listNames, quote } from '../error.ts'
+import type { Part, Tensor } from '../tensor.ts'
 
 /** The place of a tensor: the `index`-th of `count` row stacks of `name`; `swap` exchanges the two halves of its rows. */
 export type Placement = { name: string; index: number; count: number; swap: boolean }

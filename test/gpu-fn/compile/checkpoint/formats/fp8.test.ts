@@ -1,12 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { decodeTable, encode, quantizeRows } from '../../../../gpu-fn/compile/checkpoint/fp8.ts'
+import { decodeTable, encode, quantizeRows } from '../../../../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 
 type Case = { rows: number; columns: number; block: number; weights: string; codes: string; scales: string }
 type Golden = { decoded: string; values: string; codes: string; quantised: Case[] }
 
 /** What ml_dtypes says; made by test/golden/scripts/fp8.py. */
-const golden = JSON.parse(readFileSync(new URL('../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
+const golden = JSON.parse(readFileSync(new URL('../../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
 const bytes = (base64: string) => new Uint8Array(Buffer.from(base64, 'base64'))
 const floats = (base64: string) => new Float32Array(bytes(base64).buffer)
 
