@@ -31,7 +31,7 @@ export async function readCheckpoint(paths: readonly string[], naming: Naming): 
       ...checkpoint.tokenizers,
     }
   }
-  for (const [network, tensors] of raw) checkpoint.networks[network] = await assembleNetwork(network, tensors, naming)
+  for (const [network, tensors] of raw) checkpoint.networks[network] = assembleNetwork(network, tensors, naming)
   return checkpoint
 }
 
