@@ -2,6 +2,8 @@
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { CheckpointError } from './error.ts'
+import { readGguf } from './formats/gguf.ts'
+import { identifyFormat } from './formats/open-file.ts'
 import { readHeader } from './formats/safetensors.ts'
 import { assembleNetwork } from './layout/assemble.ts'
 import { findTokenizers, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
@@ -11,7 +13,7 @@ import { readSharded } from './layout/shards.ts'
 import type { Checkpoint } from './tensor.ts'
 
 /**
- * Opens a diffusers directory, or safetensors files (or their `.safetensors.index.json`) of the single-file layout, or both kinds
+ * Opens a diffusers directory, or safetensors or GGUF files (or their `.safetensors.index.json`) of the single-file layout, or both kinds
  * together. Only headers and scales are read. Throws CheckpointError for malformed files and for tensors without a network or of a network
  * that another file has. Missing and superfluous parameters are found by the model that reads them.
  */
@@ -47,8 +49,12 @@ async function openDirectory(
 }
 
 async function openFile(file: string, naming: Naming): Promise<Map<string, RawNetwork>> {
-  if (file.endsWith('.safetensors')) return splitNetworks(await readHeader(file), naming)
-  if (file.endsWith('.json')) return splitNetworks(await readSharded(file), naming)
   if (!(await stat(file).catch(() => undefined))) throw new CheckpointError(file, 'no such file or directory')
-  throw new CheckpointError(file, 'is neither a directory, nor a .safetensors file, nor a .safetensors.index.json')
+  if (file.endsWith('.json')) return splitNetworks(await readSharded(file), naming)
+  if ((await identifyFormat(file)) === 'gguf') return splitNetworks(await readGguf(file, naming.renameGguf), naming)
+  if (file.endsWith('.safetensors')) return splitNetworks(await readHeader(file), naming)
+  throw new CheckpointError(
+    file,
+    'is neither a directory, nor a .safetensors file, nor a .safetensors.index.json, nor a GGUF file',
+  )
 }

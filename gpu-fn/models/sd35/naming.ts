@@ -5,6 +5,8 @@ import type { Naming, Skip } from '../../compile/checkpoint/layout/naming.ts'
 import { countOf, rename } from '../../compile/checkpoint/layout/rename.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
 import { placeTransformer, placeVae } from './diffusers-names.ts'
+import { joinProjections, renameLlamaT5, restorePositionAxis } from './gguf-names.ts'
+import { refuseOtherModels } from './other-models.ts'
 
 export type Sd35Network = 'transformer' | 'clip_l' | 'clip_g' | 't5' | 'vae'
 
@@ -51,6 +53,8 @@ export const naming: Naming = {
   prefixes: PREFIXES,
   skipped: SKIPPED,
   identify,
+  refuseOthers: refuseOtherModels,
+  renameGguf: renameLlamaT5,
   adapt(network, file, tensors) {
     if (network === 't5') return untieEmbedding(file, tensors)
     if (network === 'transformer') return renameTransformer(file, tensors)
@@ -101,7 +105,8 @@ function untieEmbedding(file: string, tensors: Map<string, Tensor>): Map<string,
 
 function renameTransformer(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {
   const depth = countOf(tensors, /^transformer_blocks\.(\d+)\./)
-  return depth === 0 ? tensors : rename(file, tensors, (name) => placeTransformer(name, depth))
+  if (depth > 0) return rename(file, tensors, (name) => placeTransformer(name, depth))
+  return restorePositionAxis(joinProjections(file, tensors))
 }
 
 function renameVae(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {

@@ -1,10 +1,10 @@
 // safetensors: 8 bytes of header length, a JSON header, then the tensors without gaps (github.com/huggingface/safetensors, "Format").
 // Files are untrusted: the header is checked completely. This module does not read tensors.
-import { open, stat } from 'node:fs/promises'
 import { CheckpointError, quote } from '../error.ts'
 import type { GgmlType } from './ggml-blocks.ts'
 import { isRecord, parseObject } from './json.ts'
 import { layerFormats } from './layer-formats.ts'
+import { identifyFormat, openFile } from './open-file.ts'
 
 /** The format's limit on the header, and our limits on its content: SD3.5 with all encoders has some 2,300 tensors of at most 4 axes. */
 export const LIMITS = { headerBytes: 100_000_000, tensors: 100_000, axes: 8, nameCharacters: 512 } as const
@@ -59,6 +59,8 @@ export async function readHeader(file: string): Promise<SafetensorsFile> {
 }
 
 async function readHeaderBytes(file: string): Promise<{ header: Uint8Array; start: number; bytes: number }> {
+  if ((await identifyFormat(file)) === 'gguf')
+    throw new CheckpointError(file, 'is a GGUF file; give its path to the compiler, outside a diffusers directory')
   await using handle = await openFile(file)
   const { size } = await handle.stat()
   const prefix = new Uint8Array(8)
@@ -77,16 +79,6 @@ async function readHeaderBytes(file: string): Promise<{ header: Uint8Array; star
   if (bytesRead < header.length)
     throw new CheckpointError(file, 'the header ends early: the file shrank while it was read')
   return { header, start: 8 + header.length, bytes: size }
-}
-
-async function openFile(file: string) {
-  try {
-    // Checked first, because opening a pipe would wait for a writer.
-    if ((await stat(file)).isFile()) return await open(file, 'r')
-  } catch (cause) {
-    throw new CheckpointError(file, `cannot be opened (${(cause as NodeJS.ErrnoException).code})`, { cause })
-  }
-  throw new CheckpointError(file, 'is not a regular file')
 }
 
 function parseMetadata(file: string, metadata: unknown = {}): ReadonlyMap<string, string> {

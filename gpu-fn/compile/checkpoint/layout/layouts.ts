@@ -18,6 +18,7 @@ export function isSkipped(network: string, name: string, { skipped }: Naming): b
 
 /** Groups the tensors of a file by network. Throws CheckpointError for tensors of no network. */
 export function splitNetworks(source: SafetensorsFile, naming: Naming): Map<string, RawNetwork> {
+  naming.refuseOthers(source.file, source.tensors.keys())
   const networks = new Map<string, RawNetwork>()
   const bare = new Map<string, TensorInfo>()
   for (const [name, info] of source.tensors) {

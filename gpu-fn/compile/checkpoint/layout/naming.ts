@@ -11,6 +11,10 @@ export type Naming = {
   readonly prefixes: readonly (readonly [prefix: string, network: string])[]
   /** Tensors that are not read, with the reason. All others must be read by a network. */
   readonly skipped: readonly Skip[]
+  /** Throws CheckpointError if the names are those of another model. */
+  refuseOthers(file: string, names: Iterable<string>): void
+  /** The name of a tensor in a GGUF file as in safetensors files. */
+  renameGguf(name: string): string
   /** The network of a file's tensors without a prefix. Throws CheckpointError. */
   identify(file: string, tensors: ReadonlyMap<string, TensorInfo>): string
   /** The tensors of a network under the names and in the shapes that the family's models read. Throws CheckpointError. */
