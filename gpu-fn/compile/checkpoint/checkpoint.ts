@@ -37,7 +37,7 @@ export async function readCheckpoint(
   const checkpoint: Checkpoint = { ...rest, networks: {}, sources: {}, config: {}, tokenizers }
   if (scheduler) checkpoint.config.scheduler = scheduler
   for (const [network, raw] of networks) {
-    checkpoint.networks[network] = await assembleNetwork(network, raw, naming)
+    checkpoint.networks[network] = assembleNetwork(network, raw, naming)
     checkpoint.sources[network] = raw.source
     if (raw.config) checkpoint.config[network] = raw.config
   }

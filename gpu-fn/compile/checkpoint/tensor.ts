@@ -1,17 +1,11 @@
 // The tensors of a checkpoint, by reference.
-import type { ParameterDtype } from './formats/dtype.ts'
+import type { ParameterDtype, Scale } from './formats/dtype.ts'
 
-/** Contiguous bytes of a file. */
-export type Part = { file: string; offset: number; bytes: number }
+/** Contiguous bytes of a file: whole rows of numbers, row-major and little-endian. A value is the number × its scale. */
+export type Part = { file: string; offset: number; bytes: number; dtype: ParameterDtype; scale: Scale }
 
-/** The rows of `parts` stacked along axis 0, row-major and little-endian; a value is the stored number × `scale`. */
-export type Tensor = {
-  name: string
-  dtype: ParameterDtype
-  shape: readonly number[]
-  parts: readonly Part[]
-  scale: number
-}
+/** The rows of `parts` stacked along axis 0. */
+export type Tensor = { name: string; shape: readonly number[]; parts: readonly Part[] }
 
 export type Layout = 'single-file' | 'diffusers'
 

@@ -41,12 +41,6 @@ const PREFIXES: readonly [prefix: string, network: Sd35Network][] = [
 ]
 
 const SKIPPED: readonly Skip[] = [
-  {
-    networks: 'all',
-    pattern: /(^|\.)scaled_fp8$/,
-    reason: 'marks a file of scaled FP8, which the dtypes show as well',
-  },
-  { networks: 'all', pattern: /\.scale_input$/, reason: 'scale of an activation; here they are computed at run time' },
   { networks: ['clip_l', 'clip_g'], pattern: /\.position_ids$/, reason: 'the numbers 0 to 76' },
   { networks: ['clip_l', 'clip_g'], pattern: /^attn_mask$/, reason: 'the causal mask' },
   {

@@ -1,12 +1,23 @@
 // Bulk conversions between the number formats of checkpoints and packages, for little-endian blocks of a few MB.
-import { decodeTable } from './fp8.ts'
+import { decodeTable, decodeTableE5M2 } from './fp8.ts'
+import { decodeBlocks, GGML_BLOCKS, type GgmlType } from './ggml-blocks.ts'
 import { bitsOf, INFINITY_BITS, largestMagnitude } from './magnitude.ts'
-import { ELEMENT_BYTES } from './safetensors.ts'
 
-const { F32, F16, BF16, F8_E4M3 } = ELEMENT_BYTES
-/** Element types of parameters that can be compiled, with their size. */
-export const BYTES_PER_ELEMENT = { F32, F16, BF16, F8_E4M3 }
-export type ParameterDtype = keyof typeof BYTES_PER_ELEMENT
+/** Element types of parameters that can be compiled: values and bytes of the smallest unit. */
+export const BLOCKS = {
+  ...{ F64: [1, 8], F32: [1, 4], F16: [1, 2], BF16: [1, 2], F8_E4M3: [1, 1], F8_E5M2: [1, 1] },
+  ...GGML_BLOCKS,
+} as const satisfies Record<string, readonly [values: number, bytes: number]>
+export type ParameterDtype = keyof typeof BLOCKS
+
+/** The factor of stored numbers: one for all of them, or one for each row of a matrix. */
+export type Scale = number | Float32Array
+
+/** Size of `count` values; not an integer unless they are whole blocks. */
+export function bytesOf(dtype: ParameterDtype, count: number): number {
+  const [values, bytes] = BLOCKS[dtype]
+  return (count / values) * bytes
+}
 
 /** `finite`: no NaN and no infinity in the source. `overflow`: a finite source value became infinite. */
 export type Conversion = { finite: boolean; overflow: boolean }
@@ -14,14 +25,22 @@ export type Conversion = { finite: boolean; overflow: boolean }
 /** Bits of float32 65520, the first magnitude that rounds to an infinite float16. */
 const HALF_OVERFLOW = 0x477ff000
 
-/** Decodes `src` of `dtype` times `scale` into `out`, one element each; the product is rounded once, to float32. */
-export function toFloat32(src: Uint8Array, dtype: ParameterDtype, scale: number, out: Float32Array): Conversion {
+/** Decodes `src` of `dtype` times `scale` into `out`, a value each; the product is rounded once, to float32. */
+export function toFloat32(src: Uint8Array, dtype: ParameterDtype, scale: Scale, out: Float32Array): Conversion {
   assertLength(src, out.length, dtype)
-  decoders[dtype](src, out)
+  decode(dtype, src, out)
   const finite = allFinite(out)
   if (scale === 1) return { finite, overflow: false }
-  for (let i = 0; i < out.length; i++) out[i] = out[i]! * scale
+  if (typeof scale === 'number') multiply(out, scale)
+  else {
+    const columns = out.length / scale.length
+    for (const [row, factor] of scale.entries()) multiply(out.subarray(row * columns, (row + 1) * columns), factor)
+  }
   return { finite, overflow: finite && !allFinite(out) }
+}
+
+function multiply(values: Float32Array, factor: number): void {
+  for (let i = 0; i < values.length; i++) values[i] = values[i]! * factor
 }
 
 /** Rounds to the nearest IEEE float16, ties to even; magnitudes from 65520 up become infinite. Lengths must agree. */
@@ -56,7 +75,15 @@ export function allFinite(values: Float32Array): boolean {
   return largestMagnitude(values) < INFINITY_BITS
 }
 
-const decoders: Record<ParameterDtype, (src: Uint8Array, out: Float32Array) => void> = {
+function decode(dtype: ParameterDtype, src: Uint8Array, out: Float32Array): void {
+  if (isGgmlType(dtype)) decodeBlocks(dtype, src.byteOffset % 2 === 0 ? src : src.slice(), out)
+  else decoders[dtype](src, out)
+}
+
+const isGgmlType = (dtype: ParameterDtype): dtype is GgmlType => Object.hasOwn(GGML_BLOCKS, dtype)
+
+const decoders: Record<Exclude<ParameterDtype, GgmlType>, (src: Uint8Array, out: Float32Array) => void> = {
+  F64: (src, out) => out.set(new Float64Array(src.slice().buffer)),
   F32: (src, out) => new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(src),
   F16: (src, out) => {
     const { buffer, byteOffset, length } = words(src)
@@ -69,6 +96,9 @@ const decoders: Record<ParameterDtype, (src: Uint8Array, out: Float32Array) => v
   },
   F8_E4M3: (src, out) => {
     for (let i = 0; i < src.length; i++) out[i] = decodeTable[src[i]!]!
+  },
+  F8_E5M2: (src, out) => {
+    for (let i = 0; i < src.length; i++) out[i] = decodeTableE5M2[src[i]!]!
   },
 }
 
@@ -83,7 +113,7 @@ function words(src: Uint8Array): Uint16Array {
 }
 
 function assertLength(src: Uint8Array, elements: number, dtype: ParameterDtype): void {
-  if (src.byteLength === elements * BYTES_PER_ELEMENT[dtype]) return
+  if (src.byteLength === bytesOf(dtype, elements)) return
   throw new RangeError(`${src.byteLength} bytes are not ${elements} values of ${dtype}`)
 }
 

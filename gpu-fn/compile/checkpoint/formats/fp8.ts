@@ -10,6 +10,11 @@ const NAN_CODE = 0x7f
 /** The value of each of the 256 codes. */
 export const decodeTable: Float32Array = Float32Array.from({ length: 256 }, (_, code) => decode(code))
 
+/** The value of each code of E5M2, the upper half of a float16. */
+export const decodeTableE5M2: Float32Array = Float32Array.from(
+  new Float16Array(Uint16Array.from({ length: 256 }, (_, code) => code << 8).buffer),
+)
+
 function decode(code: number): number {
   if ((code & 0x7f) === NAN_CODE) return Number.NaN
   const sign = code & 0x80 ? -1 : 1

@@ -2,17 +2,20 @@
 // Files are untrusted: the header is checked completely. This module does not read tensors.
 import { open, stat } from 'node:fs/promises'
 import { CheckpointError, quote } from '../error.ts'
+import type { GgmlType } from './ggml-blocks.ts'
 import { isRecord, parseObject } from './json.ts'
+import { layerFormats } from './layer-formats.ts'
 
 /** The format's limit on the header, and our limits on its content: SD3.5 with all encoders has some 2,300 tensors of at most 4 axes. */
 export const LIMITS = { headerBytes: 100_000_000, tensors: 100_000, axes: 8, nameCharacters: 512 } as const
 
 export const ELEMENT_BYTES = {
-  ...{ BOOL: 1, U8: 1, I8: 1, U16: 2, I16: 2, U32: 4, I32: 4, U64: 8, I64: 8 },
+  ...{ BOOL: 1, U8: 1, I8: 1, U16: 2, I16: 2, U32: 4, I32: 4, U64: 8, I64: 8, C64: 8 },
+  ...{ F4: 1 / 2, F6_E2M3: 3 / 4, F6_E3M2: 3 / 4, F8_E4M3FNUZ: 1, F8_E5M2FNUZ: 1, F8_E8M0: 1 },
   ...{ F8_E4M3: 1, F8_E5M2: 1, F16: 2, BF16: 2, F32: 4, F64: 8 },
 } as const
 
-export type Dtype = keyof typeof ELEMENT_BYTES
+export type Dtype = keyof typeof ELEMENT_BYTES | GgmlType
 
 /** `offset` counts from the start of `file`; `bytes` equals the shape's product times the dtype's size. */
 export type TensorInfo = {
@@ -22,6 +25,8 @@ export type TensorInfo = {
   file: string
   offset: number
   bytes: number
+  /** The quantized format that the header's metadata names for the tensor's layer. */
+  format?: string | undefined
 }
 
 export type SafetensorsFile = {
@@ -36,15 +41,19 @@ export type SafetensorsFile = {
 export async function readHeader(file: string): Promise<SafetensorsFile> {
   const { header, start, bytes } = await readHeaderBytes(file)
   const entries = Object.entries(parseObject(file, header, { depth: 3, commas: LIMITS.tensors * (LIMITS.axes + 4) }))
-  const metadata = entries.find(([name]) => name === '__metadata__')?.[1]
+  const metadata = parseMetadata(file, entries.find(([name]) => name === '__metadata__')?.[1])
+  const formats = layerFormats(file, metadata)
   const tensors = entries.filter(([name]) => name !== '__metadata__')
   if (tensors.length > LIMITS.tensors) throw new CheckpointError(file, `more than ${LIMITS.tensors} tensors`)
-  const infos = tensors.map(([name, entry]) => parseTensor(file, name, entry, start))
+  const infos = tensors.map(([name, entry]) => ({
+    ...parseTensor(file, name, entry, start),
+    ...(formats.size > 0 && { format: formats.get(name.replace(/\.weight$/, '')) }),
+  }))
   assertContiguous(file, infos, start, bytes)
   return {
     file,
     tensors: new Map(infos.map((info) => [info.name, info])),
-    metadata: parseMetadata(file, metadata),
+    metadata,
     bytes,
   }
 }
@@ -114,7 +123,7 @@ function parseTensor(file: string, name: string, entry: unknown, start: number):
   return { name, dtype, shape, file, offset: start + begin, bytes: expected }
 }
 
-function isDtype(value: unknown): value is Dtype {
+function isDtype(value: unknown): value is keyof typeof ELEMENT_BYTES {
   return typeof value === 'string' && Object.hasOwn(ELEMENT_BYTES, value)
 }
 
@@ -123,13 +132,14 @@ function isCounts(value: unknown): value is number[] {
 }
 
 /** Size in bytes; infinite if it exceeds the safe integers, so that it equals no span of offsets. */
-function byteSize(shape: readonly number[], dtype: Dtype): number {
-  let size: number = ELEMENT_BYTES[dtype]
+function byteSize(shape: readonly number[], dtype: keyof typeof ELEMENT_BYTES): number {
+  let count = 1
   for (const axis of shape) {
-    size *= axis
-    if (!Number.isSafeInteger(size)) return Number.POSITIVE_INFINITY
+    count *= axis
+    if (!Number.isSafeInteger(count)) return Number.POSITIVE_INFINITY
   }
-  return size
+  const size = count * ELEMENT_BYTES[dtype]
+  return Number.isSafeInteger(size) ? size : Number.POSITIVE_INFINITY
 }
 
 /** Every byte after the header must belong to exactly one tensor. */

@@ -59,12 +59,12 @@ function stackRows(file: string, { name, count, swap }: Placement, pieces: reado
   if (count > 1 && Number.isNaN(rows))
     throw new CheckpointError(file, `${listNames(present.map((p) => p.name))} have no rows to stack`)
   const shape = count === 1 ? first.shape : [rows, ...first.shape.slice(1)]
-  return { name, dtype: first.dtype, shape, parts: swap ? swapHalves(file, first) : parts, scale: first.scale }
+  return { name, shape, parts: swap ? swapHalves(file, first) : parts }
 }
 
-/** Properties that must be equal for tensors to be stacked. */
-function kindOf({ dtype, shape, scale }: Tensor): string {
-  return `${dtype} [*, ${shape.slice(1).join(', ')}]${scale === 1 ? '' : ` × ${scale}`}`
+/** The shape of rows, which must be equal for tensors to be stacked; dtypes and scales may differ. */
+function kindOf({ shape }: Tensor): string {
+  return `[*, ${shape.slice(1).join(', ')}]`
 }
 
 function swapHalves(file: string, tensor: Tensor): Part[] {
@@ -75,8 +75,14 @@ function swapHalves(file: string, tensor: Tensor): Part[] {
       `${quote(tensor.name)} holds a scale and a shift and must have an even number of rows, not ${rows}`,
     )
   }
-  return tensor.parts.flatMap(({ file: at, offset, bytes }) => [
-    { file: at, offset: offset + bytes / 2, bytes: bytes / 2 },
-    { file: at, offset, bytes: bytes / 2 },
-  ])
+  return tensor.parts.flatMap((part) => {
+    const half = part.bytes / 2
+    const scales = typeof part.scale === 'number' ? [part.scale, part.scale] : halvesOf(part.scale)
+    return [
+      { ...part, offset: part.offset + half, bytes: half, scale: scales[1]! },
+      { ...part, bytes: half, scale: scales[0]! },
+    ]
+  })
 }
+
+const halvesOf = (scales: Float32Array) => [scales.slice(0, scales.length / 2), scales.slice(scales.length / 2)]

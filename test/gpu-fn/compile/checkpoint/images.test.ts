@@ -19,7 +19,9 @@ import {
 } from '../../../support/checkpoints/edit.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
-type Golden = RenderRequest & { name: string }
+type Golden = Required<Pick<RenderRequest, 'prompt' | 'seed' | 'width' | 'height' | 'steps' | 'guidance_scale'>> & {
+  name: string
+}
 
 const GOLDEN = path.join(import.meta.dirname, '../../../golden')
 const requests: Golden[] = JSON.parse(await readFile(path.join(GOLDEN, 'pipeline/cases.json'), 'utf8'))
