@@ -24,6 +24,8 @@ export type CompileOptions = BuildOptions & {
   /** Directory with the tokenizers' directories, for checkpoints without them. */
   readonly tokenizers?: string | undefined
   readonly onProgress?: Progress
+  /** Is called with each remark about the checkpoint as soon as it is opened. */
+  readonly onNote?: (note: string) => void
 }
 
 export type Compiled = {
@@ -38,7 +40,8 @@ export type Compiled = {
 export async function compile(options: CompileOptions): Promise<Compiled> {
   assertOptions(options)
   const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
-  const checkpoint = await openCheckpoint(options.checkpoint)
+  const checkpoint = await openCheckpoint(options.checkpoint, options)
+  for (const note of checkpoint.notes) options.onNote?.(note)
   const model = buildModel(checkpoint, options.checkpoint, options)
   const tokenizers = await readTokenizers(model.manifest.text.encoders, checkpoint, options.tokenizers)
   const files = weightsFilesOf(model)

@@ -45,10 +45,3 @@ export function joinProjections(file: string, tensors: Map<string, Tensor>): Map
     return { name: base, index: Number(index), count, swap: swapped.some((prefix) => name.startsWith(prefix)) }
   })
 }
-
-/** ggml omits the leading axis of the position table [1, N, D], because its length is 1. */
-export function restorePositionAxis(tensors: Map<string, Tensor>): Map<string, Tensor> {
-  const table = tensors.get('pos_embed')
-  if (table?.shape.length === 2) tensors.set('pos_embed', { ...table, shape: [1, ...table.shape] })
-  return tensors
-}

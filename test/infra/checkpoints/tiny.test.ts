@@ -34,7 +34,10 @@ describe('writeTinyCheckpoint', () => {
     async (variant) => {
       const [directory, file] = await Promise.all([write({ variant }), write({ variant, layout: 'single-file' })])
       const [diffusers, single] = await Promise.all([openCheckpoint([directory]), openCheckpoint([file])])
-      expect(await valuesOf(single)).toEqual(await valuesOf(diffusers))
+      const values = await valuesOf(diffusers)
+      // A single file's is stored as well, but not read.
+      values.delete('clip_l text_projection.weight')
+      expect(await valuesOf(single)).toEqual(values)
     },
   )
 

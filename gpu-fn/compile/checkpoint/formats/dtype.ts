@@ -5,7 +5,7 @@ import { bitsOf, INFINITY_BITS, largestMagnitude } from './magnitude.ts'
 
 /** Element types of parameters that can be compiled: values and bytes of the smallest unit. */
 export const BLOCKS = {
-  ...{ F32: [1, 4], F16: [1, 2], BF16: [1, 2], F8_E4M3: [1, 1], F8_E5M2: [1, 1] },
+  ...{ F64: [1, 8], F32: [1, 4], F16: [1, 2], BF16: [1, 2], F8_E4M3: [1, 1], F8_E5M2: [1, 1] },
   ...GGML_BLOCKS,
 } as const satisfies Record<string, readonly [values: number, bytes: number]>
 export type ParameterDtype = keyof typeof BLOCKS
@@ -83,6 +83,7 @@ function decode(dtype: ParameterDtype, src: Uint8Array, out: Float32Array): void
 const isGgmlType = (dtype: ParameterDtype): dtype is GgmlType => Object.hasOwn(GGML_BLOCKS, dtype)
 
 const decoders: Record<Exclude<ParameterDtype, GgmlType>, (src: Uint8Array, out: Float32Array) => void> = {
+  F64: (src, out) => out.set(new Float64Array(src.slice().buffer)),
   F32: (src, out) => new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(src),
   F16: (src, out) => {
     const { buffer, byteOffset, length } = words(src)

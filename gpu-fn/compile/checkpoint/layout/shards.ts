@@ -18,6 +18,26 @@ export async function readJsonObject(file: string): Promise<Record<string, unkno
   return parseObject(file, await readFile(file), { depth: JSON_LIMITS.depth, commas: LIMITS.tensors })
 }
 
+/** The shards that an index lists. Throws CheckpointError. */
+export async function shardsOf(indexFile: string): Promise<ReadonlySet<string>> {
+  return new Set(parseWeightMap(indexFile, (await readJsonObject(indexFile)).weight_map).values())
+}
+
+/** Reads the headers of all shards without an index. Throws CheckpointError if two have one tensor. */
+export async function readShards(files: readonly string[]): Promise<SafetensorsFile> {
+  const tensors = new Map<string, TensorInfo>()
+  let bytes = 0
+  for (const file of files) {
+    const header = await readHeader(file)
+    bytes += header.bytes
+    for (const [name, info] of header.tensors) {
+      if (tensors.has(name)) throw new CheckpointError(file, `tensor ${quote(name)} is in another shard as well`)
+      tensors.set(name, info)
+    }
+  }
+  return { file: files[0]!, tensors, metadata: new Map(), bytes }
+}
+
 /**
  * Reads the header of every shard in an index. The shards must be beside the index and contain exactly the tensors that it lists for them.
  * Throws CheckpointError.
@@ -66,5 +86,5 @@ function parseWeightMap(indexFile: string, weightMap: unknown): Map<string, stri
 }
 
 function isFileName(name: string): boolean {
-  return /^[^/\\\0]{1,255}$/.test(name) && !name.startsWith('.') && name.endsWith('.safetensors')
+  return /^[^/\\\0]{1,255}$/.test(name) && !name.startsWith('.') && /\.safetensors$/i.test(name)
 }
