@@ -19,7 +19,7 @@ const command = new Command('compile')
   .description('Compiles a checkpoint into a package that the GPU function serves.')
   .requiredOption(
     '--checkpoint <path>',
-    'a diffusers directory or one of its folders, or a safetensors file or index (repeat it; later networks replace earlier ones)',
+    'a diffusers directory or one of its folders, or a safetensors or GGUF file or an index (repeat it; later networks replace earlier ones)',
     collect,
   )
   .requiredOption('--out <directory>', 'directory of the package')

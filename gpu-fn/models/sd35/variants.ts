@@ -28,7 +28,8 @@ export type Choice = {
   readonly reason: string
 }
 
-const STABILITY = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
+const STABILITY =
+  'Weights derived from Stable Diffusion 3 and 3.5 are under the Stability AI Community License; see NOTICE.'
 const OCTET = 'The weights are licensed under Apache-2.0; they were trained on Noto Color Emoji (OFL-1.1). See NOTICE.'
 const UNKNOWN = 'The weights are licensed by their author; see NOTICE.'
 
@@ -52,6 +53,8 @@ const medium = {
   positionMax: 384,
   dualAttention: Array.from({ length: 13 }, (_, i) => i),
 }
+/** Stable Diffusion 3 Medium: neither dual attention nor norms of queries and keys. */
+const sd3 = { ...medium, positionMax: 192, dualAttention: [], qkNorm: false }
 const CUSTOM = { steps: 28, guidanceScale: 3.5, shift: common.shift, license: UNKNOWN }
 /** The built-in model: Medium's architecture at 256 × 256 pixels. */
 const nano = {
@@ -77,6 +80,7 @@ export const VARIANTS: readonly Variant[] = [
   { name: 'medium', ...medium, steps: 40, guidanceScale: 4.5 },
   { name: 'medium-turbo', ...medium, steps: 8, guidanceScale: 1.5, pattern: turbo },
   { name: 'flash', ...medium, steps: 4, guidanceScale: 1, pattern: flash },
+  { name: 'sd3-medium', ...sd3, steps: 28, guidanceScale: 7 },
   { name: 'nano', ...nano, steps: 28, guidanceScale: 5 },
   { name: 'nano-turbo', ...nano, steps: 4, guidanceScale: 1, pattern: turbo },
 ]

@@ -3,14 +3,15 @@
 import type { FileHandle } from 'node:fs/promises'
 import type { GGUFParseOutput } from '@huggingface/gguf'
 import { CheckpointError, quote } from '../error.ts'
+import { openRegularFile } from '../open-regular-file.ts'
 import { BLOCKS, bytesOf, type ParameterDtype } from './dtype.ts'
-import { openFile } from './open-file.ts'
 import { LIMITS, type SafetensorsFile, type TensorInfo } from './safetensors.ts'
 
 type Library = typeof import('@huggingface/gguf')
 
 /** A T5 file with its tokenizer has a header of some 1.2 MB. */
 const HEADER_BYTES = 8_000_000
+const READ_AHEAD = 500_000
 const LARGEST_ALIGNMENT = 65_536
 const DEFAULT_ALIGNMENT = 32
 
@@ -25,7 +26,7 @@ const TYPES: Readonly<Record<number, ParameterDtype>> = {
  * CheckpointError.
  */
 export async function readGguf(file: string, rename: (name: string) => string): Promise<SafetensorsFile> {
-  await using handle = await openFile(file)
+  await using handle = await openRegularFile(file)
   const { size } = await handle.stat()
   // Loaded here, because most checkpoints have no GGUF file and the library takes 0.1 s.
   const library = await import('@huggingface/gguf')
@@ -64,8 +65,12 @@ async function parseHeader(file: string, handle: FileHandle, { gguf }: Library):
 async function readRange(file: string, handle: FileHandle, headers: Headers): Promise<Uint8Array<ArrayBuffer>> {
   const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(headers.get('range') ?? '') ?? []
   const start = Number(from)
+  const { size } = await handle.stat()
+  // The library requests the range after the one with the position that it reads, which is READ_AHEAD from its end or behind it.
+  if (size + READ_AHEAD < start)
+    throw new CheckpointError(file, `the header ends after the file, which has ${size} bytes`)
   if (!(start < HEADER_BYTES)) throw new CheckpointError(file, `has a header of more than ${HEADER_BYTES} bytes`)
-  const bytes = new Uint8Array(Number(to) + 1 - start)
+  const bytes = new Uint8Array(Math.max(0, Math.min(Number(to) + 1, size) - start))
   const { bytesRead } = await handle.read(bytes, 0, bytes.length, start)
   return bytes.subarray(0, bytesRead)
 }

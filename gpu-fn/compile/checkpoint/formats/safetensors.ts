@@ -1,10 +1,11 @@
 // safetensors: 8 bytes of header length, a JSON header, then the tensors without gaps (github.com/huggingface/safetensors, "Format").
 // Files are untrusted: the header is checked completely. This module does not read tensors.
 import { CheckpointError, quote } from '../error.ts'
+import { openRegularFile } from '../open-regular-file.ts'
+import { identifyFormat } from './file-kind.ts'
 import type { GgmlType } from './ggml-blocks.ts'
 import { isRecord, parseObject } from './json.ts'
 import { layerFormats } from './layer-formats.ts'
-import { identifyFormat, openFile } from './open-file.ts'
 
 /** The format's limit on the header, and our limits on its content: SD3.5 with all encoders has some 2,300 tensors of at most 4 axes. */
 export const LIMITS = { headerBytes: 100_000_000, tensors: 100_000, axes: 8, nameCharacters: 512 } as const
@@ -61,7 +62,7 @@ export async function readHeader(file: string): Promise<SafetensorsFile> {
 async function readHeaderBytes(file: string): Promise<{ header: Uint8Array; start: number; bytes: number }> {
   if ((await identifyFormat(file)) === 'gguf')
     throw new CheckpointError(file, 'is a GGUF file; give its path to the compiler, outside a diffusers directory')
-  await using handle = await openFile(file)
+  await using handle = await openRegularFile(file)
   const { size } = await handle.stat()
   const prefix = new Uint8Array(8)
   if (size < 8 || (await handle.read(prefix, 0, 8, 0)).bytesRead < 8) {
@@ -71,7 +72,7 @@ async function readHeaderBytes(file: string): Promise<{ header: Uint8Array; star
   if (length > BigInt(Math.min(size - 8, LIMITS.headerBytes))) {
     throw new CheckpointError(
       file,
-      `claims a header of ${length} bytes; the file has ${size - 8} after the length, and ${LIMITS.headerBytes} are allowed`,
+      `claims a header of ${length} bytes; the file has ${size - 8} after the length, and ${LIMITS.headerBytes} are allowed: the file is cut short or no safetensors file; download it again`,
     )
   }
   const header = new Uint8Array(Number(length))

@@ -12,6 +12,7 @@ test.each([
   ['medium', 'sd3.5_medium.safetensors', 'medium', 40],
   ['medium', 'sd3.5m_turbo.safetensors', 'medium-turbo', 8],
   ['medium', 'SD3.5-Flash', 'flash', 4],
+  ['sd3-medium', 'sd3_medium.safetensors', 'sd3-medium', 28],
   ['nano', 'nano', 'nano', 28],
   ['nano', 'turbo', 'nano-turbo', 4],
 ])('the shape of %s at %j is %s, of %d steps', (shape, name, expected, steps) => {

@@ -46,7 +46,7 @@ describe('readHeader', () => {
 
   const good = entry([1], [0, 4])
   it.each<[what: string, file: Uint8Array, message: RegExp]>([
-    ['an empty file', new Uint8Array(0), /0 bytes are too few/],
+    ['an empty file', new Uint8Array(0), /is empty: its download did not finish/],
     ['half a length', new Uint8Array(7), /7 bytes are too few/],
     ['a header longer than the file', packHeader('{}', 0, 3n), /claims a header of 3 bytes; the file has 2/],
     ['a length of 2^64 - 1', packHeader('{}', 0, 2n ** 64n - 1n), /claims a header of 18446744073709551615 bytes/],

@@ -1,21 +1,10 @@
-// Opens regular files, and names files that are not checkpoints by their first bytes.
-import { type FileHandle, open, stat } from 'node:fs/promises'
+// The kinds of files by their first bytes: the formats of checkpoints, and files that are not checkpoints.
 import { CheckpointError, quote } from '../error.ts'
-
-/** Opens a regular file for reading. Throws CheckpointError. */
-export async function openFile(file: string): Promise<FileHandle> {
-  try {
-    // Checked first, because opening a pipe would wait for a writer.
-    if ((await stat(file)).isFile()) return await open(file, 'r')
-  } catch (cause) {
-    throw new CheckpointError(file, `cannot be opened (${(cause as NodeJS.ErrnoException).code})`, { cause })
-  }
-  throw new CheckpointError(file, 'is not a regular file')
-}
+import { openRegularFile } from '../open-regular-file.ts'
 
 /** The format of a file by its first bytes. Throws CheckpointError for files that are known not to be checkpoints. */
 export async function identifyFormat(file: string): Promise<'gguf' | 'safetensors'> {
-  await using handle = await openFile(file)
+  await using handle = await openRegularFile(file)
   const head = Buffer.alloc(1024)
   const { bytesRead } = await handle.read(head, 0, head.length, 0)
   const start = head.subarray(0, bytesRead)
