@@ -95,6 +95,15 @@ const MIB = 1024 * 1024
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
 export const WARNING_CODES = ['prompt_truncated'] as const
 
+/** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
+
+/** Text from outside for errors, logs and terminals: each invisible character as `\uXXXX`, as in JSON, which stays valid and equal. */
+export const escapeText = (text: string): string =>
+  text.replace(INVISIBLE, (character) =>
+    character.replace(/[\s\S]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`),
+  )
+
 const seconds = z.number().min(0)
 /** Durations of a job's phases in seconds. `load` is 0 if the package was open. */
 export const timings = z.strictObject({
