@@ -1,7 +1,7 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
 import { modelName } from '../contract.ts'
-import { type Manifest, manifest } from '../manifest.ts'
+import { MANIFEST_FORMAT, type Manifest, manifest } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
@@ -86,7 +86,7 @@ async function writePackage(
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
   const about: Manifest = manifest.parse({
-    format: 2,
+    format: MANIFEST_FORMAT,
     model: options.name ?? model.manifest.variant,
     ...model.manifest,
     tier: options.tier,

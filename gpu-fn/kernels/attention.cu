@@ -141,7 +141,7 @@ void Attention::compute(const Context& context) const {
   require(queries.shape == std::vector<int64_t>{batch, heads, tilesOf(queryTokens) * TILE, DEPTH} &&
               keys.shape == std::vector<int64_t>{batch, heads, tilesOf(tokens), KEY_BYTES} &&
               values.shape == std::vector<int64_t>{batch, heads, tilesOf(tokens), VALUE_BYTES},
-          "takes what JoinHeads made of the same projections");
+          "takes what QkNormQuantize made of the same projections");
   const Tensor out = context.output(0, {batch, queryTokens, width});
   if (batch * tokens == 0) return;
   const AttentionArguments a = {queries.as<uint8_t>(), keys.as<uint8_t>(), values.as<uint8_t>(), factor.as<float>(), out.as<half>(),

@@ -6,14 +6,14 @@ namespace octet {
 
 using ort::FLOAT, ort::FLOAT16, ort::FLOAT8E4M3FN, ort::UINT8, ort::OPTIONAL;
 
-struct ModulateQuantise {
-  static constexpr const char* name = "ModulateQuantise";
+struct ModulateQuantize {
+  static constexpr const char* name = "ModulateQuantize";
   /** stream, modulation, branches */
   static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL}};
   /** stream', then codes and scales of each modulation */
   static constexpr Port outputs[] = {{FLOAT16, OPTIONAL}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
 
-  explicit ModulateQuantise(const Attributes&);
+  explicit ModulateQuantize(const Attributes&);
   void compute(const Context&) const;
 
  private:
@@ -21,26 +21,26 @@ struct ModulateQuantise {
   float branchFactor, epsilon;
 };
 
-struct GeluQuantise {
-  static constexpr const char* name = "GeluQuantise";
+struct GeluQuantize {
+  static constexpr const char* name = "GeluQuantize";
   static constexpr Port inputs[] = {{FLOAT16}};
   /** codes, scales */
   static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}};
 
-  explicit GeluQuantise(const Attributes&);
+  explicit GeluQuantize(const Attributes&);
   void compute(const Context&) const;
 
  private:
   float factor;
 };
 
-struct QuantiseParts {
-  static constexpr const char* name = "QuantiseParts";
+struct QuantizeParts {
+  static constexpr const char* name = "QuantizeParts";
   /** joint, a tensor as long as the first part */
   static constexpr Port inputs[] = {{FLOAT16}, {FLOAT8E4M3FN}};
   static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
 
-  explicit QuantiseParts(const Attributes&) {}
+  explicit QuantizeParts(const Attributes&) {}
   void compute(const Context&) const;
 };
 
@@ -57,14 +57,14 @@ struct Linear {
   bool portable;
 };
 
-struct JoinHeads {
-  static constexpr const char* name = "JoinHeads";
+struct QkNormQuantize {
+  static constexpr const char* name = "QkNormQuantize";
   /** q·k·v of the image and of the text, norms of q and k of the image, then of the text */
   static constexpr Port inputs[] = {{FLOAT16}, {FLOAT16, OPTIONAL}, {FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}, {FLOAT, OPTIONAL}};
   /** queries, tiles of keys, tiles of values, what a product of codes is to be multiplied with */
   static constexpr Port outputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}};
 
-  explicit JoinHeads(const Attributes&);
+  explicit QkNormQuantize(const Attributes&);
   void compute(const Context&) const;
 
  private:
@@ -73,7 +73,7 @@ struct JoinHeads {
 
 struct Attention {
   static constexpr const char* name = "Attention";
-  /** the outputs of JoinHeads, then what it was given */
+  /** the outputs of QkNormQuantize, then what it was given */
   static constexpr Port inputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}, {FLOAT16}, {FLOAT16, OPTIONAL}};
   static constexpr Port outputs[] = {{FLOAT16}};
 

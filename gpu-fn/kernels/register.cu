@@ -25,7 +25,7 @@ ort::Status* domainOf(const ort::Api* api, ort::Domain** domain) {
   if (!shared) {
     ort::Domain* fresh = nullptr;
     if (ort::Status* status = ort::call(api, ort::CreateCustomOpDomain, "octet", &fresh)) return status;
-    if (ort::Status* status = addAll<ModulateQuantise, GeluQuantise, QuantiseParts, Linear, JoinHeads, Attention, GroupNorm>(api, fresh))
+    if (ort::Status* status = addAll<ModulateQuantize, GeluQuantize, QuantizeParts, Linear, QkNormQuantize, Attention, GroupNorm>(api, fresh))
       return status;
     shared = fresh;
   }

@@ -1,4 +1,4 @@
-// How JoinHeads lays out what Attention reads. Tokens of one head lie in tiles of 128, a tile's bytes in the very order that the tensor
+// How QkNormQuantize lays out what Attention reads. Tokens of one head lie in tiles of 128, a tile's bytes in the very order that the tensor
 // cores want in shared memory, so that a tile is one copy: rows of 64 bytes (queries and keys, E4M3) or 128 bytes (values, float16) whose
 // chunks of 16 bytes change places with the row, Hopper's "64-byte" and "128-byte swizzle".
 #pragma once

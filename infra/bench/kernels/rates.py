@@ -190,21 +190,21 @@ def modulate(host, tokens):
     stream, branch, modulation = halves(1, tokens, WIDTH), halves(1, tokens, WIDTH), floats(1, 3 * WIDTH)
     outputs = [halves(1, tokens, WIDTH), codes(1, tokens, WIDTH), floats(1, tokens)]
     run = host.kernel(
-        "ModulateQuantise", [stream, modulation, branch], outputs,
+        "ModulateQuantize", [stream, modulation, branch], outputs,
         shifts=[0], scales=[WIDTH], gates=[2 * WIDTH], branch_factor=16.0, epsilon=1e-6,
     )
     return run, 7 * tokens * WIDTH, 0, 0
 
 
 def gelu(host, tokens):
-    run = host.kernel("GeluQuantise", [halves(1, tokens, HIDDEN)], [codes(1, tokens, HIDDEN), floats(1, tokens)], factor=16.0)
+    run = host.kernel("GeluQuantize", [halves(1, tokens, HIDDEN)], [codes(1, tokens, HIDDEN), floats(1, tokens)], factor=16.0)
     return run, 3 * tokens * HIDDEN, 0, 0
 
 
 def parts(host):
     like = codes(1, IMAGE, 16)
     outputs = [codes(1, IMAGE, WIDTH), floats(1, IMAGE), codes(1, TEXT, WIDTH), floats(1, TEXT)]
-    return host.kernel("QuantiseParts", [halves(1, IMAGE + TEXT, WIDTH), like], outputs), 3 * (IMAGE + TEXT) * WIDTH, 0, 0
+    return host.kernel("QuantizeParts", [halves(1, IMAGE + TEXT, WIDTH), like], outputs), 3 * (IMAGE + TEXT) * WIDTH, 0, 0
 
 
 def linear(host, m, k, n):
@@ -222,7 +222,7 @@ def heads(host):
         raw(1, HEADS, tiles, TILE * DEPTH * 2),
         floats(1),
     ]
-    join = host.kernel("JoinHeads", [image, text, *norms], joined, epsilon=1e-6)
+    join = host.kernel("QkNormQuantize", [image, text, *norms], joined, epsilon=1e-6)
     join()
     attend = host.kernel("Attention", [*joined, image, text], [halves(1, tokens, WIDTH)])
     product = 2 * tokens * tokens * WIDTH
@@ -235,18 +235,18 @@ def main():
     peaks = next((peaks for part, peaks in PEAKS.items() if part in name), None)
     join, attend = heads(host)
     cases = {
-        f"ModulateQuantise, image [{IMAGE}, {WIDTH}]": modulate(host, IMAGE),
-        f"ModulateQuantise, text [{TEXT}, {WIDTH}]": modulate(host, TEXT),
+        f"ModulateQuantize, image [{IMAGE}, {WIDTH}]": modulate(host, IMAGE),
+        f"ModulateQuantize, text [{TEXT}, {WIDTH}]": modulate(host, TEXT),
         **{
             f"Linear {layer}, {stream} [{m}, {k}] · [{n}, {k}]": linear(host, m, k, n)
             for layer, k, n in (("qkv", WIDTH, 3 * WIDTH), ("proj", WIDTH, WIDTH), ("fc1", WIDTH, HIDDEN), ("fc2", HIDDEN, WIDTH))
             for stream, m in (("image", IMAGE), ("text", TEXT))
         },
-        f"GeluQuantise, image [{IMAGE}, {HIDDEN}]": gelu(host, IMAGE),
-        f"GeluQuantise, text [{TEXT}, {HIDDEN}]": gelu(host, TEXT),
-        f"JoinHeads [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": join,
+        f"GeluQuantize, image [{IMAGE}, {HIDDEN}]": gelu(host, IMAGE),
+        f"GeluQuantize, text [{TEXT}, {HIDDEN}]": gelu(host, TEXT),
+        f"QkNormQuantize [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": join,
         f"Attention [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": attend,
-        f"QuantiseParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),
+        f"QuantizeParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),
     }
     print(f"rates on {name}, one call, buffers of the call before still in the cache:")
     for what, (run, moved, narrow, wide) in cases.items():

@@ -1,4 +1,4 @@
-// JoinHeads and Attention: attention over one stream or two, with RMS-normalized heads.
+// QkNormQuantize and Attention: attention over one stream or two, with RMS-normalized heads.
 import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
 import type { Fp8Operators, Projected } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
@@ -64,7 +64,7 @@ function caseOf(
   const width = heads * 64
   const parts = textQueries ? 3 : 2
   return {
-    name: `JoinHeads, Attention ${name} ${batch} × (${image} + ${text}${textQueries ? '' : ' without queries'}) × ${heads} heads`,
+    name: `QkNormQuantize, Attention ${name} ${batch} × (${image} + ${text}${textQueries ? '' : ' without queries'}) × ${heads} heads`,
     tolerance: TOLERANCE,
     inputs: {
       image: edited(noise([batch, image, 3 * width], 7, scale), (data) => {

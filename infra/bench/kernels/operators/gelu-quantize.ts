@@ -10,7 +10,7 @@ export const definition: Pick<Fp8Operators, 'geluQuantize'> = {
 
 function caseOf(name: string, dims: number[], x: Tensor = noise(dims, 6, 0.2)): Case {
   return {
-    name: `GeluQuantise ${name} [${dims.join(', ')}]`,
+    name: `GeluQuantize ${name} [${dims.join(', ')}]`,
     tolerance: CODES,
     inputs: { x },
     build: (inputs, operators, half) => named([operators.geluQuantize(half(inputs.x!), 16)]),

@@ -1,4 +1,4 @@
-// ModulateQuantise: deferred residual branches, LayerNorm, modulation and quantization.
+// ModulateQuantize: deferred residual branches, LayerNorm, modulation and quantization.
 import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
 import type { Fp8Operators } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
@@ -34,7 +34,7 @@ function caseOf(
   const count = 2 * modulations + branches
   const names = Array.from({ length: branches }, (_, i) => `branch${i}`)
   return {
-    name: `ModulateQuantise ${name} [${batch}, ${tokens}, ${width}]`,
+    name: `ModulateQuantize ${name} [${batch}, ${tokens}, ${width}]`,
     tolerance: CODES,
     inputs: {
       stream: options.stream ?? noise([batch, tokens, width], 1, 3),

@@ -1,4 +1,4 @@
-// QuantiseParts: quantization of a joint sequence in two parts.
+// QuantizeParts: quantization of a joint sequence in two parts.
 import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
 import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
 import type { Fp8Operators } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
@@ -16,7 +16,7 @@ export const definition: Pick<Fp8Operators, 'quantizeParts'> = {
 
 function caseOf(batch: number, first: number, second: number, width: number): Case {
   return {
-    name: `QuantiseParts ${batch} × (${first} + ${second}) × ${width}`,
+    name: `QuantizeParts ${batch} × (${first} + ${second}) × ${width}`,
     tolerance: CODES,
     inputs: {
       joint: noise([batch, first + second, width], 10),

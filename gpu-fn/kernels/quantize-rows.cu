@@ -1,4 +1,4 @@
-// Rows of float16 → FP8 with one scale a row. `GeluQuantise` puts GELU (tanh) before it; `QuantiseParts` cuts a joint sequence in two.
+// Rows of float16 → FP8 with one scale a row. `GeluQuantize` puts GELU (tanh) before it; `QuantizeParts` cuts a joint sequence in two.
 #include "operators.h"
 #include "rows.cuh"
 
@@ -42,7 +42,7 @@ struct Parts {
 };
 
 template <int THREADS, int STEPS, bool GELU>
-__global__ void __launch_bounds__(THREADS) quantiseRows(const Parts p) {
+__global__ void __launch_bounds__(THREADS) quantizeRows(const Parts p) {
   const int length = p.first.length + p.second.length;
   const int sample = blockIdx.x / length, token = blockIdx.x % length;
   const bool isFirst = token < p.first.length;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(THREADS) quantiseRows(const Parts p) {
 template <int THREADS, bool GELU, int STEPS>
 void launchSteps(const Parts& p, int64_t rows, int steps, cudaStream_t stream) {
   if (steps == STEPS) {
-    quantiseRows<THREADS, STEPS, GELU><<<unsigned(rows), THREADS, 0, stream>>>(p);
+    quantizeRows<THREADS, STEPS, GELU><<<unsigned(rows), THREADS, 0, stream>>>(p);
   } else if constexpr (STEPS > 1) {
     launchSteps<THREADS, GELU, STEPS - 1>(p, rows, steps, stream);
   }
@@ -102,10 +102,10 @@ std::vector<int64_t> withoutLast(const std::vector<int64_t>& shape) { return {sh
 
 }  // namespace
 
-GeluQuantise::GeluQuantise(const Attributes& attributes) : factor(attributes.number("factor", 1)) {}
+GeluQuantize::GeluQuantize(const Attributes& attributes) : factor(attributes.number("factor", 1)) {}
 
 /** x [B, S, N] → codes [B, S, N] and scales [B, S] of gelu(factor · x). */
-void GeluQuantise::compute(const Context& context) const {
+void GeluQuantize::compute(const Context& context) const {
   const Tensor x = context.input(0);
   require(x.width() % PACK == 0, "the width must be a multiple of 8");
   const Tensor codes = context.output(0, x.shape), scales = context.output(1, withoutLast(x.shape));
@@ -115,7 +115,7 @@ void GeluQuantise::compute(const Context& context) const {
 }
 
 /** joint [B, S + T, D], like [B, S, …] → codes and scales of the first S rows, then of the others. */
-void QuantiseParts::compute(const Context& context) const {
+void QuantizeParts::compute(const Context& context) const {
   const Tensor joint = context.input(0), like = context.input(1);
   require(joint.shape.size() == 3 && joint.width() % PACK == 0, "takes [B, S, D] with D a multiple of 8");
   const int64_t batch = joint.shape[0], first = like.shape[1], second = joint.shape[1] - first;

@@ -1,4 +1,4 @@
-// stream' = stream + Σ gate · branch, then for one or two modulations LayerNorm(stream') · scale + shift, quantised a row: all that
+// stream' = stream + Σ gate · branch, then for one or two modulations LayerNorm(stream') · scale + shift, quantized a row: all that
 // stands between two matrix products of a block, in one pass. A block goes through rows of one sample; a thread has eight of their
 // columns, whose vectors of the modulation stay in its registers, and loads the next row while this one is added up.
 #include <algorithm>
@@ -62,7 +62,7 @@ __device__ inline void load(Loaded<BRANCHES>& loaded, const Arguments& a, int64_
 }
 
 template <int BRANCHES, int MODULATIONS>
-__global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantise(const Arguments a) {
+__global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantize(const Arguments a) {
   __shared__ Partial partial[2 + MODULATIONS];
   const int sample = blockIdx.y, at = threadIdx.x;
   const bool exists = at < a.packs;  // whole warps take part in the sums
@@ -134,9 +134,9 @@ void launch(const Arguments& a, int batch, int threads, cudaStream_t stream) {
   int device = 0, processors = 0, blocks = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, modulateQuantise<BRANCHES, MODULATIONS>, threads, 0));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, modulateQuantize<BRANCHES, MODULATIONS>, threads, 0));
   const dim3 grid(std::min(a.rowsPerSample, std::max(1, processors * blocks / batch)), batch);
-  modulateQuantise<BRANCHES, MODULATIONS><<<grid, threads, 0, stream>>>(a);
+  modulateQuantize<BRANCHES, MODULATIONS><<<grid, threads, 0, stream>>>(a);
 }
 
 template <int MODULATIONS>
@@ -149,7 +149,7 @@ void launch(const Arguments& a, int branches, int batch, int threads, cudaStream
 }  // namespace
 
 /** stream [B, S, D] with at most 2 branches [B, S, D], modulation [B, M] → stream', then codes [B, S, D] and scales [B, S] for each modulation. */
-ModulateQuantise::ModulateQuantise(const Attributes& attributes)
+ModulateQuantize::ModulateQuantize(const Attributes& attributes)
     : shifts(attributes.integers("shifts")),
       scales(attributes.integers("scales")),
       gates(attributes.integers("gates")),
@@ -159,7 +159,7 @@ ModulateQuantise::ModulateQuantise(const Attributes& attributes)
           "1 or 2 modulations and at most 2 gates are allowed");
 }
 
-void ModulateQuantise::compute(const Context& context) const {
+void ModulateQuantize::compute(const Context& context) const {
   const Tensor stream = context.input(0), modulation = context.input(1);
   require(stream.shape.size() == 3 && modulation.shape.size() == 2 && modulation.shape[0] == stream.shape[0],
           "takes a stream [B, S, D] and a modulation [B, M]");

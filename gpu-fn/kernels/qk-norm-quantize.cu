@@ -92,7 +92,7 @@ __device__ inline void loadNorms(const Stream& stream, const Stream& otherwise, 
   loadFloats((stream.keyNorm ? stream.keyNorm : otherwise.keyNorm) + lane * PACK, key);
 }
 
-__global__ void __launch_bounds__(THREADS, 3) joinHeads(const Arguments a) {
+__global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) {
   const int head = blockIdx.x, tile = blockIdx.y, sample = blockIdx.z;
   const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;  // of the tile's tokens
   Token tokens[STEPS];
@@ -135,10 +135,10 @@ Stream streamOf(const Tensor& projections, const Tensor& queryNorm, const Tensor
 
 }  // namespace
 
-JoinHeads::JoinHeads(const Attributes& attributes) : epsilon(attributes.number("epsilon", 1e-6f)) {}
+QkNormQuantize::QkNormQuantize(const Attributes& attributes) : epsilon(attributes.number("epsilon", 1e-6f)) {}
 
 /** image [B, S, 3D], text [B, T, 3D or 2D] → queries [B, H, padded, 64], tiles of keys [B, H, tiles, 8192] and of values [.., 16384]. */
-void JoinHeads::compute(const Context& context) const {
+void QkNormQuantize::compute(const Context& context) const {
   const Tensor image = context.input(0), text = context.input(1);
   const int64_t batch = image.shape[0], width = image.width() / 3, heads = width / DEPTH;
   require(image.width() % (3 * DEPTH) == 0 && context.input(2), "takes heads of 64 and a norm of the queries");
@@ -160,7 +160,7 @@ void JoinHeads::compute(const Context& context) const {
   if (batch * tokens == 0) return;
   // Heads vary fastest, so that blocks that run together read neighbouring memory.
   const dim3 grid{unsigned(heads), unsigned(a.tiles), unsigned(batch)};
-  joinHeads<<<grid, THREADS, 0, context.stream()>>>(a);
+  qkNormQuantize<<<grid, THREADS, 0, context.stream()>>>(a);
 }
 
 }  // namespace octet

@@ -12,19 +12,19 @@ FP8 = re.compile(
 )
 
 
-def quantise(model: torch.nn.Module) -> list[str]:
+def quantize(model: torch.nn.Module) -> list[str]:
     """Returns the names of the parameters that became FP8. Parameters of one dimension and the position table stay float32."""
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    quantised = []
+    quantized = []
     for name, value in model.state_dict().items():
         if value.ndim < 2 or name == "pos_embed.pos_embed":
             continue
         if name in linear and FP8.match(name):
-            quantised.append(name)
+            quantized.append(name)
             value.copy_(torch.from_numpy(fp8_rows(value.numpy())))
         else:
             value.copy_(value.half().float())
-    return quantised
+    return quantized
 
 
 def fp8_rows(weight: np.ndarray) -> np.ndarray:
