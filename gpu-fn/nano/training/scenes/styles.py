@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .vocabulary import STYLES
+from ..world.vocabulary import STYLES
 
 
 def blur(image: torch.Tensor, radius: int) -> torch.Tensor:

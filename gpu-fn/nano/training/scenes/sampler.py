@@ -4,12 +4,12 @@ import json
 import random
 from dataclasses import replace
 
-from .drawing import LETTERS
-from .phrases import (ADJECTIVES, BANNER_PHRASES, COLOR_NAMES, COLOR_PHRASES, FILLERS, GRADIENT_PHRASES, GROUND_PHRASES, HATS, LANDED, LANDSCAPES, MADE_OF,
+from ..world.drawing import LETTERS
+from ..world.phrases import (ADJECTIVES, BANNER_PHRASES, COLOR_NAMES, COLOR_PHRASES, FILLERS, GRADIENT_PHRASES, GROUND_PHRASES, HATS, LANDED, LANDSCAPES, MADE_OF,
                       MOUNTS, NUMBERS, PLACES, PLURALS, PREFIXES, RELATIONS, SIGN_PHRASES, SIGN_WORDS, SIZES, STRAYS, STYLE_PHRASES, SUFFIXES, UNCOUNTED,
                       article, find_strangers, plural)
-from .scenes import BANNER, BOARD, NATIVE, SIGN, SIGN_SIDE, SLOTS, Placed, Scene, held_out, on_grid, relate, scatter
-from .vocabulary import BACKGROUNDS, CATEGORIES, COLORS, FIRST, MATERIALS, NAMES, NEW_GROUNDS, OLD_GROUNDS, STYLES, TINTS, VOCABULARY
+from ..world.vocabulary import BACKGROUNDS, CATEGORIES, COLORS, FIRST, MATERIALS, NAMES, NEW_GROUNDS, OLD_GROUNDS, STYLES, TINTS, VOCABULARY
+from .scene import BANNER, BOARD, NATIVE, SIGN, SIGN_SIDE, SLOTS, Placed, Scene, held_out, on_grid, relate, scatter
 
 ENTRIES = json.loads(VOCABULARY.read_text(encoding="utf-8"))
 SYNONYMS = [entry["words"][1:] for entry in ENTRIES["sprites"]]

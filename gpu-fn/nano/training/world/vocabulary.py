@@ -1,6 +1,6 @@
 """The vocabulary of nano v2: sprites with their words, colors, grounds.
 
-    python -m training.vocabulary          writes sprites.npz and vocabulary.json into the state folder
+    python -m training.world.vocabulary          writes sprites.npz and vocabulary.json into the state folder
 
 Requires Debian's fonts-noto-color-emoji, fonts-dejavu-core, unicode-cldr-core and wordnet-base, unpacked in `NANO_DATA`. A sprite's first
 word is its plain name in sprites.txt; words.py adds unambiguous synonyms, and groups such as "bird" for words shared by several sprites.
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..settings import STATE
 from .drawing import LETTER_FONTS, LETTERS, draw_banner, draw_emoji, draw_letter, draw_sign, find_recolorable
-from .settings import STATE
 
 HERE = Path(__file__).parent
 TEXTURES = STATE / "sprites.npz"

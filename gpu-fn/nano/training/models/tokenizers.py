@@ -1,6 +1,6 @@
 """Writes tokenizer, tokenizer_2 and tokenizer_3 of nano into the state folder, trained on its own captions.
 
-    python -m training.tokenizers
+    python -m training.models.tokenizers
 
 The file formats and trainers are those of test/golden/scripts/tiny_tokenizers.py. Needs sentencepiece.
 """
@@ -8,11 +8,11 @@ The file formats and trainers are those of test/golden/scripts/tiny_tokenizers.p
 import re
 import sys
 
-from .drawing import LETTERS
-from .phrases import FILLERS
-from .sampler import STRANGERS, SYNONYMS, Sampler
-from .settings import NANO, STATE, T5_VOCABULARY, VOCABULARY
-from .vocabulary import NAMES
+from ..scenes.sampler import STRANGERS, SYNONYMS, Sampler
+from ..settings import NANO, STATE, T5_VOCABULARY, VOCABULARY
+from ..world.drawing import LETTERS
+from ..world.phrases import FILLERS
+from ..world.vocabulary import NAMES
 
 sys.path.insert(0, str(NANO.parents[1] / "test/golden/scripts"))
 from tiny_tokenizers import EOS, clip_vocabulary, write_clip, write_t5  # noqa: E402

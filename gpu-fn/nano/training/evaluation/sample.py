@@ -3,7 +3,7 @@
 ../quality-prompts.json has 200 compositions of the first nano's world, ../world-prompts.json 200 with the new features: object colors,
 mixed counts, relations and words on signs. Neither set is used in training.
 
-    python -m training.sample         writes world-prompts.json
+    python -m training.evaluation.sample         writes world-prompts.json
 """
 
 import json
@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from PIL import Image
 
-from .drawing import LETTERS
-from .models import CHANNELS, NANO, Tokenizers, scheduler
-from .sampler import Sampler
-from .settings import STATE
-from .stage import autocast
-from .vocabulary import BACKGROUNDS, NAMES, TINTS
+from ..models.networks import CHANNELS, GUIDANCE, NANO, Tokenizers, scheduler
+from ..scenes.preview import grid
+from ..scenes.sampler import Sampler
+from ..settings import STATE
+from ..stages.stage import autocast
+from ..world.drawing import LETTERS
+from ..world.vocabulary import BACKGROUNDS, NAMES, TINTS
 
 PROMPTS, WORLD_PROMPTS = NANO / "quality-prompts.json", NANO / "world-prompts.json"
 WORLD_KINDS = {"single": 60, "mixed": 40, "pair": 60, "sign": 40}
-GUIDANCE, STEPS = 5.0, 28
+STEPS = 28
 # Natural prompts for a contact sheet, for visual inspection only.
 NATURAL = ("a green sports car", "three apples and a banana", "a sign that says HI", "a lighthouse on a cliff at sunset", "a puppy on a sofa", "a wizard riding a dragon",
            "a red bicycle in front of a house", "an astronaut on the moon", "a cat wearing a crown", "two parrots and a palm tree on the beach", "a golden trophy",
@@ -71,13 +71,6 @@ def generate(denoiser, latents, prompts: list[str], noise: torch.Tensor, steps=S
             velocity = velocities[0] if guidance <= 1 else velocities[1] + guidance * (velocities[0] - velocities[1])
             x = x + (following - sigma) * velocity
     return torch.cat([latents.decode(part) for part in x.split(50)])
-
-
-def grid(images: torch.Tensor, columns: int = 8) -> Image.Image:
-    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    columns = min(columns, len(pixels))
-    rows = [np.concatenate([*pixels[i : i + columns]], 1) for i in range(0, len(pixels) // columns * columns, columns)]
-    return Image.fromarray(np.concatenate(rows))
 
 
 def read_letters(heat: np.ndarray) -> str:

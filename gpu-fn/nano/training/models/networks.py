@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from .settings import NANO, STATE, T5_VOCABULARY, VOCABULARY
+from ..settings import NANO, STATE, T5_VOCABULARY, VOCABULARY
 
 JOINT = 192
 CLIP_WIDTHS = (64, 128)
@@ -19,6 +19,9 @@ LAYERS, DUAL = 8, (0, 1)
 CLIP_TOKENS = 77
 T5_TOKENS = 256  # what diffusers pads to
 SHIFT = 3.0
+GUIDANCE = 5.0
+# Four steps end at this noise level, so that none of them is spent between two levels that are nearly zero.
+TURBO_TERMINAL = 0.3
 CHANNELS, SIDE = 16, 32  # of the latent of a 256 × 256 image
 
 

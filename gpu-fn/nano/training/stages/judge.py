@@ -1,6 +1,6 @@
 """Trains the judge, which recognizes and counts the objects in an image and classifies its background. Used by `npm run quality`.
 
-    python -m training.judge --steps 2500
+    python -m training.stages.judge --steps 2500
 
 A CenterNet-style detector (arXiv 1904.07850): a center heatmap per sprite and letter on a 32 × 32 grid, whose peaks are counted, a map of
 object colors, and separate background classifiers for the top and the bottom. A quarter of the training images pass through the VAE with
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .data import batches
-from .drawing import LETTERS
-from .models import vae
-from .render import Renderer
-from .scenes import NATIVE, SLOTS
-from .settings import STATE
+from ..models.networks import vae
+from ..scenes.render import Renderer
+from ..scenes.scene import NATIVE, SLOTS
+from ..settings import STATE
+from ..world.drawing import LETTERS
+from ..world.vocabulary import BACKGROUNDS, NAMES, TINTS
+from .batches import batches
 from .stage import Stage, arguments, autocast, device
-from .vocabulary import BACKGROUNDS, NAMES, TINTS
 
 GRID = 32
 THRESHOLD = 0.4

@@ -1,8 +1,8 @@
 """Initializes the stages' state from the shipped checkpoint, so that training can continue from it even with other tokenizers or more blocks.
 
-    python -m training.restore
+    python -m training.stages.restore
 
-Writes vae.pt and base.pt; `training.base` starts at step 0 with these weights and its own schedule. A new token is initialized to the mean
+Writes vae.pt and base.pt; `training.stages.base` starts at step 0 with these weights and its own schedule. A new token is initialized to the mean
 of the tokens it replaces, and a new block to a copy of the previous one with zero gates, so that it initially has no effect.
 """
 
@@ -12,8 +12,8 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
 
-from .models import LAYERS, NANO
-from .settings import STATE, T5_VOCABULARY
+from ..models.networks import LAYERS, NANO
+from ..settings import STATE, T5_VOCABULARY
 
 ENCODERS = {"text_encoder": ("tokenizer", CLIPTextModelWithProjection), "text_encoder_2": ("tokenizer_2", CLIPTextModelWithProjection),
             "text_encoder_3": ("tokenizer_3", T5EncoderModel)}

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .models import Tokenizers
-from .render import pack
-from .sampler import Sampler
-from .scenes import CANVASES
+from ..models.networks import Tokenizers
+from ..scenes.render import pack
+from ..scenes.sampler import Sampler
+from ..scenes.scene import CANVASES
 
 # No caption is longer; what follows up to T5_TOKENS is padding (id 0).
 CAPTION_TOKENS = 64

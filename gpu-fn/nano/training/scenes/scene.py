@@ -8,8 +8,8 @@ import random
 import zlib
 from dataclasses import dataclass, field, replace
 
-from .drawing import LETTER_FONTS, LETTERS
-from .vocabulary import BACKGROUNDS, NAMES
+from ..world.drawing import LETTER_FONTS, LETTERS
+from ..world.vocabulary import BACKGROUNDS, NAMES
 
 SIGN = len(NAMES) + len(LETTER_FONTS) * len(LETTERS)
 BANNER = SIGN + 1

@@ -1,19 +1,28 @@
 """Renders a contact sheet of training images on the CPU.
 
-    python -m training.preview sheet.png --kind pair --seed 3
+    python -m training.scenes.preview sheet.png --kind pair --seed 3
 
 Prints the captions in reading order.
 """
 
 import argparse
 
+import numpy as np
 import torch
+from PIL import Image
 
+from ..world.vocabulary import BACKGROUNDS, STYLES
 from .render import Renderer, pack
-from .sample import grid
 from .sampler import KINDS, Sampler
-from .scenes import CANVASES, NATIVE
-from .vocabulary import BACKGROUNDS, STYLES
+from .scene import CANVASES, NATIVE
+
+
+def grid(images: torch.Tensor, columns: int = 8) -> Image.Image:
+    """A contact sheet of images [N, 3, H, W] in 0..1; an incomplete last row is left out."""
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    columns = min(columns, len(pixels))
+    rows = [np.concatenate([*pixels[i : i + columns]], 1) for i in range(0, len(pixels) // columns * columns, columns)]
+    return Image.fromarray(np.concatenate(rows))
 
 
 def main() -> None:

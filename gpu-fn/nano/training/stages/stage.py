@@ -8,8 +8,8 @@ import time
 import torch
 from torch import nn
 
+from ..settings import STATE
 from .muon import Muon
-from .settings import STATE
 
 WEIGHT_DECAY = 0.01
 

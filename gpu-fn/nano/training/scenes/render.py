@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .drawing import TEXTURE, find_recolorable
+from ..world.drawing import TEXTURE, find_recolorable
+from ..world.vocabulary import CATEGORIES, NAMES, RECOLORED_CATEGORIES, TEXTURES, TINTS
 from .grounds import Grounds
-from .scenes import SLOTS, Scene
+from .scene import SLOTS, Scene
 from .styles import apply_styles
-from .vocabulary import CATEGORIES, NAMES, RECOLORED_CATEGORIES, TEXTURES, TINTS
 
 SHADOW = 0.28  # darkness of the shadow under a sprite on land
 CHANNELS = 6  # premultiplied RGB, alpha, and the coverage and brightness of the recolorable part

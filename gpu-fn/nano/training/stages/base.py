@@ -1,6 +1,6 @@
 """Stage 2: the text encoders and the transformer together, by flow matching (arXiv 2403.03206) on the VAE's latents.
 
-    python -m training.base --steps 20000 --budget 3000
+    python -m training.stages.base --steps 20000 --budget 3000
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
 `reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .data import CAPTION_TOKENS, batches
-from .models import CHANNELS, SIDE, T5_TOKENS, TextEncoders, Tokenizers, transformer, vae
-from .render import Renderer
-from .settings import STATE
+from ..models.networks import CHANNELS, SIDE, T5_TOKENS, TextEncoders, Tokenizers, transformer, vae
+from ..scenes.render import Renderer
+from ..settings import STATE
+from .batches import CAPTION_TOKENS, batches
 from .stage import Stage, arguments, autocast, device
 
 EMPTY_SHARE = 0.10

@@ -1,6 +1,6 @@
 """Stage 3: nano-turbo, four steps without guidance, by trajectory distillation with guidance folded in.
 
-    python -m training.turbo --steps 1100 --budget 300
+    python -m training.stages.turbo --steps 1100 --budget 300
 
 The student takes one Euler step where the guided teacher takes `SUBSTEPS`: it learns the mean velocity of the teacher's way between two
 neighboring noise levels of its own schedule. Half of the starting points are pictures with noise added, half lie on the student's own
@@ -11,11 +11,9 @@ import random
 
 import torch
 
+from ..models.networks import GUIDANCE, T5_TOKENS, TURBO_TERMINAL, Tokenizers, scheduler
+from ..settings import STATE
 from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pools, compile_blocks, pad_t5
-from .export import TURBO_TERMINAL
-from .models import T5_TOKENS, Tokenizers, scheduler
-from .sample import GUIDANCE
-from .settings import STATE
 from .stage import Stage, arguments, autocast, device
 
 STEPS = 4

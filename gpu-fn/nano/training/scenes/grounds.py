@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from .vocabulary import BACKGROUNDS, COLORS, GROUNDS
+from ..world.vocabulary import BACKGROUNDS, COLORS, GROUNDS
 
 Draw = Callable[..., torch.Tensor]
 TAU = 6.2832

@@ -1,6 +1,6 @@
 """Stage 1: the autoencoder, on rendered scenes.
 
-    python -m training.vae --steps 4500
+    python -m training.stages.vae --steps 4500
 
 Most scenes are crowded, so that few pixels are plain. L1 on pixels and on their differences, a light KL term, and noise on the latents the decoder sees, so that it forgives the small errors
 of a denoiser. Latents are standardised afterwards: diffusers' `scaling_factor` and `shift_factor`.
@@ -8,9 +8,9 @@ of a denoiser. Latents are standardised afterwards: diffusers' `scaling_factor` 
 
 import torch
 
-from .data import batches
-from .models import vae
-from .render import Renderer
+from ..models.networks import vae
+from ..scenes.render import Renderer
+from .batches import batches
 from .stage import Stage, arguments, autocast, device
 
 KL_WEIGHT = 1e-4

@@ -1,18 +1,18 @@
 """Computes the accuracy and contact sheets of the base and turbo models in the state folder.
 
-    python -m training.evaluate --prompts 200
+    python -m training.evaluation.evaluate --prompts 200
 """
 
 import argparse
 
 import torch
 
-from .base import Denoiser, Latents
-from .export import TURBO_TERMINAL
+from ..models.networks import TURBO_TERMINAL
+from ..settings import STATE
+from ..stages.base import Denoiser, Latents
+from ..stages.stage import device
+from ..stages.turbo import STEPS
 from .sample import evaluate
-from .settings import STATE
-from .stage import device
-from .turbo import STEPS
 
 
 def main() -> None:
