@@ -21,7 +21,7 @@ export type GatedBranch = { readonly value: Value; readonly gate: number }
 /** A stream's projections: [B, S, 3D], or [B, S, 2D] without queries, and the norms of its heads, in float32. */
 export type Projected = { readonly qkv: Value; readonly queryNorm: Value | null; readonly keyNorm: Value }
 
-/** The operators of kernels/operators.h. infra/bench/kernels/reference.ts computes the same in ONNX operators. */
+/** The operators of kernels/include/operators.h. kernels/reference.ts computes the same in ONNX operators. */
 export type Fp8Operators = {
   /** stream + Σ factor · gate · branch; and of that LayerNorm · scale + shift, quantized by rows, for each modulation. */
   modulateQuantize(

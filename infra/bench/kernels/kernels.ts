@@ -11,11 +11,11 @@ import { cuda } from '../../../gpu-fn/compile/lower/cuda.ts'
 import type { Fp8Operators } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'
 import { kernelOperators } from '../../../gpu-fn/compile/lower/kernels.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
+import { CASES, operators as definition } from '../../../gpu-fn/kernels/reference.ts'
+import type { Case, Narrow } from '../../../gpu-fn/kernels/test-case.ts'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
-import type { Case, Narrow } from './case.ts'
-import { CASES, operators as definition } from './reference.ts'
 
 const RATES = path.join(import.meta.dirname, 'rates.py')
 

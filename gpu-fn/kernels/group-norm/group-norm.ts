@@ -1,11 +1,11 @@
 // GroupNorm of feature maps after adding the deferred bias and skip: [B, C, H, W] here, [B, H, W, C] in the kernel.
-import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
-import type { FeatureMap } from '../../../../gpu-fn/compile/graph/layer-types.ts'
-import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
-import { groupNormOfPlanes } from '../../../../gpu-fn/compile/lower/cpu.ts'
-import type { Fp8Operators } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
-import type { Tensor } from '../../../../gpu-fn/runtime/session.ts'
-import { type Case, edited, HALVES, noise } from '../case.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import type { FeatureMap } from '../../compile/graph/layer-types.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import { groupNormOfPlanes } from '../../compile/lower/cpu.ts'
+import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
+import type { Tensor } from '../../runtime/session.ts'
+import { type Case, edited, HALVES, noise } from '../test-case.ts'
 
 function applyDeferred({ value, deferred }: FeatureMap): Value {
   if (!deferred) return value

@@ -1,9 +1,9 @@
 // QuantizeParts: quantization of a joint sequence in two parts.
-import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
-import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
-import type { Fp8Operators } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
-import { type Case, CODES, codes, named, noise } from '../case.ts'
-import { quantize } from '../quantize.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
+import { type Case, CODES, codes, named, noise } from '../test-case.ts'
+import { quantize } from './quantize.ts'
 
 export const definition: Pick<Fp8Operators, 'quantizeParts'> = {
   quantizeParts(joint, like, rest) {

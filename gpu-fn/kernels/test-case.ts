@@ -1,12 +1,12 @@
 // A test case of an FP8 operator: a graph, built once with the kernels and once with their definition, and its float32 inputs.
-import { decodeTable, encode } from '../../../gpu-fn/compile/checkpoint/fp8.ts'
-import type { Value } from '../../../gpu-fn/compile/graph/graph.ts'
-import type { Operand } from '../../../gpu-fn/compile/graph/layer-types.ts'
-import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
-import type { Lowering } from '../../../gpu-fn/compile/graph/scope.ts'
-import type { Fp8Operators } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { decodeTable, encode } from '../compile/checkpoint/fp8.ts'
+import type { Value } from '../compile/graph/graph.ts'
+import type { Operand } from '../compile/graph/layer-types.ts'
+import * as ops from '../compile/graph/ops.ts'
+import type { Lowering } from '../compile/graph/scope.ts'
+import type { Fp8Operators } from '../compile/lower/cuda-fp8.ts'
+import { gaussianNoise } from '../pipeline/noise.ts'
+import type { Tensor } from '../runtime/session.ts'
 
 export type Narrow = (x: Value) => Value
 export type Case = {

@@ -1,10 +1,10 @@
 // Linear: products of FP8 activations and FP8 weights.
-import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
-import type { Operand } from '../../../../gpu-fn/compile/graph/layer-types.ts'
-import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
-import type { Fp8Operators } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
-import { type Case, codes, edited, HALVES, noise, positive } from '../case.ts'
-import { constant } from '../quantize.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import type { Operand } from '../../compile/graph/layer-types.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
+import { constant } from '../quantize-rows/quantize.ts'
+import { type Case, codes, edited, HALVES, noise, positive } from '../test-case.ts'
 
 const columnOf = (scales: Value) => ops.reshape(scales, [...scales.shape, 1])
 

@@ -1,7 +1,7 @@
 // Quantization by rows in ONNX operators, for the definitions of the kernels.
-import type { Value } from '../../../gpu-fn/compile/graph/graph.ts'
-import type { Operand } from '../../../gpu-fn/compile/graph/layer-types.ts'
-import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import type { Operand } from '../../compile/graph/layer-types.ts'
+import * as ops from '../../compile/graph/ops.ts'
 
 export const FP8_MAX = 448
 

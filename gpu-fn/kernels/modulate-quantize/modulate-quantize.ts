@@ -1,10 +1,10 @@
 // ModulateQuantize: deferred residual branches, LayerNorm, modulation and quantization.
-import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
-import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
-import type { Fp8Operators } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
-import type { Tensor } from '../../../../gpu-fn/runtime/session.ts'
-import { type Case, CODES, edited, named, noise } from '../case.ts'
-import { constant, quantize } from '../quantize.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
+import type { Tensor } from '../../runtime/session.ts'
+import { constant, quantize } from '../quantize-rows/quantize.ts'
+import { type Case, CODES, edited, named, noise } from '../test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'modulateQuantize'> = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {

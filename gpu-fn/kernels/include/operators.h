@@ -1,4 +1,4 @@
-// The operators of the domain `octet`. infra/bench/kernels/reference.ts says in ONNX operators what each one computes.
+// The operators of domain `octet`. kernels/reference.ts defines their results in ONNX operators.
 #pragma once
 #include "op.h"
 

@@ -1,9 +1,9 @@
 // QkNormQuantize and Attention: attention over one stream or two, with RMS-normalized heads.
-import type { Value } from '../../../../gpu-fn/compile/graph/graph.ts'
-import * as ops from '../../../../gpu-fn/compile/graph/ops.ts'
-import type { Fp8Operators, Projected } from '../../../../gpu-fn/compile/lower/cuda-fp8.ts'
-import { type Case, edited, noise } from '../case.ts'
-import { constant, largest, maximum } from '../quantize.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Fp8Operators, Projected } from '../../compile/lower/cuda-fp8.ts'
+import { constant, largest, maximum } from '../quantize-rows/quantize.ts'
+import { type Case, edited, noise } from '../test-case.ts'
 
 /** The code of a normalized value that is as large as its weight: a sum of 64 products of such values fits float16. */
 const LARGEST_CODE = 28
