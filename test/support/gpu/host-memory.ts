@@ -36,7 +36,7 @@ export function hostMemory(room = Number.POSITIVE_INFINITY) {
         log.push(call)
         memset(address, 0xff, bytes)
       }
-      return { leave: () => unmap('leave'), free: () => unmap('free') }
+      return { recycle: () => unmap('recycle'), free: () => unmap('free') }
     },
     async register() {
       log.push('register')
