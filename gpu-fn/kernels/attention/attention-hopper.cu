@@ -1,6 +1,6 @@
-// Attention for Hopper: three groups of four warps share a tile of keys and values and take 64 rows of queries each; a fourth group
-// has tiles copied ahead of them. Groups take turns at the tensor cores: while one multiplies, the others compute their softmax. There is
-// a block for each multiprocessor, which goes on to the next rows while the last of the ones before are being written.
+// Attention for Hopper. Three groups of four warps share a tile of keys and values, with 64 rows of queries each; a fourth group copies
+// tiles in advance. The groups alternate on the tensor cores: while one multiplies, the others compute their softmax. Each multiprocessor
+// has one persistent block, which starts the next rows while it writes the previous ones.
 // PTX ISA 8.0, "Asynchronous warpgroup level matrix instructions"; FlashAttention-3, arXiv 2407.08608.
 #include <algorithm>
 
@@ -16,10 +16,10 @@ constexpr int THREADS = (GROUPS + 1) * GROUP;
 constexpr int GROUP_QUERIES = 64;
 constexpr int QUERIES = GROUPS * GROUP_QUERIES;
 constexpr int STAGE_BYTES = KEY_BYTES + VALUE_BYTES;
-constexpr int ONES_BYTES = 16 * DEPTH * 2;  // rows of values that a product takes
+constexpr int ONES_BYTES = 16 * DEPTH * 2;  // as many bytes as the values of one product
 constexpr int ALIGNMENT = 1024;
 
-/** Barriers of a ring of buffers: full when a copy has come, empty when all groups have used it. */
+/** Barriers of a ring of buffers: `full` completes with a copy, `empty` when all groups have used the buffer. */
 template <int LENGTH>
 struct Ring {
   uint64_t full[LENGTH], empty[LENGTH];
@@ -32,7 +32,7 @@ struct Shared {
   Ring<STAGES> tileRing;
 };
 
-// wgmma exists in sm_90a only; for the other targets the kernel is compiled empty and never started.
+// wgmma exists in sm_90a only. For other targets the kernel is empty and never started.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 constexpr int WARP = 32;
@@ -49,7 +49,7 @@ __device__ inline void arrive(uint64_t& barrier) {
 __device__ inline void expect(uint64_t& barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(sharedAddress(&barrier)), "r"(bytes) : "memory");
 }
-/** Waits until the phase of this parity is over. */
+/** Waits for the end of the phase of this parity. */
 __device__ inline void wait(uint64_t& barrier, int parity) {
   asm volatile(
       "{\n"
@@ -66,15 +66,15 @@ __device__ inline void copy(uint8_t* to, const uint8_t* from, int bytes, uint64_
                : "memory");
 }
 
-/** The lower half of a matrix descriptor: where the matrix is in shared memory. Offsets are added in units of 16 bytes. */
+/** The lower half of a matrix descriptor: the address in shared memory. Offsets are added in units of 16 bytes. */
 __device__ inline uint32_t descriptor(const uint8_t* start) { return sharedAddress(start) >> 4; }
-/** Its upper half: how far apart groups of 8 rows are, and the swizzle. */
+/** The upper half of a matrix descriptor: the stride between groups of 8 rows, and the swizzle. */
 constexpr uint32_t upper(int groupBytes, uint32_t swizzle) { return uint32_t(groupBytes >> 4) | swizzle << 30; }
 constexpr uint32_t CODES = upper(8 * DEPTH, 2), VALUES = upper(8 * DEPTH * 2, 1);
 
 __device__ inline void fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-/** Waits until at most so many groups are under way. */
+/** Waits until at most PENDING groups of products are in progress. */
 template <int PENDING>
 __device__ inline void waitForProducts() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
@@ -106,7 +106,7 @@ __device__ inline void multiplyCodes(HalfLogits& d, uint32_t queries, uint32_t k
       : "r"(queries), "r"(keys), "n"(CODES), "n"(int(ACCUMULATE)));
 }
 
-/** output [64, 72] += probabilities [64, 16] · values [16, 64 and 8 ones]: the last columns add up the probabilities. */
+/** output [64, 72] += probabilities [64, 16] · values [16, 64 and 8 ones]: the last columns are sums of the probabilities. */
 __device__ inline void multiplyHalves(Totals& d, const uint32_t (&a)[4], uint32_t values) {
   asm volatile(
       "{\n"
@@ -122,7 +122,7 @@ __device__ inline void multiplyHalves(Totals& d, const uint32_t (&a)[4], uint32_
 }
 
 __device__ inline void multiplyKeys(HalfLogits& logits, uint32_t queries, uint32_t keys) {
-  // The first product ignores them, but without these zeros the compiler takes the old values for needed and serializes all products.
+  // The first product ignores these zeros. Without them the compiler keeps the old values and serializes all products.
 #pragma unroll
   for (int i = 0; i < TILE / 16; i++) {
 #pragma unroll
@@ -133,7 +133,7 @@ __device__ inline void multiplyKeys(HalfLogits& logits, uint32_t queries, uint32
 }
 
 __device__ inline void multiplyValues(Totals& totals, const HalfLogits& probabilities, uint32_t values, uint32_t ones) {
-  // The columns behind the 64 values are as far away as the descriptor's second field says.
+  // The second field of the descriptor is the distance from the 64 values to the column of ones.
   uint32_t descriptor = values + (ones - values << 16);
 #pragma unroll
   for (int i = 0; i < TILE / 16; i++) {
@@ -142,14 +142,14 @@ __device__ inline void multiplyValues(Totals& totals, const HalfLogits& probabil
   }
 }
 
-/** Where a block is in a ring: the buffer, and the parity of the barriers' phase. */
+/** A position in a ring: the buffer, and the parity of its barriers' phase. */
 template <int LENGTH>
 struct Place {
   int index = 0, parity = 0;
   __device__ inline Place next() const { return index + 1 < LENGTH ? Place{index + 1, parity} : Place{0, parity ^ 1}; }
 };
 
-/** The rows of queries that a block takes together. */
+/** Rows of queries that a block processes together. */
 struct Part {
   int64_t group;  // the sample and head
   int firstQuery;
@@ -159,10 +159,10 @@ __device__ inline Part partOf(const AttentionArguments& a, int index) {
   const int parts = partsOf(a);
   return {index / parts, index % parts * QUERIES};
 }
-/** How many parts there are in all; a block takes every gridDim.x-th. */
+/** The number of parts; a block processes every gridDim.x-th. */
 __device__ inline int partCount(const AttentionArguments& a) { return a.batch * a.heads * partsOf(a); }
 
-/** One thread has queries copied, then tiles as their places become free. */
+/** Run by one thread: copies queries, then tiles as their buffers become empty. */
 __device__ inline void load(const AttentionArguments& a, Shared& shared) {
   Place<2> query;
   Place<STAGES> tile;
@@ -184,11 +184,11 @@ __device__ inline void load(const AttentionArguments& a, Shared& shared) {
   }
 }
 
-/** Named barriers 1 to 3, one a group: its turn has come when the group before it is done. */
+/** Named barriers 1 to 3, one per group: a group waits until the group before it has issued its products. */
 __device__ inline void waitForTurn(int group) { asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
 __device__ inline void passTurn(int group) { asm volatile("bar.arrive %0, %1;" ::"r"(1 + group), "n"(2 * GROUP) : "memory"); }
 
-/** One group of warps. `tile` is the one whose probabilities are to be multiplied with its values next. */
+/** One group of warps. `tile` is the next tile whose probabilities are multiplied with its values. */
 struct Group {
   const AttentionArguments& a;
   Shared& shared;
@@ -202,7 +202,7 @@ struct Group {
   __device__ inline void release(uint64_t& empty) const {
     if (threadIdx.x % WARP == 0) arrive(empty);
   }
-  /** The next tile's logits, while this tile's probabilities are multiplied with its values; then the softmax of the next. */
+  /** Computes the next tile's logits while this tile's probabilities are multiplied with its values; then the next tile's softmax. */
   __device__ inline void advance(HalfSoftmax& softmax, HalfLogits& logits, HalfLogits& probabilities, Totals& totals, uint32_t queries,
                                  int maskFrom) {
     const Place<STAGES> next = tile.next();
@@ -212,7 +212,7 @@ struct Group {
     multiplyKeys(logits, queries, keysOf(next));
     multiplyValues(totals, probabilities, valuesOf(tile), descriptor(shared.ones));
     commit();
-    // The first group's first turn is passed by the last group before all others.
+    // The last group passes the first group's first turn before the loop, and therefore one turn fewer here.
     if (--turnsLeft > 0 || index + 1 < GROUPS) passTurn(index + 1 < GROUPS ? index + 1 : 0);
     waitForProducts<0>();
     release(shared.tileRing.empty[tile.index]);
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(THREADS, 1) attendOnHopperKernel(const Attenti
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(ALIGNMENT) uint8_t bytes[];
   Shared& shared = *reinterpret_cast<Shared*>(bytes);
-  const int warp = __shfl_sync(~0u, threadIdx.x / WARP, 0);  // the same in all lanes, which the compiler then knows
+  const int warp = __shfl_sync(~0u, threadIdx.x / WARP, 0);  // uniform over the lanes, which the compiler can use
   if (threadIdx.x < ONES_BYTES / 4) {
     constexpr uint32_t ONES = 0x3c003c00;
     reinterpret_cast<uint32_t*>(shared.ones)[threadIdx.x] = ONES;
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(THREADS, 1) attendOnHopperKernel(const Attenti
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
-  // A block begins with 128 registers a thread; the group that copies gives its own to those that multiply.
+  // A block starts with 128 registers per thread; the copying group gives most of its own to the multiplying groups.
   if (warp >= GROUPS * GROUP / WARP) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
     if (threadIdx.x == GROUPS * GROUP) load(a, shared);

@@ -18,7 +18,7 @@ __device__ inline void copyAsync(uint32_t to, const uint8_t* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
-/** A tile's keys and values, as they lie in memory. */
+/** Starts copies of a tile's keys and values, in their layout in memory. */
 __device__ inline void loadTile(uint32_t stage, const uint8_t* keys, const uint8_t* values) {
   for (int at = threadIdx.x * CHUNK; at < KEY_BYTES; at += WARPS * WARP * CHUNK) copyAsync(stage + at, keys + at);
   for (int at = threadIdx.x * CHUNK; at < VALUE_BYTES; at += WARPS * WARP * CHUNK) copyAsync(stage + KEY_BYTES + at, values + at);
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(WARPS* WARP) attendPortablyKernel(const Attent
   const uint8_t* keys = a.keys + group * a.tiles * KEY_BYTES;
   const uint8_t* values = a.values + group * a.tiles * VALUE_BYTES;
 
-  uint32_t query[2][4];  // of 32 values: rows lane / 4 and + 8, bytes 4 · (lane % 4) and + 16
+  uint32_t query[2][4];  // 32 values each: rows lane / 4 and lane / 4 + 8, bytes from 4 · (lane % 4) and from 4 · (lane % 4) + 16
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     const int row = firstRow + lane / 4 + i % 2 * 8;
@@ -128,10 +128,10 @@ void attendPortably(const AttentionArguments& a, cudaStream_t stream) {
   attendPortablyKernel<<<grid, WARPS * WARP, SHARED_BYTES, stream>>>(a);
 }
 
-/** `portable` takes the way of the other GPUs on Hopper too, for tests. */
+/** `portable` selects the kernel of the other GPUs on Hopper too, for tests. */
 Attention::Attention(const Attributes& attributes) : portable(attributes.integer("portable", 0)) {}
 
-/** → [B, S + T, D], or [B, S, D] where the text has no queries. */
+/** → [B, S + T, D], or [B, S, D] if the text has no queries. */
 void Attention::compute(const Context& context) const {
   const Tensor queries = context.input(0), keys = context.input(1), values = context.input(2), factor = context.input(3);
   const Tensor image = context.input(4), text = context.input(5);
@@ -141,7 +141,7 @@ void Attention::compute(const Context& context) const {
   require(queries.shape == std::vector<int64_t>{batch, heads, tilesOf(queryTokens) * TILE, DEPTH} &&
               keys.shape == std::vector<int64_t>{batch, heads, tilesOf(tokens), KEY_BYTES} &&
               values.shape == std::vector<int64_t>{batch, heads, tilesOf(tokens), VALUE_BYTES},
-          "takes what QkNormQuantize made of the same projections");
+          "takes the outputs of QkNormQuantize for the same projections");
   const Tensor out = context.output(0, {batch, queryTokens, width});
   if (batch * tokens == 0) return;
   const AttentionArguments a = {queries.as<uint8_t>(), keys.as<uint8_t>(), values.as<uint8_t>(), factor.as<float>(), out.as<half>(),

@@ -1,4 +1,4 @@
-// What an attention kernel is told. Sizes are of one sample; rows of queries that exist are the first `queryTokens` of `paddedQueries`.
+// Arguments of the attention kernels. Sizes are those of one sample; of `paddedQueries` rows, the first `queryTokens` are queries.
 #pragma once
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -14,10 +14,10 @@ struct AttentionArguments {
   int batch, heads, queryTokens, paddedQueries, keyTokens, tiles;
 };
 
-/** Through `mma`, on every GPU since Ada. */
+/** With `mma`, on every GPU since Ada. */
 void attendPortably(const AttentionArguments&, cudaStream_t);
 
-/** Through `wgmma`, on Hopper alone. */
+/** With `wgmma`, on Hopper only. */
 void attendOnHopper(const AttentionArguments&, cudaStream_t);
 
 }  // namespace octet

@@ -1,5 +1,5 @@
-// The image's and the text's projections become one sequence of heads: queries and keys RMS-normalized and in FP8, values in float16.
-// A normalized vector of 64 has no element beyond 8 · weight, so one scale, known beforehand, serves all tokens.
+// Joins the projections of image and text to one sequence per head: queries and keys are RMS-normalized and in FP8, values in float16.
+// No element of a normalized vector of 64 exceeds 8 · weight, so one scale, known in advance, is used for all tokens.
 #include "operators.h"
 #include "rows.cuh"
 #include "tiles.cuh"
@@ -7,13 +7,13 @@
 namespace octet {
 namespace {
 
-constexpr int LANES = DEPTH / PACK;           // threads of a token and head
-constexpr int TOKENS = 32;                    // of a block at once
+constexpr int LANES = DEPTH / PACK;           // threads per token and head
+constexpr int TOKENS = 32;                    // per block and step
 constexpr int THREADS = TOKENS * LANES;
-constexpr int STEPS = TILE / TOKENS;          // a block has a tile
+constexpr int STEPS = TILE / TOKENS;          // one tile per block
 /**
- * The code of a value that is as large as its weight. The largest product is that of a query and a key of √64 times this length, 50,176,
- * which fits the float16 of attention's sums, also when all codes were rounded up.
+ * The code of a normalized value equal to its weight. The largest product of a query and a key, each of √64 times this length, is 50,176,
+ * which fits float16, in which Hopper's attention accumulates, even if all codes are rounded up.
  */
 constexpr float LARGEST_CODE = 28;
 
@@ -31,7 +31,7 @@ struct Arguments {
   float epsilon;
 };
 
-/** The largest |weight| of a norm in all threads of a group of LANES; 0 for one that is absent. */
+/** The largest |weight| of a norm, in all threads of a group of LANES; 0 for an absent norm. */
 __device__ inline float largestWeight(const float* norm, const float (&weights)[PACK]) {
   float largest = 0;
   if (norm) {
@@ -43,7 +43,7 @@ __device__ inline float largestWeight(const float* norm, const float (&weights)[
   return largest;
 }
 
-/** The factor that takes a normalized vector to codes. Both streams share it. */
+/** The factor from normalized values to codes, which both streams share. */
 __device__ inline float codeFactor(const float* image, const float* text, int lane) {
   float a[PACK] = {}, b[PACK] = {};
   if (image) loadFloats(image + lane * PACK, a);
@@ -66,7 +66,7 @@ __device__ inline uint2 normalize(uint4 bits, const float (&weights)[PACK], floa
   return encode(values, factor);
 }
 
-/** A thread's part of a token, and of the norms of the token's stream. */
+/** A thread's part of a token. */
 struct Token {
   uint4 query, key, value;
   bool isText;
@@ -86,10 +86,10 @@ __device__ inline Token load(const Arguments& a, int token, int head, int sample
   return t;
 }
 
-/** The weights of a stream's norms, those of the image where the text has none or is absent. */
-__device__ inline void loadNorms(const Stream& stream, const Stream& otherwise, int lane, float (&query)[PACK], float (&key)[PACK]) {
-  loadFloats((stream.queryNorm ? stream.queryNorm : otherwise.queryNorm) + lane * PACK, query);
-  loadFloats((stream.keyNorm ? stream.keyNorm : otherwise.keyNorm) + lane * PACK, key);
+/** The weights of a stream's norms, or those of `fallback` if it has none. */
+__device__ inline void loadNorms(const Stream& stream, const Stream& fallback, int lane, float (&query)[PACK], float (&key)[PACK]) {
+  loadFloats((stream.queryNorm ? stream.queryNorm : fallback.queryNorm) + lane * PACK, query);
+  loadFloats((stream.keyNorm ? stream.keyNorm : fallback.keyNorm) + lane * PACK, key);
 }
 
 __global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) {
@@ -158,7 +158,7 @@ void QkNormQuantize::compute(const Context& context) const {
   a.values = context.output(2, {batch, heads, a.tiles, VALUE_BYTES}).as<uint8_t>();
   a.logitFactor = context.output(3, {1}).as<float>();
   if (batch * tokens == 0) return;
-  // Heads vary fastest, so that blocks that run together read neighbouring memory.
+  // Heads vary fastest, so that concurrent blocks read adjacent memory.
   const dim3 grid{unsigned(heads), unsigned(a.tiles), unsigned(batch)};
   qkNormQuantize<<<grid, THREADS, 0, context.stream()>>>(a);
 }

@@ -1,5 +1,5 @@
-// The softmax of softmax.cuh with logits as pairs of float16, half the registers and half the instructions. A product with a column of ones
-// adds up the probabilities, so that no sum is kept here.
+// The softmax of softmax.cuh with logits as pairs of float16, which takes half the registers and half the instructions. A product with a
+// column of ones sums the probabilities, so that no sum is kept here.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -9,22 +9,22 @@
 
 namespace octet {
 
-/** Logits or probabilities of 16 rows and a tile of keys, in the order that a product takes them in from registers. */
+/** Logits or probabilities of 16 rows and a tile of keys, in the register order of a product's operand. */
 using HalfLogits = uint32_t[TILE / 16][4];
 /** The output and, behind it, the sums of the probabilities. */
 using Totals = float[DEPTH / 8 + 1][4];
 
 /**
- * Of a thread's two rows: logits are multiplied with `factor`, log2 e included, and `shift` is subtracted, which is near the largest so
- * far: it follows only when a logit exceeds it by more than MARGIN, so that probabilities need not wait for the largest of their tile.
+ * Of a thread's two rows: probabilities are 2^(logit · factor − shift). `factor` includes log2 e. `shift` is raised to the largest logit so
+ * far only if that exceeds it by more than MARGIN, so that probabilities do not depend on the maximum of their own tile.
  */
 struct HalfSoftmax {
   half2 factor, shift = __float2half2_rn(-INFINITY);
 
-  /** The factor is not zero, for masked logits are infinite. */
+  /** The factor must not be zero, because masked logits are infinite. */
   __device__ explicit HalfSoftmax(float factor) : factor(__float2half2_rn(fmaxf(factor, 6e-8f))) {}
 };
-/** Probabilities up to 2^MARGIN are as exact in float16 as those up to 1, and the sums are in float32. */
+/** float16 has the same relative precision up to 2^MARGIN as up to 1, and the sums are in float32. */
 constexpr float MARGIN = 8;
 
 __device__ inline half2 pairOf(uint32_t bits) { return *reinterpret_cast<const half2*>(&bits); }
@@ -72,10 +72,10 @@ __device__ inline void exponentiate(const HalfSoftmax& softmax, const HalfLogits
   }
 }
 
-/** Logits → probabilities. Where they exceed the shift too far, it follows, and the totals with it. */
+/** Logits → probabilities. If a logit exceeds the shift by more than MARGIN, the shift is raised and the totals are rescaled. */
 __device__ inline void accumulate(HalfSoftmax& softmax, const HalfLogits& logits, HalfLogits& probabilities, Totals& totals) {
   exponentiate(softmax, logits, probabilities);
-  // Both rows as one pair, so that neighbors exchange them at once.
+  // Both rows in one pair, so that one shuffle exchanges them.
   const half2 first = largestOf(logits, 0), second = largestOf(logits, 1);
   half2 largest = __hmax2(__lows2half2(first, second), __highs2half2(first, second));
   largest = __hmax2(largest, __shfl_xor_sync(~0u, largest, 1));

@@ -1,5 +1,5 @@
-// Attention's softmax over tiles of keys, in the registers of a warp that has 16 rows of queries. Tensor cores leave an accumulator so:
-// of each 8 columns a thread has two neighbouring ones of the rows `lane / 4` and `lane / 4 + 8`. FlashAttention, arXiv 2205.14135.
+// Attention's softmax over tiles of keys, in the registers of a warp with 16 rows of queries. In an accumulator of the tensor cores, a
+// thread has two adjacent columns of every 8, in rows `lane / 4` and `lane / 4 + 8`. FlashAttention, arXiv 2205.14135.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -12,7 +12,7 @@ namespace octet {
 /** Logits, then probabilities, of 16 rows and a tile of keys: [8 columns][row · 2 + column]. */
 using Logits = float[TILE / 8][4];
 using Output = float[DEPTH / 8][4];
-/** Probabilities as float16, in the order that a product takes them in from registers. */
+/** Probabilities as float16, in the register order of a product's operand. */
 using Probabilities = uint32_t[TILE / 16][4];
 
 struct Softmax {
@@ -37,7 +37,7 @@ __device__ inline void mask(Logits& logits, int firstToken, int tokens) {
   }
 }
 
-/** The largest logit of each row so far, of those the thread has seen. Several chains at once, for a warp has few others to hide behind. */
+/** Updates the largest logit of each row among the thread's columns. Several independent chains hide the latency of a warp's maxima. */
 __device__ inline void largestOf(const Logits& logits, float (&largest)[2]) {
   constexpr int CHAINS = 4;
   float chains[2][CHAINS];
@@ -54,7 +54,7 @@ __device__ inline void largestOf(const Logits& logits, float (&largest)[2]) {
     largest[row] = fmaxf(fmaxf(largest[row], fmaxf(chains[row][0], chains[row][1])), fmaxf(chains[row][2], chains[row][3]));
 }
 
-/** Logits times `factor` (which includes log2 e) → probabilities relative to the largest so far; what was summed before is scaled to it. */
+/** Logits times `factor` (which includes log2 e) → probabilities relative to the largest so far, to which earlier sums are rescaled. */
 __device__ inline void accumulate(Softmax& softmax, Logits& logits, Probabilities& probabilities, Output& output, float factor) {
   float largest[2] = {softmax.largest[0], softmax.largest[1]};
   largestOf(logits, largest);
@@ -71,7 +71,7 @@ __device__ inline void accumulate(Softmax& softmax, Logits& logits, Probabilitie
     softmax.largest[row] = largest[row];
     softmax.sum[row] *= rescale[row];
   }
-  // Largest values soon stop to grow. NaN is not equal to 1.
+  // After a few tiles the maxima rarely change. NaN is not equal to 1.
   if (__any_sync(~0u, rescale[0] != 1.f || rescale[1] != 1.f)) {
 #pragma unroll
     for (int i = 0; i < DEPTH / 8; i++) {
@@ -92,7 +92,7 @@ __device__ inline void accumulate(Softmax& softmax, Logits& logits, Probabilitie
   }
 }
 
-/** Divides by the sums and writes 16 rows of one head; `out` is the first row's and `stride` goes from row to row, in float16. */
+/** Divides by the sums and writes 16 rows of one head to `out`, `stride` float16 values apart. */
 __device__ inline void writeRows(const float (&sums)[2], const float (*output)[4], half* out, int64_t stride, int rows) {
   const int lane = threadIdx.x % 32;
 #pragma unroll

@@ -1,5 +1,5 @@
-// Group normalization of feature maps [B, H, W, C], with SiLU where asked; a bias and a map that are pending are added on the way. Sums
-// are added up in one order whatever the GPU, so that the same map has the same norm to the last bit.
+// Group normalization of feature maps [B, H, W, C] with optional SiLU, after adding the deferred bias and skip. Sums have the same order on
+// every GPU, so that equal maps have equal norms to the last bit.
 #include <algorithm>
 
 #include "operators.h"
@@ -9,22 +9,22 @@ namespace octet {
 namespace {
 
 constexpr int THREADS = 256;
-constexpr int MOST_GROUP = 256;  // channels of a group
-/** Parts of a map that are summed side by side, at most: two rounds on the largest GPUs, whose blocks run four to a multiprocessor. */
-constexpr int MOST_PARTS = 1024;
+constexpr int MAX_GROUP = 256;  // channels per group
+/** Maximum number of parts of a map that are summed in parallel: two rounds on the largest GPUs, with four blocks per multiprocessor. */
+constexpr int MAX_PARTS = 1024;
 
-/** map + bias + skip, of which the last two may be absent: a thread reads eight channels of a pixel. */
-struct Pending {
+/** map + bias + skip, of which the last two may be absent. A thread reads eight channels of a pixel. */
+struct DeferredSum {
   const uint4* map;
   const float* bias;
   const uint4* skip;
-  int pixels, packs;  // pixels of a sample, and eights of channels
+  int pixels, packs;  // pixels per sample; channels / 8
 
-  /** Pixels that a block handles side by side. */
+  /** Pixels that a block processes in parallel. */
   __host__ __device__ int lanes() const { return THREADS / packs; }
 };
 
-/** Sums of a sample's channels [parts, 2, C] of value − first value: of the differences and of their squares. Then [2, C]: scale, offset. */
+/** Per sample: [parts, 2, C], the sums of value − first value and of its square over each part's pixels; then [2, C], scale and offset. */
 struct Statistics {
   float* values;
   int parts;
@@ -40,7 +40,7 @@ struct Norm {
   float epsilon;
 };
 
-__device__ inline void load(const Pending& p, int64_t at, const float (&bias)[PACK], float (&values)[PACK]) {
+__device__ inline void load(const DeferredSum& p, int64_t at, const float (&bias)[PACK], float (&values)[PACK]) {
   unpack(p.map[at], values);
   float skipped[PACK] = {};
   if (p.skip) unpack(p.skip[at], skipped);
@@ -48,14 +48,14 @@ __device__ inline void load(const Pending& p, int64_t at, const float (&bias)[PA
   for (int i = 0; i < PACK; i++) values[i] += bias[i] + skipped[i];
 }
 
-__device__ inline void loadBias(const Pending& p, int pack, float (&bias)[PACK]) {
+__device__ inline void loadBias(const DeferredSum& p, int pack, float (&bias)[PACK]) {
   if (p.bias) return loadFloats(p.bias + pack * PACK, bias);
 #pragma unroll
   for (int i = 0; i < PACK; i++) bias[i] = 0;
 }
 
-/** One block a part and sample. Writes what was pending, added, to `sum` unless that is null. */
-__global__ void __launch_bounds__(THREADS) sumChannels(const Pending p, const Statistics statistics, uint4* sum) {
+/** One block per part and sample. Writes map + bias + skip to `sum` unless it is null. */
+__global__ void __launch_bounds__(THREADS) sumChannels(const DeferredSum p, const Statistics statistics, uint4* sum) {
   __shared__ float partial[2][THREADS * PACK];
   const int pack = threadIdx.x % p.packs, lane = threadIdx.x / p.packs, lanes = p.lanes();
   const int64_t base = int64_t(blockIdx.y) * p.pixels * p.packs;
@@ -99,9 +99,9 @@ __device__ inline double warpSum(double value) {
   return value;
 }
 
-/** One block a group and sample: what its channels are to be multiplied with, and what is then to be added. */
-__global__ void __launch_bounds__(THREADS) combine(const Pending p, const Statistics statistics, const Norm norm) {
-  __shared__ double means[MOST_GROUP], squares[MOST_GROUP];
+/** One block per group and sample: computes the scale and the offset of its channels. */
+__global__ void __launch_bounds__(THREADS) combine(const DeferredSum p, const Statistics statistics, const Norm norm) {
+  __shared__ double means[MAX_GROUP], squares[MAX_GROUP];
   const int channels = p.packs * PACK, size = channels / norm.groups, begin = blockIdx.x * size;
   for (int i = threadIdx.x / WARP; i < size; i += THREADS / WARP) {
     const int channel = begin + i;
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(THREADS) combine(const Pending p, const Statis
 __device__ inline float silu(float x) { return __fdividef(x, 1.f + __expf(-x)); }
 
 template <bool SILU>
-__global__ void __launch_bounds__(THREADS) apply(const Pending p, const Statistics statistics, uint4* normed) {
+__global__ void __launch_bounds__(THREADS) apply(const DeferredSum p, const Statistics statistics, uint4* normed) {
   const int pack = threadIdx.x % p.packs, lane = threadIdx.x / p.packs, lanes = p.lanes();
   if (lane >= lanes) return;
   const int64_t base = int64_t(blockIdx.y) * p.pixels * p.packs;
@@ -167,17 +167,17 @@ __global__ void __launch_bounds__(THREADS) apply(const Pending p, const Statisti
 GroupNorm::GroupNorm(const Attributes& attributes)
     : groups(attributes.integer("groups", 1)), silu(attributes.integer("silu", 0) != 0), epsilon(attributes.number("epsilon", 1e-6f)) {}
 
-/** map [B, H, W, C], weight and bias [C], bias [C] and skip [B, H, W, C] that are pending → norm, scratch, and the sum where it is asked for. */
+/** map [B, H, W, C], weight and bias [C], deferred bias [C] and skip [B, H, W, C] → norm, scratch, and optionally the sum. */
 void GroupNorm::compute(const Context& context) const {
-  const Tensor map = context.input(0), pendingBias = context.input(3), skip = context.input(4);
+  const Tensor map = context.input(0), deferredBias = context.input(3), skip = context.input(4);
   const int64_t channels = map.width();
   require(map.shape.size() == 4 && channels % PACK == 0 && channels / PACK <= THREADS, "takes [B, H, W, C] with C a multiple of 8 up to 2048");
-  require(channels % groups == 0 && channels / groups <= MOST_GROUP, "groups must divide the channels, and have 256 at most");
+  require(channels % groups == 0 && channels / groups <= MAX_GROUP, "the number of channels must be a multiple of the number of groups, with at most 256 channels per group");
   const Tensor normed = context.output(0, map.shape);
   const int batch = int(map.shape[0]), pixels = int(map.shape[1] * map.shape[2]);
-  Pending pending = {map.as<uint4>(), pendingBias.as<float>(), skip.as<uint4>(), pixels, int(channels / PACK)};
-  const int lanes = pending.lanes();
-  const int parts = std::clamp((pixels + lanes - 1) / lanes, 1, MOST_PARTS);
+  DeferredSum deferred = {map.as<uint4>(), deferredBias.as<float>(), skip.as<uint4>(), pixels, int(channels / PACK)};
+  const int lanes = deferred.lanes();
+  const int parts = std::clamp((pixels + lanes - 1) / lanes, 1, MAX_PARTS);
   const Tensor scratch = context.output(1, {batch, parts + 1, 2, channels}), sum = context.output(2, map.shape);
   if (batch == 0 || pixels == 0) return;
 
@@ -185,10 +185,10 @@ void GroupNorm::compute(const Context& context) const {
   const Statistics statistics = {scratch.as<float>(), parts};
   const Norm norm = {context.input(1).as<float>(), context.input(2).as<float>(), int(groups), epsilon};
   const dim3 grid(parts, batch);
-  sumChannels<<<grid, THREADS, 0, stream>>>(pending, statistics, sum.as<uint4>());
-  combine<<<dim3(unsigned(groups), batch), THREADS, 0, stream>>>(pending, statistics, norm);
-  if (sum) pending.map = sum.as<uint4>(), pending.bias = nullptr, pending.skip = nullptr;
-  (silu ? apply<true> : apply<false>)<<<grid, THREADS, 0, stream>>>(pending, statistics, normed.as<uint4>());
+  sumChannels<<<grid, THREADS, 0, stream>>>(deferred, statistics, sum.as<uint4>());
+  combine<<<dim3(unsigned(groups), batch), THREADS, 0, stream>>>(deferred, statistics, norm);
+  if (sum) deferred.map = sum.as<uint4>(), deferred.bias = nullptr, deferred.skip = nullptr;
+  (silu ? apply<true> : apply<false>)<<<grid, THREADS, 0, stream>>>(deferred, statistics, normed.as<uint4>());
 }
 
 }  // namespace octet

@@ -33,12 +33,12 @@ function caseOf(name: string, dims: [number, number, number, number], options: M
     tolerance: HALVES,
     inputs: {
       ...{ map, weight: noise(channels, 14), bias: noise(channels, 15) },
-      ...(bias && { pendingBias: noise(channels, 16, 5) }),
+      ...(bias && { deferredBias: noise(channels, 16, 5) }),
       ...(skip && { skip: noise(dims, 17, 2) }),
     },
     build(inputs, operators, half, layout) {
       const mapOf = (name: string) => layout.featureMap(half(inputs[name]!))
-      const deferred = { bias: inputs.pendingBias!, ...(skip && { skip: mapOf('skip') }) }
+      const deferred = { bias: inputs.deferredBias!, ...(skip && { skip: mapOf('skip') }) }
       const map: FeatureMap = { value: mapOf('map'), ...(bias && { deferred }) }
       const result = operators.groupNorm(map, inputs.weight!, inputs.bias!, { groups, epsilon: 1e-6, silu, keep })
       const planes = (x: Value) => ops.cast(layout.planes(x), 'float32')

@@ -24,7 +24,7 @@ inline void require(bool condition, const char* what) {
   if (!condition) throw std::runtime_error(what);
 }
 
-/** A tensor on the device; `data` is null for an optional input or output that the node leaves out. */
+/** A tensor on the device; `data` is null for an optional input or output without a value. */
 struct Tensor {
   void* data = nullptr;
   std::vector<int64_t> shape;
@@ -50,11 +50,11 @@ class Caller {
 
   template <class... Arguments>
   void call(ort::Function function, Arguments... arguments) const {
-    if (ort::call(api, function, arguments...)) throw std::runtime_error("onnxruntime refused a call of the kernel");
+    if (ort::call(api, function, arguments...)) throw std::runtime_error("onnxruntime rejected a call of the kernel");
   }
 };
 
-/** The attributes of a node; one that is absent has the value given here. */
+/** The attributes of a node. */
 class Attributes : Caller {
   const ort::KernelInfo* info;
 
@@ -68,13 +68,13 @@ class Attributes : Caller {
  public:
   Attributes(const ort::Api* api, const ort::KernelInfo* info) : Caller(api), info(info) {}
 
-  float number(const char* name, float otherwise) const {
+  float number(const char* name, float fallback) const {
     float value;
-    return find(ort::KernelInfoGetAttribute_float, name, &value) ? value : otherwise;
+    return find(ort::KernelInfoGetAttribute_float, name, &value) ? value : fallback;
   }
-  int64_t integer(const char* name, int64_t otherwise) const {
+  int64_t integer(const char* name, int64_t fallback) const {
     int64_t value;
-    return find(ort::KernelInfoGetAttribute_int64, name, &value) ? value : otherwise;
+    return find(ort::KernelInfoGetAttribute_int64, name, &value) ? value : fallback;
   }
   std::vector<int64_t> integers(const char* name) const {
     size_t count = 0;
@@ -156,7 +156,7 @@ struct CustomOp : ort::CustomOp {
     destroyKernel = [](void* state) { delete static_cast<Kernel*>(state); };
   }
 
-  /** No exception crosses the C ABI: it becomes a status, whose words onnxruntime hands on. */
+  /** Converts an exception, which must not cross the C ABI, to a status with its message. */
   template <class Action>
   static ort::Status* guarded(const ort::Api* api, Action action) {
     constexpr int FAIL = 1;

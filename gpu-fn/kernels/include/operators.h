@@ -10,7 +10,7 @@ struct ModulateQuantize {
   static constexpr const char* name = "ModulateQuantize";
   /** stream, modulation, branches */
   static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL}};
-  /** stream', then codes and scales of each modulation */
+  /** the sum with the branches, then codes and scales of each modulation */
   static constexpr Port outputs[] = {{FLOAT16, OPTIONAL}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
 
   explicit ModulateQuantize(const Attributes&);
@@ -36,7 +36,7 @@ struct GeluQuantize {
 
 struct QuantizeParts {
   static constexpr const char* name = "QuantizeParts";
-  /** joint, a tensor as long as the first part */
+  /** the joint sequence; a tensor with as many tokens as the first part */
   static constexpr Port inputs[] = {{FLOAT16}, {FLOAT8E4M3FN}};
   static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
 
@@ -59,9 +59,9 @@ struct Linear {
 
 struct QkNormQuantize {
   static constexpr const char* name = "QkNormQuantize";
-  /** q·k·v of the image and of the text, norms of q and k of the image, then of the text */
+  /** q·k·v of the image; of the text; norm weights of the image's q and k; of the text's */
   static constexpr Port inputs[] = {{FLOAT16}, {FLOAT16, OPTIONAL}, {FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}, {FLOAT, OPTIONAL}};
-  /** queries, tiles of keys, tiles of values, what a product of codes is to be multiplied with */
+  /** queries, tiles of keys, tiles of values, the factor from products of codes to logits */
   static constexpr Port outputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}};
 
   explicit QkNormQuantize(const Attributes&);
@@ -73,7 +73,7 @@ struct QkNormQuantize {
 
 struct Attention {
   static constexpr const char* name = "Attention";
-  /** the outputs of QkNormQuantize, then what it was given */
+  /** the outputs of QkNormQuantize, then its first two inputs */
   static constexpr Port inputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}, {FLOAT16}, {FLOAT16, OPTIONAL}};
   static constexpr Port outputs[] = {{FLOAT16}};
 
@@ -86,9 +86,9 @@ struct Attention {
 
 struct GroupNorm {
   static constexpr const char* name = "GroupNorm";
-  /** map, weight, bias; a bias and a map that are pending */
+  /** map, weight, bias; deferred bias, deferred skip */
   static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}, {FLOAT16, OPTIONAL}};
-  /** norm, scratch, the map with what was pending */
+  /** norm, scratch, the map with the deferred terms */
   static constexpr Port outputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}};
 
   explicit GroupNorm(const Attributes&);

@@ -1,6 +1,6 @@
-// onnxruntime's custom-op C ABI, as much of it as the kernels use. OrtApi is a table of functions whose order never changes, so a
-// function is its index. OrtCustomOp has grown with the versions; what came after version 17 is there and null, since onnxruntime looks
-// at it all the same. onnxruntime_c_api.h of onnxruntime 1.29 has both in full.
+// The parts of onnxruntime's C ABI for custom operators that the kernels use (onnxruntime_c_api.h of onnxruntime 1.29). OrtApi is a table
+// of functions in a fixed order, so an index identifies a function. The members of OrtCustomOp from versions after 17 are null; they are
+// declared because onnxruntime reads them anyway.
 #pragma once
 #include <cstddef>
 #include <cstdint>

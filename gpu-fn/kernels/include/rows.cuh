@@ -1,4 +1,4 @@
-// What the kernels that work on rows share: 16 bytes a load, reductions over a warp, FP8 with one scale a row.
+// Helpers for kernels on rows: loads of 16 bytes, reductions over a warp, FP8 with one scale per row.
 #pragma once
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
@@ -22,7 +22,7 @@ __device__ inline void unpack(uint4 bits, float (&values)[PACK]) {
   }
 }
 
-/** Eight values as float16, those beyond its range as its largest. */
+/** Eight values as float16, saturated. */
 __device__ inline uint4 pack(const float (&values)[PACK]) {
   constexpr float MOST = 65504.f;
   uint4 bits;
@@ -30,7 +30,7 @@ __device__ inline uint4 pack(const float (&values)[PACK]) {
 #pragma unroll
   for (int i = 0; i < PACK / 2; i++) {
     const float2 pair = make_float2(values[2 * i], values[2 * i + 1]);
-    // Comparisons that NaN fails, so that it stays NaN.
+    // Comparisons with NaN are false, so that NaN is kept.
     const float x = pair.x > MOST ? MOST : pair.x < -MOST ? -MOST : pair.x;
     const float y = pair.y > MOST ? MOST : pair.y < -MOST ? -MOST : pair.y;
     pairs[i] = __floats2half2_rn(x, y);
@@ -61,7 +61,7 @@ __device__ inline float warpSum(float value) {
   return value;
 }
 
-/** The larger of two magnitudes; NaN wins, so that a row with NaN has the scale NaN. */
+/** The larger of two magnitudes, or NaN if either is NaN, so that a row with NaN has the scale NaN. */
 __device__ inline float larger(float a, float b) { return a > b || a != a ? a : b; }
 
 __device__ inline float warpMax(float value) {
@@ -70,7 +70,7 @@ __device__ inline float warpMax(float value) {
   return value;
 }
 
-/** A row's scale: its largest magnitude ÷ 448, or 1 for a row of zeros. What is infinite counts as the largest float. */
+/** A row's scale: its largest magnitude ÷ 448, or 1 for a row of zeros. Infinity counts as the largest float. */
 __device__ inline float scaleOf(float largest) {
   constexpr float MOST = 3.4028234e38f, LEAST = 1e-35f;
   if (largest < LEAST) return 1.f;

@@ -1,6 +1,6 @@
 // FP8 × FP8 on the tensor cores through cuBLASLt: codes [M, K] · weight [N, K] transposed, times a scale for each row of both, plus a bias.
-// Hopper applies those scales inside the product. Elsewhere cuBLASLt scales whole tensors only, and a second kernel does it; so it does
-// on Hopper for few rows that are long, for which cuBLASLt has no algorithm with such scales and a bias.
+// On Hopper cuBLASLt applies these scales in the product. On other GPUs it scales whole tensors only, so a second kernel applies the row
+// scales; also on Hopper for a few long rows, for which cuBLASLt has no algorithm with row scales and a bias.
 #include <cublasLt.h>
 #include <cuda_fp16.h>
 
@@ -19,7 +19,7 @@ void check(cublasStatus_t status) {
 }
 
 constexpr size_t WORKSPACE_BYTES = 32 << 20;
-/** A sum of 9728 products of two codes of 448 fits float16 when it is multiplied with this. */
+/** Multiplied with this, a sum of 9728 products of two codes of 448 fits float16. */
 constexpr float PORTABLE_FACTOR = 1.f / 32768;
 
 /** cuBLASLt is column-major: it computes Y transposed [N, M] = weight · codes transposed. */
@@ -40,7 +40,7 @@ void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
   check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
 }
 
-/** What all Linear nodes share: one handle and one workspace, since a process computes on one stream, and a plan for each size. */
+/** Shared by all Linear nodes: one handle and one workspace, because a process computes on one stream, and a plan per size. */
 class Products {
   cublasLtHandle_t handle = nullptr;
   std::map<int, void*> workspaces;  // by device
@@ -82,7 +82,7 @@ class Products {
  public:
   std::mutex mutex;
 
-  /** How to multiply matrices of a size, or null where cuBLASLt cannot. */
+  /** The plan for matrices of a size; null if cuBLASLt has no algorithm. */
   Plan* plan(const Size& size, const void* scale) {
     if (!handle) check(cublasLtCreate(&handle));
     auto found = plans.find(size);
@@ -123,7 +123,7 @@ bool scalesRows(int device) {
 
 }  // namespace
 
-/** `portable` takes the way of the other GPUs on Hopper too, for tests. */
+/** `portable` selects the path of the other GPUs on Hopper too, for tests. */
 Linear::Linear(const Attributes& attributes) : portable(attributes.integer("portable", 0)) {}
 
 /** codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → product + bias, [B, S, N]. */
@@ -134,7 +134,7 @@ void Linear::compute(const Context& context) const {
   require(weight.shape.size() == 2 && weight.shape[1] == k && k % 16 == 0 && n % 16 == 0,
           "takes codes [.., K] and a weight [N, K] with N and K multiples of 16");
   require(scales.rows() * scales.width() == m && weightScales.rows() * weightScales.width() == n && bias.width() == n,
-          "needs a scale a row of the codes, and a scale and a bias a row of the weight");
+          "needs a scale per row of the codes, and a scale and a bias per row of the weight");
   std::vector<int64_t> shape = codes.shape;
   shape.back() = n;
   const Tensor y = context.output(0, shape);

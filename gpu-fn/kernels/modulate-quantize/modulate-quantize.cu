@@ -1,6 +1,6 @@
-// stream' = stream + Σ gate · branch, then for one or two modulations LayerNorm(stream') · scale + shift, quantized a row: all that
-// stands between two matrix products of a block, in one pass. A block goes through rows of one sample; a thread has eight of their
-// columns, whose vectors of the modulation stay in its registers, and loads the next row while this one is added up.
+// sum = stream + Σ gate · branch, then for one or two modulations LayerNorm(sum) · scale + shift, quantized by rows: the work between two
+// matrix products of a transformer block, in one pass. A CUDA block processes rows of one sample. A thread has eight of their columns, keeps
+// the columns' modulation in registers, and loads the next row while it reduces the current one.
 #include <algorithm>
 
 #include "operators.h"
@@ -9,8 +9,8 @@
 namespace octet {
 namespace {
 
-constexpr int MOST_BRANCHES = 2, MOST_MODULATIONS = 2;
-constexpr int MOST_WARPS = 16;  // of a row: 4096 values
+constexpr int MAX_BRANCHES = 2, MAX_MODULATIONS = 2;
+constexpr int MAX_WARPS = 16;  // per row: 4096 values
 
 struct Modulation {
   const float *shift, *scale;
@@ -23,20 +23,20 @@ struct Branch {
 };
 struct Arguments {
   const uint4* stream;
-  uint4* sum;  // null where no branch is pending
-  Branch branches[MOST_BRANCHES];
-  Modulation modulations[MOST_MODULATIONS];
+  uint4* sum;  // null without branches
+  Branch branches[MAX_BRANCHES];
+  Modulation modulations[MAX_MODULATIONS];
   int rowsPerSample, packs;
   int64_t modulationWidth;
   float branchFactor, epsilon;
 };
 
-/** A value of each warp; zero, which changes neither a sum nor a largest magnitude, for warps that the block does not have. */
-using Partial = float4[MOST_WARPS / 4];
+/** A value per warp. Values of absent warps are zero, which changes neither a sum nor a largest magnitude. */
+using Partial = float4[MAX_WARPS / 4];
 
 __device__ inline float add(float a, float b) { return a + b; }
 
-/** Combines a value of each thread of the block, in every thread. */
+/** Reduces the values of a block's threads; every thread receives the result. */
 template <class Combine>
 __device__ inline float combine(float value, Partial& partial, Combine of) {
 #pragma unroll
@@ -48,7 +48,7 @@ __device__ inline float combine(float value, Partial& partial, Combine of) {
             of(of(of(c.x, c.y), of(c.z, c.w)), of(of(d.x, d.y), of(d.z, d.w))));
 }
 
-/** What a thread has of a row, as it lies in memory. */
+/** A thread's part of a row, in float16. */
 template <int BRANCHES>
 struct Loaded {
   uint4 stream, branches[BRANCHES + 1];
@@ -62,10 +62,10 @@ __device__ inline void load(Loaded<BRANCHES>& loaded, const Arguments& a, int64_
 }
 
 template <int BRANCHES, int MODULATIONS>
-__global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantize(const Arguments a) {
+__global__ void __launch_bounds__(MAX_WARPS* WARP) modulateQuantize(const Arguments a) {
   __shared__ Partial partial[2 + MODULATIONS];
   const int sample = blockIdx.y, at = threadIdx.x;
-  const bool exists = at < a.packs;  // whole warps take part in the sums
+  const bool exists = at < a.packs;  // idle lanes of the last warp take part in the reductions
   const int64_t first = int64_t(sample) * a.rowsPerSample;
   const int64_t vector = sample * a.modulationWidth + at * PACK;
 
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(MOST_WARPS* WARP) modulateQuantize(const Argum
       loadFloats(a.modulations[m].scale + vector, scale[m]);
     }
   }
-  if (at < (2 + MODULATIONS) * MOST_WARPS / 4) reinterpret_cast<float4*>(partial)[at] = make_float4(0, 0, 0, 0);
+  if (at < (2 + MODULATIONS) * MAX_WARPS / 4) reinterpret_cast<float4*>(partial)[at] = make_float4(0, 0, 0, 0);
   __syncthreads();
 
   const float count = float(a.packs * PACK);
@@ -148,14 +148,14 @@ void launch(const Arguments& a, int branches, int batch, int threads, cudaStream
 
 }  // namespace
 
-/** stream [B, S, D] with at most 2 branches [B, S, D], modulation [B, M] → stream', then codes [B, S, D] and scales [B, S] for each modulation. */
+/** stream [B, S, D], at most 2 branches [B, S, D], modulation [B, M] → sum, then codes [B, S, D] and scales [B, S] per modulation. */
 ModulateQuantize::ModulateQuantize(const Attributes& attributes)
     : shifts(attributes.integers("shifts")),
       scales(attributes.integers("scales")),
       gates(attributes.integers("gates")),
       branchFactor(attributes.number("branch_factor", 1)),
       epsilon(attributes.number("epsilon", 1e-6f)) {
-  require(!shifts.empty() && shifts.size() <= MOST_MODULATIONS && scales.size() == shifts.size() && gates.size() <= MOST_BRANCHES,
+  require(!shifts.empty() && shifts.size() <= MAX_MODULATIONS && scales.size() == shifts.size() && gates.size() <= MAX_BRANCHES,
           "1 or 2 modulations and at most 2 gates are allowed");
 }
 
@@ -165,7 +165,7 @@ void ModulateQuantize::compute(const Context& context) const {
           "takes a stream [B, S, D] and a modulation [B, M]");
   const int64_t width = stream.width();
   const int64_t warps = (width / PACK + WARP - 1) / WARP;
-  require(width % PACK == 0 && warps >= 1 && warps <= MOST_WARPS, "the width must be a multiple of 8 and at most 4096");
+  require(width % PACK == 0 && warps >= 1 && warps <= MAX_WARPS, "the width must be a multiple of 8 and at most 4096");
 
   Arguments a = {};
   a.stream = stream.as<uint4>();
@@ -175,7 +175,7 @@ void ModulateQuantize::compute(const Context& context) const {
   a.branchFactor = branchFactor;
   a.epsilon = epsilon;
   const auto vector = [&](int64_t offset) {
-    require(offset >= 0 && offset % PACK == 0 && offset + width <= modulation.width(), "an offset lies outside the modulation");
+    require(offset >= 0 && offset % PACK == 0 && offset + width <= modulation.width(), "an offset is outside the modulation");
     return modulation.as<float>() + offset;
   };
   for (size_t i = 0; i < gates.size(); i++) {

@@ -1,10 +1,9 @@
-// Rows of float16 → FP8 with one scale a row. `GeluQuantize` puts GELU (tanh) before it; `QuantizeParts` cuts a joint sequence in two.
+// Rows of float16 → FP8 with one scale per row. `GeluQuantize` first applies GELU (tanh); `QuantizeParts` splits a joint sequence in two.
 #include "operators.h"
 #include "rows.cuh"
 
 namespace octet {
 namespace {
-
 
 __device__ inline float gelu(float x) {
   constexpr float SQRT_2_OVER_PI = 0.7978845608f;
@@ -14,7 +13,7 @@ __device__ inline float gelu(float x) {
   return half * tangent + half;
 }
 
-/** The largest magnitude of a block's threads, in each of them. */
+/** The largest of the magnitudes of a block's threads; every thread receives it. */
 template <int THREADS>
 __device__ inline float blockMax(float value) {
   constexpr int WARPS = THREADS / WARP;
@@ -31,9 +30,9 @@ __device__ inline float blockMax(float value) {
 struct Part {
   uint2* codes;
   float* scales;
-  int length;  // rows of a sample
+  int length;  // rows per sample
 };
-/** Rows [B, first + second, 8 · packs], of which each sample's first ones go to one output and the others to another. */
+/** Rows [B, first + second, 8 · packs]. The first rows of each sample go to one output, the others to the second. */
 struct Parts {
   const uint4* from;
   Part first, second;
@@ -89,13 +88,13 @@ int stepsOf(const Parts& p, int threads) { return (p.packs + threads - 1) / thre
 
 template <bool GELU>
 void launch(const Parts& p, int64_t rows, cudaStream_t stream) {
-  constexpr int FEW = 160, MANY = 256;  // 160 leave few threads without work for rows of Large
-  constexpr int MOST_STEPS = 6;         // 12288 values
+  constexpr int FEW = 160, MANY = 256;  // threads; 160 leave few idle for rows of Large
+  constexpr int MAX_STEPS = 6;          // 12288 values
   const int few = stepsOf(p, FEW), many = stepsOf(p, MANY);
-  require(many >= 1 && many <= MOST_STEPS, "rows of 8 to 12288 values are allowed");
+  require(many >= 1 && many <= MAX_STEPS, "rows of 8 to 12288 values are allowed");
   if (rows == 0) return;
   if (!GELU && few <= 2 && few * FEW < many * MANY) return launchSteps<FEW, GELU, 2>(p, rows, few, stream);
-  launchSteps<MANY, GELU, MOST_STEPS>(p, rows, many, stream);
+  launchSteps<MANY, GELU, MAX_STEPS>(p, rows, many, stream);
 }
 
 std::vector<int64_t> withoutLast(const std::vector<int64_t>& shape) { return {shape.begin(), shape.end() - 1}; }
@@ -114,7 +113,7 @@ void GeluQuantize::compute(const Context& context) const {
   launch<true>({x.as<uint4>(), all, {}, int(x.width() / PACK), factor}, rows, context.stream());
 }
 
-/** joint [B, S + T, D], like [B, S, …] → codes and scales of the first S rows, then of the others. */
+/** joint [B, S + T, D], like [B, S, …] → codes and scales of the first S rows, then of the T others. */
 void QuantizeParts::compute(const Context& context) const {
   const Tensor joint = context.input(0), like = context.input(1);
   require(joint.shape.size() == 3 && joint.width() % PACK == 0, "takes [B, S, D] with D a multiple of 8");

@@ -52,7 +52,7 @@ def read_prompts(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def noise_of(seeds: list[int], on: str, rows: int = 32, columns: int = 32) -> torch.Tensor:
+def initial_noise(seeds: list[int], on: str, rows: int = 32, columns: int = 32) -> torch.Tensor:
     return torch.cat([torch.randn(1, CHANNELS, rows, columns, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(on)
 
 
@@ -79,7 +79,7 @@ def read_letters(heat: np.ndarray) -> str:
     return "".join(letter for _, letter in found)
 
 
-def related(relation: str, cells: tuple[int, int]) -> bool:
+def satisfies_relation(relation: str, cells: tuple[int, int]) -> bool:
     """Whether the most likely positions of two sprites satisfy a relation."""
     (ay, ax), (by, bx) = (divmod(cell, 32) for cell in cells)
     across, down, near = bx - ax, by - ay, max(abs(bx - ax), abs(by - ay)) <= 15
@@ -87,7 +87,7 @@ def related(relation: str, cells: tuple[int, int]) -> bool:
             "on": near and down > 3, "riding": near and down > 2, "wearing": near and down < -2, "behind": near and down > 0, "front": near and down < 0}[relation]
 
 
-def judged(images: torch.Tensor, entries: list[dict], path: Path | None = None) -> dict[str, float]:
+def score_images(images: torch.Tensor, entries: list[dict], path: Path | None = None) -> dict[str, float]:
     """The share of correct images per criterion, over the prompts that specify it."""
     judge = onnxruntime.InferenceSession(path or STATE / "judge.onnx", providers=["CPUExecutionProvider"])
     looks = (judge.run(None, {"image": part.cpu().numpy()}) for part in images.split(50))
@@ -108,7 +108,7 @@ def judged(images: torch.Tensor, entries: list[dict], path: Path | None = None) 
                 if "color" in sprite:
                     note("color", tints[row, i] == 1 + [*TINTS].index(sprite["color"]))
             if "relation" in entry:
-                note("relation", all(counts[row, i] >= 1 for i in indices) and related(entry["relation"], (cells[row, indices[0]], cells[row, indices[1]])))
+                note("relation", all(counts[row, i] >= 1 for i in indices) and satisfies_relation(entry["relation"], (cells[row, indices[0]], cells[row, indices[1]])))
             if "text" in entry:
                 note("word", read_letters(letters[row]) == entry["text"])
     return {key: round(float(np.mean(values)), 4) for key, values in right.items()}
@@ -122,13 +122,13 @@ def evaluate(name: str, denoiser, latents, on: str, prompts: int, settings: dict
     for setting, options in (settings or {"full": {}, "lite": {"with_t5": 0.0}}).items():
         for set_name, path in (("old", PROMPTS), ("world", WORLD_PROMPTS)):
             entries = read_prompts(path)[:prompts]
-            images = generate(denoiser, latents, [entry["prompt"] for entry in entries], noise_of([entry["seed"] for entry in entries], on), **options)
-            print(f"{name} {setting} {set_name}: {judged(images, entries)}", flush=True)
+            images = generate(denoiser, latents, [entry["prompt"] for entry in entries], initial_noise([entry["seed"] for entry in entries], on), **options)
+            print(f"{name} {setting} {set_name}: {score_images(images, entries)}", flush=True)
             grid(images[:: max(1, len(images) // 48)][:48]).save(STATE / f"{name}-{setting}-{set_name}.jpg", quality=88)
         natural = NATURAL[: max(6, prompts)]
-        images = generate(denoiser, latents, [*natural], noise_of([*range(len(natural))], on), **options)
+        images = generate(denoiser, latents, [*natural], initial_noise([*range(len(natural))], on), **options)
         grid(images, 6).save(STATE / f"{name}-{setting}-natural.jpg", quality=90)
-        wide = generate(denoiser, latents, [*NATURAL[:6]], noise_of([*range(6)], on, 22, 46), **options)
+        wide = generate(denoiser, latents, [*NATURAL[:6]], initial_noise([*range(6)], on, 22, 46), **options)
         grid(wide, 2).save(STATE / f"{name}-{setting}-wide.jpg", quality=90)
     denoiser.train()
     torch.compiler.set_stance("default")

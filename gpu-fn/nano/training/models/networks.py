@@ -1,4 +1,4 @@
-"""The networks of nano as diffusers and transformers have them, and how a prompt passes through the encoders.
+"""The networks of nano as classes of diffusers and transformers, and the encoding of a prompt.
 
 SD3.5 at a small scale: two CLIPs, a T5, an MMDiT-X with QK-norm and dual attention in its first blocks, a 16-channel VAE.
 B batch, L text tokens (77 of CLIP, then T5's), J joint width.
@@ -17,10 +17,10 @@ JOINT = 192
 CLIP_WIDTHS = (64, 128)
 LAYERS, DUAL = 8, (0, 1)
 CLIP_TOKENS = 77
-T5_TOKENS = 256  # what diffusers pads to
+T5_TOKENS = 256  # padded length in diffusers
 SHIFT = 3.0
 GUIDANCE = 5.0
-# Four steps end at this noise level, so that none of them is spent between two levels that are nearly zero.
+# The last noise level of turbo's four steps; without it, one step would be between two levels near zero.
 TURBO_TERMINAL = 0.3
 CHANNELS, SIDE = 16, 32  # of the latent of a 256 × 256 image
 
@@ -62,7 +62,7 @@ class TextEncoders(nn.Module):
         ))
 
     def forward(self, ids: dict[str, torch.Tensor], with_t5: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`with_t5` [B] is 0 where zeros stand in T5's place, as diffusers has it without the encoder."""
+        """`with_t5` [B]: 0 replaces T5's output by zeros, as diffusers does without the encoder."""
         hidden, pooled = [], []
         for encoder, key in ((self.text_encoder, "clip_l"), (self.text_encoder_2, "clip_g")):
             out = encoder(ids[key], output_hidden_states=True)
@@ -96,6 +96,6 @@ def parameters(module: nn.Module) -> int:
 
 
 def save(module: nn.Module, folder: str) -> None:
-    """Writes a network in float16 where diffusers looks for it."""
+    """Writes a network in float16 into its folder of the diffusers layout."""
     Path(NANO / folder).mkdir(parents=True, exist_ok=True)
     module.to("cpu", torch.float16).save_pretrained(NANO / folder)

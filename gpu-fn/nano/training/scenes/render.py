@@ -18,7 +18,7 @@ CHANNELS = 6  # premultiplied RGB, alpha, and the coverage and brightness of the
 
 
 def pack(scenes: list[Scene]) -> dict[str, torch.Tensor]:
-    """Scenes of one canvas as tensors: placed [B, SLOTS, 6] (sprite −1 where there is none), background [B, 2], style [B], seed [B], canvas."""
+    """Scenes of one canvas as tensors: placed [B, SLOTS, 6] (sprite −1: empty slot), background [B, 2], style [B], seed [B], canvas."""
     placed = np.full((len(scenes), SLOTS, 6), -1, np.float32)
     for row, scene in enumerate(scenes):
         placed[row, : len(scene.placed)] = [(p.sprite, p.x, p.y, p.side, p.tint, p.shadow) for p in scene.placed] or np.empty((0, 6))

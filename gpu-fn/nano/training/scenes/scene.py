@@ -17,8 +17,8 @@ SLOTS = 9  # a sign and eight letters
 NATIVE = (256, 256)
 # Of about as many pixels as the native one, in tokens of 16 pixels; from 1:2 to 2:1.
 CANVASES = ((320, 208), (208, 320), (368, 176), (176, 368), (288, 224), (224, 288))
-# Sprites have few sizes and stand on a grid of one transformer token (a patch of 2 × 2 latents of 8 × 8 pixels): so small a network
-# draws each thing crisply in a few ways, but not in every size at every offset.
+# Sprites have few sizes, and positions on a grid of one transformer token (a patch of 2 × 2 latents of 8 × 8 pixels), because a small
+# network learns sharp images of each object for a few sizes and offsets only.
 SIDES, CELL = (48, 64, 80, 96, 128, 160, 192), 16
 SIGN_SIDE, BOARD = 224, 96  # of the sign, and the height of its letters
 
@@ -39,11 +39,11 @@ class Scene:
     placed: list[Placed]
     top: int
     bottom: int  # indices of BACKGROUNDS; they differ in a gradient
-    seed: int  # of what a ground draws at random
+    seed: int  # of the random parts of the ground
     style: int = -1  # index of STYLES
     simple: bool = False
     counts: dict[int, int] = field(default_factory=dict)  # sprites that the caption names
-    tints: dict[int, int] = field(default_factory=dict)  # and those it gives a color
+    tints: dict[int, int] = field(default_factory=dict)  # their colors in the caption, indices of TINTS
     text: str = ""
     relation: str = ""
     canvas: tuple[int, int] = NATIVE

@@ -23,7 +23,7 @@ EMPTY_SHARE = 0.10
 WITHOUT_T5_SHARE = 0.25
 POOL, WIDE_POOL = 131072, 4096
 WIDE_BATCH = 128  # scenes of one shape rendered per batch
-REFILL = 8  # steps between additions to the pool: drawing waits for the GPU many times, so it is done in large batches
+REFILL = 8  # steps between additions to the pool; rendering synchronizes with the GPU often, so batches are large
 
 
 def compile_blocks(network: nn.Module) -> None:
@@ -33,7 +33,7 @@ def compile_blocks(network: nn.Module) -> None:
 
 
 class Denoiser(nn.Module):
-    """Everything that is trained: ids and noisy latents in, velocity out."""
+    """The trained networks: from token ids and noisy latents to the velocity."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
 
 
 class Latents:
-    """The frozen VAE with standardised latents, as the denoiser sees them."""
+    """The frozen VAE, with latents standardized for the denoiser."""
 
     def __init__(self, on: str):
         saved = torch.load(STATE / "vae.pt", map_location=on, weights_only=True)
@@ -125,7 +125,7 @@ def pad_t5(ids: dict[str, torch.Tensor], length: int) -> dict[str, torch.Tensor]
 
 
 def noise_levels(count: int, on: str) -> torch.Tensor:
-    """Logit-normal, a little towards noise, with a twentieth spread evenly so that no level is forgotten."""
+    """Noise levels: logit-normal with a bias toward noise, and one twentieth uniform so that every level occurs."""
     sigma = torch.sigmoid(torch.randn(count, device=on) * 1.2 + 0.4)
     return torch.where(torch.rand(count, device=on) < 0.05, torch.rand(count, device=on), sigma)
 

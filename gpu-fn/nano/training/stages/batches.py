@@ -10,7 +10,7 @@ from ..scenes.render import pack
 from ..scenes.sampler import Sampler
 from ..scenes.scene import CANVASES
 
-# No caption is longer; what follows up to T5_TOKENS is padding (id 0).
+# Maximum length of a caption; the tokens up to T5_TOKENS are padding (id 0).
 CAPTION_TOKENS = 64
 
 

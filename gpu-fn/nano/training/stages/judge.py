@@ -59,7 +59,7 @@ class Judge(nn.Module):
         coarse = self.down[1](middle)
         middle = middle + F.interpolate(self.up[0](coarse), scale_factor=2.0)
         fine = fine + F.interpolate(self.up[1](middle), scale_factor=2.0)
-        rows = coarse.mean(3).flatten(1)  # heights matter, sides do not
+        rows = coarse.mean(3).flatten(1)  # keeps the vertical position, averages the horizontal one
         return self.heat(fine), self.tint(fine), self.ends(rows).view(-1, 2, len(BACKGROUNDS))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -104,7 +104,7 @@ def loss_of(judge: Judge, image: torch.Tensor, heat: torch.Tensor, tints: torch.
 
 @torch.no_grad()
 def worn(autoencoder, image: torch.Tensor) -> torch.Tensor:
-    """Pictures as a denoiser leaves them: through the VAE, with noise on the latents."""
+    """Images decoded from noisy latents, which resemble generated ones."""
     latent = autoencoder.encode(image).latent_dist.mode()
     amount = 0.35 * latent.std() * torch.rand(len(latent), 1, 1, 1, device=latent.device)
     return autoencoder.decode(latent + amount * torch.randn_like(latent), return_dict=False)[0].float().clamp(-1, 1)
@@ -112,7 +112,7 @@ def worn(autoencoder, image: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def accuracy(judge: Judge, renderer: Renderer, stream, count: int) -> dict[str, float]:
-    """On real renders: the best that a generator can score."""
+    """Accuracy on rendered scenes, the upper bound for generated images."""
     judge.eval()
     right = {"main": [], "background": [], "count": [], "color": []}
     for _ in range(count):
@@ -136,7 +136,7 @@ def accuracy(judge: Judge, renderer: Renderer, stream, count: int) -> dict[str, 
 
 
 def export(judge: Judge) -> None:
-    """Weights in float16, cast when the graph runs: half the bytes, the same judgement."""
+    """Stores weights in float16 and casts them in the graph: half the bytes, equal results."""
     names = ["counts", "scores", "top", "bottom", "cells", "tints", "letters"]
     dynamic = {name: {0: "B"} for name in ["image", *names]}
     path = STATE / "judge.onnx"

@@ -1,6 +1,6 @@
-"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon): momentum, made orthogonal by Newton and Schulz' iteration.
+"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon): momentum orthogonalized by a Newton-Schulz iteration.
 
-torch.optim.Muon takes one matrix at a time; this network's hundreds of small ones would leave the GPU waiting, so all of one shape go together.
+torch.optim.Muon processes one matrix at a time, which leaves the GPU idle with hundreds of small ones. Here matrices of one shape form a batch.
 """
 
 import torch
@@ -9,7 +9,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(batch: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """About the nearest matrices [B, rows, columns] with orthogonal rows or columns, in bfloat16."""
+    """Approximates the nearest matrices [B, rows, columns] with orthonormal rows or columns, in bfloat16."""
     x = batch.bfloat16()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x

@@ -1,4 +1,4 @@
-"""What every stage of training shares: optimizer and its schedule, averaged weights, and going on where the last piece stopped."""
+"""The training loop of all stages: optimizer, learning rate schedule, averaged weights, and resumption from saved state."""
 
 import argparse
 import math
@@ -34,7 +34,7 @@ def autocast() -> torch.autocast:
 
 
 def optimizers(network: nn.Module, parameters: list[nn.Parameter], rate: float, betas: tuple, muon: bool) -> list[torch.optim.Optimizer]:
-    """AdamW; with `muon` the matrices inside the blocks have that instead."""
+    """AdamW; with `muon`, Muon for the matrices of the blocks."""
     linear = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
     inner = {id(p) for name, p in network.named_parameters() if "block" in name or ".layers." in name} & linear if muon else set()
     matrices, others = ([p for p in parameters if id(p) not in inner and (p.ndim > 1) == many] for many in (True, False))
@@ -44,7 +44,7 @@ def optimizers(network: nn.Module, parameters: list[nn.Parameter], rate: float, 
 
 
 class Stage:
-    """Trains `network` for `steps` in all; `average` is its exponential moving average, which is what ships."""
+    """Trains `network` for `steps` in total. `average` is the exponential moving average of its weights, which is exported."""
 
     def __init__(self, name: str, network: nn.Module, options: argparse.Namespace, rate: float, decay: float, betas=(0.9, 0.99), muon=False):
         self.name, self.network, self.options, self.rate, self.decay = name, network, options, rate, decay
@@ -114,7 +114,7 @@ class Stage:
         self.losses, self.reported = {}, self.step
 
     def save(self, **extra: object) -> None:
-        """The averaged weights under `average`; with `optimizers` training goes on as if it had never stopped."""
+        """Saves the averaged weights as `average`, and with `optimizers` the state for an exact resumption."""
         STATE.mkdir(parents=True, exist_ok=True)
         seconds = self.elapsed()
         saved = {"network": self.network.state_dict(), "average": self.average, "step": self.step, "seconds": seconds, **extra}

@@ -2,9 +2,9 @@
 
     python -m training.stages.turbo --steps 1100 --budget 300
 
-The student takes one Euler step where the guided teacher takes `SUBSTEPS`: it learns the mean velocity of the teacher's way between two
-neighboring noise levels of its own schedule. Half of the starting points are pictures with noise added, half lie on the student's own
-way from pure noise, so that it learns to correct what its earlier steps got wrong.
+The student takes one Euler step for `SUBSTEPS` steps of the guided teacher: it learns the teacher's mean velocity between two adjacent
+noise levels of the student's schedule. Half of the starting points are images with added noise. The other half are on the student's own
+trajectory from pure noise, so that it learns to correct errors of its earlier steps.
 """
 
 import random
@@ -28,7 +28,7 @@ def velocity(network, latent: torch.Tensor, sigma: float, prompt: torch.Tensor, 
 
 @torch.no_grad()
 def teach(teacher, latent: torch.Tensor, start: float, end: float, positive: tuple, negative: tuple, guidance: float) -> torch.Tensor:
-    """Where the guided teacher arrives from `start` to `end`."""
+    """The guided teacher's latent at noise level `end`, from `latent` at `start`."""
     both = tuple(torch.cat(pair) for pair in zip(positive, negative))
     levels = torch.linspace(start, end, SUBSTEPS + 1).tolist()
     for sigma, following in zip(levels, levels[1:]):
@@ -80,7 +80,7 @@ def main() -> None:
             latent = start_point(student, clean, sigmas, index, positive)
             target = teach(base.transformer, latent, sigmas[index], sigmas[index + 1], positive, negative, options.guidance)
             arrived = latent + (sigmas[index + 1] - sigmas[index]) * velocity(student, latent, sigmas[index], *positive)
-            # Errors of a step count as they stand in the latent; divided by its length they would all be of one size.
+            # Weights the squared error of the mean velocity by the length of the step.
             loss = (arrived - target).square().mean() / abs(sigmas[index + 1] - sigmas[index])
         stage.update(loss)
     stage.save()

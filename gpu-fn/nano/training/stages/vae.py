@@ -15,7 +15,7 @@ from .stage import Stage, arguments, autocast, device
 
 KL_WEIGHT = 1e-4
 GRADIENT_WEIGHT = 0.5
-LATENT_NOISE = 0.2  # at most, of the latents' own deviation
+LATENT_NOISE = 0.2  # maximum, relative to the latents' standard deviation
 
 
 def differences(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +35,7 @@ def loss_of(network, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def statistics(network, renderer: Renderer, stream, count: int) -> dict[str, float]:
-    """Mean and deviation of latents, and how well pictures survive: PSNR in dB."""
+    """Mean and standard deviation of latents, and the PSNR of reconstructions in dB."""
     latents, errors = [], []
     for _ in range(count):
         image = renderer(next(stream))

@@ -39,7 +39,7 @@ LEAST_RECOLORED = 0.3  # of the visible area
 
 
 def read_sprites(marks: str = "+") -> list[tuple[str, str, str]]:
-    """Emoji, plain name and category; a position in this list is the sprite's index everywhere. `marks` are those of the lines to take besides unmarked ones."""
+    """Emoji, plain name and category; a position in this list is the sprite's index everywhere. `marks`: marked lines to include besides the unmarked ones."""
     entries, category = [], ""
     for line in (HERE / "sprites.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
