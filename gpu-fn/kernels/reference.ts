@@ -1,14 +1,14 @@
-// The operators of gpu-fn/kernels in ONNX operators and float32: the definition that the kernels are tested against. With `reference` as its
-// layers, a model runs on the CPU with the same roundings to FP8 as on FP8 tensor cores.
+// The definitions of the kernels in ONNX operators and float32, against which the kernels are tested. With the lowering `reference`, a model
+// runs on the CPU with the same roundings to FP8 as on FP8 tensor cores.
 import { cpu } from '../compile/lower/cpu.ts'
 import { type Fp8Operators, fp8Lowering } from '../compile/lower/cuda-fp8.ts'
 import * as attention from './attention/attention.ts'
+import type { Case } from './definition/test-case.ts'
 import * as groupNorm from './group-norm/group-norm.ts'
 import * as linear from './linear/linear.ts'
 import * as modulateQuantize from './modulate-quantize/modulate-quantize.ts'
 import * as geluQuantize from './quantize-rows/gelu-quantize.ts'
 import * as quantizeParts from './quantize-rows/quantize-parts.ts'
-import type { Case } from './test-case.ts'
 
 /** Each operator's definition and test cases. */
 const OPERATORS = [modulateQuantize, linear, geluQuantize, quantizeParts, groupNorm, attention]

@@ -80,7 +80,7 @@ test.each([
   ],
   [
     'gpu-fn/kernels/linear',
-    ['../../compile/lower/cuda-fp8.ts', '../../compile/graph/ops.ts', '../test-case.ts'],
+    ['../../compile/lower/cuda-fp8.ts', '../../compile/graph/ops.ts', '../definition/test-case.ts'],
     ['../../compile/write/onnx.ts', '../../models/families.ts', '../../engine/engine.ts'],
   ],
   [

@@ -2,10 +2,10 @@
 import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators, Projected } from '../../compile/lower/cuda-fp8.ts'
-import { constant, largest, maximum } from '../quantize-rows/quantize.ts'
-import { type Case, edited, noise } from '../test-case.ts'
+import { constant, largest, maximum } from '../definition/quantize.ts'
+import { type Case, edited, noise } from '../definition/test-case.ts'
 
-/** The code of a normalized value that is as large as its weight: a sum of 64 products of such values fits float16. */
+/** The code of a normalized value equal to its weight: a sum of 64 products of such values fits float16. */
 const LARGEST_CODE = 28
 const DEPTH = 64
 
@@ -16,7 +16,7 @@ function normalized(x: Value, weight: Value, factor: Value, epsilon: number): Va
   return ops.reshape(ops.divide(ops.cast(codes, 'float32'), factor), x.shape)
 }
 
-/** What takes normalized queries or keys of both streams to codes. */
+/** The factor from normalized queries or keys of both streams to codes. */
 function codeFactor(norms: readonly (Value | null)[]): Value {
   const [first, ...others] = norms.filter((norm) => norm !== null).map((norm) => largest(norm, [0]))
   const most = others.reduce(maximum, first!)

@@ -5,7 +5,7 @@ import * as ops from '../../compile/graph/ops.ts'
 import { groupNormOfPlanes } from '../../compile/lower/cpu.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { type Case, edited, HALVES, noise } from '../test-case.ts'
+import { type Case, edited, HALVES, noise } from '../definition/test-case.ts'
 
 function applyDeferred({ value, deferred }: FeatureMap): Value {
   if (!deferred) return value
@@ -53,7 +53,7 @@ export const cases: readonly Case[] = [
   caseOf('without a skip', MAP, { skip: false, keep: false }),
   caseOf('with nothing deferred', MAP, { bias: false, skip: false, silu: false }),
   caseOf('that keeps no sum', [1, 256, 17, 3], { keep: false }),
-  // Without a sum in float16, whose rounding two nearly equal channels of a group would make large.
+  // Without the sum: its rounding to float16 is large relative to the difference of two nearly equal channels of a group.
   caseOf('of one pixel', [3, 64, 1, 1], { keep: false }),
   caseOf('of 24 channels', [1, 24, 33, 31], { groups: 3 }),
   caseOf('far from zero', MAP, {

@@ -3,8 +3,8 @@ import type { Value } from '../../compile/graph/graph.ts'
 import type { Operand } from '../../compile/graph/layer-types.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
-import { constant } from '../quantize-rows/quantize.ts'
-import { type Case, codes, edited, HALVES, noise, positive } from '../test-case.ts'
+import { constant } from '../definition/quantize.ts'
+import { type Case, codes, edited, HALVES, noise, positive } from '../definition/test-case.ts'
 
 const columnOf = (scales: Value) => ops.reshape(scales, [...scales.shape, 1])
 

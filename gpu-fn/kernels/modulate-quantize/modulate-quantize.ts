@@ -3,8 +3,8 @@ import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { constant, quantize } from '../quantize-rows/quantize.ts'
-import { type Case, CODES, edited, named, noise } from '../test-case.ts'
+import { constant, quantize } from '../definition/quantize.ts'
+import { type Case, CODES, edited, named, noise } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'modulateQuantize'> = {
   modulateQuantize(stream, branches, modulation, modulations, { factor, epsilon }) {

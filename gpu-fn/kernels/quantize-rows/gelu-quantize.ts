@@ -1,8 +1,8 @@
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
 import type { Tensor } from '../../runtime/session.ts'
-import { type Case, CODES, edited, named, noise } from '../test-case.ts'
-import { constant, quantize } from './quantize.ts'
+import { constant, quantize } from '../definition/quantize.ts'
+import { type Case, CODES, edited, named, noise } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'geluQuantize'> = {
   geluQuantize: (x, factor) => quantize(ops.gelu(ops.multiply(x, constant(x, factor)), 'tanh')),

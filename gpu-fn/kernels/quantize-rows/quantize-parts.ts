@@ -2,8 +2,8 @@
 import type { Value } from '../../compile/graph/graph.ts'
 import * as ops from '../../compile/graph/ops.ts'
 import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
-import { type Case, CODES, codes, named, noise } from '../test-case.ts'
-import { quantize } from './quantize.ts'
+import { quantize } from '../definition/quantize.ts'
+import { type Case, CODES, codes, named, noise } from '../definition/test-case.ts'
 
 export const definition: Pick<Fp8Operators, 'quantizeParts'> = {
   quantizeParts(joint, like, rest) {

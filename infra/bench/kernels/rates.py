@@ -1,10 +1,9 @@
-"""How long does each FP8 operator take at the sizes of Large, and which share of the chip's peak is that? `npm run bench -- kernels` runs
-it.
+"""Measures the time of each FP8 operator at the sizes of Large, and its share of the chip's peak. Run by `npm run bench -- kernels`.
 
     python infra/bench/kernels/rates.py LIBRARY
 
-LIBRARY is what gpu-fn/kernels/build made. The operators run as onnxruntime would run them, through the few functions of its C API that they
-call, which are given here. Needs PyTorch.
+LIBRARY is the output of gpu-fn/kernels/build. The operators are called without onnxruntime: this file implements the functions of its C API
+that they use. Needs PyTorch.
 """
 import ctypes
 import re
@@ -24,7 +23,7 @@ CALLS, REPLAYS = 20, 9
 
 
 class CustomOp(ctypes.Structure):
-    """ort.h's, up to the last function that is called here."""
+    """CustomOp of ort.h, up to the last function that is called here."""
 
     _fields_ = [("version", c_uint32)] + [
         (name, c_void_p)
@@ -41,7 +40,7 @@ class ApiBase(ctypes.Structure):
 
 
 class Host:
-    """Stands in for onnxruntime. A value is a number: its place among the inputs, or among the outputs after OUTPUT."""
+    """onnxruntime's C API for one operator. A value is a number: 1 + the index of an input, or OUTPUT + the index of an output."""
 
     OUTPUT, FAILED = 1000, 1
     Api = CFUNCTYPE(c_void_p, c_uint32)
@@ -137,7 +136,7 @@ class Host:
         return torch.cuda.current_stream().cuda_stream
 
     def kernel(self, name, inputs, outputs, **attributes):
-        """A function that runs an operator on tensors of the device; None is an optional one that is left out."""
+        """A function that runs an operator on tensors of the device; None is an absent optional tensor."""
         op = CustomOp.from_address(self.ops[name])
         state = c_void_p()
         self.attributes = attributes
@@ -153,7 +152,7 @@ class Host:
 
 
 def microseconds(run):
-    """Of one call, on the device alone: calls are replayed as a graph."""
+    """Time of one call on the device, without the host: calls are replayed as a CUDA graph."""
     run()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -248,11 +247,11 @@ def main():
         f"Attention [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": attend,
         f"QuantizeParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),
     }
-    print(f"rates on {name}, one call, buffers of the call before still in the cache:")
+    print(f"rates on {name}, one call, with the buffers of the previous call in the cache:")
     for what, (run, moved, narrow, wide) in cases.items():
         time = microseconds(run)
         rate = f"{(narrow + wide) / time / 1e6:.0f} TFLOP/s" if narrow + wide else f"{moved / time / 1e6:.2f} TB/s"
-        # What the chip needs at its peaks: for the products, or to read each input and write each output once.
+        # Time at the chip's peaks: of the products, or of reading each input and writing each output once.
         ideal = peaks and max(narrow / peaks[0] / 1e6 + wide / peaks[1] / 1e6, moved / peaks[2] / 1e6)
         share = f", {ideal / time:.0%} of the peak" if ideal else ""
         print(f"  {what}: {time:.1f} µs, {rate}{share}", flush=True)

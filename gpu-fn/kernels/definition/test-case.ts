@@ -1,12 +1,12 @@
 // A test case of an FP8 operator: a graph, built once with the kernels and once with their definition, and its float32 inputs.
-import { decodeTable, encode } from '../compile/checkpoint/fp8.ts'
-import type { Value } from '../compile/graph/graph.ts'
-import type { Operand } from '../compile/graph/layer-types.ts'
-import * as ops from '../compile/graph/ops.ts'
-import type { Lowering } from '../compile/graph/scope.ts'
-import type { Fp8Operators } from '../compile/lower/cuda-fp8.ts'
-import { gaussianNoise } from '../pipeline/noise.ts'
-import type { Tensor } from '../runtime/session.ts'
+import { decodeTable, encode } from '../../compile/checkpoint/fp8.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import type { Operand } from '../../compile/graph/layer-types.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Lowering } from '../../compile/graph/scope.ts'
+import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
+import { gaussianNoise } from '../../pipeline/noise.ts'
+import type { Tensor } from '../../runtime/session.ts'
 
 export type Narrow = (x: Value) => Value
 export type Case = {
@@ -23,9 +23,9 @@ export type Case = {
   readonly tolerance: { readonly all: number; readonly row: number }
 }
 
-/** A code may be rounded the other way, by a sixteenth of its value. */
+/** Rounding of a code may differ by one step, a sixteenth of its value. */
 export const CODES = { all: 5e-3, row: 2e-2 }
-/** Hopper accumulates FP8 products with some 13 bits, so errors grow with the length of rows. */
+/** Hopper accumulates FP8 products in about 13 bits, so errors grow with the length of rows. */
 export const HALVES = { all: 3e-3, row: 4e-3 }
 
 export const noise = (dims: number[], seed: number, scale = 1): Tensor => {
