@@ -46,7 +46,7 @@ const developmentPackagesOf = (file: string) => [...packagesOf(file)].filter((na
 const programs = Object.values(scripts!).flatMap((script) => /\bnode (\S+\.ts)/.exec(script)?.[1] ?? [])
 
 /** Programs for development alone. */
-const DEVELOPMENT = ['infra/campaign/packages/main.ts', 'infra/cost/main.ts', 'infra/quality/main.ts']
+const DEVELOPMENT = ['infra/cost/main.ts', 'infra/quality/main.ts']
 
 test.each(programs)('%s starts with production dependencies alone, unless it is for development', (program) => {
   expect(developmentPackagesOf(program).length > 0).toBe(DEVELOPMENT.includes(program))

@@ -2,9 +2,8 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
-import http from 'node:http'
-import type { AddressInfo } from 'node:net'
 import path from 'node:path'
+import { serveLocally } from '../../infra/command/local-server.ts'
 
 export type HubStub = { url: string; close: () => void }
 type Entry = {
@@ -21,7 +20,7 @@ export async function startHub(
   { repo, token, lie = (entries) => entries }: { repo: string; token: string; lie?: (entries: Entry[]) => Entry[] },
 ): Promise<HubStub> {
   const listing = lie(await list(directory))
-  const server = http.createServer(async (request, response) => {
+  const { url, stop } = await serveLocally(async (request, response) => {
     const { pathname } = new URL(request.url!, 'http://hub')
     if (request.headers.authorization !== `Bearer ${token}`) {
       response.writeHead(request.headers.authorization ? 403 : 401, { 'content-type': 'application/json' })
@@ -42,14 +41,7 @@ export async function startHub(
     response.writeHead(from === undefined ? 200 : 206, { etag: '"e"', 'content-length': end - start + 1, ...ranged })
     return createReadStream(file, { start, end }).pipe(response)
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    close() {
-      server.closeAllConnections()
-      server.close()
-    },
-  }
+  return { url, close: () => void stop() }
 }
 
 /** Large files as the hub keeps them, with a SHA-256; the others with git's own digest. */
