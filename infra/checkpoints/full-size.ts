@@ -13,7 +13,8 @@ import { safetensorsHeader } from './safetensors-header.ts'
 import { clipConfig, modelIndex, schedulerConfig, t5Config, transformerConfig, vaeConfig } from './tiny/configs.ts'
 import type { TinyShape } from './tiny/variants.ts'
 
-export type FullSize = 'large' | 'medium'
+export const FULL_SIZES = ['large', 'medium'] as const
+export type FullSize = (typeof FULL_SIZES)[number]
 export type Spread = { mean: number; deviation: number }
 
 const shapeOf = (variant: FullSize): TinyShape => {

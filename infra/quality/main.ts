@@ -3,9 +3,10 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { SingleBar } from 'cli-progress'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { TIER_TABLE, TIERS } from '../../gpu-fn/contract.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { BUILT_IN_MODELS, type Tier } from '../local/built-in-model.ts'
+import { BUILT_IN_MODELS } from '../local/built-in-model.ts'
 import { openJudge } from './judge.ts'
 import { readQualityPrompts } from './prompts.ts'
 import { type Column, page, table } from './report.ts'
@@ -14,11 +15,11 @@ import { judgeImages, score } from './score.ts'
 
 type Flags = { prompts: number; only: readonly Configuration[]; out: string; sample: number }
 
-/** float32 first, as the reference of the others. */
-const TIERS: readonly Tier[] = ['fp32', 'fp16', 'fp8', 'fp8-lite']
+/** Most precise first: float32 is the reference of the others. */
+const TIERS_BY_PRECISION = TIERS.toSorted((a, b) => TIER_TABLE[b].price - TIER_TABLE[a].price)
 const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
   .reverse()
-  .flatMap((model) => TIERS.map((tier) => ({ name: `${model}-${tier}`, model, tier })))
+  .flatMap((model) => TIERS_BY_PRECISION.map((tier) => ({ name: `${model}-${tier}`, model, tier })))
 
 function configurations(text: string): Configuration[] {
   const names = text.split(',')

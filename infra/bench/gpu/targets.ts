@@ -20,7 +20,7 @@ export type TargetsOptions = {
   /** `tiny-loud`: tiny-medium with T5 activations of up to three million, beyond the float16 maximum of 65,504. */
   readonly model: 'tiny-loud' | TinyVariant | BuiltInModel
   readonly tier: Manifest['tier']
-  readonly target: 'cuda' | 'cuda-fp8'
+  readonly target: Exclude<Manifest['target'], 'cpu'>
   /** Also compares the denoiser's residual streams before each block. */
   readonly layers?: boolean
 }
