@@ -1,12 +1,13 @@
 // Random weights at the speed of the disk: every tensor is a range of one random pool, shifted and scaled.
 import type { Spread } from './full-size.ts'
+import { float32ToBfloat16 } from './write-safetensors.ts'
 
 /** Number of values in the pool: a prime, so that no two rows of a matrix are equal. */
 export const POOL = 8_388_593
 const KINDS = 64
 
-/** Uniformly distributed values of mean 0 and deviation 1. */
-export function drawPool(seed: number): Float32Array {
+/** Values uniformly distributed in [-range, range); by default their deviation is 1. */
+export function drawPool(seed: number, range = Math.sqrt(3)): Float32Array {
   const pool = new Float32Array(POOL)
   let state = (seed ^ 0x9e3779b9) >>> 0 || 1
   for (let i = 0; i < pool.length; i++) {
@@ -14,7 +15,7 @@ export function drawPool(seed: number): Float32Array {
     state ^= state << 13
     state ^= state >>> 17
     state ^= state << 5
-    pool[i] = (state / 2 ** 31) * Math.sqrt(3)
+    pool[i] = (state / 2 ** 31) * range
   }
   return pool
 }
@@ -57,8 +58,7 @@ function sines(position: number, width: number): Float32Array {
 }
 
 function toBfloat16(values: Float32Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer)
   const words = new Uint16Array(values.length)
-  for (let i = 0; i < bits.length; i++) words[i] = (bits[i]! + 0x7fff + ((bits[i]! >>> 16) & 1)) >>> 16
+  float32ToBfloat16(values, words)
   return words
 }
