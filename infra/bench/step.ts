@@ -9,7 +9,7 @@ import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { DeviceTensor, Tensor } from '../../gpu-fn/runtime/session.ts'
 import { depthOf } from '../checkpoints/published.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
-import { median } from './statistics.ts'
+import { median, relativeError } from './statistics.ts'
 
 export type StepOptions = {
   readonly variant: 'large' | 'medium'
@@ -88,9 +88,4 @@ async function measureStep(file: string, inputs: Inputs, runs: number, kernels?:
   } finally {
     await session.release()
   }
-}
-
-function relativeError(given: Float32Array, expected: Float32Array): number {
-  const difference = given.reduce((sum, value, i) => sum + (value - expected[i]!) ** 2, 0)
-  return Math.sqrt(difference / expected.reduce((sum, value) => sum + value ** 2, 0))
 }

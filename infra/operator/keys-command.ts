@@ -1,8 +1,10 @@
 // `npm run keys -- …`: API keys, limits and credit, for the operator of a local or deployed worker.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, InvalidArgumentError } from 'commander'
 import { tightenFile, tightenStandardOutput, writePrivateFile } from '../command/private-files.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
+import { addWorkerOptions } from '../command/worker-options.ts'
 import { exportAccount } from './account-export.ts'
 import * as keys from './keys.ts'
 import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecrets } from './secrets.ts'
@@ -28,10 +30,6 @@ const limitsText = (limits: keys.Limits) =>
     .map(([name, value]) => `${name} ${value}`)
     .join(', ') || 'none'
 
-const whole = (text: string) => {
-  if (/^\d{1,12}$/.test(text)) return Number(text)
-  throw new InvalidArgumentError('It must be a whole number.')
-}
 const money = (text: string) => {
   if (/^-?\d{1,6}(\.\d{1,6})?$/.test(text)) return Math.round(Number(text) * 1e6)
   throw new InvalidArgumentError('It must be an amount of dollars with at most 6 decimals.')
@@ -41,8 +39,8 @@ const money = (text: string) => {
 const limit = (parse: (text: string) => number) => (text: string) => (text === 'none' ? text : parse(text))
 const limited = (command: Command) =>
   command
-    .option('--rate <n>', 'requests per minute, or none', limit(whole))
-    .option('--concurrency <n>', 'concurrent jobs, or none', limit(whole))
+    .option('--rate <n>', 'requests per minute, or none', limit(parseWholeNumber))
+    .option('--concurrency <n>', 'concurrent jobs, or none', limit(parseWholeNumber))
     .option('--daily <dollars>', 'maximum spend per day, or none', limit(money))
     .option('--monthly <dollars>', 'maximum spend per month, or none', limit(money))
     .option('--total <dollars>', 'maximum total spend, or none', limit(money))
@@ -62,13 +60,7 @@ function limitsOf(options: LimitOptions): Partial<keys.Limits> {
   return Object.fromEntries(named.map(([name, value]) => [name, value === 'none' ? null : value]))
 }
 
-const target = (command: Command) =>
-  command
-    .requiredOption('--account <name>', 'the account')
-    .addOption(new Option('--url <address>', 'address of the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
-    .addOption(
-      new Option('--token <token>', 'operator token of the worker').env('OCTET_ADMIN_TOKEN').makeOptionMandatory(),
-    )
+const target = (command: Command) => addWorkerOptions(command.requiredOption('--account <name>', 'the account'))
 
 function show({ key, id }: { key: string; id: string }, account: string): void {
   console.error(`Key ${id} of ${account}. It is shown only once:`)
@@ -79,7 +71,7 @@ function keyCommands(program: Command): void {
   limited(target(program.command('create').description('create a key and show it once')))
     .option('--label <text>', 'purpose of the key', '')
     .option('--scopes <list>', 'comma-separated, from generate, read, admin', 'generate,read')
-    .option('--expires-in <seconds>', 'validity from now on', whole)
+    .option('--expires-in <seconds>', 'validity from now on', parseWholeNumber)
     .action(async ({ account, label, scopes, expiresIn, url, token, ...limits }) => {
       const options = { label, scopes: scopes.split(','), limits: limitsOf(limits), expires_in: expiresIn ?? null }
       show(await keys.createKey({ url, token }, account, options), account)
@@ -99,7 +91,7 @@ function keyCommands(program: Command): void {
     },
   )
   target(program.command('rotate <id>').description('replace a key with a new one'))
-    .option('--overlap <seconds>', 'remaining validity of the old key', whole, 24 * 3600)
+    .option('--overlap <seconds>', 'remaining validity of the old key', parseWholeNumber, 24 * 3600)
     .action(async (id, { account, overlap, ...worker }) =>
       show(await keys.rotateKey(worker, account, id, overlap), account),
     )

@@ -11,7 +11,7 @@ import { encodePrompts } from '../../../gpu-fn/pipeline/prompt.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { render } from '../../local/render.ts'
-import { median } from '../statistics.ts'
+import { median, relativeError } from '../statistics.ts'
 import { type Line, type OctetPlan, sidesOf } from './plan.ts'
 
 const plan: OctetPlan = JSON.parse(await fs.readFile(process.argv[2]!, 'utf8'))
@@ -48,18 +48,8 @@ async function read(name: string): Promise<Float32Array> {
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
 }
 
-/** ‖given − expected‖ / ‖expected‖ */
-async function relativeError(given: Float32Array, name: string): Promise<number> {
-  const expected = await read(name)
-  if (given.length !== expected.length) throw new Error(`${name} has ${given.length} values and not ${expected.length}`)
-  let difference = 0
-  let norm = 0
-  for (let i = 0; i < expected.length; i++) {
-    difference += (given[i]! - expected[i]!) ** 2
-    norm += expected[i]! ** 2
-  }
-  return Math.sqrt(difference / norm)
-}
+/** The relative error of values to the reference's. */
+const errorOf = async (given: Float32Array, name: string) => relativeError(given, await read(name))
 
 function noise({ package: { manifest } }: OpenPipeline, size: string): { data: Float32Array; dims: number[] } {
   const { width, height } = sidesOf(size)
@@ -88,8 +78,8 @@ function encode({ encoders, package: { manifest } }: OpenPipeline) {
 
 async function measureEncode(pipeline: OpenPipeline): Promise<void> {
   const { prompts } = await encode(pipeline)
-  say({ metric: 'prompt_error', value: await relativeError(prompts[0]!.embeds, 'prompt_embeds') })
-  say({ metric: 'pooled_error', value: await relativeError(prompts[0]!.pooled, 'pooled') })
+  say({ metric: 'prompt_error', value: await errorOf(prompts[0]!.embeds, 'prompt_embeds') })
+  say({ metric: 'pooled_error', value: await errorOf(prompts[0]!.pooled, 'pooled') })
   say({ metric: 'encode_ms', value: 1000 * (await medianSeconds(() => encode(pipeline))) })
 }
 
@@ -106,7 +96,7 @@ async function measureForward(pipeline: OpenPipeline, size: string): Promise<voi
   const latent = noise(pipeline, size)
   const options = { guidanceScale: 1, position, signal: new AbortController().signal }
   const forward = () => predictVelocity(pipeline.transformer, latent, conditions, 0, options)
-  say({ metric: 'velocity_error', size, value: await relativeError(await forward(), `velocity-${size}`) })
+  say({ metric: 'velocity_error', size, value: await errorOf(await forward(), `velocity-${size}`) })
   say({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
   releaseConditions(conditions)
 }
@@ -114,7 +104,7 @@ async function measureForward(pipeline: OpenPipeline, size: string): Promise<voi
 async function measureDecode(pipeline: OpenPipeline, size: string): Promise<void> {
   const latent = noise(pipeline, size)
   const { image } = await pipeline.vaeDecoder.run({ latent })
-  say({ metric: 'image_error', size, value: await relativeError(image!.data as Float32Array, `image-${size}`) })
+  say({ metric: 'image_error', size, value: await errorOf(image!.data as Float32Array, `image-${size}`) })
   const decode = () => decodeLatent(pipeline.vaeDecoder, latent, null)
   say({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
 }

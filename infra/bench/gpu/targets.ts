@@ -15,6 +15,7 @@ import type { TinyVariant } from '../../checkpoints/tiny/variants.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../../local/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../local/render.ts'
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
+import { relativeError } from '../statistics.ts'
 
 export type TargetsOptions = {
   /** `tiny-loud`: tiny-medium with T5 activations of up to three million, beyond the float16 maximum of 65,504. */
@@ -113,7 +114,7 @@ async function compareNetworks(
     }
     const limit = kernels && name === 'transformer' ? LIMITS.native : LIMITS.weightOnly
     for (const output of Object.keys(expected).filter((each) => each !== 'modulation')) {
-      const error = relativeError(given[output]!, expected[output]!)
+      const error = relativeError(valuesOf(given[output]!), valuesOf(expected[output]!))
       judge(`${file} ${output}`, error.toExponential(1), error <= limit.error)
     }
   }
@@ -163,6 +164,7 @@ function findSmallestBudget(pkg: Package): number {
   return peak - 1
 }
 
+const valuesOf = ({ data }: Tensor) => data as Float32Array
 const isBuiltIn = (model: TargetsOptions['model']): model is BuiltInModel => Object.hasOwn(CHECKPOINTS, model)
 
 /** The inputs of the first step. */
@@ -202,14 +204,3 @@ async function runOnce(
 
 const pixels = (directory: string): Promise<Pixels> =>
   withPipeline(directory, async (pipeline) => readPixels(await render(pipeline, REQUEST)))
-
-function relativeError(given: Tensor, expected: Tensor): number {
-  const [a, b] = [given.data as Float32Array, expected.data as Float32Array]
-  let difference = 0
-  let norm = 0
-  for (let i = 0; i < b.length; i++) {
-    difference += (a[i]! - b[i]!) ** 2
-    norm += b[i]! ** 2
-  }
-  return Math.sqrt(difference / norm)
-}
