@@ -6,7 +6,7 @@ import { VARIANTS as ALL_VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { randomOf } from '../campaign/random.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Outcome, simulate } from './simulate.ts'
-import { arrivals, type Traffic } from './traffic.ts'
+import { drawArrivals, type Traffic } from './traffic.ts'
 
 export type Variant = keyof typeof figures.variants
 export type Gpu = keyof typeof figures.step_seconds
@@ -58,7 +58,7 @@ const MOST = 400_000
 const FEWEST = 20_000
 const DAY = 86_400
 /** The maximum number of containers: ample for the mean load, so that it does not limit the fleet. */
-const room = (load: number) => Math.ceil(load * 2) + 4
+const maxContainersFor = (load: number) => Math.ceil(load * 2) + 4
 
 export function costOf(given: Case): Cost {
   const { variant, tier, gpu, traffic, imagesPerDay, idleSeconds, minContainers, seed } = { ...DEFAULTS, ...given }
@@ -66,9 +66,9 @@ export function costOf(given: Case): Cost {
   const service = serviceSeconds(variant, tier, gpu)
   const count = Math.min(MOST, Math.max(FEWEST, imagesPerDay))
   const random = randomOf(seed, `${traffic} ${imagesPerDay}`)
-  const outcome = simulate(arrivals(traffic, rate, count, random), {
+  const outcome = simulate(drawArrivals(traffic, rate, count, random), {
     ...{ service: () => service, coldSeconds: coldSeconds(variant, tier), idleSeconds, minContainers },
-    maxContainers: Math.max(minContainers, room(rate * service)),
+    maxContainers: Math.max(minContainers, maxContainersFor(rate * service)),
   })
   const dollars = (outcome.containerSeconds / 3600) * figures.gpu_dollars_per_hour[gpu]
   return {

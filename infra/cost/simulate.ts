@@ -26,7 +26,7 @@ export type Outcome = {
   peakContainers: number
 }
 
-/** Times in seconds. A container is free after `at`: of its start, or of the image that it serves. */
+/** Times in seconds. `at` is the end of the start or of the latest image. */
 type Container = { since: number; starting: boolean; at: number }
 
 /**

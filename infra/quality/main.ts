@@ -9,7 +9,7 @@ import { parseWholeNumber } from '../command/whole-number.ts'
 import { BUILT_IN_MODELS } from '../local/built-in-model.ts'
 import { openJudge } from './judge.ts'
 import { readQualityPrompts } from './prompts.ts'
-import { type Column, page, table } from './report.ts'
+import { type Column, formatTable, renderPage } from './report.ts'
 import { type Configuration, makeImages } from './runs.ts'
 import { judgeImages, score } from './score.ts'
 
@@ -21,7 +21,7 @@ const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
   .reverse()
   .flatMap((model) => TIERS_BY_PRECISION.map((tier) => ({ name: `${model}-${tier}`, model, tier })))
 
-function configurations(text: string): Configuration[] {
+function parseConfigurations(text: string): Configuration[] {
   const names = text.split(',')
   const unknown = names.find((name) => !CONFIGURATIONS.some((each) => each.name === name))
   if (unknown === undefined) return CONFIGURATIONS.filter(({ name }) => names.includes(name))
@@ -35,7 +35,7 @@ const flags = new Command('quality')
   .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 200)
   .addOption(
     new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
-      .argParser(configurations)
+      .argParser(parseConfigurations)
       .default(CONFIGURATIONS, 'all'),
   )
   .option('--out <directory>', 'output directory; an interrupted run is resumed', 'out/quality')
@@ -63,12 +63,12 @@ await judge.release()
 
 const scores = columns.map((column) => column.score)
 const write = (name: string, text: string) => fs.writeFile(path.join(flags.out, name), text)
-await write('table.md', `${table(scores)}\n`)
+await write('table.md', `${formatTable(scores)}\n`)
 await write(
   'results.json',
   `${JSON.stringify({ scores, prompts, judged: columns.map(({ judged }) => judged) }, null, 1)}\n`,
 )
-await write('index.html', String(await page(prompts, columns, flags.sample)))
+await write('index.html', String(await renderPage(prompts, columns, flags.sample)))
 console.log(
-  `${table(scores)}\n\n${prompts.length} prompts; comparison of images: ${path.resolve(flags.out, 'index.html')}`,
+  `${formatTable(scores)}\n\n${prompts.length} prompts; comparison of images: ${path.resolve(flags.out, 'index.html')}`,
 )

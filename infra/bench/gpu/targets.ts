@@ -123,10 +123,10 @@ async function compareNetworks(
 /** Compares an image with that of the CPU, with its repetition, and with those of a memory budget. */
 async function compareImages({ cpu, gpu }: Packages, native: boolean, trained: boolean, judge: Judge): Promise<void> {
   const limit = native ? LIMITS.native : LIMITS.weightOnly
-  const given = await pixels(gpu.directory)
-  const decibels = psnr(given, await pixels(cpu.directory))
+  const given = await renderPixels(gpu.directory)
+  const decibels = psnr(given, await renderPixels(cpu.directory))
   judge('image', `PSNR ${decibels.toFixed(1)} dB`, decibels >= limit.psnr || !trained)
-  const repeated = psnr(await pixels(gpu.directory), given)
+  const repeated = psnr(await renderPixels(gpu.directory), given)
   console.log(`  the same image again: PSNR ${repeated.toFixed(1)} dB to the first`)
   const offloaded = await compareWithBudget(gpu.directory)
   const required = native ? Number.POSITIVE_INFINITY : SAME
@@ -146,8 +146,8 @@ async function compareWithBudget(directory: string): Promise<number> {
       },
       { budget },
     )
-  const [stayed, moved] = [await make(undefined), await make(findSmallestBudget(await openPackage(directory)))]
-  return Math.min(...moved.map((image, i) => psnr(image, stayed[i]!)))
+  const [unlimited, offloaded] = [await make(undefined), await make(findSmallestBudget(await openPackage(directory)))]
+  return Math.min(...offloaded.map((image, i) => psnr(image, unlimited[i]!)))
 }
 
 /** The smallest feasible memory budget. */
@@ -202,5 +202,5 @@ async function runOnce(
   }
 }
 
-const pixels = (directory: string): Promise<Pixels> =>
+const renderPixels = (directory: string): Promise<Pixels> =>
   withPipeline(directory, async (pipeline) => readPixels(await render(pipeline, REQUEST)))

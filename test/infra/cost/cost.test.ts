@@ -5,7 +5,7 @@ import { randomOf } from '../../../infra/campaign/random.ts'
 import { costOf } from '../../../infra/cost/model.ts'
 import { simulate } from '../../../infra/cost/simulate.ts'
 import { fillPage } from '../../../infra/cost/tables.ts'
-import { arrivals } from '../../../infra/cost/traffic.ts'
+import { drawArrivals } from '../../../infra/cost/traffic.ts'
 import { runChecks } from './queueing-theory.ts'
 
 const fleet = { service: () => 2, coldSeconds: 10, idleSeconds: 60, minContainers: 0, maxContainers: 2 }
@@ -38,7 +38,7 @@ test('containers that stay are paid for throughout', () => {
 })
 
 test.each(['poisson', 'bursty'] as const)('%s traffic has the rate it is asked for, in order', (traffic) => {
-  const times = arrivals(traffic, 2, 100_000, randomOf(1, 'rate'))
+  const times = drawArrivals(traffic, 2, 100_000, randomOf(1, 'rate'))
   expect(times.at(-1)).toBeGreaterThan(50_000 * 0.95)
   expect(times.at(-1)).toBeLessThan(50_000 * 1.05)
   expect(times.every((time, k) => k === 0 || time >= times[k - 1]!)).toBe(true)

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
-import { type Asked, statusScreen } from '../../../infra/operator/status/status.ts'
+import { type Sources, statusScreen } from '../../../infra/operator/status/status.ts'
 
 const STATUS = {
   endpoints: [
@@ -33,7 +33,7 @@ const server = {
   close() {},
 }
 
-const asked = async (change: Partial<Asked> = {}): Promise<Asked> => ({
+const asked = async (change: Partial<Sources> = {}): Promise<Sources> => ({
   config: await readDeployConfig(),
   exec: async ([program]) =>
     program === 'wrangler'

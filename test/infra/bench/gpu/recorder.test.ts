@@ -45,8 +45,8 @@ test('keeps what a program says, and passes over what is no figure', async () =>
 })
 
 test.each([
-  ['fails', 'process.exit(3)', 'it ended with 3'],
-  ['hangs', 'setInterval(() => {}, 1000)', 'it ended with SIGKILL'],
+  ['fails', 'process.exit(3)', 'the program ended with 3'],
+  ['hangs', 'setInterval(() => {}, 1000)', 'the program ended with SIGKILL'],
 ])('keeps what a program said before it %s', async (_, end, message) => {
   const { kept, problem } = await figuresOf(['{"metric": "load_s", "value": 2}'], end)
   expect(problem).toMatchObject({ message })
