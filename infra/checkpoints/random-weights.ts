@@ -20,12 +20,12 @@ export function drawPool(seed: number, range = Math.sqrt(3)): Float32Array {
   return pool
 }
 
-const kept = new WeakMap<Float32Array, Map<string, Uint16Array>>()
+const cache = new WeakMap<Float32Array, Map<string, Uint16Array>>()
 
-/** The pool with another mean and deviation, in bfloat16. A network has few kinds, and each is computed once. */
+/** The pool with another mean and deviation, in bfloat16. Results are cached, because a network has few kinds. */
 export function scaled(pool: Float32Array, { mean, deviation }: Spread): Uint16Array {
-  const kinds = kept.get(pool) ?? new Map<string, Uint16Array>()
-  kept.set(pool, kinds)
+  const kinds = cache.get(pool) ?? new Map<string, Uint16Array>()
+  cache.set(pool, kinds)
   const key = `${mean} ${deviation}`
   const found = kinds.get(key)
   if (found) return found

@@ -1,4 +1,4 @@
-// As much of the Hugging Face hub as a download needs, over a directory: the listing with digests, and files in ranges. Gated by a token.
+// A stub of the Hugging Face hub over a directory: the listing with digests, and files in ranges, both for holders of a token.
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
@@ -14,12 +14,16 @@ type Entry = {
   lfs?: { oid: string; size: number; pointerSize: number }
 }
 
-/** Serves `directory` as the repository `repo` to whoever has `token`; `lie` may change the listing. */
+/** Serves `directory` as the repository `repo` to requests with `token`. `alterListing` may falsify the listing. */
 export async function startHub(
   directory: string,
-  { repo, token, lie = (entries) => entries }: { repo: string; token: string; lie?: (entries: Entry[]) => Entry[] },
+  {
+    repo,
+    token,
+    alterListing = (entries) => entries,
+  }: { repo: string; token: string; alterListing?: (entries: Entry[]) => Entry[] },
 ): Promise<HubStub> {
-  const listing = lie(await list(directory))
+  const listing = alterListing(await list(directory))
   const { url, stop } = await serveLocally(async (request, response) => {
     const { pathname } = new URL(request.url!, 'http://hub')
     if (request.headers.authorization !== `Bearer ${token}`) {
@@ -44,7 +48,7 @@ export async function startHub(
   return { url, close: () => void stop() }
 }
 
-/** Large files as the hub keeps them, with a SHA-256; the others with git's own digest. */
+/** Large files as in the hub, with a SHA-256; other files with git's own digest. */
 async function list(directory: string): Promise<Entry[]> {
   const names = (await readdir(directory, { recursive: true, withFileTypes: true }))
     .filter((entry) => entry.isFile())

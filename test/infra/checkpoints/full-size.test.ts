@@ -25,7 +25,7 @@ test.each([
   })
 })
 
-test('spreads values so that a layer hands on what it got', () => {
+test('draws weights with which a layer preserves the magnitude of its input', () => {
   expect(spreadOf('transformer_blocks.0.ff.net.2.weight', [2432, 9728])).toEqual({
     mean: 0,
     deviation: 1 / Math.sqrt(9728),
@@ -42,7 +42,7 @@ function fromBfloat16(words: Uint16Array): Float32Array {
   return new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer)
 }
 
-test('draws the same values for the same seed, with the mean and deviation asked for', () => {
+test('draws the same values for the same seed, with the requested mean and deviation', () => {
   const pool = drawPool(3)
   expect(pool).toHaveLength(POOL)
   expect(drawPool(3).subarray(0, 100)).toEqual(pool.subarray(0, 100))

@@ -33,7 +33,7 @@ test.each<[string, Detection, Expected]>([
   ['nothing that is clear', blurred, [true, false, true, false]],
   ['more of a fox than of a cat', { ...blurred, likeliest: ['dog', 'fox', 'cat'] }, [false, false, true, false]],
   ['another color below', { ...right, background: { top: 'red', bottom: 'blue' } }, [true, true, false, true]],
-])('a picture with %s', (_, seen, [sprite, clear, background, count]) => {
+])('an image with %s', (_, seen, [sprite, clear, background, count]) => {
   expect(judge(asked, seen)).toEqual({ sprite, clear, background, count })
 })
 
@@ -53,11 +53,11 @@ describe('the images of a directory', () => {
   const configuration = { name: 'nano-fp8', model: 'nano', tier: 'fp8' } as const
   const runs = [1, 3, 2].map((seconds) => ({ seconds, peakBytes: seconds * 1e6 }))
   const seen = [right, { ...blurred, likeliest: ['wolf', 'fox'] }]
-  /** Sees in the first image what was asked for, and nothing in the second. */
+  /** Detects the content of the prompt in the first image, and nothing in the second. */
   const lookIn = () => ({ detect: async () => seen[next++ % 2]!, release: async () => {} })
   let next = 0
 
-  test('are scored by what is seen, how like they are and what they cost', async () => {
+  test('are scored by their content, their similarity to the reference, and their cost', async () => {
     const judged = await judgeImages(lookIn(), prompts, directory, directory)
     expect(score(configuration, prompts, judged, runs)).toEqual({
       ...{ configuration, images: 2, sprite: 0.5, clear: 0.5, background: 1, count: 0.5, simpleSprite: 0 },
@@ -65,7 +65,7 @@ describe('the images of a directory', () => {
     })
   })
 
-  test('become a table and a page that escapes what is no markup', async () => {
+  test('are reported as a table and as a page with escaped text', async () => {
     const judged = await judgeImages(lookIn(), prompts, directory, null)
     const column = { judged, score: score(configuration, prompts, judged, runs) }
     const [headings, , row] = formatTable([column.score]).split('\n')
@@ -83,7 +83,7 @@ describe('the images of a directory', () => {
 })
 
 describe('the judge', () => {
-  test('sees a plain ground without sprites, and takes pictures of its own size only', async () => {
+  test('detects a plain background without sprites, and rejects images of another size', async () => {
     const { detect, release } = await openJudge()
     try {
       const red = { create: { width: 256, height: 256, channels: 3, background: { r: 226, g: 54, b: 48 } } } as const
@@ -97,7 +97,7 @@ describe('the judge', () => {
     }
   })
 
-  test('knows every sprite and background that the fixed prompts ask for', async () => {
+  test('has a class for every sprite and background of the fixed prompts', async () => {
     const { sprites, backgrounds } = await readVocabulary()
     const names = new Set(sprites.map(({ name }) => name))
     const prompts = await readQualityPrompts()

@@ -153,7 +153,7 @@ test('gives up on a hub that is down, and does not write where a lying one says'
   await expect(fetchWith(() => ({ kind: 'status', status: 503 }))).rejects.toThrow(/cannot be read from the hub/)
   const lying = await startHub(source, {
     ...{ repo: REPO, token: TOKEN },
-    lie: (entries) =>
+    alterListing: (entries) =>
       entries.map((entry) => ({ ...entry, path: entry.path.replace('tokenizer/', 'tokenizer/../../') })),
   })
   const inside = path.join(scratch.directory, 'inside')

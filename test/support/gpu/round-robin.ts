@@ -1,4 +1,5 @@
-// A load balancer without memory: request k goes to target k modulo the number of targets, and what breaks on one side breaks on the other.
+// A stateless load balancer: request k is forwarded to target k modulo the number of targets, and a connection that breaks on one side is
+// broken on the other.
 import http from 'node:http'
 import { pipeline } from 'node:stream/promises'
 import { serveLocally } from '../../../infra/command/local-server.ts'

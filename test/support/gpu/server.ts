@@ -15,7 +15,7 @@ export type ServerSettings = Partial<{
   heartbeatMs: number
 }>
 
-/** Starts a server that is ready; `logs` are its lines, `faults` counts how often it gave itself up. */
+/** Starts a server that is ready. `logs` has its log lines, and `broken` one entry for each call of `onBroken`. */
 export async function startServer(engine: Engine, settings: ServerSettings = {}) {
   const logs: Record<string, unknown>[] = []
   const log = pino({ level: 'info' }, { write: (line) => void logs.push(JSON.parse(line)) })
