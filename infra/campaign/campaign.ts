@@ -48,6 +48,8 @@ async function expireCaller(number: number): Promise<Experience> {
 
 /** Callers `from` (inclusive) to `to` (exclusive), and the faults during their calls, each after a random pause. */
 type Phase = {
+  /** Name of the random sequence of its faults. */
+  name: string
   from: number
   to: number
   client: Client
@@ -79,8 +81,8 @@ async function makeCalls(
 
 /** Runs the callers of a phase under its faults. Returns their experiences and adds to the counts of faults. */
 async function runPhase(world: World, options: CampaignOptions, phase: Phase, counts: Counts): Promise<Experience[]> {
-  const { inject, pauseMs } = phase
-  const random = randomOf(options.seed, inject.name)
+  const { name, inject, pauseMs } = phase
+  const random = randomOf(options.seed, name)
   const end = new AbortController()
   const { signal } = end
   const injectUntilEnd = async () => {
@@ -100,8 +102,14 @@ async function runPhase(world: World, options: CampaignOptions, phase: Phase, co
 async function disturb(world: World, options: CampaignOptions): Promise<{ experiences: Experience[]; counts: Counts }> {
   const { jobs, seed, onProgress } = options
   const most = Math.ceil(jobs * KILLED_SHARE)
-  const killing: Phase = { from: 0, to: most, client: persistent, inject: disturbProcesses, pauseMs: [1000, 4000] }
-  const resetting: Phase = { from: most, to: jobs, client: oneShot, inject: resetObjects, pauseMs: [300, 2500] }
+  const killing: Phase = {
+    ...{ name: 'trouble', from: 0, to: most, client: persistent },
+    ...{ inject: disturbProcesses, pauseMs: [1000, 4000] },
+  }
+  const resetting: Phase = {
+    ...{ name: 'resets', from: most, to: jobs, client: oneShot },
+    ...{ inject: resetObjects, pauseMs: [300, 2500] },
+  }
   const counts: Counts = {}
   onProgress?.('processes are killed')
   const experiences = await runPhase(world, options, killing, counts)
