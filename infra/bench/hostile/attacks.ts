@@ -18,8 +18,8 @@ export type AttackContext = {
   /** Aborts requests in flight. */
   end: AbortSignal
 }
-/** Runs the attack once and returns the response status. */
-type Attack = (context: AttackContext) => Promise<number>
+/** Runs the attack once and returns its response. */
+type Attack = (context: AttackContext) => Promise<{ status: number }>
 
 const TIMEOUT_MS = 30_000
 /** How long event streams are held open. */
@@ -50,7 +50,6 @@ async function submit(context: AttackContext, key = context.flood): Promise<{ st
 }
 
 const knownJob = ({ jobs }: AttackContext) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
-const statusOf = async (reply: Promise<{ status: number }>) => (await reply).status
 
 /** Headers that could cause catastrophic regex backtracking, with a route that parses each. `{job}` is replaced by a job id. */
 const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][] = [
@@ -72,7 +71,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
     perSecond: 0.1,
     run: (context) => {
       huge ??= fieldsOf(HUGE_FIELDS)
-      return statusOf(send(context, '/v1/tokens', { key: context.revoked, body: huge }))
+      return send(context, '/v1/tokens', { key: context.revoked, body: huge })
     },
   },
   'unknown fields': {
@@ -80,7 +79,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
     run: (context) => {
       many ??= fieldsOf(MANY_FIELDS)
       const key = context.random.chance(0.5) ? context.revoked : context.flood
-      return statusOf(send(context, '/v1/images/generations', { key, body: many }))
+      return send(context, '/v1/images/generations', { key, body: many })
     },
   },
   'slow headers': {
@@ -88,15 +87,13 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
     run: (context) => {
       const [address, headers] = SLOW_HEADERS[context.random.between(0, SLOW_HEADERS.length - 1)]!
       const body = address.includes('{job}') ? {} : { body: context.job }
-      return statusOf(
-        send(context, address.replace('{job}', knownJob(context)), { key: context.flood, headers, ...body }),
-      )
+      return send(context, address.replace('{job}', knownJob(context)), { key: context.flood, headers, ...body })
     },
   },
   'hanging webhooks': {
     perSecond: 0.2,
     jobs: true,
-    run: async (context) => (await submit(context, context.hooks.key)).status,
+    run: (context) => submit(context, context.hooks.key),
   },
   replays: {
     perSecond: 0.5,
@@ -104,17 +101,17 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
       const { key, endpoints } = context.hooks
       const endpoint = endpoints[context.random.between(0, endpoints.length - 1)]
       const body = { since: new Date(Date.now() - 3_600_000).toISOString(), only: 'all' }
-      return statusOf(send(context, `/v1/webhooks/${endpoint}/replay`, { key, body }))
+      return send(context, `/v1/webhooks/${endpoint}/replay`, { key, body })
     },
   },
-  lists: { perSecond: 10, run: (context) => statusOf(send(context, '/v1/jobs?limit=100', { key: context.flood })) },
+  lists: { perSecond: 10, run: (context) => send(context, '/v1/jobs?limit=100', { key: context.flood }) },
   quotes: {
     perSecond: 10,
-    run: (context) => statusOf(send(context, '/v1/quote', { key: context.flood, body: context.job })),
+    run: (context) => send(context, '/v1/quote', { key: context.flood, body: context.job }),
   },
   polls: {
     perSecond: 20,
-    run: (context) => statusOf(send(context, `/v1/jobs/${knownJob(context)}`, { key: context.flood })),
+    run: (context) => send(context, `/v1/jobs/${knownJob(context)}`, { key: context.flood }),
   },
   'hoarded event streams': {
     perSecond: 2,
@@ -123,7 +120,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
       const signal = AbortSignal.any([context.end, AbortSignal.timeout(HOLD_MS)])
       const response = await fetch(`${context.url}/v1/jobs/${knownJob(context)}/events`, { headers, signal })
       await response.text().catch(() => {})
-      return response.status
+      return response
     },
   },
   cancels: {
@@ -131,8 +128,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
     jobs: true,
     run: async (context) => {
       const { status, id } = await submit(context)
-      if (id === null) return status
-      return statusOf(send(context, `/v1/jobs/${id}`, { method: 'DELETE', key: context.flood }))
+      return id === null ? { status } : send(context, `/v1/jobs/${id}`, { method: 'DELETE', key: context.flood })
     },
   },
   'two bodies under one name': {
@@ -143,7 +139,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
       const put = (steps: number) =>
         send(context, address, { method: 'PUT', key: context.flood, body: { ...context.job, steps } })
       const [cheap, expensive] = await Promise.all([put(1), put(5)])
-      return Math.max(cheap.status, expensive.status)
+      return { status: Math.max(cheap.status, expensive.status) }
     },
   },
   leaving: {
@@ -151,20 +147,20 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
     jobs: true,
     run: (context) => {
       const body = { ...context.job, on_disconnect: 'cancel' }
-      return statusOf(send(context, '/v1/images/generations', { key: context.flood, body, timeoutMs: 50 }))
+      return send(context, '/v1/images/generations', { key: context.flood, body, timeoutMs: 50 })
     },
   },
   'forged keys': {
     perSecond: 20,
     run: (context) => {
       const key = `oct_flood_${context.random.between(0, 1e12).toString(16)}_${'0'.repeat(32)}_${'0'.repeat(16)}`
-      return statusOf(send(context, '/v1/jobs', { key }))
+      return send(context, '/v1/jobs', { key })
     },
   },
 }
 
 /** Submits jobs of one account, whatever the response. */
-const flood: Attack = async (context) => (await submit(context)).status
+const flood: Attack = (context) => submit(context)
 
 export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]
 

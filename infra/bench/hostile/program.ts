@@ -21,7 +21,7 @@ const ENDPOINTS = 20
 /** Maximum concurrent requests per attack. */
 const MAX_IN_FLIGHT = 300
 
-const kindOf = (status: number) => `${Math.floor(status / 100)}xx`
+const kindOf = ({ status }: { status: number }) => `${Math.floor(status / 100)}xx`
 const faultOf = (error: unknown) => ((error as Error).name === 'TimeoutError' ? 'timed out' : 'disconnected')
 
 /** Registers the maximum number of endpoints whose receiver accepts deliveries but never responds. Returns their ids. */
