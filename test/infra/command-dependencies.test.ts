@@ -53,7 +53,7 @@ test.each(programs)('%s starts with production dependencies alone, unless it is 
 })
 
 /** Commands whose module imports a development dependency at once. All others must not. */
-const NEED_DEVELOPMENT = ['infra/bench/hostile/hostile.ts', 'infra/bench/stream.ts']
+const NEED_DEVELOPMENT = ['infra/bench/stream.ts']
 
 test.each(importsOf('infra/bench/main.ts').lazy)('bench command %s needs production dependencies alone', (module) => {
   expect(developmentPackagesOf(module).length > 0).toBe(NEED_DEVELOPMENT.includes(module))
