@@ -24,7 +24,7 @@ export type TinyPackage = TinyOptions & {
   t5Layers?: number
 }
 
-/** Compiles a tiny checkpoint, for the CPU unless told otherwise, and returns the package's directory. */
+/** Compiles a tiny checkpoint, for the CPU by default, and returns the package's directory. */
 export async function compileTiny({
   tier = 'fp32',
   target = 'cpu',

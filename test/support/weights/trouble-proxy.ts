@@ -1,6 +1,6 @@
 // An HTTP proxy with faulty responses, as planned by a test.
 import http from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { serveLocally } from '../../../infra/command/local-server.ts'
 
 /** The fault of one response, if any, after `bytes` of its body. */
 export type Trouble =
@@ -24,7 +24,7 @@ export async function startTroubleProxy(
   plan: (request: { path: string; range: string | undefined; count: number }) => Trouble,
 ): Promise<TroubleProxy> {
   const requests: TroubleProxy['requests'] = []
-  const server = http.createServer((incoming, outgoing) => {
+  const { url, stop } = await serveLocally((incoming, outgoing) => {
     const path = incoming.url ?? '/'
     const { range } = incoming.headers
     const trouble = plan({ path, range, count: requests.length })
@@ -53,16 +53,7 @@ export async function startTroubleProxy(
     outgoing.on('close', () => upstream.destroy())
     incoming.pipe(upstream)
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  return {
-    url: `http://127.0.0.1:${port}`,
-    requests,
-    close() {
-      server.closeAllConnections()
-      server.close()
-    },
-  }
+  return { url, requests, close: () => void stop() }
 }
 
 function applyTrouble(reply: http.IncomingMessage, outgoing: http.ServerResponse, trouble: Trouble): void {

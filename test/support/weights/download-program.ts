@@ -1,4 +1,4 @@
-// A process of the package campaign: downloads a package, unless it is killed before.
+// A process of killed-downloads.test.ts: downloads a package, unless it is killed before.
 import { pino } from 'pino'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
