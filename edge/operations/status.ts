@@ -2,7 +2,7 @@
 
 import { configOf } from '../config.ts'
 import { dayOf } from '../gpu/readiness.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import type { OperatorStatus } from './replies.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }

@@ -6,9 +6,9 @@ import type { Credential } from '../auth/keys.ts'
 import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { objectOf } from '../platform/objects.ts'
-import { JOB_ID } from './job-id.ts'
-import type { JobRecord } from './record.ts'
+import { JOB_ID } from '../jobs/job-id.ts'
+import type { JobRecord } from '../jobs/record.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 
 /** The id of an account's job from an id or a name; null for an unknown name. */
 export async function resolveJobId(env: Env, account: string, given: string): Promise<string | null> {

@@ -1,7 +1,7 @@
 // The receivers of an account and their circuit breakers, over the SQLite of WebhookDO. A receiver is a registered endpoint, or the host of
 // per-request webhook URLs.
 
-import { DAY_MS } from '../platform/units.ts'
+import { DAY_MS } from '../../platform/units.ts'
 
 export const RECEIVER_SCHEMA = `
   CREATE TABLE IF NOT EXISTS receivers (

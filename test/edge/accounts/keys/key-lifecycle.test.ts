@@ -2,13 +2,13 @@
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { AccountDO } from '../../../edge/accounts/account.ts'
-import { changeKey, createKey, MOST_ACTIVE_KEYS, replaceKey } from '../../../edge/accounts/key-management.ts'
-import { findKey } from '../../../edge/accounts/key-table.ts'
-import { createAccountTables } from '../../../edge/accounts/tables.ts'
-import type { Caller } from '../support/client.ts'
-import { ALL, admin, bearer, byOperator, create, HOUR, list, patch, revoke, rotate } from '../support/key-calls.ts'
-import { call } from '../support/operator.ts'
+import { AccountDO } from '../../../../edge/accounts/account.ts'
+import { changeKey, createKey, MOST_ACTIVE_KEYS, replaceKey } from '../../../../edge/accounts/keys/key-management.ts'
+import { findKey } from '../../../../edge/accounts/keys/key-table.ts'
+import { createAccountTables } from '../../../../edge/accounts/tables.ts'
+import type { Caller } from '../../support/client.ts'
+import { ALL, admin, bearer, byOperator, create, HOUR, list, patch, revoke, rotate } from '../../support/key-calls.ts'
+import { call } from '../../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
 

@@ -1,5 +1,5 @@
 // The signing keys of endpoints, over the SQLite of WebhookDO.
-import { newSigningKey, type Scheme, type SigningKey } from './delivery/signature.ts'
+import { newSigningKey, type Scheme, type SigningKey } from './signature.ts'
 
 export const KEY_SCHEMA = `
   CREATE TABLE IF NOT EXISTS signing_keys (

@@ -4,10 +4,10 @@ import type { Dialect } from '../dialects/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
-import { objectOf } from '../platform/objects.ts'
+import type { JobRecord } from '../jobs/record.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { idempotencyKey, type Submission } from './generate.ts'
 import { createJobSpec, type Generation, generation } from './generation-request.ts'
-import type { JobRecord } from './record.ts'
 
 /** The native request for a body. Null fields, which many clients send for unset ones, are removed. A body that is no object is unchanged. */
 function nativeBody(body: unknown, dialect: Dialect | undefined): unknown {

@@ -1,11 +1,11 @@
 // Converts an account's refusal to an API error: its code, message, and retry headers.
 
+import type { Admission } from '../accounts/admission.ts'
+import type { Refusal } from '../accounts/meter.ts'
+import { type Holder, type RateState, rateHeaders } from '../accounts/rate-limit-headers.ts'
 import { forbidden, unauthorized } from '../auth/auth.ts'
 import { ApiError } from '../http/errors.ts'
 import { dollars } from '../platform/units.ts'
-import type { Admission } from './admission.ts'
-import type { Refusal } from './meter.ts'
-import { type Holder, type RateState, rateHeaders } from './rate-limit-headers.ts'
 
 /** Disables retries in the OpenAI SDKs. */
 const FINAL = { 'x-should-retry': 'false' }

@@ -3,12 +3,12 @@ import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
 import { afterEach, describe, test, vi } from 'vitest'
-import type { KeyChange } from '../../../edge/accounts/key-info.ts'
-import { changeKey, createKey, replaceKey } from '../../../edge/accounts/key-management.ts'
-import { excessOf, lowestLimits } from '../../../edge/accounts/key-rights.ts'
-import { SCOPES } from '../../../edge/auth/scopes.ts'
-import { UNLIMITED } from '../../../edge/config/limits.ts'
-import { newCaller } from '../support/client.ts'
+import type { KeyChange } from '../../../../edge/accounts/keys/key-info.ts'
+import { changeKey, createKey, replaceKey } from '../../../../edge/accounts/keys/key-management.ts'
+import { excessOf, lowestLimits } from '../../../../edge/accounts/keys/key-rights.ts'
+import { SCOPES } from '../../../../edge/auth/scopes.ts'
+import { UNLIMITED } from '../../../../edge/config/limits.ts'
+import { newCaller } from '../../support/client.ts'
 import {
   ALL,
   admin,
@@ -24,8 +24,8 @@ import {
   refused,
   revoke,
   rotate,
-} from '../support/key-calls.ts'
-import { call, operator } from '../support/operator.ts'
+} from '../../support/key-calls.ts'
+import { call, operator } from '../../support/operator.ts'
 
 afterEach(() => vi.restoreAllMocks())
 

@@ -1,5 +1,5 @@
-import type { Scope } from '../auth/scopes.ts'
-import type { Limits } from '../config/limits.ts'
+import type { Scope } from '../../auth/scopes.ts'
+import type { Limits } from '../../config/limits.ts'
 
 /** The configurable fields of a key. `expires` is Unix milliseconds, or null for no expiry. */
 export type KeyOptions = { label: string; scopes: Scope[]; limits: Limits; expires: number | null }

@@ -1,6 +1,6 @@
 // The rights that a key with the `admin` scope may grant: at most its own. Pure.
-import type { Scope } from '../auth/scopes.ts'
-import type { Limits } from '../config/limits.ts'
+import type { Scope } from '../../auth/scopes.ts'
+import type { Limits } from '../../config/limits.ts'
 
 /** The rights of a key. `expires` is Unix milliseconds; null means no limit or no expiry. */
 export type Rights = { scopes: Scope[]; limits: Limits; expires: number | null }

@@ -3,17 +3,17 @@ import { DurableObject } from 'cloudflare:workers'
 import type { WebhookSettings } from '../config/webhooks.ts'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
+import { Outbox } from '../platform/outbox.ts'
 import { settleAttempt, type Taken, takeAttempt } from './delivery/attempts.ts'
 import { createDeliveryTables, deliveriesOfEvent, listDeliveries, type Page } from './delivery/deliveries.ts'
 import type { DeliveryView, WebhookEvent } from './delivery/delivery.ts'
-import { Dispatcher } from './delivery/dispatcher.ts'
 import { postWebhook } from './delivery/post.ts'
 import { type Range, REPLAY_SCHEMA } from './delivery/replays.ts'
-import { newSigningKey, type Scheme } from './delivery/signature.ts'
-import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints.ts'
-import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './keys.ts'
+import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoints/endpoints.ts'
+import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './endpoints/keys.ts'
+import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
+import { newSigningKey, type Scheme } from './endpoints/signature.ts'
 import { publishOnce, publishTo, type Replayed, type ReplayedRange, replayEvent, replaySpan } from './publication.ts'
-import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './receivers.ts'
 import {
   changeRegistration,
   type EndpointView,
@@ -34,22 +34,28 @@ import {
 
 /** The time limit of one alarm, below the platform limit of 15 minutes. The next alarm resumes the work. */
 const RUN_MS = 10 * 60_000
-/** The retry delay after a run with an internal failure. */
-const FAILED_RUN_MS = 30_000
+/** The pause after a run with an internal failure. */
+const PAUSE_MS = { first: 30_000, most: 10 * 60_000 }
+/** The runtime's limit of simultaneous connections. */
+const MAX_ATTEMPTS = 6
 const EXPORT_PAGE = 100
 
 export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #settings: WebhookSettings
-  readonly #dispatcher: Dispatcher
+  readonly #outbox: Outbox<Taken>
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#settings = configOf(env).webhooks
-    this.#dispatcher = new Dispatcher(this.#sql, {
-      take: (busy) => this.#transact(() => takeAttempt(this.#sql, busy, this.#settings)),
-      make: (attempt, stop) => this.#makeAttempt(attempt, stop),
+    this.#outbox = new Outbox({
+      name: 'webhooks',
+      prepare: () => this.#transact(() => this.#tidy()),
+      take: (running) => this.#transact(() => takeAttempt(this.#sql, running, this.#settings)),
+      send: (attempt, stop) => this.#makeAttempt(attempt, stop),
+      nextDue: () => this.#nextAlarm(),
+      ...{ concurrency: MAX_ATTEMPTS, pauseMs: PAUSE_MS },
     })
     this.#createTables()
   }
@@ -151,7 +157,7 @@ export class WebhookDO extends DurableObject<Env> {
   async eraseAccount(): Promise<void> {
     // Prevents new attempts while those in progress end.
     this.#sql.exec('DELETE FROM deliveries; DELETE FROM receivers')
-    await this.#dispatcher.stop()
+    await this.#outbox.stop()
     await this.ctx.blockConcurrencyWhile(async () => {
       await this.ctx.storage.deleteAlarm()
       await this.ctx.storage.deleteAll()
@@ -161,17 +167,10 @@ export class WebhookDO extends DurableObject<Env> {
 
   /** Makes due attempts and deletes expired data. */
   override async alarm(): Promise<void> {
-    let failed = false
-    try {
-      this.#transact(() => this.#tidy())
-      await this.#dispatcher.run(Date.now() + RUN_MS)
-    } catch (cause) {
-      failed = true
-      log('error', 'a webhook run failed and will be retried', { account: this.ctx.id.name, cause })
-    }
-    const next = this.#nextAlarm()
+    await this.#outbox.run(Date.now() + RUN_MS)
+    const next = this.#outbox.nextRun()
     if (next === null) await this.ctx.storage.deleteAlarm()
-    else await this.ctx.storage.setAlarm(failed ? Math.max(next, Date.now() + FAILED_RUN_MS) : next)
+    else await this.ctx.storage.setAlarm(next)
   }
 
   #tidy(): void {
@@ -213,7 +212,7 @@ export class WebhookDO extends DurableObject<Env> {
 
   /** Wakes the running alarm, and schedules the next one in case none is running. */
   async #schedule(): Promise<void> {
-    this.#dispatcher.wake()
+    this.#outbox.wake()
     const [next, set] = [this.#nextAlarm(), await this.ctx.storage.getAlarm()]
     if (next !== null && (set === null || next < set)) await this.ctx.storage.setAlarm(next)
   }

@@ -1,6 +1,6 @@
 // Where webhooks may not go, in every spelling that comes to mind.
 import { describe, test } from 'vitest'
-import { type AddressRules, addressProblem } from '../../../edge/webhooks/address.ts'
+import { type AddressRules, addressProblem } from '../../../../edge/webhooks/endpoints/address.ts'
 
 const rules: AddressRules = {
   ports: new Set(['443', '8443']),

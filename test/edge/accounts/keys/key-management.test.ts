@@ -1,11 +1,11 @@
 import { env } from 'cloudflare:workers'
 import { describe, test, vi } from 'vitest'
-import { issueKey } from '../../../edge/auth/keys.ts'
-import { UNLIMITED } from '../../../edge/config/limits.ts'
-import { type Caller, newCaller } from '../support/client.ts'
-import { peppers } from '../support/config.ts'
-import { admit } from '../support/key-calls.ts'
-import { call, operator } from '../support/operator.ts'
+import { issueKey } from '../../../../edge/auth/keys.ts'
+import { UNLIMITED } from '../../../../edge/config/limits.ts'
+import { type Caller, newCaller } from '../../support/client.ts'
+import { peppers } from '../../support/config.ts'
+import { admit } from '../../support/key-calls.ts'
+import { call, operator } from '../../support/operator.ts'
 
 type Key = { id: string; key: string; lineage: string; expires: number | null; scopes: string[]; label: string }
 const bearer = (key: string) => ({ authorization: `Bearer ${key}` })

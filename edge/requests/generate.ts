@@ -3,14 +3,14 @@
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { Reservation } from '../accounts/ledger.ts'
 import type { RateState } from '../accounts/rate-limit-headers.ts'
-import { admissionError } from '../accounts/refusals.ts'
 import type { Credential } from '../auth/keys.ts'
 import { checkConfig } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
+import { isFinal, type JobRecord } from '../jobs/record.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import { areStored } from '../results/results.ts'
-import { isFinal, type JobRecord } from './record.ts'
+import { admissionError } from './refusals.ts'
 
 /** A parsed request for a job. `retried`: possibly the client's retry of an earlier request. */
 export type Submission = {

@@ -1,6 +1,6 @@
 // A job's server-sent events for a reader of the API. The stream survives resets of the job's object.
 import { ApiError } from '../http/errors.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 
 const END_OF_EVENT = '\n\n'
 const TERMINAL = /^event: (succeeded|failed|canceled)$/m

@@ -1,6 +1,6 @@
 // Validates webhook URLs. They are chosen by callers and requested by the worker, so they must be HTTPS services on public hosts (SSRF).
-import { configOf } from '../config.ts'
-import { ApiError } from '../http/errors.ts'
+import { configOf } from '../../config.ts'
+import { ApiError } from '../../http/errors.ts'
 
 export type AddressRules = {
   ports: ReadonlySet<string>

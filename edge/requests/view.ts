@@ -3,21 +3,11 @@
 import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
 import type { JobView } from '../dialects/public-job.ts'
 import { gpuState } from '../gpu/health.ts'
+import { projectJob } from '../jobs/projection.ts'
+import { decisionOf, type JobRecord } from '../jobs/record.ts'
 import { unixSeconds } from '../platform/units.ts'
 import { resultUrl } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
-import { projectJob } from './projection.ts'
-import { decisionOf, type JobRecord } from './record.ts'
-
-/** A final job's fields for lists. The account stores them in its ledger row, so that a list needs no calls to job objects. */
-export function summaryOf(job: JobRecord): JobSummary {
-  const { object: _, cancel_requested, price_microdollars, images, ...facts } = projectJob(job)
-  return {
-    ...facts,
-    ...{ created: job.created, finished: job.finished, cancelRequested: cancel_requested, price: price_microdollars },
-    images: images.map(({ receipt: _, ...image }) => image),
-  }
-}
 
 /** `origin` is the start of links. Links expire with the key `keyId`; null is the job's own key. */
 export type Reader = { env: Env; origin: string; keyId: string | null }

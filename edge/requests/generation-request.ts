@@ -6,14 +6,14 @@ import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
+import { newJobId } from '../jobs/job-id.ts'
 import { microdollarsWithin } from '../platform/units.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { type Decision, QUALITIES, type RouteRequest } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
 import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
-import { checkAddress } from '../webhooks/address.ts'
-import { newJobId } from './job-id.ts'
+import { checkAddress } from '../webhooks/endpoints/address.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`

@@ -2,7 +2,7 @@
 // no row.
 
 import { hostOf, normalizeAddress } from './address.ts'
-import type { EventType } from './delivery/delivery.ts'
+import type { EventType } from './event-types.ts'
 
 export const ENDPOINT_SCHEMA = `
   CREATE TABLE IF NOT EXISTS endpoints (

@@ -2,8 +2,8 @@
 // share limits and a meter, so that rotation does not reset an allowance.
 
 import { timingSafeEqual } from 'hono/utils/buffer'
-import type { Credential, KeyCredential } from '../auth/keys.ts'
-import type { Limits } from '../config/limits.ts'
+import type { Credential, KeyCredential } from '../../auth/keys.ts'
+import type { Limits } from '../../config/limits.ts'
 import type { KeyInfo, KeyOptions, ListedKey } from './key-info.ts'
 
 export const KEYS_SCHEMA = `

@@ -1,6 +1,6 @@
 // Calls to Durable Objects. Deploys, evictions and migrations reset objects during calls, so failed calls are repeated on a fresh stub with
 // backoff. Methods of objects must therefore be idempotent.
-import { ApiError } from '../http/errors.ts'
+import { jittered } from './backoff.ts'
 import { log } from './log.ts'
 
 /** Waits between tries in milliseconds, about six seconds in total. */
@@ -17,13 +17,15 @@ function isTransient(error: unknown): boolean {
 /** The failure of a call that lasted longer than this restarts the backoff, because the object made progress. */
 const PROGRESS_MS = 1_000
 
-const unavailable = (cause: unknown) =>
-  new ApiError('overloaded', 'The service has too many requests at the moment; try again in a few seconds.', {
-    cause,
-    headers: { 'retry-after': '5' },
-  })
+/** The object is overloaded, or its resets outlasted the backoff. Callers of the API receive the error `overloaded`. */
+export class ObjectUnavailable extends Error {
+  override name = 'ObjectUnavailable' as const
+  readonly code = 'overloaded'
+}
 
-/** Repeats `call` with backoff while its object is being reset. Errors: overloaded, and the errors of the object's own code. */
+const unavailable = (cause: unknown) => new ObjectUnavailable('a Durable Object is unavailable', { cause })
+
+/** Repeats `call` with backoff while its object is being reset. Throws ObjectUnavailable, or the error of the object's own code. */
 async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
   for (let tries = 0; ; tries++) {
     const began = Date.now()
@@ -36,7 +38,7 @@ async function repeatAcrossResets<R>(call: () => Promise<R>): Promise<R> {
       const waitMs = BACKOFF_MS[tries]
       if (waitMs === undefined) throw unavailable(cause)
       log('info', 'a Durable Object was reset; the call is repeated', { tries: tries + 1, cause })
-      await new Promise((resolve) => setTimeout(resolve, waitMs * (0.75 + Math.random() / 2)))
+      await new Promise((resolve) => setTimeout(resolve, jittered(waitMs)))
     }
   }
 }

@@ -1,8 +1,8 @@
 // Creates, updates, rotates and revokes an account's keys, on behalf of the operator or of a key with the `admin` scope within its own
 // rights. Call each function in a transaction.
 
-import type { KeyCredential } from '../auth/keys.ts'
-import { UNLIMITED } from '../config/limits.ts'
+import type { KeyCredential } from '../../auth/keys.ts'
+import { UNLIMITED } from '../../config/limits.ts'
 import type { KeyChange, KeyInfo, KeyOptions } from './key-info.ts'
 import { excessOf, isUnlimited, lowestLimits, type Rights } from './key-rights.ts'
 import { creatorsOf, endKey, findKey, insertKey, isActive, type Line, MOST_CREATORS, updateKey } from './key-table.ts'
