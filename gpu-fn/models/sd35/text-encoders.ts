@@ -6,6 +6,7 @@ import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.
 import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions } from '../../compile/graph/model.ts'
+import { hasT5 } from '../../contract.ts'
 import type { Manifest, TextEncoderManifest } from '../../manifest.ts'
 import { clipText } from './clip-text.ts'
 import { deriveClip, deriveT5 } from './configurations.ts'
@@ -40,9 +41,9 @@ const DIFFUSERS_T5_TOKENS = 256
 /** Graphs of T5: 24 layers in the published encoder. */
 const MAX_T5_GRAPHS = 4
 
-/** Whether T5 is left out of the package. Tier fp8-lite is fp8 without T5. */
+/** Whether T5 is left out of the package. */
 export const omitsT5 = ({ tier, omitT5 }: Pick<BuildOptions, 'tier' | 'omitT5'>): boolean =>
-  Boolean(omitT5) || tier === 'fp8-lite'
+  Boolean(omitT5) || !hasT5(tier)
 
 /**
  * Builds the encoders that the checkpoint has. Throws CheckpointError, also for an absent encoder without `allowMissingEncoders`, unless it is
