@@ -32,7 +32,11 @@ const command = new Command('compile')
   )
   .option('--variant <name>', `${variants}, or custom for other shapes; derived from the tensors by default`)
   .option('--name <name>', 'the name that a job requests; the variant by default')
-  .option('--tokenizers <directory>', "directory with the tokenizers' directories, for checkpoints without them")
+  .option(
+    '--tokenizers <directory>',
+    "directory with the tokenizers' directories, or hub for the published tokenizers, for checkpoints without them",
+  )
+  .option('--hub <url>', "address of another server with the Hugging Face hub's API, for --tokenizers hub")
   .option('--omit-t5', 'leave out T5, or compile a checkpoint without it: 256 rows of zeros take its place')
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 

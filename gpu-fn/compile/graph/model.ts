@@ -19,13 +19,25 @@ export type BuildOptions = {
   readonly encoderLayersPerGraph?: number | undefined
 }
 
+/** What a text encoder requires of its tokenizer. */
+export type Vocabulary = {
+  /** Rows of its embedding. */
+  readonly rows: number
+  /** The tokens around every prompt, and after it up to the length of the encoder's input. */
+  readonly start: string | null
+  readonly end: string
+  readonly pad: string
+  /** Rows of the published embedding, and ids of the published tokenizer. */
+  readonly published: { readonly rows: number; readonly ids: number }
+}
+
 export type Model = {
   /** In the order in which a job runs them. */
   readonly graphs: ReadonlyMap<NetworkName, Graph>
   /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null for other targets than cuda-fp8. */
   readonly withoutKernels: { readonly transformer: Graph; readonly vae_decoder: Graph } | null
-  /** Rows of each text encoder's embedding. */
-  readonly vocabularies: ReadonlyMap<string, number>
+  /** The vocabulary of each text encoder. */
+  readonly vocabularies: ReadonlyMap<string, Vocabulary>
   /** The position table, if the step graph cannot compute it. */
   readonly positionTable: Tensor | null
   readonly manifest: Pick<

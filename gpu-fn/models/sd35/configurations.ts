@@ -26,12 +26,18 @@ const indicesOf = (tensors: Tensors, pattern: RegExp) =>
 
 const countOf = (tensors: Tensors, pattern: RegExp) => indicesOf(tensors, pattern).length
 
+/** A setting in a message, of bounded length. */
+export function show(value: unknown): string {
+  const text = value === undefined ? 'missing' : JSON.stringify(value)
+  return text.length > 120 ? `${text.slice(0, 120)}…` : text
+}
+
 /** Throws CheckpointError if config.json contradicts the tensors. */
 function assertAgrees(network: string, config: Json | undefined, derived: Json): void {
   for (const [key, value] of Object.entries(derived)) {
     const given = config?.[key]
     if (given !== undefined && value !== undefined && JSON.stringify(given) !== JSON.stringify(value)) {
-      const problem = `${key} is ${JSON.stringify(given)}, but the tensors have ${JSON.stringify(value)}`
+      const problem = `${key} is ${show(given)}, but the tensors have ${show(value)}`
       throw new CheckpointError(`${network}/config.json`, problem)
     }
   }
@@ -41,13 +47,11 @@ function assertAgrees(network: string, config: Json | undefined, derived: Json):
 function assertOneOf(file: string, config: Json | undefined, key: string, allowed: readonly unknown[]): void {
   if (config?.[key] === undefined || allowed.includes(config[key])) return
   const names = allowed.map((value) => JSON.stringify(value)).join(', ')
-  throw new CheckpointError(file, `${key} is ${JSON.stringify(config[key])}; allowed: ${names}`)
+  throw new CheckpointError(file, `${key} is ${show(config[key])}; allowed: ${names}`)
 }
 
 /** The value without config.json, and that of a setting which config.json omits; undefined if config.json must have it. */
 type Otherwise = { published: number; omitted: number | undefined }
-
-const show = (value: unknown) => (value === undefined ? 'missing' : JSON.stringify(value))
 
 /** A positive setting. */
 function numberOf(file: string, config: Json | undefined, key: string, { published, omitted }: Otherwise): number {
@@ -261,5 +265,5 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
 function shiftTerminal(file: string, given: unknown): number | null {
   if (given === undefined || given === null) return null
   if (typeof given === 'number' && given >= 0 && given < 1) return given
-  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; it must be a number from 0 to below 1`)
+  throw new CheckpointError(file, `shift_terminal is ${show(given)}; it must be a number from 0 to below 1`)
 }

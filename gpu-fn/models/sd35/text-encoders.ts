@@ -6,6 +6,7 @@ import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.
 import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions } from '../../compile/graph/model.ts'
+import { hasT5 } from '../../contract.ts'
 import type { Manifest, TextEncoderManifest } from '../../manifest.ts'
 import { clipText } from './clip-text.ts'
 import { deriveClip, deriveT5 } from './configurations.ts'
@@ -28,14 +29,21 @@ export type Encoders = {
 const ENCODERS = ['clip_l', 'clip_g', 't5'] as const
 const TITLES = { clip_l: 'CLIP-L', clip_g: 'CLIP-G', t5: 'T5' } as const
 const CLIP_TOKENS = 77
+const CLIP_MARKS = { start: '<|startoftext|>', end: '<|endoftext|>', published: { rows: 49_408, ids: 49_408 } } as const
+/** What the published tokenizers have in common with those of smaller vocabularies. */
+export const TOKENS = {
+  clip_l: { ...CLIP_MARKS, pad: CLIP_MARKS.end },
+  clip_g: { ...CLIP_MARKS, pad: '!' },
+  t5: { start: null, end: '</s>', pad: '<pad>', published: { rows: 32_128, ids: 32_100 } },
+} as const
 /** diffusers' `max_sequence_length`: the tokens of T5, and the rows of zeros in place of an absent T5. */
 const DIFFUSERS_T5_TOKENS = 256
 /** Graphs of T5: 24 layers in the published encoder. */
 const MAX_T5_GRAPHS = 4
 
-/** Whether T5 is left out of the package. Tier fp8-lite is fp8 without T5. */
+/** Whether T5 is left out of the package. */
 export const omitsT5 = ({ tier, omitT5 }: Pick<BuildOptions, 'tier' | 'omitT5'>): boolean =>
-  Boolean(omitT5) || tier === 'fp8-lite'
+  Boolean(omitT5) || !hasT5(tier)
 
 /**
  * Builds the encoders that the checkpoint has. Throws CheckpointError, also for an absent encoder without `allowMissingEncoders`, unless it is
@@ -55,7 +63,11 @@ export function buildTextEncoders(
   const built = [['clip_l', clip_l] as const, ['clip_g', clip_g] as const, ['t5', t5] as const]
   return {
     graphs: built.flatMap(([, encoder]) => encoder?.graphs ?? []),
-    vocabularies: new Map(built.flatMap(([name, encoder]) => (encoder ? [[name, encoder.vocabulary] as const] : []))),
+    vocabularies: new Map(
+      built.flatMap(([name, encoder]) =>
+        encoder ? [[name, { rows: encoder.vocabulary, ...TOKENS[name] }] as const] : [],
+      ),
+    ),
     manifest: describeText({ clip_l, clip_g, t5: t5 && { graphs: t5.graphs.map(([name]) => name) } }, config),
     notes: t5 ? [] : [`Without T5, ${DIFFUSERS_T5_TOKENS} rows of zeros take its place, as in diffusers.`],
   }

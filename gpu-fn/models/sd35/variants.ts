@@ -3,6 +3,7 @@
 
 import { CheckpointError, quote } from '../../compile/checkpoint/error.ts'
 import type { Source } from '../../compile/checkpoint/tensor.ts'
+import { show } from './configurations.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 
 export type Defaults = {
@@ -140,7 +141,7 @@ function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig): 
   if (given === undefined) return Math.min(common.sampleSize, largest)
   if (typeof given === 'number' && given > 0 && given <= largest && given % patchSize === 0) return given
   const allowed = `multiples of ${patchSize} up to ${largest}`
-  throw new CheckpointError('transformer/config.json', `sample_size is ${JSON.stringify(given)}; allowed: ${allowed}`)
+  throw new CheckpointError('transformer/config.json', `sample_size is ${show(given)}; allowed: ${allowed}`)
 }
 
 function requireVariant(requested: string, derived: MMDiTConfig): Choice {

@@ -1,4 +1,4 @@
-"""Outputs of diffusers' and transformers' networks on the tiny checkpoints, in float32 and with quantised weights.
+"""Outputs of diffusers' and transformers' networks on the tiny checkpoints, in float32 and with quantized weights.
 
 for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/checkpoints/tiny/checkpoint.ts --variant $v --out TINY/$v; done
 python test/golden/scripts/networks.py TINY test/golden/networks
@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipe
 from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-from quantised import quantise
+from quantized import quantize
 from tiny_inputs import clip_ids, pseudo_random, t5_ids
 
 FOLDERS = {
@@ -74,7 +74,7 @@ def golden(directory: Path, network: str, tier: str, cases: list) -> dict[str, t
     folder, cls = FOLDERS[network]
     model = cls.from_pretrained(directory / folder, dtype=torch.float32).eval()
     if tier == "fp8":
-        quantise(model)
+        quantize(model)
     return {
         f"{network}.{case['name']}.{output}": value.float().contiguous()
         for case in cases
@@ -100,7 +100,7 @@ def pooled_of_single_file(root: Path, out: Path, variant: str):
             local_files_only=True,
         ).text_encoder
         if tier == "fp8":
-            quantise(model)
+            quantize(model)
         pooled = {f"clip_l.{case['name']}.pooled": RUN["clip_l"](model, case)["pooled"].contiguous() for case in cases}
         save_file(pooled, out / f"{variant}.{tier}.single-file.safetensors")
     write_note(out / "made-with.single-file.json")

@@ -18,7 +18,7 @@ import transformers
 from diffusers import StableDiffusion3Pipeline
 from transformers import T5EncoderModel
 
-from quantised import quantise
+from quantized import quantize
 
 
 def open_pipeline(directory: Path, single_file: bool):
@@ -40,7 +40,7 @@ def image(root: Path, case: dict, single_file: bool):
     if case["tier"] != "fp32":
         for name in ["transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"]:
             if model := getattr(pipeline, name):
-                quantise(model)
+                quantize(model)
     return pipeline(
         case["prompt"],
         negative_prompt=case["negative_prompt"],

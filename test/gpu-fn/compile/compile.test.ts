@@ -69,13 +69,17 @@ describe('a package', () => {
   })
 
   test('has its tokenizers also when the checkpoint is all links, as in a Hugging Face cache', async () => {
-    const linked = path.join(scratch, 'linked')
-    for (const entry of await fs.readdir(checkpoint, { recursive: true, withFileTypes: true })) {
+    const cache = path.join(scratch, 'cache')
+    const linked = path.join(cache, 'snapshots/1')
+    await fs.mkdir(path.join(cache, 'blobs'), { recursive: true })
+    for (const [i, entry] of (await fs.readdir(checkpoint, { recursive: true, withFileTypes: true })).entries()) {
       if (!entry.isFile()) continue
       const from = path.join(entry.parentPath, entry.name)
       const to = path.join(linked, path.relative(checkpoint, from))
+      const blob = path.join(cache, 'blobs', String(i))
+      await fs.copyFile(from, blob)
       await fs.mkdir(path.dirname(to), { recursive: true })
-      await fs.symlink(from, to)
+      await fs.symlink(path.relative(path.dirname(to), blob), to)
     }
     const out = path.join(scratch, 'from-links')
     expect(await compile('--checkpoint', linked, '--out', out)).toMatchObject({ code: 0 })

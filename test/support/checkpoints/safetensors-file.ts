@@ -17,7 +17,7 @@ const ELEMENT_BYTES: Record<string, number> = {
   F64: 8,
 }
 
-/** `header` as it stands, right or wrong, then `dataBytes` zeros. `length` is what the file claims of the header. */
+/** `header` unchanged, valid or not, then `dataBytes` zeros. `length` is the stated length of the header. */
 export function packHeader(header: string | Uint8Array, dataBytes = 0, length?: bigint): Uint8Array {
   const json = Buffer.from(header)
   const prefix = Buffer.alloc(8)

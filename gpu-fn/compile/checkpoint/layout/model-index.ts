@@ -1,7 +1,7 @@
 // model_index.json of diffusers, and the optional files of a directory.
 import { lstat, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { CheckpointError } from '../error.ts'
+import { CheckpointError, quote } from '../error.ts'
 import { readJsonObject } from './shards.ts'
 
 export const MODEL_INDEX = 'model_index.json'
@@ -17,8 +17,9 @@ export async function readModelIndex(directory: string, pipelines: RegExp): Prom
   const file = path.join(directory, MODEL_INDEX)
   const index = (await readOptional(file)) ?? {}
   const pipeline = index._class_name
-  if (pipeline !== undefined && !pipelines.test(String(pipeline))) {
-    throw new CheckpointError(file, `_class_name is ${JSON.stringify(pipeline)}; allowed: ${pipelines.source}`)
+  if (pipeline !== undefined && !(typeof pipeline === 'string' && pipelines.test(pipeline))) {
+    const given = typeof pipeline === 'string' ? quote(pipeline) : typeof pipeline
+    throw new CheckpointError(file, `_class_name is ${given}; allowed: ${pipelines.source}`)
   }
   return (component) => {
     if (!Object.hasOwn(index, component)) return 'unlisted'
