@@ -10,7 +10,7 @@ export const BLOCKS = {
 } as const satisfies Record<string, readonly [values: number, bytes: number]>
 export type ParameterDtype = keyof typeof BLOCKS
 
-/** The factor of stored numbers: one for all of them, or one for each row of a matrix. */
+/** The factor of stored numbers: one for all of them, or one for each row, an index of the first axis. */
 export type Scale = number | Float32Array
 
 /** Size of `count` values; not an integer unless they are whole blocks. */

@@ -45,6 +45,7 @@ function foldScales(file: string, tensors: ReadonlyMap<string, TensorInfo>): Map
   const parameters = new Map<string, Tensor>()
   const scales = new Map<string, TensorInfo>()
   for (const [name, info] of tensors) {
+    assertHasScale(name, info, tensors)
     if (SKIPPED.test(name)) continue
     const scaled = CONVENTIONS.find(({ scale }) => name.endsWith(scale))
     if (scaled) addScale(scales, tensors, name, info, scaled)
@@ -83,6 +84,17 @@ function addScale(
   const earlier = scales.get(`${layer}.weight`)
   if (earlier) throw fail(`${quote(earlier.name)} is a scale of the same weight`)
   scales.set(`${layer}.weight`, info)
+}
+
+/** Throws CheckpointError for the range of FP8 codes without the scale that ModelOpt derives from it: the codes alone are other weights. */
+function assertHasScale(name: string, info: TensorInfo, tensors: ReadonlyMap<string, TensorInfo>): void {
+  const [, layer] = /^(.+)\.weight_quantizer\._amax$/.exec(name) ?? []
+  if (layer === undefined || !tensors.get(`${layer}.weight`)?.dtype.startsWith('F8_')) return
+  if (CONVENTIONS.some(({ scale }) => tensors.has(layer + scale))) return
+  throw new CheckpointError(
+    info.file,
+    `tensor ${quote(info.name)}: its FP8 weight has no scale; export it with ModelOpt`,
+  )
 }
 
 /** The dtype of the codes that the file names for a weight; undefined if it names none. Throws CheckpointError for other formats. */
@@ -134,10 +146,10 @@ function readScale(info: TensorInfo, { shape, parts }: Tensor): Scale {
   const count = info.shape.reduce((product, axis) => product * axis, 1)
   const quantized = formatOfDtypes(parts[0]!.dtype, dtype)
   if (quantized) throw refuseFormat(info, quantized)
-  const perRow = shape.length === 2 && info.shape[0] === shape[0] && count === shape[0]
+  const perRow = shape.length > 1 && info.shape[0] === shape[0] && count === shape[0]
   if ((dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') || !(count === 1 || perRow)) {
     throw fail(
-      `a scale must be one F32, F16 or BF16 number, or one per row of a matrix, not ${dtype} [${info.shape.join(', ')}] ` +
+      `a scale must be one F32, F16 or BF16 number, or one per row, not ${dtype} [${info.shape.join(', ')}] ` +
         `for [${shape.join(', ')}]`,
     )
   }

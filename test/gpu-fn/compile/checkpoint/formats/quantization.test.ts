@@ -131,6 +131,11 @@ describe('FP8 with scales', () => {
       { '.weight': codes, '.scale_weight': floats([], 1), '.weight_scale': floats([], 1) },
       'is a scale of the same weight',
     ],
+    [
+      'a range without a scale',
+      { '.weight': codes, '.weight_quantizer._amax': floats([], 1) },
+      'its FP8 weight has no scale',
+    ],
     ['two weights', { '.weight': codes, '.weight._data': codes }, 'two tensors are "joint_blocks'],
   ])('refuses %s', async (_, tensors, message) => {
     expect(await refuse(tensors)).toMatch(message)
