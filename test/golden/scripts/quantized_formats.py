@@ -288,7 +288,11 @@ def main():
             image(values, request).save(OUT / f"{Path(name).stem}.png")
     (OUT / "digests.json").write_text(json.dumps(digests, indent=1) + "\n")
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    note = {"script": "test/golden/scripts/quantized_formats.py", "versions": versions}
+    weights = {
+        f"tiny-small/{file.relative_to(ROOT / 'diffusers')}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted((ROOT / "diffusers").glob("*/*.safetensors"))
+    }
+    note = {"script": "test/golden/scripts/quantized_formats.py", "versions": versions, "weights": weights}
     (OUT / "made-with.json").write_text(json.dumps(note, indent=2) + "\n")
 
 
