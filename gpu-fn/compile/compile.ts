@@ -86,7 +86,7 @@ async function writePackage(
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
   const about: Manifest = manifest.parse({
-    format: 2,
+    format: 3,
     model: options.name ?? model.manifest.variant,
     ...model.manifest,
     tier: options.tier,

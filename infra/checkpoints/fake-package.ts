@@ -30,13 +30,13 @@ export async function completeFakePackage(
   for (const name of NETWORKS) await writeFile(path.join(directory, `${name}.onnx`), name)
   await write()
   const manifest: Manifest = {
-    ...{ format: 2, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
+    ...{ format: 3, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
     ...{ tool: 'octet 0.1.0', license: 'see NOTICE', source: sha256('source') },
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
     scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
     position: { max: 192, width: 64 },
-    text: { encoders: [], segments: [], empty_rows: 77, joint_width: 64, pooled_width: 64 },
+    text: { encoders: [], segments: [], joint_width: 64, pooled_width: 64 },
     transformer_batch: null,
     networks: Object.fromEntries(NETWORKS.map((name) => [name, { file: `${name}.onnx`, inputs: [], outputs: [] }])),
     weights: {},

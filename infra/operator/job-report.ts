@@ -1,6 +1,8 @@
 // `npm run job -- ID`: a report on a job, for the operator of a local or deployed worker.
+
 import { Command, Option } from 'commander'
 import type { JobReport } from '../../edge/operations/replies.ts'
+import { print, printError } from '../command/print.ts'
 
 type Entry = NonNullable<JobReport['events']>[number]
 
@@ -87,10 +89,10 @@ if (import.meta.main) {
     .addOption(
       new Option('--token <token>', 'operator token of the worker').env('OCTET_ADMIN_TOKEN').makeOptionMandatory(),
     )
-    .action(async (id, target) => console.log(formatReport(await readReport(id, target))))
+    .action(async (id, target) => print(formatReport(await readReport(id, target))))
     .parseAsync()
     .catch((error: Error) => {
-      console.error(`job: ${error.message}`)
+      printError('job', error)
       process.exitCode = 1
     })
 }

@@ -1,7 +1,9 @@
 // `npm run keys -- …`: API keys, limits and credit, for the operator of a local or deployed worker.
+
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { print, printError } from '../command/print.ts'
 import { tightenFile, tightenStandardOutput, writePrivateFile } from '../command/private-files.ts'
 import { exportAccount } from './account-export.ts'
 import * as keys from './keys.ts'
@@ -86,16 +88,14 @@ function keyCommands(program: Command): void {
     })
   target(program.command('list').description('show the keys of an account')).action(async ({ account, ...worker }) => {
     const rows = (await keys.listKeys(worker, account)).map(row)
-    console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
+    print(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
   })
   target(program.command('show <id>').description('show a key, its limits and its usage')).action(
     async (id, { account, ...worker }) => {
       const key = await keys.describeKey(worker, account, id)
       const { spent_microdollars, reserved_microdollars, open_jobs } = key.used
-      console.log(`${row(key)}\nlimits  ${limitsText(key.limits)}`)
-      console.log(
-        `spent   ${dollars(spent_microdollars)}, reserved ${dollars(reserved_microdollars)} by ${open_jobs} jobs`,
-      )
+      print(`${row(key)}\nlimits  ${limitsText(key.limits)}`)
+      print(`spent   ${dollars(spent_microdollars)}, reserved ${dollars(reserved_microdollars)} by ${open_jobs} jobs`)
     },
   )
   target(program.command('rotate <id>').description('replace a key with a new one'))
@@ -130,15 +130,15 @@ function accountCommands(program: Command): void {
     .option('--note <text>', 'reason', '')
     .action(async (id, { account, amount, note, ...worker }) => {
       const { balance_microdollars } = await keys.addCredit(worker, account, id, amount, note)
-      console.log(`${account} has a balance of ${dollars(balance_microdollars)}.`)
+      print(`${account} has a balance of ${dollars(balance_microdollars)}.`)
     })
 }
 
 function printAccount(account: keys.Account): void {
   const { captured_microdollars: captured, reserved_microdollars: reserved, open_jobs } = account
-  console.log(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
-  console.log(`balance ${dollars(account.balance_microdollars)}, captured ${dollars(captured)}`)
-  console.log(`reserved ${dollars(reserved)} by ${open_jobs} jobs\nlimits  ${limitsText(account.limits)}`)
+  print(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
+  print(`balance ${dollars(account.balance_microdollars)}, captured ${dollars(captured)}`)
+  print(`reserved ${dollars(reserved)} by ${open_jobs} jobs\nlimits  ${limitsText(account.limits)}`)
   if (account.deletion) printDeletion(account.deletion)
 }
 
@@ -155,10 +155,10 @@ async function rotatedSecrets(file: string): Promise<string> {
 
 function printDeletion({ state, step, continues, completed, jobs_deleted, ...sums }: keys.Deletion): void {
   const until = state === 'deleted' ? `on ${day(completed!)}` : `at step "${step}", which continues ${day(continues!)}`
-  console.log(`${state} ${until}, ${jobs_deleted} jobs so far`)
+  print(`${state} ${until}, ${jobs_deleted} jobs so far`)
   const { credited_microdollars: credited, captured_microdollars: captured } = sums
   if (credited !== undefined && captured !== undefined)
-    console.log(`credited ${dollars(credited)}, captured ${dollars(captured)}, left ${dollars(credited - captured)}`)
+    print(`credited ${dollars(credited)}, captured ${dollars(captured)}, left ${dollars(credited - captured)}`)
 }
 
 function dataCommands(program: Command): void {
@@ -204,10 +204,10 @@ program
       if (error.code !== 'EEXIST') throw error
       throw new Error(`${out} exists; to replace its pepper and receipt key: secrets --rotate ${out} --out ${out}`)
     })
-    console.log(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
+    print(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
   })
 
 await program.parseAsync().catch((error: Error) => {
-  console.error(`keys: ${error.message}`)
+  printError('keys', error)
   process.exitCode = 1
 })

@@ -83,7 +83,7 @@ function image(pipeline: OpenPipeline, size: string, steps: number, guidanceScal
 
 function encode({ encoders, package: { manifest } }: OpenPipeline) {
   const prompts = [{ name: 'prompt', text: plan.prompt }]
-  return encodePrompts(encoders, manifest.text, prompts, { convention: 'diffusers', batched: false })
+  return encodePrompts(encoders, manifest.text, prompts, { batched: false })
 }
 
 async function measureEncode(pipeline: OpenPipeline): Promise<void> {

@@ -3,6 +3,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { deserialize } from 'node:v8'
+import type { Asked } from '../programs/gpu-runs.ts'
 
 /** A row of an account's ledger. Amounts are micro-dollars. */
 export type LedgerRow = { job: string; state: string; amount: number; charged: number; fingerprint: string | null }
@@ -14,7 +15,7 @@ export type JobRow = {
   price: number
   fingerprint: string
   finished: number | null
-  request: { prompt: string; seed: number }
+  request: Asked
 }
 export type Books = { ledger: LedgerRow[]; usage: UsageRow[]; jobs: JobRow[] }
 

@@ -1,9 +1,9 @@
 // Consistency checks between jobs and the GPU functions' run logs: no GPU time is spent without a paying job.
-import type { Run } from '../programs/gpu-runs.ts'
+import type { Asked, Run } from '../programs/gpu-runs.ts'
 import type { JobRow } from './records.ts'
 
 const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`
-const keyOf = ({ prompt, seed }: { prompt: string; seed: number }) => `${seed} ${prompt}`
+const keyOf = ({ prompt, seed }: Asked) => `${seed} ${prompt}`
 const describe = ({ gpu, prompt, seed }: Run) => `GPU function ${gpu} ran ${JSON.stringify(prompt)} (seed ${seed})`
 
 /**

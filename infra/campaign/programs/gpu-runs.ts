@@ -2,14 +2,14 @@
 import fs from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import type { JobRequest } from '../../../gpu-fn/contract.ts'
+import type { JobRequest, Seed } from '../../../gpu-fn/contract.ts'
 
 /** Identifies a campaign's job on the GPU: no two jobs share both prompt and seed. */
 export type Asked = Pick<JobRequest, 'prompt' | 'seed'>
 /** One run of a job by one process. Times are Unix milliseconds. `last` is the time of its last step. */
 export type Run = Asked & { gpu: string; start: number; last: number; steps: number }
 
-type Line = { run: string; at: number } & ({ type: 'start'; prompt: string; seed: number } | { type: 'step' })
+type Line = { run: string; at: number } & ({ type: 'start'; prompt: string; seed: Seed } | { type: 'step' })
 
 const fileOf = (name: string, process: number) => `gpu-${name}.${process}.jsonl`
 const FILE = /^gpu-(.+)\.\d+\.jsonl$/

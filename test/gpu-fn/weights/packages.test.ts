@@ -21,7 +21,7 @@ afterEach(() => rm(scratch, { recursive: true }))
 function sound(): Manifest {
   const network = (file: string) => ({ file, inputs: [], outputs: [] })
   return {
-    format: 2,
+    format: 3,
     model: 'large-turbo',
     variant: 'large-turbo',
     tier: 'fp8',
