@@ -1,7 +1,7 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
-import { modelName } from '../contract.ts'
-import { type Manifest, manifest } from '../manifest.ts'
+import { escapeText, modelName, TIER_TABLE } from '../contract.ts'
+import { MANIFEST_FORMAT, type Manifest, manifest } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
@@ -23,6 +23,8 @@ export type CompileOptions = BuildOptions &
     /** The name that a job requests; the variant's by default. */
     readonly name?: string | undefined
     readonly onProgress?: Progress
+    /** Is called with each remark about the checkpoint as soon as it is opened. */
+    readonly onNote?: (note: string) => void
   }
 
 export type Compiled = {
@@ -37,7 +39,8 @@ export type Compiled = {
 export async function compile(options: CompileOptions): Promise<Compiled> {
   assertOptions(options)
   const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
-  const checkpoint = await openCheckpoint(options.checkpoint)
+  const checkpoint = await openCheckpoint(options.checkpoint, options)
+  for (const note of checkpoint.notes) options.onNote?.(escapeText(note))
   const model = buildModel(checkpoint, options.checkpoint, options)
   const { encoders } = model.manifest.text
   const tokenizers = await readTokenizers(encoders, model.vocabularies, checkpoint, options)
@@ -53,7 +56,7 @@ function assertOptions({ name, tier, target }: CompileOptions): void {
       `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,
     )
   }
-  if (target === 'cuda-fp8' && !tier.startsWith('fp8'))
+  if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
     throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
 }
 
@@ -86,7 +89,7 @@ async function writePackage(
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
   const about: Manifest = manifest.parse({
-    format: 3,
+    format: MANIFEST_FORMAT,
     model: options.name ?? model.manifest.variant,
     ...model.manifest,
     tier: options.tier,
@@ -100,7 +103,7 @@ async function writePackage(
   })
   const packageBytes = Object.values(about.files).reduce((sum, file) => sum + file.bytes, 0)
   await writer.write('manifest.json', Buffer.from(`${JSON.stringify(about)}\n`))
-  const notes = [...model.notes, ...tokenizers.notes]
+  const notes = [...model.notes, ...tokenizers.notes].map(escapeText)
   return { manifest: about, sourceBytes, packageBytes, notes }
 }
 

@@ -9,7 +9,7 @@ import { type Compiled, type CompileOptions, compile } from './compile.ts'
 import { discardPartial } from './place.ts'
 import { showProgress } from './progress.ts'
 
-type Flags = Omit<CompileOptions, 'onProgress'>
+type Flags = Omit<CompileOptions, 'onProgress' | 'onNote'>
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
 
@@ -19,7 +19,7 @@ const command = new Command('compile')
   .description('Compiles a checkpoint into a package that the GPU function serves.')
   .requiredOption(
     '--checkpoint <path>',
-    'a diffusers directory, or a safetensors file or index (repeat for encoders in separate files)',
+    'a diffusers directory or one of its folders, or a safetensors file or index (repeat it; later networks replace earlier ones)',
     collect,
   )
   .requiredOption('--out <directory>', 'directory of the package')
@@ -37,7 +37,8 @@ const command = new Command('compile')
     "directory with the tokenizers' directories, or hub for the published tokenizers, for checkpoints without them",
   )
   .option('--hub <url>', "address of another server with the Hugging Face hub's API, for --tokenizers hub")
-  .option('--allow-missing-encoders', 'compile a checkpoint without CLIP: prompts then have little or no effect')
+  .option('--omit-t5', 'leave out T5, or compile a checkpoint without it: 256 rows of zeros take its place')
+  .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 
 async function main(): Promise<void> {
   const flags = command.parse().opts<Flags>()
@@ -49,7 +50,7 @@ async function main(): Promise<void> {
   }
   process.once('SIGINT', discard).once('SIGTERM', discard)
   try {
-    const compiled = await compile({ ...flags, onProgress: progress.update })
+    const compiled = await compile({ ...flags, onProgress: progress.update, onNote: (note) => console.error(note) })
     progress.stop()
     report(compiled, flags.out, (performance.now() - started) / 1000)
   } catch (error) {

@@ -2,8 +2,8 @@
 // is available in seconds and has its real size on the GPU.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
-import { encode } from '../../gpu-fn/compile/checkpoint/fp8.ts'
+import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
+import { encode } from '../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions } from '../../gpu-fn/compile/graph/model.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
@@ -11,8 +11,7 @@ import { tensorBytes } from '../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../gpu-fn/manifest.ts'
 import { buildModel } from '../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../gpu-fn/models/sd35/sd35.ts'
-import { stabilityTransformer, VARIANTS } from '../checkpoints/published-shapes.ts'
-import { stabilityVae } from '../checkpoints/published-vae-shapes.ts'
+import { singleFileShapes } from '../checkpoints/published.ts'
 import { drawPool } from '../checkpoints/random-weights.ts'
 import { safetensorsHeader } from '../checkpoints/safetensors-header.ts'
 
@@ -25,15 +24,8 @@ type Kind = keyof typeof REGIONS
 
 /** Builds the full-size step graph of a variant from a checkpoint with a header and a sparse body. */
 export async function buildStep(directory: string, variant: 'large' | 'medium', blocks: number, options: BuildOptions) {
-  const tensors = [
-    ...[...stabilityTransformer(VARIANTS[variant], blocks)].map(
-      ([name, shape]) => [`model.diffusion_model.${name}`, shape] as const,
-    ),
-    ...[...stabilityVae()].map(([name, shape]) => [`first_stage_model.${name}`, shape] as const),
-  ]
-  const { header, dataBytes } = safetensorsHeader(
-    tensors.map(([name, shape]) => ({ name, shape, dtype: 'BF16' as const })),
-  )
+  const shapes = await singleFileShapes(variant, blocks)
+  const { header, dataBytes } = safetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
   const file = path.join(directory, `${variant}-${blocks}.safetensors`)
   await fs.writeFile(file, header)
   await fs.truncate(file, header.length + dataBytes)

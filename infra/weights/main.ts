@@ -99,7 +99,10 @@ async function makePackage(flags: Flags): Promise<string> {
   const directory = path.join(state, `${name}-${tier}`)
   const progress = showProgress()
   await makeOnce(directory, (out) =>
-    compile({ checkpoint: [checkpoint.directory], out, tier, target, variant, name, onProgress: progress.update }),
+    compile({
+      ...{ checkpoint: [checkpoint.directory], out, tier, target, variant, name },
+      ...{ onProgress: progress.update, onNote: (note) => console.error(note) },
+    }),
   ).finally(progress.stop)
   return directory
 }

@@ -11,6 +11,8 @@ export type BuildOptions = {
   readonly lowering?: Lowering | undefined
   readonly variant?: string | undefined
   readonly allowMissingEncoders?: boolean | undefined
+  /** Leaves out T5, which the checkpoint may have; tier fp8-lite does so as well. */
+  readonly omitT5?: boolean | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined
   /** Layers per graph of a text encoder that is split into several graphs. */

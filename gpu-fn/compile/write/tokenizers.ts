@@ -31,7 +31,7 @@ export type TokenizerOptions = {
 export async function readTokenizers(
   encoders: readonly TextEncoderManifest[],
   vocabularies: ReadonlyMap<string, Vocabulary>,
-  checkpoint: Checkpoint,
+  checkpoint: Pick<Checkpoint, 'tokenizers'>,
   options: TokenizerOptions,
 ): Promise<Tokenizers> {
   const files = new Map<string, Uint8Array>()
@@ -51,7 +51,7 @@ export async function readTokenizers(
 
 async function find(
   { name, tokenizer }: TextEncoderManifest,
-  checkpoint: Checkpoint,
+  checkpoint: Pick<Checkpoint, 'tokenizers'>,
   { tokenizers, hub }: TokenizerOptions,
 ): Promise<{ from: string; sources: ReadonlyMap<TokenizerFileName, Uint8Array> }> {
   if (tokenizers === 'hub') return { from: `hub: ${tokenizer}`, sources: await fetchTokenizer(tokenizer, hub) }

@@ -6,9 +6,10 @@ import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.
 import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions } from '../../compile/graph/model.ts'
+import { hasT5 } from '../../contract.ts'
 import type { Manifest, TextEncoderManifest } from '../../manifest.ts'
 import { clipText } from './clip-text.ts'
-import { deriveClip, deriveT5, shapeOf } from './configurations.ts'
+import { deriveClip, deriveT5 } from './configurations.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 import { TOKENIZERS } from './naming.ts'
 import { T5_MAX_TOKENS, t5Encoder, t5Parts } from './t5-encoder.ts'
@@ -25,7 +26,7 @@ export type Encoders = {
   readonly t5: { readonly graphs: readonly string[] } | null
 }
 
-const CLIPS: readonly ClipName[] = ['clip_l', 'clip_g']
+const ENCODERS = ['clip_l', 'clip_g', 't5'] as const
 const PROMPTS = { clip_l: 'prompt', clip_g: 'prompt_2', t5: 'prompt_3' } as const
 const TITLES = { clip_l: 'CLIP-L', clip_g: 'CLIP-G', t5: 'T5' } as const
 const CLIP_MARKS = { start: '<|startoftext|>', end: '<|endoftext|>', published: { rows: 49_408, ids: 49_408 } } as const
@@ -40,23 +41,25 @@ const T5_ROWS = { default: 256, max: T5_MAX_TOKENS }
 /** Graphs of T5: 24 layers in the published encoder. */
 const MAX_T5_GRAPHS = 4
 
-/** Builds the encoders that the checkpoint has. Throws CheckpointError, also for an absent CLIP without `allowMissingEncoders`. */
+/** Whether T5 is left out of the package. */
+export const omitsT5 = ({ tier, omitT5 }: Pick<BuildOptions, 'tier' | 'omitT5'>): boolean =>
+  Boolean(omitT5) || !hasT5(tier)
+
+/**
+ * Builds the encoders that the checkpoint has. Throws CheckpointError, also for an absent encoder without `allowMissingEncoders`, unless it is
+ * T5 and omitted, or its checkpoint lists it as null.
+ */
 export function buildTextEncoders(
   checkpoint: Checkpoint,
   config: MMDiTConfig,
   options: BuildOptions,
   settings: GraphSettings,
 ) {
-  const missing = CLIPS.filter((name) => !checkpoint.networks[name])
-  if (missing.length > 0 && !options.allowMissingEncoders) {
-    const problem = `${missing.join(' and ')} missing: --checkpoint may be given once for each file; --allow-missing-encoders compiles without`
-    throw new CheckpointError('text encoders', problem)
-  }
+  assertEncoders(checkpoint, options)
   const clip_l = buildClip('clip_l', checkpoint, settings)
   const clip_g = buildClip('clip_g', checkpoint, settings)
   assertClipWidths(clip_l, clip_g, config)
-  // Tier fp8-lite is fp8 without T5.
-  const t5 = options.tier === 'fp8-lite' ? null : buildT5(checkpoint, config, options, settings)
+  const t5 = omitsT5(options) ? null : buildT5(checkpoint, config, options, settings)
   const built = [['clip_l', clip_l] as const, ['clip_g', clip_g] as const, ['t5', t5] as const]
   return {
     graphs: built.flatMap(([, encoder]) => encoder?.graphs ?? []),
@@ -66,9 +69,22 @@ export function buildTextEncoders(
       ),
     ),
     manifest: describeText({ clip_l, clip_g, t5: t5 && { graphs: t5.graphs.map(([name]) => name) } }, config),
-    notes:
-      t5 || options.tier === 'fp8-lite' ? [] : ['The checkpoint has no T5: zeros take its place, as in diffusers.'],
+    notes: t5 ? [] : [`Without T5, ${T5_ROWS.default} rows of zeros take its place, as in diffusers.`],
   }
+}
+
+function assertEncoders({ networks, declined, absent }: Checkpoint, options: BuildOptions): void {
+  if (options.allowMissingEncoders) return
+  const missing = ENCODERS.filter(
+    (name) => !networks[name] && !(name === 't5' && (omitsT5(options) || declined.has(name))),
+  )
+  if (missing.length === 0) return
+  const reasons = missing.flatMap((name) => absent.get(name) ?? (declined.has(name) ? `${name} is listed as null` : []))
+  const t5 = missing.includes('t5') ? '; --omit-t5 compiles without T5' : ''
+  throw new CheckpointError(
+    'text encoders',
+    `${missing.join(' and ')} missing: --checkpoint may be given once for each file${t5}; --allow-missing-encoders compiles without${reasons.map((reason) => `. ${reason}`).join('')}`,
+  )
 }
 
 function buildClip(name: ClipName, checkpoint: Checkpoint, settings: GraphSettings): (Built & Clip) | null {
@@ -78,9 +94,7 @@ function buildClip(name: ClipName, checkpoint: Checkpoint, settings: GraphSettin
   const ledger = new Ledger(name, tensors)
   const graph = buildGraph(name, ledger, settings, (s) => clipText(s, config))
   ledger.assertComplete()
-  const projection = 'text_projection.weight'
-  const pooledWidth = tensors.has(projection) ? shapeOf(name, tensors, projection)[0]! : config.width
-  return { ...config, pooledWidth, graphs: [[name, graph]] }
+  return { ...config, graphs: [[name, graph]] }
 }
 
 function buildT5(
@@ -107,6 +121,10 @@ function buildT5(
 
 function assertClipWidths(l: Clip | null, g: Clip | null, { contextWidth, pooledWidth }: MMDiTConfig): void {
   if (!l || !g) return
+  if (l.width > g.width) {
+    const problem = `clip_l is wider (${l.width}) than clip_g (${g.width}): the files of the two are exchanged`
+    throw new CheckpointError('text encoders', problem)
+  }
   assertWidth('pooled width of clip_l and clip_g', l.pooledWidth + g.pooledWidth, pooledWidth, '≠')
   if (l.width + g.width > contextWidth) assertWidth('width of clip_l and clip_g', l.width + g.width, contextWidth, '>')
 }

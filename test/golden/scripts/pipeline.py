@@ -1,8 +1,11 @@
 """Images of diffusers' StableDiffusion3Pipeline on the tiny checkpoints, as PNG. float32 on the CPU; a case of an FP8
-tier has the weights of that tier.
+tier has the weights of that tier. With --single-file, `NAME.single-file.png` by from_single_file, in which CLIP-L is
+pooled without its projection.
 
 for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/checkpoints/tiny/checkpoint.ts --variant $v --out TINY/$v; done
 python test/golden/scripts/pipeline.py TINY test/golden/pipeline
+for v in tiny-medium tiny-large tiny-sd3; do npx node infra/checkpoints/tiny/checkpoint.ts --variant $v --out TINY/$v/single --layout single-file; done
+python test/golden/scripts/pipeline.py TINY test/golden/pipeline --single-file
 """
 import json
 import sys
@@ -13,19 +16,31 @@ import ml_dtypes
 import torch
 import transformers
 from diffusers import StableDiffusion3Pipeline
+from transformers import T5EncoderModel
 
-from quantised import quantise
+from quantized import quantize
 
 
-def image(root: Path, case: dict):
-    pipeline = StableDiffusion3Pipeline.from_pretrained(root / case["variant"], dtype=torch.float32)
+def open_pipeline(directory: Path, single_file: bool):
+    if not single_file:
+        return StableDiffusion3Pipeline.from_pretrained(directory, dtype=torch.float32)
+    # Given, because diffusers 0.42 leaves T5's tied embedding without values.
+    t5 = T5EncoderModel.from_pretrained(directory / "text_encoder_3", dtype=torch.float32)
+    file = directory / "single" / f"{directory.name}.safetensors"
+    return StableDiffusion3Pipeline.from_single_file(
+        str(file), config=str(directory), text_encoder_3=t5, dtype=torch.float32, local_files_only=True
+    )
+
+
+def image(root: Path, case: dict, single_file: bool):
+    pipeline = open_pipeline(root / case["variant"], single_file)
     pipeline.set_progress_bar_config(disable=True)
     if not case["t5"] or case["tier"] == "fp8-lite":
         pipeline.text_encoder_3 = None
     if case["tier"] != "fp32":
         for name in ["transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"]:
             if model := getattr(pipeline, name):
-                quantise(model)
+                quantize(model)
     return pipeline(
         case["prompt"],
         prompt_2=case.get("prompt_2"),
@@ -41,12 +56,15 @@ def image(root: Path, case: dict):
 
 
 @torch.inference_mode()
-def main(root: Path, out: Path):
+def main(root: Path, out: Path, single_file: bool):
+    suffix = ".single-file" if single_file else ""
     for case in json.loads((out / "cases.json").read_text()):
-        image(root, case).save(out / f"{case['name']}.png")
+        if single_file and case["variant"] == "tiny-odd":
+            continue
+        image(root, case, single_file).save(out / f"{case['name']}{suffix}.png")
     versions = {m.__name__: m.__version__ for m in (torch, diffusers, transformers, ml_dtypes)}
     note = {"script": "test/golden/scripts/pipeline.py", "versions": versions}
-    (out / "made-with.json").write_text(json.dumps(note, indent=2) + "\n")
+    (out / f"made-with{suffix}.json").write_text(json.dumps(note, indent=2) + "\n")
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+main(Path(sys.argv[1]), Path(sys.argv[2]), "--single-file" in sys.argv)

@@ -5,7 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 
 const run = promisify(execFile)
@@ -202,7 +202,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await expectRefusal(single, /is not large: depth is \d+ and not 38/, '--variant', 'large')
     await expectRefusal(
       single,
-      /--variant: huge is unknown; allowed: large, large-turbo, medium, flash, nano, nano-turbo, custom/,
+      /--variant: huge is unknown; allowed: large, large-turbox, large-turbo, medium, medium-turbo, flash, nano, nano-turbo, custom/,
       '--variant',
       'huge',
     )

@@ -3,7 +3,7 @@ import { glob, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import type { Checkpoint, Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import { type TinyOptions, writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
@@ -22,7 +22,7 @@ const write = async (options: TinyOptions) =>
   writeTinyCheckpoint(await mkdtemp(path.join(root, 'checkpoint-')), options)
 
 describe('writeTinyCheckpoint', () => {
-  it.each(variants)('gives the bytes of %s that the golden outputs were made from', async (variant) => {
+  it.each(variants)('writes the bytes of %s from which the golden outputs were computed', async (variant) => {
     const { weights } = JSON.parse(await readFile(MADE_WITH, 'utf8')) as { weights: Record<string, string> }
     const expected = Object.entries(weights).filter(([file]) => file.startsWith(`${variant}/`))
     const digests = Object.entries(await weightDigests(await write({ variant })))
@@ -34,16 +34,19 @@ describe('writeTinyCheckpoint', () => {
     async (variant) => {
       const [directory, file] = await Promise.all([write({ variant }), write({ variant, layout: 'single-file' })])
       const [diffusers, single] = await Promise.all([openCheckpoint([directory]), openCheckpoint([file])])
-      expect(await valuesOf(single)).toEqual(await valuesOf(diffusers))
+      const values = await valuesOf(diffusers)
+      // A single file's is stored as well, but not read.
+      values.delete('clip_l text_projection.weight')
+      expect(await valuesOf(single)).toEqual(values)
     },
   )
 
-  it('gives other values for another seed', async () => {
+  it('draws different values for different seeds', async () => {
     const [one, other] = await Promise.all([write({ seed: 1 }), write({ seed: 2 })])
     expect(await weightDigests(other)).not.toEqual(await weightDigests(one))
   })
 
-  it('leaves T5 out when asked to', async () => {
+  it('omits T5 on request', async () => {
     const { networks, tokenizers } = await openCheckpoint([await write({ t5: false })])
     expect(Object.keys(networks).sort()).toEqual(['clip_g', 'clip_l', 'transformer', 'vae'])
     expect(Object.keys(tokenizers).sort()).toEqual(['tokenizer', 'tokenizer_2'])

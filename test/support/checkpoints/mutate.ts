@@ -2,7 +2,7 @@
 
 export type Random = { below: (bound: number) => number; pick: <T>(values: readonly T[]) => T }
 
-/** Mulberry32; the same seed gives the same damage. */
+/** Mulberry32; equal seeds cause equal damage. */
 export function seededRandom(seed: number): Random {
   let state = seed >>> 0
   const below = (bound: number) => {
@@ -82,7 +82,7 @@ const TOKENS = [
   '💥',
 ]
 
-/** Damages a file of `header` and zeros in one of several ways: lies in the JSON, in its text, in the length, flipped bits, cuts. */
+/** Damages a file of `header` and zeros in one of several ways: wrong values in the JSON, damaged JSON text, a wrong length, flipped bits, truncation. */
 export function mutate(
   random: Random,
   header: Header,
@@ -103,6 +103,46 @@ export function mutate(
     default:
       return cut(random, pack(json))
   }
+}
+
+/** Damages a JSON file: another key or value at any depth, a doubled or lost entry, lies in the text, flipped bits, cuts. */
+export function mutateJson(random: Random, content: Record<string, unknown>): Uint8Array {
+  const json = JSON.stringify(content)
+  const bytes = (text: string) => Buffer.from(text)
+  switch (random.below(5)) {
+    case 0:
+    case 1:
+      return bytes(lieInEntry(random, content))
+    case 2:
+      return bytes(spliceText(random, json))
+    case 3:
+      return flipBits(random, bytes(json), json.length)
+    default:
+      return cut(random, bytes(json))
+  }
+}
+
+function lieInEntry(random: Random, content: Record<string, unknown>): string {
+  const entries = Object.entries(content).map(([key, value]): [string, string] => [
+    JSON.stringify(key),
+    JSON.stringify(value),
+  ])
+  const index = random.below(entries.length)
+  const [key, value] = entries[index]!
+  const inside = Object.entries(content)[index]![1]
+  const deeper =
+    typeof inside === 'object' && inside !== null && !Array.isArray(inside) && Object.keys(inside).length > 0
+      ? lieInEntry(random, inside as Record<string, unknown>)
+      : random.pick(VALUES)
+  const lies: [string, string][] = [
+    [key, deeper],
+    [key, random.pick(VALUES)],
+    [JSON.stringify(random.pick(NAMES)), value],
+    entries[random.below(entries.length)]!,
+  ]
+  entries[index] = random.pick(lies)
+  if (random.below(8) === 0) entries.splice(random.below(entries.length), 1)
+  return `{${entries.map(([name, text]) => `${name}:${text}`).join()}}`
 }
 
 /** One field of one entry becomes something else, or an entry is renamed, doubled or lost. */

@@ -1,6 +1,7 @@
 // Golden outputs of diffusers and transformers on the tiny checkpoints, and the packages that must give the same.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { afterAll, beforeAll } from 'vitest'
 import type { Manifest, NetworkName } from '../../../gpu-fn/manifest.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
@@ -47,8 +48,12 @@ export function subjects(network: keyof Omit<Cases, 'networks'>): Subject[] {
 
 export const shapeOf = (subject: Subject) => TINY_VARIANTS[subject.variant]
 
-export async function goldenOf({ variant, tier }: Subject): Promise<(name: string) => FloatTensor> {
-  const tensors = await readTensors(path.join(GOLDEN, `${variant}.${tier}.safetensors`))
+/** The golden outputs of a subject; of a single file, CLIP-L's pooled states are those without its projection. */
+export async function goldenOf({ variant, tier, layout }: Subject): Promise<(name: string) => FloatTensor> {
+  const file = path.join(GOLDEN, `${variant}.${tier}`)
+  const tensors = await readTensors(`${file}.safetensors`)
+  if (layout === 'single-file' && [...tensors.keys()].some((name) => name.startsWith('clip_l.')))
+    for (const [name, tensor] of await readTensors(`${file}.single-file.safetensors`)) tensors.set(name, tensor)
   return (name) => {
     const tensor = tensors.get(name)
     if (!tensor) throw new Error(`${variant}.${tier} has no golden ${name}`)
@@ -80,4 +85,14 @@ export async function openNetworks({ variant, layout, tier }: Subject, names: Ne
     run: async (network, inputs) => (await sessions.get(network)!.run(inputs)) as Record<string, FloatTensor>,
     release: async () => void (await Promise.all([...sessions.values()].map((session) => session.release()))),
   }
+}
+
+/** Opens the graphs before the tests of a suite and releases them afterward. The returned function gives them to a test. */
+export function useNetworks(subject: Subject, names: NetworkName[]): () => OpenNetworks {
+  let networks: OpenNetworks
+  beforeAll(async () => {
+    networks = await openNetworks(subject, names)
+  })
+  afterAll(() => networks.release())
+  return () => networks
 }

@@ -29,12 +29,7 @@ beforeEach(async () => {
 
 const at = (...names: string[]) => path.join(directory, ...names)
 const read = (options: TokenizerOptions = { tokenizers: directory }, rows = 1000) =>
-  readTokenizers(
-    encoders,
-    vocabularies(rows),
-    { layout: 'diffusers', networks: {}, config: {}, tokenizers: {} },
-    options,
-  )
+  readTokenizers(encoders, vocabularies(rows), { tokenizers: {} }, options)
 
 test('a package has the files that define its tokenizers, and no others', async () => {
   await writeFile(at('tokenizer', 'id_rsa'), 'a secret')
