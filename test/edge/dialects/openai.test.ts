@@ -205,7 +205,7 @@ describe('what is refused, and how it is said', () => {
       'an unknown field',
       { ...p, cfg: 3 },
       'cfg',
-      'cfg is not a field of this request; allowed are prompt, negative_prompt, model, n, size',
+      'cfg is not a field of this request; allowed are prompt, prompt_2, prompt_3, negative_prompt, model, n, size',
     ],
     ['n too high', { ...p, n: 9 }, 'n', 'n is 9; it must be an integer from 1 to 8.'],
     ['n as text', { ...p, n: '2' }, 'n', 'n is "2"; it must be an integer'],
