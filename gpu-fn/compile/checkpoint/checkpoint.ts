@@ -4,8 +4,9 @@ import path from 'node:path'
 import { CheckpointError } from './error.ts'
 import { readHeader } from './formats/safetensors.ts'
 import { assembleNetwork } from './layout/assemble.ts'
-import { findTokenizers, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
+import { findTokenizers, folderName, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
 import { splitNetworks } from './layout/layouts.ts'
+import { readOptional } from './layout/model-index.ts'
 import type { Naming } from './layout/naming.ts'
 import { type Opened, type OpenedNetwork, recognition } from './layout/opened.ts'
 import { readSharded } from './layout/shards.ts'
@@ -49,21 +50,28 @@ function add(whole: Opened, later: Opened, { titles }: Naming): void {
   whole.notes.push(...later.notes)
   for (const [network, raw] of later.networks) {
     const earlier = whole.networks.get(network)
-    if (earlier) whole.notes.push(`${raw.file}: its ${titles[network]} replaces that of ${earlier.file}.`)
-    whole.networks.set(network, { ...raw, config: raw.config ?? earlier?.config })
+    const inherited = raw.config ? undefined : earlier?.config
+    const settings = inherited ? ', whose config.json applies' : ''
+    if (earlier) whole.notes.push(`${raw.file}: its ${titles[network]} replaces that of ${earlier.file}${settings}.`)
+    whole.networks.set(network, { ...raw, config: raw.config ?? inherited })
   }
   whole.scheduler = later.scheduler ?? whole.scheduler
   for (const network of later.declined) whole.declined.add(network)
   for (const [network, reason] of later.absent) whole.absent.set(network, reason)
 }
 
+/** Names that diffusers and transformers give to files beside a config.json. */
+const FOLDER_FILE = /^(diffusion_pytorch_model|model)\b/i
+
 async function openFile(file: string, naming: Naming, omitted: ReadonlySet<string>): Promise<Opened> {
-  const source = { layout: 'single-file', name: path.basename(file) } as const
   const found = [...splitNetworks(await readFile(file), naming)]
   const recognized = found.map(([network, { tensors }]) => ({ title: naming.titles[network]!, tensors }))
+  const folder = found.length === 1 && FOLDER_FILE.test(path.basename(file)) ? path.dirname(file) : undefined
+  const config = folder ? await readOptional(path.join(folder, 'config.json')) : undefined
+  const source = { layout: 'single-file', name: folder ? folderName(folder, naming) : path.basename(file) } as const
   const networks = found
     .filter(([network]) => !omitted.has(network))
-    .map(([network, raw]): [string, OpenedNetwork] => [network, { ...raw, source }])
+    .map(([network, raw]): [string, OpenedNetwork] => [network, { ...raw, source, config }])
   const notes = [recognition(file, source.layout, recognized)]
   return { networks: new Map(networks), declined: new Set(), absent: new Map(), notes }
 }

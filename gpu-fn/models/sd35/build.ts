@@ -54,7 +54,10 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
 
 function tensorsOf(checkpoint: Checkpoint, network: Sd35Network, paths: readonly string[]): Tensors {
   const tensors = checkpoint.networks[network]
-  if (!tensors) throw new CheckpointError(paths.join(', '), `has no ${network}`)
+  if (!tensors) {
+    const reason = checkpoint.absent.get(network)
+    throw new CheckpointError(paths.join(', '), `has no ${network}${reason ? `. ${reason}` : ''}`)
+  }
   return tensors
 }
 

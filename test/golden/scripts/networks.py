@@ -100,7 +100,7 @@ def pooled_of_single_file(root: Path, out: Path, variant: str):
             local_files_only=True,
         ).text_encoder
         if tier == "fp8":
-            quantise(model)
+            quantize(model)
         pooled = {f"clip_l.{case['name']}.pooled": RUN["clip_l"](model, case)["pooled"].contiguous() for case in cases}
         save_file(pooled, out / f"{variant}.{tier}.single-file.safetensors")
     write_note(out / "made-with.single-file.json")

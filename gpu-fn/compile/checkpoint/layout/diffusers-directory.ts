@@ -50,12 +50,17 @@ async function openLoneFolder(directory: string, naming: Naming, opened: Opened)
       `is not a diffusers checkpoint: it has none of the folders ${names}, and no weights of one of them`,
     )
   }
-  const own = path.basename(path.resolve(directory))
-  const component = naming.folders.find(({ folder }) => folder === own)
-  const { network, opened: found } = await openFolder(directory, naming, opened, component?.stem, component?.network)
-  const name = component ? directoryName(path.join(directory, '..')) : own
-  opened.networks.set(network, { ...found, source: { layout: 'diffusers', name } })
+  const { stem, network: expected } = componentOf(directory, naming) ?? {}
+  const { network, opened: found } = await openFolder(directory, naming, opened, stem, expected)
+  opened.networks.set(network, { ...found, source: { layout: 'diffusers', name: folderName(directory, naming) } })
 }
+
+const componentOf = (directory: string, { folders }: Naming) =>
+  folders.find(({ folder }) => folder === path.basename(path.resolve(directory)))
+
+/** The name of a folder of one network; if diffusers gave it, that of the checkpoint's directory. */
+export const folderName = (directory: string, naming: Naming): string =>
+  directoryName(componentOf(directory, naming) ? path.join(directory, '..') : directory)
 
 async function openFolder(
   at: string,

@@ -94,7 +94,7 @@ describe('a directory with absent files', () => {
     await cp(path.join(other, TRANSFORMER), path.join(base, TRANSFORMER))
     const notes = await expectImage([base, at('fine-tune')])
     expect(notes).toContain(
-      `${at('fine-tune', TRANSFORMER)}: its transformer replaces that of ${path.join(base, TRANSFORMER)}.`,
+      `${at('fine-tune', TRANSFORMER)}: its transformer replaces that of ${path.join(base, TRANSFORMER)}, whose config.json applies.`,
     )
     expect(notes.join('\n')).not.toContain('No scheduler_config.json')
   })
@@ -216,6 +216,12 @@ describe('files of weights', () => {
     }
     await rewriteTensors(file, file, change)
     await expectImage([base])
+  })
+
+  it('have the config.json beside them, if it is of their folder', async () => {
+    await rename(path.join(base, 'vae'), at('vae'))
+    await editJson(at('vae/config.json'), { scaling_factor: 0.9 })
+    await expectImage([base, at('vae/diffusion_pytorch_model.safetensors')], { golden: 'checkpoints/vae-factors.png' })
   })
 
   it('are read with an ending in capitals, through links and from a folder without its own', async () => {

@@ -62,6 +62,13 @@ describe('a network that is listed', () => {
     await expectRefusal(/t5 missing: --checkpoint may be given once for each file; --omit-t5 compiles without T5/)
   })
 
+  it.each(['transformer', 'vae'])('is the %s', async (folder) => {
+    await rm(at(folder), { recursive: true })
+    await expectRefusal(
+      new RegExp(`has no ${folder}\\. .*model_index\\.json lists ${folder}, but there is no .*${folder}`),
+    )
+  })
+
   it('is CLIP, listed as null', async () => {
     await editJson(at('model_index.json'), { text_encoder: [null, null] })
     await expectRefusal(/clip_l missing: .*clip_l is listed as null/)
