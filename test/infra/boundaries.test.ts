@@ -81,7 +81,16 @@ test.each([
     ['../../compile/graph/nn.ts', '../../compile/lower/lowerings.ts', './sd35.ts'],
     ['../../pipeline/noise.ts', '../../compile/compile.ts', '../../compile/write/onnx.ts'],
   ],
-  ['gpu-fn/compile/lower', ['../graph/nn.ts'], ['../../models/families.ts', '../compile.ts', '../write/onnx.ts']],
+  [
+    'gpu-fn/kernels/linear',
+    ['../../compile/lower/cuda-fp8.ts', '../../compile/graph/ops.ts', '../definition/test-case.ts'],
+    ['../../compile/write/onnx.ts', '../../models/families.ts', '../../engine/engine.ts'],
+  ],
+  [
+    'gpu-fn/compile/lower',
+    ['../graph/nn.ts'],
+    ['../../models/families.ts', '../../kernels/reference.ts', '../compile.ts', '../write/onnx.ts'],
+  ],
   ['gpu-fn/compile/graph', ['../checkpoint/tensor.ts', './ops.ts'], ['../lower/cpu.ts', '../write/weights.ts']],
   ['gpu-fn/compile/checkpoint', ['./tensor.ts', 'node:fs'], ['../graph/graph.ts', '../../manifest.ts']],
 ])('%s may import %j and may not import %j', async (directory, allowed, forbidden) => {

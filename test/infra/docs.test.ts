@@ -2,6 +2,9 @@
 import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { TIERS } from '../../gpu-fn/contract.ts'
+import { TARGETS } from '../../gpu-fn/manifest.ts'
+import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { type Figure, figure } from '../../infra/bench/gpu/plan.ts'
 import packageJson from '../../package.json' with { type: 'json' }
 
@@ -162,6 +165,23 @@ test('docs/api.md has every field of a request', () => {
   expect(firstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
     keysOf(schema!, /^ {2}(\w+): /gm).toSorted(),
   )
+})
+
+const VARIANT_NAMES = VARIANTS.map(({ name }) => name)
+
+test.each([
+  ['docs/api.md', '`tier`', ['auto', ...TIERS]],
+  ['docs/deploy.md', '`--tier`', TIERS],
+  ['docs/glossary.md', 'tier', TIERS],
+  ['docs/deploy.md', '`--target`', TARGETS],
+  ['docs/glossary.md', 'target', TARGETS],
+  ['docs/deploy.md', '`--variant`', [...VARIANT_NAMES, 'custom']],
+] as const)('%s has every value in the row %s', (page, name, values) => {
+  const row = read(page)
+    .split('\n')
+    .find((line) => line.startsWith(`| ${name} |`))
+  const cell = row!.split(' | ')[1]!
+  expect(keysOf(cell, /`([\w-]+)`/g).toSorted()).toEqual([...values].toSorted())
 })
 
 test('docs/performance.md has every operator of the kernels', () => {

@@ -1,0 +1,124 @@
+"""The training loop of all stages: optimizer, learning rate schedule, averaged weights, and resumption from saved state."""
+
+import argparse
+import math
+import os
+import time
+
+import torch
+from torch import nn
+
+from ..settings import STATE
+from .muon import Muon
+
+WEIGHT_DECAY = 0.01
+
+
+def arguments(**defaults: int | float) -> argparse.Namespace:
+    """The options of a stage: --steps, --minutes (of this piece), --budget (seconds of all pieces; 0: no limit), --batch, --seed, --workers, and its own."""
+    parser = argparse.ArgumentParser()
+    common = {"steps": 1000, "minutes": 9.0, "budget": 0.0, "batch": 64, "seed": 0, "workers": min(12, (os.cpu_count() or 2) - 1)}
+    for name, value in (common | defaults).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    return parser.parse_args()
+
+
+def device() -> str:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def autocast() -> torch.autocast:
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+
+
+def optimizers(network: nn.Module, parameters: list[nn.Parameter], rate: float, betas: tuple, muon: bool) -> list[torch.optim.Optimizer]:
+    """AdamW; with `muon`, Muon for the matrices of the blocks."""
+    linear = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear)}
+    inner = {id(p) for name, p in network.named_parameters() if "block" in name or ".layers." in name} & linear if muon else set()
+    matrices, others = ([p for p in parameters if id(p) not in inner and (p.ndim > 1) == many] for many in (True, False))
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=betas, fused=torch.cuda.is_available())
+    return [adamw, Muon([p for p in parameters if id(p) in inner], rate, WEIGHT_DECAY)] if muon else [adamw]
+
+
+class Stage:
+    """Trains `network` for `steps` in total. `average` is the exponential moving average of its weights, which is exported."""
+
+    def __init__(self, name: str, network: nn.Module, options: argparse.Namespace, rate: float, decay: float, betas=(0.9, 0.99), muon=False):
+        self.name, self.network, self.options, self.rate, self.decay = name, network, options, rate, decay
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizers = optimizers(network, self.parameters, rate, betas, muon)
+        live = network.state_dict()
+        self.average = {key: value.detach().clone() for key, value in live.items()}
+        self.pairs = [(self.average[key], value) for key, value in live.items() if value.is_floating_point()]
+        self.step, self.seconds, self.started, self.losses = 0, 0.0, time.monotonic(), {}
+        self.reported = 0
+        self.path = STATE / f"{name}.pt"
+        if self.path.exists():
+            self.resume(torch.load(self.path, map_location="cpu", weights_only=True))
+
+    def resume(self, saved: dict) -> None:
+        self.network.load_state_dict(saved["network"])
+        for key, value in saved["average"].items():
+            self.average[key].copy_(value)
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.reported = self.step
+        for optimizer, state in zip(self.optimizers, saved.get("optimizers", [])):
+            optimizer.load_state_dict(state)
+        print(f"{self.name}: goes on at step {self.step}", flush=True)
+
+    def running(self) -> bool:
+        return not self.finished and time.monotonic() - self.started < self.options.minutes * 60
+
+    @property
+    def finished(self) -> bool:
+        return self.progress() >= 1
+
+    def elapsed(self) -> float:
+        """Total seconds over all pieces."""
+        return self.seconds + time.monotonic() - self.started
+
+    def progress(self) -> float:
+        """Progress of the stage: the larger of its step and time fractions."""
+        spent = self.elapsed() / self.options.budget if self.options.budget else 0.0
+        return max(self.step / self.options.steps, spent)
+
+    def learning_rate(self) -> float:
+        """A linear warm-up over 200 steps, then half a cosine down to a hundredth."""
+        return self.rate * min(1, (self.step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, self.progress()))))
+
+    def update(self, loss: torch.Tensor, **report: torch.Tensor) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        decay = min(self.decay, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(*map(list, zip(*self.pairs)), 1 - decay)
+        self.step += 1
+        for key, value in {"loss": loss, **report}.items():
+            self.losses[key] = self.losses.get(key, 0) + value.detach()
+        if self.step % 200 == 0 or self.step in (1, 20, 50):
+            self.report()
+
+    def report(self) -> None:
+        elapsed = time.monotonic() - self.started
+        count = self.step - self.reported
+        figures = "  ".join(f"{key} {float(value) / count:.5f}" for key, value in self.losses.items())
+        print(f"{self.name}: step {self.step}/{self.options.steps}  {figures}  {elapsed:.0f} s", flush=True)
+        self.losses, self.reported = {}, self.step
+
+    def save(self, **extra: object) -> None:
+        """Saves the averaged weights as `average`, and with `optimizers` the state for an exact resumption."""
+        STATE.mkdir(parents=True, exist_ok=True)
+        seconds = self.elapsed()
+        saved = {"network": self.network.state_dict(), "average": self.average, "step": self.step, "seconds": seconds, **extra}
+        if not self.finished:
+            saved["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        torch.save(saved, self.path)
+        print(f"{self.name}: saved at step {self.step}, {seconds:.0f} s in all", flush=True)
