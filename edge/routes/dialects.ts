@@ -6,10 +6,10 @@ import { DIALECTS } from '../dialects/dialects.ts'
 import { streamJson } from '../http/base64-response.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { generateNow, type Submitted } from '../jobs/generate.ts'
 import { projectJob } from '../jobs/projection.ts'
-import { readSubmission, watchCaller } from '../jobs/submission.ts'
-import { serverTiming } from '../jobs/view.ts'
+import { generateNow, type Submitted } from '../requests/generate.ts'
+import { readSubmission, watchCaller } from '../requests/submission.ts'
+import { serverTiming } from '../requests/view.ts'
 import { openImage, resultUrl } from '../results/results.ts'
 
 /** The reply with links that are revoked with the key `requester`. */

@@ -1,8 +1,8 @@
 // The consumer of `octet-usage`: writes settled jobs and their measurements to D1, and reports captures to Stripe if configured.
 
 import { configOf } from '../config.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import type { UsageRecord } from './record.ts'
 import { reportUsage, StripeRefused } from './stripe.ts'
 
