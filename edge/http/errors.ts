@@ -1,5 +1,7 @@
 // The errors of the worker, in a body format for both RFC 9457 clients and the OpenAI SDKs.
 import type { Context, ErrorHandler, NotFoundHandler } from 'hono'
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
+import { escapeText } from '#contract'
 import { ObjectUnavailable } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { EdgeEnv } from './context.ts'
@@ -29,7 +31,7 @@ const MAX_CHARACTERS = 1000
 const MOST_PROBLEMS = 10
 export const shorten = (text: string, most: number) => (text.length <= most ? text : `${text.slice(0, most)}…`)
 
-const shortenParam = (param: string | null | undefined) => (param == null ? null : shorten(param, 60))
+const shortenParam = (param: string | null | undefined) => (param == null ? null : shorten(escapeText(param), 60))
 
 /** A problem document: RFC 9457 members, and `error` as the OpenAI SDKs expect it. */
 export type Problem = {
@@ -42,20 +44,25 @@ export type Problem = {
   error: { message: string; type: ErrorKind; param: string | null; code: ErrorCode }
 }
 
+/** An error in the format of a dialect. The status is the problem's by default. */
+export type ErrorReply = { status?: ContentfulStatusCode; headers?: Record<string, string>; json: object }
+
 declare module 'hono' {
   interface ContextVariableMap {
     /** Renders errors in the format of the route's dialect. */
-    renderError?: (problem: Problem) => object
+    renderError?: (problem: Problem) => ErrorReply
+    /** The status of the error that the request has caused, whatever status its dialect gives it. */
+    problemStatus?: number
   }
 }
 
 /** Responds with the problem document of an error, in the format of the request's dialect. */
 function respond(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError) {
   const [status, kind, title] = ERRORS[code]
-  const message = shorten(whole, MAX_CHARACTERS)
+  const message = shorten(escapeText(whole), MAX_CHARACTERS)
   const errors = details.errors?.slice(0, MOST_PROBLEMS).map((each) => ({
     param: shortenParam(each.param),
-    message: shorten(each.message, MAX_CHARACTERS),
+    message: shorten(escapeText(each.message), MAX_CHARACTERS),
   }))
   const body: Problem = {
     type: `urn:octet:error:${code}`,
@@ -66,10 +73,13 @@ function respond(c: Context<EdgeEnv>, { code, message: whole, details }: ApiErro
     ...(errors && { errors }),
     error: { message, type: kind, param: shortenParam(details.param), code },
   }
-  const render = c.get('renderError') ?? ((problem: Problem) => problem)
-  return c.body(JSON.stringify(render(body)), status, {
-    'content-type': 'application/problem+json',
+  c.set('problemStatus', status)
+  const own = c.get('renderError')?.(body)
+  const type = own ? 'application/json' : 'application/problem+json'
+  return c.body(JSON.stringify(own?.json ?? body), own?.status ?? status, {
+    'content-type': type,
     ...details.headers,
+    ...own?.headers,
   })
 }
 
