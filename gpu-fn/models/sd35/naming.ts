@@ -40,6 +40,8 @@ const PREFIXES: readonly [prefix: string, network: Sd35Network][] = [
   ['text_encoders.clip_g.', 'clip_g'],
   ['text_encoders.t5xxl.', 't5'],
   ['first_stage_model.', 'vae'],
+  // stable-diffusion.cpp, for a VAE that it adds to a checkpoint.
+  ['vae.', 'vae'],
 ]
 
 const SKIPPED: readonly Skip[] = [

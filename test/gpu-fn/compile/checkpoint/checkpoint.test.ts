@@ -63,6 +63,11 @@ describe('single files', () => {
     expect([...networks.vae!.keys()]).toEqual(['decoder.conv_in.weight'])
   })
 
+  it('take a VAE under the prefix of stable-diffusion.cpp', async () => {
+    const { networks } = await openCheckpoint([await write('x.safetensors', { 'vae.decoder.conv_in.weight': half })])
+    expect([...networks.vae!.keys()]).toEqual(['decoder.conv_in.weight'])
+  })
+
   it('tell CLIP encoders of other widths apart by the name of their file', async () => {
     const paths = [
       await write('clip_g_small.safetensors', embedding(32)),
