@@ -1,7 +1,7 @@
 import { app } from './app.ts'
 import { prewarmOnSchedule } from './gpu/health.ts'
 import { applyRetention } from './usage/database-retention.ts'
-import { queue } from './usage/queue.ts'
+import { queue } from './usage/export.ts'
 
 export { AccountDO } from './accounts/account.ts'
 export { EndpointDO } from './gpu/endpoint-object.ts'

@@ -1,5 +1,6 @@
 // The errors of the worker, in a body format for both RFC 9457 clients and the OpenAI SDKs.
 import type { Context, ErrorHandler, NotFoundHandler } from 'hono'
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import { ObjectUnavailable } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { EdgeEnv } from './context.ts'
@@ -42,10 +43,15 @@ export type Problem = {
   error: { message: string; type: ErrorKind; param: string | null; code: ErrorCode }
 }
 
+/** An error in the format of a dialect. The status is the problem's by default. */
+export type ErrorReply = { status?: ContentfulStatusCode; headers?: Record<string, string>; json: object }
+
 declare module 'hono' {
   interface ContextVariableMap {
     /** Renders errors in the format of the route's dialect. */
-    renderError?: (problem: Problem) => object
+    renderError?: (problem: Problem) => ErrorReply
+    /** The status of the error that the request has caused, whatever status its dialect gives it. */
+    problemStatus?: number
   }
 }
 
@@ -66,10 +72,13 @@ function respond(c: Context<EdgeEnv>, { code, message: whole, details }: ApiErro
     ...(errors && { errors }),
     error: { message, type: kind, param: shortenParam(details.param), code },
   }
-  const render = c.get('renderError') ?? ((problem: Problem) => problem)
-  return c.body(JSON.stringify(render(body)), status, {
-    'content-type': 'application/problem+json',
+  c.set('problemStatus', status)
+  const own = c.get('renderError')?.(body)
+  const type = own ? 'application/json' : 'application/problem+json'
+  return c.body(JSON.stringify(own?.json ?? body), own?.status ?? status, {
+    'content-type': type,
     ...details.headers,
+    ...own?.headers,
   })
 }
 

@@ -20,8 +20,8 @@ export type Submission = {
   retried: boolean
   reuse: boolean
 }
-/** `isRepeated`: the job is that of an earlier request. `reused`: the earlier job's images are the result, free of charge. `rates` are for the response headers. */
-export type Submitted = { job: JobRecord; isRepeated: boolean; reused: boolean; rates: RateState[] }
+/** `reused`: the images of an earlier job are the result, free of charge. `rates` are for the response headers. */
+export type Submitted = { job: JobRecord; reused: boolean; rates: RateState[] }
 
 type Admitted =
   | { reused: JobRecord; rates: RateState[] }
@@ -70,14 +70,19 @@ function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reserv
   throw new Error(`the job ${id} does not match its reservation`)
 }
 
-/** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
-export async function submit(env: Env, submission: Submission): Promise<Submitted> {
+type Begin = (reservation: Reservation, isRepeated: boolean) => Promise<JobRecord | null>
+
+/** Admits the request and begins its job, or returns an earlier job with the same images. */
+async function start(env: Env, submission: Submission, begin: Begin): Promise<Submitted> {
   const admitted = await admit(env, submission)
-  if ('reused' in admitted) return { job: admitted.reused, isRepeated: true, reused: true, rates: admitted.rates }
+  if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
   const { reservation, isRepeated, rates } = admitted
-  const job = checkJob(await objectOf(env.JOB, reservation.job).create(reservation), reservation)
-  return { job, isRepeated, reused: false, rates }
+  return { job: checkJob(await begin(reservation, isRepeated), reservation), reused: false, rates }
 }
+
+/** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
+export const submit = (env: Env, submission: Submission): Promise<Submitted> =>
+  start(env, submission, (reservation) => objectOf(env.JOB, reservation.job).create(reservation))
 
 /** The error response for a waiting caller whose job did not succeed. */
 function describeFailure({ id, state, error }: JobRecord): ApiError {
@@ -108,16 +113,15 @@ export async function generateNow(env: Env, submission: Submission, caller: Wait
   const { promise: isRunning, resolve } = Promise.withResolvers<void>()
   caller.keepAlive(isRunning)
   try {
-    const admitted = await admit(env, submission)
-    if ('reused' in admitted) return { job: admitted.reused, isRepeated: true, reused: true, rates: admitted.rates }
-    const { reservation, isRepeated, rates } = admitted
-    if (isRepeated && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
-    caller.onJob(reservation.job)
-    const running = objectOf(env.JOB, reservation.job).run(reservation, caller.id)
-    resolve()
-    const final = checkJob(await running, reservation)
-    if (final.state !== 'succeeded') throw describeFailure(final)
-    return { job: final, isRepeated, reused: false, rates }
+    const submitted = await start(env, submission, async (reservation, isRepeated) => {
+      if (isRepeated && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
+      caller.onJob(reservation.job)
+      const running = objectOf(env.JOB, reservation.job).run(reservation, caller.id)
+      resolve()
+      return running
+    })
+    if (submitted.job.state !== 'succeeded') throw describeFailure(submitted.job)
+    return submitted
   } finally {
     resolve()
   }

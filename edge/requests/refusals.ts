@@ -23,21 +23,14 @@ function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateS
     'retry-after': String(retryAfterSeconds),
     'retry-after-ms': String(retryAfterSeconds * 1000),
   }
-  return by === 'rate'
-    ? new ApiError(
-        'rate_limited',
-        `${WHOSE[holder]} may start ${limit} jobs per minute; try again in ${retryAfterSeconds} s.`,
-        {
-          headers,
-        },
-      )
-    : new ApiError(
-        'concurrency_limited',
-        `${WHOSE[holder]} may have ${limit} concurrent jobs and has reached that limit; wait for one to finish.`,
-        {
-          headers,
-        },
-      )
+  const [code, allowed] =
+    by === 'rate'
+      ? (['rate_limited', `start ${limit} jobs per minute; try again in ${retryAfterSeconds} s`] as const)
+      : ([
+          'concurrency_limited',
+          `have ${limit} concurrent jobs and has reached that limit; wait for one to finish`,
+        ] as const)
+  return new ApiError(code, `${WHOSE[holder]} may ${allowed}.`, { headers })
 }
 
 /** The API name of each limit. */

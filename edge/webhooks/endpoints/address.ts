@@ -15,40 +15,12 @@ const MAX_LENGTH = 2048
 const QUOTED = 120
 
 /** Zones without public hosts (RFC 6761, 6762, 7686, 8375, 9476, and common private zones). */
-const PRIVATE_ZONES = [
-  ...[
-    'localhost',
-    'local',
-    'localdomain',
-    'internal',
-    'intranet',
-    'private',
-    'corp',
-    'home',
-    'lan',
-    'alt',
-    'onion',
-    'svc',
-    'consul',
-    'fritz.box',
-  ],
-  ...['arpa', 'test', 'example', 'invalid'],
-]
+const PRIVATE_ZONES =
+  `localhost local localdomain internal intranet private corp home lan alt onion svc consul fritz.box
+  arpa test example invalid`.split(/\s+/)
 /** Public DNS services whose names resolve to an arbitrary embedded address, or to 127.0.0.1. */
-const REBINDING_ZONES = [
-  'nip.io',
-  'sslip.io',
-  'xip.io',
-  'localtest.me',
-  'lvh.me',
-  'vcap.me',
-  'lacolhost.com',
-  'rbndr.us',
-  'localho.st',
-  'traefik.me',
-  'local.gd',
-  'ip.addr.tools',
-]
+const REBINDING_ZONES = `nip.io sslip.io xip.io localtest.me lvh.me vcap.me lacolhost.com rbndr.us localho.st traefik.me
+  local.gd ip.addr.tools`.split(/\s+/)
 /** Zones in which workers of one Cloudflare account reach each other without the public internet. */
 const PLATFORM_ZONES = ['workers.dev', 'pages.dev', 'cloudflareworkers.com']
 

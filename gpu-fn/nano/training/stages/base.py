@@ -1,6 +1,7 @@
 """Stage 2: the text encoders and the transformer together, by flow matching (arXiv 2403.03206) on the VAE's latents.
 
     python -m training.stages.base --steps 20000 --budget 3000
+    torchrun --nproc-per-node 2 -m training.stages.base …     # --batch is the total of all GPUs
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
 `reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
@@ -17,7 +18,7 @@ from ..models.networks import CHANNELS, SIDE, T5_TOKENS, TextEncoders, Tokenizer
 from ..scenes.render import Renderer
 from ..settings import STATE
 from .batches import CAPTION_TOKENS, batches
-from .stage import Stage, arguments, autocast, device
+from .stage import RANK, WORLD, Stage, arguments, autocast, device
 
 EMPTY_SHARE = 0.10
 WITHOUT_T5_SHARE = 0.25
@@ -100,7 +101,8 @@ class Pools:
 
     def __init__(self, options, seed: int, latents: Latents, on: str, wide: bool = False):
         self.renderer, self.latents, self.on = Renderer(on), latents, on
-        fresh = max(1, options.batch // options.reuse) * REFILL
+        fresh = max(1, options.batch // WORLD // options.reuse) * REFILL
+        seed = seed * WORLD + RANK
         self.stream = batches(seed, fresh, options.workers, tokenized=True)
         self.native, self.others = Pool(self.renderer, latents, POOL, on), {}
         self.wide = batches(seed + 500, min(fresh, WIDE_BATCH), min(2, options.workers), tokenized=True, wide=True) if wide else None
@@ -142,9 +144,10 @@ def main() -> None:
     torch.manual_seed(options.seed)
     on = device()
     denoiser = Denoiser().to(on)
-    if on == "cuda":
+    if on != "cpu":
         denoiser.compile_parts()
     stage = Stage("base", denoiser, options, rate=options.rate, decay=options.decay, betas=(0.9, 0.95), muon=True)
+    torch.manual_seed((options.seed + stage.step) * WORLD + RANK)
     latents = Latents(on)
     pools = Pools(options, options.seed + 3 + stage.step, latents, on, wide=options.wide > 0)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
@@ -154,7 +157,7 @@ def main() -> None:
         other = options.wide > 0 and stage.step % options.wide == options.wide - 1
         # Other shapes run eagerly: compiling six more would take minutes.
         torch.compiler.set_stance("force_eager" if other else "default")
-        count = options.batch // 2 if other else options.batch
+        count = options.batch // WORLD // (2 if other else 1)
         clean, ids = (pools.other() if other else pools.native).take(count)
         early = stage.progress() < options.long_from
         ids = pad_t5(ids, CAPTION_TOKENS if other or (early and stage.step % 4) else T5_TOKENS)

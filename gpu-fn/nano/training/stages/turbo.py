@@ -14,7 +14,7 @@ import torch
 from ..models.networks import GUIDANCE, T5_TOKENS, TURBO_TERMINAL, Tokenizers, scheduler
 from ..settings import STATE
 from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pools, compile_blocks, pad_t5
-from .stage import Stage, arguments, autocast, device
+from .stage import RANK, WORLD, Stage, arguments, autocast, device
 
 STEPS = 4
 SUBSTEPS = 4
@@ -56,7 +56,7 @@ def main() -> None:
     base.load_state_dict(torch.load(STATE / "base.pt", map_location=on, weights_only=True)["average"])
     student = Denoiser().to(on).transformer
     student.load_state_dict(base.transformer.state_dict())
-    if on == "cuda" and options.compiled:
+    if on != "cpu" and options.compiled:
         compile_blocks(base.transformer)
         compile_blocks(student)
     stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95), muon=True)
@@ -65,18 +65,20 @@ def main() -> None:
     sigmas = schedule.sigmas.tolist()
     latents = Latents(on)
     pools = Pools(options, options.seed + 4 + stage.step, latents, on)
+    torch.manual_seed((options.seed + stage.step) * WORLD + RANK)
+    count = options.batch // WORLD
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
     while stage.running():
         if stage.step % REFILL == 0:
             pools.refill()
-        clean, ids = pools.native.take(options.batch)
+        clean, ids = pools.native.take(count)
         ids = pad_t5(ids, T5_TOKENS)
-        with_t5 = (torch.rand(options.batch, device=on) >= WITHOUT_T5_SHARE).float()
+        with_t5 = (torch.rand(count, device=on) >= WITHOUT_T5_SHARE).float()
         index = random.randrange(STEPS)
         with autocast():
             with torch.no_grad():
                 positive = base.encoders(ids, with_t5)
-                negative = base.encoders({key: value.expand(options.batch, -1) for key, value in empty.items()}, with_t5)
+                negative = base.encoders({key: value.expand(count, -1) for key, value in empty.items()}, with_t5)
             latent = start_point(student, clean, sigmas, index, positive)
             target = teach(base.transformer, latent, sigmas[index], sigmas[index + 1], positive, negative, options.guidance)
             arrived = latent + (sigmas[index + 1] - sigmas[index]) * velocity(student, latent, sigmas[index], *positive)

@@ -55,7 +55,7 @@ def main() -> None:
     network = vae().to(on, memory_format=torch.channels_last)
     stage = Stage("vae", network, options, rate=options.rate, decay=0.999)
     renderer, stream = Renderer(on), batches(options.seed + 1 + stage.step, options.batch, options.workers, dense=0.7)
-    compiled = torch.compile(loss_of, dynamic=False) if on == "cuda" and options.compiled else loss_of
+    compiled = torch.compile(loss_of, dynamic=False) if on != "cpu" and options.compiled else loss_of
     while stage.running():
         image = renderer(next(stream)).contiguous(memory_format=torch.channels_last)
         with autocast():
