@@ -1,7 +1,7 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
 import { Command, Option } from 'commander'
-import { TIERS } from '../contract.ts'
+import { escapeText, TIERS } from '../contract.ts'
 import { TARGETS } from '../manifest.ts'
 import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
@@ -56,7 +56,7 @@ async function main(): Promise<void> {
   } catch (error) {
     progress.stop()
     if (!(error instanceof CheckpointError)) throw error
-    console.error(`compile: ${error.message}`)
+    console.error(escapeText(`compile: ${error.message}`))
     process.exitCode = 1
   }
 }
@@ -65,12 +65,15 @@ function report({ manifest, sourceBytes, packageBytes, notes }: Compiled, out: s
   const { model, variant, tier, target } = manifest
   const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
   const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
-  console.log(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
-  console.log(
+  print(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
+  print(
     `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
   )
-  for (const note of notes) console.log(note)
+  for (const note of notes) print(note)
 }
+
+/** Prints a line, which may have names from the checkpoint. */
+const print = (line: string) => console.log(escapeText(line))
 
 const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
 

@@ -40,7 +40,7 @@ function charactersMap(base64: string): Normalize {
   if (arrayBytes === 0 || arrayBytes % 4 !== 0 || arrayBytes + 4 > bytes.length) {
     throw new Error('precompiled_charsmap is empty or truncated')
   }
-  const units = Uint32Array.from({ length: arrayBytes / 4 }, (_, i) => bytes.readUInt32LE(4 + 4 * i))
+  const units = new Uint32Array(Uint8Array.from(bytes.subarray(4, 4 + arrayBytes)).buffer)
   const replacements = bytes.subarray(4 + arrayBytes)
   assertShort(replacements)
   const lookUp = (text: string) => {

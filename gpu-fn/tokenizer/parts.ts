@@ -14,6 +14,8 @@ const TYPES = {
   decoder: ['Sequence', 'ByteLevel', 'Metaspace', 'BPEDecoder', 'Replace', 'ByteFallback', 'Fuse', 'Strip'],
   model: ['BPE', 'Unigram'],
 } as const
+/** Characters of a text that a part searches for. */
+const MAX_TEXT = 16
 /** Keys of the parts of a sequence. */
 const SEQUENCES = ['normalizers', 'pretokenizers', 'processors', 'decoders']
 /** Parts of all sequences together; published tokenizers have up to 3 in one. */
@@ -27,16 +29,23 @@ export function assertPublishedParts(directory: string, definition: TokenizerJso
       new TokenizerError(`${directory}: the ${key} of tokenizer.json ${problem}; use the published tokenizer`)
     if (parts.length > MAX_PARTS) throw fail(`has more than ${MAX_PARTS} parts`)
     for (const { type, pattern, content } of parts) {
-      if (!(types as readonly string[]).includes(type))
-        throw fail(`has the type ${JSON.stringify(String(type).slice(0, 100))}; ${types.join(', ')} are supported`)
-      const regex = (pattern as { Regex?: unknown } | undefined)?.Regex
-      if (regex !== undefined && !PATTERNS.has(regex))
-        throw fail(`has the unknown pattern ${JSON.stringify(regex)?.slice(0, 100)}`)
+      if (!(types as readonly unknown[]).includes(type))
+        throw fail(`has the type ${describe(type)}; ${types.join(', ')} are supported`)
+      if ((type === 'Split' || type === 'Replace') && !isKnownPattern(pattern))
+        throw fail(`has the unknown pattern ${describe(pattern)}`)
       // Longer replacements could multiply a prompt's length.
       if (type === 'Replace' && !(typeof content === 'string' && [...content].length <= 1))
         throw fail('replaces text by more than one character')
     }
   }
+}
+
+const describe = (value: unknown) => String(JSON.stringify(value)).slice(0, 100)
+
+function isKnownPattern(pattern: unknown): boolean {
+  const { Regex, String: text } = (pattern ?? {}) as Record<string, unknown>
+  if (Regex !== undefined) return PATTERNS.has(Regex)
+  return typeof text === 'string' && text !== '' && text.length <= MAX_TEXT
 }
 
 /** A component and the parts of its sequences, at most one more than are allowed. */

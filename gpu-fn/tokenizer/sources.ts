@@ -15,12 +15,15 @@ export type TokenizerSources = ReadonlyMap<TokenizerFileName, Uint8Array>
 /** Limits on a tokenizer. The largest published file of SD3.5 has 2.4 MB, its largest vocabulary 49,408 tokens and 48,894 merges. */
 export const TOKENIZER_LIMITS = { fileBytes: 8_000_000, values: 400_000, tokens: 131_072 } as const
 
+/** Messages quote files, whose tokens can have any length. */
+const MESSAGE_CHARACTERS = 1000
+
 /** An unusable tokenizer directory; the message names the file and the problem. */
 export class TokenizerError extends Error {
   override name = 'TokenizerError' as const
 
   constructor(message: string, options?: ErrorOptions) {
-    super(escapeText(message), options)
+    super(escapeText(message).slice(0, MESSAGE_CHARACTERS), options)
   }
 }
 

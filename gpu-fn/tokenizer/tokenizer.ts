@@ -39,8 +39,8 @@ export async function openTokenizer(directory: string): Promise<PromptTokenizer>
 /** Opens the tokenizer of these files; `directory` is named in errors. Throws `TokenizerError`. */
 export function parseTokenizer(directory: string, sources: TokenizerSources): PromptTokenizer {
   const files = parseTokenizerFiles(directory, sources)
-  assertPublishedParts(directory, files.definition)
   try {
+    assertPublishedParts(directory, files.definition)
     return open(directory, files)
   } catch (cause) {
     if (cause instanceof TokenizerError) throw cause
@@ -55,10 +55,14 @@ function open(directory: string, files: TokenizerFiles): PromptTokenizer {
   const body = tokenizer.encode('a', { add_special_tokens: false }).ids
   const whole = tokenizer.encode('a').ids
   const start = whole.findIndex((_, i) => body.every((id, j) => whole[i + j] === id))
+  const [prefix, suffix] = [whole.slice(0, start), whole.slice(start + body.length)]
+  const unusable = [...whole, padId, tokenizer.model.unk_token_id].find((id) => !Number.isSafeInteger(id))
+  if (unusable !== undefined || tokenizer.model.unk_token_id === undefined)
+    throw new TokenizerError(`${directory}: a token of its own, such as the unknown token, has no id`)
   return {
     tokenizer,
-    prefix: whole.slice(0, start),
-    suffix: whole.slice(start + body.length),
+    prefix,
+    suffix,
     padId,
     cutter: cutterOf(files.definition),
     vocabulary: vocabularyOf(files),

@@ -94,7 +94,7 @@ function openSources(from: string, sources: ReadonlyMap<TokenizerFileName, Uint8
   try {
     return parseTokenizer(from, sources)
   } catch (cause) {
-    throw new CheckpointError(from, (cause as Error).message, { cause })
+    throw new CheckpointError(from, (cause as Error).message.replace(`${from}: `, ''), { cause })
   }
 }
 

@@ -1,5 +1,5 @@
 // SD3.5's text encoders: CLIP-L, CLIP-G and T5, and how the pipeline joins their outputs.
-// diffusers pipeline_stable_diffusion_3.py `encode_prompt`; ComfyUI comfy/text_encoders/sd3_clip.py for absent encoders.
+// diffusers pipeline_stable_diffusion_3.py `encode_prompt`.
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
 import type { Checkpoint } from '../../compile/checkpoint/tensor.ts'
 import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.ts'
@@ -27,8 +27,8 @@ export type Encoders = {
 }
 
 const ENCODERS = ['clip_l', 'clip_g', 't5'] as const
+const PROMPTS = { clip_l: 'prompt', clip_g: 'prompt_2', t5: 'prompt_3' } as const
 const TITLES = { clip_l: 'CLIP-L', clip_g: 'CLIP-G', t5: 'T5' } as const
-const CLIP_TOKENS = 77
 const CLIP_MARKS = { start: '<|startoftext|>', end: '<|endoftext|>', published: { rows: 49_408, ids: 49_408 } } as const
 /** What the published tokenizers have in common with those of smaller vocabularies. */
 export const TOKENS = {
@@ -37,7 +37,7 @@ export const TOKENS = {
   t5: { start: null, end: '</s>', pad: '<pad>', published: { rows: 32_128, ids: 32_100 } },
 } as const
 /** diffusers' `max_sequence_length`: the tokens of T5, and the rows of zeros in place of an absent T5. */
-const DIFFUSERS_T5_TOKENS = 256
+const T5_ROWS = { default: 256, max: T5_MAX_TOKENS }
 /** Graphs of T5: 24 layers in the published encoder. */
 const MAX_T5_GRAPHS = 4
 
@@ -69,7 +69,7 @@ export function buildTextEncoders(
       ),
     ),
     manifest: describeText({ clip_l, clip_g, t5: t5 && { graphs: t5.graphs.map(([name]) => name) } }, config),
-    notes: t5 ? [] : [`Without T5, ${DIFFUSERS_T5_TOKENS} rows of zeros take its place, as in diffusers.`],
+    notes: t5 ? [] : [`Without T5, ${T5_ROWS.default} rows of zeros take its place, as in diffusers.`],
   }
 }
 
@@ -138,8 +138,8 @@ function assertWidth(what: string, given: number, expected: number, relation: st
 }
 
 /**
- * CLIP-L and CLIP-G side by side, T5 below them, rows padded with zeros to the transformer's width. diffusers runs T5 on 256 tokens;
- * the reference pads to CLIP's 77 tokens and allows as many as the model takes.
+ * CLIP-L and CLIP-G side by side, T5 below them, rows padded with zeros to the transformer's width, as in diffusers. Zeros take the
+ * place of an absent T5.
  */
 export function describeText(
   { clip_l, clip_g, t5 }: Encoders,
@@ -154,32 +154,23 @@ export function describeText(
   ]
   return {
     encoders: encoders.filter((encoder) => encoder !== null),
-    segments: [
-      { diffusers: 0, reference: 0 },
-      { diffusers: DIFFUSERS_T5_TOKENS, reference: 0 },
-    ],
-    empty_rows: CLIP_TOKENS,
+    segments: [{ default: 0, max: 0 }, T5_ROWS],
     joint_width: contextWidth,
     pooled_width: pooledWidth,
   }
 }
 
 function describeClip(name: ClipName, { tokens }: Clip, column: number, pooledOffset: number): TextEncoderManifest {
-  const length = { min: tokens, max: tokens }
   return {
-    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [name] },
-    ...{ tokens: { diffusers: length, reference: length }, segment: 0, column, pooled_offset: pooledOffset },
+    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [name], prompt: PROMPTS[name] },
+    ...{ tokens: { default: tokens, max: tokens }, segment: 0, column, pooled_offset: pooledOffset },
   }
 }
 
 function describeT5(graphs: readonly string[]): TextEncoderManifest {
-  const tokens = {
-    diffusers: { min: DIFFUSERS_T5_TOKENS, max: DIFFUSERS_T5_TOKENS },
-    reference: { min: CLIP_TOKENS, max: T5_MAX_TOKENS },
-  }
   const name = 't5'
   return {
-    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [...graphs] },
-    ...{ tokens, segment: 1, column: 0, pooled_offset: null },
+    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [...graphs], prompt: PROMPTS[name] },
+    ...{ tokens: T5_ROWS, segment: 1, column: 0, pooled_offset: null },
   }
 }

@@ -43,13 +43,15 @@ def image(root: Path, case: dict, single_file: bool):
                 quantize(model)
     return pipeline(
         case["prompt"],
+        prompt_2=case.get("prompt_2"),
+        prompt_3=case.get("prompt_3"),
         negative_prompt=case["negative_prompt"],
         width=case["width"],
         height=case["height"],
         num_inference_steps=case["steps"],
         guidance_scale=case["guidance_scale"],
-        generator=torch.Generator("cpu").manual_seed(case["seed"]),
-        max_sequence_length=256,
+        generator=torch.Generator("cpu").manual_seed(int(case["seed"])),
+        max_sequence_length=case.get("max_sequence_length", 256),
     ).images[0]
 
 

@@ -250,6 +250,21 @@ describe('a checkpoint is refused and nothing is written', () => {
       fs.writeFile(path.join(file, '../../tokenizer/vocab.json'), '{'),
     )
     await expectRefusal(broken, /tokenizer: .*vocab\.json/)
+    const pipe = await altered('pipe', async (file) => {
+      const vocabulary = path.join(file, '../../tokenizer/vocab.json')
+      await fs.rm(vocabulary)
+      await run('mkfifo', [vocabulary])
+    })
+    await expectRefusal(pipe, /vocab\.json: is not a regular file/)
+    const exchanged = await altered('exchanged', async (file) => {
+      const folder = (name: string) => path.join(file, '../..', name)
+      await fs.rm(folder('tokenizer_2'), { recursive: true })
+      await fs.cp(folder('tokenizer'), folder('tokenizer_2'), { recursive: true })
+    })
+    await expectRefusal(
+      exchanged,
+      /tokenizer_2: is not the tokenizer of CLIP-G: it pads with <\|endoftext\|> instead of !/,
+    )
   })
 
   test("when the output directory is another program's, though it has a manifest.json", async () => {

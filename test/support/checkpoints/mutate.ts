@@ -209,3 +209,8 @@ function cut(random: Random, file: Uint8Array): Uint8Array {
   if (random.below(4) === 0) return Buffer.concat([file, new Uint8Array(1 + random.below(64))])
   return file.subarray(0, random.below(file.length))
 }
+
+/** Damages any file: flipped bits, or another length. */
+export function mutateBytes(random: Random, file: Uint8Array): Uint8Array {
+  return random.below(3) === 0 ? cut(random, file) : flipBits(random, file, file.length)
+}

@@ -99,7 +99,9 @@ function readPart(name: string, { file, offset }: FileRange, from: number, into:
 }
 
 function open(file: string): number {
-  const descriptor = descriptors.get(file) ?? fs.openSync(file, 'r')
+  // The file was checked when its header was read; without O_NONBLOCK a pipe in its place would block the thread.
+  const flags = fs.constants.O_RDONLY | fs.constants.O_NONBLOCK
+  const descriptor = descriptors.get(file) ?? fs.openSync(file, flags)
   descriptors.set(file, descriptor)
   return descriptor
 }
