@@ -25,7 +25,9 @@ beforeAll(async () => {
   try {
     const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
     const get = (address: string) => fetch(new URL(address, local.url), { headers })
-    const body = JSON.stringify({ prompt: PROMPT, negative_prompt: 'fog', n: 2, seed: 4, size: '64x64', route: 'full' })
+    const own = { prompt_2: 'a bird', prompt_3: 'a heron and a fish', max_sequence_length: 128 }
+    const fields = { prompt: PROMPT, negative_prompt: 'fog', n: 2, seed: '18446744073709551615', size: '64x64', ...own }
+    const body = JSON.stringify({ ...fields, route: 'full' })
     const reply = await fetch(`${local.url}/v1/images/generations`, { method: 'POST', headers, body })
     const { data, octet } = (await reply.json()) as { data: { url: string }[]; octet: { job: string } }
     await save('image.png', await (await get(data[1]!.url)).bytes())
