@@ -14,7 +14,8 @@ export type FolderWeights = SafetensorsFile & {
 
 /** The files of one variant; `incomplete` is the reason why they cannot be read. */
 type Candidate = { variant: string; read(): Promise<SafetensorsFile>; incomplete: string | null }
-type Found = { file?: string; index?: string; shards: Map<number, string>; count: number }
+/** `counts`: the numbers of shards in the names of shards. */
+type Found = { file?: string; index?: string; shards: Map<number, string>; counts: Set<number> }
 
 /** Stems of diffusers and transformers. */
 const STEMS = ['diffusion_pytorch_model', 'model']
@@ -47,7 +48,7 @@ export async function readWeights(folder: string, stem?: string): Promise<Folder
     const problem = `has the variants ${listNames(variants)} and none of full precision; give the files of one variant`
     throw new CheckpointError(folder, problem)
   }
-  const passed = ranked.flatMap(({ incomplete }) => incomplete ?? [])
+  const passed = ranked.slice(0, ranked.indexOf(chosen)).flatMap(({ incomplete }) => incomplete ?? [])
   return { ...(await chosen.read()), variant: chosen.variant, passed }
 }
 
@@ -61,13 +62,13 @@ function groupByVariant(names: readonly string[], stems: readonly string[]): Map
     const [index, before, after] = file === undefined ? (INDEX.exec(rest) ?? []) : []
     if (file === undefined && index === undefined) continue
     const variant = early ?? late ?? before ?? after ?? ''
-    const found = groups.get(variant) ?? { shards: new Map<number, string>(), count: 0 }
+    const found = groups.get(variant) ?? { shards: new Map<number, string>(), counts: new Set<number>() }
     groups.set(variant, found)
     if (index !== undefined) found.index = name
     else if (number === undefined) found.file = name
     else {
       found.shards.set(Number(number), name)
-      found.count = Math.max(found.count, Number(count))
+      found.counts.add(Number(count))
     }
   }
   return groups
@@ -75,23 +76,27 @@ function groupByVariant(names: readonly string[], stems: readonly string[]): Map
 
 async function candidateOf(folder: string, variant: string, found: Found): Promise<Candidate> {
   const at = (name: string) => path.join(folder, name)
-  const { file, index, shards, count } = found
+  const { file, index, shards, counts } = found
   if (file) return { variant, read: () => readHeader(at(file)), incomplete: null }
   if (index) {
     const present = new Set(await readdir(folder))
     const absent = [...(await shardsOf(at(index)))].filter((shard) => !present.has(shard))
     const incomplete = absent.length > 0 ? `${quote(index)} lists ${listNames(absent)}, which are absent` : null
-    if (!incomplete || count === 0) return { variant, read: () => readSharded(at(index)), incomplete }
+    if (!incomplete || counts.size === 0) return { variant, read: () => readSharded(at(index)), incomplete }
   }
-  const absent = Array.from({ length: count }, (_, i) => i + 1).filter((number) => !shards.has(number))
-  const files = [...shards].toSorted(([a], [b]) => a - b).map(([, name]) => at(name))
-  const incomplete =
-    absent.length > 0 ? `of ${count} shards, ${absent.join(', ')} ${absent.length > 1 ? 'are' : 'is'} absent` : null
+  const files = [...shards].toSorted(([a], [b]) => a - b).map(([, name]) => name)
+  const problem = problemOfShards(shards, [...counts])
   return {
     variant,
-    read: () => readShards(files),
-    incomplete: incomplete && `${quote(path.basename(files[0]!))}: ${incomplete}`,
+    read: () => readShards(files.map(at)),
+    incomplete: problem && `${quote(files[0]!)} is a shard ${problem}`,
   }
+}
+
+function problemOfShards(shards: ReadonlyMap<number, string>, [count, other]: readonly number[]): string | null {
+  if (other !== undefined) return `of ${count}, and there are shards of ${other}`
+  const absent = Array.from({ length: count! }, (_, i) => i + 1).filter((number) => !shards.has(number))
+  return absent.length > 0 ? `of ${count}, and of these are absent: ${absent.slice(0, 5).join(', ')}` : null
 }
 
 function rankOf({ variant }: Candidate): number {

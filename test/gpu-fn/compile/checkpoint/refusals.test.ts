@@ -131,7 +131,18 @@ describe('files of weights', () => {
     await rm(file)
     const shard = await writeStoredTensors(at('transformer/diffusion_pytorch_model-00001-of-00002.safetensors'), first)
     await expectRefusal(/is one of 2 shards; give its folder or its \.safetensors\.index\.json/, [shard])
-    await expectRefusal(/transformer: its weights are incomplete: .*of 2 shards, 2 is absent/)
+    await expectRefusal(
+      /its weights are incomplete: ".*-00001-of-00002\.safetensors" is a shard of 2, and of these are absent: 2/,
+    )
+  })
+
+  it('shards of two numbers without an index', async () => {
+    const file = at('vae/diffusion_pytorch_model.safetensors')
+    const parts = halves(await readStoredTensors(file))
+    await rm(file)
+    await writeStoredTensors(at('vae/diffusion_pytorch_model-00001-of-00002.safetensors'), parts[0])
+    await writeStoredTensors(at('vae/diffusion_pytorch_model-00002-of-00003.safetensors'), parts[1])
+    await expectRefusal(/vae: its weights are incomplete: .* is a shard of 2, and there are shards of 3/)
   })
 
   it('several variants of unknown names', async () => {
