@@ -55,10 +55,16 @@ async function main(): Promise<void> {
     report(compiled, flags.out, (performance.now() - started) / 1000)
   } catch (error) {
     progress.stop()
-    if (!(error instanceof CheckpointError)) throw error
-    console.error(escapeText(`compile: ${error.message}`))
+    console.error(describeError(error))
     process.exitCode = 1
   }
+}
+
+/** The message of an error of the checkpoint, or the stack of another error, escaped for the terminal. */
+function describeError(error: unknown): string {
+  if (error instanceof CheckpointError) return escapeText(`compile: ${error.message}`)
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  return text.split('\n').map(escapeText).join('\n')
 }
 
 function report({ manifest, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {

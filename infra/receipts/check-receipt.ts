@@ -49,8 +49,9 @@ async function promptsOf(claims: ReceiptClaims, { file, prompts }: Subject): Pro
     if (await isPrompt(claims, role, text)) return text
     throw new Error(`the ${role.replace('_', ' ')} is unknown; set --${role.replace('_', '-')}`)
   }
-  const found = await Promise.all(rolesOf(claims).map(async (role) => [role, await find(role)]))
-  return Object.fromEntries(found) as Prompts
+  const found: Partial<Prompts> = {}
+  for (const role of rolesOf(claims)) found[role] = await find(role)
+  return found as Prompts
 }
 
 async function checkReproduction(claims: ReceiptClaims, subject: Subject, options: Reproduction): Promise<Check> {
