@@ -19,6 +19,8 @@ import { Verifier } from './weights/verification.ts'
 const SOCKET_IDLE_MS = 60_000
 const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
+/** npm repeats the terminal's SIGINT a millisecond later: signals this soon after the first one are repetitions. */
+const REPEATED_SIGNAL_MS = 1_000
 const USAGE = `Usage: gpu [--vram GIGABYTES]
 
 The GPU function. --vram limits its device memory; all other options are environment variables, described in gpu-fn/config.ts.`
@@ -32,10 +34,22 @@ function main(): void {
   if (!config.edgePublicKeys) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
   const service = createService(config, log)
   service.server.on('error', (error) => fail(log, error))
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void shutDown(service, signal, 0))
+  drainOnSignals(service)
   warmUp(service).catch((error) => {
     if (!isOver(service.lifecycle)) fail(log, error)
   })
+}
+
+/** The first signal drains; a later one, unless it is a repetition, ends the process at once. */
+function drainOnSignals(service: Service): void {
+  let first: number | undefined
+  const receive = (signal: string) => {
+    const now = performance.now()
+    first ??= now
+    if (now > first && now - first < REPEATED_SIGNAL_MS) return
+    void shutDown(service, signal, 0)
+  }
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, receive)
 }
 
 function readConfigOrExit(): Config {

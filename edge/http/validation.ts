@@ -98,3 +98,7 @@ export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
     )
   }
 }
+
+/** Reads a JSON body like `readJson`; an absent or empty body is an empty object. */
+export const readOptionalJson = async (c: Context<EdgeEnv>): Promise<unknown> =>
+  c.req.raw.body === null || c.req.header('content-length') === '0' ? {} : readJson(c)

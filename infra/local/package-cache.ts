@@ -1,18 +1,23 @@
 // A cache of compiled packages in .octet/ of the repository, keyed by the content of the sources and shared by all processes.
 import { createHash } from 'node:crypto'
-import { existsSync } from 'node:fs'
+import { createReadStream, existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 
 export const ROOT = path.join(import.meta.dirname, '../..')
 const HOUR = 3_600_000
+const CHUNK = 1 << 20
 
 /** A digest, 16 hexadecimal digits, of the files that match `globs`, which are absolute or relative to the repository. */
 export async function digestOf(globs: readonly string[]): Promise<string> {
   const files: string[] = []
   for await (const file of fs.glob(globs, { cwd: ROOT })) files.push(file)
   const hash = createHash('sha256')
-  for (const file of files.sort()) hash.update(file).update(await fs.readFile(path.resolve(ROOT, file)))
+  for (const file of files.sort()) {
+    hash.update(file)
+    // A checkpoint's files exceed the largest buffer.
+    for await (const chunk of createReadStream(path.resolve(ROOT, file), { highWaterMark: CHUNK })) hash.update(chunk)
+  }
   return hash.digest('hex').slice(0, 16)
 }
 

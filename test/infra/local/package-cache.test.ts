@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
@@ -42,4 +42,14 @@ test('files outside of the repository have a state as well', async () => {
   const first = await digestOf([path.join(root, '*.json')])
   await write('2')
   expect(await digestOf([path.join(root, '*.json')])).not.toBe(first)
+})
+
+test('a file of more than 4 GiB has a digest, which depends on its last byte', async () => {
+  const file = path.join(root, 'large.safetensors')
+  const bytes = 2 ** 32 + 1
+  await using handle = await open(file, 'w')
+  await handle.truncate(bytes)
+  const before = await digestOf([file])
+  await handle.write(Buffer.from([1]), 0, 1, bytes - 1)
+  expect(await digestOf([file])).not.toBe(before)
 })
