@@ -21,6 +21,8 @@ const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
 /** npm repeats the terminal's SIGINT a millisecond later: signals this soon after the first one are repetitions. */
 const REPEATED_SIGNAL_MS = 1_000
+const TOO_LITTLE_MEMORY =
+  'the models of OCTET_PRELOAD exceed the memory, so jobs wait while one replaces another: preload fewer models, or choose a larger GPU'
 const USAGE = `Usage: gpu [--vram GIGABYTES]
 
 The GPU function. --vram limits its device memory; all other options are environment variables, described in gpu-fn/config.ts.`
@@ -99,8 +101,9 @@ async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
     if (!model) throw new Error(`OCTET_PRELOAD asks for ${name}:${tier}, which is not among the packages`)
     if (isOver(lifecycle)) return
-    const { device, seconds, networks } = await engine.load(model)
+    const { device, seconds, networks, closed = [] } = await engine.load(model)
     log.info({ model: name, tier, device, seconds, networks }, 'model loaded')
+    if (closed.length > 0) log.error({ model: `${name}:${tier}`, closed }, TOO_LITTLE_MEMORY)
     if (isOver(lifecycle)) return
     await warmModel(log, engine, model, config.warm)
   }

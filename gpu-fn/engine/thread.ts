@@ -52,7 +52,12 @@ export class EngineThread {
     try {
       for await (const reply of exchange(this.#thread, command, onProgress)) {
         if (reply.type === 'plan') this.#logPlan(command, reply.plan)
-        else yield reply
+        else if (reply.type === 'closed' && reply.models.length > 0)
+          this.#options.log.warn(
+            { models: reply.models, budget: reply.budget },
+            'models closed to make room for another',
+          )
+        yield reply
       }
     } finally {
       resolve()

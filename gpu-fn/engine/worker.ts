@@ -11,7 +11,7 @@ import { type OpenPipeline, openPipeline } from './open-pipeline.ts'
 const { memoryBytes, deviceBytes } = workerData as Settings
 const port = parentPort!
 /** Open pipelines by package digest, least recently used first. */
-const open = new Map<string, { pipeline: OpenPipeline; bytes: number }>()
+const open = new Map<string, { pipeline: OpenPipeline; bytes: number; name: string }>()
 
 port.on('message', (command: Command) => void execute(command))
 send({ type: 'ready' })
@@ -119,13 +119,17 @@ async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<OpenPipe
   }
   const found = open.get(pkg.digest)
   open.delete(pkg.digest)
-  const bytes = found?.bytes ?? (deviceBytes === undefined ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak)
+  const bytes = found?.bytes ?? memoryOf(pkg)
   if (!found) await makeRoom(bytes)
   const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
   if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
-  open.set(pkg.digest, { pipeline, bytes })
+  open.set(pkg.digest, { pipeline, bytes, name: `${pkg.manifest.model}:${pkg.manifest.tier}` })
   return pipeline
 }
+
+/** The memory of an open package in bytes: its weights on the CPU, its plan's peak on a GPU. */
+const memoryOf = (pkg: Package) =>
+  deviceBytes === undefined && pkg.manifest.target === 'cpu' ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak
 
 async function close({ digest }: Package): Promise<void> {
   const found = open.get(digest)
@@ -135,13 +139,17 @@ async function close({ digest }: Package): Promise<void> {
 
 /** Closes the least recently used pipelines until `bytes` more fit; one that is larger than the budget runs alone. */
 async function makeRoom(bytes: number): Promise<void> {
+  const budget = deviceBytes ?? memoryBytes
   let held = [...open.values()].reduce((sum, entry) => sum + entry.bytes, 0)
+  const models: string[] = []
   for (const [digest, entry] of open) {
-    if (held + bytes <= (deviceBytes ?? memoryBytes)) return
+    if (held + bytes <= budget) break
     open.delete(digest)
     held -= entry.bytes
+    models.push(entry.name)
     await entry.pipeline.release()
   }
+  send({ type: 'closed', models, budget })
 }
 
 function send(message: Message): void {

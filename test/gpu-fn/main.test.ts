@@ -182,6 +182,28 @@ describe('a process with a hanging engine', () => {
   })
 })
 
+test('serves a single package by its own directory', async () => {
+  await using gpu = await startGpuProcess(path.join(packages, 'custom'))
+  await gpu.ready()
+  const body = health.parse(await (await fetch(`${gpu.url}/healthz`)).json())
+  expect(body.models).toMatchObject([{ model: 'custom', tier: 'fp8' }])
+})
+
+test('reports at startup that the preloaded models exceed the memory', async () => {
+  const both = await mkdtemp(path.join(tmpdir(), 'octet-both-'))
+  try {
+    await cp(path.join(packages, 'custom'), path.join(both, 'fp8'), { recursive: true })
+    await cp(await compileTiny({ tier: 'fp32' }), path.join(both, 'fp32'), { recursive: true })
+    const env = { OCTET_PRELOAD: 'custom:fp8,custom:fp32', OCTET_MEMORY_BYTES: '1' }
+    await using gpu = await startGpuProcess(both, env)
+    await gpu.ready()
+    const line = gpu.logs.find(({ msg }) => msg.startsWith('the models of OCTET_PRELOAD exceed the memory'))
+    expect(line).toMatchObject({ model: 'custom:fp32', closed: ['custom:fp8'] })
+  } finally {
+    await rm(both, { recursive: true })
+  }
+})
+
 describe('a process that cannot start', () => {
   const key = JSON.stringify(edgeKeys.publicKey.export({ format: 'jwk' }))
 
