@@ -1,6 +1,6 @@
 // The environment of the GPU function, parsed once at the start.
 import { createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto'
-import { tmpdir } from 'node:os'
+import { tmpdir, totalmem } from 'node:os'
 import path from 'node:path'
 import * as z from 'zod'
 import { TIERS } from './contract.ts'
@@ -15,13 +15,14 @@ export class ConfigError extends Error {
   override name = 'ConfigError' as const
 }
 
-function integer(min: number, max: number) {
+function integer(min: number, max: number, otherwise: number) {
   const error = `must be an integer from ${min} to ${max}`
   return z
     .string()
     .regex(/^\d{1,16}$/, error)
     .transform(Number)
     .refine((value) => value >= min && value <= max, error)
+    .default(otherwise)
 }
 
 const tiers = TIERS.join('|')
@@ -54,7 +55,7 @@ const sizes = z
   )
 
 const environment = z.object({
-  PORT: integer(0, 65_535).default(8080),
+  PORT: integer(0, 65_535, 8080),
   HOST: z.string().optional(),
   OCTET_PACKAGES: z.string().optional(),
   OCTET_BUCKET: z.url({ protocol: /^https?$/, error: 'must be the address of an S3-compatible bucket' }).optional(),
@@ -66,19 +67,19 @@ const environment = z.object({
     .enum(TARGETS, { error: `must be ${TARGETS.slice(0, -1).join(', ')} or ${TARGETS.at(-1)}` })
     .default('cuda-fp8'),
   OCTET_CACHE: z.string().default(path.join(tmpdir(), 'octet-packages')),
-  OCTET_CACHE_BYTES: integer(1, Number.MAX_SAFE_INTEGER).default(0),
+  OCTET_CACHE_BYTES: integer(1, Number.MAX_SAFE_INTEGER, 0),
   OCTET_EDGE_PUBLIC_KEY: z.string().optional(),
   OCTET_INSECURE: z.literal('1', { error: 'must be 1 or not set' }).optional(),
-  OCTET_QUEUE: integer(0, 10_000).default(8),
-  OCTET_RETAIN_SECONDS: integer(0, 86_400).default(300),
-  OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER).default(256 * 1024 * 1024),
-  OCTET_UNREAD_SECONDS: integer(1, 3_600).default(10),
-  OCTET_STALL_SECONDS: integer(1, 86_400).default(60),
-  OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER).optional(),
+  OCTET_QUEUE: integer(0, 10_000, 8),
+  OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
+  OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
+  OCTET_UNREAD_SECONDS: integer(1, 3_600, 10),
+  OCTET_STALL_SECONDS: integer(1, 86_400, 60),
+  OCTET_MEMORY_BYTES: integer(1, Number.MAX_SAFE_INTEGER, Math.floor(availableMemory() * 0.6)),
   OCTET_VRAM_GB: gigabytes.optional(),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
-  OCTET_DRAIN_SECONDS: integer(0, 3_600).default(120),
+  OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 })
 
@@ -111,7 +112,6 @@ export function readConfig(variables: Record<string, string | undefined>) {
     unreadSeconds: env.OCTET_UNREAD_SECONDS,
     /** Minimum time without a step before a run counts as hung (watchdog.ts). */
     stallSeconds: env.OCTET_STALL_SECONDS,
-    /** Limit of the memory of open packages; derived from the GPU, or from the host for the CPU, unless given. */
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
     preload: env.OCTET_PRELOAD ?? [],
@@ -178,4 +178,9 @@ function parseKeys(text: string): KeyObject[] {
   } catch {
     return []
   }
+}
+
+function availableMemory(): number {
+  const limit = process.constrainedMemory()
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem()
 }

@@ -1,6 +1,6 @@
-// The hardware of this machine: the name for a job's `started` event, and the memory for open packages.
+// The hardware of this machine: the name for a job's `started` event, and the GPU's memory.
 import { execFile } from 'node:child_process'
-import { cpus, totalmem } from 'node:os'
+import { cpus } from 'node:os'
 import { promisify } from 'node:util'
 import type { Target } from '../manifest.ts'
 
@@ -10,10 +10,8 @@ export type Gpu = { name: string; bytes: number; capability: number }
 const QUERY = ['--query-gpu=memory.total,compute_cap,name', '--format=csv,noheader,nounits']
 const QUERY_MS = 10_000
 const MIB = 2 ** 20
-/** A GPU's memory besides that of its driver, as a share. */
-const GPU_SHARE = 0.97
-/** The share of host memory for packages that run on the CPU; the rest is for the page cache and other processes. */
-const HOST_SHARE = 0.6
+/** The share of a GPU's memory that its driver leaves. */
+const SHARE = 0.97
 
 /** The NVIDIA GPUs, by `nvidia-smi`; empty if there are none. */
 export async function listGpus(): Promise<Gpu[]> {
@@ -31,10 +29,8 @@ export async function deviceName(target: Target): Promise<string> {
   return name && others.length === 0 ? name : target
 }
 
-/** Bytes that open packages of these targets may take: of the smallest GPU if one of them runs on GPUs, otherwise of the host. */
-export async function memoryFor(targets: readonly Target[]): Promise<number> {
-  const gpus = targets.some((target) => target !== 'cpu') ? await listGpus() : []
-  if (gpus.length > 0) return Math.floor(Math.min(...gpus.map(({ bytes }) => bytes)) * GPU_SHARE)
-  const limit = process.constrainedMemory()
-  return Math.floor((limit > 0 ? Math.min(limit, totalmem()) : totalmem()) * HOST_SHARE)
+/** Bytes that this process may use on a GPU, the smallest one if there are several; undefined if there is none. */
+export async function deviceMemory(): Promise<number | undefined> {
+  const gpus = await listGpus()
+  return gpus.length === 0 ? undefined : Math.floor(Math.min(...gpus.map(({ bytes }) => bytes)) * SHARE)
 }

@@ -5,7 +5,7 @@ import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
-import { deviceName, memoryFor } from './device.ts'
+import { deviceMemory, deviceName } from './device.ts'
 import { jobFault } from './job-error.ts'
 import type { Command, Opened } from './messages.ts'
 import { readAhead } from './read-ahead.ts'
@@ -37,9 +37,7 @@ export interface Engine {
   stop(): Promise<void>
 }
 
-export interface EngineOptions extends Omit<ThreadOptions, 'memoryBytes'> {
-  /** As in ThreadOptions; derived from the hardware unless given. */
-  memoryBytes?: number | undefined
+export interface EngineOptions extends ThreadOptions {
   /** The directory of the packages, or the name of their source in messages. */
   packages: string
   /** Replaces the directory as the source of packages; may take minutes. */
@@ -76,8 +74,9 @@ export class PackageEngine implements Engine {
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
-    const memoryBytes = this.#options.memoryBytes ?? (await memoryFor([...this.#devices.keys()]))
-    this.#thread = new EngineThread({ ...this.#options, memoryBytes })
+    const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
+    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
+    this.#thread = new EngineThread({ ...this.#options, deviceBytes })
     await this.#thread.start()
   }
 
