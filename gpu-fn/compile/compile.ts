@@ -46,7 +46,8 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
 }
 
-function assertOptions({ name, tier, target }: CompileOptions): void {
+/** Throws CheckpointError if the options contradict each other, whatever the checkpoint. */
+export function assertOptions({ name, tier, target }: Pick<CompileOptions, 'name' | 'tier' | 'target'>): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',

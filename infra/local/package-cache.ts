@@ -1,6 +1,6 @@
 // A cache of compiled packages in .octet/ of the repository, keyed by the content of the sources and shared by all processes.
 import { createHash } from 'node:crypto'
-import { createReadStream, existsSync } from 'node:fs'
+import { createReadStream, existsSync, rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 
@@ -36,6 +36,7 @@ export async function cacheDirectory(kind: string, digest: string): Promise<stri
 
 /**
  * Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it.
+ * An exit in the meantime, also by a signal (end-on-signals.ts), removes the temporary path.
  */
 export async function makeOnce(
   directory: string,
@@ -43,6 +44,8 @@ export async function makeOnce(
 ): Promise<void> {
   if (existsSync(directory)) return
   const scratch = await fs.mkdtemp(path.join(path.dirname(directory), `.${path.basename(directory)}-`))
+  const discard = () => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
+  process.once('exit', discard)
   try {
     const out = path.join(scratch, 'package')
     await make(out, scratch)
@@ -50,6 +53,7 @@ export async function makeOnce(
       if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // a concurrent process was faster
     })
   } finally {
+    process.off('exit', discard)
     await fs.rm(scratch, { recursive: true })
   }
 }

@@ -1,7 +1,7 @@
 // Downloads the compiler's input files of a checkpoint from the Hugging Face hub, with resumption and verification of each file.
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { downloadFile, HubApiError, type ListFileEntry, listFiles } from '@huggingface/hub'
@@ -52,6 +52,7 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
   if (files.length === 0)
     throw new HubError(`${options.repo} has no diffusers checkpoint: none of its directories exists`)
   const total = files.reduce((sum, { size }) => sum + size, 0)
+  await assertSpace(directory, files)
   let before = 0
   for (const file of files) {
     await fetchFile(directory, file, options, (bytes) => options.onProgress?.(before + bytes, total, file.path))
@@ -59,6 +60,18 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
   }
   const content = createHash('sha256').update(JSON.stringify(files.map((file) => [file.path, digestOf(file)])))
   return { content: content.digest('hex') }
+}
+
+/** Throws HubError if the missing files exceed the free space. */
+async function assertSpace(directory: string, files: readonly ListFileEntry[]): Promise<void> {
+  await mkdir(directory, { recursive: true })
+  const present = async (name: string) => (await stat(path.join(directory, name)).catch(() => null))?.size ?? 0
+  let needed = 0
+  for (const { path: name, size } of files) needed += size - (await present(name)) - (await present(`${name}.part`))
+  const { bavail, bsize } = await statfs(directory)
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+  if (needed > bavail * bsize)
+    throw new HubError(`${directory}: ${gigabytes(needed)} are to be downloaded, ${gigabytes(bavail * bsize)} are free`)
 }
 
 const source = ({ repo, revision, token, hubUrl }: HubOptions) => ({
@@ -176,16 +189,21 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
   }
 }
 
+const licensePage = (repo: string) => `accept the license at https://huggingface.co/${repo}`
+
+/** The error for a repository that requires a token, if none is set. */
+export const licenseRequired = (repo: string, status = '', options: ErrorOptions = {}) =>
+  new HubError(
+    `the hub refuses access to ${repo}${status && ` (${status})`}: ${licensePage(repo)}, create a token with read access, and set HF_TOKEN`,
+    options,
+  )
+
 function refused(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
   if (status === 401 || status === 403) {
-    const page = `accept the license at https://huggingface.co/${repo}`
-    return new HubError(
-      token
-        ? `the hub refuses access to ${repo} with this HF_TOKEN (${status}): ${page} with the account of the token`
-        : `the hub refuses access to ${repo} (${status}): ${page}, create a token with read access, and set HF_TOKEN`,
-      { cause },
-    )
+    if (!token) return licenseRequired(repo, `${status}`, { cause })
+    const problem = `the hub refuses access to ${repo} with this HF_TOKEN (${status})`
+    return new HubError(`${problem}: ${licensePage(repo)} with the account of the token`, { cause })
   }
   return new HubError(`the hub has no ${repo} at ${revision} (${status}); set --repo and --revision`, {
     cause,

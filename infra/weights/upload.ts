@@ -9,6 +9,7 @@ import {
   CompleteMultipartUploadCommand,
   CreateMultipartUploadCommand,
   GetObjectCommand,
+  HeadBucketCommand,
   HeadObjectCommand,
   PutObjectCommand,
   S3Client,
@@ -49,6 +50,18 @@ export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto
     responseChecksumValidation: 'WHEN_REQUIRED',
   })
   return { client, bucket: pathname.slice(1).replace(/\/$/, '') }
+}
+
+/** Throws if the bucket does not exist or the credentials are refused. */
+export async function checkAccess({ client, bucket }: Target): Promise<void> {
+  try {
+    await client.send(new HeadBucketCommand({ Bucket: bucket }))
+  } catch (error) {
+    if (!(error instanceof S3ServiceException)) throw error
+    const { httpStatusCode: status } = error.$metadata
+    const reason = status === 404 ? 'it does not exist' : 'check OCTET_BUCKET_KEY_ID and OCTET_BUCKET_SECRET'
+    throw new Error(`the bucket ${bucket} cannot be used (${status}): ${reason}`, { cause: error })
+  }
 }
 
 /** Uploads the package at `directory` and points to it. Throws PackageError if its files do not match its manifest. */
