@@ -1,7 +1,6 @@
 // The wrangler configuration of a deployment: wrangler.toml with the names, the offers and the variables of its own configuration.
 import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
-import { findProblems } from '../../edge/config.ts'
 import { writePrivateFile } from '../command/private-files.ts'
 import type { DeployConfig } from '../config.ts'
 import { ROOT } from '../local/package-cache.ts'
@@ -10,6 +9,9 @@ import { UNKNOWN } from './plan.ts'
 
 /** The address of a GPU function that is not deployed yet; the deployment replaces it before it deploys the worker. */
 const PLACEHOLDER = 'https://gpu.invalid'
+
+/** A URL, because the worker's types are those of workerd, which the types of Node contradict. */
+const WORKER_SCHEMA = new URL('../../edge/config.ts', import.meta.url).href
 
 type Binding = Record<string, unknown>
 /** The parts of wrangler.toml that differ between deployments. */
@@ -64,6 +66,7 @@ export async function workerConfigOf({ worker, gpu }: DeployConfig, gpuUrl: stri
 
 /** Throws unless the worker accepts the variables, by its own schema. */
 async function assertAccepted(vars: Record<string, unknown>): Promise<void> {
+  const { findProblems } = (await import(WORKER_SCHEMA)) as { findProblems: (values: object) => string[] }
   const { secrets } = await createSecrets()
   const problems = findProblems({ ...vars, ...secrets })
   if (problems.length > 0) throw new Error(`the worker would reject its variables:\n${problems.join('\n')}`)
