@@ -4,6 +4,7 @@ import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { JobView, PublicJob } from '../../edge/dialects/public-job.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
+import { prepareCommand } from '../command/npm.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type Local, startLocal } from './local.ts'
 import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
@@ -29,7 +30,7 @@ function outputPath(text: string): string {
 async function main(): Promise<void> {
   const command = new Command('demo')
     .description('Generates an image with the built-in model on this machine.')
-    .argument('<prompt>', 'description of the image')
+    .argument('<prompt...>', 'description of the image')
     .addOption(
       new Option('--route <route>', 'turbo has 4 steps, full all of them; chosen by the worker by default').choices([
         'turbo',
@@ -40,8 +41,8 @@ async function main(): Promise<void> {
     .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
     .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
     .option('--json', 'print one JSON object instead of text')
-    .parse()
-  const flags = command.opts<Flags>()
+  const flags = prepareCommand(command).parse().opts<Flags>()
+  const prompt = command.args.join(' ')
   const say = flags.json ? () => {} : (text: string) => console.log(text)
   endOnSignals()
   const started = performance.now()
@@ -49,13 +50,13 @@ async function main(): Promise<void> {
   const local = await startLocal()
   try {
     say(startLine(local))
-    const reply = await generate(local, command.args[0]!, flags)
+    const reply = await generate(local, prompt, flags)
     await fs.mkdir(path.dirname(path.resolve(flags.out)), { recursive: true })
     await fs.writeFile(flags.out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
     const total = (performance.now() - started) / 1000
     if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
     else report(reply, flags.out, total)
-    say(await hint(command.args[0]!))
+    say(await hint(prompt))
   } finally {
     await local.stop()
   }
@@ -65,7 +66,7 @@ const round = (seconds: number) => Number(seconds.toFixed(2))
 
 function startLine({ seconds: { compile, gpu, worker } }: Local): string {
   const compiled = compile > 0.2 ? `model compiled in ${round(compile)} s` : 'model already compiled'
-  return `${compiled}, GPU function warm in ${round(gpu)} s, worker ready in ${round(worker)} s`
+  return `${compiled}, GPU function warm in ${round(gpu)} s, worker ready in ${round(worker)} s (at the same time)`
 }
 
 async function generate(local: Local, prompt: string, { route, size, seed, out, json }: Flags): Promise<Reply> {

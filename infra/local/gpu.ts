@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 
+const CANNOT_START = 'the GPU function cannot start'
 const MAIN = path.join(import.meta.dirname, '../../gpu-fn/main.ts')
 
 export type LocalGpuOptions = {
@@ -46,9 +47,11 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
     let address = ''
     createInterface(child.stdout).on('line', (line) => {
       options.onLog?.(line)
-      const { msg, port } = parse(line)
+      const { msg, port, err } = parse(line)
       if (msg === 'listening') address = `http://127.0.0.1:${port}`
       if (msg === 'ready') resolve(address)
+      // With --watch, node waits for a change after the program has ended.
+      if (msg === CANNOT_START) reject(new Error(`${CANNOT_START}: ${err?.message}`))
     })
     exited.then(([code, signal]) => {
       reject(new Error(`the GPU function ended with ${code ?? signal} before it was ready`))
@@ -70,7 +73,7 @@ function killGroup(leader: number | undefined): void {
   }
 }
 
-function parse(line: string): { msg?: string; port?: number } {
+function parse(line: string): { msg?: string; port?: number; err?: { message?: string } } {
   try {
     return JSON.parse(line)
   } catch {
