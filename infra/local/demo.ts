@@ -2,23 +2,14 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import type { JobView, PublicJob } from '../../edge/dialects/public-job.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
+import { type ImageReply, requestImage } from './image-request.ts'
 import { type Local, startLocal } from './local.ts'
 import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
 
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
-/** The reply of POST /v1/images/generations. */
-type Reply = {
-  data: { b64_json: string; seed: number; content_type: string }[]
-  size: string
-  octet: { job: string } & Pick<
-    PublicJob,
-    'route' | 'model' | 'tier' | 'steps' | 'guidance_scale' | 'reason' | 'timings' | 'warnings'
-  >
-}
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
 
@@ -26,6 +17,9 @@ function outputPath(text: string): string {
   if (FORMATS[path.extname(text)]) return text
   throw new InvalidArgumentError(`The extension must be one of ${Object.keys(FORMATS).join(', ')}.`)
 }
+
+const NEXT =
+  'Next: `npm run dev` keeps both servers running and prints the address of the page; `npm run serve -- --checkpoint PATH` serves SD3.5.'
 
 async function main(): Promise<void> {
   const command = new Command('demo')
@@ -50,13 +44,16 @@ async function main(): Promise<void> {
   const local = await startLocal()
   try {
     say(startLine(local))
-    const reply = await generate(local, prompt, flags)
+    const { route, size, seed, out } = flags
+    const output_format = FORMATS[path.extname(out)]
+    const reply = await requestImage(local, { prompt, route, size, seed, output_format }, flags.json)
     await fs.mkdir(path.dirname(path.resolve(flags.out)), { recursive: true })
     await fs.writeFile(flags.out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
     const total = (performance.now() - started) / 1000
     if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
     else report(reply, flags.out, total)
     say(await hint(prompt))
+    say(NEXT)
   } finally {
     await local.stop()
   }
@@ -69,48 +66,7 @@ function startLine({ seconds: { compile, gpu, worker } }: Local): string {
   return `${compiled}, GPU function warm in ${round(gpu)} s, worker ready in ${round(worker)} s (at the same time)`
 }
 
-async function generate(local: Local, prompt: string, { route, size, seed, out, json }: Flags): Promise<Reply> {
-  const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
-  const body = JSON.stringify({
-    prompt,
-    route,
-    size,
-    seed,
-    response_format: 'b64_json',
-    output_format: FORMATS[path.extname(out)],
-  })
-  const request = fetch(`${local.url}/v1/images/generations`, { method: 'POST', headers, body })
-  const watching = new AbortController()
-  const watched = json ? null : watch(local, headers, watching.signal)
-  const response = await request.finally(() => watching.abort())
-  await watched
-  const reply = (await response.json()) as Reply & { detail?: string }
-  if (!response.ok) throw new Error(reply.detail ?? `the worker returned ${response.status}`)
-  return reply
-}
-
-async function read<T>(address: string, headers: Record<string, string>, signal: AbortSignal): Promise<T | null> {
-  const reply = await fetch(address, { headers, signal }).catch(() => null)
-  return reply?.ok ? ((await reply.json().catch(() => null)) as T | null) : null
-}
-
-/** Displays the job's current step until the signal aborts. */
-async function watch({ url }: Local, headers: Record<string, string>, signal: AbortSignal): Promise<void> {
-  let [id, shown] = ['', '']
-  while (!signal.aborted) {
-    await new Promise((resolve) => setTimeout(resolve, 100))
-    id ||= (await read<{ data: JobView[] }>(`${url}/v1/jobs?limit=1`, headers, signal))?.data[0]?.id ?? ''
-    const job = id && (await read<JobView>(`${url}/v1/jobs/${id}`, headers, signal))
-    if (!job) continue
-    const { state, progress } = job
-    const text = progress && 'step' in progress ? `${state}: step ${progress.step} of ${progress.steps}` : state
-    if (text !== shown) process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${text}` : `${text}\n`)
-    shown = text
-  }
-  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
-}
-
-function report({ data: [image], size, octet }: Reply, out: string, total: number): void {
+function report({ data: [image], size, octet }: ImageReply, out: string, total: number): void {
   const { route, model, tier, steps, guidance_scale, reason, timings, warnings } = octet
   console.log(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
   for (const { message } of warnings) console.log(`Note: ${message}`)
@@ -128,7 +84,7 @@ async function hint(prompt: string): Promise<string> {
   return `${world}, and none is in this prompt; try "a red heart on a blue background"`
 }
 
-function summary({ seconds }: Local, { data: [image], size, octet }: Reply, out: string, total: number) {
+function summary({ seconds }: Local, { data: [image], size, octet }: ImageReply, out: string, total: number) {
   return {
     file: path.resolve(out),
     size,

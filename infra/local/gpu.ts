@@ -19,6 +19,8 @@ export type LocalGpuOptions = {
   /** Flags of node, such as --watch. */
   nodeFlags?: readonly string[]
   port?: number
+  /** Limit of GPU memory in GiB. */
+  vram?: string
 }
 
 /** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
@@ -32,6 +34,7 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
     OCTET_PACKAGES: options.packages,
     OCTET_EDGE_PUBLIC_KEY: options.edgePublicKey,
     OCTET_PRELOAD: options.preload,
+    ...(options.vram !== undefined && { OCTET_VRAM_GB: options.vram }),
   }
   const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
     env,

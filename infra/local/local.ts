@@ -36,6 +36,8 @@ export type LocalOptions = {
   watch?: boolean
   /** Directory of the state with its secrets and key, kept between starts; a temporary one by default. */
   state?: string
+  /** Limit of GPU memory in GiB. */
+  vram?: string
   onLog?: (line: string) => void
 }
 
@@ -91,12 +93,13 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
 }
 
 /** Compiles the built-in models unless others are given, and starts the GPU function. */
-async function startModels({ models, watch, onLog }: LocalOptions, port: number, edgePublicKey: string) {
+async function startModels({ models, watch, vram, onLog }: LocalOptions, port: number, edgePublicKey: string) {
   const { packages, preload, seconds: compile } = models ? { ...models, seconds: 0 } : await builtInModels()
   const gpuClock = clock()
   const gpu = await startGpu({
     ...{ packages, edgePublicKey, preload: preload.join(), port },
     ...(watch && { nodeFlags: ['--watch', '--watch-preserve-output'] }),
+    ...(vram !== undefined && { vram }),
     ...(onLog && { onLog }),
   })
   return { ...gpu, compile, seconds: gpuClock() }

@@ -21,6 +21,18 @@ export async function digestOf(globs: readonly string[]): Promise<string> {
   return hash.digest('hex').slice(0, 16)
 }
 
+/** A digest of the names, sizes and times of modification of files, which changes with each of them. Reads no content. */
+export async function stampOf(globs: readonly string[]): Promise<string> {
+  const files: string[] = []
+  for await (const file of fs.glob(globs, { cwd: ROOT })) files.push(file)
+  const hash = createHash('sha256')
+  for (const file of files.sort()) {
+    const { size, mtimeNs, ino } = await fs.stat(path.resolve(ROOT, file), { bigint: true })
+    hash.update(`${file} ${size} ${mtimeNs} ${ino}\n`)
+  }
+  return hash.digest('hex').slice(0, 16)
+}
+
 /** Creates the directory of one digest and deletes directories of other digests that have not been used for an hour. */
 export async function cacheDirectory(kind: string, digest: string): Promise<string> {
   const states = path.join(ROOT, '.octet', kind)

@@ -6,7 +6,7 @@ import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import type { Target, Tier } from '../../gpu-fn/manifest.ts'
 import { FAMILIES } from '../../gpu-fn/models/families.ts'
 import { COMPILER } from '../local/built-in-model.ts'
-import { cacheDirectory, digestOf, makeOnce, ROOT } from '../local/package-cache.ts'
+import { cacheDirectory, digestOf, makeOnce, ROOT, stampOf } from '../local/package-cache.ts'
 
 /** Stability AI's repository of each variant. */
 export const REPOSITORIES: Record<string, string> = {
@@ -27,6 +27,8 @@ export type HubSource = {
   /** Directory of downloaded checkpoints. */
   directory: string
   tier: Tier
+  /** Uses a complete earlier download without a request. */
+  reuse?: boolean
 }
 
 /** Throws HubError if the repository requires a token and none is set. */
@@ -37,7 +39,14 @@ export async function assertAccess({ repo, hub }: Pick<HubSource, 'repo' | 'hub'
 }
 
 /** Downloads missing files of a checkpoint. Throws HubError. */
-export async function fetchCheckpoint({ repo, revision, hub, directory, tier }: HubSource): Promise<Checkpoint> {
+export async function fetchCheckpoint({
+  repo,
+  revision,
+  hub,
+  directory,
+  tier,
+  reuse = false,
+}: HubSource): Promise<Checkpoint> {
   const out = path.join(directory, 'checkpoints', repo.replace('/', '--'))
   console.error(`Downloading ${repo} to ${out}`)
   const { downloadCheckpoint } = await import('./hub.ts')
@@ -49,6 +58,7 @@ export async function fetchCheckpoint({ repo, revision, hub, directory, tier }: 
     ...(hub && { hubUrl: hub }),
     ...(token && { token }),
     withoutT5: tier === 'fp8-lite',
+    reuse,
     onProgress: progress.update,
   }).finally(progress.stop)
   return { path: out, content: content.slice(0, 16) }
@@ -63,7 +73,7 @@ export async function openLocalCheckpoint(given: string, options: Omit<PackageOp
   const { openCheckpoint, buildModel } = FAMILIES.sd35
   buildModel(await openCheckpoint([at]), [at], options)
   const files = (await stat(at)).isDirectory() ? path.join(at, '**/*.{safetensors,json,txt,model}') : at
-  return { path: at, content: await digestOf([files]) }
+  return { path: at, content: await stampOf([files]) }
 }
 
 export type PackageOptions = { name: string; tier: Tier; target: Target; variant?: string | undefined }

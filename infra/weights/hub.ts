@@ -1,10 +1,12 @@
 // Downloads the compiler's input files of a checkpoint from the Hugging Face hub, with resumption and verification of each file.
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises'
+import { mkdir, open, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { downloadFile, HubApiError, type ListFileEntry, listFiles } from '@huggingface/hub'
+import * as z from 'zod'
 
 export type HubOptions = {
   repo: string
@@ -14,6 +16,8 @@ export type HubOptions = {
   hubUrl?: string
   /** Omits the T5 encoder, for a tier without it. */
   withoutT5?: boolean
+  /** Uses a complete earlier download without a request, also if the hub has newer files. */
+  reuse?: boolean
   /** A transfer without data for this long is retried. */
   stallMs?: number
   pauseMs?: number
@@ -47,6 +51,10 @@ export function selectFiles<F extends { path: string }>(listing: readonly F[], w
  * Downloads missing files of a checkpoint to `directory`. The returned `content` is a digest of all files. Throws HubError.
  */
 export async function downloadCheckpoint(directory: string, options: HubOptions): Promise<{ content: string }> {
+  const { repo, revision = 'main', withoutT5 = false } = options
+  const wanted = { repo, revision, withoutT5 }
+  const earlier = options.reuse ? await readMark(directory, wanted) : null
+  if (earlier) return earlier
   const listing = await list(options)
   const files = selectFiles(listing, options.withoutT5)
   if (files.length === 0)
@@ -59,7 +67,30 @@ export async function downloadCheckpoint(directory: string, options: HubOptions)
     before += file.size
   }
   const content = createHash('sha256').update(JSON.stringify(files.map((file) => [file.path, digestOf(file)])))
-  return { content: content.digest('hex') }
+  const digest = content.digest('hex')
+  const sizes = files.map(({ path: name, size }) => ({ name, size }))
+  const complete: Mark = { wanted, content: digest, files: sizes }
+  if (options.reuse) await writeFile(markOf(directory), JSON.stringify(complete))
+  return { content: digest }
+}
+
+/** Marks a download as complete and verified. */
+const mark = z.object({
+  wanted: z.object({ repo: z.string(), revision: z.string(), withoutT5: z.boolean() }),
+  content: z.string(),
+  files: z.array(z.object({ name: z.string(), size: z.int() })),
+})
+type Mark = z.infer<typeof mark>
+const markOf = (directory: string) => `${path.resolve(directory)}.complete.json`
+
+/** The digest of a complete download; null for an incomplete or another one. */
+async function readMark(directory: string, wanted: Mark['wanted']): Promise<{ content: string } | null> {
+  const text = await readFile(markOf(directory), 'utf8').catch(() => 'null')
+  const found = mark.safeParse(JSON.parse(text)).data
+  if (!found || !isDeepStrictEqual(found.wanted, wanted)) return null
+  for (const { name, size } of found.files)
+    if ((await stat(path.join(directory, name)).catch(() => null))?.size !== size) return null
+  return { content: found.content }
 }
 
 /** Throws HubError if the missing files exceed the free space. */
@@ -181,6 +212,7 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
       if (cause instanceof HubError) throw cause
       if (cause instanceof HubApiError && cause.statusCode < 500 && cause.statusCode !== 429)
         throw refused(cause, options)
+      if (isOffline(cause)) throw unreachable(cause, options)
       idle = reached() > before ? 1 : idle + 1
       if (idle >= TRIES)
         throw new HubError(`${options.repo} cannot be read from the hub: ${(cause as Error).message}`, { cause })
@@ -197,6 +229,13 @@ export const licenseRequired = (repo: string, status = '', options: ErrorOptions
     `the hub refuses access to ${repo}${status && ` (${status})`}: ${licensePage(repo)}, create a token with read access, and set HF_TOKEN`,
     options,
   )
+
+/** Whether the name of the host does not exist, as without a network. */
+const isOffline = (error: unknown) =>
+  ((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND'
+
+const unreachable = (cause: unknown, { repo }: HubOptions) =>
+  new HubError(`${repo} cannot be downloaded, because the hub cannot be reached: is there a network?`, { cause })
 
 function refused(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
