@@ -9,7 +9,6 @@ import {
   CompleteMultipartUploadCommand,
   CreateMultipartUploadCommand,
   GetObjectCommand,
-  HeadBucketCommand,
   HeadObjectCommand,
   PutObjectCommand,
   S3Client,
@@ -55,9 +54,14 @@ export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto
 /** Throws if the bucket does not exist or the credentials are refused. */
 export async function checkAccess({ client, bucket }: Target): Promise<void> {
   try {
-    await client.send(new HeadBucketCommand({ Bucket: bucket }))
+    // Any object: an absent one shows access as well.
+    await client.send(
+      new GetObjectCommand({ Bucket: bucket, Key: pointerKey({ model: 'none', tier: 'fp8', target: 'cpu' }) }),
+    )
   } catch (error) {
-    if (!(error instanceof S3ServiceException)) throw error
+    if (!(error instanceof S3ServiceException))
+      throw new Error(`the bucket ${bucket} cannot be reached`, { cause: error })
+    if (error.name === 'NoSuchKey') return
     const { httpStatusCode: status } = error.$metadata
     const reason = status === 404 ? 'it does not exist' : 'check OCTET_BUCKET_KEY_ID and OCTET_BUCKET_SECRET'
     throw new Error(`the bucket ${bucket} cannot be used (${status}): ${reason}`, { cause: error })
