@@ -10,7 +10,7 @@ import type { WeightSource } from './graph/weight-source.ts'
 import { place } from './place.ts'
 import { encodeModel } from './write/onnx.ts'
 import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
-import { readTokenizers, type Tokenizers } from './write/tokenizers.ts'
+import { readTokenizers, readWords, type Tokenizers, WORDS } from './write/tokenizers.ts'
 import { layoutBytes } from './write/weights.ts'
 
 export type CompileOptions = BuildOptions & {
@@ -86,6 +86,8 @@ async function writePackage(
     networks[network] = await writeGraph(writer, `${network}.onnx`, graph, files.get(network)!)
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
+  const words = await readWords(options.checkpoint)
+  if (words) await writer.write(WORDS, words)
   const about: Manifest = manifest.parse({
     format: 2,
     model: options.name ?? model.manifest.variant,

@@ -3,6 +3,7 @@ import type { JobRequest } from '../contract.ts'
 import { CONTENT_TYPES } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
+import { describeUnknown } from '../tokenizer/known-words.ts'
 import { decodeLatent } from './decode.ts'
 import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
@@ -48,6 +49,8 @@ export async function* txt2img(
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
+    const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
+    if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
     const undecoded: Denoised[] = []
     for (let image = 0; image < request.count; image++) {

@@ -52,7 +52,8 @@ async function main(): Promise<void> {
     const total = (performance.now() - started) / 1000
     if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
     else report(reply, flags.out, total)
-    say(await hint(prompt))
+    const advice = await hint(prompt)
+    if (advice) say(advice)
     say(NEXT)
   } finally {
     await local.stop()
@@ -75,11 +76,11 @@ function report({ data: [image], size, octet }: ImageReply, out: string, total: 
   console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
 }
 
-/** Which objects of the prompt nano can draw. */
-async function hint(prompt: string): Promise<string> {
+/** Advice for a prompt without an object that nano can draw. Its warnings list the words that it does not know. */
+async function hint(prompt: string): Promise<string | null> {
   const vocabulary = await readVocabulary()
   const known = findDrawableObjects(prompt, vocabulary)
-  if (known.length > 0) return `Objects of this prompt that nano can draw: ${known.join(', ')}`
+  if (known.length > 0 || /\bsigns?\b/i.test(prompt)) return null
   const world = `nano can draw ${vocabulary.sprites.length} objects, listed in gpu-fn/nano/vocabulary.json`
   return `${world}, and none is in this prompt; try "a red heart on a blue background"`
 }

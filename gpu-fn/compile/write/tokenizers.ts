@@ -2,6 +2,7 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import type { TextEncoderManifest } from '../../manifest.ts'
+import { readKnownWords, WORDS } from '../../tokenizer/known-words.ts'
 import { openTokenizer } from '../../tokenizer/tokenizer.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
 import type { Checkpoint } from '../checkpoint/tensor.ts'
@@ -34,6 +35,15 @@ export async function readTokenizers(
     }
   }
   return { files, vocabularies }
+}
+
+export { WORDS }
+
+/** The list of known words that a checkpoint's directory may have, as JSON; null without one. */
+export async function readWords(paths: readonly string[]): Promise<Uint8Array | null> {
+  const lists = await Promise.all(paths.map(readKnownWords))
+  const words = lists.find((each) => each !== null)
+  return words ? Buffer.from(JSON.stringify([...words])) : null
 }
 
 const isDirectory = (file: string) =>
