@@ -3,16 +3,16 @@
 import { configOf } from '../config.ts'
 import { dayOf } from '../gpu/readiness.ts'
 import { ApiError } from '../http/errors.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import type { OperatorStatus } from './replies.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }
 type Ran = { images: number; gpu_seconds: number; cold_starts: number }
 
 /** Sums over jobs settled since `since` (Unix milliseconds). */
-const SETTLED = `SELECT count(*) AS jobs, count(CASE WHEN state = 'captured' THEN 1 END) AS captured,
+const SETTLED_SQL = `SELECT count(*) AS jobs, count(CASE WHEN state = 'captured' THEN 1 END) AS captured,
   coalesce(sum(charged), 0) AS microdollars FROM usage_ledger WHERE settled >= ?`
-const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seconds,
+const GPU_TIME_SQL = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seconds,
   count(CASE WHEN load > 0 THEN 1 END) AS cold_starts FROM observations WHERE finished >= ?`
 
 const NOT_MIGRATED =
@@ -21,7 +21,7 @@ const NOT_MIGRATED =
 /** Errors: internal (with advice, if the database was not migrated). */
 async function sumsSince(db: D1Database, since: number): Promise<D1Result<Settled | Ran>[]> {
   try {
-    return await db.batch<Settled | Ran>([SETTLED, RAN].map((sql) => db.prepare(sql).bind(since)))
+    return await db.batch<Settled | Ran>([SETTLED_SQL, GPU_TIME_SQL].map((sql) => db.prepare(sql).bind(since)))
   } catch (cause) {
     if (!/no such table/.test(String(cause))) throw cause
     throw new ApiError('internal', NOT_MIGRATED)

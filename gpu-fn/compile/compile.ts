@@ -1,7 +1,7 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
-import { modelName } from '../contract.ts'
-import { type Manifest, manifest } from '../manifest.ts'
+import { modelName, TIER_TABLE } from '../contract.ts'
+import { MANIFEST_FORMAT, type Manifest, manifest } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
@@ -54,7 +54,7 @@ export function assertOptions({ name, tier, target }: Pick<CompileOptions, 'name
       `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,
     )
   }
-  if (target === 'cuda-fp8' && !tier.startsWith('fp8'))
+  if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
     throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
 }
 
@@ -89,7 +89,7 @@ async function writePackage(
   const words = await readWords(options.checkpoint)
   if (words) await writer.write(WORDS, words)
   const about: Manifest = manifest.parse({
-    format: 2,
+    format: MANIFEST_FORMAT,
     model: options.name ?? model.manifest.variant,
     ...model.manifest,
     tier: options.tier,

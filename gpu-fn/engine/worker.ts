@@ -96,7 +96,7 @@ async function warm(pkg: Package, sizes: Size[]): Promise<void> {
 type Run = Extract<Command, { type: 'run' }>
 
 async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
-  // Native sessions stop during a run, those of the Node binding after the step.
+  // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
   const pipeline = await pipelineOf(pkg)
@@ -121,7 +121,7 @@ async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<OpenPipe
   const found = open.get(pkg.digest)
   open.delete(pkg.digest)
   const memory = found ?? memoryOf(pkg)
-  if (!found) await makeRoom(memory)
+  if (!found) await evictPipelines(memory)
   const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
   if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
   open.set(pkg.digest, { ...memory, pipeline, name: `${pkg.manifest.model}:${pkg.manifest.tier}` })
@@ -141,7 +141,7 @@ async function close({ digest }: Package): Promise<void> {
 }
 
 /** Closes the least recently used pipelines until another one fits; one that is larger than the budget runs alone. */
-async function makeRoom(added: Peak): Promise<void> {
+async function evictPipelines(added: Peak): Promise<void> {
   const budget = deviceBytes ?? memoryBytes
   const models: string[] = []
   for (const [digest, entry] of open) {
@@ -154,11 +154,11 @@ async function makeRoom(added: Peak): Promise<void> {
 }
 
 function send(message: Message): void {
-  if (message.type !== 'event' || !('data' in message.event)) {
+  if (message.type !== 'event' || (message.event.type !== 'image' && message.event.type !== 'preview')) {
     port.postMessage(message)
     return
   }
-  // Pooled and native buffers cannot be transferred, so a copy is.
+  // Pooled and native buffers cannot be transferred, so the thread transfers a copy.
   const data = new Uint8Array(message.event.data)
   port.postMessage({ type: 'event', event: { ...message.event, data } } satisfies Message, [data.buffer])
 }

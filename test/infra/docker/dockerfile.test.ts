@@ -31,7 +31,7 @@ test('the image has the Node and the onnxruntime that the project runs on, and a
   expect(provider).toContain(`const RELEASE = '${packageJson.dependencies['onnxruntime-node']}'`)
 })
 
-test('refuses another release of onnxruntime before anything is fetched', async () => {
+test('refuses another release of onnxruntime before any download', async () => {
   const run = promisify(execFile)(process.execPath, ['infra/docker/cuda-provider.ts', 'node_modules/zod'], {
     cwd: ROOT,
   })
@@ -56,7 +56,7 @@ test('adds no provider from a wheel with another content', async () => {
   }
 })
 
-test('weights and checkpoints stay out of the image', async () => {
+test('the image has no weights and no checkpoints', async () => {
   const ignored = (await read('.dockerignore')).split('\n')
   expect(ignored).toContain('*')
   expect(ignored).toContain('gpu-fn/nano')
