@@ -3,9 +3,13 @@ import type { Command } from 'commander'
 
 type Environment = Record<string, string | undefined>
 
+/** Options that npm also has, and that its own configuration may set. */
+const NPM_OWN = new Set(['--yes', '--version'])
+
 /** The options of a command that npm took for its own, because "--" is missing before the arguments. */
 export function takenOptions(command: Command, env: Environment = process.env): string[] {
-  const names = command.options.map(({ long }) => long!).filter((long) => long && long !== '--help')
+  const options = [command, ...command.commands].flatMap((each) => each.options)
+  const names = [...new Set(options.flatMap(({ long }) => long ?? []))].filter((long) => !NPM_OWN.has(long))
   return names.filter((long) => env[`npm_config_${long.slice(2).replaceAll('-', '_')}`] !== undefined)
 }
 

@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
 import { Argument, Command, InvalidArgumentError } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
+import { prepareCommand } from '../command/npm.ts'
 import { CONFIG_FILE, readDeployConfig } from '../config.ts'
 import { deploySteps } from './deploy-steps.ts'
 import { destroySteps } from './destroy.ts'
@@ -120,7 +121,9 @@ program
     console.log(`${ROTATIONS[which]}.\nNow: npm run deploy`)
   })
 
-await program.parseAsync().catch((error: Error) => {
-  console.error(`deploy: ${error.message}`)
-  process.exitCode = 1
-})
+await prepareCommand(program)
+  .parseAsync()
+  .catch((error: Error) => {
+    console.error(`deploy: ${error.message}`)
+    process.exitCode = 1
+  })

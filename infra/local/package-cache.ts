@@ -6,6 +6,7 @@ import path from 'node:path'
 
 export const ROOT = path.join(import.meta.dirname, '../..')
 const HOUR = 3_600_000
+const DAY = 24 * HOUR
 const CHUNK = 1 << 20
 
 /** A digest, 16 hexadecimal digits, of the files that match `globs`, which are absolute or relative to the repository. */
@@ -46,6 +47,17 @@ export async function cacheDirectory(kind: string, digest: string): Promise<stri
   return directory
 }
 
+/** Removes temporary paths of killed processes, which may have gigabytes. */
+async function removeStale(directory: string): Promise<void> {
+  const { dir, base } = path.parse(directory)
+  for (const name of await fs.readdir(dir)) {
+    const other = path.join(dir, name)
+    if (!name.startsWith(`.${base}-`)) continue
+    const { mtimeMs } = await fs.stat(other).catch(() => ({ mtimeMs: Date.now() }))
+    if (Date.now() - mtimeMs > DAY) await fs.rm(other, { recursive: true, force: true })
+  }
+}
+
 /**
  * Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it.
  * An exit in the meantime, also by a signal (end-on-signals.ts), removes the temporary path.
@@ -55,6 +67,7 @@ export async function makeOnce(
   make: (out: string, scratch: string) => Promise<unknown>,
 ): Promise<void> {
   if (existsSync(directory)) return
+  await removeStale(directory)
   const scratch = await fs.mkdtemp(path.join(path.dirname(directory), `.${path.basename(directory)}-`))
   const discard = () => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
   process.once('exit', discard)

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError } from 'commander'
+import { prepareCommand } from '../command/npm.ts'
 import { tightenFile, tightenStandardOutput, writePrivateFile } from '../command/private-files.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { addWorkerOptions } from '../command/worker-options.ts'
@@ -207,7 +208,9 @@ program
     console.log(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
   })
 
-await program.parseAsync().catch((error: Error) => {
-  console.error(`keys: ${error.message}`)
-  process.exitCode = 1
-})
+await prepareCommand(program)
+  .parseAsync()
+  .catch((error: Error) => {
+    console.error(`keys: ${error.message}`)
+    process.exitCode = 1
+  })

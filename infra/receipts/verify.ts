@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { Command } from 'commander'
 import type { JSONWebKeySet } from 'jose'
 import * as z from 'zod'
+import { prepareCommand } from '../command/npm.ts'
 import { readBounded } from '../command/read-bounded.ts'
 import { builtInPackages } from '../local/built-in-model.ts'
 import { checkReceipt, type Report } from './check-receipt.ts'
@@ -91,7 +92,9 @@ const command = new Command('verify')
     if (report.checks.some(({ holds }) => holds === false)) process.exitCode = 1
   })
 
-await command.parseAsync().catch((error: Error) => {
-  console.error(`verify: ${error.message}`)
-  process.exitCode = 2
-})
+await prepareCommand(command)
+  .parseAsync()
+  .catch((error: Error) => {
+    console.error(`verify: ${error.message}`)
+    process.exitCode = 2
+  })

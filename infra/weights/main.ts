@@ -4,6 +4,7 @@ import { assertOptions } from '../../gpu-fn/compile/compile.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
+import { prepareCommand } from '../command/npm.ts'
 import { assertAccess, fetchCheckpoint, openLocalCheckpoint, packageOf, REPOSITORIES, WEIGHTS } from './checkpoint.ts'
 import type { Target } from './upload.ts'
 
@@ -116,7 +117,7 @@ async function main(flags: Flags): Promise<void> {
 }
 
 endOnSignals()
-await main(command.parse().opts<Flags>()).catch((error: Error) => {
+await main(prepareCommand(command).parse().opts<Flags>()).catch((error: Error) => {
   console.error(`weights: ${error.message}`)
   process.exitCode = 1
 })

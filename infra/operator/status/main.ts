@@ -1,5 +1,6 @@
 // `npm run status`: the state, warm GPUs and cost since midnight of a deployment; `scale`, `log` and `prewarm` control the GPU function.
 import { Command } from 'commander'
+import { prepareCommand } from '../../command/npm.ts'
 import { parseWholeNumber } from '../../command/whole-number.ts'
 import { CONFIG_FILE, type DeployConfig, readDeployConfig } from '../../config.ts'
 import { exec } from '../../deploy/exec.ts'
@@ -74,7 +75,9 @@ program
     }
   })
 
-await program.parseAsync().catch((error: Error) => {
-  console.error(`status: ${error.message}`)
-  process.exitCode = 1
-})
+await prepareCommand(program)
+  .parseAsync()
+  .catch((error: Error) => {
+    console.error(`status: ${error.message}`)
+    process.exitCode = 1
+  })

@@ -10,6 +10,8 @@ test('options that npm took for its own are found by the environment that npm se
   const env = { npm_config_dry_run: 'true', npm_config_gpu_url: 'true', npm_config_registry: 'https://registry.test' }
   expect(takenOptions(command(), env)).toEqual(['--dry-run', '--gpu-url'])
   expect(takenOptions(command(), {})).toEqual([])
+  const destroy = command().addCommand(new Command('destroy').option('--data').option('--yes <name>'))
+  expect(takenOptions(destroy, { npm_config_data: 'true', npm_config_yes: 'true' })).toEqual(['--data'])
 })
 
 test('a command whose options npm took ends with the correct syntax', () => {
