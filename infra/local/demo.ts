@@ -41,7 +41,7 @@ async function main(): Promise<void> {
   endOnSignals()
   const started = performance.now()
   say('Starting the GPU function and the worker …')
-  const local = await startLocal()
+  const local = await startLocal({ only: flags.route === 'full' ? 'nano' : 'nano-turbo' })
   try {
     say(startLine(local))
     const { route, size, seed, out } = flags

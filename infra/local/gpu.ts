@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { COMPILE_CACHE } from './package-cache.ts'
 
 const CANNOT_START = 'the GPU function cannot start'
 const MAIN = path.join(import.meta.dirname, '../../gpu-fn/main.ts')
@@ -27,6 +28,7 @@ export type LocalGpuOptions = {
 export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   const env = {
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_'))),
+    NODE_COMPILE_CACHE: COMPILE_CACHE,
     // Readiness is read from its log.
     LOG_LEVEL: 'info',
     PORT: String(options.port ?? 0),

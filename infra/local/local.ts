@@ -1,9 +1,8 @@
 // The whole system on this machine: GPU function, worker, and an account with an API key.
 import { enableCompileCache } from 'node:module'
-import path from 'node:path'
-import { BUILT_IN_MODELS, builtInPackages, SERVED_TIERS } from './built-in-model.ts'
+import { BUILT_IN_MODELS, type BuiltInModel, builtInPackages, SERVED_TIERS } from './built-in-model.ts'
 import { startGpu } from './gpu.ts'
-import { ROOT } from './package-cache.ts'
+import { COMPILE_CACHE } from './package-cache.ts'
 import { assertFree, findFreePort } from './ports.ts'
 import { openKey, openState } from './state.ts'
 import { type LocalOffer, startWorker } from './worker.ts'
@@ -31,6 +30,8 @@ export type LocalModels = {
 export type LocalOptions = {
   /** The built-in models unless given. */
   models?: LocalModels
+  /** Compiles the built-in models in one tier, and loads only this one before readiness. */
+  only?: BuiltInModel
   /** Port of the worker; any free one by default. With `watch`, the GPU function uses the next port. */
   port?: number
   watch?: boolean
@@ -41,10 +42,12 @@ export type LocalOptions = {
   onLog?: (line: string) => void
 }
 
-/** Offers both built-in models in the tiers of wrangler.toml. */
-export async function builtInModels(): Promise<LocalModels & { seconds: number }> {
-  const { directory, seconds } = await builtInPackages()
-  return { packages: directory, preload: BUILT_IN_MODELS.map((model) => `${model}:${SERVED_TIERS[0]}`), seconds }
+/** The built-in models in the tiers of wrangler.toml; in the first tier if only one of them is loaded. */
+async function builtInModels(only?: BuiltInModel): Promise<LocalModels & { seconds: number }> {
+  const [first] = SERVED_TIERS
+  const { directory, seconds } = await builtInPackages(only ? [first] : SERVED_TIERS)
+  const loaded = only ? [only] : BUILT_IN_MODELS
+  return { packages: directory, preload: loaded.map((model) => `${model}:${first}`), seconds }
 }
 
 /** Throws if a port of the options is taken. Returns the ports of the worker and of the GPU function. */
@@ -60,7 +63,7 @@ async function choosePorts({ port, watch }: LocalOptions): Promise<{ worker: num
 /** Starts all parts at the same time. If one fails, stops those that were started. */
 export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   // wrangler has megabytes of source.
-  enableCompileCache(path.join(ROOT, '.octet', 'compile-cache'))
+  enableCompileCache(COMPILE_CACHE)
   const ports = await choosePorts(options)
   const state = await openState(options.state)
   const gpuUrl = `http://127.0.0.1:${ports.gpu}`
@@ -93,8 +96,8 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
 }
 
 /** Compiles the built-in models unless others are given, and starts the GPU function. */
-async function startModels({ models, watch, vram, onLog }: LocalOptions, port: number, edgePublicKey: string) {
-  const { packages, preload, seconds: compile } = models ? { ...models, seconds: 0 } : await builtInModels()
+async function startModels({ models, only, watch, vram, onLog }: LocalOptions, port: number, edgePublicKey: string) {
+  const { packages, preload, seconds: compile } = models ? { ...models, seconds: 0 } : await builtInModels(only)
   const gpuClock = clock()
   const gpu = await startGpu({
     ...{ packages, edgePublicKey, preload: preload.join(), port },
