@@ -6,6 +6,7 @@ import { Writable } from 'node:stream'
 import { Argument, Command, InvalidArgumentError } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
+import { printError } from '../command/print.ts'
 import { CONFIG_FILE, readDeployConfig } from '../config.ts'
 import { deploySteps } from './deploy-steps.ts'
 import { destroySteps } from './destroy.ts'
@@ -124,6 +125,6 @@ program
 await prepareCommand(program)
   .parseAsync()
   .catch((error: Error) => {
-    console.error(`deploy: ${error.message}`)
+    printError('deploy', error)
     process.exitCode = 1
   })

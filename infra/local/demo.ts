@@ -1,9 +1,11 @@
 // `npm run demo -- "a prompt"`: generates an image with the worker and the GPU function on this machine.
+
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
+import { print, printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type ImageReply, requestImage } from './image-request.ts'
 import { type Local, startLocal } from './local.ts'
@@ -69,11 +71,11 @@ function startLine({ seconds: { compile, gpu, worker } }: Local): string {
 
 function report({ data: [image], size, octet }: ImageReply, out: string, total: number): void {
   const { route, model, tier, steps, guidance_scale, reason, timings, warnings } = octet
-  console.log(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
-  for (const { message } of warnings) console.log(`Note: ${message}`)
+  print(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
+  for (const { message } of warnings) print(`Note: ${message}`)
   const parts = Object.entries(timings ?? {}).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
   console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in total, including the start`)
-  console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
+  print(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
 }
 
 /** Advice for a prompt without an object that nano can draw. Its warnings list the words that it does not know. */
@@ -98,6 +100,6 @@ function summary({ seconds }: Local, { data: [image], size, octet }: ImageReply,
 }
 
 await main().catch((error: Error) => {
-  console.error(`demo: ${error.message}`)
+  printError('demo', error)
   process.exitCode = 1
 })

@@ -3,6 +3,7 @@ import path from 'node:path'
 import { Command } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
+import { printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { startLocal } from './local.ts'
 import { ROOT } from './package-cache.ts'
@@ -23,6 +24,6 @@ Octet is at ${local.url}, and reloads when a file of edge/ or gpu-fn/ changes.
   npm run keys -- list --account local
 `)
 } catch (error) {
-  console.error(`dev: ${(error as Error).message}`)
+  printError('dev', error as Error)
   process.exit(1)
 }

@@ -4,7 +4,7 @@ import type { Local } from './local.ts'
 
 /** The reply of POST /v1/images/generations. */
 export type ImageReply = {
-  data: { b64_json: string; seed: number; content_type: string }[]
+  data: { b64_json: string; seed: number | string; content_type: string }[]
   size: string
   octet: { job: string } & Pick<
     PublicJob,

@@ -5,6 +5,7 @@ import { Command, Option } from 'commander'
 import { TARGETS, type Target, type Tier } from '../../gpu-fn/manifest.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
+import { print, printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { prepareHardware } from './hardware.ts'
 import { requestImage } from './image-request.ts'
@@ -91,7 +92,7 @@ async function main(): Promise<void> {
   const local = await startLocal({ models, port: flags.port, state, ...vram, onLog: reportProblem })
   const { data } = await requestImage(local, { prompt: PROMPT, seed: 1 })
   await writeFile(flags.out, Buffer.from(data[0]!.b64_json, 'base64'))
-  console.log(describeUse(local, flags.out, (performance.now() - started) / 1000))
+  print(describeUse(local, flags.out, (performance.now() - started) / 1000))
 }
 
 const WARNING = 40
@@ -102,6 +103,6 @@ function reportProblem(line: string): void {
 }
 
 await main().catch((error: Error) => {
-  console.error(`serve: ${error.message}`)
+  printError('serve', error)
   process.exit(1)
 })

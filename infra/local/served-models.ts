@@ -1,7 +1,6 @@
 // The packages that `npm run serve` serves: named checkpoints, packages and repositories, compiled and offered.
 import { mkdir, rm, stat, symlink } from 'node:fs/promises'
 import path from 'node:path'
-import { CheckpointError } from '../../gpu-fn/compile/checkpoint/error.ts'
 import { LIMITS } from '../../gpu-fn/contract.ts'
 import type { Manifest, Package, Target, Tier } from '../../gpu-fn/manifest.ts'
 import { MANIFEST, openPackage } from '../../gpu-fn/weights/packages.ts'
@@ -13,7 +12,6 @@ import {
   REPOSITORIES,
   WEIGHTS,
 } from '../weights/checkpoint.ts'
-import { explain } from '../weights/identify.ts'
 import type { LocalModels } from './local.ts'
 import type { LocalOffer } from './worker.ts'
 
@@ -56,19 +54,14 @@ async function makePackage(source: Source, { tier, target, hub }: ServeOptions):
     const checkpoint = await fetchCheckpoint({ repo: given, hub, directory: WEIGHTS, tier, reuse: true })
     return packageOf(checkpoint, { name: nameOf(given), tier, target, variant })
   }
-  try {
-    return await packageOf(await openLocalCheckpoint(given, { tier, target }), { name: nameOf(given), tier, target })
-  } catch (error) {
-    const reason = error instanceof CheckpointError ? await explain(given) : null
-    throw reason ? new Error(reason, { cause: error }) : error
-  }
+  return packageOf(await openLocalCheckpoint(given, { tier, target }), { name: nameOf(given), tier, target })
 }
 
 /** The model name of a path or repository: its last part in the letters that requests allow. */
 export function nameOf(given: string): string {
   const base = path
     .basename(given)
-    .replace(/\.(safetensors|index\.json)$/g, '')
+    .replace(/\.(safetensors|gguf|index\.json)$/g, '')
     .toLowerCase()
   const name = base
     .replace(/^stable-diffusion-3\.5-/, '')

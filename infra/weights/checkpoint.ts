@@ -72,7 +72,7 @@ export async function openLocalCheckpoint(given: string, options: Omit<PackageOp
   const at = path.resolve(given)
   const { openCheckpoint, buildModel } = FAMILIES.sd35
   buildModel(await openCheckpoint([at]), [at], options)
-  const files = (await stat(at)).isDirectory() ? path.join(at, '**/*.{safetensors,json,txt,model}') : at
+  const files = (await stat(at)).isDirectory() ? path.join(at, '**/*.{safetensors,gguf,json,txt,model}') : at
   return { path: at, content: await stampOf([files]) }
 }
 
@@ -88,7 +88,13 @@ export async function packageOf(checkpoint: Checkpoint, options: PackageOptions)
   const directory = path.join(state, `${name}-${tier}`)
   const progress = showProgress()
   await makeOnce(directory, (out) =>
-    compile({ ...options, checkpoint: [checkpoint.path], out, onProgress: progress.update }),
+    compile({
+      ...options,
+      checkpoint: [checkpoint.path],
+      out,
+      onProgress: progress.update,
+      onNote: (note) => console.error(note),
+    }),
   ).finally(progress.stop)
   return directory
 }

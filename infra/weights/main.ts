@@ -5,6 +5,7 @@ import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
+import { printError } from '../command/print.ts'
 import { assertAccess, fetchCheckpoint, openLocalCheckpoint, packageOf, REPOSITORIES, WEIGHTS } from './checkpoint.ts'
 import type { Target } from './upload.ts'
 
@@ -118,6 +119,6 @@ async function main(flags: Flags): Promise<void> {
 
 endOnSignals()
 await main(prepareCommand(command).parse().opts<Flags>()).catch((error: Error) => {
-  console.error(`weights: ${error.message}`)
+  printError('weights', error)
   process.exitCode = 1
 })
