@@ -3,6 +3,7 @@
 import * as z from 'zod'
 import { catalog } from './config/catalog.ts'
 import { gpuSlots, gpuTimes } from './config/gpu.ts'
+import { gpuBudget } from './config/gpu-budget.ts'
 import { accountLimits } from './config/limits.ts'
 import { prewarm } from './config/prewarm.ts'
 import { prices } from './config/prices.ts'
@@ -19,7 +20,7 @@ const logPrompts = z
 /** Each section is parsed from the variables of its object. */
 const schema = z.object({
   ...{ accountLimits, adminToken, catalog, gpuSigningKey, gpuSlots, gpuTimes, logPrompts, peppers, prewarm, prices },
-  ...{ proxyHeaders, receiptKeys, recovery, stripeKey, webhookAddresses, webhooks },
+  ...{ gpuBudget, proxyHeaders, receiptKeys, recovery, stripeKey, webhookAddresses, webhooks },
 })
 export type Config = z.infer<typeof schema>
 

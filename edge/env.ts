@@ -8,6 +8,8 @@ declare global {
     WEBHOOK: DurableObjectNamespace<import('./webhooks/webhook-object.ts').WebhookDO>
     /** One object per endpoint, by endpoint name. */
     ENDPOINT: DurableObjectNamespace<import('./gpu/endpoint-object.ts').EndpointDO>
+    /** One object, for the daily ceiling of GPU time. */
+    GPU_BUDGET: DurableObjectNamespace<import('./gpu/budget-object.ts').GpuBudgetDO>
     RESULTS: R2Bucket
     /** Usage and forecasts across accounts. The schema is in migrations/. */
     DB: D1Database

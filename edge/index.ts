@@ -4,6 +4,7 @@ import { applyRetention } from './usage/database-retention.ts'
 import { queue } from './usage/export.ts'
 
 export { AccountDO } from './accounts/account.ts'
+export { GpuBudgetDO } from './gpu/budget-object.ts'
 export { EndpointDO } from './gpu/endpoint-object.ts'
 export { JobDO } from './jobs/job.ts'
 export { WebhookDO } from './webhooks/webhook-object.ts'

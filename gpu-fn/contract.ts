@@ -87,6 +87,8 @@ export const jobRequest = z.strictObject({
   max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
   /** Interval of `preview` events in steps; no previews unless given. */
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
+  /** `false` omits the prompts from the files' metadata. */
+  prompt_metadata: z.literal(false).optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
 

@@ -45,6 +45,8 @@ export type AdmissionRequest = {
   retried: boolean
   /** Whether an earlier job with equal images may be returned, free of charge. */
   reuse: boolean
+  /** Whether the day's GPU time is used up, so that no new job can start. */
+  exhausted?: boolean
 }
 /** `repeated`: the reservation of an earlier, equal request. `reused`: an earlier job with equal images. */
 export type Admission =
@@ -55,6 +57,7 @@ export type Admission =
   | { kind: 'forbidden'; scope: Scope }
   | { kind: 'mismatch'; by: 'name' | 'Idempotency-Key' }
   | { kind: 'full' }
+  | { kind: 'exhausted'; rates: RateState[] }
   | (Refusal & { rates: RateState[] })
 
 /**
@@ -62,7 +65,7 @@ export type Admission =
  */
 export function decide(sql: SqlStorage, settings: AccountSettings, request: AdmissionRequest): Admission {
   const { credential, idempotencyKey } = request
-  const spec = { ...request.spec, retentionDays: settings.retention_days }
+  const spec = applySettings(request.spec, settings)
   const key = findKey(sql, credential.keyId)
   if (!key || !isActive(key)) return { kind: 'unauthorized' }
   const earlier = findEarlier(sql, { ...request, spec })
@@ -77,12 +80,20 @@ export function decide(sql: SqlStorage, settings: AccountSettings, request: Admi
     takeRateTokens(sql, metered)
     return { kind: 'reused', job: reused, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
   }
+  if (request.exhausted) return { kind: 'exhausted', rates: ratesOf(metered, now) }
   if (earlier) releaseNames(sql, earlier.failed)
   reserve(sql, spec, metered)
   if (idempotencyKey !== null) rememberKey(sql, scopedKey(spec, idempotencyKey), spec, now)
   const { id: job, fingerprint, price } = spec
   const reservation = { job, fingerprint, price, reservedAt: now, spec }
   return { kind: 'admitted', reservation, rates: ratesOf(metersOf(sql, settings, key, credential), now) }
+}
+
+/** The specification with the account's settings. Files with and without prompts differ, and so do their digests. */
+function applySettings(spec: JobSpec, { retention_days, prompt_metadata }: AccountSettings): JobSpec {
+  const kept = { ...spec, retentionDays: retention_days }
+  if (prompt_metadata) return kept
+  return { ...kept, request: { ...spec.request, prompt_metadata: false }, digest: `${spec.digest} without prompts` }
 }
 
 const ratesOf = (metered: Metered[], now: number) => metered.flatMap((each) => rateState(each, now))

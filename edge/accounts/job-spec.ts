@@ -22,7 +22,7 @@ export type JobSpec = {
   name: string | null
   /** SHA-256 of the request body's fields. Two requests under one name must agree on it. */
   fingerprint: string
-  /** SHA-256 of everything that determines the pixels. Jobs with equal digests have equal images. */
+  /** SHA-256 of everything that determines the pixels, and the account's settings for files. Jobs with equal digests have equal images. */
   digest: string
   /** The worker's address as the caller sees it; links in webhooks start with it. */
   origin: string

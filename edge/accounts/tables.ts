@@ -18,6 +18,7 @@ const ADDED_COLUMNS = {
     summary: 'TEXT',
     retryable: 'INTEGER NOT NULL DEFAULT 0',
   },
+  settings: { prompt_metadata: 'INTEGER NOT NULL DEFAULT 1' },
 }
 
 /** Columns of earlier releases that are no longer used. */

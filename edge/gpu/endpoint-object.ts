@@ -3,6 +3,7 @@ import { DurableObject } from 'cloudflare:workers'
 import { configOf } from '../config.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
+import { spendGpuTime } from './budget.ts'
 import { endpointOf } from './endpoints.ts'
 import {
   type EndpointReport,
@@ -112,6 +113,10 @@ export class EndpointDO extends DurableObject<Env> {
     const cold = this.state().state === 'cold'
     const spent = recordSpending(before, cost, Date.now())
     this.#save(cold ? markStarting(spent, Date.now()) : { ...spent, ready: Date.now() })
+    if (!(await spendGpuTime(this.env, cost * 1000))) {
+      this.#save(before)
+      return this.state()
+    }
     log('info', 'prewarming a GPU', { endpoint: name, why, seconds: cost, cold })
     this.ctx.storage.kv.put('name', name)
     this.ctx.waitUntil(this.#ping())

@@ -51,6 +51,9 @@ export type EndpointReport = GpuState & {
   spent_today_dollars: number
 }
 
+/** The GPU time of the current day (UTC) under a ceiling, for the operator. */
+export type BudgetReport = { daily_seconds: number; spent_seconds: number; reserved_seconds: number }
+
 /** The state of the GPU, and the time until it is ready for a job that is sent now. */
 export function stateOf(readiness: Readiness, policy: PrewarmPolicy, now: number): GpuState {
   if (now < warmUntil(readiness, policy)) return { state: 'warm', ready_in_seconds: 0 }

@@ -2,6 +2,7 @@
 import { DurableObject } from 'cloudflare:workers'
 import type { Reservation } from '../accounts/ledger.ts'
 import { configOf } from '../config.ts'
+import { GPU_BUDGET_EXHAUSTED, reserveGpuTime, settleGpuTime } from '../gpu/budget.ts'
 import { StreamLost } from '../gpu/stream.ts'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
@@ -26,6 +27,8 @@ import { JobSlot } from './slot.ts'
 /** The pause after a failed settlement or announcement. It doubles up to the longest. */
 const UNFINISHED_MS = 5_000
 const LONGEST_PAUSE_MS = 10 * 60_000
+/** The pause of a job while the reservations of other jobs prevent its start. */
+const BUSY_MS = 1_000
 /** The time limit for a GPU to end its stream after it confirmed a cancellation. */
 const CANCEL_MS = 10_000
 /** The most open event streams of a job. */
@@ -209,8 +212,32 @@ export class JobDO extends DurableObject<Env> {
     if (job.faults >= MAX_FAULTS || n > MAX_ATTEMPTS)
       return this.#end({ type: 'given_up', code: 'generation_failed', message: FAILED })
     if (!job.granted) return this.#awaitSlot(job)
+    if (configOf(this.env).gpuBudget && !(await this.#reserveTime(job))) return
     this.#begin(n)
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
+  }
+
+  /** Reserves GPU time for the next attempt. False if the attempt must not begin: the job ends, or returns to the queue for a slot. */
+  async #reserveTime({ id }: JobRecord): Promise<boolean> {
+    const room = await reserveGpuTime(this.env, id)
+    const job = this.#log.find()
+    // Another call may have begun the attempt, which uses the reservation, or the job may have ended.
+    if (this.#live) return false
+    const isOpen = job && !isFinal(job) && !job.cancelRequested
+    if (isOpen && room === 'reserved') return true
+    if (room === 'reserved') await settleGpuTime(this.env, id, null)
+    else if (isOpen && room === 'exhausted')
+      await this.#end({ type: 'given_up', code: 'gpu_budget_exhausted', message: GPU_BUDGET_EXHAUSTED })
+    else if (isOpen) await this.#postpone(job)
+    return false
+  }
+
+  /** Releases the slot of a job until others have returned their reservations of GPU time. */
+  async #postpone(job: JobRecord): Promise<void> {
+    const nextAt = Date.now() + BUSY_MS
+    this.#log.update({ granted: false, nextAt })
+    await this.ctx.storage.setAlarm(nextAt)
+    await this.#slot.leave(job)
   }
 
   /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
@@ -238,6 +265,8 @@ export class JobDO extends DurableObject<Env> {
   }
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
+    // Before the next attempt, whose reservation it would otherwise end.
+    await this.#settleTime(this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()
     // A lost attempt keeps its slot during the pause, because its GPU may still work on it and the next attempt joins that run.
@@ -263,7 +292,14 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.job()
     this.#log.append(job.attempt, event)
     this.ctx.waitUntil(this.#slot.leave(job))
+    this.ctx.waitUntil(this.#settleTime(job))
     await this.#finish()
+  }
+
+  /** Returns the reservation of GPU time, less the time since a GPU accepted the attempt. */
+  async #settleTime({ id, accepted }: JobRecord): Promise<void> {
+    const failed = (cause: unknown) => log('warn', 'GPU time could not be settled', { job: id, cause })
+    await settleGpuTime(this.env, id, accepted).catch(failed)
   }
 
   /** Settles and announces a final job, then sets the alarm for its deletion. Failed steps are repeated. */

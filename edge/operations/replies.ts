@@ -1,5 +1,5 @@
 // The replies of the operator's routes, also for the tools in infra/.
-import type { EndpointReport } from '../gpu/readiness.ts'
+import type { BudgetReport, EndpointReport } from '../gpu/readiness.ts'
 import type { JobRecord, LoggedEvent } from '../jobs/record.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { LedgerEntry } from '../usage/record.ts'
@@ -20,6 +20,8 @@ export type OperatorStatus = {
     warming_seconds: number
     gpu_dollars: number
   }
+  /** The day's GPU time; null without a ceiling. */
+  gpu_budget: BudgetReport | null
 }
 
 /** A log entry, with the fields of its event. `at` is Unix milliseconds. */

@@ -1,6 +1,7 @@
 // The operator's overview of the deployment: the GPU of every endpoint, and revenue and cost since midnight (UTC).
 
 import { configOf } from '../config.ts'
+import { gpuBudgetReport } from '../gpu/budget.ts'
 import { dayOf } from '../gpu/readiness.ts'
 import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
@@ -50,5 +51,5 @@ export async function operatorStatus(env: Env, now = Date.now()): Promise<Operat
     ...{ ...rest, gpu_seconds, warming_seconds: warming },
     gpu_dollars: ((gpu_seconds + warming) / 3600) * dollars_per_hour,
   }
-  return { object: 'status', since: midnight / 1000, endpoints, today }
+  return { object: 'status', since: midnight / 1000, endpoints, today, gpu_budget: await gpuBudgetReport(env) }
 }

@@ -5,12 +5,14 @@ import type { Reservation } from '../accounts/ledger.ts'
 import type { RateState } from '../accounts/rate-limit-headers.ts'
 import type { Credential } from '../auth/keys.ts'
 import { checkConfig } from '../config.ts'
+import { isGpuBudgetExhausted } from '../gpu/budget.ts'
+import type { ErrorCode } from '../http/error-codes.ts'
 import { ApiError } from '../http/errors.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import { areStored } from '../results/results.ts'
-import { admissionError } from './refusals.ts'
+import { admissionError, nextDayHeaders } from './refusals.ts'
 
 /** A parsed request for a job. `retried`: possibly the client's retry of an earlier request. */
 export type Submission = {
@@ -42,7 +44,7 @@ async function admit(env: Env, submission: Submission): Promise<Admitted> {
   // Before a price is reserved.
   checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
-  const admission = await account.admit(submission)
+  const admission = await account.admit({ ...submission, exhausted: await isGpuBudgetExhausted(env) })
   const refusal = admissionError(admission)
   if (refusal) throw refusal
   switch (admission.kind) {
@@ -84,13 +86,17 @@ async function start(env: Env, submission: Submission, begin: Begin): Promise<Su
 export const submit = (env: Env, submission: Submission): Promise<Submitted> =>
   start(env, submission, (reservation) => objectOf(env.JOB, reservation.job).create(reservation))
 
+function retryHeaders(code: ErrorCode): Record<string, string> {
+  if (code === 'gpu_budget_exhausted') return nextDayHeaders()
+  return code === 'gpu_unavailable' ? { 'retry-after': '30' } : {}
+}
+
 /** The error response for a waiting caller whose job did not succeed. */
 function describeFailure({ id, state, error }: JobRecord): ApiError {
   const headers = { 'x-octet-job': id }
   if (state === 'canceled' || !error)
     return new ApiError('job_canceled', 'The job was canceled.', { headers: { ...headers, 'x-should-retry': 'false' } })
-  const retry = error.code === 'gpu_unavailable' ? { 'retry-after': '30' } : {}
-  return new ApiError(error.code, error.message, { headers: { ...headers, ...retry } })
+  return new ApiError(error.code, error.message, { headers: { ...headers, ...retryHeaders(error.code) } })
 }
 
 /** Refuses a request while the job of an earlier request with the same Idempotency-Key is running. Errors: idempotency_in_flight. */

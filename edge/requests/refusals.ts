@@ -4,6 +4,7 @@ import type { Admission } from '../accounts/admission.ts'
 import type { Refusal } from '../accounts/meter.ts'
 import { type Holder, type RateState, rateHeaders } from '../accounts/rate-limit-headers.ts'
 import { forbidden, unauthorized } from '../auth/auth.ts'
+import { GPU_BUDGET_EXHAUSTED, secondsToNextDay } from '../gpu/budget.ts'
 import { ApiError } from '../http/errors.ts'
 import { dollars } from '../platform/units.ts'
 
@@ -56,6 +57,9 @@ function overBudgetError(
   return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
 }
 
+/** The headers of `gpu_budget_exhausted`. */
+export const nextDayHeaders = () => ({ ...FINAL, 'retry-after': String(secondsToNextDay(Date.now())) })
+
 /** Returns the error of a refused admission, or null if the request was admitted. */
 export function admissionError(admission: Admission): ApiError | null {
   switch (admission.kind) {
@@ -69,6 +73,10 @@ export function admissionError(admission: Admission): ApiError | null {
       return barredError(admission)
     case 'over_budget':
       return overBudgetError(admission, admission.rates)
+    case 'exhausted':
+      return new ApiError('gpu_budget_exhausted', GPU_BUDGET_EXHAUSTED, {
+        headers: { ...rateHeaders(admission.rates), ...nextDayHeaders() },
+      })
     case 'mismatch': {
       const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'
       return new ApiError('idempotency_mismatch', `${what} another request; use a new one.`, { headers: FINAL })

@@ -27,7 +27,8 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
   const { request, decision, timings } = job
   if (!timings) throw new Error(`job ${job.id} has no receipt before it has finished`)
   const { prompt, negative_prompt, count, model, tier, width, height, steps, guidance_scale } = request
-  const { output_format, output_quality, text_convention, prompt_2, prompt_3, max_sequence_length } = request
+  const { output_format, output_quality, text_convention, prompt_2, prompt_3, max_sequence_length, prompt_metadata } =
+    request
   const salt = base64url.encode(crypto.getRandomValues(new Uint8Array(16)))
   return {
     version: RECEIPT.version,
@@ -43,6 +44,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
     parameters: {
       ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
       ...(max_sequence_length && { max_sequence_length }),
+      ...(prompt_metadata === false && { prompt_metadata }),
       route: decision.route,
     },
     package: facts.package,

@@ -33,5 +33,6 @@ export type AccountReply = MoneyReply & {
   limits: Limits
   stripe_customer: string | null
   retention_days: RetentionDays
+  prompt_metadata: boolean
   deletion: DeletionReply | null
 }

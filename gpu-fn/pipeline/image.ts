@@ -7,10 +7,11 @@ import { encodePng } from './png.ts'
 export type ImageFormat = JobRequest['output_format']
 
 const generationParameters = z.strictObject({
-  prompt: z.string(),
+  /** Absent, like the other prompts, in files without prompts. */
+  prompt: z.string().optional(),
   prompt_2: z.string().optional(),
   prompt_3: z.string().optional(),
-  negative_prompt: z.string(),
+  negative_prompt: z.string().optional(),
   seed: z.union([z.int(), z.string()]),
   steps: z.int(),
   guidance_scale: z.number(),
@@ -24,7 +25,7 @@ const generationParameters = z.strictObject({
   package: z.string(),
   tool: z.string(),
 })
-/** The parameters that reproduce an image. */
+/** The parameters that reproduce an image; without prompts if its request has `prompt_metadata: false`. */
 export type GenerationParameters = z.infer<typeof generationParameters>
 
 /**
@@ -91,16 +92,17 @@ export async function readParameters(file: Uint8Array): Promise<GenerationParame
 
 /** JPEG stores XMP in one segment. libvips silently omits packets over 60,000 bytes. */
 const JPEG_PACKET_BYTES = 60_000
+const PROMPTS = ['prompt', 'negative_prompt', 'prompt_2', 'prompt_3'] as const
 const PROMPT_INFORMATION_CHARACTERS = 1_000
 
 /** An XMP packet. For a JPEG, prompts are shortened to fit and end in "…". */
 function packet(parameters: GenerationParameters, format: ImageFormat): string {
   const xml = packetOf(parameters)
   if (format !== 'jpeg' || Buffer.byteLength(xml) <= JPEG_PACKET_BYTES) return xml
-  const { prompt, negative_prompt } = parameters
-  const longer = prompt.length >= negative_prompt.length ? 'prompt' : 'negative_prompt'
-  const kept = parameters[longer].slice(0, parameters[longer].length >> 1)
-  return packet({ ...parameters, [longer]: `${kept.trimEnd()}…` }, format)
+  const lengthOf = (role: (typeof PROMPTS)[number]) => parameters[role]?.length ?? 0
+  const longest = PROMPTS.reduce((a, b) => (lengthOf(b) > lengthOf(a) ? b : a))
+  const kept = parameters[longest]?.slice(0, lengthOf(longest) >> 1) ?? ''
+  return packet({ ...parameters, [longest]: `${kept.trimEnd()}…` }, format)
 }
 
 /** IPTC Photo Metadata 2025.1 for other tools; `octet:parameters` for the exact values. */
@@ -108,13 +110,16 @@ function packetOf(parameters: GenerationParameters): string {
   const { prompt, tool, model, tier } = parameters
   // JSON escapes represent the control characters and lone surrogates that XML cannot.
   const json = JSON.stringify(parameters).replace(/[\ufffe\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16)}`)
-  const readable = prompt.slice(0, PROMPT_INFORMATION_CHARACTERS).toWellFormed().replace(UNFIT_FOR_XML, '\ufffd')
+  const readable = prompt?.slice(0, PROMPT_INFORMATION_CHARACTERS).toWellFormed().replace(UNFIT_FOR_XML, '\ufffd')
+  const information =
+    readable === undefined
+      ? ''
+      : `\n<Iptc4xmpExt:AIPromptInformation>${escapeXml(readable)}</Iptc4xmpExt:AIPromptInformation>`
   return `<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
  xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:octet="urn:octet:parameters:1">
 <xmp:CreatorTool>${escapeXml(tool)}</xmp:CreatorTool>
 <Iptc4xmpExt:DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia</Iptc4xmpExt:DigitalSourceType>
-<Iptc4xmpExt:AISystemUsed>Octet (${escapeXml(`${model}, ${tier}`)})</Iptc4xmpExt:AISystemUsed>
-<Iptc4xmpExt:AIPromptInformation>${escapeXml(readable)}</Iptc4xmpExt:AIPromptInformation>
+<Iptc4xmpExt:AISystemUsed>Octet (${escapeXml(`${model}, ${tier}`)})</Iptc4xmpExt:AISystemUsed>${information}
 <octet:parameters>${escapeXml(json)}</octet:parameters>
 </rdf:Description></rdf:RDF></x:xmpmeta>`
 }

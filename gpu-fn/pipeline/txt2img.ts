@@ -32,6 +32,7 @@ export type Txt2ImgRequest = Pick<
   | 'text_convention'
   | 'max_sequence_length'
   | 'preview_steps'
+  | 'prompt_metadata'
 >
 
 /**
@@ -187,15 +188,15 @@ async function writeImage(
   seed: Seed,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
-  const { prompt_2, prompt_3, max_sequence_length } = request
+  const { prompt_2, prompt_3, max_sequence_length, prompt_metadata } = request
+  const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
     pixels,
     { format, quality },
     {
-      ...{ prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention },
-      ...(prompt_2 && { prompt_2 }),
-      ...(prompt_3 && { prompt_3 }),
+      ...(prompt_metadata !== false && prompts),
+      ...{ seed, steps, guidance_scale, width, height, text_convention },
       ...(max_sequence_length && { max_sequence_length }),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },

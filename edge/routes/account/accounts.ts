@@ -26,6 +26,7 @@ const settings = z.strictObject({
     .literal(RETENTION_DAYS)
     .optional()
     .describe(`one of ${RETENTION_DAYS.join(', ')}`),
+  prompt_metadata: z.boolean().optional().describe('true or false'),
 })
 const credit = z.strictObject({
   id: z.string().min(1).max(100).describe('a string of 1 to 100 characters that identifies this payment'),

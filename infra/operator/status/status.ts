@@ -51,8 +51,13 @@ async function readBill({ exec, config }: Sources): Promise<string[]> {
   return [`${formatDollars(cost)} for ${config.gpu.app} since midnight`]
 }
 
+function formatBudget({ daily_seconds, spent_seconds, reserved_seconds }: NonNullable<OperatorStatus['gpu_budget']>) {
+  const [spent, daily] = [formatSeconds(spent_seconds), formatSeconds(daily_seconds)]
+  return `GPU budget of today: ${spent} of ${daily} spent, ${formatSeconds(reserved_seconds)} reserved by running jobs`
+}
+
 async function readWorker({ worker: ask }: Sources): Promise<string[]> {
-  const { endpoints, today } = (await ask('/v1/operator/status')) as OperatorStatus
+  const { endpoints, today, gpu_budget: budget } = (await ask('/v1/operator/status')) as OperatorStatus
   return [
     ...endpoints.map((each) => {
       const ready = each.state === 'warm' ? '' : `, ready in ${formatSeconds(each.ready_in_seconds)}`
@@ -61,6 +66,7 @@ async function readWorker({ worker: ask }: Sources): Promise<string[]> {
     }),
     `since midnight: ${today.jobs} jobs settled, ${today.captured} of them charged ${formatDollars(today.microdollars / 1e6)}`,
     `${today.images} jobs measured, ${today.cold_starts} of them cold; GPU ${formatSeconds(today.gpu_seconds)}, about ${formatDollars(today.gpu_dollars)} without idle time`,
+    ...(budget ? [formatBudget(budget)] : []),
   ]
 }
 

@@ -82,6 +82,22 @@ describe.each(FORMATS)('%s', (format) => {
     else expect(read).toEqual(given)
   })
 
+  test('shortens the prompts of single encoders too', async () => {
+    const given = { ...parameters, prompt_2: '\u0001'.repeat(10_000) }
+    const read = await readParameters(await encodeImage(pixels, output, given))
+    if (format === 'jpeg') expect(read).toEqual({ ...given, prompt_2: `${'\u0001'.repeat(5_000)}…` })
+    else expect(read).toEqual(given)
+  })
+
+  test('has no prompt without prompts, and keeps its mark and other parameters', async () => {
+    const { prompt: _, negative_prompt: __, ...others } = parameters
+    const file = await encodeImage(pixels, output, others)
+    expect(await readParameters(file)).toEqual(others)
+    const { xmpAsString } = await sharp(file).metadata()
+    expect(xmpAsString).toContain('digitalsourcetype/trainedAlgorithmicMedia')
+    expect(xmpAsString).not.toMatch(/prompt/i)
+  })
+
   test('is marked as made by a trained algorithm', async () => {
     const { xmpAsString } = await sharp(await encodeImage(pixels, output, parameters)).metadata()
     expect(xmpAsString).toContain('digitalsourcetype/trainedAlgorithmicMedia')

@@ -180,6 +180,24 @@ describe('a tiny SD3.5 in float32', () => {
     })
   })
 
+  test('omits all prompts from the file on request, with the same pixels', async () => {
+    const request = { prompt_2: 'another prompt', prompt_3: 'a third prompt' }
+    const [[plain], [image]] = [
+      await images(pipeline, request),
+      await images(pipeline, { ...request, prompt_metadata: false }),
+    ]
+    const written = Buffer.from(image!.data).toString('latin1')
+    expect(written).not.toMatch(/prompt/i)
+    expect(written).not.toContain(REQUEST.prompt)
+    expect(written).toContain('trainedAlgorithmicMedia')
+    const { prompt, negative_prompt, prompt_2, prompt_3, ...others } = (await readParameters(plain!.data))!
+    expect([prompt, negative_prompt, prompt_2, prompt_3]).toEqual([
+      ...[REQUEST.prompt, REQUEST.negative_prompt, request.prompt_2, request.prompt_3],
+    ])
+    expect(await readParameters(image!.data)).toEqual(others)
+    expect(await sharp(image!.data).raw().toBuffer()).toEqual(await sharp(plain!.data).raw().toBuffer())
+  })
+
   test('stops between steps with the reason of the signal', async () => {
     const abort = new AbortController()
     const reason = new Error('the caller left')

@@ -24,6 +24,7 @@ const STATUS = {
     gpu_seconds: 90,
     gpu_dollars: 0.0488,
   },
+  gpu_budget: { daily_seconds: 36_000, spent_seconds: 5400, reserved_seconds: 900 },
 }
 const server = {
   current: async () => ({ containers: 2, backlog: 1 }),
@@ -58,6 +59,7 @@ test('shows the deployment, the warm GPUs and the cost of the day', async () => 
     '  default: cold, ready in 41 s; a start takes 41 s (from 3 starts); warming 160 s of 3600 s today',
     '  since midnight: 12 jobs settled, 10 of them charged $0.03',
     '  10 jobs measured, 2 of them cold; GPU 90 s, about $0.05 without idle time',
+    '  GPU budget of today: 5400 s of 36000 s spent, 900 s reserved by running jobs',
     'Modal app octet-gpu',
     '  2 containers running, 1 requests waiting',
     '  since midnight: 3 containers started, 0 failed; 20 requests, 1 failed',

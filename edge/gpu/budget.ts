@@ -1,0 +1,39 @@
+// The daily ceiling for GPU time (OCTET_GPU_BUDGET), as jobs, requests and prewarming use it. Without a ceiling, no object is called.
+import { configOf } from '../config.ts'
+import { objectOf } from '../platform/durable-objects.ts'
+import { DAY_MS } from '../platform/units.ts'
+import type { BudgetReport } from './readiness.ts'
+
+/** `busy`: only the reservations of other attempts prevent this one. `exhausted`: no attempt can start on this day. */
+export type Room = 'reserved' | 'busy' | 'exhausted'
+
+/** The object of the ceiling, one per deployment; null without a ceiling. */
+const budgetObject = (env: Env) => (configOf(env).gpuBudget ? objectOf(env.GPU_BUDGET, 'all') : null)
+
+/** Reserves GPU_RUN_SECONDS for an attempt of a job. An earlier reservation of the job counts as spent until now. */
+export const reserveGpuTime = async (env: Env, job: string): Promise<Room> =>
+  (await budgetObject(env)?.reserve(job)) ?? 'reserved'
+
+/** Replaces a job's reservation by the time since `accepted` (Unix milliseconds); null if no GPU accepted the attempt. */
+export async function settleGpuTime(env: Env, job: string, accepted: number | null): Promise<void> {
+  await budgetObject(env)?.settle(job, accepted)
+}
+
+/** Spends time on prewarming. False, without spending, if the ceiling does not cover it. */
+export const spendGpuTime = async (env: Env, ms: number): Promise<boolean> =>
+  (await budgetObject(env)?.spend(ms)) ?? true
+
+/** Whether no attempt can start on this day. */
+export const isGpuBudgetExhausted = async (env: Env): Promise<boolean> =>
+  (await budgetObject(env)?.isExhausted()) ?? false
+
+/** Null without a ceiling. */
+export const gpuBudgetReport = async (env: Env): Promise<BudgetReport | null> =>
+  (await budgetObject(env)?.report()) ?? null
+
+/** The message for callers. */
+export const GPU_BUDGET_EXHAUSTED =
+  'The GPU time of this service for today (UTC) is used up. Nothing was charged; please try again tomorrow.'
+
+/** Seconds until the next day (UTC), rounded up. */
+export const secondsToNextDay = (now: number): number => Math.ceil((DAY_MS - (now % DAY_MS)) / 1000)

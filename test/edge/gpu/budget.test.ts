@@ -1,0 +1,285 @@
+// The daily ceiling for GPU time: boundary, concurrent jobs, failed runs, resets, and the change of day.
+import { runInDurableObject } from 'cloudflare:test'
+import { env } from 'cloudflare:workers'
+import { afterEach, beforeEach, describe, test, vi } from 'vitest'
+import { configOf, findProblems } from '../../../edge/config.ts'
+import { type Caller, generate, jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import { envWith } from '../support/config.ts'
+import { accepted, type Behavior, fakeGpu, fed, image, line, started, timings, works } from '../support/fake-gpu.ts'
+import { jobOf, over, reset } from '../support/jobs.ts'
+import { call, operator } from '../support/operator.ts'
+
+/** GPU_RUN_SECONDS is 2. */
+const RUN_MS = 2_000
+const MIDNIGHT = Date.parse('2026-11-30T00:00:00Z')
+
+const variables = env as unknown as Record<string, unknown>
+const before = variables.OCTET_GPU_BUDGET
+const setCeiling = (daily_seconds: number) => {
+  variables.OCTET_GPU_BUDGET = { daily_seconds }
+}
+const budget = () => env.GPU_BUDGET.getByName('all')
+
+const freezeClock = (time: number) => vi.spyOn(Date, 'now').mockReturnValue(time)
+
+const clock = Date.now
+/** Moves the clock of the worker to a time, from which it keeps running. */
+function setClock(time: number): void {
+  const difference = time - clock()
+  vi.spyOn(Date, 'now').mockImplementation(() => clock() + difference)
+}
+
+beforeEach(async () => {
+  await runInDurableObject(budget(), (_, { storage }) => {
+    storage.kv.delete('spent')
+    storage.sql.exec('DELETE FROM runs')
+  })
+})
+afterEach(() => {
+  variables.OCTET_GPU_BUDGET = before
+  vi.restoreAllMocks()
+})
+
+const submit = async (caller: Caller) => jobIn(await send('POST', '/v1/jobs', caller, { prompt: 'a cat' }))
+const report = async () => (await budget().report())!
+
+/** A GPU whose jobs start, and end one by one when the test calls `finishNext`. */
+function heldGpu() {
+  const held: (() => Promise<void>)[] = []
+  const behavior: Behavior = (seen) => {
+    const { behavior: respond, send: feed } = fed()
+    feed(accepted(seen), started(seen))
+    const beating = setInterval(() => feed(line({ type: 'heartbeat' })), 50)
+    held.push(async () => {
+      clearInterval(beating)
+      feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+    })
+    return respond(seen)
+  }
+  return { behavior, finishNext: () => held.shift()!() }
+}
+
+describe('the object', () => {
+  test('reserves up to the ceiling exactly, and not a millisecond more', async ({ expect }) => {
+    setCeiling(6)
+    expect(await budget().spend(2 * RUN_MS)).toBe(true)
+    expect(await budget().reserve('one')).toBe('reserved')
+    expect(await report()).toEqual({ daily_seconds: 6, spent_seconds: 4, reserved_seconds: 2 })
+    expect(await budget().spend(1)).toBe(false)
+    await budget().settle('one', null)
+    expect(await budget().spend(1)).toBe(true)
+    expect([await budget().isExhausted(), await budget().reserve('two')]).toEqual([true, 'exhausted'])
+  })
+
+  test('is busy while only reservations prevent another one', async ({ expect }) => {
+    setCeiling(3)
+    const rooms = await Promise.all([budget().reserve('one'), budget().reserve('two')])
+    expect(rooms.toSorted()).toEqual(['busy', 'reserved'])
+    expect(await budget().isExhausted()).toBe(false)
+    await budget().settle(rooms[0] === 'reserved' ? 'one' : 'two', null)
+    expect(await budget().reserve('three')).toBe('reserved')
+  })
+
+  test('counts the time since acceptance once, however often it is settled', async ({ expect }) => {
+    setCeiling(60)
+    freezeClock(MIDNIGHT + 3600_000)
+    await budget().reserve('one')
+    for (const _ of [1, 2]) await budget().settle('one', Date.now() - 1_500)
+    expect((await report()).spent_seconds).toBe(1.5)
+  })
+
+  test('counts an attempt whose job was reset from its reservation', async ({ expect }) => {
+    setCeiling(60)
+    freezeClock(MIDNIGHT + 3600_000)
+    await budget().reserve('one')
+    freezeClock(MIDNIGHT + 3600_000 + 7_000)
+    expect(await budget().reserve('one')).toBe('reserved')
+    expect(await report()).toMatchObject({ spent_seconds: 7, reserved_seconds: 2 })
+  })
+
+  test('counts a reservation that is never settled in full', async ({ expect }) => {
+    setCeiling(5)
+    freezeClock(MIDNIGHT + 3600_000)
+    await Promise.all([budget().reserve('lost one'), budget().reserve('lost two')])
+    freezeClock(MIDNIGHT + 3600_000 + 60_000)
+    expect(await budget().reserve('next')).toBe('exhausted')
+    expect(await report()).toMatchObject({ spent_seconds: 4, reserved_seconds: 0 })
+  })
+
+  test('starts each day (UTC) at zero; a run over midnight counts from midnight', async ({ expect }) => {
+    setCeiling(5)
+    freezeClock(MIDNIGHT - 1_500)
+    await budget().spend(2_500)
+    await budget().reserve('over midnight')
+    expect(await budget().reserve('late')).toBe('busy')
+    await budget().settle('late', null)
+    freezeClock(MIDNIGHT)
+    expect(await report()).toMatchObject({ spent_seconds: 0, reserved_seconds: 2 })
+    freezeClock(MIDNIGHT + 500)
+    await budget().settle('over midnight', MIDNIGHT - 1_000)
+    expect(await report()).toMatchObject({ spent_seconds: 0.5, reserved_seconds: 0 })
+  })
+
+  test('keeps spent and reserved time across resets', async ({ expect }) => {
+    setCeiling(6)
+    await budget().spend(1_000)
+    await budget().reserve('one')
+    await reset(budget())
+    expect(await report()).toEqual({ daily_seconds: 6, spent_seconds: 1, reserved_seconds: 2 })
+  })
+})
+
+describe('requests', () => {
+  test('are refused for the rest of the day, across accounts, without a charge; then they succeed', async ({
+    expect,
+  }) => {
+    const gpu = fakeGpu(works)
+    setClock(MIDNIGHT - 100_000)
+    setCeiling(3)
+    const [one, other] = [await newCaller(), await newCaller()]
+    expect((await generate(one, { prompt: 'a cat' })).status).toBe(200)
+    await budget().spend(1_000)
+    for (const caller of [one, other]) {
+      const captured = await ledgerOf(caller)
+      for (const response of [
+        await generate(caller, { prompt: 'a dog' }),
+        await send('POST', '/v1/jobs', caller, { prompt: 'a dog' }),
+      ]) {
+        const retryAfter = Number(response.headers.get('retry-after'))
+        expect([response.status, response.headers.get('x-should-retry')]).toEqual([503, 'false'])
+        expect(retryAfter).toBeLessThanOrEqual(100)
+        expect(retryAfter).toBeGreaterThan(50)
+        expect((await problemOf(response)).error.code).toBe('gpu_budget_exhausted')
+      }
+      expect(await ledgerOf(caller)).toEqual(captured)
+    }
+    expect(gpu).toHaveLength(1)
+    setClock(MIDNIGHT + 1_000)
+    expect((await generate(other, { prompt: 'a dog' })).status).toBe(200)
+  })
+
+  test('for an earlier job or a reused image are answered all the same', async ({ expect }) => {
+    fakeGpu(works)
+    setCeiling(3)
+    const caller = await newCaller()
+    const ask = (fields: object, headers = {}) => generate(caller, { prompt: 'a cat', seed: 1, ...fields }, headers)
+    expect((await ask({}, { 'idempotency-key': 'k' })).status).toBe(200)
+    await budget().spend(1_000)
+    expect((await ask({}, { 'idempotency-key': 'k' })).status).toBe(200)
+    expect((await ask({ reuse: true })).status).toBe(200)
+    expect((await ask({ seed: 2 })).status).toBe(503)
+  })
+
+  test('two at once, with time for one: the second starts after the first has returned its rest', async ({
+    expect,
+  }) => {
+    const { behavior, finishNext } = heldGpu()
+    const gpu = fakeGpu(behavior)
+    setCeiling(3.9)
+    const [first, second] = await Promise.all([submit(await newCaller()), submit(await newCaller())])
+    await vi.waitFor(() => expect(gpu).toHaveLength(1))
+    expect((await report()).reserved_seconds).toBe(2)
+    await finishNext()
+    await vi.waitFor(() => expect(gpu).toHaveLength(2))
+    await finishNext()
+    expect([(await over(first)).state, (await over(second)).state]).toEqual(['succeeded', 'succeeded'])
+    await vi.waitFor(async () => expect((await report()).reserved_seconds).toBe(0))
+  })
+
+  test('two at once, with time for one: the second fails free of charge when the first has used it', async ({
+    expect,
+  }) => {
+    const { behavior, finishNext } = heldGpu()
+    const gpu = fakeGpu(behavior)
+    setCeiling(2)
+    const callers = [await newCaller(), await newCaller()]
+    const jobs = await Promise.all(callers.map(submit))
+    await vi.waitFor(() => expect(gpu).toHaveLength(1))
+    await finishNext()
+    const ended = await Promise.all(jobs.map((job) => over(job)))
+    expect(ended.map(({ error }) => error?.code ?? null).toSorted()).toEqual(['gpu_budget_exhausted', null])
+    const refused = ended.findIndex(({ state }) => state === 'failed')
+    expect(await ledgerOf(callers[refused]!)).toEqual({ reserved: 0, captured: 0 })
+    expect(gpu).toHaveLength(1)
+  })
+
+  test('that fail count: their GPU time is spent, and the waiting caller is refused', async ({ expect }) => {
+    const fails: Behavior = async (seen) => {
+      const { behavior, send: feed, close } = fed()
+      feed(accepted(seen), started(seen))
+      setTimeout(() => {
+        feed(line({ type: 'failed', code: 'internal', message: 'a fault' }))
+        close()
+      }, 300)
+      return behavior(seen)
+    }
+    const gpu = fakeGpu(fails)
+    setCeiling(2.5)
+    const caller = await newCaller()
+    const response = await generate(caller, { prompt: 'a cat' })
+    expect([response.status, (await problemOf(response)).error.code]).toEqual([503, 'gpu_budget_exhausted'])
+    expect(Number(response.headers.get('retry-after'))).toBeGreaterThan(0)
+    expect(gpu).toHaveLength(2)
+    expect((await report()).spent_seconds).toBeGreaterThan(0.5)
+    await vi.waitFor(async () => expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 }))
+  })
+
+  test('that no GPU accepts spend nothing', async ({ expect }) => {
+    fakeGpu(() => new Response(null, { status: 503 }))
+    setCeiling(3)
+    const job = await over(await submit(await newCaller()))
+    expect(job.error?.code).toBe('gpu_unavailable')
+    await vi.waitFor(async () => expect(await report()).toMatchObject({ spent_seconds: 0, reserved_seconds: 0 }))
+  })
+
+  test('are unaffected without a ceiling', async ({ expect }) => {
+    fakeGpu(works)
+    expect((await generate(await newCaller(), { prompt: 'a cat' })).status).toBe(200)
+    expect(await budget().report()).toBeNull()
+    expect(await runInDurableObject(budget(), (_, { storage }) => storage.kv.get('spent'))).toBeUndefined()
+  })
+})
+
+test('a job that is canceled returns its reservation', async ({ expect }) => {
+  const { behavior } = heldGpu()
+  const gpu = fakeGpu(behavior)
+  setCeiling(3)
+  const job = await submit(await newCaller())
+  await vi.waitFor(() => expect(gpu).toHaveLength(1))
+  await jobOf(job).cancel()
+  await vi.waitFor(async () => expect((await report()).reserved_seconds).toBe(0), 15_000)
+})
+
+test('the operator’s status has the day’s GPU time', async ({ expect }) => {
+  setCeiling(60)
+  await budget().spend(12_000)
+  const { body } = await call('GET', '/v1/operator/status', operator)
+  expect(body.gpu_budget).toEqual({ daily_seconds: 60, spent_seconds: 12, reserved_seconds: 0 })
+})
+
+describe('the configuration', () => {
+  const budgetOf = (OCTET_GPU_BUDGET: unknown, others: object = {}) =>
+    configOf(envWith({ OCTET_GPU_BUDGET, ...others })).gpuBudget
+  const problemsOf = (OCTET_GPU_BUDGET: unknown, others: object = {}) =>
+    findProblems({ ...variables, OCTET_GPU_BUDGET, ...others })
+
+  test('is in seconds or dollars; the lower ceiling applies', ({ expect }) => {
+    const priced = { OCTET_PREWARM: { dollars_per_hour: 4 } }
+    expect(budgetOf(undefined)).toBeNull()
+    expect(budgetOf({})).toBeNull()
+    expect(budgetOf({ daily_seconds: 100 })).toEqual({ dailyMs: 100_000, runMs: RUN_MS })
+    expect(budgetOf({ daily_dollars: 2 }, priced)).toEqual({ dailyMs: 1_800_000, runMs: RUN_MS })
+    expect(budgetOf({ daily_dollars: 2, daily_seconds: 60 }, priced)?.dailyMs).toBe(60_000)
+  })
+
+  test('is refused without a price, and below the time of one attempt', ({ expect }) => {
+    expect(problemsOf({ daily_dollars: 2 })).toEqual([
+      'OCTET_GPU_BUDGET.daily_dollars is 2: it requires dollars_per_hour above 0 in OCTET_PREWARM.',
+    ])
+    expect(problemsOf({ daily_seconds: 1 })).toEqual([
+      'OCTET_GPU_BUDGET.daily_seconds is 1: it allows 1 s of GPU time, but each attempt reserves 2 s (GPU_RUN_SECONDS).',
+    ])
+    expect(problemsOf({ daily_seconds: -1 })).toHaveLength(1)
+    expect(problemsOf({ daily_seconds: 5 }, { GPU_RUN_SECONDS: 'soon' })).toHaveLength(1)
+  })
+})
