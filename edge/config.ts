@@ -2,13 +2,23 @@
 // (env.ts) has the bindings alone.
 import * as z from 'zod'
 import { catalog } from './config/catalog.ts'
+import { contentPolicy } from './config/content-policy.ts'
 import { gpuSlots, gpuTimes } from './config/gpu.ts'
 import { gpuBudget } from './config/gpu-budget.ts'
 import { accountLimits } from './config/limits.ts'
 import { prewarm } from './config/prewarm.ts'
 import { prices } from './config/prices.ts'
 import { recovery } from './config/recovery.ts'
-import { adminToken, gpuSigningKey, peppers, proxyHeaders, receiptKeys, SECRETS, stripeKey } from './config/secrets.ts'
+import {
+  adminToken,
+  gpuSigningKey,
+  moderationKey,
+  peppers,
+  proxyHeaders,
+  receiptKeys,
+  SECRETS,
+  stripeKey,
+} from './config/secrets.ts'
 import { webhookAddresses, webhooks } from './config/webhooks.ts'
 import { shown } from './http/validation.ts'
 import { log } from './platform/log.ts'
@@ -20,7 +30,17 @@ const logPrompts = z
 /** Each section is parsed from the variables of its object. */
 const schema = z.object({
   ...{ accountLimits, adminToken, catalog, gpuSigningKey, gpuSlots, gpuTimes, logPrompts, peppers, prewarm, prices },
-  ...{ gpuBudget, proxyHeaders, receiptKeys, recovery, stripeKey, webhookAddresses, webhooks },
+  ...{
+    contentPolicy,
+    gpuBudget,
+    moderationKey,
+    proxyHeaders,
+    receiptKeys,
+    recovery,
+    stripeKey,
+    webhookAddresses,
+    webhooks,
+  },
 })
 export type Config = z.infer<typeof schema>
 

@@ -4,6 +4,9 @@ import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision } from '../routing/decision.ts'
 
+/** The result of the content policy. Null: not checked. `unavailable`: the moderation failed, and the policy allows that. */
+export type ContentVerdict = { block_list: 'passed' | null; moderation: 'passed' | 'unavailable' | null }
+
 /** The specification of a job: what its price pays for. */
 export type JobSpec = {
   id: string
@@ -32,6 +35,8 @@ export type JobSpec = {
   dialect: string | null
   /** How long images are kept. The account sets it at admission. */
   retentionDays: RetentionDays
+  /** Absent without a content policy. */
+  content?: ContentVerdict
 }
 
 /** A final job as the ledger stores it for lists. Times are Unix milliseconds, `price` is the charge in micro-dollars. */

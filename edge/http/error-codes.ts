@@ -12,6 +12,7 @@ export type ErrorKind =
 /** The status, kind and title of each code. */
 export const ERRORS = {
   invalid_request: [400, 'invalid_request_error', 'The request is not valid'],
+  content_policy_violation: [400, 'invalid_request_error', 'The prompt violates the content policy'],
   invalid_api_key: [401, 'authentication_error', 'An API key is required'],
   invalid_admin_token: [401, 'authentication_error', 'The operator token is required'],
   over_budget: [402, 'budget_error', 'The budget does not cover this request'],
@@ -46,6 +47,7 @@ export const ERRORS = {
   account_full: [503, 'server_error', 'The account has reached its storage limit'],
   gpu_budget_exhausted: [503, 'server_error', 'The GPU time of today is used up'],
   gpu_unavailable: [503, 'server_error', 'No GPU took the job in time'],
+  moderation_unavailable: [503, 'server_error', 'The check of the prompt is unavailable'],
   overloaded: [503, 'server_error', 'The service is busy'],
 } as const satisfies Record<string, readonly [status: number, kind: ErrorKind, title: string]>
 

@@ -12,6 +12,7 @@ import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import { areStored } from '../results/results.ts'
+import { checkContent } from './content-policy.ts'
 import { admissionError, nextDayHeaders } from './refusals.ts'
 
 /** A parsed request for a job. `retried`: possibly the client's retry of an earlier request. */
@@ -72,11 +73,17 @@ function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reserv
   throw new Error(`the job ${id} does not match its reservation`)
 }
 
+/** The submission with the verdict of the content policy in its job. Errors: content_policy_violation, moderation_unavailable. */
+async function withVerdict(env: Env, submission: Submission): Promise<Submission> {
+  const content = await checkContent(env, submission.spec)
+  return content ? { ...submission, spec: { ...submission.spec, content } } : submission
+}
+
 type Begin = (reservation: Reservation, isRepeated: boolean) => Promise<JobRecord | null>
 
 /** Admits the request and begins its job, or returns an earlier job with the same images. */
 async function start(env: Env, submission: Submission, begin: Begin): Promise<Submitted> {
-  const admitted = await admit(env, submission)
+  const admitted = await admit(env, await withVerdict(env, submission))
   if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
   const { reservation, isRepeated, rates } = admitted
   return { job: checkJob(await begin(reservation, isRepeated), reservation), reused: false, rates }

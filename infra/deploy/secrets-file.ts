@@ -20,6 +20,7 @@ const file = z.strictObject({
     OCTET_ADMIN_TOKEN: text,
     RECEIPT_SIGNING_KEYS: text,
     STRIPE_SECRET_KEY: text.optional(),
+    MODERATION_API_KEY: text.optional(),
   }),
   /** Key of the GPU function: one JWK, or a JSON array during a rotation. */
   gpuPublicKey: text,
@@ -131,6 +132,7 @@ async function complete(secrets: SecretsFile, world: World, options: SecretsOpti
   const { config, exec, ask } = world
   const { onModal, env } = options
   if (env.STRIPE_SECRET_KEY) secrets.worker.STRIPE_SECRET_KEY = env.STRIPE_SECRET_KEY
+  if (env.MODERATION_API_KEY) secrets.worker.MODERATION_API_KEY = env.MODERATION_API_KEY
   if (env.GPU_PROXY_HEADERS) Object.assign(secrets.proxyHeaders, JSON.parse(env.GPU_PROXY_HEADERS))
   if (onModal && !secrets.proxyHeaders.default) {
     const name = config.gpu.proxy_token

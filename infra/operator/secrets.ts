@@ -11,6 +11,8 @@ export type Secrets = {
   RECEIPT_SIGNING_KEYS: string
   /** Enables reports of usage to Stripe. */
   STRIPE_SECRET_KEY?: string
+  /** The key of the moderation service. */
+  MODERATION_API_KEY?: string
 }
 
 /** Creates random secrets. `gpuPublicKey` is a JWK for the GPU function's OCTET_EDGE_PUBLIC_KEY. */
@@ -58,13 +60,14 @@ export function parseSecrets(text: string): Secrets {
     if (!secret) throw new Error(`${name} is missing from the secrets`)
     return secret
   }
-  const { STRIPE_SECRET_KEY } = found
+  const { STRIPE_SECRET_KEY, MODERATION_API_KEY } = found
   return {
     KEY_PEPPER: take('KEY_PEPPER'),
     GPU_SIGNING_KEY: take('GPU_SIGNING_KEY'),
     OCTET_ADMIN_TOKEN: take('OCTET_ADMIN_TOKEN'),
     RECEIPT_SIGNING_KEYS: take('RECEIPT_SIGNING_KEYS'),
     ...(STRIPE_SECRET_KEY && { STRIPE_SECRET_KEY }),
+    ...(MODERATION_API_KEY && { MODERATION_API_KEY }),
   }
 }
 

@@ -250,6 +250,25 @@ test('a job that is canceled returns its reservation', async ({ expect }) => {
   await vi.waitFor(async () => expect((await report()).reserved_seconds).toBe(0), 15_000)
 })
 
+test('prewarming spends the same time, and is omitted when the ceiling does not cover it', async ({ expect }) => {
+  const gpu = vi.spyOn(globalThis, 'fetch').mockImplementation(async () => new Response())
+  const prewarm = variables.OCTET_PREWARM
+  variables.OCTET_PREWARM = { idle_seconds: 10, start_seconds: 20, budget_seconds: 1000 }
+  const endpoint = env.ENDPOINT.getByName(`prewarmed ${crypto.randomUUID()}`)
+  try {
+    setCeiling(29)
+    expect(await endpoint.prewarm('default', 'visit')).toMatchObject({ state: 'cold' })
+    expect([gpu.mock.calls.length, (await report()).spent_seconds]).toEqual([0, 0])
+    setCeiling(30)
+    expect(await endpoint.prewarm('default', 'visit')).not.toMatchObject({ state: 'cold' })
+    await vi.waitFor(() => expect(gpu).toHaveBeenCalledOnce())
+    expect((await report()).spent_seconds).toBe(30)
+    expect((await endpoint.report()).spent_today_seconds).toBe(30)
+  } finally {
+    variables.OCTET_PREWARM = prewarm
+  }
+})
+
 test('the operator’s status has the day’s GPU time', async ({ expect }) => {
   setCeiling(60)
   await budget().spend(12_000)

@@ -46,11 +46,12 @@ describe('secrets', () => {
     })
   })
 
-  test('of Stripe are unchanged by a rotation', async () => {
+  test('of other services are unchanged by a rotation', async () => {
     const { secrets, gpuPublicKey } = await createSecrets()
-    const file = formatSecrets({ ...secrets, STRIPE_SECRET_KEY: 'sk_live_1' }, gpuPublicKey)
+    const others = { STRIPE_SECRET_KEY: 'sk_live_1', MODERATION_API_KEY: 'sk-moderation' }
+    const file = formatSecrets({ ...secrets, ...others }, gpuPublicKey)
     const rotated = formatSecrets(await rotateSecrets(parseSecrets(file)), gpuPublicKey)
-    expect(parseSecrets(rotated).STRIPE_SECRET_KEY).toBe('sk_live_1')
+    expect(parseSecrets(rotated)).toMatchObject(others)
   })
 
   test('are refused when one is missing or no version is left', async () => {
