@@ -1,6 +1,7 @@
 // The daily ceiling for GPU time (OCTET_GPU_BUDGET), as jobs, requests and prewarming use it. Without a ceiling, no object is called.
 import { configOf } from '../config.ts'
 import { objectOf } from '../platform/durable-objects.ts'
+import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import type { BudgetReport } from './readiness.ts'
 
@@ -10,13 +11,26 @@ export type Room = 'reserved' | 'busy' | 'exhausted'
 /** The object of the ceiling, one per deployment; null without a ceiling. */
 const budgetObject = (env: Env) => (configOf(env).gpuBudget ? objectOf(env.GPU_BUDGET, 'all') : null)
 
-/** Reserves GPU_RUN_SECONDS for an attempt of a job. An earlier reservation of the job counts as spent until now. */
-export const reserveGpuTime = async (env: Env, job: string): Promise<Room> =>
-  (await budgetObject(env)?.reserve(job)) ?? 'reserved'
+/** Reserves GPU_RUN_SECONDS for an attempt of a job. An earlier reservation of the job counts as spent until now. A failure counts as `busy`. */
+export async function reserveGpuTime(env: Env, job: string): Promise<Room> {
+  try {
+    return (await budgetObject(env)?.reserve(job)) ?? 'reserved'
+  } catch (cause) {
+    log('warn', 'GPU time could not be reserved', { job, cause })
+    return 'busy'
+  }
+}
 
-/** Replaces a job's reservation by the time since `accepted` (Unix milliseconds); null if no GPU accepted the attempt. */
+/**
+ * Replaces a job's reservation by the time since `accepted` (Unix milliseconds); null if no GPU accepted the attempt. After a failure, which
+ * is only logged, the reservation counts as spent.
+ */
 export async function settleGpuTime(env: Env, job: string, accepted: number | null): Promise<void> {
-  await budgetObject(env)?.settle(job, accepted)
+  try {
+    await budgetObject(env)?.settle(job, accepted)
+  } catch (cause) {
+    log('warn', 'GPU time could not be settled', { job, cause })
+  }
 }
 
 /** Spends time on prewarming. False, without spending, if the ceiling does not cover it. */

@@ -266,7 +266,8 @@ export class JobDO extends DurableObject<Env> {
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
     // Before the next attempt, whose reservation it would otherwise end.
-    await this.#settleTime(this.#log.job())
+    const { id, accepted } = this.#log.job()
+    await settleGpuTime(this.env, id, accepted)
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()
     // A lost attempt keeps its slot during the pause, because its GPU may still work on it and the next attempt joins that run.
@@ -292,14 +293,8 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.job()
     this.#log.append(job.attempt, event)
     this.ctx.waitUntil(this.#slot.leave(job))
-    this.ctx.waitUntil(this.#settleTime(job))
+    this.ctx.waitUntil(settleGpuTime(this.env, job.id, job.accepted))
     await this.#finish()
-  }
-
-  /** Returns the reservation of GPU time, less the time since a GPU accepted the attempt. */
-  async #settleTime({ id, accepted }: JobRecord): Promise<void> {
-    const failed = (cause: unknown) => log('warn', 'GPU time could not be settled', { job: id, cause })
-    await settleGpuTime(this.env, id, accepted).catch(failed)
   }
 
   /** Settles and announces a final job, then sets the alarm for its deletion. Failed steps are repeated. */
