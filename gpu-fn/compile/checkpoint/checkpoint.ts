@@ -7,11 +7,11 @@ import { readGguf } from './formats/gguf.ts'
 import { readHeader } from './formats/safetensors.ts'
 import { assembleNetwork } from './layout/assemble.ts'
 import { findTokenizers, folderName, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
-import { splitNetworks } from './layout/layouts.ts'
 import { readOptional } from './layout/model-index.ts'
 import type { Naming } from './layout/naming.ts'
 import { type Opened, type OpenedNetwork, recognition } from './layout/opened.ts'
 import { readSharded } from './layout/shards.ts'
+import { splitNetworks } from './layout/single-file.ts'
 import type { Checkpoint } from './tensor.ts'
 
 /**

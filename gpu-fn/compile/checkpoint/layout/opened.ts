@@ -2,7 +2,7 @@
 import path from 'node:path'
 import type { TensorInfo } from '../formats/safetensors.ts'
 import type { Layout, Source } from '../tensor.ts'
-import type { RawNetwork } from './layouts.ts'
+import type { RawNetwork } from './single-file.ts'
 
 type Json = Record<string, unknown>
 
