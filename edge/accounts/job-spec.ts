@@ -4,7 +4,7 @@ import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision } from '../routing/decision.ts'
 
-/** The specification of a job: what its price pays for. */
+/** The specification of a job, fixed at admission and covered by its price. */
 export type JobSpec = {
   id: string
   account: string
@@ -24,7 +24,7 @@ export type JobSpec = {
   fingerprint: string
   /** SHA-256 of everything that determines the pixels. Jobs with equal digests have equal images. */
   digest: string
-  /** The worker's address as the caller sees it; links in webhooks start with it. */
+  /** The worker's address in the caller's request; links in webhooks start with it. */
   origin: string
   /** The request's own webhook address. */
   webhook: string | null

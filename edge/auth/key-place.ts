@@ -1,6 +1,6 @@
 // Where a request has its key.
 
-/** A scheme of the Authorization header, or a header of its own. */
+/** A scheme of the Authorization header, or a separate header. */
 export type KeyPlace = 'Basic' | 'Bearer' | 'Key' | 'Token' | `x-${string}`
 
 /** The password of `Authorization: Basic`, or the user name without a password; null if it is malformed. */

@@ -14,7 +14,7 @@ export type Readiness = {
   starts: number[]
   /** Seconds of prewarming on one day (UTC). */
   spent: { day: string; seconds: number }
-  /** The end of the time during which it counts as down. */
+  /** End of the down state, in Unix milliseconds. */
   downUntil?: number
 }
 export const NO_READINESS: Readiness = { ready: null, starting: null, starts: [], spent: { day: '', seconds: 0 } }
@@ -22,7 +22,7 @@ export const NO_READINESS: Readiness = { ready: null, starting: null, starts: []
 /** A start that takes longer has failed: the next request begins another. */
 const START_LIMIT_MS = 15 * 60_000
 const MAX_STARTS = 9
-/** How long an endpoint counts as down after a failure. */
+/** Duration of the down state after a failure. */
 export const DOWN_MS = 30_000
 
 export const dayOf = (now: number) => new Date(now).toISOString().slice(0, 10)

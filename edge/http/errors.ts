@@ -121,7 +121,11 @@ export const onNotFound: NotFoundHandler<EdgeEnv> = (c) =>
 export const onMethodNotAllowed = (c: Context<EdgeEnv>, allowed: readonly string[]) =>
   respond(
     c,
-    new ApiError('method_not_allowed', `${c.req.path} does not take ${c.req.method}; it takes ${allowed.join(', ')}.`, {
-      headers: { allow: allowed.join(', ') },
-    }),
+    new ApiError(
+      'method_not_allowed',
+      `${c.req.path} does not allow ${c.req.method}; allowed: ${allowed.join(', ')}.`,
+      {
+        headers: { allow: allowed.join(', ') },
+      },
+    ),
   )

@@ -213,7 +213,7 @@ export class JobDO extends DurableObject<Env> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
   }
 
-  /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
+  /** Renews the slot of a job that a GPU has accepted. The slot of an unresponsive endpoint expires and passes to another job. */
   async #awaitAttempt(job: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
     if (job.accepted !== null) await this.#slot.renew(job)

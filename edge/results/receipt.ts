@@ -72,6 +72,6 @@ export async function openReceipt(receipt: string, jwks: JSONWebKeySet): Promise
   if (protectedHeader.typ !== RECEIPT.type)
     throw new ReceiptError(`its type is ${JSON.stringify(protectedHeader.typ)}; a receipt's is "${RECEIPT.type}"`)
   const claims = receiptClaims.safeParse(JSON.parse(new TextDecoder().decode(payload)))
-  if (!claims.success) throw new ReceiptError(`what it says is not understood:\n${z.prettifyError(claims.error)}`)
+  if (!claims.success) throw new ReceiptError(`its claims are invalid:\n${z.prettifyError(claims.error)}`)
   return { ...claims.data, kid: protectedHeader.kid ?? '' }
 }

@@ -57,7 +57,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'POST /v1/webhooks/:id/replay': byKey('admin'),
 }
 
-/** The rules of a dialect's routes by what they do. */
+/** Access rules of a dialect's routes, by action. */
 const BY_ACTION: Record<DialectRoute['action'], Access> = {
   submit: generates,
   read: byKeyOrToken('read'),

@@ -27,7 +27,7 @@ function isQuotation(characters: readonly string[], start: number, end: number):
   return /[\s(]/.test(before) && /^($|[\s.,;:!?)])/.test(after)
 }
 
-/** Whether the prompt asks for text in the image, that is, contains a quotation. A single pass from the end, so that the time is linear. */
+/** Whether the prompt requests text in the image, that is, contains a quotation. A single pass from the end, so that the time is linear. */
 export function asksForText(prompt: string): boolean {
   const characters = [...prompt]
   /** The nearest position of each closing mark after the current character. */

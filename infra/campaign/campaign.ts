@@ -33,7 +33,7 @@ const CALLERS_AT_A_TIME = 12
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
 const CALLER_MS = 120_000
-/** Time limit until the system is idle, and as much again for each thousand jobs. */
+/** Time limit until the system is idle; multiplied by 1 + jobs / 1000. */
 const IDLE_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
 const EXPORT_MS = 20_000

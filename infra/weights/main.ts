@@ -4,11 +4,13 @@ import path from 'node:path'
 import { Command, Option } from 'commander'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
+import { hasT5, TIERS, type Tier } from '../../gpu-fn/contract.ts'
+import { TARGETS, type Target } from '../../gpu-fn/manifest.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { printError } from '../command/print.ts'
 import { COMPILER } from '../local/built-in-model.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from '../local/package-cache.ts'
-import type { Target } from './upload.ts'
+import type { BucketTarget } from './upload.ts'
 
 /** Stability AI's repository of each variant. */
 const REPOSITORIES: Record<string, string> = {
@@ -19,8 +21,8 @@ const REPOSITORIES: Record<string, string> = {
 
 type Flags = {
   variant: string
-  tier: 'fp8' | 'fp8-lite' | 'fp16'
-  target: 'cuda-fp8' | 'cuda' | 'cpu'
+  tier: Tier
+  target: Target
   name?: string
   repo?: string
   revision?: string
@@ -38,10 +40,8 @@ const command = new Command('weights')
     'Downloads SD3.5 from the Hugging Face hub, compiles it, and uploads the package. Completed steps are skipped on the next run.',
   )
   .requiredOption('--variant <name>', `one of ${VARIANTS.map(({ name }) => name).join(', ')}`)
-  .addOption(new Option('--tier <tier>', 'precision').choices(['fp8', 'fp8-lite', 'fp16']).default('fp8'))
-  .addOption(
-    new Option('--target <target>', 'compilation target').choices(['cuda-fp8', 'cuda', 'cpu']).default('cuda-fp8'),
-  )
+  .addOption(new Option('--tier <tier>', 'precision').choices(TIERS).default('fp8'))
+  .addOption(new Option('--target <target>', 'compilation target').choices(TARGETS).default('cuda-fp8'))
   .option('--name <name>', 'model name in requests; the variant by default')
   .option('--checkpoint <path>', 'local diffusers directory, instead of the hub')
   .option('--repo <owner/name>', "repository on the hub; Stability AI's by default")
@@ -56,7 +56,7 @@ const command = new Command('weights')
   )
   .addOption(new Option('--bucket-region <name>', 'region of the bucket').env('OCTET_BUCKET_REGION').default('auto'))
   .option('--volume <name>', 'upload to this Modal volume, with the modal command')
-  .option('--rollback', 'only make the bucket serve its previous package again')
+  .option('--rollback', 'restore the previous package of the bucket, without an upload')
 
 const formatBytes = (bytes: number) =>
   bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
@@ -82,7 +82,7 @@ async function fetchCheckpoint(flags: Flags): Promise<Checkpoint> {
     ...(flags.revision && { revision: flags.revision }),
     ...(flags.hub && { hubUrl: flags.hub }),
     ...(token && { token }),
-    withoutT5: flags.tier === 'fp8-lite',
+    withoutT5: !hasT5(flags.tier),
     onProgress: progress.update,
   }).finally(progress.stop)
   return { directory, content: content.slice(0, 16) }
@@ -107,7 +107,7 @@ async function makePackage(flags: Flags): Promise<string> {
   return directory
 }
 
-async function upload(to: Target, bucket: string, directory: string): Promise<void> {
+async function upload(to: BucketTarget, bucket: string, directory: string): Promise<void> {
   const { uploadPackage } = await import('./upload.ts')
   const progress = showProgress()
   const uploaded = await uploadPackage(to, directory, {
@@ -118,7 +118,7 @@ async function upload(to: Target, bucket: string, directory: string): Promise<vo
   console.log(`${bucket}: ${sizes}; package ${uploaded.package} ${state}`)
 }
 
-async function openTarget({ bucket, bucketRegion }: Flags): Promise<Target | null> {
+async function openTarget({ bucket, bucketRegion }: Flags): Promise<BucketTarget | null> {
   if (bucket === undefined) return null
   const { OCTET_BUCKET_KEY_ID: accessKeyId = '', OCTET_BUCKET_SECRET: secretAccessKey = '' } = process.env
   const { uploadTarget } = await import('./upload.ts')
@@ -135,7 +135,7 @@ async function main(flags: Flags): Promise<void> {
     return console.log(`${name}:${tier} for ${target} is served from package ${digest}`)
   }
   const license = VARIANTS.find((each) => each.name === variant)?.license
-  console.error(license ?? 'The license of the weights is that of their author.')
+  console.error(license ?? 'The license of these weights is unknown; see their repository.')
   const directory = await makePackage(flags)
   console.log(`package ${directory}`)
   if (to) await upload(to, bucket!, directory)

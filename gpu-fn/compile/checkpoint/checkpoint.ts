@@ -47,7 +47,7 @@ export async function readCheckpoint(
   return checkpoint
 }
 
-/** Adds what a later path contains. A network without config.json has that of the network it replaces: a fine-tune has its base's settings. */
+/** Merges the networks of a later path. A network without config.json inherits that of the network it replaces, as a fine-tune keeps its base's settings. */
 function add(whole: Opened, later: Opened, { titles }: Naming): void {
   whole.notes.push(...later.notes)
   for (const [network, raw] of later.networks) {

@@ -90,7 +90,7 @@ export async function writeWeights(
   return { bytes: position, sha256: output.digest('hex') }
 }
 
-/** The bytes of one weight, a block at a time. Scales are computed with their codes and held until their own weight, which is the next. */
+/** The bytes of one weight, a block at a time. Scales are computed with their codes and kept until the next weight, which stores them. */
 async function* contentOf(
   source: WeightSource,
   inFlight: AsyncGenerator<Converted, undefined>,
