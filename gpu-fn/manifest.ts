@@ -57,7 +57,7 @@ const textEncoder = z.strictObject({
   prompt: z.enum(PROMPTS),
   /** The length to which prompts are padded or truncated. */
   tokens: rows,
-  /** Where its hidden states are in `prompt_embeds`: an index of `segments`, and the first column. */
+  /** Position of its hidden states in `prompt_embeds`: an index of `segments`, and the first column. */
   segment: count,
   column: count,
   /** First element of its pooled vector in `pooled`; null for an encoder without one. */

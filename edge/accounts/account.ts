@@ -245,7 +245,7 @@ export class AccountDO extends DurableObject<Env> {
 
   async #wakeWithin(milliseconds: number): Promise<void> {
     const alarm = await this.ctx.storage.getAlarm()
-    const wanted = Date.now() + milliseconds
-    if (alarm === null || alarm > wanted) await this.ctx.storage.setAlarm(wanted)
+    const due = Date.now() + milliseconds
+    if (alarm === null || alarm > due) await this.ctx.storage.setAlarm(due)
   }
 }

@@ -17,7 +17,7 @@ declare module 'hono' {
     credential: Credential
     /** The scopes of the credential's key, once confirmed by the account. */
     scopes?: readonly Scope[]
-    /** Where the callers of the route's dialect send their key. */
+    /** The places of the key in requests of the route's dialect. */
     keyPlaces?: readonly KeyPlace[]
   }
 }

@@ -1,4 +1,4 @@
-// Where a request has its key.
+// The place of the key in a request.
 
 /** A scheme of the Authorization header, or a separate header. */
 export type KeyPlace = 'Basic' | 'Bearer' | 'Key' | 'Token' | `x-${string}`

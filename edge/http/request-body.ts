@@ -17,7 +17,7 @@ const tooLarge = (most: number) => new ApiError('body_too_large', `The body exce
  */
 const DISCARDED_BYTES = 32 * 1024 * 1024
 
-/** Reads a body of at most `most` bytes. Of a larger body, up to `discarded` excess bytes are read. */
+/** Reads a body of at most `most` bytes. If the body is larger, reads and discards up to `discarded` further bytes. */
 async function collect(body: ReadableStream<Uint8Array<ArrayBuffer>>, most: number, discarded: number): Promise<Blob> {
   const chunks: Uint8Array<ArrayBuffer>[] = []
   let size = 0

@@ -11,7 +11,7 @@ import type { StoredImage } from '../results/stored-image.ts'
 export const MAX_FAULTS = 3
 /** The most attempts in total. Attempts that end with a reset of the job's object, as in a deploy, are not faults. */
 export const MAX_ATTEMPTS = 25
-/** The message for callers when the fault is ours. */
+/** The message to callers about an internal error. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
@@ -127,8 +127,8 @@ export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progres
 type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
 
 /**
- * The charge for a job as it stands, in micro-dollars: its price when it succeeded; the base price and the share of completed steps when it
- * was canceled on request after it had started; otherwise nothing.
+ * The charge for a job in its current state, in micro-dollars: the price of a succeeded job; the base price plus the price of the completed
+ * steps for a job that its owner canceled after its start; otherwise 0.
  */
 export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
   if (state === 'succeeded') return price

@@ -57,7 +57,7 @@ export class Jobs {
     })
   }
 
-  /** Accepts a new job, or returns the existing one with this id if its request is the same. A canceled attempt gets an ended job. */
+  /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
   submit(id: string, request: JobRequest): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))

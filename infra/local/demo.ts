@@ -82,9 +82,9 @@ async function generate(local: Local, prompt: string, { route, size, seed, out, 
   })
   const request = fetch(`${local.url}/v1/images/generations`, { method: 'POST', headers, body })
   const watching = new AbortController()
-  const watched = json ? null : watch(local, headers, watching.signal)
+  const progress = json ? null : watch(local, headers, watching.signal)
   const response = await request.finally(() => watching.abort())
-  await watched
+  await progress
   const reply = (await response.json()) as Reply & { detail?: string }
   if (!response.ok) throw new Error(reply.detail ?? `the worker returned ${response.status}`)
   return reply

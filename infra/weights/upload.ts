@@ -132,7 +132,7 @@ const md5 = (data: Uint8Array | string) => createHash('md5').update(data).digest
 type Blob = { file: string; sha256: string; bytes: number; state: string }
 
 /** The state of an incomplete multipart upload, stored next to the package because a bucket need not list its parts. */
-const begun = z.object({ key: z.string(), upload: z.string(), partBytes: z.int(), parts: z.array(z.string()) })
+const uploadState = z.object({ key: z.string(), upload: z.string(), partBytes: z.int(), parts: z.array(z.string()) })
 
 async function uploadBlob(
   target: BucketTarget,
@@ -167,7 +167,7 @@ async function uploadParts(
   const { client } = target
   const object = { Bucket: target.bucket, Key: blobKey(blob.sha256) }
   const size = Math.max(partBytes, Math.ceil(blob.bytes / 10_000))
-  const saved = begun.safeParse(await readFile(blob.state, 'utf8').then(JSON.parse, () => null)).data
+  const saved = uploadState.safeParse(await readFile(blob.state, 'utf8').then(JSON.parse, () => null)).data
   const state = saved?.partBytes === size && saved.key === `${object.Bucket}/${object.Key}` ? saved : await begin()
   await using input = await open(blob.file)
   const buffer = Buffer.alloc(size)
@@ -185,7 +185,7 @@ async function uploadParts(
   )
   await rm(blob.state, { force: true })
 
-  async function begin(): Promise<z.infer<typeof begun>> {
+  async function begin(): Promise<z.infer<typeof uploadState>> {
     const { UploadId } = await client.send(new CreateMultipartUploadCommand(object))
     return { key: `${object.Bucket}/${object.Key}`, upload: UploadId!, partBytes: size, parts: [] }
   }

@@ -137,8 +137,8 @@ function formatCell(cells: Cells, system: string, { metric, digits, ratio }: Col
   const value = cells.get(system)?.get(metric)
   if (value === undefined) return ''
   const base = cells.get(BASELINE)?.get(metric)
-  const beside = ratio && base !== undefined && system !== BASELINE ? ` (${(value / base).toFixed(2)})` : ''
-  return `${value.toFixed(digits)}${beside}`
+  const relative = ratio && base !== undefined && system !== BASELINE ? ` (${(value / base).toFixed(2)})` : ''
+  return `${value.toFixed(digits)}${relative}`
 }
 
 const PAGE = 'docs/performance.md'
