@@ -115,7 +115,7 @@ export function readConfig(variables: Record<string, string | undefined>) {
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
     preload: env.OCTET_PRELOAD ?? [],
-    /** Sizes at which preloaded models are run once; each model's default unless given. */
+    /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     logLevel: env.LOG_LEVEL,

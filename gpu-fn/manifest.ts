@@ -86,7 +86,7 @@ export const manifest = z.strictObject({
     name: z.enum(SCHEDULER_NAMES),
     shift: z.number(),
     num_train_timesteps: z.int(),
-    /** Noise level of the last step; where the shifted schedule ends unless given. */
+    /** Noise level of the last step; by default the end of the shifted schedule. */
     shift_terminal: z.number().optional(),
   }),
   latent: z.strictObject({

@@ -30,7 +30,7 @@ export type JobSpec = {
   webhook: string | null
   /** The dialect of the request; null for the native API. */
   dialect: string | null
-  /** How long images are kept. The account sets it at admission. */
+  /** Retention of the images, set by the account at admission. */
   retentionDays: RetentionDays
 }
 

@@ -30,7 +30,7 @@ export function findKeyText(places: readonly KeyPlace[], header: (name: string) 
   return null
 }
 
-/** How to send a key at a place, for messages. */
+/** Instructions for sending a key at a place, for messages. */
 export const describePlace = (place: KeyPlace): string =>
   place.startsWith('x-')
     ? `"${place}: oct_…"`

@@ -71,7 +71,7 @@ export async function verifyLink(c: Context<EdgeEnv>): Promise<boolean> {
   throw link
 }
 
-/** How long an isolate caches a key's state; links of a revoked key may remain valid for this long. */
+/** Lifetime of a key's cached state in an isolate. Links of a revoked key may remain valid for this time. */
 const CACHED_MS = 5_000
 const MAX_CACHED = 10_000
 /** This isolate's cache of account responses: whether the links of a key are valid. */

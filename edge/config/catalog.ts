@@ -16,7 +16,7 @@ const offer = z
     fallbacks: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
-    /** The default size, and the most pixels of an image. */
+    /** The default size, and the maximum number of pixels of an image. */
     width: side,
     height: side,
     max_pixels: z.int().min(1),

@@ -3,7 +3,7 @@ import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { DOWN_MS, type GpuState, type Health, isScheduled } from './readiness.ts'
 
-/** How long a state is cached. All readers of an endpoint share one object, so the cache limits its load. */
+/** Lifetime of a cached state. All readers of an endpoint share one object, so the cache limits its load. */
 const STATE_MS = 1_000
 /** Interval between reports of an unchanged health. It limits the calls by the jobs of a busy endpoint. */
 const REPORT_MS = 10_000

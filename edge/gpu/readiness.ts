@@ -1,12 +1,12 @@
 // The readiness of a GPU: its states, the duration of its starts, and the daily cost of prewarming. Pure.
 import type { PrewarmPolicy } from '../config/prewarm.ts'
 
-/** How a job finds an endpoint: it accepts jobs, it is starting, or it does not answer as a GPU function. */
+/** State of an endpoint as observed by a job: it accepts jobs, it is starting, or it does not answer as a GPU function. */
 export type Health = 'ready' | 'starting' | 'down'
 
 /** An endpoint's record. Times are Unix milliseconds; null is never. */
 export type Readiness = {
-  /** When it was last ready: it accepted a job, ended one, or answered a ping. */
+  /** The time when it last accepted a job, ended one, or answered a ping. */
   ready: number | null
   /** The first request since it was last ready. */
   starting: number | null
@@ -29,7 +29,7 @@ export const dayOf = (now: number) => new Date(now).toISOString().slice(0, 10)
 export const spentToday = ({ spent }: Readiness, now: number) => (spent.day === dayOf(now) ? spent.seconds : 0)
 export const isDown = ({ downUntil = 0 }: Readiness, now: number) => downUntil > now
 
-/** When the host stops an idle container. */
+/** The time when the host stops an idle container. */
 const warmUntil = ({ ready }: Readiness, { idle_seconds }: PrewarmPolicy) => (ready ?? 0) + idle_seconds * 1000
 const isStarting = ({ starting }: Readiness, now: number) => starting !== null && now - starting < START_LIMIT_MS
 

@@ -12,7 +12,7 @@ export function declaredBytes(c: Context<EdgeEnv>): number {
 const tooLarge = (most: number) => new ApiError('body_too_large', `The body exceeds the limit of ${most} bytes.`)
 
 /**
- * How many excess bytes of a body without a Content-Length are read and discarded. If the connection closes during the upload, the client
+ * Maximum number of excess bytes that are read and discarded from a body without a Content-Length. If the connection closes during the upload, the client
  * does not receive the error response.
  */
 const DISCARDED_BYTES = 32 * 1024 * 1024

@@ -9,7 +9,7 @@ import type { StoredImage } from '../results/stored-image.ts'
 
 /** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
-/** The most attempts in total. Attempts that end with a reset of the job's object, as in a deploy, are not faults. */
+/** Maximum number of attempts in total. Attempts that end with a reset of the job's object, as in a deploy, are not faults. */
 export const MAX_ATTEMPTS = 25
 /** The message to callers about an internal error. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
@@ -37,7 +37,7 @@ export type LogEntry = { seq: number; attempt: number; at: number; event: Logged
 export type Waiting = {
   /** Unix milliseconds of the first request to a GPU. */
   since: number
-  /** Requests so far that no GPU accepted. */
+  /** Number of requests that no GPU has accepted. */
   tries: number
   /** Endpoints that did not answer in time and received a cancellation of this attempt. */
   dropped?: string[]

@@ -46,7 +46,7 @@ type Ran = Pick<Observation, 'endpoint' | 'model' | 'tier'>
 const sameAs = (ran: Ran) => (each: Ran) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
 
-/** How long an isolate caches observations, so that a quote does not read hundreds of rows each time. */
+/** Lifetime of an isolate's cached observations. Without the cache each quote would read hundreds of rows. */
 const FRESH_MS = 10_000
 // Caches values, not promises: no request may await another request's promise.
 const cache = new Map<string, { at: number; rows: Observation[] }>()

@@ -135,7 +135,7 @@ const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, preference: P
   reason: preference.reason,
 })
 
-/** Every decision that would do, best first: the preference route's, then the others' where the wish is not firm. */
+/** All acceptable decisions, best first: those of the preferred route, then those of the other routes unless the request names the route. */
 function candidates(request: RouteRequest, preference: Preference, catalog: Catalog): Decision[] {
   const offers = eligibleOffers(request, catalog)
   const served = offers.filter(({ route }) => route === preference.route)

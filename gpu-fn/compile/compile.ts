@@ -20,7 +20,7 @@ export type CompileOptions = BuildOptions &
     readonly target: Target
     /** Replaces the target's lowering; for tests. */
     readonly lowering?: Lowering | undefined
-    /** The network family of the checkpoint; SD3.5 unless given. */
+    /** The network family of the checkpoint; SD3.5 by default. */
     readonly family?: FamilyName | undefined
     /** A diffusers directory, or the files of the single-file layout. */
     readonly checkpoint: readonly string[]

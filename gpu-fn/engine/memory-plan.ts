@@ -1,4 +1,4 @@
-// Which networks of a package are resident on the device and which are offloaded between their runs, within a memory budget.
+// The division of a package's networks into resident and offloaded ones, within a memory budget.
 import type { Manifest, NetworkName, Target } from '../manifest.ts'
 import { STEPS_AT_ONCE } from '../pipeline/denoise.ts'
 import type { Size } from '../pipeline/pipeline.ts'

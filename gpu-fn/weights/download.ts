@@ -14,7 +14,7 @@ export type DownloadOptions = {
   onProgress?: (bytes: number) => void
 }
 
-/** Several, so that some use the pauses of the others. */
+/** Several requests, so that the connection is used while one of them pauses. */
 const INITIAL_CONNECTIONS = 4
 /** The number of requests is doubled as long as that increases the rate by a tenth: each costs CPU, but a distant bucket needs many. */
 const GROW_EVERY_MS = 500

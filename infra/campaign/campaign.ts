@@ -37,7 +37,7 @@ const CALLER_MS = 120_000
 const IDLE_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
 const EXPORT_MS = 20_000
-/** How long a run may outlive its job: the unread timeout, a frozen process, and a margin for slow machines. */
+/** Maximum time of a run after the end of its job: the unread timeout, a frozen process, and a margin for slow machines. */
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
 /** The outcome of a caller whose job does not end in time. */

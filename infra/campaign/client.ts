@@ -9,7 +9,7 @@ export type Job = Pick<JobView, 'id' | 'state' | 'steps' | 'error' | 'price_micr
 }
 
 export type Answer = { status: number; text: string }
-/** The method is GET without a body and POST with one, unless given. */
+/** The default method is GET without a body and POST with a body. */
 export type Sending = {
   method?: string
   body?: object | string

@@ -105,8 +105,8 @@ export function settleAttempt(
   const pause = evaluation.kind === 'failed' ? evaluation.pause : 0
   if (evaluation.kind === 'delivered') recordSuccess(sql, receiver)
   else if (!isUnsent(answer)) recordFailure(sql, receiver, { breakerMs: settings.breakerMs, pauseMs: pause * 1000 })
-  const counts = delivery.state === 'pending' && (delivery.lease === lease || evaluation.kind === 'delivered')
-  if (!counts) {
+  const isCounted = delivery.state === 'pending' && (delivery.lease === lease || evaluation.kind === 'delivered')
+  if (!isCounted) {
     refreshReceiver(sql, receiver)
     return delivery.state
   }

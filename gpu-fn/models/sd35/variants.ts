@@ -25,7 +25,7 @@ export type Variant = MMDiTConfig &
 export type Choice = {
   readonly name: string
   readonly defaults: Defaults
-  /** Why it is this variant. */
+  /** The reason for the choice. */
   readonly reason: string
 }
 

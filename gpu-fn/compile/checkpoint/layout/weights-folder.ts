@@ -8,7 +8,7 @@ import { readSharded, readShards, shardsOf } from './shards.ts'
 export type FolderWeights = SafetensorsFile & {
   /** The part of the file names that distinguishes variants; empty for full precision. */
   variant: string
-  /** Why variants that come before this one are not read. */
+  /** The reason for skipping the preceding variants. */
   passed: readonly string[]
 }
 
