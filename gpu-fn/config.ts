@@ -168,7 +168,7 @@ function readKeys(text: string | undefined, insecure: boolean): KeyObject[] | nu
   return keys
 }
 
-/** Empty if any of them is not a public key. */
+/** Empty if an entry is not a public key. */
 function parseKeys(text: string): KeyObject[] {
   try {
     if (!/^\s*[{[]/.test(text))

@@ -17,7 +17,7 @@ const quantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
 const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
 
-/** Runs after a similar idle time predict best whether the GPU is still warm. With fewer of them than this, all runs count. */
+/** Runs after a similar idle time predict best whether the GPU is still warm. All runs count if there are fewer of these than this. */
 const ALIKE_AT_LEAST = 3
 
 /** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */

@@ -138,8 +138,8 @@ export class Jobs {
 }
 
 /**
- * Whether a PUT restarts the job: after a service failure only for a later attempt, after a cancellation for any attempt that was not
- * itself canceled by request. All other outcomes are final.
+ * Whether a PUT restarts the job. A service failure permits a later attempt; a cancellation also permits the current one, unless that
+ * attempt was canceled by request. All other outcomes are final.
  */
 function mayRunAgain(job: Job, attempt: number): boolean {
   const end = outcome(job)

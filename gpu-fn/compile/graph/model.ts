@@ -8,7 +8,7 @@ export type BuildOptions = {
   readonly tier: Tier
   readonly variant?: string | undefined
   readonly allowMissingEncoders?: boolean | undefined
-  /** Leaves out T5, which the checkpoint may have; tier fp8-lite does so as well. */
+  /** Leaves out the checkpoint's T5, as tier fp8-lite always does. */
   readonly omitT5?: boolean | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined

@@ -22,7 +22,7 @@ export type Opened = {
 }
 
 /** Note about a file: its networks, layout and element types. */
-export function recognition(file: string, layout: Layout, networks: readonly Recognized[]): string {
+export function describeFile(file: string, layout: Layout, networks: readonly Recognized[]): string {
   const dtypes = new Set(networks.flatMap(({ tensors }) => [...tensors.values()].map(({ dtype }) => dtype)))
   return `${file}: ${networks.map(({ title }) => title).join(', ')}; ${layout} layout, ${[...dtypes].sort().join(', ')}.`
 }
@@ -31,7 +31,7 @@ type Recognized = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
 
 /** Name of a checkpoint's directory. In a Hugging Face cache, directories are named by commits, so it is the repository's name. */
 export function directoryName(directory: string): string {
-  const absolute = path.resolve(directory)
-  const [, repository] = /(?:^|[\\/])models--(?:[^\\/]*--)?([^\\/]+)[\\/]snapshots[\\/][0-9a-f]+$/.exec(absolute) ?? []
-  return repository ?? path.basename(absolute)
+  const [name, snapshots, repository] = path.resolve(directory).split(path.sep).reverse()
+  const isCached = snapshots === 'snapshots' && repository?.startsWith('models--')
+  return isCached ? repository!.split('--').at(-1)! : name!
 }

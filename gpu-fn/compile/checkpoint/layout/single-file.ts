@@ -43,7 +43,7 @@ export function splitNetworks(source: SafetensorsFile, naming: Naming): Map<stri
   return networks
 }
 
-/** The names without the wrapper that all of them have. */
+/** Removes the wrapper from the names, if all names have it. */
 function withoutWrapper(tensors: Map<string, TensorInfo>): Map<string, TensorInfo> {
   const names = [...tensors.keys()]
   const wrapper = WRAPPERS.find((prefix) => names.every((name) => name.startsWith(prefix)))
