@@ -3,7 +3,7 @@ import * as z from 'zod'
 import { sha256Hex, TIERS } from './contract.ts'
 import { DTYPES } from './dtype.ts'
 
-/** What a package is compiled for: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
+/** The execution platform of a package: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
 export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
 export type Target = (typeof TARGETS)[number]
 
@@ -15,7 +15,7 @@ export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
 export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 export type NetworkName = string
 
-/** Version of the manifest's fields and of the operators in the graphs. A package with another one is refused. */
+/** Version of the manifest's fields and of the operators in the graphs. A package with another version is refused. */
 export const MANIFEST_FORMAT = 4
 
 const count = z.int().min(0)

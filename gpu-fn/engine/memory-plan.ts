@@ -100,8 +100,8 @@ export const memoryOfAll = (peaks: readonly Peak[]): number =>
   sum(peaks, ({ peak, shared }) => peak - shared) + Math.max(0, ...peaks.map(({ shared }) => shared))
 
 /**
- * All sessions stay open. Offloaded weights reuse the memory of those before them, and runs allocate from one arena that does not shrink:
- * the autoencoder's blocks are larger than all others.
+ * All sessions stay open. Offloaded networks take turns in one range of memory. Runs share one arena, which never shrinks, so the
+ * decoder's blocks, the largest ones, determine its size.
  */
 function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): Peak {
   const all = [...resident, ...offloaded]

@@ -14,7 +14,7 @@ const TYPES = {
   decoder: ['Sequence', 'ByteLevel', 'Metaspace', 'BPEDecoder', 'Replace', 'ByteFallback', 'Fuse', 'Strip'],
   model: ['BPE', 'Unigram'],
 } as const
-/** Characters of a text that a part searches for. */
+/** Characters in the search text of a part. */
 const MAX_TEXT = 16
 /** Keys of the parts of a sequence. */
 const SEQUENCES = ['normalizers', 'pretokenizers', 'processors', 'decoders']

@@ -53,7 +53,7 @@ const slowDown = (caller: Caller): Caller => ({
 /** `unavailable`: the job got no GPU, so its name may be reused. */
 export type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
 
-/** Retries a PUT of a named job until it is clear whether this body or another one owns the name. */
+/** Retries a PUT of a named job until the response shows whether the name is assigned to this body or to another one. */
 export async function claim({ client, url, key, name }: Caller, body: object & { steps: number }): Promise<Claim> {
   const { status, text } = await client.sendReliably(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
   if (text.includes('"idempotency_mismatch"')) return { outcome: 'lost' }

@@ -114,7 +114,7 @@ async function* contentOf(
   }
 }
 
-/** Everything beside the stored numbers that determines a weight. */
+/** The inputs of a weight's conversion other than the stored numbers, as text for its digest. */
 function describe({ tensor: { name, shape, parts }, rows }: Converting): string {
   const dtypes = new Set(parts.map(({ dtype }) => dtype))
   const scales = parts.every(({ scale }) => scale === 1) ? '' : ` × ${parts.map(({ scale }) => scale).join(';')}`

@@ -20,7 +20,7 @@ type Tensors = ReadonlyMap<string, Tensor>
 type Denoiser = { readonly tensors: Tensors; readonly config: MMDiTConfig; readonly positions: PositionTables }
 type Autoencoder = { readonly tensors: Tensors; readonly config: VaeConfig }
 
-/** Builds every graph that the checkpoint has tensors for. Throws CheckpointError for tensors that are missing, left over or contradictory. */
+/** Builds the graphs of all networks in the checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
 export function buildModel(
   checkpoint: Checkpoint,
   paths: readonly string[],
