@@ -100,8 +100,8 @@ export const memoryOfAll = (peaks: readonly Peak[]): number =>
   sum(peaks, ({ peak, shared }) => peak - shared) + Math.max(0, ...peaks.map(({ shared }) => shared))
 
 /**
- * All sessions stay open. Offloaded networks take turns in one range of memory. Runs share one arena, which never shrinks, so the
- * decoder's blocks, the largest ones, determine its size.
+ * All sessions stay open. Offloaded networks take turns in the same memory. Runs share one arena that never shrinks; the decoder's blocks are
+ * larger than all others and cannot reuse them, so both are counted.
  */
 function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): Peak {
   const all = [...resident, ...offloaded]
