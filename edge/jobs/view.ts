@@ -1,10 +1,12 @@
 // Public views of a job.
 
 import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
+import { signLink } from '../auth/links.ts'
+import { configOf } from '../config.ts'
 import type { JobView } from '../dialects/public-job.ts'
 import { gpuState } from '../gpu/health.ts'
 import { unixSeconds } from '../platform/units.ts'
-import { resultUrl } from '../results/results.ts'
+import { LINK_SECONDS, resultUrl } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import { projectJob } from './projection.ts'
 import { decisionOf, type JobRecord } from './record.ts'
@@ -26,12 +28,20 @@ async function describeImage({ env, origin, keyId }: Reader, job: string, { key,
   return { ...facts, url: await resultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }
 }
 
+/** Returns a signed link to a job's event stream, valid for an hour. */
+async function eventsUrl({ env, origin, keyId }: Reader, job: string): Promise<string> {
+  const expires = Math.floor(Date.now() / 1000) + LINK_SECONDS
+  const link = { path: `/v1/jobs/${job}/events`, expires, key: keyId }
+  return `${origin}${await signLink(configOf(env).peppers, link)}`
+}
+
 /** The job resource. */
 export async function viewOf(reader: Reader, job: JobRecord): Promise<JobView> {
   const { images, ...facts } = projectJob(job)
   return {
     ...facts,
     progress: job.progress,
+    events_url: await eventsUrl(reader, job.id),
     gpu: job.waiting ? await gpuState(reader.env, job.decision.endpoint) : null,
     images: await Promise.all(images.map((image) => describeImage(reader, job.id, image))),
   }

@@ -1,14 +1,15 @@
 // `npm run demo -- "a prompt"`: generates an image with the worker and the GPU function on this machine.
+import { spawn } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { JobView, PublicJob } from '../../edge/dialects/public-job.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { type Local, startLocal } from './local.ts'
+import { type Local, pageOf, startLocal } from './local.ts'
 import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
 
-type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
+type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean; open?: boolean }
 /** The reply of POST /v1/images/generations. */
 type Reply = {
   data: { b64_json: string; seed: number; content_type: string }[]
@@ -29,7 +30,7 @@ function outputPath(text: string): string {
 async function main(): Promise<void> {
   const command = new Command('demo')
     .description('Generates an image with the built-in model on this machine.')
-    .argument('<prompt>', 'description of the image')
+    .argument('[prompt]', 'description of the image; optional with --open')
     .addOption(
       new Option('--route <route>', 'turbo has 4 steps, full all of them; chosen by the worker by default').choices([
         'turbo',
@@ -40,8 +41,11 @@ async function main(): Promise<void> {
     .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
     .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
     .option('--json', 'print one JSON object instead of text')
+    .option('--open', 'open the playground in a browser, and serve it until Ctrl+C')
     .parse()
   const flags = command.opts<Flags>()
+  const [prompt] = command.args
+  if (prompt === undefined && !flags.open) command.error("error: missing required argument 'prompt'")
   const say = flags.json ? () => {} : (text: string) => console.log(text)
   endOnSignals()
   const started = performance.now()
@@ -49,16 +53,31 @@ async function main(): Promise<void> {
   const local = await startLocal()
   try {
     say(startLine(local))
-    const reply = await generate(local, command.args[0]!, flags)
-    await fs.mkdir(path.dirname(path.resolve(flags.out)), { recursive: true })
-    await fs.writeFile(flags.out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
-    const total = (performance.now() - started) / 1000
-    if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
-    else report(reply, flags.out, total)
-    say(await hint(command.args[0]!))
+    if (prompt !== undefined) {
+      const reply = await generate(local, prompt, flags)
+      await fs.mkdir(path.dirname(path.resolve(flags.out)), { recursive: true })
+      await fs.writeFile(flags.out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
+      const total = (performance.now() - started) / 1000
+      if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
+      else report(reply, flags.out, total)
+      say(await hint(prompt))
+    }
+    if (flags.open) await openPlayground(local)
+    else say('The playground: npm run demo -- --open')
   } finally {
     await local.stop()
   }
+}
+
+/** Opens the playground in the default browser and serves it until a signal ends this process. */
+async function openPlayground(local: Local): Promise<never> {
+  const [command, ...args] = { darwin: ['open'], win32: ['cmd', '/c', 'start', ''] }[process.platform as string] ?? [
+    'xdg-open',
+  ]
+  console.log(`The playground is at ${pageOf(local)} until Ctrl+C.`)
+  // Without a desktop, the address on the terminal is enough.
+  spawn(command!, [...args, pageOf(local)], { stdio: 'ignore' }).on('error', () => {})
+  return new Promise(() => {})
 }
 
 const round = (seconds: number) => Number(seconds.toFixed(2))

@@ -3,7 +3,7 @@ import path from 'node:path'
 import { Command } from 'commander'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { startLocal } from './local.ts'
+import { pageOf, startLocal } from './local.ts'
 
 const { port } = new Command('dev')
   .description('Starts the worker and the GPU function with reload, and creates an API key.')
@@ -21,6 +21,7 @@ const local = await startLocal({
 })
 console.log(`
 Octet is at ${local.url}, and reloads when a file of edge/ or gpu-fn/ changes.
+  Playground: ${pageOf(local)}
   export URL=${local.url} KEY=${local.key} OCTET_ADMIN_TOKEN=${local.adminToken}
   curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '{"prompt": "a red heart"}'
   npm run keys -- list --account local

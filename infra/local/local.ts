@@ -25,6 +25,12 @@ export type LocalOptions = {
   onLog?: (line: string) => void
 }
 
+/** The GPU function of this machine does not stop, so that a ping, which costs nothing here, finds it warm. */
+const ALWAYS_ON = { idle_seconds: 3600, start_seconds: 1, budget_seconds: 86_400 }
+
+/** The address of the page with the key. The page takes the key from the fragment, which is not sent to the server. */
+export const pageOf = ({ url, key }: Local) => `${url}/#key=${key}`
+
 /** Starts all parts with the built-in models. If one fails, stops those that were started. */
 export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   const stops: (() => Promise<unknown>)[] = []
@@ -57,7 +63,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
       gpuUrl: gpu.url,
       persist,
       secrets,
-      vars: { WEBHOOK_LOCAL: 'true' },
+      vars: { WEBHOOK_LOCAL: 'true', OCTET_PREWARM: JSON.stringify(ALWAYS_ON) },
       port: options.port ?? 0,
       watch: options.watch ?? false,
       logLevel: options.watch ? 'log' : 'error',
@@ -67,6 +73,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     if (!options.persist) process.once('exit', () => rmSync(persist, { recursive: true, force: true, maxRetries: 5 }))
     const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', {
       label: 'created at start',
+      scopes: ['generate', 'read', 'admin'],
     })
     return {
       url: worker.url,

@@ -30,5 +30,7 @@ export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
   const data = rows.map(({ amount, ...row }) => ({ ...row, price_microdollars: amount }))
   const total = rows.reduce((sum, { amount }) => sum + amount, 0)
   const body = { object: 'list', account, from, to, data, total_microdollars: total, ...moneyOf(view) }
-  return c.json(body)
+  const { limits, retention_days } = view.settings
+  const key = { id: c.get('credential').keyId, scopes: c.get('scopes') }
+  return c.json({ ...body, limits, retention_days, key })
 })
