@@ -17,7 +17,7 @@ import { readSubmission, waitAsCaller } from '../jobs/submission.ts'
 import { listEntryOf, serverTiming, viewOf } from '../jobs/view.ts'
 import { objectOf } from '../platform/objects.ts'
 
-const page = z.strictObject({
+export const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
   after: z.string().max(64).optional().describe('the next_after value of another page'),
 })

@@ -8,6 +8,8 @@ import { ErrorNote } from '../ui/note.tsx'
 import { useAction, useResource } from './resource.ts'
 
 const STATES = ['pending', 'delivered', 'exhausted', 'refused', 'dropped']
+/** Deliveries that are shown at first, and the most. */
+const [FEW, MANY] = [5, 100]
 /** How often pending deliveries are read again. */
 const PENDING_MS = 2000
 
@@ -57,8 +59,11 @@ type Props = { endpoint: string; isAdmin: boolean; version: number }
 /** The deliveries of an endpoint, newest first. Another `version` reads them again. */
 export function Deliveries({ endpoint, isAdmin, version }: Props) {
   const [state, setState] = useState('')
+  const [limit, setLimit] = useState(FEW)
   const path = `/v1/webhooks/${endpoint}/deliveries`
-  const { data, problem, reload } = useResource<{ data: Delivery[] }>(`${path}?limit=20${state && `&state=${state}`}`)
+  const { data, problem, reload } = useResource<{ data: Delivery[] }>(
+    `${path}?limit=${limit}${state && `&state=${state}`}`,
+  )
   const action = useAction()
   const isPending = data?.data.some((each) => each.state === 'pending') ?? false
   useEffect(reload, [version])
@@ -115,6 +120,13 @@ export function Deliveries({ endpoint, isAdmin, version }: Props) {
               ))}
             </tbody>
           </table>
+        </div>
+      )}
+      {limit === FEW && data.data.length === FEW && (
+        <div>
+          <Button kind="quiet" onClick={() => setLimit(MANY)}>
+            Show more
+          </Button>
         </div>
       )}
     </div>

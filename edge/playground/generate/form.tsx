@@ -86,7 +86,7 @@ function ShapeField() {
         value={ratio}
         onChange={(value) => change({ ratio: value })}
       />
-      <output class="beside-legend">{sizeFor(ratio) === 'auto' ? '' : formatSize(sizeFor(ratio))}</output>
+      <span class="beside-legend">{sizeFor(ratio) === 'auto' ? '' : formatSize(sizeFor(ratio))}</span>
       <FieldError id="size-error" text={problemOf('size')} />
     </div>
   )

@@ -72,7 +72,8 @@ export function ReceiptDialog({ run, onClose }: { run: Run; onClose: () => void 
       {!found && problem === null && <p class="muted">Checking …</p>}
       {found && <Checks checks={found.checks} />}
       <p class="hint">
-        Offline: <code>{`npm run verify -- ${name} ${receiptName}`}</code>
+        Elsewhere:{' '}
+        <code>{`npm run verify -- ${name} ${receiptName} --jwks ${location.origin}/.well-known/jwks.json`}</code>
       </p>
       <footer>
         <Button icon="download" kind="primary" isDisabled={!found?.receipt} onClick={save}>

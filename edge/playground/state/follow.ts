@@ -1,6 +1,6 @@
 // Follows a job to its end by server-sent events.
 import { call, isProblem, localPath, type Problem } from '../api/http.ts'
-import type { JobView } from '../api/types.ts'
+import type { GpuState, JobView } from '../api/types.ts'
 import { formatMoney } from '../ui/format.ts'
 import { findRun, isFinal, patchRun, type Run, type RunImage, thumbnailOf } from './history.ts'
 import { announce, endLive, liveOf, patchLive } from './live.ts'
@@ -67,17 +67,19 @@ async function update(id: string, jobId: string): Promise<JobView | null> {
   patchRun(id, runFields(job))
   const { gpu, progress } = job
   patchLive(id, { gpu, isReconnecting: false, ...(progress && 'position' in progress && progress) })
-  if (gpu && gpu.state !== 'warm') expectGpu(id, gpu.ready_in_seconds)
+  if (gpu && gpu.state !== 'warm') expectGpu(id, gpu)
   return job
 }
 
-/** Takes the time until the GPU is ready as the length of the bar. A GPU that is late counts down to one second and stays there. */
-function expectGpu(id: string, seconds: number): void {
+/**
+ * Takes the time until the GPU is ready as the length of the bar. A GPU that is late counts down to one second and stays there, and one that
+ * has not begun to start does not count at all: neither changes the length.
+ */
+function expectGpu(id: string, { state, ready_in_seconds: seconds }: GpuState): void {
   const { waitBegan, waitMs } = liveOf(id)
+  if (waitMs !== null && (state === 'cold' || seconds <= 1)) return
   const began = waitBegan || Date.now()
-  const total = Date.now() - began + seconds * 1000
-  if (waitMs === null || seconds > 1)
-    patchLive(id, { waitBegan: began, waitMs: waitMs === null ? total : Math.max(waitMs, total) })
+  patchLive(id, { waitBegan: began, waitMs: Date.now() - began + seconds * 1000 })
 }
 
 const quarters = new Map<string, number>()

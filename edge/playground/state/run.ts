@@ -54,6 +54,11 @@ function explain(problem: Problem): void {
 /** Seeds of runs so far: an unlocked seed is drawn again before its second run, never after a run. */
 const isUsed = (seed: number) => runs.value.some(({ fields }) => fields.seed === seed)
 
+/** On a phone, the result is above the form. */
+function showStage(): void {
+  if (matchMedia('(max-width: 719px)').matches) scrollTo({ top: 0 })
+}
+
 /** Runs what the form describes. */
 export async function runDraft(): Promise<void> {
   if (!credential.value) {
@@ -72,6 +77,7 @@ export async function runDraft(): Promise<void> {
   const added = wanted.map((fields) => newRun(fields, pair))
   await addRuns(added)
   select(added[0]!.id)
+  showStage()
   await Promise.all(added.map((run, k) => send(run, isStale ? null : (quotes[k]?.price_microdollars ?? null))))
 }
 

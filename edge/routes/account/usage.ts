@@ -10,7 +10,7 @@ import { moneyOf } from './accounts.ts'
 
 const MAX_DAYS = 366
 const date = z.iso.date().describe('a date like 2026-11-22, in UTC')
-const query = z.strictObject({ from: date.optional(), to: date.optional() })
+export const query = z.strictObject({ from: date.optional(), to: date.optional() })
 
 /** Captured usage of an account by UTC day, key and tier, and its balance. The default range is the last 30 days. */
 export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
