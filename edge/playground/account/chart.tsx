@@ -50,6 +50,9 @@ function Grid({ most, days, step }: { most: number; days: readonly string[]; ste
   )
 }
 
+/** Scrolls to the last day. */
+const showNewest = (figure: HTMLElement | null) => figure?.scrollTo({ left: figure.scrollWidth })
+
 /** Bars of money per day, stacked by tier. A table next to it has the same figures for screen readers. */
 export function UsageChart({ days, rows }: { days: readonly string[]; rows: readonly UsageRow[] }) {
   const sums = byDay(rows)
@@ -61,7 +64,8 @@ export function UsageChart({ days, rows }: { days: readonly string[]; rows: read
   const step = (WIDTH - LEFT) / days.length
   const width = Math.min(28, step * 0.7)
   return (
-    <figure class="chart">
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: on a phone the chart scrolls, so that the keyboard must reach it.
+    <figure ref={showNewest} class="chart" tabIndex={0}>
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label="Spending per day, stacked by tier">
         <Grid {...{ most, days, step }} />
         {days.map((day, k) => {

@@ -39,15 +39,16 @@ async function problemOf(response: Response): Promise<Problem> {
   })
 }
 
-export type Options = { signal?: AbortSignal; headers?: Record<string, string> }
+/** `bearer` is sent in place of the tab's credential. */
+export type Options = { signal?: AbortSignal; headers?: Record<string, string>; bearer?: string }
 
 /** Sends a request with the current credential and returns the JSON of the response, null for 204. Errors: Problem, AbortError. */
 export async function call<T>(method: string, path: string, body?: unknown, options: Options = {}): Promise<T> {
-  const { value: bearer } = credential
+  const bearer = options.bearer ?? credential.value?.value
   const init: RequestInit = {
     method,
     headers: {
-      ...(bearer && { authorization: `Bearer ${bearer.value}` }),
+      ...(bearer && { authorization: `Bearer ${bearer}` }),
       ...(body !== undefined && { 'content-type': 'application/json' }),
       ...options.headers,
     },

@@ -17,14 +17,11 @@ import { formatMoney } from '../ui/format.ts'
 async function testKey(text: string): Promise<string | null> {
   const parsed = parseCredential(text)
   if (!parsed) return 'This is not a key: keys look like oct_account_….'
-  const before = credential.value
-  credential.value = parsed
   try {
-    await call('GET', '/v1/models')
+    await call('GET', '/v1/models', undefined, { bearer: parsed.value })
     useCredential(parsed)
     return null
   } catch (error) {
-    credential.value = before
     return isProblem(error) ? error.message : String(error)
   }
 }

@@ -29,7 +29,7 @@ export function Facts({ run }: { run: Run }) {
         <Row name="Prompt">{fields.prompt}</Row>
         {fields.negative_prompt && <Row name="Not in the image">{fields.negative_prompt}</Row>}
         <Row name="Route">
-          {decision.route}. {decision.reason}
+          {decision.route}: {decision.reason}
         </Row>
         <Row name="Model">
           {decision.model}, {decision.tier}

@@ -31,6 +31,7 @@ async function ask(wanted: Fields[], signal: AbortSignal): Promise<void> {
 const priced = computed(() => JSON.stringify(requests.value.map(({ seed: _, ...fields }) => fields)))
 
 export function watchQuote(): void {
+  watchGpu()
   effect(() => {
     refreshes.value
     priced.value
@@ -45,6 +46,21 @@ export function watchQuote(): void {
       clearTimeout(timer)
       abort.abort()
     }
+  })
+}
+
+const [WATCH_MS, MOST_WATCHES] = [5000, 12]
+
+/** Reads the quote again while the GPU is not warm, for a minute after the last change of the form. */
+function watchGpu(): void {
+  let [left, watched] = [MOST_WATCHES, '']
+  effect(() => {
+    const isCold = quote.value.quotes.some(({ gpu }) => gpu && gpu.state !== 'warm')
+    if (watched !== priced.value) [left, watched] = [MOST_WATCHES, priced.value]
+    if (!isCold || quote.value.isStale || left === 0) return
+    left--
+    const timer = setTimeout(refreshQuote, WATCH_MS)
+    return () => clearTimeout(timer)
   })
 }
 

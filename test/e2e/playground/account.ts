@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Page } from 'playwright-core'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { Scope } from '../../../edge/auth/scopes.ts'
 import { createKey } from '../../../infra/operator/keys.ts'
 import { visit } from '../../support/browser.ts'
 import { world } from './world.ts'
@@ -29,18 +30,21 @@ const openAccount = async (key = world.local.key) => {
   await visited.page.getByRole('link', { name: 'Account' }).click()
   return visited
 }
+const newKey = (account: string, scopes: Scope[]) =>
+  createKey({ url: world.local.url, token: world.local.adminToken }, account, { scopes })
 const section = (page: Page, name: string) => page.getByRole('region', { name, exact: true })
-const generate = (body: object) =>
+const generate = (key: string, body: object) =>
   fetch(`${world.local.url}/v1/images/generations`, {
     method: 'POST',
-    headers: { authorization: `Bearer ${world.local.key}`, 'content-type': 'application/json' },
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
     body: JSON.stringify({ prompt: 'a cat', size: '64x64', ...body }),
   })
 
 test('usage is a chart by day and tier, with the same figures as a table', async () => {
-  expect((await generate({ tier: 'fp8' })).status).toBe(200)
-  expect((await generate({ tier: 'fp8-lite' })).status).toBe(200)
-  const { page, problems, close } = await openAccount()
+  const { key } = await newKey('chart', ['generate', 'read', 'admin'])
+  expect((await generate(key, { tier: 'fp8' })).status).toBe(200)
+  expect((await generate(key, { tier: 'fp8-lite' })).status).toBe(200)
+  const { page, problems, close } = await openAccount(key)
   const usage = section(page, 'Usage')
   await usage.getByText('Jobs', { exact: true }).first().waitFor()
   const bars = usage.locator('svg rect title')
@@ -109,8 +113,7 @@ test('a webhook is added, tested, and its delivery is sent again', async () => {
 })
 
 test('a key without the scope admin sees what it may see, and why the rest is missing', async () => {
-  const target = { url: world.local.url, token: world.local.adminToken }
-  const { key } = await createKey(target, 'local', { scopes: ['generate', 'read'] })
+  const { key } = await newKey('local', ['generate', 'read'])
   const { page, problems, close } = await openAccount(key)
   await section(page, 'Keys').getByText('Keys are managed with a key that has the scope admin.').waitFor()
   await section(page, 'Limits').getByText('$10.00').waitFor()

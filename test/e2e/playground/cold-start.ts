@@ -1,4 +1,4 @@
-// A run while the GPU function starts.
+// A visitor without a key, whose run starts the GPU function.
 import fs from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
@@ -23,7 +23,7 @@ async function findFreePort(): Promise<number> {
 
 const START_SECONDS = 20
 
-test('a GPU that is off is announced before a run, and a bar shows how long it starts', async () => {
+test('a visitor sees before a run that the GPU is off, and then a bar of its start', async () => {
   const [packages, { secrets, gpuPublicKey }, port] = await Promise.all([
     builtInPackages(),
     createSecrets(),
@@ -32,11 +32,15 @@ test('a GPU that is off is announced before a run, and a bar shows how long it s
   const persist = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-cold-'))
   onTestFinished(() => fs.rm(persist, { recursive: true }))
   const vars = { OCTET_PREWARM: JSON.stringify({ start_seconds: START_SECONDS }) }
-  const worker = await startWorker({ gpuUrl: `http://127.0.0.1:${port}`, persist, secrets, vars })
+  const options = { gpuUrl: `http://127.0.0.1:${port}`, persist, secrets }
+  const first = await startWorker(options)
+  const { key } = await createKey({ url: first.url, token: secrets.OCTET_ADMIN_TOKEN }, 'visitors')
+  await first.stop()
+  const worker = await startWorker({ ...options, migrated: true, vars: { ...vars, PLAYGROUND_KEY: key } })
   onTestFinished(worker.stop)
-  const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'cold')
-  const { page, problems, close } = await visit(world.browser, `${worker.url}/#key=${key}`)
+  const { page, problems, close } = await visit(world.browser, worker.url)
   onTestFinished(close)
+  await page.getByRole('button', { name: 'Access: Visitor' }).waitFor()
 
   await page.getByLabel('Prompt', { exact: true }).fill('a red heart')
   await page.getByText(`GPU is off, starts in about ${START_SECONDS} s at no cost`).waitFor()
@@ -44,8 +48,8 @@ test('a GPU that is off is announced before a run, and a bar shows how long it s
   const bar = page.getByRole('progressbar', { name: 'Starting the GPU' })
   await bar.waitFor({ timeout: 30_000 })
   const readBar = async () => Number(await bar.getAttribute('aria-valuenow'))
-  const first = await readBar()
-  await expect.poll(readBar, { timeout: 10_000 }).toBeGreaterThan(first)
+  const before = await readBar()
+  await expect.poll(readBar, { timeout: 10_000 }).toBeGreaterThan(before)
   await page.getByText(/^\d+ s of about \d+ s\. Starting is free\.$/).waitFor()
 
   const preload = 'nano-turbo:fp8'
@@ -53,5 +57,6 @@ test('a GPU that is off is announced before a run, and a bar shows how long it s
   onTestFinished(gpu.stop)
   await page.getByRole('button', { name: 'Download' }).waitFor({ timeout: 60_000 })
   await page.getByText('GPU warm').waitFor()
+  expect(await page.evaluate<string>('Object.values(sessionStorage).join()')).not.toContain(key)
   expect(problems).toEqual([])
 })
