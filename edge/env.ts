@@ -5,7 +5,7 @@ declare global {
   interface Env {
     ACCOUNT: DurableObjectNamespace<import('./accounts/account.ts').AccountDO>
     JOB: DurableObjectNamespace<import('./jobs/job.ts').JobDO>
-    WEBHOOK: DurableObjectNamespace<import('./webhooks/outbox.ts').WebhookDO>
+    WEBHOOK: DurableObjectNamespace<import('./webhooks/webhook-object.ts').WebhookDO>
     /** One object per endpoint, by endpoint name. */
     ENDPOINT: DurableObjectNamespace<import('./gpu/endpoint-object.ts').EndpointDO>
     RESULTS: R2Bucket

@@ -3,16 +3,25 @@ import * as z from 'zod'
 
 export const PROTOCOL_VERSION = 1
 
-export const TIERS = ['fp8', 'fp8-lite', 'fp16', 'fp32'] as const
+/**
+ * The tiers: the precision of the largest weights, whether packages have T5 (the text encoder for long prompts and for text in images),
+ * and the default price in micro-dollars per megapixel-step.
+ */
+export const TIER_TABLE = {
+  fp8: { precision: 'fp8', t5: true, price: 300 },
+  'fp8-lite': { precision: 'fp8', t5: false, price: 240 },
+  fp16: { precision: 'fp16', t5: true, price: 480 },
+  fp32: { precision: 'fp32', t5: true, price: 900 },
+} as const
+export type Tier = keyof typeof TIER_TABLE
+export const TIERS = Object.keys(TIER_TABLE) as [Tier, ...Tier[]]
+export const hasT5 = (tier: Tier): boolean => TIER_TABLE[tier].t5
 export const ROUTES = ['turbo', 'full'] as const
 export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 /** Media type of each output format. */
 export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
-export type Tier = (typeof TIERS)[number]
 export type Route = (typeof ROUTES)[number]
-/** Whether packages of a tier have T5, the text encoder for long prompts and for text in images. */
-export const hasT5 = (tier: Tier): boolean => tier !== 'fp8-lite'
 
 /** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
 export const LIMITS = {

@@ -15,6 +15,9 @@ export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
 export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 export type NetworkName = string
 
+/** Version of the manifest's fields and of the operators in the graphs. A package with another one is refused. */
+export const MANIFEST_FORMAT = 3
+
 const count = z.int().min(0)
 
 const port = z.strictObject({
@@ -56,7 +59,11 @@ const textEncoder = z.strictObject({
 })
 
 export const manifest = z.strictObject({
-  format: z.literal(2),
+  format: z.literal(MANIFEST_FORMAT, {
+    error: ({ input }) =>
+      `the format is ${String(JSON.stringify(input)).slice(0, 20)} and this version reads ${MANIFEST_FORMAT}; ` +
+      'compile the checkpoint again with `npm run compile`',
+  }),
   /** The name that a job requests, such as `large-turbo`. */
   model: z.string(),
   variant: z.string(),

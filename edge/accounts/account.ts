@@ -7,35 +7,40 @@ import type { Scope } from '../auth/scopes.ts'
 import type { Recovery } from '../config/recovery.ts'
 import { configOf } from '../config.ts'
 import { ACCOUNT_DELETED } from '../http/errors.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import type { LedgerEntry } from '../usage/record.ts'
 import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
-import type { KeyChange, KeyInfo, ListedKey } from './key-info.ts'
-import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './key-management.ts'
-import { areLinksValid, authenticate, findKey, listKeys } from './key-table.ts'
+import type { KeyChange, KeyInfo, ListedKey } from './keys/key-info.ts'
+import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './keys/key-management.ts'
+import { areLinksValid, authenticate, findKey, listKeys } from './keys/key-table.ts'
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
-import { exportBatch, nextExport, OUTBOX_MS, removeFromOutbox } from './usage-outbox.ts'
+import { OUTBOX_MS, openUsageOutbox, removeFromOutbox } from './usage-outbox.ts'
 
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
 
+/** The time limit of an export in one alarm. The next alarm sends the rest. */
+const EXPORT_MS = 30_000
 /** The delay before a deletion continues after an interrupted alarm. */
 const DELETION_MS = 60_000
 
 export class AccountDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #recovery: Recovery
+  readonly #outbox: ReturnType<typeof openUsageOutbox>
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     this.#sql = ctx.storage.sql
     this.#recovery = configOf(env).recovery
+    const sender = () => ({ account: ctx.id.name!, ...this.#settings() })
+    this.#outbox = openUsageOutbox(this.#sql, env, sender, this.#recovery.usageMs)
     ctx.storage.transactionSync(() => createAccountTables(this.#sql))
   }
 
@@ -193,15 +198,10 @@ export class AccountDO extends DurableObject<Env> {
     prune(this.#sql)
     this.ctx.storage.transactionSync(() => ledger.foldOldUsage(this.#sql))
     await this.#releaseOrphans()
-    try {
-      const sender = { account: this.ctx.id.name!, ...this.#settings() }
-      await exportBatch(this.#sql, this.env, sender, this.#recovery.usageMs)
-    } catch (cause) {
-      log('error', 'usage could not be exported yet', { account: this.ctx.id.name, cause })
-    }
+    await this.#outbox.run(Date.now() + EXPORT_MS)
     await this.#continueDeletion()
-    const due = nextExport(this.#sql)
-    if (due !== null) await this.#wakeWithin(Math.max(OUTBOX_MS, due - Date.now()))
+    const next = this.#outbox.nextRun()
+    if (next !== null) await this.#wakeWithin(Math.max(OUTBOX_MS, next - Date.now()))
     if (ledger.sumsOf(this.#sql).open > 0) await this.#wakeWithin(this.#recovery.reservationMs)
     const expiry = nextExpiry(this.#sql)
     if (expiry !== null) await this.#wakeWithin(expiry - Date.now())

@@ -6,8 +6,8 @@ import { UNLIMITED } from '../config/limits.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { FULL_BYTES } from '../results/retention.ts'
 import type { JobSpec } from './job-spec.ts'
-import type { KeyInfo } from './key-info.ts'
-import { creatorsOf, findKey, isActive } from './key-table.ts'
+import type { KeyInfo } from './keys/key-info.ts'
+import { creatorsOf, findKey, isActive } from './keys/key-table.ts'
 import {
   dropReservation,
   findJobByName,

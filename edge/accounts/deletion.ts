@@ -1,8 +1,8 @@
 // Deletes an account in steps, driven by its alarm, until only the deletion record remains. Every step is idempotent: after an interruption
 // it resumes with the remaining data.
 
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { deletePrefix } from '../results/results.ts'
 import { RETENTION_DAYS, resultPrefix } from '../results/retention.ts'

@@ -2,8 +2,8 @@
 
 import type { LedgerEntry } from '../usage/record.ts'
 import type { JobSpec } from './job-spec.ts'
-import type { KeyInfo } from './key-info.ts'
-import { listKeys } from './key-table.ts'
+import type { KeyInfo } from './keys/key-info.ts'
+import { listKeys } from './keys/key-table.ts'
 import type { UsageRow } from './ledger.ts'
 
 export const EXPORT_SECTIONS = ['keys', 'credits', 'usage', 'jobs'] as const

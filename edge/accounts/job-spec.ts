@@ -1,6 +1,5 @@
 // A job as its account admits and lists it.
-import type { JobRequest } from '#contract'
-import type { PublicJob } from '../dialects/public-job.ts'
+import type { Parameters, PublicJob } from '../dialects/public-job.ts'
 import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision } from '../routing/decision.ts'
@@ -14,7 +13,7 @@ export type JobSpec = {
   token: string | null
   /** Unix milliseconds. */
   created: number
-  request: Omit<JobRequest, 'protocol' | 'attempt'>
+  request: Parameters
   decision: Decision
   /** Micro-dollars. `price` equals the amount of the job's ledger row; `basePrice` is the part that does not depend on steps. */
   price: number

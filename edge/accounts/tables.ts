@@ -2,7 +2,7 @@
 
 import { IDEMPOTENCY_SCHEMA } from './admission.ts'
 import { DELETION_SCHEMA } from './deletion.ts'
-import { KEYS_SCHEMA } from './key-table.ts'
+import { KEYS_SCHEMA } from './keys/key-table.ts'
 import { LEDGER_SCHEMA } from './ledger.ts'
 import { SETTINGS_SCHEMA } from './settings.ts'
 import { OUTBOX_SCHEMA } from './usage-outbox.ts'

@@ -1,14 +1,15 @@
-// The export of an account's ledger: settled rows are sent to the Queue `octet-usage` until its consumer confirms receipt,
-// even if the queue loses or drops messages.
+// The outbox of an account's ledger: settled rows are sent to the Queue `octet-usage` until its consumer confirms receipt, even if the queue
+// loses or drops messages.
 
 import { log } from '../platform/log.ts'
+import { Outbox } from '../platform/outbox.ts'
 import type { Observation } from '../routing/observation.ts'
 import type { UsageRecord } from '../usage/record.ts'
 
 /** The delay before settled rows are sent, so that a busy account sends batches. */
 export const OUTBOX_MS = 10_000
 const BATCH = 100
-const BATCHES = 10
+const PAUSE_MS = { first: OUTBOX_MS, most: 5 * 60_000 }
 
 /** A settled row of the ledger. */
 type Row = Pick<UsageRecord, 'job' | 'key_id' | 'tier' | 'state' | 'charged' | 'reserved' | 'settled'> & {
@@ -56,20 +57,34 @@ function readObserved(account: string, { job, observed }: Row): Observation | nu
   }
 }
 
-/** Sends up to a thousand due rows, oldest first. Each row is sent again after `againMs` unless its receipt is confirmed. */
-export async function exportBatch(
+/** The rows that are due, oldest first; null without any. */
+function dueRows(sql: SqlStorage): Row[] | null {
+  const rows = sql
+    .exec<Row>(
+      'SELECT * FROM usage_outbox JOIN ledger USING (job) WHERE due <= ? ORDER BY due LIMIT ?',
+      ...[Date.now(), BATCH],
+    )
+    .toArray()
+  return rows.length === 0 ? null : rows
+}
+
+/** The outbox of an account. Each row is sent again after `againMs` unless its receipt is confirmed. */
+export function openUsageOutbox(
   sql: SqlStorage,
   { USAGE }: Pick<Env, 'USAGE'>,
-  sender: Sender,
+  sender: () => Sender,
   againMs: number,
-): Promise<void> {
-  const now = Date.now()
-  for (let batch = 0; batch < BATCHES; batch++) {
-    const rows = sql
-      .exec<Row>('SELECT * FROM usage_outbox JOIN ledger USING (job) WHERE due <= ? ORDER BY due LIMIT ?', now, BATCH)
-      .toArray()
-    if (rows.length === 0) return
-    await USAGE.sendBatch(rows.map((row) => ({ body: recordOf(sender, row) })))
-    for (const { job } of rows) sql.exec('UPDATE usage_outbox SET due = ? WHERE job = ?', now + againMs, job)
-  }
+): Outbox<Row[]> {
+  return new Outbox({
+    name: 'usage',
+    take: () => dueRows(sql),
+    send: async (rows) => {
+      const from = sender()
+      await USAGE.sendBatch(rows.map((row) => ({ body: recordOf(from, row) })))
+      for (const { job } of rows) sql.exec('UPDATE usage_outbox SET due = ? WHERE job = ?', Date.now() + againMs, job)
+    },
+    nextDue: () => nextExport(sql),
+    concurrency: 1,
+    pauseMs: PAUSE_MS,
+  })
 }

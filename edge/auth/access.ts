@@ -99,5 +99,6 @@ export const checkAccess = (table: Readonly<Record<string, Access>>) =>
     const confirmed = await check(c, access)
     c.set('bodyBytes', confirmed ? (access.bodyBytes ?? BODY_BYTES) : SMALL_BODY_BYTES)
     await next()
-    if (!confirmed && REJECTED_EARLY.has(c.res.status)) await requireScope(c, access.scope ?? null)
+    const status = c.get('problemStatus')
+    if (!confirmed && status !== undefined && REJECTED_EARLY.has(status)) await requireScope(c, access.scope ?? null)
   })

@@ -4,7 +4,8 @@ import type { Context } from 'hono'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
+import { describePlace, findKeyText, type KeyPlace } from './key-place.ts'
 import type { Credential } from './keys.ts'
 import { allows } from './keys.ts'
 import type { Scope } from './scopes.ts'
@@ -16,6 +17,8 @@ declare module 'hono' {
     credential: Credential
     /** The scopes of the credential's key, once confirmed by the account. */
     scopes?: readonly Scope[]
+    /** Where the callers of the route's dialect send their key. */
+    keyPlaces?: readonly KeyPlace[]
   }
 }
 
@@ -36,18 +39,20 @@ export const forbidden = (scope: Scope) =>
     headers: { 'www-authenticate': `Bearer realm="octet", error="insufficient_scope", scope="${scope}"` },
   })
 
+const DEFAULT_PLACES: readonly KeyPlace[] = ['Bearer']
+
 /** The token of `Authorization: Bearer …`, or null. */
-export const bearerToken = (c: Context<EdgeEnv>) =>
-  /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? null
+export const bearerToken = (c: Context<EdgeEnv>) => findKeyText(DEFAULT_PLACES, (name) => c.req.header(name))
 
 /** Whether the bearer token has the form of an API key or a browser token. */
 export const hasKey = (c: Context<EdgeEnv>) => /^o(ct|st)_/.test(bearerToken(c) ?? '')
 
 /** Parses the caller's credential and verifies its tag, without reading storage. Errors: invalid_api_key. */
 async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
-  const token = bearerToken(c)
+  const places = c.get('keyPlaces') ?? DEFAULT_PLACES
+  const token = findKeyText(places, (name) => c.req.header(name))
   if (!token) {
-    const message = 'The API key is missing. Send it as "Authorization: Bearer oct_…".'
+    const message = `The API key is missing. Send it as ${places.map(describePlace).join(' or ')}.`
     throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
   }
   const credential = await checkCredential(configOf(c.env).peppers, token)

@@ -6,7 +6,7 @@ import type { Peppers } from '../config/secrets.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { hasKey } from './auth.ts'
 import { KEY_ID, mac } from './keys.ts'
 

@@ -1,8 +1,10 @@
 // Prices in micro-dollars: the variable OCTET_PRICES.
 import * as z from 'zod'
-import { TIERS, type Tier } from '#contract'
+import { TIER_TABLE, TIERS, type Tier } from '#contract'
 import { MICRODOLLARS } from '../platform/units.ts'
 import { table } from './values.ts'
+
+const DEFAULT_RATES = Object.fromEntries(TIERS.map((tier) => [tier, TIER_TABLE[tier].price])) as Record<Tier, number>
 
 const rate = z.int().min(0).max(MICRODOLLARS)
 const schema = z.strictObject({
@@ -12,7 +14,7 @@ const schema = z.strictObject({
   megapixel_step: z
     .partialRecord(z.enum(TIERS), rate)
     .default({})
-    .transform((given): Record<Tier, number> => ({ 'fp8-lite': 240, fp8: 300, fp16: 480, fp32: 900, ...given })),
+    .transform((given): Record<Tier, number> => ({ ...DEFAULT_RATES, ...given })),
 })
 export type Prices = z.infer<typeof schema>
 

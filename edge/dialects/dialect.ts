@@ -1,18 +1,90 @@
-import type { Problem } from '../http/errors.ts'
-import type { ImageFile, JobEvent, PublicJob } from './public-job.ts'
+// The interface of a dialect: another provider's API for the same jobs. A dialect is pure: it translates requests, replies and errors.
+// Credentials, limits, billing, idempotency, jobs and webhooks are the same for all dialects.
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
+import type { KeyPlace } from '../auth/key-place.ts'
+import type { ErrorReply, Problem } from '../http/errors.ts'
+import type { ImageFile, JobEvent, ListedJob, Parameters, Progress, PublicJob } from './public-job.ts'
 
-/** The API of another provider for the same jobs. It is pure: the route, the job and its webhooks call it. */
+/** A request as a dialect reads it. */
+export type DialectRequest = {
+  /** Parameters of the route's path. */
+  params: Readonly<Record<string, string>>
+  query: Readonly<Record<string, string>>
+  headers: Headers
+  /** The fields of the JSON object that are not null, or the parts of the form that are not empty. Files are of class File. */
+  body: Record<string, unknown>
+}
+
+/** The native request for a request of the dialect. */
+export type Translation = {
+  /** Fields of requests/generation-request.ts, which are validated afterward. `response_format: 'b64_json'` gives `render` the files as base64. */
+  fields: Record<string, unknown>
+  /** The longest wait for the job's end in seconds, at most 60. `end` has no limit, and a job that does not succeed is an error. */
+  wait: 'end' | number
+}
+
+/** A job to render. */
+export type RenderedJob = {
+  job: PublicJob
+  progress: Progress
+  /** What the job's GPU function receives, such as prompt and seed. */
+  parameters: Parameters
+  /** In the order of the job's images. */
+  files: readonly ImageFile[]
+  /** Whether the job is an earlier one, free of charge. */
+  reused: boolean
+  /** The worker's address, for links to other routes. */
+  origin: string
+}
+
+type Head = { status?: ContentfulStatusCode; headers?: Record<string, string> }
+/** A reply of JSON. The status is 200 by default. */
+export type JsonReply = Head & { json: unknown }
+/** A reply of the bytes of the job's image with this index. */
+export type ImageReply = Head & { image: number }
+export type Reply = JsonReply | ImageReply
+
+type RenderJob = (rendered: RenderedJob, request: DialectRequest) => Reply
+
+/** `:id` in the path of `read` and `cancel` is the id of the job. */
+export type DialectRoute = {
+  method: 'DELETE' | 'GET' | 'POST' | 'PUT'
+  /** A path of Hono, such as `/v1/predictions/:id`. */
+  path: string
+} & (
+  | {
+      action: 'submit'
+      accepts: 'form' | 'json'
+      parse(request: DialectRequest): Translation
+      render: RenderJob
+    }
+  | { action: 'cancel'; render: RenderJob }
+  | { action: 'read'; render: RenderJob }
+  | {
+      action: 'list'
+      /** The fields `limit` and `after` of the native list, which are validated afterward. */
+      parse(request: DialectRequest): Record<string, unknown>
+      /** `next` is the `after` of the next page; null on the last one. */
+      render(jobs: readonly ListedJob[], next: string | null, request: DialectRequest): JsonReply
+    }
+  /** Facts about the deployment. `models` are the names of its models. */
+  | {
+      action: 'describe'
+      accepts?: 'form' | 'json'
+      render(facts: { models: readonly string[]; account: string }, request: DialectRequest): JsonReply
+    }
+)
+
 export type Dialect = {
   /** Stored in the dialect's jobs. */
   name: string
-  /** POST submits a job and waits for its images. */
-  path: string
-  /** The fields of the native request (jobs/generation-request.ts) for a body without null fields. They are validated afterward. */
-  parse(body: Record<string, unknown>): Record<string, unknown>
-  /** The reply of a succeeded job. `files` are in the order of its images. `reused`: an earlier job, free of charge. */
-  render(job: PublicJob, files: readonly ImageFile[], reused: boolean): unknown
-  /** The body of an error; by default the native problem document. */
-  error?(problem: Problem): object
+  routes: readonly DialectRoute[]
+  /** Where callers send their key, in order of precedence. By default `Authorization: Bearer`. */
+  keyPlaces?: readonly KeyPlace[]
+  /** The pages that may call the routes from a browser, and the response headers that their scripts may read. By default as the native API. */
+  cors?: { origins: '*' | string[]; exposedHeaders: string[] }
+  /** The reply of an error; by default the native problem document. */
+  error?(problem: Problem): ErrorReply
   /** The payload of a webhook; by default the native event. */
   webhook?(event: JobEvent): JobEvent
 }

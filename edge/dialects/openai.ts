@@ -13,23 +13,32 @@ const renderImage = ({ seed, content_type, sha256 }: PublicJob['images'][number]
 /** The reply in OpenAI's format, with additional fields under `octet`. Errors have OpenAI's `error` member in the native format already. */
 export const openai: Dialect = {
   name: 'openai',
-  path: '/v1/images/generations',
-  // The native fields have OpenAI's names.
-  parse: (body) => body,
-  render: (job, files, reused) => ({
-    created: job.created,
-    data: job.images.map((image, k) => renderImage(image, files[k]!)),
-    output_format: job.images[0]!.content_type.slice('image/'.length),
-    size: job.size,
-    octet: {
-      job: job.id,
-      ...{ route: job.route, tier: job.tier, model: job.model, steps: job.steps },
-      ...{ guidance_scale: job.guidance_scale, reason: job.reason },
-      attempts: job.attempt,
-      timings: job.timings,
-      warnings: job.warnings,
-      price_microdollars: reused ? 0 : job.price_microdollars,
-      reused,
+  routes: [
+    {
+      method: 'POST',
+      path: '/v1/images/generations',
+      action: 'submit',
+      accepts: 'json',
+      // The native fields have OpenAI's names.
+      parse: ({ body }) => ({ fields: body, wait: 'end' }),
+      render: ({ job, files, reused }) => ({
+        json: {
+          created: job.created,
+          data: job.images.map((image, k) => renderImage(image, files[k]!)),
+          output_format: job.images[0]!.content_type.slice('image/'.length),
+          size: job.size,
+          octet: {
+            job: job.id,
+            ...{ route: job.route, tier: job.tier, model: job.model, steps: job.steps },
+            ...{ guidance_scale: job.guidance_scale, reason: job.reason },
+            attempts: job.attempt,
+            timings: job.timings,
+            warnings: job.warnings,
+            price_microdollars: reused ? 0 : job.price_microdollars,
+            reused,
+          },
+        },
+      }),
     },
-  }),
+  ],
 }

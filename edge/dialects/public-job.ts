@@ -1,5 +1,5 @@
 // The public representation of a job, from which views, lists, webhooks, the replies of dialects and the log line are derived.
-import type { Route, Tier, Timings } from '#contract'
+import type { JobRequest, Route, Tier, Timings } from '#contract'
 import type { GpuState } from '../gpu/readiness.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
 import type { StoredImage } from '../results/stored-image.ts'
@@ -41,6 +41,16 @@ export type JobView = Omit<PublicJob, 'images'> & {
   events_url: string
   images: (Omit<StoredImage, 'key'> & { url: string | null })[]
 }
+
+/** An entry of a list of jobs. A job in progress has the state `in_progress`, and only the fields of its request. */
+export type ListedJob = Partial<Omit<PublicJob, 'images' | 'state'>> &
+  Pick<PublicJob, 'id' | 'name' | 'created' | 'finished' | 'model' | 'size'> & {
+    state: JobState | 'in_progress'
+    images: JobView['images']
+  }
+
+/** The parameters of a job as its GPU function receives them. */
+export type Parameters = Omit<JobRequest, 'protocol' | 'attempt'>
 
 /** An image's file in a reply: a link (null once it has expired), or its bytes. */
 export type ImageFile = { url: string | null } | { b64_json: string }

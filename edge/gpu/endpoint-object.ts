@@ -1,8 +1,8 @@
 // EndpointDO: one object per endpoint. It tracks the GPU's state, prewarms it, and grants its slots to jobs.
 import { DurableObject } from 'cloudflare:workers'
 import { configOf } from '../config.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import { endpointOf } from './endpoints.ts'
 import {
   type EndpointReport,

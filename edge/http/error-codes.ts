@@ -32,7 +32,7 @@ export const ERRORS = {
   account_deleted: [410, 'invalid_request_error', 'The account was deleted'],
   body_too_large: [413, 'invalid_request_error', 'The request body is too large'],
   uri_too_long: [414, 'invalid_request_error', 'The address is too long'],
-  unsupported_media_type: [415, 'invalid_request_error', 'The request body must be JSON'],
+  unsupported_media_type: [415, 'invalid_request_error', 'The type of the request body is not accepted'],
   range_not_satisfiable: [416, 'invalid_request_error', 'The range is outside the file'],
   idempotency_mismatch: [422, 'invalid_request_error', 'This Idempotency-Key was used with another request'],
   max_cost_exceeded: [422, 'invalid_request_error', 'The request costs more than its max_cost'],

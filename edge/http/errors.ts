@@ -1,5 +1,7 @@
 // The errors of the worker, in a body format for both RFC 9457 clients and the OpenAI SDKs.
 import type { Context, ErrorHandler, NotFoundHandler } from 'hono'
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
+import { ObjectUnavailable } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { EdgeEnv } from './context.ts'
 import { ERRORS, type ErrorCode, type ErrorKind } from './error-codes.ts'
@@ -41,10 +43,15 @@ export type Problem = {
   error: { message: string; type: ErrorKind; param: string | null; code: ErrorCode }
 }
 
+/** An error in the format of a dialect. The status is the problem's by default. */
+export type ErrorReply = { status?: ContentfulStatusCode; headers?: Record<string, string>; json: object }
+
 declare module 'hono' {
   interface ContextVariableMap {
     /** Renders errors in the format of the route's dialect. */
-    renderError?: (problem: Problem) => object
+    renderError?: (problem: Problem) => ErrorReply
+    /** The status of the error that the request has caused, whatever status its dialect gives it. */
+    problemStatus?: number
   }
 }
 
@@ -65,10 +72,13 @@ function respond(c: Context<EdgeEnv>, { code, message: whole, details }: ApiErro
     ...(errors && { errors }),
     error: { message, type: kind, param: shortenParam(details.param), code },
   }
-  const render = c.get('renderError') ?? ((problem: Problem) => problem)
-  return c.body(JSON.stringify(render(body)), status, {
-    'content-type': 'application/problem+json',
+  c.set('problemStatus', status)
+  const own = c.get('renderError')?.(body)
+  const type = own ? 'application/json' : 'application/problem+json'
+  return c.body(JSON.stringify(own?.json ?? body), own?.status ?? status, {
+    'content-type': type,
     ...details.headers,
+    ...own?.headers,
   })
 }
 
@@ -82,10 +92,22 @@ export const ACCOUNT_DELETED = 'the account was deleted'
 const accountDeleted = () =>
   new ApiError('account_deleted', 'This account was deleted, and its name cannot be used again. Choose another name.')
 
-/** Responds to an error thrown by a handler: an ApiError as is; any other error with a generic message, and a log entry. */
+const overloaded = ({ cause }: ObjectUnavailable) =>
+  new ApiError('overloaded', 'The service has too many requests at the moment; try again in a few seconds.', {
+    cause,
+    headers: { 'retry-after': '5' },
+  })
+
+/** The error for the caller. An error that is not intended has a generic message. */
+function errorFor(thrown: Error): ApiError {
+  if (thrown instanceof ApiError) return thrown
+  if (thrown instanceof ObjectUnavailable) return overloaded(thrown)
+  return thrown.message === ACCOUNT_DELETED ? accountDeleted() : internalError(thrown)
+}
+
+/** Responds to an error thrown by a handler, and logs errors of the worker. */
 export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => {
-  const error =
-    thrown instanceof ApiError ? thrown : thrown.message === ACCOUNT_DELETED ? accountDeleted() : internalError(thrown)
+  const error = errorFor(thrown)
   if (ERRORS[error.code][0] >= 500) {
     log('error', error.message, { request_id: c.get('requestId'), path: c.req.path, cause: error.cause ?? null })
   }

@@ -17,24 +17,24 @@ const tooLarge = (most: number) => new ApiError('body_too_large', `The body exce
  */
 const DISCARDED_BYTES = 32 * 1024 * 1024
 
-/** Decodes a body of at most `most` bytes. Of a larger body, up to `discarded` excess bytes are read. */
-async function decode(body: ReadableStream<Uint8Array>, most: number, discarded: number): Promise<string> {
-  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: false })
-  let [size, text] = [0, '']
+/** Reads a body of at most `most` bytes. Of a larger body, up to `discarded` excess bytes are read. */
+async function collect(body: ReadableStream<Uint8Array<ArrayBuffer>>, most: number, discarded: number): Promise<Blob> {
+  const chunks: Uint8Array<ArrayBuffer>[] = []
+  let size = 0
   for await (const chunk of body) {
     size += chunk.byteLength
-    if (size <= most) text += decoder.decode(chunk, { stream: true })
+    if (size <= most) chunks.push(chunk)
     else if (size > most + discarded) break
   }
   if (size > most) throw tooLarge(most)
-  return text + decoder.decode()
+  return new Blob(chunks)
 }
 
 /**
- * Reads the body as text. The bytes received are counted regardless of Content-Length, and no more than the limit is buffered.
- * Errors: body_too_large, invalid_request (not UTF-8).
+ * Reads the body. The bytes received are counted regardless of Content-Length, and no more than the limit is buffered. Errors:
+ * body_too_large.
  */
-export async function readText(c: Context<EdgeEnv>): Promise<string> {
+export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   const most = c.get('bodyBytes')
   if (most === undefined)
     throw new Error(`${c.req.method} ${c.req.path} read its body before its credential was checked`)
@@ -42,9 +42,16 @@ export async function readText(c: Context<EdgeEnv>): Promise<string> {
   const isDeclared = declared !== Number.POSITIVE_INFINITY
   if (isDeclared && declared > most) throw tooLarge(most)
   const { body } = c.req.raw
-  if (!body) return ''
-  return decode(body, most, isDeclared ? 0 : DISCARDED_BYTES).catch((cause) => {
-    if (cause instanceof TypeError) throw new ApiError('invalid_request', 'The body is not UTF-8.')
-    throw cause
-  })
+  if (!body) return new ArrayBuffer(0)
+  return (await collect(body, most, isDeclared ? 0 : DISCARDED_BYTES)).arrayBuffer()
+}
+
+/** Reads the body as text. Errors: body_too_large, invalid_request (not UTF-8). */
+export async function readText(c: Context<EdgeEnv>): Promise<string> {
+  const bytes = await readBytes(c)
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(bytes)
+  } catch {
+    throw new ApiError('invalid_request', 'The body is not UTF-8.')
+  }
 }

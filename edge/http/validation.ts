@@ -4,7 +4,7 @@ import type { Context } from 'hono'
 import * as z from 'zod'
 import type { EdgeEnv } from './context.ts'
 import { ApiError, shorten } from './errors.ts'
-import { readText } from './request-body.ts'
+import { readBytes, readText } from './request-body.ts'
 
 const SHOWN = 60
 const SHOWN_ITEMS = 10
@@ -82,12 +82,13 @@ export function parseFields<T>(schema: z.ZodType<T>, shape: Shape, input: unknow
   })
 }
 
+const unsupported = (type: string, allowed: string) =>
+  new ApiError('unsupported_media_type', `The content-type is ${shown(type)}; it must be ${allowed}.`)
+
 /** Reads a JSON body. Errors: unsupported_media_type, body_too_large, invalid_request. */
 export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
   const type = c.req.header('content-type') ?? ''
-  if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) {
-    throw new ApiError('unsupported_media_type', `The content-type is ${shown(type)}; it must be application/json.`)
-  }
+  if (!/^application\/([a-z.-]+\+)?json\b/i.test(type)) throw unsupported(type, 'application/json')
   const text = await readText(c)
   try {
     return JSON.parse(text)
@@ -97,4 +98,17 @@ export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
       `The body is not JSON: ${cause instanceof Error ? cause.message : 'it cannot be parsed'}.`,
     )
   }
+}
+
+/** Reads the parts of a form that are not empty; of several parts with one name, the last. Errors: as readJson. */
+export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, string | File>> {
+  const type = c.req.header('content-type') ?? ''
+  if (!/^multipart\/form-data\b/i.test(type)) throw unsupported(type, 'multipart/form-data')
+  const body = new Response(await readBytes(c), { headers: { 'content-type': type } })
+  const form = await body.formData().catch((cause: unknown) => {
+    const reason = cause instanceof Error ? cause.message : 'it cannot be parsed'
+    throw new ApiError('invalid_request', `The body is not a form: ${reason}.`)
+  })
+  const isEmpty = (value: string | File) => (typeof value === 'string' ? value.length : value.size) === 0
+  return Object.fromEntries([...form].filter(([, value]) => !isEmpty(value)))
 }

@@ -1,8 +1,9 @@
 // Publishes the event of a finished job to the account's endpoints and to the request's webhook URL.
 
 import { findDialect } from '../dialects/dialects.ts'
-import { objectOf } from '../platform/objects.ts'
-import type { EventType, WebhookEvent } from '../webhooks/delivery/delivery.ts'
+import { objectOf } from '../platform/durable-objects.ts'
+import type { WebhookEvent } from '../webhooks/delivery/delivery.ts'
+import type { EventType } from '../webhooks/endpoints/event-types.ts'
 import { projectJob } from './projection.ts'
 import type { JobRecord } from './record.ts'
 

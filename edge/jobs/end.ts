@@ -1,13 +1,13 @@
 // The steps after a job's end: settlement, announcement, deletion of its files and of the job. Each step is idempotent.
 import { reportHealth } from '../gpu/health.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import { deletePrefix } from '../results/results.ts'
 import { resultPrefix } from '../results/retention.ts'
 import { announce } from './announcement.ts'
 import { measure, observeJob } from './observe.ts'
+import { summaryOf } from './projection.ts'
 import { chargeOf, isRetryable, type JobRecord } from './record.ts'
-import { summaryOf } from './view.ts'
 
 /** Captures or releases the price of a final job. False if the account is unreachable and the call must be repeated. */
 export async function settleJob(env: Env, job: JobRecord): Promise<boolean> {

@@ -1,3 +1,4 @@
+import type { JobSummary } from '../accounts/job-spec.ts'
 import type { PublicJob } from '../dialects/public-job.ts'
 import { unixSeconds } from '../platform/units.ts'
 import { chargeOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
@@ -15,5 +16,15 @@ export function projectJob(job: JobRecord): PublicJob {
     images: state === 'succeeded' ? job.images.toSorted((a, b) => a.image - b.image) : [],
     warnings: warningsOf(job),
     price_microdollars: chargeOf(job),
+  }
+}
+
+/** A final job's fields for lists. The account stores them in its ledger row, so that a list needs no calls to job objects. */
+export function summaryOf(job: JobRecord): JobSummary {
+  const { object: _, cancel_requested, price_microdollars, images, ...facts } = projectJob(job)
+  return {
+    ...facts,
+    ...{ created: job.created, finished: job.finished, cancelRequested: cancel_requested, price: price_microdollars },
+    images: images.map(({ receipt: _, ...image }) => image),
   }
 }

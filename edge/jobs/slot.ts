@@ -1,7 +1,7 @@
 // The slot of a job at its endpoint (gpu/slot-queue.ts), as its job object requests, renews and releases it.
 import type { EndpointDO } from '../gpu/endpoint-object.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import type { JobRecord } from './record.ts'
 
 type Job = Pick<JobRecord, 'id' | 'account' | 'decision'>

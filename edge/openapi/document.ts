@@ -2,16 +2,42 @@
 // into /openapi.json, so that the worker does not contain it.
 import * as z from 'zod'
 import type { Access } from '../auth/access.ts'
-import { generation } from '../jobs/generation-request.ts'
+import type { Dialect, DialectRoute } from '../dialects/dialect.ts'
+import { DIALECTS } from '../dialects/dialects.ts'
+import { generation } from '../requests/generation-request.ts'
 import { ACCESS } from '../routes/access.ts'
-import { EVENT_TYPES } from '../webhooks/delivery/delivery.ts'
+import { EVENT_TYPES } from '../webhooks/endpoints/event-types.ts'
 import { ACCOUNT_OPERATIONS } from './account.ts'
 import { IMAGE_OPERATIONS } from './images.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 import { WEBHOOK_OPERATIONS } from './webhooks.ts'
 
+const FOREIGN = 'Other APIs'
+const ACTIONS: Record<DialectRoute['action'], string> = {
+  submit: 'create a job',
+  read: 'read a job',
+  cancel: 'cancel a job',
+  list: 'list jobs',
+  describe: 'facts about the deployment',
+}
+
+/** A route of another provider's API, which documents its requests and replies. */
+const foreignOperation = (dialect: Dialect, { action }: DialectRoute): Operation => ({
+  ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[action]}` },
+  description: 'Requests and replies are those of the API of this name.',
+  replies: { 200: { description: 'The reply in the format of that API' } },
+  hasOwnErrors: true,
+})
+const FOREIGN_OPERATIONS = Object.fromEntries(
+  DIALECTS.flatMap((dialect) =>
+    dialect.routes.map((route) => [`${route.method} ${route.path}`, foreignOperation(dialect, route)] as const),
+  ),
+)
+
+/** By method and path of the route. OpenAI's route is documented as a native one. */
 export const OPERATIONS: Record<string, Operation> = {
+  ...FOREIGN_OPERATIONS,
   ...IMAGE_OPERATIONS,
   ...ACCOUNT_OPERATIONS,
   ...WEBHOOK_OPERATIONS,
@@ -107,6 +133,7 @@ const idOf = (route: string) =>
     .toLowerCase()
     .replace(/[^a-z]+(\w)/g, (_, letter: string) => letter.toUpperCase())
     .replace(/V1/, '')
+const FOREIGN_ERROR = { description: 'An error in the format of that API' }
 const isWithContent = (status: string) => status !== '204' && status !== '304'
 
 function operationOf(route: string, operation: Operation): Json {
@@ -137,7 +164,10 @@ function operationOf(route: string, operation: Operation): Json {
         },
       },
     }),
-    responses: { ...Object.fromEntries(responses), default: { $ref: '#/components/responses/Problem' } },
+    responses: {
+      ...Object.fromEntries(responses),
+      default: operation.hasOwnErrors ? FOREIGN_ERROR : { $ref: '#/components/responses/Problem' },
+    },
     security: securityOf(ACCESS[route]!),
   }
 }
@@ -190,7 +220,7 @@ export function openApiDocument(): Json {
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: '/' }],
-    tags: ['Images', 'Jobs', 'Account', 'Keys', 'Webhooks', 'Operator'].map((name) => ({ name })),
+    tags: ['Images', 'Jobs', 'Account', 'Keys', 'Webhooks', FOREIGN, 'Operator'].map((name) => ({ name })),
     paths: paths(),
     webhooks: webhooks(),
     components: {

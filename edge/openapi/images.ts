@@ -1,6 +1,6 @@
 // The operations for images, jobs and models.
-import { generation } from '../jobs/generation-request.ts'
-import { page } from '../routes/jobs.ts'
+import { generation } from '../requests/generation-request.ts'
+import { page } from '../requests/view.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 

@@ -23,6 +23,8 @@ export type Operation = {
   /** Requests that run as they are. */
   examples?: Record<string, object>
   replies: Record<number, Reply>
+  /** Whether errors have the format of another provider's API. */
+  hasOwnErrors?: boolean
   /** Links to operations that take a value of the reply: name → [operation, parameter, expression]. */
   links?: Record<string, readonly [route: string, parameter: string, expression: string]>
 }

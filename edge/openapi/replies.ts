@@ -3,7 +3,7 @@ import * as z from 'zod'
 import { CONTENT_TYPES, LIMITS, ROUTES, TIERS, timings } from '#contract'
 import { SCOPES } from '../auth/scopes.ts'
 import { ERRORS, type ErrorCode } from '../http/error-codes.ts'
-import { EVENT_TYPES } from '../webhooks/delivery/delivery.ts'
+import { EVENT_TYPES } from '../webhooks/endpoints/event-types.ts'
 
 const CODES = Object.keys(ERRORS) as ErrorCode[]
 const microdollars = z.int().describe('micro-dollars')

@@ -2,11 +2,11 @@
 // nor a Durable Object buffers more than one page.
 
 import { type Credit, EXPORT_SECTIONS, type ExportedJob, type ExportSection } from '../accounts/export.ts'
-import type { KeyInfo } from '../accounts/key-info.ts'
+import type { KeyInfo } from '../accounts/keys/key-info.ts'
 import type { UsageRow } from '../accounts/ledger.ts'
-import { viewOf } from '../jobs/view.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { unixSeconds } from '../platform/units.ts'
+import { viewOf } from '../requests/view.ts'
 import { resultUrl } from '../results/results.ts'
 
 /** Durable Object calls per response, below the worker's limit of ten thousand. The remainder follows in the next response. */

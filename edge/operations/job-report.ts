@@ -1,7 +1,7 @@
 // The operator's report on a job, from all of its stores: with internal causes, without prompts or secrets.
 
 import type { JobRecord, LogEntry, LoggedEvent } from '../jobs/record.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import type { JobReport, ReportedEntry } from './replies.ts'
 
 /** Events once per step, reported as ranges instead of rows. */

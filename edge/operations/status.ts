@@ -2,16 +2,16 @@
 
 import { configOf } from '../config.ts'
 import { dayOf } from '../gpu/readiness.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import type { OperatorStatus } from './replies.ts'
 
 type Settled = { jobs: number; captured: number; microdollars: number }
 type Ran = { images: number; gpu_seconds: number; cold_starts: number }
 
 /** Sums over jobs settled since `since` (Unix milliseconds). */
-const SETTLED = `SELECT count(*) AS jobs, count(CASE WHEN state = 'captured' THEN 1 END) AS captured,
+const SETTLED_SQL = `SELECT count(*) AS jobs, count(CASE WHEN state = 'captured' THEN 1 END) AS captured,
   coalesce(sum(charged), 0) AS microdollars FROM usage_ledger WHERE settled >= ?`
-const RAN = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seconds,
+const GPU_TIME_SQL = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seconds,
   count(CASE WHEN load > 0 THEN 1 END) AS cold_starts FROM observations WHERE finished >= ?`
 
 /**
@@ -27,7 +27,7 @@ export async function operatorStatus(env: Env, now = Date.now()): Promise<Operat
   }))
   const midnight = Date.parse(`${dayOf(now)}T00:00:00Z`)
   const [settled, ran] = await env.DB.batch<Settled | Ran>(
-    [SETTLED, RAN].map((sql) => env.DB.prepare(sql).bind(midnight)),
+    [SETTLED_SQL, GPU_TIME_SQL].map((sql) => env.DB.prepare(sql).bind(midnight)),
   )
   const { gpu_seconds, ...rest } = ran!.results[0] as Ran
   const endpoints = await Promise.all(reports)

@@ -1,9 +1,10 @@
 // The access rules and body limits of every route.
 import { LIMITS } from '#contract'
 import { type Access, byKey, byKeyOrToken, generates } from '../auth/access.ts'
+import type { Dialect, DialectRoute } from '../dialects/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 
-export const ACCESS: Readonly<Record<string, Access>> = {
+const NATIVE: Readonly<Record<string, Access>> = {
   'GET /healthz': { by: 'anyone' },
   'GET /.well-known/jwks.json': { by: 'anyone' },
 
@@ -24,7 +25,6 @@ export const ACCESS: Readonly<Record<string, Access>> = {
   'DELETE /v1/keys/:id': { by: 'manager' },
   'POST /v1/keys/:id/rotate': { by: 'manager' },
 
-  ...Object.fromEntries(DIALECTS.map(({ path }) => [`POST ${path}`, generates])),
   'POST /v1/jobs': generates,
   'PUT /v1/jobs/:id': { ...byKey('generate'), bodyBytes: LIMITS.requestBytes, admits: true },
   'POST /v1/quote': { ...byKeyOrToken(), bodyBytes: LIMITS.requestBytes },
@@ -57,3 +57,24 @@ export const ACCESS: Readonly<Record<string, Access>> = {
   'POST /v1/webhooks/:id/deliveries/:event/replay': byKey('admin'),
   'POST /v1/webhooks/:id/replay': byKey('admin'),
 }
+
+/** The rules of a dialect's routes by what they do. */
+const BY_ACTION: Record<DialectRoute['action'], Access> = {
+  submit: generates,
+  read: byKeyOrToken('read'),
+  cancel: byKeyOrToken('generate'),
+  list: byKey('read'),
+  describe: byKeyOrToken(),
+}
+
+/** The rules of all routes with those of these dialects. */
+export const accessRules = (dialects: readonly Dialect[]): Readonly<Record<string, Access>> => ({
+  ...NATIVE,
+  ...Object.fromEntries(
+    dialects
+      .flatMap(({ routes }) => routes)
+      .map(({ method, path, action }) => [`${method} ${path}`, BY_ACTION[action]]),
+  ),
+})
+
+export const ACCESS = accessRules(DIALECTS)

@@ -1,74 +1,78 @@
 import { type Context, Hono } from 'hono'
-import type { JobSpec } from '../accounts/job-spec.ts'
-import { rateHeaders } from '../accounts/rate-limit-headers.ts'
-import type { Dialect } from '../dialects/dialect.ts'
-import { DIALECTS } from '../dialects/dialects.ts'
-import { streamJson } from '../http/base64-response.ts'
+import { cors } from 'hono/cors'
+import { requireScope } from '../auth/auth.ts'
+import { configOf } from '../config.ts'
+import type { Dialect, DialectRoute, JsonReply } from '../dialects/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { ApiError } from '../http/errors.ts'
-import { generateNow, type Submitted } from '../jobs/generate.ts'
-import { projectJob } from '../jobs/projection.ts'
-import { readSubmission, watchCaller } from '../jobs/submission.ts'
-import { serverTiming } from '../jobs/view.ts'
-import { openImage, resultUrl } from '../results/results.ts'
+import { MAX_WAIT_SECONDS } from '../http/prefer.ts'
+import { EXPOSED_HEADERS } from '../http/response-headers.ts'
+import { objectOf } from '../platform/durable-objects.ts'
+import { readDialectRequest, readTranslation } from '../requests/dialect-request.ts'
+import { ownJob } from '../requests/own-job.ts'
+import { generateAsCaller, submitAndWait } from '../requests/submission.ts'
+import { listJobs, readerOf } from '../requests/view.ts'
+import { checkBase64Size, renderJob } from './render-job.ts'
 
-/** The reply with links that are revoked with the key `requester`. */
-async function renderLinked(c: Context<EdgeEnv>, dialect: Dialect, { job, reused }: Submitted): Promise<unknown> {
-  const requester = c.get('credential').keyId
-  const key = requester === job.keyId ? null : requester
-  const { origin } = new URL(c.req.url)
-  const projected = projectJob(job)
-  const urls = projected.images.map((image) => resultUrl(c.env, origin, job.id, image, undefined, key))
-  return dialect.render(
-    projected,
-    (await Promise.all(urls)).map((url) => ({ url })),
-    reused,
-  )
-}
+type RouteOf<Action> = Extract<DialectRoute, { action: Action }>
 
-/** Streams the reply with inline files. The first file is opened before the response starts, so that a deleted image is an error. */
-async function streamInline({ RESULTS }: Env, dialect: Dialect, { job, reused }: Submitted): Promise<ReadableStream> {
-  const projected = projectJob(job)
-  const { images } = projected
-  const first = await openImage(RESULTS, images[0]!)
-  const open = async (index: number) => (index === 0 ? first : await openImage(RESULTS, images[index]!)).body
-  const filesWith = (b64_json: string) => images.map(() => ({ b64_json }))
-  return streamJson((placeholder) => dialect.render(projected, filesWith(placeholder), reused), open)
-}
-
-/** The total for all images. Clients read the response into one string, which is limited to about 512 MB in JavaScript. */
-const BASE64_PIXELS = 100_000_000
-
-function checkBase64Size({ request: { width, height, count } }: JobSpec): void {
-  const pixels = width * height * count
-  if (pixels <= BASE64_PIXELS) return
-  const megapixels = (pixels / 1_000_000).toFixed(1)
-  const message = `response_format is "b64_json", but ${count} images of ${width}x${height} are ${megapixels} megapixels; the limit for b64_json is ${BASE64_PIXELS / 1_000_000} in total. Use response_format "url".`
-  throw new ApiError('invalid_request', message, { param: 'response_format' })
-}
-
-/** Submits a job and responds with its images. */
-async function generateImages(c: Context<EdgeEnv>, dialect: Dialect): Promise<Response> {
-  const { fields, submission } = await readSubmission(c, { dialect })
+async function submitJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'submit'>): Promise<Response> {
+  const { request, wait, fields, submission } = await readTranslation(c, dialect.name, route)
   const isInline = fields.response_format === 'b64_json'
   if (isInline) checkBase64Size(submission.spec)
-  const caller = watchCaller(c, fields)
-  const submitted = await generateNow(c.env, submission, caller).finally(caller.done)
-  const { job, rates } = submitted
-  const headers = { 'x-octet-job': job.id, ...serverTiming(job), ...rateHeaders(rates) }
-  if (!isInline) return c.json(await renderLinked(c, dialect, submitted), 200, headers)
-  const body = await streamInline(c.env, dialect, submitted)
-  return c.body(body, 200, { ...headers, 'content-type': 'application/json' })
+  const submitted =
+    wait === 'end'
+      ? await generateAsCaller(c, fields, submission)
+      : await submitAndWait(c, fields, submission, Math.min(wait || 0, MAX_WAIT_SECONDS) * 1000)
+  return renderJob(c, (rendered) => route.render(rendered, request), submitted, isInline)
 }
 
-/** The routes of the dialects. */
-export const dialects = new Hono<EdgeEnv>()
-/** Middleware that renders all errors of a dialect's route, also those before its handler, in the dialect's format. */
-export const dialectErrors = new Hono<EdgeEnv>()
-for (const dialect of DIALECTS) {
-  dialects.post(dialect.path, (c) => generateImages(c, dialect))
-  dialectErrors.use(dialect.path, (c, next) => {
-    if (dialect.error) c.set('renderError', dialect.error)
-    return next()
-  })
+async function showJob(c: Context<EdgeEnv>, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
+  const isCancel = route.action === 'cancel'
+  const found = await ownJob(c, isCancel ? 'generate' : 'read')
+  const job = isCancel ? await objectOf(c.env.JOB, found.id).cancel() : found
+  const request = await readDialectRequest(c)
+  return renderJob(c, (rendered) => route.render(rendered, request), { job, reused: false, rates: [] })
+}
+
+async function listPage(c: Context<EdgeEnv>, route: RouteOf<'list'>): Promise<JsonReply> {
+  const { account } = await requireScope(c, 'read')
+  const request = await readDialectRequest(c)
+  const { data, next } = await listJobs(readerOf(c), account, route.parse(request))
+  return route.render(data, next, request)
+}
+
+async function describe(c: Context<EdgeEnv>, route: RouteOf<'describe'>): Promise<JsonReply> {
+  const models = [...new Set(configOf(c.env).catalog.offers.map(({ model }) => model))]
+  return route.render({ models, account: c.get('credential').account }, await readDialectRequest(c, route.accepts))
+}
+
+async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRoute): Promise<Response> {
+  if (route.action === 'submit') return submitJob(c, dialect, route)
+  if (route.action === 'cancel' || route.action === 'read') return showJob(c, route)
+  const reply = route.action === 'list' ? await listPage(c, route) : await describe(c, route)
+  return c.json(reply.json as object, reply.status ?? 200, reply.headers)
+}
+
+/** The routes of dialects. */
+export function dialectRoutes(dialects: readonly Dialect[]): Hono<EdgeEnv> {
+  const routes = new Hono<EdgeEnv>()
+  for (const dialect of dialects)
+    for (const route of dialect.routes) routes.on(route.method, route.path, (c) => respond(c, dialect, route))
+  return routes
+}
+
+/** Middleware for the credentials, errors and CORS of dialects. It precedes all checks, so that every error has the dialect's format. */
+export function dialectSettings(dialects: readonly Dialect[]): Hono<EdgeEnv> {
+  const settings = new Hono<EdgeEnv>()
+  for (const dialect of dialects)
+    for (const path of new Set(dialect.routes.map((route) => route.path))) {
+      const { origins = '*', exposedHeaders = [] } = dialect.cors ?? {}
+      settings.use(path, (c, next) => {
+        if (dialect.error) c.set('renderError', dialect.error)
+        if (dialect.keyPlaces) c.set('keyPlaces', dialect.keyPlaces)
+        return next()
+      })
+      settings.use(path, cors({ origin: origins, exposeHeaders: [...EXPOSED_HEADERS, ...exposedHeaders] }))
+    }
+  return settings
 }

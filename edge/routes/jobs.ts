@@ -1,5 +1,4 @@
 import { type Context, Hono } from 'hono'
-import * as z from 'zod'
 import { jobId } from '#contract'
 import { rateHeaders } from '../accounts/rate-limit-headers.ts'
 import { isStillAuthorized, requireScope } from '../auth/auth.ts'
@@ -7,40 +6,17 @@ import { areLinksValid } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { waitSeconds } from '../http/prefer.ts'
-import { parseFields } from '../http/validation.ts'
-import { followJob } from '../jobs/follow.ts'
-import { type Submission, type Submitted, submit } from '../jobs/generate.ts'
-import type { Generation } from '../jobs/generation-request.ts'
-import { linkedJob, ownJob } from '../jobs/own-job.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
-import { readSubmission, waitAsCaller } from '../jobs/submission.ts'
-import { listEntryOf, serverTiming, viewOf } from '../jobs/view.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
+import { followJob } from '../requests/follow.ts'
+import { linkedJob, ownJob } from '../requests/own-job.ts'
+import { readSubmission, submitAndWait } from '../requests/submission.ts'
+import { listJobs, readerOf, serverTiming, viewOf } from '../requests/view.ts'
 
-export const page = z.strictObject({
-  limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
-  after: z.string().max(64).optional().describe('the next_after value of another page'),
-})
-
-const readerOf = (c: Context<EdgeEnv>) => ({
-  ...{ env: c.env, origin: new URL(c.req.url).origin, keyId: c.get('credential').keyId },
-})
-
-/** Waits for the job to end, up to the preferred wait, and returns its latest state. `fields` is the request that submitted the job, if any. */
-async function waitFor(
-  c: Context<EdgeEnv>,
-  job: JobRecord,
-  fields: Generation | null = null,
-): Promise<{ job: JobRecord; applied: Record<string, string> }> {
+/** The preferred wait in seconds, and the response header that confirms it. */
+function waitOf(c: Context<EdgeEnv>): { seconds: number; applied: Record<string, string> } {
   const seconds = waitSeconds(c.req.header('prefer'))
-  if (seconds === 0) return { job, applied: {} }
-  const applied = { 'preference-applied': `wait=${seconds}` }
-  if (isFinal(job)) return { job, applied }
-  const limitMs = seconds * 1000
-  const ended = fields
-    ? waitAsCaller(c, fields, job.id, limitMs)
-    : objectOf(c.env.JOB, job.id).ended(Date.now() + limitMs)
-  return { job: await ended, applied }
+  return { seconds, applied: seconds === 0 ? {} : { 'preference-applied': `wait=${seconds}` } }
 }
 
 /** Responds with the job: 200 if it has ended, otherwise 202. */
@@ -51,17 +27,13 @@ async function reply(c: Context<EdgeEnv>, job: JobRecord, headers: Record<string
   return c.json(body, isFinal(job) ? 200 : 202, { ...open, ...serverTiming(job), ...headers })
 }
 
-async function submitted(c: Context<EdgeEnv>, fields: Generation, { job, rates, reused }: Submitted) {
-  const waited = await waitFor(c, job, fields)
+/** Submits the job, waits for its end up to the preferred wait, and responds with it. */
+async function submitJob(c: Context<EdgeEnv>, name: string | null = null) {
+  const { fields, submission } = await readSubmission(c, name)
+  const { seconds, applied } = waitOf(c)
+  const { job, rates, reused } = await submitAndWait(c, fields, submission, seconds * 1000)
   const address = { location: `/v1/jobs/${job.id}`, 'x-octet-job': job.id }
-  return reply(c, waited.job, { ...address, ...waited.applied, ...rateHeaders(rates) }, reused)
-}
-
-/** Submits the job even if the caller disconnects, because a reservation without a job would block its price and slot. */
-function submitDetached(c: Context<EdgeEnv>, submission: Submission): Promise<Submitted> {
-  const submitting = submit(c.env, submission)
-  c.executionCtx.waitUntil(submitting.catch(() => {}))
-  return submitting
+  return reply(c, job, { ...address, ...applied, ...rateHeaders(rates) }, reused)
 }
 
 /** Validates a job name from the caller. The prefix `job_` is reserved for generated ids. */
@@ -87,28 +59,16 @@ async function cancel(c: Context<EdgeEnv>) {
 export const jobs = new Hono<EdgeEnv>()
   .get('/', async (c) => {
     const { account } = await requireScope(c)
-    const { limit, after = null } = parseFields(page, page.shape, c.req.query())
-    const jobs = await objectOf(c.env.ACCOUNT, account).recentJobs(limit + 1, after)
-    if (!jobs)
-      throw new ApiError('invalid_request', `after is "${after}", which is not a job of this account.`, {
-        param: 'after',
-      })
-    const shown = jobs.slice(0, limit)
-    const reader = readerOf(c)
-    const data = await Promise.all(shown.map((job) => listEntryOf(reader, job)))
-    const has_more = jobs.length > limit
-    return c.json({ object: 'list', data, has_more, next_after: has_more ? shown.at(-1)!.id : null })
+    const { data, next } = await listJobs(readerOf(c), account, c.req.query())
+    return c.json({ object: 'list', data, has_more: next !== null, next_after: next })
   })
-  .post('/', async (c) => {
-    const { fields, submission } = await readSubmission(c)
-    return submitted(c, fields, await submitDetached(c, submission))
-  })
-  .put('/:id', async (c) => {
-    const { fields, submission } = await readSubmission(c, { name: nameOf(c.req.param('id')) })
-    return submitted(c, fields, await submitDetached(c, submission))
-  })
+  .post('/', (c) => submitJob(c))
+  .put('/:id', (c) => submitJob(c, nameOf(c.req.param('id'))))
   .get('/:id', async (c) => {
-    const { job, applied } = await waitFor(c, await ownJob(c, 'read'))
+    const found = await ownJob(c, 'read')
+    const { seconds, applied } = waitOf(c)
+    const isDone = seconds === 0 || isFinal(found)
+    const job = isDone ? found : await objectOf(c.env.JOB, found.id).ended(Date.now() + seconds * 1000)
     const body = await viewOf(readerOf(c), job)
     return c.json(body, 200, { ...serverTiming(job), ...applied })
   })

@@ -5,9 +5,9 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { JOB_ID } from '../jobs/job-id.ts'
-import { resolveJobId } from '../jobs/own-job.ts'
 import { reportOf } from '../operations/job-report.ts'
 import { operatorStatus } from '../operations/status.ts'
+import { resolveJobId } from '../requests/own-job.ts'
 
 export const query = z.strictObject({
   account: z.string().regex(ACCOUNT_NAME).optional().describe('1 to 32 of a-z, 0-9 and "-", not at an end'),

@@ -2,7 +2,7 @@ import { Hono } from 'hono'
 import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { parseFields, readJson } from '../http/validation.ts'
-import { generation, routeAndPrice } from '../jobs/generation-request.ts'
+import { generation, routeAndPrice } from '../requests/generation-request.ts'
 import { forecastFor, observations } from '../routing/forecast.ts'
 import { megapixelSteps } from '../routing/price.ts'
 

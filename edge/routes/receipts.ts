@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { ownJob } from '../jobs/own-job.ts'
+import { ownJob } from '../requests/own-job.ts'
 import { publicReceiptKeys } from '../results/receipts.ts'
 
 /** The receipts of a job's images, for its owner. Empty until the job has succeeded. */

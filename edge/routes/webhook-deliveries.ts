@@ -4,8 +4,8 @@ import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { DELIVERY_STATES, type DeliveryView } from '../webhooks/delivery/delivery.ts'
-import { DEFAULT_ENDPOINT } from '../webhooks/endpoints.ts'
-import type { WebhookDO } from '../webhooks/outbox.ts'
+import { DEFAULT_ENDPOINT } from '../webhooks/endpoints/endpoints.ts'
+import type { WebhookDO } from '../webhooks/webhook-object.ts'
 import { limitedBy, outboxOf, readableOutbox } from './webhooks.ts'
 
 const moment = z.iso.datetime({ offset: true }).describe('a time like "2026-11-22T10:00:00Z"')

@@ -5,23 +5,23 @@ import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
-import { objectOf } from '../platform/objects.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { unixSeconds } from '../platform/units.ts'
-import { checkAddress, hideQuery } from '../webhooks/address.ts'
-import { EVENT_TYPES } from '../webhooks/delivery/delivery.ts'
 import type { Limited } from '../webhooks/delivery/replays.ts'
-import { SCHEMES } from '../webhooks/delivery/signature.ts'
+import { checkAddress, hideQuery } from '../webhooks/endpoints/address.ts'
 import {
   type AddressConflict,
   DEFAULT_ENDPOINT,
   type Disabled,
   MAX_ENDPOINTS,
   MAX_ENDPOINTS_OF_HOST,
-} from '../webhooks/endpoints.ts'
-import { testEvent } from '../webhooks/events.ts'
-import type { KeyView, VerificationKey } from '../webhooks/keys.ts'
-import type { WebhookDO } from '../webhooks/outbox.ts'
+} from '../webhooks/endpoints/endpoints.ts'
+import { EVENT_TYPES } from '../webhooks/endpoints/event-types.ts'
+import type { KeyView, VerificationKey } from '../webhooks/endpoints/keys.ts'
+import { SCHEMES } from '../webhooks/endpoints/signature.ts'
+import { testEvent } from '../webhooks/publication.ts'
 import type { EndpointView } from '../webhooks/registration.ts'
+import type { WebhookDO } from '../webhooks/webhook-object.ts'
 
 const url = z.string().describe('an https:// address')
 const events = z

@@ -1,8 +1,8 @@
 // The consumer of `octet-usage`: writes settled jobs and their measurements to D1, and reports captures to Stripe if configured.
 
 import { configOf } from '../config.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
-import { objectOf } from '../platform/objects.ts'
 import type { UsageRecord } from './record.ts'
 import { reportUsage, StripeRefused } from './stripe.ts'
 
@@ -13,6 +13,7 @@ const INSERT_OBSERVATION = `INSERT INTO observations
   (id, endpoint, model, tier, created, finished, megapixel_steps, waited, load, run)
   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`
 
+const USAGE_QUEUE = 'octet-usage'
 /** After this many attempts a message is dropped; the account sends the row again later. See usage_seconds in recovery.ts. */
 const ATTEMPTS = 8
 const LONGEST_DELAY_SECONDS = 3600
@@ -79,6 +80,12 @@ async function writeAll(db: D1Database, messages: readonly UsageMessage[]): Prom
     )
     return messages.filter((_, index) => written[index])
   }
+}
+
+/** The `queue` handler. Throws for an unknown queue, so that its messages are retained. */
+export async function queue(batch: MessageBatch, env: Env): Promise<void> {
+  if (batch.queue !== USAGE_QUEUE) throw new Error(`the queue ${batch.queue} has no consumer`)
+  await consumeUsage(batch as MessageBatch<UsageRecord>, env)
 }
 
 /**

@@ -1,6 +1,6 @@
 // Creates and replays the deliveries of events. Call each function in a transaction.
 import { findDelivery, findEvent, insertDelivery, insertEvent } from './delivery/deliveries.ts'
-import { EVENT_TYPES, type Target, type WebhookEvent } from './delivery/delivery.ts'
+import type { Target, WebhookEvent } from './delivery/delivery.ts'
 import {
   availableReplays,
   eventsToReplay,
@@ -10,8 +10,9 @@ import {
   restartDelivery,
   spendReplays,
 } from './delivery/replays.ts'
-import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpoints } from './endpoints.ts'
-import { admitTrial, refreshReceiver } from './receivers.ts'
+import { DEFAULT_ENDPOINT, type Endpoint, findByAddress, findEndpoint, listEndpoints } from './endpoints/endpoints.ts'
+import { EVENT_TYPES } from './endpoints/event-types.ts'
+import { admitTrial, refreshReceiver } from './endpoints/receivers.ts'
 
 export type ReplayedRange = Limited | { kind: 'replayed'; count: number; next: number | null }
 export type Replayed = Limited | { kind: 'replayed' } | { kind: 'unknown' } | { kind: 'delivered' }
@@ -93,4 +94,11 @@ export function publishTo(sql: SqlStorage, endpoint: string, event: WebhookEvent
   insertEvent(sql, event)
   restart(sql, [event.id], endpoint, perMinute)
   return { kind: 'replayed' }
+}
+
+/** Returns a test event for an endpoint. */
+export function testEvent(origin: string): WebhookEvent {
+  const [type, timestamp] = ['webhook.test' as const, new Date().toISOString()]
+  const body = JSON.stringify({ type, timestamp, data: { object: 'test', message: 'This endpoint works.' } })
+  return { id: `evt_test_${crypto.getRandomValues(new Uint8Array(12)).toHex()}`, type, body, origin }
 }

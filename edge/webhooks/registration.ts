@@ -1,7 +1,7 @@
 // Adds, updates and deletes endpoints together with their keys, pending deliveries and circuit breakers. Call each function in a transaction.
-import { hostOf, normalizeAddress } from './address.ts'
+
 import { dropPending } from './delivery/deliveries.ts'
-import type { SigningKey } from './delivery/signature.ts'
+import { hostOf, normalizeAddress } from './endpoints/address.ts'
 import {
   type AddressConflict,
   deleteEndpoint,
@@ -12,9 +12,10 @@ import {
   listEndpoints,
   newEndpointId,
   updateEndpoint,
-} from './endpoints.ts'
-import { deleteKeys, type KeyView, listKeys, rotateKey } from './keys.ts'
-import { deleteReceiver, refreshReceiver, resetReceiver, saveReceiver } from './receivers.ts'
+} from './endpoints/endpoints.ts'
+import { deleteKeys, type KeyView, listKeys, rotateKey } from './endpoints/keys.ts'
+import { deleteReceiver, refreshReceiver, resetReceiver, saveReceiver } from './endpoints/receivers.ts'
+import type { SigningKey } from './endpoints/signature.ts'
 
 /** An endpoint as shown to its owner. */
 export type EndpointView = Endpoint & { keys: KeyView[] }

@@ -1,8 +1,9 @@
 // Retention, expiry and export of an account's webhooks, over the SQLite of WebhookDO.
 import { DAY_MS } from '../platform/units.ts'
 import { deliveriesOfEvent } from './delivery/deliveries.ts'
-import type { DeliveryView, EventType } from './delivery/delivery.ts'
-import { refreshReceiver } from './receivers.ts'
+import type { DeliveryView } from './delivery/delivery.ts'
+import type { EventType } from './endpoints/event-types.ts'
+import { refreshReceiver } from './endpoints/receivers.ts'
 
 /** Events, their deliveries and the log are deleted after 30 days. */
 const KEEP_MS = 30 * DAY_MS

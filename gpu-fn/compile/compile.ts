@@ -1,7 +1,7 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
-import { modelName } from '../contract.ts'
-import { type Manifest, manifest } from '../manifest.ts'
+import { modelName, TIER_TABLE } from '../contract.ts'
+import { MANIFEST_FORMAT, type Manifest, manifest } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
@@ -53,7 +53,7 @@ function assertOptions({ name, tier, target }: CompileOptions): void {
       `${JSON.stringify(name)} is given; 1 to 64 of a-z, 0-9 and "-" are allowed, not "-" at the start`,
     )
   }
-  if (target === 'cuda-fp8' && !tier.startsWith('fp8'))
+  if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
     throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
 }
 
@@ -86,7 +86,7 @@ async function writePackage(
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
   const about: Manifest = manifest.parse({
-    format: 2,
+    format: MANIFEST_FORMAT,
     model: options.name ?? model.manifest.variant,
     ...model.manifest,
     tier: options.tier,

@@ -49,7 +49,7 @@ export interface EngineOptions extends ThreadOptions {
   onStall: (stall: Stall) => void
 }
 
-/** An engine over the packages of a directory. A thread that dies is replaced in the next call. */
+/** An engine over the packages of a directory. The next call after a crash of its thread starts a new thread. */
 export class PackageEngine implements Engine {
   readonly models: Model[] = []
   readonly #options: EngineOptions

@@ -2,8 +2,8 @@
 import type { Manifest, NetworkName, Target } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 
-/** Device memory of a network in bytes. `work`: activations and scratch of its largest run. */
-type Need = { network: NetworkName; weights: number; work: number }
+/** Device memory of a network in bytes. `workspace`: activations and scratch of its largest run. */
+type Need = { network: NetworkName; weights: number; workspace: number }
 
 export type MemoryPlan = {
   /** Bytes; null is no budget. */
@@ -31,20 +31,20 @@ const MIB = 2 ** 20
 
 /**
  * Device memory besides weights and runs: the CUDA context with the libraries' kernels, and the handles and workspaces of each session.
- * An H200 had 560 MiB in use for the first session of a process besides these, and 70 MiB more for each further one.
+ * On an H200 they were 560 MiB for the first session of a process and 70 MiB for each further session.
  */
 const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
-/** Activations of the denoiser, in multiples of its residual stream: our operators fuse what onnxruntime's store separately. Measured on the same GPU. */
+/** Activations of the denoiser, in multiples of its residual stream; fewer with our operators, which are fused. Measured on the same GPU. */
 const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
 /** Maximum number of steps whose modulation is computed at once. */
 const STEPS = 50
 const TEXT_TOKENS = 77 + 512
-/** Work of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */
-const ENCODER_WORK = { short: 64 * MIB, long: 400 * MIB }
+/** Workspace of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */
+const ENCODER_WORKSPACE = { short: 64 * MIB, long: 400 * MIB }
 const LONG_PROMPT = 128
 
 type PlannedManifest = Pick<Manifest, 'files' | 'networks' | 'latent' | 'position' | 'text'>
-/** How a package runs on this machine. */
+/** The execution of a package on this machine. */
 export type Execution = {
   /** Target of the step graph in use. */
   target: Target
@@ -89,7 +89,7 @@ const bestOf = (candidates: Candidate[]): Candidate | undefined =>
   candidates.sort((a, b) => a.reread - b.reread || a.offloaded.length - b.offloaded.length || a.peak - b.peak)[0]
 
 const namesOf = (needs: readonly Need[]) => needs.map(({ network }) => network)
-const total = ({ weights, work }: Need) => weights + work
+const total = ({ weights, workspace }: Need) => weights + workspace
 const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
 /**
@@ -99,19 +99,19 @@ const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0
 function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): number {
   const all = [...resident, ...offloaded]
   const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
-  const arena = maxOf(decoder!, ({ work }) => work) + maxOf(rest!, ({ work }) => work)
+  const arena = maxOf(decoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
   const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
   return OVERHEAD.process + all.length * OVERHEAD.session + weights + arena
 }
 
-/** Each open session has its own weights and scratch. */
+/** Each open session has its own weights and workspace. */
 const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): number =>
   sum(resident, total) + maxOf(offloaded, total)
 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
 
-/** Sets of resident networks. On a GPU they include the autoencoder: its few weights would load faster than they settle (device-weights.ts). */
+/** Sets of resident networks. On a GPU they include the autoencoder: loading its few weights takes less than SETTLE_MS (device-weights.ts). */
 function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
   const all = Array.from({ length: 2 ** needs.length }, (_, bits) => needs.filter((_, i) => (bits >> i) & 1))
   return target === 'cpu' ? all : all.filter((needs) => needs.some(({ network }) => network === 'vae_decoder'))
@@ -119,21 +119,21 @@ function subsets(needs: readonly Need[], { target }: Execution): Need[][] {
 
 /** The needs of all networks for images of `size`, decoded in tiles of `tile`. */
 function needsOf(manifest: PlannedManifest, size: Size, tile: Size, how: Execution): Need[] {
-  const work = workOf(manifest, size, tile, how)
+  const workspaceOf = estimateWorkspace(manifest, size, tile, how)
   return Object.entries(manifest.networks).map(([network, { weights }]) => ({
     network,
     weights: (weights === undefined ? 0 : (manifest.files[weights]?.bytes ?? 0)) * how.widening,
-    work: work(network),
+    workspace: workspaceOf(network),
   }))
 }
 
-/** Estimates from the sizes of the largest tensors that are live at a time; the factors include an arena's rounding. */
-function workOf(manifest: PlannedManifest, size: Size, tile: Size, { target, samples }: Execution) {
+/** Estimates each network's workspace from the largest tensors that are live at the same time; the factors include the arena's rounding. */
+function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { target, samples }: Execution) {
   const { networks, latent, position, text } = manifest
   const value = target === 'cpu' ? 4 : 2
   const patch = latent.downsample * latent.patch_size
   const tokens = (size.width / patch) * (size.height / patch) + TEXT_TOKENS
-  // Where weights are widened before each product, the largest one exists twice.
+  // The largest weight that is widened before its product exists twice.
   const widened = 4 * position.width ** 2 * value
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
   const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)
@@ -149,7 +149,7 @@ function workOf(manifest: PlannedManifest, size: Size, tile: Size, { target, sam
       case 'conditioning':
         return samples * STEPS * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
       default:
-        return isLong(network) && target !== 'cpu' ? ENCODER_WORK.long : ENCODER_WORK.short
+        return isLong(network) && target !== 'cpu' ? ENCODER_WORKSPACE.long : ENCODER_WORKSPACE.short
     }
   }
 }

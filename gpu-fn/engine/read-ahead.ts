@@ -1,5 +1,5 @@
-// Reads a package's weights into the page cache while its graphs are opened: onnxruntime reads its mapped files page by page, at a fraction
-// of a disk's speed.
+// Reads a package's weights into the page cache while its graphs are opened, because onnxruntime reads mapped files page by page, at a
+// fraction of a disk's speed.
 import { once } from 'node:events'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
@@ -19,13 +19,13 @@ export async function readAhead({ directory, manifest }: Package, signal: AbortS
   const names = Object.values(manifest.networks).flatMap(({ weights }) => weights ?? [])
   const files = names.map((name) => ({ file: path.join(directory, name), bytes: manifest.files[name]!.bytes }))
   const read = await Promise.all(
-    Array.from({ length: STREAMS }, (_, i) => stream({ files, first: i, each: STREAMS }, signal)),
+    Array.from({ length: STREAMS }, (_, i) => readStream({ files, first: i, each: STREAMS }, signal)),
   )
   return { bytes: read.reduce((sum, bytes) => sum + bytes) }
 }
 
-/** Runs one stream on a separate thread, because Node's pool is busy opening sessions. */
-async function stream(task: Task, signal: AbortSignal): Promise<number> {
+/** Reads one stream on a separate thread, because Node's pool is busy opening sessions; returns the bytes read from disk. */
+async function readStream(task: Task, signal: AbortSignal): Promise<number> {
   if (signal.aborted) return 0
   const worker = new Worker(PROGRAM, { workerData: task })
   const end = () => void worker.terminate()

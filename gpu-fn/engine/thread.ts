@@ -1,4 +1,4 @@
-// The main thread's side of the engine's thread: starts it, exchanges messages with it, replaces it when it dies.
+// The main thread's handle of the engine's thread: starts it, exchanges messages with it, and replaces it after a crash.
 import { on, once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Logger } from 'pino'
@@ -72,7 +72,7 @@ export class EngineThread {
     const forget = () => {
       if (this.#thread === thread) this.#thread = undefined
     }
-    // Forgotten already on `error`: a command sent between it and `exit` would be lost.
+    // Already on `error`, because a command sent between `error` and `exit` would be lost.
     thread.on('error', (error) => {
       forget()
       log.error({ err: error }, 'the engine thread failed')

@@ -95,7 +95,7 @@ async function warm(pkg: Package, sizes: Size[]): Promise<void> {
 type Run = Extract<Command, { type: 'run' }>
 
 async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
-  // Native sessions stop during a run, those of the Node binding after the step.
+  // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
   const pipeline = await pipelineOf(pkg)
@@ -120,7 +120,7 @@ async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<OpenPipe
   const found = open.get(pkg.digest)
   open.delete(pkg.digest)
   const bytes = found?.bytes ?? (deviceBytes === undefined ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak)
-  if (!found) await makeRoom(bytes)
+  if (!found) await evictPipelines(bytes)
   const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
   if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
   open.set(pkg.digest, { pipeline, bytes })
@@ -133,23 +133,23 @@ async function close({ digest }: Package): Promise<void> {
   await found?.pipeline.release()
 }
 
-/** Closes the least recently used pipelines until `bytes` more fit; one that is larger than the budget runs alone. */
-async function makeRoom(bytes: number): Promise<void> {
-  let held = [...open.values()].reduce((sum, entry) => sum + entry.bytes, 0)
+/** Closes the least recently used pipelines until `bytes` more fit the budget; all of them if `bytes` exceed it. */
+async function evictPipelines(bytes: number): Promise<void> {
+  let used = [...open.values()].reduce((sum, entry) => sum + entry.bytes, 0)
   for (const [digest, entry] of open) {
-    if (held + bytes <= (deviceBytes ?? memoryBytes)) return
+    if (used + bytes <= (deviceBytes ?? memoryBytes)) return
     open.delete(digest)
-    held -= entry.bytes
+    used -= entry.bytes
     await entry.pipeline.release()
   }
 }
 
 function send(message: Message): void {
-  if (message.type !== 'event' || !('data' in message.event)) {
+  if (message.type !== 'event' || (message.event.type !== 'image' && message.event.type !== 'preview')) {
     port.postMessage(message)
     return
   }
-  // Pooled and native buffers cannot be transferred, so a copy is.
+  // Pooled and native buffers cannot be transferred, so the thread transfers a copy.
   const data = new Uint8Array(message.event.data)
   port.postMessage({ type: 'event', event: { ...message.event, data } } satisfies Message, [data.buffer])
 }

@@ -1,10 +1,10 @@
-// What the library exports: onnxruntime's entry point, and whether this machine's GPU can run the operators.
+// The exports of the library: onnxruntime's entry point, and a check of the GPU.
 #include "operators.h"
 
 namespace octet {
 namespace {
 
-constexpr int LEAST_CAPABILITY = 89;  // Ada, the first with FP8 tensor cores
+constexpr int MIN_CAPABILITY = 89;  // Ada, the first with FP8 tensor cores
 
 template <class Operator>
 ort::Status* add(const ort::Api* api, ort::Domain* domain) {
@@ -19,15 +19,15 @@ ort::Status* addAll(const ort::Api* api, ort::Domain* domain) {
   return status;
 }
 
-/** The domain lives as long as the process: sessions point to it. */
-ort::Status* domainOf(const ort::Api* api, ort::Domain** domain) {
+/** The domain, created once and kept for the process's lifetime, because sessions point to it. */
+ort::Status* findDomain(const ort::Api* api, ort::Domain** domain) {
   static ort::Domain* shared = nullptr;
   if (!shared) {
-    ort::Domain* fresh = nullptr;
-    if (ort::Status* status = ort::call(api, ort::CreateCustomOpDomain, "octet", &fresh)) return status;
-    if (ort::Status* status = addAll<ModulateQuantise, GeluQuantise, QuantiseParts, Linear, JoinHeads, Attention, GroupNorm>(api, fresh))
+    ort::Domain* created = nullptr;
+    if (ort::Status* status = ort::call(api, ort::CreateCustomOpDomain, "octet", &created)) return status;
+    if (ort::Status* status = addAll<ModulateQuantize, GeluQuantize, QuantizeParts, Linear, QkNormQuantize, Attention, GroupNorm>(api, created))
       return status;
-    shared = fresh;
+    shared = created;
   }
   *domain = shared;
   return nullptr;
@@ -40,15 +40,15 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
                                                                                   const ort::ApiBase* base) {
   const ort::Api* api = base->getApi(ort::API_VERSION);
   ort::Domain* domain = nullptr;
-  if (ort::Status* status = octet::domainOf(api, &domain)) return status;
+  if (ort::Status* status = octet::findDomain(api, &domain)) return status;
   return ort::call(api, ort::AddCustomOpDomain, options, domain);
 }
 
-/** Why the operators cannot run on the first GPU, or null. */
+/** The reason that the operators cannot run on the first GPU; null if they can. */
 extern "C" __attribute__((visibility("default"))) const char* octet_unsupported() {
   cudaDeviceProp properties;
   const cudaError_t error = cudaGetDeviceProperties(&properties, 0);
   if (error != cudaSuccess) return cudaGetErrorString(error);
-  if (properties.major * 10 + properties.minor >= octet::LEAST_CAPABILITY) return nullptr;
+  if (properties.major * 10 + properties.minor >= octet::MIN_CAPABILITY) return nullptr;
   return "the GPU has no FP8 tensor cores: compute capability 8.9 or later is needed";
 }

@@ -8,7 +8,7 @@ export type DeviceMemory = {
   /** Reserves a range of addresses without memory. */
   reserve(bytes: number): Pointer
   unreserve(address: Pointer, bytes: number): void
-  /** Maps memory to a range, first what earlier ranges left. Throws an Error if the device has no memory left. */
+  /** Maps memory to a range, idle memory of the pool first. Throws an Error if the device has no memory left. */
   map(address: Pointer, bytes: number): Mapping
   /** Allows the device to read a mapped file directly, which is ten times as fast; false if unsupported. */
   register(address: Pointer, bytes: number): Promise<boolean>
@@ -17,8 +17,8 @@ export type DeviceMemory = {
 }
 
 export type Mapping = {
-  /** Keeps the memory for the next range. */
-  leave(): void
-  /** Returns the memory to the system. */
+  /** Unmaps the memory and keeps it in the pool for the next range. */
+  recycle(): void
+  /** Unmaps the memory and returns it, with all idle memory, to the system. */
   free(): void
 }

@@ -15,8 +15,8 @@ const SHARED_AND_READ = 1 | 0x8000
 const MAP_FAILED = 2n ** 64n - 1n
 
 /**
- * Minimum time between the second mapping of a range and a run. On an H200 (driver 580.159) runs within 4 ms gave partly wrong results, as
- * if the GPU still accessed the memory mapped before; none did after 20 ms and more. The cause is not established.
+ * Minimum time between a later mapping of a range and a run. On an H200 (driver 580.159), runs within 4 ms had partly wrong results, as if
+ * the GPU still accessed the memory mapped before; runs after 20 ms or more had none. The cause is unknown.
  */
 const SETTLE_MS = 25
 
@@ -25,7 +25,7 @@ export type DeviceWeights = {
   readonly initializers: readonly { name: string; value: Pointer }[]
   /** Copies the weights to the device, unless they are loaded. Throws an Error if the device has no memory left. */
   load(): Promise<void>
-  /** Leaves their memory to other weights. Not during a run or a load. */
+  /** Makes their memory available to other weights. Must not be called during a run or a load. */
   unload(): void
   /** To be called after the session's release. */
   release(): Promise<void>
@@ -78,7 +78,7 @@ class ReservedWeights implements DeviceWeights {
   }
 
   unload(): void {
-    this.#mapping?.leave()
+    this.#mapping?.recycle()
     this.#mapping = undefined
     this.#loaded = undefined
   }
@@ -102,7 +102,7 @@ class ReservedWeights implements DeviceWeights {
   }
 }
 
-/** A mapped weights file. From the second copy on it stays mapped, and so in memory. */
+/** A mapped weights file. It stays mapped, and so in memory, after the second copy. */
 class HostFile {
   readonly bytes: number
   readonly #file: string

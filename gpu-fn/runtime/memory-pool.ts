@@ -45,7 +45,7 @@ export function createMemoryPool(pieces: Pieces): MemoryPool {
         throw error
       }
       return {
-        leave: () => void idle.push(...unmap()),
+        recycle: () => void idle.push(...unmap()),
         free: () => {
           for (const handle of [...unmap(), ...idle.splice(0)]) pieces.free(handle)
         },

@@ -1,10 +1,10 @@
-// Opens sessions of onnxruntime: its Node binding on the CPU, its C API on CUDA. The binding computes on the calling thread, so all sessions
-// of a process belong on one worker thread.
+// Opens sessions of onnxruntime, through its Node binding on the CPU and its C API on CUDA. The binding computes on the calling thread, so
+// one worker thread has all sessions of a process.
 import * as ort from 'onnxruntime-node'
 import type { Target } from '../manifest.ts'
 import { loadCuda } from './cuda.ts'
 import type { WeightsFile } from './device-weights.ts'
-import { type DeviceTensor, failingWith, HostTensor, type Session, type Tensor } from './session.ts'
+import { type DeviceTensor, failingWith, HostTensor, isOnHost, type Session, type Tensor } from './session.ts'
 import { type NativeSettings, openNativeSession } from './session-native.ts'
 
 export type SessionOptions = {
@@ -97,7 +97,7 @@ async function run(
   for (const [name, tensor] of Object.entries(inputs)) {
     // The binding ignores unknown inputs.
     if (!session.inputNames.includes(name)) throw new Error(`the graph has no input ${name}`)
-    if (!('data' in tensor)) throw new Error(`${name} is a device tensor of another kind of session`)
+    if (!isOnHost(tensor)) throw new Error(`${name} is a device tensor of another kind of session`)
     const { data, dims } = tensor
     feeds[name] = toOrt(data, dims)
   }

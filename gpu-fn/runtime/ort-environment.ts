@@ -2,7 +2,7 @@
 import type { OrtApi, Pointer } from './ort-api.ts'
 
 // onnxruntime's OrtLoggingLevel, OrtAllocatorType, OrtMemType and ArenaExtendStrategy
-/** Errors are thrown, so that onnxruntime need not print them. */
+/** Errors are thrown, so onnxruntime does not print them. */
 export const FATAL_ONLY = 4
 const DEVICE_ALLOCATOR = 0
 const DEFAULT_MEMORY = 0

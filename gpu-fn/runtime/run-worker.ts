@@ -1,4 +1,4 @@
-// The thread's side of run-thread.ts.
+// The program of run-thread.ts's thread.
 import { parentPort } from 'node:worker_threads'
 import { loadOrtApi } from './ort-api.ts'
 import type { Ended, Run } from './run-thread.ts'

@@ -7,8 +7,7 @@ import { copyFromNative, copyToNative, NativeTensor } from './native-tensor.ts'
 import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
-import type { DeviceTensor, RunOptions, Session, Tensor } from './session.ts'
-import { failingWith } from './session.ts'
+import { type DeviceTensor, failingWith, isOnHost, type RunOptions, type Session, type Tensor } from './session.ts'
 
 /** Settings of onnxruntime, by its names. */
 export type NativeSettings = {
@@ -159,8 +158,8 @@ class NativeSession implements Session {
     const terminate = () => api.call('RunOptionsSetTerminate', options)
     try {
       for (const [name, tensor] of Object.entries(inputs)) {
-        const value = 'data' in tensor ? copyToNative(api, tensor) : NativeTensor.valueOf(tensor)
-        if ('data' in tensor) made.push(value)
+        const value = isOnHost(tensor) ? copyToNative(api, tensor) : NativeTensor.valueOf(tensor)
+        if (isOnHost(tensor)) made.push(value)
         api.call('BindInput', binding, name, value)
       }
       for (const [i, name] of this.#outputs.entries()) api.call('BindOutputToDevice', binding, name, places[i]!)

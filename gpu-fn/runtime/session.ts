@@ -33,6 +33,9 @@ export interface Session {
   release(): Promise<void>
 }
 
+/** Whether a tensor's data are in JavaScript's memory. */
+export const isOnHost = (tensor: Tensor | DeviceTensor): tensor is Tensor => 'data' in tensor
+
 /** A tensor of the Node binding, which has no device tensors. */
 export class HostTensor implements DeviceTensor, Tensor {
   readonly data: Tensor['data']

@@ -11,8 +11,7 @@ import { tensorBytes } from '../../gpu-fn/dtype.ts'
 import type { StoredTensor } from '../../gpu-fn/manifest.ts'
 import { buildModel } from '../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../gpu-fn/models/sd35/sd35.ts'
-import { stabilityTransformer, VARIANTS } from '../checkpoints/published-shapes.ts'
-import { stabilityVae } from '../checkpoints/published-vae-shapes.ts'
+import { singleFileShapes } from '../checkpoints/published.ts'
 import { drawPool } from '../checkpoints/random-weights.ts'
 import { safetensorsHeader } from '../checkpoints/safetensors-header.ts'
 
@@ -25,15 +24,8 @@ type Kind = keyof typeof REGIONS
 
 /** Builds the full-size step graph of a variant from a checkpoint with a header and a sparse body. */
 export async function buildStep(directory: string, variant: 'large' | 'medium', blocks: number, options: BuildOptions) {
-  const tensors = [
-    ...[...stabilityTransformer(VARIANTS[variant], blocks)].map(
-      ([name, shape]) => [`model.diffusion_model.${name}`, shape] as const,
-    ),
-    ...[...stabilityVae()].map(([name, shape]) => [`first_stage_model.${name}`, shape] as const),
-  ]
-  const { header, dataBytes } = safetensorsHeader(
-    tensors.map(([name, shape]) => ({ name, shape, dtype: 'BF16' as const })),
-  )
+  const shapes = await singleFileShapes(variant, blocks)
+  const { header, dataBytes } = safetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
   const file = path.join(directory, `${variant}-${blocks}.safetensors`)
   await fs.writeFile(file, header)
   await fs.truncate(file, header.length + dataBytes)

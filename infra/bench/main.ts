@@ -4,8 +4,13 @@ import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { hasT5, TIERS } from '../../gpu-fn/contract.ts'
+import { TARGETS } from '../../gpu-fn/manifest.ts'
+import { FULL_SIZES } from '../checkpoints/full-size.ts'
+import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
+import { BUILT_IN_MODELS } from '../local/built-in-model.ts'
 import type { CompileBenchOptions } from './compile.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
@@ -25,7 +30,7 @@ const parseNumbers = (text: string) => parseList(text).map(Number)
 const pythonOption = () =>
   new Option('--python <path>', 'a Python with diffusers').env('OCTET_PYTHON').default('python3')
 const variantOption = () =>
-  new Option('--variant <name>', 'architecture of the random weights').choices(['large', 'medium']).default('large')
+  new Option('--variant <name>', 'architecture of the random weights').choices(FULL_SIZES).default('large')
 
 function parseAttacks(text: string): string[] {
   const names = parseList(text)
@@ -111,11 +116,19 @@ command
   .description('output of every network on CUDA, against the CPU, with tiny random weights or nano (needs a GPU)')
   .addOption(
     new Option('--model <name>', 'model under test')
-      .choices(['tiny-medium', 'tiny-large', 'tiny-loud', 'nano', 'nano-turbo'])
+      .choices([...Object.keys(TINY_VARIANTS), 'tiny-loud', ...BUILT_IN_MODELS])
       .default('tiny-medium'),
   )
-  .addOption(new Option('--tier <tier>', 'precision of the weights').choices(['fp8', 'fp16']).default('fp8'))
-  .addOption(new Option('--target <target>', 'target under test').choices(['cuda', 'cuda-fp8']).default('cuda-fp8'))
+  .addOption(
+    new Option('--tier <tier>', 'precision of the weights')
+      .choices(TIERS.filter((tier) => hasT5(tier) && tier !== 'fp32'))
+      .default('fp8'),
+  )
+  .addOption(
+    new Option('--target <target>', 'target under test')
+      .choices(TARGETS.filter((target) => target !== 'cpu'))
+      .default('cuda-fp8'),
+  )
   .option('--layers', 'also compare the input of each transformer block')
   .action(async (options: TargetsOptions) => (await import('./gpu/targets.ts')).benchTargets(options))
 
@@ -124,7 +137,7 @@ command
   .description('full-size SD3.5 with random weights, against PyTorch (needs Python with diffusers; 110 GB for large)')
   .addOption(
     new Option('--variant <name>', 'architecture of the random weights')
-      .choices(['large', 'medium', 'tiny-medium', 'tiny-large'])
+      .choices([...FULL_SIZES, ...Object.keys(TINY_VARIANTS)])
       .default('large'),
   )
   .addOption(new Option('--device <device>', 'cpu is a dry run').choices(['cuda', 'cpu']).default('cuda'))

@@ -7,9 +7,9 @@ import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
 import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
 import type { DeviceTensor, Tensor } from '../../gpu-fn/runtime/session.ts'
-import { VARIANTS } from '../checkpoints/published-shapes.ts'
+import { depthOf } from '../checkpoints/published.ts'
 import { buildStep, writeGraph, writeNumbers } from './borrowed-weights.ts'
-import { median } from './statistics.ts'
+import { median, relativeError } from './statistics.ts'
 
 export type StepOptions = {
   readonly variant: 'large' | 'medium'
@@ -23,13 +23,7 @@ const TEXT_TOKENS = 333
 type Inputs = Record<string, Tensor | DeviceTensor>
 
 /** Prints milliseconds per step with FP8 and with 16-bit products, and the difference between their results. Throws without a GPU. */
-export async function benchStep({
-  variant,
-  size,
-  batch,
-  blocks = VARIANTS[variant].depth,
-  runs,
-}: StepOptions): Promise<void> {
+export async function benchStep({ variant, size, batch, blocks = depthOf(variant), runs }: StepOptions): Promise<void> {
   const found = findKernels()
   if (!found.library) throw new Error(`a step in FP8 products cannot run on this machine: ${found.reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-step-'))
@@ -94,9 +88,4 @@ async function measureStep(file: string, inputs: Inputs, runs: number, kernels?:
   } finally {
     await session.release()
   }
-}
-
-function relativeError(given: Float32Array, expected: Float32Array): number {
-  const difference = given.reduce((sum, value, i) => sum + (value - expected[i]!) ** 2, 0)
-  return Math.sqrt(difference / expected.reduce((sum, value) => sum + value ** 2, 0))
 }

@@ -1,51 +1,46 @@
 // Simulated API callers with different behaviors: wait, disconnect, retry, cancel, follow events, or change the request.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isFinal } from '../../edge/jobs/record.ts'
 import { ask, type Client, Fault, type Job } from './client.ts'
 import { FAULTY_PROMPT, SLOW_PROMPT } from './programs/modelless-engine.ts'
 import type { Random } from './random.ts'
+import type { Customer } from './system.ts'
 
-/** An account and one of its keys. */
-export type Customer = { account: string; key: string }
-export type Caller = { client: Client; url: string; key: string; name: string; body: object; patienceMs: number }
+export type Caller = { client: Client; url: string; key: string; name: string; body: object; delayMs: number }
 /** What a caller observed: its job, the job's final state, and a complaint, if any. */
-type Told = { job?: string | undefined; saw?: 'succeeded'; complaint?: string | false | undefined }
-export type Experience = Told & { way: string }
+type Observation = { job?: string | undefined; saw?: 'succeeded'; complaint?: string | false | undefined }
+export type Experience = Observation & { behavior: string }
 
-const FINAL = ['succeeded', 'failed', 'canceled']
 /** Long enough that a run continuing after its job's end is detected. */
 const SLOW = { steps: 100, n: 4 }
 const EXPENSIVE = { steps: 12, n: 2 }
 
 const post = ({ client, url, key, name, body }: Caller) =>
-  ask<Job>(client, `${url}/v1/jobs`, key, { method: 'POST', body, idempotencyKey: name })
+  ask<Job>(client, `${url}/v1/jobs`, key, { body, headers: { 'idempotency-key': name } })
 
-const requireOneJob = (jobs: readonly Job[]): Told => {
+const requireOneJob = (jobs: readonly Job[]): Observation => {
   const ids = [...new Set(jobs.map(({ id }) => id))]
   return { job: ids[0], complaint: ids.length > 1 && `one request became ${ids.join(' and ')}` }
 }
 
 /** Requests an image but disconnects before the job ends. */
 const leave = async (
-  { client, url, key, body, patienceMs }: Caller,
+  { client, url, key, body, delayMs }: Caller,
   onDisconnect: 'continue' | 'cancel',
-): Promise<Told> => {
-  const sending = {
-    method: 'POST',
-    body: { ...body, on_disconnect: onDisconnect },
-    signal: AbortSignal.timeout(patienceMs),
-  }
-  await client.send(`${url}/v1/images/generations`, key, sending).catch(ignoreAllButFaults)
+): Promise<Observation> => {
+  const sending = { body: { ...body, on_disconnect: onDisconnect }, signal: AbortSignal.timeout(delayMs) }
+  await client.send(`${url}/v1/images/generations`, key, sending).catch(rethrowFault)
   return {}
 }
 
-function ignoreAllButFaults(error: unknown): void {
+function rethrowFault(error: unknown): void {
   if (error instanceof Fault) throw error
 }
 
-const cancel = async (caller: Caller): Promise<Told> => {
-  const { client, url, key, patienceMs } = caller
+const cancel = async (caller: Caller): Promise<Observation> => {
+  const { client, url, key, delayMs } = caller
   const { id } = await post(caller)
-  await sleep(patienceMs)
+  await sleep(delayMs)
   return requireOneJob([await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { method: 'DELETE' })])
 }
 
@@ -70,7 +65,7 @@ export async function claim({ client, url, key, name }: Caller, body: object & {
 }
 
 /** Judges two different PUTs under one name: exactly one of them must own it. */
-export function judgeClaims(name: string, claims: readonly Claim[]): Told {
+export function judgeClaims(name: string, claims: readonly Claim[]): Observation {
   const winners = claims.filter(({ outcome }) => outcome === 'won').length
   const free = claims.some(({ outcome }) => outcome === 'unavailable')
   const wrong = winners > 1 || (winners === 0 && !free)
@@ -87,10 +82,10 @@ export function cheapAndExpensive(prompt: string) {
   ] as const
 }
 
-const WAYS = {
+const BEHAVIORS = {
   submits: async (caller: Caller) => ({ job: (await post(caller)).id }),
   async waits({ client, url, key, name, body }: Caller) {
-    const sending = { method: 'POST', body, idempotencyKey: name }
+    const sending = { body, headers: { 'idempotency-key': name } }
     const { status, text } = await client.insist(`${url}/v1/images/generations`, key, sending)
     return status === 200 ? { job: (JSON.parse(text) as { octet: { job: string } }).octet.job, saw: 'succeeded' } : {}
   },
@@ -98,9 +93,9 @@ const WAYS = {
     const { client, url, key } = caller
     const { id } = await post(caller)
     for (;;) {
-      const job = await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { prefer: 'wait=1' })
+      const job = await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { headers: { prefer: 'wait=1' } })
       await ask<{ data: Job[] }>(client, `${url}/v1/jobs?limit=5`, key)
-      if (FINAL.includes(job.state)) return { job: id, ...(job.state === 'succeeded' && { saw: 'succeeded' as const }) }
+      if (isFinal(job)) return { job: id, ...(job.state === 'succeeded' && { saw: 'succeeded' as const }) }
     }
   },
   async names({ client, url, key, name, body }: Caller) {
@@ -108,10 +103,10 @@ const WAYS = {
     return requireOneJob([await put(), await put()])
   },
   async 'changes its mind'(caller: Caller) {
-    const { client, url, key, name, patienceMs } = caller
+    const { client, url, key, name, delayMs } = caller
     const [cheap, expensive] = cheapAndExpensive(`picture of ${name}`)
-    const signal = AbortSignal.timeout(patienceMs)
-    await client.send(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body: cheap, signal }).catch(ignoreAllButFaults)
+    const signal = AbortSignal.timeout(delayMs)
+    await client.send(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body: cheap, signal }).catch(rethrowFault)
     return judgeClaims(name, [await claim(caller, expensive), await claim(caller, cheap)])
   },
   doubles: async (caller: Caller) => requireOneJob(await Promise.all([post(caller), post(caller)])),
@@ -121,23 +116,23 @@ const WAYS = {
     const { id } = await post(caller)
     const ids = await caller.client.follow(`${caller.url}/v1/jobs/${id}/events`, caller.key)
     const exact = ids.every((each, index) => each === index + 1)
-    return { job: id, complaint: !exact && `the events of ${id} came as ${ids.join(' ')}` }
+    return { job: id, complaint: !exact && `the events of ${id} arrived as ${ids.join(' ')}` }
   },
   leaves: (caller: Caller) => leave(caller, 'continue'),
   'leaves and cancels': (caller: Caller) => leave(caller, 'cancel'),
   'leaves a slow one': (caller: Caller) => leave(slowDown(caller), 'cancel'),
   async 'sends once'({ client, url, key, body }: Caller) {
-    await client.send(`${url}/v1/jobs`, key, { method: 'POST', body }).catch(ignoreAllButFaults)
+    await client.send(`${url}/v1/jobs`, key, { body }).catch(rethrowFault)
     return {}
   },
   'meets a broken engine': async (caller: Caller) => ({
     job: (await post({ ...caller, body: { ...caller.body, prompt: FAULTY_PROMPT } })).id,
   }),
-} satisfies Record<string, (caller: Caller) => Promise<Told>>
-type Way = keyof typeof WAYS
+} satisfies Record<string, (caller: Caller) => Promise<Observation>>
+type Behavior = keyof typeof BEHAVIORS
 
 /** Relative frequencies. */
-const SHARES: Record<Way, number> = {
+const SHARES: Record<Behavior, number> = {
   ...{ submits: 26, waits: 20, polls: 6, names: 12, 'changes its mind': 8, doubles: 8, cancels: 8, follows: 8 },
   ...{ leaves: 5, 'leaves and cancels': 3, 'sends once': 6, 'meets a broken engine': 3 },
   ...{ 'cancels a slow one': 1, 'leaves a slow one': 1 },
@@ -147,17 +142,17 @@ export type Call = { client: Client; url: string; customer: Customer; number: nu
 
 /** Runs caller `number` from start to finish. A Fault of a one-shot client becomes its complaint. */
 export async function call({ client, url, customer, number, random }: Call): Promise<Experience> {
-  const way = random.pick(SHARES)
+  const behavior = random.pick(SHARES)
   const body = {
     ...{ prompt: `picture ${number}`, route: 'full', steps: random.between(2, 6), n: random.between(1, 2) },
     ...(random.chance(0.3) && { seed: random.between(0, 2 ** 32 - 1) }),
   }
-  const patienceMs = random.between(0, 400)
-  const caller = { client, url, key: customer.key, name: `order-${number}`, body, patienceMs }
+  const delayMs = random.between(0, 400)
+  const caller = { client, url, key: customer.key, name: `order-${number}`, body, delayMs }
   try {
-    return { way, ...(await WAYS[way](caller)) }
+    return { behavior, ...(await BEHAVIORS[behavior](caller)) }
   } catch (error) {
     if (!(error instanceof Fault)) throw error
-    return { way, complaint: `a caller who ${way}: ${error.message}` }
+    return { behavior, complaint: `a caller who ${behavior}: ${error.message}` }
   }
 }

@@ -12,11 +12,10 @@ import { type Books, readBooks } from './audit/records.ts'
 import { runCounts, runProblems } from './audit/runs.ts'
 import { call, type Experience } from './callers.ts'
 import { type Client, type Job, oneShot, persistent } from './client.ts'
-import { resetObjects } from './faults/resets.ts'
+import { type Counts, disturbProcesses, FROZEN_MS, resetObjects } from './faults/faults.ts'
 import { attackReservations } from './faults/takeover.ts'
-import { FROZEN_MS, injectTrouble } from './faults/trouble.ts'
 import { readRuns } from './programs/gpu-runs.ts'
-import { randomOf } from './random.ts'
+import { type Random, randomOf } from './random.ts'
 import { openWorld, UNREAD_MS, type World } from './world.ts'
 
 export type CampaignOptions = {
@@ -27,33 +26,42 @@ export type CampaignOptions = {
   onProgress?: (line: string) => void
 }
 /** `problems` is empty if all audits pass; otherwise `directory` has the logs and databases of the processes. */
-export type Outcome = { counts: Record<string, number>; problems: string[]; directory: string | null }
+export type Outcome = { counts: Counts; problems: string[]; directory: string | null }
 
 const CALLERS_AT_A_TIME = 12
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
-const ANSWER_MS = 120_000
+const CALLER_MS = 120_000
 /** Time limit until the system is idle, and as much again for each thousand jobs. */
-const REST_MS = 60_000
+const IDLE_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
-const PEACE_MS = 20_000
+const EXPORT_MS = 20_000
 /** How long a run may outlive its job: the unread timeout, a frozen process, and a margin for slow machines. */
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
 /** The outcome of a caller whose job does not end in time. */
 async function expireCaller(number: number): Promise<Experience> {
-  await sleep(ANSWER_MS, null, { ref: false })
-  return { way: 'waits', complaint: `caller ${number} was not done within ${ANSWER_MS / 1000} s` }
+  await sleep(CALLER_MS, null, { ref: false })
+  return { behavior: 'waits', complaint: `caller ${number} was not done within ${CALLER_MS / 1000} s` }
 }
 
-type Callers = { client: Client; from: number; to: number }
+/** Callers `from` (inclusive) to `to` (exclusive), and the faults during their calls, each after a random pause. */
+type Phase = {
+  /** Name of the random sequence of its faults. */
+  name: string
+  from: number
+  to: number
+  client: Client
+  inject: (world: World, random: Random) => Promise<Counts>
+  pauseMs: readonly [min: number, max: number]
+}
 
-/** Runs callers `from` (inclusive) to `to` (exclusive) with limited concurrency. */
+/** Runs the callers of a phase with limited concurrency. */
 async function makeCalls(
   { target: { url }, customers }: World,
   { seed, onProgress }: CampaignOptions,
-  { client, from, to }: Callers,
+  { client, from, to }: Phase,
 ): Promise<Experience[]> {
   const experiences: Experience[] = []
   let next = from
@@ -71,39 +79,49 @@ async function makeCalls(
   return experiences
 }
 
-/** Runs `calls` while `disturb` injects faults. */
-async function runDuring<Result, Counts>(
-  disturb: (signal: AbortSignal) => Promise<Counts>,
-  calls: () => Promise<Result>,
-): Promise<[Result, Counts]> {
-  const peace = new AbortController()
-  const disturbed = disturb(peace.signal)
-  const result = await calls().finally(() => peace.abort())
-  return [result, await disturbed]
+/** Runs the callers of a phase under its faults. Returns their experiences and adds to the counts of faults. */
+async function runPhase(world: World, options: CampaignOptions, phase: Phase, counts: Counts): Promise<Experience[]> {
+  const { name, inject, pauseMs } = phase
+  const random = randomOf(options.seed, name)
+  const end = new AbortController()
+  const { signal } = end
+  const injectUntilEnd = async () => {
+    while (!signal.aborted) {
+      await sleep(random.between(...pauseMs), null, { signal }).catch(() => {})
+      for (const [fault, count] of Object.entries(await inject(world, random)))
+        counts[fault] = (counts[fault] ?? 0) + count
+    }
+  }
+  const injected = injectUntilEnd()
+  const experiences = await makeCalls(world, options, phase).finally(() => end.abort())
+  await injected
+  return experiences
 }
 
 /** Runs the three fault phases. Returns the callers' experiences and counts of all faults. */
-async function disturb(world: World, options: CampaignOptions) {
+async function disturb(world: World, options: CampaignOptions): Promise<{ experiences: Experience[]; counts: Counts }> {
   const { jobs, seed, onProgress } = options
   const most = Math.ceil(jobs * KILLED_SHARE)
+  const killing: Phase = {
+    ...{ name: 'trouble', from: 0, to: most, client: persistent },
+    ...{ inject: disturbProcesses, pauseMs: [1000, 4000] },
+  }
+  const resetting: Phase = {
+    ...{ name: 'resets', from: most, to: jobs, client: oneShot },
+    ...{ inject: resetObjects, pauseMs: [300, 2500] },
+  }
+  const counts: Counts = {}
   onProgress?.('processes are killed')
-  const [killed, troubles] = await runDuring(
-    (signal) => injectTrouble(world, randomOf(seed, 'trouble'), signal),
-    () => makeCalls(world, options, { client: persistent, from: 0, to: most }),
-  )
-  world.proxy.calm()
-  await awaitIdleJobs(world, performance.now() + REST_MS)
+  const experiences = await runPhase(world, options, killing, counts)
+  world.network.calm()
+  await awaitIdleJobs(world, performance.now() + IDLE_MS)
   onProgress?.('objects are reset')
-  const [reset, resets] = await runDuring(
-    (signal) => resetObjects(world, randomOf(seed, 'resets'), signal),
-    () => makeCalls(world, options, { client: oneShot, from: most, to: jobs }),
-  )
+  experiences.push(...(await runPhase(world, options, resetting, counts)))
   onProgress?.('reservations are attacked')
-  const experiences = [...killed, ...reset]
   const rounds = Math.ceil(jobs / JOBS_AN_ATTACK)
   for (let round = 0; round < rounds; round++)
     experiences.push(...(await attackReservations(world, round, randomOf(seed, `attack ${round}`))))
-  return { experiences, counts: { ...troubles, ...world.proxy.faults, ...resets, 'attacks on reservations': rounds } }
+  return { experiences, counts: { ...counts, ...world.network.faults, 'attacks on reservations': rounds } }
 }
 
 /** Repeats an audit until it finds no problems or the time limit is reached. Returns the remaining problems. */
@@ -125,16 +143,13 @@ async function awaitIdleJobs({ target, customers }: World, deadline: number): Pr
 
 /** Reports the GPU functions that still have jobs. */
 async function findBusyGpus({ gpuPorts }: World): Promise<string[]> {
-  const busy = gpuPorts.map(async (port) => {
-    const { running, queued } = (await (await fetch(`http://127.0.0.1:${port}/healthz`)).json()) as Record<
-      string,
-      number
-    >
-    return running! + queued! > 0
-      ? [`the GPU function on port ${port} still has ${running} running and ${queued} queued jobs`]
-      : []
+  const reports = gpuPorts.map(async (port) => {
+    const reply = await fetch(`http://127.0.0.1:${port}/healthz`)
+    const { running, queued } = (await reply.json()) as { running: number; queued: number }
+    const busy = running + queued > 0
+    return busy ? [`the GPU function on port ${port} still has ${running} running and ${queued} queued jobs`] : []
   })
-  return (await Promise.all(busy)).flat()
+  return (await Promise.all(reports)).flat()
 }
 
 /** Stops the worker and reads its databases, with restarts while exports are incomplete. */
@@ -144,7 +159,7 @@ async function readStoppedBooks({ worker, persist }: World, jobs: readonly Job[]
     const books = await readBooks(persist)
     if (bookProblems(books, jobs).length === 0 || performance.now() > deadline) return books
     await worker.start()
-    await sleep(PEACE_MS)
+    await sleep(EXPORT_MS)
   }
 }
 
@@ -159,19 +174,20 @@ async function runAudits(
   const own = customers.map(async (customer) => [customer.account, await audit.jobsOf(target.url, customer)] as const)
   const accounts = await Promise.all(own)
   const jobs = accounts.flatMap(([, each]) => each)
-  const told = () => accounts.flatMap(([account, each]) => audit.webhookProblems(receiver, account, each))
-  const seen = [
+  const findWebhookProblems = () =>
+    accounts.flatMap(([account, each]) => audit.webhookProblems(receiver, account, each))
+  const online = [
     ...(await Promise.all(accounts.map(([account, each]) => audit.moneyProblems(target, account, each)))).flat(),
     ...(await audit.imageProblems(jobs)),
     ...audit.experienceProblems(experiences, jobs),
-    ...(await pollProblems(deadline, told)),
+    ...(await pollProblems(deadline, findWebhookProblems)),
     ...(await receiver.complaints()),
     ...(await pollProblems(deadline, () => findBusyGpus(world))),
   ]
   const books = await readStoppedBooks(world, jobs, deadline)
   const runs = await readRuns(directory)
   const problems = [
-    ...seen,
+    ...online,
     ...bookProblems(books, jobs),
     ...reservationProblems(books, jobs),
     ...runProblems(runs, books.jobs, GRACE_MS),
@@ -185,7 +201,7 @@ export async function runCampaign(options: CampaignOptions): Promise<Outcome> {
   let keep = true
   try {
     const { experiences, counts } = await disturb(world, options)
-    const deadline = performance.now() + REST_MS * (1 + options.jobs / 1000)
+    const deadline = performance.now() + IDLE_MS * (1 + options.jobs / 1000)
     const result = await runAudits(world, experiences, deadline)
     keep = result.problems.length > 0
     return { ...result, counts: { ...result.counts, ...counts }, directory: keep ? world.directory : null }

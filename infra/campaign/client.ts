@@ -1,7 +1,7 @@
 // API clients: a persistent one, which retries until a definitive response, and a one-shot one, which treats every fault as final.
 import { setTimeout as sleep } from 'node:timers/promises'
-
-import type { JobView } from '../../edge/dialects/public-job.ts'
+import type { JobState, JobView } from '../../edge/dialects/public-job.ts'
+import { isFinal } from '../../edge/jobs/record.ts'
 
 /** The fields of the API's job resource that the campaign reads. Its images do not expire. */
 export type Job = Pick<JobView, 'id' | 'state' | 'steps' | 'error' | 'price_microdollars'> & {
@@ -9,11 +9,11 @@ export type Job = Pick<JobView, 'id' | 'state' | 'steps' | 'error' | 'price_micr
 }
 
 export type Answer = { status: number; text: string }
+/** The method is GET without a body and POST with one, unless given. */
 export type Sending = {
   method?: string
-  body?: object
-  idempotencyKey?: string
-  prefer?: string
+  body?: object | string
+  headers?: Record<string, string>
   signal?: AbortSignal
 }
 /** A failure that a deploy alone must never cause: a 5xx, a broken connection, or a truncated stream. */
@@ -32,40 +32,35 @@ export type Client = {
 
 const PAUSE_MS = 100
 const TRANSIENT = /"code":"(internal|idempotency_in_flight|gpu_unavailable|rate_limited|concurrency_limited)"/
-const TERMINAL = /^event: (succeeded|failed|canceled)$/m
+
+const methodOf = ({ method, body }: Sending) => method ?? (body === undefined ? 'GET' : 'POST')
 
 export async function send(url: string, key: string, sending: Sending = {}): Promise<Answer> {
-  const { method = 'GET', body, idempotencyKey, prefer, signal } = sending
-  const headers = {
-    authorization: `Bearer ${key}`,
-    'content-type': 'application/json',
-    ...(idempotencyKey && { 'idempotency-key': idempotencyKey }),
-    ...(prefer && { prefer }),
-  }
-  const response = await fetch(url, { method, headers, body: JSON.stringify(body) ?? null, signal: signal ?? null })
+  const { body, headers, signal = null } = sending
+  const response = await fetch(url, {
+    method: methodOf(sending),
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json', ...headers },
+    body: typeof body === 'object' ? JSON.stringify(body) : (body ?? null),
+    signal,
+  })
   return { status: response.status, text: await response.text() }
 }
 
 /** Reads the complete events of one connection to an event stream until it ends or breaks. */
-async function readEvents(url: string, key: string, after: number): Promise<string[]> {
+async function readEvents(url: string, key: string, after: number): Promise<{ ids: number[]; ended: boolean }> {
   let text = ''
   try {
     const headers = { authorization: `Bearer ${key}`, 'last-event-id': String(after) }
-    const decoder = new TextDecoder()
-    for await (const chunk of (await fetch(url, { headers })).body ?? [])
-      text += decoder.decode(chunk, { stream: true })
+    const { body } = await fetch(url, { headers })
+    for await (const chunk of body?.pipeThrough(new TextDecoderStream()) ?? []) text += chunk
   } catch {
     // Events received before the break count.
   }
-  return text.split('\n\n').slice(0, -1)
+  const events = text.split('\n\n').slice(0, -1)
+  const ids = events.flatMap((event) => /^id: (\d+)$/m.exec(event)?.[1] ?? []).map(Number)
+  const last = /^event: (\w+)$/m.exec(events.at(-1) ?? '')?.[1]
+  return { ids, ended: isFinal({ state: last as JobState }) }
 }
-
-const idsOf = (events: readonly string[]) =>
-  events.flatMap((event) => {
-    const id = /^id: (\d+)$/m.exec(event)?.[1]
-    return id === undefined ? [] : [Number(id)]
-  })
-const ended = (events: readonly string[]) => TERMINAL.test(events.at(-1) ?? '')
 
 /** Retries on broken connections and transient responses, and resumes broken event streams. */
 export const persistent: Client = {
@@ -78,26 +73,24 @@ export const persistent: Client = {
     }
   },
   async follow(url, key) {
-    const ids: number[] = []
+    const all: number[] = []
     for (;;) {
-      const events = await readEvents(url, key, ids.at(-1) ?? 0)
-      ids.push(...idsOf(events))
-      if (ended(events)) return ids
+      const { ids, ended } = await readEvents(url, key, all.at(-1) ?? 0)
+      all.push(...ids)
+      if (ended) return all
       await sleep(PAUSE_MS)
     }
   },
 }
 
 async function sendOrFault(url: string, key: string, sending: Sending = {}): Promise<Answer> {
-  const { pathname } = new URL(url)
-  const what = `${sending.method ?? 'GET'} ${pathname}`
-  const answer = await send(url, key, sending).catch((error: Error) => {
+  const request = `${methodOf(sending)} ${new URL(url).pathname}`
+  const { status, text } = await send(url, key, sending).catch((error: Error) => {
     if (sending.signal?.aborted) throw error
-    throw new Fault(`${what} broke off: ${error.cause ?? error}`)
+    throw new Fault(`${request} failed: ${error.cause ?? error}`)
   })
-  if (answer.status >= 500 || TRANSIENT.test(answer.text))
-    throw new Fault(`${what} was answered ${answer.status}: ${answer.text.slice(0, 300)}`)
-  return answer
+  if (status >= 500 || TRANSIENT.test(text)) throw new Fault(`${request} returned ${status}: ${text.slice(0, 300)}`)
+  return { status, text }
 }
 
 /** Sends each request and opens each stream only once. Throws Fault for failures that a deploy must not cause. */
@@ -105,9 +98,9 @@ export const oneShot: Client = {
   send: sendOrFault,
   insist: sendOrFault,
   async follow(url, key) {
-    const events = await readEvents(url, key, 0)
-    if (!ended(events)) throw new Fault(`${new URL(url).pathname} ended before the job, after ${events.length} events`)
-    return idsOf(events)
+    const { ids, ended } = await readEvents(url, key, 0)
+    if (!ended) throw new Fault(`${new URL(url).pathname} ended before the job, after ${ids.length} events`)
+    return ids
   },
 }
 
@@ -115,5 +108,5 @@ export const oneShot: Client = {
 export async function ask<T>(client: Client, url: string, key: string, sending?: Sending): Promise<T> {
   const { status, text } = await client.insist(url, key, sending)
   if (status >= 200 && status < 300) return JSON.parse(text) as T
-  throw new Error(`${sending?.method ?? 'GET'} ${url} answers ${status}: ${text}`)
+  throw new Error(`${methodOf(sending ?? {})} ${url} returned ${status}: ${text}`)
 }

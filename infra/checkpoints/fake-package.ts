@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import type { Manifest } from '../../gpu-fn/manifest.ts'
+import { MANIFEST_FORMAT, type Manifest } from '../../gpu-fn/manifest.ts'
 
 export const sha256 = (data: string | Uint8Array) => createHash('sha256').update(data).digest('hex')
 export const noise = (bytes: number) => new Uint8Array(randomBytes(bytes))
@@ -30,7 +30,7 @@ export async function completeFakePackage(
   for (const name of NETWORKS) await writeFile(path.join(directory, `${name}.onnx`), name)
   await write()
   const manifest: Manifest = {
-    ...{ format: 2, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
+    ...{ format: MANIFEST_FORMAT, model: 'large-turbo', variant: 'large-turbo', tier: 'fp8', target: 'cuda' },
     ...{ tool: 'octet 0.1.0', license: 'see NOTICE', source: sha256('source') },
     defaults: { steps: 4, guidance_scale: 1, width: 64, height: 64 },
     scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },

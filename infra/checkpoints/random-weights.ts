@@ -1,12 +1,13 @@
 // Random weights at the speed of the disk: every tensor is a range of one random pool, shifted and scaled.
 import type { Spread } from './full-size.ts'
+import { float32ToBfloat16 } from './write-safetensors.ts'
 
 /** Number of values in the pool: a prime, so that no two rows of a matrix are equal. */
 export const POOL = 8_388_593
 const KINDS = 64
 
-/** Uniformly distributed values of mean 0 and deviation 1. */
-export function drawPool(seed: number): Float32Array {
+/** Values uniformly distributed in [-range, range); by default their deviation is 1. */
+export function drawPool(seed: number, range = Math.sqrt(3)): Float32Array {
   const pool = new Float32Array(POOL)
   let state = (seed ^ 0x9e3779b9) >>> 0 || 1
   for (let i = 0; i < pool.length; i++) {
@@ -14,17 +15,17 @@ export function drawPool(seed: number): Float32Array {
     state ^= state << 13
     state ^= state >>> 17
     state ^= state << 5
-    pool[i] = (state / 2 ** 31) * Math.sqrt(3)
+    pool[i] = (state / 2 ** 31) * range
   }
   return pool
 }
 
-const kept = new WeakMap<Float32Array, Map<string, Uint16Array>>()
+const cache = new WeakMap<Float32Array, Map<string, Uint16Array>>()
 
-/** The pool with another mean and deviation, in bfloat16. A network has few kinds, and each is computed once. */
+/** The pool with another mean and deviation, in bfloat16. Results are cached, because a network has few kinds. */
 export function scaled(pool: Float32Array, { mean, deviation }: Spread): Uint16Array {
-  const kinds = kept.get(pool) ?? new Map<string, Uint16Array>()
-  kept.set(pool, kinds)
+  const kinds = cache.get(pool) ?? new Map<string, Uint16Array>()
+  cache.set(pool, kinds)
   const key = `${mean} ${deviation}`
   const found = kinds.get(key)
   if (found) return found
@@ -57,8 +58,7 @@ function sines(position: number, width: number): Float32Array {
 }
 
 function toBfloat16(values: Float32Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer)
   const words = new Uint16Array(values.length)
-  for (let i = 0; i < bits.length; i++) words[i] = (bits[i]! + 0x7fff + ((bits[i]! >>> 16) & 1)) >>> 16
+  float32ToBfloat16(values, words)
   return words
 }

@@ -16,7 +16,8 @@ export async function writeSafetensors(
   await writeFile(file, Buffer.concat([header, ...tensors.map(({ data }) => encode(data, dtype))]))
 }
 
-function encode(values: Float32Array, dtype: StoredDtype): Uint8Array {
+/** The values as little-endian bytes of `dtype`. */
+export function encode(values: Float32Array, dtype: StoredDtype): Uint8Array {
   if (dtype === 'F32') return new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
   const out = new Uint16Array(values.length)
   if (dtype === 'F16') float32ToFloat16(values, out)
@@ -25,7 +26,7 @@ function encode(values: Float32Array, dtype: StoredDtype): Uint8Array {
 }
 
 /** Rounds to nearest even; finite values only. */
-function float32ToBfloat16(values: Float32Array, out: Uint16Array): void {
+export function float32ToBfloat16(values: Float32Array, out: Uint16Array): void {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
   for (let i = 0; i < bits.length; i++) {
     const word = bits[i]!

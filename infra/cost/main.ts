@@ -4,7 +4,8 @@ import path from 'node:path'
 import { Command, Option } from 'commander'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { measureStorage } from './measure-storage.ts'
-import { type Case, costOf, GPUS, TIERS, VARIANTS } from './model.ts'
+import { type Case, costOf, DEFAULTS, GPUS, TIERS, VARIANTS } from './model.ts'
+import type { StorageCase } from './storage.ts'
 import { COST_HEAD, costRow, fillPage, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
 import { TRAFFIC } from './traffic.ts'
 
@@ -13,68 +14,55 @@ const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')
 const MEASURED_JOBS = 1000
 const PAGE = path.join(import.meta.dirname, '../../docs/cost.md')
 
-type Flags = Partial<Omit<Case, 'imagesPerDay' | 'idleSeconds'>> & {
-  images?: number
-  idle: number
-  warm: number
-  write?: boolean
-  storage?: boolean
-  measure?: boolean
-  jobs: number
-  years: number
-  retention: number
-  busiest: number
-  keys: number
-}
+type Flags = Omit<Case, 'imagesPerDay' | 'idleSeconds' | 'minContainers'> &
+  Omit<StorageCase, 'retentionDays'> & {
+    images?: number
+    idle: number
+    warm: number
+    retention: number
+    write?: boolean
+    storage?: boolean
+    measure?: boolean
+  }
 
 const align = (head: readonly string[], row: readonly string[]) =>
   head.map((name, k) => `${name.padEnd(16)} ${row[k]}`).join('\n')
 
 async function main(flags: Flags): Promise<void> {
-  if (flags.write) return writeFile(PAGE, fillPage(await readFile(PAGE, 'utf8')))
-  if (flags.measure) return writeFile(SIZES, `${JSON.stringify(await measureStorage(MEASURED_JOBS), null, 2)}\n`)
-  if (flags.storage) {
-    const { jobs, years, retention: retentionDays, busiest, keys } = flags
-    const rows = storageRows({ jobs, years, retentionDays, busiest, keys })
-    return console.log(rows.map((row) => align(STORAGE_HEAD, row)).join('\n\n'))
-  }
-  if (flags.images === undefined) {
+  const { variant, tier, gpu, traffic, seed, images, idle: idleSeconds, warm: minContainers, ...others } = flags
+  if (others.write) return writeFile(PAGE, fillPage(await readFile(PAGE, 'utf8')))
+  if (others.measure) return writeFile(SIZES, `${JSON.stringify(await measureStorage(MEASURED_JOBS), null, 2)}\n`)
+  if (others.storage) {
+    const rows = storageRows({ ...others, retentionDays: others.retention })
+    console.log(rows.map((row) => align(STORAGE_HEAD, row)).join('\n\n'))
+  } else if (images === undefined) {
     for (const [name, section] of Object.entries(SECTIONS)) console.log(`${name}\n\n${section()}\n`)
-    return
+  } else {
+    const given = { variant, tier, gpu, traffic, seed, imagesPerDay: images, idleSeconds, minContainers }
+    console.log(align(COST_HEAD, costRow(costOf(given as Case))))
   }
-  const { variant = 'large-turbo', tier = 'fp8', gpu = 'H100', traffic = 'poisson', seed = 1 } = flags
-  const base = { variant, tier, gpu, traffic, seed, minContainers: flags.warm }
-  const row = costRow(costOf({ ...base, imagesPerDay: flags.images, idleSeconds: flags.idle }))
-  console.log(align(COST_HEAD, row))
 }
 
 const command = new Command('cost')
   .description('Simulates the cost per image. Inputs and their sources are in infra/cost/figures.json.')
-  .addOption(new Option('--variant <name>').choices(VARIANTS))
-  .addOption(new Option('--tier <name>').choices(TIERS))
-  .addOption(new Option('--gpu <name>').choices(GPUS))
-  .addOption(new Option('--traffic <kind>').choices(TRAFFIC))
+  .addOption(new Option('--variant <name>').choices(VARIANTS).default(DEFAULTS.variant))
+  .addOption(new Option('--tier <name>').choices(TIERS).default(DEFAULTS.tier))
+  .addOption(new Option('--gpu <name>').choices(GPUS).default(DEFAULTS.gpu))
+  .addOption(new Option('--traffic <kind>').choices(TRAFFIC).default(DEFAULTS.traffic))
   .option('--images <count>', 'images per day', parseWholeNumber)
-  .option('--idle <seconds>', 'idle time before a container ends', parseWholeNumber, 120)
-  .option('--warm <count>', 'permanent containers', parseWholeNumber, 0)
-  .option('--seed <number>', 'seed of the traffic', parseWholeNumber, 1)
+  .option('--idle <seconds>', 'idle time before a container ends', parseWholeNumber, DEFAULTS.idleSeconds)
+  .option('--warm <count>', 'permanent containers', parseWholeNumber, DEFAULTS.minContainers)
+  .option('--seed <number>', 'seed of the traffic', parseWholeNumber, DEFAULTS.seed)
   .option('--storage', 'storage used by the jobs of one account: peak, last day, and permanent')
-  .option('--jobs <count>', 'with --storage: total number of jobs', parseWholeNumber, STORAGE.jobs)
-  .option('--years <count>', 'with --storage: period over which they arrive', parseWholeNumber, STORAGE.years)
-  .option(
-    '--retention <days>',
-    'with --storage: retention_days of the account',
-    parseWholeNumber,
-    STORAGE.retentionDays,
-  )
-  .option(
-    '--busiest <ratio>',
-    'with --storage: jobs in the busiest month relative to the mean',
-    parseWholeNumber,
-    STORAGE.busiest,
-  )
-  .option('--keys <count>', 'with --storage: API keys in use', parseWholeNumber, STORAGE.keys)
   .option('--measure', 'measure the row sizes for --storage with a local worker')
   .option('--write', 'update docs/cost.md')
+for (const [flag, meaning, value] of [
+  ['--jobs <count>', 'total number of jobs', STORAGE.jobs],
+  ['--years <count>', 'period over which they arrive', STORAGE.years],
+  ['--retention <days>', 'retention_days of the account', STORAGE.retentionDays],
+  ['--busiest <ratio>', 'jobs in the busiest month relative to the mean', STORAGE.busiest],
+  ['--keys <count>', 'API keys in use', STORAGE.keys],
+] as const)
+  command.option(flag, `with --storage: ${meaning}`, parseWholeNumber, value)
 
 await main(command.parse().opts<Flags>())

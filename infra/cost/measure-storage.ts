@@ -2,10 +2,11 @@
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { DatabaseSync } from 'node:sqlite'
+import type { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startGpuStub } from '../bench/edge/gpu-stub.ts'
 import { measure, newClient } from '../bench/edge/load.ts'
+import { mapDatabases } from '../campaign/databases.ts'
 import { type LocalOffer, startWorker } from '../local/worker.ts'
 import { createKey } from '../operator/keys.ts'
 import { createSecrets } from '../operator/secrets.ts'
@@ -21,24 +22,11 @@ const OFFER: LocalOffer = {
   ...{ route: 'full', model: 'stub', tier: 'fp8', steps: 28, guidance_scale: 4.5 },
   ...{ width: 1024, height: 1024, max_pixels: 1024 ** 2 },
 }
-/** A prompt of 60 words. */
-const PROMPT = 'a small red boat on a quiet lake before high mountains in the last light of the evening, '
-  .repeat(4)
-  .trim()
+/** A prompt of 72 words. */
+const PROMPT = 'a small red boat on a quiet lake before high mountains in the last light of the evening, '.repeat(4)
+const BODY = JSON.stringify({ prompt: PROMPT.trim() })
 const CONNECTIONS = 8
 const EXPORT_MS = 120_000
-
-/** SQLite files matching the pattern that have this table. */
-async function filesWith(persist: string, pattern: string, table: string): Promise<string[]> {
-  const found: string[] = []
-  for await (const name of fs.glob(pattern, { cwd: persist })) {
-    const file = path.join(persist, name)
-    const database = new DatabaseSync(file, { readOnly: true })
-    if (database.prepare('SELECT 1 FROM sqlite_schema WHERE name = ?').get(table)) found.push(file)
-    database.close()
-  }
-  return found
-}
 
 const numberOf = (database: DatabaseSync, sql: string, ...values: string[]) =>
   Number(Object.values(database.prepare(sql).get(...values)!)[0])
@@ -62,48 +50,34 @@ const FILL = {
 }
 const COUNTER = 'WITH RECURSIVE counter (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < 20000)'
 
-function readDatabase<Table extends string>(file: string, tables: readonly Table[], fill: string) {
-  const database = new DatabaseSync(file)
-  try {
-    database.exec(`${COUNTER} ${fill}`)
-    return Object.fromEntries(tables.map((table) => [table, bytesPerRow(database, table)])) as Record<Table, number>
-  } finally {
-    database.close()
-  }
+function measureTables<Table extends string>(database: DatabaseSync, tables: readonly Table[], fill: string) {
+  database.exec(`${COUNTER} ${fill}`)
+  return Object.fromEntries(tables.map((table) => [table, bytesPerRow(database, table)])) as Record<Table, number>
 }
 
-function fileBytes(file: string): number {
-  const database = new DatabaseSync(file, { readOnly: true })
-  try {
-    return numberOf(database, 'PRAGMA page_count') * numberOf(database, 'PRAGMA page_size')
-  } finally {
-    database.close()
-  }
-}
+const fileBytes = (database: DatabaseSync) =>
+  numberOf(database, 'PRAGMA page_count') * numberOf(database, 'PRAGMA page_size')
 
 async function readSizes(persist: string, jobs: number): Promise<StorageSizes> {
-  const [account] = await filesWith(persist, '**/*AccountDO*/*.sqlite', 'ledger')
-  const [database] = await filesWith(persist, '**/d1/**/*.sqlite', 'usage_ledger')
-  const objects = await filesWith(persist, '**/*JobDO*/*.sqlite', 'events')
+  const [account] = await mapDatabases(persist, 'account', (found) =>
+    measureTables(found, ['ledger', 'idempotency', 'usage'], FILL.account),
+  )
+  const [database] = await mapDatabases(persist, 'usage', (found) =>
+    measureTables(found, ['usage_ledger', 'usage_daily', 'observations'], FILL.database),
+  )
+  const objects = await mapDatabases(persist, 'job', fileBytes)
   if (!account || !database || objects.length !== jobs) throw new Error(`${objects.length} of ${jobs} jobs were stored`)
-  const total = objects.reduce((sum, file) => sum + fileBytes(file), 0)
-  return {
-    account: readDatabase(account, ['ledger', 'idempotency', 'usage'], FILL.account),
-    job: Math.round(total / jobs),
-    database: readDatabase(database, ['usage_ledger', 'usage_daily', 'observations'], FILL.database),
-  }
+  return { account, job: Math.round(objects.reduce((sum, bytes) => sum + bytes, 0) / jobs), database }
 }
 
 /** Waits until every job has arrived in D1. */
 async function awaitExport(persist: string, jobs: number): Promise<void> {
   const deadline = Date.now() + EXPORT_MS
   for (;;) {
-    const [file] = await filesWith(persist, '**/d1/**/*.sqlite', 'usage_ledger')
-    const database = new DatabaseSync(file!, { readOnly: true })
-    const arrived = numberOf(database, 'SELECT count(*) FROM usage_ledger')
-    database.close()
-    if (arrived === jobs) return
-    if (Date.now() > deadline) throw new Error(`only ${arrived} of ${jobs} jobs arrived in D1 in time`)
+    const count = (database: DatabaseSync) => numberOf(database, 'SELECT count(*) FROM usage_ledger')
+    const [exported] = await mapDatabases(persist, 'usage', count)
+    if (exported === jobs) return
+    if (Date.now() > deadline) throw new Error(`D1 has ${exported} of ${jobs} jobs after ${EXPORT_MS / 1000} s`)
     await sleep(500)
   }
 }
@@ -120,13 +94,10 @@ export async function measureStorage(jobs: number): Promise<StorageSizes> {
       const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'storage')
       const client = newClient(worker.url)
       const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
-      const body = JSON.stringify({ prompt: PROMPT })
-      const generate = () =>
-        client.send('/v1/images/generations', {
-          method: 'POST',
-          headers: { ...headers, 'idempotency-key': crypto.randomUUID() },
-          body,
-        })
+      const generate = () => {
+        const ownHeaders = { ...headers, 'idempotency-key': crypto.randomUUID() }
+        return client.send('/v1/images/generations', { method: 'POST', headers: ownHeaders, body: BODY })
+      }
       await measure(generate, jobs, CONNECTIONS)
       await awaitExport(persist, jobs)
       client.close()

@@ -1,84 +1,79 @@
 // Cost per image by variant, GPU and traffic: the simulation with the figures of figures.json.
 //
 // A simulation, because the cost of a fleet that scales to zero has no closed form once images queue, share cold starts and arrive in bursts.
+import { TIERS as ALL_TIERS, type Tier } from '../../gpu-fn/contract.ts'
+import { VARIANTS as ALL_VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { randomOf } from '../campaign/random.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Outcome, simulate } from './simulate.ts'
-import { arrivals, type Traffic } from './traffic.ts'
+import { drawArrivals, type Traffic } from './traffic.ts'
 
 export type Variant = keyof typeof figures.variants
-export type Gpu = 'H100' | 'A100' | 'L40S'
+export type Gpu = keyof typeof figures.step_seconds
 export const VARIANTS = Object.keys(figures.variants) as Variant[]
-export const TIERS = ['fp8', 'fp8-lite', 'fp16'] as const
-export type Tier = (typeof TIERS)[number]
-export const GPUS: readonly Gpu[] = ['H100', 'L40S', 'A100']
+export const GPUS = Object.keys(figures.step_seconds) as Gpu[]
+/** The tiers with figures. */
+export const TIERS = ALL_TIERS.filter((tier) => tier in figures.package_gigabytes.large)
 
+/** By default large-turbo in fp8 on an H100, with Poisson traffic and an idle window of two minutes. */
 export type Case = {
-  variant: Variant
-  /** fp8 by default. */
+  variant?: Variant
   tier?: Tier
-  gpu: Gpu
-  traffic: Traffic
+  gpu?: Gpu
+  traffic?: Traffic
   imagesPerDay: number
-  idleSeconds: number
+  idleSeconds?: number
   minContainers?: number
   seed?: number
 }
+export const DEFAULTS = {
+  ...{ variant: 'large-turbo', tier: 'fp8', gpu: 'H100', traffic: 'poisson' },
+  ...{ idleSeconds: 120, minContainers: 0, seed: 1 },
+} as const satisfies Omit<Case, 'imagesPerDay'>
 
-export type Cost = Outcome & {
-  dollarsPerImage: number
-  utilization: number
-  serviceSeconds: number
-  coldSeconds: number
-}
+export type Cost = Outcome & { dollarsPerImage: number; utilization: number }
 
-/** Seconds per image of 1024 x 1024 on a warm container. */
+type ByTier = Partial<Record<Tier, number>>
+const networkOf = (variant: Variant) => figures.variants[variant] as 'large' | 'medium'
+
+/** Seconds per image of 1024 x 1024 on a warm container. A tier without a step time of its own has that of fp8. */
 export function serviceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
-  const { network, steps, passes } = figures.variants[variant] as {
-    network: 'large' | 'medium'
-    steps: number
-    passes: number
-  }
-  return (
-    figures.step_seconds[gpu][network][tier === 'fp16' ? 'fp16' : 'fp8'] * steps * passes +
-    figures.overhead_seconds.value
-  )
+  const { steps, guidanceScale } = ALL_VARIANTS.find(({ name }) => name === variant)!
+  const times: ByTier = figures.step_seconds[gpu][networkOf(variant)]
+  return (times[tier] ?? times.fp8!) * steps * (guidanceScale > 1 ? 2 : 1) + figures.overhead_seconds.value
 }
+
+export const packageGigabytes = (variant: Variant, tier: Tier) =>
+  (figures.package_gigabytes[networkOf(variant)] as ByTier)[tier]!
 
 /** Seconds of a cold start. */
 export function coldSeconds(variant: Variant, tier: Tier): number {
-  const { network } = figures.variants[variant] as { network: 'large' | 'medium' }
   const { boot_seconds, warm_seconds, fetch_gigabytes_per_second, load_gigabytes_per_second } = figures.cold_start
-  const gigabytes = figures.package_gigabytes[network][tier]
   const perGigabyte = 1 / fetch_gigabytes_per_second + 1 / load_gigabytes_per_second
-  return boot_seconds + gigabytes * perGigabyte + warm_seconds
+  return boot_seconds + packageGigabytes(variant, tier) * perGigabyte + warm_seconds
 }
 
 /** Maximum and minimum number of simulated images; the minimum makes rare events visible. */
 const MOST = 400_000
 const FEWEST = 20_000
 const DAY = 86_400
-/** The maximum of containers: ample for the mean load, so that it does not limit the fleet. */
-const room = (load: number) => Math.ceil(load * 2) + 4
+/** The maximum number of containers: ample for the mean load, so that it does not limit the fleet. */
+const maxContainersFor = (load: number) => Math.ceil(load * 2) + 4
 
 export function costOf(given: Case): Cost {
-  const { variant, tier = 'fp8', gpu, traffic, imagesPerDay, idleSeconds, minContainers = 0, seed = 1 } = given
+  const { variant, tier, gpu, traffic, imagesPerDay, idleSeconds, minContainers, seed } = { ...DEFAULTS, ...given }
   const rate = imagesPerDay / DAY
   const service = serviceSeconds(variant, tier, gpu)
-  const cold = coldSeconds(variant, tier)
   const count = Math.min(MOST, Math.max(FEWEST, imagesPerDay))
   const random = randomOf(seed, `${traffic} ${imagesPerDay}`)
-  const outcome = simulate(arrivals(traffic, rate, count, random), {
-    ...{ service: () => service, coldSeconds: cold, idleSeconds, minContainers },
-    maxContainers: Math.max(minContainers, room(rate * service)),
+  const outcome = simulate(drawArrivals(traffic, rate, count, random), {
+    ...{ service: () => service, coldSeconds: coldSeconds(variant, tier), idleSeconds, minContainers },
+    maxContainers: Math.max(minContainers, maxContainersFor(rate * service)),
   })
   const dollars = (outcome.containerSeconds / 3600) * figures.gpu_dollars_per_hour[gpu]
   return {
     ...outcome,
     dollarsPerImage: dollars / outcome.images,
     utilization: outcome.busySeconds / outcome.containerSeconds,
-    ...{ serviceSeconds: service, coldSeconds: cold },
   }
 }
-
-export const published = figures.published

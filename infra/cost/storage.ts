@@ -26,30 +26,25 @@ export const LIMITS: Partial<Record<Store, number>> = { account: 10e9, database:
 
 const BUSY_DAYS = 30
 
-/** Jobs per day, as integers. The busiest month is in the middle; the remaining jobs are spread evenly over the other days. */
-export function arrivalsOf({ jobs, years, busiest }: StorageCase): Float64Array {
-  const days = Math.round(years * 365)
+/** Number of days with jobs. */
+export const daysOf = ({ years }: StorageCase) => Math.round(years * 365)
+
+/**
+ * Cumulative jobs before a day, rounded to integers. The busiest month is in the middle; the remaining jobs are spread evenly over the other
+ * days, and none arrive outside of the period.
+ */
+export function countJobsBefore(given: StorageCase): (day: number) => number {
+  const { jobs, busiest } = given
+  const days = daysOf(given)
   const busy = Math.min(BUSY_DAYS, days)
   const first = Math.floor((days - busy) / 2)
   const most = Math.min((jobs / days) * busiest, jobs / busy)
   const quiet = days > busy ? (jobs - most * busy) / (days - busy) : most
-  /** Cumulative jobs before a day, rounded, so that the days add up to the total. */
-  const before = (day: number) => {
-    const busyBefore = Math.max(0, Math.min(busy, day - first))
-    return Math.round(busyBefore * most + (day - busyBefore) * quiet)
+  return (day) => {
+    const past = Math.max(0, Math.min(days, day))
+    const busyPast = Math.max(0, Math.min(busy, past - first))
+    return Math.round(busyPast * most + (past - busyPast) * quiet)
   }
-  return Float64Array.from({ length: days }, (_, day) => before(day + 1) - before(day))
-}
-
-/** Rolling sum of arrivals over `window` days, for each of `days` days. Nothing arrives after the last entry of `arrivals`. */
-function sumWindow(arrivals: Float64Array, days: number, window: number): Float64Array {
-  const stock = new Float64Array(days)
-  let sum = 0
-  for (let day = 0; day < days; day++) {
-    sum += (arrivals[day] ?? 0) - (day >= window ? (arrivals[day - window] ?? 0) : 0)
-    stock[day] = sum
-  }
-  return stock
 }
 
 type Table = [rows: number, bytesPerRow: number]
@@ -61,31 +56,29 @@ const stockOf = (...tables: Table[]): Stock => ({
 /** Storage on each day, until all retention periods have ended. */
 function historyOf(given: StorageCase, { account, job, database }: StorageSizes): Stocks[] {
   const { retentionDays, keys } = given
-  const arrivals = arrivalsOf(given)
+  const before = countJobsBefore(given)
+  const jobDays = daysOf(given)
   const recordDays = retentionDays + RECORD_DAYS
-  const days = arrivals.length + Math.max(recordDays, USAGE_DAYS, USAGE_KEY_DAYS) + 1
-  const within = (window: number) => sumWindow(arrivals, days, window)
-  const [today, records, images, usage, observed] = [
-    ...([within(1), within(recordDays), within(retentionDays)] as const),
-    ...([within(USAGE_DAYS), within(OBSERVATION_DAYS)] as const),
-  ]
-  /** Days with jobs that are older than the window on `day`; each leaves one aggregate row. */
-  const folded = (day: number, window: number) => Math.min(arrivals.length, Math.max(0, day + 1 - window))
+  const days = jobDays + Math.max(recordDays, USAGE_DAYS, USAGE_KEY_DAYS) + 1
   return Array.from({ length: days }, (_, day) => {
-    const before = folded(day, USAGE_KEY_DAYS)
-    const byKey = Math.min(day + 1, arrivals.length) - before
+    /** Jobs of the last days, up to and including `day`. */
+    const within = (window: number) => before(day + 1) - before(day + 1 - window)
+    /** Days with jobs that are older than the window; each leaves one aggregate row. */
+    const folded = (window: number) => Math.min(jobDays, Math.max(0, day + 1 - window))
+    const foldedKeys = folded(USAGE_KEY_DAYS)
+    const byKey = Math.min(day + 1, jobDays) - foldedKeys
     return {
       account: stockOf(
-        [records[day]!, account.ledger],
-        [today[day]!, account.idempotency],
-        [byKey * keys + before, account.usage],
+        [within(recordDays), account.ledger],
+        [within(1), account.idempotency],
+        [byKey * keys + foldedKeys, account.usage],
       ),
-      jobs: stockOf([records[day]!, job]),
-      images: stockOf([images[day]!, figures.image_bytes.value]),
+      jobs: stockOf([within(recordDays), job]),
+      images: stockOf([within(retentionDays), figures.image_bytes.value]),
       database: stockOf(
-        [usage[day]!, database.usage_ledger],
-        [observed[day]!, database.observations],
-        [folded(day, USAGE_DAYS), database.usage_daily],
+        [within(USAGE_DAYS), database.usage_ledger],
+        [within(OBSERVATION_DAYS), database.observations],
+        [folded(USAGE_DAYS), database.usage_daily],
       ),
     }
   })
@@ -105,7 +98,7 @@ export function simulateStorage(given: StorageCase, measured: StorageSizes = siz
   const fullest = (store: Store) => history.map((stocks) => stocks[store]).toSorted((a, b) => b.bytes - a.bytes)[0]!
   return {
     peak: Object.fromEntries(STORES.map((store) => [store, fullest(store)])) as Stocks,
-    end: history[arrivalsOf(given).length - 1]!,
+    end: history[daysOf(given) - 1]!,
     remains: history.at(-1)!,
   }
 }

@@ -2,7 +2,18 @@
 
 import { RETENTION_DAYS } from '../../edge/results/retention.ts'
 import figures from './figures.json' with { type: 'json' }
-import { type Case, type Cost, coldSeconds, costOf, GPUS, published, serviceSeconds, TIERS, VARIANTS } from './model.ts'
+import {
+  type Case,
+  type Cost,
+  coldSeconds,
+  costOf,
+  GPUS,
+  packageGigabytes,
+  serviceSeconds,
+  TIERS,
+  VARIANTS,
+  type Variant,
+} from './model.ts'
 import {
   LIMITS,
   mostJobsPerDay,
@@ -38,90 +49,65 @@ export const costRow = (cost: Cost) => [
 ]
 export const COST_HEAD = ['per image', 'p50', 'p95', 'cold starts', 'utilization', 'max containers']
 
-/** Each variant at each volume and traffic on one GPU. */
-function byVolume(): string {
-  const rows = VARIANTS.flatMap((variant) =>
-    VOLUMES.flatMap((imagesPerDay) =>
-      TRAFFIC.map((traffic) => {
-        const cost = costOf({ variant, gpu: 'H100', traffic, imagesPerDay, idleSeconds: 120 })
-        return [variant, count(imagesPerDay), traffic, ...costRow(cost)]
-      }),
-    ),
-  )
-  return table([['variant', 'images per day', 'traffic', ...COST_HEAD], ...rows])
+type Column = { head: string; format: (value: never) => string }
+const COLUMNS: Partial<Record<keyof Case, Column>> = {
+  ...{ variant: { head: 'variant', format: String }, tier: { head: 'tier', format: String } },
+  ...{ imagesPerDay: { head: 'images per day', format: count }, traffic: { head: 'traffic', format: String } },
+  idleSeconds: { head: 'idle window', format: (value: number) => `${value} s` },
 }
+type Values = { [Key in keyof Case]?: readonly Case[Key][] }
+
+/** The cost of every combination of the values, which vary fastest in the last field; `fixed` applies to all. */
+function sweep(values: Values, fixed: Partial<Case> = {}, extra: string[][] = []): string {
+  const fields = Object.keys(values) as (keyof Case)[]
+  const cases = fields.reduce<Partial<Case>[]>(
+    (all, field) => all.flatMap((given) => values[field]!.map((value) => ({ ...given, [field]: value }))),
+    [fixed],
+  )
+  const rows = cases.map((given) => [
+    ...fields.map((field) => COLUMNS[field]!.format(given[field] as never)),
+    ...costRow(costOf(given as Case)),
+  ])
+  return table([[...fields.map((field) => COLUMNS[field]!.head), ...COST_HEAD], ...rows, ...extra])
+}
+
+const BURSTY = { traffic: 'bursty' } as const
+const byVolume = () => sweep({ variant: VARIANTS, imagesPerDay: VOLUMES, traffic: TRAFFIC })
+const byTier = () => sweep({ tier: TIERS, imagesPerDay: VOLUMES }, BURSTY)
 
 function byIdle(): string {
-  const base = { variant: 'large-turbo', gpu: 'H100', traffic: 'bursty' } as const
-  const rows = VOLUMES.flatMap((imagesPerDay) =>
-    IDLE.map((idleSeconds) => [
-      count(imagesPerDay),
-      `${idleSeconds} s`,
-      ...costRow(costOf({ ...base, imagesPerDay, idleSeconds })),
-    ]),
-  )
-  const warm = costOf({ ...base, imagesPerDay: 10_000, idleSeconds: 120, minContainers: 1 })
-  return table([
-    ['images per day', 'idle window', ...COST_HEAD],
-    ...rows,
-    ['10,000', 'one permanent container', ...costRow(warm)],
-  ])
+  const permanent = costRow(costOf({ ...BURSTY, imagesPerDay: 10_000, minContainers: 1 }))
+  const extra = [count(10_000), 'one permanent container', ...permanent]
+  return sweep({ imagesPerDay: VOLUMES, idleSeconds: IDLE }, BURSTY, [extra])
 }
 
+/** Dollars per image at each volume. */
+const pricesOf = (given: Omit<Case, 'imagesPerDay'>) =>
+  VOLUMES.map((imagesPerDay) => dollars(costOf({ ...given, imagesPerDay }).dollarsPerImage))
+
 function byGpu(): string {
-  const rows = GPUS.map((gpu) => {
-    const at = (imagesPerDay: number): Case => ({
-      variant: 'large-turbo',
-      gpu,
-      traffic: 'poisson',
-      imagesPerDay,
-      idleSeconds: 120,
-    })
-    const costs = VOLUMES.map((volume) => dollars(costOf(at(volume)).dollarsPerImage))
-    return [gpu, seconds(serviceSeconds('large-turbo', 'fp8', gpu)), ...costs, figures.step_seconds[gpu].basis]
-  })
-  return table([
-    ['GPU', 'warm image', ...VOLUMES.map((volume) => `${count(volume)} per day`), 'basis of times'],
-    ...rows,
+  const rows = GPUS.map((gpu) => [
+    ...[gpu, seconds(serviceSeconds('large-turbo', 'fp8', gpu)), ...pricesOf({ gpu })],
+    figures.step_seconds[gpu].basis,
   ])
+  const head = ['GPU', 'warm image', ...VOLUMES.map((volume) => `${count(volume)} per day`), 'basis of times']
+  return table([head, ...rows])
 }
 
 function againstPublished(): string {
-  const rows = published.map(({ variant, who, dollars: price, date, source }) => {
-    const ours = VOLUMES.map((imagesPerDay) =>
-      costOf({ variant: variant as Case['variant'], gpu: 'H100', traffic: 'bursty', imagesPerDay, idleSeconds: 120 }),
-    )
-    return [variant, who, dollars(price), ...ours.map((cost) => dollars(cost.dollarsPerImage)), date, source]
+  const rows = figures.published.map(({ variant, who, dollars: price, date, source }) => {
+    const ours = pricesOf({ ...BURSTY, variant: variant as Variant })
+    return [variant, who, dollars(price), ...ours, date, source]
   })
   const ours = VOLUMES.map((volume) => `Octet, ${count(volume)} per day`)
   return table([['variant', 'provider', 'per image', ...ours, 'date', 'source'], ...rows])
-}
-
-function byTier(): string {
-  const rows = TIERS.flatMap((tier) =>
-    VOLUMES.map((imagesPerDay) => {
-      const cost = costOf({
-        variant: 'large-turbo',
-        tier,
-        gpu: 'H100',
-        traffic: 'bursty',
-        imagesPerDay,
-        idleSeconds: 120,
-      })
-      return [tier, count(imagesPerDay), ...costRow(cost)]
-    }),
-  )
-  return table([['tier', 'images per day', ...COST_HEAD], ...rows])
 }
 
 function inputs(): string {
   const rows = VARIANTS.flatMap((variant) =>
     TIERS.map((tier) => [
       ...[variant, tier, seconds(serviceSeconds(variant, tier, 'H100'))],
-      ...[
-        `${figures.package_gigabytes[variant === 'medium' ? 'medium' : 'large'][tier]} GB`,
-        seconds(coldSeconds(variant, tier)),
-      ],
+      ...[`${packageGigabytes(variant, tier)} GB`, seconds(coldSeconds(variant, tier))],
     ]),
   )
   return table([['variant', 'tier', 'warm H100, 1024²', 'package', 'cold start'], ...rows])

@@ -7,29 +7,29 @@ export type Traffic = (typeof TRAFFIC)[number]
 /** Visits: the mean number of images, and the mean pause between them. */
 const VISIT = { pictures: 12, pauseSeconds: 15 }
 
-export const exponential = (random: Random, mean: number) => -Math.log(1 - random.next()) * mean
+export const drawExponential = (random: Random, mean: number) => -Math.log(1 - random.next()) * mean
 
 /** `count` arrivals in ascending order, with a mean of `rate` per second. */
-export function arrivals(traffic: Traffic, rate: number, count: number, random: Random): Float64Array {
-  const times = traffic === 'poisson' ? poisson(rate, count, random) : bursty(rate, count, random)
+export function drawArrivals(traffic: Traffic, rate: number, count: number, random: Random): Float64Array {
+  const times = traffic === 'poisson' ? drawPoisson(rate, count, random) : drawBursty(rate, count, random)
   return times.sort()
 }
 
-function poisson(rate: number, count: number, random: Random): Float64Array {
+function drawPoisson(rate: number, count: number, random: Random): Float64Array {
   let now = 0
-  return Float64Array.from({ length: count }, () => (now += exponential(random, 1 / rate)))
+  return Float64Array.from({ length: count }, () => (now += drawExponential(random, 1 / rate)))
 }
 
 /** Visits are a Poisson process, and their number of images is geometric. */
-function bursty(rate: number, count: number, random: Random): Float64Array {
+function drawBursty(rate: number, count: number, random: Random): Float64Array {
   const times = new Float64Array(count)
   let visit = 0
   for (let k = 0; k < count; ) {
-    visit += exponential(random, VISIT.pictures / rate)
+    visit += drawExponential(random, VISIT.pictures / rate)
     let now = visit
     do {
       times[k++] = now
-      now += exponential(random, VISIT.pauseSeconds)
+      now += drawExponential(random, VISIT.pauseSeconds)
     } while (k < count && random.next() > 1 / VISIT.pictures)
   }
   return times

@@ -1,6 +1,7 @@
 // `npm run job -- ID`: a report on a job, for the operator of a local or deployed worker.
-import { Command, Option } from 'commander'
+import { Command } from 'commander'
 import type { JobReport } from '../../edge/operations/replies.ts'
+import { addWorkerOptions } from '../command/worker-options.ts'
 
 type Entry = NonNullable<JobReport['events']>[number]
 
@@ -79,14 +80,10 @@ export async function readReport(id: string, { url, token, account }: Target): P
 }
 
 if (import.meta.main) {
-  await new Command('job')
+  await addWorkerOptions(new Command('job'))
     .description('Reports on a job: request, route, events, ledger, images and webhooks.')
     .argument('<id>', 'job_…, or the name given by the account')
     .option('--account <name>', 'account of the job; required for a name, and for a job that was never created')
-    .addOption(new Option('--url <address>', 'address of the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
-    .addOption(
-      new Option('--token <token>', 'operator token of the worker').env('OCTET_ADMIN_TOKEN').makeOptionMandatory(),
-    )
     .action(async (id, target) => console.log(formatReport(await readReport(id, target))))
     .parseAsync()
     .catch((error: Error) => {

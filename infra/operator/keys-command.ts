@@ -1,51 +1,49 @@
 // `npm run keys -- …`: API keys, limits and credit, for the operator of a local or deployed worker.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, InvalidArgumentError } from 'commander'
 import { tightenFile, tightenStandardOutput, writePrivateFile } from '../command/private-files.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
+import { addWorkerOptions } from '../command/worker-options.ts'
 import { exportAccount } from './account-export.ts'
 import * as keys from './keys.ts'
 import { createSecrets, formatSecrets, gpuPublicKeyOf, parseSecrets, rotateSecrets } from './secrets.ts'
 
-const day = (seconds: number) => new Date(seconds * 1000).toISOString().slice(0, 10)
-const dollars = (microdollars: number) => `$${(microdollars / 1e6).toFixed(6)}`
+const formatDay = (seconds: number) => new Date(seconds * 1000).toISOString().slice(0, 10)
+const formatDollars = (microdollars: number) => `$${(microdollars / 1e6).toFixed(6)}`
 
 function formatState({ revoked, expires }: keys.Key): string {
-  if (revoked !== null) return `revoked ${day(revoked)}`
+  if (revoked !== null) return `revoked ${formatDay(revoked)}`
   if (expires === null) return 'active'
-  return expires * 1000 > Date.now() ? `until ${day(expires)}` : `expired ${day(expires)}`
+  return expires * 1000 > Date.now() ? `until ${formatDay(expires)}` : `expired ${formatDay(expires)}`
 }
 function formatCreator({ created_by, creator_revoked }: keys.Key): string {
   if (created_by === null) return ''
   return creator_revoked ? ` by ${created_by} (revoked, or created by a revoked key)` : ` by ${created_by}`
 }
-const row = (key: keys.Key) =>
-  `${key.id}  created ${day(key.created)}${formatCreator(key)}  ${formatState(key)}  ${key.scopes.join(',')}  ${key.label}`
+const formatKey = (key: keys.Key) =>
+  `${key.id}  created ${formatDay(key.created)}${formatCreator(key)}  ${formatState(key)}  ${key.scopes.join(',')}  ${key.label}`
 
-const limitsText = (limits: keys.Limits) =>
+const formatLimits = (limits: keys.Limits) =>
   Object.entries(limits)
     .filter(([, value]) => value !== null)
     .map(([name, value]) => `${name} ${value}`)
     .join(', ') || 'none'
 
-const whole = (text: string) => {
-  if (/^\d{1,12}$/.test(text)) return Number(text)
-  throw new InvalidArgumentError('It must be a whole number.')
-}
-const money = (text: string) => {
+const parseDollars = (text: string) => {
   if (/^-?\d{1,6}(\.\d{1,6})?$/.test(text)) return Math.round(Number(text) * 1e6)
   throw new InvalidArgumentError('It must be an amount of dollars with at most 6 decimals.')
 }
 
 /** Parses a limit. "none" remains text, because commander replaces null with an empty string. */
-const limit = (parse: (text: string) => number) => (text: string) => (text === 'none' ? text : parse(text))
-const limited = (command: Command) =>
+const parseLimit = (parse: (text: string) => number) => (text: string) => (text === 'none' ? text : parse(text))
+const addLimitOptions = (command: Command) =>
   command
-    .option('--rate <n>', 'requests per minute, or none', limit(whole))
-    .option('--concurrency <n>', 'concurrent jobs, or none', limit(whole))
-    .option('--daily <dollars>', 'maximum spend per day, or none', limit(money))
-    .option('--monthly <dollars>', 'maximum spend per month, or none', limit(money))
-    .option('--total <dollars>', 'maximum total spend, or none', limit(money))
+    .option('--rate <n>', 'requests per minute, or none', parseLimit(parseWholeNumber))
+    .option('--concurrency <n>', 'concurrent jobs, or none', parseLimit(parseWholeNumber))
+    .option('--daily <dollars>', 'maximum spend per day, or none', parseLimit(parseDollars))
+    .option('--monthly <dollars>', 'maximum spend per month, or none', parseLimit(parseDollars))
+    .option('--total <dollars>', 'maximum total spend, or none', parseLimit(parseDollars))
 
 const LIMIT_NAMES = {
   rate: 'requests_per_minute',
@@ -62,48 +60,45 @@ function limitsOf(options: LimitOptions): Partial<keys.Limits> {
   return Object.fromEntries(named.map(([name, value]) => [name, value === 'none' ? null : value]))
 }
 
-const target = (command: Command) =>
-  command
-    .requiredOption('--account <name>', 'the account')
-    .addOption(new Option('--url <address>', 'address of the worker').env('OCTET_URL').default('http://127.0.0.1:8787'))
-    .addOption(
-      new Option('--token <token>', 'operator token of the worker').env('OCTET_ADMIN_TOKEN').makeOptionMandatory(),
-    )
+const addAccountOptions = (command: Command) =>
+  addWorkerOptions(command.requiredOption('--account <name>', 'the account'))
 
-function show({ key, id }: { key: string; id: string }, account: string): void {
+function printKey({ key, id }: { key: string; id: string }, account: string): void {
   console.error(`Key ${id} of ${account}. It is shown only once:`)
   console.log(key)
 }
 
 function keyCommands(program: Command): void {
-  limited(target(program.command('create').description('create a key and show it once')))
+  addLimitOptions(addAccountOptions(program.command('create').description('create a key and show it once')))
     .option('--label <text>', 'purpose of the key', '')
     .option('--scopes <list>', 'comma-separated, from generate, read, admin', 'generate,read')
-    .option('--expires-in <seconds>', 'validity from now on', whole)
+    .option('--expires-in <seconds>', 'validity from now on', parseWholeNumber)
     .action(async ({ account, label, scopes, expiresIn, url, token, ...limits }) => {
       const options = { label, scopes: scopes.split(','), limits: limitsOf(limits), expires_in: expiresIn ?? null }
-      show(await keys.createKey({ url, token }, account, options), account)
+      printKey(await keys.createKey({ url, token }, account, options), account)
     })
-  target(program.command('list').description('show the keys of an account')).action(async ({ account, ...worker }) => {
-    const rows = (await keys.listKeys(worker, account)).map(row)
-    console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
-  })
-  target(program.command('show <id>').description('show a key, its limits and its usage')).action(
+  addAccountOptions(program.command('list').description('show the keys of an account')).action(
+    async ({ account, ...worker }) => {
+      const rows = (await keys.listKeys(worker, account)).map(formatKey)
+      console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
+    },
+  )
+  addAccountOptions(program.command('show <id>').description('show a key, its limits and its usage')).action(
     async (id, { account, ...worker }) => {
       const key = await keys.describeKey(worker, account, id)
       const { spent_microdollars, reserved_microdollars, open_jobs } = key.used
-      console.log(`${row(key)}\nlimits  ${limitsText(key.limits)}`)
+      console.log(`${formatKey(key)}\nlimits  ${formatLimits(key.limits)}`)
       console.log(
-        `spent   ${dollars(spent_microdollars)}, reserved ${dollars(reserved_microdollars)} by ${open_jobs} jobs`,
+        `spent   ${formatDollars(spent_microdollars)}, reserved ${formatDollars(reserved_microdollars)} by ${open_jobs} jobs`,
       )
     },
   )
-  target(program.command('rotate <id>').description('replace a key with a new one'))
-    .option('--overlap <seconds>', 'remaining validity of the old key', whole, 24 * 3600)
+  addAccountOptions(program.command('rotate <id>').description('replace a key with a new one'))
+    .option('--overlap <seconds>', 'remaining validity of the old key', parseWholeNumber, 24 * 3600)
     .action(async (id, { account, overlap, ...worker }) =>
-      show(await keys.rotateKey(worker, account, id, overlap), account),
+      printKey(await keys.rotateKey(worker, account, id, overlap), account),
     )
-  target(program.command('revoke <id>').description('revoke a key immediately')).action(
+  addAccountOptions(program.command('revoke <id>').description('revoke a key immediately')).action(
     async (id, { account, ...worker }) => {
       await keys.revokeKey(worker, account, id)
       console.error(`Key ${id} of ${account} is revoked.`)
@@ -112,7 +107,9 @@ function keyCommands(program: Command): void {
 }
 
 function accountCommands(program: Command): void {
-  limited(target(program.command('account').description('show an account, and change it with options')))
+  addLimitOptions(
+    addAccountOptions(program.command('account').description('show an account, and change it with options')),
+  )
     .option('--prepaid', 'the balance must cover each job')
     .option('--postpaid', 'jobs need no balance')
     .option('--stripe-customer <id>', 'customer for reports of usage')
@@ -125,20 +122,20 @@ function accountCommands(program: Command): void {
       if (Object.keys(change).length > 0) await keys.configureAccount({ url, token }, account, change)
       printAccount(await keys.describeAccount({ url, token }, account))
     })
-  target(program.command('credit <id>').description('add credit, once per id, such as an invoice number'))
-    .requiredOption('--amount <dollars>', 'amount of credit', money)
+  addAccountOptions(program.command('credit <id>').description('add credit, once per id, such as an invoice number'))
+    .requiredOption('--amount <dollars>', 'amount of credit', parseDollars)
     .option('--note <text>', 'reason', '')
     .action(async (id, { account, amount, note, ...worker }) => {
       const { balance_microdollars } = await keys.addCredit(worker, account, id, amount, note)
-      console.log(`${account} has a balance of ${dollars(balance_microdollars)}.`)
+      console.log(`${account} has a balance of ${formatDollars(balance_microdollars)}.`)
     })
 }
 
 function printAccount(account: keys.Account): void {
   const { captured_microdollars: captured, reserved_microdollars: reserved, open_jobs } = account
   console.log(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
-  console.log(`balance ${dollars(account.balance_microdollars)}, captured ${dollars(captured)}`)
-  console.log(`reserved ${dollars(reserved)} by ${open_jobs} jobs\nlimits  ${limitsText(account.limits)}`)
+  console.log(`balance ${formatDollars(account.balance_microdollars)}, captured ${formatDollars(captured)}`)
+  console.log(`reserved ${formatDollars(reserved)} by ${open_jobs} jobs\nlimits  ${formatLimits(account.limits)}`)
   if (account.deletion) printDeletion(account.deletion)
 }
 
@@ -154,15 +151,18 @@ async function rotatedSecrets(file: string): Promise<string> {
 }
 
 function printDeletion({ state, step, continues, completed, jobs_deleted, ...sums }: keys.Deletion): void {
-  const until = state === 'deleted' ? `on ${day(completed!)}` : `at step "${step}", which continues ${day(continues!)}`
+  const until =
+    state === 'deleted' ? `on ${formatDay(completed!)}` : `at step "${step}", which continues ${formatDay(continues!)}`
   console.log(`${state} ${until}, ${jobs_deleted} jobs so far`)
   const { credited_microdollars: credited, captured_microdollars: captured } = sums
   if (credited !== undefined && captured !== undefined)
-    console.log(`credited ${dollars(credited)}, captured ${dollars(captured)}, left ${dollars(credited - captured)}`)
+    console.log(
+      `credited ${formatDollars(credited)}, captured ${formatDollars(captured)}, left ${formatDollars(credited - captured)}`,
+    )
 }
 
 function dataCommands(program: Command): void {
-  target(program.command('export').description('export all data of an account as JSON Lines'))
+  addAccountOptions(program.command('export').description('export all data of an account as JSON Lines'))
     .requiredOption('--out <file>', 'output file')
     .option('--images <directory>', 'also download its images, one directory per job')
     .action(async ({ account, out, images, ...worker }) => {
@@ -171,7 +171,7 @@ function dataCommands(program: Command): void {
         `Wrote ${exported.lines} lines to ${out}${images ? ` and ${exported.images} images to ${images}` : ''}.`,
       )
     })
-  target(program.command('delete').description('permanently delete an account and all of its data'))
+  addAccountOptions(program.command('delete').description('permanently delete an account and all of its data'))
     .requiredOption('--confirm <name>', "the account's name, as confirmation")
     .action(async ({ account, confirm, ...worker }) => {
       if (confirm !== account) throw new Error(`--confirm was ${confirm}; it must be ${account}.`)

@@ -6,7 +6,7 @@ import { readVocabulary } from '../local/vocabulary.ts'
 import type { Pixels } from '../receipts/compare-images.ts'
 import type { QualityPrompt } from './prompts.ts'
 
-export type Sight = {
+export type Detection = {
   /** Number of confidently detected instances, by sprite. */
   sprites: Record<string, number>
   /** The most likely sprites, best first, at any confidence. */
@@ -26,18 +26,18 @@ export type Verdict = {
   count: boolean
 }
 
-export type Judge = { look: (image: Pixels) => Promise<Sight>; release: () => Promise<void> }
+export type Judge = { detect: (image: Pixels) => Promise<Detection>; release: () => Promise<void> }
 
 const SIDE = 256
 /** The largest number of one sprite in any prompt. */
 const LIKELIEST = 4
 
-/** Opens the classifier. `look` takes images of 256 × 256 pixels. */
+/** Opens the classifier. `detect` takes images of 256 × 256 pixels. */
 export async function openJudge(): Promise<Judge> {
   const vocabulary = await readVocabulary()
   const sprites = vocabulary.sprites.map(({ name }) => name)
   const session = await openSession(path.join(NANO, 'judge.onnx'), { target: 'cpu' })
-  const look = async (image: Pixels): Promise<Sight> => {
+  const detect = async (image: Pixels): Promise<Detection> => {
     const seen = await session.run({ image: { data: planes(image), dims: [1, 3, SIDE, SIDE] } })
     const output = (name: string) => [...(seen[name]!.data as Float32Array)]
     const likeliest = (logits: number[]) => vocabulary.backgrounds[logits.indexOf(Math.max(...logits))]!
@@ -49,11 +49,11 @@ export async function openJudge(): Promise<Judge> {
       background: { top: likeliest(output('top')), bottom: likeliest(output('bottom')) },
     }
   }
-  return { look, release: () => session.release() }
+  return { detect, release: () => session.release() }
 }
 
 /** Compares the detected content of an image with its prompt. */
-export function judge({ sprites, background }: QualityPrompt, seen: Sight): Verdict {
+export function judge({ sprites, background }: QualityPrompt, seen: Detection): Verdict {
   const countOf = (name: string) => seen.sprites[name] ?? 0
   return {
     sprite: seen.likeliest.slice(0, sprites.length).includes(sprites[0]!.name),

@@ -3,24 +3,25 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { SingleBar } from 'cli-progress'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { TIER_TABLE, TIERS } from '../../gpu-fn/contract.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { BUILT_IN_MODELS, type Tier } from '../local/built-in-model.ts'
+import { BUILT_IN_MODELS } from '../local/built-in-model.ts'
 import { openJudge } from './judge.ts'
 import { readQualityPrompts } from './prompts.ts'
-import { type Column, page, table } from './report.ts'
+import { type Column, formatTable, renderPage } from './report.ts'
 import { type Configuration, makeImages } from './runs.ts'
 import { judgeImages, score } from './score.ts'
 
 type Flags = { prompts: number; only: readonly Configuration[]; out: string; sample: number }
 
-/** float32 first, as the reference of the others. */
-const TIERS: readonly Tier[] = ['fp32', 'fp16', 'fp8', 'fp8-lite']
+/** Most precise first: float32 is the reference of the others. */
+const TIERS_BY_PRECISION = TIERS.toSorted((a, b) => TIER_TABLE[b].price - TIER_TABLE[a].price)
 const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
   .reverse()
-  .flatMap((model) => TIERS.map((tier) => ({ name: `${model}-${tier}`, model, tier })))
+  .flatMap((model) => TIERS_BY_PRECISION.map((tier) => ({ name: `${model}-${tier}`, model, tier })))
 
-function configurations(text: string): Configuration[] {
+function parseConfigurations(text: string): Configuration[] {
   const names = text.split(',')
   const unknown = names.find((name) => !CONFIGURATIONS.some((each) => each.name === name))
   if (unknown === undefined) return CONFIGURATIONS.filter(({ name }) => names.includes(name))
@@ -34,7 +35,7 @@ const flags = new Command('quality')
   .option('--prompts <count>', 'number of prompts from the fixed set', parseWholeNumber, 200)
   .addOption(
     new Option('--only <names>', 'comma-separated configurations, such as nano-fp32,nano-fp8')
-      .argParser(configurations)
+      .argParser(parseConfigurations)
       .default(CONFIGURATIONS, 'all'),
   )
   .option('--out <directory>', 'output directory; an interrupted run is resumed', 'out/quality')
@@ -62,12 +63,12 @@ await judge.release()
 
 const scores = columns.map((column) => column.score)
 const write = (name: string, text: string) => fs.writeFile(path.join(flags.out, name), text)
-await write('table.md', `${table(scores)}\n`)
+await write('table.md', `${formatTable(scores)}\n`)
 await write(
   'results.json',
   `${JSON.stringify({ scores, prompts, judged: columns.map(({ judged }) => judged) }, null, 1)}\n`,
 )
-await write('index.html', String(await page(prompts, columns, flags.sample)))
+await write('index.html', String(await renderPage(prompts, columns, flags.sample)))
 console.log(
-  `${table(scores)}\n\n${prompts.length} prompts; comparison of images: ${path.resolve(flags.out, 'index.html')}`,
+  `${formatTable(scores)}\n\n${prompts.length} prompts; comparison of images: ${path.resolve(flags.out, 'index.html')}`,
 )

@@ -20,7 +20,7 @@ const cells = ({ configuration, ...score }: Score) => [
 ]
 
 /** A Markdown table with one row per configuration and aligned columns. */
-export function table(scores: readonly Score[]): string {
+export function formatTable(scores: readonly Score[]): string {
   const rows = [HEADINGS, ...scores.map(cells)]
   const widths = HEADINGS.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
   const line = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
@@ -31,12 +31,12 @@ export function table(scores: readonly Score[]): string {
 const webp = async (file: string) =>
   `data:image/webp;base64,${(await sharp(file).webp({ quality: 85 }).toBuffer()).toString('base64')}`
 
-function caption({ sprite, clear, background, count, seen, psnr }: Judged): string {
-  const shown = Object.entries(seen.sprites).map(([name, often]) => `${often} ${name}`)
-  const wrong = Object.entries({ sprite, clear, background, count }).flatMap(([what, right]) => (right ? [] : what))
+function formatCaption({ sprite, clear, background, count, seen, psnr }: Judged): string {
+  const sprites = Object.entries(seen.sprites).map(([name, often]) => `${often} ${name}`)
+  const errors = Object.entries({ sprite, clear, background, count }).flatMap(([what, right]) => (right ? [] : what))
   const ground = [...new Set(Object.values(seen.background))].join(' to ')
   const likeness = psnr === null ? '' : `, ${psnr.toFixed(1)} dB`
-  return `${wrong.length > 0 ? `✗ ${wrong.join(', ')}: ` : '✓ '}${shown.join(', ') || `perhaps ${seen.likeliest[0]}`} on ${ground}${likeness}`
+  return `${errors.length > 0 ? `✗ ${errors.join(', ')}: ` : '✓ '}${sprites.join(', ') || `perhaps ${seen.likeliest[0]}`} on ${ground}${likeness}`
 }
 
 const STYLE =
@@ -44,18 +44,18 @@ const STYLE =
   'img{width:256px;display:block}small{display:block;width:256px;color:#666}pre{overflow:auto}'
 
 /** A self-contained page: the table, and the images of every configuration for the first `sample` prompts. */
-export async function page(prompts: readonly QualityPrompt[], columns: readonly Column[], sample: number) {
+export async function renderPage(prompts: readonly QualityPrompt[], columns: readonly Column[], sample: number) {
   const rows = await Promise.all(
     prompts.slice(0, sample).map(async ({ prompt }, i) => {
       const pictures = columns.map(
         async ({ judged }) =>
-          html`<td><img alt="" src="${await webp(judged[i]!.file)}"><small>${caption(judged[i]!)}</small></td>`,
+          html`<td><img alt="" src="${await webp(judged[i]!.file)}"><small>${formatCaption(judged[i]!)}</small></td>`,
       )
       return html`<tr><th>${prompt}</th>${await Promise.all(pictures)}</tr>`
     }),
   )
   const headings = columns.map(({ score }) => html`<th>${score.configuration.name}</th>`)
   return html`<!doctype html><meta charset="utf-8"><title>Quality of nano</title><style>${STYLE}</style>
-<h1>Quality of nano</h1><pre>${table(columns.map(({ score }) => score))}</pre>
+<h1>Quality of nano</h1><pre>${formatTable(columns.map(({ score }) => score))}</pre>
 <table><tr><th></th>${headings}</tr>${rows}</table>`
 }

@@ -24,7 +24,12 @@ export async function readRun(directory: string, i: number): Promise<Run | null>
 }
 
 /** The directory of a configuration's images, which depends on the package and the prompts. */
-async function placeOf(out: string, { name }: Configuration, directory: string, set: readonly QualityPrompt[]) {
+async function openImagesDirectory(
+  out: string,
+  { name }: Configuration,
+  directory: string,
+  set: readonly QualityPrompt[],
+) {
   const { digest } = await openPackage(directory)
   const state = createHash('sha256').update(digest).update(JSON.stringify(set)).digest('hex').slice(0, 12)
   const place = path.join(out, 'images', `${name}-${state}`)
@@ -44,7 +49,7 @@ export async function makeImages(
   onImage: () => void,
 ): Promise<{ directory: string; runs: Run[] }> {
   const directory = await builtInPackage(configuration.model, configuration.tier)
-  const place = await placeOf(out, configuration, directory, set)
+  const place = await openImagesDirectory(out, configuration, directory, set)
   await fs.writeFile(path.join(place, PROMPTS), JSON.stringify(set.slice(0, count)))
   const child = fork(path.join(import.meta.dirname, 'make-images.ts'), [directory, place])
   child.on('message', onImage)

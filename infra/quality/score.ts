@@ -2,12 +2,12 @@
 import path from 'node:path'
 import { median } from '../bench/statistics.ts'
 import { psnr, readPixels } from '../receipts/compare-images.ts'
-import { type Judge, judge, type Sight, type Verdict } from './judge.ts'
+import { type Detection, type Judge, judge, type Verdict } from './judge.ts'
 import type { QualityPrompt } from './prompts.ts'
 import type { Configuration, Run } from './runs.ts'
 import { ssim } from './structural-similarity.ts'
 
-export type Judged = Verdict & { file: string; seen: Sight; psnr: number | null; ssim: number | null }
+export type Judged = Verdict & { file: string; seen: Detection; psnr: number | null; ssim: number | null }
 
 /** Accuracies are fractions. PSNR (dB) and SSIM are means relative to float32 of the same model and seed; null for float32 itself. */
 export type Score = {
@@ -31,7 +31,7 @@ export const SAME_PSNR = 100
 
 /** Judges `0.png` and so on in a directory, and compares each with the image of the same name in `reference`. */
 export async function judgeImages(
-  { look }: Judge,
+  { detect }: Judge,
   prompts: readonly QualityPrompt[],
   directory: string,
   reference: string | null,
@@ -40,7 +40,7 @@ export async function judgeImages(
   for (const [i, prompt] of prompts.entries()) {
     const file = path.join(directory, `${i}.png`)
     const image = await readPixels(file)
-    const seen = await look(image)
+    const seen = await detect(image)
     const original = reference && (await readPixels(path.join(reference, `${i}.png`)))
     const likeness = original
       ? { psnr: Math.min(SAME_PSNR, psnr(image, original)), ssim: ssim(image, original) }

@@ -25,7 +25,7 @@ async function see(request: Record<string, unknown>) {
     octet: { model: string; tier: string }
   }
   const image = await readPixels(Buffer.from(data[0]!.b64_json, 'base64'))
-  const { sprites, background } = await judge.look(image)
+  const { sprites, background } = await judge.detect(image)
   return { sprites, background, by: `${octet.model} ${octet.tier}` }
 }
 

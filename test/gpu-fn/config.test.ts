@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { ConfigError, readConfig } from '../../gpu-fn/config.ts'
+import { TIERS } from '../../gpu-fn/contract.ts'
 
 const { publicKey, privateKey } = generateKeyPairSync('ed25519')
 const pem = publicKey.export({ type: 'spki', format: 'pem' }).toString()
@@ -91,7 +92,7 @@ test.each([
   [{ LOG_LEVEL: 'loud' }, 'LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent; given "loud"'],
   [
     { OCTET_PRELOAD: 'nano:fp9' },
-    'OCTET_PRELOAD must be model:tier, or several with commas between them, where tier is one of fp8, fp8-lite, fp16, fp32; given "nano:fp9"',
+    `OCTET_PRELOAD must be model:tier, or several with commas between them, where tier is one of ${TIERS.join(', ')}; given "nano:fp9"`,
   ],
 ])('names the variable that is wrong: %o', (variables, message) => {
   expect(refusal({ ...good, ...variables })).toBe(message)

@@ -51,12 +51,15 @@ test.each([
   ['edge/routes', ['#contract', '../auth/keys.ts'], ['../../gpu-fn/contract.ts', 'node:crypto']],
   ['gpu-fn', ['./pipeline/noise.ts', 'node:fs', 'zod'], ['../edge/auth/keys.ts', '../infra/local/demo.ts']],
   ['edge/routes', ['../jobs/job.ts', '../http/errors.ts'], ['../app.ts']],
-  ['edge/jobs', ['../accounts/ledger.ts', '../gpu/client.ts'], ['../routes/jobs.ts', '../operations/status.ts']],
+  ['edge/requests', ['../jobs/record.ts', '../accounts/ledger.ts'], ['../routes/jobs.ts', '../operations/status.ts']],
+  ['edge/jobs', ['../accounts/ledger.ts', '../gpu/client.ts'], ['../routes/jobs.ts', '../requests/generate.ts']],
   ['edge/accounts', ['../usage/record.ts', './ledger.ts'], ['../jobs/record.ts']],
   ['edge/webhooks', ['../results/results.ts'], ['../jobs/record.ts', '../accounts/account.ts']],
+  ['edge/results', ['../auth/links.ts', '../http/errors.ts'], ['../dialects/public-job.ts', '../usage/record.ts']],
   ['edge/gpu', ['../routing/price.ts'], ['../jobs/job.ts', '../webhooks/post.ts']],
   ['edge/routing', ['../http/errors.ts', '../config.ts'], ['../auth/keys.ts', '../gpu/client.ts']],
-  ['edge/platform', ['../http/errors.ts'], ['../env.ts', '../auth/keys.ts', '../routing/price.ts']],
+  ['edge/http', ['../platform/log.ts', '../config/values.ts'], ['../config.ts', '../auth/keys.ts']],
+  ['edge/platform', ['./log.ts'], ['../env.ts', '../http/errors.ts', '../config/limits.ts', '../routing/price.ts']],
   [
     'gpu-fn/server',
     ['../engine/engine.ts', './jobs.ts'],
@@ -78,7 +81,16 @@ test.each([
     ['../../compile/graph/nn.ts', '../../compile/lower/lowerings.ts', './sd35.ts'],
     ['../../pipeline/noise.ts', '../../compile/compile.ts', '../../compile/write/onnx.ts'],
   ],
-  ['gpu-fn/compile/lower', ['../graph/nn.ts'], ['../../models/families.ts', '../compile.ts', '../write/onnx.ts']],
+  [
+    'gpu-fn/kernels/linear',
+    ['../../compile/lower/cuda-fp8.ts', '../../compile/graph/ops.ts', '../definition/test-case.ts'],
+    ['../../compile/write/onnx.ts', '../../models/families.ts', '../../engine/engine.ts'],
+  ],
+  [
+    'gpu-fn/compile/lower',
+    ['../graph/nn.ts'],
+    ['../../models/families.ts', '../../kernels/reference.ts', '../compile.ts', '../write/onnx.ts'],
+  ],
   ['gpu-fn/compile/graph', ['../checkpoint/tensor.ts', './ops.ts'], ['../lower/cpu.ts', '../write/weights.ts']],
   ['gpu-fn/compile/checkpoint', ['./tensor.ts', 'node:fs'], ['../graph/graph.ts', '../../manifest.ts']],
 ])('%s may import %j and may not import %j', async (directory, allowed, forbidden) => {
@@ -90,6 +102,37 @@ test('an import cycle is refused, type imports included', async () => {
   const second = "import type { A } from './a.ts'\nexport type B = { a: A | null }\n"
   const files = { 'edge/jobs/a.ts': first, 'edge/jobs/b.ts': second }
   expect(await violations(files, 'edge/jobs/a.ts')).toEqual(['noImportCycles: 1'])
+})
+
+/** Imports of a source file relative to the root, types included. */
+const importsOf = (file: string, source: string) =>
+  [...source.matchAll(/\b(?:from|import\() ?'(\.[^']+)'/g)].map(([, name]) => path.join(path.dirname(file), name!))
+
+/** Pairs of folders that import each other. A file directly in edge/ counts as a folder of its own. */
+function folderCycles(sources: Record<string, string>): string[] {
+  const folderOf = (file: string) => (path.dirname(file) === 'edge' ? file : path.dirname(file))
+  const pairs = Object.entries(sources).flatMap(([file, source]) =>
+    importsOf(file, source).map((imported) => [folderOf(file), folderOf(imported)] as const),
+  )
+  const edges = new Set(pairs.filter(([from, to]) => from !== to).map((pair) => pair.join(' ')))
+  return [...edges].filter((edge) => {
+    const [from, to] = edge.split(' ') as [string, string]
+    return from < to && edges.has(`${to} ${from}`)
+  })
+}
+
+test('no two folders of the worker import each other, nested folders and types included', async () => {
+  const planted = {
+    'edge/webhooks/a.ts': "import type { B } from './delivery/b.ts'\n",
+    'edge/webhooks/delivery/b.ts': "import { a } from '../a.ts'\n",
+  }
+  expect(folderCycles(planted)).toEqual(['edge/webhooks edge/webhooks/delivery'])
+  const sources: Record<string, string> = {}
+  // The types of the bindings name every object's class.
+  for await (const file of glob('edge/**/*.ts', { cwd: root }))
+    if (file !== 'edge/env.ts') sources[file] = await readFile(path.join(root, file), 'utf8')
+  expect(Object.keys(sources).length).toBeGreaterThan(100)
+  expect(folderCycles(sources)).toEqual([])
 })
 
 test.each([
@@ -128,5 +171,5 @@ test('Durable Objects are called through objectOf, which retries calls after res
     if (/\.(getByName|idFromName|newUniqueId)\(/.test(source)) calls.push(file)
   }
   // The calls in health.ts are best-effort, so they are not retried.
-  expect(calls.toSorted()).toEqual(['edge/gpu/health.ts', 'edge/platform/objects.ts'])
+  expect(calls.toSorted()).toEqual(['edge/gpu/health.ts', 'edge/platform/durable-objects.ts'])
 })

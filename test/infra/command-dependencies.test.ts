@@ -46,14 +46,14 @@ const developmentPackagesOf = (file: string) => [...packagesOf(file)].filter((na
 const programs = Object.values(scripts!).flatMap((script) => /\bnode (\S+\.ts)/.exec(script)?.[1] ?? [])
 
 /** Programs for development alone. */
-const DEVELOPMENT = ['infra/campaign/packages/main.ts', 'infra/cost/main.ts', 'infra/quality/main.ts']
+const DEVELOPMENT = ['infra/cost/main.ts', 'infra/quality/main.ts']
 
 test.each(programs)('%s starts with production dependencies alone, unless it is for development', (program) => {
   expect(developmentPackagesOf(program).length > 0).toBe(DEVELOPMENT.includes(program))
 })
 
 /** Commands whose module imports a development dependency at once. All others must not. */
-const NEED_DEVELOPMENT = ['infra/bench/hostile/hostile.ts', 'infra/bench/stream.ts']
+const NEED_DEVELOPMENT = ['infra/bench/stream.ts']
 
 test.each(importsOf('infra/bench/main.ts').lazy)('bench command %s needs production dependencies alone', (module) => {
   expect(developmentPackagesOf(module).length > 0).toBe(NEED_DEVELOPMENT.includes(module))

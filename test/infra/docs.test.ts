@@ -2,6 +2,9 @@
 import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { TIERS } from '../../gpu-fn/contract.ts'
+import { TARGETS } from '../../gpu-fn/manifest.ts'
+import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { type Figure, figure } from '../../infra/bench/gpu/plan.ts'
 import packageJson from '../../package.json' with { type: 'json' }
 
@@ -114,12 +117,11 @@ const rules = [...read('biome.json').matchAll(/"Layers: (.+?) (?:may import (.+?
 
 test('the layers of the worker are those of biome.json, in order', () => {
   const [, list] = /<!-- edge-layers -->\n\n([\s\S]*?)\n\n/.exec(read('docs/architecture.md'))!
-  const layers = list!.split('\n').map((line) => line.replace(/^\d+\. /, '').replace(/, which .*/, ''))
+  const layers = list!.split('\n').map((line) => line.replace(/^\d+\. /, ''))
   const expected = layers.map((layer, k) => {
-    const below = layers.slice(k + 1).map((name) => name.replace(' and ', ', '))
-    const imports =
-      below.length > 0 ? `packages and the layers below (${below.join(', ')})` : 'packages and one another'
-    return { layer, imports: `#contract, ${imports}` }
+    const below = layers.slice(k + 1)
+    const others = below.length > 0 ? `the layers below (${below.join(', ')})` : 'its own files'
+    return { layer, imports: `#contract, packages and ${others}` }
   })
   expect(rules.filter(({ imports }) => imports.startsWith('#contract'))).toEqual(expected)
 })
@@ -141,12 +143,10 @@ const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)
 test('docs/api.md has every route', () => {
   const routes = keysOf(read('edge/routes/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm)
   const dialects = globSync('edge/dialects/*.ts', { cwd: root }).flatMap((file) =>
-    keysOf(read(file), /^ {2}path: '(.+)',$/gm),
+    [...read(file).matchAll(/method: '(\w+)',\n +path: '(.+)',/g)].map(([, method, route]) => `${method} ${route}`),
   )
-  const expected = [
-    ...routes.map((route) => route.replace(/:(\w+)/g, '{$1}')),
-    ...dialects.map((each) => `POST ${each}`),
-  ]
+  const expected = [...routes, ...dialects].map((route) => route.replace(/:(\w+)/g, '{$1}'))
+  expect(dialects).not.toEqual([])
   expect(firstCells(section('docs/api.md', '## Routes')).toSorted()).toEqual(expected.toSorted())
 })
 
@@ -160,11 +160,28 @@ test('docs/api.md has every error with its status', () => {
 
 test('docs/api.md has every field of a request', () => {
   const [, schema] = /export const generation = z\.strictObject\(\{\n([\s\S]*?)^\}\)/m.exec(
-    read('edge/jobs/generation-request.ts'),
+    read('edge/requests/generation-request.ts'),
   )!
   expect(firstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
     keysOf(schema!, /^ {2}(\w+): /gm).toSorted(),
   )
+})
+
+const VARIANT_NAMES = VARIANTS.map(({ name }) => name)
+
+test.each([
+  ['docs/api.md', '`tier`', ['auto', ...TIERS]],
+  ['docs/deploy.md', '`--tier`', TIERS],
+  ['docs/glossary.md', 'tier', TIERS],
+  ['docs/deploy.md', '`--target`', TARGETS],
+  ['docs/glossary.md', 'target', TARGETS],
+  ['docs/deploy.md', '`--variant`', [...VARIANT_NAMES, 'custom']],
+] as const)('%s has every value in the row %s', (page, name, values) => {
+  const row = read(page)
+    .split('\n')
+    .find((line) => line.startsWith(`| ${name} |`))
+  const cell = row!.split(' | ')[1]!
+  expect(keysOf(cell, /`([\w-]+)`/g).toSorted()).toEqual([...values].toSorted())
 })
 
 test('docs/performance.md has every operator of the kernels', () => {

@@ -1,4 +1,4 @@
-// Which processes a program has started, however deep, told by a mark in their environment. Reads Linux's /proc.
+// All descendants of a program, identified by a variable in their environment. Reads Linux's /proc.
 import { glob, readFile } from 'node:fs/promises'
 
 /** The command lines of the processes that run with `variable` in their environment. One that has ended has no environment. */

@@ -1,10 +1,9 @@
-// As much of the Hugging Face hub as a download needs, over a directory: the listing with digests, and files in ranges. Gated by a token.
+// A stub of the Hugging Face hub over a directory: the listing with digests, and files in ranges, both for holders of a token.
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
-import http from 'node:http'
-import type { AddressInfo } from 'node:net'
 import path from 'node:path'
+import { serveLocally } from '../../infra/command/local-server.ts'
 
 export type HubStub = { url: string; close: () => void }
 type Entry = {
@@ -15,13 +14,17 @@ type Entry = {
   lfs?: { oid: string; size: number; pointerSize: number }
 }
 
-/** Serves `directory` as the repository `repo` to whoever has `token`; `lie` may change the listing. */
+/** Serves `directory` as the repository `repo` to requests with `token`. `alterListing` may falsify the listing. */
 export async function startHub(
   directory: string,
-  { repo, token, lie = (entries) => entries }: { repo: string; token: string; lie?: (entries: Entry[]) => Entry[] },
+  {
+    repo,
+    token,
+    alterListing = (entries) => entries,
+  }: { repo: string; token: string; alterListing?: (entries: Entry[]) => Entry[] },
 ): Promise<HubStub> {
-  const listing = lie(await list(directory))
-  const server = http.createServer(async (request, response) => {
+  const listing = alterListing(await list(directory))
+  const { url, stop } = await serveLocally(async (request, response) => {
     const { pathname } = new URL(request.url!, 'http://hub')
     if (request.headers.authorization !== `Bearer ${token}`) {
       response.writeHead(request.headers.authorization ? 403 : 401, { 'content-type': 'application/json' })
@@ -42,17 +45,10 @@ export async function startHub(
     response.writeHead(from === undefined ? 200 : 206, { etag: '"e"', 'content-length': end - start + 1, ...ranged })
     return createReadStream(file, { start, end }).pipe(response)
   })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    close() {
-      server.closeAllConnections()
-      server.close()
-    },
-  }
+  return { url, close: () => void stop() }
 }
 
-/** Large files as the hub keeps them, with a SHA-256; the others with git's own digest. */
+/** Large files as in the hub, with a SHA-256; other files with git's own digest. */
 async function list(directory: string): Promise<Entry[]> {
   const names = (await readdir(directory, { recursive: true, withFileTypes: true }))
     .filter((entry) => entry.isFile())

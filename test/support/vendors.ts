@@ -1,4 +1,4 @@
-// Cloudflare and Modal as far as their commands show them: an account that remembers what was made in it.
+// Stubs of Cloudflare's and Modal's commands, with the state of an account.
 import { appendFile } from 'node:fs/promises'
 import { readDeployConfig } from '../../infra/config.ts'
 import { CommandFailed, type CommandLine, commandText, UNKNOWN, type World } from '../../infra/deploy/plan.ts'
@@ -16,7 +16,7 @@ export type Vendors = {
 
 const NOT_FOUND = 'not found [code: 10006]'
 
-/** `gpuUrl` and `workerUrl` are what the vendors say where things are. */
+/** `gpuUrl` and `workerUrl` are the addresses that the commands print. */
 export async function createVendors(
   where = { gpuUrl: 'https://gpu.test', workerUrl: 'https://octet.test' },
 ): Promise<Vendors> {

@@ -6,7 +6,7 @@ import type { EdgeEnv } from '../../http/context.ts'
 import { ACCOUNT_DELETED, ApiError } from '../../http/errors.ts'
 import { parseFields } from '../../http/validation.ts'
 import { exportLines, parsePosition, START, streamLines } from '../../operations/account-export.ts'
-import { objectOf } from '../../platform/objects.ts'
+import { objectOf } from '../../platform/durable-objects.ts'
 import { accountName, deletionView, moneyOf } from './accounts.ts'
 
 export const page = z.strictObject({

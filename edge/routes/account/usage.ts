@@ -4,7 +4,7 @@ import { utcDay } from '../../accounts/meter.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
 import { parseFields } from '../../http/validation.ts'
-import { objectOf } from '../../platform/objects.ts'
+import { objectOf } from '../../platform/durable-objects.ts'
 import { DAY_MS } from '../../platform/units.ts'
 import { moneyOf } from './accounts.ts'
 

@@ -1,16 +1,27 @@
 // Selects the next attempt and processes its outcome, over the SQLite of WebhookDO.
 import type { WebhookSettings } from '../../config/webhooks.ts'
-import { normalizeAddress } from '../address.ts'
-import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from '../endpoints.ts'
-import { liveKeys } from '../keys.ts'
-import { type Busy, nextReceiver, recordFailure, recordSuccess, refreshReceiver } from '../receivers.ts'
+import { normalizeAddress } from '../endpoints/address.ts'
+import { DEFAULT_ENDPOINT, disableEndpoint, findEndpoint } from '../endpoints/endpoints.ts'
+import { liveKeys } from '../endpoints/keys.ts'
+import {
+  type Busy,
+  failingReceivers,
+  nextReceiver,
+  recordFailure,
+  recordSuccess,
+  refreshReceiver,
+} from '../endpoints/receivers.ts'
+import type { SigningKey } from '../endpoints/signature.ts'
 import { dropPending, findDelivery, findEvent, logAttempt, nextDelivery, saveDelivery } from './deliveries.ts'
 import type { Delivery, WebhookEvent } from './delivery.ts'
 import { type Answer, judge, waitAfter } from './schedule.ts'
-import type { SigningKey } from './signature.ts'
 
 /** The lease in multiples of the timeout. It exceeds the timeout in case the object restarts while the receiver is still processing. */
 const LEASE = 4
+
+const MAX_OF_HOST = 4
+/** The limit for a receiver whose last attempt failed, including the trial of an open circuit breaker. */
+const MAX_OF_FAILING = 1
 
 /** An attempt to make. Its outcome counts only under the given `lease`. */
 export type Taken = {
@@ -23,11 +34,27 @@ export type Taken = {
   keys: SigningKey[]
 }
 
+const countOf = (names: readonly string[]) =>
+  [...Map.groupBy(names, (name) => name)].map(([name, all]) => ({ name, count: all.length }))
+
+/** The receivers and hosts at their limit of concurrent attempts, so that an unresponsive receiver does not delay others. */
+function busyWith(sql: SqlStorage, running: readonly Taken[]): Busy {
+  const receivers = countOf(running.map(({ receiver }) => receiver))
+  const failing = failingReceivers(
+    sql,
+    receivers.map(({ name }) => name),
+  )
+  const full = receivers.filter(({ name, count }) => count >= (failing.includes(name) ? MAX_OF_FAILING : MAX_OF_HOST))
+  const hosts = countOf(running.map(({ host }) => host)).filter(({ count }) => count >= MAX_OF_HOST)
+  return { receivers: full.map(({ name }) => name), hosts: hosts.map(({ name }) => name) }
+}
+
 /**
- * Takes the longest-waiting attempt of a receiver that is not busy: pending, due, not leased, and with a closed circuit breaker or one due
- * for a trial. Returns null if there is none. Drops deliveries whose endpoint was disabled or deleted.
+ * Takes the longest-waiting attempt of a receiver that is not busy with `running` attempts: pending, due, not leased, and with a closed
+ * circuit breaker or one due for a trial. Returns null if there is none. Drops deliveries whose endpoint was disabled or deleted.
  */
-export function takeAttempt(sql: SqlStorage, busy: Busy, { timeoutMs }: WebhookSettings): Taken | null {
+export function takeAttempt(sql: SqlStorage, running: readonly Taken[], { timeoutMs }: WebhookSettings): Taken | null {
+  const busy = busyWith(sql, running)
   for (;;) {
     const now = Date.now()
     const receiver = nextReceiver(sql, now, busy)

@@ -1,8 +1,8 @@
 // Events, deliveries and the attempt log, over the SQLite of WebhookDO. A delivery is one event for one endpoint.
 
-import { hostOf } from '../address.ts'
-import { DEFAULT_ENDPOINT } from '../endpoints.ts'
-import { refreshReceiver, saveReceiver } from '../receivers.ts'
+import { hostOf } from '../endpoints/address.ts'
+import { DEFAULT_ENDPOINT } from '../endpoints/endpoints.ts'
+import { refreshReceiver, saveReceiver } from '../endpoints/receivers.ts'
 import type { Attempt, Delivery, DeliveryState, DeliveryView, Target, WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
 

@@ -1,7 +1,6 @@
 // Events and their deliveries.
 
-export const EVENT_TYPES = ['job.succeeded', 'job.failed', 'job.canceled'] as const
-export type EventType = (typeof EVENT_TYPES)[number] | 'webhook.test'
+import type { EventType } from '../endpoints/event-types.ts'
 
 /** `exhausted`: every attempt failed. `refused`: a 410 response or a blocked URL. `dropped`: the endpoint was disabled or deleted. */
 export const DELIVERY_STATES = ['pending', 'delivered', 'exhausted', 'refused', 'dropped'] as const

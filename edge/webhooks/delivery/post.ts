@@ -5,11 +5,11 @@ import type { JobEvent } from '../../dialects/public-job.ts'
 import { log } from '../../platform/log.ts'
 import { resultUrl } from '../../results/results.ts'
 import type { StoredImage } from '../../results/stored-image.ts'
-import { addressProblem, addressRules } from '../address.ts'
+import { addressProblem, addressRules } from '../endpoints/address.ts'
+import { signedHeaders } from '../endpoints/signature.ts'
 import type { Taken } from './attempts.ts'
 import type { WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
-import { signedHeaders } from './signature.ts'
 
 /** How long the links in a payload are valid, starting at the attempt. */
 const LINK_SECONDS = 24 * 3600

@@ -1,8 +1,9 @@
 // Replays of events and their rate limit, over the SQLite of WebhookDO.
 
-import { DEFAULT_ENDPOINT } from '../endpoints.ts'
+import { DEFAULT_ENDPOINT } from '../endpoints/endpoints.ts'
+import type { EventType } from '../endpoints/event-types.ts'
 import { findDelivery, insertDelivery, saveDelivery } from './deliveries.ts'
-import type { EventType, Target } from './delivery.ts'
+import type { Target } from './delivery.ts'
 
 export const REPLAY_SCHEMA = `
   CREATE TABLE IF NOT EXISTS replay_bucket (

@@ -69,11 +69,11 @@ export const groupNormParameters = (s: Scope, channels: number): [weight: Value,
   s.parameter('bias', [channels]),
 ]
 
-const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
-  const [b, c, h, w] = x.shape
-  const shape = [b!, c!, scaleDim(h!, 2), scaleDim(w!, 2)]
+/** Nearest-neighbor upsampling by a factor for each axis. */
+export function upsampleAxes(x: Value, factors: readonly number[]): Value {
+  const shape = x.shape.map((dim, axis) => scaleDim(dim, factors[axis]!))
   const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' }
-  return x.graph.node('Resize', [x, null, ops.float32(x, [1, 1, 2, 2])], [{ dtype: x.dtype, shape }], attributes)[0]!
+  return x.graph.node('Resize', [x, null, ops.float32(x, factors)], [{ dtype: x.dtype, shape }], attributes)[0]!
 }
 
 export const cpu: Lowering = {
@@ -107,7 +107,7 @@ export const cpu: Lowering = {
   addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
   applyDeferred: ({ value }) => value,
   groupNorm,
-  upsampleNearest,
+  upsampleNearest: (x) => upsampleAxes(x, [1, 1, 2, 2]),
   tokens(x, length) {
     const flat = ops.reshape(x, [x.shape[0]!, x.shape[1]!, length])
     return ops.transpose(flat, [0, 2, 1])

@@ -1,5 +1,5 @@
-// Layers for FP8 tensor cores through the operators of kernels/: the step graph's matrix products take codes on both sides, and what
-// stands between two products is one operator. Feature maps are added to and normalized by one operator too. All else is as in cuda.ts.
+// Layers for FP8 tensor cores through the operators of kernels/. The step graph's matrix products take FP8 codes on both sides, with one
+// operator between two products; one operator adds and normalizes feature maps. All other layers are those of cuda.ts.
 import { GraphError, type Value } from '../graph/graph.ts'
 import {
   type FeatureMap,
@@ -14,16 +14,16 @@ import type { AttentionInput, Lowering, Scope } from '../graph/scope.ts'
 import { attendByOperators } from './attention.ts'
 import { groupNormParameters } from './cpu.ts'
 
-/** Where a modulation's shift and scale begin in the vector [B, M]. */
+/** Offsets of a modulation's shift and scale in the vector [B, M]. */
 export type Offsets = { readonly shift: number; readonly scale: number }
-/** A branch and where its gate begins. */
+/** A residual branch, and its gate's offset in the vector [B, M]. */
 export type GatedBranch = { readonly value: Value; readonly gate: number }
 /** A stream's projections: [B, S, 3D], or [B, S, 2D] without queries, and the norms of its heads, in float32. */
 export type Projected = { readonly qkv: Value; readonly queryNorm: Value | null; readonly keyNorm: Value }
 
-/** The operators of kernels/operators.h. infra/bench/kernels/reference.ts computes the same in ONNX operators. */
+/** The operators of kernels/include/operators.h. kernels/reference.ts computes the same in ONNX operators. */
 export type Fp8Operators = {
-  /** stream + Σ factor · gate · branch; and of that LayerNorm · scale + shift, quantized by rows, for each modulation. */
+  /** sum = stream + Σ factor · gate · branch, and for each modulation LayerNorm(sum) · scale + shift, quantized by rows. */
   modulateQuantize(
     stream: Value,
     branches: readonly GatedBranch[],
@@ -35,9 +35,9 @@ export type Fp8Operators = {
   linear(x: Operand, weight: Quantized, bias: Value, factor: number): Value
   /** gelu(factor · x), quantized by rows. */
   geluQuantize(x: Value, factor: number): Operand
-  /** Attention over the tokens of both streams → [B, S + T, D], or [B, S, D] where the text has no queries. Heads have 64 values. */
+  /** Attention over the tokens of both streams → [B, S + T, D], or [B, S, D] if the text has no queries. Heads have 64 values. */
   attend(image: Projected, text: Projected | null, epsilon: number): Value
-  /** The tokens of a joint sequence, quantized by rows: as many as `like` has, and then the rest, which is as long as `rest`. */
+  /** The tokens of a joint sequence, quantized by rows: the first ones, as many as in `like`, and with `rest` the others. */
   quantizeParts(joint: Value, like: Value, rest: Value | null): Operand[]
   /** A map with its deferred terms applied. */
   applyDeferred(map: FeatureMap): Value
@@ -50,13 +50,13 @@ export type Fp8Operators = {
   ): ReturnType<Lowering['groupNorm']>
 }
 
-/** The unit of products that may be large: before GELU, and before a gate. */
+/** Products that may be large, before GELU and before a gate, are in multiples of this unit. */
 const UNIT = 16
 const HEAD_DEPTH = 64
-/** Channels that the kernel handles together. */
+/** GroupNorm's number of channels must be a multiple of this. */
 const CHANNELS = 8
 
-/** A lowering over FP8 operators; what they do not cover is `base`'s. */
+/** A lowering over FP8 operators; all other layers are those of `base`. */
 export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
   const attend: Lowering['attend'] = (parts, options) => {
     const [image, text] = parts
@@ -117,7 +117,7 @@ export function fp8Lowering(operators: Fp8Operators, base: Lowering): Lowering {
   }
 }
 
-/** In float32, so that onnxruntime does it once, as it opens the graph: its CPU provider has no product of 16 bits. */
+/** In float32, so that onnxruntime folds the product when it opens the graph: its CPU provider has no 16-bit product. */
 function inUnits(bias: Value): Value {
   const wide = ops.cast(bias, 'float32')
   return ops.cast(ops.multiply(wide, ops.scalar(wide, 1 / UNIT)), bias.dtype)
@@ -132,7 +132,7 @@ type Modulate = (
   ...args: Parameters<Lowering['modulate']> extends [...infer A, unknown] ? A : never
 ) => ReturnType<Lowering['modulate']>
 
-/** For a layer that is no FP8 product: the sum and its norm in 16 bits. */
+/** The sum and its norm in 16 bits, for a layer without an FP8 product. */
 const modulateByOperators: Modulate = ({ value, deferred }, modulations, epsilon) => {
   const width = value.shape.at(-1) as number
   const vector = ({ value: all, offset }: ModulationVector, factor = 1) => {

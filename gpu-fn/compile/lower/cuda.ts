@@ -1,13 +1,13 @@
 // Layers for onnxruntime's CUDA provider: FP8 weights (MatMulBlockQuantizedFp8Weight), 16-bit activations, NHWC convolutions.
 // The step graph takes one sample, so that a modulation is a vector: residual, LayerNorm and modulation are fused into one
-// SkipLayerNormalization, and a gate is multiplied with the weight's scales instead of the activations.
+// SkipLayerNormalization, and a gate is multiplied with the weight's scales instead of the activations. Layers that the two providers share
+// are those of cpu.ts.
 import type { Value } from '../graph/graph.ts'
 import { type Activation, isQuantized, type Quantized, type ResidualBranch } from '../graph/layer-types.ts'
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { Lowering } from '../graph/scope.ts'
-import { attendByOperators } from './attention.ts'
-import { convolutionAttributes, groupNormOfPlanes, groupNormParameters } from './cpu.ts'
+import { convolutionAttributes, cpu, groupNormOfPlanes, groupNormParameters, upsampleAxes } from './cpu.ts'
 
 const CONTRIB = 'com.microsoft'
 
@@ -90,14 +90,8 @@ const groupNorm: Lowering['groupNorm'] = (s, { value: map }, options) => {
   return { map, normed: normed! }
 }
 
-const upsampleNearest: Lowering['upsampleNearest'] = (x) => {
-  const [b, h, w, c] = x.shape
-  const shape = [b!, scaleDim(h!, 2), scaleDim(w!, 2), c!]
-  const attributes = { mode: 'nearest', coordinate_transformation_mode: 'asymmetric', nearest_mode: 'floor' }
-  return x.graph.node('Resize', [x, null, ops.float32(x, [1, 2, 2, 1])], [{ dtype: x.dtype, shape }], attributes)[0]!
-}
-
 export const cuda: Lowering = {
+  ...cpu,
   target: 'cuda',
   activations: 'float16',
   batch: 1,
@@ -113,7 +107,6 @@ export const cuda: Lowering = {
     return values.map((value, i) => ({ value, column: columns[i]! }))
   },
   modulate,
-  attend: attendByOperators,
   headNorm(x, weight, heads, epsilon) {
     // SimplifiedLayerNormalization is optimized for wide rows; x + x with 4 epsilon is the same function in a faster kernel.
     const [batch, , width] = x.shape
@@ -134,11 +127,8 @@ export const cuda: Lowering = {
   planes: (x) => ops.transpose(x, [0, 3, 1, 2]),
   channels: (x) => x.shape[3] as number,
   conv2d,
-  defersBiases: false,
-  addSkip: (x, { value }) => ({ value: ops.add(x, value) }),
-  applyDeferred: ({ value }) => value,
   groupNorm,
-  upsampleNearest,
+  upsampleNearest: (x) => upsampleAxes(x, [1, 2, 2, 1]),
   tokens: (x, length) => ops.reshape(x, [x.shape[0]!, length, x.shape[3]!]),
   fromTokens: (x, like) => ops.reshapeTo(x, ops.shapeOf(like, 0, 4), like.shape),
 }

@@ -30,7 +30,7 @@ export const kernelOperators: Fp8Operators = {
     const changed = branches.length > 0 ? { dtype: stream.dtype, shape: stream.shape } : null
     const results = [changed, ...modulations.flatMap(() => rows(stream.shape))]
     const [sum, ...quantized] = node(
-      'ModulateQuantise',
+      'ModulateQuantize',
       [stream, modulation, ...branches.map(({ value }) => value)],
       results,
       {
@@ -52,14 +52,14 @@ export const kernelOperators: Fp8Operators = {
     return node('Linear', inputs, [{ dtype: 'float16', shape }])[0]!
   },
   geluQuantize(x, factor) {
-    const [codes, scales] = node('GeluQuantise', [x], rows(x.shape), { factor: { float: factor } })
+    const [codes, scales] = node('GeluQuantize', [x], rows(x.shape), { factor: { float: factor } })
     return operand(codes!, scales!)
   },
   attend(image, text, epsilon) {
     const norms = [image.queryNorm, image.keyNorm, text?.queryNorm ?? null, text?.keyNorm ?? null]
     const bytes = (last: string): Result => ({ dtype: 'uint8', shape: ['B', 'heads', 'tiles', last] })
     const laidOut = node(
-      'JoinHeads',
+      'QkNormQuantize',
       [image.qkv, text?.qkv ?? null, ...norms],
       [bytes('query'), bytes('key'), bytes('value'), { dtype: 'float32', shape: [1] }],
       { epsilon: { float: epsilon } },
@@ -72,7 +72,7 @@ export const kernelOperators: Fp8Operators = {
   },
   quantizeParts(joint, like, rest) {
     const results = [...rows(like.shape), ...(rest ? rows(rest.shape) : [])]
-    const parts = node('QuantiseParts', [joint, like], results)
+    const parts = node('QuantizeParts', [joint, like], results)
     return Array.from({ length: parts.length / 2 }, (_, i) => operand(parts[2 * i]!, parts[2 * i + 1]!))
   },
   applyDeferred({ value, deferred }) {

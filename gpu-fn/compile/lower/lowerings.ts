@@ -10,7 +10,7 @@ import { cudaFp8 } from './kernels.ts'
 
 const LOWERINGS: Record<Target, Lowering> = { cpu, cuda, 'cuda-fp8': cudaFp8 }
 
-/** What the graphs of a package are built with. */
+/** The settings of the graphs of a package. */
 export function graphSettings(
   { target, lowering = LOWERINGS[target], probes = false }: BuildOptions,
   precision: Precision,

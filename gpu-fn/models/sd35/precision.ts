@@ -1,6 +1,6 @@
-// The storage type of SD3.5's tensors in each tier, and why. The first rule that matches decides.
+// The storage type of SD3.5's tensors at each precision, and why. The first rule that matches decides.
 import { type Precision, precisionOf, type Rule } from '../../compile/graph/precision.ts'
-import type { Tier } from '../../manifest.ts'
+import { TIER_TABLE, type Tier } from '../../contract.ts'
 
 const FP8_RULES: readonly Rule[] = [
   {
@@ -39,11 +39,10 @@ const COMMON_RULES: readonly Rule[] = [
   },
 ]
 
-const RULES: Record<Tier, readonly Rule[]> = {
+const RULES: Record<(typeof TIER_TABLE)[Tier]['precision'], readonly Rule[]> = {
   fp8: [...FP8_RULES, ...COMMON_RULES],
-  'fp8-lite': [...FP8_RULES, ...COMMON_RULES],
   fp16: COMMON_RULES,
   fp32: [{ network: /./, tensor: /./, storage: 'float32', why: 'the reference' }],
 }
 
-export const sd35Precision = (tier: Tier): Precision => precisionOf(RULES[tier])
+export const sd35Precision = (tier: Tier): Precision => precisionOf(RULES[TIER_TABLE[tier].precision])

@@ -6,6 +6,7 @@ import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.
 import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions } from '../../compile/graph/model.ts'
+import { hasT5 } from '../../contract.ts'
 import type { Manifest, TextEncoderManifest } from '../../manifest.ts'
 import { clipText } from './clip-text.ts'
 import { deriveClip, deriveT5, shapeOf } from './configurations.ts'
@@ -48,15 +49,13 @@ export function buildTextEncoders(
   const clip_l = buildClip('clip_l', checkpoint, settings)
   const clip_g = buildClip('clip_g', checkpoint, settings)
   assertClipWidths(clip_l, clip_g, config)
-  // Tier fp8-lite is fp8 without T5.
-  const t5 = options.tier === 'fp8-lite' ? null : buildT5(checkpoint, config, options, settings)
+  const t5 = hasT5(options.tier) ? buildT5(checkpoint, config, options, settings) : null
   const built = [['clip_l', clip_l] as const, ['clip_g', clip_g] as const, ['t5', t5] as const]
   return {
     graphs: built.flatMap(([, encoder]) => encoder?.graphs ?? []),
     vocabularies: new Map(built.flatMap(([name, encoder]) => (encoder ? [[name, encoder.vocabulary] as const] : []))),
     manifest: describeText({ clip_l, clip_g, t5: t5 && { graphs: t5.graphs.map(([name]) => name) } }, config),
-    notes:
-      t5 || options.tier === 'fp8-lite' ? [] : ['The checkpoint has no T5: zeros take its place, as in diffusers.'],
+    notes: t5 || !hasT5(options.tier) ? [] : ['The checkpoint has no T5: zeros take its place, as in diffusers.'],
   }
 }
 

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 
-from .models import NANO, TextEncoders, save, scheduler, transformer, vae
+from .models.networks import NANO, TURBO_TERMINAL, TextEncoders, save, scheduler, transformer, vae
 from .settings import STATE
 
 SHARED = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "vae")
-# Four steps end at this noise level, so that none of them is spent between two levels that are nearly zero.
-TURBO_TERMINAL = 0.3
 
 
 def model_index(name: str) -> dict:

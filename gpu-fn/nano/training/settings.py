@@ -1,4 +1,4 @@
-"""Where stages keep their state and the world's files until `training.export` writes them into the model's folder."""
+"""The state folder of the stages, from which `training.export` writes the model, and the sizes of the vocabularies."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-// What a scheduler (sampler) is to the denoising loop, as in diffusers: `timesteps`, `sigmas` and `step`.
+// The interface of a scheduler (sampler), as in diffusers: `timesteps`, `sigmas` and `step`.
 import type { Manifest } from '../../manifest.ts'
 
 export type SchedulerConfig = Omit<Manifest['scheduler'], 'name'>

@@ -61,7 +61,7 @@ type Row = { what: string; load: Load; bare: Load }
 
 const COLUMNS = ['p50 ms', 'p99 ms', 'a second', 'p50 added', 'p50 ratio', 'p99 ratio', 'rate ratio']
 
-function print(title: string, rows: Row[]): void {
+function printRows(title: string, rows: Row[]): void {
   const cells = rows.map(({ what, load, bare }) => [
     ...[what, load.p50.toFixed(2), load.p99.toFixed(2), load.perSecond.toFixed(0), (load.p50 - bare.p50).toFixed(2)],
     ...[load.p50 / bare.p50, load.p99 / bare.p99, load.perSecond / bare.perSecond].map((n) => n.toFixed(2)),
@@ -71,7 +71,7 @@ function print(title: string, rows: Row[]): void {
     console.log(`  ${name!.padEnd(28)}${figures.map((figure) => figure.padStart(11)).join('')}`)
 }
 
-async function beside(
+async function measureBeside(
   edge: Edge,
   what: string,
   action: () => Promise<unknown>,
@@ -86,14 +86,14 @@ async function benchRequests(edge: Edge, requests: number): Promise<void> {
   await measure(edge.bare, 200, 4)
   await measure(edge.generate, 20, 2)
   const bare = await measure(edge.bare, requests * 4)
-  print('One request at a time', [
+  printRows('One request at a time', [
     { what: 'bare Hono route', load: bare, bare },
-    await beside(edge, 'image, whole job', edge.generate, requests),
-    await beside(edge, 'list 20 jobs', edge.list, requests),
-    await beside(edge, 'submit to first event', edge.firstEvent, requests, edge.ended),
+    await measureBeside(edge, 'image, whole job', edge.generate, requests),
+    await measureBeside(edge, 'list 20 jobs', edge.list, requests),
+    await measureBeside(edge, 'submit to first event', edge.firstEvent, requests, edge.ended),
   ])
   const busy = await measure(edge.bare, requests * 16, CONNECTIONS)
-  print(`${CONNECTIONS} connections`, [
+  printRows(`${CONNECTIONS} connections`, [
     { what: 'bare Hono route', load: busy, bare: busy },
     { what: 'image, whole job', load: await measure(edge.generate, requests * 2, CONNECTIONS), bare: busy },
   ])
@@ -112,20 +112,22 @@ async function benchInFlight(edge: Edge, gpu: GpuStub, counts: number[], request
   for (const count of counts) {
     await measure(edge.submitHeld, count - gpu.held(), CONNECTIONS)
     await waitUntil(`${count} jobs in flight`, () => gpu.held() >= count)
-    rows.push(await beside(edge, `image, beside ${count} jobs`, edge.generate, requests))
+    rows.push(await measureBeside(edge, `image, beside ${count} jobs`, edge.generate, requests))
   }
-  print('Growth with jobs in flight', rows)
+  printRows('Growth with jobs in flight', rows)
   const [held, start] = [gpu.held(), performance.now()]
   gpu.release()
   await waitUntil('without open jobs', async () => (await edge.openJobs()) === 0)
-  console.log(`  ${held} jobs let go at once were stored and settled after ${Math.round(performance.now() - start)} ms`)
+  console.log(
+    `  ${held} held jobs, released at once, were stored and settled after ${Math.round(performance.now() - start)} ms`,
+  )
 }
 
 async function benchLedger(edge: Edge, rows: number, requests: number): Promise<void> {
   await measure(edge.generate, 20, 2)
-  print(`Growth with a ledger of ${rows.toLocaleString('en')} rows`, [
-    await beside(edge, 'image, whole job', edge.generate, requests),
-    await beside(edge, 'list 20 jobs', edge.list, requests),
+  printRows(`Growth with a ledger of ${rows.toLocaleString('en')} rows`, [
+    await measureBeside(edge, 'image, whole job', edge.generate, requests),
+    await measureBeside(edge, 'list 20 jobs', edge.list, requests),
   ])
 }
 
@@ -137,10 +139,8 @@ export async function benchEdge({ requests, inFlight, rows }: EdgeBenchOptions):
   const common = { gpuUrl: gpu.url, persist, secrets, vars: UNLIMITED, catalog: { offers: [OFFER] } }
   const start = () => startWorker(common)
   const token = secrets.OCTET_ADMIN_TOKEN
-  console.log(
-    `${os.availableParallelism()} cores for workerd, its storage simulators, the load and the GPU; ratios are`,
-  )
-  console.log('to a route of the same worker that does nothing, measured right before.')
+  console.log(`${os.availableParallelism()} cores for workerd, its storage simulators, the load and the GPU.`)
+  console.log('Ratios are relative to an empty route of the same worker, measured immediately before.')
   let worker = await start()
   try {
     const { key } = await createKey({ url: worker.url, token }, ACCOUNT)

@@ -1,10 +1,9 @@
 // A GPU function that implements the contract but responds at once, so that only the edge is measured.
 import { createHash } from 'node:crypto'
-import { once } from 'node:events'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { type JobEvent, type JobRequest, jobRequest, LIMITS } from '../../../gpu-fn/contract.ts'
+import { serveLocally } from '../../command/local-server.ts'
 
 /** A job with this prompt starts, and ends when `release` is called. After that, no job is held. */
 export const HELD_PROMPT = 'held'
@@ -49,13 +48,12 @@ export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
     waiting.set(response, asked)
     response.once('close', () => waiting.delete(response))
   }
-  const server = createServer(answer).listen(0, '127.0.0.1')
-  await once(server, 'listening')
+  const { url, stop } = await serveLocally(answer)
   const heartbeat = setInterval(() => {
     for (const response of waiting.keys()) response.write(line({ type: 'heartbeat' }))
   }, LIMITS.heartbeatMs - 1000)
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url,
     held: () => waiting.size,
     release: () => {
       holding = false
@@ -64,9 +62,7 @@ export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
     },
     stop: async () => {
       clearInterval(heartbeat)
-      server.closeAllConnections()
-      server.close()
-      await once(server, 'close')
+      await stop()
     },
   }
 }

@@ -32,7 +32,7 @@ export function newClient(origin: string): Client {
       const reply = await read(response)
       const { statusCode = 0 } = response
       if (statusCode >= 200 && statusCode < 300) return reply
-      throw new Error(`${method} ${path} answers ${statusCode}: ${reply.slice(0, 300)}`)
+      throw new Error(`${method} ${path} returned ${statusCode}: ${reply.slice(0, 300)}`)
     }
   return { send: exchange(text), begin: exchange(beginning), close: () => agent.destroy() }
 }

@@ -40,13 +40,16 @@ export async function benchGpu(options: GpuBenchOptions): Promise<void> {
   const all = systemsFor(device, variant)
   const names = options.systems ?? Object.keys(all)
   const unknown = names.filter((name) => !(name in all))
-  if (unknown.length > 0) throw new Error(`unknown: ${unknown.join(', ')}; there are ${Object.keys(all).join(', ')}`)
+  if (unknown.length > 0)
+    throw new Error(
+      `--systems names unknown systems: ${unknown.join(', ')}; choose from ${Object.keys(all).join(', ')}`,
+    )
   const work = path.join(directory, variant)
   await fs.mkdir(path.join(work, 'reference'), { recursive: true })
   const recorder = new Recorder({ variant, device: gpuName() ?? device, out, work, seconds })
   const run: Run = { options, work, recorder }
   try {
-    await timed(run, 'checkpoint', () => makeCheckpoint(variant, work))
+    await recordDuration(run, 'checkpoint', () => makeCheckpoint(variant, work))
     await attempt(run, 'reference', () => makeReference(run))
     for (const name of names) await attempt(run, name, () => measure(run, name, all[name]!))
   } finally {
@@ -55,7 +58,7 @@ export async function benchGpu(options: GpuBenchOptions): Promise<void> {
   console.log(tableOf(recorder.figures))
 }
 
-async function timed({ recorder }: Run, system: string, make: () => Promise<unknown>): Promise<void> {
+async function recordDuration({ recorder }: Run, system: string, make: () => Promise<unknown>): Promise<void> {
   const start = performance.now()
   await make()
   recorder.record(system, { metric: 'make_s', value: (performance.now() - start) / 1000 })
@@ -83,13 +86,13 @@ async function measure(run: Run, name: string, system: System): Promise<void> {
   if (system.kind === 'torch') return measureTorch(run, name, system.way, system.article)
   const { variant } = run.options
   const { target, tier } = system
-  await timed(run, `package ${target} ${tier}`, () => makePackage({ variant, target, tier }, run.work))
+  await recordDuration(run, `package ${target} ${tier}`, () => makePackage({ variant, target, tier }, run.work))
   const directory = path.join(run.work, `${target}-${tier}`)
   if (system.kind === 'octet') await measureOctet(run, name, path.join(directory, 'package'), system.gigabytes)
   else await measureStarting(run, name, system.cold ? await makeCold(run, directory) : directory, tier)
 }
 
-const common = ({ options, work }: Run, system: string) => ({
+const commonPlan = ({ options, work }: Run, system: string) => ({
   ...{ system, reference: path.join(work, 'reference'), sizes: options.sizes, fullSizes: options.fullSizes },
   ...{ steps: options.steps, runs: options.runs, prompt: PROMPT, seed: 1, timestep: 857.7 },
 })
@@ -101,7 +104,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
   const { block_out_channels } = await readJson(path.join(checkpoint, 'vae', 'config.json'))
   const only = options.sizes.find((size) => size === ARTICLE_SIZE) ?? options.sizes[0]!
   const plan: TorchPlan = {
-    ...common(run, system),
+    ...commonPlan(run, system),
     ...{ way, whole: options.whole, device: options.device, checkpoint, bytes: await weightBytes(checkpoint) },
     ...{ channels: in_channels, downsample: 2 ** (block_out_channels.length - 1), jointWidth: joint_attention_dim },
     ...(article && { imagesOnly: true, sizes: [only], fullSizes: [] }),
@@ -111,7 +114,7 @@ async function measureTorch(run: Run, system: string, way: TorchPlan['way'], art
 }
 
 async function measureOctet(run: Run, system: string, directory: string, gigabytes?: number): Promise<void> {
-  const plan: OctetPlan = { ...common(run, system), package: directory }
+  const plan: OctetPlan = { ...commonPlan(run, system), package: directory }
   // A budget does not affect the speed of single networks.
   const within = (budget: number) => ({ budget, imagesOnly: true })
   await run.recorder.runProgram(system, [process.execPath, OCTET], {
@@ -122,15 +125,15 @@ async function measureOctet(run: Run, system: string, directory: string, gigabyt
 
 async function measureStarting({ options, recorder }: Run, system: string, packages: string, tier: string) {
   const size = options.sizes[0]!
-  recorder.takePeak(system, 'before')
+  recorder.recordPeak(system, 'before')
   const image = { packages, model: options.variant, tier, size, prompt: PROMPT, seed: 1 }
-  await measureStart(image, (given) => recorder.take(system, given))
-  recorder.takePeak(system, 'start', size)
+  await measureStart(image, (given) => recorder.handleLine(system, given))
+  recorder.recordPeak(system, 'start', size)
 }
 
 /** Copies packages to a disk and evicts them from the page cache. Needs root. */
 async function makeCold({ options: { coldDirectory } }: Run, packages: string): Promise<string> {
-  if (!coldDirectory) throw new Error('left out: it needs --cold-directory')
+  if (!coldDirectory) throw new Error('skipped, because --cold-directory is not set')
   await fs.cp(packages, coldDirectory, { recursive: true })
   spawnSync('sync')
   await fs.writeFile('/proc/sys/vm/drop_caches', '3')

@@ -129,7 +129,7 @@ def quantize_weights(module, passed_over=("proj_out",)):
             quantize_weights(child, passed_over)
 
 
-QUANTISED = {
+QUANTIZED = {
     "fp8-backbone": ["transformer"],
     "fp8-weights": ["transformer", "text_encoder_3"],
     "fp8-lite": ["transformer", "text_encoder", "text_encoder_2"],
@@ -169,7 +169,7 @@ def open_pipeline():
     if way != "reference":
         say(metric="load_s", value=loaded)
         say(metric="load_gb_per_s", value=PLAN["bytes"] / 1e9 / loaded)
-    for network in QUANTISED.get(way, ()):
+    for network in QUANTIZED.get(way, ()):
         quantize_weights(getattr(pipeline, network))
     if way == "torchao":
         use_torchao(pipeline.transformer)

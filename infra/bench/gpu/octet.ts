@@ -11,14 +11,14 @@ import { encodePrompts } from '../../../gpu-fn/pipeline/prompt.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { render } from '../../local/render.ts'
-import { median } from '../statistics.ts'
+import { median, relativeError } from '../statistics.ts'
 import { type Line, type OctetPlan, sidesOf } from './plan.ts'
 
 const plan: OctetPlan = JSON.parse(await fs.readFile(process.argv[2]!, 'utf8'))
 const say = (line: Line) => console.log(JSON.stringify(line))
 
 /** Runs a part of the measurement. Its failure does not affect the other parts. */
-async function part(name: string, size: string | null, run: () => Promise<void>): Promise<void> {
+async function measurePart(name: string, size: string | null, run: () => Promise<void>): Promise<void> {
   say({ phase: name, size })
   try {
     await run()
@@ -43,25 +43,15 @@ async function medianSeconds(run: () => Promise<unknown>, warmUps = 2): Promise<
   return median(times)
 }
 
-async function read(name: string): Promise<Float32Array> {
+async function readReference(name: string): Promise<Float32Array> {
   const bytes = await fs.readFile(path.join(plan.reference, `${name}.f32`))
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
 }
 
-/** ‖given − expected‖ / ‖expected‖ */
-async function relativeError(given: Float32Array, name: string): Promise<number> {
-  const expected = await read(name)
-  if (given.length !== expected.length) throw new Error(`${name} has ${given.length} values and not ${expected.length}`)
-  let difference = 0
-  let norm = 0
-  for (let i = 0; i < expected.length; i++) {
-    difference += (given[i]! - expected[i]!) ** 2
-    norm += expected[i]! ** 2
-  }
-  return Math.sqrt(difference / norm)
-}
+/** The relative error of values to the reference's. */
+const errorOf = async (given: Float32Array, name: string) => relativeError(given, await readReference(name))
 
-function noise({ package: { manifest } }: OpenPipeline, size: string): { data: Float32Array; dims: number[] } {
+function drawNoise({ package: { manifest } }: OpenPipeline, size: string): { data: Float32Array; dims: number[] } {
   const { width, height } = sidesOf(size)
   const { channels, downsample } = manifest.latent
   const dims = [1, channels, height / downsample, width / downsample]
@@ -74,7 +64,7 @@ function noise({ package: { manifest } }: OpenPipeline, size: string): { data: F
   }
 }
 
-function image(pipeline: OpenPipeline, size: string, steps: number, guidanceScale: number): Promise<Uint8Array> {
+function renderImage(pipeline: OpenPipeline, size: string, steps: number, guidanceScale: number): Promise<Uint8Array> {
   const request = { prompt: plan.prompt, seed: plan.seed, steps, guidance_scale: guidanceScale, ...sidesOf(size) }
   return render(pipeline, request, (event) => {
     if (event.type === 'finished') say({ note: `s of each part: ${JSON.stringify(event.timings)}` })
@@ -88,8 +78,8 @@ function encode({ encoders, package: { manifest } }: OpenPipeline) {
 
 async function measureEncode(pipeline: OpenPipeline): Promise<void> {
   const { prompts } = await encode(pipeline)
-  say({ metric: 'prompt_error', value: await relativeError(prompts[0]!.embeds, 'prompt_embeds') })
-  say({ metric: 'pooled_error', value: await relativeError(prompts[0]!.pooled, 'pooled') })
+  say({ metric: 'prompt_error', value: await errorOf(prompts[0]!.embeds, 'prompt_embeds') })
+  say({ metric: 'pooled_error', value: await errorOf(prompts[0]!.pooled, 'pooled') })
   say({ metric: 'encode_ms', value: 1000 * (await medianSeconds(() => encode(pipeline))) })
 }
 
@@ -97,24 +87,24 @@ async function measureForward(pipeline: OpenPipeline, size: string): Promise<voi
   const { width, height } = sidesOf(size)
   const { manifest } = pipeline.package
   const patch = manifest.latent.downsample * manifest.latent.patch_size
-  const embeds = await read('prompt_embeds')
-  const prompt = { embeds, rows: embeds.length / manifest.text.joint_width, pooled: await read('pooled') }
+  const embeds = await readReference('prompt_embeds')
+  const prompt = { embeds, rows: embeds.length / manifest.text.joint_width, pooled: await readReference('pooled') }
   const conditions = await condition(pipeline.conditioning, [prompt], Float32Array.of(plan.timestep), {
     batched: false,
   })
   const position: Tensor | undefined = await readPosition(pipeline.package, height / patch, width / patch)
-  const latent = noise(pipeline, size)
+  const latent = drawNoise(pipeline, size)
   const options = { guidanceScale: 1, position, signal: new AbortController().signal }
   const forward = () => predictVelocity(pipeline.transformer, latent, conditions, 0, options)
-  say({ metric: 'velocity_error', size, value: await relativeError(await forward(), `velocity-${size}`) })
+  say({ metric: 'velocity_error', size, value: await errorOf(await forward(), `velocity-${size}`) })
   say({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
   releaseConditions(conditions)
 }
 
 async function measureDecode(pipeline: OpenPipeline, size: string): Promise<void> {
-  const latent = noise(pipeline, size)
+  const latent = drawNoise(pipeline, size)
   const { image } = await pipeline.vaeDecoder.run({ latent })
-  say({ metric: 'image_error', size, value: await relativeError(image!.data as Float32Array, `image-${size}`) })
+  say({ metric: 'image_error', size, value: await errorOf(image!.data as Float32Array, `image-${size}`) })
   const decode = () => decodeLatent(pipeline.vaeDecoder, latent, null)
   say({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
 }
@@ -122,7 +112,7 @@ async function measureDecode(pipeline: OpenPipeline, size: string): Promise<void
 async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void> {
   let png: Uint8Array = new Uint8Array()
   const make = async () => {
-    png = await image(pipeline, size, 4, 1)
+    png = await renderImage(pipeline, size, 4, 1)
   }
   // With a memory budget, the second image maps the weight files.
   say({ metric: 'turbo_s', size, value: await medianSeconds(make) })
@@ -132,8 +122,8 @@ async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void>
 }
 
 async function measureFull(pipeline: OpenPipeline, size: string): Promise<void> {
-  await image(pipeline, size, 1, 3.5)
-  say({ metric: 'full_s', size, value: await secondsOf(() => image(pipeline, size, plan.steps, 3.5)) })
+  await renderImage(pipeline, size, 1, 3.5)
+  say({ metric: 'full_s', size, value: await secondsOf(() => renderImage(pipeline, size, plan.steps, 3.5)) })
 }
 
 async function main(): Promise<void> {
@@ -149,14 +139,16 @@ async function main(): Promise<void> {
   if (pipeline.note) say({ note: pipeline.note })
   say({ metric: 'weights_gb', value: bytes / 1e9 })
   say({ metric: 'load_s', value: seconds })
-  say({ metric: 'load_gb_per_s', value: bytes / 1e9 / seconds })
+  // Within a budget, most weights are loaded when they are used.
+  if (plan.budget === undefined) say({ metric: 'load_gb_per_s', value: bytes / 1e9 / seconds })
   for (const size of plan.sizes) {
-    if (!plan.imagesOnly) await part('forward', size, () => measureForward(pipeline, size))
-    await part('turbo', size, () => measureTurbo(pipeline, size))
+    if (!plan.imagesOnly) await measurePart('forward', size, () => measureForward(pipeline, size))
+    await measurePart('turbo', size, () => measureTurbo(pipeline, size))
   }
-  if (!plan.imagesOnly) await part('encode', null, () => measureEncode(pipeline))
-  for (const size of plan.fullSizes) await part('full', size, () => measureFull(pipeline, size))
-  if (!plan.imagesOnly) for (const size of plan.sizes) await part('decode', size, () => measureDecode(pipeline, size))
+  if (!plan.imagesOnly) await measurePart('encode', null, () => measureEncode(pipeline))
+  for (const size of plan.fullSizes) await measurePart('full', size, () => measureFull(pipeline, size))
+  if (!plan.imagesOnly)
+    for (const size of plan.sizes) await measurePart('decode', size, () => measureDecode(pipeline, size))
   await pipeline.release()
 }
 

@@ -2,6 +2,7 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
+import { hasT5 } from '../../../gpu-fn/contract.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type FullSize, writeFullSizeCheckpoint } from '../../checkpoints/full-size.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
@@ -34,7 +35,7 @@ export async function makePackage(
   await fs.mkdir(path.dirname(out), { recursive: true })
   const about = { target, variant: isTiny(variant) ? 'custom' : variant, name: variant }
   const checkpoint = path.join(directory, 'checkpoint')
-  if (tier !== 'fp8-lite') await makeOnce(out, (at) => compile({ checkpoint: [checkpoint], out: at, tier, ...about }))
+  if (hasT5(tier)) await makeOnce(out, (at) => compile({ checkpoint: [checkpoint], out: at, tier, ...about }))
   else await makeOnce(out, async (at) => omitT5(await makePackage({ variant, target, tier: 'fp8' }, directory), at))
   return out
 }

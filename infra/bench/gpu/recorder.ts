@@ -44,7 +44,7 @@ export class Recorder {
   }
 
   /** Handles an output line of a system: a figure, a failure, a note or an image. */
-  take(system: string, given: Line): void {
+  handleLine(system: string, given: Line): void {
     if ('metric' in given) this.record(system, given)
     else if ('failed' in given)
       this.record(system, { metric: given.failed, size: given.size, value: null, error: given.error })
@@ -53,7 +53,7 @@ export class Recorder {
   }
 
   /** Records the peak memory since the last call. */
-  takePeak(system: string, phase: string, size?: string | null): number {
+  recordPeak(system: string, phase: string, size?: string | null): number {
     const value = this.#memory.peak()
     if (value) this.record(system, { metric: `peak_mib_${phase.replace(' ', '_')}`, size, value })
     return value ?? 0
@@ -69,9 +69,9 @@ export class Recorder {
     const exited = once(child, 'close')
     const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000)
     let phase: Extract<Line, { phase: string }> | undefined
-    let most = 0
+    let peak = 0
     const endPhase = () => {
-      if (phase) most = Math.max(most, this.takePeak(system, phase.phase, phase.size))
+      if (phase) peak = Math.max(peak, this.recordPeak(system, phase.phase, phase.size))
     }
     createInterface(child.stdout).on('line', (text) => {
       const parsed = line.safeParse(parseJson(text))
@@ -80,12 +80,12 @@ export class Recorder {
         endPhase()
         phase = parsed.data
       }
-      this.take(system, parsed.data)
+      this.handleLine(system, parsed.data)
     })
     const [code, signal] = await exited.finally(() => clearTimeout(timer))
     endPhase()
-    if (most > 0) this.record(system, { metric: 'peak_mib', value: most })
-    if (code !== 0) throw new Error(`it ended with ${code ?? signal}`)
+    if (peak > 0) this.record(system, { metric: 'peak_mib', value: peak })
+    if (code !== 0) throw new Error(`the program ended with ${code ?? signal}`)
   }
 
   async close(): Promise<void> {

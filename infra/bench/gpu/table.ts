@@ -106,7 +106,7 @@ export function articleOf(figures: readonly Figure[], nanoCard: string): string 
     return [row('PyTorch', torch), ...(octet ? [row('Octet', octet)] : [])]
   })
   const head = [`Large, 4 steps, ${ARTICLE_SIZE}`, WEIGHTS.title, 'GPU memory, MiB', 's an image', PSNR.title]
-  return lines([...head, 'nano-turbo: right main sprite', 'nano-turbo: PSNR to float32, dB'], rows)
+  return formatTable([...head, 'nano-turbo: right main sprite', 'nano-turbo: PSNR to float32, dB'], rows)
 }
 
 /** Main-sprite accuracy and PSNR in a row of the model card's table. */
@@ -124,16 +124,16 @@ function failuresOf(figures: readonly Figure[]): string {
 function markdown(title: string, columns: readonly Column[], cells: Cells): string {
   const systems = [...cells.keys()].filter((system) => columns.some(({ metric }) => cells.get(system)!.has(metric)))
   const used = columns.filter(({ metric }) => systems.some((system) => cells.get(system)!.has(metric)))
-  const rows = systems.map((system) => [system, ...used.map((column) => cell(cells, system, column))])
-  return lines([title, ...used.map((column) => column.title)], rows)
+  const rows = systems.map((system) => [system, ...used.map((column) => formatCell(cells, system, column))])
+  return formatTable([title, ...used.map((column) => column.title)], rows)
 }
 
-function lines(head: readonly string[], rows: readonly (readonly string[])[]): string {
+function formatTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const rule = ['---', ...head.slice(1).map(() => '---:')]
   return [head, rule, ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
 }
 
-function cell(cells: Cells, system: string, { metric, digits, ratio }: Column): string {
+function formatCell(cells: Cells, system: string, { metric, digits, ratio }: Column): string {
   const value = cells.get(system)?.get(metric)
   if (value === undefined) return ''
   const base = cells.get(BASELINE)?.get(metric)

@@ -15,12 +15,13 @@ import type { TinyVariant } from '../../checkpoints/tiny/variants.ts'
 import { type BuiltInModel, CHECKPOINTS } from '../../local/built-in-model.ts'
 import { type RenderRequest, render, withPipeline } from '../../local/render.ts'
 import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
+import { relativeError } from '../statistics.ts'
 
 export type TargetsOptions = {
   /** `tiny-loud`: tiny-medium with T5 activations of up to three million, beyond the float16 maximum of 65,504. */
   readonly model: 'tiny-loud' | TinyVariant | BuiltInModel
   readonly tier: Manifest['tier']
-  readonly target: 'cuda' | 'cuda-fp8'
+  readonly target: Exclude<Manifest['target'], 'cpu'>
   /** Also compares the denoiser's residual streams before each block. */
   readonly layers?: boolean
 }
@@ -113,7 +114,7 @@ async function compareNetworks(
     }
     const limit = kernels && name === 'transformer' ? LIMITS.native : LIMITS.weightOnly
     for (const output of Object.keys(expected).filter((each) => each !== 'modulation')) {
-      const error = relativeError(given[output]!, expected[output]!)
+      const error = relativeError(valuesOf(given[output]!), valuesOf(expected[output]!))
       judge(`${file} ${output}`, error.toExponential(1), error <= limit.error)
     }
   }
@@ -122,10 +123,10 @@ async function compareNetworks(
 /** Compares an image with that of the CPU, with its repetition, and with those of a memory budget. */
 async function compareImages({ cpu, gpu }: Packages, native: boolean, trained: boolean, judge: Judge): Promise<void> {
   const limit = native ? LIMITS.native : LIMITS.weightOnly
-  const given = await pixels(gpu.directory)
-  const decibels = psnr(given, await pixels(cpu.directory))
+  const given = await renderPixels(gpu.directory)
+  const decibels = psnr(given, await renderPixels(cpu.directory))
   judge('image', `PSNR ${decibels.toFixed(1)} dB`, decibels >= limit.psnr || !trained)
-  const repeated = psnr(await pixels(gpu.directory), given)
+  const repeated = psnr(await renderPixels(gpu.directory), given)
   console.log(`  the same image again: PSNR ${repeated.toFixed(1)} dB to the first`)
   const offloaded = await compareWithBudget(gpu.directory)
   const required = native ? Number.POSITIVE_INFINITY : SAME
@@ -145,8 +146,8 @@ async function compareWithBudget(directory: string): Promise<number> {
       },
       { budget },
     )
-  const [stayed, moved] = [await make(undefined), await make(findSmallestBudget(await openPackage(directory)))]
-  return Math.min(...moved.map((image, i) => psnr(image, stayed[i]!)))
+  const [unlimited, offloaded] = [await make(undefined), await make(findSmallestBudget(await openPackage(directory)))]
+  return Math.min(...offloaded.map((image, i) => psnr(image, unlimited[i]!)))
 }
 
 /** The smallest feasible memory budget. */
@@ -163,6 +164,7 @@ function findSmallestBudget(pkg: Package): number {
   return peak - 1
 }
 
+const valuesOf = ({ data }: Tensor) => data as Float32Array
 const isBuiltIn = (model: TargetsOptions['model']): model is BuiltInModel => Object.hasOwn(CHECKPOINTS, model)
 
 /** The inputs of the first step. */
@@ -200,16 +202,5 @@ async function runOnce(
   }
 }
 
-const pixels = (directory: string): Promise<Pixels> =>
+const renderPixels = (directory: string): Promise<Pixels> =>
   withPipeline(directory, async (pipeline) => readPixels(await render(pipeline, REQUEST)))
-
-function relativeError(given: Tensor, expected: Tensor): number {
-  const [a, b] = [given.data as Float32Array, expected.data as Float32Array]
-  let difference = 0
-  let norm = 0
-  for (let i = 0; i < b.length; i++) {
-    difference += (a[i]! - b[i]!) ** 2
-    norm += b[i]! ** 2
-  }
-  return Math.sqrt(difference / norm)
-}

@@ -1,8 +1,9 @@
 // The attacks, each with its own rate. They require at most an ordinary account, and some not even that.
+import { type Sending, send as sendOnce } from '../../campaign/client.ts'
 import type { Random } from '../../campaign/random.ts'
 
 /** Shared state of the attacks. `jobs` holds the ids of their jobs, newest last. */
-export type Arms = {
+export type AttackContext = {
   url: string
   /** Key of an account that submits more jobs than can be processed. */
   flood: string
@@ -15,12 +16,12 @@ export type Arms = {
   jobs: string[]
   random: Random
   /** Aborts requests in flight. */
-  over: AbortSignal
+  end: AbortSignal
 }
-/** Runs the attack once and returns the response status. */
-type Attack = (arms: Arms) => Promise<number>
+/** Runs the attack once and returns its response. */
+type Attack = (context: AttackContext) => Promise<{ status: number }>
 
-const PATIENCE_MS = 30_000
+const TIMEOUT_MS = 30_000
 /** How long event streams are held open. */
 const HOLD_MS = 60_000
 const REMEMBERED_JOBS = 200
@@ -32,40 +33,23 @@ const fieldsOf = (count: number) => `{${Array.from({ length: count }, (_, index)
 let huge: string | undefined
 let many: string | undefined
 
-type Sent = {
-  method?: string
-  key: string
-  body?: string | object
-  headers?: Record<string, string>
-  patienceMs?: number
+type Sent = Omit<Sending, 'signal'> & { key: string; timeoutMs?: number }
+
+function send({ url, end }: AttackContext, address: string, { key, timeoutMs = TIMEOUT_MS, ...sending }: Sent) {
+  const signal = AbortSignal.any([end, AbortSignal.timeout(timeoutMs)])
+  return sendOnce(`${url}${address}`, key, { ...sending, signal })
 }
 
-async function send(
-  { url, over }: Arms,
-  address: string,
-  { method, key, body, headers, patienceMs = PATIENCE_MS }: Sent,
-) {
-  const text = typeof body === 'object' ? JSON.stringify(body) : body
-  const response = await fetch(`${url}${address}`, {
-    method: method ?? (text === undefined ? 'GET' : 'POST'),
-    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json', ...headers },
-    body: text ?? null,
-    signal: AbortSignal.any([over, AbortSignal.timeout(patienceMs)]),
-  })
-  return { status: response.status, text: await response.text() }
-}
-
-async function submit(arms: Arms, key = arms.flood): Promise<{ status: number; id: string | null }> {
-  const { job, jobs } = arms
-  const { status, text } = await send(arms, '/v1/jobs', { key, body: job })
+async function submit(context: AttackContext, key = context.flood): Promise<{ status: number; id: string | null }> {
+  const { job, jobs } = context
+  const { status, text } = await send(context, '/v1/jobs', { key, body: job })
   const id = status < 300 ? (JSON.parse(text) as { id: string }).id : null
   if (id !== null) jobs.push(id)
   if (jobs.length > REMEMBERED_JOBS) jobs.shift()
   return { status, id }
 }
 
-const knownJob = ({ jobs }: Arms) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
-const statusOf = async (reply: Promise<{ status: number }>) => (await reply).status
+const knownJob = ({ jobs }: AttackContext) => jobs.at(-1) ?? 'job_00000000000000000000000000000000'
 
 /** Headers that could cause catastrophic regex backtracking, with a route that parses each. `{job}` is replaced by a job id. */
 const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][] = [
@@ -82,96 +66,101 @@ const SLOW_HEADERS: readonly [address: string, headers: Record<string, string>][
  * Requests per second of each attack; the flood makes up the rest of the target load. `jobs`: creates a job with the same cost as an honest
  * one.
  */
-const RATED: Record<string, { perSecond: number; jobs?: boolean; act: Attack }> = {
+const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> = {
   'huge bodies of a revoked key': {
     perSecond: 0.1,
-    act: (arms) => {
+    run: (context) => {
       huge ??= fieldsOf(HUGE_FIELDS)
-      return statusOf(send(arms, '/v1/tokens', { key: arms.revoked, body: huge }))
+      return send(context, '/v1/tokens', { key: context.revoked, body: huge })
     },
   },
   'unknown fields': {
     perSecond: 1,
-    act: (arms) => {
+    run: (context) => {
       many ??= fieldsOf(MANY_FIELDS)
-      const key = arms.random.chance(0.5) ? arms.revoked : arms.flood
-      return statusOf(send(arms, '/v1/images/generations', { key, body: many }))
+      const key = context.random.chance(0.5) ? context.revoked : context.flood
+      return send(context, '/v1/images/generations', { key, body: many })
     },
   },
   'slow headers': {
     perSecond: 0.5,
-    act: (arms) => {
-      const [address, headers] = SLOW_HEADERS[arms.random.between(0, SLOW_HEADERS.length - 1)]!
-      const body = address.includes('{job}') ? {} : { body: arms.job }
-      return statusOf(send(arms, address.replace('{job}', knownJob(arms)), { key: arms.flood, headers, ...body }))
+    run: (context) => {
+      const [address, headers] = SLOW_HEADERS[context.random.between(0, SLOW_HEADERS.length - 1)]!
+      const body = address.includes('{job}') ? {} : { body: context.job }
+      return send(context, address.replace('{job}', knownJob(context)), { key: context.flood, headers, ...body })
     },
   },
   'hanging webhooks': {
     perSecond: 0.2,
     jobs: true,
-    act: async (arms) => (await submit(arms, arms.hooks.key)).status,
+    run: (context) => submit(context, context.hooks.key),
   },
   replays: {
     perSecond: 0.5,
-    act: (arms) => {
-      const { key, endpoints } = arms.hooks
-      const endpoint = endpoints[arms.random.between(0, endpoints.length - 1)]
+    run: (context) => {
+      const { key, endpoints } = context.hooks
+      const endpoint = endpoints[context.random.between(0, endpoints.length - 1)]
       const body = { since: new Date(Date.now() - 3_600_000).toISOString(), only: 'all' }
-      return statusOf(send(arms, `/v1/webhooks/${endpoint}/replay`, { key, body }))
+      return send(context, `/v1/webhooks/${endpoint}/replay`, { key, body })
     },
   },
-  lists: { perSecond: 10, act: (arms) => statusOf(send(arms, '/v1/jobs?limit=100', { key: arms.flood })) },
-  quotes: { perSecond: 10, act: (arms) => statusOf(send(arms, '/v1/quote', { key: arms.flood, body: arms.job })) },
-  polls: { perSecond: 20, act: (arms) => statusOf(send(arms, `/v1/jobs/${knownJob(arms)}`, { key: arms.flood })) },
+  lists: { perSecond: 10, run: (context) => send(context, '/v1/jobs?limit=100', { key: context.flood }) },
+  quotes: {
+    perSecond: 10,
+    run: (context) => send(context, '/v1/quote', { key: context.flood, body: context.job }),
+  },
+  polls: {
+    perSecond: 20,
+    run: (context) => send(context, `/v1/jobs/${knownJob(context)}`, { key: context.flood }),
+  },
   'hoarded event streams': {
     perSecond: 2,
-    act: async (arms) => {
-      const headers = { authorization: `Bearer ${arms.flood}` }
-      const signal = AbortSignal.any([arms.over, AbortSignal.timeout(HOLD_MS)])
-      const response = await fetch(`${arms.url}/v1/jobs/${knownJob(arms)}/events`, { headers, signal })
+    run: async (context) => {
+      const headers = { authorization: `Bearer ${context.flood}` }
+      const signal = AbortSignal.any([context.end, AbortSignal.timeout(HOLD_MS)])
+      const response = await fetch(`${context.url}/v1/jobs/${knownJob(context)}/events`, { headers, signal })
       await response.text().catch(() => {})
-      return response.status
+      return response
     },
   },
   cancels: {
     perSecond: 0.2,
     jobs: true,
-    act: async (arms) => {
-      const { status, id } = await submit(arms)
-      if (id === null) return status
-      return statusOf(send(arms, `/v1/jobs/${id}`, { method: 'DELETE', key: arms.flood }))
+    run: async (context) => {
+      const { status, id } = await submit(context)
+      return id === null ? { status } : send(context, `/v1/jobs/${id}`, { method: 'DELETE', key: context.flood })
     },
   },
   'two bodies under one name': {
     perSecond: 0.2,
     jobs: true,
-    act: async (arms) => {
-      const address = `/v1/jobs/name-${arms.random.between(0, 2 ** 32)}`
+    run: async (context) => {
+      const address = `/v1/jobs/name-${context.random.between(0, 2 ** 32)}`
       const put = (steps: number) =>
-        send(arms, address, { method: 'PUT', key: arms.flood, body: { ...arms.job, steps } })
-      const [cheap, dear] = await Promise.all([put(1), put(5)])
-      return Math.max(cheap.status, dear.status)
+        send(context, address, { method: 'PUT', key: context.flood, body: { ...context.job, steps } })
+      const [cheap, expensive] = await Promise.all([put(1), put(5)])
+      return { status: Math.max(cheap.status, expensive.status) }
     },
   },
   leaving: {
     perSecond: 0.2,
     jobs: true,
-    act: (arms) => {
-      const body = { ...arms.job, on_disconnect: 'cancel' }
-      return statusOf(send(arms, '/v1/images/generations', { key: arms.flood, body, patienceMs: 50 }))
+    run: (context) => {
+      const body = { ...context.job, on_disconnect: 'cancel' }
+      return send(context, '/v1/images/generations', { key: context.flood, body, timeoutMs: 50 })
     },
   },
   'forged keys': {
     perSecond: 20,
-    act: (arms) => {
-      const key = `oct_flood_${arms.random.between(0, 1e12).toString(16)}_${'0'.repeat(32)}_${'0'.repeat(16)}`
-      return statusOf(send(arms, '/v1/jobs', { key }))
+    run: (context) => {
+      const key = `oct_flood_${context.random.between(0, 1e12).toString(16)}_${'0'.repeat(32)}_${'0'.repeat(16)}`
+      return send(context, '/v1/jobs', { key })
     },
   },
 }
 
 /** Submits jobs of one account, whatever the response. */
-const flood: Attack = async (arms) => (await submit(arms)).status
+const flood: Attack = (context) => submit(context)
 
 export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]
 
@@ -179,7 +168,7 @@ export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]
 export function planAttacks(names: readonly string[], jobsPerSecond: number): [string, number, Attack][] {
   const rated = Object.entries(RATED).filter(([name]) => names.includes(name))
   const jobs = rated.reduce((total, [, { jobs, perSecond }]) => total + (jobs ? perSecond : 0), 0)
-  const planned = rated.map(([name, { perSecond, act }]): [string, number, Attack] => [name, perSecond, act])
+  const planned = rated.map(([name, { perSecond, run }]): [string, number, Attack] => [name, perSecond, run])
   const rest = jobsPerSecond - jobs
   return names.includes('flood') && rest > 0 ? [['flood', rest, flood], ...planned] : planned
 }

@@ -1,30 +1,27 @@
 // Honest callers: small customers who occasionally request an image and download it.
-import type { Customer } from '../../campaign/callers.ts'
+import { isFinal } from '../../../edge/jobs/record.ts'
+import { type Job, send } from '../../campaign/client.ts'
 import type { Random } from '../../campaign/random.ts'
+import type { Customer } from '../../campaign/system.ts'
 import { percentile } from '../statistics.ts'
 import { runOpenLoop } from './open-loop.ts'
 
 /** Latency assigned to a failed request, so that a fast rejection does not improve the statistics. */
-export const PATIENCE_MS = 60_000
+export const TIMEOUT_MS = 60_000
 
 /** Latency of each request in milliseconds, from its scheduled time to the last byte of its image, and the reasons for failures. */
 export type Experience = { times: number[]; failures: Map<string, number> }
 export type Phase = { sent: number; failed: number; p50: number; p95: number; p99: number }
 type Worker = { url: string; customers: readonly Customer[] }
-type Job = { id: string; state: string; images: { url: string }[]; error: { code: string } | null }
 
 /** Five steps on the GPU function, which take `requestMs` milliseconds. */
 export const STEPS = 5
 const BODY = { route: 'full', steps: STEPS, n: 1 }
-const FINAL = ['succeeded', 'failed', 'canceled']
 
 async function read<T>(url: string, key: string, signal: AbortSignal, body?: object): Promise<T> {
-  const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json', prefer: 'wait=30' }
-  const init = body ? { method: 'POST', body: JSON.stringify(body) } : {}
-  const response = await fetch(url, { ...init, headers, signal })
-  const text = await response.text()
-  if (response.ok) return JSON.parse(text) as T
-  throw new Error(`${response.status} ${/"code":"(\w+)"/.exec(text)?.[1] ?? ''}`.trim())
+  const { status, text } = await send(url, key, { headers: { prefer: 'wait=30' }, signal, ...(body && { body }) })
+  if (status < 300) return JSON.parse(text) as T
+  throw new Error(`${status} ${/"code":"(\w+)"/.exec(text)?.[1] ?? ''}`.trim())
 }
 
 async function fetchImage(url: string | undefined, signal: AbortSignal): Promise<void> {
@@ -44,14 +41,14 @@ async function generate(url: string, key: string, prompt: string, signal: AbortS
 /** Submits a job and polls it until it ends. */
 async function submitAndPoll(url: string, key: string, prompt: string, signal: AbortSignal): Promise<void> {
   let job = await read<Job>(`${url}/v1/jobs`, key, signal, { ...BODY, prompt })
-  while (!FINAL.includes(job.state)) job = await read<Job>(`${url}/v1/jobs/${job.id}`, key, signal)
+  while (!isFinal(job)) job = await read<Job>(`${url}/v1/jobs/${job.id}`, key, signal)
   if (job.state !== 'succeeded') throw new Error(`${job.state} ${job.error?.code ?? ''}`.trim())
   await fetchImage(job.images[0]?.url, signal)
 }
 
 const reasonOf = (error: unknown) => {
   const { name, message, cause } = error as Error & { cause?: { code?: string } }
-  if (name === 'TimeoutError') return `no image within ${PATIENCE_MS / 1000} s`
+  if (name === 'TimeoutError') return `no image within ${TIMEOUT_MS / 1000} s`
   return cause?.code ?? message
 }
 
@@ -60,11 +57,11 @@ export async function askOnce({ url, customers }: Worker, random: Random, due: n
   const { key } = customers[random.between(0, customers.length - 1)]!
   const way = random.chance(0.7) ? generate : submitAndPoll
   try {
-    await way(url, key, `honest ${random.between(0, 2 ** 32)}`, AbortSignal.timeout(PATIENCE_MS))
+    await way(url, key, `honest ${random.between(0, 2 ** 32)}`, AbortSignal.timeout(TIMEOUT_MS))
     experience.times.push(performance.now() - due)
   } catch (error) {
     const reason = reasonOf(error)
-    experience.times.push(PATIENCE_MS)
+    experience.times.push(TIMEOUT_MS)
     experience.failures.set(reason, (experience.failures.get(reason) ?? 0) + 1)
   }
 }

@@ -4,7 +4,7 @@ import os from 'node:os'
 
 /** Bytes by process name. */
 export type Sample = Record<string, number>
-export type Growth = { name: string; first: number; last: number; most: number; flat: boolean }
+export type Growth = { name: string; first: number; last: number; peak: number; flat: boolean }
 
 const PAGE_BYTES = 4096
 /** Allowed growth from the first to the last third, since caches and allocator arenas are still filling. */
@@ -57,6 +57,6 @@ export function growthOf(samples: readonly Sample[]): Growth[] {
     const values = samples.map((sample) => sample[name]!)
     const [first, last] = [mean(values.slice(0, third || 1)), mean(values.slice(-(third || 1)))]
     const flat = last <= Math.max(first * GROWTH.ratio, first + GROWTH.bytes)
-    return { name, first, last, most: Math.max(...values), flat }
+    return { name, first, last, peak: Math.max(...values), flat }
   })
 }

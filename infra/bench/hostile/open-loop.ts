@@ -7,7 +7,7 @@ export type LoopOptions = {
   random: Random
   signal: AbortSignal
   /** Maximum number of requests in flight; requests due beyond it are counted as skipped. Unlimited by default. */
-  most?: number
+  maxInFlight?: number
 }
 
 /** Milliseconds until the next arrival of a Poisson process. */
@@ -18,24 +18,24 @@ export const nextArrivalMs = (perSecond: number, random: Random) => (-Math.log(1
  * (`performance.now()`). Resolves with the number of calls when all have ended. `send` must not reject.
  */
 export async function runOpenLoop(
-  { perSecond, random, signal, most = Number.POSITIVE_INFINITY }: LoopOptions,
+  { perSecond, random, signal, maxInFlight = Number.POSITIVE_INFINITY }: LoopOptions,
   send: (due: number) => Promise<void>,
 ): Promise<{ sent: number; skipped: number }> {
-  const underWay = new Set<Promise<void>>()
+  const inFlight = new Set<Promise<void>>()
   const counts = { sent: 0, skipped: 0 }
   let due = performance.now()
   while (!signal.aborted) {
     due += nextArrivalMs(perSecond, random)
     await sleep(Math.max(0, due - performance.now()), null, { signal }).catch(() => {})
     if (signal.aborted) break
-    if (underWay.size >= most) {
+    if (inFlight.size >= maxInFlight) {
       counts.skipped += 1
       continue
     }
     counts.sent += 1
-    const call = send(due).finally(() => underWay.delete(call))
-    underWay.add(call)
+    const call = send(due).finally(() => inFlight.delete(call))
+    inFlight.add(call)
   }
-  await Promise.all(underWay)
+  await Promise.all(inFlight)
   return counts
 }

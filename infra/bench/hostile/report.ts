@@ -14,7 +14,7 @@ export type Report = {
 export type Verdict = { ratio: number; fast: boolean; flat: boolean; answered: boolean; met: boolean }
 
 /** Maximum ratio of the honest callers' p95 with hostile callers to that without. */
-const MOST_RATIO = 1.5
+const MAX_RATIO = 1.5
 
 /**
  * The criteria: with hostile callers, the honest callers' p95 is at most 1.5 times that without them, no honest request fails, and the
@@ -22,7 +22,7 @@ const MOST_RATIO = 1.5
  */
 export function judge({ alone, among, memory }: Report): Verdict {
   const ratio = among.p95 / alone.p95
-  const fast = ratio <= MOST_RATIO
+  const fast = ratio <= MAX_RATIO
   const flat = memory.among.length > 0 && memory.among.every((each) => each.flat)
   const answered = among.sent > 0 && among.failed <= alone.failed
   return { ratio, fast, flat, answered, met: fast && flat && answered }
@@ -58,10 +58,10 @@ function printTallies(tallies: Report['tallies']): void {
 }
 
 function printMemory({ alone, among }: Report['memory']): void {
-  const columns = ['first third', 'last third', 'most'].map((name) => name.padStart(12)).join('')
+  const columns = ['first third', 'last third', 'peak'].map((name) => name.padStart(12)).join('')
   console.log(`\n${'resident memory'.padEnd(28)}${columns}`)
-  const printRow = (phase: string, { name, first, last, most, flat }: Growth) => {
-    const cells = [first, last, most].map((bytes) => megabytes(bytes).padStart(12)).join('')
+  const printRow = (phase: string, { name, first, last, peak, flat }: Growth) => {
+    const cells = [first, last, peak].map((bytes) => megabytes(bytes).padStart(12)).join('')
     console.log(`${(name + phase).padEnd(28)}${cells}  ${flat ? 'flat' : 'grows'}`)
   }
   for (const growth of alone) printRow(', honest alone', growth)
@@ -75,7 +75,7 @@ export function printReport(report: Report): boolean {
   printTallies(report.tallies)
   printMemory(report.memory)
   const verdict = (good: boolean) => (good ? 'met' : 'NOT MET')
-  console.log(`\np95 with hostile callers / alone: ${ratio.toFixed(2)}, at most ${MOST_RATIO}: ${verdict(fast)}`)
+  console.log(`\np95 with hostile callers / alone: ${ratio.toFixed(2)}, at most ${MAX_RATIO}: ${verdict(fast)}`)
   console.log(`no honest request fails: ${verdict(answered)}`)
   console.log(`memory is flat: ${verdict(flat)}`)
   return met

@@ -11,11 +11,11 @@ import { cuda } from '../../../gpu-fn/compile/lower/cuda.ts'
 import type { Fp8Operators } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'
 import { kernelOperators } from '../../../gpu-fn/compile/lower/kernels.ts'
 import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
+import type { Case, Narrow } from '../../../gpu-fn/kernels/definition/test-case.ts'
+import { CASES, operators as definition } from '../../../gpu-fn/kernels/reference.ts'
 import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
 import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
-import type { Case, Narrow } from './case.ts'
-import { CASES, operators as definition } from './reference.ts'
 
 const RATES = path.join(import.meta.dirname, 'rates.py')
 
@@ -93,7 +93,7 @@ async function run(scratch: string, subject: Case, graph: Graph, options: Sessio
   }
 }
 
-/** Relative errors ‖given − expected‖ / ‖expected‖ over all and in the worst row. NaN must stand in the same rows. */
+/** Relative errors ‖given − expected‖ / ‖expected‖, in total and in the worst row. Both must have NaN in the same rows. */
 function compare({ tolerance }: Case, given: Record<string, Tensor>, expected: Record<string, Tensor>): string {
   const words: string[] = []
   let good = true

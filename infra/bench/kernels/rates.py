@@ -1,10 +1,9 @@
-"""How long does each FP8 operator take at the sizes of Large, and which share of the chip's peak is that? `npm run bench -- kernels` runs
-it.
+"""Measures the time of each FP8 operator at the sizes of Large, and its share of the chip's peak. Run by `npm run bench -- kernels`.
 
     python infra/bench/kernels/rates.py LIBRARY
 
-LIBRARY is what gpu-fn/kernels/build made. The operators run as onnxruntime would run them, through the few functions of its C API that they
-call, which are given here. Needs PyTorch.
+LIBRARY is the output of gpu-fn/kernels/build. The operators are called without onnxruntime: this file implements the functions of its C API
+that they use. Needs PyTorch.
 """
 import ctypes
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-ORT_HEADER = Path(__file__).parents[3] / "gpu-fn/kernels/ort.h"
+ORT_HEADER = Path(__file__).parents[3] / "gpu-fn/kernels/include/ort.h"
 # Dense TFLOP/s of FP8 and of 16 bits, and TB/s, by the vendor's data sheets.
 PEAKS = {"H200": (1979, 989, 4.8), "H100": (1979, 989, 3.35), "L40S": (733, 362, 0.864), "B200": (4500, 2250, 8.0)}
 IMAGE, TEXT, WIDTH, HIDDEN, DEPTH, TILE = 4096, 333, 2432, 9728, 64, 128
@@ -24,7 +23,7 @@ CALLS, REPLAYS = 20, 9
 
 
 class CustomOp(ctypes.Structure):
-    """ort.h's, up to the last function that is called here."""
+    """CustomOp of ort.h, up to the last function that is called here."""
 
     _fields_ = [("version", c_uint32)] + [
         (name, c_void_p)
@@ -41,7 +40,7 @@ class ApiBase(ctypes.Structure):
 
 
 class Host:
-    """Stands in for onnxruntime. A value is a number: its place among the inputs, or among the outputs after OUTPUT."""
+    """onnxruntime's C API for one operator. A value is a number: 1 + the index of an input, or OUTPUT + the index of an output."""
 
     OUTPUT, FAILED = 1000, 1
     Api = CFUNCTYPE(c_void_p, c_uint32)
@@ -137,7 +136,7 @@ class Host:
         return torch.cuda.current_stream().cuda_stream
 
     def kernel(self, name, inputs, outputs, **attributes):
-        """A function that runs an operator on tensors of the device; None is an optional one that is left out."""
+        """A function that runs an operator on tensors of the device; None is an absent optional tensor."""
         op = CustomOp.from_address(self.ops[name])
         state = c_void_p()
         self.attributes = attributes
@@ -153,7 +152,7 @@ class Host:
 
 
 def microseconds(run):
-    """Of one call, on the device alone: calls are replayed as a graph."""
+    """Time of one call on the device, without the host: calls are replayed as a CUDA graph."""
     run()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -190,21 +189,21 @@ def modulate(host, tokens):
     stream, branch, modulation = halves(1, tokens, WIDTH), halves(1, tokens, WIDTH), floats(1, 3 * WIDTH)
     outputs = [halves(1, tokens, WIDTH), codes(1, tokens, WIDTH), floats(1, tokens)]
     run = host.kernel(
-        "ModulateQuantise", [stream, modulation, branch], outputs,
+        "ModulateQuantize", [stream, modulation, branch], outputs,
         shifts=[0], scales=[WIDTH], gates=[2 * WIDTH], branch_factor=16.0, epsilon=1e-6,
     )
     return run, 7 * tokens * WIDTH, 0, 0
 
 
 def gelu(host, tokens):
-    run = host.kernel("GeluQuantise", [halves(1, tokens, HIDDEN)], [codes(1, tokens, HIDDEN), floats(1, tokens)], factor=16.0)
+    run = host.kernel("GeluQuantize", [halves(1, tokens, HIDDEN)], [codes(1, tokens, HIDDEN), floats(1, tokens)], factor=16.0)
     return run, 3 * tokens * HIDDEN, 0, 0
 
 
 def parts(host):
     like = codes(1, IMAGE, 16)
     outputs = [codes(1, IMAGE, WIDTH), floats(1, IMAGE), codes(1, TEXT, WIDTH), floats(1, TEXT)]
-    return host.kernel("QuantiseParts", [halves(1, IMAGE + TEXT, WIDTH), like], outputs), 3 * (IMAGE + TEXT) * WIDTH, 0, 0
+    return host.kernel("QuantizeParts", [halves(1, IMAGE + TEXT, WIDTH), like], outputs), 3 * (IMAGE + TEXT) * WIDTH, 0, 0
 
 
 def linear(host, m, k, n):
@@ -222,7 +221,7 @@ def heads(host):
         raw(1, HEADS, tiles, TILE * DEPTH * 2),
         floats(1),
     ]
-    join = host.kernel("JoinHeads", [image, text, *norms], joined, epsilon=1e-6)
+    join = host.kernel("QkNormQuantize", [image, text, *norms], joined, epsilon=1e-6)
     join()
     attend = host.kernel("Attention", [*joined, image, text], [halves(1, tokens, WIDTH)])
     product = 2 * tokens * tokens * WIDTH
@@ -235,24 +234,24 @@ def main():
     peaks = next((peaks for part, peaks in PEAKS.items() if part in name), None)
     join, attend = heads(host)
     cases = {
-        f"ModulateQuantise, image [{IMAGE}, {WIDTH}]": modulate(host, IMAGE),
-        f"ModulateQuantise, text [{TEXT}, {WIDTH}]": modulate(host, TEXT),
+        f"ModulateQuantize, image [{IMAGE}, {WIDTH}]": modulate(host, IMAGE),
+        f"ModulateQuantize, text [{TEXT}, {WIDTH}]": modulate(host, TEXT),
         **{
             f"Linear {layer}, {stream} [{m}, {k}] · [{n}, {k}]": linear(host, m, k, n)
             for layer, k, n in (("qkv", WIDTH, 3 * WIDTH), ("proj", WIDTH, WIDTH), ("fc1", WIDTH, HIDDEN), ("fc2", HIDDEN, WIDTH))
             for stream, m in (("image", IMAGE), ("text", TEXT))
         },
-        f"GeluQuantise, image [{IMAGE}, {HIDDEN}]": gelu(host, IMAGE),
-        f"GeluQuantise, text [{TEXT}, {HIDDEN}]": gelu(host, TEXT),
-        f"JoinHeads [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": join,
+        f"GeluQuantize, image [{IMAGE}, {HIDDEN}]": gelu(host, IMAGE),
+        f"GeluQuantize, text [{TEXT}, {HIDDEN}]": gelu(host, TEXT),
+        f"QkNormQuantize [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": join,
         f"Attention [{IMAGE} + {TEXT}, {HEADS} · {DEPTH}]": attend,
-        f"QuantiseParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),
+        f"QuantizeParts [{IMAGE} + {TEXT}, {WIDTH}]": parts(host),
     }
-    print(f"rates on {name}, one call, buffers of the call before still in the cache:")
+    print(f"rates on {name}, one call, with the buffers of the previous call in the cache:")
     for what, (run, moved, narrow, wide) in cases.items():
         time = microseconds(run)
         rate = f"{(narrow + wide) / time / 1e6:.0f} TFLOP/s" if narrow + wide else f"{moved / time / 1e6:.2f} TB/s"
-        # What the chip needs at its peaks: for the products, or to read each input and write each output once.
+        # Time at the chip's peaks: of the products, or of reading each input and writing each output once.
         ideal = peaks and max(narrow / peaks[0] / 1e6 + wide / peaks[1] / 1e6, moved / peaks[2] / 1e6)
         share = f", {ideal / time:.0%} of the peak" if ideal else ""
         print(f"  {what}: {time:.1f} µs, {rate}{share}", flush=True)

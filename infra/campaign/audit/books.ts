@@ -8,7 +8,7 @@ const byJob = <Row extends { job: string }>(rows: readonly Row[]) => Map.groupBy
 export function bookProblems({ ledger, usage }: Books, jobs: readonly Job[]): string[] {
   const known = new Set(jobs.map(({ id }) => id))
   const [rows, exported] = [byJob(ledger), byJob(usage)]
-  const strangers = ledger.filter(({ job, state }) => !known.has(job) && state !== 'released')
+  const unknown = ledger.filter(({ job, state }) => !known.has(job) && state !== 'released')
   const wrong = jobs.flatMap(({ id, price_microdollars: price }) => {
     const [row, second] = rows.get(id) ?? []
     const [sent, resent] = exported.get(id) ?? []
@@ -16,7 +16,7 @@ export function bookProblems({ ledger, usage }: Books, jobs: readonly Job[]): st
     if (agree && !second && !resent) return []
     return [`${id} cost ${price}; the ledger and D1 have ${JSON.stringify([rows.get(id), exported.get(id)])}`]
   })
-  return [...strangers.map(({ job }) => `the ledger charges ${job}, which does not exist`), ...wrong]
+  return [...unknown.map(({ job }) => `the ledger charges ${job}, which does not exist`), ...wrong]
 }
 
 function differences({ id, price, fingerprint }: JobRow, row: LedgerRow | undefined): string[] {

@@ -1,8 +1,7 @@
 // Reads a stopped worker's databases: job records, account ledgers, and the rows exported to D1.
-import fs from 'node:fs/promises'
-import path from 'node:path'
-import { DatabaseSync } from 'node:sqlite'
+import type { DatabaseSync } from 'node:sqlite'
 import { deserialize } from 'node:v8'
+import { mapDatabases } from '../databases.ts'
 
 /** A row of an account's ledger. Amounts are micro-dollars. */
 export type LedgerRow = { job: string; state: string; amount: number; charged: number; fingerprint: string | null }
@@ -18,28 +17,6 @@ export type JobRow = {
 }
 export type Books = { ledger: LedgerRow[]; usage: UsageRow[]; jobs: JobRow[] }
 
-const tables = (database: DatabaseSync) =>
-  database
-    .prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")
-    .all()
-    .map(({ name }) => name as string)
-
-/** Collects the rows returned by `read` from each database matching `pattern` that has the table. */
-async function collect<Row>(
-  persist: string,
-  pattern: string,
-  table: string,
-  read: (database: DatabaseSync) => Row[],
-): Promise<Row[]> {
-  const rows: Row[] = []
-  for await (const name of fs.glob(pattern, { cwd: persist })) {
-    const database = new DatabaseSync(path.join(persist, name))
-    if (tables(database).includes(table)) rows.push(...read(database))
-    database.close()
-  }
-  return rows
-}
-
 const isJob = (value: unknown): value is JobRow =>
   typeof value === 'object' && value !== null && 'fingerprint' in value && 'price' in value && 'request' in value
 
@@ -51,19 +28,10 @@ function jobsIn(database: DatabaseSync): JobRow[] {
 
 /** Reads the databases of a stopped worker. */
 export async function readBooks(persist: string): Promise<Books> {
-  const ledger = collect(
-    persist,
-    '**/*AccountDO*/*.sqlite',
-    'ledger',
-    (database) =>
-      database.prepare('SELECT job, state, amount, charged, fingerprint FROM ledger').all() as unknown as LedgerRow[],
-  )
-  const usage = collect(
-    persist,
-    '**/*D1*/*.sqlite',
-    'usage_ledger',
-    (database) => database.prepare('SELECT job, state, charged FROM usage_ledger').all() as unknown as UsageRow[],
-  )
-  const jobs = collect(persist, '**/*JobDO*/*.sqlite', '_cf_KV', jobsIn)
-  return { ledger: await ledger, usage: await usage, jobs: await jobs }
+  const select = (kind: 'account' | 'usage', sql: string) =>
+    mapDatabases(persist, kind, (database) => database.prepare(sql).all() as unknown[])
+  const ledger = await select('account', 'SELECT job, state, amount, charged, fingerprint FROM ledger')
+  const usage = await select('usage', 'SELECT job, state, charged FROM usage_ledger')
+  const jobs = await mapDatabases(persist, 'job', jobsIn)
+  return { ledger: ledger.flat() as LedgerRow[], usage: usage.flat() as UsageRow[], jobs: jobs.flat() }
 }

@@ -2,7 +2,7 @@
 import type { Run } from '../programs/gpu-runs.ts'
 import type { JobRow } from './records.ts'
 
-const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`
+const formatSeconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`
 const keyOf = ({ prompt, seed }: { prompt: string; seed: number }) => `${seed} ${prompt}`
 const describe = ({ gpu, prompt, seed }: Run) => `GPU function ${gpu} ran ${JSON.stringify(prompt)} (seed ${seed})`
 
@@ -13,7 +13,7 @@ const describe = ({ gpu, prompt, seed }: Run) => `GPU function ${gpu} ran ${JSON
 function reportOverrun({ id, state, finished }: JobRow, run: Run, graceMs: number): string[] {
   if (finished === null) return [`${describe(run)} for ${id}, which has not ended`]
   const late = run.last - Math.max(finished, run.start)
-  return late > graceMs ? [`${describe(run)} for ${seconds(late)} after ${id} had ${state}`] : []
+  return late > graceMs ? [`${describe(run)} for ${formatSeconds(late)} after ${id} had ${state}`] : []
 }
 
 /** The longest overlap between two runs of a job. */
@@ -41,7 +41,7 @@ export function runProblems(runs: readonly Run[], jobs: readonly JobRow[], grace
     const both = measureOverlap(own)
     return [
       ...own.flatMap((run) => reportOverrun(job, run, graceMs)),
-      ...(both > graceMs ? [`two runs of ${job.id} overlapped for ${seconds(both)}`] : []),
+      ...(both > graceMs ? [`two runs of ${job.id} overlapped for ${formatSeconds(both)}`] : []),
       ...(own.length === 0 && job.state === 'succeeded' ? [`${job.id} succeeded, but no GPU function ran it`] : []),
     ]
   })

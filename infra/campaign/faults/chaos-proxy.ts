@@ -1,10 +1,10 @@
 // An HTTP proxy that simulates a faulty network between the worker and the GPU functions: it refuses, drops, duplicates, truncates and
 // delays requests, and routes them round-robin, regardless of which GPU function has the job.
 import { once } from 'node:events'
-import { createServer, type IncomingMessage, request as open, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type IncomingMessage, request as open, type ServerResponse } from 'node:http'
 import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { serveLocally } from '../../command/local-server.ts'
 import type { Random } from '../random.ts'
 
 /** Relative frequencies. */
@@ -85,34 +85,30 @@ export async function startChaosProxy(ports: readonly number[], random: Random) 
     const refusal = REFUSALS[fault]
     if (refusal) return response.writeHead(...refusal).end()
     if (fault === 'reset') return response.destroy()
-    const answers = [forward(port, sent), ...(fault === 'twice' ? [forward(port, sent)] : [])]
-    const [answer, second] = await Promise.all(answers)
+    const [answer, second] = await Promise.all([
+      forward(port, sent),
+      // The response to the duplicate is discarded.
+      fault === 'twice' ? forward(port, sent) : null,
+    ])
     second?.resume().on('error', () => {})
     if (fault === 'bad gateway') {
-      answer!.destroy()
+      answer.destroy()
       return response.writeHead(502).end()
     }
-    // The response to the duplicate is discarded.
     response.on('close', () => {
-      answer!.destroy()
+      answer.destroy()
       second?.destroy()
     })
-    await relay(answer!, response, fault, at)
+    await relay(answer, response, fault, at)
   }
   // If either side is killed, the connection to the other side breaks too.
-  const server = createServer((request, response) => handle(request, response).catch(() => response.destroy()))
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
+  const { url, stop } = await serveLocally((request, response) => {
+    handle(request, response).catch(() => response.destroy())
+  })
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    faults,
+    ...{ url, stop, faults },
     calm: () => {
       calm = true
-    },
-    stop: async () => {
-      server.closeAllConnections()
-      server.close()
-      await once(server, 'close')
     },
   }
 }

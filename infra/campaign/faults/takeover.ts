@@ -19,7 +19,7 @@ export async function attackReservations(
   const { key } = customers[random.between(0, customers.length - 1)]!
   const callers = Array.from({ length: NAMES }, (_, index): Caller => {
     const name = `takeover-${round}-${index}`
-    return { client: persistent, url: target.url, key, name, body: {}, patienceMs: 0 }
+    return { client: persistent, url: target.url, key, name, body: {}, delayMs: 0 }
   })
   const bodies = ({ name }: Caller) => cheapAndExpensive(`picture of ${name}`)
   const first = callers.map((caller) => {
@@ -34,7 +34,7 @@ export async function attackReservations(
     callers.map(async (caller) => {
       const [cheap, expensive] = bodies(caller)
       const claims = [await claim(caller, expensive), await claim(caller, cheap)]
-      return { way: 'takes over a name', ...judgeClaims(caller.name, claims) }
+      return { behavior: 'takes over a name', ...judgeClaims(caller.name, claims) }
     }),
   )
 }

@@ -25,7 +25,7 @@ export type GpuSettings = {
 const settings = readSettings<GpuSettings>()
 const { name, directory, port, edgePublicKey, heartbeatMs, stepMs, unreadMs } = settings
 const log = pino({ level: 'silent' })
-const engine = createModellessEngine(stepMs, recordRuns(directory, name).start)
+const engine = createModellessEngine(stepMs, recordRuns(directory, name))
 const lifecycle: Lifecycle = { status: 'loading' }
 const limits = { queue: 16, retainSeconds: 60, retainBytes: 1 << 26, unreadSeconds: unreadMs / 1000 }
 const jobs = new Jobs({ engine, lifecycle, log, onBroken: () => process.exit(1), ...limits })

@@ -12,27 +12,20 @@ const MESSAGE = 'Durable Object reset because its code was updated.'
 const RECENT_MS = 30_000
 const PATH = '/campaign/reset'
 
-const BINDINGS = ['ACCOUNT', 'JOB', 'WEBHOOK', 'ENDPOINT'] as const
-type Binding = (typeof BINDINGS)[number]
-type Resettable = { reset: () => Promise<void> }
+type Binding = 'ACCOUNT' | 'JOB' | 'WEBHOOK' | 'ENDPOINT'
+type ObjectClass = new (ctx: DurableObjectState, env: Env) => DurableObject<Env>
 
 /** The Durable Objects created in this process, which share its global scope, and when each was first created. */
 const created = new Map<string, { binding: Binding; name: string; at: number }>()
-
-function note(binding: Binding, { id }: DurableObjectState): void {
-  const { name } = id
-  const key = `${binding}/${name}`
-  if (name !== undefined && !created.has(key)) created.set(key, { binding, name, at: Date.now() })
-}
-
-type ObjectClass = new (ctx: DurableObjectState, env: Env) => DurableObject<Env>
 
 /** `Base`, recorded on creation and with a method that resets it. */
 function resettable(Base: ObjectClass, binding: Binding) {
   return class extends Base {
     constructor(ctx: DurableObjectState, env: Env) {
       super(ctx, env)
-      note(binding, ctx)
+      const { name } = ctx.id
+      const key = `${binding}/${name}`
+      if (name !== undefined && !created.has(key)) created.set(key, { binding, name, at: Date.now() })
     }
     reset(): void {
       this.ctx.abort(MESSAGE)
@@ -47,19 +40,14 @@ export const EndpointDO = resettable(edge.EndpointDO, 'ENDPOINT')
 
 /** Resets all objects that may be in memory, concurrently. Returns the number of reset objects by binding. */
 async function resetObjects(env: Env): Promise<Record<string, number>> {
-  const counts: Record<string, number> = {}
-  const resets: Promise<unknown>[] = []
-  for (const [key, { binding, name, at }] of created) {
-    if (binding === 'JOB' && Date.now() - at > RECENT_MS) created.delete(key)
-    else {
-      const object = env[binding].getByName(name) as unknown as Resettable
-      // Aborting the object also rejects this call.
-      resets.push(object.reset().catch(() => {}))
-      counts[binding] = (counts[binding] ?? 0) + 1
-    }
-  }
+  const recent = [...created.values()].filter(({ binding, at }) => binding !== 'JOB' || Date.now() - at <= RECENT_MS)
+  const resets = recent.map(async ({ binding, name }) => {
+    const object = env[binding].getByName(name) as unknown as { reset: () => Promise<void> }
+    // Aborting the object also rejects this call.
+    await object.reset().catch(() => {})
+  })
   await Promise.all(resets)
-  return counts
+  return Object.fromEntries([...Map.groupBy(recent, ({ binding }) => binding)].map(([key, own]) => [key, own.length]))
 }
 
 export default {

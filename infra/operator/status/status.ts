@@ -4,7 +4,7 @@ import type { DeployConfig } from '../../config.ts'
 import type { CommandLine } from '../../deploy/plan.ts'
 import type { ModalServer } from '../../modal/server.ts'
 
-export type Asked = {
+export type Sources = {
   config: DeployConfig
   exec: (command: CommandLine) => Promise<string>
   /** GET from the worker with the operator token; returns the parsed body. */
@@ -13,23 +13,23 @@ export type Asked = {
   now?: Date
 }
 
-const seconds = (value: number) => `${Math.round(value)} s`
-const dollars = (value: number) => `$${value.toFixed(2)}`
+const formatSeconds = (value: number) => `${Math.round(value)} s`
+const formatDollars = (value: number) => `$${value.toFixed(2)}`
 
 /** A part of the overview, or the error of its request. */
-async function part(title: string, ask: () => Promise<string[]>): Promise<string[]> {
+async function formatPart(title: string, ask: () => Promise<string[]>): Promise<string[]> {
   const lines = await ask().catch((error: Error) => [`unknown: ${error.message.split('\n')[0]}`])
   return [title, ...lines.map((line) => `  ${line}`)]
 }
 
-async function deployed({ exec, config }: Asked): Promise<string[]> {
+async function readDeployment({ exec, config }: Sources): Promise<string[]> {
   const json = await exec(['wrangler', 'deployments', 'list', '--name', config.worker.name, '--json'])
   const list = JSON.parse(json) as { created_on: string; versions: { version_id: string }[] }[]
   const last = list.toSorted((a, b) => b.created_on.localeCompare(a.created_on))[0]
   return [last ? `version ${last.versions[0]?.version_id} since ${last.created_on}` : 'nothing is deployed']
 }
 
-async function containers({ openModal, now = new Date() }: Asked): Promise<string[]> {
+async function readContainers({ openModal, now = new Date() }: Sources): Promise<string[]> {
   const server = await openModal()
   try {
     const midnight = new Date(`${now.toISOString().slice(0, 10)}T00:00:00Z`)
@@ -43,34 +43,37 @@ async function containers({ openModal, now = new Date() }: Asked): Promise<strin
   }
 }
 
-async function bill({ exec, config }: Asked): Promise<string[]> {
+async function readBill({ exec, config }: Sources): Promise<string[]> {
   const json = await exec(['modal', 'billing', 'report', '--for', 'today', '--json'])
   const rows = JSON.parse(json) as Record<string, string | number>[]
   const ours = rows.filter((row) => Object.values(row).some((value) => value === config.gpu.app))
   const cost = ours.reduce((sum, row) => sum + Number(row.Cost ?? row.cost ?? 0), 0)
-  return [`${dollars(cost)} for ${config.gpu.app} since midnight`]
+  return [`${formatDollars(cost)} for ${config.gpu.app} since midnight`]
 }
 
-async function worker({ worker: ask }: Asked): Promise<string[]> {
+async function readWorker({ worker: ask }: Sources): Promise<string[]> {
   const { endpoints, today } = (await ask('/v1/operator/status')) as OperatorStatus
   return [
     ...endpoints.map((each) => {
-      const ready = each.state === 'warm' ? '' : `, ready in ${seconds(each.ready_in_seconds)}`
-      const spent = `warming ${seconds(each.spent_today_seconds)} of ${seconds(each.budget_seconds)} today`
-      return `${each.name}: ${each.state}${ready}${each.down ? ', down' : ''}; a start takes ${seconds(each.start_seconds)} (from ${each.starts_seen} starts); ${spent}`
+      const ready = each.state === 'warm' ? '' : `, ready in ${formatSeconds(each.ready_in_seconds)}`
+      const spent = `warming ${formatSeconds(each.spent_today_seconds)} of ${formatSeconds(each.budget_seconds)} today`
+      return `${each.name}: ${each.state}${ready}${each.down ? ', down' : ''}; a start takes ${formatSeconds(each.start_seconds)} (from ${each.starts_seen} starts); ${spent}`
     }),
-    `since midnight: ${today.jobs} jobs settled, ${today.captured} of them charged ${dollars(today.microdollars / 1e6)}`,
-    `${today.images} jobs measured, ${today.cold_starts} of them cold; GPU ${seconds(today.gpu_seconds)}, about ${dollars(today.gpu_dollars)} without idle time`,
+    `since midnight: ${today.jobs} jobs settled, ${today.captured} of them charged ${formatDollars(today.microdollars / 1e6)}`,
+    `${today.images} jobs measured, ${today.cold_starts} of them cold; GPU ${formatSeconds(today.gpu_seconds)}, about ${formatDollars(today.gpu_dollars)} without idle time`,
   ]
 }
 
 /** The lines of the overview. `modal` is false if the GPU function runs elsewhere. */
-export async function statusScreen(asked: Asked, modal: boolean): Promise<string[]> {
+export async function statusScreen(sources: Sources, modal: boolean): Promise<string[]> {
   const parts = await Promise.all([
-    part(`Worker ${asked.config.worker.name}`, () => deployed(asked)),
-    part('GPUs, as seen by the worker', () => worker(asked)),
+    formatPart(`Worker ${sources.config.worker.name}`, () => readDeployment(sources)),
+    formatPart('GPUs, as seen by the worker', () => readWorker(sources)),
     ...(modal
-      ? [part(`Modal app ${asked.config.gpu.app}`, () => containers(asked)), part("Modal's bill", () => bill(asked))]
+      ? [
+          formatPart(`Modal app ${sources.config.gpu.app}`, () => readContainers(sources)),
+          formatPart("Modal's bill", () => readBill(sources)),
+        ]
       : []),
   ])
   return parts.flat()

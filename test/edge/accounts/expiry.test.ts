@@ -6,7 +6,7 @@ import { afterEach, describe, test, vi } from 'vitest'
 import { decide, dropOrphan, IDEMPOTENCY_MS, nextExpiry, prune } from '../../../edge/accounts/admission.ts'
 import { foldRow, jobsBefore, openBefore, settleOnce } from '../../../edge/accounts/ledger.ts'
 import { settingsOf } from '../../../edge/accounts/settings.ts'
-import { exportBatch, nextExport, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
+import { openUsageOutbox, removeFromOutbox } from '../../../edge/accounts/usage-outbox.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { JobDO } from '../../../edge/jobs/job.ts'
 import { accountOf, admit, request, rows, watched } from '../support/admissions.ts'
@@ -112,8 +112,9 @@ test('the statements of the account use indexes', async ({ expect }) => {
     settleOnce(sql, 'job_next', { outcome: 'released' })
     dropOrphan(sql, other.spec.id)
     foldRow(sql, 'job_next')
-    await exportBatch(sql, env, { account: caller.account, stripe_customer: null }, HOUR)
-    nextExport(sql)
+    const outbox = openUsageOutbox(sql, env, () => ({ account: caller.account, stripe_customer: null }), HOUR)
+    await outbox.run(Date.now() + HOUR)
+    outbox.nextRun()
     removeFromOutbox(sql, ['job_next'])
     prune(sql)
     nextExpiry(sql)

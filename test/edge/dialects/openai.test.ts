@@ -1,6 +1,7 @@
 import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'
 import { afterEach, describe, test, vi } from 'vitest'
+import { TIERS } from '#contract'
 import {
   fetchWorker,
   filesOf,
@@ -212,7 +213,7 @@ describe('what is refused, and how it is said', () => {
       'quality is "hd"; it must be one of auto, draft, low, standard, medium, high.',
     ],
     ['a route', { ...p, route: 'fast' }, 'route', 'route is "fast"; it must be one of auto, turbo, full.'],
-    ['a tier', { ...p, tier: 'int4' }, 'tier', 'tier is "int4"; it must be one of auto, fp8, fp8-lite, fp16, fp32.'],
+    ['a tier', { ...p, tier: 'int4' }, 'tier', `tier is "int4"; it must be one of auto, ${TIERS.join(', ')}.`],
     [
       'png compression',
       { ...p, output_compression: 5 },

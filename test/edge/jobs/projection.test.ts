@@ -1,10 +1,11 @@
 // The representations of a job are equal in their common fields.
 import { env } from 'cloudflare:workers'
 import { test } from 'vitest'
+import type { DialectRoute } from '../../../edge/dialects/dialect.ts'
 import { openai } from '../../../edge/dialects/openai.ts'
 import { eventOf } from '../../../edge/jobs/announcement.ts'
-import { projectJob } from '../../../edge/jobs/projection.ts'
-import { listEntryOf, summaryOf, viewOf } from '../../../edge/jobs/view.ts'
+import { projectJob, summaryOf } from '../../../edge/jobs/projection.ts'
+import { listEntryOf, viewOf } from '../../../edge/requests/view.ts'
 import { newCaller, ORIGIN } from '../support/client.ts'
 import { finalJob } from '../support/jobs.ts'
 
@@ -24,9 +25,14 @@ test('the view, the list entry, the webhook and the OpenAI reply have the same f
   expect(await listEntryOf(reader, summaryOf(job))).toMatchObject(facts)
   expect(JSON.parse(eventOf(job).body).data).toMatchObject({ ...facts, images: [{ key: images[0]!.key }] })
   const { id, route, tier, model, steps, guidance_scale, reason, warnings, timings, price_microdollars } = facts
-  expect(openai.render(projectJob(job), [{ url: null }], false)).toMatchObject({
-    created: facts.created,
-    size: facts.size,
-    octet: { job: id, route, tier, model, steps, guidance_scale, reason, warnings, timings, price_microdollars },
+  const rendered = { job: projectJob(job), progress: null, parameters: job.request, files: [{ url: null }] }
+  const { render } = openai.routes[0] as Extract<DialectRoute, { action: 'submit' }>
+  const request = { params: {}, query: {}, headers: new Headers(), body: {} }
+  expect(render({ ...rendered, reused: false, origin: ORIGIN }, request)).toMatchObject({
+    json: {
+      created: facts.created,
+      size: facts.size,
+      octet: { job: id, route, tier, model, steps, guidance_scale, reason, warnings, timings, price_microdollars },
+    },
   })
 })

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import type { JobRecord } from '../../../edge/jobs/record.ts'
 import { RECORD_DAYS, RETENTION_DAYS, retentionEnd } from '../../../edge/results/retention.ts'
-import { WebhookDO } from '../../../edge/webhooks/outbox.ts'
+import { WebhookDO } from '../../../edge/webhooks/webhook-object.ts'
 import { accountOf, rows } from '../support/admissions.ts'
 import { type Caller, fetchWorker, filesOf, jobIn, send } from '../support/client.ts'
 import {

@@ -1,7 +1,7 @@
 // Test callers, each with its own account and key, and shorthands for requests and account state.
 
 import { env, exports } from 'cloudflare:workers'
-import type { KeyOptions } from '../../../edge/accounts/key-info.ts'
+import type { KeyOptions } from '../../../edge/accounts/keys/key-info.ts'
 import { issueKey } from '../../../edge/auth/keys.ts'
 import { peppers } from './config.ts'
 

@@ -2,7 +2,7 @@
 
 import { env } from 'cloudflare:workers'
 import type { Admission } from '../../../edge/accounts/admission.ts'
-import type { KeyChange } from '../../../edge/accounts/key-info.ts'
+import type { KeyChange } from '../../../edge/accounts/keys/key-info.ts'
 import { checkKey } from '../../../edge/auth/keys.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { requestOf } from './admissions.ts'

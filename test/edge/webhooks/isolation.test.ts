@@ -3,7 +3,7 @@ import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { announce } from '../../../edge/jobs/announcement.ts'
-import { FAILURES_TO_OPEN, openMs } from '../../../edge/webhooks/receivers.ts'
+import { FAILURES_TO_OPEN, openMs } from '../../../edge/webhooks/endpoints/receivers.ts'
 import type { Caller } from '../support/client.ts'
 import { finalJob } from '../support/jobs.ts'
 import {

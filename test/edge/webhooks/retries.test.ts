@@ -8,7 +8,7 @@ import { configOf } from '../../../edge/config.ts'
 import { announce, eventOf } from '../../../edge/jobs/announcement.ts'
 import { settleAttempt, takeAttempt } from '../../../edge/webhooks/delivery/attempts.ts'
 import { findDelivery } from '../../../edge/webhooks/delivery/deliveries.ts'
-import { nextAttemptAt } from '../../../edge/webhooks/receivers.ts'
+import { nextAttemptAt } from '../../../edge/webhooks/endpoints/receivers.ts'
 import type { Caller } from '../support/client.ts'
 import { finalJob } from '../support/jobs.ts'
 import {
@@ -29,7 +29,6 @@ const states = async (caller: Caller, endpoint: string) =>
   (await deliveriesOf(caller, endpoint)).map(({ state, attempts }) => [state, attempts.map(({ status }) => status)])
 
 const settings = configOf(env).webhooks
-const nobody = { receivers: [], hosts: [] }
 
 /** An endpoint with these many events whose attempts the test makes itself: the alarm of the outbox is removed. */
 async function idleEndpoint(caller: Caller, count: number) {
@@ -239,10 +238,10 @@ test('a stale attempt cannot undo a later one, but its success counts', async ({
   await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
     const stateOf = (event: string) => findDelivery(sql, event, id)!.state
     for (const status of [500, 200]) {
-      const first = takeAttempt(sql, nobody, settings)!
+      const first = takeAttempt(sql, [], settings)!
       sql.exec('UPDATE deliveries SET leased_until = 0 WHERE event = ?', first.event.id)
       sql.exec('UPDATE receivers SET next_at = 0')
-      const second = takeAttempt(sql, nobody, settings)!
+      const second = takeAttempt(sql, [], settings)!
       expect([second.event.id, second.lease]).toEqual([first.event.id, first.lease + 1])
       expect(events).toContain(first.event.id)
       settleAttempt(sql, first, { status, retryAfter: null }, 1, settings)
@@ -292,7 +291,7 @@ test('waits of any length and dates are kept: failures count, and the schedule e
     for (const [index, retryAfter] of [null, inASecond, null].entries()) {
       sql.exec('UPDATE deliveries SET due = 0, leased_until = 0')
       sql.exec('UPDATE receivers SET paused_until = 0, next_at = 0')
-      const taken = takeAttempt(sql, nobody, settings)!
+      const taken = takeAttempt(sql, [], settings)!
       const state = settleAttempt(sql, taken, { status: 503, retryAfter }, 1.5, { ...settings, schedule: [0.0301, 5] })
       expect(state).toBe(index < 2 ? 'pending' : 'exhausted')
       expect(findDelivery(sql, events[0]!, id)).toMatchObject({ failures: index + 1, leased_until: 0 })

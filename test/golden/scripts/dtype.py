@@ -20,7 +20,7 @@ def patterns(dtype):
 
 
 def around_halves():
-    """Every finite float16, every midpoint of neighbours, and the float32 above and below each."""
+    """Every finite float16, every midpoint of neighbors, and the float32 above and below each."""
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     midpoints = ((halves[1:].astype(np.float64) + halves[:-1]) / 2).astype(np.float32)
     exact = np.concatenate([halves, midpoints, np.float32([65519.996, 65520, 65536, 1e30])])

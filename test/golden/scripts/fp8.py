@@ -23,7 +23,7 @@ def cast(values):
 
 
 def deciding_values():
-    """All codes, all midpoints of neighbours, the float32 above and below each, signed zeros, float32 subnormals, large values, NaN."""
+    """All codes, all midpoints of neighbors, the float32 above and below each, signed zeros, float32 subnormals, large values, NaN."""
     codes = np.arange(256, dtype=np.uint8).view(E4M3).astype(np.float32)
     positive = codes[:127]
     midpoints = (positive[1:].astype(np.float64) + positive[:-1]) / 2
@@ -36,7 +36,7 @@ def deciding_values():
     return codes, np.concatenate([codes, exact, around, tiny, large, -large, np.float32([0.0, -0.0, np.nan])])
 
 
-def quantise(weights, block):
+def quantize(weights, block):
     rows, columns = weights.shape
     codes = np.empty((rows, columns), np.uint8)
     scales = []
@@ -51,7 +51,7 @@ def quantise(weights, block):
 
 
 def rows_case(weights, block):
-    codes, scales = quantise(weights, block)
+    codes, scales = quantize(weights, block)
     return {"rows": weights.shape[0], "columns": weights.shape[1], "block": block, "weights": b64(weights), "codes": b64(codes), "scales": b64(scales)}
 
 
@@ -70,7 +70,7 @@ def main():
         "decoded": b64(values[0]),
         "values": b64(values[1]),
         "codes": b64(cast(values[1])),
-        "quantised": [rows_case(weights, 300), rows_case(weights, 128)],
+        "quantized": [rows_case(weights, 300), rows_case(weights, 128)],
     }
     target = pathlib.Path(__file__).parent.parent / "fp8.json"
     target.write_text(json.dumps(golden) + "\n")

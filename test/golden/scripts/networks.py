@@ -1,4 +1,4 @@
-"""Outputs of diffusers' and transformers' networks on the tiny checkpoints, in float32 and with quantised weights.
+"""Outputs of diffusers' and transformers' networks on the tiny checkpoints, in float32 and with quantized weights.
 
 for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/checkpoints/tiny/checkpoint.ts --variant $v --out TINY/$v; done
 python test/golden/scripts/networks.py TINY test/golden/networks
@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-from quantised import quantise
+from quantized import quantize
 from tiny_inputs import clip_ids, pseudo_random, t5_ids
 
 FOLDERS = {
@@ -72,7 +72,7 @@ def golden(directory: Path, network: str, tier: str, cases: list) -> dict[str, t
     folder, cls = FOLDERS[network]
     model = cls.from_pretrained(directory / folder, dtype=torch.float32).eval()
     if tier == "fp8":
-        quantise(model)
+        quantize(model)
     return {
         f"{network}.{case['name']}.{output}": value.float().contiguous()
         for case in cases

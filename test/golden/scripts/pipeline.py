@@ -14,7 +14,7 @@ import torch
 import transformers
 from diffusers import StableDiffusion3Pipeline
 
-from quantised import quantise
+from quantized import quantize
 
 
 def image(root: Path, case: dict):
@@ -25,7 +25,7 @@ def image(root: Path, case: dict):
     if case["tier"] != "fp32":
         for name in ["transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae"]:
             if model := getattr(pipeline, name):
-                quantise(model)
+                quantize(model)
     return pipeline(
         case["prompt"],
         negative_prompt=case["negative_prompt"],

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from quantised import quantise
+from quantized import quantize
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = {"fp32": 1e-4, "fp8": 1e-3}
@@ -237,7 +237,7 @@ def check(index: int, tier: str) -> bool:
         figures = []
         for network, model in models.items():
             if tier == "fp8":
-                quantise(model)
+                quantize(model)
             try:
                 worst = max(relative_error(*pair) for pair in COMPARE[network](model, Package(out), r))
             except Exception as error:  # every mismatch of a run is reported, not the first alone

@@ -7,13 +7,8 @@ import type { Model } from '../../../gpu-fn/compile/graph/model.ts'
 import type { WeightSource } from '../../../gpu-fn/compile/graph/weight-source.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
-import {
-  REAL_LAYOUTS,
-  REAL_NAMES,
-  type RealLayout,
-  type RealName,
-  writeSparseCheckpoint,
-} from '../../support/checkpoints/real-headers.ts'
+import { LAYOUTS, type Layout, PUBLISHED, type Published } from '../../../infra/checkpoints/published.ts'
+import { writeSparseCheckpoint } from '../../support/checkpoints/real-headers.ts'
 
 let scratch: string
 beforeAll(async () => {
@@ -21,7 +16,7 @@ beforeAll(async () => {
 })
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
-async function open(name: RealName, layout: RealLayout): Promise<{ paths: string[]; checkpoint: Checkpoint }> {
+async function open(name: Published, layout: Layout): Promise<{ paths: string[]; checkpoint: Checkpoint }> {
   const paths = await writeSparseCheckpoint(path.join(scratch, `${name}-${layout}`), name, layout)
   return { paths, checkpoint: await openCheckpoint(paths) }
 }
@@ -42,8 +37,8 @@ function packaged({ graphs }: Model): Map<Tensor, number> {
   return counts
 }
 
-describe.each(REAL_NAMES)('the published names of %s', (name) => {
-  test.each(REAL_LAYOUTS)('close in the %s layout: every tensor is read once, whole', async (layout) => {
+describe.each(PUBLISHED)('the published names of %s', (name) => {
+  test.each(LAYOUTS)('close in the %s layout: every tensor is read once, whole', async (layout) => {
     const { paths, checkpoint } = await open(name, layout)
     const model = build(checkpoint, paths)
     expect(model.manifest.variant).toBe(name)

@@ -16,7 +16,7 @@ type Prompt = {
 }
 
 const read = (name: string) => fs.readFile(path.join(NANO, name), 'utf8')
-const sprites: Sprite[] = (await read('training/sprites.txt'))
+const sprites: Sprite[] = (await read('training/world/sprites.txt'))
   .split('\n')
   .filter((line) => line && !/^[#[]/.test(line))
   .map((line) => {
@@ -55,7 +55,7 @@ test('the prompts pair trained sprites with backgrounds in combinations held out
   const taught = new Set(sprites.filter(({ mark }) => mark !== '~').map(({ name }) => name))
   for (const { prompt, sprites: asked, background } of prompts.filter(({ text }) => !text)) {
     for (const { name } of asked) expect(taught, prompt).toContain(name)
-    // Same rule as `held_out` in training/scenes.py.
+    // Same rule as `held_out` in training/scenes/scene.py.
     expect(crc32(`${asked[0]!.name}|${background.top}`) % 8, prompt).toBe(0)
   }
 })

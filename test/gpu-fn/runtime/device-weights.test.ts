@@ -91,7 +91,7 @@ describe('weights in memory of our own', () => {
     session.weights!.unload()
     // Neither of two that ask at once runs on weights that are still on their way.
     expect(await Promise.all([session.run(INPUTS), session.run(INPUTS)])).toEqual([expected, expected])
-    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'leave', 'map', 'register', 'copy'])
+    expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'recycle', 'map', 'register', 'copy'])
   })
 
   test('that find no room leave nothing behind, and may try again', async () => {
@@ -111,7 +111,7 @@ describe('weights in memory of our own', () => {
     const { copyFromHost } = memory
     memory.copyFromHost = () => Promise.reject(new Error('the bus is gone'))
     await expect(session.run(INPUTS)).rejects.toThrow(/clip_l\.onnx failed: the bus is gone/)
-    expect(log.at(-1)).toBe('leave')
+    expect(log.at(-1)).toBe('recycle')
     memory.copyFromHost = copyFromHost
     expect(await session.run(INPUTS)).toEqual(expected)
   })

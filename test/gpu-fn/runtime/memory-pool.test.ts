@@ -33,7 +33,7 @@ describe('a pool of device memory', () => {
     const pool = createMemoryPool(pieces)
     const first = pool.map(0n, 48)
     expect([...mapped.keys()]).toEqual([0n, 16n, 32n])
-    first.leave()
+    first.recycle()
     expect(mapped.size).toBe(0)
     expect(created.size).toBe(3)
     pool.map(1000n, 80)
@@ -45,7 +45,7 @@ describe('a pool of device memory', () => {
     const { pieces, created, mapped } = driver(5)
     const pool = createMemoryPool(pieces)
     const [kept, left, freed] = [pool.map(0n, 32), pool.map(100n, 32), pool.map(200n, 16)]
-    left.leave()
+    left.recycle()
     freed.free()
     expect(created.size).toBe(2)
     expect([...mapped.keys()]).toEqual([0n, 16n])

@@ -2,6 +2,7 @@ import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { TIERS } from '../../../gpu-fn/contract.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
 import { jobBody, oldEdgeKeys, putRaw, refusalOf, signToken, type TokenOptions } from '../../support/gpu/client.ts'
 import { startServer } from '../../support/gpu/server.ts'
@@ -58,7 +59,7 @@ describe('hostile bodies', () => {
     ['steps', { steps: 2.5 }, /^steps was 2\.5: /],
     ['seed', { seed: -1 }, /^seed was -1: /],
     ['guidance_scale', { guidance_scale: 'high' }, /^guidance_scale was "high": .*number/],
-    ['tier', { tier: 'fp4' }, /^tier was "fp4": .*"fp8"\|"fp8-lite"\|"fp16"\|"fp32"/],
+    ['tier', { tier: 'fp4' }, new RegExp(`^tier was "fp4": .*${TIERS.map((tier) => `"${tier}"`).join('\\|')}`)],
     ['model', { model: '../../etc' }, /^model was "..\/..\/etc": /],
     ['protocol', { protocol: 2 }, /^protocol was 2: .*1/],
     ['prompt', { prompt: undefined }, /^prompt is missing: /],

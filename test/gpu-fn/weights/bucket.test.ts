@@ -1,16 +1,15 @@
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
-import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { IncomingHttpHeaders, ServerResponse } from 'node:http'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { openBucket } from '../../../gpu-fn/weights/bucket.ts'
-import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
+import { serveLocally } from '../../../infra/command/local-server.ts'
 import { startBucket } from '../../../infra/local/bucket.ts'
 import { uploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
 const data = randomBytes(300_000)
@@ -100,16 +99,12 @@ test('names an object that is not there, one that is too large, and keys that ar
 /** Starts a bucket with `reply` as the handler of all requests. `requests` has the headers of each. */
 async function serving(reply: (outgoing: ServerResponse) => void) {
   const requests: IncomingHttpHeaders[] = []
-  const hostile = createServer((incoming, outgoing) => {
+  const hostile = await serveLocally((incoming, outgoing) => {
     requests.push(incoming.headers)
     reply(outgoing)
-  }).listen(0, '127.0.0.1')
-  await once(hostile, 'listening')
-  onTestFinished(() => {
-    hostile.closeAllConnections()
-    hostile.close()
   })
-  const url = `http://127.0.0.1:${(hostile.address() as AddressInfo).port}/bucket`
+  onTestFinished(hostile.stop)
+  const url = `${hostile.url}/bucket`
   return { bucket: openBucket({ ...server.address, url }, { stallMs: 5_000, tries: 1 }), requests }
 }
 

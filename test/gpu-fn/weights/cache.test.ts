@@ -7,11 +7,11 @@ import { PackageCache } from '../../../gpu-fn/weights/cache.ts'
 import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
-import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/bucket.ts'
 import { type Target, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
 const SHARED = noise(50_000)

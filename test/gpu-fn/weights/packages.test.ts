@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, symlink, truncate, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { MANIFEST_FORMAT, type Manifest } from '../../../gpu-fn/manifest.ts'
 import { describeText } from '../../../gpu-fn/models/sd35/text-encoders.ts'
 import { findPackages, openPackage } from '../../../gpu-fn/weights/packages.ts'
 
@@ -21,7 +21,7 @@ afterEach(() => rm(scratch, { recursive: true }))
 function sound(): Manifest {
   const network = (file: string) => ({ file, inputs: [], outputs: [] })
   return {
-    format: 2,
+    format: MANIFEST_FORMAT,
     model: 'large-turbo',
     variant: 'large-turbo',
     tier: 'fp8',
@@ -119,7 +119,11 @@ describe('refuses', () => {
     ],
     ['a source that is no digest', /manifest\.json is not valid: .*SHA-256/s, (m) => (m.source = 'A'.repeat(64))],
     ['a negative size', /manifest\.json is not valid: /, (m) => (m.files['transformer.onnx']!.bytes = -1)],
-    ['an unknown format', /manifest\.json is not valid: .*format/s, (m) => Object.assign(m, { format: 1 })],
+    [
+      'the format of another version',
+      /manifest\.json is not valid: .*the format is 2 and this version reads 3; compile .* again with `npm run compile`/,
+      (m) => Object.assign(m, { format: 2 }),
+    ],
     ['an unknown field', /manifest\.json is not valid: .*surprise/s, (m) => Object.assign(m, { surprise: true })],
   ]
 

@@ -3,7 +3,7 @@ import { readFile, stat } from 'node:fs/promises'
 import { afterEach, expect, test } from 'vitest'
 import { createProgram, type Program } from '../../../infra/campaign/program.ts'
 import type { GpuSettings } from '../../../infra/campaign/programs/gpu-program.ts'
-import { freePort } from '../../../infra/campaign/world.ts'
+import { freePort } from '../../../infra/campaign/system.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 import { useScratch } from '../../support/scratch.ts'
 

@@ -1,5 +1,7 @@
+import path from 'node:path'
 import { expect, test } from 'vitest'
-import { componentsOf, spreadOf } from '../../../infra/checkpoints/full-size.ts'
+import { spreadOf } from '../../../infra/checkpoints/full-size.ts'
+import { readHeaders, shapesIn } from '../../../infra/checkpoints/published.ts'
 import { drawPool, POOL, scaled, sineTable } from '../../../infra/checkpoints/random-weights.ts'
 
 const size = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1)
@@ -7,12 +9,14 @@ const size = (shape: readonly number[]) => shape.reduce((product, n) => product 
 test.each([
   ['large', 8_146_280_768],
   ['medium', 2_469_663_936],
-] as const)('%s has the parameters that are published', (variant, transformer) => {
-  const counts = componentsOf(variant).map(({ directory, shapes }) => [
-    directory,
-    [...shapes.values()].reduce((sum, shape) => sum + size(shape), 0),
-  ])
-  expect(Object.fromEntries(counts)).toEqual({
+] as const)('%s has the parameters that are published', async (variant, transformer) => {
+  const counts: Record<string, number> = {}
+  for (const [file, content] of Object.entries(await readHeaders(variant, 'diffusers'))) {
+    if (file.endsWith('.json')) continue
+    const network = path.dirname(file)
+    counts[network] = shapesIn(content).reduce((sum, { shape }) => sum + size(shape), counts[network] ?? 0)
+  }
+  expect(counts).toEqual({
     transformer,
     text_encoder: 123_060_480 + 589_824,
     text_encoder_2: 694_659_840,
@@ -21,7 +25,7 @@ test.each([
   })
 })
 
-test('spreads values so that a layer hands on what it got', () => {
+test('draws weights with which a layer preserves the magnitude of its input', () => {
   expect(spreadOf('transformer_blocks.0.ff.net.2.weight', [2432, 9728])).toEqual({
     mean: 0,
     deviation: 1 / Math.sqrt(9728),
@@ -38,7 +42,7 @@ function fromBfloat16(words: Uint16Array): Float32Array {
   return new Float32Array(Uint32Array.from(words, (word) => word << 16).buffer)
 }
 
-test('draws the same values for the same seed, with the mean and deviation asked for', () => {
+test('draws the same values for the same seed, with the requested mean and deviation', () => {
   const pool = drawPool(3)
   expect(pool).toHaveLength(POOL)
   expect(drawPool(3).subarray(0, 100)).toEqual(pool.subarray(0, 100))

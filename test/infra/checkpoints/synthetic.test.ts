@@ -7,7 +7,7 @@ import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import { writeRandomTensors } from '../../../infra/checkpoints/synthetic.ts'
 import { readStored } from '../../support/checkpoints/read-stored.ts'
 
-/** More weights than are drawn, so that they begin again. */
+/** More weights than the pool has, so that it is repeated. */
 const TENSORS = [
   { name: 'model.diffusion_model.pos_embed', shape: [9, 1_000_000] },
   { name: 'first_stage_model.decoder.conv_in.weight', shape: [3, 5] },
@@ -34,7 +34,7 @@ describe('writeRandomTensors', () => {
     expect(deviation).toBeCloseTo(0.05 / Math.sqrt(3), 3)
   })
 
-  it('gives the same bytes for the same seed, and others for another', async () => {
+  it('writes equal bytes for equal seeds, and different bytes for different seeds', async () => {
     const [first, again, other] = await Promise.all(
       [1, 1, 2].map(async (seed, i) => {
         const file = path.join(scratch, `${i}.safetensors`)

@@ -22,7 +22,7 @@ const write = async (options: TinyOptions) =>
   writeTinyCheckpoint(await mkdtemp(path.join(root, 'checkpoint-')), options)
 
 describe('writeTinyCheckpoint', () => {
-  it.each(variants)('gives the bytes of %s that the golden outputs were made from', async (variant) => {
+  it.each(variants)('writes the bytes of %s from which the golden outputs were computed', async (variant) => {
     const { weights } = JSON.parse(await readFile(MADE_WITH, 'utf8')) as { weights: Record<string, string> }
     const expected = Object.entries(weights).filter(([file]) => file.startsWith(`${variant}/`))
     const digests = Object.entries(await weightDigests(await write({ variant })))
@@ -38,12 +38,12 @@ describe('writeTinyCheckpoint', () => {
     },
   )
 
-  it('gives other values for another seed', async () => {
+  it('draws different values for different seeds', async () => {
     const [one, other] = await Promise.all([write({ seed: 1 }), write({ seed: 2 })])
     expect(await weightDigests(other)).not.toEqual(await weightDigests(one))
   })
 
-  it('leaves T5 out when asked to', async () => {
+  it('omits T5 on request', async () => {
     const { networks, tokenizers } = await openCheckpoint([await write({ t5: false })])
     expect(Object.keys(networks).sort()).toEqual(['clip_g', 'clip_l', 'transformer', 'vae'])
     expect(Object.keys(tokenizers).sort()).toEqual(['tokenizer', 'tokenizer_2'])

@@ -1,7 +1,7 @@
 // The simulation of the cost model, compared with queueing theory where it has a closed form.
 import { randomOf } from '../../../infra/campaign/random.ts'
 import { simulate } from '../../../infra/cost/simulate.ts'
-import { arrivals, exponential } from '../../../infra/cost/traffic.ts'
+import { drawArrivals, drawExponential } from '../../../infra/cost/traffic.ts'
 
 export type Check = { label: string; difference: number }
 
@@ -33,12 +33,12 @@ function containerSecondsAlone(rate: number, service: number, coldSeconds: numbe
   return service + cold * coldSeconds + (1 - cold) / rate
 }
 
-/** An M/M/c queue: `servers` permanent containers, and exponential service with a mean of 1 s. */
+/** An M/M/c queue: `servers` permanent containers, and drawExponential service with a mean of 1 s. */
 function mmc(servers: number, load: number, count: number): Check {
   const random = randomOf(7, `mmc ${servers} ${load}`)
   const rate = load * servers
-  const { meanWait } = simulate(arrivals('poisson', rate, count, random), {
-    ...{ service: () => exponential(random, 1), coldSeconds: 0, idleSeconds: 1e12 },
+  const { meanWait } = simulate(drawArrivals('poisson', rate, count, random), {
+    ...{ service: () => drawExponential(random, 1), coldSeconds: 0, idleSeconds: 1e12 },
     ...{ minContainers: servers, maxContainers: servers },
   })
   return check(`M/M/${servers} at ${load * 100} % load: mean wait in seconds`, meanWait, meanWaitMMc(rate, 1, servers))
@@ -49,7 +49,7 @@ function alone(idle: number): Check[] {
   const random = randomOf(7, `alone ${idle}`)
   const [gap, service, cold] = [1000, 0.5, 5]
   const fleet = { coldSeconds: cold, idleSeconds: idle * gap, minContainers: 0, maxContainers: 10 }
-  const { coldShare, containerSeconds, images } = simulate(arrivals('poisson', 1 / gap, 200_000, random), {
+  const { coldShare, containerSeconds, images } = simulate(drawArrivals('poisson', 1 / gap, 200_000, random), {
     ...fleet,
     service: () => service,
   })

@@ -26,14 +26,14 @@ test('the image has the Node and the onnxruntime that the project runs on, and a
   expect(provider).toContain(`const RELEASE = '${packageJson.dependencies['onnxruntime-node']}'`)
 })
 
-test('refuses another release of onnxruntime before anything is fetched', async () => {
+test('refuses another release of onnxruntime before any download', async () => {
   const run = promisify(execFile)(process.execPath, ['infra/docker/cuda-provider.mjs', 'node_modules/zod'], {
     cwd: ROOT,
   })
   await expect(run).rejects.toMatchObject({ stderr: expect.stringContaining('the provider here is of 1.29.0') })
 })
 
-test('weights and checkpoints stay out of the image', async () => {
+test('the image has no weights and no checkpoints', async () => {
   const ignored = (await read('.dockerignore')).split('\n')
   expect(ignored).toContain('*')
   expect(ignored).toContain('gpu-fn/nano')

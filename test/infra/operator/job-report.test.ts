@@ -1,4 +1,4 @@
-// The operator's question at 3 a.m., asked of the real worker by the real command.
+// The report on a job: the real command against the real worker.
 import { execFile } from 'node:child_process'
 import fs from 'node:fs/promises'
 import os from 'node:os'
@@ -41,7 +41,7 @@ afterAll(async () => {
   await fs.rm(persist, { recursive: true, force: true })
 })
 
-test('npm run job tells on one screen what happened', async ({ expect }) => {
+test('npm run job shows the course of a job on one screen', async ({ expect }) => {
   const { stdout } = await job(id)
   const lines = stdout.trimEnd().split('\n')
   expect(lines[0]).toBe(`${id} of account acme: succeeded`)
@@ -54,13 +54,13 @@ test('npm run job tells on one screen what happened', async ({ expect }) => {
   expect(stdout).not.toContain('heron')
 })
 
-test('npm run job tells an image that its owner had deleted from one that is lost', async ({ expect }) => {
+test('npm run job distinguishes an image deleted by its owner from a lost one', async ({ expect }) => {
   const headers = { authorization: `Bearer ${key}` }
   await fetch(`${worker.url}/v1/jobs/${id}/images`, { method: 'DELETE', headers })
   expect((await job(id)).stdout).toMatch(/^image +results\/\S+, 65536 bytes, deleted by its owner, receipt$/m)
 })
 
-test('npm run job says what is wrong and exits with 1', async ({ expect }) => {
+test('npm run job prints the error and exits with 1', async ({ expect }) => {
   const absent = await job(`job_${'0'.repeat(32)}`)
   expect([absent.code, absent.stderr]).toEqual([1, `job: There is no job job_${'0'.repeat(32)}.\n`])
   const stranger = await job(id, '--token', 'x')

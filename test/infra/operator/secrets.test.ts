@@ -32,7 +32,7 @@ describe('secrets', () => {
     expect(JSON.parse(gpuPublicKeyOf(secrets))).toEqual(JSON.parse(gpuPublicKey))
   })
 
-  test('rotate: a new pepper and a new receipt key come in front, the rest stays', async () => {
+  test('rotate: a new pepper and a new receipt key are first, and all other secrets are unchanged', async () => {
     const { secrets } = await createSecrets()
     const twice = await rotateSecrets(await rotateSecrets(secrets))
     expect(twice.KEY_PEPPER.split(',').map((pair) => pair[0])).toEqual(['3', '2', '1'])
@@ -46,7 +46,7 @@ describe('secrets', () => {
     })
   })
 
-  test('of Stripe are kept by a rotation', async () => {
+  test('of Stripe are unchanged by a rotation', async () => {
     const { secrets, gpuPublicKey } = await createSecrets()
     const file = formatSecrets({ ...secrets, STRIPE_SECRET_KEY: 'sk_live_1' }, gpuPublicKey)
     const rotated = formatSecrets(await rotateSecrets(parseSecrets(file)), gpuPublicKey)

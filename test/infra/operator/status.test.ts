@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
-import { type Asked, statusScreen } from '../../../infra/operator/status/status.ts'
+import { type Sources, statusScreen } from '../../../infra/operator/status/status.ts'
 
 const STATUS = {
   endpoints: [
@@ -33,7 +33,7 @@ const server = {
   close() {},
 }
 
-const asked = async (change: Partial<Asked> = {}): Promise<Asked> => ({
+const asked = async (change: Partial<Sources> = {}): Promise<Sources> => ({
   config: await readDeployConfig(),
   exec: async ([program]) =>
     program === 'wrangler'
@@ -50,7 +50,7 @@ const asked = async (change: Partial<Asked> = {}): Promise<Asked> => ({
   ...change,
 })
 
-test('says what is deployed, what is warm and what the day cost', async () => {
+test('shows the deployment, the warm GPUs and the cost of the day', async () => {
   expect(await statusScreen(await asked(), true)).toEqual([
     'Worker octet',
     '  version new since 2026-11-26T10:00:00Z',
@@ -77,6 +77,6 @@ test('a part that does not answer does not hide the others', async () => {
   expect(screen).toContain('  $1.25 for octet-gpu since midnight')
 })
 
-test('without Modal nothing of it is asked', async () => {
+test('with --no-modal, no request to Modal is made', async () => {
   expect((await statusScreen(await asked(), false)).join('\n')).not.toContain('Modal')
 })

@@ -45,7 +45,7 @@ test('images that are there are not made again, but for one that was cut off', a
   })
 })
 
-test('another set of prompts has another place', async () => {
+test('other prompts use another directory', async () => {
   const same = await makeImages(out, configuration, prompts, 0, () => {})
   const other = await makeImages(out, configuration, prompts.toReversed(), 0, () => {})
   expect(other.directory).not.toBe(same.directory)

@@ -4,9 +4,9 @@ import path from 'node:path'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readVocabulary } from '../../../infra/local/vocabulary.ts'
-import { judge, openJudge, type Sight } from '../../../infra/quality/judge.ts'
+import { type Detection, judge, openJudge } from '../../../infra/quality/judge.ts'
 import { type QualityPrompt, readQualityPrompts } from '../../../infra/quality/prompts.ts'
-import { page, table } from '../../../infra/quality/report.ts'
+import { formatTable, renderPage } from '../../../infra/quality/report.ts'
 import { judgeImages, score } from '../../../infra/quality/score.ts'
 import { readPixels } from '../../../infra/receipts/compare-images.ts'
 
@@ -18,14 +18,14 @@ const asked: QualityPrompt = {
     { name: 'dog', count: 1 },
   ],
 }
-const right: Sight = {
+const right: Detection = {
   ...{ sprites: { cat: 2, dog: 1 }, background: plain('red') },
   likeliest: ['dog', 'cat', 'fox', 'wolf'],
 }
-const blurred: Sight = { ...right, sprites: {} }
+const blurred: Detection = { ...right, sprites: {} }
 
 type Expected = [sprite: boolean, clear: boolean, background: boolean, count: boolean]
-test.each<[string, Sight, Expected]>([
+test.each<[string, Detection, Expected]>([
   ['all of it', right, [true, true, true, true]],
   ['one cat too few', { ...right, sprites: { cat: 1, dog: 1 } }, [true, true, true, false]],
   ['no dog', { ...right, sprites: { cat: 2 } }, [true, true, true, false]],
@@ -33,7 +33,7 @@ test.each<[string, Sight, Expected]>([
   ['nothing that is clear', blurred, [true, false, true, false]],
   ['more of a fox than of a cat', { ...blurred, likeliest: ['dog', 'fox', 'cat'] }, [false, false, true, false]],
   ['another color below', { ...right, background: { top: 'red', bottom: 'blue' } }, [true, true, false, true]],
-])('a picture with %s', (_, seen, [sprite, clear, background, count]) => {
+])('an image with %s', (_, seen, [sprite, clear, background, count]) => {
   expect(judge(asked, seen)).toEqual({ sprite, clear, background, count })
 })
 
@@ -53,11 +53,11 @@ describe('the images of a directory', () => {
   const configuration = { name: 'nano-fp8', model: 'nano', tier: 'fp8' } as const
   const runs = [1, 3, 2].map((seconds) => ({ seconds, peakBytes: seconds * 1e6 }))
   const seen = [right, { ...blurred, likeliest: ['wolf', 'fox'] }]
-  /** Sees in the first image what was asked for, and nothing in the second. */
-  const lookIn = () => ({ look: async () => seen[next++ % 2]!, release: async () => {} })
+  /** Detects the content of the prompt in the first image, and nothing in the second. */
+  const lookIn = () => ({ detect: async () => seen[next++ % 2]!, release: async () => {} })
   let next = 0
 
-  test('are scored by what is seen, how like they are and what they cost', async () => {
+  test('are scored by their content, their similarity to the reference, and their cost', async () => {
     const judged = await judgeImages(lookIn(), prompts, directory, directory)
     expect(score(configuration, prompts, judged, runs)).toEqual({
       ...{ configuration, images: 2, sprite: 0.5, clear: 0.5, background: 1, count: 0.5, simpleSprite: 0 },
@@ -65,16 +65,16 @@ describe('the images of a directory', () => {
     })
   })
 
-  test('become a table and a page that escapes what is no markup', async () => {
+  test('are reported as a table and as a page with escaped text', async () => {
     const judged = await judgeImages(lookIn(), prompts, directory, null)
     const column = { judged, score: score(configuration, prompts, judged, runs) }
-    const [headings, , row] = table([column.score]).split('\n')
+    const [headings, , row] = formatTable([column.score]).split('\n')
     expect(headings).toMatch(/^\| configuration \| main sprite \| if simple \| seen clearly \| background \|/)
-    expect(table([{ ...column.score, psnr: 100, ssim: 1 }])).toContain('| same    | 1.0000 |')
+    expect(formatTable([{ ...column.score, psnr: 100, ssim: 1 }])).toContain('| same    | 1.0000 |')
     expect(row).toMatch(
       /^\| nano-fp8 +\| 50\.0 % +\| 0\.0 % +\| 50\.0 % +\| 100\.0 % +\| 50\.0 % +\| – +\| – +\| 2\.00 +\| 3 +\|$/,
     )
-    const text = String(await page(prompts, [column], 2))
+    const text = String(await renderPage(prompts, [column], 2))
     expect(text).toContain('two cats &lt;and&gt; a dog on red')
     expect(text).toContain('✓ 2 cat, 1 dog on red')
     expect(text).toContain('✗ sprite, clear, count: perhaps wolf on red')
@@ -83,21 +83,21 @@ describe('the images of a directory', () => {
 })
 
 describe('the judge', () => {
-  test('sees a plain ground without sprites, and takes pictures of its own size only', async () => {
-    const { look, release } = await openJudge()
+  test('detects a plain background without sprites, and rejects images of another size', async () => {
+    const { detect, release } = await openJudge()
     try {
       const red = { create: { width: 256, height: 256, channels: 3, background: { r: 226, g: 54, b: 48 } } } as const
-      const seen = await look(await readPixels(await sharp(red).png().toBuffer()))
+      const seen = await detect(await readPixels(await sharp(red).png().toBuffer()))
       expect(seen).toMatchObject({ sprites: {}, background: plain('red') })
       expect(seen.likeliest).toHaveLength(4)
       const small = await readPixels(await sharp(red).resize(64).png().toBuffer())
-      await expect(look(small)).rejects.toThrow('the image is 64x64 instead of 256x256')
+      await expect(detect(small)).rejects.toThrow('the image is 64x64 instead of 256x256')
     } finally {
       await release()
     }
   })
 
-  test('knows every sprite and background that the fixed prompts ask for', async () => {
+  test('has a class for every sprite and background of the fixed prompts', async () => {
     const { sprites, backgrounds } = await readVocabulary()
     const names = new Set(sprites.map(({ name }) => name))
     const prompts = await readQualityPrompts()

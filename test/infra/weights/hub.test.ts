@@ -1,11 +1,11 @@
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
 import { noise } from '../../../infra/checkpoints/fake-package.ts'
 import { downloadCheckpoint, selectFiles } from '../../../infra/weights/hub.ts'
 import { type HubStub, startHub } from '../../support/hub-stub.ts'
 import { useScratch } from '../../support/scratch.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
 const REPO = 'stabilityai/stable-diffusion-3.5-test'
@@ -153,7 +153,7 @@ test('gives up on a hub that is down, and does not write where a lying one says'
   await expect(fetchWith(() => ({ kind: 'status', status: 503 }))).rejects.toThrow(/cannot be read from the hub/)
   const lying = await startHub(source, {
     ...{ repo: REPO, token: TOKEN },
-    lie: (entries) =>
+    alterListing: (entries) =>
       entries.map((entry) => ({ ...entry, path: entry.path.replace('tokenizer/', 'tokenizer/../../') })),
   })
   const inside = path.join(scratch.directory, 'inside')

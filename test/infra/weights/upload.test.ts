@@ -3,11 +3,11 @@ import path from 'node:path'
 import { GetObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
-import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../../infra/campaign/faults/trouble-proxy.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/bucket.ts'
 import { rollBack, type Target, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
+import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
 const PART = 5 << 20

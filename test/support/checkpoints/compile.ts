@@ -2,15 +2,15 @@
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
+import { reference } from '../../../gpu-fn/kernels/reference.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
-import { reference } from '../../../infra/bench/kernels/reference.ts'
 import { type TinyOptions, writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 import { COMPILER } from '../../../infra/local/built-in-model.ts'
 import { cacheDirectory, digestOf, makeOnce } from '../../../infra/local/package-cache.ts'
 
 const SOURCES = [
   ...COMPILER,
-  'infra/bench/kernels/**/*.ts',
+  'gpu-fn/kernels/**/*.ts',
   'infra/checkpoints/tiny/**/*.*',
   'infra/checkpoints/{write-safetensors,safetensors-header}.ts',
 ]
@@ -24,7 +24,7 @@ export type TinyPackage = TinyOptions & {
   t5Layers?: number
 }
 
-/** Compiles a tiny checkpoint, for the CPU unless told otherwise, and returns the package's directory. */
+/** Compiles a tiny checkpoint, for the CPU by default, and returns the package's directory. */
 export async function compileTiny({
   tier = 'fp32',
   target = 'cpu',

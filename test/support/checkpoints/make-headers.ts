@@ -1,22 +1,22 @@
-// Writes test/golden/headers: the headers and JSON files of the published SD3.5 checkpoints, from their published shapes.
+// Writes infra/checkpoints/headers: the headers and JSON files of the published SD3.5 checkpoints, from their published shapes.
 // node test/support/checkpoints/make-headers.ts
 import { mkdir, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { gzipSync } from 'node:zlib'
-import * as published from '../../../infra/checkpoints/published-shapes.ts'
-import { diffusersVae, stabilityVae } from '../../../infra/checkpoints/published-vae-shapes.ts'
+import { HEADERS, type HeaderFiles, type Layout, type Published } from '../../../infra/checkpoints/published.ts'
 import { safetensorsHeader, type TensorShape } from '../../../infra/checkpoints/safetensors-header.ts'
-import { HEADERS, type HeaderFiles, type RealLayout, type RealName } from './real-headers.ts'
+import * as published from './published-shapes.ts'
+import { diffusersVae, stabilityVae } from './published-vae-shapes.ts'
 
 /** Sizes at which the published files are cut into shards. */
 const SHARD_BYTES = { transformer: 10e9, text_encoder_3: 5e9 }
 /** Either 16-bit type is published; one of each covers both. */
-const DTYPE: Record<RealLayout, TensorShape['dtype']> = { 'single-file': 'F16', diffusers: 'BF16' }
+const DTYPE: Record<Layout, TensorShape['dtype']> = { 'single-file': 'F16', diffusers: 'BF16' }
 
 const clipL = (projection: boolean) => published.clipText(768, 12, projection)
 const clipG = () => published.clipText(1280, 32, true)
 
-function singleFile(name: RealName): HeaderFiles {
+function singleFile(name: Published): HeaderFiles {
   const prefixed = (prefix: string, shapes: published.Shapes) =>
     [...shapes].map(([key, shape]) => [`${prefix}${key}`, shape] as const)
   const main = [
@@ -32,7 +32,7 @@ function singleFile(name: RealName): HeaderFiles {
   }
 }
 
-function diffusers(name: RealName): HeaderFiles {
+function diffusers(name: Published): HeaderFiles {
   const variant = published.VARIANTS[name]
   const shards = (folder: keyof typeof SHARD_BYTES, stem: string, shapes: published.Shapes) =>
     sharded(`${folder}/${stem}`, shapes, SHARD_BYTES[folder])
@@ -53,7 +53,7 @@ function diffusers(name: RealName): HeaderFiles {
 
 type Entries = Iterable<readonly [name: string, shape: readonly number[]]>
 
-function weights(file: string, shapes: Entries, layout: RealLayout): HeaderFiles {
+function weights(file: string, shapes: Entries, layout: Layout): HeaderFiles {
   const sorted = [...shapes].sort(([a], [b]) => (a < b ? -1 : 1))
   const { header } = safetensorsHeader(sorted.map(([name, shape]) => ({ name, shape, dtype: DTYPE[layout] })))
   return { [file]: JSON.parse(header.subarray(8).toString()) }
@@ -138,6 +138,8 @@ const VAE_CONFIG = {
   out_channels: 3,
   latent_channels: 16,
   block_out_channels: [128, 256, 512, 512],
+  down_block_types: Array(4).fill('DownEncoderBlock2D'),
+  up_block_types: Array(4).fill('UpDecoderBlock2D'),
   layers_per_block: 2,
   norm_num_groups: 32,
   act_fn: 'silu',
@@ -162,7 +164,7 @@ const SCHEDULER_CONFIG = {
 }
 
 await mkdir(HEADERS, { recursive: true })
-for (const name of Object.keys(published.VARIANTS) as RealName[]) {
+for (const name of Object.keys(published.VARIANTS) as Published[]) {
   for (const [layout, files] of [
     ['single-file', singleFile(name)],
     ['diffusers', diffusers(name)],

@@ -2,7 +2,7 @@
 
 export type Random = { below: (bound: number) => number; pick: <T>(values: readonly T[]) => T }
 
-/** Mulberry32; the same seed gives the same damage. */
+/** Mulberry32; equal seeds cause equal damage. */
 export function seededRandom(seed: number): Random {
   let state = seed >>> 0
   const below = (bound: number) => {
@@ -82,7 +82,7 @@ const TOKENS = [
   '💥',
 ]
 
-/** Damages a file of `header` and zeros in one of several ways: lies in the JSON, in its text, in the length, flipped bits, cuts. */
+/** Damages a file of `header` and zeros in one of several ways: wrong values in the JSON, damaged JSON text, a wrong length, flipped bits, truncation. */
 export function mutate(
   random: Random,
   header: Header,

@@ -1,25 +1,14 @@
 // The published SD3.5 checkpoints without their weights: real headers, files of the real size that take no space on the disk.
-import { mkdir, open, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, open, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import { gunzipSync } from 'node:zlib'
-
-export const HEADERS = path.join(import.meta.dirname, '../../golden/headers')
-
-export const REAL_NAMES = ['large', 'large-turbo', 'medium'] as const
-export const REAL_LAYOUTS = ['single-file', 'diffusers'] as const
-export type RealName = (typeof REAL_NAMES)[number]
-export type RealLayout = (typeof REAL_LAYOUTS)[number]
-
-/** Path in the checkpoint → a safetensors header, or the content of a JSON file. Made by make-headers.ts. */
-export type HeaderFiles = Record<string, Record<string, unknown>>
+import { type Layout, type Published, readHeaders } from '../../../infra/checkpoints/published.ts'
 
 /**
  * Writes the checkpoint `name` into `directory` with zeros, in holes, for weights. Returns the paths to compile: the directory
  * for the diffusers layout; for single files the checkpoint and its three text encoders.
  */
-export async function writeSparseCheckpoint(directory: string, name: RealName, layout: RealLayout): Promise<string[]> {
-  const packed = await readFile(path.join(HEADERS, `${name}.${layout}.json.gz`))
-  const files = JSON.parse(gunzipSync(packed).toString()) as HeaderFiles
+export async function writeSparseCheckpoint(directory: string, name: Published, layout: Layout): Promise<string[]> {
+  const files = await readHeaders(name, layout)
   for (const [file, content] of Object.entries(files)) {
     const target = path.join(directory, file)
     await mkdir(path.dirname(target), { recursive: true })

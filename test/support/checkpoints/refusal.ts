@@ -1,4 +1,4 @@
-// What a refused checkpoint says.
+// The error of a refused checkpoint.
 import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 
 /** The message of the CheckpointError that `promise` ends with; throws when it ends in any other way. */

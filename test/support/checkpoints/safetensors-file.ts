@@ -5,7 +5,7 @@ export type Stored = { dtype: string; shape: readonly number[]; data?: Uint8Arra
 
 const ELEMENT_BYTES: Record<string, number> = { F8_E4M3: 1, U8: 1, F16: 2, BF16: 2, F32: 4, I64: 8, F64: 8 }
 
-/** `header` as it stands, right or wrong, then `dataBytes` zeros. `length` is what the file claims of the header. */
+/** `header` unchanged, valid or not, then `dataBytes` zeros. `length` is the stated length of the header. */
 export function packHeader(header: string | Uint8Array, dataBytes = 0, length?: bigint): Uint8Array {
   const json = Buffer.from(header)
   const prefix = Buffer.alloc(8)

@@ -1,6 +1,7 @@
 // Tensors for comparisons: inputs by the formula of test/golden/scripts/tiny_inputs.py, golden outputs, error measures.
 import { readFile } from 'node:fs/promises'
 import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { relativeError as errorOfValues } from '../../../infra/bench/statistics.ts'
 
 export type FloatTensor = { data: Float32Array; dims: readonly number[] }
 
@@ -69,12 +70,6 @@ export function everyRow({ data, dims }: FloatTensor, step: number): FloatTensor
 /** ‖a − b‖ / ‖b‖; infinite where the shapes differ or a value is not finite. */
 export function relativeError(a: FloatTensor, b: FloatTensor): number {
   if (a.dims.join() !== b.dims.join()) return Number.POSITIVE_INFINITY
-  let difference = 0
-  let norm = 0
-  for (let i = 0; i < b.data.length; i++) {
-    difference += (a.data[i]! - b.data[i]!) ** 2
-    norm += b.data[i]! ** 2
-  }
-  const error = Math.sqrt(difference / norm)
+  const error = errorOfValues(a.data, b.data)
   return Number.isFinite(error) ? error : Number.POSITIVE_INFINITY
 }

@@ -1,6 +1,7 @@
 // Golden outputs of diffusers and transformers on the tiny checkpoints, and the packages that must give the same.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { afterAll, beforeAll } from 'vitest'
 import type { Manifest, NetworkName } from '../../../gpu-fn/manifest.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
@@ -80,4 +81,14 @@ export async function openNetworks({ variant, layout, tier }: Subject, names: Ne
     run: async (network, inputs) => (await sessions.get(network)!.run(inputs)) as Record<string, FloatTensor>,
     release: async () => void (await Promise.all([...sessions.values()].map((session) => session.release()))),
   }
+}
+
+/** Opens the graphs before the tests of a suite and releases them afterward. The returned function gives them to a test. */
+export function useNetworks(subject: Subject, names: NetworkName[]): () => OpenNetworks {
+  let networks: OpenNetworks
+  beforeAll(async () => {
+    networks = await openNetworks(subject, names)
+  })
+  afterAll(() => networks.release())
+  return () => networks
 }

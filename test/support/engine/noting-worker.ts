@@ -1,4 +1,4 @@
-// The real engine thread, except that it has something to say of every package that is loaded.
+// The real engine thread, with a note for every loaded package.
 import { parentPort } from 'node:worker_threads'
 import type { Command, Message } from '../../../gpu-fn/engine/messages.ts'
 

@@ -52,7 +52,7 @@ export function jobBody(overrides: Partial<JobRequest> = {}): JobRequest {
   }
 }
 
-/** `PUT /jobs/{job}` with a valid token for exactly what is sent. */
+/** `PUT /jobs/{job}` with a valid token for this body. */
 export async function putJob(url: string, job: string, overrides: Partial<JobRequest> = {}): Promise<Response> {
   const body = jobBody(overrides)
   return putRaw(url, job, JSON.stringify(body), { attempt: body.attempt })

@@ -121,7 +121,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
     })
     afterAll(() => target?.stop())
 
-    test('a job is accepted, started, stepped, its images told with their bytes, and then succeeds', async ({
+    test('the events of a job are accepted, started, steps, images with their bytes, and succeeded', async ({
       expect,
     }) => {
       const response = await client.put({ id: 'whole', count: 2, width: 96 })
@@ -143,21 +143,23 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
       expect(events.at(-1)).toMatchObject({ images: 2 })
     })
 
-    test('the same job again is the same stream, told to the attempt that asks', async ({ expect }) => {
+    test('a repeated job is answered with the same stream, addressed to the new attempt', async ({ expect }) => {
       const first = await reading(await client.put({ id: 'again' })).until()
       const again = await reading(await client.put({ id: 'again', attempt: 2 })).until()
       expect(again[0]!.event).toMatchObject({ type: 'accepted', attempt: 2 })
       expect(again.slice(1)).toEqual(first.slice(1))
     })
 
-    test('the same seed is the same image, also of another job', async ({ expect }) => {
+    test('equal seeds result in equal images, also in different jobs', async ({ expect }) => {
       const imageOf = async (fields: Put) => (await reading(await client.put(fields)).until('image')).at(-1)!
       const [one, other] = [await imageOf({ seed: 5 }), await imageOf({ seed: 5 })]
       expect(other).toEqual(one)
       expect((await imageOf({ seed: 6 })).data).not.toEqual(one.data)
     })
 
-    test('a running job is canceled between two steps and tells how many it made', async ({ expect }) => {
+    test('a running job is canceled between two steps and reports the number of completed steps', async ({
+      expect,
+    }) => {
       const stream = reading(await client.put({ id: 'long', ...target.long }))
       await stream.until('step')
       expect((await client.cancel('long')).status).toBe(204)
@@ -166,7 +168,7 @@ export function describeGpu(name: string, start: () => Promise<GpuTarget>): void
       expect(events.at(-1)).toMatchObject({ type: 'canceled', steps_done: steps })
     })
 
-    test('a job that is not known cannot be canceled, and its canceled attempt does not run when it comes', async ({
+    test('an unknown job cannot be canceled, and its canceled attempt does not run when it arrives', async ({
       expect,
     }) => {
       expect(await refused(await client.cancel('overtaken'))).toEqual([404, 'job_not_found'])

@@ -1,4 +1,4 @@
-// Host memory in a GPU's place: weights are placed, copied and taken away as on a device, and what is not there reads as NaN.
+// Host memory in place of a GPU's: weights are placed, copied and removed as on a device, and absent ones read as NaN.
 import type { DeviceMemory } from '../../../gpu-fn/runtime/device-memory.ts'
 import { loadLibrary } from '../../../gpu-fn/runtime/ffi.ts'
 import type { Pointer } from '../../../gpu-fn/runtime/ort-api.ts'
@@ -36,7 +36,7 @@ export function hostMemory(room = Number.POSITIVE_INFINITY) {
         log.push(call)
         memset(address, 0xff, bytes)
       }
-      return { leave: () => unmap('leave'), free: () => unmap('free') }
+      return { recycle: () => unmap('recycle'), free: () => unmap('free') }
     },
     async register() {
       log.push('register')

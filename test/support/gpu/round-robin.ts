@@ -1,13 +1,13 @@
-// A load balancer without memory: request k goes to target k modulo the number of targets, and what breaks on one side breaks on the other.
-import { once } from 'node:events'
+// A stateless load balancer: request k is forwarded to target k modulo the number of targets, and a connection that breaks on one side is
+// broken on the other.
 import http from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { pipeline } from 'node:stream/promises'
+import { serveLocally } from '../../../infra/command/local-server.ts'
 
 /** Starts it on loopback; `next` is the index of the target that gets the next request, and may be set. */
 export async function startRoundRobin(targets: readonly string[]) {
   const balancer = { url: '', next: 0 }
-  const server = http.createServer((incoming, outgoing) => {
+  const { url, stop } = await serveLocally((incoming, outgoing) => {
     const target = targets[balancer.next]!
     balancer.next = (balancer.next + 1) % targets.length
     const { method, headers } = incoming
@@ -21,13 +21,5 @@ export async function startRoundRobin(targets: readonly string[]) {
     })
     incoming.pipe(upstream)
   })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  balancer.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-  return Object.assign(balancer, {
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
-    },
-  })
+  return Object.assign(balancer, { url, [Symbol.asyncDispose]: stop })
 }

@@ -1,12 +1,10 @@
 // The real server on a real socket over an engine of the test's choice.
-import { once } from 'node:events'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 import { Jobs, type Lifecycle } from '../../../gpu-fn/server/jobs.ts'
 import { createApp } from '../../../gpu-fn/server/server.ts'
+import { serveLocally } from '../../../infra/command/local-server.ts'
 import { edgeKeys, oldEdgeKeys } from './client.ts'
 
 export type ServerSettings = Partial<{
@@ -17,7 +15,7 @@ export type ServerSettings = Partial<{
   heartbeatMs: number
 }>
 
-/** Starts a server that is ready; `logs` are its lines, `faults` counts how often it gave itself up. */
+/** Starts a server that is ready. `logs` has its log lines, and `broken` one entry for each call of `onBroken`. */
 export async function startServer(engine: Engine, settings: ServerSettings = {}) {
   const logs: Record<string, unknown>[] = []
   const log = pino({ level: 'info' }, { write: (line) => void logs.push(JSON.parse(line)) })
@@ -28,19 +26,6 @@ export async function startServer(engine: Engine, settings: ServerSettings = {})
   const heartbeatMs = settings.heartbeatMs ?? 5_000
   const edgePublicKeys = [edgeKeys.publicKey, oldEdgeKeys.publicKey]
   const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys, heartbeatMs })
-  const server = createServer(getRequestListener(app.fetch)).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  return {
-    url: `http://127.0.0.1:${port}`,
-    port,
-    logs,
-    broken,
-    lifecycle,
-    jobs,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
-    },
-  }
+  const { url, port, stop } = await serveLocally(getRequestListener(app.fetch))
+  return { url, port, logs, broken, lifecycle, jobs, [Symbol.asyncDispose]: stop }
 }

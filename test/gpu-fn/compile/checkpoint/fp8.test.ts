@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { decodeTable, encode, quantizeRows } from '../../../../gpu-fn/compile/checkpoint/fp8.ts'
 
 type Case = { rows: number; columns: number; block: number; weights: string; codes: string; scales: string }
-type Golden = { decoded: string; values: string; codes: string; quantised: Case[] }
+type Golden = { decoded: string; values: string; codes: string; quantized: Case[] }
 
 /** What ml_dtypes says; made by test/golden/scripts/fp8.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
@@ -38,7 +38,7 @@ describe('E4M3 codes', () => {
 
 describe('quantizeRows', () => {
   /** The other case of the golden file has several scales per row. */
-  const byRow = golden.quantised.find(({ columns, block }) => block === columns)!
+  const byRow = golden.quantized.find(({ columns, block }) => block === columns)!
 
   it('equals numpy and ml_dtypes bit for bit', () => {
     const { rows, columns } = byRow

@@ -4,12 +4,8 @@ import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { Checkpoint, Tensor } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
-import {
-  REAL_NAMES,
-  type RealLayout,
-  type RealName,
-  writeSparseCheckpoint,
-} from '../../../support/checkpoints/real-headers.ts'
+import { type Layout, PUBLISHED, type Published } from '../../../../infra/checkpoints/published.ts'
+import { writeSparseCheckpoint } from '../../../support/checkpoints/real-headers.ts'
 
 /** Parameters of each network, counted from the published architectures; of the autoencoder only the decoder is kept. */
 const PARAMETERS = {
@@ -22,11 +18,11 @@ const PARAMETERS = {
 
 let scratch = ''
 const opened = new Map<string, Checkpoint>()
-const get = (name: RealName, layout: RealLayout) => opened.get(`${name}.${layout}`)!
+const get = (name: Published, layout: Layout) => opened.get(`${name}.${layout}`)!
 
 beforeAll(async () => {
   scratch = await mkdtemp(path.join(os.tmpdir(), 'octet-headers-'))
-  for (const name of REAL_NAMES) {
+  for (const name of PUBLISHED) {
     for (const layout of ['single-file', 'diffusers'] as const) {
       const directory = path.join(scratch, `${name}.${layout}`)
       opened.set(`${name}.${layout}`, await openCheckpoint(await writeSparseCheckpoint(directory, name, layout)))
@@ -39,7 +35,7 @@ const elements = ({ shape }: Tensor) => shape.reduce((product, axis) => product 
 const count = (tensors: Map<string, Tensor>) => [...tensors.values()].reduce((sum, tensor) => sum + elements(tensor), 0)
 const shapes = (tensors: Map<string, Tensor>) => new Map([...tensors].map(([name, { shape }]) => [name, shape]))
 
-describe.each(REAL_NAMES)('the published %s', (name) => {
+describe.each(PUBLISHED)('the published %s', (name) => {
   it.each(['single-file', 'diffusers'] as const)('has every parameter in the %s layout', (layout) => {
     const { networks, ...checkpoint } = get(name, layout)
     expect(checkpoint.layout).toBe(layout)

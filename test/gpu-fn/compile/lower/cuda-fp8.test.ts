@@ -37,16 +37,16 @@ describe('the step graph of target cuda-fp8', () => {
     // Cast and Mul bring biases into the products' type and unit, once as the graph is opened.
     const { Cast, Mul, ...block } = countOperators(graph, 'joint_blocks.5.')
     expect(block).toEqual({
-      ...{ ModulateQuantise: 4, Linear: 8, GeluQuantise: 2, JoinHeads: 1, Attention: 1, QuantiseParts: 1 },
+      ...{ ModulateQuantize: 4, Linear: 8, GeluQuantize: 2, QkNormQuantize: 1, Attention: 1, QuantizeParts: 1 },
     })
     const last = countOperators(graph, 'joint_blocks.37.')
-    expect(last).toMatchObject({ ModulateQuantise: 3, Linear: 5, GeluQuantise: 1, Attention: 1 })
+    expect(last).toMatchObject({ ModulateQuantize: 3, Linear: 5, GeluQuantize: 1, Attention: 1 })
   })
 
   test('of Medium has a second attention in its first blocks, which shares the normalization', async () => {
     const graph = (await build('medium')).graphs.get('transformer')!
-    expect(countOperators(graph, 'joint_blocks.0.')).toMatchObject({ ModulateQuantise: 4, Linear: 10, Attention: 2 })
-    expect(countOperators(graph, 'joint_blocks.13.')).toMatchObject({ ModulateQuantise: 4, Linear: 8, Attention: 1 })
+    expect(countOperators(graph, 'joint_blocks.0.')).toMatchObject({ ModulateQuantize: 4, Linear: 10, Attention: 2 })
+    expect(countOperators(graph, 'joint_blocks.13.')).toMatchObject({ ModulateQuantize: 4, Linear: 8, Attention: 1 })
   })
 
   test('reads the same weights as the one for other GPUs beside it, which is that of target cuda', async () => {

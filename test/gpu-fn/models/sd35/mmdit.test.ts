@@ -1,38 +1,34 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { type FloatTensor, pseudoRandom, relativeError } from '../../../support/checkpoints/tensors.ts'
 import {
   CASES,
   goldenOf,
   type OpenNetworks,
-  openNetworks,
   shapeOf,
   subjects,
   TOLERANCE,
+  useNetworks,
 } from '../../../support/checkpoints/tiny.ts'
 
 describe.each(subjects('transformer'))('MMDiT of $variant, $layout, $tier', (subject) => {
-  let networks: OpenNetworks
-  beforeAll(async () => {
-    networks = await openNetworks(subject, ['conditioning', 'transformer'])
-  })
-  afterAll(() => networks.release())
+  const networks = useNetworks(subject, ['conditioning', 'transformer'])
 
   it.each(CASES.transformer)('equals diffusers on $batch × $height × $width, $tokens text tokens', async (size) => {
     const golden = await goldenOf(subject)
     const { channels, patch } = shapeOf(subject).transformer
-    const { joint_width, pooled_width } = networks.manifest.text
-    const { modulation, context } = await networks.run('conditioning', {
+    const { joint_width, pooled_width } = networks().manifest.text
+    const { modulation, context } = await networks().run('conditioning', {
       timesteps: { dims: [size.timesteps.length], data: Float32Array.from(size.timesteps) },
       prompt_embeds: pseudoRandom([size.batch, size.tokens, joint_width], 2),
       pooled: pseudoRandom([size.batch, pooled_width], 3),
     })
     const latent = pseudoRandom([size.batch, channels, size.height, size.width], 1)
-    const position = await positions(networks, size.height / patch, size.width / patch)
+    const position = await positions(networks(), size.height / patch, size.width / patch)
     for (const step of size.timesteps.keys()) {
       const vectors = nth(modulation!, step)
-      const { velocity } = await networks.run('transformer', {
+      const { velocity } = await networks().run('transformer', {
         latent,
         modulation: vectors,
         context: context!,

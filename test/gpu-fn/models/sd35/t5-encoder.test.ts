@@ -1,24 +1,13 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { everyRow, relativeError, t5Ids } from '../../../support/checkpoints/tensors.ts'
-import {
-  CASES,
-  goldenOf,
-  type OpenNetworks,
-  openNetworks,
-  subjects,
-  TOLERANCE,
-} from '../../../support/checkpoints/tiny.ts'
+import { CASES, goldenOf, subjects, TOLERANCE, useNetworks } from '../../../support/checkpoints/tiny.ts'
 
 describe.each(subjects('t5'))('T5 of $variant, $layout, $tier', (subject) => {
-  let networks: OpenNetworks
-  beforeAll(async () => {
-    networks = await openNetworks(subject, ['t5'])
-  })
-  afterAll(() => networks.release())
+  const networks = useNetworks(subject, ['t5'])
 
   it.each(CASES.t5)('equals transformers on $batch × $tokens tokens', async ({ name, batch, tokens, every }) => {
     const golden = await goldenOf(subject)
-    const { hidden } = await networks.run('t5', { input_ids: t5Ids(batch, tokens, 5) })
+    const { hidden } = await networks().run('t5', { input_ids: t5Ids(batch, tokens, 5) })
     expect(relativeError(everyRow(hidden!, every), golden(`t5.${name}.hidden`))).toBeLessThan(TOLERANCE)
   })
 })

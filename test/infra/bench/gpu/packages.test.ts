@@ -13,7 +13,7 @@ test('an fp8 package without T5 is the fp8-lite package, file by file', async ()
   await omitT5(await compileTiny({ tier: 'fp8', t5Layers: 1 }), out)
   const lite = await openPackage(out, { verify: true })
   const compiled = await openPackage(await compileTiny({ tier: 'fp8-lite' }))
-  // `source` is a digest of what was read, T5 among it.
+  // `source` is a digest of the input, which includes T5.
   expect({ ...lite.manifest, source: '' }).toEqual({ ...compiled.manifest, source: '' })
   expect(await readFile(path.join(out, 'manifest.json'), 'utf8')).toContain('"tier": "fp8-lite"')
 })

@@ -6,8 +6,8 @@ import { expect, onTestFinished, test, vi } from 'vitest'
 import { type Figure, figure } from '../../../../infra/bench/gpu/plan.ts'
 import { Recorder } from '../../../../infra/bench/gpu/recorder.ts'
 
-/** Runs a program that says `lines`, and returns the figures that are then in the file. */
-async function figuresOf(lines: readonly string[], end = ''): Promise<{ kept: Figure[]; problem: unknown }> {
+/** Runs a program that prints `lines`, and returns the figures in the file. */
+async function figuresOf(lines: readonly string[], end = ''): Promise<{ recorded: Figure[]; problem: unknown }> {
   vi.spyOn(console, 'error').mockImplementation(() => {})
   const work = await mkdtemp(path.join(os.tmpdir(), 'octet-recorder-'))
   onTestFinished(() => rm(work, { recursive: true }))
@@ -22,12 +22,12 @@ async function figuresOf(lines: readonly string[], end = ''): Promise<{ kept: Fi
   const recorder = new Recorder({ variant: 'large', device: 'a card', out, work, seconds: 2 })
   const problem = await recorder.runProgram('a-system', [process.execPath, script], {}).catch((error) => error)
   await recorder.close()
-  const kept = (await readFile(out, 'utf8')).split('\n').filter(Boolean)
-  return { kept: kept.map((text) => figure.parse(JSON.parse(text))), problem }
+  const rows = (await readFile(out, 'utf8')).split('\n').filter(Boolean)
+  return { recorded: rows.map((text) => figure.parse(JSON.parse(text))), problem }
 }
 
-test('keeps what a program says, and passes over what is no figure', async () => {
-  const { kept, problem } = await figuresOf([
+test('records the figures of a program, and skips other output', async () => {
+  const { recorded, problem } = await figuresOf([
     '{"phase": "turbo", "size": "8x8"}',
     'Loading …',
     '{"metric": "turbo_s"}',
@@ -38,17 +38,17 @@ test('keeps what a program says, and passes over what is no figure', async () =>
   ])
   expect(problem).toBeUndefined()
   const about = { variant: 'large', device: 'a card', system: 'a-system' }
-  expect(kept).toContainEqual({ ...about, metric: 'turbo_s', size: '8x8', value: 0.5 })
-  expect(kept).toContainEqual({ ...about, metric: 'decode', size: null, value: null, error: 'out of memory' })
-  expect(kept).toContainEqual({ ...about, metric: 'psnr_db', size: '8x8', value: 99 })
-  expect(kept.filter(({ metric, error }) => metric === 'psnr_db' && error)).toHaveLength(1)
+  expect(recorded).toContainEqual({ ...about, metric: 'turbo_s', size: '8x8', value: 0.5 })
+  expect(recorded).toContainEqual({ ...about, metric: 'decode', size: null, value: null, error: 'out of memory' })
+  expect(recorded).toContainEqual({ ...about, metric: 'psnr_db', size: '8x8', value: 99 })
+  expect(recorded.filter(({ metric, error }) => metric === 'psnr_db' && error)).toHaveLength(1)
 })
 
 test.each([
-  ['fails', 'process.exit(3)', 'it ended with 3'],
-  ['hangs', 'setInterval(() => {}, 1000)', 'it ended with SIGKILL'],
-])('keeps what a program said before it %s', async (_, end, message) => {
-  const { kept, problem } = await figuresOf(['{"metric": "load_s", "value": 2}'], end)
+  ['fails', 'process.exit(3)', 'the program ended with 3'],
+  ['hangs', 'setInterval(() => {}, 1000)', 'the program ended with SIGKILL'],
+])('records the figures of a program before it %s', async (_, end, message) => {
+  const { recorded, problem } = await figuresOf(['{"metric": "load_s", "value": 2}'], end)
   expect(problem).toMatchObject({ message })
-  expect(kept).toMatchObject([{ metric: 'load_s', value: 2 }])
+  expect(recorded).toMatchObject([{ metric: 'load_s', value: 2 }])
 })

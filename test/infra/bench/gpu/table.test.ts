@@ -18,7 +18,7 @@ const FIGURES: Figure[] = [
   { ...about, system: 'torch-torchao-compile', metric: 'run', size: null, value: null, error: 'Error: ended with 1' },
 ]
 
-test('puts the ratio to PyTorch beside what was measured with it, at the same size', () => {
+test('shows the ratio to PyTorch at the same size next to each figure', () => {
   const table = tableOf(FIGURES)
   expect(table).toContain('| 1024x1024 | one forward, ms | 4-step image, s |')
   expect(table).toContain('| octet-fp8 | 40.0 (0.50) | 0.30 (0.60) |')
@@ -31,7 +31,7 @@ test('a figure that was measured again counts', () => {
   expect(tableOf([...FIGURES, figure('octet-fp8', 'forward_ms', 20)])).toContain('| octet-fp8 | 20.0 (0.25) |')
 })
 
-test("takes the quality of the article's ways from nano's card, and shows what is missing as missing", () => {
+test("reads the quality of the article's methods from the model card, and shows a dash for a missing figure", () => {
   const card =
     '| nano-turbo-fp8      | 93.5 %      | 95.2 %    | 82.5 % | 100.0 % | 63.5 % | 40.0    | 0.99 | 0.17 | 417 |'
   const table = articleOf(FIGURES, card)
@@ -39,7 +39,7 @@ test("takes the quality of the article's ways from nano's card, and shows what i
   expect(table).toContain('| FP8 and no T5, Octet | – | – | – | – | – | – |')
 })
 
-test('replaces what stands between the marks and nothing else', () => {
+test('replaces only the text between the markers', () => {
   const text = 'before\n<!-- gpu-table -->\nold\n<!-- end of gpu-table -->\nafter $1\n'
   expect(replaceTable(text, 'new $& figures', 'a file')).toBe(
     'before\n<!-- gpu-table -->\n\nnew $& figures\n\n<!-- end of gpu-table -->\nafter $1\n',

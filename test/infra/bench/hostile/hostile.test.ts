@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { ATTACKS, planAttacks } from '../../../../infra/bench/hostile/attacks.ts'
-import { PATIENCE_MS, summarize } from '../../../../infra/bench/hostile/honest.ts'
+import { summarize, TIMEOUT_MS } from '../../../../infra/bench/hostile/honest.ts'
 import { growthOf } from '../../../../infra/bench/hostile/memory.ts'
 import { nextArrivalMs, runOpenLoop } from '../../../../infra/bench/hostile/open-loop.ts'
 import { judge, type Report } from '../../../../infra/bench/hostile/report.ts'
@@ -46,7 +46,10 @@ describe('open-loop load', () => {
   test('skips requests over the concurrency limit', async () => {
     const over = new AbortController()
     const { promise: reply, resolve } = Promise.withResolvers<void>()
-    const load = runOpenLoop({ perSecond: 1000, random: randomOf(1, 'x'), signal: over.signal, most: 3 }, () => reply)
+    const load = runOpenLoop(
+      { perSecond: 1000, random: randomOf(1, 'x'), signal: over.signal, maxInFlight: 3 },
+      () => reply,
+    )
     await sleep(200)
     over.abort()
     resolve()
@@ -57,7 +60,7 @@ describe('open-loop load', () => {
 })
 
 test('a failed request counts with the maximum latency, so that fast rejections do not improve the statistics', () => {
-  const times = [...Array.from({ length: 90 }, () => 100), ...Array.from({ length: 10 }, () => PATIENCE_MS)]
+  const times = [...Array.from({ length: 90 }, () => 100), ...Array.from({ length: 10 }, () => TIMEOUT_MS)]
   const failures = new Map([
     ['503 gpu_unavailable', 9],
     ['ECONNRESET', 1],
@@ -66,8 +69,8 @@ test('a failed request counts with the maximum latency, so that fast rejections 
     sent: 100,
     failed: 10,
     p50: 100,
-    p95: PATIENCE_MS,
-    p99: PATIENCE_MS,
+    p95: TIMEOUT_MS,
+    p99: TIMEOUT_MS,
   })
 })
 
@@ -79,7 +82,7 @@ test.each([
   ['growing for ever', [400, 420, 440, 460, 480, 500, 520, 540, 560], false],
 ])('memory classification: %s', (_, megabytes, flat) => {
   const [growth] = growthOf(megabytes.map((each) => ({ workerd: each * MB })))
-  expect(growth).toMatchObject({ name: 'workerd', flat, most: Math.max(...megabytes) * MB })
+  expect(growth).toMatchObject({ name: 'workerd', flat, peak: Math.max(...megabytes) * MB })
 })
 
 test('the flood raises the total job rate to the given one, and only the selected attacks are planned', () => {
@@ -93,7 +96,7 @@ test('the flood raises the total job rate to the given one, and only the selecte
 
 describe('the criteria', () => {
   const phase = { sent: 600, failed: 0, p50: 400, p95: 1000, p99: 1200, failures: {} }
-  const growth = [{ name: 'workerd', first: 100 * MB, last: 110 * MB, most: 120 * MB, flat: true }]
+  const growth = [{ name: 'workerd', first: 100 * MB, last: 110 * MB, peak: 120 * MB, flat: true }]
   const memory = { alone: [], among: growth }
   const report: Report = { alone: phase, among: { ...phase, p95: 1500 }, tallies: {}, memory }
 

@@ -7,7 +7,7 @@ import { runCounts, runProblems } from '../../../../infra/campaign/audit/runs.ts
 import { judgeClaims } from '../../../../infra/campaign/callers.ts'
 import type { Job } from '../../../../infra/campaign/client.ts'
 import { parseRuns, type Run } from '../../../../infra/campaign/programs/gpu-runs.ts'
-import type { Receiver, Told } from '../../../../infra/campaign/receiver.ts'
+import type { Events, Receiver } from '../../../../infra/campaign/receiver.ts'
 
 const END = 1_000_000
 const GRACE_MS = 10_000
@@ -65,30 +65,30 @@ test.each([
 
 test.each([
   ['a complaint', { job: 'a', complaint: 'a 500' }, /^a 500$/],
-  ['a job that does not exist', { job: 'x' }, /was told of x/],
-  ['a success that is none', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is failed/],
-])('a caller with %s is reported', (_, told, problem) => {
+  ['a job that does not exist', { job: 'x' }, /received x, which does not exist/],
+  ['a success that is none', { job: 'b', saw: 'succeeded' as const }, /b was succeeded and is now failed/],
+])('a caller with %s is reported', (_, observed, problem) => {
   const all = [listed('a'), { ...listed('b'), state: 'failed' as const }]
-  expect(experienceProblems([{ way: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
-  expect(experienceProblems([{ way: 'waits', ...told }], all)).toEqual([expect.stringMatching(problem)])
+  expect(experienceProblems([{ behavior: 'waits', job: 'a', saw: 'succeeded' }], all)).toEqual([])
+  expect(experienceProblems([{ behavior: 'waits', ...observed }], all)).toEqual([expect.stringMatching(problem)])
 })
 
-const told = (change: Partial<Told> = {}): Told => ({
-  ...{ ids: new Set(['evt_a']), states: new Set(['succeeded']), attempts: 1, taken: 1 },
+const events = (change: Partial<Events> = {}): Events => ({
+  ...{ ids: new Set(['evt_a']), states: new Set(['succeeded']), attempts: 1, accepted: 1 },
   ...change,
 })
-const receiverOf = (events: Record<string, Told>) =>
-  ({ toldTo: () => new Map(Object.entries(events)) }) as unknown as Receiver
+const receiverOf = (jobs: Record<string, Events>) =>
+  ({ eventsOf: () => new Map(Object.entries(jobs)) }) as unknown as Receiver
 
 test.each([
-  ['missing', {}, /never took the event of a/],
-  ['never taken', { a: told({ taken: 0 }) }, /never took the event of a/],
-  ['sent under two ids', { a: told({ ids: new Set(['evt_a', 'evt_b']) }) }, /was told evt_a, evt_b/],
-  ['of another state', { a: told({ states: new Set(['failed']) }) }, /which is succeeded/],
-  ['of no job', { a: told(), x: told() }, /was told of x/],
-])('a webhook that is %s is reported', (_, events, problem) => {
-  expect(webhookProblems(receiverOf({ a: told() }), 'acme', [listed('a')])).toEqual([])
-  const problems = webhookProblems(receiverOf(events as Record<string, Told>), 'acme', [listed('a')])
+  ['missing', {}, /accepted no event of a/],
+  ['never accepted', { a: events({ accepted: 0 }) }, /accepted no event of a/],
+  ['sent under two ids', { a: events({ ids: new Set(['evt_a', 'evt_b']) }) }, /received evt_a, evt_b/],
+  ['of another state', { a: events({ states: new Set(['failed']) }) }, /which is succeeded/],
+  ['of no job', { a: events(), x: events() }, /received an event of x/],
+])('a webhook that is %s is reported', (_, received, problem) => {
+  expect(webhookProblems(receiverOf({ a: events() }), 'acme', [listed('a')])).toEqual([])
+  const problems = webhookProblems(receiverOf(received as Record<string, Events>), 'acme', [listed('a')])
   expect(problems).toEqual([expect.stringMatching(problem)])
 })
 
@@ -131,12 +131,12 @@ test('a run of an unfinished job is reported', () => {
 
 test('the log of a killed process is read up to its last complete line', () => {
   const lines = [
-    { run: '1.0', at: 10, type: 'start', prompt: 'a', seed: 1 },
-    { run: '1.0', at: 20, type: 'step' },
-    { run: '1.1', at: 25, type: 'start', prompt: 'b', seed: 2 },
+    { gpu: 'a', run: '1.0', prompt: 'a', seed: 1, at: 10 },
+    { gpu: 'a', run: '1.0', prompt: 'a', seed: 1, at: 20 },
+    { gpu: 'a', run: '1.1', prompt: 'b', seed: 2, at: 25 },
   ]
-  const text = `${lines.map((line) => JSON.stringify(line)).join('\n')}\n{"run":"1.1","at":30,"ty`
-  expect(parseRuns('a', text)).toEqual([
+  const text = `${lines.map((line) => JSON.stringify(line)).join('\n')}\n{"gpu":"a","run":"1.1","pro`
+  expect(parseRuns(text)).toEqual([
     { gpu: 'a', prompt: 'a', seed: 1, start: 10, last: 20, steps: 1 },
     { gpu: 'a', prompt: 'b', seed: 2, start: 25, last: 25, steps: 0 },
   ])

@@ -1,25 +1,15 @@
 // The network of the crash campaign: the proxy in front of two GPU functions, and the one-shot and persistent clients.
-import { once } from 'node:events'
-import { createServer, type RequestListener, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { afterEach, expect, test } from 'vitest'
+import type { RequestListener } from 'node:http'
+import { expect, onTestFinished, test } from 'vitest'
 import { Fault, oneShot, persistent } from '../../../../infra/campaign/client.ts'
 import { startChaosProxy } from '../../../../infra/campaign/faults/chaos-proxy.ts'
 import { randomOf } from '../../../../infra/campaign/random.ts'
-
-const servers: Server[] = []
-afterEach(() => {
-  for (const server of servers.splice(0)) {
-    server.closeAllConnections()
-    server.close()
-  }
-})
+import { serveLocally } from '../../../../infra/command/local-server.ts'
 
 async function serve(listener: RequestListener): Promise<number> {
-  const server = createServer(listener).listen(0, '127.0.0.1')
-  servers.push(server)
-  await once(server, 'listening')
-  return (server.address() as AddressInfo).port
+  const { port, stop } = await serveLocally(listener)
+  onTestFinished(stop)
+  return port
 }
 const at = (port: number, path = '/v1/jobs') => `http://127.0.0.1:${port}${path}`
 
@@ -46,9 +36,9 @@ test('a one-shot client does not retry, and its error describes the failure', as
     (_, response) => response.writeHead(422).end('{}'),
   ]
   const port = await serve((request, response) => replies[requests++]!(request, response))
-  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs was answered 500')
+  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs returned 500')
   await expect(oneShot.insist(at(port), 'key')).rejects.toThrow(Fault)
-  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs broke off')
+  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs failed')
   expect(await oneShot.insist(at(port), 'key')).toEqual({ status: 422, text: '{}' })
   expect(requests).toBe(4)
 })

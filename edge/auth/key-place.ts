@@ -1,0 +1,37 @@
+// Where a request has its key.
+
+/** A scheme of the Authorization header, or a header of its own. */
+export type KeyPlace = 'Basic' | 'Bearer' | 'Key' | 'Token' | `x-${string}`
+
+/** The password of `Authorization: Basic`, or the user name without a password; null if it is malformed. */
+function basicKey(credentials: string): string | null {
+  try {
+    const text = atob(credentials)
+    const at = text.indexOf(':')
+    return text.slice(at + 1) || text.slice(0, at)
+  } catch {
+    return null
+  }
+}
+
+function keyAt(place: KeyPlace, header: (name: string) => string | undefined): string | null {
+  if (place.startsWith('x-')) return header(place) ?? null
+  const [, scheme, credentials] = /^(\w+) +(\S+)$/.exec(header('authorization') ?? '') ?? []
+  if (scheme?.toLowerCase() !== place.toLowerCase() || !credentials) return null
+  return place === 'Basic' ? basicKey(credentials) : credentials
+}
+
+/** The key at the first of these places that has one; null without a key. */
+export function findKeyText(places: readonly KeyPlace[], header: (name: string) => string | undefined): string | null {
+  for (const place of places) {
+    const key = keyAt(place, header)
+    if (key) return key
+  }
+  return null
+}
+
+/** How to send a key at a place, for messages. */
+export const describePlace = (place: KeyPlace): string =>
+  place.startsWith('x-')
+    ? `"${place}: oct_…"`
+    : `"Authorization: ${place} ${place === 'Basic' ? '…", with the key as the password' : 'oct_…"'}`

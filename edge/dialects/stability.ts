@@ -1,0 +1,126 @@
+// Stability AI's image API: POST /v2beta/stable-image/generate/sd3. platform.stability.ai/docs/api-reference
+import * as z from 'zod'
+import { LIMITS, OUTPUT_FORMATS } from '#contract'
+import { ApiError, type Problem } from '../http/errors.ts'
+import { parseFields, shown } from '../http/validation.ts'
+import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './dialect.ts'
+
+/** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
+const SIZES = {
+  '21:9': '1536x640',
+  '16:9': '1344x768',
+  '3:2': '1216x832',
+  '5:4': '1088x896',
+  '1:1': '1024x1024',
+  '4:5': '896x1088',
+  '2:3': '832x1216',
+  '9:16': '768x1344',
+  '9:21': '640x1536',
+} as const
+const RATIOS = Object.keys(SIZES) as (keyof typeof SIZES)[]
+const MAX_SEED = 4_294_967_294
+/** The longest warning, because warnings quote the prompt. */
+const MAX_WARNING = 1000
+const [MIN_SCALE, MAX_SCALE] = [1, 10]
+
+const text = (min: number) =>
+  z.string().min(min).max(LIMITS.promptCharacters).describe(`a text of ${min} to ${LIMITS.promptCharacters} characters`)
+const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
+  z.enum(values).describe(`one of ${values.join(', ')}`)
+
+/** The parts of the form. Others, such as the empty file that some clients send, have no effect. */
+const form = z.object({
+  prompt: text(1),
+  negative_prompt: text(0).optional(),
+  mode: z.literal('text-to-image').describe('text-to-image').optional(),
+  image: z.never().optional().describe('left out, because images are generated from text only'),
+  aspect_ratio: oneOf(RATIOS as [keyof typeof SIZES]).optional(),
+  seed: z.coerce.number().int().min(0).max(MAX_SEED).describe(`a whole number from 0 to ${MAX_SEED}`).optional(),
+  output_format: oneOf(OUTPUT_FORMATS).optional(),
+  model: z.string().max(64).describe('a model of GET /v1/models').optional(),
+  cfg_scale: z.coerce
+    .number()
+    .min(MIN_SCALE)
+    .max(MAX_SCALE)
+    .describe(`a number from ${MIN_SCALE} to ${MAX_SCALE}`)
+    .optional(),
+})
+
+/** Whether the reply is JSON; otherwise it is the image. Errors: invalid_request. */
+function wantsJson({ headers }: DialectRequest): boolean {
+  const accept = headers.get('accept') ?? '*/*'
+  if (/\bapplication\/json\b/i.test(accept)) return true
+  if (/\bimage\/|\*\/\*/i.test(accept)) return false
+  const message = `accept is ${shown(accept)}; it must be image/* or application/json.`
+  throw new ApiError('invalid_request', message, { param: 'accept' })
+}
+
+function parse(request: DialectRequest): Translation {
+  const isJson = wantsJson(request)
+  const { aspect_ratio, cfg_scale, seed, mode: _, image: __, ...same } = parseFields(form, form.shape, request.body)
+  const fields = {
+    ...same,
+    ...(aspect_ratio && { size: SIZES[aspect_ratio] }),
+    ...(cfg_scale !== undefined && { guidance_scale: cfg_scale }),
+    // Seed 0 is Stability's request for a random seed.
+    ...(seed && { seed }),
+    ...(isJson && { response_format: 'b64_json' }),
+  }
+  return { fields, wait: 'end' }
+}
+
+/** Headers for effects that the caller may expect and does not get. */
+function warningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
+  const style = body.style_preset === undefined ? [] : ['style_preset had no effect; describe the style in the prompt.']
+  const messages = [...warnings.map(({ message }) => message), ...style]
+  // A header has ASCII only.
+  const text = messages
+    .join(' ')
+    .slice(0, MAX_WARNING)
+    .replace(/[^\x20-\x7e]/g, '?')
+  return text === '' ? {} : { 'x-octet-warning': text }
+}
+
+function render({ job, files }: RenderedJob, request: DialectRequest): Reply {
+  const [{ seed, content_type }, file] = [job.images[0]!, files[0]!]
+  const headers = { 'finish-reason': 'SUCCESS', seed: String(seed), ...warningHeaders(job, request) }
+  if (!('b64_json' in file)) return { headers, image: 0 }
+  const type = `application/json; type=${content_type}`
+  return {
+    headers: { ...headers, 'content-type': type },
+    json: { image: file.b64_json, finish_reason: 'SUCCESS', seed },
+  }
+}
+
+/** Stability's names of errors by status. Other errors have their native code. */
+const NAMES: Readonly<Record<number, string>> = {
+  400: 'bad_request',
+  401: 'unauthorized',
+  402: 'payment_required',
+  403: 'permission_denied',
+  404: 'not_found',
+  413: 'payload_too_large',
+  429: 'rate_limit_exceeded',
+  500: 'internal_error',
+}
+
+const error = ({ request_id, status, detail, errors, error: { code } }: Problem) => ({
+  json: { id: request_id, name: NAMES[status] ?? code, errors: errors?.map(({ message }) => message) ?? [detail] },
+})
+
+/** Text to image, as bytes or as JSON. The size has the requested aspect ratio; the deployment's models replace Stability's. */
+export const stability: Dialect = {
+  name: 'stability',
+  routes: [
+    {
+      method: 'POST',
+      path: '/v2beta/stable-image/generate/sd3',
+      action: 'submit',
+      accepts: 'form',
+      parse,
+      render,
+    },
+  ],
+  cors: { origins: '*', exposedHeaders: ['finish-reason', 'seed', 'x-octet-warning'] },
+  error,
+}

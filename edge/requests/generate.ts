@@ -1,0 +1,128 @@
+// Creates the job of a request: one call to the account, then one to the job object. The caller may wait for the result.
+
+import type { JobSpec } from '../accounts/job-spec.ts'
+import type { Reservation } from '../accounts/ledger.ts'
+import type { RateState } from '../accounts/rate-limit-headers.ts'
+import type { Credential } from '../auth/keys.ts'
+import { checkConfig } from '../config.ts'
+import { ApiError } from '../http/errors.ts'
+import { isFinal, type JobRecord } from '../jobs/record.ts'
+import { objectOf } from '../platform/durable-objects.ts'
+import { log } from '../platform/log.ts'
+import { areStored } from '../results/results.ts'
+import { admissionError } from './refusals.ts'
+
+/** A parsed request for a job. `retried`: possibly the client's retry of an earlier request. */
+export type Submission = {
+  credential: Credential
+  spec: JobSpec
+  idempotencyKey: string | null
+  retried: boolean
+  reuse: boolean
+}
+/** `reused`: the images of an earlier job are the result, free of charge. `rates` are for the response headers. */
+export type Submitted = { job: JobRecord; reused: boolean; rates: RateState[] }
+
+type Admitted =
+  | { reused: JobRecord; rates: RateState[] }
+  | { reservation: Reservation; isRepeated: boolean; rates: RateState[] }
+
+/** Reads `Idempotency-Key`: a structured-field string or a bare one, 1 to 255 characters. Errors: invalid_request. */
+export function idempotencyKey(header: string | undefined): string | null {
+  if (header === undefined) return null
+  const trimmed = header.trim()
+  const isQuoted = trimmed.length >= 2 && trimmed.startsWith('"') && trimmed.endsWith('"')
+  const name = isQuoted ? trimmed.slice(1, -1) : trimmed
+  if (name && name.length <= 255) return name
+  throw new ApiError('invalid_request', `Idempotency-Key has ${name.length} characters; it must have 1 to 255.`)
+}
+
+/** Admits the request, or finds its earlier reservation or a job with the same images. Errors: the account's refusals. */
+async function admit(env: Env, submission: Submission): Promise<Admitted> {
+  // Before a price is reserved.
+  checkConfig(env)
+  const account = objectOf(env.ACCOUNT, submission.spec.account)
+  const admission = await account.admit(submission)
+  const refusal = admissionError(admission)
+  if (refusal) throw refusal
+  switch (admission.kind) {
+    case 'admitted':
+      return { reservation: admission.reservation, isRepeated: false, rates: admission.rates }
+    case 'repeated':
+      return { reservation: admission.reservation, isRepeated: true, rates: [] }
+    case 'reused': {
+      const reused = await objectOf(env.JOB, admission.job).view()
+      if (reused && (await areStored(env, reused.images))) return { reused, rates: admission.rates }
+      return admit(env, { ...submission, reuse: false })
+    }
+    default:
+      throw new Error(`the account answered ${admission.kind}`)
+  }
+}
+
+/**
+ * Checks that a job has its reservation's price and fingerprint, because nobody has paid for a different job. Throws on a mismatch, and for
+ * a missing job: a reservation that is about to be released gets none.
+ */
+function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reservation): JobRecord {
+  if (job?.price === price && job.fingerprint === fingerprint) return job
+  log('error', 'a job does not match its reservation', { job: id, price, found: job?.price })
+  throw new Error(`the job ${id} does not match its reservation`)
+}
+
+type Begin = (reservation: Reservation, isRepeated: boolean) => Promise<JobRecord | null>
+
+/** Admits the request and begins its job, or returns an earlier job with the same images. */
+async function start(env: Env, submission: Submission, begin: Begin): Promise<Submitted> {
+  const admitted = await admit(env, submission)
+  if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
+  const { reservation, isRepeated, rates } = admitted
+  return { job: checkJob(await begin(reservation, isRepeated), reservation), reused: false, rates }
+}
+
+/** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
+export const submit = (env: Env, submission: Submission): Promise<Submitted> =>
+  start(env, submission, (reservation) => objectOf(env.JOB, reservation.job).create(reservation))
+
+/** The error response for a waiting caller whose job did not succeed. */
+function describeFailure({ id, state, error }: JobRecord): ApiError {
+  const headers = { 'x-octet-job': id }
+  if (state === 'canceled' || !error)
+    return new ApiError('job_canceled', 'The job was canceled.', { headers: { ...headers, 'x-should-retry': 'false' } })
+  const retry = error.code === 'gpu_unavailable' ? { 'retry-after': '30' } : {}
+  return new ApiError(error.code, error.message, { headers: { ...headers, ...retry } })
+}
+
+/** Refuses a request while the job of an earlier request with the same Idempotency-Key is running. Errors: idempotency_in_flight. */
+async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void> {
+  const job = await objectOf(env.JOB, id).view()
+  if (!job || isFinal(job)) return
+  const message = 'The first request with this Idempotency-Key is still running; ask again in a moment.'
+  throw new ApiError('idempotency_in_flight', message, { headers: { 'retry-after': '2', 'x-octet-job': id } })
+}
+
+/**
+ * A waiting caller. `id` identifies it among the callers of the same job, `onJob` receives the job's id before the wait, and `keepAlive`
+ * lets work finish after the caller has disconnected.
+ */
+export type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
+
+/** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
+export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {
+  // If this work stopped after the admission, the reservation would hold its price and slot without a job.
+  const { promise: isRunning, resolve } = Promise.withResolvers<void>()
+  caller.keepAlive(isRunning)
+  try {
+    const submitted = await start(env, submission, async (reservation, isRepeated) => {
+      if (isRepeated && submission.idempotencyKey !== null) await refuseInFlight(env, reservation)
+      caller.onJob(reservation.job)
+      const running = objectOf(env.JOB, reservation.job).run(reservation, caller.id)
+      resolve()
+      return running
+    })
+    if (submitted.job.state !== 'succeeded') throw describeFailure(submitted.job)
+    return submitted
+  } finally {
+    resolve()
+  }
+}

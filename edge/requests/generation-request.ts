@@ -1,0 +1,205 @@
+// The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
+
+import * as z from 'zod'
+import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
+import type { JobSpec } from '../accounts/job-spec.ts'
+import { type Credential, sha256 } from '../auth/keys.ts'
+import { configOf } from '../config.ts'
+import { ApiError } from '../http/errors.ts'
+import { newJobId } from '../jobs/job-id.ts'
+import { microdollarsWithin } from '../platform/units.ts'
+import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
+import { type Decision, QUALITIES, type RouteRequest } from '../routing/decision.ts'
+import { latencyMs, observations } from '../routing/forecast.ts'
+import { megapixelSteps, price } from '../routing/price.ts'
+import { chooseRoute } from '../routing/route.ts'
+import { checkAddress } from '../webhooks/endpoints/address.ts'
+
+type Bounds = { min: number; max: number }
+const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
+
+const text = (min: number, max: number) =>
+  z.string().min(min).max(max).describe(`a text of ${min} to ${max} characters`)
+
+/** A visible character: not a space, a control or format character, a character without a glyph, or the empty braille cell. */
+const VISIBLE = /[^\s\p{Cc}\p{Cf}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]/u
+const isBlank = (text: string) => !VISIBLE.test(text)
+const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
+const number = ({ min, max }: Bounds) => z.number().min(min).max(max).describe(`a number from ${min} to ${max}`)
+const choice = <const T extends readonly string[]>(values: T) => z.enum(values).describe(`one of ${values.join(', ')}`)
+const side = integer(LIMITS.side).multipleOf(LIMITS.side.multipleOf).describe(`an integer, ${SIDE}`)
+const size = z
+  .string()
+  .regex(/^(auto|[1-9]\d{0,3}x[1-9]\d{0,3})$/)
+  .describe(`"auto" or "WIDTHxHEIGHT", each side ${SIDE}`)
+
+/** The most previews of an image, and the number for `preview: true`. */
+const PREVIEWS = 3
+
+/** `auto` means that route.ts chooses. A field's description completes the sentence "it must be …". */
+export const generation = z.strictObject({
+  prompt: text(1, LIMITS.promptCharacters).refine(
+    (prompt) => !isBlank(prompt),
+    'prompt has no visible character; say what the image shows.',
+  ),
+  /** A blank negative prompt counts as absent, so that it does not affect the route. */
+  negative_prompt: text(0, LIMITS.promptCharacters)
+    .overwrite((text) => (isBlank(text) ? '' : text))
+    .default(''),
+  model: z.string().max(64).describe('"auto" or a model of GET /v1/models').default('auto'),
+  n: integer(LIMITS.count).default(1),
+  size: size.default('auto'),
+  width: side.optional(),
+  height: side.optional(),
+  seed: integer({ min: 0, max: LIMITS.seedMax }).optional(),
+  steps: integer(LIMITS.steps).optional(),
+  guidance_scale: number(LIMITS.guidanceScale).optional(),
+  quality: choice(QUALITIES).default('auto'),
+  route: choice(['auto', ...ROUTES]).default('auto'),
+  tier: choice(['auto', ...TIERS]).default('auto'),
+  response_format: choice(['url', 'b64_json']).default('url'),
+  output_format: choice(OUTPUT_FORMATS).default('png'),
+  output_compression: integer({ min: 0, max: 100 }).optional(),
+  preview: z.boolean().describe('true or false').optional(),
+  /** OpenAI's field: the number of previews per image. */
+  partial_images: integer({ min: 0, max: PREVIEWS }).optional(),
+  /** The action when a waiting caller disconnects. */
+  on_disconnect: choice(['continue', 'cancel']).optional(),
+  /** For the whole request. */
+  max_cost: number({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
+  max_latency_ms: integer({ min: 1, max: 3_600_000 }).optional(),
+  /** The URL for the webhook event at the job's end. */
+  webhook: z.string().describe('an https:// address').optional(),
+  /** Whether to return the images of an identical finished job, free of charge. */
+  reuse: z.boolean().describe('true or false').optional(),
+  /** OpenAI's fields, accepted and ignored. */
+  user: text(0, 256).optional(),
+})
+export type Generation = z.infer<typeof generation>
+
+const unlessAuto = <T extends string>(value: T | 'auto') => (value === 'auto' ? undefined : value)
+
+function sizeOf({ size, width, height }: Generation): { width: number; height: number } | undefined {
+  if (size !== 'auto') {
+    if (width !== undefined || height !== undefined)
+      throw new ApiError('invalid_request', 'size and width/height are both given; use one of them.', { param: 'size' })
+    const [wide, high] = size.split('x').map(Number)
+    if (side.safeParse(wide).success && side.safeParse(high).success) return { width: wide!, height: high! }
+    throw new ApiError('invalid_request', `size is "${size}"; each side must be ${SIDE}.`, { param: 'size' })
+  }
+  if (width !== undefined && height !== undefined) return { width, height }
+  if (width === undefined && height === undefined) return undefined
+  const [given, missing] = width === undefined ? ['height', 'width'] : ['width', 'height']
+  throw new ApiError('invalid_request', `${missing} is missing; ${given} and ${missing} go together.`, {
+    param: missing!,
+  })
+}
+
+/** JPEG and WebP quality, OpenAI's `output_compression`: 100 is the best. */
+function outputQuality({ output_compression, output_format }: Generation): number {
+  if (output_compression !== undefined && output_format === 'png') {
+    const message = `output_compression is ${output_compression}, but png is lossless; leave it out or choose jpeg or webp.`
+    throw new ApiError('invalid_request', message, { param: 'output_compression' })
+  }
+  return Math.max(1, output_compression ?? 90)
+}
+
+/** Steps between previews, excluding the last step; empty without previews. */
+function previewSteps({ preview, partial_images }: Generation, steps: number): { preview_steps?: number } {
+  const previews = partial_images ?? (preview ? PREVIEWS : 0)
+  return previews === 0 ? {} : { preview_steps: Math.ceil(steps / (previews + 1)) }
+}
+
+/** The routing request for route.ts. */
+function routeRequest(fields: Generation): RouteRequest {
+  const { prompt, negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  return {
+    ...{ prompt, negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
+    route: unlessAuto(fields.route),
+    model: unlessAuto(fields.model),
+    tier: unlessAuto(fields.tier),
+    size: sizeOf(fields),
+    maxCost: max_cost === undefined ? undefined : microdollarsWithin(max_cost),
+    maxLatencyMs: max_latency_ms,
+  }
+}
+
+/** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
+export async function routeAndPrice(
+  fields: Generation,
+  env: Env,
+): Promise<{ decision: Decision; price: number; basePrice: number }> {
+  const { catalog, prices } = configOf(env)
+  const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
+  const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
+  const decision = chooseRoute(routeRequest(fields), catalog, (decision) => ({
+    price: price(workOf(decision), prices),
+    latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
+  }))
+  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
+}
+
+/** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
+function checkReuse({ seed, webhook }: Generation, name: string | null): void {
+  const refuse = (why: string) => new ApiError('invalid_request', `reuse is true, but ${why}.`, { param: 'reuse' })
+  if (seed === undefined) throw refuse('seed is missing; requests without a seed are never identical')
+  if (webhook !== undefined)
+    throw refuse('webhook is given as well; a reused result is returned immediately. Use only one of the two')
+  if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
+}
+
+/** The worker's address in the request, the caller's name for the job, and the request's dialect. */
+type Origin = { origin: string; name: string | null; dialect: string | null }
+
+/** The job specification of a request: routed, seeded and priced. */
+export async function createJobSpec(
+  fields: Generation,
+  env: Env,
+  credential: Credential,
+  { origin, name, dialect }: Origin,
+): Promise<JobSpec> {
+  const { account, keyId } = credential
+  const { prompt, negative_prompt, n, output_format } = fields
+  if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
+  if (fields.reuse) checkReuse(fields, name)
+  const { decision, price, basePrice } = await routeAndPrice(fields, env)
+  const { model, tier, width, height, guidanceScale } = decision
+  const request = {
+    ...{
+      model,
+      tier,
+      prompt,
+      negative_prompt,
+      width,
+      height,
+      steps: decision.steps,
+      guidance_scale: guidanceScale,
+      count: n,
+    },
+    seed: fields.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
+    output_format,
+    output_quality: outputQuality(fields),
+    text_convention: 'diffusers' as const,
+    ...previewSteps(fields, decision.steps),
+  }
+  const oversize = describeOversize(request)
+  if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
+  return {
+    id: newJobId(),
+    name,
+    fingerprint: await sha256(JSON.stringify(fields)),
+    digest: await digestOf(request),
+    ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
+    token: 'token' in credential ? credential.token.id : null,
+    webhook: fields.webhook ?? null,
+    created: Date.now(),
+    retentionDays: DEFAULT_RETENTION_DAYS,
+  }
+}
+
+const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
+
+/** A hash of everything that determines the pixels and their file. Previews do not. */
+async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
+  return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
+}

@@ -1,0 +1,86 @@
+// Converts an account's refusal to an API error: its code, message, and retry headers.
+
+import type { Admission } from '../accounts/admission.ts'
+import type { Refusal } from '../accounts/meter.ts'
+import { type Holder, type RateState, rateHeaders } from '../accounts/rate-limit-headers.ts'
+import { forbidden, unauthorized } from '../auth/auth.ts'
+import { ApiError } from '../http/errors.ts'
+import { dollars } from '../platform/units.ts'
+
+/** Disables retries in the OpenAI SDKs. */
+const FINAL = { 'x-should-retry': 'false' }
+const WHOSE: Record<Holder, string> = {
+  account: 'This account',
+  creator: 'An ancestor of this API key',
+  key: 'This API key',
+  token: 'This browser token',
+}
+
+function limitError(refusal: Extract<Refusal, { kind: 'limited' }>, rates: RateState[]): ApiError {
+  const { by, holder, limit, retryAfterSeconds } = refusal
+  const headers = {
+    ...rateHeaders(rates),
+    'retry-after': String(retryAfterSeconds),
+    'retry-after-ms': String(retryAfterSeconds * 1000),
+  }
+  const [code, allowed] =
+    by === 'rate'
+      ? (['rate_limited', `start ${limit} jobs per minute; try again in ${retryAfterSeconds} s`] as const)
+      : ([
+          'concurrency_limited',
+          `have ${limit} concurrent jobs and has reached that limit; wait for one to finish`,
+        ] as const)
+  return new ApiError(code, `${WHOSE[holder]} may ${allowed}.`, { headers })
+}
+
+/** The API name of each limit. */
+const LIMIT_NAMES = { rate: 'requests_per_minute', concurrency: 'concurrent_jobs' } as const
+
+function barredError({ by, holder }: Extract<Refusal, { kind: 'barred' }>): ApiError {
+  const message = `${WHOSE[holder]} may not start jobs: its ${LIMIT_NAMES[by]} limit is 0. Ask for a higher limit.`
+  return new ApiError('jobs_not_allowed', message, { headers: FINAL })
+}
+
+const BUDGETS = {
+  balance: 'has credit of',
+  daily: 'may spend today',
+  monthly: 'may spend this month',
+  total: 'may spend',
+} as const
+
+function overBudgetError(
+  { by, holder, available, price }: Extract<Refusal, { kind: 'over_budget' }>,
+  rates: RateState[],
+) {
+  const message = `The request costs ${dollars(price)}. ${WHOSE[holder]} ${BUDGETS[by]} ${dollars(available)} more.`
+  return new ApiError('over_budget', message, { headers: { ...rateHeaders(rates), ...FINAL } })
+}
+
+/** Returns the error of a refused admission, or null if the request was admitted. */
+export function admissionError(admission: Admission): ApiError | null {
+  switch (admission.kind) {
+    case 'unauthorized':
+      return unauthorized()
+    case 'forbidden':
+      return forbidden(admission.scope)
+    case 'limited':
+      return limitError(admission, admission.rates)
+    case 'barred':
+      return barredError(admission)
+    case 'over_budget':
+      return overBudgetError(admission, admission.rates)
+    case 'mismatch': {
+      const what = admission.by === 'name' ? 'This name belongs to the job of' : 'This Idempotency-Key was used with'
+      return new ApiError('idempotency_mismatch', `${what} another request; use a new one.`, { headers: FINAL })
+    }
+    case 'full': {
+      const message =
+        'This account has reached its storage limit. Expired jobs are deleted daily; ask the operator for a shorter retention_days.'
+      return new ApiError('account_full', message, { headers: FINAL })
+    }
+    case 'admitted':
+    case 'repeated':
+    case 'reused':
+      return null
+  }
+}

@@ -1,0 +1,107 @@
+// Reads image requests, and handles callers that wait for the result.
+import type { Context } from 'hono'
+import type { EdgeEnv } from '../http/context.ts'
+import { ApiError } from '../http/errors.ts'
+import { parseFields, readJson } from '../http/validation.ts'
+import { isFinal, type JobRecord } from '../jobs/record.ts'
+import { objectOf } from '../platform/durable-objects.ts'
+import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
+import { createJobSpec, type Generation, generation } from './generation-request.ts'
+
+/** A body without null fields, which many clients send for unset ones. A body that is no object is unchanged. */
+export function withoutNulls(body: unknown): unknown {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) return body
+  return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
+}
+
+/** Rejects fields that are forbidden for browser tokens: a visitor must not get other visitors' images or send webhooks for the account. */
+function checkTokenFields({ webhook, reuse }: Generation): void {
+  const param = webhook !== undefined ? 'webhook' : reuse ? 'reuse' : null
+  if (param)
+    throw new ApiError('insufficient_scope', `A browser token may not use ${param}; use its API key.`, { param })
+}
+
+/** The caller's name for the job, and the dialect of the request. */
+type Source = { name?: string | null; dialect?: string | null }
+
+/**
+ * Validates a native request and creates its submission. An SDK's retry without an Idempotency-Key is recognized by its retry count. A
+ * request with an explicit seed always gives the same images, so it may share a job too.
+ */
+export async function createSubmission(
+  c: Context<EdgeEnv>,
+  body: unknown,
+  { name = null, dialect = null }: Source = {},
+): Promise<{ fields: Generation; submission: Submission }> {
+  const fields = parseFields(generation, generation.shape, body)
+  const credential = c.get('credential')
+  if ('token' in credential) checkTokenFields(fields)
+  const { origin } = new URL(c.req.url)
+  const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect })
+  const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
+  const key = idempotencyKey(c.req.header('idempotency-key'))
+  return { fields, submission: { credential, spec, idempotencyKey: key, retried, reuse: fields.reuse ?? false } }
+}
+
+/** Reads a native request. `name` is the caller's name for the job. */
+export const readSubmission = async (c: Context<EdgeEnv>, name: string | null = null) =>
+  createSubmission(c, withoutNulls(await readJson(c)), { name })
+
+/**
+ * Cancels a job when its waiting caller disconnects before the response, if the request has `on_disconnect: cancel`. `onJob` takes the
+ * job's id; `done` must be called before the response is returned.
+ */
+function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
+  const id = crypto.randomUUID()
+  const { promise, resolve } = Promise.withResolvers<void>()
+  const { signal } = c.req.raw
+  const over = new AbortController()
+  const watch = (job: string) => {
+    const leave = () => resolve(objectOf(c.env.JOB, job).leave(id))
+    if (signal.aborted) leave()
+    else signal.addEventListener('abort', leave, { once: true, signal: over.signal })
+    // Otherwise the runtime ends the request with the connection, before the abort event; workerd pull request 5062.
+    c.executionCtx.waitUntil(promise)
+  }
+  const done = () => {
+    over.abort()
+    resolve()
+  }
+  const keepAlive = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
+  return { id, onJob: on_disconnect === 'cancel' ? watch : () => {}, keepAlive, done }
+}
+
+/** Waits for a job's end, at most `limitMs` milliseconds, for its caller, whose disconnection may cancel it. */
+async function waitAsCaller(c: Context<EdgeEnv>, fields: Generation, job: string, limitMs: number): Promise<JobRecord> {
+  const caller = watchCaller(c, fields)
+  caller.onJob(job)
+  const id = fields.on_disconnect === 'cancel' ? caller.id : undefined
+  return objectOf(c.env.JOB, job)
+    .ended(Date.now() + limitMs, id)
+    .finally(caller.done)
+}
+
+/** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
+export function generateAsCaller(c: Context<EdgeEnv>, fields: Generation, submission: Submission): Promise<Submitted> {
+  const caller = watchCaller(c, fields)
+  return generateNow(c.env, submission, caller).finally(caller.done)
+}
+
+/** Submits the job even if the caller disconnects, because a reservation without a job would block its price and slot. */
+function submitDetached(c: Context<EdgeEnv>, submission: Submission): Promise<Submitted> {
+  const submitting = submit(c.env, submission)
+  c.executionCtx.waitUntil(submitting.catch(() => {}))
+  return submitting
+}
+
+/** Submits the job and waits for its end, at most `limitMs` milliseconds. */
+export async function submitAndWait(
+  c: Context<EdgeEnv>,
+  fields: Generation,
+  submission: Submission,
+  limitMs: number,
+): Promise<Submitted> {
+  const submitted = await submitDetached(c, submission)
+  if (limitMs <= 0 || isFinal(submitted.job)) return submitted
+  return { ...submitted, job: await waitAsCaller(c, fields, submitted.job.id, limitMs) }
+}

@@ -1,0 +1,77 @@
+// The reply of a dialect to a job.
+import type { Context } from 'hono'
+import type { JobSpec } from '../accounts/job-spec.ts'
+import { rateHeaders } from '../accounts/rate-limit-headers.ts'
+import type { RenderedJob, Reply } from '../dialects/dialect.ts'
+import { streamJson } from '../http/base64-response.ts'
+import type { EdgeEnv } from '../http/context.ts'
+import { ApiError } from '../http/errors.ts'
+import { projectJob } from '../jobs/projection.ts'
+import type { JobRecord } from '../jobs/record.ts'
+import type { Submitted } from '../requests/generate.ts'
+import { serverTiming } from '../requests/view.ts'
+import { openImage, resultUrl } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
+
+/** The total for all images. Clients read the response into one string, which is limited to about 512 MB in JavaScript. */
+const BASE64_PIXELS = 100_000_000
+
+/** Refuses a request for base64 whose response would be too large. Errors: invalid_request. */
+export function checkBase64Size({ request: { width, height, count } }: JobSpec): void {
+  const pixels = width * height * count
+  if (pixels <= BASE64_PIXELS) return
+  const megapixels = (pixels / 1_000_000).toFixed(1)
+  const message = `response_format is "b64_json", but ${count} images of ${width}x${height} are ${megapixels} megapixels; the limit for b64_json is ${BASE64_PIXELS / 1_000_000} in total. Use response_format "url".`
+  throw new ApiError('invalid_request', message, { param: 'response_format' })
+}
+
+/** Links that are revoked with the caller's key. */
+function linksOf(c: Context<EdgeEnv>, job: JobRecord, images: readonly StoredImage[]) {
+  const requester = c.get('credential').keyId
+  const key = requester === job.keyId ? null : requester
+  const { origin } = new URL(c.req.url)
+  const link = async (image: StoredImage) => ({
+    url: await resultUrl(c.env, origin, job.id, image, undefined, key),
+  })
+  return Promise.all(images.map(link))
+}
+
+type Render = (rendered: RenderedJob) => Reply
+
+/** Streams JSON with inline files. The first file is opened before the response starts, so that a deleted image is an error. */
+async function streamInline({ RESULTS }: Env, facts: Omit<RenderedJob, 'files'>, render: Render) {
+  const { images } = facts.job
+  const first = await openImage(RESULTS, images[0]!)
+  const open = async (index: number) => (index === 0 ? first : await openImage(RESULTS, images[index]!)).body
+  const renderWith = (b64_json: string) => render({ ...facts, files: images.map(() => ({ b64_json })) })
+  const jsonWith = (placeholder: string) => {
+    const reply = renderWith(placeholder)
+    return 'json' in reply ? reply.json : null
+  }
+  return { ...renderWith(''), body: streamJson(jsonWith, open) }
+}
+
+/** Responds with a job as a dialect renders it. `isInline`: files as base64 once the job has succeeded. Errors: not_found for an image that does not exist. */
+export async function renderJob(
+  c: Context<EdgeEnv>,
+  render: Render,
+  { job, reused, rates }: Submitted,
+  isInline = false,
+): Promise<Response> {
+  const projected = projectJob(job)
+  const { origin } = new URL(c.req.url)
+  const facts = { job: projected, progress: job.progress, parameters: job.request, reused, origin }
+  const headers = { 'x-octet-job': job.id, ...serverTiming(job), ...rateHeaders(rates) }
+  const json = { ...headers, 'content-type': 'application/json' }
+  if (isInline && projected.images.length > 0) {
+    const reply = await streamInline(c.env, facts, render)
+    return c.body(reply.body, reply.status ?? 200, { ...json, ...reply.headers })
+  }
+  const reply = render({ ...facts, files: await linksOf(c, job, projected.images) })
+  if ('json' in reply) return c.body(JSON.stringify(reply.json), reply.status ?? 200, { ...json, ...reply.headers })
+  const image = projected.images[reply.image]
+  if (!image) throw new ApiError('not_found', `The job ${job.id} has no image ${reply.image} yet.`)
+  const { body } = await openImage(c.env.RESULTS, image)
+  const file = { 'content-type': image.content_type, 'content-length': String(image.bytes) }
+  return c.body(body, reply.status ?? 200, { ...headers, ...file, ...reply.headers })
+}

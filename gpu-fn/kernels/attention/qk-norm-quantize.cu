@@ -1,0 +1,166 @@
+// Joins the projections of image and text to one sequence per head: queries and keys are RMS-normalized and in FP8, values in float16.
+// No element of a normalized vector of 64 exceeds 8 · weight, so one scale, known in advance, is used for all tokens.
+#include "operators.h"
+#include "rows.cuh"
+#include "tiles.cuh"
+
+namespace octet {
+namespace {
+
+constexpr int LANES = DEPTH / PACK;           // threads per token and head
+constexpr int TOKENS = 32;                    // per block and step
+constexpr int THREADS = TOKENS * LANES;
+constexpr int STEPS = TILE / TOKENS;          // one tile per block
+/**
+ * The code of a normalized value equal to its weight. The largest product of a query and a key, each of √64 times this length, is 50,176,
+ * which fits float16, in which Hopper's attention accumulates, even if all codes are rounded up.
+ */
+constexpr float LARGEST_CODE = 28;
+
+/** One stream's projections [B, S, parts · D]: q, k and v, or k and v only. */
+struct Stream {
+  const uint4* projections;
+  const float *queryNorm, *keyNorm;
+  int tokens, parts;
+};
+struct Arguments {
+  Stream image, text;
+  uint8_t *queries, *keys, *values;
+  float* logitFactor;
+  int heads, queryTokens, paddedQueries, tiles;
+  float epsilon;
+};
+
+/** The largest |weight| of a norm, in all threads of a group of LANES; 0 for an absent norm. */
+__device__ inline float largestWeight(const float* norm, const float (&weights)[PACK]) {
+  float largest = 0;
+  if (norm) {
+#pragma unroll
+    for (int i = 0; i < PACK; i++) largest = fmaxf(largest, fabsf(weights[i]));
+  }
+#pragma unroll
+  for (int mask = LANES / 2; mask; mask /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, mask));
+  return largest;
+}
+
+/** The factor from normalized values to codes, which both streams share. */
+__device__ inline float codeFactor(const float* image, const float* text, int lane) {
+  float a[PACK] = {}, b[PACK] = {};
+  if (image) loadFloats(image + lane * PACK, a);
+  if (text) loadFloats(text + lane * PACK, b);
+  const float largest = fmaxf(largestWeight(image, a), largestWeight(text, b));
+  return largest > 0 ? LARGEST_CODE / largest : 1.f;
+}
+
+__device__ inline uint2 normalize(uint4 bits, const float (&weights)[PACK], float epsilon, float factor) {
+  float values[PACK];
+  unpack(bits, values);
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < PACK; i++) squares += values[i] * values[i];
+#pragma unroll
+  for (int mask = LANES / 2; mask; mask /= 2) squares += __shfl_xor_sync(~0u, squares, mask);
+  const float reciprocal = rsqrtf(squares / DEPTH + epsilon);
+#pragma unroll
+  for (int i = 0; i < PACK; i++) values[i] *= reciprocal * weights[i];
+  return encode(values, factor);
+}
+
+/** A thread's part of a token. */
+struct Token {
+  uint4 query, key, value;
+  bool isText;
+};
+
+__device__ inline Token load(const Arguments& a, int token, int head, int sample, int lane) {
+  Token t = {};
+  t.isText = token >= a.image.tokens;
+  const Stream stream = t.isText ? a.text : a.image;
+  const int row = t.isText ? token - a.image.tokens : token;
+  if (row >= stream.tokens) return t;  // padding follows the last token
+  const int packs = a.heads * LANES;
+  const uint4* from = stream.projections + (int64_t(sample) * stream.tokens + row) * stream.parts * packs + head * LANES + lane;
+  if (stream.parts == 3) t.query = from[0];
+  t.key = from[(stream.parts - 2) * packs];
+  t.value = from[(stream.parts - 1) * packs];
+  return t;
+}
+
+/** The weights of a stream's norms, or those of `fallback` if it has none. */
+__device__ inline void loadNorms(const Stream& stream, const Stream& fallback, int lane, float (&query)[PACK], float (&key)[PACK]) {
+  loadFloats((stream.queryNorm ? stream.queryNorm : fallback.queryNorm) + lane * PACK, query);
+  loadFloats((stream.keyNorm ? stream.keyNorm : fallback.keyNorm) + lane * PACK, key);
+}
+
+__global__ void __launch_bounds__(THREADS, 3) qkNormQuantize(const Arguments a) {
+  const int head = blockIdx.x, tile = blockIdx.y, sample = blockIdx.z;
+  const int lane = threadIdx.x % LANES, first = threadIdx.x / LANES;  // of the tile's tokens
+  Token tokens[STEPS];
+#pragma unroll
+  for (int i = 0; i < STEPS; i++) tokens[i] = load(a, tile * TILE + i * TOKENS + first, head, sample, lane);
+
+  const float queryFactor = codeFactor(a.image.queryNorm, a.text.queryNorm, lane);
+  const float keyFactor = codeFactor(a.image.keyNorm, a.text.keyNorm, lane);
+  if (head == 0 && sample == 0 && tile == 0 && threadIdx.x == 0) *a.logitFactor = 1.f / (queryFactor * keyFactor);
+  float queryNorm[PACK], keyNorm[PACK];
+  const bool beginsAsText = tokens[0].isText;
+  loadNorms(beginsAsText ? a.text : a.image, a.image, lane, queryNorm, keyNorm);
+
+  const int64_t group = int64_t(sample) * a.heads + head;
+  uint8_t* queries = a.queries + (group * a.paddedQueries + tile * TILE) * DEPTH;
+  uint8_t* keys = a.keys + (group * a.tiles + tile) * KEY_BYTES;
+  uint8_t* values = a.values + (group * a.tiles + tile) * VALUE_BYTES;
+#pragma unroll
+  for (int i = 0; i < STEPS; i++) {
+    const Token& t = tokens[i];
+    if (i > 0 && t.isText && !tokens[i - 1].isText) loadNorms(a.text, a.image, lane, queryNorm, keyNorm);
+    const uint2 query = normalize(t.query, queryNorm, a.epsilon, queryFactor);
+    const uint2 key = normalize(t.key, keyNorm, a.epsilon, keyFactor);
+    const int at = first + i * TOKENS;
+    const int code = keyChunk(at, lane / 2) + lane % 2 * PACK;
+    if (tile * TILE < a.paddedQueries)
+      *reinterpret_cast<uint2*>(queries + code) = tile * TILE + at < a.queryTokens ? query : make_uint2(0, 0);
+    *reinterpret_cast<uint2*>(keys + code) = key;
+    *reinterpret_cast<uint4*>(values + valueChunk(at, lane)) = t.value;
+  }
+}
+
+Stream streamOf(const Tensor& projections, const Tensor& queryNorm, const Tensor& keyNorm, int64_t width) {
+  if (!projections) return {};
+  const int64_t parts = projections.width() / width;
+  require(projections.shape.size() == 3 && parts * width == projections.width() && (parts == 2 || parts == 3) && keyNorm,
+          "takes projections [B, S, 3D] or, of the text, [B, T, 2D], and the norms that they need");
+  return {projections.as<uint4>(), queryNorm.as<float>(), keyNorm.as<float>(), int(projections.shape[1]), int(parts)};
+}
+
+}  // namespace
+
+QkNormQuantize::QkNormQuantize(const Attributes& attributes) : epsilon(attributes.number("epsilon", 1e-6f)) {}
+
+/** image [B, S, 3D], text [B, T, 3D or 2D] → queries [B, H, padded, 64], tiles of keys [B, H, tiles, 8192] and of values [.., 16384]. */
+void QkNormQuantize::compute(const Context& context) const {
+  const Tensor image = context.input(0), text = context.input(1);
+  const int64_t batch = image.shape[0], width = image.width() / 3, heads = width / DEPTH;
+  require(image.width() % (3 * DEPTH) == 0 && context.input(2), "takes heads of 64 and a norm of the queries");
+  require(!text || text.shape[0] == batch, "image and text have different batches");
+
+  Arguments a = {};
+  a.image = streamOf(image, context.input(2), context.input(3), width);
+  a.text = streamOf(text, context.input(4), context.input(5), width);
+  const int64_t tokens = a.image.tokens + a.text.tokens;
+  a.heads = int(heads);
+  a.queryTokens = a.text.parts == 3 ? int(tokens) : a.image.tokens;
+  a.tiles = int(tilesOf(tokens));
+  a.paddedQueries = int(tilesOf(a.queryTokens)) * TILE;
+  a.epsilon = epsilon;
+  a.queries = context.output(0, {batch, heads, a.paddedQueries, DEPTH}).as<uint8_t>();
+  a.keys = context.output(1, {batch, heads, a.tiles, KEY_BYTES}).as<uint8_t>();
+  a.values = context.output(2, {batch, heads, a.tiles, VALUE_BYTES}).as<uint8_t>();
+  a.logitFactor = context.output(3, {1}).as<float>();
+  if (batch * tokens == 0) return;
+  // Heads vary fastest, so that concurrent blocks read adjacent memory.
+  const dim3 grid{unsigned(heads), unsigned(a.tiles), unsigned(batch)};
+  qkNormQuantize<<<grid, THREADS, 0, context.stream()>>>(a);
+}
+
+}  // namespace octet

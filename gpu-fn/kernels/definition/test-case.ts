@@ -1,0 +1,55 @@
+// A test case of an FP8 operator: a graph, built once with the kernels and once with their definition, and its float32 inputs.
+import { decodeTable, encode } from '../../compile/checkpoint/fp8.ts'
+import type { Value } from '../../compile/graph/graph.ts'
+import type { Operand } from '../../compile/graph/layer-types.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Lowering } from '../../compile/graph/scope.ts'
+import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
+import { gaussianNoise } from '../../pipeline/noise.ts'
+import type { Tensor } from '../../runtime/session.ts'
+
+export type Narrow = (x: Value) => Value
+export type Case = {
+  readonly name: string
+  readonly inputs: Record<string, Tensor>
+  /** The outputs to compare; `half` narrows an input to the operator's type, `layout` is that of its feature maps. */
+  readonly build: (
+    inputs: Record<string, Value>,
+    operators: Fp8Operators,
+    half: Narrow,
+    layout: Pick<Lowering, 'featureMap' | 'planes'>,
+  ) => Record<string, Value>
+  /** Maximum relative error, of an output and of its worst row. */
+  readonly tolerance: { readonly all: number; readonly row: number }
+}
+
+/** Rounding of a code may differ by one step, a sixteenth of its value. */
+export const CODES = { all: 5e-3, row: 2e-2 }
+/** Hopper accumulates FP8 products in about 13 bits, so errors grow with the length of rows. */
+export const HALVES = { all: 3e-3, row: 4e-3 }
+
+export const noise = (dims: number[], seed: number, scale = 1): Tensor => {
+  const data = gaussianNoise(
+    seed,
+    dims.reduce((n, dim) => n * dim),
+  )
+  return { data: scale === 1 ? data : data.map((x) => x * scale), dims }
+}
+/** Numbers that E4M3 represents. */
+export const codes = (dims: number[], seed: number): Tensor => {
+  const { data } = noise(dims, seed, 100)
+  return { data: (data as Float32Array).map((x) => decodeTable[encode(x)]!), dims }
+}
+export const positive = ({ data, dims }: Tensor): Tensor => ({
+  data: (data as Float32Array).map((x) => Math.abs(x) + 0.01),
+  dims,
+})
+export const edited = ({ data, dims }: Tensor, edit: (data: Float32Array) => void): Tensor => {
+  const copy = (data as Float32Array).slice()
+  edit(copy)
+  return { data: copy, dims }
+}
+
+const widened = ({ rowScales, ...x }: Operand): Value =>
+  ops.multiply(ops.cast(x, 'float32'), ops.reshape(rowScales!, [...rowScales!.shape, 1]))
+export const named = (operands: Operand[]) => Object.fromEntries(operands.map((x, i) => [`part ${i}`, widened(x)]))

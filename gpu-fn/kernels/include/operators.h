@@ -1,0 +1,103 @@
+// The operators of domain `octet`. kernels/reference.ts defines their results in ONNX operators.
+#pragma once
+#include "op.h"
+
+namespace octet {
+
+using ort::FLOAT, ort::FLOAT16, ort::FLOAT8E4M3FN, ort::UINT8, ort::OPTIONAL;
+
+struct ModulateQuantize {
+  static constexpr const char* name = "ModulateQuantize";
+  /** stream, modulation, branches */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}, {FLOAT16, OPTIONAL}};
+  /** the sum with the branches, then codes and scales of each modulation */
+  static constexpr Port outputs[] = {{FLOAT16, OPTIONAL}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
+
+  explicit ModulateQuantize(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  std::vector<int64_t> shifts, scales, gates;
+  float branchFactor, epsilon;
+};
+
+struct GeluQuantize {
+  static constexpr const char* name = "GeluQuantize";
+  static constexpr Port inputs[] = {{FLOAT16}};
+  /** codes, scales */
+  static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}};
+
+  explicit GeluQuantize(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  float factor;
+};
+
+struct QuantizeParts {
+  static constexpr const char* name = "QuantizeParts";
+  /** the joint sequence; a tensor with as many tokens as the first part */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT8E4M3FN}};
+  static constexpr Port outputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN, OPTIONAL}, {FLOAT, OPTIONAL}};
+
+  explicit QuantizeParts(const Attributes&) {}
+  void compute(const Context&) const;
+};
+
+struct Linear {
+  static constexpr const char* name = "Linear";
+  /** codes, scales, weight, weight scales, bias */
+  static constexpr Port inputs[] = {{FLOAT8E4M3FN}, {FLOAT}, {FLOAT8E4M3FN}, {FLOAT}, {FLOAT16}};
+  static constexpr Port outputs[] = {{FLOAT16}};
+
+  explicit Linear(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  bool portable;
+};
+
+struct QkNormQuantize {
+  static constexpr const char* name = "QkNormQuantize";
+  /** q·k·v of the image; of the text; norm weights of the image's q and k; of the text's */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT16, OPTIONAL}, {FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}, {FLOAT, OPTIONAL}};
+  /** queries, tiles of keys, tiles of values, the factor from products of codes to logits */
+  static constexpr Port outputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}};
+
+  explicit QkNormQuantize(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  float epsilon;
+};
+
+struct Attention {
+  static constexpr const char* name = "Attention";
+  /** the outputs of QkNormQuantize, then its first two inputs */
+  static constexpr Port inputs[] = {{UINT8}, {UINT8}, {UINT8}, {FLOAT}, {FLOAT16}, {FLOAT16, OPTIONAL}};
+  static constexpr Port outputs[] = {{FLOAT16}};
+
+  explicit Attention(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  bool portable;
+};
+
+struct GroupNorm {
+  static constexpr const char* name = "GroupNorm";
+  /** map, weight, bias; deferred bias, deferred skip */
+  static constexpr Port inputs[] = {{FLOAT16}, {FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}, {FLOAT16, OPTIONAL}};
+  /** norm, scratch, the map with the deferred terms */
+  static constexpr Port outputs[] = {{FLOAT16}, {FLOAT}, {FLOAT16, OPTIONAL}};
+
+  explicit GroupNorm(const Attributes&);
+  void compute(const Context&) const;
+
+ private:
+  int64_t groups;
+  bool silu;
+  float epsilon;
+};
+
+}  // namespace octet

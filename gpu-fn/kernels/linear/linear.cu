@@ -1,0 +1,166 @@
+// FP8 × FP8 on the tensor cores through cuBLASLt: codes [M, K] · weight [N, K] transposed, times a scale for each row of both, plus a bias.
+// On Hopper cuBLASLt applies these scales in the product. On other GPUs it scales whole tensors only, so a second kernel applies the row
+// scales; also on Hopper for a few long rows, for which cuBLASLt has no algorithm with row scales and a bias.
+#include <cublasLt.h>
+#include <cuda_fp16.h>
+
+#include <map>
+#include <mutex>
+#include <optional>
+#include <tuple>
+
+#include "operators.h"
+
+namespace octet {
+namespace {
+
+void check(cublasStatus_t status) {
+  if (status != CUBLAS_STATUS_SUCCESS) throw std::runtime_error(std::string("cublasLt: ") + cublasLtGetStatusName(status));
+}
+
+constexpr size_t WORKSPACE_BYTES = 32 << 20;
+/** Multiplied with this, a sum of 9728 products of two codes of 448 fits float16. */
+constexpr float PORTABLE_FACTOR = 1.f / 32768;
+
+/** cuBLASLt is column-major: it computes Y transposed [N, M] = weight · codes transposed. */
+struct Plan {
+  cublasLtMatmulDesc_t product;
+  cublasLtMatrixLayout_t weight, codes, result;
+  cublasLtMatmulAlgo_t algorithm;
+};
+struct Size {
+  int device, m, n, k;
+  bool rowScales;
+  auto key() const { return std::make_tuple(device, m, n, k, rowScales); }
+  bool operator<(const Size& other) const { return key() < other.key(); }
+};
+
+template <class T>
+void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute, T value) {
+  check(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof value));
+}
+
+/** Shared by all Linear nodes: one handle and one workspace, because a process computes on one stream, and a plan per size. */
+class Products {
+  cublasLtHandle_t handle = nullptr;
+  std::map<int, void*> workspaces;  // by device
+  std::map<Size, std::optional<Plan>> plans;
+
+  std::optional<Plan> make(const Size& size, const void* scale) {
+    Plan plan;
+    check(cublasLtMatmulDescCreate(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    set(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    set(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
+    set<int8_t>(plan.product, CUBLASLT_MATMUL_DESC_FAST_ACCUM, 1);
+    if (size.rowScales) {
+      set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+      set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+      set(plan.product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scale);
+      set(plan.product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scale);
+      set(plan.product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+      set(plan.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_16F);
+    }
+    check(cublasLtMatrixLayoutCreate(&plan.weight, CUDA_R_8F_E4M3, size.k, size.n, size.k));
+    check(cublasLtMatrixLayoutCreate(&plan.codes, CUDA_R_8F_E4M3, size.k, size.m, size.k));
+    check(cublasLtMatrixLayoutCreate(&plan.result, CUDA_R_16F, size.n, size.m, size.n));
+
+    cublasLtMatmulPreference_t preference;
+    check(cublasLtMatmulPreferenceCreate(&preference));
+    check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WORKSPACE_BYTES,
+                                               sizeof WORKSPACE_BYTES));
+    cublasLtMatmulHeuristicResult_t found;
+    int count = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, plan.product, plan.weight, plan.codes, plan.result,
+                                                                 plan.result, preference, 1, &found, &count);
+    check(cublasLtMatmulPreferenceDestroy(preference));
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0)) return {};
+    check(status);
+    plan.algorithm = found.algo;
+    return plan;
+  }
+
+ public:
+  std::mutex mutex;
+
+  /** The plan for matrices of a size; null if cuBLASLt has no algorithm. */
+  Plan* plan(const Size& size, const void* scale) {
+    if (!handle) check(cublasLtCreate(&handle));
+    auto found = plans.find(size);
+    if (found == plans.end()) found = plans.emplace(size, make(size, scale)).first;
+    return found->second ? &*found->second : nullptr;
+  }
+
+  void run(const Plan& plan, int device, float factor, const Tensor& weight, const Tensor& codes, const Tensor& y,
+           cudaStream_t stream) {
+    void*& workspace = workspaces[device];
+    if (!workspace) octet::check(cudaMalloc(&workspace, WORKSPACE_BYTES));
+    const float zero = 0;
+    check(cublasLtMatmul(handle, plan.product, &factor, weight.data, plan.weight, codes.data, plan.codes, &zero, y.data,
+                         plan.result, y.data, plan.result, &plan.algorithm, workspace, WORKSPACE_BYTES, stream));
+  }
+};
+
+Products& products() {
+  static Products products;
+  return products;
+}
+
+/** y [M, N] ← y · factor · row scale · column scale + bias, in place. */
+__global__ void applyScales(half2* y, const float* rowScales, const float2* columnScales, const half2* bias, int pairs, float factor) {
+  const int64_t row = blockIdx.x;
+  const int column = blockIdx.y * blockDim.x + threadIdx.x;
+  if (column >= pairs) return;
+  const float scale = rowScales[row] * factor;
+  const float2 value = __half22float2(y[row * pairs + column]), b = __half22float2(bias[column]), c = columnScales[column];
+  y[row * pairs + column] = __floats2half2_rn(value.x * scale * c.x + b.x, value.y * scale * c.y + b.y);
+}
+
+bool scalesRows(int device) {
+  int major = 0;
+  octet::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major == 9;
+}
+
+}  // namespace
+
+/** `portable` selects the path of the other GPUs on Hopper too, for tests. */
+Linear::Linear(const Attributes& attributes) : portable(attributes.integer("portable", 0)) {}
+
+/** codes [B, S, K], scales [B, S], weight [N, K], weight scales [N] or [N, 1], bias [N] → product + bias, [B, S, N]. */
+void Linear::compute(const Context& context) const {
+  const Tensor codes = context.input(0), scales = context.input(1), weight = context.input(2), weightScales = context.input(3);
+  const Tensor bias = context.input(4);
+  const int64_t k = codes.width(), n = weight.shape[0], m = codes.rows();
+  require(weight.shape.size() == 2 && weight.shape[1] == k && k % 16 == 0 && n % 16 == 0,
+          "takes codes [.., K] and a weight [N, K] with N and K multiples of 16");
+  require(scales.rows() * scales.width() == m && weightScales.rows() * weightScales.width() == n && bias.width() == n,
+          "needs a scale per row of the codes, and a scale and a bias per row of the weight");
+  std::vector<int64_t> shape = codes.shape;
+  shape.back() = n;
+  const Tensor y = context.output(0, shape);
+  if (m == 0) return;
+
+  int device = 0;
+  octet::check(cudaGetDevice(&device));
+  const cudaStream_t stream = context.stream();
+  const std::lock_guard lock(products().mutex);
+  Size size = {device, int(m), int(n), int(k), !portable && scalesRows(device)};
+  Plan* plan = size.rowScales ? products().plan(size, scales.data) : nullptr;
+  if (plan) {
+    set(plan->product, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(weightScales.data));
+    set(plan->product, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(scales.data));
+    set(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data));
+    return products().run(*plan, device, 1.f, weight, codes, y, stream);
+  }
+  size.rowScales = false;
+  plan = products().plan(size, nullptr);
+  require(plan, "cublasLt has no algorithm for this size");
+  products().run(*plan, device, PORTABLE_FACTOR, weight, codes, y, stream);
+  constexpr int THREADS = 256;
+  const int pairs = int(n / 2);
+  const dim3 grid(unsigned(m), (pairs + THREADS - 1) / THREADS);
+  applyScales<<<grid, THREADS, 0, stream>>>(y.as<half2>(), scales.as<float>(), weightScales.as<float2>(), bias.as<half2>(), pairs,
+                                            1.f / PORTABLE_FACTOR);
+}
+
+}  // namespace octet

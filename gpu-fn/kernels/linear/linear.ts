@@ -1,0 +1,51 @@
+// Linear: products of FP8 activations and FP8 weights.
+import type { Value } from '../../compile/graph/graph.ts'
+import type { Operand } from '../../compile/graph/layer-types.ts'
+import * as ops from '../../compile/graph/ops.ts'
+import type { Fp8Operators } from '../../compile/lower/cuda-fp8.ts'
+import { constant } from '../definition/quantize.ts'
+import { type Case, codes, edited, HALVES, noise, positive } from '../definition/test-case.ts'
+
+const columnOf = (scales: Value) => ops.reshape(scales, [...scales.shape, 1])
+
+export const definition: Pick<Fp8Operators, 'linear'> = {
+  linear(x, { codes, scales }, bias, factor) {
+    const product = ops.matmulTransposed(ops.cast(x, 'float32'), ops.cast(codes, 'float32'))
+    const scaled = ops.multiply(ops.multiply(product, columnOf(x.rowScales!)), ops.reshape(scales, [codes.shape[0]!]))
+    return ops.add(ops.multiply(scaled, constant(scaled, factor)), bias)
+  },
+}
+
+function caseOf(name: string, [m, k, n]: [number, number, number], factor = 1, x = codes([1, m, k], 1)): Case {
+  return {
+    name: `Linear ${name} [${m}, ${k}] · [${n}, ${k}]`,
+    tolerance: HALVES,
+    inputs: {
+      x,
+      scales: positive(noise([1, m], 2, 0.01)),
+      weight: codes([n, k], 3),
+      weightScales: positive(noise([n], 4, 0.001)),
+      bias: noise([n], 5),
+    },
+    build(inputs, operators, half) {
+      const x: Operand = { ...ops.cast(inputs.x!, 'float8e4m3fn'), rowScales: inputs.scales! }
+      const weight = { codes: ops.cast(inputs.weight!, 'float8e4m3fn'), scales: inputs.weightScales!, block: k }
+      return { y: ops.cast(operators.linear(x, weight, half(inputs.bias!), factor), 'float32') }
+    },
+  }
+}
+
+export const cases: readonly Case[] = [
+  caseOf('of Large, qkv', [333, 2432, 7296]),
+  caseOf('of Large, fc2', [77, 9728, 2432], 1 / 16),
+  caseOf('one token', [1, 192, 576]),
+  caseOf('odd', [129, 1536, 1552]),
+  caseOf(
+    'with a row of NaN',
+    [3, 192, 64],
+    1,
+    edited(codes([1, 3, 192], 1), (data) => {
+      data[192 + 5] = Number.NaN
+    }),
+  ),
+]

@@ -1,0 +1,27 @@
+// The definitions of the kernels in ONNX operators and float32, against which the kernels are tested. With the lowering `reference`, a model
+// runs on the CPU with the same roundings to FP8 as on FP8 tensor cores.
+import { cpu } from '../compile/lower/cpu.ts'
+import { type Fp8Operators, fp8Lowering } from '../compile/lower/cuda-fp8.ts'
+import * as attention from './attention/attention.ts'
+import type { Case } from './definition/test-case.ts'
+import * as groupNorm from './group-norm/group-norm.ts'
+import * as linear from './linear/linear.ts'
+import * as modulateQuantize from './modulate-quantize/modulate-quantize.ts'
+import * as geluQuantize from './quantize-rows/gelu-quantize.ts'
+import * as quantizeParts from './quantize-rows/quantize-parts.ts'
+
+/** Each operator's definition and test cases. */
+const OPERATORS = [modulateQuantize, linear, geluQuantize, quantizeParts, groupNorm, attention]
+
+export const operators: Fp8Operators = {
+  ...modulateQuantize.definition,
+  ...linear.definition,
+  ...geluQuantize.definition,
+  ...quantizeParts.definition,
+  ...groupNorm.definition,
+  ...attention.definition,
+}
+
+export const CASES: readonly Case[] = OPERATORS.flatMap(({ cases }) => cases)
+
+export const reference = fp8Lowering(operators, cpu)

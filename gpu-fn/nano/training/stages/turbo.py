@@ -1,0 +1,92 @@
+"""Stage 3: nano-turbo, four steps without guidance, by trajectory distillation with guidance folded in.
+
+    python -m training.stages.turbo --steps 1100 --budget 300
+
+The student takes one Euler step for `SUBSTEPS` steps of the guided teacher: it learns the teacher's mean velocity between two adjacent
+noise levels of the student's schedule. Half of the starting points are images with added noise. The other half are on the student's own
+trajectory from pure noise, so that it learns to correct errors of its earlier steps.
+"""
+
+import random
+
+import torch
+
+from ..models.networks import GUIDANCE, T5_TOKENS, TURBO_TERMINAL, Tokenizers, scheduler
+from ..settings import STATE
+from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pools, compile_blocks, pad_t5
+from .stage import RANK, WORLD, Stage, arguments, autocast, device
+
+STEPS = 4
+SUBSTEPS = 4
+
+
+def velocity(network, latent: torch.Tensor, sigma: float, prompt: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+    timestep = torch.full((len(latent),), sigma * 1000, device=latent.device)
+    options = {"encoder_hidden_states": prompt, "pooled_projections": pooled, "timestep": timestep, "return_dict": False}
+    return network(latent, **options)[0].float()
+
+
+@torch.no_grad()
+def teach(teacher, latent: torch.Tensor, start: float, end: float, positive: tuple, negative: tuple, guidance: float) -> torch.Tensor:
+    """The guided teacher's latent at noise level `end`, from `latent` at `start`."""
+    both = tuple(torch.cat(pair) for pair in zip(positive, negative))
+    levels = torch.linspace(start, end, SUBSTEPS + 1).tolist()
+    for sigma, following in zip(levels, levels[1:]):
+        conditional, unconditional = velocity(teacher, latent.repeat(2, 1, 1, 1), sigma, *both).chunk(2)
+        latent = latent + (following - sigma) * (unconditional + guidance * (conditional - unconditional))
+    return latent
+
+
+@torch.no_grad()
+def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, positive: tuple) -> torch.Tensor:
+    noise = torch.randn_like(clean)
+    if random.random() < 0.5:
+        return (1 - sigmas[index]) * clean + sigmas[index] * noise
+    for sigma, following in zip(sigmas[:index], sigmas[1:]):
+        noise = noise + (following - sigma) * velocity(student, noise, sigma, *positive)
+    return noise
+
+
+def main() -> None:
+    options = arguments(steps=1100, batch=256, reuse=12, fill=20, compiled=1, rate=3e-4, guidance=GUIDANCE)
+    torch.manual_seed(options.seed)
+    random.seed(options.seed)
+    on = device()
+    base = Denoiser().to(on).eval().requires_grad_(False)
+    base.load_state_dict(torch.load(STATE / "base.pt", map_location=on, weights_only=True)["average"])
+    student = Denoiser().to(on).transformer
+    student.load_state_dict(base.transformer.state_dict())
+    if on != "cpu" and options.compiled:
+        compile_blocks(base.transformer)
+        compile_blocks(student)
+    stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95), muon=True)
+    schedule = scheduler(TURBO_TERMINAL)
+    schedule.set_timesteps(STEPS)
+    sigmas = schedule.sigmas.tolist()
+    latents = Latents(on)
+    pools = Pools(options, options.seed + 4 + stage.step, latents, on)
+    torch.manual_seed((options.seed + stage.step) * WORLD + RANK)
+    count = options.batch // WORLD
+    empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
+    while stage.running():
+        if stage.step % REFILL == 0:
+            pools.refill()
+        clean, ids = pools.native.take(count)
+        ids = pad_t5(ids, T5_TOKENS)
+        with_t5 = (torch.rand(count, device=on) >= WITHOUT_T5_SHARE).float()
+        index = random.randrange(STEPS)
+        with autocast():
+            with torch.no_grad():
+                positive = base.encoders(ids, with_t5)
+                negative = base.encoders({key: value.expand(count, -1) for key, value in empty.items()}, with_t5)
+            latent = start_point(student, clean, sigmas, index, positive)
+            target = teach(base.transformer, latent, sigmas[index], sigmas[index + 1], positive, negative, options.guidance)
+            arrived = latent + (sigmas[index + 1] - sigmas[index]) * velocity(student, latent, sigmas[index], *positive)
+            # Weights the squared error of the mean velocity by the length of the step.
+            loss = (arrived - target).square().mean() / abs(sigmas[index + 1] - sigmas[index])
+        stage.update(loss)
+    stage.save()
+
+
+if __name__ == "__main__":
+    main()
