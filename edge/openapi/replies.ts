@@ -180,7 +180,7 @@ const money = {
 const scopes = z.array(z.enum(SCOPES))
 export const usage = listOf(
   z.object({
-    ...{ day: z.string(), key: z.string(), tier: z.string(), jobs: z.int(), price_microdollars: microdollars },
+    ...{ day: z.string(), key_id: z.string(), tier: z.string(), jobs: z.int(), price_microdollars: microdollars },
   }),
 ).extend({
   ...{ account: z.string(), from: z.string(), to: z.string(), total_microdollars: microdollars },

@@ -41,7 +41,7 @@ export type Limits = Record<
   number | null
 >
 
-export type UsageRow = { day: string; key: string; tier: string; jobs: number; price_microdollars: number }
+export type UsageRow = { day: string; key_id: string; tier: string; jobs: number; price_microdollars: number }
 export type Usage = {
   account: string
   from: string

@@ -79,7 +79,7 @@ async function newWorld(): Promise<World> {
   fakeGpu(works)
   const { id: job } = (await (await send('POST', '/v1/jobs', caller, { prompt: 'a cat' })).json()) as { id: string }
   await over({ id: job })
-  const added = await send('POST', '/v1/webhooks', caller, { url: 'https://hooks.example/octet' })
+  const added = await send('POST', '/v1/webhooks', caller, { url: 'https://example.com/hooks' })
   const { id: webhook } = (await added.json()) as { id: string }
   const { id: event } = (await (await send('POST', `/v1/webhooks/${webhook}/test`, caller, {})).json()) as {
     id: string
