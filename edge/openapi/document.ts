@@ -22,9 +22,12 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   describe: 'facts about the deployment',
 }
 
+const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
+
 /** A route of another provider's API, which documents its requests and replies. */
-const foreignOperation = (dialect: Dialect, { action }: DialectRoute): Operation => ({
-  ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[action]}` },
+const foreignOperation = (dialect: Dialect, route: DialectRoute): Operation => ({
+  ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
+  ...('accepts' in route && { body: z.looseObject({}), bodyType: BODY_TYPES[route.accepts] }),
   description: 'Requests and replies are those of the API of this name.',
   replies: { 200: { description: 'The reply in the format of that API' } },
   hasOwnErrors: true,
@@ -128,16 +131,17 @@ function securityOf({ by, scope, tokens }: Access): Json[] {
   ]
 }
 
-const idOf = (route: string) =>
-  route
-    .toLowerCase()
-    .replace(/[^a-z]+(\w)/g, (_, letter: string) => letter.toUpperCase())
-    .replace(/V1/, '')
+/** `GET /v1/jobs/:id` is getJobsId. */
+function idOf(route: string): string {
+  const words = route.split(/[^A-Za-z0-9]/).filter((word) => word !== '' && word !== 'v1')
+  return words.map((word, k) => (k === 0 ? word.toLowerCase() : word[0]!.toUpperCase() + word.slice(1))).join('')
+}
+
 const FOREIGN_ERROR = { description: 'An error in the format of that API' }
 const isWithContent = (status: string) => status !== '204' && status !== '304'
 
 function operationOf(route: string, operation: Operation): Json {
-  const { tag, summary, description, body, isBodyOptional, examples, links } = operation
+  const { tag, summary, description, body, bodyType = 'application/json', isBodyOptional, examples, links } = operation
   const [, path] = route.split(' ') as [string, string]
   const values = Object.entries(examples ?? {}).map(([name, value]) => [name, { value }])
   const linked = Object.entries(links ?? {}).map(([name, [target, parameter, expression]]) => [
@@ -157,7 +161,7 @@ function operationOf(route: string, operation: Operation): Json {
       requestBody: {
         required: !isBodyOptional,
         content: {
-          'application/json': {
+          [bodyType]: {
             schema: schemaOf(body),
             ...(values.length > 0 && { examples: Object.fromEntries(values) }),
           },
@@ -194,7 +198,7 @@ const webhooks = (): Json =>
       type,
       {
         post: {
-          ...{ operationId: `on${idOf(type.replace('.', ' '))}`, tags: ['Webhooks'] },
+          ...{ operationId: idOf(`on ${type}`), tags: ['Webhooks'] },
           summary: `A job ${type.slice('job.'.length)}`,
           parameters: Object.entries(WEBHOOK_HEADERS).map(([name, description]) => ({
             ...{ name, in: 'header', required: true, description, schema: { type: 'string' } },

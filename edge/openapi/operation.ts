@@ -18,6 +18,8 @@ export type Operation = {
   query?: z.ZodObject
   headers?: Record<string, string>
   body?: z.ZodType
+  /** The media type of the body; JSON by default. */
+  bodyType?: string
   /** Whether the body may be missing. */
   isBodyOptional?: boolean
   /** Requests that run as they are. */

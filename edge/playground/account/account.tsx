@@ -1,6 +1,6 @@
+import { credential, isVisitor } from '../api/session.ts'
 import type { Usage } from '../api/types.ts'
 import { KeyForm } from '../generate/key-dialog.tsx'
-import { credential, isVisitor } from '../state/session.ts'
 import { Keys } from './keys.tsx'
 import { LimitsSection } from './limits.tsx'
 import { useResource } from './resource.ts'

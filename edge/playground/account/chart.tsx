@@ -1,5 +1,5 @@
+import { formatMoney, plural } from '../api/format.ts'
 import type { UsageRow } from '../api/types.ts'
-import { formatMoney, plural } from '../ui/format.ts'
 
 type Sum = { jobs: number; price: number }
 

@@ -1,9 +1,9 @@
 import { useEffect, useState } from 'preact/hooks'
+import { formatTime, plural } from '../api/format.ts'
 import { call } from '../api/http.ts'
 import type { Delivery } from '../api/types.ts'
 import { announce } from '../state/live.ts'
 import { Button } from '../ui/controls.tsx'
-import { formatTime, plural } from '../ui/format.ts'
 import { ErrorNote } from '../ui/note.tsx'
 import { useAction, useResource } from './resource.ts'
 

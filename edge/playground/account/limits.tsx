@@ -1,6 +1,6 @@
+import { formatMoney, plural } from '../api/format.ts'
+import { credential } from '../api/session.ts'
 import type { Key, Limits, Usage } from '../api/types.ts'
-import { credential } from '../state/session.ts'
-import { formatMoney, plural } from '../ui/format.ts'
 import { type Resource, useResource } from './resource.ts'
 import { Section } from './section.tsx'
 

@@ -1,6 +1,6 @@
 import { useCallback, useEffect, useState } from 'preact/hooks'
 import { call, isProblem, Problem } from '../api/http.ts'
-import { credential } from '../state/session.ts'
+import { credential } from '../api/session.ts'
 
 export type Resource<T> = { data: T | null; problem: Problem | null; reload: () => void }
 

@@ -1,7 +1,7 @@
 import { useState } from 'preact/hooks'
+import { formatMoney, plural } from '../api/format.ts'
 import type { Usage } from '../api/types.ts'
 import { Choice } from '../ui/controls.tsx'
-import { formatMoney, plural } from '../ui/format.ts'
 import { byDay, UsageChart } from './chart.tsx'
 import { useResource } from './resource.ts'
 import { Section } from './section.tsx'

@@ -1,5 +1,5 @@
 // Requests to the API of this worker.
-import { credential } from '../state/session.ts'
+import { credential } from './session.ts'
 
 /** An error of the API or of the connection. `message` is a sentence for the reader. */
 export class Problem extends Error {

@@ -1,4 +1,5 @@
 import { useState } from 'preact/hooks'
+import { formatMoney } from '../api/format.ts'
 import { call, isProblem } from '../api/http.ts'
 import {
   credential,
@@ -8,10 +9,9 @@ import {
   parseCredential,
   useCredential,
   visitorBudget,
-} from '../state/session.ts'
+} from '../api/session.ts'
 import { Button, FieldError } from '../ui/controls.tsx'
 import { Dialog } from '../ui/dialog.tsx'
-import { formatMoney } from '../ui/format.ts'
 
 /** Tests a key with a request that costs nothing. Returns the reason if it is not valid. */
 async function testKey(text: string): Promise<string | null> {

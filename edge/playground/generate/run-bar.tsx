@@ -1,9 +1,9 @@
+import { formatMoney, formatSeconds, plural } from '../api/format.ts'
+import { credential, keyDialog } from '../api/session.ts'
 import type { GpuState, Quote } from '../api/types.ts'
 import { draft, rejected } from '../state/draft.ts'
 import { price, quote } from '../state/quote.ts'
 import { runDraft } from '../state/run.ts'
-import { credential, keyDialog } from '../state/session.ts'
-import { formatMoney, formatSeconds, plural } from '../ui/format.ts'
 import { Icon } from '../ui/icons.tsx'
 import { ErrorNote } from '../ui/note.tsx'
 

@@ -1,7 +1,7 @@
 import { useState } from 'preact/hooks'
+import { formatMoney, formatSeconds } from '../api/format.ts'
 import type { Run } from '../state/history.ts'
 import { Choice } from '../ui/controls.tsx'
-import { formatMoney, formatSeconds } from '../ui/format.ts'
 import { altOf, frameStyle, sidesOf } from './frame.tsx'
 
 const MODES = [

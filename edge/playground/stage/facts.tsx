@@ -1,6 +1,6 @@
 import type { ComponentChildren } from 'preact'
+import { formatMoney, formatSeconds, formatSize, formatTime, plural } from '../api/format.ts'
 import type { Run } from '../state/history.ts'
-import { formatMoney, formatSeconds, formatSize, formatTime, plural } from '../ui/format.ts'
 
 const Row = ({ name, children }: { name: string; children: ComponentChildren }) => (
   <div>

@@ -1,9 +1,9 @@
+import { formatMoney } from '../api/format.ts'
+import { keyDialog } from '../api/session.ts'
 import { isFinal, type Run } from '../state/history.ts'
 import { describeRun, liveOf, progressOf } from '../state/live.ts'
 import { cancelRun, repeat } from '../state/run.ts'
-import { keyDialog } from '../state/session.ts'
 import { Button } from '../ui/controls.tsx'
-import { formatMoney } from '../ui/format.ts'
 import { ErrorNote } from '../ui/note.tsx'
 
 function Progress({ run }: { run: Run }) {

@@ -1,7 +1,8 @@
 // Follows a job to its end by server-sent events.
+
+import { formatMoney } from '../api/format.ts'
 import { call, isProblem, localPath, type Problem } from '../api/http.ts'
 import type { GpuState, JobView } from '../api/types.ts'
-import { formatMoney } from '../ui/format.ts'
 import { findRun, isFinal, patchRun, type Run, type RunImage, thumbnailOf } from './history.ts'
 import { announce, endLive, liveOf, patchLive } from './live.ts'
 import { refreshQuote } from './quote.ts'

@@ -1,8 +1,8 @@
 // The served models, and the sizes that they offer.
 import { computed, effect, signal } from '@preact/signals'
 import { call } from '../api/http.ts'
+import { credential } from '../api/session.ts'
 import type { Model } from '../api/types.ts'
-import { credential } from './session.ts'
 
 export const models = signal<Model[]>([])
 

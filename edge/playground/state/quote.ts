@@ -1,9 +1,9 @@
 // The price and the forecast of what the form describes, 300 ms after the last change.
 import { computed, effect, signal } from '@preact/signals'
 import { call, isProblem, type Problem } from '../api/http.ts'
+import { credential } from '../api/session.ts'
 import type { Fields, Quote } from '../api/types.ts'
 import { draft, rejected, requests } from './draft.ts'
-import { credential } from './session.ts'
 
 export type QuoteState = { quotes: Quote[]; problem: Problem | null; isStale: boolean }
 export const quote = signal<QuoteState>({ quotes: [], problem: null, isStale: false })

@@ -1,13 +1,13 @@
 // Starts, cancels, repeats and deletes runs.
 import { signal } from '@preact/signals'
 import { call, isProblem, type Problem } from '../api/http.ts'
+import { credential, keyDialog } from '../api/session.ts'
 import type { Fields, JobView } from '../api/types.ts'
 import { change, draft, newSeed, rejected, requests } from './draft.ts'
 import { errorOf, follow, renewLinks, runFields } from './follow.ts'
 import { addRuns, findRun, isFinal, patchRun, type Run, removeRuns, runs } from './history.ts'
 import { announce, endLive, patchLive } from './live.ts'
 import { quote } from './quote.ts'
-import { credential, keyDialog } from './session.ts'
 
 /** The run on the stage; null shows the examples. */
 export const selected = signal<string | null>(null)

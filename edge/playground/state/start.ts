@@ -1,4 +1,5 @@
 import { effect } from '@preact/signals'
+import { startSession } from '../api/session.ts'
 import { loadRuns, runs } from './history.ts'
 import { takeLink } from './link.ts'
 import { liveOf, openRuns, progressOf, watchTime } from './live.ts'
@@ -6,7 +7,6 @@ import { ratioOf, watchModels } from './models.ts'
 import { startPageNavigation } from './navigation.ts'
 import { watchQuote } from './quote.ts'
 import { resumeRuns, select, selected } from './run.ts'
-import { startSession } from './session.ts'
 import { watchKeys } from './shortcuts.ts'
 
 /** The title of the tab shows the progress of the oldest open run. */

@@ -1,5 +1,5 @@
+import { fileName } from '../api/format.ts'
 import type { RunImage } from '../state/history.ts'
-import { fileName } from './format.ts'
 
 /** Saves a file of the server under a name. */
 export async function download(url: string, name: string): Promise<void> {
