@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util'
 import { getRequestListener } from '@hono/node-server'
 import { type Logger, pino } from 'pino'
 import { type Config, ConfigError, readConfig } from './config.ts'
+import { escapeText } from './contract.ts'
 import { type Engine, type Model, PackageEngine } from './engine/engine.ts'
 import type { Stall } from './engine/watchdog.ts'
 import type { Size } from './pipeline/pipeline.ts'
@@ -19,6 +20,8 @@ import { Verifier } from './weights/verification.ts'
 const SOCKET_IDLE_MS = 60_000
 const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
+/** Escapes a line of the log for terminals; it stays JSON of the same value. */
+const streamWrite = (line: string) => `${escapeText(line.trimEnd())}\n`
 const USAGE = `Usage: gpu [--vram GIGABYTES]
 
 The GPU function. --vram limits its device memory; all other options are environment variables, described in gpu-fn/config.ts.`
@@ -28,7 +31,7 @@ type Service = { config: Config; log: Logger; lifecycle: Lifecycle; engine: Engi
 function main(): void {
   const config = readConfigOrExit()
   // Synchronous, so that the last lines before an exit are not lost.
-  const log = pino({ level: config.logLevel }, pino.destination({ dest: 1, sync: true }))
+  const log = pino({ level: config.logLevel, hooks: { streamWrite } }, pino.destination({ dest: 1, sync: true }))
   if (!config.edgePublicKeys) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
   const service = createService(config, log)
   service.server.on('error', (error) => fail(log, error))

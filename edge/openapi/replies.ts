@@ -1,6 +1,6 @@
 // Schemas of the replies, for the document of the API. The worker builds its replies from types; test/e2e/openapi.test.ts compares both.
 import * as z from 'zod'
-import { CONTENT_TYPES, LIMITS, ROUTES, TIERS, timings } from '#contract'
+import { CONTENT_TYPES, ROUTES, TIERS, timings } from '#contract'
 import { SCOPES } from '../auth/scopes.ts'
 import { ERRORS, type ErrorCode } from '../http/error-codes.ts'
 import { EVENT_TYPES } from '../webhooks/endpoints/event-types.ts'
@@ -8,6 +8,8 @@ import { EVENT_TYPES } from '../webhooks/endpoints/event-types.ts'
 const CODES = Object.keys(ERRORS) as ErrorCode[]
 const microdollars = z.int().describe('micro-dollars')
 const moment = z.int().describe('Unix seconds')
+/** A larger seed than a JSON number holds exactly is text. */
+const seedNumber = z.union([z.int().min(0), z.string()])
 const nullableMoment = moment.nullable()
 const listOf = (item: z.ZodType) => z.object({ object: z.literal('list'), data: z.array(item) })
 
@@ -42,7 +44,7 @@ const decision = {
 
 export const image = z.object({
   image: z.int().min(0).describe('index in the job'),
-  seed: z.int().min(0).max(LIMITS.seedMax),
+  seed: seedNumber,
   width: z.int(),
   height: z.int(),
   content_type: z.enum(CONTENT_TYPES),
@@ -100,7 +102,7 @@ export const images = z.object({
     z.object({
       url: z.string().nullable().optional(),
       b64_json: z.string().optional(),
-      seed: z.int(),
+      seed: seedNumber,
       content_type: z.enum(CONTENT_TYPES),
       sha256: z.string(),
     }),

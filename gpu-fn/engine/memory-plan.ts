@@ -1,5 +1,6 @@
 // Which networks of a package are resident on the device and which are offloaded between their runs, within a memory budget.
 import type { Manifest, NetworkName, Target } from '../manifest.ts'
+import { STEPS_AT_ONCE } from '../pipeline/denoise.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 
 /** Device memory of a network in bytes. `workspace`: activations and scratch of its largest run. */
@@ -36,8 +37,6 @@ const MIB = 2 ** 20
 const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
 /** Activations of the denoiser, in multiples of its residual stream; fewer with our operators, which are fused. Measured on the same GPU. */
 const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
-/** Maximum number of steps whose modulation is computed at once. */
-const STEPS = 50
 const TEXT_TOKENS = 77 + 512
 /** Workspace of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */
 const ENCODER_WORKSPACE = { short: 64 * MIB, long: 400 * MIB }
@@ -147,15 +146,14 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { 
       case 'vae_decoder':
         return tile.width * tile.height * value * 1024
       case 'conditioning':
-        return samples * STEPS * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
+        return samples * STEPS_AT_ONCE * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
       default:
         return isLong(network) && target !== 'cpu' ? ENCODER_WORKSPACE.long : ENCODER_WORKSPACE.short
     }
   }
 }
 
-const longestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) =>
-  Math.max(...Object.values(tokens).map(({ max }) => max))
+const longestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) => tokens.max
 
 /** The plan for a log. */
 export function describePlan({ resident, offloaded, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {

@@ -1,10 +1,10 @@
 // The events of a run.
-import type { CONTENT_TYPES } from '../contract.ts'
+import type { CONTENT_TYPES, Seed } from '../contract.ts'
 
 export type FinishedImage = {
   type: 'image'
   image: number
-  seed: number
+  seed: Seed
   width: number
   height: number
   content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]

@@ -1,8 +1,10 @@
 // `npm run deploy`: deploys to Cloudflare and Modal, idempotently; `destroy` removes the deployment.
+
 import path from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
 import { Argument, Command } from 'commander'
+import { printError } from '../command/print.ts'
 import { readDeployConfig } from '../config.ts'
 import { deploySteps } from './deploy-steps.ts'
 import { destroySteps } from './destroy.ts'
@@ -79,6 +81,6 @@ program
   })
 
 await program.parseAsync().catch((error: Error) => {
-  console.error(`deploy: ${error.message}`)
+  printError('deploy', error)
   process.exitCode = 1
 })

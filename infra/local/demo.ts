@@ -5,6 +5,7 @@ import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import type { JobView, PublicJob } from '../../edge/dialects/public-job.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
+import { print, printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type Local, pageOf, startLocal } from './local.ts'
 import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
@@ -12,7 +13,7 @@ import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean; open?: boolean }
 /** The reply of POST /v1/images/generations. */
 type Reply = {
-  data: { b64_json: string; seed: number; content_type: string }[]
+  data: { b64_json: string; seed: number | string; content_type: string }[]
   size: string
   octet: { job: string } & Pick<
     PublicJob,
@@ -74,7 +75,7 @@ async function openPlayground(local: Local): Promise<never> {
   const [command, ...args] = { darwin: ['open'], win32: ['cmd', '/c', 'start', ''] }[process.platform as string] ?? [
     'xdg-open',
   ]
-  console.log(`The playground is at ${pageOf(local)} until Ctrl+C.`)
+  print(`The playground is at ${pageOf(local)} until Ctrl+C.`)
   // Without a desktop, the address on the terminal is enough.
   spawn(command!, [...args, pageOf(local)], { stdio: 'ignore' }).on('error', () => {})
   return new Promise(() => {})
@@ -130,11 +131,11 @@ async function watch({ url }: Local, headers: Record<string, string>, signal: Ab
 
 function report({ data: [image], size, octet }: Reply, out: string, total: number): void {
   const { route, model, tier, steps, guidance_scale, reason, timings, warnings } = octet
-  console.log(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
-  for (const { message } of warnings) console.log(`Note: ${message}`)
+  print(`Route ${route}: ${model} in ${tier}, ${steps} steps, guidance scale ${guidance_scale}. ${reason}`)
+  for (const { message } of warnings) print(`Note: ${message}`)
   const parts = Object.entries(timings ?? {}).map(([part, seconds]) => `${part} ${seconds.toFixed(2)} s`)
   console.log(`Times: ${parts.join(', ')}; ${total.toFixed(1)} s in total, including the start`)
-  console.log(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
+  print(`${path.resolve(out)}  (${size}, seed ${image!.seed})`)
 }
 
 /** Which objects of the prompt nano can draw. */
@@ -159,6 +160,6 @@ function summary({ seconds }: Local, { data: [image], size, octet }: Reply, out:
 }
 
 await main().catch((error: Error) => {
-  console.error(`demo: ${error.message}`)
+  printError('demo', error)
   process.exitCode = 1
 })

@@ -1,10 +1,12 @@
 // `npm run verify -- FILE RECEIPT`: verifies the origin and the parameters of an image against its receipt. Needs no network.
+
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import { Command } from 'commander'
 import type { JSONWebKeySet } from 'jose'
 import * as z from 'zod'
+import { print, printError } from '../command/print.ts'
 import { builtInPackages } from '../local/built-in-model.ts'
 import { checkReceipt, type Report } from './check-receipt.ts'
 
@@ -76,20 +78,23 @@ const command = new Command('verify')
   .option('--jwks <place>', 'file or address of the public keys', JWKS)
   .option('--prompt <text>', 'compare the prompt')
   .option('--negative-prompt <text>', 'compare the negative prompt')
+  .option('--prompt-2 <text>', 'compare the prompt of the second encoder')
+  .option('--prompt-3 <text>', 'compare the prompt of the third encoder')
   .option('--reproduce', 'generate the image again and compare')
   .option('--packages <directory>', 'directory of the package in the receipt; the built-in model by default')
   .option('--min-psnr <dB>', 'minimum PSNR of a generated image with other bytes', Number, 40)
   .action(async (path, receipt, options) => {
     const file = await fs.readFile(path)
-    const prompts = { prompt: options.prompt, negative_prompt: options.negativePrompt }
+    const { prompt, negativePrompt: negative_prompt, prompt2: prompt_2, prompt3: prompt_3 } = options
+    const prompts = { prompt, negative_prompt, prompt_2, prompt_3 }
     const subject = { file, receipt: await readReceipt(receipt, file), jwks: await readKeys(options.jwks), prompts }
     const packages = options.reproduce && (options.packages ?? (await builtInPackages()).directory)
     const report = await checkReceipt(subject, packages ? { packages, minPsnr: options.minPsnr } : null)
-    console.log(format(report))
+    print(format(report))
     if (report.checks.some(({ holds }) => holds === false)) process.exitCode = 1
   })
 
 await command.parseAsync().catch((error: Error) => {
-  console.error(`verify: ${error.message}`)
+  printError('verify', error)
   process.exitCode = 2
 })

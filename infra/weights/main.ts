@@ -1,9 +1,11 @@
 // `npm run weights -- …`: downloads a checkpoint from the hub, compiles it, and uploads the package to a bucket or a volume.
+
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
+import { printError } from '../command/print.ts'
 import { COMPILER } from '../local/built-in-model.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from '../local/package-cache.ts'
 import type { Target } from './upload.ts'
@@ -97,7 +99,10 @@ async function makePackage(flags: Flags): Promise<string> {
   const directory = path.join(state, `${name}-${tier}`)
   const progress = showProgress()
   await makeOnce(directory, (out) =>
-    compile({ checkpoint: [checkpoint.directory], out, tier, target, variant, name, onProgress: progress.update }),
+    compile({
+      ...{ checkpoint: [checkpoint.directory], out, tier, target, variant, name },
+      ...{ onProgress: progress.update, onNote: (note) => console.error(note) },
+    }),
   ).finally(progress.stop)
   return directory
 }
@@ -138,6 +143,6 @@ async function main(flags: Flags): Promise<void> {
 }
 
 await main(command.parse().opts<Flags>()).catch((error: Error) => {
-  console.error(`weights: ${error.message}`)
+  printError('weights', error)
   process.exitCode = 1
 })

@@ -24,4 +24,5 @@ export const formatSize = (size: string) => size.replace('x', ' × ')
 export const plural = (count: number, noun: string) => `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`
 
 const EXTENSIONS: Record<string, string> = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' }
-export const fileName = (seed: number, contentType: string) => `octet-${seed}.${EXTENSIONS[contentType] ?? 'png'}`
+export const fileName = (seed: number | string, contentType: string) =>
+  `octet-${seed}.${EXTENSIONS[contentType] ?? 'png'}`

@@ -6,7 +6,7 @@ import type { Fields, JobView } from '../api/types.ts'
 export type RunState = 'sending' | JobView['state']
 export type RunError = { message: string; code: string; requestId: string | null }
 export type RunImage = {
-  seed: number
+  seed: number | string
   /** A signed link as a path; null once it has expired. */
   url: string | null
   sha256: string

@@ -1,5 +1,7 @@
 // `npm run status`: the state, warm GPUs and cost since midnight of a deployment; `scale`, `log` and `prewarm` control the GPU function.
+
 import { Command } from 'commander'
+import { print, printError } from '../../command/print.ts'
 import { parseWholeNumber } from '../../command/whole-number.ts'
 import { readDeployConfig } from '../../config.ts'
 import { exec } from '../../deploy/exec.ts'
@@ -22,7 +24,7 @@ const program = new Command('status')
       return reply.json()
     }
     const lines = await statusScreen({ config, exec, worker, openModal: () => openModalServer(config) }, modal)
-    console.log(lines.join('\n'))
+    print(lines.join('\n'))
   })
 
 program
@@ -31,7 +33,7 @@ program
   .option('--lines <count>', 'number of lines', parseWholeNumber, 100)
   .action(async ({ lines }) => {
     const server = await openModalServer(await readDeployConfig())
-    for (const line of await server.log(lines)) console.log(line)
+    for (const line of await server.log(lines)) print(line)
     server.close()
   })
 
@@ -50,7 +52,7 @@ program
       ...(buffer !== undefined && { bufferContainers: buffer }),
       ...(idle !== undefined && { scaledownWindowMs: idle * 1000 }),
     }
-    console.log(JSON.stringify(await server.scale(change)))
+    print(JSON.stringify(await server.scale(change)))
     server.close()
   })
 
@@ -63,7 +65,7 @@ program
     const start = Date.now()
     for (;;) {
       const reply = await fetch(`${gpuUrl.replace(/\/$/, '')}/ping`, { headers }).catch(() => null)
-      if (reply?.status === 200) return console.log(`ready after ${Math.round((Date.now() - start) / 1000)} s`)
+      if (reply?.status === 200) return print(`ready after ${Math.round((Date.now() - start) / 1000)} s`)
       if (reply && [401, 403].includes(reply.status))
         throw new Error(`the host rejected the proxy token: ${reply.status}`)
       await new Promise((resolve) => setTimeout(resolve, 3000))
@@ -71,6 +73,6 @@ program
   })
 
 await program.parseAsync().catch((error: Error) => {
-  console.error(`status: ${error.message}`)
+  printError('status', error)
   process.exitCode = 1
 })
