@@ -41,7 +41,12 @@ function Grid({ most, days, step }: { most: number; days: readonly string[]; ste
       })}
       {days.map((day, k) =>
         (days.length - 1 - k) % every === 0 ? (
-          <text key={day} x={LEFT + (k + 0.5) * step} y={HEIGHT - 4} text-anchor="middle">
+          <text
+            key={day}
+            x={k === days.length - 1 ? WIDTH : LEFT + (k + 0.5) * step}
+            y={HEIGHT - 4}
+            text-anchor={k === days.length - 1 ? 'end' : 'middle'}
+          >
             {shortDay.format(Date.parse(day))}
           </text>
         ) : null,

@@ -70,7 +70,7 @@ export function MoreFields() {
               label: 'Steps',
               value: steps,
               usual: first?.steps,
-              max: 100,
+              max: 200,
               step: 1,
               params: ['steps'],
             }}
@@ -82,7 +82,7 @@ export function MoreFields() {
               label: 'Guidance',
               value: guidance,
               usual: first?.guidance_scale,
-              max: 20,
+              max: 30,
               step: 0.5,
             }}
             params={['guidance_scale']}

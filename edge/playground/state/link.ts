@@ -23,7 +23,7 @@ function parse(encoded: string): Fields | null {
     }
     const [prompt, route, format] = [text('prompt'), text('route'), text('output_format')]
     if (!prompt) return null
-    const [negative, steps, guidance] = [text('negative_prompt'), number('steps', 100), number('guidance_scale', 20)]
+    const [negative, steps, guidance] = [text('negative_prompt'), number('steps', 200), number('guidance_scale', 30)]
     return {
       ...{ prompt, size: text('size') ?? 'auto', seed: number('seed', SEED_MAX) ?? 0, n: number('n', 8) ?? 1 },
       output_format: format === 'jpeg' || format === 'webp' ? format : 'png',
