@@ -123,7 +123,7 @@ const MIB = 1024 * 1024
 
 /** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
-export const WARNING_CODES = ['prompt_truncated'] as const
+export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown'] as const
 
 /** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu

@@ -10,7 +10,7 @@ import type { WeightSource } from './graph/weight-source.ts'
 import { place } from './place.ts'
 import { encodeModel } from './write/onnx.ts'
 import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
-import { readTokenizers, type TokenizerOptions, type Tokenizers } from './write/tokenizers.ts'
+import { readTokenizers, readWords, type TokenizerOptions, type Tokenizers, WORDS } from './write/tokenizers.ts'
 import { layoutBytes } from './write/weights.ts'
 
 export type CompileOptions = BuildOptions &
@@ -49,7 +49,8 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
 }
 
-function assertOptions({ name, tier, target }: CompileOptions): void {
+/** Throws CheckpointError if the options contradict each other, whatever the checkpoint. */
+export function assertOptions({ name, tier, target }: Pick<CompileOptions, 'name' | 'tier' | 'target'>): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
@@ -88,6 +89,8 @@ async function writePackage(
     networks[network] = await writeGraph(writer, `${network}.onnx`, graph, files.get(network)!)
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
+  const words = await readWords(options.checkpoint)
+  if (words) await writer.write(WORDS, words)
   const about: Manifest = manifest.parse({
     format: MANIFEST_FORMAT,
     model: options.name ?? model.manifest.variant,

@@ -41,6 +41,8 @@ const command = new Command('compile')
   .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 
 async function main(): Promise<void> {
+  // Paths are relative to the directory in which npm was called, also with `npm --prefix`.
+  if (process.env.npm_lifecycle_event === 'compile' && process.env.INIT_CWD) process.chdir(process.env.INIT_CWD)
   const flags = command.parse().opts<Flags>()
   const started = performance.now()
   const progress = showProgress()

@@ -17,6 +17,8 @@ export type MemoryPlan = {
   tile: number | null
   /** Maximum memory in use at a time, in bytes. */
   peak: number
+  /** The part of it that all open packages of the process share, in bytes. */
+  shared: number
   /** Weights that each job loads again, in bytes. */
   reread: number
 }
@@ -52,7 +54,7 @@ export type Execution = {
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
 }
-type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; reread: number }
+type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; shared: number; reread: number }
 
 /**
  * Chooses the resident networks so that a job rereads as few weights as possible; the autoencoder decodes in tiles only if necessary.
@@ -80,7 +82,7 @@ function candidatesFor(needs: readonly Need[], how: Execution): Candidate[] {
     const offloaded = needs.filter((need) => !resident.includes(need))
     // A single offloaded network shares its memory with no other, so it is never unloaded.
     const reread = offloaded.length > 1 ? sum(offloaded, ({ weights }) => weights) : 0
-    return { resident, offloaded, peak: peakOf(resident, offloaded), reread }
+    return { resident, offloaded, ...peakOf(resident, offloaded), reread }
   })
 }
 
@@ -91,21 +93,30 @@ const namesOf = (needs: readonly Need[]) => needs.map(({ network }) => network)
 const total = ({ weights, workspace }: Need) => weights + workspace
 const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
+export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
+
+/** Memory of several open packages in bytes. */
+export const memoryOfAll = (peaks: readonly Peak[]): number =>
+  sum(peaks, ({ peak, shared }) => peak - shared) + Math.max(0, ...peaks.map(({ shared }) => shared))
+
 /**
  * All sessions stay open. Offloaded weights reuse the memory of those before them, and runs allocate from one arena that does not shrink:
  * the autoencoder's blocks are larger than all others.
  */
-function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): number {
+function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): Peak {
   const all = [...resident, ...offloaded]
   const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
   const arena = maxOf(decoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
   const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
-  return OVERHEAD.process + all.length * OVERHEAD.session + weights + arena
+  const shared = OVERHEAD.process + arena
+  return { peak: shared + all.length * OVERHEAD.session + weights, shared }
 }
 
 /** Each open session has its own weights and workspace. */
-const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): number =>
-  sum(resident, total) + maxOf(offloaded, total)
+const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): Peak => ({
+  peak: sum(resident, total) + maxOf(offloaded, total),
+  shared: 0,
+})
 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`

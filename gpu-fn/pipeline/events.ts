@@ -1,5 +1,5 @@
 // The events of a run.
-import type { CONTENT_TYPES, Seed } from '../contract.ts'
+import type { CONTENT_TYPES, Seed, WARNING_CODES } from '../contract.ts'
 
 export type FinishedImage = {
   type: 'image'
@@ -21,7 +21,7 @@ export type Preview = {
 }
 /** Times are seconds. `step` counts from 1, `image` from 0. */
 export type PipelineEvent =
-  | { type: 'warning'; code: 'prompt_truncated'; message: string }
+  | { type: 'warning'; code: (typeof WARNING_CODES)[number]; message: string }
   | { type: 'encoded'; seconds: number }
   | { type: 'step'; image: number; step: number; steps: number }
   | Preview

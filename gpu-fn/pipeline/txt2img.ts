@@ -3,6 +3,7 @@ import type { JobRequest } from '../contract.ts'
 import { CONTENT_TYPES, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
+import { describeUnknown } from '../tokenizer/known-words.ts'
 import { decodeLatent } from './decode.ts'
 import { Conditions, condition, predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
@@ -49,6 +50,8 @@ export async function* txt2img(
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
+    const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
+    if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
     const undecoded: Denoised[] = []
     for (let image = 0; image < request.count; image++) {

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError } from 'commander'
+import { prepareCommand } from '../command/npm.ts'
 import { print, printError } from '../command/print.ts'
 import { tightenFile, tightenStandardOutput, writePrivateFile } from '../command/private-files.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
@@ -208,7 +209,9 @@ program
     print(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
   })
 
-await program.parseAsync().catch((error: Error) => {
-  printError('keys', error)
-  process.exitCode = 1
-})
+await prepareCommand(program)
+  .parseAsync()
+  .catch((error: Error) => {
+    printError('keys', error)
+    process.exitCode = 1
+  })

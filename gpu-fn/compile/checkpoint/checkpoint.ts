@@ -10,7 +10,7 @@ import { findTokenizers, folderName, isDirectory, readDiffusersDirectory } from 
 import { splitNetworks } from './layout/layouts.ts'
 import { readOptional } from './layout/model-index.ts'
 import type { Naming } from './layout/naming.ts'
-import { type Opened, type OpenedNetwork, recognition } from './layout/opened.ts'
+import { describeFile, type Opened, type OpenedNetwork } from './layout/opened.ts'
 import { readSharded } from './layout/shards.ts'
 import type { Checkpoint } from './tensor.ts'
 
@@ -74,7 +74,7 @@ async function openFile(file: string, naming: Naming, omitted: ReadonlySet<strin
   const networks = found
     .filter(([network]) => !omitted.has(network))
     .map(([network, raw]): [string, OpenedNetwork] => [network, { ...raw, source, config }])
-  const notes = [recognition(file, source.layout, recognized)]
+  const notes = [describeFile(file, source.layout, recognized)]
   return { networks: new Map(networks), declined: new Set(), absent: new Map(), notes }
 }
 

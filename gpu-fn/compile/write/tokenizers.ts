@@ -2,6 +2,7 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import type { TextEncoderManifest } from '../../manifest.ts'
+import { readKnownWords, WORDS } from '../../tokenizer/known-words.ts'
 import { selectSources, TOKENIZER_FILES, TOKENIZER_LIMITS, type TokenizerFileName } from '../../tokenizer/sources.ts'
 import { type PromptTokenizer, parseTokenizer } from '../../tokenizer/tokenizer.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
@@ -60,6 +61,15 @@ async function find(
     return { from: directory, sources: await readDirectory(directory) }
   const problem = `the tokenizer of ${name} is missing; --tokenizers DIR names the directory that holds ${tokenizer}/ as the SD3.5 repositories ship it, and --tokenizers hub fetches the published tokenizers`
   throw new CheckpointError(directory ?? 'the checkpoint', problem)
+}
+
+export { WORDS }
+
+/** The list of known words that a checkpoint's directory may have, as JSON; null without one. */
+export async function readWords(paths: readonly string[]): Promise<Uint8Array | null> {
+  const lists = await Promise.all(paths.map(readKnownWords))
+  const words = lists.find((each) => each !== null)
+  return words ? Buffer.from(JSON.stringify([...words])) : null
 }
 
 const isDirectory = (file: string) =>

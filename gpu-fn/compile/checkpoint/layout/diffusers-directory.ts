@@ -5,7 +5,7 @@ import { CheckpointError } from '../error.ts'
 import type { Checkpoint } from '../tensor.ts'
 import { folderExists, MODEL_INDEX, readModelIndex, readOptional } from './model-index.ts'
 import type { Naming } from './naming.ts'
-import { directoryName, type Opened, type OpenedNetwork, recognition } from './opened.ts'
+import { describeFile, directoryName, type Opened, type OpenedNetwork } from './opened.ts'
 import { hasWeights, readWeights } from './weights-folder.ts'
 
 /**
@@ -74,7 +74,7 @@ async function openFolder(
   const network = naming.identify(file, tensors, expected)
   const title = naming.titles[network]!
   const config = await readOptional(path.join(at, 'config.json'))
-  notes.push(recognition(file, 'diffusers', [{ title, tensors }]))
+  notes.push(describeFile(file, 'diffusers', [{ title, tensors }]))
   if (variant)
     notes.push(`${at}: variant ${variant} is read${passed.length > 0 ? `, because ${passed.join('; ')}` : ''}.`)
   if (!config)

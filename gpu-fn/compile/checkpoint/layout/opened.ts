@@ -22,7 +22,7 @@ export type Opened = {
 }
 
 /** The line about a file: what it was recognized as. */
-export function recognition(file: string, layout: Layout, networks: readonly Recognized[]): string {
+export function describeFile(file: string, layout: Layout, networks: readonly Recognized[]): string {
   const dtypes = new Set(networks.flatMap(({ tensors }) => [...tensors.values()].map(({ dtype }) => dtype)))
   return `${file}: ${networks.map(({ title }) => title).join(', ')}; ${layout} layout, ${[...dtypes].sort().join(', ')}.`
 }
@@ -31,7 +31,7 @@ type Recognized = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
 
 /** The name of a checkpoint's directory; in a Hugging Face cache, whose directories are named by commits, that of the repository. */
 export function directoryName(directory: string): string {
-  const absolute = path.resolve(directory)
-  const [, repository] = /(?:^|[\\/])models--(?:[^\\/]*--)?([^\\/]+)[\\/]snapshots[\\/][0-9a-f]+$/.exec(absolute) ?? []
-  return repository ?? path.basename(absolute)
+  const [name, snapshots, repository] = path.resolve(directory).split(path.sep).reverse()
+  const isCached = snapshots === 'snapshots' && repository?.startsWith('models--')
+  return isCached ? repository!.split('--').at(-1)! : name!
 }
