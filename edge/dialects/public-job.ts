@@ -37,6 +37,8 @@ export type Progress = { position: number } | { image: number; step: number; ste
 export type JobView = Omit<PublicJob, 'images'> & {
   progress: Progress
   gpu: GpuState | null
+  /** A signed link to the event stream, for an EventSource, which cannot send a key. */
+  events_url: string
   images: (Omit<StoredImage, 'key'> & { url: string | null })[]
 }
 

@@ -31,7 +31,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
 
   'GET /v1/jobs': byKey('read'),
   'GET /v1/jobs/:id': byKeyOrToken('read'),
-  'GET /v1/jobs/:id/events': byKeyOrToken('read'),
+  'GET /v1/jobs/:id/events': { by: 'link', scope: 'read', tokens: true },
   'GET /v1/jobs/:id/receipts': byKeyOrToken('read'),
   'DELETE /v1/jobs/:id': byKeyOrToken('generate'),
   'POST /v1/jobs/:id/cancel': byKeyOrToken('generate'),
@@ -41,6 +41,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
 
   'GET /v1/models': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
+  'POST /v1/playground/tokens': { by: 'anyone' },
   'POST /v1/tokens': byKey('generate'),
   'GET /v1/usage': byKey('read'),
 
