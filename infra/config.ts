@@ -22,6 +22,8 @@ const config = z.strictObject({
     results: name,
     /** Offers, best first: OCTET_CATALOG of the deployed worker. */
     offers: catalogTable.shape.offers,
+    /** Model names of other providers that the worker serves, as in wrangler.toml. */
+    aliases: catalogTable.shape.aliases,
   }),
   gpu: z.strictObject({
     app: name,

@@ -10,16 +10,9 @@ import { ACCOUNT_DELETED } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { LedgerEntry } from '../usage/record.ts'
-import {
-  type Admission,
-  type AdmissionRequest,
-  decide,
-  dropOrphan,
-  keepUndelivered,
-  nextExpiry,
-  prune,
-} from './admission.ts'
+import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
+import { keepUndelivered } from './equal-jobs.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import type { KeyChange, KeyInfo, ListedKey } from './keys/key-info.ts'

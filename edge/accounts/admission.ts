@@ -5,6 +5,7 @@ import type { Scope } from '../auth/scopes.ts'
 import { UNLIMITED } from '../config/limits.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { FULL_BYTES } from '../results/retention.ts'
+import { findEqualJob, takeUndelivered } from './equal-jobs.ts'
 import type { JobSpec } from './job-spec.ts'
 import type { KeyInfo } from './keys/key-info.ts'
 import { creatorsOf, findKey, isActive } from './keys/key-table.ts'
@@ -29,13 +30,6 @@ export const IDEMPOTENCY_SCHEMA = `
     name TEXT PRIMARY KEY, job TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS idempotency_by_time ON idempotency (created);
   CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);`
-
-/** Failed jobs whose callers did not receive the status. */
-export const UNDELIVERED_SCHEMA =
-  'CREATE TABLE IF NOT EXISTS undelivered (job TEXT PRIMARY KEY, ended INTEGER NOT NULL, callers INTEGER NOT NULL) STRICT;'
-
-/** For how long an equal request joins an open job, or finds the failed job that it repeats. */
-const JOIN_MS = 60_000
 
 /** The lifetime of an Idempotency-Key. */
 export const IDEMPOTENCY_MS = DAY_MS
@@ -141,8 +135,7 @@ function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: 
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
   // The reply to an admission may be lost. The worker then repeats the call with the same id.
   const isEqualEnough = (retried || joins) && idempotencyKey === null && spec.name === null
-  const since = retried ? 0 : Date.now() - JOIN_MS
-  const equal = isEqualEnough ? (openJobLike(sql, spec, since) ?? undeliveredJobLike(sql, spec)) : null
+  const equal = isEqualEnough ? findEqualJob(sql, spec, { recent: !retried }) : null
   const job = keyed ?? named ?? equal ?? spec.id
   const found = reservationOf(sql, job)
   if (!found) return null
@@ -164,47 +157,6 @@ const jobOfKey = (sql: SqlStorage, name: string): string | null =>
       ...[name, Date.now() - IDEMPOTENCY_MS],
     )
     .toArray()[0]?.job ?? null
-
-/** An open job of an equal request with the same key or token; jobs of others count against other limits. */
-const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec, since: number): string | null =>
-  sql
-    .exec<{ job: string }>(
-      `SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND key_id = ? AND token IS ? AND reserved > ?
-       LIMIT 1`,
-      ...[fingerprint, keyId, token, since],
-    )
-    .toArray()[0]?.job ?? null
-
-/** The job of an equal request whose failure did not reach its caller; see http/heartbeat.ts. */
-const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
-  sql
-    .exec<{ job: string }>(
-      `SELECT job FROM undelivered JOIN ledger USING (job)
-       WHERE fingerprint = ? AND key_id = ? AND token IS ? AND undelivered.ended > ? LIMIT 1`,
-      ...[fingerprint, keyId, token, Date.now() - JOIN_MS],
-    )
-    .toArray()[0]?.job ?? null
-
-/** Whether the job's failure is still to be delivered: once for each caller, so that a second retry starts a new job. */
-function takeUndelivered(sql: SqlStorage, job: string): boolean {
-  const [row] = sql.exec<{ callers: number }>(
-    'UPDATE undelivered SET callers = callers - 1 WHERE job = ? RETURNING callers',
-    job,
-  )
-  if (row && row.callers <= 0) sql.exec('DELETE FROM undelivered WHERE job = ?', job)
-  return row !== undefined
-}
-
-/** Keeps a failed job for the retry of its caller, who did not receive the status. */
-export function keepUndelivered(sql: SqlStorage, job: string): void {
-  const now = Date.now()
-  sql.exec('DELETE FROM undelivered WHERE ended <= ?', now - JOIN_MS)
-  sql.exec(
-    `INSERT INTO undelivered VALUES (?, ?, 1)
-     ON CONFLICT (job) DO UPDATE SET callers = callers + 1, ended = excluded.ended`,
-    ...[job, now],
-  )
-}
 
 function rememberKey(sql: SqlStorage, name: string, { id }: JobSpec, now: number): void {
   sql.exec('INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?)', name, id, now)

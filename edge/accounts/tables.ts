@@ -1,7 +1,8 @@
 // The tables of an account's SQLite, and their upgrade from earlier releases.
 
-import { IDEMPOTENCY_SCHEMA, UNDELIVERED_SCHEMA } from './admission.ts'
+import { IDEMPOTENCY_SCHEMA } from './admission.ts'
 import { DELETION_SCHEMA } from './deletion.ts'
+import { UNDELIVERED_SCHEMA } from './equal-jobs.ts'
 import { KEYS_SCHEMA } from './keys/key-table.ts'
 import { LEDGER_SCHEMA } from './ledger.ts'
 import { SETTINGS_SCHEMA } from './settings.ts'

@@ -1,7 +1,7 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, type Route, TIERS } from '#contract'
+import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
@@ -16,6 +16,7 @@ import { latencyMs, observations } from '../routing/forecast.ts'
 import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
+import { describeAdjustments } from './adjustments.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -159,27 +160,6 @@ export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
 type Origin = Addition & { origin: string; name: string | null; dialect: string | null }
 
-/** The qualities that name a route. */
-const QUALITY_ROUTES: Partial<Record<Generation['quality'], Route>> = { draft: 'turbo', low: 'turbo', high: 'full' }
-
-/** Warnings about a decision that differs from the request. */
-function adjustmentsOf({ model, quality, route }: Generation, decision: Decision, wanted?: WantedSize): Warning[] {
-  const warnings: Warning[] = []
-  const size = `${decision.width}x${decision.height}`
-  if (model !== 'auto' && model !== decision.model)
-    warnings.push({ code: 'model_replaced', message: `model "${model}" is served by ${decision.model}.` })
-  if (wanted && 'width' in wanted && size !== `${wanted.width}x${wanted.height}`) {
-    const message = `size ${wanted.width}x${wanted.height} is served as ${size}, the nearest size of ${decision.model}.`
-    warnings.push({ code: 'size_adjusted', message })
-  }
-  const wantedRoute = route === 'auto' ? QUALITY_ROUTES[quality] : undefined
-  if (wantedRoute && wantedRoute !== decision.route) {
-    const message = `quality "${quality}" had no effect: it is the ${wantedRoute} route, and ${decision.model} has only the ${decision.route} route.`
-    warnings.push({ code: 'quality_ignored', message })
-  }
-  return warnings
-}
-
 /** The job specification of a request: routed, seeded and priced. */
 export async function createJobSpec(
   fields: Generation,
@@ -218,7 +198,7 @@ export async function createJobSpec(
     name,
     fingerprint: await sha256(JSON.stringify(wantedSize ? { ...fields, wantedSize } : fields)),
     digest: await digestOf(request),
-    adjustments: [...warnings, ...adjustmentsOf(fields, decision, wantedSize)],
+    adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize)],
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,

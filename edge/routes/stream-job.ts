@@ -1,5 +1,6 @@
 // A job as server-sent events in the format of a dialect.
 import type { Context } from 'hono'
+import { rateHeaders } from '../accounts/rate-limit-headers.ts'
 import { isStillAuthorized } from '../auth/auth.ts'
 import type { JobStream, Preview, RenderedJob, StreamEvent } from '../dialects/dialect.ts'
 import { piecesOf, streamOf } from '../http/base64-response.ts'
@@ -103,5 +104,6 @@ export async function streamJob(
     'cache-control': 'no-store, no-transform',
     'x-accel-buffering': 'no',
     'x-octet-job': submitted.job.id,
+    ...rateHeaders(submitted.rates),
   })
 }

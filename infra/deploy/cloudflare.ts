@@ -104,8 +104,8 @@ export const worker: Step = {
 }
 
 function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets: string): string[] {
-  const { name, offers } = worker
-  const catalog = JSON.stringify({ offers })
+  const { name, offers, aliases } = worker
+  const catalog = JSON.stringify({ offers, aliases })
   const vars = [`GPU_URL:${gpuUrl}`, `GPU_SLOTS:${gpu.max_containers}`, `OCTET_CATALOG:${catalog}`].flatMap((each) => [
     ...['--var', each],
   ])

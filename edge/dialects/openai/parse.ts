@@ -152,7 +152,9 @@ export function parse({ body }: DialectRequest): Translation {
   const made = ADJUSTMENTS.flatMap((adjust) => adjust(given, nameOf) ?? [])
   const adjusted: Fields = Object.assign({}, given, ...made.map(({ change }) => change))
   const isStream = readFlag(adjusted, 'stream')
-  const size = readFlag(adjusted, 'strict') ? null : readSize(adjusted)
+  const found = readSize(adjusted)
+  // The native field refuses a size that the offers do not have.
+  const size = readFlag(adjusted, 'strict') && found?.wanted && 'width' in found.wanted ? null : found
   const isBase64Model = typeof given.model === 'string' && BASE64_MODEL.test(given.model)
   return {
     fields: without(adjusted, ['stream', 'strict', ...(size ? SIZE_FIELDS : [])]),
