@@ -5,13 +5,14 @@ import type { ImageFile, PublicJob } from '../public-job.ts'
 
 /** Pixels of an image token's side: patches of 2 of a latent with an eighth of the image's size. */
 const TOKEN_SIDE = 16
-/** The rows of the prompt embeddings: CLIP's, and T5's with the diffusers convention. */
+/** The rows of the prompt embeddings: CLIP's, and T5's unless the request has a `max_sequence_length`. */
 const CLIP_TOKENS = 77
 const T5_TOKENS = 256
 
 /** The tokens that the model reads and generates: rows of the prompt embeddings, and patches of all images. */
-function countTokens({ job, parameters: { width, height, count } }: RenderedJob) {
-  const input = CLIP_TOKENS + (hasT5(job.tier) ? T5_TOKENS : 0)
+function countTokens({ job, parameters }: RenderedJob) {
+  const { width, height, count, max_sequence_length = T5_TOKENS } = parameters
+  const input = CLIP_TOKENS + (hasT5(job.tier) ? max_sequence_length : 0)
   const output = (width / TOKEN_SIDE) * (height / TOKEN_SIDE) * count
   return {
     ...{ input_tokens: input, output_tokens: output, total_tokens: input + output },
