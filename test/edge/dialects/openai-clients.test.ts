@@ -5,6 +5,7 @@ import { DallEAPIWrapper } from '@langchain/openai'
 import { generateImage } from 'ai'
 import OpenAI from 'openai'
 import { afterEach, describe, test, vi } from 'vitest'
+import { AccountDO } from '../../../edge/accounts/account.ts'
 import { UNLIMITED } from '../../../edge/config/limits.ts'
 import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
 import {
@@ -102,11 +103,12 @@ describe('openai', () => {
 
   test('retries after a timeout, and the retry joins the running job', async ({ expect }) => {
     const caller = await newCaller()
-    let requests = 0
-    const calls = fakeGpu(holdUntil(() => requests === 2))
+    const admit = vi.spyOn(AccountDO.prototype, 'admit')
+    const calls = fakeGpu(
+      holdUntil(() => admit.mock.settledResults.filter(({ type }) => type === 'fulfilled').length === 2),
+    )
     // Unlike a connection, this fetch does not end with its signal.
     const fetchUntilAborted: typeof fetch = (url, init) => {
-      requests++
       const aborted = new Promise<never>((_, reject) => {
         init!.signal!.addEventListener('abort', () => reject(init!.signal!.reason))
       })
