@@ -40,6 +40,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'DELETE /v1/results/:job/:file': byKeyOrToken('generate'),
 
   'GET /v1/models': byKeyOrToken(),
+  'GET /v1/models/:id': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
   'POST /v1/playground/tokens': { by: 'anyone' },
   'POST /v1/tokens': byKey('generate'),
@@ -65,6 +66,7 @@ const BY_ACTION: Record<DialectRoute['action'], Access> = {
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
   describe: byKeyOrToken(),
+  refuse: byKeyOrToken('generate'),
 }
 
 /** The rules of all routes with those of these dialects. */

@@ -142,7 +142,7 @@ const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)
 
 test('docs/api.md has every route', () => {
   const routes = keysOf(read('edge/routes/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm)
-  const dialects = globSync('edge/dialects/*.ts', { cwd: root }).flatMap((file) =>
+  const dialects = globSync('edge/dialects/**/*.ts', { cwd: root }).flatMap((file) =>
     [...read(file).matchAll(/method: '(\w+)',\n +path: '(.+)',/g)].map(([, method, route]) => `${method} ${route}`),
   )
   const expected = [...routes, ...dialects].map((route) => route.replace(/:(\w+)/g, '{$1}'))

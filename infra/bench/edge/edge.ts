@@ -38,9 +38,11 @@ function edgeOf(client: Client, key: string, operator: string): Edge {
   const post = (address: string, prompt: string) =>
     client.send(address, { method: 'POST', headers, body: JSON.stringify({ prompt }) })
   let latest = ''
+  let requests = 0
   return {
     bare: () => client.send('/healthz'),
-    generate: () => post('/v1/images/generations', 'a cat'),
+    // Equal requests at the same time share a job.
+    generate: () => post('/v1/images/generations', `a cat ${++requests}`),
     list: () => client.send('/v1/jobs', { headers }),
     firstEvent: async () => {
       const { id } = JSON.parse(await post('/v1/jobs', 'a cat')) as { id: string }
