@@ -6,6 +6,7 @@ import { contentPolicy } from './config/content-policy.ts'
 import { gpuSlots, gpuTimes } from './config/gpu.ts'
 import { gpuBudget } from './config/gpu-budget.ts'
 import { accountLimits } from './config/limits.ts'
+import { playgroundTokens } from './config/playground.ts'
 import { prewarm } from './config/prewarm.ts'
 import { prices } from './config/prices.ts'
 import { recovery } from './config/recovery.ts'
@@ -14,6 +15,7 @@ import {
   gpuSigningKey,
   moderationKey,
   peppers,
+  playgroundKey,
   proxyHeaders,
   receiptKeys,
   SECRETS,
@@ -30,17 +32,8 @@ const logPrompts = z
 /** Each section is parsed from the variables of its object. */
 const schema = z.object({
   ...{ accountLimits, adminToken, catalog, gpuSigningKey, gpuSlots, gpuTimes, logPrompts, peppers, prewarm, prices },
-  ...{
-    contentPolicy,
-    gpuBudget,
-    moderationKey,
-    proxyHeaders,
-    receiptKeys,
-    recovery,
-    stripeKey,
-    webhookAddresses,
-    webhooks,
-  },
+  ...{ contentPolicy, gpuBudget, moderationKey },
+  ...{ playgroundKey, playgroundTokens, proxyHeaders, receiptKeys, recovery, stripeKey, webhookAddresses, webhooks },
 })
 export type Config = z.infer<typeof schema>
 

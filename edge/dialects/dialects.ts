@@ -1,5 +1,5 @@
 import type { Dialect } from './dialect.ts'
-import { openai } from './openai.ts'
+import { openai } from './openai/openai.ts'
 import { stability } from './stability.ts'
 
 /** Every dialect. Its name is stored in its jobs. */

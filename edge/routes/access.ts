@@ -31,7 +31,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
 
   'GET /v1/jobs': byKey('read'),
   'GET /v1/jobs/:id': byKeyOrToken('read'),
-  'GET /v1/jobs/:id/events': byKeyOrToken('read'),
+  'GET /v1/jobs/:id/events': { by: 'link', scope: 'read', tokens: true },
   'GET /v1/jobs/:id/receipts': byKeyOrToken('read'),
   'DELETE /v1/jobs/:id': byKeyOrToken('generate'),
   'POST /v1/jobs/:id/cancel': byKeyOrToken('generate'),
@@ -40,7 +40,9 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'DELETE /v1/results/:job/:file': byKeyOrToken('generate'),
 
   'GET /v1/models': byKeyOrToken(),
+  'GET /v1/models/:id': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
+  'POST /v1/playground/tokens': { by: 'anyone' },
   'POST /v1/tokens': byKey('generate'),
   'GET /v1/usage': byKey('read'),
 
@@ -57,13 +59,14 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'POST /v1/webhooks/:id/replay': byKey('admin'),
 }
 
-/** The rules of a dialect's routes by what they do. */
+/** Access rules of a dialect's routes, by action. */
 const BY_ACTION: Record<DialectRoute['action'], Access> = {
   submit: generates,
   read: byKeyOrToken('read'),
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
   describe: byKeyOrToken(),
+  refuse: byKeyOrToken('generate'),
 }
 
 /** The rules of all routes with those of these dialects. */

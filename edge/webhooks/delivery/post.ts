@@ -11,7 +11,7 @@ import type { Taken } from './attempts.ts'
 import type { WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
 
-/** How long the links in a payload are valid, starting at the attempt. */
+/** Lifetime of the links in a payload, from the attempt. */
 const LINK_SECONDS = 24 * 3600
 
 /** A stored event. `dialect` is the dialect that renders it, if it is not native. */

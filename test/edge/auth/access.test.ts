@@ -20,8 +20,9 @@ const routes = Object.entries(ACCESS).map(([name, access]) => {
 })
 const withBody = routes.filter(({ method }) => ['POST', 'PUT', 'PATCH'].includes(method))
 /** Routes that read a request body. */
+const refused = withBody.filter(({ path }) => /\/images\/(edits|variations)$/.test(path))
 const readers = withBody.filter(
-  ({ path }) => !/\/(prewarm|cancel|test)$/.test(path) && !path.includes('/deliveries/'), //
+  ({ path }) => !/\/(prewarm|cancel|test|edits|variations)$/.test(path) && !path.includes('/deliveries/'), //
 )
 
 /** Returns a body that is generated on demand, with a count of the bytes read so far. */
@@ -155,6 +156,13 @@ describe('request bodies', () => {
       expect(seen).toEqual({ read: most + 32 * 1024 * 1024 + CHUNK, canceled: true })
     },
   )
+
+  test.for(refused)('$name discards its body up to a fixed point', async ({ method, path }, { expect }) => {
+    const { body, seen } = countedBody(64 * 1024 * 1024)
+    const response = await call(method, path, (await newCaller()).headers, body)
+    expect([response.status, (await problemOf(response)).error.code]).toEqual([422, 'not_offered'])
+    expect(seen).toEqual({ read: 32 * 1024 * 1024 + CHUNK, canceled: true })
+  })
 
   test('a body with an oversized Content-Length is not read at all', async ({ expect }) => {
     const caller = await newCaller()
