@@ -2,7 +2,7 @@
 import type { Parameters, PublicJob } from '../dialects/public-job.ts'
 import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
-import type { Decision } from '../routing/decision.ts'
+import type { Decision, Warning } from '../routing/decision.ts'
 
 /** The specification of a job: what its price pays for. */
 export type JobSpec = {
@@ -15,6 +15,8 @@ export type JobSpec = {
   created: number
   request: Parameters
   decision: Decision
+  /** Warnings about adjustments of the request. */
+  adjustments?: readonly Warning[]
   /** Micro-dollars. `price` equals the amount of the job's ledger row; `basePrice` is the part that does not depend on steps. */
   price: number
   basePrice: number

@@ -4,6 +4,7 @@ import { LIMITS, OUTPUT_FORMATS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
 import { parseFields, shown } from '../http/validation.ts'
 import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './dialect.ts'
+import { warningHeader } from './warning-header.ts'
 
 /** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
 const SIZES = {
@@ -19,8 +20,6 @@ const SIZES = {
 } as const
 const RATIOS = Object.keys(SIZES) as (keyof typeof SIZES)[]
 const MAX_SEED = 4_294_967_294
-/** The longest warning, because warnings quote the prompt. */
-const MAX_WARNING = 1000
 const [MIN_SCALE, MAX_SCALE] = [1, 10]
 
 const text = (min: number) =>
@@ -71,14 +70,8 @@ function parse(request: DialectRequest): Translation {
 
 /** Headers for effects that the caller may expect and does not get. */
 function warningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
-  const style = body.style_preset === undefined ? [] : ['style_preset had no effect; describe the style in the prompt.']
-  const messages = [...warnings.map(({ message }) => message), ...style]
-  // A header has ASCII only.
-  const text = messages
-    .join(' ')
-    .slice(0, MAX_WARNING)
-    .replace(/[^\x20-\x7e]/g, '?')
-  return text === '' ? {} : { 'x-octet-warning': text }
+  const style = { message: 'style_preset had no effect; describe the style in the prompt.' }
+  return warningHeader(body.style_preset === undefined ? warnings : [...warnings, style])
 }
 
 function render({ job, files }: RenderedJob, request: DialectRequest): Reply {

@@ -149,10 +149,14 @@ export function decisionOf({
 }
 
 /** Warnings for the caller. */
-export function warningsOf({ request, warnings }: Pick<JobRecord, 'request' | 'warnings'>): JobRecord['warnings'] {
-  if (!request.negative_prompt || request.guidance_scale > 1) return warnings
+export function warningsOf({
+  request,
+  adjustments = [],
+  warnings,
+}: Pick<JobRecord, 'adjustments' | 'request' | 'warnings'>): JobRecord['warnings'] {
+  if (!request.negative_prompt || request.guidance_scale > 1) return [...adjustments, ...warnings]
   const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
-  return [{ code: 'negative_prompt_ignored', message }, ...warnings]
+  return [...adjustments, { code: 'negative_prompt_ignored', message }, ...warnings]
 }
 
 /** Whether another attempt follows after the GPU function failed this one, or canceled it without a request. */

@@ -5,6 +5,7 @@ import { ApiError } from '../http/errors.ts'
 import { parseFields, readJson } from '../http/validation.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
+import type { Warning } from '../routing/decision.ts'
 import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
 import { createJobSpec, type Generation, generation } from './generation-request.ts'
 
@@ -21,8 +22,8 @@ function checkTokenFields({ webhook, reuse }: Generation): void {
     throw new ApiError('insufficient_scope', `A browser token may not use ${param}; use its API key.`, { param })
 }
 
-/** The caller's name for the job, and the dialect of the request. */
-type Source = { name?: string | null; dialect?: string | null }
+/** The caller's name for the job, the dialect of the request, and the dialect's adjustments. */
+type Source = { name?: string | null; dialect?: string | null; adjustments?: readonly Warning[] }
 
 /**
  * Validates a native request and creates its submission. An SDK's retry without an Idempotency-Key is recognized by its retry count. A
@@ -31,13 +32,14 @@ type Source = { name?: string | null; dialect?: string | null }
 export async function createSubmission(
   c: Context<EdgeEnv>,
   body: unknown,
-  { name = null, dialect = null }: Source = {},
+  { name = null, dialect = null, adjustments = [] }: Source = {},
 ): Promise<{ fields: Generation; submission: Submission }> {
   const fields = parseFields(generation, generation.shape, body)
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
   const { origin } = new URL(c.req.url)
-  const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect })
+  const created = await createJobSpec(fields, c.env, credential, { origin, name, dialect })
+  const spec = adjustments.length === 0 ? created : { ...created, adjustments }
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
   return { fields, submission: { credential, spec, idempotencyKey: key, retried, reuse: fields.reuse ?? false } }

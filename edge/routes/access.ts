@@ -61,6 +61,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
 const BY_ACTION: Record<DialectRoute['action'], Access> = {
   submit: generates,
   read: byKeyOrToken('read'),
+  follow: { by: 'link', scope: 'read', tokens: true },
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
   describe: byKeyOrToken(),

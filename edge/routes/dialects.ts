@@ -11,6 +11,7 @@ import { readDialectRequest, readTranslation } from '../requests/dialect-request
 import { ownJob } from '../requests/own-job.ts'
 import { generateAsCaller, submitAndWait } from '../requests/submission.ts'
 import { listJobs, readerOf } from '../requests/view.ts'
+import { followAsDialect, linkedJob } from './follow-job.ts'
 import { checkBase64Size, renderJob } from './render-job.ts'
 
 type RouteOf<Action> = Extract<DialectRoute, { action: Action }>
@@ -19,19 +20,26 @@ async function submitJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'
   const { request, wait, fields, submission } = await readTranslation(c, dialect.name, route)
   const isInline = fields.response_format === 'b64_json'
   if (isInline) checkBase64Size(submission.spec)
+  if (wait === 'events')
+    return followAsDialect(c, dialect, route, (await submitAndWait(c, fields, submission, 0)).job, request)
   const submitted =
     wait === 'end'
       ? await generateAsCaller(c, fields, submission)
       : await submitAndWait(c, fields, submission, Math.min(wait || 0, MAX_WAIT_SECONDS) * 1000)
-  return renderJob(c, (rendered) => route.render(rendered, request), submitted, isInline)
+  return renderJob(c, dialect, (rendered) => route.render(rendered, request), submitted, isInline)
 }
 
-async function showJob(c: Context<EdgeEnv>, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
+async function showJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
   const isCancel = route.action === 'cancel'
   const found = await ownJob(c, isCancel ? 'generate' : 'read')
   const job = isCancel ? await objectOf(c.env.JOB, found.id).cancel() : found
   const request = await readDialectRequest(c)
-  return renderJob(c, (rendered) => route.render(rendered, request), { job, reused: false, rates: [] })
+  return renderJob(c, dialect, (rendered) => route.render(rendered, request), { job, reused: false, rates: [] })
+}
+
+async function followOwnJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'follow'>): Promise<Response> {
+  const job = c.get('link') ? await linkedJob(c) : await ownJob(c, 'read')
+  return followAsDialect(c, dialect, route, job, await readDialectRequest(c))
 }
 
 async function listPage(c: Context<EdgeEnv>, route: RouteOf<'list'>): Promise<JsonReply> {
@@ -48,7 +56,8 @@ async function describe(c: Context<EdgeEnv>, route: RouteOf<'describe'>): Promis
 
 async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRoute): Promise<Response> {
   if (route.action === 'submit') return submitJob(c, dialect, route)
-  if (route.action === 'cancel' || route.action === 'read') return showJob(c, route)
+  if (route.action === 'cancel' || route.action === 'read') return showJob(c, dialect, route)
+  if (route.action === 'follow') return followOwnJob(c, dialect, route)
   const reply = route.action === 'list' ? await listPage(c, route) : await describe(c, route)
   return c.json(reply.json as object, reply.status ?? 200, reply.headers)
 }

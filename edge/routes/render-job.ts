@@ -2,7 +2,9 @@
 import type { Context } from 'hono'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { rateHeaders } from '../accounts/rate-limit-headers.ts'
-import type { RenderedJob, Reply } from '../dialects/dialect.ts'
+import { signLink } from '../auth/links.ts'
+import { configOf } from '../config.ts'
+import type { Dialect, RenderedJob, Reply } from '../dialects/dialect.ts'
 import { streamJson } from '../http/base64-response.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
@@ -10,7 +12,7 @@ import { projectJob } from '../jobs/projection.ts'
 import type { JobRecord } from '../jobs/record.ts'
 import type { Submitted } from '../requests/generate.ts'
 import { serverTiming } from '../requests/view.ts'
-import { openImage, resultUrl } from '../results/results.ts'
+import { LINK_SECONDS, openImage, resultUrl } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 
 /** The total for all images. Clients read the response into one string, which is limited to about 512 MB in JavaScript. */
@@ -25,10 +27,16 @@ export function checkBase64Size({ request: { width, height, count } }: JobSpec):
   throw new ApiError('invalid_request', message, { param: 'response_format' })
 }
 
+/** The id of the key with which links are revoked; null for the job's own key. */
+function linkKey(c: Context<EdgeEnv>, { keyId }: JobRecord): string | null {
+  const link = c.get('link')
+  const requester = link ? link.key : c.get('credential').keyId
+  return requester === keyId ? null : requester
+}
+
 /** Links that are revoked with the caller's key. */
 function linksOf(c: Context<EdgeEnv>, job: JobRecord, images: readonly StoredImage[]) {
-  const requester = c.get('credential').keyId
-  const key = requester === job.keyId ? null : requester
+  const key = linkKey(c, job)
   const { origin } = new URL(c.req.url)
   const link = async (image: StoredImage) => ({
     url: await resultUrl(c.env, origin, job.id, image, undefined, key),
@@ -36,10 +44,36 @@ function linksOf(c: Context<EdgeEnv>, job: JobRecord, images: readonly StoredIma
   return Promise.all(images.map(link))
 }
 
+/** The signed link to the events of a job of a dialect. */
+async function eventsLink(c: Context<EdgeEnv>, job: JobRecord, { routes }: Dialect): Promise<string | null> {
+  const route = routes.find(({ action }) => action === 'follow')
+  if (!route) return null
+  const link = {
+    path: route.path.replace(':id', job.id),
+    expires: Math.floor(Date.now() / 1000) + LINK_SECONDS,
+    key: linkKey(c, job),
+  }
+  return `${new URL(c.req.url).origin}${await signLink(configOf(c.env).peppers, link)}`
+}
+
+type Facts = Omit<RenderedJob, 'files'>
+
+async function factsOf(c: Context<EdgeEnv>, dialect: Dialect, job: JobRecord, reused: boolean): Promise<Facts> {
+  const { origin } = new URL(c.req.url)
+  const eventsUrl = await eventsLink(c, job, dialect)
+  return { job: projectJob(job), progress: job.progress, parameters: job.request, reused, origin, eventsUrl }
+}
+
+/** A job for `render`, with the links of its images. */
+export async function renderedJob(c: Context<EdgeEnv>, dialect: Dialect, job: JobRecord): Promise<RenderedJob> {
+  const facts = await factsOf(c, dialect, job, false)
+  return { ...facts, files: await linksOf(c, job, facts.job.images) }
+}
+
 type Render = (rendered: RenderedJob) => Reply
 
 /** Streams JSON with inline files. The first file is opened before the response starts, so that a deleted image is an error. */
-async function streamInline({ RESULTS }: Env, facts: Omit<RenderedJob, 'files'>, render: Render) {
+async function streamInline({ RESULTS }: Env, facts: Facts, render: Render) {
   const { images } = facts.job
   const first = await openImage(RESULTS, images[0]!)
   const open = async (index: number) => (index === 0 ? first : await openImage(RESULTS, images[index]!)).body
@@ -54,13 +88,13 @@ async function streamInline({ RESULTS }: Env, facts: Omit<RenderedJob, 'files'>,
 /** Responds with a job as a dialect renders it. `isInline`: files as base64 once the job has succeeded. Errors: not_found for an image that does not exist. */
 export async function renderJob(
   c: Context<EdgeEnv>,
+  dialect: Dialect,
   render: Render,
   { job, reused, rates }: Submitted,
   isInline = false,
 ): Promise<Response> {
-  const projected = projectJob(job)
-  const { origin } = new URL(c.req.url)
-  const facts = { job: projected, progress: job.progress, parameters: job.request, reused, origin }
+  const facts = await factsOf(c, dialect, job, reused)
+  const projected = facts.job
   const headers = { 'x-octet-job': job.id, ...serverTiming(job), ...rateHeaders(rates) }
   const json = { ...headers, 'content-type': 'application/json' }
   if (isInline && projected.images.length > 0) {
