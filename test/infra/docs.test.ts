@@ -2,7 +2,6 @@
 import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { DIALECTS } from '../../edge/dialects/dialects.ts'
 import { TIERS } from '../../gpu-fn/contract.ts'
 import { TARGETS } from '../../gpu-fn/manifest.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
@@ -140,14 +139,6 @@ const firstCells = (text: string) =>
   )
 const section = (page: string, from: string, to = '\n## ') => read(page).split(from)[1]!.split(to)[0]!
 const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)].map(([, name]) => name!)
-
-test('docs/api.md has every route', () => {
-  const routes = keysOf(read('edge/routes/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm)
-  const dialects = DIALECTS.flatMap((dialect) => dialect.routes).map(({ method, path }) => `${method} ${path}`)
-  const expected = [...routes, ...dialects].map((route) => route.replace(/:(\w+)(\{.*?\})?/g, '{$1}'))
-  expect(dialects).not.toEqual([])
-  expect(firstCells(section('docs/api.md', '## Routes')).toSorted()).toEqual(expected.toSorted())
-})
 
 test('docs/api.md has every error with its status', () => {
   const errors = [...read('edge/http/error-codes.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
