@@ -105,6 +105,13 @@ function errorFor(thrown: Error): ApiError {
   return thrown.message === ACCOUNT_DELETED ? accountDeleted() : internalError(thrown)
 }
 
+/** The message of a thrown error for the caller. Logs errors of the worker. */
+export function describeError(thrown: Error): string {
+  const error = errorFor(thrown)
+  if (ERRORS[error.code][0] >= 500) log('error', error.message, { cause: error.cause ?? null })
+  return error.message
+}
+
 /** Responds to an error thrown by a handler, and logs errors of the worker. */
 export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => {
   const error = errorFor(thrown)

@@ -8,6 +8,8 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'GET /healthz': { by: 'anyone' },
   'GET /.well-known/jwks.json': { by: 'anyone' },
 
+  'POST /mcp': { ...byKeyOrToken('generate'), bodyBytes: LIMITS.requestBytes },
+
   'GET /v1/accounts/:account': { by: 'operator' },
   'PATCH /v1/accounts/:account': { by: 'operator' },
   'POST /v1/accounts/:account/credits': { by: 'operator' },
