@@ -30,7 +30,8 @@ import { webhooks } from './routes/webhooks.ts'
 
 /** The worker's routes, with those of these dialects. */
 export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
-  const app = new Hono<EdgeEnv>()
+  // Not strict: a trailing slash is ignored, which some clients add to their base URL.
+  const app = new Hono<EdgeEnv>({ strict: false })
   app.use(securityHeaders)
   app.use(noStore)
   app.use(requestId())

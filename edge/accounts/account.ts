@@ -10,7 +10,15 @@ import { ACCOUNT_DELETED } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { LedgerEntry } from '../usage/record.ts'
-import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
+import {
+  type Admission,
+  type AdmissionRequest,
+  decide,
+  dropOrphan,
+  keepUndelivered,
+  nextExpiry,
+  prune,
+} from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
@@ -100,6 +108,11 @@ export class AccountDO extends DurableObject<Env> {
     if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
+  }
+
+  /** Keeps a failed job for the retry of its caller, whose response had begun and was aborted. */
+  keepUndelivered(job: string): void {
+    this.ctx.storage.transactionSync(() => keepUndelivered(this.#sql, job))
   }
 
   /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */

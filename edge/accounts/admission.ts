@@ -30,6 +30,13 @@ export const IDEMPOTENCY_SCHEMA = `
   CREATE INDEX IF NOT EXISTS idempotency_by_time ON idempotency (created);
   CREATE INDEX IF NOT EXISTS idempotency_by_job ON idempotency (job);`
 
+/** Failed jobs whose callers did not receive the status. */
+export const UNDELIVERED_SCHEMA =
+  'CREATE TABLE IF NOT EXISTS undelivered (job TEXT PRIMARY KEY, ended INTEGER NOT NULL, callers INTEGER NOT NULL) STRICT;'
+
+/** For how long an equal request joins an open job, or finds the failed job that it repeats. */
+const JOIN_MS = 60_000
+
 /** The lifetime of an Idempotency-Key. */
 export const IDEMPOTENCY_MS = DAY_MS
 
@@ -43,6 +50,8 @@ export type AdmissionRequest = {
   idempotencyKey: string | null
   /** Possibly an SDK's retry without an Idempotency-Key: matches an open job of an equal request. */
   retried: boolean
+  /** Whether a request without an Idempotency-Key matches an open job of an equal request of the last minute. */
+  joins?: boolean
   /** Whether an earlier job with equal images may be returned, free of charge. */
   reuse: boolean
 }
@@ -125,20 +134,22 @@ type Earlier = { answer: Admission } | { failed: string } | null
  * The answer from an earlier request with the same Idempotency-Key, name or id, or from an open equal one; or the failed job that this
  * request replaces. Null for a new request.
  */
-function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Earlier {
+function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): Earlier {
   const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
   const named = spec.name === null ? null : findJobByName(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
   // The reply to an admission may be lost. The worker then repeats the call with the same id.
-  const equal = retried && idempotencyKey === null && spec.name === null ? openJobLike(sql, spec) : null
+  const isEqualEnough = (retried || joins) && idempotencyKey === null && spec.name === null
+  const since = retried ? 0 : Date.now() - JOIN_MS
+  const equal = isEqualEnough ? (openJobLike(sql, spec, since) ?? undeliveredJobLike(sql, spec)) : null
   const job = keyed ?? named ?? equal ?? spec.id
   const found = reservationOf(sql, job)
   if (!found) return null
   const { retryable, ...reservation } = found
   if (reservation.fingerprint !== spec.fingerprint)
     return { answer: { kind: 'mismatch', by: keyed === null ? 'name' : 'Idempotency-Key' } }
-  if (retryable) return { failed: job }
+  if (!takeUndelivered(sql, job) && retryable) return { failed: job }
   renew(sql, job)
   return { answer: { kind: 'repeated', reservation: { ...reservation, reservedAt: Date.now() } } }
 }
@@ -155,13 +166,45 @@ const jobOfKey = (sql: SqlStorage, name: string): string | null =>
     .toArray()[0]?.job ?? null
 
 /** An open job of an equal request with the same key or token; jobs of others count against other limits. */
-const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
+const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec, since: number): string | null =>
   sql
     .exec<{ job: string }>(
-      "SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND key_id = ? AND token IS ? LIMIT 1",
-      ...[fingerprint, keyId, token],
+      `SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND key_id = ? AND token IS ? AND reserved > ?
+       LIMIT 1`,
+      ...[fingerprint, keyId, token, since],
     )
     .toArray()[0]?.job ?? null
+
+/** The job of an equal request whose failure did not reach its caller; see http/heartbeat.ts. */
+const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
+  sql
+    .exec<{ job: string }>(
+      `SELECT job FROM undelivered JOIN ledger USING (job)
+       WHERE fingerprint = ? AND key_id = ? AND token IS ? AND undelivered.ended > ? LIMIT 1`,
+      ...[fingerprint, keyId, token, Date.now() - JOIN_MS],
+    )
+    .toArray()[0]?.job ?? null
+
+/** Whether the job's failure is still to be delivered: once for each caller, so that a second retry starts a new job. */
+function takeUndelivered(sql: SqlStorage, job: string): boolean {
+  const [row] = sql.exec<{ callers: number }>(
+    'UPDATE undelivered SET callers = callers - 1 WHERE job = ? RETURNING callers',
+    job,
+  )
+  if (row && row.callers <= 0) sql.exec('DELETE FROM undelivered WHERE job = ?', job)
+  return row !== undefined
+}
+
+/** Keeps a failed job for the retry of its caller, who did not receive the status. */
+export function keepUndelivered(sql: SqlStorage, job: string): void {
+  const now = Date.now()
+  sql.exec('DELETE FROM undelivered WHERE ended <= ?', now - JOIN_MS)
+  sql.exec(
+    `INSERT INTO undelivered VALUES (?, ?, 1)
+     ON CONFLICT (job) DO UPDATE SET callers = callers + 1, ended = excluded.ended`,
+    ...[job, now],
+  )
+}
 
 function rememberKey(sql: SqlStorage, name: string, { id }: JobSpec, now: number): void {
   sql.exec('INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?)', name, id, now)

@@ -1,6 +1,6 @@
 // The tables of an account's SQLite, and their upgrade from earlier releases.
 
-import { IDEMPOTENCY_SCHEMA } from './admission.ts'
+import { IDEMPOTENCY_SCHEMA, UNDELIVERED_SCHEMA } from './admission.ts'
 import { DELETION_SCHEMA } from './deletion.ts'
 import { KEYS_SCHEMA } from './keys/key-table.ts'
 import { LEDGER_SCHEMA } from './ledger.ts'
@@ -47,6 +47,9 @@ export function createAccountTables(sql: SqlStorage): void {
   // An indexed column cannot be dropped.
   sql.exec('DROP INDEX IF EXISTS ledger_slots')
   for (const [table, dropped] of Object.entries(DROPPED_COLUMNS)) dropColumns(sql, table, dropped)
-  const schemas = [KEYS_SCHEMA, LEDGER_SCHEMA, OUTBOX_SCHEMA, SETTINGS_SCHEMA, IDEMPOTENCY_SCHEMA, DELETION_SCHEMA]
+  const schemas = [
+    ...[KEYS_SCHEMA, LEDGER_SCHEMA, OUTBOX_SCHEMA, SETTINGS_SCHEMA],
+    ...[IDEMPOTENCY_SCHEMA, UNDELIVERED_SCHEMA, DELETION_SCHEMA],
+  ]
   sql.exec(schemas.join(''))
 }

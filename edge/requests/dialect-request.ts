@@ -1,10 +1,10 @@
 // Reads the request of a dialect, and translates it to a native request.
 import type { Context } from 'hono'
-import { LIMITS } from '#contract'
 import type { DialectRequest, DialectRoute } from '../dialects/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
+import { ApiError, shorten } from '../http/errors.ts'
 import { parseFields, readForm, readJson } from '../http/validation.ts'
-import type { WantedSize } from '../routing/decision.ts'
+import type { Warning } from '../routing/decision.ts'
 import { generation } from './generation-request.ts'
 import { createSubmission, withoutNulls } from './submission.ts'
 
@@ -31,19 +31,50 @@ export async function readDialectRequest(
   return { params: c.req.param(), query: c.req.query(), headers: c.req.raw.headers, body, origin }
 }
 
-const MEGAPIXEL = 1024 ** 2
+const MOST_NAMES = 20
+const NAME_CHARACTERS = 60
 
-/** The native size of a wanted size. A shape has about one megapixel. */
-function sizeOf(wanted: WantedSize): string {
-  if ('width' in wanted) return `${wanted.width}x${wanted.height}`
-  const side = (pixels: number) => Math.floor(pixels / LIMITS.side.multipleOf) * LIMITS.side.multipleOf
-  return `${side(Math.sqrt(MEGAPIXEL * wanted.aspect))}x${side(Math.sqrt(MEGAPIXEL / wanted.aspect))}`
+/** Native fields, and a warning about the others. */
+function ignoreUnknown(fields: Record<string, unknown>): { fields: Record<string, unknown>; warnings: Warning[] } {
+  const entries = Object.entries(fields)
+  const isNative = ([name]: [string, unknown]) => Object.hasOwn(generation.shape, name)
+  const names = entries.filter((entry) => !isNative(entry)).map(([name]) => shorten(name, NAME_CHARACTERS))
+  if (names.length === 0) return { fields, warnings: [] }
+  const message = `Fields without an effect: ${names.slice(0, MOST_NAMES).join(', ')}${names.length > MOST_NAMES ? ', …' : ''}.`
+  return { fields: Object.fromEntries(entries.filter(isNative)), warnings: [{ code: 'unknown_fields', message }] }
 }
 
-/** Reads a request of a dialect and translates it. */
+/** An error with the names of fields as the caller sent them. */
+function renameParams(thrown: unknown, names: Readonly<Record<string, string>>): unknown {
+  if (!(thrown instanceof ApiError)) return thrown
+  const { param, errors, ...details } = thrown.details
+  const sentNameOf = (native: string) => (Object.hasOwn(names, native) ? names[native]! : native)
+  const reword = (text: string) => text.replace(/^\w+/, sentNameOf)
+  return new ApiError(thrown.code, reword(thrown.message), {
+    ...details,
+    ...(param !== undefined && { param: sentNameOf(param) }),
+    ...(errors && {
+      errors: errors.map((each) => ({
+        param: each.param === null ? null : sentNameOf(each.param),
+        message: reword(each.message),
+      })),
+    }),
+  })
+}
+
+/** Reads a request of a dialect and translates it. A request for a job's end joins a recent equal one that is running. */
 export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { accepts, parse }: SubmitRoute) {
   const request = await readDialectRequest(c, accepts)
-  const { fields: given, wait, wantedSize, warnings: adjustments = [] } = parse(request)
-  const fields = wantedSize ? { ...given, size: sizeOf(wantedSize) } : given
-  return { request, wait, ...(await createSubmission(c, fields, { dialect, adjustments })) }
+  const { wait, files, names = {}, ...translation } = parse(request)
+  const { fields, warnings } = translation.ignoresUnknown
+    ? ignoreUnknown(translation.fields)
+    : { fields: translation.fields, warnings: [] }
+  const source = {
+    ...{ dialect, joins: typeof wait === 'string', warnings: [...(translation.warnings ?? []), ...warnings] },
+    ...(translation.wantedSize && { wantedSize: translation.wantedSize }),
+  }
+  const created = await createSubmission(c, fields, source).catch((thrown: unknown) => {
+    throw renameParams(thrown, names)
+  })
+  return { request, wait, files, ...created }
 }

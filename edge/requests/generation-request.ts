@@ -1,15 +1,17 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, TIERS } from '#contract'
+import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, type Route, TIERS } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
+import type { Catalog } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { newJobId } from '../jobs/job-id.ts'
 import { microdollarsWithin } from '../platform/units.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
-import { type Decision, QUALITIES, type RouteRequest } from '../routing/decision.ts'
+import { resolveModel } from '../routing/alias.ts'
+import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
 import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
@@ -110,15 +112,17 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
   return previews === 0 ? {} : { preview_steps: Math.ceil(steps / (previews + 1)) }
 }
 
-/** The routing request for route.ts. */
-function routeRequest(fields: Generation): RouteRequest {
+/** The routing request for route.ts. A wanted size replaces the size of the fields. */
+function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
   const { prompt, negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
   return {
     ...{ prompt, negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
     route: unlessAuto(fields.route),
-    model: unlessAuto(fields.model),
+    model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
+    isQualityHint: fields.model !== 'auto',
     tier: unlessAuto(fields.tier),
-    size: sizeOf(fields),
+    size: wantedSize ? undefined : sizeOf(fields),
+    wantedSize,
     maxCost: max_cost === undefined ? undefined : microdollarsWithin(max_cost),
     maxLatencyMs: max_latency_ms,
   }
@@ -128,11 +132,12 @@ function routeRequest(fields: Generation): RouteRequest {
 export async function routeAndPrice(
   fields: Generation,
   env: Env,
+  wantedSize?: WantedSize,
 ): Promise<{ decision: Decision; price: number; basePrice: number }> {
   const { catalog, prices } = configOf(env)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
-  const decision = chooseRoute(routeRequest(fields), catalog, (decision) => ({
+  const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
@@ -148,21 +153,45 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
+/** What a dialect adds to the fields: the wanted size, and warnings about its own adjustments. */
+export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
+
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
-type Origin = { origin: string; name: string | null; dialect: string | null }
+type Origin = Addition & { origin: string; name: string | null; dialect: string | null }
+
+/** The qualities that name a route. */
+const QUALITY_ROUTES: Partial<Record<Generation['quality'], Route>> = { draft: 'turbo', low: 'turbo', high: 'full' }
+
+/** Warnings about a decision that differs from the request. */
+function adjustmentsOf({ model, quality, route }: Generation, decision: Decision, wanted?: WantedSize): Warning[] {
+  const warnings: Warning[] = []
+  const size = `${decision.width}x${decision.height}`
+  if (model !== 'auto' && model !== decision.model)
+    warnings.push({ code: 'model_replaced', message: `model "${model}" is served by ${decision.model}.` })
+  if (wanted && 'width' in wanted && size !== `${wanted.width}x${wanted.height}`) {
+    const message = `size ${wanted.width}x${wanted.height} is served as ${size}, the nearest size of ${decision.model}.`
+    warnings.push({ code: 'size_adjusted', message })
+  }
+  const wantedRoute = route === 'auto' ? QUALITY_ROUTES[quality] : undefined
+  if (wantedRoute && wantedRoute !== decision.route) {
+    const message = `quality "${quality}" had no effect: it is the ${wantedRoute} route, and ${decision.model} has only the ${decision.route} route.`
+    warnings.push({ code: 'quality_ignored', message })
+  }
+  return warnings
+}
 
 /** The job specification of a request: routed, seeded and priced. */
 export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect }: Origin,
+  { origin, name, dialect, wantedSize, warnings = [] }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await routeAndPrice(fields, env)
+  const { decision, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -187,8 +216,9 @@ export async function createJobSpec(
   return {
     id: newJobId(),
     name,
-    fingerprint: await sha256(JSON.stringify(fields)),
+    fingerprint: await sha256(JSON.stringify(wantedSize ? { ...fields, wantedSize } : fields)),
     digest: await digestOf(request),
+    adjustments: [...warnings, ...adjustmentsOf(fields, decision, wantedSize)],
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,

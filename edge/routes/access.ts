@@ -42,6 +42,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'DELETE /v1/results/:job/:file': byKeyOrToken('generate'),
 
   'GET /v1/models': byKeyOrToken(),
+  'GET /v1/models/:id': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
   'POST /v1/tokens': byKey('generate'),
   'GET /v1/usage': byKey('read'),
@@ -67,6 +68,7 @@ const BY_ACTION: Record<DialectRoute['action'], Access> = {
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
   describe: byKeyOrToken(),
+  refuse: byKeyOrToken('generate'),
 }
 
 /** The rules of all routes with those of these dialects. */

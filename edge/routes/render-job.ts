@@ -18,10 +18,15 @@ import type { StoredImage } from '../results/stored-image.ts'
 /** The total for all images. Clients read the response into one string, which is limited to about 512 MB in JavaScript. */
 const BASE64_PIXELS = 100_000_000
 
+const pixelsOf = ({ request: { width, height, count } }: Pick<JobSpec, 'request'>) => width * height * count
+/** Whether the files of a job may be sent as base64 in one response. */
+export const fitsBase64 = (job: Pick<JobSpec, 'request'>): boolean => pixelsOf(job) <= BASE64_PIXELS
+
 /** Refuses a request for base64 whose response would be too large. Errors: invalid_request. */
-export function checkBase64Size({ request: { width, height, count } }: JobSpec): void {
-  const pixels = width * height * count
-  if (pixels <= BASE64_PIXELS) return
+export function checkBase64Size(job: JobSpec): void {
+  if (fitsBase64(job)) return
+  const { width, height, count } = job.request
+  const pixels = pixelsOf(job)
   const megapixels = (pixels / 1_000_000).toFixed(1)
   const message = `response_format is "b64_json", but ${count} images of ${width}x${height} are ${megapixels} megapixels; the limit for b64_json is ${BASE64_PIXELS / 1_000_000} in total. Use response_format "url".`
   throw new ApiError('invalid_request', message, { param: 'response_format' })
@@ -58,26 +63,23 @@ async function eventsLink(c: Context<EdgeEnv>, job: JobRecord, { routes }: Diale
 
 type Facts = Omit<RenderedJob, 'files'>
 
-async function factsOf(c: Context<EdgeEnv>, dialect: Dialect, job: JobRecord, reused: boolean): Promise<Facts> {
-  const { origin } = new URL(c.req.url)
-  const eventsUrl = await eventsLink(c, job, dialect)
-  return { job: projectJob(job), progress: job.progress, parameters: job.request, reused, origin, eventsUrl }
-}
-
 /** A job for `render`, with the links of its images. */
 export async function renderedJob(c: Context<EdgeEnv>, dialect: Dialect, job: JobRecord): Promise<RenderedJob> {
-  const facts = await factsOf(c, dialect, job, false)
+  const facts = factsOf(c, { job, reused: false }, await eventsLink(c, job, dialect))
   return { ...facts, files: await linksOf(c, job, facts.job.images) }
 }
 
 type Render = (rendered: RenderedJob) => Reply
+/** How a reply has the files of its job. */
+export type Files = 'b64_json' | 'both' | 'url'
 
 /** Streams JSON with inline files. The first file is opened before the response starts, so that a deleted image is an error. */
-async function streamInline({ RESULTS }: Env, facts: Facts, render: Render) {
+async function streamInline({ RESULTS }: Env, facts: Facts, links: readonly { url: string | null }[], render: Render) {
   const { images } = facts.job
   const first = await openImage(RESULTS, images[0]!)
   const open = async (index: number) => (index === 0 ? first : await openImage(RESULTS, images[index]!)).body
-  const renderWith = (b64_json: string) => render({ ...facts, files: images.map(() => ({ b64_json })) })
+  const renderWith = (b64_json: string) =>
+    render({ ...facts, files: images.map((_, k) => ({ ...links[k], b64_json })) })
   const jsonWith = (placeholder: string) => {
     const reply = renderWith(placeholder)
     return 'json' in reply ? reply.json : null
@@ -85,20 +87,33 @@ async function streamInline({ RESULTS }: Env, facts: Facts, render: Render) {
   return { ...renderWith(''), body: streamJson(jsonWith, open) }
 }
 
-/** Responds with a job as a dialect renders it. `isInline`: files as base64 once the job has succeeded. Errors: not_found for an image that does not exist. */
+/** What a dialect receives of a job, without its files. */
+export function factsOf(
+  c: Context<EdgeEnv>,
+  { job, reused, joined }: Omit<Submitted, 'rates'>,
+  eventsUrl: string | null = null,
+): Facts {
+  const { origin } = new URL(c.req.url)
+  const { progress, request: parameters } = job
+  return { job: projectJob(job), progress, parameters, reused, origin, eventsUrl, ...(joined && { joined }) }
+}
+
+/** Responds with a job as a dialect renders it. Files are base64 only once the job has succeeded. Errors: not_found for an image that does not exist. */
 export async function renderJob(
   c: Context<EdgeEnv>,
   dialect: Dialect,
   render: Render,
-  { job, reused, rates }: Submitted,
-  isInline = false,
+  submitted: Submitted,
+  files: Files = 'url',
 ): Promise<Response> {
-  const facts = await factsOf(c, dialect, job, reused)
+  const { job, rates } = submitted
+  const facts = factsOf(c, submitted, await eventsLink(c, job, dialect))
   const projected = facts.job
   const headers = { 'x-octet-job': job.id, ...serverTiming(job), ...rateHeaders(rates) }
   const json = { ...headers, 'content-type': 'application/json' }
-  if (isInline && projected.images.length > 0) {
-    const reply = await streamInline(c.env, facts, render)
+  if (files !== 'url' && projected.images.length > 0) {
+    const links = files === 'both' ? await linksOf(c, job, projected.images) : []
+    const reply = await streamInline(c.env, facts, links, render)
     return c.body(reply.body, reply.status ?? 200, { ...json, ...reply.headers })
   }
   const reply = render({ ...facts, files: await linksOf(c, job, projected.images) })

@@ -175,7 +175,7 @@ def test_langchain():
     def run(key=KEY, **fields):
         fields = {"size": SIZE, **fields}
         wrapper = DallEAPIWrapper(
-            model="nano", openai_api_key=key, openai_api_base=f"{URL}/v1", max_retries=0, **fields
+            model="nano", api_key=key, base_url=f"{URL}/v1", max_retries=0, **fields
         )
         return wrapper.run(PROMPT)
 

@@ -3,7 +3,7 @@ import { type CallToolResult, createMcpHandler, McpServer, type ServerContext } 
 import { type Context, Hono } from 'hono'
 import * as z from 'zod'
 import type { EdgeEnv } from '../../http/context.ts'
-import { describeError } from '../../http/errors.ts'
+import { describeThrown } from '../../http/errors.ts'
 import { readJson } from '../../http/validation.ts'
 import { generateImage, getJob, quoteImage } from './tools.ts'
 
@@ -26,11 +26,11 @@ const INSTRUCTIONS =
   'Results are links, with a small preview of the first image.'
 
 /** Runs a tool. An error is a result in words, for the language model. */
-async function inWords(run: () => Promise<CallToolResult>): Promise<CallToolResult> {
+async function inWords(c: Context<EdgeEnv>, run: () => Promise<CallToolResult>): Promise<CallToolResult> {
   try {
     return await run()
   } catch (thrown) {
-    return { isError: true, content: [{ type: 'text', text: describeError(thrown as Error) }] }
+    return { isError: true, content: [{ type: 'text', text: describeThrown(c, thrown).detail }] }
   }
 }
 
@@ -48,7 +48,7 @@ function createServer(c: Context<EdgeEnv>): McpServer {
       inputSchema: imageFields,
       annotations: generates,
     },
-    (fields, context: ServerContext) => inWords(() => generateImage(c, fields, context)),
+    (fields, context: ServerContext) => inWords(c, () => generateImage(c, fields, context)),
   )
   server.registerTool(
     'quote_image',
@@ -58,7 +58,7 @@ function createServer(c: Context<EdgeEnv>): McpServer {
       inputSchema: imageFields,
       annotations: readOnly,
     },
-    (fields) => inWords(() => quoteImage(c, fields)),
+    (fields) => inWords(c, () => quoteImage(c, fields)),
   )
   server.registerTool(
     'get_job',
@@ -68,7 +68,7 @@ function createServer(c: Context<EdgeEnv>): McpServer {
       inputSchema: jobFields,
       annotations: readOnly,
     },
-    (fields, context: ServerContext) => inWords(() => getJob(c, fields, context)),
+    (fields, context: ServerContext) => inWords(c, () => getJob(c, fields, context)),
   )
   return server
 }

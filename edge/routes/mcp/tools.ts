@@ -33,9 +33,9 @@ async function waitFor(c: Context<EdgeEnv>, job: JobRecord, { _meta, notify }: P
   const progressToken = _meta?.progressToken
   let current = job
   for (let progress = 1; !isFinal(current) && Date.now() < end; progress++) {
+    if (progressToken !== undefined)
+      await notify({ method: 'notifications/progress', params: { progressToken, progress, message: stateOf(current) } })
     current = await objectOf(c.env.JOB, job.id).ended(Math.min(end, Date.now() + PROGRESS_MS))
-    if (progressToken === undefined || isFinal(current)) continue
-    await notify({ method: 'notifications/progress', params: { progressToken, progress, message: stateOf(current) } })
   }
   return current
 }

@@ -85,8 +85,11 @@ describe('a tool', () => {
       return behavior(seen)
     })
     const client = await connect(await newCaller())
-    const made = (await client.callTool({ name: 'generate_image', arguments: { prompt } })) as unknown as Result
-    expect(made.structuredContent!.images).toHaveLength(1)
+    const messages: unknown[] = []
+    const onprogress = ({ message }: { message?: string }) => void messages.push(message)
+    const made = await client.callTool({ name: 'generate_image', arguments: { prompt } }, { onprogress })
+    expect((made as unknown as Result).structuredContent!.images).toHaveLength(1)
+    expect(messages).toEqual([expect.stringMatching(/^(waiting for a GPU|running|image 1: step 1 of 4)$/)])
   })
 
   test('finds a job, also a canceled one', async ({ expect }) => {
