@@ -86,7 +86,7 @@ describe('a tool', () => {
     })
     const client = await connect(await newCaller())
     const messages: unknown[] = []
-    const onprogress = ({ message }: { message?: string }) => void messages.push(message)
+    const onprogress = ({ message }: { message?: string | undefined }) => void messages.push(message)
     const made = await client.callTool({ name: 'generate_image', arguments: { prompt } }, { onprogress })
     expect((made as unknown as Result).structuredContent!.images).toHaveLength(1)
     expect(messages).toEqual([expect.stringMatching(/^(waiting for a GPU|running|image 1: step 1 of 4)$/)])
