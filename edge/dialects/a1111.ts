@@ -125,7 +125,11 @@ const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
 
 const describeRoutes = Object.entries(FACTS).map(([route, describe]): DialectRoute => {
   const [method, path] = route.split(' ') as ['GET' | 'POST', string]
-  return { method, path: `${ROOT}${path}`, action: 'describe', render: (facts) => ({ json: describe(facts) }) }
+  const accepts = route === 'POST /options' ? { accepts: 'json' as const } : {}
+  return {
+    ...{ method, path: `${ROOT}${path}`, action: 'describe', ...accepts },
+    render: (facts: Facts) => ({ json: describe(facts) }),
+  }
 })
 
 const error = ({ title, detail, errors = [] }: Problem) => ({
