@@ -8,15 +8,15 @@ import { warningHeader } from './warning-header.ts'
 
 /** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
 const SIZES = {
-  '21:9': '1536x640',
-  '16:9': '1344x768',
-  '3:2': '1216x832',
-  '5:4': '1088x896',
-  '1:1': '1024x1024',
-  '4:5': '896x1088',
-  '2:3': '832x1216',
-  '9:16': '768x1344',
-  '9:21': '640x1536',
+  '21:9': { width: 1536, height: 640 },
+  '16:9': { width: 1344, height: 768 },
+  '3:2': { width: 1216, height: 832 },
+  '5:4': { width: 1088, height: 896 },
+  '1:1': { width: 1024, height: 1024 },
+  '4:5': { width: 896, height: 1088 },
+  '2:3': { width: 832, height: 1216 },
+  '9:16': { width: 768, height: 1344 },
+  '9:21': { width: 640, height: 1536 },
 } as const
 const RATIOS = Object.keys(SIZES) as (keyof typeof SIZES)[]
 const MAX_SEED = 4_294_967_294
@@ -59,13 +59,12 @@ function parse(request: DialectRequest): Translation {
   const { aspect_ratio, cfg_scale, seed, mode: _, image: __, ...same } = parseFields(form, form.shape, request.body)
   const fields = {
     ...same,
-    ...(aspect_ratio && { size: SIZES[aspect_ratio] }),
     ...(cfg_scale !== undefined && { guidance_scale: cfg_scale }),
     // Seed 0 is Stability's request for a random seed.
     ...(seed && { seed }),
     ...(isJson && { response_format: 'b64_json' }),
   }
-  return { fields, wait: 'end' }
+  return { fields, wait: 'end', ...(aspect_ratio && { wantedSize: SIZES[aspect_ratio] }) }
 }
 
 /** Headers for effects that the caller may expect and does not get. */
