@@ -49,7 +49,7 @@ function describeProblem(
   return `${name}${place} is ${shown(input)}: ${message}.`
 }
 
-type Parsed = { config: Config; problems: string[] }
+type Parsed = { config: Config; problems: string[]; isRefused: boolean }
 
 function parse(values: Values): Parsed {
   const [config, problems, refused] = [{} as Values, [] as string[], [] as string[]]
@@ -65,9 +65,11 @@ function parse(values: Values): Parsed {
     else refused.push(name)
   }
   for (const name of refused) Object.defineProperty(config, name, { get: () => refuse(problems) })
-  if (problems.length > 0) log('error', 'the configuration is malformed', { problems })
-  return { config: config as Config, problems: refused.length > 0 ? problems : [] }
+  return { config: config as Config, problems, isRefused: refused.length > 0 }
 }
+
+/** Checks variables and secrets before a deployment. Returns a sentence for every malformed one. */
+export const findProblems = (values: Values): string[] => parse(values).problems
 
 function refuse(problems: readonly string[]): never {
   throw new Error(problems.join(' '))
@@ -82,6 +84,7 @@ function parsedOf(env: Env): Parsed {
   if (cached && NAMES.every((name) => cached.values[name] === given[name])) return cached
   const values = Object.fromEntries(NAMES.map((name) => [name, given[name]]))
   const parsed = { ...parse(values), values }
+  if (parsed.problems.length > 0) log('error', 'the configuration is malformed', { problems: parsed.problems })
   cache.set(env, parsed)
   return parsed
 }
@@ -94,6 +97,6 @@ export const configOf = (env: Env): Config => parsedOf(env).config
 
 /** Throws the error of `configOf` if any section is malformed, before work that depends on several of them begins. */
 export function checkConfig(env: Env): void {
-  const { problems } = parsedOf(env)
-  if (problems.length > 0) refuse(problems)
+  const { problems, isRefused } = parsedOf(env)
+  if (isRefused) refuse(problems)
 }

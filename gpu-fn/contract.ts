@@ -20,7 +20,7 @@ export const ROUTES = ['turbo', 'full'] as const
 export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 /** Media type of each output format. */
 export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
-export const TEXT_CONVENTIONS = ['diffusers', 'reference'] as const
+export const TEXT_CONVENTIONS = ['diffusers'] as const
 export type Route = (typeof ROUTES)[number]
 
 /** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
@@ -28,10 +28,12 @@ export const LIMITS = {
   promptCharacters: 10_000,
   /** The range of Medium's position table, which is the largest; each model has its own limit. */
   side: { min: 16, max: 6144, multipleOf: 16 },
-  steps: { min: 1, max: 100 },
-  guidanceScale: { min: 0, max: 20 },
+  steps: { min: 1, max: 200 },
+  guidanceScale: { min: 0, max: 30 },
+  /** Tokens of T5. */
+  maxSequenceLength: { min: 77, max: 512 },
   count: { min: 1, max: 8 },
-  seedMax: 4_294_967_295,
+  seedMax: '18446744073709551615',
   requestBytes: 256 * 1024,
   eventLineBytes: 64 * 1024,
   imageBytes: 64 * 1024 * 1024,
@@ -44,26 +46,45 @@ export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
 /** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema with a digest uses this. */
 export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
+const SEEDS = BigInt(LIMITS.seedMax) + 1n
+const isSeed = (text: string) => /^\d{1,20}$/.test(text) && BigInt(text) < SEEDS
+/** JSON numbers are exact up to 2^53 - 1: a larger seed is a decimal string, a smaller one a number. */
+const canonicalSeed = (value: bigint): number | string =>
+  value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : String(value)
+/** A seed as in torch, an unsigned integer of 64 bits: a number, or a decimal string. */
+export const seed = z
+  .union([z.int().min(0), z.string().refine(isSeed, { abort: true })])
+  .transform((given) => canonicalSeed(BigInt(given)))
+export type Seed = z.infer<typeof seed>
+
+/** The seed of image number `image`: `seed` + `image`, modulo 2^64. */
+export const seedOf = (seed: Seed, image: number): Seed => canonicalSeed((BigInt(seed) + BigInt(image)) % SEEDS)
+
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
 
-/** Body of `PUT /jobs/{id}`. Image k of `count` uses `seed + k` modulo 2^32. `guidance_scale` ≤ 1 runs without CFG, as diffusers does. */
+/** Body of `PUT /jobs/{id}`. Image k of `count` uses `seed + k` modulo 2^64. `guidance_scale` ≤ 1 runs without CFG, as diffusers does. */
 export const jobRequest = z.strictObject({
   protocol: z.literal(PROTOCOL_VERSION),
   attempt: z.int().min(1),
   model: modelName,
   tier: z.enum(TIERS),
   prompt,
+  /** The prompts of the second and third encoder, as in diffusers; absent or empty: `prompt`. */
+  prompt_2: prompt.optional(),
+  prompt_3: prompt.optional(),
   negative_prompt: prompt,
   width: side,
   height: side,
   steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
   guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
-  seed: z.int().min(0).max(LIMITS.seedMax),
+  seed,
   count: z.int().min(LIMITS.count.min).max(LIMITS.count.max),
   output_format: z.enum(OUTPUT_FORMATS),
   output_quality: z.int().min(1).max(100),
   text_convention: z.enum(TEXT_CONVENTIONS),
+  /** Tokens of T5, as in diffusers; absent: 256. */
+  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
   /** Interval of `preview` events in steps; no previews unless given. */
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
 })
@@ -102,7 +123,16 @@ const MIB = 1024 * 1024
 
 /** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
-export const WARNING_CODES = ['prompt_truncated'] as const
+export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown'] as const
+
+/** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
+
+/** Text from outside for errors, logs and terminals: each invisible character as `\uXXXX`, as in JSON, which stays valid and equal. */
+export const escapeText = (text: string): string =>
+  text.replace(INVISIBLE, (character) =>
+    character.replace(/[\s\S]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`),
+  )
 
 const seconds = z.number().min(0)
 /** Durations of a job's phases in seconds. `load` is 0 if the package was open. */
@@ -135,7 +165,7 @@ export const jobEvent = z.discriminatedUnion('type', [
   z.strictObject({
     type: z.literal('image'),
     image: index,
-    seed: z.int().min(0).max(LIMITS.seedMax),
+    seed,
     width: side,
     height: side,
     content_type: z.enum(CONTENT_TYPES),

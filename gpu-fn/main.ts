@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util'
 import { getRequestListener } from '@hono/node-server'
 import { type Logger, pino } from 'pino'
 import { type Config, ConfigError, readConfig } from './config.ts'
+import { escapeText } from './contract.ts'
 import { type Engine, type Model, PackageEngine } from './engine/engine.ts'
 import type { Stall } from './engine/watchdog.ts'
 import type { Size } from './pipeline/pipeline.ts'
@@ -19,6 +20,12 @@ import { Verifier } from './weights/verification.ts'
 const SOCKET_IDLE_MS = 60_000
 const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
+/** npm repeats the terminal's SIGINT a millisecond later: signals this soon after the first one are repetitions. */
+const REPEATED_SIGNAL_MS = 1_000
+const TOO_LITTLE_MEMORY =
+  'the models of OCTET_PRELOAD exceed the memory, so jobs wait while one replaces another: preload fewer models, or choose a larger GPU'
+/** Escapes a line of the log for terminals; it stays JSON of the same value. */
+const streamWrite = (line: string) => `${escapeText(line.trimEnd())}\n`
 const USAGE = `Usage: gpu [--vram GIGABYTES]
 
 The GPU function. --vram limits its device memory; all other options are environment variables, described in gpu-fn/config.ts.`
@@ -28,14 +35,26 @@ type Service = { config: Config; log: Logger; lifecycle: Lifecycle; engine: Engi
 function main(): void {
   const config = readConfigOrExit()
   // Synchronous, so that the last lines before an exit are not lost.
-  const log = pino({ level: config.logLevel }, pino.destination({ dest: 1, sync: true }))
+  const log = pino({ level: config.logLevel, hooks: { streamWrite } }, pino.destination({ dest: 1, sync: true }))
   if (!config.edgePublicKeys) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
   const service = createService(config, log)
   service.server.on('error', (error) => fail(log, error))
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void shutDown(service, signal, 0))
+  drainOnSignals(service)
   warmUp(service).catch((error) => {
     if (!isOver(service.lifecycle)) fail(log, error)
   })
+}
+
+/** The first signal drains; a later one, unless it is a repetition, ends the process at once. */
+function drainOnSignals(service: Service): void {
+  let first: number | undefined
+  const receive = (signal: string) => {
+    const now = performance.now()
+    first ??= now
+    if (now > first && now - first < REPEATED_SIGNAL_MS) return
+    void shutDown(service, signal, 0)
+  }
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, receive)
 }
 
 function readConfigOrExit(): Config {
@@ -85,8 +104,9 @@ async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
     if (!model) throw new Error(`OCTET_PRELOAD asks for ${name}:${tier}, which is not among the packages`)
     if (isOver(lifecycle)) return
-    const { device, seconds, networks } = await engine.load(model)
+    const { device, seconds, networks, closed = [] } = await engine.load(model)
     log.info({ model: name, tier, device, seconds, networks }, 'model loaded')
+    if (closed.length > 0) log.error({ model: `${name}:${tier}`, closed }, TOO_LITTLE_MEMORY)
     if (isOver(lifecycle)) return
     await warmModel(log, engine, model, config.warm)
   }

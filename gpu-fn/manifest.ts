@@ -1,6 +1,6 @@
 // A package's manifest.json: everything the pipeline needs about a compiled model, and a digest of every file.
 import * as z from 'zod'
-import { sha256Hex, TEXT_CONVENTIONS, TIERS } from './contract.ts'
+import { sha256Hex, TIERS } from './contract.ts'
 import { DTYPES } from './dtype.ts'
 
 /** What a package is compiled for: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
@@ -16,7 +16,7 @@ export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as 
 export type NetworkName = string
 
 /** Version of the manifest's fields and of the operators in the graphs. A package with another one is refused. */
-export const MANIFEST_FORMAT = 3
+export const MANIFEST_FORMAT = 4
 
 const count = z.int().min(0)
 
@@ -39,7 +39,11 @@ const network = z.strictObject({
 /** A weight at `offset` of its file, dense, row-major and little-endian. */
 const storedTensor = z.strictObject({ name: z.string(), dtype: z.enum(DTYPES), shape: z.array(count), offset: count })
 
-const byConvention = <T extends z.ZodType>(value: T) => z.record(z.enum(TEXT_CONVENTIONS), value)
+/** Rows of an encoder's input, or of zeros in its place: a request's `max_sequence_length`, or `default`, but at most `max`. */
+const rows = z.strictObject({ default: count, max: count })
+export type Rows = z.infer<typeof rows>
+/** The prompts of a request, each for one encoder, as in diffusers. */
+const PROMPTS = ['prompt', 'prompt_2', 'prompt_3'] as const
 
 const textEncoder = z.strictObject({
   name: z.string(),
@@ -49,8 +53,10 @@ const textEncoder = z.strictObject({
   tokenizer: z.string(),
   /** Its graphs, each of which takes the outputs of the one before it. */
   graphs: z.array(z.string()).min(1),
-  /** Shorter prompts are padded to `min` tokens, longer ones truncated to `max`. */
-  tokens: byConvention(z.strictObject({ min: count, max: count })),
+  /** The prompt that it encodes. */
+  prompt: z.enum(PROMPTS),
+  /** The length to which prompts are padded or truncated. */
+  tokens: rows,
   /** Where its hidden states are in `prompt_embeds`: an index of `segments`, and the first column. */
   segment: count,
   column: count,
@@ -100,9 +106,7 @@ export const manifest = z.strictObject({
      * `prompt_embeds` [L, `joint_width`] consists of segments of rows. Encoders of one segment fill columns beside each other. A segment
      * without encoders has this many rows of zeros.
      */
-    segments: z.array(byConvention(count)),
-    /** Rows of zeros when all segments are empty. */
-    empty_rows: count,
+    segments: z.array(rows),
     joint_width: z.int(),
     pooled_width: z.int(),
   }),

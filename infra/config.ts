@@ -1,4 +1,4 @@
-// infra/config.json: names and scaling of a deployment. modal_app.py reads the same file.
+// The configuration of a deployment, infra/config.json by default: names, offers and scaling. modal_app.py reads the same file.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
@@ -16,12 +16,26 @@ const served = z
 
 const config = z.strictObject({
   worker: z.strictObject({
-    /** This and the two below are as in wrangler.toml. */
     name,
+    /** Names of the D1 database, the R2 bucket, the queue of usage, and the Analytics Engine dataset. */
     database: name,
     results: name,
-    /** Offers, best first: OCTET_CATALOG of the deployed worker. */
+    queue: name,
+    dataset: z.string().regex(/^[a-z][a-z0-9_]{0,62}$/, 'must be 1 to 63 of a-z, 0-9 and "_", a letter first'),
+    /** The first of three consecutive IDs of rate limits. Two workers of an account with equal IDs share their limits. */
+    ratelimits: z.int().min(1).max(1e9),
+    /** Addresses of further GPU functions, for `endpoint` and `fallbacks` of the offers. */
+    endpoints: catalogTable.shape.endpoints,
+    /** Offers, best first. With the endpoints, OCTET_CATALOG of the deployed worker. */
     offers: catalogTable.shape.offers,
+    /** Other variables of wrangler.toml with another value in this deployment. */
+    vars: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.unknown()).default({}),
+    /** A host name of a zone in the Cloudflare account; the worker is then served there instead of on workers.dev. */
+    domain: z.hostname().optional(),
+    /** Sends the worker's log to the Logpush jobs of the account. */
+    logpush: z.boolean().default(false),
+    /** Names of Tail Workers that receive the worker's log. */
+    tail: z.array(name).default([]),
   }),
   gpu: z.strictObject({
     app: name,
@@ -53,15 +67,19 @@ const config = z.strictObject({
     /** The Modal volume of packages (npm run weights -- --volume), and the secret with the rest of the GPU function's environment. */
     volume: name,
     secret: name,
+    /** Name of the proxy token with which the worker is authenticated at Modal. */
+    proxy_token: name,
   }),
 })
 export type DeployConfig = z.infer<typeof config>
 
-const FILE = path.join(import.meta.dirname, 'config.json')
+export const CONFIG_FILE = path.join(import.meta.dirname, 'config.json')
 
 /** Reads a configuration. Throws with the name, value and allowed values of each invalid option. */
-export async function readDeployConfig(file = FILE): Promise<DeployConfig> {
-  const text = await readFile(file, 'utf8')
+export async function readDeployConfig(file = CONFIG_FILE): Promise<DeployConfig> {
+  const text = await readFile(file, 'utf8').catch((cause: NodeJS.ErrnoException) => {
+    throw new Error(`the configuration ${file} cannot be read (${cause.code})`, { cause })
+  })
   let json: unknown
   try {
     json = JSON.parse(text)

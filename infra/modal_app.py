@@ -1,4 +1,5 @@
-"""The GPU function on Modal: `modal deploy infra/modal_app.py`, which `npm run deploy` runs. Options come from infra/config.json."""
+"""The GPU function on Modal: `modal deploy infra/modal_app.py`, which `npm run deploy` runs. Options come from the file
+OCTET_CONFIG, infra/config.json by default."""
 
 import json
 import os
@@ -11,7 +12,7 @@ import modal
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 8080
 PACKAGES = "/packages"
-CONFIG = ROOT / "infra" / "config.json"
+CONFIG = Path(os.environ.get("OCTET_CONFIG", ROOT / "infra" / "config.json"))
 
 # A container imports this file as well, but has neither the repository nor a need for the options.
 gpu = json.loads(CONFIG.read_text())["gpu"] if modal.is_local() else None

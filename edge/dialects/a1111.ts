@@ -55,7 +55,7 @@ function parse({ body: given }: DialectRequest): Translation {
 const SAMPLER = 'Euler'
 
 /** What the web interface writes below an image. */
-function infotextOf({ job, parameters }: RenderedJob, seed: number): string {
+function infotextOf({ job, parameters }: RenderedJob, seed: number | string): string {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, model } = parameters
   const negative = negative_prompt === '' ? [] : [`Negative prompt: ${negative_prompt}`]
   const sampling = `Steps: ${steps}, Sampler: ${SAMPLER}, CFG scale: ${guidance_scale}, Seed: ${seed}`

@@ -1,6 +1,6 @@
 // The parameters that clients of several image APIs send, by their meaning, whatever their names.
 import * as z from 'zod'
-import { LIMITS, OUTPUT_FORMATS } from '#contract'
+import { LIMITS, OUTPUT_FORMATS, seed } from '#contract'
 import { ApiError } from '../http/errors.ts'
 import { parseFields, shown } from '../http/validation.ts'
 import type { WantedSize, Warning } from '../routing/decision.ts'
@@ -66,7 +66,10 @@ const input = z.object({
     )
     .optional(),
   /** -1 is a random seed. */
-  seed: integer({ min: -1, max: LIMITS.seedMax }).optional(),
+  seed: z
+    .union([z.literal(-1), seed])
+    .describe(`an integer from -1 to ${Number.MAX_SAFE_INTEGER}, or a text of digits up to "${LIMITS.seedMax}"`)
+    .optional(),
   output_format: z
     .enum(FORMATS)
     .describe(`one of ${FORMATS.join(', ')}`)

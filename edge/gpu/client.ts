@@ -1,5 +1,5 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
-import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, LIMITS, refusal } from '#contract'
+import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, LIMITS, refusal, seedOf } from '#contract'
 import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
@@ -152,11 +152,10 @@ function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'started') return event.model === request.model && event.tier === request.tier
   if (event.type === 'succeeded') return event.images === request.count
   if (event.type !== 'image') return true
-  const seed = (request.seed + event.image) % (LIMITS.seedMax + 1)
   const shape = event.width === request.width && event.height === request.height
   return (
     event.image < request.count &&
-    event.seed === seed &&
+    event.seed === seedOf(request.seed, event.image) &&
     shape &&
     event.content_type === CONTENT_TYPES[request.output_format]
   )

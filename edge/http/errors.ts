@@ -1,6 +1,7 @@
 // The errors of the worker, in a body format for both RFC 9457 clients and the OpenAI SDKs.
 import type { Context, ErrorHandler, NotFoundHandler } from 'hono'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
+import { escapeText } from '#contract'
 import { ObjectUnavailable } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { EdgeEnv } from './context.ts'
@@ -31,7 +32,7 @@ const MAX_CHARACTERS = 1000
 const MOST_PROBLEMS = 10
 export const shorten = (text: string, most: number) => (text.length <= most ? text : `${text.slice(0, most)}…`)
 
-const shortenParam = (param: string | null | undefined) => (param == null ? null : shorten(param, 60))
+const shortenParam = (param: string | null | undefined) => (param == null ? null : shorten(escapeText(param), 60))
 
 /** A problem document: RFC 9457 members, and `error` as the OpenAI SDKs expect it. */
 export type Problem = {
@@ -58,10 +59,10 @@ declare module 'hono' {
 
 function problemFor(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError): Problem {
   const [status, kind, title] = ERRORS[code]
-  const message = shorten(whole, MAX_CHARACTERS)
+  const message = shorten(escapeText(whole), MAX_CHARACTERS)
   const errors = details.errors?.slice(0, MOST_PROBLEMS).map((each) => ({
     param: shortenParam(each.param),
-    message: shorten(each.message, MAX_CHARACTERS),
+    message: shorten(escapeText(each.message), MAX_CHARACTERS),
   }))
   return {
     type: `urn:octet:error:${code}`,

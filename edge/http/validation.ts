@@ -100,6 +100,10 @@ export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
   }
 }
 
+/** Reads a JSON body like `readJson`; an absent or empty body is an empty object. */
+export const readOptionalJson = async (c: Context<EdgeEnv>): Promise<unknown> =>
+  c.req.raw.body === null || c.req.header('content-length') === '0' ? {} : readJson(c)
+
 /** Reads the parts of a form that are not empty; of several parts with one name, the last. Errors: as readJson. */
 export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, string | File>> {
   const type = c.req.header('content-type') ?? ''

@@ -2,6 +2,7 @@
 
 import { configOf } from '../config.ts'
 import { dayOf } from '../gpu/readiness.ts'
+import { ApiError } from '../http/errors.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { OperatorStatus } from './replies.ts'
 
@@ -13,6 +14,19 @@ const SETTLED_SQL = `SELECT count(*) AS jobs, count(CASE WHEN state = 'captured'
   coalesce(sum(charged), 0) AS microdollars FROM usage_ledger WHERE settled >= ?`
 const GPU_TIME_SQL = `SELECT count(*) AS images, coalesce(sum(load + run), 0) AS gpu_seconds,
   count(CASE WHEN load > 0 THEN 1 END) AS cold_starts FROM observations WHERE finished >= ?`
+
+const NOT_MIGRATED =
+  'The database DB lacks a table of edge/migrations. Run `npm run deploy`, or `npx wrangler d1 migrations apply DB --remote`.'
+
+/** Errors: internal (with advice, if the database was not migrated). */
+async function sumsSince(db: D1Database, since: number): Promise<D1Result<Settled | Ran>[]> {
+  try {
+    return await db.batch<Settled | Ran>([SETTLED_SQL, GPU_TIME_SQL].map((sql) => db.prepare(sql).bind(since)))
+  } catch (cause) {
+    if (!/no such table/.test(String(cause))) throw cause
+    throw new ApiError('internal', NOT_MIGRATED)
+  }
+}
 
 /**
  * The state of each offered endpoint, and the day's sums. `gpu_dollars` is the time of jobs and prewarming at the price in OCTET_PREWARM. It
@@ -26,9 +40,7 @@ export async function operatorStatus(env: Env, now = Date.now()): Promise<Operat
     ...(await objectOf(env.ENDPOINT, name).report()),
   }))
   const midnight = Date.parse(`${dayOf(now)}T00:00:00Z`)
-  const [settled, ran] = await env.DB.batch<Settled | Ran>(
-    [SETTLED_SQL, GPU_TIME_SQL].map((sql) => env.DB.prepare(sql).bind(midnight)),
-  )
+  const [settled, ran] = await sumsSince(env.DB, midnight)
   const { gpu_seconds, ...rest } = ran!.results[0] as Ran
   const endpoints = await Promise.all(reports)
   const warming = endpoints.reduce((sum, each) => sum + each.spent_today_seconds, 0)

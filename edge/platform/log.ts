@@ -1,9 +1,11 @@
+import { escapeText } from '#contract'
+
 type Fields = Record<string, unknown>
 
 const plain = (value: unknown) => (value instanceof Error ? { message: value.message, stack: value.stack } : value)
 
-/** One line of JSON on the worker's log. Never given a prompt, a key or an image. */
+/** One line of JSON on the worker's log, escaped for terminals. Never given a prompt, a key or an image. */
 export function log(level: 'info' | 'warn' | 'error', message: string, fields: Fields = {}) {
   const entries = Object.entries(fields).map(([name, value]) => [name, plain(value)])
-  console[level](JSON.stringify({ level, message, ...Object.fromEntries(entries) }))
+  console[level](escapeText(JSON.stringify({ level, message, ...Object.fromEntries(entries) })))
 }

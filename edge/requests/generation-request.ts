@@ -1,7 +1,7 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, type Route, TIERS } from '#contract'
+import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, type Route, seed, TIERS } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
@@ -35,6 +35,9 @@ const size = z
   .regex(/^(auto|[1-9]\d{0,3}x[1-9]\d{0,3})$/)
   .describe(`"auto" or "WIDTHxHEIGHT", each side ${SIDE}`)
 
+/** A blank text counts as absent, so that it does not affect the route. */
+const blankable = text(0, LIMITS.promptCharacters).overwrite((text) => (isBlank(text) ? '' : text))
+
 /** The most previews of an image, and the number for `preview: true`. */
 const PREVIEWS = 3
 
@@ -44,18 +47,22 @@ export const generation = z.strictObject({
     (prompt) => !isBlank(prompt),
     'prompt has no visible character; say what the image shows.',
   ),
-  /** A blank negative prompt counts as absent, so that it does not affect the route. */
-  negative_prompt: text(0, LIMITS.promptCharacters)
-    .overwrite((text) => (isBlank(text) ? '' : text))
-    .default(''),
+  /** The prompts of CLIP-G and of T5, as in diffusers; they read `prompt` unless given. */
+  prompt_2: blankable.optional(),
+  prompt_3: blankable.optional(),
+  negative_prompt: blankable.default(''),
   model: z.string().max(64).describe('"auto" or a model of GET /v1/models').default('auto'),
   n: integer(LIMITS.count).default(1),
   size: size.default('auto'),
   width: side.optional(),
   height: side.optional(),
-  seed: integer({ min: 0, max: LIMITS.seedMax }).optional(),
+  seed: seed
+    .describe(`an integer from 0 to ${Number.MAX_SAFE_INTEGER}, or a text of digits from "0" to "${LIMITS.seedMax}"`)
+    .optional(),
   steps: integer(LIMITS.steps).optional(),
   guidance_scale: number(LIMITS.guidanceScale).optional(),
+  /** Tokens of T5, as in diffusers. */
+  max_sequence_length: integer(LIMITS.maxSequenceLength).optional(),
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -114,9 +121,11 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
 
 /** The routing request for route.ts. A wanted size replaces the size of the fields. */
 function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
-  const { prompt, negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
   return {
-    ...{ prompt, negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
+    // The text that T5 reads decides whether it is needed.
+    prompt: fields.prompt_3 || fields.prompt,
+    ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -209,6 +218,9 @@ export async function createJobSpec(
     output_format,
     output_quality: outputQuality(fields),
     text_convention: 'diffusers' as const,
+    ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
+    ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
+    ...(fields.max_sequence_length && { max_sequence_length: fields.max_sequence_length }),
     ...previewSteps(fields, decision.steps),
   }
   const oversize = describeOversize(request)

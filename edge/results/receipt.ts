@@ -8,6 +8,7 @@ export const RECEIPT = { version: 1, type: 'octet-receipt+jws', algorithm: 'EdDS
 
 const { model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention } =
   jobRequest.shape
+const { max_sequence_length } = jobRequest.shape
 const count = z.int().min(0)
 const digest = z.string().regex(/^[A-Za-z0-9_-]{43}$/)
 
@@ -26,8 +27,12 @@ export const receiptClaims = z.strictObject({
   salt: z.string().regex(/^[A-Za-z0-9_-]{22}$/),
   prompt_digest: digest,
   negative_prompt_digest: digest,
+  /** Of a job with prompts of their own for the second and third encoder. */
+  prompt_2_digest: digest.optional(),
+  prompt_3_digest: digest.optional(),
   parameters: z.strictObject({
     ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
+    max_sequence_length,
     route: z.enum(ROUTES),
   }),
   /** SHA-256 of the package's manifest, which lists the digest of every file; and the device. */
@@ -45,10 +50,14 @@ export class ReceiptError extends Error {
   override name = 'ReceiptError' as const
 }
 
+/** The prompts of a request. */
+export const PROMPT_ROLES = ['prompt', 'negative_prompt', 'prompt_2', 'prompt_3'] as const
+export type PromptRole = (typeof PROMPT_ROLES)[number]
+
 const utf8 = new TextEncoder()
 
 /** Digest of a prompt, base64url of SHA-256. `role` keeps a prompt from passing for a negative one. */
-export async function promptDigest(salt: string, role: 'prompt' | 'negative_prompt', text: string): Promise<string> {
+export async function promptDigest(salt: string, role: PromptRole, text: string): Promise<string> {
   const data = utf8.encode(JSON.stringify([salt, role, text]))
   return base64url.encode(new Uint8Array(await crypto.subtle.digest('SHA-256', data)))
 }

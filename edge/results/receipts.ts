@@ -27,7 +27,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
   const { request, decision, timings } = job
   if (!timings) throw new Error(`job ${job.id} has no receipt before it has finished`)
   const { prompt, negative_prompt, count, model, tier, width, height, steps, guidance_scale } = request
-  const { output_format, output_quality, text_convention } = request
+  const { output_format, output_quality, text_convention, prompt_2, prompt_3, max_sequence_length } = request
   const salt = base64url.encode(crypto.getRandomValues(new Uint8Array(16)))
   return {
     version: RECEIPT.version,
@@ -38,8 +38,11 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
     salt,
     prompt_digest: await promptDigest(salt, 'prompt', prompt),
     negative_prompt_digest: await promptDigest(salt, 'negative_prompt', negative_prompt),
+    ...(prompt_2 && { prompt_2_digest: await promptDigest(salt, 'prompt_2', prompt_2) }),
+    ...(prompt_3 && { prompt_3_digest: await promptDigest(salt, 'prompt_3', prompt_3) }),
     parameters: {
       ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
+      ...(max_sequence_length && { max_sequence_length }),
       route: decision.route,
     },
     package: facts.package,

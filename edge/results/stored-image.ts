@@ -1,7 +1,9 @@
+import type { Seed } from '#contract'
+
 /** A finished image. */
 export type StoredImage = {
   image: number
-  seed: number
+  seed: Seed
   width: number
   height: number
   content_type: string

@@ -1,8 +1,8 @@
-import { type Context, Hono } from 'hono'
+import { Hono } from 'hono'
 import * as z from 'zod'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { parseFields, readJson } from '../http/validation.ts'
+import { parseFields, readJson, readOptionalJson } from '../http/validation.ts'
 import { DELIVERY_STATES, type DeliveryView } from '../webhooks/delivery/delivery.ts'
 import { DEFAULT_ENDPOINT } from '../webhooks/endpoints/endpoints.ts'
 import type { WebhookDO } from '../webhooks/webhook-object.ts'
@@ -43,10 +43,6 @@ async function checkEndpoint(outbox: DurableObjectStub<WebhookDO>, id: string): 
   if (id !== DEFAULT_ENDPOINT && !(await outbox.endpoint(id)))
     throw new ApiError('not_found', `There is no webhook endpoint ${id}.`)
 }
-
-/** Reads an optional JSON body. */
-const readOptionalJson = async (c: Context<EdgeEnv>) =>
-  c.req.raw.body === null || c.req.header('content-length') === '0' ? {} : readJson(c)
 
 /** The deliveries of an endpoint with their attempts, and replays. `default` is the endpoint for per-request webhook URLs. */
 export const webhookDeliveries = new Hono<EdgeEnv>()

@@ -4,7 +4,7 @@ import { requireScope } from '../auth/auth.ts'
 import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { parseFields, readJson } from '../http/validation.ts'
+import { parseFields, readJson, readOptionalJson } from '../http/validation.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { unixSeconds } from '../platform/units.ts'
 import type { Limited } from '../webhooks/delivery/replays.ts'
@@ -166,7 +166,7 @@ export const webhooks = new Hono<EdgeEnv>()
   })
   .post('/:id/rotate', async (c) => {
     const [outbox, id] = [await outboxOf(c, 'admin'), c.req.param('id')]
-    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
+    const { signature, overlap_seconds } = parseFields(rotation, rotation.shape, await readOptionalJson(c))
     const key = await outbox.rotate(id, signature, overlap_seconds * 1000)
     if (!key) throw absent(id)
     return c.json({ ...showOnce(key), keys: key.keys.map(describeKey) }, 201)

@@ -1,6 +1,6 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
-import { modelName, TIER_TABLE } from '../contract.ts'
+import { escapeText, modelName, TIER_TABLE } from '../contract.ts'
 import { MANIFEST_FORMAT, type Manifest, manifest } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
@@ -10,21 +10,22 @@ import type { WeightSource } from './graph/weight-source.ts'
 import { place } from './place.ts'
 import { encodeModel } from './write/onnx.ts'
 import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
-import { readTokenizers, type Tokenizers } from './write/tokenizers.ts'
+import { readTokenizers, readWords, type TokenizerOptions, type Tokenizers, WORDS } from './write/tokenizers.ts'
 import { layoutBytes } from './write/weights.ts'
 
-export type CompileOptions = BuildOptions & {
-  /** The network family of the checkpoint; SD3.5 unless given. */
-  readonly family?: FamilyName | undefined
-  /** A diffusers directory, or the files of the single-file layout. */
-  readonly checkpoint: readonly string[]
-  readonly out: string
-  /** The name that a job requests; the variant's by default. */
-  readonly name?: string | undefined
-  /** Directory with the tokenizers' directories, for checkpoints without them. */
-  readonly tokenizers?: string | undefined
-  readonly onProgress?: Progress
-}
+export type CompileOptions = BuildOptions &
+  TokenizerOptions & {
+    /** The network family of the checkpoint; SD3.5 unless given. */
+    readonly family?: FamilyName | undefined
+    /** A diffusers directory, or the files of the single-file layout. */
+    readonly checkpoint: readonly string[]
+    readonly out: string
+    /** The name that a job requests; the variant's by default. */
+    readonly name?: string | undefined
+    readonly onProgress?: Progress
+    /** Is called with each remark about the checkpoint as soon as it is opened. */
+    readonly onNote?: (note: string) => void
+  }
 
 export type Compiled = {
   readonly manifest: Manifest
@@ -38,15 +39,18 @@ export type Compiled = {
 export async function compile(options: CompileOptions): Promise<Compiled> {
   assertOptions(options)
   const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
-  const checkpoint = await openCheckpoint(options.checkpoint)
+  const checkpoint = await openCheckpoint(options.checkpoint, options)
+  for (const note of checkpoint.notes) options.onNote?.(escapeText(note))
   const model = buildModel(checkpoint, options.checkpoint, options)
-  const tokenizers = await readTokenizers(model.manifest.text.encoders, checkpoint, options.tokenizers)
+  const { encoders } = model.manifest.text
+  const tokenizers = await readTokenizers(encoders, model.vocabularies, checkpoint, options)
   const files = weightsFilesOf(model)
   const bytes = [...files.values()].reduce((sum, { layout }) => sum + layoutBytes(layout), 0)
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
 }
 
-function assertOptions({ name, tier, target }: CompileOptions): void {
+/** Throws CheckpointError if the options contradict each other, whatever the checkpoint. */
+export function assertOptions({ name, tier, target }: Pick<CompileOptions, 'name' | 'tier' | 'target'>): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
@@ -85,6 +89,8 @@ async function writePackage(
     networks[network] = await writeGraph(writer, `${network}.onnx`, graph, files.get(network)!)
   const withoutKernels = await writeWithoutKernels(writer, model, files)
   for (const [name, bytes] of tokenizers.files) await writer.write(name, bytes)
+  const words = await readWords(options.checkpoint)
+  if (words) await writer.write(WORDS, words)
   const about: Manifest = manifest.parse({
     format: MANIFEST_FORMAT,
     model: options.name ?? model.manifest.variant,
@@ -100,7 +106,7 @@ async function writePackage(
   })
   const packageBytes = Object.values(about.files).reduce((sum, file) => sum + file.bytes, 0)
   await writer.write('manifest.json', Buffer.from(`${JSON.stringify(about)}\n`))
-  const notes = [...model.notes, ...vocabularyNotes(model, tokenizers)]
+  const notes = [...model.notes, ...tokenizers.notes].map(escapeText)
   return { manifest: about, sourceBytes, packageBytes, notes }
 }
 
@@ -139,12 +145,4 @@ function assertSameWeights(a: Graph, b: Graph): void {
   const describe = ({ weights }: Graph) =>
     JSON.stringify(weights.map(({ name, dtype, shape }) => [name, dtype, shape]).sort())
   if (describe(a) !== describe(b)) throw new GraphError(`the graphs of ${b.name} have different weights`)
-}
-
-function vocabularyNotes({ vocabularies }: Model, tokenizers: Tokenizers): string[] {
-  return [...vocabularies]
-    .filter(([encoder, rows]) => rows < (tokenizers.vocabularies.get(encoder) ?? 0))
-    .map(
-      ([encoder, rows]) => `The tokenizer of ${encoder} has ids beyond its ${rows} embeddings: prompts with them fail.`,
-    )
 }

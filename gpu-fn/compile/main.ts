@@ -1,7 +1,7 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
 import { Command, Option } from 'commander'
-import { TIERS } from '../contract.ts'
+import { escapeText, TIERS } from '../contract.ts'
 import { TARGETS } from '../manifest.ts'
 import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
@@ -9,7 +9,7 @@ import { type Compiled, type CompileOptions, compile } from './compile.ts'
 import { discardPartial } from './place.ts'
 import { showProgress } from './progress.ts'
 
-type Flags = Omit<CompileOptions, 'onProgress'>
+type Flags = Omit<CompileOptions, 'onProgress' | 'onNote'>
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
 
@@ -19,7 +19,7 @@ const command = new Command('compile')
   .description('Compiles a checkpoint into a package that the GPU function serves.')
   .requiredOption(
     '--checkpoint <path>',
-    'a diffusers directory, or a safetensors file or index (repeat for encoders in separate files)',
+    'a diffusers directory or one of its folders, or a safetensors or GGUF file or an index (repeat it; later networks replace earlier ones)',
     collect,
   )
   .requiredOption('--out <directory>', 'directory of the package')
@@ -32,10 +32,17 @@ const command = new Command('compile')
   )
   .option('--variant <name>', `${variants}, or custom for other shapes; derived from the tensors by default`)
   .option('--name <name>', 'the name that a job requests; the variant by default')
-  .option('--tokenizers <directory>', "directory with the tokenizers' directories, for checkpoints without them")
-  .option('--allow-missing-encoders', 'compile a checkpoint without CLIP: prompts then have little or no effect')
+  .option(
+    '--tokenizers <directory>',
+    "directory with the tokenizers' directories, or hub for the published tokenizers, for checkpoints without them",
+  )
+  .option('--hub <url>', "address of another server with the Hugging Face hub's API, for --tokenizers hub")
+  .option('--omit-t5', 'leave out T5, or compile a checkpoint without it: 256 rows of zeros take its place')
+  .option('--allow-missing-encoders', 'compile a checkpoint without CLIP or T5: prompts then have little or no effect')
 
 async function main(): Promise<void> {
+  // Paths are relative to the directory in which npm was called, also with `npm --prefix`.
+  if (process.env.npm_lifecycle_event === 'compile' && process.env.INIT_CWD) process.chdir(process.env.INIT_CWD)
   const flags = command.parse().opts<Flags>()
   const started = performance.now()
   const progress = showProgress()
@@ -45,27 +52,36 @@ async function main(): Promise<void> {
   }
   process.once('SIGINT', discard).once('SIGTERM', discard)
   try {
-    const compiled = await compile({ ...flags, onProgress: progress.update })
+    const compiled = await compile({ ...flags, onProgress: progress.update, onNote: (note) => console.error(note) })
     progress.stop()
     report(compiled, flags.out, (performance.now() - started) / 1000)
   } catch (error) {
     progress.stop()
-    if (!(error instanceof CheckpointError)) throw error
-    console.error(`compile: ${error.message}`)
+    console.error(describeError(error))
     process.exitCode = 1
   }
+}
+
+/** The message of an error of the checkpoint, or the stack of another error, escaped for the terminal. */
+function describeError(error: unknown): string {
+  if (error instanceof CheckpointError) return escapeText(`compile: ${error.message}`)
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  return text.split('\n').map(escapeText).join('\n')
 }
 
 function report({ manifest, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {
   const { model, variant, tier, target } = manifest
   const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
   const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
-  console.log(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
-  console.log(
+  print(`${model} (${variant}, ${tier}, ${target}) → ${out}`)
+  print(
     `${size(sourceBytes)} read, ${size(packageBytes)} written in ${seconds.toFixed(1)} s, ${rate} MB/s, ${peakMegabytes()} MB peak memory`,
   )
-  for (const note of notes) console.log(note)
+  for (const note of notes) print(note)
 }
+
+/** Prints a line, which may have names from the checkpoint. */
+const print = (line: string) => console.log(escapeText(line))
 
 const peakMegabytes = () => Math.round(process.resourceUsage().maxRSS / 1024)
 

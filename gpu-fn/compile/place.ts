@@ -4,6 +4,10 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { manifest } from '../manifest.ts'
 import { CheckpointError } from './checkpoint/error.ts'
+import { readRegularFile } from './checkpoint/open-regular-file.ts'
+
+/** Bound on a manifest; the largest has some hundred kilobytes. */
+const MANIFEST_BYTES = 64_000_000
 
 /**
  * Calls `write` with an empty directory and then renames that to `out`. On failure `out` is unchanged. Throws CheckpointError if `out` exists
@@ -68,7 +72,8 @@ async function assertReplaceable(out: string): Promise<void> {
   const files = entries
     .filter((entry) => !entry.isDirectory())
     .map(({ parentPath, name }) => path.relative(out, path.join(parentPath, name)))
-  const text = await fs.readFile(path.join(out, 'manifest.json'), 'utf8').catch(() => 'null')
+  const bytes = await readRegularFile(path.join(out, 'manifest.json'), MANIFEST_BYTES).catch(() => null)
+  const text = bytes ? new TextDecoder().decode(bytes) : 'null'
   const listed = listedFiles(text)
   const stranger = files.find((file) => file !== 'manifest.json' && !listed.has(file))
   if (listed.size === 0 || stranger) {

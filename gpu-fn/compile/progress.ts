@@ -1,5 +1,6 @@
 // Progress of a long transfer: a bar on a terminal, a line per tenth in a log.
 import { MultiBar, Presets } from 'cli-progress'
+import { escapeText } from '../contract.ts'
 
 export function showProgress() {
   const format = '{what} |{bar}| {percentage}% · {rate} MB/s · {left} s left'
@@ -11,7 +12,8 @@ export function showProgress() {
   let bar: ReturnType<typeof bars.create> | undefined
   let tenth = 0
   return {
-    update(done: number, total: number, what: string) {
+    update(done: number, total: number, name: string) {
+      const what = escapeText(name)
       const seconds = (performance.now() - started) / 1000
       const rate = (done / 1e6 / seconds).toFixed(0)
       const left = done > 0 ? (((total - done) / done) * seconds).toFixed(0) : '?'

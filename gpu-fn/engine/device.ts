@@ -1,24 +1,36 @@
-// The name of the hardware that runs a package, for a job's `started` event.
+// The hardware of this machine: the name for a job's `started` event, and the GPU's memory.
 import { execFile } from 'node:child_process'
 import { cpus } from 'node:os'
 import { promisify } from 'node:util'
-import type { Manifest } from '../manifest.ts'
+import type { Target } from '../manifest.ts'
 
-const QUERY = ['--query-gpu=name', '--format=csv,noheader']
+/** `capability` is the CUDA compute capability, such as 8.9. */
+export type Gpu = { name: string; bytes: number; capability: number }
+
+const QUERY = ['--query-gpu=memory.total,compute_cap,name', '--format=csv,noheader,nounits']
 const QUERY_MS = 10_000
+const MIB = 2 ** 20
+/** The share of a GPU's memory that its driver leaves. */
+const SHARE = 0.97
+
+/** The NVIDIA GPUs, by `nvidia-smi`; empty if there are none. */
+export async function listGpus(): Promise<Gpu[]> {
+  const output = await promisify(execFile)('nvidia-smi', QUERY, { timeout: QUERY_MS }).catch(() => ({ stdout: '' }))
+  return output.stdout.split('\n').flatMap((line) => {
+    const [, mebibytes, capability, name] = /^ *(\d+), *(\d+\.\d+), *(.+?) *$/.exec(line) ?? []
+    return name === undefined ? [] : [{ name, bytes: Number(mebibytes) * MIB, capability: Number(capability) }]
+  })
+}
 
 /** The model of the CPU or GPU; the target's name if it is unknown or if the GPUs differ. */
-export async function deviceName(target: Manifest['target']): Promise<string> {
-  const names = target === 'cpu' ? cpus().map(({ model }) => model.trim()) : await gpuNames()
-  const [name, ...others] = new Set(names)
+export async function deviceName(target: Target): Promise<string> {
+  const devices: { name: string }[] = target === 'cpu' ? cpus().map(({ model }) => ({ name: model })) : await listGpus()
+  const [name, ...others] = new Set(devices.map(({ name }) => name.trim()))
   return name && others.length === 0 ? name : target
 }
 
-async function gpuNames(): Promise<string[]> {
-  try {
-    const { stdout } = await promisify(execFile)('nvidia-smi', QUERY, { timeout: QUERY_MS })
-    return stdout.trim().split('\n')
-  } catch {
-    return []
-  }
+/** Bytes that this process may use on a GPU, the smallest one if there are several; undefined if there is none. */
+export async function deviceMemory(): Promise<number | undefined> {
+  const gpus = await listGpus()
+  return gpus.length === 0 ? undefined : Math.floor(Math.min(...gpus.map(({ bytes }) => bytes)) * SHARE)
 }

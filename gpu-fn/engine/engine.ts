@@ -5,7 +5,7 @@ import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
-import { deviceName } from './device.ts'
+import { deviceMemory, deviceName } from './device.ts'
 import { jobFault } from './job-error.ts'
 import type { Command, Opened } from './messages.ts'
 import { readAhead } from './read-ahead.ts'
@@ -24,10 +24,11 @@ export interface Engine {
   /** Finds the packages and starts the thread. Throws if there are no packages. */
   start(): Promise<void>
   /**
-   * Opens the model; `seconds` is 0 if it was open. `networks` has the seconds of each newly opened network. Throws JobError; with
+   * Opens the model; `seconds` is 0 if it was open. `networks` has the seconds of each newly opened network, `closed` the
+   * models (model:tier) that were closed to make room. Throws JobError; with
    * `invalid_request`, before opening anything, if images of `size` exceed the memory budget.
    */
-  load(model: Model, size?: Size): Promise<{ device: string; seconds: number; networks?: Opened }>
+  load(model: Model, size?: Size): Promise<{ device: string; seconds: number; networks?: Opened; closed?: string[] }>
   /** Runs the model once for each supported size (its default unless given), because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
@@ -55,12 +56,12 @@ export class PackageEngine implements Engine {
   readonly #options: EngineOptions
   readonly #packages = new Map<string, Package>()
   readonly #devices = new Map<Target, string>()
-  readonly #thread: EngineThread
+  /** Present once the engine has started. */
+  #thread: EngineThread | undefined
   readonly #watchdog: Watchdog
 
   constructor(options: EngineOptions) {
     this.#options = options
-    this.#thread = new EngineThread(options)
     this.#watchdog = createWatchdog(options.stallSeconds * 1000, options.onStall)
   }
 
@@ -73,6 +74,9 @@ export class PackageEngine implements Engine {
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
+    const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
+    const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
+    this.#thread = new EngineThread({ ...this.#options, deviceBytes })
     await this.#thread.start()
   }
 
@@ -104,7 +108,7 @@ export class PackageEngine implements Engine {
     const command: Command = { type: 'warm', package: pkg, sizes: (sizes ?? [{ width, height }]).filter(fits) }
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
-      for await (const _ of this.#thread.send(command, watch.progress));
+      for await (const _ of this.#thread!.send(command, watch.progress));
     } finally {
       watch.end()
     }
@@ -116,7 +120,7 @@ export class PackageEngine implements Engine {
     const { flag, dispose } = cancelFlag(signal)
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
-      for await (const reply of this.#thread.send(
+      for await (const reply of this.#thread!.send(
         { type: 'run', package: pkg, request, cancel: flag },
         watch.progress,
       )) {
@@ -130,30 +134,32 @@ export class PackageEngine implements Engine {
     }
   }
 
-  stop(): Promise<void> {
-    return this.#thread.stop()
+  async stop(): Promise<void> {
+    await this.#thread?.stop()
   }
 
   /** Opens the package on the engine thread while its files are read ahead. */
   async #open(pkg: Package, size: Size | undefined, watch: Watch) {
     let seconds = 0
     let networks: Opened = {}
+    const closed: string[] = []
     const opened = new AbortController()
     void readAhead(pkg, opened.signal)
     try {
       const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
-      for await (const reply of this.#thread.send(command, watch.progress)) {
+      for await (const reply of this.#thread!.send(command, watch.progress)) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
+        else if (reply.type === 'closed') closed.push(...reply.models)
         else if (reply.type === 'loaded') ({ seconds, networks } = reply)
       }
     } finally {
       opened.abort()
     }
-    return { device: this.#devices.get(pkg.manifest.target)!, seconds, networks }
+    return { device: this.#devices.get(pkg.manifest.target)!, seconds, networks, closed }
   }
 
   async #close(pkg: Package): Promise<void> {
-    for await (const _ of this.#thread.send({ type: 'close', package: pkg }));
+    for await (const _ of this.#thread!.send({ type: 'close', package: pkg }));
   }
 }
 

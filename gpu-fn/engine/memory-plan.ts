@@ -1,5 +1,6 @@
 // Which networks of a package are resident on the device and which are offloaded between their runs, within a memory budget.
 import type { Manifest, NetworkName, Target } from '../manifest.ts'
+import { STEPS_AT_ONCE } from '../pipeline/denoise.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 
 /** Device memory of a network in bytes. `workspace`: activations and scratch of its largest run. */
@@ -16,6 +17,8 @@ export type MemoryPlan = {
   tile: number | null
   /** Maximum memory in use at a time, in bytes. */
   peak: number
+  /** The part of it that all open packages of the process share, in bytes. */
+  shared: number
   /** Weights that each job loads again, in bytes. */
   reread: number
 }
@@ -36,8 +39,6 @@ const MIB = 2 ** 20
 const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
 /** Activations of the denoiser, in multiples of its residual stream; fewer with our operators, which are fused. Measured on the same GPU. */
 const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
-/** Maximum number of steps whose modulation is computed at once. */
-const STEPS = 50
 const TEXT_TOKENS = 77 + 512
 /** Workspace of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */
 const ENCODER_WORKSPACE = { short: 64 * MIB, long: 400 * MIB }
@@ -53,7 +54,7 @@ export type Execution = {
   /** Size of a weight in memory relative to its size in the file. */
   widening: number
 }
-type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; reread: number }
+type Candidate = { resident: Need[]; offloaded: Need[]; peak: number; shared: number; reread: number }
 
 /**
  * Chooses the resident networks so that a job rereads as few weights as possible; the autoencoder decodes in tiles only if necessary.
@@ -81,7 +82,7 @@ function candidatesFor(needs: readonly Need[], how: Execution): Candidate[] {
     const offloaded = needs.filter((need) => !resident.includes(need))
     // A single offloaded network shares its memory with no other, so it is never unloaded.
     const reread = offloaded.length > 1 ? sum(offloaded, ({ weights }) => weights) : 0
-    return { resident, offloaded, peak: peakOf(resident, offloaded), reread }
+    return { resident, offloaded, ...peakOf(resident, offloaded), reread }
   })
 }
 
@@ -92,21 +93,30 @@ const namesOf = (needs: readonly Need[]) => needs.map(({ network }) => network)
 const total = ({ weights, workspace }: Need) => weights + workspace
 const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
+export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
+
+/** Memory of several open packages in bytes. */
+export const memoryOfAll = (peaks: readonly Peak[]): number =>
+  sum(peaks, ({ peak, shared }) => peak - shared) + Math.max(0, ...peaks.map(({ shared }) => shared))
+
 /**
  * All sessions stay open. Offloaded weights reuse the memory of those before them, and runs allocate from one arena that does not shrink:
  * the autoencoder's blocks are larger than all others.
  */
-function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): number {
+function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): Peak {
   const all = [...resident, ...offloaded]
   const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
   const arena = maxOf(decoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
   const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
-  return OVERHEAD.process + all.length * OVERHEAD.session + weights + arena
+  const shared = OVERHEAD.process + arena
+  return { peak: shared + all.length * OVERHEAD.session + weights, shared }
 }
 
 /** Each open session has its own weights and workspace. */
-const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): number =>
-  sum(resident, total) + maxOf(offloaded, total)
+const peakOnCpu = (resident: readonly Need[], offloaded: readonly Need[]): Peak => ({
+  peak: sum(resident, total) + maxOf(offloaded, total),
+  shared: 0,
+})
 
 const sum = <T>(values: readonly T[], of: (value: T) => number) => values.reduce((total, value) => total + of(value), 0)
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
@@ -147,15 +157,14 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { 
       case 'vae_decoder':
         return tile.width * tile.height * value * 1024
       case 'conditioning':
-        return samples * STEPS * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
+        return samples * STEPS_AT_ONCE * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
       default:
         return isLong(network) && target !== 'cpu' ? ENCODER_WORKSPACE.long : ENCODER_WORKSPACE.short
     }
   }
 }
 
-const longestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) =>
-  Math.max(...Object.values(tokens).map(({ max }) => max))
+const longestPrompt = ({ tokens }: Manifest['text']['encoders'][number]) => tokens.max
 
 /** The plan for a log. */
 export function describePlan({ resident, offloaded, tile, peak, reread, budget }: MemoryPlan): Record<string, unknown> {

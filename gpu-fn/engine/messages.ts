@@ -25,6 +25,8 @@ export type Message =
   /** `networks`: seconds for each newly opened network. */
   | { type: 'loaded'; seconds: number; networks: Opened }
   | { type: 'plan'; plan: MemoryPlan }
+  /** Models that were closed to make room, as model:tier. */
+  | { type: 'closed'; models: string[]; budget: number }
   /** Heartbeat of a command during phases without other replies. */
   | { type: 'progress' }
   | { type: 'event'; event: PipelineEvent }

@@ -5,6 +5,7 @@ import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import type { TextEncoder } from '../pipeline/prompt.ts'
 import { openSession, type SessionOptions } from '../runtime/open-session.ts'
 import type { Session } from '../runtime/session.ts'
+import { readKnownWords } from '../tokenizer/known-words.ts'
 import { openTokenizer } from '../tokenizer/tokenizer.ts'
 import { chain } from './chain.ts'
 import { chooseGraphs, footprintOf, planOf, providerOptions } from './graphs.ts'
@@ -42,6 +43,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
     const planned = await startPlan(pkg, residency, options)
     return {
       ...{ package: pkg, encoders, batched, note },
+      words: await readKnownWords(pkg.directory),
       conditioning: residency.session('conditioning'),
       transformer: residency.session('transformer'),
       vaeDecoder: residency.session('vae_decoder'),

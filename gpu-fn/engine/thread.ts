@@ -52,7 +52,8 @@ export class EngineThread {
     try {
       for await (const reply of exchange(this.#thread, command, onProgress)) {
         if (reply.type === 'plan') this.#logPlan(command, reply.plan)
-        else yield reply
+        else if (reply.type === 'closed') this.#logClosed(reply)
+        yield reply
       }
     } finally {
       resolve()
@@ -82,6 +83,10 @@ export class EngineThread {
       if (!this.#stopping) log.error({ code }, 'the engine thread ended; the next job starts another')
     })
     return thread
+  }
+
+  #logClosed({ models, budget }: Extract<Message, { type: 'closed' }>): void {
+    if (models.length > 0) this.#options.log.warn({ models, budget }, 'models closed to make room for another')
   }
 
   #logPlan({ package: { manifest } }: Command, plan: MemoryPlan): void {

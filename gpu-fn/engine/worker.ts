@@ -4,14 +4,15 @@ import type { NetworkName, Package } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { txt2img } from '../pipeline/txt2img.ts'
 import { footprintOf, planOf } from './graphs.ts'
-import { BudgetError, type MemoryPlan } from './memory-plan.ts'
+import { BudgetError, type MemoryPlan, memoryOfAll, type Peak } from './memory-plan.ts'
 import type { Command, Message, Opened, Settings } from './messages.ts'
 import { type OpenPipeline, openPipeline } from './open-pipeline.ts'
 
 const { memoryBytes, deviceBytes } = workerData as Settings
 const port = parentPort!
+type OpenPackage = Peak & { pipeline: OpenPipeline; name: string }
 /** Open pipelines by package digest, least recently used first. */
-const open = new Map<string, { pipeline: OpenPipeline; bytes: number }>()
+const open = new Map<string, OpenPackage>()
 
 port.on('message', (command: Command) => void execute(command))
 send({ type: 'ready' })
@@ -119,12 +120,18 @@ async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<OpenPipe
   }
   const found = open.get(pkg.digest)
   open.delete(pkg.digest)
-  const bytes = found?.bytes ?? (deviceBytes === undefined ? footprintOf(pkg).bytes : planOf(pkg, deviceBytes).peak)
-  if (!found) await evictPipelines(bytes)
+  const memory = found ?? memoryOf(pkg)
+  if (!found) await evictPipelines(memory)
   const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
   if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
-  open.set(pkg.digest, { pipeline, bytes })
+  open.set(pkg.digest, { ...memory, pipeline, name: `${pkg.manifest.model}:${pkg.manifest.tier}` })
   return pipeline
+}
+
+function memoryOf(pkg: Package): Peak {
+  if (deviceBytes === undefined) return { peak: footprintOf(pkg).bytes, shared: 0 }
+  const { peak, shared } = planOf(pkg, deviceBytes)
+  return { peak, shared }
 }
 
 async function close({ digest }: Package): Promise<void> {
@@ -133,15 +140,17 @@ async function close({ digest }: Package): Promise<void> {
   await found?.pipeline.release()
 }
 
-/** Closes the least recently used pipelines until `bytes` more fit the budget; all of them if `bytes` exceed it. */
-async function evictPipelines(bytes: number): Promise<void> {
-  let used = [...open.values()].reduce((sum, entry) => sum + entry.bytes, 0)
+/** Closes the least recently used pipelines until another one fits; one that is larger than the budget runs alone. */
+async function evictPipelines(added: Peak): Promise<void> {
+  const budget = deviceBytes ?? memoryBytes
+  const models: string[] = []
   for (const [digest, entry] of open) {
-    if (used + bytes <= (deviceBytes ?? memoryBytes)) return
+    if (memoryOfAll([...open.values(), added]) <= budget) break
     open.delete(digest)
-    used -= entry.bytes
+    models.push(entry.name)
     await entry.pipeline.release()
   }
+  send({ type: 'closed', models, budget })
 }
 
 function send(message: Message): void {

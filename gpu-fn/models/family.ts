@@ -5,8 +5,8 @@ import type { BuildOptions, Model } from '../compile/graph/model.ts'
 export type Family = {
   /** Names of the published variants, for `--variant`. */
   readonly variants: readonly string[]
-  /** Opens a checkpoint under the names that the family's models read. Throws CheckpointError. */
-  openCheckpoint(paths: readonly string[]): Promise<Checkpoint>
+  /** Opens a checkpoint under the names that the family's models read, without the networks that the options omit. Throws CheckpointError. */
+  openCheckpoint(paths: readonly string[], options?: Pick<BuildOptions, 'tier' | 'omitT5'>): Promise<Checkpoint>
   /** Builds the graphs of a checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
   buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model
 }

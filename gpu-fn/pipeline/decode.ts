@@ -8,7 +8,7 @@ const OVERLAP = 16
 
 /**
  * Decodes a latent [1, C, h, w] to interleaved 8-bit RGB [H, W, 3]. Group norms use the statistics of each tile of `tile` × `tile` latents,
- * so that colors differ slightly from those of one piece, without a seam. Throws if the model produces NaN.
+ * so that colors differ slightly from those of one piece, without a seam. Throws if the model produces NaN or infinity.
  */
 export async function decodeLatent(
   decoder: Session,
@@ -32,7 +32,7 @@ export async function decodeLatent(
 
 async function decodeWhole(decoder: Session, latent: Tensor, signal: AbortSignal | undefined): Promise<Uint8Array> {
   const { pixels, sum } = await decoder.run({ latent }, { signal, only: ['pixels', 'sum'] })
-  if (Number.isNaN(sum!.data[0])) throw new Error('the decoded image contains NaN')
+  if (!Number.isFinite(sum!.data[0])) throw new Error('the decoded image contains NaN or infinity')
   return pixels!.data as Uint8Array
 }
 

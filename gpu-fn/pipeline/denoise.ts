@@ -36,6 +36,40 @@ export async function condition(
   return conditions
 }
 
+/** The most steps whose modulation is computed at once, which bounds its memory. */
+export const STEPS_AT_ONCE = 50
+
+/** The conditions of all steps, computed for `STEPS_AT_ONCE` of them when the first is due. Call `release` at the end. */
+export class Conditions {
+  readonly #compute: (timesteps: Float32Array) => Promise<Condition[]>
+  readonly #timesteps: Float32Array
+  #first = -1
+  #current: Condition[] = []
+
+  constructor(timesteps: Float32Array, compute: (timesteps: Float32Array) => Promise<Condition[]>) {
+    this.#timesteps = timesteps
+    this.#compute = compute
+  }
+
+  /** The conditions whose modulation has the row `row` for a step. */
+  async at(step: number): Promise<{ conditions: Condition[]; row: number }> {
+    const row = step % STEPS_AT_ONCE
+    const first = step - row
+    if (first !== this.#first) {
+      this.release()
+      this.#current = await this.#compute(this.#timesteps.subarray(first, first + STEPS_AT_ONCE))
+      this.#first = first
+    }
+    return { conditions: this.#current, row }
+  }
+
+  release(): void {
+    releaseConditions(this.#current)
+    this.#current = []
+    this.#first = -1
+  }
+}
+
 /** Velocity [C, h, w] at one step, with guidance if there are two prompts. */
 export async function predictVelocity(
   session: Session,

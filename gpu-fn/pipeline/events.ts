@@ -1,10 +1,10 @@
 // The events of a run.
-import type { CONTENT_TYPES } from '../contract.ts'
+import type { CONTENT_TYPES, Seed, WARNING_CODES } from '../contract.ts'
 
 export type FinishedImage = {
   type: 'image'
   image: number
-  seed: number
+  seed: Seed
   width: number
   height: number
   content_type: (typeof CONTENT_TYPES)[keyof typeof CONTENT_TYPES]
@@ -21,7 +21,7 @@ export type Preview = {
 }
 /** Times are seconds. `step` counts from 1, `image` from 0. */
 export type PipelineEvent =
-  | { type: 'warning'; code: 'prompt_truncated'; message: string }
+  | { type: 'warning'; code: (typeof WARNING_CODES)[number]; message: string }
   | { type: 'encoded'; seconds: number }
   | { type: 'step'; image: number; step: number; steps: number }
   | Preview

@@ -8,13 +8,16 @@ export type ImageFormat = JobRequest['output_format']
 
 const generationParameters = z.strictObject({
   prompt: z.string(),
+  prompt_2: z.string().optional(),
+  prompt_3: z.string().optional(),
   negative_prompt: z.string(),
-  seed: z.int(),
+  seed: z.union([z.int(), z.string()]),
   steps: z.int(),
   guidance_scale: z.number(),
   width: z.int(),
   height: z.int(),
   text_convention: z.string(),
+  max_sequence_length: z.int().optional(),
   model: z.string(),
   tier: z.string(),
   /** Digest of the package. */
@@ -26,7 +29,7 @@ export type GenerationParameters = z.infer<typeof generationParameters>
 
 /**
  * Planes [3, height, width] of about -1 to 1 as interleaved 8-bit RGB, rounded half to even as in diffusers and numpy. Throws if the model
- * produces NaN.
+ * produces NaN or infinity.
  */
 export function toPixels(planes: Float32Array, width: number, height: number): Uint8Array {
   const area = width * height
@@ -34,7 +37,7 @@ export function toPixels(planes: Float32Array, width: number, height: number): U
   for (let channel = 0; channel < 3; channel++) {
     for (let i = 0; i < area; i++) {
       const value = planes[channel * area + i]!
-      if (Number.isNaN(value)) throw new Error('the decoded image contains NaN')
+      if (!Number.isFinite(value)) throw new Error('the decoded image contains NaN or infinity')
       // Uint8ClampedArray clamps, and rounds half to even.
       pixels[3 * i + channel] = Math.fround(255 * Math.fround(Math.fround(value / 2) + 0.5))
     }

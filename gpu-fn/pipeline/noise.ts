@@ -2,6 +2,7 @@
 // diffusers' image. PyTorch: ATen/core/MT19937RNGEngine.h, DistributionsHelper.h, native/cpu/DistributionTemplates.h.
 
 import { setImmediate } from 'node:timers/promises'
+import type { Seed } from '../contract.ts'
 
 const STATE_WORDS = 624
 const MIDDLE_WORD = 397
@@ -11,9 +12,9 @@ const GROUP = 16
 const GROUPS_AT_A_TIME = 2048
 
 /** 32-bit words of MT19937 (Matsumoto and Nishimura, 1998). */
-function mersenneTwister(seed: number): () => number {
+function mersenneTwister(seed: Seed): () => number {
   const state = new Uint32Array(STATE_WORDS)
-  state[0] = seed
+  state[0] = Number(BigInt.asUintN(32, BigInt(seed)))
   for (let i = 1; i < STATE_WORDS; i++) {
     const previous = state[i - 1]!
     state[i] = Math.imul(1812433253, previous ^ (previous >>> 30)) + i
@@ -78,22 +79,22 @@ function fillPairs(data: Float32Array, word: () => number): void {
 
 /**
  * `count` standard normal values, equal to PyTorch's CPU generator within 1e-6 (PyTorch approximates log, sine and cosine on AVX2).
- * `seed` is an integer; as in PyTorch only its low 32 bits count.
+ * As in PyTorch only the low 32 bits of `seed` count.
  */
-export function gaussianNoise(seed: number, count: number): Float32Array {
+export function gaussianNoise(seed: Seed, count: number): Float32Array {
   const data = new Float32Array(count)
   for (const _ of fill(data, seed));
   return data
 }
 
 /** The same without blocking the event loop. */
-export async function gaussianNoiseAsync(seed: number, count: number): Promise<Float32Array> {
+export async function gaussianNoiseAsync(seed: Seed, count: number): Promise<Float32Array> {
   const data = new Float32Array(count)
   for (const _ of fill(data, seed)) await setImmediate()
   return data
 }
 
-function* fill(data: Float32Array, seed: number): Generator<void> {
+function* fill(data: Float32Array, seed: Seed): Generator<void> {
   const word = mersenneTwister(seed)
   if (data.length >= GROUP) yield* fillGroups(data, word)
   else fillPairs(data, word)

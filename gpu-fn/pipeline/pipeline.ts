@@ -1,6 +1,7 @@
 // An open package, ready to generate images.
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Session } from '../runtime/session.ts'
+import type { KnownWords } from '../tokenizer/known-words.ts'
 import type { TextEncoder } from './prompt.ts'
 
 export type Size = { width: number; height: number }
@@ -17,6 +18,8 @@ export type Placement = {
 export type Pipeline = {
   package: Package
   encoders: readonly TextEncoder[]
+  /** The words that the model knows, if its world is small. */
+  words?: KnownWords | null
   conditioning: Session
   transformer: Session
   /** Whether one run of the step graph takes several samples. */

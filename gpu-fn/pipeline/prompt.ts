@@ -1,6 +1,5 @@
 // Prompts to the denoiser's inputs: prompt embeddings [B, L, J] and a pooled vector [B, P] from the package's text encoders.
-import type { JobRequest } from '../contract.ts'
-import type { Manifest, TextEncoderManifest } from '../manifest.ts'
+import type { Manifest, Rows, TextEncoderManifest } from '../manifest.ts'
 import type { Session, Tensor } from '../runtime/session.ts'
 import { type PromptTokenizer, type Tokens, tokenize } from '../tokenizer/tokenizer.ts'
 
@@ -8,20 +7,25 @@ import { type PromptTokenizer, type Tokens, tokenize } from '../tokenizer/tokeni
 export type TextEncoder = { about: TextEncoderManifest; session: Session; tokenizer: PromptTokenizer }
 
 export type PromptEmbeds = { /** [L, J] */ embeds: Float32Array; rows: number /** [P] */; pooled: Float32Array }
-export type NamedPrompt = { name: string; text: string }
+/** `own`: texts for encoders of another prompt; they read `text` if theirs is absent or empty. */
+export type NamedPrompt = {
+  name: string
+  text: string
+  own?: { prompt_2?: string | undefined; prompt_3?: string | undefined }
+}
 export type EncodedPrompts = {
   prompts: PromptEmbeds[] /** One message for each truncated prompt. */
   truncations: string[]
 }
 
 type TextShape = Omit<Manifest['text'], 'encoders'>
-type Convention = JobRequest['text_convention']
 type Encoded = { /** [rows, width] */ hidden: Float32Array; rows: number; pooled: Float32Array | null }
-type Options = { convention: Convention; batched: boolean; signal?: AbortSignal }
+/** `maxTokens`: a request's max_sequence_length. */
+type Options = { maxTokens?: number | undefined; batched: boolean; signal?: AbortSignal }
 
 /**
  * Encodes prompts, in one run of each encoder if their lengths are equal and `batched` allows it. The encoders run concurrently. An
- * aborted signal stops them and throws its reason.
+ * aborted signal stops them and throws its reason. Throws if an encoder produces NaN or infinity.
  */
 export async function encodePrompts(
   encoders: readonly TextEncoder[],
@@ -31,20 +35,38 @@ export async function encodePrompts(
 ): Promise<EncodedPrompts> {
   const truncations: string[] = []
   const encode = async ({ about, session, tokenizer }: TextEncoder): Promise<Encoded[]> => {
-    const { min, max } = about.tokens[options.convention]
-    const tokens = prompts.map(({ text }) => tokenize(tokenizer, text, { minTokens: min, maxTokens: max }))
-    truncations.push(...tokens.flatMap((each, i) => describeTruncation(about.title, prompts[i]!.name, each, max)))
-    return runEncoder(session, tokens, options)
+    const length = lengthOf(about.tokens, options)
+    const own = prompts.map((prompt) => promptOf(prompt, about))
+    const tokens = own.map(({ text }) => tokenize(tokenizer, text, { minTokens: length, maxTokens: length }))
+    truncations.push(...tokens.flatMap((each, i) => describeTruncation(about.title, own[i]!.name, each, length)))
+    const encodings = await runEncoder(session, tokens, options)
+    for (const { hidden, pooled } of encodings) {
+      assertFinite(hidden, `the output of ${about.title}`)
+      if (pooled) assertFinite(pooled, `the pooled output of ${about.title}`)
+    }
+    return encodings
   }
   const encoded = await Promise.all(encoders.map(encode))
   const joined = prompts.map((_, i) =>
     joinEncodings(
       encoders.map(({ about }, encoder) => ({ about, ...encoded[encoder]![i]! })),
       shape,
-      options.convention,
+      options,
     ),
   )
   return { prompts: joined, truncations }
+}
+
+const lengthOf = (rows: Rows, { maxTokens }: Options) => Math.min(maxTokens ?? rows.default, rows.max)
+
+function promptOf({ name, text, own }: NamedPrompt, { prompt }: TextEncoderManifest): { name: string; text: string } {
+  const other = prompt === 'prompt' ? undefined : own?.[prompt]
+  return other ? { name: prompt, text: other } : { name, text }
+}
+
+/** Throws an Error that names `what`, unless all values are finite. */
+export function assertFinite(values: Float32Array, what: string): void {
+  if (!values.every(Number.isFinite)) throw new Error(`${what} contains NaN or infinity`)
 }
 
 function describeTruncation(encoder: string, prompt: string, { cut }: Tokens, maxTokens: number): string[] {
@@ -82,15 +104,15 @@ function sample({ data, dims }: Tensor, i: number): Float32Array {
 /** Places the outputs of all encoders for one prompt, as the manifest describes; everything else is zero. */
 function joinEncodings(
   encodings: readonly (Encoded & { about: TextEncoderManifest })[],
-  { segments, empty_rows, joint_width: joint, pooled_width }: TextShape,
-  convention: Convention,
+  { segments, joint_width: joint, pooled_width }: TextShape,
+  options: Options,
 ): PromptEmbeds {
-  const lengths = segments.map((absentRows, segment) => {
+  const lengths = segments.map((absent, segment) => {
     const present = encodings.filter(({ about }) => about.segment === segment)
-    return present.length > 0 ? Math.max(...present.map(({ rows }) => rows)) : absentRows[convention]
+    return present.length > 0 ? Math.max(...present.map(({ rows }) => rows)) : lengthOf(absent, options)
   })
   const startOf = (segment: number) => lengths.slice(0, segment).reduce((sum, length) => sum + length, 0)
-  const rows = startOf(segments.length) || empty_rows
+  const rows = startOf(segments.length)
   const embeds = new Float32Array(rows * joint)
   const pooled = new Float32Array(pooled_width)
   for (const { about, ...encoded } of encodings) {

@@ -1,22 +1,25 @@
 // Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { JobRequest } from '../contract.ts'
-import { CONTENT_TYPES } from '../contract.ts'
+import { CONTENT_TYPES, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
+import { describeUnknown } from '../tokenizer/known-words.ts'
 import { decodeLatent } from './decode.ts'
-import { type Condition, condition, predictVelocity, releaseConditions } from './denoise.ts'
+import { Conditions, condition, predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
 import { gaussianNoiseAsync } from './noise.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
-import { encodePrompts, type NamedPrompt } from './prompt.ts'
+import { assertFinite, encodePrompts, type NamedPrompt } from './prompt.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
   | 'prompt'
+  | 'prompt_2'
+  | 'prompt_3'
   | 'negative_prompt'
   | 'width'
   | 'height'
@@ -27,10 +30,9 @@ export type Txt2ImgRequest = Pick<
   | 'output_format'
   | 'output_quality'
   | 'text_convention'
+  | 'max_sequence_length'
   | 'preview_steps'
 >
-
-const SEEDS = 2 ** 32
 
 /**
  * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
@@ -48,6 +50,8 @@ export async function* txt2img(
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
+    const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
+    if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
     const undecoded: Denoised[] = []
     for (let image = 0; image < request.count; image++) {
@@ -59,7 +63,7 @@ export async function* txt2img(
     }
     yield { type: 'finished', timings }
   } finally {
-    releaseConditions(inputs.conditions)
+    inputs.conditions.release()
   }
 }
 
@@ -68,13 +72,11 @@ type Work = { timings: Timings; signal: AbortSignal }
 type Latent = { data: Float32Array; dims: number[] }
 type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
-type StepInputs = { conditions: Condition[]; position: Tensor | undefined }
-
-const seedOf = ({ seed }: Txt2ImgRequest, image: number) => (seed + image) % SEEDS
+type StepInputs = { conditions: Conditions; position: Tensor | undefined }
 
 function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
   return gaussianNoiseAsync(
-    seedOf(request, image),
+    seedOf(request.seed, image),
     dims.reduce((product, dim) => product * dim),
   )
 }
@@ -85,7 +87,7 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
-  const options = { convention: request.text_convention, batched, signal }
+  const options = { maxTokens: request.max_sequence_length, batched, signal }
   const [{ prompts, truncations }, noise] = await Promise.all([
     encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
     noiseOf(request, 0, dims),
@@ -93,7 +95,10 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   signal.throwIfAborted()
   const { timesteps } = createScheduler(request.steps, manifest.scheduler)
   const position = await readPosition(pipeline.package, rows, columns)
-  const conditions = await condition(pipeline.conditioning, prompts, timesteps, { batched, signal })
+  const conditions = new Conditions(timesteps, (part) =>
+    condition(pipeline.conditioning, prompts, part, { batched, signal }),
+  )
+  await conditions.at(0)
   return { dims, noise, inputs: { conditions, position }, truncations }
 }
 
@@ -109,7 +114,8 @@ async function* denoiseImage(
   const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
   for (let run = 0; run < steps; run++) {
     signal.throwIfAborted()
-    const velocity = await predictVelocity(transformer, latent, inputs.conditions, run, options)
+    const { conditions, row } = await inputs.conditions.at(run)
+    const velocity = await predictVelocity(transformer, latent, conditions, row, options)
     scheduler.step(velocity, run, latent.data)
     const step = run + 1
     yield { type: 'step', image, step, steps }
@@ -119,6 +125,7 @@ async function* denoiseImage(
       yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
     }
   }
+  assertFinite(latent.data, 'the denoised latent')
   timings.denoise += denoiseClock()
   return { image, latent }
 }
@@ -132,7 +139,7 @@ async function decodeImage(
   signal.throwIfAborted()
   const decodeClock = stopwatch()
   const pixels = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
-  const finished = await writeImage(pkg, request, pixels, image, seedOf(request, image))
+  const finished = await writeImage(pkg, request, pixels, image, seedOf(request.seed, image))
   timings.decode += decodeClock()
   return finished
 }
@@ -153,8 +160,8 @@ async function renderPreview(latent: Latent, factors: PreviewFactors, image: num
 }
 
 /** The prompts of a batch: with guidance, the negative prompt first, as in diffusers. */
-function promptsOf({ prompt, negative_prompt, guidance_scale }: Txt2ImgRequest): NamedPrompt[] {
-  const positive = { name: 'prompt', text: prompt }
+function promptsOf({ prompt, prompt_2, prompt_3, negative_prompt, guidance_scale }: Txt2ImgRequest): NamedPrompt[] {
+  const positive = { name: 'prompt', text: prompt, own: { prompt_2, prompt_3 } }
   return guidance_scale > 1 ? [{ name: 'negative prompt', text: negative_prompt }, positive] : [positive]
 }
 
@@ -177,15 +184,19 @@ async function writeImage(
   request: Txt2ImgRequest,
   pixels: Uint8Array,
   image: number,
-  seed: number,
+  seed: Seed,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
+  const { prompt_2, prompt_3, max_sequence_length } = request
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
     pixels,
     { format, quality },
     {
       ...{ prompt, negative_prompt, seed, steps, guidance_scale, width, height, text_convention },
+      ...(prompt_2 && { prompt_2 }),
+      ...(prompt_3 && { prompt_3 }),
+      ...(max_sequence_length && { max_sequence_length }),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

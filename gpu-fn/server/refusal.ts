@@ -1,7 +1,7 @@
 // Refusals of the GPU function: closed codes, one status each, RFC 9457 on the wire.
 import { STATUS_CODES } from 'node:http'
 import type * as z from 'zod'
-import { jobRequest, type refusal } from '../contract.ts'
+import { escapeText, jobRequest, type refusal } from '../contract.ts'
 
 const STATUS = {
   invalid_request: 400,
@@ -44,7 +44,7 @@ export function problem({ code, message, retryAfter }: Pick<Refusal, 'code' | 'm
     type: 'about:blank',
     title: STATUS_CODES[status] ?? 'Error',
     status,
-    detail: message,
+    detail: escapeText(message),
     code,
   }
   const headers = new Headers({ 'content-type': 'application/problem+json' })

@@ -1,12 +1,22 @@
-// Tokenizer directories as in SD3.5 repositories: `tokenizer.json` if present, else CLIP's `vocab.json` and `merges.txt`.
-import { readFile } from 'node:fs/promises'
+// The tokenizer that the files of an SD3.5 repository define: `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt`, or T5's
+// `spiece.model`.
 import path from 'node:path'
 import * as z from 'zod'
+import { convertSentencePiece } from './sentencepiece.ts'
+import {
+  readMerges,
+  readText,
+  selectSources,
+  TOKENIZER_LIMITS,
+  TokenizerError,
+  type TokenizerFileName,
+  type TokenizerSources,
+} from './sources.ts'
 
-/** An unusable tokenizer directory; the message names the file and the problem. */
-export class TokenizerError extends Error {
-  override name = 'TokenizerError' as const
-}
+const id = z
+  .int()
+  .min(0)
+  .max(TOKENIZER_LIMITS.tokens - 1)
 
 const addedToken = z.object({
   content: z.string(),
@@ -23,15 +33,20 @@ const specialTokens = z.object({
   pad_token: tokenName.nullish(),
   unk_token: tokenName.nullish(),
 })
-const tokenizerConfig = specialTokens.extend({ added_tokens_decoder: z.record(z.string(), addedToken).default({}) })
+const tokenizerConfig = specialTokens.extend({
+  extra_ids: z.int().min(0).max(1000).optional(),
+  added_tokens_decoder: z.record(z.string().regex(/^\d{1,6}$/), addedToken).default({}),
+})
 const component = z.looseObject({ type: z.string() })
 const tokenizerJson = z.object({
-  added_tokens: z.array(addedToken.extend({ id: z.int() })),
+  added_tokens: z.array(addedToken.extend({ id })),
   normalizer: component.nullish().default(null),
   pre_tokenizer: component.nullish().default(null),
   post_processor: component.nullish().default(null),
   decoder: component.nullish().default(null),
-  model: z.looseObject({ vocab: z.union([z.record(z.string(), z.int()), z.array(z.tuple([z.string(), z.number()]))]) }),
+  model: z.looseObject({
+    vocab: z.union([z.record(z.string(), id), z.array(z.tuple([z.string(), z.number()])).max(TOKENIZER_LIMITS.tokens)]),
+  }),
 })
 export type TokenizerJson = z.infer<typeof tokenizerJson>
 
@@ -43,14 +58,18 @@ const END = '<|endoftext|>'
 export const CLIP_WORDS =
   "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+"
 
-/** Reads a tokenizer directory. Throws `TokenizerError`. */
-export async function readTokenizerFiles(directory: string): Promise<TokenizerFiles> {
-  const map = await readJson(directory, 'special_tokens_map.json', specialTokens)
-  const config = await readJson(directory, 'tokenizer_config.json', tokenizerConfig)
-  const written = await readJson(directory, 'tokenizer.json', tokenizerJson)
+/** Parses the files of `directory`, which is named in errors. Throws `TokenizerError`. */
+export function parseTokenizerFiles(directory: string, all: TokenizerSources): TokenizerFiles {
+  const sources = selectSources(all)
+  const map = parseJson(directory, sources, 'special_tokens_map.json', specialTokens)
+  const config = parseJson(directory, sources, 'tokenizer_config.json', tokenizerConfig)
+  const written = parseJson(directory, sources, 'tokenizer.json', tokenizerJson)
   const specials = { ...map, ...config }
-  const definition = written ?? (await clipDefinition(directory, specials))
-  const padToken = specials.pad_token ?? undefined
+  const model = sources.get('spiece.model')
+  const converted = model && convertSentencePiece(path.join(directory, 'spiece.model'), model, config?.extra_ids)
+  const definition =
+    written ?? (converted ? tokenizerJson.parse(converted) : clipDefinition(directory, sources, specials))
+  const padToken = specials.pad_token ?? (converted && '<pad>')
   if (padToken === undefined) {
     throw new TokenizerError(
       `${directory}: neither tokenizer_config.json nor special_tokens_map.json names a pad_token`,
@@ -62,11 +81,15 @@ export async function readTokenizerFiles(directory: string): Promise<TokenizerFi
   return { definition: { ...definition, added_tokens }, padToken, config: config ?? { added_tokens_decoder: {} } }
 }
 
-async function clipDefinition(directory: string, specials: z.infer<typeof specialTokens>): Promise<TokenizerJson> {
-  const vocab = await readJson(directory, 'vocab.json', z.record(z.string(), z.int()))
-  const merges = await readText(directory, 'merges.txt')
+function clipDefinition(
+  directory: string,
+  sources: TokenizerSources,
+  specials: z.infer<typeof specialTokens>,
+): TokenizerJson {
+  const vocab = parseJson(directory, sources, 'vocab.json', z.record(z.string(), id))
+  const merges = readMerges(directory, sources)
   if (!vocab || merges === undefined) {
-    throw new TokenizerError(`${directory} has neither tokenizer.json nor vocab.json with merges.txt`)
+    throw new TokenizerError(`${directory} has neither tokenizer.json nor vocab.json with merges.txt nor spiece.model`)
   }
   const [bos, eos] = [specials.bos_token ?? START, specials.eos_token ?? END]
   for (const token of [bos, eos]) {
@@ -97,29 +120,27 @@ async function clipDefinition(directory: string, specials: z.infer<typeof specia
     model: {
       type: 'BPE',
       vocab,
-      merges: merges.split('\n').filter((line) => line !== '' && !line.startsWith('#version')),
+      merges,
       end_of_word_suffix: '</w>',
       unk_token: specials.unk_token ?? END,
     },
   }
 }
 
-async function readText(directory: string, name: string): Promise<string | undefined> {
-  try {
-    return await readFile(path.join(directory, name), 'utf8')
-  } catch (cause) {
-    if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') return undefined
-    throw new TokenizerError(`cannot read ${path.join(directory, name)}`, { cause })
-  }
-}
-
-async function readJson<T>(directory: string, name: string, schema: z.ZodType<T>): Promise<T | undefined> {
-  const text = await readText(directory, name)
+function parseJson<T>(
+  directory: string,
+  sources: TokenizerSources,
+  name: TokenizerFileName,
+  schema: z.ZodType<T>,
+): T | undefined {
+  const text = readText(directory, sources, name, ',', TOKENIZER_LIMITS.values)
   if (text === undefined) return undefined
   try {
     return schema.parse(JSON.parse(text))
   } catch (cause) {
-    const reason = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause)
+    const reason = cause instanceof z.ZodError ? describeIssue(cause.issues[0]!) : String(cause).slice(0, 200)
     throw new TokenizerError(`${path.join(directory, name)} is not a tokenizer file: ${reason}`, { cause })
   }
 }
+
+const describeIssue = ({ path: where, message }: z.core.$ZodIssue) => `${where.join('.').slice(0, 200)}: ${message}`

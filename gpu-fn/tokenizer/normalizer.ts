@@ -40,8 +40,9 @@ function charactersMap(base64: string): Normalize {
   if (arrayBytes === 0 || arrayBytes % 4 !== 0 || arrayBytes + 4 > bytes.length) {
     throw new Error('precompiled_charsmap is empty or truncated')
   }
-  const units = Uint32Array.from({ length: arrayBytes / 4 }, (_, i) => bytes.readUInt32LE(4 + 4 * i))
+  const units = new Uint32Array(Uint8Array.from(bytes.subarray(4, 4 + arrayBytes)).buffer)
   const replacements = bytes.subarray(4 + arrayBytes)
+  assertShort(replacements)
   const lookUp = (text: string) => {
     const start = shortestMatch(units, utf8.encode(text))
     return start === undefined ? undefined : replacements.toString('utf8', start, replacements.indexOf(0, start))
@@ -70,6 +71,20 @@ function charactersMap(base64: string): Normalize {
       done = index + run.length
     }
     return result + byGrapheme(text.slice(done))
+  }
+}
+
+/** The longest published replacement has 33 bytes; longer ones could make a prompt exceed the memory. */
+const MAX_REPLACEMENT_BYTES = 256
+
+function assertShort(replacements: Buffer): void {
+  for (let start = 0, end = 0; start < replacements.length; start = end + 1) {
+    end = replacements.indexOf(0, start)
+    if (end < 0) end = replacements.length
+    if (end - start > MAX_REPLACEMENT_BYTES)
+      throw new Error(
+        `precompiled_charsmap has a replacement of ${end - start} bytes; at most ${MAX_REPLACEMENT_BYTES} are allowed`,
+      )
   }
 }
 

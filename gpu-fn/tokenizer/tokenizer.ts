@@ -1,8 +1,10 @@
 // Prompts to token ids, equal to those of transformers' tokenizers, from the tokenizer files of a checkpoint.
 import { Tokenizer } from '@huggingface/tokenizers'
-import { readTokenizerFiles, TokenizerError, type TokenizerFiles, type TokenizerJson } from './files.ts'
+import { parseTokenizerFiles, type TokenizerFiles, type TokenizerJson } from './files.ts'
 import { exactNormalizer } from './normalizer.ts'
+import { assertPublishedParts } from './parts.ts'
 import { type Cutter, cutIntoPieces, cutterOf, type Piece } from './pieces.ts'
+import { readTokenizerDirectory, TokenizerError, type TokenizerSources } from './sources.ts'
 
 /** The tokenizer of one text encoder: `prefix`, the prompt, `suffix`, then `padId` up to the length of the encoder's input. */
 export type PromptTokenizer = {
@@ -31,17 +33,36 @@ const PIECE_CHARACTERS = 1_000
 
 /** Opens a tokenizer directory (`tokenizer`, `tokenizer_2` or `tokenizer_3`). Throws `TokenizerError`. */
 export async function openTokenizer(directory: string): Promise<PromptTokenizer> {
-  const files = await readTokenizerFiles(directory)
-  const tokenizer = build(directory, files)
+  return parseTokenizer(directory, await readTokenizerDirectory(directory))
+}
+
+/** Opens the tokenizer of these files; `directory` is named in errors. Throws `TokenizerError`. */
+export function parseTokenizer(directory: string, sources: TokenizerSources): PromptTokenizer {
+  const files = parseTokenizerFiles(directory, sources)
+  try {
+    assertPublishedParts(directory, files.definition)
+    return open(directory, files)
+  } catch (cause) {
+    if (cause instanceof TokenizerError) throw cause
+    throw new TokenizerError(`${directory}: ${cause instanceof Error ? cause.message : cause}`, { cause })
+  }
+}
+
+function open(directory: string, files: TokenizerFiles): PromptTokenizer {
+  const tokenizer = build(files)
   const padId = tokenizer.token_to_id(files.padToken)
   if (padId === undefined) throw new TokenizerError(`${directory}: the pad_token ${files.padToken} has no id`)
   const body = tokenizer.encode('a', { add_special_tokens: false }).ids
   const whole = tokenizer.encode('a').ids
   const start = whole.findIndex((_, i) => body.every((id, j) => whole[i + j] === id))
+  const [prefix, suffix] = [whole.slice(0, start), whole.slice(start + body.length)]
+  const unusable = [...whole, padId, tokenizer.model.unk_token_id].find((id) => !Number.isSafeInteger(id))
+  if (unusable !== undefined || tokenizer.model.unk_token_id === undefined)
+    throw new TokenizerError(`${directory}: a token of its own, such as the unknown token, has no id`)
   return {
     tokenizer,
-    prefix: whole.slice(0, start),
-    suffix: whole.slice(start + body.length),
+    prefix,
+    suffix,
     padId,
     cutter: cutterOf(files.definition),
     vocabulary: vocabularyOf(files),
@@ -85,16 +106,12 @@ function vocabularyOf({ definition: { model, added_tokens } }: TokenizerFiles): 
   return Math.max(own, ...added_tokens.map(({ id }) => id + 1))
 }
 
-function build(directory: string, { definition, config }: TokenizerFiles): Tokenizer {
-  try {
-    const pre_tokenizer = definition.pre_tokenizer && unicodeSpaces(definition.pre_tokenizer)
-    const tokenizer = new Tokenizer({ ...definition, pre_tokenizer }, config)
-    if (definition.normalizer) tokenizer.normalizer = exactNormalizer(definition.normalizer)
-    if (tokenizer.model.fuse_unk) fuseInLinearTime(tokenizer)
-    return tokenizer
-  } catch (cause) {
-    throw new TokenizerError(`${directory}: ${cause instanceof Error ? cause.message : cause}`, { cause })
-  }
+function build({ definition, config }: TokenizerFiles): Tokenizer {
+  const pre_tokenizer = definition.pre_tokenizer && unicodeSpaces(definition.pre_tokenizer)
+  const tokenizer = new Tokenizer({ ...definition, pre_tokenizer }, config)
+  if (definition.normalizer) tokenizer.normalizer = exactNormalizer(definition.normalizer)
+  if (tokenizer.model.fuse_unk) fuseInLinearTime(tokenizer)
+  return tokenizer
 }
 
 /** The library fuses runs of unknown characters in quadratic time, a second for ten thousand of them. */

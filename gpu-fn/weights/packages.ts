@@ -42,13 +42,14 @@ export async function openPackage(directory: string, options: { verify?: boolean
 }
 
 /**
- * Opens every package directly below `root`, ordered by directory name; directories without a manifest, or with a name that starts with a
- * dot, are skipped. Throws `PackageError`.
+ * Opens the package at `root`, or every package directly below it, ordered by directory name; directories without a manifest, or with a
+ * name that starts with a dot, are skipped. Throws `PackageError`.
  */
 export async function findPackages(root: string): Promise<Package[]> {
   const entries = await readdir(root, { withFileTypes: true }).catch((cause: unknown) => {
     throw new PackageError(`${root} cannot be listed`, { cause })
   })
+  if (entries.some(({ name }) => name === MANIFEST)) return [await openPackage(root)]
   const names = entries
     .map(({ name }) => name)
     .filter((name) => !name.startsWith('.'))

@@ -2,8 +2,8 @@
 // is available in seconds and has its real size on the GPU.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
-import { encode } from '../../gpu-fn/compile/checkpoint/fp8.ts'
+import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
+import { encode } from '../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions } from '../../gpu-fn/compile/graph/model.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'

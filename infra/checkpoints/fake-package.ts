@@ -36,7 +36,7 @@ export async function completeFakePackage(
     scheduler: { name: 'FlowMatchEulerDiscreteScheduler', shift: 3, num_train_timesteps: 1000 },
     latent: { channels: 16, downsample: 8, patch_size: 2 },
     position: { max: 192, width: 64 },
-    text: { encoders: [], segments: [], empty_rows: 77, joint_width: 64, pooled_width: 64 },
+    text: { encoders: [], segments: [], joint_width: 64, pooled_width: 64 },
     transformer_batch: null,
     networks: Object.fromEntries(NETWORKS.map((name) => [name, { file: `${name}.onnx`, inputs: [], outputs: [] }])),
     weights: {},

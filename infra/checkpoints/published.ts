@@ -33,7 +33,7 @@ export async function singleFileShapes(variant: Published, blocks = depthOf(vari
   const [, header] = files.find(([file]) => !file.includes('/'))!
   const last = depthOf(variant) - 1
   return shapesIn(header).flatMap(({ name, shape }) => {
-    const [, before, block, after] = /^(.*\.joint_blocks\.)(\d+)(\..*)$/.exec(name) ?? []
+    const [, before, block, after] = /^(model\.diffusion_model\.joint_blocks\.)(\d+)(\..*)$/.exec(name) ?? []
     if (block === undefined || Number(block) < blocks - 1) return [{ name, shape }]
     return Number(block) === last ? [{ name: `${before}${blocks - 1}${after}`, shape }] : []
   })

@@ -1,6 +1,6 @@
 // Writes small safetensors files: the header, then the bytes of every tensor in order.
 import { writeFile } from 'node:fs/promises'
-import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/dtype.ts'
+import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'
 
 export type StoredDtype = TensorShape['dtype']

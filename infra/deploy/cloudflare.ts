@@ -2,9 +2,9 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import type { CommandLine, Step, World } from './plan.ts'
+import { type CommandLine, type Step, shown, type World } from './plan.ts'
+import { writeWorkerConfig } from './worker-config.ts'
 
-export const QUEUES = ['octet-usage']
 const LIFECYCLE = 'infra/results-lifecycle.json'
 const ABSENT = 'if the previous command finds none'
 
@@ -16,11 +16,6 @@ async function makeUnlessThere({ exec }: World, look: CommandLine, make: Command
   )
   if (!there) await exec(make)
 }
-
-const queueCommands = (name: string) => ({
-  look: ['wrangler', 'queues', 'info', name],
-  make: ['wrangler', 'queues', 'create', name],
-})
 
 export const account: Step = {
   id: 'cloudflare-account',
@@ -41,13 +36,16 @@ export const account: Step = {
     'Log in with `npx wrangler login` (in CI set CLOUDFLARE_API_TOKEN); with several accounts, set CLOUDFLARE_ACCOUNT_ID. The account needs Workers Paid, for Queues and Durable Objects.',
 }
 
-export const queues: Step = {
-  id: 'queues',
+export const queue: Step = {
+  id: 'queue',
   what: 'The usage queue',
-  commands: () =>
-    QUEUES.map(queueCommands).flatMap(({ look, make }) => [{ command: look }, { command: make, condition: ABSENT }]),
+  commands: ({ worker: { queue: name } }) => [
+    { command: ['wrangler', 'queues', 'info', name] },
+    { command: ['wrangler', 'queues', 'create', name], condition: ABSENT },
+  ],
   async run(world) {
-    for (const { look, make } of QUEUES.map(queueCommands)) await makeUnlessThere(world, look, make)
+    const [look, make] = this.commands(world.config, world.state)
+    await makeUnlessThere(world, look!.command, make!.command)
   },
   otherwise: 'Queues are part of Workers Paid; an API token needs the permission Queues: Edit.',
 }
@@ -71,15 +69,15 @@ export const bucket: Step = {
 export const database: Step = {
   id: 'database',
   what: 'Database, with the migrations of edge/migrations',
-  commands: ({ worker: { database: name } }) => [
+  commands: ({ worker: { database: name } }, { workerConfig }) => [
     { command: ['wrangler', 'd1', 'info', name, '--json'] },
     { command: ['wrangler', 'd1', 'create', name], condition: ABSENT },
-    { command: ['wrangler', 'd1', 'migrations', 'apply', name, '--remote'] },
+    { command: ['wrangler', 'd1', 'migrations', 'apply', name, '--remote', '--config', workerConfig] },
   ],
   async run(world) {
     const [look, make, migrate] = this.commands(world.config, world.state)
     await makeUnlessThere(world, look!.command, make!.command)
-    await world.exec(migrate!.command)
+    await world.exec(migrate!.command, shown(world))
   },
   otherwise: 'A failed migration has been rolled back: fix its file and run this again. An API token needs D1: Edit.',
 }
@@ -87,12 +85,17 @@ export const database: Step = {
 export const worker: Step = {
   id: 'worker',
   what: 'The worker',
-  commands: (config, { gpuUrl, workerSecrets }) => [{ command: deployCommand(config, gpuUrl, workerSecrets) }],
-  async run({ config, state, exec, say }) {
+  commands: (_, { workerConfig, workerSecrets }) => [
+    { command: ['wrangler', 'deploy', '--config', workerConfig, '--secrets-file', workerSecrets] },
+  ],
+  async run(world) {
+    const { config, state, exec, say } = world
     const scratch = await mkdtemp(path.join(tmpdir(), 'octet-deploy-'))
     try {
+      await writeWorkerConfig(state.workerConfig, config, state.gpuUrl)
       const output = path.join(scratch, 'wrangler.jsonl')
-      await exec(deployCommand(config, state.gpuUrl, state.workerSecrets), { WRANGLER_OUTPUT_FILE_PATH: output })
+      const [deploy] = this.commands(config, state)
+      await exec(deploy!.command, shown(world, { WRANGLER_OUTPUT_FILE_PATH: output }))
       state.workerUrl = addressOf(await readFile(output, 'utf8'))
     } finally {
       await rm(scratch, { recursive: true })
@@ -101,15 +104,6 @@ export const worker: Step = {
   },
   otherwise:
     'The previous version, if any, is still served. See the output of wrangler above, and `npm run check` for errors in the code.',
-}
-
-function deployCommand({ worker, gpu }: World['config'], gpuUrl: string, secrets: string): string[] {
-  const { name, offers } = worker
-  const catalog = JSON.stringify({ offers })
-  const vars = [`GPU_URL:${gpuUrl}`, `GPU_SLOTS:${gpu.max_containers}`, `OCTET_CATALOG:${catalog}`].flatMap((each) => [
-    ...['--var', each],
-  ])
-  return ['wrangler', 'deploy', '--name', name, ...vars, '--secrets-file', secrets]
 }
 
 /** The worker's address, from wrangler's JSON lines. */

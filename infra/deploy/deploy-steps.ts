@@ -1,9 +1,10 @@
 // The order of a deployment: the worker changes only after the new GPU function has generated an image.
-import { account, bucket, database, queues, worker } from './cloudflare.ts'
-import { gpuFunction, gpuSecret, modalAccount, weights } from './modal.ts'
+import { account, bucket, database, queue, worker } from './cloudflare.ts'
+import { gpuFunction, gpuSecret, modalAccount } from './modal.ts'
 import type { Step } from './plan.ts'
 import { type BucketSecrets, readSecretsFile, type SecretsOptions, secretsStep } from './secrets-file.ts'
 import { smokeGpu, smokeWorker } from './smoke.ts'
+import { weights } from './weights.ts'
 
 /** The steps of a deployment, without those of Modal if the GPU function runs elsewhere. */
 export function deploySteps(options: SecretsOptions): Step[] {
@@ -26,11 +27,11 @@ export function deploySteps(options: SecretsOptions): Step[] {
     account,
     ...(options.onModal ? [modalAccount] : []),
     secretsKnown,
-    queues,
+    queue,
     bucket,
     database,
     ...(options.onModal ? onModal : []),
-    smokeGpu(secrets),
+    smokeGpu(secrets, options.onModal),
     worker,
     smokeWorker(secrets),
   ]

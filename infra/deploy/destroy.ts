@@ -1,5 +1,4 @@
 // `npm run deploy -- destroy`: removes a deployment, and its data only on request.
-import { QUEUES } from './cloudflare.ts'
 import { CommandFailed, GONE, type Step, type World } from './plan.ts'
 
 const step = (id: string, what: string, commands: Step['commands'], otherwise: string): Step => ({
@@ -28,10 +27,10 @@ const gpu = step(
   ],
   'See `modal app list`.',
 )
-const queues = step(
-  'queues',
-  'The queues',
-  () => QUEUES.map((name) => ({ command: ['wrangler', 'queues', 'delete', name] })),
+const queue = step(
+  'queue',
+  'The usage queue',
+  ({ worker: { queue: name } }) => [{ command: ['wrangler', 'queues', 'delete', name] }],
   'A queue can be deleted once no worker uses it: run this again.',
 )
 const database = step(
@@ -55,5 +54,5 @@ const volume = step(
 
 /** The steps of the removal: the worker first, data last. */
 export function destroySteps({ data, onModal }: { data: boolean; onModal: boolean }): Step[] {
-  return [worker, ...(onModal ? [gpu] : []), queues, ...(data ? [database, bucket, ...(onModal ? [volume] : [])] : [])]
+  return [worker, ...(onModal ? [gpu] : []), queue, ...(data ? [database, bucket, ...(onModal ? [volume] : [])] : [])]
 }

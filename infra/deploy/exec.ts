@@ -1,9 +1,11 @@
 // Runs the vendors' commands for a plan.
 import { spawn } from 'node:child_process'
 import path from 'node:path'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import { ROOT } from '../local/package-cache.ts'
 import { modalCommand } from '../modal/python.ts'
-import { CommandFailed, type CommandLine, commandText } from './plan.ts'
+import { CommandFailed, type CommandLine, commandText, type ExecOptions } from './plan.ts'
 
 const LAST_LINES = 12
 const WRANGLER = path.join(ROOT, 'node_modules/wrangler/bin/wrangler.js')
@@ -15,14 +17,21 @@ function createProgram([name, ...rest]: CommandLine): string[] {
   return [name!, ...rest]
 }
 
-/** Runs a command without a terminal, so that it cannot prompt. Its output is in the error if it fails. */
-export function exec(command: CommandLine, env: Record<string, string> = {}): Promise<string> {
+const missing = (name: string) =>
+  `the command ${name} is missing${name === 'modal' ? ': install it with npm run modal:setup' : ''}`
+
+/**
+ * Runs a command without a terminal, so that it cannot prompt. Its output is in the error if it fails. The command ends with this process.
+ */
+export function exec(command: CommandLine, { env = {}, onLine }: ExecOptions = {}): Promise<string> {
   const [program, ...rest] = createProgram(command)
   const child = spawn(program!, rest, {
     cwd: ROOT,
     env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
+  const kill = () => child.kill()
+  process.once('exit', kill)
   let output = ''
   let all = ''
   child.stdout.on('data', (chunk) => {
@@ -30,20 +39,19 @@ export function exec(command: CommandLine, env: Record<string, string> = {}): Pr
     all += chunk
   })
   child.stderr.on('data', (chunk) => (all += chunk))
+  if (onLine) for (const stream of [child.stdout, child.stderr]) readLines(stream, onLine)
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   child.on('error', (error: NodeJS.ErrnoException) =>
-    reject(
-      new CommandFailed(
-        error.code === 'ENOENT'
-          ? `the command ${command[0]} is missing${command[0] === 'modal' ? ': install it with npm run modal:setup' : ''}`
-          : error.message,
-      ),
-    ),
+    reject(new CommandFailed(error.code === 'ENOENT' ? missing(command[0]!) : error.message)),
   )
   child.on('close', (code) => {
+    process.off('exit', kill)
     if (code === 0) return resolve(output)
     const told = all.trim().split('\n').slice(-LAST_LINES).join('\n')
     reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${told}`))
   })
   return promise
 }
+
+const readLines = (stream: Readable, onLine: (line: string) => void) =>
+  createInterface(stream).on('line', (line) => line.trim() && onLine(line))

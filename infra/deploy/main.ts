@@ -1,15 +1,20 @@
 // `npm run deploy`: deploys to Cloudflare and Modal, idempotently; `destroy` removes the deployment.
+import { lookup } from 'node:dns/promises'
 import path from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
-import { Argument, Command } from 'commander'
-import { readDeployConfig } from '../config.ts'
+import { Argument, Command, InvalidArgumentError } from 'commander'
+import { endOnSignals } from '../command/end-on-signals.ts'
+import { prepareCommand } from '../command/npm.ts'
+import { printError } from '../command/print.ts'
+import { CONFIG_FILE, readDeployConfig } from '../config.ts'
 import { deploySteps } from './deploy-steps.ts'
 import { destroySteps } from './destroy.ts'
 import { exec } from './exec.ts'
 import { planText, runPlan, type State, UNKNOWN, type World } from './plan.ts'
 import { ROTATIONS, type Rotation, rotated } from './rotate.ts'
-import { readSecretsFile, SECRETS_FILE, writePrivate } from './secrets-file.ts'
+import { checkEnvironment, readSecretsFile, secretsFileOf, writePrivate } from './secrets-file.ts'
+import { workerConfigOf } from './worker-config.ts'
 
 /** Prompts at the terminal, without echo for a secret. */
 async function ask(question: string, { secret = false } = {}): Promise<string> {
@@ -26,20 +31,57 @@ async function ask(question: string, { secret = false } = {}): Promise<string> {
   }
 }
 
-async function worldOf(state: Partial<State> = {}): Promise<World> {
-  return { config: await readDeployConfig(), state: { ...UNKNOWN, ...state }, exec, ask, say: console.log }
+type Flags = {
+  config: string
+  dryRun?: boolean
+  gpuUrl?: string
+  newSecrets?: boolean
+  secrets?: string
+  data?: boolean
+  yes?: string
 }
 
-type Flags = { dryRun?: boolean; gpuUrl?: string; newSecrets?: boolean; secrets: string; data?: boolean; yes?: string }
+async function worldOf({ config: file }: Flags, state: Partial<State> = {}): Promise<World> {
+  const configFile = path.resolve(file)
+  const config = await readDeployConfig(configFile)
+  return { config, configFile, state: { ...UNKNOWN, ...state }, exec, ask, say: console.log }
+}
+
+function parseAddress(text: string): string {
+  const { protocol } = URL.canParse(text) ? new URL(text) : { protocol: '' }
+  if (/^https?:$/.test(protocol)) return text.replace(/\/+$/, '')
+  throw new InvalidArgumentError('It must be an address that starts with https:// or http://.')
+}
+
+/** Throws if a later step would fail for a reason that is already known. */
+async function checkInputs({ config }: World, gpuUrl = 'https://gpu.invalid'): Promise<void> {
+  await workerConfigOf(config, gpuUrl)
+  checkEnvironment(process.env)
+  if (gpuUrl.endsWith('.invalid')) return
+  const { hostname } = new URL(gpuUrl)
+  await lookup(hostname.replace(/^\[|\]$/g, '')).catch((cause: Error) => {
+    throw new Error(`--gpu-url ${gpuUrl}: the host ${hostname} is unknown (${cause.message})`)
+  })
+}
+
+endOnSignals()
 
 const program = new Command('deploy')
   .description('Deploys to Cloudflare and Modal. Repeated runs apply only what is missing or has changed.')
   .option('--dry-run', 'only print the steps and their commands')
-  .option('--gpu-url <url>', 'a GPU function elsewhere, instead of Modal (with GPU_PROXY_HEADERS for its host)')
-  .option('--secrets <file>', 'file of the secrets', SECRETS_FILE)
+  .option('--config <file>', 'the configuration of the deployment', CONFIG_FILE)
+  .option(
+    '--gpu-url <url>',
+    'a GPU function elsewhere, instead of Modal (with GPU_PROXY_HEADERS for its host)',
+    parseAddress,
+  )
+  .option('--secrets <file>', 'file of the secrets; .octet/deploy/WORKER/secrets.json by default')
   .option('--new-secrets', 'create new secrets although the deployed worker has some, which invalidates every API key')
-  .action(async ({ dryRun, gpuUrl, newSecrets, secrets }: Flags) => {
-    const world = await worldOf(gpuUrl ? { gpuUrl: gpuUrl.replace(/\/$/, '') } : {})
+  .action(async (flags: Flags) => {
+    const { dryRun, gpuUrl, newSecrets } = flags
+    const world = await worldOf(flags, gpuUrl ? { gpuUrl } : {})
+    await checkInputs(world, gpuUrl)
+    const secrets = flags.secrets ?? secretsFileOf(world.config.worker.name)
     const steps = deploySteps({ file: secrets, fresh: newSecrets ?? false, onModal: !gpuUrl, env: process.env })
     if (dryRun) return console.log(planText(steps, world.config))
     await runPlan(steps, world)
@@ -55,8 +97,9 @@ program
   .option('--data', 'also remove the database, the bucket of results and the volume')
   .option('--yes <name>', "the worker's name, as confirmation without a prompt")
   .action(async ({ data = false, yes }: Flags) => {
-    const { dryRun, gpuUrl } = program.opts<Flags>()
-    const world = await worldOf()
+    const flags = program.opts<Flags>()
+    const { dryRun, gpuUrl } = flags
+    const world = await worldOf(flags)
     const steps = destroySteps({ data, onModal: !gpuUrl })
     console.log(planText(steps, world.config))
     if (dryRun) return
@@ -71,14 +114,17 @@ program
   .description('replace a secret; the next deploy applies it')
   .addArgument(new Argument('<which>', 'one of them').choices(Object.keys(ROTATIONS)))
   .action(async (which: Rotation) => {
-    const { secrets: file } = program.opts<Flags>()
+    const flags = program.opts<Flags>()
+    const file = flags.secrets ?? secretsFileOf((await worldOf(flags)).config.worker.name)
     const before = await readSecretsFile(file)
     if (!before) throw new Error(`${file} does not exist: nothing has been deployed from here`)
     await writePrivate(file, await rotated(before, which))
     console.log(`${ROTATIONS[which]}.\nNow: npm run deploy`)
   })
 
-await program.parseAsync().catch((error: Error) => {
-  console.error(`deploy: ${error.message}`)
-  process.exitCode = 1
-})
+await prepareCommand(program)
+  .parseAsync()
+  .catch((error: Error) => {
+    printError('deploy', error)
+    process.exitCode = 1
+  })

@@ -1,9 +1,6 @@
-// The steps of a deployment on Modal, with its command: secret, weights, GPU function.
-import { openBucket } from '../../gpu-fn/weights/bucket.ts'
-import { POINTER_BYTES, pointerKey } from '../../gpu-fn/weights/layout.ts'
+// The steps of a deployment on Modal, with its command: secret and GPU function.
 import type { DeployConfig } from '../config.ts'
-import type { Step, World } from './plan.ts'
-import type { BucketSecrets } from './secrets-file.ts'
+import { type Step, shown } from './plan.ts'
 
 const TIMEOUT_NOTE = 'see its log with `modal app logs`'
 
@@ -18,56 +15,6 @@ export const modalAccount: Step = {
     'Install the command with `npm run modal:setup` (needs python3) or `pip install modal`, then log in with `modal setup`.',
 }
 
-/** Checks that the packages to be served are available to the GPU function. */
-export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
-  id: 'weights',
-  what: 'Presence of the packages to serve',
-  commands: ({ gpu }) =>
-    gpu.packages === 'volume'
-      ? [{ command: ['modal', 'volume', 'ls', gpu.volume, '/', '--json'] }]
-      : gpu.models.map((model) => ({
-          command: ['curl', '--fail', `<OCTET_BUCKET>/${pointerOf(model)}`],
-          condition: 'signed',
-        })),
-  async run(world) {
-    const { gpu } = world.config
-    const absent = gpu.packages === 'volume' ? await absentOnVolume(world) : await absentInBucket(gpu.models, bucket()!)
-    if (absent.length > 0) throw new Error(`no package of ${absent.join(', ')}`)
-  },
-  otherwise:
-    'Upload each with `npm run weights -- --variant NAME --tier TIER` and --volume or --bucket, according to gpu.packages in infra/config.json.',
-})
-
-const split = (served: string) => served.split(':') as [model: string, tier: 'fp8']
-const pointerOf = (served: string) =>
-  pointerKey({ model: split(served)[0], tier: split(served)[1], target: 'cuda-fp8' })
-
-async function absentOnVolume({ config: { gpu }, exec }: World): Promise<string[]> {
-  const entries = JSON.parse(await exec(['modal', 'volume', 'ls', gpu.volume, '/', '--json'])) as Record<
-    string,
-    string
-  >[]
-  const names = new Set(
-    entries.flatMap((entry) => Object.values(entry)).map((value) => String(value).replace(/^\/|\/$/g, '')),
-  )
-  return gpu.models.filter((served) => !names.has(split(served).join('-')))
-}
-
-async function absentInBucket(
-  models: readonly string[],
-  { OCTET_BUCKET: url, ...keys }: BucketSecrets,
-): Promise<string[]> {
-  const bucket = openBucket({ url, accessKeyId: keys.OCTET_BUCKET_KEY_ID, secretAccessKey: keys.OCTET_BUCKET_SECRET })
-  const absent: string[] = []
-  for (const served of models) {
-    await bucket.read(pointerOf(served), POINTER_BYTES).catch((error: { missing?: boolean }) => {
-      if (!error.missing) throw error
-      absent.push(served)
-    })
-  }
-  return absent
-}
-
 export const gpuSecret: Step = {
   id: 'gpu-secret',
   what: "Environment of the GPU function: the edge's public key, and access to packages",
@@ -77,7 +24,7 @@ export const gpuSecret: Step = {
   async run({ config, state, exec }) {
     for (const { command } of this.commands(config, state)) await exec(command)
   },
-  otherwise: 'See `modal secret list`; the name is gpu.secret in infra/config.json.',
+  otherwise: 'See `modal secret list`; the name is gpu.secret of the configuration.',
 }
 
 const serverOf = ({ gpu }: DeployConfig) => `${gpu.app}/${gpu.server}`
@@ -89,9 +36,10 @@ export const gpuFunction: Step = {
     { command: ['modal', 'deploy', 'infra/modal_app.py'] },
     { command: ['modal', 'server', 'info', serverOf(config), '--json'] },
   ],
-  async run({ config, state, exec, say }) {
+  async run(world) {
+    const { config, configFile, state, exec, say } = world
     const [deploy, info] = this.commands(config, state)
-    await exec(deploy!.command)
+    await exec(deploy!.command, shown(world, { OCTET_CONFIG: configFile }))
     const { server_url: url } = JSON.parse(await exec(info!.command)) as { server_url?: string }
     if (!url) throw new Error('modal server info returned no server_url')
     state.gpuUrl = url.replace(/\/$/, '')

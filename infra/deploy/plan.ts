@@ -9,6 +9,8 @@ export type State = {
   /** Files with secrets, while a command reads them. */
   workerSecrets: string
   gpuSecrets: string
+  /** The wrangler configuration of the worker. */
+  workerConfig: string
 }
 
 export const UNKNOWN: State = {
@@ -16,16 +18,26 @@ export const UNKNOWN: State = {
   workerUrl: '<WORKER_URL>',
   workerSecrets: '<WORKER_SECRETS_FILE>',
   gpuSecrets: '<GPU_SECRETS_FILE>',
+  workerConfig: '<WORKER_CONFIG_FILE>',
 }
 
 /** The words of a command line. The program is `wrangler`, `modal` or another one of the vendors. */
 export type CommandLine = readonly string[]
 
+export type ExecOptions = {
+  env?: Record<string, string>
+  /** Receives each line of output as it is printed, for commands that take long. */
+  onLine?: (line: string) => void
+}
+/** Runs a command and returns what it prints on standard output. Throws CommandFailed. */
+export type Exec = (command: CommandLine, options?: ExecOptions) => Promise<string>
+
 export type World = {
   config: DeployConfig
+  /** The file of `config`. */
+  configFile: string
   state: State
-  /** Runs a command and returns what it prints. Throws CommandFailed. */
-  exec: (command: CommandLine, env?: Record<string, string>) => Promise<string>
+  exec: Exec
   /** Prompts at the terminal. Throws if there is none. */
   ask: (question: string, options?: { secret?: boolean }) => Promise<string>
   say: (line: string) => void
@@ -72,6 +84,12 @@ export function planText(steps: readonly Step[], config: DeployConfig): string {
   ])
   return lines.join('\n')
 }
+
+/** Options for a command that takes long: its output is shown as it is printed. */
+export const shown = ({ say }: World, env: Record<string, string> = {}): ExecOptions => ({
+  env,
+  onLine: (line) => say(`   ${line}`),
+})
 
 /** Runs the steps in order. Throws StepFailed at the first failure; completed steps remain, and the next run continues from there. */
 export async function runPlan(steps: readonly Step[], world: World): Promise<void> {

@@ -7,6 +7,7 @@ import { tightenFile, writePrivateFile } from '../command/private-files.ts'
 import { ROOT } from '../local/package-cache.ts'
 import { createSecrets } from '../operator/secrets.ts'
 import { GONE, type Step, type World } from './plan.ts'
+import { writeWorkerConfig } from './worker-config.ts'
 
 const text = z.string().min(1)
 const bucketSecrets = z.strictObject({ OCTET_BUCKET: z.url(), OCTET_BUCKET_KEY_ID: text, OCTET_BUCKET_SECRET: text })
@@ -28,7 +29,8 @@ const file = z.strictObject({
 })
 export type SecretsFile = z.infer<typeof file>
 
-export const SECRETS_FILE = path.join(ROOT, '.octet', 'deploy', 'secrets.json')
+/** The file of a deployment, by the name of its worker. */
+export const secretsFileOf = (worker: string) => path.join(ROOT, '.octet', 'deploy', worker, 'secrets.json')
 
 /** Reads the file and restricts its mode; null if it does not exist. Throws if it is malformed, without quoting its content. */
 export async function readSecretsFile(
@@ -76,12 +78,12 @@ export function secretsStep(options: SecretsOptions): Step {
   return {
     id: 'secrets',
     what: `Secrets, stored in ${path.relative(ROOT, options.file)}: back it up`,
-    commands: ({ worker: { name } }) => [
+    commands: ({ worker: { name }, gpu: { proxy_token: token } }) => [
       { command: ['wrangler', 'secret', 'list', '--name', name], condition: 'if the file does not exist' },
       ...(options.onModal
         ? [
             {
-              command: ['modal', 'workspace', 'proxy-tokens', 'create', '--name', 'octet', '--json'],
+              command: ['modal', 'workspace', 'proxy-tokens', 'create', '--name', token, '--json'],
               condition: 'if the file has no proxy token',
             },
           ]
@@ -98,8 +100,10 @@ export function secretsStep(options: SecretsOptions): Step {
       const directory = path.dirname(options.file)
       world.state.workerSecrets = path.join(directory, 'worker.json')
       world.state.gpuSecrets = path.join(directory, 'gpu.json')
-      const doors = { GPU_PROXY_HEADERS: JSON.stringify(secrets.proxyHeaders) }
-      await writePrivate(world.state.workerSecrets, { ...secrets.worker, ...doors })
+      world.state.workerConfig = path.join(directory, 'wrangler.json')
+      await writeWorkerConfig(world.state.workerConfig, world.config, world.state.gpuUrl)
+      const headers = { GPU_PROXY_HEADERS: JSON.stringify(secrets.proxyHeaders) }
+      await writePrivate(world.state.workerSecrets, { ...secrets.worker, ...headers })
       await writePrivate(world.state.gpuSecrets, gpuEnvironment(world, secrets))
     },
     otherwise:
@@ -129,7 +133,8 @@ async function complete(secrets: SecretsFile, world: World, options: SecretsOpti
   if (env.STRIPE_SECRET_KEY) secrets.worker.STRIPE_SECRET_KEY = env.STRIPE_SECRET_KEY
   if (env.GPU_PROXY_HEADERS) Object.assign(secrets.proxyHeaders, JSON.parse(env.GPU_PROXY_HEADERS))
   if (onModal && !secrets.proxyHeaders.default) {
-    const token = JSON.parse(await exec(['modal', 'workspace', 'proxy-tokens', 'create', '--name', 'octet', '--json']))
+    const name = config.gpu.proxy_token
+    const token = JSON.parse(await exec(['modal', 'workspace', 'proxy-tokens', 'create', '--name', name, '--json']))
     secrets.proxyHeaders.default = { 'modal-key': token['Modal-Key'], 'modal-secret': token['Modal-Secret'] }
     await keep()
   }
@@ -140,6 +145,23 @@ async function complete(secrets: SecretsFile, world: World, options: SecretsOpti
     secrets.bucket = bucketSecrets.parse(known)
   }
   await keep()
+}
+
+/** Throws if a variable of the environment that the secrets step reads is malformed. */
+export function checkEnvironment({ GPU_PROXY_HEADERS: text, OCTET_BUCKET }: Record<string, string | undefined>): void {
+  const form = 'GPU_PROXY_HEADERS must be JSON of the form {"default": {"authorization": "Bearer …"}}'
+  const parsed = file.shape.proxyHeaders.safeParse(text ? parseJson(text) : undefined)
+  if (!parsed.success) throw new Error(form)
+  if (OCTET_BUCKET && !bucketSecrets.shape.OCTET_BUCKET.safeParse(OCTET_BUCKET).success)
+    throw new Error(`OCTET_BUCKET must be the address of a bucket; given "${OCTET_BUCKET}"`)
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return null
+  }
 }
 
 function onlySet(env: Record<string, string | undefined>): Partial<BucketSecrets> {

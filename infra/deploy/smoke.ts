@@ -13,7 +13,20 @@ const SMOKE_ACCOUNT = 'octet-smoke'
 
 type Secrets = () => Promise<SecretsFile>
 
-export const smokeGpu = (secrets: Secrets): Step => ({
+const NO_HOST = new Set([
+  'ENOTFOUND',
+  'ERR_TLS_CERT_ALTNAME_INVALID',
+  'CERT_HAS_EXPIRED',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+])
+
+/** Throws if the failure of a request is permanent: the host does not exist, or its certificate is not valid. */
+function assertTransient(error: Error, url: string): void {
+  const { code = '', message } = (error.cause ?? error) as NodeJS.ErrnoException
+  if (NO_HOST.has(code)) throw new Error(`${url} cannot be reached: ${message}`)
+}
+
+export const smokeGpu = (secrets: Secrets, onModal: boolean): Step => ({
   id: 'smoke-gpu',
   what: 'An image from the GPU function (cold start, with download and loading of weights)',
   commands: (_, { gpuUrl }) => [
@@ -36,8 +49,7 @@ export const smokeGpu = (secrets: Secrets): Step => ({
     const bytes = await pictureOf(state.gpuUrl, headers, worker.GPU_SIGNING_KEY, request)
     say(`   ready after ${readySeconds.toFixed(0)} s; an image of ${bytes} bytes`)
   },
-  otherwise:
-    'See the log of the container with `modal app logs`. For missing packages, run `npm run weights`; for a slow start, raise gpu.startup_timeout_seconds.',
+  otherwise: `${onModal ? 'See the log of the container with `modal app logs`.' : 'Check the address of --gpu-url, and the log of the GPU function on its host.'} For missing packages, run \`npm run weights\`; for a slow start, raise gpu.startup_timeout_seconds.`,
 })
 
 async function waitUntilReady(url: string, headers: Record<string, string>, { gpu }: DeployConfig): Promise<void> {
@@ -52,7 +64,10 @@ async function waitUntilReady(url: string, headers: Record<string, string>, { gp
       if (reply.status === 401 || reply.status === 403)
         throw new Error(`the host rejected the proxy token: ${reply.status}`)
       last = `${reply.status}${body.success ? ` ${body.data.status}` : ''}`
-    } else last = reply.message
+    } else {
+      assertTransient(reply, url)
+      last = (reply.cause as Error | undefined)?.message ?? reply.message
+    }
     if (Date.now() > deadline) throw new Error(`not ready after ${gpu.startup_timeout_seconds} s: ${last}`)
   }
 }

@@ -1,7 +1,9 @@
 // `npm run images`: checks and pins the digests of Dockerfile.gpu's base images. Needs a registry but no container engine.
+
 import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command } from 'commander'
+import { printError } from '../command/print.ts'
 import { formatReference, type ImageReference, parseReference, resolveDigest } from './registry.ts'
 
 /** A base image of the Dockerfile and the name of its build argument. */
@@ -61,7 +63,7 @@ if (import.meta.main) {
   )
   withFlags(program.command('pin').description("pin each image to its tag's current digest")).action(pin)
   await program.parseAsync().catch((error: Error) => {
-    console.error(`images: ${error.message}`)
+    printError('images', error)
     process.exitCode = 1
   })
 }

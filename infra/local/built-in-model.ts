@@ -17,10 +17,16 @@ export const BUILT_IN_MODELS = Object.keys(CHECKPOINTS) as BuiltInModel[]
 export const SERVED_TIERS = ['fp8', 'fp8-lite'] as const
 
 /** Sources that determine the bytes of a compiled package, apart from its checkpoint. */
-export const COMPILER = ['package.json', 'gpu-fn/manifest.ts', 'gpu-fn/{compile,models}/**/*.*']
+export const COMPILER = [
+  'package.json',
+  'gpu-fn/manifest.ts',
+  'gpu-fn/{compile,models}/**/*.*',
+  'gpu-fn/tokenizer/known-words.ts',
+]
 const CHECKPOINT = [
   'gpu-fn/nano/{transformer,vae,scheduler,text_encoder*,tokenizer*}/*',
   'gpu-fn/nano/turbo/{transformer,scheduler}/*',
+  'gpu-fn/nano/words.json',
 ]
 
 /**

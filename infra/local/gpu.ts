@@ -3,7 +3,9 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
+import { COMPILE_CACHE } from './package-cache.ts'
 
+const CANNOT_START = 'the GPU function cannot start'
 const MAIN = path.join(import.meta.dirname, '../../gpu-fn/main.ts')
 
 export type LocalGpuOptions = {
@@ -18,12 +20,15 @@ export type LocalGpuOptions = {
   /** Flags of node, such as --watch. */
   nodeFlags?: readonly string[]
   port?: number
+  /** Limit of GPU memory in GiB. */
+  vram?: string
 }
 
 /** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
 export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   const env = {
     ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_'))),
+    NODE_COMPILE_CACHE: COMPILE_CACHE,
     // Readiness is read from its log.
     LOG_LEVEL: 'info',
     PORT: String(options.port ?? 0),
@@ -31,6 +36,7 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
     OCTET_PACKAGES: options.packages,
     OCTET_EDGE_PUBLIC_KEY: options.edgePublicKey,
     OCTET_PRELOAD: options.preload,
+    ...(options.vram !== undefined && { OCTET_VRAM_GB: options.vram }),
   }
   const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
     env,
@@ -46,9 +52,11 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
     let address = ''
     createInterface(child.stdout).on('line', (line) => {
       options.onLog?.(line)
-      const { msg, port } = parse(line)
+      const { msg, port, err } = parse(line)
       if (msg === 'listening') address = `http://127.0.0.1:${port}`
       if (msg === 'ready') resolve(address)
+      // With --watch, node waits for a change after the program has ended.
+      if (msg === CANNOT_START) reject(new Error(`${CANNOT_START}: ${err?.message}`))
     })
     exited.then(([code, signal]) => {
       reject(new Error(`the GPU function ended with ${code ?? signal} before it was ready`))
@@ -70,7 +78,7 @@ function killGroup(leader: number | undefined): void {
   }
 }
 
-function parse(line: string): { msg?: string; port?: number } {
+function parse(line: string): { msg?: string; port?: number; err?: { message?: string } } {
   try {
     return JSON.parse(line)
   } catch {

@@ -1,84 +1,111 @@
 // The whole system on this machine: GPU function, worker, and an account with an API key.
-import { rmSync } from 'node:fs'
-import fs from 'node:fs/promises'
-import path from 'node:path'
-import { createKey } from '../operator/keys.ts'
-import { createSecrets } from '../operator/secrets.ts'
-import { BUILT_IN_MODELS, builtInPackages, SERVED_TIERS } from './built-in-model.ts'
+import { enableCompileCache } from 'node:module'
+import { BUILT_IN_MODELS, type BuiltInModel, builtInPackages, SERVED_TIERS } from './built-in-model.ts'
 import { startGpu } from './gpu.ts'
-import { startWorker } from './worker.ts'
+import { COMPILE_CACHE } from './package-cache.ts'
+import { assertFree, findFreePort } from './ports.ts'
+import { openKey, openState } from './state.ts'
+import { type LocalOffer, startWorker } from './worker.ts'
 
 export type Local = {
   url: string
   key: string
   /** The operator token for `npm run keys` and `npm run job`. */
   adminToken: string
-  /** Duration of each part of the start, in seconds. */
+  /** Duration of each part of the start, in seconds; the GPU function and the worker start at the same time. */
   seconds: { compile: number; gpu: number; worker: number }
   stop: () => Promise<void>
 }
+
+/** What is served. */
+export type LocalModels = {
+  /** Directory of packages. */
+  packages: string
+  /** Models to warm up before readiness, model:tier. */
+  preload: readonly string[]
+  /** Offers of the worker; those of wrangler.toml unless given. */
+  offers?: LocalOffer[]
+}
+
 export type LocalOptions = {
+  /** The built-in models unless given. */
+  models?: LocalModels
+  /** Compiles the built-in models in one tier, and loads only this one before readiness. */
+  only?: BuiltInModel
   /** Port of the worker; any free one by default. With `watch`, the GPU function uses the next port. */
   port?: number
   watch?: boolean
-  persist?: string
+  /** Directory of the state with its secrets and key, kept between starts; a temporary one by default. */
+  state?: string
+  /** Limit of GPU memory in GiB. */
+  vram?: string
   onLog?: (line: string) => void
 }
 
-/** Starts all parts with the built-in models. If one fails, stops those that were started. */
+/** The built-in models in the tiers of wrangler.toml; in the first tier if only one of them is loaded. */
+async function builtInModels(only?: BuiltInModel): Promise<LocalModels & { seconds: number }> {
+  const [first] = SERVED_TIERS
+  const { directory, seconds } = await builtInPackages(only ? [first] : SERVED_TIERS)
+  const loaded = only ? [only] : BUILT_IN_MODELS
+  return { packages: directory, preload: loaded.map((model) => `${model}:${first}`), seconds }
+}
+
+/** Throws if a port of the options is taken. Returns the ports of the worker and of the GPU function. */
+async function choosePorts({ port, watch }: LocalOptions): Promise<{ worker: number; gpu: number }> {
+  const advice = 'choose another one with --port'
+  if (port !== undefined) await assertFree(port, advice)
+  // A GPU function that reloads must keep its address.
+  if (port === undefined || !watch) return { worker: port ?? 0, gpu: await findFreePort() }
+  await assertFree(port + 1, `the GPU function uses the port after the worker's; ${advice}`)
+  return { worker: port, gpu: port + 1 }
+}
+
+/** Starts all parts at the same time. If one fails, stops those that were started. */
 export async function startLocal(options: LocalOptions = {}): Promise<Local> {
-  const stops: (() => Promise<unknown>)[] = []
+  // wrangler has megabytes of source.
+  enableCompileCache(COMPILE_CACHE)
+  const ports = await choosePorts(options)
+  const state = await openState(options.state)
+  const gpuUrl = `http://127.0.0.1:${ports.gpu}`
+  const gpu = startModels(options, ports.gpu, state.gpuPublicKey)
+  const workerClock = clock()
+  const worker = startWorker({
+    gpuUrl,
+    persist: state.directory,
+    secrets: state.secrets,
+    vars: { WEBHOOK_LOCAL: 'true' },
+    port: ports.worker,
+    watch: options.watch ?? false,
+    logLevel: options.watch ? 'log' : 'error',
+    ...(options.models?.offers && { catalog: { offers: options.models.offers } }),
+  }).then((started) => ({ ...started, seconds: workerClock() }))
   const stop = async () => {
-    for (const each of stops.splice(0).reverse()) await each()
+    const started = await Promise.allSettled([worker, gpu])
+    await Promise.all(started.map((part) => part.status === 'fulfilled' && part.value.stop()))
+    state.discard()
   }
   try {
-    const packages = await builtInPackages()
-    const { secrets, gpuPublicKey } = await createSecrets()
-    const preload = BUILT_IN_MODELS.map((model) => `${model}:${SERVED_TIERS[0]}`).join()
-    // A GPU function that reloads must keep its address.
-    const watch = options.watch
-      ? { nodeFlags: ['--watch', '--watch-preserve-output'], port: (options.port ?? 8787) + 1 }
-      : {}
-    const gpuClock = clock()
-    const gpu = await startGpu({
-      packages: packages.directory,
-      edgePublicKey: gpuPublicKey,
-      preload,
-      ...watch,
-      ...(options.onLog && { onLog: options.onLog }),
-    })
-    stops.push(gpu.stop)
-    const gpuSeconds = gpuClock()
-
-    const workerClock = clock()
-    const persist = options.persist ?? (await fs.mkdtemp(path.join(import.meta.dirname, '../../.octet/state-')))
-    if (!options.persist) stops.push(() => fs.rm(persist, { recursive: true }))
-    const worker = await startWorker({
-      gpuUrl: gpu.url,
-      persist,
-      secrets,
-      vars: { WEBHOOK_LOCAL: 'true' },
-      port: options.port ?? 0,
-      watch: options.watch ?? false,
-      logLevel: options.watch ? 'log' : 'error',
-    })
-    stops.push(worker.stop)
-    // After a signal, wrangler's own handler has already ended workerd.
-    if (!options.persist) process.once('exit', () => rmSync(persist, { recursive: true, force: true, maxRetries: 5 }))
-    const { key } = await createKey({ url: worker.url, token: secrets.OCTET_ADMIN_TOKEN }, 'local', {
-      label: 'created at start',
-    })
-    return {
-      url: worker.url,
-      key,
-      adminToken: secrets.OCTET_ADMIN_TOKEN,
-      seconds: { compile: packages.seconds, gpu: gpuSeconds, worker: workerClock() },
-      stop,
-    }
+    const [{ url, seconds }, { compile, seconds: gpuSeconds }] = await Promise.all([worker, gpu])
+    const key = await openKey(state, url)
+    const { OCTET_ADMIN_TOKEN: adminToken } = state.secrets
+    return { url, key, adminToken, seconds: { compile, gpu: gpuSeconds, worker: seconds }, stop }
   } catch (error) {
     await stop()
     throw error
   }
+}
+
+/** Compiles the built-in models unless others are given, and starts the GPU function. */
+async function startModels({ models, only, watch, vram, onLog }: LocalOptions, port: number, edgePublicKey: string) {
+  const { packages, preload, seconds: compile } = models ? { ...models, seconds: 0 } : await builtInModels(only)
+  const gpuClock = clock()
+  const gpu = await startGpu({
+    ...{ packages, edgePublicKey, preload: preload.join(), port },
+    ...(watch && { nodeFlags: ['--watch', '--watch-preserve-output'] }),
+    ...(vram !== undefined && { vram }),
+    ...(onLog && { onLog }),
+  })
+  return { ...gpu, compile, seconds: gpuClock() }
 }
 
 function clock(): () => number {

@@ -1,11 +1,11 @@
 // The worker in a local workerd, without an account or a network.
-import { execFile } from 'node:child_process'
 import path from 'node:path'
-import { promisify } from 'node:util'
 import type * as z from 'zod'
 import type { catalogTable } from '../../edge/config/catalog.ts'
 import { makePrivateDirectory, tightenFile } from '../command/private-files.ts'
 import type { Secrets } from '../operator/secrets.ts'
+import { migrate } from './migrations.ts'
+import { ROOT } from './package-cache.ts'
 
 /** An offer of the worker's catalog, which validates it. */
 export type LocalOffer = z.input<typeof catalogTable>['offers'][number]
@@ -49,27 +49,18 @@ function bindingsOf({ gpuUrl, secrets, catalog, vars = {} }: LocalWorkerOptions)
 /** Wrangler reads these when it is loaded: no metrics, no log files in the home directory, no look-up of `request.cf`. */
 const OFFLINE = { WRANGLER_SEND_METRICS: 'false', WRANGLER_WRITE_LOGS: 'false', CLOUDFLARE_CF_FETCH_ENABLED: 'false' }
 
-const root = path.join(import.meta.dirname, '../..')
-
-/** Applies the pending migrations of edge/migrations/ to the D1 database of a directory. */
-async function migrate(persist: string): Promise<void> {
-  const wrangler = path.join(root, 'node_modules/wrangler/bin/wrangler.js')
-  const command = ['d1', 'migrations', 'apply', 'DB', '--local', '--persist-to', persist]
-  await promisify(execFile)(process.execPath, [wrangler, ...command], { cwd: root, env: { ...process.env, CI: '1' } })
-}
-
 /** Starts the worker and waits until it listens on 127.0.0.1. `stop` ends workerd. */
 export async function startWorker(options: LocalWorkerOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   const logLevel = options.logLevel ?? 'error'
   // Queues ignore `logLevel` and follow this variable.
   Object.assign(process.env, OFFLINE, { WRANGLER_LOG: logLevel })
   // Wrangler reads the settings; the state contains API key hashes, webhook secrets, prompts and images.
-  await tightenFile(path.join(root, '.dev.vars'), console.warn)
+  await tightenFile(path.join(ROOT, '.dev.vars'), console.warn)
   await makePrivateDirectory(options.persist)
   if (!options.migrated) await migrate(options.persist)
   const { unstable_startWorker } = await import('wrangler')
   const worker = await unstable_startWorker({
-    config: path.join(root, 'wrangler.toml'),
+    config: path.join(ROOT, 'wrangler.toml'),
     ...(options.entrypoint && { entrypoint: options.entrypoint }),
     bindings: bindingsOf(options),
     sendMetrics: false,

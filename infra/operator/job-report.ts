@@ -1,6 +1,7 @@
 // `npm run job -- ID`: a report on a job, for the operator of a local or deployed worker.
 import { Command } from 'commander'
 import type { JobReport } from '../../edge/operations/replies.ts'
+import { print, printError } from '../command/print.ts'
 import { addWorkerOptions } from '../command/worker-options.ts'
 
 type Entry = NonNullable<JobReport['events']>[number]
@@ -84,10 +85,10 @@ if (import.meta.main) {
     .description('Reports on a job: request, route, events, ledger, images and webhooks.')
     .argument('<id>', 'job_…, or the name given by the account')
     .option('--account <name>', 'account of the job; required for a name, and for a job that was never created')
-    .action(async (id, target) => console.log(formatReport(await readReport(id, target))))
+    .action(async (id, target) => print(formatReport(await readReport(id, target))))
     .parseAsync()
     .catch((error: Error) => {
-      console.error(`job: ${error.message}`)
+      printError('job', error)
       process.exitCode = 1
     })
 }

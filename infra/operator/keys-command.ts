@@ -2,6 +2,8 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError } from 'commander'
+import { prepareCommand } from '../command/npm.ts'
+import { print, printError } from '../command/print.ts'
 import { tightenFile, tightenStandardOutput, writePrivateFile } from '../command/private-files.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { addWorkerOptions } from '../command/worker-options.ts'
@@ -80,15 +82,15 @@ function keyCommands(program: Command): void {
   addAccountOptions(program.command('list').description('show the keys of an account')).action(
     async ({ account, ...worker }) => {
       const rows = (await keys.listKeys(worker, account)).map(formatKey)
-      console.log(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
+      print(rows.length > 0 ? rows.join('\n') : `${account} has no keys.`)
     },
   )
   addAccountOptions(program.command('show <id>').description('show a key, its limits and its usage')).action(
     async (id, { account, ...worker }) => {
       const key = await keys.describeKey(worker, account, id)
       const { spent_microdollars, reserved_microdollars, open_jobs } = key.used
-      console.log(`${formatKey(key)}\nlimits  ${formatLimits(key.limits)}`)
-      console.log(
+      print(`${formatKey(key)}\nlimits  ${formatLimits(key.limits)}`)
+      print(
         `spent   ${formatDollars(spent_microdollars)}, reserved ${formatDollars(reserved_microdollars)} by ${open_jobs} jobs`,
       )
     },
@@ -127,15 +129,15 @@ function accountCommands(program: Command): void {
     .option('--note <text>', 'reason', '')
     .action(async (id, { account, amount, note, ...worker }) => {
       const { balance_microdollars } = await keys.addCredit(worker, account, id, amount, note)
-      console.log(`${account} has a balance of ${formatDollars(balance_microdollars)}.`)
+      print(`${account} has a balance of ${formatDollars(balance_microdollars)}.`)
     })
 }
 
 function printAccount(account: keys.Account): void {
   const { captured_microdollars: captured, reserved_microdollars: reserved, open_jobs } = account
-  console.log(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
-  console.log(`balance ${formatDollars(account.balance_microdollars)}, captured ${formatDollars(captured)}`)
-  console.log(`reserved ${formatDollars(reserved)} by ${open_jobs} jobs\nlimits  ${formatLimits(account.limits)}`)
+  print(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
+  print(`balance ${formatDollars(account.balance_microdollars)}, captured ${formatDollars(captured)}`)
+  print(`reserved ${formatDollars(reserved)} by ${open_jobs} jobs\nlimits  ${formatLimits(account.limits)}`)
   if (account.deletion) printDeletion(account.deletion)
 }
 
@@ -153,10 +155,10 @@ async function rotatedSecrets(file: string): Promise<string> {
 function printDeletion({ state, step, continues, completed, jobs_deleted, ...sums }: keys.Deletion): void {
   const until =
     state === 'deleted' ? `on ${formatDay(completed!)}` : `at step "${step}", which continues ${formatDay(continues!)}`
-  console.log(`${state} ${until}, ${jobs_deleted} jobs so far`)
+  print(`${state} ${until}, ${jobs_deleted} jobs so far`)
   const { credited_microdollars: credited, captured_microdollars: captured } = sums
   if (credited !== undefined && captured !== undefined)
-    console.log(
+    print(
       `credited ${formatDollars(credited)}, captured ${formatDollars(captured)}, left ${formatDollars(credited - captured)}`,
     )
 }
@@ -204,10 +206,12 @@ program
       if (error.code !== 'EEXIST') throw error
       throw new Error(`${out} exists; to replace its pepper and receipt key: secrets --rotate ${out} --out ${out}`)
     })
-    console.log(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
+    print(`Wrote the secrets to ${out}, readable only by you. The last line is the GPU function's public key.`)
   })
 
-await program.parseAsync().catch((error: Error) => {
-  console.error(`keys: ${error.message}`)
-  process.exitCode = 1
-})
+await prepareCommand(program)
+  .parseAsync()
+  .catch((error: Error) => {
+    printError('keys', error)
+    process.exitCode = 1
+  })

@@ -1,7 +1,14 @@
 // Checks of an image against its receipt.
 import { createHash } from 'node:crypto'
 import type { JSONWebKeySet } from 'jose'
-import { openReceipt, promptDigest, type ReceiptClaims, ReceiptError } from '../../edge/results/receipt.ts'
+import {
+  openReceipt,
+  PROMPT_ROLES,
+  type PromptRole,
+  promptDigest,
+  type ReceiptClaims,
+  ReceiptError,
+} from '../../edge/results/receipt.ts'
 import { readParameters } from '../../gpu-fn/pipeline/image.ts'
 import { psnr, readPixels } from './compare-images.ts'
 import { findPackage, type Prompts, reproduce } from './reproduce.ts'
@@ -21,10 +28,13 @@ function checkFile({ file }: ReceiptClaims, bytes: Uint8Array): Check {
   return check('file', false, `SHA-256 is ${sha256}; the receipt is for ${file.sha256}, ${file.bytes} bytes`)
 }
 
-const isPrompt = async (claims: ReceiptClaims, role: keyof Prompts, text: string) =>
+/** The prompts that a receipt has digests of. */
+const rolesOf = (claims: ReceiptClaims) => PROMPT_ROLES.filter((role) => claims[`${role}_digest`] !== undefined)
+
+const isPrompt = async (claims: ReceiptClaims, role: PromptRole, text: string) =>
   (await promptDigest(claims.salt, role, text)) === claims[`${role}_digest`]
 
-async function checkPrompt(claims: ReceiptClaims, role: keyof Prompts, text: string | undefined): Promise<Check> {
+async function checkPrompt(claims: ReceiptClaims, role: PromptRole, text: string | undefined): Promise<Check> {
   const name = role.replace('_', ' ')
   if (text === undefined) return check(name, null, `skipped; set --${role.replace('_', '-')}`)
   if (await isPrompt(claims, role, text)) return check(name, true, 'matches its digest')
@@ -34,12 +44,14 @@ async function checkPrompt(claims: ReceiptClaims, role: keyof Prompts, text: str
 /** The prompts as given, or else from the file's metadata. Throws if neither matches the receipt. */
 async function promptsOf(claims: ReceiptClaims, { file, prompts }: Subject): Promise<Prompts> {
   const written = await readParameters(file)
-  const find = async (role: keyof Prompts) => {
+  const find = async (role: PromptRole) => {
     const text = prompts[role] ?? written?.[role] ?? ''
     if (await isPrompt(claims, role, text)) return text
     throw new Error(`the ${role.replace('_', ' ')} is unknown; set --${role.replace('_', '-')}`)
   }
-  return { prompt: await find('prompt'), negative_prompt: await find('negative_prompt') }
+  const found: Partial<Prompts> = {}
+  for (const role of rolesOf(claims)) found[role] = await find(role)
+  return found as Prompts
 }
 
 async function checkReproduction(claims: ReceiptClaims, subject: Subject, options: Reproduction): Promise<Check> {
@@ -62,8 +74,7 @@ export async function checkReceipt(subject: Subject, reproduction: Reproduction 
     const checks = [
       check('signature', true, `of key ${claims.kid}`),
       checkFile(claims, subject.file),
-      await checkPrompt(claims, 'prompt', subject.prompts.prompt),
-      await checkPrompt(claims, 'negative_prompt', subject.prompts.negative_prompt),
+      ...(await Promise.all(rolesOf(claims).map((role) => checkPrompt(claims, role, subject.prompts[role])))),
     ]
     if (reproduction) checks.push(await checkReproduction(claims, subject, reproduction))
     return { claims, checks }

@@ -1,12 +1,13 @@
 // Generates the image of a receipt again, with the same package.
 import { existsSync } from 'node:fs'
 import path from 'node:path'
-import type { ReceiptClaims } from '../../edge/results/receipt.ts'
+import type { PromptRole, ReceiptClaims } from '../../edge/results/receipt.ts'
 import type { Package } from '../../gpu-fn/manifest.ts'
+import type { Txt2ImgRequest } from '../../gpu-fn/pipeline/txt2img.ts'
 import { findPackages, openPackage } from '../../gpu-fn/weights/packages.ts'
 import { render, withPipeline } from '../local/render.ts'
 
-export type Prompts = { prompt: string; negative_prompt: string }
+export type Prompts = Pick<Txt2ImgRequest, PromptRole>
 
 /** Finds the package with this digest: `root` or a directory below it. Throws if it is absent or a file of it has changed. */
 export async function findPackage(root: string, digest: string): Promise<Package> {

@@ -1,20 +1,26 @@
 // `npm run verify -- FILE RECEIPT`: verifies the origin and the parameters of an image against its receipt. Needs no network.
+
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import fs from 'node:fs/promises'
 import { Command } from 'commander'
 import type { JSONWebKeySet } from 'jose'
 import * as z from 'zod'
+import { prepareCommand } from '../command/npm.ts'
+import { print, printError } from '../command/print.ts'
+import { readBounded } from '../command/read-bounded.ts'
 import { builtInPackages } from '../local/built-in-model.ts'
 import { checkReceipt, type Report } from './check-receipt.ts'
 
+/** Of an image; the largest one that the API delivers is far smaller. */
+const IMAGE_BYTES = 256 << 20
+const TEXT_BYTES = 16 << 20
 const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/
 const listed = z.object({ data: z.array(z.object({ sha256: z.string(), receipt: z.string().nullable() })) })
 const keySet = z.object({ keys: z.array(z.record(z.string(), z.unknown())) })
 
 /** Reads a receipt given as text, in a file, or in a response of GET /v1/jobs/{id}/receipts. */
 async function readReceipt(given: string, file: Uint8Array): Promise<string> {
-  const text = (existsSync(given) ? await fs.readFile(given, 'utf8') : given).trim()
+  const text = (existsSync(given) ? (await readBounded(given, TEXT_BYTES)).toString() : given).trim()
   if (COMPACT.test(text)) return text
   const list = listed.safeParse(parseJson(text)).data
   if (!list)
@@ -35,11 +41,10 @@ function parseJson(text: string): unknown {
 
 async function readKeys(place: string): Promise<JSONWebKeySet> {
   const remote = /^https?:/.test(place)
-  const text = await (remote ? fetch(place).then((response) => response.text()) : fs.readFile(place, 'utf8')).catch(
-    (cause: Error) => {
-      throw new Error(`the public keys cannot be read from ${place}; set a file or an address with --jwks`, { cause })
-    },
-  )
+  const read = remote ? fetch(place).then((response) => response.text()) : readBounded(place, TEXT_BYTES).then(String)
+  const text = await read.catch((cause: Error) => {
+    throw new Error(`the public keys cannot be read from ${place}; set a file or an address with --jwks`, { cause })
+  })
   const keys = keySet.safeParse(parseJson(text))
   if (!keys.success) throw new Error(`${place} contains no JSON Web Key Set`)
   return keys.data as JSONWebKeySet
@@ -76,20 +81,25 @@ const command = new Command('verify')
   .option('--jwks <place>', 'file or address of the public keys', JWKS)
   .option('--prompt <text>', 'compare the prompt')
   .option('--negative-prompt <text>', 'compare the negative prompt')
+  .option('--prompt-2 <text>', 'compare the prompt of the second encoder')
+  .option('--prompt-3 <text>', 'compare the prompt of the third encoder')
   .option('--reproduce', 'generate the image again and compare')
   .option('--packages <directory>', 'directory of the package in the receipt; the built-in model by default')
   .option('--min-psnr <dB>', 'minimum PSNR of a generated image with other bytes', Number, 40)
   .action(async (path, receipt, options) => {
-    const file = await fs.readFile(path)
-    const prompts = { prompt: options.prompt, negative_prompt: options.negativePrompt }
+    const file = await readBounded(path, IMAGE_BYTES)
+    const { prompt, negativePrompt: negative_prompt, prompt2: prompt_2, prompt3: prompt_3 } = options
+    const prompts = { prompt, negative_prompt, prompt_2, prompt_3 }
     const subject = { file, receipt: await readReceipt(receipt, file), jwks: await readKeys(options.jwks), prompts }
     const packages = options.reproduce && (options.packages ?? (await builtInPackages()).directory)
     const report = await checkReceipt(subject, packages ? { packages, minPsnr: options.minPsnr } : null)
-    console.log(format(report))
+    print(format(report))
     if (report.checks.some(({ holds }) => holds === false)) process.exitCode = 1
   })
 
-await command.parseAsync().catch((error: Error) => {
-  console.error(`verify: ${error.message}`)
-  process.exitCode = 2
-})
+await prepareCommand(command)
+  .parseAsync()
+  .catch((error: Error) => {
+    printError('verify', error)
+    process.exitCode = 2
+  })

@@ -1,10 +1,12 @@
 // Downloads the compiler's input files of a checkpoint from the Hugging Face hub, with resumption and verification of each file.
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises'
+import { mkdir, open, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { downloadFile, HubApiError, type ListFileEntry, listFiles } from '@huggingface/hub'
+import * as z from 'zod'
 
 export type HubOptions = {
   repo: string
@@ -14,6 +16,8 @@ export type HubOptions = {
   hubUrl?: string
   /** Omits the T5 encoder, for a tier without it. */
   withoutT5?: boolean
+  /** Uses a complete earlier download without a request, also if the hub has newer files. */
+  reuse?: boolean
   /** A transfer without data for this long is retried. */
   stallMs?: number
   pauseMs?: number
@@ -47,18 +51,58 @@ export function selectFiles<F extends { path: string }>(listing: readonly F[], w
  * Downloads missing files of a checkpoint to `directory`. The returned `content` is a digest of all files. Throws HubError.
  */
 export async function downloadCheckpoint(directory: string, options: HubOptions): Promise<{ content: string }> {
+  const { repo, revision = 'main', withoutT5 = false } = options
+  const wanted = { repo, revision, withoutT5 }
+  const earlier = options.reuse ? await readMark(directory, wanted) : null
+  if (earlier) return earlier
   const listing = await list(options)
   const files = selectFiles(listing, options.withoutT5)
   if (files.length === 0)
     throw new HubError(`${options.repo} has no diffusers checkpoint: none of its directories exists`)
   const total = files.reduce((sum, { size }) => sum + size, 0)
+  await assertSpace(directory, files)
   let before = 0
   for (const file of files) {
     await fetchFile(directory, file, options, (bytes) => options.onProgress?.(before + bytes, total, file.path))
     before += file.size
   }
   const content = createHash('sha256').update(JSON.stringify(files.map((file) => [file.path, digestOf(file)])))
-  return { content: content.digest('hex') }
+  const digest = content.digest('hex')
+  const sizes = files.map(({ path: name, size }) => ({ name, size }))
+  const complete: Mark = { wanted, content: digest, files: sizes }
+  if (options.reuse) await writeFile(markOf(directory), JSON.stringify(complete))
+  return { content: digest }
+}
+
+/** Marks a download as complete and verified. */
+const mark = z.object({
+  wanted: z.object({ repo: z.string(), revision: z.string(), withoutT5: z.boolean() }),
+  content: z.string(),
+  files: z.array(z.object({ name: z.string(), size: z.int() })),
+})
+type Mark = z.infer<typeof mark>
+const markOf = (directory: string) => `${path.resolve(directory)}.complete.json`
+
+/** The digest of a complete download; null for an incomplete or another one. */
+async function readMark(directory: string, wanted: Mark['wanted']): Promise<{ content: string } | null> {
+  const text = await readFile(markOf(directory), 'utf8').catch(() => 'null')
+  const found = mark.safeParse(JSON.parse(text)).data
+  if (!found || !isDeepStrictEqual(found.wanted, wanted)) return null
+  for (const { name, size } of found.files)
+    if ((await stat(path.join(directory, name)).catch(() => null))?.size !== size) return null
+  return { content: found.content }
+}
+
+/** Throws HubError if the missing files exceed the free space. */
+async function assertSpace(directory: string, files: readonly ListFileEntry[]): Promise<void> {
+  await mkdir(directory, { recursive: true })
+  const present = async (name: string) => (await stat(path.join(directory, name)).catch(() => null))?.size ?? 0
+  let needed = 0
+  for (const { path: name, size } of files) needed += size - (await present(name)) - (await present(`${name}.part`))
+  const { bavail, bsize } = await statfs(directory)
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+  if (needed > bavail * bsize)
+    throw new HubError(`${directory}: ${gigabytes(needed)} are to be downloaded, ${gigabytes(bavail * bsize)} are free`)
 }
 
 const source = ({ repo, revision, token, hubUrl }: HubOptions) => ({
@@ -168,6 +212,7 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
       if (cause instanceof HubError) throw cause
       if (cause instanceof HubApiError && cause.statusCode < 500 && cause.statusCode !== 429)
         throw refused(cause, options)
+      if (isOffline(cause)) throw unreachable(cause, options)
       idle = reached() > before ? 1 : idle + 1
       if (idle >= TRIES)
         throw new HubError(`${options.repo} cannot be read from the hub: ${(cause as Error).message}`, { cause })
@@ -176,16 +221,28 @@ async function persist<T>(options: HubOptions, reached: () => number, once: () =
   }
 }
 
+const licensePage = (repo: string) => `accept the license at https://huggingface.co/${repo}`
+
+/** The error for a repository that requires a token, if none is set. */
+export const licenseRequired = (repo: string, status = '', options: ErrorOptions = {}) =>
+  new HubError(
+    `the hub refuses access to ${repo}${status && ` (${status})`}: ${licensePage(repo)}, create a token with read access, and set HF_TOKEN`,
+    options,
+  )
+
+/** Whether the name of the host does not exist, as without a network. */
+const isOffline = (error: unknown) =>
+  ((error as Error).cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND'
+
+const unreachable = (cause: unknown, { repo }: HubOptions) =>
+  new HubError(`${repo} cannot be downloaded, because the hub cannot be reached: is there a network?`, { cause })
+
 function refused(cause: HubApiError, { repo, token, revision = 'main' }: HubOptions): HubError {
   const { statusCode: status } = cause
   if (status === 401 || status === 403) {
-    const page = `accept the license at https://huggingface.co/${repo}`
-    return new HubError(
-      token
-        ? `the hub refuses access to ${repo} with this HF_TOKEN (${status}): ${page} with the account of the token`
-        : `the hub refuses access to ${repo} (${status}): ${page}, create a token with read access, and set HF_TOKEN`,
-      { cause },
-    )
+    if (!token) return licenseRequired(repo, `${status}`, { cause })
+    const problem = `the hub refuses access to ${repo} with this HF_TOKEN (${status})`
+    return new HubError(`${problem}: ${licensePage(repo)} with the account of the token`, { cause })
   }
   return new HubError(`the hub has no ${repo} at ${revision} (${status}); set --repo and --revision`, {
     cause,

@@ -1,19 +1,13 @@
 // `npm run weights -- …`: downloads a checkpoint from the hub, compiles it, and uploads the package to a bucket or a volume.
-import path from 'node:path'
 import { Command, Option } from 'commander'
-import { compile } from '../../gpu-fn/compile/compile.ts'
+import { assertOptions } from '../../gpu-fn/compile/compile.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
-import { COMPILER } from '../local/built-in-model.ts'
-import { cacheDirectory, digestOf, makeOnce, ROOT } from '../local/package-cache.ts'
+import { endOnSignals } from '../command/end-on-signals.ts'
+import { prepareCommand } from '../command/npm.ts'
+import { printError } from '../command/print.ts'
+import { assertAccess, fetchCheckpoint, openLocalCheckpoint, packageOf, REPOSITORIES, WEIGHTS } from './checkpoint.ts'
 import type { Target } from './upload.ts'
-
-/** Stability AI's repository of each variant. */
-const REPOSITORIES: Record<string, string> = {
-  large: 'stabilityai/stable-diffusion-3.5-large',
-  'large-turbo': 'stabilityai/stable-diffusion-3.5-large-turbo',
-  medium: 'stabilityai/stable-diffusion-3.5-medium',
-}
 
 type Flags = {
   variant: string
@@ -35,7 +29,11 @@ const command = new Command('weights')
   .description(
     'Downloads SD3.5 from the Hugging Face hub, compiles it, and uploads the package. Completed steps are skipped on the next run.',
   )
-  .requiredOption('--variant <name>', `one of ${VARIANTS.map(({ name }) => name).join(', ')}`)
+  .addOption(
+    new Option('--variant <name>', 'network shapes and defaults')
+      .choices(VARIANTS.map(({ name }) => name))
+      .makeOptionMandatory(),
+  )
   .addOption(new Option('--tier <tier>', 'precision').choices(['fp8', 'fp8-lite', 'fp16']).default('fp8'))
   .addOption(
     new Option('--target <target>', 'compilation target').choices(['cuda-fp8', 'cuda', 'cpu']).default('cuda-fp8'),
@@ -45,7 +43,7 @@ const command = new Command('weights')
   .option('--repo <owner/name>', "repository on the hub; Stability AI's by default")
   .option('--revision <name>', 'branch, tag or commit')
   .addOption(new Option('--hub <url>', 'address of another hub').env('HF_ENDPOINT'))
-  .option('--directory <path>', 'directory of downloaded checkpoints', path.join(ROOT, '.octet', 'weights'))
+  .option('--directory <path>', 'directory of downloaded checkpoints', WEIGHTS)
   .addOption(
     new Option(
       '--bucket <url>',
@@ -59,47 +57,23 @@ const command = new Command('weights')
 const formatBytes = (bytes: number) =>
   bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
 
-type Checkpoint = { directory: string; content: string }
-
-/** Downloads the checkpoint, unless it is local. `content` identifies its files. */
-async function fetchCheckpoint(flags: Flags): Promise<Checkpoint> {
-  const { variant, checkpoint } = flags
-  if (checkpoint) {
-    const files = path.join(path.resolve(checkpoint), '**/*.{safetensors,json,txt,model}')
-    return { directory: checkpoint, content: await digestOf([files]) }
-  }
-  const repo = flags.repo ?? REPOSITORIES[variant]
-  if (!repo) throw new Error(`${variant} has no default repository; set --repo or --checkpoint`)
-  const directory = path.join(flags.directory, 'checkpoints', repo.replace('/', '--'))
-  console.error(`Downloading ${repo} to ${directory}`)
-  const { downloadCheckpoint } = await import('./hub.ts')
-  const progress = showProgress()
-  const { HF_TOKEN: token } = process.env
-  const { content } = await downloadCheckpoint(directory, {
-    repo,
-    ...(flags.revision && { revision: flags.revision }),
-    ...(flags.hub && { hubUrl: flags.hub }),
-    ...(token && { token }),
-    withoutT5: flags.tier === 'fp8-lite',
-    onProgress: progress.update,
-  }).finally(progress.stop)
-  return { directory, content: content.slice(0, 16) }
+/** Checks everything that a later step depends on, before the first long step. */
+async function checkInputs(flags: Flags, repo: string | undefined): Promise<void> {
+  const { tier, target, name, volume } = flags
+  assertOptions({ tier, target, name })
+  if (volume) await (await import('./volume.ts')).assertVolumeAccess()
+  if (flags.checkpoint) return
+  if (!repo) throw new Error(`${flags.variant} has no default repository; set --repo or --checkpoint`)
+  await assertAccess({ repo, hub: flags.hub })
 }
 
-/** Compiles the checkpoint unless an earlier run did, and returns the directory of the package. */
-async function makePackage(flags: Flags): Promise<string> {
+/** Makes the package, and returns its directory. */
+async function makePackage(flags: Flags, repo: string | undefined): Promise<string> {
   const { variant, tier, target, name = variant } = flags
-  const checkpoint = await fetchCheckpoint(flags)
-  const state = await cacheDirectory(
-    `weights/packages/${name}-${tier}-${target}`,
-    `${checkpoint.content}-${await digestOf(COMPILER)}`,
-  )
-  const directory = path.join(state, `${name}-${tier}`)
-  const progress = showProgress()
-  await makeOnce(directory, (out) =>
-    compile({ checkpoint: [checkpoint.directory], out, tier, target, variant, name, onProgress: progress.update }),
-  ).finally(progress.stop)
-  return directory
+  const checkpoint = flags.checkpoint
+    ? await openLocalCheckpoint(flags.checkpoint, { variant, tier, target })
+    : await fetchCheckpoint({ ...flags, repo: repo! })
+  return packageOf(checkpoint, { variant, tier, target, name })
 }
 
 async function upload(to: Target, bucket: string, directory: string): Promise<void> {
@@ -115,9 +89,13 @@ async function upload(to: Target, bucket: string, directory: string): Promise<vo
 
 async function openTarget({ bucket, bucketRegion }: Flags): Promise<Target | null> {
   if (bucket === undefined) return null
-  const { OCTET_BUCKET_KEY_ID: accessKeyId = '', OCTET_BUCKET_SECRET: secretAccessKey = '' } = process.env
-  const { uploadTarget } = await import('./upload.ts')
-  return uploadTarget({ url: bucket, accessKeyId, secretAccessKey, region: bucketRegion })
+  const { OCTET_BUCKET_KEY_ID: accessKeyId, OCTET_BUCKET_SECRET: secretAccessKey } = process.env
+  if (!accessKeyId || !secretAccessKey)
+    throw new Error('--bucket needs OCTET_BUCKET_KEY_ID and OCTET_BUCKET_SECRET, which are not both set')
+  const { checkAccess, uploadTarget } = await import('./upload.ts')
+  const target = uploadTarget({ url: bucket, accessKeyId, secretAccessKey, region: bucketRegion })
+  await checkAccess(target)
+  return target
 }
 
 async function main(flags: Flags): Promise<void> {
@@ -129,15 +107,18 @@ async function main(flags: Flags): Promise<void> {
     const digest = await rollBack(to, { model: name, tier, target })
     return console.log(`${name}:${tier} for ${target} is served from package ${digest}`)
   }
+  const repo = flags.repo ?? REPOSITORIES[variant]
+  await checkInputs(flags, repo)
   const license = VARIANTS.find((each) => each.name === variant)?.license
   console.error(license ?? 'The license of the weights is that of their author.')
-  const directory = await makePackage(flags)
+  const directory = await makePackage(flags, repo)
   console.log(`package ${directory}`)
   if (to) await upload(to, bucket!, directory)
   if (volume) console.log(await (await import('./volume.ts')).putOnVolume(volume, directory))
 }
 
-await main(command.parse().opts<Flags>()).catch((error: Error) => {
-  console.error(`weights: ${error.message}`)
+endOnSignals()
+await main(prepareCommand(command).parse().opts<Flags>()).catch((error: Error) => {
+  printError('weights', error)
   process.exitCode = 1
 })

@@ -51,6 +51,23 @@ export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto
   return { client, bucket: pathname.slice(1).replace(/\/$/, '') }
 }
 
+/** Throws if the bucket does not exist or the credentials are refused. */
+export async function checkAccess({ client, bucket }: Target): Promise<void> {
+  try {
+    // Any object: an absent one shows access as well.
+    await client.send(
+      new GetObjectCommand({ Bucket: bucket, Key: pointerKey({ model: 'none', tier: 'fp8', target: 'cpu' }) }),
+    )
+  } catch (error) {
+    if (!(error instanceof S3ServiceException))
+      throw new Error(`the bucket ${bucket} cannot be reached`, { cause: error })
+    if (error.name === 'NoSuchKey') return
+    const { httpStatusCode: status } = error.$metadata
+    const reason = status === 404 ? 'it does not exist' : 'check OCTET_BUCKET_KEY_ID and OCTET_BUCKET_SECRET'
+    throw new Error(`the bucket ${bucket} cannot be used (${status}): ${reason}`, { cause: error })
+  }
+}
+
 /** Uploads the package at `directory` and points to it. Throws PackageError if its files do not match its manifest. */
 export async function uploadPackage(target: Target, directory: string, options: UploadOptions = {}): Promise<Uploaded> {
   const { manifest, digest, directory: root } = await openPackage(directory, { verify: true })

@@ -14,6 +14,15 @@ export function volumeCommands(volume: string, directory: string, staging: strin
   ]
 }
 
+/** Throws if Modal's command is missing or not logged in. */
+export async function assertVolumeAccess(execute = exec): Promise<void> {
+  await execute(['modal', 'token', 'info']).catch((cause: Error) => {
+    throw new Error(`--volume needs Modal's command: ${cause.message}\nLog in with .octet/modal/bin/modal setup`, {
+      cause,
+    })
+  })
+}
+
 /** Uploads the package at `directory` to /<its name> of a volume, which is created if necessary. Throws if a command fails. */
 export async function putOnVolume(volume: string, directory: string, execute = exec): Promise<string> {
   const { manifest, directory: root, digest } = await openPackage(directory, { verify: true })
@@ -28,7 +37,8 @@ export async function putOnVolume(volume: string, directory: string, execute = e
       await execute(['modal', 'volume', 'create', volume])
     // With the old manifest, a partial upload would be served as the old package.
     await execute(['modal', 'volume', 'rm', volume, `/${path.basename(root)}/${MANIFEST}`]).catch(() => {})
-    for (const command of volumeCommands(volume, root, staging)) await execute(command)
+    const onLine = (line: string) => console.error(`   ${line}`)
+    for (const command of volumeCommands(volume, root, staging)) await execute(command, { onLine })
   } finally {
     await rm(staging, { recursive: true, force: true })
   }

@@ -35,7 +35,7 @@ async function realVendors(
   config.worker.offers = [{ ...OFFER, endpoint: 'default', max_pixels: 147_456, max_side: 512 }]
   config.gpu.models = ['nano-turbo:fp8']
   vendors.things.add('volume /nano-turbo-fp8')
-  vendors.world.exec = async (command, env) => {
+  vendors.world.exec = async (command, options) => {
     const text = command.slice(0, 2).join(' ')
     if (text === 'modal deploy') {
       const { OCTET_EDGE_PUBLIC_KEY: edgePublicKey } = JSON.parse(await readFile(state.gpuSecrets, 'utf8'))
@@ -52,7 +52,7 @@ async function realVendors(
       stops.push(worker.stop)
       where.workerUrl = worker.url
     }
-    return exec(command, env)
+    return exec(command, options)
   }
   return vendors
 }

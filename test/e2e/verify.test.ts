@@ -13,6 +13,7 @@ import { startLocal } from '../../infra/local/local.ts'
 
 const VERIFY = path.join(import.meta.dirname, '../../infra/receipts/verify.ts')
 const PROMPT = 'a heron in the reeds'
+const prompts = ['--prompt', PROMPT, '--negative-prompt', 'fog', '--prompt-2', 'a bird', '--prompt-3', 'two fish']
 
 let scratch: string
 let receipt: string
@@ -25,7 +26,9 @@ beforeAll(async () => {
   try {
     const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
     const get = (address: string) => fetch(new URL(address, local.url), { headers })
-    const body = JSON.stringify({ prompt: PROMPT, negative_prompt: 'fog', n: 2, seed: 4, size: '64x64', route: 'full' })
+    const own = { prompt_2: 'a bird', prompt_3: 'two fish', max_sequence_length: 128 }
+    const fields = { prompt: PROMPT, negative_prompt: 'fog', n: 2, seed: '18446744073709551614', size: '64x64', ...own }
+    const body = JSON.stringify({ ...fields, route: 'full' })
     const reply = await fetch(`${local.url}/v1/images/generations`, { method: 'POST', headers, body })
     const { data, octet } = (await reply.json()) as { data: { url: string }[]; octet: { job: string } }
     await save('image.png', await (await get(data[1]!.url)).bytes())
@@ -48,12 +51,11 @@ const verify = (file: string, proof: string, jwks: string, ...more: string[]): P
 
 describe('npm run verify', () => {
   test('finds that all holds, and says how the image was made', async () => {
-    const prompts = ['--prompt', PROMPT, '--negative-prompt', 'fog']
     const { code, stdout, stderr } = await verify(at('image.png'), receipt, at('jwks.json'), ...prompts)
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    for (const name of ['signature', 'file', 'prompt', 'negative prompt'])
+    for (const name of ['signature', 'file', 'prompt', 'negative prompt', 'prompt 2', 'prompt 3'])
       expect(stdout).toMatch(new RegExp(`^ok +${name} `, 'm'))
-    expect(stdout).toMatch(/64x64 image\/png, quality 90, seed 5/)
+    expect(stdout).toMatch(/64x64 image\/png, quality 90, seed 18446744073709551615/)
     expect(stdout).toMatch(/on .*, \d+ ms of GPU/)
   })
 
@@ -129,8 +131,6 @@ describe('an image that another device made', () => {
     const jwks = JSON.stringify({ keys: [{ ...(await exportJWK(publicKey)), kid: 'k' }] })
     return [await save(`moved-${most}.png`, file), signed, await save(`moved-${most}.json`, jwks)]
   }
-  const prompts = ['--prompt', PROMPT, '--negative-prompt', 'fog']
-
   test('holds when it is near enough, and fails when it is not', async () => {
     const near = await verify(...(await made(1)), '--reproduce', ...prompts)
     expect(near.stdout).toMatch(/^ok +reproduction +other bytes, PSNR [45]\d\.\d dB/m)

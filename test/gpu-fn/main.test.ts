@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { health } from '../../gpu-fn/contract.ts'
@@ -115,12 +116,24 @@ describe('a process that ends', () => {
     expect(gpu.logs.map(({ msg }) => msg)).toEqual(['listening', 'draining', 'stopped'])
   })
 
-  test('on a second signal: at once', async () => {
+  test('on SIGINT repeated by npm: finishes its jobs, and exits with 0', async () => {
+    await using gpu = await startGpuProcess(packages)
+    await gpu.ready()
+    const running = await putJob(gpu.url, 'running', { steps: 20 })
+    gpu.child.kill('SIGINT')
+    await gpu.logged('draining')
+    gpu.child.kill('SIGINT')
+    expect(typesOf(await readWholeStream(running)).at(-1)).toBe('succeeded')
+    expect(await gpu.ended).toBe(0)
+  })
+
+  test('on a second signal a second later: at once', async () => {
     await using gpu = await startGpuProcess(packages)
     await gpu.ready()
     await readUntil(await putJob(gpu.url, 'running', long), 'step')
     gpu.child.kill('SIGTERM')
     await gpu.logged('draining')
+    await sleep(1_100)
     gpu.child.kill('SIGTERM')
     expect(await gpu.ended).toBe('SIGKILL')
     expect(await gpu.logged('jobs are abandoned')).toMatchObject({ reason: 'a second signal', running: 1 })
@@ -167,6 +180,28 @@ describe('a process with a hanging engine', () => {
     expect((await ends).map(({ status }) => status)).toEqual(['rejected', 'rejected'])
     await expect(fetch(`${gpu.url}/healthz`)).rejects.toThrow()
   })
+})
+
+test('serves a single package by its own directory', async () => {
+  await using gpu = await startGpuProcess(path.join(packages, 'custom'))
+  await gpu.ready()
+  const body = health.parse(await (await fetch(`${gpu.url}/healthz`)).json())
+  expect(body.models).toMatchObject([{ model: 'custom', tier: 'fp8' }])
+})
+
+test('reports at startup that the preloaded models exceed the memory', async () => {
+  const both = await mkdtemp(path.join(tmpdir(), 'octet-both-'))
+  try {
+    await cp(path.join(packages, 'custom'), path.join(both, 'fp8'), { recursive: true })
+    await cp(await compileTiny({ tier: 'fp32' }), path.join(both, 'fp32'), { recursive: true })
+    const env = { OCTET_PRELOAD: 'custom:fp8,custom:fp32', OCTET_MEMORY_BYTES: '1' }
+    await using gpu = await startGpuProcess(both, env)
+    await gpu.ready()
+    const line = gpu.logs.find(({ msg }) => msg.startsWith('the models of OCTET_PRELOAD exceed the memory'))
+    expect(line).toMatchObject({ model: 'custom:fp32', closed: ['custom:fp8'] })
+  } finally {
+    await rm(both, { recursive: true })
+  }
 })
 
 describe('a process that cannot start', () => {

@@ -93,6 +93,11 @@ test.each([
   ],
   ['gpu-fn/compile/graph', ['../checkpoint/tensor.ts', './ops.ts'], ['../lower/cpu.ts', '../write/weights.ts']],
   ['gpu-fn/compile/checkpoint', ['./tensor.ts', 'node:fs'], ['../graph/graph.ts', '../../manifest.ts']],
+  [
+    'gpu-fn/compile/checkpoint/layout',
+    ['../tensor.ts', '../formats/dtype.ts', './naming.ts'],
+    ['../../graph/graph.ts', '../../place.ts', '../../../dtype.ts'],
+  ],
 ])('%s may import %j and may not import %j', async (directory, allowed, forbidden) => {
   expect(await refused(directory, [...allowed, ...forbidden])).toEqual(forbidden)
 })

@@ -11,7 +11,8 @@ export function useScratch() {
   const scratch = {
     root: '',
     directory: '',
-    write: (name: string, tensors: Record<string, Stored>) => writeTensors(path.join(scratch.directory, name), tensors),
+    write: (name: string, tensors: Record<string, Stored>, metadata?: Record<string, string>) =>
+      writeTensors(path.join(scratch.directory, name), tensors, metadata),
   }
   beforeAll(async () => {
     root = await mkdtemp(path.join(os.tmpdir(), 'octet-checkpoint-'))

@@ -1,6 +1,9 @@
 // Stubs of Cloudflare's and Modal's commands, with the state of an account.
-import { appendFile } from 'node:fs/promises'
-import { readDeployConfig } from '../../infra/config.ts'
+import { appendFile, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { writeFakePackage } from '../../infra/checkpoints/fake-package.ts'
+import { CONFIG_FILE, readDeployConfig } from '../../infra/config.ts'
 import { CommandFailed, type CommandLine, commandText, UNKNOWN, type World } from '../../infra/deploy/plan.ts'
 
 export type Vendors = {
@@ -21,6 +24,7 @@ export async function createVendors(
   where = { gpuUrl: 'https://gpu.test', workerUrl: 'https://octet.test' },
 ): Promise<Vendors> {
   const config = await readDeployConfig()
+  const manifest = await fakeManifest()
   const things = new Set(config.gpu.models.map((served) => `volume /${served.replace(':', '-')}`))
   const vendors: Vendors = { ran: [], said: [], things, fail: null, world: null as never }
 
@@ -62,7 +66,7 @@ export async function createVendors(
     if (text.startsWith('d1 info')) return look(`database ${name}`)
     if (text.startsWith('d1 create')) return make(`database ${name}`)
     if (text.startsWith('d1 delete')) return drop(`database ${name}`)
-    if (text.startsWith('d1 migrations apply')) return look(`database ${name}`)
+    if (text.startsWith('d1 migrations apply')) return look(`database ${parts[3]}`)
     if (text.startsWith('delete')) return drop('worker')
     if (text.startsWith('deploy')) {
       things.add('worker')
@@ -87,6 +91,7 @@ export async function createVendors(
       return JSON.stringify(
         [...things].filter((thing) => thing.startsWith('volume /')).map((thing) => ({ Filename: thing.slice(8) })),
       )
+    if (text.startsWith('volume get')) return manifest
     if (text.startsWith('deploy')) return note('gpu function')
     if (text.startsWith('server info')) return look('gpu function') && JSON.stringify({ server_url: where.gpuUrl })
     if (text.startsWith('app stop')) return drop('gpu function')
@@ -97,8 +102,9 @@ export async function createVendors(
 
   vendors.world = {
     config,
+    configFile: CONFIG_FILE,
     state: { ...UNKNOWN },
-    async exec(command: CommandLine, env = {}) {
+    async exec(command: CommandLine, { env = {} } = {}) {
       const text = commandText(command)
       vendors.ran.push(text)
       if (vendors.fail && text.includes(vendors.fail.containing)) throw new CommandFailed(vendors.fail.saying)
@@ -111,4 +117,14 @@ export async function createVendors(
     say: (line) => void vendors.said.push(line),
   }
   return vendors
+}
+
+/** The manifest of a package of a few bytes. */
+async function fakeManifest(): Promise<string> {
+  const scratch = await mkdtemp(path.join(tmpdir(), 'octet-vendors-'))
+  try {
+    return JSON.stringify((await writeFakePackage(scratch, {})).manifest)
+  } finally {
+    await rm(scratch, { recursive: true })
+  }
 }

@@ -9,7 +9,7 @@ import { limitsChange } from '../../config/limits.ts'
 import { configOf } from '../../config.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { ApiError } from '../../http/errors.ts'
-import { parseFields, readJson, shown } from '../../http/validation.ts'
+import { parseFields, readJson, readOptionalJson, shown } from '../../http/validation.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { unixSeconds } from '../../platform/units.ts'
 import type { KeyUse } from '../replies.ts'
@@ -142,7 +142,7 @@ export const keys = new Hono<EdgeEnv>()
   .post('/:id/rotate', async (c) => {
     const { account, object, by } = managed(c)
     const id = idOf(c, account)
-    const { overlap_seconds } = parseFields(rotation, rotation.shape, await readJson(c))
+    const { overlap_seconds } = parseFields(rotation, rotation.shape, await readOptionalJson(c))
     const { key, credential } = await issueKey(configOf(c.env).peppers, account)
     const outcome = await object.rotateKey(id, credential, Date.now() + overlap_seconds * 1000, by)
     return c.json({ ...viewOf(keyOf(outcome, account, id)), account, key, replaces: id }, 201)

@@ -1,54 +1,97 @@
 // Opens a checkpoint in either published layout, with the tensor names of its network family.
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
-import { assembleNetwork } from './assemble.ts'
-import { findTokenizers, isDirectory, readDiffusersDirectory } from './diffusers-directory.ts'
 import { CheckpointError } from './error.ts'
-import { type RawNetwork, splitNetworks } from './layouts.ts'
-import type { Naming } from './naming.ts'
-import { readHeader } from './safetensors.ts'
-import { readSharded } from './shards.ts'
+import { identifyFormat } from './formats/file-kind.ts'
+import { readGguf } from './formats/gguf.ts'
+import { readHeader } from './formats/safetensors.ts'
+import { assembleNetwork } from './layout/assemble.ts'
+import { findTokenizers, folderName, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
+import { splitNetworks } from './layout/layouts.ts'
+import { readOptional } from './layout/model-index.ts'
+import type { Naming } from './layout/naming.ts'
+import { describeFile, type Opened, type OpenedNetwork } from './layout/opened.ts'
+import { readSharded } from './layout/shards.ts'
 import type { Checkpoint } from './tensor.ts'
 
 /**
- * Opens a diffusers directory, or safetensors files (or their `.safetensors.index.json`) of the single-file layout, or both kinds
- * together. Only headers and scales are read. Throws CheckpointError for malformed files and for tensors without a network or of a network
- * that another file has. Missing and superfluous parameters are found by the model that reads them.
+ * Opens a diffusers directory or one of its folders, or safetensors or GGUF files (or their `.safetensors.index.json`) of the single-file layout, or
+ * several of these together: a later network replaces an earlier one. Networks in `omitted` are not opened. Only headers and scales are read.
+ * Throws CheckpointError for malformed files and for tensors without a network. Missing and superfluous parameters are found by the model
+ * that reads them.
  */
-export async function readCheckpoint(paths: readonly string[], naming: Naming): Promise<Checkpoint> {
-  const checkpoint: Checkpoint = { layout: 'single-file', networks: {}, config: {}, tokenizers: {} }
-  const raw = new Map<string, RawNetwork>()
+export async function readCheckpoint(
+  paths: readonly string[],
+  naming: Naming,
+  omitted: ReadonlySet<string> = new Set(),
+): Promise<Checkpoint> {
+  const opened: Opened = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
+  let tokenizers: Checkpoint['tokenizers'] = {}
   for (const given of paths) {
     const directory = await isDirectory(given)
-    const source = directory ? await openDirectory(given, checkpoint, naming) : await openFile(given, naming)
-    for (const [network, tensors] of source) {
-      const earlier = raw.get(network)
-      if (earlier) throw new CheckpointError(tensors.file, `contains ${network}, which is in ${earlier.file} as well`)
-      raw.set(network, tensors)
-    }
-    checkpoint.tokenizers = {
-      ...(await findTokenizers(directory ? given : path.dirname(given), naming)),
-      ...checkpoint.tokenizers,
-    }
+    add(
+      opened,
+      await (directory ? readDiffusersDirectory(given, naming, omitted) : openFile(given, naming, omitted)),
+      naming,
+    )
+    tokenizers = { ...(await findTokenizers(directory ? given : path.dirname(given), naming)), ...tokenizers }
   }
-  for (const [network, tensors] of raw) checkpoint.networks[network] = await assembleNetwork(network, tensors, naming)
+  const { networks, scheduler, ...rest } = opened
+  const checkpoint: Checkpoint = { ...rest, networks: {}, sources: {}, config: {}, tokenizers }
+  if (scheduler) checkpoint.config.scheduler = scheduler
+  for (const [network, raw] of networks) {
+    checkpoint.networks[network] = assembleNetwork(network, raw, naming)
+    checkpoint.sources[network] = raw.source
+    if (raw.config) checkpoint.config[network] = raw.config
+  }
   return checkpoint
 }
 
-async function openDirectory(
-  directory: string,
-  checkpoint: Checkpoint,
-  naming: Naming,
-): Promise<Map<string, RawNetwork>> {
-  const { files, config } = await readDiffusersDirectory(directory, naming)
-  checkpoint.layout = 'diffusers'
-  checkpoint.config = { ...checkpoint.config, ...config }
-  return new Map([...files].map(([network, { file, tensors }]) => [network, { file, tensors }]))
+/** Adds what a later path contains. A network without config.json has that of the network it replaces: a fine-tune has its base's settings. */
+function add(whole: Opened, later: Opened, { titles }: Naming): void {
+  whole.notes.push(...later.notes)
+  for (const [network, raw] of later.networks) {
+    const earlier = whole.networks.get(network)
+    const inherited = raw.config ? undefined : earlier?.config
+    const settings = inherited ? ', whose config.json applies' : ''
+    if (earlier) whole.notes.push(`${raw.file}: its ${titles[network]} replaces that of ${earlier.file}${settings}.`)
+    whole.networks.set(network, { ...raw, config: raw.config ?? inherited })
+  }
+  whole.scheduler = later.scheduler ?? whole.scheduler
+  for (const network of later.declined) whole.declined.add(network)
+  for (const [network, reason] of later.absent) whole.absent.set(network, reason)
 }
 
-async function openFile(file: string, naming: Naming): Promise<Map<string, RawNetwork>> {
-  if (file.endsWith('.safetensors')) return splitNetworks(await readHeader(file), naming)
-  if (file.endsWith('.json')) return splitNetworks(await readSharded(file), naming)
+/** Names that diffusers and transformers give to files beside a config.json. */
+const FOLDER_FILE = /^(diffusion_pytorch_model|model)\b/i
+
+async function openFile(file: string, naming: Naming, omitted: ReadonlySet<string>): Promise<Opened> {
+  const found = [...splitNetworks(await readFile(file, naming), naming)]
+  const recognized = found.map(([network, { tensors }]) => ({ title: naming.titles[network]!, tensors }))
+  const folder = found.length === 1 && FOLDER_FILE.test(path.basename(file)) ? path.dirname(file) : undefined
+  const config = folder ? await readOptional(path.join(folder, 'config.json')) : undefined
+  const source = { layout: 'single-file', name: folder ? folderName(folder, naming) : path.basename(file) } as const
+  const networks = found
+    .filter(([network]) => !omitted.has(network))
+    .map(([network, raw]): [string, OpenedNetwork] => [network, { ...raw, source, config }])
+  const notes = [describeFile(file, source.layout, recognized)]
+  return { networks: new Map(networks), declined: new Set(), absent: new Map(), notes }
+}
+
+async function readFile(file: string, naming: Naming) {
+  const shard = /-\d{5}-of-(\d{5})\.safetensors$/i.exec(file)
+  if (shard && Number(shard[1]) > 1) {
+    throw new CheckpointError(
+      file,
+      `is one of ${Number(shard[1])} shards; give its folder or its .safetensors.index.json`,
+    )
+  }
   if (!(await stat(file).catch(() => undefined))) throw new CheckpointError(file, 'no such file or directory')
-  throw new CheckpointError(file, 'is neither a directory, nor a .safetensors file, nor a .safetensors.index.json')
+  if (/\.json$/i.test(file)) return readSharded(file)
+  if ((await identifyFormat(file)) === 'gguf') return readGguf(file, naming.renameGguf)
+  if (/\.safetensors$/i.test(file)) return readHeader(file)
+  throw new CheckpointError(
+    file,
+    'is neither a directory, nor a .safetensors file, nor a .safetensors.index.json, nor a GGUF file',
+  )
 }

@@ -1,3 +1,5 @@
+import { escapeText } from '../../contract.ts'
+
 /** A checkpoint that cannot be compiled; a retry does not help. The message names the file, the tensor and the allowed values. */
 export class CheckpointError extends Error {
   override readonly name = 'CheckpointError'
@@ -5,7 +7,7 @@ export class CheckpointError extends Error {
   readonly file: string
 
   constructor(file: string, problem: string, options?: ErrorOptions) {
-    super(`${file}: ${problem}`, options)
+    super(escapeText(`${file}: ${problem}`), options)
     this.file = file
   }
 }

@@ -1,25 +1,33 @@
 // The tensors of a checkpoint, by reference.
-import type { ParameterDtype } from './dtype.ts'
+import type { ParameterDtype, Scale } from './formats/dtype.ts'
 
-/** Contiguous bytes of a file. */
-export type Part = { file: string; offset: number; bytes: number }
+/** Contiguous bytes of a file: whole rows of numbers, row-major and little-endian. A value is the number × its scale. */
+export type Part = { file: string; offset: number; bytes: number; dtype: ParameterDtype; scale: Scale }
 
-/** The rows of `parts` stacked along axis 0, row-major and little-endian; a value is the stored number × `scale`. */
-export type Tensor = {
+/** The rows of `parts` stacked along axis 0. */
+export type Tensor = { name: string; shape: readonly number[]; parts: readonly Part[] }
+
+export type Layout = 'single-file' | 'diffusers'
+
+/** Where a network is from. */
+export type Source = {
+  layout: Layout
+  /** The name that its author gave it: of its file, or of the folder of its checkpoint. */
   name: string
-  dtype: ParameterDtype
-  shape: readonly number[]
-  parts: readonly Part[]
-  scale: number
 }
 
 export type Checkpoint = {
-  /** `diffusers` when any path was a directory. */
-  layout: 'single-file' | 'diffusers'
   /** Tensors of each network, under the family's names. */
   networks: Record<string, Map<string, Tensor>>
-  /** Parsed config.json of each network, and of `scheduler`, in the diffusers layout (`{}` if absent); empty for single files. */
+  sources: Record<string, Source>
+  /** The configuration files that exist: config.json of each network, and `scheduler`. */
   config: Record<string, Record<string, unknown>>
   /** Directories of tokenizer files, inside a diffusers directory or beside a single file. */
   tokenizers: Record<string, string>
+  /** Networks that a model_index.json lists as null: the checkpoint is complete without them. */
+  declined: ReadonlySet<string>
+  /** Networks that a model_index.json lists and that no path has, with the reason. */
+  absent: ReadonlyMap<string, string>
+  /** What was recognized, replaced and not read, in sentences. */
+  notes: readonly string[]
 }

@@ -11,10 +11,24 @@ export type BuildOptions = {
   readonly lowering?: Lowering | undefined
   readonly variant?: string | undefined
   readonly allowMissingEncoders?: boolean | undefined
+  /** Leaves out T5, which the checkpoint may have; tier fp8-lite does so as well. */
+  readonly omitT5?: boolean | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined
   /** Layers per graph of a text encoder that is split into several graphs. */
   readonly encoderLayersPerGraph?: number | undefined
+}
+
+/** What a text encoder requires of its tokenizer. */
+export type Vocabulary = {
+  /** Rows of its embedding. */
+  readonly rows: number
+  /** The tokens around every prompt, and after it up to the length of the encoder's input. */
+  readonly start: string | null
+  readonly end: string
+  readonly pad: string
+  /** Rows of the published embedding, and ids of the published tokenizer. */
+  readonly published: { readonly rows: number; readonly ids: number }
 }
 
 export type Model = {
@@ -22,8 +36,8 @@ export type Model = {
   readonly graphs: ReadonlyMap<NetworkName, Graph>
   /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null for other targets than cuda-fp8. */
   readonly withoutKernels: { readonly transformer: Graph; readonly vae_decoder: Graph } | null
-  /** Rows of each text encoder's embedding. */
-  readonly vocabularies: ReadonlyMap<string, number>
+  /** The vocabulary of each text encoder. */
+  readonly vocabularies: ReadonlyMap<string, Vocabulary>
   /** The position table, if the step graph cannot compute it. */
   readonly positionTable: Tensor | null
   readonly manifest: Pick<

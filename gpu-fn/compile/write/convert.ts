@@ -1,15 +1,8 @@
 // Reads one block of a tensor from its checkpoint and converts it to the package's storage type. Runs in a worker thread.
-import { hash } from 'node:crypto'
-import {
-  BYTES_PER_ELEMENT,
-  bfloat16ToFloat16,
-  type Conversion,
-  float32ToFloat16,
-  toFloat32,
-} from '../checkpoint/dtype.ts'
-import { quantizeRows } from '../checkpoint/fp8.ts'
-import { assertConverted, type RowBlock, readRows } from '../checkpoint/read-tensor.ts'
-import type { Tensor } from '../checkpoint/tensor.ts'
+import { createHash } from 'node:crypto'
+import { bfloat16ToFloat16, type Conversion, float32ToFloat16, toFloat32 } from '../checkpoint/formats/dtype.ts'
+import { quantizeRows } from '../checkpoint/formats/fp8.ts'
+import { assertConverted, type RowBlock, type Run, readRuns } from '../checkpoint/formats/read-tensor.ts'
 import type { Storage } from '../graph/precision.ts'
 
 export type Block = RowBlock & {
@@ -22,9 +15,9 @@ export type Converted = {
   readonly digest: Uint8Array
   readonly sourceBytes: number
 }
-type Stored = Pick<Converted, 'output'> & Partial<Pick<Converted, 'scales'>> & { conversion: Conversion }
 
 const FP8_NAN = 0x7f
+const STORAGE_BYTES = { float32: 4, float16: 2, float8e4m3fn: 1 } as const satisfies Record<Storage, number>
 // Every block of a thread is widened in the same buffer: the page faults of fresh ones would take longer than the conversion.
 let floatsScratch = new Float32Array()
 
@@ -37,51 +30,59 @@ const FINITE: Conversion = { finite: true, overflow: false }
 
 /** Reads, checks and converts one block. Throws CheckpointError for NaN, infinity, and values that the storage type cannot hold. */
 export function convert(block: Block): Converted {
-  const source = readRows(block)
-  const digest = new Uint8Array(hash('sha256', source, 'buffer'))
-  const { output, conversion, scales = null } = store(block, source)
-  assertConverted(block, block.storage, conversion)
+  const { storage, columns, start, end } = block
+  const rowBytes = columns * STORAGE_BYTES[storage]
+  const output = new Uint8Array((end - start) * rowBytes)
+  const scales = storage === 'float8e4m3fn' ? new Float32Array(end - start) : null
+  const digest = createHash('sha256')
+  let [row, sourceBytes] = [0, 0]
+  for (const run of readRuns(block)) {
+    digest.update(run.source)
+    sourceBytes += run.source.byteLength
+    const out = output.subarray(row * rowBytes, (row + run.rows) * rowBytes)
+    assertConverted(block, storage, store(run, storage, out, scales?.subarray(row, row + run.rows)))
+    row += run.rows
+  }
   const ordered = block.channelsLast ? channelsLast(output, block) : output
-  return { output: ordered, scales, digest, sourceBytes: source.byteLength }
+  return { output: ordered, scales, digest: new Uint8Array(digest.digest()), sourceBytes }
 }
 
-function store(block: Block, source: Uint8Array): Stored {
-  if (block.storage === 'float16') return toHalves(block.tensor, source)
-  if (block.storage === 'float8e4m3fn' && block.tensor.dtype === 'F8_E4M3') return keepCodes(block, source)
-  const count = source.byteLength / BYTES_PER_ELEMENT[block.tensor.dtype]
-  const values = block.storage === 'float32' ? new Float32Array(count) : scratchFloats(count)
-  const conversion = toFloat32(source, block.tensor.dtype, block.tensor.scale, values)
-  if (block.storage === 'float32') return { output: new Uint8Array(values.buffer), conversion }
-  return { ...quantize(block, values), conversion }
+/** Converts a run to `out`, which starts at a multiple of a value's size. */
+function store(run: Run, storage: Storage, out: Uint8Array, scales: Float32Array | undefined): Conversion {
+  if (scales) return run.dtype === 'F8_E4M3' ? keepCodes(run, out, scales) : quantize(run, out, scales)
+  const count = out.byteLength / STORAGE_BYTES[storage]
+  if (storage === 'float16') return toHalves(run, new Uint16Array(out.buffer, out.byteOffset, count))
+  return toFloat32(run.source, run.dtype, run.scale, new Float32Array(out.buffer, out.byteOffset, count))
 }
 
-function toHalves({ dtype, scale }: Tensor, source: Uint8Array): Stored {
-  if (dtype === 'F16' && scale === 1) return { output: source.slice(), conversion: finiteHalves(source) }
-  const halves = new Uint16Array(source.byteLength / BYTES_PER_ELEMENT[dtype])
-  const output = new Uint8Array(halves.buffer)
-  if (dtype === 'BF16' && scale === 1) return { output, conversion: bfloat16ToFloat16(source, halves) }
+function toHalves({ dtype, scale, source }: Run, halves: Uint16Array): Conversion {
+  if (dtype === 'F16' && scale === 1) {
+    new Uint8Array(halves.buffer, halves.byteOffset, halves.byteLength).set(source)
+    return finiteHalves(halves)
+  }
+  if (dtype === 'BF16' && scale === 1) return bfloat16ToFloat16(source, halves)
   const values = scratchFloats(halves.length)
   const widened = toFloat32(source, dtype, scale, values)
   const narrowed = float32ToFloat16(values, halves)
-  return { output, conversion: { finite: widened.finite, overflow: widened.overflow || narrowed.overflow } }
+  return { finite: widened.finite, overflow: widened.overflow || narrowed.overflow }
 }
 
 /** Codes of FP8 checkpoints are copied: quantizing them again would add error. */
-function keepCodes({ tensor, start, end }: Block, source: Uint8Array): Stored {
-  const scales = new Float32Array(end - start).fill(tensor.scale)
-  const finite = !source.some((code) => (code & 0x7f) === FP8_NAN)
-  return { output: source.slice(), scales, conversion: { finite, overflow: false } }
+function keepCodes({ source, scale }: Run, out: Uint8Array, scales: Float32Array): Conversion {
+  out.set(source)
+  if (typeof scale === 'number') scales.fill(scale)
+  else scales.set(scale)
+  return { finite: !source.some((code) => (code & 0x7f) === FP8_NAN), overflow: false }
 }
 
-function quantize({ start, end, columns }: Block, values: Float32Array) {
-  const output = new Uint8Array(values.length)
-  const scales = new Float32Array(end - start)
-  quantizeRows(values, end - start, columns, output, scales)
-  return { output, scales }
+function quantize({ source, dtype, scale, rows }: Run, out: Uint8Array, scales: Float32Array): Conversion {
+  const values = scratchFloats(out.byteLength)
+  const conversion = toFloat32(source, dtype, scale, values)
+  quantizeRows(values, rows, out.byteLength / rows, out, scales)
+  return conversion
 }
 
-function finiteHalves(bytes: Uint8Array): Conversion {
-  const halves = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2)
+function finiteHalves(halves: Uint16Array): Conversion {
   let largest = 0
   for (let i = 0; i < halves.length; i++) largest = Math.max(largest, halves[i]! & 0x7fff)
   return largest < 0x7c00 ? FINITE : { finite: false, overflow: false }

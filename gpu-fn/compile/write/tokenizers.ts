@@ -2,38 +2,74 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import type { TextEncoderManifest } from '../../manifest.ts'
-import { openTokenizer } from '../../tokenizer/tokenizer.ts'
+import { readKnownWords, WORDS } from '../../tokenizer/known-words.ts'
+import { selectSources, TOKENIZER_FILES, TOKENIZER_LIMITS, type TokenizerFileName } from '../../tokenizer/sources.ts'
+import { type PromptTokenizer, parseTokenizer } from '../../tokenizer/tokenizer.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
+import { readRegularFile } from '../checkpoint/open-regular-file.ts'
 import type { Checkpoint } from '../checkpoint/tensor.ts'
+import type { Vocabulary } from '../graph/model.ts'
+import { fetchTokenizer } from './published-tokenizers.ts'
 
 export type Tokenizers = {
   /** Path in the package → content. */
   readonly files: ReadonlyMap<string, Uint8Array>
-  /** Encoder → number of ids of its tokenizer; the encoder's embedding needs as many rows. */
-  readonly vocabularies: ReadonlyMap<string, number>
+  /** Remarks for the operator, in sentences. */
+  readonly notes: readonly string[]
+}
+
+export type TokenizerOptions = {
+  /** Directory with the tokenizers' directories, or `hub` for the published tokenizers; by default those of the checkpoint. */
+  readonly tokenizers?: string | undefined
+  /** Address of another server with the hub's API. */
+  readonly hub?: string | undefined
 }
 
 /**
- * Reads the tokenizers of the text encoders from `directory` or, without one, from the checkpoint. Throws CheckpointError for a missing or
- * unusable one, before anything is written.
+ * Reads the tokenizers of the text encoders. Throws CheckpointError for one that is missing, unusable, or another than its encoder's, before
+ * anything is written.
  */
 export async function readTokenizers(
   encoders: readonly TextEncoderManifest[],
-  checkpoint: Checkpoint,
-  directory?: string,
+  vocabularies: ReadonlyMap<string, Vocabulary>,
+  checkpoint: Pick<Checkpoint, 'tokenizers'>,
+  options: TokenizerOptions,
 ): Promise<Tokenizers> {
   const files = new Map<string, Uint8Array>()
-  const vocabularies = new Map<string, number>()
-  for (const { name, tokenizer } of encoders) {
-    const from = directory ? path.join(directory, tokenizer) : checkpoint.tokenizers[tokenizer]
-    if (!from || !(await isDirectory(from))) throw missingTokenizer(tokenizer, name, from)
-    vocabularies.set(name, await vocabularyOf(from))
-    for (const file of await fs.readdir(from)) {
-      const content = await readRegular(path.join(from, file))
-      if (content) files.set(`${tokenizer}/${file}`, content)
-    }
+  const notes: string[] = []
+  for (const encoder of encoders) {
+    const { name, tokenizer } = encoder
+    const { from, sources } = await find(encoder, checkpoint, options)
+    const vocabulary = vocabularies.get(name)!
+    const opened = openSources(from, sources)
+    assertOwnTokens(from, encoder, opened, vocabulary)
+    if (vocabulary.rows < opened.vocabulary)
+      notes.push(`The tokenizer of ${name} has ids beyond its ${vocabulary.rows} embeddings: prompts with them fail.`)
+    for (const [file, content] of sources) files.set(`${tokenizer}/${file}`, content)
   }
-  return { files, vocabularies }
+  return { files, notes }
+}
+
+async function find(
+  { name, tokenizer }: TextEncoderManifest,
+  checkpoint: Pick<Checkpoint, 'tokenizers'>,
+  { tokenizers, hub }: TokenizerOptions,
+): Promise<{ from: string; sources: ReadonlyMap<TokenizerFileName, Uint8Array> }> {
+  if (tokenizers === 'hub') return { from: `hub: ${tokenizer}`, sources: await fetchTokenizer(tokenizer, hub) }
+  const directory = tokenizers === undefined ? checkpoint.tokenizers[tokenizer] : path.join(tokenizers, tokenizer)
+  if (directory !== undefined && (await isDirectory(directory)))
+    return { from: directory, sources: await readDirectory(directory) }
+  const problem = `the tokenizer of ${name} is missing; --tokenizers DIR names the directory that holds ${tokenizer}/ as the SD3.5 repositories ship it, and --tokenizers hub fetches the published tokenizers`
+  throw new CheckpointError(directory ?? 'the checkpoint', problem)
+}
+
+export { WORDS }
+
+/** The list of known words that a checkpoint's directory may have, as JSON; null without one. */
+export async function readWords(paths: readonly string[]): Promise<Uint8Array | null> {
+  const lists = await Promise.all(paths.map(readKnownWords))
+  const words = lists.find((each) => each !== null)
+  return words ? Buffer.from(JSON.stringify([...words])) : null
 }
 
 const isDirectory = (file: string) =>
@@ -42,23 +78,56 @@ const isDirectory = (file: string) =>
     () => false,
   )
 
-function missingTokenizer(tokenizer: string, encoder: string, directory: string | undefined): CheckpointError {
-  const problem = `the tokenizer of ${encoder} is missing; --tokenizers DIR names the directory that holds ${tokenizer}/ as the SD3.5 repositories ship it`
-  return new CheckpointError(directory ?? 'the checkpoint', problem)
-}
-
-async function vocabularyOf(directory: string): Promise<number> {
-  const { vocabulary } = await openTokenizer(directory).catch((cause: Error) => {
-    throw new CheckpointError(directory, cause.message, { cause })
-  })
-  return vocabulary
-}
-
-/** A file's bytes, also through a link (a Hugging Face cache consists of links); null for a directory. */
-async function readRegular(file: string): Promise<Uint8Array | null> {
-  try {
-    return (await fs.stat(file)).isFile() ? await fs.readFile(file) : null
-  } catch (cause) {
-    throw new CheckpointError(file, `cannot be read (${(cause as NodeJS.ErrnoException).code})`, { cause })
+/** The files of a directory that define its tokenizer. Throws CheckpointError. */
+async function readDirectory(directory: string): Promise<ReadonlyMap<TokenizerFileName, Uint8Array>> {
+  const sources = new Map<TokenizerFileName, Uint8Array>()
+  for (const name of TOKENIZER_FILES) {
+    const file = path.join(directory, name)
+    const target = await fs.realpath(file).catch(() => null)
+    if (target === null) continue
+    await assertInside(directory, file, target)
+    sources.set(name, await readRegularFile(target, TOKENIZER_LIMITS.fileBytes))
   }
+  return selectSources(sources)
+}
+
+/** Files become part of the package, so those outside are refused. The links of a Hugging Face cache lead from `snapshots` to `blobs`. */
+async function assertInside(directory: string, file: string, target: string): Promise<void> {
+  const folder = await fs.realpath(directory)
+  const [cache, snapshot] = folder.split(`${path.sep}snapshots${path.sep}`)
+  const roots = snapshot === undefined ? [folder] : [folder, path.join(cache!, 'blobs')]
+  if (roots.some((root) => target.startsWith(root + path.sep))) return
+  throw new CheckpointError(file, `is a link to ${target}, outside of its directory; copy the file into the directory`)
+}
+
+function openSources(from: string, sources: ReadonlyMap<TokenizerFileName, Uint8Array>): PromptTokenizer {
+  try {
+    return parseTokenizer(from, sources)
+  } catch (cause) {
+    throw new CheckpointError(from, (cause as Error).message.replace(`${from}: `, ''), { cause })
+  }
+}
+
+/** Another encoder's tokenizer gives another image without an error. */
+function assertOwnTokens(
+  from: string,
+  { title }: TextEncoderManifest,
+  { tokenizer, prefix, suffix, padId, vocabulary }: PromptTokenizer,
+  { start, end, pad, published, rows }: Vocabulary,
+): void {
+  const fail = (problem: string) =>
+    new CheckpointError(
+      from,
+      `is not the tokenizer of ${title}: it ${problem}; use the published one (--tokenizers hub)`,
+    )
+  const describe = (ids: readonly number[]) => (ids.length === 0 ? 'nothing' : tokenizer.decode([...ids]).slice(0, 100))
+  const expect = (what: string, ids: readonly number[], tokens: readonly string[]) => {
+    if (ids.length === tokens.length && ids.every((id, i) => id === tokenizer.token_to_id(tokens[i]!))) return
+    throw fail(`${what} ${describe(ids)} instead of ${tokens[0] ?? 'nothing'}`)
+  }
+  expect('begins prompts with', prefix, start === null ? [] : [start])
+  expect('ends prompts with', suffix, [end])
+  expect('pads with', [padId], [pad])
+  if (rows === published.rows && vocabulary !== published.ids)
+    throw fail(`has ${vocabulary} ids instead of ${published.ids}`)
 }

@@ -103,7 +103,7 @@ async function* contentOf(
     options.source.update(source.data)
     yield source.data
   } else {
-    options.source.update(`${source.tensor.name} ${source.tensor.dtype} ${source.tensor.shape} ${source.rows}\n`)
+    options.source.update(describe(source))
     for (let left = blockCount(source); left > 0; left--) {
       const converted = (await inFlight.next()).value!
       options.source.update(converted.digest)
@@ -112,6 +112,13 @@ async function* contentOf(
       yield converted.output
     }
   }
+}
+
+/** Everything beside the stored numbers that determines a weight. */
+function describe({ tensor: { name, shape, parts }, rows }: Converting): string {
+  const dtypes = new Set(parts.map(({ dtype }) => dtype))
+  const scales = parts.every(({ scale }) => scale === 1) ? '' : ` × ${parts.map(({ scale }) => scale).join(';')}`
+  return `${name} ${[...dtypes].join('+')} ${shape} ${rows}${scales}\n`
 }
 
 /** Converted blocks in order, while the next ones are being converted. */

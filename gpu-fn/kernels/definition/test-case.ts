@@ -1,5 +1,5 @@
 // A test case of an FP8 operator: a graph, built once with the kernels and once with their definition, and its float32 inputs.
-import { decodeTable, encode } from '../../compile/checkpoint/fp8.ts'
+import { decodeTable, encode } from '../../compile/checkpoint/formats/fp8.ts'
 import type { Value } from '../../compile/graph/graph.ts'
 import type { Operand } from '../../compile/graph/layer-types.ts'
 import * as ops from '../../compile/graph/ops.ts'

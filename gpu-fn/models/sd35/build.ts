@@ -14,8 +14,9 @@ import { sd35Precision } from './precision.ts'
 import { PREVIEW_FACTORS } from './preview-factors.ts'
 import { buildTextEncoders } from './text-encoders.ts'
 import { type VaeConfig, vaeDecoder } from './vae-decoder.ts'
-import { type Defaults, variantOf } from './variants.ts'
+import { type Choice, type Defaults, variantOf } from './variants.ts'
 
+type Json = Readonly<Record<string, unknown>>
 type Tensors = ReadonlyMap<string, Tensor>
 type Denoiser = { readonly tensors: Tensors; readonly config: MMDiTConfig; readonly positions: PositionTables }
 type Autoencoder = { readonly tensors: Tensors; readonly config: VaeConfig }
@@ -26,7 +27,8 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   const settings = graphSettings(options, precision)
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
-  const { name: variant, defaults } = variantOf(config, checkpoint, paths, options.variant)
+  const { sources, config: configs } = checkpoint
+  const choice = variantOf(config, sources.transformer!, configs.transformer, options.variant)
   const table = tensors.get('pos_embed')!
   const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }
   const text = buildTextEncoders(checkpoint, config, options, settings)
@@ -39,20 +41,23 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
     vocabularies: text.vocabularies,
     positionTable: denoiser.positions ? null : { ...table, shape: [config.positionMax ** 2, config.width] },
     manifest: {
-      variant,
-      ...describeDefaults(defaults, vae.config),
-      scheduler: deriveScheduler(checkpoint.config.scheduler, defaults.shift),
+      variant: choice.name,
+      ...describeDefaults(choice.defaults, vae.config),
+      scheduler: deriveScheduler(configs.scheduler, choice.defaults.shift),
       ...describeDenoiser(denoiser, vae.config),
       text: text.manifest,
       transformer_batch: settings.lowering.batch === 1 ? 1 : null,
     },
-    notes: text.notes,
+    notes: [...describeChoice(choice, configs.scheduler), ...text.notes],
   }
 }
 
 function tensorsOf(checkpoint: Checkpoint, network: Sd35Network, paths: readonly string[]): Tensors {
   const tensors = checkpoint.networks[network]
-  if (!tensors) throw new CheckpointError(paths.join(', '), `has no ${network}`)
+  if (!tensors) {
+    const reason = checkpoint.absent.get(network)
+    throw new CheckpointError(paths.join(', '), `has no ${network}${reason ? `. ${reason}` : ''}`)
+  }
   return tensors
 }
 
@@ -88,6 +93,16 @@ function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, options: Buil
   const settings = graphSettings({ ...options, target: 'cuda' }, sd35Precision(options.tier))
   const { transformer } = buildDenoiser(denoiser, settings)
   return { transformer, vae_decoder: buildDecoder(vae, settings) }
+}
+
+/** The variant and the shift, with the reason for each. */
+function describeChoice({ name, reason, defaults }: Choice, scheduler: Json | undefined): string[] {
+  const { steps, guidanceScale, shift } = defaults
+  const variant = `Variant ${name} (${steps} steps, guidance ${guidanceScale}): ${reason}.`
+  if (!scheduler) return [variant, `No scheduler_config.json: shift ${shift}, that of ${name}.`]
+  return scheduler.shift === undefined
+    ? [variant, 'scheduler_config.json has no shift: 1, the default of diffusers.']
+    : [variant]
 }
 
 const downsampleOf = ({ levels }: VaeConfig) => 2 ** (levels - 1)

@@ -15,12 +15,16 @@ import {
 import * as ops from '../../compile/graph/ops.ts'
 import type { Scope } from '../../compile/graph/scope.ts'
 
+/** OpenCLIP's parameter, which is multiplied from the right. */
+export const OPEN_CLIP_PROJECTION = 'text_projection'
+
 export type ClipTextConfig = {
   readonly width: number
   readonly layers: number
   readonly heads: number
   readonly tokens: number
   readonly vocabulary: number
+  readonly pooledWidth: number
   readonly activation: Activation
   readonly epsilon: number
   /** The token whose state is pooled; null is the largest id, as in CLIP's first configurations (eos_token_id 2). */
@@ -45,16 +49,17 @@ export function clipText(s: Scope, config: ClipTextConfig): Graph {
   const { normed } = streamNorm(model.at('final_layer_norm'), x, epsilon)
   const pooled = ops.gatherRow(normed, endPosition(ids, endToken)) // [B, D]
   graph.output('hidden', ops.cast(penultimate, 'float32'))
-  graph.output(
-    'pooled',
-    ops.cast(
-      s.has('text_projection.weight')
-        ? linear(s.at('text_projection'), pooled, outputWidth(s.at('text_projection')), { bias: false })
-        : pooled,
-      'float32',
-    ),
-  )
+  graph.output('pooled', ops.cast(projected(s, pooled), 'float32'))
   return graph
+}
+
+/** The pooled state with the projection of transformers [D', D] or of OpenCLIP [D, D'], or without one. */
+function projected(s: Scope, pooled: Value): Value {
+  const module = s.at('text_projection')
+  if (module.has('weight')) return linear(module, pooled, outputWidth(module), { bias: false })
+  if (!s.has(OPEN_CLIP_PROJECTION)) return pooled
+  const [width, out] = s.shape(OPEN_CLIP_PROJECTION) as [number, number]
+  return ops.matmulTransposed(pooled, ops.transpose(parameter(s, OPEN_CLIP_PROJECTION, [width, out]), [1, 0]))
 }
 
 /** Index of the first end token of each prompt [B, 1]. */

@@ -1,11 +1,12 @@
-// Derives the configuration of every network from its tensors. In the diffusers layout config.json must agree with them. In the single-file
-// layout, which has no config.json, settings that tensors do not determine have the published values.
+// Derives the configuration of every network from its tensors, with which its config.json must agree. Settings that tensors do not determine
+// are those of config.json; for a setting that config.json omits, the default of its class in diffusers or transformers; and the published
+// values without config.json, as in the single-file layout.
 
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
 import type { Activation } from '../../compile/graph/layer-types.ts'
 import { type Manifest, SCHEDULER_NAMES, type SchedulerName } from '../../manifest.ts'
-import type { ClipTextConfig } from './clip-text.ts'
+import { type ClipTextConfig, OPEN_CLIP_PROJECTION } from './clip-text.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 import type { T5Config } from './t5-encoder.ts'
 import type { VaeConfig } from './vae-decoder.ts'
@@ -25,36 +26,47 @@ const indicesOf = (tensors: Tensors, pattern: RegExp) =>
 
 const countOf = (tensors: Tensors, pattern: RegExp) => indicesOf(tensors, pattern).length
 
+/** A setting in a message, of bounded length. */
+export function show(value: unknown): string {
+  const text = value === undefined ? 'missing' : JSON.stringify(value)
+  return text.length > 120 ? `${text.slice(0, 120)}…` : text
+}
+
 /** Throws CheckpointError if config.json contradicts the tensors. */
-function assertAgrees(network: string, config: Json, derived: Json): void {
+function assertAgrees(network: string, config: Json | undefined, derived: Json): void {
   for (const [key, value] of Object.entries(derived)) {
-    const given = config[key]
-    if (given !== undefined && JSON.stringify(given) !== JSON.stringify(value)) {
-      const problem = `${key} is ${JSON.stringify(given)}, but the tensors have ${JSON.stringify(value)}`
+    const given = config?.[key]
+    if (given !== undefined && value !== undefined && JSON.stringify(given) !== JSON.stringify(value)) {
+      const problem = `${key} is ${show(given)}, but the tensors have ${show(value)}`
       throw new CheckpointError(`${network}/config.json`, problem)
     }
   }
 }
 
 /** Throws CheckpointError for a setting that is not implemented. */
-function assertOneOf(file: string, config: Json, key: string, allowed: readonly unknown[]): void {
-  if (config[key] === undefined || allowed.includes(config[key])) return
+function assertOneOf(file: string, config: Json | undefined, key: string, allowed: readonly unknown[]): void {
+  if (config?.[key] === undefined || allowed.includes(config[key])) return
   const names = allowed.map((value) => JSON.stringify(value)).join(', ')
-  throw new CheckpointError(file, `${key} is ${JSON.stringify(config[key])}; allowed: ${names}`)
+  throw new CheckpointError(file, `${key} is ${show(config[key])}; allowed: ${names}`)
 }
 
-/** A positive setting of config.json. */
-function numberOf(file: string, config: Json, key: string, otherwise: number): number {
-  const given = config[key] === undefined ? otherwise : config[key]
+/** The value without config.json, and that of a setting which config.json omits; undefined if config.json must have it. */
+type Otherwise = { published: number; omitted: number | undefined }
+
+/** A positive setting. */
+function numberOf(file: string, config: Json | undefined, key: string, { published, omitted }: Otherwise): number {
+  const given = config ? (config[key] === undefined ? omitted : config[key]) : published
   if (typeof given === 'number' && given > 0 && given < 1e6) return given
-  throw new CheckpointError(file, `${key} is ${JSON.stringify(given)}; it must be a number above 0`)
+  throw new CheckpointError(file, `${key} is ${show(given)}; it must be a number above 0`)
 }
 
-function integerOf(file: string, config: Json, key: string, otherwise: number): number {
+function integerOf(file: string, config: Json | undefined, key: string, otherwise: Otherwise): number {
   const given = numberOf(file, config, key, otherwise)
   if (Number.isInteger(given)) return given
   throw new CheckpointError(file, `${key} is ${given}; it must be an integer`)
 }
+
+const always = (value: number): Otherwise => ({ published: value, omitted: value })
 
 function requireInteger(network: string, what: string, value: number): number {
   if (Number.isInteger(value) && value > 0) return value
@@ -62,12 +74,12 @@ function requireInteger(network: string, what: string, value: number): number {
 }
 
 /** As in sd3_impls.py `BaseModel.__init__`; without QK-norm and config.json an attention head is 64 wide. */
-export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
+export function deriveMMDiT(tensors: Tensors, config?: Json): MMDiTConfig {
   const shape = (name: string) => shapeOf('transformer', tensors, name)
   const [width, inChannels, patchSize] = shape('x_embedder.proj.weight') as [number, number, number]
   const headWidth =
     tensors.get('joint_blocks.0.x_block.attn.ln_q.weight')?.shape[0] ??
-    numberOf('transformer/config.json', config, 'attention_head_dim', 64)
+    numberOf('transformer/config.json', config, 'attention_head_dim', always(64))
   const derived: MMDiTConfig = {
     depth: countOf(tensors, /^joint_blocks\.(\d+)\./),
     width,
@@ -91,7 +103,7 @@ export function deriveMMDiT(tensors: Tensors, config: Json = {}): MMDiTConfig {
     joint_attention_dim: derived.contextWidth,
     pooled_projection_dim: derived.pooledWidth,
     caption_projection_dim: width,
-    ...(config.out_channels !== null && { out_channels: derived.outChannels }),
+    ...(config?.out_channels !== null && { out_channels: derived.outChannels }),
     qk_norm: derived.qkNorm ? 'rms_norm' : null,
     dual_attention_layers: derived.dualAttention,
   })
@@ -115,38 +127,61 @@ const ACTIVATIONS: Record<string, Activation> = {
   gelu_pytorch_tanh: 'gelu_tanh',
 }
 
-/** Without config.json: heads of 64, quick GELU for CLIP-L and erf GELU for bigG. */
-export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, config: Json = {}): ClipTextConfig {
+/** The rows of SD3.5's prompts; longer encoders such as Long-CLIP give other prompt embeddings. */
+const CLIP_TOKENS = 77
+
+/** As published: heads of 64, quick GELU for CLIP-L and erf GELU for bigG. transformers configuration_clip.py `CLIPTextConfig`. */
+export function deriveClip(network: 'clip_l' | 'clip_g', tensors: Tensors, given?: Json): ClipTextConfig {
   const file = `${network}/config.json`
-  const [tokens, width] = shapeOf(network, tensors, 'text_model.embeddings.position_embedding.weight') as [
-    number,
-    number,
-  ]
-  const [vocabulary] = shapeOf(network, tensors, 'text_model.embeddings.token_embedding.weight') as [number]
-  // The published CLIP-L file lacks its projection, which is the identity; bigG's is not.
-  if (network === 'clip_g') shapeOf(network, tensors, 'text_projection.weight')
+  const config = textConfig(given)
+  const shape = (name: string) => shapeOf(network, tensors, name)
+  const [tokens, width] = shape('text_model.embeddings.position_embedding.weight') as [number, number]
+  const [vocabulary] = shape('text_model.embeddings.token_embedding.weight') as [number]
+  if (tokens !== CLIP_TOKENS)
+    throw new CheckpointError(network, `has ${tokens} positions; the text encoders of SD3.5 have ${CLIP_TOKENS}`)
   const layers = countOf(tensors, /^text_model\.encoder\.layers\.(\d+)\./)
   const heads = requireInteger(
     network,
     'the number of attention heads',
-    numberOf(file, config, 'num_attention_heads', width / 64),
+    numberOf(file, config, 'num_attention_heads', { published: width / 64, omitted: 8 }),
   )
   requireInteger(network, 'the width of an attention head', width / heads)
-  const derived = {
+  const pooledWidth = pooledWidthOf(network, tensors, width)
+  assertAgrees(network, config, {
     hidden_size: width,
     num_hidden_layers: layers,
     max_position_embeddings: tokens,
     vocab_size: vocabulary,
-  }
-  assertAgrees(network, config, derived)
+    intermediate_size: tensors.get('text_model.encoder.layers.0.mlp.fc1.weight')?.shape[0],
+    projection_dim: tensors.has(PROJECTION) ? pooledWidth : undefined,
+  })
   assertOneOf(file, config, 'hidden_act', Object.keys(ACTIVATIONS))
-  const activation = ACTIVATIONS[String(config.hidden_act ?? (network === 'clip_l' ? 'quick_gelu' : 'gelu'))]!
-  const endToken = integerOf(file, config, 'eos_token_id', 2)
-  const epsilon = numberOf(file, config, 'layer_norm_eps', 1e-5)
-  return { width, layers, heads, tokens, vocabulary, activation, epsilon, endToken: endToken === 2 ? null : endToken }
+  const published = network === 'clip_l' ? 'quick_gelu' : 'gelu'
+  const activation = ACTIVATIONS[String(config ? (config.hidden_act ?? 'quick_gelu') : published)]!
+  const endToken = integerOf(file, config, 'eos_token_id', { published: 2, omitted: 49407 })
+  const epsilon = numberOf(file, config, 'layer_norm_eps', always(1e-5))
+  const pooling = { pooledWidth, endToken: endToken === 2 ? null : endToken }
+  return { width, layers, heads, tokens, vocabulary, activation, epsilon, ...pooling }
 }
 
-export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
+const PROJECTION = 'text_projection.weight'
+
+/** The published CLIP-L file lacks its projection, which is the identity; bigG's is not. */
+function pooledWidthOf(network: 'clip_l' | 'clip_g', tensors: Tensors, width: number): number {
+  if (tensors.has(OPEN_CLIP_PROJECTION)) return shapeOf(network, tensors, OPEN_CLIP_PROJECTION)[1]!
+  if (network === 'clip_l' && !tensors.has(PROJECTION)) return width
+  return shapeOf(network, tensors, PROJECTION)[0]!
+}
+
+/** The settings of the text tower in the config.json of a whole CLIP. */
+function textConfig(config: Json | undefined): Json | undefined {
+  const { text_config: text, projection_dim } = config ?? {}
+  if (typeof text !== 'object' || text === null) return config
+  return { ...text, ...(projection_dim !== undefined && { projection_dim }) }
+}
+
+/** transformers configuration_t5.py `T5Config`, whose own feed-forward layers are not those of T5 v1.1. */
+export function deriveT5(tensors: Tensors, config?: Json): T5Config {
   const file = 't5/config.json'
   const attention = 'encoder.block.0.layer.0.SelfAttention'
   const [vocabulary, width] = shapeOf('t5', tensors, 'shared.weight') as [number, number]
@@ -157,46 +192,49 @@ export function deriveT5(tensors: Tensors, config: Json = {}): T5Config {
   assertAgrees('t5', config, {
     d_model: width,
     d_kv: headWidth,
+    d_ff: tensors.get('encoder.block.0.layer.1.DenseReluDense.wi_0.weight')?.shape[0],
     num_heads: heads,
     num_layers: layers,
     vocab_size: vocabulary,
     relative_attention_num_buckets: buckets,
   })
-  assertOneOf(file, config, 'feed_forward_proj', ['gated-gelu'])
+  if (config) assertOneOf(file, { feed_forward_proj: 'relu', ...config }, 'feed_forward_proj', ['gated-gelu'])
   assertOneOf(file, config, 'dense_act_fn', ['gelu_new'])
   assertOneOf(file, config, 'is_gated_act', [true])
-  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', 128)
-  const epsilon = numberOf(file, config, 'layer_norm_epsilon', 1e-6)
+  const maxDistance = integerOf(file, config, 'relative_attention_max_distance', always(128))
+  const epsilon = numberOf(file, config, 'layer_norm_epsilon', always(1e-6))
   return { width, layers, heads, headWidth, vocabulary, buckets, maxDistance, epsilon }
 }
 
-export function deriveVae(tensors: Tensors, config: Json = {}): VaeConfig {
+/** diffusers autoencoder_kl.py `AutoencoderKL`. Its defaults of the two factors are those of SD1.5, so config.json must have them. */
+export function deriveVae(tensors: Tensors, config?: Json): VaeConfig {
   const file = 'vae/config.json'
   const [channels, latentChannels] = shapeOf('vae', tensors, 'decoder.conv_in.weight') as [number, number]
-  const groups = integerOf(file, config, 'norm_num_groups', 32)
+  const groups = integerOf(file, config, 'norm_num_groups', always(32))
   requireInteger('vae', `${channels} channels in ${groups} norm groups`, channels / groups)
+  const levels = countOf(tensors, /^decoder\.up\.(\d+)\./)
+  const blocksPerLevel = countOf(tensors, /^decoder\.up\.0\.block\.(\d+)\./)
   assertAgrees('vae', config, {
     latent_channels: latentChannels,
+    layers_per_block: blocksPerLevel - 1,
+    block_out_channels: Array.from(
+      { length: levels },
+      (_, level) => shapeOf('vae', tensors, `decoder.up.${level}.block.0.conv1.weight`)[0],
+    ),
     mid_block_add_attention: tensors.has('decoder.mid.attn_1.q.weight'),
     use_post_quant_conv: tensors.has('post_quant_conv.weight'),
   })
   assertOneOf(file, config, 'act_fn', ['silu'])
   assertOneOf(file, config, 'latents_mean', [null])
   assertOneOf(file, config, 'latents_std', [null])
-  return {
-    latentChannels,
-    levels: countOf(tensors, /^decoder\.up\.(\d+)\./),
-    blocksPerLevel: countOf(tensors, /^decoder\.up\.0\.block\.(\d+)\./),
-    groups,
-    scalingFactor: numberOf(file, config, 'scaling_factor', 1.5305),
-    shiftFactor: shiftFactor(file, config),
-  }
+  const scalingFactor = numberOf(file, config, 'scaling_factor', { published: 1.5305, omitted: undefined })
+  return { latentChannels, levels, blocksPerLevel, groups, scalingFactor, shiftFactor: shiftFactor(file, config) }
 }
 
-function shiftFactor(file: string, config: Json): number {
-  const given = config.shift_factor === undefined ? 0.0609 : config.shift_factor
+function shiftFactor(file: string, config: Json | undefined): number {
+  const given = config ? config.shift_factor : 0.0609
   if (typeof given === 'number' && Math.abs(given) < 1e6) return given
-  throw new CheckpointError(file, `shift_factor is ${JSON.stringify(given)}; it must be a number`)
+  throw new CheckpointError(file, `shift_factor is ${show(given)}; it must be a number`)
 }
 
 /** Diffusers' own default shift is 1; without a scheduler's config it is the variant's. */
@@ -217,8 +255,8 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
   const terminal = shiftTerminal(file, config.shift_terminal)
   return {
     name: (config._class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0],
-    shift: numberOf(file, config, 'shift', 1),
-    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', 1000),
+    shift: numberOf(file, config, 'shift', always(1)),
+    num_train_timesteps: integerOf(file, config, 'num_train_timesteps', always(1000)),
     ...(terminal && { shift_terminal: terminal }),
   }
 }
@@ -227,5 +265,5 @@ export function deriveScheduler(config: Json | undefined, variantShift: number):
 function shiftTerminal(file: string, given: unknown): number | null {
   if (given === undefined || given === null) return null
   if (typeof given === 'number' && given >= 0 && given < 1) return given
-  throw new CheckpointError(file, `shift_terminal is ${JSON.stringify(given)}; it must be a number from 0 to below 1`)
+  throw new CheckpointError(file, `shift_terminal is ${show(given)}; it must be a number from 0 to below 1`)
 }

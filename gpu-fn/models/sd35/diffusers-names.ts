@@ -1,5 +1,5 @@
 // diffusers' parameter names as Stability's: the inverse of diffusers' scripts/convert_sd3_to_diffusers.py.
-import type { Placement } from '../../compile/checkpoint/rename.ts'
+import type { Placement } from '../../compile/checkpoint/layout/rename.ts'
 
 const IN_TRANSFORMER: Record<string, string> = {
   'pos_embed.proj': 'x_embedder.proj',

@@ -1,14 +1,17 @@
 // The names of SD3.5's tensors in the published checkpoints, and the names that its models read.
 import { CheckpointError, listNames, quote } from '../../compile/checkpoint/error.ts'
-import type { Naming, Skip } from '../../compile/checkpoint/naming.ts'
-import { countOf, rename } from '../../compile/checkpoint/rename.ts'
-import type { TensorInfo } from '../../compile/checkpoint/safetensors.ts'
+import type { TensorInfo } from '../../compile/checkpoint/formats/safetensors.ts'
+import type { Component, Naming, Skip } from '../../compile/checkpoint/layout/naming.ts'
+import { countOf, rename } from '../../compile/checkpoint/layout/rename.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
 import { placeTransformer, placeVae } from './diffusers-names.ts'
+import { joinProjections, renameLlamaT5 } from './gguf-names.ts'
+import { CLIP_EMBEDDING, OPEN_CLIP_EMBEDDING, OPEN_CLIP_NAMES, translateOpenClip } from './open-clip-names.ts'
+import { refuseOtherModels } from './other-models.ts'
 
 export type Sd35Network = 'transformer' | 'clip_l' | 'clip_g' | 't5' | 'vae'
 
-const FOLDERS: readonly { folder: string; network: Sd35Network; stem: string }[] = [
+const FOLDERS: readonly (Component & { network: Sd35Network })[] = [
   { folder: 'transformer', network: 'transformer', stem: 'diffusion_pytorch_model' },
   { folder: 'text_encoder', network: 'clip_l', stem: 'model' },
   { folder: 'text_encoder_2', network: 'clip_g', stem: 'model' },
@@ -19,8 +22,17 @@ const FOLDERS: readonly { folder: string; network: Sd35Network; stem: string }[]
 /** The tokenizer of each text encoder. */
 export const TOKENIZERS = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
 
+const TITLES: Record<Sd35Network, string> = {
+  transformer: 'transformer',
+  clip_l: 'CLIP-L',
+  clip_g: 'CLIP-G',
+  t5: 'T5',
+  vae: 'VAE',
+}
+
 const PREFIXES: readonly [prefix: string, network: Sd35Network][] = [
   ['model.diffusion_model.', 'transformer'],
+  ['diffusion_model.', 'transformer'],
   ['text_encoders.clip_l.transformer.', 'clip_l'],
   ['text_encoders.clip_g.transformer.', 'clip_g'],
   ['text_encoders.t5xxl.transformer.', 't5'],
@@ -28,23 +40,32 @@ const PREFIXES: readonly [prefix: string, network: Sd35Network][] = [
   ['text_encoders.clip_g.', 'clip_g'],
   ['text_encoders.t5xxl.', 't5'],
   ['first_stage_model.', 'vae'],
+  // stable-diffusion.cpp, for a VAE that it adds to a checkpoint.
+  ['vae.', 'vae'],
 ]
 
 const SKIPPED: readonly Skip[] = [
-  {
-    networks: 'all',
-    pattern: /(^|\.)scaled_fp8$/,
-    reason: 'marks a file of scaled FP8, which the dtypes show as well',
-  },
-  { networks: 'all', pattern: /\.scale_input$/, reason: 'scale of an activation; here they are computed at run time' },
   { networks: ['clip_l', 'clip_g'], pattern: /\.position_ids$/, reason: 'the numbers 0 to 76' },
+  { networks: ['clip_l', 'clip_g'], pattern: /^attn_mask$/, reason: 'the causal mask' },
+  {
+    networks: ['clip_l', 'clip_g'],
+    pattern: /^(vision_model|visual|visual_projection)\./,
+    reason: 'text to image does not encode images',
+  },
+  {
+    networks: ['clip_l'],
+    layout: 'single-file',
+    pattern: /^text_projection(\.weight)?$/,
+    reason: "Stability's code, ComfyUI and diffusers' from_single_file pool CLIP-L without its projection",
+  },
+  { networks: ['t5'], pattern: /^(decoder|lm_head)\./, reason: 'a prompt is only encoded' },
   { networks: ['clip_l', 'clip_g', 't5'], pattern: /^logit_scale$/, reason: 'temperature of the contrastive training' },
   { networks: ['vae'], pattern: /^encoder\./, reason: 'text to image does not encode images' },
   { networks: ['vae'], pattern: /^quant_conv\./, reason: 'belongs to the encoder' },
 ]
 
-const CLIP_EMBEDDING = 'text_model.embeddings.token_embedding.weight'
 const CLIP_WIDTHS: Readonly<Record<number, Sd35Network>> = { 768: 'clip_l', 1280: 'clip_g' }
+const CLIPS: readonly string[] = ['clip_l', 'clip_g'] satisfies Sd35Network[]
 
 /**
  * `transformer` gets the names of Stability's mmditx.py (`joint_blocks.0.x_block.attn.qkv.weight`), the text encoders those of
@@ -53,34 +74,57 @@ const CLIP_WIDTHS: Readonly<Record<number, Sd35Network>> = { 768: 'clip_l', 1280
  */
 export const naming: Naming = {
   folders: FOLDERS,
+  titles: TITLES,
+  pipelines: /^StableDiffusion3/,
   tokenizers: Object.values(TOKENIZERS),
   prefixes: PREFIXES,
   skipped: SKIPPED,
   identify,
+  refuseOthers: refuseOtherModels,
+  renameGguf: renameLlamaT5,
+  translate: (network, tensors) => (CLIPS.includes(network) ? translateOpenClip(tensors) : tensors),
   adapt(network, file, tensors) {
     if (network === 't5') return untieEmbedding(file, tensors)
-    if (network === 'transformer') return renameTransformer(file, tensors)
+    if (network === 'transformer') return withPositions(renameTransformer(file, tensors))
     if (network === 'vae') return withLinearAttention(file, renameVae(file, tensors))
     return tensors
   },
 }
 
-function identify(file: string, tensors: ReadonlyMap<string, TensorInfo>): Sd35Network {
+function identify(file: string, tensors: ReadonlyMap<string, TensorInfo>, expected?: string): string {
   const names = [...tensors.keys()]
-  const has = (...prefixes: string[]) => names.some((name) => prefixes.some((prefix) => name.startsWith(prefix)))
-  if (has('joint_blocks.', 'transformer_blocks.')) return 'transformer'
-  if (has('decoder.')) return 'vae'
-  if (has('encoder.block.')) return 't5'
-  if (has('text_model.')) return clipOf(file, tensors.get(CLIP_EMBEDDING))
-  throw new CheckpointError(file, `left over: ${listNames(names)}; no network of SD3.5 has these names`)
+  const found = networkOf(file, names, tensors, expected) ?? expected
+  if (!found) throw new CheckpointError(file, `left over: ${listNames(names)}; no network of SD3.5 has these names`)
+  if (expected === undefined || found === expected) return found
+  throw new CheckpointError(
+    file,
+    `has the tensors of ${TITLES[found as Sd35Network]}, and its folder is that of ${TITLES[expected as Sd35Network]}`,
+  )
 }
 
-/** By the width of the published encoders, else by the name of the file. */
-function clipOf(file: string, embedding: TensorInfo | undefined): Sd35Network {
+function networkOf(
+  file: string,
+  names: readonly string[],
+  tensors: ReadonlyMap<string, TensorInfo>,
+  expected: string | undefined,
+): string | undefined {
+  const has = (...prefixes: string[]) => names.some((name) => prefixes.some((prefix) => name.startsWith(prefix)))
+  if (has('joint_blocks.', 'transformer_blocks.')) return 'transformer'
+  // T5 first: a whole T5 has a decoder as well.
+  if (has('encoder.block.')) return 't5'
+  if (has('decoder.')) return 'vae'
+  if (has('text_model.', ...OPEN_CLIP_NAMES)) return clipOf(file, tensors, expected)
+  return undefined
+}
+
+/** By the width of the published encoders, else by its folder, else by the name of the file. */
+function clipOf(file: string, tensors: ReadonlyMap<string, TensorInfo>, expected: string | undefined): string {
+  const embedding = tensors.get(CLIP_EMBEDDING) ?? tensors.get(OPEN_CLIP_EMBEDDING)
   const width = embedding?.shape[1]
   const byWidth = width === undefined ? undefined : CLIP_WIDTHS[width]
   if (byWidth) return byWidth
-  const named = (['clip_l', 'clip_g'] as const).filter((network) => basename(file).toLowerCase().includes(network))
+  if (expected && CLIPS.includes(expected)) return expected
+  const named = CLIPS.filter((network) => basename(file).toLowerCase().includes(network))
   if (named.length === 1) return named[0]!
   throw new CheckpointError(
     file,
@@ -107,7 +151,14 @@ function untieEmbedding(file: string, tensors: Map<string, Tensor>): Map<string,
 
 function renameTransformer(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {
   const depth = countOf(tensors, /^transformer_blocks\.(\d+)\./)
-  return depth === 0 ? tensors : rename(file, tensors, (name) => placeTransformer(name, depth))
+  if (depth > 0) return rename(file, tensors, (name) => placeTransformer(name, depth))
+  return joinProjections(file, tensors)
+}
+
+/** Some converters drop the first axis of the position table [1, side², D]. */
+function withPositions(tensors: Map<string, Tensor>): Map<string, Tensor> {
+  const table = tensors.get('pos_embed')
+  return table?.shape.length === 2 ? tensors.set('pos_embed', { ...table, shape: [1, ...table.shape] }) : tensors
 }
 
 function renameVae(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {

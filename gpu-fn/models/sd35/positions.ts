@@ -1,5 +1,5 @@
 // A checkpoint's position table [1, max·max, D] as a table of columns and a table of rows, if it is their exact combination.
-import { closeFiles, readFloat32 } from '../../compile/checkpoint/read-tensor.ts'
+import { closeFiles, readFloat32 } from '../../compile/checkpoint/formats/read-tensor.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
 import type { PositionTables } from './mmdit.ts'
 

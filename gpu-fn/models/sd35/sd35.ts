@@ -2,9 +2,11 @@
 import { readCheckpoint } from '../../compile/checkpoint/checkpoint.ts'
 import type { Family } from '../family.ts'
 import { buildModel } from './build.ts'
-import { naming } from './naming.ts'
+import { naming, type Sd35Network } from './naming.ts'
+import { omitsT5 } from './text-encoders.ts'
 import { VARIANTS } from './variants.ts'
 
-export const openCheckpoint: Family['openCheckpoint'] = (paths) => readCheckpoint(paths, naming)
+export const openCheckpoint: Family['openCheckpoint'] = (paths, options) =>
+  readCheckpoint(paths, naming, new Set<Sd35Network>(options && omitsT5(options) ? ['t5'] : []))
 
 export const sd35: Family = { variants: VARIANTS.map(({ name }) => name), openCheckpoint, buildModel }

@@ -1,5 +1,5 @@
 // SD3.5's text encoders: CLIP-L, CLIP-G and T5, and how the pipeline joins their outputs.
-// diffusers pipeline_stable_diffusion_3.py `encode_prompt`; ComfyUI comfy/text_encoders/sd3_clip.py for absent encoders.
+// diffusers pipeline_stable_diffusion_3.py `encode_prompt`.
 import { CheckpointError } from '../../compile/checkpoint/error.ts'
 import type { Checkpoint } from '../../compile/checkpoint/tensor.ts'
 import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.ts'
@@ -9,7 +9,7 @@ import type { BuildOptions } from '../../compile/graph/model.ts'
 import { hasT5 } from '../../contract.ts'
 import type { Manifest, TextEncoderManifest } from '../../manifest.ts'
 import { clipText } from './clip-text.ts'
-import { deriveClip, deriveT5, shapeOf } from './configurations.ts'
+import { deriveClip, deriveT5 } from './configurations.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 import { TOKENIZERS } from './naming.ts'
 import { T5_MAX_TOKENS, t5Encoder, t5Parts } from './t5-encoder.ts'
@@ -26,37 +26,65 @@ export type Encoders = {
   readonly t5: { readonly graphs: readonly string[] } | null
 }
 
-const CLIPS: readonly ClipName[] = ['clip_l', 'clip_g']
+const ENCODERS = ['clip_l', 'clip_g', 't5'] as const
+const PROMPTS = { clip_l: 'prompt', clip_g: 'prompt_2', t5: 'prompt_3' } as const
 const TITLES = { clip_l: 'CLIP-L', clip_g: 'CLIP-G', t5: 'T5' } as const
-const CLIP_TOKENS = 77
+const CLIP_MARKS = { start: '<|startoftext|>', end: '<|endoftext|>', published: { rows: 49_408, ids: 49_408 } } as const
+/** What the published tokenizers have in common with those of smaller vocabularies. */
+export const TOKENS = {
+  clip_l: { ...CLIP_MARKS, pad: CLIP_MARKS.end },
+  clip_g: { ...CLIP_MARKS, pad: '!' },
+  t5: { start: null, end: '</s>', pad: '<pad>', published: { rows: 32_128, ids: 32_100 } },
+} as const
 /** diffusers' `max_sequence_length`: the tokens of T5, and the rows of zeros in place of an absent T5. */
-const DIFFUSERS_T5_TOKENS = 256
+const T5_ROWS = { default: 256, max: T5_MAX_TOKENS }
 /** Graphs of T5: 24 layers in the published encoder. */
 const MAX_T5_GRAPHS = 4
 
-/** Builds the encoders that the checkpoint has. Throws CheckpointError, also for an absent CLIP without `allowMissingEncoders`. */
+/** Whether T5 is left out of the package. */
+export const omitsT5 = ({ tier, omitT5 }: Pick<BuildOptions, 'tier' | 'omitT5'>): boolean =>
+  Boolean(omitT5) || !hasT5(tier)
+
+/**
+ * Builds the encoders that the checkpoint has. Throws CheckpointError, also for an absent encoder without `allowMissingEncoders`, unless it is
+ * T5 and omitted, or its checkpoint lists it as null.
+ */
 export function buildTextEncoders(
   checkpoint: Checkpoint,
   config: MMDiTConfig,
   options: BuildOptions,
   settings: GraphSettings,
 ) {
-  const missing = CLIPS.filter((name) => !checkpoint.networks[name])
-  if (missing.length > 0 && !options.allowMissingEncoders) {
-    const problem = `${missing.join(' and ')} missing: --checkpoint may be given once for each file; --allow-missing-encoders compiles without`
-    throw new CheckpointError('text encoders', problem)
-  }
+  assertEncoders(checkpoint, options)
   const clip_l = buildClip('clip_l', checkpoint, settings)
   const clip_g = buildClip('clip_g', checkpoint, settings)
   assertClipWidths(clip_l, clip_g, config)
-  const t5 = hasT5(options.tier) ? buildT5(checkpoint, config, options, settings) : null
+  const t5 = omitsT5(options) ? null : buildT5(checkpoint, config, options, settings)
   const built = [['clip_l', clip_l] as const, ['clip_g', clip_g] as const, ['t5', t5] as const]
   return {
     graphs: built.flatMap(([, encoder]) => encoder?.graphs ?? []),
-    vocabularies: new Map(built.flatMap(([name, encoder]) => (encoder ? [[name, encoder.vocabulary] as const] : []))),
+    vocabularies: new Map(
+      built.flatMap(([name, encoder]) =>
+        encoder ? [[name, { rows: encoder.vocabulary, ...TOKENS[name] }] as const] : [],
+      ),
+    ),
     manifest: describeText({ clip_l, clip_g, t5: t5 && { graphs: t5.graphs.map(([name]) => name) } }, config),
-    notes: t5 || !hasT5(options.tier) ? [] : ['The checkpoint has no T5: zeros take its place, as in diffusers.'],
+    notes: t5 ? [] : [`Without T5, ${T5_ROWS.default} rows of zeros take its place, as in diffusers.`],
   }
+}
+
+function assertEncoders({ networks, declined, absent }: Checkpoint, options: BuildOptions): void {
+  if (options.allowMissingEncoders) return
+  const missing = ENCODERS.filter(
+    (name) => !networks[name] && !(name === 't5' && (omitsT5(options) || declined.has(name))),
+  )
+  if (missing.length === 0) return
+  const reasons = missing.flatMap((name) => absent.get(name) ?? (declined.has(name) ? `${name} is listed as null` : []))
+  const t5 = missing.includes('t5') ? '; --omit-t5 compiles without T5' : ''
+  throw new CheckpointError(
+    'text encoders',
+    `${missing.join(' and ')} missing: --checkpoint may be given once for each file${t5}; --allow-missing-encoders compiles without${reasons.map((reason) => `. ${reason}`).join('')}`,
+  )
 }
 
 function buildClip(name: ClipName, checkpoint: Checkpoint, settings: GraphSettings): (Built & Clip) | null {
@@ -66,9 +94,7 @@ function buildClip(name: ClipName, checkpoint: Checkpoint, settings: GraphSettin
   const ledger = new Ledger(name, tensors)
   const graph = buildGraph(name, ledger, settings, (s) => clipText(s, config))
   ledger.assertComplete()
-  const projection = 'text_projection.weight'
-  const pooledWidth = tensors.has(projection) ? shapeOf(name, tensors, projection)[0]! : config.width
-  return { ...config, pooledWidth, graphs: [[name, graph]] }
+  return { ...config, graphs: [[name, graph]] }
 }
 
 function buildT5(
@@ -95,6 +121,10 @@ function buildT5(
 
 function assertClipWidths(l: Clip | null, g: Clip | null, { contextWidth, pooledWidth }: MMDiTConfig): void {
   if (!l || !g) return
+  if (l.width > g.width) {
+    const problem = `clip_l is wider (${l.width}) than clip_g (${g.width}): the files of the two are exchanged`
+    throw new CheckpointError('text encoders', problem)
+  }
   assertWidth('pooled width of clip_l and clip_g', l.pooledWidth + g.pooledWidth, pooledWidth, '≠')
   if (l.width + g.width > contextWidth) assertWidth('width of clip_l and clip_g', l.width + g.width, contextWidth, '>')
 }
@@ -108,8 +138,8 @@ function assertWidth(what: string, given: number, expected: number, relation: st
 }
 
 /**
- * CLIP-L and CLIP-G side by side, T5 below them, rows padded with zeros to the transformer's width. diffusers runs T5 on 256 tokens;
- * the reference pads to CLIP's 77 tokens and allows as many as the model takes.
+ * CLIP-L and CLIP-G side by side, T5 below them, rows padded with zeros to the transformer's width, as in diffusers. Zeros take the
+ * place of an absent T5.
  */
 export function describeText(
   { clip_l, clip_g, t5 }: Encoders,
@@ -124,32 +154,23 @@ export function describeText(
   ]
   return {
     encoders: encoders.filter((encoder) => encoder !== null),
-    segments: [
-      { diffusers: 0, reference: 0 },
-      { diffusers: DIFFUSERS_T5_TOKENS, reference: 0 },
-    ],
-    empty_rows: CLIP_TOKENS,
+    segments: [{ default: 0, max: 0 }, T5_ROWS],
     joint_width: contextWidth,
     pooled_width: pooledWidth,
   }
 }
 
 function describeClip(name: ClipName, { tokens }: Clip, column: number, pooledOffset: number): TextEncoderManifest {
-  const length = { min: tokens, max: tokens }
   return {
-    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [name] },
-    ...{ tokens: { diffusers: length, reference: length }, segment: 0, column, pooled_offset: pooledOffset },
+    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [name], prompt: PROMPTS[name] },
+    ...{ tokens: { default: tokens, max: tokens }, segment: 0, column, pooled_offset: pooledOffset },
   }
 }
 
 function describeT5(graphs: readonly string[]): TextEncoderManifest {
-  const tokens = {
-    diffusers: { min: DIFFUSERS_T5_TOKENS, max: DIFFUSERS_T5_TOKENS },
-    reference: { min: CLIP_TOKENS, max: T5_MAX_TOKENS },
-  }
   const name = 't5'
   return {
-    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [...graphs] },
-    ...{ tokens, segment: 1, column: 0, pooled_offset: null },
+    ...{ name, title: TITLES[name], tokenizer: TOKENIZERS[name], graphs: [...graphs], prompt: PROMPTS[name] },
+    ...{ tokens: T5_ROWS, segment: 1, column: 0, pooled_offset: null },
   }
 }

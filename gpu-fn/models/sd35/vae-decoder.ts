@@ -30,7 +30,7 @@ const ONE_BY_ONE = { kernel: 1, padding: 0 }
 
 /**
  * Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1; the same as 8-bit pixels [B, 8h, 8w, 3], a quarter of the
- * bytes to copy; and its sum, which is NaN if any value is.
+ * bytes to copy; and its sum, which is not finite unless all values are.
  */
 export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
   const { graph } = s

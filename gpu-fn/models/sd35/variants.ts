@@ -1,7 +1,9 @@
-// The variants of SD3.5 as data. Sources: the published config.json files and Stability-AI/sd3.5 sd3_infer.py @ fbf8f48.
+// The variants of SD3.5 as data. Sources: the published config.json files and Stability-AI/sd3.5 sd3_infer.py @ fbf8f48; for the
+// fine-tunes of few steps, the cards of tensorart/stable-diffusion-3.5-large-TurboX and tensorart/stable-diffusion-3.5-medium-turbo.
 
-import { CheckpointError } from '../../compile/checkpoint/error.ts'
-import type { Checkpoint } from '../../compile/checkpoint/tensor.ts'
+import { CheckpointError, quote } from '../../compile/checkpoint/error.ts'
+import type { Source } from '../../compile/checkpoint/tensor.ts'
+import { show } from './configurations.ts'
 import type { MMDiTConfig } from './mmdit.ts'
 
 export type Defaults = {
@@ -13,9 +15,22 @@ export type Defaults = {
   /** License of the weights, in a sentence. */
   readonly license: string
 }
-export type Variant = MMDiTConfig & Defaults & { readonly name: string }
+export type Variant = MMDiTConfig &
+  Defaults & {
+    readonly name: string
+    /** Tells it from the other variants of its shape, by the name of the transformer's file or of its checkpoint's folder. */
+    readonly pattern?: RegExp
+  }
 
-const STABILITY = 'Weights derived from Stable Diffusion 3.5 are under the Stability AI Community License; see NOTICE.'
+export type Choice = {
+  readonly name: string
+  readonly defaults: Defaults
+  /** Why it is this variant. */
+  readonly reason: string
+}
+
+const STABILITY =
+  'Weights derived from Stable Diffusion 3 and 3.5 are under the Stability AI Community License; see NOTICE.'
 const OCTET = 'The weights are licensed under Apache-2.0; they were trained on Noto Color Emoji (OFL-1.1). See NOTICE.'
 const UNKNOWN = 'The weights are licensed by their author; see NOTICE.'
 
@@ -39,6 +54,9 @@ const medium = {
   positionMax: 384,
   dualAttention: Array.from({ length: 13 }, (_, i) => i),
 }
+/** Stable Diffusion 3 Medium: neither dual attention nor norms of queries and keys. */
+const sd3 = { ...medium, positionMax: 192, dualAttention: [], qkNorm: false }
+const CUSTOM = { steps: 28, guidanceScale: 3.5, shift: common.shift, license: UNKNOWN }
 /** The built-in model: Medium's architecture at 256 × 256 pixels. */
 const nano = {
   ...common,
@@ -53,14 +71,19 @@ const nano = {
   license: OCTET,
 }
 
-/** Variants of one shape are adjacent; the first is the default for a checkpoint of that shape, unless its path names another. */
+const [turbo, turbox, flash] = [/turbo/i, /turbo[-_ ]?x/i, /flash/i]
+
+/** The variant without a pattern is the default of its shape; of those with one, the first match decides. */
 export const VARIANTS: readonly Variant[] = [
   { name: 'large', ...large, steps: 28, guidanceScale: 3.5 },
-  { name: 'large-turbo', ...large, steps: 4, guidanceScale: 1 },
+  { name: 'large-turbox', ...large, steps: 8, guidanceScale: 1, shift: 5, pattern: turbox },
+  { name: 'large-turbo', ...large, steps: 4, guidanceScale: 1, pattern: turbo },
   { name: 'medium', ...medium, steps: 40, guidanceScale: 4.5 },
-  { name: 'flash', ...medium, steps: 4, guidanceScale: 1 },
+  { name: 'medium-turbo', ...medium, steps: 8, guidanceScale: 1.5, pattern: turbo },
+  { name: 'flash', ...medium, steps: 4, guidanceScale: 1, pattern: flash },
+  { name: 'sd3-medium', ...sd3, steps: 28, guidanceScale: 7 },
   { name: 'nano', ...nano, steps: 28, guidanceScale: 5 },
-  { name: 'nano-turbo', ...nano, steps: 4, guidanceScale: 1 },
+  { name: 'nano-turbo', ...nano, steps: 4, guidanceScale: 1, pattern: turbo },
 ]
 
 const SHAPE_KEYS = [
@@ -77,29 +100,22 @@ const SHAPE_KEYS = [
   'dualAttention',
 ] as const
 /**
- * The variant with the derived configuration. `requested` selects among variants of one shape; `custom`, or a diffusers directory, which has
- * its own configuration, allows shapes without a variant. Throws CheckpointError.
+ * The variant with the derived configuration. `requested` or else the name of the transformer's file or folder selects among variants of one
+ * shape; `custom`, or the diffusers layout, which has its own configuration, allows shapes without a variant. Throws CheckpointError.
  */
 export function variantOf(
   derived: MMDiTConfig,
-  checkpoint: Checkpoint,
-  paths: readonly string[],
+  { layout, name }: Source,
+  config: Readonly<Record<string, unknown>> = {},
   requested?: string,
-): { name: string; defaults: Defaults } {
-  const fitting = VARIANTS.filter((variant) => differences(variant, derived).length === 0)
+): Choice {
   if (requested !== undefined && requested !== 'custom') return requireVariant(requested, derived)
-  const [first] = fitting
-  if (first && requested === undefined) {
-    const hint = /turbo/i.test(paths.join()) ? 'turbo' : /flash/i.test(paths.join()) ? 'flash' : undefined
-    const variant = fitting.find(({ name }) => hint && name.includes(hint)) ?? first
-    return { name: variant.name, defaults: variant }
-  }
-  if (requested === 'custom' || checkpoint.layout === 'diffusers') {
-    const sampleSize = sampleSizeOf(checkpoint.config.transformer?.sample_size, derived)
-    return {
-      name: 'custom',
-      defaults: { steps: 28, guidanceScale: 3.5, shift: common.shift, sampleSize, license: UNKNOWN },
-    }
+  const fitting = VARIANTS.filter((variant) => differences(variant, derived).length === 0)
+  if (fitting.length > 0 && requested === undefined) return chooseByName(fitting, name)
+  if (requested === 'custom' || layout === 'diffusers') {
+    const sampleSize = sampleSizeOf(config.sample_size, derived)
+    const reason = requested ? '--variant selects it' : 'no other variant has its shape'
+    return { name: 'custom', reason, defaults: { ...CUSTOM, sampleSize } }
   }
   const nearest = VARIANTS.map((variant) => ({ variant, differs: differences(variant, derived) })).sort(
     (a, b) => a.differs.length - b.differs.length,
@@ -110,16 +126,25 @@ export function variantOf(
   )
 }
 
+function chooseByName(fitting: readonly Variant[], name: string): Choice {
+  const named = fitting.find(({ pattern }) => pattern?.test(name))
+  if (named) return { name: named.name, defaults: named, reason: `the name ${quote(name)} matches ${named.pattern}` }
+  const [first, ...others] = fitting.toSorted((a, b) => Number(Boolean(a.pattern)) - Number(Boolean(b.pattern)))
+  const options = others.length > 0 ? `; --variant selects ${others.map((other) => other.name).join(' or ')}` : ''
+  const reason = `its shape, and the name ${quote(name)} matches no other variant of this shape${options}`
+  return { name: first!.name, defaults: first!, reason }
+}
+
 /** The sample_size of config.json, if the model supports it. */
 function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig): number {
   const largest = patchSize * positionMax
   if (given === undefined) return Math.min(common.sampleSize, largest)
   if (typeof given === 'number' && given > 0 && given <= largest && given % patchSize === 0) return given
   const allowed = `multiples of ${patchSize} up to ${largest}`
-  throw new CheckpointError('transformer/config.json', `sample_size is ${JSON.stringify(given)}; allowed: ${allowed}`)
+  throw new CheckpointError('transformer/config.json', `sample_size is ${show(given)}; allowed: ${allowed}`)
 }
 
-function requireVariant(requested: string, derived: MMDiTConfig): { name: string; defaults: Defaults } {
+function requireVariant(requested: string, derived: MMDiTConfig): Choice {
   const variant = VARIANTS.find(({ name }) => name === requested)
   if (!variant)
     throw new CheckpointError(
@@ -128,7 +153,7 @@ function requireVariant(requested: string, derived: MMDiTConfig): { name: string
     )
   const differs = differences(variant, derived)
   if (differs.length > 0) throw new CheckpointError('transformer', `is not ${requested}: ${differs.join(', ')}`)
-  return { name: requested, defaults: variant }
+  return { name: requested, defaults: variant, reason: '--variant selects it' }
 }
 
 function differences(variant: Variant, derived: MMDiTConfig): string[] {

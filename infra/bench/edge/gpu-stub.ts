@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { text } from 'node:stream/consumers'
-import { type JobEvent, type JobRequest, jobRequest, LIMITS } from '../../../gpu-fn/contract.ts'
+import { type JobEvent, type JobRequest, jobRequest, LIMITS, seedOf } from '../../../gpu-fn/contract.ts'
 import { serveLocally } from '../../command/local-server.ts'
 
 /** A job with this prompt starts, and ends when `release` is called. After that, no job is held. */
@@ -25,7 +25,7 @@ function finish(response: ServerResponse, { seed, width, height, count, steps }:
   for (let image = 0; image < count; image++) {
     for (let step = 1; reported && step <= steps; step++) response.write(line({ type: 'step', image, step, steps }))
     const facts = { width, height, content_type: 'image/png', sha256: SHA256, bytes: IMAGE.length } as const
-    response.write(line({ type: 'image', image, seed: (seed + image) % (LIMITS.seedMax + 1), ...facts }))
+    response.write(line({ type: 'image', image, seed: seedOf(seed, image), ...facts }))
     response.write(IMAGE)
   }
   response.end(line({ type: 'succeeded', images: count, timings: TIMINGS }))

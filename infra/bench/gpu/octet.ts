@@ -73,7 +73,7 @@ function renderImage(pipeline: OpenPipeline, size: string, steps: number, guidan
 
 function encode({ encoders, package: { manifest } }: OpenPipeline) {
   const prompts = [{ name: 'prompt', text: plan.prompt }]
-  return encodePrompts(encoders, manifest.text, prompts, { convention: 'diffusers', batched: false })
+  return encodePrompts(encoders, manifest.text, prompts, { batched: false })
 }
 
 async function measureEncode(pipeline: OpenPipeline): Promise<void> {

@@ -2,6 +2,7 @@
 import type { DatabaseSync } from 'node:sqlite'
 import { deserialize } from 'node:v8'
 import { mapDatabases } from '../databases.ts'
+import type { Identity } from '../programs/gpu-runs.ts'
 
 /** A row of an account's ledger. Amounts are micro-dollars. */
 export type LedgerRow = { job: string; state: string; amount: number; charged: number; fingerprint: string | null }
@@ -13,7 +14,7 @@ export type JobRow = {
   price: number
   fingerprint: string
   finished: number | null
-  request: { prompt: string; seed: number }
+  request: Identity
 }
 export type Books = { ledger: LedgerRow[]; usage: UsageRow[]; jobs: JobRow[] }
 

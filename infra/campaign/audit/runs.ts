@@ -1,9 +1,9 @@
 // Consistency checks between jobs and the GPU functions' run logs: no GPU time is spent without a paying job.
-import type { Run } from '../programs/gpu-runs.ts'
+import type { Identity, Run } from '../programs/gpu-runs.ts'
 import type { JobRow } from './records.ts'
 
 const formatSeconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`
-const keyOf = ({ prompt, seed }: { prompt: string; seed: number }) => `${seed} ${prompt}`
+const keyOf = ({ prompt, seed }: Identity) => `${seed} ${prompt}`
 const describe = ({ gpu, prompt, seed }: Run) => `GPU function ${gpu} ran ${JSON.stringify(prompt)} (seed ${seed})`
 
 /**

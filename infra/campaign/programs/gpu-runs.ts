@@ -5,7 +5,7 @@ import path from 'node:path'
 import type { JobRequest } from '../../../gpu-fn/contract.ts'
 
 /** Identifies a campaign's job on the GPU: no two jobs share both prompt and seed. */
-type Identity = Pick<JobRequest, 'prompt' | 'seed'>
+export type Identity = Pick<JobRequest, 'prompt' | 'seed'>
 /** The start of a run, or one of its steps. `at` is in Unix milliseconds. */
 type Line = Identity & { gpu: string; run: string; at: number }
 /** One run of a job by one process. Times are Unix milliseconds. `last` is the time of its last step. */

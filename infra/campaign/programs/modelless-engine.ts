@@ -1,6 +1,6 @@
 // An engine without a model: its steps take a fixed time, and its images are bytes derived from the seed, so that tests can verify them.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { JobRequest } from '../../../gpu-fn/contract.ts'
+import { type JobRequest, type Seed, seedOf } from '../../../gpu-fn/contract.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 
 export const MODELLESS = { model: 'modelless', tier: 'fp8' } as const
@@ -21,8 +21,8 @@ export const SLOW_PROMPT = 'slowly:'
 const SLOWDOWN = 10
 
 /** The image of a seed: about 20 kB, unique per seed. */
-export function bytesOf(seed: number): Buffer {
-  return Buffer.alloc(20_000 + (seed % 997), `${seed},`)
+export function bytesOf(seed: Seed): Buffer {
+  return Buffer.alloc(20_000 + Number(BigInt(seed) % 997n), `${seed},`)
 }
 
 /** `stepMs` is the duration of a step. `onRun` is called at the start of each run and returns a callback for each completed step. */
@@ -53,6 +53,6 @@ export function createModellessEngine(stepMs: number, onRun: (request: JobReques
 }
 
 function imageOf({ seed, width, height }: JobRequest, image: number) {
-  const own = (seed + image) % 2 ** 32
+  const own = seedOf(seed, image)
   return { type: 'image', image, seed: own, width, height, content_type: 'image/png', data: bytesOf(own) } as const
 }

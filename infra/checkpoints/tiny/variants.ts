@@ -131,6 +131,15 @@ export const TINY_VARIANTS = {
     vae,
     shift: 3,
   },
+  /** As SD3.5 Medium, with few enough weights for quantized copies in test/golden/quantized; the inner width of T5 fits the blocks of K-quants. */
+  'tiny-small': {
+    transformer: { ...transformer, depth: 2, heads: 1, headDim: 32, dual: [0], positions: 8, sampleSize: 8 },
+    clipL: { ...clipL, width: 32, projection: 32, depth: 2 },
+    clipG: { ...clipG, width: 32, heads: 1, projection: 32, depth: 2 },
+    t5: { ...t5, width: 64, heads: 2, headDim: 16, depth: 3, feedForward: 256 },
+    vae: { ...vae, blocks: [32, 32, 32, 32], layersPerBlock: 1 },
+    shift: 3,
+  },
   /** Unusual values everywhere. Requires the diffusers layout, because a single file does not specify groups, heads and scales. */
   'tiny-odd': {
     transformer: {

@@ -59,8 +59,8 @@ describe('txt2img', () => {
       400,
       {
         ...{ error: 'The request is not valid', body: '' },
-        detail: 'steps is 500; it must be an integer from 1 to 100.',
-        errors: 'steps is 500; it must be an integer from 1 to 100. cfg_scale is 50; it must be a number from 0 to 20.',
+        detail: 'steps is 500; it must be an integer from 1 to 200.',
+        errors: 'steps is 500; it must be an integer from 1 to 200. cfg_scale is 50; it must be a number from 0 to 30.',
       },
     ])
     const image = await post(caller, { prompt: 'a lighthouse', init_images: ['aGk='] }, 'img2img')

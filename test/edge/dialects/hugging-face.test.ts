@@ -51,7 +51,7 @@ test('a parameter without an effect is named in a header', async ({ expect }) =>
 test('errors are texts, and never 503, which the client repeats without end', async ({ expect }) => {
   const { key, headers } = await newCaller()
   const bad = { inputs: 'a lighthouse', parameters: { num_inference_steps: 1000 } }
-  const message = 'num_inference_steps is 1000; it must be an integer from 1 to 100.'
+  const message = 'num_inference_steps is 1000; it must be an integer from 1 to 200.'
   expect((await failureOf(clientOf(key).textToImage(bad))).message).toContain(message)
   const response = await send('POST', '/hf/tiny', { headers }, bad)
   expect([response.headers.get('x-error-message'), await response.json()]).toMatchObject([message, { error: message }])

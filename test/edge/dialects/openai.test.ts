@@ -90,8 +90,9 @@ describe('POST /v1/images/generations', () => {
       ...{ output_format: 'webp', output_quality: 1 },
     })
     expect(octet.route).toBe('full')
-    expect(data.map(({ seed }) => seed)).toEqual([4294967295, 0, 1])
-    expect(data.map(({ b64_json }) => Uint8Array.fromBase64(b64_json!))).toEqual([4294967295, 0, 1].map(imageBytes))
+    const seeds = [4294967295, 4294967296, 4294967297]
+    expect(data.map(({ seed }) => seed)).toEqual(seeds)
+    expect(data.map(({ b64_json }) => Uint8Array.fromBase64(b64_json!))).toEqual(seeds.map(imageBytes))
     expect(await filesOf(caller)).toHaveLength(3)
   })
 
@@ -102,6 +103,31 @@ describe('POST /v1/images/generations', () => {
     await generate(caller, flower)
     expect(calls[0]!.request).toMatchObject({ width: 64, height: 128, count: 1 })
     expect(calls[0]!.request.seed).not.toBe(calls[1]!.request.seed)
+  })
+
+  test('passes on prompts of the encoders, tokens, and seeds of 64 bits', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const own = { prompt_2: 'a cup', prompt_3: 'two birds', max_sequence_length: 512, steps: 200, guidance_scale: 30 }
+    const body = { ...flower, ...own, n: 3, seed: '18446744073709551614' }
+    const { data, octet } = await generatedOf(await generate(await newCaller(), body))
+    expect(calls[0]!.request).toMatchObject({ ...own, seed: '18446744073709551614' })
+    expect(data.map(({ seed }) => seed)).toEqual(['18446744073709551614', '18446744073709551615', 0])
+    expect(octet.steps).toBe(200)
+  })
+
+  test('reads a seed of digits as its number, and a blank prompt of an encoder as absent', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const body = { ...flower, seed: '0042', prompt_2: ' ', prompt_3: '' }
+    const { data } = await generatedOf(await generate(await newCaller(), body))
+    expect(data[0]!.seed).toBe(42)
+    expect(Object.keys(calls[0]!.request)).not.toContain('prompt_2')
+  })
+
+  test('chooses the route by the text that T5 reads', async ({ expect }) => {
+    fakeGpu(works)
+    const body = { ...flower, prompt_3: 'a sign that says "OPEN"' }
+    const { octet } = await generatedOf(await generate(await newCaller(), body))
+    expect([octet.route, octet.reason]).toEqual(['full', expect.stringContaining('quotes text')])
   })
 
   test('takes a blank negative prompt for none', async ({ expect }) => {
@@ -188,7 +214,7 @@ describe('what the native API refuses, and how it is said', () => {
       'an unknown field',
       { ...p, cfg: 3 },
       'cfg',
-      'cfg is not a field of this request; allowed are prompt, negative_prompt, model, n, size',
+      'cfg is not a field of this request; allowed are prompt, prompt_2, prompt_3, negative_prompt, model, n, size',
     ],
     ['n too high', { ...p, n: 9 }, 'n', 'n is 9; it must be an integer from 1 to 8.'],
     ['n as text', { ...p, n: '2' }, 'n', 'n is "2"; it must be an integer'],
@@ -207,13 +233,27 @@ describe('what the native API refuses, and how it is said', () => {
       'width',
       'width is 65; it must be an integer, 16 to 6144 and divisible by 16.',
     ],
-    ['a negative seed', { ...p, seed: -1 }, 'seed', 'seed is -1; it must be an integer from 0 to 4294967295.'],
-    ['steps', { ...p, steps: 0 }, 'steps', 'steps is 0; it must be an integer from 1 to 100.'],
+    [
+      'a negative seed',
+      { ...p, seed: -1 },
+      'seed',
+      'seed is -1; it must be an integer from 0 to 9007199254740991, or a text of digits',
+    ],
+    ['a seed that JSON rounds', { ...p, seed: 2 ** 53 }, 'seed', 'seed is 9007199254740992; it must be an integer'],
+    ['a seed of 65 bits', { ...p, seed: '18446744073709551616' }, 'seed', 'seed is "18446744073709551616"; it must be'],
+    ['a seed of letters', { ...p, seed: '0x10' }, 'seed', 'seed is "0x10"; it must be an integer from 0 to'],
+    [
+      'few tokens',
+      { ...p, max_sequence_length: 76 },
+      'max_sequence_length',
+      'max_sequence_length is 76; it must be an integer from 77 to 512.',
+    ],
+    ['steps', { ...p, steps: 0 }, 'steps', 'steps is 0; it must be an integer from 1 to 200.'],
     [
       'guidance',
-      { ...p, guidance_scale: 21 },
+      { ...p, guidance_scale: 31 },
       'guidance_scale',
-      'guidance_scale is 21; it must be a number from 0 to 20.',
+      'guidance_scale is 31; it must be a number from 0 to 30.',
     ],
     [
       'a quality',

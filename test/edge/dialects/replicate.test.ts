@@ -136,7 +136,7 @@ describe('errors', () => {
     const create = (input: object) => failureOf(client.predictions.create({ model: 'octet/tiny', input }))
     const bad = await create({ ...input, num_inference_steps: 1000 })
     expect(bad.response.status).toBe(400)
-    expect(bad.message).toContain('num_inference_steps is 1000; it must be an integer from 1 to 100.')
+    expect(bad.message).toContain('num_inference_steps is 1000; it must be an integer from 1 to 200.')
     expect((await create({ ...input, image: 'https://a.test/b.png' })).message).toContain('images from text only')
     expect((await create({ ...input, aspect_ratio: '20:1' })).message).toContain('a ratio such as 16:9')
     expect((await create({ ...input, prompt: '' })).message).toContain('prompt is')
@@ -249,6 +249,6 @@ describe('the AI SDK', () => {
       ...{ model: model(await newCaller()), prompt: 'a lighthouse' },
       ...{ maxRetries: 0, providerOptions: { replicate } },
     })
-    await expect(failure).rejects.toThrow('num_inference_steps is 0; it must be an integer from 1 to 100.')
+    await expect(failure).rejects.toThrow('num_inference_steps is 0; it must be an integer from 1 to 200.')
   })
 })

@@ -7,7 +7,7 @@ import type { Observation } from '../../../edge/routing/observation.ts'
 import { generate, generatedOf, newCaller } from '../support/client.ts'
 import { configWith } from '../support/config.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
-import { call } from '../support/operator.ts'
+import { call, operator } from '../support/operator.ts'
 
 const MINUTE = 60_000
 const NOW = Date.UTC(2026, 10, 22, 12)
@@ -74,6 +74,20 @@ describe('POST /v1/quote', () => {
     expect(await env.ACCOUNT.getByName(caller.account).totals()).toEqual({ reserved: 0, captured: 0 })
     const unchecked = await call('POST', '/v1/quote', caller.headers, { ...body, max_latency_ms: 1 })
     expect(unchecked.body.reason).toContain('could not be checked')
+  })
+
+  test('needs no migrated database, and the operator is told what is missing', async ({ expect }) => {
+    const { headers } = await newCaller()
+    await env.DB.exec('ALTER TABLE observations RENAME TO elsewhere')
+    try {
+      clearObservations()
+      const quoted = await call('POST', '/v1/quote', headers, body)
+      expect(quoted).toMatchObject({ status: 200, body: { expected_seconds: null, observations: 0 } })
+      const { status, body: problem } = await call('GET', '/v1/operator/status', operator)
+      expect([status, problem.detail]).toEqual([500, expect.stringContaining('lacks a table of edge/migrations')])
+    } finally {
+      await env.DB.exec('ALTER TABLE elsewhere RENAME TO observations')
+    }
   })
 
   test('honours max_cost, by a cheaper route or not at all', async ({ expect }) => {

@@ -91,7 +91,7 @@ export const problemOf = async (response: Response) => (await response.json()) a
 
 export type Generated = {
   created: number
-  data: { url?: string; b64_json?: string; seed: number; sha256: string; content_type: string }[]
+  data: { url?: string; b64_json?: string; seed: number | string; sha256: string; content_type: string }[]
   size: string
   octet: {
     job: string

@@ -2,7 +2,7 @@
 import { env } from 'cloudflare:workers'
 import { errors, importJWK, jwtVerify } from 'jose'
 import { vi } from 'vitest'
-import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest } from '#contract'
+import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest, type Seed, seedOf } from '#contract'
 import { sha256 } from '../../../edge/auth/keys.ts'
 
 export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null; host: string; headers: Headers }
@@ -14,8 +14,8 @@ const utf8 = new TextEncoder()
 export const line = (event: JobEvent | Record<string, unknown>) => utf8.encode(`${JSON.stringify(event)}\n`)
 
 /** Returns fake image bytes, distinct for each seed and long enough to span several chunks. */
-export function imageBytes(seed: number): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from({ length: 5000 }, (_, i) => (seed * 31 + i * 7) % 251)
+export function imageBytes(seed: Seed): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from({ length: 5000 }, (_, i) => (Number(seed) * 31 + i * 7) % 251)
 }
 
 export const timings = { queue: 0, load: 0, encode: 0.1, denoise: 0.5, decode: 0.1, total: 0.7 }
@@ -46,7 +46,7 @@ export const started = ({ request: { model, tier } }: Seen) =>
 
 /** Returns the two parts of image k: its line, with `change` applied, and its bytes. */
 export async function image({ request }: Seen, k: number, change: Record<string, unknown> = {}): Promise<Uint8Array[]> {
-  const seed = (request.seed + k) % 2 ** 32
+  const seed = seedOf(request.seed, k)
   const data = imageBytes(seed)
   const facts = {
     image: k,

@@ -2,6 +2,8 @@
 
 for v in tiny-medium tiny-large tiny-sd3 tiny-odd; do npx node infra/checkpoints/tiny/checkpoint.ts --variant $v --out TINY/$v; done
 python test/golden/scripts/networks.py TINY test/golden/networks
+npx node infra/checkpoints/tiny/checkpoint.ts --variant tiny-medium --out TINY/tiny-medium/single --layout single-file
+python test/golden/scripts/networks.py TINY test/golden/networks --single-file
 """
 import hashlib
 import json
@@ -12,7 +14,7 @@ import diffusers
 import ml_dtypes
 import torch
 import transformers
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
@@ -80,6 +82,30 @@ def golden(directory: Path, network: str, tier: str, cases: list) -> dict[str, t
     }
 
 
+def write_note(file: Path, **more):
+    versions = {m.__name__: m.__version__ for m in (torch, diffusers, transformers, ml_dtypes)}
+    file.write_text(json.dumps({"script": "test/golden/scripts/networks.py", "versions": versions, **more}, indent=2) + "\n")
+
+
+@torch.inference_mode()
+def pooled_of_single_file(root: Path, out: Path, variant: str):
+    """CLIP-L's pooled states by from_single_file, which replaces its projection by the identity."""
+    cases = json.loads((out / "cases.json").read_text())["clip_l"]
+    for tier in ["fp32", "fp8"]:
+        model = StableDiffusion3Pipeline.from_single_file(
+            str(root / variant / "single" / f"{variant}.safetensors"),
+            config=str(root / variant),
+            text_encoder_3=None,
+            dtype=torch.float32,
+            local_files_only=True,
+        ).text_encoder
+        if tier == "fp8":
+            quantize(model)
+        pooled = {f"clip_l.{case['name']}.pooled": RUN["clip_l"](model, case)["pooled"].contiguous() for case in cases}
+        save_file(pooled, out / f"{variant}.{tier}.single-file.safetensors")
+    write_note(out / "made-with.single-file.json")
+
+
 @torch.inference_mode()
 def main(root: Path, out: Path):
     cases = json.loads((out / "cases.json").read_text())
@@ -89,13 +115,14 @@ def main(root: Path, out: Path):
             for network in networks:
                 tensors |= golden(root / variant, network, tier, cases[network])
             save_file(tensors, out / f"{variant}.{tier}.safetensors")
-    versions = {m.__name__: m.__version__ for m in (torch, diffusers, transformers, ml_dtypes)}
     weights = {
         str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(root.glob("tiny-*/*/*.safetensors"))
     }
-    note = {"script": "test/golden/scripts/networks.py", "versions": versions, "weights": weights}
-    (out / "made-with.json").write_text(json.dumps(note, indent=2) + "\n")
+    write_note(out / "made-with.json", weights=weights)
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+if "--single-file" in sys.argv:
+    pooled_of_single_file(Path(sys.argv[1]), Path(sys.argv[2]), "tiny-medium")
+else:
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

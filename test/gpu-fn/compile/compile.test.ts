@@ -5,7 +5,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 
 const run = promisify(execFile)
@@ -69,13 +69,17 @@ describe('a package', () => {
   })
 
   test('has its tokenizers also when the checkpoint is all links, as in a Hugging Face cache', async () => {
-    const linked = path.join(scratch, 'linked')
-    for (const entry of await fs.readdir(checkpoint, { recursive: true, withFileTypes: true })) {
+    const cache = path.join(scratch, 'cache')
+    const linked = path.join(cache, 'snapshots/1')
+    await fs.mkdir(path.join(cache, 'blobs'), { recursive: true })
+    for (const [i, entry] of (await fs.readdir(checkpoint, { recursive: true, withFileTypes: true })).entries()) {
       if (!entry.isFile()) continue
       const from = path.join(entry.parentPath, entry.name)
       const to = path.join(linked, path.relative(checkpoint, from))
+      const blob = path.join(cache, 'blobs', String(i))
+      await fs.copyFile(from, blob)
       await fs.mkdir(path.dirname(to), { recursive: true })
-      await fs.symlink(from, to)
+      await fs.symlink(path.relative(path.dirname(to), blob), to)
     }
     const out = path.join(scratch, 'from-links')
     expect(await compile('--checkpoint', linked, '--out', out)).toMatchObject({ code: 0 })
@@ -198,7 +202,7 @@ describe('a checkpoint is refused and nothing is written', () => {
     await expectRefusal(single, /is not large: depth is \d+ and not 38/, '--variant', 'large')
     await expectRefusal(
       single,
-      /--variant: huge is unknown; allowed: large, large-turbo, medium, flash, nano, nano-turbo, custom/,
+      /--variant: huge is unknown; allowed: large, large-turbox, large-turbo, medium, medium-turbo, flash, sd3-medium, nano, nano-turbo, custom/,
       '--variant',
       'huge',
     )
@@ -246,6 +250,21 @@ describe('a checkpoint is refused and nothing is written', () => {
       fs.writeFile(path.join(file, '../../tokenizer/vocab.json'), '{'),
     )
     await expectRefusal(broken, /tokenizer: .*vocab\.json/)
+    const pipe = await altered('pipe', async (file) => {
+      const vocabulary = path.join(file, '../../tokenizer/vocab.json')
+      await fs.rm(vocabulary)
+      await run('mkfifo', [vocabulary])
+    })
+    await expectRefusal(pipe, /vocab\.json: is not a regular file/)
+    const exchanged = await altered('exchanged', async (file) => {
+      const folder = (name: string) => path.join(file, '../..', name)
+      await fs.rm(folder('tokenizer_2'), { recursive: true })
+      await fs.cp(folder('tokenizer'), folder('tokenizer_2'), { recursive: true })
+    })
+    await expectRefusal(
+      exchanged,
+      /tokenizer_2: is not the tokenizer of CLIP-G: it pads with <\|endoftext\|> instead of !/,
+    )
   })
 
   test("when the output directory is another program's, though it has a manifest.json", async () => {

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { cpus, tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { deviceName } from '../../../gpu-fn/engine/device.ts'
+import { deviceMemory, deviceName, listGpus } from '../../../gpu-fn/engine/device.ts'
 
 let scratch: string
 beforeEach(async () => {
@@ -14,12 +14,13 @@ afterEach(async () => {
   await rm(scratch, { recursive: true })
 })
 
-/** Puts a driver's tool on the path that lists these GPUs. */
-async function listGpus(...names: string[]): Promise<void> {
+/** Puts a driver's tool on the path that prints these lines for the query of memory, capability and name. */
+async function install(...lines: string[]): Promise<void> {
   const tool = path.join(scratch, 'nvidia-smi')
+  const query = '--query-gpu=memory.total,compute_cap,name'
   await writeFile(
     tool,
-    `#!/bin/sh\n[ "$1" = --query-gpu=name ] && printf '%s\\n' ${names.map((name) => `'${name}'`).join(' ')}\n`,
+    `#!/bin/sh\n[ "$1" = ${query} ] && printf '%s\\n' ${lines.map((line) => `'${line}'`).join(' ')}\n`,
   )
   await chmod(tool, 0o755)
 }
@@ -30,8 +31,20 @@ test('a CPU has the name that the system gives it', async () => {
 
 test('a GPU has the name that its driver gives it, unless that could be another one', async () => {
   expect(await deviceName('cuda')).toBe('cuda')
-  await listGpus('NVIDIA H200', 'NVIDIA H200')
+  await install('143771, 9.0, NVIDIA H200', '143771, 9.0, NVIDIA H200')
   expect(await deviceName('cuda')).toBe('NVIDIA H200')
-  await listGpus('NVIDIA H200', 'NVIDIA L4')
+  await install('143771, 9.0, NVIDIA H200', '23034, 8.9, NVIDIA L4')
   expect(await deviceName('cuda')).toBe('cuda')
+})
+
+test('the memory of a process is that of the smallest GPU', async () => {
+  expect(await deviceMemory()).toBe(undefined)
+  await install('46068, 8.9, NVIDIA L40S', '81559, 9.0, NVIDIA H100 80GB HBM3')
+  expect(await listGpus()).toMatchObject([{ name: 'NVIDIA L40S', capability: 8.9 }, { capability: 9 }])
+  expect(await deviceMemory()).toBe(Math.floor(46068 * 2 ** 20 * 0.97))
+})
+
+test('a driver without a GPU is none', async () => {
+  await install('NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver')
+  expect(await listGpus()).toEqual([])
 })

@@ -158,8 +158,11 @@ test('the budget counts what packages take in memory, not their files', async ()
     [taken, true],
     [taken - 1, false],
   ] as const) {
-    const { engine } = await startEngine({ memoryBytes })
-    for (const model of engine.models) await engine.load(model)
+    const { engine, logs } = await startEngine({ memoryBytes })
+    const closed = [(await engine.load(engine.models[0]!)).closed, (await engine.load(engine.models[1]!)).closed]
+    expect(closed).toEqual([[], kept ? [] : ['custom:fp32']])
+    const lines = logs.filter(({ msg }) => msg === 'models closed to make room for another')
+    expect(lines).toMatchObject(kept ? [] : [{ models: ['custom:fp32'], budget: memoryBytes }])
     expect((await engine.load(engine.models[0]!)).seconds === 0).toBe(kept)
   }
 })

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { BudgetError, type Execution, planMemory as planFor } from '../../../gpu-fn/engine/memory-plan.ts'
+import { BudgetError, type Execution, memoryOfAll, planMemory as planFor } from '../../../gpu-fn/engine/memory-plan.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { describeText } from '../../../gpu-fn/models/sd35/text-encoders.ts'
 
@@ -53,6 +53,13 @@ const planMemory = (
   budget: number | null,
   how: Execution = WEIGHT_ONLY,
 ) => planFor(manifest, size, budget, how)
+
+test('two Larges share one arena, so that both stay open on a GPU of 40 GB', () => {
+  const plan = planMemory(about('large fp8'), square(1024), 40 * GIB, NATIVE)
+  expect(plan.offloaded).toEqual([])
+  expect(memoryOfAll([plan, plan])).toBeLessThan(40 * GIB * 0.97)
+  expect(memoryOfAll([plan, plan])).toBeGreaterThan(2 * 17e9)
+})
 
 const square = (side: number) => ({ width: side, height: side })
 

@@ -36,6 +36,7 @@ test('short shapes take the double precision path and are equal bit for bit', ()
 
 test('only the low 32 bits of a seed count', () => {
   expect(gaussianNoise(2 ** 32 + 7, 64)).toEqual(gaussianNoise(7, 64))
+  expect(gaussianNoise(String(2n ** 63n + 7n), 64)).toEqual(gaussianNoise(7, 64))
   expect(gaussianNoise(8, 64)).not.toEqual(gaussianNoise(7, 64))
 })
 

@@ -53,9 +53,9 @@ function encoders(...names: EncoderName[]) {
   return { opened, shape, runs }
 }
 
-async function encode(names: EncoderName[], convention: 'diffusers' | 'reference', text = 'a cat') {
+async function encode(names: EncoderName[], maxTokens?: number, text = 'a cat') {
   const { opened, shape } = encoders(...names)
-  const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { convention, batched: true })
+  const encoded = await encodePrompts(opened, shape, [{ name: 'prompt', text }], { maxTokens, batched: true })
   const { embeds, rows, pooled } = encoded.prompts[0]!
   const row = (i: number) => [...embeds.subarray(i * JOINT_WIDTH, (i + 1) * JOINT_WIDTH)]
   return { rows, row, pooled: [...pooled], length: embeds.length, truncations: encoded.truncations }
@@ -67,55 +67,73 @@ const NOTHING = new Array(8).fill(0)
 
 describe('assembly', () => {
   test('puts CLIP-L beside CLIP-G, pads to the joint width, and T5 below', async () => {
-    const { rows, row, pooled, length } = await encode(['clip_l', 'clip_g', 't5'], 'diffusers')
+    const { rows, row, pooled, length } = await encode(['clip_l', 'clip_g', 't5'])
     expect([rows, length]).toEqual([77 + 256, (77 + 256) * 8])
     expect([row(0), row(76), row(77), row(332)]).toEqual([BOTH, BOTH, T5, T5])
     expect(pooled).toEqual([10, 10, 20, 20, 20])
   })
 
-  test('without T5, diffusers has 256 rows of zeros and the reference nothing', async () => {
-    const diffusers = await encode(['clip_l', 'clip_g'], 'diffusers')
-    expect([diffusers.rows, diffusers.row(76), diffusers.row(77), diffusers.row(332)]).toEqual([
-      333,
-      BOTH,
-      NOTHING,
-      NOTHING,
-    ])
-    const reference = await encode(['clip_l', 'clip_g'], 'reference')
-    expect([reference.rows, reference.row(76)]).toEqual([77, BOTH])
+  test('rows of zeros take the place of an absent T5, as many as it would have', async () => {
+    const { rows, row } = await encode(['clip_l', 'clip_g'])
+    expect([rows, row(76), row(77), row(332)]).toEqual([333, BOTH, NOTHING, NOTHING])
+    expect((await encode(['clip_l', 'clip_g'], 100)).rows).toBe(177)
   })
 
   test('without CLIP-L, CLIP-G keeps its place', async () => {
-    const { row, pooled } = await encode(['clip_g', 't5'], 'diffusers')
+    const { row, pooled } = await encode(['clip_g', 't5'])
     expect([row(0), row(77)]).toEqual([[0, 0, 2, 2, 2, 0, 0, 0], T5])
     expect(pooled).toEqual([0, 0, 20, 20, 20])
   })
 
   test('without CLIP-G, its columns are zero', async () => {
-    const { row, pooled } = await encode(['clip_l', 't5'], 'diffusers')
+    const { row, pooled } = await encode(['clip_l', 't5'])
     expect([row(0), row(77)]).toEqual([[1, 1, 0, 0, 0, 0, 0, 0], T5])
     expect(pooled).toEqual([10, 10, 0, 0, 0])
   })
 
-  test('T5 alone has no rows above it; no encoder at all leaves 77 rows of zeros', async () => {
-    const alone = await encode(['t5'], 'reference')
-    expect([alone.rows, alone.row(0), alone.pooled]).toEqual([77, T5, [0, 0, 0, 0, 0]])
-    expect((await encode([], 'reference')).rows).toBe(77)
+  test('T5 alone has no rows above it; no encoder at all leaves 256 rows of zeros', async () => {
+    const alone = await encode(['t5'])
+    expect([alone.rows, alone.row(0), alone.pooled]).toEqual([256, T5, [0, 0, 0, 0, 0]])
+    expect((await encode([])).rows).toBe(256)
   })
 })
 
 describe('lengths', () => {
-  test('the reference lets T5 grow from 77 tokens to the 512 of the model', async () => {
+  test('max_sequence_length sets the tokens of T5, and not those of CLIP', async () => {
     const names: EncoderName[] = ['clip_l', 'clip_g', 't5']
-    expect((await encode(names, 'reference', '')).rows).toBe(77 + 77)
-    expect((await encode(names, 'reference', 'cat '.repeat(300))).rows).toBe(77 + 301)
-    const longest = await encode(names, 'reference', 'cat '.repeat(2_000))
+    for (const tokens of [77, 128, 512]) expect((await encode(names, tokens, '')).rows).toBe(77 + tokens)
+    const longest = await encode(names, 512, 'cat '.repeat(2_000))
     expect(longest.rows).toBe(77 + 512)
     expect(longest.truncations.at(-1)).toMatch(/^the prompt is longer than the 512 tokens of T5/)
   })
 
+  test('each encoder reads the prompt of its own, or the first', async () => {
+    const read = async (own: { prompt_2?: string; prompt_3?: string }) => {
+      const { opened, shape } = encoders('clip_l', 'clip_g', 't5')
+      const prompt = { name: 'prompt', text: 'cat '.repeat(300), own }
+      return (await encodePrompts(opened, shape, [prompt], { batched: true })).truncations
+    }
+    expect(await read({})).toEqual([1, 2, 3].map(() => expect.stringMatching(/^the prompt is longer/)))
+    const own = await read({ prompt_2: 'dog '.repeat(100), prompt_3: 'bird' })
+    expect(own).toEqual([
+      expect.stringMatching(/^the prompt is longer than the 77 tokens of CLIP-L, /),
+      expect.stringMatching(/^the prompt_2 is longer than the 77 tokens of CLIP-G, /),
+    ])
+    // As in diffusers, an empty prompt counts as absent.
+    expect(await read({ prompt_2: '', prompt_3: '' })).toHaveLength(3)
+  })
+
+  test.each([Number.NaN, Number.POSITIVE_INFINITY])('an output of %d is an error of its encoder', async (value) => {
+    const { opened, shape } = encoders('clip_l', 't5')
+    const run = async () => ({ hidden: { dims: [1, 77, 2], data: new Float32Array(154).fill(value) } })
+    const broken = [{ ...opened[0]!, session: { ...opened[0]!.session, run } }, opened[1]!]
+    await expect(encodePrompts(broken, shape, [{ name: 'prompt', text: '' }], { batched: true })).rejects.toThrow(
+      'the output of CLIP-L contains NaN or infinity',
+    )
+  })
+
   test('says which encoder did not see what, and quotes no more than a few lines', async () => {
-    const { truncations } = await encode(['clip_l', 't5'], 'diffusers', `${'cat '.repeat(300)}dog`)
+    const { truncations } = await encode(['clip_l', 't5'], undefined, `${'cat '.repeat(300)}dog`)
     expect(truncations).toHaveLength(2)
     expect(truncations[0]).toMatch(
       /^the prompt is longer than the 77 tokens of CLIP-L, which did not read "cat cat .*…"$/,
@@ -127,7 +145,6 @@ describe('lengths', () => {
   test('an aborted signal stops every encoder with its reason', async () => {
     const { opened, shape, runs } = encoders('clip_l', 't5')
     const options = {
-      convention: 'diffusers',
       batched: true,
       signal: AbortSignal.abort(new Error('too late')),
     } as const
@@ -140,22 +157,17 @@ describe('lengths', () => {
       { name: 'negative prompt', text: '' },
       { name: 'prompt', text: 'cat '.repeat(200) },
     ]
-    const asked = async (convention: 'diffusers' | 'reference', batched: boolean) => {
+    const asked = async (batched: boolean) => {
       const { opened, shape, runs } = encoders('clip_l', 't5')
-      await encodePrompts(opened, shape, prompts, { convention, batched })
+      await encodePrompts(opened, shape, prompts, { batched })
       // Encoders run side by side, so only the order of one encoder's runs is fixed.
       return runs.sort(([, a], [, b]) => a! - b!)
     }
-    expect(await asked('diffusers', true)).toEqual([
+    expect(await asked(true)).toEqual([
       [2, 77],
       [2, 256],
     ])
-    expect(await asked('reference', true)).toEqual([
-      [2, 77],
-      [1, 77],
-      [1, 201],
-    ])
-    expect(await asked('diffusers', false)).toEqual([
+    expect(await asked(false)).toEqual([
       [1, 77],
       [1, 77],
       [1, 256],

@@ -280,7 +280,13 @@ describe('directories that cannot be used', () => {
       brokenMap(),
       /precompiled_charsmap is empty or truncated/,
     ],
-    ['unknown parts', 'tokenizer_3', 'tokenizer.json', unknownPart(), /Unknown Normalizer type: Telepathy/],
+    [
+      'unknown parts',
+      'tokenizer_3',
+      'tokenizer.json',
+      unknownPart(),
+      /the normalizer of tokenizer\.json has the type "Telepathy"; Sequence, NFC, .* are supported/,
+    ],
     [
       'pad token without an id',
       'tokenizer',

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { BYTES_PER_ELEMENT, toFloat32 } from '../../../gpu-fn/compile/checkpoint/dtype.ts'
+import { bytesOf, toFloat32 } from '../../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import { writeRandomTensors } from '../../../infra/checkpoints/synthetic.ts'
 import { readStored } from '../../support/checkpoints/read-stored.ts'
@@ -25,7 +25,7 @@ describe('writeRandomTensors', () => {
     const bytes = await writeRandomTensors(file, TENSORS, dtype, 1)
     const { networks } = await openCheckpoint([file])
     const stored = await readStored()(networks.transformer!.get('pos_embed')!)
-    const values = new Float32Array(stored.length / BYTES_PER_ELEMENT[dtype])
+    const values = new Float32Array(stored.length / bytesOf(dtype, 1))
     expect(toFloat32(stored, dtype, 1, values)).toEqual({ finite: true, overflow: false })
     expect((await readFile(file)).length).toBe(bytes)
     const mean = values.reduce((sum, value) => sum + value, 0) / values.length

@@ -3,13 +3,16 @@ import { glob, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import type { Checkpoint, Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import { type TinyOptions, writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 import { TINY_VARIANTS, type TinyVariant } from '../../../infra/checkpoints/tiny/variants.ts'
 
-const MADE_WITH = path.join(import.meta.dirname, '../../golden/networks/made-with.json')
+const GOLDEN = path.join(import.meta.dirname, '../../golden')
+/** The golden outputs of tiny-small are those of its quantized copies. */
+const madeWith = (variant: TinyVariant) =>
+  path.join(GOLDEN, variant === 'tiny-small' ? 'quantized' : 'networks', 'made-with.json')
 const variants = Object.keys(TINY_VARIANTS) as TinyVariant[]
 
 let root: string
@@ -23,7 +26,7 @@ const write = async (options: TinyOptions) =>
 
 describe('writeTinyCheckpoint', () => {
   it.each(variants)('writes the bytes of %s from which the golden outputs were computed', async (variant) => {
-    const { weights } = JSON.parse(await readFile(MADE_WITH, 'utf8')) as { weights: Record<string, string> }
+    const { weights } = JSON.parse(await readFile(madeWith(variant), 'utf8')) as { weights: Record<string, string> }
     const expected = Object.entries(weights).filter(([file]) => file.startsWith(`${variant}/`))
     const digests = Object.entries(await weightDigests(await write({ variant })))
     expect(digests.map(([file, digest]) => [`${variant}/${file}`, digest])).toEqual(expected)
@@ -34,7 +37,10 @@ describe('writeTinyCheckpoint', () => {
     async (variant) => {
       const [directory, file] = await Promise.all([write({ variant }), write({ variant, layout: 'single-file' })])
       const [diffusers, single] = await Promise.all([openCheckpoint([directory]), openCheckpoint([file])])
-      expect(await valuesOf(single)).toEqual(await valuesOf(diffusers))
+      const values = await valuesOf(diffusers)
+      // A single file's is stored as well, but not read.
+      values.delete('clip_l text_projection.weight')
+      expect(await valuesOf(single)).toEqual(values)
     },
   )
 

@@ -9,6 +9,7 @@ import { readDeployConfig } from '../../../infra/config.ts'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { type CommandLine, commandText } from '../../../infra/deploy/plan.ts'
+import { writeWorkerConfig } from '../../../infra/deploy/worker-config.ts'
 import { modalCommand, modalPython } from '../../../infra/modal/python.ts'
 
 const ROOT = path.join(import.meta.dirname, '../../..')
@@ -23,7 +24,9 @@ const state = {
   workerUrl: 'https://octet.test',
   workerSecrets: secretsFile,
   gpuSecrets: secretsFile,
+  workerConfig: path.join(home, 'wrangler.json'),
 }
+await writeWorkerConfig(state.workerConfig, config, state.gpuUrl)
 const plans = [
   ...deploySteps({ file: secretsFile, onModal: true, env: {} }),
   ...destroySteps({ data: true, onModal: true }),

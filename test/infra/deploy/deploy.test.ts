@@ -20,6 +20,7 @@ const steps = (change: object = {}): Step[] =>
   deploySteps({ file, onModal: true, env: {}, ...change }).filter(({ id }) => !id.startsWith('smoke'))
 const deploy = (change?: object) => runPlan(steps(change), vendors.world)
 const secrets = async () => JSON.parse(await readFile(file, 'utf8'))
+const workerConfig = async () => JSON.parse(await readFile(vendors.world.state.workerConfig, 'utf8'))
 
 test('everything is made that is missing, the GPU function before the worker, and each knows of the other', async () => {
   await deploy()
@@ -32,9 +33,9 @@ test('everything is made that is missing, the GPU function before the worker, an
   const order = ['d1 migrations apply', 'modal secret create', 'modal volume ls', 'modal deploy', 'wrangler deploy']
   const at = order.map((text) => vendors.ran.findIndex((command) => command.includes(text)))
   expect(at).toEqual(at.toSorted((a, b) => a - b))
-  expect(vendors.ran.at(-1)).toContain('--var GPU_URL:https://gpu.test ')
+  expect(vendors.ran.at(-1)).toContain(`wrangler deploy --config ${vendors.world.state.workerConfig} `)
   // One slot for each of the four containers in infra/config.json.
-  expect(vendors.ran.at(-1)).toContain('--var GPU_SLOTS:4 ')
+  expect((await workerConfig()).vars).toMatchObject({ GPU_URL: 'https://gpu.test', GPU_SLOTS: '4' })
   expect(vendors.world.state.workerUrl).toBe('https://octet.test')
 })
 
@@ -77,7 +78,7 @@ describe('stops at the first failure, says what to do, and goes on from there th
     ['cloudflare-account', 'whoami', 'not authenticated', /npx wrangler login/],
     ['modal-account', 'token info', 'Token missing', /npm run modal:setup.*modal setup/],
     ['secrets', 'proxy-tokens', 'forbidden', /Copy the file/],
-    ['queues', 'queues create octet-usage', 'plan does not allow', /Workers Paid/],
+    ['queue', 'queues create octet-usage', 'plan does not allow', /Workers Paid/],
     ['bucket', 'lifecycle', 'no such rule', /R2 must be enabled/],
     ['database', 'migrations', 'near "CREAT": syntax error', /rolled back: fix its file/],
     ['gpu-secret', 'modal secret', 'workspace is read-only', /modal secret list/],
@@ -125,6 +126,81 @@ test('says which packages are missing', async () => {
   await expect(deploy()).rejects.toThrow(/no package of large:fp8/)
 })
 
+test('says which GPU types cannot hold all models at once', async () => {
+  const files = { 'transformer.weights': { bytes: 30e9, sha256: 'a'.repeat(64) } }
+  const { exec } = vendors.world
+  vendors.world.exec = async (command, options) => {
+    const output = await exec(command, options)
+    if (!commandText(command).includes('volume get')) return output
+    const manifest = JSON.parse(output)
+    manifest.networks.transformer.weights = 'transformer.weights'
+    return JSON.stringify({
+      ...manifest,
+      files: { ...manifest.files, ...files },
+      weights: { 'transformer.weights': [] },
+    })
+  }
+  await expect(deploy()).rejects.toThrow(/gpu\.models take 6\d\.\d GB .* L40S \(50\.0 GB\), A100 \(41\.7 GB\)\. Serve/)
+  vendors.world.config.gpu.gpus = ['H100', 'a type of the future']
+  await deploy()
+})
+
+test('two deployments of one account share no name', async () => {
+  const { world } = vendors
+  const other = structuredClone(world.config)
+  Object.assign(other.worker, {
+    name: 'staging',
+    database: 's',
+    results: 's-results',
+    queue: 's-usage',
+    dataset: 's_jobs',
+  })
+  Object.assign(other.worker, { ratelimits: 2001, vars: { OCTET_LOG_PROMPTS: 'true' } })
+  Object.assign(other.gpu, { app: 's-gpu', volume: 's-weights', secret: 's-gpu', proxy_token: 's' })
+  await deploy()
+  const first = { ran: vendors.ran.splice(0), config: await workerConfig() }
+  vendors.things.delete('proxy token')
+  vendors.things.delete('worker')
+  file = path.join(scratch.directory, 'staging', 'secrets.json')
+  Object.assign(world, { config: other, configFile: '/staging.json', state: { ...UNKNOWN } })
+  await deploy()
+  const names = /\boctet(-usage|-results|-gpu|-weights)?\b|octet_jobs/
+  const named = (lines: readonly string[]) =>
+    lines.filter((line) => names.test(line.replaceAll(scratch.directory, '')) && !line.includes('modal_app.py'))
+  expect(named(first.ran).length).toBeGreaterThan(5)
+  expect(named(vendors.ran)).toEqual([])
+  const second = await workerConfig()
+  expect(second).toMatchObject({ name: 'staging', vars: { OCTET_LOG_PROMPTS: 'true' } })
+  const identities = (config: typeof second) => [
+    ...[config.name, config.queues.producers[0].queue, config.queues.consumers[0].queue],
+    ...[config.r2_buckets[0].bucket_name, config.d1_databases[0].database_name],
+    ...[
+      config.analytics_engine_datasets[0].dataset,
+      ...config.ratelimits.map((each: { namespace_id: string }) => each.namespace_id),
+    ],
+  ]
+  expect(identities(second).filter((each) => identities(first.config).includes(each))).toEqual([])
+})
+
+test('further endpoints reach the worker, whose own schema checks them before anything is made', async () => {
+  const { worker } = vendors.world.config
+  worker.offers[0]!.fallbacks = ['runpod']
+  await expect(deploy()).rejects.toThrow(/OCTET_CATALOG\.offers.*endpoint "runpod" is not defined/)
+  expect([...vendors.things].filter((thing) => !thing.startsWith('volume') && thing !== 'proxy token')).toEqual([])
+  worker.endpoints = { runpod: 'https://x.api.runpod.ai' }
+  await deploy()
+  expect((await workerConfig()).vars.OCTET_CATALOG.endpoints).toEqual(worker.endpoints)
+})
+
+test('a domain, Logpush and Tail Workers are part of the configuration of the worker', async () => {
+  Object.assign(vendors.world.config.worker, { domain: 'images.example.com', logpush: true, tail: ['collector'] })
+  await deploy()
+  expect(await workerConfig()).toMatchObject({
+    ...{ routes: [{ pattern: 'images.example.com', custom_domain: true }], workers_dev: false },
+    ...{ logpush: true, tail_consumers: [{ service: 'collector' }] },
+  })
+})
+
 test('a damaged file of secrets is named, and nothing of it told', async () => {
   await writeFile(file, JSON.stringify({ worker: { KEY_PEPPER: 'a-secret' } }))
   const failure = await deploy().catch((error: Error) => error.message)
@@ -150,7 +226,7 @@ test('without Modal there is none of it in the plan', async () => {
   expect(text).not.toContain('modal')
   vendors.world.state.gpuUrl = 'https://elsewhere.test'
   await deploy({ onModal: false, env: { GPU_PROXY_HEADERS: '{"default":{"authorization":"Bearer x"}}' } })
-  expect(vendors.ran.at(-1)).toContain('GPU_URL:https://elsewhere.test')
+  expect((await workerConfig()).vars.GPU_URL).toBe('https://elsewhere.test')
   expect((await secrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
 })
 

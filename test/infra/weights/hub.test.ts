@@ -103,6 +103,19 @@ test('goes on in another process with what the first one had', async () => {
   expect(proxy!.requests.some(({ range }) => range === 'bytes=333333-399999')).toBe(true)
 })
 
+test('needs no hub for a complete download that may be reused', async () => {
+  const change = { reuse: true }
+  const first = await fetchWith(undefined, change)
+  const none: Plan = () => {
+    throw new Error('no request is expected')
+  }
+  expect(await fetchWith(none, change)).toEqual(first)
+  await writeFile(path.join(scratch.directory, 'model_index.json'), 'shorter')
+  await expect(
+    downloadCheckpoint(scratch.directory, { repo: REPO, hubUrl: 'http://127.0.0.1:9', reuse: true, pauseMs: 1 }),
+  ).rejects.toThrow('cannot be read from the hub')
+})
+
 test('fetches nothing twice', async () => {
   const first = await fetchWith()
   proxy!.close()

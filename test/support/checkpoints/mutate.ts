@@ -105,6 +105,46 @@ export function mutate(
   }
 }
 
+/** Damages a JSON file: another key or value at any depth, a doubled or lost entry, lies in the text, flipped bits, cuts. */
+export function mutateJson(random: Random, content: Record<string, unknown>): Uint8Array {
+  const json = JSON.stringify(content)
+  const bytes = (text: string) => Buffer.from(text)
+  switch (random.below(5)) {
+    case 0:
+    case 1:
+      return bytes(lieInEntry(random, content))
+    case 2:
+      return bytes(spliceText(random, json))
+    case 3:
+      return flipBits(random, bytes(json), json.length)
+    default:
+      return cut(random, bytes(json))
+  }
+}
+
+function lieInEntry(random: Random, content: Record<string, unknown>): string {
+  const entries = Object.entries(content).map(([key, value]): [string, string] => [
+    JSON.stringify(key),
+    JSON.stringify(value),
+  ])
+  const index = random.below(entries.length)
+  const [key, value] = entries[index]!
+  const inside = Object.entries(content)[index]![1]
+  const deeper =
+    typeof inside === 'object' && inside !== null && !Array.isArray(inside) && Object.keys(inside).length > 0
+      ? lieInEntry(random, inside as Record<string, unknown>)
+      : random.pick(VALUES)
+  const lies: [string, string][] = [
+    [key, deeper],
+    [key, random.pick(VALUES)],
+    [JSON.stringify(random.pick(NAMES)), value],
+    entries[random.below(entries.length)]!,
+  ]
+  entries[index] = random.pick(lies)
+  if (random.below(8) === 0) entries.splice(random.below(entries.length), 1)
+  return `{${entries.map(([name, text]) => `${name}:${text}`).join()}}`
+}
+
 /** One field of one entry becomes something else, or an entry is renamed, doubled or lost. */
 function lieInJson(random: Random, header: Header): string {
   const entries = Object.entries(header).map(
@@ -168,4 +208,9 @@ function flipBits(random: Random, file: Uint8Array, within: number): Uint8Array 
 function cut(random: Random, file: Uint8Array): Uint8Array {
   if (random.below(4) === 0) return Buffer.concat([file, new Uint8Array(1 + random.below(64))])
   return file.subarray(0, random.below(file.length))
+}
+
+/** Damages any file: flipped bits, or another length. */
+export function mutateBytes(random: Random, file: Uint8Array): Uint8Array {
+  return random.below(3) === 0 ? cut(random, file) : flipBits(random, file, file.length)
 }

@@ -3,7 +3,19 @@ import { writeFile } from 'node:fs/promises'
 
 export type Stored = { dtype: string; shape: readonly number[]; data?: Uint8Array }
 
-const ELEMENT_BYTES: Record<string, number> = { F8_E4M3: 1, U8: 1, F16: 2, BF16: 2, F32: 4, I64: 8, F64: 8 }
+const ELEMENT_BYTES: Record<string, number> = {
+  F4: 1 / 2,
+  F8_E4M3: 1,
+  F8_E8M0: 1,
+  I8: 1,
+  U8: 1,
+  F16: 2,
+  BF16: 2,
+  F32: 4,
+  I32: 4,
+  I64: 8,
+  F64: 8,
+}
 
 /** `header` unchanged, valid or not, then `dataBytes` zeros. `length` is the stated length of the header. */
 export function packHeader(header: string | Uint8Array, dataBytes = 0, length?: bigint): Uint8Array {
@@ -14,8 +26,8 @@ export function packHeader(header: string | Uint8Array, dataBytes = 0, length?: 
 }
 
 /** A well-formed file; tensors without data are zeros. */
-export function packTensors(tensors: Record<string, Stored>): Uint8Array {
-  const header: Record<string, unknown> = {}
+export function packTensors(tensors: Record<string, Stored>, metadata?: Record<string, string>): Uint8Array {
+  const header: Record<string, unknown> = metadata ? { __metadata__: metadata } : {}
   const blocks: Uint8Array[] = []
   let offset = 0
   for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
@@ -28,7 +40,11 @@ export function packTensors(tensors: Record<string, Stored>): Uint8Array {
 }
 
 /** Writes a well-formed file and returns its path. */
-export async function writeTensors(file: string, tensors: Record<string, Stored>): Promise<string> {
-  await writeFile(file, packTensors(tensors))
+export async function writeTensors(
+  file: string,
+  tensors: Record<string, Stored>,
+  metadata?: Record<string, string>,
+): Promise<string> {
+  await writeFile(file, packTensors(tensors, metadata))
   return file
 }

@@ -1,6 +1,6 @@
 // Tensors for comparisons: inputs by the formula of test/golden/scripts/tiny_inputs.py, golden outputs, error measures.
 import { readFile } from 'node:fs/promises'
-import { readHeader } from '../../../gpu-fn/compile/checkpoint/safetensors.ts'
+import { readHeader } from '../../../gpu-fn/compile/checkpoint/formats/safetensors.ts'
 import { relativeError as errorOfValues } from '../../../infra/bench/statistics.ts'
 
 export type FloatTensor = { data: Float32Array; dims: readonly number[] }

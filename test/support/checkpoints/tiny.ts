@@ -48,8 +48,12 @@ export function subjects(network: keyof Omit<Cases, 'networks'>): Subject[] {
 
 export const shapeOf = (subject: Subject) => TINY_VARIANTS[subject.variant]
 
-export async function goldenOf({ variant, tier }: Subject): Promise<(name: string) => FloatTensor> {
-  const tensors = await readTensors(path.join(GOLDEN, `${variant}.${tier}.safetensors`))
+/** The golden outputs of a subject; of a single file, CLIP-L's pooled states are those without its projection. */
+export async function goldenOf({ variant, tier, layout }: Subject): Promise<(name: string) => FloatTensor> {
+  const file = path.join(GOLDEN, `${variant}.${tier}`)
+  const tensors = await readTensors(`${file}.safetensors`)
+  if (layout === 'single-file' && [...tensors.keys()].some((name) => name.startsWith('clip_l.')))
+    for (const [name, tensor] of await readTensors(`${file}.single-file.safetensors`)) tensors.set(name, tensor)
   return (name) => {
     const tensor = tensors.get(name)
     if (!tensor) throw new Error(`${variant}.${tier} has no golden ${name}`)

@@ -1,6 +1,6 @@
 // An engine without a model, for tests of protocol and scheduling: it makes a step when the test allows one.
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { JobRequest } from '../../../gpu-fn/contract.ts'
+import { type JobRequest, seedOf } from '../../../gpu-fn/contract.ts'
 import type { Engine, Model } from '../../../gpu-fn/engine/engine.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 
@@ -52,6 +52,6 @@ export function createPacedEngine(steps = Number.POSITIVE_INFINITY): PacedEngine
 
 function imageOf({ prompt, seed, width, height }: JobRequest, image: number): PipelineEvent {
   const size = Number(/^bytes (\d+)$/.exec(prompt)?.[1] ?? 100)
-  const data = new Uint8Array(size).fill(seed + image)
-  return { type: 'image', image, seed: seed + image, width, height, content_type: 'image/png', data }
+  const data = new Uint8Array(size).fill(Number(seed) + image)
+  return { type: 'image', image, seed: seedOf(seed, image), width, height, content_type: 'image/png', data }
 }

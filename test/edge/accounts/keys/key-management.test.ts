@@ -2,7 +2,7 @@ import { env } from 'cloudflare:workers'
 import { describe, test, vi } from 'vitest'
 import { issueKey } from '../../../../edge/auth/keys.ts'
 import { UNLIMITED } from '../../../../edge/config/limits.ts'
-import { type Caller, newCaller } from '../../support/client.ts'
+import { type Caller, fetchWorker, newCaller } from '../../support/client.ts'
 import { peppers } from '../../support/config.ts'
 import { admit } from '../../support/key-calls.ts'
 import { call, operator } from '../../support/operator.ts'
@@ -109,6 +109,13 @@ describe('rotation', () => {
     const next = await call<Key>('POST', `/v1/keys/${first.id}/rotate`, caller.headers, {})
     expect(await admit(next.body.key, 21)).toMatchObject({ kind: 'over_budget', available: 20 })
     expect((await admit(next.body.key, 20)).kind).toBe('admitted')
+  })
+
+  test('needs no body', async ({ expect }) => {
+    const caller = await admin()
+    const { id } = (await create(caller)).body
+    const { headers } = caller
+    expect((await fetchWorker(`/v1/keys/${id}/rotate`, { method: 'POST', headers })).status).toBe(201)
   })
 
   test('of a key that has ended is refused; of an unknown one it is not found', async ({ expect }) => {

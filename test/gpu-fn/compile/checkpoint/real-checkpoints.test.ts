@@ -38,7 +38,7 @@ const shapes = (tensors: Map<string, Tensor>) => new Map([...tensors].map(([name
 describe.each(PUBLISHED)('the published %s', (name) => {
   it.each(['single-file', 'diffusers'] as const)('has every parameter in the %s layout', (layout) => {
     const { networks, ...checkpoint } = get(name, layout)
-    expect(checkpoint.layout).toBe(layout)
+    expect(Object.values(checkpoint.sources).map((source) => source.layout)).toEqual(Array(5).fill(layout))
     expect(count(networks.transformer!)).toBe(PARAMETERS.transformer[name])
     expect(count(networks.clip_l!)).toBe(PARAMETERS.clip_l[layout])
     expect(count(networks.clip_g!)).toBe(PARAMETERS.clip_g)

@@ -1,19 +1,40 @@
 import { expect, test } from 'vitest'
-import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
+import type { Source } from '../../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { VARIANTS, variantOf } from '../../../../gpu-fn/models/sd35/variants.ts'
 
-const single: Checkpoint = { layout: 'single-file', networks: {}, config: {}, tokenizers: {} }
+const named = (name: string): Source => ({ layout: 'single-file', name })
 const shapeOf = (name: string) => VARIANTS.find((variant) => variant.name === name)!
 
 test.each([
-  ['large', ['sd3.5_large.safetensors'], 'large'],
-  ['large', ['sd3.5_large_turbo.safetensors'], 'large-turbo'],
-  ['medium', ['sd3.5_medium.safetensors'], 'medium'],
-  ['medium', ['SD3.5-Flash'], 'flash'],
-  ['nano', ['gpu-fn/nano'], 'nano'],
-  ['nano', ['gpu-fn/nano/turbo'], 'nano-turbo'],
-])('the shape of %s at %j is %s', (shape, paths, expected) => {
-  expect(variantOf(shapeOf(shape), single, paths).name).toBe(expected)
+  ['large', 'sd3.5_large.safetensors', 'large', 28],
+  ['large', 'sd3.5_large_turbo.safetensors', 'large-turbo', 4],
+  ['large', 'stable-diffusion-3.5-large-TurboX', 'large-turbox', 8],
+  ['medium', 'sd3.5_medium.safetensors', 'medium', 40],
+  ['medium', 'sd3.5m_turbo.safetensors', 'medium-turbo', 8],
+  ['medium', 'SD3.5-Flash', 'flash', 4],
+  ['sd3-medium', 'sd3_medium.safetensors', 'sd3-medium', 28],
+  ['nano', 'nano', 'nano', 28],
+  ['nano', 'turbo', 'nano-turbo', 4],
+])('the shape of %s at %j is %s, of %d steps', (shape, name, expected, steps) => {
+  const choice = variantOf(shapeOf(shape), named(name))
+  expect([choice.name, choice.defaults.steps]).toEqual([expected, steps])
+  expect(choice.reason).toContain(JSON.stringify(name))
+})
+
+test('a variant that its name does not tell apart says which others --variant selects', () => {
+  expect(variantOf(shapeOf('medium'), named('model.safetensors')).reason).toBe(
+    'its shape, and the name "model.safetensors" matches no other variant of this shape; --variant selects medium-turbo or flash',
+  )
+  expect(variantOf(shapeOf('medium'), named('turbo'), {}, 'medium')).toMatchObject({
+    name: 'medium',
+    reason: '--variant selects it',
+  })
+})
+
+test('the fine-tune that needs another shift has it', () => {
+  expect(VARIANTS.filter(({ shift }) => shift !== 3).map(({ name, shift }) => [name, shift])).toEqual([
+    ['large-turbox', 5],
+  ])
 })
 
 test.each([
@@ -23,5 +44,5 @@ test.each([
   ['custom', /licensed by their author/],
 ])('weights of %s are under the license of who made them', (name, license) => {
   const shape = name === 'custom' ? { ...shapeOf('nano'), depth: 7 } : shapeOf(name)
-  expect(variantOf(shape, single, [], name).defaults.license).toMatch(license)
+  expect(variantOf(shape, named('x'), {}, name).defaults.license).toMatch(license)
 })

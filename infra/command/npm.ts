@@ -1,0 +1,29 @@
+// Commands that npm starts: `npm run NAME -- ARGUMENTS`.
+import type { Command } from 'commander'
+
+type Environment = Record<string, string | undefined>
+
+/** Options that npm also has, and that its own configuration may set. */
+const NPM_OWN = new Set(['--yes', '--version'])
+
+/** The options of a command that npm took for its own, because "--" is missing before the arguments. */
+export function takenOptions(command: Command, env: Environment = process.env): string[] {
+  const options = [command, ...command.commands].flatMap((each) => each.options)
+  const names = [...new Set(options.flatMap(({ long }) => long ?? []))].filter((long) => !NPM_OWN.has(long))
+  return names.filter((long) => env[`npm_config_${long.slice(2).replaceAll('-', '_')}`] !== undefined)
+}
+
+/**
+ * Prepares a program that npm started: relative paths are those of the directory in which npm was called, also with `npm --prefix`. Ends the
+ * process if npm took options of the command.
+ */
+export function prepareCommand(command: Command, env: Environment = process.env): Command {
+  if (env.npm_lifecycle_event !== command.name()) return command
+  if (env.INIT_CWD) process.chdir(env.INIT_CWD)
+  const taken = takenOptions(command, env)
+  if (taken.length === 0) return command
+  console.error(
+    `${command.name()}: npm took ${taken.join(', ')}. Put "--" before the arguments: npm run ${command.name()} -- ${taken[0]} …`,
+  )
+  process.exit(2)
+}

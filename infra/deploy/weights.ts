@@ -1,0 +1,95 @@
+// The step that checks the packages: every model to serve has one, and a GPU of each type holds all of them at once.
+import { memoryOfAll, planMemory } from '../../gpu-fn/engine/memory-plan.ts'
+import type { Manifest } from '../../gpu-fn/manifest.ts'
+import { openBucket } from '../../gpu-fn/weights/bucket.ts'
+import { MANIFEST, parseManifest } from '../../gpu-fn/weights/packages.ts'
+import { findServed } from '../../gpu-fn/weights/served-package.ts'
+import type { CommandLine, Step, World } from './plan.ts'
+import type { BucketSecrets } from './secrets-file.ts'
+
+/** GPU memory in GiB by Modal's name of the type; the smallest variant of a name with several. */
+const GPU_GIB: Record<string, number> = {
+  ...{ T4: 16, L4: 24, A10: 24, A10G: 24, L40S: 48, A100: 40, 'A100-40GB': 40, 'A100-80GB': 80 },
+  ...{ 'RTX-PRO-6000': 96, H100: 80, 'H100!': 80, H200: 141, B200: 180, 'B200+': 180 },
+}
+/** As in gpu-fn/engine/device.ts. */
+const SHARE = 0.97
+const GIB = 2 ** 30
+
+const split = (served: string) => served.split(':') as [model: string, tier: 'fp8']
+const directoryOf = (served: string) => split(served).join('-')
+const listing = (volume: string): CommandLine => ['modal', 'volume', 'ls', volume, '/', '--json']
+const manifestOf = (volume: string, served: string): CommandLine => [
+  ...['modal', 'volume', 'get', volume, `/${directoryOf(served)}/${MANIFEST}`, '-'],
+]
+
+/** Checks the packages to be served. Throws for absent ones, and for a GPU type that cannot hold all of them. */
+export const weights = (bucket: () => BucketSecrets | undefined): Step => ({
+  id: 'weights',
+  what: 'The packages to serve, and their memory on each GPU type',
+  commands: ({ gpu }) =>
+    gpu.packages === 'volume'
+      ? [{ command: listing(gpu.volume) }, ...gpu.models.map((served) => ({ command: manifestOf(gpu.volume, served) }))]
+      : gpu.models.map((served) => ({
+          command: ['curl', '--fail', `<OCTET_BUCKET>/…${directoryOf(served)}`],
+          condition: 'signed',
+        })),
+  async run(world) {
+    const { gpu } = world.config
+    const manifests = gpu.packages === 'volume' ? await onVolume(world) : await inBucket(gpu.models, bucket()!)
+    assertFits(gpu.gpus, manifests)
+  },
+  otherwise:
+    'Upload each with `npm run weights -- --variant NAME --tier TIER` and --volume or --bucket, according to gpu.packages of the configuration.',
+})
+
+async function onVolume({ config: { gpu }, exec }: World): Promise<Manifest[]> {
+  const entries = JSON.parse(await exec(listing(gpu.volume))) as Record<string, string>[]
+  const names = new Set(
+    entries.flatMap((entry) => Object.values(entry)).map((value) => String(value).replace(/^\/|\/$/g, '')),
+  )
+  assertPresent(gpu.models.filter((served) => !names.has(directoryOf(served))))
+  const read = async (served: string) =>
+    parseManifest(
+      `volume ${gpu.volume}: ${directoryOf(served)}`,
+      Buffer.from(await exec(manifestOf(gpu.volume, served))),
+    )
+  return Promise.all(gpu.models.map(read))
+}
+
+async function inBucket(models: readonly string[], secrets: BucketSecrets): Promise<Manifest[]> {
+  const { OCTET_BUCKET: url, OCTET_BUCKET_KEY_ID: accessKeyId, OCTET_BUCKET_SECRET: secretAccessKey } = secrets
+  const source = openBucket({ url, accessKeyId, secretAccessKey })
+  const absent: string[] = []
+  const found: Manifest[] = []
+  for (const served of models) {
+    const [model, tier] = split(served)
+    try {
+      found.push((await findServed(source, { model, tier, target: 'cuda-fp8' })).manifest)
+    } catch (error) {
+      if (!(error as { missing?: boolean }).missing) throw error
+      absent.push(served)
+    }
+  }
+  assertPresent(absent)
+  return found
+}
+
+function assertPresent(absent: readonly string[]): void {
+  if (absent.length > 0) throw new Error(`no package of ${absent.join(', ')}`)
+}
+
+/** Throws unless a GPU of each type holds all models at once; otherwise each change of the model would load one again. */
+export function assertFits(gpus: readonly string[], manifests: readonly Manifest[]): void {
+  const plans = manifests.map((manifest) =>
+    planMemory(manifest, manifest.defaults, null, { target: manifest.target, samples: 2, widening: 1 }),
+  )
+  const needed = memoryOfAll(plans)
+  const small = gpus.filter((gpu) => GPU_GIB[gpu] !== undefined && needed > GPU_GIB[gpu] * GIB * SHARE)
+  if (small.length === 0) return
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+  const sizes = small.map((gpu) => `${gpu} (${gigabytes(GPU_GIB[gpu]! * GIB * SHARE)})`).join(', ')
+  throw new Error(
+    `gpu.models take ${gigabytes(needed)} of GPU memory together, more than these types of gpu.gpus have: ${sizes}. Serve fewer models, or remove the types`,
+  )
+}

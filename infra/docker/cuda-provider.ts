@@ -1,0 +1,88 @@
+// Adds onnxruntime's CUDA 13 provider to onnxruntime-node, whose installer supports CUDA 12 only. Both must be of the same release, which
+// onnxruntime does not check when it loads the provider.
+//   node infra/docker/cuda-provider.ts node_modules/onnxruntime-node [WHEEL]
+// WHEEL is a file downloaded earlier, for a host without network.
+import { createHash } from 'node:crypto'
+import { createReadStream, createWriteStream, existsSync } from 'node:fs'
+import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import AdmZip from 'adm-zip'
+
+const RELEASE = '1.29.0'
+/** Microsoft's wheel `onnxruntime-gpu` of that release on PyPI, which is built for CUDA 13. */
+export const WHEEL_URL =
+  'https://files.pythonhosted.org/packages/87/7b/764082683bbc3b3351a3864ffb87be11aa13642913f78569fa72b934e319/onnxruntime_gpu-1.29.0-cp312-cp312-manylinux_2_28_x86_64.whl'
+const SHA256 = '8ccd052ca4de21b2a335f3503a283126163b6fab9dba29d1d9cbf3fa55c51d28'
+const FILES = ['libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_shared.so']
+
+export type ProviderOptions = {
+  /** A downloaded wheel. */
+  wheel?: string | undefined
+  url?: string
+  onProgress?: (doneBytes: number, totalBytes: number) => void
+}
+
+const libraryDirectory = (target: string) => path.join(target, 'bin/napi-v6/linux/x64')
+
+/** Whether the onnxruntime-node in `target` has a CUDA provider. */
+export const hasProvider = (target: string): boolean =>
+  FILES.every((file) => existsSync(path.join(libraryDirectory(target), file)))
+
+/** Downloads, verifies and adds the provider to the onnxruntime-node in `target`. Throws with nothing changed. */
+export async function installProvider(target: string, options: ProviderOptions = {}): Promise<void> {
+  const { version } = JSON.parse(await readFile(path.join(target, 'package.json'), 'utf8'))
+  if (version !== RELEASE) throw new Error(`onnxruntime-node is ${version}; the provider here is of ${RELEASE}`)
+  const scratch = await mkdtemp(path.join(tmpdir(), 'octet-provider-'))
+  try {
+    const wheel = options.wheel ?? (await download(path.join(scratch, 'provider.whl'), options))
+    await assertDigest(wheel)
+    const archive = new AdmZip(wheel)
+    for (const file of FILES) {
+      const entry = archive.getEntry(`onnxruntime/capi/${file}`)
+      if (!entry) throw new Error(`${wheel} has no ${file}`)
+      const out = path.join(libraryDirectory(target), file)
+      await writeFile(`${out}.new`, entry.getData())
+      await rename(`${out}.new`, out)
+    }
+  } finally {
+    await rm(scratch, { recursive: true })
+  }
+}
+
+async function download(file: string, { url = WHEEL_URL, onProgress }: ProviderOptions): Promise<string> {
+  const reply = await fetch(url).catch((cause: Error) => {
+    throw new Error(`${url} cannot be reached (${(cause.cause as Error)?.message ?? cause.message})`, { cause })
+  })
+  if (!reply.ok || !reply.body) throw new Error(`${url} returned ${reply.status}`)
+  const total = Number(reply.headers.get('content-length') ?? 0)
+  let done = 0
+  const body = Readable.fromWeb(reply.body)
+  body.on('data', (chunk: Uint8Array) => {
+    done += chunk.length
+    onProgress?.(done, total)
+  })
+  await pipeline(body, createWriteStream(file))
+  return file
+}
+
+async function assertDigest(wheel: string): Promise<void> {
+  const hash = createHash('sha256')
+  await pipeline(createReadStream(wheel), hash)
+  const digest = hash.digest('hex')
+  if (digest !== SHA256) throw new Error(`${wheel} has the SHA-256 ${digest}, not ${SHA256}`)
+}
+
+if (import.meta.main) {
+  const [target, wheel] = process.argv.slice(2)
+  if (!target) throw new Error('the argument must be the directory of onnxruntime-node')
+  await installProvider(target, { wheel }).then(
+    () => console.log(`${FILES.join(' and ')} of onnxruntime ${RELEASE} are in place`),
+    (error: Error) => {
+      console.error(`cuda-provider: ${error.message}`)
+      process.exitCode = 1
+    },
+  )
+}

@@ -1,0 +1,67 @@
+// The compilation target of this machine, and what that target needs: onnxruntime's CUDA provider and the kernels.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import { showProgress } from '../../gpu-fn/compile/progress.ts'
+import { type Gpu, listGpus } from '../../gpu-fn/engine/device.ts'
+import type { Target } from '../../gpu-fn/manifest.ts'
+import { hasProvider, installProvider, WHEEL_URL } from '../docker/cuda-provider.ts'
+import { ROOT } from './package-cache.ts'
+
+const RUNTIME = path.join(ROOT, 'node_modules/onnxruntime-node')
+const KERNELS = path.join(ROOT, 'gpu-fn/kernels')
+const NO_KERNELS =
+  'Warning: neither the kernels (gpu-fn/kernels/dist) nor nvcc are installed; FP8 weights are multiplied in 16 bits.'
+/** The least compute capability of a target: Ada multiplies in FP8, Ampere has bfloat16 products. */
+const CAPABILITY = { 'cuda-fp8': 8.9, cuda: 8.0 } as const
+
+/** The fastest target that all GPUs support, and the reason. */
+export function chooseTarget(gpus: readonly Gpu[]): { target: Target; reason: string } {
+  const [weakest] = gpus.toSorted((a, b) => a.capability - b.capability)
+  if (!weakest) return { target: 'cpu', reason: 'nvidia-smi lists no GPU' }
+  const reason = `${weakest.name} has compute capability ${weakest.capability.toFixed(1)}`
+  if (weakest.capability >= CAPABILITY['cuda-fp8']) return { target: 'cuda-fp8', reason }
+  if (weakest.capability >= CAPABILITY.cuda) return { target: 'cuda', reason }
+  return { target: 'cpu', reason: `${reason}; the CUDA targets need ${CAPABILITY.cuda.toFixed(1)}` }
+}
+
+/**
+ * The target to serve with. Warns if the CPU serves although there is a GPU. For a CUDA target, adds the provider and builds the kernels.
+ * Throws with advice if the provider cannot be added.
+ */
+export async function prepareHardware(requested: Target | undefined, wheel: string | undefined): Promise<Target> {
+  const gpus = await listGpus()
+  const chosen = chooseTarget(gpus)
+  const target = requested ?? chosen.target
+  console.error(`Target ${target}${requested ? ', as requested' : `: ${chosen.reason}`}`)
+  if (target === 'cpu' && gpus.length > 0)
+    console.error(`Warning: the CPU serves, although this machine has ${gpus[0]!.name}.`)
+  if (target === 'cpu') return target
+  await addProvider(wheel)
+  if (target === 'cuda-fp8') buildKernels()
+  return target
+}
+
+async function addProvider(wheel: string | undefined): Promise<void> {
+  if (hasProvider(RUNTIME)) return
+  console.error("Adding onnxruntime's CUDA provider, 202 MB")
+  const progress = showProgress()
+  const onProgress = (done: number, total: number) => progress.update(done, total, 'CUDA provider')
+  await installProvider(RUNTIME, { wheel, onProgress })
+    .catch((cause: Error) => {
+      const advice = `Download ${WHEEL_URL} elsewhere and pass it as --provider FILE, or serve from the CPU with --target cpu.`
+      throw new Error(`the CUDA provider cannot be added: ${cause.message}\n${advice}`, { cause })
+    })
+    .finally(progress.stop)
+}
+
+/** Builds the kernels if there is no library yet and CUDA's compiler is installed. Without them, packages run as for `cuda`. */
+function buildKernels(): void {
+  if (existsSync(path.join(KERNELS, 'dist/liboctet-kernels.so'))) return
+  if (spawnSync('nvcc', ['--version'], { stdio: 'ignore' }).status !== 0) {
+    console.error(NO_KERNELS)
+    return
+  }
+  console.error('Building the kernels (minutes)')
+  execFileSync(path.join(KERNELS, 'build'), { stdio: 'inherit' })
+}

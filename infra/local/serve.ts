@@ -1,0 +1,108 @@
+// `npm run serve -- --checkpoint PATH`: your own weights on this machine, from the checkpoint to the first image.
+import { writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { Command, Option } from 'commander'
+import { TARGETS, type Target, type Tier } from '../../gpu-fn/manifest.ts'
+import { endOnSignals } from '../command/end-on-signals.ts'
+import { prepareCommand } from '../command/npm.ts'
+import { print, printError } from '../command/print.ts'
+import { parseWholeNumber } from '../command/whole-number.ts'
+import { prepareHardware } from './hardware.ts'
+import { requestImage } from './image-request.ts'
+import { type Local, startLocal } from './local.ts'
+import { ROOT } from './package-cache.ts'
+import { assertFree } from './ports.ts'
+import { checkSources, type Route, type Source, serveModels, sourceOf } from './served-models.ts'
+
+type Flags = {
+  checkpoint: string[]
+  package: string[]
+  hub: string[]
+  turbo?: string
+  full?: string
+  tier: Tier
+  target?: Target
+  port: number
+  vram?: string
+  provider?: string
+  hubUrl?: string
+  state: string
+  out: string
+}
+
+const collect = (value: string, previous: string[]) => [...previous, value]
+
+const command = new Command('serve')
+  .description(
+    'Serves your own weights on this machine: downloads and compiles them, starts both servers, and generates an image. Ctrl-C stops both.',
+  )
+  .option('--checkpoint <path>', 'a diffusers directory or a single safetensors file (repeatable)', collect, [])
+  .option('--package <path>', 'a package of `npm run compile` (repeatable)', collect, [])
+  .option('--hub <owner/name>', 'a repository of the Hugging Face hub, with HF_TOKEN (repeatable)', collect, [])
+  .option('--turbo <path or name>', 'a checkpoint, package or repository for the turbo route')
+  .option('--full <path or name>', 'a checkpoint, package or repository for the full route')
+  .addOption(new Option('--tier <tier>', 'precision').choices(['fp8', 'fp8-lite', 'fp16', 'fp32']).default('fp8'))
+  .addOption(new Option('--target <target>', 'compilation target; by the GPU unless given').choices(TARGETS))
+  .option('--port <number>', 'port of the worker', parseWholeNumber, 8787)
+  .option('--vram <gigabytes>', 'limit of GPU memory in GiB')
+  .option('--provider <file>', "the wheel of onnxruntime's CUDA provider, for a host without network")
+  .addOption(new Option('--hub-url <url>', 'address of another hub').env('HF_ENDPOINT'))
+  .option(
+    '--state <directory>',
+    'stored objects, secrets and key, kept between starts',
+    path.join(ROOT, '.octet/serve'),
+  )
+  .option('--out <file>', 'file of the first image', 'octet.png')
+
+async function sourcesOf(flags: Flags): Promise<Source[]> {
+  const given = (kind: Source['kind'], paths: string[]) => paths.map((each): Source => ({ kind, given: each }))
+  const routed = (['turbo', 'full'] as const).filter((route) => flags[route] !== undefined)
+  const sources = [
+    ...given('checkpoint', flags.checkpoint),
+    ...given('package', flags.package),
+    ...given('hub', flags.hub),
+    ...(await Promise.all(routed.map((route: Route) => sourceOf(flags[route]!, route)))),
+  ]
+  if (sources.length === 0) throw new Error('name a model with --checkpoint, --package, --hub, --turbo or --full')
+  return sources
+}
+
+const PROMPT = 'a red heart on a blue background'
+
+function describeUse({ url, key, adminToken }: Local, out: string, seconds: number): string {
+  return `
+The first image is ${path.resolve(out)}, ${seconds.toFixed(1)} s after the start. Octet is at ${url}/ until Ctrl-C.
+  export URL=${url} KEY=${key} OCTET_ADMIN_TOKEN=${adminToken}
+  curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '{"prompt": "${PROMPT}"}'
+`
+}
+
+async function main(): Promise<void> {
+  const flags = prepareCommand(command).parse().opts<Flags>()
+  const started = performance.now()
+  endOnSignals()
+  const sources = await sourcesOf(flags)
+  const [hub, state] = [flags.hubUrl, path.resolve(flags.state)]
+  await checkSources(sources, { hub })
+  await assertFree(flags.port, 'choose another one with --port')
+  const target = await prepareHardware(flags.target, flags.provider)
+  const models = await serveModels(sources, path.join(state, 'packages'), { tier: flags.tier, target, hub })
+  console.error(`Starting the GPU function and the worker for ${models.preload.join(', ')}`)
+  const vram = flags.vram === undefined ? {} : { vram: flags.vram }
+  const local = await startLocal({ models, port: flags.port, state, ...vram, onLog: reportProblem })
+  const { data } = await requestImage(local, { prompt: PROMPT, seed: 1 })
+  await writeFile(flags.out, Buffer.from(data[0]!.b64_json, 'base64'))
+  print(describeUse(local, flags.out, (performance.now() - started) / 1000))
+}
+
+const WARNING = 40
+
+/** Prints warnings and errors of the GPU function's log. */
+function reportProblem(line: string): void {
+  if (Number(/"level":(\d+)/.exec(line)?.[1] ?? 0) >= WARNING) console.error(line)
+}
+
+await main().catch((error: Error) => {
+  printError('serve', error)
+  process.exit(1)
+})

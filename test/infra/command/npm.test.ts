@@ -1,0 +1,28 @@
+import { Command } from 'commander'
+import { afterEach, expect, test, vi } from 'vitest'
+import { prepareCommand, takenOptions } from '../../../infra/command/npm.ts'
+
+const command = () => new Command('deploy').option('--dry-run').option('--gpu-url <url>').option('--json')
+
+afterEach(() => vi.restoreAllMocks())
+
+test('options that npm took for its own are found by the environment that npm sets', () => {
+  const env = { npm_config_dry_run: 'true', npm_config_gpu_url: 'true', npm_config_registry: 'https://registry.test' }
+  expect(takenOptions(command(), env)).toEqual(['--dry-run', '--gpu-url'])
+  expect(takenOptions(command(), {})).toEqual([])
+  const destroy = command().addCommand(new Command('destroy').option('--data').option('--yes <name>'))
+  expect(takenOptions(destroy, { npm_config_data: 'true', npm_config_yes: 'true' })).toEqual(['--data'])
+})
+
+test('a command whose options npm took ends with the correct syntax', () => {
+  vi.spyOn(process, 'exit').mockImplementation((code) => {
+    throw new Error(`exit ${code}`)
+  })
+  const log = vi.spyOn(console, 'error').mockReturnValue()
+  const env = { npm_lifecycle_event: 'deploy', npm_config_dry_run: 'true' }
+  expect(() => prepareCommand(command(), env)).toThrow('exit 2')
+  expect(log).toHaveBeenCalledWith(
+    'deploy: npm took --dry-run. Put "--" before the arguments: npm run deploy -- --dry-run …',
+  )
+  expect(prepareCommand(command(), { ...env, npm_lifecycle_event: 'test' }).name()).toBe('deploy')
+})
