@@ -18,6 +18,7 @@ import { usage } from './routes/account/usage.ts'
 import { dialectRoutes, dialectSettings } from './routes/dialects.ts'
 import { health } from './routes/health.ts'
 import { jobs } from './routes/jobs.ts'
+import { mcp } from './routes/mcp/mcp.ts'
 import { models } from './routes/models.ts'
 import { operator } from './routes/operator.ts'
 import { playground } from './routes/playground.ts'
@@ -38,6 +39,10 @@ export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   app.route('/', dialectSettings(dialects))
   app.use(limitRequestHead)
   // Browsers authenticate with a token of POST /v1/tokens; no route reads cookies.
+  app.use(
+    '/mcp',
+    cors({ origin: '*', exposeHeaders: [...EXPOSED_HEADERS, 'mcp-session-id'], maxAge: PREFLIGHT_SECONDS }),
+  )
   app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS, maxAge: PREFLIGHT_SECONDS }))
   app.use(methodNotAllowed({ app, onMethodNotAllowed }))
   app.use(checkAccess(accessRules(dialects)))
@@ -45,6 +50,7 @@ export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   app.route('/', dialectRoutes(dialects))
   app.route('/healthz', health)
   app.route('/.well-known', receiptKeys)
+  app.route('/mcp', mcp)
   app.route('/v1/account', ownAccount)
   app.route('/v1/accounts', accounts)
   app.route('/v1/accounts', accountData)

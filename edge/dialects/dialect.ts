@@ -14,6 +14,8 @@ export type DialectRequest = {
   headers: Headers
   /** The fields of the JSON object that are not null, or the parts of the form that are not empty. Files are of class File. */
   body: Record<string, unknown>
+  /** The worker's address. */
+  origin: string
 }
 
 /** The native request for a request of the dialect. */
@@ -22,9 +24,9 @@ export type Translation = {
   fields: Record<string, unknown>
   /**
    * The longest wait for the job's end in seconds, at most 60. `end` has no limit, and a job that does not succeed is an error. `stream`
-   * replies with the events of the route's `stream`.
+   * replies with the events of the route's `stream`, and `events` with those of `renderEvent`.
    */
-  wait: 'end' | 'stream' | number
+  wait: 'end' | 'events' | 'stream' | number
   /** A size or shape in place of the native fields. The nearest size of the offer serves it, with a warning if it differs. */
   wantedSize?: WantedSize
   /** Adjustments of the request, which become the first warnings of the job. */
@@ -51,7 +53,20 @@ export type RenderedJob = {
   joined?: boolean
   /** The worker's address, for links to other routes. */
   origin: string
+  /** A signed link to the job's events, for readers without a key; null if the dialect has no `follow` route. */
+  eventsUrl: string | null
 }
+
+/** An event of `GET /v1/jobs/{id}/events`: its type, and its other fields. */
+export type StreamedEvent = { type: string } & Readonly<Record<string, unknown>>
+/** Server-sent events without their ids. `data` is one line. */
+export type ServerSentEvent = { event?: string; data: string }
+/** `rendered` is the job as of its end for the types `succeeded`, `failed` and `canceled`, and as of the stream's start for the others. */
+export type RenderEvent = (
+  event: StreamedEvent,
+  rendered: RenderedJob,
+  request: DialectRequest,
+) => readonly ServerSentEvent[]
 
 type Head = { status?: ContentfulStatusCode; headers?: Record<string, string> }
 /** A reply of JSON. The status is 200 by default. */
@@ -75,7 +90,7 @@ export type JobStream = {
 
 type RenderJob = (rendered: RenderedJob, request: DialectRequest) => Reply
 
-/** `:id` in the path of `read` and `cancel` is the id of the job. */
+/** `:id` in the path of `read`, `cancel` and `follow` is the id of the job. */
 export type DialectRoute = {
   method: 'DELETE' | 'GET' | 'POST' | 'PUT'
   /** A path of Hono, such as `/v1/predictions/:id`. */
@@ -86,11 +101,15 @@ export type DialectRoute = {
       accepts: 'form' | 'json'
       parse(request: DialectRequest): Translation
       render: RenderJob
+      /** Required for `wait: 'events'`. */
+      renderEvent?: RenderEvent
       /** Whether a long wait sends spaces ahead of a JSON reply; see http/heartbeat.ts. The reply then has no status and headers of its own. */
       hasHeartbeat?: boolean
       /** For `wait: 'stream'`. */
       stream?: JobStream
     }
+  /** The events of a job, from the start or after `Last-Event-ID`, by key or by `eventsUrl`. */
+  | { action: 'follow'; renderEvent: RenderEvent }
   /** A route that no model offers. `message` is the error. */
   | { action: 'refuse'; message: string }
   | { action: 'cancel'; render: RenderJob }
@@ -121,5 +140,5 @@ export type Dialect = {
   /** The reply of an error; by default the native problem document. */
   error?(problem: Problem): ErrorReply
   /** The payload of a webhook; by default the native event. */
-  webhook?(event: JobEvent): JobEvent
+  webhook?(event: JobEvent, origin: string): object
 }

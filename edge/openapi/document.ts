@@ -19,7 +19,9 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   read: 'read a job',
   cancel: 'cancel a job',
   list: 'list jobs',
+  follow: 'follow a job by server-sent events',
   describe: 'facts about the deployment',
+  refuse: 'not offered',
 }
 
 const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
@@ -38,9 +40,19 @@ const FOREIGN_OPERATIONS = Object.fromEntries(
   ),
 )
 
+const MCP_OPERATION: Operation = {
+  tag: FOREIGN,
+  summary: 'Model Context Protocol: tools to generate an image, quote its price and read a job',
+  description: 'A JSON-RPC message of the streamable HTTP transport, modelcontextprotocol.io.',
+  body: z.looseObject({}),
+  replies: { 200: { description: 'The reply as JSON or server-sent events' }, 202: { description: 'A notification' } },
+  hasOwnErrors: true,
+}
+
 /** By method and path of the route. OpenAI's route is documented as a native one. */
 export const OPERATIONS: Record<string, Operation> = {
   ...FOREIGN_OPERATIONS,
+  'POST /mcp': MCP_OPERATION,
   ...IMAGE_OPERATIONS,
   ...ACCOUNT_OPERATIONS,
   ...WEBHOOK_OPERATIONS,

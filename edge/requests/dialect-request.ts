@@ -27,7 +27,8 @@ export async function readDialectRequest(
   accepts?: SubmitRoute['accepts'],
 ): Promise<DialectRequest> {
   const body = accepts ? await readBody(c, accepts) : {}
-  return { params: c.req.param(), query: c.req.query(), headers: c.req.raw.headers, body }
+  const { origin } = new URL(c.req.url)
+  return { params: c.req.param(), query: c.req.query(), headers: c.req.raw.headers, body, origin }
 }
 
 const MOST_NAMES = 20

@@ -23,10 +23,13 @@ export const isOwner = (credential: Credential, { account, token }: Pick<JobReco
 
 const absent = (job: string) => new ApiError('not_found', `There is no job ${job}.`)
 
-/** The job of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
-export async function ownJob(c: Context<EdgeEnv>, scope: Scope): Promise<JobRecord> {
+/** The job with an id or name, by default of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
+export async function ownJob(
+  c: Context<EdgeEnv>,
+  scope: Scope,
+  given: string = c.req.param('id') ?? '',
+): Promise<JobRecord> {
   const credential = await requireScope(c, scope)
-  const given = c.req.param('id') ?? ''
   const id = await resolveJobId(c.env, credential.account, given)
   const job = id && (await objectOf(c.env.JOB, id).view())
   if (job && isOwner(credential, job)) return job

@@ -8,6 +8,8 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'GET /healthz': { by: 'anyone' },
   'GET /.well-known/jwks.json': { by: 'anyone' },
 
+  'POST /mcp': { ...byKeyOrToken('generate'), bodyBytes: LIMITS.requestBytes },
+
   'GET /v1/accounts/:account': { by: 'operator' },
   'PATCH /v1/accounts/:account': { by: 'operator' },
   'POST /v1/accounts/:account/credits': { by: 'operator' },
@@ -63,6 +65,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
 const BY_ACTION: Record<DialectRoute['action'], Access> = {
   submit: generates,
   read: byKeyOrToken('read'),
+  follow: { by: 'link', scope: 'read', tokens: true },
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
   describe: byKeyOrToken(),

@@ -15,6 +15,7 @@ import type { Submission, Submitted } from '../requests/generate.ts'
 import { ownJob } from '../requests/own-job.ts'
 import { generateAsCaller, submitAndWait } from '../requests/submission.ts'
 import { listJobs, readerOf } from '../requests/view.ts'
+import { followAsDialect, linkedJob } from './follow-job.ts'
 import { checkBase64Size, type Files, fitsBase64, renderJob } from './render-job.ts'
 import { streamJob } from './stream-job.ts'
 
@@ -24,9 +25,12 @@ async function submitJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'
   const translated = await readTranslation(c, dialect.name, route)
   const { request, wait, fields, submission } = translated
   if (wait === 'stream') return streamJob(c, route.stream!, fields, submission)
+  if (wait === 'events')
+    return followAsDialect(c, dialect, route, (await submitAndWait(c, fields, submission, 0)).job, request)
   const files = filesOf(translated)
   if (files === 'b64_json') checkBase64Size(submission.spec)
-  const reply = (submitted: Submitted) => renderJob(c, (rendered) => route.render(rendered, request), submitted, files)
+  const reply = (submitted: Submitted) =>
+    renderJob(c, dialect, (rendered) => route.render(rendered, request), submitted, files)
   if (wait === 'end' && route.hasHeartbeat) return replyWhenDone(c, fields, submission, reply)
   if (wait === 'end') return reply(await generateAsCaller(c, fields, submission))
   return reply(await submitAndWait(c, fields, submission, Math.min(wait || 0, MAX_WAIT_SECONDS) * 1000))
@@ -66,12 +70,17 @@ async function refuse(c: Context<EdgeEnv>, { message }: RouteOf<'refuse'>): Prom
   throw new ApiError('not_offered', message, { param: 'image', headers: { 'x-should-retry': 'false' } })
 }
 
-async function showJob(c: Context<EdgeEnv>, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
+async function showJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
   const isCancel = route.action === 'cancel'
   const found = await ownJob(c, isCancel ? 'generate' : 'read')
   const job = isCancel ? await objectOf(c.env.JOB, found.id).cancel() : found
   const request = await readDialectRequest(c)
-  return renderJob(c, (rendered) => route.render(rendered, request), { job, reused: false, rates: [] })
+  return renderJob(c, dialect, (rendered) => route.render(rendered, request), { job, reused: false, rates: [] })
+}
+
+async function followOwnJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'follow'>): Promise<Response> {
+  const job = c.get('link') ? await linkedJob(c) : await ownJob(c, 'read')
+  return followAsDialect(c, dialect, route, job, await readDialectRequest(c))
 }
 
 async function listPage(c: Context<EdgeEnv>, route: RouteOf<'list'>): Promise<JsonReply> {
@@ -89,7 +98,8 @@ async function describe(c: Context<EdgeEnv>, route: RouteOf<'describe'>): Promis
 async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRoute): Promise<Response> {
   if (route.action === 'submit') return submitJob(c, dialect, route)
   if (route.action === 'refuse') return refuse(c, route)
-  if (route.action === 'cancel' || route.action === 'read') return showJob(c, route)
+  if (route.action === 'cancel' || route.action === 'read') return showJob(c, dialect, route)
+  if (route.action === 'follow') return followOwnJob(c, dialect, route)
   const reply = route.action === 'list' ? await listPage(c, route) : await describe(c, route)
   return c.json(reply.json as object, reply.status ?? 200, reply.headers)
 }

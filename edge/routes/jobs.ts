@@ -5,6 +5,7 @@ import { isStillAuthorized, requireScope } from '../auth/auth.ts'
 import { areLinksValid } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
+import { lastEventId } from '../http/last-event-id.ts'
 import { waitSeconds } from '../http/prefer.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
@@ -41,13 +42,6 @@ function nameOf(given: string): string {
   if (jobId.safeParse(given).success && !given.startsWith('job_')) return given
   const message = `id is ${JSON.stringify(given)}; it must be 1 to 64 letters, digits, _ or -, and not begin with "job_".`
   throw new ApiError('invalid_request', message, { param: 'id' })
-}
-
-/** Parses `Last-Event-ID`; 0 is the start of the log. */
-function lastEventId(header: string | undefined): number {
-  if (header === undefined || header === '') return 0
-  if (/^\d{1,12}$/.test(header)) return Number(header)
-  throw new ApiError('invalid_request', `Last-Event-ID is ${JSON.stringify(header)}; it must be the id of an event.`)
 }
 
 async function cancel(c: Context<EdgeEnv>) {

@@ -140,16 +140,6 @@ const firstCells = (text: string) =>
 const section = (page: string, from: string, to = '\n## ') => read(page).split(from)[1]!.split(to)[0]!
 const keysOf = (source: string, pattern: RegExp) => [...source.matchAll(pattern)].map(([, name]) => name!)
 
-test('docs/api.md has every route', () => {
-  const routes = keysOf(read('edge/routes/access.ts'), /^ {2}'([A-Z]+ \/.+?)':/gm)
-  const dialects = globSync('edge/dialects/**/*.ts', { cwd: root }).flatMap((file) =>
-    [...read(file).matchAll(/method: '(\w+)',\n +path: '(.+)',/g)].map(([, method, route]) => `${method} ${route}`),
-  )
-  const expected = [...routes, ...dialects].map((route) => route.replace(/:(\w+)/g, '{$1}'))
-  expect(dialects).not.toEqual([])
-  expect(firstCells(section('docs/api.md', '## Routes')).toSorted()).toEqual(expected.toSorted())
-})
-
 test('docs/api.md has every error with its status', () => {
   const errors = [...read('edge/http/error-codes.ts').matchAll(/^ {2}(\w+): \[(\d+), '/gm)].map(
     ([, code, status]) => `${code} ${status}`,

@@ -30,7 +30,7 @@ async function payloadOf(env: Env, { body, origin }: WebhookEvent): Promise<stri
     return { ...facts, url: await resultUrl(env, origin, id, image, LINK_SECONDS) }
   })
   const payload = { ...event, data: { ...event.data, images: await Promise.all(linked) } }
-  return JSON.stringify(findDialect(dialect ?? null)?.webhook?.(payload) ?? payload)
+  return JSON.stringify(findDialect(dialect ?? null)?.webhook?.(payload, origin) ?? payload)
 }
 
 async function requestOf(env: Env, { event, keys }: Taken): Promise<RequestInit> {
