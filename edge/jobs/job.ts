@@ -42,6 +42,7 @@ export class JobDO extends DurableObject<Env> {
   #live: Attempt | null = null
   readonly #slot: JobSlot
   #settling: Promise<JobRecord> | null = null
+  #isReserving = false
   /** Consecutive failures of settlement or announcement. */
   #failures = 0
   /** The open event streams by reader. */
@@ -219,10 +220,12 @@ export class JobDO extends DurableObject<Env> {
 
   /** Reserves GPU time for the next attempt. False if the attempt must not begin: the job ends, or returns to the queue for a slot. */
   async #reserveTime({ id }: JobRecord): Promise<boolean> {
+    // A second reservation of the job would end the first.
+    if (this.#isReserving) return false
+    this.#isReserving = true
     const room = await reserveGpuTime(this.env, id)
+    this.#isReserving = false
     const job = this.#log.find()
-    // Another call may have begun the attempt, which uses the reservation, or the job may have ended.
-    if (this.#live) return false
     const isOpen = job && !isFinal(job) && !job.cancelRequested
     if (isOpen && room === 'reserved') return true
     if (room === 'reserved') await settleGpuTime(this.env, id, null)

@@ -217,6 +217,7 @@ export const account = z.object({
   limits,
   stripe_customer: z.string().nullable(),
   retention_days: z.int(),
+  prompt_metadata: z.boolean(),
   deletion: z.looseObject({ state: z.string() }).nullable().optional(),
 })
 export const deletion = z.looseObject({ state: z.enum(['deleting', 'deleted']), jobs_deleted: z.int() })
