@@ -8,7 +8,7 @@ import { DIALECTS } from './dialects/dialects.ts'
 import type { EdgeEnv } from './http/context.ts'
 import { onError, onMethodNotAllowed, onNotFound } from './http/errors.ts'
 import { limitRequestHead } from './http/request-head.ts'
-import { EXPOSED_HEADERS, noStore, securityHeaders } from './http/response-headers.ts'
+import { EXPOSED_HEADERS, noStore, PREFLIGHT_SECONDS, securityHeaders } from './http/response-headers.ts'
 import { accessRules } from './routes/access.ts'
 import { accountData, ownAccount } from './routes/account/account-data.ts'
 import { accounts } from './routes/account/accounts.ts'
@@ -18,8 +18,10 @@ import { usage } from './routes/account/usage.ts'
 import { dialectRoutes, dialectSettings } from './routes/dialects.ts'
 import { health } from './routes/health.ts'
 import { jobs } from './routes/jobs.ts'
+import { mcp } from './routes/mcp/mcp.ts'
 import { models } from './routes/models.ts'
 import { operator } from './routes/operator.ts'
+import { playground } from './routes/playground.ts'
 import { prewarmRoute } from './routes/prewarm.ts'
 import { quote } from './routes/quote.ts'
 import { receiptKeys, receipts } from './routes/receipts.ts'
@@ -29,20 +31,26 @@ import { webhooks } from './routes/webhooks.ts'
 
 /** The worker's routes, with those of these dialects. */
 export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
-  const app = new Hono<EdgeEnv>()
+  // Not strict: a trailing slash is ignored, which some clients add to their base URL.
+  const app = new Hono<EdgeEnv>({ strict: false })
   app.use(securityHeaders)
   app.use(noStore)
   app.use(requestId())
   app.route('/', dialectSettings(dialects))
   app.use(limitRequestHead)
   // Browsers authenticate with a token of POST /v1/tokens; no route reads cookies.
-  app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS }))
+  app.use(
+    '/mcp',
+    cors({ origin: '*', exposeHeaders: [...EXPOSED_HEADERS, 'mcp-session-id'], maxAge: PREFLIGHT_SECONDS }),
+  )
+  app.use('/v1/*', cors({ origin: '*', exposeHeaders: EXPOSED_HEADERS, maxAge: PREFLIGHT_SECONDS }))
   app.use(methodNotAllowed({ app, onMethodNotAllowed }))
   app.use(checkAccess(accessRules(dialects)))
 
   app.route('/', dialectRoutes(dialects))
   app.route('/healthz', health)
   app.route('/.well-known', receiptKeys)
+  app.route('/mcp', mcp)
   app.route('/v1/account', ownAccount)
   app.route('/v1/accounts', accounts)
   app.route('/v1/accounts', accountData)
@@ -51,6 +59,7 @@ export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   app.route('/v1/jobs', jobImages)
   app.route('/v1/keys', keys)
   app.route('/v1/models', models)
+  app.route('/v1/playground', playground)
   app.route('/v1/prewarm', prewarmRoute)
   app.route('/v1/quote', quote)
   app.route('/v1/operator', operator)

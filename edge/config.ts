@@ -4,10 +4,20 @@ import * as z from 'zod'
 import { catalog } from './config/catalog.ts'
 import { gpuSlots, gpuTimes } from './config/gpu.ts'
 import { accountLimits } from './config/limits.ts'
+import { playgroundTokens } from './config/playground.ts'
 import { prewarm } from './config/prewarm.ts'
 import { prices } from './config/prices.ts'
 import { recovery } from './config/recovery.ts'
-import { adminToken, gpuSigningKey, peppers, proxyHeaders, receiptKeys, SECRETS, stripeKey } from './config/secrets.ts'
+import {
+  adminToken,
+  gpuSigningKey,
+  peppers,
+  playgroundKey,
+  proxyHeaders,
+  receiptKeys,
+  SECRETS,
+  stripeKey,
+} from './config/secrets.ts'
 import { webhookAddresses, webhooks } from './config/webhooks.ts'
 import { shown } from './http/validation.ts'
 import { log } from './platform/log.ts'
@@ -19,7 +29,7 @@ const logPrompts = z
 /** Each section is parsed from the variables of its object. */
 const schema = z.object({
   ...{ accountLimits, adminToken, catalog, gpuSigningKey, gpuSlots, gpuTimes, logPrompts, peppers, prewarm, prices },
-  ...{ proxyHeaders, receiptKeys, recovery, stripeKey, webhookAddresses, webhooks },
+  ...{ playgroundKey, playgroundTokens, proxyHeaders, receiptKeys, recovery, stripeKey, webhookAddresses, webhooks },
 })
 export type Config = z.infer<typeof schema>
 

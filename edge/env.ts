@@ -16,6 +16,8 @@ declare global {
     OUTER_LIMIT: RateLimit
     /** Limits the requests of a key or browser token; see auth/auth.ts. */
     REQUEST_LIMIT: RateLimit
+    /** Limits the playground's tokens per client address. */
+    VISITOR_LIMIT: RateLimit
     /** Limits failed operator logins per client address. */
     OPERATOR_LIMIT: RateLimit
     /** One point per finished job; see jobs/observe.ts. */

@@ -115,7 +115,7 @@ export function readConfig(variables: Record<string, string | undefined>) {
     memoryBytes: env.OCTET_MEMORY_BYTES,
     deviceBytes: env.OCTET_VRAM_GB,
     preload: env.OCTET_PRELOAD ?? [],
-    /** Sizes at which preloaded models are run once; each model's default unless given. */
+    /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
     logLevel: env.LOG_LEVEL,
@@ -168,7 +168,7 @@ function readKeys(text: string | undefined, insecure: boolean): KeyObject[] | nu
   return keys
 }
 
-/** Empty if any of them is not a public key. */
+/** Empty if an entry is not a public key. */
 function parseKeys(text: string): KeyObject[] {
   try {
     if (!/^\s*[{[]/.test(text))

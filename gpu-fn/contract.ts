@@ -85,7 +85,7 @@ export const jobRequest = z.strictObject({
   text_convention: z.enum(TEXT_CONVENTIONS),
   /** Tokens of T5, as in diffusers; absent: 256. */
   max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
-  /** Interval of `preview` events in steps; no previews unless given. */
+  /** Interval of `preview` events in steps; no previews by default. */
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>

@@ -102,7 +102,7 @@ async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void
   await engine.start()
   for (const [name, tier] of config.preload) {
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
-    if (!model) throw new Error(`OCTET_PRELOAD asks for ${name}:${tier}, which is not among the packages`)
+    if (!model) throw new Error(`OCTET_PRELOAD lists ${name}:${tier}, which is not among the packages`)
     if (isOver(lifecycle)) return
     const { device, seconds, networks, closed = [] } = await engine.load(model)
     log.info({ model: name, tier, device, seconds, networks }, 'model loaded')

@@ -3,7 +3,7 @@ import * as z from 'zod'
 import { sha256Hex, TIERS } from './contract.ts'
 import { DTYPES } from './dtype.ts'
 
-/** What a package is compiled for: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
+/** The execution platform of a package: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
 export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
 export type Target = (typeof TARGETS)[number]
 
@@ -15,7 +15,7 @@ export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
 export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 export type NetworkName = string
 
-/** Version of the manifest's fields and of the operators in the graphs. A package with another one is refused. */
+/** Version of the manifest's fields and of the operators in the graphs. A package with another version is refused. */
 export const MANIFEST_FORMAT = 4
 
 const count = z.int().min(0)
@@ -57,7 +57,7 @@ const textEncoder = z.strictObject({
   prompt: z.enum(PROMPTS),
   /** The length to which prompts are padded or truncated. */
   tokens: rows,
-  /** Where its hidden states are in `prompt_embeds`: an index of `segments`, and the first column. */
+  /** Position of its hidden states in `prompt_embeds`: an index of `segments`, and the first column. */
   segment: count,
   column: count,
   /** First element of its pooled vector in `pooled`; null for an encoder without one. */
@@ -86,7 +86,7 @@ export const manifest = z.strictObject({
     name: z.enum(SCHEDULER_NAMES),
     shift: z.number(),
     num_train_timesteps: z.int(),
-    /** Noise level of the last step; where the shifted schedule ends unless given. */
+    /** Noise level of the last step; by default the end of the shifted schedule. */
     shift_terminal: z.number().optional(),
   }),
   latent: z.strictObject({

@@ -26,8 +26,10 @@ const config = z.strictObject({
     ratelimits: z.int().min(1).max(1e9),
     /** Addresses of further GPU functions, for `endpoint` and `fallbacks` of the offers. */
     endpoints: catalogTable.shape.endpoints,
-    /** Offers, best first. With the endpoints, OCTET_CATALOG of the deployed worker. */
+    /** Offers, best first. Offers and endpoints are OCTET_CATALOG of the deployed worker. */
     offers: catalogTable.shape.offers,
+    /** Model names of other providers that the worker serves, as in wrangler.toml. */
+    aliases: catalogTable.shape.aliases,
     /** Other variables of wrangler.toml with another value in this deployment. */
     vars: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.unknown()).default({}),
     /** A host name of a zone in the Cloudflare account; the worker is then served there instead of on workers.dev. */

@@ -2,6 +2,7 @@ import path from 'node:path'
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { exportJWK, generateKeyPair } from 'jose'
 import { defineConfig } from 'vitest/config'
+import { unstable_readConfig } from 'wrangler'
 import { createReceiptKey } from '../infra/operator/secrets.ts'
 
 const root = path.join(import.meta.dirname, '..')
@@ -20,9 +21,13 @@ const catalog = {
   ],
 }
 
+/** The configuration as shipped. */
+const shipped = unstable_readConfig({ config: path.join(root, 'wrangler.toml') }, { hideWarnings: true })
+
 /** The worker under test: made-up secrets, and deadlines short enough to watch them pass. */
 const edgeBindings = {
   OCTET_CATALOG: JSON.stringify(catalog),
+  SHIPPED_CATALOG: JSON.stringify(shipped.vars.OCTET_CATALOG),
   KEY_PEPPER: `2:${'new-pepper-'.repeat(4)},1:${'old-pepper-'.repeat(4)}`,
   GPU_SIGNING_KEY: JSON.stringify(await exportJWK(privateKey)),
   GPU_PUBLIC_KEY: JSON.stringify(await exportJWK(publicKey)),

@@ -12,6 +12,7 @@ import { log } from '../platform/log.ts'
 import type { LedgerEntry } from '../usage/record.ts'
 import { type Admission, type AdmissionRequest, decide, dropOrphan, nextExpiry, prune } from './admission.ts'
 import { beginDeletion, continueDeletion, type Deletion, deletionOf, nextDeletion } from './deletion.ts'
+import { keepUndelivered } from './equal-jobs.ts'
 import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import type { KeyChange, KeyInfo, ListedKey } from './keys/key-info.ts'
@@ -100,6 +101,11 @@ export class AccountDO extends DurableObject<Env> {
     if (!allows(key, request.credential, 'generate')) return { kind: 'forbidden', scope: 'generate' }
     await this.#wakeWithin(this.#recovery.reservationMs)
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
+  }
+
+  /** Keeps a failed job for the retry of its caller, whose response had begun and was aborted. */
+  keepUndelivered(job: string): void {
+    this.ctx.storage.transactionSync(() => keepUndelivered(this.#sql, job))
   }
 
   /** Captures or releases a job's reservation. The first settlement stands; a repeat changes nothing and returns the row. */
@@ -245,7 +251,7 @@ export class AccountDO extends DurableObject<Env> {
 
   async #wakeWithin(milliseconds: number): Promise<void> {
     const alarm = await this.ctx.storage.getAlarm()
-    const wanted = Date.now() + milliseconds
-    if (alarm === null || alarm > wanted) await this.ctx.storage.setAlarm(wanted)
+    const due = Date.now() + milliseconds
+    if (alarm === null || alarm > due) await this.ctx.storage.setAlarm(due)
   }
 }

@@ -5,6 +5,7 @@ import type { Scope } from '../auth/scopes.ts'
 import { UNLIMITED } from '../config/limits.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { FULL_BYTES } from '../results/retention.ts'
+import { findEqualJob, takeUndelivered } from './equal-jobs.ts'
 import type { JobSpec } from './job-spec.ts'
 import type { KeyInfo } from './keys/key-info.ts'
 import { creatorsOf, findKey, isActive } from './keys/key-table.ts'
@@ -43,6 +44,8 @@ export type AdmissionRequest = {
   idempotencyKey: string | null
   /** Possibly an SDK's retry without an Idempotency-Key: matches an open job of an equal request. */
   retried: boolean
+  /** Whether a request without an Idempotency-Key matches an open job of an equal request of the last minute. */
+  joins?: boolean
   /** Whether an earlier job with equal images may be returned, free of charge. */
   reuse: boolean
 }
@@ -125,20 +128,21 @@ type Earlier = { answer: Admission } | { failed: string } | null
  * The answer from an earlier request with the same Idempotency-Key, name or id, or from an open equal one; or the failed job that this
  * request replaces. Null for a new request.
  */
-function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried }: AdmissionRequest): Earlier {
+function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): Earlier {
   const keyed = idempotencyKey === null ? null : jobOfKey(sql, scopedKey(spec, idempotencyKey))
   const named = spec.name === null ? null : findJobByName(sql, spec.name)
   if (keyed !== null && spec.name !== null && keyed !== named)
     return { answer: { kind: 'mismatch', by: 'Idempotency-Key' } }
   // The reply to an admission may be lost. The worker then repeats the call with the same id.
-  const equal = retried && idempotencyKey === null && spec.name === null ? openJobLike(sql, spec) : null
+  const isEqualEnough = (retried || joins) && idempotencyKey === null && spec.name === null
+  const equal = isEqualEnough ? findEqualJob(sql, spec, { recent: !retried }) : null
   const job = keyed ?? named ?? equal ?? spec.id
   const found = reservationOf(sql, job)
   if (!found) return null
   const { retryable, ...reservation } = found
   if (reservation.fingerprint !== spec.fingerprint)
     return { answer: { kind: 'mismatch', by: keyed === null ? 'name' : 'Idempotency-Key' } }
-  if (retryable) return { failed: job }
+  if (!takeUndelivered(sql, job) && retryable) return { failed: job }
   renew(sql, job)
   return { answer: { kind: 'repeated', reservation: { ...reservation, reservedAt: Date.now() } } }
 }
@@ -151,15 +155,6 @@ const jobOfKey = (sql: SqlStorage, name: string): string | null =>
     .exec<{ job: string }>(
       'SELECT job FROM idempotency JOIN ledger USING (job) WHERE idempotency.name = ? AND created > ?',
       ...[name, Date.now() - IDEMPOTENCY_MS],
-    )
-    .toArray()[0]?.job ?? null
-
-/** An open job of an equal request with the same key or token; jobs of others count against other limits. */
-const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
-  sql
-    .exec<{ job: string }>(
-      "SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND key_id = ? AND token IS ? LIMIT 1",
-      ...[fingerprint, keyId, token],
     )
     .toArray()[0]?.job ?? null
 

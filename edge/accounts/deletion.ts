@@ -138,7 +138,7 @@ async function finishExport({ sql, transact }: Erasure): Promise<Outcome> {
   return rows.length < ROWS ? 'done' : NOW
 }
 
-const TABLES = ['settings', 'credits', 'idempotency', 'meters', 'usage', 'folded']
+const TABLES = ['settings', 'credits', 'idempotency', 'undelivered', 'meters', 'usage', 'folded']
 
 /** Deletes the account's own rows and stores its lifetime sums in the deletion record. */
 async function eraseAccount({ sql, transact }: Erasure): Promise<Outcome> {

@@ -2,9 +2,9 @@
 import type { Parameters, PublicJob } from '../dialects/public-job.ts'
 import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
-import type { Decision } from '../routing/decision.ts'
+import type { Decision, Warning } from '../routing/decision.ts'
 
-/** The specification of a job: what its price pays for. */
+/** The specification of a job, fixed at admission and covered by its price. */
 export type JobSpec = {
   id: string
   account: string
@@ -15,6 +15,8 @@ export type JobSpec = {
   created: number
   request: Parameters
   decision: Decision
+  /** Warnings about adjustments of the request. */
+  adjustments?: readonly Warning[]
   /** Micro-dollars. `price` equals the amount of the job's ledger row; `basePrice` is the part that does not depend on steps. */
   price: number
   basePrice: number
@@ -24,13 +26,13 @@ export type JobSpec = {
   fingerprint: string
   /** SHA-256 of everything that determines the pixels. Jobs with equal digests have equal images. */
   digest: string
-  /** The worker's address as the caller sees it; links in webhooks start with it. */
+  /** The worker's address in the caller's request; links in webhooks start with it. */
   origin: string
   /** The request's own webhook address. */
   webhook: string | null
   /** The dialect of the request; null for the native API. */
   dialect: string | null
-  /** How long images are kept. The account sets it at admission. */
+  /** Retention of the images, set by the account at admission. */
   retentionDays: RetentionDays
 }
 

@@ -119,9 +119,10 @@ function settleMeters(sql: SqlStorage, meters: string, amount: number, charged: 
 }
 
 /** Limits a charge to whole micro-dollars within the reservation, because a settlement with a wrong amount must not fail forever. */
-function boundCharge(job: string, wanted: number, reserved: number): number {
-  const charged = Math.min(Math.max(0, Math.floor(wanted) || 0), reserved)
-  if (charged !== wanted) log('error', 'a settlement asks for an impossible amount', { job, wanted, reserved, charged })
+function boundCharge(job: string, requested: number, reserved: number): number {
+  const charged = Math.min(Math.max(0, Math.floor(requested) || 0), reserved)
+  if (charged !== requested)
+    log('error', 'the amount of a settlement is invalid', { job, requested, reserved, charged })
   return charged
 }
 

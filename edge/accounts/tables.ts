@@ -2,6 +2,7 @@
 
 import { IDEMPOTENCY_SCHEMA } from './admission.ts'
 import { DELETION_SCHEMA } from './deletion.ts'
+import { UNDELIVERED_SCHEMA } from './equal-jobs.ts'
 import { KEYS_SCHEMA } from './keys/key-table.ts'
 import { LEDGER_SCHEMA } from './ledger.ts'
 import { SETTINGS_SCHEMA } from './settings.ts'
@@ -47,6 +48,9 @@ export function createAccountTables(sql: SqlStorage): void {
   // An indexed column cannot be dropped.
   sql.exec('DROP INDEX IF EXISTS ledger_slots')
   for (const [table, dropped] of Object.entries(DROPPED_COLUMNS)) dropColumns(sql, table, dropped)
-  const schemas = [KEYS_SCHEMA, LEDGER_SCHEMA, OUTBOX_SCHEMA, SETTINGS_SCHEMA, IDEMPOTENCY_SCHEMA, DELETION_SCHEMA]
+  const schemas = [
+    ...[KEYS_SCHEMA, LEDGER_SCHEMA, OUTBOX_SCHEMA, SETTINGS_SCHEMA],
+    ...[IDEMPOTENCY_SCHEMA, UNDELIVERED_SCHEMA, DELETION_SCHEMA],
+  ]
   sql.exec(schemas.join(''))
 }

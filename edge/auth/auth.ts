@@ -17,7 +17,7 @@ declare module 'hono' {
     credential: Credential
     /** The scopes of the credential's key, once confirmed by the account. */
     scopes?: readonly Scope[]
-    /** Where the callers of the route's dialect send their key. */
+    /** The places of the key in requests of the route's dialect. */
     keyPlaces?: readonly KeyPlace[]
   }
 }
@@ -40,6 +40,8 @@ export const forbidden = (scope: Scope) =>
   })
 
 const DEFAULT_PLACES: readonly KeyPlace[] = ['Bearer']
+/** Places of keys in other APIs. */
+const OTHER_PLACES: readonly KeyPlace[] = ['Basic', 'Key', 'Token', 'api-key', 'x-api-key', 'x-key']
 
 /** The token of `Authorization: Bearer …`, or null. */
 export const bearerToken = (c: Context<EdgeEnv>) => findKeyText(DEFAULT_PLACES, (name) => c.req.header(name))
@@ -52,7 +54,9 @@ async function readCredential(c: Context<EdgeEnv>): Promise<Credential> {
   const places = c.get('keyPlaces') ?? DEFAULT_PLACES
   const token = findKeyText(places, (name) => c.req.header(name))
   if (!token) {
-    const message = `The API key is missing. Send it as ${places.map(describePlace).join(' or ')}.`
+    const unread = OTHER_PLACES.find((place) => findKeyText([place], (name) => c.req.header(name)) !== null)
+    const other = unread ? ` This route does not read ${describePlace(unread)}.` : ''
+    const message = `The API key is missing. Send it as ${places.map(describePlace).join(' or ')}.${other}`
     throw new ApiError('invalid_api_key', message, { headers: CHALLENGE })
   }
   const credential = await checkCredential(configOf(c.env).peppers, token)

@@ -1,7 +1,7 @@
-// Where a request has its key.
+// The place of the key in a request.
 
 /** A scheme of the Authorization header, or a header of its own. */
-export type KeyPlace = 'Basic' | 'Bearer' | 'Key' | 'Token' | `x-${string}`
+export type KeyPlace = 'Basic' | 'Bearer' | 'Key' | 'Token' | 'api-key' | `x-${string}`
 
 /** The password of `Authorization: Basic`, or the user name without a password; null if it is malformed. */
 function basicKey(credentials: string): string | null {
@@ -14,8 +14,10 @@ function basicKey(credentials: string): string | null {
   }
 }
 
+const isHeader = (place: KeyPlace) => place === 'api-key' || place.startsWith('x-')
+
 function keyAt(place: KeyPlace, header: (name: string) => string | undefined): string | null {
-  if (place.startsWith('x-')) return header(place) ?? null
+  if (isHeader(place)) return header(place) ?? null
   const [, scheme, credentials] = /^(\w+) +(\S+)$/.exec(header('authorization') ?? '') ?? []
   if (scheme?.toLowerCase() !== place.toLowerCase() || !credentials) return null
   return place === 'Basic' ? basicKey(credentials) : credentials
@@ -30,8 +32,8 @@ export function findKeyText(places: readonly KeyPlace[], header: (name: string) 
   return null
 }
 
-/** How to send a key at a place, for messages. */
+/** Instructions for sending a key at a place, for messages. */
 export const describePlace = (place: KeyPlace): string =>
-  place.startsWith('x-')
+  isHeader(place)
     ? `"${place}: oct_…"`
     : `"Authorization: ${place} ${place === 'Basic' ? '…", with the key as the password' : 'oct_…"'}`

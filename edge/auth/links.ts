@@ -1,4 +1,4 @@
-// Signed links: each grants access to one file without a key, until the link expires or its key is revoked.
+// Signed links: each grants access to one file, or to the events of one job, without a key, until the link expires or its key is revoked.
 
 import type { Context } from 'hono'
 import { timingSafeEqual } from 'hono/utils/buffer'
@@ -33,7 +33,7 @@ export type OpenLink = { seconds: number; key: string | null }
 
 declare module 'hono' {
   interface ContextVariableMap {
-    /** The verified signed link. Unset if the file is opened with a key. */
+    /** The verified signed link. Unset if the caller has sent a key. */
     link?: OpenLink
   }
 }
@@ -71,7 +71,11 @@ export async function verifyLink(c: Context<EdgeEnv>): Promise<boolean> {
   throw link
 }
 
-/** How long an isolate caches a key's state; links of a revoked key may remain valid for this long. */
+/** The error of a link whose key is no longer active. */
+export const linkRevoked = () =>
+  new ApiError('link_revoked', 'The API key of this link is no longer active. Fetch the job again with another key.')
+
+/** Lifetime of a key's cached state in an isolate. Links of a revoked key may remain valid for this time. */
 const CACHED_MS = 5_000
 const MAX_CACHED = 10_000
 /** This isolate's cache of account responses: whether the links of a key are valid. */

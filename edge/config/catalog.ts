@@ -16,7 +16,7 @@ const offer = z
     fallbacks: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
-    /** The default size, and the most pixels of an image. */
+    /** The default size, and the maximum number of pixels of an image. */
     width: side,
     height: side,
     max_pixels: z.int().min(1),
@@ -25,11 +25,18 @@ const offer = z
   })
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
 
+/** A model name of another provider, or the beginning of one followed by `*`. */
+const alias = z
+  .string()
+  .regex(/^([A-Za-z0-9][A-Za-z0-9._:/-]{0,62})?\*?$/, 'an alias is a name, or the beginning of one followed by *')
+
 const address = z.url({ protocol: /^https?$/ })
 
 export const catalogTable = z.strictObject({
   endpoints: z.record(z.string(), address).default({}),
   offers: z.array(offer).min(1),
+  /** Models that serve names of other providers: a model of `offers`, or `auto` for any. */
+  aliases: z.record(alias, z.string()).optional(),
 })
 
 export type Offer = z.infer<typeof offer>
@@ -38,11 +45,17 @@ export type Catalog = z.infer<typeof catalogTable>
 /** The catalog with GPU_URL as the endpoint `default`. Every endpoint of an offer has an address. */
 export const catalog = z
   .object({ OCTET_CATALOG: table(catalogTable), GPU_URL: address.describe('an http:// or https:// address') })
-  .transform(({ OCTET_CATALOG: { offers, endpoints: others }, GPU_URL }, context): Catalog => {
+  .transform(({ OCTET_CATALOG: { offers, endpoints: others, aliases }, GPU_URL }, context): Catalog => {
+    const models = ['auto', ...offers.map(({ model }) => model)]
+    for (const [name, model] of Object.entries(aliases ?? {})) {
+      if (models.includes(model)) continue
+      const message = `the alias must be one of ${[...new Set(models)].join(', ')}`
+      context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'aliases', name], message, input: model })
+    }
     const endpoints = { default: GPU_URL, ...others }
     const names = offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks])
     const unknown = names.find((name) => !(name in endpoints))
-    if (unknown === undefined) return { endpoints, offers }
+    if (unknown === undefined) return { endpoints, offers, ...(aliases && { aliases }) }
     const message = `endpoint "${unknown}" is not defined; defined are ${Object.keys(endpoints).join(', ')}`
     context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'offers'], message, input: offers })
     return z.NEVER

@@ -1,4 +1,4 @@
-// How long a GPU stays warm, when it is started ahead of demand, and the daily budget for both: the variable OCTET_PREWARM.
+// The time that a GPU stays warm, the schedule of its starts ahead of demand, and the daily budget for both: OCTET_PREWARM.
 import * as z from 'zod'
 import { table } from './values.ts'
 
@@ -16,7 +16,7 @@ const span = z.strictObject({
 })
 
 const schema = z.strictObject({
-  /** How long the host keeps an idle container: gpu.scaledown_window_seconds of infra/config.json. */
+  /** The time that the host keeps an idle container: gpu.scaledown_window_seconds of infra/config.json. */
   idle_seconds: z.number().positive().max(3600).default(120),
   /** The duration of a cold start, until one was measured. */
   start_seconds: z.number().positive().max(3600).default(60),

@@ -69,6 +69,11 @@ export const stripeKey = z
   .object({ STRIPE_SECRET_KEY: z.string().optional() })
   .transform(({ STRIPE_SECRET_KEY }) => STRIPE_SECRET_KEY || null)
 
+/** The API key whose budget visitors of the playground use, through browser tokens. Null disables access without a key. */
+export const playgroundKey = z
+  .object({ PLAYGROUND_KEY: z.string().optional() })
+  .transform(({ PLAYGROUND_KEY }) => PLAYGROUND_KEY || null)
+
 const headers = z.record(z.string(), z.record(z.string(), z.string()))
 /** Headers that the hosts of the GPU functions require on every request, by endpoint. */
 export const proxyHeaders = z
@@ -81,5 +86,5 @@ export const proxyHeaders = z
 
 export const SECRETS: ReadonlySet<string> = new Set([
   ...['KEY_PEPPER', 'GPU_SIGNING_KEY', 'OCTET_ADMIN_TOKEN', 'RECEIPT_SIGNING_KEYS', 'STRIPE_SECRET_KEY'],
-  'GPU_PROXY_HEADERS',
+  ...['GPU_PROXY_HEADERS', 'PLAYGROUND_KEY'],
 ])

@@ -18,7 +18,7 @@ export type WebhookSettings = {
   /** The delays before attempts 2, 3, …, in seconds. */
   schedule: readonly number[]
   timeoutMs: number
-  /** How long a circuit breaker stays open after its first opening. */
+  /** Open time of a circuit breaker after its first opening. */
   breakerMs: number
   replaysPerMinute: number
   /** A pending delivery is given up after this time, even if an open circuit breaker prevented its attempts. */

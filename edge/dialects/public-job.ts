@@ -37,6 +37,8 @@ export type Progress = { position: number } | { image: number; step: number; ste
 export type JobView = Omit<PublicJob, 'images'> & {
   progress: Progress
   gpu: GpuState | null
+  /** A signed link to the event stream, for an EventSource, which cannot send a key. */
+  events_url: string
   images: (Omit<StoredImage, 'key'> & { url: string | null })[]
 }
 
@@ -50,8 +52,8 @@ export type ListedJob = Partial<Omit<PublicJob, 'images' | 'state'>> &
 /** The parameters of a job as its GPU function receives them. */
 export type Parameters = Omit<JobRequest, 'protocol' | 'attempt'>
 
-/** An image's file in a reply: a link (null once it has expired), or its bytes. */
-export type ImageFile = { url: string | null } | { b64_json: string }
+/** An image's file in a reply: a link (null once it has expired), its bytes, or both. */
+export type ImageFile = { url: string | null } | { b64_json: string; url?: string | null }
 
 /** The event of a finished job as its webhooks receive it. `timestamp` is ISO 8601. */
 export type JobEvent = { type: string; timestamp: string; data: { id: string; images?: object[] } }

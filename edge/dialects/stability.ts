@@ -4,23 +4,22 @@ import { LIMITS, OUTPUT_FORMATS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
 import { parseFields, shown } from '../http/validation.ts'
 import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './dialect.ts'
+import { warningHeader } from './warning-header.ts'
 
 /** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
 const SIZES = {
-  '21:9': '1536x640',
-  '16:9': '1344x768',
-  '3:2': '1216x832',
-  '5:4': '1088x896',
-  '1:1': '1024x1024',
-  '4:5': '896x1088',
-  '2:3': '832x1216',
-  '9:16': '768x1344',
-  '9:21': '640x1536',
+  '21:9': { width: 1536, height: 640 },
+  '16:9': { width: 1344, height: 768 },
+  '3:2': { width: 1216, height: 832 },
+  '5:4': { width: 1088, height: 896 },
+  '1:1': { width: 1024, height: 1024 },
+  '4:5': { width: 896, height: 1088 },
+  '2:3': { width: 832, height: 1216 },
+  '9:16': { width: 768, height: 1344 },
+  '9:21': { width: 640, height: 1536 },
 } as const
 const RATIOS = Object.keys(SIZES) as (keyof typeof SIZES)[]
 const MAX_SEED = 4_294_967_294
-/** The longest warning, because warnings quote the prompt. */
-const MAX_WARNING = 1000
 const [MIN_SCALE, MAX_SCALE] = [1, 10]
 
 const text = (min: number) =>
@@ -60,25 +59,18 @@ function parse(request: DialectRequest): Translation {
   const { aspect_ratio, cfg_scale, seed, mode: _, image: __, ...same } = parseFields(form, form.shape, request.body)
   const fields = {
     ...same,
-    ...(aspect_ratio && { size: SIZES[aspect_ratio] }),
     ...(cfg_scale !== undefined && { guidance_scale: cfg_scale }),
     // Seed 0 is Stability's request for a random seed.
     ...(seed && { seed }),
     ...(isJson && { response_format: 'b64_json' }),
   }
-  return { fields, wait: 'end' }
+  return { fields, wait: 'end', ...(aspect_ratio && { wantedSize: SIZES[aspect_ratio] }) }
 }
 
 /** Headers for effects that the caller may expect and does not get. */
 function warningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
-  const style = body.style_preset === undefined ? [] : ['style_preset had no effect; describe the style in the prompt.']
-  const messages = [...warnings.map(({ message }) => message), ...style]
-  // A header has ASCII only.
-  const text = messages
-    .join(' ')
-    .slice(0, MAX_WARNING)
-    .replace(/[^\x20-\x7e]/g, '?')
-  return text === '' ? {} : { 'x-octet-warning': text }
+  const style = { message: 'style_preset had no effect; describe the style in the prompt.' }
+  return warningHeader(body.style_preset === undefined ? warnings : [...warnings, style])
 }
 
 function render({ job, files }: RenderedJob, request: DialectRequest): Reply {

@@ -112,9 +112,9 @@ export type Answer =
  */
 export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer> {
   const { abort } = call
-  const patience = new AbortController()
-  const timer = setTimeout(() => patience.abort(new GpuUnavailable(`no answer within ${answerMs} ms`)), answerMs)
-  const signal = AbortSignal.any([abort.signal, patience.signal])
+  const timeout = new AbortController()
+  const timer = setTimeout(() => timeout.abort(new GpuUnavailable(`no answer within ${answerMs} ms`)), answerMs)
+  const signal = AbortSignal.any([abort.signal, timeout.signal])
   try {
     const response = await put(call, signal)
     if (response?.status === 200 && response.body) return { accepted: response.body }
@@ -128,7 +128,7 @@ export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer>
     const down = response?.status !== 503 && !busy
     return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0, busy, down }
   } catch (thrown) {
-    if (!patience.signal.aborted || abort.signal.aborted) throw thrown
+    if (!timeout.signal.aborted || abort.signal.aborted) throw thrown
     return { unanswered: true }
   } finally {
     clearTimeout(timer)

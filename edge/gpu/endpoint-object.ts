@@ -97,7 +97,7 @@ export class EndpointDO extends DurableObject<Env> {
     if (!(await objectOf(this.env.JOB, job).proceed().catch(failed))) this.releaseSlot(job)
   }
 
-  /** Records the health in which a job found the endpoint. */
+  /** Records the health that a job observed. */
   recordHealth(health: Health): void {
     this.#save(MARK[health](this.#readiness(), Date.now()))
   }

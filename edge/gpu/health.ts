@@ -1,11 +1,11 @@
-// The health of endpoints, as jobs find it. An endpoint's object stores it; each isolate caches what it read and reported last.
+// Health of endpoints, as observed by jobs. The EndpointDO stores it; each isolate caches its last read and its last report.
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import { DOWN_MS, type GpuState, type Health, isScheduled } from './readiness.ts'
 
-/** How long a state is cached. All readers of an endpoint share one object, so the cache limits its load. */
+/** Lifetime of a cached state. All readers of an endpoint share one object, so the cache limits its load. */
 const STATE_MS = 1_000
-/** The interval at which an unchanged health is reported, so that not every job of a busy endpoint reports it. */
+/** Interval between reports of an unchanged health. It limits the calls by the jobs of a busy endpoint. */
 const REPORT_MS = 10_000
 
 /** Times are Unix milliseconds. Values, not promises, because a promise must not be awaited by a different request. */
@@ -41,7 +41,7 @@ export async function gpuState(env: Env, endpoint: string): Promise<GpuState | n
   return value
 }
 
-/** Reports the health in which a job found an endpoint. Callers need not await it; failures are only logged. */
+/** Reports the health of an endpoint, as observed by a job. Failures are only logged, so callers do not await it. */
 export async function reportHealth(env: Env, endpoint: string, health: Health): Promise<void> {
   const now = Date.now()
   const cached = cachedOf(endpoint)
@@ -62,7 +62,7 @@ export function endpointOrder(names: readonly string[], attempt: number, now = D
   return rotated.toSorted((a, b) => isDown(a) - isDown(b))
 }
 
-/** Prewarms an endpoint's GPU before expected traffic. Callers need not await it; failures are only logged. */
+/** Prewarms an endpoint's GPU before expected traffic. Failures are only logged, so callers do not await it. */
 export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
   if (configOf(env).prewarm.budget_seconds === 0) return
   await env.ENDPOINT.getByName(endpoint)

@@ -1,12 +1,12 @@
 // The readiness of a GPU: its states, the duration of its starts, and the daily cost of prewarming. Pure.
 import type { PrewarmPolicy } from '../config/prewarm.ts'
 
-/** How a job finds an endpoint: it accepts jobs, it is starting, or it does not answer as a GPU function. */
+/** State of an endpoint as observed by a job: it accepts jobs, it is starting, or it does not answer as a GPU function. */
 export type Health = 'ready' | 'starting' | 'down'
 
 /** An endpoint's record. Times are Unix milliseconds; null is never. */
 export type Readiness = {
-  /** When it was last ready: it accepted a job, ended one, or answered a ping. */
+  /** The time when it last accepted a job, ended one, or answered a ping. */
   ready: number | null
   /** The first request since it was last ready. */
   starting: number | null
@@ -14,7 +14,7 @@ export type Readiness = {
   starts: number[]
   /** Seconds of prewarming on one day (UTC). */
   spent: { day: string; seconds: number }
-  /** The end of the time during which it counts as down. */
+  /** End of the down state, in Unix milliseconds. */
   downUntil?: number
 }
 export const NO_READINESS: Readiness = { ready: null, starting: null, starts: [], spent: { day: '', seconds: 0 } }
@@ -22,14 +22,14 @@ export const NO_READINESS: Readiness = { ready: null, starting: null, starts: []
 /** A start that takes longer has failed: the next request begins another. */
 const START_LIMIT_MS = 15 * 60_000
 const MAX_STARTS = 9
-/** How long an endpoint counts as down after a failure. */
+/** Duration of the down state after a failure. */
 export const DOWN_MS = 30_000
 
 export const dayOf = (now: number) => new Date(now).toISOString().slice(0, 10)
 export const spentToday = ({ spent }: Readiness, now: number) => (spent.day === dayOf(now) ? spent.seconds : 0)
 export const isDown = ({ downUntil = 0 }: Readiness, now: number) => downUntil > now
 
-/** When the host stops an idle container. */
+/** The time when the host stops an idle container. */
 const warmUntil = ({ ready }: Readiness, { idle_seconds }: PrewarmPolicy) => (ready ?? 0) + idle_seconds * 1000
 const isStarting = ({ starting }: Readiness, now: number) => starting !== null && now - starting < START_LIMIT_MS
 

@@ -71,7 +71,7 @@ export class SlotQueue {
     return expired
   }
 
-  /** Grants the free ones of `slots` and returns the ids of their jobs. */
+  /** Grants the free slots of `slots` and returns the ids of their jobs. */
   grant(slots: number, now: number): string[] {
     const granted: string[] = []
     while (this.#holding.size < slots) {

@@ -20,7 +20,8 @@ async function* base64Of(file: ReadableStream): AsyncGenerator<Uint8Array> {
   }
 }
 
-async function* piecesOf(texts: string[], open: (index: number) => Promise<ReadableStream>) {
+/** A text of pieces with the base64 of a file between each two of them. */
+export async function* piecesOf(texts: string[], open: (index: number) => Promise<ReadableStream>) {
   for (const [index, text] of texts.entries()) {
     if (index > 0) yield* base64Of(await open(index - 1))
     yield utf8.encode(text)
@@ -36,7 +37,11 @@ export function streamJson(
   open: (index: number) => Promise<ReadableStream>,
 ): ReadableStream<Uint8Array> {
   const placeholder = crypto.randomUUID()
-  const pieces = piecesOf(JSON.stringify(bodyWith(placeholder)).split(placeholder), open)
+  return streamOf(piecesOf(JSON.stringify(bodyWith(placeholder)).split(placeholder), open))
+}
+
+/** A stream of the generator's pieces. Its cancellation ends the generator. */
+export function streamOf(pieces: AsyncGenerator<Uint8Array, void>): ReadableStream<Uint8Array> {
   return new ReadableStream({
     type: 'bytes',
     async pull(controller) {

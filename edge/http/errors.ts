@@ -6,6 +6,7 @@ import { ObjectUnavailable } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import type { EdgeEnv } from './context.ts'
 import { ERRORS, type ErrorCode, type ErrorKind } from './error-codes.ts'
+import { hintFor } from './path-hints.ts'
 
 type Details = {
   param?: string
@@ -56,15 +57,14 @@ declare module 'hono' {
   }
 }
 
-/** Responds with the problem document of an error, in the format of the request's dialect. */
-function respond(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError) {
+function problemFor(c: Context<EdgeEnv>, { code, message: whole, details }: ApiError): Problem {
   const [status, kind, title] = ERRORS[code]
   const message = shorten(escapeText(whole), MAX_CHARACTERS)
   const errors = details.errors?.slice(0, MOST_PROBLEMS).map((each) => ({
     param: shortenParam(each.param),
     message: shorten(escapeText(each.message), MAX_CHARACTERS),
   }))
-  const body: Problem = {
+  return {
     type: `urn:octet:error:${code}`,
     title,
     status,
@@ -73,12 +73,17 @@ function respond(c: Context<EdgeEnv>, { code, message: whole, details }: ApiErro
     ...(errors && { errors }),
     error: { message, type: kind, param: shortenParam(details.param), code },
   }
-  c.set('problemStatus', status)
+}
+
+/** Responds with the problem document of an error, in the format of the request's dialect. */
+function respond(c: Context<EdgeEnv>, error: ApiError) {
+  const body = problemFor(c, error)
+  c.set('problemStatus', body.status)
   const own = c.get('renderError')?.(body)
   const type = own ? 'application/json' : 'application/problem+json'
-  return c.body(JSON.stringify(own?.json ?? body), own?.status ?? status, {
+  return c.body(JSON.stringify(own?.json ?? body), own?.status ?? (body.status as ContentfulStatusCode), {
     'content-type': type,
-    ...details.headers,
+    ...error.details.headers,
     ...own?.headers,
   })
 }
@@ -106,22 +111,35 @@ function errorFor(thrown: Error): ApiError {
   return thrown.message === ACCOUNT_DELETED ? accountDeleted() : internalError(thrown)
 }
 
-/** Responds to an error thrown by a handler, and logs errors of the worker. */
-export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => {
+/** The error for the caller. Errors of the worker are logged. */
+function reportError(c: Context<EdgeEnv>, thrown: Error): ApiError {
   const error = errorFor(thrown)
   if (ERRORS[error.code][0] >= 500) {
     log('error', error.message, { request_id: c.get('requestId'), path: c.req.path, cause: error.cause ?? null })
   }
-  return respond(c, error)
+  return error
 }
 
-export const onNotFound: NotFoundHandler<EdgeEnv> = (c) =>
-  respond(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.`))
+/** Responds to an error thrown by a handler, and logs errors of the worker. */
+export const onError: ErrorHandler<EdgeEnv> = (thrown, c) => respond(c, reportError(c, thrown))
+
+/** The problem document of an error after the start of the response, which is logged like others. */
+export const describeThrown = (c: Context<EdgeEnv>, thrown: unknown): Problem =>
+  problemFor(c, reportError(c, thrown instanceof Error ? thrown : new Error(String(thrown))))
+
+export const onNotFound: NotFoundHandler<EdgeEnv> = (c) => {
+  const hint = hintFor(c.req.path, new URL(c.req.url).origin)
+  return respond(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.${hint}`))
+}
 
 export const onMethodNotAllowed = (c: Context<EdgeEnv>, allowed: readonly string[]) =>
   respond(
     c,
-    new ApiError('method_not_allowed', `${c.req.path} does not take ${c.req.method}; it takes ${allowed.join(', ')}.`, {
-      headers: { allow: allowed.join(', ') },
-    }),
+    new ApiError(
+      'method_not_allowed',
+      `${c.req.path} does not allow ${c.req.method}; allowed: ${allowed.join(', ')}.`,
+      {
+        headers: { allow: allowed.join(', ') },
+      },
+    ),
   )

@@ -3,8 +3,18 @@ import type { Context } from 'hono'
 import type { EdgeEnv } from './context.ts'
 import { ApiError } from './errors.ts'
 
-/** Returns the Content-Length of the body, or Infinity if it is missing or malformed. */
+/** The compression of the body; null without one. Errors: unsupported_media_type. */
+function compressionOf(c: Context<EdgeEnv>): 'gzip' | null {
+  const encoding = c.req.header('content-encoding')?.trim().toLowerCase() ?? 'identity'
+  if (encoding === 'gzip' || encoding === 'x-gzip') return 'gzip'
+  if (encoding === 'identity' || encoding === '') return null
+  const message = `The content-encoding is ${JSON.stringify(encoding.slice(0, 60))}; it must be gzip or left out.`
+  throw new ApiError('unsupported_media_type', message)
+}
+
+/** Returns the size of the body, or Infinity if its Content-Length is missing or malformed, or if the body is compressed. */
 export function declaredBytes(c: Context<EdgeEnv>): number {
+  if (c.req.header('content-encoding') !== undefined) return Number.POSITIVE_INFINITY
   const declared = c.req.header('content-length')
   return declared !== undefined && /^\d{1,15}$/.test(declared) ? Number(declared) : Number.POSITIVE_INFINITY
 }
@@ -12,16 +22,16 @@ export function declaredBytes(c: Context<EdgeEnv>): number {
 const tooLarge = (most: number) => new ApiError('body_too_large', `The body exceeds the limit of ${most} bytes.`)
 
 /**
- * How many excess bytes of a body without a Content-Length are read and discarded. If the connection closes during the upload, the client
+ * Maximum number of excess bytes that are read and discarded from a body without a Content-Length. If the connection closes during the upload, the client
  * does not receive the error response.
  */
 const DISCARDED_BYTES = 32 * 1024 * 1024
 
 /** Reads a body of at most `most` bytes. Of a larger body, up to `discarded` excess bytes are read. */
-async function collect(body: ReadableStream<Uint8Array<ArrayBuffer>>, most: number, discarded: number): Promise<Blob> {
+async function collect(body: ReadableStream<Uint8Array>, most: number, discarded: number): Promise<Blob> {
   const chunks: Uint8Array<ArrayBuffer>[] = []
   let size = 0
-  for await (const chunk of body) {
+  for await (const chunk of body as ReadableStream<Uint8Array<ArrayBuffer>>) {
     size += chunk.byteLength
     if (size <= most) chunks.push(chunk)
     else if (size > most + discarded) break
@@ -30,9 +40,27 @@ async function collect(body: ReadableStream<Uint8Array<ArrayBuffer>>, most: numb
   return new Blob(chunks)
 }
 
+/** Decompresses a body up to the limit. Errors: body_too_large, invalid_request. */
+async function decompress(body: ReadableStream<Uint8Array>, most: number): Promise<Blob> {
+  // A valid body of this size is not larger when compressed, except for the header and trailer of gzip.
+  const compressed = await collect(body, most + 1024, DISCARDED_BYTES)
+  try {
+    return await collect(compressed.stream().pipeThrough(new DecompressionStream('gzip')), most, 0)
+  } catch (thrown) {
+    if (thrown instanceof ApiError) throw thrown
+    throw new ApiError('invalid_request', 'The body is not gzip, although its content-encoding is gzip.')
+  }
+}
+
+/** Reads and discards the body, for a refusal that does not depend on it. */
+export async function discardBody(c: Context<EdgeEnv>): Promise<void> {
+  const { body } = c.req.raw
+  if (body) await collect(body, 0, DISCARDED_BYTES).catch(() => {})
+}
+
 /**
- * Reads the body. The bytes received are counted regardless of Content-Length, and no more than the limit is buffered. Errors:
- * body_too_large.
+ * Reads the body and decompresses gzip. The bytes received are counted regardless of Content-Length, and no more than the limit is buffered.
+ * Errors: body_too_large, unsupported_media_type, invalid_request.
  */
 export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   const most = c.get('bodyBytes')
@@ -43,6 +71,7 @@ export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   if (isDeclared && declared > most) throw tooLarge(most)
   const { body } = c.req.raw
   if (!body) return new ArrayBuffer(0)
+  if (compressionOf(c)) return (await decompress(body, most)).arrayBuffer()
   return (await collect(body, most, isDeclared ? 0 : DISCARDED_BYTES)).arrayBuffer()
 }
 

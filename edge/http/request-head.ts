@@ -11,7 +11,7 @@ const READ = [
   ...['authorization', 'content-type', 'content-length', 'idempotency-key', 'last-event-id', 'prefer'],
   ...['range', 'if-range', 'if-none-match', 'origin', 'x-request-id', 'x-stainless-retry-count'],
   ...['access-control-request-headers', 'access-control-request-method', 'cf-connecting-ip'],
-  ...['accept', 'x-api-key', 'x-key'],
+  ...['accept', 'api-key', 'content-encoding', 'x-api-key', 'x-key'],
 ]
 
 /** Rejects a request with an oversized URL or header. Errors: uri_too_long, header_too_large. */

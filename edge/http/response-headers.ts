@@ -22,9 +22,13 @@ export const noStore = createMiddleware<EdgeEnv>(async (c, next) => {
   if (!c.res.headers.has('cache-control')) c.res.headers.set('cache-control', 'no-store')
 })
 
+/** How long a browser may cache the response to a preflight request. Chromium caches at most two hours. */
+export const PREFLIGHT_SECONDS = 7200
+
 /** Response headers exposed to browser scripts through CORS. */
 export const EXPOSED_HEADERS = [
   ...['ratelimit', 'ratelimit-policy', 'retry-after', 'retry-after-ms', 'server-timing', 'www-authenticate'],
   ...['limit', 'remaining', 'reset'].map((name) => `x-ratelimit-${name}-requests`),
-  ...['x-octet-job', 'x-request-id', 'x-should-retry'],
+  ...['x-octet-job', 'x-request-id', 'x-should-retry', 'location', 'preference-applied'],
+  ...['accept-ranges', 'content-disposition', 'content-length', 'content-range', 'etag'],
 ]

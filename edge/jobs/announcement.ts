@@ -1,6 +1,5 @@
 // Publishes the event of a finished job to the account's endpoints and to the request's webhook URL.
 
-import { findDialect } from '../dialects/dialects.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { WebhookEvent } from '../webhooks/delivery/delivery.ts'
 import type { EventType } from '../webhooks/endpoints/event-types.ts'
@@ -37,8 +36,7 @@ export function eventOf(job: JobRecord): WebhookEvent {
   const type = EVENT_OF_STATE[job.state]
   if (!type) throw new Error(`job ${job.id} is ${job.state}: there is nothing to announce yet`)
   const timestamp = new Date(job.finished ?? job.created).toISOString()
-  const dialect = findDialect(job.dialect)?.webhook && job.dialect
-  const body = JSON.stringify({ type, timestamp, data: dataOf(job), ...(dialect && { dialect }) })
+  const body = JSON.stringify({ type, timestamp, data: dataOf(job), ...(job.dialect && { dialect: job.dialect }) })
   return { id: `evt_${job.id}`, type, body, origin: job.origin }
 }
 

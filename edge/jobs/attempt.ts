@@ -55,8 +55,8 @@ function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = 
 const endpointsOf = ({ decision: { endpoint, fallbacks = [] } }: JobRecord) => [endpoint, ...fallbacks]
 
 /**
- * Requests cancellation of the current attempt on every endpoint that may run it: the one that accepted it, or all while none has.
- * Resolves to whether one of them confirms that it ends the attempt.
+ * Requests cancellation of the current attempt on the endpoint that accepted it, or on all endpoints of the job before an
+ * acceptance. Resolves to whether an endpoint confirms the cancellation.
  */
 export async function cancelOnGpu(env: Env, job: JobRecord): Promise<boolean> {
   if (job.attempt === 0) return false

@@ -1,6 +1,7 @@
-// A job's log as server-sent events. Each log entry always gives the same event, so that a replay is exact.
+// A job's log as server-sent events. Each log entry always gives the same event, except for the expiration of links.
 
-import { resultPath } from '../results/results.ts'
+import { resultUrlUntil } from '../results/results.ts'
+import type { StoredImage } from '../results/stored-image.ts'
 import type { JobLog } from './event-log.ts'
 import type { LogEntry } from './record.ts'
 import { isFinal, type JobRecord } from './record.ts'
@@ -10,8 +11,20 @@ const PING_MS = 15_000
 
 type PublicEvent = { type: string } & Record<string, unknown>
 
+/** The signed link to an image of a job; null once the image is no longer available. */
+export type LinkOf = (job: JobRecord, image: StoredImage) => Promise<string | null>
+
+const HOUR_SECONDS = 3600
+/** Signs links that end on a full hour, one to two hours from now, so that replays within an hour are equal. */
+export const linkToHour =
+  (env: Env): LinkOf =>
+  (job, image) => {
+    const until = (Math.ceil(Date.now() / 1000 / HOUR_SECONDS) + 1) * HOUR_SECONDS
+    return resultUrlUntil(env, job.origin, job.id, image, until)
+  }
+
 /** A log entry without internal details such as addresses and causes of faults. */
-export function publicEvent(job: JobRecord, { event }: LogEntry): PublicEvent {
+export async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: LinkOf): Promise<PublicEvent> {
   switch (event.type) {
     case 'accepted':
       return { type: event.position > 0 ? 'queued' : 'starting', position: event.position }
@@ -26,11 +39,11 @@ export function publicEvent(job: JobRecord, { event }: LogEntry): PublicEvent {
     case 'lost':
       return { type: 'retrying', message: 'The GPU did not finish the job; it is tried again.' }
     case 'succeeded': {
-      const images = event.stored.map(({ key, ...image }) => ({
-        ...image,
-        url: `${job.origin}${resultPath(job.id, { key })}`,
-      }))
-      return { type: 'succeeded', timings: event.timings, images }
+      const images = event.stored.map(async (stored) => {
+        const { key: _, ...image } = stored
+        return { ...image, url: await linkOf(job, stored) }
+      })
+      return { type: 'succeeded', timings: event.timings, images: await Promise.all(images) }
     }
     case 'failed':
     case 'given_up':
@@ -41,8 +54,8 @@ export function publicEvent(job: JobRecord, { event }: LogEntry): PublicEvent {
 }
 
 /** One event of the stream. Its id, for `Last-Event-ID`, is the entry's number. */
-export function serverSentEvent(job: JobRecord, entry: LogEntry): string {
-  const { type, ...rest } = publicEvent(job, entry)
+export async function serverSentEvent(job: JobRecord, entry: LogEntry, linkOf: LinkOf): Promise<string> {
+  const { type, ...rest } = await publicEvent(job, entry, linkOf)
   const data = JSON.stringify({ type, job: job.id, attempt: entry.attempt, at: entry.at / 1000, ...rest })
   return `id: ${entry.seq}\nevent: ${type}\ndata: ${data}\n\n`
 }
@@ -67,6 +80,7 @@ function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolea
 export function eventStream(
   log: Pick<JobLog, 'after' | 'job' | 'changed'>,
   after: number,
+  linkOf: LinkOf,
   onClose: () => void = () => {},
   pingMs = PING_MS,
 ): ReadableStream<Uint8Array> {
@@ -77,8 +91,10 @@ export function eventStream(
       for (;;) {
         const entries = log.after(last)
         const job = log.job()
-        if (entries.length > 0)
-          controller.enqueue(utf8.encode(entries.map((each) => serverSentEvent(job, each)).join('')))
+        if (entries.length > 0) {
+          const events = await Promise.all(entries.map((each) => serverSentEvent(job, each, linkOf)))
+          controller.enqueue(utf8.encode(events.join('')))
+        }
         last = entries.at(-1)?.seq ?? last
         if (isFinal(job)) {
           onClose()

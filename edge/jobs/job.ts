@@ -9,7 +9,7 @@ import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
 import { type JobLog, openJobLog } from './event-log.ts'
-import { eventStream } from './events.ts'
+import { eventStream, linkToHour } from './events.ts'
 import {
   countSteps,
   FAILED,
@@ -113,7 +113,7 @@ export class JobDO extends DurableObject<Env> {
     if (!this.#readers.has(reader) && this.#readers.size >= MAX_READERS) return null
     const turn = Symbol(reader)
     this.#readers.set(reader, turn)
-    return eventStream(this.#log, after, () => {
+    return eventStream(this.#log, after, linkToHour(this.env), () => {
       if (this.#readers.get(reader) === turn) this.#readers.delete(reader)
     })
   }
@@ -213,7 +213,7 @@ export class JobDO extends DurableObject<Env> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
   }
 
-  /** Keeps the slot of a job that a GPU has accepted. Otherwise it expires, so that an endpoint that hangs does not hold up other jobs. */
+  /** Renews the slot of a job that a GPU has accepted. The slot of an unresponsive endpoint expires and passes to another job. */
   async #awaitAttempt(job: JobRecord): Promise<void> {
     await this.ctx.storage.setAlarm(Date.now() + configOf(this.env).recovery.jobMs)
     if (job.accepted !== null) await this.#slot.renew(job)

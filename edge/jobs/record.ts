@@ -9,9 +9,9 @@ import type { StoredImage } from '../results/stored-image.ts'
 
 /** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
-/** The most attempts in total. Attempts that end with a reset of the job's object, as in a deploy, are not faults. */
+/** Maximum number of attempts in total. Attempts that end with a reset of the job's object, as in a deploy, are not faults. */
 export const MAX_ATTEMPTS = 25
-/** The message for callers when the fault is ours. */
+/** The message to callers about an internal error. */
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
@@ -37,7 +37,7 @@ export type LogEntry = { seq: number; attempt: number; at: number; event: Logged
 export type Waiting = {
   /** Unix milliseconds of the first request to a GPU. */
   since: number
-  /** Requests so far that no GPU accepted. */
+  /** Number of requests that no GPU has accepted. */
   tries: number
   /** Endpoints that did not answer in time and received a cancellation of this attempt. */
   dropped?: string[]
@@ -127,8 +127,8 @@ export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progres
 type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequested' | 'stepsDone' | 'request' | 'ran'>
 
 /**
- * The charge for a job as it stands, in micro-dollars: its price when it succeeded; the base price and the share of completed steps when it
- * was canceled on request after it had started; otherwise nothing.
+ * The charge for a job in its current state, in micro-dollars: the price of a succeeded job; the base price plus the price of the completed
+ * steps for a job that its owner canceled after its start; otherwise 0.
  */
 export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
   if (state === 'succeeded') return price
@@ -149,10 +149,14 @@ export function decisionOf({
 }
 
 /** Warnings for the caller. */
-export function warningsOf({ request, warnings }: Pick<JobRecord, 'request' | 'warnings'>): JobRecord['warnings'] {
-  if (!request.negative_prompt || request.guidance_scale > 1) return warnings
+export function warningsOf({
+  request,
+  adjustments = [],
+  warnings,
+}: Pick<JobRecord, 'adjustments' | 'request' | 'warnings'>): JobRecord['warnings'] {
+  if (!request.negative_prompt || request.guidance_scale > 1) return [...adjustments, ...warnings]
   const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
-  return [{ code: 'negative_prompt_ignored', message }, ...warnings]
+  return [...adjustments, { code: 'negative_prompt_ignored', message }, ...warnings]
 }
 
 /** Whether another attempt follows after the GPU function failed this one, or canceled it without a request. */

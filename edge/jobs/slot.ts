@@ -6,7 +6,7 @@ import type { JobRecord } from './record.ts'
 
 type Job = Pick<JobRecord, 'id' | 'account' | 'decision'>
 
-/** Calls the endpoint in whose queue the job is, whichever endpoint runs it. */
+/** Calls the EndpointDO that queues the job, even if a fallback endpoint runs it. */
 export class JobSlot {
   readonly #env: Env
   /** Settles with the last call. */

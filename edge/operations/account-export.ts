@@ -13,7 +13,7 @@ import { resultUrl } from '../results/results.ts'
 const MAX_CALLS = 5000
 /** Jobs read concurrently. */
 const CONCURRENT_JOBS = 10
-/** How long image links in an export are valid. */
+/** Lifetime of the image links in an export. */
 const LINK_SECONDS = 24 * 3600
 
 const SECTIONS = [...EXPORT_SECTIONS, 'webhooks'] as const

@@ -14,7 +14,7 @@ type Transport<Batch> = {
   send(batch: Batch, stop: AbortSignal): Promise<void>
   /** The due time of the next entry in Unix milliseconds; null if the outbox is empty. */
   nextDue(): number | null
-  /** The most batches sent at the same time. */
+  /** Maximum number of concurrent batches. */
   concurrency: number
   /** The pause after a failed run; it doubles with each further failure. */
   pauseMs: { first: number; most: number }

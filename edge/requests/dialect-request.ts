@@ -2,7 +2,9 @@
 import type { Context } from 'hono'
 import type { DialectRequest, DialectRoute } from '../dialects/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
+import { ApiError, shorten } from '../http/errors.ts'
 import { parseFields, readForm, readJson } from '../http/validation.ts'
+import type { Warning } from '../routing/decision.ts'
 import { generation } from './generation-request.ts'
 import { createSubmission, withoutNulls } from './submission.ts'
 
@@ -25,12 +27,54 @@ export async function readDialectRequest(
   accepts?: SubmitRoute['accepts'],
 ): Promise<DialectRequest> {
   const body = accepts ? await readBody(c, accepts) : {}
-  return { params: c.req.param(), query: c.req.query(), headers: c.req.raw.headers, body }
+  const { origin } = new URL(c.req.url)
+  return { params: c.req.param(), query: c.req.query(), headers: c.req.raw.headers, body, origin }
 }
 
-/** Reads a request of a dialect and translates it. */
+const MOST_NAMES = 20
+const NAME_CHARACTERS = 60
+
+/** Native fields, and a warning about the others. */
+function ignoreUnknown(fields: Record<string, unknown>): { fields: Record<string, unknown>; warnings: Warning[] } {
+  const entries = Object.entries(fields)
+  const isNative = ([name]: [string, unknown]) => Object.hasOwn(generation.shape, name)
+  const names = entries.filter((entry) => !isNative(entry)).map(([name]) => shorten(name, NAME_CHARACTERS))
+  if (names.length === 0) return { fields, warnings: [] }
+  const message = `Fields without an effect: ${names.slice(0, MOST_NAMES).join(', ')}${names.length > MOST_NAMES ? ', …' : ''}.`
+  return { fields: Object.fromEntries(entries.filter(isNative)), warnings: [{ code: 'unknown_fields', message }] }
+}
+
+/** An error with the names of fields as the caller sent them. */
+function renameParams(thrown: unknown, names: Readonly<Record<string, string>>): unknown {
+  if (!(thrown instanceof ApiError)) return thrown
+  const { param, errors, ...details } = thrown.details
+  const sentNameOf = (native: string) => (Object.hasOwn(names, native) ? names[native]! : native)
+  const reword = (text: string) => text.replace(/^\w+/, sentNameOf)
+  return new ApiError(thrown.code, reword(thrown.message), {
+    ...details,
+    ...(param !== undefined && { param: sentNameOf(param) }),
+    ...(errors && {
+      errors: errors.map((each) => ({
+        param: each.param === null ? null : sentNameOf(each.param),
+        message: reword(each.message),
+      })),
+    }),
+  })
+}
+
+/** Reads a request of a dialect and translates it. A request for a job's end joins a recent equal one that is running. */
 export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { accepts, parse }: SubmitRoute) {
   const request = await readDialectRequest(c, accepts)
-  const { fields, wait } = parse(request)
-  return { request, wait, ...(await createSubmission(c, fields, { dialect })) }
+  const { wait, files, names = {}, ...translation } = parse(request)
+  const { fields, warnings } = translation.ignoresUnknown
+    ? ignoreUnknown(translation.fields)
+    : { fields: translation.fields, warnings: [] }
+  const source = {
+    ...{ dialect, joins: typeof wait === 'string', warnings: [...(translation.warnings ?? []), ...warnings] },
+    ...(translation.wantedSize && { wantedSize: translation.wantedSize }),
+  }
+  const created = await createSubmission(c, fields, source).catch((thrown: unknown) => {
+    throw renameParams(thrown, names)
+  })
+  return { request, wait, files, ...created }
 }

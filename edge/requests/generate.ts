@@ -12,16 +12,23 @@ import { log } from '../platform/log.ts'
 import { areStored } from '../results/results.ts'
 import { admissionError } from './refusals.ts'
 
-/** A parsed request for a job. `retried`: possibly the client's retry of an earlier request. */
+/**
+ * A parsed request for a job. `retried`: possibly the client's retry of an earlier request. `joins`: without an Idempotency-Key, it joins an
+ * equal request of the last minute that is running.
+ */
 export type Submission = {
   credential: Credential
   spec: JobSpec
   idempotencyKey: string | null
   retried: boolean
+  joins: boolean
   reuse: boolean
 }
-/** `reused`: the images of an earlier job are the result, free of charge. `rates` are for the response headers. */
-export type Submitted = { job: JobRecord; reused: boolean; rates: RateState[] }
+/**
+ * `reused`: the images of an earlier job are the result, free of charge. `joined`: the job is that of an equal request without an
+ * Idempotency-Key. `rates` are for the response headers.
+ */
+export type Submitted = { job: JobRecord; reused: boolean; joined?: boolean; rates: RateState[] }
 
 type Admitted =
   | { reused: JobRecord; rates: RateState[] }
@@ -77,7 +84,8 @@ async function start(env: Env, submission: Submission, begin: Begin): Promise<Su
   const admitted = await admit(env, submission)
   if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
   const { reservation, isRepeated, rates } = admitted
-  return { job: checkJob(await begin(reservation, isRepeated), reservation), reused: false, rates }
+  const joined = isRepeated && submission.idempotencyKey === null && submission.spec.name === null
+  return { job: checkJob(await begin(reservation, isRepeated), reservation), reused: false, joined, rates }
 }
 
 /** Admits the request and starts its job without waiting for the result. Repeating the request returns the same job. */
@@ -85,7 +93,7 @@ export const submit = (env: Env, submission: Submission): Promise<Submitted> =>
   start(env, submission, (reservation) => objectOf(env.JOB, reservation.job).create(reservation))
 
 /** The error response for a waiting caller whose job did not succeed. */
-function describeFailure({ id, state, error }: JobRecord): ApiError {
+export function describeFailure({ id, state, error }: JobRecord): ApiError {
   const headers = { 'x-octet-job': id }
   if (state === 'canceled' || !error)
     return new ApiError('job_canceled', 'The job was canceled.', { headers: { ...headers, 'x-should-retry': 'false' } })

@@ -4,16 +4,19 @@ import * as z from 'zod'
 import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, seed, TIERS } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
+import type { Catalog } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { newJobId } from '../jobs/job-id.ts'
 import { microdollarsWithin } from '../platform/units.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
-import { type Decision, QUALITIES, type RouteRequest } from '../routing/decision.ts'
+import { resolveModel } from '../routing/alias.ts'
+import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
 import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
+import { describeAdjustments } from './adjustments.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -117,17 +120,19 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
   return previews === 0 ? {} : { preview_steps: Math.ceil(steps / (previews + 1)) }
 }
 
-/** The routing request for route.ts. */
-function routeRequest(fields: Generation): RouteRequest {
+/** The routing request for route.ts. A wanted size replaces the size of the fields. */
+function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
   const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
   return {
     // The text that T5 reads decides whether it is needed.
     prompt: fields.prompt_3 || fields.prompt,
     ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
     route: unlessAuto(fields.route),
-    model: unlessAuto(fields.model),
+    model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
+    isQualityHint: fields.model !== 'auto',
     tier: unlessAuto(fields.tier),
-    size: sizeOf(fields),
+    size: wantedSize ? undefined : sizeOf(fields),
+    wantedSize,
     maxCost: max_cost === undefined ? undefined : microdollarsWithin(max_cost),
     maxLatencyMs: max_latency_ms,
   }
@@ -137,11 +142,12 @@ function routeRequest(fields: Generation): RouteRequest {
 export async function routeAndPrice(
   fields: Generation,
   env: Env,
+  wantedSize?: WantedSize,
 ): Promise<{ decision: Decision; price: number; basePrice: number }> {
   const { catalog, prices } = configOf(env)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
-  const decision = chooseRoute(routeRequest(fields), catalog, (decision) => ({
+  const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
@@ -157,21 +163,24 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
+/** What a dialect adds to the fields: the wanted size, and warnings about its own adjustments. */
+export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
+
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
-type Origin = { origin: string; name: string | null; dialect: string | null }
+type Origin = Addition & { origin: string; name: string | null; dialect: string | null }
 
 /** The job specification of a request: routed, seeded and priced. */
 export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect }: Origin,
+  { origin, name, dialect, wantedSize, warnings = [] }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await routeAndPrice(fields, env)
+  const { decision, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -199,8 +208,9 @@ export async function createJobSpec(
   return {
     id: newJobId(),
     name,
-    fingerprint: await sha256(JSON.stringify(fields)),
+    fingerprint: await sha256(JSON.stringify(wantedSize ? { ...fields, wantedSize } : fields)),
     digest: await digestOf(request),
+    adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize)],
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,

@@ -3,6 +3,7 @@ import type { Context } from 'hono'
 import { jobId } from '#contract'
 import { requireScope } from '../auth/auth.ts'
 import type { Credential } from '../auth/keys.ts'
+import { areLinksValid, linkRevoked, type OpenLink } from '../auth/links.ts'
 import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
@@ -20,12 +21,26 @@ export async function resolveJobId(env: Env, account: string, given: string): Pr
 export const isOwner = (credential: Credential, { account, token }: Pick<JobRecord, 'account' | 'token'>): boolean =>
   account === credential.account && (!('token' in credential) || token === credential.token.id)
 
-/** The job of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
-export async function ownJob(c: Context<EdgeEnv>, scope: Scope): Promise<JobRecord> {
+const absent = (job: string) => new ApiError('not_found', `There is no job ${job}.`)
+
+/** The job with an id or name, by default of the path's `:id`. Jobs without access are reported as not found. Errors: invalid_api_key, insufficient_scope, not_found. */
+export async function ownJob(
+  c: Context<EdgeEnv>,
+  scope: Scope,
+  given: string = c.req.param('id') ?? '',
+): Promise<JobRecord> {
   const credential = await requireScope(c, scope)
-  const given = c.req.param('id') ?? ''
   const id = await resolveJobId(c.env, credential.account, given)
   const job = id && (await objectOf(c.env.JOB, id).view())
   if (job && isOwner(credential, job)) return job
-  throw new ApiError('not_found', `There is no job ${given}.`)
+  throw absent(given)
+}
+
+/** The job of the path's `:id` by its signed link. Errors: not_found, link_revoked. */
+export async function linkedJob(c: Context<EdgeEnv>, { key }: OpenLink): Promise<JobRecord> {
+  const id = c.req.param('id') ?? ''
+  const job = await objectOf(c.env.JOB, id).view()
+  if (!job) throw absent(id)
+  if (!(await areLinksValid(c.env, job.account, key ?? job.keyId))) throw linkRevoked()
+  return job
 }

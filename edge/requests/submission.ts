@@ -6,7 +6,7 @@ import { parseFields, readJson } from '../http/validation.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
-import { createJobSpec, type Generation, generation } from './generation-request.ts'
+import { type Addition, createJobSpec, type Generation, generation } from './generation-request.ts'
 
 /** A body without null fields, which many clients send for unset ones. A body that is no object is unchanged. */
 export function withoutNulls(body: unknown): unknown {
@@ -21,8 +21,8 @@ function checkTokenFields({ webhook, reuse }: Generation): void {
     throw new ApiError('insufficient_scope', `A browser token may not use ${param}; use its API key.`, { param })
 }
 
-/** The caller's name for the job, and the dialect of the request. */
-type Source = { name?: string | null; dialect?: string | null }
+/** The caller's name for the job, and the dialect of the request. `joins`: whether it joins a recent equal request that is running. */
+type Source = Addition & { name?: string | null; dialect?: string | null; joins?: boolean }
 
 /**
  * Validates a native request and creates its submission. An SDK's retry without an Idempotency-Key is recognized by its retry count. A
@@ -31,16 +31,16 @@ type Source = { name?: string | null; dialect?: string | null }
 export async function createSubmission(
   c: Context<EdgeEnv>,
   body: unknown,
-  { name = null, dialect = null }: Source = {},
+  { name = null, dialect = null, joins = false, ...addition }: Source = {},
 ): Promise<{ fields: Generation; submission: Submission }> {
   const fields = parseFields(generation, generation.shape, body)
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
   const { origin } = new URL(c.req.url)
-  const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect })
+  const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect, ...addition })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
-  return { fields, submission: { credential, spec, idempotencyKey: key, retried, reuse: fields.reuse ?? false } }
+  return { fields, submission: { credential, spec, idempotencyKey: key, retried, joins, reuse: fields.reuse ?? false } }
 }
 
 /** Reads a native request. `name` is the caller's name for the job. */
@@ -49,17 +49,20 @@ export const readSubmission = async (c: Context<EdgeEnv>, name: string | null = 
 
 /**
  * Cancels a job when its waiting caller disconnects before the response, if the request has `on_disconnect: cancel`. `onJob` takes the
- * job's id; `done` must be called before the response is returned.
+ * job's id; `done` must be called before the response is returned, or at the end of a stream, which calls `leave` when its reader cancels it.
  */
-function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
+export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
   const id = crypto.randomUUID()
   const { promise, resolve } = Promise.withResolvers<void>()
   const { signal } = c.req.raw
   const over = new AbortController()
+  const cancels = on_disconnect === 'cancel'
+  const leave = (job: string) => {
+    if (cancels && !over.signal.aborted) resolve(objectOf(c.env.JOB, job).leave(id))
+  }
   const watch = (job: string) => {
-    const leave = () => resolve(objectOf(c.env.JOB, job).leave(id))
-    if (signal.aborted) leave()
-    else signal.addEventListener('abort', leave, { once: true, signal: over.signal })
+    if (signal.aborted) leave(job)
+    else signal.addEventListener('abort', () => leave(job), { once: true, signal: over.signal })
     // Otherwise the runtime ends the request with the connection, before the abort event; workerd pull request 5062.
     c.executionCtx.waitUntil(promise)
   }
@@ -68,7 +71,7 @@ function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
     resolve()
   }
   const keepAlive = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
-  return { id, onJob: on_disconnect === 'cancel' ? watch : () => {}, keepAlive, done }
+  return { id, onJob: cancels ? watch : () => {}, leave, keepAlive, done }
 }
 
 /** Waits for a job's end, at most `limitMs` milliseconds, for its caller, whose disconnection may cancel it. */
@@ -81,10 +84,22 @@ async function waitAsCaller(c: Context<EdgeEnv>, fields: Generation, job: string
     .finally(caller.done)
 }
 
-/** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
-export function generateAsCaller(c: Context<EdgeEnv>, fields: Generation, submission: Submission): Promise<Submitted> {
+/**
+ * Runs the request's job and returns it after its success. `onJob` receives its id before the wait. Errors: the account's refusals, and the
+ * job's failure or cancellation.
+ */
+export function generateAsCaller(
+  c: Context<EdgeEnv>,
+  fields: Generation,
+  submission: Submission,
+  onJob: (job: string) => void = () => {},
+): Promise<Submitted> {
   const caller = watchCaller(c, fields)
-  return generateNow(c.env, submission, caller).finally(caller.done)
+  const announce = (job: string) => {
+    onJob(job)
+    caller.onJob(job)
+  }
+  return generateNow(c.env, submission, { ...caller, onJob: announce }).finally(caller.done)
 }
 
 /** Submits the job even if the caller disconnects, because a reservation without a job would block its price and slot. */

@@ -2,6 +2,8 @@
 import type { Context } from 'hono'
 import * as z from 'zod'
 import type { JobSpec, JobSummary } from '../accounts/job-spec.ts'
+import { signLink } from '../auth/links.ts'
+import { configOf } from '../config.ts'
 import type { JobView, ListedJob } from '../dialects/public-job.ts'
 import { gpuState } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
@@ -11,7 +13,7 @@ import { projectJob } from '../jobs/projection.ts'
 import { decisionOf, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { unixSeconds } from '../platform/units.ts'
-import { resultUrl } from '../results/results.ts'
+import { LINK_SECONDS, resultUrl } from '../results/results.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 
 /** `origin` is the start of links. Links expire with the key `keyId`; null is the job's own key. */
@@ -25,12 +27,20 @@ async function describeImage({ env, origin, keyId }: Reader, job: string, { key,
   return { ...facts, url: await resultUrl(env, origin, job, { ...facts, key }, undefined, keyId) }
 }
 
+/** Returns a signed link to a job's event stream, valid for an hour. */
+async function eventsUrl({ env, origin, keyId }: Reader, job: string): Promise<string> {
+  const expires = Math.floor(Date.now() / 1000) + LINK_SECONDS
+  const link = { path: `/v1/jobs/${job}/events`, expires, key: keyId }
+  return `${origin}${await signLink(configOf(env).peppers, link)}`
+}
+
 /** The job resource. */
 export async function viewOf(reader: Reader, job: JobRecord): Promise<JobView> {
   const { images, ...facts } = projectJob(job)
   return {
     ...facts,
     progress: job.progress,
+    events_url: await eventsUrl(reader, job.id),
     gpu: job.waiting ? await gpuState(reader.env, job.decision.endpoint) : null,
     images: await Promise.all(images.map((image) => describeImage(reader, job.id, image))),
   }
@@ -55,7 +65,7 @@ export async function listEntryOf(reader: Reader, listed: JobSummary | JobSpec):
   }
 }
 
-const page = z.strictObject({
+export const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
   after: z.string().max(64).optional().describe('the next_after value of another page'),
 })

@@ -27,7 +27,7 @@ export const receiptClaims = z.strictObject({
   salt: z.string().regex(/^[A-Za-z0-9_-]{22}$/),
   prompt_digest: digest,
   negative_prompt_digest: digest,
-  /** Of a job with prompts of their own for the second and third encoder. */
+  /** For a job with separate prompts of the second and third encoder. */
   prompt_2_digest: digest.optional(),
   prompt_3_digest: digest.optional(),
   parameters: z.strictObject({
@@ -72,6 +72,6 @@ export async function openReceipt(receipt: string, jwks: JSONWebKeySet): Promise
   if (protectedHeader.typ !== RECEIPT.type)
     throw new ReceiptError(`its type is ${JSON.stringify(protectedHeader.typ)}; a receipt's is "${RECEIPT.type}"`)
   const claims = receiptClaims.safeParse(JSON.parse(new TextDecoder().decode(payload)))
-  if (!claims.success) throw new ReceiptError(`what it says is not understood:\n${z.prettifyError(claims.error)}`)
+  if (!claims.success) throw new ReceiptError(`its claims are invalid:\n${z.prettifyError(claims.error)}`)
   return { ...claims.data, kid: protectedHeader.kid ?? '' }
 }

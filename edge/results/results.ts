@@ -75,8 +75,20 @@ export async function resultUrl(
   seconds = LINK_SECONDS,
   requester: string | null = null,
 ): Promise<string | null> {
+  return resultUrlUntil(env, origin, job, image, Math.floor(Date.now() / 1000) + seconds, requester)
+}
+
+/** The same, with a link that is valid until `until` (Unix seconds) or until the image expires. */
+export async function resultUrlUntil(
+  env: Env,
+  origin: string,
+  job: string,
+  image: Pick<StoredImage, 'key' | 'deleted' | 'expires_at'>,
+  until: number,
+  requester: string | null = null,
+): Promise<string | null> {
   if (!isAvailable(image)) return null
-  const expires = Math.min(Math.floor(Date.now() / 1000) + seconds, image.expires_at)
+  const expires = Math.min(until, image.expires_at)
   const link = await signLink(configOf(env).peppers, { path: resultPath(job, image), expires, key: requester })
   return `${origin}${link}`
 }

@@ -8,6 +8,8 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'GET /healthz': { by: 'anyone' },
   'GET /.well-known/jwks.json': { by: 'anyone' },
 
+  'POST /mcp': { ...byKeyOrToken('generate'), bodyBytes: LIMITS.requestBytes },
+
   'GET /v1/accounts/:account': { by: 'operator' },
   'PATCH /v1/accounts/:account': { by: 'operator' },
   'POST /v1/accounts/:account/credits': { by: 'operator' },
@@ -31,7 +33,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
 
   'GET /v1/jobs': byKey('read'),
   'GET /v1/jobs/:id': byKeyOrToken('read'),
-  'GET /v1/jobs/:id/events': byKeyOrToken('read'),
+  'GET /v1/jobs/:id/events': { by: 'link', scope: 'read', tokens: true },
   'GET /v1/jobs/:id/receipts': byKeyOrToken('read'),
   'DELETE /v1/jobs/:id': byKeyOrToken('generate'),
   'POST /v1/jobs/:id/cancel': byKeyOrToken('generate'),
@@ -40,7 +42,9 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'DELETE /v1/results/:job/:file': byKeyOrToken('generate'),
 
   'GET /v1/models': byKeyOrToken(),
+  'GET /v1/models/:id': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
+  'POST /v1/playground/tokens': { by: 'anyone' },
   'POST /v1/tokens': byKey('generate'),
   'GET /v1/usage': byKey('read'),
 
@@ -57,13 +61,15 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'POST /v1/webhooks/:id/replay': byKey('admin'),
 }
 
-/** The rules of a dialect's routes by what they do. */
+/** Access rules of a dialect's routes, by action. */
 const BY_ACTION: Record<DialectRoute['action'], Access> = {
   submit: generates,
   read: byKeyOrToken('read'),
+  follow: { by: 'link', scope: 'read', tokens: true },
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
   describe: byKeyOrToken(),
+  refuse: byKeyOrToken('generate'),
 }
 
 /** The rules of all routes with those of these dialects. */

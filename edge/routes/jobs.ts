@@ -2,13 +2,15 @@ import { type Context, Hono } from 'hono'
 import { jobId } from '#contract'
 import { rateHeaders } from '../accounts/rate-limit-headers.ts'
 import { isStillAuthorized, requireScope } from '../auth/auth.ts'
+import { areLinksValid } from '../auth/links.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
+import { lastEventId } from '../http/last-event-id.ts'
 import { waitSeconds } from '../http/prefer.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { followJob } from '../requests/follow.ts'
-import { ownJob } from '../requests/own-job.ts'
+import { linkedJob, ownJob } from '../requests/own-job.ts'
 import { readSubmission, submitAndWait } from '../requests/submission.ts'
 import { listJobs, readerOf, serverTiming, viewOf } from '../requests/view.ts'
 
@@ -42,13 +44,6 @@ function nameOf(given: string): string {
   throw new ApiError('invalid_request', message, { param: 'id' })
 }
 
-/** Parses `Last-Event-ID`; 0 is the start of the log. */
-function lastEventId(header: string | undefined): number {
-  if (header === undefined || header === '') return 0
-  if (/^\d{1,12}$/.test(header)) return Number(header)
-  throw new ApiError('invalid_request', `Last-Event-ID is ${JSON.stringify(header)}; it must be the id of an event.`)
-}
-
 async function cancel(c: Context<EdgeEnv>) {
   const { id } = await ownJob(c, 'generate')
   return reply(c, await objectOf(c.env.JOB, id).cancel())
@@ -74,17 +69,18 @@ export const jobs = new Hono<EdgeEnv>()
   .delete('/:id', cancel)
   .post('/:id/cancel', cancel)
   .get('/:id/events', async (c) => {
-    const job = await ownJob(c, 'read')
+    const link = c.get('link')
+    const job = link ? await linkedJob(c, link) : await ownJob(c, 'read')
+    const isAllowed = () =>
+      link
+        ? areLinksValid(c.env, job.account, link.key ?? job.keyId)
+        : isStillAuthorized(c.env, c.get('credential'), 'read')
     const after = lastEventId(c.req.header('last-event-id'))
     // 204 stops an EventSource, which would otherwise reconnect after the last event.
     if (isFinal(job) && after > 0 && (await objectOf(c.env.JOB, job.id).events(after)).length === 0)
       return c.body(null, 204)
-    return c.body(
-      await followJob(c.env, job.id, after, () => isStillAuthorized(c.env, c.get('credential'), 'read')),
-      200,
-      {
-        'content-type': 'text/event-stream',
-        'x-accel-buffering': 'no',
-      },
-    )
+    return c.body(await followJob(c.env, job.id, after, isAllowed), 200, {
+      'content-type': 'text/event-stream',
+      'x-accel-buffering': 'no',
+    })
   })

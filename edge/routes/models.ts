@@ -1,16 +1,32 @@
 import { Hono } from 'hono'
+import type { Offer } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
+import { ApiError } from '../http/errors.ts'
+import { shown } from '../http/validation.ts'
+import { resolveModel } from '../routing/alias.ts'
 
-/** The available models in OpenAI's list format. `octet` lists the routes, tiers and defaults of each model. */
-export const models = new Hono<EdgeEnv>().get('/', (c) => {
-  const offers = Object.entries(Object.groupBy(configOf(c.env).catalog.offers, ({ model }) => model))
-  const data = offers.map(([id, served = []]) => ({
-    id,
-    object: 'model',
-    created: 0,
-    owned_by: 'octet',
-    octet: served.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
-  }))
-  return c.json({ object: 'list', data })
+/** A model in OpenAI's format. `octet` lists its routes, tiers and defaults. */
+const describeModel = (id: string, offers: readonly Offer[]) => ({
+  id,
+  object: 'model',
+  created: 0,
+  owned_by: 'octet',
+  octet: offers.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
 })
+
+/** The available models, and one model by its name or an alias. An alias for any model has the offers of all. */
+export const models = new Hono<EdgeEnv>()
+  .get('/', (c) => {
+    const offers = Object.entries(Object.groupBy(configOf(c.env).catalog.offers, ({ model }) => model))
+    return c.json({ object: 'list', data: offers.map(([id, served = []]) => describeModel(id, served)) })
+  })
+  .get('/:id', (c) => {
+    const id = c.req.param('id')
+    const { catalog } = configOf(c.env)
+    const model = resolveModel(catalog, id)
+    const offers = catalog.offers.filter((offer) => model === undefined || offer.model === model)
+    if (offers.length > 0) return c.json(describeModel(id, offers))
+    const served = [...new Set(catalog.offers.map((offer) => offer.model))].join(', ')
+    throw new ApiError('not_found', `model is ${shown(id)}; this deployment serves ${served}.`, { param: 'model' })
+  })

@@ -9,7 +9,7 @@ import { reportOf } from '../operations/job-report.ts'
 import { operatorStatus } from '../operations/status.ts'
 import { resolveJobId } from '../requests/own-job.ts'
 
-const query = z.strictObject({
+export const query = z.strictObject({
   account: z.string().regex(ACCOUNT_NAME).optional().describe('1 to 32 of a-z, 0-9 and "-", not at an end'),
 })
 

@@ -9,7 +9,7 @@ import type { WebhookDO } from '../webhooks/webhook-object.ts'
 import { limitedBy, outboxOf, readableOutbox } from './webhooks.ts'
 
 const moment = z.iso.datetime({ offset: true }).describe('a time like "2026-11-22T10:00:00Z"')
-const page = z.strictObject({
+export const page = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20).describe('a whole number from 1 to 100'),
   before: moment.optional(),
   state: z
@@ -22,8 +22,8 @@ const only = z
   .enum(REPLAY_FILTERS)
   .default('undelivered')
   .describe(`one of ${REPLAY_FILTERS.join(', ')}`)
-const single = z.strictObject({ only })
-const span = z.strictObject({ since: moment, until: moment.optional(), only })
+export const single = z.strictObject({ only })
+export const span = z.strictObject({ since: moment, until: moment.optional(), only })
 
 const iso = (milliseconds: number) => new Date(milliseconds).toISOString()
 

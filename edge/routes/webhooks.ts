@@ -30,20 +30,20 @@ const events = z
   .describe(`a list of ${EVENT_TYPES.join(', ')}`)
 const description = z.string().max(200).describe('a text of at most 200 characters')
 const signature = z.enum(SCHEMES).describe(`one of ${SCHEMES.join(', ')}`)
-const newEndpoint = z.strictObject({
+export const newEndpoint = z.strictObject({
   url,
   events: events.default([...EVENT_TYPES]),
   description: description.default(''),
   signature: signature.default('hmac'),
 })
-const changes = z.strictObject({
+export const changes = z.strictObject({
   url: url.optional(),
   events: events.optional(),
   description: description.optional(),
   disabled: z.boolean().optional().describe('true or false'),
 })
 const MAX_OVERLAP_SECONDS = 7 * 24 * 3600
-const rotation = z.strictObject({
+export const rotation = z.strictObject({
   signature: signature.optional(),
   overlap_seconds: z
     .int()

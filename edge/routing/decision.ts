@@ -3,6 +3,12 @@ import type { Route, Tier } from '#contract'
 
 export const QUALITIES = ['auto', 'draft', 'low', 'standard', 'medium', 'high'] as const
 
+/** A note about the request for its caller. */
+export type Warning = { code: string; message: string }
+
+/** A size to be served by the nearest size of an offer, or a width divided by a height for the offer's default number of pixels. */
+export type WantedSize = { width: number; height: number } | { aspect: number }
+
 export type RouteRequest = {
   prompt: string
   negativePrompt: string
@@ -13,6 +19,10 @@ export type RouteRequest = {
   steps?: number | undefined
   guidanceScale?: number | undefined
   size?: { width: number; height: number } | undefined
+  /** In place of `size`. */
+  wantedSize?: WantedSize | undefined
+  /** Whether the quality yields to the available offers, because the request names a model. */
+  isQualityHint?: boolean
   /** Micro-dollars of the whole request. */
   maxCost?: number | undefined
   maxLatencyMs?: number | undefined

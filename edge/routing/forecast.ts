@@ -17,7 +17,7 @@ const quantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
 const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
 
-/** Runs after a similar idle time predict best whether the GPU is still warm. With fewer of them than this, all runs count. */
+/** Runs after a similar idle time predict best whether the GPU is still warm. All runs count if there are fewer of these than this. */
 const ALIKE_AT_LEAST = 3
 
 /** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */
@@ -46,7 +46,7 @@ type Ran = Pick<Observation, 'endpoint' | 'model' | 'tier'>
 const sameAs = (ran: Ran) => (each: Ran) =>
   each.endpoint === ran.endpoint && each.model === ran.model && each.tier === ran.tier
 
-/** How long an isolate caches observations, so that a quote does not read hundreds of rows each time. */
+/** Lifetime of an isolate's cached observations. Without the cache each quote would read hundreds of rows. */
 const FRESH_MS = 10_000
 // Caches values, not promises: no request may await another request's promise.
 const cache = new Map<string, { at: number; rows: Observation[] }>()

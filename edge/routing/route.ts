@@ -4,6 +4,7 @@ import type { Catalog, Offer } from '../config/catalog.ts'
 import { ApiError } from '../http/errors.ts'
 import type { Decision, RouteRequest } from './decision.ts'
 import { applyGuards, type Estimate } from './route-guards.ts'
+import { fitsSize, nearestSize } from './size.ts'
 
 /** A firm preference is an explicit choice of the caller; any other yields to the available offers. */
 type Preference = { route: Route; reason: string; isFirm: boolean }
@@ -27,7 +28,7 @@ function isQuotation(characters: readonly string[], start: number, end: number):
   return /[\s(]/.test(before) && /^($|[\s.,;:!?)])/.test(after)
 }
 
-/** Whether the prompt asks for text in the image, that is, contains a quotation. A single pass from the end, so that the time is linear. */
+/** Whether the prompt requests text in the image, that is, contains a quotation. A single pass from the end, so that the time is linear. */
 export function asksForText(prompt: string): boolean {
   const characters = [...prompt]
   /** The nearest position of each closing mark after the current character. */
@@ -43,10 +44,11 @@ export function asksForText(prompt: string): boolean {
 
 function preferRoute(request: RouteRequest): Preference {
   const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request
+  const isFirm = !request.isQualityHint
   if (route) return { route, isFirm: true, reason: `The request names the ${route} route.` }
   if (quality === 'draft' || quality === 'low')
-    return { route: 'turbo', isFirm: true, reason: `Quality "${quality}" is the turbo route.` }
-  if (quality === 'high') return { route: 'full', isFirm: true, reason: 'Quality "high" is the full route.' }
+    return { route: 'turbo', isFirm, reason: `Quality "${quality}" is the turbo route.` }
+  if (quality === 'high') return { route: 'full', isFirm, reason: 'Quality "high" is the full route.' }
   if (guidanceScale !== undefined && guidanceScale > 1)
     return {
       route: 'full',
@@ -81,9 +83,6 @@ function preferRoute(request: RouteRequest): Preference {
   }
 }
 
-const fitsSize = ({ max_pixels, max_side }: Offer, { width, height }: NonNullable<RouteRequest['size']>) =>
-  width * height <= max_pixels && Math.max(width, height) <= max_side
-
 /** Returns the offers that satisfy the request, on any route. An explicit tier overrides the T5 requirement (fp8-lite has no T5). */
 function eligibleOffers({ prompt, model, tier, size }: RouteRequest, { offers }: Catalog): Offer[] {
   const needsT5 = tier === undefined && asksForText(prompt)
@@ -97,9 +96,11 @@ function eligibleOffers({ prompt, model, tier, size }: RouteRequest, { offers }:
   return prompt.length > CLIP_CHARACTERS ? fits.toSorted((a, b) => lacksT5(a) - lacksT5(b)) : fits
 }
 
+const sizeText = ({ width, height }: { width: number; height: number }) => `${width}x${height}`
 const distinct = (values: readonly string[]) => [...new Set(values)].join(', ')
 
-function notOfferedError(request: RouteRequest, preference: Preference, { offers }: Catalog): ApiError {
+function notOfferedError(request: RouteRequest, preference: Preference, catalog: Catalog): ApiError {
+  const { offers } = catalog
   const { model, tier, size } = request
   const models = distinct(offers.map((offer) => offer.model))
   if (model !== undefined && !offers.some((offer) => offer.model === model))
@@ -110,32 +111,38 @@ function notOfferedError(request: RouteRequest, preference: Preference, { offers
     `route ${preference.route}`,
     model && `model ${model}`,
     tier && `tier ${tier}`,
-    size && `size ${size.width}x${size.height}`,
+    size && `size ${sizeText(size)}`,
   ]
   const served = offers.map(
     ({ route, model, tier, max_pixels, max_side }) =>
       `${route}/${model}/${tier} up to ${max_pixels} pixels and a side of ${max_side}`,
   )
-  return new ApiError(
-    'not_offered',
-    `Nothing here serves ${requested.filter(Boolean).join(', ')}; there is ${distinct(served)}.`,
-  )
+  const message = `Nothing here serves ${requested.filter(Boolean).join(', ')}; there is ${distinct(served)}.`
+  const other = size && eligibleOffers({ ...request, size: undefined }, catalog)[0]
+  if (!other) return new ApiError('not_offered', message)
+  const valid = ` A valid size is ${sizeText(nearestSize(other, size))}.`
+  return new ApiError('not_offered', `${message}${valid}`, { param: 'size' })
 }
 
-const decisionFor = ({ steps, guidanceScale, size }: RouteRequest, preference: Preference, offer: Offer): Decision => ({
+/** The size of a decision: the requested one, the offer's nearest to the wanted one, or the offer's default. */
+function chooseSize({ size, wantedSize }: RouteRequest, offer: Offer): { width: number; height: number } {
+  if (size) return size
+  return wantedSize ? nearestSize(offer, wantedSize) : { width: offer.width, height: offer.height }
+}
+
+const decisionFor = (request: RouteRequest, preference: Preference, offer: Offer): Decision => ({
   route: offer.route,
   tier: offer.tier,
   model: offer.model,
   endpoint: offer.endpoint,
   ...(offer.fallbacks && { fallbacks: offer.fallbacks }),
-  steps: steps ?? offer.steps,
-  guidanceScale: offer.route === 'turbo' ? 1 : (guidanceScale ?? offer.guidance_scale),
-  width: size?.width ?? offer.width,
-  height: size?.height ?? offer.height,
+  steps: request.steps ?? offer.steps,
+  guidanceScale: offer.route === 'turbo' ? 1 : (request.guidanceScale ?? offer.guidance_scale),
+  ...chooseSize(request, offer),
   reason: preference.reason,
 })
 
-/** Every decision that would do, best first: the preference route's, then the others' where the wish is not firm. */
+/** All acceptable decisions, best first: those of the preferred route, then those of the other routes unless the request names the route. */
 function candidates(request: RouteRequest, preference: Preference, catalog: Catalog): Decision[] {
   const offers = eligibleOffers(request, catalog)
   const served = offers.filter(({ route }) => route === preference.route)
@@ -158,7 +165,10 @@ export function chooseRoute(request: RouteRequest, catalog: Catalog, estimate: E
     const message = `guidance_scale is ${guidanceScale}, but the turbo route runs without guidance; leave it out or choose route "full".`
     throw new ApiError('invalid_request', message, { param: 'guidance_scale' })
   }
-  const decisions = candidates(request, preference, catalog)
+  const { wantedSize } = request
+  const exact =
+    wantedSize && 'width' in wantedSize ? candidates({ ...request, size: wantedSize }, preference, catalog) : []
+  const decisions = exact.length > 0 ? exact : candidates(request, preference, catalog)
   if (decisions.length === 0) throw notOfferedError(request, preference, catalog)
   return applyGuards(decisions, request, estimate)
 }

@@ -1,7 +1,7 @@
 import type { Tier } from '#contract'
 import type { Observation } from '../routing/observation.ts'
 
-/** How a reservation ends. */
+/** The outcome of a reservation. */
 export type Outcome = 'captured' | 'released'
 
 /** The exported record of a settled job. `id` is the ledger id, `<account>/<job>`, and is the same on every delivery. */

@@ -4,7 +4,7 @@ import type { UsageRecord } from './record.ts'
 const METER_EVENTS = 'https://api.stripe.com/v1/billing/meter_events'
 /** The `event_name` of Stripe's meter. Its value is in micro-dollars. */
 export const METER_NAME = 'octet_microdollars'
-/** The most characters of a refusal in the log. */
+/** Maximum number of characters of a refusal in the log. */
 const LOGGED = 500
 
 /** Stripe refused a meter event. `final`: permanently. */

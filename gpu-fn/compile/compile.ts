@@ -1,13 +1,15 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
 import { escapeText, modelName, TIER_TABLE } from '../contract.ts'
-import { MANIFEST_FORMAT, type Manifest, manifest } from '../manifest.ts'
+import { MANIFEST_FORMAT, type Manifest, manifest, type Target } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError, listNames } from './checkpoint/error.ts'
 import type { Tensor } from './checkpoint/tensor.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
 import type { BuildOptions, Model } from './graph/model.ts'
+import type { Lowering } from './graph/scope.ts'
 import type { WeightSource } from './graph/weight-source.ts'
+import { lowerings } from './lower/lowerings.ts'
 import { place } from './place.ts'
 import { encodeModel } from './write/onnx.ts'
 import { PackageWriter, type Progress, type WeightsFile, weightsFile } from './write/package-writer.ts'
@@ -16,7 +18,10 @@ import { layoutBytes } from './write/weights.ts'
 
 export type CompileOptions = BuildOptions &
   TokenizerOptions & {
-    /** The network family of the checkpoint; SD3.5 unless given. */
+    readonly target: Target
+    /** Replaces the target's lowering; for tests. */
+    readonly lowering?: Lowering | undefined
+    /** The network family of the checkpoint; SD3.5 by default. */
     readonly family?: FamilyName | undefined
     /** A diffusers directory, or the files of the single-file layout. */
     readonly checkpoint: readonly string[]
@@ -42,7 +47,7 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
   const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
   const checkpoint = await openCheckpoint(options.checkpoint, options)
   for (const note of checkpoint.notes) options.onNote?.(escapeText(note))
-  const model = buildModel(checkpoint, options.checkpoint, options)
+  const model = buildModel(checkpoint, options.checkpoint, options, lowerings(options.target, options.lowering))
   const { encoders } = model.manifest.text
   const tokenizers = await readTokenizers(encoders, model.vocabularies, checkpoint, options)
   const files = weightsFilesOf(model)

@@ -77,8 +77,8 @@ async function assertReplaceable(out: string): Promise<void> {
   const listed = listedFiles(text)
   const stranger = files.find((file) => file !== 'manifest.json' && !listed.has(file))
   if (listed.size === 0 || stranger) {
-    const what = stranger ? `contains ${stranger}, which is not part of a package` : 'exists and is not a package'
-    throw new CheckpointError(out, `${what}; choose an empty or new directory with --out`)
+    const problem = stranger ? `contains ${stranger}, which is not part of a package` : 'exists and is not a package'
+    throw new CheckpointError(out, `${problem}; choose an empty or new directory with --out`)
   }
 }
 

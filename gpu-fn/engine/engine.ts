@@ -29,7 +29,7 @@ export interface Engine {
    * `invalid_request`, before opening anything, if images of `size` exceed the memory budget.
    */
   load(model: Model, size?: Size): Promise<{ device: string; seconds: number; networks?: Opened; closed?: string[] }>
-  /** Runs the model once for each supported size (its default unless given), because the first run of a shape is slow. */
+  /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
   run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>

@@ -1,4 +1,4 @@
-// How a package runs on this machine: its graphs, their provider options, and their memory.
+// The execution of a package on this machine: its graphs, their provider options, and their memory.
 import type { Manifest, NetworkName, Package } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { findKernels, type Kernels } from '../runtime/fp8-kernels.ts'
@@ -50,7 +50,7 @@ export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = instal
   return { networks: { ...networks, ...without_kernels }, batched: false, note }
 }
 
-/** The memory plan of a package for images up to `size`, its default unless given. Throws `BudgetError`. */
+/** The memory plan of a package for images up to `size`, by default the model's default size. Throws `BudgetError`. */
 export function planOf(pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan {
   const { manifest } = pkg
   const { batched, note } = chooseGraphs(manifest)

@@ -1,4 +1,4 @@
-// Which networks of a package are resident on the device and which are offloaded between their runs, within a memory budget.
+// The division of a package's networks into resident and offloaded ones, within a memory budget.
 import type { Manifest, NetworkName, Target } from '../manifest.ts'
 import { STEPS_AT_ONCE } from '../pipeline/denoise.ts'
 import type { Size } from '../pipeline/pipeline.ts'
@@ -100,8 +100,8 @@ export const memoryOfAll = (peaks: readonly Peak[]): number =>
   sum(peaks, ({ peak, shared }) => peak - shared) + Math.max(0, ...peaks.map(({ shared }) => shared))
 
 /**
- * All sessions stay open. Offloaded weights reuse the memory of those before them, and runs allocate from one arena that does not shrink:
- * the autoencoder's blocks are larger than all others.
+ * All sessions stay open. Offloaded networks take turns in the same memory. Runs share one arena that never shrinks; the decoder's blocks are
+ * larger than all others and cannot reuse them, so both are counted.
  */
 function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): Peak {
   const all = [...resident, ...offloaded]

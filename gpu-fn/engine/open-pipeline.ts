@@ -23,7 +23,7 @@ export type OpenPipeline = Pipeline & {
 }
 
 export type PipelineOptions = Pick<SessionOptions, 'fold' | 'threads' | 'binding'> & {
-  /** Maximum device memory in use, in bytes; unlimited unless given. */
+  /** Maximum device memory in use, in bytes; unlimited by default. */
   budget?: number | undefined
   /** Receives the first plan and every later one. */
   onPlan?: (plan: MemoryPlan) => void

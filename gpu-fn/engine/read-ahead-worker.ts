@@ -16,9 +16,9 @@ const chunk = Buffer.allocUnsafe(CHUNK)
 function readStretch(descriptor: number, start: number, end: number): number {
   let bytes = 0
   for (let at = start; at < end; at += CHUNK) {
-    const begun = performance.now()
+    const started = performance.now()
     const count = fs.readSync(descriptor, chunk, 0, Math.min(CHUNK, end - at), at)
-    if (at === start && count / ((performance.now() - begun) / 1000) > CACHED_RATE) return 0
+    if (at === start && count / ((performance.now() - started) / 1000) > CACHED_RATE) return 0
     bytes += count
   }
   return bytes

@@ -14,7 +14,7 @@ export type Watch = {
 export type Stall = { activity: Activity; silentSeconds: number; limitSeconds: number; longestStepSeconds: number }
 
 const STEPS = 20
-/** How much slower CPU steps and weight loading are than GPU steps. */
+/** Ratio of the time of CPU steps and weight loading to that of GPU steps. */
 const SLOW = 10
 const CHECKS = 10
 const MAX_CHECK_MS = 1_000

@@ -140,7 +140,7 @@ async function close({ digest }: Package): Promise<void> {
   await found?.pipeline.release()
 }
 
-/** Closes the least recently used pipelines until another one fits; one that is larger than the budget runs alone. */
+/** Closes the least recently used pipelines until a new one fits. A pipeline above the budget runs alone. */
 async function evictPipelines(added: Peak): Promise<void> {
   const budget = deviceBytes ?? memoryBytes
   const models: string[] = []

@@ -1,6 +1,6 @@
-// What the compiler needs of a network family. A family is a folder beside this file and a line in families.ts.
+// The interface of a network family: a folder beside this file and a line in families.ts.
 import type { Checkpoint } from '../compile/checkpoint/tensor.ts'
-import type { BuildOptions, Model } from '../compile/graph/model.ts'
+import type { BuildOptions, Lowerings, Model } from '../compile/graph/model.ts'
 
 export type Family = {
   /** Names of the published variants, for `--variant`. */
@@ -8,5 +8,5 @@ export type Family = {
   /** Opens a checkpoint under the names that the family's models read, without the networks that the options omit. Throws CheckpointError. */
   openCheckpoint(paths: readonly string[], options?: Pick<BuildOptions, 'tier' | 'omitT5'>): Promise<Checkpoint>
   /** Builds the graphs of a checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
-  buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model
+  buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions, lowerings: Lowerings): Model
 }

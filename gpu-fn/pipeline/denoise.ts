@@ -36,10 +36,10 @@ export async function condition(
   return conditions
 }
 
-/** The most steps whose modulation is computed at once, which bounds its memory. */
+/** Maximum number of steps per run of `conditioning`, which bounds the memory of the modulation. */
 export const STEPS_AT_ONCE = 50
 
-/** The conditions of all steps, computed for `STEPS_AT_ONCE` of them when the first is due. Call `release` at the end. */
+/** The conditions of all steps, computed when needed for `STEPS_AT_ONCE` steps at a time. Call `release` at the end. */
 export class Conditions {
   readonly #compute: (timesteps: Float32Array) => Promise<Condition[]>
   readonly #timesteps: Float32Array
@@ -51,7 +51,7 @@ export class Conditions {
     this.#compute = compute
   }
 
-  /** The conditions whose modulation has the row `row` for a step. */
+  /** The conditions of a step, and its row in their modulation. */
   async at(step: number): Promise<{ conditions: Condition[]; row: number }> {
     const row = step % STEPS_AT_ONCE
     const first = step - row

@@ -71,7 +71,7 @@ export function assertFinite(values: Float32Array, what: string): void {
 
 function describeTruncation(encoder: string, prompt: string, { cut }: Tokens, maxTokens: number): string[] {
   if (cut === undefined) return []
-  return [`the ${prompt} is longer than the ${maxTokens} tokens of ${encoder}, which did not read "${cut}"`]
+  return [`the ${prompt} exceeds the ${maxTokens} tokens of ${encoder}, so "${cut}" is ignored`]
 }
 
 async function runEncoder(session: Session, tokens: Tokens[], { batched, signal }: Options): Promise<Encoded[]> {

@@ -37,7 +37,7 @@ export type Txt2ImgRequest = Pick<
 /**
  * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
  * checks `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size outside the model's range and
- * `BudgetError` for one that exceeds the memory budget.
+ * `BudgetError` for a size above the memory budget.
  */
 export async function* txt2img(
   pipeline: Pipeline,

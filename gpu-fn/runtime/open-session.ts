@@ -9,7 +9,7 @@ import { type NativeSettings, openNativeSession } from './session-native.ts'
 
 export type SessionOptions = {
   target: Target
-  /** The Node binding on the CPU and the C API on CUDA, unless given. */
+  /** By default the Node binding on the CPU and the C API on CUDA. */
   binding?: 'node' | 'native' | undefined
   /** The library of our operators, for graphs of target cuda-fp8 that use them. */
   kernels?: string | undefined
@@ -23,7 +23,7 @@ export type SessionOptions = {
   weights?: WeightsFile | undefined
   /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
-  /** CPU threads per run; one per core unless given. */
+  /** CPU threads per run; one per core by default. */
   threads?: number | undefined
 }
 

@@ -30,7 +30,7 @@ export function shareArena(api: OrtApi): void {
   try {
     api.call('CreateAndRegisterAllocatorV2', environmentOf(api), ...provider, ...options)
   } catch (error) {
-    // Another thread of this process has already done so.
+    // Another thread of this process has already registered it.
     if (!/already been registered/.test(String(error))) throw error
   } finally {
     api.release('ArenaCfg', configuration)

@@ -106,8 +106,8 @@ class NativeSession implements Session {
       const places = this.#outputs.map((name) => (only.includes(name) ? this.#host : this.#device))
       const values = await this.#compute(inputs, places, options)
       try {
-        const wanted = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
-        return Object.fromEntries(wanted.map(([name, value]) => [name, copyFromNative(this.#api, value)]))
+        const requested = this.#outputs.flatMap((name, i) => (only.includes(name) ? [[name, values[i]!] as const] : []))
+        return Object.fromEntries(requested.map(([name, value]) => [name, copyFromNative(this.#api, value)]))
       } finally {
         for (const value of values) this.#api.release('Value', value)
       }

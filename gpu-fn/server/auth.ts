@@ -6,7 +6,7 @@ import { createExpiringMap } from './expiring-map.ts'
 import { Refusal } from './refusal.ts'
 
 const CLOCK_TOLERANCE_SECONDS = 10
-/** Tokens expire by then, so used ones need not be remembered for longer. */
+/** Retention of used tokens: all tokens have expired by then. */
 const REMEMBER_SECONDS = GPU_TOKEN.maxAgeSeconds + 2 * CLOCK_TOLERANCE_SECONDS
 /** About ten megabytes. Above this the oldest entries are evicted. */
 const REMEMBERED_TOKENS = 65_536

@@ -57,7 +57,7 @@ export class Jobs {
     })
   }
 
-  /** Accepts a new job, or returns the existing one with this id if its request is the same. A canceled attempt gets an ended job. */
+  /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
   submit(id: string, request: JobRequest): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
@@ -138,8 +138,8 @@ export class Jobs {
 }
 
 /**
- * Whether a PUT restarts the job: after a service failure only for a later attempt, after a cancellation for any attempt that was not
- * itself canceled by request. All other outcomes are final.
+ * Whether a PUT restarts the job. A service failure permits a later attempt; a cancellation also permits the current one, unless that
+ * attempt was canceled by request. All other outcomes are final.
  */
 function mayRunAgain(job: Job, attempt: number): boolean {
   const end = outcome(job)

@@ -88,7 +88,7 @@ function assertShort(replacements: Buffer): void {
   }
 }
 
-/** The value of the shortest key that `key` starts with. SentencePiece takes the longest, `tokenizers` the shortest. */
+/** The value of the shortest key that is a prefix of `key`. SentencePiece takes the longest, `tokenizers` the shortest. */
 function shortestMatch(units: Uint32Array, key: Uint8Array): number | undefined {
   let at = childrenOf(units[0]!)
   for (const byte of key) {

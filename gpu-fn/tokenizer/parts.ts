@@ -14,11 +14,11 @@ const TYPES = {
   decoder: ['Sequence', 'ByteLevel', 'Metaspace', 'BPEDecoder', 'Replace', 'ByteFallback', 'Fuse', 'Strip'],
   model: ['BPE', 'Unigram'],
 } as const
-/** Characters of a text that a part searches for. */
+/** Characters in the search text of a part. */
 const MAX_TEXT = 16
 /** Keys of the parts of a sequence. */
 const SEQUENCES = ['normalizers', 'pretokenizers', 'processors', 'decoders']
-/** Parts of all sequences together; published tokenizers have up to 3 in one. */
+/** Maximum number of parts in all sequences together; a sequence of a published tokenizer has at most 3. */
 const MAX_PARTS = 16
 
 /** Throws `TokenizerError` for a part or a regular expression that the published tokenizers do not have. */

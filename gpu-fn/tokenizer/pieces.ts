@@ -1,10 +1,10 @@
-// Splits a prompt into pieces whose concatenated tokens equal those of the whole prompt, so a long prompt need not be tokenized to its end.
+// Splits a prompt into pieces whose concatenated tokens equal those of the whole prompt, which avoids tokenizing a long prompt to its end.
 import { CLIP_WORDS, type TokenizerJson } from './files.ts'
 
 /** A piece of a prompt. If the cut is inside a word, `next` is the character after it: the piece's tokens are those of `text + next` minus those of `next`. */
 export type Piece = { text: string; next: string }
 
-/** Where a prompt may be cut. `junctions` holds the character pairs not to cut between; it is null if words must not be cut at all. */
+/** Allowed cuts of a prompt. Inside a word, a cut must not separate a pair of `junctions`; null allows no cuts inside words. */
 export type Cutter = { junctions: ReadonlySet<string> | null }
 
 /**

@@ -19,7 +19,7 @@ const NORMALIZER = { characterMap: 0x12 }
 
 /**
  * The `tokenizer.json` of T5's SentencePiece model `bytes`, with `extraIds` sentinel tokens after its pieces. `file` is named in errors. Throws
- * TokenizerError for a malformed model and for one that is not T5's.
+ * TokenizerError for a malformed model and for a model other than T5's.
  */
 export function convertSentencePiece(file: string, bytes: Uint8Array, extraIds = EXTRA_IDS): object {
   const fail = (problem: string, options?: ErrorOptions) => new TokenizerError(`${file}: ${problem}`, options)

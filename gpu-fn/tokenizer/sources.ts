@@ -58,7 +58,7 @@ export function readMerges(directory: string, sources: TokenizerSources): string
   throw new TokenizerError(`${path.join(directory, 'merges.txt')}: ${problem}`)
 }
 
-/** The text of a file with at most `limit` of the character `mark`, which bounds the memory that it takes when parsed. */
+/** Reads a text file. Throws for more than `limit` occurrences of the character `mark`, which bounds the memory for parsing. */
 export function readText(
   directory: string,
   sources: TokenizerSources,

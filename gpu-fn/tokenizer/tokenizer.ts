@@ -58,7 +58,7 @@ function open(directory: string, files: TokenizerFiles): PromptTokenizer {
   const [prefix, suffix] = [whole.slice(0, start), whole.slice(start + body.length)]
   const unusable = [...whole, padId, tokenizer.model.unk_token_id].find((id) => !Number.isSafeInteger(id))
   if (unusable !== undefined || tokenizer.model.unk_token_id === undefined)
-    throw new TokenizerError(`${directory}: a token of its own, such as the unknown token, has no id`)
+    throw new TokenizerError(`${directory}: a special token of the tokenizer, such as the unknown token, has no id`)
   return {
     tokenizer,
     prefix,

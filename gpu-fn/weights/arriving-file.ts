@@ -5,7 +5,7 @@ import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
 import path from 'node:path'
 import type { Hasher } from './hasher.ts'
 
-export type Wanted = { key: string; file: string; bytes: number; sha256: string }
+export type PackageFile = { key: string; file: string; bytes: number; sha256: string }
 
 /** `written`: bytes of the range in the file, from its start. */
 export type Range = { start: number; bytes: number; written: number }
@@ -20,7 +20,7 @@ const UPDATE_BYTES = 4 << 20
 
 export type ArrivingFile = ReturnType<typeof createArrivingFile>
 
-export function createArrivingFile({ key, file, bytes, sha256 }: Wanted, hasher: Hasher) {
+export function createArrivingFile({ key, file, bytes, sha256 }: PackageFile, hasher: Hasher) {
   const partial = path.join(path.dirname(file), `.${randomBytes(8).toString('hex')}.part`)
   /** Requested ranges in order, from the first incomplete one. */
   const ranges: Range[] = []

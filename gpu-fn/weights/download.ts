@@ -1,5 +1,5 @@
 // Downloads objects of a bucket to files, by many concurrent ranges. A file has its final name only when it is complete and verified.
-import { type ArrivingFile, createArrivingFile, type Range, type Wanted } from './arriving-file.ts'
+import { type ArrivingFile, createArrivingFile, type PackageFile, type Range } from './arriving-file.ts'
 import type { Bucket } from './bucket.ts'
 import { openHasher } from './hasher.ts'
 
@@ -14,7 +14,7 @@ export type DownloadOptions = {
   onProgress?: (bytes: number) => void
 }
 
-/** Several, so that some use the pauses of the others. */
+/** Several requests, so that the connection is used while one of them pauses. */
 const INITIAL_CONNECTIONS = 4
 /** The number of requests is doubled as long as that increases the rate by a tenth: each costs CPU, but a distant bucket needs many. */
 const GROW_EVERY_MS = 500
@@ -24,25 +24,25 @@ const MIN_RANGE = 1 / 16
 
 /**
  * Downloads all files, and renames each to its final name once it is complete and verified. Throws CorruptDownload, BucketError, or a
- * file-system error; files that were complete by then remain.
+ * file-system error; files completed before the error remain.
  */
 export async function download(
   bucket: Bucket,
-  wanted: readonly Wanted[],
+  files: readonly PackageFile[],
   options: DownloadOptions = {},
 ): Promise<void> {
   const hasher = openHasher()
-  const files = wanted.map((each) => createArrivingFile(each, hasher))
-  const transfer = new Transfer(bucket, files, sizeOf(wanted), options)
+  const arriving = files.map((each) => createArrivingFile(each, hasher))
+  const transfer = new Transfer(bucket, arriving, sizeOf(files), options)
   try {
     await transfer.run()
   } finally {
     await hasher.close()
-    await Promise.all(files.map((file) => file.discard()))
+    await Promise.all(arriving.map((file) => file.discard()))
   }
 }
 
-const sizeOf = (wanted: readonly Wanted[]) => wanted.reduce((sum, { bytes }) => sum + bytes, 0)
+const sizeOf = (files: readonly PackageFile[]) => files.reduce((sum, { bytes }) => sum + bytes, 0)
 
 /** The concurrent requests of one download. */
 class Transfer {

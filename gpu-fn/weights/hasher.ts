@@ -13,7 +13,7 @@ export function openHasher() {
   thread.on('message', ({ file, sha256 }: Hashed) => waiting.get(file)?.(sha256))
   return {
     update: (update: HashUpdate) => thread.postMessage(update),
-    /** The SHA-256 of a file after the update that completes it. Throws file-system errors. */
+    /** Waits for the last update of a file and resolves to its SHA-256. Throws file-system errors. */
     digestOf: (file: string) =>
       Promise.race([failed.promise, new Promise<string>((resolve) => waiting.set(file, resolve))]),
     close: () => thread.terminate(),

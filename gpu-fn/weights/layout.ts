@@ -7,9 +7,9 @@ import type { Tier } from '../manifest.ts'
 /** Model, tier and target of a package, as in its manifest. */
 export type PackageName = { model: string; tier: Tier; target: string }
 
-/** Throws unless given a SHA-256, since anything else could address another key. */
+/** Throws for a value that is not a SHA-256, because it could address another key. */
 export const blobKey = (sha256: string) => `blobs/${sha256Hex.parse(sha256)}`
-/** Throws unless given a SHA-256. */
+/** Throws for a value that is not a SHA-256. */
 export const manifestKey = (digest: string) => `manifests/${sha256Hex.parse(digest)}.json`
 export const pointerKey = ({ model, tier, target }: PackageName) => `models/${model}/${tier}/${target}.json`
 

@@ -122,7 +122,7 @@ function assertLayout(directory: string, file: string, tensors: readonly StoredT
   }
 }
 
-/** Whether a name, without resolving links, is inside a package. */
+/** Whether a name is inside a package, without resolving links. */
 export function isInside(name: string): boolean {
   const parts = name.split('/')
   return !path.isAbsolute(name) && !/[\\\0]/.test(name) && !parts.some((part) => ['', '.', '..'].includes(part))

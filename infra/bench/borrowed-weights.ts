@@ -6,9 +6,10 @@ import { float32ToFloat16 } from '../../gpu-fn/compile/checkpoint/formats/dtype.
 import { encode } from '../../gpu-fn/compile/checkpoint/formats/fp8.ts'
 import type { Graph, Weight } from '../../gpu-fn/compile/graph/graph.ts'
 import type { BuildOptions } from '../../gpu-fn/compile/graph/model.ts'
+import { lowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
 import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
 import { tensorBytes } from '../../gpu-fn/dtype.ts'
-import type { StoredTensor } from '../../gpu-fn/manifest.ts'
+import type { StoredTensor, Target } from '../../gpu-fn/manifest.ts'
 import { buildModel } from '../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../gpu-fn/models/sd35/sd35.ts'
 import { singleFileShapes } from '../checkpoints/published.ts'
@@ -23,13 +24,19 @@ const REGIONS = { codes: 256 * MIB, halves: 64 * MIB, scales: 4 * MIB, norms: MI
 type Kind = keyof typeof REGIONS
 
 /** Builds the full-size step graph of a variant from a checkpoint with a header and a sparse body. */
-export async function buildStep(directory: string, variant: 'large' | 'medium', blocks: number, options: BuildOptions) {
+export async function buildStep(
+  directory: string,
+  variant: 'large' | 'medium',
+  blocks: number,
+  { target, ...options }: BuildOptions & { target: Target },
+) {
   const shapes = await singleFileShapes(variant, blocks)
   const { header, dataBytes } = safetensorsHeader(shapes.map((each) => ({ ...each, dtype: 'BF16' })))
   const file = path.join(directory, `${variant}-${blocks}.safetensors`)
   await fs.writeFile(file, header)
   await fs.truncate(file, header.length + dataBytes)
-  return buildModel(await openCheckpoint([file]), [file], { ...options, variant: 'custom', allowMissingEncoders: true })
+  const settings = { ...options, variant: 'custom', allowMissingEncoders: true }
+  return buildModel(await openCheckpoint([file]), [file], settings, lowerings(target))
 }
 
 /** Writes the file of random numbers for `writeGraph`. */

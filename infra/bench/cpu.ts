@@ -26,7 +26,7 @@ async function requestsFor(model: BuiltInModel, count: number): Promise<Diffuser
 }
 
 /** Calls `use` with diffusers and its output directory. */
-async function besideDiffusers(
+async function compareWithDiffusers(
   { python, threads }: Options,
   use: (diffusers: Diffusers, out: string) => Promise<void>,
 ) {
@@ -53,7 +53,7 @@ async function secondsOf(pipeline: OpenPipeline, request: DiffusersRequest): Pro
 export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<void> {
   const open = async <T>(model: BuiltInModel, tier: Tier, use: (pipeline: OpenPipeline) => Promise<T>) =>
     withPipeline(await builtInPackage(model, tier), use, { threads: options.threads })
-  await besideDiffusers(options, async (diffusers) => {
+  await compareWithDiffusers(options, async (diffusers) => {
     for (const model of BUILT_IN_MODELS) {
       const times: Record<'diffusers' | 'fp32' | 'fp8', number[]> = { diffusers: [], fp32: [], fp8: [] }
       await open(model, 'fp32', (fp32) =>
@@ -78,7 +78,7 @@ export async function benchCpu({ runs, ...options }: CpuBenchOptions): Promise<v
 
 /** Prints the differences between images of Octet and of diffusers, both in float32. Sets exit code 1 if one exceeds 2 of 255. */
 export async function benchParity({ prompts, ...options }: ParityOptions): Promise<void> {
-  await besideDiffusers(options, async (diffusers, out) => {
+  await compareWithDiffusers(options, async (diffusers, out) => {
     for (const model of BUILT_IN_MODELS) {
       const found = await withPipeline(await builtInPackage(model, 'fp32'), async (pipeline) => {
         const each: { largest: number; share: number; psnr: number }[] = []

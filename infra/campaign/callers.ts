@@ -1,7 +1,7 @@
 // Simulated API callers with different behaviors: wait, disconnect, retry, cancel, follow events, or change the request.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isFinal } from '../../edge/jobs/record.ts'
-import { ask, type Client, Fault, type Job } from './client.ts'
+import { type Client, callWorker, Fault, type Job } from './client.ts'
 import { FAULTY_PROMPT, SLOW_PROMPT } from './programs/modelless-engine.ts'
 import type { Random } from './random.ts'
 import type { Customer } from './system.ts'
@@ -16,7 +16,7 @@ const SLOW = { steps: 100, n: 4 }
 const EXPENSIVE = { steps: 12, n: 2 }
 
 const post = ({ client, url, key, name, body }: Caller) =>
-  ask<Job>(client, `${url}/v1/jobs`, key, { body, headers: { 'idempotency-key': name } })
+  callWorker<Job>(client, `${url}/v1/jobs`, key, { body, headers: { 'idempotency-key': name } })
 
 const requireOneJob = (jobs: readonly Job[]): Observation => {
   const ids = [...new Set(jobs.map(({ id }) => id))]
@@ -41,7 +41,7 @@ const cancel = async (caller: Caller): Promise<Observation> => {
   const { client, url, key, delayMs } = caller
   const { id } = await post(caller)
   await sleep(delayMs)
-  return requireOneJob([await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { method: 'DELETE' })])
+  return requireOneJob([await callWorker<Job>(client, `${url}/v1/jobs/${id}`, key, { method: 'DELETE' })])
 }
 
 /** A request whose run takes longer than the timeout for abandoned runs. */
@@ -53,9 +53,9 @@ const slowDown = (caller: Caller): Caller => ({
 /** `unavailable`: the job got no GPU, so its name may be reused. */
 export type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
 
-/** Retries a PUT of a named job until it is clear whether this body or another one owns the name. */
+/** Retries a PUT of a named job until the response shows whether the name is assigned to this body or to another one. */
 export async function claim({ client, url, key, name }: Caller, body: object & { steps: number }): Promise<Claim> {
-  const { status, text } = await client.insist(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
+  const { status, text } = await client.sendReliably(`${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
   if (text.includes('"idempotency_mismatch"')) return { outcome: 'lost' }
   if (status >= 300) return { outcome: 'lost', complaint: `PUT ${name} returned ${status}: ${text.slice(0, 200)}` }
   const { id: job, error, steps } = JSON.parse(text) as Job
@@ -86,20 +86,20 @@ const BEHAVIORS = {
   submits: async (caller: Caller) => ({ job: (await post(caller)).id }),
   async waits({ client, url, key, name, body }: Caller) {
     const sending = { body, headers: { 'idempotency-key': name } }
-    const { status, text } = await client.insist(`${url}/v1/images/generations`, key, sending)
+    const { status, text } = await client.sendReliably(`${url}/v1/images/generations`, key, sending)
     return status === 200 ? { job: (JSON.parse(text) as { octet: { job: string } }).octet.job, saw: 'succeeded' } : {}
   },
   async polls(caller: Caller) {
     const { client, url, key } = caller
     const { id } = await post(caller)
     for (;;) {
-      const job = await ask<Job>(client, `${url}/v1/jobs/${id}`, key, { headers: { prefer: 'wait=1' } })
-      await ask<{ data: Job[] }>(client, `${url}/v1/jobs?limit=5`, key)
+      const job = await callWorker<Job>(client, `${url}/v1/jobs/${id}`, key, { headers: { prefer: 'wait=1' } })
+      await callWorker<{ data: Job[] }>(client, `${url}/v1/jobs?limit=5`, key)
       if (isFinal(job)) return { job: id, ...(job.state === 'succeeded' && { saw: 'succeeded' as const }) }
     }
   },
   async names({ client, url, key, name, body }: Caller) {
-    const put = () => ask<Job>(client, `${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
+    const put = () => callWorker<Job>(client, `${url}/v1/jobs/${name}`, key, { method: 'PUT', body })
     return requireOneJob([await put(), await put()])
   },
   async 'changes its mind'(caller: Caller) {

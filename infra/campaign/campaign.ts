@@ -33,11 +33,11 @@ const CALLERS_AT_A_TIME = 12
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
 const CALLER_MS = 120_000
-/** Time limit until the system is idle, and as much again for each thousand jobs. */
+/** Time limit until the system is idle; multiplied by 1 + jobs / 1000. */
 const IDLE_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */
 const EXPORT_MS = 20_000
-/** How long a run may outlive its job: the unread timeout, a frozen process, and a margin for slow machines. */
+/** Maximum time of a run after the end of its job: the unread timeout, a frozen process, and a margin for slow machines. */
 const GRACE_MS = UNREAD_MS + FROZEN_MS + 7_000
 
 /** The outcome of a caller whose job does not end in time. */

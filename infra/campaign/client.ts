@@ -9,7 +9,7 @@ export type Job = Pick<JobView, 'id' | 'state' | 'steps' | 'error' | 'price_micr
 }
 
 export type Answer = { status: number; text: string }
-/** The method is GET without a body and POST with one, unless given. */
+/** The default method is GET without a body and POST with a body. */
 export type Sending = {
   method?: string
   body?: object | string
@@ -25,7 +25,7 @@ export type Client = {
   /** Sends once. Throws if the connection breaks. */
   send: (url: string, key: string, sending?: Sending) => Promise<Answer>
   /** Sends with the client's retries. */
-  insist: (url: string, key: string, sending?: Sending) => Promise<Answer>
+  sendReliably: (url: string, key: string, sending?: Sending) => Promise<Answer>
   /** Reads a job's event stream to its end. Returns the ids of its events. */
   follow: (url: string, key: string) => Promise<number[]>
 }
@@ -65,7 +65,7 @@ async function readEvents(url: string, key: string, after: number): Promise<{ id
 /** Retries on broken connections and transient responses, and resumes broken event streams. */
 export const persistent: Client = {
   send,
-  async insist(url, key, sending) {
+  async sendReliably(url, key, sending) {
     for (;;) {
       const answer = await send(url, key, sending).catch(() => null)
       if (answer && (answer.status < 400 || !TRANSIENT.test(answer.text))) return answer
@@ -96,7 +96,7 @@ async function sendOrFault(url: string, key: string, sending: Sending = {}): Pro
 /** Sends each request and opens each stream only once. Throws Fault for failures that a deploy must not cause. */
 export const oneShot: Client = {
   send: sendOrFault,
-  insist: sendOrFault,
+  sendReliably: sendOrFault,
   async follow(url, key) {
     const { ids, ended } = await readEvents(url, key, 0)
     if (!ended) throw new Fault(`${new URL(url).pathname} ended before the job, after ${ids.length} events`)
@@ -105,8 +105,8 @@ export const oneShot: Client = {
 }
 
 /** Returns the body of a successful response. Throws for any other response. */
-export async function ask<T>(client: Client, url: string, key: string, sending?: Sending): Promise<T> {
-  const { status, text } = await client.insist(url, key, sending)
+export async function callWorker<T>(client: Client, url: string, key: string, sending?: Sending): Promise<T> {
+  const { status, text } = await client.sendReliably(url, key, sending)
   if (status >= 200 && status < 300) return JSON.parse(text) as T
   throw new Error(`${methodOf(sending ?? {})} ${url} returned ${status}: ${text}`)
 }

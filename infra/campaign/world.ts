@@ -1,7 +1,7 @@
 // The system under test, with a faulty network, customers and a webhook receiver.
 import path from 'node:path'
 import { addCredit, configureAccount, type Target } from '../operator/keys.ts'
-import { ask, persistent } from './client.ts'
+import { callWorker, persistent } from './client.ts'
 import { startChaosProxy } from './faults/chaos-proxy.ts'
 import { randomOf } from './random.ts'
 import { type Receiver, startReceiver } from './receiver.ts'
@@ -27,7 +27,9 @@ async function openCustomer(target: Target, account: string, receiver: Receiver)
   await addCredit(target, account, 'first', CREDIT, 'campaign')
   const customer = await openAccount(target, account)
   const body = { url: receiver.address(account) }
-  const { secret } = await ask<{ secret: string }>(persistent, `${target.url}/v1/webhooks`, customer.key, { body })
+  const { secret } = await callWorker<{ secret: string }>(persistent, `${target.url}/v1/webhooks`, customer.key, {
+    body,
+  })
   receiver.expect(account, secret)
   return customer
 }

@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises'
 
-/** Reads a file of at most `most` bytes. Throws an Error with both sizes for a larger one, and the file system's errors. */
+/** Reads a file of at most `most` bytes. Throws an Error with the size and the limit for a larger file, and file-system errors. */
 export async function readBounded(file: string, most: number): Promise<Buffer> {
   const { size } = await stat(file)
   if (size > most) throw new Error(`${file} has ${size} bytes; at most ${most} are read`)

@@ -36,7 +36,7 @@ export type Cost = Outcome & { dollarsPerImage: number; utilization: number }
 type ByTier = Partial<Record<Tier, number>>
 const networkOf = (variant: Variant) => figures.variants[variant] as 'large' | 'medium'
 
-/** Seconds per image of 1024 x 1024 on a warm container. A tier without a step time of its own has that of fp8. */
+/** Seconds per image of 1024 x 1024 on a warm container. A tier without a measured step time uses that of fp8. */
 export function serviceSeconds(variant: Variant, tier: Tier, gpu: Gpu): number {
   const { steps, guidanceScale } = ALL_VARIANTS.find(({ name }) => name === variant)!
   const times: ByTier = figures.step_seconds[gpu][networkOf(variant)]

@@ -1,5 +1,6 @@
 // `npm run demo -- "a prompt"`: generates an image with the worker and the GPU function on this machine.
 
+import { spawn } from 'node:child_process'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
@@ -8,10 +9,10 @@ import { prepareCommand } from '../command/npm.ts'
 import { print, printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type ImageReply, requestImage } from './image-request.ts'
-import { type Local, startLocal } from './local.ts'
+import { type Local, pageOf, startLocal } from './local.ts'
 import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
 
-type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean }
+type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean; open?: boolean }
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
 
@@ -26,7 +27,7 @@ const NEXT =
 async function main(): Promise<void> {
   const command = new Command('demo')
     .description('Generates an image with the built-in model on this machine.')
-    .argument('<prompt...>', 'description of the image')
+    .argument('[prompt...]', 'description of the image; optional with --open')
     .addOption(
       new Option('--route <route>', 'turbo has 4 steps, full all of them; chosen by the worker by default').choices([
         'turbo',
@@ -37,29 +38,48 @@ async function main(): Promise<void> {
     .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
     .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
     .option('--json', 'print one JSON object instead of text')
+    .option('--open', 'open the playground in a browser, and serve it until Ctrl+C')
   const flags = prepareCommand(command).parse().opts<Flags>()
   const prompt = command.args.join(' ')
+  if (prompt === '' && !flags.open) command.error("error: missing required argument 'prompt'")
   const say = flags.json ? () => {} : (text: string) => console.log(text)
   endOnSignals()
   const started = performance.now()
   say('Starting the GPU function and the worker …')
-  const local = await startLocal({ only: flags.route === 'full' ? 'nano' : 'nano-turbo' })
+  const local = await startLocal(flags.open ? {} : { only: flags.route === 'full' ? 'nano' : 'nano-turbo' })
   try {
     say(startLine(local))
-    const { route, size, seed, out } = flags
-    const output_format = FORMATS[path.extname(out)]
-    const reply = await requestImage(local, { prompt, route, size, seed, output_format }, flags.json)
-    await fs.mkdir(path.dirname(path.resolve(flags.out)), { recursive: true })
-    await fs.writeFile(flags.out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
-    const total = (performance.now() - started) / 1000
-    if (flags.json) console.log(JSON.stringify(summary(local, reply, flags.out, total), null, 2))
-    else report(reply, flags.out, total)
-    const advice = await hint(prompt)
-    if (advice) say(advice)
-    say(NEXT)
+    if (prompt !== '') await generate(local, prompt, flags, started)
+    if (flags.open) await openPlayground(local)
+    else say(NEXT)
   } finally {
     await local.stop()
   }
+}
+
+/** Writes the image of a prompt and reports it. `started` is the start of the command. */
+async function generate(local: Local, prompt: string, flags: Flags, started: number): Promise<void> {
+  const { route, size, seed, out } = flags
+  const output_format = FORMATS[path.extname(out)]
+  const reply = await requestImage(local, { prompt, route, size, seed, output_format }, flags.json)
+  await fs.mkdir(path.dirname(path.resolve(out)), { recursive: true })
+  await fs.writeFile(out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
+  const total = (performance.now() - started) / 1000
+  if (flags.json) return console.log(JSON.stringify(summary(local, reply, out, total), null, 2))
+  report(reply, out, total)
+  const advice = await hint(prompt)
+  if (advice) console.log(advice)
+}
+
+/** Opens the playground in the default browser and serves it until a signal ends this process. */
+async function openPlayground(local: Local): Promise<never> {
+  const [command, ...args] = { darwin: ['open'], win32: ['cmd', '/c', 'start', ''] }[process.platform as string] ?? [
+    'xdg-open',
+  ]
+  print(`The playground is at ${pageOf(local)} until Ctrl+C.`)
+  // Without a desktop, the address on the terminal is enough.
+  spawn(command!, [...args, pageOf(local)], { stdio: 'ignore' }).on('error', () => {})
+  return new Promise(() => {})
 }
 
 const round = (seconds: number) => Number(seconds.toFixed(2))

@@ -5,7 +5,7 @@ import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
 import { printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { startLocal } from './local.ts'
+import { pageOf, startLocal } from './local.ts'
 import { ROOT } from './package-cache.ts'
 
 const command = new Command('dev')
@@ -19,6 +19,7 @@ try {
   const local = await startLocal({ port, watch: true, state: path.resolve(state), onLog: console.log })
   console.log(`
 Octet is at ${local.url}, and reloads when a file of edge/ or gpu-fn/ changes.
+  Playground: ${pageOf(local)}
   export URL=${local.url} KEY=${local.key} OCTET_ADMIN_TOKEN=${local.adminToken}
   curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '{"prompt": "a red heart"}'
   npm run keys -- list --account local

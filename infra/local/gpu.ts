@@ -44,7 +44,8 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
     // A process group, which includes the child of --watch, and which does not receive Ctrl-C from the terminal a second time.
     detached: true,
   })
-  const exited = once(child, 'exit')
+  // Unlike `exit`, `close` follows the last line of the log.
+  const exited = once(child, 'close')
   const kill = () => killGroup(child.pid)
   process.once('exit', kill)
   exited.catch(() => {}).then(() => process.off('exit', kill))

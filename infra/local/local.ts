@@ -60,6 +60,12 @@ async function choosePorts({ port, watch }: LocalOptions): Promise<{ worker: num
   return { worker: port, gpu: port + 1 }
 }
 
+/** The address of the page with the key. The page takes the key from the fragment, which is not sent to the server. */
+export const pageOf = ({ url, key }: Local) => `${url}/#key=${key}`
+
+/** The GPU function of this machine does not stop, so that a ping, which costs nothing here, finds it warm. */
+const ALWAYS_ON = { idle_seconds: 3600, start_seconds: 1, budget_seconds: 86_400 }
+
 /** Starts all parts at the same time. If one fails, stops those that were started. */
 export async function startLocal(options: LocalOptions = {}): Promise<Local> {
   // wrangler has megabytes of source.
@@ -73,7 +79,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     gpuUrl,
     persist: state.directory,
     secrets: state.secrets,
-    vars: { WEBHOOK_LOCAL: 'true' },
+    vars: { WEBHOOK_LOCAL: 'true', OCTET_PREWARM: JSON.stringify(ALWAYS_ON) },
     port: ports.worker,
     watch: options.watch ?? false,
     logLevel: options.watch ? 'log' : 'error',

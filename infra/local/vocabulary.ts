@@ -14,7 +14,7 @@ export type Vocabulary = z.infer<typeof vocabulary>
 export const readVocabulary = async (): Promise<Vocabulary> =>
   vocabulary.parse(JSON.parse(await fs.readFile(path.join(NANO, 'vocabulary.json'), 'utf8')))
 
-/** The sprites and backgrounds named in a prompt, in singular or plural. Of overlapping words, the longest counts. */
+/** The sprites and backgrounds named in a prompt, in singular or plural. The longest of overlapping words counts. */
 export function findDrawableObjects(prompt: string, { sprites, backgrounds }: Vocabulary): string[] {
   const words = [
     ...sprites.flatMap(({ name, words }) => [name, ...words].map((word) => ({ word, name }))),

@@ -28,7 +28,7 @@ function checkFile({ file }: ReceiptClaims, bytes: Uint8Array): Check {
   return check('file', false, `SHA-256 is ${sha256}; the receipt is for ${file.sha256}, ${file.bytes} bytes`)
 }
 
-/** The prompts that a receipt has digests of. */
+/** The prompts with a digest in the receipt. */
 const rolesOf = (claims: ReceiptClaims) => PROMPT_ROLES.filter((role) => claims[`${role}_digest`] !== undefined)
 
 const isPrompt = async (claims: ReceiptClaims, role: PromptRole, text: string) =>

@@ -2,7 +2,9 @@
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
+import { lowerings } from '../../gpu-fn/compile/lower/lowerings.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
+import { hasT5 } from '../../gpu-fn/contract.ts'
 import type { Target, Tier } from '../../gpu-fn/manifest.ts'
 import { FAMILIES } from '../../gpu-fn/models/families.ts'
 import { COMPILER } from '../local/built-in-model.ts'
@@ -57,7 +59,7 @@ export async function fetchCheckpoint({
     ...(revision && { revision }),
     ...(hub && { hubUrl: hub }),
     ...(token && { token }),
-    withoutT5: tier === 'fp8-lite',
+    withoutT5: !hasT5(tier),
     reuse,
     onProgress: progress.update,
   }).finally(progress.stop)
@@ -71,7 +73,7 @@ export async function fetchCheckpoint({
 export async function openLocalCheckpoint(given: string, options: Omit<PackageOptions, 'name'>): Promise<Checkpoint> {
   const at = path.resolve(given)
   const { openCheckpoint, buildModel } = FAMILIES.sd35
-  buildModel(await openCheckpoint([at]), [at], options)
+  buildModel(await openCheckpoint([at]), [at], options, lowerings(options.target))
   const files = (await stat(at)).isDirectory() ? path.join(at, '**/*.{safetensors,gguf,json,txt,model}') : at
   return { path: at, content: await stampOf([files]) }
 }

@@ -83,7 +83,7 @@ const mark = z.object({
 type Mark = z.infer<typeof mark>
 const markOf = (directory: string) => `${path.resolve(directory)}.complete.json`
 
-/** The digest of a complete download; null for an incomplete or another one. */
+/** The digest of a complete download; null for an incomplete download or one of other files. */
 async function readMark(directory: string, wanted: Mark['wanted']): Promise<{ content: string } | null> {
   const text = await readFile(markOf(directory), 'utf8').catch(() => 'null')
   const found = mark.safeParse(JSON.parse(text)).data

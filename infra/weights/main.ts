@@ -2,17 +2,19 @@
 import { Command, Option } from 'commander'
 import { assertOptions } from '../../gpu-fn/compile/compile.ts'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
+import { TIERS, type Tier } from '../../gpu-fn/contract.ts'
+import { TARGETS, type Target } from '../../gpu-fn/manifest.ts'
 import { VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { prepareCommand } from '../command/npm.ts'
 import { printError } from '../command/print.ts'
 import { assertAccess, fetchCheckpoint, openLocalCheckpoint, packageOf, REPOSITORIES, WEIGHTS } from './checkpoint.ts'
-import type { Target } from './upload.ts'
+import type { BucketTarget } from './upload.ts'
 
 type Flags = {
   variant: string
-  tier: 'fp8' | 'fp8-lite' | 'fp16'
-  target: 'cuda-fp8' | 'cuda' | 'cpu'
+  tier: Tier
+  target: Target
   name?: string
   repo?: string
   revision?: string
@@ -34,10 +36,8 @@ const command = new Command('weights')
       .choices(VARIANTS.map(({ name }) => name))
       .makeOptionMandatory(),
   )
-  .addOption(new Option('--tier <tier>', 'precision').choices(['fp8', 'fp8-lite', 'fp16']).default('fp8'))
-  .addOption(
-    new Option('--target <target>', 'compilation target').choices(['cuda-fp8', 'cuda', 'cpu']).default('cuda-fp8'),
-  )
+  .addOption(new Option('--tier <tier>', 'precision').choices(TIERS).default('fp8'))
+  .addOption(new Option('--target <target>', 'compilation target').choices(TARGETS).default('cuda-fp8'))
   .option('--name <name>', 'model name in requests; the variant by default')
   .option('--checkpoint <path>', 'local diffusers directory, instead of the hub')
   .option('--repo <owner/name>', "repository on the hub; Stability AI's by default")
@@ -52,7 +52,7 @@ const command = new Command('weights')
   )
   .addOption(new Option('--bucket-region <name>', 'region of the bucket').env('OCTET_BUCKET_REGION').default('auto'))
   .option('--volume <name>', 'upload to this Modal volume, with the modal command')
-  .option('--rollback', 'only make the bucket serve its previous package again')
+  .option('--rollback', 'restore the previous package of the bucket, without an upload')
 
 const formatBytes = (bytes: number) =>
   bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`
@@ -76,7 +76,7 @@ async function makePackage(flags: Flags, repo: string | undefined): Promise<stri
   return packageOf(checkpoint, { variant, tier, target, name })
 }
 
-async function upload(to: Target, bucket: string, directory: string): Promise<void> {
+async function upload(to: BucketTarget, bucket: string, directory: string): Promise<void> {
   const { uploadPackage } = await import('./upload.ts')
   const progress = showProgress()
   const uploaded = await uploadPackage(to, directory, {
@@ -87,7 +87,7 @@ async function upload(to: Target, bucket: string, directory: string): Promise<vo
   console.log(`${bucket}: ${sizes}; package ${uploaded.package} ${state}`)
 }
 
-async function openTarget({ bucket, bucketRegion }: Flags): Promise<Target | null> {
+async function openTarget({ bucket, bucketRegion }: Flags): Promise<BucketTarget | null> {
   if (bucket === undefined) return null
   const { OCTET_BUCKET_KEY_ID: accessKeyId, OCTET_BUCKET_SECRET: secretAccessKey } = process.env
   if (!accessKeyId || !secretAccessKey)

@@ -35,10 +35,10 @@ export type UploadOptions = {
 
 export type Uploaded = { package: string; sentBytes: number; presentBytes: number; pointed: boolean }
 
-export type Target = { client: S3Client; bucket: string }
+export type BucketTarget = { client: S3Client; bucket: string }
 
 /** Opens the bucket of an address like `https://host/bucket`. */
-export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto' }: BucketAddress): Target {
+export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto' }: BucketAddress): BucketTarget {
   const { origin, pathname } = new URL(url)
   const client = new S3Client({
     endpoint: origin,
@@ -52,7 +52,7 @@ export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto
 }
 
 /** Throws if the bucket does not exist or the credentials are refused. */
-export async function checkAccess({ client, bucket }: Target): Promise<void> {
+export async function checkAccess({ client, bucket }: BucketTarget): Promise<void> {
   try {
     // Any object: an absent one shows access as well.
     await client.send(
@@ -69,7 +69,11 @@ export async function checkAccess({ client, bucket }: Target): Promise<void> {
 }
 
 /** Uploads the package at `directory` and points to it. Throws PackageError if its files do not match its manifest. */
-export async function uploadPackage(target: Target, directory: string, options: UploadOptions = {}): Promise<Uploaded> {
+export async function uploadPackage(
+  target: BucketTarget,
+  directory: string,
+  options: UploadOptions = {},
+): Promise<Uploaded> {
   const { manifest, digest, directory: root } = await openPackage(directory, { verify: true })
   const blobs = new Map(Object.entries(manifest.files).map(([name, file]) => [file.sha256, { ...file, name }]))
   const total = [...blobs.values()].reduce((sum, { bytes }) => sum + bytes, 0)
@@ -95,7 +99,7 @@ export async function uploadPackage(target: Target, directory: string, options: 
 }
 
 /** Makes `name` point to a package in the bucket. Returns false if it already did. */
-export async function point(target: Target, name: PackageName, digest: string): Promise<boolean> {
+export async function point(target: BucketTarget, name: PackageName, digest: string): Promise<boolean> {
   const current = await readPointer(target, name)
   if (current?.package === digest) return false
   const before = current ? [current.package, ...current.previous] : []
@@ -105,7 +109,7 @@ export async function point(target: Target, name: PackageName, digest: string): 
 }
 
 /** Makes `name` point to its previous package. Throws if there is none. */
-export async function rollBack(target: Target, name: PackageName): Promise<string> {
+export async function rollBack(target: BucketTarget, name: PackageName): Promise<string> {
   const last = (await readPointer(target, name))?.previous[0]
   if (last === undefined)
     throw new Error(`the bucket has no previous package of ${name.model}:${name.tier} for ${name.target}`)
@@ -113,7 +117,7 @@ export async function rollBack(target: Target, name: PackageName): Promise<strin
   return last
 }
 
-async function readPointer({ client, bucket }: Target, name: PackageName): Promise<Pointer | null> {
+async function readPointer({ client, bucket }: BucketTarget, name: PackageName): Promise<Pointer | null> {
   try {
     const { Body } = await client.send(new GetObjectCommand({ Bucket: bucket, Key: pointerKey(name) }))
     return pointer.parse(JSON.parse((await Body?.transformToString()) ?? ''))
@@ -125,7 +129,7 @@ async function readPointer({ client, bucket }: Target, name: PackageName): Promi
 
 const isMissing = (error: unknown) => error instanceof S3ServiceException && error.$metadata.httpStatusCode === 404
 
-async function sizeOf({ client, bucket }: Target, key: string): Promise<number | null> {
+async function sizeOf({ client, bucket }: BucketTarget, key: string): Promise<number | null> {
   try {
     const { ContentLength } = await client.send(new HeadObjectCommand({ Bucket: bucket, Key: key }))
     return ContentLength ?? null
@@ -135,7 +139,7 @@ async function sizeOf({ client, bucket }: Target, key: string): Promise<number |
   }
 }
 
-async function put({ client, bucket }: Target, key: string, body: Uint8Array | string): Promise<void> {
+async function put({ client, bucket }: BucketTarget, key: string, body: Uint8Array | string): Promise<void> {
   const ContentMD5 = md5(body)
   await client.send(new PutObjectCommand({ Bucket: bucket, Key: key, Body: body, ContentMD5 }))
 }
@@ -145,10 +149,10 @@ const md5 = (data: Uint8Array | string) => createHash('md5').update(data).digest
 type Blob = { file: string; sha256: string; bytes: number; state: string }
 
 /** The state of an incomplete multipart upload, stored next to the package because a bucket need not list its parts. */
-const begun = z.object({ key: z.string(), upload: z.string(), partBytes: z.int(), parts: z.array(z.string()) })
+const uploadState = z.object({ key: z.string(), upload: z.string(), partBytes: z.int(), parts: z.array(z.string()) })
 
 async function uploadBlob(
-  target: Target,
+  target: BucketTarget,
   blob: Blob,
   partBytes: number,
   progress: (sent: number) => void,
@@ -172,7 +176,7 @@ async function uploadBlob(
 }
 
 async function uploadParts(
-  target: Target,
+  target: BucketTarget,
   blob: Blob,
   partBytes: number,
   progress: (sent: number) => void,
@@ -180,7 +184,7 @@ async function uploadParts(
   const { client } = target
   const object = { Bucket: target.bucket, Key: blobKey(blob.sha256) }
   const size = Math.max(partBytes, Math.ceil(blob.bytes / 10_000))
-  const saved = begun.safeParse(await readFile(blob.state, 'utf8').then(JSON.parse, () => null)).data
+  const saved = uploadState.safeParse(await readFile(blob.state, 'utf8').then(JSON.parse, () => null)).data
   const state = saved?.partBytes === size && saved.key === `${object.Bucket}/${object.Key}` ? saved : await begin()
   await using input = await open(blob.file)
   const buffer = Buffer.alloc(size)
@@ -198,7 +202,7 @@ async function uploadParts(
   )
   await rm(blob.state, { force: true })
 
-  async function begin(): Promise<z.infer<typeof begun>> {
+  async function begin(): Promise<z.infer<typeof uploadState>> {
     const { UploadId } = await client.send(new CreateMultipartUploadCommand(object))
     return { key: `${object.Bucket}/${object.Key}`, upload: UploadId!, partBytes: size, parts: [] }
   }

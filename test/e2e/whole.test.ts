@@ -1,5 +1,6 @@
 // The product as its users meet it: the demo's command line, and the worker with the GPU function behind it through official clients.
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
@@ -51,6 +52,25 @@ describe('npm run demo', () => {
       expect(JSON.parse(stdout)).toMatchObject({ file, seed: 7, size: '64x64', route: 'turbo', steps: 4, warnings: [] })
     }
     expect(await fs.readFile(files[1]!)).toEqual(await fs.readFile(files[0]!))
+  })
+
+  test('opens the playground with a key, and serves it until a signal', async () => {
+    const opened = path.join(scratch, 'opened')
+    await fs.mkdir(path.join(scratch, 'bin'))
+    await fs.writeFile(path.join(scratch, 'bin/xdg-open'), `#!/bin/sh\nprintf %s "$1" > ${opened}\n`, { mode: 0o755 })
+    const PATH = `${path.join(scratch, 'bin')}:${process.env.PATH}`
+    const child = spawn(process.execPath, [DEMO, '--open'], { env: { ...process.env, PATH } })
+    try {
+      await expect.poll(() => fs.readFile(opened, 'utf8').catch(() => ''), { timeout: 90_000 }).not.toBe('')
+      const [url, key] = (await fs.readFile(opened, 'utf8')).split('/#key=') as [string, string]
+      const page = await fetch(url)
+      expect([page.status, await page.text()]).toEqual([200, expect.stringContaining('<title>Octet</title>')])
+      const models = await fetch(`${url}/v1/models`, { headers: { authorization: `Bearer ${key}` } })
+      expect(models.status).toBe(200)
+    } finally {
+      child.kill('SIGINT')
+      await once(child, 'exit')
+    }
   })
 
   test.each([

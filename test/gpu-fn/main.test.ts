@@ -222,6 +222,6 @@ describe('a process that cannot start', () => {
     const env = { OCTET_PACKAGES: packages, OCTET_EDGE_PUBLIC_KEY: key, OCTET_PRELOAD: 'large:fp8' }
     const missing = await runGpuProcess(env)
     expect(missing.code).toBe(1)
-    expect(missing.output).toContain('OCTET_PRELOAD asks for large:fp8')
+    expect(missing.output).toContain('OCTET_PRELOAD lists large:fp8')
   })
 })

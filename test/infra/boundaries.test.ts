@@ -78,8 +78,13 @@ test.each([
   ['gpu-fn/runtime', ['../manifest.ts', './ffi.ts'], ['../pipeline/pipeline.ts', '../compile/write/onnx.ts']],
   [
     'gpu-fn/models/sd35',
-    ['../../compile/graph/nn.ts', '../../compile/lower/lowerings.ts', './sd35.ts'],
-    ['../../pipeline/noise.ts', '../../compile/compile.ts', '../../compile/write/onnx.ts'],
+    ['../../compile/graph/nn.ts', './sd35.ts'],
+    [
+      '../../compile/lower/lowerings.ts',
+      '../../pipeline/noise.ts',
+      '../../compile/compile.ts',
+      '../../compile/write/onnx.ts',
+    ],
   ],
   [
     'gpu-fn/kernels/linear',

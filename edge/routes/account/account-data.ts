@@ -9,10 +9,10 @@ import { exportLines, parsePosition, START, streamLines } from '../../operations
 import { objectOf } from '../../platform/durable-objects.ts'
 import { accountName, deletionView, moneyOf } from './accounts.ts'
 
-const page = z.strictObject({
+export const page = z.strictObject({
   after: z.string().max(100).optional().describe('the after value of an earlier response'),
 })
-const confirmation = z.strictObject({ confirm: z.string().max(100).optional().describe("the account's name") })
+export const confirmation = z.strictObject({ confirm: z.string().max(100).optional().describe("the account's name") })
 
 /** Returns the start position of the requested export. Errors: invalid_request. */
 function positionOf(c: Context<EdgeEnv>) {

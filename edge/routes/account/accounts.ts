@@ -13,7 +13,7 @@ import { RETENTION_DAYS } from '../../results/retention.ts'
 import type { AccountReply, DeletionReply, MoneyReply } from '../replies.ts'
 
 const most = 1_000_000 * MICRODOLLARS
-const settings = z.strictObject({
+export const settings = z.strictObject({
   limits: limitsChange.optional(),
   prepaid: z.boolean().optional().describe('true or false'),
   stripe_customer: z
@@ -27,7 +27,7 @@ const settings = z.strictObject({
     .optional()
     .describe(`one of ${RETENTION_DAYS.join(', ')}`),
 })
-const credit = z.strictObject({
+export const credit = z.strictObject({
   id: z.string().min(1).max(100).describe('a string of 1 to 100 characters that identifies this payment'),
   amount_microdollars: z
     .int()

@@ -26,15 +26,15 @@ const scopes = z
   .describe(`a list of ${SCOPES.join(', ')}`)
 const expires_in = seconds(YEARS).nullable().describe('null for never, or a whole number of seconds from now')
 
-const change = z.strictObject({
+export const change = z.strictObject({
   label: label.optional(),
   scopes: scopes.optional(),
   limits: limitsChange.optional(),
   expires_in: expires_in.optional(),
 })
-const newKey = z.strictObject({ account, ...change.shape })
-const rotation = z.strictObject({ overlap_seconds: seconds(30 * 24 * 3600).default(24 * 3600) })
-const query = z.strictObject({ account })
+export const newKey = z.strictObject({ account, ...change.shape })
+export const rotation = z.strictObject({ overlap_seconds: seconds(30 * 24 * 3600).default(24 * 3600) })
+export const query = z.strictObject({ account })
 
 const viewOf = <Key extends KeyInfo | ListedKey>({ created, expires, revoked, ...key }: Key) => ({
   ...key,

@@ -8,7 +8,7 @@ import { parseFields, readJson } from '../../http/validation.ts'
 import { MICRODOLLARS } from '../../platform/units.ts'
 
 const budget = 100 * MICRODOLLARS
-const newToken = z.strictObject({
+export const newToken = z.strictObject({
   scope: z
     .literal('generate')
     .default('generate')

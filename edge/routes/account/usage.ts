@@ -10,7 +10,7 @@ import { moneyOf } from './accounts.ts'
 
 const MAX_DAYS = 366
 const date = z.iso.date().describe('a date like 2026-11-22, in UTC')
-const query = z.strictObject({ from: date.optional(), to: date.optional() })
+export const query = z.strictObject({ from: date.optional(), to: date.optional() })
 
 /** Captured usage of an account by UTC day, key and tier, and its balance. The default range is the last 30 days. */
 export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
@@ -30,5 +30,7 @@ export const usage = new Hono<EdgeEnv>().get('/', async (c) => {
   const data = rows.map(({ amount, ...row }) => ({ ...row, price_microdollars: amount }))
   const total = rows.reduce((sum, { amount }) => sum + amount, 0)
   const body = { object: 'list', account, from, to, data, total_microdollars: total, ...moneyOf(view) }
-  return c.json(body)
+  const { limits, retention_days } = view.settings
+  const key = { id: c.get('credential').keyId, scopes: c.get('scopes') }
+  return c.json({ ...body, limits, retention_days, key })
 })

@@ -14,7 +14,7 @@ import {
 import type { SigningKey } from '../endpoints/signature.ts'
 import { dropPending, findDelivery, findEvent, logAttempt, nextDelivery, saveDelivery } from './deliveries.ts'
 import type { Delivery, WebhookEvent } from './delivery.ts'
-import { type Answer, judge, waitAfter } from './schedule.ts'
+import { type Answer, evaluate, waitAfter } from './schedule.ts'
 
 /** The lease in multiples of the timeout. It exceeds the timeout in case the object restarts while the receiver is still processing. */
 const LEASE = 4
@@ -101,18 +101,18 @@ export function settleAttempt(
   const delivery = findDelivery(sql, event.id, endpoint)
   if (!delivery) return null
   logAttempt(sql, event.id, endpoint, answer, milliseconds)
-  const verdict = judge(answer, Date.now())
-  const pause = verdict.kind === 'failed' ? verdict.pause : 0
-  if (verdict.kind === 'delivered') recordSuccess(sql, receiver)
+  const evaluation = evaluate(answer, Date.now())
+  const pause = evaluation.kind === 'failed' ? evaluation.pause : 0
+  if (evaluation.kind === 'delivered') recordSuccess(sql, receiver)
   else if (!isUnsent(answer)) recordFailure(sql, receiver, { breakerMs: settings.breakerMs, pauseMs: pause * 1000 })
-  const counts = delivery.state === 'pending' && (delivery.lease === lease || verdict.kind === 'delivered')
-  if (!counts) {
+  const isCounted = delivery.state === 'pending' && (delivery.lease === lease || evaluation.kind === 'delivered')
+  if (!isCounted) {
     refreshReceiver(sql, receiver)
     return delivery.state
   }
-  const next = { ...delivery, leased_until: 0, ...outcomeOf(verdict.kind, pause, delivery, settings.schedule) }
+  const next = { ...delivery, leased_until: 0, ...outcomeOf(evaluation.kind, pause, delivery, settings.schedule) }
   saveDelivery(sql, next)
-  if (verdict.kind === 'gone') disableGone(sql, delivery)
+  if (evaluation.kind === 'gone') disableGone(sql, delivery)
   return next.state
 }
 
@@ -123,7 +123,7 @@ type Outcome = Pick<Delivery, 'state'> & Partial<Pick<Delivery, 'failures' | 'du
 
 /** Returns the changes to a delivery. The retry delay is the longer of the scheduled delay and the receiver's Retry-After. */
 function outcomeOf(
-  kind: ReturnType<typeof judge>['kind'],
+  kind: ReturnType<typeof evaluate>['kind'],
   pause: number,
   delivery: Delivery,
   schedule: readonly number[],

@@ -41,7 +41,7 @@ function addReceivers(sql: SqlStorage): void {
     )
     .toArray()
   for (const { event, endpoint, url } of pending) {
-    // A delivery without a URL belongs to a deleted endpoint. Its next attempt drops it, so any receiver will do.
+    // A delivery without a URL belongs to a deleted endpoint. Its next attempt drops it, so the choice of the receiver has no effect.
     const address = url ?? 'https://deleted.invalid'
     const receiver = receiverOf(endpoint, address)
     sql.exec(

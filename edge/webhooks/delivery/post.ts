@@ -11,7 +11,7 @@ import type { Taken } from './attempts.ts'
 import type { WebhookEvent } from './delivery.ts'
 import type { Answer } from './schedule.ts'
 
-/** How long the links in a payload are valid, starting at the attempt. */
+/** Lifetime of the links in a payload, from the attempt. */
 const LINK_SECONDS = 24 * 3600
 
 /** A stored event. `dialect` is the dialect that renders it, if it is not native. */
@@ -30,7 +30,7 @@ async function payloadOf(env: Env, { body, origin }: WebhookEvent): Promise<stri
     return { ...facts, url: await resultUrl(env, origin, id, image, LINK_SECONDS) }
   })
   const payload = { ...event, data: { ...event.data, images: await Promise.all(linked) } }
-  return JSON.stringify(findDialect(dialect ?? null)?.webhook?.(payload) ?? payload)
+  return JSON.stringify(findDialect(dialect ?? null)?.webhook?.(payload, origin) ?? payload)
 }
 
 async function requestOf(env: Env, { event, keys }: Taken): Promise<RequestInit> {

@@ -55,15 +55,15 @@ export type Range = { since: number; until: number; types: readonly EventType[];
  */
 export function eventsToReplay(sql: SqlStorage, endpoint: string, { since, until, types, all, limit }: Range) {
   const rows = sql
-    .exec<{ id: string; created: number; wanted: number }>(
+    .exec<{ id: string; created: number; matches: number }>(
       `SELECT id, created, type IN (SELECT value FROM json_each(?3)) AND (?4 OR NOT EXISTS
          (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5 AND state IN ('delivered', 'pending')))
-       AND (?5 <> '${DEFAULT_ENDPOINT}' OR EXISTS (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5)) AS wanted
+       AND (?5 <> '${DEFAULT_ENDPOINT}' OR EXISTS (SELECT 1 FROM deliveries WHERE event = id AND endpoint = ?5)) AS matches
        FROM events WHERE created >= ?1 AND created < ?2 ORDER BY created LIMIT ?6`,
       ...[since, until, JSON.stringify(types), all ? 1 : 0, endpoint, SCANNED + 1],
     )
     .toArray()
-  const wanted = rows.slice(0, SCANNED).filter((row) => row.wanted)
-  const next = wanted[limit]?.created ?? rows[SCANNED]?.created ?? null
-  return { ids: wanted.slice(0, limit).map(({ id }) => id), next, limited: wanted.length > limit }
+  const matches = rows.slice(0, SCANNED).filter((row) => row.matches)
+  const next = matches[limit]?.created ?? rows[SCANNED]?.created ?? null
+  return { ids: matches.slice(0, limit).map(({ id }) => id), next, limited: matches.length > limit }
 }

@@ -5,7 +5,11 @@ export type Answer =
   | { status: number; retryAfter: string | null }
   | { error: 'timeout' | 'unreachable' | 'blocked' | 'internal' }
 /** `pause`: the backoff in seconds requested by the receiver. */
-export type Verdict = { kind: 'delivered' } | { kind: 'gone' } | { kind: 'blocked' } | { kind: 'failed'; pause: number }
+export type Evaluation =
+  | { kind: 'delivered' }
+  | { kind: 'gone' }
+  | { kind: 'blocked' }
+  | { kind: 'failed'; pause: number }
 const JITTER = 0.1
 const BUSY_SECONDS = 60
 const MAX_PAUSE_SECONDS = 24 * 3600
@@ -24,7 +28,7 @@ export function retryAfterSeconds(header: string | null, now: number): number {
 }
 
 /** Only 2xx is success; 410 ends the delivery; 429, 502 and 504 cause a pause even without `Retry-After`. */
-export function judge(answer: Answer, now: number): Verdict {
+export function evaluate(answer: Answer, now: number): Evaluation {
   if ('error' in answer) return answer.error === 'blocked' ? { kind: 'blocked' } : { kind: 'failed', pause: 0 }
   const { status, retryAfter } = answer
   if (status >= 200 && status < 300) return { kind: 'delivered' }

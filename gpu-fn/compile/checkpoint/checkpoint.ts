@@ -7,11 +7,11 @@ import { readGguf } from './formats/gguf.ts'
 import { readHeader } from './formats/safetensors.ts'
 import { assembleNetwork } from './layout/assemble.ts'
 import { findTokenizers, folderName, isDirectory, readDiffusersDirectory } from './layout/diffusers-directory.ts'
-import { splitNetworks } from './layout/layouts.ts'
 import { readOptional } from './layout/model-index.ts'
 import type { Naming } from './layout/naming.ts'
 import { describeFile, type Opened, type OpenedNetwork } from './layout/opened.ts'
 import { readSharded } from './layout/shards.ts'
+import { splitNetworks } from './layout/single-file.ts'
 import type { Checkpoint } from './tensor.ts'
 
 /**
@@ -44,7 +44,7 @@ export async function readCheckpoint(
   return checkpoint
 }
 
-/** Adds what a later path contains. A network without config.json has that of the network it replaces: a fine-tune has its base's settings. */
+/** Merges the networks of a later path. A network without config.json inherits that of the network it replaces, as a fine-tune keeps its base's settings. */
 function add(whole: Opened, later: Opened, { titles }: Naming): void {
   whole.notes.push(...later.notes)
   for (const [network, raw] of later.networks) {

@@ -9,7 +9,7 @@ export type Tensor = { name: string; shape: readonly number[]; parts: readonly P
 
 export type Layout = 'single-file' | 'diffusers'
 
-/** Where a network is from. */
+/** The source of a network. */
 export type Source = {
   layout: Layout
   /** The name that its author gave it: of its file, or of the folder of its checkpoint. */

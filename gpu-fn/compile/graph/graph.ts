@@ -1,7 +1,7 @@
 // An ONNX graph in memory: values with shapes, nodes, weights by reference. Independent of protobuf and onnxruntime.
 import type { Dtype } from '../../dtype.ts'
 
-/** A number is fixed; a string names an axis that is free at run time. Equal names are equal lengths. */
+/** A number is fixed; a string names an axis that is free at run time. Axes of one name have one length. */
 export type Dim = number | string
 export type Shape = readonly Dim[]
 export type Attribute = number | { readonly float: number } | string | readonly number[]

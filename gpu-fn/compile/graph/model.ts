@@ -1,17 +1,14 @@
 // The result of building a checkpoint: the graphs, and the parts of the manifest that describe them.
-import type { Manifest, NetworkName, Target, Tier } from '../../manifest.ts'
+import type { Manifest, NetworkName, Tier } from '../../manifest.ts'
 import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Graph } from './graph.ts'
 import type { Lowering } from './scope.ts'
 
 export type BuildOptions = {
   readonly tier: Tier
-  readonly target: Target
-  /** Replaces the target's layers; for tests. */
-  readonly lowering?: Lowering | undefined
   readonly variant?: string | undefined
   readonly allowMissingEncoders?: boolean | undefined
-  /** Leaves out T5, which the checkpoint may have; tier fp8-lite does so as well. */
+  /** Leaves out the checkpoint's T5, as tier fp8-lite always does. */
   readonly omitT5?: boolean | undefined
   /** Adds the denoiser's residual streams to its graph's outputs, for comparing targets layer by layer. */
   readonly probes?: boolean | undefined
@@ -19,7 +16,10 @@ export type BuildOptions = {
   readonly encoderLayersPerGraph?: number | undefined
 }
 
-/** What a text encoder requires of its tokenizer. */
+/** The lowering of a package's target, and that of its graphs for GPUs that do not support the target's kernels; null if there are none. */
+export type Lowerings = { readonly lowering: Lowering; readonly withoutKernels: Lowering | null }
+
+/** The requirements of a text encoder on its tokenizer. */
 export type Vocabulary = {
   /** Rows of its embedding. */
   readonly rows: number
@@ -34,7 +34,7 @@ export type Vocabulary = {
 export type Model = {
   /** In the order in which a job runs them. */
   readonly graphs: ReadonlyMap<NetworkName, Graph>
-  /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null for other targets than cuda-fp8. */
+  /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null if the kernels have no substitute. */
   readonly withoutKernels: { readonly transformer: Graph; readonly vae_decoder: Graph } | null
   /** The vocabulary of each text encoder. */
   readonly vocabularies: ReadonlyMap<string, Vocabulary>

@@ -1,4 +1,4 @@
-// How the bytes of a weight are computed from a checkpoint; compile/write does so.
+// Recipes for the bytes of a weight, from tensors of a checkpoint. compile/write executes them.
 import type { Tensor } from '../checkpoint/tensor.ts'
 
 /** `codes`: FP8. `scales`: of the codes in the preceding weight. `bytes`: data that is not in the checkpoint. */

@@ -1,8 +1,6 @@
-// The layers of each target.
+// The lowering of each target.
 import type { Target } from '../../manifest.ts'
-import type { GraphSettings } from '../graph/build-graph.ts'
-import type { BuildOptions } from '../graph/model.ts'
-import type { Precision } from '../graph/precision.ts'
+import type { Lowerings } from '../graph/model.ts'
 import type { Lowering } from '../graph/scope.ts'
 import { cpu } from './cpu.ts'
 import { cuda } from './cuda.ts'
@@ -10,10 +8,8 @@ import { cudaFp8 } from './kernels.ts'
 
 const LOWERINGS: Record<Target, Lowering> = { cpu, cuda, 'cuda-fp8': cudaFp8 }
 
-/** The settings of the graphs of a package. */
-export function graphSettings(
-  { target, lowering = LOWERINGS[target], probes = false }: BuildOptions,
-  precision: Precision,
-): GraphSettings {
-  return { lowering, precision, probes }
-}
+/** The lowerings of a package. `lowering` replaces that of the target; for tests. */
+export const lowerings = (target: Target, lowering: Lowering = LOWERINGS[target]): Lowerings => ({
+  lowering,
+  withoutKernels: target === 'cuda-fp8' ? cuda : null,
+})

@@ -20,7 +20,7 @@ export type Converted = {
 
 const FP8_NAN = 0x7f
 const STORAGE_BYTES = { float32: 4, float16: 2, float8e4m3fn: 1 } as const satisfies Record<Storage, number>
-// Every block of a thread is widened in the same buffer: the page faults of fresh ones would take longer than the conversion.
+// All blocks of a thread are widened in one buffer, because page faults of new buffers would take longer than the conversion.
 let floatsScratch = new Float32Array()
 
 function scratchFloats(length: number): Float32Array {

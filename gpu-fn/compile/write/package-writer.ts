@@ -70,7 +70,7 @@ export class PackageWriter {
   }
 }
 
-/** Bytes of the checkpoint that a weight is made from. */
+/** Number of source bytes of a weight in the checkpoint. */
 function sourceBytesOf({ source }: Weight): number {
   const from = source as WeightSource
   if (from.kind === 'bytes' || from.kind === 'scales') return 0

@@ -26,8 +26,8 @@ export type TokenizerOptions = {
 }
 
 /**
- * Reads the tokenizers of the text encoders. Throws CheckpointError for one that is missing, unusable, or another than its encoder's, before
- * anything is written.
+ * Reads the tokenizers of the text encoders. Throws CheckpointError, before any write, for a tokenizer that is missing, unusable or
+ * of another encoder.
  */
 export async function readTokenizers(
   encoders: readonly TextEncoderManifest[],

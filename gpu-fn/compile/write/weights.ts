@@ -91,7 +91,7 @@ export async function writeWeights(
   return { bytes: position, sha256: output.digest('hex') }
 }
 
-/** The bytes of one weight, a block at a time. Scales are computed with their codes and held until their own weight, which is the next. */
+/** The bytes of one weight, a block at a time. Scales are computed with their codes and kept until the next weight, which stores them. */
 async function* contentOf(
   source: WeightSource,
   inFlight: AsyncGenerator<Converted, undefined>,
@@ -115,7 +115,7 @@ async function* contentOf(
   }
 }
 
-/** Everything beside the stored numbers that determines a weight. */
+/** The inputs of a weight's conversion other than the stored numbers, as text for its digest. */
 function describe({ tensor: { name, shape, parts }, rows }: Converting): string {
   const dtypes = new Set(parts.map(({ dtype }) => dtype))
   const scales = parts.every(({ scale }) => scale === 1) ? '' : ` × ${parts.map(({ scale }) => scale).join(';')}`

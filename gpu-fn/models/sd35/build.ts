@@ -4,8 +4,7 @@ import type { Checkpoint, Tensor } from '../../compile/checkpoint/tensor.ts'
 import { buildGraph, type GraphSettings } from '../../compile/graph/build-graph.ts'
 import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
-import type { BuildOptions, Model } from '../../compile/graph/model.ts'
-import { graphSettings } from '../../compile/lower/lowerings.ts'
+import type { BuildOptions, Lowerings, Model } from '../../compile/graph/model.ts'
 import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
 import { conditioning, type MMDiTConfig, type PositionTables, transformer } from './mmdit.ts'
 import type { Sd35Network } from './naming.ts'
@@ -21,10 +20,14 @@ type Tensors = ReadonlyMap<string, Tensor>
 type Denoiser = { readonly tensors: Tensors; readonly config: MMDiTConfig; readonly positions: PositionTables }
 type Autoencoder = { readonly tensors: Tensors; readonly config: VaeConfig }
 
-/** Builds every graph that the checkpoint has tensors for. Throws CheckpointError for tensors that are missing, left over or contradictory. */
-export function buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions): Model {
-  const precision = sd35Precision(options.tier)
-  const settings = graphSettings(options, precision)
+/** Builds the graphs of all networks in the checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
+export function buildModel(
+  checkpoint: Checkpoint,
+  paths: readonly string[],
+  options: BuildOptions,
+  { lowering, withoutKernels }: Lowerings,
+): Model {
+  const settings = { lowering, precision: sd35Precision(options.tier), probes: options.probes ?? false }
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint
@@ -37,7 +40,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
   graphs.set('vae_decoder', buildDecoder(vae, settings))
   return {
     graphs,
-    withoutKernels: options.target === 'cuda-fp8' ? buildWithoutKernels(denoiser, vae, options) : null,
+    withoutKernels: withoutKernels && buildWithoutKernels(denoiser, vae, { ...settings, lowering: withoutKernels }),
     vocabularies: text.vocabularies,
     positionTable: denoiser.positions ? null : { ...table, shape: [config.positionMax ** 2, config.width] },
     manifest: {
@@ -46,7 +49,7 @@ export function buildModel(checkpoint: Checkpoint, paths: readonly string[], opt
       scheduler: deriveScheduler(configs.scheduler, choice.defaults.shift),
       ...describeDenoiser(denoiser, vae.config),
       text: text.manifest,
-      transformer_batch: settings.lowering.batch === 1 ? 1 : null,
+      transformer_batch: lowering.batch === 1 ? 1 : null,
     },
     notes: [...describeChoice(choice, configs.scheduler), ...text.notes],
   }
@@ -88,9 +91,8 @@ function buildDecoder({ tensors, config }: Autoencoder, settings: GraphSettings)
   return graph
 }
 
-/** The graphs of target cuda in place of those that use the kernels. */
-function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, options: BuildOptions): Model['withoutKernels'] {
-  const settings = graphSettings({ ...options, target: 'cuda' }, sd35Precision(options.tier))
+/** The graphs that replace those with kernels on other GPUs. */
+function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, settings: GraphSettings): Model['withoutKernels'] {
   const { transformer } = buildDenoiser(denoiser, settings)
   return { transformer, vae_decoder: buildDecoder(vae, settings) }
 }

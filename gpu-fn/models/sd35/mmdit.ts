@@ -53,14 +53,14 @@ const blocksOf = ({ depth, dualAttention }: MMDiTConfig): BlockShape[] =>
 
 // Rows of adaLN's result, in the checkpoint's order. mmditx.py `DismantledBlock.forward`
 const SHIFT_SCALE = ['shift', 'scale']
-const SIX = ['shift_msa', 'scale_msa', 'gate_msa', 'shift_mlp', 'scale_mlp', 'gate_mlp']
-const NINE = [...SIX, 'shift_msa2', 'scale_msa2', 'gate_msa2']
+const MODULATION = ['shift_msa', 'scale_msa', 'gate_msa', 'shift_mlp', 'scale_mlp', 'gate_mlp']
+const DUAL_MODULATION = [...MODULATION, 'shift_msa2', 'scale_msa2', 'gate_msa2']
 
 /** The layout of the `modulation` vector [M]: M = width × entries. */
 function modulationLayout(config: MMDiTConfig): { module: string; names: string[] }[] {
   const blocks = blocksOf(config).flatMap(({ index, last, dual }) => [
-    { module: `joint_blocks.${index}.x_block`, names: dual ? NINE : SIX },
-    { module: `joint_blocks.${index}.context_block`, names: last ? SHIFT_SCALE : SIX },
+    { module: `joint_blocks.${index}.x_block`, names: dual ? DUAL_MODULATION : MODULATION },
+    { module: `joint_blocks.${index}.context_block`, names: last ? SHIFT_SCALE : MODULATION },
   ])
   return [...blocks, { module: 'final_layer', names: SHIFT_SCALE }]
 }

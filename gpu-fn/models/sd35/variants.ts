@@ -18,14 +18,14 @@ export type Defaults = {
 export type Variant = MMDiTConfig &
   Defaults & {
     readonly name: string
-    /** Tells it from the other variants of its shape, by the name of the transformer's file or of its checkpoint's folder. */
+    /** Distinguishes variants of one shape, by the name of the transformer's file or of its checkpoint's folder. */
     readonly pattern?: RegExp
   }
 
 export type Choice = {
   readonly name: string
   readonly defaults: Defaults
-  /** Why it is this variant. */
+  /** The reason for the choice. */
   readonly reason: string
 }
 
@@ -73,7 +73,7 @@ const nano = {
 
 const [turbo, turbox, flash] = [/turbo/i, /turbo[-_ ]?x/i, /flash/i]
 
-/** The variant without a pattern is the default of its shape; of those with one, the first match decides. */
+/** The variant without a pattern is the default of its shape; of the others, the first match decides. */
 export const VARIANTS: readonly Variant[] = [
   { name: 'large', ...large, steps: 28, guidanceScale: 3.5 },
   { name: 'large-turbox', ...large, steps: 8, guidanceScale: 1, shift: 5, pattern: turbox },

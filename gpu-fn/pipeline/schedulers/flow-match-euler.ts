@@ -12,7 +12,7 @@ export function flowMatchEuler(steps: number, config: SchedulerConfig): Schedule
   }
 }
 
-/** Moves a noise level towards 1: the larger `shift`, the more steps are spent on high noise. Shift 1 changes nothing. */
+/** Moves a noise level toward 1: the larger `shift`, the more steps are spent on high noise. Shift 1 changes nothing. */
 function applyShift(sigma: number, shift: number): number {
   return (shift * sigma) / (1 + (shift - 1) * sigma)
 }

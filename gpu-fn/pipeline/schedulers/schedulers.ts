@@ -1,4 +1,4 @@
-// The schedulers by name. manifest.ts lists the names, so that the compiler refuses a checkpoint with another one.
+// The schedulers by name. manifest.ts lists the names, and the compiler refuses a checkpoint with any other scheduler.
 import type { Manifest, SchedulerName } from '../../manifest.ts'
 import { flowMatchEuler } from './flow-match-euler.ts'
 import type { CreateScheduler, Scheduler } from './scheduler.ts'

@@ -38,9 +38,11 @@ function edgeOf(client: Client, key: string, operator: string): Edge {
   const post = (address: string, prompt: string) =>
     client.send(address, { method: 'POST', headers, body: JSON.stringify({ prompt }) })
   let latest = ''
+  let requests = 0
   return {
     bare: () => client.send('/healthz'),
-    generate: () => post('/v1/images/generations', 'a cat'),
+    // Equal requests at the same time share a job.
+    generate: () => post('/v1/images/generations', `a cat ${++requests}`),
     list: () => client.send('/v1/jobs', { headers }),
     firstEvent: async () => {
       const { id } = JSON.parse(await post('/v1/jobs', 'a cat')) as { id: string }
@@ -71,7 +73,7 @@ function printRows(title: string, rows: Row[]): void {
     console.log(`  ${name!.padEnd(28)}${figures.map((figure) => figure.padStart(11)).join('')}`)
 }
 
-async function measureBeside(
+async function measureWithBaseline(
   edge: Edge,
   what: string,
   action: () => Promise<unknown>,
@@ -88,9 +90,9 @@ async function benchRequests(edge: Edge, requests: number): Promise<void> {
   const bare = await measure(edge.bare, requests * 4)
   printRows('One request at a time', [
     { what: 'bare Hono route', load: bare, bare },
-    await measureBeside(edge, 'image, whole job', edge.generate, requests),
-    await measureBeside(edge, 'list 20 jobs', edge.list, requests),
-    await measureBeside(edge, 'submit to first event', edge.firstEvent, requests, edge.ended),
+    await measureWithBaseline(edge, 'image, whole job', edge.generate, requests),
+    await measureWithBaseline(edge, 'list 20 jobs', edge.list, requests),
+    await measureWithBaseline(edge, 'submit to first event', edge.firstEvent, requests, edge.ended),
   ])
   const busy = await measure(edge.bare, requests * 16, CONNECTIONS)
   printRows(`${CONNECTIONS} connections`, [
@@ -112,7 +114,7 @@ async function benchInFlight(edge: Edge, gpu: GpuStub, counts: number[], request
   for (const count of counts) {
     await measure(edge.submitHeld, count - gpu.held(), CONNECTIONS)
     await waitUntil(`${count} jobs in flight`, () => gpu.held() >= count)
-    rows.push(await measureBeside(edge, `image, beside ${count} jobs`, edge.generate, requests))
+    rows.push(await measureWithBaseline(edge, `image, beside ${count} jobs`, edge.generate, requests))
   }
   printRows('Growth with jobs in flight', rows)
   const [held, start] = [gpu.held(), performance.now()]
@@ -126,8 +128,8 @@ async function benchInFlight(edge: Edge, gpu: GpuStub, counts: number[], request
 async function benchLedger(edge: Edge, rows: number, requests: number): Promise<void> {
   await measure(edge.generate, 20, 2)
   printRows(`Growth with a ledger of ${rows.toLocaleString('en')} rows`, [
-    await measureBeside(edge, 'image, whole job', edge.generate, requests),
-    await measureBeside(edge, 'list 20 jobs', edge.list, requests),
+    await measureWithBaseline(edge, 'image, whole job', edge.generate, requests),
+    await measureWithBaseline(edge, 'list 20 jobs', edge.list, requests),
   ])
 }
 

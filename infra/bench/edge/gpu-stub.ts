@@ -40,12 +40,12 @@ export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
   const answer = async (request: IncomingMessage, response: ServerResponse) => {
     if (request.method !== 'PUT') return response.writeHead(204).end()
     const job = request.url!.slice('/jobs/'.length)
-    const asked = jobRequest.parse(JSON.parse(await text(request)))
+    const parsed = jobRequest.parse(JSON.parse(await text(request)))
     response.writeHead(200, { 'content-type': 'application/x-ndjson' })
-    response.write(line({ type: 'accepted', job, attempt: asked.attempt, position: 0 }))
-    response.write(line({ type: 'started', model: asked.model, tier: asked.tier, package: SHA256, device: 'stub' }))
-    if (!holding || asked.prompt !== HELD_PROMPT) return finish(response, asked, steps)
-    waiting.set(response, asked)
+    response.write(line({ type: 'accepted', job, attempt: parsed.attempt, position: 0 }))
+    response.write(line({ type: 'started', model: parsed.model, tier: parsed.tier, package: SHA256, device: 'stub' }))
+    if (!holding || parsed.prompt !== HELD_PROMPT) return finish(response, parsed, steps)
+    waiting.set(response, parsed)
     response.once('close', () => waiting.delete(response))
   }
   const { url, stop } = await serveLocally(answer)
@@ -57,7 +57,7 @@ export async function startGpuStub({ steps = false } = {}): Promise<GpuStub> {
     held: () => waiting.size,
     release: () => {
       holding = false
-      for (const [response, asked] of waiting) finish(response, asked, steps)
+      for (const [response, parsed] of waiting) finish(response, parsed, steps)
       waiting.clear()
     },
     stop: async () => {

@@ -15,15 +15,15 @@ import { median, relativeError } from '../statistics.ts'
 import { type Line, type OctetPlan, sidesOf } from './plan.ts'
 
 const plan: OctetPlan = JSON.parse(await fs.readFile(process.argv[2]!, 'utf8'))
-const say = (line: Line) => console.log(JSON.stringify(line))
+const print = (line: Line) => console.log(JSON.stringify(line))
 
 /** Runs a part of the measurement. Its failure does not affect the other parts. */
 async function measurePart(name: string, size: string | null, run: () => Promise<void>): Promise<void> {
-  say({ phase: name, size })
+  print({ phase: name, size })
   try {
     await run()
   } catch (error) {
-    say({ failed: name, size, error: String(error).slice(0, 500) })
+    print({ failed: name, size, error: String(error).slice(0, 500) })
   }
 }
 
@@ -39,7 +39,7 @@ async function medianSeconds(run: () => Promise<unknown>, warmUps = 2): Promise<
   const times: number[] = []
   for (let i = 0; i < plan.runs; i++) times.push(await secondsOf(run))
   const inMs = (seconds: readonly number[]) => seconds.map((each) => (1000 * each).toFixed(1)).join(' ')
-  say({ note: `ms of each run: ${inMs(first)} | ${inMs(times)}` })
+  print({ note: `ms of each run: ${inMs(first)} | ${inMs(times)}` })
   return median(times)
 }
 
@@ -67,7 +67,7 @@ function drawNoise({ package: { manifest } }: OpenPipeline, size: string): { dat
 function renderImage(pipeline: OpenPipeline, size: string, steps: number, guidanceScale: number): Promise<Uint8Array> {
   const request = { prompt: plan.prompt, seed: plan.seed, steps, guidance_scale: guidanceScale, ...sidesOf(size) }
   return render(pipeline, request, (event) => {
-    if (event.type === 'finished') say({ note: `s of each part: ${JSON.stringify(event.timings)}` })
+    if (event.type === 'finished') print({ note: `s of each part: ${JSON.stringify(event.timings)}` })
   })
 }
 
@@ -78,9 +78,9 @@ function encode({ encoders, package: { manifest } }: OpenPipeline) {
 
 async function measureEncode(pipeline: OpenPipeline): Promise<void> {
   const { prompts } = await encode(pipeline)
-  say({ metric: 'prompt_error', value: await errorOf(prompts[0]!.embeds, 'prompt_embeds') })
-  say({ metric: 'pooled_error', value: await errorOf(prompts[0]!.pooled, 'pooled') })
-  say({ metric: 'encode_ms', value: 1000 * (await medianSeconds(() => encode(pipeline))) })
+  print({ metric: 'prompt_error', value: await errorOf(prompts[0]!.embeds, 'prompt_embeds') })
+  print({ metric: 'pooled_error', value: await errorOf(prompts[0]!.pooled, 'pooled') })
+  print({ metric: 'encode_ms', value: 1000 * (await medianSeconds(() => encode(pipeline))) })
 }
 
 async function measureForward(pipeline: OpenPipeline, size: string): Promise<void> {
@@ -96,17 +96,17 @@ async function measureForward(pipeline: OpenPipeline, size: string): Promise<voi
   const latent = drawNoise(pipeline, size)
   const options = { guidanceScale: 1, position, signal: new AbortController().signal }
   const forward = () => predictVelocity(pipeline.transformer, latent, conditions, 0, options)
-  say({ metric: 'velocity_error', size, value: await errorOf(await forward(), `velocity-${size}`) })
-  say({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
+  print({ metric: 'velocity_error', size, value: await errorOf(await forward(), `velocity-${size}`) })
+  print({ metric: 'forward_ms', size, value: 1000 * (await medianSeconds(forward)) })
   releaseConditions(conditions)
 }
 
 async function measureDecode(pipeline: OpenPipeline, size: string): Promise<void> {
   const latent = drawNoise(pipeline, size)
   const { image } = await pipeline.vaeDecoder.run({ latent })
-  say({ metric: 'image_error', size, value: await errorOf(image!.data as Float32Array, `image-${size}`) })
+  print({ metric: 'image_error', size, value: await errorOf(image!.data as Float32Array, `image-${size}`) })
   const decode = () => decodeLatent(pipeline.vaeDecoder, latent, null)
-  say({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
+  print({ metric: 'decode_ms', size, value: 1000 * (await medianSeconds(decode)) })
 }
 
 async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void> {
@@ -115,32 +115,32 @@ async function measureTurbo(pipeline: OpenPipeline, size: string): Promise<void>
     png = await renderImage(pipeline, size, 4, 1)
   }
   // With a memory budget, the second image maps the weight files.
-  say({ metric: 'turbo_s', size, value: await medianSeconds(make) })
+  print({ metric: 'turbo_s', size, value: await medianSeconds(make) })
   const file = path.join(plan.reference, `${plan.system}-${size}.png`)
   await fs.writeFile(file, png)
-  say({ image: file, size })
+  print({ image: file, size })
 }
 
 async function measureFull(pipeline: OpenPipeline, size: string): Promise<void> {
   await renderImage(pipeline, size, 1, 3.5)
-  say({ metric: 'full_s', size, value: await secondsOf(() => renderImage(pipeline, size, plan.steps, 3.5)) })
+  print({ metric: 'full_s', size, value: await secondsOf(() => renderImage(pipeline, size, plan.steps, 3.5)) })
 }
 
 async function main(): Promise<void> {
   const pkg = await openPackage(plan.package)
   const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
-  say({ phase: 'load' })
+  print({ phase: 'load' })
   const start = performance.now()
   const pipeline = await openPipeline(pkg, {
     budget: plan.budget,
-    onPlan: (each) => say({ note: JSON.stringify(describePlan(each)) }),
+    onPlan: (each) => print({ note: JSON.stringify(describePlan(each)) }),
   })
   const seconds = (performance.now() - start) / 1000
-  if (pipeline.note) say({ note: pipeline.note })
-  say({ metric: 'weights_gb', value: bytes / 1e9 })
-  say({ metric: 'load_s', value: seconds })
+  if (pipeline.note) print({ note: pipeline.note })
+  print({ metric: 'weights_gb', value: bytes / 1e9 })
+  print({ metric: 'load_s', value: seconds })
   // Within a budget, most weights are loaded when they are used.
-  if (plan.budget === undefined) say({ metric: 'load_gb_per_s', value: bytes / 1e9 / seconds })
+  if (plan.budget === undefined) print({ metric: 'load_gb_per_s', value: bytes / 1e9 / seconds })
   for (const size of plan.sizes) {
     if (!plan.imagesOnly) await measurePart('forward', size, () => measureForward(pipeline, size))
     await measurePart('turbo', size, () => measureTurbo(pipeline, size))

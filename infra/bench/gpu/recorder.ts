@@ -14,7 +14,7 @@ type Result = { metric: string; size?: string | null | undefined; value: number 
 export type RecorderOptions = {
   variant: string
   device: string
-  /** File that figures are appended to. */
+  /** Destination of the figures, in append mode. */
   out: string
   /** Directory of plans. Its `reference` has the reference images. */
   work: string

@@ -39,7 +39,7 @@ const BY_SYSTEM: readonly Column[] = [
   { title: 'most GPU memory, loading included, MiB', metric: 'peak_mib', digits: 0, ratio: true },
 ]
 const BASELINE = 'torch-bf16'
-/** The image size of the article that this project is based on. */
+/** The image size in the article on which this project is based. */
 export const ARTICLE_SIZE = '1024x768'
 
 /** The last value by system and metric; a `null` size selects figures of any size. */
@@ -137,8 +137,8 @@ function formatCell(cells: Cells, system: string, { metric, digits, ratio }: Col
   const value = cells.get(system)?.get(metric)
   if (value === undefined) return ''
   const base = cells.get(BASELINE)?.get(metric)
-  const beside = ratio && base !== undefined && system !== BASELINE ? ` (${(value / base).toFixed(2)})` : ''
-  return `${value.toFixed(digits)}${beside}`
+  const relative = ratio && base !== undefined && system !== BASELINE ? ` (${(value / base).toFixed(2)})` : ''
+  return `${value.toFixed(digits)}${relative}`
 }
 
 const PAGE = 'docs/performance.md'

@@ -22,7 +22,7 @@ export type AttackContext = {
 type Attack = (context: AttackContext) => Promise<{ status: number }>
 
 const TIMEOUT_MS = 30_000
-/** How long event streams are held open. */
+/** The time that event streams are held open. */
 const HOLD_MS = 60_000
 const REMEMBERED_JOBS = 200
 const HUGE_FIELDS = 1_100_000

@@ -53,11 +53,11 @@ const reasonOf = (error: unknown) => {
 }
 
 /** Sends one request of a random customer and records its latency or failure. */
-export async function askOnce({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
+export async function sendRequest({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
   const { key } = customers[random.between(0, customers.length - 1)]!
-  const way = random.chance(0.7) ? generate : submitAndPoll
+  const send = random.chance(0.7) ? generate : submitAndPoll
   try {
-    await way(url, key, `honest ${random.between(0, 2 ** 32)}`, AbortSignal.timeout(TIMEOUT_MS))
+    await send(url, key, `honest ${random.between(0, 2 ** 32)}`, AbortSignal.timeout(TIMEOUT_MS))
     experience.times.push(performance.now() - due)
   } catch (error) {
     const reason = reasonOf(error)
@@ -74,7 +74,7 @@ export async function callHonestly(
   signal: AbortSignal,
 ): Promise<Experience> {
   const experience: Experience = { times: [], failures: new Map() }
-  await runOpenLoop({ perSecond, random, signal }, (due) => askOnce(worker, random, due, experience))
+  await runOpenLoop({ perSecond, random, signal }, (due) => sendRequest(worker, random, due, experience))
   return experience
 }
 
@@ -90,7 +90,7 @@ export async function measureCapacity(worker: Worker, random: Random, seconds: n
   const end = performance.now() + seconds * 1000
   const start = performance.now()
   const caller = async () => {
-    while (performance.now() < end) await askOnce(worker, random, performance.now(), experience)
+    while (performance.now() < end) await sendRequest(worker, random, performance.now(), experience)
   }
   await Promise.all(Array.from({ length: callers }, caller))
   if (experience.failures.size > 0) throw new Error(`without load: ${[...experience.failures.keys()].join(', ')}`)

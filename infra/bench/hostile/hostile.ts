@@ -62,7 +62,7 @@ async function runPhase(
   const samples: Sample[] = []
   const sampling = (async () => {
     while (!signal.aborted) {
-      samples.push(sampleMemory(world.watched()))
+      samples.push(sampleMemory(world.processes()))
       await sleep(SAMPLE_MS, null, { signal }).catch(() => {})
     }
   })()

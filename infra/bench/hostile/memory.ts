@@ -39,10 +39,10 @@ function hasOpen(id: number, directory: string): boolean {
 }
 
 /** `worker` and `gpu` are process group leaders. Wrangler runs two workerd processes; the worker's is the one with its databases open. */
-export type Watched = { worker: number; gpu: number; persist: string }
+export type Processes = { worker: number; gpu: number; persist: string }
 
 /** Resident memory of the worker's workerd, which includes the storage simulators, and of the GPU function. */
-export function sampleMemory({ worker, gpu, persist }: Watched): Sample {
+export function sampleMemory({ worker, gpu, persist }: Processes): Sample {
   if (os.platform() !== 'linux') return {}
   const sum = (ids: number[]) => ids.reduce((total, id) => total + residentBytes(id), 0)
   return { workerd: sum(groupOf(worker).filter((id) => hasOpen(id, persist))), 'GPU function': sum(groupOf(gpu)) }

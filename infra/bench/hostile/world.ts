@@ -28,8 +28,8 @@ export async function openHostileWorld() {
   })
   try {
     const accounts = await openAccounts(target)
-    const watched = () => ({ worker: worker.pid()!, gpu: gpus[0]!.pid()!, persist })
-    return { url: target.url, accounts, watched, close }
+    const processes = () => ({ worker: worker.pid()!, gpu: gpus[0]!.pid()!, persist })
+    return { url: target.url, accounts, processes, close }
   } catch (error) {
     await close()
     throw error

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { isFinal } from '../../../edge/jobs/record.ts'
 import { type Account, describeAccount, type Target } from '../../operator/keys.ts'
 import type { Experience } from '../callers.ts'
-import { ask, type Job, persistent } from '../client.ts'
+import { callWorker, type Job, persistent } from '../client.ts'
 import { bytesOf } from '../programs/modelless-engine.ts'
 import type { Receiver } from '../receiver.ts'
 import type { Customer } from '../system.ts'
@@ -17,7 +17,7 @@ export async function jobsOf(url: string, { key }: Customer): Promise<Job[]> {
   const jobs: Job[] = []
   for (let after = ''; ; ) {
     type Page = { data: Job[]; has_more: boolean; next_after: string | null }
-    const page = await ask<Page>(persistent, `${url}/v1/jobs?limit=100${after && `&after=${after}`}`, key)
+    const page = await callWorker<Page>(persistent, `${url}/v1/jobs?limit=100${after && `&after=${after}`}`, key)
     jobs.push(...page.data)
     if (!page.has_more) return jobs
     after = page.next_after!

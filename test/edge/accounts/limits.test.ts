@@ -60,7 +60,7 @@ test('jobs at a time: a second is refused while the first runs, and let in after
   const caller = await limited({ concurrent_jobs: 1 })
   let second: unknown
   fakeGpu(async (seen) => {
-    const refused = await generate(caller, body)
+    const refused = await generate(caller, { prompt: 'another cat' })
     second = [refused.status, await code(refused), refused.headers.get('retry-after')]
     return refuses(400, 'invalid_request')(seen)
   }, works)

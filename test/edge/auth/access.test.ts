@@ -20,8 +20,11 @@ const routes = Object.entries(ACCESS).map(([name, access]) => {
 })
 const withBody = routes.filter(({ method }) => ['POST', 'PUT', 'PATCH'].includes(method))
 /** Routes that read a request body. */
+const refused = withBody.filter(({ path }) => /\/images\/(edits|variations)$/.test(path))
 const readers = withBody.filter(
-  ({ path }) => !/\/(prewarm|cancel|test)$/.test(path) && !path.includes('/deliveries/'), //
+  ({ path }) =>
+    !/\/(prewarm|cancel|test|interrupt|skip|refresh-checkpoints|edits|variations)$/.test(path) &&
+    !path.includes('/deliveries/'),
 )
 
 /** Returns a body that is generated on demand, with a count of the bytes read so far. */
@@ -149,12 +152,19 @@ describe('request bodies', () => {
       const headers = { ...headersFor(access.by, await newCaller(SCOPES)), ...type }
       const { body, seen } = countedBody(64 * 1024 * 1024)
       const response = await call(method, path, headers, body)
-      const { detail, errors } = await problemOf(response)
+      const { detail, errors, error } = await problemOf(response)
       const message = `The body exceeds the limit of ${most} bytes.`
-      expect([response.status, detail ?? errors]).toEqual([413, isForm ? [message] : message])
+      expect([response.status, detail ?? errors ?? error]).toEqual([413, isForm ? [message] : message])
       expect(seen).toEqual({ read: most + 32 * 1024 * 1024 + CHUNK, canceled: true })
     },
   )
+
+  test.for(refused)('$name discards its body up to a fixed point', async ({ method, path }, { expect }) => {
+    const { body, seen } = countedBody(64 * 1024 * 1024)
+    const response = await call(method, path, (await newCaller()).headers, body)
+    expect([response.status, (await problemOf(response)).error.code]).toEqual([422, 'not_offered'])
+    expect(seen).toEqual({ read: 32 * 1024 * 1024 + CHUNK, canceled: true })
+  })
 
   test('a body with an oversized Content-Length is not read at all', async ({ expect }) => {
     const caller = await newCaller()

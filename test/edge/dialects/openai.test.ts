@@ -3,6 +3,7 @@ import OpenAI from 'openai'
 import { afterEach, describe, test, vi } from 'vitest'
 import { TIERS } from '#contract'
 import {
+  type Caller,
   fetchWorker,
   filesOf,
   generate,
@@ -193,7 +194,15 @@ describe('the official openai client', () => {
   })
 })
 
-describe('what is refused, and how it is said', () => {
+/** Sends POST /v1/jobs. */
+const submit = (caller: Pick<Caller, 'headers'>, body: unknown) =>
+  fetchWorker('/v1/jobs', {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...caller.headers },
+    body: typeof body === 'string' ? body : JSON.stringify(body),
+  })
+
+describe('what the native API refuses, and how it is said', () => {
   const p = { prompt: 'a cat' }
   const cases: [string, unknown, string | null, string][] = [
     ['no prompt', {}, 'prompt', 'prompt is missing; it must be a text of 1 to 10000 characters.'],
@@ -266,18 +275,12 @@ describe('what is refused, and how it is said', () => {
       'guidance_scale',
       'guidance_scale is 3, but the turbo route',
     ],
-    [
-      'base64 of too many pixels',
-      { ...p, route: 'full', n: 6, size: '4096x4096', response_format: 'b64_json' },
-      'response_format',
-      '6 images of 4096x4096 are 100.7 megapixels; the limit for b64_json is 100 in total. Use response_format "url".',
-    ],
     ['a list', [1], null, 'The body is [1]; it must be a JSON object with prompt'],
     ['no JSON', '{"prompt":', null, 'The body is not JSON'],
   ]
   test.for(cases)('%s', async ([, body, param, message], { expect }) => {
     const caller = await newCaller()
-    const response = await generate(caller, body)
+    const response = await submit(caller, body)
     const problem = await problemOf(response)
     expect(response.status).toBe(400)
     expect(response.headers.get('content-type')).toBe('application/problem+json')
@@ -291,16 +294,22 @@ describe('what is refused, and how it is said', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
-  test('but not what is large in all by url, or small enough for base64', async ({ expect }) => {
+  test('base64 of too many pixels is refused, but neither links nor base64 of fewer', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
+    const body = { ...p, route: 'full', n: 6, size: '4096x4096', response_format: 'b64_json' }
+    expect((await problemOf(await generate(caller, body))).error).toMatchObject({
+      param: 'response_format',
+      message:
+        'response_format is "b64_json", but 6 images of 4096x4096 are 100.7 megapixels; the limit for b64_json is 100 in total. Use response_format "url".',
+    })
     const large = { ...p, route: 'full', size: '4096x4096' }
     expect((await generate(caller, { ...large, n: 6 })).status).toBe(200)
     expect((await generate(caller, { ...large, n: 5, response_format: 'b64_json' })).status).toBe(200)
   })
 
   test('several problems are told at once', async ({ expect }) => {
-    const { errors } = await problemOf(await generate(await newCaller(), { prompt: 5, n: 0, foo: 1, bar: 2 }))
+    const { errors } = await problemOf(await submit(await newCaller(), { prompt: 5, n: 0, foo: 1, bar: 2 }))
     expect(errors!.map(({ param }) => param).toSorted()).toEqual(['bar', 'foo', 'n', 'prompt'])
   })
 
@@ -309,8 +318,9 @@ describe('what is refused, and how it is said', () => {
     const model = await generate(caller, { ...p, model: 'gpt-image-1' })
     expect(model.status).toBe(422)
     expect((await problemOf(model)).detail).toBe('model is "gpt-image-1"; this deployment serves auto, tiny, paired.')
-    const size = await problemOf(await generate(caller, { ...p, route: 'turbo', size: '2048x2048' }))
+    const size = await problemOf(await submit(caller, { ...p, route: 'turbo', size: '2048x2048' }))
     expect(size.detail).toContain('Nothing here serves route turbo, size 2048x2048')
+    expect(size.error).toMatchObject({ param: 'size', message: expect.stringMatching(/A valid size is 1024x1024\.$/) })
   })
 
   test('a body that is too large, or no JSON by its type', async ({ expect }) => {

@@ -178,7 +178,13 @@ test('an idle stream is kept open by comments', async ({ expect }) => {
   const { promise: never } = Promise.withResolvers<void>()
   const job = { state: 'starting' } as JobRecord
   const quiet = { after: () => [], job: () => job, changed: () => never }
-  const reader = eventStream(quiet, 0, () => {}, 10).getReader()
+  const reader = eventStream(
+    quiet,
+    0,
+    async () => null,
+    () => {},
+    10,
+  ).getReader()
   for (let k = 0; k < 3; k++) expect(new TextDecoder().decode((await reader.read()).value)).toBe(': ping\n\n')
   await reader.cancel()
 })

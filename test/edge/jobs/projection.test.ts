@@ -2,7 +2,7 @@
 import { env } from 'cloudflare:workers'
 import { test } from 'vitest'
 import type { DialectRoute } from '../../../edge/dialects/dialect.ts'
-import { openai } from '../../../edge/dialects/openai.ts'
+import { openai } from '../../../edge/dialects/openai/openai.ts'
 import { eventOf } from '../../../edge/jobs/announcement.ts'
 import { projectJob, summaryOf } from '../../../edge/jobs/projection.ts'
 import { listEntryOf, viewOf } from '../../../edge/requests/view.ts'
@@ -27,8 +27,8 @@ test('the view, the list entry, the webhook and the OpenAI reply have the same f
   const { id, route, tier, model, steps, guidance_scale, reason, warnings, timings, price_microdollars } = facts
   const rendered = { job: projectJob(job), progress: null, parameters: job.request, files: [{ url: null }] }
   const { render } = openai.routes[0] as Extract<DialectRoute, { action: 'submit' }>
-  const request = { params: {}, query: {}, headers: new Headers(), body: {} }
-  expect(render({ ...rendered, reused: false, origin: ORIGIN }, request)).toMatchObject({
+  const request = { params: {}, query: {}, headers: new Headers(), body: {}, origin: ORIGIN }
+  expect(render({ ...rendered, reused: false, origin: ORIGIN, eventsUrl: null }, request)).toMatchObject({
     json: {
       created: facts.created,
       size: facts.size,

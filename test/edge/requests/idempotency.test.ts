@@ -123,9 +123,11 @@ describe('a retry that brings no key', () => {
     )
     const [seen] = calls
     feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    const replies = await Promise.all([generatedOf(await first), generatedOf(await second)])
     return {
       calls,
-      jobs: (await Promise.all([generatedOf(await first), generatedOf(await second)])).map((each) => each.octet.job),
+      jobs: replies.map(({ octet }) => octet.job),
+      warnings: replies.map(({ octet }) => octet.warnings),
     }
   }
 
@@ -142,10 +144,15 @@ describe('a retry that brings no key', () => {
     expect(jobs[1]).toBe(jobs[0])
   })
 
-  test('is not seen in the same words without a seed: those ask for another image', async ({ expect }) => {
-    const { calls, jobs } = await twice(await newCaller(), body, {})
-    expect(jobs[1]).not.toBe(jobs[0])
-    expect(calls).toHaveLength(2)
+  test('is an equal request of the same key while the first is running: one job, one price, and a warning', async ({
+    expect,
+  }) => {
+    const caller = await newCaller()
+    const { calls, jobs, warnings } = await twice(caller, body, {})
+    expect(jobs[1]).toBe(jobs[0])
+    expect(calls).toHaveLength(1)
+    expect(await filesOf(caller)).toHaveLength(1)
+    expect(warnings.map((each) => each.map(({ code }) => code))).toEqual([[], ['request_joined']])
   })
 
   test('makes a new job once the first has ended, and for another account or body', async ({ expect }) => {

@@ -13,6 +13,7 @@ declare global {
     /** `env` of cloudflare:workers in a test: the worker's bindings and variables, and values for the tests. */
     interface Env extends EdgeEnv, Record<Variable, string> {
       OCTET_CATALOG: unknown
+      SHIPPED_CATALOG: string
       OCTET_PRICES: unknown
       OCTET_RECOVERY: unknown
       GPU_PUBLIC_KEY: string

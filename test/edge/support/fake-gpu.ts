@@ -93,6 +93,27 @@ export function fed(): { behavior: Behavior; send: (...parts: Uint8Array[]) => v
   }
 }
 
+const finishes = async (seen: Seen) => [
+  ...[started(seen), ...(await image(seen, 0))],
+  line({ type: 'succeeded', images: 1, timings }),
+]
+
+/** Keeps the job in its queue, with heartbeats, until `isReleased`, and then sends `rest`, which is success by default. */
+export const holdUntil =
+  (isReleased: () => boolean, rest: (seen: Seen) => Promise<Uint8Array[]> = finishes): Behavior =>
+  async (seen) => {
+    const last = await rest(seen)
+    const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
+      for (let ticks = 0; ticks < 10 && !isReleased(); ticks++) await tick()
+      if (!isReleased()) return controller.enqueue(line({ type: 'heartbeat' }))
+      for (const each of last) controller.enqueue(each)
+      controller.close()
+    }
+    const start = (controller: ReadableStreamDefaultController<Uint8Array>) =>
+      controller.enqueue(line({ type: 'accepted', job: seen.job, attempt: seen.request.attempt, position: 1 }))
+    return new Response(new ReadableStream({ start, pull }), { headers: { 'content-type': 'application/x-ndjson' } })
+  }
+
 export const steps = (done: number, of: number, image = 0) =>
   Array.from({ length: done }, (_, k) => line({ type: 'step', image, step: k + 1, steps: of }))
 

@@ -1,5 +1,5 @@
 import { describe, test } from 'vitest'
-import { judge, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/delivery/schedule.ts'
+import { evaluate, retryAfterSeconds, waitAfter } from '../../../edge/webhooks/delivery/schedule.ts'
 import { configWith } from '../support/config.ts'
 
 const SCHEDULE = '5,300,1800,7200,18000,36000,50400,72000,86400'
@@ -56,12 +56,12 @@ test.for([
   [503, null, { kind: 'failed', pause: 0 }],
   [503, '90', { kind: 'failed', pause: 90 }],
   [504, 'nonsense', { kind: 'failed', pause: 60 }],
-] as const)('%d with Retry-After %j', ([status, retryAfter, verdict], { expect }) => {
-  expect(judge({ status, retryAfter }, NOW)).toEqual(verdict)
+] as const)('%d with Retry-After %j', ([status, retryAfter, evaluation], { expect }) => {
+  expect(evaluate({ status, retryAfter }, NOW)).toEqual(evaluation)
 })
 
 test('no answer is a failure; an address that may not be called is never tried again', ({ expect }) => {
-  expect(judge({ error: 'timeout' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
-  expect(judge({ error: 'unreachable' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
-  expect(judge({ error: 'blocked' }, NOW)).toEqual({ kind: 'blocked' })
+  expect(evaluate({ error: 'timeout' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
+  expect(evaluate({ error: 'unreachable' }, NOW)).toEqual({ kind: 'failed', pause: 0 })
+  expect(evaluate({ error: 'blocked' }, NOW)).toEqual({ kind: 'blocked' })
 })

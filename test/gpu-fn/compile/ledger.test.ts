@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Checkpoint, Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
 import type { Model } from '../../../gpu-fn/compile/graph/model.ts'
 import type { WeightSource } from '../../../gpu-fn/compile/graph/weight-source.ts'
+import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import { LAYOUTS, type Layout, PUBLISHED, type Published } from '../../../infra/checkpoints/published.ts'
@@ -22,7 +23,7 @@ async function open(name: Published, layout: Layout): Promise<{ paths: string[];
 }
 
 const build = (checkpoint: Checkpoint, paths: string[], target: 'cpu' | 'cuda' = 'cpu') =>
-  buildModel(checkpoint, paths, { tier: 'fp8', target })
+  buildModel(checkpoint, paths, { tier: 'fp8' }, lowerings(target))
 
 const elements = (shape: readonly number[]) => shape.reduce((n, dim) => n * dim, 1)
 

@@ -104,7 +104,7 @@ describe('lengths', () => {
     for (const tokens of [77, 128, 512]) expect((await encode(names, tokens, '')).rows).toBe(77 + tokens)
     const longest = await encode(names, 512, 'cat '.repeat(2_000))
     expect(longest.rows).toBe(77 + 512)
-    expect(longest.truncations.at(-1)).toMatch(/^the prompt is longer than the 512 tokens of T5/)
+    expect(longest.truncations.at(-1)).toMatch(/^the prompt exceeds the 512 tokens of T5/)
   })
 
   test('each encoder reads the prompt of its own, or the first', async () => {
@@ -116,8 +116,8 @@ describe('lengths', () => {
     expect(await read({})).toEqual([1, 2, 3].map(() => expect.stringMatching(/^the prompt is longer/)))
     const own = await read({ prompt_2: 'dog '.repeat(100), prompt_3: 'bird' })
     expect(own).toEqual([
-      expect.stringMatching(/^the prompt is longer than the 77 tokens of CLIP-L, /),
-      expect.stringMatching(/^the prompt_2 is longer than the 77 tokens of CLIP-G, /),
+      expect.stringMatching(/^the prompt exceeds the 77 tokens of CLIP-L, /),
+      expect.stringMatching(/^the prompt_2 exceeds the 77 tokens of CLIP-G, /),
     ])
     // As in diffusers, an empty prompt counts as absent.
     expect(await read({ prompt_2: '', prompt_3: '' })).toHaveLength(3)
@@ -135,10 +135,8 @@ describe('lengths', () => {
   test('says which encoder did not see what, and quotes no more than a few lines', async () => {
     const { truncations } = await encode(['clip_l', 't5'], undefined, `${'cat '.repeat(300)}dog`)
     expect(truncations).toHaveLength(2)
-    expect(truncations[0]).toMatch(
-      /^the prompt is longer than the 77 tokens of CLIP-L, which did not read "cat cat .*…"$/,
-    )
-    expect(truncations[1]).toMatch(/^the prompt is longer than the 256 tokens of T5, which did not read "cat .* dog"$/)
+    expect(truncations[0]).toMatch(/^the prompt exceeds the 77 tokens of CLIP-L, so "cat cat .*…" is ignored$/)
+    expect(truncations[1]).toMatch(/^the prompt exceeds the 256 tokens of T5, so "cat .* dog" is ignored$/)
     expect(truncations[0]!.length).toBeLessThan(400)
   })
 

@@ -9,7 +9,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/bucket.ts'
-import { type Target, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { type BucketTarget, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
@@ -20,7 +20,7 @@ const LITE = { ...TURBO, tier: 'fp8-lite' } as const
 const LARGE = { ...TURBO, model: 'large' } as const
 
 let server: Awaited<ReturnType<typeof startBucket>>
-let target: Target
+let target: BucketTarget
 let proxy: TroubleProxy | undefined
 const digests = new Map<string, string>()
 

@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { PutObjectCommand } from '@aws-sdk/client-s3'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { Wanted } from '../../../gpu-fn/weights/arriving-file.ts'
+import type { PackageFile } from '../../../gpu-fn/weights/arriving-file.ts'
 import { type Bucket, openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { download } from '../../../gpu-fn/weights/download.ts'
 import { sha256 } from '../../../infra/checkpoints/fake-package.ts'
@@ -25,7 +25,7 @@ beforeAll(async () => {
 })
 afterAll(() => server.stop())
 
-const wanted = (directory = scratch.directory): Wanted[] =>
+const wanted = (directory = scratch.directory): PackageFile[] =>
   objects.map((object, k) => ({
     key: `object-${k}`,
     file: path.join(directory, `file-${k}`),

@@ -33,7 +33,7 @@ test('starts whatever the environment says to other GPU functions, and stops', a
 })
 
 test('fails when the GPU function ends before it is ready, and when there is no program to start', async () => {
-  await expect(start('large:fp8')).rejects.toThrow('the GPU function ended with 1 before it was ready')
+  await expect(start('large:fp8')).rejects.toThrow('OCTET_PRELOAD lists large:fp8, which is not among the packages')
   process.execPath = path.join(packages, 'no-such-program')
   await expect(start()).rejects.toThrow('ENOENT')
 })

@@ -5,14 +5,14 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
 import { startBucket } from '../../../infra/local/bucket.ts'
-import { rollBack, type Target, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
+import { type BucketTarget, rollBack, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
 const PART = 5 << 20
 let server: Awaited<ReturnType<typeof startBucket>>
-let target: Target
+let target: BucketTarget
 let proxy: TroubleProxy | undefined
 beforeAll(async () => {
   server = await startBucket(path.join(scratch.root, 'bucket'))
@@ -32,7 +32,7 @@ const pointerOf = async (name: Parameters<typeof pointerKey>[0]) =>
   JSON.parse((await read(pointerKey(name))).toString())
 
 /** A target behind a proxy; the plan is told how many parts of a large blob were sent before. */
-async function behind(plan: (part: number | null) => Trouble): Promise<Target> {
+async function behind(plan: (part: number | null) => Trouble): Promise<BucketTarget> {
   const { origin, pathname } = new URL(server.address.url)
   proxy = await startTroubleProxy(origin, ({ path }) => {
     const part = /partNumber=(\d+)/.exec(path)?.[1]

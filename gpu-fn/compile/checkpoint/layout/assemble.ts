@@ -1,9 +1,9 @@
 // Assembles the tensors of one network: skips unused ones, applies scales, and renames them.
 import { readParameters } from '../formats/quantization.ts'
 import type { Tensor } from '../tensor.ts'
-import { isSkipped } from './layouts.ts'
 import type { Naming } from './naming.ts'
 import type { OpenedNetwork } from './opened.ts'
+import { isSkipped } from './single-file.ts'
 
 /** `raw` under the family's names. Throws CheckpointError for names that the family does not use. */
 export function assembleNetwork(network: string, raw: OpenedNetwork, naming: Naming): Map<string, Tensor> {

@@ -61,7 +61,7 @@ async function openLoneFolder(directory: string, naming: Naming, opened: Opened)
 const componentOf = (directory: string, { folders }: Naming) =>
   folders.find(({ folder }) => folder === path.basename(path.resolve(directory)))
 
-/** The name of a folder of one network; if diffusers gave it, that of the checkpoint's directory. */
+/** The name of a network's folder, or of its checkpoint's directory if the folder has a name of the diffusers layout. */
 export const folderName = (directory: string, naming: Naming): string =>
   directoryName(componentOf(directory, naming) ? path.join(directory, '..') : directory)
 

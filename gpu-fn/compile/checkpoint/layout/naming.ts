@@ -34,7 +34,7 @@ export type Naming = {
 
 export type Skip = {
   readonly networks: readonly string[] | 'all'
-  /** Both layouts unless given. */
+  /** Both layouts by default. */
   readonly layout?: Layout
   readonly pattern: RegExp
   readonly reason: string

@@ -2,7 +2,7 @@
 import path from 'node:path'
 import type { TensorInfo } from '../formats/safetensors.ts'
 import type { Layout, Source } from '../tensor.ts'
-import type { RawNetwork } from './layouts.ts'
+import type { RawNetwork } from './single-file.ts'
 
 type Json = Record<string, unknown>
 
@@ -21,7 +21,7 @@ export type Opened = {
   notes: string[]
 }
 
-/** The line about a file: what it was recognized as. */
+/** Note about a file: its networks, layout and element types. */
 export function describeFile(file: string, layout: Layout, networks: readonly Recognized[]): string {
   const dtypes = new Set(networks.flatMap(({ tensors }) => [...tensors.values()].map(({ dtype }) => dtype)))
   return `${file}: ${networks.map(({ title }) => title).join(', ')}; ${layout} layout, ${[...dtypes].sort().join(', ')}.`
@@ -29,7 +29,7 @@ export function describeFile(file: string, layout: Layout, networks: readonly Re
 
 type Recognized = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
 
-/** The name of a checkpoint's directory; in a Hugging Face cache, whose directories are named by commits, that of the repository. */
+/** Name of a checkpoint's directory. In a Hugging Face cache, directories are named by commits, so it is the repository's name. */
 export function directoryName(directory: string): string {
   const [name, snapshots, repository] = path.resolve(directory).split(path.sep).reverse()
   const isCached = snapshots === 'snapshots' && repository?.startsWith('models--')

@@ -6,9 +6,9 @@ import { readHeader, type SafetensorsFile } from '../formats/safetensors.ts'
 import { readSharded, readShards, shardsOf } from './shards.ts'
 
 export type FolderWeights = SafetensorsFile & {
-  /** The part of the file names that tells variants apart; empty for full precision. */
+  /** The part of the file names that distinguishes variants; empty for full precision. */
   variant: string
-  /** Why variants that come before this one are not read. */
+  /** The reason for skipping the preceding variants. */
   passed: readonly string[]
 }
 

@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, test } from 'vitest'
 import { compile } from '../../../../gpu-fn/compile/compile.ts'
 import type { Graph } from '../../../../gpu-fn/compile/graph/graph.ts'
 import type { Model } from '../../../../gpu-fn/compile/graph/model.ts'
+import { lowerings } from '../../../../gpu-fn/compile/lower/lowerings.ts'
 import { buildModel } from '../../../../gpu-fn/models/sd35/build.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
@@ -24,7 +25,7 @@ function countOperators({ nodes }: Graph, under = ''): Record<string, number> {
 
 async function build(name: 'large' | 'medium', target: 'cuda' | 'cuda-fp8' = 'cuda-fp8'): Promise<Model> {
   const paths = await writeSparseCheckpoint(path.join(scratch.directory, name), name, 'single-file')
-  return buildModel(await openCheckpoint(paths), paths, { tier: 'fp8', target })
+  return buildModel(await openCheckpoint(paths), paths, { tier: 'fp8' }, lowerings(target))
 }
 
 describe('the step graph of target cuda-fp8', () => {

@@ -36,10 +36,10 @@ test('a one-shot client does not retry, and its error describes the failure', as
     (_, response) => response.writeHead(422).end('{}'),
   ]
   const port = await serve((request, response) => replies[requests++]!(request, response))
-  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs returned 500')
-  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow(Fault)
-  await expect(oneShot.insist(at(port), 'key')).rejects.toThrow('GET /v1/jobs failed')
-  expect(await oneShot.insist(at(port), 'key')).toEqual({ status: 422, text: '{}' })
+  await expect(oneShot.sendReliably(at(port), 'key')).rejects.toThrow('GET /v1/jobs returned 500')
+  await expect(oneShot.sendReliably(at(port), 'key')).rejects.toThrow(Fault)
+  await expect(oneShot.sendReliably(at(port), 'key')).rejects.toThrow('GET /v1/jobs failed')
+  expect(await oneShot.sendReliably(at(port), 'key')).toEqual({ status: 422, text: '{}' })
   expect(requests).toBe(4)
 })
 

@@ -1,4 +1,4 @@
-// The networks of a single file, by the names of its tensors.
+// The single-file layout: divides the tensors of a file into networks by their names.
 import { CheckpointError, quote } from '../error.ts'
 import type { SafetensorsFile, TensorInfo } from '../formats/safetensors.ts'
 import type { Layout } from '../tensor.ts'
@@ -13,7 +13,7 @@ const AVERAGE_PREFIX = 'model_ema.'
 /** Prefixes of a whole file of one network, from the class that trained or saved it. */
 const WRAPPERS = ['model.', 'module.', 'transformer.']
 
-/** Whether a tensor (prefix removed) of `network` is one of those that are not read. */
+/** Whether the family skips a tensor (prefix removed) of `network`. */
 export function isSkipped(network: string, name: string, layout: Layout, { skipped }: Naming): boolean {
   return skipped.some(
     (skip) =>
@@ -43,7 +43,7 @@ export function splitNetworks(source: SafetensorsFile, naming: Naming): Map<stri
   return networks
 }
 
-/** The names without the wrapper that all of them have. */
+/** Removes the wrapper from the names, if all names have it. */
 function withoutWrapper(tensors: Map<string, TensorInfo>): Map<string, TensorInfo> {
   const names = [...tensors.keys()]
   const wrapper = WRAPPERS.find((prefix) => names.every((name) => name.startsWith(prefix)))

@@ -1,0 +1,54 @@
+// Jobs of equal requests without an Idempotency-Key: the one that is running, or the one whose failure did not reach its caller.
+import type { JobSpec } from './job-spec.ts'
+
+/** Failed jobs whose callers did not receive the status. */
+export const UNDELIVERED_SCHEMA =
+  'CREATE TABLE IF NOT EXISTS undelivered (job TEXT PRIMARY KEY, ended INTEGER NOT NULL, callers INTEGER NOT NULL) STRICT;'
+
+/** For how long an equal request joins an open job, or finds the failed job that it repeats. */
+const JOIN_MS = 60_000
+
+/** An open job of an equal request with the same key or token; jobs of others count against other limits. */
+const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec, since: number): string | null =>
+  sql
+    .exec<{ job: string }>(
+      `SELECT job FROM ledger WHERE state = 'reserved' AND fingerprint = ? AND key_id = ? AND token IS ? AND reserved > ?
+       LIMIT 1`,
+      ...[fingerprint, keyId, token, since],
+    )
+    .toArray()[0]?.job ?? null
+
+/** The job of an equal request whose failure did not reach its caller; see http/heartbeat.ts. */
+const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
+  sql
+    .exec<{ job: string }>(
+      `SELECT job FROM undelivered JOIN ledger USING (job)
+       WHERE fingerprint = ? AND key_id = ? AND token IS ? AND undelivered.ended > ? LIMIT 1`,
+      ...[fingerprint, keyId, token, Date.now() - JOIN_MS],
+    )
+    .toArray()[0]?.job ?? null
+
+/** Whether the job's failure is still to be delivered: once for each caller, so that a second retry starts a new job. */
+export function takeUndelivered(sql: SqlStorage, job: string): boolean {
+  const [row] = sql.exec<{ callers: number }>(
+    'UPDATE undelivered SET callers = callers - 1 WHERE job = ? AND ended > ? RETURNING callers',
+    ...[job, Date.now() - JOIN_MS],
+  )
+  if (row && row.callers <= 0) sql.exec('DELETE FROM undelivered WHERE job = ?', job)
+  return row !== undefined
+}
+
+/** Keeps a failed job for the retry of its caller, who did not receive the status. */
+export function keepUndelivered(sql: SqlStorage, job: string): void {
+  const now = Date.now()
+  sql.exec('DELETE FROM undelivered WHERE ended <= ?', now - JOIN_MS)
+  sql.exec(
+    `INSERT INTO undelivered VALUES (?, ?, 1)
+     ON CONFLICT (job) DO UPDATE SET callers = callers + 1, ended = excluded.ended`,
+    ...[job, now],
+  )
+}
+
+/** The job that a request repeats; null without one. `recent`: an open job must have begun within a minute. */
+export const findEqualJob = (sql: SqlStorage, spec: JobSpec, { recent }: { recent: boolean }): string | null =>
+  openJobLike(sql, spec, recent ? Date.now() - JOIN_MS : 0) ?? undeliveredJobLike(sql, spec)

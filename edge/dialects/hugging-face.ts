@@ -1,0 +1,43 @@
+// Hugging Face's text-to-image task: POST to the base URL of the client. huggingface.co/docs/inference-providers/tasks/text-to-image
+import * as z from 'zod'
+import type { Problem } from '../http/errors.ts'
+import { parseFields } from '../http/validation.ts'
+import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './dialect.ts'
+import { readImageInput } from './image-input.ts'
+import { warningHeader } from './warning-header.ts'
+
+const body = z.object({
+  inputs: z.string().describe('the prompt'),
+  parameters: z.record(z.string(), z.unknown()).describe('an object').optional(),
+})
+
+/** The model is the last part of the path: `/hf/nano`, or `/hf/owner/nano`. */
+function parse({ params, body: given }: DialectRequest): Translation {
+  const { inputs, parameters = {} } = parseFields(body, body.shape, given)
+  const { fields, ...others } = readImageInput({ ...parameters, prompt: inputs })
+  const model = params.model?.split('/').at(-1) ?? 'auto'
+  return { fields: { ...fields, n: 1, model }, ...others, wait: 'end' }
+}
+
+const render = ({ job }: RenderedJob) => ({ image: 0, headers: warningHeader(job.warnings) })
+
+/** A JavaScript client repeats a request at once, and without end, after 503. A Python client shows the header. */
+const error = ({ status, detail, request_id }: Problem) => ({
+  ...(status === 503 && { status: 504 as const }),
+  headers: { 'x-error-message': detail.replace(/[^\x20-\x7e]/g, '?') },
+  json: { error: detail, request_id },
+})
+
+const route = (path: string): DialectRoute => ({
+  method: 'POST',
+  path,
+  ...{ action: 'submit', accepts: 'json', parse, render },
+})
+
+/** The image as bytes. */
+export const huggingFace: Dialect = {
+  name: 'hugging-face',
+  routes: [route('/hf'), route('/hf/:model{.+}')],
+  cors: { origins: '*', exposedHeaders: ['x-error-message', 'x-octet-warning'] },
+  error,
+}

@@ -1,0 +1,47 @@
+// Links to a set of fields: `#p=` with base64url of JSON. The fragment is not sent to servers, so prompts reach no log.
+import type { Fields } from '../api/types.ts'
+import { SEED_MAX, useFields } from './draft.ts'
+
+const MAX_CHARACTERS = 16_384
+const utf8 = new TextEncoder()
+
+export function linkTo(fields: Fields): string {
+  const binary = String.fromCharCode(...utf8.encode(JSON.stringify(fields)))
+  const encoded = btoa(binary).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
+  return `${location.origin}/#p=${encoded}`
+}
+
+/** Parses the fields of a link. Unknown or malformed ones are left out; null if there is no prompt. */
+function parse(encoded: string): Fields | null {
+  try {
+    const bytes = Uint8Array.from(atob(encoded.replaceAll('-', '+').replaceAll('_', '/')), (each) => each.charCodeAt(0))
+    const given = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>
+    const text = (name: string) => (typeof given[name] === 'string' ? given[name].slice(0, 10_000) : undefined)
+    const number = (name: string, most: number) => {
+      const value = given[name]
+      return typeof value === 'number' && value >= 0 && value <= most ? value : undefined
+    }
+    const [prompt, route, format] = [text('prompt'), text('route'), text('output_format')]
+    if (!prompt) return null
+    const [negative, steps, guidance] = [text('negative_prompt'), number('steps', 200), number('guidance_scale', 30)]
+    return {
+      ...{ prompt, size: text('size') ?? 'auto', seed: number('seed', SEED_MAX) ?? 0, n: number('n', 8) ?? 1 },
+      output_format: format === 'jpeg' || format === 'webp' ? format : 'png',
+      ...((route === 'turbo' || route === 'full') && { route }),
+      ...(negative !== undefined && { negative_prompt: negative }),
+      ...(steps !== undefined && { steps }),
+      ...(guidance !== undefined && { guidance_scale: guidance }),
+    }
+  } catch {
+    return null
+  }
+}
+
+/** Fills the form from the address and removes the fields from there. Nothing runs. */
+export function takeLink(ratioOf: (size: string) => string): void {
+  const encoded = new URLSearchParams(location.hash.slice(1)).get('p')
+  if (encoded === null || encoded.length > MAX_CHARACTERS) return
+  const fields = parse(encoded)
+  history.replaceState(null, '', location.pathname)
+  if (fields) useFields(fields, ratioOf(fields.size))
+}

@@ -1,0 +1,30 @@
+// Quotes a request without running it.
+import type { Context } from 'hono'
+import { gpuState, prewarm } from '../gpu/health.ts'
+import type { EdgeEnv } from '../http/context.ts'
+import { parseFields } from '../http/validation.ts'
+import { forecastFor, observations } from '../routing/forecast.ts'
+import { megapixelSteps } from '../routing/price.ts'
+import { generation, routeAndPrice } from './generation-request.ts'
+
+/**
+ * The price, route and reason of a request, the probability of a cold start, and the expected duration. The price is exactly the amount
+ * that the same request reserves; probabilities and times are based on past jobs, and null without any.
+ */
+export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
+  const fields = parseFields(generation, generation.shape, body)
+  const { decision, price } = await routeAndPrice(fields, c.env)
+  const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
+  const seen = await observations(c.env.DB, [decision])
+  c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
+  const forecast = forecastFor(seen, decision, megapixelSteps({ ...decision, count: fields.n }))
+  return {
+    object: 'quote',
+    price_microdollars: price,
+    ...{ route, tier, model, steps, guidance_scale: guidanceScale, size: `${width}x${height}`, reason },
+    gpu: await gpuState(c.env, decision.endpoint),
+    cold_start: forecast.cold,
+    expected_seconds: forecast.seconds,
+    observations: forecast.observations,
+  }
+}

@@ -1,0 +1,96 @@
+// Builds edge/dist, the static assets of the worker: the page, the reference of the API, and openapi.json. Wrangler runs this file before it
+// bundles the worker (`[build]` in wrangler.toml). Nothing is built while the sources are unchanged.
+import { createHash, randomUUID } from 'node:crypto'
+import fs from 'node:fs/promises'
+import path from 'node:path'
+import { pathToFileURL } from 'node:url'
+
+const root = path.join(import.meta.dirname, '../..')
+const source = path.join(root, 'edge/playground')
+const DIST = path.join(root, 'edge/dist')
+/** The digest of the sources that DIST was built from. */
+const STAMP = path.join(DIST, '.build')
+const KEPT: ReadonlySet<string> = new Set(['.assetsignore', '.build'])
+
+const SWAGGER = path.join(root, 'node_modules/swagger-ui-dist')
+const SWAGGER_FILES = ['swagger-ui-bundle.js', 'swagger-ui.css']
+
+/** A digest of every file that the build reads. */
+async function digestOfSources(): Promise<string> {
+  const patterns = ['edge/**/*.{ts,tsx,css,html,svg,webp,js}', 'edge/playground/public/*', 'infra/playground/*.ts']
+  const files = ['gpu-fn/contract.ts', 'package-lock.json']
+  for (const pattern of patterns)
+    for await (const file of fs.glob(pattern, { cwd: root, exclude: ['edge/dist'] })) files.push(file)
+  const contents = files.toSorted().map(async (file) => [file, await readIfFile(path.join(root, file))] as const)
+  const hash = createHash('sha256')
+  for (const [file, content] of await Promise.all(contents)) if (content) hash.update(`${file}\0`).update(content)
+  return hash.digest('hex')
+}
+
+async function readIfFile(file: string): Promise<Buffer | null> {
+  return (await fs.stat(file)).isFile() ? fs.readFile(file) : null
+}
+
+/** Bundles the page with Vite. */
+async function bundlePage(outDir: string): Promise<void> {
+  const { build } = await import('vite')
+  await build({
+    configFile: false,
+    root: source,
+    logLevel: 'warn',
+    // A name without a directory above it: wrangler's watcher must not see the build's own files.
+    cacheDir: path.join(root, '.octet/vite'),
+    build: {
+      outDir,
+      emptyOutDir: true,
+      assetsInlineLimit: 0,
+      modulePreload: { polyfill: false },
+      reportCompressedSize: false,
+      target: 'es2024',
+    },
+  })
+}
+
+async function writeReference(outDir: string): Promise<void> {
+  // A path that the compiler does not follow: the worker's files have types of workerd.
+  const file = pathToFileURL(path.join(root, 'edge/openapi/document.ts')).href
+  const { openApiDocument } = (await import(file)) as { openApiDocument: () => object }
+  await fs.writeFile(path.join(outDir, 'openapi.json'), JSON.stringify(openApiDocument()))
+  for (const file of SWAGGER_FILES) await fs.copyFile(path.join(SWAGGER, file), path.join(outDir, 'docs', file))
+}
+
+async function filesBelow(directory: string): Promise<string[]> {
+  const entries = await fs.readdir(directory, { recursive: true, withFileTypes: true })
+  const files = entries.filter((entry) => entry.isFile())
+  return files.map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
+}
+
+/** Moves the built files to DIST and removes others. New files come first, so that a page never names a missing file. */
+async function publish(built: string): Promise<void> {
+  const files = await filesBelow(built)
+  const htmlLast = files.toSorted((a, b) => Number(a.endsWith('.html')) - Number(b.endsWith('.html')))
+  for (const file of htmlLast) {
+    await fs.mkdir(path.dirname(path.join(DIST, file)), { recursive: true })
+    await fs.rename(path.join(built, file), path.join(DIST, file))
+  }
+  const wanted = new Set(files)
+  for (const file of await filesBelow(DIST))
+    if (!wanted.has(file) && !KEPT.has(file)) await fs.rm(path.join(DIST, file), { force: true })
+}
+
+/** Builds edge/dist unless it is up to date. Concurrent builds of the same sources give the same files. */
+export async function buildPlayground(): Promise<void> {
+  const digest = await digestOfSources()
+  if ((await fs.readFile(STAMP, 'utf8').catch(() => '')) === digest) return
+  const scratch = path.join(root, '.octet', `page-${randomUUID()}`)
+  try {
+    await bundlePage(scratch)
+    await writeReference(scratch)
+    await publish(scratch)
+    await fs.writeFile(STAMP, digest)
+  } finally {
+    await fs.rm(scratch, { recursive: true, force: true })
+  }
+}
+
+if (import.meta.main) await buildPlayground()

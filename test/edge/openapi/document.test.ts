@@ -1,0 +1,100 @@
+// /openapi.json against the worker: its routes, its examples, and its replies.
+import { afterEach, describe, test, vi } from 'vitest'
+import type * as z from 'zod'
+import { app } from '../../../edge/app.ts'
+import { OPERATIONS, openApiDocument } from '../../../edge/openapi/document.ts'
+import { problem } from '../../../edge/openapi/replies.ts'
+import { type Caller, newCaller, send } from '../support/client.ts'
+import { fakeGpu, works } from '../support/fake-gpu.ts'
+import { over } from '../support/jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const document = openApiDocument() as {
+  paths: Record<string, Record<string, { operationId: string }>>
+  webhooks: Record<string, unknown>
+}
+const newAdmin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
+
+test('it has every route of the worker and no other', ({ expect }) => {
+  const routes = app.routes.filter(({ method }) => method !== 'ALL').map(({ method, path }) => `${method} ${path}`)
+  expect(Object.keys(OPERATIONS).toSorted()).toEqual([...new Set(routes)].toSorted())
+})
+
+test('every reference has a target, and every operation an id of its own', ({ expect }) => {
+  const text = JSON.stringify(document)
+  const targets = new Set([...text.matchAll(/"\$ref":"#\/([^"]+)"/g)].map(([, path]) => path!))
+  for (const path of targets) {
+    const target = path
+      .split('/')
+      .reduce<unknown>((value, name) => (value as Record<string, unknown>)?.[name], document)
+    expect(target, path).toBeDefined()
+  }
+  expect(targets.size).toBeGreaterThan(3)
+  const ids = Object.values(document.paths).flatMap((methods) => Object.values(methods).map((each) => each.operationId))
+  expect(new Set(ids).size).toBe(ids.length)
+  expect(Object.keys(document.webhooks)).toEqual(['job.succeeded', 'job.failed', 'job.canceled'])
+})
+
+const examples = Object.entries(OPERATIONS).flatMap(([route, operation]) =>
+  Object.entries(operation.examples ?? {}).map(([name, body]) => ({ route, name, body, operation })),
+)
+
+/** Parses a reply with the documented schema of its status. */
+async function parseReply(response: Response, route: string): Promise<z.ZodSafeParseResult<unknown>> {
+  const reply = OPERATIONS[route]!.replies[response.status]
+  if (!reply?.schema) throw new Error(`${route} has no documented reply of status ${response.status}`)
+  return reply.schema.safeParse(await response.json())
+}
+
+describe('an example', () => {
+  test.for(examples)('of $route, $name, runs as it is', async ({ route, body }, { expect }) => {
+    fakeGpu(works)
+    const [method, path] = route.split(' ') as [string, string]
+    const response = await send(method, path.replace(':id', 'default'), await newAdmin(), body)
+    const parsed = await parseReply(response, route)
+    expect(parsed.error).toBeUndefined()
+  })
+})
+
+type World = { caller: Caller; job: string; webhook: string; event: string }
+const READS: Record<string, (world: World) => string> = {
+  'GET /v1/jobs': () => '/v1/jobs',
+  'GET /v1/jobs/:id': ({ job }) => `/v1/jobs/${job}`,
+  'GET /v1/jobs/:id/receipts': ({ job }) => `/v1/jobs/${job}/receipts`,
+  'GET /v1/models': () => '/v1/models',
+  'GET /v1/usage': () => '/v1/usage',
+  'GET /v1/keys': () => '/v1/keys',
+  'GET /v1/keys/:id': ({ caller }) => `/v1/keys/${caller.keyId}`,
+  'GET /v1/webhooks': () => '/v1/webhooks',
+  'GET /v1/webhooks/default/secret': () => '/v1/webhooks/default/secret',
+  'GET /v1/webhooks/:id': ({ webhook }) => `/v1/webhooks/${webhook}`,
+  'GET /v1/webhooks/:id/deliveries': ({ webhook }) => `/v1/webhooks/${webhook}/deliveries`,
+  'GET /.well-known/jwks.json': () => '/.well-known/jwks.json',
+  'GET /healthz': () => '/healthz',
+}
+
+async function newWorld(): Promise<World> {
+  const caller = await newAdmin()
+  fakeGpu(works)
+  const { id: job } = (await (await send('POST', '/v1/jobs', caller, { prompt: 'a cat' })).json()) as { id: string }
+  await over({ id: job })
+  const added = await send('POST', '/v1/webhooks', caller, { url: 'https://example.com/hooks' })
+  const { id: webhook } = (await added.json()) as { id: string }
+  const { id: event } = (await (await send('POST', `/v1/webhooks/${webhook}/test`, caller, {})).json()) as {
+    id: string
+  }
+  return { caller, job, webhook, event }
+}
+
+test.for(Object.entries(READS))('the reply of %s has the documented fields', async ([route, path], { expect }) => {
+  const world = await newWorld()
+  const parsed = await parseReply(await send('GET', path(world), world.caller), route)
+  expect(parsed.error).toBeUndefined()
+})
+
+test('an error is a documented problem', async ({ expect }) => {
+  const response = await send('POST', '/v1/jobs', await newAdmin(), { prompt: 5, n: 0 })
+  expect(response.status).toBe(400)
+  expect(problem.safeParse(await response.json()).error).toBeUndefined()
+})

@@ -1,0 +1,156 @@
+// The MCP server, with the official SDK's client in both of its protocol versions.
+import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client'
+import { afterEach, describe, test, vi } from 'vitest'
+import { type Caller, fetchWorker, ledgerOf, newCaller, ORIGIN, send } from '../support/client.ts'
+import {
+  accepted,
+  fakeGpu,
+  fed,
+  image,
+  imageBytes,
+  line,
+  refuses,
+  started,
+  stream,
+  timings,
+  untilCanceled,
+  works,
+} from '../support/fake-gpu.ts'
+import { over } from '../support/jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+type Mode = 'auto' | 'legacy'
+async function connect({ key }: Pick<Caller, 'key'>, mode: Mode = 'auto'): Promise<Client> {
+  const client = new Client(
+    { name: 'test', version: '1' },
+    mode === 'auto' ? { versionNegotiation: { mode: 'auto' } } : {},
+  )
+  const transport = new StreamableHTTPClientTransport(new URL(`${ORIGIN}/mcp`), {
+    fetch: (url, init) => fetchWorker(String(url), init as RequestInit),
+    requestInit: { headers: { authorization: `Bearer ${key}` } },
+  })
+  await client.connect(transport)
+  return client
+}
+
+type Result = {
+  isError?: boolean
+  content: { type: string; text?: string; data?: string; mimeType?: string; uri?: string }[]
+  structuredContent?: { id: string; price_microdollars: number; images: { url: string; seed: number }[] }
+}
+const call = async (client: Client, name: string, fields: object) =>
+  (await client.callTool({ name, arguments: fields as Record<string, unknown> })) as unknown as Result
+const prompt = 'a lighthouse'
+
+describe.for<Mode>(['auto', 'legacy'])('a client of the protocol version %s', (mode) => {
+  test('lists the tools, and generates images as links with a preview', async ({ expect }) => {
+    fakeGpu(works)
+    const caller = await newCaller()
+    const client = await connect(caller, mode)
+    const { tools } = await client.listTools()
+    expect(tools.map(({ name }) => name)).toEqual(['generate_image', 'quote_image', 'get_job'])
+    expect(tools[0]!.inputSchema).toMatchObject({ required: ['prompt'] })
+    const { content, structuredContent } = await call(client, 'generate_image', { prompt, seed: 7, n: 2 })
+    expect(content.map(({ type }) => type)).toEqual(['text', 'image', 'resource_link', 'resource_link'])
+    expect(Uint8Array.fromBase64(content[1]!.data!)).toEqual(imageBytes(7))
+    expect(await (await fetchWorker(content[3]!.uri!)).bytes()).toEqual(imageBytes(8))
+    expect(structuredContent!.images.map(({ seed }) => seed)).toEqual([7, 8])
+    expect(content[0]!.text).toContain(structuredContent!.images[0]!.url)
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: structuredContent!.price_microdollars })
+    await client.close()
+  })
+})
+
+describe('a tool', () => {
+  test('quotes the price that the request then costs', async ({ expect }) => {
+    fakeGpu(works)
+    const client = await connect(await newCaller())
+    const quote = await call(client, 'quote_image', { prompt, n: 2 })
+    expect(quote.content[0]!.text).toMatch(/^The request costs \$0\.\d+: tiny, turbo route, 256x256\. /)
+    const made = await call(client, 'generate_image', { prompt, n: 2 })
+    expect(made.structuredContent!.price_microdollars).toBe(quote.structuredContent!.price_microdollars)
+  })
+
+  test('reports progress while it waits, and ends with the job', async ({ expect }) => {
+    const { behavior, send: feed, close } = fed()
+    fakeGpu(async (seen) => {
+      feed(accepted(seen), started(seen), line({ type: 'step', image: 0, step: 1, steps: 4 }))
+      const beat = setInterval(() => feed(line({ type: 'heartbeat' })), 100)
+      setTimeout(async () => {
+        clearInterval(beat)
+        feed(...(await image(seen, 0)), line({ type: 'succeeded', images: 1, timings }))
+        close()
+      }, 1500)
+      return behavior(seen)
+    })
+    const client = await connect(await newCaller())
+    const messages: unknown[] = []
+    const onprogress = ({ message }: { message?: string | undefined }) => void messages.push(message)
+    const made = await client.callTool({ name: 'generate_image', arguments: { prompt } }, { onprogress })
+    expect((made as unknown as Result).structuredContent!.images).toHaveLength(1)
+    expect(messages).toEqual([expect.stringMatching(/^(waiting for a GPU|running|image 1: step 1 of 4)$/)])
+  })
+
+  test('finds a job, also a canceled one', async ({ expect }) => {
+    fakeGpu(untilCanceled(1))
+    const caller = await newCaller()
+    const { id } = (await (await send('POST', '/v1/jobs', caller, { prompt })).json()) as { id: string }
+    await send('DELETE', `/v1/jobs/${id}`, caller)
+    await over({ id })
+    const client = await connect(caller)
+    const { isError, content } = await call(client, 'get_job', { id })
+    expect([isError, content[0]!.text]).toEqual([true, expect.stringContaining(`The job ${id} canceled: `)])
+    const unknown = await call(client, 'get_job', { id: 'job_unknown' })
+    expect(unknown).toMatchObject({ isError: true, content: [{ text: 'There is no job job_unknown.' }] })
+  })
+
+  test('states errors in words, and charges nothing', async ({ expect }) => {
+    const caller = await newCaller()
+    const client = await connect(caller)
+    const refused = async (fields: object) => {
+      const { isError, content } = await call(client, 'generate_image', fields)
+      return isError ? content[0]!.text : 'no error'
+    }
+    expect(await refused({ prompt, n: 99 })).toBe('n is 99; it must be an integer from 1 to 8.')
+    expect(await refused({ prompt, model: 'other' })).toContain('this deployment serves auto, tiny, paired')
+    expect(await refused({ prompt, max_cost: 0 })).toMatch(/cost/)
+    expect(await refused({ n: 1 })).toMatch(/prompt/)
+    fakeGpu(refuses(422, 'invalid_request'))
+    expect(await refused({ prompt })).toContain('could not be made')
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+
+  test('sends a preview in place of a file that is too large for a reply', async ({ expect }) => {
+    const preview = new Uint8Array([1, 2, 3])
+    const facts = { width: 16, height: 16, content_type: 'image/webp', bytes: 3 }
+    fakeGpu(async (seen) => {
+      const data = new Uint8Array(100_000)
+      const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', data)).toHex()
+      const [imageLine] = await image(seen, 0, { sha256: digest, bytes: data.length })
+      return stream([
+        ...[accepted(seen), started(seen)],
+        ...[line({ type: 'preview', image: 0, step: 2, ...facts }), preview],
+        ...[imageLine!, data, line({ type: 'succeeded', images: 1, timings })],
+      ])
+    })
+    const { content } = await call(await connect(await newCaller()), 'generate_image', { prompt })
+    expect(content.map(({ type, mimeType }) => [type, mimeType])).toEqual([
+      ['text', undefined],
+      ['image', 'image/webp'],
+      ['resource_link', 'image/png'],
+    ])
+    expect(JSON.stringify(content).length).toBeLessThan(5_000)
+  })
+})
+
+test('a request without a valid key is refused with a challenge, and other methods with what is allowed', async ({
+  expect,
+}) => {
+  const ping = { jsonrpc: '2.0', id: 1, method: 'ping' }
+  const refused = await send('POST', '/mcp', { headers: {} }, ping)
+  expect([refused.status, refused.headers.get('www-authenticate')]).toEqual([401, 'Bearer realm="octet"'])
+  await expect(connect({ key: 'nonsense' })).rejects.toThrow()
+  const get = await send('GET', '/mcp', await newCaller())
+  expect([get.status, get.headers.get('allow')]).toEqual([405, 'POST'])
+})
