@@ -77,6 +77,11 @@ export const IMAGE_OPERATIONS: Record<string, Operation> = {
     summary: 'Models with their routes, tiers and defaults',
     replies: { 200: { description: 'The models', schema: replies.models } },
   },
+  'GET /v1/models/:id': {
+    tag: 'Images',
+    summary: 'A model, by its name or an alias',
+    replies: { 200: { description: 'The model', schema: replies.model } },
+  },
   'GET /v1/jobs': {
     tag: 'Jobs',
     summary: 'List jobs, newest first',

@@ -135,12 +135,11 @@ const offer = z.object({
   ...{ route: z.enum(ROUTES), tier: z.enum(TIERS), steps: z.int(), guidance_scale: z.number() },
   ...{ width: z.int(), height: z.int(), max_pixels: z.int().optional(), max_side: z.int().optional() },
 })
-export const models = listOf(
-  z.object({
-    ...{ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() },
-    octet: z.array(offer),
-  }),
-)
+export const model = z.object({
+  ...{ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() },
+  octet: z.array(offer),
+})
+export const models = listOf(model)
 export const prewarmed = listOf(
   z.object({
     ...{ route: z.enum(ROUTES), model: z.string(), tier: z.enum(TIERS) },

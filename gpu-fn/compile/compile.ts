@@ -3,7 +3,8 @@ import packageJson from '../../package.json' with { type: 'json' }
 import { escapeText, modelName, TIER_TABLE } from '../contract.ts'
 import { MANIFEST_FORMAT, type Manifest, manifest, type Target } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
-import { CheckpointError } from './checkpoint/error.ts'
+import { CheckpointError, listNames } from './checkpoint/error.ts'
+import type { Tensor } from './checkpoint/tensor.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
 import type { BuildOptions, Model } from './graph/model.ts'
 import type { Lowering } from './graph/scope.ts'
@@ -88,7 +89,7 @@ async function writePackage(
   options: CompileOptions,
 ): Promise<Compiled> {
   const writer = new PackageWriter(directory)
-  const { source, sourceBytes } = await writer.writeWeights([...files.values()], options.onProgress)
+  const { source, sourceBytes, blank } = await writer.writeWeights([...files.values()], options.onProgress)
   const networks: Manifest['networks'] = {}
   for (const [network, graph] of model.graphs)
     networks[network] = await writeGraph(writer, `${network}.onnx`, graph, files.get(network)!)
@@ -111,8 +112,18 @@ async function writePackage(
   })
   const packageBytes = Object.values(about.files).reduce((sum, file) => sum + file.bytes, 0)
   await writer.write('manifest.json', Buffer.from(`${JSON.stringify(about)}\n`))
-  const notes = [...model.notes, ...tokenizers.notes].map(escapeText)
+  const notes = [...model.notes, ...tokenizers.notes, ...describeBlank(blank)].map(escapeText)
   return { manifest: about, sourceBytes, packageBytes, notes }
+}
+
+/** A program that reserves a file's size before it downloads leaves zeros if it is stopped. Training can leave zeros as well. */
+function describeBlank(tensors: ReadonlySet<Tensor>): string[] {
+  if (tensors.size === 0) return []
+  const files = new Set([...tensors].flatMap(({ parts }) => parts.map(({ file }) => file)))
+  const names = listNames([...tensors].map(({ name }) => name))
+  return [
+    `Warning: ${names} have blocks of zeros. Compare the SHA-256 of ${[...files].join(', ')} with the published one: the download may not have finished.`,
+  ]
 }
 
 const layoutOf = ({ name, layout }: WeightsFile) => [name, layout] as const

@@ -8,6 +8,9 @@ declare module '@huggingface/tokenizers' {
     fuse_unk: boolean
     unk_token_id: number | undefined
     tokens_to_ids: Map<string, number>
+    /** Of BPE. */
+    merges?: [string, string][]
+    end_of_word_suffix?: string
     encode(words: string[]): string[]
     _call(words: string[]): string[]
   }
@@ -19,6 +22,7 @@ declare module '@huggingface/tokenizers' {
     encode(text: string, options?: { add_special_tokens?: boolean }): Encoding
     decode(ids: number[], options?: { skip_special_tokens?: boolean; clean_up_tokenization_spaces?: boolean }): string
     token_to_id(token: string): number | undefined
+    get_vocab(withAddedTokens?: boolean): Map<string, number>
   }
   export class SequenceNormalizer {
     constructor(config: { type: 'Sequence'; normalizers: Component[] })

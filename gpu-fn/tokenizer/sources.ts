@@ -51,7 +51,7 @@ export function selectSources(sources: TokenizerSources): TokenizerSources {
 /** The merges of `merges.txt`: two tokens a line, after an optional first line `#version`. */
 export function readMerges(directory: string, sources: TokenizerSources): string[] | undefined {
   const text = readText(directory, sources, 'merges.txt', '\n', TOKENIZER_LIMITS.tokens)
-  const merges = text?.split('\n').filter((line) => line !== '' && !line.startsWith('#version'))
+  const merges = text?.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'))
   const malformed = merges?.find((line) => !/^[^ ]+ [^ ]+$/.test(line))
   if (malformed === undefined) return merges
   const problem = `the line ${JSON.stringify(malformed.slice(0, 100))} is not two tokens with a space between them`

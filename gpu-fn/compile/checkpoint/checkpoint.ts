@@ -26,15 +26,12 @@ export async function readCheckpoint(
   omitted: ReadonlySet<string> = new Set(),
 ): Promise<Checkpoint> {
   const opened: Opened = { networks: new Map(), declined: new Set(), absent: new Map(), notes: [] }
-  let tokenizers: Checkpoint['tokenizers'] = {}
+  const tokenizers: Checkpoint['tokenizers'] = {}
   for (const given of paths) {
     const directory = await isDirectory(given)
-    add(
-      opened,
-      await (directory ? readDiffusersDirectory(given, naming, omitted) : openFile(given, naming, omitted)),
-      naming,
-    )
-    tokenizers = { ...(await findTokenizers(directory ? given : path.dirname(given), naming)), ...tokenizers }
+    const later = await (directory ? readDiffusersDirectory(given, naming, omitted) : openFile(given, naming, omitted))
+    add(opened, later, naming)
+    addTokenizers(tokenizers, await findTokenizers(directory ? given : path.dirname(given), naming), later, naming)
   }
   const { networks, scheduler, ...rest } = opened
   const checkpoint: Checkpoint = { ...rest, networks: {}, sources: {}, config: {}, tokenizers }
@@ -60,6 +57,19 @@ function add(whole: Opened, later: Opened, { titles }: Naming): void {
   whole.scheduler = later.scheduler ?? whole.scheduler
   for (const network of later.declined) whole.declined.add(network)
   for (const [network, reason] of later.absent) whole.absent.set(network, reason)
+}
+
+/** Adds the tokenizers of a later path, which replace earlier ones if the path has their encoders: an encoder belongs to its own tokenizer. */
+function addTokenizers(
+  whole: Checkpoint['tokenizers'],
+  found: Checkpoint['tokenizers'],
+  { networks }: Opened,
+  { tokenizers }: Naming,
+): void {
+  for (const [network, name] of Object.entries(tokenizers)) {
+    const at = found[name]
+    if (at !== undefined && (networks.has(network) || whole[name] === undefined)) whole[name] = at
+  }
 }
 
 /** Names that diffusers and transformers give to files beside a config.json. */

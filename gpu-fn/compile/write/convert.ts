@@ -14,6 +14,8 @@ export type Converted = {
   readonly scales: Float32Array | null
   readonly digest: Uint8Array
   readonly sourceBytes: number
+  /** Whether all bytes in the checkpoint are 0. */
+  readonly blank: boolean
 }
 
 const FP8_NAN = 0x7f
@@ -35,16 +37,17 @@ export function convert(block: Block): Converted {
   const output = new Uint8Array((end - start) * rowBytes)
   const scales = storage === 'float8e4m3fn' ? new Float32Array(end - start) : null
   const digest = createHash('sha256')
-  let [row, sourceBytes] = [0, 0]
+  let [row, sourceBytes, blank] = [0, 0, true]
   for (const run of readRuns(block)) {
     digest.update(run.source)
     sourceBytes += run.source.byteLength
+    blank &&= run.source.every((byte) => byte === 0)
     const out = output.subarray(row * rowBytes, (row + run.rows) * rowBytes)
     assertConverted(block, storage, store(run, storage, out, scales?.subarray(row, row + run.rows)))
     row += run.rows
   }
   const ordered = block.channelsLast ? channelsLast(output, block) : output
-  return { output: ordered, scales, digest: new Uint8Array(digest.digest()), sourceBytes }
+  return { output: ordered, scales, digest: new Uint8Array(digest.digest()), sourceBytes, blank }
 }
 
 /** Converts a run to `out`, which starts at a multiple of a value's size. */

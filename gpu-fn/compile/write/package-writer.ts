@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import type { Manifest, StoredTensor } from '../../manifest.ts'
+import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Weight } from '../graph/graph.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
 import type { Converted } from './convert.ts'
@@ -22,6 +23,8 @@ export type WrittenWeights = {
   /** SHA-256 of the checkpoint's tensors. */
   readonly source: string
   readonly sourceBytes: number
+  /** The matrices that have a block of zeros. */
+  readonly blank: ReadonlySet<Tensor>
 }
 
 export function weightsFile(name: string, network: string, weights: readonly Weight[]): WeightsFile {
@@ -47,12 +50,14 @@ export class PackageWriter {
   async writeWeights(files: readonly WeightsFile[], onProgress?: Progress): Promise<WrittenWeights> {
     const source = createHash('sha256')
     const sourceBytes = files.flatMap(({ weights }) => weights).reduce((sum, weight) => sum + sourceBytesOf(weight), 0)
+    const blank = new Set<Tensor>()
     let done = 0
     const converter = startConverter()
     try {
       for (const { name, network, weights, layout } of files) {
-        const onBlock = (block: Converted) => {
+        const onBlock = (block: Converted, tensor: Tensor) => {
           done += block.sourceBytes
+          if (block.blank && tensor.shape.length > 1) blank.add(tensor)
           onProgress?.(done, sourceBytes, network)
         }
         const file = path.join(this.#directory, name)
@@ -61,7 +66,7 @@ export class PackageWriter {
     } finally {
       await converter.close()
     }
-    return { source: source.digest('hex'), sourceBytes }
+    return { source: source.digest('hex'), sourceBytes, blank }
   }
 }
 

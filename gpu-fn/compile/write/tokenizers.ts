@@ -5,8 +5,8 @@ import type { TextEncoderManifest } from '../../manifest.ts'
 import { readKnownWords, WORDS } from '../../tokenizer/known-words.ts'
 import { selectSources, TOKENIZER_FILES, TOKENIZER_LIMITS, type TokenizerFileName } from '../../tokenizer/sources.ts'
 import { type PromptTokenizer, parseTokenizer } from '../../tokenizer/tokenizer.ts'
-import { CheckpointError } from '../checkpoint/error.ts'
-import { readRegularFile } from '../checkpoint/open-regular-file.ts'
+import { CheckpointError, listNames } from '../checkpoint/error.ts'
+import { readSmallFile } from '../checkpoint/formats/file-kind.ts'
 import type { Checkpoint } from '../checkpoint/tensor.ts'
 import type { Vocabulary } from '../graph/model.ts'
 import { fetchTokenizer } from './published-tokenizers.ts'
@@ -86,7 +86,7 @@ async function readDirectory(directory: string): Promise<ReadonlyMap<TokenizerFi
     const target = await fs.realpath(file).catch(() => null)
     if (target === null) continue
     await assertInside(directory, file, target)
-    sources.set(name, await readRegularFile(target, TOKENIZER_LIMITS.fileBytes))
+    sources.set(name, await readSmallFile(target, TOKENIZER_LIMITS.fileBytes))
   }
   return selectSources(sources)
 }
@@ -102,9 +102,13 @@ async function assertInside(directory: string, file: string, target: string): Pr
 
 function openSources(from: string, sources: ReadonlyMap<TokenizerFileName, Uint8Array>): PromptTokenizer {
   try {
-    return parseTokenizer(from, sources)
+    const opened = parseTokenizer(from, sources)
+    assertWholeMerges(opened)
+    return opened
   } catch (cause) {
-    throw new CheckpointError(from, (cause as Error).message.replace(`${from}: `, ''), { cause })
+    const { message } = cause as Error
+    const problem = message.startsWith(from) ? message.slice(from.length).replace(/^(: |[\\/])/, '') : message
+    throw new CheckpointError(from, problem, { cause })
   }
 }
 
@@ -130,4 +134,23 @@ function assertOwnTokens(
   expect('pads with', [padId], [pad])
   if (rows === published.rows && vocabulary !== published.ids)
     throw fail(`has ${vocabulary} ids instead of ${published.ids}`)
+}
+
+/**
+ * A BPE tokenizer with other merges gives another image without an error, for example after a download that was cut short. In a whole one, each
+ * token of several characters is the result of a merge, and each result is a token.
+ */
+function assertWholeMerges({ tokenizer }: PromptTokenizer): void {
+  const { merges, tokens_to_ids: ids, end_of_word_suffix } = tokenizer.model
+  if (!merges) return
+  const suffix = end_of_word_suffix ?? ''
+  const isCharacter = (token: string) =>
+    [...token].length < 2 || (token.endsWith(suffix) && [...token].length < 2 + suffix.length)
+  const results = new Set(merges.map(([left, right]) => left + right))
+  const own = tokenizer.get_vocab(false)
+  const unmerged = [...ids.keys()].filter((token) => own.has(token) && !results.has(token) && !isCharacter(token))
+  const unknown = [...results].filter((token) => !ids.has(token))
+  const advice = 'a file is cut short, or the files are of different tokenizers; download them again'
+  if (unmerged.length > 0) throw new Error(`no merge results in the tokens ${listNames(unmerged)}: ${advice}`)
+  if (unknown.length > 0) throw new Error(`the vocabulary lacks the results of merges ${listNames(unknown)}: ${advice}`)
 }

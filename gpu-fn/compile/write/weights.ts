@@ -6,6 +6,7 @@ import { Piscina } from 'piscina'
 import { tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import { CheckpointError } from '../checkpoint/error.ts'
+import type { Tensor } from '../checkpoint/tensor.ts'
 import type { Weight } from '../graph/graph.ts'
 import type { WeightSource } from '../graph/weight-source.ts'
 import type { Block, Converted } from './convert.ts'
@@ -54,7 +55,7 @@ export type WriteOptions = {
   readonly converter: Converter
   /** Receives the digest of every block, in order. */
   readonly source: Hash
-  readonly onBlock: (converted: Converted) => void
+  readonly onBlock: (converted: Converted, tensor: Tensor) => void
 }
 
 /**
@@ -108,7 +109,7 @@ async function* contentOf(
       const converted = (await inFlight.next()).value!
       options.source.update(converted.digest)
       if (converted.scales) scales.push(converted.scales)
-      options.onBlock(converted)
+      options.onBlock(converted, source.tensor)
       yield converted.output
     }
   }

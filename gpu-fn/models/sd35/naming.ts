@@ -76,7 +76,7 @@ export const naming: Naming = {
   folders: FOLDERS,
   titles: TITLES,
   pipelines: /^StableDiffusion3/,
-  tokenizers: Object.values(TOKENIZERS),
+  tokenizers: TOKENIZERS,
   prefixes: PREFIXES,
   skipped: SKIPPED,
   identify,

@@ -56,7 +56,7 @@ const medium = {
 }
 /** Stable Diffusion 3 Medium: neither dual attention nor norms of queries and keys. */
 const sd3 = { ...medium, positionMax: 192, dualAttention: [], qkNorm: false }
-const CUSTOM = { steps: 28, guidanceScale: 3.5, shift: common.shift, license: UNKNOWN }
+const CUSTOM = { steps: 28, guidanceScale: 3.5, shift: common.shift, sampleSize: common.sampleSize, license: UNKNOWN }
 /** The built-in model: Medium's architecture at 256 × 256 pixels. */
 const nano = {
   ...common,
@@ -99,23 +99,29 @@ const SHAPE_KEYS = [
   'qkNorm',
   'dualAttention',
 ] as const
+/** The variant of `chooseVariant`, with the sample_size of config.json if there is one. Throws CheckpointError. */
+export function variantOf(
+  derived: MMDiTConfig,
+  source: Source,
+  config: Readonly<Record<string, unknown>> = {},
+  requested?: string,
+): Choice {
+  const choice = chooseVariant(derived, source, requested)
+  const sampleSize = sampleSizeOf(config.sample_size, derived, choice.defaults.sampleSize)
+  return { ...choice, defaults: { ...choice.defaults, sampleSize } }
+}
+
 /**
  * The variant with the derived configuration. `requested` or else the name of the transformer's file or folder selects among variants of one
  * shape; `custom`, or the diffusers layout, which has its own configuration, allows shapes without a variant. Throws CheckpointError.
  */
-export function variantOf(
-  derived: MMDiTConfig,
-  { layout, name }: Source,
-  config: Readonly<Record<string, unknown>> = {},
-  requested?: string,
-): Choice {
+function chooseVariant(derived: MMDiTConfig, { layout, name }: Source, requested?: string): Choice {
   if (requested !== undefined && requested !== 'custom') return requireVariant(requested, derived)
   const fitting = VARIANTS.filter((variant) => differences(variant, derived).length === 0)
   if (fitting.length > 0 && requested === undefined) return chooseByName(fitting, name)
   if (requested === 'custom' || layout === 'diffusers') {
-    const sampleSize = sampleSizeOf(config.sample_size, derived)
     const reason = requested ? '--variant selects it' : 'no other variant has its shape'
-    return { name: 'custom', reason, defaults: { ...CUSTOM, sampleSize } }
+    return { name: 'custom', reason, defaults: CUSTOM }
   }
   const nearest = VARIANTS.map((variant) => ({ variant, differs: differences(variant, derived) })).sort(
     (a, b) => a.differs.length - b.differs.length,
@@ -135,10 +141,10 @@ function chooseByName(fitting: readonly Variant[], name: string): Choice {
   return { name: first!.name, defaults: first!, reason }
 }
 
-/** The sample_size of config.json, if the model supports it. */
-function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig): number {
+/** The sample_size of config.json, if the model supports it; without one, that of the variant. */
+function sampleSizeOf(given: unknown, { patchSize, positionMax }: MMDiTConfig, published: number): number {
   const largest = patchSize * positionMax
-  if (given === undefined) return Math.min(common.sampleSize, largest)
+  if (given === undefined) return Math.min(published, largest)
   if (typeof given === 'number' && given > 0 && given <= largest && given % patchSize === 0) return given
   const allowed = `multiples of ${patchSize} up to ${largest}`
   throw new CheckpointError('transformer/config.json', `sample_size is ${show(given)}; allowed: ${allowed}`)

@@ -63,6 +63,7 @@ const READS: Record<string, (world: World) => string> = {
   'GET /v1/jobs/:id': ({ job }) => `/v1/jobs/${job}`,
   'GET /v1/jobs/:id/receipts': ({ job }) => `/v1/jobs/${job}/receipts`,
   'GET /v1/models': () => '/v1/models',
+  'GET /v1/models/:id': () => '/v1/models/auto',
   'GET /v1/usage': () => '/v1/usage',
   'GET /v1/keys': () => '/v1/keys',
   'GET /v1/keys/:id': ({ caller }) => `/v1/keys/${caller.keyId}`,

@@ -1,11 +1,13 @@
 // The kinds of files by their first bytes: the formats of checkpoints, and files that are not checkpoints.
 import { CheckpointError, quote } from '../error.ts'
-import { openRegularFile } from '../open-regular-file.ts'
+import { openRegularFile, readRegularFile } from '../open-regular-file.ts'
+
+const HEAD_BYTES = 1024
 
 /** The format of a file by its first bytes. Throws CheckpointError for files that are known not to be checkpoints. */
 export async function identifyFormat(file: string): Promise<'gguf' | 'safetensors'> {
   await using handle = await openRegularFile(file)
-  const head = Buffer.alloc(1024)
+  const head = Buffer.alloc(HEAD_BYTES)
   const { bytesRead } = await handle.read(head, 0, head.length, 0)
   const start = head.subarray(0, bytesRead)
   if (start.subarray(0, 4).equals(Buffer.from('GGUF'))) return 'gguf'
@@ -14,6 +16,14 @@ export async function identifyFormat(file: string): Promise<'gguf' | 'safetensor
   const problem = describeForeign(start)
   if (problem) throw new CheckpointError(file, problem)
   return 'safetensors'
+}
+
+/** The bytes of a settings or tokenizer file of at most `maxBytes`. Throws CheckpointError, also for what a failed download leaves. */
+export async function readSmallFile(file: string, maxBytes: number): Promise<Uint8Array> {
+  const bytes = await readRegularFile(file, maxBytes)
+  const problem = describeForeign(Buffer.from(bytes.subarray(0, HEAD_BYTES)))
+  if (problem) throw new CheckpointError(file, problem)
+  return bytes
 }
 
 const PICKLE =

@@ -1,7 +1,7 @@
 // The directory layout of diffusers: a folder for each network, with weights in one file or in shards and a config.json.
-import { stat } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
 import path from 'node:path'
-import { CheckpointError } from '../error.ts'
+import { CheckpointError, listNames } from '../error.ts'
 import type { Checkpoint } from '../tensor.ts'
 import { folderExists, MODEL_INDEX, readModelIndex, readOptional } from './model-index.ts'
 import type { Naming } from './naming.ts'
@@ -35,8 +35,9 @@ export async function readDiffusersDirectory(
   }
   if (opened.networks.size + opened.declined.size + opened.absent.size === 0)
     await openLoneFolder(directory, naming, opened)
-  const scheduler = path.join(directory, 'scheduler', 'scheduler_config.json')
-  opened.scheduler = await readOptional(scheduler)
+  const folder = path.join(directory, 'scheduler')
+  const scheduler = path.join(folder, 'scheduler_config.json')
+  opened.scheduler = (await folderExists(folder)) ? await readOptional(scheduler) : undefined
   if (opened.scheduler) opened.notes.push(`${scheduler}: scheduler.`)
   return opened
 }
@@ -45,9 +46,11 @@ export async function readDiffusersDirectory(
 async function openLoneFolder(directory: string, naming: Naming, opened: Opened): Promise<void> {
   if (!(await hasWeights(directory))) {
     const names = naming.folders.map(({ folder }) => folder).join(', ')
+    const files = (await readdir(directory)).filter((name) => /\.(safetensors|gguf)$/i.test(name))
+    const advice = files.length > 0 ? `. It has the files ${listNames(files)}: give the path of a file` : ''
     throw new CheckpointError(
       directory,
-      `is not a diffusers checkpoint: it has none of the folders ${names}, and no weights of one of them`,
+      `is not a diffusers checkpoint: it has none of the folders ${names}, and no weights of one of them${advice}`,
     )
   }
   const { stem, network: expected } = componentOf(directory, naming) ?? {}
@@ -85,7 +88,7 @@ async function openFolder(
 /** The tokenizer folders in `directory`. */
 export async function findTokenizers(directory: string, { tokenizers }: Naming): Promise<Checkpoint['tokenizers']> {
   const found: Checkpoint['tokenizers'] = {}
-  for (const name of tokenizers) {
+  for (const name of Object.values(tokenizers)) {
     const at = path.join(directory, name)
     if (await isDirectory(at)) found[name] = at
   }

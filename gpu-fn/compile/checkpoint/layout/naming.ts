@@ -11,8 +11,8 @@ export type Naming = {
   readonly titles: Readonly<Record<string, string>>
   /** Class names in model_index.json. */
   readonly pipelines: RegExp
-  /** Folders of tokenizer files. */
-  readonly tokenizers: readonly string[]
+  /** Folders of tokenizer files by text encoder. */
+  readonly tokenizers: Readonly<Record<string, string>>
   /** Prefixes of tensor names in a single file with several networks; the first match decides. */
   readonly prefixes: readonly (readonly [prefix: string, network: string])[]
   /** Tensors that are not read, with the reason. All others must be read by a network. */

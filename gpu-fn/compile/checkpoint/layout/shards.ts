@@ -1,16 +1,16 @@
 // A checkpoint in several safetensors files, with the file of each tensor in a `….safetensors.index.json` beside them.
 import path from 'node:path'
 import { CheckpointError, quote } from '../error.ts'
+import { readSmallFile } from '../formats/file-kind.ts'
 import { isRecord, parseObject } from '../formats/json.ts'
 import { LIMITS, readHeader, type SafetensorsFile, type TensorInfo } from '../formats/safetensors.ts'
-import { readRegularFile } from '../open-regular-file.ts'
 
 /** Limits on JSON files other than headers; the index of SD3.5's largest network has some 90 kB. */
 export const JSON_LIMITS = { bytes: 32_000_000, depth: 16, shards: 1000 } as const
 
 /** Reads a JSON object of bounded size. Throws CheckpointError. */
 export async function readJsonObject(file: string): Promise<Record<string, unknown>> {
-  const bytes = await readRegularFile(file, JSON_LIMITS.bytes)
+  const bytes = await readSmallFile(file, JSON_LIMITS.bytes)
   return parseObject(file, bytes, { depth: JSON_LIMITS.depth, commas: LIMITS.tensors })
 }
 

@@ -77,7 +77,7 @@ function groupByVariant(names: readonly string[], stems: readonly string[]): Map
 async function candidateOf(folder: string, variant: string, found: Found): Promise<Candidate> {
   const at = (name: string) => path.join(folder, name)
   const { file, index, shards, counts } = found
-  if (file) return { variant, read: () => readHeader(at(file)), incomplete: null }
+  if (file) return { variant, read: () => readOnlyFile(folder, file, found), incomplete: null }
   if (index) {
     const present = new Set(await readdir(folder))
     const absent = [...(await shardsOf(at(index)))].filter((shard) => !present.has(shard))
@@ -91,6 +91,16 @@ async function candidateOf(folder: string, variant: string, found: Found): Promi
     read: () => readShards(files.map(at)),
     incomplete: problem && `${quote(files[0]!)} is a shard ${problem}`,
   }
+}
+
+/** diffusers would read the shards beside a file, transformers the file. */
+async function readOnlyFile(folder: string, file: string, { shards, counts }: Found): Promise<SafetensorsFile> {
+  if (shards.size === 0 || problemOfShards(shards, [...counts])) return readHeader(path.join(folder, file))
+  const names = listNames([...shards.values()])
+  throw new CheckpointError(
+    folder,
+    `has the same weights twice, as ${quote(file)} and as ${names}; delete the outdated ones`,
+  )
 }
 
 function problemOfShards(shards: ReadonlyMap<number, string>, [count, other]: readonly number[]): string | null {

@@ -236,6 +236,42 @@ describe('files of weights', () => {
   })
 })
 
+describe('tokenizers', () => {
+  it('are those beside the encoders that are read', async () => {
+    const later = await writeTinyCheckpoint(at('later'), { variant: 'tiny-medium' })
+    const file = path.join(base, 'tokenizer/vocab.json')
+    const vocabulary: Record<string, number> = JSON.parse(await readFile(file, 'utf8'))
+    const words = Object.keys(vocabulary).filter((token) => /^[a-z]+<\/w>$/.test(token))
+    const rotated = words.map((word, i) => [word, vocabulary[words[(i + 1) % words.length]!]!])
+    await writeFile(file, JSON.stringify({ ...vocabulary, ...Object.fromEntries(rotated) }))
+    await expectImage([base, later])
+    await expectImage([path.join(later, 'transformer'), later])
+  })
+})
+
+describe('weights of zeros', () => {
+  it('are noted, because a stopped download leaves them', async () => {
+    const file = path.join(base, TRANSFORMER)
+    const bytes = await readFile(file)
+    await writeFile(file, bytes.fill(0, bytes.length / 2))
+    const { notes } = await compile({ checkpoint: [base], out: at('package'), tier: 'fp8', target: 'cpu' })
+    expect(notes.at(-1)).toMatch(/^Warning: .* have blocks of zeros\. Compare the SHA-256 of .*diffusion_pytorch_model/)
+  })
+
+  it('are not noted if they are biases', async () => {
+    const zero = (tensors: Tensors): Tensors =>
+      Object.fromEntries(
+        Object.entries(tensors).map(([name, stored]) => [
+          name,
+          name.endsWith('.bias') ? { ...stored, data: stored.data.map(() => 0) } : stored,
+        ]),
+      )
+    await rewriteTensors(path.join(base, TRANSFORMER), path.join(base, TRANSFORMER), zero)
+    const { notes } = await compile({ checkpoint: [base], out: at('package'), tier: 'fp8', target: 'cpu' })
+    expect(notes.join()).not.toMatch('zeros')
+  })
+})
+
 type Edit = { name: string; file: string; key: string; value?: unknown }
 const edits: Edit[] = JSON.parse(await readFile(path.join(GOLDEN, 'checkpoints/cases.json'), 'utf8'))
 

@@ -116,6 +116,20 @@ describe('files in places of other files', () => {
     await symlink('nowhere', at('scheduler/scheduler_config.json'))
     await expectRefusal(/scheduler_config\.json: is a link to nothing/)
   })
+
+  it('a folder of the scheduler that is a link to nothing, or a file', async () => {
+    await rm(at('scheduler'), { recursive: true })
+    await symlink('nowhere', at('scheduler'))
+    await expectRefusal(/scheduler: is a link to nothing/)
+    await rm(at('scheduler'))
+    await writeFile(at('scheduler'), 'x')
+    await expectRefusal(/scheduler: is not a folder/)
+  })
+
+  it('a web page as a config.json', async () => {
+    await writeFile(at('vae/config.json'), '<!DOCTYPE html><html>')
+    await expectRefusal(/vae\/config\.json: is a web page .*accept its license/)
+  })
 })
 
 describe('files of weights', () => {
@@ -150,6 +164,20 @@ describe('files of weights', () => {
     for (const name of ['ema', 'non_ema']) await cp(file, file.replace('.safetensors', `.${name}.safetensors`))
     await rm(file)
     await expectRefusal(/vae: has the variants "ema", "non_ema" and none of full precision/)
+  })
+
+  it('a whole file and its shards, of which diffusers reads the one and transformers the other', async () => {
+    const parts = halves(await readStoredTensors(at('transformer/diffusion_pytorch_model.safetensors')))
+    const shardOf = (i: number) => at(`transformer/diffusion_pytorch_model-0000${i}-of-00002.safetensors`)
+    await writeStoredTensors(shardOf(1), parts[0])
+    await writeStoredTensors(shardOf(2), parts[1])
+    await expectRefusal(/transformer: has the same weights twice, as "diff.*model\.safetensors" and as ".*-00001-of/)
+  })
+
+  it('a directory of single files', async () => {
+    const directory = path.join(scratch.directory, 'downloads')
+    await writeStoredTensors(path.join(directory, 'sd3.5_large.safetensors'), { a: { dtype: 'F32', shape: [1] } })
+    await expectRefusal(/It has the files "sd3\.5_large\.safetensors": give the path of a file/, [directory])
   })
 
   it('other files than weights', async () => {

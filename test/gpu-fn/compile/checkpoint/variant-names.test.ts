@@ -3,6 +3,7 @@ import { cp, mkdir, symlink } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { type CompileOptions, compile } from '../../../../gpu-fn/compile/compile.ts'
+import { editJson } from '../../../support/checkpoints/edit.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
 const NANO = path.join(import.meta.dirname, '../../../../gpu-fn/nano')
@@ -45,4 +46,12 @@ test('the folder of an encoder and the folder above a transformer file do not co
   expect(reason).toMatch(
     'the name "fine-tune.safetensors" matches no other variant of this shape; --variant selects nano-turbo',
   )
+})
+
+test('the size of an image is that of config.json', async () => {
+  const checkpoint = path.join(scratch.directory, 'small')
+  await cp(NANO, checkpoint, { recursive: true })
+  await editJson(path.join(checkpoint, 'transformer/config.json'), { sample_size: 16 })
+  for (const variant of [undefined, 'nano-turbo'])
+    expect((await compileFrom([checkpoint], { variant })).defaults).toMatchObject({ width: 128, height: 128 })
 })

@@ -88,6 +88,51 @@ test('ids beyond the embeddings of an encoder are noted', async () => {
   expect((await read(undefined, 999)).notes[0]).toMatch('The tokenizer of clip_l has ids beyond its 999 embeddings')
 })
 
+describe('files of an unfinished or wrong download are refused:', () => {
+  const LFS_POINTER = 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 791656\n'
+  const halfOf = async (file: string) => (await readFile(at(file), 'utf8')).slice(0, 2000).replace(/[^\n]*$/, '')
+  const without = async (token: string) => {
+    const vocabulary = JSON.parse(await readFile(at('tokenizer/vocab.json'), 'utf8'))
+    expect(vocabulary).toHaveProperty([token])
+    delete vocabulary[token]
+    return JSON.stringify(vocabulary)
+  }
+  test.each<[string, string, () => string | Promise<string>, RegExp]>([
+    [
+      'some of the merges',
+      'tokenizer_2/merges.txt',
+      () => halfOf('tokenizer_2/merges.txt'),
+      /tokenizer_2: no merge results in the tokens "man<\/w>", .* and 210 more: a file is cut short/,
+    ],
+    ['no merges', 'tokenizer/merges.txt', () => '#version: 0.2\n', /tokenizer: no merge results in the tokens/],
+    ['an empty file', 'tokenizer/merges.txt', () => '', /merges\.txt: is empty: .*download it again/],
+    ['a web page', 'tokenizer/merges.txt', () => '<!doctype html>', /merges\.txt: is a web page .*accept its license/],
+    [
+      'a vocabulary without the result of a merge',
+      'tokenizer/vocab.json',
+      () => without('man</w>'),
+      /tokenizer: the vocabulary lacks the results of merges "man<\/w>"/,
+    ],
+    ['a pointer of Git LFS', 'tokenizer/vocab.json', () => LFS_POINTER, /vocab\.json: is a Git LFS pointer/],
+    ['a pointer in place of the definition', 'tokenizer_3/spiece.model', () => LFS_POINTER, /git lfs pull/],
+  ])('%s', async (_, file, content, message) => {
+    await writeFile(at(file), await content())
+    expect(await refusal(read())).toMatch(message)
+  })
+})
+
+test('merges with the line ends of Windows are those with line feeds', async () => {
+  const idsOf = ({ files }: Awaited<ReturnType<typeof read>>) => {
+    const own = [...files].filter(([name]) => name.startsWith('tokenizer/'))
+    const sources = new Map(own.map(([name, content]) => [path.basename(name), content])) as never
+    return golden.cases.map(({ text }) => parseTokenizer('tokenizer', sources).tokenizer.encode(text).ids)
+  }
+  const expected = idsOf(await read())
+  const merges = await readFile(at('tokenizer', 'merges.txt'), 'utf8')
+  await writeFile(at('tokenizer', 'merges.txt'), merges.replaceAll('\n', '\r\n'))
+  expect(idsOf(await read())).toEqual(expected)
+}, 60_000)
+
 describe('hostile files are refused:', () => {
   test('a pipe, at once', async () => {
     await rm(at('tokenizer', 'vocab.json'))

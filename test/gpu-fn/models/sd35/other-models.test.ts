@@ -13,6 +13,7 @@ const NAMES: [name: string, message: RegExp][] = [
   ['transformer.transformer_blocks.0.attn.to_q.lora_A.weight', /is a LoRA, an addition .* merge it .*`fuse_lora`/],
   ['lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight', /is a LoRA/],
   ['diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_B.weight', /is a LoRA/],
+  ['unet.transformer_blocks.0.attn.processor.to_q_lora.down.weight', /is a LoRA/],
   ['lycoris_transformer_blocks_0_attn_to_q.lokr_w1', /is a LoRA/],
   ['text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight', /is a LoRA/],
   ['model.diffusion_model.double_blocks.0.img_attn.qkv.weight', /is FLUX or a model like it/],
