@@ -33,7 +33,7 @@ const isUsual = (value: unknown) => USUAL.includes(value) || (Array.isArray(valu
 /** A checkpoint's title may have its hash in brackets. */
 function modelOf({ override_settings = {} }: z.infer<typeof body>): { model?: string } {
   const title = override_settings.sd_model_checkpoint
-  const name = typeof title === 'string' ? title.replace(/ \[[^\]]*\]$/, '') : ''
+  const name = typeof title === 'string' ? title.replace(/ \[[^\][]*\]$/, '') : ''
   return name === '' ? {} : { model: name }
 }
 

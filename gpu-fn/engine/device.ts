@@ -17,8 +17,9 @@ const SHARE = 0.97
 export async function listGpus(): Promise<Gpu[]> {
   const output = await promisify(execFile)('nvidia-smi', QUERY, { timeout: QUERY_MS }).catch(() => ({ stdout: '' }))
   return output.stdout.split('\n').flatMap((line) => {
-    const [, mebibytes, capability, name] = /^ *(\d+), *(\d+\.\d+), *(.+?) *$/.exec(line) ?? []
-    return name === undefined ? [] : [{ name, bytes: Number(mebibytes) * MIB, capability: Number(capability) }]
+    const [mebibytes, capability, ...name] = line.split(',').map((field) => field.trim())
+    const gpu = { name: name.join(', '), bytes: Number(mebibytes) * MIB, capability: Number(capability) }
+    return gpu.name !== '' && gpu.bytes > 0 && gpu.capability > 0 ? [gpu] : []
   })
 }
 

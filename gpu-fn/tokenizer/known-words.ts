@@ -31,7 +31,7 @@ const formsOf = (word: string): string[] => [
 
 /** The words of a prompt that the model does not know, without those in quotation marks, which are drawn as letters, and in capitals. */
 export function unknownWords(prompt: string, known: KnownWords): string[] {
-  const text = prompt.replaceAll(/"[^"]*"|“[^”]*”/g, ' ').replaceAll(/\b[A-Z]{2,}\b/g, ' ')
+  const text = prompt.replaceAll(/"[^"]*"|“[^“”]*”/g, ' ').replaceAll(/\b[A-Z]{2,}\b/g, ' ')
   const words = text.toLowerCase().match(/\p{L}+/gu) ?? []
   return [...new Set(words)].filter((word) => word.length > 1 && !formsOf(word).some((form) => known.has(form)))
 }

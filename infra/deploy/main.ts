@@ -49,7 +49,7 @@ async function worldOf({ config: file }: Flags, state: Partial<State> = {}): Pro
 
 function parseAddress(text: string): string {
   const { protocol } = URL.canParse(text) ? new URL(text) : { protocol: '' }
-  if (/^https?:$/.test(protocol)) return text.replace(/\/+$/, '')
+  if (/^https?:$/.test(protocol)) return text.replace(/\/$/, '')
   throw new InvalidArgumentError('It must be an address that starts with https:// or http://.')
 }
 

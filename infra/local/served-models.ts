@@ -65,8 +65,9 @@ export function nameOf(given: string): string {
     .toLowerCase()
   const name = base
     .replace(/^stable-diffusion-3\.5-/, '')
-    .replaceAll(/[^a-z0-9]+/g, '-')
-    .replace(/^-+|-+$/g, '')
+    .split(/[^a-z0-9]+/)
+    .filter(Boolean)
+    .join('-')
   return name.slice(0, 64) || 'model'
 }
 
