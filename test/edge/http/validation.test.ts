@@ -51,7 +51,9 @@ describe('a request for an image with', () => {
   })
 
   test('a very long name repeats its beginning', async ({ expect }) => {
-    const { detail, error } = await refused(await generate(await newCaller(), { prompt, [`cfg${'x'.repeat(500)}`]: 1 }))
+    const { detail, error } = await refused(
+      await send('POST', '/v1/jobs', await newCaller(), { prompt, [`cfg${'x'.repeat(500)}`]: 1 }),
+    )
     expect(detail).toMatch(/^cfgx{57}… is not a field of this request; allowed are prompt, /)
     expect(error.param).toBe(`cfg${'x'.repeat(57)}…`)
   })
