@@ -22,7 +22,8 @@ const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec, si
 const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
   sql
     .exec<{ job: string }>(
-      `SELECT job FROM undelivered JOIN ledger USING (job)
+      // CROSS JOIN: the few failed jobs are the outer loop.
+      `SELECT job FROM undelivered CROSS JOIN ledger USING (job)
        WHERE fingerprint = ? AND key_id = ? AND token IS ? AND undelivered.ended > ? LIMIT 1`,
       ...[fingerprint, keyId, token, Date.now() - JOIN_MS],
     )

@@ -2,7 +2,7 @@ import { a1111 } from './a1111.ts'
 import type { Dialect } from './dialect.ts'
 import { fal } from './fal.ts'
 import { huggingFace } from './hugging-face.ts'
-import { openai } from './openai/openai.ts'
+import { openai } from './openai.ts'
 import { replicate } from './replicate.ts'
 import { stability } from './stability.ts'
 

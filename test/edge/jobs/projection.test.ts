@@ -2,7 +2,7 @@
 import { env } from 'cloudflare:workers'
 import { test } from 'vitest'
 import type { DialectRoute } from '../../../edge/dialects/dialect.ts'
-import { openai } from '../../../edge/dialects/openai/openai.ts'
+import { openai } from '../../../edge/dialects/openai.ts'
 import { eventOf } from '../../../edge/jobs/announcement.ts'
 import { projectJob, summaryOf } from '../../../edge/jobs/projection.ts'
 import { listEntryOf, viewOf } from '../../../edge/requests/view.ts'

@@ -1,7 +1,7 @@
 // A job as an OpenAI image reply, and as the events of an image stream.
 import { hasT5 } from '#contract'
-import type { JobStream, RenderedJob } from '../dialect.ts'
-import type { ImageFile, PublicJob } from '../public-job.ts'
+import type { JobStream, RenderedJob } from './dialect.ts'
+import type { ImageFile, PublicJob } from './public-job.ts'
 
 /** Pixels of an image token's side: patches of 2 of a latent with an eighth of the image's size. */
 const TOKEN_SIDE = 16

@@ -1,11 +1,11 @@
 // An OpenAI image request as its clients send it, translated to native fields. Parameters that request nothing special are accepted, those
 // that change the image and are not supported are rejected, and every adjustment is a warning.
 import { LIMITS } from '#contract'
-import { ApiError } from '../../http/errors.ts'
-import { shown } from '../../http/validation.ts'
-import type { Warning } from '../../routing/decision.ts'
-import type { DialectRequest, Translation } from '../dialect.ts'
-import { readSize, SIZE_FIELDS } from './size.ts'
+import { ApiError } from '../http/errors.ts'
+import { shown } from '../http/validation.ts'
+import type { Warning } from '../routing/decision.ts'
+import type { DialectRequest, Translation } from './dialect.ts'
+import { readSize, SIZE_FIELDS } from './openai-size.ts'
 
 type Fields = Record<string, unknown>
 

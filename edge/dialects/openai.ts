@@ -1,7 +1,7 @@
 // OpenAI's image API: POST /v1/images/generations. platform.openai.com/docs/api-reference/images
-import type { Dialect } from '../dialect.ts'
-import { parse } from './parse.ts'
-import { renderReply, stream } from './render.ts'
+import type { Dialect } from './dialect.ts'
+import { parse } from './openai-parse.ts'
+import { renderReply, stream } from './openai-render.ts'
 
 const NO_IMAGE_INPUT =
   'Image input is not offered by this model, which generates images from text only; use POST /v1/images/generations.'

@@ -1,7 +1,7 @@
 // The size of an OpenAI image request: any size, or only its shape.
-import { ApiError } from '../../http/errors.ts'
-import { shown } from '../../http/validation.ts'
-import type { WantedSize } from '../../routing/decision.ts'
+import { ApiError } from '../http/errors.ts'
+import { shown } from '../http/validation.ts'
+import type { WantedSize } from '../routing/decision.ts'
 
 const MAX_SIDE = 100_000
 const ALLOWED = '"auto" or "WIDTHxHEIGHT", such as "1024x1024"'
