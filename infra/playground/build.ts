@@ -31,9 +31,11 @@ async function readIfFile(file: string): Promise<Buffer | null> {
   return (await fs.stat(file)).isFile() ? fs.readFile(file) : null
 }
 
-/** Bundles the page with Vite. */
+/** Bundles the page with Vite, in production mode whatever the caller's NODE_ENV: development builds contain paths of the sources. */
 async function bundlePage(outDir: string): Promise<void> {
   const { build } = await import('vite')
+  const { NODE_ENV } = process.env
+  process.env.NODE_ENV = 'production'
   await build({
     configFile: false,
     root: source,
@@ -49,6 +51,8 @@ async function bundlePage(outDir: string): Promise<void> {
       target: 'es2024',
     },
   })
+  if (NODE_ENV === undefined) delete process.env.NODE_ENV
+  else process.env.NODE_ENV = NODE_ENV
 }
 
 async function writeReference(outDir: string): Promise<void> {

@@ -123,6 +123,14 @@ test('the page has less than 150 kB over the wire; the time until it is usable i
   await close()
 })
 
+test('the files of the page contain no paths of the machine that built them', async () => {
+  const assets = path.join(import.meta.dirname, '../../../edge/dist/assets')
+  const scripts = (await fs.readdir(assets)).filter((name) => name.endsWith('.js'))
+  expect(scripts).not.toEqual([])
+  for (const name of scripts)
+    expect(await fs.readFile(path.join(assets, name), 'utf8')).not.toContain(path.join('edge', 'playground'))
+})
+
 test('the reference of the API is rendered without errors', async () => {
   for (const colorScheme of THEMES) {
     const { page, problems, close } = await visit(world.browser, `${world.local.url}/docs/`, { colorScheme })
