@@ -38,7 +38,7 @@ export async function moderate(
   { url, model, timeout_seconds }: Moderation,
   key: string | null,
 ): Promise<ModerationResult> {
-  const response = await fetch(`${url.replace(/\/+$/, '')}/v1/moderations`, {
+  const response = await fetch(`${url.replace(/\/$/, '')}/v1/moderations`, {
     method: 'POST',
     headers: { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) },
     body: JSON.stringify({ model, input }),

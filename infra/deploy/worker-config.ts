@@ -18,6 +18,8 @@ type Binding = Record<string, unknown>
 type Raw = {
   $schema?: string
   main: string
+  build: Record<string, string>
+  assets: { directory: string }
   vars: Record<string, unknown>
   ratelimits: (Binding & { namespace_id: string })[]
   d1_databases: Binding[]
@@ -42,7 +44,10 @@ export async function workerConfigOf({ worker, gpu }: DeployConfig, gpuUrl: stri
   const config = {
     ...raw,
     name,
+    // The file is outside of the repository, and its paths are relative to it.
     main: path.join(ROOT, raw.main),
+    build: { ...raw.build, cwd: ROOT },
+    assets: { ...raw.assets, directory: path.join(ROOT, raw.assets.directory) },
     vars: { ...vars, OCTET_CATALOG: catalog },
     ratelimits: raw.ratelimits.map((each, k) => ({ ...each, namespace_id: String(worker.ratelimits + k) })),
     d1_databases: raw.d1_databases.map((each) => ({

@@ -7,6 +7,8 @@ import { NANO } from './built-in-model.ts'
 /** In the order of the outputs of nano's judge. */
 const vocabulary = z.object({
   sprites: z.array(z.object({ name: z.string(), words: z.array(z.string()) })),
+  /** Words of several sprites, such as "bird". */
+  groups: z.record(z.string(), z.array(z.int())),
   backgrounds: z.array(z.string()),
 })
 export type Vocabulary = z.infer<typeof vocabulary>
@@ -14,11 +16,11 @@ export type Vocabulary = z.infer<typeof vocabulary>
 export const readVocabulary = async (): Promise<Vocabulary> =>
   vocabulary.parse(JSON.parse(await fs.readFile(path.join(NANO, 'vocabulary.json'), 'utf8')))
 
-/** The sprites and backgrounds named in a prompt, in singular or plural. The longest of overlapping words counts. */
-export function findDrawableObjects(prompt: string, { sprites, backgrounds }: Vocabulary): string[] {
+/** The sprites, groups and backgrounds named in a prompt, in singular or plural. The longest of overlapping words counts. */
+export function findDrawableObjects(prompt: string, { sprites, groups, backgrounds }: Vocabulary): string[] {
   const words = [
     ...sprites.flatMap(({ name, words }) => [name, ...words].map((word) => ({ word, name }))),
-    ...backgrounds.map((name) => ({ word: name, name })),
+    ...[...Object.keys(groups), ...backgrounds].map((name) => ({ word: name, name })),
   ]
   const found = new Set<string>()
   let rest = prompt

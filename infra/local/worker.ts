@@ -64,6 +64,8 @@ export async function startWorker(options: LocalWorkerOptions): Promise<{ url: s
     ...(options.entrypoint && { entrypoint: options.entrypoint }),
     bindings: bindingsOf(options),
     sendMetrics: false,
+    // The working directory and the `node` of this process's environment are the caller's.
+    build: { custom: { command: `"${process.execPath}" infra/playground/build.ts`, workingDirectory: ROOT } },
     dev: {
       server: { hostname: '127.0.0.1', port: options.port ?? 0, secure: false },
       inspector: false,

@@ -74,7 +74,7 @@ describe('npm run demo', () => {
   })
 
   test.each([
-    [['a heart', '--size', '65x64'], /size is "65x64"; each side must be 16 to 6144 and divisible by 16/],
+    [['a heart', '--size', 'wide'], /size/],
     [['a heart', '--out', 'picture.bmp'], /The extension must be one of \.png, \.jpg, \.jpeg, \.webp/],
     [['a heart', '--route', 'scenic'], /Allowed choices are turbo, full/],
     [[], /missing required argument 'prompt'/],
@@ -122,10 +122,10 @@ describe('the worker with the GPU function behind it', () => {
     expect(reply.octet.warnings[0]!.message).toMatch(/77/)
   })
 
-  test('refuses a stranger and an unknown field in the words of the official client', async () => {
+  test('refuses a stranger and, on request, an unavailable size in the words of the official client', async () => {
     await expect(
       new OpenAI({ baseURL: `${local.url}/v1`, apiKey: 'oct_x', maxRetries: 0 }).models.list(),
     ).rejects.toBeInstanceOf(OpenAI.AuthenticationError)
-    await expect(generate({ sampler: 'euler' })).rejects.toThrow(/sampler is not a field of this request/)
+    await expect(generate({ size: '65x64', strict: true })).rejects.toThrow(/size is "65x64"/)
   })
 })

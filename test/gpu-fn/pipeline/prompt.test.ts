@@ -113,7 +113,7 @@ describe('lengths', () => {
       const prompt = { name: 'prompt', text: 'cat '.repeat(300), own }
       return (await encodePrompts(opened, shape, [prompt], { batched: true })).truncations
     }
-    expect(await read({})).toEqual([1, 2, 3].map(() => expect.stringMatching(/^the prompt is longer/)))
+    expect(await read({})).toEqual([1, 2, 3].map(() => expect.stringMatching(/^the prompt exceeds the/)))
     const own = await read({ prompt_2: 'dog '.repeat(100), prompt_3: 'bird' })
     expect(own).toEqual([
       expect.stringMatching(/^the prompt exceeds the 77 tokens of CLIP-L, /),

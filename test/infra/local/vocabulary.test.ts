@@ -7,6 +7,7 @@ const vocabulary = {
     { name: 'red heart', words: ['red heart', 'heart'] },
     { name: 'strawberry', words: ['strawberry'] },
   ],
+  groups: { flower: [2] },
   backgrounds: ['red', 'blue', 'sky'],
 }
 
@@ -14,6 +15,7 @@ test.each([
   ['a red heart on a blue background', ['red heart', 'blue']],
   ['Two HEARTS in the sky', ['red heart', 'sky']],
   ['three strawberries and some kitties', ['strawberry', 'cat']],
+  ['some flowers', ['flower']],
   ['a category of blueness', []],
   ['a city at night, best quality', []],
 ])('%s', (prompt, known) => {
@@ -23,5 +25,6 @@ test.each([
 test('every name of nano’s vocabulary is known by itself', async () => {
   const nano = await readVocabulary()
   for (const { name } of nano.sprites) expect(findDrawableObjects(`a ${name}`, nano)).toContain(name)
+  for (const name of Object.keys(nano.groups)) expect(findDrawableObjects(`a ${name}`, nano)).not.toEqual([])
   for (const name of nano.backgrounds) expect(findDrawableObjects(`on ${name}`, nano)).toContain(name)
 })
