@@ -223,8 +223,9 @@ export class JobDO extends DurableObject<Env> {
     // A second reservation of the job would end the first.
     if (this.#isReserving) return false
     this.#isReserving = true
-    const room = await reserveGpuTime(this.env, id)
-    this.#isReserving = false
+    const room = await reserveGpuTime(this.env, id).finally(() => {
+      this.#isReserving = false
+    })
     const job = this.#log.find()
     const isOpen = job && !isFinal(job) && !job.cancelRequested
     if (isOpen && room === 'reserved') return true
