@@ -16,6 +16,8 @@ test('nano knows every word of its vocabulary, and signs and faces', async () =>
     'a sign that says HELLO',
     'three laughing faces in the snow',
     'two wolves next to a house, at night',
+    'two owls on a beach',
+    'a cute rocket in space',
   ])
     expect(describeUnknown(prompt, known)).toBeNull()
 })
