@@ -9,14 +9,16 @@ const NEGLIGIBLE_MS = 50
 const HEAVY = 1.25
 /** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
 const JOBS_PER_ROUND = 3
+/** The longest time without a grant for an account with waiting jobs; then its next job is served as a light account's. */
+const STARVATION_MS = 30_000
 
 /** Times are Unix milliseconds. */
 type Entry = { account: string; round: number; since: number; renewed: number }
-/** `ms` is the usage at the time `at`. `turn` counts the account's jobs; turns 0 to 2 are in round 0, and so on. */
-type Account = { ms: number; at: number; turn: number }
+/** `ms` is the usage at the time `at`. `turn` counts the account's jobs; turns 0 to 2 are in round 0, and so on. `granted` is the last grant. */
+type Account = { ms: number; at: number; turn: number; granted: number }
 
 /**
- * Grants slots to jobs of light accounts before those of heavy ones, then by round, then by age. The rounds are start-time fair queuing (Goyal,
+ * Grants slots to jobs of light and starving accounts before those of heavy ones, then by round, then by age. The rounds are start-time fair queuing (Goyal,
  * Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue is kept in memory; after a restart, the renewals of
  * its jobs fill it again.
  */
@@ -54,8 +56,8 @@ export class SlotQueue {
     const entry = this.#holding.get(job)
     if (!entry) return
     this.#holding.delete(job)
-    const { ms, at, turn } = this.#accounts.get(entry.account) ?? { ms: 0, at: now, turn: -1 }
-    this.#accounts.set(entry.account, { ms: decay({ ms, at }, now) + now - entry.since, at: now, turn })
+    const account = this.#accounts.get(entry.account) ?? { ms: 0, at: now, turn: -1, granted: entry.since }
+    this.#accounts.set(entry.account, { ...account, ms: decay(account, now) + now - entry.since, at: now })
     for (const [name, each] of this.#accounts)
       if (each.turn < this.#round * JOBS_PER_ROUND && decay(each, now) < NEGLIGIBLE_MS) this.#accounts.delete(name)
   }
@@ -89,7 +91,7 @@ export class SlotQueue {
   #accountOf(name: string, now: number): Account {
     const existing = this.#accounts.get(name)
     if (existing) return existing
-    const account = { ms: meanOf(this.#usage(now)), at: now, turn: -1 }
+    const account = { ms: meanOf(this.#usage(now)), at: now, turn: -1, granted: now }
     this.#accounts.set(name, account)
     return account
   }
@@ -103,6 +105,8 @@ export class SlotQueue {
   #hold(job: string, entry: Entry, now: number): void {
     this.#waiting.delete(job)
     this.#holding.set(job, { ...entry, since: now, renewed: now })
+    const account = this.#accounts.get(entry.account)
+    if (account) account.granted = now
   }
 
   /** The first waiting job by weight of its account, round and age. */
@@ -114,11 +118,15 @@ export class SlotQueue {
         this.#waiting.delete(job)
         continue
       }
-      const isHeavy = heavy.has(entry.account)
+      const isHeavy = heavy.has(entry.account) && !this.#isStarving(entry, now)
       const lead = first ? Number(isHeavy) - Number(first.isHeavy) || entry.round - first.entry.round : -1
       if (lead < 0) first = { job, entry, isHeavy }
     }
     return first && [first.job, first.entry]
+  }
+
+  #isStarving({ account, since }: Entry, now: number): boolean {
+    return now - Math.max(since, this.#accounts.get(account)?.granted ?? 0) > STARVATION_MS
   }
 
   #heavyAccounts(now: number): Set<string> {

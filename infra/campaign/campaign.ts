@@ -32,8 +32,7 @@ const CALLERS_AT_A_TIME = 12
 /** Fraction of callers in the phase that kills processes; the others call while objects are reset. */
 const KILLED_SHARE = 0.7
 const JOBS_AN_ATTACK = 500
-/** Far beyond a slow machine's time, so that only stuck jobs are reported. */
-const CALLER_MS = 300_000
+const CALLER_MS = 120_000
 /** Time limit until the system is idle; multiplied by 1 + jobs / 1000. */
 const IDLE_MS = 60_000
 /** Settled rows wait 10 s in their account and 5 s in the queue; stopping the worker sooner would prevent their export. */

@@ -74,7 +74,7 @@ describe('npm run demo', () => {
   })
 
   test.each([
-    [['a heart', '--size', 'wide'], /size/],
+    [['a heart', '--size', 'wide'], /size is "wide"; it must be "auto" or "WIDTHxHEIGHT", such as "1024x1024"/],
     [['a heart', '--out', 'picture.bmp'], /The extension must be one of \.png, \.jpg, \.jpeg, \.webp/],
     [['a heart', '--route', 'scenic'], /Allowed choices are turbo, full/],
     [[], /missing required argument 'prompt'/],

@@ -86,6 +86,27 @@ test('an account whose job runs for long is charged for that job alone', ({ expe
   expect(queue.grant(1, 20_000)).toEqual(['a2'])
 })
 
+test('a heavy account gets a slot every 30 s while jobs of light accounts always wait', ({ expect }) => {
+  const lights = ['a', 'b', 'c', 'd']
+  const queue = queueOf(Object.fromEntries(lights.map((account) => [account, account])))
+  queue.grant(lights.length, 0)
+  for (const account of lights) queue.leave(account, 1_000)
+  queue.enter('long', 'heavy', 1_000)
+  queue.grant(1, 1_000)
+  queue.leave('long', 101_000)
+  const grants = new Map<string, number>()
+  for (let second = 0; second < 80; second++) {
+    const now = 101_000 + 1_000 * second
+    for (const job of ['heavy1', 'heavy2']) if (!grants.has(job)) queue.enter(job, 'heavy', now)
+    for (const account of lights) queue.enter(account, account, now)
+    const [job] = queue.grant(1, now)
+    grants.set(job!, second)
+    queue.leave(job!, now + 999)
+  }
+  expect(grants.get('heavy1')).toBe(31)
+  expect(grants.get('heavy2')).toBe(62)
+})
+
 describe('an entry', () => {
   test('keeps its place when it is renewed', ({ expect }) => {
     const queue = queueOf({ first: 'a', second: 'b' })

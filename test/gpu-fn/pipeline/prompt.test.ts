@@ -113,7 +113,10 @@ describe('lengths', () => {
       const prompt = { name: 'prompt', text: 'cat '.repeat(300), own }
       return (await encodePrompts(opened, shape, [prompt], { batched: true })).truncations
     }
-    expect(await read({})).toEqual([1, 2, 3].map(() => expect.stringMatching(/^the prompt exceeds the/)))
+    const lengths = ['77 tokens of CLIP-L', '77 tokens of CLIP-G', '256 tokens of T5']
+    expect(await read({})).toEqual(
+      lengths.map((tokens) => expect.stringMatching(new RegExp(`^the prompt exceeds the ${tokens}, so `))),
+    )
     const own = await read({ prompt_2: 'dog '.repeat(100), prompt_3: 'bird' })
     expect(own).toEqual([
       expect.stringMatching(/^the prompt exceeds the 77 tokens of CLIP-L, /),

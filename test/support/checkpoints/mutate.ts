@@ -1,8 +1,5 @@
 // Seeded damage to safetensors files.
 
-/** Damaged files per kind; FUZZ_FILES=10000 is the long campaign. */
-export const FUZZ_FILES = Number(process.env.FUZZ_FILES ?? 2000)
-
 export type Random = { below: (bound: number) => number; pick: <T>(values: readonly T[]) => T }
 
 /** Mulberry32; equal seeds cause equal damage. */
