@@ -15,6 +15,14 @@ export async function identifyFormat(file: string): Promise<'gguf' | 'safetensor
   if (start[8] === 0x7b && start[7] === 0) return 'safetensors'
   const problem = describeForeign(start)
   if (problem) throw new CheckpointError(file, problem)
+  // No header has 2^56 bytes.
+  if (start.length > 8 && start[7] !== 0 && start[8] !== 0x7b) {
+    const shown = quote(start.subarray(0, 16).toString('latin1'))
+    throw new CheckpointError(
+      file,
+      `begins with ${shown}, so it is neither a safetensors nor a GGUF file; download it again, or give another file`,
+    )
+  }
   return 'safetensors'
 }
 

@@ -36,7 +36,16 @@ const KINDS: [kind: string, content: string | Uint8Array, message: RegExp][] = [
     /is a big-endian GGUF/,
   ],
   ['a few bytes', 'abc', /3 bytes are too few for a safetensors file/],
-  ['a file of another kind', 'x'.repeat(100), /claims a header of \d+ bytes; .*cut short.*download it again/],
+  [
+    'a text',
+    'A list of prompts\n',
+    /begins with "A list of prompt", so it is neither a safetensors nor a GGUF file; download it again/,
+  ],
+  [
+    'an image',
+    Buffer.from('\u0089PNG\r\n\u001a\nIHDR', 'latin1'),
+    /begins with "\\u0089PNG\\r\\n\\u001a\\nIHDR", so it is neither/,
+  ],
 ]
 
 describe('files that are not checkpoints', () => {
