@@ -56,7 +56,13 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
 }
 
 /** Throws CheckpointError if the options contradict each other, whatever the checkpoint. */
-export function assertOptions({ name, tier, target }: Pick<CompileOptions, 'name' | 'tier' | 'target'>): void {
+export function assertOptions({
+  name,
+  tier,
+  target,
+  tokenizers,
+  hub,
+}: Pick<CompileOptions, 'name' | 'tier' | 'target' | 'tokenizers' | 'hub'>): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
@@ -65,6 +71,8 @@ export function assertOptions({ name, tier, target }: Pick<CompileOptions, 'name
   }
   if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
     throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
+  if (hub !== undefined && tokenizers !== 'hub')
+    throw new CheckpointError('--hub', 'is the server of `--tokenizers hub`; give both options or neither')
 }
 
 const POSITION = 'position'

@@ -123,6 +123,7 @@ test('a package for cuda-fp8 lists both step graphs and both autoencoders, each 
 
 test.each([
   [{ tier: 'fp16' } as const, /--target: cuda-fp8 multiplies FP8 weights, and tier fp16 has none; choose cuda/],
+  [{ tier: 'fp8', hub: 'http://127.0.0.1:9' } as const, /--hub: is the server of `--tokenizers hub`; give both/],
 ])('%o is refused', async (options, message) => {
   const out = path.join(scratch.directory, 'package')
   await expect(compile({ checkpoint: ['/none'], out, target: 'cuda-fp8', ...options })).rejects.toThrow(message)
