@@ -6,7 +6,7 @@ import type { Part, Tensor } from '../tensor.ts'
 export type Placement = { name: string; index: number; count: number; swap: boolean }
 
 /** One more than the largest number that `pattern` captures in a name. */
-export function countOf(tensors: ReadonlyMap<string, Tensor>, pattern: RegExp): number {
+export function countOf(tensors: ReadonlyMap<string, unknown>, pattern: RegExp): number {
   let count = 0
   for (const name of tensors.keys()) count = Math.max(count, Number(pattern.exec(name)?.[1] ?? -1) + 1)
   return count
