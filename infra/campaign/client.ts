@@ -1,6 +1,6 @@
 // API clients: a persistent one, which retries until a definitive response, and a one-shot one, which treats every fault as final.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { JobState, JobView } from '../../edge/dialects/public-job.ts'
+import type { JobState, JobView } from '../../edge/dialects/definition/public-job.ts'
 import { isFinal } from '../../edge/jobs/record.ts'
 
 /** The fields of the API's job resource that the campaign reads. Its images do not expire. */

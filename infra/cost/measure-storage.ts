@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { startGpuStub } from '../bench/edge/gpu-stub.ts'
 import { measure, newClient } from '../bench/edge/load.ts'
 import { mapDatabases } from '../campaign/databases.ts'
-import { type LocalOffer, startWorker } from '../local/worker.ts'
+import { type LocalOffer, startWorker } from '../local/servers/worker.ts'
 import { createKey } from '../operator/keys.ts'
 import { createSecrets } from '../operator/secrets.ts'
 
