@@ -1,10 +1,10 @@
 // Visibility of the programs of the crash campaign and the hostile benchmark to other users of the machine.
 import { readFile, stat } from 'node:fs/promises'
 import { afterEach, expect, test } from 'vitest'
-import { createProgram, type Program } from '../../../infra/campaign/program.ts'
-import type { GpuSettings } from '../../../infra/campaign/programs/gpu-program.ts'
-import { freePort } from '../../../infra/campaign/system.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
+import { createProgram, type Program } from '../../../infra/system/program.ts'
+import type { GpuSettings } from '../../../infra/system/programs/gpu-program.ts'
+import { freePort } from '../../../infra/system/system.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
