@@ -8,7 +8,7 @@ import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { readSmallFile } from './checkpoint/formats/file-kind.ts'
 import { type Compiled, type CompileOptions, compile } from './compile.ts'
-import { compileLora } from './lora.ts'
+import { compileLora } from './lora/lora.ts'
 import { discardPartial, MANIFEST_BYTES } from './place.ts'
 import { showProgress } from './progress.ts'
 

@@ -2,7 +2,7 @@
 // network at a time.
 import type { NetworkName } from '../manifest.ts'
 import { HostTensor, type Session } from '../runtime/session.ts'
-import type { WeightUpdates } from '../runtime/weight-update.ts'
+import type { WeightUpdates } from '../runtime/update/weight-update.ts'
 
 /** Opens a network with updates of its weights. */
 type OpenNetwork = (network: NetworkName, updates: WeightUpdates | undefined) => Promise<Session>

@@ -6,10 +6,10 @@ import { promisify } from 'node:util'
 import { ONNX_DATA_TYPES, tensorBytes } from '../dtype.ts'
 import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
-import { type Placed, updateOnDevice } from './device-update.ts'
 import { loadLibrary } from './ffi.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
-import type { WeightUpdate, WeightUpdates } from './weight-update.ts'
+import { type Placed, updateOnDevice } from './update/on-device.ts'
+import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
 
 /** mmap(2): PROT_READ, MAP_SHARED, MAP_POPULATE of Linux */
 const READ = 1

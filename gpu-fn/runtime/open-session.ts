@@ -7,8 +7,8 @@ import { loadCuda } from './cuda.ts'
 import type { WeightsFile } from './device-weights.ts'
 import { type DeviceTensor, failingWith, HostTensor, isOnHost, type Session, type Tensor } from './session.ts'
 import { type NativeSettings, openNativeSession } from './session-native.ts'
-import { updateFile } from './update-file.ts'
-import type { WeightUpdates } from './weight-update.ts'
+import { updateFile } from './update/in-file.ts'
+import type { WeightUpdates } from './update/weight-update.ts'
 
 export type SessionOptions = {
   target: Target

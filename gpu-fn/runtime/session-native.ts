@@ -9,7 +9,7 @@ import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
 import { type DeviceTensor, failingWith, isOnHost, type RunOptions, type Session, type Tensor } from './session.ts'
-import type { WeightUpdates } from './weight-update.ts'
+import type { WeightUpdates } from './update/weight-update.ts'
 
 /** Settings of onnxruntime, by its names. */
 export type NativeSettings = {

@@ -2,8 +2,8 @@
 import { readCheckpoint } from '../../compile/checkpoint/checkpoint.ts'
 import type { Family } from '../family.ts'
 import { buildModel } from './build.ts'
-import { sd35LoraNames } from './lora-names.ts'
-import { naming, type Sd35Network } from './naming.ts'
+import { sd35LoraNames } from './names/lora-names.ts'
+import { naming, type Sd35Network } from './names/naming.ts'
 import { omitsT5 } from './text-encoders.ts'
 import { VARIANTS } from './variants.ts'
 
