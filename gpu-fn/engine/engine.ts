@@ -1,12 +1,14 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
 import type { JobRequest } from '../contract.ts'
-import type { Package, Target } from '../manifest.ts'
+import type { LoraPackage, Package, Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
+import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
+import type { Adapter } from './adapters.ts'
 import { deviceMemory, deviceName } from './device.ts'
-import { jobFault } from './job-error.ts'
+import { JobError, jobFault } from './job-error.ts'
 import type { Command, Opened } from './messages.ts'
 import { readAhead } from './read-ahead.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
@@ -17,10 +19,15 @@ type Tier = JobRequest['tier']
 /** A compiled model that this process can serve. Sides are in pixels. */
 export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
 
+/** A compiled adapter that jobs may name; `package` is the digest of its manifest. */
+export type Lora = { readonly package: string; readonly rank: number }
+
 /** The server's interface to the engine. Calls of `load` and `run` must not overlap. */
 export interface Engine {
   /** Empty until `start` has resolved. */
   readonly models: readonly Model[]
+  /** The adapters by ID; empty until `start` has resolved. */
+  readonly loras: ReadonlyMap<string, Lora>
   /** Finds the packages and starts the thread. Throws if there are no packages. */
   start(): Promise<void>
   /**
@@ -42,6 +49,8 @@ export interface EngineOptions extends ThreadOptions {
   packages: string
   /** Replaces the directory as the source of packages; may take minutes. */
   fetchPackages?: () => Promise<Package[]>
+  /** Replaces the directory as the source of adapters. */
+  fetchLoras?: () => Promise<LoraPackage[]>
   /** Verifies the files of a package when it is first loaded. */
   verifier: Verifier
   /** Minimum time without a step before a call counts as hung (watchdog.ts). */
@@ -53,6 +62,8 @@ export interface EngineOptions extends ThreadOptions {
 /** An engine over the packages of a directory. The next call after a crash of its thread starts a new thread. */
 export class PackageEngine implements Engine {
   readonly models: Model[] = []
+  readonly loras = new Map<string, Lora>()
+  readonly #adapters = new Map<string, LoraPackage>()
   readonly #options: EngineOptions
   readonly #packages = new Map<string, Package>()
   readonly #devices = new Map<Target, string>()
@@ -66,7 +77,7 @@ export class PackageEngine implements Engine {
   }
 
   async start(): Promise<void> {
-    const { packages, fetchPackages } = this.#options
+    const { packages, fetchPackages, fetchLoras } = this.#options
     for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
@@ -74,6 +85,11 @@ export class PackageEngine implements Engine {
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
+    for (const lora of await (fetchLoras?.() ?? findLoras(packages))) {
+      const { name, rank } = lora.manifest
+      this.#adapters.set(name, lora)
+      this.loras.set(name, { package: lora.digest, rank })
+    }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
     const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
     this.#thread = new EngineThread({ ...this.#options, deviceBytes })
@@ -120,10 +136,9 @@ export class PackageEngine implements Engine {
     const { flag, dispose } = cancelFlag(signal)
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
-      for await (const reply of this.#thread!.send(
-        { type: 'run', package: pkg, request, cancel: flag },
-        watch.progress,
-      )) {
+      const adapters = await this.#adaptersOf(request)
+      const command: Command = { type: 'run', package: pkg, request, adapters, cancel: flag }
+      for await (const reply of this.#thread!.send(command, watch.progress)) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         if (reply.type === 'aborted') throw signal.reason
         if (reply.type === 'event') yield reply.event
@@ -132,6 +147,20 @@ export class PackageEngine implements Engine {
       watch.end()
       dispose()
     }
+  }
+
+  /** The adapters of a request, verified. Throws JobError. */
+  async #adaptersOf({ loras = [] }: JobRequest): Promise<Adapter[]> {
+    const adapters: Adapter[] = []
+    for (const { id, scale } of loras) {
+      const lora = this.#adapters.get(id)
+      if (!lora) throw new JobError('invalid_request', describeUnknownLora(id, this.loras))
+      await this.#options.verifier.verify(lora).catch((error) => {
+        throw jobFault('model_not_available', error)
+      })
+      adapters.push({ lora, scale })
+    }
+    return adapters
   }
 
   async stop(): Promise<void> {
@@ -173,6 +202,12 @@ function cancelFlag(signal: AbortSignal) {
   signal.addEventListener('abort', raise)
   if (signal.aborted) raise()
   return { flag, dispose: () => signal.removeEventListener('abort', raise) }
+}
+
+/** The message for a job that names an adapter which this process does not have. */
+export function describeUnknownLora(id: string, loras: ReadonlyMap<string, unknown>): string {
+  const names = [...loras.keys()].join(', ')
+  return `lora "${id}" is not on this server; ${names ? `it has ${names}` : 'it has none'}`
 }
 
 /** Only these fields of a request, because the thread receives a copy. */

@@ -3,6 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { txt2img } from '../pipeline/txt2img.ts'
+import { AdapterError } from './adapters.ts'
 import { footprintOf, planOf } from './graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, type Peak } from './memory-plan.ts'
 import type { Command, Message, Opened, Settings } from './messages.ts'
@@ -27,7 +28,8 @@ async function execute(command: Command): Promise<void> {
     send({ type: 'done' })
   } catch (error) {
     if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
-    else if (error instanceof TooLarge) send({ type: 'refused', message: error.message })
+    else if (error instanceof TooLarge || error instanceof AdapterError)
+      send({ type: 'refused', message: error.message })
     else send({ type: 'failed', ...classify(error, command) })
   }
 }
@@ -95,13 +97,15 @@ async function warm(pkg: Package, sizes: Size[]): Promise<void> {
 
 type Run = Extract<Command, { type: 'run' }>
 
-async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
+async function run({ package: pkg, request, adapters, cancel }: Run, abort: AbortController): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
   const pipeline = await pipelineOf(pkg)
   if (Atomics.load(cancel, 0) === 1) abort.abort()
   try {
+    // Also without adapters, to remove those of the job before.
+    await pipeline.adapt(adapters)
     for await (const event of txt2img(pipeline, request, abort.signal)) {
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()

@@ -33,6 +33,7 @@ export type Txt2ImgRequest = Pick<
   | 'max_sequence_length'
   | 'preview_steps'
   | 'prompt_metadata'
+  | 'loras'
 >
 
 /**
@@ -188,7 +189,7 @@ async function writeImage(
   seed: Seed,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
-  const { prompt_2, prompt_3, max_sequence_length, prompt_metadata } = request
+  const { prompt_2, prompt_3, max_sequence_length, prompt_metadata, loras } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
@@ -198,6 +199,7 @@ async function writeImage(
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },
       ...(max_sequence_length && { max_sequence_length }),
+      ...(loras && { loras }),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

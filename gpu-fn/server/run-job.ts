@@ -1,8 +1,8 @@
 // Runs one job on the engine and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { JobEvent, JobRequest, Timings } from '../contract.ts'
-import type { Engine, Model } from '../engine/engine.ts'
+import type { JobEvent, JobRequest, LoraChoice, Timings } from '../contract.ts'
+import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { append, type Job } from './job.ts'
@@ -46,12 +46,14 @@ async function generate(engine: Engine, job: Job, progress: Progress): Promise<v
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
+  chooseLoras(engine.loras, request.loras ?? [])
   signal.throwIfAborted()
   const { device, seconds } = await engine.load(model, request)
   progress.timings.load = seconds
   // A job canceled during the load has not started.
   signal.throwIfAborted()
-  append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
+  const loras = request.loras && { loras: chooseLoras(engine.loras, request.loras) }
+  append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
   for await (const event of engine.run(model, request, signal)) record(job, progress, event)
 }
 
@@ -92,6 +94,15 @@ function chooseModel(models: readonly Model[], { model, tier }: JobRequest): Mod
     'model_not_available',
     `model "${model}" in tier "${tier}" is not on this server; it has ${offered}`,
   )
+}
+
+/** The adapters of a request with their digests. Throws JobError for an unknown one. */
+function chooseLoras(loras: Engine['loras'], chosen: readonly LoraChoice[]) {
+  return chosen.map(({ id, scale }) => {
+    const found = loras.get(id)
+    if (!found) throw new JobError('invalid_request', describeUnknownLora(id, loras))
+    return { id, scale, package: found.package }
+  })
 }
 
 function checkSize({ model, side }: Model, request: JobRequest): void {

@@ -167,6 +167,7 @@ describe('residency', () => {
         const weights = {
           load: async () => void log.push(`load ${network}`),
           unload: () => void log.push(`unload ${network}`),
+          update: async () => void log.push(`update ${network}`),
         }
         return { ...session, weights, release: async () => void log.push(`release ${network}`) }
       })
