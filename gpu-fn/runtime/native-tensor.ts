@@ -3,7 +3,7 @@ import { ONNX_DATA_TYPES } from '../dtype.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
 import type { DeviceTensor, Tensor } from './session.ts'
 
-const { float32: FLOAT32, float16: FLOAT16, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
+const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
 
 /** An output on the device. Its rows are views of the same memory. */
 export class NativeTensor implements DeviceTensor {
@@ -57,7 +57,7 @@ export class NativeTensor implements DeviceTensor {
 export function copyToNative(api: OrtApi, { data, dims }: Tensor): Pointer {
   const count = dims.reduce((n, dim) => n * dim, 1)
   if (count !== data.length) throw new Error(`${data.length} values do not have the shape [${dims.join(', ')}]`)
-  const type = typeOf(data)
+  const type = data instanceof Float32Array ? FLOAT32 : data instanceof BigInt64Array ? INT64 : UINT8
   const shape = BigInt64Array.from(dims.map(BigInt))
   const value = api.make('CreateTensorAsOrtValue', api.make('GetAllocatorWithDefaultOptions'), shape, dims.length, type)
   if (count > 0) api.copy(api.make('GetTensorMutableData', value), data, data.byteLength)
@@ -73,24 +73,16 @@ export function copyFromNative(api: OrtApi, value: Pointer): Tensor {
   return { data, dims }
 }
 
-function typeOf(data: Tensor['data']): number {
-  if (data instanceof Float32Array) return FLOAT32
-  if (data instanceof Float16Array) return FLOAT16
-  return data instanceof BigInt64Array ? INT64 : UINT8
-}
-
 function arrayOf(type: number, count: number): Tensor['data'] {
   switch (type) {
     case FLOAT32:
       return new Float32Array(count)
-    case FLOAT16:
-      return new Float16Array(count)
     case INT64:
       return new BigInt64Array(count)
     case UINT8:
       return new Uint8Array(count)
     default:
-      throw new Error('an output is neither float32 nor float16 nor int64 nor uint8')
+      throw new Error('an output is neither float32 nor int64 nor uint8')
   }
 }
 

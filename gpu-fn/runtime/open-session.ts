@@ -115,22 +115,15 @@ async function run(
   }
   const outputs: Record<string, Tensor> = {}
   for (const [name, { data, dims }] of Object.entries(await session.run(feeds, outputNames))) {
-    if (data instanceof Uint16Array) outputs[name] = { data: halvesOf(data), dims }
-    else if (isTensorData(data)) outputs[name] = { data, dims }
-    else throw new Error(`output ${name} is neither float32 nor float16 nor int64 nor uint8`)
+    if (!(data instanceof Float32Array || data instanceof BigInt64Array || data instanceof Uint8Array)) {
+      throw new Error(`output ${name} is neither float32 nor int64 nor uint8`)
+    }
+    outputs[name] = { data, dims }
   }
   return outputs
 }
 
-const isTensorData = (data: unknown): data is Tensor['data'] =>
-  [Float32Array, Float16Array, BigInt64Array, Uint8Array].some((type) => data instanceof type)
-
-/** The binding represents float16 by its bits. */
-const halvesOf = ({ buffer, byteOffset, length }: Uint16Array) => new Float16Array(buffer, byteOffset, length)
-
 function toOrt(data: Tensor['data'], dims: readonly number[]): ort.Tensor {
   if (data instanceof Float32Array) return new ort.Tensor('float32', data, dims)
-  if (data instanceof Float16Array)
-    return new ort.Tensor('float16', new Uint16Array(data.buffer, data.byteOffset, data.length), dims)
   return data instanceof BigInt64Array ? new ort.Tensor('int64', data, dims) : new ort.Tensor('uint8', data, dims)
 }

@@ -1,7 +1,7 @@
 // The interface of an open graph, independent of onnxruntime's binding.
 import type { DeviceWeights } from './device-weights.ts'
 
-export type Tensor = { data: Float32Array | BigInt64Array | Uint8Array | Float16Array; dims: readonly number[] }
+export type Tensor = { data: Float32Array | BigInt64Array | Uint8Array; dims: readonly number[] }
 
 /** A float32 output in the session's memory, as an input of sessions of the same kind. Must be released. */
 export interface DeviceTensor {

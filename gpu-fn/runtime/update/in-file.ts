@@ -3,7 +3,7 @@ import { open } from 'node:fs/promises'
 import { tensorBytes } from '../../dtype.ts'
 import type { StoredTensor } from '../../manifest.ts'
 import type { WeightsFile } from '../device-weights.ts'
-import type { Session, Tensor } from '../session.ts'
+import type { Session } from '../session.ts'
 import {
   columnsOf,
   graphOf,
@@ -24,7 +24,8 @@ export async function updateFile(
   const sessions = new Map<string, Session>()
   try {
     for (const update of updates.weights) {
-      const graph = graphOf(updates, update.weight)
+      // The Node binding has no float16.
+      const graph = update.weight.dtype === 'float16' ? updates.graphs.float32 : graphOf(updates, update.weight)
       const session = sessions.get(graph) ?? (await openGraph(graph))
       sessions.set(graph, session)
       for await (const segment of segmentsOf(update)) await updateSegment(session, content, update, segment)
@@ -66,9 +67,8 @@ async function updateSegment(
     floats.set(outputs.updated_scales!.data as Float32Array)
     return
   }
-  const half = weight.dtype === 'float16'
-  const values = half ? asHalves(bytes) : asFloats(bytes)
-  const outputs = await session.run({ weight: { data: values as Tensor['data'], dims }, ...segment.inputs })
+  const values = weight.dtype === 'float16' ? asHalves(bytes) : asFloats(bytes)
+  const outputs = await session.run({ weight: { data: Float32Array.from(values), dims }, ...segment.inputs })
   values.set(outputs.updated!.data as Float32Array)
 }
 
