@@ -126,7 +126,7 @@ async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void>
  * A waiting caller. `id` identifies it among the callers of the same job, `onJob` receives the job's id before the wait, and `keepAlive`
  * lets work finish after the caller has disconnected.
  */
-export type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
+type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
 
 /** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
 export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {

@@ -5,7 +5,7 @@ import { DAY_MS } from '../platform/units.ts'
 import type { Observation } from './observation.ts'
 
 /** `cold.probability` is the share of similar runs that loaded the model first. `seconds` is the caller's total wait. */
-export type Forecast = {
+type Forecast = {
   observations: number
   cold: { probability: number; observations: number } | null
   seconds: { p50: number; p95: number } | null

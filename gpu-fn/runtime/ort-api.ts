@@ -66,7 +66,7 @@ const RELEASES = {
 } as const
 const GET_ERROR_MESSAGE = 2
 
-export type OrtFunction = keyof typeof FUNCTIONS
+type OrtFunction = keyof typeof FUNCTIONS
 type Released = keyof typeof RELEASES
 
 export type OrtApi = {

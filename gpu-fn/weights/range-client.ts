@@ -17,7 +17,7 @@ export class RangeRefused extends Error {
   }
 }
 
-export type RangeRequest = {
+type RangeRequest = {
   url: URL
   headers: Record<string, string>
   start: number

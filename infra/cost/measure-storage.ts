@@ -12,7 +12,7 @@ import { createKey } from '../operator/keys.ts'
 import { createSecrets } from '../operator/secrets.ts'
 
 /** Bytes per row including its share of all indexes, and per JobDO. */
-export type StorageSizes = {
+type StorageSizes = {
   account: Record<'ledger' | 'idempotency', number>
   job: number
   database: Record<'usage_ledger' | 'observations', number>

@@ -18,7 +18,7 @@ export const WHEEL_URL =
 const SHA256 = '8ccd052ca4de21b2a335f3503a283126163b6fab9dba29d1d9cbf3fa55c51d28'
 const FILES = ['libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_shared.so']
 
-export type ProviderOptions = {
+type ProviderOptions = {
   /** A downloaded wheel. */
   wheel?: string | undefined
   url?: string

@@ -32,7 +32,7 @@ export function layoutBytes(layout: readonly StoredTensor[]): number {
   return last ? last.offset + tensorBytes(last.dtype, last.shape) : 0
 }
 
-export type Converter = {
+type Converter = {
   readonly run: (block: Block) => Promise<Converted>
   readonly threads: number
   readonly close: () => Promise<void>

@@ -71,7 +71,7 @@ export function bfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion
 }
 
 /** Whether no value is NaN or infinite. */
-export function allFinite(values: Float32Array): boolean {
+function allFinite(values: Float32Array): boolean {
   return largestMagnitude(values) < INFINITY_BITS
 }
 

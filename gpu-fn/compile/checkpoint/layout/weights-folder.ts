@@ -5,7 +5,7 @@ import { CheckpointError, listNames, quote } from '../error.ts'
 import { readHeader, type SafetensorsFile } from '../formats/safetensors.ts'
 import { readSharded, readShards, shardsOf } from './shards.ts'
 
-export type FolderWeights = SafetensorsFile & {
+type FolderWeights = SafetensorsFile & {
   /** The part of the file names that distinguishes variants; empty for full precision. */
   variant: string
   /** The reason for skipping the preceding variants. */
