@@ -10,7 +10,7 @@ export function parseObject(file: string, bytes: Uint8Array, limits: JsonLimits)
   const keys = countKeys(file, text, limits)
   let parsed: Record<string, unknown>
   try {
-    // Text that begins with "{" parses to an object or not at all.
+    // Valid JSON that begins with "{" is an object.
     parsed = JSON.parse(text) as Record<string, unknown>
   } catch (cause) {
     throw new CheckpointError(file, 'the JSON is malformed', { cause })
