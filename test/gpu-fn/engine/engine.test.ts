@@ -74,7 +74,7 @@ test('logs what the thread has to say of a package, in one line, and loads it', 
 test('runs a request on its thread and hands over the image', async () => {
   const { engine } = await startEngine()
   const events = await collect(engine, request({ count: 2 }))
-  expect(typesOf(events)).toEqual(['encoded', 'step', 'step', 'image', 'step', 'step', 'image', 'finished'])
+  expect(typesOf(events)).toEqual(['encoded', 'step', 'step', 'decoded', 'image', 'step', 'step', 'decoded', 'image', 'finished'])
   const images = events.filter((event) => event.type === 'image')
   expect(images.map(({ seed }) => seed)).toEqual([7, 8])
   for (const { data } of images) expect(Buffer.from(data.subarray(0, 8)).toString('latin1')).toBe('\x89PNG\r\n\x1a\n')
