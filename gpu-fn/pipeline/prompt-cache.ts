@@ -19,7 +19,10 @@ export function createPromptCache(limit: number): PromptCache {
   /** Least recently used first. */
   const entries = new Map<string, Entry>()
   const bytesOf = (tenant?: string) =>
-    [...entries.values()].reduce((sum, each) => sum + (tenant === undefined || each.tenant === tenant ? each.bytes : 0), 0)
+    [...entries.values()].reduce(
+      (sum, each) => sum + (tenant === undefined || each.tenant === tenant ? each.bytes : 0),
+      0,
+    )
   const drop = (tenant?: string) => {
     for (const [key, entry] of entries) if (tenant === undefined || entry.tenant === tenant) return entries.delete(key)
     return false

@@ -86,12 +86,7 @@ function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]
   )
 }
 
-async function prepare(
-  pipeline: Pipeline,
-  request: Txt2ImgRequest,
-  signal: AbortSignal,
-  remember: RememberPrompts,
-) {
+async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal, remember: RememberPrompts) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
   const { batched } = pipeline

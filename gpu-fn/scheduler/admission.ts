@@ -72,14 +72,17 @@ export class Admission {
     return Math.max(excess - (isDue ? TOLERANCE.all * this.#limitMs : 0), excessOf(own, task.left, ownLimit) / share)
   }
 
-  /** Promises that are kept before this job: earlier ones, except that interactive jobs pass others, and light tenants heavy ones. */
+  /**
+   * Promises that are kept before this job: earlier ones of its tenant, and those of others that are due. Interactive jobs pass others, and
+   * light tenants heavy ones.
+   */
   #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
     const heavy = this.#scheduler.usage.heavy(now)
-    const passes = (each: Promised) =>
-      (task.interactive && !each.interactive) ||
-      (each.tenant !== task.tenant && heavy.has(each.tenant) && !heavy.has(task.tenant))
-    const isBefore = (each: Promised) => each !== promised && (!promised || each.at < promised.at)
-    return [...this.#promises.values()].filter((each) => isBefore(each) && !passes(each))
+    return [...this.#promises.values()].filter((each) => {
+      if (each === promised || (task.interactive && !each.interactive)) return false
+      if (each.tenant === task.tenant) return !promised || each.at < promised.at
+      return each.at <= now && (!heavy.has(each.tenant) || heavy.has(task.tenant))
+    })
   }
 
   #promise({ id, tenant, interactive, left }: Task, wait: number, now: number): void {

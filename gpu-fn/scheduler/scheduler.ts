@@ -51,6 +51,8 @@ export class Scheduler {
 
   remove(id: string, now: number): void {
     this.#entries.delete(id)
+    // At the end of a busy period nobody is ahead of anybody.
+    if (this.#entries.size === 0) this.#virtual = Math.max(this.#virtual, ...this.#finish.values())
     const active = new Set(this.tasks().map(({ tenant }) => tenant))
     for (const [tenant, finish] of this.#finish)
       if (finish <= this.#virtual && !active.has(tenant)) this.#finish.delete(tenant)

@@ -7,6 +7,8 @@ const HALF_LIFE_MS = 60_000
 const NEGLIGIBLE_MS = 50
 /** A tenant is heavy above this multiple of the mean usage. A lower one would demote regular tenants by chance. */
 const HEAVY = 1.25
+/** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
+const LIGHT_MS = 3_000
 
 /** `ms`: usage divided by weight. `total`: device time; `first`: of interactive jobs. */
 type Entry = { ms: number; total: number; first: number; at: number }
@@ -36,7 +38,7 @@ export class Usage {
 
   /** Tenants with more than their share of the recent past. */
   heavy(now: number): Set<string> {
-    const threshold = HEAVY * this.#mean(now)
+    const threshold = Math.max(LIGHT_MS, HEAVY * this.#mean(now))
     return new Set([...this.#entries].filter(([, entry]) => decay(entry, now) > threshold).map(([tenant]) => tenant))
   }
 

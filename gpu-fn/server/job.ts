@@ -23,7 +23,7 @@ export interface Job {
 }
 
 /** The time that a job waits for the device: from its acceptance, and between its turns. Milliseconds. */
-export type Wait = { ms: number; /** `performance.now()`; null during a turn. */ since: number | null }
+export type Wait = { ms: number /** `performance.now()`; null during a turn. */; since: number | null }
 
 /** Milliseconds of waiting so far. */
 export const waitedMs = ({ wait: { ms, since } }: Job): number => ms + (since === null ? 0 : performance.now() - since)

@@ -153,7 +153,8 @@ function refusalOf(rejected: Rejection, queue: number): Refusal {
   const options = retryAfter === undefined ? {} : { retryAfter }
   if (rejected.reason === 'full') return new Refusal('queue_full', `${queue} jobs are already waiting`, options)
   const takes = `the job would end in ${Math.ceil(rejected.takesMs)} ms`
-  if (rejected.reason === 'deadline') return new Refusal('deadline_unmet', `${takes}, after its max_latency_ms`, options)
+  if (rejected.reason === 'deadline')
+    return new Refusal('deadline_unmet', `${takes}, after its max_latency_ms`, options)
   return new Refusal('queue_full', `the accepted jobs take too long already; ${takes}`, options)
 }
 

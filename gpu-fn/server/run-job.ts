@@ -143,7 +143,10 @@ function close(job: Job, { timings, stepsDone }: Progress): Timings {
   const queue = waitedMs(job) / 1000
   const denoise =
     timings.denoise === 0 && stepsDone > 0 ? Math.max(0, total - queue - load - encode - decode) : timings.denoise
-  const rounded = Object.entries({ ...timings, queue, denoise, total }).map(([name, value]) => [name, toMilliseconds(value)])
+  const rounded = Object.entries({ ...timings, queue, denoise, total }).map(([name, value]) => [
+    name,
+    toMilliseconds(value),
+  ])
   return Object.fromEntries(rounded) as Timings
 }
 

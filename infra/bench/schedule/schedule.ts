@@ -9,6 +9,8 @@ export type ScheduleBenchOptions = { minutes: number; seed: number; aging: numbe
 const latencies = (served: readonly Served[]) => served.map(({ submitted, ended }) => ended - submitted)
 const ofClass = (served: readonly Served[], kind: string) => served.filter((each) => each.kind === kind)
 const honest = (served: readonly Served[]) => served.filter(({ account }) => account !== FLOODING)
+/** Images by the end of the arrivals. */
+const endedBy = (served: readonly Served[], ms: number) => served.filter(({ ended }) => ended <= ms).length
 const p95 = (served: readonly Served[]) => percentile(latencies(served), 0.95)
 
 export type Verdict = { turbo: number; honest: number; throughput: number; longestMs: number; agingMs: number }
@@ -25,7 +27,7 @@ export function compare(load: number, { minutes, seed, aging }: Omit<ScheduleBen
     honest: Math.max(
       ...CLASSES.map((kind) => p95(ofClass(honest(steps.served), kind)) / p95(ofClass(alone.served, kind))),
     ),
-    throughput: steps.served.length / steps.endMs / (fcfs.served.length / fcfs.endMs),
+    throughput: endedBy(steps.served, minutes * 60_000) / endedBy(fcfs.served, minutes * 60_000),
     longestMs: Math.max(...steps.served.map(({ accepted, ended }) => ended - accepted)),
     agingMs,
   }
@@ -52,7 +54,9 @@ export function benchSchedule(options: ScheduleBenchOptions): void {
   for (const load of options.loads) {
     const { fcfs, steps, alone, verdict } = compare(load, options)
     console.log(`\nload ${load} for ${options.minutes} minutes, seed ${options.seed}; seconds from submission to image`)
-    console.log(`${''.padEnd(44)}${'jobs'.padStart(8)}${['p50', 'p95', 'p99'].map((name) => name.padStart(9)).join('')}`)
+    console.log(
+      `${''.padEnd(44)}${'jobs'.padStart(8)}${['p50', 'p95', 'p99'].map((name) => name.padStart(9)).join('')}`,
+    )
     printRows('first come, first served', fcfs, all)
     printRows('scheduler', steps, all)
     printRows('first come, first served, honest accounts', fcfs, honest)
@@ -60,8 +64,10 @@ export function benchSchedule(options: ScheduleBenchOptions): void {
     printRows('scheduler, honest accounts alone', alone, honest)
     console.log(`Turbo p95, scheduler / first come, first served: ${verdict.turbo.toFixed(3)} (at most 0.35)`)
     console.log(`honest p95 of each class, among all / alone: ${verdict.honest.toFixed(3)} (at most 1.3)`)
-    console.log(`images per second: ${verdict.throughput.toFixed(3)} x (at least 0.97)`)
-    console.log(`longest time from acceptance to image: ${cell(verdict.longestMs).trim()} s (at most ${options.aging} s)`)
+    console.log(`images by the end of the arrivals: ${verdict.throughput.toFixed(3)} x (at least 0.97)`)
+    console.log(
+      `longest time from acceptance to image: ${cell(verdict.longestMs).trim()} s (at most ${options.aging} s)`,
+    )
     if (!isMet(verdict)) process.exitCode = 1
   }
 }

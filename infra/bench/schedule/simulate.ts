@@ -8,7 +8,7 @@ import { type Arrival, type CostTable, deviceMs, type JobClass } from './trace.t
 export type Served = { account: string; kind: JobClass; submitted: number; accepted: number; ended: number }
 /** A refusal: the promised time, and the time at which the job was accepted in the end, in milliseconds after the refusal. */
 export type Refusal = { promised: number; actual: number; returns: number }
-export type Outcome = { served: Served[]; refusals: Refusal[]; /** Of the last job. */ endMs: number; busyMs: number }
+export type Outcome = { served: Served[]; refusals: Refusal[] /** Of the last job. */; endMs: number; busyMs: number }
 
 type Job = Arrival & { task: Task; turns: number[]; file: number; accepted: number }
 type Policy = {
