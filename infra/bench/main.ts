@@ -16,6 +16,7 @@ import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
 import type { PngBenchOptions } from './png.ts'
+import type { ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { StepOptions } from './step.ts'
 import type { StreamBenchOptions } from './stream.ts'
 
@@ -86,6 +87,15 @@ command
   .argument('[files...]', 'images; those of the model card by default')
   .option('--runs <count>', 'timed runs of each', Number, 9)
   .action(async (files: string[], options: PngBenchOptions) => (await import('./png.ts')).benchPng(files, options))
+
+command
+  .command('schedule')
+  .description('simulation of the GPU scheduler with the step times of an H200, against first come, first served')
+  .option('--minutes <count>', 'duration of each trace', Number, 120)
+  .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
+  .option('--aging <seconds>', 'longest time from acceptance to image', Number, 60)
+  .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
+  .action(async (options: ScheduleBenchOptions) => (await import('./schedule/schedule.ts')).benchSchedule(options))
 
 command
   .command('step')
