@@ -27,7 +27,7 @@ export type GpuCall = GpuTimes & {
   signingKey: string
   job: string
   request: JobRequest
-  /** Ends the attempt, with the abort reason as its error. Aborted by the caller, or here on a timeout. */
+  /** Ends the attempt with the abort reason as its error. The caller aborts it, or this client on a timeout. */
   abort: AbortController
 }
 

@@ -1,27 +1,35 @@
-// Runs one job on the engine and appends its events to the job's log.
+// Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { JobEvent, JobRequest, LoraChoice, Timings } from '../contract.ts'
 import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
-import { append, type Job } from './job.ts'
+import { append, type Job, waitedMs } from './job.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
 
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
+/** The part of a run that a turn has completed. `occupied`: none, because the model does not fit beside those of unfinished runs. */
+export type Turn = {
+  phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  /** Alternating between jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
+  inTurns?: boolean
+}
+
 /**
- * Runs the job to its end. Never rejects: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, also in a
- * canceled job; the error is logged.
+ * Runs the job to its end and yields after each turn; between turns, other jobs may have the device. The turn after `decode` needs the host
+ * only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, also in a canceled job; the
+ * error is logged.
  */
-export async function runJob(engine: Engine, job: Job, log: Logger): Promise<{ fault: boolean }> {
-  const progress = { timings: emptyTimings(job), stepsDone: 0, images: 0 }
+export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGenerator<Turn, { fault: boolean }> {
+  const progress = { timings: emptyTimings(), stepsDone: 0, images: 0 }
   const { signal } = job.cancellation
   let fault = false
   try {
-    await generate(engine, job, progress)
+    yield* generate(engine, job, progress)
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
   } catch (thrown) {
     const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
@@ -36,25 +44,46 @@ export async function runJob(engine: Engine, job: Job, log: Logger): Promise<{ f
 /** The final event of a job that was canceled before its run or between two steps. */
 export function canceled(
   job: Job,
-  progress: Progress = { timings: emptyTimings(job), stepsDone: 0, images: 0 },
+  progress: Progress = { timings: emptyTimings(), stepsDone: 0, images: 0 },
 ): JobEvent {
   return { type: 'canceled', steps_done: progress.stepsDone, timings: close(job, progress) }
 }
 
-async function generate(engine: Engine, job: Job, progress: Progress): Promise<void> {
+async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGenerator<Turn> {
   const { request, cancellation } = job
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
   chooseLoras(engine.loras, request.loras ?? [])
   signal.throwIfAborted()
-  const { device, seconds } = await engine.load(model, request)
+  let loaded = await engine.load(model, request)
+  while (loaded.occupied) {
+    yield { phase: 'occupied' }
+    signal.throwIfAborted()
+    loaded = await engine.load(model, request)
+  }
+  const { device, seconds } = loaded
+  // A change of adapters takes as long as several steps, so that a job with adapters is not interrupted either.
+  const inTurns = loaded.inTurns === true || request.loras !== undefined
   progress.timings.load = seconds
   // A job canceled during the load has not started.
   signal.throwIfAborted()
   const loras = request.loras && { loras: chooseLoras(engine.loras, request.loras) }
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
-  for await (const event of engine.run(model, request, signal)) record(job, progress, event)
+  yield { phase: 'load', inTurns }
+  for await (const event of engine.run(model, request, signal)) {
+    record(job, progress, event)
+    const phase = PHASE[event.type]
+    if (phase) yield { phase, inTurns }
+  }
+}
+
+/** Events that end a turn. */
+const PHASE: Partial<Record<PipelineEvent['type'], Turn['phase']>> = {
+  encoded: 'encode',
+  step: 'step',
+  decoded: 'decode',
+  image: 'file',
 }
 
 function record(job: Job, progress: Progress, event: PipelineEvent): void {
@@ -116,17 +145,21 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
   }
 }
 
-function emptyTimings(job: Job): Timings {
-  return { queue: secondsSince(job.acceptedAt), load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
+function emptyTimings(): Timings {
+  return { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 }
 
 /** Completes the timings. In an unfinished job, the time after the encoders counts as denoising. */
 function close(job: Job, { timings, stepsDone }: Progress): Timings {
   const total = secondsSince(job.acceptedAt)
-  const { queue, load, encode, decode } = timings
+  const { load, encode, decode } = timings
+  const queue = waitedMs(job) / 1000
   const denoise =
     timings.denoise === 0 && stepsDone > 0 ? Math.max(0, total - queue - load - encode - decode) : timings.denoise
-  const rounded = Object.entries({ ...timings, denoise, total }).map(([name, value]) => [name, toMilliseconds(value)])
+  const rounded = Object.entries({ ...timings, queue, denoise, total }).map(([name, value]) => [
+    name,
+    toMilliseconds(value),
+  ])
   return Object.fromEntries(rounded) as Timings
 }
 

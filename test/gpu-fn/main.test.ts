@@ -67,8 +67,8 @@ describe('a process that serves', () => {
 
   test('keeps a job running when its socket is cut, refuses more than it can line up, and cancels between steps', async () => {
     await readUntil(await putJob(gpu.url, 'long', long), 'step')
-    const waiting = await putJob(gpu.url, 'waiting', { seed: 1 })
-    const full = await putJob(gpu.url, 'too-many', { seed: 2 })
+    const waiting = await putJob(gpu.url, 'waiting', { seed: 1, steps: 9 })
+    const full = await putJob(gpu.url, 'too-many', { seed: 2, steps: 9 })
     expect(Number(full.headers.get('retry-after'))).toBeGreaterThan(0)
     expect(await refusalOf(full)).toBe('429 queue_full')
     const attached = await putJob(gpu.url, 'long', long)

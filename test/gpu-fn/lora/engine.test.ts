@@ -74,6 +74,22 @@ test('every image of a job has the adapters, and later jobs have theirs', async 
   expect(await readParameters(base[1]!)).not.toHaveProperty('loras')
 })
 
+test('jobs that take turns have their own adapters', async () => {
+  const job = jobBody({ model: 'custom', tier: 'fp8', steps: 3, count: 2, width: 64, height: 64, ...adapters('kohya') })
+  const alone = await imagesOf({ steps: 3, count: 2, guidance_scale: job.guidance_scale, ...adapters('kohya') })
+  const base = await imagesOf({})
+  const model = engine.models.find(({ tier }) => tier === 'fp8')!
+  const images: Buffer[] = []
+  let turns = 0
+  for await (const event of engine.run(model, job, new AbortController().signal)) {
+    if (event.type === 'image') images.push(Buffer.from(event.data))
+    // Another job runs between two steps, and between two images.
+    if (event.type === 'step' && event.step === 2 && ++turns) expect(await imagesOf({})).toEqual(base)
+  }
+  expect(turns).toBe(2)
+  expect(images).toEqual(alone)
+})
+
 test('a strength of 0 is the base', async () => {
   const [base] = await imagesOf({ prompt_metadata: false })
   const [none] = await imagesOf({ prompt_metadata: false, loras: [{ id: 'kohya', scale: 0 }] })
