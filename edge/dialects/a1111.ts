@@ -37,15 +37,30 @@ function modelOf({ override_settings = {} }: z.infer<typeof body>): { model?: st
   return name === '' ? {} : { model: name }
 }
 
+/** A tag of a prompt: the adapter's name, and its strength. A second strength, of the denoiser alone, is not separate here. */
+const LORA_TAG = /<lora:([^:<>]{1,200})(?::([^:<>]{0,20}))?(?::[^<>]{0,100})?>/g
+
+/** The prompt without its tags of adapters, and the adapters. */
+function readTags(prompt: unknown): { prompt: unknown; loras: { id: string; scale?: number }[] } {
+  if (typeof prompt !== 'string') return { prompt, loras: [] }
+  const loras = [...prompt.matchAll(LORA_TAG)].map(([, name, scale]) => {
+    const given = Number(scale)
+    return { id: name!.trim(), ...(scale && !Number.isNaN(given) && { scale: given }) }
+  })
+  if (loras.length === 0) return { prompt, loras }
+  return { prompt: prompt.replaceAll(LORA_TAG, '').replaceAll(/ {2,}/g, ' ').trim(), loras }
+}
+
 /** Images as base64. A negative seed is random. */
 function parse({ body: given }: DialectRequest): Translation {
   const parsed = parseFields(body, body.shape, given)
   const same = Object.fromEntries(SAME.flatMap((name) => (name in given ? [[name, given[name]]] : [])))
-  const { fields, wantedSize } = readImageInput(same)
+  const { prompt, loras } = readTags(given.prompt)
+  const { fields, wantedSize } = readImageInput({ ...same, ...(loras.length > 0 && { prompt }) })
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
   return {
-    fields: { ...fields, ...modelOf(parsed), n, response_format: 'b64_json' },
+    fields: { ...fields, ...(loras.length > 0 && { loras }), ...modelOf(parsed), n, response_format: 'b64_json' },
     warnings: ignored.map((name) => withoutEffect(name, given[name])),
     wait: 'end',
     ...(wantedSize && { wantedSize }),
@@ -111,7 +126,7 @@ const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'GET /upscalers': () => [{ name: 'None', model_name: null, model_path: null, model_url: null, scale: 4 }],
   'GET /latent-upscale-modes': () => [],
   'GET /sd-vae': () => [],
-  'GET /loras': () => [],
+  'GET /loras': ({ loras }) => loras.map((name) => ({ name, alias: name, path: name, metadata: {} })),
   'GET /embeddings': () => ({ loaded: {}, skipped: {} }),
   'GET /prompt-styles': () => [],
   'GET /scripts': () => ({ txt2img: [], img2img: [] }),
@@ -121,6 +136,7 @@ const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'POST /interrupt': () => ({}),
   'POST /skip': () => ({}),
   'POST /refresh-checkpoints': () => ({}),
+  'POST /refresh-loras': () => ({}),
 }
 
 const describeRoutes = Object.entries(FACTS).map(([route, describe]): DialectRoute => {

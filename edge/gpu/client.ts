@@ -1,5 +1,5 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
-import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, LIMITS, refusal, seedOf } from '#contract'
+import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, LIMITS, type LoraChoice, refusal, seedOf } from '#contract'
 import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
@@ -146,10 +146,16 @@ export async function cancel(call: GpuCall): Promise<boolean> {
   return response?.ok ?? false
 }
 
+/** The adapters of a job and their strengths, as text. */
+const namesOf = (loras: readonly LoraChoice[] = []) => JSON.stringify(loras.map(({ id, scale }) => [id, scale]))
+
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */
 function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt
-  if (event.type === 'started') return event.model === request.model && event.tier === request.tier
+  if (event.type === 'started') {
+    const same = namesOf(event.loras) === namesOf(request.loras)
+    return same && event.model === request.model && event.tier === request.tier
+  }
   if (event.type === 'succeeded') return event.images === request.count
   if (event.type !== 'image') return true
   const shape = event.width === request.width && event.height === request.height

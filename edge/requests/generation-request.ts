@@ -1,7 +1,7 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, seed, TIERS } from '#contract'
+import { describeOversize, LIMITS, type LoraChoice, OUTPUT_FORMATS, ROUTES, seed, TIERS } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
@@ -17,6 +17,7 @@ import { megapixelSteps, price } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
+import { chooseLoras, loras } from './loras.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -64,6 +65,8 @@ export const generation = z.strictObject({
   guidance_scale: number(LIMITS.guidanceScale).optional(),
   /** Tokens of T5, as in diffusers. */
   max_sequence_length: integer(LIMITS.maxSequenceLength).optional(),
+  /** Adapters of the model. */
+  loras: loras.optional(),
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -138,20 +141,27 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
-/** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
+/**
+ * The routing decision for a request, its adapters, and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the
+ * refusals of route.ts and of loras.ts.
+ */
 export async function routeAndPrice(
   fields: Generation,
   env: Env,
+  account: string,
   wantedSize?: WantedSize,
-): Promise<{ decision: Decision; price: number; basePrice: number }> {
-  const { catalog, prices } = configOf(env)
+): Promise<{ decision: Decision; loras: LoraChoice[]; price: number; basePrice: number }> {
+  const { catalog: whole, prices } = configOf(env)
+  const { loras, catalog } = fields.loras
+    ? chooseLoras(fields.loras, fields.model, whole, account)
+    : { loras: [], catalog: whole }
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
+  return { decision, loras, price: price(workOf(decision), prices), basePrice: prices.base }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -180,7 +190,7 @@ export async function createJobSpec(
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
+  const { decision, loras, price, basePrice } = await routeAndPrice(fields, env, account, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -202,6 +212,7 @@ export async function createJobSpec(
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
     ...(fields.max_sequence_length && { max_sequence_length: fields.max_sequence_length }),
     ...previewSteps(fields, decision.steps),
+    ...(loras.length > 0 && { loras }),
   }
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })

@@ -121,11 +121,14 @@ export type DialectRoute = {
       /** `next` is the `after` of the next page; null on the last one. */
       render(jobs: readonly ListedJob[], next: string | null, request: DialectRequest): JsonReply
     }
-  /** Facts about the deployment. `models` are the names of its models. */
+  /** Facts about the deployment. `models` are the names of its models, `loras` the IDs of the account's adapters. */
   | {
       action: 'describe'
       accepts?: 'form' | 'json'
-      render(facts: { models: readonly string[]; account: string }, request: DialectRequest): JsonReply
+      render(
+        facts: { models: readonly string[]; loras: readonly string[]; account: string },
+        request: DialectRequest,
+      ): JsonReply
     }
 )
 

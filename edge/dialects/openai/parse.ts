@@ -21,7 +21,7 @@ const SYNONYMS: Readonly<Record<string, string>> = {
 /** Inputs that would change the image. */
 const UNSUPPORTED = [
   ...['image', 'images', 'image[]', 'image_url', 'image_urls', 'imageUrl', 'imageUrls', 'init_image', 'input_image'],
-  ...['mask', 'mask_image', 'mask_url', 'lora', 'loras', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters'],
+  ...['mask', 'mask_image', 'mask_url', 'lora', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters'],
 ]
 
 /** OpenAI's limits, which exceed the native ones. */

@@ -1,6 +1,7 @@
 import { type Context, Hono } from 'hono'
 import { cors } from 'hono/cors'
 import { requireScope } from '../../auth/auth.ts'
+import { lorasOf } from '../../config/catalog.ts'
 import { configOf } from '../../config.ts'
 import type { Dialect, DialectRoute, JsonReply } from '../../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../../http/context.ts'
@@ -92,7 +93,9 @@ async function listPage(c: Context<EdgeEnv>, route: RouteOf<'list'>): Promise<Js
 
 async function describe(c: Context<EdgeEnv>, route: RouteOf<'describe'>): Promise<JsonReply> {
   const models = [...new Set(configOf(c.env).catalog.offers.map(({ model }) => model))]
-  return route.render({ models, account: c.get('credential').account }, await readDialectRequest(c, route.accepts))
+  const { account } = c.get('credential')
+  const loras = lorasOf(configOf(c.env).catalog, account).map(({ id }) => id)
+  return route.render({ models, loras, account }, await readDialectRequest(c, route.accepts))
 }
 
 async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRoute): Promise<Response> {
