@@ -155,11 +155,8 @@ function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
 
 /** `owner/style`, `https://host/path/style.safetensors` and `style` are the adapter `style`. */
 const adapterId = (name: string): string => {
-  const last =
-    name
-      .replace(/[?#].*$/, '')
-      .split('/')
-      .findLast((part) => part !== '') ?? name
+  const [address = ''] = name.split(/[?#]/, 1)
+  const last = address.split('/').findLast((part) => part !== '') ?? name
   return last.replace(/\.safetensors$/, '')
 }
 

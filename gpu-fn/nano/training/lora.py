@@ -28,7 +28,7 @@ EMPTY = 0.1  # share of steps without a prompt, for guidance
 
 def draw(base: Path, prompts: list[str]) -> torch.Tensor:
     """Pictures [N, 3, 256, 256] in [0, 1] by the distilled model, in four steps."""
-    turbo = StableDiffusion3Pipeline.from_pretrained(str(base / "turbo"))
+    turbo = StableDiffusion3Pipeline.from_pretrained(str(base / "turbo"), dtype=torch.float32)
     turbo.set_progress_bar_config(disable=True)
     images = []
     for i in range(0, len(prompts), 8):
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=6)
     options = parser.parse_args()
     torch.manual_seed(0)
-    pipe = StableDiffusion3Pipeline.from_pretrained(str(options.base), torch_dtype=torch.float32)
+    pipe = StableDiffusion3Pipeline.from_pretrained(str(options.base), dtype=torch.float32)
     latents, prompts, pooled = prepare(options.base, pipe)
     pipe.transformer.requires_grad_(False)
     quantize(pipe.transformer)

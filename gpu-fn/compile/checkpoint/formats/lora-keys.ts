@@ -15,7 +15,10 @@ const PARTS: readonly (readonly [suffix: RegExp, part: LoraPart])[] = [
 ]
 
 const UNSUPPORTED: readonly (readonly [key: RegExp, kind: string])[] = [
-  [/\.(dora_scale|magnitude|lora_magnitude_vector(\.\w+)*)$/, 'a DoRA, whose magnitudes rescale the whole weight'],
+  [
+    /\.(dora_scale|magnitude|lora_magnitude_vector)(\.default)?(\.weight)?$/,
+    'a DoRA, whose magnitudes rescale the whole weight',
+  ],
   [/\.hada_\w+$/, 'a LoHa (LyCORIS)'],
   [/\.lokr_\w+$/, 'a LoKr (LyCORIS)'],
   [/\.(oft_\w+|boft_\w+|rescale)(\.weight)?$/, 'an OFT or BOFT adapter'],
