@@ -57,12 +57,13 @@ describe('the native API', () => {
   })
 
   test('two strengths are two images', async ({ expect }) => {
-    const make = async (scale: number) =>
-      (await generatedOf(await generate(caller, { prompt: 'a', seed: 1, reuse: true, loras: [{ id: 'ink', scale }] })))
-        .octet
-    expect((await make(1)).reused).toBe(false)
-    expect((await make(0.5)).reused).toBe(false)
-    expect((await make(1)).reused).toBe(true)
+    const make = async (scale: number) => {
+      const fields = { prompt: 'a', seed: 1, reuse: true, loras: [{ id: 'ink', scale }] }
+      return (await generatedOf(await generate(caller, fields))).octet.job
+    }
+    const strong = await make(1)
+    expect(await make(0.5)).not.toBe(strong)
+    expect(await make(1)).toBe(strong)
   })
 
   test.for([
@@ -175,6 +176,8 @@ test.for([
   [[{ id: 'Ink', models: ['tiny'] }], /loras/],
   [[{ id: 'ink', models: [] }], /loras/],
 ] as const)('the catalog refuses %j', ([loras, message], { expect }) => {
-  const problems = findProblems({ ...env, OCTET_CATALOG: catalogWith(loras) } as unknown as Env)
+  const problems = findProblems({ ...env, OCTET_CATALOG: catalogWith(loras) } as unknown as Parameters<
+    typeof findProblems
+  >[0])
   expect(JSON.stringify(problems)).toMatch(message)
 })
