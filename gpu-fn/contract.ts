@@ -21,6 +21,10 @@ export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 /** Media type of each output format. */
 export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 export const TEXT_CONVENTIONS = ['diffusers'] as const
+/** Update rules of a step, with ComfyUI's names; pipeline/schedulers/. The default is the package's. */
+export const SAMPLERS = ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const
+/** Spacings of the noise levels, with ComfyUI's names. `normal` is that of diffusers, and the default. */
+export const SCHEDULES = ['normal', 'simple', 'sgm_uniform', 'beta'] as const
 export type Route = (typeof ROUTES)[number]
 
 /** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
@@ -30,6 +34,9 @@ export const LIMITS = {
   side: { min: 16, max: 6144, multipleOf: 16 },
   steps: { min: 1, max: 200 },
   guidanceScale: { min: 0, max: 30 },
+  shift: { min: 0.01, max: 100 },
+  /** With more steps, the schedule `beta` would have equal noise levels. */
+  betaSteps: 100,
   /** Tokens of T5. */
   maxSequenceLength: { min: 77, max: 512 },
   count: { min: 1, max: 8 },
@@ -60,6 +67,33 @@ export type Seed = z.infer<typeof seed>
 /** The seed of image number `image`: `seed` + `image`, modulo 2^64. */
 export const seedOf = (seed: Seed, image: number): Seed => canonicalSeed((BigInt(seed) + BigInt(image)) % SEEDS)
 
+/** Falling noise levels above 0, before the shift, as in diffusers. */
+export const sigmas = z
+  .array(z.number().gt(0).max(1))
+  .min(LIMITS.steps.min)
+  .max(LIMITS.steps.max)
+  .refine((levels) => levels.every((level, i) => i === 0 || level < levels[i - 1]!), 'sigmas must fall at every step.')
+
+/** Optional fields of a request that change its image. Files and receipts state those that are given. */
+const imageOptions = z.strictObject({
+  /** Tokens of T5, as in diffusers; absent: 256. */
+  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
+  sampler: z.enum(SAMPLERS).optional(),
+  schedule: z.enum(SCHEDULES).optional(),
+  /** In place of `schedule`; as many as `steps`. */
+  sigmas: sigmas.optional(),
+  /** The shift of the noise levels; absent: the package's. */
+  shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
+})
+export const imageOptionFields = imageOptions.shape
+export type ImageOptions = z.infer<typeof imageOptions>
+
+/** The image options of a request that are given. */
+export function imageOptionsOf(request: ImageOptions): ImageOptions {
+  const given = Object.entries(request).filter(([name, value]) => name in imageOptionFields && value !== undefined)
+  return Object.fromEntries(given)
+}
+
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
 
@@ -83,14 +117,26 @@ export const jobRequest = z.strictObject({
   output_format: z.enum(OUTPUT_FORMATS),
   output_quality: z.int().min(1).max(100),
   text_convention: z.enum(TEXT_CONVENTIONS),
-  /** Tokens of T5, as in diffusers; absent: 256. */
-  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
+  ...imageOptionFields,
   /** Interval of `preview` events in steps; no previews by default. */
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
   /** `false` omits the prompts from the files' metadata. */
   prompt_metadata: z.literal(false).optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
+
+/** What determines the runs of the denoiser for one image. */
+export type Sampling = Pick<JobRequest, 'steps' | 'guidance_scale' | 'sampler'>
+
+/** The steps of a sampler's runs: `heun` runs the denoiser at both ends of each step but the last. */
+export function stepsOfRuns({ steps, sampler }: Sampling): number[] {
+  const runs = sampler === 'heun' ? 2 * steps - 1 : steps
+  return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run))
+}
+
+/** Evaluations of the denoiser for one image: with guidance, a run evaluates it for both prompts. */
+export const countEvaluations = (sampling: Sampling): number =>
+  stepsOfRuns(sampling).length * (sampling.guidance_scale > 1 ? 2 : 1)
 
 type ImageShape = Pick<JobRequest, 'width' | 'height' | 'output_format'>
 

@@ -1,6 +1,6 @@
 // Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
-import type { JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, type Seed, seedOf } from '../contract.ts'
+import type { ImageOptions, JobRequest } from '../contract.ts'
+import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
@@ -8,11 +8,12 @@ import { decodeLatent } from './decode.ts'
 import { Conditions, condition, predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
-import { gaussianNoiseAsync } from './noise.ts'
+import { createNoise, gaussianNoiseAsync } from './noise.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
 import { assertFinite, encodePrompts, type NamedPrompt } from './prompt.ts'
+import type { DrawNoise } from './schedulers/scheduler.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
 
 export type Txt2ImgRequest = Pick<
@@ -30,10 +31,10 @@ export type Txt2ImgRequest = Pick<
   | 'output_format'
   | 'output_quality'
   | 'text_convention'
-  | 'max_sequence_length'
   | 'preview_steps'
   | 'prompt_metadata'
->
+> &
+  ImageOptions
 
 /**
  * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
@@ -75,11 +76,21 @@ type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined }
 
+const sizeOf = (dims: readonly number[]) => dims.reduce((product, dim) => product * dim)
+
 function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
-  return gaussianNoiseAsync(
-    seedOf(request.seed, image),
-    dims.reduce((product, dim) => product * dim),
-  )
+  return gaussianNoiseAsync(seedOf(request.seed, image), sizeOf(dims))
+}
+
+/** Draws the noise of an image's steps, which follows its first noise, as in diffusers with one generator. */
+function stepNoiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): DrawNoise {
+  const draw = createNoise(seedOf(request.seed, image), sizeOf(dims))
+  let first: Promise<Float32Array> | undefined
+  return async () => {
+    first ??= draw()
+    await first
+    return draw()
+  }
 }
 
 async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
@@ -94,7 +105,7 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
     noiseOf(request, 0, dims),
   ])
   signal.throwIfAborted()
-  const { timesteps } = createScheduler(request.steps, manifest.scheduler)
+  const { timesteps } = createScheduler(request, manifest.scheduler, stepNoiseOf(request, 0, dims))
   const position = await readPosition(pipeline.package, rows, columns)
   const conditions = new Conditions(timesteps, (part) =>
     condition(pipeline.conditioning, prompts, part, { batched, signal }),
@@ -110,15 +121,16 @@ async function* denoiseImage(
   { image, latent, inputs, timings, signal }: Work & Denoised & { inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
   const denoiseClock = stopwatch()
-  const scheduler = createScheduler(request.steps, pkg.manifest.scheduler)
-  const steps = scheduler.timesteps.length
+  const scheduler = createScheduler(request, pkg.manifest.scheduler, stepNoiseOf(request, image, latent.dims))
+  const steps = scheduler.sigmas.length - 1
   const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
-  for (let run = 0; run < steps; run++) {
+  for (const run of scheduler.steps.keys()) {
     signal.throwIfAborted()
     const { conditions, row } = await inputs.conditions.at(run)
     const velocity = await predictVelocity(transformer, latent, conditions, row, options)
-    scheduler.step(velocity, run, latent.data)
-    const step = run + 1
+    await scheduler.step(velocity, run, latent.data)
+    if (scheduler.steps[run + 1] === scheduler.steps[run]) continue
+    const step = scheduler.steps[run]! + 1
     yield { type: 'step', image, step, steps }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
@@ -188,7 +200,7 @@ async function writeImage(
   seed: Seed,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
-  const { prompt_2, prompt_3, max_sequence_length, prompt_metadata } = request
+  const { prompt_2, prompt_3, prompt_metadata } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
@@ -197,7 +209,7 @@ async function writeImage(
     {
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },
-      ...(max_sequence_length && { max_sequence_length }),
+      ...imageOptionsOf(request),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

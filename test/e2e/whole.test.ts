@@ -114,6 +114,26 @@ describe('the worker with the GPU function behind it', () => {
     expect(await bytes({ seed: 22 })).toEqual([three[2]])
   })
 
+  test('samples as the request says, natively and in a dialect, at the price of the evaluations', async () => {
+    const native = async (fields: Record<string, unknown>) =>
+      (await generate({ seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
+        data: { b64_json: string }[]
+        octet: { steps: number; price_microdollars: number }
+      }
+    const plain = await native({})
+    const choices = [{ sampler: 'heun', schedule: 'simple' }, { sampler: 'dpmpp_2m' }, { sigmas: [1, 0.7, 0.5, 0.2] }]
+    const made = await Promise.all(choices.map(native))
+    expect(new Set([plain, ...made].map(({ data }) => data[0]!.b64_json)).size).toBe(4)
+    expect(made.map(({ octet }) => octet.steps)).toEqual([4, 4, 4])
+    const prices = [plain, ...made].map(({ octet }) => octet.price_microdollars - 200)
+    expect(prices).toEqual([4, 7, 4, 4].map((runs) => Math.ceil((64 * 64 * runs * 300) / 1e6)))
+    const body = { ...{ prompt: 'a cat', seed: 5, width: 64, height: 64 }, sampler_name: 'Heun', scheduler: 'Simple' }
+    const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
+    const init = { method: 'POST', headers, body: JSON.stringify(body) }
+    const { images } = (await (await fetch(`${local.url}/sdapi/v1/txt2img`, init)).json()) as { images: string[] }
+    expect(images).toEqual([made[0]!.data[0]!.b64_json])
+  })
+
   test('tells the caller what was cut from a prompt', async () => {
     const reply = (await generate({ prompt: 'flowers and '.repeat(60) })) as unknown as {
       octet: { warnings: { code: string; message: string }[] }
