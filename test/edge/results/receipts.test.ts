@@ -50,7 +50,13 @@ describe('GET /v1/jobs/{id}/receipts', () => {
   const SAMPLING = { sampler: 'heun', sigmas: [1, 0.5], shift: 5 }
   test('has digests of the prompts of single encoders, the sampling and a seed of 64 bits', async ({ expect }) => {
     const caller = await newCaller()
-    const own = { prompt_2: 'a cup', prompt_3: 'two birds', max_sequence_length: 128, seed: '18446744073709551615', ...SAMPLING }
+    const own = {
+      prompt_2: 'a cup',
+      prompt_3: 'two birds',
+      max_sequence_length: 128,
+      seed: '18446744073709551615',
+      ...SAMPLING,
+    }
     const { octet } = await made(caller, own)
     const [first, second] = await receiptsOf(caller, octet.job)
     const claims = await openReceipt(first!.receipt, await jwks())
