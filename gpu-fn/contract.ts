@@ -37,6 +37,8 @@ export const LIMITS = {
   shift: { min: 0.01, max: 100 },
   /** With more steps, the schedule `beta` would have equal noise levels. */
   betaSteps: 100,
+  /** Blocks of a denoiser. */
+  layers: 64,
   /** Tokens of T5. */
   maxSequenceLength: { min: 77, max: 512 },
   count: { min: 1, max: 8 },
@@ -74,6 +76,32 @@ export const sigmas = z
   .max(LIMITS.steps.max)
   .refine((levels) => levels.every((level, i) => i === 0 || level < levels[i - 1]!), 'sigmas must fall at every step.')
 
+/** A share of a request's steps. */
+const share = z.number().min(0).max(1)
+/** The shares of the steps between which guidance runs: step i of N if trunc(start · N) ≤ i < trunc(stop · N), as in diffusers' guiders. */
+export const guidanceInterval = z.strictObject({ start: share, stop: share })
+/**
+ * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`,
+ * and moves away from that. Without `layers`: those that the package states.
+ */
+export const skipLayerGuidance = z.strictObject({
+  scale: z.number().min(0).max(LIMITS.guidanceScale.max),
+  start: share,
+  stop: share,
+  layers: z
+    .array(
+      z
+        .int()
+        .min(0)
+        .max(LIMITS.layers - 1),
+    )
+    .min(1)
+    .max(LIMITS.layers)
+    .optional(),
+})
+/** Stability's settings for Medium. */
+export const SKIP_LAYER_DEFAULTS = { scale: 2.5, start: 0.01, stop: 0.2 } as const
+
 /** Optional fields of a request that change its image. Files and receipts state those that are given. */
 const imageOptions = z.strictObject({
   /** Tokens of T5, as in diffusers; absent: 256. */
@@ -84,6 +112,8 @@ const imageOptions = z.strictObject({
   sigmas: sigmas.optional(),
   /** The shift of the noise levels; absent: the package's. */
   shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
+  guidance_interval: guidanceInterval.optional(),
+  skip_layer_guidance: skipLayerGuidance.optional(),
 })
 export const imageOptionFields = imageOptions.shape
 export type ImageOptions = z.infer<typeof imageOptions>
@@ -125,18 +155,39 @@ export const jobRequest = z.strictObject({
 })
 export type JobRequest = z.infer<typeof jobRequest>
 
-/** What determines the runs of the denoiser for one image. */
-export type Sampling = Pick<JobRequest, 'steps' | 'guidance_scale' | 'sampler'>
+/** What determines the evaluations of the denoiser for one image. */
+export type Sampling = Pick<
+  JobRequest,
+  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance'
+>
 
-/** The steps of a sampler's runs: `heun` runs the denoiser at both ends of each step but the last. */
-export function stepsOfRuns({ steps, sampler }: Sampling): number[] {
+/** The step of each run of the denoiser: `heun` runs it at both ends of each step but the last. */
+export function stepsOfRuns({ steps, sampler }: Pick<Sampling, 'steps' | 'sampler'>): number[] {
   const runs = sampler === 'heun' ? 2 * steps - 1 : steps
   return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run))
 }
 
-/** Evaluations of the denoiser for one image: with guidance, a run evaluates it for both prompts. */
-export const countEvaluations = (sampling: Sampling): number =>
-  stepsOfRuns(sampling).length * (sampling.guidance_scale > 1 ? 2 : 1)
+/** Whether guidance runs in a step, counted from 0. */
+export function isGuided({ steps, guidance_scale, guidance_interval }: Sampling, step: number): boolean {
+  const { start, stop } = guidance_interval ?? { start: 0, stop: 1 }
+  return guidance_scale > 1 && step >= Math.trunc(start * steps) && step < Math.trunc(stop * steps)
+}
+
+/** Whether guidance runs in any step. */
+export const hasGuidance = (sampling: Sampling): boolean =>
+  stepsOfRuns({ steps: sampling.steps }).some((step) => isGuided(sampling, step))
+
+/** Whether skip-layer guidance runs in a step, counted from 0. It needs guidance. */
+export function skipsLayers(sampling: Sampling, step: number): boolean {
+  const { steps, skip_layer_guidance: skip } = sampling
+  return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
+}
+
+/** Evaluations of the denoiser for one image: a run has one for the prompt, and one each for guidance and skip-layer guidance. */
+export function countEvaluations(sampling: Sampling): number {
+  const ofStep = (step: number) => 1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
+  return stepsOfRuns(sampling).reduce((sum, step) => sum + ofStep(step), 0)
+}
 
 type ImageShape = Pick<JobRequest, 'width' | 'height' | 'output_format'>
 

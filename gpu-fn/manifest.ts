@@ -105,6 +105,15 @@ export const manifest = z.strictObject({
   }),
   /** With `file` (float32 [max, max, D]), the step graph takes `position` [h·w, D], cropped from it; otherwise it computes positions. */
   position: z.strictObject({ max: z.int(), width: z.int(), file: z.string().optional() }),
+  /** The denoiser's blocks, for skip-layer guidance. Packages of earlier versions have none. */
+  blocks: z
+    .strictObject({
+      /** The gates of each block: rows of `position.width` values in the modulation. */
+      gates: z.array(z.array(count)),
+      /** The blocks that a request skips unless it lists others. */
+      skipped: z.array(count).optional(),
+    })
+    .optional(),
   text: z.strictObject({
     /** The encoders of the package, in the order in which they run. */
     encoders: z.array(textEncoder),

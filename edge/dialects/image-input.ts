@@ -90,7 +90,9 @@ const IMAGE_PARAMETERS = [
   ...['mask', 'mask_url', 'mask_image', 'control_image', 'image_prompt'],
 ] as const
 /** Native fields, which are validated afterward. */
-const NATIVE = ['sigmas', 'shift', 'max_sequence_length'] as const
+const NATIVE: readonly string[] = [
+  ...['sigmas', 'shift', 'max_sequence_length', 'guidance_interval', 'skip_layer_guidance'],
+]
 
 /** Parameters without an influence on the image here. */
 const SILENT: ReadonlySet<string> = new Set([
@@ -153,7 +155,7 @@ export function readImageInput(
     max_cost: parsed.max_cost,
     ...formatOf(parsed),
   })
-  const isUsed = (name: string) => name in shape || (NATIVE as readonly string[]).includes(name)
+  const isUsed = (name: string) => name in shape || NATIVE.includes(name)
   const unused = Object.keys(values).filter((name) => !isUsed(name) && !SILENT.has(name))
   const wantedSize = wantedSizeOf(parsed)
   const warnings = [...sampling.warnings, ...unused.slice(0, MOST_WARNINGS).map(ignored)]

@@ -26,7 +26,7 @@ import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
-import { chooseImageOptions, imageOptionFields, stepsOf } from './image-options.ts'
+import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -136,6 +136,7 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
     // The text that T5 reads decides whether it is needed.
     prompt: fields.prompt_3 || fields.prompt,
     ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
+    guidanceFields: fieldsOfGuidance(fields),
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',

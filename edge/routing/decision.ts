@@ -18,6 +18,8 @@ export type RouteRequest = {
   tier?: Tier | undefined
   steps?: number | undefined
   guidanceScale?: number | undefined
+  /** Fields of the request that work through guidance, besides the negative prompt. */
+  guidanceFields?: readonly string[]
   size?: { width: number; height: number } | undefined
   /** In place of `size`. */
   wantedSize?: WantedSize | undefined

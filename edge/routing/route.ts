@@ -43,7 +43,7 @@ export function asksForText(prompt: string): boolean {
 }
 
 function preferRoute(request: RouteRequest): Preference {
-  const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request
+  const { route, quality, steps, guidanceScale, negativePrompt, guidanceFields = [], prompt } = request
   const isFirm = !request.isQualityHint
   if (route) return { route, isFirm: true, reason: `The request names the ${route} route.` }
   if (quality === 'draft' || quality === 'low')
@@ -66,6 +66,12 @@ function preferRoute(request: RouteRequest): Preference {
       route: 'full',
       isFirm: false,
       reason: 'A negative_prompt works through guidance, which the full route runs.',
+    }
+  if (guidanceFields.length > 0)
+    return {
+      route: 'full',
+      isFirm: false,
+      reason: `${guidanceFields.join(' and ')} work through guidance, which the full route runs.`,
     }
   if (steps !== undefined && steps <= TURBO_STEPS)
     return { route: 'turbo', isFirm: false, reason: `${steps} steps suit the turbo route.` }

@@ -4,8 +4,9 @@ import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
+import { Conditions, computeConditions, modesOf } from './conditions.ts'
 import { decodeLatent } from './decode.ts'
-import { Conditions, condition, predictVelocity } from './denoise.ts'
+import { predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
 import { createNoise, gaussianNoiseAsync } from './noise.ts'
@@ -105,11 +106,11 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
     noiseOf(request, 0, dims),
   ])
   signal.throwIfAborted()
-  const { timesteps } = createScheduler(request, manifest.scheduler, stepNoiseOf(request, 0, dims))
+  const { timesteps, steps } = createScheduler(request, manifest.scheduler, stepNoiseOf(request, 0, dims))
   const position = await readPosition(pipeline.package, rows, columns)
-  const conditions = new Conditions(timesteps, (part) =>
-    condition(pipeline.conditioning, prompts, part, { batched, signal }),
-  )
+  const layers = request.skip_layer_guidance?.layers
+  const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, signal })
+  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
   await conditions.at(0)
   return { dims, noise, inputs: { conditions, position }, truncations }
 }
@@ -123,7 +124,8 @@ async function* denoiseImage(
   const denoiseClock = stopwatch()
   const scheduler = createScheduler(request, pkg.manifest.scheduler, stepNoiseOf(request, image, latent.dims))
   const steps = scheduler.sigmas.length - 1
-  const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
+  const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
+  const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
   for (const run of scheduler.steps.keys()) {
     signal.throwIfAborted()
     const { conditions, row } = await inputs.conditions.at(run)

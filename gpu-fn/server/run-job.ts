@@ -46,6 +46,7 @@ async function generate(engine: Engine, job: Job, progress: Progress): Promise<v
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
+  checkSkippedLayers(model, request)
   signal.throwIfAborted()
   const { device, seconds } = await engine.load(model, request)
   progress.timings.load = seconds
@@ -103,6 +104,18 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
         `${name} was ${pixels}; ${model} takes multiples of ${side.multipleOf} up to ${side.max}`,
       )
   }
+}
+
+/** Errors: invalid_request for blocks that the model does not have, or that neither the request nor the package states. */
+function checkSkippedLayers({ model, blocks }: Model, { skip_layer_guidance: skip }: JobRequest): void {
+  if (!skip) return
+  const refuse = (problem: string) => new JobError('invalid_request', `skip_layer_guidance ${problem}`)
+  if (!blocks) throw refuse(`needs a package of this version; ${model} must be compiled again`)
+  const layers = skip.layers ?? blocks.skipped
+  if (layers.length === 0)
+    throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count}`)
+  const missing = layers.find((layer) => layer >= blocks.count)
+  if (missing !== undefined) throw refuse(`has layer ${missing}; the layers of ${model} are 0 to ${blocks.count - 1}`)
 }
 
 function emptyTimings(job: Job): Timings {

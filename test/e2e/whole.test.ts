@@ -134,6 +134,28 @@ describe('the worker with the GPU function behind it', () => {
     expect(images).toEqual([made[0]!.data[0]!.b64_json])
   })
 
+  test('guides in a part of the steps, and away from the image without some blocks', async () => {
+    const guided = async (fields: Record<string, unknown>) =>
+      (await generate({ route: 'full', steps: 4, seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
+        data: { b64_json: string }[]
+        octet: { price_microdollars: number }
+      }
+    const made = await Promise.all(
+      [
+        {},
+        { guidance_interval: { stop: 0.5 } },
+        { skip_layer_guidance: { layers: [2], stop: 0.75 } },
+        { guidance_interval: { stop: 0.5 }, skip_layer_guidance: { layers: [2], stop: 0.75 }, sampler: 'heun' },
+      ].map(guided),
+    )
+    expect(new Set(made.map(({ data }) => data[0]!.b64_json)).size).toBe(4)
+    const runs = made.map(({ octet }) => octet.price_microdollars - 200)
+    expect(runs).toEqual([8, 6, 10, 7 + 4 + 2].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6)))
+    const unknown = generate({ route: 'full', skip_layer_guidance: true })
+    await expect(unknown).rejects.toThrow('nano has no published ones; list some of its 6')
+    await expect(guided({ skip_layer_guidance: { layers: [6] } })).rejects.toThrow('the layers of nano are 0 to 5')
+  })
+
   test('tells the caller what was cut from a prompt', async () => {
     const reply = (await generate({ prompt: 'flowers and '.repeat(60) })) as unknown as {
       octet: { warnings: { code: string; message: string }[] }

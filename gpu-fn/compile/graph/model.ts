@@ -42,7 +42,7 @@ export type Model = {
   readonly positionTable: Tensor | null
   readonly manifest: Pick<
     Manifest,
-    'variant' | 'license' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'
+    'variant' | 'license' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'blocks' | 'text' | 'transformer_batch'
   >
   /** Remarks for the operator, in sentences. */
   readonly notes: readonly string[]

@@ -6,7 +6,7 @@ import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions, Lowerings, Model } from '../../compile/graph/model.ts'
 import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
-import { conditioning, type MMDiTConfig, type PositionTables, transformer } from './mmdit.ts'
+import { conditioning, gatesOf, type MMDiTConfig, type PositionTables, transformer } from './mmdit.ts'
 import type { Sd35Network } from './naming.ts'
 import { splitPositionTable } from './positions.ts'
 import { sd35Precision } from './precision.ts'
@@ -48,6 +48,10 @@ export function buildModel(
       ...describeDefaults(choice.defaults, vae.config),
       scheduler: deriveScheduler(configs.scheduler, choice.defaults.shift),
       ...describeDenoiser(denoiser, vae.config),
+      blocks: {
+        gates: gatesOf(config),
+        ...(choice.defaults.skipLayers && { skipped: [...choice.defaults.skipLayers] }),
+      },
       text: text.manifest,
       transformer_batch: lowering.batch === 1 ? 1 : null,
     },

@@ -40,6 +40,44 @@ describe('the native fields', () => {
     expect(calls[0]!.request).toMatchObject({ sigmas: [1, 0.6, 0.2], steps: 3 })
   })
 
+  test('guidance runs in its interval, and the evaluations of skip-layer guidance are priced', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const full = { ...cat, size: '960x960', steps: 20, guidance_scale: 4 }
+    const price = async (fields: object) => {
+      const quote = await send('POST', '/v1/quote', caller, { ...full, ...fields })
+      return (((await quote.json()) as { price_microdollars: number }).price_microdollars - 200) / 300 / 0.96 ** 2
+    }
+    expect(await price({})).toBeCloseTo(40, 1)
+    expect(await price({ guidance_interval: { stop: 0.5 } })).toBeCloseTo(30, 1)
+    // Steps 1, 2 and 3 of 20 are after 0.2 and before 4.
+    expect(await price({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
+    const both = { guidance_interval: { start: 0.1 }, skip_layer_guidance: { start: 0, stop: 0.3, layers: [1] } }
+    expect(await price(both)).toBeCloseTo(20 + 18 + 4, 1)
+    await over(await jobIn(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
+    expect(calls[0]!.request).toMatchObject({
+      guidance_interval: { start: 0.1, stop: 1 },
+      skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.3, layers: [1] },
+    })
+  })
+
+  test('choose the full route for guidance, and have no effect on turbo', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const fields = { prompt: 'a cat', size: '64x64', guidance_interval: {}, skip_layer_guidance: true }
+    const quote = await send('POST', '/v1/quote', caller, fields)
+    const reason = 'guidance_interval and skip_layer_guidance work through guidance, which the full route runs.'
+    expect(await quote.json()).toMatchObject({ route: 'full', reason })
+    const job = await jobIn(
+      await send('POST', '/v1/jobs', caller, { ...fields, route: 'turbo', negative_prompt: 'fog' }),
+    )
+    await over(job)
+    const { warnings } = await jobIn(await send('GET', `/v1/jobs/${job.id}`, caller))
+    const codes = ['guidance_interval_ignored', 'skip_layer_guidance_ignored', 'negative_prompt_ignored']
+    expect(warnings.map(({ code }) => code).toSorted()).toEqual(codes.toSorted())
+    for (const name of ['guidance_interval', 'skip_layer_guidance']) expect(calls[0]!.request).not.toHaveProperty(name)
+  })
+
   test('are those of the GPU function', ({ expect }) => {
     expect(Object.keys(generation.shape)).toEqual(expect.arrayContaining(Object.keys(imageOptionFields)))
   })
