@@ -114,6 +114,8 @@ const imageOptions = z.strictObject({
   shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
   guidance_interval: guidanceInterval.optional(),
   skip_layer_guidance: skipLayerGuidance.optional(),
+  /** Whether `(word:1.3)` is a weight; tokenizer/prompt-weights.ts. */
+  prompt_weights: z.literal(true).optional(),
 })
 export const imageOptionFields = imageOptions.shape
 export type ImageOptions = z.infer<typeof imageOptions>
@@ -222,7 +224,7 @@ const MIB = 1024 * 1024
 
 /** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
-export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown'] as const
+export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown', 'prompt_weights_ignored'] as const
 
 /** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu

@@ -18,7 +18,7 @@ const body = z.object({
 
 const SAME = [
   ...['prompt', 'negative_prompt', 'width', 'height', 'steps', 'cfg_scale', 'seed', 'init_images', 'mask'],
-  ...['sampler_name', 'sampler_index', 'scheduler'],
+  ...['sampler_name', 'sampler_index', 'scheduler', 'prompt_weights'],
 ]
 /** Parameters that change the image there and not here, unless they have one of these values. */
 const NO_EFFECT = ['styles', 'script_name', 'enable_hr', 'tiling'] as const
@@ -41,7 +41,8 @@ function parse({ body: given }: DialectRequest): Translation {
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
   return {
-    fields: { ...fields, ...modelOf(parsed), n, response_format: 'b64_json' },
+    // Weights are part of prompts there.
+    fields: { prompt_weights: true, ...fields, ...modelOf(parsed), n, response_format: 'b64_json' },
     warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name]))],
     wait: 'end',
     ...(wantedSize && { wantedSize }),

@@ -92,6 +92,7 @@ const IMAGE_PARAMETERS = [
 /** Native fields, which are validated afterward. */
 const NATIVE: readonly string[] = [
   ...['sigmas', 'shift', 'max_sequence_length', 'guidance_interval', 'skip_layer_guidance'],
+  'prompt_weights',
 ]
 
 /** Parameters without an influence on the image here. */

@@ -38,6 +38,8 @@ export const imageOptionFields = {
     .union([z.boolean(), skipLayerGuidance.partial()])
     .describe(`true, or an object with any of scale, start, stop and layers (numbers below ${LIMITS.layers})`)
     .optional(),
+  /** Whether `(word:1.3)` is a weight, as in ComfyUI, or plain text. */
+  prompt_weights: z.boolean().describe('true or false').optional(),
   shift: z.number().min(shift.min).max(shift.max).describe(`a number from ${shift.min} to ${shift.max}`).optional(),
 }
 
@@ -83,7 +85,7 @@ export function chooseImageOptions(
   fields: Given,
   { steps, sampler: offered, guidanceScale }: Pick<Decision, 'steps' | 'sampler' | 'guidanceScale'>,
 ): ImageOptions {
-  const { max_sequence_length, sampler = offered, schedule, sigmas, shift } = fields
+  const { max_sequence_length, sampler = offered, schedule, sigmas, shift, prompt_weights } = fields
   checkSchedule(fields, steps)
   return {
     ...(max_sequence_length && { max_sequence_length }),
@@ -91,6 +93,7 @@ export function chooseImageOptions(
     ...(schedule && { schedule }),
     ...(sigmas && { sigmas }),
     ...(shift && { shift }),
+    ...(prompt_weights && { prompt_weights }),
     ...(guidanceScale > 1 && guidanceOptions(fields)),
   }
 }

@@ -4,6 +4,7 @@ import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
+import { hasWeights } from '../tokenizer/prompt-weights.ts'
 import { Conditions, computeConditions, modesOf } from './conditions.ts'
 import { decodeLatent } from './decode.ts'
 import { predictVelocity } from './denoise.ts'
@@ -53,6 +54,8 @@ export async function* txt2img(
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
+    const plain = describePlainWeights(request)
+    if (plain) yield { type: 'warning', code: 'prompt_weights_ignored', message: plain }
     const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
     if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
@@ -68,6 +71,14 @@ export async function* txt2img(
   } finally {
     inputs.conditions.release()
   }
+}
+
+/** The warning for weights that are read as words; null if there are none. */
+function describePlainWeights({ prompt_weights, ...request }: Txt2ImgRequest): string | null {
+  const names = ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const
+  const weighted = prompt_weights ? [] : names.filter((name) => hasWeights(request[name] ?? ''))
+  if (weighted.length === 0) return null
+  return `${weighted.join(' and ')}: weights such as "(word:1.3)" are read as words; prompt_weights: true applies them`
 }
 
 type Timings = { encode: number; denoise: number; decode: number }
@@ -100,7 +111,7 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
-  const options = { maxTokens: request.max_sequence_length, batched, signal }
+  const options = { maxTokens: request.max_sequence_length, weighted: request.prompt_weights ?? false, batched, signal }
   const [{ prompts, truncations }, noise] = await Promise.all([
     encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
     noiseOf(request, 0, dims),

@@ -5,6 +5,7 @@ import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job } from './job.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
@@ -47,6 +48,7 @@ async function generate(engine: Engine, job: Job, progress: Progress): Promise<v
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
   checkSkippedLayers(model, request)
+  checkPromptWeights(request)
   signal.throwIfAborted()
   const { device, seconds } = await engine.load(model, request)
   progress.timings.load = seconds
@@ -116,6 +118,15 @@ function checkSkippedLayers({ model, blocks }: Model, { skip_layer_guidance: ski
     throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count}`)
   const missing = layers.find((layer) => layer >= blocks.count)
   if (missing !== undefined) throw refuse(`has layer ${missing}; the layers of ${model} are 0 to ${blocks.count - 1}`)
+}
+
+/** Errors: invalid_request. */
+function checkPromptWeights({ prompt_weights, ...request }: JobRequest): void {
+  if (!prompt_weights) return
+  for (const name of ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const) {
+    const problem = describeWeightProblem(request[name] ?? '')
+    if (problem) throw new JobError('invalid_request', `${name} ${problem}`)
+  }
 }
 
 function emptyTimings(job: Job): Timings {

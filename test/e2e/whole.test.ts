@@ -156,6 +156,25 @@ describe('the worker with the GPU function behind it', () => {
     await expect(guided({ skip_layer_guidance: { layers: [6] } })).rejects.toThrow('the layers of nano are 0 to 5')
   })
 
+  test('weighs words on request, in the A1111 API by default, and warns of weights that are read as words', async () => {
+    const prompt = 'a (red heart:1.6) on a blue background'
+    const native = async (fields: Record<string, unknown>) =>
+      (await generate({ prompt, seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
+        data: { b64_json: string }[]
+        octet: { warnings: { code: string }[] }
+      }
+    const [plain, weighted] = [await native({}), await native({ prompt_weights: true })]
+    expect(weighted.data[0]!.b64_json).not.toBe(plain.data[0]!.b64_json)
+    expect(plain.octet.warnings.map(({ code }) => code)).toContain('prompt_weights_ignored')
+    expect(weighted.octet.warnings).toEqual([])
+    const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
+    const body = JSON.stringify({ prompt, seed: 5, width: 64, height: 64 })
+    const reply = await fetch(`${local.url}/sdapi/v1/txt2img`, { method: 'POST', headers, body })
+    expect((await reply.json()) as object).toMatchObject({ images: [weighted.data[0]!.b64_json] })
+    const heavy = generate({ prompt: '(a cat:99)', prompt_weights: true })
+    await expect(heavy).rejects.toThrow('prompt has the weight 99; weights are from -10 to 10')
+  })
+
   test('tells the caller what was cut from a prompt', async () => {
     const reply = (await generate({ prompt: 'flowers and '.repeat(60) })) as unknown as {
       octet: { warnings: { code: string; message: string }[] }

@@ -38,7 +38,7 @@ describe('txt2img', () => {
       },
     })
     expect(calls[0]!.request).toMatchObject({ model: 'tiny', count: 2, steps: 20, guidance_scale: 7, seed: 7 })
-    expect(calls[0]!.request.sampler).toBe('dpmpp_2m')
+    expect(calls[0]!.request).toMatchObject({ sampler: 'dpmpp_2m', prompt_weights: true })
   })
 
   test('has the samplers and schedules of its lists, by their names and labels', async ({ expect }) => {
@@ -60,10 +60,19 @@ describe('txt2img', () => {
   test('makes images as Open WebUI asks for them, with a random seed', async ({ expect }) => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
-    const body = { prompt: 'a lighthouse', batch_size: 1, width: 512, height: 512, seed: -1, negative_prompt: null }
+    const body = {
+      prompt: 'a lighthouse',
+      batch_size: 1,
+      width: 512,
+      height: 512,
+      seed: -1,
+      negative_prompt: null,
+      prompt_weights: false,
+    }
     const [first, second] = [await post(caller, body), await post(caller, body)]
     expect([first.status, second.status]).toEqual([200, 200])
     expect(calls[0]!.request.seed).not.toBe(calls[1]!.request.seed)
+    expect(calls[0]!.request).not.toHaveProperty('prompt_weights')
   })
 
   test('is refused in words, with the names that the client used', async ({ expect }) => {

@@ -72,7 +72,8 @@ describe('the native fields', () => {
       await send('POST', '/v1/jobs', caller, { ...fields, route: 'turbo', negative_prompt: 'fog' }),
     )
     await over(job)
-    const { warnings } = await jobIn(await send('GET', `/v1/jobs/${job.id}`, caller))
+    const read = await send('GET', `/v1/jobs/${job.id}`, caller)
+    const { warnings } = (await read.json()) as { warnings: { code: string }[] }
     const codes = ['guidance_interval_ignored', 'skip_layer_guidance_ignored', 'negative_prompt_ignored']
     expect(warnings.map(({ code }) => code).toSorted()).toEqual(codes.toSorted())
     for (const name of ['guidance_interval', 'skip_layer_guidance']) expect(calls[0]!.request).not.toHaveProperty(name)
