@@ -31,7 +31,7 @@ export function buildModel(
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint
-  const choice = variantOf(config, sources.transformer!, configs.transformer, options.variant)
+  const choice = withDefaults(variantOf(config, sources.transformer!, configs.transformer, options.variant), options)
   const table = tensors.get('pos_embed')!
   const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }
   const text = buildTextEncoders(checkpoint, config, options, settings)
@@ -57,6 +57,12 @@ export function buildModel(
     },
     notes: [...describeChoice(choice, configs.scheduler), ...text.notes],
   }
+}
+
+/** The choice with the default steps and guidance scale of the options. */
+function withDefaults(choice: Choice, { steps, guidanceScale }: BuildOptions): Choice {
+  const given = { ...(steps !== undefined && { steps }), ...(guidanceScale !== undefined && { guidanceScale }) }
+  return { ...choice, defaults: { ...choice.defaults, ...given } }
 }
 
 function tensorsOf(checkpoint: Checkpoint, network: Sd35Network, paths: readonly string[]): Tensors {
