@@ -4,7 +4,7 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { KeyPlace } from '../auth/key-place.ts'
 import type { ErrorReply, Problem } from '../http/errors.ts'
 import type { WantedSize, Warning } from '../routing/decision.ts'
-import type { ImageFile, JobEvent, ListedJob, Parameters, Progress, PublicJob } from './public-job.ts'
+import type { ImageFile, JobEvent, ListedJob, Parameters, Progress, PublicJob, WebhookEventKind } from './public-job.ts'
 
 /** A request as a dialect reads it. */
 export type DialectRequest = {
@@ -35,6 +35,8 @@ export type Translation = {
   names?: Readonly<Record<string, string>>
   /** Whether fields that are not native have no effect, with a warning; otherwise they are errors. */
   ignoresUnknown?: boolean
+  /** The events for the field `webhook`; only the job's end if absent. */
+  webhookEvents?: readonly WebhookEventKind[]
   /** `both`: files as links, and as base64 too unless they are too large. */
   files?: 'both'
 }

@@ -72,6 +72,7 @@ export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { ac
   const source = {
     ...{ dialect, joins: typeof wait === 'string', warnings: [...(translation.warnings ?? []), ...warnings] },
     ...(translation.wantedSize && { wantedSize: translation.wantedSize }),
+    ...(translation.webhookEvents && { webhookEvents: translation.webhookEvents }),
   }
   const created = await createSubmission(c, fields, source).catch((thrown: unknown) => {
     throw renameParams(thrown, names)
