@@ -31,6 +31,8 @@ export type Translation = {
   wantedSize?: WantedSize
   /** Adjustments of the request, which become the first warnings of the job. */
   warnings?: readonly Warning[]
+  /** Whether a request without the field `model` is for the model that its key has chosen; see the action `choose`. */
+  usesChoice?: boolean
   /** The sent names of renamed fields by native name. Errors have the sent names. */
   names?: Readonly<Record<string, string>>
   /** Whether fields that are not native have no effect, with a warning; otherwise they are errors. */
@@ -90,6 +92,11 @@ export type JobStream = {
   image(rendered: RenderedJob, k: number): StreamEvent
 }
 
+/** The names of the deployment's models, and the one that the key has chosen. */
+export type Facts = { models: readonly string[]; account: string; chosen: string | null }
+/** The newest open job of an account. */
+export type OpenJob = { progress: Progress; parameters: Parameters }
+
 type RenderJob = (rendered: RenderedJob, request: DialectRequest) => Reply
 
 /** `:id` in the path of `read`, `cancel` and `follow` is the id of the job. */
@@ -118,16 +125,24 @@ export type DialectRoute = {
   | { action: 'read'; render: RenderJob }
   | {
       action: 'list'
+      /** Whether `render` needs the newest open job. */
+      showsOpen?: boolean
       /** The fields `limit` and `after` of the native list, which are validated afterward. */
       parse(request: DialectRequest): Record<string, unknown>
       /** `next` is the `after` of the next page; null on the last one. */
-      render(jobs: readonly ListedJob[], next: string | null, request: DialectRequest): JsonReply
+      render(jobs: readonly ListedJob[], next: string | null, request: DialectRequest, open: OpenJob | null): JsonReply
     }
-  /** Facts about the deployment. `models` are the names of its models. */
+  /** Cancels the open jobs that the key created through this dialect. */
+  | { action: 'interrupt'; render(): JsonReply }
+  /** Stores the model for the key's requests without one. `parse` returns its name, or undefined for no change. */
+  | { action: 'choose'; accepts: 'json'; parse(request: DialectRequest): string | undefined; render(): JsonReply }
+  /** Facts about the deployment. */
   | {
       action: 'describe'
       accepts?: 'form' | 'json'
-      render(facts: { models: readonly string[]; account: string }, request: DialectRequest): JsonReply
+      /** Whether `render` needs the chosen model. */
+      showsChoice?: boolean
+      render(facts: Facts, request: DialectRequest): JsonReply
     }
 )
 

@@ -20,6 +20,8 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   cancel: 'cancel a job',
   list: 'list jobs',
   follow: 'follow a job by server-sent events',
+  interrupt: "cancel the key's open jobs",
+  choose: 'choose a model for later requests',
   describe: 'facts about the deployment',
   refuse: 'not offered',
 }
