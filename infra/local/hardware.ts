@@ -6,7 +6,7 @@ import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { type Gpu, listGpus } from '../../gpu-fn/engine/device.ts'
 import type { Target } from '../../gpu-fn/manifest.ts'
 import { hasProvider, installProvider, WHEEL_URL } from '../docker/cuda-provider.ts'
-import { ROOT } from './package-cache.ts'
+import { ROOT } from './models/package-cache.ts'
 
 const RUNTIME = path.join(ROOT, 'node_modules/onnxruntime-node')
 const KERNELS = path.join(ROOT, 'gpu-fn/kernels')
