@@ -112,7 +112,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
-  /** Keeps a failed job for the retry of its caller, whose response had begun and was aborted. */
+  /** Keeps a job for the retry of its caller, who disconnected or whose response was aborted. */
   keepUndelivered(job: string): void {
     this.ctx.storage.transactionSync(() => keepUndelivered(this.#sql, job))
   }
