@@ -98,29 +98,27 @@ export function Deliveries({ endpoint, isAdmin, version }: Props) {
       {data.data.length === 0 ? (
         <p class="empty">No deliveries{state && ` in the state ${state}`}.</p>
       ) : (
-        <div class="scroll">
-          <table>
-            <thead>
-              <tr>
-                {['State', 'Event', 'Time'].map((name) => (
-                  <th key={name} scope="col">
-                    {name}
-                  </th>
-                ))}
-                <td />
-              </tr>
-            </thead>
-            <tbody>
-              {data.data.map((delivery) => (
-                <DeliveryRow
-                  key={delivery.event}
-                  of={delivery}
-                  onResend={isAdmin ? () => void resend(delivery.event) : null}
-                />
+        <table class="wide">
+          <thead>
+            <tr>
+              {['State', 'Event', 'Time'].map((name) => (
+                <th key={name} scope="col">
+                  {name}
+                </th>
               ))}
-            </tbody>
-          </table>
-        </div>
+              <td />
+            </tr>
+          </thead>
+          <tbody>
+            {data.data.map((delivery) => (
+              <DeliveryRow
+                key={delivery.event}
+                of={delivery}
+                onResend={isAdmin ? () => void resend(delivery.event) : null}
+              />
+            ))}
+          </tbody>
+        </table>
       )}
       {limit === FEW && data.data.length === FEW && (
         <div>

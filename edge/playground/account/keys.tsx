@@ -77,27 +77,25 @@ export function Keys({ isAdmin }: { isAdmin: boolean }) {
       {!isAdmin && <AdminOnly what="Keys are managed" />}
       {action.problem && <ErrorNote error={action.problem} />}
       {data && (
-        <div class="scroll">
-          <table>
-            <thead>
-              <tr>
-                {['Key', 'Scopes', 'Created', 'State'].map((name) => (
-                  <th key={name} scope="col">
-                    {name}
-                  </th>
-                ))}
-                <td />
-              </tr>
-            </thead>
-            <tbody>
-              {data.data
-                .toSorted((a, b) => Number(isActive(b)) - Number(isActive(a)) || b.created - a.created)
-                .map((key) => (
-                  <KeyRow key={key.id} of={key} onRotate={() => void rotate(key.id)} onRevoke={() => setRevoked(key)} />
-                ))}
-            </tbody>
-          </table>
-        </div>
+        <table class="wide">
+          <thead>
+            <tr>
+              {['Key', 'Scopes', 'Created', 'State'].map((name) => (
+                <th key={name} scope="col">
+                  {name}
+                </th>
+              ))}
+              <td />
+            </tr>
+          </thead>
+          <tbody>
+            {data.data
+              .toSorted((a, b) => Number(isActive(b)) - Number(isActive(a)) || b.created - a.created)
+              .map((key) => (
+                <KeyRow key={key.id} of={key} onRotate={() => void rotate(key.id)} onRevoke={() => setRevoked(key)} />
+              ))}
+          </tbody>
+        </table>
       )}
       {isAdding && <NewKeyDialog onClose={() => setAdding(false)} onCreated={show} />}
       {secret !== null && <SecretDialog title="The new key" secret={secret} onClose={() => setSecret(null)} />}
