@@ -74,6 +74,7 @@ export const jobSchedule = z.strictObject({
   /** The longest wished time from acceptance to end; the job is refused if it cannot be met. */
   max_latency_ms: z.int().min(1).optional(),
 })
+export type JobSchedule = z.infer<typeof jobSchedule>
 
 /** Body of `PUT /jobs/{id}`. Image k of `count` uses `seed + k` modulo 2^64. `guidance_scale` ≤ 1 runs without CFG, as diffusers does. */
 export const jobRequest = z.strictObject({

@@ -205,6 +205,7 @@ export async function createJobSpec(
   }
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
+  const created = Date.now()
   return {
     id: newJobId(),
     name,
@@ -214,7 +215,8 @@ export async function createJobSpec(
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
-    created: Date.now(),
+    created,
+    ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,
   }
 }

@@ -25,7 +25,9 @@ const long = { steps: 100, count: 8 }
 describe('a process that serves', () => {
   let gpu: GpuProcess
   beforeAll(async () => {
-    gpu = await startGpuProcess(packages, { OCTET_PRELOAD: 'custom:fp8', OCTET_QUEUE: '1', OCTET_WARM: '64x96,64x64' })
+    gpu = await startGpuProcess(packages, {
+      ...{ OCTET_PRELOAD: 'custom:fp8', OCTET_QUEUE: '1', OCTET_WARM: '64x96,64x64', OCTET_AGING_SECONDS: '3600' },
+    })
     expect(await gpu.ready()).toEqual([503, 200])
   })
   afterAll(() => gpu[Symbol.asyncDispose]())
