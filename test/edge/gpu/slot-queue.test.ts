@@ -110,6 +110,37 @@ test('a heavy account gets a slot every 30 s while jobs of light accounts always
   expect(grants.get('heavy2')).toBe(62)
 })
 
+describe('with several jobs per GPU', () => {
+  const shared = { gpus: 1, sharing: 4 }
+
+  test('an account has two jobs at a GPU, and others find a slot at once', ({ expect }) => {
+    const queue = queueOf({ a1: 'a', a2: 'a', a3: 'a' })
+    expect(queue.grant(shared, 0)).toEqual(['a1', 'a2'])
+    queue.enter('b1', termsOf('b'), 10)
+    queue.enter('c1', termsOf('c'), 10)
+    expect(queue.grant(shared, 10)).toEqual(['b1', 'c1'])
+    queue.enter('d1', termsOf('d'), 20)
+    expect(queue.grant(shared, 20)).toEqual([])
+    queue.leave('b1', 30)
+    expect(queue.grant(shared, 30)).toEqual(['d1'])
+  })
+
+  test('a heavy account has one job at a GPU', ({ expect }) => {
+    const queue = queueOf({ a1: 'a', b1: 'b' })
+    queue.grant(shared, 0)
+    queue.leave('b1', 1_000)
+    queue.leave('a1', 20_000)
+    for (const job of ['a2', 'a3', 'b2', 'b3']) queue.enter(job, termsOf(job[0]!), 20_000)
+    expect(queue.grant(shared, 20_000)).toEqual(['b2', 'b3', 'a2'])
+  })
+
+  test('interactive jobs of light accounts come first', ({ expect }) => {
+    const queue = queueOf({ a1: 'a' })
+    queue.enter('b1', termsOf('b', true), 10)
+    expect(queue.grant({ gpus: 1, sharing: 1 }, 10)).toEqual(['b1'])
+  })
+})
+
 describe('an entry', () => {
   test('keeps its place when it is renewed', ({ expect }) => {
     const queue = queueOf({ first: 'a', second: 'b' })
