@@ -26,6 +26,8 @@ export type Loaded = {
   networks?: Opened
   /** Models (model:tier) that were closed to make room. */
   closed?: string[]
+  /** Planned memory of all open models. */
+  bytes?: number
   /** The model does not fit beside those of unfinished runs, and is not loaded. */
   occupied?: boolean
   /** Networks take turns on the device, so that alternating between jobs reloads them. */
@@ -175,8 +177,8 @@ export class PackageEngine implements Engine {
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
-          const { seconds, networks, inTurns } = reply
-          Object.assign(loaded, { seconds, networks, inTurns })
+          const { seconds, networks, inTurns, bytes } = reply
+          Object.assign(loaded, { seconds, networks, inTurns, bytes })
         }
       }
     } finally {

@@ -50,7 +50,13 @@ async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>, 
   const opened = await pipelineOf(pkg, send, networks)
   if (!opened) return send({ type: 'occupied' })
   const seconds = warm ? 0 : (performance.now() - start) / 1000
-  send({ type: 'loaded', seconds, networks, inTurns: opened.pipeline.plan.offloaded.length > 1 })
+  send({
+    type: 'loaded',
+    seconds,
+    networks,
+    inTurns: opened.pipeline.plan.offloaded.length > 1,
+    bytes: memoryOfAll([...open.values()]),
+  })
 }
 
 /** Images of the requested size exceed the memory budget. */

@@ -7,6 +7,8 @@ import { createEngineHealth } from './engine-health.ts'
 import { Estimates } from './estimates.ts'
 import { createExpiringMap } from './expiring-map.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
+import { type Observer, observeWith } from './observability/observer.ts'
+import type { TraceParent } from './observability/traceparent.ts'
 import { createReaders } from './readers.ts'
 import { Refusal } from './refusal.ts'
 import { Retention, type RetentionLimits } from './retention.ts'
@@ -27,6 +29,7 @@ export interface JobsOptions extends RetentionLimits {
   log: Logger
   /** Called once when the engine no longer works, for example after a GPU fault. */
   onBroken: () => void
+  observer?: Required<Observer>
 }
 
 /** Twice the longest job of the built-in model on a slow CPU, with room for others. */
@@ -46,6 +49,7 @@ export class Jobs {
 
   constructor(options: JobsOptions) {
     const { engine, log, onBroken, queue, unreadSeconds, agingSeconds = AGING_SECONDS } = options
+    const { observer = observeWith([]) } = options
     this.#options = options
     this.#retention = new Retention(options, (job) => {
       if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id)
@@ -55,9 +59,11 @@ export class Jobs {
       start: (job) => runJob(engine, job, this.#logOf(job)),
       onEnd: async (job, fault) => {
         this.#retention.add(job)
+        observer.end(job)
         await health.record(job, fault)
       },
       estimates: new Estimates(),
+      observer,
       capacity: queue,
       agingMs: agingSeconds * 1000,
     })
@@ -68,7 +74,7 @@ export class Jobs {
   }
 
   /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
-  submit(id: string, request: JobRequest): Job {
+  submit(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
       throw new Refusal('job_conflict', `job ${id} exists with another body`)
@@ -77,7 +83,7 @@ export class Jobs {
       known.attempt = Math.max(known.attempt, request.attempt)
       return known
     }
-    const job = createJob(id, request)
+    const job = createJob(id, request, trace)
     if (isCanceled) {
       this.#jobs.set(id, job)
       this.#endCanceled(job)
@@ -115,6 +121,16 @@ export class Jobs {
     return this.#dispatcher.counts()
   }
 
+  /** Unfinished jobs by class and state. */
+  census(): ReturnType<Dispatcher['census']> {
+    return this.#dispatcher.census()
+  }
+
+  /** Whether another job would be accepted, as far as the number of jobs decides. */
+  hasRoom(): boolean {
+    return this.counts().queued < this.#options.queue
+  }
+
   idle(): Promise<void> {
     return this.#dispatcher.idle()
   }
@@ -137,7 +153,7 @@ export class Jobs {
     if (rejected) throw refusalOf(rejected, queue)
     this.#jobs.set(job.id, job)
     this.#readers.add(job)
-    this.#logOf(job).info({ position: this.#dispatcher.position(job) }, 'job accepted')
+    this.#logOf(job).debug({ position: this.#dispatcher.position(job) }, 'job accepted')
   }
 
   #logOf(job: Job): Logger {

@@ -6,6 +6,7 @@ import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { append, type Job, waitedMs } from './job.ts'
+import type { Load } from './observability/observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
@@ -15,6 +16,8 @@ type Progress = { timings: Timings; stepsDone: number; images: number }
 /** The part of a run that a turn has completed. `occupied`: none, because the model does not fit beside those of unfinished runs. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  /** Of phase `load`. */
+  load?: Load
   /** Networks of the model take turns on the device, so that alternating between jobs reloads them. */
   inTurns?: boolean
 }
@@ -37,8 +40,24 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
     if (fault) log.error({ err: cause, code }, 'job failed')
     append(job, signal.aborted ? canceled(job, progress) : { type: 'failed', code, message })
   }
-  log.info({ outcome: job.entries.at(-1)?.event }, 'job ended')
+  log.info(summaryOf(job), 'job ended')
   return { fault }
+}
+
+/** One line of the log for each job. It has no prompt. */
+function summaryOf({ request, entries, trace, acceptedAt }: Job) {
+  const { model, tier, width, height, steps, count, guidance_scale, schedule } = request
+  const size = { width, height, steps, count, guidance_scale }
+  const turns = { tenant: schedule?.tenant, interactive: schedule?.interactive }
+  return {
+    outcome: entries.at(-1)?.event,
+    model,
+    tier,
+    ...size,
+    ...turns,
+    trace: trace?.traceId,
+    ms: Math.round(performance.now() - acceptedAt),
+  }
 }
 
 /** The final event of a job that was canceled before its run or between two steps. */
@@ -66,7 +85,7 @@ async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGen
   // A job canceled during the load has not started.
   signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
-  yield { phase: 'load', inTurns }
+  yield { phase: 'load', load: loaded, inTurns }
   for await (const event of engine.run(model, request, signal)) {
     record(job, progress, event)
     const phase = PHASE[event.type]

@@ -83,7 +83,7 @@ describe('a process that serves', () => {
 
   test('logs a job under its id', () => {
     const lines = gpu.logs.filter(({ job }) => job === 'picture')
-    expect(lines.map(({ msg }) => msg)).toEqual(['job accepted', 'job ended'])
+    expect(lines.map(({ msg }) => msg)).toEqual(['job ended'])
     expect(lines.every(({ attempt }) => attempt === 1)).toBe(true)
   })
 
