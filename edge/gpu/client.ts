@@ -35,7 +35,7 @@ export type GpuCall = GpuTimes & {
   request: JobRequest
   /** `deadline`: Unix milliseconds; null without one. */
   terms: { account: string; interactive: boolean; deadline: number | null }
-  /** Ends the attempt, with the abort reason as its error. Aborted by the caller, or here on a timeout. */
+  /** Ends the attempt with the abort reason as its error. The caller aborts it, or this client on a timeout. */
   abort: AbortController
 }
 

@@ -4,13 +4,15 @@ import type { GpuSlots } from '../config/gpu.ts'
 
 /** The half-life of an account's usage: a burst no longer counts after a few minutes. */
 const HALF_LIFE_MS = 60_000
-/** Less usage is forgotten. */
+/** Lower usage is dropped. */
 const NEGLIGIBLE_MS = 50
 /** An account is heavy above this multiple of the mean usage. A lower one would demote regular users by chance. */
 const HEAVY = 1.25
 /** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
 const JOBS_PER_ROUND = 3
-/** The longest time without a grant for an account with waiting jobs; then its next job is served as a light account's. */
+/**
+ * The longest time without a grant for an account with waiting jobs. After it, the account's next job counts as that of a light account.
+ */
 const STARVATION_MS = 30_000
 
 /** Times are Unix milliseconds. */

@@ -1,5 +1,5 @@
 // `npm run bench -- schedule`: the scheduler of the GPU function against first come, first served on the same trace.
-import { randomOf } from '../../campaign/random.ts'
+import { randomOf } from '../../command/random.ts'
 import { percentile } from '../statistics.ts'
 import { firstComeFirstServed, type Outcome, type Served, simulate, stepScheduler } from './simulate.ts'
 import { CLASSES, drawTrace, FLOODING, H200, withoutFlood } from './trace.ts'

@@ -1,5 +1,5 @@
 // Job traces: arrivals of accounts that share one GPU, and the work of their jobs.
-import type { Random } from '../../campaign/random.ts'
+import type { Random } from '../../command/random.ts'
 import { nextArrivalMs } from '../hostile/open-loop.ts'
 
 /** Milliseconds of a job's phases on the device, and of its file on the host. */
