@@ -39,6 +39,8 @@ export type JobSpec = {
   dialect: string | null
   /** Retention of the images, set by the account at admission. */
   retentionDays: RetentionDays
+  /** The end of the request's max_latency_ms in Unix milliseconds; absent without one. */
+  deadline?: number
   /** Absent without a content policy. */
   content?: ContentVerdict
 }

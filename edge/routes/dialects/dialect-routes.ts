@@ -37,12 +37,12 @@ async function submitJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'
 
 type Translated = Awaited<ReturnType<typeof readTranslation>>
 
-/** How the reply has the files. For both, files that are too large for base64 are links only. */
+/** The form of files in the reply. In the form `both`, files that are too large for base64 are links only. */
 function filesOf({ files, fields, submission }: Translated): Files {
   return files === 'both' && fitsBase64(submission.spec) ? files : fields.response_format
 }
 
-/** Runs the job and replies, with spaces ahead of a reply that takes long. A failure that its caller cannot read is kept for the retry. */
+/** Runs the job and replies, with spaces ahead of a slow reply. A failure that does not reach the caller is kept for its retry. */
 function replyWhenDone(
   c: Context<EdgeEnv>,
   fields: Translated['fields'],

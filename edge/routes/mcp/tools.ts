@@ -1,4 +1,4 @@
-// The tools of the MCP server: each runs a native request of the caller, and describes its result in words.
+// The tools of the MCP server: each runs a native request of the caller and describes the result as text.
 import type { CallToolResult, ContentBlock, ServerContext } from '@modelcontextprotocol/server'
 import type { Context } from 'hono'
 import type { JobView } from '../../dialects/definition/public-job.ts'
@@ -44,7 +44,7 @@ async function waitFor(c: Context<EdgeEnv>, job: JobRecord, { _meta, notify }: P
 const imageLine = ({ url, seed, width, height, expires_at }: JobView['images'][number], k: number) =>
   `Image ${k + 1}: ${url ?? 'deleted or expired'} (${width}x${height}, seed ${seed}, kept until ${new Date(expires_at * 1000).toISOString()}; the link is valid for an hour, and get_job returns a new one)`
 
-/** A job in words, with a link per image, and a small preview of the first one. */
+/** Describes a job as text, with a link per image and a small preview of the first one. */
 async function describeJob(
   c: Context<EdgeEnv>,
   job: JobRecord,
@@ -78,7 +78,7 @@ async function describeJob(
   }
 }
 
-/** Previews at the end of large images, whose files are too large for a reply. */
+/** Requests previews for large images, whose files are too large for a reply. */
 const withPreviews = (fields: Record<string, unknown>) => ({ ...fields, partial_images: 1 })
 
 export async function generateImage(
