@@ -117,7 +117,7 @@ const PATH_PARAMETERS: Record<string, Json> = {
   account: { type: 'string', pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' },
 }
 /** A part of a path of another provider's API, such as the owner or the name of a model. */
-const FOREIGN_PARAMETER = { type: 'string', pattern: '^[A-Za-z0-9_.-]{1,64}$' }
+const FOREIGN_PARAMETER = { type: 'string', minLength: 1 }
 
 /** A path of Hono as one of OpenAPI. */
 const templateOf = (path: string) => path.replace(/:(\w+)(\{[^}]*\})?/g, '{$1}')

@@ -6,7 +6,7 @@ import path from 'node:path'
 import { Command } from 'commander'
 import { endOnSignals } from '../../infra/command/end-on-signals.ts'
 import { startLocal } from '../../infra/local/local.ts'
-import { ROOT } from '../../infra/local/package-cache.ts'
+import { ROOT } from '../../infra/local/models/package-cache.ts'
 import { createKey } from '../../infra/operator/keys.ts'
 
 const REQUIREMENTS = path.join(import.meta.dirname, 'requirements.txt')

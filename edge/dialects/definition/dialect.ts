@@ -108,6 +108,8 @@ export type DialectRoute = {
   | {
       action: 'submit'
       accepts: 'form' | 'json'
+      /** The methods of a path that `path` covers although it belongs to other routes; null for a path of this route. */
+      methodsOf?(path: string): readonly string[] | null
       parse(request: DialectRequest): Translation
       render: RenderJob
       /** Required for `wait: 'events'`. */

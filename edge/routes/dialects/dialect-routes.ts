@@ -3,11 +3,11 @@ import { cors } from 'hono/cors'
 import { requireScope } from '../../auth/auth.ts'
 import type { Dialect, DialectRoute } from '../../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../../http/context.ts'
-import { ApiError, describeThrown } from '../../http/errors.ts'
+import { ApiError, describeThrown, onMethodNotAllowed } from '../../http/errors.ts'
 import { replyWithHeartbeat } from '../../http/heartbeat.ts'
 import { MAX_WAIT_SECONDS } from '../../http/prefer.ts'
 import { discardBody } from '../../http/request-body.ts'
-import { EXPOSED_HEADERS } from '../../http/response-headers.ts'
+import { EXPOSED_HEADERS, PREFLIGHT_SECONDS } from '../../http/response-headers.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { readDialectRequest, readTranslation } from '../../requests/dialect-request.ts'
 import type { Submission, Submitted } from '../../requests/generate.ts'
@@ -21,6 +21,8 @@ import { streamJob } from './stream-job.ts'
 type RouteOf<Action> = Extract<DialectRoute, { action: Action }>
 
 async function submitJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'submit'>): Promise<Response> {
+  const others = route.methodsOf?.(c.req.path)
+  if (others) return onMethodNotAllowed(c, others)
   const translated = await readTranslation(c, dialect.name, route)
   const { request, wait, fields, submission } = translated
   if (wait === 'stream') return streamJob(c, route.stream!, fields, submission)
@@ -110,7 +112,8 @@ export function dialectSettings(dialects: readonly Dialect[]): Hono<EdgeEnv> {
         if (dialect.keyPlaces) c.set('keyPlaces', dialect.keyPlaces)
         return next()
       })
-      settings.use(path, cors({ origin: origins, exposeHeaders: [...EXPOSED_HEADERS, ...exposedHeaders] }))
+      const exposeHeaders = [...EXPOSED_HEADERS, ...exposedHeaders]
+      settings.use(path, cors({ origin: origins, exposeHeaders, maxAge: PREFLIGHT_SECONDS }))
     }
   return settings
 }

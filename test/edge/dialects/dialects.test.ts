@@ -187,6 +187,7 @@ describe('a dialect', () => {
       'https://app.example',
       null,
     ])
+    expect((await preflight('https://app.example')).headers.get('access-control-max-age')).toBe('7200')
     const response = await call('GET', '/queue/models', { headers: { origin: 'https://app.example' } })
     expect(response.headers.get('access-control-expose-headers')).toContain('x-state')
   })
