@@ -63,8 +63,7 @@ describe('a GPU that does not take the job yet', () => {
     expect(first!.max_latency_ms).toBeGreaterThan(500_000)
     expect(first!.max_latency_ms).toBeLessThanOrEqual(600_000)
     expect(second).toEqual({ tenant: first!.tenant, weight: 1, interactive: false })
-    for (const { headers } of calls)
-      expect(headers.get('traceparent')).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/)
+    for (const { headers } of calls) expect(headers.get('traceparent')).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/)
   })
 
   test('that cannot make the images in time ends the job at once, free of charge', async ({ expect }) => {
