@@ -41,7 +41,21 @@ async function execute(command: Command, id: number): Promise<void> {
   } catch (error) {
     if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
     else if (error instanceof TooLarge) send({ type: 'refused', message: error.message })
-    else send({ type: 'failed', ...classify(error, command) })
+    else {
+      const failure = classify(error, command)
+      if (failure.code === 'out_of_memory') await freeMemory()
+      send({ type: 'failed', ...failure })
+    }
+  }
+}
+
+/** Frees all memory that unfinished runs do not need, so that the next run has a chance. */
+async function freeMemory(): Promise<void> {
+  prompts.clear()
+  for (const [digest, entry] of open) {
+    if (entry.runs > 0) continue
+    open.delete(digest)
+    await entry.pipeline.release()
   }
 }
 
