@@ -107,6 +107,9 @@ export const jobRequest = z.strictObject({
 })
 export type JobRequest = z.infer<typeof jobRequest>
 
+/** Body of `PUT /models/{model}`, which opens a model ahead of its jobs. */
+export const modelRequest = z.strictObject({ tier: z.enum(TIERS) })
+
 type ImageShape = Pick<JobRequest, 'width' | 'height' | 'output_format'>
 
 /** zlib stores incompressible data in blocks of this size, with five bytes of overhead each. */

@@ -1,4 +1,5 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
+import { freemem } from 'node:os'
 import type { JobRequest } from '../contract.ts'
 import type { Package, Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
@@ -13,6 +14,9 @@ import { EngineThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
 
 type Tier = JobRequest['tier']
+
+/** The share of free memory that prefetched files may take. Linux counts the page cache as used. */
+const PREFETCH_SHARE = 0.5
 
 /** A compiled model that this process can serve. Sides are in pixels. */
 export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
@@ -46,6 +50,8 @@ export interface Engine {
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
   run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
+  /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
+  prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
   stop(): Promise<void>
 }
@@ -157,6 +163,12 @@ export class PackageEngine implements Engine {
     } finally {
       watch.end()
     }
+  }
+
+  async prefetch(model: Model, signal: AbortSignal): Promise<void> {
+    const pkg = this.#packages.get(model.package)!
+    const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+    if (bytes < freemem() * PREFETCH_SHARE) await readAhead(pkg, signal)
   }
 
   async stop(): Promise<void> {

@@ -11,6 +11,7 @@ import type { Load } from './observability/observer.ts'
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
 
+type Generation = { job: Job; progress: Progress; log: Logger }
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
 /** The part of a run that a turn has completed. `occupied`: none, because the model does not fit beside those of unfinished runs. */
@@ -32,7 +33,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
   const { signal } = job.cancellation
   let fault = false
   try {
-    yield* generate(engine, job, progress)
+    yield* generate(engine, { job, progress, log })
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
   } catch (thrown) {
     const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
@@ -68,7 +69,7 @@ export function canceled(
   return { type: 'canceled', steps_done: progress.stepsDone, timings: close(job, progress) }
 }
 
-async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGenerator<Turn> {
+async function* generate(engine: Engine, { job, progress, log }: Generation): AsyncGenerator<Turn> {
   const { request, cancellation } = job
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
@@ -86,7 +87,22 @@ async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGen
   signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
   yield { phase: 'load', load: loaded, inTurns }
-  for await (const event of engine.run(model, request, signal)) {
+  try {
+    yield* runOnce(engine, { job, progress, model, inTurns })
+  } catch (error) {
+    const isOutOfMemory = error instanceof JobError && error.code === 'out_of_memory'
+    if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
+    // The engine has freed what it can, and the job has the device to itself.
+    log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
+    Object.assign(progress, { stepsDone: 0 })
+    yield* runOnce(engine, { job, progress, model, inTurns: true })
+  }
+}
+
+type Attempt = { job: Job; progress: Progress; model: Model; inTurns: boolean }
+
+async function* runOnce(engine: Engine, { job, progress, model, inTurns }: Attempt): AsyncGenerator<Turn> {
+  for await (const event of engine.run(model, job.request, job.cancellation.signal)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
     if (phase) yield { phase, inTurns }

@@ -95,6 +95,11 @@ command
   .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
   .option('--aging <seconds>', 'longest time from acceptance to image', Number, 60)
   .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
+  .option('--real', 'run the traces on the engine instead')
+  .option('--packages <path>', 'directory of packages for --real; the built-in models by default')
+  .option('--turbo <model>', 'model:tier of Turbo jobs', 'nano-turbo:fp8')
+  .option('--full <model>', 'model:tier of full jobs', 'nano:fp8')
+  .option('--size <pixels>', 'width and height', Number, 256)
   .action(async (options: ScheduleBenchOptions) => (await import('./schedule/schedule.ts')).benchSchedule(options))
 
 command
