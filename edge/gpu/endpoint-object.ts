@@ -4,6 +4,7 @@ import { configOf } from '../config.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import { spendGpuTime } from './budget.ts'
+import { type NamedModel, openModel } from './client.ts'
 import { endpointOf } from './endpoints.ts'
 import {
   type EndpointReport,
@@ -21,7 +22,7 @@ import {
   startSeconds,
   stateOf,
 } from './readiness.ts'
-import { SlotQueue } from './slot-queue.ts'
+import { SlotQueue, type Terms } from './slot-queue.ts'
 
 /** The ping timeout. A host may delay the response until its container is running. */
 const PING_MS = 60_000
@@ -34,6 +35,8 @@ const MISSED_RENEWALS = 3
 
 export class EndpointDO extends DurableObject<Env> {
   readonly #queue: SlotQueue
+  /** Models to open, by the endpoint's name. */
+  readonly #models = new Map<string, NamedModel>()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -68,15 +71,15 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   /** Adds a job to the queue for a slot, or renews its place. Returns whether it has a slot; otherwise it is called later (`proceed`). */
-  requestSlot(job: string, account: string): boolean {
-    this.#queue.enter(job, account, Date.now())
+  requestSlot(job: string, terms: Terms): boolean {
+    this.#queue.enter(job, terms, Date.now())
     this.#grantSlots(job)
     return this.#queue.holds(job)
   }
 
   /** Renews the slot of a running job. */
-  renewSlot(job: string, account: string): void {
-    this.#queue.resume(job, account, Date.now())
+  renewSlot(job: string, terms: Terms): void {
+    this.#queue.resume(job, terms, Date.now())
   }
 
   /** Removes a job from the queue or from its slot. */
@@ -104,10 +107,14 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
-  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule'): Promise<GpuState> {
+  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule', model?: NamedModel): Promise<GpuState> {
     const policy = configOf(this.env).prewarm
+    if (model) this.#models.set(name, model)
     const cost = pingCost(this.#readiness(), policy, Date.now())
-    if (cost === null) return this.state()
+    if (cost === null) {
+      if (this.state().state === 'warm') this.ctx.waitUntil(this.#openModel(name))
+      return this.state()
+    }
     // Saved before the ping, so that concurrent calls send only one.
     const before = this.#readiness()
     const cold = this.state().state === 'cold'
@@ -127,6 +134,13 @@ export class EndpointDO extends DurableObject<Env> {
     if (this.state().state === 'starting') await this.#ping()
   }
 
+  /** Opens the model that was named last, once, on a GPU that is ready. */
+  async #openModel(name: string): Promise<void> {
+    const model = this.#models.get(name)
+    this.#models.delete(name)
+    if (model) await openModel(endpointOf(this.env, name), configOf(this.env).gpuSigningKey, model)
+  }
+
   /** Pings the GPU function, and again after PING_INTERVAL_MS while it is starting. */
   async #ping(): Promise<void> {
     const { url, headers } = endpointOf(this.env, this.ctx.storage.kv.get<string>('name') ?? 'default')
@@ -135,7 +149,10 @@ export class EndpointDO extends DurableObject<Env> {
     // Redirects are not followed, because the headers contain the host's secret.
     const response = await fetch(`${url.replace(/\/$/, '')}/ping`, init).catch(() => null)
     response?.body?.cancel().catch(() => {})
-    if (response?.status === 200) return this.#save(markReady(this.#readiness(), Date.now()))
+    if (response?.status === 200) {
+      this.#save(markReady(this.#readiness(), Date.now()))
+      return this.#openModel(this.ctx.storage.kv.get<string>('name') ?? 'default')
+    }
     // The state changed during the ping: the start timed out, or a job found the GPU ready. Only new traffic may trigger another start.
     if (wasStarting && this.state().state !== 'starting') return
     this.#save(markStarting(this.#readiness(), Date.now()))

@@ -25,7 +25,7 @@ export const imageOptionFields = {
     .describe(`an integer from ${maxSequenceLength.min} to ${maxSequenceLength.max}`)
     .optional(),
   sampler: choice(SAMPLERS).optional(),
-  schedule: choice(SCHEDULES).optional(),
+  noise_schedule: choice(SCHEDULES).optional(),
   /** One noise level per step, before the shift, as in diffusers. */
   sigmas: sigmas
     .describe(`a list of ${steps.min} to ${steps.max} falling numbers, above 0 and at most 1, one for each step`)
@@ -55,10 +55,10 @@ export function stepsOf({ steps, sigmas }: Fields): number | undefined {
   return sigmas?.length ?? steps
 }
 
-function checkSchedule({ sigmas, schedule }: Given, steps: number): void {
-  if (sigmas && schedule) throw refuse('sigmas', 'sigmas and schedule are both given; use one of them.')
+function checkSchedule({ sigmas, noise_schedule: schedule }: Given, steps: number): void {
+  if (sigmas && schedule) throw refuse('sigmas', 'sigmas and noise_schedule are both given; use one of them.')
   if (schedule !== 'beta' || steps <= betaSteps) return
-  const message = `steps is ${steps}; schedule beta has at most ${betaSteps}. Use fewer steps or another schedule.`
+  const message = `steps is ${steps}; noise_schedule beta has at most ${betaSteps}. Use fewer steps or another one.`
   throw refuse('steps', message)
 }
 
@@ -85,12 +85,12 @@ export function chooseImageOptions(
   fields: Given,
   { steps, sampler: offered, guidanceScale }: Pick<Decision, 'steps' | 'sampler' | 'guidanceScale'>,
 ): ImageOptions {
-  const { max_sequence_length, sampler = offered, schedule, sigmas, shift, prompt_weights } = fields
+  const { max_sequence_length, sampler = offered, noise_schedule, sigmas, shift, prompt_weights } = fields
   checkSchedule(fields, steps)
   return {
     ...(max_sequence_length && { max_sequence_length }),
     ...(sampler && { sampler }),
-    ...(schedule && { schedule }),
+    ...(noise_schedule && { noise_schedule }),
     ...(sigmas && { sigmas }),
     ...(shift && { shift }),
     ...(prompt_weights && { prompt_weights }),

@@ -21,9 +21,9 @@ export type RouteRequest = {
   /** Fields of the request that work through guidance, besides the negative prompt. */
   guidanceFields?: readonly string[]
   size?: { width: number; height: number } | undefined
-  /** In place of `size`. */
+  /** Replaces `size`. */
   wantedSize?: WantedSize | undefined
-  /** Whether the quality yields to the available offers, because the request names a model. */
+  /** Whether the available offers override the quality, because the request names a model. */
   isQualityHint?: boolean
   /** Micro-dollars of the whole request. */
   maxCost?: number | undefined

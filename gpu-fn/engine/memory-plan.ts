@@ -95,6 +95,10 @@ const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0
 
 export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
 
+/** Memory of a package without weights on the device: its open sessions. */
+export const memoryOfSessions = ({ networks }: Pick<Manifest, 'networks'>): number =>
+  Object.keys(networks).length * OVERHEAD.session
+
 /** Memory of several open packages in bytes. */
 export const memoryOfAll = (peaks: readonly Peak[]): number =>
   sum(peaks, ({ peak, shared }) => peak - shared) + Math.max(0, ...peaks.map(({ shared }) => shared))

@@ -20,6 +20,12 @@ export const modesOf = (
 type Runs = { timesteps: Float32Array; modes: readonly Mode[] }
 type Compute = (timesteps: Float32Array, mode: Mode) => Promise<Condition[]>
 
+/**
+ * The conditions on the device. Those of an interrupted run are released when another needs its own, and computed again when it continues:
+ * they take hundreds of megabytes, and computing them takes less time than a step.
+ */
+let onDevice: Conditions | undefined
+
 /** The conditions of successive runs of one mode, at most `STEPS_AT_ONCE` at a time. Call `release` at the end. */
 export class Conditions {
   readonly #compute: Compute
@@ -38,8 +44,11 @@ export class Conditions {
   async at(run: number): Promise<{ conditions: Condition[]; row: number }> {
     const { timesteps, modes } = this.#runs
     const mode = modes[run]!
+    if (onDevice !== this) onDevice?.release()
+    onDevice = this
     if (run < this.#from || run >= this.#to) {
       this.release()
+      onDevice = this
       let to = run + 1
       while (to < modes.length && to - run < STEPS_AT_ONCE && modes[to] === mode) to++
       this.#current = await this.#compute(timesteps.subarray(run, to), mode)
@@ -49,6 +58,7 @@ export class Conditions {
   }
 
   release(): void {
+    if (onDevice === this) onDevice = undefined
     releaseConditions(this.#current)
     this.#current = []
     this.#from = 0

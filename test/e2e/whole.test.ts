@@ -121,7 +121,11 @@ describe('the worker with the GPU function behind it', () => {
         octet: { steps: number; price_microdollars: number }
       }
     const plain = await native({})
-    const choices = [{ sampler: 'heun', schedule: 'simple' }, { sampler: 'dpmpp_2m' }, { sigmas: [1, 0.7, 0.5, 0.2] }]
+    const choices = [
+      { sampler: 'heun', noise_schedule: 'simple' },
+      { sampler: 'dpmpp_2m' },
+      { sigmas: [1, 0.7, 0.5, 0.2] },
+    ]
     const made = await Promise.all(choices.map(native))
     expect(new Set([plain, ...made].map(({ data }) => data[0]!.b64_json)).size).toBe(4)
     expect(made.map(({ octet }) => octet.steps)).toEqual([4, 4, 4])

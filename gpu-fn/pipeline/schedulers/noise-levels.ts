@@ -7,7 +7,10 @@ import type { Sampling, SchedulerConfig } from './scheduler.ts'
 const { fround } = Math
 
 /** Falling noise levels of `steps` steps, and a final 0: one value more than steps. */
-export function noiseLevels({ steps, schedule, sigmas, shift }: Sampling, config: SchedulerConfig): Float32Array {
+export function noiseLevels(
+  { steps, noise_schedule: schedule, sigmas, shift }: Sampling,
+  config: SchedulerConfig,
+): Float32Array {
   const shifted = { ...config, ...(shift !== undefined && { shift }) }
   if (schedule && schedule !== 'normal' && !sigmas)
     return Float32Array.from([...SCHEDULES[schedule](steps, shifted), 0])

@@ -4,7 +4,7 @@ import type { Manifest } from '../../manifest.ts'
 
 export type SchedulerConfig = Omit<Manifest['scheduler'], 'name'>
 /** A request's choice of sampler and noise levels. */
-export type Sampling = Pick<JobRequest, 'steps' | 'sampler' | 'schedule' | 'sigmas' | 'shift'>
+export type Sampling = Pick<JobRequest, 'steps' | 'sampler' | 'noise_schedule' | 'sigmas' | 'shift'>
 /** Draws noise of the sample's size. */
 export type DrawNoise = () => Promise<Float32Array>
 

@@ -50,6 +50,20 @@ test('a ping passes the front door, starts a cold GPU, and is sent until it is r
   expect(await warm().report()).toMatchObject({ state: 'warm', starts_seen: 1, spent_today_seconds: 160 })
 })
 
+test('a named model is opened once the GPU is ready, and at once on a warm one', async ({ expect }) => {
+  const pings = host(204, 200)
+  const model = { model: 'tiny', tier: 'fp8' } as const
+  await warm().prewarm('default', 'visit', model)
+  await pinged(pings, 1)
+  await vi.waitFor(async () => expect(await runDurableObjectAlarm(warm())).toBe(true))
+  await pinged(pings, 3)
+  await warm().prewarm('default', 'visit', model)
+  await pinged(pings, 4)
+  const calls = pings.map(({ method, url }) => `${method} ${url.replace(env.GPU_URL, '')}`)
+  expect(calls).toEqual(['GET /ping', 'GET /ping', 'PUT /models/tiny', 'PUT /models/tiny'])
+  expect(pings[2]!.headers.get('authorization')).toMatch(/^Bearer ey/)
+})
+
 test('of many signs at once, one starts it', async ({ expect }) => {
   const pings = host(200)
   await Promise.all(Array.from({ length: 20 }, () => warm().prewarm('default', 'visit')))

@@ -14,7 +14,7 @@ describe('the native fields', () => {
   test('reach the GPU function, and the price of the job is that of its evaluations', async ({ expect }) => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
-    const choice = { sampler: 'heun', schedule: 'sgm_uniform', shift: 5 }
+    const choice = { sampler: 'heun', noise_schedule: 'sgm_uniform', shift: 5 }
     const body = { ...cat, ...choice, size: '256x256', steps: 10, guidance_scale: 4 }
     const quoted = await send('POST', '/v1/quote', caller, body)
     const job = await jobIn(await send('POST', '/v1/jobs', caller, body))
@@ -85,7 +85,7 @@ describe('the native fields', () => {
 
   test.for([
     [{ sampler: 'ddim' }, 'sampler is "ddim"; it must be one of euler, dpmpp_2m, heun, lcm.'],
-    [{ schedule: 'karras' }, 'schedule is "karras"; it must be one of normal, simple, sgm_uniform, beta.'],
+    [{ noise_schedule: 'karras' }, 'noise_schedule is "karras"; it must be one of normal, simple, sgm_uniform, beta.'],
     [{ shift: 0 }, 'shift is 0; it must be a number from 0.01 to 100.'],
     [{ sigmas: [0.5, 0.5] }, 'sigmas must fall at every step.'],
     [
@@ -93,10 +93,10 @@ describe('the native fields', () => {
       'sigmas is [1,0]; it must be a list of 1 to 200 falling numbers, above 0 and at most 1, one for each step.',
     ],
     [{ sigmas: [1, 0.5], steps: 3 }, 'sigmas has 2 levels, but steps is 3; leave one of them out.'],
-    [{ sigmas: [1], schedule: 'beta' }, 'sigmas and schedule are both given; use one of them.'],
+    [{ sigmas: [1], noise_schedule: 'beta' }, 'sigmas and noise_schedule are both given; use one of them.'],
     [
-      { schedule: 'beta', steps: 101 },
-      'steps is 101; schedule beta has at most 100. Use fewer steps or another schedule.',
+      { noise_schedule: 'beta', steps: 101 },
+      'steps is 101; noise_schedule beta has at most 100. Use fewer steps or another one.',
     ],
   ] as const)('%j is refused', async ([fields, message], { expect }) => {
     const response = await send('POST', '/v1/quote', await newCaller(), { ...cat, ...fields })
@@ -112,11 +112,11 @@ describe('the names of other APIs', () => {
   const direct = { name: 'fal', path: '/fal/run/octet/tiny', body: (input: object) => input }
   test.for([
     [direct, { scheduler: 'DPM++ 2M' }, DPMPP, []],
-    [direct, { scheduler: 'DPM++ 2M SGM Uniform' }, { ...DPMPP, schedule: 'sgm_uniform' }, []],
-    [direct, { scheduler: 'Euler (normal)' }, { ...EULER, schedule: 'normal' }, []],
+    [direct, { scheduler: 'DPM++ 2M SGM Uniform' }, { ...DPMPP, noise_schedule: 'sgm_uniform' }, []],
+    [direct, { scheduler: 'Euler (normal)' }, { ...EULER, noise_schedule: 'normal' }, []],
     [lists, { scheduler: 'K_EULER' }, EULER, []],
     [lists, { scheduler: 'FlowMatchHeunDiscreteScheduler' }, { sampler: 'heun' }, []],
-    [lists, { sampler: 'dpmpp_2m', schedule: 'simple' }, { ...DPMPP, schedule: 'simple' }, []],
+    [lists, { sampler: 'dpmpp_2m', schedule: 'simple' }, { ...DPMPP, noise_schedule: 'simple' }, []],
     [lists, { scheduler: 'K_EULER_ANCESTRAL' }, {}, ['scheduler is "K_EULER_ANCESTRAL", which has no effect here.']],
     [direct, { sigmas: [1, 0.5], shift: 2 }, { sigmas: [1, 0.5], shift: 2 }, []],
   ] as const)('%j', async ([api, input, fields, warnings], { expect }) => {
@@ -126,8 +126,8 @@ describe('the names of other APIs', () => {
       prefer: 'wait=30',
     })
     expect(response.ok).toBe(true)
-    const { sampler, schedule, sigmas, shift } = calls[0]!.request
-    expect(JSON.parse(JSON.stringify({ sampler, schedule, sigmas, shift }))).toEqual(fields)
+    const { sampler, noise_schedule, sigmas, shift } = calls[0]!.request
+    expect(JSON.parse(JSON.stringify({ sampler, noise_schedule, sigmas, shift }))).toEqual(fields)
     const jobs = (await (await send('GET', '/v1/jobs', caller)).json()) as {
       data: { warnings: { message: string }[] }[]
     }

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
 import { deriveScheduler } from '../../../gpu-fn/models/sd35/configurations.ts'
 import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
-import { offerOf } from '../../../infra/local/served-models.ts'
+import { offerOf } from '../../../infra/local/models/served-models.ts'
 
 let scratch: string
 beforeAll(async () => {

@@ -9,7 +9,7 @@ import golden from '../../../golden/samplers.json' with { type: 'json' }
 const SD35 = { shift: 3, num_train_timesteps: 1000 }
 const noDraw = () => Promise.reject(new Error('this sampler draws no noise'))
 
-type Choice = Pick<JobRequest, 'sampler' | 'schedule'>
+type Choice = Pick<JobRequest, 'sampler' | 'noise_schedule'>
 
 function distance(a: ArrayLike<number>, b: readonly number[]): number {
   expect(a.length).toBe(b.length)
@@ -18,7 +18,7 @@ function distance(a: ArrayLike<number>, b: readonly number[]): number {
 
 test('the noise levels of every schedule are ComfyUI’s', () => {
   for (const { schedule, steps, shift, sigmas } of golden.schedules) {
-    const levels = noiseLevels({ steps, shift, schedule } as Choice & { steps: number }, SD35)
+    const levels = noiseLevels({ steps, shift, noise_schedule: schedule } as Choice & { steps: number }, SD35)
     expect(distance(levels, sigmas), `${schedule}, ${steps} steps, shift ${shift}`).toBeLessThan(3e-7)
   }
 })
@@ -52,8 +52,9 @@ async function walk(choice: Choice, steps: number): Promise<Float32Array> {
 }
 
 test('every sampler ends where k-diffusion’s or diffusers’ does', async () => {
-  for (const { by, steps, end, ...choice } of golden.walks) {
-    const what = `${choice.sampler} over ${choice.schedule} as in ${by}, ${steps} steps`
+  for (const { by, steps, end, sampler, schedule } of golden.walks) {
+    const choice = { sampler, noise_schedule: schedule }
+    const what = `${sampler} over ${schedule} as in ${by}, ${steps} steps`
     expect(distance(await walk(choice as Choice, steps), end), what).toBeLessThan(1e-5)
   }
 })
@@ -88,7 +89,7 @@ test('a package’s scheduler is the default sampler', async () => {
 test('up to 100 steps, no schedule has equal noise levels', () => {
   for (const schedule of SCHEDULES) {
     for (const steps of [1, 2, 3, 5, 8, 20, 28, 50, 77, 99, 100]) {
-      const levels = [...noiseLevels({ steps, schedule }, SD35)]
+      const levels = [...noiseLevels({ steps, noise_schedule: schedule }, SD35)]
       expect(levels).toHaveLength(steps + 1)
       expect(levels.every((level, i) => i === 0 || level < levels[i - 1]!)).toBe(true)
     }
