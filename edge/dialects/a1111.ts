@@ -2,7 +2,15 @@
 import * as z from 'zod'
 import type { Problem } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
-import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './definition/dialect.ts'
+import type {
+  Dialect,
+  DialectRequest,
+  DialectRoute,
+  Facts,
+  OpenJob,
+  RenderedJob,
+  Translation,
+} from './definition/dialect.ts'
 import { readImageInput, withoutEffect } from './definition/image-input.ts'
 import type { ListedJob } from './definition/public-job.ts'
 
@@ -30,11 +38,10 @@ const USUAL: readonly unknown[] = [undefined, null, false, '', 'Automatic', 'aut
 
 const isUsual = (value: unknown) => USUAL.includes(value) || (Array.isArray(value) && value.length === 0)
 
-/** A checkpoint's title may have its hash in brackets. */
-function modelOf({ override_settings = {} }: z.infer<typeof body>): { model?: string } {
-  const title = override_settings.sd_model_checkpoint
+/** The model that settings name. A checkpoint's title may have its hash in brackets. */
+function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown>>): string | undefined {
   const name = typeof title === 'string' ? title.replace(/ \[[^\][]*\]$/, '') : ''
-  return name === '' ? {} : { model: name }
+  return name === '' ? undefined : name
 }
 
 /** Images as base64. A negative seed is random. */
@@ -43,9 +50,11 @@ function parse({ body: given }: DialectRequest): Translation {
   const same = Object.fromEntries(SAME.flatMap((name) => (name in given ? [[name, given[name]]] : [])))
   const { fields, wantedSize } = readImageInput(same)
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
+  const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
   return {
-    fields: { ...fields, ...modelOf(parsed), n, response_format: 'b64_json' },
+    fields: { ...fields, ...(model !== undefined && { model }), n, response_format: 'b64_json' },
+    usesChoice: true,
     warnings: ignored.map((name) => withoutEffect(name, given[name])),
     wait: 'end',
     ...(wantedSize && { wantedSize }),
@@ -87,25 +96,28 @@ const describeModel = (name: string) => ({
   ...{ title: name, model_name: name, hash: null, sha256: null, filename: name, config: null },
 })
 
-/** Progress of the account's jobs. Clients start a generation when no job is in progress. */
-function progressOf(jobs: readonly ListedJob[]) {
+/** Progress of the account's jobs, with the steps of the newest one. Clients start a generation when no job is in progress. */
+function progressOf(jobs: readonly ListedJob[], open: OpenJob | null) {
   const count = jobs.filter(({ state }) => state === 'in_progress').length
   const job = count === 0 ? '' : 'txt2img'
+  const steps = open?.parameters.steps ?? 0
+  const done = open?.progress && 'step' in open.progress ? open.progress : { image: 0, step: 0 }
+  const progress = open ? (done.image * steps + done.step) / (steps * open.parameters.count) : 0
   return {
-    ...{ progress: 0, eta_relative: 0, current_image: null, textinfo: null },
+    ...{ progress, eta_relative: 0, current_image: null, textinfo: null },
     state: {
       ...{ skipped: false, interrupted: false, stopping_generation: false, job, job_count: count, job_no: 0 },
-      ...{ job_timestamp: '0', sampling_step: 0, sampling_steps: 0 },
+      ...{ job_timestamp: '0', sampling_step: done.step, sampling_steps: steps },
     },
   }
 }
 
-type Facts = Parameters<Extract<DialectRoute, { action: 'describe' }>['render']>[0]
-
 /** What clients read when they connect. */
 const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
-  'GET /sd-models': ({ models }) => models.map(describeModel),
-  'GET /options': ({ models }) => ({ sd_model_checkpoint: models[0], samples_format: 'png', sd_vae: 'Automatic' }),
+  'GET /sd-models': ({ models }) => ['auto', ...models].map(describeModel),
+  'GET /options': ({ chosen }) => ({
+    ...{ sd_model_checkpoint: chosen ?? 'auto', samples_format: 'png', sd_vae: 'Automatic' },
+  }),
   'GET /samplers': () => [{ name: SAMPLER, aliases: ['euler'], options: {} }],
   'GET /schedulers': () => [{ name: 'automatic', label: 'Automatic', aliases: null }],
   'GET /upscalers': () => [{ name: 'None', model_name: null, model_path: null, model_url: null, scale: 4 }],
@@ -116,18 +128,13 @@ const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'GET /prompt-styles': () => [],
   'GET /scripts': () => ({ txt2img: [], img2img: [] }),
   'GET /cmd-flags': () => ({}),
-  // The model is part of each request: `override_settings`.
-  'POST /options': () => ({}),
-  'POST /interrupt': () => ({}),
-  'POST /skip': () => ({}),
   'POST /refresh-checkpoints': () => ({}),
 }
 
 const describeRoutes = Object.entries(FACTS).map(([route, describe]): DialectRoute => {
   const [method, path] = route.split(' ') as ['GET' | 'POST', string]
-  const accepts = route === 'POST /options' ? { accepts: 'json' as const } : {}
   return {
-    ...{ method, path: `${ROOT}${path}`, action: 'describe', ...accepts },
+    ...{ method, path: `${ROOT}${path}`, action: 'describe', showsChoice: route === 'GET /options' },
     render: (facts: Facts) => ({ json: describe(facts) }),
   }
 })
@@ -145,10 +152,22 @@ export const a1111: Dialect = {
     {
       method: 'GET',
       path: `${ROOT}/progress`,
-      action: 'list',
+      ...{ action: 'list', showsOpen: true },
       parse: () => ({ limit: 20 }),
-      render: (jobs) => ({ json: progressOf(jobs) }),
+      render: (jobs, _, __, open) => ({ json: progressOf(jobs, open) }),
     },
+    {
+      method: 'POST',
+      path: `${ROOT}/options`,
+      ...{ action: 'choose', accepts: 'json' },
+      parse: ({ body: options }) => modelOf(options),
+      render: () => ({ json: {} }),
+    },
+    ...['interrupt', 'skip'].map(
+      (name): DialectRoute => ({
+        ...{ method: 'POST', path: `${ROOT}/${name}`, action: 'interrupt', render: () => ({ json: {} }) },
+      }),
+    ),
     ...describeRoutes,
   ],
   keyPlaces: ['Basic', 'Bearer'],

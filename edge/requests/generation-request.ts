@@ -6,6 +6,7 @@ import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
+import type { WebhookEventKind } from '../dialects/definition/public-job.ts'
 import { ApiError } from '../http/errors.ts'
 import { newJobId } from '../jobs/job-id.ts'
 import { microdollarsWithin } from '../platform/units.ts'
@@ -163,8 +164,12 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** Additions of a dialect to the fields: the wanted size, and warnings about its own adjustments. */
-export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
+/** Additions of a dialect to the fields: the wanted size, warnings about its own adjustments, and the events for the webhook. */
+export type Addition = {
+  wantedSize?: WantedSize
+  warnings?: readonly Warning[]
+  webhookEvents?: readonly WebhookEventKind[]
+}
 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
 type Origin = Addition & { origin: string; name: string | null; dialect: string | null }
@@ -174,7 +179,7 @@ export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect, wantedSize, warnings = [] }: Origin,
+  { origin, name, dialect, wantedSize, warnings = [], webhookEvents }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
@@ -215,6 +220,7 @@ export async function createJobSpec(
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
+    ...(webhookEvents && { webhookEvents }),
     created,
     ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,

@@ -99,17 +99,15 @@ export function Deliveries({ endpoint, isAdmin, version }: Props) {
       {data.data.length === 0 ? (
         <p class="empty">No deliveries{state && ` in the state ${state}`}.</p>
       ) : (
-        <div class="scroll">
-          <Table columns={['State', 'Event', 'Time']} hasActions>
-            {data.data.map((delivery) => (
-              <DeliveryRow
-                key={delivery.event}
-                of={delivery}
-                onResend={isAdmin ? () => void resend(delivery.event) : null}
-              />
-            ))}
-          </Table>
-        </div>
+        <Table columns={['State', 'Event', 'Time']} hasActions>
+          {data.data.map((delivery) => (
+            <DeliveryRow
+              key={delivery.event}
+              of={delivery}
+              onResend={isAdmin ? () => void resend(delivery.event) : null}
+            />
+          ))}
+        </Table>
       )}
       {limit === FEW && data.data.length === FEW && (
         <div>
