@@ -1,8 +1,8 @@
 // The operations for images, jobs and models.
 import { generation } from '../requests/generation-request.ts'
 import { page } from '../requests/view.ts'
-import { openaiRequest } from './openai-request.ts'
 import { query as prewarmQuery } from '../routes/prewarm.ts'
+import { openaiRequest } from './openai-request.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 
