@@ -1,6 +1,6 @@
 // The worker as the demo runs it: real workerd, real sockets, and the operator's command line.
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -50,6 +50,32 @@ const call = (key: string, address: string, init: RequestInit = {}) =>
     headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
   })
 const body = JSON.stringify({ prompt: 'a cat' })
+
+/** Addresses of the built files, as `[assets]` serves them. Cloudflare reads `_headers`, and ignores names with a dot. */
+async function assetAddresses(): Promise<string[]> {
+  const entries = await readdir(path.join(root, 'edge/dist'), { recursive: true, withFileTypes: true })
+  const files = entries.filter((entry) => entry.isFile() && !/^[._]/.test(entry.name))
+  return files.map(
+    ({ parentPath, name }) =>
+      `/${path.relative(path.join(root, 'edge/dist'), path.join(parentPath, name === 'index.html' ? '.' : name))}`,
+  )
+}
+
+test('every file of the page is served, and other addresses reach the worker', async ({ expect }) => {
+  const addresses = await assetAddresses()
+  expect(addresses).toContain('/')
+  expect(addresses.length).toBeGreaterThan(15)
+  for (const address of [...addresses, '/docs/', '/?account']) {
+    const reply = await fetch(new URL(address, worker.url))
+    expect.soft(`${address} ${reply.status}`).toBe(`${address} 200`)
+    expect.soft(reply.headers.get('content-type'), address).not.toContain('problem+json')
+  }
+  expect(await (await fetch(new URL('/', worker.url))).text()).toBe(
+    await readFile(path.join(root, 'edge/dist/index.html'), 'utf8'),
+  )
+  for (const address of ['/v1/models', '/elsewhere', '/docsx', '/assetsx'])
+    expect((await fetch(new URL(address, worker.url))).headers.get('content-type')).toBe('application/problem+json')
+})
 
 describe('npm run keys', () => {
   test('creates a key that works, lists it without its text, and revokes it', async ({ expect }) => {
