@@ -1,4 +1,4 @@
-// One command from a checkpoint to an image, and the development server, as processes of their own.
+// The commands `serve`, `dev` and `demo` as separate processes, from a checkpoint to an image.
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'

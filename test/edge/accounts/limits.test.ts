@@ -1,4 +1,4 @@
-// Limits as a caller meets them: over HTTP, with the headers that clients act on.
+// Limits over HTTP, with the headers that clients evaluate.
 import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'
 import { afterEach, describe, test, vi } from 'vitest'

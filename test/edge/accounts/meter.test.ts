@@ -22,7 +22,7 @@ const metered = (limits: Partial<Limits>, meter: Meter = newMeter('key:a')): Met
   limits: { ...UNLIMITED, ...limits },
   meter,
 })
-/** The meter after `n` jobs were let in at once. */
+/** The meter after the admission of `n` concurrent jobs. */
 const used = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
   Array.from({ length: n }).reduce<Metered>(
     (each) => ({ ...each, meter: reserveOn(each, price, now) }),
@@ -170,7 +170,7 @@ describe('a clock that moves backward', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
         let [meter, now, latest] = [newMeter('key:a'), NOON, '']
-        // Spending by the latest day seen so far: the day that counts, whatever the clock says.
+        // Spending counts for the latest day so far, even if the clock moves backward.
         const spent = new Map<string, number>()
         for (const { move, price, share } of steps) {
           now += move

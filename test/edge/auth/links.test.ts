@@ -1,4 +1,4 @@
-// Signed links: what they bind, whom they need, and when they end.
+// Signed links: their content, the required key, and their expiry.
 
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
@@ -59,7 +59,7 @@ async function secondKey() {
   await account().addKey(credential)
   return { id: credential.keyId, headers: { authorization: `Bearer ${key}` } }
 }
-/** What an isolate remembers of a key is forgotten. */
+/** Clears the isolate's cache of key states. */
 function later() {
   const now = Date.now() + 6000
   vi.spyOn(Date, 'now').mockReturnValue(now)

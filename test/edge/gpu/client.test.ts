@@ -1,4 +1,4 @@
-// How the worker follows the GPU function's stream, and what it makes of one that lies, breaks off or says nothing.
+// The worker's reader of the GPU function's stream, with streams that are wrong, broken or silent.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { LIMITS } from '#contract'

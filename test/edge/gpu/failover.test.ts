@@ -1,4 +1,4 @@
-// Offers with several endpoints: who is asked, in which order, and that one job runs in one place.
+// Offers with several endpoints: the order of requests, and that one job runs on one endpoint.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import { endpointOrder, reportHealth } from '../../../edge/gpu/health.ts'
@@ -24,7 +24,7 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-/** A GPU at each host; call by call the host's own behaviors, the last one again. */
+/** A GPU function at each host. Call k gets the host's behavior k, later calls its last one. */
 function gpus(first: Behavior[], spare: Behavior[]): Seen[] {
   const left = { [DEFAULT]: [...first], [SPARE]: [...spare] }
   return fakeGpu((seen) => {

@@ -1,4 +1,4 @@
-// A GPU function that takes too long, in each of the ways in which it can.
+// Time limits of the GPU function: start, silence and run.
 
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'

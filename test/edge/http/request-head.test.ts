@@ -1,4 +1,4 @@
-// Addresses and headers are bounded before they are parsed, and no text in them takes long.
+// URLs and headers are bounded before they are parsed, and no text in them takes long to parse.
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import { waitSeconds } from '../../../edge/http/prefer.ts'
@@ -54,7 +54,7 @@ test.for([
   expect(waitSeconds(header)).toBe(seconds)
 })
 
-/** The definition; some texts make it slow. */
+/** The definition of the parser, which is slow for some texts. */
 const QUOTED =
   /"[^"]{1,200}"|“[^”]{1,200}”|«[^»]{1,200}»|„[^“”]{1,200}[“”]|(?:^|[\s(])['‘][^'’]{1,200}['’](?=$|[\s.,;:!?)])/u
 

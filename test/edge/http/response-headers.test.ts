@@ -1,4 +1,4 @@
-// Headers that every reply has, errors included.
+// Headers of every response, including errors.
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import { fetchWorker, generate, generatedOf, newCaller, send } from '../support/client.ts'

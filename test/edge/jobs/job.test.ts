@@ -1,4 +1,4 @@
-// The money path: whatever runs twice, dies or is taken over, a job ends once, stores once and is charged once.
+// Exactly-once effects: despite duplicates, crashes and takeovers, a job ends once, is stored once and is charged once.
 import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { decodeJwt } from 'jose'

@@ -10,7 +10,7 @@ afterEach(() => vi.restoreAllMocks())
 const SECRET = 'a heron in the reeds'
 const flower = { prompt: SECRET, negative_prompt: `${SECRET} at night`, route: 'full' }
 
-/** All that is written to the log from now on. */
+/** Records all log lines from now on. */
 function watchLog(): string[] {
   const lines: string[] = []
   for (const level of ['log', 'info', 'warn', 'error', 'debug'] as const)

@@ -32,7 +32,7 @@ async function madeBy(caller: Caller) {
   return octet
 }
 
-/** Tells a warning that quotes the prompt, as the GPU function does, and succeeds. */
+/** Sends a warning that quotes the prompt, as the GPU function does, and succeeds. */
 const warns = async (seen: Seen) => {
   const quoted = line({ type: 'warning', code: 'prompt_truncated', message: `CLIP did not see "${flower.prompt}"` })
   const end = { images: 1, timings: { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 } }

@@ -110,7 +110,7 @@ test('a job that lost a stream keeps its key in flight until it ends', async ({ 
 
 describe('a retry that brings no key', () => {
   const again = { 'x-stainless-retry-count': '1' }
-  /** Two requests, the second while the first runs; then the GPU goes on. */
+  /** Sends a second request while the first runs, and then lets the GPU continue. */
   async function twice(caller: Caller, fields: object, headers: Record<string, string>) {
     const { behavior, send: feed } = fed()
     const admit = vi.spyOn(AccountDO.prototype, 'admit')

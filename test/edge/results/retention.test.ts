@@ -1,4 +1,4 @@
-// How long results are kept, how they are deleted, and when they answer another request.
+// Retention, deletion and reuse of results.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
@@ -42,7 +42,7 @@ async function made(fields: Record<string, unknown> = {}) {
   return generated
 }
 
-/** As if the account's time for its images were over. */
+/** Simulates the end of the retention period of the account's images. */
 const expire = (job: string) =>
   runInDurableObject(env.JOB.getByName(job), (_, { storage }) => {
     const record = storage.kv.get<JobRecord>('job')!

@@ -1,4 +1,4 @@
-// Jobs that run on their own: submitted, named, waited for, listed.
+// Asynchronous jobs: submission, names, waits and lists.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import {

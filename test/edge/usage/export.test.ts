@@ -99,7 +99,7 @@ async function deliver(records: UsageRecord[], secrets: { STRIPE_SECRET_KEY?: st
   return getQueueResult(batch, createExecutionContext())
 }
 
-/** Stands in for Stripe at `fetch`: call k gets status k, the last one again from there on. */
+/** Mocks Stripe at `fetch`: call k gets status k, later calls the last status. */
 function stripe(...statuses: [number, ...number[]]) {
   const requests: Request[] = []
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {

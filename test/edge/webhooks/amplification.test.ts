@@ -1,4 +1,5 @@
-// How many POSTs an account can cause at a receiver: one for each event and address, a bounded number of replays, few to one that fails.
+// The number of POSTs that an account can cause at a receiver: one per event and address, a bounded number of replays, and few to a failing
+// receiver.
 
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -32,7 +33,7 @@ async function replay(id: string, span: Record<string, string>): Promise<{ count
   return reply.json()
 }
 
-/** Delivers these many events to the caller's endpoints. */
+/** Delivers this number of events to the caller's endpoints. */
 async function deliver(count: number): Promise<string[]> {
   const jobs = Array.from({ length: count }, () => finalJob(caller))
   for (const job of jobs) await announce(env, job)
@@ -159,7 +160,7 @@ describe('replay', () => {
     const replies = await Promise.all(requests)
     await settled(caller)
     expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([202, 429]))
-    // What the bucket gains while the test runs.
+    // The tokens that the bucket gains during the test.
     const refill = PER_MINUTE / 2
     expect(calls.length - before).toBeLessThanOrEqual(PER_MINUTE + refill)
     for (const path of [`/${id}/deliveries/${events[0]}/replay`, `/${id}/replay`, `/${id}/test`]) {
@@ -236,7 +237,7 @@ describe('a receiver that fails', () => {
     await Promise.all(jobs.map((job) => announce(env, job)))
     await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now()))
     await arrived(calls, FAILURES_TO_OPEN)
-    // The attempts that ran beside the fifth failure are the only ones beyond it.
+    // Only attempts that were in progress at the fifth failure follow it.
     expect(calls.length).toBeLessThan(FAILURES_TO_OPEN + 4)
     expect(await receiversOf(caller)).toHaveLength(1)
   })

@@ -1,4 +1,4 @@
-// /v1/webhooks: who listens, with which keys, what was sent, and sending it again.
+// /v1/webhooks: endpoints, their keys, their deliveries, and replays.
 
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'

@@ -1,4 +1,4 @@
-// How long an account's webhooks are kept, and how it takes them along and has them deleted.
+// Retention, export and deletion of an account's webhooks.
 
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -19,7 +19,7 @@ eachWithReceiver((...fresh) => {
 
 const TABLES = ['endpoints', 'signing_keys', 'events', 'deliveries', 'attempts', 'receivers', 'replay_bucket']
 
-/** How many rows each of these tables of the caller's outbox has. */
+/** The number of rows of each table of the caller's outbox. */
 const rowsOf = (tables = TABLES) =>
   runInDurableObject(outboxOf(caller), (_, { storage }) =>
     tables.map((table) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n),

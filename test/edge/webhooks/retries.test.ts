@@ -1,4 +1,4 @@
-// Receivers that fail, ask for a pause, are gone, or redirect: every event arrives, or is known not to have arrived.
+// Receivers that fail, request a pause, are gone, or redirect: every event arrives, or its delivery is marked as failed.
 
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -30,7 +30,7 @@ const states = async (caller: Caller, endpoint: string) =>
 
 const settings = configOf(env).webhooks
 
-/** An endpoint with these many events whose attempts the test makes itself: the alarm of the outbox is removed. */
+/** An endpoint with this number of events. The test makes the attempts itself, because the alarm of the outbox is removed. */
 async function idleEndpoint(caller: Caller, count: number) {
   const { id } = await addEndpoint(caller)
   const jobs = Array.from({ length: count }, () => finalJob(caller))
@@ -49,7 +49,7 @@ test('a receiver that fails half of the time gets everything, each delivery sign
   const calls = receiver(({ headers: { 'webhook-id': message = '' } }) => {
     const failures = tried.get(message) ?? 0
     tried.set(message, failures + 1)
-    // Some messages are taken at once, some after up to three failures.
+    // Some messages are accepted immediately, others after up to three failures.
     return failures < Number.parseInt(message.at(-1)!, 16) % 4 ? [500, 404, 301][failures]! : 200
   })
   const { id, secret } = await addEndpoint(caller)

@@ -1,4 +1,4 @@
-// What a receiver gets: signed as Standard Webhooks specifies, once the result is stored, again until it answers 2xx.
+// Deliveries to a receiver: signed according to Standard Webhooks, sent after the result is stored, and repeated until a 2xx response.
 import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'

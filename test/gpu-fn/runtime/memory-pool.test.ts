@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { createMemoryPool, type Pieces } from '../../../gpu-fn/runtime/memory-pool.ts'
 
-/** A driver with room for so many pieces of 16 bytes, which refuses what a driver refuses. */
+/** A fake driver with memory for this number of pieces of 16 bytes and the errors of the real one. */
 function driver(room: number) {
   const created = new Set<bigint>()
   const mapped = new Map<bigint, bigint>()

@@ -150,7 +150,7 @@ describe('the native binding', () => {
     const long = ids(1, 4096)
     const run = t5.run({ input_ids: long }, { signal: abort.signal })
     const reason = new Error('canceled')
-    // A timer can only fire, and the run can only end early, where the run does not hold the event loop.
+    // The timer can fire and the run can end early only if the run does not block the event loop.
     setTimeout(() => abort.abort(reason), 5)
     await expect(run).rejects.toBe(reason)
     const { hidden } = await t5.run({ input_ids: ids(1, 40) })

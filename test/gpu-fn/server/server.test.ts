@@ -10,7 +10,7 @@ import { startServer } from '../../support/gpu/server.ts'
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
-/** A connection that asks for a job and then reads nothing. */
+/** A connection that submits a job and does not read the reply. */
 async function stalledReader(port: number, job: string, prompt: string): Promise<Socket> {
   const text = JSON.stringify(jobBody({ prompt }))
   const socket = connect(port, '127.0.0.1').pause()
@@ -176,7 +176,7 @@ test('jobs that ended are forgotten when newer ones need the bytes', async () =>
   const put = async (job: string) =>
     readWholeStream(await putJob(server.url, job, { prompt: 'bytes 100000', steps: 1 }))
   for (const job of ['a', 'b', 'c', 'c', 'b', 'a']) await put(job)
-  // Two fit: c and b were replayed, a was made a second time.
+  // Two jobs fit: c and b were replayed, and a ran a second time.
   expect(engine.runs).toHaveLength(4)
 })
 

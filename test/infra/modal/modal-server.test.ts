@@ -32,7 +32,7 @@ describe.skipIf(!python)('the GPU function on Modal, from TypeScript', () => {
     stop()
   })
 
-  /** What was asked by this name; it comes by another way than the answer, so it may take a moment. */
+  /** The calls of this name. They arrive on another channel than the reply, so they may be delayed. */
   const asked = (name: string) =>
     vi.waitFor(() => {
       const found = calls.filter(([called]) => called === name).map(([, request]) => request)

@@ -79,7 +79,7 @@ test('takes half precision where there is nothing else', () => {
 
 const body = (name: string, trouble: (count: number) => Trouble): Plan => {
   let replies = 0
-  // The library asks for the first byte to learn the size; trouble is for the body.
+  // The library requests the first byte to determine the size; faults apply to the body.
   return ({ path: asked, range }) => (asked.endsWith(name) && range !== 'bytes=0-0' ? trouble(replies++) : 'none')
 }
 

@@ -31,7 +31,7 @@ const read = async (Key: string) => {
 const pointerOf = async (name: Parameters<typeof pointerKey>[0]) =>
   JSON.parse((await read(pointerKey(name))).toString())
 
-/** A target behind a proxy; the plan is told how many parts of a large blob were sent before. */
+/** A target behind a proxy. The plan receives the number of parts of a large blob that were sent before. */
 async function behind(plan: (part: number | null) => Trouble): Promise<BucketTarget> {
   const { origin, pathname } = new URL(server.address.url)
   proxy = await startTroubleProxy(origin, ({ path }) => {

@@ -10,7 +10,7 @@ beforeAll(async () => {
 })
 afterAll(() => rm(root, { recursive: true }))
 
-/** Writes a package with one file, whose content it is called with. */
+/** Writes a package with one file of this content. */
 const making = (text: string) =>
   vi.fn(async (out: string) => {
     await mkdir(out)

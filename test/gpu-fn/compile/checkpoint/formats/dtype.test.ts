@@ -7,7 +7,7 @@ import {
   toFloat32,
 } from '../../../../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 
-/** What numpy and ml_dtypes say; made by test/golden/scripts/dtype.py. */
+/** Results of numpy and ml_dtypes, from test/golden/scripts/dtype.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../../golden/dtype.json', import.meta.url), 'utf8')) as Record<
   string,
   string

@@ -5,7 +5,7 @@ import { decodeTable, encode, quantizeRows } from '../../../../../gpu-fn/compile
 type Case = { rows: number; columns: number; block: number; weights: string; codes: string; scales: string }
 type Golden = { decoded: string; values: string; codes: string; quantized: Case[] }
 
-/** What ml_dtypes says; made by test/golden/scripts/fp8.py. */
+/** Results of ml_dtypes, from test/golden/scripts/fp8.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
 const bytes = (base64: string) => new Uint8Array(Buffer.from(base64, 'base64'))
 const floats = (base64: string) => new Float32Array(bytes(base64).buffer)
