@@ -57,7 +57,7 @@ describe('an expensive request under the name of a cheap reservation', () => {
   })
 })
 
-test('a repeat after a price increase or a change of route runs what was reserved', async ({ expect }) => {
+test('a repeat after a price increase or a change of route runs the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
   vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))

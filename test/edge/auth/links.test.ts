@@ -126,7 +126,7 @@ describe('a link', () => {
     expect(await open(link)).toEqual([403, 'link_revoked'])
   })
 
-  test('asks the account once in five seconds', async ({ expect }) => {
+  test('calls the account once in five seconds', async ({ expect }) => {
     const asked = vi.spyOn(AccountDO.prototype, 'areLinksValid')
     for (const _ of [1, 2, 3]) expect(await open(link)).toEqual([200, null])
     expect(asked).toHaveBeenCalledTimes(1)

@@ -58,7 +58,7 @@ test.for([
 const QUOTED =
   /"[^"]{1,200}"|“[^”]{1,200}”|«[^»]{1,200}»|„[^“”]{1,200}[“”]|(?:^|[\s(])['‘][^'’]{1,200}['’](?=$|[\s.,;:!?)])/u
 
-test('a prompt asks for text exactly where the definition says so', () => {
+test('a prompt requests text exactly according to the definition', () => {
   const mark = fc.constantFrom('"', '“', '”', '«', '»', '„', "'", '‘', '’', ' ', '(', ')', '.', 'a', '\n')
   const prompts = fc.oneof(
     fc.string({ unit: mark, maxLength: 30 }),

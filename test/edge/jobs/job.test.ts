@@ -24,7 +24,7 @@ describe('a job that is created twice', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('after its end stays unchanged, whatever the second request asks for', async ({ expect }) => {
+  test('after its end stays unchanged, for any second request', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const spec = await created(caller)

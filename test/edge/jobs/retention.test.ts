@@ -213,7 +213,7 @@ describe('a job whose retention is over', () => {
   })
 })
 
-test('a job outlives its images, whatever the account’s retention', ({ expect }) => {
+test('a job outlives its images, for every retention period', ({ expect }) => {
   for (const retentionDays of RETENTION_DAYS)
     expect(retentionEnd({ finished: 0, created: 0, retentionDays })).toBe((retentionDays + 7) * DAY_MS)
 })

@@ -42,9 +42,7 @@ async function deliver(count: number): Promise<string[]> {
 }
 
 describe('one event to one address is one POST', () => {
-  test('a URL is registered once, in whatever spelling; the refusal names the endpoint that has it', async ({
-    expect,
-  }) => {
+  test('a URL is registered once, in any notation; the refusal names its endpoint', async ({ expect }) => {
     const url = `${RECEIVER}/in?a=1`
     const { id } = await addEndpoint(caller, { url })
     const host = RECEIVER.slice('https://'.length)
@@ -178,7 +176,7 @@ describe('replay', () => {
       storage.sql.exec('UPDATE replay_bucket SET tokens = 0, refilled = ?', Date.now()),
     )
 
-  test('of a span goes on where the meter stopped it, and misses and repeats nothing', async ({ expect }) => {
+  test("of a range continues at the rate limit's stop, without gaps and duplicates", async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const events = await deliver(30)
     const before = calls.length
@@ -201,7 +199,7 @@ describe('replay', () => {
     ).toEqual(events.toSorted())
   })
 
-  test('of a long span looks at a bounded number of events in a call, and goes on to the end', async ({ expect }) => {
+  test('of a long range scans a bounded number of events per call, and continues to the end', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const now = Date.now()
     await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
@@ -242,7 +240,7 @@ describe('a receiver that fails', () => {
     expect(await receiversOf(caller)).toHaveLength(1)
   })
 
-  test('gets one more for each replay that its owner asks for', async ({ expect }) => {
+  test('gets one more for each replay that its owner requests', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
     calls = receiver(() => 404)

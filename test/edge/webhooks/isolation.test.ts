@@ -161,7 +161,7 @@ describe('the circuit breaker of a receiver', () => {
     expect([1, 2, 3, 5, 6, 50].map((openings) => openMs(openings, 30_000) / 60_000)).toEqual([0.5, 1, 2, 8, 10, 10])
   })
 
-  test('does not keep deliveries forever: after their lifetime they are given up, and the log says so', async () => {
+  test('gives up deliveries after their lifetime, with a log line', async () => {
     const { caller, id } = await opened(12)
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {

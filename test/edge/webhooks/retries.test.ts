@@ -66,7 +66,7 @@ test('a receiver that fails half of the time gets everything, each delivery sign
   expect(calls).toHaveLength(delivered.flatMap(({ attempts }) => attempts).length)
 })
 
-test('after ten attempts a delivery is given up: the log says so, and it can be replayed', async ({ expect }) => {
+test('after ten attempts a delivery is given up, with a log line, and can be replayed', async ({ expect }) => {
   const caller = await newManager()
   const logged = vi.spyOn(console, 'error')
   let healthy = false
@@ -87,7 +87,7 @@ test('after ten attempts a delivery is given up: the log says so, and it can be 
   expect(calls[10]!.headers['webhook-id']).toBe(calls[0]!.headers['webhook-id'])
 })
 
-test('410 disables the endpoint and drops what waits for it', async ({ expect }) => {
+test('410 disables the endpoint and drops its pending deliveries', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver(() => 410)
   const { id } = await addEndpoint(caller)
@@ -170,7 +170,7 @@ describe('an answer that is no answer', () => {
     },
   )
 
-  test('no connection and no answer in time are told apart in the log', async ({ expect }) => {
+  test('the log distinguishes a failed connection from a timeout', async ({ expect }) => {
     const caller = await newManager()
     receiver(({ signal }, call) => {
       if (call === 1) throw new TypeError('connect ECONNREFUSED 10.0.0.1')

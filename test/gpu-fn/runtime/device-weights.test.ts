@@ -45,7 +45,7 @@ const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => 
 }
 
 describe('weights in memory of our own', () => {
-  test('give what onnxruntime gives over its own, and are read from the file once', async () => {
+  test("give the same results as onnxruntime's own weights, and are read from the file once", async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     expect(await session.run(INPUTS)).toEqual(expected)
@@ -55,7 +55,7 @@ describe('weights in memory of our own', () => {
     expect(log.slice(5)).toEqual(['free', 'unreserve'])
   })
 
-  test('are what the session computes with', async () => {
+  test('are the weights of the session', async () => {
     const { memory } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())

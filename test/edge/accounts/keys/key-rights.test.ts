@@ -177,7 +177,9 @@ describe('any key of scope admin', () => {
   })
 })
 
-test('no sequence of management raises what an admin key and its descendants may spend or do', async ({ expect }) => {
+test('no sequence of key management increases the rights or budgets of an admin key and its descendants', async ({
+  expect,
+}) => {
   const rights = fc.record(
     {
       scopes: fc.uniqueArray(fc.constantFrom(...SCOPES), { minLength: 1 }),

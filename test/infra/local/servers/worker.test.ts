@@ -110,7 +110,7 @@ describe('npm run keys', () => {
     expect(changed).toContain('limits  requests_per_minute 600, concurrent_jobs 3')
   })
 
-  test('says what is wrong and exits with 1', async ({ expect }) => {
+  test('names the problem and exits with 1', async ({ expect }) => {
     const stderr = (error: { stderr: string; code: number }) => [error.code, error.stderr]
     expect(await cli('create', '--account', 'No!').catch(stderr)).toEqual([
       1,
@@ -124,7 +124,7 @@ describe('npm run keys', () => {
     expect(nowhere).toEqual([1, expect.stringContaining('no worker responds at http://127.0.0.1:1')])
   })
 
-  test('shows in its help where the token comes from, and not the token', async ({ expect }) => {
+  test('shows the source of the token in its help, and not the token', async ({ expect }) => {
     for (const command of ['create', 'list', 'revoke']) {
       const { stdout } = await cli(command, '--help')
       expect(stdout).toMatch(/OCTET_ADMIN_TOKEN[\s\S]*OCTET_URL|OCTET_URL[\s\S]*OCTET_ADMIN_TOKEN/)

@@ -57,7 +57,7 @@ describe('quantizeRows', () => {
     expect([...codes.subarray(0, 3)]).toEqual([0, 0x80, 0])
   })
 
-  it.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('says that a weight is %d', (bad) => {
+  it.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('reports a weight of %d', (bad) => {
     const weights = Float32Array.of(1, 2, 3, bad)
     expect(quantizeRows(weights, 2, 2, new Uint8Array(4), new Float32Array(2))).toBe(false)
   })
