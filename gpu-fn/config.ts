@@ -81,6 +81,10 @@ const environment = z.object({
   OCTET_VRAM_GB: gigabytes.optional(),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
+  OCTET_METRICS_TOKEN: z.string().optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: z
+    .url({ protocol: /^https?$/, error: 'must be the address of an OTLP receiver' })
+    .optional(),
   OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 })
@@ -123,6 +127,10 @@ export function readConfig(variables: Record<string, string | undefined>) {
     /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
+    /** The bearer token of the reader of /metrics; null lets everybody read them. */
+    metricsToken: env.OCTET_METRICS_TOKEN ?? null,
+    /** Null sends no spans. */
+    traces: env.OTEL_EXPORTER_OTLP_ENDPOINT ?? null,
     logLevel: env.LOG_LEVEL,
   }
 }

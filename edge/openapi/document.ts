@@ -20,6 +20,8 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   cancel: 'cancel a job',
   list: 'list jobs',
   follow: 'follow a job by server-sent events',
+  interrupt: "cancel the key's open jobs",
+  choose: 'choose a model for later requests',
   describe: 'facts about the deployment',
   refuse: 'not offered',
 }
@@ -114,11 +116,16 @@ const PATH_PARAMETERS: Record<string, Json> = {
   event: { type: 'string', pattern: '^[A-Za-z0-9_-]{1,100}$' },
   account: { type: 'string', pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' },
 }
+/** A part of a path of another provider's API, such as the owner or the name of a model. */
+const FOREIGN_PARAMETER = { type: 'string', minLength: 1 }
+
+/** A path of Hono as one of OpenAPI. */
+const templateOf = (path: string) => path.replace(/:(\w+)(\{[^}]*\})?/g, '{$1}')
 
 function parametersOf(path: string, { query, headers = {} }: Operation): Json[] {
   const inPath = [...path.matchAll(/:(\w+)/g)].map(([, name]) => ({
     ...{ name, in: 'path', required: true },
-    schema: PATH_PARAMETERS[name!],
+    schema: PATH_PARAMETERS[name!] ?? FOREIGN_PARAMETER,
   }))
   const inQuery = Object.entries(query?.shape ?? {}).map(([name, schema]) => ({
     ...{ name, in: 'query', required: false },
@@ -192,7 +199,7 @@ function paths(): Json {
   const found: Record<string, Json> = {}
   for (const [route, operation] of Object.entries(OPERATIONS)) {
     const [method, path] = route.split(' ') as [string, string]
-    const name = path.replace(/:(\w+)/g, '{$1}')
+    const name = templateOf(path)
     found[name] = { ...found[name], [method.toLowerCase()]: operationOf(route, operation) }
   }
   return found

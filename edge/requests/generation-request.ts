@@ -1,11 +1,22 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, type LoraChoice, OUTPUT_FORMATS, ROUTES, seed, TIERS } from '#contract'
+import {
+  describeOversize,
+  type ImageOptions,
+  imageOptionsOf,
+  LIMITS,
+  type LoraChoice,
+  OUTPUT_FORMATS,
+  ROUTES,
+  seed,
+  TIERS,
+} from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
+import type { WebhookEventKind } from '../dialects/definition/public-job.ts'
 import { ApiError } from '../http/errors.ts'
 import { newJobId } from '../jobs/job-id.ts'
 import { microdollarsWithin } from '../platform/units.ts'
@@ -13,10 +24,11 @@ import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, price } from '../routing/price.ts'
+import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
+import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 import { chooseLoras, loras } from './loras.ts'
 
 type Bounds = { min: number; max: number }
@@ -63,8 +75,7 @@ export const generation = z.strictObject({
     .optional(),
   steps: integer(LIMITS.steps).optional(),
   guidance_scale: number(LIMITS.guidanceScale).optional(),
-  /** Tokens of T5, as in diffusers. */
-  max_sequence_length: integer(LIMITS.maxSequenceLength).optional(),
+  ...imageOptionFields,
   /** Adapters of the model. */
   loras: loras.optional(),
   quality: choice(QUALITIES).default('auto'),
@@ -125,11 +136,12 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
 
 /** The routing request for route.ts. A wanted size replaces the size of the fields. */
 function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
-  const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  const { negative_prompt, quality, guidance_scale, max_cost, max_latency_ms } = fields
   return {
     // The text for T5 decides whether the request needs T5.
     prompt: fields.prompt_3 || fields.prompt,
-    ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
+    ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
+    guidanceFields: fieldsOfGuidance(fields),
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -141,27 +153,42 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
+type Priced = {
+  decision: Decision
+  options: ImageOptions
+  loras: LoraChoice[]
+  work: Work
+  price: number
+  basePrice: number
+}
+
 /**
- * The routing decision for a request, its adapters, and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the
- * refusals of route.ts and of loras.ts.
+ * The routing decision for a request, its adapters, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms.
+ * Errors: the refusals of route.ts and of loras.ts, and invalid_request.
  */
 export async function routeAndPrice(
   fields: Generation,
   env: Env,
   account: string,
   wantedSize?: WantedSize,
-): Promise<{ decision: Decision; loras: LoraChoice[]; price: number; basePrice: number }> {
+): Promise<Priced> {
   const { catalog: whole, prices } = configOf(env)
   const { loras, catalog } = fields.loras
     ? chooseLoras(fields.loras, fields.model, whole, account)
     : { loras: [], catalog: whole }
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
-  const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
+  const workOf = (decision: Decision) => ({
+    ...decision,
+    ...chooseImageOptions(fields, decision),
+    count: fields.n,
+  })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, loras, price: price(workOf(decision), prices), basePrice: prices.base }
+  const work = workOf(decision)
+  const options = imageOptionsOf(work)
+  return { decision, options, loras, work, price: price(work, prices), basePrice: prices.base }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -173,8 +200,12 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** Additions of a dialect to the fields: the wanted size, and warnings about its own adjustments. */
-export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
+/** Additions of a dialect to the fields: the wanted size, warnings about its own adjustments, and the events for the webhook. */
+export type Addition = {
+  wantedSize?: WantedSize
+  warnings?: readonly Warning[]
+  webhookEvents?: readonly WebhookEventKind[]
+}
 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
 type Origin = Addition & { origin: string; name: string | null; dialect: string | null }
@@ -184,13 +215,13 @@ export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect, wantedSize, warnings = [] }: Origin,
+  { origin, name, dialect, wantedSize, warnings = [], webhookEvents }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, loras, price, basePrice } = await routeAndPrice(fields, env, account, wantedSize)
+  const { decision, options, loras, price, basePrice } = await routeAndPrice(fields, env, account, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -210,12 +241,13 @@ export async function createJobSpec(
     text_convention: 'diffusers' as const,
     ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
-    ...(fields.max_sequence_length && { max_sequence_length: fields.max_sequence_length }),
+    ...options,
     ...previewSteps(fields, decision.steps),
     ...(loras.length > 0 && { loras }),
   }
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
+  const created = Date.now()
   return {
     id: newJobId(),
     name,
@@ -225,7 +257,9 @@ export async function createJobSpec(
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
-    created: Date.now(),
+    ...(webhookEvents && { webhookEvents }),
+    created,
+    ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,
   }
 }

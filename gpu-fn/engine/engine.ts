@@ -1,4 +1,5 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
+import { freemem } from 'node:os'
 import type { JobRequest } from '../contract.ts'
 import type { LoraPackage, Package, Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
@@ -16,8 +17,20 @@ import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdo
 
 type Tier = JobRequest['tier']
 
-/** A compiled model that this process can serve. Sides are in pixels. */
-export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
+/** The share of free memory that prefetched files may take. Linux counts the page cache as used. */
+const PREFETCH_SHARE = 0.5
+
+/**
+ * A compiled model that this process can serve. Sides are in pixels. `blocks`: the denoiser's, and those that skip-layer guidance skips by
+ * default; absent if its package does not state them.
+ */
+export type Model = {
+  model: string
+  tier: Tier
+  package: string
+  side: { max: number; multipleOf: number }
+  blocks?: { count: number; skipped: readonly number[] }
+}
 
 /** A compiled adapter that jobs may name; `package` is the digest of its manifest. */
 export type Lora = { readonly package: string; readonly rank: number }
@@ -31,6 +44,8 @@ export type Loaded = {
   networks?: Opened
   /** Models (model:tier) that were closed to make room. */
   closed?: string[]
+  /** Planned memory of all open models. */
+  bytes?: number
   /** The model does not fit beside those of unfinished runs, and is not loaded. */
   occupied?: boolean
   /** Networks take turns on the device, so that alternating between jobs reloads them. */
@@ -51,6 +66,8 @@ export interface Engine {
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
   run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
+  /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
+  prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
   stop(): Promise<void>
 }
@@ -188,6 +205,12 @@ export class PackageEngine implements Engine {
     }
   }
 
+  async prefetch(model: Model, signal: AbortSignal): Promise<void> {
+    const pkg = this.#packages.get(model.package)!
+    const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+    if (bytes < freemem() * PREFETCH_SHARE) await readAhead(pkg, signal)
+  }
+
   async stop(): Promise<void> {
     await this.#thread?.stop()
   }
@@ -206,8 +229,8 @@ export class PackageEngine implements Engine {
         else if (reply.type === 'closed') loaded.closed.push(...reply.models)
         else if (reply.type === 'occupied') loaded.occupied = true
         else if (reply.type === 'loaded') {
-          const { seconds, networks, inTurns } = reply
-          Object.assign(loaded, { seconds, networks, inTurns })
+          const { seconds, networks, inTurns, bytes } = reply
+          Object.assign(loaded, { seconds, networks, inTurns, bytes })
         }
       }
     } finally {
@@ -252,5 +275,9 @@ function checkOffer(models: readonly Model[], directory: string): void {
 function describe({ manifest, digest }: Package): Model {
   const multipleOf = manifest.latent.downsample * manifest.latent.patch_size
   const side = { max: manifest.position.max * multipleOf, multipleOf }
-  return { model: manifest.model, tier: manifest.tier, package: digest, side }
+  const { blocks } = manifest
+  return {
+    ...{ model: manifest.model, tier: manifest.tier, package: digest, side },
+    ...(blocks && { blocks: { count: blocks.gates.length, skipped: blocks.skipped ?? [] } }),
+  }
 }

@@ -41,8 +41,9 @@ export type Command =
 export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
-  /** `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them. */
-  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean }
+  /** `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them. `bytes`: planned
+   * memory of all open packages. */
+  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number }
   /** The package does not fit beside those of unfinished runs. */
   | { type: 'occupied' }
   | { type: 'plan'; plan: MemoryPlan }

@@ -4,8 +4,11 @@ import type { Task } from './task.ts'
 
 /** The largest share of the aging bound that all accepted work takes together; the rest is for errors of the estimates. */
 const BACKLOG = 0.8
-/** The largest share of the backlog that one tenant fills with jobs of one class, so that there is room for its other class and for others. */
-const TENANT = 0.15
+/**
+ * The largest share of the backlog that one tenant fills with jobs of one class, so that there is room for its other class and for others.
+ * A tenant that is alone fills all of it; `others` is the weight of the device time of others.
+ */
+const TENANT = { least: 0.15, others: 4 }
 /** Work beyond the limits that is accepted to keep a promise, as a share of them. */
 const TOLERANCE = { all: 0.1, tenant: 0.6 }
 /** A tenant is assumed to get at least this share of the device. */
@@ -65,10 +68,12 @@ export class Admission {
     const before = [...this.#scheduler.tasks().map(workOf), ...this.#promisesBefore(task, promised, now)]
     const excess = excessOf(before, task.left, this.#limitMs)
     const own = before.filter(({ tenant, interactive }) => tenant === task.tenant && interactive === task.interactive)
-    const share = Math.max(LEAST_SHARE, this.#scheduler.usage.shareLeft(task, now))
+    const shares = this.#scheduler.usage.shares(task, now)
+    const share = Math.max(LEAST_SHARE, shares.left)
+    const tenantLimit = Math.max(TENANT.least, 1 - TENANT.others * shares.others) * this.#limitMs
     // A promise that is due is kept although the work before it took longer than estimated.
     const isDue = promised !== undefined && now >= promised.at - 1
-    const ownLimit = TENANT * this.#limitMs * (isDue ? 1 + TOLERANCE.tenant : 1)
+    const ownLimit = tenantLimit * (isDue ? 1 + TOLERANCE.tenant : 1)
     return Math.max(excess - (isDue ? TOLERANCE.all * this.#limitMs : 0), excessOf(own, task.left, ownLimit) / share)
   }
 

@@ -42,13 +42,18 @@ export class Usage {
     return new Set([...this.#entries].filter(([, entry]) => decay(entry, now) > threshold).map(([tenant]) => tenant))
   }
 
-  /** The fraction of the recent past in which neither another tenant nor an interactive job of this one had the device, from 0 to 1. */
-  shareLeft({ tenant, interactive }: Terms, now: number): number {
-    const busy = [...this.#entries].map(([name, { total, first, at }]) => {
-      if (name !== tenant) return decay({ ms: total, at }, now)
-      return interactive ? 0 : decay({ ms: first, at }, now)
-    })
-    return Math.max(0, 1 - (busy.reduce((sum, ms) => sum + ms, 0) * Math.LN2) / HALF_LIFE_MS)
+  /**
+   * Fractions of the recent past, from 0 to 1: `others`, in which another tenant had the device; `left`, in which neither another tenant
+   * nor an interactive job of this one had it.
+   */
+  shares({ tenant, interactive }: Terms, now: number): { others: number; left: number } {
+    let [others, own] = [0, 0]
+    for (const [name, { total, first, at }] of this.#entries) {
+      if (name !== tenant) others += decay({ ms: total, at }, now)
+      else if (!interactive) own = decay({ ms: first, at }, now)
+    }
+    const fraction = (ms: number) => Math.min(1, (ms * Math.LN2) / HALF_LIFE_MS)
+    return { others: fraction(others), left: 1 - fraction(others + own) }
   }
 
   #mean(now: number): number {

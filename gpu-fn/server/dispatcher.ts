@@ -5,6 +5,7 @@ import { Scheduler } from '../scheduler/scheduler.ts'
 import type { Task } from '../scheduler/task.ts'
 import type { Estimates } from './estimates.ts'
 import type { Job } from './job.ts'
+import type { Observer } from './observability/observer.ts'
 import type { Turn } from './run-job.ts'
 
 /** Jobs that may be unfinished at a time. Each interrupted job keeps its latent and its prompt embeddings in host memory. */
@@ -17,7 +18,10 @@ export type DispatcherOptions = {
   start: (job: Job) => Run
   /** Called after the end of a job, before the next turn on the device. It must not throw. */
   onEnd: (job: Job, fault: boolean) => Promise<void>
-  onTurn?: (job: Job, turn: Turn, seconds: number) => void
+  /** The device became idle, or got work. */
+  onIdle: () => void
+  onBusy: () => void
+  observer: Pick<Required<Observer>, 'turn'>
   estimates: Estimates
   /** Maximum number of jobs that have not started. */
   capacity: number
@@ -90,6 +94,17 @@ export class Dispatcher {
     return { running, queued: this.#entries.size - running }
   }
 
+  /** Unfinished jobs by class and state. */
+  census(): { interactive: boolean; started: boolean; count: number }[] {
+    const tasks = [...this.#entries.values()].map(({ task }) => task)
+    return [true, false].flatMap((interactive) =>
+      [true, false].map((started) => {
+        const count = tasks.filter((task) => task.interactive === interactive && task.started === started).length
+        return { interactive, started, count }
+      }),
+    )
+  }
+
   /** Resolves when no job runs or waits. */
   idle(): Promise<void> {
     return this.#isBusy || this.#entries.size > 0
@@ -115,6 +130,7 @@ export class Dispatcher {
 
   async #work(): Promise<void> {
     this.#isBusy = true
+    this.#options.onBusy()
     for (;;) {
       const chore = this.#chores.shift()
       const entry = chore ? undefined : this.#choose()
@@ -123,6 +139,7 @@ export class Dispatcher {
       else break
     }
     this.#isBusy = false
+    if (this.#entries.size === 0) this.#options.onIdle()
     if (this.#entries.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve()
   }
 
@@ -154,7 +171,7 @@ export class Dispatcher {
     this.#working = undefined
     if (done) return this.#end(entry, value.fault)
     job.wait.since = now
-    this.#options.onTurn?.(job, value, (now - start) / 1000)
+    this.#options.observer.turn(job, value, (now - start) / 1000)
     this.#options.estimates.record(job, value, now - start)
     this.#scheduler.charge(task, now - start, this.#options.estimates.leftMs(job), now)
     entry.occupied = value.phase === 'occupied'
@@ -174,7 +191,7 @@ export class Dispatcher {
     if (done) this.#chores.push(() => this.#end(entry, value.fault))
     else {
       job.wait.since = now
-      this.#options.onTurn?.(job, value, (now - start) / 1000)
+      this.#options.observer.turn(job, value, (now - start) / 1000)
     }
     this.#wake()
   }

@@ -1,6 +1,7 @@
 // One job: its request, and the log of its events, which any number of readers can follow from the start.
 import { EventEmitter } from 'node:events'
 import type { JobEvent, JobRequest } from '../contract.ts'
+import type { TraceParent } from './observability/traceparent.ts'
 
 /** An event and, for an image, its bytes. */
 export type Entry = { event: JobEvent; data?: Uint8Array }
@@ -19,6 +20,8 @@ export interface Job {
   /** `performance.now()` */
   readonly acceptedAt: number
   readonly wait: Wait
+  /** The caller's span; null starts a trace. */
+  readonly trace: TraceParent | null
   readonly changes: EventEmitter<{ entry: [] }>
 }
 
@@ -31,7 +34,7 @@ export const waitedMs = ({ wait: { ms, since } }: Job): number => ms + (since ==
 const ENTRY_BYTES = 256
 const TERMINAL: readonly JobEvent['type'][] = ['succeeded', 'failed', 'canceled']
 
-export function createJob(id: string, request: JobRequest): Job {
+export function createJob(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
   const parameters = parametersOf(request)
   const acceptedAt = performance.now()
   return {
@@ -45,6 +48,7 @@ export function createJob(id: string, request: JobRequest): Job {
     cancellation: new AbortController(),
     acceptedAt,
     wait: { ms: 0, since: acceptedAt },
+    trace,
     changes: new EventEmitter<{ entry: [] }>().setMaxListeners(0),
   }
 }

@@ -1,12 +1,15 @@
 // The jobs of this process: each is accepted once, queued, run, and kept for replay for some time after its end.
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from '../contract.ts'
-import type { Engine } from '../engine/engine.ts'
+import type { Engine, Model } from '../engine/engine.ts'
 import { Dispatcher, type Rejection } from './dispatcher.ts'
 import { createEngineHealth } from './engine-health.ts'
 import { Estimates } from './estimates.ts'
 import { createExpiringMap } from './expiring-map.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
+import { type Observer, observeWith } from './observability/observer.ts'
+import type { TraceParent } from './observability/traceparent.ts'
+import { createPrefetch, type Prefetch } from './prefetch.ts'
 import { createReaders } from './readers.ts'
 import { Refusal } from './refusal.ts'
 import { Retention, type RetentionLimits } from './retention.ts'
@@ -27,6 +30,7 @@ export interface JobsOptions extends RetentionLimits {
   log: Logger
   /** Called once when the engine no longer works, for example after a GPU fault. */
   onBroken: () => void
+  observer?: Required<Observer>
 }
 
 /** Twice the longest job of the built-in model on a slow CPU, with room for others. */
@@ -42,22 +46,29 @@ export class Jobs {
   readonly #canceledAttempts = createExpiringMap<number>(CANCELLATIONS)
   readonly #retention: Retention
   readonly #dispatcher: Dispatcher
+  readonly #prefetch: Prefetch
   readonly #readers: ReturnType<typeof createReaders>
 
   constructor(options: JobsOptions) {
     const { engine, log, onBroken, queue, unreadSeconds, agingSeconds = AGING_SECONDS } = options
+    const { observer = observeWith([]) } = options
     this.#options = options
     this.#retention = new Retention(options, (job) => {
       if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id)
     })
     const health = createEngineHealth(engine, log, onBroken)
+    this.#prefetch = createPrefetch(engine)
     this.#dispatcher = new Dispatcher({
       start: (job) => runJob(engine, job, this.#logOf(job)),
       onEnd: async (job, fault) => {
         this.#retention.add(job)
+        observer.end(job)
         await health.record(job, fault)
       },
+      onIdle: () => this.#prefetch.idle(),
+      onBusy: () => this.#prefetch.busy(),
       estimates: new Estimates(),
+      observer,
       capacity: queue,
       agingMs: agingSeconds * 1000,
     })
@@ -68,7 +79,7 @@ export class Jobs {
   }
 
   /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
-  submit(id: string, request: JobRequest): Job {
+  submit(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
       throw new Refusal('job_conflict', `job ${id} exists with another body`)
@@ -77,7 +88,7 @@ export class Jobs {
       known.attempt = Math.max(known.attempt, request.attempt)
       return known
     }
-    const job = createJob(id, request)
+    const job = createJob(id, request, trace)
     if (isCanceled) {
       this.#jobs.set(id, job)
       this.#endCanceled(job)
@@ -115,6 +126,34 @@ export class Jobs {
     return this.#dispatcher.counts()
   }
 
+  /** Notes a request for a model; null if it is not offered. The most requested models are kept ready. */
+  prewarm({ model: name, tier }: Pick<JobRequest, 'model' | 'tier'>): Model | null {
+    const model = this.#options.engine.models.find((each) => each.model === name && each.tier === tier)
+    if (!model) return null
+    this.#prefetch.requested(model)
+    return model
+  }
+
+  /** Opens a model while no job has the device. Failures are logged. */
+  async open(model: Model): Promise<void> {
+    const { engine, log } = this.#options
+    await this.#dispatcher.exclusively(async () => {
+      await engine
+        .load(model)
+        .catch((err: unknown) => log.error({ err, model: model.model }, 'a model could not be opened'))
+    })
+  }
+
+  /** Unfinished jobs by class and state. */
+  census(): ReturnType<Dispatcher['census']> {
+    return this.#dispatcher.census()
+  }
+
+  /** Whether another job would be accepted, as far as the number of jobs decides. */
+  hasRoom(): boolean {
+    return this.counts().queued < this.#options.queue
+  }
+
   idle(): Promise<void> {
     return this.#dispatcher.idle()
   }
@@ -135,9 +174,10 @@ export class Jobs {
     refuseUnlessReady(lifecycle)
     const rejected = this.#dispatcher.add(job)
     if (rejected) throw refusalOf(rejected, queue)
+    this.prewarm(job.request)
     this.#jobs.set(job.id, job)
     this.#readers.add(job)
-    this.#logOf(job).info({ position: this.#dispatcher.position(job) }, 'job accepted')
+    this.#logOf(job).debug({ position: this.#dispatcher.position(job) }, 'job accepted')
   }
 
   #logOf(job: Job): Logger {

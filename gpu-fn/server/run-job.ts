@@ -5,16 +5,21 @@ import type { JobEvent, JobRequest, LoraChoice, Timings } from '../contract.ts'
 import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
+import type { Load } from './observability/observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
 
+type Generation = { job: Job; progress: Progress; log: Logger }
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
 /** The part of a run that a turn has completed. `occupied`: none, because the model does not fit beside those of unfinished runs. */
 export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  /** Of phase `load`. */
+  load?: Load
   /** Alternating between jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
   inTurns?: boolean
 }
@@ -29,7 +34,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
   const { signal } = job.cancellation
   let fault = false
   try {
-    yield* generate(engine, job, progress)
+    yield* generate(engine, { job, progress, log })
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
   } catch (thrown) {
     const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
@@ -37,8 +42,24 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
     if (fault) log.error({ err: cause, code }, 'job failed')
     append(job, signal.aborted ? canceled(job, progress) : { type: 'failed', code, message })
   }
-  log.info({ outcome: job.entries.at(-1)?.event }, 'job ended')
+  log.info(summaryOf(job), 'job ended')
   return { fault }
+}
+
+/** One line of the log for each job. It has no prompt. */
+function summaryOf({ request, entries, trace, acceptedAt }: Job) {
+  const { model, tier, width, height, steps, count, guidance_scale, schedule } = request
+  const size = { width, height, steps, count, guidance_scale }
+  const turns = { tenant: schedule?.tenant, interactive: schedule?.interactive }
+  return {
+    outcome: entries.at(-1)?.event,
+    model,
+    tier,
+    ...size,
+    ...turns,
+    trace: trace?.traceId,
+    ms: Math.round(performance.now() - acceptedAt),
+  }
 }
 
 /** The final event of a job that was canceled before its run or between two steps. */
@@ -49,11 +70,13 @@ export function canceled(
   return { type: 'canceled', steps_done: progress.stepsDone, timings: close(job, progress) }
 }
 
-async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGenerator<Turn> {
+async function* generate(engine: Engine, { job, progress, log }: Generation): AsyncGenerator<Turn> {
   const { request, cancellation } = job
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
+  checkSkippedLayers(model, request)
+  checkPromptWeights(request)
   chooseLoras(engine.loras, request.loras ?? [])
   signal.throwIfAborted()
   let loaded = await engine.load(model, request)
@@ -70,8 +93,23 @@ async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGen
   signal.throwIfAborted()
   const loras = request.loras && { loras: chooseLoras(engine.loras, request.loras) }
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
-  yield { phase: 'load', inTurns }
-  for await (const event of engine.run(model, request, signal)) {
+  yield { phase: 'load', load: loaded, inTurns }
+  try {
+    yield* runOnce(engine, { job, progress, model, inTurns })
+  } catch (error) {
+    const isOutOfMemory = error instanceof JobError && error.code === 'out_of_memory'
+    if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
+    // The engine has freed what it can, and the job has the device to itself.
+    log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
+    Object.assign(progress, { stepsDone: 0 })
+    yield* runOnce(engine, { job, progress, model, inTurns: true })
+  }
+}
+
+type Attempt = { job: Job; progress: Progress; model: Model; inTurns: boolean }
+
+async function* runOnce(engine: Engine, { job, progress, model, inTurns }: Attempt): AsyncGenerator<Turn> {
+  for await (const event of engine.run(model, job.request, job.cancellation.signal)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
     if (phase) yield { phase, inTurns }
@@ -142,6 +180,27 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
         'invalid_request',
         `${name} was ${pixels}; ${model} takes multiples of ${side.multipleOf} up to ${side.max}`,
       )
+  }
+}
+
+/** Errors: invalid_request for blocks that the model does not have, or that neither the request nor the package states. */
+function checkSkippedLayers({ model, blocks }: Model, { skip_layer_guidance: skip }: JobRequest): void {
+  if (!skip) return
+  const refuse = (problem: string) => new JobError('invalid_request', `skip_layer_guidance ${problem}`)
+  if (!blocks) throw refuse(`needs a package of this version; ${model} must be compiled again`)
+  const layers = skip.layers ?? blocks.skipped
+  if (layers.length === 0)
+    throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count}`)
+  const missing = layers.find((layer) => layer >= blocks.count)
+  if (missing !== undefined) throw refuse(`has layer ${missing}; the layers of ${model} are 0 to ${blocks.count - 1}`)
+}
+
+/** Errors: invalid_request. */
+function checkPromptWeights({ prompt_weights, ...request }: JobRequest): void {
+  if (!prompt_weights) return
+  for (const name of ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const) {
+    const problem = describeWeightProblem(request[name] ?? '')
+    if (problem) throw new JobError('invalid_request', `${name} ${problem}`)
   }
 }
 

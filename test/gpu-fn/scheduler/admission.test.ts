@@ -11,8 +11,10 @@ const taskOf = (id: string, overrides: Partial<Task> = {}): Task => ({
   ...{ arrived: 0, deadline: null, left: 1_000, started: false, ...overrides },
 })
 
-function start() {
+/** `others`: another tenant has used the device. */
+function start({ others = true } = {}) {
   const scheduler = new Scheduler({ agingMs: AGING_MS })
+  if (others) scheduler.usage.charge({ tenant: 'other', weight: 1, interactive: false }, 30_000, 0)
   const admission = new Admission(scheduler, AGING_MS)
   const submit = (task: Task, now = 0) => {
     const refused = admission.refuse(task, 0, now)
@@ -32,6 +34,12 @@ test('one tenant fills a share of the backlog, and others still find room', () =
   expect(outcomes.filter((refused) => refused === null)).toHaveLength(1)
   expect(outcomes.at(-1)).toMatchObject({ reason: 'backlog', retryAfterMs: expect.any(Number) })
   for (const tenant of ['b', 'c', 'd']) expect(submit(taskOf(tenant))).toBeNull()
+})
+
+test('a tenant that is alone fills the whole backlog', () => {
+  const { submit } = start({ others: false })
+  const outcomes = Array.from({ length: 10 }, (_, i) => submit(taskOf(`a${i}`)))
+  expect(outcomes.filter((refused) => refused === null)).toHaveLength(8)
 })
 
 test('all accepted work together stays below the aging bound', () => {
