@@ -111,11 +111,18 @@ class ReservedWeights implements DeviceWeights {
       this.#mapping = device.map(address, this.#bytes)
       const settled = this.#loads++ > 0 ? setTimeout(SETTLE_MS) : undefined
       await Promise.all([this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }]), settled])
-      if (this.#updates) await updateOnDevice(this.#placed, this.#updates)
+      await this.#applyUpdates()
     } catch (error) {
       this.unload()
       throw error
     }
+  }
+
+  async #applyUpdates(): Promise<void> {
+    if (!this.#updates) return
+    await updateOnDevice(this.#placed, this.#updates)
+    // Mapping gigabytes takes seconds, which the restoration would otherwise wait for.
+    this.#host.keep().catch(() => {})
   }
 
   /** Restores the weights that were updated before, and applies the current updates. */
@@ -123,7 +130,7 @@ class ReservedWeights implements DeviceWeights {
     await loaded
     try {
       if (before) await this.#host.copyTo(this.#placed.address, before.weights.flatMap(rangesOf))
-      if (this.#updates) await updateOnDevice(this.#placed, this.#updates)
+      await this.#applyUpdates()
     } catch (error) {
       this.unload()
       throw error
@@ -139,12 +146,12 @@ const rangesOf = ({ weight, scales }: WeightUpdate): FileRange[] =>
     bytes: tensorBytes(dtype, shape),
   }))
 
-/** A mapped weights file. It stays mapped, and so in memory, after the second copy. */
+/** A mapped weights file. It stays mapped, and so in memory, after the second copy, and for the restoration of updated weights. */
 class HostFile {
   readonly bytes: number
   readonly #file: string
   readonly #device: DeviceMemory
-  #mapped: Mapped | undefined
+  #kept: Promise<Mapped> | undefined
   #copies = 0
 
   constructor(file: string, bytes: number, device: DeviceMemory) {
@@ -153,22 +160,36 @@ class HostFile {
     this.#device = device
   }
 
+  /** Maps the file ahead of its next copy, and keeps it mapped. */
+  keep(): Promise<Mapped> {
+    this.#kept ??= this.#map().catch((error: unknown) => {
+      this.#kept = undefined
+      throw error
+    })
+    return this.#kept
+  }
+
   /** Copies ranges of the file to the same offsets from `address`. */
   async copyTo(address: Pointer, ranges: readonly FileRange[]): Promise<void> {
     this.#copies++
-    const mapped = this.#mapped ?? (await mapFile(this.#file, this.bytes, this.#device))
+    const kept = this.#copies > 1 ? this.keep() : this.#kept
+    const mapped = await (kept ?? this.#map())
     try {
-      if (this.#copies > 1) this.#mapped = mapped
       for (const { offset, bytes } of ranges)
         await this.#device.copyFromHost(address + BigInt(offset), mapped.address + BigInt(offset), bytes)
     } finally {
-      if (this.#mapped !== mapped) await mapped.close()
+      if (!kept) await mapped.close()
     }
   }
 
   async close(): Promise<void> {
-    await this.#mapped?.close()
-    this.#mapped = undefined
+    const mapped = await this.#kept?.catch(() => undefined)
+    this.#kept = undefined
+    await mapped?.close()
+  }
+
+  #map(): Promise<Mapped> {
+    return mapFile(this.#file, this.bytes, this.#device)
   }
 }
 
