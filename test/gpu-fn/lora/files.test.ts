@@ -126,14 +126,14 @@ test('damaged files are refused or compiled, and never crash', async () => {
   const file = path.join(scratch.directory, 'lora.safetensors')
   const out = path.join(scratch.directory, 'out')
   let refused = 0
-  for (let i = 0; i < 150; i++) {
+  for (let i = 0; i < 60; i++) {
     await writeFile(file, i % 2 === 0 ? mutate(random, header, pack) : mutateBytes(random, honest))
     await compileLora({ lora: file, base: pkg.manifest, out }).catch((error) => {
       if (!(error instanceof CheckpointError)) throw error
       refused++
     })
   }
-  expect(refused).toBeGreaterThan(100)
+  expect(refused).toBeGreaterThan(40)
 })
 
 test('damaged packages are refused', async () => {
