@@ -11,7 +11,7 @@ import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { type Local, startLocal } from '../../infra/local/local.ts'
 import { compileTiny } from '../support/checkpoints/compile.ts'
-import { LORAS } from '../support/lora.ts'
+import { LORAS } from '../support/lora-outputs.ts'
 
 let scratch: string
 let local: Local

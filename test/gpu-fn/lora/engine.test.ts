@@ -11,7 +11,7 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { jobBody } from '../../support/gpu/client.ts'
-import { LORAS } from '../../support/lora.ts'
+import { LORAS } from '../../support/lora-outputs.ts'
 
 let scratch: string
 let engine: PackageEngine

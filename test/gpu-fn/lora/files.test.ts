@@ -13,7 +13,8 @@ import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { type Header, mutate, mutateBytes, seededRandom } from '../../support/checkpoints/mutate.ts'
 import { refusal } from '../../support/checkpoints/refusal.ts'
 import { packHeader, type Stored } from '../../support/checkpoints/safetensors-file.ts'
-import { compiledLora, LORAS } from '../../support/lora.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { LORAS } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()

@@ -15,7 +15,8 @@ import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { pseudoRandom } from '../../support/checkpoints/tensors.ts'
 import { hostMemory } from '../../support/gpu/host-memory.ts'
-import { compiledLora, LORAS } from '../../support/lora.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { LORAS } from '../../support/lora-outputs.ts'
 
 let packages: Record<'fp8' | 'fp32', Package>
 beforeAll(async () => {

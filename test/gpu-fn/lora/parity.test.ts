@@ -4,7 +4,8 @@ import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pip
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
-import { compiledLora, LORAS, loraGoldens, networkOutputs } from '../../support/lora.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { LORAS, loraGoldens, networkOutputs } from '../../support/lora-outputs.ts'
 
 /** Relative, and so stricter than absolute: the outputs have magnitudes of about 1. */
 const TOLERANCE = 1e-5
