@@ -18,8 +18,17 @@ type Tier = JobRequest['tier']
 /** The share of free memory that prefetched files may take. Linux counts the page cache as used. */
 const PREFETCH_SHARE = 0.5
 
-/** A compiled model that this process can serve. Sides are in pixels. */
-export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
+/**
+ * A compiled model that this process can serve. Sides are in pixels. `blocks`: the denoiser's, and those that skip-layer guidance skips by
+ * default; absent if its package does not state them.
+ */
+export type Model = {
+  model: string
+  tier: Tier
+  package: string
+  side: { max: number; multipleOf: number }
+  blocks?: { count: number; skipped: readonly number[] }
+}
 
 /** The result of `load`. */
 export type Loaded = {
@@ -229,5 +238,9 @@ function checkOffer(models: readonly Model[], directory: string): void {
 function describe({ manifest, digest }: Package): Model {
   const multipleOf = manifest.latent.downsample * manifest.latent.patch_size
   const side = { max: manifest.position.max * multipleOf, multipleOf }
-  return { model: manifest.model, tier: manifest.tier, package: digest, side }
+  const { blocks } = manifest
+  return {
+    ...{ model: manifest.model, tier: manifest.tier, package: digest, side },
+    ...(blocks && { blocks: { count: blocks.gates.length, skipped: blocks.skipped ?? [] } }),
+  }
 }

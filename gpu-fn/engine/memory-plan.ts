@@ -1,6 +1,6 @@
 // The division of a package's networks into resident and offloaded ones, within a memory budget.
 import type { Manifest, NetworkName, Target } from '../manifest.ts'
-import { STEPS_AT_ONCE } from '../pipeline/denoise.ts'
+import { STEPS_AT_ONCE } from '../pipeline/conditions.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 
 /** Device memory of a network in bytes. `workspace`: activations and scratch of its largest run. */

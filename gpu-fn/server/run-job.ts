@@ -5,6 +5,7 @@ import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
 import type { Load } from './observability/observer.ts'
 
@@ -74,6 +75,8 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
+  checkSkippedLayers(model, request)
+  checkPromptWeights(request)
   signal.throwIfAborted()
   let loaded = await engine.load(model, request)
   while (loaded.occupied) {
@@ -164,6 +167,27 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
         'invalid_request',
         `${name} was ${pixels}; ${model} takes multiples of ${side.multipleOf} up to ${side.max}`,
       )
+  }
+}
+
+/** Errors: invalid_request for blocks that the model does not have, or that neither the request nor the package states. */
+function checkSkippedLayers({ model, blocks }: Model, { skip_layer_guidance: skip }: JobRequest): void {
+  if (!skip) return
+  const refuse = (problem: string) => new JobError('invalid_request', `skip_layer_guidance ${problem}`)
+  if (!blocks) throw refuse(`needs a package of this version; ${model} must be compiled again`)
+  const layers = skip.layers ?? blocks.skipped
+  if (layers.length === 0)
+    throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count}`)
+  const missing = layers.find((layer) => layer >= blocks.count)
+  if (missing !== undefined) throw refuse(`has layer ${missing}; the layers of ${model} are 0 to ${blocks.count - 1}`)
+}
+
+/** Errors: invalid_request. */
+function checkPromptWeights({ prompt_weights, ...request }: JobRequest): void {
+  if (!prompt_weights) return
+  for (const name of ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const) {
+    const problem = describeWeightProblem(request[name] ?? '')
+    if (problem) throw new JobError('invalid_request', `${name} ${problem}`)
   }
 }
 

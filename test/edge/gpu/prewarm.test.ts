@@ -147,3 +147,32 @@ test('a job that waits for a GPU states the expected wait', async ({ expect }) =
     })
   })
 })
+
+test('an idle GPU is kept while recent gaps make that worthwhile, by pings within the budget', async ({ expect }) => {
+  await usePolicy({ wait_worth: 20, idle_seconds: 60, start_seconds: 30 })
+  const pings = host(200)
+  const now = vi.spyOn(Date, 'now')
+  let time = 1_800_000_000_000
+  now.mockImplementation(() => time)
+  const terms = { account: 'a', interactive: true }
+  for (let k = 0; k < 10; k++) {
+    await warm().requestSlot(`job${k}`, terms)
+    await warm().recordHealth('ready')
+    await warm().releaseSlot(`job${k}`)
+    time += 170_000
+  }
+  // The last job ended 170 s ago. Its window is 180 s, of which the host keeps the first 60 s.
+  await warm().requestSlot('last', terms)
+  await warm().recordHealth('ready')
+  await warm().releaseSlot('last')
+  pings.length = 0
+  const alarm = () => runInDurableObject(warm(), (_, ctx) => ctx.storage.getAlarm())
+  await vi.waitFor(async () => expect(await alarm()).toBe(time + 45_000))
+  time += 45_000
+  await runDurableObjectAlarm(warm())
+  await pinged(pings, 1)
+  expect(await alarm()).toBe(time + 45_000)
+  time += 136_000
+  await runDurableObjectAlarm(warm())
+  expect(pings).toHaveLength(1)
+})
