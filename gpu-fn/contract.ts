@@ -53,7 +53,7 @@ export const LIMITS = {
 /** A model's name, which becomes part of paths and settings. */
 export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
-/** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema with a digest uses this. */
+/** A SHA-256 in lower-case hex. Every schema of a digest uses this one, because digests become parts of paths and keys. */
 export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
 const SEEDS = BigInt(LIMITS.seedMax) + 1n
 const isSeed = (text: string) => /^\d{1,20}$/.test(text) && BigInt(text) < SEEDS

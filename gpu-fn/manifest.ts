@@ -19,7 +19,7 @@ export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
 export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
 export type NetworkName = string
 
-/** Version of the manifest's fields and of the operators in the graphs. A package with another version is refused. */
+/** The package format, which defines the manifest's fields and the operators in the graphs. Packages of another format are refused. */
 export const MANIFEST_FORMAT = 4
 
 const count = z.int().min(0)
@@ -118,8 +118,8 @@ export const manifest = z.strictObject({
     /** The encoders of the package, in the order in which they run. */
     encoders: z.array(textEncoder),
     /**
-     * `prompt_embeds` [L, `joint_width`] consists of segments of rows. Encoders of one segment fill columns beside each other. A segment
-     * without encoders has this many rows of zeros.
+     * `prompt_embeds` [L, `joint_width`] consists of segments of rows. The encoders of a segment fill adjacent columns. A segment without
+     * encoders has this many rows of zeros.
      */
     segments: z.array(rows),
     joint_width: z.int(),

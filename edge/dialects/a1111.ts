@@ -18,7 +18,7 @@ import { SAMPLER_NAMES, SCHEDULE_NAMES } from './definition/sampling-names.ts'
 const ROOT = '/sdapi/v1'
 const batch = z.int().min(1).max(8).describe('an integer from 1 to 8').optional()
 
-/** What differs from the parameters of other APIs. */
+/** Parameters that other APIs name or define differently. */
 const body = z.object({
   ...{ batch_size: batch, n_iter: batch },
   override_settings: z.record(z.string(), z.unknown()).describe('an object').optional(),
@@ -28,7 +28,7 @@ const SAME = [
   ...['prompt', 'negative_prompt', 'width', 'height', 'steps', 'cfg_scale', 'seed', 'init_images', 'mask'],
   ...['sampler_name', 'sampler_index', 'scheduler', 'prompt_weights'],
 ]
-/** Parameters that change the image there and not here, unless they have one of these values. */
+/** Parameters that stable-diffusion-webui applies and Octet does not, with the values that have no effect there. */
 const NO_EFFECT = ['styles', 'script_name', 'enable_hr', 'tiling'] as const
 const USUAL: readonly unknown[] = [undefined, null, false, '']
 
@@ -60,7 +60,7 @@ function parse({ body: given }: DialectRequest): Translation {
 
 const samplerOf = ({ sampler = 'euler' }: RenderedJob['parameters']) => SAMPLER_NAMES[sampler].label
 
-/** What the web interface writes below an image. */
+/** The text that the web interface shows below an image. */
 function infotextOf({ job, parameters }: RenderedJob, seed: number | string): string {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, model } = parameters
   const negative = negative_prompt === '' ? [] : [`Negative prompt: ${negative_prompt}`]
@@ -114,7 +114,7 @@ function progressOf(jobs: readonly ListedJob[], open: OpenJob | null) {
   }
 }
 
-/** What clients read when they connect. */
+/** The routes that clients read when they connect. */
 const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'GET /sd-models': ({ models }) => ['auto', ...models].map(describeModel),
   'GET /options': ({ chosen }) => ({
@@ -149,7 +149,7 @@ const error = ({ title, detail, errors = [] }: Problem) => ({
   json: { error: title, detail, body: '', errors: errors.map(({ message }) => message).join(' ') || detail },
 })
 
-/** Text to image. The route for images as input refuses them in words. */
+/** Text to image. The route for image input responds with an error that states the reason. */
 export const a1111: Dialect = {
   name: 'a1111',
   routes: [

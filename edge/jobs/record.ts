@@ -15,7 +15,7 @@ export const MAX_ATTEMPTS = 25
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
-/** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
+/** The event of a log entry: an event of the GPU function, with stored files in place of bytes, or an event of the edge. */
 export type LoggedEvent =
   | Exclude<JobEvent, { type: 'image' | 'preview' | 'heartbeat' | 'succeeded' | 'canceled' }>
   | (Extract<JobEvent, { type: 'succeeded' }> & { stored: StoredImage[] })
@@ -115,7 +115,9 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
   return progress && 'step' in progress ? progress.image * progress.steps + progress.step : 0
 }
 
-/** Jobs of fewer steps keep their slot to the end: most of their GPU time would not count as usage. */
+/**
+ * Minimum number of steps for the return of the slot before the last step. In shorter jobs, most of the GPU time would not count as usage.
+ */
 const LEAST_STEPS = 4
 
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
@@ -141,7 +143,7 @@ export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, 
 export const isRetryable = ({ state, error }: Pick<JobRecord, 'state' | 'error'>) =>
   state === 'failed' && error?.code !== 'invalid_request'
 
-/** The decision as callers read it; the endpoint stays internal. */
+/** The public part of the decision, without the endpoint. */
 export function decisionOf({
   decision: { route, tier, model, steps, guidanceScale, reason },
 }: Pick<JobSpec, 'decision'>) {

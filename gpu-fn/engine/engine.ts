@@ -112,7 +112,7 @@ export class PackageEngine implements Engine {
     const pkg = this.#packages.get(model.package)!
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
     try {
-      // Concurrently: both read the files, and hashing overlaps with the GPU's share of opening.
+      // Verification and opening are concurrent, because both read the files and opening waits for the GPU.
       const [opened, verified] = await Promise.allSettled([
         this.#open(pkg, size, watch),
         this.#options.verifier.verify(pkg, watch.progress),
@@ -225,7 +225,7 @@ function cancelFlag(signal: AbortSignal) {
   return { flag, raise, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
-/** Only these fields of a request, because the thread receives a copy. */
+/** Only the fields that the thread needs, because it receives a copy. */
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {

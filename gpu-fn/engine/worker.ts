@@ -117,7 +117,7 @@ function fits(pkg: Package, size: Size): boolean {
 async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
   const { pipeline } = await openOrThrow(pkg, send)
   const { defaults, target } = pkg.manifest
-  // A GPU's libraries plan separately for a batch of two, which guidance uses.
+  // Guidance uses a batch of two, for which a GPU's libraries plan separately.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
   const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
   const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const

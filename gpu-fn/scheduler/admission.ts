@@ -1,4 +1,4 @@
-// Admission: the device accepts only jobs that it can end within their limits, and tells others when to return.
+// Admission: the device accepts only jobs that it can finish within their limits. The refusal of others states the time of a retry.
 import type { Scheduler } from './scheduler.ts'
 import type { Task } from './task.ts'
 

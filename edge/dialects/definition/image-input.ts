@@ -1,4 +1,4 @@
-// The parameters that clients of several image APIs send, by their meaning, whatever their names.
+// The parameters that several image APIs have in common, under Octet's names.
 import * as z from 'zod'
 import { LIMITS, OUTPUT_FORMATS, seed } from '#contract'
 import { ApiError } from '../../http/errors.ts'
@@ -95,7 +95,7 @@ const NATIVE: readonly string[] = [
   'prompt_weights',
 ]
 
-/** Parameters without an influence on the image here. */
+/** Parameters without an effect on the image in Octet. */
 const SILENT: ReadonlySet<string> = new Set([
   ...['disable_safety_checker', 'enable_safety_checker', 'safety_tolerance', 'apply_watermark', 'sync_mode'],
   ...['go_fast', 'acceleration', 'prompt_strength', 'strength', 'megapixels', 'replicate_weights'],

@@ -4,7 +4,7 @@ import { Icon } from './icons.tsx'
 
 type Failure = { message: string; code: string; requestId: string | null }
 
-/** What the reader can do about an error, in words. */
+/** Advice for the reader by error code. */
 const ADVICE: Record<string, string> = {
   invalid_api_key: 'Paste another key: it is missing, expired or revoked.',
   over_budget: 'The account tab shows what is left. An operator can raise the limits or add credit.',

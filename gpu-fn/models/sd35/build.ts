@@ -101,7 +101,7 @@ function buildDecoder({ tensors, config }: Autoencoder, settings: GraphSettings)
   return graph
 }
 
-/** The graphs that replace those with kernels on other GPUs. */
+/** The graphs for GPUs that do not support the kernels. */
 function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, settings: GraphSettings): Model['withoutKernels'] {
   const { transformer } = buildDenoiser(denoiser, settings)
   return { transformer, vae_decoder: buildDecoder(vae, settings) }

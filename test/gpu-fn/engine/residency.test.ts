@@ -27,7 +27,7 @@ async function open(options: PipelineOptions): Promise<OpenPipeline> {
 }
 
 const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
-/** The least that images of the package's own size need. */
+/** The minimum memory for images of the package's default size. */
 const least = () => {
   try {
     planOf(pkg, 1)
@@ -50,7 +50,7 @@ describe('a package within a budget', () => {
     expect(opened).toEqual(expect.arrayContaining(['t5', 't5_2', 'conditioning', 'transformer', 'vae_decoder']))
     const before = opened.length
     expect(await render(tight, REQUEST)).toEqual(image)
-    // What comes and goes is opened again by the second image, once each; what is kept is not.
+    // The second image opens each offloaded network once more, and no resident one.
     expect(opened.slice(before).sort()).toEqual([...tight.plan.offloaded].sort())
   })
 
