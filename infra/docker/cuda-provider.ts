@@ -16,7 +16,8 @@ const RELEASE = '1.29.0'
 export const WHEEL_URL =
   'https://files.pythonhosted.org/packages/87/7b/764082683bbc3b3351a3864ffb87be11aa13642913f78569fa72b934e319/onnxruntime_gpu-1.29.0-cp312-cp312-manylinux_2_28_x86_64.whl'
 const SHA256 = '8ccd052ca4de21b2a335f3503a283126163b6fab9dba29d1d9cbf3fa55c51d28'
-const FILES = ['libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_shared.so']
+export const CUDA_PROVIDER = 'libonnxruntime_providers_cuda.so'
+const FILES = [CUDA_PROVIDER, 'libonnxruntime_providers_shared.so']
 
 export type ProviderOptions = {
   /** A downloaded wheel. */
@@ -25,7 +26,8 @@ export type ProviderOptions = {
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-const libraryDirectory = (target: string) => path.join(target, 'bin/napi-v6/linux/x64')
+/** The directory of the native libraries of an onnxruntime-node. */
+export const libraryDirectory = (target: string) => path.join(target, 'bin/napi-v6/linux/x64')
 
 /** Whether the onnxruntime-node in `target` has a CUDA provider. */
 export const hasProvider = (target: string): boolean =>
