@@ -1,5 +1,5 @@
 // A job as its account admits and lists it.
-import type { Parameters, PublicJob } from '../dialects/public-job.ts'
+import type { Parameters, PublicJob } from '../dialects/definition/public-job.ts'
 import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision, Warning } from '../routing/decision.ts'

@@ -2,7 +2,7 @@
 // into /openapi.json, so that the worker does not contain it.
 import * as z from 'zod'
 import type { Access } from '../auth/access.ts'
-import type { Dialect, DialectRoute } from '../dialects/dialect.ts'
+import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 import { generation } from '../requests/generation-request.ts'
 import { ACCESS } from '../routes/access.ts'

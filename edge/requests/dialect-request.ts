@@ -1,6 +1,6 @@
 // Reads the request of a dialect, and translates it to a native request.
 import type { Context } from 'hono'
-import type { DialectRequest, DialectRoute } from '../dialects/dialect.ts'
+import type { DialectRequest, DialectRoute } from '../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError, shorten } from '../http/errors.ts'
 import { parseFields, readForm, readJson } from '../http/validation.ts'

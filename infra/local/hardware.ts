@@ -6,7 +6,7 @@ import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { type Gpu, listGpus } from '../../gpu-fn/engine/device.ts'
 import type { Target } from '../../gpu-fn/manifest.ts'
 import { CUDA_PROVIDER, hasProvider, installProvider, libraryDirectory, WHEEL_URL } from '../docker/cuda-provider.ts'
-import { ROOT } from './package-cache.ts'
+import { ROOT } from './models/package-cache.ts'
 
 const RUNTIME = path.join(ROOT, 'node_modules/onnxruntime-node')
 const KERNELS = path.join(ROOT, 'gpu-fn/kernels')
@@ -87,7 +87,7 @@ function buildKernels(gpus: readonly Gpu[]): void {
     console.error(NO_KERNELS)
     return
   }
-  console.error('Building the kernels for this GPU (a minute or two)')
+  console.error('Building the kernels for this GPU (under a minute)')
   const { status } = spawnSync(path.join(KERNELS, 'build'), architecturesOf(gpus), { stdio: 'inherit' })
   if (status !== 0) console.error(FAILED_KERNELS)
 }

@@ -7,8 +7,8 @@ import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { hasT5 } from '../../gpu-fn/contract.ts'
 import type { Target, Tier } from '../../gpu-fn/manifest.ts'
 import { FAMILIES } from '../../gpu-fn/models/families.ts'
-import { COMPILER } from '../local/built-in-model.ts'
-import { cacheDirectory, digestOf, makeOnce, ROOT, stampOf } from '../local/package-cache.ts'
+import { COMPILER } from '../local/models/built-in-model.ts'
+import { cacheDirectory, digestOf, makeOnce, ROOT, stampOf } from '../local/models/package-cache.ts'
 
 /** Stability AI's repository of each variant. */
 export const REPOSITORIES: Record<string, string> = {

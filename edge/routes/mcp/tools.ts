@@ -1,7 +1,7 @@
 // The tools of the MCP server: each runs a native request of the caller, and describes its result in words.
 import type { CallToolResult, ContentBlock, ServerContext } from '@modelcontextprotocol/server'
 import type { Context } from 'hono'
-import type { JobView } from '../../dialects/public-job.ts'
+import type { JobView } from '../../dialects/definition/public-job.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { isFinal, type JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
