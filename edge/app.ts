@@ -26,6 +26,7 @@ import { prewarmRoute } from './routes/prewarm.ts'
 import { quote } from './routes/quote.ts'
 import { receiptKeys, receipts } from './routes/receipts.ts'
 import { jobImages, results } from './routes/results.ts'
+import { verify } from './routes/verify.ts'
 import { webhookDeliveries } from './routes/webhooks/deliveries.ts'
 import { webhooks } from './routes/webhooks/webhooks.ts'
 
@@ -66,6 +67,7 @@ export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   app.route('/v1/results', results)
   app.route('/v1/tokens', tokens)
   app.route('/v1/usage', usage)
+  app.route('/v1/verify', verify)
   app.route('/v1/webhooks', webhooks)
   app.route('/v1/webhooks', webhookDeliveries)
 
