@@ -151,11 +151,11 @@ function readBucket(env: z.infer<typeof environment>) {
   }
 }
 
+type CredentialVariable = 'OCTET_C2PA_CERTIFICATES' | 'OCTET_C2PA_KEY'
+
 /** The PEM of content credentials, given as such or as paths; null without them. Throws ConfigError. */
-export function readCredentials({
-  OCTET_C2PA_CERTIFICATES: certificates,
-  OCTET_C2PA_KEY: key,
-}: Partial<Record<'OCTET_C2PA_CERTIFICATES' | 'OCTET_C2PA_KEY', string | undefined>>) {
+export function readCredentials(variables: Partial<Record<CredentialVariable, string | undefined>>) {
+  const { OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: key } = variables
   if (certificates === undefined && key === undefined) return null
   if (certificates === undefined || key === undefined)
     throw new ConfigError('OCTET_C2PA_CERTIFICATES and OCTET_C2PA_KEY must be set together')
