@@ -24,6 +24,12 @@ function parseRun(request: DialectRequest): Translation {
   return { fields: { ...fields, ...(isInline && { response_format: 'b64_json' }) }, ...others, wait: 'end' }
 }
 
+/** The methods of a request's own routes, which an app's path must not have. */
+function methodsOf(path: string): readonly string[] | null {
+  if (!path.includes('/requests/')) return null
+  return /\/cancel\/?$/.test(path) ? ['PUT'] : ['GET']
+}
+
 function parseQueued(request: DialectRequest): Translation {
   const { fields, ...others } = translate(request)
   const webhook = request.query.fal_webhook
@@ -149,7 +155,7 @@ export const fal: Dialect = {
     {
       method: 'POST',
       path: `${QUEUE}/:app{.+}`,
-      ...{ action: 'submit', accepts: 'json', parse: parseQueued, render: renderQueued },
+      ...{ action: 'submit', accepts: 'json', methodsOf, parse: parseQueued, render: renderQueued },
     },
     { method: 'GET', path: REQUEST, action: 'read', render: renderResult },
     { method: 'GET', path: `${REQUEST}/status`, action: 'read', render: renderStatus },

@@ -1,11 +1,21 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, seed, TIERS } from '#contract'
+import {
+  describeOversize,
+  type ImageOptions,
+  imageOptionsOf,
+  LIMITS,
+  OUTPUT_FORMATS,
+  ROUTES,
+  seed,
+  TIERS,
+} from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
+import type { WebhookEventKind } from '../dialects/definition/public-job.ts'
 import { ApiError } from '../http/errors.ts'
 import { newJobId } from '../jobs/job-id.ts'
 import { microdollarsWithin } from '../platform/units.ts'
@@ -13,10 +23,11 @@ import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, price } from '../routing/price.ts'
+import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
+import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -62,8 +73,7 @@ export const generation = z.strictObject({
     .optional(),
   steps: integer(LIMITS.steps).optional(),
   guidance_scale: number(LIMITS.guidanceScale).optional(),
-  /** Tokens of T5, as in diffusers. */
-  max_sequence_length: integer(LIMITS.maxSequenceLength).optional(),
+  ...imageOptionFields,
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -75,7 +85,7 @@ export const generation = z.strictObject({
   partial_images: integer({ min: 0, max: PREVIEWS }).optional(),
   /** The action when a waiting caller disconnects. */
   on_disconnect: choice(['continue', 'cancel']).optional(),
-  /** For the whole request. */
+  /** The limit for the whole request. */
   max_cost: number({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
   max_latency_ms: integer({ min: 1, max: 3_600_000 }).optional(),
   /** The URL for the webhook event at the job's end. */
@@ -122,11 +132,12 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
 
 /** The routing request for route.ts. A wanted size replaces the size of the fields. */
 function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
-  const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  const { negative_prompt, quality, guidance_scale, max_cost, max_latency_ms } = fields
   return {
-    // The text that T5 reads decides whether it is needed.
+    // The text for T5 decides whether the request needs T5.
     prompt: fields.prompt_3 || fields.prompt,
-    ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
+    ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
+    guidanceFields: fieldsOfGuidance(fields),
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -138,20 +149,27 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
-/** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
-export async function routeAndPrice(
-  fields: Generation,
-  env: Env,
-  wantedSize?: WantedSize,
-): Promise<{ decision: Decision; price: number; basePrice: number }> {
+type Priced = { decision: Decision; options: ImageOptions; work: Work; price: number; basePrice: number }
+
+/**
+ * The routing decision for a request, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the
+ * refusals of route.ts and invalid_request.
+ */
+export async function routeAndPrice(fields: Generation, env: Env, wantedSize?: WantedSize): Promise<Priced> {
   const { catalog, prices } = configOf(env)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
-  const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
+  const workOf = (decision: Decision) => ({
+    ...decision,
+    ...chooseImageOptions(fields, decision),
+    count: fields.n,
+  })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
+  const work = workOf(decision)
+  const options = imageOptionsOf(work)
+  return { decision, options, work, price: price(work, prices), basePrice: prices.base }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -163,8 +181,12 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** What a dialect adds to the fields: the wanted size, and warnings about its own adjustments. */
-export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
+/** Additions of a dialect to the fields: the wanted size, warnings about its own adjustments, and the events for the webhook. */
+export type Addition = {
+  wantedSize?: WantedSize
+  warnings?: readonly Warning[]
+  webhookEvents?: readonly WebhookEventKind[]
+}
 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
 type Origin = Addition & { origin: string; name: string | null; dialect: string | null }
@@ -174,13 +196,13 @@ export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect, wantedSize, warnings = [] }: Origin,
+  { origin, name, dialect, wantedSize, warnings = [], webhookEvents }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
+  const { decision, options, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -200,11 +222,12 @@ export async function createJobSpec(
     text_convention: 'diffusers' as const,
     ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
-    ...(fields.max_sequence_length && { max_sequence_length: fields.max_sequence_length }),
+    ...options,
     ...previewSteps(fields, decision.steps),
   }
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
+  const created = Date.now()
   return {
     id: newJobId(),
     name,
@@ -214,14 +237,16 @@ export async function createJobSpec(
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
-    created: Date.now(),
+    ...(webhookEvents && { webhookEvents }),
+    created,
+    ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,
   }
 }
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
 
-/** A hash of everything that determines the pixels and their file. Previews do not. */
+/** A hash of all fields that determine the pixels and their file, so without those of previews. */
 async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
   return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
 }

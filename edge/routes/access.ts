@@ -72,6 +72,8 @@ const BY_ACTION: Record<DialectRoute['action'], Access> = {
   follow: { by: 'link', scope: 'read', tokens: true },
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
+  interrupt: byKeyOrToken('generate'),
+  choose: byKey('generate'),
   describe: byKeyOrToken(),
   refuse: byKeyOrToken('generate'),
 }

@@ -51,7 +51,7 @@ const slowDown = (caller: Caller): Caller => ({
 })
 
 /** `unavailable`: the job got no GPU, so its name may be reused. */
-export type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
+type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
 
 /** Retries a PUT of a named job until the response shows whether the name is assigned to this body or to another one. */
 export async function claim({ client, url, key, name }: Caller, body: object & { steps: number }): Promise<Claim> {

@@ -18,7 +18,7 @@ import { type Counts, disturbProcesses, FROZEN_MS, resetObjects } from './faults
 import { attackReservations } from './faults/takeover.ts'
 import { openWorld, UNREAD_MS, type World } from './world.ts'
 
-export type CampaignOptions = {
+type CampaignOptions = {
   /** Number of callers, most of whom create a job. */
   jobs: number
   /** Determines all faults, callers and requests, but not the timing between faults and jobs. */

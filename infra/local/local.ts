@@ -27,7 +27,7 @@ export type LocalModels = {
   offers?: LocalOffer[]
 }
 
-export type LocalOptions = {
+type LocalOptions = {
   /** The built-in models unless given. */
   models?: LocalModels
   /** Compiles the built-in models in one tier, and loads only this one before readiness. */

@@ -11,7 +11,7 @@ import type { GpuSettings } from './programs/gpu-program.ts'
 import { MODELLESS_OFFER } from './programs/modelless-engine.ts'
 
 type Network = { url: string; stop: () => Promise<void> }
-export type SystemOptions<Net extends Network> = {
+type SystemOptions<Net extends Network> = {
   /** Names of the GPU functions. */
   gpus: readonly string[]
   engine: Pick<GpuSettings, 'heartbeatMs' | 'stepMs' | 'unreadMs'>

@@ -21,7 +21,7 @@ export const WEIGHTS = path.join(ROOT, '.octet', 'weights')
 
 /** `content` identifies the files. */
 export type Checkpoint = { path: string; content: string }
-export type HubSource = {
+type HubSource = {
   repo: string
   revision?: string | undefined
   /** Address of another hub. */
@@ -78,7 +78,7 @@ export async function openLocalCheckpoint(given: string, options: Omit<PackageOp
   return { path: at, content: await stampOf([files]) }
 }
 
-export type PackageOptions = { name: string; tier: Tier; target: Target; variant?: string | undefined }
+type PackageOptions = { name: string; tier: Tier; target: Target; variant?: string | undefined }
 
 /** The directory of a checkpoint's package, NAME-TIER, compiled unless an earlier run did. Throws CheckpointError. */
 export async function packageOf(checkpoint: Checkpoint, options: PackageOptions): Promise<string> {

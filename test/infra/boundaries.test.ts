@@ -69,6 +69,7 @@ test.each([
     ['../engine/engine.ts', './jobs.ts'],
     ['../main.ts', '../weights/cache.ts', '../compile/compile.ts'],
   ],
+  ['gpu-fn/scheduler', ['./task.ts'], ['../server/job.ts', '../engine/engine.ts', '../pipeline/pipeline.ts']],
   [
     'gpu-fn/engine',
     ['../pipeline/txt2img.ts', '../weights/packages.ts'],

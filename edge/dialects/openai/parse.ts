@@ -25,8 +25,8 @@ const UNSUPPORTED = [
 ]
 
 /** OpenAI's limits, which exceed the native ones. */
-const MAX_PROMPT = 32_000
-const MAX_IMAGES = 10
+export const MAX_PROMPT = 32_000
+export const MAX_IMAGES = 10
 
 const isEmpty = (value: unknown) => value === '' || (Array.isArray(value) && value.length === 0)
 const noEffect = (field: string, message: string): Warning => ({ code: `${field}_ignored`, message })

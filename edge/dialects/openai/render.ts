@@ -21,7 +21,8 @@ function countTokens({ job, parameters }: RenderedJob) {
   }
 }
 
-const JOINED = {
+/** The warning for a request whose job is that of an equal one. */
+export const JOINED = {
   code: 'request_joined',
   message:
     'An equal request of this key was running, so both have its images at one price. Send a seed or an Idempotency-Key for images of your own.',

@@ -1,4 +1,4 @@
-// The events of a job as a dialect renders them.
+// Streams the events of a job in the format of a dialect.
 import type { Context } from 'hono'
 import { isStillAuthorized } from '../../auth/auth.ts'
 import { areLinksValid } from '../../auth/links.ts'
@@ -18,7 +18,7 @@ import { objectOf } from '../../platform/durable-objects.ts'
 import { followJob } from '../../requests/follow.ts'
 import { renderedJob } from './render-job.ts'
 
-/** Whether the signed link of a request is still valid: the key with which it is revoked is active. */
+/** Whether the signed link of a request is still valid: its key is active. */
 const isLinkValid = (c: Context<EdgeEnv>, { account, keyId }: JobRecord) =>
   areLinksValid(c.env, account, c.get('link')?.key ?? keyId)
 

@@ -32,14 +32,14 @@ export function checkBase64Size(job: JobSpec): void {
   throw new ApiError('invalid_request', message, { param: 'response_format' })
 }
 
-/** The id of the key with which links are revoked; null for the job's own key. */
+/** The id of the key whose revocation ends the links; null for the job's own key. */
 function linkKey(c: Context<EdgeEnv>, { keyId }: JobRecord): string | null {
   const link = c.get('link')
   const requester = link ? link.key : c.get('credential').keyId
   return requester === keyId ? null : requester
 }
 
-/** Links that are revoked with the caller's key. */
+/** Links that end with the revocation of the caller's key. */
 function linksOf(c: Context<EdgeEnv>, job: JobRecord, images: readonly StoredImage[]) {
   const key = linkKey(c, job)
   const { origin } = new URL(c.req.url)
@@ -70,7 +70,7 @@ export async function renderedJob(c: Context<EdgeEnv>, dialect: Dialect, job: Jo
 }
 
 type Render = (rendered: RenderedJob) => Reply
-/** How a reply has the files of its job. */
+/** The form of a job's files in a reply. */
 export type Files = 'b64_json' | 'both' | 'url'
 
 /** Streams JSON with inline files. The first file is opened before the response starts, so that a deleted image is an error. */
@@ -87,7 +87,7 @@ async function streamInline({ RESULTS }: Env, facts: Facts, links: readonly { ur
   return { ...renderWith(''), body: streamJson(jsonWith, open) }
 }
 
-/** What a dialect receives of a job, without its files. */
+/** A job in the form that dialects render, without its files. */
 export function factsOf(
   c: Context<EdgeEnv>,
   { job, reused, joined }: Omit<Submitted, 'rates'>,

@@ -1,4 +1,4 @@
-// A job as server-sent events in the format of a dialect.
+// Submits a job and streams its server-sent events in the format of a dialect.
 import type { Context } from 'hono'
 import { rateHeaders } from '../../accounts/rate-limit-headers.ts'
 import { isStillAuthorized } from '../../auth/auth.ts'
@@ -95,7 +95,7 @@ export async function streamJob(
       yield* eventsOf(c, stream, submitted)
       caller.done()
     } finally {
-      // The reader has canceled the stream unless all events were sent.
+      // Without all events sent, the reader has canceled the stream.
       caller.leave(submitted.job.id)
     }
   }

@@ -30,7 +30,7 @@ const ENCODERS = ['clip_l', 'clip_g', 't5'] as const
 const PROMPTS = { clip_l: 'prompt', clip_g: 'prompt_2', t5: 'prompt_3' } as const
 const TITLES = { clip_l: 'CLIP-L', clip_g: 'CLIP-G', t5: 'T5' } as const
 const CLIP_MARKS = { start: '<|startoftext|>', end: '<|endoftext|>', published: { rows: 49_408, ids: 49_408 } } as const
-/** What the published tokenizers have in common with those of smaller vocabularies. */
+/** Properties of the published tokenizers that tokenizers of smaller vocabularies share. */
 export const TOKENS = {
   clip_l: { ...CLIP_MARKS, pad: CLIP_MARKS.end },
   clip_g: { ...CLIP_MARKS, pad: '!' },

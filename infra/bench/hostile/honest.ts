@@ -53,7 +53,7 @@ const reasonOf = (error: unknown) => {
 }
 
 /** Sends one request of a random customer and records its latency or failure. */
-export async function sendRequest({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
+async function sendRequest({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
   const { key } = customers[random.between(0, customers.length - 1)]!
   const send = random.chance(0.7) ? generate : submitAndPoll
   try {

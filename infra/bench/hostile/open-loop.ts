@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Random } from '../../command/random.ts'
 
-export type LoopOptions = {
+type LoopOptions = {
   perSecond: number
   random: Random
   signal: AbortSignal

@@ -18,7 +18,7 @@ import type { LocalOffer } from '../servers/worker.ts'
 export type Route = 'turbo' | 'full'
 /** A model to serve: a local checkpoint, a package, or a repository of the hub. `route` is the model's own unless given. */
 export type Source = { kind: 'checkpoint' | 'package' | 'hub'; given: string; route?: Route }
-export type ServeOptions = { tier: Tier; target: Target; hub?: string | undefined }
+type ServeOptions = { tier: Tier; target: Target; hub?: string | undefined }
 
 /** How far an image may exceed the model's own size. */
 const LARGER = 1.5
@@ -72,7 +72,7 @@ export function nameOf(given: string): string {
 }
 
 /** The offer of a package, with its own defaults. A model without guidance is the turbo route. */
-export function offerOf({ model, tier, defaults, position, latent }: Manifest, route?: Route): LocalOffer {
+export function offerOf({ model, tier, defaults, position, latent, scheduler }: Manifest, route?: Route): LocalOffer {
   const own: Route = defaults.guidance_scale === 1 ? 'turbo' : 'full'
   const multiple = latent.downsample * latent.patch_size
   const { width, height, steps, guidance_scale } = defaults
@@ -80,6 +80,8 @@ export function offerOf({ model, tier, defaults, position, latent }: Manifest, r
   return {
     ...{ route: route ?? own, model, tier, steps, width, height },
     guidance_scale: route === 'turbo' ? 1 : guidance_scale,
+    // Stated, because the price counts its evaluations.
+    ...(scheduler.name === 'FlowMatchHeunDiscreteScheduler' && { sampler: 'heun' as const }),
     max_pixels: Math.floor(width * height * LARGER),
     max_side: Math.min(side, position.max * multiple, LIMITS.side.max),
   }

@@ -8,7 +8,7 @@ import { COMPILE_CACHE } from '../models/package-cache.ts'
 const CANNOT_START = 'the GPU function cannot start'
 const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
 
-export type LocalGpuOptions = {
+type LocalGpuOptions = {
   /** Directory of packages. */
   packages: string
   /** The edge's public key, a JWK. */

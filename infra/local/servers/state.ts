@@ -10,7 +10,7 @@ import { ROOT } from '../models/package-cache.ts'
 const SECRETS = 'secrets.env'
 const KEY = 'key'
 
-export type LocalState = {
+type LocalState = {
   directory: string
   secrets: Secrets
   gpuPublicKey: string

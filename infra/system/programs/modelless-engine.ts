@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type JobRequest, type Seed, seedOf } from '../../../gpu-fn/contract.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 
-export const MODELLESS = { model: 'modelless', tier: 'fp8' } as const
+const MODELLESS = { model: 'modelless', tier: 'fp8' } as const
 /** The catalog's offer of this engine. */
 export const MODELLESS_OFFER = {
   ...MODELLESS,

@@ -254,3 +254,35 @@ test('a chain hands on what each session gave', async () => {
   await expect(chain([add(1), failing]).run(given)).rejects.toThrow('no room')
   expect(onDevice).toBe(0)
 })
+
+test('a suspended network keeps its session and loads its weights again for the next run', async () => {
+  const calls: string[] = []
+  const sessionOf = (network: NetworkName): Session => ({
+    run: async () => {
+      calls.push(`run ${network}`)
+      return {}
+    },
+    runOnDevice: async () => ({}),
+    weights: {
+      load: async () => void calls.push(`load ${network}`),
+      unload: () => void calls.push(`unload ${network}`),
+    },
+    release: async () => void calls.push(`release ${network}`),
+  })
+  const residency = new Residency(async (network) => {
+    calls.push(`open ${network}`)
+    return sessionOf(network)
+  })
+  await residency.setResident(['transformer'])
+  await residency.session('transformer').run({})
+  await residency.suspend()
+  expect(residency.open()).toEqual([])
+  await residency.setResident(['transformer'])
+  await residency.session('transformer').run({})
+  expect(calls).toEqual([
+    ...['open transformer', 'run transformer', 'unload transformer'],
+    ...['load transformer', 'run transformer'],
+  ])
+  await residency.release()
+  expect(calls.at(-1)).toBe('release transformer')
+})

@@ -37,7 +37,7 @@ function translate(name: string, info: TensorInfo): [string, TensorInfo][] {
   return [[target ? `${layer}.${target}.${parameter}` : name, info]]
 }
 
-/** The three thirds of the rows; the tensor itself if they cannot be divided, so that its shape is refused later. */
+/** The three thirds of the rows. A tensor whose rows cannot be divided is returned whole, so that its shape is refused later. */
 function thirds(info: TensorInfo): TensorInfo[] {
   const rows = (info.shape[0] ?? 0) / 3
   if (!Number.isInteger(rows)) return [info]

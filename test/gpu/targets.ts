@@ -2,20 +2,20 @@
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { compile } from '../../../gpu-fn/compile/compile.ts'
-import { chooseGraphs, planOf, providerOptions } from '../../../gpu-fn/engine/graphs.ts'
-import { BudgetError } from '../../../gpu-fn/engine/memory-plan.ts'
-import type { Manifest, Package } from '../../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
-import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
-import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
-import type { TinyVariant } from '../../checkpoints/tiny/variants.ts'
-import { type BuiltInModel, CHECKPOINTS } from '../../local/models/built-in-model.ts'
-import { type RenderRequest, render, withPipeline } from '../../local/models/render.ts'
-import { type Pixels, psnr, readPixels } from '../../receipts/compare-images.ts'
-import { relativeError } from '../statistics.ts'
+import { compile } from '../../gpu-fn/compile/compile.ts'
+import { chooseGraphs, planOf, providerOptions } from '../../gpu-fn/engine/graphs.ts'
+import { BudgetError } from '../../gpu-fn/engine/memory-plan.ts'
+import type { Manifest, Package } from '../../gpu-fn/manifest.ts'
+import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../gpu-fn/weights/packages.ts'
+import { relativeError } from '../../infra/bench/statistics.ts'
+import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
+import type { TinyVariant } from '../../infra/checkpoints/tiny/variants.ts'
+import { type BuiltInModel, CHECKPOINTS } from '../../infra/local/models/built-in-model.ts'
+import { type RenderRequest, render, withPipeline } from '../../infra/local/models/render.ts'
+import { type Pixels, psnr, readPixels } from '../../infra/receipts/compare-images.ts'
 
 export type TargetsOptions = {
   /** `tiny-loud`: tiny-medium with T5 activations of up to three million, beyond the float16 maximum of 65,504. */
@@ -45,9 +45,9 @@ const LIMITS = { weightOnly: { error: 2e-2, psnr: 35 }, native: { error: 5e-2, p
  * Prints the error of every output of every network, and of an image, relative to the CPU. Throws if one is too large. Only images of nano
  * are judged, not those of random weights.
  */
-export async function benchTargets(options: TargetsOptions): Promise<void> {
+export async function compareTargets(options: TargetsOptions): Promise<void> {
   const { model, tier, target } = options
-  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-bench-'))
+  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-targets-'))
   const failures: string[] = []
   const judge: Judge = (subject, figure, good) => {
     console.log(`${good ? ' ' : '✗'} ${model} ${tier} ${target} ${subject}: ${figure}`)

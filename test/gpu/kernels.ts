@@ -1,33 +1,25 @@
-// Compares every FP8 operator on the GPU with its definition (reference.ts) on the CPU, and measures its rate.
-import { spawnSync } from 'node:child_process'
+// Compares every FP8 operator on the GPU with its definition (gpu-fn/kernels/reference.ts) on the CPU.
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import { Graph, type Value } from '../../../gpu-fn/compile/graph/graph.ts'
-import * as ops from '../../../gpu-fn/compile/graph/ops.ts'
-import type { Lowering } from '../../../gpu-fn/compile/graph/scope.ts'
-import { cpu } from '../../../gpu-fn/compile/lower/cpu.ts'
-import { cuda } from '../../../gpu-fn/compile/lower/cuda.ts'
-import type { Fp8Operators } from '../../../gpu-fn/compile/lower/cuda-fp8.ts'
-import { kernelOperators } from '../../../gpu-fn/compile/lower/kernels.ts'
-import { encodeModel } from '../../../gpu-fn/compile/write/onnx.ts'
-import type { Case, Narrow } from '../../../gpu-fn/kernels/definition/test-case.ts'
-import { CASES, operators as definition } from '../../../gpu-fn/kernels/reference.ts'
-import { findKernels } from '../../../gpu-fn/runtime/fp8-kernels.ts'
-import { openSession, type SessionOptions } from '../../../gpu-fn/runtime/open-session.ts'
-import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { Graph, type Value } from '../../gpu-fn/compile/graph/graph.ts'
+import * as ops from '../../gpu-fn/compile/graph/ops.ts'
+import type { Lowering } from '../../gpu-fn/compile/graph/scope.ts'
+import { cpu } from '../../gpu-fn/compile/lower/cpu.ts'
+import { cuda } from '../../gpu-fn/compile/lower/cuda.ts'
+import type { Fp8Operators } from '../../gpu-fn/compile/lower/cuda-fp8.ts'
+import { kernelOperators } from '../../gpu-fn/compile/lower/kernels.ts'
+import { encodeModel } from '../../gpu-fn/compile/write/onnx.ts'
+import type { Case, Narrow } from '../../gpu-fn/kernels/definition/test-case.ts'
+import { CASES, operators as definition } from '../../gpu-fn/kernels/reference.ts'
+import { findKernels } from '../../gpu-fn/runtime/fp8-kernels.ts'
+import { openSession, type SessionOptions } from '../../gpu-fn/runtime/open-session.ts'
+import type { Tensor } from '../../gpu-fn/runtime/session.ts'
 
-const RATES = path.join(import.meta.dirname, 'rates.py')
-
-export type KernelsOptions = { readonly python: string }
-
-/**
- * Prints the errors of every case on the GPU's native and portable paths, and the rates of the operators at the sizes of Large. Throws if an
- * error is too large, or without a GPU.
- */
-export async function benchKernels({ python }: KernelsOptions): Promise<void> {
-  const found = findKernels()
-  if (!found.library) throw new Error(`the kernels cannot run on this machine: ${found.reason}`)
+/** Prints the errors of every case on the GPU's native and portable paths. Throws if one is too large. */
+export async function compareKernels(): Promise<void> {
+  const { library, reason } = findKernels()
+  if (library === null) throw new Error(`the kernels cannot run on this machine: ${reason}`)
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-kernels-'))
   let failures = 0
   try {
@@ -35,7 +27,7 @@ export async function benchKernels({ python }: KernelsOptions): Promise<void> {
       const expected = await run(scratch, subject, buildCase(subject, definition, widened, cpu), { target: 'cpu' })
       for (const portable of [false, true]) {
         const label = `${subject.name}${portable ? ', portable' : ''}`
-        const options: SessionOptions = { target: 'cuda-fp8', kernels: found.library }
+        const options: SessionOptions = { target: 'cuda-fp8', kernels: library }
         const graph = buildCase(subject, kernelOperators, narrowed, cuda)
         const given = await run(scratch, subject, portable ? withoutHopper(graph) : graph, options).catch(
           (error: Error) => error,
@@ -50,17 +42,6 @@ export async function benchKernels({ python }: KernelsOptions): Promise<void> {
   }
   if (failures > 0) throw new Error(`${failures} results are out of tolerance`)
   console.log(`all ${CASES.length} cases pass`)
-  printRates(python, found.library)
-}
-
-/** Measures in a process with PyTorch, which times work on the device. */
-function printRates(python: string, library: string): void {
-  if (spawnSync(python, ['-c', 'import torch']).status !== 0) {
-    console.log(`no rates: ${python} has no PyTorch; name a Python with PyTorch by --python or OCTET_PYTHON`)
-    return
-  }
-  const { status } = spawnSync(python, [RATES, library], { stdio: 'inherit' })
-  if (status !== 0) throw new Error(`${RATES} failed`)
 }
 
 const narrowed: Narrow = (x) => ops.cast(x, 'float16')

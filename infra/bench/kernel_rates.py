@@ -1,6 +1,6 @@
 """Measures the time of each FP8 operator at the sizes of Large, and its share of the chip's peak. Run by `npm run bench -- kernels`.
 
-    python infra/bench/kernels/rates.py LIBRARY
+    python infra/bench/kernel_rates.py LIBRARY
 
 LIBRARY is the output of gpu-fn/kernels/build. The operators are called without onnxruntime: this file implements the functions of its C API
 that they use. Needs PyTorch.
