@@ -111,7 +111,7 @@ const post = (path: string, key: string, body?: object) =>
     body: JSON.stringify(body ?? {}),
   })
 
-test('a page that opens is told how each GPU stands, with a key and not without', async ({ expect }) => {
+test('an opened page gets the state of each GPU, with a key only', async ({ expect }) => {
   const { key } = await newCaller()
   const reply = await post('/v1/prewarm', key)
   expect(reply.status).toBe(202)
@@ -120,7 +120,7 @@ test('a page that opens is told how each GPU stands, with a key and not without'
   expect((await post('/v1/prewarm', 'oct_forged')).status).toBe(401)
 })
 
-test('a quote tells how the GPU stands, before and after a job', async ({ expect }) => {
+test('a quote has the state of the GPU, before and after a job', async ({ expect }) => {
   const caller = await newCaller()
   const quoted = async () =>
     ((await (await post('/v1/quote', caller.key, { prompt: 'a cat' })).json()) as { gpu: object }).gpu
@@ -131,7 +131,7 @@ test('a quote tells how the GPU stands, before and after a job', async ({ expect
   expect(await quoted()).toEqual({ state: 'warm', ready_in_seconds: 0 })
 })
 
-test('a job that waits for a GPU tells for how long', async ({ expect }) => {
+test('a job that waits for a GPU states the expected wait', async ({ expect }) => {
   const { key } = await newCaller()
   fakeGpu(refuses(503, 'loading'))
   const { id } = (await (await post('/v1/jobs', key, { prompt: 'a cat', seed: 1 })).json()) as { id: string }
