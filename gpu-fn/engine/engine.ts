@@ -1,8 +1,9 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
 import type { JobRequest } from '../contract.ts'
-import type { Package, Target } from '../manifest.ts'
+import { IMAGE_ENCODER, type Package, type Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
+import type { InputImage } from '../pipeline/start.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
 import { deviceMemory, deviceName } from './device.ts'
@@ -15,7 +16,14 @@ import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdo
 type Tier = JobRequest['tier']
 
 /** A compiled model that this process can serve. Sides are in pixels. */
-export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
+export type Model = {
+  model: string
+  tier: Tier
+  package: string
+  side: { max: number; multipleOf: number }
+  /** Whether the model takes an input image. */
+  inputImage: boolean
+}
 
 /** The server's interface to the engine. Calls of `load` and `run` must not overlap. */
 export interface Engine {
@@ -32,7 +40,7 @@ export interface Engine {
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
-  run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
+  run(model: Model, request: JobRequest, signal: AbortSignal, input?: InputImage): AsyncIterable<PipelineEvent>
   /** Ends the thread after the call in progress. */
   stop(): Promise<void>
 }
@@ -115,13 +123,18 @@ export class PackageEngine implements Engine {
     return { sizes: command.sizes }
   }
 
-  async *run(model: Model, request: JobRequest, signal: AbortSignal): AsyncGenerator<PipelineEvent> {
+  async *run(
+    model: Model,
+    request: JobRequest,
+    signal: AbortSignal,
+    input?: InputImage,
+  ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const { flag, dispose } = cancelFlag(signal)
     const watch = this.#watchdog.watch('run', pkg.manifest.target)
     try {
       for await (const reply of this.#thread!.send(
-        { type: 'run', package: pkg, request, cancel: flag },
+        { type: 'run', package: pkg, request, cancel: flag, ...(input && { input }) },
         watch.progress,
       )) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
@@ -188,5 +201,6 @@ function checkOffer(models: readonly Model[], directory: string): void {
 function describe({ manifest, digest }: Package): Model {
   const multipleOf = manifest.latent.downsample * manifest.latent.patch_size
   const side = { max: manifest.position.max * multipleOf, multipleOf }
-  return { model: manifest.model, tier: manifest.tier, package: digest, side }
+  const inputImage = IMAGE_ENCODER in manifest.networks
+  return { model: manifest.model, tier: manifest.tier, package: digest, side, inputImage }
 }

@@ -95,14 +95,14 @@ async function warm(pkg: Package, sizes: Size[]): Promise<void> {
 
 type Run = Extract<Command, { type: 'run' }>
 
-async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
+async function run({ package: pkg, request, input, cancel }: Run, abort: AbortController): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
   const pipeline = await pipelineOf(pkg)
   if (Atomics.load(cancel, 0) === 1) abort.abort()
   try {
-    for await (const event of txt2img(pipeline, request, abort.signal)) {
+    for await (const event of txt2img(pipeline, request, abort.signal, input)) {
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
       send({ type: 'event', event })

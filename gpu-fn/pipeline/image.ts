@@ -19,6 +19,8 @@ const generationParameters = z.strictObject({
   height: z.int(),
   text_convention: z.string(),
   max_sequence_length: z.int().optional(),
+  /** Of an input image, which is not part of the parameters. */
+  strength: z.number().optional(),
   model: z.string(),
   tier: z.string(),
   /** Digest of the package. */

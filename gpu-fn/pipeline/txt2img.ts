@@ -1,4 +1,4 @@
-// Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
+// Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { JobRequest } from '../contract.ts'
 import { CONTENT_TYPES, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
@@ -8,12 +8,12 @@ import { decodeLatent } from './decode.ts'
 import { Conditions, condition, predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
-import { gaussianNoiseAsync } from './noise.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
 import { assertFinite, encodePrompts, type NamedPrompt } from './prompt.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
+import { createStarts, type InputImage, type Start } from './start.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
@@ -33,10 +33,11 @@ export type Txt2ImgRequest = Pick<
   | 'max_sequence_length'
   | 'preview_steps'
   | 'prompt_metadata'
+  | 'strength'
 >
 
 /**
- * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
+ * Generates `count` images; image k starts from the noise of `seed + k`, or from `input` with that noise. Guidance runs only above a scale of 1. Yields after every step and
  * checks `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size outside the model's range and
  * `BudgetError` for a size above the memory budget.
  */
@@ -44,10 +45,11 @@ export async function* txt2img(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
+  input?: InputImage,
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
-  const { dims, noise, inputs, truncations } = await prepare(pipeline, request, signal)
+  const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, input)
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
@@ -56,8 +58,8 @@ export async function* txt2img(
     yield { type: 'encoded', seconds: timings.encode }
     const undecoded: Denoised[] = []
     for (let image = 0; image < request.count; image++) {
-      const data = image === 0 ? noise : await noiseOf(request, image, dims)
-      undecoded.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, inputs, timings, signal }))
+      const own = image === 0 ? start : await starts(image)
+      undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
       // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
       for (const each of undecoded.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
@@ -75,54 +77,57 @@ type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined }
 
-function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
-  return gaussianNoiseAsync(
-    seedOf(request.seed, image),
-    dims.reduce((product, dim) => product * dim),
-  )
-}
-
-async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
+async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal, input?: InputImage) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
   const options = { maxTokens: request.max_sequence_length, batched, signal }
-  const [{ prompts, truncations }, noise] = await Promise.all([
+  const { timesteps, sigmas } = createScheduler(request.steps, manifest.scheduler)
+  const starts = createStarts(pipeline, request, { dims, sigmas, input }, signal)
+  const [{ prompts, truncations }, start] = await Promise.all([
     encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
-    noiseOf(request, 0, dims),
+    starts(0),
   ])
   signal.throwIfAborted()
-  const { timesteps } = createScheduler(request.steps, manifest.scheduler)
   const position = await readPosition(pipeline.package, rows, columns)
   const conditions = new Conditions(timesteps, (part) =>
     condition(pipeline.conditioning, prompts, part, { batched, signal }),
   )
-  await conditions.at(0)
-  return { dims, noise, inputs: { conditions, position }, truncations }
+  await conditions.at(start.first)
+  return { dims, start, starts, inputs: { conditions, position }, truncations }
 }
 
-/** Denoises image number `image`, whose latent starts as noise, and adds to `timings`. */
+/** Denoises image number `image` from its start, and adds to `timings`. */
 async function* denoiseImage(
   { package: pkg, transformer }: Pipeline,
   request: Txt2ImgRequest,
-  { image, latent, inputs, timings, signal }: Work & Denoised & { inputs: StepInputs },
+  {
+    image,
+    start,
+    dims,
+    inputs,
+    timings,
+    signal,
+  }: Work & { image: number; start: Start; dims: number[]; inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
   const denoiseClock = stopwatch()
   const scheduler = createScheduler(request.steps, pkg.manifest.scheduler)
-  const steps = scheduler.timesteps.length
+  const latent = { data: start.latent, dims }
+  const steps = scheduler.timesteps.length - start.first
   const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
-  for (let run = 0; run < steps; run++) {
+  for (let step = 1; step <= steps; step++) {
     signal.throwIfAborted()
+    const run = start.first + step - 1
     const { conditions, row } = await inputs.conditions.at(run)
     const velocity = await predictVelocity(transformer, latent, conditions, row, options)
     scheduler.step(velocity, run, latent.data)
-    const step = run + 1
+    start.restore?.(latent.data, scheduler.sigmas[run + 1]!)
     yield { type: 'step', image, step, steps }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
-      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[step]!)
+      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[run + 1]!)
       yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
     }
   }
@@ -187,7 +192,7 @@ async function writeImage(
   image: number,
   seed: Seed,
 ): Promise<FinishedImage> {
-  const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
+  const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention, strength } = request
   const { prompt_2, prompt_3, max_sequence_length, prompt_metadata } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
@@ -198,6 +203,7 @@ async function writeImage(
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },
       ...(max_sequence_length && { max_sequence_length }),
+      ...(strength && { strength }),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

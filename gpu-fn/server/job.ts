@@ -1,6 +1,7 @@
 // One job: its request, and the log of its events, which any number of readers can follow from the start.
 import { EventEmitter } from 'node:events'
 import type { JobEvent, JobRequest } from '../contract.ts'
+import type { InputFiles } from '../pipeline/input-image.ts'
 
 /** An event and, for an image, its bytes. */
 export type Entry = { event: JobEvent; data?: Uint8Array }
@@ -13,6 +14,8 @@ export interface Job {
   /** The highest attempt of this job. */
   attempt: number
   readonly entries: Entry[]
+  /** The input files; empty once the job has ended. */
+  files: InputFiles
   /** Approximate memory use of the job in bytes. */
   bytes: number
   readonly cancellation: AbortController
@@ -24,7 +27,7 @@ export interface Job {
 const ENTRY_BYTES = 256
 const TERMINAL: readonly JobEvent['type'][] = ['succeeded', 'failed', 'canceled']
 
-export function createJob(id: string, request: JobRequest): Job {
+export function createJob(id: string, request: JobRequest, files: InputFiles): Job {
   const parameters = parametersOf(request)
   return {
     id,
@@ -32,13 +35,16 @@ export function createJob(id: string, request: JobRequest): Job {
     parameters,
     attempt: request.attempt,
     entries: [],
+    files,
     // UTF-16, stored in both `request` and `parameters`.
-    bytes: 4 * parameters.length,
+    bytes: 4 * parameters.length + bytesOf(files),
     cancellation: new AbortController(),
     acceptedAt: performance.now(),
     changes: new EventEmitter<{ entry: [] }>().setMaxListeners(0),
   }
 }
+
+const bytesOf = (files: InputFiles) => Object.values(files).reduce((sum, { byteLength }) => sum + byteLength, 0)
 
 /** The parts of a request that identify the job: all but the attempt. */
 export function parametersOf(request: JobRequest): string {
@@ -49,6 +55,10 @@ export function parametersOf(request: JobRequest): string {
 export function append(job: Job, event: JobEvent, data?: Uint8Array): void {
   job.entries.push(data ? { event, data } : { event })
   job.bytes += ENTRY_BYTES + (data?.byteLength ?? 0)
+  if (TERMINAL.includes(event.type)) {
+    job.bytes -= bytesOf(job.files)
+    job.files = {}
+  }
   job.changes.emit('entry')
 }
 

@@ -2,6 +2,7 @@
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
+import type { InputFiles } from '../pipeline/input-image.ts'
 import { createEngineHealth } from './engine-health.ts'
 import { createExpiringMap } from './expiring-map.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
@@ -58,7 +59,7 @@ export class Jobs {
   }
 
   /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
-  submit(id: string, request: JobRequest): Job {
+  submit(id: string, request: JobRequest, files: InputFiles = {}): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
       throw new Refusal('job_conflict', `job ${id} exists with another body`)
@@ -67,7 +68,7 @@ export class Jobs {
       known.attempt = Math.max(known.attempt, request.attempt)
       return known
     }
-    const job = createJob(id, request)
+    const job = createJob(id, request, files)
     if (isCanceled) {
       this.#jobs.set(id, job)
       this.#endCanceled(job)

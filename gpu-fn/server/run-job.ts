@@ -5,6 +5,7 @@ import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import { type DecodedInput, decodeInput, InputError } from '../pipeline/input-image.ts'
 import { append, type Job } from './job.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
@@ -46,13 +47,29 @@ async function generate(engine: Engine, job: Job, progress: Progress): Promise<v
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
+  const input = request.inputs && (await openInput(model, job))
   signal.throwIfAborted()
   const { device, seconds } = await engine.load(model, request)
   progress.timings.load = seconds
   // A job canceled during the load has not started.
   signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
-  for await (const event of engine.run(model, request, signal)) record(job, progress, event)
+  for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
+  for await (const event of engine.run(model, request, signal, input)) record(job, progress, event)
+}
+
+/** Decodes the job's input files. Throws JobError `invalid_request`. */
+async function openInput({ model, inputImage }: Model, { files, request }: Job): Promise<DecodedInput> {
+  if (!inputImage)
+    throw new JobError(
+      'invalid_request',
+      `${model} takes no input image on this server: its package has no VAE encoder; omit the image, or compile the checkpoint again`,
+    )
+  try {
+    return await decodeInput(files, request)
+  } catch (error) {
+    throw error instanceof InputError ? new JobError('invalid_request', error.message) : error
+  }
 }
 
 function record(job: Job, progress: Progress, event: PipelineEvent): void {
