@@ -39,7 +39,7 @@ export const LIMITS = {
   imageBytes: 64 * 1024 * 1024,
   previewBytes: 256 * 1024,
   /** Of each input file. */
-  inputBytes: 10 * 1024 * 1024,
+  inputBytes: 16 * 1024 * 1024,
   /** Of an input image: the largest result, so that every result can be an input. */
   inputPixels: 6144 * 6144,
   /** Below the minimum no step would run. */
@@ -79,6 +79,10 @@ export const DEFAULT_STRENGTH = 0.6
 /** The number of steps that an input image of this strength skips. diffusers `StableDiffusion3Img2ImgPipeline.get_timesteps` */
 export const firstStepOf = (steps: number, strength: number): number =>
   Math.trunc(Math.max(steps - Math.min(steps * strength, steps), 0))
+
+/** The number of steps that a job runs for each image. `strength` is that of its input image, undefined without one. */
+export const stepsRun = (steps: number, strength: number | undefined): number =>
+  strength === undefined ? steps : steps - firstStepOf(steps, strength)
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)

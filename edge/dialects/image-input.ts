@@ -5,6 +5,7 @@ import { ApiError } from '../http/errors.ts'
 import { parseFields, shown } from '../http/validation.ts'
 import type { WantedSize, Warning } from '../routing/decision.ts'
 import type { Translation } from './dialect.ts'
+import { FILE_NAMES, readFiles } from './input-files.ts'
 
 type Bounds = { min: number; max: number }
 const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
@@ -78,24 +79,32 @@ const input = z.object({
   max_cost: z.number().min(0).describe('a number of US dollars').optional(),
 })
 type Input = z.infer<typeof input>
+/** With an input image, the prompt may be empty. */
+const inputWithImage = input.extend({ prompt: text(0).default('') })
 
 const shape = input.shape
 
-/** Parameters that need an image as input. */
-const IMAGE_PARAMETERS = [
-  ...['image', 'images', 'image_url', 'image_urls', 'init_image', 'init_images', 'input_image', 'input_images'],
-  ...['mask', 'mask_url', 'mask_image', 'control_image', 'image_prompt'],
-] as const
+/** Parameters that need an image as input in another way. */
+const GUIDING = ['control_image', 'image_prompt'] as const
 /** Parameters without an influence on the image here. */
 const SILENT: ReadonlySet<string> = new Set([
   ...['disable_safety_checker', 'enable_safety_checker', 'safety_tolerance', 'apply_watermark', 'sync_mode'],
-  ...['go_fast', 'acceleration', 'prompt_strength', 'strength', 'megapixels', 'replicate_weights'],
+  ...[
+    'go_fast',
+    'acceleration',
+    'prompt_strength',
+    'strength',
+    'image_strength',
+    'denoising_strength',
+    'megapixels',
+    'replicate_weights',
+  ],
 ])
 
-function checkImages(given: Record<string, unknown>): void {
-  const param = IMAGE_PARAMETERS.find((name) => given[name] !== undefined && given[name] !== null)
+function checkGuiding(given: Record<string, unknown>): void {
+  const param = GUIDING.find((name) => given[name] !== undefined && given[name] !== null)
   if (param === undefined) return
-  const message = `${param} is given, but the models of this deployment make images from text only; leave it out.`
+  const message = `${param} is given, but the models of this deployment are not guided by images; leave it out.`
   throw new ApiError('invalid_request', message, { param })
 }
 
@@ -123,15 +132,17 @@ const defined = (fields: Record<string, unknown>) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /**
- * The native fields of a client's parameters, with a warning for each one without an effect. Errors: invalid_request, with the name that
+ * The native fields of a client's parameters, with a warning for each one without an effect. `strength` is the API's default. Errors: invalid_request, with the name that
  * the client used.
  */
 export function readImageInput(
   given: Record<string, unknown>,
+  strength?: number,
 ): Pick<Translation, 'fields' | 'wantedSize'> & { warnings: Warning[] } {
-  checkImages(given)
+  checkGuiding(given)
+  const files = readFiles(given, strength)
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
-  const parsed = parseFields(input, shape, values)
+  const parsed = parseFields(files.fields.image === undefined ? input : inputWithImage, shape, values)
   const fields = defined({
     prompt: parsed.prompt,
     negative_prompt: parsed.negative_prompt,
@@ -141,11 +152,14 @@ export function readImageInput(
     seed: parsed.seed === -1 ? undefined : parsed.seed,
     max_cost: parsed.max_cost,
     ...formatOf(parsed),
+    ...files.fields,
   })
-  const unused = Object.keys(values).filter((name) => !(name in shape) && !SILENT.has(name))
+  const unused = Object.keys(values).filter(
+    (name) => !(name in shape) && !SILENT.has(name) && !FILE_NAMES.includes(name),
+  )
   const wantedSize = wantedSizeOf(parsed)
   const warnings = unused.slice(0, MOST_WARNINGS).map((name) => withoutEffect(name, values[name]))
-  return { fields, ...(wantedSize && { wantedSize }), warnings }
+  return { fields, ...(wantedSize && { wantedSize }), warnings: [...files.warnings, ...warnings] }
 }
 
 const MOST_WARNINGS = 8

@@ -1,5 +1,5 @@
 // One attempt of a job: waits for a GPU to accept it, then copies the GPU's stream to the job's log. Errors end up in the log, not in rejections.
-import { PROTOCOL_VERSION } from '#contract'
+import { type JobInput, PROTOCOL_VERSION } from '#contract'
 import type { GpuTimes } from '../config/gpu.ts'
 import { configOf } from '../config.ts'
 import {
@@ -9,6 +9,7 @@ import {
   GpuRefused,
   GpuTimeLimitExceeded,
   GpuUnavailable,
+  InputsLost,
   offerJob,
   readEvents,
 } from '../gpu/client.ts'
@@ -17,6 +18,7 @@ import { endpointOrder, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
+import { openInputs } from '../results/inputs.ts'
 import { receiptFor } from '../results/receipts.ts'
 import { storeImage } from '../results/results.ts'
 import type { JobLog } from './event-log.ts'
@@ -48,8 +50,16 @@ function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = 
     signingKey: configOf(env).gpuSigningKey,
     job: job.id,
     request: { protocol: PROTOCOL_VERSION, attempt: n, ...job.request },
+    ...(job.request.inputs && { openFiles: filesOf(env, job, job.request.inputs) }),
     abort,
   }
+}
+
+/** Opens the input files of a job for one request. Throws InputsLost if they are gone. */
+const filesOf = (env: Env, job: JobRecord, inputs: readonly JobInput[]) => async () => {
+  const files = await openInputs(env, job, inputs)
+  if (!files) throw new InputsLost(`the inputs of ${job.id} are gone`)
+  return files
 }
 
 const endpointsOf = ({ decision: { endpoint, fallbacks = [] } }: JobRecord) => [endpoint, ...fallbacks]
@@ -193,7 +203,7 @@ function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
   if (job.cancelRequested) jobLog.append(n, { type: 'canceled', steps_done: countSteps(job), timings: null })
   else if (cause instanceof GpuUnavailable)
     jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason })
-  else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded)
+  else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded || cause instanceof InputsLost)
     jobLog.append(n, { ...noImage, reason })
   else jobLog.append(n, { type: 'lost', reason })
   const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuTimeLimitExceeded

@@ -21,7 +21,6 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   list: 'list jobs',
   follow: 'follow a job by server-sent events',
   describe: 'facts about the deployment',
-  refuse: 'not offered',
 }
 
 const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }

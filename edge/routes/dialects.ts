@@ -4,10 +4,9 @@ import { requireScope } from '../auth/auth.ts'
 import { configOf } from '../config.ts'
 import type { Dialect, DialectRoute, JsonReply } from '../dialects/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { ApiError, describeThrown } from '../http/errors.ts'
+import { describeThrown } from '../http/errors.ts'
 import { replyWithHeartbeat } from '../http/heartbeat.ts'
 import { MAX_WAIT_SECONDS } from '../http/prefer.ts'
-import { discardBody } from '../http/request-body.ts'
 import { EXPOSED_HEADERS } from '../http/response-headers.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { readDialectRequest, readTranslation } from '../requests/dialect-request.ts'
@@ -64,12 +63,6 @@ function replyWhenDone(
   })
 }
 
-async function refuse(c: Context<EdgeEnv>, { message }: RouteOf<'refuse'>): Promise<never> {
-  await requireScope(c, 'generate')
-  await discardBody(c)
-  throw new ApiError('not_offered', message, { param: 'image', headers: { 'x-should-retry': 'false' } })
-}
-
 async function showJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
   const isCancel = route.action === 'cancel'
   const found = await ownJob(c, isCancel ? 'generate' : 'read')
@@ -97,7 +90,6 @@ async function describe(c: Context<EdgeEnv>, route: RouteOf<'describe'>): Promis
 
 async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRoute): Promise<Response> {
   if (route.action === 'submit') return submitJob(c, dialect, route)
-  if (route.action === 'refuse') return refuse(c, route)
   if (route.action === 'cancel' || route.action === 'read') return showJob(c, dialect, route)
   if (route.action === 'follow') return followOwnJob(c, dialect, route)
   const reply = route.action === 'list' ? await listPage(c, route) : await describe(c, route)
