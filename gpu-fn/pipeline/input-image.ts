@@ -44,6 +44,8 @@ export async function decodeInput({ image, mask }: InputFiles, request: InputReq
   const source = mask ? await openFile('mask', mask) : repaint === 'transparent' ? opened : null
   if (!source) return { pixels, mask: null, soft: false, warnings }
   const hard = await decodeMask(source, scaleCut(box, opened, source), repaint)
+  // An image without transparent parts has no mask of its own.
+  if (!mask && !hard.data.includes(255)) return { pixels, mask: null, soft: false, warnings }
   return { pixels, mask: await blur(hard, feather), soft: feather > 0, warnings }
 }
 

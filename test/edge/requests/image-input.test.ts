@@ -100,7 +100,7 @@ test('takes an image of an own job by its id or address, and of no other account
     expect(calls.at(-1)!.request.inputs![0]!.sha256).toBe(first.data[1]!.sha256)
   }
   const stranger = await newCaller()
-  const token = await send('POST', '/v1/tokens', caller, {})
+  const token = await send('POST', '/v1/tokens', caller, { budget_microdollars: 100_000 })
   const { token: secret } = (await token.json()) as { token: string }
   for (const other of [stranger, { headers: { authorization: `Bearer ${secret}` } }]) {
     const response = await generate(other, { ...FIELDS, image: `${job}/0` })
@@ -125,7 +125,7 @@ describe('an address', () => {
   /** Replies of the internet by address; all other requests are those of the fake GPU. */
   function internet(replies: Record<string, () => Response>) {
     const calls = fakeGpu(works)
-    const gpu = globalThis.fetch
+    const gpu = vi.mocked(fetch).getMockImplementation()!
     const fetched: string[] = []
     vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
       const url = String(input)
