@@ -1,5 +1,6 @@
 // The input files of jobs in R2. They are stored before the job starts and deleted at its end.
 import type { JobInput } from '#contract'
+import { inputPrefix } from './retention.ts'
 
 /** A file of a request: its bytes, or an image of an earlier job, which is copied within R2. */
 export type InputFile = JobInput & { source: Uint8Array | { key: string } }
