@@ -7,8 +7,6 @@ export type InputFile = JobInput & { source: Uint8Array | { key: string } }
 
 type Owner = { account: string; id: string }
 
-/** infra/results-lifecycle.json deletes files under this prefix after a day, if a job's end did not. */
-export const inputPrefix = (account: string) => `inputs/${account}/`
 const keyOf = ({ account, id }: Owner, { name }: Pick<JobInput, 'name'>) => `${inputPrefix(account)}${id}/${name}`
 
 /** Stores the files of a job unless they are stored. Throws if the source is gone. */
