@@ -77,7 +77,7 @@ function parseImage(request: DialectRequest): Translation {
 /** Images as base64. A negative seed is random. */
 function parse({ body: given }: DialectRequest, names: readonly string[]): Translation {
   const parsed = parseFields(body, body.shape, given)
-  const { fields: read, wantedSize, warnings } = readImageInput(pick(given, names), STRENGTH)
+  const { fields: read, wantedSize, warnings, names: sent } = readImageInput(pick(given, names), STRENGTH)
   const fields = { ...read, ...(read.image !== undefined && imageFields(parsed, read.mask !== undefined)) }
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
@@ -85,6 +85,7 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
     fields: { ...fields, ...modelOf(parsed), n, response_format: 'b64_json' },
     warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name]))],
     wait: 'end',
+    ...(sent && { names: sent }),
     ...(wantedSize && { wantedSize }),
   }
 }

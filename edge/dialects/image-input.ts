@@ -138,7 +138,7 @@ const defined = (fields: Record<string, unknown>) =>
 export function readImageInput(
   given: Record<string, unknown>,
   strength?: number,
-): Pick<Translation, 'fields' | 'wantedSize'> & { warnings: Warning[] } {
+): Pick<Translation, 'fields' | 'names' | 'wantedSize'> & { warnings: Warning[] } {
   checkGuiding(given)
   const files = readFiles(given, strength)
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
@@ -159,7 +159,7 @@ export function readImageInput(
   )
   const wantedSize = wantedSizeOf(parsed)
   const warnings = unused.slice(0, MOST_WARNINGS).map((name) => withoutEffect(name, values[name]))
-  return { fields, ...(wantedSize && { wantedSize }), warnings: [...files.warnings, ...warnings] }
+  return { fields, ...(wantedSize && { wantedSize }), warnings: [...files.warnings, ...warnings], names: files.names }
 }
 
 const MOST_WARNINGS = 8

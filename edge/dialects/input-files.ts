@@ -16,6 +16,12 @@ const STRENGTH_NAMES = ['strength', 'prompt_strength', 'denoising_strength', 'im
 /** The names that `readFiles` reads. */
 export const FILE_NAMES: readonly string[] = [...IMAGE_NAMES, ...MASK_NAMES, ...STRENGTH_NAMES]
 
+export type Files = {
+  fields: InputFields
+  warnings: Warning[]
+  /** The sent names of the fields. */
+  names: Record<string, string>
+}
 export type InputFields = { image?: FileValue; mask?: FileValue; strength?: number }
 
 const refuse = (param: string, why: string) => new ApiError('invalid_request', `${param} ${why}.`, { param })
@@ -36,12 +42,12 @@ function fileOf(name: string, value: unknown): { file: FileValue; others: number
  * The native fields of an input image, and a warning about images after the first. `strength` is what the API's clients expect without one.
  * Strengths below the least are raised to it. Errors: invalid_request.
  */
-export function readFiles(given: Fields, strength?: number): { fields: InputFields; warnings: Warning[] } {
+export function readFiles(given: Fields, strength?: number): Files {
   const find = (names: readonly string[]) => names.find((name) => Object.hasOwn(given, name) && isGiven(given[name]))
   const [imageName, maskName, strengthName] = [IMAGE_NAMES, MASK_NAMES, STRENGTH_NAMES].map(find)
   if (imageName === undefined && maskName !== undefined)
     throw refuse(maskName, 'is given without an image; give both or neither')
-  if (imageName === undefined) return { fields: {}, warnings: [] }
+  if (imageName === undefined) return { fields: {}, warnings: [], names: {} }
   const { file: image, others } = fileOf(imageName, given[imageName])
   const warnings: Warning[] =
     others > 0
@@ -55,6 +61,11 @@ export function readFiles(given: Fields, strength?: number): { fields: InputFiel
       ...(wanted !== undefined && { strength: wanted }),
     },
     warnings,
+    names: {
+      image: imageName,
+      ...(maskName !== undefined && { mask: maskName }),
+      ...(strengthName !== undefined && { strength: strengthName }),
+    },
   }
 }
 

@@ -165,7 +165,7 @@ export function parse({ body }: DialectRequest): Translation {
       ...strengthWarning(body, files.fields),
       ...made.flatMap(({ warning }) => warning ?? []),
     ],
-    names,
+    names: { ...names, ...files.names },
     ignoresUnknown: true,
     ...((isBase64Model || given.response_format === undefined) && { files: 'both' as const }),
   }
