@@ -17,7 +17,7 @@ import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import type { KeyChange, KeyInfo, ListedKey } from './keys/key-info.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './keys/key-management.ts'
-import { areLinksValid, authenticate, findKey, listKeys } from './keys/key-table.ts'
+import { areLinksValid, authenticate, chooseModel, chosenModel, findKey, listKeys } from './keys/key-table.ts'
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
@@ -26,7 +26,7 @@ import { OUTBOX_MS, openUsageOutbox, removeFromOutbox } from './usage-outbox.ts'
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
 
-/** The time limit of an export in one alarm. The next alarm sends the rest. */
+/** Time limit of the usage export in one alarm. The next alarm sends the remaining rows. */
 const EXPORT_MS = 30_000
 /** The delay before a deletion continues after an interrupted alarm. */
 const DELETION_MS = 60_000
@@ -82,6 +82,15 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => revokeKey(this.#sql, id, by))
   }
 
+  /** The model for a key's requests that name none; null if none was chosen. */
+  chosenModel(keyId: string): string | null {
+    return chosenModel(this.#sql, keyId)
+  }
+
+  chooseModel(keyId: string, model: string | null): void {
+    chooseModel(this.#sql, keyId, model)
+  }
+
   /** Whether a key may delete and export the whole account. */
   isRootKey(id: string): boolean {
     return isRootKey(this.#sql, id)
@@ -103,7 +112,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
-  /** Keeps a failed job for the retry of its caller, whose response had begun and was aborted. */
+  /** Keeps a job for a retry by its caller, who disconnected or whose response was aborted. */
   keepUndelivered(job: string): void {
     this.ctx.storage.transactionSync(() => keepUndelivered(this.#sql, job))
   }
@@ -129,7 +138,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => ledger.foldRow(this.#sql, job))
   }
 
-  /** The id of the job that has this name; null when there is none. */
+  /** The id of the job with this name; null without one. */
   findJobByName(name: string): string | null {
     return ledger.findJobByName(this.#sql, name)
   }
@@ -138,7 +147,7 @@ export class AccountDO extends DurableObject<Env> {
     return ledger.entryOf(this.#sql, job)
   }
 
-  /** Jobs, newest first: all, or those admitted before the job `after`. Null when that one is unknown. */
+  /** Jobs, newest first: all, or those admitted before the job `after`. Null if `after` is unknown. */
   recentJobs(limit: number, after: string | null = null): (JobSummary | JobSpec)[] | null {
     return ledger.jobsBefore(this.#sql, limit, after)
   }

@@ -44,12 +44,12 @@ const SMALL_BODY_BYTES = 4 * 1024
 /** Error statuses that can occur before the account's `admit` is called. */
 const REJECTED_EARLY: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
 
-/** Access with an active key of the account. */
+/** The rule of routes that accept any active key. */
 export const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
 export const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
 /** The limit of a body with input images. A body without one has at most `LIMITS.requestBytes`. */
 export const UPLOAD_BYTES = 12 * 1024 * 1024
-/** Access to a route that submits a job. */
+/** The rule of routes that submit a job. */
 export const generates: Access = { ...byKeyOrToken('generate'), bodyBytes: UPLOAD_BYTES, admits: true }
 
 /** Checks the caller's key. Returns true if the account has confirmed the key, false if the handler must confirm it. */

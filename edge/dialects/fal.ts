@@ -1,8 +1,8 @@
 // fal's HTTP API below /fal/run (fal.run) and /fal/queue (queue.fal.run). docs.fal.ai/model-apis/model-endpoints/queue
 import { ApiError, type Problem } from '../http/errors.ts'
-import type { Dialect, DialectRequest, RenderEvent, RenderedJob, Translation } from './dialect.ts'
-import { readImageInput } from './image-input.ts'
-import type { ImageFile, PublicJob } from './public-job.ts'
+import type { Dialect, DialectRequest, RenderEvent, RenderedJob, Translation } from './definition/dialect.ts'
+import { readImageInput } from './definition/image-input.ts'
+import type { ImageFile, PublicJob } from './definition/public-job.ts'
 
 const QUEUE = '/fal/queue'
 const REQUEST = `${QUEUE}/:owner/:alias/requests/:id`
@@ -25,6 +25,12 @@ function parseRun(request: DialectRequest): Translation {
   if (STREAM.test(request.params.app ?? '')) return { fields, ...others, wait: 'events' }
   const isInline = request.body.sync_mode === true
   return { fields: { ...fields, ...(isInline && { response_format: 'b64_json' }) }, ...others, wait: 'end' }
+}
+
+/** The methods of a request's own routes, which an app's path must not have. */
+function methodsOf(path: string): readonly string[] | null {
+  if (!path.includes('/requests/')) return null
+  return /\/cancel\/?$/.test(path) ? ['PUT'] : ['GET']
 }
 
 function parseQueued(request: DialectRequest): Translation {
@@ -152,7 +158,7 @@ export const fal: Dialect = {
     {
       method: 'POST',
       path: `${QUEUE}/:app{.+}`,
-      ...{ action: 'submit', accepts: 'json', parse: parseQueued, render: renderQueued },
+      ...{ action: 'submit', accepts: 'json', methodsOf, parse: parseQueued, render: renderQueued },
     },
     { method: 'GET', path: REQUEST, action: 'read', render: renderResult },
     { method: 'GET', path: `${REQUEST}/status`, action: 'read', render: renderStatus },

@@ -4,9 +4,16 @@ import type { Problem } from '../http/errors.ts'
 import { waitSeconds } from '../http/prefer.ts'
 import { parseFields } from '../http/validation.ts'
 import type { Warning } from '../routing/decision.ts'
-import type { Dialect, DialectRequest, RenderEvent, RenderedJob, ServerSentEvent, Translation } from './dialect.ts'
-import { readImageInput, withoutEffect } from './image-input.ts'
-import type { JobState, ListedJob, Progress, PublicJob } from './public-job.ts'
+import type {
+  Dialect,
+  DialectRequest,
+  RenderEvent,
+  RenderedJob,
+  ServerSentEvent,
+  Translation,
+} from './definition/dialect.ts'
+import { readImageInput, withoutEffect } from './definition/image-input.ts'
+import type { JobState, ListedJob, Progress, PublicJob } from './definition/public-job.ts'
 
 const WEBHOOK_EVENTS = ['start', 'output', 'logs', 'completed'] as const
 
@@ -36,11 +43,9 @@ function modelOf(reference: string): { model: string; warnings: Warning[] } {
   return { model: name, warnings: [] }
 }
 
-/** The webhook at the job's end. There is none for the other events. */
-function webhookOf({ webhook, webhook_events_filter: events = [] }: Body): { webhook?: string } {
-  const isWanted = events.length === 0 || events.includes('completed')
-  return webhook !== undefined && isWanted ? { webhook } : {}
-}
+/** Without a filter, or with an empty one, the webhook receives the end, which includes the output. */
+const eventsOf = ({ webhook, webhook_events_filter: events = [] }: Body): Pick<Translation, 'webhookEvents'> =>
+  webhook === undefined || events.length === 0 ? {} : { webhookEvents: events }
 
 function parse({ params, headers, body: given }: DialectRequest): Translation {
   const parsed = parseFields(body, body.shape, given)
@@ -48,7 +53,8 @@ function parse({ params, headers, body: given }: DialectRequest): Translation {
   const reference = params.name ?? parsed.version ?? parsed.model ?? 'auto'
   const { model, warnings: others } = modelOf(reference)
   return {
-    fields: { ...fields, model, ...webhookOf(parsed) },
+    fields: { ...fields, model, ...(parsed.webhook !== undefined && { webhook: parsed.webhook }) },
+    ...eventsOf(parsed),
     wait: waitSeconds(headers.get('prefer') ?? undefined),
     warnings: [...others, ...warnings],
     ...size,
@@ -211,8 +217,8 @@ export const replicate: Dialect = {
   keyPlaces: ['Bearer', 'Token'],
   error,
   webhook({ data }, origin) {
-    const job = data as unknown as Shown & { images: { url: string | null }[] }
+    const job = data as unknown as Shown & { images: { url: string | null }[]; progress?: Progress }
     const urls = job.images.map(({ url }) => url)
-    return predictionOf(job, origin, { urls, input: {}, progress: null, stream: null })
+    return predictionOf(job, origin, { urls, input: {}, progress: job.progress ?? null, stream: null })
   },
 }

@@ -1,5 +1,15 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
-import { CONTENT_TYPES, GPU_TOKEN, type JobInput, type JobRequest, LIMITS, refusal, seedOf } from '#contract'
+import {
+  CONTENT_TYPES,
+  GPU_TOKEN,
+  type JobInput,
+  type JobRequest,
+  type JobSchedule,
+  LIMITS,
+  refusal,
+  seedOf,
+} from '#contract'
+import { sha256 } from '../auth/keys.ts'
 import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
@@ -15,6 +25,11 @@ export class GpuUnavailable extends Error {
 /** The GPU function permanently refused the job. `message` is for the log. */
 export class GpuRefused extends Error {
   override name = 'GpuRefused' as const
+}
+
+/** The GPU function cannot end the job by its deadline. The message is for callers. */
+export class GpuTooSlow extends Error {
+  override name = 'GpuTooSlow' as const
 }
 
 /** An accepted job exceeded its time limit although its stream was still active. */
@@ -34,7 +49,9 @@ export type GpuCall = GpuTimes & {
   signingKey: string
   job: string
   request: JobRequest
-  /** Ends the attempt, with the abort reason as its error. Aborted by the caller, or here on a timeout. */
+  /** `deadline`: Unix milliseconds; null without one. */
+  terms: { account: string; interactive: boolean; deadline: number | null }
+  /** Ends the attempt with the abort reason as its error. The caller aborts it, or this client on a timeout. */
   abort: AbortController
 }
 
@@ -81,7 +98,8 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
   const hasFiles = openFiles !== undefined && method === 'PUT'
   const type = hasFiles ? 'application/x-ndjson' : 'application/json'
   const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': type }) }
-  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, ...own }
+  const traceparent = await traceparentOf(job)
+  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, traceparent, ...own }
   const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
   const sent = hasFiles ? await bodyWithFiles(call, body) : body
   const init = { method, headers, signal, redirect: 'manual', ...(body && { body: sent }) } as const
@@ -90,6 +108,23 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
     log('warn', 'the GPU function cannot be reached', { job, attempt: request.attempt, cause })
     return null
   })
+}
+
+const TRACE_DIGITS = 32
+const SPAN_DIGITS = 16
+
+/** W3C Trace Context: all requests about a job are in one trace, whose id is derived from the job's. */
+export async function traceparentOf(job: string): Promise<string> {
+  const trace = (await sha256(`trace ${job}`)).slice(0, TRACE_DIGITS)
+  const span = crypto.randomUUID().replaceAll('-', '').slice(0, SPAN_DIGITS)
+  return `00-${trace}-${span}-01`
+}
+
+/** Equal shares; the tenant's name hides the account's. */
+async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']): Promise<JobSchedule> {
+  const tenant = (await sha256(`tenant ${account}`)).slice(0, TRACE_DIGITS)
+  const left = deadline === null ? 0 : deadline - Date.now()
+  return { tenant, weight: 1, interactive, ...(left >= 1 && { max_latency_ms: Math.floor(left) }) }
 }
 
 /** Milliseconds before the next try: backoff with jitter, or the GPU function's `Retry-After` if longer. */
@@ -120,7 +155,8 @@ function safeJson(text: string): unknown {
 
 /** Sends the request, and again with a fresh token if a proxy in front of the GPU function duplicated the first request. */
 async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
-  const sent: Sent = { method: 'PUT', body: JSON.stringify(call.request), signal }
+  const body = JSON.stringify({ ...call.request, schedule: await scheduleOf(call.terms) } satisfies JobRequest)
+  const sent: Sent = { method: 'PUT', body, signal }
   const response = await send(call, sent)
   if (response?.status !== 401) return response
   const text = await refusalText(response.clone(), call)
@@ -132,7 +168,7 @@ async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null>
 /** `busy`: ready, with a full queue. `down`: try the next endpoint, because no GPU function responded or it refused permanently (`refused`). */
 export type Answer =
   | { accepted: ReadableStream<Uint8Array> }
-  | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused }
+  | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused | GpuTooSlow }
   | { unanswered: true }
 
 /**
@@ -152,10 +188,13 @@ export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer>
       if (response.status < 400 || response.status >= 500) throw new StreamLost(text)
       return { retryAfterMs: 0, busy: false, down: true, refused: new GpuRefused(text) }
     }
-    dismiss(response)
     const busy = response?.status === 429
     const down = response?.status !== 503 && !busy
-    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0, busy, down }
+    const retryAfterMs = 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0
+    if (busy && (await refusalText(response, call)).startsWith('429 deadline_unmet'))
+      return { retryAfterMs, busy, down, refused: new GpuTooSlow(describeTooSlow(retryAfterMs)) }
+    dismiss(response)
+    return { retryAfterMs, busy, down }
   } catch (thrown) {
     if (!timeout.signal.aborted || abort.signal.aborted) throw thrown
     return { unanswered: true }
@@ -163,6 +202,10 @@ export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer>
     clearTimeout(timer)
   }
 }
+
+const describeTooSlow = (retryAfterMs: number) =>
+  'The GPU cannot make the images within max_latency_ms at present. Nothing was charged; ' +
+  (retryAfterMs > 0 ? `please try again in ${retryAfterMs / 1000} seconds.` : 'please allow more time or request less.')
 
 /** Requests cancellation at the attempt's next step. Returns whether the GPU function has the attempt; its stream then ends with `canceled`. */
 export async function cancel(call: GpuCall): Promise<boolean> {
@@ -173,6 +216,25 @@ export async function cancel(call: GpuCall): Promise<boolean> {
   })
   dismiss(response)
   return response?.ok ?? false
+}
+
+export type NamedModel = Pick<JobRequest, 'model' | 'tier'>
+
+/** Asks a GPU function that is ready to open a model ahead of its jobs. Failures are only logged. */
+export async function openModel(endpoint: Endpoint, signingKey: string, { model, tier }: NamedModel): Promise<void> {
+  const body = JSON.stringify({ tier })
+  const token = await signGpuToken(signingKey, model, 1, body)
+  const headers = {
+    ...endpoint.headers,
+    [tokenHeader(endpoint)]: `Bearer ${token}`,
+    'content-type': 'application/json',
+  }
+  const init = { method: 'PUT', headers, body, redirect: 'manual', signal: AbortSignal.timeout(CANCEL_MS) } as const
+  const response = await fetch(`${endpoint.url.replace(/\/$/, '')}/models/${model}`, init).catch((cause: unknown) => {
+    log('warn', 'a model could not be opened', { endpoint: endpoint.name, model, cause })
+    return null
+  })
+  dismiss(response)
 }
 
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */

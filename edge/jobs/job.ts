@@ -12,6 +12,7 @@ import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
 import { type JobLog, openJobLog } from './event-log.ts'
 import { eventStream, linkToHour } from './events.ts'
+import { reportProgress, wantsProgress } from './progress.ts'
 import {
   countSteps,
   FAILED,
@@ -44,6 +45,7 @@ export class JobDO extends DurableObject<Env> {
   readonly #slot: JobSlot
   #settling: Promise<JobRecord> | null = null
   #isReserving = false
+  #reporting: Promise<void> | null = null
   /** Consecutive failures of settlement or announcement. */
   #failures = 0
   /** The open event streams by reader. */
@@ -230,7 +232,7 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.find()
     const isOpen = job && !isFinal(job) && !job.cancelRequested
     if (isOpen && room === 'reserved') return true
-    if (room === 'reserved') await settleGpuTime(this.env, id, null)
+    if (room === 'reserved') await settleGpuTime(this.env, { id, accepted: null, timings: null })
     else if (isOpen && room === 'exhausted')
       await this.#end({ type: 'given_up', code: 'gpu_budget_exhausted', message: GPU_BUDGET_EXHAUSTED })
     else if (isOpen) await this.#postpone(job)
@@ -264,15 +266,24 @@ export class JobDO extends DurableObject<Env> {
     const onLastStep = () => this.ctx.waitUntil(this.#slot.release(this.#log.job()))
     const done = runAttempt(this.env, this.#log, { n, abort, onLastStep }).then(() => this.#afterAttempt(abort))
     this.#live = { n, abort, done }
+    this.#report()
     this.ctx.waitUntil(
       done.catch((cause: unknown) => log('error', 'an attempt ended abnormally', { job: this.#log.find()?.id, cause })),
     )
   }
 
+  /** Reports the job's progress to its webhook URL, if its request says so, once for all attempts of this instance. */
+  #report(): void {
+    if (this.#reporting || !wantsProgress(this.#log.job())) return
+    this.#reporting = reportProgress(this.env, this.#log).catch((cause: unknown) =>
+      log('error', 'the progress of a job could not be reported', { job: this.#log.find()?.id, cause }),
+    )
+    this.ctx.waitUntil(this.#reporting)
+  }
+
   async #afterAttempt({ signal }: AbortController): Promise<void> {
     // Before the next attempt, whose reservation it would otherwise end.
-    const { id, accepted } = this.#log.job()
-    await settleGpuTime(this.env, id, accepted)
+    await settleGpuTime(this.env, this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()
     // A lost attempt keeps its slot during the pause, because its GPU may still work on it and the next attempt joins that run.
@@ -298,7 +309,7 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.job()
     this.#log.append(job.attempt, event)
     this.ctx.waitUntil(this.#slot.leave(job))
-    this.ctx.waitUntil(settleGpuTime(this.env, job.id, job.accepted))
+    this.ctx.waitUntil(settleGpuTime(this.env, job))
     await this.#finish()
   }
 

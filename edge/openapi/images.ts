@@ -1,6 +1,8 @@
 // The operations for images, jobs and models.
 import { generation } from '../requests/generation-request.ts'
 import { page } from '../requests/view.ts'
+import { query as prewarmQuery } from '../routes/prewarm.ts'
+import { openaiRequest } from './openai-request.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 
@@ -37,7 +39,7 @@ const images = { tag: 'Images', body: generation }
 
 export const IMAGE_OPERATIONS: Record<string, Operation> = {
   'POST /v1/images/generations': {
-    ...images,
+    ...{ ...images, body: openaiRequest },
     summary: 'Generate images and wait for them',
     description:
       "OpenAI's route. The member `octet` of the reply has the job, the route with its reason, and the price.",
@@ -69,7 +71,8 @@ export const IMAGE_OPERATIONS: Record<string, Operation> = {
   },
   'POST /v1/prewarm': {
     tag: 'Images',
-    summary: 'Start the GPU ahead of a request',
+    summary: 'Start the GPU ahead of a request, and open a model on it',
+    query: prewarmQuery,
     replies: { 202: { description: 'The state of the GPU per offer', schema: replies.prewarmed } },
   },
   'GET /v1/models': {

@@ -1,6 +1,6 @@
 // The operations for webhooks.
-import { page, single, span } from '../routes/webhook-deliveries.ts'
-import { changes, newEndpoint, rotation } from '../routes/webhooks.ts'
+import { page, single, span } from '../routes/webhooks/deliveries.ts'
+import { changes, newEndpoint, rotation } from '../routes/webhooks/webhooks.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 
@@ -43,6 +43,7 @@ export const WEBHOOK_OPERATIONS: Record<string, Operation> = {
     ...webhooks,
     summary: 'Replace the key of an endpoint, with an overlap',
     body: rotation,
+    isBodyOptional: true,
     replies: { 201: { description: 'The new key, shown only once', schema: replies.webhookKeys } },
   },
   'POST /v1/webhooks/:id/test': {

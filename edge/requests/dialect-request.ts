@@ -1,9 +1,11 @@
 // Reads the request of a dialect, and translates it to a native request.
 import type { Context } from 'hono'
-import type { DialectRequest, DialectRoute } from '../dialects/dialect.ts'
+import { configOf } from '../config.ts'
+import type { DialectRequest, DialectRoute } from '../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError, shorten } from '../http/errors.ts'
 import { isForm, parseFields, readForm, readJson } from '../http/validation.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import type { Warning } from '../routing/decision.ts'
 import { generation } from './generation-request.ts'
 import { typedFields } from './inputs/form-fields.ts'
@@ -20,11 +22,11 @@ async function readBody(c: Context<EdgeEnv>, accepts: SubmitRoute['accepts']): P
   const fields = accepts === 'form' || isTyped ? await readForm(c) : withoutNulls(await readJson(c))
   limitBodyWithoutImage(c, fields)
   if (isTyped) return typedFields(fields as Record<string, unknown>)
-  // The schema of the native request reports a body that is not an object.
+  // The native schema rejects a body that is not an object.
   return isObject(fields) ? fields : parseFields(generation, generation.shape, fields)
 }
 
-/** The request as a dialect reads it, with a body if its route accepts one. */
+/** The request in the form that dialects parse, with a body if its route accepts one. */
 export async function readDialectRequest(
   c: Context<EdgeEnv>,
   accepts?: SubmitRoute['accepts'],
@@ -65,7 +67,15 @@ function renameParams(thrown: unknown, names: Readonly<Record<string, string>>):
   })
 }
 
-/** Reads a request of a dialect and translates it. A request for a job's end joins a recent equal one that is running. */
+/** The model that the key has chosen, if the deployment still has it. */
+async function choiceOf(c: Context<EdgeEnv>): Promise<{ model?: string }> {
+  const { account, keyId } = c.get('credential')
+  const model = await objectOf(c.env.ACCOUNT, account).chosenModel(keyId)
+  const isServed = configOf(c.env).catalog.offers.some((offer) => offer.model === model)
+  return model !== null && isServed ? { model } : {}
+}
+
+/** Reads a request of a dialect and translates it. A request that waits for the job's end joins a recent equal one that is running. */
 export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { accepts, parse }: SubmitRoute) {
   const request = await readDialectRequest(c, accepts)
   const { wait, files, names = {}, ...translation } = parse(request)
@@ -75,8 +85,10 @@ export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { ac
   const source = {
     ...{ dialect, joins: typeof wait === 'string', warnings: [...(translation.warnings ?? []), ...warnings] },
     ...(translation.wantedSize && { wantedSize: translation.wantedSize }),
+    ...(translation.webhookEvents && { webhookEvents: translation.webhookEvents }),
   }
-  const created = await createSubmission(c, fields, source).catch((thrown: unknown) => {
+  const choice = translation.usesChoice && fields.model === undefined ? await choiceOf(c) : {}
+  const created = await createSubmission(c, { ...fields, ...choice }, source).catch((thrown: unknown) => {
     throw renameParams(thrown, names)
   })
   return { request, wait, files, ...created }

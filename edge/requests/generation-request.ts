@@ -6,6 +6,8 @@ import {
   describeInputs,
   describeOversize,
   IMAGE_FITS,
+  type ImageOptions,
+  imageOptionsOf,
   LIMITS,
   OUTPUT_FORMATS,
   REPAINTS,
@@ -18,6 +20,7 @@ import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
+import type { WebhookEventKind } from '../dialects/definition/public-job.ts'
 import { ApiError } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
 import { newJobId } from '../jobs/job-id.ts'
@@ -27,10 +30,11 @@ import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, price } from '../routing/price.ts'
+import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
+import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -82,8 +86,7 @@ export const generation = z.strictObject({
     .optional(),
   steps: integer(LIMITS.steps).optional(),
   guidance_scale: number(LIMITS.guidanceScale).optional(),
-  /** Tokens of T5, as in diffusers. */
-  max_sequence_length: integer(LIMITS.maxSequenceLength).optional(),
+  ...imageOptionFields,
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -95,7 +98,7 @@ export const generation = z.strictObject({
   partial_images: integer({ min: 0, max: PREVIEWS }).optional(),
   /** The action when a waiting caller disconnects. */
   on_disconnect: choice(['continue', 'cancel']).optional(),
-  /** For the whole request. */
+  /** The limit for the whole request. */
   max_cost: number({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
   max_latency_ms: integer({ min: 1, max: 3_600_000 }).optional(),
   /** The URL for the webhook event at the job's end. */
@@ -159,11 +162,12 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
 
 /** The routing request for route.ts. A wanted size replaces the size of the fields. */
 function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
-  const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  const { negative_prompt, quality, guidance_scale, max_cost, max_latency_ms } = fields
   return {
-    // The text that T5 reads decides whether it is needed.
+    // The text for T5 decides whether the request needs T5.
     prompt: fields.prompt_3 || fields.prompt,
-    ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
+    ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
+    guidanceFields: fieldsOfGuidance(fields),
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -175,24 +179,32 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
-/** The steps that each image of a request runs, and that its price covers. */
-export const stepsOf = ({ image, strength }: Generation, { steps }: Pick<Decision, 'steps'>): number =>
-  stepsRun(steps, image === undefined ? strength : (strength ?? DEFAULT_STRENGTH))
+type Priced = { decision: Decision; options: ImageOptions; work: Work; price: number; basePrice: number }
 
-/** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
-export async function routeAndPrice(
-  fields: Generation,
-  env: Env,
-  wantedSize?: WantedSize,
-): Promise<{ decision: Decision; price: number; basePrice: number }> {
+/** The share of the steps that run on the input image; undefined without one. A quote has no need of the image itself. */
+const strengthOf = ({ image, strength }: Generation) => strength ?? (image === undefined ? undefined : DEFAULT_STRENGTH)
+
+/**
+ * The routing decision for a request, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the
+ * refusals of route.ts and invalid_request.
+ */
+export async function routeAndPrice(fields: Generation, env: Env, wantedSize?: WantedSize): Promise<Priced> {
   const { catalog, prices } = configOf(env)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
-  const workOf = (decision: Decision) => ({ ...decision, steps: stepsOf(fields, decision), count: fields.n })
+  const strength = strengthOf(fields)
+  const workOf = (decision: Decision) => ({
+    ...decision,
+    ...chooseImageOptions(fields, decision),
+    ...(strength !== undefined && { strength }),
+    count: fields.n,
+  })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
+  const work = workOf(decision)
+  const options = imageOptionsOf(work)
+  return { decision, options, work, price: price(work, prices), basePrice: prices.base }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -204,8 +216,12 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** What a dialect adds to the fields: the wanted size, and warnings about its own adjustments. */
-export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
+/** Additions of a dialect to the fields: the wanted size, warnings about its own adjustments, and the events for the webhook. */
+export type Addition = {
+  wantedSize?: WantedSize
+  warnings?: readonly Warning[]
+  webhookEvents?: readonly WebhookEventKind[]
+}
 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
 type Origin = Addition & { origin: string; name: string | null; dialect: string | null; inputs: readonly InputFile[] }
@@ -215,13 +231,13 @@ export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect, wantedSize, warnings = [], inputs }: Origin,
+  { origin, name, dialect, wantedSize, warnings = [], webhookEvents, inputs }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
+  const { decision, options, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -241,14 +257,15 @@ export async function createJobSpec(
     text_convention: 'diffusers' as const,
     ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
-    ...(fields.max_sequence_length && { max_sequence_length: fields.max_sequence_length }),
-    ...previewSteps(fields, stepsOf(fields, decision)),
+    ...options,
+    ...previewSteps(fields, stepsRun(decision.steps, options.strength)),
     ...imageFields(fields, inputs),
   }
   const contradiction = describeInputs(request)
   if (contradiction) throw new ApiError('invalid_request', `${capitalize(contradiction)}.`, { param: 'image' })
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
+  const created = Date.now()
   return {
     id: newJobId(),
     name,
@@ -258,7 +275,9 @@ export async function createJobSpec(
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
-    created: Date.now(),
+    ...(webhookEvents && { webhookEvents }),
+    created,
+    ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,
   }
 }
@@ -266,10 +285,8 @@ export async function createJobSpec(
 /** The request's fields about its input image. */
 function imageFields(fields: Generation, inputs: readonly InputFile[]): Partial<JobSpec['request']> {
   const { image_fit, repaint, mask_feather } = fields
-  const strength = fields.strength ?? (inputs.length > 0 ? DEFAULT_STRENGTH : undefined)
   return {
     ...(inputs.length > 0 && { inputs: inputs.map(({ source: _, ...input }) => input) }),
-    ...(strength !== undefined && { strength }),
     ...(image_fit && { image_fit }),
     ...(repaint && { repaint }),
     ...(mask_feather !== undefined && { mask_feather }),
@@ -284,7 +301,7 @@ function fingerprintOf(fields: Generation, inputs: readonly InputFile[], wantedS
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
 
-/** A hash of everything that determines the pixels and their file. Previews do not. */
+/** A hash of all fields that determine the pixels and their file, so without those of previews. */
 async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
   return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
 }

@@ -4,7 +4,7 @@ import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { forecastFor, observations } from '../routing/forecast.ts'
 import { megapixelSteps } from '../routing/price.ts'
-import { parseGeneration, routeAndPrice, stepsOf } from './generation-request.ts'
+import { parseGeneration, routeAndPrice } from './generation-request.ts'
 
 /**
  * The price, route and reason of a request, the probability of a cold start, and the expected duration. The price is exactly the amount
@@ -12,15 +12,11 @@ import { parseGeneration, routeAndPrice, stepsOf } from './generation-request.ts
  */
 export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
   const fields = parseGeneration(body)
-  const { decision, price } = await routeAndPrice(fields, c.env)
+  const { decision, work, price } = await routeAndPrice(fields, c.env)
   const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
   const seen = await observations(c.env.DB, [decision])
   c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
-  const forecast = forecastFor(
-    seen,
-    decision,
-    megapixelSteps({ ...decision, steps: stepsOf(fields, decision), count: fields.n }),
-  )
+  const forecast = forecastFor(seen, decision, megapixelSteps(work))
   return {
     object: 'quote',
     price_microdollars: price,

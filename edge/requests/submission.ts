@@ -14,7 +14,7 @@ import { type Addition, createJobSpec, type Generation, parseGeneration } from '
 import { typedFields, withFilesAsText } from './inputs/form-fields.ts'
 import { readInputs } from './inputs/read-inputs.ts'
 
-/** A body without null fields, which many clients send for unset ones. A body that is no object is unchanged. */
+/** Removes null fields, which many clients send for unset ones. A body other than an object is unchanged. */
 export function withoutNulls(body: unknown): unknown {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) return body
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
@@ -78,22 +78,26 @@ export async function readSubmission(c: Context<EdgeEnv>, name: string | null = 
 }
 
 /**
- * Cancels a job when its waiting caller disconnects before the response, if the request has `on_disconnect: cancel`. `onJob` takes the
- * job's id; `done` must be called before the response is returned, or at the end of a stream, which calls `leave` when its reader cancels it.
+ * Watches for the disconnection of a waiting caller before the response. With `on_disconnect: cancel` it cancels the job; otherwise the job
+ * is kept for a retry, if its requests join equal ones. `onJob` takes the job's id; `done` must be called before the response is returned,
+ * or at the end of a stream, which calls `leave` when its reader cancels it.
  */
-export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
+export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation, isKept = false) {
   const id = crypto.randomUUID()
   const { promise, resolve } = Promise.withResolvers<void>()
   const { signal } = c.req.raw
   const over = new AbortController()
   const cancels = on_disconnect === 'cancel'
+  const keep = (job: string) => objectOf(c.env.ACCOUNT, c.get('credential').account).keepUndelivered(job)
   const leave = (job: string) => {
-    if (cancels && !over.signal.aborted) resolve(objectOf(c.env.JOB, job).leave(id))
+    if (over.signal.aborted) return
+    if (cancels) resolve(objectOf(c.env.JOB, job).leave(id))
+    else if (isKept) resolve(keep(job))
   }
   const watch = (job: string) => {
     if (signal.aborted) leave(job)
     else signal.addEventListener('abort', () => leave(job), { once: true, signal: over.signal })
-    // Otherwise the runtime ends the request with the connection, before the abort event; workerd pull request 5062.
+    // Without this, the runtime ends the request with the connection, before the abort event; workerd pull request 5062.
     c.executionCtx.waitUntil(promise)
   }
   const done = () => {
@@ -101,7 +105,7 @@ export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) 
     resolve()
   }
   const keepAlive = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
-  return { id, onJob: cancels ? watch : () => {}, leave, keepAlive, done }
+  return { id, onJob: cancels || isKept ? watch : () => {}, leave, keepAlive, done }
 }
 
 /** Waits for a job's end, at most `limitMs` milliseconds, for its caller, whose disconnection may cancel it. */
@@ -124,7 +128,7 @@ export function generateAsCaller(
   submission: Submission,
   onJob: (job: string) => void = () => {},
 ): Promise<Submitted> {
-  const caller = watchCaller(c, fields)
+  const caller = watchCaller(c, fields, submission.joins && submission.idempotencyKey === null)
   const announce = (job: string) => {
     onJob(job)
     caller.onJob(job)

@@ -1,7 +1,7 @@
 // The access rules and body limits of every route.
 import { LIMITS } from '#contract'
 import { type Access, byKey, byKeyOrToken, generates, UPLOAD_BYTES } from '../auth/access.ts'
-import type { Dialect, DialectRoute } from '../dialects/dialect.ts'
+import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 
 const NATIVE: Readonly<Record<string, Access>> = {
@@ -68,6 +68,8 @@ const BY_ACTION: Record<DialectRoute['action'], Access> = {
   follow: { by: 'link', scope: 'read', tokens: true },
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
+  interrupt: byKeyOrToken('generate'),
+  choose: byKey('generate'),
   describe: byKeyOrToken(),
 }
 

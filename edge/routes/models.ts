@@ -2,9 +2,7 @@ import { Hono } from 'hono'
 import type { Offer } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { ApiError } from '../http/errors.ts'
-import { shown } from '../http/validation.ts'
-import { resolveModel } from '../routing/alias.ts'
+import { checkModel } from '../routing/alias.ts'
 
 /** A model in OpenAI's format. `octet` lists its routes, tiers and defaults. */
 const describeModel = (id: string, offers: readonly Offer[]) => ({
@@ -15,7 +13,7 @@ const describeModel = (id: string, offers: readonly Offer[]) => ({
   octet: offers.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
 })
 
-/** The available models, and one model by its name or an alias. An alias for any model has the offers of all. */
+/** The available models, and one model by its name or an alias. An alias for `auto` lists the offers of all models. */
 export const models = new Hono<EdgeEnv>()
   .get('/', (c) => {
     const offers = Object.entries(Object.groupBy(configOf(c.env).catalog.offers, ({ model }) => model))
@@ -24,9 +22,7 @@ export const models = new Hono<EdgeEnv>()
   .get('/:id', (c) => {
     const id = c.req.param('id')
     const { catalog } = configOf(c.env)
-    const model = resolveModel(catalog, id)
+    const model = checkModel(catalog, id)
     const offers = catalog.offers.filter((offer) => model === undefined || offer.model === model)
-    if (offers.length > 0) return c.json(describeModel(id, offers))
-    const served = [...new Set(catalog.offers.map((offer) => offer.model))].join(', ')
-    throw new ApiError('not_found', `model is ${shown(id)}; this deployment serves ${served}.`, { param: 'model' })
+    return c.json(describeModel(id, offers))
   })

@@ -88,17 +88,15 @@ export function gaussianNoise(seed: Seed, count: number): Float32Array {
 }
 
 /** The same without blocking the event loop. */
-export const gaussianNoiseAsync = (seed: Seed, count: number): Promise<Float32Array> => createNoise(seed).draw(count)
+export const gaussianNoiseAsync = (seed: Seed, count: number): Promise<Float32Array> => createNoise(seed, count)()
 
-/** Successive draws from one generator, as of diffusers' pipelines that draw more than once. Draws have 16 values or more. */
-export function createNoise(seed: Seed): { draw(count: number): Promise<Float32Array> } {
+/** Successive draws of one generator, each of `count` values: the first is the noise of `gaussianNoise`. Does not block the event loop. */
+export function createNoise(seed: Seed, count: number): () => Promise<Float32Array> {
   const word = mersenneTwister(seed)
-  return {
-    async draw(count) {
-      const data = new Float32Array(count)
-      for (const _ of fill(data, word)) await setImmediate()
-      return data
-    },
+  return async () => {
+    const data = new Float32Array(count)
+    for (const _ of fill(data, word)) await setImmediate()
+    return data
   }
 }
 

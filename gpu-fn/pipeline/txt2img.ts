@@ -1,19 +1,21 @@
 // Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
-import type { JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, type Seed, seedOf } from '../contract.ts'
+import type { ImageOptions, JobRequest } from '../contract.ts'
+import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
+import { hasWeights } from '../tokenizer/prompt-weights.ts'
+import { Conditions, computeConditions, modesOf } from './conditions.ts'
 import { decodeLatent } from './decode.ts'
-import { Conditions, condition, predictVelocity } from './denoise.ts'
+import { predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
+import { createStarts, type InputImage, type Start } from './input/start.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
-import { assertFinite, encodePrompts, type NamedPrompt } from './prompt.ts'
+import { assertFinite, type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
-import { createStarts, type InputImage, type Start } from './start.ts'
 
 export type Txt2ImgRequest = Pick<
   JobRequest,
@@ -30,29 +32,36 @@ export type Txt2ImgRequest = Pick<
   | 'output_format'
   | 'output_quality'
   | 'text_convention'
-  | 'max_sequence_length'
   | 'preview_steps'
   | 'prompt_metadata'
-  | 'strength'
->
+> &
+  ImageOptions
+
+/** Returns the result of `encode`, or an earlier one of the same key. */
+export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
+
+type Options = { remember?: RememberPrompts; input?: InputImage }
 
 /**
- * Generates `count` images; image k starts from the noise of `seed + k`, or from `input` with that noise. Guidance runs only above a scale of 1. Yields after every step and
- * checks `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size outside the model's range and
+ * Generates `count` images; image k starts from the noise of `seed + k`, or from `input` with that noise. Guidance runs only above a scale
+ * of 1. Yields after every step and checks `signal` before the next; an aborted signal throws its reason. Runs on one thread may alternate at
+ * each yield. Throws `RangeError` for a size outside the model's range and
  * `BudgetError` for a size above the memory budget.
  */
 export async function* txt2img(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
-  input?: InputImage,
+  options: Options = {},
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
-  const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, input)
+  const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, options)
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
+    const plain = describePlainWeights(request)
+    if (plain) yield { type: 'warning', code: 'prompt_weights_ignored', message: plain }
     const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
     if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
@@ -62,12 +71,20 @@ export async function* txt2img(
       undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
       // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
-      for (const each of undecoded.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
+      for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal })
     }
     yield { type: 'finished', timings }
   } finally {
     inputs.conditions.release()
   }
+}
+
+/** The warning for weights that are read as words; null if there are none. */
+function describePlainWeights({ prompt_weights, ...request }: Txt2ImgRequest): string | null {
+  const names = ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const
+  const weighted = prompt_weights ? [] : names.filter((name) => hasWeights(request[name] ?? ''))
+  if (weighted.length === 0) return null
+  return `${weighted.join(' and ')}: weights such as "(word:1.3)" are read as words; prompt_weights: true applies them`
 }
 
 type Timings = { encode: number; denoise: number; decode: number }
@@ -77,25 +94,34 @@ type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined }
 
-async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal, input?: InputImage) {
+async function prepare(
+  pipeline: Pipeline,
+  request: Txt2ImgRequest,
+  signal: AbortSignal,
+  { remember = (_, encode) => encode(), input }: Options,
+) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
-  const options = { maxTokens: request.max_sequence_length, batched, signal }
-  const { timesteps, sigmas } = createScheduler(request.steps, manifest.scheduler)
-  const starts = createStarts(pipeline, request, { dims, sigmas, input }, signal)
+  const weighted = request.prompt_weights ?? false
+  const options = { maxTokens: request.max_sequence_length, weighted, batched, signal }
+  const texts = promptsOf(request)
+  const starts = createStarts(pipeline, request, { dims, input }, signal)
   const [{ prompts, truncations }, start] = await Promise.all([
-    encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
+    remember(JSON.stringify([texts, options.maxTokens, weighted]), () =>
+      encodePrompts(pipeline.encoders, manifest.text, texts, options),
+    ),
     starts(0),
   ])
   signal.throwIfAborted()
+  const { timesteps, steps } = createScheduler(request, manifest.scheduler, start.draw)
   const position = await readPosition(pipeline.package, rows, columns)
-  const conditions = new Conditions(timesteps, (part) =>
-    condition(pipeline.conditioning, prompts, part, { batched, signal }),
-  )
-  await conditions.at(start.first)
+  const layers = request.skip_layer_guidance?.layers
+  const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, signal })
+  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
+  await conditions.at(steps.indexOf(start.first))
   return { dims, start, starts, inputs: { conditions, position }, truncations }
 }
 
@@ -112,42 +138,49 @@ async function* denoiseImage(
     signal,
   }: Work & { image: number; start: Start; dims: number[]; inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
-  const denoiseClock = stopwatch()
-  const scheduler = createScheduler(request.steps, pkg.manifest.scheduler)
+  const scheduler = createScheduler(request, pkg.manifest.scheduler, start.draw)
   const latent = { data: start.latent, dims }
-  const steps = scheduler.timesteps.length - start.first
-  const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
-  for (let step = 1; step <= steps; step++) {
+  const steps = scheduler.sigmas.length - 1 - start.first
+  const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
+  const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
+  for (let run = scheduler.steps.indexOf(start.first); run < scheduler.steps.length; run++) {
     signal.throwIfAborted()
-    const run = start.first + step - 1
+    const denoiseClock = stopwatch()
     const { conditions, row } = await inputs.conditions.at(run)
     const velocity = await predictVelocity(transformer, latent, conditions, row, options)
-    scheduler.step(velocity, run, latent.data)
-    start.restore?.(latent.data, scheduler.sigmas[run + 1]!)
+    await scheduler.step(velocity, run, latent.data)
+    timings.denoise += denoiseClock()
+    const index = scheduler.steps[run]!
+    if (scheduler.steps[run + 1] === index) continue
+    start.restore?.(latent.data, scheduler.sigmas[index + 1]!)
+    const step = index + 1 - start.first
     yield { type: 'step', image, step, steps }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
-      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[run + 1]!)
+      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)
       yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
     }
   }
   assertFinite(latent.data, 'the denoised latent')
-  timings.denoise += denoiseClock()
   return { image, latent }
 }
 
-async function decodeImage(
+/** Decodes a latent, then encodes the file, which does not use the device. */
+async function* decodeImage(
   { package: pkg, vaeDecoder, plan }: Pipeline,
   request: Txt2ImgRequest,
   { image, latent }: Denoised,
   { timings, signal }: Work,
-): Promise<FinishedImage> {
+): AsyncGenerator<PipelineEvent> {
   signal.throwIfAborted()
   const decodeClock = stopwatch()
   const pixels = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
-  const finished = await writeImage(pkg, request, pixels, image, seedOf(request.seed, image))
   timings.decode += decodeClock()
-  return finished
+  yield { type: 'decoded', image }
+  const fileClock = stopwatch()
+  const finished = await writeImage(pkg, request, pixels, image, seedOf(request.seed, image))
+  timings.decode += fileClock()
+  yield finished
 }
 
 const sharesMemory = ({ plan }: Pipeline) =>
@@ -192,8 +225,8 @@ async function writeImage(
   image: number,
   seed: Seed,
 ): Promise<FinishedImage> {
-  const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention, strength } = request
-  const { prompt_2, prompt_3, max_sequence_length, prompt_metadata } = request
+  const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
+  const { prompt_2, prompt_3, prompt_metadata } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
@@ -202,8 +235,7 @@ async function writeImage(
     {
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },
-      ...(max_sequence_length && { max_sequence_length }),
-      ...(strength && { strength }),
+      ...imageOptionsOf(request),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

@@ -1,5 +1,5 @@
 // The HTTP side of the contract: health, jobs as streams, refusals as RFC 9457.
-import type { KeyObject } from 'node:crypto'
+import { createHash, type KeyObject, timingSafeEqual } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import type { Logger } from 'pino'
 import {
@@ -11,11 +11,15 @@ import {
   jobId,
   jobRequest,
   LIMITS,
+  modelRequest,
   PROTOCOL_VERSION,
 } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
 import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './auth.ts'
 import type { Jobs, Lifecycle } from './jobs.ts'
+import type { Metrics } from './observability/metrics.ts'
+import type { Observer } from './observability/observer.ts'
+import { parseTraceparent, type TraceParent } from './observability/traceparent.ts'
 import { describeIssues, problem, Refusal } from './refusal.ts'
 import { RequestBody } from './request-body.ts'
 import { jobStream } from './stream.ts'
@@ -30,6 +34,9 @@ export interface ServerOptions {
   /** Null disables authentication. */
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
+  /** Null serves no metrics. `token`: the bearer token of their reader; null lets everybody read them. */
+  metrics?: { text: Metrics['text']; token: string | null }
+  observer?: Pick<Required<Observer>, 'refused'>
   heartbeatMs?: number
 }
 
@@ -37,12 +44,25 @@ export function createApp(options: ServerOptions): Hono {
   const useToken = createTokenUse()
   const app = new Hono()
   app.get('/healthz', () => healthReply(options))
+  app.get('/readyz', () => new Response(null, { status: isReady(options) ? 200 : 503 }))
+  app.get('/metrics', (c) => metricsReply(c, options))
   app.get('/ping', () => new Response(null, { status: pingStatus(options.lifecycle) }))
   app.put('/jobs/:id', async (c) => putJob(await readSigned(c, options, useToken), options))
   app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
-  app.notFound(() => problem(new Refusal('not_found', 'there is GET /healthz, GET /ping and PUT or DELETE /jobs/{id}')))
+  app.put('/models/:id', async (c) => putModel(await readSigned(c, options, useToken), options))
+  app.notFound(() =>
+    problem(
+      new Refusal(
+        'not_found',
+        'there is GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
+      ),
+    ),
+  )
   app.onError((error) => {
-    if (error instanceof Refusal) return problem(error)
+    if (error instanceof Refusal) {
+      options.observer?.refused(error.code)
+      return problem(error)
+    }
     options.log.error({ err: error }, 'request failed')
     return problem(new Refusal('internal', 'the request failed because of a fault in the service'))
   })
@@ -50,7 +70,7 @@ export function createApp(options: ServerOptions): Hono {
 }
 
 /** An authenticated request. `attempt` is null without authentication; the body of a PUT has it as well. `files`: the rest of the body. */
-type Signed = { id: string; attempt: number | null; body: Uint8Array; files: RequestBody }
+type Signed = { id: string; attempt: number | null; body: Uint8Array; files: RequestBody; trace: TraceParent | null }
 
 /** Verifies the request's token for this job before reading any of its body. */
 async function readSigned(c: Context, options: ServerOptions, useToken: (claims: Claims) => void): Promise<Signed> {
@@ -60,10 +80,11 @@ async function readSigned(c: Context, options: ServerOptions, useToken: (claims:
   const hasFiles = c.req.method === 'PUT' && isFramed(c.req.header('content-type') ?? '')
   const files = new RequestBody(c.req.raw)
   const body = await reading(files, () => (hasFiles ? files.readLine() : files.readAll()))
-  if (!claims) return { id, attempt: null, body, files }
+  const trace = parseTraceparent(c.req.header('traceparent'))
+  if (!claims) return { id, attempt: null, body, files, trace }
   checkBody(claims, body)
   useToken(claims)
-  return { id, attempt: claims.attempt, body, files }
+  return { id, attempt: claims.attempt, body, files, trace }
 }
 
 /** Whether files follow a PUT's request. Throws a Refusal with status 415 for any other media type. */
@@ -92,17 +113,27 @@ async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promis
   return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
 }
 
-async function putJob({ id, attempt, body, files }: Signed, options: ServerOptions): Promise<Response> {
+async function putJob({ id, attempt, body, files, trace }: Signed, options: ServerOptions): Promise<Response> {
   const request = await reading(files, async () => parseRequest(body))
   if (attempt !== null && attempt !== request.attempt)
     throw new Refusal('token_mismatch', `the token is for attempt ${attempt}, the body for attempt ${request.attempt}`)
   const inputs = await reading(files, () => files.readFiles(request.inputs ?? []))
   const { jobs, heartbeatMs = HEARTBEAT_MS } = options
-  const job = jobs.submit(id, request, inputs)
+  const job = jobs.submit(id, request, inputs, trace)
   const accepted = { type: 'accepted', job: id, attempt: request.attempt, position: jobs.position(job) } as const
   return new Response(jobStream(job, accepted, heartbeatMs, jobs.attach(job)), {
     headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' },
   })
+}
+
+/** Opens a model ahead of its jobs. Its token is for the model's name in place of a job's id. */
+function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
+  const parsed = modelRequest.safeParse(parseJson(body), { reportInput: true })
+  if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
+  const model = jobs.prewarm({ model: id, tier: parsed.data.tier })
+  if (!model) throw new Refusal('not_found', `model ${id}:${parsed.data.tier} is not on this server`)
+  void jobs.open(model)
+  return new Response(null, { status: 202 })
 }
 
 function deleteJob({ id, attempt }: Signed, { jobs }: ServerOptions): Response {
@@ -141,6 +172,21 @@ function healthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
   }
   return Response.json(body, { status: lifecycle.status === 'ready' ? 200 : 503 })
 }
+
+/** Ready for a job: the models are loaded, the process does not end, and jobs may wait. */
+const isReady = ({ jobs, lifecycle }: ServerOptions): boolean => lifecycle.status === 'ready' && jobs.hasRoom()
+
+async function metricsReply(c: Context, { metrics }: ServerOptions): Promise<Response> {
+  if (!metrics) return c.notFound()
+  const given = /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? ''
+  if (metrics.token !== null && !isEqual(given, metrics.token))
+    throw new Refusal('token_invalid', 'send the token of OCTET_METRICS_TOKEN as `Authorization: Bearer …`')
+  const { body, contentType } = await metrics.text()
+  return new Response(body, { headers: { 'content-type': contentType, 'cache-control': 'no-store' } })
+}
+
+const digestOf = (text: string) => createHash('sha256').update(text).digest()
+const isEqual = (given: string, token: string) => timingSafeEqual(digestOf(given), digestOf(token))
 
 function pingStatus({ status }: Lifecycle): number {
   if (status === 'ready') return 200

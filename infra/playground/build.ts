@@ -12,8 +12,12 @@ const DIST = path.join(root, 'edge/dist')
 const STAMP = path.join(DIST, '.build')
 const KEPT: ReadonlySet<string> = new Set(['.assetsignore', '.build'])
 
-const SWAGGER = path.join(root, 'node_modules/swagger-ui-dist')
-const SWAGGER_FILES = ['swagger-ui-bundle.js', 'swagger-ui.css']
+/** Files of packages for the reference. */
+const DOCS_FILES = [
+  'swagger-ui-dist/swagger-ui-bundle.js',
+  'swagger-ui-dist/swagger-ui.css',
+  '@fontsource-variable/geist/files/geist-latin-wght-normal.woff2',
+]
 
 /** A digest of every file that the build reads. */
 async function digestOfSources(): Promise<string> {
@@ -60,7 +64,8 @@ async function writeReference(outDir: string): Promise<void> {
   const file = pathToFileURL(path.join(root, 'edge/openapi/document.ts')).href
   const { openApiDocument } = (await import(file)) as { openApiDocument: () => object }
   await fs.writeFile(path.join(outDir, 'openapi.json'), JSON.stringify(openApiDocument()))
-  for (const file of SWAGGER_FILES) await fs.copyFile(path.join(SWAGGER, file), path.join(outDir, 'docs', file))
+  for (const file of DOCS_FILES)
+    await fs.copyFile(path.join(root, 'node_modules', file), path.join(outDir, 'docs', path.basename(file)))
 }
 
 async function filesBelow(directory: string): Promise<string[]> {

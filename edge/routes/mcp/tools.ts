@@ -1,7 +1,8 @@
-// The tools of the MCP server: each runs a native request of the caller, and describes its result in words.
+// The tools of the MCP server: each runs a native request of the caller and describes the result as text.
 import type { CallToolResult, ContentBlock, ServerContext } from '@modelcontextprotocol/server'
 import type { Context } from 'hono'
-import type { JobView } from '../../dialects/public-job.ts'
+import type { JobView } from '../../dialects/definition/public-job.ts'
+import { JOINED } from '../../dialects/openai/render.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { isFinal, type JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
@@ -43,8 +44,12 @@ async function waitFor(c: Context<EdgeEnv>, job: JobRecord, { _meta, notify }: P
 const imageLine = ({ url, seed, width, height, expires_at }: JobView['images'][number], k: number) =>
   `Image ${k + 1}: ${url ?? 'deleted or expired'} (${width}x${height}, seed ${seed}, kept until ${new Date(expires_at * 1000).toISOString()}; the link is valid for an hour, and get_job returns a new one)`
 
-/** A job in words, with a link per image, and a small preview of the first one. */
-async function describeJob(c: Context<EdgeEnv>, job: JobRecord): Promise<CallToolResult> {
+/** Describes a job as text, with a link per image and a small preview of the first one. */
+async function describeJob(
+  c: Context<EdgeEnv>,
+  job: JobRecord,
+  notes: readonly string[] = [],
+): Promise<CallToolResult> {
   const view = await viewOf(readerOf(c), job)
   const { id, state, error, images, price_microdollars, route, model, steps } = view
   if (!isFinal(job))
@@ -57,7 +62,7 @@ async function describeJob(c: Context<EdgeEnv>, job: JobRecord): Promise<CallToo
     }
   }
   const made = `Job ${id}: ${model}, ${route} route, ${steps} steps, ${dollars(price_microdollars)}.`
-  const warnings = view.warnings.map(({ message }) => `Warning: ${message}`)
+  const warnings = [...view.warnings.map(({ message }) => message), ...notes].map((each) => `Warning: ${each}`)
   const links = images.flatMap(({ url, content_type, image }): ContentBlock[] =>
     url === null ? [] : [{ type: 'resource_link', uri: url, name: `image ${image + 1}`, mimeType: content_type }],
   )
@@ -73,7 +78,7 @@ async function describeJob(c: Context<EdgeEnv>, job: JobRecord): Promise<CallToo
   }
 }
 
-/** Previews at the end of large images, whose files are too large for a reply. */
+/** Requests previews for large images, whose files are too large for a reply. */
 const withPreviews = (fields: Record<string, unknown>) => ({ ...fields, partial_images: 1 })
 
 export async function generateImage(
@@ -81,9 +86,10 @@ export async function generateImage(
   given: Record<string, unknown>,
   { mcpReq }: { mcpReq: Progress },
 ): Promise<CallToolResult> {
-  const { fields, submission } = await createSubmission(c, withPreviews(given))
-  const { job } = await submitAndWait(c, fields, submission, 0)
-  return describeJob(c, await waitFor(c, job, mcpReq))
+  // A client that gives up repeats the call as it was.
+  const { fields, submission } = await createSubmission(c, withPreviews(given), { joins: true })
+  const { job, joined } = await submitAndWait(c, fields, submission, 0)
+  return describeJob(c, await waitFor(c, job, mcpReq), joined ? [JOINED.message] : [])
 }
 
 export async function getJob(

@@ -6,15 +6,15 @@ import type { Graph } from '../../compile/graph/graph.ts'
 import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions, Lowerings, Model } from '../../compile/graph/model.ts'
 import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
-import { conditioning, type MMDiTConfig, type PositionTables, transformer } from './mmdit.ts'
-import type { Sd35Network } from './naming.ts'
+import type { Sd35Network } from './names/naming.ts'
+import { conditioning, gatesOf, type MMDiTConfig, type PositionTables, transformer } from './networks/mmdit.ts'
+import type { VaeConfig } from './networks/vae-blocks.ts'
+import { vaeDecoder } from './networks/vae-decoder.ts'
+import { vaeEncoder } from './networks/vae-encoder.ts'
 import { splitPositionTable } from './positions.ts'
 import { sd35Precision } from './precision.ts'
 import { PREVIEW_FACTORS } from './preview-factors.ts'
 import { buildTextEncoders } from './text-encoders.ts'
-import type { VaeConfig } from './vae-blocks.ts'
-import { vaeDecoder } from './vae-decoder.ts'
-import { vaeEncoder } from './vae-encoder.ts'
 import { type Choice, type Defaults, variantOf } from './variants.ts'
 
 type Json = Readonly<Record<string, unknown>>
@@ -33,7 +33,7 @@ export function buildModel(
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint
-  const choice = variantOf(config, sources.transformer!, configs.transformer, options.variant)
+  const choice = withDefaults(variantOf(config, sources.transformer!, configs.transformer, options.variant), options)
   const table = tensors.get('pos_embed')!
   const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }
   const text = buildTextEncoders(checkpoint, config, options, settings)
@@ -50,11 +50,21 @@ export function buildModel(
       ...describeDefaults(choice.defaults, vae.config),
       scheduler: deriveScheduler(configs.scheduler, choice.defaults.shift),
       ...describeDenoiser(denoiser, vae.config),
+      blocks: {
+        gates: gatesOf(config),
+        ...(choice.defaults.skipLayers && { skipped: [...choice.defaults.skipLayers] }),
+      },
       text: text.manifest,
       transformer_batch: lowering.batch === 1 ? 1 : null,
     },
     notes: [...describeChoice(choice, configs.scheduler), ...text.notes, ...describeEncoder(vae.config)],
   }
+}
+
+/** The choice with the default steps and guidance scale of the options. */
+function withDefaults(choice: Choice, { steps, guidanceScale }: BuildOptions): Choice {
+  const given = { ...(steps !== undefined && { steps }), ...(guidanceScale !== undefined && { guidanceScale }) }
+  return { ...choice, defaults: { ...choice.defaults, ...given } }
 }
 
 function tensorsOf(checkpoint: Checkpoint, network: Sd35Network, paths: readonly string[]): Tensors {

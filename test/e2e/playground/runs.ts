@@ -69,7 +69,7 @@ describe('a run', () => {
     const bar = page.locator('.run-bar')
     await bar.getByText('nano, 28 steps').waitFor()
     await bar.getByText('The request names the full route.').waitFor()
-    await bar.getByText(/Time not measured yet|About .* s, from/).waitFor()
+    await bar.getByText(/No runs measured yet|About .* s, from/).waitFor()
     await bar.getByText('GPU is warm').waitFor({ timeout: 15_000 })
     const [, price] = (await page.locator('.run').innerText()).match(/\$([\d.]+)/)!
     await page.keyboard.press('Control+Enter')

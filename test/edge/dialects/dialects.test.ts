@@ -3,9 +3,9 @@ import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { createApp } from '../../../edge/app.ts'
-import type { Dialect, JsonReply, RenderedJob } from '../../../edge/dialects/dialect.ts'
+import type { Dialect, JsonReply, RenderedJob } from '../../../edge/dialects/definition/dialect.ts'
 import { DIALECTS } from '../../../edge/dialects/dialects.ts'
-import { openai } from '../../../edge/dialects/openai.ts'
+import { openai } from '../../../edge/dialects/openai/openai.ts'
 import { announce } from '../../../edge/jobs/announcement.ts'
 import { type Caller, generate, newCaller, ORIGIN } from '../support/client.ts'
 import { fakeGpu, imageBytes, untilCanceled, works } from '../support/fake-gpu.ts'
@@ -132,7 +132,7 @@ describe('a dialect', () => {
     const second = await (await call('GET', `/queue/runs?size=1&from=${ids[0]}`, { headers })).json()
     expect(second).toEqual({ runs: [ids[1]], next: null })
     const facts = await (await call('GET', '/queue/models', { headers })).json()
-    expect(facts).toEqual({ models: ['tiny', 'paired'], account: caller.account })
+    expect(facts).toEqual({ models: ['tiny', 'paired'], account: caller.account, chosen: null })
   })
 
   test('takes keys at its own places only', async ({ expect }) => {
@@ -187,6 +187,7 @@ describe('a dialect', () => {
       'https://app.example',
       null,
     ])
+    expect((await preflight('https://app.example')).headers.get('access-control-max-age')).toBe('7200')
     const response = await call('GET', '/queue/models', { headers: { origin: 'https://app.example' } })
     expect(response.headers.get('access-control-expose-headers')).toContain('x-state')
   })

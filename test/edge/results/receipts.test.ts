@@ -47,15 +47,22 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     expect(claims.kid).toBe(configOf(env).receiptKeys[0].kid)
   })
 
-  test('has digests of the prompts of single encoders, the tokens of T5 and a seed of 64 bits', async ({ expect }) => {
+  const SAMPLING = { sampler: 'heun', sigmas: [1, 0.5], shift: 5 }
+  test('has digests of the prompts of single encoders, the sampling and a seed of 64 bits', async ({ expect }) => {
     const caller = await newCaller()
-    const own = { prompt_2: 'a cup', prompt_3: 'two birds', max_sequence_length: 128, seed: '18446744073709551615' }
+    const own = {
+      prompt_2: 'a cup',
+      prompt_3: 'two birds',
+      max_sequence_length: 128,
+      seed: '18446744073709551615',
+      ...SAMPLING,
+    }
     const { octet } = await made(caller, own)
     const [first, second] = await receiptsOf(caller, octet.job)
     const claims = await openReceipt(first!.receipt, await jwks())
     expect(claims.prompt_2_digest).toBe(await promptDigest(claims.salt, 'prompt_2', 'a cup'))
     expect(claims.prompt_3_digest).toBe(await promptDigest(claims.salt, 'prompt_3', 'two birds'))
-    expect(claims.parameters).toMatchObject({ max_sequence_length: 128, seed: '18446744073709551615' })
+    expect(claims.parameters).toMatchObject({ ...SAMPLING, max_sequence_length: 128, seed: '18446744073709551615' })
     expect((await openReceipt(second!.receipt, await jwks())).parameters.seed).toBe(0)
   })
 

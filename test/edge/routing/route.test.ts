@@ -217,6 +217,7 @@ test('the price grows with pixels, steps, images, guidance and precision, from a
   expect(price(work)).toBe(200 + 4 * 300)
   expect(price({ ...work, count: 3 })).toBe(200 + 3 * 4 * 300)
   expect(price({ ...work, guidanceScale: 4.5 })).toBe(200 + 2 * 4 * 300)
+  expect(price({ ...work, sampler: 'heun' })).toBe(200 + 7 * 300)
   expect(price({ ...work, tier: 'fp16' })).toBe(200 + 4 * 480)
   expect(Number.isInteger(price({ ...work, width: 16, height: 16, steps: 1 }))).toBe(true)
 })

@@ -12,7 +12,7 @@ import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { render } from '../../../infra/local/render.ts'
+import { render } from '../../../infra/local/models/render.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 let pkg: Package
@@ -254,4 +254,36 @@ test('a chain hands on what each session gave', async () => {
   const failing: Session = { ...add(0), run: () => Promise.reject(new Error('no room')) }
   await expect(chain([add(1), failing]).run(given)).rejects.toThrow('no room')
   expect(onDevice).toBe(0)
+})
+
+test('a suspended network keeps its session and loads its weights again for the next run', async () => {
+  const calls: string[] = []
+  const sessionOf = (network: NetworkName): Session => ({
+    run: async () => {
+      calls.push(`run ${network}`)
+      return {}
+    },
+    runOnDevice: async () => ({}),
+    weights: {
+      load: async () => void calls.push(`load ${network}`),
+      unload: () => void calls.push(`unload ${network}`),
+    },
+    release: async () => void calls.push(`release ${network}`),
+  })
+  const residency = new Residency(async (network) => {
+    calls.push(`open ${network}`)
+    return sessionOf(network)
+  })
+  await residency.setResident(['transformer'])
+  await residency.session('transformer').run({})
+  await residency.suspend()
+  expect(residency.open()).toEqual([])
+  await residency.setResident(['transformer'])
+  await residency.session('transformer').run({})
+  expect(calls).toEqual([
+    ...['open transformer', 'run transformer', 'unload transformer'],
+    ...['load transformer', 'run transformer'],
+  ])
+  await residency.release()
+  expect(calls.at(-1)).toBe('release transformer')
 })

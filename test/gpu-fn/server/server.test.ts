@@ -1,10 +1,14 @@
 import { createHash } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
 import { expect, test } from 'vitest'
+import type { Model } from '../../../gpu-fn/engine/engine.ts'
 import { createPacedEngine } from '../../support/engine/paced-engine.ts'
 import { deleteJob, jobBody, putJob, refusalOf, signToken } from '../../support/gpu/client.ts'
 import { readUntil, readWholeStream, typesOf } from '../../support/gpu/job-stream.ts'
 import { startServer } from '../../support/gpu/server.ts'
+
+/** Polls with a long timeout, for events that are immediate on an idle machine. */
+const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
 /** A connection that asks for a job and then reads nothing. */
 async function stalledReader(port: number, job: string, prompt: string): Promise<Socket> {
@@ -218,6 +222,32 @@ test('what only the model can tell is a failed event that names the field', asyn
     code: 'invalid_request',
     message: expect.stringMatching(/^width was 80; /),
   })
+})
+
+test('a model is opened ahead of its jobs, with a token for its name', async () => {
+  const paced = createPacedEngine()
+  const loads: string[] = []
+  const engine = {
+    ...paced,
+    load: (model: Model) => {
+      loads.push(model.model)
+      return paced.load(model)
+    },
+  }
+  await using server = await startServer(engine)
+  const put = async (model: string, signed: string, body: string) =>
+    fetch(`${server.url}/models/${model}`, {
+      method: 'PUT',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${await signToken(signed, body)}` },
+      body,
+    })
+  const tier = JSON.stringify({ tier: 'fp8' })
+  expect((await put('tiny', 'tiny', tier)).status).toBe(202)
+  await eventually(() => loads).toEqual(['tiny'])
+  expect(await refusalOf(await put('other', 'other', tier))).toBe('404 not_found')
+  expect(await refusalOf(await put('tiny', 'other', tier))).toBe('403 token_mismatch')
+  expect(await refusalOf(await put('tiny', 'tiny', '{"tier":"none"}'))).toBe('400 invalid_request')
+  expect(loads).toHaveLength(1)
 })
 
 test('while draining, jobs that were taken on can still be followed and canceled', async () => {

@@ -1,9 +1,10 @@
 // Every command of the plans, by the vendors' own programs: without an account they must fail for that, and not for how they are called.
 import { execFile, execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import { gzipSync } from 'node:zlib'
 import { afterAll, expect, test } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
@@ -84,7 +85,10 @@ test.skipIf(!modalPython()).each(of('modal').map((command) => [commandText(comma
   },
 )
 
-test('the worker that would be deployed bundles, with the catalog of infra/config.json in place of the local one', () => {
+/** The compressed bundle without its assets. A larger one starts more slowly. */
+const MAX_BUNDLE_BYTES = 200_000
+
+test('the worker that would be deployed bundles in 200 kB, with the catalog of infra/config.json in place of the local one', () => {
   const deploy = commands.find(([program, verb]) => program === 'wrangler' && verb === 'deploy')!
   const out = path.join(home, 'out')
   const text = execFileSync(
@@ -94,4 +98,5 @@ test('the worker that would be deployed bundles, with the catalog of infra/confi
   )
   expect(text).toContain('--dry-run: exiting now')
   expect(text.match(/OCTET_CATALOG/g)).toHaveLength(1)
+  expect(gzipSync(readFileSync(path.join(out, 'index.js'))).length).toBeLessThanOrEqual(MAX_BUNDLE_BYTES)
 })
