@@ -23,7 +23,6 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   interrupt: "cancel the key's open jobs",
   choose: 'choose a model for later requests',
   describe: 'facts about the deployment',
-  refuse: 'not offered',
 }
 
 const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
