@@ -6,6 +6,7 @@ import { log } from '../platform/log.ts'
 import { spendGpuTime } from './budget.ts'
 import { type NamedModel, openModel } from './client.ts'
 import { endpointOf } from './endpoints.ts'
+import { chooseWindow, type Gaps, NO_GAPS, recordGap } from './idle-window.ts'
 import {
   type EndpointReport,
   type GpuState,
@@ -29,6 +30,12 @@ const PING_MS = 60_000
 const PING_INTERVAL_MS = 5_000
 
 const MARK = { ready: markReady, starting: markStarting, down: markDown }
+
+/** The share of the host's idle time after which a ping extends it; pings are sent when less than half of it is left. */
+const EXTEND = 0.75
+
+/** Gaps between jobs; the end of the last one and the time until which its GPU is kept, in Unix milliseconds. */
+type Keep = { gaps: Gaps; ended: number | null; until: number }
 
 /** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
 const MISSED_RENEWALS = 3
@@ -72,6 +79,7 @@ export class EndpointDO extends DurableObject<Env> {
 
   /** Adds a job to the queue for a slot, or renews its place. Returns whether it has a slot; otherwise it is called later (`proceed`). */
   requestSlot(job: string, terms: Terms): boolean {
+    this.#observeArrival()
     this.#queue.enter(job, terms, Date.now())
     this.#grantSlots(job)
     return this.#queue.holds(job)
@@ -86,6 +94,7 @@ export class EndpointDO extends DurableObject<Env> {
   releaseSlot(job: string): void {
     this.#queue.leave(job, Date.now())
     this.#grantSlots()
+    if (this.#queue.isEmpty()) this.ctx.waitUntil(this.#keepWhileWorthwhile())
   }
 
   /** Grants the free slots and starts their jobs, except for the `caller`. */
@@ -107,7 +116,7 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
-  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule', model?: NamedModel): Promise<GpuState> {
+  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule' | 'traffic', model?: NamedModel): Promise<GpuState> {
     const policy = configOf(this.env).prewarm
     if (model) this.#models.set(name, model)
     const cost = pingCost(this.#readiness(), policy, Date.now())
@@ -131,7 +140,43 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   override async alarm(): Promise<void> {
-    if (this.state().state === 'starting') await this.#ping()
+    const { state } = this.state()
+    if (state === 'starting') return this.#ping()
+    if (state === 'warm' && Date.now() < this.#keep().until) await this.#extend()
+  }
+
+  #keep(): Keep {
+    return this.ctx.storage.kv.get<Keep>('keep') ?? { gaps: NO_GAPS, ended: null, until: 0 }
+  }
+
+  /** Records the gap since the last job, if the endpoint was idle. */
+  #observeArrival(): void {
+    const keep = this.#keep()
+    if (configOf(this.env).prewarm.wait_worth === null || keep.ended === null || !this.#queue.isEmpty()) return
+    const gaps = recordGap(keep.gaps, (Date.now() - keep.ended) / 1000)
+    this.ctx.storage.kv.put('keep', { gaps, ended: null, until: 0 } satisfies Keep)
+  }
+
+  /** The endpoint is idle: keeps its GPU for the window that its recent gaps make worthwhile. */
+  async #keepWhileWorthwhile(): Promise<void> {
+    const { prewarm } = configOf(this.env)
+    if (prewarm.wait_worth === null) return
+    const { gaps } = this.#keep()
+    const cost = startSeconds(this.#readiness(), prewarm) * (1 + prewarm.wait_worth)
+    const until = Date.now() + 1000 * chooseWindow(gaps, cost, prewarm.idle_seconds)
+    this.ctx.storage.kv.put('keep', { gaps, ended: Date.now(), until } satisfies Keep)
+    await this.#scheduleExtension()
+  }
+
+  /** Pings shortly before the host would end the container; budget permitting. */
+  async #extend(): Promise<void> {
+    await this.prewarm(this.ctx.storage.kv.get<string>('name') ?? 'default', 'traffic')
+    await this.#scheduleExtension()
+  }
+
+  async #scheduleExtension(): Promise<void> {
+    const at = Date.now() + EXTEND * 1000 * configOf(this.env).prewarm.idle_seconds
+    if (at < this.#keep().until) await this.ctx.storage.setAlarm(at)
   }
 
   /** Opens the model that was named last, once, on a GPU that is ready. */

@@ -25,7 +25,7 @@ const demo = (...args: string[]): Promise<Ended> =>
   )
 
 describe('npm run demo', () => {
-  test('writes the picture of a prompt and tells how it was made', async () => {
+  test('writes the image of a prompt and prints its parameters', async () => {
     const out = path.join(scratch, 'new', 'heart.webp')
     const { code, stdout, stderr } = await demo(
       'a red heart',
@@ -180,7 +180,7 @@ describe('the worker with the GPU function behind it', () => {
     await expect(heavy).rejects.toThrow('prompt has the weight 99; weights are from -10 to 10')
   })
 
-  test('tells the caller what was cut from a prompt', async () => {
+  test('warns the caller about the truncated part of a prompt', async () => {
     const reply = (await generate({ prompt: 'flowers and '.repeat(60) })) as unknown as {
       octet: { warnings: { code: string; message: string }[] }
     }

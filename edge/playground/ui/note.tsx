@@ -12,8 +12,6 @@ const ADVICE: Record<string, string> = {
   max_cost_exceeded: 'The price has changed since it was shown. Check the new price and run again.',
   rate_limited: 'Wait a moment, then run again.',
   concurrency_limited: 'Wait until one of the running jobs has ended, or cancel one.',
-  generation_failed: 'Run it again: failures of the service cost nothing.',
-  gpu_unavailable: 'Run it again in a minute: no GPU was free in time.',
   overloaded: 'Run it again in a minute.',
   offline: 'The run is kept. Run it again once the connection is back.',
 }
