@@ -131,7 +131,8 @@ describe('the worker with the GPU function behind it', () => {
     expect(made.map(({ octet }) => octet.steps)).toEqual([4, 4, 4])
     const prices = [plain, ...made].map(({ octet }) => octet.price_microdollars - 200)
     expect(prices).toEqual([4, 7, 4, 4].map((runs) => Math.ceil((64 * 64 * runs * 300) / 1e6)))
-    const body = { ...{ prompt: 'a cat', seed: 5, width: 64, height: 64 }, sampler_name: 'Heun', scheduler: 'Simple' }
+    const sampling = { sampler_name: 'Heun', scheduler: 'Simple', prompt_weights: false }
+    const body = { prompt: 'a cat', seed: 5, width: 64, height: 64, ...sampling }
     const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
     const init = { method: 'POST', headers, body: JSON.stringify(body) }
     const { images } = (await (await fetch(`${local.url}/sdapi/v1/txt2img`, init)).json()) as { images: string[] }
