@@ -160,9 +160,9 @@ async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, on
     const event = await loggedEvent(env, jobLog.job(), frame)
     if (frame.event.type === 'failed')
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
-    jobLog.append(attempt, event)
-    if (jobLog.job().attempt !== attempt) return
-    if (isOnLastStep(jobLog.job())) onLastStep()
+    const job = jobLog.append(attempt, event)
+    if (job.attempt !== attempt) return
+    if (isOnLastStep(job)) onLastStep()
   }
 }
 

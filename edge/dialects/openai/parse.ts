@@ -1,5 +1,5 @@
-// An OpenAI image request as its clients send it, translated to native fields. Parameters that request nothing special are accepted, those
-// that change the image and are not supported are rejected, and every adjustment is a warning.
+// An OpenAI image request as its clients send it, translated to native fields. Neutral parameters are accepted, unsupported parameters that
+// change the image are rejected, and every adjustment is a warning.
 import { LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { shown } from '../../http/validation.ts'
