@@ -21,6 +21,10 @@ export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 /** Media type of each output format. */
 export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 export const TEXT_CONVENTIONS = ['diffusers'] as const
+/** Update rules of a step, with ComfyUI's names; pipeline/schedulers/. The default is the package's. */
+export const SAMPLERS = ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const
+/** Spacings of the noise levels, with ComfyUI's names. `normal` is that of diffusers, and the default. */
+export const SCHEDULES = ['normal', 'simple', 'sgm_uniform', 'beta'] as const
 export type Route = (typeof ROUTES)[number]
 
 /** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
@@ -30,6 +34,11 @@ export const LIMITS = {
   side: { min: 16, max: 6144, multipleOf: 16 },
   steps: { min: 1, max: 200 },
   guidanceScale: { min: 0, max: 30 },
+  shift: { min: 0.01, max: 100 },
+  /** With more steps, the schedule `beta` would have equal noise levels. */
+  betaSteps: 100,
+  /** Blocks of a denoiser. */
+  layers: 64,
   /** Tokens of T5. */
   maxSequenceLength: { min: 77, max: 512 },
   count: { min: 1, max: 8 },
@@ -59,6 +68,63 @@ export type Seed = z.infer<typeof seed>
 
 /** The seed of image number `image`: `seed` + `image`, modulo 2^64. */
 export const seedOf = (seed: Seed, image: number): Seed => canonicalSeed((BigInt(seed) + BigInt(image)) % SEEDS)
+
+/** Falling noise levels above 0, before the shift, as in diffusers. */
+export const sigmas = z
+  .array(z.number().gt(0).max(1))
+  .min(LIMITS.steps.min)
+  .max(LIMITS.steps.max)
+  .refine((levels) => levels.every((level, i) => i === 0 || level < levels[i - 1]!), 'sigmas must fall at every step.')
+
+/** A share of a request's steps. */
+const share = z.number().min(0).max(1)
+/** The shares of the steps between which guidance runs: step i of N if trunc(start · N) ≤ i < trunc(stop · N), as in diffusers' guiders. */
+export const guidanceInterval = z.strictObject({ start: share, stop: share })
+/**
+ * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`,
+ * and moves away from that. Without `layers`: those that the package states.
+ */
+export const skipLayerGuidance = z.strictObject({
+  scale: z.number().min(0).max(LIMITS.guidanceScale.max),
+  start: share,
+  stop: share,
+  layers: z
+    .array(
+      z
+        .int()
+        .min(0)
+        .max(LIMITS.layers - 1),
+    )
+    .min(1)
+    .max(LIMITS.layers)
+    .optional(),
+})
+/** Stability's settings for Medium. */
+export const SKIP_LAYER_DEFAULTS = { scale: 2.5, start: 0.01, stop: 0.2 } as const
+
+/** Optional fields of a request that change its image. Files and receipts state those that are given. */
+const imageOptions = z.strictObject({
+  /** Tokens of T5, as in diffusers; absent: 256. */
+  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
+  sampler: z.enum(SAMPLERS).optional(),
+  noise_schedule: z.enum(SCHEDULES).optional(),
+  /** In place of `noise_schedule`; as many as `steps`. */
+  sigmas: sigmas.optional(),
+  /** The shift of the noise levels; absent: the package's. */
+  shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
+  guidance_interval: guidanceInterval.optional(),
+  skip_layer_guidance: skipLayerGuidance.optional(),
+  /** Whether `(word:1.3)` is a weight; tokenizer/prompt-weights.ts. */
+  prompt_weights: z.literal(true).optional(),
+})
+export const imageOptionFields = imageOptions.shape
+export type ImageOptions = z.infer<typeof imageOptions>
+
+/** The image options of a request that are given. */
+export function imageOptionsOf(request: ImageOptions): ImageOptions {
+  const given = Object.entries(request).filter(([name, value]) => name in imageOptionFields && value !== undefined)
+  return Object.fromEntries(given)
+}
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
@@ -96,8 +162,7 @@ export const jobRequest = z.strictObject({
   output_format: z.enum(OUTPUT_FORMATS),
   output_quality: z.int().min(1).max(100),
   text_convention: z.enum(TEXT_CONVENTIONS),
-  /** Tokens of T5, as in diffusers; absent: 256. */
-  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
+  ...imageOptionFields,
   /** Interval of `preview` events in steps; no previews by default. */
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
   /** `false` omits the prompts from the files' metadata. */
@@ -106,6 +171,42 @@ export const jobRequest = z.strictObject({
   schedule: jobSchedule.optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
+
+/** What determines the evaluations of the denoiser for one image. */
+export type Sampling = Pick<
+  JobRequest,
+  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance'
+>
+
+/** The step of each run of the denoiser: `heun` runs it at both ends of each step but the last. */
+export function stepsOfRuns({ steps, sampler }: Pick<Sampling, 'steps' | 'sampler'>): number[] {
+  const runs = sampler === 'heun' ? 2 * steps - 1 : steps
+  return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run))
+}
+
+/** Whether guidance runs in a step, counted from 0. */
+export function isGuided({ steps, guidance_scale, guidance_interval }: Sampling, step: number): boolean {
+  const { start, stop } = guidance_interval ?? { start: 0, stop: 1 }
+  return guidance_scale > 1 && step >= Math.trunc(start * steps) && step < Math.trunc(stop * steps)
+}
+
+/** Whether guidance runs in any step. */
+export const hasGuidance = (sampling: Sampling): boolean =>
+  stepsOfRuns({ steps: sampling.steps }).some((step) => isGuided(sampling, step))
+
+/** Whether skip-layer guidance runs in a step, counted from 0. It needs guidance. */
+export function skipsLayers(sampling: Sampling, step: number): boolean {
+  const { steps, skip_layer_guidance: skip } = sampling
+  return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
+}
+
+/** Evaluations of the denoiser for one image: a run has one for the prompt, and one each for guidance and skip-layer guidance. */
+export function countEvaluations(sampling: Sampling): number {
+  const ofStep = (step: number) => 1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
+  return stepsOfRuns(sampling).reduce((sum, step) => sum + ofStep(step), 0)
+}
+/** Body of `PUT /models/{model}`, which opens a model ahead of its jobs. */
+export const modelRequest = z.strictObject({ tier: z.enum(TIERS) })
 
 type ImageShape = Pick<JobRequest, 'width' | 'height' | 'output_format'>
 
@@ -140,7 +241,7 @@ const MIB = 1024 * 1024
 
 /** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
-export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown'] as const
+export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown', 'prompt_weights_ignored'] as const
 
 /** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu

@@ -7,8 +7,12 @@ import { DTYPES } from './dtype.ts'
 export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
 export type Target = (typeof TARGETS)[number]
 
-/** The schedulers of pipeline/schedulers/ by diffusers' class names. */
-export const SCHEDULER_NAMES = ['FlowMatchEulerDiscreteScheduler'] as const
+/** The default sampler of a package, by diffusers' class name; pipeline/schedulers/. */
+export const SCHEDULER_NAMES = [
+  'FlowMatchEulerDiscreteScheduler',
+  'FlowMatchHeunDiscreteScheduler',
+  'FlowMatchLCMScheduler',
+] as const
 export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
 
 /** Networks that every package has. The names of its text encoders' graphs are in `text.encoders`. */
@@ -88,6 +92,8 @@ export const manifest = z.strictObject({
     num_train_timesteps: z.int(),
     /** Noise level of the last step; by default the end of the shifted schedule. */
     shift_terminal: z.number().optional(),
+    /** Spacing between the first and the last shifted noise level; absent: that of the timesteps. */
+    spacing: z.enum(['karras', 'exponential', 'beta']).optional(),
   }),
   latent: z.strictObject({
     channels: z.int(),
@@ -99,6 +105,15 @@ export const manifest = z.strictObject({
   }),
   /** With `file` (float32 [max, max, D]), the step graph takes `position` [h·w, D], cropped from it; otherwise it computes positions. */
   position: z.strictObject({ max: z.int(), width: z.int(), file: z.string().optional() }),
+  /** The denoiser's blocks, for skip-layer guidance. Packages of earlier versions have none. */
+  blocks: z
+    .strictObject({
+      /** The gates of each block: rows of `position.width` values in the modulation. */
+      gates: z.array(z.array(count)),
+      /** The blocks that a request skips unless it lists others. */
+      skipped: z.array(count).optional(),
+    })
+    .optional(),
   text: z.strictObject({
     /** The encoders of the package, in the order in which they run. */
     encoders: z.array(textEncoder),

@@ -13,6 +13,7 @@ import type {
 } from './definition/dialect.ts'
 import { readImageInput, withoutEffect } from './definition/image-input.ts'
 import type { ListedJob } from './definition/public-job.ts'
+import { SAMPLER_NAMES, SCHEDULE_NAMES } from './definition/sampling-names.ts'
 
 const ROOT = '/sdapi/v1'
 const batch = z.int().min(1).max(8).describe('an integer from 1 to 8').optional()
@@ -23,18 +24,13 @@ const body = z.object({
   override_settings: z.record(z.string(), z.unknown()).describe('an object').optional(),
 })
 
-const SAME = ['prompt', 'negative_prompt', 'width', 'height', 'steps', 'cfg_scale', 'seed', 'init_images', 'mask']
+const SAME = [
+  ...['prompt', 'negative_prompt', 'width', 'height', 'steps', 'cfg_scale', 'seed', 'init_images', 'mask'],
+  ...['sampler_name', 'sampler_index', 'scheduler', 'prompt_weights'],
+]
 /** Parameters that change the image there and not here, unless they have one of these values. */
-const NO_EFFECT = [
-  'sampler_name',
-  'sampler_index',
-  'scheduler',
-  'styles',
-  'script_name',
-  'enable_hr',
-  'tiling',
-] as const
-const USUAL: readonly unknown[] = [undefined, null, false, '', 'Automatic', 'automatic', 'Euler']
+const NO_EFFECT = ['styles', 'script_name', 'enable_hr', 'tiling'] as const
+const USUAL: readonly unknown[] = [undefined, null, false, '']
 
 const isUsual = (value: unknown) => USUAL.includes(value) || (Array.isArray(value) && value.length === 0)
 
@@ -48,26 +44,31 @@ function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown
 function parse({ body: given }: DialectRequest): Translation {
   const parsed = parseFields(body, body.shape, given)
   const same = Object.fromEntries(SAME.flatMap((name) => (name in given ? [[name, given[name]]] : [])))
-  const { fields, wantedSize } = readImageInput(same)
+  const { fields, wantedSize, warnings } = readImageInput(same)
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
   return {
-    fields: { ...fields, ...(model !== undefined && { model }), n, response_format: 'b64_json' },
+    // Weights are part of prompts there.
+    fields: { prompt_weights: true, ...fields, ...(model !== undefined && { model }), n, response_format: 'b64_json' },
     usesChoice: true,
-    warnings: ignored.map((name) => withoutEffect(name, given[name])),
+    warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name]))],
     wait: 'end',
     ...(wantedSize && { wantedSize }),
   }
 }
 
-const SAMPLER = 'Euler'
+const samplerOf = ({ sampler = 'euler' }: RenderedJob['parameters']) => SAMPLER_NAMES[sampler].label
 
 /** What the web interface writes below an image. */
 function infotextOf({ job, parameters }: RenderedJob, seed: number | string): string {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, model } = parameters
   const negative = negative_prompt === '' ? [] : [`Negative prompt: ${negative_prompt}`]
-  const sampling = `Steps: ${steps}, Sampler: ${SAMPLER}, CFG scale: ${guidance_scale}, Seed: ${seed}`
+  const schedule = parameters.noise_schedule
+    ? `Schedule type: ${SCHEDULE_NAMES[parameters.noise_schedule].label}, `
+    : ''
+  const sampler = `Sampler: ${samplerOf(parameters)}, ${schedule}`
+  const sampling = `Steps: ${steps}, ${sampler}CFG scale: ${guidance_scale}, Seed: ${seed}`
   return [prompt, ...negative, `${sampling}, Size: ${width}x${height}, Model: ${model}, Job: ${job.id}`].join('\n')
 }
 
@@ -78,7 +79,8 @@ function infoOf(rendered: RenderedJob) {
   return {
     ...{ prompt, all_prompts: seeds.map(() => prompt), negative_prompt },
     ...{ all_negative_prompts: seeds.map(() => negative_prompt), seed: seeds[0], all_seeds: seeds },
-    ...{ width, height, steps, cfg_scale: guidance_scale, batch_size: count, sampler_name: SAMPLER },
+    ...{ width, height, steps, cfg_scale: guidance_scale, batch_size: count },
+    sampler_name: samplerOf(parameters),
     ...{ sd_model_name: model, infotexts: seeds.map((seed) => infotextOf(rendered, seed)), index_of_first_image: 0 },
     extra_generation_params: { warnings: job.warnings.map(({ message }) => message) },
   }
@@ -118,8 +120,12 @@ const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'GET /options': ({ chosen }) => ({
     ...{ sd_model_checkpoint: chosen ?? 'auto', samples_format: 'png', sd_vae: 'Automatic' },
   }),
-  'GET /samplers': () => [{ name: SAMPLER, aliases: ['euler'], options: {} }],
-  'GET /schedulers': () => [{ name: 'automatic', label: 'Automatic', aliases: null }],
+  'GET /samplers': () =>
+    Object.entries(SAMPLER_NAMES).map(([alias, { label }]) => ({ name: label, aliases: [alias], options: {} })),
+  'GET /schedulers': () => [
+    { name: 'automatic', label: 'Automatic', aliases: null },
+    ...Object.entries(SCHEDULE_NAMES).map(([name, { label }]) => ({ name, label, aliases: null })),
+  ],
   'GET /upscalers': () => [{ name: 'None', model_name: null, model_path: null, model_url: null, scale: 4 }],
   'GET /latent-upscale-modes': () => [],
   'GET /sd-vae': () => [],

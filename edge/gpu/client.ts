@@ -180,6 +180,25 @@ export async function cancel(call: GpuCall): Promise<boolean> {
   return response?.ok ?? false
 }
 
+export type NamedModel = Pick<JobRequest, 'model' | 'tier'>
+
+/** Asks a GPU function that is ready to open a model ahead of its jobs. Failures are only logged. */
+export async function openModel(endpoint: Endpoint, signingKey: string, { model, tier }: NamedModel): Promise<void> {
+  const body = JSON.stringify({ tier })
+  const token = await signGpuToken(signingKey, model, 1, body)
+  const headers = {
+    ...endpoint.headers,
+    [tokenHeader(endpoint)]: `Bearer ${token}`,
+    'content-type': 'application/json',
+  }
+  const init = { method: 'PUT', headers, body, redirect: 'manual', signal: AbortSignal.timeout(CANCEL_MS) } as const
+  const response = await fetch(`${endpoint.url.replace(/\/$/, '')}/models/${model}`, init).catch((cause: unknown) => {
+    log('warn', 'a model could not be opened', { endpoint: endpoint.name, model, cause })
+    return null
+  })
+  dismiss(response)
+}
+
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */
 function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt

@@ -1,6 +1,6 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 
-import type { JobEvent, Timings } from '#contract'
+import { hasGuidance, type JobEvent, type Timings } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
@@ -154,7 +154,7 @@ export function warningsOf({
   adjustments = [],
   warnings,
 }: Pick<JobRecord, 'adjustments' | 'request' | 'warnings'>): JobRecord['warnings'] {
-  if (!request.negative_prompt || request.guidance_scale > 1) return [...adjustments, ...warnings]
+  if (!request.negative_prompt || hasGuidance(request)) return [...adjustments, ...warnings]
   const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
   return [...adjustments, { code: 'negative_prompt_ignored', message }, ...warnings]
 }

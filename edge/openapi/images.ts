@@ -1,6 +1,7 @@
 // The operations for images, jobs and models.
 import { generation } from '../requests/generation-request.ts'
 import { page } from '../requests/view.ts'
+import { query as prewarmQuery } from '../routes/prewarm.ts'
 import { openaiRequest } from './openai-request.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
@@ -70,7 +71,8 @@ export const IMAGE_OPERATIONS: Record<string, Operation> = {
   },
   'POST /v1/prewarm': {
     tag: 'Images',
-    summary: 'Start the GPU ahead of a request',
+    summary: 'Start the GPU ahead of a request, and open a model on it',
+    query: prewarmQuery,
     replies: { 202: { description: 'The state of the GPU per offer', schema: replies.prewarmed } },
   },
   'GET /v1/models': {

@@ -1,7 +1,16 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, seed, TIERS } from '#contract'
+import {
+  describeOversize,
+  type ImageOptions,
+  imageOptionsOf,
+  LIMITS,
+  OUTPUT_FORMATS,
+  ROUTES,
+  seed,
+  TIERS,
+} from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
@@ -14,10 +23,11 @@ import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, price } from '../routing/price.ts'
+import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
+import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -63,8 +73,7 @@ export const generation = z.strictObject({
     .optional(),
   steps: integer(LIMITS.steps).optional(),
   guidance_scale: number(LIMITS.guidanceScale).optional(),
-  /** Tokens of T5, as in diffusers. */
-  max_sequence_length: integer(LIMITS.maxSequenceLength).optional(),
+  ...imageOptionFields,
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -123,11 +132,12 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
 
 /** The routing request for route.ts. A wanted size replaces the size of the fields. */
 function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
-  const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  const { negative_prompt, quality, guidance_scale, max_cost, max_latency_ms } = fields
   return {
     // The text for T5 decides whether the request needs T5.
     prompt: fields.prompt_3 || fields.prompt,
-    ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
+    ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
+    guidanceFields: fieldsOfGuidance(fields),
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -139,20 +149,27 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
-/** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
-export async function routeAndPrice(
-  fields: Generation,
-  env: Env,
-  wantedSize?: WantedSize,
-): Promise<{ decision: Decision; price: number; basePrice: number }> {
+type Priced = { decision: Decision; options: ImageOptions; work: Work; price: number; basePrice: number }
+
+/**
+ * The routing decision for a request, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the
+ * refusals of route.ts and invalid_request.
+ */
+export async function routeAndPrice(fields: Generation, env: Env, wantedSize?: WantedSize): Promise<Priced> {
   const { catalog, prices } = configOf(env)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
-  const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
+  const workOf = (decision: Decision) => ({
+    ...decision,
+    ...chooseImageOptions(fields, decision),
+    count: fields.n,
+  })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
+  const work = workOf(decision)
+  const options = imageOptionsOf(work)
+  return { decision, options, work, price: price(work, prices), basePrice: prices.base }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -185,7 +202,7 @@ export async function createJobSpec(
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
+  const { decision, options, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -205,7 +222,7 @@ export async function createJobSpec(
     text_convention: 'diffusers' as const,
     ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
-    ...(fields.max_sequence_length && { max_sequence_length: fields.max_sequence_length }),
+    ...options,
     ...previewSteps(fields, decision.steps),
   }
   const oversize = describeOversize(request)

@@ -13,11 +13,11 @@ import { generation, routeAndPrice } from './generation-request.ts'
  */
 export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
   const fields = parseFields(generation, generation.shape, body)
-  const { decision, price } = await routeAndPrice(fields, c.env)
+  const { decision, work, price } = await routeAndPrice(fields, c.env)
   const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
   const seen = await observations(c.env.DB, [decision])
   c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
-  const forecast = forecastFor(seen, decision, megapixelSteps({ ...decision, count: fields.n }))
+  const forecast = forecastFor(seen, decision, megapixelSteps(work))
   return {
     object: 'quote',
     price_microdollars: price,

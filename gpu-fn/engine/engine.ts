@@ -1,4 +1,5 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
+import { freemem } from 'node:os'
 import type { JobRequest } from '../contract.ts'
 import type { Package, Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
@@ -14,8 +15,20 @@ import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdo
 
 type Tier = JobRequest['tier']
 
-/** A compiled model that this process can serve. Sides are in pixels. */
-export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
+/** The share of free memory that prefetched files may take. Linux counts the page cache as used. */
+const PREFETCH_SHARE = 0.5
+
+/**
+ * A compiled model that this process can serve. Sides are in pixels. `blocks`: the denoiser's, and those that skip-layer guidance skips by
+ * default; absent if its package does not state them.
+ */
+export type Model = {
+  model: string
+  tier: Tier
+  package: string
+  side: { max: number; multipleOf: number }
+  blocks?: { count: number; skipped: readonly number[] }
+}
 
 /** The result of `load`. */
 export type Loaded = {
@@ -46,6 +59,8 @@ export interface Engine {
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
   run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
+  /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
+  prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
   stop(): Promise<void>
 }
@@ -159,6 +174,12 @@ export class PackageEngine implements Engine {
     }
   }
 
+  async prefetch(model: Model, signal: AbortSignal): Promise<void> {
+    const pkg = this.#packages.get(model.package)!
+    const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+    if (bytes < freemem() * PREFETCH_SHARE) await readAhead(pkg, signal)
+  }
+
   async stop(): Promise<void> {
     await this.#thread?.stop()
   }
@@ -217,5 +238,9 @@ function checkOffer(models: readonly Model[], directory: string): void {
 function describe({ manifest, digest }: Package): Model {
   const multipleOf = manifest.latent.downsample * manifest.latent.patch_size
   const side = { max: manifest.position.max * multipleOf, multipleOf }
-  return { model: manifest.model, tier: manifest.tier, package: digest, side }
+  const { blocks } = manifest
+  return {
+    ...{ model: manifest.model, tier: manifest.tier, package: digest, side },
+    ...(blocks && { blocks: { count: blocks.gates.length, skipped: blocks.skipped ?? [] } }),
+  }
 }

@@ -1,6 +1,6 @@
 // The division of a package's networks into resident and offloaded ones, within a memory budget.
 import type { Manifest, NetworkName, Target } from '../manifest.ts'
-import { STEPS_AT_ONCE } from '../pipeline/denoise.ts'
+import { STEPS_AT_ONCE } from '../pipeline/conditions.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 
 /** Device memory of a network in bytes. `workspace`: activations and scratch of its largest run. */
@@ -94,6 +94,10 @@ const total = ({ weights, workspace }: Need) => weights + workspace
 const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0, ...needs.map(of))
 
 export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
+
+/** Memory of a package without weights on the device: its open sessions. */
+export const memoryOfSessions = ({ networks }: Pick<Manifest, 'networks'>): number =>
+  Object.keys(networks).length * OVERHEAD.session
 
 /** Memory of several open packages in bytes. */
 export const memoryOfAll = (peaks: readonly Peak[]): number =>

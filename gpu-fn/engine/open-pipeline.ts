@@ -19,6 +19,10 @@ export type OpenPipeline = Pipeline & {
   plan: MemoryPlan
   /** Names of the networks whose weights are loaded. */
   open(): NetworkName[]
+  /** Removes all weights from the device, until the next run. */
+  suspend(): Promise<void>
+  /** Loads the resident networks of the plan again after `suspend`. */
+  resume(): Promise<void>
   release(): Promise<void>
 }
 
@@ -52,6 +56,8 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
       },
       fit: planned.fit,
       open: () => residency.open(),
+      suspend: () => residency.suspend(),
+      resume: () => residency.setResident(planned.plan().resident),
       release: () => residency.release(),
     }
   } catch (error) {

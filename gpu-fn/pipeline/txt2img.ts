@@ -1,18 +1,21 @@
 // Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
-import type { JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, type Seed, seedOf } from '../contract.ts'
+import type { ImageOptions, JobRequest } from '../contract.ts'
+import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
+import { hasWeights } from '../tokenizer/prompt-weights.ts'
+import { Conditions, computeConditions, modesOf } from './conditions.ts'
 import { decodeLatent } from './decode.ts'
-import { Conditions, condition, predictVelocity } from './denoise.ts'
+import { predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
-import { gaussianNoiseAsync } from './noise.ts'
+import { createNoise, gaussianNoiseAsync } from './noise.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
 import { assertFinite, type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt.ts'
+import type { DrawNoise } from './schedulers/scheduler.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
 
 export type Txt2ImgRequest = Pick<
@@ -30,10 +33,10 @@ export type Txt2ImgRequest = Pick<
   | 'output_format'
   | 'output_quality'
   | 'text_convention'
-  | 'max_sequence_length'
   | 'preview_steps'
   | 'prompt_metadata'
->
+> &
+  ImageOptions
 
 /** Returns the result of `encode`, or an earlier one of the same key. */
 export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
@@ -55,6 +58,8 @@ export async function* txt2img(
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
+    const plain = describePlainWeights(request)
+    if (plain) yield { type: 'warning', code: 'prompt_weights_ignored', message: plain }
     const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
     if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
@@ -72,6 +77,14 @@ export async function* txt2img(
   }
 }
 
+/** The warning for weights that are read as words; null if there are none. */
+function describePlainWeights({ prompt_weights, ...request }: Txt2ImgRequest): string | null {
+  const names = ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const
+  const weighted = prompt_weights ? [] : names.filter((name) => hasWeights(request[name] ?? ''))
+  if (weighted.length === 0) return null
+  return `${weighted.join(' and ')}: weights such as "(word:1.3)" are read as words; prompt_weights: true applies them`
+}
+
 type Timings = { encode: number; denoise: number; decode: number }
 type Work = { timings: Timings; signal: AbortSignal }
 type Latent = { data: Float32Array; dims: number[] }
@@ -79,11 +92,21 @@ type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined }
 
+const sizeOf = (dims: readonly number[]) => dims.reduce((product, dim) => product * dim)
+
 function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
-  return gaussianNoiseAsync(
-    seedOf(request.seed, image),
-    dims.reduce((product, dim) => product * dim),
-  )
+  return gaussianNoiseAsync(seedOf(request.seed, image), sizeOf(dims))
+}
+
+/** Draws the noise of an image's steps, which follows its first noise, as in diffusers with one generator. */
+function stepNoiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): DrawNoise {
+  const draw = createNoise(seedOf(request.seed, image), sizeOf(dims))
+  let first: Promise<Float32Array> | undefined
+  return async () => {
+    first ??= draw()
+    await first
+    return draw()
+  }
 }
 
 async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal, remember: RememberPrompts) {
@@ -92,20 +115,21 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
-  const options = { maxTokens: request.max_sequence_length, batched, signal }
+  const weighted = request.prompt_weights ?? false
+  const options = { maxTokens: request.max_sequence_length, weighted, batched, signal }
   const texts = promptsOf(request)
   const [{ prompts, truncations }, noise] = await Promise.all([
-    remember(JSON.stringify([texts, options.maxTokens]), () =>
+    remember(JSON.stringify([texts, options.maxTokens, weighted]), () =>
       encodePrompts(pipeline.encoders, manifest.text, texts, options),
     ),
     noiseOf(request, 0, dims),
   ])
   signal.throwIfAborted()
-  const { timesteps } = createScheduler(request.steps, manifest.scheduler)
+  const { timesteps, steps } = createScheduler(request, manifest.scheduler, stepNoiseOf(request, 0, dims))
   const position = await readPosition(pipeline.package, rows, columns)
-  const conditions = new Conditions(timesteps, (part) =>
-    condition(pipeline.conditioning, prompts, part, { batched, signal }),
-  )
+  const layers = request.skip_layer_guidance?.layers
+  const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, signal })
+  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
   await conditions.at(0)
   return { dims, noise, inputs: { conditions, position }, truncations }
 }
@@ -116,17 +140,19 @@ async function* denoiseImage(
   request: Txt2ImgRequest,
   { image, latent, inputs, timings, signal }: Work & Denoised & { inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
-  const scheduler = createScheduler(request.steps, pkg.manifest.scheduler)
-  const steps = scheduler.timesteps.length
-  const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
-  for (let run = 0; run < steps; run++) {
+  const scheduler = createScheduler(request, pkg.manifest.scheduler, stepNoiseOf(request, image, latent.dims))
+  const steps = scheduler.sigmas.length - 1
+  const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
+  const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
+  for (const run of scheduler.steps.keys()) {
     signal.throwIfAborted()
     const denoiseClock = stopwatch()
     const { conditions, row } = await inputs.conditions.at(run)
     const velocity = await predictVelocity(transformer, latent, conditions, row, options)
-    scheduler.step(velocity, run, latent.data)
+    await scheduler.step(velocity, run, latent.data)
     timings.denoise += denoiseClock()
-    const step = run + 1
+    if (scheduler.steps[run + 1] === scheduler.steps[run]) continue
+    const step = scheduler.steps[run]! + 1
     yield { type: 'step', image, step, steps }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
@@ -199,7 +225,7 @@ async function writeImage(
   seed: Seed,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
-  const { prompt_2, prompt_3, max_sequence_length, prompt_metadata } = request
+  const { prompt_2, prompt_3, prompt_metadata } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
@@ -208,7 +234,7 @@ async function writeImage(
     {
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },
-      ...(max_sequence_length && { max_sequence_length }),
+      ...imageOptionsOf(request),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

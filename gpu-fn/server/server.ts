@@ -10,6 +10,7 @@ import {
   jobId,
   jobRequest,
   LIMITS,
+  modelRequest,
   PROTOCOL_VERSION,
 } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
@@ -47,9 +48,13 @@ export function createApp(options: ServerOptions): Hono {
   app.get('/ping', () => new Response(null, { status: pingStatus(options.lifecycle) }))
   app.put('/jobs/:id', async (c) => putJob(await readSigned(c, options, useToken), options))
   app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
+  app.put('/models/:id', async (c) => putModel(await readSigned(c, options, useToken), options))
   app.notFound(() =>
     problem(
-      new Refusal('not_found', 'there is GET /healthz, /readyz, /metrics and /ping, and PUT or DELETE /jobs/{id}'),
+      new Refusal(
+        'not_found',
+        'there is GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
+      ),
     ),
   )
   app.onError((error) => {
@@ -97,6 +102,16 @@ function putJob({ id, attempt, body, trace }: Signed, options: ServerOptions): R
   return new Response(jobStream(job, accepted, heartbeatMs, jobs.attach(job)), {
     headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' },
   })
+}
+
+/** Opens a model ahead of its jobs. Its token is for the model's name in place of a job's id. */
+function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
+  const parsed = modelRequest.safeParse(parseJson(body), { reportInput: true })
+  if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
+  const model = jobs.prewarm({ model: id, tier: parsed.data.tier })
+  if (!model) throw new Refusal('not_found', `model ${id}:${parsed.data.tier} is not on this server`)
+  void jobs.open(model)
+  return new Response(null, { status: 202 })
 }
 
 function deleteJob({ id, attempt }: Signed, { jobs }: ServerOptions): Response {

@@ -152,8 +152,11 @@ test('docs/api.md has every field of a request', () => {
   const [, schema] = /export const generation = z\.strictObject\(\{\n([\s\S]*?)^\}\)/m.exec(
     read('edge/requests/generation-request.ts'),
   )!
+  const options = /export const imageOptionFields = \{\n([\s\S]*?)^\}/m.exec(
+    read('edge/requests/image-options.ts'),
+  )![1]!
   expect(firstCells(section('docs/api.md', '## Generating', '\n### ')).toSorted()).toEqual(
-    keysOf(schema!, /^ {2}(\w+): /gm).toSorted(),
+    [schema!, options].flatMap((each) => keysOf(each, /^ {2}(\w+): /gm)).toSorted(),
   )
 })
 

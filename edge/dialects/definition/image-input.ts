@@ -5,6 +5,7 @@ import { ApiError } from '../../http/errors.ts'
 import { parseFields, shown } from '../../http/validation.ts'
 import type { WantedSize, Warning } from '../../routing/decision.ts'
 import type { Translation } from './dialect.ts'
+import { readSampling } from './sampling-names.ts'
 
 type Bounds = { min: number; max: number }
 const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
@@ -18,6 +19,7 @@ const guidance = z
   .describe(`a number from ${LIMITS.guidanceScale.min} to ${LIMITS.guidanceScale.max}`)
   .optional()
 const count = integer(LIMITS.count).optional()
+const name = z.string().max(64).describe('a name of at most 64 characters').optional()
 const side = z.int().min(1).describe('an integer of pixels').optional()
 
 /** The widest ratio of two sides. */
@@ -76,6 +78,7 @@ const input = z.object({
     .optional(),
   output_quality: integer({ min: 0, max: 100 }).optional(),
   max_cost: z.number().min(0).describe('a number of US dollars').optional(),
+  ...{ sampler: name, sampler_name: name, sampler_index: name, scheduler: name, schedule: name, noise_schedule: name },
 })
 type Input = z.infer<typeof input>
 
@@ -86,6 +89,12 @@ const IMAGE_PARAMETERS = [
   ...['image', 'images', 'image_url', 'image_urls', 'init_image', 'init_images', 'input_image', 'input_images'],
   ...['mask', 'mask_url', 'mask_image', 'control_image', 'image_prompt'],
 ] as const
+/** Native fields, which are validated afterward. */
+const NATIVE: readonly string[] = [
+  ...['sigmas', 'shift', 'max_sequence_length', 'guidance_interval', 'skip_layer_guidance'],
+  'prompt_weights',
+]
+
 /** Parameters without an influence on the image here. */
 const SILENT: ReadonlySet<string> = new Set([
   ...['disable_safety_checker', 'enable_safety_checker', 'safety_tolerance', 'apply_watermark', 'sync_mode'],
@@ -132,7 +141,12 @@ export function readImageInput(
   checkImages(given)
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
   const parsed = parseFields(input, shape, values)
+  const { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule } = parsed
+  const ignored = (name: string) => withoutEffect(name, values[name])
+  const sampling = readSampling({ sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule }, ignored)
   const fields = defined({
+    ...Object.fromEntries(NATIVE.map((name) => [name, values[name]])),
+    ...sampling.fields,
     prompt: parsed.prompt,
     negative_prompt: parsed.negative_prompt,
     steps: parsed.num_inference_steps ?? parsed.steps ?? parsed.num_steps ?? parsed.step,
@@ -142,9 +156,10 @@ export function readImageInput(
     max_cost: parsed.max_cost,
     ...formatOf(parsed),
   })
-  const unused = Object.keys(values).filter((name) => !(name in shape) && !SILENT.has(name))
+  const isUsed = (name: string) => name in shape || NATIVE.includes(name)
+  const unused = Object.keys(values).filter((name) => !isUsed(name) && !SILENT.has(name))
   const wantedSize = wantedSizeOf(parsed)
-  const warnings = unused.slice(0, MOST_WARNINGS).map((name) => withoutEffect(name, values[name]))
+  const warnings = [...sampling.warnings, ...unused.slice(0, MOST_WARNINGS).map(ignored)]
   return { fields, ...(wantedSize && { wantedSize }), warnings }
 }
 

@@ -7,6 +7,9 @@ import type { Lowering } from './scope.ts'
 export type BuildOptions = {
   readonly tier: Tier
   readonly variant?: string | undefined
+  /** Default steps and guidance scale of the package; those of the variant unless given. */
+  readonly steps?: number | undefined
+  readonly guidanceScale?: number | undefined
   readonly allowMissingEncoders?: boolean | undefined
   /** Leaves out the checkpoint's T5, as tier fp8-lite always does. */
   readonly omitT5?: boolean | undefined
@@ -42,7 +45,7 @@ export type Model = {
   readonly positionTable: Tensor | null
   readonly manifest: Pick<
     Manifest,
-    'variant' | 'license' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'
+    'variant' | 'license' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'blocks' | 'text' | 'transformer_batch'
   >
   /** Remarks for the operator, in sentences. */
   readonly notes: readonly string[]

@@ -7,7 +7,7 @@ import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions, Lowerings, Model } from '../../compile/graph/model.ts'
 import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
 import type { Sd35Network } from './names/naming.ts'
-import { conditioning, type MMDiTConfig, type PositionTables, transformer } from './networks/mmdit.ts'
+import { conditioning, gatesOf, type MMDiTConfig, type PositionTables, transformer } from './networks/mmdit.ts'
 import { type VaeConfig, vaeDecoder } from './networks/vae-decoder.ts'
 import { splitPositionTable } from './positions.ts'
 import { sd35Precision } from './precision.ts'
@@ -31,7 +31,7 @@ export function buildModel(
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint
-  const choice = variantOf(config, sources.transformer!, configs.transformer, options.variant)
+  const choice = withDefaults(variantOf(config, sources.transformer!, configs.transformer, options.variant), options)
   const table = tensors.get('pos_embed')!
   const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }
   const text = buildTextEncoders(checkpoint, config, options, settings)
@@ -48,11 +48,21 @@ export function buildModel(
       ...describeDefaults(choice.defaults, vae.config),
       scheduler: deriveScheduler(configs.scheduler, choice.defaults.shift),
       ...describeDenoiser(denoiser, vae.config),
+      blocks: {
+        gates: gatesOf(config),
+        ...(choice.defaults.skipLayers && { skipped: [...choice.defaults.skipLayers] }),
+      },
       text: text.manifest,
       transformer_batch: lowering.batch === 1 ? 1 : null,
     },
     notes: [...describeChoice(choice, configs.scheduler), ...text.notes],
   }
+}
+
+/** The choice with the default steps and guidance scale of the options. */
+function withDefaults(choice: Choice, { steps, guidanceScale }: BuildOptions): Choice {
+  const given = { ...(steps !== undefined && { steps }), ...(guidanceScale !== undefined && { guidanceScale }) }
+  return { ...choice, defaults: { ...choice.defaults, ...given } }
 }
 
 function tensorsOf(checkpoint: Checkpoint, network: Sd35Network, paths: readonly string[]): Tensors {

@@ -39,7 +39,7 @@ function decoder(shape: VaeShape, channels: number): Parameter[] {
   ]
 }
 
-/** A small gain, so that few colors are clipped. */
+/** A small gain keeps most colors unclipped. */
 const colorParameters = (width: number) =>
   convolution('decoder.conv_out', width, COLOURS, 3, true).map((p) => ({ ...p, deviation: p.deviation / 2 }))
 

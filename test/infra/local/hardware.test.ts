@@ -13,7 +13,7 @@ test.each([
   expect(chooseTarget(gpus).target).toBe(target)
 })
 
-test('a target comes with its reason', () => {
+test('a target has a reason', () => {
   expect(chooseTarget([gpu('NVIDIA T4', 7.5)]).reason).toBe(
     'NVIDIA T4 has compute capability 7.5; the CUDA targets need 8.0',
   )

@@ -65,6 +65,16 @@ function modulationLayout(config: MMDiTConfig): { module: string; names: string[
   return [...blocks, { module: 'final_layer', names: SHIFT_SCALE }]
 }
 
+/** The gates of each block, as rows of `width` values in the modulation. Without them a block leaves its inputs unchanged. */
+export function gatesOf(config: MMDiTConfig): number[][] {
+  const rows = modulationLayout(config).flatMap(({ module, names }) => names.map((name) => ({ module, name })))
+  return blocksOf(config).map(({ index }) =>
+    rows.flatMap(({ module, name }, row) =>
+      module.startsWith(`joint_blocks.${index}.`) && name.startsWith('gate') ? [row] : [],
+    ),
+  )
+}
+
 /** sigma·1000 → [cos | sin] of 128 frequencies. mmditx.py `TimestepEmbedder.timestep_embedding` */
 function timestepEmbedding(t: Value): Value {
   const exponent = (k: number) => Math.fround(Math.fround(Math.fround(-Math.log(10000)) * k) / FREQUENCIES)
