@@ -10,9 +10,9 @@ const BACKLOG = 0.8
  */
 const TENANT = { least: 0.15, others: 4 }
 /** The excess over the limits that is accepted to keep a promise, as a share of the limits. */
-const TOLERANCE = { all: 0.1, tenant: 0.6 }
+const TOLERANCE = { all: 0.1, tenant: 1.8 }
 /** A tenant is assumed to get at least this share of the device. */
-const LEAST_SHARE = 0.2
+const LEAST_SHARE = 0.1
 /** The time after which an unused promise ends, and a share of its delay in addition. */
 const GRACE = { ms: 2_000, share: 0.3 }
 const MOST_PROMISES = 4_096

@@ -4,6 +4,8 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { commandText, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
+import { checkEnvironment } from '../../../infra/deploy/secrets-file.ts'
+import { credentialFiles } from '../../support/credentials.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { createVendors, type Vendors } from '../../support/vendors.ts'
 
@@ -219,6 +221,24 @@ test('prompts for the keys of a bucket if the packages are in one, or reads them
     ...env,
     OCTET_MODELS: 'large-turbo:fp8,large:fp8',
   })
+})
+
+test('the certificate of content credentials reaches the GPU function and is kept for later deploys', async () => {
+  const { certificates, key } = await credentialFiles('es256')
+  const files = { OCTET_C2PA_CERTIFICATES: path.join(scratch.directory, 'chain.pem'), OCTET_C2PA_KEY: key }
+  await writeFile(files.OCTET_C2PA_CERTIFICATES, certificates)
+  for (const env of [files, {}]) {
+    await deploy({ env })
+    expect(JSON.parse(await readFile(vendors.world.state.gpuSecrets, 'utf8'))).toMatchObject({
+      OCTET_C2PA_CERTIFICATES: certificates,
+      OCTET_C2PA_KEY: key,
+    })
+  }
+  expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: 'damaged' })).toThrow(
+    /OCTET_C2PA_KEY must be PEM or the path/,
+  )
+  const others = await credentialFiles('es384')
+  expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: others.key })).toThrow(/is not the private key of/)
 })
 
 test('without Modal there is none of it in the plan', async () => {
