@@ -8,11 +8,14 @@ const QUEUE = '/fal/queue'
 const REQUEST = `${QUEUE}/:owner/:alias/requests/:id`
 const STREAM = /\/stream$/
 
+/** The default of fal's image-to-image apps. */
+const STRENGTH = 0.95
+
 /** The model of an app: `octet/nano` is nano, `fal-ai/flux/dev` is flux/dev. */
 const modelOf = (app: string) => app.replace(STREAM, '').split('/').slice(1).join('/') || 'auto'
 
 function translate({ params, body }: DialectRequest): Omit<Translation, 'wait'> {
-  const { fields, ...others } = readImageInput(body)
+  const { fields, ...others } = readImageInput(body, STRENGTH)
   return { fields: { ...fields, model: modelOf(params.app ?? '') }, ...others }
 }
 

@@ -30,6 +30,9 @@ const body = z.object({
 })
 type Body = z.infer<typeof body>
 
+/** The default of `prompt_strength` in Replicate's models of SD3.5. */
+const STRENGTH = 0.85
+
 /** A version of Replicate's, which no deployment of Octet has. */
 const isDigest = (version: string) => /^[0-9a-f]{64}$/.test(version)
 
@@ -46,7 +49,7 @@ const eventsOf = ({ webhook, webhook_events_filter: events = [] }: Body): Pick<T
 
 function parse({ params, headers, body: given }: DialectRequest): Translation {
   const parsed = parseFields(body, body.shape, given)
-  const { fields, warnings, ...size } = readImageInput(parsed.input)
+  const { fields, warnings, ...size } = readImageInput(parsed.input, STRENGTH)
   const reference = params.name ?? parsed.version ?? parsed.model ?? 'auto'
   const { model, warnings: others } = modelOf(reference)
   return {

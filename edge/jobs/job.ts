@@ -6,6 +6,7 @@ import { GPU_BUDGET_EXHAUSTED, reserveGpuTime, settleGpuTime } from '../gpu/budg
 import { StreamLost } from '../gpu/stream.ts'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
+import { deleteInputs } from '../results/inputs.ts'
 import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
@@ -322,6 +323,7 @@ export class JobDO extends DurableObject<Env> {
 
   async #finishOnce(): Promise<void> {
     const job = await this.#settle()
+    if (!job.announced) await deleteInputs(this.env, job)
     if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
     if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
     if (isOver(this.#log.job())) return this.ctx.storage.setAlarm(retentionEnd(job))

@@ -1,4 +1,5 @@
-// Schemas of the replies, for the document of the API. The worker builds its replies from types; test/e2e/openapi.test.ts compares both.
+// Schemas of the replies, for the document of the API. The worker builds its replies from types; test/edge/openapi/document.test.ts
+// compares both.
 import * as z from 'zod'
 import { CONTENT_TYPES, ROUTES, TIERS, timings } from '#contract'
 import { SCOPES } from '../auth/scopes.ts'

@@ -1,6 +1,6 @@
 // The access rules and body limits of every route.
 import { LIMITS } from '#contract'
-import { type Access, byKey, byKeyOrToken, generates } from '../auth/access.ts'
+import { type Access, byKey, byKeyOrToken, generates, UPLOAD_BYTES } from '../auth/access.ts'
 import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 
@@ -31,7 +31,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'POST /v1/keys/:id/rotate': { by: 'manager' },
 
   'POST /v1/jobs': generates,
-  'PUT /v1/jobs/:id': { ...byKey('generate'), bodyBytes: LIMITS.requestBytes, admits: true },
+  'PUT /v1/jobs/:id': { ...byKey('generate'), bodyBytes: UPLOAD_BYTES, admits: true },
   'POST /v1/quote': { ...byKeyOrToken(), bodyBytes: LIMITS.requestBytes },
 
   'GET /v1/jobs': byKey('read'),
@@ -75,7 +75,6 @@ const BY_ACTION: Record<DialectRoute['action'], Access> = {
   interrupt: byKeyOrToken('generate'),
   choose: byKey('generate'),
   describe: byKeyOrToken(),
-  refuse: byKeyOrToken('generate'),
 }
 
 /** The rules of all routes with those of these dialects. */

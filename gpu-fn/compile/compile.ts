@@ -177,12 +177,16 @@ async function writeWithoutKernels(
   files: ReadonlyMap<string, WeightsFile>,
 ): Promise<Manifest['without_kernels']> {
   if (!withoutKernels) return undefined
-  const write = (network: keyof typeof withoutKernels) => {
-    const graph = withoutKernels[network]
+  const write = (network: string, graph: Graph) => {
     assertSameWeights(graph, graphs.get(network)!)
     return writeGraph(writer, `${network}-without-kernels.onnx`, graph, files.get(network)!)
   }
-  return { transformer: await write('transformer'), vae_decoder: await write('vae_decoder') }
+  const { transformer, vae_decoder, vae_encoder } = withoutKernels
+  return {
+    transformer: await write('transformer', transformer),
+    vae_decoder: await write('vae_decoder', vae_decoder),
+    ...(vae_encoder && { vae_encoder: await write('vae_encoder', vae_encoder) }),
+  }
 }
 
 /** Both graphs of a network share one weights file, whose layout applies to both. */

@@ -121,8 +121,6 @@ export type DialectRoute = {
     }
   /** The events of a job, from the start or after `Last-Event-ID`, by key or by `eventsUrl`. */
   | { action: 'follow'; renderEvent: RenderEvent }
-  /** A route that no model offers. `message` is the error. */
-  | { action: 'refuse'; message: string }
   | { action: 'cancel'; render: RenderJob }
   | { action: 'read'; render: RenderJob }
   | {
