@@ -278,7 +278,9 @@ export const deliveries = listOf(
   }),
 )
 export const webhookEvent = z.object({
+  id: z.string(),
   type: z.enum(EVENT_TYPES),
+  created_at: moment,
   timestamp: z.string(),
   data: job.partial(),
 })
