@@ -47,6 +47,13 @@ export const LIMITS = {
   eventLineBytes: 64 * 1024,
   imageBytes: 64 * 1024 * 1024,
   previewBytes: 256 * 1024,
+  /** Of each input file. */
+  inputBytes: 16 * 1024 * 1024,
+  /** Of an input image: the largest result, so that every result can be an input. */
+  inputPixels: 6144 * 6144,
+  /** Below the minimum no step would run. */
+  strength: { min: 0.01, max: 1 },
+  maskFeather: 256,
   heartbeatMs: 5_000,
   /** Adapters of one job, and the magnitude of an adapter's strength. */
   loras: { max: 8, scale: 4 },
@@ -55,7 +62,7 @@ export const LIMITS = {
 /** A model's name, which becomes part of paths and settings. */
 export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
-/** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema with a digest uses this. */
+/** A SHA-256 in lower-case hex. Every schema of a digest uses this one, because digests become parts of paths and keys. */
 export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
 const SEEDS = BigInt(LIMITS.seedMax) + 1n
 const isSeed = (text: string) => /^\d{1,20}$/.test(text) && BigInt(text) < SEEDS
@@ -78,6 +85,22 @@ export const loraChoice = z.strictObject({
 })
 export type LoraChoice = z.infer<typeof loraChoice>
 
+/** Input images of a job, in the order of their bytes. */
+export const INPUT_NAMES = ['image', 'mask'] as const
+/** The ways to fit an input image of another shape to width × height. */
+export const IMAGE_FITS = ['crop', 'pad', 'stretch'] as const
+/** The parts of a mask that are repainted. Without a mask, `transparent` takes those of the input image. */
+export const REPAINTS = ['white', 'black', 'transparent'] as const
+/** As in diffusers' StableDiffusion3Img2ImgPipeline. */
+export const DEFAULT_STRENGTH = 0.6
+
+/** The number of steps that an input image of this strength skips. diffusers `StableDiffusion3Img2ImgPipeline.get_timesteps` */
+export const firstStepOf = (steps: number, strength: number): number =>
+  Math.trunc(Math.max(steps - Math.min(steps * strength, steps), 0))
+
+/** The number of steps that a job runs for each image. `strength` is that of its input image, undefined without one. */
+export const stepsRun = (steps: number, strength: number | undefined): number =>
+  strength === undefined ? steps : steps - firstStepOf(steps, strength)
 /** Falling noise levels above 0, before the shift, as in diffusers. */
 export const sigmas = z
   .array(z.number().gt(0).max(1))
@@ -125,6 +148,8 @@ const imageOptions = z.strictObject({
   skip_layer_guidance: skipLayerGuidance.optional(),
   /** Whether `(word:1.3)` is a weight; tokenizer/prompt-weights.ts. */
   prompt_weights: z.literal(true).optional(),
+  /** The share of the steps that run on the input image; absent: `DEFAULT_STRENGTH`. */
+  strength: z.number().min(LIMITS.strength.min).max(LIMITS.strength.max).optional(),
 })
 export const imageOptionFields = imageOptions.shape
 export type ImageOptions = z.infer<typeof imageOptions>
@@ -178,21 +203,92 @@ export const jobRequest = z.strictObject({
   prompt_metadata: z.literal(false).optional(),
   /** Adapters of the model, applied to every image; absent: none. */
   loras: z.array(loraChoice).min(1).max(LIMITS.loras.max).optional(),
+  /** Files of these lengths follow the body's JSON line in this order. An `image` is required; a `mask` is optional. */
+  inputs: z
+    .array(
+      z.strictObject({
+        name: z.enum(INPUT_NAMES),
+        bytes: z.int().min(1).max(LIMITS.inputBytes),
+        sha256: sha256Hex,
+      }),
+    )
+    .min(1)
+    .max(INPUT_NAMES.length)
+    .optional(),
+  /** Absent: `crop`. */
+  image_fit: z.enum(IMAGE_FITS).optional(),
+  /** Absent: `white`. */
+  repaint: z.enum(REPAINTS).optional(),
+  /** Standard deviation of the blur of the mask's edge, in pixels of the result; absent: 0. */
+  mask_feather: z.number().min(0).max(LIMITS.maskFeather).optional(),
   /** How the job shares the GPU. It does not identify the job, and a retry may change it. Absent: a tenant of its own name. */
   schedule: jobSchedule.optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
+export type JobInput = NonNullable<JobRequest['inputs']>[number]
+
+/** The first bytes of each kind of file as text, with `offset` bytes before them. */
+const SIGNATURES: readonly { kind: string; bytes: string; offset?: number }[] = [
+  { kind: 'PNG', bytes: '\x89PNG\r\n\x1a\n' },
+  { kind: 'JPEG', bytes: '\xff\xd8\xff' },
+  { kind: 'WebP', bytes: 'WEBP', offset: 8 },
+  { kind: 'GIF', bytes: 'GIF87a' },
+  { kind: 'GIF', bytes: 'GIF89a' },
+  ...[8, 16, 20, 24, 28].flatMap((offset) => ['avif', 'avis'].map((bytes) => ({ kind: 'AVIF', bytes, offset }))),
+  { kind: 'HEIC or a video', bytes: 'ftyp', offset: 4 },
+  { kind: 'TIFF or a raw photograph', bytes: 'II*\0' },
+  { kind: 'TIFF or a raw photograph', bytes: 'MM\0*' },
+  { kind: 'BMP', bytes: 'BM' },
+  { kind: 'PDF', bytes: '%PDF' },
+  { kind: 'JPEG XL', bytes: '\xff\x0a' },
+  { kind: 'JPEG XL', bytes: 'JXL ', offset: 4 },
+  { kind: 'PSD', bytes: '8BPS' },
+]
+/** The kinds of input images. */
+export const INPUT_KINDS = ['PNG', 'JPEG', 'WebP', 'GIF', 'AVIF']
+/** The bytes of a file that decide its kind. */
+const SIGNATURE_BYTES = 64
+
+/** Error message if the first bytes of a file are not those of an image that is supported, else null. */
+export function describeKind(file: Uint8Array): string | null {
+  const start = String.fromCharCode(...file.subarray(0, SIGNATURE_BYTES))
+  const found = SIGNATURES.find(({ bytes, offset = 0 }) => start.startsWith(bytes, offset))
+  // A byte order mark and spaces may precede markup.
+  const isMarkup = /^\W{0,32}<[\w!?]/.test(start)
+  const kind = found?.kind ?? (isMarkup ? 'SVG, XML or HTML' : 'of an unknown type')
+  return INPUT_KINDS.includes(kind) ? null : `the file is ${kind}; allowed: ${INPUT_KINDS.join(', ')}`
+}
+
+/** The fields that need an input image. */
+export const IMAGE_FIELDS = ['strength', 'image_fit', 'repaint', 'mask_feather'] as const
+
+/** Error message if the fields about input images contradict each other, else null. */
+export function describeInputs(request: Pick<JobRequest, 'inputs' | (typeof IMAGE_FIELDS)[number]>): string | null {
+  const names = (request.inputs ?? []).map(({ name }) => name)
+  const field = IMAGE_FIELDS.find((name) => request[name] !== undefined)
+  if (names.length === 0 && field) return `${field} was given without an image: give both or neither`
+  if (names.length > 0 && names[0] !== 'image') return 'the first of inputs must be the image'
+  if (new Set(names).size < names.length) return `inputs has ${names.join(' and ')}: each may be given once`
+  if (request.mask_feather && names.length === 1 && request.repaint !== 'transparent')
+    return 'mask_feather was given without a mask: give a mask, or repaint "transparent" for that of the image'
+  return null
+}
 
 /** What determines the evaluations of the denoiser for one image. */
 export type Sampling = Pick<
   JobRequest,
-  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance'
+  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance' | 'strength'
 >
 
-/** The step of each run of the denoiser: `heun` runs it at both ends of each step but the last. */
-export function stepsOfRuns({ steps, sampler }: Pick<Sampling, 'steps' | 'sampler'>): number[] {
+/** The step of each run of the denoiser: `heun` runs it at both ends of each step but the last. An input image skips the first steps. */
+export function stepsOfRuns({
+  steps,
+  sampler,
+  strength = 1,
+}: Pick<Sampling, 'steps' | 'sampler' | 'strength'>): number[] {
   const runs = sampler === 'heun' ? 2 * steps - 1 : steps
-  return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run))
+  const first = firstStepOf(steps, strength)
+  return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run)).filter((step) => step >= first)
 }
 
 /** Whether guidance runs in a step, counted from 0. */
@@ -252,7 +348,12 @@ const MIB = 1024 * 1024
 
 /** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
-export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown', 'prompt_weights_ignored'] as const
+export const WARNING_CODES = [
+  'prompt_truncated',
+  'prompt_words_unknown',
+  'prompt_weights_ignored',
+  'image_adjusted',
+] as const
 
 /** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu

@@ -17,9 +17,11 @@ export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
 
 /** Networks that every package has. The names of its text encoders' graphs are in `text.encoders`. */
 export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
+/** The network of packages that take input images. */
+export const IMAGE_ENCODER = 'vae_encoder'
 export type NetworkName = string
 
-/** Version of the manifest's fields and of the operators in the graphs. A package with another version is refused. */
+/** The package format, which defines the manifest's fields and the operators in the graphs. Packages of another format are refused. */
 export const MANIFEST_FORMAT = 4
 
 const count = z.int().min(0)
@@ -118,8 +120,8 @@ export const manifest = z.strictObject({
     /** The encoders of the package, in the order in which they run. */
     encoders: z.array(textEncoder),
     /**
-     * `prompt_embeds` [L, `joint_width`] consists of segments of rows. Encoders of one segment fill columns beside each other. A segment
-     * without encoders has this many rows of zeros.
+     * `prompt_embeds` [L, `joint_width`] consists of segments of rows. The encoders of a segment fill adjacent columns. A segment without
+     * encoders has this many rows of zeros.
      */
     segments: z.array(rows),
     joint_width: z.int(),
@@ -130,7 +132,9 @@ export const manifest = z.strictObject({
   /** In the order in which a job runs them. */
   networks: z.record(z.string(), network),
   /** Target cuda-fp8: graphs over the same weights for GPUs that do not support the kernels. This step graph takes one sample. */
-  without_kernels: z.strictObject({ transformer: network, vae_decoder: network }).optional(),
+  without_kernels: z
+    .strictObject({ transformer: network, vae_decoder: network, vae_encoder: network.optional() })
+    .optional(),
   /** Layout of each weights file, in ascending order of offsets. */
   weights: z.record(z.string(), z.array(storedTensor)),
   /** Path in the package → size and digest. */

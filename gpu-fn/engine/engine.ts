@@ -1,8 +1,9 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
 import { freemem } from 'node:os'
 import type { JobRequest } from '../contract.ts'
-import type { LoraPackage, Package, Target } from '../manifest.ts'
+import { IMAGE_ENCODER, type LoraPackage, type Package, type Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
@@ -30,6 +31,8 @@ export type Model = {
   package: string
   side: { max: number; multipleOf: number }
   blocks?: { count: number; skipped: readonly number[] }
+  /** Whether the model takes an input image. */
+  inputImage?: boolean
 }
 
 /** A compiled adapter that jobs may name; `package` is the digest of its manifest. */
@@ -65,7 +68,7 @@ export interface Engine {
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
-  run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
+  run(model: Model, request: JobRequest, signal: AbortSignal, input?: InputImage): AsyncIterable<PipelineEvent>
   /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
   prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
@@ -128,7 +131,7 @@ export class PackageEngine implements Engine {
     const pkg = this.#packages.get(model.package)!
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
     try {
-      // Concurrently: both read the files, and hashing overlaps with the GPU's share of opening.
+      // Verification and opening are concurrent, because both read the files and opening waits for the GPU.
       const [opened, verified] = await Promise.allSettled([
         this.#open(pkg, size, watch),
         this.#options.verifier.verify(pkg, watch.progress),
@@ -159,11 +162,19 @@ export class PackageEngine implements Engine {
     return { sizes: command.sizes }
   }
 
-  async *run(model: Model, request: JobRequest, signal: AbortSignal): AsyncGenerator<PipelineEvent> {
+  async *run(
+    model: Model,
+    request: JobRequest,
+    signal: AbortSignal,
+    input?: InputImage,
+  ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const adapters = await this.#adaptersOf(request)
     const { flag, raise, dispose } = cancelFlag(signal)
-    const replies = this.#thread!.send({ type: 'run', package: pkg, request, adapters, cancel: flag })
+    const replies = this.#thread!.send({
+      ...{ type: 'run' as const, package: pkg, request, adapters, cancel: flag },
+      ...(input && { input }),
+    })
     try {
       for (;;) {
         const { value: reply, done } = await this.#watched(pkg, replies)
@@ -262,7 +273,7 @@ export function describeUnknownLora(id: string, loras: ReadonlyMap<string, unkno
   return `lora "${id}" is not on this server; ${names ? `it has ${names}` : 'it has none'}`
 }
 
-/** Only these fields of a request, because the thread receives a copy. */
+/** Only the fields that the thread needs, because it receives a copy. */
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {
@@ -278,6 +289,7 @@ function describe({ manifest, digest }: Package): Model {
   const { blocks } = manifest
   return {
     ...{ model: manifest.model, tier: manifest.tier, package: digest, side },
+    inputImage: IMAGE_ENCODER in manifest.networks,
     ...(blocks && { blocks: { count: blocks.gates.length, skipped: blocks.skipped ?? [] } }),
   }
 }

@@ -2,6 +2,7 @@
 import type { JobErrorCode, JobRequest } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import type { Adapter } from './adapters.ts'
 import type { MemoryPlan } from './memory-plan.ts'
@@ -34,6 +35,7 @@ export type Command =
       package: Package
       request: JobRequest
       adapters: readonly Adapter[]
+      input?: InputImage
       cancel: Int32Array<SharedArrayBuffer>
     }
 

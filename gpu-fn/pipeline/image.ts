@@ -7,7 +7,7 @@ import { encodePng } from './png.ts'
 export type ImageFormat = JobRequest['output_format']
 
 const generationParameters = z.strictObject({
-  /** Absent, like the other prompts, in files without prompts. */
+  /** This and the other prompts are absent in files without prompts. */
   prompt: z.string().optional(),
   prompt_2: z.string().optional(),
   prompt_3: z.string().optional(),

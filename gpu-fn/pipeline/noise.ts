@@ -83,11 +83,11 @@ function fillPairs(data: Float32Array, word: () => number): void {
  */
 export function gaussianNoise(seed: Seed, count: number): Float32Array {
   const data = new Float32Array(count)
-  for (const _ of fill(data, seed));
+  for (const _ of fill(data, mersenneTwister(seed)));
   return data
 }
 
-/** The same without blocking the event loop. */
+/** `gaussianNoise` without blocking the event loop. */
 export const gaussianNoiseAsync = (seed: Seed, count: number): Promise<Float32Array> => createNoise(seed, count)()
 
 /** Successive draws of one generator, each of `count` values: the first is the noise of `gaussianNoise`. Does not block the event loop. */
@@ -95,14 +95,12 @@ export function createNoise(seed: Seed, count: number): () => Promise<Float32Arr
   const word = mersenneTwister(seed)
   return async () => {
     const data = new Float32Array(count)
-    for (const _ of fillWith(data, word)) await setImmediate()
+    for (const _ of fill(data, word)) await setImmediate()
     return data
   }
 }
 
-const fill = (data: Float32Array, seed: Seed): Generator<void> => fillWith(data, mersenneTwister(seed))
-
-function* fillWith(data: Float32Array, word: () => number): Generator<void> {
+function* fill(data: Float32Array, word: () => number): Generator<void> {
   if (data.length >= GROUP) yield* fillGroups(data, word)
   else fillPairs(data, word)
 }

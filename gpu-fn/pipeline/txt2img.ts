@@ -1,4 +1,4 @@
-// Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
+// Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { ImageOptions, JobRequest } from '../contract.ts'
 import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
@@ -10,12 +10,11 @@ import { decodeLatent } from './decode.ts'
 import { predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
-import { createNoise, gaussianNoiseAsync } from './noise.ts'
+import { createStarts, type InputImage, type Start } from './input/start.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
 import { assertFinite, type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt.ts'
-import type { DrawNoise } from './schedulers/scheduler.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
 
 export type Txt2ImgRequest = Pick<
@@ -42,20 +41,23 @@ export type Txt2ImgRequest = Pick<
 /** Returns the result of `encode`, or an earlier one of the same key. */
 export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
 
+type Options = { remember?: RememberPrompts; input?: InputImage }
+
 /**
- * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
- * checks `signal` before the next; an aborted signal throws its reason. Runs on one thread may alternate at each yield. Throws `RangeError` for a size outside the model's range and
+ * Generates `count` images; image k starts from the noise of `seed + k`, or from `input` with that noise. Guidance runs only above a scale
+ * of 1. Yields after every step and checks `signal` before the next; an aborted signal throws its reason. Runs on one thread may alternate at
+ * each yield. Throws `RangeError` for a size outside the model's range and
  * `BudgetError` for a size above the memory budget.
  */
 export async function* txt2img(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
-  remember: RememberPrompts = (_, encode) => encode(),
+  options: Options = {},
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
-  const { dims, noise, inputs, truncations } = await prepare(pipeline, request, signal, remember)
+  const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, options)
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
@@ -66,8 +68,8 @@ export async function* txt2img(
     yield { type: 'encoded', seconds: timings.encode }
     const undecoded: Denoised[] = []
     for (let image = 0; image < request.count; image++) {
-      const data = image === 0 ? noise : await noiseOf(request, image, dims)
-      undecoded.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, inputs, timings, signal }))
+      const own = image === 0 ? start : await starts(image)
+      undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
       // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
       for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal })
@@ -93,24 +95,12 @@ type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined }
 
-const sizeOf = (dims: readonly number[]) => dims.reduce((product, dim) => product * dim)
-
-function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
-  return gaussianNoiseAsync(seedOf(request.seed, image), sizeOf(dims))
-}
-
-/** Draws the noise of an image's steps, which follows its first noise, as in diffusers with one generator. */
-function stepNoiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): DrawNoise {
-  const draw = createNoise(seedOf(request.seed, image), sizeOf(dims))
-  let first: Promise<Float32Array> | undefined
-  return async () => {
-    first ??= draw()
-    await first
-    return draw()
-  }
-}
-
-async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal, remember: RememberPrompts) {
+async function prepare(
+  pipeline: Pipeline,
+  request: Txt2ImgRequest,
+  signal: AbortSignal,
+  { remember = (_, encode) => encode(), input }: Options,
+) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
   const { batched } = pipeline
@@ -119,45 +109,56 @@ async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: Abor
   const weighted = request.prompt_weights ?? false
   const options = { maxTokens: request.max_sequence_length, weighted, batched, signal }
   const texts = promptsOf(request)
-  const [{ prompts, truncations }, noise] = await Promise.all([
+  const starts = createStarts(pipeline, request, { dims, input }, signal)
+  const [{ prompts, truncations }, start] = await Promise.all([
     remember(JSON.stringify([texts, options.maxTokens, weighted]), () =>
       encodePrompts(pipeline.encoders, manifest.text, texts, options),
     ),
-    noiseOf(request, 0, dims),
+    starts(0),
   ])
   signal.throwIfAborted()
-  const { timesteps, steps } = createScheduler(request, manifest.scheduler, stepNoiseOf(request, 0, dims))
+  const { timesteps, steps } = createScheduler(request, manifest.scheduler, start.draw)
   const position = await readPosition(pipeline.package, rows, columns)
   const layers = request.skip_layer_guidance?.layers
   const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, signal })
   const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
-  await conditions.at(0)
-  return { dims, noise, inputs: { conditions, position }, truncations }
+  await conditions.at(steps.indexOf(start.first))
+  return { dims, start, starts, inputs: { conditions, position }, truncations }
 }
 
-/** Denoises image number `image`, whose latent starts as noise, and adds to `timings`. */
+/** Denoises image number `image` from its start, and adds to `timings`. */
 async function* denoiseImage(
   { package: pkg, transformer }: Pipeline,
   request: Txt2ImgRequest,
-  { image, latent, inputs, timings, signal }: Work & Denoised & { inputs: StepInputs },
+  {
+    image,
+    start,
+    dims,
+    inputs,
+    timings,
+    signal,
+  }: Work & { image: number; start: Start; dims: number[]; inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
-  const scheduler = createScheduler(request, pkg.manifest.scheduler, stepNoiseOf(request, image, latent.dims))
-  const steps = scheduler.sigmas.length - 1
+  const scheduler = createScheduler(request, pkg.manifest.scheduler, start.draw)
+  const latent = { data: start.latent, dims }
+  const steps = scheduler.sigmas.length - 1 - start.first
   const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
   const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
-  for (const run of scheduler.steps.keys()) {
+  for (let run = scheduler.steps.indexOf(start.first); run < scheduler.steps.length; run++) {
     signal.throwIfAborted()
     const denoiseClock = stopwatch()
     const { conditions, row } = await inputs.conditions.at(run)
     const velocity = await predictVelocity(transformer, latent, conditions, row, options)
     await scheduler.step(velocity, run, latent.data)
     timings.denoise += denoiseClock()
-    if (scheduler.steps[run + 1] === scheduler.steps[run]) continue
-    const step = scheduler.steps[run]! + 1
+    const index = scheduler.steps[run]!
+    if (scheduler.steps[run + 1] === index) continue
+    start.restore?.(latent.data, scheduler.sigmas[index + 1]!)
+    const step = index + 1 - start.first
     yield { type: 'step', image, step, steps }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
-      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[step]!)
+      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)
       yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
     }
   }

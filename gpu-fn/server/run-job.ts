@@ -5,6 +5,8 @@ import type { JobEvent, JobRequest, LoraChoice, Timings } from '../contract.ts'
 import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import { type DecodedInput, decodeInput, InputError } from '../pipeline/input/input-image.ts'
+import type { InputImage } from '../pipeline/input/start.ts'
 import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
 import type { Load } from './observability/observer.ts'
@@ -78,6 +80,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   checkSkippedLayers(model, request)
   checkPromptWeights(request)
   chooseLoras(engine.loras, request.loras ?? [])
+  const input = request.inputs && (await openInput(model, job))
   signal.throwIfAborted()
   let loaded = await engine.load(model, request)
   while (loaded.occupied) {
@@ -93,23 +96,39 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   signal.throwIfAborted()
   const loras = request.loras && { loras: chooseLoras(engine.loras, request.loras) }
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
+  for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
+  const attempt = { job, progress, model, ...(input && { input }) }
   try {
-    yield* runOnce(engine, { job, progress, model, inTurns })
+    yield* runOnce(engine, { ...attempt, inTurns })
   } catch (error) {
     const isOutOfMemory = error instanceof JobError && error.code === 'out_of_memory'
     if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
     // The engine has freed what it can, and the job has the device to itself.
     log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
     Object.assign(progress, { stepsDone: 0 })
-    yield* runOnce(engine, { job, progress, model, inTurns: true })
+    yield* runOnce(engine, { ...attempt, inTurns: true })
   }
 }
 
-type Attempt = { job: Job; progress: Progress; model: Model; inTurns: boolean }
+/** Decodes the job's input files. Throws JobError `invalid_request`. */
+async function openInput({ model, inputImage }: Model, { files, request }: Job): Promise<DecodedInput> {
+  if (!inputImage)
+    throw new JobError(
+      'invalid_request',
+      `${model} takes no input image on this server: its package has no VAE encoder; omit the image, or compile the checkpoint again`,
+    )
+  try {
+    return await decodeInput(files, request)
+  } catch (error) {
+    throw error instanceof InputError ? new JobError('invalid_request', error.message) : error
+  }
+}
 
-async function* runOnce(engine: Engine, { job, progress, model, inTurns }: Attempt): AsyncGenerator<Turn> {
-  for await (const event of engine.run(model, job.request, job.cancellation.signal)) {
+type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean }
+
+async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }: Attempt): AsyncGenerator<Turn> {
+  for await (const event of engine.run(model, job.request, job.cancellation.signal, input)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
     if (phase) yield { phase, inTurns }

@@ -17,7 +17,7 @@ import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
 import type { LoraBenchOptions } from './lora.ts'
 import type { PngBenchOptions } from './png.ts'
-import type { ScheduleBenchOptions } from './schedule/schedule.ts'
+import { RUNS, type ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
 import type { StepOptions } from './step.ts'
 import type { StreamBenchOptions } from './stream.ts'
@@ -117,6 +117,10 @@ command
   .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
   .option('--real', 'run the traces on the engine instead')
   .option('--packages <path>', 'directory of packages for --real; the built-in models by default')
+  .addOption(new Option('--random <variant>', 'random weights for --real instead, on a GPU').choices(FULL_SIZES))
+  .option('--directory <path>', 'their directory', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .addOption(new Option('--runs <names...>', 'runs of --real').choices(RUNS).default([...RUNS]))
+  .option('--out <file>', 'carries the runs of --real to the next command')
   .option('--turbo <model>', 'model:tier of Turbo jobs', 'nano-turbo:fp8')
   .option('--full <model>', 'model:tier of full jobs', 'nano:fp8')
   .option('--size <pixels>', 'width and height', Number, 256)

@@ -1,4 +1,4 @@
-// A receipt from the whole product, checked by the command that users have: offline, against what an attacker may change.
+// Receipts of the whole system, verified offline by `npm run verify`, also after changes by an attacker.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import fs from 'node:fs/promises'

@@ -1,4 +1,4 @@
-// The product as its users meet it: the demo's command line, and the worker with the GPU function behind it through official clients.
+// The whole system: the command line of the demo, and official clients of the worker with the real GPU function.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import fs from 'node:fs/promises'
@@ -131,7 +131,8 @@ describe('the worker with the GPU function behind it', () => {
     expect(made.map(({ octet }) => octet.steps)).toEqual([4, 4, 4])
     const prices = [plain, ...made].map(({ octet }) => octet.price_microdollars - 200)
     expect(prices).toEqual([4, 7, 4, 4].map((runs) => Math.ceil((64 * 64 * runs * 300) / 1e6)))
-    const body = { ...{ prompt: 'a cat', seed: 5, width: 64, height: 64 }, sampler_name: 'Heun', scheduler: 'Simple' }
+    const sampling = { sampler_name: 'Heun', scheduler: 'Simple', prompt_weights: false }
+    const body = { prompt: 'a cat', seed: 5, width: 64, height: 64, ...sampling }
     const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
     const init = { method: 'POST', headers, body: JSON.stringify(body) }
     const { images } = (await (await fetch(`${local.url}/sdapi/v1/txt2img`, init)).json()) as { images: string[] }
@@ -185,6 +186,58 @@ describe('the worker with the GPU function behind it', () => {
     }
     expect(reply.octet.warnings.map(({ code }) => code)).toContain('prompt_truncated')
     expect(reply.octet.warnings[0]!.message).toMatch(/77/)
+  })
+
+  describe('an input image', () => {
+    let image: Uint8Array<ArrayBuffer>
+    beforeAll(async () => {
+      const { data } = await generate({ prompt: 'a red heart', seed: 5, response_format: 'b64_json' })
+      image = Uint8Array.from(Buffer.from(data![0]!.b64_json!, 'base64'))
+    })
+
+    /** Mean difference of the values of an image's part to those of the input image. */
+    async function differenceTo(file: Uint8Array, part: { left: number; top: number; width: number; height: number }) {
+      const [a, b] = await Promise.all([image, file].map((each) => sharp(each).extract(part).raw().toBuffer()))
+      return a!.reduce((sum, value, i) => sum + Math.abs(value - b![i]!), 0) / a!.length
+    }
+    const WHOLE = { left: 0, top: 0, width: 64, height: 64 }
+
+    test('is edited by the official client, the less the lower the strength', async () => {
+      const edit = async (strength: number) => {
+        const file = new File([image], 'image.png', { type: 'image/png' })
+        const fields = { image: file, prompt: 'a cat', size: '64x64', seed: 3, strength, response_format: 'b64_json' }
+        const { data } = await client.images.edit(fields as unknown as OpenAI.ImageEditParamsNonStreaming)
+        return differenceTo(Buffer.from(data![0]!.b64_json!, 'base64'), WHOLE)
+      }
+      const [slight, strong] = [await edit(0.25), await edit(1)]
+      expect(slight).toBeLessThan(20)
+      expect(strong).toBeGreaterThan(2 * slight)
+    })
+
+    test('is repainted by img2img within the mask only', async () => {
+      const [painted, kept] = [0, 32].map((left) => ({ left, top: 0, width: 32, height: 64 }))
+      const white = { create: { width: 32, height: 64, channels: 3, background: 'white' } } as const
+      const mask = await sharp({ create: { ...white.create, width: 64, background: 'black' } })
+        .composite([{ input: await sharp(white).png().toBuffer(), left: 0, top: 0 }])
+        .png()
+        .toBuffer()
+      const base64 = (file: Uint8Array) => Buffer.from(file).toString('base64')
+      const body = { init_images: [base64(image)], mask: base64(mask), mask_blur: 0, denoising_strength: 1 }
+      const response = await fetch(`${local.url}/sdapi/v1/img2img`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', authorization: `Bearer ${local.key}` },
+        body: JSON.stringify({ ...body, prompt: 'a blue car', width: 64, height: 64, seed: 4 }),
+      })
+      const { images } = (await response.json()) as { images: string[] }
+      const file = Buffer.from(images[0]!, 'base64')
+      expect(await differenceTo(file, kept!)).toBeLessThan(0.5 * (await differenceTo(file, painted!)))
+    })
+
+    test('that is damaged is refused in words, and nothing is charged', async () => {
+      const file = new File([image.subarray(0, image.length >> 1)], 'image.png')
+      const edit = client.images.edit({ image: file, prompt: 'a cat', size: '256x256' })
+      await expect(edit).rejects.toThrow(/400.*image: the file is damaged/)
+    })
   })
 
   test('refuses a stranger and, on request, an unavailable size in the words of the official client', async () => {

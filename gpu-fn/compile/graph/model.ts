@@ -38,7 +38,11 @@ export type Model = {
   /** In the order in which a job runs them. */
   readonly graphs: ReadonlyMap<NetworkName, Graph>
   /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null if the kernels have no substitute. */
-  readonly withoutKernels: { readonly transformer: Graph; readonly vae_decoder: Graph } | null
+  readonly withoutKernels: {
+    readonly transformer: Graph
+    readonly vae_decoder: Graph
+    readonly vae_encoder?: Graph
+  } | null
   /** The vocabulary of each text encoder. */
   readonly vocabularies: ReadonlyMap<string, Vocabulary>
   /** The position table, if the step graph cannot compute it. */

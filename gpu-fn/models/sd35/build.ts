@@ -8,7 +8,9 @@ import type { BuildOptions, Lowerings, Model } from '../../compile/graph/model.t
 import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
 import type { Sd35Network } from './names/naming.ts'
 import { conditioning, gatesOf, type MMDiTConfig, type PositionTables, transformer } from './networks/mmdit.ts'
-import { type VaeConfig, vaeDecoder } from './networks/vae-decoder.ts'
+import type { VaeConfig } from './networks/vae-blocks.ts'
+import { vaeDecoder } from './networks/vae-decoder.ts'
+import { vaeEncoder } from './networks/vae-encoder.ts'
 import { splitPositionTable } from './positions.ts'
 import { sd35Precision } from './precision.ts'
 import { PREVIEW_FACTORS } from './preview-factors.ts'
@@ -37,7 +39,7 @@ export function buildModel(
   const text = buildTextEncoders(checkpoint, config, options, settings)
   const graphs = new Map([...text.graphs, ...Object.entries(buildDenoiser(denoiser, settings))])
   const vae = openAutoencoder(checkpoint, config, paths)
-  graphs.set('vae_decoder', buildDecoder(vae, settings))
+  for (const [network, graph] of Object.entries(buildAutoencoder(vae, settings))) graphs.set(network, graph)
   return {
     graphs,
     withoutKernels: withoutKernels && buildWithoutKernels(denoiser, vae, { ...settings, lowering: withoutKernels }),
@@ -55,7 +57,7 @@ export function buildModel(
       text: text.manifest,
       transformer_batch: lowering.batch === 1 ? 1 : null,
     },
-    notes: [...describeChoice(choice, configs.scheduler), ...text.notes],
+    notes: [...describeChoice(choice, configs.scheduler), ...text.notes, ...describeEncoder(vae.config)],
   }
 }
 
@@ -94,18 +96,27 @@ function buildDenoiser({ tensors, config, positions }: Denoiser, settings: Graph
   return graphs
 }
 
-function buildDecoder({ tensors, config }: Autoencoder, settings: GraphSettings): Graph {
+/** The encoder is the last network, because only jobs with an input image run it. */
+function buildAutoencoder({ tensors, config }: Autoencoder, settings: GraphSettings) {
   const ledger = new Ledger('vae', tensors)
-  const graph = buildGraph('vae_decoder', ledger, settings, (s) => vaeDecoder(s, config))
+  const vae_decoder = buildGraph('vae_decoder', ledger, settings, (s) => vaeDecoder(s, config))
+  const graphs: { vae_decoder: Graph; vae_encoder?: Graph } = { vae_decoder }
+  if (config.encoderBlocksPerLevel !== null)
+    graphs.vae_encoder = buildGraph('vae_encoder', ledger, settings, (s) => vaeEncoder(s, config))
   ledger.assertComplete()
-  return graph
+  return graphs
 }
 
-/** The graphs that replace those with kernels on other GPUs. */
+/** The graphs for GPUs that do not support the kernels. */
 function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, settings: GraphSettings): Model['withoutKernels'] {
   const { transformer } = buildDenoiser(denoiser, settings)
-  return { transformer, vae_decoder: buildDecoder(vae, settings) }
+  return { transformer, ...buildAutoencoder(vae, settings) }
 }
+
+const describeEncoder = ({ encoderBlocksPerLevel }: VaeConfig) =>
+  encoderBlocksPerLevel === null
+    ? ['The VAE has no encoder: the package generates images from text only, and refuses an input image.']
+    : []
 
 /** The variant and the shift, with the reason for each. */
 function describeChoice({ name, reason, defaults }: Choice, scheduler: Json | undefined): string[] {

@@ -9,7 +9,7 @@ import { type Manifest, SCHEDULER_NAMES, type SchedulerName } from '../../manife
 import { type ClipTextConfig, OPEN_CLIP_PROJECTION } from './networks/clip-text.ts'
 import type { MMDiTConfig } from './networks/mmdit.ts'
 import type { T5Config } from './networks/t5-encoder.ts'
-import type { VaeConfig } from './networks/vae-decoder.ts'
+import type { VaeConfig } from './networks/vae-blocks.ts'
 
 type Tensors = ReadonlyMap<string, Tensor>
 type Json = Readonly<Record<string, unknown>>
@@ -50,7 +50,7 @@ function assertOneOf(file: string, config: Json | undefined, key: string, allowe
   throw new CheckpointError(file, `${key} is ${show(config[key])}; allowed: ${names}`)
 }
 
-/** The value without config.json, and that of a setting which config.json omits; undefined if config.json must have it. */
+/** The value without a config.json, and the value of a setting that config.json omits; undefined if config.json must have it. */
 type Otherwise = { published: number; omitted: number | undefined }
 
 /** A positive setting. */
@@ -228,7 +228,11 @@ export function deriveVae(tensors: Tensors, config?: Json): VaeConfig {
   assertOneOf(file, config, 'latents_mean', [null])
   assertOneOf(file, config, 'latents_std', [null])
   const scalingFactor = numberOf(file, config, 'scaling_factor', { published: 1.5305, omitted: undefined })
-  return { latentChannels, levels, blocksPerLevel, groups, scalingFactor, shiftFactor: shiftFactor(file, config) }
+  const encoderBlocksPerLevel = tensors.has('encoder.conv_in.weight')
+    ? countOf(tensors, /^encoder\.down\.0\.block\.(\d+)\./)
+    : null
+  const scale = { scalingFactor, shiftFactor: shiftFactor(file, config) }
+  return { latentChannels, levels, blocksPerLevel, encoderBlocksPerLevel, groups, ...scale }
 }
 
 function shiftFactor(file: string, config: Json | undefined): number {

@@ -90,7 +90,7 @@ describe('txt2img', () => {
       },
     ])
     const image = await post(caller, { prompt: 'a lighthouse', init_images: ['aGk='] }, 'img2img')
-    expect(JSON.stringify(await image.json())).toContain('init_images is given')
+    expect(JSON.stringify(await image.json())).toContain('init_images cannot be used: the file is of an unknown type')
     const model = { sd_model_checkpoint: 'other.safetensors [0123abcd]' }
     const unknown = await post(caller, { prompt: 'a lighthouse', override_settings: model })
     expect(JSON.stringify(await unknown.json())).toContain('this deployment serves auto, tiny, paired')

@@ -1,9 +1,10 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
-import { decodeLatent, spansOf } from '../../../gpu-fn/pipeline/decode.ts'
+import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
 import { toPixels } from '../../../gpu-fn/pipeline/image.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { spansOf } from '../../../gpu-fn/pipeline/tiles.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { render } from '../../../infra/local/models/render.ts'
@@ -42,7 +43,7 @@ describe('nano, decoded in tiles', () => {
     expect(psnr(tiled, whole)).toBeGreaterThan(36)
     expect(seam(tiled, whole, 'across')).toBeLessThan(0.6)
     expect(seam(tiled, whole, 'down')).toBeLessThan(0.6)
-    // The measure sees the seam of tiles that are put side by side: half a level darker is enough.
+    // The measure detects seams between adjacent tiles, down to half a level of brightness.
     const cut = { ...whole, data: whole.data.map((value, i) => (Math.floor(i / 3) % 256 < 128 ? value - 1 : value)) }
     expect(seam(cut, whole, 'across')).toBeGreaterThan(0.6)
   })
@@ -69,7 +70,7 @@ describe('nano, decoded in tiles', () => {
   })
 })
 
-/** The largest step, between one line of pixels and the next, in how far two pictures differ on the line's average; edges apart. */
+/** The largest change, from one line of pixels to the next, of the mean difference between two images; without the edges. */
 function seam(a: Pixels, b: Pixels, axis: 'across' | 'down'): number {
   const { width, height } = a
   const lines = new Float64Array(axis === 'across' ? width : height)

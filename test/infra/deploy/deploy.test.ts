@@ -4,6 +4,8 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { commandText, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
+import { checkEnvironment } from '../../../infra/deploy/secrets-file.ts'
+import { credentialFiles } from '../../support/credentials.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { createVendors, type Vendors } from '../../support/vendors.ts'
 
@@ -15,7 +17,7 @@ beforeEach(async () => {
   file = path.join(scratch.directory, 'secrets.json')
 })
 
-/** The steps but the pictures, which test/e2e/deploy.test.ts has made. */
+/** The steps without the smoke tests, which test/e2e/deploy.test.ts covers. */
 const steps = (change: object = {}): Step[] =>
   deploySteps({ file, onModal: true, env: {}, ...change }).filter(({ id }) => !id.startsWith('smoke'))
 const deploy = (change?: object) => runPlan(steps(change), vendors.world)
@@ -221,6 +223,24 @@ test('prompts for the keys of a bucket if the packages are in one, or reads them
   })
 })
 
+test('the certificate of content credentials reaches the GPU function and is kept for later deploys', async () => {
+  const { certificates, key } = await credentialFiles('es256')
+  const files = { OCTET_C2PA_CERTIFICATES: path.join(scratch.directory, 'chain.pem'), OCTET_C2PA_KEY: key }
+  await writeFile(files.OCTET_C2PA_CERTIFICATES, certificates)
+  for (const env of [files, {}]) {
+    await deploy({ env })
+    expect(JSON.parse(await readFile(vendors.world.state.gpuSecrets, 'utf8'))).toMatchObject({
+      OCTET_C2PA_CERTIFICATES: certificates,
+      OCTET_C2PA_KEY: key,
+    })
+  }
+  expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: 'damaged' })).toThrow(
+    /OCTET_C2PA_KEY must be PEM or the path/,
+  )
+  const others = await credentialFiles('es384')
+  expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: others.key })).toThrow(/is not the private key of/)
+})
+
 test('without Modal there is none of it in the plan', async () => {
   const text = planText(deploySteps({ file, onModal: false, env: {} }), vendors.world.config)
   expect(text).not.toContain('modal')
@@ -238,7 +258,7 @@ test('destroy removes the worker first, and data only on request', async () => {
   expect([...vendors.things].sort()).toEqual(
     ['bucket octet-results', 'database octet', 'proxy token', 'volume /large-fp8', 'volume /large-turbo-fp8'].sort(),
   )
-  // Again, and with the data: what is gone already is no failure.
+  // A repeated removal, now with the data: absent resources are not errors.
   await runPlan(destroySteps({ data: true, onModal: true }), vendors.world)
   expect(vendors.things).not.toContain('database octet')
 })

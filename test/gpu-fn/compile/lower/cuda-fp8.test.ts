@@ -16,7 +16,7 @@ import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
 
-/** How many nodes of each operator a graph has below a module. */
+/** The number of nodes of each operator below a module of a graph. */
 function countOperators({ nodes }: Graph, under = ''): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const { name, op } of nodes) if (name.startsWith(under)) counts[op] = (counts[op] ?? 0) + 1
