@@ -53,7 +53,7 @@ const config = z.strictObject({
     target_concurrency: z.number().positive(),
     max_concurrency: z.int().min(1),
     min_containers: z.int().min(0),
-    /** Limits the cost of a day to this many times 24 hours of the most expensive GPU. */
+    /** Maximum number of containers, which limits the cost of a day to as many times 24 hours of the most expensive GPU. */
     max_containers: z.int().min(1),
     buffer_containers: z.int().min(0),
     /** Idle time before a container ends. */

@@ -8,11 +8,14 @@ const QUEUE = '/fal/queue'
 const REQUEST = `${QUEUE}/:owner/:alias/requests/:id`
 const STREAM = /\/stream$/
 
+/** The default of fal's image-to-image apps. */
+const STRENGTH = 0.95
+
 /** The model of an app: `octet/nano` is nano, `fal-ai/flux/dev` is flux/dev. */
 const modelOf = (app: string) => app.replace(STREAM, '').split('/').slice(1).join('/') || 'auto'
 
 function translate({ params, body }: DialectRequest): Omit<Translation, 'wait'> {
-  const { fields, ...others } = readImageInput(body)
+  const { fields, ...others } = readImageInput(body, STRENGTH)
   return { fields: { ...fields, model: modelOf(params.app ?? '') }, ...others }
 }
 
@@ -121,7 +124,7 @@ const renderOutputEvent: RenderEvent = (event, rendered) => {
   throw new ApiError('generation_failed', failureOf(rendered.job).message)
 }
 
-/** Each change of the status. */
+/** The event of each change of the status. */
 const renderStatusEvent: RenderEvent = ({ type, ...event }, rendered) => {
   if (isFinal(rendered.job)) return [{ data: JSON.stringify(statusOf(rendered)) }]
   const state = type === 'running' || type === 'step' ? ('running' as const) : ('queued' as const)

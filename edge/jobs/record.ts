@@ -1,6 +1,6 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 
-import type { JobEvent, Timings } from '#contract'
+import { hasGuidance, type JobEvent, stepsRun, type Timings } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
@@ -15,7 +15,7 @@ export const MAX_ATTEMPTS = 25
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
-/** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
+/** The event of a log entry: an event of the GPU function, with stored files in place of bytes, or an event of the edge. */
 export type LoggedEvent =
   | Exclude<JobEvent, { type: 'image' | 'preview' | 'heartbeat' | 'succeeded' | 'canceled' }>
   | (Extract<JobEvent, { type: 'succeeded' }> & { stored: StoredImage[] })
@@ -115,12 +115,18 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
   return progress && 'step' in progress ? progress.image * progress.steps + progress.step : 0
 }
 
-/** Jobs of fewer steps keep their slot to the end: most of their GPU time would not count as usage. */
+/** The steps that a job runs, over all of its images. */
+const totalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
+  stepsRun(steps, strength) * count
+
+/**
+ * Minimum number of steps for the return of the slot before the last step. In shorter jobs, most of the GPU time would not count as usage.
+ */
 const LEAST_STEPS = 4
 
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
 export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progress'>): boolean {
-  const steps = job.request.steps * job.request.count
+  const steps = totalSteps(job)
   return job.state === 'running' && steps >= LEAST_STEPS && countSteps(job) >= steps - 1
 }
 
@@ -133,7 +139,7 @@ type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequeste
 export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
   if (state === 'succeeded') return price
   if (state !== 'canceled' || !cancelRequested || !ran) return 0
-  const steps = request.steps * request.count
+  const steps = totalSteps({ request })
   return basePrice + Math.floor(((price - basePrice) * Math.min(stepsDone, steps)) / steps)
 }
 
@@ -141,7 +147,7 @@ export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, 
 export const isRetryable = ({ state, error }: Pick<JobRecord, 'state' | 'error'>) =>
   state === 'failed' && error?.code !== 'invalid_request'
 
-/** The decision as callers read it; the endpoint stays internal. */
+/** The public part of the decision, without the endpoint. */
 export function decisionOf({
   decision: { route, tier, model, steps, guidanceScale, reason },
 }: Pick<JobSpec, 'decision'>) {
@@ -154,7 +160,7 @@ export function warningsOf({
   adjustments = [],
   warnings,
 }: Pick<JobRecord, 'adjustments' | 'request' | 'warnings'>): JobRecord['warnings'] {
-  if (!request.negative_prompt || request.guidance_scale > 1) return [...adjustments, ...warnings]
+  if (!request.negative_prompt || hasGuidance(request)) return [...adjustments, ...warnings]
   const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
   return [...adjustments, { code: 'negative_prompt_ignored', message }, ...warnings]
 }

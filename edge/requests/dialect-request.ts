@@ -4,11 +4,12 @@ import { configOf } from '../config.ts'
 import type { DialectRequest, DialectRoute } from '../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError, shorten } from '../http/errors.ts'
-import { parseFields, readForm, readJson } from '../http/validation.ts'
+import { isForm, parseFields, readForm, readJson } from '../http/validation.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { Warning } from '../routing/decision.ts'
 import { generation } from './generation-request.ts'
-import { createSubmission, withoutNulls } from './submission.ts'
+import { typedFields } from './inputs/form-fields.ts'
+import { createSubmission, limitBodyWithoutImage, withoutNulls } from './submission.ts'
 
 type SubmitRoute = Extract<DialectRoute, { action: 'submit' }>
 
@@ -17,8 +18,10 @@ const isObject = (body: unknown): body is Record<string, unknown> =>
 
 /** Reads a JSON object or a form. Errors: unsupported_media_type, body_too_large, invalid_request. */
 async function readBody(c: Context<EdgeEnv>, accepts: SubmitRoute['accepts']): Promise<Record<string, unknown>> {
-  if (accepts === 'form') return readForm(c)
-  const fields = withoutNulls(await readJson(c))
+  const isTyped = accepts !== 'form' && isForm(c)
+  const fields = accepts === 'form' || isTyped ? await readForm(c) : withoutNulls(await readJson(c))
+  limitBodyWithoutImage(c, fields)
+  if (isTyped) return typedFields(fields as Record<string, unknown>)
   // The native schema rejects a body that is not an object.
   return isObject(fields) ? fields : parseFields(generation, generation.shape, fields)
 }
@@ -36,7 +39,7 @@ export async function readDialectRequest(
 const MOST_NAMES = 20
 const NAME_CHARACTERS = 60
 
-/** Native fields, and a warning about the others. */
+/** Keeps native fields, and adds a warning about all others. */
 function ignoreUnknown(fields: Record<string, unknown>): { fields: Record<string, unknown>; warnings: Warning[] } {
   const entries = Object.entries(fields)
   const isNative = ([name]: [string, unknown]) => Object.hasOwn(generation.shape, name)

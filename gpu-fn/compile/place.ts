@@ -40,7 +40,7 @@ function siblingOf(out: string, kind: 'partial' | 'old'): string {
   return path.join(dir, `.${base}.${kind}-${process.pid}`)
 }
 
-/** Removes siblings of killed processes; if `out` is missing, restores the old package. */
+/** Removes siblings that killed processes have left. Restores the old package if `out` is missing. */
 async function removeStale(out: string): Promise<void> {
   const { dir, base } = path.parse(path.resolve(out))
   for (const name of await fs.readdir(dir).catch(() => [])) {

@@ -1,6 +1,6 @@
 // Opens a package: its tokenizers, and its sessions according to a memory plan.
 import path from 'node:path'
-import type { NetworkName, Package } from '../manifest.ts'
+import { IMAGE_ENCODER, type NetworkName, type Package } from '../manifest.ts'
 import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import type { TextEncoder } from '../pipeline/prompt.ts'
 import { openSession, type SessionOptions } from '../runtime/open-session.ts'
@@ -51,6 +51,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
       conditioning: residency.session('conditioning'),
       transformer: residency.session('transformer'),
       vaeDecoder: residency.session('vae_decoder'),
+      vaeEncoder: IMAGE_ENCODER in pkg.manifest.networks ? residency.session(IMAGE_ENCODER) : null,
       get plan() {
         return planned.plan()
       },

@@ -3,7 +3,7 @@
 import type { NetworkName } from '../manifest.ts'
 import { HostTensor, type Session } from '../runtime/session.ts'
 
-/** For use on one thread. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
+/** Not safe for use by several threads. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
 export class Residency {
   readonly #openNetwork: (network: NetworkName) => Promise<Session>
   readonly #onOpen: (network: NetworkName, seconds: number) => void
@@ -38,13 +38,13 @@ export class Residency {
     }
   }
 
-  /** Makes these networks resident, opening them as needed, and offloads all others. Throws what opening throws. */
+  /** Makes these networks resident, opening them as needed, and offloads all others. Throws the errors of opening. */
   async setResident(networks: readonly NetworkName[]): Promise<void> {
     const before = this.#resident
     this.#resident = new Set(networks)
     for (const network of [...this.#loaded.keys()]) {
       if (this.#resident.has(network)) continue
-      // A resident network had memory of its own, which the offloaded networks do not share.
+      // Closes a network that was resident, because offloaded networks do not share its memory.
       await (before.has(network) ? this.#close(network) : this.#offload(network))
     }
     // Concurrently, because a copy to a GPU occupies one core and a fraction of the bus.

@@ -117,7 +117,7 @@ function fits(pkg: Package, size: Size): boolean {
 async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
   const { pipeline } = await openOrThrow(pkg, send)
   const { defaults, target } = pkg.manifest
-  // A GPU's libraries plan separately for a batch of two, which guidance uses.
+  // Guidance uses a batch of two, for which a GPU's libraries plan separately.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
   const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
   const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
@@ -132,7 +132,7 @@ async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
 type Run = Extract<Command, { type: 'run' }>
 type Context = { id: number; abort: AbortController; send: Send }
 
-async function run({ package: pkg, request, cancel }: Run, { id, abort, send }: Context): Promise<void> {
+async function run({ package: pkg, request, input, cancel }: Run, { id, abort, send }: Context): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
@@ -142,7 +142,7 @@ async function run({ package: pkg, request, cancel }: Run, { id, abort, send }: 
   try {
     const tenant = request.schedule?.tenant ?? ''
     const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${pkg.digest} ${key}`, encode)
-    for await (const event of txt2img(opened.pipeline, request, abort.signal, remember)) {
+    for await (const event of txt2img(opened.pipeline, request, abort.signal, { remember, ...(input && { input }) })) {
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed

@@ -14,17 +14,19 @@ export type Placement = {
   offloaded: readonly NetworkName[]
 }
 
-/** For use on one thread. */
+/** Not safe for use by several threads. */
 export type Pipeline = {
   package: Package
   encoders: readonly TextEncoder[]
-  /** The words that the model knows, if its world is small. */
+  /** The words that the model knows; null without a limit. */
   words?: KnownWords | null
   conditioning: Session
   transformer: Session
   /** Whether one run of the step graph takes several samples. */
   batched: boolean
   vaeDecoder: Session
+  /** Null if the package takes no input images. */
+  vaeEncoder: Session | null
   plan: Placement
   /** Extends the plan to images of this size, if all earlier ones were smaller. Throws `BudgetError`. */
   fit(size: Size): Promise<void>

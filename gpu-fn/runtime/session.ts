@@ -22,7 +22,7 @@ export interface Session {
     inputs: Record<string, Tensor | DeviceTensor>,
     options?: RunOptions & { only?: readonly string[] },
   ): Promise<Record<string, Tensor>>
-  /** The same, with all outputs on the device. */
+  /** Runs the graph with all outputs on the device. */
   runOnDevice(
     inputs: Record<string, Tensor | DeviceTensor>,
     options?: RunOptions,

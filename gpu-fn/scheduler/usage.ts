@@ -1,9 +1,9 @@
-// Device time of tenants in the recent past, which decides who is served first.
+// Device time of tenants in the recent past, which determines their priority.
 import type { Terms } from './task.ts'
 
 /** A burst no longer counts after a few minutes. The same as at the edge (edge/gpu/slot-queue.ts). */
 const HALF_LIFE_MS = 60_000
-/** Less usage is forgotten. */
+/** Lower usage is dropped. */
 const NEGLIGIBLE_MS = 50
 /**
  * A tenant becomes heavy above the first multiple of the mean usage, and light again below the second. A lower first one would demote

@@ -2,6 +2,7 @@
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
+import type { InputFiles } from '../pipeline/input/input-image.ts'
 import { Dispatcher, type Rejection } from './dispatcher.ts'
 import { createEngineHealth } from './engine-health.ts'
 import { Estimates } from './estimates.ts'
@@ -79,7 +80,7 @@ export class Jobs {
   }
 
   /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
-  submit(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
+  submit(id: string, request: JobRequest, files: InputFiles = {}, trace: TraceParent | null = null): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
       throw new Refusal('job_conflict', `job ${id} exists with another body`)
@@ -88,7 +89,7 @@ export class Jobs {
       known.attempt = Math.max(known.attempt, request.attempt)
       return known
     }
-    const job = createJob(id, request, trace)
+    const job = createJob(id, request, files, trace)
     if (isCanceled) {
       this.#jobs.set(id, job)
       this.#endCanceled(job)
@@ -126,7 +127,7 @@ export class Jobs {
     return this.#dispatcher.counts()
   }
 
-  /** Notes a request for a model; null if it is not offered. The most requested models are kept ready. */
+  /** Counts a request for a model; null if it is not offered. The most requested models are prefetched. */
   prewarm({ model: name, tier }: Pick<JobRequest, 'model' | 'tier'>): Model | null {
     const model = this.#options.engine.models.find((each) => each.model === name && each.tier === tier)
     if (!model) return null

@@ -5,6 +5,9 @@ import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import { type DecodedInput, decodeInput, InputError } from '../pipeline/input/input-image.ts'
+import type { InputImage } from '../pipeline/input/start.ts'
+import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
 import type { Load } from './observability/observer.ts'
 
@@ -74,6 +77,9 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
+  checkSkippedLayers(model, request)
+  checkPromptWeights(request)
+  const input = request.inputs && (await openInput(model, job))
   signal.throwIfAborted()
   let loaded = await engine.load(model, request)
   while (loaded.occupied) {
@@ -86,23 +92,39 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   // A job canceled during the load has not started.
   signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
+  for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
+  const attempt = { job, progress, model, ...(input && { input }) }
   try {
-    yield* runOnce(engine, { job, progress, model, inTurns })
+    yield* runOnce(engine, { ...attempt, inTurns })
   } catch (error) {
     const isOutOfMemory = error instanceof JobError && error.code === 'out_of_memory'
     if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
     // The engine has freed what it can, and the job has the device to itself.
     log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
     Object.assign(progress, { stepsDone: 0 })
-    yield* runOnce(engine, { job, progress, model, inTurns: true })
+    yield* runOnce(engine, { ...attempt, inTurns: true })
   }
 }
 
-type Attempt = { job: Job; progress: Progress; model: Model; inTurns: boolean }
+/** Decodes the job's input files. Throws JobError `invalid_request`. */
+async function openInput({ model, inputImage }: Model, { files, request }: Job): Promise<DecodedInput> {
+  if (!inputImage)
+    throw new JobError(
+      'invalid_request',
+      `${model} takes no input image on this server: its package has no VAE encoder; omit the image, or compile the checkpoint again`,
+    )
+  try {
+    return await decodeInput(files, request)
+  } catch (error) {
+    throw error instanceof InputError ? new JobError('invalid_request', error.message) : error
+  }
+}
 
-async function* runOnce(engine: Engine, { job, progress, model, inTurns }: Attempt): AsyncGenerator<Turn> {
-  for await (const event of engine.run(model, job.request, job.cancellation.signal)) {
+type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean }
+
+async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }: Attempt): AsyncGenerator<Turn> {
+  for await (const event of engine.run(model, job.request, job.cancellation.signal, input)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
     if (phase) yield { phase, inTurns }
@@ -164,6 +186,27 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
         'invalid_request',
         `${name} was ${pixels}; ${model} takes multiples of ${side.multipleOf} up to ${side.max}`,
       )
+  }
+}
+
+/** Errors: invalid_request for blocks that the model does not have, or that neither the request nor the package states. */
+function checkSkippedLayers({ model, blocks }: Model, { skip_layer_guidance: skip }: JobRequest): void {
+  if (!skip) return
+  const refuse = (problem: string) => new JobError('invalid_request', `skip_layer_guidance ${problem}`)
+  if (!blocks) throw refuse(`needs a package of this version; ${model} must be compiled again`)
+  const layers = skip.layers ?? blocks.skipped
+  if (layers.length === 0)
+    throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count}`)
+  const missing = layers.find((layer) => layer >= blocks.count)
+  if (missing !== undefined) throw refuse(`has layer ${missing}; the layers of ${model} are 0 to ${blocks.count - 1}`)
+}
+
+/** Errors: invalid_request. */
+function checkPromptWeights({ prompt_weights, ...request }: JobRequest): void {
+  if (!prompt_weights) return
+  for (const name of ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const) {
+    const problem = describeWeightProblem(request[name] ?? '')
+    if (problem) throw new JobError('invalid_request', `${name} ${problem}`)
   }
 }
 

@@ -70,7 +70,7 @@ export class Verifier {
       const file = path.join(pkg.directory, name)
       if (verified.get(await stampOf(file)) !== sha256) pending.push({ name, file, bytes, sha256 })
     }
-    // Popped from the end: largest first, so that the threads finish together.
+    // Sorted by size and popped from the end, largest first, so that the threads finish together.
     return pending.toSorted((a, b) => a.bytes - b.bytes)
   }
 

@@ -17,10 +17,19 @@ const readGolden = (file: string) => readFile(path.join(GOLDEN, file), 'utf8')
 
 const LAYOUTS = ['diffusers', 'single-file'] as const
 const cases: TinyCase[] = JSON.parse(await readGolden('pipeline/cases.json'))
-// A single file does not say what is odd about this one.
+// A single file cannot express the unusual settings of this variant.
 const subjects = cases
   .flatMap((golden) => LAYOUTS.map((layout) => ({ ...golden, layout })))
   .filter(({ variant, layout }) => variant !== 'tiny-odd' || layout === 'diffusers')
+
+/** Of test/golden/scripts/pipeline_sampling.py, which has the fields that all of them have in common. */
+const sampling: (Pick<TinyCase, 'name' | 'variant'> & Partial<Golden>)[] = JSON.parse(
+  await readGolden('pipeline/sampling.json'),
+)
+const SAMPLED = {
+  ...{ prompt: 'a photorealistic flower garden with sunlight, best quality', negative_prompt: 'dark, blurry' },
+  ...{ width: 96, height: 64, steps: 5, guidance_scale: 4.5, seed: 7 },
+}
 
 const nano: NanoCase[] = (await readGolden('nano/requests.jsonl'))
   .trimEnd()
@@ -28,7 +37,7 @@ const nano: NanoCase[] = (await readGolden('nano/requests.jsonl'))
   .map((line) => JSON.parse(line))
 const MODELS: Record<NanoCase['checkpoint'], BuiltInModel> = { '.': 'nano', turbo: 'nano-turbo' }
 
-/** The package gives the golden image, but for rounding. */
+/** The package generates the golden image, except for rounding. */
 async function expectGolden(directory: string, golden: string, request: RenderRequest): Promise<void> {
   const image = await withPipeline(directory, (pipeline) => render(pipeline, request))
   const [ours, theirs] = await Promise.all([readPixels(image), readPixels(path.join(GOLDEN, golden))])
@@ -44,6 +53,10 @@ describe('StableDiffusion3Pipeline', () => {
     // In a single file, CLIP-L is pooled without its projection.
     const golden = layout === 'diffusers' ? name : `${name}.single-file`
     await expectGolden(await compileTiny({ variant, t5, layout, tier }), `pipeline/${golden}.png`, request)
+  })
+
+  it.each(sampling)('gives the image of $name', async ({ name, variant, ...request }) => {
+    await expectGolden(await compileTiny({ variant }), `pipeline/${name}.png`, { ...SAMPLED, ...request })
   })
 
   it.each(nano)('gives the image of $name', async ({ name, checkpoint, ...request }) => {

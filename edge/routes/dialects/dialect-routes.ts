@@ -1,12 +1,10 @@
 import { type Context, Hono } from 'hono'
 import { cors } from 'hono/cors'
-import { requireScope } from '../../auth/auth.ts'
 import type { Dialect, DialectRoute } from '../../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../../http/context.ts'
-import { ApiError, describeThrown, onMethodNotAllowed } from '../../http/errors.ts'
+import { describeThrown, onMethodNotAllowed } from '../../http/errors.ts'
 import { replyWithHeartbeat } from '../../http/heartbeat.ts'
 import { MAX_WAIT_SECONDS } from '../../http/prefer.ts'
-import { discardBody } from '../../http/request-body.ts'
 import { EXPOSED_HEADERS, PREFLIGHT_SECONDS } from '../../http/response-headers.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { readDialectRequest, readTranslation } from '../../requests/dialect-request.ts'
@@ -65,12 +63,6 @@ function replyWhenDone(
   })
 }
 
-async function refuse(c: Context<EdgeEnv>, { message }: RouteOf<'refuse'>): Promise<never> {
-  await requireScope(c, 'generate')
-  await discardBody(c)
-  throw new ApiError('not_offered', message, { param: 'image', headers: { 'x-should-retry': 'false' } })
-}
-
 async function showJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
   const isCancel = route.action === 'cancel'
   const found = await ownJob(c, isCancel ? 'generate' : 'read')
@@ -86,7 +78,6 @@ async function followOwnJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteO
 
 async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRoute): Promise<Response> {
   if (route.action === 'submit') return submitJob(c, dialect, route)
-  if (route.action === 'refuse') return refuse(c, route)
   if (route.action === 'cancel' || route.action === 'read') return showJob(c, dialect, route)
   if (route.action === 'follow') return followOwnJob(c, dialect, route)
   const reply = await replyTo(c, dialect, route)

@@ -1,4 +1,4 @@
-// An engine without a model, for tests of protocol and scheduling: it makes a step when the test allows one.
+// An engine without a model, for tests of protocol and scheduling. Each step waits for the test's permission.
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type JobRequest, seedOf } from '../../../gpu-fn/contract.ts'
 import type { Engine, Model } from '../../../gpu-fn/engine/engine.ts'
@@ -9,6 +9,7 @@ export const pacedModel: Model = {
   tier: 'fp8',
   package: 'f'.repeat(64),
   side: { max: 128, multipleOf: 32 },
+  inputImage: true,
 }
 
 export interface PacedEngine extends Engine {

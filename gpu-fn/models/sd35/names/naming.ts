@@ -40,7 +40,7 @@ const PREFIXES: readonly [prefix: string, network: Sd35Network][] = [
   ['text_encoders.clip_g.', 'clip_g'],
   ['text_encoders.t5xxl.', 't5'],
   ['first_stage_model.', 'vae'],
-  // stable-diffusion.cpp, for a VAE that it adds to a checkpoint.
+  // The prefix of stable-diffusion.cpp for a VAE that it adds to a checkpoint.
   ['vae.', 'vae'],
 ]
 
@@ -50,7 +50,7 @@ const SKIPPED: readonly Skip[] = [
   {
     networks: ['clip_l', 'clip_g'],
     pattern: /^(vision_model|visual|visual_projection)\./,
-    reason: 'text to image does not encode images',
+    reason: 'a text encoder does not encode images',
   },
   {
     networks: ['clip_l'],
@@ -60,8 +60,6 @@ const SKIPPED: readonly Skip[] = [
   },
   { networks: ['t5'], pattern: /^(decoder|lm_head)\./, reason: 'a prompt is only encoded' },
   { networks: ['clip_l', 'clip_g', 't5'], pattern: /^logit_scale$/, reason: 'temperature of the contrastive training' },
-  { networks: ['vae'], pattern: /^encoder\./, reason: 'text to image does not encode images' },
-  { networks: ['vae'], pattern: /^quant_conv\./, reason: 'belongs to the encoder' },
 ]
 
 const CLIP_WIDTHS: Readonly<Record<number, Sd35Network>> = { 768: 'clip_l', 1280: 'clip_g' }
@@ -70,7 +68,7 @@ const CLIPS: readonly string[] = ['clip_l', 'clip_g'] satisfies Sd35Network[]
 /**
  * `transformer` gets the names of Stability's mmditx.py (`joint_blocks.0.x_block.attn.qkv.weight`), the text encoders those of
  * transformers (`text_model.…`, `shared.weight`, `encoder.block.…`), `vae` those of LDM (`decoder.up.3.block.0.conv1.weight`) with the
- * attention's projections as matrices [C, C]. The autoencoder's encoder is not read.
+ * attention's projections as matrices [C, C].
  */
 export const naming: Naming = {
   folders: FOLDERS,
@@ -110,14 +108,14 @@ function networkOf(
 ): string | undefined {
   const has = (...prefixes: string[]) => names.some((name) => prefixes.some((prefix) => name.startsWith(prefix)))
   if (has('joint_blocks.', 'transformer_blocks.')) return 'transformer'
-  // T5 first: a whole T5 has a decoder as well.
+  // T5 precedes the autoencoder, because a whole T5 also has a decoder.
   if (has('encoder.block.')) return 't5'
   if (has('decoder.')) return 'vae'
   if (has('text_model.', ...OPEN_CLIP_NAMES)) return clipOf(file, tensors, expected)
   return undefined
 }
 
-/** By the width of the published encoders, else by its folder, else by the name of the file. */
+/** Identified by the width of the published encoders, else by its folder, else by the name of the file. */
 function clipOf(file: string, tensors: ReadonlyMap<string, TensorInfo>, expected: string | undefined): string {
   const embedding = tensors.get(CLIP_EMBEDDING) ?? tensors.get(OPEN_CLIP_EMBEDDING)
   const width = embedding?.shape[1]
@@ -169,7 +167,7 @@ function renameVae(file: string, tensors: Map<string, Tensor>): Map<string, Tens
 /** Stability stores the attention of the autoencoder as 1×1 convolutions; here they are matrices, as in diffusers. */
 function withLinearAttention(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {
   for (const [name, tensor] of tensors) {
-    if (!/^decoder\.mid\.attn_1\.(q|k|v|proj_out)\.weight$/.test(name)) continue
+    if (!/^(en|de)coder\.mid\.attn_1\.(q|k|v|proj_out)\.weight$/.test(name)) continue
     const [rows, columns, ...kernel] = tensor.shape
     if (rows === undefined || columns === undefined || kernel.some((size) => size !== 1)) {
       throw new CheckpointError(file, `${quote(name)} must be [C, C] or [C, C, 1, 1], not [${tensor.shape.join(', ')}]`)
