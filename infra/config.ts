@@ -30,6 +30,8 @@ const config = z.strictObject({
     offers: catalogTable.shape.offers,
     /** Model names of other providers that the worker serves, as in wrangler.toml. */
     aliases: catalogTable.shape.aliases,
+    /** Adapters of the offered models, whose packages are in `loras` of the packages. */
+    loras: catalogTable.shape.loras,
     /** Other variables of wrangler.toml with another value in this deployment. */
     vars: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.unknown()).default({}),
     /** A host name of a zone in the Cloudflare account; the worker is then served there instead of on workers.dev. */

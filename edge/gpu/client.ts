@@ -6,6 +6,7 @@ import {
   type JobRequest,
   type JobSchedule,
   LIMITS,
+  type LoraChoice,
   refusal,
   seedOf,
 } from '#contract'
@@ -240,10 +241,16 @@ export async function openModel(endpoint: Endpoint, signingKey: string, { model,
   dismiss(response)
 }
 
+/** The adapters of a job and their strengths, as text. */
+const namesOf = (loras: readonly LoraChoice[] = []) => JSON.stringify(loras.map(({ id, scale }) => [id, scale]))
+
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */
 function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt
-  if (event.type === 'started') return event.model === request.model && event.tier === request.tier
+  if (event.type === 'started') {
+    const same = namesOf(event.loras) === namesOf(request.loras)
+    return same && event.model === request.model && event.tier === request.tier
+  }
   if (event.type === 'succeeded') return event.images === request.count
   if (event.type !== 'image') return true
   const shape = event.width === request.width && event.height === request.height

@@ -5,7 +5,7 @@ import type { JobSpec } from '../accounts/job-spec.ts'
 import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
-import type { StoredImage } from '../results/stored-image.ts'
+import type { RunFacts, StoredImage } from '../results/stored-image.ts'
 
 /** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
@@ -59,7 +59,7 @@ export type JobRecord = JobSpec & {
   images: StoredImage[]
   warnings: { code: string; message: string }[]
   timings: Timings | null
-  ran: { package: string; device: string } | null
+  ran: RunFacts | null
   /** The endpoint that accepted the current attempt. */
   endpoint: string | null
   error: { code: ErrorCode; message: string } | null
@@ -185,6 +185,11 @@ const endJob = (job: JobRecord, state: JobState, now: number): JobRecord => ({
   ...{ state, progress: null, waiting: null, finished: now },
 })
 
+const runFactsOf = ({ package: digest, device, loras }: Extract<JobEvent, { type: 'started' }>): RunFacts => ({
+  ...{ package: digest, device },
+  ...(loras && { loras }),
+})
+
 /** Applies an event to a record. A final state never changes. */
 export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): JobRecord {
   if (isFinal(job)) return job
@@ -198,7 +203,7 @@ export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): Job
       return { ...job, state, waiting: null, accepted: now, progress: { position: event.position } }
     }
     case 'started':
-      return { ...job, state: 'running', ran: { package: event.package, device: event.device } }
+      return { ...job, state: 'running', ran: runFactsOf(event) }
     case 'warning':
       return { ...job, warnings: [...job.warnings, { code: event.code, message: event.message }] }
     case 'step':

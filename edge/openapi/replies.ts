@@ -139,6 +139,12 @@ const offer = z.object({
 export const model = z.object({
   ...{ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() },
   octet: z.array(offer),
+  octet_loras: z.array(
+    z.object({
+      ...{ id: z.string(), models: z.array(z.string()), scale: z.number() },
+      trigger_words: z.array(z.string()).describe('words of a prompt to which the adapter responds'),
+    }),
+  ),
 })
 export const models = listOf(model)
 export const prewarmed = listOf(

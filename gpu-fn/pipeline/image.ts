@@ -1,7 +1,7 @@
 // Encodes pixels as an image file with its generation parameters.
 import sharp from 'sharp'
 import * as z from 'zod'
-import { imageOptionFields, type JobRequest, LIMITS } from '../contract.ts'
+import { imageOptionFields, type JobRequest, LIMITS, loraChoice } from '../contract.ts'
 import { encodePng } from './png.ts'
 
 export type ImageFormat = JobRequest['output_format']
@@ -19,6 +19,7 @@ const generationParameters = z.strictObject({
   height: z.int(),
   text_convention: z.string(),
   ...imageOptionFields,
+  loras: z.array(loraChoice).optional(),
   model: z.string(),
   tier: z.string(),
   /** Digest of the package. */

@@ -28,7 +28,7 @@ export interface Session {
     options?: RunOptions,
   ): Promise<Record<string, DeviceTensor>>
   /** Present if the weights can be unloaded while the session stays open. A run loads them again. */
-  readonly weights?: Pick<DeviceWeights, 'load' | 'unload'> | undefined
+  readonly weights?: Pick<DeviceWeights, 'load' | 'unload' | 'update'> | undefined
   /** Waits for runs in progress. */
   release(): Promise<void>
 }

@@ -92,8 +92,8 @@ export type JobStream = {
   image(rendered: RenderedJob, k: number): StreamEvent
 }
 
-/** The names of the deployment's models, and the one that the key has chosen. */
-export type Facts = { models: readonly string[]; account: string; chosen: string | null }
+/** The names of the deployment's models, the IDs of the account's adapters, and the model that the key has chosen. */
+export type Facts = { models: readonly string[]; loras: readonly string[]; account: string; chosen: string | null }
 /** The newest open job of an account. */
 export type OpenJob = { progress: Progress; parameters: Parameters }
 

@@ -20,7 +20,7 @@ const SYNONYMS: Readonly<Record<string, string>> = {
 }
 
 /** Inputs that would change the image. */
-const UNSUPPORTED = ['lora', 'loras', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters']
+const UNSUPPORTED = ['lora', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters']
 
 /** OpenAI's limits, which exceed the native ones. */
 export const MAX_PROMPT = 32_000

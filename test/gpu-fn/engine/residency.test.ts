@@ -168,6 +168,7 @@ describe('residency', () => {
         const weights = {
           load: async () => void log.push(`load ${network}`),
           unload: () => void log.push(`unload ${network}`),
+          update: async () => void log.push(`update ${network}`),
         }
         return { ...session, weights, release: async () => void log.push(`release ${network}`) }
       })
@@ -267,6 +268,7 @@ test('a suspended network keeps its session and loads its weights again for the 
     weights: {
       load: async () => void calls.push(`load ${network}`),
       unload: () => void calls.push(`unload ${network}`),
+      update: async () => void calls.push(`update ${network}`),
     },
     release: async () => void calls.push(`release ${network}`),
   })

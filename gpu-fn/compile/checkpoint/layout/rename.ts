@@ -6,7 +6,7 @@ import type { Part, Tensor } from '../tensor.ts'
 export type Placement = { name: string; index: number; count: number; swap: boolean }
 
 /** The number of indices in names that match `pattern`: the largest captured index plus 1. */
-export function countOf(tensors: ReadonlyMap<string, Tensor>, pattern: RegExp): number {
+export function countOf(tensors: ReadonlyMap<string, unknown>, pattern: RegExp): number {
   let count = 0
   for (const name of tensors.keys()) count = Math.max(count, Number(pattern.exec(name)?.[1] ?? -1) + 1)
   return count
