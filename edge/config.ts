@@ -89,7 +89,7 @@ function refuse(problems: readonly string[]): never {
   throw new Error(problems.join(' '))
 }
 
-// By environment and values: tests change values in place.
+// Cached by environment and values, because tests change values in place.
 const cache = new WeakMap<Env, Parsed & { values: Values }>()
 
 function parsedOf(env: Env): Parsed {

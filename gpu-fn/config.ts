@@ -70,7 +70,9 @@ const environment = z.object({
   OCTET_CACHE_BYTES: integer(1, Number.MAX_SAFE_INTEGER, 0),
   OCTET_EDGE_PUBLIC_KEY: z.string().optional(),
   OCTET_INSECURE: z.literal('1', { error: 'must be 1 or not set' }).optional(),
-  OCTET_QUEUE: integer(0, 10_000, 8),
+  OCTET_QUEUE: integer(0, 10_000, 64),
+  OCTET_AGING_SECONDS: integer(1, 86_400, 60),
+  OCTET_PROMPT_CACHE_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 128 * 1024 * 1024),
   OCTET_RETAIN_SECONDS: integer(0, 86_400, 300),
   OCTET_RETAIN_BYTES: integer(0, Number.MAX_SAFE_INTEGER, 256 * 1024 * 1024),
   OCTET_UNREAD_SECONDS: integer(1, 3_600, 10),
@@ -79,6 +81,10 @@ const environment = z.object({
   OCTET_VRAM_GB: gigabytes.optional(),
   OCTET_PRELOAD: models.optional(),
   OCTET_WARM: sizes.optional(),
+  OCTET_METRICS_TOKEN: z.string().optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: z
+    .url({ protocol: /^https?$/, error: 'must be the address of an OTLP receiver' })
+    .optional(),
   OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 })
@@ -106,6 +112,9 @@ export function readConfig(variables: Record<string, string | undefined>) {
     bucket: readBucket(env),
     edgePublicKeys,
     queue: env.OCTET_QUEUE,
+    /** The longest time from the acceptance of a job to its end (scheduler/scheduler.ts). */
+    agingSeconds: env.OCTET_AGING_SECONDS,
+    promptCacheBytes: env.OCTET_PROMPT_CACHE_BYTES,
     retainSeconds: env.OCTET_RETAIN_SECONDS,
     retainBytes: env.OCTET_RETAIN_BYTES,
     /** A job without a reader for this long is canceled. */
@@ -118,6 +127,10 @@ export function readConfig(variables: Record<string, string | undefined>) {
     /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
+    /** The bearer token of the reader of /metrics; null lets everybody read them. */
+    metricsToken: env.OCTET_METRICS_TOKEN ?? null,
+    /** Null sends no spans. */
+    traces: env.OTEL_EXPORTER_OTLP_ENDPOINT ?? null,
     logLevel: env.LOG_LEVEL,
   }
 }

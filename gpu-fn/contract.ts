@@ -63,6 +63,19 @@ export const seedOf = (seed: Seed, image: number): Seed => canonicalSeed((BigInt
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
 
+/** The order of jobs on the GPU: interactive ones first, and accounts in turn. */
+export const jobSchedule = z.strictObject({
+  /** An opaque name of the account. */
+  tenant: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
+  /** The account's share relative to others. */
+  weight: z.number().min(0.01).max(100),
+  /** Somebody waits for the images, which take few steps. */
+  interactive: z.boolean(),
+  /** The longest wished time from acceptance to end; the job is refused if it cannot be met. */
+  max_latency_ms: z.int().min(1).optional(),
+})
+export type JobSchedule = z.infer<typeof jobSchedule>
+
 /** Body of `PUT /jobs/{id}`. Image k of `count` uses `seed + k` modulo 2^64. `guidance_scale` ≤ 1 runs without CFG, as diffusers does. */
 export const jobRequest = z.strictObject({
   protocol: z.literal(PROTOCOL_VERSION),
@@ -89,6 +102,8 @@ export const jobRequest = z.strictObject({
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
   /** `false` omits the prompts from the files' metadata. */
   prompt_metadata: z.literal(false).optional(),
+  /** How the job shares the GPU. It does not identify the job, and a retry may change it. Absent: a tenant of its own name. */
+  schedule: jobSchedule.optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
 
@@ -137,7 +152,7 @@ export const escapeText = (text: string): string =>
   )
 
 const seconds = z.number().min(0)
-/** Durations of a job's phases in seconds. `load` is 0 if the package was open. */
+/** Durations of a job's phases in seconds. `queue` includes interruptions by other jobs; `load` is 0 if the package was open. */
 export const timings = z.strictObject({
   queue: seconds,
   load: seconds,
@@ -151,10 +166,10 @@ export type Timings = z.infer<typeof timings>
 const index = z.int().min(0)
 /** One line of the reply stream. A line with `bytes: n` is followed by exactly n raw bytes. */
 export const jobEvent = z.discriminatedUnion('type', [
-  /** `position`: number of jobs ahead of this one, including the running one; 0 while it runs. */
+  /** `position`: number of jobs ahead of this one; 0 while it runs. */
   z.strictObject({ type: z.literal('accepted'), job: jobId, attempt: z.int().min(1), position: index }),
   z.strictObject({ type: z.literal('heartbeat') }),
-  /** The job has left the queue and its model is loaded; the GPU now runs this job only. Run-time limits start here. */
+  /** The job's model is loaded and its first step follows. Jobs of a higher priority may still interrupt it. Run-time limits start here. */
   z.strictObject({
     type: z.literal('started'),
     model: z.string(),

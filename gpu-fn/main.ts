@@ -12,6 +12,9 @@ import type { Stall } from './engine/watchdog.ts'
 import type { Size } from './pipeline/pipeline.ts'
 import { exitNow } from './server/exit-now.ts'
 import { Jobs, type Lifecycle } from './server/jobs.ts'
+import { createMetrics, type Metrics } from './server/observability/metrics.ts'
+import { type Observer, observeWith } from './server/observability/observer.ts'
+import type { Tracing } from './server/observability/tracing.ts'
 import { createApp } from './server/server.ts'
 import { packageSource } from './weights/package-source.ts'
 import { Verifier } from './weights/verification.ts'
@@ -30,7 +33,16 @@ const USAGE = `Usage: gpu [--vram GIGABYTES]
 
 The GPU function. --vram limits its device memory; all other options are environment variables, described in gpu-fn/config.ts.`
 
-type Service = { config: Config; log: Logger; lifecycle: Lifecycle; engine: Engine; jobs: Jobs; server: Server }
+type Service = {
+  metrics: Metrics
+  observers: (Observer | Tracing)[]
+  config: Config
+  log: Logger
+  lifecycle: Lifecycle
+  engine: Engine
+  jobs: Jobs
+  server: Server
+}
 
 function main(): void {
   const config = readConfigOrExit()
@@ -86,19 +98,28 @@ function createService(config: Config, log: Logger): Service {
   const onBroken = () => {
     if (!isOver(lifecycle)) void shutDown(service, 'the engine no longer works', 1)
   }
-  const jobs = new Jobs({ engine, lifecycle, log, onBroken, ...config })
-  const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys: config.edgePublicKeys })
+  const metrics = createMetrics()
+  const observers: (Observer | Tracing)[] = [metrics]
+  const observer = observeWith(observers)
+  const jobs = new Jobs({ engine, lifecycle, log, onBroken, observer, ...config })
+  metrics.watch(jobs, lifecycle)
+  const { edgePublicKeys, metricsToken: token } = config
+  const served = { text: metrics.text, token }
+  const app = createApp({ jobs, engine, lifecycle, log, edgePublicKeys, observer, metrics: served })
   const server = createServer({ requestTimeout: RECEIVE_REQUEST_MS }, getRequestListener(app.fetch))
   server.setTimeout(SOCKET_IDLE_MS)
   server.listen(config.port, config.host, () => {
     const { address, port } = server.address() as AddressInfo
     log.info({ host: address, port }, 'listening')
   })
-  const service = { config, log, lifecycle, engine, jobs, server }
+  const service = { metrics, observers, config, log, lifecycle, engine, jobs, server }
   return service
 }
 
-async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void> {
+async function warmUp({ config, log, lifecycle, engine, metrics, observers }: Service): Promise<void> {
+  // The SDK takes 0.1 s to load, so a process without a receiver does not load it.
+  if (config.traces !== null)
+    observers.push((await import('./server/observability/tracing.ts')).createTracing(config.traces))
   await engine.start()
   for (const [name, tier] of config.preload) {
     const model = engine.models.find((candidate) => candidate.model === name && candidate.tier === tier)
@@ -112,6 +133,7 @@ async function warmUp({ config, log, lifecycle, engine }: Service): Promise<void
   }
   if (isOver(lifecycle)) return
   lifecycle.status = 'ready'
+  metrics.ready(process.uptime())
   log.info({ models: engine.models.map(({ model, tier }) => `${model}:${tier}`) }, 'ready')
 }
 
@@ -123,7 +145,11 @@ async function warmModel(log: Logger, engine: Engine, model: Model, wanted?: rea
 }
 
 /** Refuses new jobs, finishes accepted ones, waits for their readers, and exits. */
-async function shutDown({ config, log, lifecycle, engine, jobs, server }: Service, reason: string, code: 0 | 1) {
+async function shutDown(
+  { config, log, lifecycle, engine, jobs, server, observers }: Service,
+  reason: string,
+  code: 0 | 1,
+) {
   if (isOver(lifecycle)) return abandon(log, jobs, 'a second signal')
   log.info({ reason, ...jobs.counts() }, 'draining')
   lifecycle.status = code === 0 ? 'draining' : 'failed'
@@ -135,6 +161,7 @@ async function shutDown({ config, log, lifecycle, engine, jobs, server }: Servic
   setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
   await closed
   await engine.stop()
+  for (const observer of observers) if ('stop' in observer) await observer.stop()
   log.info('stopped')
   process.exit(code)
 }

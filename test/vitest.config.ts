@@ -40,6 +40,7 @@ const edgeBindings = {
   GPU_RUN_SECONDS: '2',
   GPU_RETRY_SECONDS: '0.01',
   GPU_SLOTS: '1000',
+  GPU_SHARING: '1',
   GPU_FAILOVER_SECONDS: '0.2',
   GPU_PROXY_HEADERS: JSON.stringify({
     default: { 'modal-key': 'wk-1', 'modal-secret': 'ws-1' },

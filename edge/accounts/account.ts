@@ -26,7 +26,7 @@ import { OUTBOX_MS, openUsageOutbox, removeFromOutbox } from './usage-outbox.ts'
 export type Authentication = { kind: 'authenticated'; key: KeyInfo } | { kind: 'unauthorized' } | { kind: 'forbidden' }
 export type AccountView = ledger.Sums & { balance: number; settings: AccountSettings; deletion: Deletion | null }
 
-/** The time limit of an export in one alarm. The next alarm sends the rest. */
+/** Time limit of the usage export in one alarm. The next alarm sends the remaining rows. */
 const EXPORT_MS = 30_000
 /** The delay before a deletion continues after an interrupted alarm. */
 const DELETION_MS = 60_000
@@ -103,7 +103,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
-  /** Keeps a failed job for the retry of its caller, whose response had begun and was aborted. */
+  /** Keeps a failed job for a retry by its caller, whose response was aborted after its start. */
   keepUndelivered(job: string): void {
     this.ctx.storage.transactionSync(() => keepUndelivered(this.#sql, job))
   }
@@ -129,7 +129,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => ledger.foldRow(this.#sql, job))
   }
 
-  /** The id of the job that has this name; null when there is none. */
+  /** The id of the job with this name; null without one. */
   findJobByName(name: string): string | null {
     return ledger.findJobByName(this.#sql, name)
   }
@@ -138,7 +138,7 @@ export class AccountDO extends DurableObject<Env> {
     return ledger.entryOf(this.#sql, job)
   }
 
-  /** Jobs, newest first: all, or those admitted before the job `after`. Null when that one is unknown. */
+  /** Jobs, newest first: all, or those admitted before the job `after`. Null if `after` is unknown. */
   recentJobs(limit: number, after: string | null = null): (JobSummary | JobSpec)[] | null {
     return ledger.jobsBefore(this.#sql, limit, after)
   }

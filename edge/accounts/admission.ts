@@ -136,7 +136,7 @@ function checkBalance(sql: SqlStorage, { prepaid }: AccountSettings, price: numb
 type Earlier = { answer: Admission } | { failed: string } | null
 
 /**
- * The answer from an earlier request with the same Idempotency-Key, name or id, or from an open equal one; or the failed job that this
+ * The result of an earlier request with the same Idempotency-Key, name or id, or of an equal open request; or the failed job that this
  * request replaces. Null for a new request.
  */
 function findEarlier(sql: SqlStorage, { spec, idempotencyKey, retried, joins }: AdmissionRequest): Earlier {

@@ -72,7 +72,7 @@ export function beginDeletion(sql: SqlStorage): Deletion | null {
 }
 
 /** The context of a step. `transact` runs a change to the account's rows in one transaction. */
-export type Erasure = { account: string; sql: SqlStorage; env: Env; transact: (change: () => void) => void }
+type Erasure = { account: string; sql: SqlStorage; env: Env; transact: (change: () => void) => void }
 /** `againMs`: the step is incomplete and runs again after this delay. */
 type Outcome = 'done' | { againMs: number }
 

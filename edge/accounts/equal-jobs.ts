@@ -5,7 +5,7 @@ import type { JobSpec } from './job-spec.ts'
 export const UNDELIVERED_SCHEMA =
   'CREATE TABLE IF NOT EXISTS undelivered (job TEXT PRIMARY KEY, ended INTEGER NOT NULL, callers INTEGER NOT NULL) STRICT;'
 
-/** For how long an equal request joins an open job, or finds the failed job that it repeats. */
+/** The period in which an equal request joins an open job or finds the failed job that it repeats. */
 const JOIN_MS = 60_000
 
 /** An open job of an equal request with the same key or token; jobs of others count against other limits. */

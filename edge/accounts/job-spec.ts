@@ -1,5 +1,5 @@
 // A job as its account admits and lists it.
-import type { Parameters, PublicJob } from '../dialects/public-job.ts'
+import type { Parameters, PublicJob } from '../dialects/definition/public-job.ts'
 import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision, Warning } from '../routing/decision.ts'
@@ -37,6 +37,8 @@ export type JobSpec = {
   dialect: string | null
   /** Retention of the images, set by the account at admission. */
   retentionDays: RetentionDays
+  /** The end of the request's max_latency_ms in Unix milliseconds; absent without one. */
+  deadline?: number
   /** Absent without a content policy. */
   content?: ContentVerdict
 }

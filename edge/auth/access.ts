@@ -45,10 +45,10 @@ const SMALL_BODY_BYTES = 4 * 1024
 /** Error statuses that can occur before the account's `admit` is called. */
 const REJECTED_EARLY: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
 
-/** Access with an active key of the account. */
+/** The rule of routes that accept any active key. */
 export const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
 export const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
-/** Access to a route that submits a job. */
+/** The rule of routes that submit a job. */
 export const generates: Access = { ...byKeyOrToken('generate'), bodyBytes: LIMITS.requestBytes, admits: true }
 
 /** Checks the caller's key. Returns true if the account has confirmed the key, false if the handler must confirm it. */

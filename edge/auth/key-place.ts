@@ -23,7 +23,7 @@ function keyAt(place: KeyPlace, header: (name: string) => string | undefined): s
   return place === 'Basic' ? basicKey(credentials) : credentials
 }
 
-/** The key at the first of these places that has one; null without a key. */
+/** The key from the first place that has one; null without a key. */
 export function findKeyText(places: readonly KeyPlace[], header: (name: string) => string | undefined): string | null {
   for (const place of places) {
     const key = keyAt(place, header)

@@ -23,7 +23,7 @@ const schema = z.strictObject({
     })
     .optional(),
 })
-export type ContentPolicy = z.infer<typeof schema>
+type ContentPolicy = z.infer<typeof schema>
 export type Moderation = NonNullable<ContentPolicy['moderation']>
 
 export const contentPolicy = z

@@ -3,6 +3,7 @@ import * as z from 'zod'
 
 const MOST_SECONDS = 86_400
 const MOST_SLOTS = 100_000
+const MOST_SHARING = 16
 
 const seconds = z.coerce
   .number()
@@ -42,9 +43,12 @@ export const gpuTimes = z
     }),
   )
 
-/** The number of jobs that an endpoint's GPUs run at a time, one per GPU. */
+/** `gpus`: the number of an endpoint's GPUs. `sharing`: the number of jobs that each of them has at a time. */
+export type GpuSlots = { gpus: number; sharing: number }
+
 export const gpuSlots = z
   .object({
     GPU_SLOTS: z.coerce.number().int().min(1).max(MOST_SLOTS).describe(`a whole number from 1 to ${MOST_SLOTS}`),
+    GPU_SHARING: z.coerce.number().int().min(1).max(MOST_SHARING).describe(`a whole number from 1 to ${MOST_SHARING}`),
   })
-  .transform(({ GPU_SLOTS }) => GPU_SLOTS)
+  .transform(({ GPU_SLOTS, GPU_SHARING }): GpuSlots => ({ gpus: GPU_SLOTS, sharing: GPU_SHARING }))

@@ -47,7 +47,7 @@ const receiptKey = z.strictObject({
   /** The private half. Optional for retired keys. */
   d: z.string().optional(),
 })
-export type ReceiptKey = z.infer<typeof receiptKey>
+type ReceiptKey = z.infer<typeof receiptKey>
 /** Newest first. The newest one signs. */
 export type ReceiptKeys = readonly [ReceiptKey & { d: string }, ...ReceiptKey[]]
 

@@ -2,9 +2,9 @@
 import * as z from 'zod'
 import type { Problem } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
-import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './dialect.ts'
-import { readImageInput, withoutEffect } from './image-input.ts'
-import type { ListedJob } from './public-job.ts'
+import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './definition/dialect.ts'
+import { readImageInput, withoutEffect } from './definition/image-input.ts'
+import type { ListedJob } from './definition/public-job.ts'
 
 const ROOT = '/sdapi/v1'
 const batch = z.int().min(1).max(8).describe('an integer from 1 to 8').optional()

@@ -1,8 +1,8 @@
 import { a1111 } from './a1111.ts'
-import type { Dialect } from './dialect.ts'
+import type { Dialect } from './definition/dialect.ts'
 import { fal } from './fal.ts'
 import { huggingFace } from './hugging-face.ts'
-import { openai } from './openai.ts'
+import { openai } from './openai/openai.ts'
 import { replicate } from './replicate.ts'
 import { stability } from './stability.ts'
 

@@ -1,8 +1,8 @@
 // fal's HTTP API below /fal/run (fal.run) and /fal/queue (queue.fal.run). docs.fal.ai/model-apis/model-endpoints/queue
 import { ApiError, type Problem } from '../http/errors.ts'
-import type { Dialect, DialectRequest, RenderEvent, RenderedJob, Translation } from './dialect.ts'
-import { readImageInput } from './image-input.ts'
-import type { ImageFile, PublicJob } from './public-job.ts'
+import type { Dialect, DialectRequest, RenderEvent, RenderedJob, Translation } from './definition/dialect.ts'
+import { readImageInput } from './definition/image-input.ts'
+import type { ImageFile, PublicJob } from './definition/public-job.ts'
 
 const QUEUE = '/fal/queue'
 const REQUEST = `${QUEUE}/:owner/:alias/requests/:id`

@@ -2,9 +2,9 @@
 import * as z from 'zod'
 import type { Problem } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
-import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './dialect.ts'
-import { readImageInput } from './image-input.ts'
-import { warningHeader } from './warning-header.ts'
+import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './definition/dialect.ts'
+import { readImageInput } from './definition/image-input.ts'
+import { warningHeader } from './definition/warning-header.ts'
 
 const body = z.object({
   inputs: z.string().describe('the prompt'),

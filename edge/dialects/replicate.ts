@@ -4,9 +4,16 @@ import type { Problem } from '../http/errors.ts'
 import { waitSeconds } from '../http/prefer.ts'
 import { parseFields } from '../http/validation.ts'
 import type { Warning } from '../routing/decision.ts'
-import type { Dialect, DialectRequest, RenderEvent, RenderedJob, ServerSentEvent, Translation } from './dialect.ts'
-import { readImageInput, withoutEffect } from './image-input.ts'
-import type { JobState, ListedJob, Progress, PublicJob } from './public-job.ts'
+import type {
+  Dialect,
+  DialectRequest,
+  RenderEvent,
+  RenderedJob,
+  ServerSentEvent,
+  Translation,
+} from './definition/dialect.ts'
+import { readImageInput, withoutEffect } from './definition/image-input.ts'
+import type { JobState, ListedJob, Progress, PublicJob } from './definition/public-job.ts'
 
 const WEBHOOK_EVENTS = ['start', 'output', 'logs', 'completed'] as const
 

@@ -3,8 +3,8 @@ import * as z from 'zod'
 import { LIMITS, OUTPUT_FORMATS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
 import { parseFields, shown } from '../http/validation.ts'
-import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './dialect.ts'
-import { warningHeader } from './warning-header.ts'
+import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './definition/dialect.ts'
+import { warningHeader } from './definition/warning-header.ts'
 
 /** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
 const SIZES = {

@@ -1,4 +1,4 @@
-// GpuBudgetDO: the GPU time of the current day (UTC) across all accounts and endpoints, and the reservations of attempts in progress.
+// GpuBudgetDO: today's GPU time (UTC) across all accounts and endpoints, and the reservations of attempts in progress.
 import { DurableObject } from 'cloudflare:workers'
 import type { GpuBudget } from '../config/gpu-budget.ts'
 import { configOf } from '../config.ts'
@@ -26,7 +26,7 @@ export class GpuBudgetDO extends DurableObject<Env> {
     if (!budget) return 'reserved'
     return this.ctx.storage.transactionSync(() => {
       const now = Date.now()
-      // The attempt of an earlier reservation ended with a reset of the job's object.
+      // An earlier reservation of the job is left over from an attempt that a reset of the job's object ended.
       this.#end(job, this.#sinceOf(job), now)
       this.#expire(budget, now)
       const free = budget.dailyMs - this.#spent(now)

@@ -1,4 +1,5 @@
 // The daily ceiling for GPU time (OCTET_GPU_BUDGET), as jobs, requests and prewarming use it. Without a ceiling, no object is called.
+import type { Timings } from '#contract'
 import { configOf } from '../config.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
@@ -21,13 +22,20 @@ export async function reserveGpuTime(env: Env, job: string): Promise<Room> {
   }
 }
 
-/**
- * Replaces a job's reservation by the time since `accepted` (Unix milliseconds); null if no GPU accepted the attempt. After a failure, which
- * is only logged, the reservation counts as spent.
- */
-export async function settleGpuTime(env: Env, job: string, accepted: number | null): Promise<void> {
+/** `accepted`: Unix milliseconds; null if no GPU accepted the attempt. `timings`: null if the GPU function reported none. */
+type Attempted = { id: string; accepted: number | null; timings: Timings | null }
+
+/** The time since `accepted`, or the time that the GPU worked on the job. Jobs share a GPU, so their times since acceptance overlap. */
+function sinceOf({ accepted, timings }: Attempted): number | null {
+  if (accepted === null || timings === null) return accepted
+  const { load, encode, denoise, decode } = timings
+  return Math.max(accepted, Date.now() - 1000 * (load + encode + denoise + decode))
+}
+
+/** Replaces a job's reservation by the GPU time of its attempt. After a failure, which is only logged, the reservation counts as spent. */
+export async function settleGpuTime(env: Env, { id: job, ...attempted }: Attempted): Promise<void> {
   try {
-    await budgetObject(env)?.settle(job, accepted)
+    await budgetObject(env)?.settle(job, sinceOf({ id: job, ...attempted }))
   } catch (cause) {
     log('warn', 'GPU time could not be settled', { job, cause })
   }

@@ -1,5 +1,6 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
-import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, LIMITS, refusal, seedOf } from '#contract'
+import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, type JobSchedule, LIMITS, refusal, seedOf } from '#contract'
+import { sha256 } from '../auth/keys.ts'
 import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
@@ -17,6 +18,11 @@ export class GpuRefused extends Error {
   override name = 'GpuRefused' as const
 }
 
+/** The GPU function cannot end the job by its deadline. The message is for callers. */
+export class GpuTooSlow extends Error {
+  override name = 'GpuTooSlow' as const
+}
+
 /** An accepted job exceeded its time limit although its stream was still active. */
 export class GpuTimeLimitExceeded extends Error {
   override name = 'GpuTimeLimitExceeded' as const
@@ -27,7 +33,9 @@ export type GpuCall = GpuTimes & {
   signingKey: string
   job: string
   request: JobRequest
-  /** Ends the attempt, with the abort reason as its error. Aborted by the caller, or here on a timeout. */
+  /** `deadline`: Unix milliseconds; null without one. */
+  terms: { account: string; interactive: boolean; deadline: number | null }
+  /** Ends the attempt with the abort reason as its error. The caller aborts it, or this client on a timeout. */
   abort: AbortController
 }
 
@@ -53,7 +61,8 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
   const { endpoint, signingKey, job, request } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
   const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) }
-  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, ...own }
+  const traceparent = await traceparentOf(job)
+  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, traceparent, ...own }
   const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
   const init = { method, headers, signal, redirect: 'manual', ...(body && { body }) } as const
   return fetch(url, init).catch((cause) => {
@@ -61,6 +70,23 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
     log('warn', 'the GPU function cannot be reached', { job, attempt: request.attempt, cause })
     return null
   })
+}
+
+const TRACE_DIGITS = 32
+const SPAN_DIGITS = 16
+
+/** W3C Trace Context: all requests about a job are in one trace, whose id is derived from the job's. */
+export async function traceparentOf(job: string): Promise<string> {
+  const trace = (await sha256(`trace ${job}`)).slice(0, TRACE_DIGITS)
+  const span = crypto.randomUUID().replaceAll('-', '').slice(0, SPAN_DIGITS)
+  return `00-${trace}-${span}-01`
+}
+
+/** Equal shares; the tenant's name hides the account's. */
+async function scheduleOf({ account, interactive, deadline }: GpuCall['terms']): Promise<JobSchedule> {
+  const tenant = (await sha256(`tenant ${account}`)).slice(0, TRACE_DIGITS)
+  const left = deadline === null ? 0 : deadline - Date.now()
+  return { tenant, weight: 1, interactive, ...(left >= 1 && { max_latency_ms: Math.floor(left) }) }
 }
 
 /** Milliseconds before the next try: backoff with jitter, or the GPU function's `Retry-After` if longer. */
@@ -91,7 +117,8 @@ function safeJson(text: string): unknown {
 
 /** Sends the request, and again with a fresh token if a proxy in front of the GPU function duplicated the first request. */
 async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null> {
-  const sent: Sent = { method: 'PUT', body: JSON.stringify(call.request), signal }
+  const body = JSON.stringify({ ...call.request, schedule: await scheduleOf(call.terms) } satisfies JobRequest)
+  const sent: Sent = { method: 'PUT', body, signal }
   const response = await send(call, sent)
   if (response?.status !== 401) return response
   const text = await refusalText(response.clone(), call)
@@ -103,7 +130,7 @@ async function put(call: GpuCall, signal: AbortSignal): Promise<Response | null>
 /** `busy`: ready, with a full queue. `down`: try the next endpoint, because no GPU function responded or it refused permanently (`refused`). */
 export type Answer =
   | { accepted: ReadableStream<Uint8Array> }
-  | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused }
+  | { retryAfterMs: number; busy: boolean; down: boolean; refused?: GpuRefused | GpuTooSlow }
   | { unanswered: true }
 
 /**
@@ -123,10 +150,13 @@ export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer>
       if (response.status < 400 || response.status >= 500) throw new StreamLost(text)
       return { retryAfterMs: 0, busy: false, down: true, refused: new GpuRefused(text) }
     }
-    dismiss(response)
     const busy = response?.status === 429
     const down = response?.status !== 503 && !busy
-    return { retryAfterMs: 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0, busy, down }
+    const retryAfterMs = 1000 * Number(response?.headers.get('retry-after') ?? 0) || 0
+    if (busy && (await refusalText(response, call)).startsWith('429 deadline_unmet'))
+      return { retryAfterMs, busy, down, refused: new GpuTooSlow(describeTooSlow(retryAfterMs)) }
+    dismiss(response)
+    return { retryAfterMs, busy, down }
   } catch (thrown) {
     if (!timeout.signal.aborted || abort.signal.aborted) throw thrown
     return { unanswered: true }
@@ -134,6 +164,10 @@ export async function offerJob(call: GpuCall, answerMs: number): Promise<Answer>
     clearTimeout(timer)
   }
 }
+
+const describeTooSlow = (retryAfterMs: number) =>
+  'The GPU cannot make the images within max_latency_ms at present. Nothing was charged; ' +
+  (retryAfterMs > 0 ? `please try again in ${retryAfterMs / 1000} seconds.` : 'please allow more time or request less.')
 
 /** Requests cancellation at the attempt's next step. Returns whether the GPU function has the attempt; its stream then ends with `canceled`. */
 export async function cancel(call: GpuCall): Promise<boolean> {

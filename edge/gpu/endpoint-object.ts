@@ -21,7 +21,7 @@ import {
   startSeconds,
   stateOf,
 } from './readiness.ts'
-import { SlotQueue } from './slot-queue.ts'
+import { SlotQueue, type Terms } from './slot-queue.ts'
 
 /** The ping timeout. A host may delay the response until its container is running. */
 const PING_MS = 60_000
@@ -68,15 +68,15 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   /** Adds a job to the queue for a slot, or renews its place. Returns whether it has a slot; otherwise it is called later (`proceed`). */
-  requestSlot(job: string, account: string): boolean {
-    this.#queue.enter(job, account, Date.now())
+  requestSlot(job: string, terms: Terms): boolean {
+    this.#queue.enter(job, terms, Date.now())
     this.#grantSlots(job)
     return this.#queue.holds(job)
   }
 
   /** Renews the slot of a running job. */
-  renewSlot(job: string, account: string): void {
-    this.#queue.resume(job, account, Date.now())
+  renewSlot(job: string, terms: Terms): void {
+    this.#queue.resume(job, terms, Date.now())
   }
 
   /** Removes a job from the queue or from its slot. */

@@ -54,7 +54,7 @@ export async function reportHealth(env: Env, endpoint: string, health: Health): 
     .catch((cause: unknown) => log('warn', 'the health of an endpoint could not be recorded', { endpoint, cause }))
 }
 
-/** The order of a job's endpoints for attempt n: rotated by one per attempt, with endpoints that this isolate found down last. */
+/** The order of a job's endpoints for attempt n: rotated by one per attempt, and endpoints that are known to be down last. */
 export function endpointOrder(names: readonly string[], attempt: number, now = Date.now()): string[] {
   const turn = (attempt - 1) % names.length
   const rotated = [...names.slice(turn), ...names.slice(0, turn)]

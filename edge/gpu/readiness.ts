@@ -4,7 +4,7 @@ import type { PrewarmPolicy } from '../config/prewarm.ts'
 /** State of an endpoint as observed by a job: it accepts jobs, it is starting, or it does not answer as a GPU function. */
 export type Health = 'ready' | 'starting' | 'down'
 
-/** An endpoint's record. Times are Unix milliseconds; null is never. */
+/** An endpoint's record. Times are Unix milliseconds; null means never. */
 export type Readiness = {
   /** The time when it last accepted a job, ended one, or answered a ping. */
   ready: number | null
@@ -51,7 +51,7 @@ export type EndpointReport = GpuState & {
   spent_today_dollars: number
 }
 
-/** The GPU time of the current day (UTC) under a ceiling, for the operator. */
+/** Today's GPU time (UTC) and its ceiling, for the operator. */
 export type BudgetReport = { daily_seconds: number; spent_seconds: number; reserved_seconds: number }
 
 /** The state of the GPU, and the time until it is ready for a job that is sent now. */
@@ -64,8 +64,8 @@ export function stateOf(readiness: Readiness, policy: PrewarmPolicy, now: number
 }
 
 /**
- * The seconds of GPU time that a ping now would cost. Null if none is sent: the GPU is starting, more than half of the idle time is left, or
- * the daily budget does not cover it.
+ * The cost of a ping in seconds of GPU time. Null if no ping is due: the GPU is starting, more than half of the idle time is left, or the
+ * daily budget does not cover it.
  */
 export function pingCost(readiness: Readiness, policy: PrewarmPolicy, now: number): number | null {
   const { idle_seconds: idle, budget_seconds: budget } = policy

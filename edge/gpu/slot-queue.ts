@@ -1,24 +1,29 @@
-// The queue for an endpoint's slots (GPU_SLOTS), one per GPU. Jobs wait here rather than at the GPU, so that a new job of a light user
-// precedes the queued jobs of a heavy one.
+// The queue for an endpoint's slots: GPU_SLOTS GPUs with GPU_SHARING jobs each. Further jobs wait here rather than at the GPU, so that a new
+// job of a light user precedes the queued jobs of a heavy one. Among the jobs with a slot, the GPU function decides before every step.
+import type { GpuSlots } from '../config/gpu.ts'
 
 /** The half-life of an account's usage: a burst no longer counts after a few minutes. */
 const HALF_LIFE_MS = 60_000
-/** Less usage is forgotten. */
+/** Lower usage is dropped. */
 const NEGLIGIBLE_MS = 50
 /** An account is heavy above this multiple of the mean usage. A lower one would demote regular users by chance. */
 const HEAVY = 1.25
 /** Jobs of an account per round. With only one, the jobs of light users would often be reordered for no gain. */
 const JOBS_PER_ROUND = 3
-/** The longest time without a grant for an account with waiting jobs; then its next job is served as a light account's. */
+/**
+ * The longest time without a grant for an account with waiting jobs. After it, the account's next job counts as that of a light account.
+ */
 const STARVATION_MS = 30_000
 
 /** Times are Unix milliseconds. */
-type Entry = { account: string; round: number; since: number; renewed: number }
+type Entry = Terms & { round: number; since: number; renewed: number }
+/** `interactive`: somebody waits for the job, which takes few steps. */
+export type Terms = { account: string; interactive: boolean }
 /** `ms` is the usage at the time `at`. `turn` counts the account's jobs; turns 0 to 2 are in round 0, and so on. `granted` is the last grant. */
 type Account = { ms: number; at: number; turn: number; granted: number }
 
 /**
- * Grants slots to jobs of light and starving accounts before those of heavy ones, then by round, then by age. The rounds are start-time fair queuing (Goyal,
+ * Grants slots to jobs of light and starving accounts before those of heavy ones, then to interactive jobs, then by round, then by age. The rounds are start-time fair queuing (Goyal,
  * Vin and Cheng, 1996) with jobs as the cost. Usage is the time that jobs held slots. The queue is kept in memory; after a restart, the renewals of
  * its jobs fill it again.
  */
@@ -37,15 +42,15 @@ export class SlotQueue {
   }
 
   /** Adds a job to the queue, or renews its entry. */
-  enter(job: string, account: string, now: number): void {
+  enter(job: string, terms: Terms, now: number): void {
     const entry = this.#holding.get(job) ?? this.#waiting.get(job)
     if (entry) entry.renewed = now
-    else this.#waiting.set(job, { account, round: this.#nextRound(account, now), since: now, renewed: now })
+    else this.#waiting.set(job, { ...terms, round: this.#nextRound(terms.account, now), since: now, renewed: now })
   }
 
   /** Adds a job that is already running, or renews its entry. */
-  resume(job: string, account: string, now: number): void {
-    this.enter(job, account, now)
+  resume(job: string, terms: Terms, now: number): void {
+    this.enter(job, terms, now)
     const entry = this.#waiting.get(job)
     if (entry) this.#hold(job, entry, now)
   }
@@ -73,11 +78,14 @@ export class SlotQueue {
     return expired
   }
 
-  /** Grants the free slots of `slots` and returns the ids of their jobs. */
-  grant(slots: number, now: number): string[] {
+  /**
+   * Grants free slots and returns the ids of their jobs. An account has one slot more than there are GPUs at most, so that the next of its
+   * jobs is at the GPU when one ends, and a heavy account one per GPU; the other slots are for jobs that may interrupt them.
+   */
+  grant({ gpus, sharing }: GpuSlots, now: number): string[] {
     const granted: string[] = []
-    while (this.#holding.size < slots) {
-      const next = this.#next(now)
+    while (this.#holding.size < gpus * sharing) {
+      const next = this.#next(gpus, now)
       if (!next) break
       const [job, entry] = next
       this.#round = Math.max(this.#round, entry.round)
@@ -109,20 +117,30 @@ export class SlotQueue {
     if (account) account.granted = now
   }
 
-  /** The first waiting job by weight of its account, round and age. */
-  #next(now: number): [job: string, entry: Entry] | null {
+  /** The first waiting job of an account below its limit, by usage of the account, interactivity, round and age. */
+  #next(gpus: number, now: number): [job: string, entry: Entry] | null {
     const heavy = this.#heavyAccounts(now)
-    let first: { job: string; entry: Entry; isHeavy: boolean } | null = null
+    const held = this.#countHeld()
+    let first: { job: string; entry: Entry; rank: number } | null = null
     for (const [job, entry] of this.#waiting) {
       if (this.#isExpired(entry, now)) {
         this.#waiting.delete(job)
         continue
       }
       const isHeavy = heavy.has(entry.account) && !this.#isStarving(entry, now)
-      const lead = first ? Number(isHeavy) - Number(first.isHeavy) || entry.round - first.entry.round : -1
-      if (lead < 0) first = { job, entry, isHeavy }
+      if ((held.get(entry.account) ?? 0) >= gpus + (isHeavy ? 0 : 1)) continue
+      const rank = (isHeavy ? 2 : 0) + (entry.interactive ? 0 : 1)
+      const lead = first ? rank - first.rank || entry.round - first.entry.round : -1
+      if (lead < 0) first = { job, entry, rank }
     }
     return first && [first.job, first.entry]
+  }
+
+  /** The number of slots of each account. */
+  #countHeld(): Map<string, number> {
+    const held = new Map<string, number>()
+    for (const { account } of this.#holding.values()) held.set(account, (held.get(account) ?? 0) + 1)
+    return held
   }
 
   #isStarving({ account, since }: Entry, now: number): boolean {

@@ -13,7 +13,7 @@ export type Frame = { event: JobEvent; data?: Uint8Array<ArrayBuffer> }
 type Chunk = ReadableStreamReadResult<Uint8Array>
 
 /** The limits of a read: the longest silence, and a signal that ends it with the signal's reason. */
-export type Patience = { silenceMs: number; signal: AbortSignal }
+type Patience = { silenceMs: number; signal: AbortSignal }
 
 /** Reads a chunk. Throws StreamLost after `silenceMs` without one, and the signal's reason if aborted. */
 async function readWithin(

@@ -20,7 +20,7 @@ async function* base64Of(file: ReadableStream): AsyncGenerator<Uint8Array> {
   }
 }
 
-/** A text of pieces with the base64 of a file between each two of them. */
+/** Text pieces with the base64 of one file between each pair of pieces. */
 export async function* piecesOf(texts: string[], open: (index: number) => Promise<ReadableStream>) {
   for (const [index, text] of texts.entries()) {
     if (index > 0) yield* base64Of(await open(index - 1))
@@ -48,7 +48,7 @@ export function streamOf(pieces: AsyncGenerator<Uint8Array, void>): ReadableStre
       const { done, value } = await pieces.next()
       if (!done) return controller.enqueue(value)
       controller.close()
-      // A pending BYOB read resolves only after a response to its request.
+      // A pending read into the reader's own buffer resolves only after a response to its request.
       controller.byobRequest?.respond(0)
     },
     async cancel() {

@@ -52,7 +52,7 @@ declare module 'hono' {
   interface ContextVariableMap {
     /** Renders errors in the format of the route's dialect. */
     renderError?: (problem: Problem) => ErrorReply
-    /** The status of the error that the request has caused, whatever status its dialect gives it. */
+    /** The native status of the request's error. Its dialect may reply with another status. */
     problemStatus?: number
   }
 }

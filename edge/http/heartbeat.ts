@@ -1,13 +1,11 @@
-// Replies of JSON that take long: spaces ahead of the body, so that no proxy closes a silent connection. Clients skip them.
+// Slow JSON replies: spaces precede the body, so that no proxy closes a silent connection. JSON parsers skip them.
 import type { Context } from 'hono'
 import type { EdgeEnv } from './context.ts'
 
-/** When the reply begins at the latest, and the interval of the spaces. Until then a failure has its own status. */
+/** The latest start of the reply, and the interval between spaces. A failure before the start has its own status. */
 const TIMES = { startMs: 4_000, beatMs: 10_000 }
 
-/**
- * `identity`: with compression, the first byte would arrive with the last. `no-transform` forbids compression by proxies.
- */
+/** `identity`, because a compressor would hold back the spaces until the end. `no-transform` forbids compression by proxies. */
 const HEADERS = {
   'content-type': 'application/json',
   'content-encoding': 'identity',
@@ -17,7 +15,7 @@ const HEADERS = {
 
 const space = new TextEncoder().encode(' ')
 
-/** Resolves to null after `ms` milliseconds, or earlier to what `work` resolves to. */
+/** Resolves to the result of `work`, or to null after `ms` milliseconds. */
 async function within<T>(work: Promise<T>, ms: number): Promise<T | null> {
   const { promise: late, resolve } = Promise.withResolvers<null>()
   const timer = setTimeout(resolve, ms, null)
@@ -28,7 +26,7 @@ type LongReply = {
   work: Promise<Response>
   /** Headers for a reply that begins before `work` ends. */
   headers: () => Record<string, string>
-  /** Receives the error of `work` after the reply began, and returns the last text of the body. */
+  /** Called if `work` fails after the start of the reply. Returns the end of the body. */
   onFailure: (thrown: unknown) => Promise<string>
 }
 

@@ -1,6 +1,6 @@
 // `Range` and `If-None-Match` of RFC 9110, for immutable files.
 
-export type ByteRange = { offset: number; length: number }
+type ByteRange = { offset: number; length: number }
 
 /** The requested byte range. Null (the whole file) for no range, several, or a form that a server may ignore. */
 export function parseRange(header: string | undefined, size: number): ByteRange | 'unsatisfiable' | null {

@@ -8,6 +8,7 @@ import {
   type GpuCall,
   GpuRefused,
   GpuTimeLimitExceeded,
+  GpuTooSlow,
   GpuUnavailable,
   offerJob,
   readEvents,
@@ -48,6 +49,7 @@ function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = 
     signingKey: configOf(env).gpuSigningKey,
     job: job.id,
     request: { protocol: PROTOCOL_VERSION, attempt: n, ...job.request },
+    terms: { account: job.account, interactive: job.decision.route === 'turbo', deadline: job.deadline ?? null },
     abort,
   }
 }
@@ -92,7 +94,7 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
   const { waiting } = job
   // An endpoint that has dropped this attempt would report only the cancellation.
   const names = endpointOrder(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
-  const refusals: GpuRefused[] = []
+  const refusals: (GpuRefused | GpuTooSlow)[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
   for (const [k, name] of names.entries()) {
     const call = gpuCall(env, job, name, n, abort)
@@ -112,7 +114,8 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
     if ('refused' in answer) refusals.push(answer.refused!)
     if ('retryAfterMs' in answer && !('refused' in answer)) retryAfterMs = Math.min(retryAfterMs, answer.retryAfterMs)
     const isOverdue = waiting !== null && Date.now() - waiting.since >= call.failoverMs
-    if (!isDown && !isOverdue) break
+    // Another endpoint may be fast enough.
+    if (!isDown && !isOverdue && !('refused' in answer)) break
   }
   if (refusals.length === names.length) throw refusals[0]
   return { retryAfterMs: Number.isFinite(retryAfterMs) ? retryAfterMs : 0 }
@@ -193,6 +196,8 @@ function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
   if (job.cancelRequested) jobLog.append(n, { type: 'canceled', steps_done: countSteps(job), timings: null })
   else if (cause instanceof GpuUnavailable)
     jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason })
+  else if (cause instanceof GpuTooSlow)
+    jobLog.append(n, { type: 'given_up', code: 'max_latency_exceeded', message: cause.message, reason })
   else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded)
     jobLog.append(n, { ...noImage, reason })
   else jobLog.append(n, { type: 'lost', reason })

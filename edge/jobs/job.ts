@@ -229,7 +229,7 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.find()
     const isOpen = job && !isFinal(job) && !job.cancelRequested
     if (isOpen && room === 'reserved') return true
-    if (room === 'reserved') await settleGpuTime(this.env, id, null)
+    if (room === 'reserved') await settleGpuTime(this.env, { id, accepted: null, timings: null })
     else if (isOpen && room === 'exhausted')
       await this.#end({ type: 'given_up', code: 'gpu_budget_exhausted', message: GPU_BUDGET_EXHAUSTED })
     else if (isOpen) await this.#postpone(job)
@@ -270,8 +270,7 @@ export class JobDO extends DurableObject<Env> {
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
     // Before the next attempt, whose reservation it would otherwise end.
-    const { id, accepted } = this.#log.job()
-    await settleGpuTime(this.env, id, accepted)
+    await settleGpuTime(this.env, this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()
     // A lost attempt keeps its slot during the pause, because its GPU may still work on it and the next attempt joins that run.
@@ -297,7 +296,7 @@ export class JobDO extends DurableObject<Env> {
     const job = this.#log.job()
     this.#log.append(job.attempt, event)
     this.ctx.waitUntil(this.#slot.leave(job))
-    this.ctx.waitUntil(settleGpuTime(this.env, job.id, job.accepted))
+    this.ctx.waitUntil(settleGpuTime(this.env, job))
     await this.#finish()
   }
 

@@ -1,5 +1,5 @@
 import type { JobSummary } from '../accounts/job-spec.ts'
-import type { PublicJob } from '../dialects/public-job.ts'
+import type { PublicJob } from '../dialects/definition/public-job.ts'
 import { unixSeconds } from '../platform/units.ts'
 import { chargeOf, decisionOf, type JobRecord, warningsOf } from './record.ts'
 

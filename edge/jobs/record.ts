@@ -2,7 +2,7 @@
 
 import type { JobEvent, Timings } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
-import type { JobState, Progress } from '../dialects/public-job.ts'
+import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'

@@ -6,6 +6,8 @@ import type { JobRecord } from './record.ts'
 
 type Job = Pick<JobRecord, 'id' | 'account' | 'decision'>
 
+const termsOf = ({ account, decision }: Job) => ({ account, interactive: decision.route === 'turbo' })
+
 /** Calls the EndpointDO that queues the job, even if a fallback endpoint runs it. */
 export class JobSlot {
   readonly #env: Env
@@ -25,12 +27,12 @@ export class JobSlot {
 
   /** Requests the slot, or renews the job's place in the queue. Returns whether the job has the slot. */
   async request(job: Job): Promise<boolean> {
-    return (await this.#call(job, (endpoint) => endpoint.requestSlot(job.id, job.account))) ?? false
+    return (await this.#call(job, (endpoint) => endpoint.requestSlot(job.id, termsOf(job)))) ?? false
   }
 
   /** Renews the slot while it is needed. */
   async renew(job: Job): Promise<void> {
-    await this.#call(job, (endpoint) => (this.#isNeeded ? endpoint.renewSlot(job.id, job.account) : null))
+    await this.#call(job, (endpoint) => (this.#isNeeded ? endpoint.renewSlot(job.id, termsOf(job)) : null))
   }
 
   /** Releases the slot if it is needed. */

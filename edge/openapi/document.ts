@@ -2,7 +2,7 @@
 // into /openapi.json, so that the worker does not contain it.
 import * as z from 'zod'
 import type { Access } from '../auth/access.ts'
-import type { Dialect, DialectRoute } from '../dialects/dialect.ts'
+import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 import { generation } from '../requests/generation-request.ts'
 import { ACCESS } from '../routes/access.ts'
@@ -30,7 +30,7 @@ const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
 const foreignOperation = (dialect: Dialect, route: DialectRoute): Operation => ({
   ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
   ...('accepts' in route && { body: z.looseObject({}), bodyType: BODY_TYPES[route.accepts] }),
-  description: 'Requests and replies are those of the API of this name.',
+  description: 'Requests and replies have the format of the named provider.',
   replies: { 200: { description: 'The reply in the format of that API' } },
   hasOwnErrors: true,
 })
@@ -59,7 +59,7 @@ export const OPERATIONS: Record<string, Operation> = {
 }
 
 const { job, image, problem, webhookEvent, limits } = replies
-/** Schemas with names of their own. Others are written where they are used. */
+/** Schemas that the document names. It contains all others in place. */
 const NAMED = {
   ImageRequest: generation,
   Job: job,
@@ -74,14 +74,14 @@ for (const [id, schema] of Object.entries(NAMED)) registry.add(schema, { id })
 type Json = Record<string, unknown>
 const reference = (id: string) => `#/components/schemas/${id}`
 
-/** Removes what readers of the document do not need: long patterns of dates, and bounds of safe integers. */
+/** Removes details of little use to readers: long patterns of dates, and bounds of safe integers. */
 function simplify({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
   if (jsonSchema.format !== undefined) delete jsonSchema.pattern
   if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum
   if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum
 }
 
-// `input`: what a caller sends, before defaults and transformations. Replies have neither, and may get fields.
+// `input`: the schema of a request, before defaults and transformations. Replies have neither, and later versions may add fields.
 const OPTIONS = { io: 'input', override: simplify, unrepresentable: 'any' } as const
 
 function named(): Json {
@@ -143,7 +143,7 @@ function securityOf({ by, scope, tokens }: Access): Json[] {
   ]
 }
 
-/** `GET /v1/jobs/:id` is getJobsId. */
+/** For example, getJobsId for `GET /v1/jobs/:id`. */
 function idOf(route: string): string {
   const words = route.split(/[^A-Za-z0-9]/).filter((word) => word !== '' && word !== 'v1')
   return words.map((word, k) => (k === 0 ? word.toLowerCase() : word[0]!.toUpperCase() + word.slice(1))).join('')

@@ -5,7 +5,7 @@ export type Reply = {
   schema?: z.ZodType
   /** The media type of `schema`; JSON by default. */
   type?: string
-  /** Another media type, with the schema as JSON Schema. */
+  /** A body that is not JSON: its media type, and its schema as JSON Schema. */
   content?: Record<string, { schema: object; example?: string }>
   headers?: readonly string[]
 }
@@ -22,7 +22,7 @@ export type Operation = {
   bodyType?: string
   /** Whether the body may be missing. */
   isBodyOptional?: boolean
-  /** Requests that run as they are. */
+  /** Example requests, complete enough to be sent. */
   examples?: Record<string, object>
   replies: Record<number, Reply>
   /** Whether errors have the format of another provider's API. */

@@ -8,7 +8,7 @@ import { EVENT_TYPES } from '../webhooks/endpoints/event-types.ts'
 const CODES = Object.keys(ERRORS) as ErrorCode[]
 const microdollars = z.int().describe('micro-dollars')
 const moment = z.int().describe('Unix seconds')
-/** A larger seed than a JSON number holds exactly is text. */
+/** A seed is text if it exceeds the exact integers of JSON numbers. */
 const seedNumber = z.union([z.int().min(0), z.string()])
 const nullableMoment = moment.nullable()
 const listOf = (item: z.ZodType) => z.object({ object: z.literal('list'), data: z.array(item) })

@@ -1,6 +1,6 @@
 // The operations for webhooks.
-import { page, single, span } from '../routes/webhook-deliveries.ts'
-import { changes, newEndpoint, rotation } from '../routes/webhooks.ts'
+import { page, single, span } from '../routes/webhooks/deliveries.ts'
+import { changes, newEndpoint, rotation } from '../routes/webhooks/webhooks.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 

@@ -4,7 +4,7 @@ import type { JobRecord, LogEntry, LoggedEvent } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import type { JobReport, ReportedEntry } from './replies.ts'
 
-/** Events once per step, reported as ranges instead of rows. */
+/** Event types with one event per step. The report combines them into ranges. */
 const STEADY: ReadonlySet<LoggedEvent['type']> = new Set(['step', 'preview'])
 
 /** A log entry without bytes and receipts. Warnings are reduced to their codes, because their messages quote the prompt. */
@@ -27,7 +27,7 @@ function describeEntry({ seq, attempt, at, event }: LogEntry): ReportedEntry {
 }
 type Run = ReportedEntry & { last?: ReportedEntry }
 
-/** The log with each run of steps condense to its first entry, with the last one in `last`. */
+/** The log, with each series of steps condensed to its first entry, whose `last` is the last step. */
 function condense(log: LogEntry[]): Run[] {
   const rows: Run[] = []
   for (const entry of log.map(describeEntry)) {

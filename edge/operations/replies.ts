@@ -46,7 +46,7 @@ export type JobReport = {
       })
     | null
   ledger: LedgerEntry | null
-  /** Each run of steps is one entry, with its last step in `last`. */
+  /** Each series of steps is one entry, whose `last` is the last step. */
   events?: (ReportedEntry & { last?: ReportedEntry })[]
   images?: (Omit<StoredImage, 'receipt'> & { receipt: boolean; in_store: boolean })[]
   webhooks?: (DeliveryView & { endpoint: string })[]

@@ -14,7 +14,7 @@ function isTransient(error: unknown): boolean {
   return (retryable === true || durableObjectReset === true) && overloaded !== true
 }
 
-/** The failure of a call that lasted longer than this restarts the backoff, because the object made progress. */
+/** A call that fails after this time restarts the backoff, because the object made progress. */
 const PROGRESS_MS = 1_000
 
 /** The object is overloaded, or its resets outlasted the backoff. Callers of the API receive the error `overloaded`. */

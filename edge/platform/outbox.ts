@@ -10,7 +10,9 @@ type Transport<Batch> = {
   prepare?(): void
   /** Takes the next due entries, given those being sent. Null if none can be sent now. */
   take(sending: readonly Batch[]): Batch | null
-  /** Sends entries and stores when they are due again, if at all. After a rejection the outbox pauses, and the entries remain due. */
+  /**
+   * Sends entries and stores the time at which each is due again, if any. After a rejection the outbox pauses, and the entries remain due.
+   */
   send(batch: Batch, stop: AbortSignal): Promise<void>
   /** The due time of the next entry in Unix milliseconds; null if the outbox is empty. */
   nextDue(): number | null

@@ -1,6 +1,6 @@
 // Reads the request of a dialect, and translates it to a native request.
 import type { Context } from 'hono'
-import type { DialectRequest, DialectRoute } from '../dialects/dialect.ts'
+import type { DialectRequest, DialectRoute } from '../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError, shorten } from '../http/errors.ts'
 import { parseFields, readForm, readJson } from '../http/validation.ts'
@@ -17,11 +17,11 @@ const isObject = (body: unknown): body is Record<string, unknown> =>
 async function readBody(c: Context<EdgeEnv>, accepts: SubmitRoute['accepts']): Promise<Record<string, unknown>> {
   if (accepts === 'form') return readForm(c)
   const fields = withoutNulls(await readJson(c))
-  // The schema of the native request reports a body that is not an object.
+  // The native schema rejects a body that is not an object.
   return isObject(fields) ? fields : parseFields(generation, generation.shape, fields)
 }
 
-/** The request as a dialect reads it, with a body if its route accepts one. */
+/** The request in the form that dialects parse, with a body if its route accepts one. */
 export async function readDialectRequest(
   c: Context<EdgeEnv>,
   accepts?: SubmitRoute['accepts'],
@@ -62,7 +62,7 @@ function renameParams(thrown: unknown, names: Readonly<Record<string, string>>):
   })
 }
 
-/** Reads a request of a dialect and translates it. A request for a job's end joins a recent equal one that is running. */
+/** Reads a request of a dialect and translates it. A request that waits for the job's end joins a recent equal one that is running. */
 export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { accepts, parse }: SubmitRoute) {
   const request = await readDialectRequest(c, accepts)
   const { wait, files, names = {}, ...translation } = parse(request)

@@ -4,7 +4,7 @@ import { objectOf } from '../platform/durable-objects.ts'
 
 const END_OF_EVENT = '\n\n'
 const TERMINAL = /^event: (succeeded|failed|canceled)$/m
-/** The limit of consecutive short-lived streams, as during a series of resets, before the response ends with an error. */
+/** Maximum number of consecutive short-lived streams, as in a series of resets. After them, the response ends with an error. */
 const MOST_FAILURES = 10
 /** The minimum lifetime of a stream that restarts this count. */
 const LASTING_MS = 100

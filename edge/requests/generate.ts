@@ -16,8 +16,8 @@ import { checkContent } from './content-policy.ts'
 import { admissionError, nextDayHeaders } from './refusals.ts'
 
 /**
- * A parsed request for a job. `retried`: possibly the client's retry of an earlier request. `joins`: without an Idempotency-Key, it joins an
- * equal request of the last minute that is running.
+ * A parsed request for a job. `retried`: possibly a client's retry of an earlier request. `joins`: without an Idempotency-Key, the request
+ * joins an equal one of the last minute that is running.
  */
 export type Submission = {
   credential: Credential
@@ -28,8 +28,8 @@ export type Submission = {
   reuse: boolean
 }
 /**
- * `reused`: the images of an earlier job are the result, free of charge. `joined`: the job is that of an equal request without an
- * Idempotency-Key. `rates` are for the response headers.
+ * `reused`: the images of an earlier job are the result, free of charge. `joined`: the request joined the job of an equal request without
+ * an Idempotency-Key. `rates` are for the response headers.
  */
 export type Submitted = { job: JobRecord; reused: boolean; joined?: boolean; rates: RateState[] }
 
@@ -49,7 +49,7 @@ export function idempotencyKey(header: string | undefined): string | null {
 
 /** Admits the request, or finds its earlier reservation or a job with the same images. Errors: the account's refusals. */
 async function admit(env: Env, submission: Submission): Promise<Admitted> {
-  // Before a price is reserved.
+  // Moderation precedes the reservation of a price.
   checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
   const admission = await account.admit({ ...submission, exhausted: await isGpuBudgetExhausted(env) })
@@ -71,8 +71,8 @@ async function admit(env: Env, submission: Submission): Promise<Admitted> {
 }
 
 /**
- * Checks that a job has its reservation's price and fingerprint, because nobody has paid for a different job. Throws on a mismatch, and for
- * a missing job: a reservation that is about to be released gets none.
+ * Checks that a job has the price and the fingerprint of its reservation, because no other job is paid for. Throws on a mismatch, and for a
+ * missing job: an expiring reservation gets none.
  */
 function checkJob(job: JobRecord | null, { job: id, price, fingerprint }: Reservation): JobRecord {
   if (job?.price === price && job.fingerprint === fingerprint) return job
@@ -126,11 +126,11 @@ async function refuseInFlight(env: Env, { job: id }: Reservation): Promise<void>
  * A waiting caller. `id` identifies it among the callers of the same job, `onJob` receives the job's id before the wait, and `keepAlive`
  * lets work finish after the caller has disconnected.
  */
-export type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
+type WaitingCaller = { id: string; onJob: (job: string) => void; keepAlive: (work: Promise<unknown>) => void }
 
 /** Runs the request's job and returns it after its success. Errors: the account's refusals, and the job's failure or cancellation. */
 export async function generateNow(env: Env, submission: Submission, caller: WaitingCaller): Promise<Submitted> {
-  // If this work stopped after the admission, the reservation would hold its price and slot without a job.
+  // An end between the admission and the job would leave a reservation that blocks its price and slot.
   const { promise: isRunning, resolve } = Promise.withResolvers<void>()
   caller.keepAlive(isRunning)
   try {

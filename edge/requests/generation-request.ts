@@ -75,7 +75,7 @@ export const generation = z.strictObject({
   partial_images: integer({ min: 0, max: PREVIEWS }).optional(),
   /** The action when a waiting caller disconnects. */
   on_disconnect: choice(['continue', 'cancel']).optional(),
-  /** For the whole request. */
+  /** The limit for the whole request. */
   max_cost: number({ min: 0, max: 1000 }).describe('a number of US dollars from 0 to 1000').optional(),
   max_latency_ms: integer({ min: 1, max: 3_600_000 }).optional(),
   /** The URL for the webhook event at the job's end. */
@@ -124,7 +124,7 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
 function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
   const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
   return {
-    // The text that T5 reads decides whether it is needed.
+    // The text for T5 decides whether the request needs T5.
     prompt: fields.prompt_3 || fields.prompt,
     ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
     route: unlessAuto(fields.route),
@@ -163,7 +163,7 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** What a dialect adds to the fields: the wanted size, and warnings about its own adjustments. */
+/** Additions of a dialect to the fields: the wanted size, and warnings about its own adjustments. */
 export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
@@ -205,6 +205,7 @@ export async function createJobSpec(
   }
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
+  const created = Date.now()
   return {
     id: newJobId(),
     name,
@@ -214,14 +215,15 @@ export async function createJobSpec(
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
-    created: Date.now(),
+    created,
+    ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,
   }
 }
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`
 
-/** A hash of everything that determines the pixels and their file. Previews do not. */
+/** A hash of all fields that determine the pixels and their file, so without those of previews. */
 async function digestOf({ preview_steps: _, ...request }: JobSpec['request']): Promise<string> {
   return sha256(JSON.stringify(Object.entries(request).toSorted(([a], [b]) => (a < b ? -1 : 1))))
 }

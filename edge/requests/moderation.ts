@@ -18,7 +18,7 @@ const reply = z.object({
 })
 
 /** The categories of a flagged text; null for one that is not flagged. */
-export type ModerationResult = { categories: string[] } | null
+type ModerationResult = { categories: string[] } | null
 
 /** Reads at most MAX_REPLY_BYTES. Throws on a larger body. */
 async function readReply({ body }: Response): Promise<string> {

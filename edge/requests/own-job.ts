@@ -17,7 +17,7 @@ export async function resolveJobId(env: Env, account: string, given: string): Pr
   return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).findJobByName(given) : null
 }
 
-/** Whether a credential may access a job: a key all jobs of its account, a browser token the jobs it created. */
+/** Whether a credential may access a job. A key may access all jobs of its account, a browser token only jobs that it created. */
 export const isOwner = (credential: Credential, { account, token }: Pick<JobRecord, 'account' | 'token'>): boolean =>
   account === credential.account && (!('token' in credential) || token === credential.token.id)
 

@@ -8,7 +8,7 @@ import { objectOf } from '../platform/durable-objects.ts'
 import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
 import { type Addition, createJobSpec, type Generation, generation } from './generation-request.ts'
 
-/** A body without null fields, which many clients send for unset ones. A body that is no object is unchanged. */
+/** Removes null fields, which many clients send for unset ones. A body other than an object is unchanged. */
 export function withoutNulls(body: unknown): unknown {
   if (typeof body !== 'object' || body === null || Array.isArray(body)) return body
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null))
@@ -63,7 +63,7 @@ export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) 
   const watch = (job: string) => {
     if (signal.aborted) leave(job)
     else signal.addEventListener('abort', () => leave(job), { once: true, signal: over.signal })
-    // Otherwise the runtime ends the request with the connection, before the abort event; workerd pull request 5062.
+    // Without this, the runtime ends the request with the connection, before the abort event; workerd pull request 5062.
     c.executionCtx.waitUntil(promise)
   }
   const done = () => {

@@ -27,7 +27,7 @@ export const receiptClaims = z.strictObject({
   salt: z.string().regex(/^[A-Za-z0-9_-]{22}$/),
   prompt_digest: digest,
   negative_prompt_digest: digest,
-  /** For a job with separate prompts of the second and third encoder. */
+  /** Present if the second or third encoder has its own prompt. */
   prompt_2_digest: digest.optional(),
   prompt_3_digest: digest.optional(),
   parameters: z.strictObject({

@@ -13,7 +13,7 @@ export function publicReceiptKeys(all: ReceiptKeys): JSONWebKeySet {
 }
 
 type Facts = Omit<StoredImage, 'receipt'>
-/** The facts of a finished job that its receipts state. `price` is micro-dollars. */
+/** The fields of a finished job that its receipts contain. `price` is micro-dollars. */
 type FinishedJob = {
   id: string
   request: Omit<JobRequest, 'protocol' | 'attempt'>

@@ -16,7 +16,7 @@ export type StoredImage = {
   /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
   package: string
   device: string
-  /** Deleted by its owner. */
+  /** Whether its owner has deleted it. */
   deleted?: true
   /** Compact JWS, present once the job has succeeded; see receipts.ts. */
   receipt?: string

@@ -1,7 +1,7 @@
 // The access rules and body limits of every route.
 import { LIMITS } from '#contract'
 import { type Access, byKey, byKeyOrToken, generates } from '../auth/access.ts'
-import type { Dialect, DialectRoute } from '../dialects/dialect.ts'
+import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 
 const NATIVE: Readonly<Record<string, Access>> = {

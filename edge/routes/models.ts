@@ -15,7 +15,7 @@ const describeModel = (id: string, offers: readonly Offer[]) => ({
   octet: offers.map(({ endpoint: _, fallbacks: __, model: ___, ...offer }) => offer),
 })
 
-/** The available models, and one model by its name or an alias. An alias for any model has the offers of all. */
+/** The available models, and one model by its name or an alias. An alias for `auto` lists the offers of all models. */
 export const models = new Hono<EdgeEnv>()
   .get('/', (c) => {
     const offers = Object.entries(Object.groupBy(configOf(c.env).catalog.offers, ({ model }) => model))

@@ -5,8 +5,8 @@ const isMatch = (alias: string, name: string) =>
   alias.endsWith('*') ? name.startsWith(alias.slice(0, -1)) : alias === name
 
 /**
- * The model that serves a requested name: undefined for any, which is the name `auto` and an alias for it. Names of offers take precedence
- * over aliases, and longer aliases over shorter ones. A name without an alias is returned unchanged.
+ * The model that serves a requested name; undefined for the name `auto` and its aliases, which any model serves. Names of offers take
+ * precedence over aliases, and longer aliases over shorter ones. A name without an alias is returned unchanged.
  */
 export function resolveModel(
   { offers, aliases = {} }: Pick<Catalog, 'aliases' | 'offers'>,

@@ -19,9 +19,9 @@ export type RouteRequest = {
   steps?: number | undefined
   guidanceScale?: number | undefined
   size?: { width: number; height: number } | undefined
-  /** In place of `size`. */
+  /** Replaces `size`. */
   wantedSize?: WantedSize | undefined
-  /** Whether the quality yields to the available offers, because the request names a model. */
+  /** Whether the available offers override the quality, because the request names a model. */
   isQualityHint?: boolean
   /** Micro-dollars of the whole request. */
   maxCost?: number | undefined

@@ -4,8 +4,8 @@ import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import type { Observation } from './observation.ts'
 
-/** `cold.probability` is the share of similar runs that loaded the model first. `seconds` is the caller's total wait. */
-export type Forecast = {
+/** `cold.probability` is the share of cold starts among similar runs. `seconds` is the caller's total wait. */
+type Forecast = {
   observations: number
   cold: { probability: number; observations: number } | null
   seconds: { p50: number; p95: number } | null
@@ -17,7 +17,9 @@ const quantile = (sorted: readonly number[], q: number) =>
   sorted[Math.min(sorted.length - 1, Math.ceil(q * sorted.length) - 1)]!
 const rounded = (seconds: number) => Math.round(seconds * 1000) / 1000
 
-/** Runs after a similar idle time predict best whether the GPU is still warm. All runs count if there are fewer of these than this. */
+/**
+ * Minimum number of runs after a similar idle time, which best predict whether the GPU is still warm. With fewer of them, all runs count.
+ */
 const ALIKE_AT_LEAST = 3
 
 /** Forecast for `work` megapixel-steps at `now`, from observations of one offer in any order. */

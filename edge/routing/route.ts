@@ -6,7 +6,7 @@ import type { Decision, RouteRequest } from './decision.ts'
 import { applyGuards, type Estimate } from './route-guards.ts'
 import { fitsSize, nearestSize } from './size.ts'
 
-/** A firm preference is an explicit choice of the caller; any other yields to the available offers. */
+/** A firm preference is an explicit choice of the caller. The available offers override any other preference. */
 type Preference = { route: Route; reason: string; isFirm: boolean }
 
 // CLIP reads 77 tokens of about four characters each. Only T5 reads the rest of a prompt.

@@ -7,7 +7,7 @@ type Size = { width: number; height: number }
 type Limits = Pick<Offer, 'width' | 'height' | 'max_pixels' | 'max_side'>
 
 const { min: LEAST, multipleOf: UNIT } = LIMITS.side
-/** How much an error of the aspect ratio counts against the same error of the area. */
+/** Weight of an error in the aspect ratio, relative to an equal error in the area. */
 const ASPECT_WEIGHT = 8
 
 /** Whether the offer has exactly this size. */

@@ -14,7 +14,7 @@ const INSERT_OBSERVATION = `INSERT INTO observations
   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`
 
 const USAGE_QUEUE = 'octet-usage'
-/** After this many attempts a message is dropped; the account sends the row again later. See usage_seconds in recovery.ts. */
+/** Maximum number of attempts for a message. The account sends its rows again later; see usage_seconds in recovery.ts. */
 const ATTEMPTS = 8
 const LONGEST_DELAY_SECONDS = 3600
 

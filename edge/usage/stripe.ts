@@ -3,7 +3,7 @@ import type { UsageRecord } from './record.ts'
 
 const METER_EVENTS = 'https://api.stripe.com/v1/billing/meter_events'
 /** The `event_name` of Stripe's meter. Its value is in micro-dollars. */
-export const METER_NAME = 'octet_microdollars'
+const METER_NAME = 'octet_microdollars'
 /** Maximum number of characters of a refusal in the log. */
 const LOGGED = 500
 

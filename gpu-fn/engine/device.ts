@@ -10,7 +10,7 @@ export type Gpu = { name: string; bytes: number; capability: number }
 const QUERY = ['--query-gpu=memory.total,compute_cap,name', '--format=csv,noheader,nounits']
 const QUERY_MS = 10_000
 const MIB = 2 ** 20
-/** The share of a GPU's memory that its driver leaves. */
+/** The share of a GPU's memory that its driver does not occupy. */
 const SHARE = 0.97
 
 /** The NVIDIA GPUs, by `nvidia-smi`; empty if there are none. */

@@ -7,7 +7,7 @@ import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
 import { deviceMemory, deviceName } from './device.ts'
 import { jobFault } from './job-error.ts'
-import type { Command, Opened } from './messages.ts'
+import type { Command, Message, Opened } from './messages.ts'
 import { readAhead } from './read-ahead.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
 import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdog.ts'
@@ -17,18 +17,31 @@ type Tier = JobRequest['tier']
 /** A compiled model that this process can serve. Sides are in pixels. */
 export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
 
-/** The server's interface to the engine. Calls of `load` and `run` must not overlap. */
+/** The result of `load`. */
+export type Loaded = {
+  device: string
+  /** 0 if the model was open. */
+  seconds: number
+  /** Seconds of each newly opened network. */
+  networks?: Opened
+  /** Models (model:tier) that were closed to make room. */
+  closed?: string[]
+  /** Planned memory of all open models. */
+  bytes?: number
+  /** The model does not fit beside those of unfinished runs, and is not loaded. */
+  occupied?: boolean
+  /** Networks take turns on the device, so that alternating between jobs reloads them. */
+  inTurns?: boolean
+}
+
+/** The server's interface to the engine. Runs may overlap: each makes a step only when its next event is requested. */
 export interface Engine {
   /** Empty until `start` has resolved. */
   readonly models: readonly Model[]
   /** Finds the packages and starts the thread. Throws if there are no packages. */
   start(): Promise<void>
-  /**
-   * Opens the model; `seconds` is 0 if it was open. `networks` has the seconds of each newly opened network, `closed` the
-   * models (model:tier) that were closed to make room. Throws JobError; with
-   * `invalid_request`, before opening anything, if images of `size` exceed the memory budget.
-   */
-  load(model: Model, size?: Size): Promise<{ device: string; seconds: number; networks?: Opened; closed?: string[] }>
+  /** Opens the model. Throws JobError; with `invalid_request`, before opening anything, if images of `size` exceed the memory budget. */
+  load(model: Model, size?: Size): Promise<Loaded>
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
@@ -80,7 +93,7 @@ export class PackageEngine implements Engine {
     await this.#thread.start()
   }
 
-  async load(model: Model, size?: Size): ReturnType<Engine['load']> {
+  async load(model: Model, size?: Size): Promise<Loaded> {
     const pkg = this.#packages.get(model.package)!
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
     try {
@@ -117,20 +130,32 @@ export class PackageEngine implements Engine {
 
   async *run(model: Model, request: JobRequest, signal: AbortSignal): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
-    const { flag, dispose } = cancelFlag(signal)
-    const watch = this.#watchdog.watch('run', pkg.manifest.target)
+    const { flag, raise, dispose } = cancelFlag(signal)
+    const replies = this.#thread!.send({ type: 'run', package: pkg, request: request, cancel: flag })
     try {
-      for await (const reply of this.#thread!.send(
-        { type: 'run', package: pkg, request, cancel: flag },
-        watch.progress,
-      )) {
+      for (;;) {
+        const { value: reply, done } = await this.#watched(pkg, replies)
+        if (done) return
         if (reply.type === 'note') this.#options.log.warn(reply.note)
         if (reply.type === 'aborted') throw signal.reason
         if (reply.type === 'event') yield reply.event
       }
     } finally {
-      watch.end()
+      raise()
+      await replies.return(undefined)
       dispose()
+    }
+  }
+
+  /** The next reply of a run. Only this wait is watched: a paused run is not a hung one. */
+  async #watched({ manifest }: Package, replies: AsyncGenerator<Message>): Promise<IteratorResult<Message>> {
+    const watch = this.#watchdog.watch('run', manifest.target)
+    try {
+      const reply = await replies.next()
+      watch.progress()
+      return reply
+    } finally {
+      watch.end()
     }
   }
 
@@ -139,23 +164,27 @@ export class PackageEngine implements Engine {
   }
 
   /** Opens the package on the engine thread while its files are read ahead. */
-  async #open(pkg: Package, size: Size | undefined, watch: Watch) {
-    let seconds = 0
-    let networks: Opened = {}
-    const closed: string[] = []
+  async #open(pkg: Package, size: Size | undefined, watch: Watch): Promise<Loaded> {
+    const device = this.#devices.get(pkg.manifest.target)!
+    const loaded: Loaded & { closed: string[] } = { device, seconds: 0, networks: {}, closed: [] }
     const opened = new AbortController()
-    void readAhead(pkg, opened.signal)
     try {
       const command: Command = { type: 'load', package: pkg, ...(size && { size: sizeOf(size) }) }
       for await (const reply of this.#thread!.send(command, watch.progress)) {
         if (reply.type === 'note') this.#options.log.warn(reply.note)
-        else if (reply.type === 'closed') closed.push(...reply.models)
-        else if (reply.type === 'loaded') ({ seconds, networks } = reply)
+        // The package was not open. Its weights follow its plan.
+        else if (reply.type === 'plan') void readAhead(pkg, opened.signal)
+        else if (reply.type === 'closed') loaded.closed.push(...reply.models)
+        else if (reply.type === 'occupied') loaded.occupied = true
+        else if (reply.type === 'loaded') {
+          const { seconds, networks, inTurns, bytes } = reply
+          Object.assign(loaded, { seconds, networks, inTurns, bytes })
+        }
       }
     } finally {
       opened.abort()
     }
-    return { device: this.#devices.get(pkg.manifest.target)!, seconds, networks, closed }
+    return loaded
   }
 
   async #close(pkg: Package): Promise<void> {
@@ -172,7 +201,7 @@ function cancelFlag(signal: AbortSignal) {
   }
   signal.addEventListener('abort', raise)
   if (signal.aborted) raise()
-  return { flag, dispose: () => signal.removeEventListener('abort', raise) }
+  return { flag, raise, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
 /** Only these fields of a request, because the thread receives a copy. */

@@ -5,11 +5,23 @@ import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 
-export type Settings = { memoryBytes: number /** Budget of the device's memory. */; deviceBytes?: number | undefined }
+export type Settings = {
+  memoryBytes: number
+  /** Budget of the device's memory. */
+  deviceBytes?: number | undefined
+  /** Limit on cached prompt embeddings. */
+  promptCacheBytes?: number | undefined
+}
 
 export type Opened = Partial<Record<NetworkName, number>>
 
-/** `cancel[0]` becomes 1 when the job is canceled: the thread processes no messages while the Node binding runs. */
+/**
+ * Commands overlap; `id` identifies the replies to each. A run pauses after every event until its `advance`. `cancel[0]` becomes 1 when the
+ * job is canceled: the thread processes no messages while the Node binding runs.
+ */
+export type Request = { id: number; command: Command } | { id: number; advance: true }
+export type Reply = { id: number; message: Message }
+
 export type Command =
   /** `size`: of the job's images. Refused if images of this size exceed the memory budget. */
   | { type: 'load'; package: Package; size?: Size }
@@ -18,12 +30,15 @@ export type Command =
   | { type: 'close'; package: Package }
   | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
 
-/** `ready` is sent once at startup; `note` is a remark about a newly opened package; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
+/** `ready` is sent once at startup, with id 0; `note` is a remark about a newly opened package; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
 export type Message =
   | { type: 'ready' }
   | { type: 'note'; note: string }
-  /** `networks`: seconds for each newly opened network. */
-  | { type: 'loaded'; seconds: number; networks: Opened }
+  /** `networks`: seconds for each newly opened network. `inTurns`: networks take turns on the device, so alternating jobs reload them. `bytes`: planned
+   * memory of all open packages. */
+  | { type: 'loaded'; seconds: number; networks: Opened; inTurns: boolean; bytes: number }
+  /** The package does not fit beside those of unfinished runs. */
+  | { type: 'occupied' }
   | { type: 'plan'; plan: MemoryPlan }
   /** Models that were closed to make room, as model:tier. */
   | { type: 'closed'; models: string[]; budget: number }

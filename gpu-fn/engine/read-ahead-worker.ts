@@ -7,7 +7,7 @@ export type Task = { files: { file: string; bytes: number }[]; first: number; ea
 
 const CHUNK = 4 * 2 ** 20
 const STRETCH = 64 * 2 ** 20
-/** Bytes per second above which a chunk must have been in the page cache, because no disk is as fast. */
+/** A chunk that is read faster (bytes per second) was in the page cache, because no disk is as fast. */
 const CACHED_RATE = 4e9
 
 const chunk = Buffer.allocUnsafe(CHUNK)

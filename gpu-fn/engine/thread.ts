@@ -1,10 +1,10 @@
 // The main thread's handle of the engine's thread: starts it, exchanges messages with it, and replaces it after a crash.
-import { on, once } from 'node:events'
+import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Logger } from 'pino'
-import { JobError, jobFault } from './job-error.ts'
+import { Exchange } from './exchange.ts'
 import { describePlan, type MemoryPlan } from './memory-plan.ts'
-import type { Command, Message, Settings } from './messages.ts'
+import type { Command, Message, Reply, Request, Settings } from './messages.ts'
 
 const PROGRAM = new URL('./worker.ts', import.meta.url)
 
@@ -13,17 +13,23 @@ export interface ThreadOptions {
   memoryBytes: number
   /** Limit on the device memory in use; if given, it decides which packages stay open. */
   deviceBytes?: number | undefined
+  /** Limit on cached prompt embeddings. */
+  promptCacheBytes?: number | undefined
   log: Logger
   /** The thread's program; tests may wrap the default one. */
   program?: URL
 }
 
-/** The thread of all onnxruntime sessions, whose calls block their thread. Commands are sent one at a time. */
+/** The thread of all onnxruntime sessions, whose calls block their thread. Commands may overlap. */
 export class EngineThread {
   readonly #options: ThreadOptions
   #thread: Worker | undefined
   #stopping = false
-  #idle = Promise.resolve()
+  #ready: Promise<unknown> = Promise.resolve()
+  #nextId = 1
+  /** Commands in progress by id. */
+  readonly #exchanges = new Map<number, Exchange>()
+  #onIdle: (() => void)[] = []
 
   constructor(options: ThreadOptions) {
     this.#options = options
@@ -37,49 +43,65 @@ export class EngineThread {
       throw new Error('the engine thread ended before it was ready')
     })
     const ready = Promise.race([once(thread, 'message'), ended])
-    this.#idle = ready.then(
-      () => {},
-      () => {},
-    )
+    this.#ready = ready.catch(() => {})
     await ready
   }
 
-  /** Sends a command and yields all replies but the last; every reply calls `onProgress`. Throws JobError if the command fails or the thread dies. */
+  /**
+   * Sends a command and yields all replies but the last; every reply calls `onProgress`. A run makes its next step when its next reply is
+   * requested. Throws JobError if the command fails or the thread dies.
+   */
   async *send(command: Command, onProgress: () => void = () => {}): AsyncGenerator<Message> {
-    const { promise, resolve } = Promise.withResolvers<void>()
-    this.#idle = promise
+    const id = this.#nextId++
+    const exchange = new Exchange()
+    this.#exchanges.set(id, exchange)
     this.#thread ??= this.#open()
+    const thread = this.#thread
+    thread.postMessage({ id, command } satisfies Request)
+    let isPaused = false
     try {
-      for await (const reply of exchange(this.#thread, command, onProgress)) {
+      for (let reply = await exchange.next(); reply; reply = await exchange.next()) {
+        onProgress()
         if (reply.type === 'plan') this.#logPlan(command, reply.plan)
         else if (reply.type === 'closed') this.#logClosed(reply)
+        isPaused = reply.type === 'event'
         yield reply
+        if (isPaused) thread.postMessage({ id, advance: true } satisfies Request)
+        isPaused = false
       }
     } finally {
-      resolve()
+      // The reader of a paused run has left. The run is canceled by its flag and ends.
+      if (isPaused) thread.postMessage({ id, advance: true } satisfies Request)
+      this.#exchanges.delete(id)
+      if (this.#exchanges.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve()
     }
   }
 
-  /** Ends the thread after the current command. Ending it inside onnxruntime would crash the process. */
+  /** Ends the thread after the commands in progress. Ending it inside onnxruntime would crash the process. */
   async stop(): Promise<void> {
-    await this.#idle
+    await this.#ready
+    if (this.#exchanges.size > 0) await new Promise<void>((resolve) => this.#onIdle.push(resolve))
     this.#stopping = true
     await this.#thread?.terminate()
   }
 
   #open(): Worker {
-    const { memoryBytes, deviceBytes, log, program = PROGRAM } = this.#options
-    const thread = new Worker(program, { workerData: { memoryBytes, deviceBytes } satisfies Settings })
-    const forget = () => {
-      if (this.#thread === thread) this.#thread = undefined
+    const { memoryBytes, deviceBytes, promptCacheBytes, log, program = PROGRAM } = this.#options
+    const workerData: Settings = { memoryBytes, deviceBytes, promptCacheBytes }
+    const thread = new Worker(program, { workerData })
+    const forget = (cause: Error) => {
+      if (this.#thread !== thread) return
+      this.#thread = undefined
+      for (const exchange of this.#exchanges.values()) exchange.fail(cause)
     }
+    thread.on('message', ({ id, message }: Reply) => this.#exchanges.get(id)?.push(message))
     // Already on `error`, because a command sent between `error` and `exit` would be lost.
     thread.on('error', (error) => {
-      forget()
+      forget(error)
       log.error({ err: error }, 'the engine thread failed')
     })
     thread.on('exit', (code) => {
-      forget()
+      forget(new Error('the engine thread ended during the job'))
       if (!this.#stopping) log.error({ code }, 'the engine thread ended; the next job starts another')
     })
     return thread
@@ -92,21 +114,4 @@ export class EngineThread {
   #logPlan({ package: { manifest } }: Command, plan: MemoryPlan): void {
     this.#options.log.info({ package: manifest.model, ...describePlan(plan) }, 'memory plan')
   }
-}
-
-async function* exchange(thread: Worker, command: Command, onReply: () => void): AsyncGenerator<Message> {
-  const replies = on(thread, 'message', { close: ['exit'] })
-  thread.postMessage(command)
-  try {
-    for await (const [reply] of replies as AsyncIterable<[Message]>) {
-      onReply()
-      if (reply.type === 'done') return
-      if (reply.type === 'refused') throw new JobError('invalid_request', reply.message)
-      if (reply.type === 'failed') throw jobFault(reply.code, reply.error)
-      yield reply
-    }
-  } catch (cause) {
-    throw cause instanceof JobError ? cause : jobFault('internal', cause)
-  }
-  throw jobFault('internal', new Error('the engine thread ended during the job'))
 }

@@ -1,29 +1,39 @@
-// The engine's thread: opens packages, keeps the most recently used ones open within a budget, and runs one request at a time.
+// The engine's thread: opens packages, keeps the most recently used ones open within a budget, and advances runs step by step.
 import { parentPort, workerData } from 'node:worker_threads'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
-import { txt2img } from '../pipeline/txt2img.ts'
+import { createPromptCache } from '../pipeline/prompt-cache.ts'
+import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import { footprintOf, planOf } from './graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, type Peak } from './memory-plan.ts'
-import type { Command, Message, Opened, Settings } from './messages.ts'
+import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
 import { type OpenPipeline, openPipeline } from './open-pipeline.ts'
 
-const { memoryBytes, deviceBytes } = workerData as Settings
+const { memoryBytes, deviceBytes, promptCacheBytes = 0 } = workerData as Settings
 const port = parentPort!
-type OpenPackage = Peak & { pipeline: OpenPipeline; name: string }
+/** `runs`: unfinished runs, during which the package must stay open. */
+type OpenPackage = Peak & { pipeline: OpenPipeline; name: string; runs: number }
 /** Open pipelines by package digest, least recently used first. */
 const open = new Map<string, OpenPackage>()
+/** Paused runs by the id of their command. */
+const paused = new Map<number, () => void>()
+const prompts = createPromptCache(promptCacheBytes)
+type Send = (message: Message) => void
 
-port.on('message', (command: Command) => void execute(command))
-send({ type: 'ready' })
+port.on('message', (request: Request) => {
+  if ('command' in request) void execute(request.command, request.id)
+  else paused.get(request.id)?.()
+})
+post(0, { type: 'ready' })
 
-async function execute(command: Command): Promise<void> {
+async function execute(command: Command, id: number): Promise<void> {
   const abort = new AbortController()
+  const send: Send = (message) => post(id, message)
   try {
-    if (command.type === 'load') await load(command)
-    else if (command.type === 'warm') await warm(command.package, command.sizes)
+    if (command.type === 'load') await load(command, send)
+    else if (command.type === 'warm') await warm(command.package, command.sizes, send)
     else if (command.type === 'close') await close(command.package)
-    else await run(command, abort)
+    else await run(command, { id, abort, send })
     send({ type: 'done' })
   } catch (error) {
     if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
@@ -32,13 +42,21 @@ async function execute(command: Command): Promise<void> {
   }
 }
 
-async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>): Promise<void> {
+async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>, send: Send): Promise<void> {
   if (size) checkFits(pkg, size)
   const start = performance.now()
   const warm = open.has(pkg.digest)
   const networks: Opened = {}
-  await pipelineOf(pkg, networks)
-  send({ type: 'loaded', seconds: warm ? 0 : (performance.now() - start) / 1000, networks })
+  const opened = await pipelineOf(pkg, send, networks)
+  if (!opened) return send({ type: 'occupied' })
+  const seconds = warm ? 0 : (performance.now() - start) / 1000
+  send({
+    type: 'loaded',
+    seconds,
+    networks,
+    inTurns: opened.pipeline.plan.offloaded.length > 1,
+    bytes: memoryOfAll([...open.values()]),
+  })
 }
 
 /** Images of the requested size exceed the memory budget. */
@@ -78,8 +96,8 @@ function fits(pkg: Package, size: Size): boolean {
 }
 
 /** Generates an image with one step for each size, largest first so that memory is planned once. */
-async function warm(pkg: Package, sizes: Size[]): Promise<void> {
-  const pipeline = await pipelineOf(pkg)
+async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
+  const { pipeline } = await openOrThrow(pkg, send)
   const { defaults, target } = pkg.manifest
   // A GPU's libraries plan separately for a batch of two, which guidance uses.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
@@ -94,38 +112,58 @@ async function warm(pkg: Package, sizes: Size[]): Promise<void> {
 }
 
 type Run = Extract<Command, { type: 'run' }>
+type Context = { id: number; abort: AbortController; send: Send }
 
-async function run({ package: pkg, request, cancel }: Run, abort: AbortController): Promise<void> {
+async function run({ package: pkg, request, cancel }: Run, { id, abort, send }: Context): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
-  const pipeline = await pipelineOf(pkg)
+  const opened = await openOrThrow(pkg, send)
+  opened.runs += 1
   if (Atomics.load(cancel, 0) === 1) abort.abort()
   try {
-    for await (const event of txt2img(pipeline, request, abort.signal)) {
+    const tenant = request.schedule?.tenant ?? ''
+    const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${pkg.digest} ${key}`, encode)
+    for await (const event of txt2img(opened.pipeline, request, abort.signal, remember)) {
+      const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
+      send({ type: 'event', event })
+      await resumed
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
-      send({ type: 'event', event })
     }
   } finally {
+    paused.delete(id)
+    opened.runs -= 1
     Atomics.notify(cancel, 0)
   }
 }
 
-async function pipelineOf(pkg: Package, networks: Opened = {}): Promise<OpenPipeline> {
+async function openOrThrow(pkg: Package, send: Send): Promise<OpenPackage> {
+  const opened = await pipelineOf(pkg, send)
+  if (opened) return opened
+  throw new Error(`${pkg.manifest.model}:${pkg.manifest.tier} does not fit beside the packages of unfinished runs`)
+}
+
+/** Opens the package if necessary. Null if it does not fit beside those of unfinished runs. */
+async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Promise<OpenPackage | null> {
   const onPlan = (plan: MemoryPlan) => send({ type: 'plan', plan })
   const onOpen = (network: NetworkName, seconds: number) => {
     networks[network] = seconds
     send({ type: 'progress' })
   }
   const found = open.get(pkg.digest)
-  open.delete(pkg.digest)
-  const memory = found ?? memoryOf(pkg)
-  if (!found) await evictPipelines(memory)
-  const pipeline = found?.pipeline ?? (await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen }))
-  if (!found && pipeline.note) send({ type: 'note', note: pipeline.note })
-  open.set(pkg.digest, { ...memory, pipeline, name: `${pkg.manifest.model}:${pkg.manifest.tier}` })
-  return pipeline
+  if (found) {
+    open.delete(pkg.digest)
+    open.set(pkg.digest, found)
+    return found
+  }
+  const memory = memoryOf(pkg)
+  if (!(await evictPipelines(memory, send))) return null
+  const pipeline = await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen })
+  if (pipeline.note) send({ type: 'note', note: pipeline.note })
+  const opened = { ...memory, pipeline, name: `${pkg.manifest.model}:${pkg.manifest.tier}`, runs: 0 }
+  open.set(pkg.digest, opened)
+  return opened
 }
 
 function memoryOf(pkg: Package): Peak {
@@ -140,27 +178,35 @@ async function close({ digest }: Package): Promise<void> {
   await found?.pipeline.release()
 }
 
-/** Closes the least recently used pipelines until a new one fits. A pipeline above the budget runs alone. */
-async function evictPipelines(added: Peak): Promise<void> {
+/**
+ * Closes the least recently used pipelines without unfinished runs until a new one fits. False, with nothing closed, if it does not fit
+ * beside the others. A pipeline above the budget runs alone.
+ */
+async function evictPipelines(added: Peak, send: Send): Promise<boolean> {
   const budget = deviceBytes ?? memoryBytes
+  const needed = [...open.values()].filter(({ runs }) => runs > 0)
+  if (needed.length > 0 && memoryOfAll([...needed, added]) > budget) return false
   const models: string[] = []
   for (const [digest, entry] of open) {
     if (memoryOfAll([...open.values(), added]) <= budget) break
+    if (entry.runs > 0) continue
     open.delete(digest)
     models.push(entry.name)
     await entry.pipeline.release()
   }
   send({ type: 'closed', models, budget })
+  return true
 }
 
-function send(message: Message): void {
+function post(id: number, message: Message): void {
   if (message.type !== 'event' || (message.event.type !== 'image' && message.event.type !== 'preview')) {
-    port.postMessage(message)
+    port.postMessage({ id, message } satisfies Reply)
     return
   }
   // Pooled and native buffers cannot be transferred, so the thread transfers a copy.
   const data = new Uint8Array(message.event.data)
-  port.postMessage({ type: 'event', event: { ...message.event, data } } satisfies Message, [data.buffer])
+  const copied: Message = { type: 'event', event: { ...message.event, data } }
+  port.postMessage({ id, message: copied } satisfies Reply, [data.buffer])
 }
 
 function classify(thrown: unknown, { type }: Command): Omit<Extract<Message, { type: 'failed' }>, 'type'> {

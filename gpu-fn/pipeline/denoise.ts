@@ -39,6 +39,12 @@ export async function condition(
 /** Maximum number of steps per run of `conditioning`, which bounds the memory of the modulation. */
 export const STEPS_AT_ONCE = 50
 
+/**
+ * The conditions on the device. Those of an interrupted run are released when another needs its own, and computed again when it continues:
+ * they take hundreds of megabytes, and computing them takes less time than a step.
+ */
+let onDevice: Conditions | undefined
+
 /** The conditions of all steps, computed when needed for `STEPS_AT_ONCE` steps at a time. Call `release` at the end. */
 export class Conditions {
   readonly #compute: (timesteps: Float32Array) => Promise<Condition[]>
@@ -55,8 +61,11 @@ export class Conditions {
   async at(step: number): Promise<{ conditions: Condition[]; row: number }> {
     const row = step % STEPS_AT_ONCE
     const first = step - row
+    if (onDevice !== this) onDevice?.release()
+    onDevice = this
     if (first !== this.#first) {
       this.release()
+      onDevice = this
       this.#current = await this.#compute(this.#timesteps.subarray(first, first + STEPS_AT_ONCE))
       this.#first = first
     }
@@ -64,6 +73,7 @@ export class Conditions {
   }
 
   release(): void {
+    if (onDevice === this) onDevice = undefined
     releaseConditions(this.#current)
     this.#current = []
     this.#first = -1

@@ -25,5 +25,7 @@ export type PipelineEvent =
   | { type: 'encoded'; seconds: number }
   | { type: 'step'; image: number; step: number; steps: number }
   | Preview
+  /** The image's pixels are complete. The next event, the image, needs the host only. */
+  | { type: 'decoded'; image: number }
   | FinishedImage
   | { type: 'finished'; timings: { encode: number; denoise: number; decode: number } }

@@ -12,7 +12,7 @@ import { gaussianNoiseAsync } from './noise.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
-import { assertFinite, encodePrompts, type NamedPrompt } from './prompt.ts'
+import { assertFinite, type EncodedPrompts, encodePrompts, type NamedPrompt } from './prompt.ts'
 import { createScheduler } from './schedulers/schedulers.ts'
 
 export type Txt2ImgRequest = Pick<
@@ -35,19 +35,23 @@ export type Txt2ImgRequest = Pick<
   | 'prompt_metadata'
 >
 
+/** Returns the result of `encode`, or an earlier one of the same key. */
+export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
+
 /**
  * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
- * checks `signal` before the next; an aborted signal throws its reason. Throws `RangeError` for a size outside the model's range and
+ * checks `signal` before the next; an aborted signal throws its reason. Runs on one thread may alternate at each yield. Throws `RangeError` for a size outside the model's range and
  * `BudgetError` for a size above the memory budget.
  */
 export async function* txt2img(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
+  remember: RememberPrompts = (_, encode) => encode(),
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
-  const { dims, noise, inputs, truncations } = await prepare(pipeline, request, signal)
+  const { dims, noise, inputs, truncations } = await prepare(pipeline, request, signal, remember)
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
@@ -60,7 +64,7 @@ export async function* txt2img(
       undecoded.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, inputs, timings, signal }))
       // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
-      for (const each of undecoded.splice(0)) yield await decodeImage(pipeline, request, each, { timings, signal })
+      for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal })
     }
     yield { type: 'finished', timings }
   } finally {
@@ -82,15 +86,18 @@ function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]
   )
 }
 
-async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal) {
+async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal, remember: RememberPrompts) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
   const options = { maxTokens: request.max_sequence_length, batched, signal }
+  const texts = promptsOf(request)
   const [{ prompts, truncations }, noise] = await Promise.all([
-    encodePrompts(pipeline.encoders, manifest.text, promptsOf(request), options),
+    remember(JSON.stringify([texts, options.maxTokens]), () =>
+      encodePrompts(pipeline.encoders, manifest.text, texts, options),
+    ),
     noiseOf(request, 0, dims),
   ])
   signal.throwIfAborted()
@@ -109,15 +116,16 @@ async function* denoiseImage(
   request: Txt2ImgRequest,
   { image, latent, inputs, timings, signal }: Work & Denoised & { inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
-  const denoiseClock = stopwatch()
   const scheduler = createScheduler(request.steps, pkg.manifest.scheduler)
   const steps = scheduler.timesteps.length
   const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
   for (let run = 0; run < steps; run++) {
     signal.throwIfAborted()
+    const denoiseClock = stopwatch()
     const { conditions, row } = await inputs.conditions.at(run)
     const velocity = await predictVelocity(transformer, latent, conditions, row, options)
     scheduler.step(velocity, run, latent.data)
+    timings.denoise += denoiseClock()
     const step = run + 1
     yield { type: 'step', image, step, steps }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
@@ -127,22 +135,25 @@ async function* denoiseImage(
     }
   }
   assertFinite(latent.data, 'the denoised latent')
-  timings.denoise += denoiseClock()
   return { image, latent }
 }
 
-async function decodeImage(
+/** Decodes a latent, then encodes the file, which does not use the device. */
+async function* decodeImage(
   { package: pkg, vaeDecoder, plan }: Pipeline,
   request: Txt2ImgRequest,
   { image, latent }: Denoised,
   { timings, signal }: Work,
-): Promise<FinishedImage> {
+): AsyncGenerator<PipelineEvent> {
   signal.throwIfAborted()
   const decodeClock = stopwatch()
   const pixels = await decodeLatent(vaeDecoder, latent, plan.tile, signal)
-  const finished = await writeImage(pkg, request, pixels, image, seedOf(request.seed, image))
   timings.decode += decodeClock()
-  return finished
+  yield { type: 'decoded', image }
+  const fileClock = stopwatch()
+  const finished = await writeImage(pkg, request, pixels, image, seedOf(request.seed, image))
+  timings.decode += fileClock()
+  yield finished
 }
 
 const sharesMemory = ({ plan }: Pipeline) =>

@@ -11,7 +11,7 @@ export type Pieces = {
   unmap(address: Pointer): void
 }
 
-export type MemoryPool = {
+type MemoryPool = {
   /** Maps `bytes` at `address`, both multiples of a piece, with idle pieces first. Throws the driver's error, with nothing mapped. */
   map(address: Pointer, bytes: number): Mapping
 }

@@ -66,13 +66,13 @@ const RELEASES = {
 } as const
 const GET_ERROR_MESSAGE = 2
 
-export type OrtFunction = keyof typeof FUNCTIONS
+type OrtFunction = keyof typeof FUNCTIONS
 type Released = keyof typeof RELEASES
 
 export type OrtApi = {
   /** Throws onnxruntime's error. */
   call(name: OrtFunction, ...args: unknown[]): void
-  /** The same on one of koffi's threads. The arguments must stay alive until it resolves. */
+  /** Calls a function on one of koffi's threads. The arguments must stay alive until it resolves. */
   callAsync(name: OrtFunction, ...args: unknown[]): Promise<void>
   /** Calls a function and returns the pointer in its last parameter. */
   make(name: OrtFunction, ...args: unknown[]): Pointer

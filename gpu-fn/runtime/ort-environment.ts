@@ -7,7 +7,7 @@ export const FATAL_ONLY = 4
 const DEVICE_ALLOCATOR = 0
 const DEFAULT_MEMORY = 0
 const SAME_AS_REQUESTED = 1n
-export const CUDA_DEVICE = 0
+const CUDA_DEVICE = 0
 
 let environment: Pointer | undefined
 let shared = false

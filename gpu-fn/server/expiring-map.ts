@@ -8,7 +8,7 @@ export type ExpiringMap<Value> = {
 
 /** Keeps up to `most` entries for `seconds` each; the oldest are evicted first. */
 export function createExpiringMap<Value>({ seconds, most }: { seconds: number; most: number }): ExpiringMap<Value> {
-  // A Map iterates in insertion order, which is the order of expiry.
+  // The insertion order, in which a Map iterates, is the order of expiry.
   const entries = new Map<string, { value: Value; expires: number }>()
   return {
     get(key) {

@@ -1,6 +1,7 @@
 // One job: its request, and the log of its events, which any number of readers can follow from the start.
 import { EventEmitter } from 'node:events'
 import type { JobEvent, JobRequest } from '../contract.ts'
+import type { TraceParent } from './observability/traceparent.ts'
 
 /** An event and, for an image, its bytes. */
 export type Entry = { event: JobEvent; data?: Uint8Array }
@@ -8,7 +9,7 @@ export type Entry = { event: JobEvent; data?: Uint8Array }
 export interface Job {
   readonly id: string
   readonly request: JobRequest
-  /** The request without its attempt: two jobs with equal parameters make the same images. */
+  /** The request without its attempt and schedule: two jobs with equal parameters make the same images. */
   readonly parameters: string
   /** The highest attempt of this job. */
   attempt: number
@@ -18,14 +19,24 @@ export interface Job {
   readonly cancellation: AbortController
   /** `performance.now()` */
   readonly acceptedAt: number
+  readonly wait: Wait
+  /** The caller's span; null starts a trace. */
+  readonly trace: TraceParent | null
   readonly changes: EventEmitter<{ entry: [] }>
 }
+
+/** The time that a job waits for the device: from its acceptance, and between its turns. Milliseconds. */
+export type Wait = { ms: number /** `performance.now()`; null during a turn. */; since: number | null }
+
+/** Milliseconds of waiting so far. */
+export const waitedMs = ({ wait: { ms, since } }: Job): number => ms + (since === null ? 0 : performance.now() - since)
 
 const ENTRY_BYTES = 256
 const TERMINAL: readonly JobEvent['type'][] = ['succeeded', 'failed', 'canceled']
 
-export function createJob(id: string, request: JobRequest): Job {
+export function createJob(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
   const parameters = parametersOf(request)
+  const acceptedAt = performance.now()
   return {
     id,
     request,
@@ -35,14 +46,16 @@ export function createJob(id: string, request: JobRequest): Job {
     // UTF-16, stored in both `request` and `parameters`.
     bytes: 4 * parameters.length,
     cancellation: new AbortController(),
-    acceptedAt: performance.now(),
+    acceptedAt,
+    wait: { ms: 0, since: acceptedAt },
+    trace,
     changes: new EventEmitter<{ entry: [] }>().setMaxListeners(0),
   }
 }
 
-/** The parts of a request that identify the job: all but the attempt. */
+/** The parts of a request that identify the job: all but the attempt and the schedule. */
 export function parametersOf(request: JobRequest): string {
-  const { attempt: _, ...parameters } = request
+  const { attempt: _, schedule: __, ...parameters } = request
   return JSON.stringify(parameters)
 }
 

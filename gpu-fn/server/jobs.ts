@@ -2,10 +2,13 @@
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
+import { Dispatcher, type Rejection } from './dispatcher.ts'
 import { createEngineHealth } from './engine-health.ts'
+import { Estimates } from './estimates.ts'
 import { createExpiringMap } from './expiring-map.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
-import { Queue } from './queue.ts'
+import { type Observer, observeWith } from './observability/observer.ts'
+import type { TraceParent } from './observability/traceparent.ts'
 import { createReaders } from './readers.ts'
 import { Refusal } from './refusal.ts'
 import { Retention, type RetentionLimits } from './retention.ts'
@@ -17,15 +20,20 @@ export type Lifecycle = { status: Health['status'] }
 export interface JobsOptions extends RetentionLimits {
   engine: Engine
   lifecycle: Lifecycle
-  /** Maximum number of waiting jobs. */
+  /** Maximum number of jobs that have not started. */
   queue: number
+  /** The longest time from acceptance to end of a job. */
+  agingSeconds?: number
   /** A job without a reader for this long is canceled. */
   unreadSeconds: number
   log: Logger
   /** Called once when the engine no longer works, for example after a GPU fault. */
   onBroken: () => void
+  observer?: Required<Observer>
 }
 
+/** Twice the longest job of the built-in model on a slow CPU, with room for others. */
+const AGING_SECONDS = 60
 /** Bounds on remembered cancellations. A PUT overtaken by its DELETE arrives while the edge still retries. */
 const CANCELLATIONS = { seconds: 600, most: 16_384 }
 
@@ -36,21 +44,29 @@ export class Jobs {
   /** Job id → the highest attempt canceled by request, even if the job was unknown at the time. */
   readonly #canceledAttempts = createExpiringMap<number>(CANCELLATIONS)
   readonly #retention: Retention
-  readonly #queue: Queue<Job>
+  readonly #dispatcher: Dispatcher
   readonly #readers: ReturnType<typeof createReaders>
 
   constructor(options: JobsOptions) {
-    const { engine, log, onBroken, queue, unreadSeconds } = options
+    const { engine, log, onBroken, queue, unreadSeconds, agingSeconds = AGING_SECONDS } = options
+    const { observer = observeWith([]) } = options
     this.#options = options
     this.#retention = new Retention(options, (job) => {
       if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id)
     })
     const health = createEngineHealth(engine, log, onBroken)
-    this.#queue = new Queue(async (job) => {
-      const { fault } = await runJob(engine, job, this.#logOf(job))
-      this.#retention.add(job)
-      await health.record(job, fault)
-    }, queue)
+    this.#dispatcher = new Dispatcher({
+      start: (job) => runJob(engine, job, this.#logOf(job)),
+      onEnd: async (job, fault) => {
+        this.#retention.add(job)
+        observer.end(job)
+        await health.record(job, fault)
+      },
+      estimates: new Estimates(),
+      observer,
+      capacity: queue,
+      agingMs: agingSeconds * 1000,
+    })
     this.#readers = createReaders(unreadSeconds * 1000, (job) => {
       this.#logOf(job).info({ seconds: unreadSeconds }, 'job canceled: it has no reader')
       this.#stop(job)
@@ -58,7 +74,7 @@ export class Jobs {
   }
 
   /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
-  submit(id: string, request: JobRequest): Job {
+  submit(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
       throw new Refusal('job_conflict', `job ${id} exists with another body`)
@@ -67,7 +83,7 @@ export class Jobs {
       known.attempt = Math.max(known.attempt, request.attempt)
       return known
     }
-    const job = createJob(id, request)
+    const job = createJob(id, request, trace)
     if (isCanceled) {
       this.#jobs.set(id, job)
       this.#endCanceled(job)
@@ -98,21 +114,31 @@ export class Jobs {
   }
 
   position(job: Job): number {
-    return this.#queue.position(job)
+    return this.#dispatcher.position(job)
   }
 
-  counts(): ReturnType<Queue<Job>['counts']> {
-    return this.#queue.counts()
+  counts(): ReturnType<Dispatcher['counts']> {
+    return this.#dispatcher.counts()
+  }
+
+  /** Unfinished jobs by class and state. */
+  census(): ReturnType<Dispatcher['census']> {
+    return this.#dispatcher.census()
+  }
+
+  /** Whether another job would be accepted, as far as the number of jobs decides. */
+  hasRoom(): boolean {
+    return this.counts().queued < this.#options.queue
   }
 
   idle(): Promise<void> {
-    return this.#queue.idle()
+    return this.#dispatcher.idle()
   }
 
-  /** Ends a queued job immediately and a running one before its next step. */
+  /** Ends a queued job immediately and a started one before its next step. */
   #stop(job: Job): void {
     job.cancellation.abort()
-    if (this.#queue.remove(job)) this.#endCanceled(job)
+    if (this.#dispatcher.remove(job)) this.#endCanceled(job)
   }
 
   #endCanceled(job: Job): void {
@@ -123,18 +149,29 @@ export class Jobs {
   #enqueue(job: Job): void {
     const { lifecycle, queue } = this.#options
     refuseUnlessReady(lifecycle)
-    if (!this.#queue.add(job)) {
-      const retryAfter = Math.min(60, Math.max(1, Math.ceil(this.#queue.secondsUntilFree())))
-      throw new Refusal('queue_full', `${queue} jobs are already waiting`, { retryAfter })
-    }
+    const rejected = this.#dispatcher.add(job)
+    if (rejected) throw refusalOf(rejected, queue)
     this.#jobs.set(job.id, job)
     this.#readers.add(job)
-    this.#logOf(job).info({ position: this.#queue.position(job) }, 'job accepted')
+    this.#logOf(job).debug({ position: this.#dispatcher.position(job) }, 'job accepted')
   }
 
   #logOf(job: Job): Logger {
     return this.#options.log.child({ job: job.id, attempt: job.attempt })
   }
+}
+
+const MOST_RETRY_SECONDS = 3_600
+
+function refusalOf(rejected: Rejection, queue: number): Refusal {
+  const seconds = rejected.retryAfterMs === null ? undefined : Math.ceil(rejected.retryAfterMs / 1000)
+  const retryAfter = seconds === undefined ? undefined : Math.min(MOST_RETRY_SECONDS, Math.max(1, seconds))
+  const options = retryAfter === undefined ? {} : { retryAfter }
+  if (rejected.reason === 'full') return new Refusal('queue_full', `${queue} jobs are already waiting`, options)
+  const takes = `the job would end in ${Math.ceil(rejected.takesMs)} ms`
+  if (rejected.reason === 'deadline')
+    return new Refusal('deadline_unmet', `${takes}, after its max_latency_ms`, options)
+  return new Refusal('queue_full', `the accepted jobs take too long already; ${takes}`, options)
 }
 
 /**

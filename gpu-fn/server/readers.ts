@@ -3,7 +3,7 @@ import { type Job, outcome } from './job.ts'
 
 type Watch = { readers: number; timer?: NodeJS.Timeout | undefined }
 
-/** Calls `giveUp` once each time a job has had no reader for `unreadMs`. */
+/** Calls `giveUp` once for each period of `unreadMs` in which a job has no reader. */
 export function createReaders(unreadMs: number, giveUp: (job: Job) => void) {
   const watches = new Map<Job, Watch>()
 

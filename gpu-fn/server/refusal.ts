@@ -17,6 +17,7 @@ const STATUS = {
   request_too_large: 413,
   unsupported_media_type: 415,
   queue_full: 429,
+  deadline_unmet: 429,
   internal: 500,
   loading: 503,
   draining: 503,

@@ -1,27 +1,38 @@
-// Runs one job on the engine and appends its events to the job's log.
+// Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
-import { append, type Job } from './job.ts'
+import { append, type Job, waitedMs } from './job.ts'
+import type { Load } from './observability/observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
 
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
+/** The part of a run that a turn has completed. `occupied`: none, because the model does not fit beside those of unfinished runs. */
+export type Turn = {
+  phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
+  /** Of phase `load`. */
+  load?: Load
+  /** Networks of the model take turns on the device, so that alternating between jobs reloads them. */
+  inTurns?: boolean
+}
+
 /**
- * Runs the job to its end. Never rejects: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, also in a
- * canceled job; the error is logged.
+ * Runs the job to its end and yields after each turn; between turns, other jobs may have the device. The turn after `decode` needs the host
+ * only. Never throws: the job's log ends with `succeeded`, `failed` or `canceled`. `fault`: the service failed, also in a canceled job; the
+ * error is logged.
  */
-export async function runJob(engine: Engine, job: Job, log: Logger): Promise<{ fault: boolean }> {
-  const progress = { timings: emptyTimings(job), stepsDone: 0, images: 0 }
+export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGenerator<Turn, { fault: boolean }> {
+  const progress = { timings: emptyTimings(), stepsDone: 0, images: 0 }
   const { signal } = job.cancellation
   let fault = false
   try {
-    await generate(engine, job, progress)
+    yield* generate(engine, job, progress)
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
   } catch (thrown) {
     const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
@@ -29,30 +40,65 @@ export async function runJob(engine: Engine, job: Job, log: Logger): Promise<{ f
     if (fault) log.error({ err: cause, code }, 'job failed')
     append(job, signal.aborted ? canceled(job, progress) : { type: 'failed', code, message })
   }
-  log.info({ outcome: job.entries.at(-1)?.event }, 'job ended')
+  log.info(summaryOf(job), 'job ended')
   return { fault }
+}
+
+/** One line of the log for each job. It has no prompt. */
+function summaryOf({ request, entries, trace, acceptedAt }: Job) {
+  const { model, tier, width, height, steps, count, guidance_scale, schedule } = request
+  const size = { width, height, steps, count, guidance_scale }
+  const turns = { tenant: schedule?.tenant, interactive: schedule?.interactive }
+  return {
+    outcome: entries.at(-1)?.event,
+    model,
+    tier,
+    ...size,
+    ...turns,
+    trace: trace?.traceId,
+    ms: Math.round(performance.now() - acceptedAt),
+  }
 }
 
 /** The final event of a job that was canceled before its run or between two steps. */
 export function canceled(
   job: Job,
-  progress: Progress = { timings: emptyTimings(job), stepsDone: 0, images: 0 },
+  progress: Progress = { timings: emptyTimings(), stepsDone: 0, images: 0 },
 ): JobEvent {
   return { type: 'canceled', steps_done: progress.stepsDone, timings: close(job, progress) }
 }
 
-async function generate(engine: Engine, job: Job, progress: Progress): Promise<void> {
+async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGenerator<Turn> {
   const { request, cancellation } = job
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
   signal.throwIfAborted()
-  const { device, seconds } = await engine.load(model, request)
+  let loaded = await engine.load(model, request)
+  while (loaded.occupied) {
+    yield { phase: 'occupied' }
+    signal.throwIfAborted()
+    loaded = await engine.load(model, request)
+  }
+  const { device, seconds, inTurns = false } = loaded
   progress.timings.load = seconds
   // A job canceled during the load has not started.
   signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
-  for await (const event of engine.run(model, request, signal)) record(job, progress, event)
+  yield { phase: 'load', load: loaded, inTurns }
+  for await (const event of engine.run(model, request, signal)) {
+    record(job, progress, event)
+    const phase = PHASE[event.type]
+    if (phase) yield { phase, inTurns }
+  }
+}
+
+/** Events that end a turn. */
+const PHASE: Partial<Record<PipelineEvent['type'], Turn['phase']>> = {
+  encoded: 'encode',
+  step: 'step',
+  decoded: 'decode',
+  image: 'file',
 }
 
 function record(job: Job, progress: Progress, event: PipelineEvent): void {
@@ -105,17 +151,21 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
   }
 }
 
-function emptyTimings(job: Job): Timings {
-  return { queue: secondsSince(job.acceptedAt), load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
+function emptyTimings(): Timings {
+  return { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 }
 }
 
 /** Completes the timings. In an unfinished job, the time after the encoders counts as denoising. */
 function close(job: Job, { timings, stepsDone }: Progress): Timings {
   const total = secondsSince(job.acceptedAt)
-  const { queue, load, encode, decode } = timings
+  const { load, encode, decode } = timings
+  const queue = waitedMs(job) / 1000
   const denoise =
     timings.denoise === 0 && stepsDone > 0 ? Math.max(0, total - queue - load - encode - decode) : timings.denoise
-  const rounded = Object.entries({ ...timings, denoise, total }).map(([name, value]) => [name, toMilliseconds(value)])
+  const rounded = Object.entries({ ...timings, queue, denoise, total }).map(([name, value]) => [
+    name,
+    toMilliseconds(value),
+  ])
   return Object.fromEntries(rounded) as Timings
 }
 

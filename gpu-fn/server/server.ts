@@ -1,5 +1,5 @@
 // The HTTP side of the contract: health, jobs as streams, refusals as RFC 9457.
-import type { KeyObject } from 'node:crypto'
+import { createHash, type KeyObject, timingSafeEqual } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import type { Logger } from 'pino'
 import {
@@ -15,6 +15,9 @@ import {
 import type { Engine } from '../engine/engine.ts'
 import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './auth.ts'
 import type { Jobs, Lifecycle } from './jobs.ts'
+import type { Metrics } from './observability/metrics.ts'
+import type { Observer } from './observability/observer.ts'
+import { parseTraceparent, type TraceParent } from './observability/traceparent.ts'
 import { describeIssues, problem, Refusal } from './refusal.ts'
 import { readBody } from './request-body.ts'
 import { jobStream } from './stream.ts'
@@ -29,6 +32,9 @@ export interface ServerOptions {
   /** Null disables authentication. */
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
+  /** Null serves no metrics. `token`: the bearer token of their reader; null lets everybody read them. */
+  metrics?: { text: Metrics['text']; token: string | null }
+  observer?: Pick<Required<Observer>, 'refused'>
   heartbeatMs?: number
 }
 
@@ -36,12 +42,21 @@ export function createApp(options: ServerOptions): Hono {
   const useToken = createTokenUse()
   const app = new Hono()
   app.get('/healthz', () => healthReply(options))
+  app.get('/readyz', () => new Response(null, { status: isReady(options) ? 200 : 503 }))
+  app.get('/metrics', (c) => metricsReply(c, options))
   app.get('/ping', () => new Response(null, { status: pingStatus(options.lifecycle) }))
   app.put('/jobs/:id', async (c) => putJob(await readSigned(c, options, useToken), options))
   app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
-  app.notFound(() => problem(new Refusal('not_found', 'there is GET /healthz, GET /ping and PUT or DELETE /jobs/{id}')))
+  app.notFound(() =>
+    problem(
+      new Refusal('not_found', 'there is GET /healthz, /readyz, /metrics and /ping, and PUT or DELETE /jobs/{id}'),
+    ),
+  )
   app.onError((error) => {
-    if (error instanceof Refusal) return problem(error)
+    if (error instanceof Refusal) {
+      options.observer?.refused(error.code)
+      return problem(error)
+    }
     options.log.error({ err: error }, 'request failed')
     return problem(new Refusal('internal', 'the request failed because of a fault in the service'))
   })
@@ -49,7 +64,7 @@ export function createApp(options: ServerOptions): Hono {
 }
 
 /** An authenticated request. `attempt` is null without authentication; the body of a PUT has it as well. */
-type Signed = { id: string; attempt: number | null; body: Uint8Array }
+type Signed = { id: string; attempt: number | null; body: Uint8Array; trace: TraceParent | null }
 
 /** Verifies the request's token for this job before reading any of its body. */
 async function readSigned(c: Context, options: ServerOptions, useToken: (claims: Claims) => void): Promise<Signed> {
@@ -59,10 +74,11 @@ async function readSigned(c: Context, options: ServerOptions, useToken: (claims:
   if (c.req.method === 'PUT' && !/^application\/json\s*(;|$)/i.test(c.req.header('content-type') ?? ''))
     throw new Refusal('unsupported_media_type', 'send content-type: application/json')
   const body = await readBody(c.req.raw)
-  if (!claims) return { id, attempt: null, body }
+  const trace = parseTraceparent(c.req.header('traceparent'))
+  if (!claims) return { id, attempt: null, body, trace }
   checkBody(claims, body)
   useToken(claims)
-  return { id, attempt: claims.attempt, body }
+  return { id, attempt: claims.attempt, body, trace }
 }
 
 /** The claims of the request's token; null without authentication. */
@@ -71,12 +87,12 @@ async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promis
   return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
 }
 
-function putJob({ id, attempt, body }: Signed, options: ServerOptions): Response {
+function putJob({ id, attempt, body, trace }: Signed, options: ServerOptions): Response {
   const request = parseRequest(body)
   if (attempt !== null && attempt !== request.attempt)
     throw new Refusal('token_mismatch', `the token is for attempt ${attempt}, the body for attempt ${request.attempt}`)
   const { jobs, heartbeatMs = HEARTBEAT_MS } = options
-  const job = jobs.submit(id, request)
+  const job = jobs.submit(id, request, trace)
   const accepted = { type: 'accepted', job: id, attempt: request.attempt, position: jobs.position(job) } as const
   return new Response(jobStream(job, accepted, heartbeatMs, jobs.attach(job)), {
     headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' },
@@ -119,6 +135,21 @@ function healthReply({ jobs, engine, lifecycle }: ServerOptions): Response {
   }
   return Response.json(body, { status: lifecycle.status === 'ready' ? 200 : 503 })
 }
+
+/** Ready for a job: the models are loaded, the process does not end, and jobs may wait. */
+const isReady = ({ jobs, lifecycle }: ServerOptions): boolean => lifecycle.status === 'ready' && jobs.hasRoom()
+
+async function metricsReply(c: Context, { metrics }: ServerOptions): Promise<Response> {
+  if (!metrics) return c.notFound()
+  const given = /^Bearer +(\S+)$/i.exec(c.req.header('authorization') ?? '')?.[1] ?? ''
+  if (metrics.token !== null && !isEqual(given, metrics.token))
+    throw new Refusal('token_invalid', 'send the token of OCTET_METRICS_TOKEN as `Authorization: Bearer …`')
+  const { body, contentType } = await metrics.text()
+  return new Response(body, { headers: { 'content-type': contentType, 'cache-control': 'no-store' } })
+}
+
+const digestOf = (text: string) => createHash('sha256').update(text).digest()
+const isEqual = (given: string, token: string) => timingSafeEqual(digestOf(given), digestOf(token))
 
 function pingStatus({ status }: Lifecycle): number {
   if (status === 'ready') return 200

@@ -1,4 +1,4 @@
-// The words that a model of a small world knows: words.json of its checkpoint and package. Models without the file have no limit.
+// The words that a small model knows: words.json of its checkpoint and package. Models without the file have no limit.
 import { readFile, stat } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'

@@ -2,7 +2,7 @@
 // map, which the port approximates by NFKC, and lower case without context (no final sigma).
 import { SequenceNormalizer } from '@huggingface/tokenizers'
 
-export type NormalizerConfig = { type: string; [option: string]: unknown }
+type NormalizerConfig = { type: string; [option: string]: unknown }
 type Normalize = (text: string) => string
 
 /** The normalizer that a `tokenizer.json` describes. Throws for a type that the library lacks, or a malformed map. */

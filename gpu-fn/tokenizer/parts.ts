@@ -48,7 +48,7 @@ function isKnownPattern(pattern: unknown): boolean {
   return typeof text === 'string' && text !== '' && text.length <= MAX_TEXT
 }
 
-/** A component and the parts of its sequences, at most one more than are allowed. */
+/** A component and the parts of its sequences, up to one more than the maximum. */
 function listParts(root: Component | null): Component[] {
   const parts = root ? [root] : []
   for (let i = 0; i < parts.length && parts.length <= MAX_PARTS; i++) {

@@ -12,7 +12,7 @@ export type Cutter = { junctions: ReadonlySet<string> | null }
  * and Hangul syllables. Each takes three bytes in UTF-8.
  */
 const WIDE = '\\u3041-\\u3096\\u30a1-\\u30fa\\u4e00-\\u9fff\\uac00-\\ud7a3'
-/** Likewise, plus ASCII letters and digits, and Cyrillic. */
+/** The same letters, and also ASCII letters, digits and Cyrillic. */
 const PLAIN = `0-9A-Za-z\\u0410-\\u044f${WIDE}`
 const SPACE_BETWEEN_WORDS = new RegExp(`(?<=[${PLAIN},.;:!?)"']) (?=[${PLAIN}])`, 'y')
 const INSIDE_WORD = new RegExp(`(?<=[${WIDE}])(?=[${WIDE}])`, 'y')

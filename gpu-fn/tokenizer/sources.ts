@@ -4,7 +4,7 @@ import path from 'node:path'
 import { escapeText } from '../contract.ts'
 
 const CONFIGURATIONS = ['tokenizer_config.json', 'special_tokens_map.json'] as const
-/** The first of these that is complete defines the tokenizer. */
+/** The first complete set of these files defines the tokenizer. */
 const DEFINITIONS = [['tokenizer.json'], ['vocab.json', 'merges.txt'], ['spiece.model']] as const
 /** The files of a tokenizer directory that may be read. */
 export const TOKENIZER_FILES = [...CONFIGURATIONS, ...DEFINITIONS.flat()] as const
@@ -15,7 +15,7 @@ export type TokenizerSources = ReadonlyMap<TokenizerFileName, Uint8Array>
 /** Limits on a tokenizer. The largest published file of SD3.5 has 2.4 MB, its largest vocabulary 49,408 tokens and 48,894 merges. */
 export const TOKENIZER_LIMITS = { fileBytes: 8_000_000, values: 400_000, tokens: 131_072 } as const
 
-/** Messages quote files, whose tokens can have any length. */
+/** Maximum length of a message, because messages quote tokens of any length. */
 const MESSAGE_CHARACTERS = 1000
 
 /** An unusable tokenizer directory; the message names the file and the problem. */

@@ -22,7 +22,7 @@ export class BucketError extends Error {
   }
 }
 
-export type RetryOptions = {
+type RetryOptions = {
   /** A request without data for this long is retried. */
   stallMs?: number
   /** Maximum number of consecutive requests without data. */

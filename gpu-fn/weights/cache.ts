@@ -13,7 +13,7 @@ import { MANIFEST, openPackage, PackageError } from './packages.ts'
 import { describeName, findServed, type ServedPackage } from './served-package.ts'
 import { CorruptFile, type Verifier } from './verification.ts'
 
-export type CacheOptions = {
+type CacheOptions = {
   directory: string
   /** Maximum size of the cache on disk. */
   budgetBytes: number

@@ -14,7 +14,7 @@ export type DownloadOptions = {
   onProgress?: (bytes: number) => void
 }
 
-/** Several requests, so that the connection is used while one of them pauses. */
+/** The initial number of requests: several, so that a pause of one leaves no idle time. */
 const INITIAL_CONNECTIONS = 4
 /** The number of requests is doubled as long as that increases the rate by a tenth: each costs CPU, but a distant bucket needs many. */
 const GROW_EVERY_MS = 500
@@ -89,7 +89,7 @@ class Transfer {
     this.#connections = Math.min(count, this.#options.connections)
     for (let index = this.#readers.length; index < this.#connections; index++) {
       const reader = this.#readRanges(index)
-      // They are awaited only at the end, so the rejection must be handled here.
+      // The requests are awaited only at the end, so their rejections must be handled here.
       reader.catch((error) => this.#failed.abort(error))
       this.#readers.push(reader)
     }

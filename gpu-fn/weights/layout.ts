@@ -1,7 +1,7 @@
 // The layout of packages in a bucket. Blobs and manifests are immutable and named by their SHA-256. A pointer names the package of a model
 // that is served; a rollback rewrites the pointer.
 import * as z from 'zod'
-import { modelName, sha256Hex } from '../contract.ts'
+import { sha256Hex } from '../contract.ts'
 import type { Tier } from '../manifest.ts'
 
 /** Model, tier and target of a package, as in its manifest. */
@@ -17,5 +17,4 @@ export const pointerKey = ({ model, tier, target }: PackageName) => `models/${mo
 export const pointer = z.strictObject({ package: sha256Hex, previous: z.array(sha256Hex).max(20).default([]) })
 export type Pointer = z.infer<typeof pointer>
 
-export const isModelName = (name: string) => modelName.safeParse(name).success
 export const POINTER_BYTES = 64 * 1024

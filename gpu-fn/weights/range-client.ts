@@ -17,7 +17,7 @@ export class RangeRefused extends Error {
   }
 }
 
-export type RangeRequest = {
+type RangeRequest = {
   url: URL
   headers: Record<string, string>
   start: number
@@ -168,7 +168,7 @@ class RangeReply implements Dispatcher.DispatchHandler {
 
 type Headers = Record<string, string | string[] | undefined>
 
-/** What is wrong with a reply's head; undefined if exactly the range follows. */
+/** The fault of a reply's head; undefined if exactly the range follows. */
 function checkHead(
   status: number,
   headers: Headers,

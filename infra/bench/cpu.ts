@@ -4,8 +4,14 @@ import os from 'node:os'
 import path from 'node:path'
 import type { OpenPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { BUILT_IN_MODELS, type BuiltInModel, builtInPackage, CHECKPOINTS, type Tier } from '../local/built-in-model.ts'
-import { render, withPipeline } from '../local/render.ts'
+import {
+  BUILT_IN_MODELS,
+  type BuiltInModel,
+  builtInPackage,
+  CHECKPOINTS,
+  type Tier,
+} from '../local/models/built-in-model.ts'
+import { render, withPipeline } from '../local/models/render.ts'
 import { readQualityPrompts } from '../quality/prompts.ts'
 import { differences, psnr, readPixels } from '../receipts/compare-images.ts'
 import { type Diffusers, type DiffusersRequest, openDiffusers } from './diffusers.ts'

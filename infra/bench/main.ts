@@ -4,22 +4,19 @@ import { randomInt } from 'node:crypto'
 import os from 'node:os'
 import path from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { hasT5, TIERS } from '../../gpu-fn/contract.ts'
-import { TARGETS } from '../../gpu-fn/manifest.ts'
 import { FULL_SIZES } from '../checkpoints/full-size.ts'
 import { TINY_VARIANTS } from '../checkpoints/tiny/variants.ts'
 import { endOnSignals } from '../command/end-on-signals.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { BUILT_IN_MODELS } from '../local/built-in-model.ts'
 import type { CompileBenchOptions } from './compile.ts'
 import type { CpuBenchOptions, ParityOptions } from './cpu.ts'
 import type { EdgeBenchOptions } from './edge/edge.ts'
 import type { GpuBenchOptions } from './gpu/gpu.ts'
-import type { TargetsOptions } from './gpu/targets.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
-import type { KernelsOptions } from './kernels/kernels.ts'
+import type { KernelsOptions } from './kernels.ts'
 import type { PngBenchOptions } from './png.ts'
+import type { ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { StepOptions } from './step.ts'
 import type { StreamBenchOptions } from './stream.ts'
 
@@ -80,11 +77,9 @@ command
 
 command
   .command('kernels')
-  .description(
-    'every FP8 operator on the GPU against its reference on the CPU, and its rate (needs a GPU, gpu-fn/kernels/build and PyTorch)',
-  )
+  .description('rates of the FP8 operators at the sizes of Large (needs a GPU, gpu-fn/kernels/build and PyTorch)')
   .addOption(pythonOption())
-  .action(async (options: KernelsOptions) => (await import('./kernels/kernels.ts')).benchKernels(options))
+  .action(async (options: KernelsOptions) => (await import('./kernels.ts')).benchKernels(options))
 
 command
   .command('png')
@@ -92,6 +87,15 @@ command
   .argument('[files...]', 'images; those of the model card by default')
   .option('--runs <count>', 'timed runs of each', Number, 9)
   .action(async (files: string[], options: PngBenchOptions) => (await import('./png.ts')).benchPng(files, options))
+
+command
+  .command('schedule')
+  .description('simulation of the GPU scheduler with the step times of an H200, against first come, first served')
+  .option('--minutes <count>', 'duration of each trace', Number, 120)
+  .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
+  .option('--aging <seconds>', 'longest time from acceptance to image', Number, 60)
+  .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
+  .action(async (options: ScheduleBenchOptions) => (await import('./schedule/schedule.ts')).benchSchedule(options))
 
 command
   .command('step')
@@ -110,27 +114,6 @@ command
   .option('--runs <count>', 'timed rounds', Number, 5)
   .option('--directory <path>', 'scratch directory; the system one by default')
   .action(async (options: StreamBenchOptions) => (await import('./stream.ts')).benchStream(options))
-
-command
-  .command('targets')
-  .description('output of every network on CUDA, against the CPU, with tiny random weights or nano (needs a GPU)')
-  .addOption(
-    new Option('--model <name>', 'model under test')
-      .choices([...Object.keys(TINY_VARIANTS), 'tiny-loud', ...BUILT_IN_MODELS])
-      .default('tiny-medium'),
-  )
-  .addOption(
-    new Option('--tier <tier>', 'precision of the weights')
-      .choices(TIERS.filter((tier) => hasT5(tier) && tier !== 'fp32'))
-      .default('fp8'),
-  )
-  .addOption(
-    new Option('--target <target>', 'target under test')
-      .choices(TARGETS.filter((target) => target !== 'cpu'))
-      .default('cuda-fp8'),
-  )
-  .option('--layers', 'also compare the input of each transformer block')
-  .action(async (options: TargetsOptions) => (await import('./gpu/targets.ts')).benchTargets(options))
 
 command
   .command('gpu')

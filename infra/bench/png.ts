@@ -2,7 +2,7 @@
 import path from 'node:path'
 import sharp from 'sharp'
 import { encodePng } from '../../gpu-fn/pipeline/png.ts'
-import { ROOT } from '../local/package-cache.ts'
+import { ROOT } from '../local/models/package-cache.ts'
 import { median } from './statistics.ts'
 
 export type PngBenchOptions = { runs: number }

@@ -1,10 +1,10 @@
 // Simulated API callers with different behaviors: wait, disconnect, retry, cancel, follow events, or change the request.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isFinal } from '../../edge/jobs/record.ts'
-import { type Client, callWorker, Fault, type Job } from './client.ts'
-import { FAULTY_PROMPT, SLOW_PROMPT } from './programs/modelless-engine.ts'
-import type { Random } from './random.ts'
-import type { Customer } from './system.ts'
+import type { Random } from '../command/random.ts'
+import { type Client, callWorker, Fault, type Job } from '../system/client.ts'
+import { FAULTY_PROMPT, SLOW_PROMPT } from '../system/programs/modelless-engine.ts'
+import type { Customer } from '../system/system.ts'
 
 export type Caller = { client: Client; url: string; key: string; name: string; body: object; delayMs: number }
 /** What a caller observed: its job, the job's final state, and a complaint, if any. */
@@ -51,7 +51,7 @@ const slowDown = (caller: Caller): Caller => ({
 })
 
 /** `unavailable`: the job got no GPU, so its name may be reused. */
-export type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
+type Claim = { outcome: 'won' | 'lost' | 'unavailable'; job?: string; complaint?: string }
 
 /** Retries a PUT of a named job until the response shows whether the name is assigned to this body or to another one. */
 export async function claim({ client, url, key, name }: Caller, body: object & { steps: number }): Promise<Claim> {

@@ -5,20 +5,20 @@
 // The campaign is as large as it is because money, jobs and results span five stores and two processes, and no library injects faults into
 // all of them and then reconciles their records.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type Random, randomOf } from '../command/random.ts'
 import { describeAccount } from '../operator/keys.ts'
+import { type Client, type Job, oneShot, persistent } from '../system/client.ts'
+import { readRuns } from '../system/programs/gpu-runs.ts'
 import * as audit from './audit/audit.ts'
 import { bookProblems, reservationProblems } from './audit/books.ts'
 import { type Books, readBooks } from './audit/records.ts'
 import { runCounts, runProblems } from './audit/runs.ts'
 import { call, type Experience } from './callers.ts'
-import { type Client, type Job, oneShot, persistent } from './client.ts'
 import { type Counts, disturbProcesses, FROZEN_MS, resetObjects } from './faults/faults.ts'
 import { attackReservations } from './faults/takeover.ts'
-import { readRuns } from './programs/gpu-runs.ts'
-import { type Random, randomOf } from './random.ts'
 import { openWorld, UNREAD_MS, type World } from './world.ts'
 
-export type CampaignOptions = {
+type CampaignOptions = {
   /** Number of callers, most of whom create a job. */
   jobs: number
   /** Determines all faults, callers and requests, but not the timing between faults and jobs. */

@@ -5,7 +5,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Webhook } from 'standardwebhooks'
 import { serveLocally } from '../command/local-server.ts'
-import type { Random } from './random.ts'
+import type { Random } from '../command/random.ts'
 
 /** Relative frequencies of failures to accept an event. */
 const FAILURES = { error: 5, busy: 1, cut: 3, silence: 1, redirect: 2, 'response lost': 3 } as const

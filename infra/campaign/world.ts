@@ -1,11 +1,11 @@
 // The system under test, with a faulty network, customers and a webhook receiver.
 import path from 'node:path'
+import { randomOf } from '../command/random.ts'
 import { addCredit, configureAccount, type Target } from '../operator/keys.ts'
-import { callWorker, persistent } from './client.ts'
+import { callWorker, persistent } from '../system/client.ts'
+import { type Customer, openAccount, startSystem } from '../system/system.ts'
 import { startChaosProxy } from './faults/chaos-proxy.ts'
-import { randomOf } from './random.ts'
 import { type Receiver, startReceiver } from './receiver.ts'
-import { type Customer, openAccount, startSystem } from './system.ts'
 
 const CUSTOMERS = ['customer-0', 'customer-1', 'customer-2', 'customer-3']
 /** Time after which a run without a reader is canceled. */
@@ -42,7 +42,7 @@ export async function openWorld(seed: number) {
   const system = await startSystem({
     gpus: ['a', 'b'],
     engine: { heartbeatMs: 500, stepMs: 8, unreadMs: UNREAD_MS },
-    worker: { vars: VARS, entrypoint: path.join(import.meta.dirname, 'programs/worker-entry.ts') },
+    worker: { vars: VARS, entrypoint: path.join(import.meta.dirname, 'faults/worker-entry.ts') },
     startNetwork: (ports) => startChaosProxy(ports, randomOf(seed, 'network')),
   })
   const close = async (options?: { keep: boolean }) => {

@@ -8,7 +8,7 @@ import { drawPool } from './random-weights.ts'
 import { safetensorsHeader, type TensorShape } from './safetensors-header.ts'
 import { encode } from './write-safetensors.ts'
 
-export type SyntheticOptions = {
+type SyntheticOptions = {
   variant: Published
   out: string
   dtype?: TensorShape['dtype']

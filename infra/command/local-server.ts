@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
-export type LocalServer = { url: string; port: number; stop: () => Promise<void> }
+type LocalServer = { url: string; port: number; stop: () => Promise<void> }
 
 /** Starts a server on a free port of 127.0.0.1. `stop` breaks all connections. */
 export async function serveLocally(listener: RequestListener = () => {}): Promise<LocalServer> {

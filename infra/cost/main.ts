@@ -5,8 +5,7 @@ import { Command, Option } from 'commander'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, DEFAULTS, GPUS, TIERS, VARIANTS } from './model.ts'
-import type { StorageCase } from './storage.ts'
-import { COST_HEAD, costRow, fillPage, SECTIONS, STORAGE, STORAGE_HEAD, storageRows } from './tables.ts'
+import { COST_HEAD, costRow, fillPage, SECTIONS } from './tables.ts'
 import { TRAFFIC } from './traffic.ts'
 
 const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')
@@ -14,33 +13,23 @@ const SIZES = path.join(import.meta.dirname, 'storage-sizes.json')
 const MEASURED_JOBS = 1000
 const PAGE = path.join(import.meta.dirname, '../../docs/cost.md')
 
-type Flags = Omit<Case, 'imagesPerDay' | 'idleSeconds' | 'minContainers'> &
-  Omit<StorageCase, 'retentionDays'> & {
-    images?: number
-    idle: number
-    warm: number
-    retention: number
-    write?: boolean
-    storage?: boolean
-    measure?: boolean
-  }
+type Flags = Omit<Case, 'imagesPerDay' | 'idleSeconds' | 'minContainers'> & {
+  images?: number
+  idle: number
+  warm: number
+  write?: boolean
+  measure?: boolean
+}
 
-const align = (head: readonly string[], row: readonly string[]) =>
-  head.map((name, k) => `${name.padEnd(16)} ${row[k]}`).join('\n')
-
-async function main(flags: Flags): Promise<void> {
-  const { variant, tier, gpu, traffic, seed, images, idle: idleSeconds, warm: minContainers, ...others } = flags
-  if (others.write) return writeFile(PAGE, fillPage(await readFile(PAGE, 'utf8')))
-  if (others.measure) return writeFile(SIZES, `${JSON.stringify(await measureStorage(MEASURED_JOBS), null, 2)}\n`)
-  if (others.storage) {
-    const rows = storageRows({ ...others, retentionDays: others.retention })
-    console.log(rows.map((row) => align(STORAGE_HEAD, row)).join('\n\n'))
-  } else if (images === undefined) {
+async function main({ images, idle, warm, write, measure, ...given }: Flags): Promise<void> {
+  if (write) return writeFile(PAGE, fillPage(await readFile(PAGE, 'utf8')))
+  if (measure) return writeFile(SIZES, `${JSON.stringify(await measureStorage(MEASURED_JOBS), null, 2)}\n`)
+  if (images === undefined) {
     for (const [name, section] of Object.entries(SECTIONS)) console.log(`${name}\n\n${section()}\n`)
-  } else {
-    const given = { variant, tier, gpu, traffic, seed, imagesPerDay: images, idleSeconds, minContainers }
-    console.log(align(COST_HEAD, costRow(costOf(given as Case))))
+    return
   }
+  const row = costRow(costOf({ ...given, imagesPerDay: images, idleSeconds: idle, minContainers: warm }))
+  for (const [k, name] of COST_HEAD.entries()) console.log(`${name.padEnd(16)} ${row[k]}`)
 }
 
 const command = new Command('cost')
@@ -53,16 +42,7 @@ const command = new Command('cost')
   .option('--idle <seconds>', 'idle time before a container ends', parseWholeNumber, DEFAULTS.idleSeconds)
   .option('--warm <count>', 'permanent containers', parseWholeNumber, DEFAULTS.minContainers)
   .option('--seed <number>', 'seed of the traffic', parseWholeNumber, DEFAULTS.seed)
-  .option('--storage', 'storage used by the jobs of one account: peak, last day, and permanent')
-  .option('--measure', 'measure the row sizes for --storage with a local worker')
+  .option('--measure', 'measure the row sizes of docs/cost.md with a local worker')
   .option('--write', 'update docs/cost.md')
-for (const [flag, meaning, value] of [
-  ['--jobs <count>', 'total number of jobs', STORAGE.jobs],
-  ['--years <count>', 'period over which they arrive', STORAGE.years],
-  ['--retention <days>', 'retention_days of the account', STORAGE.retentionDays],
-  ['--busiest <ratio>', 'jobs in the busiest month relative to the mean', STORAGE.busiest],
-  ['--keys <count>', 'API keys in use', STORAGE.keys],
-] as const)
-  command.option(flag, `with --storage: ${meaning}`, parseWholeNumber, value)
 
 await main(command.parse().opts<Flags>())

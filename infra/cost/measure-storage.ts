@@ -6,16 +6,16 @@ import type { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startGpuStub } from '../bench/edge/gpu-stub.ts'
 import { measure, newClient } from '../bench/edge/load.ts'
-import { mapDatabases } from '../campaign/databases.ts'
-import { type LocalOffer, startWorker } from '../local/worker.ts'
+import { mapDatabases } from '../local/servers/databases.ts'
+import { type LocalOffer, startWorker } from '../local/servers/worker.ts'
 import { createKey } from '../operator/keys.ts'
 import { createSecrets } from '../operator/secrets.ts'
 
 /** Bytes per row including its share of all indexes, and per JobDO. */
-export type StorageSizes = {
-  account: Record<'ledger' | 'idempotency' | 'usage', number>
+type StorageSizes = {
+  account: Record<'ledger' | 'idempotency', number>
   job: number
-  database: Record<'usage_ledger' | 'usage_daily' | 'observations', number>
+  database: Record<'usage_ledger' | 'observations', number>
 }
 
 const OFFER: LocalOffer = {
@@ -41,29 +41,16 @@ function bytesPerRow(database: DatabaseSync, table: string): number {
   return Math.round(bytes / numberOf(database, `SELECT count(*) FROM "${table}"`))
 }
 
-/** Fills the aggregate tables, to which a day's jobs add only one or two rows. */
-const FILL = {
-  account: `INSERT INTO usage SELECT date(n * 86400, 'unixepoch'), printf('%012x', n % 5), 'fp8', n, n * 1000 FROM counter
-    WHERE true ON CONFLICT DO NOTHING`,
-  database: `INSERT INTO usage_daily SELECT 'account-' || (n % 50), date(n / 50 * 86400, 'unixepoch'), 'fp8', n, n, n * 1000
-    FROM counter`,
-}
-const COUNTER = 'WITH RECURSIVE counter (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < 20000)'
-
-function measureTables<Table extends string>(database: DatabaseSync, tables: readonly Table[], fill: string) {
-  database.exec(`${COUNTER} ${fill}`)
-  return Object.fromEntries(tables.map((table) => [table, bytesPerRow(database, table)])) as Record<Table, number>
-}
+const measureTables = <Table extends string>(database: DatabaseSync, tables: readonly Table[]) =>
+  Object.fromEntries(tables.map((table) => [table, bytesPerRow(database, table)])) as Record<Table, number>
 
 const fileBytes = (database: DatabaseSync) =>
   numberOf(database, 'PRAGMA page_count') * numberOf(database, 'PRAGMA page_size')
 
 async function readSizes(persist: string, jobs: number): Promise<StorageSizes> {
-  const [account] = await mapDatabases(persist, 'account', (found) =>
-    measureTables(found, ['ledger', 'idempotency', 'usage'], FILL.account),
-  )
+  const [account] = await mapDatabases(persist, 'account', (found) => measureTables(found, ['ledger', 'idempotency']))
   const [database] = await mapDatabases(persist, 'usage', (found) =>
-    measureTables(found, ['usage_ledger', 'usage_daily', 'observations'], FILL.database),
+    measureTables(found, ['usage_ledger', 'observations']),
   )
   const objects = await mapDatabases(persist, 'job', fileBytes)
   if (!account || !database || objects.length !== jobs) throw new Error(`${objects.length} of ${jobs} jobs were stored`)

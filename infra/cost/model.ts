@@ -3,7 +3,7 @@
 // A simulation, because the cost of a fleet that scales to zero has no closed form once images queue, share cold starts and arrive in bursts.
 import { TIERS as ALL_TIERS, type Tier } from '../../gpu-fn/contract.ts'
 import { VARIANTS as ALL_VARIANTS } from '../../gpu-fn/models/sd35/variants.ts'
-import { randomOf } from '../campaign/random.ts'
+import { randomOf } from '../command/random.ts'
 import figures from './figures.json' with { type: 'json' }
 import { type Outcome, simulate } from './simulate.ts'
 import { drawArrivals, type Traffic } from './traffic.ts'

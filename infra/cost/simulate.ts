@@ -1,7 +1,7 @@
 // Event-driven simulation of a GPU function that scales with its traffic: container time, latency and cold starts.
 import TinyQueue from 'tinyqueue'
 
-export type Fleet = {
+type Fleet = {
   /** Draws the service time of an image on a warm container, in seconds. */
   service: () => number
   /** Duration of a cold start, which is billed. */

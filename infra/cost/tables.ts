@@ -14,20 +14,11 @@ import {
   VARIANTS,
   type Variant,
 } from './model.ts'
-import {
-  LIMITS,
-  mostJobsPerDay,
-  mostJobsPerDayOfDatabase,
-  STORES,
-  type Stock,
-  type Stocks,
-  type StorageCase,
-  simulateStorage,
-} from './storage.ts'
+import { LIMIT_BYTES, mostJobsPerDay, mostJobsPerDayOfDatabase, storageBytes } from './storage.ts'
 import sizes from './storage-sizes.json' with { type: 'json' }
 import { TRAFFIC } from './traffic.ts'
 
-export const VOLUMES = [10, 10_000, 10_000_000]
+const VOLUMES = [10, 10_000, 10_000_000]
 const IDLE = [30, 120, 600]
 
 const dollars = (value: number) => `$${value < 0.01 ? value.toFixed(5) : value.toFixed(3)}`
@@ -125,39 +116,18 @@ function bytes(value: number): string {
   return `${scaled.toFixed(scaled < 10 && unit > 1 ? 1 : 0)} ${name}`
 }
 
-export const STORAGE: StorageCase = { jobs: 50_000_000, years: 3, retentionDays: 30, busiest: 2, keys: 5 }
-const PLACES: Record<(typeof STORES)[number], string> = {
-  account: 'AccountDO: ledger, idempotency, usage',
-  jobs: 'JobDOs: records, prompts, logs',
-  images: 'R2: images',
-  database: 'D1: usage, observations',
-}
-
-/** Storage at the peak, on the last day, and after all retention periods. */
-export function storageRows(given: StorageCase): string[][] {
-  const outcome = simulateStorage(given)
-  const shown = ({ rows, bytes: size }: Stock) =>
-    rows === 0 ? 'nothing' : `${count(Math.round(rows))}, ${bytes(size)}`
-  return STORES.map((store) => {
-    const limit = LIMITS[store]
-    const share = limit ? percent(outcome.peak[store].bytes / limit) : 'no limit'
-    return [PLACES[store], ...(['peak', 'end', 'remains'] as const).map((when) => shown(outcome[when][store])), share]
-  })
-}
-export const STORAGE_HEAD = ['store', 'peak', 'last day', 'permanent', 'peak / limit']
-
-const storage = () => table([STORAGE_HEAD, ...storageRows(STORAGE)])
+const DAILY_JOBS = 50_000
 
 function storageByRetention(): string {
   const rows = RETENTION_DAYS.map((retentionDays) => {
-    const { peak }: { peak: Stocks } = simulateStorage({ ...STORAGE, retentionDays })
-    const share = percent(peak.account.bytes / LIMITS.account!)
+    const stored = storageBytes(retentionDays)
     return [
-      ...[`${retentionDays}`, count(Math.round(peak.jobs.rows)), bytes(peak.account.bytes), share],
-      ...[bytes(peak.jobs.bytes), bytes(peak.images.bytes), count(mostJobsPerDay(retentionDays))],
+      ...[`${retentionDays}`, bytes(stored.account * DAILY_JOBS)],
+      ...[percent((stored.account * DAILY_JOBS) / LIMIT_BYTES), bytes(stored.jobs * DAILY_JOBS)],
+      ...[bytes(stored.images * DAILY_JOBS), count(mostJobsPerDay(retentionDays))],
     ]
   })
-  const head = ['retention_days', 'peak jobs', 'AccountDO', 'of its limit', 'JobDOs', 'R2', 'max jobs per day']
+  const head = ['retention_days', 'AccountDO', 'of its limit', 'JobDOs', 'R2', 'max jobs per day']
   return table([head, ...rows])
 }
 
@@ -168,7 +138,7 @@ function storageSizes(): string {
     ['JobDO, entire object', count(job)],
     ...Object.entries(database).map(([name, size]) => [`D1, \`${name}\``, count(size)]),
     ['R2, an image (assumption)', count(figures.image_bytes.value)],
-    ['sustainable jobs per day in D1', count(mostJobsPerDayOfDatabase())],
+    ['D1, max jobs per day', count(mostJobsPerDayOfDatabase())],
   ]
   return table([['row or object', 'bytes'], ...rows])
 }
@@ -176,7 +146,7 @@ function storageSizes(): string {
 /** Sections of the page, by name of their marker. */
 export const SECTIONS: Record<string, () => string> = {
   ...{ inputs, byVolume, byTier, byIdle, byGpu, againstPublished },
-  ...{ storage, storageByRetention, storageSizes },
+  ...{ storageByRetention, storageSizes },
 }
 
 /** The page with its generated sections replaced, each between two comments with its name. Throws if the page lacks one. */

@@ -1,5 +1,5 @@
 // Arrival times of image requests, in seconds from the start.
-import type { Random } from '../campaign/random.ts'
+import type { Random } from '../command/random.ts'
 
 export const TRAFFIC = ['poisson', 'bursty'] as const
 export type Traffic = (typeof TRAFFIC)[number]

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
-import { ROOT } from '../local/package-cache.ts'
+import { ROOT } from '../local/models/package-cache.ts'
 import { modalCommand } from '../modal/python.ts'
 import { CommandFailed, type CommandLine, commandText, type ExecOptions } from './plan.ts'
 

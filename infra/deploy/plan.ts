@@ -30,7 +30,7 @@ export type ExecOptions = {
   onLine?: (line: string) => void
 }
 /** Runs a command and returns what it prints on standard output. Throws CommandFailed. */
-export type Exec = (command: CommandLine, options?: ExecOptions) => Promise<string>
+type Exec = (command: CommandLine, options?: ExecOptions) => Promise<string>
 
 export type World = {
   config: DeployConfig

@@ -80,7 +80,7 @@ function assertPresent(absent: readonly string[]): void {
 }
 
 /** Throws unless a GPU of each type holds all models at once; otherwise each change of the model would load one again. */
-export function assertFits(gpus: readonly string[], manifests: readonly Manifest[]): void {
+function assertFits(gpus: readonly string[], manifests: readonly Manifest[]): void {
   const plans = manifests.map((manifest) =>
     planMemory(manifest, manifest.defaults, null, { target: manifest.target, samples: 2, widening: 1 }),
   )

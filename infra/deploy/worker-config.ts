@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { writePrivateFile } from '../command/private-files.ts'
 import type { DeployConfig } from '../config.ts'
-import { ROOT } from '../local/package-cache.ts'
+import { ROOT } from '../local/models/package-cache.ts'
 import { createSecrets } from '../operator/secrets.ts'
 import { UNKNOWN } from './plan.ts'
 

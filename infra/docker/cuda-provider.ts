@@ -1,7 +1,7 @@
 // Adds onnxruntime's CUDA 13 provider to onnxruntime-node, whose installer supports CUDA 12 only. Both must be of the same release, which
 // onnxruntime does not check when it loads the provider.
 //   node infra/docker/cuda-provider.ts node_modules/onnxruntime-node [WHEEL]
-// WHEEL is a file downloaded earlier, for a host without network.
+// WHEEL is a downloaded file, for a host without network.
 import { createHash } from 'node:crypto'
 import { createReadStream, createWriteStream, existsSync } from 'node:fs'
 import { mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
@@ -12,16 +12,17 @@ import { pipeline } from 'node:stream/promises'
 import AdmZip from 'adm-zip'
 
 const RELEASE = '1.29.0'
-/** Microsoft's wheel `onnxruntime-gpu` of that release on PyPI, which is built for CUDA 13. */
-export const WHEEL_URL =
-  'https://files.pythonhosted.org/packages/87/7b/764082683bbc3b3351a3864ffb87be11aa13642913f78569fa72b934e319/onnxruntime_gpu-1.29.0-cp312-cp312-manylinux_2_28_x86_64.whl'
+/** Microsoft's wheel of that release, which is built for CUDA 13. Only its libraries are used, so its Python version does not matter. */
+export const WHEEL = `onnxruntime_gpu-${RELEASE}-cp312-cp312-manylinux_2_28_x86_64.whl`
 const SHA256 = '8ccd052ca4de21b2a335f3503a283126163b6fab9dba29d1d9cbf3fa55c51d28'
+/** A package index with the JSON API of PEP 691. A mirror is set as for pip. */
+const INDEX = process.env.PIP_INDEX_URL || 'https://pypi.org/simple'
 const FILES = ['libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_shared.so']
 
-export type ProviderOptions = {
+type ProviderOptions = {
   /** A downloaded wheel. */
   wheel?: string | undefined
-  url?: string
+  index?: string
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
@@ -52,14 +53,29 @@ export async function installProvider(target: string, options: ProviderOptions =
   }
 }
 
-async function download(file: string, { url = WHEEL_URL, onProgress }: ProviderOptions): Promise<string> {
-  const reply = await fetch(url).catch((cause: Error) => {
+async function request(url: string, headers: Record<string, string> = {}): Promise<Response> {
+  const reply = await fetch(url, { headers }).catch((cause: Error) => {
     throw new Error(`${url} cannot be reached (${(cause.cause as Error)?.message ?? cause.message})`, { cause })
   })
-  if (!reply.ok || !reply.body) throw new Error(`${url} returned ${reply.status}`)
+  if (!reply.ok) throw new Error(`${url} returned ${reply.status}`)
+  return reply
+}
+
+/** Looks up the address of the wheel in a package index. */
+async function findWheel(index: string): Promise<string> {
+  const project = `${index.replace(/\/$/, '')}/onnxruntime-gpu/`
+  const reply = await request(project, { accept: 'application/vnd.pypi.simple.v1+json' })
+  const { files } = (await reply.json().catch(() => ({ files: [] }))) as { files: { filename: string; url: string }[] }
+  const file = files.find(({ filename }) => filename === WHEEL)
+  if (!file) throw new Error(`${project} does not list ${WHEEL}`)
+  return new URL(file.url, project).href
+}
+
+async function download(file: string, { index = INDEX, onProgress }: ProviderOptions): Promise<string> {
+  const reply = await request(await findWheel(index))
   const total = Number(reply.headers.get('content-length') ?? 0)
   let done = 0
-  const body = Readable.fromWeb(reply.body)
+  const body = Readable.fromWeb(reply.body!)
   body.on('data', (chunk: Uint8Array) => {
     done += chunk.length
     onProgress?.(done, total)

@@ -10,7 +10,7 @@ import { print, printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type ImageReply, requestImage } from './image-request.ts'
 import { type Local, pageOf, startLocal } from './local.ts'
-import { findDrawableObjects, readVocabulary } from './vocabulary.ts'
+import { findDrawableObjects, readVocabulary } from './models/vocabulary.ts'
 
 type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean; open?: boolean }
 

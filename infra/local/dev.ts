@@ -6,7 +6,7 @@ import { prepareCommand } from '../command/npm.ts'
 import { printError } from '../command/print.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { pageOf, startLocal } from './local.ts'
-import { ROOT } from './package-cache.ts'
+import { ROOT } from './models/package-cache.ts'
 
 const command = new Command('dev')
   .description('Starts the worker and the GPU function with reload, and creates an API key.')

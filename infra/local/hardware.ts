@@ -5,8 +5,8 @@ import path from 'node:path'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { type Gpu, listGpus } from '../../gpu-fn/engine/device.ts'
 import type { Target } from '../../gpu-fn/manifest.ts'
-import { hasProvider, installProvider, WHEEL_URL } from '../docker/cuda-provider.ts'
-import { ROOT } from './package-cache.ts'
+import { hasProvider, installProvider, WHEEL } from '../docker/cuda-provider.ts'
+import { ROOT } from './models/package-cache.ts'
 
 const RUNTIME = path.join(ROOT, 'node_modules/onnxruntime-node')
 const KERNELS = path.join(ROOT, 'gpu-fn/kernels')
@@ -49,7 +49,7 @@ async function addProvider(wheel: string | undefined): Promise<void> {
   const onProgress = (done: number, total: number) => progress.update(done, total, 'CUDA provider')
   await installProvider(RUNTIME, { wheel, onProgress })
     .catch((cause: Error) => {
-      const advice = `Download ${WHEEL_URL} elsewhere and pass it as --provider FILE, or serve from the CPU with --target cpu.`
+      const advice = `Download ${WHEEL} from PyPI elsewhere and pass it as --provider FILE, or serve from the CPU with --target cpu.`
       throw new Error(`the CUDA provider cannot be added: ${cause.message}\n${advice}`, { cause })
     })
     .finally(progress.stop)

@@ -1,5 +1,5 @@
 // One image from the local worker, with the progress of its job.
-import type { JobView, PublicJob } from '../../edge/dialects/public-job.ts'
+import type { JobView, PublicJob } from '../../edge/dialects/definition/public-job.ts'
 import type { Local } from './local.ts'
 
 /** The reply of POST /v1/images/generations. */

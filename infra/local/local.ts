@@ -1,11 +1,11 @@
 // The whole system on this machine: GPU function, worker, and an account with an API key.
 import { enableCompileCache } from 'node:module'
-import { BUILT_IN_MODELS, type BuiltInModel, builtInPackages, SERVED_TIERS } from './built-in-model.ts'
-import { startGpu } from './gpu.ts'
-import { COMPILE_CACHE } from './package-cache.ts'
-import { assertFree, findFreePort } from './ports.ts'
-import { openKey, openState } from './state.ts'
-import { type LocalOffer, startWorker } from './worker.ts'
+import { BUILT_IN_MODELS, type BuiltInModel, builtInPackages, SERVED_TIERS } from './models/built-in-model.ts'
+import { COMPILE_CACHE } from './models/package-cache.ts'
+import { startGpu } from './servers/gpu.ts'
+import { assertFree, findFreePort } from './servers/ports.ts'
+import { openKey, openState } from './servers/state.ts'
+import { type LocalOffer, startWorker } from './servers/worker.ts'
 
 export type Local = {
   url: string
@@ -27,7 +27,7 @@ export type LocalModels = {
   offers?: LocalOffer[]
 }
 
-export type LocalOptions = {
+type LocalOptions = {
   /** The built-in models unless given. */
   models?: LocalModels
   /** Compiles the built-in models in one tier, and loads only this one before readiness. */

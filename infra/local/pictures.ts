@@ -4,8 +4,8 @@ import path from 'node:path'
 import { Command } from 'commander'
 import sharp, { type OverlayOptions } from 'sharp'
 import { parseWholeNumber } from '../command/whole-number.ts'
-import { type BUILT_IN_MODELS, builtInPackage } from './built-in-model.ts'
-import { render, withPipeline } from './render.ts'
+import { type BUILT_IN_MODELS, builtInPackage } from './models/built-in-model.ts'
+import { render, withPipeline } from './models/render.ts'
 
 const PROMPTS = [
   'a red heart on a blue background',

@@ -10,9 +10,9 @@ import { parseWholeNumber } from '../command/whole-number.ts'
 import { prepareHardware } from './hardware.ts'
 import { requestImage } from './image-request.ts'
 import { type Local, startLocal } from './local.ts'
-import { ROOT } from './package-cache.ts'
-import { assertFree } from './ports.ts'
-import { checkSources, type Route, type Source, serveModels, sourceOf } from './served-models.ts'
+import { ROOT } from './models/package-cache.ts'
+import { checkSources, type Route, type Source, serveModels, sourceOf } from './models/served-models.ts'
+import { assertFree } from './servers/ports.ts'
 
 type Flags = {
   checkpoint: string[]

@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
-import { ROOT } from '../local/package-cache.ts'
+import { ROOT } from '../local/models/package-cache.ts'
 
 const VENV = path.join(ROOT, '.octet', 'modal')
 

@@ -2,7 +2,7 @@
 import type { ModalClient } from 'modal'
 import type { DeployConfig } from '../config.ts'
 
-export type Autoscaler = {
+type Autoscaler = {
   minContainers?: number
   maxContainers?: number
   bufferContainers?: number

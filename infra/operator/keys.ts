@@ -6,7 +6,7 @@ import type { AccountReply, DeletionReply, KeyReply, KeyUse } from '../../edge/r
 
 export type { AccountReply as Account, DeletionReply as Deletion, KeyReply as Key, Limits }
 export type Target = { url: string; token: string }
-export type NewKey = { label?: string; scopes?: Scope[]; limits?: Partial<Limits>; expires_in?: number | null }
+type NewKey = { label?: string; scopes?: Scope[]; limits?: Partial<Limits>; expires_in?: number | null }
 
 /** Calls the worker as the operator. Throws with the worker's error message if it refuses. */
 export async function request({ url, token }: Target, method: string, path: string, body?: unknown): Promise<Response> {

@@ -1,8 +1,8 @@
 // The judge: a classifier of nano's objects, trained separately from nano.
 import path from 'node:path'
 import { openSession } from '../../gpu-fn/runtime/open-session.ts'
-import { NANO } from '../local/built-in-model.ts'
-import { readVocabulary } from '../local/vocabulary.ts'
+import { NANO } from '../local/models/built-in-model.ts'
+import { readVocabulary } from '../local/models/vocabulary.ts'
 import type { Pixels } from '../receipts/compare-images.ts'
 import type { QualityPrompt } from './prompts.ts'
 

@@ -2,7 +2,7 @@
 // DIRECTORY
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { render, withPipeline } from '../local/render.ts'
+import { render, withPipeline } from '../local/models/render.ts'
 import type { QualityPrompt } from './prompts.ts'
 import { PROMPTS, type Run, readRun } from './runs.ts'
 

@@ -2,7 +2,7 @@
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
-import { NANO } from '../local/built-in-model.ts'
+import { NANO } from '../local/models/built-in-model.ts'
 
 const qualityPrompt = z.object({
   prompt: z.string(),

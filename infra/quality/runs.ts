@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
-import { type BuiltInModel, builtInPackage, type Tier } from '../local/built-in-model.ts'
+import { type BuiltInModel, builtInPackage, type Tier } from '../local/models/built-in-model.ts'
 import type { QualityPrompt } from './prompts.ts'
 
 export type Configuration = { name: string; model: BuiltInModel; tier: Tier }

@@ -17,7 +17,7 @@ import { findPackage, type Prompts, reproduce } from './reproduce.ts'
 export type Check = { name: string; holds: boolean | null; detail: string }
 export type Subject = { file: Uint8Array; receipt: string; jwks: JSONWebKeySet; prompts: Partial<Prompts> }
 /** `minPsnr` is the lowest accepted PSNR in dB of an image with other bytes, as from another device. */
-export type Reproduction = { packages: string; minPsnr: number }
+type Reproduction = { packages: string; minPsnr: number }
 export type Report = { claims: (ReceiptClaims & { kid: string }) | null; checks: Check[] }
 
 const check = (name: string, holds: boolean | null, detail: string): Check => ({ name, holds, detail })

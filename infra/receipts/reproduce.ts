@@ -5,7 +5,7 @@ import type { PromptRole, ReceiptClaims } from '../../edge/results/receipt.ts'
 import type { Package } from '../../gpu-fn/manifest.ts'
 import type { Txt2ImgRequest } from '../../gpu-fn/pipeline/txt2img.ts'
 import { findPackages, openPackage } from '../../gpu-fn/weights/packages.ts'
-import { render, withPipeline } from '../local/render.ts'
+import { render, withPipeline } from '../local/models/render.ts'
 
 export type Prompts = Pick<Txt2ImgRequest, PromptRole>
 

@@ -8,7 +8,7 @@ import * as z from 'zod'
 import { prepareCommand } from '../command/npm.ts'
 import { print, printError } from '../command/print.ts'
 import { readBounded } from '../command/read-bounded.ts'
-import { builtInPackages } from '../local/built-in-model.ts'
+import { builtInPackages } from '../local/models/built-in-model.ts'
 import { checkReceipt, type Report } from './check-receipt.ts'
 
 /** Of an image; the largest one that the API delivers is far smaller. */

@@ -7,8 +7,8 @@ import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { hasT5 } from '../../gpu-fn/contract.ts'
 import type { Target, Tier } from '../../gpu-fn/manifest.ts'
 import { FAMILIES } from '../../gpu-fn/models/families.ts'
-import { COMPILER } from '../local/built-in-model.ts'
-import { cacheDirectory, digestOf, makeOnce, ROOT, stampOf } from '../local/package-cache.ts'
+import { COMPILER } from '../local/models/built-in-model.ts'
+import { cacheDirectory, digestOf, makeOnce, ROOT, stampOf } from '../local/models/package-cache.ts'
 
 /** Stability AI's repository of each variant. */
 export const REPOSITORIES: Record<string, string> = {
@@ -21,7 +21,7 @@ export const WEIGHTS = path.join(ROOT, '.octet', 'weights')
 
 /** `content` identifies the files. */
 export type Checkpoint = { path: string; content: string }
-export type HubSource = {
+type HubSource = {
   repo: string
   revision?: string | undefined
   /** Address of another hub. */
@@ -78,7 +78,7 @@ export async function openLocalCheckpoint(given: string, options: Omit<PackageOp
   return { path: at, content: await stampOf([files]) }
 }
 
-export type PackageOptions = { name: string; tier: Tier; target: Target; variant?: string | undefined }
+type PackageOptions = { name: string; tier: Tier; target: Target; variant?: string | undefined }
 
 /** The directory of a checkpoint's package, NAME-TIER, compiled unless an earlier run did. Throws CheckpointError. */
 export async function packageOf(checkpoint: Checkpoint, options: PackageOptions): Promise<string> {

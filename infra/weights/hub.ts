@@ -8,7 +8,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { downloadFile, HubApiError, type ListFileEntry, listFiles } from '@huggingface/hub'
 import * as z from 'zod'
 
-export type HubOptions = {
+type HubOptions = {
   repo: string
   revision?: string
   token?: string

@@ -27,13 +27,13 @@ import {
 } from '../../gpu-fn/weights/layout.ts'
 import { MANIFEST, openPackage } from '../../gpu-fn/weights/packages.ts'
 
-export type UploadOptions = {
+type UploadOptions = {
   /** Larger objects are uploaded in parts of this size. */
   partBytes?: number
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-export type Uploaded = { package: string; sentBytes: number; presentBytes: number; pointed: boolean }
+type Uploaded = { package: string; sentBytes: number; presentBytes: number; pointed: boolean }
 
 export type BucketTarget = { client: S3Client; bucket: string }
 

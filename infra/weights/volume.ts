@@ -6,7 +6,7 @@ import { exec } from '../deploy/exec.ts'
 import type { CommandLine } from '../deploy/plan.ts'
 
 /** The commands, in order. `staging` holds the package without its manifest. */
-export function volumeCommands(volume: string, directory: string, staging: string): CommandLine[] {
+function volumeCommands(volume: string, directory: string, staging: string): CommandLine[] {
   const at = `/${path.basename(directory)}`
   return [
     ['modal', 'volume', 'put', '--force', volume, staging, at],

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { startWorker } from '../../infra/local/worker.ts'
+import { startWorker } from '../../infra/local/servers/worker.ts'
 import { createKey, revokeKey } from '../../infra/operator/keys.ts'
 import { createSecrets } from '../../infra/operator/secrets.ts'
 

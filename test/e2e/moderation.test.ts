@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers'
 import OpenAI, { APIError } from 'openai'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { type GpuStub, startGpuStub } from '../../infra/bench/edge/gpu-stub.ts'
-import { startWorker } from '../../infra/local/worker.ts'
+import { startWorker } from '../../infra/local/servers/worker.ts'
 import { createKey } from '../../infra/operator/keys.ts'
 import { createSecrets } from '../../infra/operator/secrets.ts'
 

@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers'
 import { Webhook } from 'standardwebhooks'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { startGpuStub } from '../../infra/bench/edge/gpu-stub.ts'
-import { startWorker } from '../../infra/local/worker.ts'
+import { startWorker } from '../../infra/local/servers/worker.ts'
 import { createKey } from '../../infra/operator/keys.ts'
 import { createSecrets } from '../../infra/operator/secrets.ts'
 

@@ -10,9 +10,9 @@ test('is parsed once, and again after a variable has changed', ({ expect }) => {
   expect(configOf(env)).toBe(parsed)
   const slots = env.GPU_SLOTS
   env.GPU_SLOTS = '7'
-  expect(configOf(env).gpuSlots).toBe(7)
+  expect(configOf(env).gpuSlots.gpus).toBe(7)
   env.GPU_SLOTS = slots
-  expect(configOf(env).gpuSlots).toBe(1000)
+  expect(configOf(env).gpuSlots).toEqual({ gpus: 1000, sharing: 1 })
 })
 
 describe('malformed variables', () => {

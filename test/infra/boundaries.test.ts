@@ -55,7 +55,11 @@ test.each([
   ['edge/jobs', ['../accounts/ledger.ts', '../gpu/client.ts'], ['../routes/jobs.ts', '../requests/generate.ts']],
   ['edge/accounts', ['../usage/record.ts', './ledger.ts'], ['../jobs/record.ts']],
   ['edge/webhooks', ['../results/results.ts'], ['../jobs/record.ts', '../accounts/account.ts']],
-  ['edge/results', ['../auth/links.ts', '../http/errors.ts'], ['../dialects/public-job.ts', '../usage/record.ts']],
+  [
+    'edge/results',
+    ['../auth/links.ts', '../http/errors.ts'],
+    ['../dialects/definition/public-job.ts', '../usage/record.ts'],
+  ],
   ['edge/gpu', ['../routing/price.ts'], ['../jobs/job.ts', '../webhooks/post.ts']],
   ['edge/routing', ['../http/errors.ts', '../config.ts'], ['../auth/keys.ts', '../gpu/client.ts']],
   ['edge/http', ['../platform/log.ts', '../config/values.ts'], ['../config.ts', '../auth/keys.ts']],
@@ -65,6 +69,7 @@ test.each([
     ['../engine/engine.ts', './jobs.ts'],
     ['../main.ts', '../weights/cache.ts', '../compile/compile.ts'],
   ],
+  ['gpu-fn/scheduler', ['./task.ts'], ['../server/job.ts', '../engine/engine.ts', '../pipeline/pipeline.ts']],
   [
     'gpu-fn/engine',
     ['../pipeline/txt2img.ts', '../weights/packages.ts'],

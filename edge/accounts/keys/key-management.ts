@@ -122,6 +122,14 @@ export function changeKey(sql: SqlStorage, id: string, given: KeyChange, by: str
   return done(updateKey(sql, target, changed))
 }
 
+/** Returns the reason why `by` may not rotate or revoke a key, or null. Every key may end keys of its own lineage. */
+function refuseEnd(sql: SqlStorage, target: KeyInfo, by: string | null): KeyRefusal | null {
+  const manager = managerOf(sql, by)
+  if (!manager) return { kind: 'unauthorized' }
+  if (manager === OPERATOR || target.lineage === manager.key.lineage) return null
+  return unmanageable(sql, target, manager)
+}
+
 /**
  * Rotates a key: `next` inherits its label, scopes, limits and expiry. The old key expires at `until` (Unix milliseconds) at the latest; if
  * that is now, the old key and its links are revoked.
@@ -137,12 +145,8 @@ export function replaceKey(
   if (existing) return done(existing)
   const old = findKey(sql, id)
   if (!old) return { kind: 'absent' }
-  const manager = managerOf(sql, by)
-  if (!manager) return { kind: 'unauthorized' }
-  if (manager !== OPERATOR && old.lineage !== manager.key.lineage) {
-    const refusal = unmanageable(sql, old, manager)
-    if (refusal) return refusal
-  }
+  const refusal = refuseEnd(sql, old, by)
+  if (refusal) return refusal
   if (!isActive(old)) return { kind: 'ended', revoked: old.revoked !== null }
   const isImmediate = until <= Date.now()
   if (!makeRoom(sql, isImmediate ? 1 : 0)) return { kind: 'too_many' }
@@ -155,12 +159,8 @@ export function replaceKey(
 export function revokeKey(sql: SqlStorage, id: string, by: string | null): KeyOutcome {
   const target = findKey(sql, id)
   if (!target) return { kind: 'absent' }
-  const manager = managerOf(sql, by)
-  if (!manager) return { kind: 'unauthorized' }
-  if (manager !== OPERATOR && target.lineage !== manager.key.lineage) {
-    const refusal = unmanageable(sql, target, manager)
-    if (refusal) return refusal
-  }
+  const refusal = refuseEnd(sql, target, by)
+  if (refusal) return refusal
   endKey(sql, id)
   return done(findKey(sql, id)!)
 }

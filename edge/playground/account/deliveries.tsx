@@ -5,6 +5,7 @@ import type { Delivery } from '../api/types.ts'
 import { announce } from '../state/live.ts'
 import { Button } from '../ui/controls.tsx'
 import { ErrorNote } from '../ui/note.tsx'
+import { Table } from '../ui/table.tsx'
 import { useAction, useResource } from './resource.ts'
 
 const STATES = ['pending', 'delivered', 'exhausted', 'refused', 'dropped']
@@ -99,27 +100,15 @@ export function Deliveries({ endpoint, isAdmin, version }: Props) {
         <p class="empty">No deliveries{state && ` in the state ${state}`}.</p>
       ) : (
         <div class="scroll">
-          <table>
-            <thead>
-              <tr>
-                {['State', 'Event', 'Time'].map((name) => (
-                  <th key={name} scope="col">
-                    {name}
-                  </th>
-                ))}
-                <td />
-              </tr>
-            </thead>
-            <tbody>
-              {data.data.map((delivery) => (
-                <DeliveryRow
-                  key={delivery.event}
-                  of={delivery}
-                  onResend={isAdmin ? () => void resend(delivery.event) : null}
-                />
-              ))}
-            </tbody>
-          </table>
+          <Table columns={['State', 'Event', 'Time']} hasActions>
+            {data.data.map((delivery) => (
+              <DeliveryRow
+                key={delivery.event}
+                of={delivery}
+                onResend={isAdmin ? () => void resend(delivery.event) : null}
+              />
+            ))}
+          </Table>
         </div>
       )}
       {limit === FEW && data.data.length === FEW && (

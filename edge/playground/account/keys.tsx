@@ -5,6 +5,7 @@ import { credential } from '../api/session.ts'
 import type { Key } from '../api/types.ts'
 import { Button } from '../ui/controls.tsx'
 import { ErrorNote } from '../ui/note.tsx'
+import { Table } from '../ui/table.tsx'
 import { ConfirmDialog } from './confirm.tsx'
 import { NewKeyDialog } from './new-key.tsx'
 import { useAction, useResource } from './resource.ts'
@@ -78,25 +79,13 @@ export function Keys({ isAdmin }: { isAdmin: boolean }) {
       {action.problem && <ErrorNote error={action.problem} />}
       {data && (
         <div class="scroll">
-          <table>
-            <thead>
-              <tr>
-                {['Key', 'Scopes', 'Created', 'State'].map((name) => (
-                  <th key={name} scope="col">
-                    {name}
-                  </th>
-                ))}
-                <td />
-              </tr>
-            </thead>
-            <tbody>
-              {data.data
-                .toSorted((a, b) => Number(isActive(b)) - Number(isActive(a)) || b.created - a.created)
-                .map((key) => (
-                  <KeyRow key={key.id} of={key} onRotate={() => void rotate(key.id)} onRevoke={() => setRevoked(key)} />
-                ))}
-            </tbody>
-          </table>
+          <Table columns={['Key', 'Scopes', 'Created', 'State']} hasActions>
+            {data.data
+              .toSorted((a, b) => Number(isActive(b)) - Number(isActive(a)) || b.created - a.created)
+              .map((key) => (
+                <KeyRow key={key.id} of={key} onRotate={() => void rotate(key.id)} onRevoke={() => setRevoked(key)} />
+              ))}
+          </Table>
         </div>
       )}
       {isAdding && <NewKeyDialog onClose={() => setAdding(false)} onCreated={show} />}

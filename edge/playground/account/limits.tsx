@@ -1,6 +1,7 @@
 import { formatMoney, plural } from '../api/format.ts'
 import { credential } from '../api/session.ts'
 import type { Key, Limits, Usage } from '../api/types.ts'
+import { Table } from '../ui/table.tsx'
 import { type Resource, useResource } from './resource.ts'
 import { Section } from './section.tsx'
 
@@ -27,28 +28,15 @@ export function LimitsSection({ usage: { data: usage, problem }, isAdmin }: Prop
     <Section title="Limits" about="The account's limits apply to all of its keys together." problem={problem}>
       {usage && (
         <>
-          <table>
-            <thead>
-              <tr>
-                <th scope="col">Limit</th>
-                <th scope="col" class="number">
-                  Account
-                </th>
-                <th scope="col" class="number">
-                  This key
-                </th>
+          <Table columns={['Limit']} numbers={['Account', 'This key']}>
+            {entries.map(([name, text]) => (
+              <tr key={name}>
+                <th scope="row">{text}</th>
+                <td class="number">{show(name, usage.limits[name])}</td>
+                <td class="number">{show(name, key.data?.limits[name])}</td>
               </tr>
-            </thead>
-            <tbody>
-              {entries.map(([name, text]) => (
-                <tr key={name}>
-                  <th scope="row">{text}</th>
-                  <td class="number">{show(name, usage.limits[name])}</td>
-                  <td class="number">{show(name, key.data?.limits[name])}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
+            ))}
+          </Table>
           <p class="hint">
             Images are kept for {plural(usage.retention_days, 'day')}.
             {!isAdmin && ' The limits of a key are shown to keys with the scope admin.'}

@@ -2,6 +2,7 @@ import { useState } from 'preact/hooks'
 import { formatMoney, plural } from '../api/format.ts'
 import type { Usage } from '../api/types.ts'
 import { Choice } from '../ui/controls.tsx'
+import { Table } from '../ui/table.tsx'
 import { byDay, UsageChart } from './chart.tsx'
 import { useResource } from './resource.ts'
 import { Section } from './section.tsx'
@@ -34,32 +35,18 @@ function UsageTable({ usage }: { usage: Usage }) {
   return (
     <details class="more">
       <summary>As a table</summary>
-      <table>
-        <thead>
-          <tr>
-            <th scope="col">Day (UTC)</th>
-            <th scope="col">Tier</th>
-            <th scope="col" class="number">
-              Jobs
-            </th>
-            <th scope="col" class="number">
-              Price
-            </th>
-          </tr>
-        </thead>
-        <tbody>
-          {rows.flatMap(([day, tiers]) =>
-            [...tiers].map(([tier, { jobs, price }]) => (
-              <tr key={`${day} ${tier}`}>
-                <td>{day}</td>
-                <td>{tier}</td>
-                <td class="number">{jobs}</td>
-                <td class="number">{formatMoney(price)}</td>
-              </tr>
-            )),
-          )}
-        </tbody>
-      </table>
+      <Table columns={['Day (UTC)', 'Tier']} numbers={['Jobs', 'Price']}>
+        {rows.flatMap(([day, tiers]) =>
+          [...tiers].map(([tier, { jobs, price }]) => (
+            <tr key={`${day} ${tier}`}>
+              <td>{day}</td>
+              <td>{tier}</td>
+              <td class="number">{jobs}</td>
+              <td class="number">{formatMoney(price)}</td>
+            </tr>
+          )),
+        )}
+      </Table>
     </details>
   )
 }

@@ -1,7 +1,7 @@
 // The credential of this tab: an API key in sessionStorage, or a token on the operator's budget. It never leaves the tab otherwise.
 import { computed, signal } from '@preact/signals'
 
-export type CredentialOfTab = { value: string; kind: 'key' | 'token'; account: string; keyId: string }
+type CredentialOfTab = { value: string; kind: 'key' | 'token'; account: string; keyId: string }
 
 const STORED = 'octet.key'
 const FORM = /^(oct|ost)_([a-z0-9-]{1,32})_([0-9a-f]{12})_/
@@ -43,7 +43,7 @@ function takeFromAddress(): CredentialOfTab | null {
 type Token = { token: string | null; budget_microdollars?: number }
 
 /** Requests a token on the operator's budget, if this deployment has one. */
-export async function becomeVisitor(): Promise<void> {
+async function becomeVisitor(): Promise<void> {
   const response = await fetch('/v1/playground/tokens', { method: 'POST' }).catch(() => null)
   const body = response?.ok ? ((await response.json()) as Token) : null
   const parsed = body?.token ? parseCredential(body.token) : null

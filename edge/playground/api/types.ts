@@ -1,5 +1,5 @@
 // The replies of the API that the page reads.
-import type { JobView } from '../../dialects/public-job.ts'
+import type { JobView } from '../../dialects/definition/public-job.ts'
 import type { GpuState } from '../../gpu/readiness.ts'
 
 export type { GpuState, JobView }

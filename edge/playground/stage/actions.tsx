@@ -9,7 +9,7 @@ import { downloadImage } from '../ui/save.ts'
 import { CodeDialog } from './code-dialog.tsx'
 import { ReceiptDialog } from './receipt-dialog.tsx'
 
-export const openDialog = signal<'code' | 'receipt' | null>(null)
+const openDialog = signal<'code' | 'receipt' | null>(null)
 
 const compareWords = (run: Run) => (run.decision?.route === 'turbo' ? 'Compare with full' : 'Compare with turbo')
 

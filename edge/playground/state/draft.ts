@@ -4,7 +4,7 @@ import type { Fields, Route } from '../api/types.ts'
 import { sizeFor } from './models.ts'
 
 export type RouteChoice = 'auto' | Route | 'both'
-export type Draft = {
+type Draft = {
   prompt: string
   negative: string
   ratio: string

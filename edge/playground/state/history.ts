@@ -4,7 +4,7 @@ import { get, set } from 'idb-keyval'
 import type { Fields, JobView } from '../api/types.ts'
 
 export type RunState = 'sending' | JobView['state']
-export type RunError = { message: string; code: string; requestId: string | null }
+type RunError = { message: string; code: string; requestId: string | null }
 export type RunImage = {
   seed: number | string
   /** A signed link as a path; null once it has expired. */

@@ -3,7 +3,7 @@ import { computed, effect, signal } from '@preact/signals'
 import type { GpuState } from '../api/types.ts'
 import { isFinal, type Run, runs } from './history.ts'
 
-export type Live = {
+type Live = {
   /** Jobs ahead in the queue. */
   position: number | null
   gpu: GpuState | null
@@ -18,7 +18,7 @@ export type Live = {
   isReconnecting: boolean
 }
 
-export const NOT_LIVE: Live = {
+const NOT_LIVE: Live = {
   ...{ position: null, gpu: null, waitBegan: 0, waitMs: null },
   ...{ image: 0, step: 0, steps: 0, preview: null, isReconnecting: false },
 }

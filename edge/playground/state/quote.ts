@@ -5,7 +5,7 @@ import { credential } from '../api/session.ts'
 import type { Fields, Quote } from '../api/types.ts'
 import { draft, rejected, requests } from './draft.ts'
 
-export type QuoteState = { quotes: Quote[]; problem: Problem | null; isStale: boolean }
+type QuoteState = { quotes: Quote[]; problem: Problem | null; isStale: boolean }
 export const quote = signal<QuoteState>({ quotes: [], problem: null, isStale: false })
 export const price = computed(() => quote.value.quotes.reduce((sum, each) => sum + each.price_microdollars, 0))
 /** Counts requests for a new quote of the same fields, as after a run. */

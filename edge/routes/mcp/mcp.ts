@@ -7,7 +7,7 @@ import { describeThrown } from '../../http/errors.ts'
 import { readJson } from '../../http/validation.ts'
 import { generateImage, getJob, quoteImage } from './tools.ts'
 
-/** The fields of a request for images. The native request checks their values, with errors in words. */
+/** The fields of a request for images. The native schema validates their values. */
 const imageFields = z.object({
   prompt: z.string().describe('What the image shows'),
   negative_prompt: z.string().optional().describe('What the image does not show'),
@@ -25,7 +25,7 @@ const INSTRUCTIONS =
   'Generates images from text. quote_image states the price of a request; generate_image runs it. ' +
   'Results are links, with a small preview of the first image.'
 
-/** Runs a tool. An error is a result in words, for the language model. */
+/** Runs a tool. Errors become text results, because a language model reads them. */
 async function inWords(c: Context<EdgeEnv>, run: () => Promise<CallToolResult>): Promise<CallToolResult> {
   try {
     return await run()

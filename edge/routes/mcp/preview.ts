@@ -4,13 +4,13 @@ import type { JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { isAvailable } from '../../results/results.ts'
 
-/** The largest preview: about 60,000 characters of base64, a share of the context of a language model that clients accept. */
+/** The largest preview: about 60,000 characters of base64, which clients accept in the context of a language model. */
 const MAX_BYTES = 45_000
 const MAX_CHARACTERS = Math.ceil(MAX_BYTES / 3) * 4
 
 const block = (data: string, mimeType: string): ContentBlock => ({ type: 'image', data, mimeType })
 
-/** The last preview of the first image, from before its last step. */
+/** The last preview of the first image. */
 async function lastPreview(env: Env, job: JobRecord): Promise<ContentBlock[]> {
   const entries = await objectOf(env.JOB, job.id).events(0)
   const previews = entries.flatMap(({ event }) => (event.type === 'preview' && event.image === 0 ? [event] : []))

@@ -1,7 +1,7 @@
-// The tools of the MCP server: each runs a native request of the caller, and describes its result in words.
+// The tools of the MCP server: each runs a native request of the caller and describes the result as text.
 import type { CallToolResult, ContentBlock, ServerContext } from '@modelcontextprotocol/server'
 import type { Context } from 'hono'
-import type { JobView } from '../../dialects/public-job.ts'
+import type { JobView } from '../../dialects/definition/public-job.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { isFinal, type JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
@@ -43,7 +43,7 @@ async function waitFor(c: Context<EdgeEnv>, job: JobRecord, { _meta, notify }: P
 const imageLine = ({ url, seed, width, height, expires_at }: JobView['images'][number], k: number) =>
   `Image ${k + 1}: ${url ?? 'deleted or expired'} (${width}x${height}, seed ${seed}, kept until ${new Date(expires_at * 1000).toISOString()}; the link is valid for an hour, and get_job returns a new one)`
 
-/** A job in words, with a link per image, and a small preview of the first one. */
+/** Describes a job as text, with a link per image and a small preview of the first one. */
 async function describeJob(c: Context<EdgeEnv>, job: JobRecord): Promise<CallToolResult> {
   const view = await viewOf(readerOf(c), job)
   const { id, state, error, images, price_microdollars, route, model, steps } = view
@@ -73,7 +73,7 @@ async function describeJob(c: Context<EdgeEnv>, job: JobRecord): Promise<CallToo
   }
 }
 
-/** Previews at the end of large images, whose files are too large for a reply. */
+/** Requests previews for large images, whose files are too large for a reply. */
 const withPreviews = (fields: Record<string, unknown>) => ({ ...fields, partial_images: 1 })
 
 export async function generateImage(

@@ -14,7 +14,7 @@ export type Delivery = {
   /** The webhook URL given in a request, or null for the endpoint's own URL. */
   url: string | null
   state: DeliveryState
-  /** Failed attempts since `started`. */
+  /** Number of failed attempts since `started`. */
   failures: number
   due: number
   /** The number of the latest attempt. Only that attempt may record a failure, and no other attempt starts before `leased_until`. */

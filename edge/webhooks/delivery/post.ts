@@ -1,7 +1,7 @@
 // Sends one attempt: a payload with fresh links, its signatures, and the POST request.
 
+import type { JobEvent } from '../../dialects/definition/public-job.ts'
 import { findDialect } from '../../dialects/dialects.ts'
-import type { JobEvent } from '../../dialects/public-job.ts'
 import { log } from '../../platform/log.ts'
 import { resultUrl } from '../../results/results.ts'
 import type { StoredImage } from '../../results/stored-image.ts'

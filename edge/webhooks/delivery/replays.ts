@@ -13,7 +13,7 @@ const MINUTE_MS = 60_000
 /** The maximum number of events scanned per call, so that a long range does not block the object. */
 const SCANNED = 5000
 
-/** The bucket is empty. */
+/** The refusal of a replay: the bucket is empty. */
 export type Limited = { kind: 'limited'; retryAfterSeconds: number }
 
 /** Returns the number of replays available now. The bucket refills at `perMinute`, which is also its capacity. */

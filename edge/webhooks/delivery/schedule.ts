@@ -5,11 +5,7 @@ export type Answer =
   | { status: number; retryAfter: string | null }
   | { error: 'timeout' | 'unreachable' | 'blocked' | 'internal' }
 /** `pause`: the backoff in seconds requested by the receiver. */
-export type Evaluation =
-  | { kind: 'delivered' }
-  | { kind: 'gone' }
-  | { kind: 'blocked' }
-  | { kind: 'failed'; pause: number }
+type Evaluation = { kind: 'delivered' } | { kind: 'gone' } | { kind: 'blocked' } | { kind: 'failed'; pause: number }
 const JITTER = 0.1
 const BUSY_SECONDS = 60
 const MAX_PAUSE_SECONDS = 24 * 3600

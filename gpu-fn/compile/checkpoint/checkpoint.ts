@@ -72,7 +72,7 @@ function addTokenizers(
   }
 }
 
-/** Names that diffusers and transformers give to files beside a config.json. */
+/** The names of weights files beside a config.json, as diffusers and transformers write them. */
 const FOLDER_FILE = /^(diffusion_pytorch_model|model)\b/i
 
 async function openFile(file: string, naming: Naming, omitted: ReadonlySet<string>): Promise<Opened> {

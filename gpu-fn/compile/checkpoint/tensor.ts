@@ -12,7 +12,7 @@ export type Layout = 'single-file' | 'diffusers'
 /** The source of a network. */
 export type Source = {
   layout: Layout
-  /** The name that its author gave it: of its file, or of the folder of its checkpoint. */
+  /** Its author's name for it: the name of its file, or of the folder of its checkpoint. */
   name: string
 }
 
@@ -28,6 +28,6 @@ export type Checkpoint = {
   declined: ReadonlySet<string>
   /** Networks that a model_index.json lists and that no path has, with the reason. */
   absent: ReadonlyMap<string, string>
-  /** What was recognized, replaced and not read, in sentences. */
+  /** Notes on recognized, replaced and unread files, in sentences. */
   notes: readonly string[]
 }

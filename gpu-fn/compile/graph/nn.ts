@@ -29,7 +29,7 @@ export const toActivations = (s: Scope, x: Value) => ops.cast(x, activationsOf(s
 /** Length of the last axis, which is always fixed. */
 export const widthOf = (x: Value) => x.shape.at(-1) as number
 
-/** Rows of the module's `weight`: the output width of layers that only the checkpoint determines. */
+/** Rows of the module's `weight`, for layers whose output width only the checkpoint determines. */
 export const outputWidth = (s: Scope) => s.shape('weight')[0]!
 
 /** x [..., K] → [..., N] with the module's `weight` [N, K] and `bias` [N]. torch `Linear`. */

@@ -34,7 +34,7 @@ export function cast(x: Value, dtype: Dtype): Value {
 }
 
 /** Numpy broadcasting of two shapes; a free axis is compatible with itself and with 1. */
-export function broadcast(a: Shape, b: Shape, what: string): Dim[] {
+function broadcast(a: Shape, b: Shape, what: string): Dim[] {
   const rank = Math.max(a.length, b.length)
   return Array.from({ length: rank }, (_, i) => {
     const p = a[a.length - rank + i] ?? 1

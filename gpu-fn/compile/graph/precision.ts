@@ -18,7 +18,7 @@ export type Precision = {
   isNative(network: string, tensor: string): boolean
 }
 
-/** The first rule that matches decides. */
+/** The first matching rule applies. */
 export function precisionOf(rules: readonly Rule[]): Precision {
   const find = (network: string, tensor: string, rank: number) =>
     rules.find(

@@ -15,9 +15,9 @@ import { attendByOperators } from './attention.ts'
 import { groupNormParameters } from './cpu.ts'
 
 /** Offsets of a modulation's shift and scale in the vector [B, M]. */
-export type Offsets = { readonly shift: number; readonly scale: number }
+type Offsets = { readonly shift: number; readonly scale: number }
 /** A residual branch, and its gate's offset in the vector [B, M]. */
-export type GatedBranch = { readonly value: Value; readonly gate: number }
+type GatedBranch = { readonly value: Value; readonly gate: number }
 /** A stream's projections: [B, S, 3D], or [B, S, 2D] without queries, and the norms of its heads, in float32. */
 export type Projected = { readonly qkv: Value; readonly queryNorm: Value | null; readonly keyNorm: Value }
 
@@ -50,7 +50,7 @@ export type Fp8Operators = {
   ): ReturnType<Lowering['groupNorm']>
 }
 
-/** Products that may be large, before GELU and before a gate, are in multiples of this unit. */
+/** The unit of products that may be large: those before GELU and before a gate. */
 const UNIT = 16
 const HEAD_DEPTH = 64
 /** GroupNorm's number of channels must be a multiple of this. */

@@ -13,7 +13,7 @@ const OPSETS = [
 const IR_VERSION = 11
 
 /** A weights file beside the graph, and its layout. */
-export type ExternalData = { readonly location: string; readonly layout: readonly StoredTensor[] }
+type ExternalData = { readonly location: string; readonly layout: readonly StoredTensor[] }
 
 const EXTERNAL = 1
 

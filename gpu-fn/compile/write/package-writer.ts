@@ -19,7 +19,7 @@ export type WeightsFile = {
 
 export type Progress = (doneBytes: number, totalBytes: number, network: string) => void
 
-export type WrittenWeights = {
+type WrittenWeights = {
   /** SHA-256 of the checkpoint's tensors. */
   readonly source: string
   readonly sourceBytes: number

@@ -65,7 +65,7 @@ async function find(
 
 export { WORDS }
 
-/** The list of known words that a checkpoint's directory may have, as JSON; null without one. */
+/** The list of known words in a checkpoint's directory, as JSON; null without one. */
 export async function readWords(paths: readonly string[]): Promise<Uint8Array | null> {
   const lists = await Promise.all(paths.map(readKnownWords))
   const words = lists.find((each) => each !== null)

@@ -32,7 +32,7 @@ export function layoutBytes(layout: readonly StoredTensor[]): number {
   return last ? last.offset + tensorBytes(last.dtype, last.shape) : 0
 }
 
-export type Converter = {
+type Converter = {
   readonly run: (block: Block) => Promise<Converted>
   readonly threads: number
   readonly close: () => Promise<void>
@@ -59,8 +59,8 @@ export type WriteOptions = {
 }
 
 /**
- * Writes the weights according to their layout. Memory use does not grow with the model: the number of blocks in flight is what keeps the
- * threads busy.
+ * Writes the weights according to their layout. Memory use does not grow with the model, because the number of blocks in flight depends on
+ * the number of threads alone.
  */
 export async function writeWeights(
   file: string,
@@ -115,7 +115,7 @@ async function* contentOf(
   }
 }
 
-/** The inputs of a weight's conversion other than the stored numbers, as text for its digest. */
+/** The parameters of a weight's conversion, as text for its digest. */
 function describe({ tensor: { name, shape, parts }, rows }: Converting): string {
   const dtypes = new Set(parts.map(({ dtype }) => dtype))
   const scales = parts.every(({ scale }) => scale === 1) ? '' : ` × ${parts.map(({ scale }) => scale).join(';')}`

@@ -12,7 +12,7 @@ export type Narrow = (x: Value) => Value
 export type Case = {
   readonly name: string
   readonly inputs: Record<string, Tensor>
-  /** The outputs to compare; `half` narrows an input to the operator's type, `layout` is that of its feature maps. */
+  /** Builds the outputs to compare. `half` narrows an input to the operator's type; `layout` lowers its feature maps. */
   readonly build: (
     inputs: Record<string, Value>,
     operators: Fp8Operators,
@@ -35,7 +35,7 @@ export const noise = (dims: number[], seed: number, scale = 1): Tensor => {
   )
   return { data: scale === 1 ? data : data.map((x) => x * scale), dims }
 }
-/** Numbers that E4M3 represents. */
+/** Values that E4M3 represents exactly. */
 export const codes = (dims: number[], seed: number): Tensor => {
   const { data } = noise(dims, seed, 100)
   return { data: (data as Float32Array).map((x) => decodeTable[encode(x)]!), dims }

@@ -6,10 +6,10 @@ import { CheckpointError } from '../../compile/checkpoint/error.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
 import type { Activation } from '../../compile/graph/layer-types.ts'
 import { type Manifest, SCHEDULER_NAMES, type SchedulerName } from '../../manifest.ts'
-import { type ClipTextConfig, OPEN_CLIP_PROJECTION } from './clip-text.ts'
-import type { MMDiTConfig } from './mmdit.ts'
-import type { T5Config } from './t5-encoder.ts'
-import type { VaeConfig } from './vae-decoder.ts'
+import { type ClipTextConfig, OPEN_CLIP_PROJECTION } from './networks/clip-text.ts'
+import type { MMDiTConfig } from './networks/mmdit.ts'
+import type { T5Config } from './networks/t5-encoder.ts'
+import type { VaeConfig } from './networks/vae-decoder.ts'
 
 type Tensors = ReadonlyMap<string, Tensor>
 type Json = Readonly<Record<string, unknown>>

@@ -1,7 +1,7 @@
 // A checkpoint's position table [1, max·max, D] as a table of columns and a table of rows, if it is their exact combination.
 import { closeFiles, readFloat32 } from '../../compile/checkpoint/formats/read-tensor.ts'
 import type { Tensor } from '../../compile/checkpoint/tensor.ts'
-import type { PositionTables } from './mmdit.ts'
+import type { PositionTables } from './networks/mmdit.ts'
 
 /**
  * The two tables [max, D / 2] if the first half of every entry depends on its column only and the second half on its row only, as in

@@ -1,4 +1,4 @@
-// The storage type of SD3.5's tensors at each precision, and why. The first rule that matches decides.
+// The storage type of SD3.5's tensors at each precision, and why. The first matching rule applies.
 import { type Precision, precisionOf, type Rule } from '../../compile/graph/precision.ts'
 import { TIER_TABLE, type Tier } from '../../contract.ts'
 

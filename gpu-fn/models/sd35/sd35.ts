@@ -2,7 +2,7 @@
 import { readCheckpoint } from '../../compile/checkpoint/checkpoint.ts'
 import type { Family } from '../family.ts'
 import { buildModel } from './build.ts'
-import { naming, type Sd35Network } from './naming.ts'
+import { naming, type Sd35Network } from './names/naming.ts'
 import { omitsT5 } from './text-encoders.ts'
 import { VARIANTS } from './variants.ts'
 

@@ -8,11 +8,11 @@ import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions } from '../../compile/graph/model.ts'
 import { hasT5 } from '../../contract.ts'
 import type { Manifest, TextEncoderManifest } from '../../manifest.ts'
-import { clipText } from './clip-text.ts'
 import { deriveClip, deriveT5 } from './configurations.ts'
-import type { MMDiTConfig } from './mmdit.ts'
-import { TOKENIZERS } from './naming.ts'
-import { T5_MAX_TOKENS, t5Encoder, t5Parts } from './t5-encoder.ts'
+import { TOKENIZERS } from './names/naming.ts'
+import { clipText } from './networks/clip-text.ts'
+import type { MMDiTConfig } from './networks/mmdit.ts'
+import { T5_MAX_TOKENS, t5Encoder, t5Parts } from './networks/t5-encoder.ts'
 
 type ClipName = 'clip_l' | 'clip_g'
 /** Graphs of one encoder, and the rows of its embedding. */
@@ -30,7 +30,7 @@ const ENCODERS = ['clip_l', 'clip_g', 't5'] as const
 const PROMPTS = { clip_l: 'prompt', clip_g: 'prompt_2', t5: 'prompt_3' } as const
 const TITLES = { clip_l: 'CLIP-L', clip_g: 'CLIP-G', t5: 'T5' } as const
 const CLIP_MARKS = { start: '<|startoftext|>', end: '<|endoftext|>', published: { rows: 49_408, ids: 49_408 } } as const
-/** What the published tokenizers have in common with those of smaller vocabularies. */
+/** Properties of the published tokenizers that tokenizers of smaller vocabularies share. */
 export const TOKENS = {
   clip_l: { ...CLIP_MARKS, pad: CLIP_MARKS.end },
   clip_g: { ...CLIP_MARKS, pad: '!' },

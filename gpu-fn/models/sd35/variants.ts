@@ -4,7 +4,7 @@
 import { CheckpointError, quote } from '../../compile/checkpoint/error.ts'
 import type { Source } from '../../compile/checkpoint/tensor.ts'
 import { show } from './configurations.ts'
-import type { MMDiTConfig } from './mmdit.ts'
+import type { MMDiTConfig } from './networks/mmdit.ts'
 
 export type Defaults = {
   readonly steps: number

@@ -3,7 +3,7 @@
     python -m training.export
 
 Reads the averaged weights, the tokenizers, the vocabulary and the judge from the state folder. If the number of blocks differs from the
-shipped model's, update nano's `depth` in gpu-fn/models/sd35/sd35.ts.
+shipped model's, update nano's `depth` in gpu-fn/models/sd35/variants.ts.
 """
 
 import json

@@ -1,5 +1,5 @@
 // Adds ledger rows to the SQLite file of a stopped local worker.
-import { mapDatabases } from '../../campaign/databases.ts'
+import { mapDatabases } from '../../local/servers/databases.ts'
 
 /** Copies the oldest settled row of each account's ledger `count` times, each a second earlier and with a new id. */
 export async function seedLedger(persist: string, count: number): Promise<void> {

@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 const EVERY_MS = 20
 const QUERY = ['--query-gpu=memory.used', '--format=csv,noheader,nounits', '--id=0', `-lms=${EVERY_MS}`]
 
-export type MemoryWatch = {
+type MemoryWatch = {
   /** The peak since the last call in MiB, including the contexts of all processes; null without a GPU. */
   peak: () => number | null
   stop: () => void

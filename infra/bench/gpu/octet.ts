@@ -10,7 +10,7 @@ import { readPosition } from '../../../gpu-fn/pipeline/position.ts'
 import { encodePrompts } from '../../../gpu-fn/pipeline/prompt.ts'
 import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { render } from '../../local/render.ts'
+import { render } from '../../local/models/render.ts'
 import { median, relativeError } from '../statistics.ts'
 import { type Line, type OctetPlan, sidesOf } from './plan.ts'
 

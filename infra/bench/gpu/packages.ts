@@ -7,7 +7,7 @@ import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type FullSize, writeFullSizeCheckpoint } from '../../checkpoints/full-size.ts'
 import { writeTinyCheckpoint } from '../../checkpoints/tiny/checkpoint.ts'
 import { TINY_VARIANTS, type TinyVariant } from '../../checkpoints/tiny/variants.ts'
-import { makeOnce } from '../../local/package-cache.ts'
+import { makeOnce } from '../../local/models/package-cache.ts'
 
 /** Tiny variants are for dry runs, also on a CPU. */
 export type GpuVariant = FullSize | TinyVariant

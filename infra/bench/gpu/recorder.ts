@@ -11,7 +11,7 @@ import { type Figure, type Line, line } from './plan.ts'
 
 type Result = { metric: string; size?: string | null | undefined; value: number | null; error?: string }
 
-export type RecorderOptions = {
+type RecorderOptions = {
   variant: string
   device: string
   /** Destination of the figures, in append mode. */

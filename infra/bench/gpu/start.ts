@@ -9,7 +9,7 @@ import { sidesOf } from './plan.ts'
 
 const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
 
-export type StartOptions = {
+type StartOptions = {
   /** Directory of the package. */
   packages: string
   model: string

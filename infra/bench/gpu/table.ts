@@ -1,8 +1,8 @@
 // The tables of docs/performance.md, from the figures of `npm run bench -- gpu`.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { NANO } from '../../local/built-in-model.ts'
-import { ROOT } from '../../local/package-cache.ts'
+import { NANO } from '../../local/models/built-in-model.ts'
+import { ROOT } from '../../local/models/package-cache.ts'
 import { type Figure, figure } from './plan.ts'
 
 type Column = { title: string; metric: string; digits: number /** Adds the ratio to PyTorch. */; ratio?: boolean }

@@ -1,6 +1,7 @@
 // The attacks, each with its own rate. They require at most an ordinary account, and some not even that.
-import { type Sending, send as sendOnce } from '../../campaign/client.ts'
-import type { Random } from '../../campaign/random.ts'
+
+import type { Random } from '../../command/random.ts'
+import { type Sending, send as sendOnce } from '../../system/client.ts'
 
 /** Shared state of the attacks. `jobs` holds the ids of their jobs, newest last. */
 export type AttackContext = {

@@ -1,8 +1,8 @@
 // Honest callers: small customers who occasionally request an image and download it.
 import { isFinal } from '../../../edge/jobs/record.ts'
-import { type Job, send } from '../../campaign/client.ts'
-import type { Random } from '../../campaign/random.ts'
-import type { Customer } from '../../campaign/system.ts'
+import type { Random } from '../../command/random.ts'
+import { type Job, send } from '../../system/client.ts'
+import type { Customer } from '../../system/system.ts'
 import { percentile } from '../statistics.ts'
 import { runOpenLoop } from './open-loop.ts'
 
@@ -53,7 +53,7 @@ const reasonOf = (error: unknown) => {
 }
 
 /** Sends one request of a random customer and records its latency or failure. */
-export async function sendRequest({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
+async function sendRequest({ url, customers }: Worker, random: Random, due: number, experience: Experience) {
   const { key } = customers[random.between(0, customers.length - 1)]!
   const send = random.chance(0.7) ? generate : submitAndPoll
   try {

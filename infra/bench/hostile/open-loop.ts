@@ -1,8 +1,8 @@
 // Open-loop load: requests are sent on a fixed schedule, regardless of how long earlier ones take.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Random } from '../../campaign/random.ts'
+import type { Random } from '../../command/random.ts'
 
-export type LoopOptions = {
+type LoopOptions = {
   perSecond: number
   random: Random
   signal: AbortSignal

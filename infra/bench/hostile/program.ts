@@ -1,9 +1,9 @@
 // Runs the hostile callers in a separate process, so that they do not skew the honest callers' measurements. The parent ends it.
 import { setMaxListeners } from 'node:events'
-import { send } from '../../campaign/client.ts'
-import { readSettings } from '../../campaign/program.ts'
-import { randomOf } from '../../campaign/random.ts'
 import { serveLocally } from '../../command/local-server.ts'
+import { randomOf } from '../../command/random.ts'
+import { send } from '../../system/client.ts'
+import { readSettings } from '../../system/program.ts'
 import { type AttackContext, planAttacks } from './attacks.ts'
 import { runOpenLoop } from './open-loop.ts'
 

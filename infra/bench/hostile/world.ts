@@ -1,6 +1,7 @@
 // The deployment under test: the worker and one GPU function, whose engine has a fixed step time, and test accounts.
-import { openAccount, startSystem } from '../../campaign/system.ts'
+
 import { createKey, revokeKey, type Target } from '../../operator/keys.ts'
+import { openAccount, startSystem } from '../../system/system.ts'
 
 /** Slow enough that the GPU function, not this machine, is the bottleneck. */
 export const STEP_MS = 80

@@ -2,11 +2,11 @@
 import { createHash } from 'node:crypto'
 import { isFinal } from '../../../edge/jobs/record.ts'
 import { type Account, describeAccount, type Target } from '../../operator/keys.ts'
+import { callWorker, type Job, persistent } from '../../system/client.ts'
+import { bytesOf } from '../../system/programs/modelless-engine.ts'
+import type { Customer } from '../../system/system.ts'
 import type { Experience } from '../callers.ts'
-import { callWorker, type Job, persistent } from '../client.ts'
-import { bytesOf } from '../programs/modelless-engine.ts'
 import type { Receiver } from '../receiver.ts'
-import type { Customer } from '../system.ts'
 
 const sha256 = (data: Uint8Array) => createHash('sha256').update(data).digest('hex')
 const sum = (jobs: readonly Job[]) => jobs.reduce((total, { price_microdollars }) => total + price_microdollars, 0)

@@ -1,5 +1,5 @@
 // Consistency checks between jobs, account ledgers and D1. Each function returns the violations.
-import type { Job } from '../client.ts'
+import type { Job } from '../../system/client.ts'
 import type { Books, JobRow, LedgerRow } from './records.ts'
 
 const byJob = <Row extends { job: string }>(rows: readonly Row[]) => Map.groupBy(rows, ({ job }) => job)

@@ -1,8 +1,8 @@
 // Reads a stopped worker's databases: job records, account ledgers, and the rows exported to D1.
 import type { DatabaseSync } from 'node:sqlite'
 import { deserialize } from 'node:v8'
-import { mapDatabases } from '../databases.ts'
-import type { Identity } from '../programs/gpu-runs.ts'
+import { mapDatabases } from '../../local/servers/databases.ts'
+import type { Identity } from '../../system/programs/gpu-runs.ts'
 
 /** A row of an account's ledger. Amounts are micro-dollars. */
 export type LedgerRow = { job: string; state: string; amount: number; charged: number; fingerprint: string | null }

@@ -1,5 +1,5 @@
 // Consistency checks between jobs and the GPU functions' run logs: no GPU time is spent without a paying job.
-import type { Identity, Run } from '../programs/gpu-runs.ts'
+import type { Identity, Run } from '../../system/programs/gpu-runs.ts'
 import type { JobRow } from './records.ts'
 
 const formatSeconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`

@@ -5,7 +5,7 @@ import { type IncomingMessage, request as open, type ServerResponse } from 'node
 import { buffer } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { serveLocally } from '../../command/local-server.ts'
-import type { Random } from '../random.ts'
+import type { Random } from '../../command/random.ts'
 
 /** Relative frequencies. */
 const FAULTS = {

@@ -1,6 +1,6 @@
 // Faults injected under load. Each function injects one fault and returns its count by kind.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Random } from '../random.ts'
+import type { Random } from '../../command/random.ts'
 import type { World } from '../world.ts'
 
 export type Counts = Record<string, number>

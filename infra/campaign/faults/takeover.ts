@@ -1,9 +1,9 @@
 // Attack: an expensive job on a cheap reservation. The worker is killed during many cheap PUTs, followed by expensive PUTs under the same
 // names. Each name must belong to exactly one of its two bodies.
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Random } from '../../command/random.ts'
+import { persistent } from '../../system/client.ts'
 import { type Caller, cheapAndExpensive, claim, type Experience, judgeClaims } from '../callers.ts'
-import { persistent } from '../client.ts'
-import type { Random } from '../random.ts'
 import type { World } from '../world.ts'
 
 const NAMES = 60

@@ -53,6 +53,31 @@ describe('a GPU that does not take the job yet', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
+  test('receives the job with an opaque tenant, its class, its remaining time and a trace', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(works)
+    await generate(caller, { ...body, route: 'turbo', max_latency_ms: 600_000 })
+    await generate(caller, { ...body, route: 'full', steps: 4 })
+    const [first, second] = calls.map(({ request }) => request.schedule!)
+    expect(first).toMatchObject({ tenant: expect.stringMatching(/^[0-9a-f]{32}$/), weight: 1, interactive: true })
+    expect(first!.max_latency_ms).toBeGreaterThan(500_000)
+    expect(first!.max_latency_ms).toBeLessThanOrEqual(600_000)
+    expect(second).toEqual({ tenant: first!.tenant, weight: 1, interactive: false })
+    for (const { headers } of calls) expect(headers.get('traceparent')).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/)
+  })
+
+  test('that cannot make the images in time ends the job at once, free of charge', async ({ expect }) => {
+    const caller = await newCaller()
+    const calls = fakeGpu(refuses(429, 'deadline_unmet', { 'retry-after': '7' }))
+    const response = await generate(caller, { ...body, max_latency_ms: 1_000 })
+    expect(calls).toHaveLength(1)
+    expect(response.status).toBe(422)
+    const { error } = await problemOf(response)
+    expect(error.code).toBe('max_latency_exceeded')
+    expect(error.message).toContain('try again in 7 seconds')
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+  })
+
   test('the job is told as starting while it waits', async ({ expect }) => {
     const states: (string | undefined)[] = []
     const look = async ({ job }: Seen) => states.push((await env.JOB.getByName(job).view())?.state)

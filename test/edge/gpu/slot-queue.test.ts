@@ -7,41 +7,44 @@ import { configWith } from '../support/config.ts'
 
 const LEASE_MS = 30_000
 
+const slotsOf = (gpus: number) => ({ gpus, sharing: 1 })
+const termsOf = (account: string, interactive = false) => ({ account, interactive })
+
 /** A queue in which each of `jobs` (id → account) waits since time 0. */
 function queueOf(jobs: Record<string, string>): SlotQueue {
   const queue = new SlotQueue(LEASE_MS)
-  for (const [job, account] of Object.entries(jobs)) queue.enter(job, account, 0)
+  for (const [job, account] of Object.entries(jobs)) queue.enter(job, termsOf(account), 0)
   return queue
 }
 
 test('a job that arrives after a flood gets the next slot', ({ expect }) => {
   const queue = queueOf({ flood1: 'flood', flood2: 'flood', flood3: 'flood' })
-  expect(queue.grant(1, 0)).toEqual(['flood1'])
-  queue.enter('other', 'honest', 100)
-  expect(queue.grant(1, 100)).toEqual([])
+  expect(queue.grant(slotsOf(1), 0)).toEqual(['flood1'])
+  queue.enter('other', termsOf('honest'), 100)
+  expect(queue.grant(slotsOf(1), 100)).toEqual([])
   queue.leave('flood1', 400)
-  expect(queue.grant(1, 400)).toEqual(['other'])
+  expect(queue.grant(slotsOf(1), 400)).toEqual(['other'])
   queue.leave('other', 800)
-  expect(queue.grant(1, 800)).toEqual(['flood2'])
+  expect(queue.grant(slotsOf(1), 800)).toEqual(['flood2'])
 })
 
 test('accounts without usage take turns of three jobs, the oldest first', ({ expect }) => {
   const queue = queueOf({ a1: 'a', a2: 'a', a3: 'a', a4: 'a', b1: 'b', b2: 'b' })
-  expect(queue.grant(6, 0)).toEqual(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'])
+  expect(queue.grant(slotsOf(6), 0)).toEqual(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'])
 })
 
 test('a light account is served in order of arrival with others, and before a heavy one', ({ expect }) => {
   const queue = queueOf({ heavy: 'heavy', light: 'light' })
-  expect(queue.grant(1, 0)).toEqual(['heavy'])
+  expect(queue.grant(slotsOf(1), 0)).toEqual(['heavy'])
   queue.leave('heavy', 10_000)
-  expect(queue.grant(1, 10_000)).toEqual(['light'])
-  for (const account of ['heavy', 'light', 'newcomer']) queue.enter(`${account}2`, account, 10_100)
+  expect(queue.grant(slotsOf(1), 10_000)).toEqual(['light'])
+  for (const account of ['heavy', 'light', 'newcomer']) queue.enter(`${account}2`, termsOf(account), 10_100)
   queue.leave('light', 10_500)
-  expect(queue.grant(1, 10_500)).toEqual(['light2'])
+  expect(queue.grant(slotsOf(1), 10_500)).toEqual(['light2'])
   queue.leave('light2', 11_000)
-  expect(queue.grant(1, 11_000)).toEqual(['newcomer2'])
+  expect(queue.grant(slotsOf(1), 11_000)).toEqual(['newcomer2'])
   queue.leave('newcomer2', 11_500)
-  expect(queue.grant(1, 11_500)).toEqual(['heavy2'])
+  expect(queue.grant(slotsOf(1), 11_500)).toEqual(['heavy2'])
 })
 
 test.for([
@@ -51,55 +54,55 @@ test.for([
   '%s after a burst of an account, its job is served according to its recent usage',
   ([, afterMs, next], { expect }) => {
     const queue = queueOf({ burst: 'a', b1: 'b' })
-    queue.grant(2, 0)
+    queue.grant(slotsOf(2), 0)
     queue.leave('b1', 100)
     queue.leave('burst', 20_000)
     const now = 20_000 + afterMs
-    queue.enter('a2', 'a', now)
-    queue.enter('b2', 'b', now)
-    expect(queue.grant(1, now)).toEqual([next])
+    queue.enter('a2', termsOf('a'), now)
+    queue.enter('b2', termsOf('b'), now)
+    expect(queue.grant(slotsOf(1), now)).toEqual([next])
   },
 )
 
 test('a new account has no credit for past idleness', ({ expect }) => {
   const queue = queueOf({ regular1: 'regular' })
-  queue.grant(1, 0)
+  queue.grant(slotsOf(1), 0)
   queue.leave('regular1', 10_000)
-  for (const job of ['new1', 'new2', 'new3', 'new4']) queue.enter(job, 'new', 10_000)
-  queue.grant(1, 10_000)
-  queue.enter('regular2', 'regular', 12_000)
+  for (const job of ['new1', 'new2', 'new3', 'new4']) queue.enter(job, termsOf('new'), 10_000)
+  queue.grant(slotsOf(1), 10_000)
+  queue.enter('regular2', termsOf('regular'), 12_000)
   queue.leave('new1', 18_000)
-  expect(queue.grant(1, 18_000)).toEqual(['regular2'])
+  expect(queue.grant(slotsOf(1), 18_000)).toEqual(['regular2'])
 })
 
 test('an account whose job runs for long is charged for that job alone', ({ expect }) => {
   const queue = queueOf({ long: 'a' })
-  queue.grant(2, 0)
+  queue.grant(slotsOf(2), 0)
   for (let k = 0; k < 10; k++) {
-    queue.enter(`short${k}`, 'b', k * 2_000)
-    queue.grant(2, k * 2_000)
+    queue.enter(`short${k}`, termsOf('b'), k * 2_000)
+    queue.grant(slotsOf(2), k * 2_000)
     queue.leave(`short${k}`, k * 2_000 + 2_000)
   }
   queue.leave('long', 20_000)
-  queue.enter('a2', 'a', 20_000)
-  queue.enter('b2', 'b', 20_000)
-  expect(queue.grant(1, 20_000)).toEqual(['a2'])
+  queue.enter('a2', termsOf('a'), 20_000)
+  queue.enter('b2', termsOf('b'), 20_000)
+  expect(queue.grant(slotsOf(1), 20_000)).toEqual(['a2'])
 })
 
 test('a heavy account gets a slot every 30 s while jobs of light accounts always wait', ({ expect }) => {
   const lights = ['a', 'b', 'c', 'd']
   const queue = queueOf(Object.fromEntries(lights.map((account) => [account, account])))
-  queue.grant(lights.length, 0)
+  queue.grant(slotsOf(lights.length), 0)
   for (const account of lights) queue.leave(account, 1_000)
-  queue.enter('long', 'heavy', 1_000)
-  queue.grant(1, 1_000)
+  queue.enter('long', termsOf('heavy'), 1_000)
+  queue.grant(slotsOf(1), 1_000)
   queue.leave('long', 101_000)
   const grants = new Map<string, number>()
   for (let second = 0; second < 80; second++) {
     const now = 101_000 + 1_000 * second
-    for (const job of ['heavy1', 'heavy2']) if (!grants.has(job)) queue.enter(job, 'heavy', now)
-    for (const account of lights) queue.enter(account, account, now)
-    const [job] = queue.grant(1, now)
+    for (const job of ['heavy1', 'heavy2']) if (!grants.has(job)) queue.enter(job, termsOf('heavy'), now)
+    for (const account of lights) queue.enter(account, termsOf(account), now)
+    const [job] = queue.grant(slotsOf(1), now)
     grants.set(job!, second)
     queue.leave(job!, now + 999)
   }
@@ -107,33 +110,64 @@ test('a heavy account gets a slot every 30 s while jobs of light accounts always
   expect(grants.get('heavy2')).toBe(62)
 })
 
+describe('with several jobs per GPU', () => {
+  const shared = { gpus: 1, sharing: 4 }
+
+  test('an account has two jobs at a GPU, and others find a slot at once', ({ expect }) => {
+    const queue = queueOf({ a1: 'a', a2: 'a', a3: 'a' })
+    expect(queue.grant(shared, 0)).toEqual(['a1', 'a2'])
+    queue.enter('b1', termsOf('b'), 10)
+    queue.enter('c1', termsOf('c'), 10)
+    expect(queue.grant(shared, 10)).toEqual(['b1', 'c1'])
+    queue.enter('d1', termsOf('d'), 20)
+    expect(queue.grant(shared, 20)).toEqual([])
+    queue.leave('b1', 30)
+    expect(queue.grant(shared, 30)).toEqual(['d1'])
+  })
+
+  test('a heavy account has one job at a GPU', ({ expect }) => {
+    const queue = queueOf({ a1: 'a', b1: 'b' })
+    queue.grant(shared, 0)
+    queue.leave('b1', 1_000)
+    queue.leave('a1', 20_000)
+    for (const job of ['a2', 'a3', 'b2', 'b3']) queue.enter(job, termsOf(job[0]!), 20_000)
+    expect(queue.grant(shared, 20_000)).toEqual(['b2', 'b3', 'a2'])
+  })
+
+  test('interactive jobs of light accounts come first', ({ expect }) => {
+    const queue = queueOf({ a1: 'a' })
+    queue.enter('b1', termsOf('b', true), 10)
+    expect(queue.grant({ gpus: 1, sharing: 1 }, 10)).toEqual(['b1'])
+  })
+})
+
 describe('an entry', () => {
   test('keeps its place when it is renewed', ({ expect }) => {
     const queue = queueOf({ first: 'a', second: 'b' })
-    queue.enter('first', 'a', 10)
-    expect(queue.grant(1, 10)).toEqual(['first'])
-    queue.enter('first', 'a', 20)
-    expect([queue.holds('first'), queue.grant(1, 20)]).toEqual([true, []])
+    queue.enter('first', termsOf('a'), 10)
+    expect(queue.grant(slotsOf(1), 10)).toEqual(['first'])
+    queue.enter('first', termsOf('a'), 20)
+    expect([queue.holds('first'), queue.grant(slotsOf(1), 20)]).toEqual([true, []])
   })
 
   test('expires without renewals, whether it waits or holds a slot', ({ expect }) => {
     const queue = queueOf({ holds: 'a', silent: 'b', renewed: 'c' })
-    queue.grant(1, 0)
-    queue.enter('renewed', 'c', LEASE_MS)
-    expect(queue.grant(1, LEASE_MS + 1)).toEqual([])
+    queue.grant(slotsOf(1), 0)
+    queue.enter('renewed', termsOf('c'), LEASE_MS)
+    expect(queue.grant(slotsOf(1), LEASE_MS + 1)).toEqual([])
     expect(queue.expire(LEASE_MS + 1)).toEqual(['holds'])
-    expect(queue.grant(1, LEASE_MS + 1)).toEqual(['renewed'])
+    expect(queue.grant(slotsOf(1), LEASE_MS + 1)).toEqual(['renewed'])
     queue.leave('renewed', LEASE_MS + 2)
-    expect(queue.grant(1, LEASE_MS + 2)).toEqual([])
+    expect(queue.grant(slotsOf(1), LEASE_MS + 2)).toEqual([])
   })
 
   test('of a running job takes a slot again after the queue was lost', ({ expect }) => {
     const queue = new SlotQueue(LEASE_MS)
-    queue.enter('next', 'a', 0)
-    queue.resume('running', 'b', 0)
-    expect(queue.grant(1, 0)).toEqual([])
+    queue.enter('next', termsOf('a'), 0)
+    queue.resume('running', termsOf('b'), 0)
+    expect(queue.grant(slotsOf(1), 0)).toEqual([])
     queue.leave('running', 5)
-    expect(queue.grant(1, 5)).toEqual(['next'])
+    expect(queue.grant(slotsOf(1), 5)).toEqual(['next'])
   })
 })
 
@@ -151,10 +185,10 @@ test('over any sequence of events no slot is idle or granted twice', ({ expect }
         waiting.delete(job)
         running.delete(job)
       } else {
-        queue.enter(job, String(number % 3), now)
+        queue.enter(job, termsOf(String(number % 3)), now)
         if (!running.has(job)) waiting.add(job)
       }
-      for (const granted of queue.grant(slots, now)) {
+      for (const granted of queue.grant(slotsOf(slots), now)) {
         expect(waiting.delete(granted)).toBe(true)
         running.add(granted)
       }
@@ -171,11 +205,11 @@ test('accounts of the same usage take turns, in whatever order their jobs arrive
     const queue = new SlotQueue(LEASE_MS)
     const left = new Map<number, number>()
     for (const [job, account] of arrivals.entries()) {
-      queue.enter(`${account}/${job}`, String(account), 0)
+      queue.enter(`${account}/${job}`, termsOf(String(account)), 0)
       left.set(account, (left.get(account) ?? 0) + 1)
     }
     const granted = new Map([...left.keys()].map((account) => [account, 0]))
-    for (const job of queue.grant(arrivals.length, 0)) {
+    for (const job of queue.grant(slotsOf(arrivals.length), 0)) {
       const account = Number(job.split('/')[0])
       granted.set(account, granted.get(account)! + 1)
       left.set(account, left.get(account)! - 1)

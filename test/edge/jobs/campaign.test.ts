@@ -5,7 +5,7 @@ import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import type { JobSpec } from '../../../edge/accounts/job-spec.ts'
 import { chargeOf, isOver } from '../../../edge/jobs/record.ts'
-import { type Random, randomOf } from '../../../infra/campaign/random.ts'
+import { type Random, randomOf } from '../../../infra/command/random.ts'
 import { type Caller, filesOf, newCaller } from '../support/client.ts'
 import {
   accepted,

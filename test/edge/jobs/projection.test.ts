@@ -1,8 +1,8 @@
 // The representations of a job are equal in their common fields.
 import { env } from 'cloudflare:workers'
 import { test } from 'vitest'
-import type { DialectRoute } from '../../../edge/dialects/dialect.ts'
-import { openai } from '../../../edge/dialects/openai.ts'
+import type { DialectRoute } from '../../../edge/dialects/definition/dialect.ts'
+import { openai } from '../../../edge/dialects/openai/openai.ts'
 import { eventOf } from '../../../edge/jobs/announcement.ts'
 import { projectJob, summaryOf } from '../../../edge/jobs/projection.ts'
 import { listEntryOf, viewOf } from '../../../edge/requests/view.ts'

@@ -6,7 +6,7 @@ import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 import type { Tensor } from '../../../gpu-fn/compile/checkpoint/tensor.ts'
 import { lowerings } from '../../../gpu-fn/compile/lower/lowerings.ts'
 import { buildModel } from '../../../gpu-fn/models/sd35/build.ts'
-import type { Sd35Network } from '../../../gpu-fn/models/sd35/naming.ts'
+import type { Sd35Network } from '../../../gpu-fn/models/sd35/names/naming.ts'
 import { openCheckpoint } from '../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
 

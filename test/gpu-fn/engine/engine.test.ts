@@ -74,7 +74,18 @@ test('logs what the thread has to say of a package, in one line, and loads it', 
 test('runs a request on its thread and hands over the image', async () => {
   const { engine } = await startEngine()
   const events = await collect(engine, request({ count: 2 }))
-  expect(typesOf(events)).toEqual(['encoded', 'step', 'step', 'image', 'step', 'step', 'image', 'finished'])
+  expect(typesOf(events)).toEqual([
+    'encoded',
+    'step',
+    'step',
+    'decoded',
+    'image',
+    'step',
+    'step',
+    'decoded',
+    'image',
+    'finished',
+  ])
   const images = events.filter((event) => event.type === 'image')
   expect(images.map(({ seed }) => seed)).toEqual([7, 8])
   for (const { data } of images) expect(Buffer.from(data.subarray(0, 8)).toString('latin1')).toBe('\x89PNG\r\n\x1a\n')
@@ -93,6 +104,50 @@ test('an aborted run ends between two steps, and the next one works', async () =
   expect(steps).toBeLessThan(100)
   await expect(collect(engine, request(), abort.signal)).rejects.toThrow('enough')
   expect(typesOf(await collect(engine, request())).at(-1)).toBe('finished')
+})
+
+test('runs that alternate step by step make the same bytes as alone, and only requested steps', async () => {
+  const { engine } = await startEngine()
+  const model = engine.models.find(({ tier }) => tier === 'fp8')!
+  const requests = [request({ steps: 3, guidance_scale: 4 }), request({ steps: 2, seed: 9, width: 32 })]
+  const alone = await Promise.all(requests.map((each) => collect(engine, each)))
+  const runs = requests.map((each) => ({
+    events: [] as PipelineEvent[],
+    iterator: engine.run(model, each, new AbortController().signal)[Symbol.asyncIterator](),
+  }))
+  for (let left = runs; left.length > 0; ) {
+    const results: boolean[] = []
+    for (const { iterator, events } of left) {
+      const { value, done } = await iterator.next()
+      if (!done) events.push(value)
+      results.push(done === true)
+    }
+    left = left.filter((_, i) => !results[i])
+  }
+  const imagesOf = (events: PipelineEvent[]) => events.flatMap((event) => (event.type === 'image' ? [event.data] : []))
+  expect(runs.map(({ events }) => imagesOf(events))).toEqual(alone.map(imagesOf))
+  expect(runs.map(({ events }) => typesOf(events))).toEqual(alone.map(typesOf))
+})
+
+test('a package stays open during an unfinished run, and another that does not fit beside it waits', async () => {
+  const { engine } = await startEngine({ memoryBytes: 1 })
+  const [first, second] = engine.models
+  const run = engine.run(first!, request({ tier: first!.tier }), new AbortController().signal)[Symbol.asyncIterator]()
+  await run.next()
+  expect(await engine.load(second!)).toMatchObject({ occupied: true, closed: [] })
+  expect((await engine.load(first!)).seconds).toBe(0)
+  await run.return!(undefined)
+  expect(await engine.load(second!)).toMatchObject({ closed: [`custom:${first!.tier}`] })
+})
+
+test('a repeated prompt of a tenant is not encoded again, and gives the same image', async () => {
+  const { engine } = await startEngine({ promptCacheBytes: 1e8 })
+  const encodeOf = (events: PipelineEvent[]) => events.find((event) => event.type === 'encoded')!.seconds
+  const schedule = { tenant: 'a', weight: 1, interactive: true }
+  const first = await collect(engine, request({ schedule }))
+  const again = await collect(engine, request({ schedule }))
+  expect(again.find(({ type }) => type === 'image')).toEqual(first.find(({ type }) => type === 'image'))
+  expect(encodeOf(again)).toBeLessThan(encodeOf(first))
 })
 
 test('a package is loaded once while the budget holds it, and the least recently used makes room', async () => {

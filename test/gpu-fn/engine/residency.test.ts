@@ -12,7 +12,7 @@ import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
 import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { render } from '../../../infra/local/render.ts'
+import { render } from '../../../infra/local/models/render.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 
 let pkg: Package

@@ -3,8 +3,8 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { crc32 } from 'node:zlib'
 import { expect, test } from 'vitest'
-import { NANO } from '../../../infra/local/built-in-model.ts'
-import { readVocabulary } from '../../../infra/local/vocabulary.ts'
+import { NANO } from '../../../infra/local/models/built-in-model.ts'
+import { readVocabulary } from '../../../infra/local/models/vocabulary.ts'
 
 type Sprite = { mark: string; emoji: string; name: string }
 type Prompt = {

@@ -5,8 +5,8 @@ import { decodeLatent, spansOf } from '../../../gpu-fn/pipeline/decode.ts'
 import { toPixels } from '../../../gpu-fn/pipeline/image.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { builtInPackage } from '../../../infra/local/built-in-model.ts'
-import { render } from '../../../infra/local/render.ts'
+import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { render } from '../../../infra/local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
 test('spans cover a length without a hole, and neighbors share what they fade in', () => {

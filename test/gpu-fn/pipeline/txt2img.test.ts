@@ -59,9 +59,9 @@ describe('a tiny SD3.5 in float32', () => {
 
   test('tells of encoding, each step and the image, in this order', async () => {
     const events = await collect(pipeline)
-    expect(events.map(({ type }) => type)).toEqual(['encoded', 'step', 'step', 'step', 'image', 'finished'])
+    expect(events.map(({ type }) => type)).toEqual(['encoded', 'step', 'step', 'step', 'decoded', 'image', 'finished'])
     expect(events[1]).toEqual({ type: 'step', image: 0, step: 1, steps: 3 })
-    const image = events[4] as ImageEvent
+    const image = events[5] as ImageEvent
     expect(image).toMatchObject({ image: 0, seed: 42, width: 48, height: 32, content_type: 'image/png' })
     expect(await sharp(image.data).metadata()).toMatchObject({ width: 48, height: 32, format: 'png' })
   })
@@ -76,6 +76,7 @@ describe('a tiny SD3.5 in float32', () => {
       'step',
       'preview',
       'step',
+      'decoded',
       'image',
       'finished',
     ])

@@ -1,8 +1,8 @@
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { describeUnknown, readKnownWords, unknownWords } from '../../../gpu-fn/tokenizer/known-words.ts'
-import { CHECKPOINTS } from '../../../infra/local/built-in-model.ts'
-import { readVocabulary } from '../../../infra/local/vocabulary.ts'
+import { CHECKPOINTS } from '../../../infra/local/models/built-in-model.ts'
+import { readVocabulary } from '../../../infra/local/models/vocabulary.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()

@@ -8,7 +8,7 @@ import { blobKey, manifestKey, pointerKey } from '../../../gpu-fn/weights/layout
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import { noise, sha256, writeFakePackage } from '../../../infra/checkpoints/fake-package.ts'
-import { startBucket } from '../../../infra/local/bucket.ts'
+import { startBucket } from '../../../infra/local/servers/bucket.ts'
 import { type BucketTarget, uploadPackage, uploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { startTroubleProxy, type Trouble, type TroubleProxy } from '../../support/weights/trouble-proxy.ts'

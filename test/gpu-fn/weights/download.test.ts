@@ -7,7 +7,7 @@ import type { PackageFile } from '../../../gpu-fn/weights/arriving-file.ts'
 import { type Bucket, openBucket } from '../../../gpu-fn/weights/bucket.ts'
 import { download } from '../../../gpu-fn/weights/download.ts'
 import { sha256 } from '../../../infra/checkpoints/fake-package.ts'
-import { startBucket } from '../../../infra/local/bucket.ts'
+import { startBucket } from '../../../infra/local/servers/bucket.ts'
 import { uploadTarget } from '../../../infra/weights/upload.ts'
 import { useScratch } from '../../support/scratch.ts'
 

@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { tightenFile, writePrivateFile } from '../../../infra/command/private-files.ts'
 import { readSecretsFile, writePrivate } from '../../../infra/deploy/secrets-file.ts'
-import { startWorker } from '../../../infra/local/worker.ts'
+import { startWorker } from '../../../infra/local/servers/worker.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 import { useScratch } from '../../support/scratch.ts'
 

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { randomOf } from '../../../infra/campaign/random.ts'
+import { randomOf } from '../../../infra/command/random.ts'
 import { costOf } from '../../../infra/cost/model.ts'
 import { simulate } from '../../../infra/cost/simulate.ts'
 import { fillPage } from '../../../infra/cost/tables.ts'

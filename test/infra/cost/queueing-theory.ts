@@ -1,5 +1,5 @@
 // The simulation of the cost model, compared with queueing theory where it has a closed form.
-import { randomOf } from '../../../infra/campaign/random.ts'
+import { randomOf } from '../../../infra/command/random.ts'
 import { simulate } from '../../../infra/cost/simulate.ts'
 import { drawArrivals, drawExponential } from '../../../infra/cost/traffic.ts'
 

@@ -6,7 +6,7 @@ import { createServer } from 'node:http'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { expect, test } from 'vitest'
-import { hasProvider, installProvider } from '../../../infra/docker/cuda-provider.ts'
+import { hasProvider, installProvider, WHEEL } from '../../../infra/docker/cuda-provider.ts'
 import packageJson from '../../../package.json' with { type: 'json' }
 import { useScratch } from '../../support/scratch.ts'
 
@@ -43,12 +43,18 @@ test('adds no provider from a wheel with another content', async () => {
   const libraries = path.join(target, 'bin/napi-v6/linux/x64')
   await mkdir(libraries, { recursive: true })
   await writeFile(path.join(target, 'package.json'), '{"version": "1.29.0"}')
-  const server = createServer((_, response) => response.end('<html>')).listen(0, '127.0.0.1')
+  let files = [{ filename: WHEEL, url: '../files/provider.whl' }]
+  const server = createServer(({ url }, response) =>
+    response.end(url === '/simple/onnxruntime-gpu/' ? JSON.stringify({ files }) : '<html>'),
+  ).listen(0, '127.0.0.1')
   await once(server, 'listening')
   try {
-    const url = `http://127.0.0.1:${(server.address() as { port: number }).port}/provider.whl`
-    await expect(installProvider(target, { url })).rejects.toThrow(/has the SHA-256 [0-9a-f]{64}, not 8ccd052c/)
-    await expect(installProvider(target, { url: 'http://127.0.0.1:9/' })).rejects.toThrow('cannot be reached')
+    const index = `http://127.0.0.1:${(server.address() as { port: number }).port}/simple`
+    await expect(installProvider(target, { index })).rejects.toThrow(/has the SHA-256 [0-9a-f]{64}, not 8ccd052c/)
+    files = []
+    await expect(installProvider(target, { index })).rejects.toThrow(`does not list ${WHEEL}`)
+    await expect(installProvider(target, { index: `${index}/elsewhere` })).rejects.toThrow('does not list')
+    await expect(installProvider(target, { index: 'http://127.0.0.1:9/' })).rejects.toThrow('cannot be reached')
     expect(await readdir(libraries)).toEqual([])
     expect(hasProvider(target)).toBe(false)
   } finally {

@@ -6,7 +6,7 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, test } from 'vitest'
 import { type GpuStub, startGpuStub } from '../../../infra/bench/edge/gpu-stub.ts'
-import { startWorker } from '../../../infra/local/worker.ts'
+import { startWorker } from '../../../infra/local/servers/worker.ts'
 import { createKey } from '../../../infra/operator/keys.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 

@@ -6,7 +6,7 @@ import path from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, test, vi } from 'vitest'
 import { IMAGE, startGpuStub } from '../../../infra/bench/edge/gpu-stub.ts'
-import { startWorker } from '../../../infra/local/worker.ts'
+import { startWorker } from '../../../infra/local/servers/worker.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'
 
 const COMMAND = path.join(import.meta.dirname, '../../../infra/operator/keys-command.ts')

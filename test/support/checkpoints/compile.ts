@@ -5,8 +5,8 @@ import { compile } from '../../../gpu-fn/compile/compile.ts'
 import { reference } from '../../../gpu-fn/kernels/reference.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { type TinyOptions, writeTinyCheckpoint } from '../../../infra/checkpoints/tiny/checkpoint.ts'
-import { COMPILER } from '../../../infra/local/built-in-model.ts'
-import { cacheDirectory, digestOf, makeOnce } from '../../../infra/local/package-cache.ts'
+import { COMPILER } from '../../../infra/local/models/built-in-model.ts'
+import { cacheDirectory, digestOf, makeOnce } from '../../../infra/local/models/package-cache.ts'
 
 const SOURCES = [
   ...COMPILER,

@@ -53,14 +53,26 @@ export function jobBody(overrides: Partial<JobRequest> = {}): JobRequest {
 }
 
 /** `PUT /jobs/{job}` with a valid token for this body. */
-export async function putJob(url: string, job: string, overrides: Partial<JobRequest> = {}): Promise<Response> {
+export async function putJob(
+  url: string,
+  job: string,
+  overrides: Partial<JobRequest> = {},
+  headers: Record<string, string> = {},
+): Promise<Response> {
   const body = jobBody(overrides)
-  return putRaw(url, job, JSON.stringify(body), { attempt: body.attempt })
+  return putRaw(url, job, JSON.stringify(body), { attempt: body.attempt }, headers)
 }
 
 /** `PUT /jobs/{job}` with any text as the body; the token covers it. */
-export async function putRaw(url: string, job: string, body: string, options?: TokenOptions): Promise<Response> {
+export async function putRaw(
+  url: string,
+  job: string,
+  body: string,
+  options?: TokenOptions,
+  others: Record<string, string> = {},
+): Promise<Response> {
   const headers = {
+    ...others,
     'content-type': 'application/json',
     authorization: `Bearer ${await signToken(job, body, options)}`,
   }

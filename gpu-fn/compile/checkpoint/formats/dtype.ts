@@ -3,17 +3,17 @@ import { decodeTable, decodeTableE5M2 } from './fp8.ts'
 import { decodeBlocks, GGML_BLOCKS, type GgmlType } from './ggml-blocks.ts'
 import { bitsOf, INFINITY_BITS, largestMagnitude } from './magnitude.ts'
 
-/** Element types of parameters that can be compiled: values and bytes of the smallest unit. */
+/** The element types that the compiler supports: values and bytes of the smallest unit. */
 export const BLOCKS = {
   ...{ F64: [1, 8], F32: [1, 4], F16: [1, 2], BF16: [1, 2], F8_E4M3: [1, 1], F8_E5M2: [1, 1] },
   ...GGML_BLOCKS,
 } as const satisfies Record<string, readonly [values: number, bytes: number]>
 export type ParameterDtype = keyof typeof BLOCKS
 
-/** The factor of stored numbers: one for all of them, or one for each row, an index of the first axis. */
+/** The scale of stored numbers: one for the tensor, or one for each row (index of the first axis). */
 export type Scale = number | Float32Array
 
-/** Size of `count` values; not an integer unless they are whole blocks. */
+/** The size of `count` values in bytes. Without whole blocks, it is not an integer. */
 export function bytesOf(dtype: ParameterDtype, count: number): number {
   const [values, bytes] = BLOCKS[dtype]
   return (count / values) * bytes
@@ -25,7 +25,7 @@ export type Conversion = { finite: boolean; overflow: boolean }
 /** Bits of float32 65520, the first magnitude that rounds to an infinite float16. */
 const HALF_OVERFLOW = 0x477ff000
 
-/** Decodes `src` of `dtype` times `scale` into `out`, a value each; the product is rounded once, to float32. */
+/** Decodes the values `src` of type `dtype`, times `scale`, into `out`. Each product is rounded once, to float32. */
 export function toFloat32(src: Uint8Array, dtype: ParameterDtype, scale: Scale, out: Float32Array): Conversion {
   assertLength(src, out.length, dtype)
   decode(dtype, src, out)
@@ -71,7 +71,7 @@ export function bfloat16ToFloat16(src: Uint8Array, out: Uint16Array): Conversion
 }
 
 /** Whether no value is NaN or infinite. */
-export function allFinite(values: Float32Array): boolean {
+function allFinite(values: Float32Array): boolean {
   return largestMagnitude(values) < INFINITY_BITS
 }
 

@@ -26,7 +26,7 @@ export async function identifyFormat(file: string): Promise<'gguf' | 'safetensor
   return 'safetensors'
 }
 
-/** The bytes of a settings or tokenizer file of at most `maxBytes`. Throws CheckpointError, also for what a failed download leaves. */
+/** The bytes of a settings or tokenizer file of at most `maxBytes`. Throws CheckpointError, also for the remains of a failed download. */
 export async function readSmallFile(file: string, maxBytes: number): Promise<Uint8Array> {
   const bytes = await readRegularFile(file, maxBytes)
   const problem = describeForeign(Buffer.from(bytes.subarray(0, HEAD_BYTES)))
@@ -48,7 +48,7 @@ const MAGIC_BYTES: readonly (readonly [bytes: readonly number[], problem: string
   [[0x52, 0x61, 0x72, 0x21], 'is a RAR archive; unpack it'],
 ]
 
-/** What a file is and what to do, for known kinds of files that are not checkpoints. */
+/** Describes known kinds of files that are not checkpoints, with advice for each. */
 function describeForeign(head: Buffer): string | undefined {
   if (head.length === 0) return 'is empty: its download did not finish; download it again'
   const text = head.toString('latin1')

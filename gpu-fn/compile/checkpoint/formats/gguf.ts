@@ -66,7 +66,7 @@ async function readRange(file: string, handle: FileHandle, headers: Headers): Pr
   const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(headers.get('range') ?? '') ?? []
   const start = Number(from)
   const { size } = await handle.stat()
-  // The library requests the range after the one with the position that it reads, which is READ_AHEAD from its end or behind it.
+  // The library requests the next range when its read position is within READ_AHEAD of the end of the current one.
   if (size + READ_AHEAD < start)
     throw new CheckpointError(file, `the header ends after the file, which has ${size} bytes`)
   if (!(start < HEADER_BYTES)) throw new CheckpointError(file, `has a header of more than ${HEADER_BYTES} bytes`)

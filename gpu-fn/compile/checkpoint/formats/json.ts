@@ -1,7 +1,7 @@
 // JSON from untrusted files: limits its size before parsing, and rejects duplicate keys, which JSON.parse accepts.
 import { CheckpointError, quote } from '../error.ts'
 
-export type JsonLimits = { depth: number; commas: number }
+type JsonLimits = { depth: number; commas: number }
 
 /** Parses a JSON object of UTF-8 `bytes`. Throws CheckpointError for invalid UTF-8, duplicate keys, and more values or deeper nesting than `limits`. */
 export function parseObject(file: string, bytes: Uint8Array, limits: JsonLimits): Record<string, unknown> {
@@ -10,7 +10,7 @@ export function parseObject(file: string, bytes: Uint8Array, limits: JsonLimits)
   const keys = countKeys(file, text, limits)
   let parsed: Record<string, unknown>
   try {
-    // Text that begins with "{" parses to an object or not at all.
+    // Valid JSON that begins with "{" is an object.
     parsed = JSON.parse(text) as Record<string, unknown>
   } catch (cause) {
     throw new CheckpointError(file, 'the JSON is malformed', { cause })

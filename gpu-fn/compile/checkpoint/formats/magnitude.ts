@@ -3,7 +3,7 @@
 /** Bits of float32 infinity; larger ones are NaN. */
 export const INFINITY_BITS = 0x7f800000
 
-/** Elements per call of the inner loop. V8 keeps short calls optimized, but not always a long one. */
+/** Elements per call of the inner loop. V8 optimizes short calls more reliably than one long call. */
 const CHUNK = 8192
 
 /** Bits of the largest magnitude of `values`. */

@@ -8,7 +8,7 @@ import { closeFiles, readBytes } from './read-tensor.ts'
 import type { TensorInfo } from './safetensors.ts'
 import { formatOfDtypes, refuseFormat, refuseOtherFormats } from './unsupported-formats.ts'
 
-/** Names behind the name of a layer. */
+/** The suffixes of a layer's tensors. */
 type Convention = { readonly codes: string; readonly scale: string; readonly source: string }
 
 const CONVENTIONS: readonly Convention[] = [
@@ -19,7 +19,10 @@ const CONVENTIONS: readonly Convention[] = [
   { codes: '.weight._data', scale: '.weight._scale', source: 'quanto (WeightQBytesTensor)' },
 ]
 
-/** Scales of activations, ranges from which scales were computed, and marks of formats that the dtypes show as well. */
+/**
+ * Tensors without influence on the weights: scales of activations, ranges from which scales were computed, and names of formats that the
+ * dtypes state as well.
+ */
 const SKIPPED = /(\.(scale_input|input_scale|output_scale|comfy_quant)|_quantizer\._amax|(^|\.)scaled_fp8)$/
 
 /** The formats with which ComfyUI and ModelOpt name FP8 codes, which may be stored as U8. */
@@ -86,7 +89,10 @@ function addScale(
   scales.set(`${layer}.weight`, info)
 }
 
-/** Throws CheckpointError for the range of FP8 codes without the scale that ModelOpt derives from it: the codes alone are other weights. */
+/**
+ * Throws CheckpointError for FP8 codes with a range but without the scale that ModelOpt derives from it: without the scale, the weights
+ * would be wrong.
+ */
 function assertHasScale(name: string, info: TensorInfo, tensors: ReadonlyMap<string, TensorInfo>): void {
   const [, layer] = /^(.+)\.weight_quantizer\._amax$/.exec(name) ?? []
   if (layer === undefined || !tensors.get(`${layer}.weight`)?.dtype.startsWith('F8_')) return

@@ -14,11 +14,11 @@ export type RowBlock = {
 
 type FileRange = Pick<Part, 'file' | 'offset' | 'bytes'>
 
-// Every block of a thread is read into the same buffer: the page faults of fresh ones would take longer than their conversion.
+// Each thread reads all blocks into one buffer, because the page faults of new buffers would take longer than the conversion.
 let scratch = new Uint8Array()
 const descriptors = new Map<string, number>()
 
-/** Rows of a block that one part has: their bytes, and their scale or scales. */
+/** The rows of a block within one part: their bytes, and their scale or scales. */
 export type Run = {
   readonly dtype: ParameterDtype
   readonly source: Uint8Array

@@ -124,7 +124,7 @@ function isCounts(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((item) => Number.isSafeInteger(item) && item >= 0)
 }
 
-/** Size in bytes; infinite if it exceeds the safe integers, so that it equals no span of offsets. */
+/** The size in bytes. Infinite above the safe integers, so that no span of offsets matches it. */
 function byteSize(shape: readonly number[], dtype: keyof typeof ELEMENT_BYTES): number {
   let count = 1
   for (const axis of shape) {

@@ -21,7 +21,7 @@ export function refuseOtherFormats(tensors: ReadonlyMap<string, TensorInfo>): vo
     for (const [name, info] of tensors) if (pattern.test(name)) throw refuseFormat(info, format)
 }
 
-/** The format of integer weights, or of weights with this dtype of scales; undefined for the dtypes of other tensors. */
+/** The format of weights with these dtypes of codes and scales; undefined for all other tensors. */
 export function formatOfDtypes(codes: string, scale?: string): string | undefined {
   if (scale === 'F8_E8M0') return codes === 'F8_E4M3' || codes === 'F8_E5M2' ? 'mxfp8' : 'mxfp4'
   if (scale === 'F8_E4M3') return 'nvfp4'

@@ -42,7 +42,7 @@ export async function readDiffusersDirectory(
   return opened
 }
 
-/** A folder of one network, such as a fine-tuned `transformer/`, given by itself. */
+/** Opens the folder of one network, such as a fine-tuned `transformer/`, without its checkpoint. */
 async function openLoneFolder(directory: string, naming: Naming, opened: Opened): Promise<void> {
   if (!(await hasWeights(directory))) {
     const names = naming.folders.map(({ folder }) => folder).join(', ')

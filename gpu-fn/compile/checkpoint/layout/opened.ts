@@ -1,4 +1,4 @@
-// What one path of a checkpoint contains.
+// The content of one path of a checkpoint.
 import path from 'node:path'
 import type { TensorInfo } from '../formats/safetensors.ts'
 import type { Layout, Source } from '../tensor.ts'
@@ -29,7 +29,7 @@ export function describeFile(file: string, layout: Layout, networks: readonly Re
 
 type Recognized = { title: string; tensors: ReadonlyMap<string, TensorInfo> }
 
-/** Name of a checkpoint's directory. In a Hugging Face cache, directories are named by commits, so it is the repository's name. */
+/** The name of a checkpoint's directory, or of its repository in a Hugging Face cache, whose directories are named by commits. */
 export function directoryName(directory: string): string {
   const [name, snapshots, repository] = path.resolve(directory).split(path.sep).reverse()
   const isCached = snapshots === 'snapshots' && repository?.startsWith('models--')

@@ -6,7 +6,7 @@ import { isRecord, parseObject } from '../formats/json.ts'
 import { LIMITS, readHeader, type SafetensorsFile, type TensorInfo } from '../formats/safetensors.ts'
 
 /** Limits on JSON files other than headers; the index of SD3.5's largest network has some 90 kB. */
-export const JSON_LIMITS = { bytes: 32_000_000, depth: 16, shards: 1000 } as const
+const JSON_LIMITS = { bytes: 32_000_000, depth: 16, shards: 1000 } as const
 
 /** Reads a JSON object of bounded size. Throws CheckpointError. */
 export async function readJsonObject(file: string): Promise<Record<string, unknown>> {

@@ -5,7 +5,7 @@ import { CheckpointError, listNames, quote } from '../error.ts'
 import { readHeader, type SafetensorsFile } from '../formats/safetensors.ts'
 import { readSharded, readShards, shardsOf } from './shards.ts'
 
-export type FolderWeights = SafetensorsFile & {
+type FolderWeights = SafetensorsFile & {
   /** The part of the file names that distinguishes variants; empty for full precision. */
   variant: string
   /** The reason for skipping the preceding variants. */
@@ -14,10 +14,10 @@ export type FolderWeights = SafetensorsFile & {
 
 /** The files of one variant; `incomplete` is the reason why they cannot be read. */
 type Candidate = { variant: string; read(): Promise<SafetensorsFile>; incomplete: string | null }
-/** `counts`: the numbers of shards in the names of shards. */
+/** `counts`: the total numbers of shards, according to the names of the shards. */
 type Found = { file?: string; index?: string; shards: Map<number, string>; counts: Set<number> }
 
-/** Stems of diffusers and transformers. */
+/** The stems of weights files of diffusers and transformers. */
 const STEMS = ['diffusion_pytorch_model', 'model']
 /** The variants with a known precision, best first; the empty one has full precision. */
 const PREFERENCE = ['', 'fp32', 'bf16', 'fp16']

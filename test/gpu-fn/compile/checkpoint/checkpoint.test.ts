@@ -1,6 +1,6 @@
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { Sd35Network } from '../../../../gpu-fn/models/sd35/naming.ts'
+import type { Sd35Network } from '../../../../gpu-fn/models/sd35/names/naming.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
 import { readStored } from '../../../support/checkpoints/read-stored.ts'

@@ -4,7 +4,7 @@ import path from 'node:path'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { type CompileOptions, compile } from '../../../../gpu-fn/compile/compile.ts'
 import { writeTinyCheckpoint } from '../../../../infra/checkpoints/tiny/checkpoint.ts'
-import { type RenderRequest, render, withPipeline } from '../../../../infra/local/render.ts'
+import { type RenderRequest, render, withPipeline } from '../../../../infra/local/models/render.ts'
 import { differences, readPixels } from '../../../../infra/receipts/compare-images.ts'
 import {
   editJson,

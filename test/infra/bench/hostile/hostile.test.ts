@@ -7,7 +7,7 @@ import { growthOf } from '../../../../infra/bench/hostile/memory.ts'
 import { nextArrivalMs, runOpenLoop } from '../../../../infra/bench/hostile/open-loop.ts'
 import { judge, type Report } from '../../../../infra/bench/hostile/report.ts'
 import { percentile } from '../../../../infra/bench/statistics.ts'
-import { randomOf } from '../../../../infra/campaign/random.ts'
+import { randomOf } from '../../../../infra/command/random.ts'
 
 const MB = 2 ** 20
 

@@ -5,9 +5,9 @@ import { bookProblems, reservationProblems } from '../../../../infra/campaign/au
 import type { Books, JobRow } from '../../../../infra/campaign/audit/records.ts'
 import { runCounts, runProblems } from '../../../../infra/campaign/audit/runs.ts'
 import { judgeClaims } from '../../../../infra/campaign/callers.ts'
-import type { Job } from '../../../../infra/campaign/client.ts'
-import { parseRuns, type Run } from '../../../../infra/campaign/programs/gpu-runs.ts'
 import type { Events, Receiver } from '../../../../infra/campaign/receiver.ts'
+import type { Job } from '../../../../infra/system/client.ts'
+import { parseRuns, type Run } from '../../../../infra/system/programs/gpu-runs.ts'
 
 const END = 1_000_000
 const GRACE_MS = 10_000

@@ -1,10 +1,10 @@
 // The network of the crash campaign: the proxy in front of two GPU functions, and the one-shot and persistent clients.
 import type { RequestListener } from 'node:http'
 import { expect, onTestFinished, test } from 'vitest'
-import { Fault, oneShot, persistent } from '../../../../infra/campaign/client.ts'
 import { startChaosProxy } from '../../../../infra/campaign/faults/chaos-proxy.ts'
-import { randomOf } from '../../../../infra/campaign/random.ts'
 import { serveLocally } from '../../../../infra/command/local-server.ts'
+import { randomOf } from '../../../../infra/command/random.ts'
+import { Fault, oneShot, persistent } from '../../../../infra/system/client.ts'
 
 async function serve(listener: RequestListener): Promise<number> {
   const { port, stop } = await serveLocally(listener)

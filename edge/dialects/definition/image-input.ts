@@ -1,0 +1,157 @@
+// The parameters that clients of several image APIs send, by their meaning, whatever their names.
+import * as z from 'zod'
+import { LIMITS, OUTPUT_FORMATS, seed } from '#contract'
+import { ApiError } from '../../http/errors.ts'
+import { parseFields, shown } from '../../http/validation.ts'
+import type { WantedSize, Warning } from '../../routing/decision.ts'
+import type { Translation } from './dialect.ts'
+
+type Bounds = { min: number; max: number }
+const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
+const text = (min: number) =>
+  z.string().min(min).max(LIMITS.promptCharacters).describe(`a text of ${min} to ${LIMITS.promptCharacters} characters`)
+const steps = integer(LIMITS.steps).optional()
+const guidance = z
+  .number()
+  .min(LIMITS.guidanceScale.min)
+  .max(LIMITS.guidanceScale.max)
+  .describe(`a number from ${LIMITS.guidanceScale.min} to ${LIMITS.guidanceScale.max}`)
+  .optional()
+const count = integer(LIMITS.count).optional()
+const side = z.int().min(1).describe('an integer of pixels').optional()
+
+/** The widest ratio of two sides. */
+const WIDEST = 8
+
+function parseRatio(given: string): number | null {
+  const [, wide, high] = /^(\d{1,4}):(\d{1,4})$/.exec(given) ?? []
+  const ratio = Number(wide) / Number(high)
+  return ratio >= 1 / WIDEST && ratio <= WIDEST ? ratio : null
+}
+
+/** fal's names of sizes. */
+const NAMED_SIZES = {
+  square_hd: { width: 1024, height: 1024 },
+  square: { width: 512, height: 512 },
+  portrait_4_3: { width: 768, height: 1024 },
+  portrait_16_9: { width: 576, height: 1024 },
+  landscape_4_3: { width: 1024, height: 768 },
+  landscape_16_9: { width: 1024, height: 576 },
+} as const
+const SIZE_NAMES = Object.keys(NAMED_SIZES) as [keyof typeof NAMED_SIZES]
+
+const FORMATS = [...OUTPUT_FORMATS, 'jpg'] as const
+
+const input = z.object({
+  prompt: text(1),
+  negative_prompt: text(0).optional(),
+  ...{ steps, step: steps, num_steps: steps, num_inference_steps: steps },
+  ...{ guidance, guidance_scale: guidance, cfg: guidance, cfg_scale: guidance },
+  ...{ n: count, num_images: count, num_outputs: count },
+  ...{ width: side, height: side },
+  size: z
+    .string()
+    .regex(/^(auto|[1-9]\d{0,4}[x*][1-9]\d{0,4})$/)
+    .describe('"auto" or "WIDTHxHEIGHT"')
+    .optional(),
+  image_size: z
+    .union([z.enum(SIZE_NAMES), z.object({ width: z.int().min(1), height: z.int().min(1) })])
+    .describe(`one of ${SIZE_NAMES.join(', ')}, or an object with width and height`)
+    .optional(),
+  aspect_ratio: z
+    .string()
+    .refine(
+      (given) => ['auto', 'custom'].includes(given) || parseRatio(given) !== null,
+      `aspect_ratio must be a ratio such as 16:9, at most ${WIDEST}:1.`,
+    )
+    .optional(),
+  /** -1 is a random seed. */
+  seed: z
+    .union([z.literal(-1), seed])
+    .describe(`an integer from -1 to ${Number.MAX_SAFE_INTEGER}, or a text of digits up to "${LIMITS.seedMax}"`)
+    .optional(),
+  output_format: z
+    .enum(FORMATS)
+    .describe(`one of ${FORMATS.join(', ')}`)
+    .optional(),
+  output_quality: integer({ min: 0, max: 100 }).optional(),
+  max_cost: z.number().min(0).describe('a number of US dollars').optional(),
+})
+type Input = z.infer<typeof input>
+
+const shape = input.shape
+
+/** Parameters that need an image as input. */
+const IMAGE_PARAMETERS = [
+  ...['image', 'images', 'image_url', 'image_urls', 'init_image', 'init_images', 'input_image', 'input_images'],
+  ...['mask', 'mask_url', 'mask_image', 'control_image', 'image_prompt'],
+] as const
+/** Parameters without an influence on the image here. */
+const SILENT: ReadonlySet<string> = new Set([
+  ...['disable_safety_checker', 'enable_safety_checker', 'safety_tolerance', 'apply_watermark', 'sync_mode'],
+  ...['go_fast', 'acceleration', 'prompt_strength', 'strength', 'megapixels', 'replicate_weights'],
+])
+
+function checkImages(given: Record<string, unknown>): void {
+  const param = IMAGE_PARAMETERS.find((name) => given[name] !== undefined && given[name] !== null)
+  if (param === undefined) return
+  const message = `${param} is given, but the models of this deployment make images from text only; leave it out.`
+  throw new ApiError('invalid_request', message, { param })
+}
+
+function wantedSizeOf({ size, width, height, image_size, aspect_ratio }: Input): WantedSize | null {
+  if (size && size !== 'auto') {
+    const [wide, high] = size.split(/[x*]/).map(Number)
+    return { width: wide!, height: high! }
+  }
+  if (width !== undefined && height !== undefined) return { width, height }
+  if (image_size) return typeof image_size === 'string' ? NAMED_SIZES[image_size] : image_size
+  const aspect = aspect_ratio === undefined ? null : parseRatio(aspect_ratio)
+  return aspect === null ? null : { aspect }
+}
+
+function formatOf({ output_format, output_quality }: Input): Record<string, unknown> {
+  const format = output_format === 'jpg' ? 'jpeg' : output_format
+  const isLossy = format === 'jpeg' || format === 'webp'
+  return {
+    ...(format && { output_format: format }),
+    ...(isLossy && output_quality !== undefined && { output_compression: output_quality }),
+  }
+}
+
+const defined = (fields: Record<string, unknown>) =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
+
+/**
+ * The native fields of a client's parameters, with a warning for each one without an effect. Errors: invalid_request, with the name that
+ * the client used.
+ */
+export function readImageInput(
+  given: Record<string, unknown>,
+): Pick<Translation, 'fields' | 'wantedSize'> & { warnings: Warning[] } {
+  checkImages(given)
+  const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
+  const parsed = parseFields(input, shape, values)
+  const fields = defined({
+    prompt: parsed.prompt,
+    negative_prompt: parsed.negative_prompt,
+    steps: parsed.num_inference_steps ?? parsed.steps ?? parsed.num_steps ?? parsed.step,
+    guidance_scale: parsed.guidance_scale ?? parsed.guidance ?? parsed.cfg_scale ?? parsed.cfg,
+    n: parsed.num_images ?? parsed.num_outputs ?? parsed.n,
+    seed: parsed.seed === -1 ? undefined : parsed.seed,
+    max_cost: parsed.max_cost,
+    ...formatOf(parsed),
+  })
+  const unused = Object.keys(values).filter((name) => !(name in shape) && !SILENT.has(name))
+  const wantedSize = wantedSizeOf(parsed)
+  const warnings = unused.slice(0, MOST_WARNINGS).map((name) => withoutEffect(name, values[name]))
+  return { fields, ...(wantedSize && { wantedSize }), warnings }
+}
+
+const MOST_WARNINGS = 8
+
+/** The warning for a parameter without an effect. */
+export const withoutEffect = (name: string, value: unknown): Warning => ({
+  code: 'parameter_ignored',
+  message: `${shown(name).slice(1, -1)} is ${shown(value)}, which has no effect here.`,
+})

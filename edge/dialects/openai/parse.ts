@@ -1,0 +1,168 @@
+// An OpenAI image request as its clients send it, translated to native fields. Parameters that request nothing special are accepted, those
+// that change the image and are not supported are rejected, and every adjustment is a warning.
+import { LIMITS } from '#contract'
+import { ApiError } from '../../http/errors.ts'
+import { shown } from '../../http/validation.ts'
+import type { Warning } from '../../routing/decision.ts'
+import type { DialectRequest, Translation } from '../definition/dialect.ts'
+import { readSize, SIZE_FIELDS } from './size.ts'
+
+type Fields = Record<string, unknown>
+
+/** Names of other APIs for native fields. */
+const SYNONYMS: Readonly<Record<string, string>> = {
+  ...{ cfg: 'guidance_scale', cfg_scale: 'guidance_scale', cfgScale: 'guidance_scale' },
+  ...{ guidance: 'guidance_scale', guidanceScale: 'guidance_scale' },
+  ...{ num_inference_steps: 'steps', numInferenceSteps: 'steps', step: 'steps' },
+  ...{ num_images: 'n', num_images_per_prompt: 'n', num_outputs: 'n', batch_size: 'n' },
+  ...{ negativePrompt: 'negative_prompt', responseFormat: 'response_format', outputFormat: 'output_format' },
+}
+
+/** Inputs that would change the image. */
+const UNSUPPORTED = [
+  ...['image', 'images', 'image[]', 'image_url', 'image_urls', 'imageUrl', 'imageUrls', 'init_image', 'input_image'],
+  ...['mask', 'mask_image', 'mask_url', 'lora', 'loras', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters'],
+]
+
+/** OpenAI's limits, which exceed the native ones. */
+const MAX_PROMPT = 32_000
+const MAX_IMAGES = 10
+
+const isEmpty = (value: unknown) => value === '' || (Array.isArray(value) && value.length === 0)
+const noEffect = (field: string, message: string): Warning => ({ code: `${field}_ignored`, message })
+
+/** The error of a field with the allowed values. */
+function refuse(param: string, value: unknown, allowed: string): never {
+  throw new ApiError('invalid_request', `${param} is ${shown(value)}; it must be ${allowed}.`, { param })
+}
+
+/** The fields by native names, and the sent name of each renamed field. A native name takes precedence over its synonyms. */
+function renameFields(body: Fields): { fields: Fields; names: Record<string, string> } {
+  const [fields, names]: [Fields, Record<string, string>] = [{}, {}]
+  for (const [sent, value] of Object.entries(body)) {
+    if (sent !== 'prompt' && isEmpty(value)) continue
+    const native = Object.hasOwn(SYNONYMS, sent) ? SYNONYMS[sent]! : sent
+    const isTaken = native !== sent && (Object.hasOwn(fields, native) || Object.hasOwn(body, native))
+    // A field that is not used keeps its name, so that the warning about unknown fields has it.
+    Object.defineProperty(fields, isTaken ? sent : native, {
+      value,
+      enumerable: true,
+      writable: true,
+      configurable: true,
+    })
+    if (!isTaken && native !== sent) names[native] = sent
+  }
+  return { fields, names }
+}
+
+/** Refuses image inputs and adapters. Errors: not_offered. */
+function refuseUnsupported(fields: Fields): void {
+  const param = UNSUPPORTED.find((name) => Object.hasOwn(fields, name))
+  if (param === undefined) return
+  const message = `${param} is not offered by this model, which generates images from text only; leave it out.`
+  throw new ApiError('not_offered', message, { param, headers: { 'x-should-retry': 'false' } })
+}
+
+/** One adjustment: the changed fields (undefined removes a field) and its warning; null if there is nothing to adjust. */
+type Adjust = (fields: Fields, nameOf: (native: string) => string) => { change: Fields; warning?: Warning } | null
+
+const BACKGROUNDS: readonly unknown[] = ['auto', 'opaque']
+const QUALITIES: Readonly<Record<string, string>> = { hd: 'high', xhigh: 'high', max: 'high' }
+
+const cutPrompt: Adjust = ({ prompt }) => {
+  if (typeof prompt !== 'string' || prompt.length <= LIMITS.promptCharacters) return null
+  if (prompt.length > MAX_PROMPT) refuse('prompt', prompt, `a text of 1 to ${MAX_PROMPT} characters`)
+  // Half of a surrogate pair is not a character.
+  const cut = prompt.slice(0, LIMITS.promptCharacters).replace(/[\ud800-\udbff]$/, '')
+  const message = `prompt has ${prompt.length} characters; the model receives the first ${cut.length}.`
+  return { change: { prompt: cut }, warning: { code: 'prompt_shortened', message } }
+}
+
+const limitImages: Adjust = ({ n }, nameOf) => {
+  const { max } = LIMITS.count
+  if (typeof n !== 'number' || !Number.isInteger(n) || n <= max || n > MAX_IMAGES) return null
+  const message = `${nameOf('n')} is ${n}; a request has at most ${max} images.`
+  return { change: { n: max }, warning: { code: 'n_reduced', message } }
+}
+
+const readBackground: Adjust = ({ background }) => {
+  if (background === undefined) return null
+  if (!BACKGROUNDS.includes(background)) refuse('background', background, 'auto or opaque')
+  return {
+    change: { background: undefined },
+    warning: noEffect('background', 'background had no effect: images are opaque.'),
+  }
+}
+
+const dropModeration: Adjust = ({ moderation }) =>
+  moderation === undefined
+    ? null
+    : { change: { moderation: undefined }, warning: noEffect('moderation', 'moderation had no effect.') }
+
+const dropStyle: Adjust = ({ style }) =>
+  style === undefined
+    ? null
+    : {
+        change: { style: undefined },
+        warning: noEffect('style', 'style had no effect; describe the style in the prompt.'),
+      }
+
+const mapQuality: Adjust = ({ quality }) => {
+  const mapped = typeof quality === 'string' && Object.hasOwn(QUALITIES, quality) ? QUALITIES[quality] : undefined
+  if (mapped === undefined) return null
+  const message = `quality "${quality}" is served as "${mapped}".`
+  return { change: { quality: mapped }, warning: { code: 'quality_adjusted', message } }
+}
+
+const dropCompression: Adjust = ({ output_compression, output_format = 'png' }) => {
+  if (output_compression === undefined || output_format !== 'png') return null
+  const message = 'output_compression had no effect: png is lossless.'
+  return { change: { output_compression: undefined }, warning: noEffect('output_compression', message) }
+}
+
+const mapFormat: Adjust = ({ response_format }, nameOf) => {
+  if (response_format !== 'base64') return null
+  const message = `${nameOf('response_format')} "base64" is served as "b64_json".`
+  return { change: { response_format: 'b64_json' }, warning: { code: 'response_format_adjusted', message } }
+}
+
+const randomSeed: Adjust = ({ seed }) => (seed === -1 ? { change: { seed: undefined } } : null)
+
+const ADJUSTMENTS: readonly Adjust[] = [
+  ...[cutPrompt, limitImages, readBackground, dropModeration, dropStyle, mapQuality, dropCompression, mapFormat],
+  randomSeed,
+]
+
+/** Models whose clients read `b64_json` without a request for it. */
+const BASE64_MODEL = /^(chatgpt|gpt)-image/
+
+const readFlag = (fields: Fields, name: string): boolean => {
+  const { [name]: flag = false } = fields
+  return typeof flag === 'boolean' ? flag : refuse(name, flag, 'true or false')
+}
+
+const without = (fields: Fields, names: readonly string[]): Fields =>
+  Object.fromEntries(Object.entries(fields).filter(([name, value]) => value !== undefined && !names.includes(name)))
+
+/** The native request of an OpenAI image request. Errors: invalid_request, not_offered. */
+export function parse({ body }: DialectRequest): Translation {
+  const { fields: given, names } = renameFields(body)
+  refuseUnsupported(given)
+  const nameOf = (native: string) => names[native] ?? native
+  const made = ADJUSTMENTS.flatMap((adjust) => adjust(given, nameOf) ?? [])
+  const adjusted: Fields = Object.assign({}, given, ...made.map(({ change }) => change))
+  const isStream = readFlag(adjusted, 'stream')
+  const found = readSize(adjusted)
+  // The native field refuses a size that the offers do not have.
+  const size = readFlag(adjusted, 'strict') && found?.wanted && 'width' in found.wanted ? null : found
+  const isBase64Model = typeof given.model === 'string' && BASE64_MODEL.test(given.model)
+  return {
+    fields: without(adjusted, ['stream', 'strict', ...(size ? SIZE_FIELDS : [])]),
+    wait: isStream ? 'stream' : 'end',
+    ...(size?.wanted && { wantedSize: size.wanted }),
+    warnings: made.flatMap(({ warning }) => warning ?? []),
+    names,
+    ignoresUnknown: true,
+    ...((isBase64Model || given.response_format === undefined) && { files: 'both' as const }),
+  }
+}

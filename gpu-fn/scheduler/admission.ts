@@ -1,0 +1,113 @@
+// Admission: the device accepts only jobs that it can end within their limits, and tells others when to return.
+import type { Scheduler } from './scheduler.ts'
+import type { Task } from './task.ts'
+
+/** The largest share of the aging bound that all accepted work takes together; the rest is for errors of the estimates. */
+const BACKLOG = 0.8
+/**
+ * The largest share of the backlog that one tenant fills with jobs of one class, so that there is room for its other class and for others.
+ * A tenant that is alone fills all of it; `others` is the weight of the device time of others.
+ */
+const TENANT = { least: 0.15, others: 4 }
+/** Work beyond the limits that is accepted to keep a promise, as a share of them. */
+const TOLERANCE = { all: 0.1, tenant: 0.6 }
+/** A tenant is assumed to get at least this share of the device. */
+const LEAST_SHARE = 0.2
+/** The time after which an unused promise ends, and a share of its delay in addition. */
+const GRACE = { ms: 2_000, share: 0.3 }
+const MOST_PROMISES = 4_096
+
+export type Refused = {
+  /** `backlog`: too much work is accepted already. `deadline`: the job would end too late. */
+  reason: 'backlog' | 'deadline'
+  /** Milliseconds until the job is accepted; null if it can never end in time. */
+  retryAfterMs: number | null
+  /** The estimated time from acceptance to the end, in milliseconds. */
+  takesMs: number
+}
+
+/** A place that is kept for a refused job until it returns. */
+type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number }
+
+/**
+ * Decides about new jobs. A refused job is promised a place at the time that its `retryAfterMs` names, and later ones come after it;
+ * otherwise, under load, a returning job would find the place taken.
+ */
+export class Admission {
+  readonly #scheduler: Scheduler
+  /** The limit of all accepted work, in milliseconds. */
+  readonly #limitMs: number
+  readonly #promises = new Map<string, Promised>()
+
+  constructor(scheduler: Scheduler, agingMs: number) {
+    this.#scheduler = scheduler
+    this.#limitMs = BACKLOG * agingMs
+  }
+
+  /** Null if the job is accepted. `loadMs`: the time to load its model. */
+  refuse(task: Task, loadMs: number, now: number): Refused | null {
+    this.#expire(now)
+    const wait = this.#waitForRoom(task, now)
+    const takesMs = sum(this.#scheduler.ahead(task, now)) + loadMs + task.left
+    if (wait > 0) {
+      this.#promise(task, wait, now)
+      return { reason: 'backlog', retryAfterMs: wait, takesMs }
+    }
+    const lateMs = task.deadline === null ? 0 : now + takesMs - task.deadline
+    if (lateMs > 0) {
+      const isPossible = now + loadMs + task.left <= task.deadline!
+      return { reason: 'deadline', retryAfterMs: isPossible ? lateMs : null, takesMs }
+    }
+    this.#promises.delete(task.id)
+    return null
+  }
+
+  /** Milliseconds until there is room for the job, by the time of all accepted and promised work before it. */
+  #waitForRoom(task: Task, now: number): number {
+    const promised = this.#promises.get(task.id)
+    const before = [...this.#scheduler.tasks().map(workOf), ...this.#promisesBefore(task, promised, now)]
+    const excess = excessOf(before, task.left, this.#limitMs)
+    const own = before.filter(({ tenant, interactive }) => tenant === task.tenant && interactive === task.interactive)
+    const shares = this.#scheduler.usage.shares(task, now)
+    const share = Math.max(LEAST_SHARE, shares.left)
+    const tenantLimit = Math.max(TENANT.least, 1 - TENANT.others * shares.others) * this.#limitMs
+    // A promise that is due is kept although the work before it took longer than estimated.
+    const isDue = promised !== undefined && now >= promised.at - 1
+    const ownLimit = tenantLimit * (isDue ? 1 + TOLERANCE.tenant : 1)
+    return Math.max(excess - (isDue ? TOLERANCE.all * this.#limitMs : 0), excessOf(own, task.left, ownLimit) / share)
+  }
+
+  /**
+   * Promises that are kept before this job: earlier ones of its tenant, and those of others that are due. Interactive jobs pass others, and
+   * light tenants heavy ones.
+   */
+  #promisesBefore(task: Task, promised: Promised | undefined, now: number): Promised[] {
+    const heavy = this.#scheduler.usage.heavy(now)
+    return [...this.#promises.values()].filter((each) => {
+      if (each === promised || (task.interactive && !each.interactive)) return false
+      if (each.tenant === task.tenant) return !promised || each.at < promised.at
+      return each.at <= now && (!heavy.has(each.tenant) || heavy.has(task.tenant))
+    })
+  }
+
+  #promise({ id, tenant, interactive, left }: Task, wait: number, now: number): void {
+    const at = now + wait
+    this.#promises.delete(id)
+    if (this.#promises.size >= MOST_PROMISES) return
+    this.#promises.set(id, { tenant, interactive, ms: left, at, until: at + GRACE.ms + GRACE.share * wait })
+  }
+
+  #expire(now: number): void {
+    for (const [id, { until }] of this.#promises) if (until < now) this.#promises.delete(id)
+  }
+}
+
+type Work = Pick<Task, 'tenant' | 'interactive'> & { ms: number }
+const workOf = ({ tenant, interactive, left }: Task): Work => ({ tenant, interactive, ms: left })
+const sum = (tasks: readonly Task[]) => tasks.reduce((total, { left }) => total + left, 0)
+
+/** Milliseconds by which a job exceeds the limit together with the work before it. A job above the limit is accepted once it is alone. */
+function excessOf(before: readonly Work[], ms: number, limit: number): number {
+  const work = before.reduce((total, each) => total + each.ms, 0)
+  return Math.min(work + ms - limit, work)
+}

@@ -1,0 +1,129 @@
+// The order in which jobs have the device, decided before every step. Pure: the caller passes the time and runs the steps.
+import type { Task } from './task.ts'
+import { Usage } from './usage.ts'
+
+/** Lanes, first served first. */
+const LANE = { overdue: 0, urgent: 1, interactive: 2, standard: 3 } as const
+const LANES = Object.keys(LANE).length
+/** A deadline is urgent when this multiple of the job's remaining time is left. */
+const URGENT = 1.25
+/** A job is overdue when its aging bound, less this share of it, leaves this multiple of the time that it and all older jobs still take. */
+const OVERDUE = { share: 0.02, factor: 1.1 }
+
+type Entry = { task: Task; start: number; number: number }
+type Ranked = Entry & { lane: number; key: number }
+/** Heavy tenants, and the arrival of the youngest overdue job. */
+type Standing = { heavy: ReadonlySet<string>; overdue: number; now: number }
+
+export type SchedulerOptions = {
+  /** The longest time from acceptance to end, in milliseconds. */
+  agingMs: number
+  /** Cost of running a job of another group than the last one, in milliseconds. */
+  switchMs?: (from: string, to: string) => number
+}
+
+/**
+ * Orders jobs by lane, then by start-time fair queuing over tenants (Goyal, Vin and Cheng, 1996) with device time as the cost. Lanes are:
+ * overdue jobs, oldest first; jobs of light tenants, namely urgent, interactive and standard ones; the same of heavy tenants.
+ * Jobs of one lane run to their end, because sharing the device would only delay the first. A job of an earlier lane preempts others
+ * before their next step.
+ */
+export class Scheduler {
+  readonly usage = new Usage()
+  readonly #options: SchedulerOptions
+  readonly #entries = new Map<string, Entry>()
+  /** Tenant → the virtual time at which its last job ends. */
+  readonly #finish = new Map<string, number>()
+  #virtual = 0
+  #group = ''
+  #count = 0
+
+  constructor(options: SchedulerOptions) {
+    this.#options = options
+  }
+
+  add(task: Task): void {
+    this.usage.enter(task.tenant, task.arrived)
+    const start = Math.max(this.#virtual, this.#finish.get(task.tenant) ?? 0)
+    this.#finish.set(task.tenant, start + task.left / task.weight)
+    this.#entries.set(task.id, { task, start, number: this.#count++ })
+  }
+
+  remove(id: string, now: number): void {
+    this.#entries.delete(id)
+    // At the end of a busy period nobody is ahead of anybody.
+    if (this.#entries.size === 0) this.#virtual = Math.max(this.#virtual, ...this.#finish.values())
+    const active = new Set(this.tasks().map(({ tenant }) => tenant))
+    for (const [tenant, finish] of this.#finish)
+      if (finish <= this.#virtual && !active.has(tenant)) this.#finish.delete(tenant)
+    this.usage.forget(active, now)
+  }
+
+  tasks(): Task[] {
+    return [...this.#entries.values()].map(({ task }) => task)
+  }
+
+  /** All jobs in the order in which they would run if none arrived. */
+  order(now: number): Task[] {
+    return this.#ranked(now).map(({ task }) => task)
+  }
+
+  /** The job to run next, and the start of its turn. Jobs for which `isReady` is false are passed over. */
+  next(now: number, isReady: (task: Task) => boolean = () => true): Task | undefined {
+    const chosen = this.#ranked(now).find(({ task }) => isReady(task))
+    if (!chosen) return undefined
+    this.#virtual = Math.max(this.#virtual, chosen.start)
+    this.#group = chosen.task.group
+    chosen.task.started = true
+    return chosen.task
+  }
+
+  /** Records a turn of the job on the device: its duration, and the new estimate of the time that is left. */
+  charge(task: Task, ms: number, left: number, now: number): void {
+    this.usage.charge(task, ms, now)
+    task.left = left
+  }
+
+  /** The jobs that would precede this one, which need not have been added, if no other job arrived. */
+  ahead(task: Task, now: number): Task[] {
+    const entry = { task, start: Math.max(this.#virtual, this.#finish.get(task.tenant) ?? 0), number: this.#count }
+    const own = this.#rank(entry, { heavy: this.usage.heavy(now), overdue: this.#overdue(now), now })
+    return this.#ranked(now)
+      .filter((each) => each.task.id !== task.id && compare(each, own) < 0)
+      .map((each) => each.task)
+  }
+
+  #ranked(now: number): Ranked[] {
+    const standing = { heavy: this.usage.heavy(now), overdue: this.#overdue(now), now }
+    return [...this.#entries.values()].map((entry) => this.#rank(entry, standing)).sort(compare)
+  }
+
+  /**
+   * The arrival of the youngest overdue job. The bounds of all jobs are met in order of arrival if for each the time left suffices for it
+   * and all older ones, so this order is followed only when there is no time left for another.
+   */
+  #overdue(now: number): number {
+    let [older, youngest] = [0, Number.NEGATIVE_INFINITY]
+    for (const { arrived, left } of this.tasks().sort((a, b) => a.arrived - b.arrived)) {
+      older += left
+      if (now + OVERDUE.factor * older >= arrived + (1 - OVERDUE.share) * this.#options.agingMs) youngest = arrived
+    }
+    return youngest
+  }
+
+  #rank(entry: Entry, { heavy, overdue, now }: Standing): Ranked {
+    const { task, start } = entry
+    if (task.arrived <= overdue) return { ...entry, lane: LANE.overdue, key: task.arrived }
+    const base = heavy.has(task.tenant) ? LANES : 0
+    if (isUrgent(task, now)) return { ...entry, lane: base + LANE.urgent, key: task.deadline! }
+    const lane = base + (task.interactive ? LANE.interactive : LANE.standard)
+    const switching = task.group === this.#group ? 0 : (this.#options.switchMs?.(this.#group, task.group) ?? 0)
+    return { ...entry, lane, key: start + switching }
+  }
+}
+
+const isUrgent = ({ deadline, left }: Task, now: number) => deadline !== null && now + URGENT * left >= deadline
+
+/** A started job precedes others of the same key, so that equal jobs do not alternate. */
+const compare = (a: Ranked, b: Ranked): number =>
+  a.lane - b.lane || a.key - b.key || Number(b.task.started) - Number(a.task.started) || a.number - b.number

@@ -1,0 +1,65 @@
+// Device time of tenants in the recent past, which decides who is served first.
+import type { Terms } from './task.ts'
+
+/** A burst no longer counts after a few minutes. The same as at the edge (edge/gpu/slot-queue.ts). */
+const HALF_LIFE_MS = 60_000
+/** Less usage is forgotten. */
+const NEGLIGIBLE_MS = 50
+/** A tenant is heavy above this multiple of the mean usage. A lower one would demote regular tenants by chance. */
+const HEAVY = 1.25
+/** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
+const LIGHT_MS = 3_000
+
+/** `ms`: usage divided by weight. `total`: device time; `first`: of interactive jobs. */
+type Entry = { ms: number; total: number; first: number; at: number }
+
+/** Usage with a half-life of a minute, divided by the tenant's weight. Times are milliseconds of one monotonic clock. */
+export class Usage {
+  readonly #entries = new Map<string, Entry>()
+
+  /** Adds a tenant. It starts at the mean, because credit for past idleness would let its burst delay regular tenants. */
+  enter(tenant: string, now: number): void {
+    if (!this.#entries.has(tenant)) this.#entries.set(tenant, { ms: this.#mean(now), total: 0, first: 0, at: now })
+  }
+
+  charge({ tenant, weight, interactive }: Terms, ms: number, now: number): void {
+    this.enter(tenant, now)
+    const { at, ...sums } = this.#entries.get(tenant)!
+    const later = (sum: number) => decay({ ms: sum, at }, now)
+    const first = later(sums.first) + (interactive ? ms : 0)
+    this.#entries.set(tenant, { ms: later(sums.ms) + ms / weight, total: later(sums.total) + ms, first, at: now })
+  }
+
+  /** Forgets tenants without jobs and with negligible usage. */
+  forget(active: ReadonlySet<string>, now: number): void {
+    for (const [tenant, entry] of this.#entries)
+      if (!active.has(tenant) && decay(entry, now) < NEGLIGIBLE_MS) this.#entries.delete(tenant)
+  }
+
+  /** Tenants with more than their share of the recent past. */
+  heavy(now: number): Set<string> {
+    const threshold = Math.max(LIGHT_MS, HEAVY * this.#mean(now))
+    return new Set([...this.#entries].filter(([, entry]) => decay(entry, now) > threshold).map(([tenant]) => tenant))
+  }
+
+  /**
+   * Fractions of the recent past, from 0 to 1: `others`, in which another tenant had the device; `left`, in which neither another tenant
+   * nor an interactive job of this one had it.
+   */
+  shares({ tenant, interactive }: Terms, now: number): { others: number; left: number } {
+    let [others, own] = [0, 0]
+    for (const [name, { total, first, at }] of this.#entries) {
+      if (name !== tenant) others += decay({ ms: total, at }, now)
+      else if (!interactive) own = decay({ ms: first, at }, now)
+    }
+    const fraction = (ms: number) => Math.min(1, (ms * Math.LN2) / HALF_LIFE_MS)
+    return { others: fraction(others), left: 1 - fraction(others + own) }
+  }
+
+  #mean(now: number): number {
+    const used = [...this.#entries.values()].map((entry) => decay(entry, now)).filter((ms) => ms >= NEGLIGIBLE_MS)
+    return used.reduce((sum, ms) => sum + ms, 0) / Math.max(1, used.length)
+  }
+}
+
+const decay = ({ ms, at }: Pick<Entry, 'ms' | 'at'>, now: number) => ms * 2 ** ((at - now) / HALF_LIFE_MS)

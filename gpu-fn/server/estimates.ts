@@ -1,0 +1,58 @@
+// The device time of jobs, estimated from measured turns.
+import type { JobRequest } from '../contract.ts'
+import { type Shape, StepTimes, type Work } from '../scheduler/step-times.ts'
+import type { Task } from '../scheduler/task.ts'
+import type { Job } from './job.ts'
+import type { Turn } from './run-job.ts'
+
+/** Without a schedule, jobs of few steps without guidance count as interactive. */
+const INTERACTIVE = { steps: 8, guidanceScale: 1 }
+
+const workOf = ({ steps, count }: JobRequest): Work => ({ encode: 1, step: steps * count, decode: count })
+const shapeOf = ({ model, tier, width, height, guidance_scale }: JobRequest): Shape => ({
+  ...{ group: `${model}:${tier}`, pixels: width * height, samples: guidance_scale > 1 ? 2 : 1 },
+})
+
+export class Estimates {
+  readonly #times = new StepTimes()
+  readonly #loaded = new Set<string>()
+  /** The work that accepted jobs have left. */
+  readonly #left = new Map<Job, Work>()
+
+  /** The job for the scheduler. */
+  taskOf({ id, request, acceptedAt }: Job): Task {
+    const { steps, guidance_scale, schedule } = request
+    const isShort = steps <= INTERACTIVE.steps && guidance_scale <= INTERACTIVE.guidanceScale
+    const { tenant = '', weight = 1, interactive = isShort, max_latency_ms = null } = schedule ?? {}
+    const shape = shapeOf(request)
+    const deadline = max_latency_ms === null ? null : acceptedAt + max_latency_ms
+    const left = this.#times.total(shape, workOf(request))
+    return { id, tenant, weight, interactive, group: shape.group, arrived: acceptedAt, deadline, left, started: false }
+  }
+
+  /** Milliseconds to load the job's model; 0 if it was loaded before. */
+  loadMs({ request }: Job): number {
+    const shape = shapeOf(request)
+    return this.#loaded.has(shape.group) ? 0 : this.#times.estimate(shape, 'load')
+  }
+
+  /** Records a turn of a job. */
+  record(job: Job, { phase }: Turn, ms: number): void {
+    if (phase === 'file' || phase === 'occupied') return
+    const shape = shapeOf(job.request)
+    if (phase === 'load') this.#loaded.add(shape.group)
+    this.#times.record(shape, phase, ms)
+    if (phase === 'load') return
+    const left = this.#left.get(job) ?? workOf(job.request)
+    this.#left.set(job, { ...left, [phase]: Math.max(0, left[phase] - 1) })
+  }
+
+  /** Milliseconds of device time until the end of an accepted job. */
+  leftMs(job: Job): number {
+    return this.#times.total(shapeOf(job.request), this.#left.get(job) ?? workOf(job.request))
+  }
+
+  forget(job: Job): void {
+    this.#left.delete(job)
+  }
+}

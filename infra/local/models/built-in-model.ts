@@ -1,0 +1,60 @@
+// nano, the model that needs no download: its checkpoint is compiled once and cached in .octet/.
+import { cp } from 'node:fs/promises'
+import path from 'node:path'
+import { compile } from '../../../gpu-fn/compile/compile.ts'
+import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { cacheDirectory, digestOf, makeOnce, ROOT } from './package-cache.ts'
+
+export const NANO = path.join(ROOT, 'gpu-fn/nano')
+/** Checkpoint directories by model. */
+export const CHECKPOINTS = { 'nano-turbo': path.join(NANO, 'turbo'), nano: NANO } as const
+
+export type BuiltInModel = keyof typeof CHECKPOINTS
+export type Tier = Manifest['tier']
+
+export const BUILT_IN_MODELS = Object.keys(CHECKPOINTS) as BuiltInModel[]
+/** The tiers offered in wrangler.toml; the first is the default. */
+export const SERVED_TIERS = ['fp8', 'fp8-lite'] as const
+
+/** Sources that determine the bytes of a compiled package, apart from its checkpoint. */
+export const COMPILER = [
+  'package.json',
+  'gpu-fn/manifest.ts',
+  'gpu-fn/{compile,models}/**/*.*',
+  'gpu-fn/tokenizer/known-words.ts',
+]
+const CHECKPOINT = [
+  'gpu-fn/nano/{transformer,vae,scheduler,text_encoder*,tokenizer*}/*',
+  'gpu-fn/nano/turbo/{transformer,scheduler}/*',
+  'gpu-fn/nano/words.json',
+]
+
+/**
+ * The directory of the built-in models in these tiers, as `nano-fp8`, `nano-turbo-fp8` and so on. Compiles missing ones; `seconds` is the
+ * duration.
+ */
+export async function builtInPackages(
+  tiers: readonly Tier[] = SERVED_TIERS,
+): Promise<{ directory: string; seconds: number }> {
+  const start = performance.now()
+  const directory = await cacheDirectory('packages', await digestOf([...COMPILER, ...CHECKPOINT]))
+  for (const model of BUILT_IN_MODELS) {
+    for (const tier of tiers) {
+      await makeOnce(path.join(directory, `${model}-${tier}`), (out) =>
+        compile({ checkpoint: [CHECKPOINTS[model]], out, tier, target: 'cpu', variant: model, name: model }),
+      )
+    }
+  }
+  return { directory, seconds: (performance.now() - start) / 1000 }
+}
+
+/** The package of one built-in model in one tier. */
+export async function builtInPackage(model: BuiltInModel, tier: Tier): Promise<string> {
+  return path.join((await builtInPackages([tier])).directory, `${model}-${tier}`)
+}
+
+/** Copies nano's tokenizers into a checkpoint without tokenizers. */
+export async function copyTokenizers(out: string): Promise<void> {
+  for (const name of ['tokenizer', 'tokenizer_2', 'tokenizer_3'])
+    await cp(path.join(NANO, name), path.join(out, name), { recursive: true })
+}

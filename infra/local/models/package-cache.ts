@@ -1,0 +1,86 @@
+// A cache of compiled packages in .octet/ of the repository, keyed by the content of the sources and shared by all processes.
+import { createHash } from 'node:crypto'
+import { createReadStream, existsSync, rmSync } from 'node:fs'
+import fs from 'node:fs/promises'
+import path from 'node:path'
+
+export const ROOT = path.join(import.meta.dirname, '../../..')
+/** Of node's compiled sources, which start faster. */
+export const COMPILE_CACHE = path.join(ROOT, '.octet', 'compile-cache')
+const HOUR = 3_600_000
+const DAY = 24 * HOUR
+const CHUNK = 1 << 20
+
+/** A digest, 16 hexadecimal digits, of the files that match `globs`, which are absolute or relative to the repository. */
+export async function digestOf(globs: readonly string[]): Promise<string> {
+  const files: string[] = []
+  for await (const file of fs.glob(globs, { cwd: ROOT })) files.push(file)
+  const hash = createHash('sha256')
+  for (const file of files.sort()) {
+    hash.update(file)
+    // A checkpoint's files exceed the largest buffer.
+    for await (const chunk of createReadStream(path.resolve(ROOT, file), { highWaterMark: CHUNK })) hash.update(chunk)
+  }
+  return hash.digest('hex').slice(0, 16)
+}
+
+/** A digest of the names, sizes and times of modification of files, which changes with each of them. Reads no content. */
+export async function stampOf(globs: readonly string[]): Promise<string> {
+  const files: string[] = []
+  for await (const file of fs.glob(globs, { cwd: ROOT })) files.push(file)
+  const hash = createHash('sha256')
+  for (const file of files.sort()) {
+    const { size, mtimeNs, ino } = await fs.stat(path.resolve(ROOT, file), { bigint: true })
+    hash.update(`${file} ${size} ${mtimeNs} ${ino}\n`)
+  }
+  return hash.digest('hex').slice(0, 16)
+}
+
+/** Creates the directory of one digest and deletes directories of other digests that have not been used for an hour. */
+export async function cacheDirectory(kind: string, digest: string): Promise<string> {
+  const states = path.join(ROOT, '.octet', kind)
+  const directory = path.join(states, digest)
+  if (!(await fs.mkdir(directory, { recursive: true }))) return directory
+  for (const name of await fs.readdir(states)) {
+    const other = path.join(states, name)
+    const { mtimeMs } = await fs.stat(other)
+    if (name !== digest && Date.now() - mtimeMs > HOUR) await fs.rm(other, { recursive: true, force: true })
+  }
+  return directory
+}
+
+/** Removes temporary paths of killed processes, which may have gigabytes. */
+async function removeStale(directory: string): Promise<void> {
+  const { dir, base } = path.parse(directory)
+  for (const name of await fs.readdir(dir)) {
+    const other = path.join(dir, name)
+    if (!name.startsWith(`.${base}-`)) continue
+    const { mtimeMs } = await fs.stat(other).catch(() => ({ mtimeMs: Date.now() }))
+    if (Date.now() - mtimeMs > DAY) await fs.rm(other, { recursive: true, force: true })
+  }
+}
+
+/**
+ * Writes a package with `make` to a temporary path and moves it to `directory`, unless it exists, also if a concurrent process created it.
+ * An exit in the meantime, also by a signal (end-on-signals.ts), removes the temporary path.
+ */
+export async function makeOnce(
+  directory: string,
+  make: (out: string, scratch: string) => Promise<unknown>,
+): Promise<void> {
+  if (existsSync(directory)) return
+  await removeStale(directory)
+  const scratch = await fs.mkdtemp(path.join(path.dirname(directory), `.${path.basename(directory)}-`))
+  const discard = () => rmSync(scratch, { recursive: true, force: true, maxRetries: 5 })
+  process.once('exit', discard)
+  try {
+    const out = path.join(scratch, 'package')
+    await make(out, scratch)
+    await fs.rename(out, directory).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error // a concurrent process was faster
+    })
+  } finally {
+    process.off('exit', discard)
+    await fs.rm(scratch, { recursive: true })
+  }
+}

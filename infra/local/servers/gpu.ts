@@ -1,0 +1,88 @@
+// The GPU function as a local process.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import path from 'node:path'
+import { createInterface } from 'node:readline'
+import { COMPILE_CACHE } from '../models/package-cache.ts'
+
+const CANNOT_START = 'the GPU function cannot start'
+const MAIN = path.join(import.meta.dirname, '../../../gpu-fn/main.ts')
+
+type LocalGpuOptions = {
+  /** Directory of packages. */
+  packages: string
+  /** The edge's public key, a JWK. */
+  edgePublicKey: string
+  /** Comma-separated `model:tier` to load and warm up before readiness. */
+  preload: string
+  /** Called with every line of its JSON log. */
+  onLog?: (line: string) => void
+  /** Flags of node, such as --watch. */
+  nodeFlags?: readonly string[]
+  port?: number
+  /** Limit of GPU memory in GiB. */
+  vram?: string
+}
+
+/** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
+export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
+  const env = {
+    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_'))),
+    NODE_COMPILE_CACHE: COMPILE_CACHE,
+    // Readiness is read from its log.
+    LOG_LEVEL: 'info',
+    PORT: String(options.port ?? 0),
+    HOST: '127.0.0.1',
+    OCTET_PACKAGES: options.packages,
+    OCTET_EDGE_PUBLIC_KEY: options.edgePublicKey,
+    OCTET_PRELOAD: options.preload,
+    ...(options.vram !== undefined && { OCTET_VRAM_GB: options.vram }),
+  }
+  const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
+    env,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    // A process group, which includes the child of --watch, and which does not receive Ctrl-C from the terminal a second time.
+    detached: true,
+  })
+  // Unlike `exit`, `close` follows the last line of the log.
+  const exited = once(child, 'close')
+  const kill = () => killGroup(child.pid)
+  process.once('exit', kill)
+  exited.catch(() => {}).then(() => process.off('exit', kill))
+  const url = new Promise<string>((resolve, reject) => {
+    let address = ''
+    createInterface(child.stdout).on('line', (line) => {
+      options.onLog?.(line)
+      const { msg, port, err } = parse(line)
+      if (msg === 'listening') address = `http://127.0.0.1:${port}`
+      if (msg === 'ready') resolve(address)
+      // With --watch, node waits for a change after the program has ended.
+      if (msg === CANNOT_START) reject(new Error(`${CANNOT_START}: ${err?.message}`))
+    })
+    exited.then(([code, signal]) => {
+      reject(new Error(`the GPU function ended with ${code ?? signal} before it was ready`))
+    }, reject)
+  })
+  const stop = async () => {
+    child.kill('SIGTERM')
+    await exited
+  }
+  return { url: await url, stop }
+}
+
+function killGroup(leader: number | undefined): void {
+  if (leader === undefined) return
+  try {
+    process.kill(-leader, 'SIGKILL')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+function parse(line: string): { msg?: string; port?: number; err?: { message?: string } } {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return {}
+  }
+}

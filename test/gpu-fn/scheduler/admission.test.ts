@@ -1,0 +1,93 @@
+import { expect, test } from 'vitest'
+import { Admission } from '../../../gpu-fn/scheduler/admission.ts'
+import { Scheduler } from '../../../gpu-fn/scheduler/scheduler.ts'
+import { StepTimes } from '../../../gpu-fn/scheduler/step-times.ts'
+import type { Task } from '../../../gpu-fn/scheduler/task.ts'
+
+const AGING_MS = 10_000
+
+const taskOf = (id: string, overrides: Partial<Task> = {}): Task => ({
+  ...{ id, tenant: id[0]!, weight: 1, interactive: false, group: 'large' },
+  ...{ arrived: 0, deadline: null, left: 1_000, started: false, ...overrides },
+})
+
+/** `others`: another tenant has used the device. */
+function start({ others = true } = {}) {
+  const scheduler = new Scheduler({ agingMs: AGING_MS })
+  if (others) scheduler.usage.charge({ tenant: 'other', weight: 1, interactive: false }, 30_000, 0)
+  const admission = new Admission(scheduler, AGING_MS)
+  const submit = (task: Task, now = 0) => {
+    const refused = admission.refuse(task, 0, now)
+    if (!refused) scheduler.add(task)
+    return refused
+  }
+  return { scheduler, submit }
+}
+
+test('an idle device accepts a job of any size', () => {
+  expect(start().submit(taskOf('a', { left: 100 * AGING_MS }))).toBeNull()
+})
+
+test('one tenant fills a share of the backlog, and others still find room', () => {
+  const { submit } = start()
+  const outcomes = Array.from({ length: 10 }, (_, i) => submit(taskOf(`a${i}`)))
+  expect(outcomes.filter((refused) => refused === null)).toHaveLength(1)
+  expect(outcomes.at(-1)).toMatchObject({ reason: 'backlog', retryAfterMs: expect.any(Number) })
+  for (const tenant of ['b', 'c', 'd']) expect(submit(taskOf(tenant))).toBeNull()
+})
+
+test('a tenant that is alone fills the whole backlog', () => {
+  const { submit } = start({ others: false })
+  const outcomes = Array.from({ length: 10 }, (_, i) => submit(taskOf(`a${i}`)))
+  expect(outcomes.filter((refused) => refused === null)).toHaveLength(8)
+})
+
+test('all accepted work together stays below the aging bound', () => {
+  const { scheduler, submit } = start()
+  for (let i = 0; i < 50; i++) submit(taskOf(String.fromCharCode(65 + i)))
+  const work = scheduler.tasks().reduce((sum, { left }) => sum + left, 0)
+  expect(work).toBeGreaterThan(0.6 * AGING_MS)
+  expect(work).toBeLessThanOrEqual(0.8 * AGING_MS)
+})
+
+test('a refused job is accepted when it returns after the promised time, and a later one does not take its place', () => {
+  const { scheduler, submit } = start()
+  expect(submit(taskOf('a1'))).toBeNull()
+  const first = submit(taskOf('a2'))!
+  const second = submit(taskOf('a3'))!
+  expect(first.retryAfterMs).toBeGreaterThan(0)
+  expect(second.retryAfterMs).toBeGreaterThan(first.retryAfterMs!)
+  scheduler.remove('a1', 500)
+  expect(submit(taskOf('a4'), 500)).not.toBeNull()
+  expect(submit(taskOf('a2'), first.retryAfterMs!)).toBeNull()
+})
+
+test('a promise that nobody claims ends', () => {
+  const { scheduler, submit } = start()
+  submit(taskOf('a1'))
+  const { retryAfterMs } = submit(taskOf('a2'))!
+  scheduler.remove('a1', 500)
+  expect(submit(taskOf('a3'), retryAfterMs! * 2 + 5_000)).toBeNull()
+})
+
+test('a deadline that cannot be met is refused with the time after which it can, or without one', () => {
+  const { submit } = start()
+  expect(submit(taskOf('a'))).toBeNull()
+  expect(submit(taskOf('b', { deadline: 2_500 }))).toBeNull()
+  expect(submit(taskOf('c', { deadline: 2_500 }))).toEqual({ reason: 'deadline', retryAfterMs: 500, takesMs: 3_000 })
+  expect(submit(taskOf('d', { deadline: 900 }))).toMatchObject({ reason: 'deadline', retryAfterMs: null })
+})
+
+test('step times are medians by shape, scaled to sizes that have not run', () => {
+  const times = new StepTimes()
+  const shape = { group: 'large', pixels: 1_000_000, samples: 1 }
+  expect(times.estimate(shape, 'step')).toBe(100)
+  for (const ms of [400, 40, 41, 42, 43]) times.record(shape, 'step', ms)
+  times.record(shape, 'encode', 20)
+  times.record(shape, 'decode', 30)
+  expect(times.estimate(shape, 'step')).toBe(42)
+  expect(times.estimate({ ...shape, pixels: 250_000 }, 'step')).toBe(10.5)
+  expect(times.estimate({ ...shape, samples: 2 }, 'step')).toBe(84)
+  expect(times.estimate({ ...shape, group: 'medium' }, 'step')).toBe(100)
+  expect(times.total(shape, { encode: 1, step: 4, decode: 1 })).toBe(20 + 4 * 42 + 30)
+})

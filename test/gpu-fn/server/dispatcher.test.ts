@@ -1,0 +1,172 @@
+// Jobs share the engine step by step.
+import { pino } from 'pino'
+import { expect, test } from 'vitest'
+import type { JobEvent, JobRequest } from '../../../gpu-fn/contract.ts'
+import type { Engine } from '../../../gpu-fn/engine/engine.ts'
+import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
+import { Jobs, type JobsOptions } from '../../../gpu-fn/server/jobs.ts'
+import { createPacedEngine, type PacedEngine, pacedModel } from '../../support/engine/paced-engine.ts'
+import { jobBody } from '../../support/gpu/client.ts'
+
+/** Polls with a long timeout, for events that are immediate on an idle machine. */
+const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
+
+/** The registry over an engine; every submitted job has a reader. `ended` has the ids of jobs in the order of their ends. */
+function start(engine: Engine, options: Partial<JobsOptions> = {}) {
+  const log = pino({ level: 'silent' })
+  const limits = { queue: 20, retainSeconds: 3_600, retainBytes: 1 << 28, unreadSeconds: 10 }
+  const jobs = new Jobs({ engine, lifecycle: { status: 'ready' }, log, onBroken: () => {}, ...limits, ...options })
+  const ended: string[] = []
+  const submit = (id: string, { interactive = false, tenant = id, ...body }: Submitted = {}) => {
+    const job = jobs.submit(id, jobBody({ ...body, schedule: { tenant, weight: 1, interactive, ...body.schedule } }))
+    jobs.attach(job)
+    job.changes.on('entry', () => {
+      if (outcome(job)) ended.push(id)
+    })
+    return job
+  }
+  return { jobs, submit, ended }
+}
+type Submitted = Partial<Omit<JobRequest, 'schedule'>> & {
+  interactive?: boolean
+  tenant?: string
+  schedule?: Partial<NonNullable<JobRequest['schedule']>>
+}
+
+const stepsOf = ({ entries }: Job) => entries.filter(({ event }) => event.type === 'step').length
+const typesOf = ({ entries }: Job) => entries.map(({ event }) => event.type)
+
+/** Lets the engine make one step and waits for it. */
+async function step(engine: PacedEngine, job: Job): Promise<void> {
+  const before = stepsOf(job)
+  engine.allow(1)
+  await eventually(() => stepsOf(job)).toBe(before + 1)
+}
+
+test('an interactive job interrupts another at its next step, which then continues', async () => {
+  const engine = createPacedEngine(0)
+  const { jobs, submit, ended } = start(engine)
+  const full = submit('full', { steps: 28 })
+  await step(engine, full)
+  const turbo = submit('turbo', { steps: 4, interactive: true })
+  expect([jobs.position(full), jobs.position(turbo)]).toEqual([0, 1])
+  await step(engine, full)
+  expect(stepsOf(turbo)).toBe(0)
+  for (let i = 0; i < 4; i++) await step(engine, turbo)
+  await eventually(() => ended).toEqual(['turbo'])
+  expect(stepsOf(full)).toBe(2)
+  engine.allow(100)
+  await jobs.idle()
+  expect(typesOf(full).filter((type) => type === 'step')).toHaveLength(28)
+  const end = outcome(full) as Extract<JobEvent, { type: 'succeeded' }>
+  expect(end.timings.queue).toBeGreaterThan(0)
+  expect(end.timings.queue).toBeLessThan(end.timings.total)
+})
+
+test('an interrupted job is canceled before the running one continues', async () => {
+  const engine = createPacedEngine(0)
+  const { jobs, submit } = start(engine)
+  const full = submit('full', { steps: 28 })
+  await step(engine, full)
+  const turbo = submit('turbo', { steps: 4, interactive: true })
+  await step(engine, full)
+  await step(engine, turbo)
+  jobs.cancel('full', 1)
+  engine.allow(3)
+  await jobs.idle()
+  expect(outcome(full)).toMatchObject({ type: 'canceled', steps_done: 2 })
+  expect(outcome(turbo)).toMatchObject({ type: 'succeeded' })
+})
+
+test('a job whose deadline cannot be met is refused with the time after which it can', async () => {
+  const engine = createPacedEngine(0)
+  const { jobs, submit } = start(engine)
+  submit('first', { steps: 28 })
+  const hurry = (id: string, ms: number) => () => submit(id, { steps: 8, schedule: { max_latency_ms: ms } })
+  expect(hurry('second', 3_600_000)).not.toThrow()
+  expect(hurry('third', 1_500)).toThrow(
+    expect.objectContaining({ code: 'deadline_unmet', retryAfter: expect.any(Number) }),
+  )
+  expect(hurry('fourth', 10)).toThrow(expect.objectContaining({ code: 'deadline_unmet', retryAfter: undefined }))
+  engine.allow(100)
+  await jobs.idle()
+})
+
+test('a flood is refused with a Retry-After once the accepted jobs would take longer than the aging bound', async () => {
+  const engine = createPacedEngine(0)
+  const { jobs, submit } = start(engine, { agingSeconds: 20 })
+  const refused: unknown[] = []
+  for (let i = 0; i < 30; i++) {
+    try {
+      submit(`flood${i}`, { tenant: 'flood', steps: 10 })
+    } catch (error) {
+      refused.push(error)
+    }
+  }
+  expect(refused.length).toBeGreaterThan(5)
+  for (const error of refused)
+    expect(error).toMatchObject({ code: 'queue_full', retryAfter: expect.any(Number), message: /take too long/ })
+  engine.allow(300)
+  await jobs.idle()
+})
+
+test('while the file of an image is encoded, the next job has the device', async () => {
+  const paced = createPacedEngine()
+  const { promise: encoded, resolve: finishFile } = Promise.withResolvers<void>()
+  const engine: Engine = {
+    ...paced,
+    async *run(model, request, signal) {
+      for await (const event of paced.run(model, request, signal)) {
+        if (event.type === 'image' && request.prompt === 'slow file') {
+          yield { type: 'decoded', image: event.image }
+          await encoded
+        }
+        yield event
+      }
+    },
+  }
+  const { jobs, submit, ended } = start(engine)
+  const first = submit('first', { prompt: 'slow file' })
+  submit('second')
+  await eventually(() => ended).toEqual(['second'])
+  expect(typesOf(first).at(-1)).toBe('step')
+  finishFile()
+  await jobs.idle()
+  expect(ended).toEqual(['second', 'first'])
+})
+
+test('a model that does not fit beside an unfinished job is loaded after that job, before younger ones', async () => {
+  const paced = createPacedEngine(0)
+  const other = { ...pacedModel, model: 'other', package: 'e'.repeat(64) }
+  let unfinished = 0
+  const engine: Engine = {
+    ...paced,
+    models: [pacedModel, other],
+    load: (model) => Promise.resolve({ device: 'paced', seconds: 0, occupied: model === other && unfinished > 0 }),
+    async *run(model, request, signal) {
+      unfinished += 1
+      yield* paced.run(model, request, signal)
+      unfinished -= 1
+    },
+  }
+  const { jobs, submit, ended } = start(engine)
+  const first = submit('first', { steps: 2 })
+  await step(paced, first)
+  submit('other', { model: 'other', interactive: true })
+  submit('younger', { interactive: true })
+  paced.allow(100)
+  await jobs.idle()
+  expect(ended).toEqual(['first', 'other', 'younger'])
+})
+
+test('a job whose networks take turns on the device is not interrupted', async () => {
+  const paced = createPacedEngine(0)
+  const engine: Engine = { ...paced, load: () => Promise.resolve({ device: 'paced', seconds: 0, inTurns: true }) }
+  const { jobs, submit, ended } = start(engine)
+  const full = submit('full', { steps: 5 })
+  await step(paced, full)
+  submit('turbo', { interactive: true })
+  paced.allow(100)
+  await jobs.idle()
+  expect(ended).toEqual(['full', 'turbo'])
+})

@@ -1,0 +1,61 @@
+// `npm run test:gpu`: correctness on an NVIDIA GPU, with figures. `npm test` covers everything that a CPU can run.
+import { Command, Option } from 'commander'
+import { hasT5, TIERS } from '../../gpu-fn/contract.ts'
+import { TARGETS } from '../../gpu-fn/manifest.ts'
+import { TINY_VARIANTS } from '../../infra/checkpoints/tiny/variants.ts'
+import { endOnSignals } from '../../infra/command/end-on-signals.ts'
+import { BUILT_IN_MODELS } from '../../infra/local/models/built-in-model.ts'
+import { requireGpu } from './requirements.ts'
+import type { TargetsOptions } from './targets.ts'
+
+endOnSignals()
+const MODELS = [...Object.keys(TINY_VARIANTS), 'tiny-loud', ...BUILT_IN_MODELS] as TargetsOptions['model'][]
+const GPU_TARGETS = TARGETS.filter((target) => target !== 'cpu')
+
+async function checkKernels(): Promise<void> {
+  const { compareKernels } = await import('./kernels.ts')
+  await compareKernels()
+}
+
+async function checkTargets(options: TargetsOptions): Promise<void> {
+  const { compareTargets } = await import('./targets.ts')
+  await compareTargets(options)
+}
+
+/** Runs all checks, also after a failure. */
+async function checkAll(): Promise<void> {
+  const checks = [
+    checkKernels,
+    ...GPU_TARGETS.flatMap((target) => MODELS.map((model) => () => checkTargets({ model, tier: 'fp8', target }))),
+  ]
+  const failures: string[] = []
+  for (const check of checks) await check().catch((error: Error) => failures.push(error.message))
+  if (failures.length > 0) throw new Error(failures.join('\n'))
+}
+
+const command = new Command('test:gpu')
+  .description(
+    'Compares the GPU with the CPU: every FP8 operator, every network, and images. Runs all checks by default.',
+  )
+  .hook('preAction', requireGpu)
+  .action(checkAll)
+
+command.command('kernels').description('every FP8 operator against its definition').action(checkKernels)
+
+command
+  .command('targets')
+  .description('every output of every network, and images, with tiny random weights or nano')
+  .addOption(new Option('--model <name>', 'model under test').choices(MODELS).default('tiny-medium'))
+  .addOption(
+    new Option('--tier <tier>', 'precision of the weights')
+      .choices(TIERS.filter((tier) => hasT5(tier) && tier !== 'fp32'))
+      .default('fp8'),
+  )
+  .addOption(new Option('--target <target>', 'target under test').choices(GPU_TARGETS).default('cuda-fp8'))
+  .option('--layers', 'also compare the input of each transformer block')
+  .action(checkTargets)
+
+await command.parseAsync().catch((error: Error) => {
+  console.error(`test:gpu: ${error.message}`)
+  process.exitCode = 1
+})

@@ -1,0 +1,13 @@
+import { expect, test } from 'vitest'
+import { compare, isMet } from '../../../../infra/bench/schedule/schedule.ts'
+
+test('the scheduler meets its criteria on a trace of an hour at 0.95 of the capacity', () => {
+  const { verdict, fcfs, steps } = compare(0.95, { minutes: 60, seed: 5, aging: 60 })
+  expect(verdict.turbo).toBeLessThanOrEqual(0.35)
+  expect(verdict.honest).toBeLessThanOrEqual(1.3)
+  expect(verdict.throughput).toBeGreaterThanOrEqual(0.97)
+  expect(verdict.longestMs).toBeLessThanOrEqual(verdict.agingMs)
+  expect(isMet(verdict)).toBe(true)
+  expect(isMet({ ...verdict, turbo: 0.4 })).toBe(false)
+  expect(steps.served).toHaveLength(fcfs.served.length)
+})
