@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 2 -m training.stages.base …     # --batch is the total of all GPUs
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
-`reuse` times from a pool. Most early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
+`reuse` times from a pool. Most early steps see 48 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
 `wide`-th step uses images of another shape. Scenes are rendered on a second CUDA stream while steps run on the first.
 """
 
@@ -210,7 +210,7 @@ def main() -> None:
             stage.update(step(pools.other(), count // 2, CAPTION_TOKENS))
         else:
             early = stage.progress() < options.long_from
-            stage.update(step(pools.native, count, CAPTION_TOKENS if early and stage.step % 8 else T5_TOKENS))
+            stage.update(step(pools.native, count, CAPTION_TOKENS if early and stage.step % 16 else T5_TOKENS))
     stage.save()
 
 

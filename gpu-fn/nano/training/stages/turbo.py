@@ -50,7 +50,7 @@ def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, o
 
 
 def main() -> None:
-    options = arguments(steps=1100, batch=256, reuse=12, fill=20, compiled=1, rate=3e-4, guidance=GUIDANCE, decay=0.998, long_from=0.6, captured=1)
+    options = arguments(steps=1100, batch=256, reuse=12, fill=20, compiled=1, rate=4e-4, guidance=GUIDANCE, decay=0.998, long_from=0.6, captured=1)
     torch.manual_seed(options.seed)
     random.seed(options.seed)  # all processes take equally long steps
     on = device()
