@@ -31,17 +31,16 @@ def start(module: str, gpus: range, *options: str | int | float) -> list[subproc
 def finish(processes: list[subprocess.Popen]) -> None:
     """Waits for all; stops the others when one fails."""
     try:
-        while any(process.poll() is None for process in processes):
-            if any(process.poll() for process in processes):
-                break
+        while True:
+            codes = [process.poll() for process in processes]
+            if failed := [process for process, code in zip(processes, codes) if code]:
+                raise SystemExit(f"{' '.join(failed[0].args)} exited with code {failed[0].returncode}")
+            if None not in codes:
+                return
             time.sleep(0.2)
     finally:
         for process in processes:
-            if process.poll() is None:
-                process.terminate()
-    for process in processes:
-        if code := process.wait():
-            raise SystemExit(f"{' '.join(process.args)} exited with code {code}")
+            process.terminate()
 
 
 def main() -> None:
