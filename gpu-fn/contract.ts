@@ -21,6 +21,10 @@ export const OUTPUT_FORMATS = ['png', 'jpeg', 'webp'] as const
 /** Media type of each output format. */
 export const CONTENT_TYPES = { png: 'image/png', jpeg: 'image/jpeg', webp: 'image/webp' } as const
 export const TEXT_CONVENTIONS = ['diffusers'] as const
+/** Update rules of a step, with ComfyUI's names; pipeline/schedulers/. The default is the package's. */
+export const SAMPLERS = ['euler', 'dpmpp_2m', 'heun', 'lcm'] as const
+/** Spacings of the noise levels, with ComfyUI's names. `normal` is that of diffusers, and the default. */
+export const SCHEDULES = ['normal', 'simple', 'sgm_uniform', 'beta'] as const
 export type Route = (typeof ROUTES)[number]
 
 /** Limits that both sides enforce. Sizes are pixels; `side` must also be divisible by 16. */
@@ -30,6 +34,11 @@ export const LIMITS = {
   side: { min: 16, max: 6144, multipleOf: 16 },
   steps: { min: 1, max: 200 },
   guidanceScale: { min: 0, max: 30 },
+  shift: { min: 0.01, max: 100 },
+  /** With more steps, the schedule `beta` would have equal noise levels. */
+  betaSteps: 100,
+  /** Blocks of a denoiser. */
+  layers: 64,
   /** Tokens of T5. */
   maxSequenceLength: { min: 77, max: 512 },
   count: { min: 1, max: 8 },
@@ -38,6 +47,13 @@ export const LIMITS = {
   eventLineBytes: 64 * 1024,
   imageBytes: 64 * 1024 * 1024,
   previewBytes: 256 * 1024,
+  /** Of each input file. */
+  inputBytes: 16 * 1024 * 1024,
+  /** Of an input image: the largest result, so that every result can be an input. */
+  inputPixels: 6144 * 6144,
+  /** Below the minimum no step would run. */
+  strength: { min: 0.01, max: 1 },
+  maskFeather: 256,
   heartbeatMs: 5_000,
 } as const
 
@@ -59,6 +75,81 @@ export type Seed = z.infer<typeof seed>
 
 /** The seed of image number `image`: `seed` + `image`, modulo 2^64. */
 export const seedOf = (seed: Seed, image: number): Seed => canonicalSeed((BigInt(seed) + BigInt(image)) % SEEDS)
+
+/** Input images of a job, in the order of their bytes. */
+export const INPUT_NAMES = ['image', 'mask'] as const
+/** The ways to fit an input image of another shape to width × height. */
+export const IMAGE_FITS = ['crop', 'pad', 'stretch'] as const
+/** The parts of a mask that are repainted. Without a mask, `transparent` takes those of the input image. */
+export const REPAINTS = ['white', 'black', 'transparent'] as const
+/** As in diffusers' StableDiffusion3Img2ImgPipeline. */
+export const DEFAULT_STRENGTH = 0.6
+
+/** The number of steps that an input image of this strength skips. diffusers `StableDiffusion3Img2ImgPipeline.get_timesteps` */
+export const firstStepOf = (steps: number, strength: number): number =>
+  Math.trunc(Math.max(steps - Math.min(steps * strength, steps), 0))
+
+/** The number of steps that a job runs for each image. `strength` is that of its input image, undefined without one. */
+export const stepsRun = (steps: number, strength: number | undefined): number =>
+  strength === undefined ? steps : steps - firstStepOf(steps, strength)
+/** Falling noise levels above 0, before the shift, as in diffusers. */
+export const sigmas = z
+  .array(z.number().gt(0).max(1))
+  .min(LIMITS.steps.min)
+  .max(LIMITS.steps.max)
+  .refine((levels) => levels.every((level, i) => i === 0 || level < levels[i - 1]!), 'sigmas must fall at every step.')
+
+/** A share of a request's steps. */
+const share = z.number().min(0).max(1)
+/** The shares of the steps between which guidance runs: step i of N if trunc(start · N) ≤ i < trunc(stop · N), as in diffusers' guiders. */
+export const guidanceInterval = z.strictObject({ start: share, stop: share })
+/**
+ * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`,
+ * and moves away from that. Without `layers`: those that the package states.
+ */
+export const skipLayerGuidance = z.strictObject({
+  scale: z.number().min(0).max(LIMITS.guidanceScale.max),
+  start: share,
+  stop: share,
+  layers: z
+    .array(
+      z
+        .int()
+        .min(0)
+        .max(LIMITS.layers - 1),
+    )
+    .min(1)
+    .max(LIMITS.layers)
+    .optional(),
+})
+/** Stability's settings for Medium. */
+export const SKIP_LAYER_DEFAULTS = { scale: 2.5, start: 0.01, stop: 0.2 } as const
+
+/** Optional fields of a request that change its image. Files and receipts state those that are given. */
+const imageOptions = z.strictObject({
+  /** Tokens of T5, as in diffusers; absent: 256. */
+  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
+  sampler: z.enum(SAMPLERS).optional(),
+  noise_schedule: z.enum(SCHEDULES).optional(),
+  /** In place of `noise_schedule`; as many as `steps`. */
+  sigmas: sigmas.optional(),
+  /** The shift of the noise levels; absent: the package's. */
+  shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
+  guidance_interval: guidanceInterval.optional(),
+  skip_layer_guidance: skipLayerGuidance.optional(),
+  /** Whether `(word:1.3)` is a weight; tokenizer/prompt-weights.ts. */
+  prompt_weights: z.literal(true).optional(),
+  /** The share of the steps that run on the input image; absent: `DEFAULT_STRENGTH`. */
+  strength: z.number().min(LIMITS.strength.min).max(LIMITS.strength.max).optional(),
+})
+export const imageOptionFields = imageOptions.shape
+export type ImageOptions = z.infer<typeof imageOptions>
+
+/** The image options of a request that are given. */
+export function imageOptionsOf(request: ImageOptions): ImageOptions {
+  const given = Object.entries(request).filter(([name, value]) => name in imageOptionFields && value !== undefined)
+  return Object.fromEntries(given)
+}
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
 const prompt = z.string().max(LIMITS.promptCharacters)
@@ -96,16 +187,122 @@ export const jobRequest = z.strictObject({
   output_format: z.enum(OUTPUT_FORMATS),
   output_quality: z.int().min(1).max(100),
   text_convention: z.enum(TEXT_CONVENTIONS),
-  /** Tokens of T5, as in diffusers; absent: 256. */
-  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
+  ...imageOptionFields,
   /** Interval of `preview` events in steps; no previews by default. */
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
   /** `false` omits the prompts from the files' metadata. */
   prompt_metadata: z.literal(false).optional(),
+  /** Files of these lengths follow the body's JSON line in this order. An `image` is required; a `mask` is optional. */
+  inputs: z
+    .array(
+      z.strictObject({
+        name: z.enum(INPUT_NAMES),
+        bytes: z.int().min(1).max(LIMITS.inputBytes),
+        sha256: sha256Hex,
+      }),
+    )
+    .min(1)
+    .max(INPUT_NAMES.length)
+    .optional(),
+  /** Absent: `crop`. */
+  image_fit: z.enum(IMAGE_FITS).optional(),
+  /** Absent: `white`. */
+  repaint: z.enum(REPAINTS).optional(),
+  /** Standard deviation of the blur of the mask's edge, in pixels of the result; absent: 0. */
+  mask_feather: z.number().min(0).max(LIMITS.maskFeather).optional(),
   /** How the job shares the GPU. It does not identify the job, and a retry may change it. Absent: a tenant of its own name. */
   schedule: jobSchedule.optional(),
 })
 export type JobRequest = z.infer<typeof jobRequest>
+export type JobInput = NonNullable<JobRequest['inputs']>[number]
+
+/** The first bytes of each kind of file as text, with `offset` bytes before them. */
+const SIGNATURES: readonly { kind: string; bytes: string; offset?: number }[] = [
+  { kind: 'PNG', bytes: '\x89PNG\r\n\x1a\n' },
+  { kind: 'JPEG', bytes: '\xff\xd8\xff' },
+  { kind: 'WebP', bytes: 'WEBP', offset: 8 },
+  { kind: 'GIF', bytes: 'GIF87a' },
+  { kind: 'GIF', bytes: 'GIF89a' },
+  ...[8, 16, 20, 24, 28].flatMap((offset) => ['avif', 'avis'].map((bytes) => ({ kind: 'AVIF', bytes, offset }))),
+  { kind: 'HEIC or a video', bytes: 'ftyp', offset: 4 },
+  { kind: 'TIFF or a raw photograph', bytes: 'II*\0' },
+  { kind: 'TIFF or a raw photograph', bytes: 'MM\0*' },
+  { kind: 'BMP', bytes: 'BM' },
+  { kind: 'PDF', bytes: '%PDF' },
+  { kind: 'JPEG XL', bytes: '\xff\x0a' },
+  { kind: 'JPEG XL', bytes: 'JXL ', offset: 4 },
+  { kind: 'PSD', bytes: '8BPS' },
+]
+/** The kinds of input images. */
+export const INPUT_KINDS = ['PNG', 'JPEG', 'WebP', 'GIF', 'AVIF']
+/** The bytes of a file that decide its kind. */
+const SIGNATURE_BYTES = 64
+
+/** Error message if the first bytes of a file are not those of an image that is supported, else null. */
+export function describeKind(file: Uint8Array): string | null {
+  const start = String.fromCharCode(...file.subarray(0, SIGNATURE_BYTES))
+  const found = SIGNATURES.find(({ bytes, offset = 0 }) => start.startsWith(bytes, offset))
+  // A byte order mark and spaces may precede markup.
+  const isMarkup = /^\W{0,32}<[\w!?]/.test(start)
+  const kind = found?.kind ?? (isMarkup ? 'SVG, XML or HTML' : 'of an unknown type')
+  return INPUT_KINDS.includes(kind) ? null : `the file is ${kind}; allowed: ${INPUT_KINDS.join(', ')}`
+}
+
+/** The fields that need an input image. */
+export const IMAGE_FIELDS = ['strength', 'image_fit', 'repaint', 'mask_feather'] as const
+
+/** Error message if the fields about input images contradict each other, else null. */
+export function describeInputs(request: Pick<JobRequest, 'inputs' | (typeof IMAGE_FIELDS)[number]>): string | null {
+  const names = (request.inputs ?? []).map(({ name }) => name)
+  const field = IMAGE_FIELDS.find((name) => request[name] !== undefined)
+  if (names.length === 0 && field) return `${field} was given without an image: give both or neither`
+  if (names.length > 0 && names[0] !== 'image') return 'the first of inputs must be the image'
+  if (new Set(names).size < names.length) return `inputs has ${names.join(' and ')}: each may be given once`
+  if (request.mask_feather && names.length === 1 && request.repaint !== 'transparent')
+    return 'mask_feather was given without a mask: give a mask, or repaint "transparent" for that of the image'
+  return null
+}
+
+/** What determines the evaluations of the denoiser for one image. */
+export type Sampling = Pick<
+  JobRequest,
+  'steps' | 'guidance_scale' | 'sampler' | 'guidance_interval' | 'skip_layer_guidance' | 'strength'
+>
+
+/** The step of each run of the denoiser: `heun` runs it at both ends of each step but the last. An input image skips the first steps. */
+export function stepsOfRuns({
+  steps,
+  sampler,
+  strength = 1,
+}: Pick<Sampling, 'steps' | 'sampler' | 'strength'>): number[] {
+  const runs = sampler === 'heun' ? 2 * steps - 1 : steps
+  const first = firstStepOf(steps, strength)
+  return Array.from({ length: runs }, (_, run) => (sampler === 'heun' ? run >> 1 : run)).filter((step) => step >= first)
+}
+
+/** Whether guidance runs in a step, counted from 0. */
+export function isGuided({ steps, guidance_scale, guidance_interval }: Sampling, step: number): boolean {
+  const { start, stop } = guidance_interval ?? { start: 0, stop: 1 }
+  return guidance_scale > 1 && step >= Math.trunc(start * steps) && step < Math.trunc(stop * steps)
+}
+
+/** Whether guidance runs in any step. */
+export const hasGuidance = (sampling: Sampling): boolean =>
+  stepsOfRuns({ steps: sampling.steps }).some((step) => isGuided(sampling, step))
+
+/** Whether skip-layer guidance runs in a step, counted from 0. It needs guidance. */
+export function skipsLayers(sampling: Sampling, step: number): boolean {
+  const { steps, skip_layer_guidance: skip } = sampling
+  return skip !== undefined && step > steps * skip.start && step < steps * skip.stop && isGuided(sampling, step)
+}
+
+/** Evaluations of the denoiser for one image: a run has one for the prompt, and one each for guidance and skip-layer guidance. */
+export function countEvaluations(sampling: Sampling): number {
+  const ofStep = (step: number) => 1 + Number(isGuided(sampling, step)) + Number(skipsLayers(sampling, step))
+  return stepsOfRuns(sampling).reduce((sum, step) => sum + ofStep(step), 0)
+}
+/** Body of `PUT /models/{model}`, which opens a model ahead of its jobs. */
+export const modelRequest = z.strictObject({ tier: z.enum(TIERS) })
 
 type ImageShape = Pick<JobRequest, 'width' | 'height' | 'output_format'>
 
@@ -140,7 +337,12 @@ const MIB = 1024 * 1024
 
 /** Failures of accepted jobs. `invalid_request` is an error of the request; the others are faults of the service. */
 export const JOB_ERROR_CODES = ['invalid_request', 'model_not_available', 'out_of_memory', 'internal'] as const
-export const WARNING_CODES = ['prompt_truncated', 'prompt_words_unknown'] as const
+export const WARNING_CODES = [
+  'prompt_truncated',
+  'prompt_words_unknown',
+  'prompt_weights_ignored',
+  'image_adjusted',
+] as const
 
 /** Characters that a terminal would execute or not show: controls, formats such as bidirectional marks, separators, lone surrogates. */
 const INVISIBLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu

@@ -7,12 +7,18 @@ import { DTYPES } from './dtype.ts'
 export const TARGETS = ['cpu', 'cuda', 'cuda-fp8'] as const
 export type Target = (typeof TARGETS)[number]
 
-/** The schedulers of pipeline/schedulers/ by diffusers' class names. */
-export const SCHEDULER_NAMES = ['FlowMatchEulerDiscreteScheduler'] as const
+/** The default sampler of a package, by diffusers' class name; pipeline/schedulers/. */
+export const SCHEDULER_NAMES = [
+  'FlowMatchEulerDiscreteScheduler',
+  'FlowMatchHeunDiscreteScheduler',
+  'FlowMatchLCMScheduler',
+] as const
 export type SchedulerName = (typeof SCHEDULER_NAMES)[number]
 
 /** Networks that every package has. The names of its text encoders' graphs are in `text.encoders`. */
 export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as const
+/** The network of packages that take input images. */
+export const IMAGE_ENCODER = 'vae_encoder'
 export type NetworkName = string
 
 /** Version of the manifest's fields and of the operators in the graphs. A package with another version is refused. */
@@ -88,6 +94,8 @@ export const manifest = z.strictObject({
     num_train_timesteps: z.int(),
     /** Noise level of the last step; by default the end of the shifted schedule. */
     shift_terminal: z.number().optional(),
+    /** Spacing between the first and the last shifted noise level; absent: that of the timesteps. */
+    spacing: z.enum(['karras', 'exponential', 'beta']).optional(),
   }),
   latent: z.strictObject({
     channels: z.int(),
@@ -99,6 +107,15 @@ export const manifest = z.strictObject({
   }),
   /** With `file` (float32 [max, max, D]), the step graph takes `position` [h·w, D], cropped from it; otherwise it computes positions. */
   position: z.strictObject({ max: z.int(), width: z.int(), file: z.string().optional() }),
+  /** The denoiser's blocks, for skip-layer guidance. Packages of earlier versions have none. */
+  blocks: z
+    .strictObject({
+      /** The gates of each block: rows of `position.width` values in the modulation. */
+      gates: z.array(z.array(count)),
+      /** The blocks that a request skips unless it lists others. */
+      skipped: z.array(count).optional(),
+    })
+    .optional(),
   text: z.strictObject({
     /** The encoders of the package, in the order in which they run. */
     encoders: z.array(textEncoder),
@@ -115,7 +132,9 @@ export const manifest = z.strictObject({
   /** In the order in which a job runs them. */
   networks: z.record(z.string(), network),
   /** Target cuda-fp8: graphs over the same weights for GPUs that do not support the kernels. This step graph takes one sample. */
-  without_kernels: z.strictObject({ transformer: network, vae_decoder: network }).optional(),
+  without_kernels: z
+    .strictObject({ transformer: network, vae_decoder: network, vae_encoder: network.optional() })
+    .optional(),
   /** Layout of each weights file, in ascending order of offsets. */
   weights: z.record(z.string(), z.array(storedTensor)),
   /** Path in the package → size and digest. */

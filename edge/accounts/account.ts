@@ -17,7 +17,7 @@ import { type ExportPage, type ExportSection, exportRows } from './export.ts'
 import type { JobSpec, JobSummary } from './job-spec.ts'
 import type { KeyChange, KeyInfo, ListedKey } from './keys/key-info.ts'
 import { changeKey, createKey, isRootKey, type KeyOutcome, replaceKey, revokeKey } from './keys/key-management.ts'
-import { areLinksValid, authenticate, findKey, listKeys } from './keys/key-table.ts'
+import { areLinksValid, authenticate, chooseModel, chosenModel, findKey, listKeys } from './keys/key-table.ts'
 import * as ledger from './ledger.ts'
 import { type AccountSettings, type SettingsChange, saveSettings, settingsOf } from './settings.ts'
 import { createAccountTables } from './tables.ts'
@@ -82,6 +82,15 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => revokeKey(this.#sql, id, by))
   }
 
+  /** The model for a key's requests that name none; null if none was chosen. */
+  chosenModel(keyId: string): string | null {
+    return chosenModel(this.#sql, keyId)
+  }
+
+  chooseModel(keyId: string, model: string | null): void {
+    chooseModel(this.#sql, keyId, model)
+  }
+
   /** Whether a key may delete and export the whole account. */
   isRootKey(id: string): boolean {
     return isRootKey(this.#sql, id)
@@ -103,7 +112,7 @@ export class AccountDO extends DurableObject<Env> {
     return this.ctx.storage.transactionSync(() => decide(this.#sql, this.#settings(), request))
   }
 
-  /** Keeps a failed job for a retry by its caller, whose response was aborted after its start. */
+  /** Keeps a job for a retry by its caller, who disconnected or whose response was aborted. */
   keepUndelivered(job: string): void {
     this.ctx.storage.transactionSync(() => keepUndelivered(this.#sql, job))
   }

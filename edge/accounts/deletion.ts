@@ -5,7 +5,7 @@ import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
 import { deletePrefix } from '../results/results.ts'
-import { RETENTION_DAYS, resultPrefix } from '../results/retention.ts'
+import { inputPrefix, RETENTION_DAYS, resultPrefix } from '../results/retention.ts'
 import { eraseUsage } from '../usage/database-retention.ts'
 import { dropOrphan } from './admission.ts'
 import { entryOf, foldRow, sumsOf } from './ledger.ts'
@@ -117,7 +117,7 @@ async function eraseJobs({ sql, env, transact }: Erasure): Promise<Outcome> {
 
 /** Deletes orphaned files of the account under the prefix of every retention period. */
 async function eraseFiles({ account, env }: Erasure): Promise<Outcome> {
-  let complete = true
+  let complete = await deletePrefix(env.RESULTS, inputPrefix(account))
   for (const days of RETENTION_DAYS)
     complete = (await deletePrefix(env.RESULTS, resultPrefix(days, account))) && complete
   return complete ? 'done' : NOW

@@ -1,11 +1,11 @@
-// Jobs of equal requests without an Idempotency-Key: the one that is running, or the one whose failure did not reach its caller.
+// Jobs of equal requests without an Idempotency-Key: the one that is running, or the one whose result did not reach its caller.
 import type { JobSpec } from './job-spec.ts'
 
-/** Failed jobs whose callers did not receive the status. */
+/** Jobs whose callers did not receive the result: they disconnected, or the response had begun before the failure. */
 export const UNDELIVERED_SCHEMA =
   'CREATE TABLE IF NOT EXISTS undelivered (job TEXT PRIMARY KEY, ended INTEGER NOT NULL, callers INTEGER NOT NULL) STRICT;'
 
-/** The period in which an equal request joins an open job or finds the failed job that it repeats. */
+/** The period in which an equal request joins an open job or finds the ended job that it repeats. */
 const JOIN_MS = 60_000
 
 /** An open job of an equal request with the same key or token; jobs of others count against other limits. */
@@ -18,18 +18,19 @@ const openJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec, si
     )
     .toArray()[0]?.job ?? null
 
-/** The job of an equal request whose failure did not reach its caller; see http/heartbeat.ts. */
+/** The job of an equal request whose result did not reach its caller; see http/heartbeat.ts. A canceled job has none. */
 const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobSpec): string | null =>
   sql
     .exec<{ job: string }>(
-      // CROSS JOIN: the few failed jobs are the outer loop.
+      // CROSS JOIN: the few undelivered jobs are the outer loop.
       `SELECT job FROM undelivered CROSS JOIN ledger USING (job)
-       WHERE fingerprint = ? AND key_id = ? AND token IS ? AND undelivered.ended > ? LIMIT 1`,
+       WHERE fingerprint = ? AND key_id = ? AND token IS ? AND undelivered.ended > ?
+         AND coalesce(summary ->> 'state', 'open') <> 'canceled' LIMIT 1`,
       ...[fingerprint, keyId, token, Date.now() - JOIN_MS],
     )
     .toArray()[0]?.job ?? null
 
-/** Whether the job's failure is still to be delivered: once for each caller, so that a second retry starts a new job. */
+/** Whether the job's result is still to be delivered: once for each caller, so that a second retry starts a new job. */
 export function takeUndelivered(sql: SqlStorage, job: string): boolean {
   const [row] = sql.exec<{ callers: number }>(
     'UPDATE undelivered SET callers = callers - 1 WHERE job = ? AND ended > ? RETURNING callers',
@@ -39,7 +40,7 @@ export function takeUndelivered(sql: SqlStorage, job: string): boolean {
   return row !== undefined
 }
 
-/** Keeps a failed job for the retry of its caller, who did not receive the status. */
+/** Keeps a job for the retry of its caller, who does not receive the result. */
 export function keepUndelivered(sql: SqlStorage, job: string): void {
   const now = Date.now()
   sql.exec('DELETE FROM undelivered WHERE ended <= ?', now - JOIN_MS)

@@ -1,5 +1,5 @@
 // A job as its account admits and lists it.
-import type { Parameters, PublicJob } from '../dialects/definition/public-job.ts'
+import type { Parameters, PublicJob, WebhookEventKind } from '../dialects/definition/public-job.ts'
 import type { RetentionDays } from '../results/retention.ts'
 import type { StoredImage } from '../results/stored-image.ts'
 import type { Decision, Warning } from '../routing/decision.ts'
@@ -33,6 +33,8 @@ export type JobSpec = {
   origin: string
   /** The request's own webhook address. */
   webhook: string | null
+  /** The kinds of events for this address; only the job's end if absent. */
+  webhookEvents?: readonly WebhookEventKind[]
   /** The dialect of the request; null for the native API. */
   dialect: string | null
   /** Retention of the images, set by the account at admission. */

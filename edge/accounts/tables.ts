@@ -10,7 +10,7 @@ import { OUTBOX_SCHEMA } from './usage-outbox.ts'
 
 /** Columns added since the first release, with defaults for existing rows. */
 const ADDED_COLUMNS = {
-  keys: { created_by: 'TEXT' },
+  keys: { created_by: 'TEXT', chosen_model: 'TEXT' },
   ledger: {
     name: 'TEXT',
     token: 'TEXT',

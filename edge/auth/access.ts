@@ -4,7 +4,6 @@ import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
 import { METHOD_NAME_ALL } from 'hono/router'
-import { LIMITS } from '#contract'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { declaredBytes } from '../http/request-body.ts'
@@ -48,8 +47,10 @@ const REJECTED_EARLY: ReadonlySet<number> = new Set([400, 403, 413, 415, 422])
 /** The rule of routes that accept any active key. */
 export const byKey = (scope?: Scope): Access => ({ by: 'key', ...(scope && { scope }) })
 export const byKeyOrToken = (scope?: Scope): Access => ({ ...byKey(scope), tokens: true })
+/** The limit of a body with input images. A body without one has at most `LIMITS.requestBytes`. */
+export const UPLOAD_BYTES = 12 * 1024 * 1024
 /** The rule of routes that submit a job. */
-export const generates: Access = { ...byKeyOrToken('generate'), bodyBytes: LIMITS.requestBytes, admits: true }
+export const generates: Access = { ...byKeyOrToken('generate'), bodyBytes: UPLOAD_BYTES, admits: true }
 
 /** Checks the caller's key. Returns true if the account has confirmed the key, false if the handler must confirm it. */
 async function checkKey(c: Context<EdgeEnv>, { scope, tokens, admits }: Access): Promise<boolean> {

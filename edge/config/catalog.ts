@@ -1,6 +1,6 @@
 // The offers of this deployment, best first: the variables OCTET_CATALOG and GPU_URL.
 import * as z from 'zod'
-import { LIMITS, modelName, ROUTES, TIERS } from '#contract'
+import { LIMITS, modelName, ROUTES, SAMPLERS, TIERS } from '#contract'
 import { table } from './values.ts'
 
 const side = z.int().min(LIMITS.side.min).max(LIMITS.side.max).multipleOf(LIMITS.side.multipleOf)
@@ -16,6 +16,8 @@ const offer = z
     fallbacks: z.array(z.string()).optional(),
     steps: z.int().min(LIMITS.steps.min).max(LIMITS.steps.max),
     guidance_scale: z.number().min(LIMITS.guidanceScale.min).max(LIMITS.guidanceScale.max),
+    /** By default that of the package. */
+    sampler: z.enum(SAMPLERS).optional(),
     /** The default size, and the maximum number of pixels of an image. */
     width: side,
     height: side,

@@ -1,64 +1,112 @@
 // The HTTP API of stable-diffusion-webui (AUTOMATIC1111): /sdapi/v1. github.com/AUTOMATIC1111/stable-diffusion-webui modules/api
 import * as z from 'zod'
-import type { Problem } from '../http/errors.ts'
+import { ApiError, type Problem } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
-import type { Dialect, DialectRequest, DialectRoute, RenderedJob, Translation } from './definition/dialect.ts'
+import type {
+  Dialect,
+  DialectRequest,
+  DialectRoute,
+  Facts,
+  OpenJob,
+  RenderedJob,
+  Translation,
+} from './definition/dialect.ts'
 import { readImageInput, withoutEffect } from './definition/image-input.ts'
 import type { ListedJob } from './definition/public-job.ts'
+import { SAMPLER_NAMES, SCHEDULE_NAMES } from './definition/sampling-names.ts'
 
 const ROOT = '/sdapi/v1'
 const batch = z.int().min(1).max(8).describe('an integer from 1 to 8').optional()
 
+const blur = z.number().min(0).max(256).describe('a number from 0 to 256').optional()
+
 /** What differs from the parameters of other APIs. */
 const body = z.object({
   ...{ batch_size: batch, n_iter: batch },
+  /** 0 stretches, 1 crops, 2 adds borders; 3 enlarges the latent, which is not distinguished from 0. */
+  resize_mode: z.int().min(0).max(3).describe('an integer from 0 to 3').optional(),
+  inpainting_mask_invert: z.union([z.boolean(), z.int()]).describe('0 or 1').optional(),
+  ...{ mask_blur: blur, mask_blur_x: blur },
   override_settings: z.record(z.string(), z.unknown()).describe('an object').optional(),
 })
 
-const SAME = ['prompt', 'negative_prompt', 'width', 'height', 'steps', 'cfg_scale', 'seed', 'init_images', 'mask']
+const SAME = [
+  ...['prompt', 'negative_prompt', 'width', 'height', 'steps', 'cfg_scale', 'seed'],
+  ...['sampler_name', 'sampler_index', 'scheduler', 'prompt_weights'],
+]
+const IMAGE = ['init_images', 'mask', 'denoising_strength']
+/** img2img's default. */
+const STRENGTH = 0.75
 /** Parameters that change the image there and not here, unless they have one of these values. */
-const NO_EFFECT = [
-  'sampler_name',
-  'sampler_index',
-  'scheduler',
-  'styles',
-  'script_name',
-  'enable_hr',
-  'tiling',
-] as const
-const USUAL: readonly unknown[] = [undefined, null, false, '', 'Automatic', 'automatic', 'Euler']
+const NO_EFFECT = ['styles', 'script_name', 'enable_hr', 'tiling'] as const
+const USUAL: readonly unknown[] = [undefined, null, false, '']
 
 const isUsual = (value: unknown) => USUAL.includes(value) || (Array.isArray(value) && value.length === 0)
 
-/** A checkpoint's title may have its hash in brackets. */
-function modelOf({ override_settings = {} }: z.infer<typeof body>): { model?: string } {
-  const title = override_settings.sd_model_checkpoint
+/** The model that settings name. A checkpoint's title may have its hash in brackets. */
+function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown>>): string | undefined {
   const name = typeof title === 'string' ? title.replace(/ \[[^\][]*\]$/, '') : ''
-  return name === '' ? {} : { model: name }
+  return name === '' ? undefined : name
+}
+
+const FITS = ['stretch', 'crop', 'pad', 'stretch'] as const
+/** The web interface's default of `mask_blur`. */
+const BLUR = 4
+
+/** The native fields of img2img's own parameters. */
+const imageFields = ({ resize_mode = 0, ...parsed }: z.infer<typeof body>, hasMask: boolean) => ({
+  image_fit: FITS[resize_mode],
+  ...(hasMask && {
+    repaint: parsed.inpainting_mask_invert ? 'black' : 'white',
+    mask_feather: parsed.mask_blur ?? parsed.mask_blur_x ?? BLUR,
+  }),
+})
+
+const pick = (given: Record<string, unknown>, names: readonly string[]) =>
+  Object.fromEntries(names.flatMap((name) => (name in given ? [[name, given[name]]] : [])))
+
+const parseText = (request: DialectRequest) => parse(request, SAME)
+
+/** Errors: invalid_request without an image. */
+function parseImage(request: DialectRequest): Translation {
+  const { init_images: images } = request.body
+  if (!Array.isArray(images) || images.length === 0)
+    throw new ApiError('invalid_request', 'init_images is missing; it must be a list with an image as base64.', {
+      param: 'init_images',
+    })
+  return parse(request, [...SAME, ...IMAGE])
 }
 
 /** Images as base64. A negative seed is random. */
-function parse({ body: given }: DialectRequest): Translation {
+function parse({ body: given }: DialectRequest, names: readonly string[]): Translation {
   const parsed = parseFields(body, body.shape, given)
-  const same = Object.fromEntries(SAME.flatMap((name) => (name in given ? [[name, given[name]]] : [])))
-  const { fields, wantedSize } = readImageInput(same)
+  const { fields: read, wantedSize, warnings, names: sent } = readImageInput(pick(given, names), STRENGTH)
+  const fields = { ...read, ...(read.image !== undefined && imageFields(parsed, read.mask !== undefined)) }
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
+  const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
   return {
-    fields: { ...fields, ...modelOf(parsed), n, response_format: 'b64_json' },
-    warnings: ignored.map((name) => withoutEffect(name, given[name])),
+    // Weights are part of prompts there.
+    fields: { prompt_weights: true, ...fields, ...(model !== undefined && { model }), n, response_format: 'b64_json' },
+    usesChoice: true,
+    warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name]))],
     wait: 'end',
+    ...(sent && { names: sent }),
     ...(wantedSize && { wantedSize }),
   }
 }
 
-const SAMPLER = 'Euler'
+const samplerOf = ({ sampler = 'euler' }: RenderedJob['parameters']) => SAMPLER_NAMES[sampler].label
 
 /** What the web interface writes below an image. */
 function infotextOf({ job, parameters }: RenderedJob, seed: number | string): string {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, model } = parameters
   const negative = negative_prompt === '' ? [] : [`Negative prompt: ${negative_prompt}`]
-  const sampling = `Steps: ${steps}, Sampler: ${SAMPLER}, CFG scale: ${guidance_scale}, Seed: ${seed}`
+  const schedule = parameters.noise_schedule
+    ? `Schedule type: ${SCHEDULE_NAMES[parameters.noise_schedule].label}, `
+    : ''
+  const sampler = `Sampler: ${samplerOf(parameters)}, ${schedule}`
+  const sampling = `Steps: ${steps}, ${sampler}CFG scale: ${guidance_scale}, Seed: ${seed}`
   return [prompt, ...negative, `${sampling}, Size: ${width}x${height}, Model: ${model}, Job: ${job.id}`].join('\n')
 }
 
@@ -69,7 +117,8 @@ function infoOf(rendered: RenderedJob) {
   return {
     ...{ prompt, all_prompts: seeds.map(() => prompt), negative_prompt },
     ...{ all_negative_prompts: seeds.map(() => negative_prompt), seed: seeds[0], all_seeds: seeds },
-    ...{ width, height, steps, cfg_scale: guidance_scale, batch_size: count, sampler_name: SAMPLER },
+    ...{ width, height, steps, cfg_scale: guidance_scale, batch_size: count },
+    sampler_name: samplerOf(parameters),
     ...{ sd_model_name: model, infotexts: seeds.map((seed) => infotextOf(rendered, seed)), index_of_first_image: 0 },
     extra_generation_params: { warnings: job.warnings.map(({ message }) => message) },
   }
@@ -87,27 +136,34 @@ const describeModel = (name: string) => ({
   ...{ title: name, model_name: name, hash: null, sha256: null, filename: name, config: null },
 })
 
-/** Progress of the account's jobs. Clients start a generation when no job is in progress. */
-function progressOf(jobs: readonly ListedJob[]) {
+/** Progress of the account's jobs, with the steps of the newest one. Clients start a generation when no job is in progress. */
+function progressOf(jobs: readonly ListedJob[], open: OpenJob | null) {
   const count = jobs.filter(({ state }) => state === 'in_progress').length
   const job = count === 0 ? '' : 'txt2img'
+  const steps = open?.parameters.steps ?? 0
+  const done = open?.progress && 'step' in open.progress ? open.progress : { image: 0, step: 0 }
+  const progress = open ? (done.image * steps + done.step) / (steps * open.parameters.count) : 0
   return {
-    ...{ progress: 0, eta_relative: 0, current_image: null, textinfo: null },
+    ...{ progress, eta_relative: 0, current_image: null, textinfo: null },
     state: {
       ...{ skipped: false, interrupted: false, stopping_generation: false, job, job_count: count, job_no: 0 },
-      ...{ job_timestamp: '0', sampling_step: 0, sampling_steps: 0 },
+      ...{ job_timestamp: '0', sampling_step: done.step, sampling_steps: steps },
     },
   }
 }
 
-type Facts = Parameters<Extract<DialectRoute, { action: 'describe' }>['render']>[0]
-
 /** What clients read when they connect. */
 const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
-  'GET /sd-models': ({ models }) => models.map(describeModel),
-  'GET /options': ({ models }) => ({ sd_model_checkpoint: models[0], samples_format: 'png', sd_vae: 'Automatic' }),
-  'GET /samplers': () => [{ name: SAMPLER, aliases: ['euler'], options: {} }],
-  'GET /schedulers': () => [{ name: 'automatic', label: 'Automatic', aliases: null }],
+  'GET /sd-models': ({ models }) => ['auto', ...models].map(describeModel),
+  'GET /options': ({ chosen }) => ({
+    ...{ sd_model_checkpoint: chosen ?? 'auto', samples_format: 'png', sd_vae: 'Automatic' },
+  }),
+  'GET /samplers': () =>
+    Object.entries(SAMPLER_NAMES).map(([alias, { label }]) => ({ name: label, aliases: [alias], options: {} })),
+  'GET /schedulers': () => [
+    { name: 'automatic', label: 'Automatic', aliases: null },
+    ...Object.entries(SCHEDULE_NAMES).map(([name, { label }]) => ({ name, label, aliases: null })),
+  ],
   'GET /upscalers': () => [{ name: 'None', model_name: null, model_path: null, model_url: null, scale: 4 }],
   'GET /latent-upscale-modes': () => [],
   'GET /sd-vae': () => [],
@@ -116,18 +172,13 @@ const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'GET /prompt-styles': () => [],
   'GET /scripts': () => ({ txt2img: [], img2img: [] }),
   'GET /cmd-flags': () => ({}),
-  // The model is part of each request: `override_settings`.
-  'POST /options': () => ({}),
-  'POST /interrupt': () => ({}),
-  'POST /skip': () => ({}),
   'POST /refresh-checkpoints': () => ({}),
 }
 
 const describeRoutes = Object.entries(FACTS).map(([route, describe]): DialectRoute => {
   const [method, path] = route.split(' ') as ['GET' | 'POST', string]
-  const accepts = route === 'POST /options' ? { accepts: 'json' as const } : {}
   return {
-    ...{ method, path: `${ROOT}${path}`, action: 'describe', ...accepts },
+    ...{ method, path: `${ROOT}${path}`, action: 'describe', showsChoice: route === 'GET /options' },
     render: (facts: Facts) => ({ json: describe(facts) }),
   }
 })
@@ -136,19 +187,31 @@ const error = ({ title, detail, errors = [] }: Problem) => ({
   json: { error: title, detail, body: '', errors: errors.map(({ message }) => message).join(' ') || detail },
 })
 
-/** Text to image. The route for images as input refuses them in words. */
+/** Text to image, and image to image. */
 export const a1111: Dialect = {
   name: 'a1111',
   routes: [
-    { method: 'POST', path: `${ROOT}/txt2img`, action: 'submit', accepts: 'json', parse, render },
-    { method: 'POST', path: `${ROOT}/img2img`, action: 'submit', accepts: 'json', parse, render },
+    { method: 'POST', path: `${ROOT}/txt2img`, action: 'submit', accepts: 'json', parse: parseText, render },
+    { method: 'POST', path: `${ROOT}/img2img`, action: 'submit', accepts: 'json', parse: parseImage, render },
     {
       method: 'GET',
       path: `${ROOT}/progress`,
-      action: 'list',
+      ...{ action: 'list', showsOpen: true },
       parse: () => ({ limit: 20 }),
-      render: (jobs) => ({ json: progressOf(jobs) }),
+      render: (jobs, _, __, open) => ({ json: progressOf(jobs, open) }),
     },
+    {
+      method: 'POST',
+      path: `${ROOT}/options`,
+      ...{ action: 'choose', accepts: 'json' },
+      parse: ({ body: options }) => modelOf(options),
+      render: () => ({ json: {} }),
+    },
+    ...['interrupt', 'skip'].map(
+      (name): DialectRoute => ({
+        ...{ method: 'POST', path: `${ROOT}/${name}`, action: 'interrupt', render: () => ({ json: {} }) },
+      }),
+    ),
     ...describeRoutes,
   ],
   keyPlaces: ['Basic', 'Bearer'],

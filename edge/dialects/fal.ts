@@ -8,11 +8,14 @@ const QUEUE = '/fal/queue'
 const REQUEST = `${QUEUE}/:owner/:alias/requests/:id`
 const STREAM = /\/stream$/
 
+/** The default of fal's image-to-image apps. */
+const STRENGTH = 0.95
+
 /** The model of an app: `octet/nano` is nano, `fal-ai/flux/dev` is flux/dev. */
 const modelOf = (app: string) => app.replace(STREAM, '').split('/').slice(1).join('/') || 'auto'
 
 function translate({ params, body }: DialectRequest): Omit<Translation, 'wait'> {
-  const { fields, ...others } = readImageInput(body)
+  const { fields, ...others } = readImageInput(body, STRENGTH)
   return { fields: { ...fields, model: modelOf(params.app ?? '') }, ...others }
 }
 
@@ -22,6 +25,12 @@ function parseRun(request: DialectRequest): Translation {
   if (STREAM.test(request.params.app ?? '')) return { fields, ...others, wait: 'events' }
   const isInline = request.body.sync_mode === true
   return { fields: { ...fields, ...(isInline && { response_format: 'b64_json' }) }, ...others, wait: 'end' }
+}
+
+/** The methods of a request's own routes, which an app's path must not have. */
+function methodsOf(path: string): readonly string[] | null {
+  if (!path.includes('/requests/')) return null
+  return /\/cancel\/?$/.test(path) ? ['PUT'] : ['GET']
 }
 
 function parseQueued(request: DialectRequest): Translation {
@@ -149,7 +158,7 @@ export const fal: Dialect = {
     {
       method: 'POST',
       path: `${QUEUE}/:app{.+}`,
-      ...{ action: 'submit', accepts: 'json', parse: parseQueued, render: renderQueued },
+      ...{ action: 'submit', accepts: 'json', methodsOf, parse: parseQueued, render: renderQueued },
     },
     { method: 'GET', path: REQUEST, action: 'read', render: renderResult },
     { method: 'GET', path: `${REQUEST}/status`, action: 'read', render: renderStatus },

@@ -1,4 +1,4 @@
-// Hugging Face's text-to-image task: POST to the base URL of the client. huggingface.co/docs/inference-providers/tasks/text-to-image
+// Hugging Face's text-to-image and image-to-image tasks: POST to the base URL of the client. huggingface.co/docs/inference-providers/tasks/text-to-image
 import * as z from 'zod'
 import type { Problem } from '../http/errors.ts'
 import { parseFields } from '../http/validation.ts'
@@ -7,16 +7,23 @@ import { readImageInput } from './definition/image-input.ts'
 import { warningHeader } from './definition/warning-header.ts'
 
 const body = z.object({
-  inputs: z.string().describe('the prompt'),
+  inputs: z.string().describe('the prompt, or an image as base64 if parameters has the prompt'),
   parameters: z.record(z.string(), z.unknown()).describe('an object').optional(),
 })
 
 /** The model is the last part of the path: `/hf/nano`, or `/hf/owner/nano`. */
 function parse({ params, body: given }: DialectRequest): Translation {
   const { inputs, parameters = {} } = parseFields(body, body.shape, given)
-  const { fields, ...others } = readImageInput({ ...parameters, prompt: inputs })
+  // The image-to-image task has its prompt among the parameters.
+  const own = 'prompt' in parameters ? { image: inputs } : { prompt: inputs }
+  const { fields, ...others } = readImageInput({ ...parameters, ...sizeOf(parameters), ...own })
   const model = params.model?.split('/').at(-1) ?? 'auto'
   return { fields: { ...fields, n: 1, model }, ...others, wait: 'end' }
+}
+
+/** The task's `target_size`, as `width` and `height`. */
+function sizeOf({ target_size: size }: Record<string, unknown>): Record<string, unknown> {
+  return typeof size === 'object' && size !== null && !Array.isArray(size) ? { ...size } : {}
 }
 
 const render = ({ job }: RenderedJob) => ({ image: 0, headers: warningHeader(job.warnings) })

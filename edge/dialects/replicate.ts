@@ -30,6 +30,9 @@ const body = z.object({
 })
 type Body = z.infer<typeof body>
 
+/** The default of `prompt_strength` in Replicate's models of SD3.5. */
+const STRENGTH = 0.85
+
 /** A version of Replicate's, which no deployment of Octet has. */
 const isDigest = (version: string) => /^[0-9a-f]{64}$/.test(version)
 
@@ -40,19 +43,18 @@ function modelOf(reference: string): { model: string; warnings: Warning[] } {
   return { model: name, warnings: [] }
 }
 
-/** The webhook at the job's end. There is none for the other events. */
-function webhookOf({ webhook, webhook_events_filter: events = [] }: Body): { webhook?: string } {
-  const isWanted = events.length === 0 || events.includes('completed')
-  return webhook !== undefined && isWanted ? { webhook } : {}
-}
+/** Without a filter, or with an empty one, the webhook receives the end, which includes the output. */
+const eventsOf = ({ webhook, webhook_events_filter: events = [] }: Body): Pick<Translation, 'webhookEvents'> =>
+  webhook === undefined || events.length === 0 ? {} : { webhookEvents: events }
 
 function parse({ params, headers, body: given }: DialectRequest): Translation {
   const parsed = parseFields(body, body.shape, given)
-  const { fields, warnings, ...size } = readImageInput(parsed.input)
+  const { fields, warnings, ...size } = readImageInput(parsed.input, STRENGTH)
   const reference = params.name ?? parsed.version ?? parsed.model ?? 'auto'
   const { model, warnings: others } = modelOf(reference)
   return {
-    fields: { ...fields, model, ...webhookOf(parsed) },
+    fields: { ...fields, model, ...(parsed.webhook !== undefined && { webhook: parsed.webhook }) },
+    ...eventsOf(parsed),
     wait: waitSeconds(headers.get('prefer') ?? undefined),
     warnings: [...others, ...warnings],
     ...size,
@@ -215,8 +217,8 @@ export const replicate: Dialect = {
   keyPlaces: ['Bearer', 'Token'],
   error,
   webhook({ data }, origin) {
-    const job = data as unknown as Shown & { images: { url: string | null }[] }
+    const job = data as unknown as Shown & { images: { url: string | null }[]; progress?: Progress }
     const urls = job.images.map(({ url }) => url)
-    return predictionOf(job, origin, { urls, input: {}, progress: null, stream: null })
+    return predictionOf(job, origin, { urls, input: {}, progress: job.progress ?? null, stream: null })
   },
 }

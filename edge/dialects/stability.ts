@@ -4,6 +4,7 @@ import { LIMITS, OUTPUT_FORMATS } from '#contract'
 import { ApiError, type Problem } from '../http/errors.ts'
 import { parseFields, shown } from '../http/validation.ts'
 import type { Dialect, DialectRequest, RenderedJob, Reply, Translation } from './definition/dialect.ts'
+import { readFiles } from './definition/input-files.ts'
 import { warningHeader } from './definition/warning-header.ts'
 
 /** About one megapixel for each aspect ratio, in the sizes for which Stable Diffusion 3 was trained. */
@@ -31,8 +32,12 @@ const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
 const form = z.object({
   prompt: text(1),
   negative_prompt: text(0).optional(),
-  mode: z.literal('text-to-image').describe('text-to-image').optional(),
-  image: z.never().optional().describe('left out, because images are generated from text only'),
+  mode: oneOf(['text-to-image', 'image-to-image']).optional(),
+  image: z
+    .union([z.string(), z.instanceof(File)])
+    .describe('a file')
+    .optional(),
+  strength: z.coerce.number().min(0).max(1).describe('a number from 0 to 1').optional(),
   aspect_ratio: oneOf(RATIOS as [keyof typeof SIZES]).optional(),
   seed: z.coerce.number().int().min(0).max(MAX_SEED).describe(`a whole number from 0 to ${MAX_SEED}`).optional(),
   output_format: oneOf(OUTPUT_FORMATS).optional(),
@@ -54,15 +59,29 @@ function wantsJson({ headers }: DialectRequest): boolean {
   throw new ApiError('invalid_request', message, { param: 'accept' })
 }
 
+type Image = Pick<z.infer<typeof form>, 'image' | 'strength'>
+
+/** The fields of `mode: image-to-image`, which requires both. Errors: invalid_request. */
+function imageFields(mode: z.infer<typeof form>['mode'], { image, strength }: Image) {
+  const isImage = mode === 'image-to-image'
+  for (const [param, value] of Object.entries({ image, strength })) {
+    if (isImage === (value !== undefined)) continue
+    const why = isImage ? 'is missing' : 'is given without mode'
+    throw new ApiError('invalid_request', `${param} ${why}; mode "image-to-image" takes image and strength.`, { param })
+  }
+  return readFiles(isImage ? { image, strength } : {}).fields
+}
+
 function parse(request: DialectRequest): Translation {
   const isJson = wantsJson(request)
-  const { aspect_ratio, cfg_scale, seed, mode: _, image: __, ...same } = parseFields(form, form.shape, request.body)
+  const { aspect_ratio, cfg_scale, seed, mode, image, strength, ...same } = parseFields(form, form.shape, request.body)
   const fields = {
     ...same,
     ...(cfg_scale !== undefined && { guidance_scale: cfg_scale }),
     // Seed 0 is Stability's request for a random seed.
     ...(seed && { seed }),
     ...(isJson && { response_format: 'b64_json' }),
+    ...imageFields(mode, { image, strength }),
   }
   return { fields, wait: 'end', ...(aspect_ratio && { wantedSize: SIZES[aspect_ratio] }) }
 }
@@ -100,7 +119,7 @@ const error = ({ request_id, status, detail, errors, error: { code } }: Problem)
   json: { id: request_id, name: NAMES[status] ?? code, errors: errors?.map(({ message }) => message) ?? [detail] },
 })
 
-/** Text to image, as bytes or as JSON. The size has the requested aspect ratio; the deployment's models replace Stability's. */
+/** Text to image and image to image, as bytes or as JSON. The size has the requested aspect ratio; the deployment's models replace Stability's. */
 export const stability: Dialect = {
   name: 'stability',
   routes: [

@@ -1,5 +1,14 @@
 // The client of the GPU function: signs requests, enforces time limits, and reads the response stream.
-import { CONTENT_TYPES, GPU_TOKEN, type JobRequest, type JobSchedule, LIMITS, refusal, seedOf } from '#contract'
+import {
+  CONTENT_TYPES,
+  GPU_TOKEN,
+  type JobInput,
+  type JobRequest,
+  type JobSchedule,
+  LIMITS,
+  refusal,
+  seedOf,
+} from '#contract'
 import { sha256 } from '../auth/keys.ts'
 import type { GpuTimes } from '../config/gpu.ts'
 import { jittered } from '../platform/backoff.ts'
@@ -28,7 +37,14 @@ export class GpuTimeLimitExceeded extends Error {
   override name = 'GpuTimeLimitExceeded' as const
 }
 
+/** The input files of a job are gone. */
+export class InputsLost extends Error {
+  override name = 'InputsLost' as const
+}
+
 export type GpuCall = GpuTimes & {
+  /** Opens the files of `request.inputs` for one request. */
+  openFiles?: () => Promise<ReadableStream<Uint8Array>[]>
   endpoint: Endpoint
   signingKey: string
   job: string
@@ -56,15 +72,37 @@ const tokenHeader = ({ headers }: Endpoint) =>
 
 type Sent = { method: 'PUT' | 'DELETE'; body: string; signal: AbortSignal }
 
-/** Sends a signed request for the job; null when the GPU function is unreachable. Throws the signal's reason if aborted. */
+/** The body of a PUT with files: the request as a line, then the files. contract.ts `jobRequest` */
+async function bodyWithFiles({ request, openFiles }: GpuCall, json: string): Promise<ReadableStream<Uint8Array>> {
+  const line = new TextEncoder().encode(`${json}\n`)
+  const files = await openFiles!()
+  const { readable, writable } = new FixedLengthStream(line.byteLength + bytesOf(request.inputs ?? []))
+  const write = async () => {
+    const writer = writable.getWriter()
+    await writer.write(line)
+    writer.releaseLock()
+    for (const file of files) await file.pipeTo(writable, { preventClose: true })
+    await writable.close()
+  }
+  // The request fails with the same cause.
+  write().catch((cause) => writable.abort(cause).catch(() => {}))
+  return readable
+}
+
+const bytesOf = (inputs: readonly JobInput[]) => inputs.reduce((sum, { bytes }) => sum + bytes, 0)
+
+/** Sends a signed request for the job; null when the GPU function is unreachable. Throws the signal's reason if aborted, and InputsLost. */
 async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Response | null> {
-  const { endpoint, signingKey, job, request } = call
+  const { endpoint, signingKey, job, request, openFiles } = call
   const token = await signGpuToken(signingKey, job, request.attempt, body)
-  const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) }
+  const hasFiles = openFiles !== undefined && method === 'PUT'
+  const type = hasFiles ? 'application/x-ndjson' : 'application/json'
+  const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': type }) }
   const traceparent = await traceparentOf(job)
   const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, traceparent, ...own }
   const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
-  const init = { method, headers, signal, redirect: 'manual', ...(body && { body }) } as const
+  const sent = hasFiles ? await bodyWithFiles(call, body) : body
+  const init = { method, headers, signal, redirect: 'manual', ...(body && { body: sent }) } as const
   return fetch(url, init).catch((cause) => {
     signal.throwIfAborted()
     log('warn', 'the GPU function cannot be reached', { job, attempt: request.attempt, cause })
@@ -178,6 +216,25 @@ export async function cancel(call: GpuCall): Promise<boolean> {
   })
   dismiss(response)
   return response?.ok ?? false
+}
+
+export type NamedModel = Pick<JobRequest, 'model' | 'tier'>
+
+/** Asks a GPU function that is ready to open a model ahead of its jobs. Failures are only logged. */
+export async function openModel(endpoint: Endpoint, signingKey: string, { model, tier }: NamedModel): Promise<void> {
+  const body = JSON.stringify({ tier })
+  const token = await signGpuToken(signingKey, model, 1, body)
+  const headers = {
+    ...endpoint.headers,
+    [tokenHeader(endpoint)]: `Bearer ${token}`,
+    'content-type': 'application/json',
+  }
+  const init = { method: 'PUT', headers, body, redirect: 'manual', signal: AbortSignal.timeout(CANCEL_MS) } as const
+  const response = await fetch(`${endpoint.url.replace(/\/$/, '')}/models/${model}`, init).catch((cause: unknown) => {
+    log('warn', 'a model could not be opened', { endpoint: endpoint.name, model, cause })
+    return null
+  })
+  dismiss(response)
 }
 
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */

@@ -4,7 +4,9 @@ import { configOf } from '../config.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
 import { spendGpuTime } from './budget.ts'
+import { type NamedModel, openModel } from './client.ts'
 import { endpointOf } from './endpoints.ts'
+import { chooseWindow, type Gaps, NO_GAPS, recordGap } from './idle-window.ts'
 import {
   type EndpointReport,
   type GpuState,
@@ -29,11 +31,19 @@ const PING_INTERVAL_MS = 5_000
 
 const MARK = { ready: markReady, starting: markStarting, down: markDown }
 
+/** The share of the host's idle time after which a ping extends it; pings are sent when less than half of it is left. */
+const EXTEND = 0.75
+
+/** Gaps between jobs; the end of the last one and the time until which its GPU is kept, in Unix milliseconds. */
+type Keep = { gaps: Gaps; ended: number | null; until: number }
+
 /** A slot expires after this many missed renewals of its job, which renews it at every alarm. */
 const MISSED_RENEWALS = 3
 
 export class EndpointDO extends DurableObject<Env> {
   readonly #queue: SlotQueue
+  /** Models to open, by the endpoint's name. */
+  readonly #models = new Map<string, NamedModel>()
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -69,6 +79,7 @@ export class EndpointDO extends DurableObject<Env> {
 
   /** Adds a job to the queue for a slot, or renews its place. Returns whether it has a slot; otherwise it is called later (`proceed`). */
   requestSlot(job: string, terms: Terms): boolean {
+    this.#observeArrival()
     this.#queue.enter(job, terms, Date.now())
     this.#grantSlots(job)
     return this.#queue.holds(job)
@@ -83,6 +94,7 @@ export class EndpointDO extends DurableObject<Env> {
   releaseSlot(job: string): void {
     this.#queue.leave(job, Date.now())
     this.#grantSlots()
+    if (this.#queue.isEmpty()) this.ctx.waitUntil(this.#keepWhileWorthwhile())
   }
 
   /** Grants the free slots and starts their jobs, except for the `caller`. */
@@ -104,10 +116,14 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   /** Starts the GPU `name` or keeps it warm, unless that is unnecessary or over budget. `why` is for the log. Returns the GPU's state. */
-  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule'): Promise<GpuState> {
+  async prewarm(name: string, why: 'quote' | 'visit' | 'schedule' | 'traffic', model?: NamedModel): Promise<GpuState> {
     const policy = configOf(this.env).prewarm
+    if (model) this.#models.set(name, model)
     const cost = pingCost(this.#readiness(), policy, Date.now())
-    if (cost === null) return this.state()
+    if (cost === null) {
+      if (this.state().state === 'warm') this.ctx.waitUntil(this.#openModel(name))
+      return this.state()
+    }
     // Saved before the ping, so that concurrent calls send only one.
     const before = this.#readiness()
     const cold = this.state().state === 'cold'
@@ -124,7 +140,50 @@ export class EndpointDO extends DurableObject<Env> {
   }
 
   override async alarm(): Promise<void> {
-    if (this.state().state === 'starting') await this.#ping()
+    const { state } = this.state()
+    if (state === 'starting') return this.#ping()
+    if (state === 'warm' && Date.now() < this.#keep().until) await this.#extend()
+  }
+
+  #keep(): Keep {
+    return this.ctx.storage.kv.get<Keep>('keep') ?? { gaps: NO_GAPS, ended: null, until: 0 }
+  }
+
+  /** Records the gap since the last job, if the endpoint was idle. */
+  #observeArrival(): void {
+    const keep = this.#keep()
+    if (configOf(this.env).prewarm.wait_worth === null || keep.ended === null || !this.#queue.isEmpty()) return
+    const gaps = recordGap(keep.gaps, (Date.now() - keep.ended) / 1000)
+    this.ctx.storage.kv.put('keep', { gaps, ended: null, until: 0 } satisfies Keep)
+  }
+
+  /** The endpoint is idle: keeps its GPU for the window that its recent gaps make worthwhile. */
+  async #keepWhileWorthwhile(): Promise<void> {
+    const { prewarm } = configOf(this.env)
+    if (prewarm.wait_worth === null) return
+    const { gaps } = this.#keep()
+    const cost = startSeconds(this.#readiness(), prewarm) * (1 + prewarm.wait_worth)
+    const until = Date.now() + 1000 * chooseWindow(gaps, cost, prewarm.idle_seconds)
+    this.ctx.storage.kv.put('keep', { gaps, ended: Date.now(), until } satisfies Keep)
+    await this.#scheduleExtension()
+  }
+
+  /** Pings shortly before the host would end the container; budget permitting. */
+  async #extend(): Promise<void> {
+    await this.prewarm(this.ctx.storage.kv.get<string>('name') ?? 'default', 'traffic')
+    await this.#scheduleExtension()
+  }
+
+  async #scheduleExtension(): Promise<void> {
+    const at = Date.now() + EXTEND * 1000 * configOf(this.env).prewarm.idle_seconds
+    if (at < this.#keep().until) await this.ctx.storage.setAlarm(at)
+  }
+
+  /** Opens the model that was named last, once, on a GPU that is ready. */
+  async #openModel(name: string): Promise<void> {
+    const model = this.#models.get(name)
+    this.#models.delete(name)
+    if (model) await openModel(endpointOf(this.env, name), configOf(this.env).gpuSigningKey, model)
   }
 
   /** Pings the GPU function, and again after PING_INTERVAL_MS while it is starting. */
@@ -135,7 +194,10 @@ export class EndpointDO extends DurableObject<Env> {
     // Redirects are not followed, because the headers contain the host's secret.
     const response = await fetch(`${url.replace(/\/$/, '')}/ping`, init).catch(() => null)
     response?.body?.cancel().catch(() => {})
-    if (response?.status === 200) return this.#save(markReady(this.#readiness(), Date.now()))
+    if (response?.status === 200) {
+      this.#save(markReady(this.#readiness(), Date.now()))
+      return this.#openModel(this.ctx.storage.kv.get<string>('name') ?? 'default')
+    }
     // The state changed during the ping: the start timed out, or a job found the GPU ready. Only new traffic may trigger another start.
     if (wasStarting && this.state().state !== 'starting') return
     this.#save(markStarting(this.#readiness(), Date.now()))

@@ -1,6 +1,7 @@
 // Health of endpoints, as observed by jobs. The EndpointDO stores it; each isolate caches its last read and its last report.
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
+import type { NamedModel } from './client.ts'
 import { DOWN_MS, type GpuState, type Health, isScheduled } from './readiness.ts'
 
 /** Lifetime of a cached state. All readers of an endpoint share one object, so the cache limits its load. */
@@ -63,10 +64,15 @@ export function endpointOrder(names: readonly string[], attempt: number, now = D
 }
 
 /** Prewarms an endpoint's GPU before expected traffic. Failures are only logged, so callers do not await it. */
-export async function prewarm(env: Env, endpoint: string, why: 'quote' | 'visit' | 'schedule'): Promise<void> {
+export async function prewarm(
+  env: Env,
+  endpoint: string,
+  why: 'quote' | 'visit' | 'schedule',
+  model?: NamedModel,
+): Promise<void> {
   if (configOf(env).prewarm.budget_seconds === 0) return
   await env.ENDPOINT.getByName(endpoint)
-    .prewarm(endpoint, why)
+    .prewarm(endpoint, why, model && { model: model.model, tier: model.tier })
     .catch((cause: unknown) => log('warn', 'a GPU could not be prewarmed', { endpoint, cause }))
 }
 

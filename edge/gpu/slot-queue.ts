@@ -67,6 +67,10 @@ export class SlotQueue {
       if (each.turn < this.#round * JOBS_PER_ROUND && decay(each, now) < NEGLIGIBLE_MS) this.#accounts.delete(name)
   }
 
+  isEmpty(): boolean {
+    return this.#waiting.size === 0 && this.#holding.size === 0
+  }
+
   holds(job: string): boolean {
     return this.#holding.has(job)
   }

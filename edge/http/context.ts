@@ -5,5 +5,7 @@ declare module 'hono' {
   interface ContextVariableMap {
     /** The body limit in bytes, set once the credential is checked. */
     bodyBytes?: number
+    /** The length of the body that was read, without compression. */
+    bodyLength?: number
   }
 }

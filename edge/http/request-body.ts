@@ -52,17 +52,22 @@ async function decompress(body: ReadableStream<Uint8Array>, most: number): Promi
   }
 }
 
-/** Reads and discards the body, for a refusal that does not depend on it. */
-export async function discardBody(c: Context<EdgeEnv>): Promise<void> {
-  const { body } = c.req.raw
-  if (body) await collect(body, 0, DISCARDED_BYTES).catch(() => {})
-}
-
 /**
  * Reads the body and decompresses gzip. The bytes received are counted regardless of Content-Length, and no more than the limit is buffered.
  * Errors: body_too_large, unsupported_media_type, invalid_request.
  */
 export async function readBytes(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
+  const bytes = await receive(c)
+  c.set('bodyLength', bytes.byteLength)
+  return bytes
+}
+
+/** Refuses a body that was read with more than `most` bytes. Errors: body_too_large. */
+export function limitBody(c: Context<EdgeEnv>, most: number): void {
+  if ((c.get('bodyLength') ?? 0) > most) throw tooLarge(most)
+}
+
+async function receive(c: Context<EdgeEnv>): Promise<ArrayBuffer> {
   const most = c.get('bodyBytes')
   if (most === undefined)
     throw new Error(`${c.req.method} ${c.req.path} read its body before its credential was checked`)

@@ -104,15 +104,30 @@ export async function readJson(c: Context<EdgeEnv>): Promise<unknown> {
 export const readOptionalJson = async (c: Context<EdgeEnv>): Promise<unknown> =>
   c.req.raw.body === null || c.req.header('content-length') === '0' ? {} : readJson(c)
 
-/** Reads the parts of a form that are not empty; of several parts with one name, the last. Errors: as readJson. */
-export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, string | File>> {
+/** Whether the body is a form with files. */
+export const isForm = (c: Context<EdgeEnv>): boolean =>
+  /^multipart\/form-data\b/i.test(c.req.header('content-type') ?? '')
+
+type Part = string | File
+
+/**
+ * Reads the parts of a form that are not empty; of several parts with one name, the last. A name that ends in `[]` has all of its parts.
+ * Errors: as readJson.
+ */
+export async function readForm(c: Context<EdgeEnv>): Promise<Record<string, Part | Part[]>> {
   const type = c.req.header('content-type') ?? ''
-  if (!/^multipart\/form-data\b/i.test(type)) throw unsupported(type, 'multipart/form-data')
+  if (!isForm(c)) throw unsupported(type, 'multipart/form-data')
   const body = new Response(await readBytes(c), { headers: { 'content-type': type } })
   const form = await body.formData().catch((cause: unknown) => {
     const reason = cause instanceof Error ? cause.message : 'it cannot be parsed'
     throw new ApiError('invalid_request', `The body is not a form: ${reason}.`)
   })
   const isEmpty = (value: string | File) => (typeof value === 'string' ? value.length : value.size) === 0
-  return Object.fromEntries([...form].filter(([, value]) => !isEmpty(value)))
+  const parts = [...form].filter(([, value]) => !isEmpty(value))
+  const lists = Object.fromEntries(
+    [...new Set(parts.map(([name]) => name))]
+      .filter((name) => name.endsWith('[]'))
+      .map((name) => [name, form.getAll(name)]),
+  )
+  return { ...Object.fromEntries(parts), ...lists }
 }

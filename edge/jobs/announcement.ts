@@ -40,7 +40,22 @@ export function eventOf(job: JobRecord): WebhookEvent {
   return { id: `evt_${job.id}`, type, body, origin: job.origin }
 }
 
+/** The event of a running job after entry `seq` of its log, with its progress. Images follow at its end. */
+export function progressEventOf(job: JobRecord, seq: number): WebhookEvent {
+  const data = { ...dataOf(job), progress: job.progress }
+  const timestamp = new Date().toISOString()
+  const body = JSON.stringify({
+    ...{ type: 'job.progress', timestamp, data },
+    ...(job.dialect && { dialect: job.dialect }),
+  })
+  return { id: `evt_${job.id}_${seq}`, type: 'job.progress', body, origin: job.origin }
+}
+
+/** Whether the request's webhook URL receives the job's end. All images are available at once, so that they are the end of a success. */
+const wantsEnd = ({ webhookEvents = ['completed'], state }: JobRecord) =>
+  webhookEvents.includes('completed') || (webhookEvents.includes('output') && state === 'succeeded')
+
 /** Publishes the event of a finished job. Idempotent, because the `webhook-id` is derived from the job. Throws if a retry is needed. */
 export async function announce(env: Env, job: JobRecord): Promise<void> {
-  await objectOf(env.WEBHOOK, job.account).publish(eventOf(job), job.webhook)
+  await objectOf(env.WEBHOOK, job.account).publish(eventOf(job), wantsEnd(job) ? job.webhook : null)
 }

@@ -1,5 +1,5 @@
 // One attempt of a job: waits for a GPU to accept it, then copies the GPU's stream to the job's log. Errors end up in the log, not in rejections.
-import { PROTOCOL_VERSION } from '#contract'
+import { type JobInput, PROTOCOL_VERSION } from '#contract'
 import type { GpuTimes } from '../config/gpu.ts'
 import { configOf } from '../config.ts'
 import {
@@ -10,6 +10,7 @@ import {
   GpuTimeLimitExceeded,
   GpuTooSlow,
   GpuUnavailable,
+  InputsLost,
   offerJob,
   readEvents,
 } from '../gpu/client.ts'
@@ -18,6 +19,7 @@ import { endpointOrder, reportHealth } from '../gpu/health.ts'
 import type { Frame } from '../gpu/stream.ts'
 import { jittered } from '../platform/backoff.ts'
 import { log } from '../platform/log.ts'
+import { openInputs } from '../results/inputs.ts'
 import { receiptFor } from '../results/receipts.ts'
 import { storeImage } from '../results/results.ts'
 import type { JobLog } from './event-log.ts'
@@ -49,9 +51,17 @@ function gpuCall(env: Env, job: JobRecord, endpoint: string, n: number, abort = 
     signingKey: configOf(env).gpuSigningKey,
     job: job.id,
     request: { protocol: PROTOCOL_VERSION, attempt: n, ...job.request },
+    ...(job.request.inputs && { openFiles: filesOf(env, job, job.request.inputs) }),
     terms: { account: job.account, interactive: job.decision.route === 'turbo', deadline: job.deadline ?? null },
     abort,
   }
+}
+
+/** Opens the input files of a job for one request. Throws InputsLost if they are gone. */
+const filesOf = (env: Env, job: JobRecord, inputs: readonly JobInput[]) => async () => {
+  const files = await openInputs(env, job, inputs)
+  if (!files) throw new InputsLost(`the inputs of ${job.id} are gone`)
+  return files
 }
 
 const endpointsOf = ({ decision: { endpoint, fallbacks = [] } }: JobRecord) => [endpoint, ...fallbacks]
@@ -150,9 +160,9 @@ async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, on
     const event = await loggedEvent(env, jobLog.job(), frame)
     if (frame.event.type === 'failed')
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
-    jobLog.append(attempt, event)
-    if (jobLog.job().attempt !== attempt) return
-    if (isOnLastStep(jobLog.job())) onLastStep()
+    const job = jobLog.append(attempt, event)
+    if (job.attempt !== attempt) return
+    if (isOnLastStep(job)) onLastStep()
   }
 }
 
@@ -198,7 +208,7 @@ function giveUp(env: Env, jobLog: JobLog, n: number, cause: unknown): void {
     jobLog.append(n, { type: 'given_up', code: 'gpu_unavailable', message: NO_GPU, reason })
   else if (cause instanceof GpuTooSlow)
     jobLog.append(n, { type: 'given_up', code: 'max_latency_exceeded', message: cause.message, reason })
-  else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded)
+  else if (cause instanceof GpuRefused || cause instanceof GpuTimeLimitExceeded || cause instanceof InputsLost)
     jobLog.append(n, { ...noImage, reason })
   else jobLog.append(n, { type: 'lost', reason })
   const isLast = jobLog.job().faults >= MAX_FAULTS || cause instanceof GpuTimeLimitExceeded

@@ -63,7 +63,7 @@ export async function serverSentEvent(job: JobRecord, entry: LogEntry, linkOf: L
 const utf8 = new TextEncoder()
 
 /** Resolves to true at the log's next entry, or to false after `ms` milliseconds. */
-function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolean> {
+export function changedWithin(log: Pick<JobLog, 'changed'>, ms: number): Promise<boolean> {
   const { promise: quiet, resolve } = Promise.withResolvers<boolean>()
   const timer = setTimeout(resolve, ms, false)
   const changed = log.changed().then(() => {

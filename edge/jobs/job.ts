@@ -6,11 +6,13 @@ import { GPU_BUDGET_EXHAUSTED, reserveGpuTime, settleGpuTime } from '../gpu/budg
 import { StreamLost } from '../gpu/stream.ts'
 import { log } from '../platform/log.ts'
 import { DAY_MS } from '../platform/units.ts'
+import { deleteInputs } from '../results/inputs.ts'
 import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
 import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
 import { type JobLog, openJobLog } from './event-log.ts'
 import { eventStream, linkToHour } from './events.ts'
+import { reportProgress, wantsProgress } from './progress.ts'
 import {
   countSteps,
   FAILED,
@@ -43,6 +45,7 @@ export class JobDO extends DurableObject<Env> {
   readonly #slot: JobSlot
   #settling: Promise<JobRecord> | null = null
   #isReserving = false
+  #reporting: Promise<void> | null = null
   /** Consecutive failures of settlement or announcement. */
   #failures = 0
   /** The open event streams by reader. */
@@ -263,9 +266,19 @@ export class JobDO extends DurableObject<Env> {
     const onLastStep = () => this.ctx.waitUntil(this.#slot.release(this.#log.job()))
     const done = runAttempt(this.env, this.#log, { n, abort, onLastStep }).then(() => this.#afterAttempt(abort))
     this.#live = { n, abort, done }
+    this.#report()
     this.ctx.waitUntil(
       done.catch((cause: unknown) => log('error', 'an attempt ended abnormally', { job: this.#log.find()?.id, cause })),
     )
+  }
+
+  /** Reports the job's progress to its webhook URL, if its request says so, once for all attempts of this instance. */
+  #report(): void {
+    if (this.#reporting || !wantsProgress(this.#log.job())) return
+    this.#reporting = reportProgress(this.env, this.#log).catch((cause: unknown) =>
+      log('error', 'the progress of a job could not be reported', { job: this.#log.find()?.id, cause }),
+    )
+    this.ctx.waitUntil(this.#reporting)
   }
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
@@ -310,6 +323,7 @@ export class JobDO extends DurableObject<Env> {
 
   async #finishOnce(): Promise<void> {
     const job = await this.#settle()
+    if (!job.announced) await deleteInputs(this.env, job)
     if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
     if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
     if (isOver(this.#log.job())) return this.ctx.storage.setAlarm(retentionEnd(job))

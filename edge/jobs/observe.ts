@@ -1,5 +1,6 @@
 // Records each finished job for operations: one log line and one data point in Analytics Engine.
 
+import { imageOptionsOf } from '#contract'
 import { configOf } from '../config.ts'
 import { log } from '../platform/log.ts'
 import type { Observation } from '../routing/observation.ts'
@@ -62,10 +63,10 @@ export function measure({
   timings,
 }: JobRecord): Observation | null {
   if (state !== 'succeeded' || !timings || finished === null) return null
-  const { model, tier, width, height, steps, guidanceScale } = decision
+  const { model, tier } = decision
   const endpoint = ran ?? decision.endpoint
   const run = timings.encode + timings.denoise + timings.decode
   const waited = Math.max(0, (finished - created) / 1000 - timings.load - run)
-  const megapixel_steps = megapixelSteps({ width, height, steps, guidanceScale, count: request.count })
+  const megapixel_steps = megapixelSteps({ ...decision, ...imageOptionsOf(request), count: request.count })
   return { endpoint, model, tier, created, finished, megapixel_steps, waited, load: timings.load, run }
 }

@@ -1,6 +1,6 @@
 // The record of a job and how events change it. Pure: JobDO stores the record and does the work.
 
-import type { JobEvent, Timings } from '#contract'
+import { hasGuidance, type JobEvent, stepsRun, type Timings } from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
@@ -115,12 +115,16 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
   return progress && 'step' in progress ? progress.image * progress.steps + progress.step : 0
 }
 
+/** The steps that a job runs, over all of its images. */
+const totalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
+  stepsRun(steps, strength) * count
+
 /** Jobs of fewer steps keep their slot to the end: most of their GPU time would not count as usage. */
 const LEAST_STEPS = 4
 
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
 export function isOnLastStep(job: Pick<JobRecord, 'state' | 'request' | 'progress'>): boolean {
-  const steps = job.request.steps * job.request.count
+  const steps = totalSteps(job)
   return job.state === 'running' && steps >= LEAST_STEPS && countSteps(job) >= steps - 1
 }
 
@@ -133,7 +137,7 @@ type Charged = Pick<JobRecord, 'state' | 'price' | 'basePrice' | 'cancelRequeste
 export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, request, ran }: Charged): number {
   if (state === 'succeeded') return price
   if (state !== 'canceled' || !cancelRequested || !ran) return 0
-  const steps = request.steps * request.count
+  const steps = totalSteps({ request })
   return basePrice + Math.floor(((price - basePrice) * Math.min(stepsDone, steps)) / steps)
 }
 
@@ -154,7 +158,7 @@ export function warningsOf({
   adjustments = [],
   warnings,
 }: Pick<JobRecord, 'adjustments' | 'request' | 'warnings'>): JobRecord['warnings'] {
-  if (!request.negative_prompt || request.guidance_scale > 1) return [...adjustments, ...warnings]
+  if (!request.negative_prompt || hasGuidance(request)) return [...adjustments, ...warnings]
   const message = `negative_prompt had no effect: it works through guidance, and this job ran at guidance_scale ${request.guidance_scale}.`
   return [...adjustments, { code: 'negative_prompt_ignored', message }, ...warnings]
 }

@@ -76,6 +76,7 @@ export const ACCOUNT_OPERATIONS: Record<string, Operation> = {
     ...keys,
     summary: 'Replace a key, with an overlap',
     body: rotation,
+    isBodyOptional: true,
     replies: { 201: key('The new key, shown only once') },
   },
   'DELETE /v1/keys/:id': { ...keys, summary: 'Revoke a key', replies: { 204: { description: 'It is revoked' } } },

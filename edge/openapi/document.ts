@@ -20,20 +20,33 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   cancel: 'cancel a job',
   list: 'list jobs',
   follow: 'follow a job by server-sent events',
+  interrupt: "cancel the key's open jobs",
+  choose: 'choose a model for later requests',
   describe: 'facts about the deployment',
-  refuse: 'not offered',
+}
+
+const PROMPT = 'a red heart on a blue background'
+/** Requests of other APIs that run on every deployment. */
+const FOREIGN_EXAMPLES: Readonly<Record<string, Record<string, object>>> = {
+  'POST /v1/predictions': { wait: { input: { prompt: PROMPT, aspect_ratio: '1:1', seed: 7 } } },
+  'POST /sdapi/v1/txt2img': { image: { prompt: PROMPT, width: 512, height: 512, seed: 7 } },
+  'POST /hf': { image: { inputs: PROMPT, parameters: { seed: 7 } } },
 }
 
 const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
 
 /** A route of another provider's API, which documents its requests and replies. */
-const foreignOperation = (dialect: Dialect, route: DialectRoute): Operation => ({
-  ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
-  ...('accepts' in route && { body: z.looseObject({}), bodyType: BODY_TYPES[route.accepts] }),
-  description: 'Requests and replies have the format of the named provider.',
-  replies: { 200: { description: 'The reply in the format of that API' } },
-  hasOwnErrors: true,
-})
+function foreignOperation(dialect: Dialect, route: DialectRoute): Operation {
+  const examples = FOREIGN_EXAMPLES[`${route.method} ${route.path}`]
+  return {
+    ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
+    ...('accepts' in route && { body: z.looseObject({}), bodyType: BODY_TYPES[route.accepts] }),
+    ...(examples && { examples }),
+    description: 'Requests and replies have the format of the named provider.',
+    replies: { 200: { description: 'The reply in the format of that API' } },
+    hasOwnErrors: true,
+  }
+}
 const FOREIGN_OPERATIONS = Object.fromEntries(
   DIALECTS.flatMap((dialect) =>
     dialect.routes.map((route) => [`${route.method} ${route.path}`, foreignOperation(dialect, route)] as const),
@@ -114,11 +127,16 @@ const PATH_PARAMETERS: Record<string, Json> = {
   event: { type: 'string', pattern: '^[A-Za-z0-9_-]{1,100}$' },
   account: { type: 'string', pattern: '^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$' },
 }
+/** A part of a path of another provider's API, such as the owner or the name of a model. */
+const FOREIGN_PARAMETER = { type: 'string', minLength: 1 }
+
+/** A path of Hono as one of OpenAPI. */
+const templateOf = (path: string) => path.replace(/:(\w+)(\{[^}]*\})?/g, '{$1}')
 
 function parametersOf(path: string, { query, headers = {} }: Operation): Json[] {
   const inPath = [...path.matchAll(/:(\w+)/g)].map(([, name]) => ({
     ...{ name, in: 'path', required: true },
-    schema: PATH_PARAMETERS[name!],
+    schema: PATH_PARAMETERS[name!] ?? FOREIGN_PARAMETER,
   }))
   const inQuery = Object.entries(query?.shape ?? {}).map(([name, schema]) => ({
     ...{ name, in: 'query', required: false },
@@ -192,7 +210,7 @@ function paths(): Json {
   const found: Record<string, Json> = {}
   for (const [route, operation] of Object.entries(OPERATIONS)) {
     const [method, path] = route.split(' ') as [string, string]
-    const name = path.replace(/:(\w+)/g, '{$1}')
+    const name = templateOf(path)
     found[name] = { ...found[name], [method.toLowerCase()]: operationOf(route, operation) }
   }
   return found

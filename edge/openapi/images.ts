@@ -1,6 +1,9 @@
 // The operations for images, jobs and models.
+import * as z from 'zod'
 import { generation } from '../requests/generation-request.ts'
 import { page } from '../requests/view.ts'
+import { query as prewarmQuery } from '../routes/prewarm.ts'
+import { openaiRequest } from './openai-request.ts'
 import type { Operation, Reply } from './operation.ts'
 import * as replies from './replies.ts'
 
@@ -37,7 +40,7 @@ const images = { tag: 'Images', body: generation }
 
 export const IMAGE_OPERATIONS: Record<string, Operation> = {
   'POST /v1/images/generations': {
-    ...images,
+    ...{ ...images, body: openaiRequest },
     summary: 'Generate images and wait for them',
     description:
       "OpenAI's route. The member `octet` of the reply has the job, the route with its reason, and the price.",
@@ -69,7 +72,8 @@ export const IMAGE_OPERATIONS: Record<string, Operation> = {
   },
   'POST /v1/prewarm': {
     tag: 'Images',
-    summary: 'Start the GPU ahead of a request',
+    summary: 'Start the GPU ahead of a request, and open a model on it',
+    query: prewarmQuery,
     replies: { 202: { description: 'The state of the GPU per offer', schema: replies.prewarmed } },
   },
   'GET /v1/models': {
@@ -111,6 +115,15 @@ export const IMAGE_OPERATIONS: Record<string, Operation> = {
     tag: 'Jobs',
     summary: 'A signed receipt per image',
     replies: { 200: { description: 'The receipts', schema: replies.receipts } },
+  },
+  'POST /v1/verify': {
+    tag: 'Jobs',
+    summary: 'Read the marks of an image file',
+    description: 'For everyone, without a key. Nothing is stored. Signatures of content credentials are not checked.',
+    body: z.string().describe('the bytes of a PNG, JPEG or WebP file'),
+    bodyType: 'application/octet-stream',
+    headers: { 'Octet-Receipt': 'The receipt of the file, to be checked as well.' },
+    replies: { 200: { description: 'What the file states', schema: replies.verification } },
   },
   'DELETE /v1/jobs/:id': { tag: 'Jobs', summary: 'Cancel a job', replies: { 200: ENDED, 202: OPEN } },
   'POST /v1/jobs/:id/cancel': { tag: 'Jobs', summary: 'Cancel a job', replies: { 200: ENDED, 202: OPEN } },

@@ -43,6 +43,7 @@ export const WEBHOOK_OPERATIONS: Record<string, Operation> = {
     ...webhooks,
     summary: 'Replace the key of an endpoint, with an overlap',
     body: rotation,
+    isBodyOptional: true,
     replies: { 201: { description: 'The new key, shown only once', schema: replies.webhookKeys } },
   },
   'POST /v1/webhooks/:id/test': {

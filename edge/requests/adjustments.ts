@@ -1,15 +1,16 @@
 // Differences between a request and the decision of route.ts, as warnings.
 import type { Route } from '#contract'
 import type { Decision, WantedSize, Warning } from '../routing/decision.ts'
+import { fieldsOfGuidance } from './image-options.ts'
 
 /** The qualities that name a route. */
 const QUALITY_ROUTES: Readonly<Record<string, Route>> = { draft: 'turbo', low: 'turbo', high: 'full' }
 
-type Asked = { model: string; quality: string; route: string }
+type Asked = Parameters<typeof fieldsOfGuidance>[0] & { model: string; quality: string; route: string }
 
 /** Warnings about a decision that differs from the request. */
 export function describeAdjustments(
-  { model, quality, route }: Asked,
+  { model, quality, route, ...options }: Asked,
   decision: Decision,
   wanted?: WantedSize,
 ): Warning[] {
@@ -25,6 +26,10 @@ export function describeAdjustments(
   if (wantedRoute && wantedRoute !== decision.route) {
     const message = `quality "${quality}" had no effect: it is the ${wantedRoute} route, and ${decision.model} has only the ${decision.route} route.`
     warnings.push({ code: 'quality_ignored', message })
+  }
+  for (const name of decision.guidanceScale > 1 ? [] : fieldsOfGuidance(options)) {
+    const message = `${name} had no effect: it works through guidance, and this job ran at guidance_scale ${decision.guidanceScale}.`
+    warnings.push({ code: `${name}_ignored`, message })
   }
   return warnings
 }

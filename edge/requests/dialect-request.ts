@@ -1,12 +1,15 @@
 // Reads the request of a dialect, and translates it to a native request.
 import type { Context } from 'hono'
+import { configOf } from '../config.ts'
 import type { DialectRequest, DialectRoute } from '../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError, shorten } from '../http/errors.ts'
-import { parseFields, readForm, readJson } from '../http/validation.ts'
+import { isForm, parseFields, readForm, readJson } from '../http/validation.ts'
+import { objectOf } from '../platform/durable-objects.ts'
 import type { Warning } from '../routing/decision.ts'
 import { generation } from './generation-request.ts'
-import { createSubmission, withoutNulls } from './submission.ts'
+import { typedFields } from './inputs/form-fields.ts'
+import { createSubmission, limitBodyWithoutImage, withoutNulls } from './submission.ts'
 
 type SubmitRoute = Extract<DialectRoute, { action: 'submit' }>
 
@@ -15,8 +18,10 @@ const isObject = (body: unknown): body is Record<string, unknown> =>
 
 /** Reads a JSON object or a form. Errors: unsupported_media_type, body_too_large, invalid_request. */
 async function readBody(c: Context<EdgeEnv>, accepts: SubmitRoute['accepts']): Promise<Record<string, unknown>> {
-  if (accepts === 'form') return readForm(c)
-  const fields = withoutNulls(await readJson(c))
+  const isTyped = accepts !== 'form' && isForm(c)
+  const fields = accepts === 'form' || isTyped ? await readForm(c) : withoutNulls(await readJson(c))
+  limitBodyWithoutImage(c, fields)
+  if (isTyped) return typedFields(fields as Record<string, unknown>)
   // The native schema rejects a body that is not an object.
   return isObject(fields) ? fields : parseFields(generation, generation.shape, fields)
 }
@@ -62,6 +67,14 @@ function renameParams(thrown: unknown, names: Readonly<Record<string, string>>):
   })
 }
 
+/** The model that the key has chosen, if the deployment still has it. */
+async function choiceOf(c: Context<EdgeEnv>): Promise<{ model?: string }> {
+  const { account, keyId } = c.get('credential')
+  const model = await objectOf(c.env.ACCOUNT, account).chosenModel(keyId)
+  const isServed = configOf(c.env).catalog.offers.some((offer) => offer.model === model)
+  return model !== null && isServed ? { model } : {}
+}
+
 /** Reads a request of a dialect and translates it. A request that waits for the job's end joins a recent equal one that is running. */
 export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { accepts, parse }: SubmitRoute) {
   const request = await readDialectRequest(c, accepts)
@@ -72,8 +85,10 @@ export async function readTranslation(c: Context<EdgeEnv>, dialect: string, { ac
   const source = {
     ...{ dialect, joins: typeof wait === 'string', warnings: [...(translation.warnings ?? []), ...warnings] },
     ...(translation.wantedSize && { wantedSize: translation.wantedSize }),
+    ...(translation.webhookEvents && { webhookEvents: translation.webhookEvents }),
   }
-  const created = await createSubmission(c, fields, source).catch((thrown: unknown) => {
+  const choice = translation.usesChoice && fields.model === undefined ? await choiceOf(c) : {}
+  const created = await createSubmission(c, { ...fields, ...choice }, source).catch((thrown: unknown) => {
     throw renameParams(thrown, names)
   })
   return { request, wait, files, ...created }

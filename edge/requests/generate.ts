@@ -11,6 +11,7 @@ import { ApiError } from '../http/errors.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 import { log } from '../platform/log.ts'
+import { type InputFile, storeInputs } from '../results/inputs.ts'
 import { areStored } from '../results/results.ts'
 import { checkContent } from './content-policy.ts'
 import { admissionError, nextDayHeaders } from './refusals.ts'
@@ -20,6 +21,8 @@ import { admissionError, nextDayHeaders } from './refusals.ts'
  * joins an equal one of the last minute that is running.
  */
 export type Submission = {
+  /** The files of `spec.request.inputs`. */
+  inputs: readonly InputFile[]
   credential: Credential
   spec: JobSpec
   idempotencyKey: string | null
@@ -52,7 +55,8 @@ async function admit(env: Env, submission: Submission): Promise<Admitted> {
   // Moderation precedes the reservation of a price.
   checkConfig(env)
   const account = objectOf(env.ACCOUNT, submission.spec.account)
-  const admission = await account.admit({ ...submission, exhausted: await isGpuBudgetExhausted(env) })
+  const { inputs: _, ...admitted } = submission
+  const admission = await account.admit({ ...admitted, exhausted: await isGpuBudgetExhausted(env) })
   const refusal = admissionError(admission)
   if (refusal) throw refusal
   switch (admission.kind) {
@@ -93,6 +97,8 @@ async function start(env: Env, submission: Submission, begin: Begin): Promise<Su
   const admitted = await admit(env, await withVerdict(env, submission))
   if ('reused' in admitted) return { job: admitted.reused, reused: true, rates: admitted.rates }
   const { reservation, isRepeated, rates } = admitted
+  // The job of a settled reservation has ended, and its inputs are deleted.
+  if (reservation.spec) await storeInputs(env, reservation.spec, submission.inputs)
   const joined = isRepeated && submission.idempotencyKey === null && submission.spec.name === null
   return { job: checkJob(await begin(reservation, isRepeated), reservation), reused: false, joined, rates }
 }

@@ -1,22 +1,40 @@
 // The fields of an image request, with OpenAI's names where OpenAI has them, and the job specification of a request.
 
 import * as z from 'zod'
-import { describeOversize, LIMITS, OUTPUT_FORMATS, ROUTES, seed, TIERS } from '#contract'
+import {
+  DEFAULT_STRENGTH,
+  describeInputs,
+  describeOversize,
+  IMAGE_FITS,
+  type ImageOptions,
+  imageOptionsOf,
+  LIMITS,
+  OUTPUT_FORMATS,
+  REPAINTS,
+  ROUTES,
+  seed,
+  stepsRun,
+  TIERS,
+} from '#contract'
 import type { JobSpec } from '../accounts/job-spec.ts'
 import { type Credential, sha256 } from '../auth/keys.ts'
 import type { Catalog } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
+import type { WebhookEventKind } from '../dialects/definition/public-job.ts'
 import { ApiError } from '../http/errors.ts'
+import { parseFields } from '../http/validation.ts'
 import { newJobId } from '../jobs/job-id.ts'
 import { microdollarsWithin } from '../platform/units.ts'
+import type { InputFile } from '../results/inputs.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
 import { resolveModel } from '../routing/alias.ts'
 import { type Decision, QUALITIES, type RouteRequest, type WantedSize, type Warning } from '../routing/decision.ts'
 import { latencyMs, observations } from '../routing/forecast.ts'
-import { megapixelSteps, price } from '../routing/price.ts'
+import { megapixelSteps, price, type Work } from '../routing/price.ts'
 import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
+import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -38,6 +56,12 @@ const size = z
 
 /** A blank text counts as absent, so that it does not affect the route. */
 const blankable = text(0, LIMITS.promptCharacters).overwrite((text) => (isBlank(text) ? '' : text))
+
+/** An input image. Larger texts exceed the limit of a body. */
+const file = z
+  .string()
+  .min(1)
+  .describe('base64, a data: URL, an https:// address, or the id of a job with the index of its image')
 
 /** The most previews of an image, and the number for `preview: true`. */
 const PREVIEWS = 3
@@ -62,8 +86,7 @@ export const generation = z.strictObject({
     .optional(),
   steps: integer(LIMITS.steps).optional(),
   guidance_scale: number(LIMITS.guidanceScale).optional(),
-  /** Tokens of T5, as in diffusers. */
-  max_sequence_length: integer(LIMITS.maxSequenceLength).optional(),
+  ...imageOptionFields,
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -82,10 +105,27 @@ export const generation = z.strictObject({
   webhook: z.string().describe('an https:// address').optional(),
   /** Whether to return the images of an identical finished job, free of charge. */
   reuse: z.boolean().describe('true or false').optional(),
+  /** The input image, and the mask of the part to repaint; see inputs/read-inputs.ts. */
+  image: file.optional(),
+  mask: file.optional(),
+  /** The share of the steps that run on the input image. */
+  strength: number(LIMITS.strength).optional(),
+  image_fit: choice(IMAGE_FITS).optional(),
+  repaint: choice(REPAINTS).optional(),
+  mask_feather: number({ min: 0, max: LIMITS.maskFeather }).optional(),
   /** OpenAI's fields, accepted and ignored. */
   user: text(0, 256).optional(),
 })
 export type Generation = z.infer<typeof generation>
+
+/** The same with an input image, whose prompt may be blank. */
+const generationFromImage = generation.extend({ prompt: blankable.default('') })
+
+/** The fields of a native request. Errors: invalid_request. */
+export function parseGeneration(body: unknown): Generation {
+  const hasImage = typeof body === 'object' && body !== null && 'image' in body
+  return parseFields(hasImage ? generationFromImage : generation, generation.shape, body)
+}
 
 const unlessAuto = <T extends string>(value: T | 'auto') => (value === 'auto' ? undefined : value)
 
@@ -122,11 +162,12 @@ function previewSteps({ preview, partial_images }: Generation, steps: number): {
 
 /** The routing request for route.ts. A wanted size replaces the size of the fields. */
 function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedSize): RouteRequest {
-  const { negative_prompt, quality, steps, guidance_scale, max_cost, max_latency_ms } = fields
+  const { negative_prompt, quality, guidance_scale, max_cost, max_latency_ms } = fields
   return {
     // The text for T5 decides whether the request needs T5.
     prompt: fields.prompt_3 || fields.prompt,
-    ...{ negativePrompt: negative_prompt, quality, steps, guidanceScale: guidance_scale },
+    ...{ negativePrompt: negative_prompt, quality, steps: stepsOf(fields), guidanceScale: guidance_scale },
+    guidanceFields: fieldsOfGuidance(fields),
     route: unlessAuto(fields.route),
     model: fields.model === 'auto' ? undefined : resolveModel(catalog, fields.model),
     isQualityHint: fields.model !== 'auto',
@@ -138,20 +179,32 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
-/** The routing decision for a request and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the refusals of route.ts. */
-export async function routeAndPrice(
-  fields: Generation,
-  env: Env,
-  wantedSize?: WantedSize,
-): Promise<{ decision: Decision; price: number; basePrice: number }> {
+type Priced = { decision: Decision; options: ImageOptions; work: Work; price: number; basePrice: number }
+
+/** The share of the steps that run on the input image; undefined without one. A quote has no need of the image itself. */
+const strengthOf = ({ image, strength }: Generation) => strength ?? (image === undefined ? undefined : DEFAULT_STRENGTH)
+
+/**
+ * The routing decision for a request, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the
+ * refusals of route.ts and invalid_request.
+ */
+export async function routeAndPrice(fields: Generation, env: Env, wantedSize?: WantedSize): Promise<Priced> {
   const { catalog, prices } = configOf(env)
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
-  const workOf = (decision: Decision) => ({ ...decision, count: fields.n })
+  const strength = strengthOf(fields)
+  const workOf = (decision: Decision) => ({
+    ...decision,
+    ...chooseImageOptions(fields, decision),
+    ...(strength !== undefined && { strength }),
+    count: fields.n,
+  })
   const decision = chooseRoute(routeRequest(fields, catalog, wantedSize), catalog, (decision) => ({
     price: price(workOf(decision), prices),
     latencyMs: latencyMs(seen, decision, megapixelSteps(workOf(decision))),
   }))
-  return { decision, price: price(workOf(decision), prices), basePrice: prices.base }
+  const work = workOf(decision)
+  const options = imageOptionsOf(work)
+  return { decision, options, work, price: price(work, prices), basePrice: prices.base }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -163,24 +216,28 @@ function checkReuse({ seed, webhook }: Generation, name: string | null): void {
   if (name !== null) throw refuse('the job has a name; use POST /v1/jobs')
 }
 
-/** Additions of a dialect to the fields: the wanted size, and warnings about its own adjustments. */
-export type Addition = { wantedSize?: WantedSize; warnings?: readonly Warning[] }
+/** Additions of a dialect to the fields: the wanted size, warnings about its own adjustments, and the events for the webhook. */
+export type Addition = {
+  wantedSize?: WantedSize
+  warnings?: readonly Warning[]
+  webhookEvents?: readonly WebhookEventKind[]
+}
 
 /** The worker's address in the request, the caller's name for the job, and the request's dialect. */
-type Origin = Addition & { origin: string; name: string | null; dialect: string | null }
+type Origin = Addition & { origin: string; name: string | null; dialect: string | null; inputs: readonly InputFile[] }
 
 /** The job specification of a request: routed, seeded and priced. */
 export async function createJobSpec(
   fields: Generation,
   env: Env,
   credential: Credential,
-  { origin, name, dialect, wantedSize, warnings = [] }: Origin,
+  { origin, name, dialect, wantedSize, warnings = [], webhookEvents, inputs }: Origin,
 ): Promise<JobSpec> {
   const { account, keyId } = credential
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
+  const { decision, options, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -200,25 +257,46 @@ export async function createJobSpec(
     text_convention: 'diffusers' as const,
     ...(fields.prompt_2 && { prompt_2: fields.prompt_2 }),
     ...(fields.prompt_3 && { prompt_3: fields.prompt_3 }),
-    ...(fields.max_sequence_length && { max_sequence_length: fields.max_sequence_length }),
-    ...previewSteps(fields, decision.steps),
+    ...options,
+    ...previewSteps(fields, stepsRun(decision.steps, options.strength)),
+    ...imageFields(fields, inputs),
   }
+  const contradiction = describeInputs(request)
+  if (contradiction) throw new ApiError('invalid_request', `${capitalize(contradiction)}.`, { param: 'image' })
   const oversize = describeOversize(request)
   if (oversize) throw new ApiError('invalid_request', `${capitalize(oversize)}.`, { param: 'output_format' })
   const created = Date.now()
   return {
     id: newJobId(),
     name,
-    fingerprint: await sha256(JSON.stringify(wantedSize ? { ...fields, wantedSize } : fields)),
+    fingerprint: await fingerprintOf(fields, inputs, wantedSize),
     digest: await digestOf(request),
     adjustments: [...warnings, ...describeAdjustments(fields, decision, wantedSize)],
     ...{ origin, account, keyId, dialect, request, decision, price, basePrice },
     token: 'token' in credential ? credential.token.id : null,
     webhook: fields.webhook ?? null,
+    ...(webhookEvents && { webhookEvents }),
     created,
     ...(fields.max_latency_ms && { deadline: created + fields.max_latency_ms }),
     retentionDays: DEFAULT_RETENTION_DAYS,
   }
+}
+
+/** The request's fields about its input image. */
+function imageFields(fields: Generation, inputs: readonly InputFile[]): Partial<JobSpec['request']> {
+  const { image_fit, repaint, mask_feather } = fields
+  return {
+    ...(inputs.length > 0 && { inputs: inputs.map(({ source: _, ...input }) => input) }),
+    ...(image_fit && { image_fit }),
+    ...(repaint && { repaint }),
+    ...(mask_feather !== undefined && { mask_feather }),
+  }
+}
+
+/** A hash of the fields, with the contents of files in place of their addresses. */
+function fingerprintOf(fields: Generation, inputs: readonly InputFile[], wantedSize?: WantedSize): Promise<string> {
+  const files = Object.fromEntries(inputs.map(({ name, sha256 }) => [name, sha256]))
+  return sha256(JSON.stringify({ ...fields, ...files, ...(wantedSize && { wantedSize }) }))
 }
 
 const capitalize = (text: string) => `${text[0]!.toUpperCase()}${text.slice(1)}`

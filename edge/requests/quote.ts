@@ -2,22 +2,21 @@
 import type { Context } from 'hono'
 import { gpuState, prewarm } from '../gpu/health.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { parseFields } from '../http/validation.ts'
 import { forecastFor, observations } from '../routing/forecast.ts'
 import { megapixelSteps } from '../routing/price.ts'
-import { generation, routeAndPrice } from './generation-request.ts'
+import { parseGeneration, routeAndPrice } from './generation-request.ts'
 
 /**
  * The price, route and reason of a request, the probability of a cold start, and the expected duration. The price is exactly the amount
  * that the same request reserves; probabilities and times are based on past jobs, and null without any.
  */
 export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
-  const fields = parseFields(generation, generation.shape, body)
-  const { decision, price } = await routeAndPrice(fields, c.env)
+  const fields = parseGeneration(body)
+  const { decision, work, price } = await routeAndPrice(fields, c.env)
   const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
   const seen = await observations(c.env.DB, [decision])
   c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))
-  const forecast = forecastFor(seen, decision, megapixelSteps({ ...decision, count: fields.n }))
+  const forecast = forecastFor(seen, decision, megapixelSteps(work))
   return {
     object: 'quote',
     price_microdollars: price,

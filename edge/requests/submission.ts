@@ -1,12 +1,18 @@
 // Reads image requests, and handles callers that wait for the result.
 import type { Context } from 'hono'
+import { LIMITS } from '#contract'
+import { requireScope } from '../auth/auth.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
-import { parseFields, readJson } from '../http/validation.ts'
+import { limitBody } from '../http/request-body.ts'
+import { isForm, readForm, readJson } from '../http/validation.ts'
 import { isFinal, type JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
+import type { InputFile } from '../results/inputs.ts'
 import { generateNow, idempotencyKey, type Submission, type Submitted, submit } from './generate.ts'
-import { type Addition, createJobSpec, type Generation, generation } from './generation-request.ts'
+import { type Addition, createJobSpec, type Generation, parseGeneration } from './generation-request.ts'
+import { typedFields, withFilesAsText } from './inputs/form-fields.ts'
+import { readInputs } from './inputs/read-inputs.ts'
 
 /** Removes null fields, which many clients send for unset ones. A body other than an object is unchanged. */
 export function withoutNulls(body: unknown): unknown {
@@ -33,32 +39,60 @@ export async function createSubmission(
   body: unknown,
   { name = null, dialect = null, joins = false, ...addition }: Source = {},
 ): Promise<{ fields: Generation; submission: Submission }> {
-  const fields = parseFields(generation, generation.shape, body)
+  const fields = parseGeneration(isRecord(body) ? await withFilesAsText(body) : body)
   const credential = c.get('credential')
   if ('token' in credential) checkTokenFields(fields)
   const { origin } = new URL(c.req.url)
-  const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect, ...addition })
+  const inputs = await openInputs(c, fields)
+  const spec = await createJobSpec(fields, c.env, credential, { origin, name, dialect, inputs, ...addition })
   const retried = fields.seed !== undefined || Number(c.req.header('x-stainless-retry-count') ?? 0) > 0
   const key = idempotencyKey(c.req.header('idempotency-key'))
-  return { fields, submission: { credential, spec, idempotencyKey: key, retried, joins, reuse: fields.reuse ?? false } }
+  const reuse = fields.reuse ?? false
+  return { fields, submission: { credential, spec, inputs, idempotencyKey: key, retried, joins, reuse } }
+}
+
+/** The input files of a request, whose key is checked before anything is fetched. Errors: those of readInputs, and of the key. */
+async function openInputs(c: Context<EdgeEnv>, { image, mask }: Generation): Promise<InputFile[]> {
+  if (image === undefined && mask === undefined) return []
+  const credential = await requireScope(c, 'generate')
+  return readInputs({ env: c.env, credential, ownUrl: c.req.url }, { image, mask })
+}
+
+const isRecord = (body: unknown): body is Record<string, unknown> =>
+  typeof body === 'object' && body !== null && !Array.isArray(body)
+
+/** Names of fields that may have an input image, in the native API and in dialects. */
+const IMAGE_NAME = /image|mask|^inputs?$/i
+const hasImageField = (body: unknown) => isRecord(body) && Object.keys(body).some((name) => IMAGE_NAME.test(name))
+
+/** Refuses a body above the limit of one without an image, which its fields show. Errors: body_too_large. */
+export function limitBodyWithoutImage(c: Context<EdgeEnv>, body: unknown): void {
+  if (!hasImageField(body)) limitBody(c, LIMITS.requestBytes)
 }
 
 /** Reads a native request. `name` is the caller's name for the job. */
-export const readSubmission = async (c: Context<EdgeEnv>, name: string | null = null) =>
-  createSubmission(c, withoutNulls(await readJson(c)), { name })
+export async function readSubmission(c: Context<EdgeEnv>, name: string | null = null) {
+  const body = isForm(c) ? typedFields(await readForm(c)) : withoutNulls(await readJson(c))
+  limitBodyWithoutImage(c, body)
+  return createSubmission(c, body, { name })
+}
 
 /**
- * Cancels a job when its waiting caller disconnects before the response, if the request has `on_disconnect: cancel`. `onJob` takes the
- * job's id; `done` must be called before the response is returned, or at the end of a stream, which calls `leave` when its reader cancels it.
+ * Watches for the disconnection of a waiting caller before the response. With `on_disconnect: cancel` it cancels the job; otherwise the job
+ * is kept for a retry, if its requests join equal ones. `onJob` takes the job's id; `done` must be called before the response is returned,
+ * or at the end of a stream, which calls `leave` when its reader cancels it.
  */
-export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) {
+export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation, isKept = false) {
   const id = crypto.randomUUID()
   const { promise, resolve } = Promise.withResolvers<void>()
   const { signal } = c.req.raw
   const over = new AbortController()
   const cancels = on_disconnect === 'cancel'
+  const keep = (job: string) => objectOf(c.env.ACCOUNT, c.get('credential').account).keepUndelivered(job)
   const leave = (job: string) => {
-    if (cancels && !over.signal.aborted) resolve(objectOf(c.env.JOB, job).leave(id))
+    if (over.signal.aborted) return
+    if (cancels) resolve(objectOf(c.env.JOB, job).leave(id))
+    else if (isKept) resolve(keep(job))
   }
   const watch = (job: string) => {
     if (signal.aborted) leave(job)
@@ -71,7 +105,7 @@ export function watchCaller(c: Context<EdgeEnv>, { on_disconnect }: Generation) 
     resolve()
   }
   const keepAlive = (work: Promise<unknown>) => c.executionCtx.waitUntil(work)
-  return { id, onJob: cancels ? watch : () => {}, leave, keepAlive, done }
+  return { id, onJob: cancels || isKept ? watch : () => {}, leave, keepAlive, done }
 }
 
 /** Waits for a job's end, at most `limitMs` milliseconds, for its caller, whose disconnection may cancel it. */
@@ -94,7 +128,7 @@ export function generateAsCaller(
   submission: Submission,
   onJob: (job: string) => void = () => {},
 ): Promise<Submitted> {
-  const caller = watchCaller(c, fields)
+  const caller = watchCaller(c, fields, submission.joins && submission.idempotencyKey === null)
   const announce = (job: string) => {
     onJob(job)
     caller.onJob(job)

@@ -2,13 +2,13 @@
 // `npm run verify` checks receipts with it.
 import { base64url, compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
-import { jobRequest, ROUTES } from '#contract'
+import { imageOptionFields, jobRequest, ROUTES } from '#contract'
 
 export const RECEIPT = { version: 1, type: 'octet-receipt+jws', algorithm: 'EdDSA' } as const
 
 const { model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention } =
   jobRequest.shape
-const { max_sequence_length, prompt_metadata } = jobRequest.shape
+const { prompt_metadata } = jobRequest.shape
 const count = z.int().min(0)
 const digest = z.string().regex(/^[A-Za-z0-9_-]{43}$/)
 
@@ -32,7 +32,8 @@ export const receiptClaims = z.strictObject({
   prompt_3_digest: digest.optional(),
   parameters: z.strictObject({
     ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
-    ...{ max_sequence_length, prompt_metadata },
+    ...imageOptionFields,
+    prompt_metadata,
     route: z.enum(ROUTES),
   }),
   /** SHA-256 of the package's manifest, which lists the digest of every file; and the device. */

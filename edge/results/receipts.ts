@@ -1,6 +1,6 @@
 // Signs the receipts of finished images with the newest key in RECEIPT_SIGNING_KEYS. The public halves of older keys stay available.
 import { base64url, CompactSign, importJWK, type JSONWebKeySet } from 'jose'
-import type { JobRequest, Route, Timings } from '#contract'
+import { imageOptionsOf, type JobRequest, type Route, type Timings } from '#contract'
 import type { ReceiptKeys } from '../config/secrets.ts'
 import { configOf } from '../config.ts'
 import { promptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
@@ -27,8 +27,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
   const { request, decision, timings } = job
   if (!timings) throw new Error(`job ${job.id} has no receipt before it has finished`)
   const { prompt, negative_prompt, count, model, tier, width, height, steps, guidance_scale } = request
-  const { output_format, output_quality, text_convention, prompt_2, prompt_3, max_sequence_length, prompt_metadata } =
-    request
+  const { output_format, output_quality, text_convention, prompt_2, prompt_3, prompt_metadata } = request
   const salt = base64url.encode(crypto.getRandomValues(new Uint8Array(16)))
   return {
     version: RECEIPT.version,
@@ -43,7 +42,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
     ...(prompt_3 && { prompt_3_digest: await promptDigest(salt, 'prompt_3', prompt_3) }),
     parameters: {
       ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
-      ...(max_sequence_length && { max_sequence_length }),
+      ...imageOptionsOf(request),
       ...(prompt_metadata === false && { prompt_metadata }),
       route: decision.route,
     },

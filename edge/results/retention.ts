@@ -10,6 +10,9 @@ export type RetentionDays = (typeof RETENTION_DAYS)[number]
 /** Returns the R2 prefix of an account's images. infra/results-lifecycle.json has a rule for each retention period. */
 export const resultPrefix = (days: RetentionDays, account: string) => `results/${days}d/${account}/`
 
+/** The R2 prefix of an account's input files. infra/results-lifecycle.json deletes them after a day, if a job's end did not. */
+export const inputPrefix = (account: string) => `inputs/${account}/`
+
 /** Days for which a job is kept after its images expire. */
 export const RECORD_DAYS = 7
 /** Days for which an account keeps usage by key; GET /v1/usage covers up to a year. Older usage is kept by tier only. */

@@ -1,8 +1,11 @@
 // The access rules and body limits of every route.
 import { LIMITS } from '#contract'
-import { type Access, byKey, byKeyOrToken, generates } from '../auth/access.ts'
+import { type Access, byKey, byKeyOrToken, generates, UPLOAD_BYTES } from '../auth/access.ts'
 import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
+
+/** Of a file whose marks are read. Larger than any PNG of 2048² pixels. */
+const VERIFIED_BYTES = 16 * 1024 * 1024
 
 const NATIVE: Readonly<Record<string, Access>> = {
   'GET /healthz': { by: 'anyone' },
@@ -28,7 +31,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'POST /v1/keys/:id/rotate': { by: 'manager' },
 
   'POST /v1/jobs': generates,
-  'PUT /v1/jobs/:id': { ...byKey('generate'), bodyBytes: LIMITS.requestBytes, admits: true },
+  'PUT /v1/jobs/:id': { ...byKey('generate'), bodyBytes: UPLOAD_BYTES, admits: true },
   'POST /v1/quote': { ...byKeyOrToken(), bodyBytes: LIMITS.requestBytes },
 
   'GET /v1/jobs': byKey('read'),
@@ -45,6 +48,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'GET /v1/models/:id': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
   'POST /v1/playground/tokens': { by: 'anyone' },
+  'POST /v1/verify': { by: 'anyone', bodyBytes: VERIFIED_BYTES },
   'POST /v1/tokens': byKey('generate'),
   'GET /v1/usage': byKey('read'),
 
@@ -68,8 +72,9 @@ const BY_ACTION: Record<DialectRoute['action'], Access> = {
   follow: { by: 'link', scope: 'read', tokens: true },
   cancel: byKeyOrToken('generate'),
   list: byKey('read'),
+  interrupt: byKeyOrToken('generate'),
+  choose: byKey('generate'),
   describe: byKeyOrToken(),
-  refuse: byKeyOrToken('generate'),
 }
 
 /** The rules of all routes with those of these dialects. */

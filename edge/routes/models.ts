@@ -2,9 +2,7 @@ import { Hono } from 'hono'
 import type { Offer } from '../config/catalog.ts'
 import { configOf } from '../config.ts'
 import type { EdgeEnv } from '../http/context.ts'
-import { ApiError } from '../http/errors.ts'
-import { shown } from '../http/validation.ts'
-import { resolveModel } from '../routing/alias.ts'
+import { checkModel } from '../routing/alias.ts'
 
 /** A model in OpenAI's format. `octet` lists its routes, tiers and defaults. */
 const describeModel = (id: string, offers: readonly Offer[]) => ({
@@ -24,9 +22,7 @@ export const models = new Hono<EdgeEnv>()
   .get('/:id', (c) => {
     const id = c.req.param('id')
     const { catalog } = configOf(c.env)
-    const model = resolveModel(catalog, id)
+    const model = checkModel(catalog, id)
     const offers = catalog.offers.filter((offer) => model === undefined || offer.model === model)
-    if (offers.length > 0) return c.json(describeModel(id, offers))
-    const served = [...new Set(catalog.offers.map((offer) => offer.model))].join(', ')
-    throw new ApiError('not_found', `model is ${shown(id)}; this deployment serves ${served}.`, { param: 'model' })
+    return c.json(describeModel(id, offers))
   })

@@ -1,5 +1,7 @@
 // Model names of other providers that the deployment serves with its own models. Pure.
 import type { Catalog } from '../config/catalog.ts'
+import { ApiError } from '../http/errors.ts'
+import { shown } from '../http/validation.ts'
 
 const isMatch = (alias: string, name: string) =>
   alias.endsWith('*') ? name.startsWith(alias.slice(0, -1)) : alias === name
@@ -18,4 +20,13 @@ export function resolveModel(
     .toSorted((a, b) => b.length - a.length)[0]
   const model = alias === undefined ? name : aliases[alias]!
   return model === 'auto' ? undefined : model
+}
+
+/** The model that serves a requested name, as `resolveModel` finds it. Errors: not_found for a name without an offer. */
+export function checkModel(catalog: Pick<Catalog, 'aliases' | 'offers'>, name: string): string | undefined {
+  const model = name === 'auto' ? undefined : resolveModel(catalog, name)
+  const served = new Set(catalog.offers.map((offer) => offer.model))
+  if (model === undefined || served.has(model)) return model
+  const message = `model is ${shown(name)}; this deployment serves ${['auto', ...served].join(', ')}.`
+  throw new ApiError('not_found', message, { param: 'model' })
 }

@@ -1,5 +1,5 @@
 // The request for a route, and the decision.
-import type { Route, Tier } from '#contract'
+import type { ImageOptions, Route, Tier } from '#contract'
 
 export const QUALITIES = ['auto', 'draft', 'low', 'standard', 'medium', 'high'] as const
 
@@ -18,6 +18,8 @@ export type RouteRequest = {
   tier?: Tier | undefined
   steps?: number | undefined
   guidanceScale?: number | undefined
+  /** Fields of the request that work through guidance, besides the negative prompt. */
+  guidanceFields?: readonly string[]
   size?: { width: number; height: number } | undefined
   /** Replaces `size`. */
   wantedSize?: WantedSize | undefined
@@ -37,6 +39,8 @@ export type Decision = {
   fallbacks?: string[]
   steps: number
   guidanceScale: number
+  /** The offer's sampler, for requests that name none. */
+  sampler?: NonNullable<ImageOptions['sampler']>
   width: number
   height: number
   /** A sentence for humans. */

@@ -1,11 +1,17 @@
-import type { Tier } from '#contract'
+import { countEvaluations, type ImageOptions, type Tier } from '#contract'
 import { DEFAULT_PRICES, type Prices } from '../config/prices.ts'
 
-export type Work = { width: number; height: number; steps: number; guidanceScale: number; count: number }
+export type Work = ImageOptions & {
+  width: number
+  height: number
+  steps: number
+  guidanceScale: number
+  count: number
+}
 
-/** Megapixels times steps of a request. Guidance runs every step twice. */
-export const megapixelSteps = ({ width, height, steps, guidanceScale, count }: Work) =>
-  ((width * height) / 1_000_000) * steps * (guidanceScale > 1 ? 2 : 1) * count
+/** Megapixels times evaluations of the denoiser: a step has one, or two with guidance, or more with some samplers. */
+export const megapixelSteps = ({ width, height, guidanceScale, count, ...sampling }: Work) =>
+  ((width * height) / 1_000_000) * countEvaluations({ ...sampling, guidance_scale: guidanceScale }) * count
 
 /** Price of a request in micro-dollars, rounded up. */
 export function price(work: Work & { tier: Tier }, prices: Prices = DEFAULT_PRICES): number {

@@ -43,7 +43,7 @@ export function asksForText(prompt: string): boolean {
 }
 
 function preferRoute(request: RouteRequest): Preference {
-  const { route, quality, steps, guidanceScale, negativePrompt, prompt } = request
+  const { route, quality, steps, guidanceScale, negativePrompt, guidanceFields = [], prompt } = request
   const isFirm = !request.isQualityHint
   if (route) return { route, isFirm: true, reason: `The request names the ${route} route.` }
   if (quality === 'draft' || quality === 'low')
@@ -66,6 +66,12 @@ function preferRoute(request: RouteRequest): Preference {
       route: 'full',
       isFirm: false,
       reason: 'A negative_prompt works through guidance, which the full route runs.',
+    }
+  if (guidanceFields.length > 0)
+    return {
+      route: 'full',
+      isFirm: false,
+      reason: `${guidanceFields.join(' and ')} work through guidance, which the full route runs.`,
     }
   if (steps !== undefined && steps <= TURBO_STEPS)
     return { route: 'turbo', isFirm: false, reason: `${steps} steps suit the turbo route.` }
@@ -138,6 +144,7 @@ const decisionFor = (request: RouteRequest, preference: Preference, offer: Offer
   ...(offer.fallbacks && { fallbacks: offer.fallbacks }),
   steps: request.steps ?? offer.steps,
   guidanceScale: offer.route === 'turbo' ? 1 : (request.guidanceScale ?? offer.guidance_scale),
+  ...(offer.sampler && { sampler: offer.sampler }),
   ...chooseSize(request, offer),
   reason: preference.reason,
 })

@@ -13,6 +13,7 @@ import { DEFAULT_ENDPOINT, ENDPOINT_SCHEMA, type EndpointFields } from './endpoi
 import { ensureKey, findVerificationKey, KEY_SCHEMA, rotateKey, type VerificationKey } from './endpoints/keys.ts'
 import { nextAttemptAt, pruneReceivers, RECEIVER_SCHEMA } from './endpoints/receivers.ts'
 import { newSigningKey, type Scheme } from './endpoints/signature.ts'
+import { openProgress, type ProgressOutcome } from './progress.ts'
 import { publishOnce, publishTo, type Replayed, type ReplayedRange, replayEvent, replaySpan } from './publication.ts'
 import {
   changeRegistration,
@@ -44,6 +45,7 @@ export class WebhookDO extends DurableObject<Env> {
   readonly #sql: SqlStorage
   readonly #settings: WebhookSettings
   readonly #outbox: Outbox<Taken>
+  readonly #sendProgress: ReturnType<typeof openProgress>
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -57,6 +59,7 @@ export class WebhookDO extends DurableObject<Env> {
       nextDue: () => this.#nextAlarm(),
       ...{ concurrency: MAX_ATTEMPTS, pauseMs: PAUSE_MS },
     })
+    this.#sendProgress = openProgress(env, this.#sql, this.#settings)
     this.#createTables()
   }
 
@@ -108,6 +111,11 @@ export class WebhookDO extends DurableObject<Env> {
     if (url !== null) await ensureKey(this.#sql, DEFAULT_ENDPOINT, 'hmac')
     this.#transact(() => publishOnce(this.#sql, event, url))
     await this.#schedule()
+  }
+
+  /** Sends an event about a job's progress to the request's URL, once, signed as its other webhooks. */
+  sendProgress(event: WebhookEvent, url: string): Promise<ProgressOutcome> {
+    return this.#sendProgress(event, url)
   }
 
   /** Publishes an event to one endpoint, regardless of its subscriptions. Counts toward the replay limit. */

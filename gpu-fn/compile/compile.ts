@@ -1,9 +1,10 @@
 // Compiles a checkpoint into a package: opens it, builds the graphs, streams the weights, and renames the result into place.
 import packageJson from '../../package.json' with { type: 'json' }
-import { escapeText, modelName, TIER_TABLE } from '../contract.ts'
+import { escapeText, LIMITS, modelName, TIER_TABLE } from '../contract.ts'
 import { MANIFEST_FORMAT, type Manifest, manifest, type Target } from '../manifest.ts'
 import { FAMILIES, type FamilyName } from '../models/families.ts'
 import { CheckpointError, listNames } from './checkpoint/error.ts'
+import { readOptional } from './checkpoint/layout/model-index.ts'
 import type { Tensor } from './checkpoint/tensor.ts'
 import { type Graph, GraphError } from './graph/graph.ts'
 import type { BuildOptions, Model } from './graph/model.ts'
@@ -26,6 +27,8 @@ export type CompileOptions = BuildOptions &
     /** A diffusers directory, or the files of the single-file layout. */
     readonly checkpoint: readonly string[]
     readonly out: string
+    /** A scheduler_config.json, in place of the checkpoint's. */
+    readonly scheduler?: string | undefined
     /** The name that a job requests; the variant's by default. */
     readonly name?: string | undefined
     readonly onProgress?: Progress
@@ -47,12 +50,19 @@ export async function compile(options: CompileOptions): Promise<Compiled> {
   const { openCheckpoint, buildModel } = FAMILIES[options.family ?? 'sd35']
   const checkpoint = await openCheckpoint(options.checkpoint, options)
   for (const note of checkpoint.notes) options.onNote?.(escapeText(note))
+  if (options.scheduler !== undefined) checkpoint.config.scheduler = await readScheduler(options.scheduler)
   const model = buildModel(checkpoint, options.checkpoint, options, lowerings(options.target, options.lowering))
   const { encoders } = model.manifest.text
   const tokenizers = await readTokenizers(encoders, model.vocabularies, checkpoint, options)
   const files = weightsFilesOf(model)
   const bytes = [...files.values()].reduce((sum, { layout }) => sum + layoutBytes(layout), 0)
   return place(options.out, bytes, (directory) => writePackage(directory, model, files, tokenizers, options))
+}
+
+async function readScheduler(file: string): Promise<Record<string, unknown>> {
+  const config = await readOptional(file)
+  if (!config) throw new CheckpointError(file, 'does not exist; --scheduler is the path of a scheduler_config.json')
+  return config
 }
 
 /** Throws CheckpointError if the options contradict each other, whatever the checkpoint. */
@@ -62,7 +72,9 @@ export function assertOptions({
   target,
   tokenizers,
   hub,
-}: Pick<CompileOptions, 'name' | 'tier' | 'target' | 'tokenizers' | 'hub'>): void {
+  steps,
+  guidanceScale,
+}: Pick<CompileOptions, 'name' | 'tier' | 'target' | 'tokenizers' | 'hub' | 'steps' | 'guidanceScale'>): void {
   if (name !== undefined && !modelName.safeParse(name).success) {
     throw new CheckpointError(
       '--name',
@@ -71,8 +83,17 @@ export function assertOptions({
   }
   if (target === 'cuda-fp8' && TIER_TABLE[tier].precision !== 'fp8')
     throw new CheckpointError('--target', `cuda-fp8 multiplies FP8 weights, and tier ${tier} has none; choose cuda`)
+  assertWithin('--steps', steps, LIMITS.steps)
+  if (steps !== undefined && !Number.isInteger(steps))
+    throw new CheckpointError('--steps', `${steps} is not an integer`)
+  assertWithin('--guidance-scale', guidanceScale, LIMITS.guidanceScale)
   if (hub !== undefined && tokenizers !== 'hub')
     throw new CheckpointError('--hub', 'is the server of `--tokenizers hub`; give both options or neither')
+}
+
+function assertWithin(option: string, value: number | undefined, { min, max }: { min: number; max: number }): void {
+  if (value === undefined || (value >= min && value <= max)) return
+  throw new CheckpointError(option, `${value} is given; a number from ${min} to ${max} is allowed`)
 }
 
 const POSITION = 'position'
@@ -156,12 +177,16 @@ async function writeWithoutKernels(
   files: ReadonlyMap<string, WeightsFile>,
 ): Promise<Manifest['without_kernels']> {
   if (!withoutKernels) return undefined
-  const write = (network: keyof typeof withoutKernels) => {
-    const graph = withoutKernels[network]
+  const write = (network: string, graph: Graph) => {
     assertSameWeights(graph, graphs.get(network)!)
     return writeGraph(writer, `${network}-without-kernels.onnx`, graph, files.get(network)!)
   }
-  return { transformer: await write('transformer'), vae_decoder: await write('vae_decoder') }
+  const { transformer, vae_decoder, vae_encoder } = withoutKernels
+  return {
+    transformer: await write('transformer', transformer),
+    vae_decoder: await write('vae_decoder', vae_decoder),
+    ...(vae_encoder && { vae_encoder: await write('vae_encoder', vae_encoder) }),
+  }
 }
 
 /** Both graphs of a network share one weights file, whose layout applies to both. */

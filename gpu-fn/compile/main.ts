@@ -31,6 +31,12 @@ const command = new Command('compile')
       .default('cpu'),
   )
   .option('--variant <name>', `${variants}, or custom for other shapes; derived from the tensors by default`)
+  .option(
+    '--scheduler <file>',
+    "a scheduler_config.json, in place of the checkpoint's; for distilled weights in a single file",
+  )
+  .option('--steps <count>', "default steps of the package; the variant's by default", Number)
+  .option('--guidance-scale <scale>', "default guidance scale of the package; the variant's by default", Number)
   .option('--name <name>', 'the name that a job requests; the variant by default')
   .option(
     '--tokenizers <directory>',

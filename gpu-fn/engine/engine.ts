@@ -1,7 +1,9 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
+import { freemem } from 'node:os'
 import type { JobRequest } from '../contract.ts'
-import type { Package, Target } from '../manifest.ts'
+import { IMAGE_ENCODER, type Package, type Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
@@ -14,8 +16,22 @@ import { createWatchdog, type Stall, type Watch, type Watchdog } from './watchdo
 
 type Tier = JobRequest['tier']
 
-/** A compiled model that this process can serve. Sides are in pixels. */
-export type Model = { model: string; tier: Tier; package: string; side: { max: number; multipleOf: number } }
+/** The share of free memory that prefetched files may take. Linux counts the page cache as used. */
+const PREFETCH_SHARE = 0.5
+
+/**
+ * A compiled model that this process can serve. Sides are in pixels. `blocks`: the denoiser's, and those that skip-layer guidance skips by
+ * default; absent if its package does not state them.
+ */
+export type Model = {
+  model: string
+  tier: Tier
+  package: string
+  side: { max: number; multipleOf: number }
+  blocks?: { count: number; skipped: readonly number[] }
+  /** Whether the model takes an input image. */
+  inputImage?: boolean
+}
 
 /** The result of `load`. */
 export type Loaded = {
@@ -45,7 +61,9 @@ export interface Engine {
   /** Runs the model once for each supported size, or for its default size, because the first run of a shape is slow. */
   warm(model: Model, sizes?: readonly Size[]): Promise<{ sizes: Size[] }>
   /** Runs one request. Throws JobError, or the reason of an aborted signal, which is checked between steps. */
-  run(model: Model, request: JobRequest, signal: AbortSignal): AsyncIterable<PipelineEvent>
+  run(model: Model, request: JobRequest, signal: AbortSignal, input?: InputImage): AsyncIterable<PipelineEvent>
+  /** Reads the model's weights into the page cache, if they fit into free memory. It never throws. */
+  prefetch?(model: Model, signal: AbortSignal): Promise<void>
   /** Ends the thread after the call in progress. */
   stop(): Promise<void>
 }
@@ -128,10 +146,18 @@ export class PackageEngine implements Engine {
     return { sizes: command.sizes }
   }
 
-  async *run(model: Model, request: JobRequest, signal: AbortSignal): AsyncGenerator<PipelineEvent> {
+  async *run(
+    model: Model,
+    request: JobRequest,
+    signal: AbortSignal,
+    input?: InputImage,
+  ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
     const { flag, raise, dispose } = cancelFlag(signal)
-    const replies = this.#thread!.send({ type: 'run', package: pkg, request: request, cancel: flag })
+    const replies = this.#thread!.send({
+      ...{ type: 'run' as const, package: pkg, request, cancel: flag },
+      ...(input && { input }),
+    })
     try {
       for (;;) {
         const { value: reply, done } = await this.#watched(pkg, replies)
@@ -157,6 +183,12 @@ export class PackageEngine implements Engine {
     } finally {
       watch.end()
     }
+  }
+
+  async prefetch(model: Model, signal: AbortSignal): Promise<void> {
+    const pkg = this.#packages.get(model.package)!
+    const bytes = Object.values(pkg.manifest.files).reduce((sum, file) => sum + file.bytes, 0)
+    if (bytes < freemem() * PREFETCH_SHARE) await readAhead(pkg, signal)
   }
 
   async stop(): Promise<void> {
@@ -217,5 +249,10 @@ function checkOffer(models: readonly Model[], directory: string): void {
 function describe({ manifest, digest }: Package): Model {
   const multipleOf = manifest.latent.downsample * manifest.latent.patch_size
   const side = { max: manifest.position.max * multipleOf, multipleOf }
-  return { model: manifest.model, tier: manifest.tier, package: digest, side }
+  const { blocks } = manifest
+  return {
+    ...{ model: manifest.model, tier: manifest.tier, package: digest, side },
+    inputImage: IMAGE_ENCODER in manifest.networks,
+    ...(blocks && { blocks: { count: blocks.gates.length, skipped: blocks.skipped ?? [] } }),
+  }
 }

@@ -1,5 +1,5 @@
 // The execution of a package on this machine: its graphs, their provider options, and their memory.
-import type { Manifest, NetworkName, Package } from '../manifest.ts'
+import { IMAGE_ENCODER, type Manifest, type NetworkName, type Package } from '../manifest.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { findKernels, type Kernels } from '../runtime/fp8-kernels.ts'
 import { type MemoryPlan, planMemory } from './memory-plan.ts'
@@ -26,7 +26,7 @@ const EFFICIENT_ATTENTION = '2'
  * and the second by 50 ms. An exhaustive search for convolutions takes a second, the heuristic half of that, with the same result.
  */
 export function providerOptions(network: NetworkName): Record<string, string> {
-  if (network === 'vae_decoder') return { cudnn_conv_algo_search: 'HEURISTIC' }
+  if (network === 'vae_decoder' || network === IMAGE_ENCODER) return { cudnn_conv_algo_search: 'HEURISTIC' }
   return network === 'transformer' || network === 'conditioning' ? {} : { sdpa_kernel: EFFICIENT_ATTENTION }
 }
 
@@ -47,8 +47,11 @@ export function chooseGraphs(manifest: Manifest, kernels: () => Kernels = instal
   const found = kernels()
   if (found.library) return { networks, batched, kernels: found.library, note: null }
   const note = `${manifest.model}:${manifest.tier} runs with FP8 weights but 16-bit products: ${found.reason}`
-  return { networks: { ...networks, ...without_kernels }, batched: false, note }
+  return { networks: { ...networks, ...withoutAbsent(without_kernels) }, batched: false, note }
 }
+
+const withoutAbsent = (networks: NonNullable<Manifest['without_kernels']>): Manifest['networks'] =>
+  Object.fromEntries(Object.entries(networks).flatMap(([name, network]) => (network ? [[name, network]] : [])))
 
 /** The memory plan of a package for images up to `size`, by default the model's default size. Throws `BudgetError`. */
 export function planOf(pkg: Package, budget: number | undefined, size: Size = pkg.manifest.defaults): MemoryPlan {

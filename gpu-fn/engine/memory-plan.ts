@@ -1,6 +1,6 @@
 // The division of a package's networks into resident and offloaded ones, within a memory budget.
-import type { Manifest, NetworkName, Target } from '../manifest.ts'
-import { STEPS_AT_ONCE } from '../pipeline/denoise.ts'
+import { IMAGE_ENCODER, type Manifest, type NetworkName, type Target } from '../manifest.ts'
+import { STEPS_AT_ONCE } from '../pipeline/conditions.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 
 /** Device memory of a network in bytes. `workspace`: activations and scratch of its largest run. */
@@ -40,6 +40,7 @@ const OVERHEAD = { process: 600 * MIB, session: 72 * MIB }
 /** Activations of the denoiser, in multiples of its residual stream; fewer with our operators, which are fused. Measured on the same GPU. */
 const STREAMS: Record<Target, number> = { cpu: 24, cuda: 30, 'cuda-fp8': 16 }
 const TEXT_TOKENS = 77 + 512
+const AUTOENCODER: readonly NetworkName[] = ['vae_decoder', IMAGE_ENCODER]
 /** Workspace of a text encoder on a GPU; long: more than `LONG_PROMPT` tokens. */
 const ENCODER_WORKSPACE = { short: 64 * MIB, long: 400 * MIB }
 const LONG_PROMPT = 128
@@ -78,11 +79,14 @@ export function planMemory(manifest: PlannedManifest, size: Size, budget: number
 
 function candidatesFor(needs: readonly Need[], how: Execution): Candidate[] {
   const peakOf = how.target === 'cpu' ? peakOnCpu : peakOnGpu
-  return subsets(needs, how).map((resident) => {
-    const offloaded = needs.filter((need) => !resident.includes(need))
+  // Few jobs have an input image, so its encoder is opened by the first one, and is not part of what each job reads.
+  const usual = needs.filter(({ network }) => network !== IMAGE_ENCODER)
+  return subsets(usual, how).map((resident) => {
+    const offloaded = usual.filter((need) => !resident.includes(need))
     // A single offloaded network shares its memory with no other, so it is never unloaded.
     const reread = offloaded.length > 1 ? sum(offloaded, ({ weights }) => weights) : 0
-    return { resident, offloaded, ...peakOf(resident, offloaded), reread }
+    const all = needs.filter((need) => !resident.includes(need))
+    return { resident, offloaded: all, ...peakOf(resident, all), reread }
   })
 }
 
@@ -95,18 +99,24 @@ const maxOf = (needs: readonly Need[], of: (need: Need) => number) => Math.max(0
 
 export type Peak = Pick<MemoryPlan, 'peak' | 'shared'>
 
+/** Memory of a package without weights on the device: its open sessions. */
+export const memoryOfSessions = ({ networks }: Pick<Manifest, 'networks'>): number =>
+  Object.keys(networks).length * OVERHEAD.session
+
 /** Memory of several open packages in bytes. */
 export const memoryOfAll = (peaks: readonly Peak[]): number =>
   sum(peaks, ({ peak, shared }) => peak - shared) + Math.max(0, ...peaks.map(({ shared }) => shared))
 
 /**
- * All sessions stay open. Offloaded networks take turns in the same memory. Runs share one arena that never shrinks; the decoder's blocks are
- * larger than all others and cannot reuse them, so both are counted.
+ * All sessions stay open. Offloaded networks take turns in the same memory. Runs share one arena that never shrinks; the autoencoder's blocks
+ * are larger than all others and cannot reuse them, so both are counted.
  */
 function peakOnGpu(resident: readonly Need[], offloaded: readonly Need[]): Peak {
   const all = [...resident, ...offloaded]
-  const [decoder, rest] = [true, false].map((is) => all.filter(({ network }) => (network === 'vae_decoder') === is))
-  const arena = maxOf(decoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
+  const [autoencoder, rest] = [true, false].map((is) =>
+    all.filter(({ network }) => AUTOENCODER.includes(network) === is),
+  )
+  const arena = maxOf(autoencoder!, ({ workspace }) => workspace) + maxOf(rest!, ({ workspace }) => workspace)
   const weights = sum(resident, ({ weights }) => weights) + maxOf(offloaded, ({ weights }) => weights)
   const shared = OVERHEAD.process + arena
   return { peak: shared + all.length * OVERHEAD.session + weights, shared }
@@ -156,6 +166,8 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { 
         )
       case 'vae_decoder':
         return tile.width * tile.height * value * 1024
+      case IMAGE_ENCODER:
+        return tile.width * tile.height * value * 512
       case 'conditioning':
         return samples * STEPS_AT_ONCE * Number(modulation ?? 0) * (target === 'cpu' ? 16 : 8)
       default:

@@ -2,6 +2,7 @@
 import type { JobErrorCode, JobRequest } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 
@@ -28,7 +29,13 @@ export type Command =
   /** Runs every graph for images of each size. */
   | { type: 'warm'; package: Package; sizes: Size[] }
   | { type: 'close'; package: Package }
-  | { type: 'run'; package: Package; request: JobRequest; cancel: Int32Array<SharedArrayBuffer> }
+  | {
+      type: 'run'
+      package: Package
+      request: JobRequest
+      input?: InputImage
+      cancel: Int32Array<SharedArrayBuffer>
+    }
 
 /** `ready` is sent once at startup, with id 0; `note` is a remark about a newly opened package; `done`, `aborted`, `failed` and `refused` end the replies to a command. */
 export type Message =

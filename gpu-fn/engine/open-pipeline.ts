@@ -1,6 +1,6 @@
 // Opens a package: its tokenizers, and its sessions according to a memory plan.
 import path from 'node:path'
-import type { NetworkName, Package } from '../manifest.ts'
+import { IMAGE_ENCODER, type NetworkName, type Package } from '../manifest.ts'
 import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import type { TextEncoder } from '../pipeline/prompt.ts'
 import { openSession, type SessionOptions } from '../runtime/open-session.ts'
@@ -19,6 +19,10 @@ export type OpenPipeline = Pipeline & {
   plan: MemoryPlan
   /** Names of the networks whose weights are loaded. */
   open(): NetworkName[]
+  /** Removes all weights from the device, until the next run. */
+  suspend(): Promise<void>
+  /** Loads the resident networks of the plan again after `suspend`. */
+  resume(): Promise<void>
   release(): Promise<void>
 }
 
@@ -47,11 +51,14 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
       conditioning: residency.session('conditioning'),
       transformer: residency.session('transformer'),
       vaeDecoder: residency.session('vae_decoder'),
+      vaeEncoder: IMAGE_ENCODER in pkg.manifest.networks ? residency.session(IMAGE_ENCODER) : null,
       get plan() {
         return planned.plan()
       },
       fit: planned.fit,
       open: () => residency.open(),
+      suspend: () => residency.suspend(),
+      resume: () => residency.setResident(planned.plan().resident),
       release: () => residency.release(),
     }
   } catch (error) {

@@ -58,6 +58,11 @@ export class Residency {
     return [...this.#loaded.keys()]
   }
 
+  /** Removes all weights from the device. The next runs load them again, without opening their sessions where possible. */
+  async suspend(): Promise<void> {
+    for (const network of [...this.#loaded.keys()]) await this.#offload(network)
+  }
+
   async release(): Promise<void> {
     for (const network of [...this.#loaded.keys(), ...this.#offloaded.keys()]) await this.#close(network)
   }

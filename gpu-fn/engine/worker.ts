@@ -5,14 +5,17 @@ import type { Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
 import { footprintOf, planOf } from './graphs.ts'
-import { BudgetError, type MemoryPlan, memoryOfAll, type Peak } from './memory-plan.ts'
+import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './memory-plan.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
 import { type OpenPipeline, openPipeline } from './open-pipeline.ts'
 
 const { memoryBytes, deviceBytes, promptCacheBytes = 0 } = workerData as Settings
 const port = parentPort!
-/** `runs`: unfinished runs, during which the package must stay open. */
-type OpenPackage = Peak & { pipeline: OpenPipeline; name: string; runs: number }
+/**
+ * `runs`: unfinished runs, during which the package must stay open. `whole`: its memory with all weights; `sessions`: without, null if its
+ * sessions cannot stay open without them.
+ */
+type OpenPackage = Peak & { pipeline: OpenPipeline; name: string; runs: number; whole: Peak; sessions: Peak | null }
 /** Open pipelines by package digest, least recently used first. */
 const open = new Map<string, OpenPackage>()
 /** Paused runs by the id of their command. */
@@ -38,14 +41,29 @@ async function execute(command: Command, id: number): Promise<void> {
   } catch (error) {
     if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
     else if (error instanceof TooLarge) send({ type: 'refused', message: error.message })
-    else send({ type: 'failed', ...classify(error, command) })
+    else {
+      const failure = classify(error, command)
+      if (failure.code === 'out_of_memory') await freeMemory()
+      send({ type: 'failed', ...failure })
+    }
+  }
+}
+
+/** Frees all memory that unfinished runs do not need, so that the next run has a chance. */
+async function freeMemory(): Promise<void> {
+  prompts.clear()
+  for (const [digest, entry] of open) {
+    if (entry.runs > 0) continue
+    open.delete(digest)
+    await entry.pipeline.release()
   }
 }
 
 async function load({ package: pkg, size }: Extract<Command, { type: 'load' }>, send: Send): Promise<void> {
   if (size) checkFits(pkg, size)
   const start = performance.now()
-  const warm = open.has(pkg.digest)
+  const found = open.get(pkg.digest)
+  const warm = found !== undefined && found.peak === found.whole.peak
   const networks: Opened = {}
   const opened = await pipelineOf(pkg, send, networks)
   if (!opened) return send({ type: 'occupied' })
@@ -114,7 +132,7 @@ async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
 type Run = Extract<Command, { type: 'run' }>
 type Context = { id: number; abort: AbortController; send: Send }
 
-async function run({ package: pkg, request, cancel }: Run, { id, abort, send }: Context): Promise<void> {
+async function run({ package: pkg, request, input, cancel }: Run, { id, abort, send }: Context): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
@@ -124,7 +142,7 @@ async function run({ package: pkg, request, cancel }: Run, { id, abort, send }: 
   try {
     const tenant = request.schedule?.tenant ?? ''
     const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${pkg.digest} ${key}`, encode)
-    for await (const event of txt2img(opened.pipeline, request, abort.signal, remember)) {
+    for await (const event of txt2img(opened.pipeline, request, abort.signal, { remember, ...(input && { input }) })) {
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed
@@ -152,16 +170,25 @@ async function pipelineOf(pkg: Package, send: Send, networks: Opened = {}): Prom
     send({ type: 'progress' })
   }
   const found = open.get(pkg.digest)
+  const memory = found?.whole ?? memoryOf(pkg)
   if (found) {
     open.delete(pkg.digest)
-    open.set(pkg.digest, found)
+    const isSuspended = found.peak < found.whole.peak
+    if (isSuspended && !(await evictPipelines(memory, send))) {
+      open.set(pkg.digest, found)
+      return null
+    }
+    open.set(pkg.digest, Object.assign(found, memory))
+    if (isSuspended) await found.pipeline.resume()
     return found
   }
-  const memory = memoryOf(pkg)
   if (!(await evictPipelines(memory, send))) return null
   const pipeline = await openPipeline(pkg, { budget: deviceBytes, onPlan, onOpen })
   if (pipeline.note) send({ type: 'note', note: pipeline.note })
-  const opened = { ...memory, pipeline, name: `${pkg.manifest.model}:${pkg.manifest.tier}`, runs: 0 }
+  const { manifest } = pkg
+  const withoutWeights = memoryOfSessions(manifest)
+  const sessions = manifest.target === 'cpu' ? null : { peak: memory.shared + withoutWeights, shared: memory.shared }
+  const opened = { ...memory, whole: memory, sessions, pipeline, name: `${manifest.model}:${manifest.tier}`, runs: 0 }
   open.set(pkg.digest, opened)
   return opened
 }
@@ -179,19 +206,28 @@ async function close({ digest }: Package): Promise<void> {
 }
 
 /**
- * Closes the least recently used pipelines without unfinished runs until a new one fits. False, with nothing closed, if it does not fit
- * beside the others. A pipeline above the budget runs alone.
+ * Makes room for another pipeline. First the weights of the least recently used ones without unfinished runs leave the device, so that a
+ * return costs one copy from the page cache; then their sessions are closed. False, with nothing changed, if it does not fit beside the
+ * others. A pipeline above the budget runs alone.
  */
 async function evictPipelines(added: Peak, send: Send): Promise<boolean> {
   const budget = deviceBytes ?? memoryBytes
   const needed = [...open.values()].filter(({ runs }) => runs > 0)
   if (needed.length > 0 && memoryOfAll([...needed, added]) > budget) return false
+  const fits = () => memoryOfAll([...open.values(), added]) <= budget
   const models: string[] = []
+  for (const entry of open.values()) {
+    if (fits()) break
+    if (entry.runs > 0 || !entry.sessions || entry.peak <= entry.sessions.peak) continue
+    models.push(entry.name)
+    await entry.pipeline.suspend()
+    Object.assign(entry, entry.sessions)
+  }
   for (const [digest, entry] of open) {
-    if (memoryOfAll([...open.values(), added]) <= budget) break
+    if (fits()) break
     if (entry.runs > 0) continue
     open.delete(digest)
-    models.push(entry.name)
+    if (!models.includes(entry.name)) models.push(entry.name)
     await entry.pipeline.release()
   }
   send({ type: 'closed', models, budget })

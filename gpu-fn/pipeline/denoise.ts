@@ -19,74 +19,38 @@ export async function condition(
   const together = batched && prompts.every(({ rows }) => rows === prompts[0]!.rows)
   const conditions: Condition[] = []
   for (const group of together ? [prompts] : prompts.map((prompt) => [prompt])) {
-    const inputs = {
-      timesteps: { data: timesteps, dims: [timesteps.length] },
-      pooled: stack(
-        group.map(({ pooled }) => pooled),
-        [-1],
-      ),
-      prompt_embeds: stack(
-        group.map(({ embeds }) => embeds),
-        [group[0]!.rows, -1],
-      ),
-    }
-    const { modulation, context } = await session.runOnDevice(inputs, { signal })
+    const { modulation, context } = await session.runOnDevice(conditioningInputs(group, timesteps), { signal })
     conditions.push({ batch: group.length, modulation: modulation!, context: context! })
   }
   return conditions
 }
 
-/** Maximum number of steps per run of `conditioning`, which bounds the memory of the modulation. */
-export const STEPS_AT_ONCE = 50
+/** Inputs of the conditioning graph for prompts of equal length. */
+export const conditioningInputs = (
+  prompts: readonly PromptEmbeds[],
+  timesteps: Float32Array,
+): Record<string, Tensor> => ({
+  timesteps: { data: timesteps, dims: [timesteps.length] },
+  pooled: stack(
+    prompts.map(({ pooled }) => pooled),
+    [-1],
+  ),
+  prompt_embeds: stack(
+    prompts.map(({ embeds }) => embeds),
+    [prompts[0]!.rows, -1],
+  ),
+})
 
 /**
- * The conditions on the device. Those of an interrupted run are released when another needs its own, and computed again when it continues:
- * they take hundreds of megabytes, and computing them takes less time than a step.
+ * Velocity [C, h, w] at one step. The conditions have one prompt, or with guidance the negative and the positive one, and with skip-layer
+ * guidance also the positive one without some blocks.
  */
-let onDevice: Conditions | undefined
-
-/** The conditions of all steps, computed when needed for `STEPS_AT_ONCE` steps at a time. Call `release` at the end. */
-export class Conditions {
-  readonly #compute: (timesteps: Float32Array) => Promise<Condition[]>
-  readonly #timesteps: Float32Array
-  #first = -1
-  #current: Condition[] = []
-
-  constructor(timesteps: Float32Array, compute: (timesteps: Float32Array) => Promise<Condition[]>) {
-    this.#timesteps = timesteps
-    this.#compute = compute
-  }
-
-  /** The conditions of a step, and its row in their modulation. */
-  async at(step: number): Promise<{ conditions: Condition[]; row: number }> {
-    const row = step % STEPS_AT_ONCE
-    const first = step - row
-    if (onDevice !== this) onDevice?.release()
-    onDevice = this
-    if (first !== this.#first) {
-      this.release()
-      onDevice = this
-      this.#current = await this.#compute(this.#timesteps.subarray(first, first + STEPS_AT_ONCE))
-      this.#first = first
-    }
-    return { conditions: this.#current, row }
-  }
-
-  release(): void {
-    if (onDevice === this) onDevice = undefined
-    releaseConditions(this.#current)
-    this.#current = []
-    this.#first = -1
-  }
-}
-
-/** Velocity [C, h, w] at one step, with guidance if there are two prompts. */
 export async function predictVelocity(
   session: Session,
   latent: Tensor,
   conditions: Condition[],
   step: number,
-  options: { guidanceScale: number; position: Tensor | undefined; signal: AbortSignal },
+  options: { guidanceScale: number; skipScale?: number; position: Tensor | undefined; signal: AbortSignal },
 ): Promise<Float32Array> {
   const velocities: Float32Array[] = []
   for (const { batch, modulation, context } of conditions) {
@@ -99,8 +63,19 @@ export async function predictVelocity(
     const { velocity } = await session.run(inputs, options)
     velocities.push(...samples(velocity!.data as Float32Array, batch))
   }
-  const [first, second] = velocities
-  return second ? guide(first!, second, options.guidanceScale) : first!
+  const [first, second, third] = velocities
+  if (!second) return first!
+  const away = third && scaleDifference(second, third, options.skipScale ?? 0)
+  const guided = guide(first!, second, options.guidanceScale)
+  if (away) for (let i = 0; i < guided.length; i++) guided[i] = guided[i]! + away[i]!
+  return guided
+}
+
+/** `scale · (positive - skipping)`, written to `skipping`. diffusers pipeline_stable_diffusion_3.py `__call__` */
+function scaleDifference(positive: Float32Array, skipping: Float32Array, scale: number): Float32Array {
+  const weight = Math.fround(scale)
+  for (let i = 0; i < skipping.length; i++) skipping[i] = weight * Math.fround(positive[i]! - skipping[i]!)
+  return skipping
 }
 
 /** Rows of equal length as one tensor [rows, ...dims]; one of `dims` may be -1 and is inferred. */

@@ -1,7 +1,7 @@
 // Encodes pixels as an image file with its generation parameters.
 import sharp from 'sharp'
 import * as z from 'zod'
-import { type JobRequest, LIMITS } from '../contract.ts'
+import { imageOptionFields, type JobRequest, LIMITS } from '../contract.ts'
 import { encodePng } from './png.ts'
 
 export type ImageFormat = JobRequest['output_format']
@@ -18,7 +18,7 @@ const generationParameters = z.strictObject({
   width: z.int(),
   height: z.int(),
   text_convention: z.string(),
-  max_sequence_length: z.int().optional(),
+  ...imageOptionFields,
   model: z.string(),
   tier: z.string(),
   /** Digest of the package. */

@@ -83,19 +83,24 @@ function fillPairs(data: Float32Array, word: () => number): void {
  */
 export function gaussianNoise(seed: Seed, count: number): Float32Array {
   const data = new Float32Array(count)
-  for (const _ of fill(data, seed));
+  for (const _ of fill(data, mersenneTwister(seed)));
   return data
 }
 
 /** The same without blocking the event loop. */
-export async function gaussianNoiseAsync(seed: Seed, count: number): Promise<Float32Array> {
-  const data = new Float32Array(count)
-  for (const _ of fill(data, seed)) await setImmediate()
-  return data
+export const gaussianNoiseAsync = (seed: Seed, count: number): Promise<Float32Array> => createNoise(seed, count)()
+
+/** Successive draws of one generator, each of `count` values: the first is the noise of `gaussianNoise`. Does not block the event loop. */
+export function createNoise(seed: Seed, count: number): () => Promise<Float32Array> {
+  const word = mersenneTwister(seed)
+  return async () => {
+    const data = new Float32Array(count)
+    for (const _ of fill(data, word)) await setImmediate()
+    return data
+  }
 }
 
-function* fill(data: Float32Array, seed: Seed): Generator<void> {
-  const word = mersenneTwister(seed)
+function* fill(data: Float32Array, word: () => number): Generator<void> {
   if (data.length >= GROUP) yield* fillGroups(data, word)
   else fillPairs(data, word)
 }

@@ -25,6 +25,8 @@ export type Pipeline = {
   /** Whether one run of the step graph takes several samples. */
   batched: boolean
   vaeDecoder: Session
+  /** Null if the package takes no input images. */
+  vaeEncoder: Session | null
   plan: Placement
   /** Extends the plan to images of this size, if all earlier ones were smaller. Throws `BudgetError`. */
   fit(size: Size): Promise<void>

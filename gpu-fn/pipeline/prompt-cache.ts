@@ -10,6 +10,7 @@ export type PromptCache = {
    * prompts. Prompts that were encoded in one batch are one entry, because a batch may round differently.
    */
   get(tenant: string, key: string, encode: () => Promise<EncodedPrompts>): Promise<EncodedPrompts>
+  clear(): void
 }
 
 type Entry = { tenant: string; value: EncodedPrompts; bytes: number }
@@ -28,6 +29,7 @@ export function createPromptCache(limit: number): PromptCache {
     return false
   }
   return {
+    clear: () => entries.clear(),
     async get(tenant, text, encode) {
       const key = JSON.stringify([tenant, text])
       const found = entries.get(key)

@@ -1,7 +1,8 @@
 // Prompts to the denoiser's inputs: prompt embeddings [B, L, J] and a pooled vector [B, P] from the package's text encoders.
 import type { Manifest, Rows, TextEncoderManifest } from '../manifest.ts'
 import type { Session, Tensor } from '../runtime/session.ts'
-import { type PromptTokenizer, type Tokens, tokenize } from '../tokenizer/tokenizer.ts'
+import { parseWeights, WeightError } from '../tokenizer/prompt-weights.ts'
+import { type PromptTokenizer, type Tokens, tokenize, tokenizeWeighted } from '../tokenizer/tokenizer.ts'
 
 /** `about`: its entry in the manifest. */
 export type TextEncoder = { about: TextEncoderManifest; session: Session; tokenizer: PromptTokenizer }
@@ -20,8 +21,8 @@ export type EncodedPrompts = {
 
 type TextShape = Omit<Manifest['text'], 'encoders'>
 type Encoded = { /** [rows, width] */ hidden: Float32Array; rows: number; pooled: Float32Array | null }
-/** `maxTokens`: a request's max_sequence_length. */
-type Options = { maxTokens?: number | undefined; batched: boolean; signal?: AbortSignal }
+/** `maxTokens`: a request's max_sequence_length. `weighted`: whether prompts have weights. */
+type Options = { maxTokens?: number | undefined; weighted?: boolean; batched: boolean; signal?: AbortSignal }
 
 /**
  * Encodes prompts, in one run of each encoder if their lengths are equal and `batched` allows it. The encoders run concurrently. An
@@ -37,9 +38,17 @@ export async function encodePrompts(
   const encode = async ({ about, session, tokenizer }: TextEncoder): Promise<Encoded[]> => {
     const length = lengthOf(about.tokens, options)
     const own = prompts.map((prompt) => promptOf(prompt, about))
-    const tokens = own.map(({ text }) => tokenize(tokenizer, text, { minTokens: length, maxTokens: length }))
+    const limits = { minTokens: length, maxTokens: length }
+    const tokens: MaybeWeighted[] = own.map(({ text }) =>
+      options.weighted ? tokenizeWeighted(tokenizer, parseWeights(text), limits) : tokenize(tokenizer, text, limits),
+    )
     truncations.push(...tokens.flatMap((each, i) => describeTruncation(about.title, own[i]!.name, each, length)))
     const encodings = await runEncoder(session, tokens, options)
+    if (tokens.some(isWeighted)) {
+      // Not in the batch of the prompts, for which the memory is planned.
+      const [empty] = await runEncoder(session, [tokenize(tokenizer, '', limits)], options)
+      for (const [i, { hidden }] of encodings.entries()) applyWeights(hidden, empty!.hidden, tokens[i]!.weights)
+    }
     for (const { hidden, pooled } of encodings) {
       assertFinite(hidden, `the output of ${about.title}`)
       if (pooled) assertFinite(pooled, `the pooled output of ${about.title}`)
@@ -55,6 +64,37 @@ export async function encodePrompts(
     ),
   )
   return { prompts: joined, truncations }
+}
+
+/** The problem of a prompt's weights, in words that follow the name of the field; null if there is none. */
+export function describeWeightProblem(text: string): string | null {
+  try {
+    parseWeights(text)
+    return null
+  } catch (error) {
+    if (error instanceof WeightError) return error.message
+    throw error
+  }
+}
+
+type MaybeWeighted = Tokens & { weights?: Float32Array }
+
+const isWeighted = ({ weights }: MaybeWeighted): boolean => weights?.some((weight) => weight !== 1) ?? false
+
+/**
+ * Moves each row of `hidden` [rows, width] away from the row of the empty prompt, or toward it, in place. Pooled vectors have no weights.
+ * ComfyUI comfy/sd1_clip.py `encode_token_weights`
+ */
+function applyWeights(hidden: Float32Array, empty: Float32Array, weights?: Float32Array): void {
+  if (!weights) return
+  const width = hidden.length / weights.length
+  for (const [row, weight] of weights.entries()) {
+    if (weight === 1) continue
+    for (let i = row * width; i < (row + 1) * width; i++) {
+      const difference = Math.fround(hidden[i]! - empty[i]!)
+      hidden[i] = Math.fround(difference * weight) + empty[i]!
+    }
+  }
 }
 
 const lengthOf = (rows: Rows, { maxTokens }: Options) => Math.min(maxTokens ?? rows.default, rows.max)

@@ -1,14 +1,16 @@
-// Text to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
-import type { JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, type Seed, seedOf } from '../contract.ts'
+// Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
+import type { ImageOptions, JobRequest } from '../contract.ts'
+import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
+import { hasWeights } from '../tokenizer/prompt-weights.ts'
+import { Conditions, computeConditions, modesOf } from './conditions.ts'
 import { decodeLatent } from './decode.ts'
-import { Conditions, condition, predictVelocity } from './denoise.ts'
+import { predictVelocity } from './denoise.ts'
 import type { FinishedImage, PipelineEvent, Preview } from './events.ts'
 import { encodeImage } from './image.ts'
-import { gaussianNoiseAsync } from './noise.ts'
+import { createStarts, type InputImage, type Start } from './input/start.ts'
 import type { Pipeline } from './pipeline.ts'
 import { readPosition } from './position.ts'
 import { encodePreview, type PreviewFactors, withoutNoise } from './preview.ts'
@@ -30,38 +32,43 @@ export type Txt2ImgRequest = Pick<
   | 'output_format'
   | 'output_quality'
   | 'text_convention'
-  | 'max_sequence_length'
   | 'preview_steps'
   | 'prompt_metadata'
->
+> &
+  ImageOptions
 
 /** Returns the result of `encode`, or an earlier one of the same key. */
 export type RememberPrompts = (key: string, encode: () => Promise<EncodedPrompts>) => Promise<EncodedPrompts>
 
+type Options = { remember?: RememberPrompts; input?: InputImage }
+
 /**
- * Generates `count` images; image k starts from the noise of `seed + k`. Guidance runs only above a scale of 1. Yields after every step and
- * checks `signal` before the next; an aborted signal throws its reason. Runs on one thread may alternate at each yield. Throws `RangeError` for a size outside the model's range and
+ * Generates `count` images; image k starts from the noise of `seed + k`, or from `input` with that noise. Guidance runs only above a scale
+ * of 1. Yields after every step and checks `signal` before the next; an aborted signal throws its reason. Runs on one thread may alternate at
+ * each yield. Throws `RangeError` for a size outside the model's range and
  * `BudgetError` for a size above the memory budget.
  */
 export async function* txt2img(
   pipeline: Pipeline,
   request: Txt2ImgRequest,
   signal: AbortSignal,
-  remember: RememberPrompts = (_, encode) => encode(),
+  options: Options = {},
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
   const encodeClock = stopwatch()
-  const { dims, noise, inputs, truncations } = await prepare(pipeline, request, signal, remember)
+  const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, options)
   try {
     timings.encode = encodeClock()
     for (const message of truncations) yield { type: 'warning', code: 'prompt_truncated', message }
+    const plain = describePlainWeights(request)
+    if (plain) yield { type: 'warning', code: 'prompt_weights_ignored', message: plain }
     const unknown = pipeline.words ? describeUnknown(request.prompt, pipeline.words) : null
     if (unknown) yield { type: 'warning', code: 'prompt_words_unknown', message: unknown }
     yield { type: 'encoded', seconds: timings.encode }
     const undecoded: Denoised[] = []
     for (let image = 0; image < request.count; image++) {
-      const data = image === 0 ? noise : await noiseOf(request, image, dims)
-      undecoded.push(yield* denoiseImage(pipeline, request, { image, latent: { data, dims }, inputs, timings, signal }))
+      const own = image === 0 ? start : await starts(image)
+      undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
       // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
       for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal })
@@ -72,6 +79,14 @@ export async function* txt2img(
   }
 }
 
+/** The warning for weights that are read as words; null if there are none. */
+function describePlainWeights({ prompt_weights, ...request }: Txt2ImgRequest): string | null {
+  const names = ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const
+  const weighted = prompt_weights ? [] : names.filter((name) => hasWeights(request[name] ?? ''))
+  if (weighted.length === 0) return null
+  return `${weighted.join(' and ')}: weights such as "(word:1.3)" are read as words; prompt_weights: true applies them`
+}
+
 type Timings = { encode: number; denoise: number; decode: number }
 type Work = { timings: Timings; signal: AbortSignal }
 type Latent = { data: Float32Array; dims: number[] }
@@ -79,58 +94,70 @@ type Denoised = { image: number; latent: Latent }
 /** Inputs of the denoiser that all images and steps share. */
 type StepInputs = { conditions: Conditions; position: Tensor | undefined }
 
-function noiseOf(request: Txt2ImgRequest, image: number, dims: readonly number[]): Promise<Float32Array> {
-  return gaussianNoiseAsync(
-    seedOf(request.seed, image),
-    dims.reduce((product, dim) => product * dim),
-  )
-}
-
-async function prepare(pipeline: Pipeline, request: Txt2ImgRequest, signal: AbortSignal, remember: RememberPrompts) {
+async function prepare(
+  pipeline: Pipeline,
+  request: Txt2ImgRequest,
+  signal: AbortSignal,
+  { remember = (_, encode) => encode(), input }: Options,
+) {
   const { manifest } = pipeline.package
   const { dims, rows, columns } = latentShape(pipeline.package, request)
   const { batched } = pipeline
   signal.throwIfAborted()
   await pipeline.fit(request)
-  const options = { maxTokens: request.max_sequence_length, batched, signal }
+  const weighted = request.prompt_weights ?? false
+  const options = { maxTokens: request.max_sequence_length, weighted, batched, signal }
   const texts = promptsOf(request)
-  const [{ prompts, truncations }, noise] = await Promise.all([
-    remember(JSON.stringify([texts, options.maxTokens]), () =>
+  const starts = createStarts(pipeline, request, { dims, input }, signal)
+  const [{ prompts, truncations }, start] = await Promise.all([
+    remember(JSON.stringify([texts, options.maxTokens, weighted]), () =>
       encodePrompts(pipeline.encoders, manifest.text, texts, options),
     ),
-    noiseOf(request, 0, dims),
+    starts(0),
   ])
   signal.throwIfAborted()
-  const { timesteps } = createScheduler(request.steps, manifest.scheduler)
+  const { timesteps, steps } = createScheduler(request, manifest.scheduler, start.draw)
   const position = await readPosition(pipeline.package, rows, columns)
-  const conditions = new Conditions(timesteps, (part) =>
-    condition(pipeline.conditioning, prompts, part, { batched, signal }),
-  )
-  await conditions.at(0)
-  return { dims, noise, inputs: { conditions, position }, truncations }
+  const layers = request.skip_layer_guidance?.layers
+  const compute = computeConditions(pipeline.conditioning, prompts, { manifest, layers, batched, signal })
+  const conditions = new Conditions({ timesteps, modes: modesOf(request, steps) }, compute)
+  await conditions.at(steps.indexOf(start.first))
+  return { dims, start, starts, inputs: { conditions, position }, truncations }
 }
 
-/** Denoises image number `image`, whose latent starts as noise, and adds to `timings`. */
+/** Denoises image number `image` from its start, and adds to `timings`. */
 async function* denoiseImage(
   { package: pkg, transformer }: Pipeline,
   request: Txt2ImgRequest,
-  { image, latent, inputs, timings, signal }: Work & Denoised & { inputs: StepInputs },
+  {
+    image,
+    start,
+    dims,
+    inputs,
+    timings,
+    signal,
+  }: Work & { image: number; start: Start; dims: number[]; inputs: StepInputs },
 ): AsyncGenerator<PipelineEvent, Denoised> {
-  const scheduler = createScheduler(request.steps, pkg.manifest.scheduler)
-  const steps = scheduler.timesteps.length
-  const options = { guidanceScale: request.guidance_scale, position: inputs.position, signal }
-  for (let run = 0; run < steps; run++) {
+  const scheduler = createScheduler(request, pkg.manifest.scheduler, start.draw)
+  const latent = { data: start.latent, dims }
+  const steps = scheduler.sigmas.length - 1 - start.first
+  const { guidance_scale: guidanceScale, skip_layer_guidance: skip } = request
+  const options = { guidanceScale, ...(skip && { skipScale: skip.scale }), position: inputs.position, signal }
+  for (let run = scheduler.steps.indexOf(start.first); run < scheduler.steps.length; run++) {
     signal.throwIfAborted()
     const denoiseClock = stopwatch()
     const { conditions, row } = await inputs.conditions.at(run)
     const velocity = await predictVelocity(transformer, latent, conditions, row, options)
-    scheduler.step(velocity, run, latent.data)
+    await scheduler.step(velocity, run, latent.data)
     timings.denoise += denoiseClock()
-    const step = run + 1
+    const index = scheduler.steps[run]!
+    if (scheduler.steps[run + 1] === index) continue
+    start.restore?.(latent.data, scheduler.sigmas[index + 1]!)
+    const step = index + 1 - start.first
     yield { type: 'step', image, step, steps }
     const factors = previewFactors(pkg, request.preview_steps, step, steps)
     if (factors) {
-      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[step]!)
+      const data = withoutNoise(latent.data, velocity, scheduler.sigmas[index + 1]!)
       yield await renderPreview({ data, dims: latent.dims }, factors, image, step)
     }
   }
@@ -199,7 +226,7 @@ async function writeImage(
   seed: Seed,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
-  const { prompt_2, prompt_3, max_sequence_length, prompt_metadata } = request
+  const { prompt_2, prompt_3, prompt_metadata } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
@@ -208,7 +235,7 @@ async function writeImage(
     {
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },
-      ...(max_sequence_length && { max_sequence_length }),
+      ...imageOptionsOf(request),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

@@ -2,17 +2,17 @@
 import type { Scheduler } from './scheduler.ts'
 import type { Task } from './task.ts'
 
-/** The largest share of the aging bound that all accepted work takes together; the rest is for errors of the estimates. */
+/** The maximum share of the aging bound for all accepted work. The rest is a margin for errors of the estimates. */
 const BACKLOG = 0.8
 /**
  * The largest share of the backlog that one tenant fills with jobs of one class, so that there is room for its other class and for others.
  * A tenant that is alone fills all of it; `others` is the weight of the device time of others.
  */
 const TENANT = { least: 0.15, others: 4 }
-/** Work beyond the limits that is accepted to keep a promise, as a share of them. */
-const TOLERANCE = { all: 0.1, tenant: 0.6 }
+/** The excess over the limits that is accepted to keep a promise, as a share of the limits. */
+const TOLERANCE = { all: 0.1, tenant: 1.8 }
 /** A tenant is assumed to get at least this share of the device. */
-const LEAST_SHARE = 0.2
+const LEAST_SHARE = 0.1
 /** The time after which an unused promise ends, and a share of its delay in addition. */
 const GRACE = { ms: 2_000, share: 0.3 }
 const MOST_PROMISES = 4_096
@@ -26,7 +26,7 @@ export type Refused = {
   takesMs: number
 }
 
-/** A place that is kept for a refused job until it returns. */
+/** A place reserved for a refused job until its retry. */
 type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number }
 
 /**

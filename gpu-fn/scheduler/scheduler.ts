@@ -2,7 +2,7 @@
 import type { Task } from './task.ts'
 import { Usage } from './usage.ts'
 
-/** Lanes, first served first. */
+/** Lanes in order of service. */
 const LANE = { overdue: 0, urgent: 1, interactive: 2, standard: 3 } as const
 const LANES = Object.keys(LANE).length
 /** A deadline is urgent when this multiple of the job's remaining time is left. */

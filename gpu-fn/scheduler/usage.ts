@@ -5,8 +5,11 @@ import type { Terms } from './task.ts'
 const HALF_LIFE_MS = 60_000
 /** Less usage is forgotten. */
 const NEGLIGIBLE_MS = 50
-/** A tenant is heavy above this multiple of the mean usage. A lower one would demote regular tenants by chance. */
-const HEAVY = 1.25
+/**
+ * A tenant becomes heavy above the first multiple of the mean usage, and light again below the second. A lower first one would demote
+ * regular tenants by chance; equal ones would let two jobs alternate at every step.
+ */
+const HEAVY = { above: 1.25, below: 0.8 }
 /** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
 const LIGHT_MS = 3_000
 
@@ -16,6 +19,7 @@ type Entry = { ms: number; total: number; first: number; at: number }
 /** Usage with a half-life of a minute, divided by the tenant's weight. Times are milliseconds of one monotonic clock. */
 export class Usage {
   readonly #entries = new Map<string, Entry>()
+  readonly #heavy = new Set<string>()
 
   /** Adds a tenant. It starts at the mean, because credit for past idleness would let its burst delay regular tenants. */
   enter(tenant: string, now: number): void {
@@ -33,13 +37,21 @@ export class Usage {
   /** Forgets tenants without jobs and with negligible usage. */
   forget(active: ReadonlySet<string>, now: number): void {
     for (const [tenant, entry] of this.#entries)
-      if (!active.has(tenant) && decay(entry, now) < NEGLIGIBLE_MS) this.#entries.delete(tenant)
+      if (!active.has(tenant) && decay(entry, now) < NEGLIGIBLE_MS) {
+        this.#entries.delete(tenant)
+        this.#heavy.delete(tenant)
+      }
   }
 
   /** Tenants with more than their share of the recent past. */
-  heavy(now: number): Set<string> {
-    const threshold = Math.max(LIGHT_MS, HEAVY * this.#mean(now))
-    return new Set([...this.#entries].filter(([, entry]) => decay(entry, now) > threshold).map(([tenant]) => tenant))
+  heavy(now: number): ReadonlySet<string> {
+    const mean = this.#mean(now)
+    for (const [tenant, entry] of this.#entries) {
+      const factor = this.#heavy.has(tenant) ? HEAVY.below : HEAVY.above
+      if (decay(entry, now) > Math.max(LIGHT_MS, factor * mean)) this.#heavy.add(tenant)
+      else this.#heavy.delete(tenant)
+    }
+    return this.#heavy
   }
 
   /**

@@ -18,6 +18,9 @@ export type DispatcherOptions = {
   start: (job: Job) => Run
   /** Called after the end of a job, before the next turn on the device. It must not throw. */
   onEnd: (job: Job, fault: boolean) => Promise<void>
+  /** The device became idle, or got work. */
+  onIdle: () => void
+  onBusy: () => void
   observer: Pick<Required<Observer>, 'turn'>
   estimates: Estimates
   /** Maximum number of jobs that have not started. */
@@ -127,6 +130,7 @@ export class Dispatcher {
 
   async #work(): Promise<void> {
     this.#isBusy = true
+    this.#options.onBusy()
     for (;;) {
       const chore = this.#chores.shift()
       const entry = chore ? undefined : this.#choose()
@@ -135,6 +139,7 @@ export class Dispatcher {
       else break
     }
     this.#isBusy = false
+    if (this.#entries.size === 0) this.#options.onIdle()
     if (this.#entries.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve()
   }
 

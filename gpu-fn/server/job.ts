@@ -1,6 +1,7 @@
 // One job: its request, and the log of its events, which any number of readers can follow from the start.
 import { EventEmitter } from 'node:events'
 import type { JobEvent, JobRequest } from '../contract.ts'
+import type { InputFiles } from '../pipeline/input/input-image.ts'
 import type { TraceParent } from './observability/traceparent.ts'
 
 /** An event and, for an image, its bytes. */
@@ -14,6 +15,8 @@ export interface Job {
   /** The highest attempt of this job. */
   attempt: number
   readonly entries: Entry[]
+  /** The input files; empty once the job has ended. */
+  files: InputFiles
   /** Approximate memory use of the job in bytes. */
   bytes: number
   readonly cancellation: AbortController
@@ -34,7 +37,7 @@ export const waitedMs = ({ wait: { ms, since } }: Job): number => ms + (since ==
 const ENTRY_BYTES = 256
 const TERMINAL: readonly JobEvent['type'][] = ['succeeded', 'failed', 'canceled']
 
-export function createJob(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
+export function createJob(id: string, request: JobRequest, files: InputFiles, trace: TraceParent | null = null): Job {
   const parameters = parametersOf(request)
   const acceptedAt = performance.now()
   return {
@@ -43,8 +46,9 @@ export function createJob(id: string, request: JobRequest, trace: TraceParent | 
     parameters,
     attempt: request.attempt,
     entries: [],
+    files,
     // UTF-16, stored in both `request` and `parameters`.
-    bytes: 4 * parameters.length,
+    bytes: 4 * parameters.length + bytesOf(files),
     cancellation: new AbortController(),
     acceptedAt,
     wait: { ms: 0, since: acceptedAt },
@@ -52,6 +56,8 @@ export function createJob(id: string, request: JobRequest, trace: TraceParent | 
     changes: new EventEmitter<{ entry: [] }>().setMaxListeners(0),
   }
 }
+
+const bytesOf = (files: InputFiles) => Object.values(files).reduce((sum, { byteLength }) => sum + byteLength, 0)
 
 /** The parts of a request that identify the job: all but the attempt and the schedule. */
 export function parametersOf(request: JobRequest): string {
@@ -62,6 +68,10 @@ export function parametersOf(request: JobRequest): string {
 export function append(job: Job, event: JobEvent, data?: Uint8Array): void {
   job.entries.push(data ? { event, data } : { event })
   job.bytes += ENTRY_BYTES + (data?.byteLength ?? 0)
+  if (TERMINAL.includes(event.type)) {
+    job.bytes -= bytesOf(job.files)
+    job.files = {}
+  }
   job.changes.emit('entry')
 }
 

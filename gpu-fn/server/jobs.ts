@@ -1,7 +1,8 @@
 // The jobs of this process: each is accepted once, queued, run, and kept for replay for some time after its end.
 import type { Logger } from 'pino'
 import type { Health, JobRequest } from '../contract.ts'
-import type { Engine } from '../engine/engine.ts'
+import type { Engine, Model } from '../engine/engine.ts'
+import type { InputFiles } from '../pipeline/input/input-image.ts'
 import { Dispatcher, type Rejection } from './dispatcher.ts'
 import { createEngineHealth } from './engine-health.ts'
 import { Estimates } from './estimates.ts'
@@ -9,6 +10,7 @@ import { createExpiringMap } from './expiring-map.ts'
 import { append, createJob, type Job, outcome, parametersOf } from './job.ts'
 import { type Observer, observeWith } from './observability/observer.ts'
 import type { TraceParent } from './observability/traceparent.ts'
+import { createPrefetch, type Prefetch } from './prefetch.ts'
 import { createReaders } from './readers.ts'
 import { Refusal } from './refusal.ts'
 import { Retention, type RetentionLimits } from './retention.ts'
@@ -45,6 +47,7 @@ export class Jobs {
   readonly #canceledAttempts = createExpiringMap<number>(CANCELLATIONS)
   readonly #retention: Retention
   readonly #dispatcher: Dispatcher
+  readonly #prefetch: Prefetch
   readonly #readers: ReturnType<typeof createReaders>
 
   constructor(options: JobsOptions) {
@@ -55,6 +58,7 @@ export class Jobs {
       if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id)
     })
     const health = createEngineHealth(engine, log, onBroken)
+    this.#prefetch = createPrefetch(engine)
     this.#dispatcher = new Dispatcher({
       start: (job) => runJob(engine, job, this.#logOf(job)),
       onEnd: async (job, fault) => {
@@ -62,6 +66,8 @@ export class Jobs {
         observer.end(job)
         await health.record(job, fault)
       },
+      onIdle: () => this.#prefetch.idle(),
+      onBusy: () => this.#prefetch.busy(),
       estimates: new Estimates(),
       observer,
       capacity: queue,
@@ -74,7 +80,7 @@ export class Jobs {
   }
 
   /** Accepts a new job, or returns the existing one with this id if its request is the same. For an attempt that was canceled earlier, returns a job that has ended as canceled. */
-  submit(id: string, request: JobRequest, trace: TraceParent | null = null): Job {
+  submit(id: string, request: JobRequest, files: InputFiles = {}, trace: TraceParent | null = null): Job {
     const known = this.#jobs.get(id)
     if (known && known.parameters !== parametersOf(request))
       throw new Refusal('job_conflict', `job ${id} exists with another body`)
@@ -83,7 +89,7 @@ export class Jobs {
       known.attempt = Math.max(known.attempt, request.attempt)
       return known
     }
-    const job = createJob(id, request, trace)
+    const job = createJob(id, request, files, trace)
     if (isCanceled) {
       this.#jobs.set(id, job)
       this.#endCanceled(job)
@@ -121,6 +127,24 @@ export class Jobs {
     return this.#dispatcher.counts()
   }
 
+  /** Notes a request for a model; null if it is not offered. The most requested models are kept ready. */
+  prewarm({ model: name, tier }: Pick<JobRequest, 'model' | 'tier'>): Model | null {
+    const model = this.#options.engine.models.find((each) => each.model === name && each.tier === tier)
+    if (!model) return null
+    this.#prefetch.requested(model)
+    return model
+  }
+
+  /** Opens a model while no job has the device. Failures are logged. */
+  async open(model: Model): Promise<void> {
+    const { engine, log } = this.#options
+    await this.#dispatcher.exclusively(async () => {
+      await engine
+        .load(model)
+        .catch((err: unknown) => log.error({ err, model: model.model }, 'a model could not be opened'))
+    })
+  }
+
   /** Unfinished jobs by class and state. */
   census(): ReturnType<Dispatcher['census']> {
     return this.#dispatcher.census()
@@ -151,6 +175,7 @@ export class Jobs {
     refuseUnlessReady(lifecycle)
     const rejected = this.#dispatcher.add(job)
     if (rejected) throw refusalOf(rejected, queue)
+    this.prewarm(job.request)
     this.#jobs.set(job.id, job)
     this.#readers.add(job)
     this.#logOf(job).debug({ position: this.#dispatcher.position(job) }, 'job accepted')

@@ -5,12 +5,16 @@ import type { JobEvent, JobRequest, Timings } from '../contract.ts'
 import type { Engine, Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
+import { type DecodedInput, decodeInput, InputError } from '../pipeline/input/input-image.ts'
+import type { InputImage } from '../pipeline/input/start.ts'
+import { describeWeightProblem } from '../pipeline/prompt.ts'
 import { append, type Job, waitedMs } from './job.ts'
 import type { Load } from './observability/observer.ts'
 
 /** Limit on warnings, which quote the prompt: lines of the stream have a maximum length. */
 const WARNING_CHARACTERS = 2_000
 
+type Generation = { job: Job; progress: Progress; log: Logger }
 type Progress = { timings: Timings; stepsDone: number; images: number }
 
 /** The part of a run that a turn has completed. `occupied`: none, because the model does not fit beside those of unfinished runs. */
@@ -32,7 +36,7 @@ export async function* runJob(engine: Engine, job: Job, log: Logger): AsyncGener
   const { signal } = job.cancellation
   let fault = false
   try {
-    yield* generate(engine, job, progress)
+    yield* generate(engine, { job, progress, log })
     append(job, { type: 'succeeded', images: progress.images, timings: close(job, progress) })
   } catch (thrown) {
     const { code, message, cause } = thrown instanceof JobError ? thrown : jobFault('internal', thrown)
@@ -68,11 +72,14 @@ export function canceled(
   return { type: 'canceled', steps_done: progress.stepsDone, timings: close(job, progress) }
 }
 
-async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGenerator<Turn> {
+async function* generate(engine: Engine, { job, progress, log }: Generation): AsyncGenerator<Turn> {
   const { request, cancellation } = job
   const { signal } = cancellation
   const model = chooseModel(engine.models, request)
   checkSize(model, request)
+  checkSkippedLayers(model, request)
+  checkPromptWeights(request)
+  const input = request.inputs && (await openInput(model, job))
   signal.throwIfAborted()
   let loaded = await engine.load(model, request)
   while (loaded.occupied) {
@@ -85,8 +92,39 @@ async function* generate(engine: Engine, job: Job, progress: Progress): AsyncGen
   // A job canceled during the load has not started.
   signal.throwIfAborted()
   append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
+  for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
-  for await (const event of engine.run(model, request, signal)) {
+  const attempt = { job, progress, model, ...(input && { input }) }
+  try {
+    yield* runOnce(engine, { ...attempt, inTurns })
+  } catch (error) {
+    const isOutOfMemory = error instanceof JobError && error.code === 'out_of_memory'
+    if (!isOutOfMemory || progress.images > 0 || signal.aborted) throw error
+    // The engine has freed what it can, and the job has the device to itself.
+    log.warn({ err: error.cause }, 'a job ran out of memory and is repeated alone')
+    Object.assign(progress, { stepsDone: 0 })
+    yield* runOnce(engine, { ...attempt, inTurns: true })
+  }
+}
+
+/** Decodes the job's input files. Throws JobError `invalid_request`. */
+async function openInput({ model, inputImage }: Model, { files, request }: Job): Promise<DecodedInput> {
+  if (!inputImage)
+    throw new JobError(
+      'invalid_request',
+      `${model} takes no input image on this server: its package has no VAE encoder; omit the image, or compile the checkpoint again`,
+    )
+  try {
+    return await decodeInput(files, request)
+  } catch (error) {
+    throw error instanceof InputError ? new JobError('invalid_request', error.message) : error
+  }
+}
+
+type Attempt = { job: Job; progress: Progress; model: Model; input?: InputImage; inTurns: boolean }
+
+async function* runOnce(engine: Engine, { job, progress, model, input, inTurns }: Attempt): AsyncGenerator<Turn> {
+  for await (const event of engine.run(model, job.request, job.cancellation.signal, input)) {
     record(job, progress, event)
     const phase = PHASE[event.type]
     if (phase) yield { phase, inTurns }
@@ -148,6 +186,27 @@ function checkSize({ model, side }: Model, request: JobRequest): void {
         'invalid_request',
         `${name} was ${pixels}; ${model} takes multiples of ${side.multipleOf} up to ${side.max}`,
       )
+  }
+}
+
+/** Errors: invalid_request for blocks that the model does not have, or that neither the request nor the package states. */
+function checkSkippedLayers({ model, blocks }: Model, { skip_layer_guidance: skip }: JobRequest): void {
+  if (!skip) return
+  const refuse = (problem: string) => new JobError('invalid_request', `skip_layer_guidance ${problem}`)
+  if (!blocks) throw refuse(`needs a package of this version; ${model} must be compiled again`)
+  const layers = skip.layers ?? blocks.skipped
+  if (layers.length === 0)
+    throw refuse(`has no layers, and ${model} has no published ones; list some of its ${blocks.count}`)
+  const missing = layers.find((layer) => layer >= blocks.count)
+  if (missing !== undefined) throw refuse(`has layer ${missing}; the layers of ${model} are 0 to ${blocks.count - 1}`)
+}
+
+/** Errors: invalid_request. */
+function checkPromptWeights({ prompt_weights, ...request }: JobRequest): void {
+  if (!prompt_weights) return
+  for (const name of ['prompt', 'prompt_2', 'prompt_3', 'negative_prompt'] as const) {
+    const problem = describeWeightProblem(request[name] ?? '')
+    if (problem) throw new JobError('invalid_request', `${name} ${problem}`)
   }
 }
 

@@ -3,6 +3,7 @@ import { createHash, type KeyObject, timingSafeEqual } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import type { Logger } from 'pino'
 import {
+  describeInputs,
   describeOversize,
   GPU_TOKEN,
   type Health,
@@ -10,6 +11,7 @@ import {
   jobId,
   jobRequest,
   LIMITS,
+  modelRequest,
   PROTOCOL_VERSION,
 } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
@@ -19,7 +21,7 @@ import type { Metrics } from './observability/metrics.ts'
 import type { Observer } from './observability/observer.ts'
 import { parseTraceparent, type TraceParent } from './observability/traceparent.ts'
 import { describeIssues, problem, Refusal } from './refusal.ts'
-import { readBody } from './request-body.ts'
+import { RequestBody } from './request-body.ts'
 import { jobStream } from './stream.ts'
 
 /** Less than the contract's interval, so that strict readers always receive a heartbeat in time. */
@@ -47,9 +49,13 @@ export function createApp(options: ServerOptions): Hono {
   app.get('/ping', () => new Response(null, { status: pingStatus(options.lifecycle) }))
   app.put('/jobs/:id', async (c) => putJob(await readSigned(c, options, useToken), options))
   app.delete('/jobs/:id', async (c) => deleteJob(await readSigned(c, options, useToken), options))
+  app.put('/models/:id', async (c) => putModel(await readSigned(c, options, useToken), options))
   app.notFound(() =>
     problem(
-      new Refusal('not_found', 'there is GET /healthz, /readyz, /metrics and /ping, and PUT or DELETE /jobs/{id}'),
+      new Refusal(
+        'not_found',
+        'there is GET /healthz, /readyz, /metrics and /ping, PUT or DELETE /jobs/{id}, and PUT /models/{model}',
+      ),
     ),
   )
   app.onError((error) => {
@@ -63,22 +69,42 @@ export function createApp(options: ServerOptions): Hono {
   return app
 }
 
-/** An authenticated request. `attempt` is null without authentication; the body of a PUT has it as well. */
-type Signed = { id: string; attempt: number | null; body: Uint8Array; trace: TraceParent | null }
+/** An authenticated request. `attempt` is null without authentication; the body of a PUT has it as well. `files`: the rest of the body. */
+type Signed = { id: string; attempt: number | null; body: Uint8Array; files: RequestBody; trace: TraceParent | null }
 
 /** Verifies the request's token for this job before reading any of its body. */
 async function readSigned(c: Context, options: ServerOptions, useToken: (claims: Claims) => void): Promise<Signed> {
   const id = readJobId(c)
   const claims = await readClaims(c, options)
   if (claims) checkJob(claims, id)
-  if (c.req.method === 'PUT' && !/^application\/json\s*(;|$)/i.test(c.req.header('content-type') ?? ''))
-    throw new Refusal('unsupported_media_type', 'send content-type: application/json')
-  const body = await readBody(c.req.raw)
+  const hasFiles = c.req.method === 'PUT' && isFramed(c.req.header('content-type') ?? '')
+  const files = new RequestBody(c.req.raw)
+  const body = await reading(files, () => (hasFiles ? files.readLine() : files.readAll()))
   const trace = parseTraceparent(c.req.header('traceparent'))
-  if (!claims) return { id, attempt: null, body, trace }
+  if (!claims) return { id, attempt: null, body, files, trace }
   checkBody(claims, body)
   useToken(claims)
-  return { id, attempt: claims.attempt, body, trace }
+  return { id, attempt: claims.attempt, body, files, trace }
+}
+
+/** Whether files follow a PUT's request. Throws a Refusal with status 415 for any other media type. */
+function isFramed(contentType: string): boolean {
+  if (/^application\/x-ndjson\s*(;|$)/i.test(contentType)) return true
+  if (/^application\/json\s*(;|$)/i.test(contentType)) return false
+  throw new Refusal(
+    'unsupported_media_type',
+    'send content-type: application/json, or application/x-ndjson with inputs',
+  )
+}
+
+/** Reads the rest of the body before a refusal is sent. */
+async function reading<T>(body: RequestBody, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read()
+  } catch (error) {
+    await body.discard()
+    throw error
+  }
 }
 
 /** The claims of the request's token; null without authentication. */
@@ -87,16 +113,27 @@ async function readClaims(c: Context, { edgePublicKeys }: ServerOptions): Promis
   return verifyToken(edgePublicKeys, c.req.header(GPU_TOKEN.header) ?? c.req.header('authorization'))
 }
 
-function putJob({ id, attempt, body, trace }: Signed, options: ServerOptions): Response {
-  const request = parseRequest(body)
+async function putJob({ id, attempt, body, files, trace }: Signed, options: ServerOptions): Promise<Response> {
+  const request = await reading(files, async () => parseRequest(body))
   if (attempt !== null && attempt !== request.attempt)
     throw new Refusal('token_mismatch', `the token is for attempt ${attempt}, the body for attempt ${request.attempt}`)
+  const inputs = await reading(files, () => files.readFiles(request.inputs ?? []))
   const { jobs, heartbeatMs = HEARTBEAT_MS } = options
-  const job = jobs.submit(id, request, trace)
+  const job = jobs.submit(id, request, inputs, trace)
   const accepted = { type: 'accepted', job: id, attempt: request.attempt, position: jobs.position(job) } as const
   return new Response(jobStream(job, accepted, heartbeatMs, jobs.attach(job)), {
     headers: { 'content-type': 'application/x-ndjson', 'cache-control': 'no-store' },
   })
+}
+
+/** Opens a model ahead of its jobs. Its token is for the model's name in place of a job's id. */
+function putModel({ id, body }: Signed, { jobs }: ServerOptions): Response {
+  const parsed = modelRequest.safeParse(parseJson(body), { reportInput: true })
+  if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
+  const model = jobs.prewarm({ model: id, tier: parsed.data.tier })
+  if (!model) throw new Refusal('not_found', `model ${id}:${parsed.data.tier} is not on this server`)
+  void jobs.open(model)
+  return new Response(null, { status: 202 })
 }
 
 function deleteJob({ id, attempt }: Signed, { jobs }: ServerOptions): Response {
@@ -113,8 +150,8 @@ function readJobId(c: Context): string {
 function parseRequest(body: Uint8Array): JobRequest {
   const parsed = jobRequest.safeParse(parseJson(body), { reportInput: true })
   if (!parsed.success) throw new Refusal('invalid_request', describeIssues(parsed.error.issues))
-  const oversize = describeOversize(parsed.data)
-  if (oversize !== null) throw new Refusal('invalid_request', oversize)
+  const problem = describeOversize(parsed.data) ?? describeInputs(parsed.data)
+  if (problem !== null) throw new Refusal('invalid_request', problem)
   return parsed.data
 }
 

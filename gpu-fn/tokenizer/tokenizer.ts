@@ -4,6 +4,7 @@ import { parseTokenizerFiles, type TokenizerFiles, type TokenizerJson } from './
 import { exactNormalizer } from './normalizer.ts'
 import { assertPublishedParts } from './parts.ts'
 import { type Cutter, cutIntoPieces, cutterOf, type Piece } from './pieces.ts'
+import type { Segment } from './prompt-weights.ts'
 import { readTokenizerDirectory, TokenizerError, type TokenizerSources } from './sources.ts'
 
 /** The tokenizer of one text encoder: `prefix`, the prompt, `suffix`, then `padId` up to the length of the encoder's input. */
@@ -79,7 +80,7 @@ export function tokenize(
   limits: { minTokens: number; maxTokens: number },
   pieceCharacters = PIECE_CHARACTERS,
 ): Tokens {
-  const { tokenizer, prefix, suffix, padId, cutter } = from
+  const { tokenizer, prefix, suffix, cutter } = from
   const text = prompt.toWellFormed()
   const room = limits.maxTokens - prefix.length - suffix.length
   let body: number[] = []
@@ -89,9 +90,55 @@ export function tokenize(
     if (body.length > room) cut = tokenizer.decode(body.slice(room)).trim()
     if (cut !== undefined && cut.length > QUOTED_CHARACTERS + UNSETTLED_CHARACTERS) break
   }
-  const ids = [...prefix, ...body.slice(0, room), ...suffix]
-  while (ids.length < limits.minTokens) ids.push(padId)
-  return { ids: BigInt64Array.from(ids, BigInt), ...(cut !== undefined && { cut: quoteStart(cut) }) }
+  const ids = pad(from, [...prefix, ...body.slice(0, room), ...suffix], limits)
+  return { ids, ...(cut !== undefined && { cut: quoteStart(cut) }) }
+}
+
+/** ComfyUI moves shorter segments whole to the next part of a long prompt, which this pipeline does not have. */
+const DIVISIBLE_TOKENS = 8
+
+/** Ids as of `tokenize` and the weight of each. Each segment is tokenized for itself; start, end and padding weigh 1. */
+export function tokenizeWeighted(
+  from: PromptTokenizer,
+  segments: readonly Segment[],
+  limits: { minTokens: number; maxTokens: number },
+): Tokens & { weights: Float32Array } {
+  const { tokenizer, prefix, suffix } = from
+  const room = limits.maxTokens - prefix.length - suffix.length
+  const body: { id: number; weight: number }[] = []
+  let cut: string | undefined
+  for (const [k, { text, weight }] of segments.entries()) {
+    const left = room - body.length
+    const ids = encodeUpTo(from, text.toWellFormed(), Math.max(left + QUOTED_CHARACTERS, DIVISIBLE_TOKENS))
+    const kept = ids.length <= left ? ids.length : ids.length < DIVISIBLE_TOKENS ? 0 : left
+    for (const id of ids.slice(0, kept)) body.push({ id, weight })
+    if (kept === ids.length) continue
+    const rest = segments.slice(k + 1).map((each) => each.text)
+    cut = quoteStart([tokenizer.decode(ids.slice(kept)).trim(), ...rest].join(''))
+    break
+  }
+  const ids = [...prefix, ...body.map(({ id }) => id), ...suffix]
+  const weights = new Float32Array(Math.max(ids.length, limits.minTokens)).fill(1)
+  weights.set(
+    body.map(({ weight }) => weight),
+    prefix.length,
+  )
+  return { ids: pad(from, ids, limits), weights, ...(cut !== undefined && { cut }) }
+}
+
+/** Tokens of a text, at least `enough` of them if it has as many. */
+function encodeUpTo({ tokenizer, cutter }: PromptTokenizer, text: string, enough: number): number[] {
+  let ids: number[] = []
+  for (const piece of cutter ? cutIntoPieces(text, cutter, PIECE_CHARACTERS) : [{ text, next: '' }]) {
+    ids = ids.concat(encodePiece(tokenizer, piece))
+    if (ids.length >= enough) break
+  }
+  return ids
+}
+
+function pad({ padId }: PromptTokenizer, ids: readonly number[], { minTokens }: { minTokens: number }): BigInt64Array {
+  const padding = new Array<number>(Math.max(0, minTokens - ids.length)).fill(padId)
+  return BigInt64Array.from([...ids, ...padding], BigInt)
 }
 
 function encodePiece(tokenizer: Tokenizer, { text, next }: Piece): number[] {

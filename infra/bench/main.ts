@@ -16,7 +16,8 @@ import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
 import type { PngBenchOptions } from './png.ts'
-import type { ScheduleBenchOptions } from './schedule/schedule.ts'
+import { RUNS, type ScheduleBenchOptions } from './schedule/schedule.ts'
+import type { SoakOptions } from './soak/soak.ts'
 import type { StepOptions } from './step.ts'
 import type { StreamBenchOptions } from './stream.ts'
 
@@ -95,7 +96,25 @@ command
   .option('--seed <number>', 'seed of the traces', parseWholeNumber, 1)
   .option('--aging <seconds>', 'longest time from acceptance to image', Number, 60)
   .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
+  .option('--real', 'run the traces on the engine instead')
+  .option('--packages <path>', 'directory of packages for --real; the built-in models by default')
+  .addOption(new Option('--random <variant>', 'random weights for --real instead, on a GPU').choices(FULL_SIZES))
+  .option('--directory <path>', 'their directory', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .addOption(new Option('--runs <names...>', 'runs of --real').choices(RUNS).default([...RUNS]))
+  .option('--out <file>', 'carries the runs of --real to the next command')
+  .option('--turbo <model>', 'model:tier of Turbo jobs', 'nano-turbo:fp8')
+  .option('--full <model>', 'model:tier of full jobs', 'nano:fp8')
+  .option('--size <pixels>', 'width and height', Number, 256)
   .action(async (options: ScheduleBenchOptions) => (await import('./schedule/schedule.ts')).benchSchedule(options))
+
+command
+  .command('soak')
+  .description('random faults of the GPU function under load: no job may be lost, wrong or stuck')
+  .option('--minutes <count>', 'duration', Number, 20)
+  .option('--faults <count>', 'number of faults', Number, 500)
+  .option('--callers <count>', 'concurrent callers', Number, 6)
+  .option('--seed <number>', 'seed of faults and requests', parseWholeNumber, 1)
+  .action(async (options: SoakOptions) => (await import('./soak/soak.ts')).benchSoak(options))
 
 command
   .command('step')

@@ -3,6 +3,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
 import { parseWholeNumber } from '../command/whole-number.ts'
+import { printIdle } from './idle.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, DEFAULTS, GPUS, TIERS, VARIANTS } from './model.ts'
 import { COST_HEAD, costRow, fillPage, SECTIONS } from './tables.ts'
@@ -19,9 +20,11 @@ type Flags = Omit<Case, 'imagesPerDay' | 'idleSeconds' | 'minContainers'> & {
   warm: number
   write?: boolean
   measure?: boolean
+  idleWindows?: boolean
 }
 
-async function main({ images, idle, warm, write, measure, ...given }: Flags): Promise<void> {
+async function main({ images, idle, warm, write, measure, idleWindows, ...given }: Flags): Promise<void> {
+  if (idleWindows) return printIdle()
   if (write) return writeFile(PAGE, fillPage(await readFile(PAGE, 'utf8')))
   if (measure) return writeFile(SIZES, `${JSON.stringify(await measureStorage(MEASURED_JOBS), null, 2)}\n`)
   if (images === undefined) {
@@ -43,6 +46,7 @@ const command = new Command('cost')
   .option('--warm <count>', 'permanent containers', parseWholeNumber, DEFAULTS.minContainers)
   .option('--seed <number>', 'seed of the traffic', parseWholeNumber, DEFAULTS.seed)
   .option('--measure', 'measure the row sizes of docs/cost.md with a local worker')
+  .option('--idle-windows', 'the adaptive idle window against fixed ones')
   .option('--write', 'update docs/cost.md')
 
 await main(command.parse().opts<Flags>())

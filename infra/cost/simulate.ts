@@ -6,11 +6,14 @@ type Fleet = {
   service: () => number
   /** Duration of a cold start, which is billed. */
   coldSeconds: number
-  /** Idle time before a container ends. */
-  idleSeconds: number
+  /** Idle time before a container ends: fixed, or a policy that learns from the gaps between images. */
+  idleSeconds: number | IdlePolicy
   minContainers: number
   maxContainers: number
 }
+
+/** `observe` receives the seconds between the end of an image and the next arrival; `window` is the idle time of a container from now on. */
+export type IdlePolicy = { observe(gap: number): void; window(now: number): number }
 
 export type Outcome = {
   images: number
@@ -27,7 +30,7 @@ export type Outcome = {
 }
 
 /** Times in seconds. `at` is the end of the start or of the latest image. */
-type Container = { since: number; starting: boolean; at: number }
+type Container = { since: number; starting: boolean; at: number; idle: number }
 
 /**
  * Images are served in order of arrival. If no container is free, an arrival starts one, unless as many containers are starting as images
@@ -35,9 +38,15 @@ type Container = { since: number; starting: boolean; at: number }
  */
 export function simulate(arrivals: Float64Array, fleet: Fleet): Outcome {
   const { service, coldSeconds, idleSeconds, minContainers, maxContainers } = fleet
+  const policy = typeof idleSeconds === 'number' ? { observe: () => {}, window: () => idleSeconds } : idleSeconds
   const busy = new TinyQueue<Container>([], (a, b) => a.at - b.at)
   // A stack by the time of the last use, so that the container that has been idle longest is at its start.
-  const free: Container[] = Array.from({ length: minContainers }, () => ({ since: 0, starting: false, at: 0 }))
+  const free: Container[] = Array.from({ length: minContainers }, () => ({
+    since: 0,
+    starting: false,
+    at: 0,
+    idle: policy.window(0),
+  }))
   const waiting: { at: number; cold: boolean }[] = []
   const latency = new Float64Array(arrivals.length)
   let [head, served, starting, containers, peakContainers] = [0, 0, 0, minContainers, minContainers]
@@ -51,10 +60,10 @@ export function simulate(arrivals: Float64Array, fleet: Fleet): Outcome {
     busy.push({ ...container, starting: false, at: now + seconds })
   }
   const endIdle = (now: number) => {
-    while (containers > minContainers && free[0] && free[0].at + idleSeconds <= now) {
-      const { at, since } = free.shift()!
+    while (containers > minContainers && free[0] && free[0].at + free[0].idle <= now) {
+      const { at, since, idle } = free.shift()!
       containers -= 1
-      containerSeconds += at + idleSeconds - since
+      containerSeconds += at + idle - since
     }
   }
   const release = (container: Container) => {
@@ -62,13 +71,14 @@ export function simulate(arrivals: Float64Array, fleet: Fleet): Outcome {
     if (container.starting) starting -= 1
     const next = waiting[head]
     lastUse = container.at
-    if (!next) return void free.push(container)
+    if (!next) return void free.push({ ...container, idle: policy.window(container.at) })
     head += 1
     if (next.cold) coldCount += 1
     serve(container, container.at, next.at)
   }
   for (const now of arrivals) {
     for (let next = busy.peek(); next && next.at <= now; next = busy.peek()) release(busy.pop()!)
+    if (busy.length === 0 && waiting.length === head) policy.observe(now - lastUse)
     endIdle(now)
     const container = free.pop()
     if (container) {
@@ -81,10 +91,10 @@ export function simulate(arrivals: Float64Array, fleet: Fleet): Outcome {
     containers += 1
     starting += 1
     peakContainers = Math.max(peakContainers, containers)
-    busy.push({ since: now, starting: true, at: now + coldSeconds })
+    busy.push({ since: now, starting: true, at: now + coldSeconds, idle: 0 })
   }
   for (let next = busy.pop(); next; next = busy.pop()) release(next)
-  const end = lastUse + idleSeconds
+  const end = lastUse + Math.max(policy.window(lastUse), ...free.map(({ idle }) => idle))
   endIdle(end)
   const sorted = latency.sort()
   const quantile = (q: number) => sorted[Math.ceil(q * served) - 1] ?? 0

@@ -48,7 +48,7 @@ const COLUMNS: Partial<Record<keyof Case, Column>> = {
 }
 type Values = { [Key in keyof Case]?: readonly Case[Key][] }
 
-/** The cost of every combination of the values, which vary fastest in the last field; `fixed` applies to all. */
+/** A table of the cost of every combination of the values. The last field varies fastest; `fixed` applies to all rows. */
 function sweep(values: Values, fixed: Partial<Case> = {}, extra: string[][] = []): string {
   const fields = Object.keys(values) as (keyof Case)[]
   const cases = fields.reduce<Partial<Case>[]>(

@@ -1,7 +1,7 @@
 // Arrival times of image requests, in seconds from the start.
 import type { Random } from '../command/random.ts'
 
-export const TRAFFIC = ['poisson', 'bursty'] as const
+export const TRAFFIC = ['poisson', 'bursty', 'daily'] as const
 export type Traffic = (typeof TRAFFIC)[number]
 
 /** Visits: the mean number of images, and the mean pause between them. */
@@ -11,7 +11,8 @@ export const drawExponential = (random: Random, mean: number) => -Math.log(1 - r
 
 /** `count` arrivals in ascending order, with a mean of `rate` per second. */
 export function drawArrivals(traffic: Traffic, rate: number, count: number, random: Random): Float64Array {
-  const times = traffic === 'poisson' ? drawPoisson(rate, count, random) : drawBursty(rate, count, random)
+  const draw = { poisson: drawPoisson, bursty: drawBursty, daily: drawDaily }[traffic]
+  const times = draw(rate, count, random)
   return times.sort()
 }
 
@@ -31,6 +32,23 @@ function drawBursty(rate: number, count: number, random: Random): Float64Array {
       times[k++] = now
       now += drawExponential(random, VISIT.pauseSeconds)
     } while (k < count && random.next() > 1 / VISIT.pictures)
+  }
+  return times
+}
+
+const DAY = 86_400
+/** The rate at night, and the share of the mean that it varies by. */
+const SWING = 0.95
+
+/** A Poisson process whose rate follows the time of day as a cosine: nearly twice the mean at noon, a twentieth of it at night. */
+function drawDaily(rate: number, count: number, random: Random): Float64Array {
+  const times = new Float64Array(count)
+  const most = rate * (1 + SWING)
+  let now = 0
+  for (let k = 0; k < count; ) {
+    now += drawExponential(random, 1 / most)
+    const share = (1 - SWING * Math.cos((2 * Math.PI * now) / DAY)) / (1 + SWING)
+    if (random.next() < share) times[k++] = now
   }
   return times
 }

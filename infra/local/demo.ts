@@ -12,7 +12,7 @@ import { type ImageReply, requestImage } from './image-request.ts'
 import { type Local, pageOf, startLocal } from './local.ts'
 import { findDrawableObjects, readVocabulary } from './models/vocabulary.ts'
 
-type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out: string; json?: boolean; open?: boolean }
+type Flags = { route?: 'turbo' | 'full'; size?: string; seed?: number; out?: string; json?: boolean; open?: boolean }
 
 const FORMATS: Record<string, string> = { '.png': 'png', '.jpg': 'jpeg', '.jpeg': 'jpeg', '.webp': 'webp' }
 
@@ -36,7 +36,7 @@ async function main(): Promise<void> {
     )
     .option('--size <WxH>', "such as 256x256; the model's default otherwise")
     .option('--seed <number>', 'the same seed gives the same image', parseWholeNumber)
-    .option('--out <file>', 'png, jpg or webp', outputPath, 'octet.png')
+    .option('--out <file>', 'png, jpg or webp; octet-SEED.png by default', outputPath)
     .option('--json', 'print one JSON object instead of text')
     .option('--open', 'open the playground in a browser, and serve it until Ctrl+C')
   const flags = prepareCommand(command).parse().opts<Flags>()
@@ -59,9 +59,10 @@ async function main(): Promise<void> {
 
 /** Writes the image of a prompt and reports it. `started` is the start of the command. */
 async function generate(local: Local, prompt: string, flags: Flags, started: number): Promise<void> {
-  const { route, size, seed, out } = flags
-  const output_format = FORMATS[path.extname(out)]
+  const { route, size, seed } = flags
+  const output_format = flags.out === undefined ? 'png' : FORMATS[path.extname(flags.out)]
   const reply = await requestImage(local, { prompt, route, size, seed, output_format }, flags.json)
+  const out = flags.out ?? `octet-${reply.data[0]!.seed}.png`
   await fs.mkdir(path.dirname(path.resolve(out)), { recursive: true })
   await fs.writeFile(out, Buffer.from(reply.data[0]!.b64_json, 'base64'))
   const total = (performance.now() - started) / 1000

@@ -17,7 +17,7 @@ export type Local = {
   stop: () => Promise<void>
 }
 
-/** What is served. */
+/** The served models. */
 export type LocalModels = {
   /** Directory of packages. */
   packages: string
@@ -63,7 +63,7 @@ async function choosePorts({ port, watch }: LocalOptions): Promise<{ worker: num
 /** The address of the page with the key. The page takes the key from the fragment, which is not sent to the server. */
 export const pageOf = ({ url, key }: Local) => `${url}/#key=${key}`
 
-/** The GPU function of this machine does not stop, so that a ping, which costs nothing here, finds it warm. */
+/** The GPU function of this machine is always warm, so pings are free. */
 const ALWAYS_ON = { idle_seconds: 3600, start_seconds: 1, budget_seconds: 86_400 }
 
 /** Starts all parts at the same time. If one fails, stops those that were started. */

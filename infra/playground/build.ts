@@ -12,8 +12,12 @@ const DIST = path.join(root, 'edge/dist')
 const STAMP = path.join(DIST, '.build')
 const KEPT: ReadonlySet<string> = new Set(['.assetsignore', '.build'])
 
-const SWAGGER = path.join(root, 'node_modules/swagger-ui-dist')
-const SWAGGER_FILES = ['swagger-ui-bundle.js', 'swagger-ui.css']
+/** Files of packages for the reference. */
+const DOCS_FILES = [
+  'swagger-ui-dist/swagger-ui-bundle.js',
+  'swagger-ui-dist/swagger-ui.css',
+  '@fontsource-variable/geist/files/geist-latin-wght-normal.woff2',
+]
 
 /** A digest of every file that the build reads. */
 async function digestOfSources(): Promise<string> {
@@ -60,7 +64,8 @@ async function writeReference(outDir: string): Promise<void> {
   const file = pathToFileURL(path.join(root, 'edge/openapi/document.ts')).href
   const { openApiDocument } = (await import(file)) as { openApiDocument: () => object }
   await fs.writeFile(path.join(outDir, 'openapi.json'), JSON.stringify(openApiDocument()))
-  for (const file of SWAGGER_FILES) await fs.copyFile(path.join(SWAGGER, file), path.join(outDir, 'docs', file))
+  for (const file of DOCS_FILES)
+    await fs.copyFile(path.join(root, 'node_modules', file), path.join(outDir, 'docs', path.basename(file)))
 }
 
 async function filesBelow(directory: string): Promise<string[]> {
@@ -69,17 +74,27 @@ async function filesBelow(directory: string): Promise<string[]> {
   return files.map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
 }
 
-/** Moves the built files to DIST and removes others. New files come first, so that a page never names a missing file. */
-async function publish(built: string): Promise<void> {
+/** Moves a file; also to another file system, which .octet is on if it is a link to a larger disk. */
+async function move(from: string, to: string): Promise<void> {
+  await fs.rename(from, to).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EXDEV') throw error
+    const beside = `${to}.${randomUUID()}`
+    await fs.copyFile(from, beside)
+    await fs.rename(beside, to)
+  })
+}
+
+/** Moves the built files to `dist` and removes others. New files come first, so that a page never names a missing file. */
+export async function publish(built: string, dist: string = DIST): Promise<void> {
   const files = await filesBelow(built)
   const htmlLast = files.toSorted((a, b) => Number(a.endsWith('.html')) - Number(b.endsWith('.html')))
   for (const file of htmlLast) {
-    await fs.mkdir(path.dirname(path.join(DIST, file)), { recursive: true })
-    await fs.rename(path.join(built, file), path.join(DIST, file))
+    await fs.mkdir(path.dirname(path.join(dist, file)), { recursive: true })
+    await move(path.join(built, file), path.join(dist, file))
   }
   const wanted = new Set(files)
-  for (const file of await filesBelow(DIST))
-    if (!wanted.has(file) && !KEPT.has(file)) await fs.rm(path.join(DIST, file), { force: true })
+  for (const file of await filesBelow(dist))
+    if (!wanted.has(file) && !KEPT.has(file)) await fs.rm(path.join(dist, file), { force: true })
 }
 
 /** Builds edge/dist unless it is up to date. Concurrent builds of the same sources give the same files. */

@@ -65,7 +65,7 @@ test('makes a picture by the GPU function, then one through the worker', async (
   expect(said.filter((line) => /image of \d{3,} bytes/.test(line))).toHaveLength(2)
 })
 
-test('a worker whose key the GPU function does not know is found out, and what to do is said', async () => {
+test('a worker with a key that the GPU function does not accept fails the smoke test, with advice', async () => {
   const { world } = await realVendors((secrets) => {
     const { d, ...key } = JSON.parse(secrets.GPU_SIGNING_KEY!)
     const other = JSON.parse(JSON.parse(JSON.stringify(secrets.RECEIPT_SIGNING_KEYS!)))[0]

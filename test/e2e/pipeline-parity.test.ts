@@ -22,6 +22,15 @@ const subjects = cases
   .flatMap((golden) => LAYOUTS.map((layout) => ({ ...golden, layout })))
   .filter(({ variant, layout }) => variant !== 'tiny-odd' || layout === 'diffusers')
 
+/** Of test/golden/scripts/pipeline_sampling.py, which has the fields that all of them have in common. */
+const sampling: (Pick<TinyCase, 'name' | 'variant'> & Partial<Golden>)[] = JSON.parse(
+  await readGolden('pipeline/sampling.json'),
+)
+const SAMPLED = {
+  ...{ prompt: 'a photorealistic flower garden with sunlight, best quality', negative_prompt: 'dark, blurry' },
+  ...{ width: 96, height: 64, steps: 5, guidance_scale: 4.5, seed: 7 },
+}
+
 const nano: NanoCase[] = (await readGolden('nano/requests.jsonl'))
   .trimEnd()
   .split('\n')
@@ -44,6 +53,10 @@ describe('StableDiffusion3Pipeline', () => {
     // In a single file, CLIP-L is pooled without its projection.
     const golden = layout === 'diffusers' ? name : `${name}.single-file`
     await expectGolden(await compileTiny({ variant, t5, layout, tier }), `pipeline/${golden}.png`, request)
+  })
+
+  it.each(sampling)('gives the image of $name', async ({ name, variant, ...request }) => {
+    await expectGolden(await compileTiny({ variant }), `pipeline/${name}.png`, { ...SAMPLED, ...request })
   })
 
   it.each(nano)('gives the image of $name', async ({ name, checkpoint, ...request }) => {

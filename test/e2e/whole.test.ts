@@ -25,7 +25,7 @@ const demo = (...args: string[]): Promise<Ended> =>
   )
 
 describe('npm run demo', () => {
-  test('writes the picture of a prompt and tells how it was made', async () => {
+  test('writes the image of a prompt and prints its parameters', async () => {
     const out = path.join(scratch, 'new', 'heart.webp')
     const { code, stdout, stderr } = await demo(
       'a red heart',
@@ -114,12 +114,130 @@ describe('the worker with the GPU function behind it', () => {
     expect(await bytes({ seed: 22 })).toEqual([three[2]])
   })
 
-  test('tells the caller what was cut from a prompt', async () => {
+  test('samples as the request says, natively and in a dialect, at the price of the evaluations', async () => {
+    const native = async (fields: Record<string, unknown>) =>
+      (await generate({ seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
+        data: { b64_json: string }[]
+        octet: { steps: number; price_microdollars: number }
+      }
+    const plain = await native({})
+    const choices = [
+      { sampler: 'heun', noise_schedule: 'simple' },
+      { sampler: 'dpmpp_2m' },
+      { sigmas: [1, 0.7, 0.5, 0.2] },
+    ]
+    const made = await Promise.all(choices.map(native))
+    expect(new Set([plain, ...made].map(({ data }) => data[0]!.b64_json)).size).toBe(4)
+    expect(made.map(({ octet }) => octet.steps)).toEqual([4, 4, 4])
+    const prices = [plain, ...made].map(({ octet }) => octet.price_microdollars - 200)
+    expect(prices).toEqual([4, 7, 4, 4].map((runs) => Math.ceil((64 * 64 * runs * 300) / 1e6)))
+    const sampling = { sampler_name: 'Heun', scheduler: 'Simple', prompt_weights: false }
+    const body = { prompt: 'a cat', seed: 5, width: 64, height: 64, ...sampling }
+    const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
+    const init = { method: 'POST', headers, body: JSON.stringify(body) }
+    const { images } = (await (await fetch(`${local.url}/sdapi/v1/txt2img`, init)).json()) as { images: string[] }
+    expect(images).toEqual([made[0]!.data[0]!.b64_json])
+  })
+
+  test('guides in a part of the steps, and away from the image without some blocks', async () => {
+    const guided = async (fields: Record<string, unknown>) =>
+      (await generate({ route: 'full', steps: 4, seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
+        data: { b64_json: string }[]
+        octet: { price_microdollars: number }
+      }
+    const made = await Promise.all(
+      [
+        {},
+        { guidance_interval: { stop: 0.5 } },
+        { skip_layer_guidance: { layers: [2], stop: 0.75 } },
+        { guidance_interval: { stop: 0.5 }, skip_layer_guidance: { layers: [2], stop: 0.75 }, sampler: 'heun' },
+      ].map(guided),
+    )
+    expect(new Set(made.map(({ data }) => data[0]!.b64_json)).size).toBe(4)
+    const runs = made.map(({ octet }) => octet.price_microdollars - 200)
+    expect(runs).toEqual([8, 6, 10, 7 + 4 + 2].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6)))
+    const unknown = generate({ route: 'full', skip_layer_guidance: true })
+    await expect(unknown).rejects.toThrow('nano has no published ones; list some of its 6')
+    await expect(guided({ skip_layer_guidance: { layers: [6] } })).rejects.toThrow('the layers of nano are 0 to 5')
+  })
+
+  test('weighs words on request, in the A1111 API by default, and warns of weights that are read as words', async () => {
+    const prompt = 'a (red heart:1.6) on a blue background'
+    const native = async (fields: Record<string, unknown>) =>
+      (await generate({ prompt, seed: 5, response_format: 'b64_json', ...fields })) as unknown as {
+        data: { b64_json: string }[]
+        octet: { warnings: { code: string }[] }
+      }
+    const [plain, weighted] = [await native({}), await native({ prompt_weights: true })]
+    expect(weighted.data[0]!.b64_json).not.toBe(plain.data[0]!.b64_json)
+    expect(plain.octet.warnings.map(({ code }) => code)).toContain('prompt_weights_ignored')
+    expect(weighted.octet.warnings).toEqual([])
+    const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
+    const body = JSON.stringify({ prompt, seed: 5, width: 64, height: 64 })
+    const reply = await fetch(`${local.url}/sdapi/v1/txt2img`, { method: 'POST', headers, body })
+    expect((await reply.json()) as object).toMatchObject({ images: [weighted.data[0]!.b64_json] })
+    const heavy = generate({ prompt: '(a cat:99)', prompt_weights: true })
+    await expect(heavy).rejects.toThrow('prompt has the weight 99; weights are from -10 to 10')
+  })
+
+  test('warns the caller about the truncated part of a prompt', async () => {
     const reply = (await generate({ prompt: 'flowers and '.repeat(60) })) as unknown as {
       octet: { warnings: { code: string; message: string }[] }
     }
     expect(reply.octet.warnings.map(({ code }) => code)).toContain('prompt_truncated')
     expect(reply.octet.warnings[0]!.message).toMatch(/77/)
+  })
+
+  describe('an input image', () => {
+    let image: Uint8Array<ArrayBuffer>
+    beforeAll(async () => {
+      const { data } = await generate({ prompt: 'a red heart', seed: 5, response_format: 'b64_json' })
+      image = Uint8Array.from(Buffer.from(data![0]!.b64_json!, 'base64'))
+    })
+
+    /** Mean difference of the values of an image's part to those of the input image. */
+    async function differenceTo(file: Uint8Array, part: { left: number; top: number; width: number; height: number }) {
+      const [a, b] = await Promise.all([image, file].map((each) => sharp(each).extract(part).raw().toBuffer()))
+      return a!.reduce((sum, value, i) => sum + Math.abs(value - b![i]!), 0) / a!.length
+    }
+    const WHOLE = { left: 0, top: 0, width: 64, height: 64 }
+
+    test('is edited by the official client, the less the lower the strength', async () => {
+      const edit = async (strength: number) => {
+        const file = new File([image], 'image.png', { type: 'image/png' })
+        const fields = { image: file, prompt: 'a cat', size: '64x64', seed: 3, strength, response_format: 'b64_json' }
+        const { data } = await client.images.edit(fields as unknown as OpenAI.ImageEditParamsNonStreaming)
+        return differenceTo(Buffer.from(data![0]!.b64_json!, 'base64'), WHOLE)
+      }
+      const [slight, strong] = [await edit(0.25), await edit(1)]
+      expect(slight).toBeLessThan(20)
+      expect(strong).toBeGreaterThan(2 * slight)
+    })
+
+    test('is repainted by img2img within the mask only', async () => {
+      const [painted, kept] = [0, 32].map((left) => ({ left, top: 0, width: 32, height: 64 }))
+      const white = { create: { width: 32, height: 64, channels: 3, background: 'white' } } as const
+      const mask = await sharp({ create: { ...white.create, width: 64, background: 'black' } })
+        .composite([{ input: await sharp(white).png().toBuffer(), left: 0, top: 0 }])
+        .png()
+        .toBuffer()
+      const base64 = (file: Uint8Array) => Buffer.from(file).toString('base64')
+      const body = { init_images: [base64(image)], mask: base64(mask), mask_blur: 0, denoising_strength: 1 }
+      const response = await fetch(`${local.url}/sdapi/v1/img2img`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', authorization: `Bearer ${local.key}` },
+        body: JSON.stringify({ ...body, prompt: 'a blue car', width: 64, height: 64, seed: 4 }),
+      })
+      const { images } = (await response.json()) as { images: string[] }
+      const file = Buffer.from(images[0]!, 'base64')
+      expect(await differenceTo(file, kept!)).toBeLessThan(0.5 * (await differenceTo(file, painted!)))
+    })
+
+    test('that is damaged is refused in words, and nothing is charged', async () => {
+      const file = new File([image.subarray(0, image.length >> 1)], 'image.png')
+      const edit = client.images.edit({ image: file, prompt: 'a cat', size: '256x256' })
+      await expect(edit).rejects.toThrow(/400.*image: the file is damaged/)
+    })
   })
 
   test('refuses a stranger and, on request, an unavailable size in the words of the official client', async () => {

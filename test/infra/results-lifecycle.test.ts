@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { RETENTION_DAYS, resultPrefix, retentionEnd } from '../../edge/results/retention.ts'
+import { inputPrefix, RETENTION_DAYS, resultPrefix, retentionEnd } from '../../edge/results/retention.ts'
 import lifecycle from '../../infra/results-lifecycle.json' with { type: 'json' }
 
 test('R2 deletes images when their retention is over, and notes for reuse with the last of them', () => {
@@ -9,7 +9,11 @@ test('R2 deletes images when their retention is over, and notes for reuse with t
     condition.maxAge / 86_400,
   ])
   const images = RETENTION_DAYS.map((days) => [true, resultPrefix(days, '').slice(0, -1), days])
-  expect(rules).toEqual([...images, [true, 'reuse/', Math.max(...RETENTION_DAYS)]])
+  expect(rules).toEqual([
+    ...images,
+    [true, 'reuse/', Math.max(...RETENTION_DAYS)],
+    [true, inputPrefix('').slice(0, -1), 1],
+  ])
 })
 
 test('a job is deleted a week after R2 deletes its images', () => {

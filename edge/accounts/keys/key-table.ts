@@ -9,16 +9,18 @@ import type { KeyInfo, KeyOptions, ListedKey } from './key-info.ts'
 export const KEYS_SCHEMA = `
   CREATE TABLE IF NOT EXISTS keys (
     id TEXT PRIMARY KEY, lineage TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT NOT NULL, scopes TEXT NOT NULL,
-    limits TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER, revoked INTEGER, created_by TEXT) STRICT;`
+    limits TEXT NOT NULL, created INTEGER NOT NULL, expires INTEGER, revoked INTEGER, created_by TEXT,
+    chosen_model TEXT) STRICT;`
 
 type KeyRow = Record<'id' | 'lineage' | 'secret_hash' | 'label' | 'scopes' | 'limits', string> & {
   created: number
   expires: number | null
   revoked: number | null
   created_by: string | null
+  chosen_model: string | null
 }
 
-const infoOf = ({ secret_hash: _, scopes, limits, ...row }: KeyRow): KeyInfo => ({
+const infoOf = ({ secret_hash: _, chosen_model: __, scopes, limits, ...row }: KeyRow): KeyInfo => ({
   ...row,
   scopes: JSON.parse(scopes),
   limits: JSON.parse(limits),
@@ -95,6 +97,20 @@ export function areLinksValid(sql: SqlStorage, id: string): boolean {
   if (!key || key.revoked !== null) return false
   const lineage = sql.exec<KeyRow>('SELECT * FROM keys WHERE lineage = ?', key.lineage).toArray()
   return lineage.some(isActive)
+}
+
+/** The model for the requests of a key's lineage that name none; null if none was chosen. */
+export const chosenModel = (sql: SqlStorage, id: string): string | null =>
+  sql
+    .exec<Pick<KeyRow, 'chosen_model'>>(
+      'SELECT first.chosen_model FROM keys JOIN keys first ON first.id = keys.lineage WHERE keys.id = ?',
+      id,
+    )
+    .toArray()[0]?.chosen_model ?? null
+
+/** Chooses the model for the requests of a key's lineage that name none; null for no choice. */
+export function chooseModel(sql: SqlStorage, id: string, model: string | null): void {
+  sql.exec('UPDATE keys SET chosen_model = ? WHERE id = (SELECT lineage FROM keys WHERE id = ?)', model, id)
 }
 
 /** A key lineage and its limits. */

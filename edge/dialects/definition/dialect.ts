@@ -4,7 +4,7 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { KeyPlace } from '../../auth/key-place.ts'
 import type { ErrorReply, Problem } from '../../http/errors.ts'
 import type { WantedSize, Warning } from '../../routing/decision.ts'
-import type { ImageFile, JobEvent, ListedJob, Parameters, Progress, PublicJob } from './public-job.ts'
+import type { ImageFile, JobEvent, ListedJob, Parameters, Progress, PublicJob, WebhookEventKind } from './public-job.ts'
 
 /** A request as a dialect reads it. */
 export type DialectRequest = {
@@ -31,10 +31,14 @@ export type Translation = {
   wantedSize?: WantedSize
   /** Adjustments of the request, which become the first warnings of the job. */
   warnings?: readonly Warning[]
+  /** Whether a request without the field `model` is for the model that its key has chosen; see the action `choose`. */
+  usesChoice?: boolean
   /** The sent names of renamed fields by native name. Errors have the sent names. */
   names?: Readonly<Record<string, string>>
   /** Whether fields that are not native have no effect, with a warning; otherwise they are errors. */
   ignoresUnknown?: boolean
+  /** The events for the field `webhook`; only the job's end if absent. */
+  webhookEvents?: readonly WebhookEventKind[]
   /** `both`: files as links, and as base64 too unless they are too large. */
   files?: 'both'
 }
@@ -88,6 +92,11 @@ export type JobStream = {
   image(rendered: RenderedJob, k: number): StreamEvent
 }
 
+/** The names of the deployment's models, and the one that the key has chosen. */
+export type Facts = { models: readonly string[]; account: string; chosen: string | null }
+/** The newest open job of an account. */
+export type OpenJob = { progress: Progress; parameters: Parameters }
+
 type RenderJob = (rendered: RenderedJob, request: DialectRequest) => Reply
 
 /** `:id` in the path of `read`, `cancel` and `follow` is the id of the job. */
@@ -99,6 +108,8 @@ export type DialectRoute = {
   | {
       action: 'submit'
       accepts: 'form' | 'json'
+      /** The methods of a path that `path` covers although it belongs to other routes; null for a path of this route. */
+      methodsOf?(path: string): readonly string[] | null
       parse(request: DialectRequest): Translation
       render: RenderJob
       /** Required for `wait: 'events'`. */
@@ -110,22 +121,28 @@ export type DialectRoute = {
     }
   /** The events of a job, from the start or after `Last-Event-ID`, by key or by `eventsUrl`. */
   | { action: 'follow'; renderEvent: RenderEvent }
-  /** A route that no model offers. `message` is the error. */
-  | { action: 'refuse'; message: string }
   | { action: 'cancel'; render: RenderJob }
   | { action: 'read'; render: RenderJob }
   | {
       action: 'list'
+      /** Whether `render` needs the newest open job. */
+      showsOpen?: boolean
       /** The fields `limit` and `after` of the native list, which are validated afterward. */
       parse(request: DialectRequest): Record<string, unknown>
       /** `next` is the `after` of the next page; null on the last one. */
-      render(jobs: readonly ListedJob[], next: string | null, request: DialectRequest): JsonReply
+      render(jobs: readonly ListedJob[], next: string | null, request: DialectRequest, open: OpenJob | null): JsonReply
     }
-  /** Facts about the deployment. `models` are the names of its models. */
+  /** Cancels the open jobs that the key created through this dialect. */
+  | { action: 'interrupt'; render(): JsonReply }
+  /** Stores the model for the key's requests without one. `parse` returns its name, or undefined for no change. */
+  | { action: 'choose'; accepts: 'json'; parse(request: DialectRequest): string | undefined; render(): JsonReply }
+  /** Facts about the deployment. */
   | {
       action: 'describe'
       accepts?: 'form' | 'json'
-      render(facts: { models: readonly string[]; account: string }, request: DialectRequest): JsonReply
+      /** Whether `render` needs the chosen model. */
+      showsChoice?: boolean
+      render(facts: Facts, request: DialectRequest): JsonReply
     }
 )
 

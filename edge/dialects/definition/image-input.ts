@@ -5,6 +5,8 @@ import { ApiError } from '../../http/errors.ts'
 import { parseFields, shown } from '../../http/validation.ts'
 import type { WantedSize, Warning } from '../../routing/decision.ts'
 import type { Translation } from './dialect.ts'
+import { FILE_NAMES, readFiles } from './input-files.ts'
+import { readSampling } from './sampling-names.ts'
 
 type Bounds = { min: number; max: number }
 const integer = ({ min, max }: Bounds) => z.int().min(min).max(max).describe(`an integer from ${min} to ${max}`)
@@ -18,6 +20,7 @@ const guidance = z
   .describe(`a number from ${LIMITS.guidanceScale.min} to ${LIMITS.guidanceScale.max}`)
   .optional()
 const count = integer(LIMITS.count).optional()
+const name = z.string().max(64).describe('a name of at most 64 characters').optional()
 const side = z.int().min(1).describe('an integer of pixels').optional()
 
 /** The widest ratio of two sides. */
@@ -76,26 +79,41 @@ const input = z.object({
     .optional(),
   output_quality: integer({ min: 0, max: 100 }).optional(),
   max_cost: z.number().min(0).describe('a number of US dollars').optional(),
+  ...{ sampler: name, sampler_name: name, sampler_index: name, scheduler: name, schedule: name, noise_schedule: name },
 })
 type Input = z.infer<typeof input>
+/** With an input image, the prompt may be empty. */
+const inputWithImage = input.extend({ prompt: text(0).default('') })
 
 const shape = input.shape
 
-/** Parameters that need an image as input. */
-const IMAGE_PARAMETERS = [
-  ...['image', 'images', 'image_url', 'image_urls', 'init_image', 'init_images', 'input_image', 'input_images'],
-  ...['mask', 'mask_url', 'mask_image', 'control_image', 'image_prompt'],
-] as const
+/** Parameters that need an image as input in another way. */
+const GUIDING = ['control_image', 'image_prompt'] as const
+/** Native fields, which are validated afterward. */
+const NATIVE: readonly string[] = [
+  ...['sigmas', 'shift', 'max_sequence_length', 'guidance_interval', 'skip_layer_guidance'],
+  'prompt_weights',
+]
+
 /** Parameters without an influence on the image here. */
 const SILENT: ReadonlySet<string> = new Set([
   ...['disable_safety_checker', 'enable_safety_checker', 'safety_tolerance', 'apply_watermark', 'sync_mode'],
-  ...['go_fast', 'acceleration', 'prompt_strength', 'strength', 'megapixels', 'replicate_weights'],
+  ...[
+    'go_fast',
+    'acceleration',
+    'prompt_strength',
+    'strength',
+    'image_strength',
+    'denoising_strength',
+    'megapixels',
+    'replicate_weights',
+  ],
 ])
 
-function checkImages(given: Record<string, unknown>): void {
-  const param = IMAGE_PARAMETERS.find((name) => given[name] !== undefined && given[name] !== null)
+function checkGuiding(given: Record<string, unknown>): void {
+  const param = GUIDING.find((name) => given[name] !== undefined && given[name] !== null)
   if (param === undefined) return
-  const message = `${param} is given, but the models of this deployment make images from text only; leave it out.`
+  const message = `${param} is given, but the models of this deployment are not guided by images; leave it out.`
   throw new ApiError('invalid_request', message, { param })
 }
 
@@ -123,16 +141,23 @@ const defined = (fields: Record<string, unknown>) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
 /**
- * The native fields of a client's parameters, with a warning for each one without an effect. Errors: invalid_request, with the name that
+ * The native fields of a client's parameters, with a warning for each one without an effect. `strength` is the API's default. Errors: invalid_request, with the name that
  * the client used.
  */
 export function readImageInput(
   given: Record<string, unknown>,
-): Pick<Translation, 'fields' | 'wantedSize'> & { warnings: Warning[] } {
-  checkImages(given)
+  strength?: number,
+): Pick<Translation, 'fields' | 'names' | 'wantedSize'> & { warnings: Warning[] } {
+  checkGuiding(given)
+  const files = readFiles(given, strength)
   const values = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null))
-  const parsed = parseFields(input, shape, values)
+  const parsed = parseFields(files.fields.image === undefined ? input : inputWithImage, shape, values)
+  const { sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule } = parsed
+  const ignored = (name: string) => withoutEffect(name, values[name])
+  const sampling = readSampling({ sampler, sampler_name, sampler_index, scheduler, schedule, noise_schedule }, ignored)
   const fields = defined({
+    ...Object.fromEntries(NATIVE.map((name) => [name, values[name]])),
+    ...sampling.fields,
     prompt: parsed.prompt,
     negative_prompt: parsed.negative_prompt,
     steps: parsed.num_inference_steps ?? parsed.steps ?? parsed.num_steps ?? parsed.step,
@@ -141,11 +166,13 @@ export function readImageInput(
     seed: parsed.seed === -1 ? undefined : parsed.seed,
     max_cost: parsed.max_cost,
     ...formatOf(parsed),
+    ...files.fields,
   })
-  const unused = Object.keys(values).filter((name) => !(name in shape) && !SILENT.has(name))
+  const isUsed = (name: string) => name in shape || NATIVE.includes(name) || FILE_NAMES.includes(name)
+  const unused = Object.keys(values).filter((name) => !isUsed(name) && !SILENT.has(name))
   const wantedSize = wantedSizeOf(parsed)
-  const warnings = unused.slice(0, MOST_WARNINGS).map((name) => withoutEffect(name, values[name]))
-  return { fields, ...(wantedSize && { wantedSize }), warnings }
+  const warnings = [...files.warnings, ...sampling.warnings, ...unused.slice(0, MOST_WARNINGS).map(ignored)]
+  return { fields, ...(wantedSize && { wantedSize }), warnings, names: files.names }
 }
 
 const MOST_WARNINGS = 8

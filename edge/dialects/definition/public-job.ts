@@ -57,3 +57,6 @@ export type ImageFile = { url: string | null } | { b64_json: string; url?: strin
 
 /** The event of a finished job as its webhooks receive it. `timestamp` is ISO 8601. */
 export type JobEvent = { type: string; timestamp: string; data: { id: string; images?: object[] } }
+
+/** The events of a job for its request's own webhook address: its start, its images, its steps, its end. */
+export type WebhookEventKind = 'start' | 'output' | 'logs' | 'completed'

@@ -1,12 +1,12 @@
-// OpenAI's image API: POST /v1/images/generations. platform.openai.com/docs/api-reference/images
+// OpenAI's image API: POST /v1/images/generations, edits and variations. platform.openai.com/docs/api-reference/images
 import type { Dialect } from '../definition/dialect.ts'
-import { parse } from './parse.ts'
-import { renderReply, stream } from './render.ts'
+import { parse, parseEdit } from './parse.ts'
+import { renderReply, streamOf } from './render.ts'
 
-const NO_IMAGE_INPUT =
-  'Image input is not offered by this model, which generates images from text only; use POST /v1/images/generations.'
+/** Each route takes JSON or a form. */
+const submit = { action: 'submit', accepts: 'json', hasHeartbeat: true, render: renderReply } as const
 
-/** Text to image. Errors have OpenAI's `error` member in the native format already. */
+/** Text to image, edits and variations. Errors have OpenAI's `error` member in the native format already. */
 export const openai: Dialect = {
   name: 'openai',
   keyPlaces: ['Bearer', 'x-api-key', 'api-key', 'Key', 'Token', 'Basic'],
@@ -14,24 +14,23 @@ export const openai: Dialect = {
     {
       method: 'POST',
       path: '/v1/images/generations',
-      action: 'submit',
-      accepts: 'json',
-      hasHeartbeat: true,
+      ...submit,
       parse,
-      render: renderReply,
-      stream,
+      stream: streamOf('image_generation'),
     },
     {
       method: 'POST',
       path: '/v1/images/edits',
-      action: 'refuse',
-      message: NO_IMAGE_INPUT,
+      ...submit,
+      parse: parseEdit,
+      stream: streamOf('image_edit'),
     },
     {
       method: 'POST',
       path: '/v1/images/variations',
-      action: 'refuse',
-      message: NO_IMAGE_INPUT,
+      ...submit,
+      parse: parseEdit,
+      stream: streamOf('image_edit'),
     },
   ],
 }

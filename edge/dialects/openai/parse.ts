@@ -1,10 +1,11 @@
-// An OpenAI image request as its clients send it, translated to native fields. Parameters that request nothing special are accepted, those
-// that change the image and are not supported are rejected, and every adjustment is a warning.
+// An OpenAI image request as its clients send it, translated to native fields. Neutral parameters are accepted, unsupported parameters that
+// change the image are rejected, and every adjustment is a warning.
 import { LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { shown } from '../../http/validation.ts'
 import type { Warning } from '../../routing/decision.ts'
 import type { DialectRequest, Translation } from '../definition/dialect.ts'
+import { FILE_NAMES, type InputFields, readFiles } from '../definition/input-files.ts'
 import { readSize, SIZE_FIELDS } from './size.ts'
 
 type Fields = Record<string, unknown>
@@ -19,14 +20,11 @@ const SYNONYMS: Readonly<Record<string, string>> = {
 }
 
 /** Inputs that would change the image. */
-const UNSUPPORTED = [
-  ...['image', 'images', 'image[]', 'image_url', 'image_urls', 'imageUrl', 'imageUrls', 'init_image', 'input_image'],
-  ...['mask', 'mask_image', 'mask_url', 'lora', 'loras', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters'],
-]
+const UNSUPPORTED = ['lora', 'loras', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters']
 
 /** OpenAI's limits, which exceed the native ones. */
-const MAX_PROMPT = 32_000
-const MAX_IMAGES = 10
+export const MAX_PROMPT = 32_000
+export const MAX_IMAGES = 10
 
 const isEmpty = (value: unknown) => value === '' || (Array.isArray(value) && value.length === 0)
 const noEffect = (field: string, message: string): Warning => ({ code: `${field}_ignored`, message })
@@ -55,11 +53,11 @@ function renameFields(body: Fields): { fields: Fields; names: Record<string, str
   return { fields, names }
 }
 
-/** Refuses image inputs and adapters. Errors: not_offered. */
+/** Refuses adapters. Errors: not_offered. */
 function refuseUnsupported(fields: Fields): void {
   const param = UNSUPPORTED.find((name) => Object.hasOwn(fields, name))
   if (param === undefined) return
-  const message = `${param} is not offered by this model, which generates images from text only; leave it out.`
+  const message = `${param} is not offered by this model, which has no adapters; leave it out.`
   throw new ApiError('not_offered', message, { param, headers: { 'x-should-retry': 'false' } })
 }
 
@@ -146,7 +144,9 @@ const without = (fields: Fields, names: readonly string[]): Fields =>
 
 /** The native request of an OpenAI image request. Errors: invalid_request, not_offered. */
 export function parse({ body }: DialectRequest): Translation {
-  const { fields: given, names } = renameFields(body)
+  const files = readFiles(body)
+  const { fields: renamed, names } = renameFields(without(body, FILE_NAMES))
+  const given: Fields = { ...renamed, ...files.fields }
   refuseUnsupported(given)
   const nameOf = (native: string) => names[native] ?? native
   const made = ADJUSTMENTS.flatMap((adjust) => adjust(given, nameOf) ?? [])
@@ -160,9 +160,30 @@ export function parse({ body }: DialectRequest): Translation {
     fields: without(adjusted, ['stream', 'strict', ...(size ? SIZE_FIELDS : [])]),
     wait: isStream ? 'stream' : 'end',
     ...(size?.wanted && { wantedSize: size.wanted }),
-    warnings: made.flatMap(({ warning }) => warning ?? []),
-    names,
+    warnings: [
+      ...files.warnings,
+      ...strengthWarning(body, files.fields),
+      ...made.flatMap(({ warning }) => warning ?? []),
+    ],
+    names: { ...names, ...files.names },
     ignoresUnknown: true,
     ...((isBase64Model || given.response_format === undefined) && { files: 'both' as const }),
   }
+}
+
+const strengthWarning = ({ strength }: Fields, { image }: InputFields): Warning[] =>
+  strength === undefined || image !== undefined
+    ? []
+    : [noEffect('strength', 'strength had no effect without an image.')]
+
+/** The part of the image that an edit repaints: the transparent one of the mask, or of the image. */
+const EDIT = { repaint: 'transparent' } as const
+
+/** An edit: with a mask, its part is painted anew. Errors: as parse, and for a missing image. */
+export function parseEdit(request: DialectRequest): Translation {
+  const { image, mask, strength } = readFiles(request.body).fields
+  if (image === undefined)
+    throw new ApiError('invalid_request', 'image is missing; it must be an image file.', { param: 'image' })
+  const own = { ...EDIT, ...(mask !== undefined && strength === undefined && { strength: 1 }) }
+  return parse({ ...request, body: { ...own, ...request.body } })
 }

@@ -21,7 +21,8 @@ function countTokens({ job, parameters }: RenderedJob) {
   }
 }
 
-const JOINED = {
+/** The warning for a request whose job is that of an equal one. */
+export const JOINED = {
   code: 'request_joined',
   message:
     'An equal request of this key was running, so both have its images at one price. Send a seed or an Idempotency-Key for images of your own.',
@@ -68,9 +69,9 @@ export const renderReply = (rendered: RenderedJob) => {
 }
 
 /** Previews and images as events. `image_index` distinguishes the images of a request with `n` above 1. */
-export const stream: JobStream = {
+export const streamOf = (kind: 'image_edit' | 'image_generation'): JobStream => ({
   preview: ({ job }, { image, content_type, b64_json }, index) => {
-    const type = 'image_generation.partial_image'
+    const type = `${kind}.partial_image`
     const about = { created_at: job.created, size: job.size, quality: qualityOf(job), background: 'opaque' }
     const format = content_type.slice('image/'.length)
     return {
@@ -80,7 +81,7 @@ export const stream: JobStream = {
   },
   image: (rendered, k) => {
     const { job, files } = rendered
-    const type = 'image_generation.completed'
+    const type = `${kind}.completed`
     const image = job.images[k]!
     const about = { created_at: job.created, size: job.size, quality: qualityOf(job), background: 'opaque' }
     const format = image.content_type.slice('image/'.length)
@@ -90,4 +91,4 @@ export const stream: JobStream = {
       data: { type, ...about, output_format: format, image_index: k, ...facts, ...renderImage(image, files[k]!) },
     }
   },
-}
+})

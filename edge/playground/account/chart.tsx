@@ -1,3 +1,4 @@
+import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 import { formatMoney, plural } from '../api/format.ts'
 import type { UsageRow } from '../api/types.ts'
 
@@ -20,19 +21,23 @@ function roundUp(value: number): number {
   return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= value) ?? value
 }
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [860, 220, 64, 24, 8]
+const [HEIGHT, LEFT, BOTTOM, TOP] = [220, 64, 24, 8]
 const PLOT = HEIGHT - BOTTOM - TOP
+/** The space of a day's name. */
+const LABEL = 72
 const shortDay = new Intl.DateTimeFormat('en', { month: 'short', day: 'numeric', timeZone: 'UTC' })
 
-function Grid({ most, days, step }: { most: number; days: readonly string[]; step: number }) {
-  const every = Math.ceil(days.length / 8)
+type GridProps = { most: number; days: readonly string[]; step: number; width: number }
+
+function Grid({ most, days, step, width }: GridProps) {
+  const every = Math.ceil(LABEL / step)
   return (
     <g class="grid">
       {[0, 0.5, 1].map((share) => {
         const y = TOP + PLOT * (1 - share)
         return (
           <g key={share}>
-            <line x1={LEFT} x2={WIDTH} y1={y} y2={y} />
+            <line x1={LEFT} x2={width} y1={y} y2={y} />
             <text x={LEFT - 12} y={y + 4} text-anchor="end">
               {formatMoney(most * share)}
             </text>
@@ -43,7 +48,7 @@ function Grid({ most, days, step }: { most: number; days: readonly string[]; ste
         (days.length - 1 - k) % every === 0 ? (
           <text
             key={day}
-            x={k === days.length - 1 ? WIDTH : LEFT + (k + 0.5) * step}
+            x={k === days.length - 1 ? width : LEFT + (k + 0.5) * step}
             y={HEIGHT - 4}
             text-anchor={k === days.length - 1 ? 'end' : 'middle'}
           >
@@ -55,24 +60,32 @@ function Grid({ most, days, step }: { most: number; days: readonly string[]; ste
   )
 }
 
-/** Scrolls to the last day. */
-const showNewest = (figure: HTMLElement | null) => figure?.scrollTo({ left: figure.scrollWidth })
+/** The width of an element in pixels, and a reference to attach to it. */
+function useWidth() {
+  const [width, setWidth] = useState(860)
+  const element = useRef<HTMLElement>(null)
+  useLayoutEffect(() => {
+    const observer = new ResizeObserver(([entry]) => setWidth(entry!.contentRect.width))
+    if (element.current) observer.observe(element.current)
+    return () => observer.disconnect()
+  }, [])
+  return [width, element] as const
+}
 
-/** Bars of money per day, stacked by tier. A table next to it has the same figures for screen readers. */
-export function UsageChart({ days, rows }: { days: readonly string[]; rows: readonly UsageRow[] }) {
+type ChartProps = { days: readonly string[]; rows: readonly UsageRow[] }
+
+function Bars({ days, rows }: ChartProps) {
+  const [chartWidth, figure] = useWidth()
   const sums = byDay(rows)
   const tiers = [...new Set(rows.map(({ tier }) => tier))].toSorted()
-  if (tiers.length === 0)
-    return <p class="empty">No finished job in this time. Each one appears here with its price.</p>
   const totals = [...sums.values()].map((each) => [...each.values()].reduce((sum, { price }) => sum + price, 0))
   const most = roundUp(Math.max(...totals, 1))
-  const step = (WIDTH - LEFT) / days.length
+  const step = (chartWidth - LEFT) / days.length
   const width = Math.min(28, step * 0.7)
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: on a phone the chart scrolls, so that the keyboard must reach it.
-    <figure ref={showNewest} class="chart" tabIndex={0}>
-      <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label="Spending per day, stacked by tier">
-        <Grid {...{ most, days, step }} />
+    <figure ref={figure} class="chart">
+      <svg height={HEIGHT} role="img" aria-label="Spending per day, stacked by tier">
+        <Grid {...{ most, days, step, width: chartWidth }} />
         {days.map((day, k) => {
           let y = TOP + PLOT
           return [...(sums.get(day) ?? [])].toSorted().map(([tier, { jobs, price }]) => {
@@ -102,4 +115,10 @@ export function UsageChart({ days, rows }: { days: readonly string[]; rows: read
       </figcaption>
     </figure>
   )
+}
+
+/** Bars of money per day, stacked by tier. A table next to it has the same figures for screen readers. */
+export function UsageChart(props: ChartProps) {
+  if (props.rows.length > 0) return <Bars {...props} />
+  return <p class="empty">No finished job in this time. Each one appears here with its price.</p>
 }

@@ -78,15 +78,13 @@ export function Keys({ isAdmin }: { isAdmin: boolean }) {
       {!isAdmin && <AdminOnly what="Keys are managed" />}
       {action.problem && <ErrorNote error={action.problem} />}
       {data && (
-        <div class="scroll">
-          <Table columns={['Key', 'Scopes', 'Created', 'State']} hasActions>
-            {data.data
-              .toSorted((a, b) => Number(isActive(b)) - Number(isActive(a)) || b.created - a.created)
-              .map((key) => (
-                <KeyRow key={key.id} of={key} onRotate={() => void rotate(key.id)} onRevoke={() => setRevoked(key)} />
-              ))}
-          </Table>
-        </div>
+        <Table columns={['Key', 'Scopes', 'Created', 'State']} hasActions>
+          {data.data
+            .toSorted((a, b) => Number(isActive(b)) - Number(isActive(a)) || b.created - a.created)
+            .map((key) => (
+              <KeyRow key={key.id} of={key} onRotate={() => void rotate(key.id)} onRevoke={() => setRevoked(key)} />
+            ))}
+        </Table>
       )}
       {isAdding && <NewKeyDialog onClose={() => setAdding(false)} onCreated={show} />}
       {secret !== null && <SecretDialog title="The new key" secret={secret} onClose={() => setSecret(null)} />}

@@ -18,7 +18,7 @@ export function gpuWords(gpu: GpuState | null): { state: 'warm' | 'starting' | '
 
 /** The expected duration of all runs in words, with the number of runs that it was measured on. */
 function timeWords(quotes: readonly Quote[]): string {
-  if (quotes.some(({ expected_seconds }) => expected_seconds === null)) return 'Time not measured yet'
+  if (quotes.some(({ expected_seconds }) => expected_seconds === null)) return 'No runs measured yet'
   const sum = quotes.reduce((total, { expected_seconds }) => total + expected_seconds!.p50, 0)
   const seen = Math.min(...quotes.map(({ observations }) => observations))
   return `About ${formatSeconds(sum)}, from ${plural(seen, 'run')}`

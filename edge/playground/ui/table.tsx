@@ -10,7 +10,7 @@ type Props = {
 /** A table: columns of text, then columns of numbers, then buttons without a heading if `hasActions`. */
 export function Table({ columns, numbers = [], hasActions = false, children }: Props) {
   return (
-    <table>
+    <table class={hasActions ? 'wide' : ''}>
       <thead>
         <tr>
           {columns.map((name) => (

@@ -1,20 +1,17 @@
 import { type Context, Hono } from 'hono'
 import { cors } from 'hono/cors'
-import { requireScope } from '../../auth/auth.ts'
-import { configOf } from '../../config.ts'
-import type { Dialect, DialectRoute, JsonReply } from '../../dialects/definition/dialect.ts'
+import type { Dialect, DialectRoute } from '../../dialects/definition/dialect.ts'
 import type { EdgeEnv } from '../../http/context.ts'
-import { ApiError, describeThrown } from '../../http/errors.ts'
+import { describeThrown, onMethodNotAllowed } from '../../http/errors.ts'
 import { replyWithHeartbeat } from '../../http/heartbeat.ts'
 import { MAX_WAIT_SECONDS } from '../../http/prefer.ts'
-import { discardBody } from '../../http/request-body.ts'
-import { EXPOSED_HEADERS } from '../../http/response-headers.ts'
+import { EXPOSED_HEADERS, PREFLIGHT_SECONDS } from '../../http/response-headers.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import { readDialectRequest, readTranslation } from '../../requests/dialect-request.ts'
 import type { Submission, Submitted } from '../../requests/generate.ts'
 import { ownJob } from '../../requests/own-job.ts'
 import { generateAsCaller, submitAndWait } from '../../requests/submission.ts'
-import { listJobs, readerOf } from '../../requests/view.ts'
+import { replyTo } from './dialect-facts.ts'
 import { followAsDialect, linkedJob } from './follow-job.ts'
 import { checkBase64Size, type Files, fitsBase64, renderJob } from './render-job.ts'
 import { streamJob } from './stream-job.ts'
@@ -22,6 +19,8 @@ import { streamJob } from './stream-job.ts'
 type RouteOf<Action> = Extract<DialectRoute, { action: Action }>
 
 async function submitJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'submit'>): Promise<Response> {
+  const others = route.methodsOf?.(c.req.path)
+  if (others) return onMethodNotAllowed(c, others)
   const translated = await readTranslation(c, dialect.name, route)
   const { request, wait, fields, submission } = translated
   if (wait === 'stream') return streamJob(c, route.stream!, fields, submission)
@@ -64,12 +63,6 @@ function replyWhenDone(
   })
 }
 
-async function refuse(c: Context<EdgeEnv>, { message }: RouteOf<'refuse'>): Promise<never> {
-  await requireScope(c, 'generate')
-  await discardBody(c)
-  throw new ApiError('not_offered', message, { param: 'image', headers: { 'x-should-retry': 'false' } })
-}
-
 async function showJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteOf<'cancel' | 'read'>): Promise<Response> {
   const isCancel = route.action === 'cancel'
   const found = await ownJob(c, isCancel ? 'generate' : 'read')
@@ -83,24 +76,11 @@ async function followOwnJob(c: Context<EdgeEnv>, dialect: Dialect, route: RouteO
   return followAsDialect(c, dialect, route, job, await readDialectRequest(c))
 }
 
-async function listPage(c: Context<EdgeEnv>, route: RouteOf<'list'>): Promise<JsonReply> {
-  const { account } = await requireScope(c, 'read')
-  const request = await readDialectRequest(c)
-  const { data, next } = await listJobs(readerOf(c), account, route.parse(request))
-  return route.render(data, next, request)
-}
-
-async function describe(c: Context<EdgeEnv>, route: RouteOf<'describe'>): Promise<JsonReply> {
-  const models = [...new Set(configOf(c.env).catalog.offers.map(({ model }) => model))]
-  return route.render({ models, account: c.get('credential').account }, await readDialectRequest(c, route.accepts))
-}
-
 async function respond(c: Context<EdgeEnv>, dialect: Dialect, route: DialectRoute): Promise<Response> {
   if (route.action === 'submit') return submitJob(c, dialect, route)
-  if (route.action === 'refuse') return refuse(c, route)
   if (route.action === 'cancel' || route.action === 'read') return showJob(c, dialect, route)
   if (route.action === 'follow') return followOwnJob(c, dialect, route)
-  const reply = route.action === 'list' ? await listPage(c, route) : await describe(c, route)
+  const reply = await replyTo(c, dialect, route)
   return c.json(reply.json as object, reply.status ?? 200, reply.headers)
 }
 
@@ -123,7 +103,8 @@ export function dialectSettings(dialects: readonly Dialect[]): Hono<EdgeEnv> {
         if (dialect.keyPlaces) c.set('keyPlaces', dialect.keyPlaces)
         return next()
       })
-      settings.use(path, cors({ origin: origins, exposeHeaders: [...EXPOSED_HEADERS, ...exposedHeaders] }))
+      const exposeHeaders = [...EXPOSED_HEADERS, ...exposedHeaders]
+      settings.use(path, cors({ origin: origins, exposeHeaders, maxAge: PREFLIGHT_SECONDS }))
     }
   return settings
 }

@@ -2,6 +2,7 @@
 import type { CallToolResult, ContentBlock, ServerContext } from '@modelcontextprotocol/server'
 import type { Context } from 'hono'
 import type { JobView } from '../../dialects/definition/public-job.ts'
+import { JOINED } from '../../dialects/openai/render.ts'
 import type { EdgeEnv } from '../../http/context.ts'
 import { isFinal, type JobRecord } from '../../jobs/record.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
@@ -44,7 +45,11 @@ const imageLine = ({ url, seed, width, height, expires_at }: JobView['images'][n
   `Image ${k + 1}: ${url ?? 'deleted or expired'} (${width}x${height}, seed ${seed}, kept until ${new Date(expires_at * 1000).toISOString()}; the link is valid for an hour, and get_job returns a new one)`
 
 /** Describes a job as text, with a link per image and a small preview of the first one. */
-async function describeJob(c: Context<EdgeEnv>, job: JobRecord): Promise<CallToolResult> {
+async function describeJob(
+  c: Context<EdgeEnv>,
+  job: JobRecord,
+  notes: readonly string[] = [],
+): Promise<CallToolResult> {
   const view = await viewOf(readerOf(c), job)
   const { id, state, error, images, price_microdollars, route, model, steps } = view
   if (!isFinal(job))
@@ -57,7 +62,7 @@ async function describeJob(c: Context<EdgeEnv>, job: JobRecord): Promise<CallToo
     }
   }
   const made = `Job ${id}: ${model}, ${route} route, ${steps} steps, ${dollars(price_microdollars)}.`
-  const warnings = view.warnings.map(({ message }) => `Warning: ${message}`)
+  const warnings = [...view.warnings.map(({ message }) => message), ...notes].map((each) => `Warning: ${each}`)
   const links = images.flatMap(({ url, content_type, image }): ContentBlock[] =>
     url === null ? [] : [{ type: 'resource_link', uri: url, name: `image ${image + 1}`, mimeType: content_type }],
   )
@@ -81,9 +86,10 @@ export async function generateImage(
   given: Record<string, unknown>,
   { mcpReq }: { mcpReq: Progress },
 ): Promise<CallToolResult> {
-  const { fields, submission } = await createSubmission(c, withPreviews(given))
-  const { job } = await submitAndWait(c, fields, submission, 0)
-  return describeJob(c, await waitFor(c, job, mcpReq))
+  // A client that gives up repeats the call as it was.
+  const { fields, submission } = await createSubmission(c, withPreviews(given), { joins: true })
+  const { job, joined } = await submitAndWait(c, fields, submission, 0)
+  return describeJob(c, await waitFor(c, job, mcpReq), joined ? [JOINED.message] : [])
 }
 
 export async function getJob(

@@ -95,6 +95,11 @@ export function recordFailure(
 export const openMs = (openings: number, breakerMs: number) =>
   Math.min(breakerMs * 2 ** (openings - 1), LONGEST_OPEN_MS)
 
+/** Whether the circuit breaker of a receiver is open, or the receiver has asked for a pause. */
+export const isPaused = (sql: SqlStorage, id: string): boolean =>
+  sql.exec('SELECT 1 FROM receivers WHERE id = ? AND max(open_until, paused_until) > ?', id, Date.now()).toArray()
+    .length > 0
+
 /** Makes an open circuit breaker admit one trial immediately, at the owner's request. */
 export const admitTrial = (sql: SqlStorage, id: string) =>
   sql.exec('UPDATE receivers SET open_until = 0 WHERE id = ?', id)

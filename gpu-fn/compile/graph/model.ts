@@ -7,6 +7,9 @@ import type { Lowering } from './scope.ts'
 export type BuildOptions = {
   readonly tier: Tier
   readonly variant?: string | undefined
+  /** Default steps and guidance scale of the package; those of the variant unless given. */
+  readonly steps?: number | undefined
+  readonly guidanceScale?: number | undefined
   readonly allowMissingEncoders?: boolean | undefined
   /** Leaves out the checkpoint's T5, as tier fp8-lite always does. */
   readonly omitT5?: boolean | undefined
@@ -35,14 +38,18 @@ export type Model = {
   /** In the order in which a job runs them. */
   readonly graphs: ReadonlyMap<NetworkName, Graph>
   /** Graphs over the same weights for GPUs that do not support the kernels of `graphs`; null if the kernels have no substitute. */
-  readonly withoutKernels: { readonly transformer: Graph; readonly vae_decoder: Graph } | null
+  readonly withoutKernels: {
+    readonly transformer: Graph
+    readonly vae_decoder: Graph
+    readonly vae_encoder?: Graph
+  } | null
   /** The vocabulary of each text encoder. */
   readonly vocabularies: ReadonlyMap<string, Vocabulary>
   /** The position table, if the step graph cannot compute it. */
   readonly positionTable: Tensor | null
   readonly manifest: Pick<
     Manifest,
-    'variant' | 'license' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'text' | 'transformer_batch'
+    'variant' | 'license' | 'defaults' | 'scheduler' | 'latent' | 'position' | 'blocks' | 'text' | 'transformer_batch'
   >
   /** Remarks for the operator, in sentences. */
   readonly notes: readonly string[]

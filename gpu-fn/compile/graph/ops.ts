@@ -62,6 +62,7 @@ export const clip = (x: Value, least: number, most: number) =>
   singleOutput('Clip', [x, scalar(x, least), scalar(x, most)], x.dtype, x.shape)
 /** Sum over all axes, a scalar. */
 export const sum = (x: Value) => singleOutput('ReduceSum', [x], x.dtype, [], { keepdims: 0 })
+export const exp = (x: Value) => unary('Exp', x)
 export const sin = (x: Value) => unary('Sin', x)
 export const cos = (x: Value) => unary('Cos', x)
 export const silu = (x: Value) => multiply(x, unary('Sigmoid', x))

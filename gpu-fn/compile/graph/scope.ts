@@ -174,6 +174,8 @@ export type Lowering = {
   /** The norm of a map and, with `keep`, the map with its deferred terms applied. */
   groupNorm(s: Scope, x: FeatureMap, options: GroupNormOptions & { keep: boolean }): { map: Value; normed: Value }
   upsampleNearest(x: Value): Value
+  /** The map with a row of zeros below and a column of zeros at the right. */
+  padEnd(x: Value): Value
   tokens(x: Value, length: string): Value
   fromTokens(x: Value, like: Value): Value
 }

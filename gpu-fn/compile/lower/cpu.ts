@@ -76,6 +76,12 @@ export function upsampleAxes(x: Value, factors: readonly number[]): Value {
   return x.graph.node('Resize', [x, null, ops.float32(x, factors)], [{ dtype: x.dtype, shape }], attributes)[0]!
 }
 
+/** Zeros after the end of some axes, whose names stay. */
+export function padAxes(x: Value, after: readonly number[]): Value {
+  const pads = ops.int64(x, [...after.map(() => 0), ...after])
+  return x.graph.node('Pad', [x, pads], [{ dtype: x.dtype, shape: x.shape }])[0]!
+}
+
 export const cpu: Lowering = {
   target: 'cpu',
   activations: 'float32',
@@ -108,6 +114,7 @@ export const cpu: Lowering = {
   applyDeferred: ({ value }) => value,
   groupNorm,
   upsampleNearest: (x) => upsampleAxes(x, [1, 1, 2, 2]),
+  padEnd: (x) => padAxes(x, [0, 0, 1, 1]),
   tokens(x, length) {
     const flat = ops.reshape(x, [x.shape[0]!, x.shape[1]!, length])
     return ops.transpose(flat, [0, 2, 1])

@@ -7,7 +7,7 @@ import { type Activation, isQuantized, type Quantized, type ResidualBranch } fro
 import { applyActivation, scaleDim } from '../graph/nn.ts'
 import * as ops from '../graph/ops.ts'
 import type { Lowering } from '../graph/scope.ts'
-import { convolutionAttributes, cpu, groupNormOfPlanes, groupNormParameters, upsampleAxes } from './cpu.ts'
+import { convolutionAttributes, cpu, groupNormOfPlanes, groupNormParameters, padAxes, upsampleAxes } from './cpu.ts'
 
 const CONTRIB = 'com.microsoft'
 
@@ -129,6 +129,7 @@ export const cuda: Lowering = {
   conv2d,
   groupNorm,
   upsampleNearest: (x) => upsampleAxes(x, [1, 2, 2, 1]),
+  padEnd: (x) => padAxes(x, [0, 1, 1, 0]),
   tokens: (x, length) => ops.reshape(x, [x.shape[0]!, length, x.shape[3]!]),
   fromTokens: (x, like) => ops.reshapeTo(x, ops.shapeOf(like, 0, 4), like.shape),
 }

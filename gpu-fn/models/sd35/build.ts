@@ -7,8 +7,10 @@ import { Ledger } from '../../compile/graph/ledger.ts'
 import type { BuildOptions, Lowerings, Model } from '../../compile/graph/model.ts'
 import { deriveMMDiT, deriveScheduler, deriveVae } from './configurations.ts'
 import type { Sd35Network } from './names/naming.ts'
-import { conditioning, type MMDiTConfig, type PositionTables, transformer } from './networks/mmdit.ts'
-import { type VaeConfig, vaeDecoder } from './networks/vae-decoder.ts'
+import { conditioning, gatesOf, type MMDiTConfig, type PositionTables, transformer } from './networks/mmdit.ts'
+import type { VaeConfig } from './networks/vae-blocks.ts'
+import { vaeDecoder } from './networks/vae-decoder.ts'
+import { vaeEncoder } from './networks/vae-encoder.ts'
 import { splitPositionTable } from './positions.ts'
 import { sd35Precision } from './precision.ts'
 import { PREVIEW_FACTORS } from './preview-factors.ts'
@@ -31,13 +33,13 @@ export function buildModel(
   const tensors = tensorsOf(checkpoint, 'transformer', paths)
   const config = deriveMMDiT(tensors, checkpoint.config.transformer)
   const { sources, config: configs } = checkpoint
-  const choice = variantOf(config, sources.transformer!, configs.transformer, options.variant)
+  const choice = withDefaults(variantOf(config, sources.transformer!, configs.transformer, options.variant), options)
   const table = tensors.get('pos_embed')!
   const denoiser = { tensors, config, positions: splitPositionTable(table, config.positionMax, config.width) }
   const text = buildTextEncoders(checkpoint, config, options, settings)
   const graphs = new Map([...text.graphs, ...Object.entries(buildDenoiser(denoiser, settings))])
   const vae = openAutoencoder(checkpoint, config, paths)
-  graphs.set('vae_decoder', buildDecoder(vae, settings))
+  for (const [network, graph] of Object.entries(buildAutoencoder(vae, settings))) graphs.set(network, graph)
   return {
     graphs,
     withoutKernels: withoutKernels && buildWithoutKernels(denoiser, vae, { ...settings, lowering: withoutKernels }),
@@ -48,11 +50,21 @@ export function buildModel(
       ...describeDefaults(choice.defaults, vae.config),
       scheduler: deriveScheduler(configs.scheduler, choice.defaults.shift),
       ...describeDenoiser(denoiser, vae.config),
+      blocks: {
+        gates: gatesOf(config),
+        ...(choice.defaults.skipLayers && { skipped: [...choice.defaults.skipLayers] }),
+      },
       text: text.manifest,
       transformer_batch: lowering.batch === 1 ? 1 : null,
     },
-    notes: [...describeChoice(choice, configs.scheduler), ...text.notes],
+    notes: [...describeChoice(choice, configs.scheduler), ...text.notes, ...describeEncoder(vae.config)],
   }
+}
+
+/** The choice with the default steps and guidance scale of the options. */
+function withDefaults(choice: Choice, { steps, guidanceScale }: BuildOptions): Choice {
+  const given = { ...(steps !== undefined && { steps }), ...(guidanceScale !== undefined && { guidanceScale }) }
+  return { ...choice, defaults: { ...choice.defaults, ...given } }
 }
 
 function tensorsOf(checkpoint: Checkpoint, network: Sd35Network, paths: readonly string[]): Tensors {
@@ -84,18 +96,27 @@ function buildDenoiser({ tensors, config, positions }: Denoiser, settings: Graph
   return graphs
 }
 
-function buildDecoder({ tensors, config }: Autoencoder, settings: GraphSettings): Graph {
+/** The encoder is the last network, because only jobs with an input image run it. */
+function buildAutoencoder({ tensors, config }: Autoencoder, settings: GraphSettings) {
   const ledger = new Ledger('vae', tensors)
-  const graph = buildGraph('vae_decoder', ledger, settings, (s) => vaeDecoder(s, config))
+  const vae_decoder = buildGraph('vae_decoder', ledger, settings, (s) => vaeDecoder(s, config))
+  const graphs: { vae_decoder: Graph; vae_encoder?: Graph } = { vae_decoder }
+  if (config.encoderBlocksPerLevel !== null)
+    graphs.vae_encoder = buildGraph('vae_encoder', ledger, settings, (s) => vaeEncoder(s, config))
   ledger.assertComplete()
-  return graph
+  return graphs
 }
 
 /** The graphs that replace those with kernels on other GPUs. */
 function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, settings: GraphSettings): Model['withoutKernels'] {
   const { transformer } = buildDenoiser(denoiser, settings)
-  return { transformer, vae_decoder: buildDecoder(vae, settings) }
+  return { transformer, ...buildAutoencoder(vae, settings) }
 }
+
+const describeEncoder = ({ encoderBlocksPerLevel }: VaeConfig) =>
+  encoderBlocksPerLevel === null
+    ? ['The VAE has no encoder: the package generates images from text only, and refuses an input image.']
+    : []
 
 /** The variant and the shift, with the reason for each. */
 function describeChoice({ name, reason, defaults }: Choice, scheduler: Json | undefined): string[] {

@@ -9,7 +9,7 @@ import { type Manifest, SCHEDULER_NAMES, type SchedulerName } from '../../manife
 import { type ClipTextConfig, OPEN_CLIP_PROJECTION } from './networks/clip-text.ts'
 import type { MMDiTConfig } from './networks/mmdit.ts'
 import type { T5Config } from './networks/t5-encoder.ts'
-import type { VaeConfig } from './networks/vae-decoder.ts'
+import type { VaeConfig } from './networks/vae-blocks.ts'
 
 type Tensors = ReadonlyMap<string, Tensor>
 type Json = Readonly<Record<string, unknown>>
@@ -228,7 +228,11 @@ export function deriveVae(tensors: Tensors, config?: Json): VaeConfig {
   assertOneOf(file, config, 'latents_mean', [null])
   assertOneOf(file, config, 'latents_std', [null])
   const scalingFactor = numberOf(file, config, 'scaling_factor', { published: 1.5305, omitted: undefined })
-  return { latentChannels, levels, blocksPerLevel, groups, scalingFactor, shiftFactor: shiftFactor(file, config) }
+  const encoderBlocksPerLevel = tensors.has('encoder.conv_in.weight')
+    ? countOf(tensors, /^encoder\.down\.0\.block\.(\d+)\./)
+    : null
+  const scale = { scalingFactor, shiftFactor: shiftFactor(file, config) }
+  return { latentChannels, levels, blocksPerLevel, encoderBlocksPerLevel, groups, ...scale }
 }
 
 function shiftFactor(file: string, config: Json | undefined): number {
@@ -237,28 +241,33 @@ function shiftFactor(file: string, config: Json | undefined): number {
   throw new CheckpointError(file, `shift_factor is ${show(given)}; it must be a number`)
 }
 
+/** Spacings of diffusers' flow schedulers, which are settings named `use_…_sigmas`. */
+const SPACINGS = ['karras', 'exponential', 'beta'] as const
+
 /** Diffusers' own default shift is 1; without a scheduler's config it is the variant's. */
 export function deriveScheduler(config: Json | undefined, variantShift: number): Manifest['scheduler'] {
   const file = 'scheduler/scheduler_config.json'
   if (!config) return { name: SCHEDULER_NAMES[0], shift: variantShift, num_train_timesteps: 1000 }
   assertOneOf(file, config, '_class_name', SCHEDULER_NAMES)
-  for (const key of [
-    'use_dynamic_shifting',
-    'use_karras_sigmas',
-    'use_exponential_sigmas',
-    'use_beta_sigmas',
-    'invert_sigmas',
-    'stochastic_sampling',
-  ]) {
-    assertOneOf(file, config, key, [false, null])
-  }
+  for (const key of ['use_dynamic_shifting', 'invert_sigmas']) assertOneOf(file, config, key, [false, null])
+  assertOneOf(file, config, 'scale_factors', [null])
+  const spacing = SPACINGS.filter((name) => isSet(file, config, `use_${name}_sigmas`))
+  if (spacing.length > 1) throw new CheckpointError(file, `has the spacings ${spacing.join(' and ')}; allowed: one`)
   const terminal = shiftTerminal(file, config.shift_terminal)
   return {
-    name: (config._class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0],
+    name: isSet(file, config, 'stochastic_sampling') ? 'FlowMatchLCMScheduler' : schedulerName(config),
     shift: numberOf(file, config, 'shift', always(1)),
     num_train_timesteps: integerOf(file, config, 'num_train_timesteps', always(1000)),
     ...(terminal && { shift_terminal: terminal }),
+    ...(spacing[0] && { spacing: spacing[0] }),
   }
+}
+
+const schedulerName = ({ _class_name }: Json) => (_class_name as SchedulerName | undefined) ?? SCHEDULER_NAMES[0]
+
+function isSet(file: string, config: Json, key: string): boolean {
+  assertOneOf(file, config, key, [true, false, null])
+  return config[key] === true
 }
 
 /** A noise level below 1; 0 is none, as in diffusers. */

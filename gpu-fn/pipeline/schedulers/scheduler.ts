@@ -1,17 +1,28 @@
-// The interface of a scheduler (sampler), as in diffusers: `timesteps`, `sigmas` and `step`.
+// The interface of a scheduler, as in diffusers: the noise levels of an image and the update rule of a step.
+import type { JobRequest } from '../../contract.ts'
 import type { Manifest } from '../../manifest.ts'
 
 export type SchedulerConfig = Omit<Manifest['scheduler'], 'name'>
+/** A request's choice of sampler and noise levels. */
+export type Sampling = Pick<JobRequest, 'steps' | 'sampler' | 'noise_schedule' | 'sigmas' | 'shift'>
+/** Draws noise of the sample's size. */
+export type DrawNoise = () => Promise<Float32Array>
 
 /** The schedule of one image and the state of its sampler. */
 export interface Scheduler {
-  /** The network's input for each of its runs. A scheduler of higher order has more runs than the request has steps. */
-  readonly timesteps: Float32Array
-  /** Noise level at each run, and the level after the last run: one value more than `timesteps`. */
+  /** Noise level at each step, and the level after the last one. */
   readonly sigmas: Float32Array
-  /** Moves `sample` in place from `sigmas[run]` to `sigmas[run + 1]`, given the velocity at `timesteps[run]`. Runs come in order. */
-  step(velocity: Float32Array, run: number, sample: Float32Array): void
+  /** The network's input in each of its runs. */
+  readonly timesteps: Float32Array
+  /** The step of each run, from 0. A sampler of higher order has several runs in a step. */
+  readonly steps: readonly number[]
+  /** Moves `sample` in place, given the velocity at `timesteps[run]`. Runs come in order. */
+  step(velocity: Float32Array, run: number, sample: Float32Array): void | Promise<void>
 }
 
-/** `steps`: of the request. */
-export type CreateScheduler = (steps: number, config: SchedulerConfig) => Scheduler
+/** A sampler over given noise levels. By default the network runs once per step, at the step's level. */
+export type Sampler = Pick<Scheduler, 'step'> & {
+  /** The step of each run, and the index of its noise level. */
+  runs?: readonly { step: number; level: number }[]
+}
+export type CreateSampler = (sigmas: Float32Array, draw: DrawNoise) => Sampler

@@ -1,12 +1,37 @@
-// The schedulers by name. manifest.ts lists the names, and the compiler refuses a checkpoint with any other scheduler.
+// The samplers by name. contract.ts lists the names, and manifest.ts those of diffusers, which checkpoints have.
+import type { JobRequest } from '../../contract.ts'
 import type { Manifest, SchedulerName } from '../../manifest.ts'
-import { flowMatchEuler } from './flow-match-euler.ts'
-import type { CreateScheduler, Scheduler } from './scheduler.ts'
+import { dpmpp2m } from './dpmpp-2m.ts'
+import { euler } from './euler.ts'
+import { heun } from './heun.ts'
+import { lcm } from './lcm.ts'
+import { noiseLevels } from './noise-levels.ts'
+import type { CreateSampler, DrawNoise, Sampling, Scheduler } from './scheduler.ts'
 
-const SCHEDULERS: Record<SchedulerName, CreateScheduler> = {
-  FlowMatchEulerDiscreteScheduler: flowMatchEuler,
+type SamplerName = NonNullable<JobRequest['sampler']>
+
+const SAMPLERS: Record<SamplerName, CreateSampler> = { euler, dpmpp_2m: dpmpp2m, heun, lcm }
+
+/** The sampler of a package, unless the request names another. */
+const DEFAULTS: Record<SchedulerName, SamplerName> = {
+  FlowMatchEulerDiscreteScheduler: 'euler',
+  FlowMatchHeunDiscreteScheduler: 'heun',
+  FlowMatchLCMScheduler: 'lcm',
 }
 
-/** A new scheduler for one image of a package. */
-export const createScheduler = (steps: number, { name, ...config }: Manifest['scheduler']): Scheduler =>
-  SCHEDULERS[name](steps, config)
+/** A new scheduler for one image of a package. `draw` gives the noise of samplers that add noise in each step. */
+export function createScheduler(
+  sampling: Sampling,
+  { name, ...config }: Manifest['scheduler'],
+  draw: DrawNoise,
+): Scheduler {
+  const sigmas = noiseLevels(sampling, config)
+  const { step, runs } = SAMPLERS[sampling.sampler ?? DEFAULTS[name]](sigmas, draw)
+  const all = runs ?? Array.from({ length: sigmas.length - 1 }, (_, step) => ({ step, level: step }))
+  return {
+    sigmas,
+    timesteps: Float32Array.from(all, ({ level }) => sigmas[level]! * config.num_train_timesteps),
+    steps: all.map((run) => run.step),
+    step,
+  }
+}

@@ -2,17 +2,19 @@
 
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
+import type { InputImage } from '../../../gpu-fn/pipeline/input/start.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 
 /** Steps, guidance scale and size are the package's defaults unless set. */
 export type RenderRequest = Pick<Txt2ImgRequest, 'prompt' | 'seed'> & Partial<Txt2ImgRequest>
 
-/** Generates one image and returns the encoded file, a PNG by default. `onEvent` receives every event of the pipeline. */
+/** Generates one image, from `input` if given, and returns the encoded file, a PNG by default. `onEvent` receives every event of the pipeline. */
 export async function render(
   pipeline: OpenPipeline,
   request: RenderRequest,
   onEvent: (event: PipelineEvent) => void = () => {},
+  input?: InputImage,
 ): Promise<Uint8Array> {
   const whole: Txt2ImgRequest = {
     ...{ negative_prompt: '', text_convention: 'diffusers', output_format: 'png', output_quality: 90 },
@@ -21,7 +23,7 @@ export async function render(
     count: 1,
   }
   let file: Uint8Array | undefined
-  for await (const event of txt2img(pipeline, whole, new AbortController().signal)) {
+  for await (const event of txt2img(pipeline, whole, new AbortController().signal, input ? { input } : {})) {
     onEvent(event)
     if (event.type === 'image') file = event.data
   }

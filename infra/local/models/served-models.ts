@@ -72,7 +72,7 @@ export function nameOf(given: string): string {
 }
 
 /** The offer of a package, with its own defaults. A model without guidance is the turbo route. */
-function offerOf({ model, tier, defaults, position, latent }: Manifest, route?: Route): LocalOffer {
+export function offerOf({ model, tier, defaults, position, latent, scheduler }: Manifest, route?: Route): LocalOffer {
   const own: Route = defaults.guidance_scale === 1 ? 'turbo' : 'full'
   const multiple = latent.downsample * latent.patch_size
   const { width, height, steps, guidance_scale } = defaults
@@ -80,6 +80,8 @@ function offerOf({ model, tier, defaults, position, latent }: Manifest, route?: 
   return {
     ...{ route: route ?? own, model, tier, steps, width, height },
     guidance_scale: route === 'turbo' ? 1 : guidance_scale,
+    // Stated, because the price counts its evaluations.
+    ...(scheduler.name === 'FlowMatchHeunDiscreteScheduler' && { sampler: 'heun' as const }),
     max_pixels: Math.floor(width * height * LARGER),
     max_side: Math.min(side, position.max * multiple, LIMITS.side.max),
   }

@@ -27,7 +27,9 @@ type LocalGpuOptions = {
 /** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
 export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_'))),
+    ...Object.fromEntries(
+      Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_') || name.startsWith('OCTET_C2PA_')),
+    ),
     NODE_COMPILE_CACHE: COMPILE_CACHE,
     // Readiness is read from its log.
     LOG_LEVEL: 'info',

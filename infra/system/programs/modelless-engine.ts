@@ -28,7 +28,7 @@ export function bytesOf(seed: Seed): Buffer {
 /** `stepMs` is the duration of a step. `onRun` is called at the start of each run and returns a callback for each completed step. */
 export function createModellessEngine(stepMs: number, onRun: (request: JobRequest) => () => void): Engine {
   return {
-    models: [{ ...MODELLESS, package: 'a'.repeat(64), side: { max: 1024, multipleOf: 16 } }],
+    models: [{ ...MODELLESS, package: 'a'.repeat(64), side: { max: 1024, multipleOf: 16 }, inputImage: false }],
     start: () => Promise.resolve(),
     load: () => Promise.resolve({ device: 'modelless', seconds: 0 }),
     warm: () => Promise.resolve({ sizes: [] }),

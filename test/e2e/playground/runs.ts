@@ -31,7 +31,7 @@ const done = (page: Page) => button(page, 'Download').first().waitFor({ timeout:
 const dialog = (page: Page) => page.getByRole('dialog')
 
 describe('access', () => {
-  test('without a key the page asks for one, and explains a wrong one', async () => {
+  test('without a key the page requests one, and it explains an invalid one', async () => {
     const { page, problems, close } = await visit(world.browser, world.local.url, {}, /401/)
     await page.getByText('Paste a key to begin').waitFor()
     const field = page.getByLabel('API key')
@@ -69,7 +69,7 @@ describe('a run', () => {
     const bar = page.locator('.run-bar')
     await bar.getByText('nano, 28 steps').waitFor()
     await bar.getByText('The request names the full route.').waitFor()
-    await bar.getByText(/Time not measured yet|About .* s, from/).waitFor()
+    await bar.getByText(/No runs measured yet|About .* s, from/).waitFor()
     await bar.getByText('GPU is warm').waitFor({ timeout: 15_000 })
     const [, price] = (await page.locator('.run').innerText()).match(/\$([\d.]+)/)!
     await page.keyboard.press('Control+Enter')
@@ -92,7 +92,7 @@ describe('a run', () => {
     await close()
   })
 
-  test('can be canceled, and then says what was charged', async () => {
+  test('can be canceled, and then shows the charge', async () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'a rocket in the night sky', 'Full')
     await button(page, /^Run/).click()

@@ -2,9 +2,9 @@
 import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { LIMITS } from '#contract'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { app } from '../../../edge/app.ts'
+import { UPLOAD_BYTES } from '../../../edge/auth/access.ts'
 import { ACCESS } from '../../../edge/routes/access.ts'
 import { type Caller, fetchWorker, generate, newCaller, ORIGIN, problemOf, send } from '../support/client.ts'
 import { fakeGpu, works } from '../support/fake-gpu.ts'
@@ -20,7 +20,6 @@ const routes = Object.entries(ACCESS).map(([name, access]) => {
 })
 const withBody = routes.filter(({ method }) => ['POST', 'PUT', 'PATCH'].includes(method))
 /** Routes that read a request body. */
-const refused = withBody.filter(({ path }) => /\/images\/(edits|variations)$/.test(path))
 const readers = withBody.filter(
   ({ path }) =>
     !/\/(prewarm|cancel|test|interrupt|skip|refresh-checkpoints|edits|variations)$/.test(path) &&
@@ -146,7 +145,7 @@ describe('request bodies', () => {
     '$name rejects an oversized body and stops reading it at a fixed point',
     async ({ method, path, access }, { expect }) => {
       const most = access.bodyBytes ?? LITTLE
-      expect(most).toBeLessThanOrEqual(LIMITS.requestBytes)
+      expect(most).toBeLessThanOrEqual(UPLOAD_BYTES)
       const isForm = path.startsWith('/v2beta/')
       const type = { 'content-type': isForm ? 'multipart/form-data; boundary=x' : 'application/json' }
       const headers = { ...headersFor(access.by, await newCaller(SCOPES)), ...type }
@@ -158,13 +157,6 @@ describe('request bodies', () => {
       expect(seen).toEqual({ read: most + 32 * 1024 * 1024 + CHUNK, canceled: true })
     },
   )
-
-  test.for(refused)('$name discards its body up to a fixed point', async ({ method, path }, { expect }) => {
-    const { body, seen } = countedBody(64 * 1024 * 1024)
-    const response = await call(method, path, (await newCaller()).headers, body)
-    expect([response.status, (await problemOf(response)).error.code]).toEqual([422, 'not_offered'])
-    expect(seen).toEqual({ read: 32 * 1024 * 1024 + CHUNK, canceled: true })
-  })
 
   test('a body with an oversized Content-Length is not read at all', async ({ expect }) => {
     const caller = await newCaller()

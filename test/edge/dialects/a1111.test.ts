@@ -1,6 +1,9 @@
 // The API of stable-diffusion-webui, as Open WebUI, SillyTavern and Krita call it.
+import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
-import { type Caller, newCaller, send } from '../support/client.ts'
+import { issueKey } from '../../../edge/auth/keys.ts'
+import { type Caller, jobIn, newCaller, send } from '../support/client.ts'
+import { peppers } from '../support/config.ts'
 import { fakeGpu, imageBytes, untilCanceled, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -13,7 +16,7 @@ const get = async (caller: Caller, path: string) => (await send('GET', `/sdapi/v
 type Made = { images: string[]; parameters: object; info: string }
 
 describe('txt2img', () => {
-  test('makes images as SillyTavern asks for them', async ({ expect }) => {
+  test("generates images for SillyTavern's requests", async ({ expect }) => {
     const calls = fakeGpu(works)
     const body = {
       ...{ prompt: 'a lighthouse', negative_prompt: 'fog', width: 512, height: 256, steps: 20, cfg_scale: 7, seed: 7 },
@@ -29,27 +32,50 @@ describe('txt2img', () => {
       ...{ prompt: 'a lighthouse', seed: 7, all_seeds: [7, 8], width: 512, height: 256, steps: 20, cfg_scale: 7 },
       infotexts: [
         expect.stringContaining(
-          'Negative prompt: fog\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 7, Size: 512x256',
+          'Negative prompt: fog\nSteps: 20, Sampler: DPM++ 2M, CFG scale: 7, Seed: 7, Size: 512x256',
         ),
         expect.stringContaining('Seed: 8'),
       ],
       extra_generation_params: {
-        warnings: [
-          'sampler_name is "DPM++ 2M", which has no effect here.',
-          'scheduler is "Karras", which has no effect here.',
-        ],
+        warnings: ['scheduler is "Karras", which has no effect here.'],
       },
     })
     expect(calls[0]!.request).toMatchObject({ model: 'tiny', count: 2, steps: 20, guidance_scale: 7, seed: 7 })
+    expect(calls[0]!.request).toMatchObject({ sampler: 'dpmpp_2m', prompt_weights: true })
   })
 
-  test('makes images as Open WebUI asks for them, with a random seed', async ({ expect }) => {
+  test('has the samplers and schedules of its lists, by their names and labels', async ({ expect }) => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
-    const body = { prompt: 'a lighthouse', batch_size: 1, width: 512, height: 512, seed: -1, negative_prompt: null }
+    const samplers = (await get(caller, 'samplers')) as { name: string; aliases: string[] }[]
+    const schedulers = (await get(caller, 'schedulers')) as { name: string; label: string }[]
+    expect(samplers.map(({ name }) => name)).toEqual(['Euler', 'DPM++ 2M', 'Heun', 'LCM'])
+    expect(schedulers.map(({ label }) => label)).toEqual(['Automatic', 'Normal', 'Simple', 'SGM Uniform', 'Beta'])
+    const size = { width: 64, height: 64 }
+    const made = await post(caller, { prompt: 'a cat', sampler_name: 'Heun', scheduler: 'sgm_uniform', ...size })
+    expect(calls[0]!.request).toMatchObject({ sampler: 'heun', noise_schedule: 'sgm_uniform' })
+    const { info } = (await made.json()) as Made
+    expect(JSON.parse(info).infotexts[0]).toContain('Sampler: Heun, Schedule type: SGM Uniform, CFG scale')
+    const unknown = await post(caller, { prompt: 'a cat', sampler_name: 'Oiler', ...size })
+    expect([unknown.status, JSON.stringify(await unknown.json())]).toEqual([400, expect.stringContaining('DPM++ 2M')])
+  })
+
+  test("generates images for Open WebUI's requests, with a random seed", async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const body = {
+      prompt: 'a lighthouse',
+      batch_size: 1,
+      width: 512,
+      height: 512,
+      seed: -1,
+      negative_prompt: null,
+      prompt_weights: false,
+    }
     const [first, second] = [await post(caller, body), await post(caller, body)]
     expect([first.status, second.status]).toEqual([200, 200])
     expect(calls[0]!.request.seed).not.toBe(calls[1]!.request.seed)
+    expect(calls[0]!.request).not.toHaveProperty('prompt_weights')
   })
 
   test('is refused in words, with the names that the client used', async ({ expect }) => {
@@ -64,7 +90,7 @@ describe('txt2img', () => {
       },
     ])
     const image = await post(caller, { prompt: 'a lighthouse', init_images: ['aGk='] }, 'img2img')
-    expect(JSON.stringify(await image.json())).toContain('init_images is given')
+    expect(JSON.stringify(await image.json())).toContain('init_images cannot be used: the file is of an unknown type')
     const model = { sd_model_checkpoint: 'other.safetensors [0123abcd]' }
     const unknown = await post(caller, { prompt: 'a lighthouse', override_settings: model })
     expect(JSON.stringify(await unknown.json())).toContain('this deployment serves auto, tiny, paired')
@@ -73,30 +99,76 @@ describe('txt2img', () => {
 })
 
 describe('the facts that clients read when they connect', () => {
-  test('are the models, one sampler and no other networks', async ({ expect }) => {
+  test('are the models and no other networks', async ({ expect }) => {
     const caller = await newCaller()
     expect(await get(caller, 'sd-models')).toMatchObject([
+      { title: 'auto', model_name: 'auto' },
       { title: 'tiny', model_name: 'tiny' },
       { title: 'paired', model_name: 'paired' },
     ])
     const options = (await get(caller, 'options')) as object
-    expect(options).toMatchObject({ sd_model_checkpoint: 'tiny' })
+    expect(options).toMatchObject({ sd_model_checkpoint: 'auto' })
     expect((await post(caller, options, 'options')).status).toBe(200)
-    expect(await get(caller, 'samplers')).toEqual([{ name: 'Euler', aliases: ['euler'], options: {} }])
-    expect(await get(caller, 'schedulers')).toMatchObject([{ name: 'automatic', label: 'Automatic' }])
     for (const path of ['sd-vae', 'loras', 'latent-upscale-modes']) expect(await get(caller, path)).toEqual([])
     expect(await get(caller, 'upscalers')).toMatchObject([{ name: 'None' }])
   })
 
-  test('say whether a job is in progress', async ({ expect }) => {
+  test('say how far a job is, and an interruption ends it', async ({ expect }) => {
     const caller = await newCaller()
     const idle = { progress: 0, state: { job_count: 0 } }
     expect(await get(caller, 'progress?skip_current_image=true')).toMatchObject(idle)
     fakeGpu(untilCanceled(1))
-    const job = await send('POST', '/v1/jobs', caller, { prompt: 'a lighthouse' })
-    const { id } = (await job.json()) as { id: string }
-    expect(await get(caller, 'progress')).toMatchObject({ state: { job_count: 1, job: 'txt2img' } })
-    await send('DELETE', `/v1/jobs/${id}`, caller)
+    const [own, native] = [
+      post(caller, { prompt: 'a lighthouse', steps: 4, n_iter: 2 }),
+      await send('POST', '/v1/jobs', await newCaller(), { prompt: 'a lighthouse' }),
+    ]
+    const running = { progress: 0.125, state: { job_count: 1, job: 'txt2img', sampling_step: 1, sampling_steps: 4 } }
+    await vi.waitFor(async () => expect(await get(caller, 'progress')).toMatchObject(running))
+    expect((await post(caller, {}, 'interrupt')).status).toBe(200)
+    const ended = await own
+    expect([ended.status, JSON.stringify(await ended.json())]).toEqual([409, expect.stringContaining('was canceled')])
     await vi.waitFor(async () => expect(await get(caller, 'progress')).toMatchObject(idle))
+    expect(await env.JOB.getByName((await jobIn(native)).id).view()).toMatchObject({ cancelRequested: false })
+  })
+})
+
+describe('the model', () => {
+  const chosen = async (caller: Caller) =>
+    ((await get(caller, 'options')) as { sd_model_checkpoint: string }).sd_model_checkpoint
+
+  test('of requests without one is the one that the key chose in its options', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const [caller, other] = [await newCaller(), await newCaller()]
+    const body = { prompt: 'a lighthouse', steps: 4 }
+    await post(caller, body)
+    // Open WebUI sends all options back.
+    const options = { ...((await get(caller, 'options')) as object), sd_model_checkpoint: 'paired' }
+    expect((await post(caller, options, 'options')).status).toBe(200)
+    await post(caller, body)
+    await post(caller, { ...body, override_settings: { sd_model_checkpoint: 'tiny' } })
+    await post(other, body)
+    expect(calls.map(({ request }) => request.model)).toEqual(['tiny', 'paired', 'tiny', 'tiny'])
+    expect([await chosen(caller), await chosen(other)]).toEqual(['paired', 'auto'])
+    await post(caller, { sd_model_checkpoint: 'auto' }, 'options')
+    expect(await chosen(caller)).toBe('auto')
+  })
+
+  test('is kept by options without it, and by a successor of the key', async ({ expect }) => {
+    const caller = await newCaller()
+    await post(caller, { sd_model_checkpoint: 'paired [0123abcd]' }, 'options')
+    await post(caller, { samples_format: 'jpg' }, 'options')
+    expect(await chosen(caller)).toBe('paired')
+    const account = env.ACCOUNT.getByName(caller.account)
+    const next = await issueKey(peppers, caller.account)
+    await account.rotateKey(caller.keyId, next.credential, Date.now() + 1000)
+    expect(await account.chosenModel(next.credential.keyId)).toBe('paired')
+  })
+
+  test('must be one of the deployment', async ({ expect }) => {
+    const response = await post(await newCaller(), { sd_model_checkpoint: 'other' }, 'options')
+    expect([response.status, JSON.stringify(await response.json())]).toEqual([
+      404,
+      expect.stringContaining('this deployment serves auto, tiny, paired'),
+    ])
   })
 })

@@ -108,7 +108,7 @@ describe('a dialect', () => {
     expect(await over(run)).toMatchObject({ cancelRequested: true, state: 'canceled' })
   })
 
-  test('waits as long as it asks, and gives links or bytes', async ({ expect }) => {
+  test('waits for the requested time, and returns links or bytes', async ({ expect }) => {
     fakeGpu(works)
     const headers = { ...keyOf(await newCaller()), 'x-wait': '20' }
     const response = await call('POST', '/queue/tiny/runs', { headers, body: { input: { prompt: 'a cat', seed: 5 } } })
@@ -132,7 +132,7 @@ describe('a dialect', () => {
     const second = await (await call('GET', `/queue/runs?size=1&from=${ids[0]}`, { headers })).json()
     expect(second).toEqual({ runs: [ids[1]], next: null })
     const facts = await (await call('GET', '/queue/models', { headers })).json()
-    expect(facts).toEqual({ models: ['tiny', 'paired'], account: caller.account })
+    expect(facts).toEqual({ models: ['tiny', 'paired'], account: caller.account, chosen: null })
   })
 
   test('takes keys at its own places only', async ({ expect }) => {
@@ -170,7 +170,7 @@ describe('a dialect', () => {
     }
   })
 
-  test('gives a revoked key no facts about its request, whatever status its errors have', async ({ expect }) => {
+  test('gives a revoked key no details about its request, for any status of its errors', async ({ expect }) => {
     const caller = await newCaller()
     await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
     const body = { input: { prompt: 'a cat', steps: 0 } }
@@ -187,6 +187,7 @@ describe('a dialect', () => {
       'https://app.example',
       null,
     ])
+    expect((await preflight('https://app.example')).headers.get('access-control-max-age')).toBe('7200')
     const response = await call('GET', '/queue/models', { headers: { origin: 'https://app.example' } })
     expect(response.headers.get('access-control-expose-headers')).toContain('x-state')
   })

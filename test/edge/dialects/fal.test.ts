@@ -219,3 +219,14 @@ describe('the AI SDK', () => {
     await expect(failure).rejects.toThrow('seed is -5; it must be an integer from -1 to ')
   })
 })
+
+test('a path below a request allows its own methods only', async ({ expect }) => {
+  const { key } = await newCaller()
+  const headers = { headers: { authorization: `Key ${key}` } }
+  const path = '/fal/queue/octet/tiny/requests/job_1'
+  const replies = [await send('POST', path, headers, {}), await send('POST', `${path}/cancel`, headers, {})]
+  expect(replies.map(({ status, headers }) => [status, headers.get('allow')])).toEqual([
+    [405, 'GET'],
+    [405, 'PUT'],
+  ])
+})

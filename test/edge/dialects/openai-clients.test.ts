@@ -142,12 +142,22 @@ describe('openai', () => {
     expect(bad).toMatchObject({ param: 'background', message: expect.stringContaining('must be auto or opaque') })
   })
 
-  test('receives the refusal of an edit', async ({ expect }) => {
+  test('edits an image, with and without a mask, and receives a refusal', async ({ expect }) => {
+    const calls = fakeGpu(works)
     const client = clientOf(await newCaller())
-    const file = new File([imageBytes(1)], 'image.png', { type: 'image/png' })
-    const refused = await errorOf(client.images.edit({ image: file, prompt }))
-    expect(refused).toMatchObject({ status: 422, code: 'not_offered', param: 'image' })
-    expect((refused as Error).message).toContain('not offered by this model')
+    const png = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 1])
+    const image = new File([png], 'image.png', { type: 'image/png' })
+    const edited = await client.images.edit({ image, prompt, n: 2, size: '1024x1024' })
+    expect(edited.data).toHaveLength(2)
+    expect(calls[0]!.request).toMatchObject({ count: 2, strength: 0.6, repaint: 'transparent' })
+    await client.images.edit({ image: [image, image], mask: image, prompt })
+    expect(calls[1]!.request).toMatchObject({ strength: 1, repaint: 'transparent' })
+    expect(calls[1]!.files).toEqual([png, png])
+    await client.images.createVariation({ image })
+    expect(calls[2]!.request).toMatchObject({ prompt: '', strength: 0.6 })
+    const refused = await errorOf(client.images.edit({ image: new File(['text'], 'image.png'), prompt }))
+    expect(refused).toMatchObject({ status: 400, param: 'image' })
+    expect((refused as Error).message).toContain('allowed: PNG, JPEG, WebP, GIF, AVIF')
   })
 })
 

@@ -48,7 +48,12 @@ describe('refusals name the field as it was sent, and a valid value', () => {
     [{ background: 'transparent' }, 'background', 'background is "transparent"; it must be auto or opaque.'],
     [{ prompt: 'x'.repeat(32_001) }, 'prompt', '(32001 characters); it must be a text of 1 to 32000 characters.'],
     [{ stream: 'yes' }, 'stream', 'stream is "yes"; it must be true or false.'],
-    [{ image: 'data:image/png;base64,AA==' }, 'image', 'image is not offered by this model'],
+    [
+      { image_url: 'data:image/png;base64,AA==' },
+      'image_url',
+      'image_url cannot be used: the file is of an unknown type',
+    ],
+    [{ mask: 'data:image/png;base64,AA==' }, 'mask', 'mask is given without an image; give both or neither.'],
   ]
   test.for(cases)('%j', async ([body, param, message], { expect }) => {
     const response = await generate(await newCaller(), { ...p, ...body })

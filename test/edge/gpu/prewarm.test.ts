@@ -50,6 +50,20 @@ test('a ping passes the front door, starts a cold GPU, and is sent until it is r
   expect(await warm().report()).toMatchObject({ state: 'warm', starts_seen: 1, spent_today_seconds: 160 })
 })
 
+test('a named model is opened once the GPU is ready, and at once on a warm one', async ({ expect }) => {
+  const pings = host(204, 200)
+  const model = { model: 'tiny', tier: 'fp8' } as const
+  await warm().prewarm('default', 'visit', model)
+  await pinged(pings, 1)
+  await vi.waitFor(async () => expect(await runDurableObjectAlarm(warm())).toBe(true))
+  await pinged(pings, 3)
+  await warm().prewarm('default', 'visit', model)
+  await pinged(pings, 4)
+  const calls = pings.map(({ method, url }) => `${method} ${url.replace(env.GPU_URL, '')}`)
+  expect(calls).toEqual(['GET /ping', 'GET /ping', 'PUT /models/tiny', 'PUT /models/tiny'])
+  expect(pings[2]!.headers.get('authorization')).toMatch(/^Bearer ey/)
+})
+
 test('of many signs at once, one starts it', async ({ expect }) => {
   const pings = host(200)
   await Promise.all(Array.from({ length: 20 }, () => warm().prewarm('default', 'visit')))
@@ -97,7 +111,7 @@ const post = (path: string, key: string, body?: object) =>
     body: JSON.stringify(body ?? {}),
   })
 
-test('a page that opens is told how each GPU stands, with a key and not without', async ({ expect }) => {
+test('an opened page gets the state of each GPU, with a key only', async ({ expect }) => {
   const { key } = await newCaller()
   const reply = await post('/v1/prewarm', key)
   expect(reply.status).toBe(202)
@@ -106,7 +120,7 @@ test('a page that opens is told how each GPU stands, with a key and not without'
   expect((await post('/v1/prewarm', 'oct_forged')).status).toBe(401)
 })
 
-test('a quote tells how the GPU stands, before and after a job', async ({ expect }) => {
+test('a quote has the state of the GPU, before and after a job', async ({ expect }) => {
   const caller = await newCaller()
   const quoted = async () =>
     ((await (await post('/v1/quote', caller.key, { prompt: 'a cat' })).json()) as { gpu: object }).gpu
@@ -117,7 +131,7 @@ test('a quote tells how the GPU stands, before and after a job', async ({ expect
   expect(await quoted()).toEqual({ state: 'warm', ready_in_seconds: 0 })
 })
 
-test('a job that waits for a GPU tells for how long', async ({ expect }) => {
+test('a job that waits for a GPU states the expected wait', async ({ expect }) => {
   const { key } = await newCaller()
   fakeGpu(refuses(503, 'loading'))
   const { id } = (await (await post('/v1/jobs', key, { prompt: 'a cat', seed: 1 })).json()) as { id: string }
@@ -132,4 +146,33 @@ test('a job that waits for a GPU tells for how long', async ({ expect }) => {
       ready_in_seconds: expect.toSatisfy((left: number) => left > 0 && left <= 60),
     })
   })
+})
+
+test('an idle GPU is kept while recent gaps make that worthwhile, by pings within the budget', async ({ expect }) => {
+  await usePolicy({ wait_worth: 20, idle_seconds: 60, start_seconds: 30 })
+  const pings = host(200)
+  const now = vi.spyOn(Date, 'now')
+  let time = 1_800_000_000_000
+  now.mockImplementation(() => time)
+  const terms = { account: 'a', interactive: true }
+  for (let k = 0; k < 10; k++) {
+    await warm().requestSlot(`job${k}`, terms)
+    await warm().recordHealth('ready')
+    await warm().releaseSlot(`job${k}`)
+    time += 170_000
+  }
+  // The last job ended 170 s ago. Its window is 180 s, of which the host keeps the first 60 s.
+  await warm().requestSlot('last', terms)
+  await warm().recordHealth('ready')
+  await warm().releaseSlot('last')
+  pings.length = 0
+  const alarm = () => runInDurableObject(warm(), (_, ctx) => ctx.storage.getAlarm())
+  await vi.waitFor(async () => expect(await alarm()).toBe(time + 45_000))
+  time += 45_000
+  await runDurableObjectAlarm(warm())
+  await pinged(pings, 1)
+  expect(await alarm()).toBe(time + 45_000)
+  time += 136_000
+  await runDurableObjectAlarm(warm())
+  expect(pings).toHaveLength(1)
 })

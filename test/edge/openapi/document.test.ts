@@ -10,8 +10,9 @@ import { over } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
+type DocumentedOperation = { operationId: string; parameters: { name: string; in: string; schema?: object }[] }
 const document = openApiDocument() as {
-  paths: Record<string, Record<string, { operationId: string }>>
+  paths: Record<string, Record<string, DocumentedOperation>>
   webhooks: Record<string, unknown>
 }
 const newAdmin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
@@ -19,6 +20,18 @@ const newAdmin = () => newCaller({ scopes: ['generate', 'read', 'admin'] })
 test('it has every route of the worker and no other', ({ expect }) => {
   const routes = app.routes.filter(({ method }) => method !== 'ALL').map(({ method, path }) => `${method} ${path}`)
   expect(Object.keys(OPERATIONS).toSorted()).toEqual([...new Set(routes)].toSorted())
+})
+
+test('every path is a template, and each of its parameters has a schema', ({ expect }) => {
+  for (const [path, methods] of Object.entries(document.paths)) {
+    expect(path).toMatch(/^(\/([\w.-]+|\{\w+\}))+$/)
+    const names = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name)
+    for (const { parameters } of Object.values(methods)) {
+      const inPath = parameters.filter((each) => each.in === 'path')
+      expect(inPath.map(({ name }) => name)).toEqual(names)
+      for (const { schema } of inPath) expect(schema).toMatchObject({ type: 'string' })
+    }
+  }
 })
 
 test('every reference has a target, and every operation an id of its own', ({ expect }) => {
@@ -52,6 +65,10 @@ describe('an example', () => {
     fakeGpu(works)
     const [method, path] = route.split(' ') as [string, string]
     const response = await send(method, path.replace(':id', 'default'), await newAdmin(), body)
+    if (OPERATIONS[route]!.hasOwnErrors) {
+      expect(response.status).toBeLessThan(300)
+      return void (await response.body?.cancel())
+    }
     const parsed = await parseReply(response, route)
     expect(parsed.error).toBeUndefined()
   })

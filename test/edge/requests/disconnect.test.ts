@@ -1,11 +1,11 @@
 // Callers that disconnect before the response. The tests abort the request's signal, as the platform does on a disconnect.
-import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
+import { createExecutionContext, runInDurableObject, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
 import { app } from '../../../edge/app.ts'
 import { type Caller, ledgerOf, newCaller, ORIGIN } from '../support/client.ts'
-import { accepted, fakeGpu, fed, image, line, started, timings, untilCanceled } from '../support/fake-gpu.ts'
+import { accepted, fakeGpu, fed, image, line, started, timings, untilCanceled, works } from '../support/fake-gpu.ts'
 import { jobOf, over } from '../support/jobs.ts'
 
 afterEach(() => vi.restoreAllMocks())
@@ -116,4 +116,60 @@ test('a disconnect during admission costs nothing and sends no GPU request', asy
   await ended()
   expect(calls).toHaveLength(0)
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
+})
+
+test('after a disconnect, the next equal request gets the result of the job that ended meanwhile, once', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const { behavior, send: feed, close } = fed()
+  const calls = fakeGpu(behavior, works)
+  const first = request(caller, {})
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  first.cut()
+  await first.ended()
+  const [seen] = calls
+  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  close()
+  const { price } = await over({ id: seen!.job })
+  const jobs: (string | null)[] = []
+  for (const _ of ['retry', 'new request']) jobs.push((await request(caller, {}).reply).headers.get('x-octet-job'))
+  expect([jobs[0] === seen!.job, jobs[1] === seen!.job]).toEqual([true, false])
+  await vi.waitFor(async () => expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 2 * price }))
+  await first.reply
+})
+
+test('after a disconnect and a cancellation, an equal request is a new job', async ({ expect }) => {
+  const caller = await newCaller()
+  const calls = fakeGpu(untilCanceled(1), works)
+  const first = request(caller, {})
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  first.cut()
+  await first.ended()
+  await jobOf({ id: calls[0]!.job }).cancel()
+  await over({ id: calls[0]!.job })
+  const second = await request(caller, {}).reply
+  expect([second.status, second.headers.get('x-octet-job') === calls[0]!.job]).toEqual([200, false])
+  await first.reply
+})
+
+test('after a disconnect, the next equal request joins a job that has run for more than a minute', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const { behavior, send: feed, close } = fed()
+  const calls = fakeGpu(behavior)
+  const first = request(caller, {})
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  await runInDurableObject(env.ACCOUNT.getByName(caller.account), (_, { storage }) => {
+    storage.sql.exec('UPDATE ledger SET reserved = reserved - 120000')
+  })
+  first.cut()
+  await first.ended()
+  const second = request(caller, {})
+  const [seen] = calls
+  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  close()
+  expect((await second.reply).headers.get('x-octet-job')).toBe(seen!.job)
+  await first.reply
 })

@@ -24,7 +24,7 @@ async function made(caller: Caller, fields: object = {}) {
 }
 
 describe('GET /v1/jobs/{id}/receipts', () => {
-  test('gives a receipt for each image that the public keys check and that says how the image was made', async ({
+  test('issues a receipt for each image, verifiable with the public keys, with the parameters of the image', async ({
     expect,
   }) => {
     const caller = await newCaller()
@@ -47,19 +47,26 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     expect(claims.kid).toBe(configOf(env).receiptKeys[0].kid)
   })
 
-  test('has digests of the prompts of single encoders, the tokens of T5 and a seed of 64 bits', async ({ expect }) => {
+  const SAMPLING = { sampler: 'heun', sigmas: [1, 0.5], shift: 5 }
+  test('has digests of the prompts of single encoders, the sampling and a seed of 64 bits', async ({ expect }) => {
     const caller = await newCaller()
-    const own = { prompt_2: 'a cup', prompt_3: 'two birds', max_sequence_length: 128, seed: '18446744073709551615' }
+    const own = {
+      prompt_2: 'a cup',
+      prompt_3: 'two birds',
+      max_sequence_length: 128,
+      seed: '18446744073709551615',
+      ...SAMPLING,
+    }
     const { octet } = await made(caller, own)
     const [first, second] = await receiptsOf(caller, octet.job)
     const claims = await openReceipt(first!.receipt, await jwks())
     expect(claims.prompt_2_digest).toBe(await promptDigest(claims.salt, 'prompt_2', 'a cup'))
     expect(claims.prompt_3_digest).toBe(await promptDigest(claims.salt, 'prompt_3', 'two birds'))
-    expect(claims.parameters).toMatchObject({ max_sequence_length: 128, seed: '18446744073709551615' })
+    expect(claims.parameters).toMatchObject({ ...SAMPLING, max_sequence_length: 128, seed: '18446744073709551615' })
     expect((await openReceipt(second!.receipt, await jwks())).parameters.seed).toBe(0)
   })
 
-  test('tells no prompt, and two receipts of one prompt do not look alike', async ({ expect }) => {
+  test('contains no prompt, and two receipts of one prompt differ', async ({ expect }) => {
     const caller = await newCaller()
     const { octet } = await made(caller, { prompt: 'a secret cat' })
     const [one, other] = await Promise.all(
@@ -86,9 +93,7 @@ describe('the keys that sign receipts', () => {
     for (const key of keys) expect(Object.keys(key).sort()).toEqual(['alg', 'crv', 'kid', 'kty', 'use', 'x'])
   })
 
-  test('rotate: what the old one signed still holds, also when only its public half is kept, until it is dropped', async ({
-    expect,
-  }) => {
+  test('rotate: receipts of the old key stay valid while at least its public half is kept', async ({ expect }) => {
     const [fresh, old] = configOf(env).receiptKeys
     const caller = await newCaller()
     const { octet } = await made(caller)

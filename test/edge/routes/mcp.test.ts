@@ -92,6 +92,28 @@ describe('a tool', () => {
     expect(messages).toEqual([expect.stringMatching(/^(waiting for a GPU|running|image 1: step 1 of 4)$/)])
   })
 
+  test('that is called again while it runs makes one job, at one price', async ({ expect }) => {
+    const { behavior, send: feed, close } = fed()
+    const calls = fakeGpu(behavior)
+    const caller = await newCaller()
+    const client = await connect(caller)
+    const first = call(client, 'generate_image', { prompt })
+    await vi.waitFor(() => expect(calls).toHaveLength(1))
+    const again = call(client, 'generate_image', { prompt })
+    await vi.waitFor(async () => expect((await ledgerOf(caller)).reserved).toBeGreaterThan(0))
+    const [seen] = calls
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+    close()
+    const results = await Promise.all([first, again])
+    expect(new Set(results.map(({ structuredContent }) => structuredContent!.id))).toEqual(new Set([seen!.job]))
+    expect(results[1].content[0]!.text).toContain('Warning: An equal request of this key was running')
+    expect(await ledgerOf(caller)).toEqual({
+      reserved: 0,
+      captured: results[0].structuredContent!.price_microdollars,
+    })
+  })
+
   test('finds a job, also a canceled one', async ({ expect }) => {
     fakeGpu(untilCanceled(1))
     const caller = await newCaller()
@@ -144,7 +166,7 @@ describe('a tool', () => {
   })
 })
 
-test('a request without a valid key is refused with a challenge, and other methods with what is allowed', async ({
+test('a request without a valid key is refused with a challenge, and other methods with the allowed ones', async ({
   expect,
 }) => {
   const ping = { jsonrpc: '2.0', id: 1, method: 'ping' }

@@ -151,12 +151,12 @@ describe('the guards of a request', () => {
     )
   })
 
-  test('a latency that was never measured rules nothing out, and the reason says so', ({ expect }) => {
+  test('an unmeasured latency rules nothing out, as the reason states', ({ expect }) => {
     const offers = [{ ...full, ...half }]
     expect(choose({ route: 'full', maxLatencyMs: 1 }, offers).reason).toMatch(/could not be checked\.$/)
   })
 
-  test('what was measured and is quick enough comes before what was not', ({ expect }) => {
+  test('measured offers that are fast enough precede unmeasured ones', ({ expect }) => {
     const offers = [{ ...full, ...half }, full]
     const chosen = choose({ route: 'full', maxLatencyMs: 30_000 }, offers)
     expect(chosen).toMatchObject({ tier: 'fp8', reason: expect.stringContaining('full/fp16 has not run here yet, so') })
@@ -217,6 +217,7 @@ test('the price grows with pixels, steps, images, guidance and precision, from a
   expect(price(work)).toBe(200 + 4 * 300)
   expect(price({ ...work, count: 3 })).toBe(200 + 3 * 4 * 300)
   expect(price({ ...work, guidanceScale: 4.5 })).toBe(200 + 2 * 4 * 300)
+  expect(price({ ...work, sampler: 'heun' })).toBe(200 + 7 * 300)
   expect(price({ ...work, tier: 'fp16' })).toBe(200 + 4 * 480)
   expect(Number.isInteger(price({ ...work, width: 16, height: 16, steps: 1 }))).toBe(true)
 })

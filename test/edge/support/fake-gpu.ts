@@ -2,10 +2,28 @@
 import { env } from 'cloudflare:workers'
 import { errors, importJWK, jwtVerify } from 'jose'
 import { vi } from 'vitest'
-import { GPU_TOKEN, gpuTokenClaims, type JobEvent, type JobRequest, jobRequest, type Seed, seedOf } from '#contract'
+import {
+  GPU_TOKEN,
+  gpuTokenClaims,
+  type JobEvent,
+  type JobInput,
+  type JobRequest,
+  jobRequest,
+  type Seed,
+  seedOf,
+  stepsRun,
+} from '#contract'
 import { sha256 } from '../../../edge/auth/keys.ts'
 
-export type Seen = { job: string; request: JobRequest; signal: AbortSignal | null; host: string; headers: Headers }
+export type Seen = {
+  job: string
+  request: JobRequest
+  /** The contents of `request.inputs`. */
+  files: Uint8Array[]
+  signal: AbortSignal | null
+  host: string
+  headers: Headers
+}
 export type Behavior = (seen: Seen) => Response | Promise<Response>
 /** Behavior of a stream after its last part. */
 type Ending = 'close' | 'cut' | 'silence'
@@ -60,7 +78,8 @@ export async function image({ request }: Seen, k: number, change: Record<string,
 
 /** Runs the job successfully, as the contract specifies. */
 export const works: Behavior = async (seen) => {
-  const { steps: each, count } = seen.request
+  const { count, strength } = seen.request
+  const each = stepsRun(seen.request.steps, strength)
   const images = Array.from({ length: count }, async (_, k) => [...steps(each, each, k), ...(await image(seen, k))])
   const end = line({ type: 'succeeded', images: count, timings })
   return stream([
@@ -193,14 +212,39 @@ function parsed(body: string): JobRequest {
 
 const withoutAttempt = ({ attempt: _, ...request }: JobRequest) => JSON.stringify(request)
 
+/** The files after a request, which must match their digests and end the body. */
+async function split(bytes: Uint8Array<ArrayBuffer>, inputs: readonly JobInput[]): Promise<Uint8Array[]> {
+  const files: Uint8Array[] = []
+  let at = 0
+  for (const input of inputs) {
+    const file = bytes.slice(at, at + input.bytes)
+    if ((await sha256(file)) !== input.sha256) throw new Refused(400, 'invalid_request')
+    files.push(file)
+    at += input.bytes
+  }
+  if (at !== bytes.length) throw new Refused(400, 'invalid_request')
+  return files
+}
+
 async function see(request: Request, calls: readonly Seen[]): Promise<Seen> {
-  const body = await request.text()
+  const bytes = new Uint8Array(await request.arrayBuffer())
+  const isFramed = request.headers.get('content-type') === 'application/x-ndjson'
+  const end = isFramed ? bytes.indexOf(10) : bytes.length
+  const body = new TextDecoder().decode(bytes.subarray(0, end))
   const { job, attempt } = await authorized(request, body)
   const asked = parsed(body)
+  const files = await split(bytes.subarray(end + 1), asked.inputs ?? [])
   if (asked.attempt !== attempt) throw new Refused(403, 'token_mismatch')
   const known = calls.find((seen) => seen.job === job)
   if (known && withoutAttempt(known.request) !== withoutAttempt(asked)) throw new Refused(409, 'job_conflict')
-  return { job, request: asked, signal: request.signal, host: new URL(request.url).host, headers: request.headers }
+  return {
+    job,
+    request: asked,
+    files,
+    signal: request.signal,
+    host: new URL(request.url).host,
+    headers: request.headers,
+  }
 }
 
 /** Handles DELETE: cancels a known job at its next step; rejects an unknown job with 404 and cancels it when it arrives. */

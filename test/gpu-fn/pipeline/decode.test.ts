@@ -1,15 +1,16 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
-import { decodeLatent, spansOf } from '../../../gpu-fn/pipeline/decode.ts'
+import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
 import { toPixels } from '../../../gpu-fn/pipeline/image.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { spansOf } from '../../../gpu-fn/pipeline/tiles.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { render } from '../../../infra/local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
-test('spans cover a length without a hole, and neighbors share what they fade in', () => {
+test('spans cover a length without gaps, and neighbors share the blended part', () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 400 }), fc.integer({ min: 8, max: 128 }), (length, tile) => {
       const spans = spansOf(length, tile)
@@ -63,7 +64,7 @@ describe('nano, decoded in tiles', () => {
     expect([Math.min(...given), Math.max(...given)]).toEqual([0, 255])
   })
 
-  test.each([null, 4])('what is not a number is no picture, in tiles of %s', async (tile) => {
+  test.each([null, 4])('NaN is an error, in tiles of %s', async (tile) => {
     const latent = { data: gaussianNoise(1, 16 * 8 * 6).fill(Number.NaN, 40, 41), dims: [1, 16, 8, 6] }
     await expect(decodeLatent(pipeline.vaeDecoder, latent, tile)).rejects.toThrow('contains NaN')
   })

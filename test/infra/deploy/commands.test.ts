@@ -1,9 +1,11 @@
-// Every command of the plans, by the vendors' own programs: without an account they must fail for that, and not for how they are called.
+// Runs every command of the plans with the vendors' own programs. Without an account, they must fail because of it and not because of their
+// arguments.
 import { execFile, execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
+import { gzipSync } from 'node:zlib'
 import { afterAll, expect, test } from 'vitest'
 import { readDeployConfig } from '../../../infra/config.ts'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
@@ -31,7 +33,7 @@ const plans = [
   ...deploySteps({ file: secretsFile, onModal: true, env: {} }),
   ...destroySteps({ data: true, onModal: true }),
 ]
-/** What docs/runbook.md and `npm run status` run besides. */
+/** Further commands of docs/runbook.md and `npm run status`. */
 const others: CommandLine[] = [
   ['wrangler', 'deployments', 'list', '--name', 'octet', '--json'],
   ['wrangler', 'rollback', '--name', 'octet', '--yes'],
@@ -45,7 +47,7 @@ const others: CommandLine[] = [
   ['modal', 'volume', 'put', '--force', 'octet-weights', secretsFile, '/a/manifest.json'],
 ]
 const commands = [...others, ...plans.flatMap((step) => step.commands(config, state)).map(({ command }) => command)]
-/** One of each kind: another queue's name is no other command. */
+/** One command of each kind; names do not distinguish commands. */
 const kinds = new Map(
   commands.map((command) => [command.filter((part) => !part.startsWith('octet-')).join(' '), command]),
 )
@@ -84,7 +86,10 @@ test.skipIf(!modalPython()).each(of('modal').map((command) => [commandText(comma
   },
 )
 
-test('the worker that would be deployed bundles, with the catalog of infra/config.json in place of the local one', () => {
+/** The compressed bundle without its assets. A larger one starts more slowly. */
+const MAX_BUNDLE_BYTES = 200_000
+
+test('the worker that would be deployed bundles in 200 kB, with the catalog of infra/config.json in place of the local one', () => {
   const deploy = commands.find(([program, verb]) => program === 'wrangler' && verb === 'deploy')!
   const out = path.join(home, 'out')
   const text = execFileSync(
@@ -94,4 +99,5 @@ test('the worker that would be deployed bundles, with the catalog of infra/confi
   )
   expect(text).toContain('--dry-run: exiting now')
   expect(text.match(/OCTET_CATALOG/g)).toHaveLength(1)
+  expect(gzipSync(readFileSync(path.join(out, 'index.js'))).length).toBeLessThanOrEqual(MAX_BUNDLE_BYTES)
 })

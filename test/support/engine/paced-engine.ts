@@ -9,6 +9,7 @@ export const pacedModel: Model = {
   tier: 'fp8',
   package: 'f'.repeat(64),
   side: { max: 128, multipleOf: 32 },
+  inputImage: true,
 }
 
 export interface PacedEngine extends Engine {

@@ -58,7 +58,7 @@ const IN_RESNET: Record<string, string> = {
   conv_shortcut: 'nin_shortcut',
 }
 
-const IN_DECODER: Record<string, string> = { conv_in: 'conv_in', conv_out: 'conv_out', conv_norm_out: 'norm_out' }
+const AROUND_BLOCKS: Record<string, string> = { conv_in: 'conv_in', conv_out: 'conv_out', conv_norm_out: 'norm_out' }
 
 /** `depth` is the number of blocks. Undefined for a name that diffusers does not use. */
 export function placeTransformer(name: string, depth: number): Placement | undefined {
@@ -84,10 +84,12 @@ export function placeTransformer(name: string, depth: number): Placement | undef
 /** `levels` is the number of the decoder's up blocks, which diffusers counts from the other end. */
 export function placeVae(name: string, levels: number): Placement | undefined {
   const { module, parameter } = splitParameter(name)
-  if (module === 'post_quant_conv') return wholeTensor(name)
-  const inside = /^decoder\.(.+)$/.exec(module)?.[1]
-  const target = inside && (lookUp(IN_DECODER, inside) ?? middle(inside) ?? upBlock(inside, levels))
-  return target ? wholeTensor(`decoder.${target}.${parameter}`) : undefined
+  if (module === 'post_quant_conv' || module === 'quant_conv') return wholeTensor(name)
+  const [, half, inside] = /^(encoder|decoder)\.(.+)$/.exec(module) ?? []
+  if (!inside) return undefined
+  const block = half === 'encoder' ? downBlock(inside) : upBlock(inside, levels)
+  const target = lookUp(AROUND_BLOCKS, inside) ?? middle(inside) ?? block
+  return target ? wholeTensor(`${half}.${target}.${parameter}`) : undefined
 }
 
 function middle(inside: string): string | undefined {
@@ -101,9 +103,18 @@ function upBlock(inside: string, levels: number): string | undefined {
   const [, block, module] = /^up_blocks\.(\d+)\.(.+)$/.exec(inside) ?? []
   if (!module) return undefined
   const level = `up.${levels - 1 - Number(block)}`
-  if (module === 'upsamplers.0.conv') return `${level}.upsample.conv`
-  const [, resnet, part] = /^resnets\.(\d+)\.(.+)$/.exec(module) ?? []
-  return part ? join(`${level}.block.${resnet}`, lookUp(IN_RESNET, part)) : undefined
+  return module === 'upsamplers.0.conv' ? `${level}.upsample.conv` : resnet(level, module)
+}
+
+function downBlock(inside: string): string | undefined {
+  const [, block, module] = /^down_blocks\.(\d+)\.(.+)$/.exec(inside) ?? []
+  if (!module) return undefined
+  return module === 'downsamplers.0.conv' ? `down.${block}.downsample.conv` : resnet(`down.${block}`, module)
+}
+
+function resnet(level: string, module: string): string | undefined {
+  const [, index, part] = /^resnets\.(\d+)\.(.+)$/.exec(module) ?? []
+  return part ? join(`${level}.block.${index}`, lookUp(IN_RESNET, part)) : undefined
 }
 
 function splitParameter(name: string): { module: string; parameter: string } {

@@ -50,7 +50,7 @@ const SKIPPED: readonly Skip[] = [
   {
     networks: ['clip_l', 'clip_g'],
     pattern: /^(vision_model|visual|visual_projection)\./,
-    reason: 'text to image does not encode images',
+    reason: 'a text encoder does not encode images',
   },
   {
     networks: ['clip_l'],
@@ -60,8 +60,6 @@ const SKIPPED: readonly Skip[] = [
   },
   { networks: ['t5'], pattern: /^(decoder|lm_head)\./, reason: 'a prompt is only encoded' },
   { networks: ['clip_l', 'clip_g', 't5'], pattern: /^logit_scale$/, reason: 'temperature of the contrastive training' },
-  { networks: ['vae'], pattern: /^encoder\./, reason: 'text to image does not encode images' },
-  { networks: ['vae'], pattern: /^quant_conv\./, reason: 'belongs to the encoder' },
 ]
 
 const CLIP_WIDTHS: Readonly<Record<number, Sd35Network>> = { 768: 'clip_l', 1280: 'clip_g' }
@@ -70,7 +68,7 @@ const CLIPS: readonly string[] = ['clip_l', 'clip_g'] satisfies Sd35Network[]
 /**
  * `transformer` gets the names of Stability's mmditx.py (`joint_blocks.0.x_block.attn.qkv.weight`), the text encoders those of
  * transformers (`text_model.…`, `shared.weight`, `encoder.block.…`), `vae` those of LDM (`decoder.up.3.block.0.conv1.weight`) with the
- * attention's projections as matrices [C, C]. The autoencoder's encoder is not read.
+ * attention's projections as matrices [C, C].
  */
 export const naming: Naming = {
   folders: FOLDERS,
@@ -169,7 +167,7 @@ function renameVae(file: string, tensors: Map<string, Tensor>): Map<string, Tens
 /** Stability stores the attention of the autoencoder as 1×1 convolutions; here they are matrices, as in diffusers. */
 function withLinearAttention(file: string, tensors: Map<string, Tensor>): Map<string, Tensor> {
   for (const [name, tensor] of tensors) {
-    if (!/^decoder\.mid\.attn_1\.(q|k|v|proj_out)\.weight$/.test(name)) continue
+    if (!/^(en|de)coder\.mid\.attn_1\.(q|k|v|proj_out)\.weight$/.test(name)) continue
     const [rows, columns, ...kernel] = tensor.shape
     if (rows === undefined || columns === undefined || kernel.some((size) => size !== 1)) {
       throw new CheckpointError(file, `${quote(name)} must be [C, C] or [C, C, 1, 1], not [${tensor.shape.join(', ')}]`)

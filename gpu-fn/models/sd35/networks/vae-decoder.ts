@@ -2,31 +2,10 @@
 // B batch · C channels · h, w latent size · feature maps are in the target's layout
 import type { Graph, Value } from '../../../compile/graph/graph.ts'
 import type { FeatureMap } from '../../../compile/graph/layer-types.ts'
-import {
-  applyDeferredAndNorm,
-  attention,
-  branchConv2d,
-  conv2d,
-  groupNorm,
-  linear,
-  outputWidth,
-  toActivations,
-} from '../../../compile/graph/nn.ts'
+import { conv2d, groupNorm, outputWidth, toActivations } from '../../../compile/graph/nn.ts'
 import * as ops from '../../../compile/graph/ops.ts'
 import type { Scope } from '../../../compile/graph/scope.ts'
-
-export type VaeConfig = {
-  readonly latentChannels: number
-  /** Resolutions; all but the last double the size. */
-  readonly levels: number
-  readonly blocksPerLevel: number
-  readonly groups: number
-  readonly scalingFactor: number
-  readonly shiftFactor: number
-}
-
-const EPSILON = 1e-6
-const ONE_BY_ONE = { kernel: 1, padding: 0 }
+import { EPSILON, middle, ONE_BY_ONE, residualBlock, type VaeConfig } from './vae-blocks.ts'
 
 /**
  * Graph `vae_decoder`: latent [B, C, h, w] → image [B, 3, 8h, 8w], about −1..1; the same as 8-bit pixels [B, 8h, 8w, 3], a quarter of the
@@ -43,9 +22,7 @@ export function vaeDecoder(s: Scope, config: VaeConfig): Graph {
 
   const decoder = s.at('decoder')
   let x: FeatureMap = { value: conv2d(decoder.at('conv_in'), first, outputWidth(decoder.at('conv_in'))) }
-  x = residualBlock(decoder.at('mid', 'block_1'), x, groups)
-  if (decoder.has('mid.attn_1.q.weight')) x = attentionBlock(decoder.at('mid', 'attn_1'), x, groups)
-  x = residualBlock(decoder.at('mid', 'block_2'), x, groups)
+  x = middle(decoder.at('mid'), x, groups)
   for (let level = levels - 1; level >= 0; level--) {
     const up = decoder.at('up', level)
     for (let i = 0; i < blocksPerLevel; i++) x = residualBlock(up.at('block', i), x, groups)
@@ -66,28 +43,7 @@ function pixelsOf(image: Value): Value {
   return ops.cast(ops.transpose(ops.round(ops.clip(levels, 0, 255)), [0, 2, 3, 1]), 'uint8')
 }
 
-/** sd3_impls.py `ResnetBlock` */
-function residualBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
-  const out = outputWidth(s.at('conv1'))
-  const options = { groups, epsilon: EPSILON, silu: true }
-  const { map, normed } = applyDeferredAndNorm(s.at('norm1'), x, options)
-  const h = branchConv2d(s.at('conv1'), normed, out)
-  const y = branchConv2d(s.at('conv2'), groupNorm(s.at('norm2'), h, options), out)
-  const same = s.lowering.channels(map) === out
-  return s.lowering.addSkip(same ? map : conv2d(s.at('nin_shortcut'), map, out, ONE_BY_ONE), y)
-}
-
 function upsample(s: Scope, x: FeatureMap): FeatureMap {
   const twice = s.lowering.upsampleNearest(s.lowering.applyDeferred(x))
   return { value: conv2d(s.at('conv'), twice, s.lowering.channels(twice)) }
-}
-
-/** One attention head over all positions. sd3_impls.py `AttnBlock` */
-function attentionBlock(s: Scope, x: FeatureMap, groups: number): FeatureMap {
-  const channels = s.lowering.channels(x.value)
-  const { map, normed } = applyDeferredAndNorm(s.at('norm'), x, { groups, epsilon: EPSILON, silu: false })
-  const tokens = s.lowering.tokens(normed, 'h*w') // [B, h·w, C]
-  const project = (name: string, input: Value) => linear(s.at(name), input, channels)
-  const qkv = { q: project('q', tokens), k: project('k', tokens), v: project('v', tokens) }
-  return { value: ops.add(map, s.lowering.fromTokens(project('proj_out', attention(qkv, { heads: 1 })), map)) }
 }

@@ -1,9 +1,13 @@
 import { expect, test } from 'vitest'
 import { guide } from '../../../../gpu-fn/pipeline/denoise.ts'
-import { flowMatchEuler } from '../../../../gpu-fn/pipeline/schedulers/flow-match-euler.ts'
+import type { SchedulerConfig } from '../../../../gpu-fn/pipeline/schedulers/scheduler.ts'
+import { createScheduler } from '../../../../gpu-fn/pipeline/schedulers/schedulers.ts'
 import golden from '../../../golden/sampler.json' with { type: 'json' }
 
 const SD35 = { shift: 3, num_train_timesteps: 1000 }
+const noDraw = () => Promise.reject(new Error('Euler draws no noise'))
+const flowMatchEuler = (steps: number, config: SchedulerConfig) =>
+  createScheduler({ steps }, { name: 'FlowMatchEulerDiscreteScheduler', ...config }, noDraw)
 
 test('4 steps of SD3.5 Large Turbo', () => {
   const sigmas = [...flowMatchEuler(4, SD35).sigmas].map((sigma) => sigma.toFixed(4))
@@ -22,7 +26,7 @@ test('28 steps of SD3.5 Large start and end where the model card does', () => {
   expect([...sigmas.subarray(-3)].map((sigma) => sigma.toFixed(5))).toEqual(['0.11091', '0.00893', '0.00000'])
 })
 
-test.each([SD35, { ...SD35, shift_terminal: 0.3 }])('one step goes from pure noise to the picture: %j', (config) => {
+test.each([SD35, { ...SD35, shift_terminal: 0.3 }])('one step leads from pure noise to the image: %j', (config) => {
   expect([...flowMatchEuler(1, config).sigmas]).toEqual([1, 0])
 })
 
@@ -35,13 +39,13 @@ test.each(golden.schedules)(
   },
 )
 
-test('guided Euler steps are diffusers’ within float32 rounding', () => {
+test('guided Euler steps are diffusers’ within float32 rounding', async () => {
   const { steps, guidance_scale, start, velocities, end } = golden.walk
   const scheduler = flowMatchEuler(steps, SD35)
   const latent = Float32Array.from(start)
   for (const [i, { negative, positive }] of velocities.entries()) {
     const velocity = guide(Float32Array.from(negative), Float32Array.from(positive), guidance_scale)
-    scheduler.step(velocity, i, latent)
+    await scheduler.step(velocity, i, latent)
   }
   for (const [i, value] of end.entries()) expect(latent[i]).toBeCloseTo(value, 6)
 })

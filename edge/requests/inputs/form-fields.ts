@@ -1,0 +1,24 @@
+// The fields of a form as those of JSON: texts of numbers and truth values become these, and files become base64.
+
+/** Fields whose text is taken as it is. */
+const TEXT = /^(prompt|prompt_2|prompt_3|negative_prompt|model|user|webhook|seed|image|mask)$/
+const NUMBER = /^-?\d{1,15}(\.\d{1,15})?$/
+
+const convert = (name: string, value: unknown): unknown => {
+  if (typeof value !== 'string' || TEXT.test(name)) return value
+  if (value === 'true' || value === 'false') return value === 'true'
+  return NUMBER.test(value) ? Number(value) : value
+}
+
+/** The fields of a form, with typed values. Files stay. */
+export const typedFields = (form: Readonly<Record<string, unknown>>): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(form).map(([name, value]) => [name, convert(name, value)]))
+
+/** The fields with each file as base64. */
+export async function withFilesAsText(fields: Readonly<Record<string, unknown>>): Promise<Record<string, unknown>> {
+  const entries = Object.entries(fields).map(async ([name, value]) => [
+    name,
+    value instanceof File ? (await value.bytes()).toBase64() : value,
+  ])
+  return Object.fromEntries(await Promise.all(entries))
+}

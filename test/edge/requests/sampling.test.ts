@@ -1,0 +1,148 @@
+// How a request chooses the sampling of its images, in the native API and in other APIs.
+import { afterEach, describe, test, vi } from 'vitest'
+import { imageOptionFields } from '#contract'
+import { generation } from '../../../edge/requests/generation-request.ts'
+import { jobIn, ledgerOf, newCaller, problemOf, send } from '../support/client.ts'
+import { fakeGpu, works } from '../support/fake-gpu.ts'
+import { over } from '../support/jobs.ts'
+
+afterEach(() => vi.restoreAllMocks())
+
+const cat = { prompt: 'a cat', route: 'full', size: '64x64' }
+
+describe('the native fields', () => {
+  test('reach the GPU function, and the price of the job is that of its evaluations', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const choice = { sampler: 'heun', noise_schedule: 'sgm_uniform', shift: 5 }
+    const body = { ...cat, ...choice, size: '256x256', steps: 10, guidance_scale: 4 }
+    const quoted = await send('POST', '/v1/quote', caller, body)
+    const job = await jobIn(await send('POST', '/v1/jobs', caller, body))
+    await over(job)
+    expect(calls[0]!.request).toMatchObject({ ...choice, steps: 10 })
+    // 2 evaluations for each of 19 runs.
+    const price = 200 + Math.ceil(0.256 ** 2 * 38 * 300)
+    expect(await quoted.json()).toMatchObject({ price_microdollars: price })
+    expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
+  })
+
+  test('leave a request without them as it was', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    await over(await jobIn(await send('POST', '/v1/jobs', await newCaller(), cat)))
+    for (const name of Object.keys(imageOptionFields)) expect(calls[0]!.request).not.toHaveProperty(name)
+  })
+
+  test('custom noise levels state the number of steps', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const body = { ...cat, sigmas: [1, 0.6, 0.2] }
+    const job = await jobIn(await send('POST', '/v1/jobs', await newCaller(), body))
+    await over(job)
+    expect(calls[0]!.request).toMatchObject({ sigmas: [1, 0.6, 0.2], steps: 3 })
+  })
+
+  test('guidance runs in its interval, and the evaluations of skip-layer guidance are priced', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const full = { ...cat, size: '960x960', steps: 20, guidance_scale: 4 }
+    const price = async (fields: object) => {
+      const quote = await send('POST', '/v1/quote', caller, { ...full, ...fields })
+      return (((await quote.json()) as { price_microdollars: number }).price_microdollars - 200) / 300 / 0.96 ** 2
+    }
+    expect(await price({})).toBeCloseTo(40, 1)
+    expect(await price({ guidance_interval: { stop: 0.5 } })).toBeCloseTo(30, 1)
+    // Steps 1, 2 and 3 of 20 are after 0.2 and before 4.
+    expect(await price({ skip_layer_guidance: true })).toBeCloseTo(43, 1)
+    const both = { guidance_interval: { start: 0.1 }, skip_layer_guidance: { start: 0, stop: 0.3, layers: [1] } }
+    expect(await price(both)).toBeCloseTo(20 + 18 + 4, 1)
+    await over(await jobIn(await send('POST', '/v1/jobs', caller, { ...cat, guidance_scale: 4, ...both })))
+    expect(calls[0]!.request).toMatchObject({
+      guidance_interval: { start: 0.1, stop: 1 },
+      skip_layer_guidance: { scale: 2.5, start: 0, stop: 0.3, layers: [1] },
+    })
+  })
+
+  test('choose the full route for guidance, and have no effect on turbo', async ({ expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const fields = { prompt: 'a cat', size: '64x64', guidance_interval: {}, skip_layer_guidance: true }
+    const quote = await send('POST', '/v1/quote', caller, fields)
+    const reason = 'guidance_interval and skip_layer_guidance work through guidance, which the full route runs.'
+    expect(await quote.json()).toMatchObject({ route: 'full', reason })
+    const job = await jobIn(
+      await send('POST', '/v1/jobs', caller, { ...fields, route: 'turbo', negative_prompt: 'fog' }),
+    )
+    await over(job)
+    const read = await send('GET', `/v1/jobs/${job.id}`, caller)
+    const { warnings } = (await read.json()) as { warnings: { code: string }[] }
+    const codes = ['guidance_interval_ignored', 'skip_layer_guidance_ignored', 'negative_prompt_ignored']
+    expect(warnings.map(({ code }) => code).toSorted()).toEqual(codes.toSorted())
+    for (const name of ['guidance_interval', 'skip_layer_guidance']) expect(calls[0]!.request).not.toHaveProperty(name)
+  })
+
+  test('are those of the GPU function', ({ expect }) => {
+    expect(Object.keys(generation.shape)).toEqual(expect.arrayContaining(Object.keys(imageOptionFields)))
+  })
+
+  test.for([
+    [{ sampler: 'ddim' }, 'sampler is "ddim"; it must be one of euler, dpmpp_2m, heun, lcm.'],
+    [{ noise_schedule: 'karras' }, 'noise_schedule is "karras"; it must be one of normal, simple, sgm_uniform, beta.'],
+    [{ shift: 0 }, 'shift is 0; it must be a number from 0.01 to 100.'],
+    [{ sigmas: [0.5, 0.5] }, 'sigmas must fall at every step.'],
+    [
+      { sigmas: [1, 0] },
+      'sigmas is [1,0]; it must be a list of 1 to 200 falling numbers, above 0 and at most 1, one for each step.',
+    ],
+    [{ sigmas: [1, 0.5], steps: 3 }, 'sigmas has 2 levels, but steps is 3; leave one of them out.'],
+    [{ sigmas: [1], noise_schedule: 'beta' }, 'sigmas and noise_schedule are both given; use one of them.'],
+    [
+      { noise_schedule: 'beta', steps: 101 },
+      'steps is 101; noise_schedule beta has at most 100. Use fewer steps or another one.',
+    ],
+  ] as const)('%j is refused', async ([fields, message], { expect }) => {
+    const response = await send('POST', '/v1/quote', await newCaller(), { ...cat, ...fields })
+    expect(response.status).toBe(400)
+    const { detail } = await problemOf(response)
+    expect(detail).toBe(message)
+  })
+})
+
+describe('the names of other APIs', () => {
+  const [EULER, DPMPP] = [{ sampler: 'euler' }, { sampler: 'dpmpp_2m' }]
+  const lists = { name: 'replicate', path: '/v1/predictions', body: (input: object) => ({ input, version: 'tiny' }) }
+  const direct = { name: 'fal', path: '/fal/run/octet/tiny', body: (input: object) => input }
+  test.for([
+    [direct, { scheduler: 'DPM++ 2M' }, DPMPP, []],
+    [direct, { scheduler: 'DPM++ 2M SGM Uniform' }, { ...DPMPP, noise_schedule: 'sgm_uniform' }, []],
+    [direct, { scheduler: 'Euler (normal)' }, { ...EULER, noise_schedule: 'normal' }, []],
+    [lists, { scheduler: 'K_EULER' }, EULER, []],
+    [lists, { scheduler: 'FlowMatchHeunDiscreteScheduler' }, { sampler: 'heun' }, []],
+    [lists, { sampler: 'dpmpp_2m', schedule: 'simple' }, { ...DPMPP, noise_schedule: 'simple' }, []],
+    [lists, { scheduler: 'K_EULER_ANCESTRAL' }, {}, ['scheduler is "K_EULER_ANCESTRAL", which has no effect here.']],
+    [direct, { sigmas: [1, 0.5], shift: 2 }, { sigmas: [1, 0.5], shift: 2 }, []],
+  ] as const)('%j', async ([api, input, fields, warnings], { expect }) => {
+    const calls = fakeGpu(works)
+    const caller = await newCaller()
+    const response = await send('POST', api.path, caller, api.body({ prompt: 'a cat', ...input }), {
+      prefer: 'wait=30',
+    })
+    expect(response.ok).toBe(true)
+    const { sampler, noise_schedule, sigmas, shift } = calls[0]!.request
+    expect(JSON.parse(JSON.stringify({ sampler, noise_schedule, sigmas, shift }))).toEqual(fields)
+    const jobs = (await (await send('GET', '/v1/jobs', caller)).json()) as {
+      data: { warnings: { message: string }[] }[]
+    }
+    expect(jobs.data[0]!.warnings.map(({ message }) => message)).toEqual(warnings)
+  })
+
+  test('an unknown name is refused with the list', async ({ expect }) => {
+    const response = await send(
+      'POST',
+      lists.path,
+      await newCaller(),
+      lists.body({ prompt: 'a cat', scheduler: 'Oiler' }),
+    )
+    const message =
+      'scheduler is "Oiler"; it must be one of Euler, DPM++ 2M, Heun, LCM, Normal, Simple, SGM Uniform, Beta.'
+    expect([response.status, await response.json()]).toEqual([400, expect.objectContaining({ detail: message })])
+  })
+})
