@@ -7,12 +7,16 @@ export function withCredentials(engine: Engine, { sign }: Signer): Engine {
     get models() {
       return engine.models
     },
+    get loras() {
+      return engine.loras
+    },
     start: () => engine.start(),
     load: (model, size) => engine.load(model, size),
     warm: (model, sizes) => engine.warm(model, sizes),
     stop: () => engine.stop(),
-    async *run(model, request, signal) {
-      for await (const event of engine.run(model, request, signal))
+    prefetch: (model, signal) => engine.prefetch?.(model, signal) ?? Promise.resolve(),
+    async *run(model, request, signal, input) {
+      for await (const event of engine.run(model, request, signal, input))
         yield event.type === 'image' ? { ...event, data: await sign(event.data, event.content_type) } : event
     },
   }
