@@ -26,7 +26,7 @@ const SOCKET_IDLE_MS = 60_000
 const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
 const EXPIRY_NOTICE_MS = 30 * 24 * 3600 * 1000
-/** npm repeats the terminal's SIGINT a millisecond later: signals this soon after the first one are repetitions. */
+/** npm repeats the terminal's SIGINT a millisecond later. A signal within this time of the first one is such a repetition. */
 const REPEATED_SIGNAL_MS = 1_000
 const TOO_LITTLE_MEMORY =
   'the models of OCTET_PRELOAD exceed the memory, so jobs wait while one replaces another: preload fewer models, or choose a larger GPU'
@@ -175,7 +175,7 @@ async function shutDown(
   await jobs.idle()
   const closed = once(server, 'close')
   server.close()
-  // Connections that finish their last reply from now on would otherwise be kept alive for seconds.
+  // Without this, connections would be kept alive for seconds after their last reply.
   setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
   await closed
   await engine.stop()

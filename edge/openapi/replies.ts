@@ -139,6 +139,12 @@ const offer = z.object({
 export const model = z.object({
   ...{ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() },
   octet: z.array(offer),
+  octet_loras: z.array(
+    z.object({
+      ...{ id: z.string(), models: z.array(z.string()), scale: z.number() },
+      trigger_words: z.array(z.string()).describe('words of a prompt to which the adapter responds'),
+    }),
+  ),
 })
 export const models = listOf(model)
 export const prewarmed = listOf(
@@ -278,7 +284,9 @@ export const deliveries = listOf(
   }),
 )
 export const webhookEvent = z.object({
+  id: z.string(),
   type: z.enum(EVENT_TYPES),
+  created_at: moment,
   timestamp: z.string(),
   data: job.partial(),
 })

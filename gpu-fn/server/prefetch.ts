@@ -2,7 +2,7 @@
 import type { Engine, Model } from '../engine/engine.ts'
 
 const HALF_LIFE_MS = 10 * 60_000
-/** A pause between two jobs is not idleness. */
+/** Minimum idle time: a pause between two jobs is shorter. */
 const IDLE_MS = 1_000
 
 export type Prefetch = {

@@ -15,6 +15,7 @@ import type { GpuBenchOptions } from './gpu/gpu.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
+import type { LoraBenchOptions } from './lora.ts'
 import type { PngBenchOptions } from './png.ts'
 import { RUNS, type ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
@@ -67,6 +68,24 @@ command
   .option('--threads <count>', 'threads of each', Number, os.availableParallelism())
   .option('--runs <count>', 'timed images of each', Number, 5)
   .action(async (options: CpuBenchOptions) => (await import('./cpu.ts')).benchCpu(options))
+
+command
+  .command('lora')
+  .description('a step with two adapters against none, and the time of a change of adapters')
+  .addOption(
+    new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
+  )
+  .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
+  .option(
+    '--directory <path>',
+    'checkpoint and package of models with random weights',
+    path.join(os.tmpdir(), 'octet-gpu'),
+  )
+  .option('--size <pixels>', 'side of the image', Number, 256)
+  .option('--rank <count>', 'rank of each adapter', Number, 16)
+  .option('--steps <count>', 'timed steps of each round', Number, 8)
+  .option('--rounds <count>', 'rounds', Number, 3)
+  .action(async (options: LoraBenchOptions) => (await import('./lora.ts')).benchLora(options))
 
 command
   .command('parity')

@@ -24,7 +24,7 @@ export function spreadOf(name: string, shape: readonly number[]): Spread {
   if (/shared\.weight|token_embedding/.test(name)) return { mean: 0, deviation: 1 }
   // T5 does not divide its scores by the square root of the head's width.
   const deviation = name.endsWith('SelfAttention.q.weight') ? 1 / Math.sqrt(columns * 64) : 1 / Math.sqrt(columns)
-  // With a small gain of the last convolution, few colors are clipped.
+  // A small gain of the last convolution keeps most colors unclipped.
   return { mean: 0, deviation: name.endsWith('decoder.conv_out.weight') ? deviation / 2 : deviation }
 }
 

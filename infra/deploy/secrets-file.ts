@@ -98,7 +98,7 @@ export function secretsStep(options: SecretsOptions): Step {
       const before = await readSecretsFile(options.file)
       if (!before) await refuseToReplace(world, options)
       const secrets = before ?? (await freshSecrets())
-      // Each is saved at once, because a later one may fail and a token is shown only once.
+      // Every secret is saved immediately, because a later one may fail and a token is shown only once.
       const keep = () => writePrivate(options.file, secrets)
       await keep()
       await complete(secrets, world, options, keep)

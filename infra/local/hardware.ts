@@ -1,4 +1,4 @@
-// The compilation target of this machine, and what that target needs: onnxruntime's CUDA provider and the kernels.
+// The compilation target of this machine, and its requirements: onnxruntime's CUDA provider and the kernels.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'

@@ -60,7 +60,7 @@ async function bundlePage(outDir: string): Promise<void> {
 }
 
 async function writeReference(outDir: string): Promise<void> {
-  // A path that the compiler does not follow: the worker's files have types of workerd.
+  // The path is computed, so that the compiler does not follow it: the worker's files have types of workerd.
   const file = pathToFileURL(path.join(root, 'edge/openapi/document.ts')).href
   const { openApiDocument } = (await import(file)) as { openApiDocument: () => object }
   await fs.writeFile(path.join(outDir, 'openapi.json'), JSON.stringify(openApiDocument()))

@@ -1,4 +1,4 @@
-// A deployment whose vendors are stood in for, but whose GPU function and worker are the real ones: the pictures are made.
+// A deployment with stubs of the vendors' commands, but with the real GPU function and worker, which generate images.
 import { mkdtemp, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterEach, expect, test } from 'vitest'
@@ -25,7 +25,7 @@ afterEach(async () => {
   for (const stop of stops.splice(0).reverse()) await stop()
 })
 
-/** Vendors that start the real thing when they are told to deploy it. */
+/** Stubs of the vendors' commands that start the real program on a deployment. */
 async function realVendors(
   change: (secrets: Record<string, string>) => Record<string, string> = (secrets) => secrets,
 ): Promise<Vendors> {

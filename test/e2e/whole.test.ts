@@ -1,4 +1,4 @@
-// The product as its users meet it: the demo's command line, and the worker with the GPU function behind it through official clients.
+// The whole system: the command line of the demo, and official clients of the worker with the real GPU function.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import fs from 'node:fs/promises'

@@ -43,7 +43,7 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
   const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
     env,
     stdio: ['ignore', 'pipe', 'inherit'],
-    // A process group, which includes the child of --watch, and which does not receive Ctrl-C from the terminal a second time.
+    // A separate process group, which includes the child of --watch and does not receive the terminal's Ctrl-C as well.
     detached: true,
   })
   // Unlike `exit`, `close` follows the last line of the log.

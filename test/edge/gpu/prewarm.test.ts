@@ -1,4 +1,4 @@
-// Prewarming as callers and the GPU's host see it.
+// Prewarming, from the caller to the GPU's host.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env, exports } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
@@ -9,7 +9,7 @@ import { fakeGpu, refuses, works } from '../support/fake-gpu.ts'
 const warm = () => env.ENDPOINT.getByName('default')
 let policy: object
 
-/** Gives the endpoint's object a policy of its own, and no past. */
+/** Gives the endpoint's object its own policy and an empty history. */
 async function usePolicy(change: object): Promise<Env> {
   policy = { idle_seconds: 100, start_seconds: 60, budget_seconds: 1000, ...change }
   await runInDurableObject(warm(), async (instance, ctx) => {
@@ -25,7 +25,7 @@ afterEach(async () => {
   await runInDurableObject(warm(), (_, ctx) => ctx.storage.deleteAlarm())
 })
 
-/** A host whose GPU answers pings with these statuses, the last one again. */
+/** A host whose GPU replies to ping k with status k, and to later pings with the last status. */
 function host(...statuses: number[]) {
   const pings: Request[] = []
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {

@@ -27,7 +27,11 @@ describe('a delivery', () => {
     expect(await client.webhooks.unwrap(body, headers)).toEqual(JSON.parse(body))
     expect(headers).toMatchObject({ 'webhook-id': `evt_${job.id}`, 'content-type': 'application/json' })
     expect(redirect).toBe('manual')
-    expect(payloadOf(calls[0]!)).toMatchObject({ type: 'job.succeeded', data: { id: job.id, state: 'succeeded' } })
+    expect(payloadOf(calls[0]!)).toMatchObject({
+      ...{ id: calls[0]!.headers['webhook-id'], type: 'job.succeeded' },
+      created_at: Math.floor(Date.parse(payloadOf(calls[0]!).timestamp) / 1000),
+      data: { id: job.id, state: 'succeeded' },
+    })
     expect(body).not.toContain('a secret prompt')
     expect(body).not.toContain('results/30d')
     expect(() => new Webhook(secret).verify(body.replace('succeeded', 'failed'), headers)).toThrow('No matching')

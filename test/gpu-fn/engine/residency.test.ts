@@ -27,7 +27,7 @@ async function open(options: PipelineOptions): Promise<OpenPipeline> {
 }
 
 const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
-/** The least that images of the package's own size need. */
+/** The minimum memory for images of the package's default size. */
 const least = () => {
   try {
     planOf(pkg, 1)
@@ -50,7 +50,7 @@ describe('a package within a budget', () => {
     expect(opened).toEqual(expect.arrayContaining(['t5', 't5_2', 'conditioning', 'transformer', 'vae_decoder']))
     const before = opened.length
     expect(await render(tight, REQUEST)).toEqual(image)
-    // What comes and goes is opened again by the second image, once each; what is kept is not.
+    // The second image opens each offloaded network once more, and no resident one.
     const usual = tight.plan.offloaded.filter((network) => network !== IMAGE_ENCODER)
     expect(opened.slice(before).sort()).toEqual(usual.sort())
   })
@@ -168,6 +168,7 @@ describe('residency', () => {
         const weights = {
           load: async () => void log.push(`load ${network}`),
           unload: () => void log.push(`unload ${network}`),
+          update: async () => void log.push(`update ${network}`),
         }
         return { ...session, weights, release: async () => void log.push(`release ${network}`) }
       })
@@ -267,6 +268,7 @@ test('a suspended network keeps its session and loads its weights again for the 
     weights: {
       load: async () => void calls.push(`load ${network}`),
       unload: () => void calls.push(`unload ${network}`),
+      update: async () => void calls.push(`update ${network}`),
     },
     release: async () => void calls.push(`release ${network}`),
   })

@@ -43,7 +43,7 @@ describe('nano, decoded in tiles', () => {
     expect(psnr(tiled, whole)).toBeGreaterThan(36)
     expect(seam(tiled, whole, 'across')).toBeLessThan(0.6)
     expect(seam(tiled, whole, 'down')).toBeLessThan(0.6)
-    // The measure sees the seam of tiles that are put side by side: half a level darker is enough.
+    // The measure detects seams between adjacent tiles, down to half a level of brightness.
     const cut = { ...whole, data: whole.data.map((value, i) => (Math.floor(i / 3) % 256 < 128 ? value - 1 : value)) }
     expect(seam(cut, whole, 'across')).toBeGreaterThan(0.6)
   })
@@ -70,7 +70,7 @@ describe('nano, decoded in tiles', () => {
   })
 })
 
-/** The largest step, between one line of pixels and the next, in how far two pictures differ on the line's average; edges apart. */
+/** The largest change, from one line of pixels to the next, of the mean difference between two images; without the edges. */
 function seam(a: Pixels, b: Pixels, axis: 'across' | 'down'): number {
   const { width, height } = a
   const lines = new Float64Array(axis === 'across' ? width : height)

@@ -17,7 +17,7 @@ beforeEach(async () => {
   file = path.join(scratch.directory, 'secrets.json')
 })
 
-/** The steps but the pictures, which test/e2e/deploy.test.ts has made. */
+/** The steps without the smoke tests, which test/e2e/deploy.test.ts covers. */
 const steps = (change: object = {}): Step[] =>
   deploySteps({ file, onModal: true, env: {}, ...change }).filter(({ id }) => !id.startsWith('smoke'))
 const deploy = (change?: object) => runPlan(steps(change), vendors.world)
@@ -258,7 +258,7 @@ test('destroy removes the worker first, and data only on request', async () => {
   expect([...vendors.things].sort()).toEqual(
     ['bucket octet-results', 'database octet', 'proxy token', 'volume /large-fp8', 'volume /large-turbo-fp8'].sort(),
   )
-  // Again, and with the data: what is gone already is no failure.
+  // A repeated removal, now with the data: absent resources are not errors.
   await runPlan(destroySteps({ data: true, onModal: true }), vendors.world)
   expect(vendors.things).not.toContain('database octet')
 })
