@@ -23,9 +23,11 @@ import { models } from './routes/models.ts'
 import { operator } from './routes/operator.ts'
 import { playground } from './routes/playground.ts'
 import { prewarmRoute } from './routes/prewarm.ts'
+import { publicAddress } from './routes/public-address.ts'
 import { quote } from './routes/quote.ts'
 import { receiptKeys, receipts } from './routes/receipts.ts'
 import { jobImages, results } from './routes/results.ts'
+import { verify } from './routes/verify.ts'
 import { webhookDeliveries } from './routes/webhooks/deliveries.ts'
 import { webhooks } from './routes/webhooks/webhooks.ts'
 
@@ -33,6 +35,7 @@ import { webhooks } from './routes/webhooks/webhooks.ts'
 export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   // Not strict: a trailing slash is ignored, which some clients add to their base URL.
   const app = new Hono<EdgeEnv>({ strict: false })
+  app.use(publicAddress)
   app.use(securityHeaders)
   app.use(noStore)
   app.use(requestId())
@@ -66,6 +69,7 @@ export function createApp(dialects: readonly Dialect[]): Hono<EdgeEnv> {
   app.route('/v1/results', results)
   app.route('/v1/tokens', tokens)
   app.route('/v1/usage', usage)
+  app.route('/v1/verify', verify)
   app.route('/v1/webhooks', webhooks)
   app.route('/v1/webhooks', webhookDeliveries)
 

@@ -9,6 +9,7 @@ import { accountLimits } from './config/limits.ts'
 import { playgroundTokens } from './config/playground.ts'
 import { prewarm } from './config/prewarm.ts'
 import { prices } from './config/prices.ts'
+import { publicOrigin } from './config/public-url.ts'
 import { recovery } from './config/recovery.ts'
 import {
   adminToken,
@@ -33,7 +34,17 @@ const logPrompts = z
 const schema = z.object({
   ...{ accountLimits, adminToken, catalog, gpuSigningKey, gpuSlots, gpuTimes, logPrompts, peppers, prewarm, prices },
   ...{ contentPolicy, gpuBudget, moderationKey },
-  ...{ playgroundKey, playgroundTokens, proxyHeaders, receiptKeys, recovery, stripeKey, webhookAddresses, webhooks },
+  ...{
+    playgroundKey,
+    playgroundTokens,
+    proxyHeaders,
+    publicOrigin,
+    receiptKeys,
+    recovery,
+    stripeKey,
+    webhookAddresses,
+    webhooks,
+  },
 })
 export type Config = z.infer<typeof schema>
 

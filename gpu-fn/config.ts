@@ -1,5 +1,6 @@
 // The environment of the GPU function, parsed once at the start.
 import { createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { tmpdir, totalmem } from 'node:os'
 import path from 'node:path'
 import * as z from 'zod'
@@ -86,6 +87,8 @@ const environment = z.object({
     .url({ protocol: /^https?$/, error: 'must be the address of an OTLP receiver' })
     .optional(),
   OCTET_DRAIN_SECONDS: integer(0, 3_600, 120),
+  OCTET_C2PA_CERTIFICATES: z.string().optional(),
+  OCTET_C2PA_KEY: z.string().optional(),
   LOG_LEVEL: z.enum(LOG_LEVELS, { error: `must be one of ${LOG_LEVELS.join(', ')}` }).default('info'),
 })
 
@@ -127,6 +130,8 @@ export function readConfig(variables: Record<string, string | undefined>) {
     /** Sizes at which preloaded models are run once; by default each model's default size. */
     warm: env.OCTET_WARM,
     drainSeconds: env.OCTET_DRAIN_SECONDS,
+    /** Certificates and key of content credentials, in PEM; null without them. */
+    credentials: readCredentials(env),
     /** The bearer token of the reader of /metrics; null lets everybody read them. */
     metricsToken: env.OCTET_METRICS_TOKEN ?? null,
     /** Null sends no spans. */
@@ -154,8 +159,35 @@ function readBucket(env: z.infer<typeof environment>) {
       region: env.OCTET_BUCKET_REGION,
     },
     models: models.map(([model, tier]) => ({ model, tier, target: env.OCTET_TARGET })),
-    /** 0: most of the free space on that disk. */
+    /** By default 0, for most of the free space on that disk. */
     cacheBytes: env.OCTET_CACHE_BYTES,
+  }
+}
+
+type CredentialVariable = 'OCTET_C2PA_CERTIFICATES' | 'OCTET_C2PA_KEY'
+
+/** The PEM of content credentials, given as such or as paths; null without them. Throws ConfigError. */
+export function readCredentials(variables: Partial<Record<CredentialVariable, string | undefined>>) {
+  const { OCTET_C2PA_CERTIFICATES: certificates, OCTET_C2PA_KEY: key } = variables
+  if (certificates === undefined && key === undefined) return null
+  if (certificates === undefined || key === undefined)
+    throw new ConfigError('OCTET_C2PA_CERTIFICATES and OCTET_C2PA_KEY must be set together')
+  return {
+    certificates: readPem('OCTET_C2PA_CERTIFICATES', certificates),
+    key: readPem('OCTET_C2PA_KEY', key),
+  }
+}
+
+const PEM = /^\s*-----BEGIN /
+
+/** Messages omit the value, which may be a damaged key. */
+function readPem(name: string, given: string): string {
+  if (PEM.test(given)) return given
+  try {
+    return readFileSync(given, 'utf8')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new ConfigError(`${name} must be PEM or the path of a file with it; as a path, it cannot be read (${code})`)
   }
 }
 

@@ -55,12 +55,14 @@ export const LIMITS = {
   strength: { min: 0.01, max: 1 },
   maskFeather: 256,
   heartbeatMs: 5_000,
+  /** Adapters of one job, and the magnitude of an adapter's strength. */
+  loras: { max: 8, scale: 4 },
 } as const
 
 /** A model's name, which becomes part of paths and settings. */
 export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,63}$/)
 export const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
-/** A SHA-256 in lower-case hex. Digests become parts of paths and keys, so every schema with a digest uses this. */
+/** A SHA-256 in lower-case hex. Every schema of a digest uses this one, because digests become parts of paths and keys. */
 export const sha256Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be a SHA-256 in lower-case hex')
 const SEEDS = BigInt(LIMITS.seedMax) + 1n
 const isSeed = (text: string) => /^\d{1,20}$/.test(text) && BigInt(text) < SEEDS
@@ -75,6 +77,13 @@ export type Seed = z.infer<typeof seed>
 
 /** The seed of image number `image`: `seed` + `image`, modulo 2^64. */
 export const seedOf = (seed: Seed, image: number): Seed => canonicalSeed((BigInt(seed) + BigInt(image)) % SEEDS)
+
+/** An adapter of a job: its ID and its strength. */
+export const loraChoice = z.strictObject({
+  id: modelName,
+  scale: z.number().min(-LIMITS.loras.scale).max(LIMITS.loras.scale),
+})
+export type LoraChoice = z.infer<typeof loraChoice>
 
 /** Input images of a job, in the order of their bytes. */
 export const INPUT_NAMES = ['image', 'mask'] as const
@@ -192,6 +201,8 @@ export const jobRequest = z.strictObject({
   preview_steps: z.int().min(1).max(LIMITS.steps.max).optional(),
   /** `false` omits the prompts from the files' metadata. */
   prompt_metadata: z.literal(false).optional(),
+  /** Adapters of the model, applied to every image; absent: none. */
+  loras: z.array(loraChoice).min(1).max(LIMITS.loras.max).optional(),
   /** Files of these lengths follow the body's JSON line in this order. An `image` is required; a `mask` is optional. */
   inputs: z
     .array(
@@ -378,6 +389,8 @@ export const jobEvent = z.discriminatedUnion('type', [
     tier: z.enum(TIERS),
     package: sha256Hex,
     device: z.string(),
+    /** The job's adapters with the digests of their packages. */
+    loras: z.array(loraChoice.extend({ package: sha256Hex })).optional(),
   }),
   z.strictObject({ type: z.literal('warning'), code: z.enum(WARNING_CODES), message: z.string() }),
   z.strictObject({ type: z.literal('step'), image: index, step: z.int().min(1), steps: z.int().min(1) }),

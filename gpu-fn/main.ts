@@ -7,6 +7,8 @@ import { getRequestListener } from '@hono/node-server'
 import { type Logger, pino } from 'pino'
 import { type Config, ConfigError, readConfig } from './config.ts'
 import { escapeText } from './contract.ts'
+import type { Signer } from './credentials/signer.ts'
+import { withCredentials } from './credentials/signing-engine.ts'
 import { type Engine, type Model, PackageEngine } from './engine/engine.ts'
 import type { Stall } from './engine/watchdog.ts'
 import type { Size } from './pipeline/pipeline.ts'
@@ -23,7 +25,8 @@ import { Verifier } from './weights/verification.ts'
 const SOCKET_IDLE_MS = 60_000
 const RECEIVE_REQUEST_MS = 30_000
 const CLOSE_IDLE_MS = 50
-/** npm repeats the terminal's SIGINT a millisecond later: signals this soon after the first one are repetitions. */
+const EXPIRY_NOTICE_MS = 30 * 24 * 3600 * 1000
+/** npm repeats the terminal's SIGINT a millisecond later. A signal within this time of the first one is such a repetition. */
 const REPEATED_SIGNAL_MS = 1_000
 const TOO_LITTLE_MEMORY =
   'the models of OCTET_PRELOAD exceed the memory, so jobs wait while one replaces another: preload fewer models, or choose a larger GPU'
@@ -44,12 +47,13 @@ type Service = {
   server: Server
 }
 
-function main(): void {
+async function main(): Promise<void> {
   const config = readConfigOrExit()
   // Synchronous, so that the last lines before an exit are not lost.
   const log = pino({ level: config.logLevel, hooks: { streamWrite } }, pino.destination({ dest: 1, sync: true }))
   if (!config.edgePublicKeys) log.warn('OCTET_INSECURE=1: every program on this machine may send jobs')
-  const service = createService(config, log)
+  const signer = await openCredentials(config, log).catch((error) => fail(log, error))
+  const service = createService(config, log, signer)
   service.server.on('error', (error) => fail(log, error))
   drainOnSignals(service)
   warmUp(service).catch((error) => {
@@ -90,11 +94,25 @@ function readConfigOrExit(): Config {
 const isFlagError = (error: unknown): error is Error =>
   error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
 
-function createService(config: Config, log: Logger): Service {
+/** The signer of content credentials; null if none are configured, which loads nothing. */
+async function openCredentials({ credentials }: Config, log: Logger): Promise<Signer | null> {
+  if (!credentials) return null
+  const { openSigner } = await import('./credentials/signer.ts')
+  const signer = await openSigner(credentials)
+  const { subject, expires } = signer
+  const remaining = expires.getTime() - Date.now()
+  if (remaining < EXPIRY_NOTICE_MS)
+    log.warn({ subject, expires }, 'the certificate of content credentials expires soon; then all jobs fail')
+  else log.info({ subject, expires }, 'images get content credentials')
+  return signer
+}
+
+function createService(config: Config, log: Logger, signer: Signer | null): Service {
   const lifecycle: Lifecycle = { status: 'loading' }
   const verifier = new Verifier({ directory: config.cache, log })
   const onStall = (stall: Stall) => void endHung(service, stall)
-  const engine = new PackageEngine({ ...config, ...packageSource(config, verifier, log), verifier, onStall, log })
+  const unsigned = new PackageEngine({ ...config, ...packageSource(config, verifier, log), verifier, onStall, log })
+  const engine = signer ? withCredentials(unsigned, signer) : unsigned
   const onBroken = () => {
     if (!isOver(lifecycle)) void shutDown(service, 'the engine no longer works', 1)
   }
@@ -157,7 +175,7 @@ async function shutDown(
   await jobs.idle()
   const closed = once(server, 'close')
   server.close()
-  // Connections that finish their last reply from now on would otherwise be kept alive for seconds.
+  // Without this, connections would be kept alive for seconds after their last reply.
   setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_MS)
   await closed
   await engine.stop()
@@ -188,4 +206,4 @@ function fail(log: Logger, error: unknown): never {
   process.exit(1)
 }
 
-main()
+await main()

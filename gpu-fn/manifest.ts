@@ -1,6 +1,6 @@
 // A package's manifest.json: everything the pipeline needs about a compiled model, and a digest of every file.
 import * as z from 'zod'
-import { sha256Hex, TIERS } from './contract.ts'
+import { modelName, sha256Hex, TIERS } from './contract.ts'
 import { DTYPES } from './dtype.ts'
 
 /** The execution platform of a package: onnxruntime's CPU provider, its CUDA provider, or CUDA with the operators of kernels/. */
@@ -21,7 +21,7 @@ export const IMAGE_NETWORKS = ['conditioning', 'transformer', 'vae_decoder'] as 
 export const IMAGE_ENCODER = 'vae_encoder'
 export type NetworkName = string
 
-/** Version of the manifest's fields and of the operators in the graphs. A package with another version is refused. */
+/** The package format, which defines the manifest's fields and the operators in the graphs. Packages of another format are refused. */
 export const MANIFEST_FORMAT = 4
 
 const count = z.int().min(0)
@@ -120,8 +120,8 @@ export const manifest = z.strictObject({
     /** The encoders of the package, in the order in which they run. */
     encoders: z.array(textEncoder),
     /**
-     * `prompt_embeds` [L, `joint_width`] consists of segments of rows. Encoders of one segment fill columns beside each other. A segment
-     * without encoders has this many rows of zeros.
+     * `prompt_embeds` [L, `joint_width`] consists of segments of rows. The encoders of a segment fill adjacent columns. A segment without
+     * encoders has this many rows of zeros.
      */
     segments: z.array(rows),
     joint_width: z.int(),
@@ -152,3 +152,57 @@ export type Package = {
   /** SHA-256 of manifest.json in hex. It lists the digest of every file, so it names the package. */
   digest: string
 }
+
+/** Version of the fields below and of the graphs that apply an adapter. A package with another version is refused. */
+export const LORA_FORMAT = 1
+
+/** Element types of low-rank factors, and bytes of one element. */
+export const FACTOR_BYTES = { float32: 4, float16: 2, bfloat16: 2 } as const
+const FACTOR_DTYPES = Object.keys(FACTOR_BYTES) as [keyof typeof FACTOR_BYTES, ...(keyof typeof FACTOR_BYTES)[]]
+
+/** A matrix at `offset` of the file of factors, dense, row-major and little-endian. */
+const factor = z.strictObject({ dtype: z.enum(FACTOR_DTYPES), offset: count })
+
+/** Rows [start, end) of a weight, whose update is `scale` · up [end - start, rank] · down [rank, K]. */
+const loraModule = z.strictObject({
+  /** As in the base: `transformer`, or the name of a text encoder. */
+  network: z.string(),
+  /** Name of the weight in the checkpoint, and its whole shape. */
+  weight: z.string(),
+  shape: z.array(count).min(2),
+  rows: z.tuple([count, count]),
+  rank: z.int().min(1),
+  scale: z.number(),
+  up: factor,
+  down: factor,
+})
+export type LoraModule = z.infer<typeof loraModule>
+
+/** manifest.json of an adapter (LoRA), which applies to every package whose weights have these names and shapes. */
+export const loraManifest = z.strictObject({
+  kind: z.literal('lora'),
+  format: z.literal(LORA_FORMAT, {
+    error: ({ input }) =>
+      `the format is ${String(JSON.stringify(input)).slice(0, 20)} and this version reads ${LORA_FORMAT}; ` +
+      'compile the adapter again with `npm run compile -- --lora`',
+  }),
+  /** The ID that a request names. */
+  name: modelName,
+  /** Variant of the base that it was compiled for. */
+  variant: z.string(),
+  tool: z.string(),
+  /** SHA-256 of the file that it was compiled from. */
+  source: sha256Hex,
+  /** The largest rank of a module. */
+  rank: z.int().min(1),
+  modules: z.array(loraModule).min(1),
+  /** The file of factors. */
+  factors: z.string(),
+  /** The graph that updates a weight, by the weight's storage type. */
+  graphs: z.strictObject({ float8e4m3fn: z.string(), float16: z.string(), float32: z.string() }),
+  files: z.record(z.string(), z.strictObject({ bytes: count, sha256: sha256Hex })),
+})
+export type LoraManifest = z.infer<typeof loraManifest>
+
+/** A compiled adapter on disk; `digest` is the SHA-256 of its manifest.json. */
+export type LoraPackage = { directory: string; manifest: LoraManifest; digest: string }

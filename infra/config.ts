@@ -30,6 +30,8 @@ const config = z.strictObject({
     offers: catalogTable.shape.offers,
     /** Model names of other providers that the worker serves, as in wrangler.toml. */
     aliases: catalogTable.shape.aliases,
+    /** Adapters of the offered models, whose packages are in `loras` of the packages. */
+    loras: catalogTable.shape.loras,
     /** Other variables of wrangler.toml with another value in this deployment. */
     vars: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.unknown()).default({}),
     /** A host name of a zone in the Cloudflare account; the worker is then served there instead of on workers.dev. */
@@ -53,7 +55,7 @@ const config = z.strictObject({
     target_concurrency: z.number().positive(),
     max_concurrency: z.int().min(1),
     min_containers: z.int().min(0),
-    /** Limits the cost of a day to this many times 24 hours of the most expensive GPU. */
+    /** Maximum number of containers, which limits the cost of a day to as many times 24 hours of the most expensive GPU. */
     max_containers: z.int().min(1),
     buffer_containers: z.int().min(0),
     /** Idle time before a container ends. */

@@ -11,7 +11,7 @@ const { privateKey, publicKey } = await generateKeyPair('EdDSA', { extractable: 
 
 const offer = { model: 'tiny', tier: 'fp8', width: 256, height: 256 }
 const paired = { ...offer, model: 'paired', endpoint: 'default', fallbacks: ['spare'] }
-/** More than the built-in model can make, to see what the worker itself allows. */
+/** Larger sizes than those of the built-in model, for tests of the worker's own limits. */
 const catalog = {
   endpoints: { spare: 'https://spare.test' },
   offers: [
@@ -24,7 +24,7 @@ const catalog = {
 /** The configuration as shipped. */
 const shipped = unstable_readConfig({ config: path.join(root, 'wrangler.toml') }, { hideWarnings: true })
 
-/** The worker under test: made-up secrets, and deadlines short enough to watch them pass. */
+/** The worker under test, with generated secrets and short time limits. */
 const edgeBindings = {
   OCTET_CATALOG: JSON.stringify(catalog),
   SHIPPED_CATALOG: JSON.stringify(shipped.vars.OCTET_CATALOG),
@@ -59,7 +59,7 @@ const queueConsumers = {
 export default defineConfig({
   root,
   test: {
-    // What a test that passes logs is what it meant to provoke.
+    // The log of a passing test contains only messages that it provokes.
     silent: 'passed-only',
     projects: [
       {

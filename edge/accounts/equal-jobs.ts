@@ -25,7 +25,7 @@ const undeliveredJobLike = (sql: SqlStorage, { fingerprint, keyId, token }: JobS
       // CROSS JOIN: the few undelivered jobs are the outer loop.
       `SELECT job FROM undelivered CROSS JOIN ledger USING (job)
        WHERE fingerprint = ? AND key_id = ? AND token IS ? AND undelivered.ended > ?
-         AND summary ->> 'state' <> 'canceled' LIMIT 1`,
+         AND coalesce(summary ->> 'state', 'open') <> 'canceled' LIMIT 1`,
       ...[fingerprint, keyId, token, Date.now() - JOIN_MS],
     )
     .toArray()[0]?.job ?? null

@@ -27,6 +27,20 @@ const offer = z
   })
   .refine((each) => each.route === 'full' || each.guidance_scale === 1, 'the turbo route runs at guidance_scale 1')
 
+const lora = z.strictObject({
+  /** The name of its package, `npm run compile -- --lora FILE --name ID`. */
+  id: modelName,
+  /** The models of `offers` that it applies to. */
+  models: z.array(modelName).min(1),
+  /** The strength of requests without one. */
+  scale: z.number().min(-LIMITS.loras.scale).max(LIMITS.loras.scale).default(1),
+  /** Words of a prompt to which it was trained to respond. */
+  trigger_words: z.array(z.string().min(1).max(100)).max(20).default([]),
+  /** The accounts that may use it; all by default. */
+  accounts: z.array(z.string()).optional(),
+})
+export type LoraOffer = z.infer<typeof lora>
+
 /** A model name of another provider, or the beginning of one followed by `*`. */
 const alias = z
   .string()
@@ -39,6 +53,8 @@ export const catalogTable = z.strictObject({
   offers: z.array(offer).min(1),
   /** Models that serve names of other providers: a model of `offers`, or `auto` for any. */
   aliases: z.record(alias, z.string()).optional(),
+  /** Adapters (LoRAs) that the endpoints of their models have. */
+  loras: z.array(lora).optional(),
 })
 
 export type Offer = z.infer<typeof offer>
@@ -47,18 +63,35 @@ export type Catalog = z.infer<typeof catalogTable>
 /** The catalog with GPU_URL as the endpoint `default`. Every endpoint of an offer has an address. */
 export const catalog = z
   .object({ OCTET_CATALOG: table(catalogTable), GPU_URL: address.describe('an http:// or https:// address') })
-  .transform(({ OCTET_CATALOG: { offers, endpoints: others, aliases }, GPU_URL }, context): Catalog => {
+  .transform(({ OCTET_CATALOG: { offers, endpoints: others, aliases, loras }, GPU_URL }, context): Catalog => {
     const models = ['auto', ...offers.map(({ model }) => model)]
     for (const [name, model] of Object.entries(aliases ?? {})) {
       if (models.includes(model)) continue
       const message = `the alias must be one of ${[...new Set(models)].join(', ')}`
       context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'aliases', name], message, input: model })
     }
+    for (const [i, { id, models: served }] of (loras ?? []).entries()) {
+      const unknown = served.find((model) => !models.includes(model))
+      const path = ['OCTET_CATALOG', 'loras', i]
+      if (unknown !== undefined)
+        context.addIssue({
+          code: 'custom',
+          path,
+          message: `lora ${id} is for ${unknown}, which is not offered`,
+          input: served,
+        })
+      if (loras!.findIndex((other) => other.id === id) < i)
+        context.addIssue({ code: 'custom', path, message: `lora ${id} is listed twice`, input: id })
+    }
     const endpoints = { default: GPU_URL, ...others }
     const names = offers.flatMap(({ endpoint, fallbacks = [] }) => [endpoint, ...fallbacks])
     const unknown = names.find((name) => !(name in endpoints))
-    if (unknown === undefined) return { endpoints, offers, ...(aliases && { aliases }) }
+    if (unknown === undefined) return { endpoints, offers, ...(aliases && { aliases }), ...(loras && { loras }) }
     const message = `endpoint "${unknown}" is not defined; defined are ${Object.keys(endpoints).join(', ')}`
     context.addIssue({ code: 'custom', path: ['OCTET_CATALOG', 'offers'], message, input: offers })
     return z.NEVER
   })
+
+/** The adapters that an account may use. */
+export const lorasOf = ({ loras = [] }: Pick<Catalog, 'loras'>, account: string): LoraOffer[] =>
+  loras.filter(({ accounts }) => accounts === undefined || accounts.includes(account))

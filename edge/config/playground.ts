@@ -3,7 +3,7 @@ import * as z from 'zod'
 import { table } from './values.ts'
 
 const schema = z.strictObject({
-  /** The budget of each token. The limits of PLAYGROUND_KEY bound all of them together. */
+  /** The budget of each token. The limits of PLAYGROUND_KEY apply to all tokens together. */
   token_microdollars: z.int().min(1).default(20_000),
   /** Within TOKEN_SECONDS of auth/tokens.ts. */
   token_seconds: z.int().min(10).max(3600).default(3600),

@@ -20,7 +20,7 @@ const batch = z.int().min(1).max(8).describe('an integer from 1 to 8').optional(
 
 const blur = z.number().min(0).max(256).describe('a number from 0 to 256').optional()
 
-/** What differs from the parameters of other APIs. */
+/** Parameters that other APIs name or define differently. */
 const body = z.object({
   ...{ batch_size: batch, n_iter: batch },
   /** 0 stretches, 1 crops, 2 adds borders; 3 enlarges the latent, which is not distinguished from 0. */
@@ -37,7 +37,7 @@ const SAME = [
 const IMAGE = ['init_images', 'mask', 'denoising_strength']
 /** img2img's default. */
 const STRENGTH = 0.75
-/** Parameters that change the image there and not here, unless they have one of these values. */
+/** Parameters that stable-diffusion-webui applies and Octet does not, with the values that have no effect there. */
 const NO_EFFECT = ['styles', 'script_name', 'enable_hr', 'tiling'] as const
 const USUAL: readonly unknown[] = [undefined, null, false, '']
 
@@ -47,6 +47,20 @@ const isUsual = (value: unknown) => USUAL.includes(value) || (Array.isArray(valu
 function modelOf({ sd_model_checkpoint: title }: Readonly<Record<string, unknown>>): string | undefined {
   const name = typeof title === 'string' ? title.replace(/ \[[^\][]*\]$/, '') : ''
   return name === '' ? undefined : name
+}
+
+/** A tag of a prompt: the adapter's name, and its strength. A second strength, of the denoiser alone, is not separate here. */
+const LORA_TAG = /<lora:([^:<>]{1,200})(?::([^:<>]{0,20}))?(?::[^<>]{0,100})?>/g
+
+/** The prompt without its tags of adapters, and the adapters. */
+function readTags(prompt: unknown): { prompt: unknown; loras: { id: string; scale?: number }[] } {
+  if (typeof prompt !== 'string') return { prompt, loras: [] }
+  const loras = [...prompt.matchAll(LORA_TAG)].map(([, name, scale]) => {
+    const given = Number(scale)
+    return { id: name!.trim(), ...(scale && !Number.isNaN(given) && { scale: given }) }
+  })
+  if (loras.length === 0) return { prompt, loras }
+  return { prompt: prompt.replaceAll(LORA_TAG, '').replaceAll(/ {2,}/g, ' ').trim(), loras }
 }
 
 const FITS = ['stretch', 'crop', 'pad', 'stretch'] as const
@@ -80,14 +94,20 @@ function parseImage(request: DialectRequest): Translation {
 /** Images as base64. A negative seed is random. */
 function parse({ body: given }: DialectRequest, names: readonly string[]): Translation {
   const parsed = parseFields(body, body.shape, given)
-  const { fields: read, wantedSize, warnings, names: sent } = readImageInput(pick(given, names), STRENGTH)
+  const { prompt, loras } = readTags(given.prompt)
+  const sameFields = { ...pick(given, names), ...(loras.length > 0 && { prompt }) }
+  const { fields: read, wantedSize, warnings, names: sent } = readImageInput(sameFields, STRENGTH)
   const fields = { ...read, ...(read.image !== undefined && imageFields(parsed, read.mask !== undefined)) }
   const n = (parsed.batch_size ?? 1) * (parsed.n_iter ?? 1)
   const model = modelOf(parsed.override_settings ?? {})
   const ignored = NO_EFFECT.filter((name) => !isUsual(given[name]))
   return {
     // Weights are part of prompts there.
-    fields: { prompt_weights: true, ...fields, ...(model !== undefined && { model }), n, response_format: 'b64_json' },
+    fields: {
+      ...{ prompt_weights: true, ...fields, n, response_format: 'b64_json' },
+      ...(loras.length > 0 && { loras }),
+      ...(model !== undefined && { model }),
+    },
     usesChoice: true,
     warnings: [...warnings, ...ignored.map((name) => withoutEffect(name, given[name]))],
     wait: 'end',
@@ -98,7 +118,7 @@ function parse({ body: given }: DialectRequest, names: readonly string[]): Trans
 
 const samplerOf = ({ sampler = 'euler' }: RenderedJob['parameters']) => SAMPLER_NAMES[sampler].label
 
-/** What the web interface writes below an image. */
+/** The text that the web interface shows below an image. */
 function infotextOf({ job, parameters }: RenderedJob, seed: number | string): string {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, model } = parameters
   const negative = negative_prompt === '' ? [] : [`Negative prompt: ${negative_prompt}`]
@@ -152,7 +172,7 @@ function progressOf(jobs: readonly ListedJob[], open: OpenJob | null) {
   }
 }
 
-/** What clients read when they connect. */
+/** The routes that clients read when they connect. */
 const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'GET /sd-models': ({ models }) => ['auto', ...models].map(describeModel),
   'GET /options': ({ chosen }) => ({
@@ -167,12 +187,13 @@ const FACTS: Readonly<Record<string, (facts: Facts) => unknown>> = {
   'GET /upscalers': () => [{ name: 'None', model_name: null, model_path: null, model_url: null, scale: 4 }],
   'GET /latent-upscale-modes': () => [],
   'GET /sd-vae': () => [],
-  'GET /loras': () => [],
+  'GET /loras': ({ loras }) => loras.map((name) => ({ name, alias: name, path: name, metadata: {} })),
   'GET /embeddings': () => ({ loaded: {}, skipped: {} }),
   'GET /prompt-styles': () => [],
   'GET /scripts': () => ({ txt2img: [], img2img: [] }),
   'GET /cmd-flags': () => ({}),
   'POST /refresh-checkpoints': () => ({}),
+  'POST /refresh-loras': () => ({}),
 }
 
 const describeRoutes = Object.entries(FACTS).map(([route, describe]): DialectRoute => {

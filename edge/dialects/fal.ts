@@ -124,7 +124,7 @@ const renderOutputEvent: RenderEvent = (event, rendered) => {
   throw new ApiError('generation_failed', failureOf(rendered.job).message)
 }
 
-/** Each change of the status. */
+/** The event of each change of the status. */
 const renderStatusEvent: RenderEvent = ({ type, ...event }, rendered) => {
   if (isFinal(rendered.job)) return [{ data: JSON.stringify(statusOf(rendered)) }]
   const state = type === 'running' || type === 'step' ? ('running' as const) : ('queued' as const)

@@ -33,7 +33,7 @@ type Body = z.infer<typeof body>
 /** The default of `prompt_strength` in Replicate's models of SD3.5. */
 const STRENGTH = 0.85
 
-/** A version of Replicate's, which no deployment of Octet has. */
+/** A version at Replicate, which no deployment of Octet has. */
 const isDigest = (version: string) => /^[0-9a-f]{64}$/.test(version)
 
 /** The model of a reference: the name of `owner/name:version`, or a version, which is the name of its model. */
@@ -63,7 +63,7 @@ function parse({ params, headers, body: given }: DialectRequest): Translation {
 
 const isoOf = (seconds: number | null) => (seconds === null ? null : new Date(seconds * 1000).toISOString())
 
-/** A line of a progress bar, from which clients parse the share that is done. */
+/** A line of a progress bar, from which clients parse the progress. */
 function progressLine(image: number, step: number, steps: number): string {
   const share = step / steps
   const bar = '█'.repeat(Math.round(share * 10)).padEnd(10)

@@ -86,7 +86,7 @@ function parse(request: DialectRequest): Translation {
   return { fields, wait: 'end', ...(aspect_ratio && { wantedSize: SIZES[aspect_ratio] }) }
 }
 
-/** Headers for effects that the caller may expect and does not get. */
+/** Headers that warn of parameters without an effect. */
 function warningHeaders({ warnings }: RenderedJob['job'], { body }: DialectRequest): Record<string, string> {
   const style = { message: 'style_preset had no effect; describe the style in the prompt.' }
   return warningHeader(body.style_preset === undefined ? warnings : [...warnings, style])

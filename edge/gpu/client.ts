@@ -6,6 +6,7 @@ import {
   type JobRequest,
   type JobSchedule,
   LIMITS,
+  type LoraChoice,
   refusal,
   seedOf,
 } from '#contract'
@@ -57,6 +58,9 @@ export type GpuCall = GpuTimes & {
 
 /** Routes all requests about a job to one container, where the host supports it; modal.com/docs/guide/servers. */
 const AFFINITY_HEADER = 'modal-session-id'
+/** A hint for load balancers, which then send jobs to the containers that have their model loaded. */
+const MODEL_HEADER = 'octet-model'
+const nameOf = ({ model, tier }: NamedModel) => `${model}:${tier}`
 const BACKOFF_MS = { first: 200, most: 5_000 }
 const CANCEL_MS = 5_000
 
@@ -99,7 +103,7 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
   const type = hasFiles ? 'application/x-ndjson' : 'application/json'
   const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': type }) }
   const traceparent = await traceparentOf(job)
-  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, traceparent, ...own }
+  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, [MODEL_HEADER]: nameOf(request), traceparent, ...own }
   const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
   const sent = hasFiles ? await bodyWithFiles(call, body) : body
   const init = { method, headers, signal, redirect: 'manual', ...(body && { body: sent }) } as const
@@ -237,10 +241,16 @@ export async function openModel(endpoint: Endpoint, signingKey: string, { model,
   dismiss(response)
 }
 
+/** The adapters of a job and their strengths, as text. */
+const namesOf = (loras: readonly LoraChoice[] = []) => JSON.stringify(loras.map(({ id, scale }) => [id, scale]))
+
 /** Whether an event belongs to this request. Another request's image must never reach the caller. */
 function matchesRequest({ event }: Frame, { job, request }: GpuCall): boolean {
   if (event.type === 'accepted') return event.job === job && event.attempt === request.attempt
-  if (event.type === 'started') return event.model === request.model && event.tier === request.tier
+  if (event.type === 'started') {
+    const same = namesOf(event.loras) === namesOf(request.loras)
+    return same && event.model === request.model && event.tier === request.tier
+  }
   if (event.type === 'succeeded') return event.images === request.count
   if (event.type !== 'image') return true
   const shape = event.width === request.width && event.height === request.height

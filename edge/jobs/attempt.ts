@@ -36,7 +36,7 @@ import {
 
 const NO_GPU = 'No GPU took the job in time. Nothing was charged; please try again in a minute.'
 
-/** `onLastStep` is called at least once when the attempt reaches its last step, if it does. */
+/** `onLastStep` is called, at least once, when the attempt reaches its last step. */
 type AttemptOptions = { n: number; abort: AbortController; onLastStep: () => void }
 
 /** The pause in milliseconds after a lost attempt, for the GPU to recover. Zero after the last attempt. */
@@ -102,7 +102,7 @@ type Round = Accepted | { retryAfterMs: number }
 async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: AbortController): Promise<Round> {
   const job = jobLog.job()
   const { waiting } = job
-  // An endpoint that has dropped this attempt would report only the cancellation.
+  // Skips an endpoint with a cancellation of this attempt, because it would report only the cancellation.
   const names = endpointOrder(endpointsOf(job), n).filter((name) => !waiting?.dropped?.includes(name))
   const refusals: (GpuRefused | GpuTooSlow)[] = []
   let retryAfterMs = Number.POSITIVE_INFINITY
@@ -118,7 +118,7 @@ async function offerToEndpoints(env: Env, jobLog: JobLog, n: number, abort: Abor
     const isDown = 'unanswered' in answer || answer.down
     const isBusy = 'busy' in answer && answer.busy
     void reportHealth(env, name, isDown ? 'down' : isBusy ? 'ready' : 'starting')
-    // The endpoint may have accepted the job although its reply was lost. No two endpoints may run one job.
+    // The endpoint may have accepted the job although its reply was lost, and only one endpoint may run a job.
     if ('unanswered' in answer) drop(jobLog, call)
     if ('unanswered' in answer && isLast) throw new GpuUnavailable('no answer in time')
     if ('refused' in answer) refusals.push(answer.refused!)
@@ -160,9 +160,9 @@ async function record(env: Env, jobLog: JobLog, { call, accepted }: Accepted, on
     const event = await loggedEvent(env, jobLog.job(), frame)
     if (frame.event.type === 'failed')
       log('error', 'the GPU function failed a job', { job: call.job, attempt, event: frame.event })
-    jobLog.append(attempt, event)
-    if (jobLog.job().attempt !== attempt) return
-    if (isOnLastStep(jobLog.job())) onLastStep()
+    const job = jobLog.append(attempt, event)
+    if (job.attempt !== attempt) return
+    if (isOnLastStep(job)) onLastStep()
   }
 }
 

@@ -30,10 +30,13 @@ export function openJobLog(storage: DurableObjectStorage) {
     return found
   }
   const save = (record: JobRecord) => storage.kv.put('job', record)
-  const insert = (attempt: number, event: LoggedEvent) => {
+  /** Logs an event and saves the record with its effect. The record is passed on, because each read of it deserializes all fields. */
+  const insert = (record: JobRecord, attempt: number, event: LoggedEvent): JobRecord => {
     const now = Date.now()
     storage.sql.exec('INSERT INTO events (attempt, at, event) VALUES (?, ?, ?)', attempt, now, JSON.stringify(event))
-    save(applyEvent(job(), event, now))
+    const updated = applyEvent(record, event, now)
+    save(updated)
+    return updated
   }
   const wake = () => {
     changed.resolve()
@@ -45,28 +48,30 @@ export function openJobLog(storage: DurableObjectStorage) {
     job,
     /** Stores a new job. An existing one is returned unchanged. */
     create(spec: JobSpec): JobRecord {
-      if (find()) return job()
-      storage.transactionSync(() => {
+      const existing = find()
+      if (existing) return existing
+      return storage.transactionSync(() => {
         storage.sql.exec(SCHEMA)
-        save(newJob(spec))
-        insert(0, { type: 'queued' })
+        return insert(newJob(spec), 0, { type: 'queued' })
       })
-      return job()
     },
     /** Starts an attempt of an open job. */
     begin(attempt: number): void {
-      if (isFinal(job())) return
-      storage.transactionSync(() => {
-        save(beginAttempt(job(), attempt, Date.now()))
-        insert(attempt, { type: 'starting' })
-      })
+      const record = job()
+      if (isFinal(record)) return
+      storage.transactionSync(() => insert(beginAttempt(record, attempt, Date.now()), attempt, { type: 'starting' }))
       wake()
     },
-    /** Logs an event and applies it to the record. Drops events after the job's end, and of attempts other than the current one. */
-    append(attempt: number, event: LoggedEvent): void {
-      if (isFinal(job()) || job().attempt !== attempt) return
-      storage.transactionSync(() => insert(attempt, event))
+    /**
+     * Logs an event and applies it to the record, which it returns. Drops events after the job's end, and of attempts other than the current
+     * one.
+     */
+    append(attempt: number, event: LoggedEvent): JobRecord {
+      const record = job()
+      if (isFinal(record) || record.attempt !== attempt) return record
+      const updated = storage.transactionSync(() => insert(record, attempt, event))
       wake()
+      return updated
     },
     update(
       change: Partial<

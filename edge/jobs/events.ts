@@ -29,8 +29,8 @@ export async function publicEvent(job: JobRecord, { event }: LogEntry, linkOf: L
     case 'accepted':
       return { type: event.position > 0 ? 'queued' : 'starting', position: event.position }
     case 'started': {
-      const { model, tier, package: digest, device } = event
-      return { type: 'running', model, tier, package: digest, device }
+      const { model, tier, package: digest, device, loras } = event
+      return { type: 'running', model, tier, package: digest, device, ...(loras && { loras }) }
     }
     case 'stored': {
       const { key: _, receipt: __, ...image } = event.image

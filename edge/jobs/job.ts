@@ -29,11 +29,11 @@ import { JobSlot } from './slot.ts'
 /** The pause after a failed settlement or announcement. It doubles up to the longest. */
 const UNFINISHED_MS = 5_000
 const LONGEST_PAUSE_MS = 10 * 60_000
-/** The pause of a job while the reservations of other jobs prevent its start. */
+/** The wait of a job while reservations of other jobs prevent its start. */
 const BUSY_MS = 1_000
 /** The time limit for a GPU to end its stream after it confirmed a cancellation. */
 const CANCEL_MS = 10_000
-/** The most open event streams of a job. */
+/** Maximum number of open event streams of a job. */
 export const MAX_READERS = 20
 
 type Attempt = { n: number; abort: AbortController; done: Promise<void> }
@@ -102,7 +102,7 @@ export class JobDO extends DurableObject<Env> {
     return true
   }
 
-  /** The job, or null when there is none under this id. */
+  /** The job; null without one of this id. */
   view(): JobRecord | null {
     return this.#log.find()
   }
@@ -144,7 +144,7 @@ export class JobDO extends DurableObject<Env> {
     }
   }
 
-  /** A waiting caller whose request says `on_disconnect: cancel` has disconnected. The last one cancels the job. */
+  /** Called when a waiting caller with `on_disconnect: cancel` has disconnected. The last one cancels the job. */
   async leave(caller: string): Promise<void> {
     this.#callers.delete(caller)
     if (!this.#log.find()) this.#left.add(caller)
@@ -198,7 +198,7 @@ export class JobDO extends DurableObject<Env> {
       await this.#advance()
     } catch (cause) {
       log('error', 'a job could not be advanced', { job: this.#log.find()?.id, cause })
-      // The alarm of an erased job is for its mark.
+      // The alarm of an erased job deletes its mark.
       if (!this.#log.isErased()) await this.ctx.storage.setAlarm(Date.now() + UNFINISHED_MS)
     }
   }
@@ -282,7 +282,7 @@ export class JobDO extends DurableObject<Env> {
   }
 
   async #afterAttempt({ signal }: AbortController): Promise<void> {
-    // Before the next attempt, whose reservation it would otherwise end.
+    // This precedes the next attempt, whose reservation it would otherwise end.
     await settleGpuTime(this.env, this.#log.job())
     if (this.#live?.abort.signal === signal) this.#live = null
     const job = this.#log.job()

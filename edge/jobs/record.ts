@@ -5,7 +5,7 @@ import type { JobSpec } from '../accounts/job-spec.ts'
 import type { JobState, Progress } from '../dialects/definition/public-job.ts'
 import type { ErrorCode } from '../http/error-codes.ts'
 import { DEFAULT_RETENTION_DAYS } from '../results/retention.ts'
-import type { StoredImage } from '../results/stored-image.ts'
+import type { RunFacts, StoredImage } from '../results/stored-image.ts'
 
 /** A job fails after this many attempts that ended with a fault. */
 export const MAX_FAULTS = 3
@@ -15,7 +15,7 @@ export const MAX_ATTEMPTS = 25
 export const FAILED = 'The image could not be made. Nothing was charged; please try again.'
 
 export type Preview = { image: number; step: number; content_type: string; b64_json: string }
-/** A log entry's event: the GPU function's, with stored files in place of bytes, and the edge's own. */
+/** The event of a log entry: an event of the GPU function, with stored files in place of bytes, or an event of the edge. */
 export type LoggedEvent =
   | Exclude<JobEvent, { type: 'image' | 'preview' | 'heartbeat' | 'succeeded' | 'canceled' }>
   | (Extract<JobEvent, { type: 'succeeded' }> & { stored: StoredImage[] })
@@ -59,7 +59,7 @@ export type JobRecord = JobSpec & {
   images: StoredImage[]
   warnings: { code: string; message: string }[]
   timings: Timings | null
-  ran: { package: string; device: string } | null
+  ran: RunFacts | null
   /** The endpoint that accepted the current attempt. */
   endpoint: string | null
   error: { code: ErrorCode; message: string } | null
@@ -119,7 +119,9 @@ export function countSteps({ progress }: Pick<JobRecord, 'progress'>): number {
 const totalSteps = ({ request: { steps, strength, count } }: Pick<JobRecord, 'request'>) =>
   stepsRun(steps, strength) * count
 
-/** Jobs of fewer steps keep their slot to the end: most of their GPU time would not count as usage. */
+/**
+ * Minimum number of steps for the return of the slot before the last step. In shorter jobs, most of the GPU time would not count as usage.
+ */
 const LEAST_STEPS = 4
 
 /** Whether the last step of an attempt is in progress, so that the GPU is about to be free. */
@@ -145,7 +147,7 @@ export function chargeOf({ state, price, basePrice, cancelRequested, stepsDone, 
 export const isRetryable = ({ state, error }: Pick<JobRecord, 'state' | 'error'>) =>
   state === 'failed' && error?.code !== 'invalid_request'
 
-/** The decision as callers read it; the endpoint stays internal. */
+/** The public part of the decision, without the endpoint. */
 export function decisionOf({
   decision: { route, tier, model, steps, guidanceScale, reason },
 }: Pick<JobSpec, 'decision'>) {
@@ -183,6 +185,11 @@ const endJob = (job: JobRecord, state: JobState, now: number): JobRecord => ({
   ...{ state, progress: null, waiting: null, finished: now },
 })
 
+const runFactsOf = ({ package: digest, device, loras }: Extract<JobEvent, { type: 'started' }>): RunFacts => ({
+  ...{ package: digest, device },
+  ...(loras && { loras }),
+})
+
 /** Applies an event to a record. A final state never changes. */
 export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): JobRecord {
   if (isFinal(job)) return job
@@ -196,7 +203,7 @@ export function applyEvent(job: JobRecord, event: LoggedEvent, now: number): Job
       return { ...job, state, waiting: null, accepted: now, progress: { position: event.position } }
     }
     case 'started':
-      return { ...job, state: 'running', ran: { package: event.package, device: event.device } }
+      return { ...job, state: 'running', ran: runFactsOf(event) }
     case 'warning':
       return { ...job, warnings: [...job.warnings, { code: event.code, message: event.message }] }
     case 'step':

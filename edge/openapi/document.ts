@@ -25,16 +25,28 @@ const ACTIONS: Record<DialectRoute['action'], string> = {
   describe: 'facts about the deployment',
 }
 
+const PROMPT = 'a red heart on a blue background'
+/** Requests of other APIs that run on every deployment. */
+const FOREIGN_EXAMPLES: Readonly<Record<string, Record<string, object>>> = {
+  'POST /v1/predictions': { wait: { input: { prompt: PROMPT, aspect_ratio: '1:1', seed: 7 } } },
+  'POST /sdapi/v1/txt2img': { image: { prompt: PROMPT, width: 512, height: 512, seed: 7 } },
+  'POST /hf': { image: { inputs: PROMPT, parameters: { seed: 7 } } },
+}
+
 const BODY_TYPES = { form: 'multipart/form-data', json: 'application/json' }
 
 /** A route of another provider's API, which documents its requests and replies. */
-const foreignOperation = (dialect: Dialect, route: DialectRoute): Operation => ({
-  ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
-  ...('accepts' in route && { body: z.looseObject({}), bodyType: BODY_TYPES[route.accepts] }),
-  description: 'Requests and replies have the format of the named provider.',
-  replies: { 200: { description: 'The reply in the format of that API' } },
-  hasOwnErrors: true,
-})
+function foreignOperation(dialect: Dialect, route: DialectRoute): Operation {
+  const examples = FOREIGN_EXAMPLES[`${route.method} ${route.path}`]
+  return {
+    ...{ tag: FOREIGN, summary: `${dialect.name}: ${ACTIONS[route.action]}` },
+    ...('accepts' in route && { body: z.looseObject({}), bodyType: BODY_TYPES[route.accepts] }),
+    ...(examples && { examples }),
+    description: 'Requests and replies have the format of the named provider.',
+    replies: { 200: { description: 'The reply in the format of that API' } },
+    hasOwnErrors: true,
+  }
+}
 const FOREIGN_OPERATIONS = Object.fromEntries(
   DIALECTS.flatMap((dialect) =>
     dialect.routes.map((route) => [`${route.method} ${route.path}`, foreignOperation(dialect, route)] as const),

@@ -1,4 +1,5 @@
 // The operations for images, jobs and models.
+import * as z from 'zod'
 import { generation } from '../requests/generation-request.ts'
 import { page } from '../requests/view.ts'
 import { query as prewarmQuery } from '../routes/prewarm.ts'
@@ -114,6 +115,15 @@ export const IMAGE_OPERATIONS: Record<string, Operation> = {
     tag: 'Jobs',
     summary: 'A signed receipt per image',
     replies: { 200: { description: 'The receipts', schema: replies.receipts } },
+  },
+  'POST /v1/verify': {
+    tag: 'Jobs',
+    summary: 'Read the marks of an image file',
+    description: 'For everyone, without a key. Nothing is stored. Signatures of content credentials are not checked.',
+    body: z.string().describe('the bytes of a PNG, JPEG or WebP file'),
+    bodyType: 'application/octet-stream',
+    headers: { 'Octet-Receipt': 'The receipt of the file, to be checked as well.' },
+    replies: { 200: { description: 'What the file states', schema: replies.verification } },
   },
   'DELETE /v1/jobs/:id': { tag: 'Jobs', summary: 'Cancel a job', replies: { 200: ENDED, 202: OPEN } },
   'POST /v1/jobs/:id/cancel': { tag: 'Jobs', summary: 'Cancel a job', replies: { 200: ENDED, 202: OPEN } },

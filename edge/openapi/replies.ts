@@ -1,4 +1,5 @@
-// Schemas of the replies, for the document of the API. The worker builds its replies from types; test/e2e/openapi.test.ts compares both.
+// Schemas of the replies, for the document of the API. The worker builds its replies from types; test/edge/openapi/document.test.ts
+// compares both.
 import * as z from 'zod'
 import { CONTENT_TYPES, ROUTES, TIERS, timings } from '#contract'
 import { SCOPES } from '../auth/scopes.ts'
@@ -138,6 +139,12 @@ const offer = z.object({
 export const model = z.object({
   ...{ id: z.string(), object: z.literal('model'), created: z.int(), owned_by: z.string() },
   octet: z.array(offer),
+  octet_loras: z.array(
+    z.object({
+      ...{ id: z.string(), models: z.array(z.string()), scale: z.number() },
+      trigger_words: z.array(z.string()).describe('words of a prompt to which the adapter responds'),
+    }),
+  ),
 })
 export const models = listOf(model)
 export const prewarmed = listOf(
@@ -147,6 +154,21 @@ export const prewarmed = listOf(
   }),
 )
 export const receipts = listOf(z.object({ image: z.int(), sha256: z.string(), receipt: z.string().nullable() }))
+export const verification = z.object({
+  ...{ object: z.literal('verification'), sha256: z.string(), bytes: z.int(), content_type: z.string() },
+  states_generated: z.literal(true).nullable().describe('whether its IPTC field states that a model generated it'),
+  iptc: z
+    .object({ digital_source_type: z.string().nullable(), ai_system_used: z.string().nullable() })
+    .nullable()
+    .describe('from its XMP, which is not signed'),
+  c2pa: z.object({ bytes: z.int() }).nullable().describe('the size of its content credentials, which are not checked'),
+  receipt: z
+    .object({
+      ...{ valid: z.boolean(), reason: z.string().optional(), job: z.string().optional(), image: z.int().optional() },
+      ...{ issued: z.int().optional(), model: z.string().optional(), tier: z.enum(TIERS).optional() },
+    })
+    .nullable(),
+})
 export const jwks = z.object({ keys: z.array(z.looseObject({ kty: z.string(), kid: z.string() })) })
 export const health = z.object({ status: z.literal('ok') })
 
@@ -262,7 +284,9 @@ export const deliveries = listOf(
   }),
 )
 export const webhookEvent = z.object({
+  id: z.string(),
   type: z.enum(EVENT_TYPES),
+  created_at: moment,
   timestamp: z.string(),
   data: job.partial(),
 })

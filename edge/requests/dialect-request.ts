@@ -39,7 +39,7 @@ export async function readDialectRequest(
 const MOST_NAMES = 20
 const NAME_CHARACTERS = 60
 
-/** Native fields, and a warning about the others. */
+/** Keeps native fields, and adds a warning about all others. */
 function ignoreUnknown(fields: Record<string, unknown>): { fields: Record<string, unknown>; warnings: Warning[] } {
   const entries = Object.entries(fields)
   const isNative = ([name]: [string, unknown]) => Object.hasOwn(generation.shape, name)

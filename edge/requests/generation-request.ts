@@ -9,6 +9,7 @@ import {
   type ImageOptions,
   imageOptionsOf,
   LIMITS,
+  type LoraChoice,
   OUTPUT_FORMATS,
   REPAINTS,
   ROUTES,
@@ -35,6 +36,7 @@ import { chooseRoute } from '../routing/route.ts'
 import { checkAddress } from '../webhooks/endpoints/address.ts'
 import { describeAdjustments } from './adjustments.ts'
 import { chooseImageOptions, fieldsOfGuidance, imageOptionFields, stepsOf } from './image-options.ts'
+import { chooseLoras, loras } from './loras.ts'
 
 type Bounds = { min: number; max: number }
 const SIDE = `${LIMITS.side.min} to ${LIMITS.side.max} and divisible by ${LIMITS.side.multipleOf}`
@@ -87,6 +89,8 @@ export const generation = z.strictObject({
   steps: integer(LIMITS.steps).optional(),
   guidance_scale: number(LIMITS.guidanceScale).optional(),
   ...imageOptionFields,
+  /** Adapters of the model. */
+  loras: loras.optional(),
   quality: choice(QUALITIES).default('auto'),
   route: choice(['auto', ...ROUTES]).default('auto'),
   tier: choice(['auto', ...TIERS]).default('auto'),
@@ -179,17 +183,32 @@ function routeRequest(fields: Generation, catalog: Catalog, wantedSize?: WantedS
   }
 }
 
-type Priced = { decision: Decision; options: ImageOptions; work: Work; price: number; basePrice: number }
+type Priced = {
+  decision: Decision
+  options: ImageOptions
+  loras: LoraChoice[]
+  work: Work
+  price: number
+  basePrice: number
+}
 
 /** The share of the steps that run on the input image; undefined without one. A quote has no need of the image itself. */
 const strengthOf = ({ image, strength }: Generation) => strength ?? (image === undefined ? undefined : DEFAULT_STRENGTH)
 
 /**
- * The routing decision for a request, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms. Errors: the
- * refusals of route.ts and invalid_request.
+ * The routing decision for a request, its adapters, its work, and its price in micro-dollars. Reads forecasts only for max_latency_ms.
+ * Errors: the refusals of route.ts and of loras.ts, and invalid_request.
  */
-export async function routeAndPrice(fields: Generation, env: Env, wantedSize?: WantedSize): Promise<Priced> {
-  const { catalog, prices } = configOf(env)
+export async function routeAndPrice(
+  fields: Generation,
+  env: Env,
+  account: string,
+  wantedSize?: WantedSize,
+): Promise<Priced> {
+  const { catalog: whole, prices } = configOf(env)
+  const { loras, catalog } = fields.loras
+    ? chooseLoras(fields.loras, fields.model, whole, account)
+    : { loras: [], catalog: whole }
   const seen = fields.max_latency_ms === undefined ? [] : await observations(env.DB, catalog.offers)
   const strength = strengthOf(fields)
   const workOf = (decision: Decision) => ({
@@ -204,7 +223,7 @@ export async function routeAndPrice(fields: Generation, env: Env, wantedSize?: W
   }))
   const work = workOf(decision)
   const options = imageOptionsOf(work)
-  return { decision, options, work, price: price(work, prices), basePrice: prices.base }
+  return { decision, options, loras, work, price: price(work, prices), basePrice: prices.base }
 }
 
 /** Checks the conditions of `reuse`: a seed, without which no two requests are identical, and no name or webhook, which need a new job. */
@@ -237,7 +256,7 @@ export async function createJobSpec(
   const { prompt, negative_prompt, n, output_format } = fields
   if (fields.webhook !== undefined) checkAddress(env, origin, fields.webhook, 'webhook')
   if (fields.reuse) checkReuse(fields, name)
-  const { decision, options, price, basePrice } = await routeAndPrice(fields, env, wantedSize)
+  const { decision, options, loras, price, basePrice } = await routeAndPrice(fields, env, account, wantedSize)
   const { model, tier, width, height, guidanceScale } = decision
   const request = {
     ...{
@@ -260,6 +279,7 @@ export async function createJobSpec(
     ...options,
     ...previewSteps(fields, stepsRun(decision.steps, options.strength)),
     ...imageFields(fields, inputs),
+    ...(loras.length > 0 && { loras }),
   }
   const contradiction = describeInputs(request)
   if (contradiction) throw new ApiError('invalid_request', `${capitalize(contradiction)}.`, { param: 'image' })

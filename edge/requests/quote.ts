@@ -12,7 +12,7 @@ import { parseGeneration, routeAndPrice } from './generation-request.ts'
  */
 export async function quoteRequest(c: Context<EdgeEnv>, body: unknown) {
   const fields = parseGeneration(body)
-  const { decision, work, price } = await routeAndPrice(fields, c.env)
+  const { decision, work, price } = await routeAndPrice(fields, c.env, c.get('credential').account)
   const { route, tier, model, steps, guidanceScale, width, height, reason } = decision
   const seen = await observations(c.env.DB, [decision])
   c.executionCtx.waitUntil(prewarm(c.env, decision.endpoint, 'quote'))

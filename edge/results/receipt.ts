@@ -2,7 +2,7 @@
 // `npm run verify` checks receipts with it.
 import { base64url, compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
-import { INPUT_NAMES, imageOptionFields, jobRequest, ROUTES, sha256Hex } from '#contract'
+import { INPUT_NAMES, imageOptionFields, jobRequest, loraChoice, ROUTES, sha256Hex } from '#contract'
 
 export const RECEIPT = { version: 1, type: 'octet-receipt+jws', algorithm: 'EdDSA' } as const
 
@@ -36,6 +36,8 @@ export const receiptClaims = z.strictObject({
     ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
     ...imageOptionFields,
     prompt_metadata,
+    /** Adapters with the SHA-256 of their manifests. */
+    loras: z.array(loraChoice.extend({ package: sha256Hex })).optional(),
     route: z.enum(ROUTES),
   }),
   /** SHA-256 of the package's manifest, which lists the digest of every file; and the device. */

@@ -45,6 +45,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
       ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
       ...imageOptionsOf(request),
       ...(prompt_metadata === false && { prompt_metadata }),
+      ...(facts.loras && { loras: facts.loras }),
       route: decision.route,
     },
     package: facts.package,

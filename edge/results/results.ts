@@ -5,7 +5,7 @@ import { signLink } from '../auth/links.ts'
 import { configOf } from '../config.ts'
 import { ApiError } from '../http/errors.ts'
 import { type RetentionDays, resultPrefix } from './retention.ts'
-import type { StoredImage } from './stored-image.ts'
+import type { RunFacts, StoredImage } from './stored-image.ts'
 
 const EXTENSIONS = { 'image/png': 'png', 'image/jpeg': 'jpg', 'image/webp': 'webp' } as const
 export const LINK_SECONDS = 3600
@@ -15,7 +15,7 @@ type Owner = {
   id: string
   account: string
   retentionDays: RetentionDays
-  ran: { package: string; device: string } | null
+  ran: RunFacts | null
 }
 
 /**
@@ -34,7 +34,7 @@ export async function storeImage(
   const written = await env.RESULTS.put(key, data, {
     onlyIf: { etagDoesNotMatch: '*' },
     httpMetadata: { contentType: content_type },
-    customMetadata: { sha256, seed: String(seed), ...ran },
+    customMetadata: { sha256, seed: String(seed), ...toMetadata(ran) },
     sha256,
   })
   const stored = written ?? (await env.RESULTS.head(key))
@@ -44,8 +44,21 @@ export async function storeImage(
   const metadata = stored.customMetadata
   return {
     ...{ ...facts, bytes: stored.size, sha256: metadata?.sha256 ?? sha256 },
-    ...{ package: metadata?.package ?? ran.package, device: metadata?.device ?? ran.device },
+    ...fromMetadata(metadata, ran),
   }
+}
+
+/** Metadata of R2 is text. */
+const toMetadata = ({ loras, ...facts }: RunFacts): Record<string, string> => ({
+  ...facts,
+  ...(loras && { loras: JSON.stringify(loras) }),
+})
+
+/** Facts of the file's own run; those of `ran` for a file without them. */
+function fromMetadata(metadata: Record<string, string> | undefined, ran: RunFacts): RunFacts {
+  if (!metadata?.package || !metadata.device) return ran
+  const { package: digest, device, loras } = metadata
+  return { package: digest, device, ...(loras && { loras: JSON.parse(loras) as RunFacts['loras'] & {} }) }
 }
 
 /** Whether an image is still available: it was not deleted and has not expired. */

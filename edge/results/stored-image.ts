@@ -1,7 +1,10 @@
-import type { Seed } from '#contract'
+import type { LoraChoice, Seed } from '#contract'
+
+/** What made an image: the SHA-256 of the package's manifest, the device, and the adapters with the SHA-256 of their manifests. */
+export type RunFacts = { package: string; device: string; loras?: (LoraChoice & { package: string })[] }
 
 /** A finished image. */
-export type StoredImage = {
+export type StoredImage = RunFacts & {
   image: number
   seed: Seed
   width: number
@@ -13,9 +16,6 @@ export type StoredImage = {
   key: string
   /** Unix seconds. */
   expires_at: number
-  /** SHA-256 of the manifest of the package that made this file, and the device it ran on. */
-  package: string
-  device: string
   /** Whether its owner has deleted it. */
   deleted?: true
   /** Compact JWS, present once the job has succeeded; see receipts.ts. */

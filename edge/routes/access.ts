@@ -4,6 +4,9 @@ import { type Access, byKey, byKeyOrToken, generates, UPLOAD_BYTES } from '../au
 import type { Dialect, DialectRoute } from '../dialects/definition/dialect.ts'
 import { DIALECTS } from '../dialects/dialects.ts'
 
+/** Of a file whose marks are read. Larger than any PNG of 2048² pixels. */
+const VERIFIED_BYTES = 16 * 1024 * 1024
+
 const NATIVE: Readonly<Record<string, Access>> = {
   'GET /healthz': { by: 'anyone' },
   'GET /.well-known/jwks.json': { by: 'anyone' },
@@ -45,6 +48,7 @@ const NATIVE: Readonly<Record<string, Access>> = {
   'GET /v1/models/:id': byKeyOrToken(),
   'POST /v1/prewarm': byKeyOrToken('generate'),
   'POST /v1/playground/tokens': { by: 'anyone' },
+  'POST /v1/verify': { by: 'anyone', bodyBytes: VERIFIED_BYTES },
   'POST /v1/tokens': byKey('generate'),
   'GET /v1/usage': byKey('read'),
 

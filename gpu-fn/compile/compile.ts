@@ -32,7 +32,7 @@ export type CompileOptions = BuildOptions &
     /** The name that a job requests; the variant's by default. */
     readonly name?: string | undefined
     readonly onProgress?: Progress
-    /** Is called with each remark about the checkpoint as soon as it is opened. */
+    /** Called with each remark about the checkpoint once it is open. */
     readonly onNote?: (note: string) => void
   }
 
@@ -65,7 +65,7 @@ async function readScheduler(file: string): Promise<Record<string, unknown>> {
   return config
 }
 
-/** Throws CheckpointError if the options contradict each other, whatever the checkpoint. */
+/** Throws CheckpointError if the options contradict each other, independently of the checkpoint. */
 export function assertOptions({
   name,
   tier,
@@ -145,7 +145,7 @@ async function writePackage(
   return { manifest: about, sourceBytes, packageBytes, notes }
 }
 
-/** A program that reserves a file's size before it downloads leaves zeros if it is stopped. Training can leave zeros as well. */
+/** Zeros are the sign of an interrupted download by a program that reserves the file's size first. They can also result from training. */
 function describeBlank(tensors: ReadonlySet<Tensor>): string[] {
   if (tensors.size === 0) return []
   const files = new Set([...tensors].flatMap(({ parts }) => parts.map(({ file }) => file)))

@@ -1,28 +1,45 @@
 // `npm run compile`: the command line of the compiler.
 import { constants } from 'node:os'
+import path from 'node:path'
 import { Command, Option } from 'commander'
 import { escapeText, TIERS } from '../contract.ts'
-import { TARGETS } from '../manifest.ts'
+import { type Manifest, manifest, TARGETS } from '../manifest.ts'
 import { FAMILIES, FAMILY_NAMES } from '../models/families.ts'
 import { CheckpointError } from './checkpoint/error.ts'
+import { readSmallFile } from './checkpoint/formats/file-kind.ts'
 import { type Compiled, type CompileOptions, compile } from './compile.ts'
-import { discardPartial } from './place.ts'
+import { compileLora } from './lora/lora.ts'
+import { discardPartial, MANIFEST_BYTES } from './place.ts'
 import { showProgress } from './progress.ts'
 
-type Flags = Omit<CompileOptions, 'onProgress' | 'onNote'>
+type Flags = Omit<CompileOptions, 'onProgress' | 'onNote' | 'checkpoint'> & {
+  checkpoint?: string[]
+  lora?: string
+  package?: string
+}
 
 const collect = (value: string, previous: string[] = []) => [...previous, value]
 
 const variants = FAMILY_NAMES.map((name) => FAMILIES[name].variants.join(', ')).join('; ')
 
 const command = new Command('compile')
-  .description('Compiles a checkpoint into a package that the GPU function serves.')
-  .requiredOption(
+  .description(
+    'Compiles a checkpoint, or a LoRA for a compiled checkpoint, into a package that the GPU function serves.',
+  )
+  .option(
     '--checkpoint <path>',
     'a diffusers directory or one of its folders, or a safetensors or GGUF file or an index (repeat it; later networks replace earlier ones)',
     collect,
   )
-  .requiredOption('--out <directory>', 'directory of the package')
+  .requiredOption(
+    '--out <directory>',
+    'directory of the package; of a LoRA, a directory in `loras` beside the packages',
+  )
+  .option(
+    '--lora <file>',
+    'a LoRA instead of a checkpoint: a safetensors file of PEFT, diffusers, kohya or another trainer',
+  )
+  .option('--package <directory>', 'with --lora: a package of the base, in any tier and for any target')
   .addOption(new Option('--family <family>', 'network family of the checkpoint').choices(FAMILY_NAMES).default('sd35'))
   .addOption(new Option('--tier <tier>', 'precision of the weights').choices(TIERS).default('fp8'))
   .addOption(
@@ -58,13 +75,40 @@ async function main(): Promise<void> {
   }
   process.once('SIGINT', discard).once('SIGTERM', discard)
   try {
-    const compiled = await compile({ ...flags, onProgress: progress.update, onNote: (note) => console.error(note) })
+    if (flags.lora !== undefined) return await runLora(flags, flags.lora)
+    const { checkpoint } = flags
+    if (!checkpoint || flags.package !== undefined)
+      throw new CheckpointError('options', 'give --checkpoint, or --lora with --package')
+    const onNote = (note: string) => console.error(note)
+    const compiled = await compile({ ...flags, checkpoint, onProgress: progress.update, onNote })
     progress.stop()
     report(compiled, flags.out, (performance.now() - started) / 1000)
   } catch (error) {
     progress.stop()
     console.error(describeError(error))
     process.exitCode = 1
+  }
+}
+
+async function runLora({ checkpoint, package: base, out, name, family }: Flags, lora: string): Promise<void> {
+  if (checkpoint || base === undefined)
+    throw new CheckpointError('--lora', 'takes --package, a package of the base, and no --checkpoint')
+  const compiled = await compileLora({ lora, base: await readBase(base), out, name, family })
+  const { modules, rank, files } = compiled.manifest
+  const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0)
+  const networks = new Set(modules.map(({ network }) => network))
+  print(`${compiled.manifest.name} (LoRA for ${compiled.manifest.variant}) → ${out}`)
+  print(`${modules.length} modules of ${[...networks].join(', ')}, rank up to ${rank}, ${(bytes / 1e6).toFixed(1)} MB`)
+  for (const note of compiled.notes) print(note)
+}
+
+async function readBase(directory: string): Promise<Manifest> {
+  const file = path.join(directory, 'manifest.json')
+  const bytes = await readSmallFile(file, MANIFEST_BYTES)
+  try {
+    return manifest.parse(JSON.parse(new TextDecoder().decode(bytes)))
+  } catch (cause) {
+    throw new CheckpointError(file, 'is not the manifest of a package that this version compiled', { cause })
   }
 }
 
@@ -75,8 +119,8 @@ function describeError(error: unknown): string {
   return text.split('\n').map(escapeText).join('\n')
 }
 
-function report({ manifest, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {
-  const { model, variant, tier, target } = manifest
+function report({ manifest: about, sourceBytes, packageBytes, notes }: Compiled, out: string, seconds: number) {
+  const { model, variant, tier, target } = about
   const rate = (sourceBytes / 1e6 / seconds).toFixed(0)
   const size = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`)
   print(`${model} (${variant}, ${tier}, ${target}) → ${out}`)

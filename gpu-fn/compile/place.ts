@@ -2,12 +2,12 @@
 import { rmSync } from 'node:fs'
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { manifest } from '../manifest.ts'
+import { loraManifest, manifest } from '../manifest.ts'
 import { CheckpointError } from './checkpoint/error.ts'
 import { readRegularFile } from './checkpoint/open-regular-file.ts'
 
 /** Bound on a manifest; the largest has some hundred kilobytes. */
-const MANIFEST_BYTES = 64_000_000
+export const MANIFEST_BYTES = 64_000_000
 
 /**
  * Calls `write` with an empty directory and then renames that to `out`. On failure `out` is unchanged. Throws CheckpointError if `out` exists
@@ -40,7 +40,7 @@ function siblingOf(out: string, kind: 'partial' | 'old'): string {
   return path.join(dir, `.${base}.${kind}-${process.pid}`)
 }
 
-/** Removes siblings of killed processes; if `out` is missing, restores the old package. */
+/** Removes siblings that killed processes have left. Restores the old package if `out` is missing. */
 async function removeStale(out: string): Promise<void> {
   const { dir, base } = path.parse(path.resolve(out))
   for (const name of await fs.readdir(dir).catch(() => [])) {
@@ -84,7 +84,8 @@ async function assertReplaceable(out: string): Promise<void> {
 
 function listedFiles(text: string): ReadonlySet<string> {
   try {
-    return new Set(Object.keys(manifest.parse(JSON.parse(text)).files))
+    const json: unknown = JSON.parse(text)
+    return new Set(Object.keys((loraManifest.safeParse(json).data ?? manifest.parse(json)).files))
   } catch {
     return new Set()
   }

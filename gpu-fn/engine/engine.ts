@@ -1,14 +1,16 @@
 // The engine: its models, and how to load and run them. Work is done on a separate thread.
 import { freemem } from 'node:os'
 import type { JobRequest } from '../contract.ts'
-import { IMAGE_ENCODER, type Package, type Target } from '../manifest.ts'
+import { IMAGE_ENCODER, type LoraPackage, type Package, type Target } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
+import { findLoras } from '../weights/lora-packages.ts'
 import { findPackages } from '../weights/packages.ts'
 import type { Verifier } from '../weights/verification.ts'
+import type { Adapter } from './adapters.ts'
 import { deviceMemory, deviceName } from './device.ts'
-import { jobFault } from './job-error.ts'
+import { JobError, jobFault } from './job-error.ts'
 import type { Command, Message, Opened } from './messages.ts'
 import { readAhead } from './read-ahead.ts'
 import { EngineThread, type ThreadOptions } from './thread.ts'
@@ -33,6 +35,9 @@ export type Model = {
   inputImage?: boolean
 }
 
+/** A compiled adapter that jobs may name; `package` is the digest of its manifest. */
+export type Lora = { readonly package: string; readonly rank: number }
+
 /** The result of `load`. */
 export type Loaded = {
   device: string
@@ -54,6 +59,8 @@ export type Loaded = {
 export interface Engine {
   /** Empty until `start` has resolved. */
   readonly models: readonly Model[]
+  /** The adapters by ID; empty until `start` has resolved. */
+  readonly loras: ReadonlyMap<string, Lora>
   /** Finds the packages and starts the thread. Throws if there are no packages. */
   start(): Promise<void>
   /** Opens the model. Throws JobError; with `invalid_request`, before opening anything, if images of `size` exceed the memory budget. */
@@ -73,6 +80,8 @@ export interface EngineOptions extends ThreadOptions {
   packages: string
   /** Replaces the directory as the source of packages; may take minutes. */
   fetchPackages?: () => Promise<Package[]>
+  /** Replaces the directory as the source of adapters. */
+  fetchLoras?: () => Promise<LoraPackage[]>
   /** Verifies the files of a package when it is first loaded. */
   verifier: Verifier
   /** Minimum time without a step before a call counts as hung (watchdog.ts). */
@@ -84,6 +93,8 @@ export interface EngineOptions extends ThreadOptions {
 /** An engine over the packages of a directory. The next call after a crash of its thread starts a new thread. */
 export class PackageEngine implements Engine {
   readonly models: Model[] = []
+  readonly loras = new Map<string, Lora>()
+  readonly #adapters = new Map<string, LoraPackage>()
   readonly #options: EngineOptions
   readonly #packages = new Map<string, Package>()
   readonly #devices = new Map<Target, string>()
@@ -97,7 +108,7 @@ export class PackageEngine implements Engine {
   }
 
   async start(): Promise<void> {
-    const { packages, fetchPackages } = this.#options
+    const { packages, fetchPackages, fetchLoras } = this.#options
     for (const pkg of await (fetchPackages?.() ?? findPackages(packages))) {
       this.#packages.set(pkg.digest, pkg)
       const { target } = pkg.manifest
@@ -105,6 +116,11 @@ export class PackageEngine implements Engine {
       this.models.push(describe(pkg))
     }
     checkOffer(this.models, packages)
+    for (const lora of await (fetchLoras?.() ?? findLoras(packages))) {
+      const { name, rank } = lora.manifest
+      this.#adapters.set(name, lora)
+      this.loras.set(name, { package: lora.digest, rank })
+    }
     const onGpu = [...this.#devices.keys()].some((target) => target !== 'cpu')
     const deviceBytes = this.#options.deviceBytes ?? (onGpu ? await deviceMemory() : undefined)
     this.#thread = new EngineThread({ ...this.#options, deviceBytes })
@@ -115,7 +131,7 @@ export class PackageEngine implements Engine {
     const pkg = this.#packages.get(model.package)!
     const watch = this.#watchdog.watch('load', pkg.manifest.target)
     try {
-      // Concurrently: both read the files, and hashing overlaps with the GPU's share of opening.
+      // Verification and opening are concurrent, because both read the files and opening waits for the GPU.
       const [opened, verified] = await Promise.allSettled([
         this.#open(pkg, size, watch),
         this.#options.verifier.verify(pkg, watch.progress),
@@ -153,9 +169,10 @@ export class PackageEngine implements Engine {
     input?: InputImage,
   ): AsyncGenerator<PipelineEvent> {
     const pkg = this.#packages.get(model.package)!
+    const adapters = await this.#adaptersOf(request)
     const { flag, raise, dispose } = cancelFlag(signal)
     const replies = this.#thread!.send({
-      ...{ type: 'run' as const, package: pkg, request, cancel: flag },
+      ...{ type: 'run' as const, package: pkg, request, adapters, cancel: flag },
       ...(input && { input }),
     })
     try {
@@ -171,6 +188,20 @@ export class PackageEngine implements Engine {
       await replies.return(undefined)
       dispose()
     }
+  }
+
+  /** The adapters of a request, verified. Throws JobError. */
+  async #adaptersOf({ loras = [] }: JobRequest): Promise<Adapter[]> {
+    const adapters: Adapter[] = []
+    for (const { id, scale } of loras) {
+      const lora = this.#adapters.get(id)
+      if (!lora) throw new JobError('invalid_request', describeUnknownLora(id, this.loras))
+      await this.#options.verifier.verify(lora).catch((error) => {
+        throw jobFault('model_not_available', error)
+      })
+      adapters.push({ lora, scale })
+    }
+    return adapters
   }
 
   /** The next reply of a run. Only this wait is watched: a paused run is not a hung one. */
@@ -236,7 +267,13 @@ function cancelFlag(signal: AbortSignal) {
   return { flag, raise, dispose: () => signal.removeEventListener('abort', raise) }
 }
 
-/** Only these fields of a request, because the thread receives a copy. */
+/** The message for a job that names an adapter which this process does not have. */
+export function describeUnknownLora(id: string, loras: ReadonlyMap<string, unknown>): string {
+  const names = [...loras.keys()].join(', ')
+  return `lora "${id}" is not on this server; ${names ? `it has ${names}` : 'it has none'}`
+}
+
+/** Only the fields that the thread needs, because it receives a copy. */
 const sizeOf = ({ width, height }: Size): Size => ({ width, height })
 
 function checkOffer(models: readonly Model[], directory: string): void {

@@ -4,7 +4,7 @@ import type { Size } from '../pipeline/pipeline.ts'
 import { findKernels, type Kernels } from '../runtime/fp8-kernels.ts'
 import { type MemoryPlan, planMemory } from './memory-plan.ts'
 
-/** On the CPU the weights of packages up to this size are widened to float32 once, on opening: some gigabytes for much speed. */
+/** On the CPU, weights of packages up to this size are widened to float32 once, on opening, which trades memory for speed. */
 const FOLD_BYTES = 2 ** 30
 
 /**

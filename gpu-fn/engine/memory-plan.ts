@@ -17,7 +17,7 @@ export type MemoryPlan = {
   tile: number | null
   /** Maximum memory in use at a time, in bytes. */
   peak: number
-  /** The part of it that all open packages of the process share, in bytes. */
+  /** The part of `peak` that all open packages of the process share, in bytes. */
   shared: number
   /** Weights that each job loads again, in bytes. */
   reread: number
@@ -153,7 +153,7 @@ function estimateWorkspace(manifest: PlannedManifest, size: Size, tile: Size, { 
   const value = target === 'cpu' ? 4 : 2
   const patch = latent.downsample * latent.patch_size
   const tokens = (size.width / patch) * (size.height / patch) + TEXT_TOKENS
-  // The largest weight that is widened before its product exists twice.
+  // The largest of the weights that are widened before their product exists twice.
   const widened = 4 * position.width ** 2 * value
   const modulation = networks.conditioning?.outputs.find(({ name }) => name === 'modulation')?.shape.at(-1)
   const longEncoders = text.encoders.filter((encoder) => longestPrompt(encoder) > LONG_PROMPT)

@@ -4,6 +4,7 @@ import type { NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
+import type { Adapter } from './adapters.ts'
 import type { MemoryPlan } from './memory-plan.ts'
 
 export type Settings = {
@@ -33,6 +34,7 @@ export type Command =
       type: 'run'
       package: Package
       request: JobRequest
+      adapters: readonly Adapter[]
       input?: InputImage
       cancel: Int32Array<SharedArrayBuffer>
     }

@@ -5,8 +5,10 @@ import type { Pipeline, Size } from '../pipeline/pipeline.ts'
 import type { TextEncoder } from '../pipeline/prompt.ts'
 import { openSession, type SessionOptions } from '../runtime/open-session.ts'
 import type { Session } from '../runtime/session.ts'
+import type { WeightUpdates } from '../runtime/update/weight-update.ts'
 import { readKnownWords } from '../tokenizer/known-words.ts'
 import { openTokenizer } from '../tokenizer/tokenizer.ts'
+import { type Adapter, updatesOf } from './adapters.ts'
 import { chain } from './chain.ts'
 import { chooseGraphs, footprintOf, planOf, providerOptions } from './graphs.ts'
 import type { MemoryPlan } from './memory-plan.ts'
@@ -17,6 +19,11 @@ export type OpenPipeline = Pipeline & {
   /** A remark for the operator about how it was opened. */
   note: string | null
   plan: MemoryPlan
+  /**
+   * Replaces the adapters. Throws AdapterError if one does not fit the package, which then keeps its adapters, and errors of onnxruntime;
+   * a later call replaces what such an error left.
+   */
+  adapt(adapters: readonly Adapter[]): Promise<void>
   /** Names of the networks whose weights are loaded. */
   open(): NetworkName[]
   /** Removes all weights from the device, until the next run. */
@@ -56,6 +63,7 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
         return planned.plan()
       },
       fit: planned.fit,
+      adapt: async (adapters) => residency.update(updatesOf(pkg, adapters)),
       open: () => residency.open(),
       suspend: () => residency.suspend(),
       resume: () => residency.setResident(planned.plan().resident),
@@ -70,11 +78,11 @@ export async function openPipeline(pkg: Package, options: PipelineOptions = {}):
 function sessionOpener(pkg: Package, { fold = footprintOf(pkg).fold, threads, binding }: PipelineOptions) {
   const { directory, manifest } = pkg
   const { networks, kernels } = chooseGraphs(manifest)
-  return (network: NetworkName): Promise<Session> => {
+  return (network: NetworkName, updates: WeightUpdates | undefined): Promise<Session> => {
     const { file, weights } = networks[network]!
     const provider = providerOptions(network)
     const stored = weights && { file: path.join(directory, weights), tensors: manifest.weights[weights] ?? [] }
-    const own = { target: manifest.target, fold, kernels, provider, weights: stored || undefined }
+    const own = { target: manifest.target, fold, kernels, provider, weights: stored || undefined, updates }
     return openSession(path.join(directory, file), { ...own, threads, binding })
   }
 }

@@ -2,23 +2,25 @@
 // network at a time.
 import type { NetworkName } from '../manifest.ts'
 import { HostTensor, type Session } from '../runtime/session.ts'
+import type { WeightUpdates } from '../runtime/update/weight-update.ts'
 
-/** For use on one thread. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
+/** Opens a network with updates of its weights. */
+type OpenNetwork = (network: NetworkName, updates: WeightUpdates | undefined) => Promise<Session>
+
+/** Not safe for use by several threads. Runs of offloaded networks are serialized; those of resident networks are concurrent. */
 export class Residency {
-  readonly #openNetwork: (network: NetworkName) => Promise<Session>
+  readonly #openNetwork: OpenNetwork
   readonly #onOpen: (network: NetworkName, seconds: number) => void
   /** Sessions with weights on the device. */
   readonly #loaded = new Map<NetworkName, Session>()
   /** Open sessions without weights on the device. */
   readonly #offloaded = new Map<NetworkName, Session>()
   #resident: ReadonlySet<NetworkName> = new Set()
+  #updates: ReadonlyMap<NetworkName, WeightUpdates> = new Map()
   #last: Promise<unknown> = Promise.resolve()
 
   /** `onOpen` receives the seconds that opening a network, or loading its weights again, took. */
-  constructor(
-    openNetwork: (network: NetworkName) => Promise<Session>,
-    onOpen: (network: NetworkName, seconds: number) => void = () => {},
-  ) {
+  constructor(openNetwork: OpenNetwork, onOpen: (network: NetworkName, seconds: number) => void = () => {}) {
     this.#openNetwork = openNetwork
     this.#onOpen = onOpen
   }
@@ -38,19 +40,42 @@ export class Residency {
     }
   }
 
-  /** Makes these networks resident, opening them as needed, and offloads all others. Throws what opening throws. */
+  /** Makes these networks resident, opening them as needed, and offloads all others. Throws the errors of opening. */
   async setResident(networks: readonly NetworkName[]): Promise<void> {
     const before = this.#resident
     this.#resident = new Set(networks)
     for (const network of [...this.#loaded.keys()]) {
       if (this.#resident.has(network)) continue
-      // A resident network had memory of its own, which the offloaded networks do not share.
+      // Closes a network that was resident, because offloaded networks do not share its memory.
       await (before.has(network) ? this.#close(network) : this.#offload(network))
     }
     // Concurrently, because a copy to a GPU occupies one core and a fraction of the bus.
     const results = await Promise.allSettled(networks.map((network) => this.#load(network)))
     const failed = results.find((result) => result.status === 'rejected')
     if (failed) throw failed.reason
+  }
+
+  /**
+   * Replaces the updates of all networks' weights; networks without updates get those of the package again. A session whose weights cannot
+   * change while it is open is closed. Throws what an update throws; the networks concerned then load their weights in their next run.
+   */
+  update(updates: ReadonlyMap<NetworkName, WeightUpdates>): Promise<void> {
+    return this.#serialize(async () => {
+      const before = this.#updates
+      this.#updates = updates
+      const changed = [...new Set([...before.keys(), ...updates.keys()])].filter(
+        (network) => before.get(network)?.key !== updates.get(network)?.key,
+      )
+      const results = await Promise.allSettled(changed.map((network) => this.#change(network)))
+      const failed = results.find((result) => result.status === 'rejected')
+      if (failed) throw failed.reason
+    })
+  }
+
+  async #change(network: NetworkName): Promise<void> {
+    const session = this.#loaded.get(network) ?? this.#offloaded.get(network)
+    if (session?.weights) await session.weights.update(this.#updates.get(network))
+    else await this.#close(network)
   }
 
   /** Names of the networks whose weights are loaded. */
@@ -93,7 +118,7 @@ export class Residency {
 
   async #openOrReload(network: NetworkName): Promise<Session> {
     const session = this.#offloaded.get(network)
-    if (!session) return this.#openNetwork(network)
+    if (!session) return this.#openNetwork(network, this.#updates.get(network))
     await session.weights?.load()
     this.#offloaded.delete(network)
     return session

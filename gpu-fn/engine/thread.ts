@@ -95,7 +95,7 @@ export class EngineThread {
       for (const exchange of this.#exchanges.values()) exchange.fail(cause)
     }
     thread.on('message', ({ id, message }: Reply) => this.#exchanges.get(id)?.push(message))
-    // Already on `error`, because a command sent between `error` and `exit` would be lost.
+    // Replaced on `error` rather than on `exit`, because a command between the two would be lost.
     thread.on('error', (error) => {
       forget(error)
       log.error({ err: error }, 'the engine thread failed')

@@ -1,9 +1,12 @@
 // The engine's thread: opens packages, keeps the most recently used ones open within a budget, and advances runs step by step.
 import { parentPort, workerData } from 'node:worker_threads'
+import type { JobRequest } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
+import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
+import { AdapterError } from './adapters.ts'
 import { footprintOf, planOf } from './graphs.ts'
 import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './memory-plan.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
@@ -40,7 +43,8 @@ async function execute(command: Command, id: number): Promise<void> {
     send({ type: 'done' })
   } catch (error) {
     if (abort.signal.aborted && error === abort.signal.reason) send({ type: 'aborted' })
-    else if (error instanceof TooLarge) send({ type: 'refused', message: error.message })
+    else if (error instanceof TooLarge || error instanceof AdapterError)
+      send({ type: 'refused', message: error.message })
     else {
       const failure = classify(error, command)
       if (failure.code === 'out_of_memory') await freeMemory()
@@ -117,7 +121,7 @@ function fits(pkg: Package, size: Size): boolean {
 async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
   const { pipeline } = await openOrThrow(pkg, send)
   const { defaults, target } = pkg.manifest
-  // A GPU's libraries plan separately for a batch of two, which guidance uses.
+  // Guidance uses a batch of two, for which a GPU's libraries plan separately.
   const guidanceScales = target === 'cpu' ? [defaults.guidance_scale] : [defaults.guidance_scale, 1]
   const request = { prompt: 'warm', negative_prompt: '', steps: 1, seed: 0 }
   const output = { count: 1, output_format: 'jpeg', output_quality: 50, text_convention: 'diffusers' } as const
@@ -132,7 +136,10 @@ async function warm(pkg: Package, sizes: Size[], send: Send): Promise<void> {
 type Run = Extract<Command, { type: 'run' }>
 type Context = { id: number; abort: AbortController; send: Send }
 
-async function run({ package: pkg, request, input, cancel }: Run, { id, abort, send }: Context): Promise<void> {
+async function run(
+  { package: pkg, request, adapters, input, cancel }: Run,
+  { id, abort, send }: Context,
+): Promise<void> {
   // A native session stops in the middle of a run, a session of the Node binding after the step.
   const { value: change } = Atomics.waitAsync(cancel, 0, 0)
   if (change instanceof Promise) void change.then(() => abort.abort())
@@ -141,13 +148,19 @@ async function run({ package: pkg, request, input, cancel }: Run, { id, abort, s
   if (Atomics.load(cancel, 0) === 1) abort.abort()
   try {
     const tenant = request.schedule?.tenant ?? ''
-    const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${pkg.digest} ${key}`, encode)
+    // Adapters may change the text encoders.
+    const encoders = JSON.stringify([pkg.digest, ...adapters.map(({ lora, scale }) => [lora.digest, scale])])
+    const remember: RememberPrompts = (key, encode) => prompts.get(tenant, `${encoders} ${key}`, encode)
+    // Also without adapters, to remove those of the job before.
+    await opened.pipeline.adapt(adapters)
     for await (const event of txt2img(opened.pipeline, request, abort.signal, { remember, ...(input && { input }) })) {
       const resumed = new Promise<void>((resolve) => paused.set(id, resolve))
       send({ type: 'event', event })
       await resumed
       // The pipeline checks its signal before every step.
       if (Atomics.load(cancel, 0) === 1) abort.abort()
+      // Jobs with other adapters may have had turns in the meantime.
+      else if (needsDevice(event, request)) await opened.pipeline.adapt(adapters)
     }
   } finally {
     paused.delete(id)
@@ -155,6 +168,10 @@ async function run({ package: pkg, request, input, cancel }: Run, { id, abort, s
     Atomics.notify(cancel, 0)
   }
 }
+
+/** Whether the turn after an event is one on the device: after `decoded` it is not, and other jobs may compute with the same weights. */
+const needsDevice = (event: PipelineEvent, { count }: JobRequest): boolean =>
+  event.type !== 'decoded' && event.type !== 'finished' && !(event.type === 'image' && event.image === count - 1)
 
 async function openOrThrow(pkg: Package, send: Send): Promise<OpenPackage> {
   const opened = await pipelineOf(pkg, send)

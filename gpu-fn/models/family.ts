@@ -1,6 +1,23 @@
 // The interface of a network family: a folder beside this file and a line in families.ts.
 import type { Checkpoint } from '../compile/checkpoint/tensor.ts'
 import type { BuildOptions, Lowerings, Model } from '../compile/graph/model.ts'
+import type { Manifest } from '../manifest.ts'
+
+/**
+ * The rows of a weight that a module of a LoRA updates. `swap`: the file has the halves of its rows in the other order. A module of
+ * the architecture may be without effect.
+ */
+export type LoraTarget =
+  | {
+      readonly network: string
+      readonly weight: string
+      /** Of the whole weight in the checkpoint. */
+      readonly shape: readonly number[]
+      readonly rows: readonly [start: number, end: number]
+      readonly swap: boolean
+    }
+  | { readonly unused: string }
+export type LoraNames = { find(module: string): LoraTarget | undefined }
 
 export type Family = {
   /** Names of the published variants, for `--variant`. */
@@ -9,4 +26,6 @@ export type Family = {
   openCheckpoint(paths: readonly string[], options?: Pick<BuildOptions, 'tier' | 'omitT5'>): Promise<Checkpoint>
   /** Builds the graphs of a checkpoint. Throws CheckpointError for tensors that are missing, left over or contradictory. */
   buildModel(checkpoint: Checkpoint, paths: readonly string[], options: BuildOptions, lowerings: Lowerings): Model
+  /** The modules of a package that a LoRA may adapt, by their names in LoRA files. */
+  loraNames(base: Manifest): LoraNames
 }

@@ -1,13 +1,13 @@
 // Encodes pixels as an image file with its generation parameters.
 import sharp from 'sharp'
 import * as z from 'zod'
-import { imageOptionFields, type JobRequest, LIMITS } from '../contract.ts'
+import { imageOptionFields, type JobRequest, LIMITS, loraChoice } from '../contract.ts'
 import { encodePng } from './png.ts'
 
 export type ImageFormat = JobRequest['output_format']
 
 const generationParameters = z.strictObject({
-  /** Absent, like the other prompts, in files without prompts. */
+  /** This and the other prompts are absent in files without prompts. */
   prompt: z.string().optional(),
   prompt_2: z.string().optional(),
   prompt_3: z.string().optional(),
@@ -19,6 +19,7 @@ const generationParameters = z.strictObject({
   height: z.int(),
   text_convention: z.string(),
   ...imageOptionFields,
+  loras: z.array(loraChoice).optional(),
   model: z.string(),
   tier: z.string(),
   /** Digest of the package. */

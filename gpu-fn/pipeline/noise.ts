@@ -87,7 +87,7 @@ export function gaussianNoise(seed: Seed, count: number): Float32Array {
   return data
 }
 
-/** The same without blocking the event loop. */
+/** `gaussianNoise` without blocking the event loop. */
 export const gaussianNoiseAsync = (seed: Seed, count: number): Promise<Float32Array> => createNoise(seed, count)()
 
 /** Successive draws of one generator, each of `count` values: the first is the noise of `gaussianNoise`. Does not block the event loop. */

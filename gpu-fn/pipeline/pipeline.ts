@@ -14,11 +14,11 @@ export type Placement = {
   offloaded: readonly NetworkName[]
 }
 
-/** For use on one thread. */
+/** Not safe for use by several threads. */
 export type Pipeline = {
   package: Package
   encoders: readonly TextEncoder[]
-  /** The words that the model knows, if its world is small. */
+  /** The words that the model knows; null without a limit. */
   words?: KnownWords | null
   conditioning: Session
   transformer: Session

@@ -34,6 +34,7 @@ export type Txt2ImgRequest = Pick<
   | 'text_convention'
   | 'preview_steps'
   | 'prompt_metadata'
+  | 'loras'
 > &
   ImageOptions
 
@@ -226,7 +227,7 @@ async function writeImage(
   seed: Seed,
 ): Promise<FinishedImage> {
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
-  const { prompt_2, prompt_3, prompt_metadata } = request
+  const { prompt_2, prompt_3, prompt_metadata, loras } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
@@ -236,6 +237,7 @@ async function writeImage(
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },
       ...imageOptionsOf(request),
+      ...(loras && { loras }),
       ...{ model: manifest.model, tier: manifest.tier, package: digest, tool: manifest.tool },
     },
   )

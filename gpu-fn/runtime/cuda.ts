@@ -12,6 +12,7 @@ const DEVICE = 1
 const READ_WRITE = 3
 const REGISTER_READ_ONLY = 8
 const HOST_TO_DEVICE = 1
+const DEVICE_TO_DEVICE = 3
 /** Must be a multiple of a GPU's granularity, which is 2 MiB. */
 const PIECE_BYTES = 16 << 20
 /** The first GPU, which onnxruntime's sessions use as well. */
@@ -33,6 +34,7 @@ const RUNTIME = {
   cudaGetErrorString: 'const char *cudaGetErrorString(int error)',
   cudaGetLastError: 'int cudaGetLastError()',
   cudaSetDevice: 'int cudaSetDevice(int device)',
+  cudaDeviceSynchronize: 'int cudaDeviceSynchronize()',
   cudaMemcpy: 'int cudaMemcpy(void *to, void *from, size_t bytes, int kind)',
   cudaHostRegister: 'int cudaHostRegister(void *address, size_t bytes, unsigned int flags)',
   cudaHostUnregister: 'int cudaHostUnregister(void *address)',
@@ -106,6 +108,11 @@ function open(): DeviceMemory {
     },
     unregister: async (address) => check(await onThread(runtime.cudaHostUnregister, address)),
     copyFromHost: async (to, from, bytes) => check(await onThread(runtime.cudaMemcpy, to, from, bytes, HOST_TO_DEVICE)),
+    async copyOnDevice(to, from, bytes) {
+      check(runtime.cudaMemcpy(to, from, bytes, DEVICE_TO_DEVICE))
+      // Such a copy returns before its end, and onnxruntime's streams do not wait for it.
+      check(runtime.cudaDeviceSynchronize())
+    },
   }
 }
 

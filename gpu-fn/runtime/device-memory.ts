@@ -14,6 +14,8 @@ export type DeviceMemory = {
   register(address: Pointer, bytes: number): Promise<boolean>
   unregister(address: Pointer): Promise<void>
   copyFromHost(to: Pointer, from: Pointer, bytes: number): Promise<void>
+  /** Between two places of the device; complete when it resolves. */
+  copyOnDevice(to: Pointer, from: Pointer, bytes: number): Promise<void>
 }
 
 export type Mapping = {

@@ -8,6 +8,8 @@ import type { StoredTensor } from '../manifest.ts'
 import type { DeviceMemory, Mapping } from './device-memory.ts'
 import { loadLibrary } from './ffi.ts'
 import type { OrtApi, Pointer } from './ort-api.ts'
+import { type Placed, updateOnDevice } from './update/on-device.ts'
+import type { WeightUpdate, WeightUpdates } from './update/weight-update.ts'
 
 /** mmap(2): PROT_READ, MAP_SHARED, MAP_POPULATE of Linux */
 const READ = 1
@@ -27,6 +29,11 @@ export type DeviceWeights = {
   load(): Promise<void>
   /** Makes their memory available to other weights. Must not be called during a run or a load. */
   unload(): void
+  /**
+   * Replaces the updates of the weights; without `updates` they equal their file again. Must not be called during a run. Throws what the
+   * update throws, and the weights are then unloaded.
+   */
+  update(updates: WeightUpdates | undefined): Promise<void>
   /** To be called after the session's release. */
   release(): Promise<void>
 }
@@ -40,33 +47,33 @@ export async function reserveWeights(
   device: DeviceMemory,
   api: OrtApi,
   memory: Pointer,
+  openGraph: Placed['openGraph'],
 ): Promise<DeviceWeights> {
   const { size } = await fs.stat(file)
   const beyond = tensors.find(({ dtype, shape, offset }) => offset + tensorBytes(dtype, shape) > size)
   if (beyond) throw new Error(`${beyond.name} extends beyond the end of ${file}`)
-  return new ReservedWeights(new HostFile(file, size, device), tensors, device, api, memory)
+  return new ReservedWeights(new HostFile(file, size, device), tensors, { device, api, memory, openGraph })
 }
 
 class ReservedWeights implements DeviceWeights {
   readonly initializers: DeviceWeights['initializers']
   readonly #host: HostFile
-  readonly #device: DeviceMemory
-  readonly #api: OrtApi
+  readonly #placed: Placed
   readonly #bytes: number
-  readonly #address: Pointer
   #mapping: Mapping | undefined
   #loaded: Promise<void> | undefined
   #loads = 0
+  #updates: WeightUpdates | undefined
 
-  constructor(host: HostFile, tensors: readonly StoredTensor[], device: DeviceMemory, api: OrtApi, memory: Pointer) {
+  constructor(host: HostFile, tensors: readonly StoredTensor[], place: Omit<Placed, 'address'>) {
+    const { device, api, memory } = place
     this.#host = host
-    this.#device = device
-    this.#api = api
     this.#bytes = Math.ceil(host.bytes / device.granularity) * device.granularity
-    this.#address = device.reserve(this.#bytes)
+    const address = device.reserve(this.#bytes)
+    this.#placed = { ...place, address }
     this.initializers = tensors.map(({ name, dtype, shape, offset }) => {
       const dims = BigInt64Array.from(shape.map(BigInt))
-      const start = this.#address + BigInt(offset)
+      const start = address + BigInt(offset)
       const layout = [tensorBytes(dtype, shape), dims, dims.length, ONNX_DATA_TYPES[dtype]]
       return { name, value: api.make('CreateTensorWithDataAsOrtValue', memory, start, ...layout) }
     })
@@ -83,18 +90,47 @@ class ReservedWeights implements DeviceWeights {
     this.#loaded = undefined
   }
 
+  update(updates: WeightUpdates | undefined): Promise<void> {
+    const before = this.#updates
+    this.#updates = updates
+    if (this.#loaded && before?.key !== updates?.key) this.#loaded = this.#change(this.#loaded, before)
+    return this.#loaded ?? Promise.resolve()
+  }
+
   async release(): Promise<void> {
-    for (const { value } of this.initializers) this.#api.release('Value', value)
+    const { api, device, address } = this.#placed
+    for (const { value } of this.initializers) api.release('Value', value)
     this.#mapping?.free()
-    this.#device.unreserve(this.#address, this.#bytes)
+    device.unreserve(address, this.#bytes)
     await this.#host.close()
   }
 
   async #copy(): Promise<void> {
+    const { device, address } = this.#placed
     try {
-      this.#mapping = this.#device.map(this.#address, this.#bytes)
+      this.#mapping = device.map(address, this.#bytes)
       const settled = this.#loads++ > 0 ? setTimeout(SETTLE_MS) : undefined
-      await Promise.all([this.#host.copyTo(this.#address), settled])
+      await Promise.all([this.#host.copyTo(address, [{ offset: 0, bytes: this.#host.bytes }]), settled])
+      await this.#applyUpdates()
+    } catch (error) {
+      this.unload()
+      throw error
+    }
+  }
+
+  async #applyUpdates(): Promise<void> {
+    if (!this.#updates) return
+    await updateOnDevice(this.#placed, this.#updates)
+    // Mapping gigabytes takes seconds, which the restoration would otherwise wait for.
+    this.#host.keep().catch(() => {})
+  }
+
+  /** Restores the weights that were updated before, and applies the current updates. */
+  async #change(loaded: Promise<void>, before: WeightUpdates | undefined): Promise<void> {
+    await loaded
+    try {
+      if (before) await this.#host.copyTo(this.#placed.address, before.weights.flatMap(rangesOf))
+      await this.#applyUpdates()
     } catch (error) {
       this.unload()
       throw error
@@ -102,12 +138,20 @@ class ReservedWeights implements DeviceWeights {
   }
 }
 
-/** A mapped weights file. It stays mapped, and so in memory, after the second copy. */
+type FileRange = { readonly offset: number; readonly bytes: number }
+
+const rangesOf = ({ weight, scales }: WeightUpdate): FileRange[] =>
+  [weight, ...(scales ? [scales] : [])].map(({ dtype, shape, offset }) => ({
+    offset,
+    bytes: tensorBytes(dtype, shape),
+  }))
+
+/** A mapped weights file. It stays mapped, and so in memory, after the second copy, and for the restoration of updated weights. */
 class HostFile {
   readonly bytes: number
   readonly #file: string
   readonly #device: DeviceMemory
-  #mapped: Mapped | undefined
+  #kept: Promise<Mapped> | undefined
   #copies = 0
 
   constructor(file: string, bytes: number, device: DeviceMemory) {
@@ -116,20 +160,36 @@ class HostFile {
     this.#device = device
   }
 
-  async copyTo(address: Pointer): Promise<void> {
+  /** Maps the file ahead of its next copy, and keeps it mapped. */
+  keep(): Promise<Mapped> {
+    this.#kept ??= this.#map().catch((error: unknown) => {
+      this.#kept = undefined
+      throw error
+    })
+    return this.#kept
+  }
+
+  /** Copies ranges of the file to the same offsets from `address`. */
+  async copyTo(address: Pointer, ranges: readonly FileRange[]): Promise<void> {
     this.#copies++
-    const mapped = this.#mapped ?? (await mapFile(this.#file, this.bytes, this.#device))
+    const kept = this.#copies > 1 ? this.keep() : this.#kept
+    const mapped = await (kept ?? this.#map())
     try {
-      if (this.#copies > 1) this.#mapped = mapped
-      await this.#device.copyFromHost(address, mapped.address, this.bytes)
+      for (const { offset, bytes } of ranges)
+        await this.#device.copyFromHost(address + BigInt(offset), mapped.address + BigInt(offset), bytes)
     } finally {
-      if (this.#mapped !== mapped) await mapped.close()
+      if (!kept) await mapped.close()
     }
   }
 
   async close(): Promise<void> {
-    await this.#mapped?.close()
-    this.#mapped = undefined
+    const mapped = await this.#kept?.catch(() => undefined)
+    this.#kept = undefined
+    await mapped?.close()
+  }
+
+  #map(): Promise<Mapped> {
+    return mapFile(this.#file, this.bytes, this.#device)
   }
 }
 

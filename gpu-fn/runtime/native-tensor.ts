@@ -5,7 +5,7 @@ import type { DeviceTensor, Tensor } from './session.ts'
 
 const { float32: FLOAT32, uint8: UINT8, int64: INT64 } = ONNX_DATA_TYPES
 
-/** An output on the device. Its rows are views of the same memory. */
+/** An output on the device. Its rows are views of its memory. */
 export class NativeTensor implements DeviceTensor {
   readonly dims: readonly number[]
   readonly #api: OrtApi

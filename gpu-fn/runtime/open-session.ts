@@ -1,11 +1,14 @@
 // Opens sessions of onnxruntime, through its Node binding on the CPU and its C API on CUDA. The binding computes on the calling thread, so
 // one worker thread has all sessions of a process.
+import path from 'node:path'
 import * as ort from 'onnxruntime-node'
 import type { Target } from '../manifest.ts'
 import { loadCuda } from './cuda.ts'
 import type { WeightsFile } from './device-weights.ts'
 import { type DeviceTensor, failingWith, HostTensor, isOnHost, type Session, type Tensor } from './session.ts'
 import { type NativeSettings, openNativeSession } from './session-native.ts'
+import { updateFile } from './update/in-file.ts'
+import type { WeightUpdates } from './update/weight-update.ts'
 
 export type SessionOptions = {
   target: Target
@@ -19,8 +22,10 @@ export type SessionOptions = {
    * 16 tokens, 543 instead of 820 ms for 256.
    */
   fold?: boolean | undefined
-  /** CUDA only: the graph's weights, so that they can be offloaded. */
+  /** The graph's weights, so that they can be updated and, on CUDA, offloaded. */
   weights?: WeightsFile | undefined
+  /** Updates of the weights. On CUDA they can be replaced while the session is open. */
+  updates?: WeightUpdates | undefined
   /** CUDA only: options of onnxruntime's provider besides our own. */
   provider?: Record<string, string> | undefined
   /** CPU threads per run; one per core by default. */
@@ -34,8 +39,8 @@ export async function openSession(file: string, options: SessionOptions): Promis
   const settings = options.target === 'cpu' ? cpuSettings(options) : cudaSettings(options)
   const binding = options.binding ?? (options.target === 'cpu' ? 'node' : 'native')
   if (binding === 'native') return openNativeSession(file, settings)
-  const session = await failingWith(`cannot open ${file}`, () =>
-    ort.InferenceSession.create(file, nodeOptions(settings)),
+  const session = await failingWith(`cannot open ${file}`, async () =>
+    ort.InferenceSession.create(file, { ...nodeOptions(settings), ...(await updatedWeights(options)) }),
   )
   const runOnce: Session['run'] = async (inputs, { signal, only } = {}) => {
     signal?.throwIfAborted()
@@ -49,6 +54,13 @@ export async function openSession(file: string, options: SessionOptions): Promis
     },
     release: () => session.release(),
   }
+}
+
+/** The updated content of the graph's weights file, which onnxruntime copies. */
+async function updatedWeights({ weights, updates }: SessionOptions): Promise<ort.InferenceSession.SessionOptions> {
+  if (!weights || !updates) return {}
+  const data = await updateFile(weights, updates, (graph) => openSession(graph, { target: 'cpu' }))
+  return { externalData: [{ path: path.basename(weights.file), data }] }
 }
 
 function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
@@ -66,13 +78,13 @@ function cpuSettings({ fold, threads }: SessionOptions): NativeSettings {
   }
 }
 
-function cudaSettings({ kernels, provider, weights }: SessionOptions): NativeSettings {
+function cudaSettings({ kernels, provider, weights, updates }: SessionOptions): NativeSettings {
   return {
     // In the second run of a shape a memory pattern allocates a block of the peak's size, in addition to the memory of the first run.
     memoryPattern: false,
     entries: { 'session.use_device_allocator_for_initializers': '1', 'session.use_env_allocators': '1' },
     cuda: { arena_extend_strategy: 'kSameAsRequested', ...provider },
-    ...(weights && { offload: { weights, memory: loadCuda } }),
+    ...(weights && { offload: { weights, updates, memory: loadCuda } }),
     libraries: kernels === undefined ? [] : [kernels],
   }
 }

@@ -1,6 +1,7 @@
 // Sessions on onnxruntime's C API, for features that the Node binding lacks: CUDA's options, custom operators, tensors on the device, and
 // runs that do not block the event loop and can be canceled. It supports the CPU as well, where tests compare it with the binding.
 
+import path from 'node:path'
 import type { DeviceMemory } from './device-memory.ts'
 import { type DeviceWeights, reserveWeights, type WeightsFile } from './device-weights.ts'
 import { copyFromNative, copyToNative, NativeTensor } from './native-tensor.ts'
@@ -8,6 +9,7 @@ import { loadOrtApi, type OrtApi, type Pointer } from './ort-api.ts'
 import { environmentOf, FATAL_ONLY, memoryOf, shareArena } from './ort-environment.ts'
 import { runOnThread } from './run-thread.ts'
 import { type DeviceTensor, failingWith, isOnHost, type RunOptions, type Session, type Tensor } from './session.ts'
+import type { WeightUpdates } from './update/weight-update.ts'
 
 /** Settings of onnxruntime, by its names. */
 export type NativeSettings = {
@@ -19,7 +21,14 @@ export type NativeSettings = {
   /** Libraries of operators. */
   readonly libraries?: readonly string[]
   /** The graph's weights and the memory for them; if absent, onnxruntime loads them itself and they cannot be unloaded. */
-  readonly offload?: { readonly weights: WeightsFile; readonly memory: () => DeviceMemory } | undefined
+  readonly offload?:
+    | {
+        readonly weights: WeightsFile
+        readonly memory: () => DeviceMemory
+        /** Updates of the weights when the session opens. */
+        readonly updates?: WeightUpdates | undefined
+      }
+    | undefined
 }
 
 /** Opens an ONNX file, off the event loop. Throws `SessionError`. */
@@ -35,7 +44,8 @@ export async function openNativeSession(file: string, settings: NativeSettings):
       if (settings.cuda) shareArena(api)
       const place = memoryOf(api, settings.cuda ? 'Cuda' : 'Cpu')
       const { offload } = settings
-      if (offload) weights = await reserveWeights(offload.weights, offload.memory(), api, place)
+      if (offload) weights = await reserveWeights(offload.weights, offload.memory(), api, place, updateGraphs(settings))
+      await weights?.update(offload?.updates)
       await weights?.load()
       for (const { name, value } of weights?.initializers ?? []) api.call('AddInitializer', options, name, value)
       const out: [Pointer | null] = [null]
@@ -49,6 +59,21 @@ export async function openNativeSession(file: string, settings: NativeSettings):
     }
   })
 }
+
+const openUpdateGraphs = new Map<string, Promise<Session>>()
+
+/** Opens graphs of weight updates on the device of a session. They stay open, because opening one takes longer than all its runs. */
+const updateGraphs =
+  ({ entries, cuda }: NativeSettings) =>
+  async (file: string): Promise<Session> => {
+    // All adapters of a format have the same graphs.
+    const key = `${cuda ? 'cuda' : 'cpu'} ${path.basename(file)}`
+    const settings = { entries, memoryPattern: false, ...(cuda && { cuda: { ...cuda, use_tf32: '0' } }) }
+    const found = openUpdateGraphs.get(key) ?? openNativeSession(file, settings)
+    openUpdateGraphs.set(key, found)
+    found.catch(() => openUpdateGraphs.delete(key))
+    return found
+  }
 
 function configure(
   api: OrtApi,

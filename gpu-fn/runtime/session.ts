@@ -22,13 +22,13 @@ export interface Session {
     inputs: Record<string, Tensor | DeviceTensor>,
     options?: RunOptions & { only?: readonly string[] },
   ): Promise<Record<string, Tensor>>
-  /** The same, with all outputs on the device. */
+  /** Runs the graph with all outputs on the device. */
   runOnDevice(
     inputs: Record<string, Tensor | DeviceTensor>,
     options?: RunOptions,
   ): Promise<Record<string, DeviceTensor>>
   /** Present if the weights can be unloaded while the session stays open. A run loads them again. */
-  readonly weights?: Pick<DeviceWeights, 'load' | 'unload'> | undefined
+  readonly weights?: Pick<DeviceWeights, 'load' | 'unload' | 'update'> | undefined
   /** Waits for runs in progress. */
   release(): Promise<void>
 }

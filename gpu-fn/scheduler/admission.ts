@@ -1,18 +1,20 @@
-// Admission: the device accepts only jobs that it can end within their limits, and tells others when to return.
+// Admission: the device accepts only jobs that it can finish within their limits. The refusal of others states the time of a retry.
 import type { Scheduler } from './scheduler.ts'
 import type { Task } from './task.ts'
 
-/** The largest share of the aging bound that all accepted work takes together; the rest is for errors of the estimates. */
+/** The maximum share of the aging bound for all accepted work. The rest is a margin for errors of the estimates. */
 const BACKLOG = 0.8
 /**
  * The largest share of the backlog that one tenant fills with jobs of one class, so that there is room for its other class and for others.
  * A tenant that is alone fills all of it; `others` is the weight of the device time of others.
  */
 const TENANT = { least: 0.15, others: 4 }
-/** Work beyond the limits that is accepted to keep a promise, as a share of them. */
-const TOLERANCE = { all: 0.1, tenant: 0.6 }
+/** The excess over the limits that is accepted to keep a promise, as a share of the limits. */
+const TOLERANCE = { all: 0.1, tenant: 0.3 }
+/** A tenant's work must fit into this share of the backlog at the rate at which the device is left to it, so that it is not overdue. */
+const SERVED = 0.3
 /** A tenant is assumed to get at least this share of the device. */
-const LEAST_SHARE = 0.2
+const LEAST_SHARE = 0.1
 /** The time after which an unused promise ends, and a share of its delay in addition. */
 const GRACE = { ms: 2_000, share: 0.3 }
 const MOST_PROMISES = 4_096
@@ -26,7 +28,7 @@ export type Refused = {
   takesMs: number
 }
 
-/** A place that is kept for a refused job until it returns. */
+/** A place reserved for a refused job until its retry. */
 type Promised = Pick<Task, 'tenant' | 'interactive'> & { ms: number; at: number; until: number }
 
 /**
@@ -69,12 +71,15 @@ export class Admission {
     const excess = excessOf(before, task.left, this.#limitMs)
     const own = before.filter(({ tenant, interactive }) => tenant === task.tenant && interactive === task.interactive)
     const shares = this.#scheduler.usage.shares(task, now)
-    const share = Math.max(LEAST_SHARE, shares.left)
-    const tenantLimit = Math.max(TENANT.least, 1 - TENANT.others * shares.others) * this.#limitMs
+    const alone = 1 - TENANT.others * shares.others
+    const limit = Math.min(Math.max(TENANT.least, alone), Math.max(SERVED, alone) * shares.left) * this.#limitMs
     // A promise that is due is kept although the work before it took longer than estimated.
     const isDue = promised !== undefined && now >= promised.at - 1
-    const ownLimit = tenantLimit * (isDue ? 1 + TOLERANCE.tenant : 1)
-    return Math.max(excess - (isDue ? TOLERANCE.all * this.#limitMs : 0), excessOf(own, task.left, ownLimit) / share)
+    const ownLimit = limit * (isDue ? 1 + TOLERANCE.tenant : 1)
+    return Math.max(
+      excess - (isDue ? TOLERANCE.all * this.#limitMs : 0),
+      excessOf(own, task.left, ownLimit) / Math.max(LEAST_SHARE, shares.left),
+    )
   }
 
   /**

@@ -1,8 +1,8 @@
-// The order in which jobs have the device, decided before every step. Pure: the caller passes the time and runs the steps.
+// Decides before every step which job uses the device. Pure: the caller passes the time and runs the steps.
 import type { Task } from './task.ts'
 import { Usage } from './usage.ts'
 
-/** Lanes, first served first. */
+/** Lanes in order of service. */
 const LANE = { overdue: 0, urgent: 1, interactive: 2, standard: 3 } as const
 const LANES = Object.keys(LANE).length
 /** A deadline is urgent when this multiple of the job's remaining time is left. */
@@ -51,7 +51,7 @@ export class Scheduler {
 
   remove(id: string, now: number): void {
     this.#entries.delete(id)
-    // At the end of a busy period nobody is ahead of anybody.
+    // At the end of a busy period all tenants are level again.
     if (this.#entries.size === 0) this.#virtual = Math.max(this.#virtual, ...this.#finish.values())
     const active = new Set(this.tasks().map(({ tenant }) => tenant))
     for (const [tenant, finish] of this.#finish)

@@ -1,4 +1,4 @@
-// A job as the scheduler sees it.
+// The scheduler's record of a job.
 
 /** How a job is scheduled. */
 export type Terms = {
@@ -6,7 +6,7 @@ export type Terms = {
   tenant: string
   /** The tenant's share of the device relative to other tenants. */
   weight: number
-  /** Somebody waits for the image, and it takes few steps. */
+  /** Whether a caller waits for the image, which takes few steps. */
   interactive: boolean
 }
 

@@ -1,12 +1,15 @@
-// Device time of tenants in the recent past, which decides who is served first.
+// Device time of tenants in the recent past, which determines their priority.
 import type { Terms } from './task.ts'
 
 /** A burst no longer counts after a few minutes. The same as at the edge (edge/gpu/slot-queue.ts). */
 const HALF_LIFE_MS = 60_000
-/** Less usage is forgotten. */
+/** Lower usage is dropped. */
 const NEGLIGIBLE_MS = 50
-/** A tenant is heavy above this multiple of the mean usage. A lower one would demote regular tenants by chance. */
-const HEAVY = 1.25
+/**
+ * A tenant becomes heavy above the first multiple of the mean usage, and light again below the second. A lower first one would demote
+ * regular tenants by chance; equal ones would let two jobs alternate at every step.
+ */
+const HEAVY = { above: 1.25, below: 0.8 }
 /** With less usage than this, about one image of 28 steps per minute, a tenant is never heavy. */
 const LIGHT_MS = 3_000
 
@@ -16,6 +19,7 @@ type Entry = { ms: number; total: number; first: number; at: number }
 /** Usage with a half-life of a minute, divided by the tenant's weight. Times are milliseconds of one monotonic clock. */
 export class Usage {
   readonly #entries = new Map<string, Entry>()
+  readonly #heavy = new Set<string>()
 
   /** Adds a tenant. It starts at the mean, because credit for past idleness would let its burst delay regular tenants. */
   enter(tenant: string, now: number): void {
@@ -33,27 +37,40 @@ export class Usage {
   /** Forgets tenants without jobs and with negligible usage. */
   forget(active: ReadonlySet<string>, now: number): void {
     for (const [tenant, entry] of this.#entries)
-      if (!active.has(tenant) && decay(entry, now) < NEGLIGIBLE_MS) this.#entries.delete(tenant)
+      if (!active.has(tenant) && decay(entry, now) < NEGLIGIBLE_MS) {
+        this.#entries.delete(tenant)
+        this.#heavy.delete(tenant)
+      }
   }
 
   /** Tenants with more than their share of the recent past. */
-  heavy(now: number): Set<string> {
-    const threshold = Math.max(LIGHT_MS, HEAVY * this.#mean(now))
-    return new Set([...this.#entries].filter(([, entry]) => decay(entry, now) > threshold).map(([tenant]) => tenant))
+  heavy(now: number): ReadonlySet<string> {
+    const mean = this.#mean(now)
+    for (const [tenant, entry] of this.#entries) {
+      const factor = this.#heavy.has(tenant) ? HEAVY.below : HEAVY.above
+      if (decay(entry, now) > Math.max(LIGHT_MS, factor * mean)) this.#heavy.add(tenant)
+      else this.#heavy.delete(tenant)
+    }
+    return this.#heavy
   }
 
   /**
-   * Fractions of the recent past, from 0 to 1: `others`, in which another tenant had the device; `left`, in which neither another tenant
-   * nor an interactive job of this one had it.
+   * Fractions of the recent past, from 0 to 1: `others`, in which another tenant had the device; `left`, in which neither a tenant that
+   * precedes this one nor an interactive job of this one had it.
    */
   shares({ tenant, interactive }: Terms, now: number): { others: number; left: number } {
-    let [others, own] = [0, 0]
+    const heavy = this.heavy(now)
+    let [others, before] = [0, 0]
     for (const [name, { total, first, at }] of this.#entries) {
-      if (name !== tenant) others += decay({ ms: total, at }, now)
-      else if (!interactive) own = decay({ ms: first, at }, now)
+      const ms = decay({ ms: total, at }, now)
+      if (name === tenant) before += interactive ? 0 : decay({ ms: first, at }, now)
+      else {
+        others += ms
+        if (!heavy.has(name) || heavy.has(tenant)) before += ms
+      }
     }
     const fraction = (ms: number) => Math.min(1, (ms * Math.LN2) / HALF_LIFE_MS)
-    return { others: fraction(others), left: 1 - fraction(others + own) }
+    return { others: fraction(others), left: 1 - fraction(before) }
   }
 
   #mean(now: number): number {

@@ -127,7 +127,7 @@ export class Jobs {
     return this.#dispatcher.counts()
   }
 
-  /** Notes a request for a model; null if it is not offered. The most requested models are kept ready. */
+  /** Counts a request for a model; null if it is not offered. The most requested models are prefetched. */
   prewarm({ model: name, tier }: Pick<JobRequest, 'model' | 'tier'>): Model | null {
     const model = this.#options.engine.models.find((each) => each.model === name && each.tier === tier)
     if (!model) return null

@@ -2,7 +2,7 @@
 import type { Engine, Model } from '../engine/engine.ts'
 
 const HALF_LIFE_MS = 10 * 60_000
-/** A pause between two jobs is not idleness. */
+/** Minimum idle time: a pause between two jobs is shorter. */
 const IDLE_MS = 1_000
 
 export type Prefetch = {
@@ -15,7 +15,7 @@ export type Prefetch = {
 }
 
 /** Orders models by their requests, with a half-life of ten minutes. Models that were read once are not read again: the system decides. */
-export function createPrefetch({ models, prefetch }: Pick<Engine, 'models' | 'prefetch'>): Prefetch {
+export function createPrefetch(engine: Pick<Engine, 'models' | 'prefetch'>): Prefetch {
   const requests = new Map<Model, { count: number; at: number }>()
   const read = new Set<Model>()
   let timer: NodeJS.Timeout | undefined
@@ -25,10 +25,10 @@ export function createPrefetch({ models, prefetch }: Pick<Engine, 'models' | 'pr
     return count * 2 ** ((at - performance.now()) / HALF_LIFE_MS)
   }
   async function readAll({ signal }: AbortController): Promise<void> {
-    for (const model of models.toSorted((a, b) => countOf(b) - countOf(a))) {
+    for (const model of engine.models.toSorted((a, b) => countOf(b) - countOf(a))) {
       if (signal.aborted) return
       if (read.has(model)) continue
-      await prefetch?.(model, signal)
+      await engine.prefetch?.(model, signal)
       if (!signal.aborted) read.add(model)
     }
   }

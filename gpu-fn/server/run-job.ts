@@ -1,8 +1,8 @@
 // Runs one job on the engine, turn by turn, and appends its events to the job's log.
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { JobEvent, JobRequest, Timings } from '../contract.ts'
-import type { Engine, Model } from '../engine/engine.ts'
+import type { JobEvent, JobRequest, LoraChoice, Timings } from '../contract.ts'
+import { describeUnknownLora, type Engine, type Model } from '../engine/engine.ts'
 import { JobError, jobFault } from '../engine/job-error.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import { type DecodedInput, decodeInput, InputError } from '../pipeline/input/input-image.ts'
@@ -22,7 +22,7 @@ export type Turn = {
   phase: 'load' | 'encode' | 'step' | 'decode' | 'file' | 'occupied'
   /** Of phase `load`. */
   load?: Load
-  /** Networks of the model take turns on the device, so that alternating between jobs reloads them. */
+  /** Alternating between jobs reloads or changes weights: networks take turns on the device, or the job has adapters. */
   inTurns?: boolean
 }
 
@@ -79,6 +79,7 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
   checkSize(model, request)
   checkSkippedLayers(model, request)
   checkPromptWeights(request)
+  chooseLoras(engine.loras, request.loras ?? [])
   const input = request.inputs && (await openInput(model, job))
   signal.throwIfAborted()
   let loaded = await engine.load(model, request)
@@ -87,11 +88,14 @@ async function* generate(engine: Engine, { job, progress, log }: Generation): As
     signal.throwIfAborted()
     loaded = await engine.load(model, request)
   }
-  const { device, seconds, inTurns = false } = loaded
+  const { device, seconds } = loaded
+  // A change of adapters takes as long as several steps, so that a job with adapters is not interrupted either.
+  const inTurns = loaded.inTurns === true || request.loras !== undefined
   progress.timings.load = seconds
   // A job canceled during the load has not started.
   signal.throwIfAborted()
-  append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device })
+  const loras = request.loras && { loras: chooseLoras(engine.loras, request.loras) }
+  append(job, { type: 'started', model: model.model, tier: model.tier, package: model.package, device, ...loras })
   for (const message of input?.warnings ?? []) append(job, { type: 'warning', code: 'image_adjusted', message })
   yield { phase: 'load', load: loaded, inTurns }
   const attempt = { job, progress, model, ...(input && { input }) }
@@ -176,6 +180,15 @@ function chooseModel(models: readonly Model[], { model, tier }: JobRequest): Mod
     'model_not_available',
     `model "${model}" in tier "${tier}" is not on this server; it has ${offered}`,
   )
+}
+
+/** The adapters of a request with their digests. Throws JobError for an unknown one. */
+function chooseLoras(loras: Engine['loras'], chosen: readonly LoraChoice[]) {
+  return chosen.map(({ id, scale }) => {
+    const found = loras.get(id)
+    if (!found) throw new JobError('invalid_request', describeUnknownLora(id, loras))
+    return { id, scale, package: found.package }
+  })
 }
 
 function checkSize({ model, side }: Model, request: JobRequest): void {

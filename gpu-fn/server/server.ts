@@ -24,7 +24,7 @@ import { describeIssues, problem, Refusal } from './refusal.ts'
 import { RequestBody } from './request-body.ts'
 import { jobStream } from './stream.ts'
 
-/** Less than the contract's interval, so that strict readers always receive a heartbeat in time. */
+/** Below the contract's interval, so that strict readers receive every heartbeat in time. */
 const HEARTBEAT_MS = LIMITS.heartbeatMs - 1_000
 
 export interface ServerOptions {
@@ -34,7 +34,7 @@ export interface ServerOptions {
   /** Null disables authentication. */
   edgePublicKeys: readonly KeyObject[] | null
   log: Logger
-  /** Null serves no metrics. `token`: the bearer token of their reader; null lets everybody read them. */
+  /** Null serves no metrics. `token`: the bearer token for reading them; null requires none. */
   metrics?: { text: Metrics['text']; token: string | null }
   observer?: Pick<Required<Observer>, 'refused'>
   heartbeatMs?: number

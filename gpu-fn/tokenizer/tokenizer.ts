@@ -185,7 +185,7 @@ type Component = NonNullable<TokenizerJson['pre_tokenizer']>
 /** GPT-2's words, the default of `ByteLevel`. */
 const BYTE_LEVEL_WORDS = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
-/** The same pre-tokenizer with Unicode's white space instead of JavaScript's, which includes U+FEFF and lacks U+0085. */
+/** The same pre-tokenizer with Unicode's white space. JavaScript's includes U+FEFF and lacks U+0085. */
 function unicodeSpaces(config: Component): Component {
   if (Array.isArray(config.pretokenizers)) return { ...config, pretokenizers: config.pretokenizers.map(unicodeSpaces) }
   if (config.type === 'WhitespaceSplit') {

@@ -2,9 +2,10 @@
 import { mkdir, statfs } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
-import type { Package } from '../manifest.ts'
+import type { LoraPackage, Package } from '../manifest.ts'
 import { openBucket } from './bucket.ts'
 import { PackageCache, usedBy } from './cache.ts'
+import { findLoras } from './lora-packages.ts'
 import { findPackages } from './packages.ts'
 import type { Verifier } from './verification.ts'
 
@@ -21,6 +22,8 @@ export function packageSource(
   if (!bucket) return { packages: packages! }
   return {
     packages: packages === null ? bucket.address.url : `${packages} and ${bucket.address.url}`,
+    /** Adapters are in the mounted directory only. */
+    fetchLoras: async (): Promise<LoraPackage[]> => (packages === null ? [] : findLoras(packages)),
     async fetchPackages(): Promise<Package[]> {
       const mounted = packages === null ? [] : await findPackages(packages)
       const absent = bucket.models.filter(

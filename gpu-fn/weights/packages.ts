@@ -82,18 +82,21 @@ export async function readManifest(directory: string): Promise<Uint8Array> {
 
 /** Parses a manifest; `directory` appears in errors. Throws PackageError. */
 export function parseManifest(directory: string, bytes: Uint8Array): Manifest {
-  let json: unknown
-  try {
-    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
-  } catch (cause) {
-    fail(directory, `${MANIFEST} is not JSON`, cause)
-  }
-  const parsed = manifestSchema.safeParse(json)
+  const parsed = manifestSchema.safeParse(parseJson(directory, bytes))
   if (!parsed.success) {
     const problems = z.prettifyError(parsed.error).slice(0, PROBLEM_CHARACTERS)
     fail(directory, `${MANIFEST} is not valid: ${problems}`, parsed.error)
   }
   return parsed.data
+}
+
+/** The JSON of a manifest; `directory` appears in errors. Throws PackageError. */
+export function parseJson(directory: string, bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes))
+  } catch (cause) {
+    return fail(directory, `${MANIFEST} is not JSON`, cause)
+  }
 }
 
 /** Throws PackageError if parts of the manifest contradict each other. */
@@ -129,7 +132,7 @@ export function isInside(name: string): boolean {
 }
 
 /** The path of a file after resolving links. Throws PackageError if it is outside of the package or has another size. */
-async function locate(root: string, name: string, bytes: number): Promise<string> {
+export async function locate(root: string, name: string, bytes: number): Promise<string> {
   if (!isInside(name)) fail(root, `"${name}" is not a path inside the package`)
   const file = await realpath(path.join(root, name)).catch((cause: unknown) => fail(root, `${name} is missing`, cause))
   if (!file.startsWith(root + path.sep)) fail(root, `${name} is a link that leads out of the package`)

@@ -5,7 +5,7 @@ import path from 'node:path'
 import type { Logger } from 'pino'
 import * as z from 'zod'
 import { sha256Hex } from '../contract.ts'
-import type { Package } from '../manifest.ts'
+import type { LoraPackage, Package } from '../manifest.ts'
 import { openHasher } from './hasher.ts'
 import { PackageError } from './packages.ts'
 
@@ -25,6 +25,7 @@ const HASHERS = 4
 
 /** Stamp of a file → its digest. */
 const record = z.record(z.string().max(100), sha256Hex)
+type Verified = Pick<Package, 'directory'> & { manifest: Pick<LoraPackage['manifest'], 'files'> }
 type Stamped = [stamp: string, sha256: string]
 type Pending = { name: string; file: string; bytes: number; sha256: string }
 type VerifierOptions = { directory: string; log: Pick<Logger, 'warn'> }
@@ -40,7 +41,7 @@ export class Verifier {
   }
 
   /** Hashes all files not yet verified and calls `onFile` after each. Throws CorruptFile or a file-system error. */
-  async verify(pkg: Package, onFile?: () => void): Promise<void> {
+  async verify(pkg: Verified, onFile?: () => void): Promise<void> {
     const queue = await this.#unverified(pkg)
     if (queue.length === 0) return
     const done: Stamped[] = []
@@ -63,19 +64,19 @@ export class Verifier {
     await this.#record.add(entries)
   }
 
-  async #unverified(pkg: Package): Promise<Pending[]> {
+  async #unverified(pkg: Verified): Promise<Pending[]> {
     const verified = await this.#record.entries()
     const pending: Pending[] = []
     for (const [name, { bytes, sha256 }] of Object.entries(pkg.manifest.files)) {
       const file = path.join(pkg.directory, name)
       if (verified.get(await stampOf(file)) !== sha256) pending.push({ name, file, bytes, sha256 })
     }
-    // Popped from the end: largest first, so that the threads finish together.
+    // Sorted by size and popped from the end, largest first, so that the threads finish together.
     return pending.toSorted((a, b) => a.bytes - b.bytes)
   }
 
   /** Hashes files of the queue on one thread until it is empty. A failure empties it. */
-  async #hashAll(pkg: Package, queue: Pending[], onVerified: (verified: Stamped) => void): Promise<void> {
+  async #hashAll(pkg: Verified, queue: Pending[], onVerified: (verified: Stamped) => void): Promise<void> {
     const hasher = openHasher()
     const hash = ({ file, bytes }: Pending) => {
       hasher.update({ file, bytes, complete: true })
@@ -89,7 +90,7 @@ export class Verifier {
     }
   }
 
-  async #verifyFile(pkg: Package, pending: Pending, hash: (pending: Pending) => Promise<string>): Promise<Stamped> {
+  async #verifyFile(pkg: Verified, pending: Pending, hash: (pending: Pending) => Promise<string>): Promise<Stamped> {
     const { name, file, sha256 } = pending
     const stamp = await stampOf(file)
     if (this.#corrupt.get(file) !== stamp && (await hash(pending)) === sha256) return [stamp, sha256]

@@ -15,8 +15,9 @@ import type { GpuBenchOptions } from './gpu/gpu.ts'
 import { ATTACKS } from './hostile/attacks.ts'
 import type { HostileBenchOptions } from './hostile/hostile.ts'
 import type { KernelsOptions } from './kernels.ts'
+import type { LoraBenchOptions } from './lora.ts'
 import type { PngBenchOptions } from './png.ts'
-import type { ScheduleBenchOptions } from './schedule/schedule.ts'
+import { RUNS, type ScheduleBenchOptions } from './schedule/schedule.ts'
 import type { SoakOptions } from './soak/soak.ts'
 import type { StepOptions } from './step.ts'
 import type { StreamBenchOptions } from './stream.ts'
@@ -69,6 +70,24 @@ command
   .action(async (options: CpuBenchOptions) => (await import('./cpu.ts')).benchCpu(options))
 
 command
+  .command('lora')
+  .description('a step with two adapters against none, and the time of a change of adapters')
+  .addOption(
+    new Option('--model <name>').choices(['nano', ...FULL_SIZES, ...Object.keys(TINY_VARIANTS)]).default('nano'),
+  )
+  .addOption(new Option('--target <target>').choices(['cpu', 'cuda', 'cuda-fp8']).default('cpu'))
+  .option(
+    '--directory <path>',
+    'checkpoint and package of models with random weights',
+    path.join(os.tmpdir(), 'octet-gpu'),
+  )
+  .option('--size <pixels>', 'side of the image', Number, 256)
+  .option('--rank <count>', 'rank of each adapter', Number, 16)
+  .option('--steps <count>', 'timed steps of each round', Number, 8)
+  .option('--rounds <count>', 'rounds', Number, 3)
+  .action(async (options: LoraBenchOptions) => (await import('./lora.ts')).benchLora(options))
+
+command
   .command('parity')
   .description('difference between images of nano and of diffusers on the CPU (needs Python with diffusers)')
   .addOption(pythonOption())
@@ -98,6 +117,10 @@ command
   .option('--loads <shares>', 'loads relative to the capacity, comma-separated', parseNumbers, [0.7, 0.95])
   .option('--real', 'run the traces on the engine instead')
   .option('--packages <path>', 'directory of packages for --real; the built-in models by default')
+  .addOption(new Option('--random <variant>', 'random weights for --real instead, on a GPU').choices(FULL_SIZES))
+  .option('--directory <path>', 'their directory', path.join(os.tmpdir(), 'octet-bench-gpu'))
+  .addOption(new Option('--runs <names...>', 'runs of --real').choices(RUNS).default([...RUNS]))
+  .option('--out <file>', 'carries the runs of --real to the next command')
   .option('--turbo <model>', 'model:tier of Turbo jobs', 'nano-turbo:fp8')
   .option('--full <model>', 'model:tier of full jobs', 'nano:fp8')
   .option('--size <pixels>', 'width and height', Number, 256)

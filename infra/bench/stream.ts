@@ -57,7 +57,7 @@ export async function benchStream({ gigabytes, runs, directory = tmpdir() }: Str
       )
     line('median', median, ratio)
     const best = (values: number[]) => Math.max(...values)
-    // Other load of the machine varies, and the fastest run has the least of it.
+    // The fastest run is the least disturbed by other load of the machine.
     line('best  ', best, best(rates.octet) / best(rates.curl))
   } finally {
     server.kill()

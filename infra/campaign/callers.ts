@@ -11,7 +11,7 @@ export type Caller = { client: Client; url: string; key: string; name: string; b
 type Observation = { job?: string | undefined; saw?: 'succeeded'; complaint?: string | false | undefined }
 export type Experience = Observation & { behavior: string }
 
-/** Long enough that a run continuing after its job's end is detected. */
+/** Long enough for the detection of runs that continue after the end of their job. */
 const SLOW = { steps: 100, n: 4 }
 const EXPENSIVE = { steps: 12, n: 2 }
 

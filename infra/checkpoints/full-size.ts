@@ -1,9 +1,10 @@
 // A full-size SD3.5 with seeded random weights in the diffusers layout: transformer, three text encoders, autoencoder and tokenizers. It
 // has the cost of a real one, and activations of bounded magnitude, so that precisions and programs can be compared.
 // node infra/checkpoints/full-size.ts --variant large|medium --out DIR [--seed 0]
-import { type FileHandle, mkdir, open, writeFile } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readFile, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command, Option } from 'commander'
+import { TOKENS } from '../../gpu-fn/models/sd35/text-encoders.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { copyTokenizers } from '../local/models/built-in-model.ts'
 import { type NamedShape, readHeaders, shapesIn } from './published.ts'
@@ -23,14 +24,14 @@ export function spreadOf(name: string, shape: readonly number[]): Spread {
   if (/shared\.weight|token_embedding/.test(name)) return { mean: 0, deviation: 1 }
   // T5 does not divide its scores by the square root of the head's width.
   const deviation = name.endsWith('SelfAttention.q.weight') ? 1 / Math.sqrt(columns * 64) : 1 / Math.sqrt(columns)
-  // With a small gain of the last convolution, few colors are clipped.
+  // A small gain of the last convolution keeps most colors unclipped.
   return { mean: 0, deviation: name.endsWith('decoder.conv_out.weight') ? deviation / 2 : deviation }
 }
 
 /** Writes the checkpoint into `out` in bfloat16; the same seed gives the same bytes. Returns the bytes of all weights. */
 export async function writeFullSizeCheckpoint(variant: FullSize, out: string, seed = 0): Promise<number> {
   const pool = drawPool(seed)
-  await copyTokenizers(out)
+  await writeTokenizers(out)
   const files = { ...(await readHeaders(variant, 'diffusers')), 'model_index.json': modelIndex(true) }
   const sizes = Object.entries(files).map(async ([name, content]) => {
     const file = path.join(out, name)
@@ -40,6 +41,27 @@ export async function writeFullSizeCheckpoint(variant: FullSize, out: string, se
     return 0
   })
   return (await Promise.all(sizes)).reduce((sum, bytes) => sum + bytes)
+}
+
+const VOCABULARIES = { tokenizer: TOKENS.clip_l, tokenizer_2: TOKENS.clip_g, tokenizer_3: TOKENS.t5 }
+
+/** Writes nano's tokenizers with one more token, which has the last id of the published vocabulary: the compiler requires that size. */
+export async function writeTokenizers(out: string): Promise<void> {
+  await copyTokenizers(out)
+  for (const [name, { published }] of Object.entries(VOCABULARIES)) {
+    const file = path.join(out, name, 'tokenizer_config.json')
+    const config = JSON.parse(await readFile(file, 'utf8'))
+    const last = {
+      content: '<last>',
+      lstrip: false,
+      rstrip: false,
+      single_word: false,
+      normalized: false,
+      special: true,
+    }
+    const added_tokens_decoder = { ...config.added_tokens_decoder, [published.ids - 1]: last }
+    await writeFile(file, JSON.stringify({ ...config, added_tokens_decoder }))
+  }
 }
 
 async function writeWeights(out: string, shapes: readonly NamedShape[], pool: Float32Array): Promise<number> {

@@ -3,10 +3,10 @@ import type { Command } from 'commander'
 
 type Environment = Record<string, string | undefined>
 
-/** Options that npm also has, and that its own configuration may set. */
+/** Options that npm also has and that its configuration may set. */
 const NPM_OWN = new Set(['--yes', '--version'])
 
-/** The options of a command that npm took for its own, because "--" is missing before the arguments. */
+/** The options that npm consumed, because "--" is missing before the arguments. */
 export function takenOptions(command: Command, env: Environment = process.env): string[] {
   const options = [command, ...command.commands].flatMap((each) => each.options)
   const names = [...new Set(options.flatMap(({ long }) => long ?? []))].filter((long) => !NPM_OWN.has(long))

@@ -1,4 +1,4 @@
-// Terminal output with parts from outside: names of a server, of files, and of their authors.
+// Terminal output that may contain untrusted text, such as the names of servers, files and authors.
 import { escapeText } from '../../gpu-fn/contract.ts'
 
 const escapeLines = (text: string) => text.split('\n').map(escapeText).join('\n')

@@ -47,8 +47,8 @@ export function exec(command: CommandLine, { env = {}, onLine }: ExecOptions = {
   child.on('close', (code) => {
     process.off('exit', kill)
     if (code === 0) return resolve(output)
-    const told = all.trim().split('\n').slice(-LAST_LINES).join('\n')
-    reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${told}`))
+    const lastLines = all.trim().split('\n').slice(-LAST_LINES).join('\n')
+    reject(new CommandFailed(`\`${commandText(command)}\` ended with ${code}:\n${lastLines}`))
   })
   return promise
 }

@@ -53,7 +53,7 @@ function parseAddress(text: string): string {
   throw new InvalidArgumentError('It must be an address that starts with https:// or http://.')
 }
 
-/** Throws if a later step would fail for a reason that is already known. */
+/** Throws for errors of the options that a later step would report. */
 async function checkInputs({ config }: World, gpuUrl = 'https://gpu.invalid'): Promise<void> {
   await workerConfigOf(config, gpuUrl)
   checkEnvironment(process.env)

@@ -1,4 +1,4 @@
-// The steps of a deployment on Modal, with its command: secret and GPU function.
+// The steps of a deployment on Modal, with Modal's command: the secret and the GPU function.
 import type { DeployConfig } from '../config.ts'
 import { type Step, shown } from './plan.ts'
 

@@ -43,7 +43,7 @@ export type World = {
   say: (line: string) => void
 }
 
-/** Error messages of the vendors' commands for absent resources, as opposed to failed connections. */
+/** Matches the vendors' error messages about absent resources, as opposed to failed connections. */
 export const GONE = /not found|does not exist|no such|could not find|10007|10006/i
 
 export class CommandFailed extends Error {

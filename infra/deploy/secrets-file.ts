@@ -3,6 +3,8 @@
 import { mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import * as z from 'zod'
+import { readCredentials } from '../../gpu-fn/config.ts'
+import { readCertificate } from '../../gpu-fn/credentials/certificate.ts'
 import { tightenFile, writePrivateFile } from '../command/private-files.ts'
 import { ROOT } from '../local/models/package-cache.ts'
 import { createSecrets } from '../operator/secrets.ts'
@@ -27,6 +29,8 @@ const file = z.strictObject({
   /** Proxy headers by endpoint and name. */
   proxyHeaders: z.record(z.string(), z.record(z.string(), text)).default({}),
   bucket: bucketSecrets.optional(),
+  /** Certificates and key of content credentials, in PEM. */
+  credentials: z.strictObject({ certificates: text, key: text }).optional(),
 })
 export type SecretsFile = z.infer<typeof file>
 
@@ -94,7 +98,7 @@ export function secretsStep(options: SecretsOptions): Step {
       const before = await readSecretsFile(options.file)
       if (!before) await refuseToReplace(world, options)
       const secrets = before ?? (await freshSecrets())
-      // Each is saved at once, because a later one may fail and a token is shown only once.
+      // Every secret is saved immediately, because a later one may fail and a token is shown only once.
       const keep = () => writePrivate(options.file, secrets)
       await keep()
       await complete(secrets, world, options, keep)
@@ -133,6 +137,8 @@ async function complete(secrets: SecretsFile, world: World, options: SecretsOpti
   const { onModal, env } = options
   if (env.STRIPE_SECRET_KEY) secrets.worker.STRIPE_SECRET_KEY = env.STRIPE_SECRET_KEY
   if (env.MODERATION_API_KEY) secrets.worker.MODERATION_API_KEY = env.MODERATION_API_KEY
+  const credentials = readCredentials(env)
+  if (credentials) secrets.credentials = credentials
   if (env.GPU_PROXY_HEADERS) Object.assign(secrets.proxyHeaders, JSON.parse(env.GPU_PROXY_HEADERS))
   if (onModal && !secrets.proxyHeaders.default) {
     const name = config.gpu.proxy_token
@@ -150,7 +156,10 @@ async function complete(secrets: SecretsFile, world: World, options: SecretsOpti
 }
 
 /** Throws if a variable of the environment that the secrets step reads is malformed. */
-export function checkEnvironment({ GPU_PROXY_HEADERS: text, OCTET_BUCKET }: Record<string, string | undefined>): void {
+export function checkEnvironment(env: Record<string, string | undefined>): void {
+  const { GPU_PROXY_HEADERS: text, OCTET_BUCKET } = env
+  const credentials = readCredentials(env)
+  if (credentials) readCertificate(credentials)
   const form = 'GPU_PROXY_HEADERS must be JSON of the form {"default": {"authorization": "Bearer …"}}'
   const parsed = file.shape.proxyHeaders.safeParse(text ? parseJson(text) : undefined)
   if (!parsed.success) throw new Error(form)
@@ -171,7 +180,12 @@ function onlySet(env: Record<string, string | undefined>): Partial<BucketSecrets
   return Object.fromEntries(names.filter((name) => env[name]).map((name) => [name, env[name]!]))
 }
 
-function gpuEnvironment({ config: { gpu } }: World, { gpuPublicKey, bucket }: SecretsFile): Record<string, string> {
+function gpuEnvironment({ config: { gpu } }: World, secrets: SecretsFile): Record<string, string> {
+  const { gpuPublicKey, bucket, credentials } = secrets
   const models = bucket && gpu.packages === 'bucket' ? { ...bucket, OCTET_MODELS: gpu.models.join(',') } : {}
-  return { OCTET_EDGE_PUBLIC_KEY: gpuPublicKey, ...models }
+  const signing = credentials && {
+    OCTET_C2PA_CERTIFICATES: credentials.certificates,
+    OCTET_C2PA_KEY: credentials.key,
+  }
+  return { OCTET_EDGE_PUBLIC_KEY: gpuPublicKey, ...models, ...signing }
 }

@@ -12,7 +12,7 @@ const GPU_GIB: Record<string, number> = {
   ...{ T4: 16, L4: 24, A10: 24, A10G: 24, L40S: 48, A100: 40, 'A100-40GB': 40, 'A100-80GB': 80 },
   ...{ 'RTX-PRO-6000': 96, H100: 80, 'H100!': 80, H200: 141, B200: 180, 'B200+': 180 },
 }
-/** As in gpu-fn/engine/device.ts. */
+/** The share of memory that the driver does not occupy, as in gpu-fn/engine/device.ts. */
 const SHARE = 0.97
 const GIB = 2 ** 30
 

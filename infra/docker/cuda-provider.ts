@@ -17,7 +17,8 @@ export const WHEEL = `onnxruntime_gpu-${RELEASE}-cp312-cp312-manylinux_2_28_x86_
 const SHA256 = '8ccd052ca4de21b2a335f3503a283126163b6fab9dba29d1d9cbf3fa55c51d28'
 /** A package index with the JSON API of PEP 691. A mirror is set as for pip. */
 const INDEX = process.env.PIP_INDEX_URL || 'https://pypi.org/simple'
-const FILES = ['libonnxruntime_providers_cuda.so', 'libonnxruntime_providers_shared.so']
+export const CUDA_PROVIDER = 'libonnxruntime_providers_cuda.so'
+const FILES = [CUDA_PROVIDER, 'libonnxruntime_providers_shared.so']
 
 type ProviderOptions = {
   /** A downloaded wheel. */
@@ -26,7 +27,8 @@ type ProviderOptions = {
   onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-const libraryDirectory = (target: string) => path.join(target, 'bin/napi-v6/linux/x64')
+/** The directory of the native libraries of an onnxruntime-node. */
+export const libraryDirectory = (target: string) => path.join(target, 'bin/napi-v6/linux/x64')
 
 /** Whether the onnxruntime-node in `target` has a CUDA provider. */
 export const hasProvider = (target: string): boolean =>

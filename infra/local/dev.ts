@@ -22,7 +22,7 @@ Octet is at ${local.url}, and reloads when a file of edge/ or gpu-fn/ changes.
   Playground: ${pageOf(local)}
   export URL=${local.url} KEY=${local.key} OCTET_ADMIN_TOKEN=${local.adminToken}
   curl -s $URL/v1/images/generations -H "authorization: Bearer $KEY" -H 'content-type: application/json' -d '{"prompt": "a red heart"}'
-  npm run keys -- list --account local
+  npm run keys -- list --account local --url $URL
 `)
 } catch (error) {
   printError('dev', error as Error)

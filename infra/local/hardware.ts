@@ -1,17 +1,21 @@
-// The compilation target of this machine, and what that target needs: onnxruntime's CUDA provider and the kernels.
-import { execFileSync, spawnSync } from 'node:child_process'
+// The compilation target of this machine, and its requirements: onnxruntime's CUDA provider and the kernels.
+import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import path from 'node:path'
 import { showProgress } from '../../gpu-fn/compile/progress.ts'
 import { type Gpu, listGpus } from '../../gpu-fn/engine/device.ts'
 import type { Target } from '../../gpu-fn/manifest.ts'
-import { hasProvider, installProvider, WHEEL } from '../docker/cuda-provider.ts'
+import { CUDA_PROVIDER, hasProvider, installProvider, libraryDirectory, WHEEL } from '../docker/cuda-provider.ts'
 import { ROOT } from './models/package-cache.ts'
 
 const RUNTIME = path.join(ROOT, 'node_modules/onnxruntime-node')
 const KERNELS = path.join(ROOT, 'gpu-fn/kernels')
 const NO_KERNELS =
   'Warning: neither the kernels (gpu-fn/kernels/dist) nor nvcc are installed; FP8 weights are multiplied in 16 bits.'
+const FAILED_KERNELS =
+  'Warning: the kernels were not built; FP8 weights are multiplied in 16 bits. NVCC, CUDA_HOME and CUDA_LIBRARIES name the locations of CUDA 13 (gpu-fn/kernels/build).'
+/** Those of `gpu-fn/kernels/build`. Code for 9.0, 10.0 and 12.0 runs on all GPUs with the same first number. */
+const ARCHITECTURES: readonly number[] = [89, 90, 100, 120]
 /** The least compute capability of a target: Ada multiplies in FP8, Ampere has bfloat16 products. */
 const CAPABILITY = { 'cuda-fp8': 8.9, cuda: 8.0 } as const
 
@@ -38,8 +42,23 @@ export async function prepareHardware(requested: Target | undefined, wheel: stri
     console.error(`Warning: the CPU serves, although this machine has ${gpus[0]!.name}.`)
   if (target === 'cpu') return target
   await addProvider(wheel)
-  if (target === 'cuda-fp8') buildKernels()
+  assertLibraries(findMissingLibraries(path.join(libraryDirectory(RUNTIME), CUDA_PROVIDER)))
+  if (target === 'cuda-fp8') buildKernels(gpus)
   return target
+}
+
+/** The shared libraries that `library` needs and that the loader does not find, by `ldd`; none without `ldd`. */
+export function findMissingLibraries(library: string): string[] {
+  const { stdout } = spawnSync('ldd', [library], { encoding: 'utf8' })
+  return [...(stdout ?? '').matchAll(/^\s*(\S+) => not found$/gm)].map(([, name]) => name!)
+}
+
+/** Throws with advice if libraries are missing, which onnxruntime would report only after the compilation. */
+export function assertLibraries(missing: readonly string[]): void {
+  if (missing.length === 0) return
+  throw new Error(
+    `the CUDA provider needs ${missing.join(', ')}, which this machine lacks or the loader does not find\nInstall CUDA 13 and cuDNN 9, or add their directories to LD_LIBRARY_PATH; or serve from the CPU with --target cpu.`,
+  )
 }
 
 async function addProvider(wheel: string | undefined): Promise<void> {
@@ -55,13 +74,20 @@ async function addProvider(wheel: string | undefined): Promise<void> {
     .finally(progress.stop)
 }
 
+/** The architectures of `gpu-fn/kernels/build` that the GPUs need; all of them if it is not certain which. */
+export function architecturesOf(gpus: readonly Gpu[]): string[] {
+  const needed = gpus.map(({ capability }) => (capability < 9 ? capability * 10 : Math.floor(capability) * 10))
+  return needed.every((each) => ARCHITECTURES.includes(each)) ? [...new Set(needed)].map(String) : []
+}
+
 /** Builds the kernels if there is no library yet and CUDA's compiler is installed. Without them, packages run as for `cuda`. */
-function buildKernels(): void {
+function buildKernels(gpus: readonly Gpu[]): void {
   if (existsSync(path.join(KERNELS, 'dist/liboctet-kernels.so'))) return
   if (spawnSync('nvcc', ['--version'], { stdio: 'ignore' }).status !== 0) {
     console.error(NO_KERNELS)
     return
   }
-  console.error('Building the kernels (minutes)')
-  execFileSync(path.join(KERNELS, 'build'), { stdio: 'inherit' })
+  console.error('Building the kernels for this GPU (under a minute)')
+  const { status } = spawnSync(path.join(KERNELS, 'build'), architecturesOf(gpus), { stdio: 'inherit' })
+  if (status !== 0) console.error(FAILED_KERNELS)
 }

@@ -5,7 +5,7 @@ import { COMPILE_CACHE } from './models/package-cache.ts'
 import { startGpu } from './servers/gpu.ts'
 import { assertFree, findFreePort } from './servers/ports.ts'
 import { openKey, openState } from './servers/state.ts'
-import { type LocalOffer, startWorker } from './servers/worker.ts'
+import { type LocalCatalog, type LocalOffer, startWorker } from './servers/worker.ts'
 
 export type Local = {
   url: string
@@ -17,7 +17,7 @@ export type Local = {
   stop: () => Promise<void>
 }
 
-/** What is served. */
+/** The served models. */
 export type LocalModels = {
   /** Directory of packages. */
   packages: string
@@ -25,6 +25,8 @@ export type LocalModels = {
   preload: readonly string[]
   /** Offers of the worker; those of wrangler.toml unless given. */
   offers?: LocalOffer[]
+  /** Adapters of the offers, in `loras` of the packages. */
+  loras?: LocalCatalog['loras']
 }
 
 type LocalOptions = {
@@ -63,7 +65,12 @@ async function choosePorts({ port, watch }: LocalOptions): Promise<{ worker: num
 /** The address of the page with the key. The page takes the key from the fragment, which is not sent to the server. */
 export const pageOf = ({ url, key }: Local) => `${url}/#key=${key}`
 
-/** The GPU function of this machine does not stop, so that a ping, which costs nothing here, finds it warm. */
+const catalogOf = (offers: LocalOffer[], loras?: LocalCatalog['loras']): LocalCatalog => ({
+  offers,
+  ...(loras && { loras }),
+})
+
+/** The GPU function of this machine is always warm, so pings are free. */
 const ALWAYS_ON = { idle_seconds: 3600, start_seconds: 1, budget_seconds: 86_400 }
 
 /** Starts all parts at the same time. If one fails, stops those that were started. */
@@ -83,7 +90,7 @@ export async function startLocal(options: LocalOptions = {}): Promise<Local> {
     port: ports.worker,
     watch: options.watch ?? false,
     logLevel: options.watch ? 'log' : 'error',
-    ...(options.models?.offers && { catalog: { offers: options.models.offers } }),
+    ...(options.models?.offers && { catalog: catalogOf(options.models.offers, options.models.loras) }),
   }).then((started) => ({ ...started, seconds: workerClock() }))
   const stop = async () => {
     const started = await Promise.allSettled([worker, gpu])

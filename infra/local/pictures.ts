@@ -1,8 +1,9 @@
-// `npm run pictures`: the sample images of the README, by nano and nano-turbo in FP8.
+// `npm run pictures`: the sample images of the README, by nano and nano-turbo in FP8; with --lora those of an adapter.
 import fs from 'node:fs/promises'
 import path from 'node:path'
 import { Command } from 'commander'
 import sharp, { type OverlayOptions } from 'sharp'
+import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { parseWholeNumber } from '../command/whole-number.ts'
 import { type BUILT_IN_MODELS, builtInPackage } from './models/built-in-model.ts'
 import { render, withPipeline } from './models/render.ts'
@@ -19,17 +20,25 @@ const SIDE = 192
 const GAP = 8
 const CAPTION = 44
 
-const { out, seed } = new Command('pictures')
+const { out, seed, lora } = new Command('pictures')
   .description('Generates images of six prompts with nano and nano-turbo as one JPEG with captions.')
   .option('--out <file>', 'output file, a .jpg', 'docs/nano.jpg')
+  .option('--lora <name>', "an example adapter of nano: nano's images without it and with it, in place of nano-turbo's")
   .option('--seed <number>', 'seed of the first prompt, incremented for each prompt', parseWholeNumber, 1)
   .parse()
-  .opts<{ out: string; seed: number }>()
+  .opts<{ out: string; seed: number; lora?: string }>()
 
 const at = (column: number, row: number) => ({ left: column * (SIDE + GAP), top: row * (SIDE + GAP) })
 
-async function drawRow(model: (typeof BUILT_IN_MODELS)[number], row: number): Promise<OverlayOptions[]> {
-  return withPipeline(await builtInPackage(model, 'fp8'), async (pipeline) => {
+async function drawRow(
+  model: (typeof BUILT_IN_MODELS)[number],
+  row: number,
+  adapter?: string,
+): Promise<OverlayOptions[]> {
+  const directory = await builtInPackage(model, 'fp8')
+  return withPipeline(directory, async (pipeline) => {
+    if (adapter !== undefined)
+      await pipeline.adapt([{ lora: await openLora(path.join(directory, '../loras', adapter)), scale: 1 }])
     const pictures: OverlayOptions[] = []
     for (const [column, prompt] of PROMPTS.entries()) {
       const file = await render(pipeline, { prompt, seed: seed + column })
@@ -44,7 +53,7 @@ const captions: OverlayOptions[] = PROMPTS.map((text, column) => ({
   ...at(column, 2),
 }))
 
-const rows = [await drawRow('nano', 0), await drawRow('nano-turbo', 1)]
+const rows = [await drawRow('nano', 0), await (lora ? drawRow('nano', 1, lora) : drawRow('nano-turbo', 1))]
 const size = { width: PROMPTS.length * (SIDE + GAP) - GAP, height: 2 * (SIDE + GAP) + CAPTION }
 await fs.mkdir(path.dirname(out), { recursive: true })
 await sharp({ create: { ...size, channels: 3, background: 'white' } })

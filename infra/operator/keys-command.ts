@@ -115,15 +115,22 @@ function accountCommands(program: Command): void {
     .option('--prepaid', 'the balance must cover each job')
     .option('--postpaid', 'jobs need no balance')
     .option('--stripe-customer <id>', 'customer for reports of usage')
-    .action(async ({ account, url, token, prepaid, postpaid, stripeCustomer, ...limits }) => {
-      const change = {
-        ...((prepaid || postpaid) && { prepaid: Boolean(prepaid) }),
-        ...(stripeCustomer && { stripe_customer: stripeCustomer }),
-        ...(Object.keys(limitsOf(limits)).length > 0 && { limits: limitsOf(limits) }),
-      }
-      if (Object.keys(change).length > 0) await keys.configureAccount({ url, token }, account, change)
-      printAccount(await keys.describeAccount({ url, token }, account))
-    })
+    .option('--retention-days <n>', 'days for which images are stored: 1, 7, 30, 90 or 365', parseWholeNumber)
+    .option('--prompt-metadata', 'image files contain their prompts')
+    .option('--no-prompt-metadata', 'files of later jobs contain no prompts')
+    .action(
+      async ({ account, url, token, prepaid, postpaid, stripeCustomer, retentionDays, promptMetadata, ...limits }) => {
+        const change = {
+          ...(retentionDays !== undefined && { retention_days: retentionDays }),
+          ...(promptMetadata !== undefined && { prompt_metadata: promptMetadata }),
+          ...((prepaid || postpaid) && { prepaid: Boolean(prepaid) }),
+          ...(stripeCustomer && { stripe_customer: stripeCustomer }),
+          ...(Object.keys(limitsOf(limits)).length > 0 && { limits: limitsOf(limits) }),
+        }
+        if (Object.keys(change).length > 0) await keys.configureAccount({ url, token }, account, change)
+        printAccount(await keys.describeAccount({ url, token }, account))
+      },
+    )
   addAccountOptions(program.command('credit <id>').description('add credit, once per id, such as an invoice number'))
     .requiredOption('--amount <dollars>', 'amount of credit', parseDollars)
     .option('--note <text>', 'reason', '')
@@ -138,6 +145,7 @@ function printAccount(account: keys.Account): void {
   print(`${account.account}  ${account.prepaid ? 'prepaid' : 'postpaid'}  ${account.stripe_customer ?? ''}`)
   print(`balance ${formatDollars(account.balance_microdollars)}, captured ${formatDollars(captured)}`)
   print(`reserved ${formatDollars(reserved)} by ${open_jobs} jobs\nlimits  ${formatLimits(account.limits)}`)
+  print(`images  ${account.retention_days} days, ${account.prompt_metadata ? 'with' : 'without'} prompts in the files`)
   if (account.deletion) printDeletion(account.deletion)
 }
 

@@ -37,7 +37,7 @@ export async function createReceiptKey(): Promise<JWK & { kid: string }> {
 const VERSIONS = '123456789abcdefghijklmnopqrstuvwxyz'
 
 /**
- * The secrets with a new pepper and a new receipt key as the first ones; API keys and receipts of the old ones stay valid. Throws if all
+ * Adds a new pepper and a new receipt key as the first ones of their lists. API keys and receipts of earlier ones stay valid. Throws if all
  * pepper versions are in use.
  */
 export async function rotateSecrets(secrets: Secrets): Promise<Secrets> {

@@ -60,7 +60,7 @@ async function bundlePage(outDir: string): Promise<void> {
 }
 
 async function writeReference(outDir: string): Promise<void> {
-  // A path that the compiler does not follow: the worker's files have types of workerd.
+  // The path is computed, so that the compiler does not follow it: the worker's files have types of workerd.
   const file = pathToFileURL(path.join(root, 'edge/openapi/document.ts')).href
   const { openApiDocument } = (await import(file)) as { openApiDocument: () => object }
   await fs.writeFile(path.join(outDir, 'openapi.json'), JSON.stringify(openApiDocument()))
@@ -74,17 +74,27 @@ async function filesBelow(directory: string): Promise<string[]> {
   return files.map((entry) => path.relative(directory, path.join(entry.parentPath, entry.name)))
 }
 
-/** Moves the built files to DIST and removes others. New files come first, so that a page never names a missing file. */
-async function publish(built: string): Promise<void> {
+/** Moves a file; also to another file system, which .octet is on if it is a link to a larger disk. */
+async function move(from: string, to: string): Promise<void> {
+  await fs.rename(from, to).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EXDEV') throw error
+    const beside = `${to}.${randomUUID()}`
+    await fs.copyFile(from, beside)
+    await fs.rename(beside, to)
+  })
+}
+
+/** Moves the built files to `dist` and removes others. New files come first, so that a page never names a missing file. */
+export async function publish(built: string, dist: string = DIST): Promise<void> {
   const files = await filesBelow(built)
   const htmlLast = files.toSorted((a, b) => Number(a.endsWith('.html')) - Number(b.endsWith('.html')))
   for (const file of htmlLast) {
-    await fs.mkdir(path.dirname(path.join(DIST, file)), { recursive: true })
-    await fs.rename(path.join(built, file), path.join(DIST, file))
+    await fs.mkdir(path.dirname(path.join(dist, file)), { recursive: true })
+    await move(path.join(built, file), path.join(dist, file))
   }
   const wanted = new Set(files)
-  for (const file of await filesBelow(DIST))
-    if (!wanted.has(file) && !KEPT.has(file)) await fs.rm(path.join(DIST, file), { force: true })
+  for (const file of await filesBelow(dist))
+    if (!wanted.has(file) && !KEPT.has(file)) await fs.rm(path.join(dist, file), { force: true })
 }
 
 /** Builds edge/dist unless it is up to date. Concurrent builds of the same sources give the same files. */

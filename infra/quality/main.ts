@@ -15,7 +15,7 @@ import { judgeImages, score } from './score.ts'
 
 type Flags = { prompts: number; only: readonly Configuration[]; out: string; sample: number }
 
-/** Most precise first: float32 is the reference of the others. */
+/** The configurations, most precise first, because float32 is the reference of the others. */
 const TIERS_BY_PRECISION = TIERS.toSorted((a, b) => TIER_TABLE[b].price - TIER_TABLE[a].price)
 const CONFIGURATIONS: readonly Configuration[] = [...BUILT_IN_MODELS]
   .reverse()

@@ -11,7 +11,7 @@ import { readBounded } from '../command/read-bounded.ts'
 import { builtInPackages } from '../local/models/built-in-model.ts'
 import { checkReceipt, type Report } from './check-receipt.ts'
 
-/** Of an image; the largest one that the API delivers is far smaller. */
+/** Maximum size of an image file, far above the largest that the API delivers. */
 const IMAGE_BYTES = 256 << 20
 const TEXT_BYTES = 16 << 20
 const COMPACT = /^[\w-]+\.[\w-]+\.[\w-]+$/

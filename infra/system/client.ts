@@ -54,7 +54,7 @@ async function readEvents(url: string, key: string, after: number): Promise<{ id
     const { body } = await fetch(url, { headers })
     for await (const chunk of body?.pipeThrough(new TextDecoderStream()) ?? []) text += chunk
   } catch {
-    // Events received before the break count.
+    // The events before the break are complete.
   }
   const events = text.split('\n\n').slice(0, -1)
   const ids = events.flatMap((event) => /^id: (\d+)$/m.exec(event)?.[1] ?? []).map(Number)

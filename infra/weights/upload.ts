@@ -54,7 +54,7 @@ export function uploadTarget({ url, accessKeyId, secretAccessKey, region = 'auto
 /** Throws if the bucket does not exist or the credentials are refused. */
 export async function checkAccess({ client, bucket }: BucketTarget): Promise<void> {
   try {
-    // Any object: an absent one shows access as well.
+    // The request is for any object: the reply about an absent one also proves access.
     await client.send(
       new GetObjectCommand({ Bucket: bucket, Key: pointerKey({ model: 'none', tier: 'fp8', target: 'cpu' }) }),
     )

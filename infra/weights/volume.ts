@@ -35,7 +35,7 @@ export async function putOnVolume(volume: string, directory: string, execute = e
     const volumes = JSON.parse(await execute(['modal', 'volume', 'list', '--json'])) as Record<string, string>[]
     if (!volumes.some((each) => Object.values(each).includes(volume)))
       await execute(['modal', 'volume', 'create', volume])
-    // With the old manifest, a partial upload would be served as the old package.
+    // Removes the old manifest first, because it would declare a partial upload to be the old package.
     await execute(['modal', 'volume', 'rm', volume, `/${path.basename(root)}/${MANIFEST}`]).catch(() => {})
     const onLine = (line: string) => console.error(`   ${line}`)
     for (const command of volumeCommands(volume, root, staging)) await execute(command, { onLine })

@@ -6,8 +6,11 @@ have one job at a time.
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
+import pathlib
+import re
 import sys
 import threading
 import time
@@ -156,7 +159,18 @@ def test_openai():
         jobs = [job["id"] for job in call("GET", "/v1/jobs?limit=10")["data"]]
         check(jobs.index(before) == 1, f"the call made {jobs.index(before)} jobs")
 
+    def readme():
+        """The example of the README."""
+        os.environ.update(OPENAI_BASE_URL=f"{URL}/v1", OPENAI_API_KEY=KEY)
+        text = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+        code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(code, {})
+        download(output.getvalue().strip())
+
     long = lambda: generate(options={"timeout": TIMEOUT}, extra_body={"steps": LONG_STEPS})
+    case("openai", "the example of the README")(readme)
     case("openai", "generate")(lambda: download(generate(response_format="url").data[0].url))
     case("openai", "generate by default names")(lambda: check(generate(model="gpt-image-1", size="1024x1024").data[0].b64_json, "no image"))
     case("openai", "stream")(stream)

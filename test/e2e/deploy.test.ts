@@ -1,4 +1,4 @@
-// A deployment whose vendors are stood in for, but whose GPU function and worker are the real ones: the pictures are made.
+// A deployment with stubs of the vendors' commands, but with the real GPU function and worker, which generate images.
 import { mkdtemp, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { afterEach, expect, test } from 'vitest'
@@ -25,7 +25,7 @@ afterEach(async () => {
   for (const stop of stops.splice(0).reverse()) await stop()
 })
 
-/** Vendors that start the real thing when they are told to deploy it. */
+/** Stubs of the vendors' commands that start the real program on a deployment. */
 async function realVendors(
   change: (secrets: Record<string, string>) => Record<string, string> = (secrets) => secrets,
 ): Promise<Vendors> {
@@ -65,7 +65,7 @@ test('makes a picture by the GPU function, then one through the worker', async (
   expect(said.filter((line) => /image of \d{3,} bytes/.test(line))).toHaveLength(2)
 })
 
-test('a worker whose key the GPU function does not know is found out, and what to do is said', async () => {
+test('a worker with a key that the GPU function does not accept fails the smoke test, with advice', async () => {
   const { world } = await realVendors((secrets) => {
     const { d, ...key } = JSON.parse(secrets.GPU_SIGNING_KEY!)
     const other = JSON.parse(JSON.parse(JSON.stringify(secrets.RECEIPT_SIGNING_KEYS!)))[0]

@@ -59,7 +59,7 @@ const ends = (id: string) =>
     { timeout: 60_000, interval: 100 },
   )
 
-test('a caller who leaves finds the image later', async () => {
+test('a caller who disconnects can fetch the image later', async () => {
   expect(await ends(await leave())).toMatchObject({ state: 'succeeded', cancel_requested: false })
 })
 

@@ -1,4 +1,4 @@
-// Pictures of things: prompts through the worker and the GPU function, and the judge says what it sees.
+// Images of objects: prompts through the worker and the GPU function, evaluated by the judge.
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type Local, startLocal } from '../../infra/local/local.ts'
 import { type Judge, openJudge } from '../../infra/quality/judge.ts'
@@ -15,7 +15,7 @@ afterAll(async () => {
   await local.stop()
 })
 
-/** What the judge sees in the picture that the worker answers with, and the model that made it. */
+/** The objects that the judge detects in the worker's image, and the model of the image. */
 async function see(request: Record<string, unknown>) {
   const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
   const body = JSON.stringify({ response_format: 'b64_json', seed: 1, ...request })

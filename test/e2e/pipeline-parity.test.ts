@@ -17,7 +17,7 @@ const readGolden = (file: string) => readFile(path.join(GOLDEN, file), 'utf8')
 
 const LAYOUTS = ['diffusers', 'single-file'] as const
 const cases: TinyCase[] = JSON.parse(await readGolden('pipeline/cases.json'))
-// A single file does not say what is odd about this one.
+// A single file cannot express the unusual settings of this variant.
 const subjects = cases
   .flatMap((golden) => LAYOUTS.map((layout) => ({ ...golden, layout })))
   .filter(({ variant, layout }) => variant !== 'tiny-odd' || layout === 'diffusers')
@@ -37,7 +37,7 @@ const nano: NanoCase[] = (await readGolden('nano/requests.jsonl'))
   .map((line) => JSON.parse(line))
 const MODELS: Record<NanoCase['checkpoint'], BuiltInModel> = { '.': 'nano', turbo: 'nano-turbo' }
 
-/** The package gives the golden image, but for rounding. */
+/** The package generates the golden image, except for rounding. */
 async function expectGolden(directory: string, golden: string, request: RenderRequest): Promise<void> {
   const image = await withPipeline(directory, (pipeline) => render(pipeline, request))
   const [ours, theirs] = await Promise.all([readPixels(image), readPixels(path.join(GOLDEN, golden))])

@@ -1,4 +1,4 @@
-// One command from a checkpoint to an image, and the development server, as processes of their own.
+// The commands `serve`, `dev` and `demo` as separate processes, from a checkpoint to an image.
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
@@ -68,7 +68,7 @@ test('serve: from two checkpoints to an image on each route, and Ctrl-C stops ev
   await expect.poll(serve.running, { timeout: 10_000 }).toEqual([])
 })
 
-test('serve refuses what is no checkpoint with the reason', async () => {
+test('serve rejects a file that is not a checkpoint, with the reason', async () => {
   const missing = start('serve', ['--checkpoint', path.join(scratch.directory, 'none')])
   expect([await missing.ended, missing.output()]).toEqual([1, expect.stringContaining('no such file or directory')])
   const none = start('serve', [])

@@ -10,7 +10,7 @@ import { processesWith } from '../support/descendants.ts'
 const INFRA = path.join(import.meta.dirname, '../../infra')
 const DEMO = path.join(INFRA, 'local/demo.ts')
 const BENCH = path.join(INFRA, 'bench/main.ts')
-/** The longest that the built-in model does. */
+/** The longest job of the built-in model. */
 const LONG = [
   'a heart',
   '--route',

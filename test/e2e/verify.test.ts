@@ -1,4 +1,4 @@
-// A receipt from the whole product, checked by the command that users have: offline, against what an attacker may change.
+// Receipts of the whole system, verified offline by `npm run verify`, also after changes by an attacker.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import fs from 'node:fs/promises'
@@ -50,7 +50,7 @@ const verify = (file: string, proof: string, jwks: string, ...more: string[]): P
   )
 
 describe('npm run verify', () => {
-  test('finds that all holds, and says how the image was made', async () => {
+  test('accepts a valid receipt and prints the parameters of the image', async () => {
     const { code, stdout, stderr } = await verify(at('image.png'), receipt, at('jwks.json'), ...prompts)
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     for (const name of ['signature', 'file', 'prompt', 'negative prompt', 'prompt 2', 'prompt 3'])
@@ -59,7 +59,7 @@ describe('npm run verify', () => {
     expect(stdout).toMatch(/on .*, \d+ ms of GPU/)
   })
 
-  test('takes the list of a job’s receipts and picks that of the file; what is not given is not checked', async () => {
+  test('selects the receipt of the file from a list, and skips checks without an argument', async () => {
     const { code, stdout } = await verify(at('image.png'), at('receipts.json'), at('jwks.json'))
     expect([code, /^- +prompt +skipped; set --prompt/m.test(stdout)]).toEqual([0, true])
   })
@@ -77,7 +77,7 @@ describe('npm run verify', () => {
     expect([code, /^FAIL +file +SHA-256 is /m.test(stdout)]).toEqual([1, true])
   })
 
-  test('finds a receipt that was changed, and believes nothing that it says', async () => {
+  test('detects a changed receipt and prints none of its claims', async () => {
     const [header, , signature] = receipt.split('.')
     const cheaper = { ...decodeJwt(receipt), price_microdollars: 0 }
     const changed = [header, Buffer.from(JSON.stringify(cheaper)).toString('base64url'), signature].join('.')
@@ -101,7 +101,7 @@ describe('npm run verify', () => {
     }
   })
 
-  test('says with exit code 2 what it cannot read', async () => {
+  test('exits with 2 and names the file that it cannot read', async () => {
     const cases = [
       [await verify(at('none.png'), receipt, at('jwks.json')), /no such file/],
       [await verify(at('image.png'), 'nonsense', at('jwks.json')), /nonsense is not a receipt/],

@@ -67,7 +67,7 @@ afterAll(async () => {
   for (const stop of stops.reverse()) await stop()
 })
 
-test('a job’s event comes through an error, silence, a redirect and a cut connection, and its link opens', async () => {
+test('a job’s event is delivered despite an error, silence, a redirect and a broken connection, and its link works', async () => {
   const { id: endpoint, secret } = await call<{ id: string; secret: string }>('/v1/webhooks', { url: addressOf('/in') })
   const { id } = await call<{ id: string }>('/v1/jobs', { prompt: 'a cat', size: '64x64', seed: 3 })
   await vi.waitFor(() => expect(deliveries).toHaveLength(ANSWERS.length + 1), { timeout: 60_000, interval: 100 })

@@ -1,4 +1,4 @@
-// The product as its users meet it: the demo's command line, and the worker with the GPU function behind it through official clients.
+// The whole system: the command line of the demo, and official clients of the worker with the real GPU function.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import fs from 'node:fs/promises'
@@ -25,7 +25,7 @@ const demo = (...args: string[]): Promise<Ended> =>
   )
 
 describe('npm run demo', () => {
-  test('writes the picture of a prompt and tells how it was made', async () => {
+  test('writes the image of a prompt and prints its parameters', async () => {
     const out = path.join(scratch, 'new', 'heart.webp')
     const { code, stdout, stderr } = await demo(
       'a red heart',
@@ -131,7 +131,8 @@ describe('the worker with the GPU function behind it', () => {
     expect(made.map(({ octet }) => octet.steps)).toEqual([4, 4, 4])
     const prices = [plain, ...made].map(({ octet }) => octet.price_microdollars - 200)
     expect(prices).toEqual([4, 7, 4, 4].map((runs) => Math.ceil((64 * 64 * runs * 300) / 1e6)))
-    const body = { ...{ prompt: 'a cat', seed: 5, width: 64, height: 64 }, sampler_name: 'Heun', scheduler: 'Simple' }
+    const sampling = { sampler_name: 'Heun', scheduler: 'Simple', prompt_weights: false }
+    const body = { prompt: 'a cat', seed: 5, width: 64, height: 64, ...sampling }
     const headers = { authorization: `Bearer ${local.key}`, 'content-type': 'application/json' }
     const init = { method: 'POST', headers, body: JSON.stringify(body) }
     const { images } = (await (await fetch(`${local.url}/sdapi/v1/txt2img`, init)).json()) as { images: string[] }
@@ -179,7 +180,7 @@ describe('the worker with the GPU function behind it', () => {
     await expect(heavy).rejects.toThrow('prompt has the weight 99; weights are from -10 to 10')
   })
 
-  test('tells the caller what was cut from a prompt', async () => {
+  test('warns the caller about the truncated part of a prompt', async () => {
     const reply = (await generate({ prompt: 'flowers and '.repeat(60) })) as unknown as {
       octet: { warnings: { code: string; message: string }[] }
     }

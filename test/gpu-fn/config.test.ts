@@ -51,7 +51,7 @@ OCTET_WARM must be width x height, or several with commas, such as 1024x1024,102
   )
 })
 
-test('reads what is given', () => {
+test('reads the given values', () => {
   const config = readConfig({
     ...{ ...good, PORT: '9000', OCTET_QUEUE: '0', OCTET_PRELOAD: 'nano:fp8,large-turbo:fp8-lite' },
     ...{ OCTET_UNREAD_SECONDS: '3', OCTET_STALL_SECONDS: '5', OCTET_CACHE: '/cache' },

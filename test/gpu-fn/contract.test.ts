@@ -1,4 +1,5 @@
-// The GPU function and its stand-in of the benchmarks against the wire contract. The stand-in of the worker's tests: test/edge/gpu/contract.test.ts.
+// The GPU function and the benchmarks' stub of it, against the wire contract. test/edge/gpu/contract.test.ts tests the fake of the worker's
+// tests.
 import { cp, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'

@@ -32,7 +32,7 @@ describe('a process that serves', () => {
   })
   afterAll(() => gpu[Symbol.asyncDispose]())
 
-  test('is loaded and warm in every size asked for before it says that it is ready', () => {
+  test('is loaded and warm in every configured size before it is ready', () => {
     const order = gpu.logs.map(({ msg }) => msg).filter((msg) => /^(model|ready)/.test(msg))
     expect(order).toEqual(['model loaded', 'model warm', 'ready'])
     expect(gpu.logs.find(({ msg }) => msg === 'model warm')?.sizes).toEqual([
@@ -41,12 +41,12 @@ describe('a process that serves', () => {
     ])
   })
 
-  test('says what it offers', async () => {
+  test('lists its models', async () => {
     const body = health.parse(await (await fetch(`${gpu.url}/healthz`)).json())
     expect(body).toMatchObject({ status: 'ready', running: 0, queued: 0, models: [{ model: 'custom', tier: 'fp8' }] })
   })
 
-  test('makes a picture of the size asked for, warm, with its digest', async () => {
+  test('generates an image of the requested size, warm, with its digest', async () => {
     const entries = await readWholeStream(await putJob(gpu.url, 'picture', { width: 64, height: 96 }))
     expect(typesOf(entries)).toEqual(['accepted', 'started', 'step', 'step', 'step', 'step', 'image', 'succeeded'])
     const { event, data } = entries.find((entry) => entry.data)!
@@ -55,7 +55,7 @@ describe('a process that serves', () => {
     expect(entries.at(-1)?.event).toMatchObject({ images: 1, timings: { load: 0 } })
   })
 
-  test('gives the same bytes when asked again, also as another job', async () => {
+  test('returns the same bytes for a repeated request, also as another job', async () => {
     const [first, again, other] = await Promise.all(
       [
         ['same', 1],
@@ -99,7 +99,7 @@ describe('a process that serves', () => {
 })
 
 describe('a process that ends', () => {
-  test('on SIGTERM: refuses new jobs, finishes what it took on, and exits with 0', async () => {
+  test('on SIGTERM: refuses new jobs, finishes accepted ones, and exits with 0', async () => {
     await using gpu = await startGpuProcess(packages)
     await gpu.ready()
     const running = await putJob(gpu.url, 'running', { steps: 20 })
@@ -141,7 +141,7 @@ describe('a process that ends', () => {
     expect(await gpu.logged('jobs are abandoned')).toMatchObject({ reason: 'a second signal', running: 1 })
   })
 
-  test('when the time to drain is over: says what it abandons and ends', async () => {
+  test('at the end of the drain time: logs the abandoned jobs and exits', async () => {
     await using gpu = await startGpuProcess(packages, { OCTET_DRAIN_SECONDS: '0' })
     await gpu.ready()
     await readUntil(await putJob(gpu.url, 'running', long), 'step')
@@ -209,12 +209,12 @@ test('reports at startup that the preloaded models exceed the memory', async () 
 describe('a process that cannot start', () => {
   const key = JSON.stringify(edgeKeys.publicKey.export({ format: 'jwk' }))
 
-  test('says which variable is wrong', async () => {
+  test('names the invalid variable', async () => {
     const { code, output } = await runGpuProcess({ OCTET_PACKAGES: packages, OCTET_EDGE_PUBLIC_KEY: key, PORT: 'http' })
     expect({ code, output }).toEqual({ code: 2, output: 'PORT must be an integer from 0 to 65535; given "http"\n' })
   })
 
-  test('says that it has nothing to serve, or not what it should preload', async () => {
+  test('reports an absent package, and a preloaded model that is absent', async () => {
     const empty = await mkdtemp(path.join(tmpdir(), 'octet-none-'))
     const nothing = await runGpuProcess({ OCTET_PACKAGES: empty, OCTET_EDGE_PUBLIC_KEY: key })
     expect(nothing.code).toBe(1)

@@ -22,11 +22,17 @@ async function checkTargets(options: TargetsOptions): Promise<void> {
   await compareTargets(options)
 }
 
+async function checkLoras({ target }: Pick<TargetsOptions, 'target'>): Promise<void> {
+  const { compareLoras } = await import('./loras.ts')
+  await compareLoras(target)
+}
+
 /** Runs all checks, also after a failure. */
 async function checkAll(): Promise<void> {
   const checks = [
     checkKernels,
     ...GPU_TARGETS.flatMap((target) => MODELS.map((model) => () => checkTargets({ model, tier: 'fp8', target }))),
+    ...GPU_TARGETS.map((target) => () => checkLoras({ target })),
   ]
   const failures: string[] = []
   for (const check of checks) await check().catch((error: Error) => failures.push(error.message))
@@ -54,6 +60,12 @@ command
   .addOption(new Option('--target <target>', 'target under test').choices(GPU_TARGETS).default('cuda-fp8'))
   .option('--layers', 'also compare the input of each transformer block')
   .action(checkTargets)
+
+command
+  .command('loras')
+  .description('networks with adapters, and after them, with tiny random weights')
+  .addOption(new Option('--target <target>', 'target under test').choices(GPU_TARGETS).default('cuda-fp8'))
+  .action(checkLoras)
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`test:gpu: ${error.message}`)

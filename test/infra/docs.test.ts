@@ -184,7 +184,7 @@ test('docs/performance.md has every operator of the kernels', () => {
 })
 
 test('docs/deploy.md has every variable of both programs', () => {
-  const gpu = keysOf(read('gpu-fn/config.ts'), /^ {2}([A-Z][A-Z_]+): /gm)
+  const gpu = keysOf(read('gpu-fn/config.ts'), /^ {2}([A-Z][A-Z0-9_]+): /gm)
   expect(firstCells(section('docs/deploy.md', '<!-- gpu-variables -->')).toSorted()).toEqual(gpu.toSorted())
   const [, simple] = /^\[vars\]\n([\s\S]*?)^\[/m.exec(read('wrangler.toml'))!
   const tables = keysOf(read('wrangler.toml'), /^(?:# )?\[+vars\.([A-Z_]+)/gm)

@@ -12,7 +12,7 @@ export type Vendors = {
   ran: string[]
   /** What exists: `queue octet-usage`, `volume /large-fp8` and so on. */
   things: Set<string>
-  /** A command that contains this fails with this. */
+  /** Commands that contain the key fail with the value. */
   fail: { containing: string; saying: string } | null
   said: string[]
 }

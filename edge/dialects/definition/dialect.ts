@@ -6,7 +6,7 @@ import type { ErrorReply, Problem } from '../../http/errors.ts'
 import type { WantedSize, Warning } from '../../routing/decision.ts'
 import type { ImageFile, JobEvent, ListedJob, Parameters, Progress, PublicJob, WebhookEventKind } from './public-job.ts'
 
-/** A request as a dialect reads it. */
+/** A request in the form that dialects parse. */
 export type DialectRequest = {
   /** Parameters of the route's path. */
   params: Readonly<Record<string, string>>
@@ -47,13 +47,13 @@ export type Translation = {
 export type RenderedJob = {
   job: PublicJob
   progress: Progress
-  /** What the job's GPU function receives, such as prompt and seed. */
+  /** The request to the GPU function, such as prompt and seed. */
   parameters: Parameters
   /** In the order of the job's images. */
   files: readonly ImageFile[]
-  /** Whether the job is an earlier one, free of charge. */
+  /** Whether the reply reuses an earlier job, free of charge. */
   reused: boolean
-  /** Whether the job is that of an equal request without an Idempotency-Key, which was running. */
+  /** Whether the request joined the running job of an equal request without an Idempotency-Key. */
   joined?: boolean
   /** The worker's address, for links to other routes. */
   origin: string
@@ -92,8 +92,8 @@ export type JobStream = {
   image(rendered: RenderedJob, k: number): StreamEvent
 }
 
-/** The names of the deployment's models, and the one that the key has chosen. */
-export type Facts = { models: readonly string[]; account: string; chosen: string | null }
+/** The names of the deployment's models, the IDs of the account's adapters, and the model that the key has chosen. */
+export type Facts = { models: readonly string[]; loras: readonly string[]; account: string; chosen: string | null }
 /** The newest open job of an account. */
 export type OpenJob = { progress: Progress; parameters: Parameters }
 

@@ -1,4 +1,4 @@
-// The parameters that clients of several image APIs send, by their meaning, whatever their names.
+// The parameters that several image APIs have in common, under Octet's names.
 import * as z from 'zod'
 import { LIMITS, OUTPUT_FORMATS, seed } from '#contract'
 import { ApiError } from '../../http/errors.ts'
@@ -45,6 +45,18 @@ const SIZE_NAMES = Object.keys(NAMED_SIZES) as [keyof typeof NAMED_SIZES]
 
 const FORMATS = [...OUTPUT_FORMATS, 'jpg'] as const
 
+const strength = z
+  .number()
+  .min(-LIMITS.loras.scale)
+  .max(LIMITS.loras.scale)
+  .describe(`a number from ${-LIMITS.loras.scale} to ${LIMITS.loras.scale}`)
+  .optional()
+const adapterName = z.string().max(500).describe('the ID of an adapter').optional()
+const adapter = z.object({
+  ...{ path: adapterName, id: adapterName, name: adapterName, model: adapterName },
+  ...{ scale: strength, weight: strength },
+})
+
 const input = z.object({
   prompt: text(1),
   negative_prompt: text(0).optional(),
@@ -79,6 +91,12 @@ const input = z.object({
     .optional(),
   output_quality: integer({ min: 0, max: 100 }).optional(),
   max_cost: z.number().min(0).describe('a number of US dollars').optional(),
+  /** fal: `path`; Together and others: `id`, `name` or `model`; the strength is `scale` or `weight`. */
+  loras: z.array(adapter).max(LIMITS.loras.max).describe(`a list of at most ${LIMITS.loras.max} objects`).optional(),
+  /** Replicate. */
+  ...{ lora: adapterName, lora_weights: adapterName, hf_lora: adapterName, extra_lora: adapterName },
+  extra_lora_weights: adapterName,
+  ...{ lora_scale: strength, extra_lora_scale: strength },
   ...{ sampler: name, sampler_name: name, sampler_index: name, scheduler: name, schedule: name, noise_schedule: name },
 })
 type Input = z.infer<typeof input>
@@ -95,7 +113,7 @@ const NATIVE: readonly string[] = [
   'prompt_weights',
 ]
 
-/** Parameters without an influence on the image here. */
+/** Parameters without an effect on the image in Octet. */
 const SILENT: ReadonlySet<string> = new Set([
   ...['disable_safety_checker', 'enable_safety_checker', 'safety_tolerance', 'apply_watermark', 'sync_mode'],
   ...[
@@ -137,6 +155,29 @@ function formatOf({ output_format, output_quality }: Input): Record<string, unkn
   }
 }
 
+/** The adapters by their IDs: the last part of a path or an address, without the ending of a file. */
+function lorasOf(parsed: Input): { id: string; scale?: number }[] | undefined {
+  const { lora, lora_weights, hf_lora, lora_scale, extra_lora, extra_lora_weights, extra_lora_scale } = parsed
+  const named = [
+    ...(parsed.loras ?? []).map(({ path, id, name, model, scale, weight }) => ({
+      ...{ name: id ?? path ?? name ?? model, scale: scale ?? weight },
+    })),
+    { name: lora ?? lora_weights ?? hf_lora, scale: lora_scale },
+    { name: extra_lora ?? extra_lora_weights, scale: extra_lora_scale },
+  ]
+  const chosen = named.flatMap(({ name, scale }) =>
+    name ? [{ id: adapterId(name), ...(scale !== undefined && { scale }) }] : [],
+  )
+  return chosen.length === 0 ? undefined : chosen
+}
+
+/** `owner/style`, `https://host/path/style.safetensors` and `style` are the adapter `style`. */
+const adapterId = (name: string): string => {
+  const [address = ''] = name.split(/[?#]/, 1)
+  const last = address.split('/').findLast((part) => part !== '') ?? name
+  return last.replace(/\.safetensors$/, '')
+}
+
 const defined = (fields: Record<string, unknown>) =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
 
@@ -165,6 +206,7 @@ export function readImageInput(
     n: parsed.num_images ?? parsed.num_outputs ?? parsed.n,
     seed: parsed.seed === -1 ? undefined : parsed.seed,
     max_cost: parsed.max_cost,
+    loras: lorasOf(parsed),
     ...formatOf(parsed),
     ...files.fields,
   })

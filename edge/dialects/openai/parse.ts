@@ -1,5 +1,5 @@
-// An OpenAI image request as its clients send it, translated to native fields. Parameters that request nothing special are accepted, those
-// that change the image and are not supported are rejected, and every adjustment is a warning.
+// An OpenAI image request as its clients send it, translated to native fields. Neutral parameters are accepted, unsupported parameters that
+// change the image are rejected, and every adjustment is a warning.
 import { LIMITS } from '#contract'
 import { ApiError } from '../../http/errors.ts'
 import { shown } from '../../http/validation.ts'
@@ -20,7 +20,7 @@ const SYNONYMS: Readonly<Record<string, string>> = {
 }
 
 /** Inputs that would change the image. */
-const UNSUPPORTED = ['lora', 'loras', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters']
+const UNSUPPORTED = ['lora', 'controlnet', 'control_image', 'ip_adapter', 'ip_adapters']
 
 /** OpenAI's limits, which exceed the native ones. */
 export const MAX_PROMPT = 32_000
@@ -41,7 +41,7 @@ function renameFields(body: Fields): { fields: Fields; names: Record<string, str
     if (sent !== 'prompt' && isEmpty(value)) continue
     const native = Object.hasOwn(SYNONYMS, sent) ? SYNONYMS[sent]! : sent
     const isTaken = native !== sent && (Object.hasOwn(fields, native) || Object.hasOwn(body, native))
-    // A field that is not used keeps its name, so that the warning about unknown fields has it.
+    // An unused field keeps its name for the warning about unknown fields.
     Object.defineProperty(fields, isTaken ? sent : native, {
       value,
       enumerable: true,
@@ -153,7 +153,7 @@ export function parse({ body }: DialectRequest): Translation {
   const adjusted: Fields = Object.assign({}, given, ...made.map(({ change }) => change))
   const isStream = readFlag(adjusted, 'stream')
   const found = readSize(adjusted)
-  // The native field refuses a size that the offers do not have.
+  // The native field reports a size that no offer has.
   const size = readFlag(adjusted, 'strict') && found?.wanted && 'width' in found.wanted ? null : found
   const isBase64Model = typeof given.model === 'string' && BASE64_MODEL.test(given.model)
   return {

@@ -28,7 +28,7 @@ export const JOINED = {
     'An equal request of this key was running, so both have its images at one price. Send a seed or an Idempotency-Key for images of your own.',
 }
 
-/** Octet's own facts about the job. */
+/** Octet's own fields of the job. */
 const renderFacts = ({ job, reused, joined }: RenderedJob) => ({
   job: job.id,
   ...{ route: job.route, tier: job.tier, model: job.model, steps: job.steps },

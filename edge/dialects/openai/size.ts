@@ -31,7 +31,8 @@ const SHAPES = ['aspect_ratio', 'aspectRatio'] as const
 export const SIZE_FIELDS: readonly string[] = ['size', 'width', 'height', ...SHAPES]
 
 /**
- * The wanted size; null if the native fields describe it, which then reports their errors. `size` takes precedence over the aspect ratio.
+ * The wanted size; null if the native fields describe it, whose validation then reports errors. `size` takes precedence over the aspect
+ * ratio.
  */
 export function readSize(fields: Record<string, unknown>): { wanted?: WantedSize } | null {
   const { size = 'auto', width, height } = fields

@@ -9,9 +9,9 @@ import { Table } from '../ui/table.tsx'
 import { useAction, useResource } from './resource.ts'
 
 const STATES = ['pending', 'delivered', 'exhausted', 'refused', 'dropped']
-/** Deliveries that are shown at first, and the most. */
+/** The number of deliveries shown at first, and the maximum. */
 const [FEW, MANY] = [5, 100]
-/** How often pending deliveries are read again. */
+/** The interval between reads of pending deliveries. */
 const PENDING_MS = 2000
 
 function outcomeOf({ attempts }: Delivery): string {

@@ -2,7 +2,7 @@ import type { Run, RunImage } from '../state/history.ts'
 import { liveOf } from '../state/live.ts'
 import { Icon } from '../ui/icons.tsx'
 
-/** The most that a small image is enlarged. */
+/** The maximum enlargement of a small image. */
 const ENLARGED = 2
 const ALT_CHARACTERS = 150
 

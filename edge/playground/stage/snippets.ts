@@ -1,4 +1,4 @@
-// The same request as code. The key is read from the environment, never written.
+// The request of a run as code. The code reads the key from the environment.
 import type { Run } from '../state/history.ts'
 import { linkTo } from '../state/link.ts'
 

@@ -73,8 +73,8 @@ async function update(id: string, jobId: string): Promise<JobView | null> {
 }
 
 /**
- * Takes the time until the GPU is ready as the length of the bar. A GPU that is late counts down to one second and stays there, and one that
- * has not begun to start does not count at all: neither changes the length.
+ * Sets the length of the bar to the time until the GPU is ready. It stays unchanged for a GPU that is late, whose remaining time stops at
+ * one second, and for a GPU that has not begun to start.
  */
 function expectGpu(id: string, { state, ready_in_seconds: seconds }: GpuState): void {
   const { waitBegan, waitMs } = liveOf(id)

@@ -1,4 +1,4 @@
-// What is known of the runs in progress. It is not stored.
+// The progress of runs, which is not stored.
 import { computed, effect, signal } from '@preact/signals'
 import type { GpuState } from '../api/types.ts'
 import { isFinal, type Run, runs } from './history.ts'
@@ -7,7 +7,7 @@ type Live = {
   /** Jobs ahead in the queue. */
   position: number | null
   gpu: GpuState | null
-  /** When the wait for the GPU began, and its expected length in milliseconds. */
+  /** The start of the wait for the GPU, and its expected duration in milliseconds. */
   waitBegan: number
   waitMs: number | null
   image: number
@@ -53,7 +53,7 @@ export function progressOf(run: Run, { state, waitBegan, waitMs, image, step, st
 
 const seconds = (ms: number) => Math.max(0, Math.round(ms / 1000))
 const ordinal = (n: number) => `${n}${['th', 'st', 'nd', 'rd'][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? 'th'}`
-/** A wait that is shorter is not explained. */
+/** Shorter waits are not explained. */
 const EXPLAINED_MS = 600
 
 /** The state of an open run in words: what happens, and how long it takes. */

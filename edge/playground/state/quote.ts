@@ -1,4 +1,4 @@
-// The price and the forecast of what the form describes, 300 ms after the last change.
+// The price and the forecast of the form's request, read 300 ms after the last change.
 import { computed, effect, signal } from '@preact/signals'
 import { call, isProblem, type Problem } from '../api/http.ts'
 import { credential } from '../api/session.ts'

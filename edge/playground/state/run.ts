@@ -59,7 +59,7 @@ function showStage(): void {
   if (matchMedia('(max-width: 719px)').matches) scrollTo({ top: 0 })
 }
 
-/** Runs what the form describes. */
+/** Runs the requests of the form. */
 export async function runDraft(): Promise<void> {
   if (!credential.value) {
     keyDialog.value = true

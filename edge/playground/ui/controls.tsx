@@ -8,7 +8,7 @@ type ButtonProps = {
   /** The name of a button without text. */
   label?: string
   kind?: 'plain' | 'primary' | 'quiet' | 'danger'
-  /** The key that does the same. */
+  /** The keyboard shortcut of the button. */
   shortcut?: string
   isPressed?: boolean
   isDisabled?: boolean

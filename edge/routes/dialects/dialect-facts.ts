@@ -2,6 +2,7 @@
 import type { Context } from 'hono'
 import type { JobSpec } from '../../accounts/job-spec.ts'
 import { requireScope } from '../../auth/auth.ts'
+import { lorasOf } from '../../config/catalog.ts'
 import { configOf } from '../../config.ts'
 import type { Dialect, DialectRoute, JsonReply, OpenJob } from '../../dialects/definition/dialect.ts'
 import type { ListedJob } from '../../dialects/definition/public-job.ts'
@@ -34,7 +35,8 @@ async function describe(
   const { account, keyId } = c.get('credential')
   const models = [...new Set(configOf(c.env).catalog.offers.map(({ model }) => model))]
   const chosen = showsChoice ? await objectOf(c.env.ACCOUNT, account).chosenModel(keyId) : null
-  return render({ models, account, chosen }, await readDialectRequest(c, accepts))
+  const loras = lorasOf(configOf(c.env).catalog, account).map(({ id }) => id)
+  return render({ models, loras, account, chosen }, await readDialectRequest(c, accepts))
 }
 
 /** Stores the key's model. A name without an alias that is not served is an error. */

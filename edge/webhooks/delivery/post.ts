@@ -3,6 +3,7 @@
 import type { JobEvent } from '../../dialects/definition/public-job.ts'
 import { findDialect } from '../../dialects/dialects.ts'
 import { log } from '../../platform/log.ts'
+import { unixSeconds } from '../../platform/units.ts'
 import { resultUrl } from '../../results/results.ts'
 import type { StoredImage } from '../../results/stored-image.ts'
 import { addressProblem, addressRules } from '../endpoints/address.ts'
@@ -21,10 +22,11 @@ type Stored = Omit<JobEvent, 'data'> & {
 }
 
 /** Returns the payload with newly signed links, because retries may be days apart and links expire. */
-async function payloadOf(env: Env, { body, origin }: WebhookEvent): Promise<string> {
-  const { dialect, ...event } = JSON.parse(body) as Stored
+async function payloadOf(env: Env, { id: eventId, body, origin }: WebhookEvent): Promise<string> {
+  const { dialect, ...stored } = JSON.parse(body) as Stored
+  const event = { id: eventId, created_at: unixSeconds(Date.parse(stored.timestamp)), ...stored }
   const { id, images } = event.data
-  if (!images) return body
+  if (!images) return JSON.stringify(event)
   const linked = images.map(async (image) => {
     const { key: _, ...facts } = image
     return { ...facts, url: await resultUrl(env, origin, id, image, LINK_SECONDS) }

@@ -95,7 +95,7 @@ export function recordFailure(
 export const openMs = (openings: number, breakerMs: number) =>
   Math.min(breakerMs * 2 ** (openings - 1), LONGEST_OPEN_MS)
 
-/** Whether the circuit breaker of a receiver is open, or the receiver has asked for a pause. */
+/** Whether the circuit breaker of a receiver is open, or the receiver has requested a pause. */
 export const isPaused = (sql: SqlStorage, id: string): boolean =>
   sql.exec('SELECT 1 FROM receivers WHERE id = ? AND max(open_until, paused_until) > ?', id, Date.now()).toArray()
     .length > 0

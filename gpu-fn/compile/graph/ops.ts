@@ -140,7 +140,7 @@ export const gather = (x: Value, indices: Value, axis = 0) =>
     },
   )
 
-/** One row of each sample: x [B, S, D] at `index` [B, 1] → [B, D]. */
+/** Selects one row of each sample: x [B, S, D] at `index` [B, 1] → [B, D]. */
 export const gatherRow = (x: Value, index: Value) =>
   singleOutput('GatherND', [x, index], x.dtype, [x.shape[0]!, x.shape[2]!], { batch_dims: 1 })
 

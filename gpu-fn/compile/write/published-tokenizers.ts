@@ -19,7 +19,7 @@ const START = '<|startoftext|>'
 const END = '<|endoftext|>'
 const token = (content: string, normalized: boolean) => ({ content, normalized, special: true })
 
-/** tokenizer_config.json of a CLIP tokenizer of SD3.5 without the fields that are not read. */
+/** The fields of tokenizer_config.json that are read, for a CLIP tokenizer of SD3.5. */
 const clipConfig = (pad: string, ids: Readonly<Record<string, number>>) => ({
   added_tokens_decoder: {
     ...(pad !== END && { [ids[pad]!]: token(pad, false) }),

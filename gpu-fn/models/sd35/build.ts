@@ -107,7 +107,7 @@ function buildAutoencoder({ tensors, config }: Autoencoder, settings: GraphSetti
   return graphs
 }
 
-/** The graphs that replace those with kernels on other GPUs. */
+/** The graphs for GPUs that do not support the kernels. */
 function buildWithoutKernels(denoiser: Denoiser, vae: Autoencoder, settings: GraphSettings): Model['withoutKernels'] {
   const { transformer } = buildDenoiser(denoiser, settings)
   return { transformer, ...buildAutoencoder(vae, settings) }

@@ -50,7 +50,7 @@ function assertOneOf(file: string, config: Json | undefined, key: string, allowe
   throw new CheckpointError(file, `${key} is ${show(config[key])}; allowed: ${names}`)
 }
 
-/** The value without config.json, and that of a setting which config.json omits; undefined if config.json must have it. */
+/** The value without a config.json, and the value of a setting that config.json omits; undefined if config.json must have it. */
 type Otherwise = { published: number; omitted: number | undefined }
 
 /** A positive setting. */

@@ -2,6 +2,7 @@
 import { readCheckpoint } from '../../compile/checkpoint/checkpoint.ts'
 import type { Family } from '../family.ts'
 import { buildModel } from './build.ts'
+import { sd35LoraNames } from './names/lora-names.ts'
 import { naming, type Sd35Network } from './names/naming.ts'
 import { omitsT5 } from './text-encoders.ts'
 import { VARIANTS } from './variants.ts'
@@ -9,4 +10,9 @@ import { VARIANTS } from './variants.ts'
 export const openCheckpoint: Family['openCheckpoint'] = (paths, options) =>
   readCheckpoint(paths, naming, new Set<Sd35Network>(options && omitsT5(options) ? ['t5'] : []))
 
-export const sd35: Family = { variants: VARIANTS.map(({ name }) => name), openCheckpoint, buildModel }
+export const sd35: Family = {
+  variants: VARIANTS.map(({ name }) => name),
+  openCheckpoint,
+  buildModel,
+  loraNames: sd35LoraNames,
+}

@@ -81,7 +81,7 @@ const [turbo, turbox, flash] = [/turbo/i, /turbo[-_ ]?x/i, /flash/i]
  */
 const FLASH = { name: 'flash', ...medium, steps: 4, guidanceScale: 1, pattern: flash }
 
-/** The variant without a pattern is the default of its shape; of the others, the first match decides. */
+/** The variant without a pattern is the default of its shape. Among the others, the first match applies. */
 export const VARIANTS: readonly Variant[] = [
   { name: 'large', ...large, steps: 28, guidanceScale: 3.5 },
   { name: 'large-turbox', ...large, steps: 8, guidanceScale: 1, shift: 5, pattern: turbox },

@@ -1,4 +1,4 @@
-// What happens to jobs, for metrics and traces.
+// Receives the events of jobs, for metrics and traces.
 import type { Loaded } from '../../engine/engine.ts'
 import type { Job } from '../job.ts'
 import type { RefusalCode } from '../refusal.ts'

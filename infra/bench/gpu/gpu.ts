@@ -73,7 +73,7 @@ async function attempt({ recorder }: Run, system: string, measure: () => Promise
   }
 }
 
-/** Computes the reference of all comparisons, unless it exists. */
+/** Computes the reference results for all comparisons, unless they exist. */
 async function makeReference(run: Run): Promise<void> {
   const done = path.join(run.work, 'reference', 'done')
   if (await fs.access(done).catch(() => true)) {

@@ -48,7 +48,7 @@ async function readReference(name: string): Promise<Float32Array> {
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
 }
 
-/** The relative error of values to the reference's. */
+/** The error of values, relative to those of the reference. */
 const errorOf = async (given: Float32Array, name: string) => relativeError(given, await readReference(name))
 
 function drawNoise({ package: { manifest } }: OpenPipeline, size: string): { data: Float32Array; dims: number[] } {

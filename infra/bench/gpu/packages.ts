@@ -26,7 +26,7 @@ export async function makeCheckpoint(variant: GpuVariant, directory: string): Pr
   return checkpoint
 }
 
-/** Compiles a package into a separate directory, unless it exists. */
+/** Compiles one package, unless its directory exists. */
 export async function makePackage(
   { variant, target, tier }: { variant: GpuVariant; target: Target; tier: Tier },
   directory: string,

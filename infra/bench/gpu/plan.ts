@@ -13,7 +13,7 @@ type Common = {
   steps: number
   /** Timed runs, except of images with all steps. */
   runs: number
-  /** Generate images only. */
+  /** Whether only images are generated. */
   imagesOnly?: boolean
   prompt: string
   seed: number
@@ -24,7 +24,7 @@ type Common = {
 export type TorchPlan = Common & {
   /** `fp8-backbone`: quanto's FP8 for the transformer only; `fp8-lite`: for all networks, without T5. */
   way: 'reference' | 'eager' | 'compile' | 'fp8-weights' | 'fp8-backbone' | 'fp8-lite' | 'torchao'
-  /** Compile the whole transformer instead of each block. */
+  /** Whether torch.compile applies to the whole transformer instead of each block. */
   whole: boolean
   device: 'cuda' | 'cpu'
   checkpoint: string

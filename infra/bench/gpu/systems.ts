@@ -11,7 +11,7 @@ export type System =
   | { readonly kind: 'octet'; readonly target: Target; readonly tier: Tier; readonly gigabytes?: number }
   | { readonly kind: 'start'; readonly target: Target; readonly tier: Tier; readonly cold?: boolean }
 
-/** By name, most important first, in case the run is interrupted. */
+/** The systems by name, most important first, because a run may be interrupted. */
 export function systemsFor(device: 'cuda' | 'cpu', variant: GpuVariant): Record<string, System> {
   const best: Target = device === 'cuda' ? 'cuda-fp8' : device
   const gigabytes = variant === 'large' ? 8 : 4

@@ -5,7 +5,12 @@ import { NANO } from '../../local/models/built-in-model.ts'
 import { ROOT } from '../../local/models/package-cache.ts'
 import { type Figure, figure } from './plan.ts'
 
-type Column = { title: string; metric: string; digits: number /** Adds the ratio to PyTorch. */; ratio?: boolean }
+type Column = {
+  title: string
+  metric: string
+  digits: number /** Whether the row states ratios to PyTorch. */
+  ratio?: boolean
+}
 
 const FORWARD: Column = { title: 'one forward, ms', metric: 'forward_ms', digits: 1, ratio: true }
 const TURBO: Column = { title: '4-step image, s', metric: 'turbo_s', digits: 2, ratio: true }

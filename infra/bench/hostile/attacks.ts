@@ -1,4 +1,4 @@
-// The attacks, each with its own rate. They require at most an ordinary account, and some not even that.
+// The attacks, each with its own rate. They require an ordinary account at most; some require none.
 
 import type { Random } from '../../command/random.ts'
 import { type Sending, send as sendOnce } from '../../system/client.ts'
@@ -160,7 +160,7 @@ const RATED: Record<string, { perSecond: number; jobs?: boolean; run: Attack }> 
   },
 }
 
-/** Submits jobs of one account, whatever the response. */
+/** Submits jobs of one account, regardless of the responses. */
 const flood: Attack = (context) => submit(context)
 
 export const ATTACKS: string[] = ['flood', ...Object.keys(RATED)]

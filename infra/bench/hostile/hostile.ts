@@ -25,7 +25,7 @@ const LOAD = 2
 const HONEST = 0.5
 const CAPACITY_SECONDS = 15
 const SAMPLE_MS = 1_000
-/** The memory of any workerd grows during its first 36,000 requests, whatever they are, and then stays constant. */
+/** The memory of workerd grows during its first 36,000 requests of any kind, and then stays constant. */
 const PRIMING = { requests: 40_000, connections: 8 }
 const PROGRAM = path.join(import.meta.dirname, 'program.ts')
 /** Lower CPU priority than the honest callers and the service, as if the hostile callers ran on other machines. */

@@ -10,7 +10,7 @@ import { Verifier } from '../../../gpu-fn/weights/verification.ts'
 import type { Outcome, Refusal as Refused, Served } from './simulate.ts'
 import type { Arrival, CostTable, JobClass } from './trace.ts'
 
-/** How jobs of each class run, by model:tier. */
+/** The parameters of the jobs of each class, by model:tier. */
 export type Recipe = Record<JobClass, { model: string; steps: number; guidanceScale: number }>
 export type RealOptions = { packages: string; cache: string; size: number; recipe: Recipe; aging: number }
 

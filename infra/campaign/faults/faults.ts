@@ -16,7 +16,7 @@ const PROCESS_FAULTS = {
 /** Maximum duration of a freeze. */
 export const FROZEN_MS = 3000
 
-/** Kills or freezes processes, then leaves all of them running. */
+/** Kills or freezes processes, and restarts those that have ended. */
 export async function disturbProcesses({ worker, gpus }: World, random: Random): Promise<Counts> {
   const fault = random.pick(PROCESS_FAULTS)
   const gpu = gpus[random.between(0, gpus.length - 1)]!

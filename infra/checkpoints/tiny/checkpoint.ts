@@ -18,7 +18,10 @@ export type TinyOptions = {
   dtype?: StoredDtype
   /** false omits the third text encoder and its tokenizer. */
   t5?: boolean
-  /** Scales the inputs of T5's feed-forward layers, whose gated product grows by the square: T5-XXL's exceed float16. */
+  /**
+   * Scales the inputs of T5's feed-forward layers, whose gated product grows with the square of the scale. The products of T5-XXL exceed
+   * float16.
+   */
   t5Gain?: number
 }
 type Networks = Record<'transformer' | 'clip_l' | 'clip_g' | 't5' | 'vae', NamedTensor[]>

@@ -2,7 +2,7 @@
 import { convolution, norm, type Parameter } from './parameters.ts'
 import type { VaeShape } from './variants.ts'
 
-const COLOURS = 3
+const COLORS = 3
 
 /** diffusers' `AutoencoderKL`; the encoder is there because published files carry it too. */
 export function vaeParameters(shape: VaeShape, channels: number): Parameter[] {
@@ -13,7 +13,7 @@ function encoder(shape: VaeShape, channels: number): Parameter[] {
   const { blocks, layersPerBlock } = shape
   const widest = blocks.at(-1)!
   return [
-    ...convolution('encoder.conv_in', COLOURS, blocks[0]!, 3),
+    ...convolution('encoder.conv_in', COLORS, blocks[0]!, 3),
     ...blocks.flatMap((width, level) => [
       ...resnets('encoder.down', level, blocks[Math.max(0, level - 1)]!, width, layersPerBlock),
       ...(level < blocks.length - 1 ? convolution(`encoder.down.${level}.downsample.conv`, width, width, 3) : []),
@@ -39,9 +39,9 @@ function decoder(shape: VaeShape, channels: number): Parameter[] {
   ]
 }
 
-/** A small gain, so that few colors are clipped. */
+/** A small gain keeps most colors unclipped. */
 const colorParameters = (width: number) =>
-  convolution('decoder.conv_out', width, COLOURS, 3, true).map((p) => ({ ...p, deviation: p.deviation / 2 }))
+  convolution('decoder.conv_out', width, COLORS, 3, true).map((p) => ({ ...p, deviation: p.deviation / 2 }))
 
 function postQuantConv(shape: VaeShape, channels: number): Parameter[] {
   return shape.postQuantConv ? convolution('post_quant_conv', channels, channels, 1) : []

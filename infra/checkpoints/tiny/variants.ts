@@ -23,7 +23,9 @@ export type ClipShape = {
   projection: number
   activation: 'quick_gelu' | 'gelu'
   vocabulary: number
-  /** 2, as published: the pooled state is taken at the highest token id. Otherwise: at the first token of this id. */
+  /**
+   * The token whose state is pooled: with 2, the published value, the token with the highest id; otherwise the first token with this id.
+   */
   eosTokenId: number
   inputScale: number
 }
@@ -113,7 +115,7 @@ const odd = { vocabulary: 1010, eosTokenId: 999, inputScale: 0.02 }
 export const TINY_VARIANTS = {
   /** As SD3.5 Medium: dual attention in the first blocks. */
   'tiny-medium': { transformer, clipL, clipG, t5, vae, shift: 3 },
-  /** As SD3.5 Large: no dual attention; a position table that is not given by a formula. */
+  /** As SD3.5 Large: no dual attention; a learned position table without a formula. */
   'tiny-large': {
     transformer: { ...transformer, depth: 3, heads: 3, headDim: 32, dual: [], positionTable: 'random' },
     clipL,

@@ -1,7 +1,8 @@
 // nano, the model that needs no download: its checkpoint is compiled once and cached in .octet/.
-import { cp } from 'node:fs/promises'
+import { cp, glob, mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { compile } from '../../../gpu-fn/compile/compile.ts'
+import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
 import type { Manifest } from '../../../gpu-fn/manifest.ts'
 import { cacheDirectory, digestOf, makeOnce, ROOT } from './package-cache.ts'
 
@@ -23,6 +24,8 @@ export const COMPILER = [
   'gpu-fn/{compile,models}/**/*.*',
   'gpu-fn/tokenizer/known-words.ts',
 ]
+/** Example adapters. */
+const LORAS = 'gpu-fn/nano/lora/*.safetensors'
 const CHECKPOINT = [
   'gpu-fn/nano/{transformer,vae,scheduler,text_encoder*,tokenizer*}/*',
   'gpu-fn/nano/turbo/{transformer,scheduler}/*',
@@ -37,7 +40,7 @@ export async function builtInPackages(
   tiers: readonly Tier[] = SERVED_TIERS,
 ): Promise<{ directory: string; seconds: number }> {
   const start = performance.now()
-  const directory = await cacheDirectory('packages', await digestOf([...COMPILER, ...CHECKPOINT]))
+  const directory = await cacheDirectory('packages', await digestOf([...COMPILER, ...CHECKPOINT, LORAS]))
   for (const model of BUILT_IN_MODELS) {
     for (const tier of tiers) {
       await makeOnce(path.join(directory, `${model}-${tier}`), (out) =>
@@ -45,7 +48,17 @@ export async function builtInPackages(
       )
     }
   }
+  await compileLoras(path.join(directory, `nano-${tiers[0]}`), path.join(directory, 'loras'))
   return { directory, seconds: (performance.now() - start) / 1000 }
+}
+
+async function compileLoras(base: string, directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true })
+  for await (const file of glob(LORAS, { cwd: ROOT })) {
+    const manifest = JSON.parse(await readFile(path.join(base, 'manifest.json'), 'utf8')) as Manifest
+    const lora = path.join(ROOT, file)
+    await makeOnce(path.join(directory, path.parse(file).name), (out) => compileLora({ lora, base: manifest, out }))
+  }
 }
 
 /** The package of one built-in model in one tier. */

@@ -5,7 +5,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 
 export const ROOT = path.join(import.meta.dirname, '../../..')
-/** Of node's compiled sources, which start faster. */
+/** The directory of Node's compile cache, which shortens the start of commands. */
 export const COMPILE_CACHE = path.join(ROOT, '.octet', 'compile-cache')
 const HOUR = 3_600_000
 const DAY = 24 * HOUR

@@ -20,7 +20,7 @@ export type Route = 'turbo' | 'full'
 export type Source = { kind: 'checkpoint' | 'package' | 'hub'; given: string; route?: Route }
 type ServeOptions = { tier: Tier; target: Target; hub?: string | undefined }
 
-/** How far an image may exceed the model's own size. */
+/** The maximum size of an image, relative to the model's default size. */
 const LARGER = 1.5
 
 const exists = (file: string) => stat(file).then(Boolean, () => false)

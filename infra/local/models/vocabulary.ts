@@ -16,7 +16,7 @@ export type Vocabulary = z.infer<typeof vocabulary>
 export const readVocabulary = async (): Promise<Vocabulary> =>
   vocabulary.parse(JSON.parse(await fs.readFile(path.join(NANO, 'vocabulary.json'), 'utf8')))
 
-/** The sprites, groups and backgrounds named in a prompt, in singular or plural. The longest of overlapping words counts. */
+/** The sprites, groups and backgrounds named in a prompt, in singular or plural. Of overlapping words, only the longest counts. */
 export function findDrawableObjects(prompt: string, { sprites, groups, backgrounds }: Vocabulary): string[] {
   const words = [
     ...sprites.flatMap(({ name, words }) => [name, ...words].map((word) => ({ word, name }))),

@@ -3,7 +3,7 @@ import fs from 'node:fs/promises'
 import path from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 
-/** Files of each kind, and a table of every database with content. */
+/** The files of each kind, and a table that every database with content has. */
 const KINDS = {
   account: ['**/*AccountDO*/*.sqlite', 'ledger'],
   job: ['**/*JobDO*/*.sqlite', '_cf_KV'],

@@ -27,7 +27,9 @@ type LocalGpuOptions = {
 /** Starts the GPU function on loopback and waits until it is warm. `stop` lets it finish running jobs. */
 export async function startGpu(options: LocalGpuOptions): Promise<{ url: string; stop: () => Promise<void> }> {
   const env = {
-    ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_'))),
+    ...Object.fromEntries(
+      Object.entries(process.env).filter(([name]) => !name.startsWith('OCTET_') || name.startsWith('OCTET_C2PA_')),
+    ),
     NODE_COMPILE_CACHE: COMPILE_CACHE,
     // Readiness is read from its log.
     LOG_LEVEL: 'info',
@@ -41,7 +43,7 @@ export async function startGpu(options: LocalGpuOptions): Promise<{ url: string;
   const child = spawn(process.execPath, [...(options.nodeFlags ?? []), MAIN], {
     env,
     stdio: ['ignore', 'pipe', 'inherit'],
-    // A process group, which includes the child of --watch, and which does not receive Ctrl-C from the terminal a second time.
+    // A separate process group, which includes the child of --watch and does not receive the terminal's Ctrl-C as well.
     detached: true,
   })
   // Unlike `exit`, `close` follows the last line of the log.

@@ -8,7 +8,8 @@ import { ROOT } from '../models/package-cache.ts'
 import { migrate } from './migrations.ts'
 
 /** An offer of the worker's catalog, which validates it. */
-export type LocalOffer = z.input<typeof catalogTable>['offers'][number]
+export type LocalCatalog = z.input<typeof catalogTable>
+export type LocalOffer = LocalCatalog['offers'][number]
 
 export type LocalWorkerOptions = {
   /** Address of the GPU function, the catalog's endpoint `default`. */
@@ -19,7 +20,7 @@ export type LocalWorkerOptions = {
   migrated?: boolean
   secrets: Secrets
   /** Offered models; those of wrangler.toml by default. */
-  catalog?: { offers: LocalOffer[] }
+  catalog?: LocalCatalog
   /** Other variables of wrangler.toml, such as GPU_START_SECONDS. */
   vars?: Record<string, string>
   /** 0, the default, is any free port. */

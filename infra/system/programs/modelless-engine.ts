@@ -29,6 +29,7 @@ export function bytesOf(seed: Seed): Buffer {
 export function createModellessEngine(stepMs: number, onRun: (request: JobRequest) => () => void): Engine {
   return {
     models: [{ ...MODELLESS, package: 'a'.repeat(64), side: { max: 1024, multipleOf: 16 }, inputImage: false }],
+    loras: new Map(),
     start: () => Promise.resolve(),
     load: () => Promise.resolve({ device: 'modelless', seconds: 0 }),
     warm: () => Promise.resolve({ sizes: [] }),

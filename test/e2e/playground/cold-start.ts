@@ -23,7 +23,7 @@ async function findFreePort(): Promise<number> {
 
 const START_SECONDS = 20
 
-test('a visitor sees before a run that the GPU is off, and then a bar of its start', async () => {
+test('a visitor sees that the GPU is off before a run, and then the progress of its start', async () => {
   const [packages, { secrets, gpuPublicKey }, port] = await Promise.all([
     builtInPackages(),
     createSecrets(),

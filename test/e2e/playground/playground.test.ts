@@ -4,6 +4,7 @@ import './runs.ts'
 import './account.ts'
 import './appearance.ts'
 import './cold-start.ts'
+import './readme.ts'
 import { startWorld } from './world.ts'
 
 startWorld()

@@ -31,7 +31,7 @@ const done = (page: Page) => button(page, 'Download').first().waitFor({ timeout:
 const dialog = (page: Page) => page.getByRole('dialog')
 
 describe('access', () => {
-  test('without a key the page asks for one, and explains a wrong one', async () => {
+  test('without a key the page requests one, and it explains an invalid one', async () => {
     const { page, problems, close } = await visit(world.browser, world.local.url, {}, /401/)
     await page.getByText('Paste a key to begin').waitFor()
     const field = page.getByLabel('API key')
@@ -92,7 +92,7 @@ describe('a run', () => {
     await close()
   })
 
-  test('can be canceled, and then says what was charged', async () => {
+  test('can be canceled, and then shows the charge', async () => {
     const { page, problems, close } = await open()
     await describePrompt(page, 'a rocket in the night sky', 'Full')
     await button(page, /^Run/).click()

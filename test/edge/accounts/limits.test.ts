@@ -1,4 +1,4 @@
-// Limits as a caller meets them: over HTTP, with the headers that clients act on.
+// Limits over HTTP, with the headers that clients evaluate.
 import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -14,7 +14,7 @@ const limited = (limits: Partial<typeof UNLIMITED>) => newCaller({ limits: { ...
 const code = async (response: Response) => (await problemOf(response)).error.code
 
 describe('requests a minute', () => {
-  test('are told with every image, and end in 429 with the time to wait', async ({ expect }) => {
+  test('are reported with every image, and end in 429 with a Retry-After', async ({ expect }) => {
     const caller = await limited({ requests_per_minute: 2 })
     fakeGpu(works)
     const first = await generate(caller, body)
@@ -36,7 +36,7 @@ describe('requests a minute', () => {
     })
   })
 
-  test("are the account's, whichever of its keys asks", async ({ expect }) => {
+  test('apply to all keys of an account together', async ({ expect }) => {
     const caller = await newCaller()
     await configure(caller.account, { limits: { requests_per_minute: 1 } })
     fakeGpu(works)
@@ -81,7 +81,7 @@ test.for([
 })
 
 describe('money', () => {
-  test('a key stops at its cap, is told what is left, and is not to try again', async ({ expect }) => {
+  test('a key is refused at its cap, with the remaining budget and without a retry', async ({ expect }) => {
     fakeGpu(works)
     const price = (await generatedOf(await generate(await newCaller(), body))).octet.price_microdollars
     const caller = await limited({ daily_microdollars: price + 1 })
@@ -94,7 +94,7 @@ describe('money', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: price })
   })
 
-  test('what failed costs nothing of the cap', async ({ expect }) => {
+  test('a failed job does not count toward the cap', async ({ expect }) => {
     const caller = await limited({ total_microdollars: 1000 })
     fakeGpu(refuses(400, 'invalid_request'), works)
     expect((await generate(caller, body)).status).toBe(500)
@@ -117,7 +117,7 @@ describe('money', () => {
   })
 })
 
-test('the openai client reads a refusal as what it is', async ({ expect }) => {
+test('the openai client raises the matching error class for a refusal', async ({ expect }) => {
   const caller = await limited({ requests_per_minute: 1 })
   fakeGpu(works)
   const client = new OpenAI({
@@ -134,7 +134,7 @@ test('the openai client reads a refusal as what it is', async ({ expect }) => {
 
 describe('the outer limit', () => {
   const models = ({ headers }: Caller) => fetchWorker('/v1/models', { headers })
-  test('refuses before the account is asked', async ({ expect }) => {
+  test('refuses before any call to the account', async ({ expect }) => {
     const caller = await newCaller()
     const limit = vi.spyOn(env.OUTER_LIMIT, 'limit').mockResolvedValue({ success: false })
     const refused = await models(caller)

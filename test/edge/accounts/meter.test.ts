@@ -22,7 +22,7 @@ const metered = (limits: Partial<Limits>, meter: Meter = newMeter('key:a')): Met
   limits: { ...UNLIMITED, ...limits },
   meter,
 })
-/** The meter after `n` jobs were let in at once. */
+/** The meter after the admission of `n` concurrent jobs. */
 const used = (limits: Partial<Limits>, n: number, price = 0, now = NOON) =>
   Array.from({ length: n }).reduce<Metered>(
     (each) => ({ ...each, meter: reserveOn(each, price, now) }),
@@ -49,7 +49,7 @@ describe('the bucket', () => {
     expect(rateState(one, NOON - DAY)[0]!.remaining).toBe(59)
   })
 
-  test('a lowered limit holds at once; none tells nothing; zero lets nothing in', ({ expect }) => {
+  test('a lowered limit applies immediately; no limit reports nothing; zero admits nothing', ({ expect }) => {
     expect(rateState(metered({ requests_per_minute: 5 }, used(limits, 3).meter), NOON)[0]!.remaining).toBe(5)
     expect(rateState(metered({}), NOON)).toEqual([])
     expect(refusalOf(metered({ requests_per_minute: 0 }), 0, NOON)).toMatchObject({ kind: 'barred', by: 'rate' })
@@ -139,7 +139,7 @@ test('the deployment default is read from text or a table, and refused by name',
 })
 
 describe('a clock that moves backward', () => {
-  test('keeps what was spent on the day, and in the month', ({ expect }) => {
+  test('keeps the spending of the day and of the month', ({ expect }) => {
     const limits = { daily_microdollars: 100, monthly_microdollars: 100 }
     const midnight = Date.UTC(2026, 11, 1)
     const spend = (meter: Meter, amount: number, now: number) =>
@@ -170,7 +170,7 @@ describe('a clock that moves backward', () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
         let [meter, now, latest] = [newMeter('key:a'), NOON, '']
-        // Spending by the latest day seen so far: the day that counts, whatever the clock says.
+        // Spending counts for the latest day so far, even if the clock moves backward.
         const spent = new Map<string, number>()
         for (const { move, price, share } of steps) {
           now += move

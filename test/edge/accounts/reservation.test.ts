@@ -1,4 +1,4 @@
-// A job always has the price and the fingerprint of its ledger row, whatever comes between the reservation and the job.
+// A job always has the price and the fingerprint of its ledger row, despite failures between the reservation and the job.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
@@ -14,7 +14,7 @@ const cheap = { prompt: 'a cat', size: '16x16', steps: 1, route: 'full' }
 const dear = { prompt: 'a cat', size: '2048x2048', steps: 100, n: 8, route: 'full' }
 const put = (caller: Caller, body: object) => send('PUT', '/v1/jobs/x', caller, body)
 
-/** What the ledger and the job say of the job named x. */
+/** The state of the job named x in the ledger and in its object. */
 async function both(caller: Caller) {
   const id = (await accountOf(caller).findJobByName('x'))!
   const [entry, job] = await Promise.all([accountOf(caller).entry(id), jobOf({ id }).view()])
@@ -57,7 +57,7 @@ describe('an expensive request under the name of a cheap reservation', () => {
   })
 })
 
-test('a repeat after a price increase or a change of route runs what was reserved', async ({ expect }) => {
+test('a repeat after a price increase or a change of route runs the reserved job', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(works)
   vi.spyOn(JobDO.prototype, 'create').mockRejectedValueOnce(new Error('the worker dies'))

@@ -78,7 +78,7 @@ describe('/v1/keys, for the operator', () => {
     expect((await revoke()).status).toBe(204)
   })
 
-  test('says what is wrong', async ({ expect }) => {
+  test('names the problem', async ({ expect }) => {
     const account = await create({ account: 'Not_OK' })
     expect((await problemOf(account)).detail).toBe(
       'account is "Not_OK"; it must be 1 to 32 of a-z, 0-9 and "-", not at an end.',

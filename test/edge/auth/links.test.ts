@@ -1,4 +1,4 @@
-// Signed links: what they bind, whom they need, and when they end.
+// Signed links: their content, the required key, and their expiry.
 
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
@@ -59,7 +59,7 @@ async function secondKey() {
   await account().addKey(credential)
   return { id: credential.keyId, headers: { authorization: `Bearer ${key}` } }
 }
-/** What an isolate remembers of a key is forgotten. */
+/** Clears the isolate's cache of key states. */
 function later() {
   const now = Date.now() + 6000
   vi.spyOn(Date, 'now').mockReturnValue(now)
@@ -126,7 +126,7 @@ describe('a link', () => {
     expect(await open(link)).toEqual([403, 'link_revoked'])
   })
 
-  test('asks the account once in five seconds', async ({ expect }) => {
+  test('calls the account once in five seconds', async ({ expect }) => {
     const asked = vi.spyOn(AccountDO.prototype, 'areLinksValid')
     for (const _ of [1, 2, 3]) expect(await open(link)).toEqual([200, null])
     expect(asked).toHaveBeenCalledTimes(1)

@@ -1,4 +1,4 @@
-// The operator's token: what passes, what is logged, and when an address is locked out.
+// The operator's token: accepted values, logs, and the lockout of addresses.
 import { createExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -10,7 +10,7 @@ afterEach(() => vi.restoreAllMocks())
 const paths = ['/v1/operator/status', '/v1/accounts/acme', '/v1/keys?account=acme']
 const ask = (path: string, token: string, address: string) =>
   fetchWorker(path, { headers: { authorization: `Bearer ${token}`, 'cf-connecting-ip': address } })
-/** Asks a worker whose operator token is `configured`. */
+/** Sends a request to a worker whose operator token is `configured`. */
 const askWith = (configured: string | undefined, token: string, path = paths[0]!) =>
   app.fetch(
     new Request(new URL(path, ORIGIN), { headers: { authorization: `Bearer ${token}` } }),

@@ -121,7 +121,7 @@ describe('two visitors of one page', () => {
   }
   const fileOf = ({ images }: Job) => new URL(images[0]!.url).pathname
 
-  test('see, follow and delete what they created, and nothing else', async ({ expect }) => {
+  test('see, follow and delete only their own jobs', async ({ expect }) => {
     const { first, second, mine, keys } = await visitors()
     const paths = (job: Job) => [
       ['GET', `/v1/jobs/${job.id}`],
@@ -198,7 +198,7 @@ describe('POST /v1/tokens', () => {
   })
 })
 
-test('a page of any origin may call, and read what the limits say', async ({ expect }) => {
+test('a page of any origin may call the API and read the rate limit headers', async ({ expect }) => {
   const preflight = await call('OPTIONS', '/v1/images/generations', {
     origin: 'https://shop.example',
     'access-control-request-method': 'POST',
@@ -211,7 +211,7 @@ test('a page of any origin may call, and read what the limits say', async ({ exp
   expect(reply.headers.get('access-control-expose-headers')).toContain('retry-after')
 })
 
-test('the meter of a token goes once nothing can use it', async ({ expect }) => {
+test('the meter of a token is deleted once the token is unusable', async ({ expect }) => {
   const caller = await newCaller()
   const { body } = await mint(caller)
   const { job, account } = await admit(body.token, 10)

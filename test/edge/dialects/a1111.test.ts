@@ -16,7 +16,7 @@ const get = async (caller: Caller, path: string) => (await send('GET', `/sdapi/v
 type Made = { images: string[]; parameters: object; info: string }
 
 describe('txt2img', () => {
-  test('makes images as SillyTavern asks for them', async ({ expect }) => {
+  test("generates images for SillyTavern's requests", async ({ expect }) => {
     const calls = fakeGpu(works)
     const body = {
       ...{ prompt: 'a lighthouse', negative_prompt: 'fog', width: 512, height: 256, steps: 20, cfg_scale: 7, seed: 7 },
@@ -60,7 +60,7 @@ describe('txt2img', () => {
     expect([unknown.status, JSON.stringify(await unknown.json())]).toEqual([400, expect.stringContaining('DPM++ 2M')])
   })
 
-  test('makes images as Open WebUI asks for them, with a random seed', async ({ expect }) => {
+  test("generates images for Open WebUI's requests, with a random seed", async ({ expect }) => {
     const calls = fakeGpu(works)
     const caller = await newCaller()
     const body = {

@@ -110,7 +110,7 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
-  test('says when to try again after a rate limit', async ({ expect }) => {
+  test('states the time of a retry after a rate limit', async ({ expect }) => {
     fakeGpu(untilCanceled(1))
     const caller = await newCaller({ limits: { ...UNLIMITED, concurrent_jobs: 1 } })
     const open = (await (await send('POST', '/v1/jobs', caller, { prompt: 'a cat' })).json()) as { id: string }
@@ -121,7 +121,7 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
     await over(open)
   })
 
-  test('tells a waiting caller that the job was canceled', async ({ expect }) => {
+  test('reports the cancellation to a waiting caller', async ({ expect }) => {
     const calls = fakeGpu(untilCanceled(1))
     const caller = await newCaller()
     const failure = failureOf(each, caller, { prompt })
@@ -133,7 +133,7 @@ describe.for(Object.entries(CASES))('%s', ([name, each]) => {
 
   // A prediction is created by each request, as at Replicate.
   if (name === 'replicate') return
-  test('gives a client that timed out and asks again the same image', async ({ expect }) => {
+  test('returns the same image to a client that retries after a timeout', async ({ expect }) => {
     const { behavior, send: feed, close } = fed()
     const calls = fakeGpu(behavior)
     const caller = await newCaller()

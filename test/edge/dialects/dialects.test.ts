@@ -108,7 +108,7 @@ describe('a dialect', () => {
     expect(await over(run)).toMatchObject({ cancelRequested: true, state: 'canceled' })
   })
 
-  test('waits as long as it asks, and gives links or bytes', async ({ expect }) => {
+  test('waits for the requested time, and returns links or bytes', async ({ expect }) => {
     fakeGpu(works)
     const headers = { ...keyOf(await newCaller()), 'x-wait': '20' }
     const response = await call('POST', '/queue/tiny/runs', { headers, body: { input: { prompt: 'a cat', seed: 5 } } })
@@ -170,7 +170,7 @@ describe('a dialect', () => {
     }
   })
 
-  test('gives a revoked key no facts about its request, whatever status its errors have', async ({ expect }) => {
+  test('gives a revoked key no details about its request, for any status of its errors', async ({ expect }) => {
     const caller = await newCaller()
     await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)
     const body = { input: { prompt: 'a cat', steps: 0 } }

@@ -81,7 +81,7 @@ describe('the official client', () => {
   test('submits, follows and cancels a request', async ({ expect }) => {
     fakeGpu(untilCanceled(2))
     const { queue } = clientOf(await newCaller())
-    const submitted = await queue.submit('octet/tiny', { input: { ...input, loras: [] } })
+    const submitted = await queue.submit('octet/tiny', { input: { ...input, controlnets: [] } })
     const address = `${ORIGIN}/fal/queue/octet/tiny/requests/${submitted.request_id}`
     expect(submitted).toMatchObject({
       ...{ status: 'IN_QUEUE', queue_position: 0, response_url: address },
@@ -94,7 +94,7 @@ describe('the official client', () => {
       const messages = 'logs' in current ? current.logs.map(({ message }) => message) : []
       expect([current.status, messages]).toEqual([
         'IN_PROGRESS',
-        ['loras is [], which has no effect here.', 'image 0: step 2 of 4'],
+        ['controlnets is [], which has no effect here.', 'image 0: step 2 of 4'],
       ])
     })
     expect(await failureOf(queue.result('octet/tiny', { requestId }))).toMatchObject({

@@ -20,7 +20,7 @@ afterEach(() => vi.restoreAllMocks())
 const flower = { prompt: 'a photorealistic flower garden with sunlight, best quality' }
 
 describe('POST /v1/images/generations', () => {
-  test('makes an image, stores it and says how', async ({ expect }) => {
+  test('generates and stores an image, and reports its parameters', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const response = await generate(caller, { ...flower, seed: 7 })
@@ -58,6 +58,7 @@ describe('POST /v1/images/generations', () => {
         output_format: 'png',
         output_quality: 90,
         text_convention: 'diffusers',
+        schedule: { interactive: true, tenant: expect.any(String), weight: 1 },
       },
     ])
     const file = await fetchWorker(data[0]!.url!)
@@ -136,7 +137,7 @@ describe('POST /v1/images/generations', () => {
     expect([octet.route, calls[0]!.request.negative_prompt]).toEqual(['turbo', ''])
   })
 
-  test('says that a negative prompt has no effect on the turbo route', async ({ expect }) => {
+  test('warns that a negative prompt has no effect on the turbo route', async ({ expect }) => {
     fakeGpu(works)
     const { octet } = await generatedOf(
       await generate(await newCaller(), { ...flower, route: 'turbo', negative_prompt: 'blurry' }),
@@ -202,7 +203,7 @@ const submit = (caller: Pick<Caller, 'headers'>, body: unknown) =>
     body: typeof body === 'string' ? body : JSON.stringify(body),
   })
 
-describe('what the native API refuses, and how it is said', () => {
+describe('refusals of the native API', () => {
   const p = { prompt: 'a cat' }
   const cases: [string, unknown, string | null, string][] = [
     ['no prompt', {}, 'prompt', 'prompt is missing; it must be a text of 1 to 10000 characters.'],
@@ -308,7 +309,7 @@ describe('what the native API refuses, and how it is said', () => {
     expect((await generate(caller, { ...large, n: 5, response_format: 'b64_json' })).status).toBe(200)
   })
 
-  test('several problems are told at once', async ({ expect }) => {
+  test('several problems are reported in one response', async ({ expect }) => {
     const { errors } = await problemOf(await submit(await newCaller(), { prompt: 5, n: 0, foo: 1, bar: 2 }))
     expect(errors!.map(({ param }) => param).toSorted()).toEqual(['bar', 'foo', 'n', 'prompt'])
   })
@@ -339,7 +340,7 @@ describe('what the native API refuses, and how it is said', () => {
   })
 })
 
-describe('who may', () => {
+describe('access', () => {
   const revoked = async () => {
     const caller = await newCaller()
     await env.ACCOUNT.getByName(caller.account).revokeKey(caller.keyId)

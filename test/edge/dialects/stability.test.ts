@@ -60,7 +60,7 @@ describe('an image', () => {
     expect(calls[0]!.request).toMatchObject({ width: 256, height: 256 })
   })
 
-  test('is announced with what had no effect', async ({ expect }) => {
+  test('is announced with the parameters that had no effect', async ({ expect }) => {
     fakeGpu(works)
     const response = await post(await newCaller(), { prompt: 'a cat', style_preset: 'anime' })
     expect(response.headers.get('x-octet-warning')).toBe(

@@ -1,4 +1,4 @@
-// How the worker follows the GPU function's stream, and what it makes of one that lies, breaks off or says nothing.
+// The worker's reader of the GPU function's stream, with streams that are wrong, broken or silent.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import { LIMITS } from '#contract'
@@ -41,7 +41,7 @@ describe('a GPU that does not take the job yet', () => {
     expect(calls.map(({ request }) => request.attempt)).toEqual([1, 1])
   })
 
-  test('until the deadline: 503, nothing charged, the job says why', async ({ expect }) => {
+  test('until the deadline: 503, no charge, and the reason in the job', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(503, 'loading'))
     const response = await generate(caller, body)
@@ -63,6 +63,7 @@ describe('a GPU that does not take the job yet', () => {
     expect(first!.max_latency_ms).toBeGreaterThan(500_000)
     expect(first!.max_latency_ms).toBeLessThanOrEqual(600_000)
     expect(second).toEqual({ tenant: first!.tenant, weight: 1, interactive: false })
+    expect(calls.map(({ headers }) => headers.get('octet-model'))).toEqual(['tiny:fp8', 'tiny:fp8'])
     for (const { headers } of calls) expect(headers.get('traceparent')).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/)
   })
 
@@ -78,7 +79,7 @@ describe('a GPU that does not take the job yet', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
   })
 
-  test('the job is told as starting while it waits', async ({ expect }) => {
+  test('the job has the state starting while it waits', async ({ expect }) => {
     const states: (string | undefined)[] = []
     const look = async ({ job }: Seen) => states.push((await env.JOB.getByName(job).view())?.state)
     fakeGpu(

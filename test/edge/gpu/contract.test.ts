@@ -1,4 +1,4 @@
-// The GPU that the worker's tests fake, against the wire contract. The GPU function itself: test/gpu-fn/contract.test.ts.
+// The worker tests' fake GPU function, against the wire contract. test/gpu-fn/contract.test.ts tests the real one.
 import { env } from 'cloudflare:workers'
 import { vi } from 'vitest'
 import { describeGpu } from '../../support/gpu/conformance.ts'

@@ -1,4 +1,4 @@
-// Offers with several endpoints: who is asked, in which order, and that one job runs in one place.
+// Offers with several endpoints: the order of requests, and that one job runs on one endpoint.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, test, vi } from 'vitest'
 import { endpointOrder, reportHealth } from '../../../edge/gpu/health.ts'
@@ -24,7 +24,7 @@ beforeEach(async () => {
 })
 afterEach(() => vi.restoreAllMocks())
 
-/** A GPU at each host; call by call the host's own behaviors, the last one again. */
+/** A GPU function at each host. Call k gets the host's behavior k, later calls its last one. */
 function gpus(first: Behavior[], spare: Behavior[]): Seen[] {
   const left = { [DEFAULT]: [...first], [SPARE]: [...spare] }
   return fakeGpu((seen) => {
@@ -59,14 +59,16 @@ test.for<[string, Behavior]>([
   expect((await ledgerOf(caller)).captured).toBe(job.price)
 })
 
-test('the spare takes a job when the first says nothing, which is told to drop it', async ({ expect }) => {
+test('the fallback gets the job if the first endpoint is silent, which then receives a cancellation', async ({
+  expect,
+}) => {
   const { job, asked } = await run(gpus([silent], [works]))
   expect(asked).toEqual([DEFAULT, SPARE])
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
   await vi.waitFor(() => expect(cancellations).toEqual([{ job: job.id, attempt: 1 }]))
 })
 
-test('one that was told to drop the job is not asked again in that attempt, which it would call canceled', async ({
+test('an endpoint with a cancellation is skipped for the rest of the attempt, which it would report as canceled', async ({
   expect,
 }) => {
   const dropped: Behavior = (seen) => stream([accepted(seen), line({ type: 'canceled', steps_done: 0, timings })])
@@ -76,7 +78,7 @@ test('one that was told to drop the job is not asked again in that attempt, whic
   expect(job).toMatchObject({ state: 'succeeded', attempt: 1, endpoint: 'spare' })
 })
 
-test('a first that starts is waited for before the spare is asked', async ({ expect }) => {
+test('a first endpoint that is starting is awaited before the fallback is tried', async ({ expect }) => {
   const { job, asked } = await run(gpus([refuses(503, 'loading'), works], [works]))
   expect(asked).toEqual([DEFAULT, DEFAULT])
   expect(job).toMatchObject({ state: 'succeeded', endpoint: 'default' })
@@ -105,7 +107,7 @@ test('a job that no endpoint will ever take fails as one that a single endpoint 
   expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: 0 })
 })
 
-test('an endpoint that was down is asked last for a while, and its object has that', async ({ expect }) => {
+test('an endpoint that was down is tried last for a while, and its object stores this', async ({ expect }) => {
   const now = Date.now()
   expect(endpointOrder(['default', 'spare'], 1)).toEqual(['default', 'spare'])
   expect(endpointOrder(['default', 'spare'], 2)).toEqual(['spare', 'default'])

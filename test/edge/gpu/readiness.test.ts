@@ -25,7 +25,7 @@ test('a GPU is warm for the time of grace after it was ready, then cold', ({ exp
   expect(stateOf(warm, policy, later(101))).toEqual({ state: 'cold', ready_in_seconds: 60 })
 })
 
-test('while it starts callers are told how long is left, by what starts took before', ({ expect }) => {
+test('during a start, the remaining time is estimated from earlier starts', ({ expect }) => {
   const starting = markStarting(NO_READINESS, NOW)
   expect(stateOf(starting, policy, later(10))).toEqual({ state: 'starting', ready_in_seconds: 50 })
   expect(stateOf(starting, policy, later(300))).toEqual({ state: 'starting', ready_in_seconds: 1 })
@@ -41,7 +41,7 @@ test('a start that never ends is forgotten', ({ expect }) => {
 })
 
 describe('a ping', () => {
-  test('costs the start and the time of grace of a cold GPU, and what it adds to a warm one', ({ expect }) => {
+  test('costs the start and the idle time of a cold GPU, and the added idle time of a warm one', ({ expect }) => {
     expect(pingCost(NO_READINESS, policy, NOW)).toBe(160)
     expect(pingCost(markReady(NO_READINESS, NOW), policy, later(80))).toBe(80)
   })

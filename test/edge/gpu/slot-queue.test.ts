@@ -200,7 +200,7 @@ test('over any sequence of events no slot is idle or granted twice', ({ expect }
   fc.assert(property)
 })
 
-test('accounts of the same usage take turns, in whatever order their jobs arrive', ({ expect }) => {
+test('accounts of equal usage take turns, regardless of the order in which their jobs arrive', ({ expect }) => {
   const property = fc.property(fc.array(fc.nat(3), { maxLength: 40 }), (arrivals) => {
     const queue = new SlotQueue(LEASE_MS)
     const left = new Map<number, number>()

@@ -88,7 +88,7 @@ test('the next job is sent to the GPU during the last step, so that the GPU is n
   expect((await over(first)).state).toBe('succeeded')
 })
 
-test('a job that cannot be called leaves its slot to the next, and asks again', async ({ expect }) => {
+test('an unreachable job passes its slot to the next job, and requests another', async ({ expect }) => {
   const caller = await newCaller()
   const { behavior, finishNext } = heldGpu()
   const calls = fakeGpu(behavior)
@@ -175,7 +175,7 @@ test('a canceled job leaves the queue at once', async ({ expect }) => {
   const released = vi.spyOn(EndpointDO.prototype, 'releaseSlot')
   await send('DELETE', `/v1/jobs/${waiting.id}`, caller)
   await vi.waitFor(() => expect(released).toHaveBeenCalledWith(waiting.id))
-  // Not because its turn came.
+  // The slot is free for another reason than its turn.
   expect(await stateOf(first)).toBe('running')
   await finishNext()
 })

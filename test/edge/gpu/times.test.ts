@@ -1,4 +1,4 @@
-// A GPU function that takes too long, in each of the ways in which it can.
+// Time limits of the GPU function: start, silence and run.
 
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -64,7 +64,7 @@ describe('a refusal', () => {
     expect(pulled).toBeLessThanOrEqual(131_072)
   })
 
-  test('that falls silent is told by what came', async ({ expect }) => {
+  test('that falls silent is judged by the events received', async ({ expect }) => {
     const warn = vi.spyOn(console, 'warn')
     let begun = false
     fakeGpu(() =>

@@ -1,4 +1,4 @@
-// Whatever a caller sends to any route: an answer in words, small, and never a fault of ours.
+// Random requests to every route get a small error with a message, and never an internal error.
 import fc from 'fast-check'
 import { afterEach, beforeAll, test, vi } from 'vitest'
 import { ACCESS } from '../../../edge/routes/access.ts'

@@ -1,4 +1,4 @@
-// Addresses and headers are bounded before they are parsed, and no text in them takes long.
+// URLs and headers are bounded before they are parsed, and no text in them takes long to parse.
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import { waitSeconds } from '../../../edge/http/prefer.ts'
@@ -54,11 +54,11 @@ test.for([
   expect(waitSeconds(header)).toBe(seconds)
 })
 
-/** The definition; some texts make it slow. */
+/** The definition of the parser, which is slow for some texts. */
 const QUOTED =
   /"[^"]{1,200}"|“[^”]{1,200}”|«[^»]{1,200}»|„[^“”]{1,200}[“”]|(?:^|[\s(])['‘][^'’]{1,200}['’](?=$|[\s.,;:!?)])/u
 
-test('a prompt asks for text exactly where the definition says so', () => {
+test('a prompt requests text exactly according to the definition', () => {
   const mark = fc.constantFrom('"', '“', '”', '«', '»', '„', "'", '‘', '’', ' ', '(', ')', '.', 'a', '\n')
   const prompts = fc.oneof(
     fc.string({ unit: mark, maxLength: 30 }),

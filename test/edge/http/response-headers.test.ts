@@ -1,4 +1,4 @@
-// Headers that every reply has, errors included.
+// Headers of every response, including errors.
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import { fetchWorker, generate, generatedOf, newCaller, send } from '../support/client.ts'
@@ -6,9 +6,7 @@ import { fakeGpu, works } from '../support/fake-gpu.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
-test('every reply demands HTTPS, forbids guessing its type, and is not stored unless it says that it may be', async ({
-  expect,
-}) => {
+test('every reply requires HTTPS, forbids MIME sniffing, and is not cached by default', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(works)
   const image = await generate(caller, { prompt: 'a cat' })

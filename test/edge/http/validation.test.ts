@@ -1,4 +1,4 @@
-// Whatever a request holds, its refusal is small, and names at most ten problems.
+// The error of an invalid request is small and names at most ten problems, for any content.
 import { describe, test } from 'vitest'
 import * as z from 'zod'
 import { shown } from '../../../edge/http/validation.ts'

@@ -1,4 +1,4 @@
-// The money path: whatever runs twice, dies or is taken over, a job ends once, stores once and is charged once.
+// Exactly-once effects: despite duplicates, crashes and takeovers, a job ends once, is stored once and is charged once.
 import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { decodeJwt } from 'jose'
@@ -24,7 +24,7 @@ describe('a job that is created twice', () => {
     expect(await ledgerOf(caller)).toEqual({ reserved: 0, captured: PRICE })
   })
 
-  test('after its end stays unchanged, whatever the second request asks for', async ({ expect }) => {
+  test('after its end stays unchanged, for any second request', async ({ expect }) => {
     const caller = await newCaller()
     const calls = fakeGpu(works)
     const spec = await created(caller)

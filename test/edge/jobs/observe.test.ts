@@ -10,7 +10,7 @@ afterEach(() => vi.restoreAllMocks())
 const SECRET = 'a heron in the reeds'
 const flower = { prompt: SECRET, negative_prompt: `${SECRET} at night`, route: 'full' }
 
-/** All that is written to the log from now on. */
+/** Records all log lines from now on. */
 function watchLog(): string[] {
   const lines: string[] = []
   for (const level of ['log', 'info', 'warn', 'error', 'debug'] as const)
@@ -35,7 +35,7 @@ describe('a finished job', () => {
     expect(told[0]).toMatchObject({ price_microdollars: price, attempts: 1, device: 'fake' })
   })
 
-  test('is one point of Analytics Engine, within what a point may hold', async ({ expect }) => {
+  test('is one data point of Analytics Engine, within its size limits', async ({ expect }) => {
     const job = await finishedJob()
     const points: AnalyticsEngineDataPoint[] = []
     const ANALYTICS = { writeDataPoint: (point?: AnalyticsEngineDataPoint) => void points.push(point!) }
@@ -50,7 +50,7 @@ describe('a finished job', () => {
     expect(Math.max(POINT.blobs.length, POINT.doubles.length)).toBeLessThanOrEqual(20)
   })
 
-  test('that failed tells its error and no price', async ({ expect }) => {
+  test('that failed has its error and no price', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(400, 'invalid_request'))
     const response = await generate(caller, flower)

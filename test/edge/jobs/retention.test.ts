@@ -97,7 +97,7 @@ describe.for(['succeeded', 'failed', 'canceled'] as const)('a job that has %s', 
     expect(job.state).toBe(state)
     expect(await alarmOf(job)).toBe(retentionEnd(job))
     expect(await events()).toEqual([1, 1, 1])
-    // What another attempt has stored, and no record names.
+    // A file of another attempt, which no record names.
     await env.RESULTS.put(`results/30d/${owner.account}/${job.id}/7.png`, 'stray')
     await exported(job)
     const before = await accountOf(owner).audit()
@@ -158,7 +158,7 @@ describe('a job whose retention is over', () => {
     await expire(job)
     await runDurableObjectAlarm(jobOf(job))
     expect(await jobOf(job).view()).toMatchObject({ settled: false })
-    // In seconds again, and not in a day.
+    // The next try is in seconds instead of a day.
     expect((await alarmOf(job))! - Date.now()).toBeLessThan(DAY_MS / 24)
     settle.mockRestore()
     await vi.waitFor(async () => {
@@ -213,7 +213,7 @@ describe('a job whose retention is over', () => {
   })
 })
 
-test('a job outlives its images, whatever the account’s retention', ({ expect }) => {
+test('a job outlives its images, for every retention period', ({ expect }) => {
   for (const retentionDays of RETENTION_DAYS)
     expect(retentionEnd({ finished: 0, created: 0, retentionDays })).toBe((retentionDays + 7) * DAY_MS)
 })

@@ -32,7 +32,7 @@ async function madeBy(caller: Caller) {
   return octet
 }
 
-/** Tells a warning that quotes the prompt, as the GPU function does, and succeeds. */
+/** Sends a warning that quotes the prompt, as the GPU function does, and succeeds. */
 const warns = async (seen: Seen) => {
   const quoted = line({ type: 'warning', code: 'prompt_truncated', message: `CLIP did not see "${flower.prompt}"` })
   const end = { images: 1, timings: { queue: 0, load: 0, encode: 0, denoise: 0, decode: 0, total: 0 } }
@@ -40,7 +40,7 @@ const warns = async (seen: Seen) => {
 }
 
 describe('GET /v1/operator/jobs/{id}', () => {
-  test('tells a job’s states, attempts, money, images and webhooks', async ({ expect }) => {
+  test('reports a job’s states, attempts, money, images and webhooks', async ({ expect }) => {
     const caller = await newManager()
     fakeGpu(works)
     const received = receiver()
@@ -62,7 +62,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     expect(found.images).toMatchObject([{ in_store: true, receipt: true }])
   })
 
-  test('tells neither prompts nor receipts, also where an event quotes one', async ({ expect }) => {
+  test('contains neither prompts nor receipts, even if an event quotes one', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(warns)
     const { job } = await madeBy(caller)
@@ -73,7 +73,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     expect((await report(job)).job!.asked).toMatchObject({ prompt_characters: 20, steps: 28, seed: expect.any(Number) })
   })
 
-  test('tells why a job failed in words that its owner never reads', async ({ expect }) => {
+  test('states the internal cause of a failure, which its owner never sees', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(refuses(400, 'invalid_request'))
     const response = await generate(caller, flower)
@@ -108,7 +108,7 @@ describe('GET /v1/operator/jobs/{id}', () => {
     })
   })
 
-  test('is the operator’s alone, and says what is wrong with an id', async ({ expect }) => {
+  test('is for the operator only, and explains an invalid id', async ({ expect }) => {
     const caller = await newManager()
     const id = newJobId()
     for (const token of [caller.key, 'x']) expect((await ask(id, token)).status).toBe(401)

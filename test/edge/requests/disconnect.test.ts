@@ -1,5 +1,5 @@
 // Callers that disconnect before the response. The tests abort the request's signal, as the platform does on a disconnect.
-import { createExecutionContext, waitOnExecutionContext } from 'cloudflare:test'
+import { createExecutionContext, runInDurableObject, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, test, vi } from 'vitest'
 import { AccountDO } from '../../../edge/accounts/account.ts'
@@ -150,5 +150,26 @@ test('after a disconnect and a cancellation, an equal request is a new job', asy
   await over({ id: calls[0]!.job })
   const second = await request(caller, {}).reply
   expect([second.status, second.headers.get('x-octet-job') === calls[0]!.job]).toEqual([200, false])
+  await first.reply
+})
+
+test('after a disconnect, the next equal request joins a job that has run for more than a minute', async ({
+  expect,
+}) => {
+  const caller = await newCaller()
+  const { behavior, send: feed, close } = fed()
+  const calls = fakeGpu(behavior)
+  const first = request(caller, {})
+  await vi.waitFor(() => expect(calls).toHaveLength(1))
+  await runInDurableObject(env.ACCOUNT.getByName(caller.account), (_, { storage }) => {
+    storage.sql.exec('UPDATE ledger SET reserved = reserved - 120000')
+  })
+  first.cut()
+  await first.ended()
+  const second = request(caller, {})
+  const [seen] = calls
+  feed(accepted(seen!), started(seen!), ...(await image(seen!, 0)), line({ type: 'succeeded', images: 1, timings }))
+  close()
+  expect((await second.reply).headers.get('x-octet-job')).toBe(seen!.job)
   await first.reply
 })

@@ -55,7 +55,7 @@ test('a refusal of the request itself is replayed: one job, one answer', async (
   expect(calls).toHaveLength(1)
 })
 
-test('a fault of ours leaves the key free: the caller was asked to try again', async ({ expect }) => {
+test('a fault of the service frees the key, because the caller is expected to retry', async ({ expect }) => {
   const caller = await newCaller()
   const calls = fakeGpu(refuses(400, 'invalid_request'), works)
   expect((await generate(caller, body, once)).status).toBe(500)
@@ -63,7 +63,7 @@ test('a fault of ours leaves the key free: the caller was asked to try again', a
   expect(calls).toHaveLength(2)
 })
 
-test('a job that no GPU took leaves its key free: the retry that we ask for makes the image', async ({ expect }) => {
+test('a job without a GPU frees its key, so that the expected retry generates the image', async ({ expect }) => {
   const caller = await newCaller()
   fakeGpu(refuses(503, 'loading'))
   const first = await generate(caller, body, once)
@@ -110,7 +110,7 @@ test('a job that lost a stream keeps its key in flight until it ends', async ({ 
 
 describe('a retry that brings no key', () => {
   const again = { 'x-stainless-retry-count': '1' }
-  /** Two requests, the second while the first runs; then the GPU goes on. */
+  /** Sends a second request while the first runs, and then lets the GPU continue. */
   async function twice(caller: Caller, fields: object, headers: Record<string, string>) {
     const { behavior, send: feed } = fed()
     const admit = vi.spyOn(AccountDO.prototype, 'admit')
@@ -139,7 +139,7 @@ describe('a retry that brings no key', () => {
     expect(await filesOf(caller)).toHaveLength(1)
   })
 
-  test('is told by the same seed as well: both would make the same image', async ({ expect }) => {
+  test('is also recognized by an equal seed, because both requests have the same image', async ({ expect }) => {
     const { jobs } = await twice(await newCaller(), { ...body, seed: 7 }, {})
     expect(jobs[1]).toBe(jobs[0])
   })

@@ -24,7 +24,7 @@ async function made(caller: Caller, fields: object = {}) {
 }
 
 describe('GET /v1/jobs/{id}/receipts', () => {
-  test('gives a receipt for each image that the public keys check and that says how the image was made', async ({
+  test('issues a receipt for each image, verifiable with the public keys, with the parameters of the image', async ({
     expect,
   }) => {
     const caller = await newCaller()
@@ -66,7 +66,7 @@ describe('GET /v1/jobs/{id}/receipts', () => {
     expect((await openReceipt(second!.receipt, await jwks())).parameters.seed).toBe(0)
   })
 
-  test('tells no prompt, and two receipts of one prompt do not look alike', async ({ expect }) => {
+  test('contains no prompt, and two receipts of one prompt differ', async ({ expect }) => {
     const caller = await newCaller()
     const { octet } = await made(caller, { prompt: 'a secret cat' })
     const [one, other] = await Promise.all(
@@ -93,9 +93,7 @@ describe('the keys that sign receipts', () => {
     for (const key of keys) expect(Object.keys(key).sort()).toEqual(['alg', 'crv', 'kid', 'kty', 'use', 'x'])
   })
 
-  test('rotate: what the old one signed still holds, also when only its public half is kept, until it is dropped', async ({
-    expect,
-  }) => {
+  test('rotate: receipts of the old key stay valid while at least its public half is kept', async ({ expect }) => {
     const [fresh, old] = configOf(env).receiptKeys
     const caller = await newCaller()
     const { octet } = await made(caller)

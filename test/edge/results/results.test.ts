@@ -43,7 +43,7 @@ describe('GET /v1/results/{job}/{file}', () => {
     expect(await bytes(response)).toEqual(imageBytes(3))
   })
 
-  test('HEAD tells the same without a body', async ({ expect }) => {
+  test('HEAD has the same headers without a body', async ({ expect }) => {
     const [head, whole] = [await get({}, 'HEAD'), await get()]
     const names = ['content-type', 'content-length', 'etag', 'cache-control', 'accept-ranges']
     expect(names.map((name) => head.headers.get(name))).toEqual(names.map((name) => whole.headers.get(name)))
@@ -112,7 +112,7 @@ describe('GET /v1/results/{job}/{file}', () => {
   })
 })
 
-describe('who may read a result', () => {
+describe('access to results', () => {
   test('whoever holds the signed link, until it expires', async ({ expect }) => {
     const response = await fetchWorker(link)
     expect(response.status).toBe(200)
@@ -140,7 +140,7 @@ describe('who may read a result', () => {
 })
 
 describe('GET /v1/jobs/{id}', () => {
-  test('tells the owner what became of it', async ({ expect }) => {
+  test('states the outcome to its owner', async ({ expect }) => {
     const body = (await (await fetchWorker(`/v1/jobs/${job}`, { headers: owner.headers })).json()) as {
       images: { url: string }[]
     }
@@ -156,7 +156,7 @@ describe('GET /v1/jobs/{id}', () => {
     expect(JSON.stringify(body)).not.toContain('results/30d')
   })
 
-  test('is 401 without a key and 404 for what is no job', async ({ expect }) => {
+  test('is 401 without a key and 404 for an id that is not a job', async ({ expect }) => {
     expect((await fetchWorker(`/v1/jobs/${job}`)).status).toBe(401)
     for (const id of ['nonsense', `job_${'0'.repeat(32)}`])
       expect((await fetchWorker(`/v1/jobs/${id}`, { headers: owner.headers })).status).toBe(404)
@@ -187,7 +187,7 @@ describe('GET /v1/jobs', () => {
 })
 
 describe('GET /v1/models', () => {
-  test('lists what the catalog offers, to a caller with a key', async ({ expect }) => {
+  test('lists the models of the catalog, for a caller with a key', async ({ expect }) => {
     const { data } = (await (await fetchWorker('/v1/models', { headers: owner.headers })).json()) as {
       data: { id: string; octet: unknown[] }[]
     }

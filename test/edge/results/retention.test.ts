@@ -1,4 +1,4 @@
-// How long results are kept, how they are deleted, and when they answer another request.
+// Retention, deletion and reuse of results.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, test, vi } from 'vitest'
@@ -42,7 +42,7 @@ async function made(fields: Record<string, unknown> = {}) {
   return generated
 }
 
-/** As if the account's time for its images were over. */
+/** Simulates the end of the retention period of the account's images. */
 const expire = (job: string) =>
   runInDurableObject(env.JOB.getByName(job), (_, { storage }) => {
     const record = storage.kv.get<JobRecord>('job')!
@@ -50,7 +50,7 @@ const expire = (job: string) =>
   })
 
 describe('retention', () => {
-  test('is the account’s: it decides where an image lies and when it expires', async ({ expect }) => {
+  test("is a setting of the account that determines an image's prefix and expiry", async ({ expect }) => {
     await env.ACCOUNT.getByName(owner.account).configure({ retention_days: 7 })
     const { octet } = await made()
     const { objects } = await env.RESULTS.list({ prefix: `results/7d/${owner.account}/` })
@@ -59,7 +59,7 @@ describe('retention', () => {
     expect(expires_at - objects[0]!.uploaded.getTime() / 1000).toBeCloseTo(7 * 86_400, -1)
   })
 
-  test('is 30 days unless the operator says otherwise, in one of five ways', async ({ expect }) => {
+  test('is 30 days by default, and one of five values set by the operator', async ({ expect }) => {
     const account = (init: RequestInit) =>
       fetchWorker(`/v1/accounts/${owner.account}`, {
         ...init,
@@ -115,7 +115,7 @@ describe('deletion', () => {
 })
 
 describe('reuse', () => {
-  test('answers an identical request from what is there: no run, no price, and it says so', async ({ expect }) => {
+  test('answers an identical request with the stored images: no run, no price, and a note', async ({ expect }) => {
     const first = await made()
     const again = await generatedOf(await generate(owner, { ...body, reuse: true }))
     expect(again.octet).toMatchObject({ job: first.octet.job, reused: true, price_microdollars: 0 })
@@ -134,7 +134,7 @@ describe('reuse', () => {
     expect(await ledgerOf(owner)).toEqual({ reserved: 0, captured: first.octet.price_microdollars })
   })
 
-  test('is asked for; what differs is made', async ({ expect }) => {
+  test('must be requested; a different request is generated', async ({ expect }) => {
     await made()
     const others = [
       {},
@@ -168,7 +168,7 @@ describe('reuse', () => {
     expect((await generate(owner, { ...body, reuse: true })).status).toBe(401)
   })
 
-  test('without a seed, or beside what it cannot serve, is refused', async ({ expect }) => {
+  test('without a seed, or with fields that exclude it, is refused', async ({ expect }) => {
     const refused = [
       [
         { prompt: 'a cat', reuse: true },
@@ -186,7 +186,7 @@ describe('reuse', () => {
   })
 })
 
-test('a request’s webhook goes only where webhooks may go', async ({ expect }) => {
+test('a request’s webhook must have an allowed address', async ({ expect }) => {
   const response = await generate(owner, { ...body, webhook: 'https://127.0.0.1/in' })
   const { error } = await problemOf(response)
   expect([response.status, error.param, error.message]).toEqual([

@@ -1,4 +1,4 @@
-// Jobs that run on their own: submitted, named, waited for, listed.
+// Asynchronous jobs: submission, names, waits and lists.
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
 import {
@@ -119,7 +119,7 @@ describe('PUT /v1/jobs/{id}', () => {
   })
 })
 
-describe('what a job tells', () => {
+describe('the fields of a job', () => {
   test('queued at a position, starting, then step k of n', async ({ expect }) => {
     const caller = await newCaller()
     const { behavior, send: feed, close } = fed()
@@ -146,7 +146,7 @@ describe('GET /v1/jobs', () => {
   const list = async (caller: Caller, query: string) =>
     (await (await send('GET', `/v1/jobs?${query}`, caller)).json()) as Page
 
-  test('goes through all jobs, newest first, whatever comes in meanwhile', async ({ expect }) => {
+  test('lists all jobs, newest first, despite new jobs in the meantime', async ({ expect }) => {
     const caller = await newCaller()
     fakeGpu(works)
     const ids: string[] = []

@@ -166,7 +166,7 @@ describe('a tool', () => {
   })
 })
 
-test('a request without a valid key is refused with a challenge, and other methods with what is allowed', async ({
+test('a request without a valid key is refused with a challenge, and other methods with the allowed ones', async ({
   expect,
 }) => {
   const ping = { jsonrpc: '2.0', id: 1, method: 'ping' }

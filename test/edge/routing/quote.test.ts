@@ -17,7 +17,7 @@ const observed = (finished: number, more: Partial<Observation> = {}): Observatio
 })
 
 describe('a forecast', () => {
-  test('says when it knows nothing', ({ expect }) => {
+  test('reports the absence of observations', ({ expect }) => {
     expect(forecast([], 4, NOW)).toEqual(NO_OBSERVATIONS)
     expect(NO_OBSERVATIONS).toEqual({ observations: 0, cold: null, seconds: null })
   })
@@ -30,7 +30,7 @@ describe('a forecast', () => {
     expect(forecast(cold, 8, NOW).seconds).toEqual({ p50: 13.5, p95: 13.5 })
   })
 
-  test('goes by starts after a pause like the present one, when there are some', ({ expect }) => {
+  test('is based on starts after similar pauses, if there are any', ({ expect }) => {
     // In each hour one cold start after 50 minutes of quiet, and nine warm ones a minute apart.
     const hours = Array.from({ length: 5 }, (_, h) =>
       Array.from({ length: 10 }, (_, k) =>
@@ -46,7 +46,7 @@ describe('a forecast', () => {
     })
   })
 
-  test('counts all where nothing alike was seen', ({ expect }) => {
+  test('is based on all observations without similar ones', ({ expect }) => {
     const few = [observed(NOW - 4000, { load: 20 }), observed(NOW - 1000)]
     expect(forecast(few, 4, NOW + 600 * MINUTE).cold).toEqual({ probability: 0.5, observations: 2 })
   })
@@ -60,7 +60,7 @@ async function seen(id: string, { created, finished, megapixel_steps, waited, lo
 
 describe('POST /v1/quote', () => {
   const body = { prompt: 'a cat', width: 256, height: 256 }
-  test('tells price, route and reason, and that nothing was measured yet', async ({ expect }) => {
+  test('has price, route and reason, and null for unmeasured values', async ({ expect }) => {
     const caller = await newCaller()
     const quoted = await call('POST', '/v1/quote', caller.headers, body)
     expect(quoted).toMatchObject({
@@ -76,7 +76,7 @@ describe('POST /v1/quote', () => {
     expect(unchecked.body.reason).toContain('could not be checked')
   })
 
-  test('needs no migrated database, and the operator is told what is missing', async ({ expect }) => {
+  test("works without a migrated database, and the operator's status names the missing table", async ({ expect }) => {
     const { headers } = await newCaller()
     await env.DB.exec('ALTER TABLE observations RENAME TO elsewhere')
     try {
@@ -90,7 +90,7 @@ describe('POST /v1/quote', () => {
     }
   })
 
-  test('honours max_cost, by a cheaper route or not at all', async ({ expect }) => {
+  test('honors max_cost with a cheaper route, or is refused', async ({ expect }) => {
     const { headers } = await newCaller()
     const quote = (more: unknown) => call('POST', '/v1/quote', headers, { ...body, ...(more as object) })
     const sign = { prompt: 'a sign "OPEN"' }
@@ -108,7 +108,7 @@ describe('POST /v1/quote', () => {
     })
   })
 
-  test('tells what it has seen, and honours max_latency_ms by it', async ({ expect }) => {
+  test('has the measured values, and applies max_latency_ms to them', async ({ expect }) => {
     const { headers } = await newCaller()
     const megapixel_steps = 0.065536 * 4
     for (const k of [1, 2, 3, 4]) await seen(`seen-${k}`, observed(Date.now() - k * 5000, { megapixel_steps }))
@@ -135,7 +135,7 @@ describe('POST /v1/quote', () => {
     })
   })
 
-  test('says what is wrong, and is not told without a key', async ({ expect }) => {
+  test('names the problem, and requires a key', async ({ expect }) => {
     const { headers } = await newCaller()
     expect((await call('POST', '/v1/quote', headers, { prompt: '' })).status).toBe(400)
     expect((await call('POST', '/v1/quote', headers, { ...body, max_cost: -1 })).body).toMatchObject({

@@ -151,12 +151,12 @@ describe('the guards of a request', () => {
     )
   })
 
-  test('a latency that was never measured rules nothing out, and the reason says so', ({ expect }) => {
+  test('an unmeasured latency rules nothing out, as the reason states', ({ expect }) => {
     const offers = [{ ...full, ...half }]
     expect(choose({ route: 'full', maxLatencyMs: 1 }, offers).reason).toMatch(/could not be checked\.$/)
   })
 
-  test('what was measured and is quick enough comes before what was not', ({ expect }) => {
+  test('measured offers that are fast enough precede unmeasured ones', ({ expect }) => {
     const offers = [{ ...full, ...half }, full]
     const chosen = choose({ route: 'full', maxLatencyMs: 30_000 }, offers)
     expect(chosen).toMatchObject({ tier: 'fp8', reason: expect.stringContaining('full/fp16 has not run here yet, so') })

@@ -59,8 +59,11 @@ export function stream(parts: readonly Uint8Array[], ending: Ending = 'close', c
 
 export const accepted = ({ job, request }: Seen) =>
   line({ type: 'accepted', job, attempt: request.attempt, position: 0 })
-export const started = ({ request: { model, tier } }: Seen) =>
-  line({ type: 'started', model, tier, package: 'a'.repeat(64), device: 'fake' })
+export const started = ({ request: { model, tier, loras } }: Seen) => {
+  const adapters = loras?.map((lora) => ({ ...lora, package: 'e'.repeat(64) }))
+  const facts = { model, tier, package: 'a'.repeat(64), device: 'fake' }
+  return line({ type: 'started', ...facts, ...(adapters && { loras: adapters }) })
+}
 
 /** Returns the two parts of image k: its line, with `change` applied, and its bytes. */
 export async function image({ request }: Seen, k: number, change: Record<string, unknown> = {}): Promise<Uint8Array[]> {

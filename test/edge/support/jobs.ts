@@ -1,4 +1,4 @@
-// Jobs made straight in the ledger and the job object, without a request.
+// Creates jobs directly in the ledger and the job object, without a request.
 
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -46,7 +46,7 @@ export const reservationOf = (spec: JobSpec): Reservation => ({
   ...{ job: spec.id, fingerprint: spec.fingerprint, price: spec.price, reservedAt: Date.now(), spec },
 })
 
-/** A job whose price is reserved and which does not exist yet. */
+/** A reservation whose job does not exist yet. */
 export async function reserved(caller: Caller): Promise<JobSpec> {
   const spec = specOf(caller)
   const credential = (await checkKey(peppers, caller.key))!
@@ -56,17 +56,17 @@ export async function reserved(caller: Caller): Promise<JobSpec> {
   return spec
 }
 
-/** The same, which exists and runs. */
+/** A reservation with a running job. */
 export async function created(caller: Caller): Promise<JobSpec> {
   const spec = await reserved(caller)
   await jobOf(spec).create(reservationOf(spec))
   return spec
 }
 
-/** What a job of `specOf` costs when it is canceled after some of its steps. */
+/** The charge for a job of `specOf` that is canceled after some of its steps. */
 export const costOfSteps = (steps: number) => BASE_PRICE + Math.floor(((PRICE - BASE_PRICE) * steps) / 8)
 
-/** The job once nothing is left to do of it: ended, settled, announced. */
+/** Waits until the job has ended and is settled and announced. */
 export const over = (spec: Pick<JobSpec, 'id'>, timeout = 10_000): Promise<JobRecord> =>
   vi.waitFor(
     async () => {
@@ -151,7 +151,7 @@ export function finalJob({ account, keyId }: Caller, change: Partial<JobRecord> 
   }
 }
 
-/** Accepts, makes the first of two images, then says no more. */
+/** Accepts the job, sends the first of two images, then stays silent. */
 export const stopsHalfWay = async (seen: Seen) =>
   stream([accepted(seen), started(seen), ...(await image(seen, 0))], 'silence')
 

@@ -1,4 +1,4 @@
-// What the tests of keys ask of the worker: keys that are made, changed, rotated, revoked and listed, and jobs that they pay for.
+// Requests of the key tests: creation, change, rotation, revocation and listing of keys, and jobs on their budgets.
 
 import { env } from 'cloudflare:workers'
 import type { Admission } from '../../../edge/accounts/admission.ts'

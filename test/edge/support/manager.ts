@@ -1,4 +1,4 @@
-// A caller that manages its webhooks: its requests to the webhook API, and what its outbox stores.
+// A caller that manages its webhooks: its requests to the webhook API, and the content of its outbox.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, vi } from 'vitest'
@@ -7,14 +7,14 @@ import { RECEIVER, type Received, receiver } from './receiver.ts'
 
 const managers: Caller[] = []
 
-/** A fresh account with a key that may manage its webhooks. */
+/** A new account with a key that may manage its webhooks. */
 export async function newManager(): Promise<Caller> {
   const caller = await newCaller({ scopes: ['generate', 'read', 'admin'] })
   managers.push(caller)
   return caller
 }
 
-// What is still pending would be tried again beside the next test. Where that logs while a file ends, vitest's worker waits forever.
+// Pending deliveries would be retried during the next test. A log line at the end of a file would block vitest's worker.
 afterEach(async () => {
   for (const manager of managers.splice(0))
     await runInDurableObject(outboxOf(manager), (_, { storage }) => {
@@ -22,7 +22,7 @@ afterEach(async () => {
     })
 })
 
-/** For each test of a file: a fresh manager, and a receiver that takes every webhook. Afterwards nothing is mocked. */
+/** Prepares each test of a file with a new manager and a receiver that accepts every webhook, and removes all mocks afterward. */
 export function eachWithReceiver(set: (caller: Caller, calls: Received[]) => void): void {
   beforeEach(async () => set(await newManager(), receiver()))
   afterEach(() => vi.restoreAllMocks())
@@ -80,7 +80,7 @@ export const passTime = (caller: Pick<Caller, 'account'>) =>
     await storage.setAlarm(Date.now())
   })
 
-/** What the outbox stores of a caller's receivers. */
+/** The receivers in a caller's outbox. */
 export const receiversOf = (caller: Pick<Caller, 'account'>) =>
   runInDurableObject(outboxOf(caller), (_, { storage }) =>
     storage.sql

@@ -1,4 +1,4 @@
-// A receiver of webhooks on the public internet, replaced at `fetch`: it records requests and answers as a test wants.
+// A webhook receiver behind a mock of `fetch`: it records requests and replies as the test specifies.
 import { vi } from 'vitest'
 
 export const RECEIVER = 'https://hooks.octet-customer.com'
@@ -17,7 +17,7 @@ export type Payload = {
 }
 type Behavior = (received: Received, call: number) => number | Response | Promise<number | Response>
 
-/** Answers requests to RECEIVER with a status or a response; every other request goes where it went before. */
+/** Replies to requests to RECEIVER with a status or a response. Other requests are not affected. */
 export function receiver(behavior: Behavior = () => 204): Received[] {
   const calls: Received[] = []
   const spy = vi.spyOn(globalThis, 'fetch')
@@ -39,7 +39,7 @@ export function receiver(behavior: Behavior = () => 204): Received[] {
 
 export const payloadOf = ({ body }: Pick<Received, 'body'>) => JSON.parse(body) as Payload
 
-/** Waits until a receiver was called so often. */
+/** Waits until a receiver has received this number of requests. */
 export const arrived = (calls: Received[], count: number) =>
   vi.waitFor(
     () => {
@@ -48,7 +48,7 @@ export const arrived = (calls: Received[], count: number) =>
     { timeout: 20_000, interval: 20 },
   )
 
-/** A receiver that answers nothing until `release`, whatever timeout its caller has. */
+/** A receiver that does not reply until `release`, even after the caller's timeout. */
 export function hang(status = 204) {
   const { promise, resolve } = Promise.withResolvers<void>()
   return { answer: () => promise.then(() => status), release: resolve }

@@ -7,7 +7,7 @@ import { envWith } from './config.ts'
 
 export const shippedEnv = envWith({ OCTET_CATALOG: env.SHIPPED_CATALOG })
 
-/** A `fetch` of the worker as shipped. Work after the response is finished once its body is read. */
+/** Sends a request to the worker with the catalog of wrangler.toml. Work after the response is complete once its body is read. */
 export async function fetchShipped(input: RequestInfo | URL, init?: RequestInit): Promise<Response> {
   const context = createExecutionContext()
   const address = input instanceof Request ? input : new URL(String(input), ORIGIN)

@@ -99,7 +99,7 @@ async function deliver(records: UsageRecord[], secrets: { STRIPE_SECRET_KEY?: st
   return getQueueResult(batch, createExecutionContext())
 }
 
-/** Stands in for Stripe at `fetch`: call k gets status k, the last one again from there on. */
+/** Mocks Stripe at `fetch`: call k gets status k, later calls the last status. */
 function stripe(...statuses: [number, ...number[]]) {
   const requests: Request[] = []
   vi.spyOn(globalThis, 'fetch').mockImplementation(async (input, init) => {
@@ -190,7 +190,7 @@ describe('a row that cannot be written', () => {
 })
 
 describe('Stripe', () => {
-  test('is told of a capture as its meter events want it, once', async ({ expect }) => {
+  test('receives each capture once, as a meter event', async ({ expect }) => {
     const requests = stripe(200)
     const record = { ...RECORD, id: 'stripe-a/job_1', account: 'stripe-a' }
     for (const _ of [1, 2]) expect((await deliver([record], { STRIPE_SECRET_KEY })).explicitAcks).toHaveLength(1)
@@ -209,17 +209,20 @@ describe('Stripe', () => {
     expect((await rowsOf('stripe-a'))[0]!.reported).toEqual(expect.any(Number))
   })
 
-  test.for([500, 429, 401, 409])('that answers %i is told again; nothing else is lost', async (status, { expect }) => {
-    vi.spyOn(console, 'error').mockImplementation(() => {})
-    const requests = stripe(status, 200)
-    const record = { ...RECORD, id: `down-${status}/job_1`, account: `down-${status}` }
-    const result = await deliver([record], { STRIPE_SECRET_KEY })
-    expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([0, 1])
-    expect(await rowsOf(record.account)).toMatchObject([{ reported: null }])
-    expect((await deliver([record], { STRIPE_SECRET_KEY })).explicitAcks).toHaveLength(1)
-    expect(requests).toHaveLength(2)
-    expect((await rowsOf(record.account))[0]!.reported).not.toBeNull()
-  })
+  test.for([500, 429, 401, 409])(
+    'that responds with %i gets the event again; no other event is lost',
+    async (status, { expect }) => {
+      vi.spyOn(console, 'error').mockImplementation(() => {})
+      const requests = stripe(status, 200)
+      const record = { ...RECORD, id: `down-${status}/job_1`, account: `down-${status}` }
+      const result = await deliver([record], { STRIPE_SECRET_KEY })
+      expect([result.explicitAcks.length, result.retryMessages.length]).toEqual([0, 1])
+      expect(await rowsOf(record.account)).toMatchObject([{ reported: null }])
+      expect((await deliver([record], { STRIPE_SECRET_KEY })).explicitAcks).toHaveLength(1)
+      expect(requests).toHaveLength(2)
+      expect((await rowsOf(record.account))[0]!.reported).not.toBeNull()
+    },
+  )
 
   test.for([200, 400])('that answers %i counts as answered even if its body breaks off', async (status, { expect }) => {
     vi.spyOn(console, 'error').mockImplementation(() => {})
@@ -235,7 +238,7 @@ describe('Stripe', () => {
     expect(await rowsOf(record.account)).toMatchObject([{ reported: status === 200 ? expect.any(Number) : null }])
   })
 
-  test('that refuses for good is not asked again and again', async ({ expect }) => {
+  test('that refuses permanently gets no further requests', async ({ expect }) => {
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     stripe(400)
     const record = { ...RECORD, id: 'wrong/job_1', account: 'wrong' }
@@ -244,7 +247,7 @@ describe('Stripe', () => {
     expect(logged.mock.calls.join()).toContain('stays unreported')
   })
 
-  test('is told nothing of releases, of accounts without a customer, and without the secret', async ({ expect }) => {
+  test('receives nothing for releases, for accounts without a customer, and without the secret', async ({ expect }) => {
     const requests = stripe(200)
     const quiet = [
       { ...RECORD, id: 'quiet/job_1', state: 'released' as const, charged: 0 },
@@ -257,7 +260,7 @@ describe('Stripe', () => {
 })
 
 describe('GET /v1/usage', () => {
-  test('tells captures by day, key and tier, and the balance', async ({ expect }) => {
+  test('lists captures by day, key and tier, and the balance', async ({ expect }) => {
     const caller = await newCaller()
     await env.ACCOUNT.getByName(caller.account).credit('gift', 1000, '')
     await settled(caller, 'job_a', 100)
@@ -287,7 +290,7 @@ describe('GET /v1/usage', () => {
     expect(refused).toMatchObject({ status: 400, body: { detail: expect.stringContaining(message) } })
   })
 
-  test('is not told without a key, or to a key that may not read', async ({ expect }) => {
+  test('is refused without a key, and for a key without the scope read', async ({ expect }) => {
     expect((await call('GET', '/v1/usage', {})).status).toBe(401)
     expect((await call('GET', '/v1/usage', (await newCaller({ scopes: ['generate'] })).headers)).status).toBe(403)
   })

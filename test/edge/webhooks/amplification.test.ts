@@ -1,4 +1,5 @@
-// How many POSTs an account can cause at a receiver: one for each event and address, a bounded number of replays, few to one that fails.
+// The number of POSTs that an account can cause at a receiver: one per event and address, a bounded number of replays, and few to a failing
+// receiver.
 
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -32,7 +33,7 @@ async function replay(id: string, span: Record<string, string>): Promise<{ count
   return reply.json()
 }
 
-/** Delivers these many events to the caller's endpoints. */
+/** Delivers this number of events to the caller's endpoints. */
 async function deliver(count: number): Promise<string[]> {
   const jobs = Array.from({ length: count }, () => finalJob(caller))
   for (const job of jobs) await announce(env, job)
@@ -41,9 +42,7 @@ async function deliver(count: number): Promise<string[]> {
 }
 
 describe('one event to one address is one POST', () => {
-  test('a URL is registered once, in whatever spelling; the refusal names the endpoint that has it', async ({
-    expect,
-  }) => {
+  test('a URL is registered once, in any notation; the refusal names its endpoint', async ({ expect }) => {
     const url = `${RECEIVER}/in?a=1`
     const { id } = await addEndpoint(caller, { url })
     const host = RECEIVER.slice('https://'.length)
@@ -159,7 +158,7 @@ describe('replay', () => {
     const replies = await Promise.all(requests)
     await settled(caller)
     expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([202, 429]))
-    // What the bucket gains while the test runs.
+    // The tokens that the bucket gains during the test.
     const refill = PER_MINUTE / 2
     expect(calls.length - before).toBeLessThanOrEqual(PER_MINUTE + refill)
     for (const path of [`/${id}/deliveries/${events[0]}/replay`, `/${id}/replay`, `/${id}/test`]) {
@@ -177,7 +176,7 @@ describe('replay', () => {
       storage.sql.exec('UPDATE replay_bucket SET tokens = 0, refilled = ?', Date.now()),
     )
 
-  test('of a span goes on where the meter stopped it, and misses and repeats nothing', async ({ expect }) => {
+  test("of a range continues at the rate limit's stop, without gaps and duplicates", async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const events = await deliver(30)
     const before = calls.length
@@ -200,7 +199,7 @@ describe('replay', () => {
     ).toEqual(events.toSorted())
   })
 
-  test('of a long span looks at a bounded number of events in a call, and goes on to the end', async ({ expect }) => {
+  test('of a long range scans a bounded number of events per call, and continues to the end', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     const now = Date.now()
     await runInDurableObject(outboxOf(caller), (_, { storage: { sql } }) => {
@@ -236,12 +235,12 @@ describe('a receiver that fails', () => {
     await Promise.all(jobs.map((job) => announce(env, job)))
     await vi.waitFor(async () => expect((await receiversOf(caller))[0]!.open_until).toBeGreaterThan(Date.now()))
     await arrived(calls, FAILURES_TO_OPEN)
-    // The attempts that ran beside the fifth failure are the only ones beyond it.
+    // Only attempts that were in progress at the fifth failure follow it.
     expect(calls.length).toBeLessThan(FAILURES_TO_OPEN + 4)
     expect(await receiversOf(caller)).toHaveLength(1)
   })
 
-  test('gets one more for each replay that its owner asks for', async ({ expect }) => {
+  test('gets one more for each replay that its owner requests', async ({ expect }) => {
     env.WEBHOOK_BREAKER_SECONDS = '3600'
     vi.restoreAllMocks()
     calls = receiver(() => 404)

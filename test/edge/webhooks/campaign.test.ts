@@ -1,4 +1,5 @@
-// Everything at once: receivers that fail, hang or ask for a pause, an outbox that is reset at any line, announcements and alarms that come twice.
+// A campaign of concurrent faults: receivers that fail, hang or request a pause, resets of the outbox at any point, and duplicate
+// announcements and alarms.
 import { abortAllDurableObjects, runDurableObjectAlarm } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { Webhook } from 'standardwebhooks'
@@ -32,7 +33,7 @@ function randomOf(seed: number): () => number {
 
 const sleep = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds))
 
-/** Announces at some time, until it worked, as the job's alarm does, and sometimes once more. Returns how often it failed. */
+/** Announces at a random time until it succeeds, as the job's alarm does, and sometimes once more. Returns the number of failures. */
 async function announceAtLast(job: JobRecord, random: () => number): Promise<number> {
   await sleep(random() * ROUNDS * ROUND_MS)
   for (let failures = 0; ; failures++) {
@@ -46,7 +47,7 @@ async function announceAtLast(job: JobRecord, random: () => number): Promise<num
   }
 }
 
-/** Fails half of the time, in every way that a receiver can, and counts how many requests it serves at a time. */
+/** Fails for half of the requests, in every possible way, and counts its concurrent requests. */
 function unreliableReceiver(random: () => number) {
   const got = new Map<string, Received[]>()
   const load = { now: 0, most: 0 }
@@ -77,7 +78,7 @@ const pendingOf = async (caller: Caller, endpoints: string[]) => {
   }
 }
 
-/** Time passes, and the alarm comes beside the one that may be running. */
+/** Advances the time and starts an alarm, also while another one runs. */
 async function pass(caller: Caller): Promise<void> {
   await passTime(caller)
   await runDurableObjectAlarm(outboxOf(caller))
@@ -92,7 +93,7 @@ test('every event arrives at each address under one id, correctly signed, and no
   const { got, calls, load } = unreliableReceiver(random)
   const { id, secret } = await addEndpoint(caller, { url: OWN })
   const { key } = (await (await api(caller, 'GET', '/default/secret')).json()) as { key: string }
-  // A third of the requests name an address of their own, a third the registered one.
+  // A third of the requests name a URL of their own, another third the registered one.
   const jobs = Array.from({ length: JOBS }, (_, k) => finalJob(caller, { webhook: [null, SHARED, OWN][k % 3]! }))
   const announcing = Promise.all(jobs.map((job) => announceAtLast(job, random)))
   let aborts = 0

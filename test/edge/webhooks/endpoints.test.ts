@@ -1,4 +1,4 @@
-// /v1/webhooks: who listens, with which keys, what was sent, and sending it again.
+// /v1/webhooks: endpoints, their keys, their deliveries, and replays.
 
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -33,7 +33,7 @@ async function verifiesEd25519({ headers, body }: Received, publicKey: string): 
 }
 
 describe('an endpoint', () => {
-  test('is made, read, changed and deleted; its secret is told once', async ({ expect }) => {
+  test('is created, read, changed and deleted; its secret is shown once', async ({ expect }) => {
     const made = await addEndpoint(caller, { description: 'orders' })
     expect(made).toMatchObject({ object: 'webhook_endpoint', description: 'orders', disabled: false })
     expect(made.secret).toMatch(/^whsec_[A-Za-z0-9+/]{43}=$/)
@@ -49,7 +49,7 @@ describe('an endpoint', () => {
     expect(await json(api(caller, 'GET', ''))).toEqual({ object: 'list', data: [] })
   })
 
-  test('goes only where webhooks may go', async ({ expect }) => {
+  test('must have an allowed address', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     for (const [method, path] of [
       ['POST', ''],
@@ -144,7 +144,7 @@ describe('an endpoint', () => {
 })
 
 describe('keys', () => {
-  test('an ed25519 endpoint tells its public key, which verifies what it gets', async ({ expect }) => {
+  test('an ed25519 endpoint shows its public key, which verifies its deliveries', async ({ expect }) => {
     const { public_key } = await addEndpoint(caller, { signature: 'ed25519' })
     expect(public_key).toMatch(/^whpk_[A-Za-z0-9+/]{43}=$/)
     await announce(env, finalJob(caller))
@@ -192,7 +192,7 @@ describe('keys', () => {
   })
 })
 
-test('a test event goes to an endpoint whatever its filter', async ({ expect }) => {
+test('a test event is sent to an endpoint regardless of its filter', async ({ expect }) => {
   const { id, secret } = await addEndpoint(caller, { events: ['job.failed'] })
   const response = await api(caller, 'POST', `/${id}/test`)
   const { id: event } = (await response.json()) as { id: string }
@@ -202,7 +202,7 @@ test('a test event goes to an endpoint whatever its filter', async ({ expect }) 
 })
 
 describe('the delivery log', () => {
-  test('tells each attempt with its code, newest event first, by page and state', async ({ expect }) => {
+  test('lists each attempt with its status, newest event first, by page and state', async ({ expect }) => {
     const { id } = await addEndpoint(caller)
     for (const state of ['failed', 'canceled', 'succeeded'] as const) {
       await announce(env, finalJob(caller, { state }))
@@ -223,7 +223,9 @@ describe('the delivery log', () => {
 })
 
 describe('replay', () => {
-  test('of a span sends what an endpoint has not got, also what it missed while disabled', async ({ expect }) => {
+  test('of a range sends undelivered events, including those from the time while the endpoint was disabled', async ({
+    expect,
+  }) => {
     const { id } = await addEndpoint(caller)
     await announce(env, finalJob(caller))
     await settled(caller)

@@ -1,4 +1,4 @@
-// Receivers that hang or fail delay nobody else: not another account, not another endpoint. Their own deliveries wait.
+// Receivers that hang or fail delay only their own deliveries, and no other account or endpoint.
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, expect, test, vi } from 'vitest'
@@ -87,7 +87,7 @@ test('an account has at most six attempts at a time, and four to one host', asyn
   await arrived(calls, 4)
   for (const host of ['x', 'y', 'z']) await announceMany(caller, 3, { webhook: `${RECEIVER}.${host}.com/in` })
   await arrived(calls, 6)
-  // Long enough for more to arrive if there were more.
+  // Long enough for any further requests to arrive.
   await new Promise((resolve) => setTimeout(resolve, 100))
   expect([calls.length, calls.filter(({ url }) => url.startsWith(`${RECEIVER}/`)).length]).toEqual([6, 4])
   stuck.release()
@@ -161,7 +161,7 @@ describe('the circuit breaker of a receiver', () => {
     expect([1, 2, 3, 5, 6, 50].map((openings) => openMs(openings, 30_000) / 60_000)).toEqual([0.5, 1, 2, 8, 10, 10])
   })
 
-  test('does not keep deliveries forever: after their lifetime they are given up, and the log says so', async () => {
+  test('gives up deliveries after their lifetime, with a log line', async () => {
     const { caller, id } = await opened(12)
     const logged = vi.spyOn(console, 'error').mockImplementation(() => {})
     await runInDurableObject(outboxOf(caller), async (outbox, { storage }) => {

@@ -1,4 +1,4 @@
-// How long an account's webhooks are kept, and how it takes them along and has them deleted.
+// Retention, export and deletion of an account's webhooks.
 
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -19,7 +19,7 @@ eachWithReceiver((...fresh) => {
 
 const TABLES = ['endpoints', 'signing_keys', 'events', 'deliveries', 'attempts', 'receivers', 'replay_bucket']
 
-/** How many rows each of these tables of the caller's outbox has. */
+/** The number of rows of each table of the caller's outbox. */
 const rowsOf = (tables = TABLES) =>
   runInDurableObject(outboxOf(caller), (_, { storage }) =>
     tables.map((table) => storage.sql.exec<{ n: number }>(`SELECT count(*) AS n FROM ${table}`).one().n),
@@ -68,7 +68,7 @@ test('the export has every event and endpoint, page by page, and no secret', asy
   })
 })
 
-test('a forgotten job leaves nothing, and what is pending is not sent', async ({ expect }) => {
+test('a deleted job leaves no data, and its pending deliveries are not sent', async ({ expect }) => {
   vi.restoreAllMocks()
   const stuck = hang(500)
   calls = receiver((_, call) => (call === 1 ? stuck.answer() : 204))
@@ -117,7 +117,7 @@ test('an erased account keeps no row and no alarm; its attempts are aborted, and
   expect(calls).toHaveLength(1)
 })
 
-test('what an older version left pending is delivered', async ({ expect }) => {
+test('pending deliveries of an older version are delivered', async ({ expect }) => {
   const { id } = await addEndpoint(caller)
   const [own, named, dropped] = [finalJob(caller), finalJob(caller), finalJob(caller)].map((job) => eventOf(job))
   await runInDurableObject(outboxOf(caller), async (_, state) => {

@@ -1,4 +1,4 @@
-// Receivers that fail, ask for a pause, are gone, or redirect: every event arrives, or is known not to have arrived.
+// Receivers that fail, request a pause, are gone, or redirect: every event arrives, or its delivery is marked as failed.
 
 import { runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
@@ -30,7 +30,7 @@ const states = async (caller: Caller, endpoint: string) =>
 
 const settings = configOf(env).webhooks
 
-/** An endpoint with these many events whose attempts the test makes itself: the alarm of the outbox is removed. */
+/** An endpoint with this number of events. The test makes the attempts itself, because the alarm of the outbox is removed. */
 async function idleEndpoint(caller: Caller, count: number) {
   const { id } = await addEndpoint(caller)
   const jobs = Array.from({ length: count }, () => finalJob(caller))
@@ -49,7 +49,7 @@ test('a receiver that fails half of the time gets everything, each delivery sign
   const calls = receiver(({ headers: { 'webhook-id': message = '' } }) => {
     const failures = tried.get(message) ?? 0
     tried.set(message, failures + 1)
-    // Some messages are taken at once, some after up to three failures.
+    // Some messages are accepted immediately, others after up to three failures.
     return failures < Number.parseInt(message.at(-1)!, 16) % 4 ? [500, 404, 301][failures]! : 200
   })
   const { id, secret } = await addEndpoint(caller)
@@ -66,7 +66,7 @@ test('a receiver that fails half of the time gets everything, each delivery sign
   expect(calls).toHaveLength(delivered.flatMap(({ attempts }) => attempts).length)
 })
 
-test('after ten attempts a delivery is given up: the log says so, and it can be replayed', async ({ expect }) => {
+test('after ten attempts a delivery is given up, with a log line, and can be replayed', async ({ expect }) => {
   const caller = await newManager()
   const logged = vi.spyOn(console, 'error')
   let healthy = false
@@ -87,7 +87,7 @@ test('after ten attempts a delivery is given up: the log says so, and it can be 
   expect(calls[10]!.headers['webhook-id']).toBe(calls[0]!.headers['webhook-id'])
 })
 
-test('410 disables the endpoint and drops what waits for it', async ({ expect }) => {
+test('410 disables the endpoint and drops its pending deliveries', async ({ expect }) => {
   const caller = await newManager()
   const calls = receiver(() => 410)
   const { id } = await addEndpoint(caller)
@@ -170,7 +170,7 @@ describe('an answer that is no answer', () => {
     },
   )
 
-  test('no connection and no answer in time are told apart in the log', async ({ expect }) => {
+  test('the log distinguishes a failed connection from a timeout', async ({ expect }) => {
     const caller = await newManager()
     receiver(({ signal }, call) => {
       if (call === 1) throw new TypeError('connect ECONNREFUSED 10.0.0.1')

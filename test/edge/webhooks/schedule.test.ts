@@ -14,7 +14,7 @@ describe('the schedule', () => {
     expect(schedule.reduce((sum, wait) => sum + wait, 0) / 3600).toBeCloseTo(75.6, 1)
   })
 
-  test('varies by a tenth either way, so that what failed together does not come back together', ({ expect }) => {
+  test('varies by ±10 %, so that deliveries that failed together are not retried together', ({ expect }) => {
     expect([waitAfter(2, schedule, 0), waitAfter(2, schedule, 1)]).toEqual([270, 330])
     const waits = new Set(Array.from({ length: 50 }, () => waitAfter(2, schedule)))
     expect(waits.size).toBeGreaterThan(40)

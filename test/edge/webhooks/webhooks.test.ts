@@ -1,4 +1,4 @@
-// What a receiver gets: signed as Standard Webhooks specifies, once the result is stored, again until it answers 2xx.
+// Deliveries to a receiver: signed according to Standard Webhooks, sent after the result is stored, and repeated until a 2xx response.
 import { abortAllDurableObjects, runDurableObjectAlarm, runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import OpenAI from 'openai'
@@ -27,13 +27,17 @@ describe('a delivery', () => {
     expect(await client.webhooks.unwrap(body, headers)).toEqual(JSON.parse(body))
     expect(headers).toMatchObject({ 'webhook-id': `evt_${job.id}`, 'content-type': 'application/json' })
     expect(redirect).toBe('manual')
-    expect(payloadOf(calls[0]!)).toMatchObject({ type: 'job.succeeded', data: { id: job.id, state: 'succeeded' } })
+    expect(payloadOf(calls[0]!)).toMatchObject({
+      ...{ id: calls[0]!.headers['webhook-id'], type: 'job.succeeded' },
+      created_at: Math.floor(Date.parse(payloadOf(calls[0]!).timestamp) / 1000),
+      data: { id: job.id, state: 'succeeded' },
+    })
     expect(body).not.toContain('a secret prompt')
     expect(body).not.toContain('results/30d')
     expect(() => new Webhook(secret).verify(body.replace('succeeded', 'failed'), headers)).toThrow('No matching')
   })
 
-  test('comes when the result can be fetched by its link, and by nothing else', async ({ expect }) => {
+  test('is sent once the result is available by its link', async ({ expect }) => {
     const caller = await newManager()
     fakeGpu(works)
     const fetched: unknown[] = []
@@ -51,7 +55,7 @@ describe('a delivery', () => {
     expect(calls[0]!.body).not.toContain('b64_json')
   })
 
-  test('has less than 20 kB, whatever the job has to tell', async ({ expect }) => {
+  test('has less than 20 kB for any job', async ({ expect }) => {
     const caller = await newManager()
     const [image] = finalJob(caller).images
     const images = Array.from({ length: 8 }, (_, k) => ({ ...image!, image: k, receipt: 'x'.repeat(2000) }))
@@ -65,7 +69,7 @@ describe('a delivery', () => {
     expect(new TextEncoder().encode(calls[0]!.body).length).toBeLessThan(20_000)
   })
 
-  test('also goes to the address that the request named, signed with the default secret', async ({ expect }) => {
+  test('is also sent to the URL of the request, signed with the default secret', async ({ expect }) => {
     const caller = await newManager()
     const calls = receiver()
     await announce(env, finalJob(caller, { webhook: `${RECEIVER}/mine` }))
@@ -77,8 +81,8 @@ describe('a delivery', () => {
   })
 })
 
-describe('what is told', () => {
-  test('failed and canceled jobs tell no images; a job that has not ended tells nothing', async ({ expect }) => {
+describe('payloads', () => {
+  test('failed and canceled jobs have no images; an open job is not announced', async ({ expect }) => {
     const caller = await newManager()
     const calls = receiver()
     await addEndpoint(caller)
@@ -94,7 +98,7 @@ describe('what is told', () => {
     ])
   })
 
-  test('goes to the endpoints whose filter takes it, and to none that is disabled', async ({ expect }) => {
+  test('is sent to the enabled endpoints whose filter matches', async ({ expect }) => {
     const caller = await newManager()
     const calls = receiver()
     await addEndpoint(caller, { url: `${RECEIVER}/failures`, events: ['job.failed'] })
@@ -153,7 +157,7 @@ describe('at least once, and no more often than that needs', () => {
     expect(await deliveriesOf(caller, id)).toMatchObject([{ state: 'delivered', attempts: [{ status: 204 }] }])
   })
 
-  test('an alarm that comes twice makes each attempt once', async ({ expect }) => {
+  test('a duplicate alarm makes each attempt once', async ({ expect }) => {
     const caller = await newManager()
     const stuck = hang()
     const calls = receiver(stuck.answer)

@@ -99,7 +99,7 @@ describe('a package', () => {
     }
   })
 
-  test('sweeps up what a killed process left, and puts back the package that it had moved', async () => {
+  test('removes the remains of a killed process, and restores the package that it had moved', async () => {
     const out = path.join(scratch, 'swept')
     await compile('--checkpoint', checkpoint, '--out', out)
     const dead = spawn(process.execPath, ['-e', '0'])
@@ -119,7 +119,7 @@ describe('a package', () => {
     },
   )
 
-  test('tells its progress, its size and its peak memory', async () => {
+  test('prints its progress, its size and its peak memory', async () => {
     const { stdout, stderr } = await compile(
       '--checkpoint',
       checkpoint,

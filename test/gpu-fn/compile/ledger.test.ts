@@ -47,7 +47,7 @@ describe.each(PUBLISHED)('the published names of %s', (name) => {
     const last = name === 'medium' ? 23 : 37
     const text = `joint_blocks.${last}.context_block.attn`
     for (const tensor of Object.values(checkpoint.networks).flatMap((tensors) => [...tensors.values()])) {
-      // The table became two small ones, and the last block's text is never a query.
+      // The table is split into two small ones, and the last block has no queries of the text.
       const dropped = tensor.name === 'pos_embed' || tensor.name === `${text}.ln_q.weight`
       // Each of T5's four graphs has the table of positions.
       const copies = tensor.name.includes('relative_attention_bias') ? 4 : 1

@@ -18,7 +18,7 @@ beforeAll(async () => {
 })
 afterAll(() => fs.rm(scratch, { recursive: true }))
 
-/** Shapes that lie: each differs from the true one in a way that broadcasting or a view could hide. */
+/** Wrong shapes, each with an error that broadcasting or a view could hide. */
 function wrongShapes(shape: readonly number[]): number[][] {
   const longer = shape.with(-1, shape.at(-1)! + 1)
   const shorter = shape.with(0, shape[0]! - 1)

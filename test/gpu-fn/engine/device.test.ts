@@ -14,7 +14,7 @@ afterEach(async () => {
   await rm(scratch, { recursive: true })
 })
 
-/** Puts a driver's tool on the path that prints these lines for the query of memory, capability and name. */
+/** Puts a fake `nvidia-smi` on the path, which prints these lines. */
 async function install(...lines: string[]): Promise<void> {
   const tool = path.join(scratch, 'nvidia-smi')
   const query = '--query-gpu=memory.total,compute_cap,name'

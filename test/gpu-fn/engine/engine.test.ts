@@ -63,7 +63,7 @@ test('offers the packages of its directory with the sizes they take', async () =
   }
 })
 
-test('logs what the thread has to say of a package, in one line, and loads it', async () => {
+test("logs the thread's note on a package in one line, and loads it", async () => {
   const program = new URL('../../support/engine/noting-worker.ts', import.meta.url)
   const { engine, logs } = await startEngine({ program })
   const { seconds } = await engine.load(engine.models[0]!)
@@ -193,7 +193,7 @@ test('a model that exceeds the memory budget at every size is not available', as
     })
 })
 
-test('is warm in every size that it can make, its own unless told', async () => {
+test('warms up every supported size, by default its own', async () => {
   const { engine } = await startEngine()
   const [model] = engine.models
   expect((await engine.warm(model!)).sizes).toEqual([{ width: 256, height: 256 }])
@@ -206,7 +206,7 @@ test('is warm in every size that it can make, its own unless told', async () => 
   expect(await engine.load(model!)).toMatchObject({ seconds: 0, networks: {} })
 })
 
-test('the budget counts what packages take in memory, not their files', async () => {
+test('the budget counts the memory of packages, not the size of their files', async () => {
   const [fp32, fp8] = await findPackages(packages)
   const taken = footprintOf(fp32!).bytes + footprintOf(fp8!).bytes
   for (const [memoryBytes, kept] of [
@@ -240,7 +240,7 @@ test('a package that was damaged after the start is not available, and the other
   const { engine } = await startEngine({ packages: directory })
   await truncate(path.join(directory, 'custom-fp32', 'transformer.onnx'), 100)
   const [damaged, sound] = engine.models
-  // The fault is told, not that the job was canceled.
+  // The result is the fault, not the cancellation.
   const canceled = AbortSignal.abort(new Error('enough'))
   await expect(collect(engine, request({ tier: 'fp32' }), canceled)).rejects.toMatchObject({ code: 'internal' })
   await expect(engine.load(damaged!)).rejects.toMatchObject({

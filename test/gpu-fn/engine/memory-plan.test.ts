@@ -90,7 +90,7 @@ test.each<[Name, number, { width: number; height: number }, number | null]>([
   }
 })
 
-test('the denoiser stays where it can, and what is read again is what is cheapest to read', () => {
+test('the denoiser is resident if possible, and the networks that are cheapest to read are read again', () => {
   const plan = planMemory(about('large fp16'), square(1024), 24 * GIB)
   expect(plan.resident).toContain('transformer')
   expect(plan.reread).toBeLessThan(9e9)
@@ -115,7 +115,7 @@ test('on a GPU those that come take the memory of those that went, and the decod
   }
 })
 
-test('on the CPU each session has its own scratch, which goes with it', () => {
+test('on the CPU each session has its own scratch memory, which is freed with it', () => {
   const onCpu: Execution = { target: 'cpu', samples: 2, widening: 1 }
   const roomy = planMemory(about('medium fp8'), square(1024), null, onCpu)
   const tight = planMemory(about('medium fp8'), square(1024), 8 * GIB, onCpu)
@@ -123,7 +123,7 @@ test('on the CPU each session has its own scratch, which goes with it', () => {
   expect(tight.offloaded).toContain('vae_decoder')
 })
 
-test('a budget that nothing fits is refused with what is needed', () => {
+test('a budget below the minimum is refused with the required amount', () => {
   expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(BudgetError)
   expect(() => planMemory(about('large fp8'), square(1024), 2 * GIB)).toThrow(
     /^1024x1024 needs \d\.\d\d GB of device memory at least; the budget is 2\.15 GB$/,

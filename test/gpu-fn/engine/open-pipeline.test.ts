@@ -46,7 +46,7 @@ test('without them they are the others, a sample at a time, and say why', () => 
   })
 })
 
-test.each(['cpu', 'cuda'] as const)('a package for %s has one graph a network and asks for no kernels', (target) => {
+test.each(['cpu', 'cuda'] as const)('a package for %s has one graph per network and requires no kernels', (target) => {
   const kernels = () => {
     throw new Error('not to be asked')
   }

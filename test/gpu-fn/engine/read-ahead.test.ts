@@ -22,12 +22,12 @@ test('reads no more than the weights, in files that are there whole', async () =
   expect(bytes).toBeLessThanOrEqual(total)
 })
 
-test('stops when it is told to', async () => {
+test('stops when the signal aborts', async () => {
   const { pkg } = await ownPackage()
   expect(await readAhead(pkg, AbortSignal.abort())).toEqual({ bytes: 0 })
 })
 
-test('leaves files that are gone or cut off to who opens them', async () => {
+test('ignores absent and truncated files, whose opening reports the error', async () => {
   const { directory, pkg, total } = await ownPackage()
   await rm(path.join(directory, 'clip_l.weights'))
   await truncate(path.join(directory, 'transformer.weights'), 10)

@@ -27,7 +27,7 @@ async function open(options: PipelineOptions): Promise<OpenPipeline> {
 }
 
 const REQUEST = { prompt: 'a red heart', seed: 1, width: 64, height: 64, steps: 2, guidance_scale: 3 }
-/** The least that images of the package's own size need. */
+/** The minimum memory for images of the package's default size. */
 const least = () => {
   try {
     planOf(pkg, 1)
@@ -50,7 +50,7 @@ describe('a package within a budget', () => {
     expect(opened).toEqual(expect.arrayContaining(['t5', 't5_2', 'conditioning', 'transformer', 'vae_decoder']))
     const before = opened.length
     expect(await render(tight, REQUEST)).toEqual(image)
-    // What comes and goes is opened again by the second image, once each; what is kept is not.
+    // The second image opens each offloaded network once more, and no resident one.
     const usual = tight.plan.offloaded.filter((network) => network !== IMAGE_ENCODER)
     expect(opened.slice(before).sort()).toEqual(usual.sort())
   })
@@ -74,12 +74,12 @@ describe('a package within a budget', () => {
     const types: string[] = []
     const signal = new AbortController().signal
     for await (const event of txt2img(tight, { ...request, output_format: 'png', output_quality: 90 }, signal))
-      types.push(event.type === 'image' ? `image ${event.image}` : event.type)
+      if (event.type !== 'decoded') types.push(event.type === 'image' ? `image ${event.image}` : event.type)
     expect(types.slice(-4)).toEqual(['image 0', 'image 1', 'image 2', 'finished'])
     expect(opened.filter((network) => network === 'transformer')).toHaveLength(1)
   })
 
-  test('plans anew for a larger image, says so, and refuses one that it cannot hold', async () => {
+  test('plans again for a larger image, reports the plan, and refuses an image that does not fit', async () => {
     const plans: MemoryPlan[] = []
     const pipeline = await open({ budget: least() + 2e8, onPlan: (plan) => plans.push(plan) })
     expect(plans).toHaveLength(1)
@@ -92,7 +92,7 @@ describe('a package within a budget', () => {
   })
 })
 
-test('T5 in several graphs gives what it gives in one', async () => {
+test('T5 in several graphs has the same result as in one', async () => {
   const [whole, parts] = await Promise.all(
     [{}, { t5Layers: 1 }].map(async (options) =>
       openPipeline(await openPackage(await compileTiny({ variant: 'tiny-odd', ...options }))),
@@ -119,7 +119,7 @@ describe('residency', () => {
   }))
   afterAll(() => residency.release())
 
-  test('closes what is no longer kept before it opens what is', async () => {
+  test('closes networks that are no longer resident before it opens others', async () => {
     await residency.setResident(['clip_l', 'clip_g'])
     await residency.session('t5').run({})
     expect(residency.open()).toEqual(['clip_l', 'clip_g', 't5'])
@@ -130,7 +130,7 @@ describe('residency', () => {
     expect(residency.open()).toEqual(['transformer'])
   })
 
-  test('what a session that goes has computed is still there for the next one', async () => {
+  test('the results of an offloaded session are available to the next one', async () => {
     const open = (network: NetworkName) =>
       openSession(path.join(pkg.directory, pkg.manifest.networks[network]!.file), { target: 'cpu', binding: 'native' })
     const { text, position } = pkg.manifest
@@ -168,6 +168,7 @@ describe('residency', () => {
         const weights = {
           load: async () => void log.push(`load ${network}`),
           unload: () => void log.push(`unload ${network}`),
+          update: async () => void log.push(`update ${network}`),
         }
         return { ...session, weights, release: async () => void log.push(`release ${network}`) }
       })
@@ -183,7 +184,7 @@ describe('residency', () => {
       expect(log.slice(5).sort()).toEqual(['release t5', 'release transformer'])
     })
 
-    test('ends what is kept no longer, which had memory of its own, and takes what rests for what is kept now', async () => {
+    test('closes sessions that are no longer resident, and uses idle memory for those that are', async () => {
       const { own, log } = logged()
       await own.setResident(['clip_l', 'clip_g'])
       await own.session('t5').run({})
@@ -206,7 +207,7 @@ describe('residency', () => {
     })
   })
 
-  test('networks that come and go take turns, also when they are asked for at once', async () => {
+  test('offloaded networks take turns, also for concurrent requests', async () => {
     let most = 0
     const own = new Residency(async () => ({
       ...session,
@@ -220,7 +221,7 @@ describe('residency', () => {
     expect(most).toBe(1)
   })
 
-  test('what cannot be opened leaves the rest as it was', async () => {
+  test('a network that cannot be opened does not affect the others', async () => {
     const failing = new Residency(async (network) => {
       if (network === 't5') throw new Error('no room')
       return session
@@ -232,7 +233,7 @@ describe('residency', () => {
   })
 })
 
-test('a chain hands on what each session gave', async () => {
+test('a chain passes the results of each session to the next', async () => {
   let onDevice = 0
   class Counted extends HostTensor {
     override release = () => void onDevice--
@@ -267,6 +268,7 @@ test('a suspended network keeps its session and loads its weights again for the 
     weights: {
       load: async () => void calls.push(`load ${network}`),
       unload: () => void calls.push(`unload ${network}`),
+      update: async () => void calls.push(`update ${network}`),
     },
     release: async () => void calls.push(`release ${network}`),
   })

@@ -10,7 +10,7 @@ import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
 import { render } from '../../../infra/local/models/render.ts'
 import { type Pixels, psnr, readPixels } from '../../../infra/receipts/compare-images.ts'
 
-test('spans cover a length without a hole, and neighbors share what they fade in', () => {
+test('spans cover a length without gaps, and neighbors share the blended part', () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 400 }), fc.integer({ min: 8, max: 128 }), (length, tile) => {
       const spans = spansOf(length, tile)
@@ -43,7 +43,7 @@ describe('nano, decoded in tiles', () => {
     expect(psnr(tiled, whole)).toBeGreaterThan(36)
     expect(seam(tiled, whole, 'across')).toBeLessThan(0.6)
     expect(seam(tiled, whole, 'down')).toBeLessThan(0.6)
-    // The measure sees the seam of tiles that are put side by side: half a level darker is enough.
+    // The measure detects seams between adjacent tiles, down to half a level of brightness.
     const cut = { ...whole, data: whole.data.map((value, i) => (Math.floor(i / 3) % 256 < 128 ? value - 1 : value)) }
     expect(seam(cut, whole, 'across')).toBeGreaterThan(0.6)
   })
@@ -64,13 +64,13 @@ describe('nano, decoded in tiles', () => {
     expect([Math.min(...given), Math.max(...given)]).toEqual([0, 255])
   })
 
-  test.each([null, 4])('what is not a number is no picture, in tiles of %s', async (tile) => {
+  test.each([null, 4])('NaN is an error, in tiles of %s', async (tile) => {
     const latent = { data: gaussianNoise(1, 16 * 8 * 6).fill(Number.NaN, 40, 41), dims: [1, 16, 8, 6] }
     await expect(decodeLatent(pipeline.vaeDecoder, latent, tile)).rejects.toThrow('contains NaN')
   })
 })
 
-/** The largest step, between one line of pixels and the next, in how far two pictures differ on the line's average; edges apart. */
+/** The largest change, from one line of pixels to the next, of the mean difference between two images; without the edges. */
 function seam(a: Pixels, b: Pixels, axis: 'across' | 'down'): number {
   const { width, height } = a
   const lines = new Float64Array(axis === 'across' ? width : height)

@@ -74,7 +74,7 @@ describe.each(FORMATS)('%s', (format) => {
     expect(await readParameters(await encodeImage(pixels, output, given))).toEqual(given)
   })
 
-  test('says what it leaves out of prompts that no JPEG segment holds', async () => {
+  test('marks prompts that are shortened to fit a JPEG segment', async () => {
     const given = { ...parameters, prompt: '&'.repeat(10_000), negative_prompt: '<'.repeat(10_000) }
     const read = await readParameters(await encodeImage(pixels, output, given))
     if (format === 'jpeg')
@@ -104,7 +104,7 @@ describe.each(FORMATS)('%s', (format) => {
   })
 })
 
-test('PNG is the same bytes every time, whatever the quality', async () => {
+test('PNG has the same bytes every time, for any quality', async () => {
   const pixels = toPixels(scene(), parameters.width, parameters.height)
   const first = await encodeImage(pixels, { format: 'png', quality: 10 }, parameters)
   expect(Buffer.from(await encodeImage(pixels, { format: 'png', quality: 95 }, parameters)).equals(first)).toBe(true)

@@ -21,7 +21,7 @@ describe('a latent as colors', () => {
     )
   })
 
-  test('zero is gray, and what lies outside is cut to black and white', () => {
+  test('zero is gray, and values out of range are clamped to black and white', () => {
     expect(previewPixels(new Float32Array(16 * AREA), AREA, PREVIEW_FACTORS)).toEqual(
       new Uint8ClampedArray(3 * AREA).fill(127),
     )

@@ -135,7 +135,7 @@ describe('lengths', () => {
     )
   })
 
-  test('says which encoder did not see what, and quotes no more than a few lines', async () => {
+  test('names the encoder and the truncated text, in a few lines', async () => {
     const { truncations } = await encode(['clip_l', 't5'], undefined, `${'cat '.repeat(300)}dog`)
     expect(truncations).toHaveLength(2)
     expect(truncations[0]).toMatch(/^the prompt exceeds the 77 tokens of CLIP-L, so "cat cat .*…" is ignored$/)

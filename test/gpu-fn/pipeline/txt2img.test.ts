@@ -57,7 +57,7 @@ describe('a tiny SD3.5 in float32', () => {
     pipeline = await open({})
   })
 
-  test('tells of encoding, each step and the image, in this order', async () => {
+  test('yields the encoding, each step and the image, in this order', async () => {
     const events = await collect(pipeline)
     expect(events.map(({ type }) => type)).toEqual(['encoded', 'step', 'step', 'step', 'decoded', 'image', 'finished'])
     expect(events[1]).toEqual({ type: 'step', image: 0, step: 1, steps: 3 })
@@ -66,7 +66,7 @@ describe('a tiny SD3.5 in float32', () => {
     expect(await sharp(image.data).metadata()).toMatchObject({ width: 48, height: 32, format: 'png' })
   })
 
-  test('shows how the image comes along when asked to, and makes the same image', async () => {
+  test('yields previews on request, with the same final image', async () => {
     const [image] = await images(pipeline)
     const events = await collect(pipeline, { preview_steps: 1 })
     expect(events.map(({ type }) => type)).toEqual([

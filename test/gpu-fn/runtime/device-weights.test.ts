@@ -45,7 +45,7 @@ const open = (file: string, memory: ReturnType<typeof hostMemory>['memory']) => 
 }
 
 describe('weights in memory of our own', () => {
-  test('give what onnxruntime gives over its own, and are read from the file once', async () => {
+  test("give the same results as onnxruntime's own weights, and are read from the file once", async () => {
     const { memory, log } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     expect(await session.run(INPUTS)).toEqual(expected)
@@ -55,12 +55,12 @@ describe('weights in memory of our own', () => {
     expect(log.slice(5)).toEqual(['free', 'unreserve'])
   })
 
-  test('are what the session computes with', async () => {
+  test('are the weights of the session', async () => {
     const { memory } = hostMemory()
     const session = await open(path.join(directory, 'clip_l.onnx'), memory)
     onTestFinished(() => session.release())
     session.weights!.unload()
-    // Nothing comes, so that what is there is not a number.
+    // Nothing is copied, so the weights are NaN.
     const { copyFromHost } = memory
     memory.copyFromHost = async () => {}
     expect([...((await session.run(INPUTS)).pooled!.data as Float32Array)].every(Number.isNaN)).toBe(true)
@@ -89,7 +89,7 @@ describe('weights in memory of our own', () => {
     onTestFinished(() => session.release())
     session.weights!.unload()
     session.weights!.unload()
-    // Neither of two that ask at once runs on weights that are still on their way.
+    // Neither of two concurrent runs uses weights whose copy is incomplete.
     expect(await Promise.all([session.run(INPUTS), session.run(INPUTS)])).toEqual([expected, expected])
     expect(log).toEqual(['reserve', 'map', 'register', 'copy', 'unregister', 'recycle', 'map', 'register', 'copy'])
   })

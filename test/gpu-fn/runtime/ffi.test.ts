@@ -18,7 +18,7 @@ async function collectGarbage(): Promise<void> {
 }
 
 // Small libraries of glibc's that nothing else loads.
-test.runIf(process.platform === 'linux')('a library stays loaded when nobody holds it any more', async () => {
+test.runIf(process.platform === 'linux')('a library stays loaded without references', async () => {
   const [kept, dropped] = LIBRARIES as [string, string]
   loadLibrary(kept)
   koffi.load(dropped)

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { createMemoryPool, type Pieces } from '../../../gpu-fn/runtime/memory-pool.ts'
 
-/** A driver with room for so many pieces of 16 bytes, which refuses what a driver refuses. */
+/** A fake driver with memory for this number of pieces of 16 bytes and the errors of the real one. */
 function driver(room: number) {
   const created = new Set<bigint>()
   const mapped = new Map<bigint, bigint>()
@@ -28,7 +28,7 @@ function driver(room: number) {
 }
 
 describe('a pool of device memory', () => {
-  test('hands what one range left to the next, and asks the driver for the rest', () => {
+  test('reuses the pieces of a freed range, and requests the rest from the driver', () => {
     const { pieces, created, mapped } = driver(5)
     const pool = createMemoryPool(pieces)
     const first = pool.map(0n, 48)
@@ -41,7 +41,7 @@ describe('a pool of device memory', () => {
     expect(new Set(mapped.values()).size).toBe(5)
   })
 
-  test('gives everything that is idle back with what is freed', () => {
+  test('returns all idle pieces together with the freed ones', () => {
     const { pieces, created, mapped } = driver(5)
     const pool = createMemoryPool(pieces)
     const [kept, left, freed] = [pool.map(0n, 32), pool.map(100n, 32), pool.map(200n, 16)]

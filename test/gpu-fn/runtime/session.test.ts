@@ -33,7 +33,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
   })
   afterAll(() => session.release())
 
-  test('gives each sample of a batch what it gives the sample alone', async () => {
+  test('gives each sample of a batch the same result as alone', async () => {
     const both = await session.run({ input_ids: ids(2, 77) })
     const { data } = ids(2, 77)
     const second = await session.run({ input_ids: { data: data.slice(77) as BigInt64Array, dims: [1, 77] } })
@@ -42,7 +42,7 @@ describe.each(BINDINGS)('a session on the CPU through the %s binding', (binding)
     for (let i = 0; i < half; i++) expect(second.hidden!.data[i]).toBeCloseTo(Number(both.hidden!.data[half + i]), 5)
   })
 
-  test('gives only the outputs that are asked for', async () => {
+  test('returns only the requested outputs', async () => {
     const all = await session.run({ input_ids: ids(1, 77) })
     expect(await session.run({ input_ids: ids(1, 77) }, { only: ['pooled'] })).toEqual({ pooled: all.pooled })
   })
@@ -150,7 +150,7 @@ describe('the native binding', () => {
     const long = ids(1, 4096)
     const run = t5.run({ input_ids: long }, { signal: abort.signal })
     const reason = new Error('canceled')
-    // A timer can only fire, and the run can only end early, where the run does not hold the event loop.
+    // The timer can fire and the run can end early only if the run does not block the event loop.
     setTimeout(() => abort.abort(reason), 5)
     await expect(run).rejects.toBe(reason)
     const { hidden } = await t5.run({ input_ids: ids(1, 40) })
@@ -167,13 +167,13 @@ describe('the native binding', () => {
     await session.release()
   })
 
-  test('says that a library of operators cannot be loaded', async () => {
+  test('reports a library of operators that cannot be loaded', async () => {
     const options = { target: 'cuda-fp8', kernels: '/nowhere/liboctet-kernels.so' } as const
     const file = path.join(directory, 'clip_l.onnx')
     await expect(openSession(file, options)).rejects.toThrow(refusal(/cannot open .*clip_l\.onnx: .*liboctet-kernels/s))
   })
 
-  test.skipIf(hasGpu())('says that there is no CUDA provider', async () => {
+  test.skipIf(hasGpu())('reports the absence of the CUDA provider', async () => {
     const file = path.join(directory, 'clip_l.onnx')
     await expect(openSession(file, { target: 'cuda' })).rejects.toThrow(refusal(/cannot open .*(provider|CUDA)/s))
   })

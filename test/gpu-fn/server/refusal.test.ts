@@ -93,7 +93,7 @@ describe('hostile bodies', () => {
   })
 })
 
-test('a caller who hangs up inside the body is no fault of ours', async () => {
+test('a caller who disconnects during the body is not an internal error', async () => {
   const socket = connect(server.port, '127.0.0.1')
   socket.end('PUT /jobs/a HTTP/1.1\r\nhost: gpu\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"pro')
   socket.resume()
@@ -193,7 +193,7 @@ describe('tokens', () => {
     expect(await refusalOf(await putWith(authorization))).toBe('401 token_invalid')
   })
 
-  test('cancel asks for one too', async () => {
+  test('cancel requires one too', async () => {
     const response = await fetch(`${server.url}/jobs/job-1`, { method: 'DELETE' })
     expect(await refusalOf(response)).toBe('401 token_missing')
   })

@@ -10,7 +10,7 @@ import { startServer } from '../../support/gpu/server.ts'
 /** Polls with a long timeout, for events that are immediate on an idle machine. */
 const eventually = <T>(read: () => T) => expect.poll(read, { timeout: 30_000 })
 
-/** A connection that asks for a job and then reads nothing. */
+/** A connection that submits a job and does not read the reply. */
 async function stalledReader(port: number, job: string, prompt: string): Promise<Socket> {
   const text = JSON.stringify(jobBody({ prompt }))
   const socket = connect(port, '127.0.0.1').pause()
@@ -39,7 +39,7 @@ test('a job is a stream of its events and its images', async () => {
   expect(entries.at(-1)?.event).toMatchObject({ type: 'succeeded', images: 2, timings })
 })
 
-test('health tells where the process stands, and only a ready one takes jobs', async () => {
+test('health has the state of the process, and only a ready one accepts jobs', async () => {
   await using server = await startServer(createPacedEngine())
   const models = [{ model: 'tiny', tier: 'fp8', package: 'f'.repeat(64) }]
   for (const [status, healthz, ping] of [
@@ -95,7 +95,7 @@ test('a job outlives its socket: the same request again replays it and follows i
   expect(engine.runs).toHaveLength(1)
 })
 
-test('a later attempt attaches to the run and is told its own number; another body is a conflict', async () => {
+test('a later attempt attaches to the run and gets its own number; another body is a conflict', async () => {
   const engine = createPacedEngine(0)
   await using server = await startServer(engine)
   const first = await putJob(server.url, 'job-1')
@@ -176,7 +176,7 @@ test('jobs that ended are forgotten when newer ones need the bytes', async () =>
   const put = async (job: string) =>
     readWholeStream(await putJob(server.url, job, { prompt: 'bytes 100000', steps: 1 }))
   for (const job of ['a', 'b', 'c', 'c', 'b', 'a']) await put(job)
-  // Two fit: c and b were replayed, a was made a second time.
+  // Two jobs fit: c and b were replayed, and a ran a second time.
   expect(engine.runs).toHaveLength(4)
 })
 
@@ -203,7 +203,7 @@ test('readers that take nothing hold back neither the job nor another reader, an
   for (const socket of stalled) socket.destroy()
 })
 
-test('what only the model can tell is a failed event that names the field', async () => {
+test('an error that depends on the model is a failed event that names the field', async () => {
   await using server = await startServer(createPacedEngine())
   const end = async (job: string, overrides: Parameters<typeof jobBody>[0]) =>
     (await readWholeStream(await putJob(server.url, job, overrides))).at(-1)?.event

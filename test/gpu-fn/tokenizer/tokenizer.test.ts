@@ -83,7 +83,7 @@ describe.each(ENCODERS)('$name', ({ name, directory, tokens }) => {
     expect(lone).toEqual(tokenize(tokenizer, 'a \ufffd b \ufffd', limits))
   })
 
-  test('says nothing of a cut when all fits, to the last token', () => {
+  test('reports no truncation if all fits, to the last token', () => {
     const words = tokens - tokenizer.prefix.length - tokenizer.suffix.length
     const limits = { minTokens: tokens, maxTokens: tokens }
     expect(tokenize(tokenizer, 'cat '.repeat(words).trim(), limits).cut).toBeUndefined()

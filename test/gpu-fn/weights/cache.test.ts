@@ -75,7 +75,7 @@ test('fetches a package once, whole, and opens it from the disk after that', asy
   expect(blobsAsked()).toHaveLength(asked)
 })
 
-test('takes what two packages share from the disk', async () => {
+test('takes the shared files of two packages from the disk', async () => {
   const { ensure, blobsAsked } = await openCache()
   await ensure(TURBO)
   const before = blobsAsked().length
@@ -97,7 +97,7 @@ test('fetches a damaged file again', async () => {
   expect(warnings).toEqual(['a file of a package is corrupt; it is downloaded again'])
 })
 
-test('gives up on a file that always comes damaged, and leaves no package', async () => {
+test('gives up on a file that is always corrupt, and leaves no package', async () => {
   const { ensure } = await openCache(({ path }) =>
     path.includes(sha256(SHARED)) ? { kind: 'flip', bytes: 100 } : 'none',
   )
@@ -118,7 +118,7 @@ test('survives stalls, breaks and busy answers on the way', async () => {
   await openPackage((await ensure(LARGE)).directory, { verify: true })
 })
 
-test('goes on after a bucket that broke with the files that were whole', async () => {
+test('resumes after a failure of the bucket with the complete files', async () => {
   const broken = await openCache(({ path }) =>
     path.includes('/blobs/') && !path.includes(sha256(SHARED)) ? { kind: 'status', status: 500 } : 'none',
   )
@@ -147,7 +147,7 @@ test('lets go of the package not used for longest when the budget is spent', asy
   expect((await Promise.all(sizes)).reduce((sum, size) => sum + size)).toBeLessThanOrEqual(500_000)
 })
 
-test('never lets go of what this process serves, and says what a budget lacks', async () => {
+test('never evicts a package in use, and states the missing budget', async () => {
   const { ensure } = await openCache(undefined, 400_000)
   await ensure(TURBO)
   await expect(ensure(LARGE)).rejects.toMatchObject({
@@ -169,7 +169,7 @@ test('serves the package used last while the bucket is away', async () => {
   await expect(ensure(LARGE)).rejects.toMatchObject({ name: 'BucketError' })
 })
 
-test('fetches again what was cut short on the disk', async () => {
+test('downloads truncated files again', async () => {
   const { ensure } = await openCache()
   const { directory } = await ensure(TURBO)
   await truncate(path.join(directory, 'transformer.bin'), 10)
@@ -197,7 +197,7 @@ test('downloads a manifest again if it does not match its digest', async () => {
   expect(warnings).toEqual(['a cached package is corrupt; it is downloaded again'])
 })
 
-test('says which model the bucket does not have', async () => {
+test('names the model that the bucket lacks', async () => {
   const { ensure } = await openCache()
   await expect(ensure({ ...TURBO, model: 'medium' })).rejects.toMatchObject({
     message: expect.stringMatching(/^models\/medium\/fp8\/cuda\.json is not in http/),
@@ -241,7 +241,7 @@ test.each<[string, (manifest: string) => string, RegExp]>([
   expect(await inCache('packages')).toEqual([])
 })
 
-test('refuses a manifest that is not what it is named by, and a pointer that is none', async () => {
+test('refuses a manifest whose digest differs from its name, and a malformed pointer', async () => {
   const digest = 'a'.repeat(64)
   await put(manifestKey(digest), '{}')
   await put(pointerKey({ ...TURBO, model: 'lost' }), JSON.stringify({ package: digest }))
@@ -253,7 +253,7 @@ test('refuses a manifest that is not what it is named by, and a pointer that is 
     await expect(ensure({ ...TURBO, model })).rejects.toThrow(/is not a pointer to a package/)
 })
 
-test('takes away what a process that was killed left half written', async () => {
+test('removes incomplete files of a killed process', async () => {
   const { ensure } = await openCache()
   await ensure(TURBO)
   const left = path.join(scratch.directory, 'blobs', '.0123456789abcdef.part')

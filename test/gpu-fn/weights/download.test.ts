@@ -58,7 +58,7 @@ test('a file with another SHA-256 gets no name, and nothing half written stays',
   expect(left.filter((name) => name === 'file-3' || name.startsWith('.'))).toEqual([])
 })
 
-test('says what the disk says', async () => {
+test('reports the error of the disk', async () => {
   const blocked = path.join(scratch.directory, 'blocked')
   await writeFile(blocked, 'a file')
   await expect(download(bucket, wanted(blocked))).rejects.toThrow(/ENOTDIR|EEXIST/)

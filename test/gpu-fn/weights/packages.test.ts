@@ -149,7 +149,7 @@ describe('refuses', () => {
     )
   })
 
-  test('changed bytes of the same length, only when asked to verify', async () => {
+  test('changed bytes of the same length, only with `verify`', async () => {
     const directory = await write('a')
     await writeFile(path.join(directory, 'transformer.onnx'), 'Transformer.onnx')
     await expect(openPackage(directory)).resolves.toMatchObject({ manifest: { model: 'large-turbo' } })
@@ -195,7 +195,7 @@ describe('refuses', () => {
 })
 
 describe('findPackages', () => {
-  test('finds what has a manifest, in the order of names', async () => {
+  test('finds the directories with a manifest, in the order of names', async () => {
     await write('b')
     await write('a')
     await mkdir(path.join(scratch, 'empty'))

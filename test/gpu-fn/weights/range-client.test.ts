@@ -68,7 +68,7 @@ test('waits for a caller that is slower than the time a server may be silent', a
   expect((await read(client, url, 0, 1_000_000, 700)).equals(data.subarray(0, 1_000_000))).toBe(true)
 })
 
-test('yields all that came before it says that the connection broke', async () => {
+test('yields all received bytes before the error of a broken connection', async () => {
   const { client, url } = await serve((socket, range) => {
     socket.write(headFor(range))
     socket.end(data.subarray(range.start, range.start + 700_001))

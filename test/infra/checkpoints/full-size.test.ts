@@ -1,6 +1,11 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { expect, test } from 'vitest'
-import { spreadOf } from '../../../infra/checkpoints/full-size.ts'
+import { readTokenizers } from '../../../gpu-fn/compile/write/tokenizers.ts'
+import type { TextEncoderManifest } from '../../../gpu-fn/manifest.ts'
+import { TOKENS } from '../../../gpu-fn/models/sd35/text-encoders.ts'
+import { spreadOf, writeTokenizers } from '../../../infra/checkpoints/full-size.ts'
 import { readHeaders, shapesIn } from '../../../infra/checkpoints/published.ts'
 import { drawPool, POOL, scaled, sineTable } from '../../../infra/checkpoints/random-weights.ts'
 
@@ -61,4 +66,26 @@ test("has the position table of diffusers' formula", () => {
   const row = Array.from(fromBfloat16(words).subarray((1 * side + 3) * width, (1 * side + 3) * width + width))
   const expected = [48, 16].flatMap((at) => [Math.sin(at), Math.sin(at / 100), Math.cos(at), Math.cos(at / 100)])
   expect(row.map((value, i) => Math.abs(value - expected[i]!) < 0.004)).toEqual(row.map(() => true))
+})
+
+test('has tokenizers of the published size, which the compiler requires', async () => {
+  const out = await mkdtemp(path.join(tmpdir(), 'octet-tokenizers-'))
+  try {
+    await writeTokenizers(out)
+    const names = { clip_l: 'tokenizer', clip_g: 'tokenizer_2', t5: 'tokenizer_3' } as const
+    const encoders = Object.entries(names).map(([name, tokenizer]) => ({ name, title: name, tokenizer }))
+    const vocabularies = Object.entries(TOKENS).map(([name, tokens]) => [
+      name,
+      { ...tokens, rows: tokens.published.rows },
+    ])
+    const { notes } = await readTokenizers(
+      encoders as unknown as TextEncoderManifest[],
+      new Map(vocabularies as [string, (typeof TOKENS)['t5'] & { rows: number }][]),
+      { tokenizers: {} },
+      { tokenizers: out },
+    )
+    expect(notes).toEqual([])
+  } finally {
+    await rm(out, { recursive: true })
+  }
 })

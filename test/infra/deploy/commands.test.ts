@@ -1,4 +1,5 @@
-// Every command of the plans, by the vendors' own programs: without an account they must fail for that, and not for how they are called.
+// Runs every command of the plans with the vendors' own programs. Without an account, they must fail because of it and not because of their
+// arguments.
 import { execFile, execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -32,7 +33,7 @@ const plans = [
   ...deploySteps({ file: secretsFile, onModal: true, env: {} }),
   ...destroySteps({ data: true, onModal: true }),
 ]
-/** What docs/runbook.md and `npm run status` run besides. */
+/** Further commands of docs/runbook.md and `npm run status`. */
 const others: CommandLine[] = [
   ['wrangler', 'deployments', 'list', '--name', 'octet', '--json'],
   ['wrangler', 'rollback', '--name', 'octet', '--yes'],
@@ -46,7 +47,7 @@ const others: CommandLine[] = [
   ['modal', 'volume', 'put', '--force', 'octet-weights', secretsFile, '/a/manifest.json'],
 ]
 const commands = [...others, ...plans.flatMap((step) => step.commands(config, state)).map(({ command }) => command)]
-/** One of each kind: another queue's name is no other command. */
+/** One command of each kind; names do not distinguish commands. */
 const kinds = new Map(
   commands.map((command) => [command.filter((part) => !part.startsWith('octet-')).join(' '), command]),
 )

@@ -4,6 +4,8 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { deploySteps } from '../../../infra/deploy/deploy-steps.ts'
 import { destroySteps } from '../../../infra/deploy/destroy.ts'
 import { commandText, planText, runPlan, type Step, UNKNOWN } from '../../../infra/deploy/plan.ts'
+import { checkEnvironment } from '../../../infra/deploy/secrets-file.ts'
+import { credentialFiles } from '../../support/credentials.ts'
 import { useScratch } from '../../support/scratch.ts'
 import { createVendors, type Vendors } from '../../support/vendors.ts'
 
@@ -15,7 +17,7 @@ beforeEach(async () => {
   file = path.join(scratch.directory, 'secrets.json')
 })
 
-/** The steps but the pictures, which test/e2e/deploy.test.ts has made. */
+/** The steps without the smoke tests, which test/e2e/deploy.test.ts covers. */
 const steps = (change: object = {}): Step[] =>
   deploySteps({ file, onModal: true, env: {}, ...change }).filter(({ id }) => !id.startsWith('smoke'))
 const deploy = (change?: object) => runPlan(steps(change), vendors.world)
@@ -51,7 +53,7 @@ test('a second time nothing is made anew and no secret changes', async () => {
   expect(made).toBeGreaterThan(3)
 })
 
-test('what runs is what the plan shows', async () => {
+test('the executed commands are those of the plan', async () => {
   await deploy()
   const shown = steps()
     .flatMap((step) => step.commands(vendors.world.config, vendors.world.state))
@@ -73,7 +75,7 @@ test("secrets are the owner's alone, and each side gets its own", async () => {
     expect(vendors.ran.join() + vendors.said.join()).not.toContain(secret)
 })
 
-describe('stops at the first failure, says what to do, and goes on from there the next time', () => {
+describe('stops at the first failure with advice, and the next run continues from there', () => {
   const cases: [string, string, string, RegExp][] = [
     ['cloudflare-account', 'whoami', 'not authenticated', /npx wrangler login/],
     ['modal-account', 'token info', 'Token missing', /npm run modal:setup.*modal setup/],
@@ -104,7 +106,7 @@ describe('stops at the first failure, says what to do, and goes on from there th
   })
 })
 
-test('a machine without the secrets of a worker that is deployed does not replace them, unless told to', async () => {
+test('a machine without the secrets of the deployed worker replaces them only with --new-secrets', async () => {
   vendors.things.add('worker')
   await expect(deploy()).rejects.toThrow(
     /has secrets that are not in .*[\s\S]*--new-secrets creates others and invalidates every API key/,
@@ -113,7 +115,7 @@ test('a machine without the secrets of a worker that is deployed does not replac
   expect((await secrets()).worker.KEY_PEPPER).toMatch(/^1:/)
 })
 
-test('nor where it cannot be asked whether there is one', async () => {
+test('nor if the existence of a deployed worker is unknown', async () => {
   vendors.things.add('worker')
   vendors.fail = { containing: 'secret list', saying: 'fetch failed: getaddrinfo ENOTFOUND api.cloudflare.com' }
   await expect(deploy()).rejects.toMatchObject({ name: 'StepFailed', step: 'secrets' })
@@ -121,12 +123,12 @@ test('nor where it cannot be asked whether there is one', async () => {
   await expect(deploy()).rejects.toThrow(/has secrets that are not in/)
 })
 
-test('says which packages are missing', async () => {
+test('names the missing packages', async () => {
   vendors.things.delete('volume /large-fp8')
   await expect(deploy()).rejects.toThrow(/no package of large:fp8/)
 })
 
-test('says which GPU types cannot hold all models at once', async () => {
+test('names the GPU types that cannot hold all models at once', async () => {
   const files = { 'transformer.weights': { bytes: 30e9, sha256: 'a'.repeat(64) } }
   const { exec } = vendors.world
   vendors.world.exec = async (command, options) => {
@@ -201,14 +203,14 @@ test('a domain, Logpush and Tail Workers are part of the configuration of the wo
   })
 })
 
-test('a damaged file of secrets is named, and nothing of it told', async () => {
+test('a malformed file of secrets is named, and its content is not shown', async () => {
   await writeFile(file, JSON.stringify({ worker: { KEY_PEPPER: 'a-secret' } }))
   const failure = await deploy().catch((error: Error) => error.message)
   expect(failure).toMatch(/secrets\.json is malformed: .*worker\.GPU_SIGNING_KEY/)
   expect(failure).not.toContain('a-secret')
 })
 
-test('asks for the keys of a bucket where the packages are in one, or takes them from the environment', async () => {
+test('prompts for the keys of a bucket if the packages are in one, or reads them from the environment', async () => {
   vendors.world.config.gpu.packages = 'bucket'
   await expect(deploy()).rejects.toThrow(/asked: the packages' bucket/)
   const env = { OCTET_BUCKET: 'http://127.0.0.1:9/weights', OCTET_BUCKET_KEY_ID: 'id', OCTET_BUCKET_SECRET: 'secret' }
@@ -221,6 +223,24 @@ test('asks for the keys of a bucket where the packages are in one, or takes them
   })
 })
 
+test('the certificate of content credentials reaches the GPU function and is kept for later deploys', async () => {
+  const { certificates, key } = await credentialFiles('es256')
+  const files = { OCTET_C2PA_CERTIFICATES: path.join(scratch.directory, 'chain.pem'), OCTET_C2PA_KEY: key }
+  await writeFile(files.OCTET_C2PA_CERTIFICATES, certificates)
+  for (const env of [files, {}]) {
+    await deploy({ env })
+    expect(JSON.parse(await readFile(vendors.world.state.gpuSecrets, 'utf8'))).toMatchObject({
+      OCTET_C2PA_CERTIFICATES: certificates,
+      OCTET_C2PA_KEY: key,
+    })
+  }
+  expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: 'damaged' })).toThrow(
+    /OCTET_C2PA_KEY must be PEM or the path/,
+  )
+  const others = await credentialFiles('es384')
+  expect(() => checkEnvironment({ ...files, OCTET_C2PA_KEY: others.key })).toThrow(/is not the private key of/)
+})
+
 test('without Modal there is none of it in the plan', async () => {
   const text = planText(deploySteps({ file, onModal: false, env: {} }), vendors.world.config)
   expect(text).not.toContain('modal')
@@ -230,7 +250,7 @@ test('without Modal there is none of it in the plan', async () => {
   expect((await secrets()).proxyHeaders).toEqual({ default: { authorization: 'Bearer x' } })
 })
 
-test('destroy takes callers off first and keeps data, unless it is asked for as well', async () => {
+test('destroy removes the worker first, and data only on request', async () => {
   await deploy()
   vendors.ran.length = 0
   await runPlan(destroySteps({ data: false, onModal: true }), vendors.world)
@@ -238,12 +258,12 @@ test('destroy takes callers off first and keeps data, unless it is asked for as 
   expect([...vendors.things].sort()).toEqual(
     ['bucket octet-results', 'database octet', 'proxy token', 'volume /large-fp8', 'volume /large-turbo-fp8'].sort(),
   )
-  // Again, and with the data: what is gone already is no failure.
+  // A repeated removal, now with the data: absent resources are not errors.
   await runPlan(destroySteps({ data: true, onModal: true }), vendors.world)
   expect(vendors.things).not.toContain('database octet')
 })
 
-test('destroy stops at what it may not take down', async () => {
+test('destroy stops at a resource that it cannot remove', async () => {
   await deploy()
   vendors.fail = { containing: 'r2 bucket delete', saying: 'The bucket you tried to delete is not empty' }
   await expect(runPlan(destroySteps({ data: true, onModal: true }), vendors.world)).rejects.toThrow(

@@ -12,7 +12,7 @@ async function deployed(): Promise<SecretsFile> {
   return { worker: secrets, gpuPublicKey, proxyHeaders: { default: { 'modal-key': 'wk' }, spare: { a: 'b' } }, bucket }
 }
 
-/** Whether a GPU function deployed with the one file takes what a worker deployed with the other signs. */
+/** Whether a GPU function with the secrets of one file accepts tokens of a worker with the secrets of another. */
 async function takes(gpu: SecretsFile, worker: SecretsFile): Promise<boolean> {
   const { edgePublicKeys } = readConfig({ OCTET_PACKAGES: '/packages', OCTET_EDGE_PUBLIC_KEY: gpu.gpuPublicKey })
   const token = await signGpuToken(worker.worker.GPU_SIGNING_KEY, 'job', 1, '{}')

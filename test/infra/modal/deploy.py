@@ -18,7 +18,7 @@ from modal_proto import api_grpc, api_pb2
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 calls: list[tuple[str, dict]] = []
-# The client reads when it expires, and nothing else of it.
+# The client reads only its expiry.
 TOKEN = ".".join(
     base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "none"}, {"exp": 4102444800}, "x")
 )
@@ -26,7 +26,7 @@ serving = sys.argv[1:] == ["serve"]
 
 
 def answers(request):
-    """What the client needs to hear to go on."""
+    """The replies that the client requires to continue."""
     name = type(request).__name__.removesuffix("Request")
     if name == "ClientHello":
         return api_pb2.ClientHelloResponse(image_builder_version="2025.06")

@@ -38,7 +38,7 @@ describe.skipIf(!python)('modal deploy infra/modal_app.py, by the real package',
     for (const { function: server } of ranked) expect(server).toMatchObject(expected(gpu))
   })
 
-  test('nobody without a proxy token reaches it', () => {
+  test('requests without a proxy token are rejected', () => {
     expect(JSON.stringify(requests('FunctionCreate'))).not.toContain('unauthenticated')
   })
 

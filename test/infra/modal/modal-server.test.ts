@@ -32,7 +32,7 @@ describe.skipIf(!python)('the GPU function on Modal, from TypeScript', () => {
     stop()
   })
 
-  /** What was asked by this name; it comes by another way than the answer, so it may take a moment. */
+  /** The calls of this name. They arrive on another channel than the reply, so they may be delayed. */
   const asked = (name: string) =>
     vi.waitFor(() => {
       const found = calls.filter(([called]) => called === name).map(([, request]) => request)
@@ -45,7 +45,7 @@ describe.skipIf(!python)('the GPU function on Modal, from TypeScript', () => {
     expect(await asked('FunctionGet')).toMatchObject([{ app_name: 'octet-gpu', object_tag: 'Gpu' }])
   })
 
-  test('tells what runs and what happened', async () => {
+  test('lists running containers and recent events', async () => {
     expect(await server.current()).toEqual({ containers: 2, backlog: 3 })
     const since = new Date('2026-11-26T00:00:00Z')
     expect(await server.since(since)).toEqual({ requests: 21, failed: 1, started: 4, broken: 1 })

@@ -72,6 +72,15 @@ test('npm run keys changes the limits of an account that it names, and no others
   await expect(keys('account', '--rate', 'many')).rejects.toThrow('It must be a whole number.')
 })
 
+test('npm run keys turns the prompts in files off and on, and sets the retention', async ({ expect }) => {
+  const images = async (...args: string[]) => /^images +(.*)$/m.exec(await keys('account', ...args))?.[1]
+  expect(await images()).toBe('30 days, with prompts in the files')
+  expect(await images('--no-prompt-metadata', '--retention-days', '7')).toBe('7 days, without prompts in the files')
+  expect(await images('--daily', '3')).toBe('7 days, without prompts in the files')
+  expect(await images('--prompt-metadata')).toBe('7 days, with prompts in the files')
+  await expect(keys('account', '--retention-days', '8')).rejects.toThrow('retention_days')
+})
+
 test('npm run keys exports an account with its images, and deletes it permanently', async ({ expect }) => {
   const key = await keys('create', '--label', 'artist', '--account', 'artist')
   const body = JSON.stringify({ prompt: 'a quiet sea', n: 2 })

@@ -34,7 +34,7 @@ const server = {
   close() {},
 }
 
-const asked = async (change: Partial<Sources> = {}): Promise<Sources> => ({
+const sourcesWith = async (change: Partial<Sources> = {}): Promise<Sources> => ({
   config: await readDeployConfig(),
   exec: async ([program]) =>
     program === 'wrangler'
@@ -52,7 +52,7 @@ const asked = async (change: Partial<Sources> = {}): Promise<Sources> => ({
 })
 
 test('shows the deployment, the warm GPUs and the cost of the day', async () => {
-  expect(await statusScreen(await asked(), true)).toEqual([
+  expect(await statusScreen(await sourcesWith(), true)).toEqual([
     'Worker octet',
     '  version new since 2026-11-26T10:00:00Z',
     'GPUs, as seen by the worker',
@@ -69,7 +69,7 @@ test('shows the deployment, the warm GPUs and the cost of the day', async () => 
 })
 
 test('a part that does not answer does not hide the others', async () => {
-  const broken = await asked({
+  const broken = await sourcesWith({
     openModal: async () => {
       throw new Error('Token missing\nat …')
     },
@@ -80,5 +80,5 @@ test('a part that does not answer does not hide the others', async () => {
 })
 
 test('with --no-modal, no request to Modal is made', async () => {
-  expect((await statusScreen(await asked(), false)).join('\n')).not.toContain('Modal')
+  expect((await statusScreen(await sourcesWith(), false)).join('\n')).not.toContain('Modal')
 })

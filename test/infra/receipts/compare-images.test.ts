@@ -40,7 +40,7 @@ test.each([psnr, differences, ssim])('%o refuses images of two sizes', (compare)
   expect(() => compare(plain(4, 1), plain(5, 1))).toThrow('one image is 4x4, the other 5x5')
 })
 
-test('pixels are RGB whatever the file has', async () => {
+test('pixels are RGB for every format of the file', async () => {
   const file = await sharp({ create: { width: 2, height: 1, channels: 4, background: '#0a141eff' } })
     .png()
     .toBuffer()

@@ -62,7 +62,7 @@ async function expectWhole(names = Object.keys(FILES)): Promise<void> {
     ).toBe(0)
 }
 
-test('fetches what the compiler reads, and nothing else', async () => {
+test("downloads only the compiler's input files", async () => {
   await fetchWith()
   await expectWhole()
 })
@@ -79,7 +79,7 @@ test('takes half precision where there is nothing else', () => {
 
 const body = (name: string, trouble: (count: number) => Trouble): Plan => {
   let replies = 0
-  // The library asks for the first byte to learn the size; trouble is for the body.
+  // The library requests the first byte to determine the size; faults apply to the body.
   return ({ path: asked, range }) => (asked.endsWith(name) && range !== 'bytes=0-0' ? trouble(replies++) : 'none')
 }
 
@@ -94,7 +94,7 @@ test.each<Trouble>([
   expect(ranges.some((range) => range?.startsWith('bytes=1') && Number(range.slice(6, 12)) > 100_000)).toBe(true)
 })
 
-test('goes on in another process with what the first one had', async () => {
+test('resumes in another process with the bytes of the first one', async () => {
   await mkdir(path.join(scratch.directory, 'transformer'))
   const partial = path.join(scratch.directory, `${WEIGHTS}.part`)
   await writeFile(partial, (await readFile(path.join(source, WEIGHTS))).subarray(0, 333_333))
@@ -141,7 +141,7 @@ test('fetches a file again that came damaged, and gives up the second time', asy
   expect(await stat(path.join(elsewhere, WEIGHTS)).catch(() => null)).toBeNull()
 })
 
-test('what was left of another file does not spoil the download', async () => {
+test('the remains of another file do not affect the download', async () => {
   await mkdir(path.join(scratch.directory, 'transformer'))
   await writeFile(path.join(scratch.directory, `${WEIGHTS}.part`), noise(200_000))
   await fetchWith()
@@ -162,7 +162,7 @@ test.each([
   })
 })
 
-test('gives up on a hub that is down, and does not write where a lying one says', async () => {
+test('gives up on a hub that is down, and rejects paths outside of the directory', async () => {
   await expect(fetchWith(() => ({ kind: 'status', status: 503 }))).rejects.toThrow(/cannot be read from the hub/)
   const lying = await startHub(source, {
     ...{ repo: REPO, token: TOKEN },

@@ -31,7 +31,7 @@ const read = async (Key: string) => {
 const pointerOf = async (name: Parameters<typeof pointerKey>[0]) =>
   JSON.parse((await read(pointerKey(name))).toString())
 
-/** A target behind a proxy; the plan is told how many parts of a large blob were sent before. */
+/** A target behind a proxy. The plan receives the number of parts of a large blob that were sent before. */
 async function behind(plan: (part: number | null) => Trouble): Promise<BucketTarget> {
   const { origin, pathname } = new URL(server.address.url)
   proxy = await startTroubleProxy(origin, ({ path }) => {
@@ -56,7 +56,7 @@ test('blobs, manifest and pointer lie where the GPU function looks, and a second
   })
 })
 
-test('an upload that broke goes on at the part it had come to, and nothing is served before it is whole', async () => {
+test('an interrupted upload resumes at its next part, and nothing is served before it is complete', async () => {
   const at = path.join(scratch.directory, 'package')
   const name = { model: 'second', tier: 'fp8', target: 'cuda' } as const
   const weights = noise(22 * 1024 * 1024)
@@ -106,7 +106,7 @@ test('tiers share blobs, and a pointer can be taken back', async () => {
   await expect(rollBack(target, { ...name, model: 'never' })).rejects.toThrow(/has no previous package of never:fp8/)
 })
 
-test('does not upload a package whose bytes are not what its manifest says', async () => {
+test('does not upload a package whose bytes differ from its manifest', async () => {
   const at = path.join(scratch.directory, 'package')
   const name = { model: 'spoilt', tier: 'fp8', target: 'cuda' } as const
   await writeFakePackage(at, { 'transformer.bin': noise(1000) }, name)

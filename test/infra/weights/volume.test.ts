@@ -23,7 +23,7 @@ async function commandsFor(volumes: string[]) {
   return { commands, left: await readdir(scratch.directory) }
 }
 
-test('the manifest goes last, into a volume that is made when there is none', async () => {
+test('the manifest is uploaded last, into a volume that is created if necessary', async () => {
   const { commands, left } = await commandsFor(['other'])
   expect(commands).toEqual([
     'modal volume list --json',

@@ -48,7 +48,7 @@ export async function compileTiny({
       variant: 'custom',
       lowering,
       encoderLayersPerGraph: t5Layers,
-      // The diffusers layout says by itself that it has no T5.
+      // The diffusers layout states that it has no T5.
       omitT5: tiny.t5 === false && tiny.layout === 'single-file',
     })
   })

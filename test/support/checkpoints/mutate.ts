@@ -105,7 +105,7 @@ export function mutate(
   }
 }
 
-/** Damages a JSON file: another key or value at any depth, a doubled or lost entry, lies in the text, flipped bits, cuts. */
+/** Damages a JSON file: another key or value at any depth, a duplicate or missing entry, false text, flipped bits, truncation. */
 export function mutateJson(random: Random, content: Record<string, unknown>): Uint8Array {
   const json = JSON.stringify(content)
   const bytes = (text: string) => Buffer.from(text)
@@ -171,7 +171,7 @@ function lieInJson(random: Random, header: Header): string {
   return `{${entries.map(([key, content]) => `${key}:${content}`).join()}}`
 }
 
-/** Moves one number by a little, which is how offsets come to overlap. */
+/** Changes one number slightly, so that offsets overlap. */
 function lieInNumbers(random: Random, json: string): string {
   const numbers = [...json.matchAll(/(?<=[[,])\d+(?=[\],])/g)]
   const match = random.pick(numbers)

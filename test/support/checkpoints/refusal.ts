@@ -1,7 +1,7 @@
 // The error of a refused checkpoint.
 import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
 
-/** The message of the CheckpointError that `promise` ends with; throws when it ends in any other way. */
+/** The message of the CheckpointError with which `promise` rejects. Throws for any other outcome. */
 export async function refusal(promise: Promise<unknown>): Promise<string> {
   const outcome = await promise.then(
     () => 'was accepted',

@@ -1,4 +1,4 @@
-// safetensors files for tests, honest or not.
+// safetensors files for tests, well-formed or not.
 import { writeFile } from 'node:fs/promises'
 
 export type Stored = { dtype: string; shape: readonly number[]; data?: Uint8Array }

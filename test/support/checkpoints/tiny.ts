@@ -13,8 +13,8 @@ import { type FloatTensor, readTensors } from './tensors.ts'
 const GOLDEN = path.join(import.meta.dirname, '../../golden/networks')
 
 /**
- * The largest relative error that is allowed, in either tier: the reference has the same quantized weights. One activation in
- * the place of another makes 3e-5, float32 sums in another order 3e-6.
+ * The largest relative error that is allowed, in either tier: the reference has the same quantized weights. A wrong activation function
+ * causes an error of 3e-5, float32 sums in another order 3e-6.
  */
 export const TOLERANCE = 1e-5
 

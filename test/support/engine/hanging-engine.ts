@@ -22,5 +22,5 @@ function install(port: NonNullable<typeof parentPort>): void {
   }
 }
 
-// Other threads of the process have other settings.
+// Only the engine's thread has the settings of the hang.
 if (parentPort && workerData && 'memoryBytes' in workerData) install(parentPort)

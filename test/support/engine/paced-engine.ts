@@ -1,4 +1,4 @@
-// An engine without a model, for tests of protocol and scheduling: it makes a step when the test allows one.
+// An engine without a model, for tests of protocol and scheduling. Each step waits for the test's permission.
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type JobRequest, seedOf } from '../../../gpu-fn/contract.ts'
 import type { Engine, Model } from '../../../gpu-fn/engine/engine.ts'
@@ -25,6 +25,7 @@ export function createPacedEngine(steps = Number.POSITIVE_INFINITY): PacedEngine
   const runs: JobRequest[] = []
   return {
     models: [pacedModel],
+    loras: new Map([['style', { package: 'e'.repeat(64), rank: 4 }]]),
     runs,
     allow: (more) => {
       allowed += more

@@ -4,7 +4,7 @@ import { SignJWT } from 'jose'
 import { GPU_TOKEN, gpuTokenId, type JobRequest, PROTOCOL_VERSION } from '../../../gpu-fn/contract.ts'
 
 export const edgeKeys = generateKeyPairSync('ed25519')
-/** Those that the edge is about to leave, which hold as well. */
+/** Keys that are about to be retired, which are still valid. */
 export const oldEdgeKeys = generateKeyPairSync('ed25519')
 
 export type TokenOptions = Partial<{

@@ -1,5 +1,5 @@
-// The wire contract as tests, for whatever stands on the GPU's side of it: the GPU function itself and every stand-in for it. A stand-in
-// that drifts from gpu-fn/contract.ts fails here. Web standards only: it runs in workerd as well as in Node.
+// The wire contract as tests, for the GPU function and every stub of it. A stub that drifts from gpu-fn/contract.ts fails here. Web
+// standards only: it runs in workerd as well as in Node.
 import { base64url, exportJWK, generateKeyPair, importJWK, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, test } from 'vitest'
 import {
@@ -16,7 +16,7 @@ import {
 export type GpuTarget = {
   /** Sends a request to a path of the GPU function. */
   send: (path: string, init: RequestInit) => Promise<Response>
-  /** Private JWK of a key whose tokens it takes. */
+  /** Private JWK of a key whose tokens the target accepts. */
   signingKey: string
   /** A model that it has in the tier fp8. */
   model: string
@@ -70,7 +70,7 @@ function reading({ body }: Response) {
     return entry
   }
   return {
-    /** Up to and with the first event of a type, or to the end without one. */
+    /** The events up to and including the first one of a type, or all without one. */
     async until(type?: JobEvent['type']) {
       for (let entry = await next(); entry && entry.event.type !== type; ) entry = await next()
       return entries.filter(({ event }) => event.type !== 'heartbeat')
@@ -87,7 +87,7 @@ const requestOf = (model: string, fields: Partial<JobRequest>): JobRequest => ({
 
 let jobs = 0
 
-/** What can be sent to a target. Jobs have ids of their own unless one is given. */
+/** Requests to a target. Jobs have unique ids unless one is given. */
 function clientOf({ send, signingKey, model }: GpuTarget) {
   const put = async ({ id = `conformance-${++jobs}`, ...fields }: Put, token: Token = {}, text?: string) => {
     const request = requestOf(model, fields)

@@ -49,6 +49,9 @@ export function hostMemory(room = Number.POSITIVE_INFINITY) {
       log.push('copy')
       memcpy(to, from, bytes)
     },
+    async copyOnDevice(to, from, bytes) {
+      memcpy(to, from, bytes)
+    },
   }
   return { memory, log }
 }

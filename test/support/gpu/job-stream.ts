@@ -3,7 +3,7 @@ import { type JobEvent, jobEvent } from '../../../gpu-fn/contract.ts'
 
 export type StreamEntry = { event: JobEvent; data?: Uint8Array }
 
-/** Yields the entries of a job's stream; throws when it breaks off inside one. Leaving the loop hangs up. */
+/** Yields the entries of a job's stream; throws if it ends inside one. Leaving the loop closes the connection. */
 export async function* readJobStream(body: AsyncIterable<Uint8Array>): AsyncGenerator<StreamEntry> {
   const source = body[Symbol.asyncIterator]()
   const bytes = byteReader(source)
@@ -44,14 +44,14 @@ function byteReader(source: AsyncIterator<Uint8Array>) {
   return { take, line }
 }
 
-/** Everything a job's stream has to say. */
+/** All entries of a job's stream. */
 export async function readWholeStream(response: Response): Promise<StreamEntry[]> {
   const entries: StreamEntry[] = []
   for await (const entry of readJobStream(response.body!)) entries.push(entry)
   return entries
 }
 
-/** Reads until an entry of this type, then hangs up. */
+/** Reads until an entry of this type, then closes the connection. */
 export async function readUntil(response: Response, type: JobEvent['type']): Promise<StreamEntry[]> {
   const entries: StreamEntry[] = []
   for await (const entry of readJobStream(response.body!)) {

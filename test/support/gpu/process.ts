@@ -1,4 +1,4 @@
-// The GPU function as a process of its own, as it runs in a container.
+// The GPU function as a separate process, as in a container.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -43,7 +43,7 @@ export async function startGpuProcess(packages: string, env: Record<string, stri
   }
 }
 
-/** Runs it to its end with this environment; for a start that fails. */
+/** Runs the GPU function to its end with this environment, for tests of failing starts. */
 export async function runGpuProcess(env: Record<string, string>): Promise<{ code: number | null; output: string }> {
   const child = spawnGpu(env)
   let output = ''

@@ -7,7 +7,7 @@ export type Component = { readonly folder: string; readonly network: string; rea
 
 export type Naming = {
   readonly folders: readonly Component[]
-  /** Networks in messages. */
+  /** The names of the networks in messages. */
   readonly titles: Readonly<Record<string, string>>
   /** Class names in model_index.json. */
   readonly pipelines: RegExp
@@ -26,7 +26,7 @@ export type Naming = {
    * CheckpointError for tensors of no network, or of another network than `expected`.
    */
   identify(file: string, tensors: ReadonlyMap<string, TensorInfo>, expected?: string): string
-  /** The tensors of a network in another implementation's names under the published names. */
+  /** Renames a network's tensors from the names of another implementation to the published ones. */
   translate(network: string, tensors: Map<string, TensorInfo>): Map<string, TensorInfo>
   /** The tensors of a network under the names and in the shapes that the family's models read. Throws CheckpointError. */
   adapt(network: string, file: string, tensors: Map<string, Tensor>): Map<string, Tensor>

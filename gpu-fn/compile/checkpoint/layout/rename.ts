@@ -5,8 +5,8 @@ import type { Part, Tensor } from '../tensor.ts'
 /** The place of a tensor: the `index`-th of `count` row stacks of `name`; `swap` exchanges the two halves of its rows. */
 export type Placement = { name: string; index: number; count: number; swap: boolean }
 
-/** One more than the largest number that `pattern` captures in a name. */
-export function countOf(tensors: ReadonlyMap<string, Tensor>, pattern: RegExp): number {
+/** The number of indices in names that match `pattern`: the largest captured index plus 1. */
+export function countOf(tensors: ReadonlyMap<string, unknown>, pattern: RegExp): number {
   let count = 0
   for (const name of tensors.keys()) count = Math.max(count, Number(pattern.exec(name)?.[1] ?? -1) + 1)
   return count

@@ -81,6 +81,15 @@ export function placeTransformer(name: string, depth: number): Placement | undef
   return target ? { ...wholeTensor(`${prefix}.${target}.${parameter}`), swap } : undefined
 }
 
+/** The names of all matrices of a transformer with this many blocks. */
+export function transformerModules(depth: number): string[] {
+  const inBlock = [...Object.keys(IN_BLOCK), ...Object.values(QKV_IN_BLOCK).flat()].filter(
+    (name) => !/norm_/.test(name),
+  )
+  const blocks = Array.from({ length: depth }, (_, i) => inBlock.map((name) => `transformer_blocks.${i}.${name}`))
+  return [...Object.keys(IN_TRANSFORMER), ...blocks.flat()]
+}
+
 /** `levels` is the number of the decoder's up blocks, which diffusers counts from the other end. */
 export function placeVae(name: string, levels: number): Placement | undefined {
   const { module, parameter } = splitParameter(name)

@@ -40,7 +40,7 @@ const PREFIXES: readonly [prefix: string, network: Sd35Network][] = [
   ['text_encoders.clip_g.', 'clip_g'],
   ['text_encoders.t5xxl.', 't5'],
   ['first_stage_model.', 'vae'],
-  // stable-diffusion.cpp, for a VAE that it adds to a checkpoint.
+  // The prefix of stable-diffusion.cpp for a VAE that it adds to a checkpoint.
   ['vae.', 'vae'],
 ]
 
@@ -108,14 +108,14 @@ function networkOf(
 ): string | undefined {
   const has = (...prefixes: string[]) => names.some((name) => prefixes.some((prefix) => name.startsWith(prefix)))
   if (has('joint_blocks.', 'transformer_blocks.')) return 'transformer'
-  // T5 first: a whole T5 has a decoder as well.
+  // T5 precedes the autoencoder, because a whole T5 also has a decoder.
   if (has('encoder.block.')) return 't5'
   if (has('decoder.')) return 'vae'
   if (has('text_model.', ...OPEN_CLIP_NAMES)) return clipOf(file, tensors, expected)
   return undefined
 }
 
-/** By the width of the published encoders, else by its folder, else by the name of the file. */
+/** Identified by the width of the published encoders, else by its folder, else by the name of the file. */
 function clipOf(file: string, tensors: ReadonlyMap<string, TensorInfo>, expected: string | undefined): string {
   const embedding = tensors.get(CLIP_EMBEDDING) ?? tensors.get(OPEN_CLIP_EMBEDDING)
   const width = embedding?.shape[1]

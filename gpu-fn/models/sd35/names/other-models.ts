@@ -6,7 +6,7 @@ const SD35 = 'the compiler reads Stable Diffusion 3.5 and 3'
 const MODELS: readonly (readonly [pattern: RegExp, problem: string])[] = [
   [
     /(^|[._])(lora_[AB]|lora[._](?:up|down)|lora_unet|lora_transformer|lora_te\d?|lokr_w\d|hada_w\d|oft_blocks|dora_scale)([._]|$)/,
-    'is a LoRA, an addition to a checkpoint; merge it into its checkpoint (diffusers: `fuse_lora`) and compile the result',
+    'is a LoRA, an addition to a checkpoint; compile it by itself with `--lora` and `--package`, a package of its base',
   ],
   [/(^|\.)controlnet_(x_)?(blocks|embedder)\.|^control_model\./, `is a ControlNet; ${SD35}, and no ControlNets`],
   [/(^|\.)(double_blocks|single_blocks|single_transformer_blocks)\./, `is FLUX or a model like it; ${SD35}`],

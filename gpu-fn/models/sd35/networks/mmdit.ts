@@ -40,7 +40,7 @@ export type MMDiTConfig = {
 /** The position table [max, max, D] as two tables [max, D / 2] of columns and rows; null if it is not a combination of the two. */
 export type PositionTables = { readonly columns: Float32Array; readonly rows: Float32Array } | null
 
-const EPSILON = 1e-6
+export const EPSILON = 1e-6
 const FREQUENCIES = 128
 
 type BlockShape = { readonly index: number; readonly last: boolean; readonly dual: boolean }
@@ -53,11 +53,13 @@ const blocksOf = ({ depth, dualAttention }: MMDiTConfig): BlockShape[] =>
 
 // Rows of adaLN's result, in the checkpoint's order. mmditx.py `DismantledBlock.forward`
 const SHIFT_SCALE = ['shift', 'scale']
-const MODULATION = ['shift_msa', 'scale_msa', 'gate_msa', 'shift_mlp', 'scale_mlp', 'gate_mlp']
+export const MODULATION = ['shift_msa', 'scale_msa', 'gate_msa', 'shift_mlp', 'scale_mlp', 'gate_mlp']
 const DUAL_MODULATION = [...MODULATION, 'shift_msa2', 'scale_msa2', 'gate_msa2']
 
-/** The layout of the `modulation` vector [M]: M = width × entries. */
-function modulationLayout(config: MMDiTConfig): { module: string; names: string[] }[] {
+/** The layout of a `modulation` vector [M]: M = width × entries. */
+export type ModulationLayout = readonly { readonly module: string; readonly names: readonly string[] }[]
+
+function modulationLayout(config: MMDiTConfig): ModulationLayout {
   const blocks = blocksOf(config).flatMap(({ index, last, dual }) => [
     { module: `joint_blocks.${index}.x_block`, names: dual ? DUAL_MODULATION : MODULATION },
     { module: `joint_blocks.${index}.context_block`, names: last ? SHIFT_SCALE : MODULATION },
@@ -76,7 +78,7 @@ export function gatesOf(config: MMDiTConfig): number[][] {
 }
 
 /** sigma·1000 → [cos | sin] of 128 frequencies. mmditx.py `TimestepEmbedder.timestep_embedding` */
-function timestepEmbedding(t: Value): Value {
+export function timestepEmbedding(t: Value): Value {
   const exponent = (k: number) => Math.fround(Math.fround(Math.fround(-Math.log(10000)) * k) / FREQUENCIES)
   const frequencies = Array.from({ length: FREQUENCIES }, (_, k) => Math.exp(exponent(k)))
   const angle = ops.multiply(ops.reshape(t, ['T', 1]), ops.float32(t, frequencies, [1, FREQUENCIES])) // [T, 128]
@@ -97,22 +99,26 @@ export function conditioning(s: Scope, config: MMDiTConfig): Graph {
 
   const time = embedder(s.at('t_embedder'), toActivations(s, timestepEmbedding(timesteps)), width) // [T, D]
   const vector = embedder(s.at('y_embedder'), toActivations(s, pooled), width) // [B, D]
-  const c = ops.silu(ops.add(ops.reshape(time, ['T', 1, width]), vector)) // [T, B, D]
-
-  const layout = modulationLayout(config)
-  const adaLN = ({ module, names: { length } }: (typeof layout)[number]) =>
-    ops.reshape(linear(s.at(module, 'adaLN_modulation', 1), c, length * width), ['T', 'B', length, width])
-  // onnxruntime writes a table of the concatenated axis in every run: here it has 454 rows instead of a million values.
-  const rows = ops.concat(layout.map(adaLN), 2)
-  const modulation = toModulation(s, ops.cast(rows, 'float32'), layout) // [T, B, M]
+  const modulation = modulationOf(s, time, vector, modulationLayout(config)) // [T, B, M]
 
   graph.output('modulation', modulation)
   graph.output('context', ops.cast(linear(s.at('context_embedder'), toActivations(s, promptEmbeds), width), 'float32')) // [B, L, D]
   return graph
 }
 
+/** adaLN of all modules: embeddings of time [T, D] and of the pooled prompt [B, D] → [T, B, M]. */
+export function modulationOf(s: Scope, time: Value, vector: Value, layout: ModulationLayout): Value {
+  const width = widthOf(time)
+  const c = ops.silu(ops.add(ops.reshape(time, ['T', 1, width]), vector)) // [T, B, D]
+  const adaLN = ({ module, names: { length } }: (typeof layout)[number]) =>
+    ops.reshape(linear(s.at(module, 'adaLN_modulation', 1), c, length * width), ['T', 'B', length, width])
+  // onnxruntime writes a table of the concatenated axis in every run: here it has 454 rows instead of a million values.
+  const rows = ops.concat(layout.map(adaLN), 2)
+  return toModulation(s, ops.cast(rows, 'float32'), layout)
+}
+
 /** Rows [T, B, n, D] as a modulation [T, B, M]. Scales are stored as 1 + scale and gates in units of the stream, as all uses require. */
-function toModulation(s: Scope, rows: Value, layout: ReturnType<typeof modulationLayout>): Value {
+function toModulation(s: Scope, rows: Value, layout: ModulationLayout): Value {
   const names = layout.flatMap((entry) => entry.names)
   const column = (entry: (name: string) => number) => ops.float32(rows, names.map(entry), [names.length, 1])
   const { streamUnit } = s.lowering
@@ -122,30 +128,32 @@ function toModulation(s: Scope, rows: Value, layout: ReturnType<typeof modulatio
   return ops.reshape(ops.add(inUnits, ones), ['T', 'B', names.length * widthOf(rows)])
 }
 
-/** Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. */
-export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTables): Graph {
+/**
+ * Graph `transformer`, one step: latent [B, C, h, w], modulation [B, M], context [B, L, D] → velocity [B, C, h, w]. With a ControlNet of
+ * `residuals` blocks, also takes its `residual_0` … [B, S, D], which are added after the blocks of their share of the depth. As in
+ * diffusers, the last block gets none.
+ */
+export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTables, residuals = 0): Graph {
   const { graph } = s
-  const { width, patchSize, inChannels } = config
+  const { width, patchSize, inChannels, depth } = config
   const batch = s.lowering.batch
   const total = width * modulationLayout(config).flatMap(({ names }) => names).length
   const latent = graph.input('latent', 'float32', [batch, inChannels, 'h', 'w'])
   const modulation = graph.input('modulation', 'float32', [batch, total])
   const text = graph.input('context', 'float32', [batch, 'L', width])
 
-  const patch = { kernel: patchSize, stride: patchSize, padding: 0 }
-  const map = s.lowering.featureMap(toActivations(s, latent))
-  const patches = conv2d(s.at('x_embedder', 'proj'), map, width, patch)
   const grid = patchGrid(latent, patchSize)
-  const position = positions
-    ? positionsOf(s, positions, grid, config)
-    : graph.input('position', 'float32', ['S', width])
-  s.drop('pos_embed', [1, config.positionMax ** 2, width])
-  let x = toStream(s, ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))) // [B, S, D]
+  let x = toStream(s, embedPatches(s, latent, grid, config, positions)) // [B, S, D]
   let context = toStream(s, toActivations(s, text)) // [B, L, D]
 
-  const vectors = modulationTable(s, modulation, config)
+  const vectors = modulationTable(s, modulation, config, modulationLayout(config))
+  const added: Value[] = []
   for (const block of blocksOf(config)) {
     ;({ x, context } = jointBlock(s.at('joint_blocks', block.index), x, context, vectors, config, block))
+    if (residuals === 0 || block.last) continue
+    const k = Math.trunc((block.index * residuals) / depth)
+    added[k] ??= graph.input(`residual_${k}`, 'float32', [batch, 'S', width])
+    x = addResidual(s, x, added[k])
   }
   const last = s.at('final_layer', 'linear')
   const { normed } = modulate(s.at('final_layer'), x, [vectors('final_layer', '')], EPSILON, last)
@@ -154,12 +162,43 @@ export function transformer(s: Scope, config: MMDiTConfig, positions: PositionTa
   return graph
 }
 
-type Modulations = (module: string, suffix: string) => Modulation & { gate: ModulationVector }
+/** Adds a ControlNet's residual to the stream. diffusers transformer_sd3.py `SD3Transformer2DModel.forward` */
+const addResidual = (s: Scope, { value, deferred }: Stream, residual: Value): Stream => ({
+  value: ops.add(value, toStream(s, ops.cast(residual, value.dtype)).value),
+  deferred,
+})
+
+/** A latent's patches at their positions [B, S, D]; without tables, the graph takes `position` [S, D]. */
+export function embedPatches(
+  s: Scope,
+  latent: Value,
+  grid: Grid,
+  config: Pick<MMDiTConfig, 'width' | 'patchSize' | 'positionMax'>,
+  positions: PositionTables,
+): Value {
+  const { width, patchSize } = config
+  const map = s.lowering.featureMap(toActivations(s, latent))
+  const patches = conv2d(s.at('x_embedder', 'proj'), map, width, patchesOf(patchSize))
+  const position = positions
+    ? positionsOf(s, positions, grid, config)
+    : s.graph.input('position', 'float32', ['S', width])
+  s.drop('pos_embed', [1, config.positionMax ** 2, width])
+  return ops.add(s.lowering.tokens(patches, 'S'), toActivations(s, position))
+}
+
+export const patchesOf = (size: number) => ({ kernel: size, stride: size, padding: 0 })
+
+export type Modulations = (module: string, suffix: string) => Modulation & { gate: ModulationVector }
 
 /** Looks up `shift`, `scale` and `gate` of a module in the modulation [B, M]. */
-function modulationTable(s: Scope, modulation: Value, config: MMDiTConfig): Modulations {
-  const keys = modulationLayout(config).flatMap(({ module, names }) => names.map((name) => `${module} ${name}`))
-  const vectors = s.lowering.modulationVectors(modulation, config.width)
+export function modulationTable(
+  s: Scope,
+  modulation: Value,
+  { width }: Pick<MMDiTConfig, 'width'>,
+  layout: ModulationLayout,
+): Modulations {
+  const keys = layout.flatMap(({ module, names }) => names.map((name) => `${module} ${name}`))
+  const vectors = s.lowering.modulationVectors(modulation, width)
   const table = new Map(keys.map((key, i) => [key, vectors[i]!]))
   return (module, suffix) => {
     const [shift, scale, gate] = ['shift', 'scale', 'gate'].map((name) => table.get(`${module} ${name}${suffix}`))
@@ -206,7 +245,7 @@ function jointBlock(
   return { x, context: mlp(contextBlock, context, m(contextBlock.path, '_mlp')) }
 }
 
-function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVector }): Stream {
+export function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVector }): Stream {
   const fc1 = s.at('mlp', 'fc1')
   const { stream, normed } = modulate(s, x, [modulation], EPSILON, fc1)
   const hidden = linear(fc1, normed[0]!, outputWidth(fc1), { activation: 'gelu_tanh' })
@@ -216,7 +255,7 @@ function mlp(s: Scope, x: Stream, modulation: Modulation & { gate: ModulationVec
 type Grid = { rows: Value; columns: Value }
 
 /** Numbers of patch rows and columns, int64 [1] each. */
-function patchGrid(latent: Value, patchSize: number): Grid {
+export function patchGrid(latent: Value, patchSize: number): Grid {
   const patches = (axis: number) => ops.divide(ops.shapeOf(latent, axis, axis + 1), ops.int64(latent, [patchSize]))
   return { rows: patches(2), columns: patches(3) }
 }
@@ -226,7 +265,7 @@ function positionsOf(
   s: Scope,
   tables: NonNullable<PositionTables>,
   grid: Grid,
-  { width, positionMax }: MMDiTConfig,
+  { width, positionMax }: Pick<MMDiTConfig, 'width' | 'positionMax'>,
 ): Value {
   const middle = (name: string, data: Float32Array, count: Value, axis: string) => {
     const source = { kind: 'bytes', data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) }

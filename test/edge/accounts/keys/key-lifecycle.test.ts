@@ -1,4 +1,4 @@
-// Keys that have ended stay so, what a revoked key made is shown, and the number of keys is bounded.
+// Ended keys cannot be reactivated, keys created by a revoked key are marked, and the number of keys is bounded.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { afterEach, describe, test, vi } from 'vitest'
@@ -58,7 +58,7 @@ test('keys made by a revoked key are shown as such, however far down', async ({ 
 })
 
 describe('the number of keys', () => {
-  /** Works on the account's SQLite itself: a hundred requests would take long. */
+  /** Writes to the account's SQLite directly, because a hundred requests would take long. */
   const within = (caller: Caller, work: (sql: SqlStorage) => void) =>
     runInDurableObject(env.ACCOUNT.getByName(caller.account), (object, { storage }) => {
       if (!(object instanceof AccountDO)) throw new Error('not an account')

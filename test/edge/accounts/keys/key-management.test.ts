@@ -46,7 +46,7 @@ describe('a key of scope admin', () => {
 })
 
 describe('describe and change', () => {
-  test('tells what a key may and has used; what is changed holds at once', async ({ expect }) => {
+  test('shows the rights and the usage of a key; changes apply immediately', async ({ expect }) => {
     const caller = await admin()
     const { id, key } = (await create(caller, { scopes: ['generate', 'read'] })).body
     await admit(key, 700)
@@ -135,7 +135,7 @@ test('an expired key is refused like an unknown one', async ({ expect }) => {
   expect(await admit(key, 1)).toEqual({ kind: 'unauthorized' })
 })
 
-test('the operator sets what keys of any account may, and must name it', async ({ expect }) => {
+test('the operator sets the rights of keys of any account, which must be named', async ({ expect }) => {
   const { account, keyId } = await newCaller()
   const path = `/v1/keys/${keyId}`
   expect((await call('GET', path, operator)).body).toMatchObject({ error: { param: 'account' } })

@@ -1,4 +1,4 @@
-// A key of scope admin grants nothing beyond what it has itself.
+// A key with the scope admin cannot grant more than its own rights.
 import { runInDurableObject } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import fc from 'fast-check'
@@ -106,7 +106,7 @@ describe('a capped key of scope admin', () => {
     expect(next).toMatchObject({ status: 201, body: { lineage: caller.keyId, created_by: caller.keyId } })
     expect(next.body.expires! * 1000).toBeLessThanOrEqual(Date.now() + HOUR * 1000)
     expect(await admit(next.body.key, 401)).toMatchObject({ kind: 'over_budget', available: 400, holder: 'key' })
-    // The line is one: the old key may not raise the new one, nor the new one the old.
+    // Both keys are of one lineage, so neither may raise the limits of the other.
     expect(await patch(caller, next.body.id, { limits: { total_microdollars: null } })).toMatchObject(refused())
     expect(await patch(bearer(next.body.key), caller.keyId, { expires_in: null })).toMatchObject(refused())
   })
@@ -177,7 +177,9 @@ describe('any key of scope admin', () => {
   })
 })
 
-test('no sequence of management raises what an admin key and its descendants may spend or do', async ({ expect }) => {
+test('no sequence of key management increases the rights or budgets of an admin key and its descendants', async ({
+  expect,
+}) => {
   const rights = fc.record(
     {
       scopes: fc.uniqueArray(fc.constantFrom(...SCOPES), { minLength: 1 }),
@@ -208,7 +210,7 @@ test('no sequence of management raises what an admin key and its descendants may
       expires: start + HOUR * 1000 + 1000,
     }
     const run = (steps: Step[]) => {
-      // The keys that the capped key has the secrets of.
+      // The keys whose secrets the holder of the capped key has.
       const held = [caller.keyId]
       for (const [i, { what, by, target, given, overlap }] of steps.entries()) {
         const manager = held[by % held.length]!
@@ -223,7 +225,7 @@ test('no sequence of management raises what an admin key and its descendants may
         const outcome = works[what]()
         if (outcome.kind !== 'done') continue
         if (what !== 'change') held.push(outcome.key.id)
-        // A change of nothing is allowed of any key.
+        // An empty change is allowed for any key.
         if (at !== stranger.keyId || what !== 'change') expect(excessOf(outcome.key, own)).toEqual([])
       }
       expect(sql.exec('SELECT * FROM keys WHERE id = ?', stranger.keyId).toArray()).toEqual([before])

@@ -1,4 +1,4 @@
-// Where webhooks may not go, in every spelling that comes to mind.
+// Blocked webhook addresses, in many notations.
 import { describe, test } from 'vitest'
 import { type AddressRules, addressProblem } from '../../../../edge/webhooks/endpoints/address.ts'
 

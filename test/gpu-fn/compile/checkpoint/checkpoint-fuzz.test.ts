@@ -49,7 +49,7 @@ function unpack(file: Uint8Array): { header: Header; data: Uint8Array } {
   return { header, data: file.subarray(8 + length) }
 }
 
-/** Undefined when refused. Anything but a CheckpointError is a failure of the test. */
+/** Undefined for a refused checkpoint. Any error other than a CheckpointError fails the test. */
 async function accepted<T>(promise: Promise<T>): Promise<T | undefined> {
   try {
     return await promise

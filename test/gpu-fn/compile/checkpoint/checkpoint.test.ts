@@ -43,7 +43,7 @@ describe('the two layouts of one model', () => {
 })
 
 describe('single files', () => {
-  it('take networks from files of their own, told apart by names and width', async () => {
+  it('take networks from separate files, distinguished by names and width', async () => {
     const { networks, sources } = await openCheckpoint([
       await write('a.safetensors', { 'joint_blocks.0.x_block.attn.qkv.weight': half }),
       await write('b.safetensors', embedding(768)),
@@ -129,7 +129,7 @@ describe('single files', () => {
     expect(await refusal(openCheckpoint([await write('x.safetensors', tensors)]))).toMatch(message)
   })
 
-  it('replace a network of an earlier file, which a note says', async () => {
+  it('replace a network of an earlier file, with a note', async () => {
     const paths = [
       await write('a.safetensors', { 'joint_blocks.0.a': half }),
       await write('b.safetensors', { 'joint_blocks.1.a': half }),

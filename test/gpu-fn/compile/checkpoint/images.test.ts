@@ -1,4 +1,4 @@
-// Checkpoints as they are in use, and the image that each must give: that of the peer's code on the same weights.
+// Checkpoints in the forms in which they are published, each with the image that the reference code generates from the same weights.
 import { cp, mkdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { beforeEach, describe, expect, it } from 'vitest'

@@ -16,7 +16,7 @@ import { useScratch } from '../../../support/scratch.ts'
 
 const scratch = useScratch()
 
-/** How many nodes of each operator a graph has below a module. */
+/** The number of nodes of each operator below a module of a graph. */
 function countOperators({ nodes }: Graph, under = ''): Record<string, number> {
   const counts: Record<string, number> = {}
   for (const { name, op } of nodes) if (name.startsWith(under)) counts[op] = (counts[op] ?? 0) + 1
@@ -92,7 +92,7 @@ describe('the autoencoder of target cuda-fp8', () => {
     ])
   })
 
-  test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes what the one for the CPU does', async (variant) => {
+  test.each(['tiny-medium', 'tiny-large'] as const)('of %s decodes as the one for the CPU', async (variant) => {
     const decode = async (directory: string) => {
       const session = await openSession(path.join(directory, 'vae_decoder.onnx'), { target: 'cpu' })
       return (await session.run({ latent: pseudoRandom([2, 16, 6, 10], 7) })).image as FloatTensor
@@ -145,7 +145,7 @@ describe.each(['tiny-medium', 'tiny-large'] as const)('FP8 activations in %s, as
     expect(error).toBeLessThan(5e-2)
   })
 
-  test('give each sample of a batch what it gives alone', async () => {
+  test('give each sample of a batch the same result as alone', async () => {
     const [context, latent] = [pseudoRandom([2, 7, 256], 3), pseudoRandom([2, 16, 8, 12], 4)]
     const both = await rounded(context, latent)
     const second = ({ data, dims }: FloatTensor): FloatTensor => ({

@@ -21,7 +21,7 @@ test.each([
   expect(choice.reason).toContain(JSON.stringify(name))
 })
 
-test('a variant that its name does not tell apart says which others --variant selects', () => {
+test('a variant with an ambiguous name lists the values of --variant', () => {
   expect(variantOf(shapeOf('medium'), named('model.safetensors')).reason).toBe(
     'its shape, and the name "model.safetensors" matches no other variant of this shape; --variant selects medium-turbo or flash',
   )

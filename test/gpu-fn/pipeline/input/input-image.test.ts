@@ -1,5 +1,5 @@
 import { crc32, deflateSync } from 'node:zlib'
-import sharp from 'sharp'
+import sharp, { type Sharp } from 'sharp'
 import { describe, expect, test } from 'vitest'
 import { LIMITS } from '../../../../gpu-fn/contract.ts'
 import { decodeInput, InputError, type InputRequest } from '../../../../gpu-fn/pipeline/input/input-image.ts'
@@ -76,7 +76,7 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8])('EXIF orientation %i', async (orientation) =
       7: (s) => s.rotate(270).flip(),
       8: (s) => s.rotate(90),
     },
-  } as Record<number, (image: sharp.Sharp) => sharp.Sharp>
+  } as Record<number, (image: Sharp) => Sharp>
   const turned = await stored[orientation]!(sharp(await upright.png().toBuffer()))
     .png()
     .toBuffer()

@@ -26,7 +26,7 @@ test('28 steps of SD3.5 Large start and end where the model card does', () => {
   expect([...sigmas.subarray(-3)].map((sigma) => sigma.toFixed(5))).toEqual(['0.11091', '0.00893', '0.00000'])
 })
 
-test.each([SD35, { ...SD35, shift_terminal: 0.3 }])('one step goes from pure noise to the picture: %j', (config) => {
+test.each([SD35, { ...SD35, shift_terminal: 0.3 }])('one step leads from pure noise to the image: %j', (config) => {
   expect([...flowMatchEuler(1, config).sigmas]).toEqual([1, 0])
 })
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { compare, isMet } from '../../../../infra/bench/schedule/schedule.ts'
+import { accuracy, compare, isMet } from '../../../../infra/bench/schedule/schedule.ts'
 
 test('the scheduler meets its criteria on a trace of an hour at 0.95 of the capacity', () => {
   const { verdict, fcfs, steps } = compare(0.95, { minutes: 60, seed: 5, aging: 60 })
@@ -10,4 +10,14 @@ test('the scheduler meets its criteria on a trace of an hour at 0.95 of the capa
   expect(isMet(verdict)).toBe(true)
   expect(isMet({ ...verdict, turbo: 0.4 })).toBe(false)
   expect(steps.served).toHaveLength(fcfs.served.length)
+})
+
+test('at twice the capacity every accepted job ends within the aging bound, and refused ones return in time', () => {
+  const { verdict, fcfs, steps } = compare(2, { minutes: 10, seed: 5, aging: 60 })
+  expect(steps.refusals.length).toBeGreaterThan(100)
+  expect(accuracy(steps)).toBeGreaterThan(0.6)
+  expect(verdict.longestMs).toBeLessThanOrEqual(verdict.agingMs)
+  expect(steps.served.map(({ account }) => account).toSorted()).toEqual(
+    fcfs.served.map(({ account }) => account).toSorted(),
+  )
 })

@@ -10,14 +10,14 @@ beforeAll(async () => {
 })
 afterAll(() => rm(root, { recursive: true }))
 
-/** Writes a package with one file, whose content it is called with. */
+/** Writes a package with one file of this content. */
 const making = (text: string) =>
   vi.fn(async (out: string) => {
     await mkdir(out)
     await writeFile(path.join(out, 'file'), text)
   })
 
-test('of two who make the same at once one is taken, and later nobody makes it', async () => {
+test('of two concurrent writers of a package one result is kept, and later calls reuse it', async () => {
   const directory = path.join(root, 'shared')
   const [one, other, later] = [making('one'), making('other'), making('later')]
   await Promise.all([makeOnce(directory, one), makeOnce(directory, other)])
@@ -27,7 +27,7 @@ test('of two who make the same at once one is taken, and later nobody makes it',
   expect(await readdir(root)).toEqual(['shared'])
 })
 
-test('what fails leaves nothing behind and can be tried again', async () => {
+test('a failure leaves nothing behind and can be repeated', async () => {
   const directory = path.join(root, 'failing')
   const failing = making('').mockRejectedValueOnce(new Error('the disk is full'))
   await expect(makeOnce(directory, failing)).rejects.toThrow('the disk is full')

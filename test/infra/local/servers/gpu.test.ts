@@ -22,7 +22,7 @@ afterEach(() => {
 const start = (preload = 'custom:fp8') =>
   startGpu({ packages, preload, edgePublicKey: JSON.stringify(edgeKeys.publicKey.export({ format: 'jwk' })) })
 
-test('starts whatever the environment says to other GPU functions, and stops', async () => {
+test('starts despite variables for other GPU functions, and stops', async () => {
   vi.stubEnv('LOG_LEVEL', 'warn')
   vi.stubEnv('OCTET_INSECURE', '1')
   vi.stubEnv('OCTET_QUEUE', 'many')

@@ -1,6 +1,6 @@
 // The worker as the demo runs it: real workerd, real sockets, and the operator's command line.
 import { execFile } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -51,6 +51,32 @@ const call = (key: string, address: string, init: RequestInit = {}) =>
   })
 const body = JSON.stringify({ prompt: 'a cat' })
 
+/** Addresses of the built files, as `[assets]` serves them. Cloudflare reads `_headers`, and ignores names with a dot. */
+async function assetAddresses(): Promise<string[]> {
+  const entries = await readdir(path.join(root, 'edge/dist'), { recursive: true, withFileTypes: true })
+  const files = entries.filter((entry) => entry.isFile() && !/^[._]/.test(entry.name))
+  return files.map(
+    ({ parentPath, name }) =>
+      `/${path.relative(path.join(root, 'edge/dist'), path.join(parentPath, name === 'index.html' ? '.' : name))}`,
+  )
+}
+
+test('every file of the page is served, and other addresses reach the worker', async ({ expect }) => {
+  const addresses = await assetAddresses()
+  expect(addresses).toContain('/')
+  expect(addresses.length).toBeGreaterThan(15)
+  for (const address of [...addresses, '/docs/', '/?account']) {
+    const reply = await fetch(new URL(address, worker.url))
+    expect.soft(`${address} ${reply.status}`).toBe(`${address} 200`)
+    expect.soft(reply.headers.get('content-type'), address).not.toContain('problem+json')
+  }
+  expect(await (await fetch(new URL('/', worker.url))).text()).toBe(
+    await readFile(path.join(root, 'edge/dist/index.html'), 'utf8'),
+  )
+  for (const address of ['/v1/models', '/elsewhere', '/docsx', '/assetsx'])
+    expect((await fetch(new URL(address, worker.url))).headers.get('content-type')).toBe('application/problem+json')
+})
+
 describe('npm run keys', () => {
   test('creates a key that works, lists it without its text, and revokes it', async ({ expect }) => {
     const { stdout } = await cli('create', '--account', 'acme', '--label', 'laptop')
@@ -84,7 +110,7 @@ describe('npm run keys', () => {
     expect(changed).toContain('limits  requests_per_minute 600, concurrent_jobs 3')
   })
 
-  test('says what is wrong and exits with 1', async ({ expect }) => {
+  test('names the problem and exits with 1', async ({ expect }) => {
     const stderr = (error: { stderr: string; code: number }) => [error.code, error.stderr]
     expect(await cli('create', '--account', 'No!').catch(stderr)).toEqual([
       1,
@@ -98,7 +124,7 @@ describe('npm run keys', () => {
     expect(nowhere).toEqual([1, expect.stringContaining('no worker responds at http://127.0.0.1:1')])
   })
 
-  test('shows in its help where the token comes from, and not the token', async ({ expect }) => {
+  test('shows the source of the token in its help, and not the token', async ({ expect }) => {
     for (const command of ['create', 'list', 'revoke']) {
       const { stdout } = await cli(command, '--help')
       expect(stdout).toMatch(/OCTET_ADMIN_TOKEN[\s\S]*OCTET_URL|OCTET_URL[\s\S]*OCTET_ADMIN_TOKEN/)

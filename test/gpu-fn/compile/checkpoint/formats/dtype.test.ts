@@ -7,7 +7,7 @@ import {
   toFloat32,
 } from '../../../../../gpu-fn/compile/checkpoint/formats/dtype.ts'
 
-/** What numpy and ml_dtypes say; made by test/golden/scripts/dtype.py. */
+/** Results of numpy and ml_dtypes, from test/golden/scripts/dtype.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../../golden/dtype.json', import.meta.url), 'utf8')) as Record<
   string,
   string
@@ -60,7 +60,7 @@ describe('toFloat32', () => {
     expect([...out]).toEqual([0.1, 44.8, -(2 ** -9) * 0.1].map(Math.fround))
   })
 
-  it('says that a product overflowed', () => {
+  it('reports the overflow of a product', () => {
     const out = new Float32Array(1)
     expect(toFloat32(bytesOf(Float32Array.of(2)), 'F32', 3e38, out)).toEqual({ finite: true, overflow: true })
   })

@@ -49,7 +49,7 @@ const KINDS: [kind: string, content: string | Uint8Array, message: RegExp][] = [
 ]
 
 describe('files that are not checkpoints', () => {
-  it.each(KINDS)('are named, with what to do: %s', async (_, content, message) => {
+  it.each(KINDS)('are named, with advice: %s', async (_, content, message) => {
     const file = path.join(scratch.directory, 'sd3.5_large.safetensors')
     await writeFile(file, content)
     expect(await refusal(openCheckpoint([file]))).toMatch(message)

@@ -5,7 +5,7 @@ import { decodeTable, encode, quantizeRows } from '../../../../../gpu-fn/compile
 type Case = { rows: number; columns: number; block: number; weights: string; codes: string; scales: string }
 type Golden = { decoded: string; values: string; codes: string; quantized: Case[] }
 
-/** What ml_dtypes says; made by test/golden/scripts/fp8.py. */
+/** Results of ml_dtypes, from test/golden/scripts/fp8.py. */
 const golden = JSON.parse(readFileSync(new URL('../../../../golden/fp8.json', import.meta.url), 'utf8')) as Golden
 const bytes = (base64: string) => new Uint8Array(Buffer.from(base64, 'base64'))
 const floats = (base64: string) => new Float32Array(bytes(base64).buffer)
@@ -57,7 +57,7 @@ describe('quantizeRows', () => {
     expect([...codes.subarray(0, 3)]).toEqual([0, 0x80, 0])
   })
 
-  it.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('says that a weight is %d', (bad) => {
+  it.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])('reports a weight of %d', (bad) => {
     const weights = Float32Array.of(1, 2, 3, bad)
     expect(quantizeRows(weights, 2, 2, new Uint8Array(4), new Float32Array(2))).toBe(false)
   })

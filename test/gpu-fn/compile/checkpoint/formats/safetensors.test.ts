@@ -146,7 +146,7 @@ describe('readHeader', () => {
     expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(1e6)
   })
 
-  it('refuses what is no regular file, a pipe without a writer too', async () => {
+  it('refuses files that are not regular, including a pipe without a writer', async () => {
     expect(await refusal(readHeader(path.join(scratch, 'absent')))).toMatch('ENOENT')
     expect(await refusal(readHeader(scratch))).toMatch('is not a regular file')
     const pipe = path.join(scratch, 'pipe')

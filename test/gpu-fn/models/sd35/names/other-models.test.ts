@@ -10,7 +10,7 @@ const half: Stored = { dtype: 'F16', shape: [2, 2] }
 
 /** A tensor name of each kind of published file. */
 const NAMES: [name: string, message: RegExp][] = [
-  ['transformer.transformer_blocks.0.attn.to_q.lora_A.weight', /is a LoRA, an addition .* merge it .*`fuse_lora`/],
+  ['transformer.transformer_blocks.0.attn.to_q.lora_A.weight', /is a LoRA, an addition .* `--lora` and `--package`/],
   ['lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight', /is a LoRA/],
   ['diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_B.weight', /is a LoRA/],
   ['unet.transformer_blocks.0.attn.processor.to_q_lora.down.weight', /is a LoRA/],

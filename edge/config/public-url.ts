@@ -1,0 +1,18 @@
+// The address of the deployment as its callers see it.
+import * as z from 'zod'
+import { text } from './values.ts'
+
+const ALLOWED = 'empty, or an http or https address without a path, such as "https://images.example.com"'
+
+/** Null if requests have the address themselves. */
+function parseOrigin(given: string): { origin: string | null } | null {
+  if (given === '') return { origin: null }
+  const url = URL.parse(given)
+  const isOrigin = url && /^https?:$/.test(url.protocol) && url.href === `${url.origin}/`
+  return isOrigin ? { origin: url.origin } : null
+}
+
+/** The start of links; null for the address of each request. */
+export const publicOrigin = z
+  .object({ OCTET_PUBLIC_URL: text(ALLOWED, parseOrigin).prefault('') })
+  .transform(({ OCTET_PUBLIC_URL }) => OCTET_PUBLIC_URL.origin)

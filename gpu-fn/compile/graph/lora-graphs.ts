@@ -1,0 +1,98 @@
+// Graphs that add a low-rank update to a weight: weight + up · (factors ∘ down). A LoRA's package contains them, so that the same operators
+// run on a CPU and on a GPU. N rows · K columns · R rank, the sum over all adapters
+import { decodeTable, FP8_MAX } from '../checkpoint/formats/fp8.ts'
+import { Graph, type Value } from './graph.ts'
+import * as ops from './ops.ts'
+
+/** Update [N, K] in float32 of inputs up [N, R], factors [R, 1], down [R, K]. */
+function lowRankUpdate(graph: Graph): Value {
+  const up = graph.input('up', 'float32', ['N', 'R'])
+  const factors = graph.input('factors', 'float32', ['R', 1])
+  const down = graph.input('down', 'float32', ['R', 'K'])
+  const update = { dtype: 'float32', shape: ['N', 'K'] } as const
+  return graph.node('MatMul', [up, ops.multiply(down, factors)], [update])[0]!
+}
+
+/** Input weight [N, K] and output updated [N, K] in `dtype`, rounded once. */
+export function denseUpdate(dtype: 'float16' | 'float32'): Graph {
+  const graph = new Graph(`lora_${dtype}`)
+  const weight = graph.input('weight', dtype, ['N', 'K'])
+  graph.output('updated', ops.cast(ops.add(ops.cast(weight, 'float32'), lowRankUpdate(graph)), dtype))
+  return graph
+}
+
+/** Exponents of E4M3: index 0 is -6, which subnormals share. */
+const EXPONENTS = { first: -6, count: 15 }
+/** Of the factors by which a row's scale may change. */
+const GROWTH = 64
+/** The largest code with a finite value. */
+const MAX_CODE = 126
+/** Above the error of a logarithm. A magnitude that is taken for one of the next lower exponent has the same code. */
+const LOG_ERROR = 1e-5
+
+/**
+ * Inputs codes [N, K] and scales [N, 1] of an FP8 weight, `row_phases` [N, 1] and `column_phases` [1, K] in [0, 1); outputs `updated` and
+ * `updated_scales`. Values are code × scale.
+ *
+ * The codes are on the grid of E4M3, and most updates are smaller than half a step of it: rounding to nearest would drop them. The sum is
+ * therefore rounded up with a probability equal to its distance from the next lower step, so that the update is right on average over a
+ * row. The phases are the random numbers, in a form that every device repeats. A new scale is the old one times the power of two for the
+ * magnitude of the unrounded row, so that the base's values stay on the grid and only the update is rounded.
+ */
+export function fp8Update(): Graph {
+  const graph = new Graph('lora_float8e4m3fn')
+  const codes = graph.input('codes', 'uint8', ['N', 'K'])
+  const scales = graph.input('scales', 'float32', ['N', 1])
+  const values = ops.gather(ops.float32(codes, finite(decodeTable)), ops.cast(codes, 'int64')) // [N, K]
+  const sum = ops.add(values, ops.divide(lowRankUpdate(graph), scales)) // [N, K]
+
+  const magnitude = unary('Abs', sum)
+  const [largest] = graph.node(
+    'ReduceMax',
+    [magnitude, ops.int64(codes, [1])],
+    [{ dtype: 'float32', shape: ['N', 1] }],
+    { keepdims: 1 },
+  )
+  const growth = ops.clip(unary('Ceil', log2(ops.multiply(largest!, ops.scalar(sum, 1 / FP8_MAX)))), -GROWTH, GROWTH)
+  const index = ops.add(growth, ops.scalar(growth, GROWTH)) // [N, 1]
+  const scaled = ops.multiply(magnitude, powerOf(index, GROWTH, 2 * GROWTH + 1, -1)) // at most 448
+
+  const exponent = ops.clip(
+    unary('Floor', ops.subtract(log2(scaled), ops.scalar(scaled, LOG_ERROR + EXPONENTS.first))),
+    0,
+    EXPONENTS.count - 1,
+  )
+  const steps = ops.multiply(scaled, powerOf(exponent, -EXPONENTS.first + 3, EXPONENTS.count, -1))
+  const rounded = unary('Floor', ops.add(steps, phases(graph))) // 0 to 16
+  const code = ops.clip(ops.add(rounded, ops.multiply(exponent, ops.scalar(exponent, 8))), 0, MAX_CODE)
+  const [negative] = graph.node('Less', [sum, ops.scalar(sum, 0)], [{ dtype: 'bool', shape: ['N', 'K'] }])
+  const sign = ops.multiply(ops.cast(negative!, 'float32'), ops.scalar(sum, 128))
+  graph.output('updated', ops.cast(ops.add(code, sign), 'uint8'))
+  graph.output('updated_scales', ops.multiply(scales, powerOf(index, GROWTH, 2 * GROWTH + 1, 1)))
+  return graph
+}
+
+const unary = (op: string, x: Value): Value => x.graph.node(op, [x], [{ dtype: x.dtype, shape: x.shape }])[0]!
+
+const log2 = (x: Value) => ops.multiply(unary('Log', x), ops.scalar(x, Math.LOG2E))
+
+/** 2^(sign · (index - bias)), exact, from a table of `count` powers. */
+const powerOf = (index: Value, bias: number, count: number, sign: 1 | -1) =>
+  ops.gather(
+    ops.float32(
+      index,
+      Array.from({ length: count }, (_, i) => 2 ** (sign * (i - bias))),
+    ),
+    ops.cast(index, 'int64'),
+  )
+
+/** (row phase + column phase) modulo 1 [N, K]. */
+function phases(graph: Graph): Value {
+  const rows = graph.input('row_phases', 'float32', ['N', 1])
+  const columns = graph.input('column_phases', 'float32', [1, 'K'])
+  const sum = ops.add(rows, columns)
+  return ops.subtract(sum, unary('Floor', sum))
+}
+
+/** The two codes of NaN do not occur in weights. */
+const finite = (table: Float32Array) => [...table].map((value) => (Number.isNaN(value) ? 0 : value))

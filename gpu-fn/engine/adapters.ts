@@ -1,0 +1,93 @@
+// The updates that adapters (LoRAs) make to the stored weights of a package.
+import path from 'node:path'
+import type { LoraModule, LoraPackage, NetworkName, Package, StoredTensor } from '../manifest.ts'
+import type { LowRank, WeightUpdate, WeightUpdates } from '../runtime/update/weight-update.ts'
+
+/** An adapter, and its strength in a request. */
+export type Adapter = { readonly lora: LoraPackage; readonly scale: number }
+
+/** An adapter does not fit a package; the message is for the caller. */
+export class AdapterError extends Error {
+  override name = 'AdapterError' as const
+}
+
+/** The part of a module's rows that one stored weight has. */
+type Stored = { graph: NetworkName; weight: StoredTensor; scales: StoredTensor | undefined; rows: [number, number] }
+
+/** The updates of each network. Adapters of scale 0 have none. Throws AdapterError. */
+export function updatesOf(pkg: Package, adapters: readonly Adapter[]): ReadonlyMap<NetworkName, WeightUpdates> {
+  const active = adapters.filter(({ scale }) => scale !== 0)
+  const parts = new Map<NetworkName, Map<string, WeightUpdate & { parts: LowRank[] }>>()
+  for (const { lora, scale } of active) {
+    for (const module of lora.manifest.modules) {
+      for (const stored of locate(pkg, lora, module)) {
+        const updates = parts.get(stored.graph) ?? new Map()
+        parts.set(stored.graph, updates)
+        const update = updates.get(stored.weight.name) ?? { weight: stored.weight, scales: stored.scales, parts: [] }
+        updates.set(stored.weight.name, update)
+        update.parts.push(partOf(pkg, lora, module, stored, scale))
+      }
+    }
+  }
+  const key = JSON.stringify(active.map(({ lora: { digest }, scale }) => [digest, scale]))
+  const [first] = active
+  const entries = [...parts].map(([graph, updates]) => {
+    const weights = [...updates.values()]
+    return [graph, { key, weights, graphs: graphsOf(first!.lora) }] as const
+  })
+  return new Map(entries)
+}
+
+function graphsOf({ directory, manifest: { graphs } }: LoraPackage): WeightUpdates['graphs'] {
+  const paths = Object.entries(graphs).map(([dtype, file]) => [dtype, path.join(directory, file)])
+  return Object.fromEntries(paths)
+}
+
+function partOf({ manifest }: Package, lora: LoraPackage, module: LoraModule, stored: Stored, scale: number): LowRank {
+  const { rank, up, down, rows, shape } = module
+  const [start, end] = [Math.max(rows[0], stored.rows[0]), Math.min(rows[1], stored.rows[1])]
+  const [, ...inner] = shape
+  return {
+    ...{ file: path.join(lora.directory, lora.manifest.factors), rank, up, down, scale: scale * module.scale },
+    rows: [start - stored.rows[0], end - stored.rows[0]],
+    firstRow: start - rows[0],
+    // CUDA's convolutions store their channels last.
+    ...(inner.length === 3 && manifest.target !== 'cpu' && { channelsFirst: inner as [number, number, number] }),
+  }
+}
+
+/** The stored weights that have rows of a module: none of a fused projection whose rows the package omits. */
+function locate({ manifest }: Package, lora: LoraPackage, { network, weight, shape, rows }: LoraModule): Stored[] {
+  const found: Stored[] = []
+  let [known, columns] = [0, 0]
+  for (const graph of graphsOfNetwork(manifest, network)) {
+    const tensors = manifest.weights[manifest.networks[graph]?.weights ?? ''] ?? []
+    for (const tensor of tensors) {
+      const range = rowsOf(tensor, weight)
+      if (!range) continue
+      known = Math.max(known, range[1])
+      columns = tensor.shape.slice(1).reduce((n, dim) => n * dim, 1)
+      const scales = tensors.find(({ name }) => name === `${tensor.name}.scale`)
+      if (range[0] < rows[1] && rows[0] < range[1]) found.push({ graph, weight: tensor, scales, rows: range })
+    }
+  }
+  const expected = shape.slice(1).reduce((n, dim) => n * dim, 1)
+  if (known === shape[0] && columns === expected) return found
+  const has = known === 0 ? 'has no such weight' : `has a weight of ${known} x ${columns}`
+  throw new AdapterError(
+    `lora ${lora.manifest.name} updates ${network} ${weight} of ${shape[0]} x ${expected}; ` +
+      `${manifest.model} in tier ${manifest.tier} ${has}. The adapter was made for ${lora.manifest.variant}`,
+  )
+}
+
+const graphsOfNetwork = ({ text }: Package['manifest'], network: string): readonly NetworkName[] =>
+  network === 'transformer'
+    ? ['conditioning', 'transformer']
+    : (text.encoders.find(({ name }) => name === network)?.graphs ?? [])
+
+/** The rows of a weight that a stored tensor has: all, or those in its name (`weight[start:end]`); undefined for other weights. */
+function rowsOf({ name, shape }: StoredTensor, weight: string): [number, number] | undefined {
+  if (name === weight) return [0, shape[0]!]
+  const [, start, end] = (name.startsWith(weight) && /^\[(\d+):(\d+)\]$/.exec(name.slice(weight.length))) || []
+  return start === undefined ? undefined : [Number(start), Number(end)]
+}

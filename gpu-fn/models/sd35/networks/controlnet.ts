@@ -1,0 +1,102 @@
+// ControlNets of SD3.5 Large: blur, canny and depth. arXiv 2302.05543; Stability-AI/sd3.5 dit_embedder.py `ControlNetEmbedder` @ fbf8f48;
+// diffusers controlnet_sd3.py `SD3ControlNetModel` with `use_pos_embed: false`.
+// B batch · S image tokens · T steps · D width · P width of the pooled prompt
+//
+// Its blocks read the image alone, without norms of queries and keys. It has no embedder of the latent: the tensors `x_embedder.proj` and
+// `pos_embed` are those of the denoiser, so that its ledger has them beside its own.
+import type { Graph, Value } from '../../../compile/graph/graph.ts'
+import type { Stream } from '../../../compile/graph/layer-types.ts'
+import { addTo, attend, branch, conv2d, linear, modulate, toActivations, toStream } from '../../../compile/graph/nn.ts'
+import * as ops from '../../../compile/graph/ops.ts'
+import type { Scope } from '../../../compile/graph/scope.ts'
+import {
+  EPSILON,
+  embedPatches,
+  MODULATION,
+  type ModulationLayout,
+  type Modulations,
+  mlp,
+  modulationOf,
+  modulationTable,
+  type PositionTables,
+  patchesOf,
+  patchGrid,
+  timestepEmbedding,
+} from './mmdit.ts'
+
+export type ControlNetConfig = {
+  readonly depth: number
+  readonly width: number
+  readonly heads: number
+  readonly patchSize: number
+  readonly inChannels: number
+  /** Channels of the control image's latent. */
+  readonly controlChannels: number
+  readonly positionMax: number
+  readonly pooledWidth: number
+}
+
+const layoutOf = ({ depth }: ControlNetConfig): ModulationLayout =>
+  Array.from({ length: depth }, (_, block) => ({ module: `transformer_blocks.${block}`, names: MODULATION }))
+
+const embedder = (s: Scope, x: Value, width: number): Value =>
+  linear(s.at('linear_2'), ops.silu(linear(s.at('linear_1'), x, width)), width)
+
+/** Graph `control_conditioning`: timesteps [T], pooled [B, P] → modulation [T, B, M]. It has embedders of its own. */
+export function controlConditioning(s: Scope, config: ControlNetConfig): Graph {
+  const { graph } = s
+  const timesteps = graph.input('timesteps', 'float32', ['T'])
+  const pooled = graph.input('pooled', 'float32', ['B', config.pooledWidth])
+  const embedders = s.at('time_text_embed')
+  const time = embedder(embedders.at('timestep_embedder'), toActivations(s, timestepEmbedding(timesteps)), config.width) // [T, D]
+  const vector = embedder(embedders.at('text_embedder'), toActivations(s, pooled), config.width) // [B, D]
+  graph.output('modulation', modulationOf(s, time, vector, layoutOf(config)))
+  return graph
+}
+
+/**
+ * Graph `control`, one step: latent [B, C, h, w], control [B, C', h, w] (the latent of the control image), modulation [B, M] and scale [1]
+ * → `residual_0` … [B, S, D], one for each block.
+ */
+export function control(s: Scope, config: ControlNetConfig, positions: PositionTables): Graph {
+  const { graph } = s
+  const { width, patchSize } = config
+  const { batch } = s.lowering
+  const layout = layoutOf(config)
+  const latent = graph.input('latent', 'float32', [batch, config.inChannels, 'h', 'w'])
+  const image = graph.input('control', 'float32', [batch, config.controlChannels, 'h', 'w'])
+  const modulation = graph.input('modulation', 'float32', [batch, layout.length * MODULATION.length * width])
+  const scale = graph.input('scale', 'float32', [1])
+
+  const tokens = embedPatches(s, latent, patchGrid(latent, patchSize), config, positions) // [B, S, D]
+  const map = s.lowering.featureMap(toActivations(s, image))
+  const added = s.lowering.tokens(conv2d(s.at('pos_embed_input', 'proj'), map, width, patchesOf(patchSize)), 'S')
+  let x = toStream(s, ops.add(tokens, added))
+  const vectors = modulationTable(s, modulation, config, layout)
+  const residual = (index: number, settled: Stream) => {
+    const value = linear(s.at('controlnet_blocks', index), fromStream(s, settled), width)
+    graph.output(`residual_${index}`, ops.multiply(ops.cast(value, 'float32'), scale))
+  }
+  for (const [index, { module }] of layout.entries()) {
+    const { entered, left } = block(s.at(module), x, vectors, config)
+    if (index > 0) residual(index - 1, entered)
+    x = left
+  }
+  const last = s.at(layout.at(-1)!.module)
+  residual(layout.length - 1, modulate(last, x, [vectors(last.path, '_mlp')], EPSILON, last.at('mlp', 'fc1')).stream)
+  return graph
+}
+
+/** The stream at the block's start with its deferred branches applied, and at its end. diffusers transformer_sd3.py `SD3SingleTransformerBlock` */
+function block(s: Scope, x: Stream, m: Modulations, config: ControlNetConfig): { entered: Stream; left: Stream } {
+  const attn = s.at('attn')
+  const msa = m(s.path, '_msa')
+  const { stream, normed } = modulate(s, x, [msa], EPSILON, attn.at('qkv'))
+  const [y] = attend([{ s: attn, x: normed[0]! }], { ...config, qkNorm: false, epsilon: EPSILON })
+  const left = mlp(s, addTo(stream, branch(attn.at('proj'), y!, config.width, msa.gate)), m(s.path, '_mlp'))
+  return { entered: stream, left }
+}
+
+/** A stream's value in units of 1, as activations. */
+const fromStream = (s: Scope, { value }: Stream): Value =>
+  toActivations(s, ops.multiply(value, ops.scalar(value, s.lowering.streamUnit)))

@@ -1,0 +1,143 @@
+// Low-rank updates of stored weights: weight + Σ scale · up · down. onnxruntime computes them with the graphs of an adapter's package, so that
+// the device of the weights does the work.
+import { open } from 'node:fs/promises'
+import { FACTOR_BYTES, type LoraManifest, type LoraModule, type StoredTensor } from '../../manifest.ts'
+import type { Tensor } from '../session.ts'
+
+/** Matrices of an adapter: up [rows, rank] and down [rank, K] of its file of factors, with the scale of the request. */
+export type LowRank = {
+  readonly file: string
+  readonly rank: number
+  readonly scale: number
+  readonly up: LoraModule['up']
+  readonly down: LoraModule['down']
+  /** Rows [start, end) of the stored weight that they update, and the first row of `up` for them. */
+  readonly rows: readonly [start: number, end: number]
+  readonly firstRow: number
+  /** Shape [I, H, W] of a row of `down`, if the weight is stored as [O, H, W, I]. */
+  readonly channelsFirst?: readonly [number, number, number] | undefined
+}
+/** A weight of a file, the scales of its rows if it is FP8, and its updates. */
+export type WeightUpdate = { weight: StoredTensor; scales: StoredTensor | undefined; parts: readonly LowRank[] }
+/** The updates of one network. Equal keys stand for equal updates. */
+export type WeightUpdates = {
+  readonly key: string
+  readonly weights: readonly WeightUpdate[]
+  /** Graph of each storage type, as a path. */
+  readonly graphs: LoraManifest['graphs']
+}
+
+/** The graph that updates a weight. */
+export const graphOf = ({ graphs }: WeightUpdates, { dtype }: StoredTensor): string =>
+  graphs[dtype as keyof LoraManifest['graphs']]
+
+export const columnsOf = ({ shape }: StoredTensor): number => shape.slice(1).reduce((n, dim) => n * dim, 1)
+
+/** Values that are updated at a time, which bounds the memory: about 40 bytes each. */
+const VALUES_AT_ONCE = 1 << 23
+
+/** Rows [start, end) of a weight and the matrices for them. */
+export type Segment = { readonly start: number; readonly end: number; readonly inputs: Record<string, Tensor> }
+
+/** Divides a weight's rows so that each segment has the same parts, and reads their matrices in float32. Rows without parts are omitted. */
+export async function* segmentsOf({ weight, parts }: Pick<WeightUpdate, 'weight' | 'parts'>): AsyncGenerator<Segment> {
+  const columns = columnsOf(weight)
+  const step = Math.max(1, Math.floor(VALUES_AT_ONCE / columns))
+  const bounds = [...new Set(parts.flatMap(({ rows }) => rows))].sort((a, b) => a - b)
+  for (const [i, first] of bounds.entries()) {
+    const last = bounds[i + 1]
+    const here = parts.filter(({ rows }) => rows[0] <= first && first < rows[1])
+    if (last === undefined || here.length === 0) continue
+    const downs = await Promise.all(here.map((part) => readDown(part, columns)))
+    const down = { data: concat(downs), dims: [rankOf(here), columns] }
+    for (let start = first; start < last; start += step) {
+      const end = Math.min(start + step, last)
+      const up = await readUp(here, start, end)
+      const factors = here.flatMap(({ rank, scale }) => new Array<number>(rank).fill(scale))
+      const inputs = { up, down, factors: { data: Float32Array.from(factors), dims: [factors.length, 1] } }
+      yield { start, end, inputs }
+    }
+  }
+}
+
+const rankOf = (parts: readonly LowRank[]) => parts.reduce((sum, { rank }) => sum + rank, 0)
+
+function concat(arrays: readonly Float32Array[]): Float32Array {
+  if (arrays.length === 1) return arrays[0]!
+  const all = new Float32Array(arrays.reduce((sum, { length }) => sum + length, 0))
+  let at = 0
+  for (const array of arrays) {
+    all.set(array, at)
+    at += array.length
+  }
+  return all
+}
+
+/** Matrices `up` of all parts beside each other [end - start, R]. */
+async function readUp(parts: readonly LowRank[], start: number, end: number): Promise<Tensor> {
+  const total = rankOf(parts)
+  const ups = await Promise.all(
+    parts.map(({ file, up, rank, rows, firstRow }) =>
+      readFactor(file, up, (firstRow + start - rows[0]) * rank, (end - start) * rank),
+    ),
+  )
+  const dims = [end - start, total]
+  if (parts.length === 1) return { data: ups[0]!, dims }
+  const data = new Float32Array((end - start) * total)
+  let column = 0
+  for (const [i, { rank }] of parts.entries()) {
+    for (let row = 0; row < end - start; row++)
+      data.set(ups[i]!.subarray(row * rank, (row + 1) * rank), row * total + column)
+    column += rank
+  }
+  return { data, dims }
+}
+
+async function readDown({ file, down, rank, channelsFirst }: LowRank, columns: number): Promise<Float32Array> {
+  const data = await readFactor(file, down, 0, rank * columns)
+  if (!channelsFirst) return data
+  const [channels, height, width] = channelsFirst
+  const area = height * width
+  return data.map((_, at) => {
+    const [row, place] = [Math.floor(at / columns), at % columns]
+    return data[row * columns + (place % channels) * area + Math.floor(place / channels)]!
+  })
+}
+
+async function readFactor(
+  file: string,
+  { dtype, offset }: LoraModule['up'],
+  first: number,
+  count: number,
+): Promise<Float32Array> {
+  const size = FACTOR_BYTES[dtype]
+  const bytes = new Uint8Array(count * size)
+  await using handle = await open(file)
+  const { bytesRead } = await handle.read(bytes, 0, bytes.length, offset + first * size)
+  if (bytesRead !== bytes.length) throw new Error(`${file} ends within a matrix`)
+  if (dtype === 'float32') return new Float32Array(bytes.buffer)
+  const halves = new Uint16Array(bytes.buffer)
+  if (dtype === 'float16') return Float32Array.from(new Float16Array(bytes.buffer))
+  return new Float32Array(Uint32Array.from(halves, (half) => half << 16).buffer)
+}
+
+/** Constants of the random phases with which FP8 weights are rounded. */
+const [ROW_SEED, COLUMN_SEED] = [0x9e3779b9, 0x85ebca6b]
+
+/** `count` numbers in [0, 1) from `first`, equal on every machine. MurmurHash3's finalizer. */
+function phasesFrom(seed: number, first: number, count: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) => {
+    let hash = Math.imul(first + i + 1, seed)
+    hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
+    hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
+    return ((hash ^ (hash >>> 16)) >>> 8) / 2 ** 24
+  })
+}
+
+/** The inputs that determine the rounding of rows [start, end) of an FP8 weight. */
+export function phaseInputs({ start, end }: Segment, columns: number): Record<string, Tensor> {
+  return {
+    row_phases: { data: phasesFrom(ROW_SEED, start, end - start), dims: [end - start, 1] },
+    column_phases: { data: phasesFrom(COLUMN_SEED, 0, columns), dims: [1, columns] },
+  }
+}

@@ -1,0 +1,134 @@
+// Cost of adapters (LoRAs): a step with two of them relative to none, and the time of a change.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
+import type { Adapter } from '../../gpu-fn/engine/adapters.ts'
+import { type OpenPipeline, openPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
+import type { LoraPackage, Manifest } from '../../gpu-fn/manifest.ts'
+import { gaussianNoise } from '../../gpu-fn/pipeline/noise.ts'
+import { txt2img } from '../../gpu-fn/pipeline/txt2img.ts'
+import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
+import { openPackage } from '../../gpu-fn/weights/packages.ts'
+import { writeSafetensors } from '../checkpoints/write-safetensors.ts'
+import { builtInPackage } from '../local/models/built-in-model.ts'
+import { type GpuVariant, makeCheckpoint, makePackage, type Target } from './gpu/packages.ts'
+import { median } from './statistics.ts'
+
+export type LoraBenchOptions = {
+  /** `nano`, or an architecture with random weights. */
+  readonly model: GpuVariant | 'nano'
+  readonly target: Target
+  readonly directory: string
+  readonly size: number
+  readonly rank: number
+  readonly steps: number
+  readonly rounds: number
+}
+
+/** Relative magnitude of the random matrices. */
+const STRENGTH = 0.02
+
+/** Prints the median step without and with two adapters, measured in turn, and the seconds of each kind of change. */
+export async function benchLora(options: LoraBenchOptions): Promise<void> {
+  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-lora-'))
+  const directory = await packageOf(options)
+  const pkg = await openPackage(directory)
+  const pipeline = await openPipeline(pkg)
+  try {
+    const [a, b] = [
+      await randomLora(scratch, pkg.manifest, options.rank, 1),
+      await randomLora(scratch, pkg.manifest, options.rank, 2),
+    ]
+    const sets: Record<string, Adapter[]> = {
+      none: [],
+      two: [
+        { lora: a, scale: 0.7 },
+        { lora: b, scale: 0.3 },
+      ],
+      other: [{ lora: b, scale: 1 }],
+    }
+    const changes: Record<string, number[]> = {}
+    const steps: Record<string, number[]> = { none: [], two: [], other: [] }
+    await stepsOf(pipeline, options)
+    for (let round = 0; round < options.rounds; round++) {
+      for (const [name, before] of [
+        ['two', 'none'],
+        ['other', 'two'],
+        ['none', 'other'],
+      ] as const) {
+        const start = performance.now()
+        await pipeline.adapt(sets[name]!)
+        // On a CPU the networks are opened again by their next run.
+        const first = await stepsOf(pipeline, { ...options, steps: 1 })
+        const seconds = (performance.now() - start - first[0]!) / 1000
+        const change = `${before} to ${name}`
+        changes[change] = [...(changes[change] ?? []), seconds]
+        steps[name]!.push(...(await stepsOf(pipeline, options)))
+      }
+    }
+    report(options, a, steps, changes)
+  } finally {
+    await pipeline.release()
+    await fs.rm(scratch, { recursive: true })
+  }
+}
+
+function report(
+  { model, target, size, rank }: LoraBenchOptions,
+  { manifest }: LoraPackage,
+  steps: Record<string, number[]>,
+  changes: Record<string, number[]>,
+): void {
+  const [none, two] = [median(steps.none!), median(steps.two!)]
+  console.log(`${model}, ${target}, ${size}², two adapters of rank ${rank} on ${manifest.modules.length} modules`)
+  console.log(`step: ${none.toFixed(1)} ms without, ${two.toFixed(1)} ms with two: ${(two / none).toFixed(3)} ×`)
+  for (const [change, seconds] of Object.entries(changes))
+    console.log(`change from ${change}: ${median(seconds).toFixed(3)} s, first ${seconds[0]!.toFixed(3)} s`)
+}
+
+async function packageOf({ model, target, directory }: LoraBenchOptions): Promise<string> {
+  if (model === 'nano') return builtInPackage('nano', 'fp8')
+  const own = path.join(directory, model)
+  await makeCheckpoint(model, own)
+  return makePackage({ variant: model, target, tier: 'fp8' }, own)
+}
+
+/** Milliseconds of each step of an image. */
+async function stepsOf(
+  pipeline: OpenPipeline,
+  { size, steps }: Pick<LoraBenchOptions, 'size' | 'steps'>,
+): Promise<number[]> {
+  const request = { prompt: 'a red heart on a blue sky', negative_prompt: '', steps, seed: 1, count: 1 }
+  const output = { output_format: 'jpeg', output_quality: 80, text_convention: 'diffusers' } as const
+  const image = { ...request, ...output, width: size, height: size, guidance_scale: 1 }
+  const times: number[] = []
+  let since = performance.now()
+  for await (const event of txt2img(pipeline, image, new AbortController().signal)) {
+    if (event.type === 'step') times.push(performance.now() - since)
+    since = performance.now()
+  }
+  return times
+}
+
+const ADAPTED = /^(joint_blocks\.\d+\.\w+_block\.(attn2?\.(qkv|proj)|mlp\.fc[12]))\.weight(?:\[\d+:(\d+)\])?$/
+
+/** An adapter of all attention layers and MLPs, with random matrices. */
+async function randomLora(scratch: string, base: Manifest, rank: number, seed: number): Promise<LoraPackage> {
+  const tensors = base.weights[base.networks.transformer!.weights!]!.flatMap(({ name, shape }) => {
+    const [, module, , , end] = ADAPTED.exec(name) ?? []
+    if (!module) return []
+    const [rows, columns] = [Number(end ?? shape[0]), shape[1]!]
+    const random = (part: string, dims: [number, number], at: number) => ({
+      name: `diffusion_model.${module}.lora_${part}.weight`,
+      shape: dims,
+      data: gaussianNoise(seed * 1000 + at, dims[0] * dims[1]).map((value) => value * STRENGTH),
+    })
+    return [random('A', [rank, columns], 0), random('B', [rows, rank], 1)]
+  })
+  const file = path.join(scratch, `random-${seed}.safetensors`)
+  await writeSafetensors(file, tensors, 'BF16')
+  const out = path.join(scratch, `lora-${seed}`)
+  await compileLora({ lora: file, base, out, name: `random-${seed}` })
+  return openLora(out)
+}

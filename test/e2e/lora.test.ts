@@ -1,0 +1,100 @@
+// Adapters through the worker and the GPU function, in the native API and in two dialects.
+import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import type { JSONWebKeySet } from 'jose'
+import sharp from 'sharp'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { openReceipt } from '../../edge/results/receipt.ts'
+import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
+import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
+import { openPackage } from '../../gpu-fn/weights/packages.ts'
+import { type Local, startLocal } from '../../infra/local/local.ts'
+import { compileTiny } from '../support/checkpoints/compile.ts'
+import { LORAS } from '../support/lora-outputs.ts'
+
+let scratch: string
+let local: Local
+const digests: Record<string, string> = {}
+beforeAll(async () => {
+  scratch = await mkdtemp(path.join(tmpdir(), 'octet-lora-'))
+  const base = await compileTiny({ tier: 'fp8' })
+  await cp(base, path.join(scratch, 'custom-fp8'), { recursive: true })
+  const { manifest } = await openPackage(base)
+  for (const name of ['kohya', 'everything']) {
+    const out = path.join(scratch, 'loras', name)
+    await compileLora({ lora: path.join(LORAS, `${name}.safetensors`), base: manifest, out })
+    digests[name] = (await openLora(out)).digest
+  }
+  const size = { width: 64, height: 64, max_pixels: 64 * 64 }
+  local = await startLocal({
+    models: {
+      packages: scratch,
+      preload: ['custom:fp8'],
+      offers: [{ route: 'turbo', model: 'custom', tier: 'fp8', steps: 2, guidance_scale: 1, ...size }],
+      loras: ['kohya', 'everything', 'absent'].map((id) => ({ id, models: ['custom'] })),
+    },
+  })
+})
+afterAll(async () => {
+  await local.stop()
+  await rm(scratch, { recursive: true })
+})
+
+async function post(at: string, body: object, headers: Record<string, string> = {}) {
+  const authorization = `Bearer ${local.key}`
+  const response = await fetch(`${local.url}${at}`, {
+    method: 'POST',
+    headers: { authorization, 'content-type': 'application/json', ...headers },
+    body: JSON.stringify(body),
+  })
+  return { status: response.status, json: (await response.json()) as Record<string, never> }
+}
+
+type Made = { data: { b64_json: string }[]; octet: { job: string } }
+const request = { prompt: 'a red heart', seed: 3, n: 2, response_format: 'b64_json' }
+
+async function generate(loras?: { id: string; scale?: number }[]): Promise<Made> {
+  const { json } = await post('/v1/images/generations', { ...request, ...(loras && { loras }) })
+  return json as unknown as Made
+}
+const pixelsOf = (file: Buffer) => sharp(file).raw().toBuffer()
+const imagesOf = ({ data }: Made) => Promise.all(data.map(({ b64_json }) => pixelsOf(Buffer.from(b64_json, 'base64'))))
+
+test('all images of a job have its adapters, the next job has none, and the receipt names them', async () => {
+  const base = await imagesOf(await generate())
+  const made = await generate([{ id: 'kohya', scale: 1.5 }, { id: 'everything' }])
+  const changed = await imagesOf(made)
+  for (const [k, image] of changed.entries()) expect(image.equals(base[k]!)).toBe(false)
+  expect(await imagesOf(await generate())).toEqual(base)
+
+  const authorization = `Bearer ${local.key}`
+  const get = async <T>(at: string) =>
+    (await (await fetch(`${local.url}${at}`, { headers: { authorization } })).json()) as T
+  const { data } = await get<{ data: { receipt: string }[] }>(`/v1/jobs/${made.octet.job}/receipts`)
+  const { parameters } = await openReceipt(data[1]!.receipt, await get<JSONWebKeySet>('/.well-known/jwks.json'))
+  expect(parameters.loras).toEqual([
+    { id: 'kohya', scale: 1.5, package: digests.kohya },
+    { id: 'everything', scale: 1, package: digests.everything },
+  ])
+})
+
+test('A1111 and fal make the images of the native API', async () => {
+  const [expected] = await imagesOf(await generate([{ id: 'kohya', scale: 0.8 }]))
+  const a1111 = await post('/sdapi/v1/txt2img', {
+    prompt: 'a red heart <lora:kohya:0.8>',
+    seed: 3,
+    width: 64,
+    height: 64,
+  })
+  expect(await pixelsOf(Buffer.from(a1111.json.images![0]!, 'base64'))).toEqual(expected)
+  const loras = [{ path: 'https://example.com/kohya.safetensors', scale: 0.8 }]
+  const fal = await post('/fal/run/octet/custom', { prompt: 'a red heart', seed: 3, sync_mode: true, loras })
+  const { images } = fal.json as unknown as { images: { url: string }[] }
+  expect(await pixelsOf(Buffer.from(images[0]!.url.split(',')[1]!, 'base64'))).toEqual(expected)
+})
+
+test('an adapter that the GPU function lacks is an error of the request', async () => {
+  const { status, json } = await post('/v1/images/generations', { ...request, loras: [{ id: 'absent' }] })
+  expect([status, json.detail]).toEqual([400, 'lora "absent" is not on this server; it has everything, kohya'])
+})

@@ -1,0 +1,180 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import path from 'node:path'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { CheckpointError } from '../../../gpu-fn/compile/checkpoint/error.ts'
+import { compileLora } from '../../../gpu-fn/compile/lora/lora.ts'
+import { updatesOf } from '../../../gpu-fn/engine/adapters.ts'
+import type { Package } from '../../../gpu-fn/manifest.ts'
+import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
+import { updateFile } from '../../../gpu-fn/runtime/update/in-file.ts'
+import { findLoras, openLora } from '../../../gpu-fn/weights/lora-packages.ts'
+import { openPackage, PackageError } from '../../../gpu-fn/weights/packages.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { type Header, mutate, mutateBytes, seededRandom } from '../../support/checkpoints/mutate.ts'
+import { refusal } from '../../support/checkpoints/refusal.ts'
+import { packHeader, type Stored } from '../../support/checkpoints/safetensors-file.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { LORAS } from '../../support/lora-outputs.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+let pkg: Package
+beforeAll(async () => {
+  pkg = await openPackage(await compileTiny({ tier: 'fp8' }))
+})
+
+const [Q, WIDTH, RANK] = ['transformer.transformer_blocks.0.attn.to_q', 128, 2]
+const floats = (shape: number[], value = 0.5): Stored => {
+  const count = shape.reduce((product, axis) => product * axis, 1)
+  return { dtype: 'F32', shape, data: new Uint8Array(new Float32Array(count).fill(value).buffer) }
+}
+const pair = (module = Q, [n, k] = [WIDTH, WIDTH]) => ({
+  [`${module}.lora_A.weight`]: floats([RANK, k!]),
+  [`${module}.lora_B.weight`]: floats([n!, RANK]),
+})
+
+async function compileTensors(tensors: Record<string, Stored>, metadata?: Record<string, string>) {
+  await scratch.write('lora.safetensors', tensors, metadata)
+  const lora = path.join(scratch.directory, 'lora.safetensors')
+  return compileLora({ lora, base: pkg.manifest, out: path.join(scratch.directory, 'out') })
+}
+
+describe('a LoRA is refused, by name', () => {
+  test.each<[string, Record<string, Stored>, RegExp]>([
+    [
+      'DoRA of PEFT',
+      { ...pair(), [`${Q}.lora_magnitude_vector`]: floats([WIDTH]) },
+      /"\S+lora_magnitude_vector" is of a DoRA/,
+    ],
+    ['DoRA of LyCORIS', { ...pair(), [`${Q}.dora_scale`]: floats([WIDTH, 1]) }, /"\S+dora_scale" is of a DoRA/],
+    ['LoKr', { [`${Q}.lokr_w1`]: floats([4, 4]), [`${Q}.lokr_w2`]: floats([32, 32]) }, /is of a LoKr \(LyCORIS\)/],
+    ['LoHa', { [`${Q}.hada_w1_a`]: floats([WIDTH, 2]) }, /is of a LoHa/],
+    ['OFT', { [`${Q}.oft_blocks`]: floats([4, 4]) }, /OFT/],
+    ['a whole weight', { ...pair(), [`${Q}.diff`]: floats([WIDTH, WIDTH]) }, /an update of a whole weight/],
+    ['a bias', { ...pair(), [`${Q}.lora_B.bias`]: floats([WIDTH]) }, /an update of a bias/],
+    ['a textual inversion', { ...pair(), 'bundle_emb.cat.clip_l': floats([1, 64]) }, /a textual inversion/],
+    ['other keys', { ...pair(), 'transformer.note': floats([1]) }, /"transformer.note" is not a key of a LoRA/],
+    [
+      'unknown modules',
+      { ...pair(), ...pair('transformer.transformer_blocks.9.attn.to_q') },
+      /has no modules for "transformer\.transformer_blocks\.9\.attn\.to_q\.lora_B\.weight"/,
+    ],
+    ['FLUX', pair('transformer.single_transformer_blocks.0.attn.to_q'), /these are names of FLUX/],
+    ['SDXL', pair('lora_unet_down_blocks_1_attentions_0_proj_in'), /names of Stable Diffusion 1\.5 or XL/],
+    ['one matrix', { [`${Q}.lora_A.weight`]: floats([RANK, WIDTH]) }, /has no up \(B\) matrix/],
+    [
+      'an alpha alone',
+      { ...pair(), 'transformer.transformer_blocks.1.attn.to_q.alpha': floats([]) },
+      /has no low-rank matrix/,
+    ],
+    ['another width', pair(Q, [WIDTH, 96]), /is \[2, 96\]; \S+ takes \[rank, 128\]\. The LoRA is of another model/],
+    ['another height', pair(Q, [96, WIDTH]), /is \[96, 2\]; \S+ takes \[128, 2\]/],
+    ['two ranks', { ...pair(), [`${Q}.lora_B.weight`]: floats([WIDTH, 3]) }, /takes \[128, 2\] with the rank of/],
+    [
+      'no rank',
+      { [`${Q}.lora_A.weight`]: floats([0, WIDTH]), [`${Q}.lora_B.weight`]: floats([WIDTH, 0]) },
+      /its rank must be 1 to 4096/,
+    ],
+    ['NaN', { ...pair(), [`${Q}.lora_A.weight`]: floats([RANK, WIDTH], Number.NaN) }, /holds NaN or infinity/],
+    [
+      'integers',
+      { ...pair(), [`${Q}.lora_A.weight`]: { dtype: 'I32', shape: [RANK, WIDTH] } },
+      /is I32; matrices of a LoRA are F32, F16, BF16/,
+    ],
+    ['an alpha of two numbers', { ...pair(), [`${Q}.alpha`]: floats([2]) }, /an alpha is one float/],
+    [
+      'an infinite alpha',
+      { ...pair(), [`${Q}.alpha`]: floats([], Number.POSITIVE_INFINITY) },
+      /an alpha is a number from 0/,
+    ],
+    ['two spellings', { ...pair(), ...pair('lora_transformer_transformer_blocks_0_attn_to_q') }, /are the same module/],
+    [
+      'fused and split',
+      { ...pair(), ...pair('joint_blocks.0.x_block.attn.qkv', [3 * WIDTH, WIDTH]) },
+      /are the same module/,
+    ],
+    ['no effect', pair('transformer.transformer_blocks.2.attn.to_add_out'), /no module with an effect/],
+    ['nothing', {}, /has no tensors/],
+  ])('%s', async (_, tensors, message) => {
+    expect(await refusal(compileTensors(tensors))).toMatch(message)
+  })
+
+  test('of SD3 Medium, whose names and shapes are equal', async () => {
+    const compiled = compileTensors(pair(), { 'modelspec.architecture': 'stable-diffusion-3-medium/lora' })
+    expect(await refusal(compiled)).toMatch(/was trained for "stable-diffusion-3-medium\/lora" by its metadata/)
+  })
+
+  test('by PEFT a DoRA', async () => {
+    const metadata = { lora_adapter_metadata: JSON.stringify({ 'transformer.use_dora': true, 'transformer.r': 2 }) }
+    expect(await refusal(compileTensors(pair(), metadata))).toMatch(/is a DoRA \(use_dora of transformer\)/)
+  })
+})
+
+test('parts without effect are noted', async () => {
+  const { notes } = await compileTensors({ ...pair(), ...pair('transformer.transformer_blocks.2.attn.to_add_out') })
+  expect(notes).toEqual([
+    expect.stringMatching(/^Without effect, .*"transformer\.transformer_blocks\.2\.attn\.to_add_out\.lora_B/),
+  ])
+})
+
+test('damaged files are refused or compiled, and never crash', async () => {
+  const random = seededRandom(19)
+  const honest = await readFile(path.join(LORAS, 'onetrainer.safetensors'))
+  const length = Number(honest.readBigUInt64LE())
+  const header = JSON.parse(honest.toString('utf8', 8, 8 + length)) as Header
+  const pack = (json: string, length?: bigint) => Buffer.concat([packHeader(json, 0, length), data])
+  const data = honest.subarray(8 + length)
+  const file = path.join(scratch.directory, 'lora.safetensors')
+  const out = path.join(scratch.directory, 'out')
+  let refused = 0
+  for (let i = 0; i < 60; i++) {
+    await writeFile(file, i % 2 === 0 ? mutate(random, header, pack) : mutateBytes(random, honest))
+    await compileLora({ lora: file, base: pkg.manifest, out }).catch((error) => {
+      if (!(error instanceof CheckpointError)) throw error
+      refused++
+    })
+  }
+  expect(refused).toBeGreaterThan(40)
+})
+
+test('damaged packages are refused', async () => {
+  const directory = (await compiledLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)).directory
+  const manifest = JSON.parse(await readFile(path.join(directory, 'manifest.json'), 'utf8'))
+  const [first] = manifest.modules
+  for (const change of [
+    { format: 2 },
+    { factors: 'absent' },
+    { factors: '../secret' },
+    { modules: [{ ...first, rows: [5, 5] }] },
+    { modules: [{ ...first, rank: 1e6 }] },
+    { modules: [{ ...first, up: { ...first.up, offset: 1e9 } }] },
+    { files: { ...manifest.files, '/etc/passwd': { bytes: 1, sha256: 'a'.repeat(64) } } },
+  ]) {
+    await writeFile(path.join(directory, 'manifest.json'), JSON.stringify({ ...manifest, ...change }))
+    await expect(openLora(directory)).rejects.toBeInstanceOf(PackageError)
+  }
+  expect(await findLoras(path.join(directory, 'nothing'))).toEqual([])
+})
+
+test('a convolution with its channels last has the same update', async () => {
+  const cuda = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
+  const convolution = async (base: Package) => {
+    const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), base.directory)
+    const updates = updatesOf(base, [{ lora, scale: 1 }]).get('transformer')!
+    const name = base.manifest.networks.transformer!.weights!
+    const weights = { file: path.join(base.directory, name), tensors: base.manifest.weights[name]! }
+    const bytes = await updateFile(weights, updates, (file) => openSession(file, { target: 'cpu' }))
+    const { shape, offset } = weights.tensors.find(({ name }) => name === 'x_embedder.proj.weight')!
+    const count = shape.reduce((product, axis) => product * axis, 1)
+    return { shape, values: new Uint16Array(bytes.buffer, offset, count) }
+  }
+  const [first, last] = [await convolution(pkg), await convolution(cuda)]
+  const [, channels, height, width] = first.shape as [number, number, number, number]
+  expect(last.shape).toEqual([first.shape[0], height, width, channels])
+  const area = height * width
+  const moved = first.values.map((_, at) => {
+    const [row, place] = [Math.floor(at / (channels * area)), at % (channels * area)]
+    return first.values[row * channels * area + (place % channels) * area + Math.floor(place / channels)]!
+  })
+  expect(last.values).toEqual(moved)
+})

@@ -1,0 +1,134 @@
+// Weights that are updated in place, with host memory as the device.
+import path from 'node:path'
+import { beforeAll, expect, onTestFinished, test } from 'vitest'
+import { updatesOf } from '../../../gpu-fn/engine/adapters.ts'
+import type { Package } from '../../../gpu-fn/manifest.ts'
+import { reserveWeights } from '../../../gpu-fn/runtime/device-weights.ts'
+import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
+import { loadOrtApi, type Pointer } from '../../../gpu-fn/runtime/ort-api.ts'
+import { memoryOf } from '../../../gpu-fn/runtime/ort-environment.ts'
+import type { Tensor } from '../../../gpu-fn/runtime/session.ts'
+import { openNativeSession } from '../../../gpu-fn/runtime/session-native.ts'
+import { updateFile } from '../../../gpu-fn/runtime/update/in-file.ts'
+import type { WeightUpdates } from '../../../gpu-fn/runtime/update/weight-update.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { pseudoRandom } from '../../support/checkpoints/tensors.ts'
+import { hostMemory } from '../../support/gpu/host-memory.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { LORAS } from '../../support/lora-outputs.ts'
+
+let packages: Record<'fp8' | 'fp32', Package>
+beforeAll(async () => {
+  const open = async (tier: 'fp8' | 'fp32') => openPackage(await compileTiny({ tier }))
+  packages = { fp8: await open('fp8'), fp32: await open('fp32') }
+})
+
+const openGraph = (file: string) => openNativeSession(file, { entries: {}, memoryPattern: false })
+const weightsOf = (pkg: Package, network: string) => {
+  const file = pkg.manifest.networks[network]!.weights!
+  return { file: path.join(pkg.directory, file), tensors: pkg.manifest.weights[file]! }
+}
+
+async function updates(pkg: Package, network: string, scale: number): Promise<WeightUpdates> {
+  const lora = await compiledLora(path.join(LORAS, 'everything.safetensors'), pkg.directory)
+  return updatesOf(pkg, [{ lora, scale }]).get(network)!
+}
+
+/** Weights in host memory, and a copy of their bytes. */
+async function placed(pkg: Package, network: string) {
+  const { memory } = hostMemory()
+  const api = loadOrtApi()
+  let address: Pointer = 0n
+  const reserve = (bytes: number) => {
+    address = memory.reserve(bytes)
+    return address
+  }
+  const { file, tensors } = weightsOf(pkg, network)
+  const weights = await reserveWeights({ file, tensors }, { ...memory, reserve }, api, memoryOf(api, 'Cpu'), openGraph)
+  onTestFinished(() => weights.release())
+  await weights.load()
+  const size = pkg.manifest.files[path.basename(file)]!.bytes
+  const bytes = () => {
+    const copy = Buffer.alloc(size)
+    api.copy(copy, address, size)
+    return copy
+  }
+  const updated = async (changed: WeightUpdates) => Buffer.from(await updateFile({ file, tensors }, changed, openGraph))
+  return { weights, bytes, updated }
+}
+
+test.each([
+  ['transformer', 'fp8'],
+  // In 16 bits.
+  ['conditioning', 'fp8'],
+  ['transformer', 'fp32'],
+] as const)(
+  'weights of %s in tier %s change in place as in the file, and are restored exactly',
+  async (network, tier) => {
+    const { weights, bytes, updated } = await placed(packages[tier], network)
+    const base = bytes()
+    const [weak, strong] = [await updates(packages[tier], network, 0.5), await updates(packages[tier], network, -2)]
+    for (const changed of [weak, strong]) {
+      await weights.update(changed)
+      expect(bytes().equals(await updated(changed))).toBe(true)
+      expect(bytes().equals(base)).toBe(false)
+    }
+    // Also when they are loaded again.
+    weights.unload()
+    await weights.load()
+    expect(bytes().equals(await updated(strong))).toBe(true)
+    await weights.update(undefined)
+    expect(bytes().equals(base)).toBe(true)
+  },
+)
+
+test('a session computes with the updated weights', async () => {
+  const pkg = packages.fp8
+  const { memory } = hostMemory()
+  const [graph, weights] = [path.join(pkg.directory, 'transformer.onnx'), weightsOf(pkg, 'transformer')]
+  const lora = await compiledLora(path.join(LORAS, 'kohya.safetensors'), pkg.directory)
+  const changed = updatesOf(pkg, [{ lora, scale: 1 }]).get('transformer')
+  const offload = { weights, memory: () => memory }
+  const session = await openNativeSession(graph, { entries: {}, memoryPattern: false, offload })
+  onTestFinished(() => session.release())
+  const reopened = await openSession(graph, { target: 'cpu', weights, updates: changed })
+  onTestFinished(() => reopened.release())
+  const base = await session.run(inputsOf(pkg))
+  await session.weights!.update(changed)
+  expect(await session.run(inputsOf(pkg))).toEqual(await reopened.run(inputsOf(pkg)))
+  await session.weights!.update(undefined)
+  expect(await session.run(inputsOf(pkg))).toEqual(base)
+})
+
+test('an update that fails leaves no weights behind', async () => {
+  const pkg = packages.fp8
+  const { memory } = hostMemory()
+  const { copyOnDevice } = memory
+  let copies = 0
+  memory.copyOnDevice = async (...copy) => {
+    if (++copies > 3) throw new Error('the device is gone')
+    await copyOnDevice(...copy)
+  }
+  const api = loadOrtApi()
+  const weights = await reserveWeights(weightsOf(pkg, 'transformer'), memory, api, memoryOf(api, 'Cpu'), openGraph)
+  onTestFinished(() => weights.release())
+  await weights.load()
+  await expect(weights.update(await updates(pkg, 'transformer', 1))).rejects.toThrow('the device is gone')
+  await expect(weights.load()).rejects.toThrow('the device is gone')
+  await weights.update(undefined)
+  await weights.load()
+})
+
+function inputsOf({ manifest }: Package): Record<string, Tensor> {
+  const lengths: Record<string, number> = { B: 1, L: 20, h: 8, w: 8 }
+  return Object.fromEntries(
+    manifest.networks.transformer!.inputs.map(({ name, shape }, i) => [
+      name,
+      pseudoRandom(
+        shape.map((dim) => lengths[dim] ?? Number(dim)),
+        i,
+      ),
+    ]),
+  )
+}

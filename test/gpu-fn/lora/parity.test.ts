@@ -1,0 +1,83 @@
+import path from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { type FloatTensor, relativeError } from '../../support/checkpoints/tensors.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { LORAS, loraGoldens, networkOutputs } from '../../support/lora-outputs.ts'
+
+/** Relative, and so stricter than absolute: the outputs have magnitudes of about 1. */
+const TOLERANCE = 1e-5
+
+let base: string
+let pipeline: OpenPipeline
+let goldens: Map<string, FloatTensor>
+let untouched: Record<string, FloatTensor>
+beforeAll(async () => {
+  base = await compileTiny({ variant: 'tiny-medium', tier: 'fp32' })
+  pipeline = await openPipeline(await openPackage(base))
+  goldens = await loraGoldens()
+  untouched = await networkOutputs(pipeline)
+})
+afterAll(() => pipeline.release())
+
+const expectGolden = (outputs: Record<string, FloatTensor>, name: string) => {
+  const expected = [...goldens].filter(([key]) => key.startsWith(`${name}.`))
+  expect(expected.length).toBeGreaterThan(0)
+  for (const [key, tensor] of expected) {
+    const output = key.slice(name.length + 1)
+    expect(relativeError(outputs[output]!, tensor), key).toBeLessThan(TOLERANCE)
+    // `everything` is without T5.
+    if (output !== 't5.hidden' || name === 'encoders')
+      expect(relativeError(untouched[output]!, tensor), `${key} without the adapter`).toBeGreaterThan(100 * TOLERANCE)
+  }
+}
+
+const lora = (name: string) => compiledLora(path.join(LORAS, `${name}.safetensors`), base, name.replaceAll('.', '-'))
+
+describe('a LoRA in float32 equals PEFT', () => {
+  test.each([
+    ['attention', 'ai-toolkit'],
+    ['attention', 'simpletuner-comfyui'],
+    ['attention', 'onetrainer'],
+    ['attention', 'comfyui'],
+    ['attention', 'original'],
+    ['attention', 'kohya'],
+    ['attention', 'kohya-split-qkv'],
+    ['attention', 'diffusers-0.18'],
+    ['everything', 'everything'],
+    ['encoders', 'kohya-encoders'],
+  ])('%s in the names of %s', async (name, file) => {
+    await pipeline.adapt([{ lora: await lora(file), scale: 1 }])
+    expectGolden(await networkOutputs(pipeline), name)
+  })
+
+  test('of two at strengths 0.7 and -0.4', async () => {
+    const [first, second] = [await lora('everything'), await lora('kohya')]
+    await pipeline.adapt([
+      { lora: first, scale: 0.7 },
+      { lora: second, scale: -0.4 },
+    ])
+    expectGolden(await networkOutputs(pipeline), 'two')
+  })
+
+  test('and leaves the base exactly as it was', async () => {
+    await pipeline.adapt([{ lora: await lora('everything'), scale: 1 }])
+    await networkOutputs(pipeline)
+    await pipeline.adapt([])
+    expect(await networkOutputs(pipeline)).toEqual(untouched)
+  })
+})
+
+test("PEFT's own directory has ranks, alphas and rank-stabilized scales of its own", async () => {
+  const large = await compileTiny({ variant: 'tiny-large', tier: 'fp32' })
+  const own = await openPipeline(await openPackage(large))
+  try {
+    await own.adapt([{ lora: await compiledLora(path.join(LORAS, 'peft/adapter_model.safetensors'), large), scale: 1 }])
+    const { velocity } = await networkOutputs(own)
+    expect(relativeError(velocity!, goldens.get('peft.velocity')!)).toBeLessThan(TOLERANCE)
+  } finally {
+    await own.release()
+  }
+})

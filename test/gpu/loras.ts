@@ -1,0 +1,74 @@
+// Compares networks with adapters on CUDA with those on the CPU, and those after the adapters with those before.
+import fs from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { compile } from '../../gpu-fn/compile/compile.ts'
+import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
+import { openPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
+import type { LoraPackage, Target } from '../../gpu-fn/manifest.ts'
+import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
+import { openPackage } from '../../gpu-fn/weights/packages.ts'
+import { relativeError } from '../../infra/bench/statistics.ts'
+import { writeTinyCheckpoint } from '../../infra/checkpoints/tiny/checkpoint.ts'
+import type { FloatTensor } from '../support/checkpoints/tensors.ts'
+import { LORAS, networkOutputs } from '../support/lora-outputs.ts'
+
+/** Allowed relative error of an output with adapters, and of the change that they make to it. */
+const LIMITS = { output: 8e-2, change: 0.5 }
+/** Strong, so that the change exceeds the difference between the devices. */
+const SCALE = 4
+const NAMES = ['kohya', 'everything', 'kohya-encoders']
+
+type Outputs = Record<string, FloatTensor>
+type Series = { base: Outputs; changed: Outputs; restored: Outputs }
+
+/** Prints the errors of every output relative to the CPU. Throws if one is too large, or if the base is not restored exactly. */
+export async function compareLoras(target: Exclude<Target, 'cpu'>): Promise<void> {
+  const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-loras-'))
+  const failures: string[] = []
+  try {
+    const checkpoint = [await writeTinyCheckpoint(path.join(scratch, 'checkpoint'), {})]
+    const common = { checkpoint, tier: 'fp8', variant: 'custom' } as const
+    const packages = { cpu: path.join(scratch, 'cpu'), gpu: path.join(scratch, 'gpu') }
+    const { manifest } = await compile({ ...common, target: 'cpu', out: packages.cpu })
+    await compile({ ...common, target, out: packages.gpu })
+    const loras: LoraPackage[] = []
+    for (const name of NAMES) {
+      const out = path.join(scratch, name)
+      await compileLora({ lora: path.join(LORAS, `${name}.safetensors`), base: manifest, out })
+      loras.push(await openLora(out))
+    }
+    const [cpu, gpu] = [await runSeries(packages.cpu, loras), await runSeries(packages.gpu, loras)]
+    for (const name of Object.keys(cpu.base)) {
+      const output = errorOf(gpu.changed, cpu.changed, name)
+      const change = relativeError(changeOf(gpu, name), changeOf(cpu, name))
+      const restored = errorOf(gpu.restored, gpu.base, name)
+      const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
+      const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after it ${restored}`
+      console.log(`${good ? ' ' : '✗'} adapters fp8 ${target} ${name}: ${figures}`)
+      if (!good) failures.push(name)
+    }
+  } finally {
+    await fs.rm(scratch, { recursive: true })
+  }
+  if (failures.length > 0) throw new Error(`adapters on ${target} are wrong: ${failures.join(', ')}`)
+}
+
+async function runSeries(directory: string, loras: readonly LoraPackage[]): Promise<Series> {
+  const pipeline = await openPipeline(await openPackage(directory))
+  try {
+    const base = await networkOutputs(pipeline)
+    await pipeline.adapt(loras.map((lora) => ({ lora, scale: SCALE })))
+    const changed = await networkOutputs(pipeline)
+    await pipeline.adapt([])
+    return { base, changed, restored: await networkOutputs(pipeline) }
+  } finally {
+    await pipeline.release()
+  }
+}
+
+const errorOf = (given: Outputs, expected: Outputs, name: string) =>
+  relativeError(given[name]!.data, expected[name]!.data)
+
+const changeOf = ({ base, changed }: Series, name: string): Float32Array =>
+  changed[name]!.data.map((value, i) => value - base[name]!.data[i]!)
