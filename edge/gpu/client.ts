@@ -58,6 +58,9 @@ export type GpuCall = GpuTimes & {
 
 /** Routes all requests about a job to one container, where the host supports it; modal.com/docs/guide/servers. */
 const AFFINITY_HEADER = 'modal-session-id'
+/** A hint for load balancers, which then send jobs to the containers that have their model loaded. */
+const MODEL_HEADER = 'octet-model'
+const nameOf = ({ model, tier }: NamedModel) => `${model}:${tier}`
 const BACKOFF_MS = { first: 200, most: 5_000 }
 const CANCEL_MS = 5_000
 
@@ -100,7 +103,7 @@ async function send(call: GpuCall, { method, body, signal }: Sent): Promise<Resp
   const type = hasFiles ? 'application/x-ndjson' : 'application/json'
   const own = { [tokenHeader(endpoint)]: `Bearer ${token}`, ...(body && { 'content-type': type }) }
   const traceparent = await traceparentOf(job)
-  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, traceparent, ...own }
+  const headers = { ...endpoint.headers, [AFFINITY_HEADER]: job, [MODEL_HEADER]: nameOf(request), traceparent, ...own }
   const url = `${endpoint.url.replace(/\/$/, '')}/jobs/${job}`
   const sent = hasFiles ? await bodyWithFiles(call, body) : body
   const init = { method, headers, signal, redirect: 'manual', ...(body && { body: sent }) } as const

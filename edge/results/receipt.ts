@@ -2,7 +2,7 @@
 // `npm run verify` checks receipts with it.
 import { base64url, compactVerify, createLocalJWKSet, type JSONWebKeySet } from 'jose'
 import * as z from 'zod'
-import { imageOptionFields, jobRequest, loraChoice, ROUTES, sha256Hex } from '#contract'
+import { INPUT_NAMES, imageOptionFields, jobRequest, loraChoice, ROUTES, sha256Hex } from '#contract'
 
 export const RECEIPT = { version: 1, type: 'octet-receipt+jws', algorithm: 'EdDSA' } as const
 
@@ -30,6 +30,8 @@ export const receiptClaims = z.strictObject({
   /** Present if the second or third encoder has its own prompt. */
   prompt_2_digest: digest.optional(),
   prompt_3_digest: digest.optional(),
+  /** The digests of input files. */
+  inputs: z.array(z.strictObject({ name: z.enum(INPUT_NAMES), sha256: sha256Hex })).optional(),
   parameters: z.strictObject({
     ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
     ...imageOptionFields,

@@ -1,6 +1,6 @@
 // Signs the receipts of finished images with the newest key in RECEIPT_SIGNING_KEYS. The public halves of older keys stay available.
 import { base64url, CompactSign, importJWK, type JSONWebKeySet } from 'jose'
-import { imageOptionsOf, type JobRequest, type Route, type Timings } from '#contract'
+import { imageOptionsOf, type JobRequest, type Route, stepsRun, type Timings } from '#contract'
 import type { ReceiptKeys } from '../config/secrets.ts'
 import { configOf } from '../config.ts'
 import { promptDigest, RECEIPT, type ReceiptClaims } from './receipt.ts'
@@ -40,6 +40,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
     negative_prompt_digest: await promptDigest(salt, 'negative_prompt', negative_prompt),
     ...(prompt_2 && { prompt_2_digest: await promptDigest(salt, 'prompt_2', prompt_2) }),
     ...(prompt_3 && { prompt_3_digest: await promptDigest(salt, 'prompt_3', prompt_3) }),
+    ...(request.inputs && { inputs: request.inputs.map(({ name, sha256 }) => ({ name, sha256 })) }),
     parameters: {
       ...{ model, tier, width, height, steps, guidance_scale, seed, output_format, output_quality, text_convention },
       ...imageOptionsOf(request),
@@ -49,7 +50,7 @@ async function claimsOf(job: FinishedJob, facts: Facts): Promise<ReceiptClaims> 
     },
     package: facts.package,
     device,
-    steps_run: steps,
+    steps_run: stepsRun(steps, request.strength),
     gpu_milliseconds: Math.round(1000 * (timings.encode + timings.denoise + timings.decode)),
     price_microdollars: job.price,
     file: { sha256, bytes, content_type },

@@ -10,7 +10,9 @@ const BACKLOG = 0.8
  */
 const TENANT = { least: 0.15, others: 4 }
 /** The excess over the limits that is accepted to keep a promise, as a share of the limits. */
-const TOLERANCE = { all: 0.1, tenant: 1.8 }
+const TOLERANCE = { all: 0.1, tenant: 0.3 }
+/** A tenant's work must fit into this share of the backlog at the rate at which the device is left to it, so that it is not overdue. */
+const SERVED = 0.3
 /** A tenant is assumed to get at least this share of the device. */
 const LEAST_SHARE = 0.1
 /** The time after which an unused promise ends, and a share of its delay in addition. */
@@ -69,12 +71,15 @@ export class Admission {
     const excess = excessOf(before, task.left, this.#limitMs)
     const own = before.filter(({ tenant, interactive }) => tenant === task.tenant && interactive === task.interactive)
     const shares = this.#scheduler.usage.shares(task, now)
-    const share = Math.max(LEAST_SHARE, shares.left)
-    const tenantLimit = Math.max(TENANT.least, 1 - TENANT.others * shares.others) * this.#limitMs
+    const alone = 1 - TENANT.others * shares.others
+    const limit = Math.min(Math.max(TENANT.least, alone), Math.max(SERVED, alone) * shares.left) * this.#limitMs
     // A promise that is due is kept although the work before it took longer than estimated.
     const isDue = promised !== undefined && now >= promised.at - 1
-    const ownLimit = tenantLimit * (isDue ? 1 + TOLERANCE.tenant : 1)
-    return Math.max(excess - (isDue ? TOLERANCE.all * this.#limitMs : 0), excessOf(own, task.left, ownLimit) / share)
+    const ownLimit = limit * (isDue ? 1 + TOLERANCE.tenant : 1)
+    return Math.max(
+      excess - (isDue ? TOLERANCE.all * this.#limitMs : 0),
+      excessOf(own, task.left, ownLimit) / Math.max(LEAST_SHARE, shares.left),
+    )
   }
 
   /**

@@ -55,17 +55,22 @@ export class Usage {
   }
 
   /**
-   * Fractions of the recent past, from 0 to 1: `others`, in which another tenant had the device; `left`, in which neither another tenant
-   * nor an interactive job of this one had it.
+   * Fractions of the recent past, from 0 to 1: `others`, in which another tenant had the device; `left`, in which neither a tenant that
+   * precedes this one nor an interactive job of this one had it.
    */
   shares({ tenant, interactive }: Terms, now: number): { others: number; left: number } {
-    let [others, own] = [0, 0]
+    const heavy = this.heavy(now)
+    let [others, before] = [0, 0]
     for (const [name, { total, first, at }] of this.#entries) {
-      if (name !== tenant) others += decay({ ms: total, at }, now)
-      else if (!interactive) own = decay({ ms: first, at }, now)
+      const ms = decay({ ms: total, at }, now)
+      if (name === tenant) before += interactive ? 0 : decay({ ms: first, at }, now)
+      else {
+        others += ms
+        if (!heavy.has(name) || heavy.has(tenant)) before += ms
+      }
     }
     const fraction = (ms: number) => Math.min(1, (ms * Math.LN2) / HALF_LIFE_MS)
-    return { others: fraction(others), left: 1 - fraction(others + own) }
+    return { others: fraction(others), left: 1 - fraction(before) }
   }
 
   #mean(now: number): number {

@@ -6,6 +6,7 @@ import { parseWholeNumber } from '../command/whole-number.ts'
 import { printIdle } from './idle.ts'
 import { measureStorage } from './measure-storage.ts'
 import { type Case, costOf, DEFAULTS, GPUS, TIERS, VARIANTS } from './model.ts'
+import { printRouting } from './routing.ts'
 import { COST_HEAD, costRow, fillPage, SECTIONS } from './tables.ts'
 import { TRAFFIC } from './traffic.ts'
 
@@ -21,9 +22,11 @@ type Flags = Omit<Case, 'imagesPerDay' | 'idleSeconds' | 'minContainers'> & {
   write?: boolean
   measure?: boolean
   idleWindows?: boolean
+  routing?: boolean
 }
 
-async function main({ images, idle, warm, write, measure, idleWindows, ...given }: Flags): Promise<void> {
+async function main({ images, idle, warm, write, measure, idleWindows, routing, ...given }: Flags): Promise<void> {
+  if (routing) return printRouting()
   if (idleWindows) return printIdle()
   if (write) return writeFile(PAGE, fillPage(await readFile(PAGE, 'utf8')))
   if (measure) return writeFile(SIZES, `${JSON.stringify(await measureStorage(MEASURED_JOBS), null, 2)}\n`)
@@ -47,6 +50,7 @@ const command = new Command('cost')
   .option('--seed <number>', 'seed of the traffic', parseWholeNumber, DEFAULTS.seed)
   .option('--measure', 'measure the row sizes of docs/cost.md with a local worker')
   .option('--idle-windows', 'the adaptive idle window against fixed ones')
+  .option('--routing', 'containers behind a load balancer, with and without the hint octet-model')
   .option('--write', 'update docs/cost.md')
 
 await main(command.parse().opts<Flags>())

@@ -16,7 +16,6 @@ import {
 } from './model.ts'
 import { LIMIT_BYTES, mostJobsPerDay, mostJobsPerDayOfDatabase, storageBytes } from './storage.ts'
 import sizes from './storage-sizes.json' with { type: 'json' }
-import { TRAFFIC } from './traffic.ts'
 
 const VOLUMES = [10, 10_000, 10_000_000]
 const IDLE = [30, 120, 600]
@@ -63,7 +62,7 @@ function sweep(values: Values, fixed: Partial<Case> = {}, extra: string[][] = []
 }
 
 const BURSTY = { traffic: 'bursty' } as const
-const byVolume = () => sweep({ variant: VARIANTS, imagesPerDay: VOLUMES, traffic: TRAFFIC })
+const byVolume = () => sweep({ variant: VARIANTS, imagesPerDay: VOLUMES, traffic: ['poisson', 'bursty'] })
 const byTier = () => sweep({ tier: TIERS, imagesPerDay: VOLUMES }, BURSTY)
 
 function byIdle(): string {

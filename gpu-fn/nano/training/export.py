@@ -7,6 +7,7 @@ shipped model's, update nano's `depth` in gpu-fn/models/sd35/variants.ts.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 
 from .models.networks import NANO, TURBO_TERMINAL, TextEncoders, save, scheduler, transformer, vae
 from .settings import STATE
+from .world import phrases
 
 SHARED = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "vae")
 
@@ -43,12 +45,24 @@ def part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tenso
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
+def known_words() -> list[str]:
+    """Every word with a meaning in a caption: of sprites, groups, grounds, colors, styles, relations and signs."""
+    vocabulary = json.loads((STATE / "vocabulary.json").read_text(encoding="utf-8"))
+    tables = (phrases.SIZES, phrases.PLACES, phrases.RELATIONS, phrases.GROUND_PHRASES, phrases.LANDSCAPES, phrases.COLOR_NAMES, phrases.STYLE_PHRASES, phrases.NUMBERS)
+    texts = [word for sprite in vocabulary["sprites"] for word in sprite["words"]] + [*vocabulary["groups"], *vocabulary["backgrounds"], *vocabulary["colors"]]
+    texts += [phrases.plural(sprite["name"]) for sprite in vocabulary["sprites"]] + [text for table in tables for each in table.values() for text in each]
+    texts += [*phrases.COLOR_PHRASES, *phrases.GRADIENT_PHRASES, *phrases.SIGN_PHRASES, *phrases.BANNER_PHRASES, *phrases.PREFIXES, *phrases.ADJECTIVES, *phrases.MADE_OF.values()]
+    texts += ["a an the is are says made with and its"]
+    return sorted({word for text in texts for word in re.findall(r"[^\W\d_]+", text.lower())})
+
+
 def main() -> None:
     saved = {name: torch.load(STATE / f"{name}.pt", map_location="cpu", weights_only=True) for name in ("vae", "base", "turbo")}
     base = saved["base"]["average"]
     write_index(NANO, "octet/nano")
     for name in ("vocabulary.json", "judge.onnx"):
         shutil.copy(STATE / name, NANO / name)
+    (NANO / "words.json").write_text(json.dumps(known_words(), ensure_ascii=False) + "\n", encoding="utf-8")
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
         shutil.copytree(STATE / name, NANO / name, dirs_exist_ok=True)
     autoencoder = load(vae(), saved["vae"]["average"])

@@ -1,10 +1,10 @@
 """Runs all stages within a time limit, for a machine billed by the minute.
 
-    python -m training.run --seconds 900
+    python -m training.run --seconds 900 --gpus 4
 
-The judge trains in parallel with the base, whose compilation leaves the GPU idle. Restore, turbo, export and evaluation get the times
-measured on one H200; the base gets the rest. Requires the state written by `training.world.vocabulary` and `training.models.tokenizers`. A rerun resumes
-from the state folder.
+The base uses all GPUs; then turbo uses all but the last one, where the judge trains. Restore, turbo and evaluation get the times measured on
+H200s; the base gets the rest. Requires the state written by `training.world.vocabulary` and `training.models.tokenizers`. A rerun resumes from
+the state folder.
 """
 
 import argparse
@@ -15,38 +15,55 @@ import time
 
 from .settings import STATE
 
-RESTORE, START, EVALUATE = 40, 25, 60  # seconds; START is a stage's startup time, before its own timer starts
-JUDGE = 330
+RESTORE, START, EVALUATE = 25, 25, 40  # seconds; START is a stage's startup time, before its own timer starts
+COMPILE = 60  # of the base, within its own time
+PORT = 29501  # of the first process of a stage
 
 
-def command(module: str, *options: str | int, gpus: int = 1) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", gpus] if gpus > 1 else []
-    return [*map(str, [sys.executable, *launcher, "-m", f"training.{module}", *options])]
+def start(module: str, gpus: range, *options: str | int | float) -> list[subprocess.Popen]:
+    """One process per GPU. Each sees its own GPU as the first, so that all share one cache of compiled code."""
+    command = [*map(str, [sys.executable, "-m", f"training.{module}", *options])]
+    group = {"WORLD_SIZE": str(len(gpus)), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT)}
+    each = ({**group, "RANK": str(rank), "CUDA_VISIBLE_DEVICES": str(gpu)} for rank, gpu in enumerate(gpus))
+    return [subprocess.Popen(command, env={**os.environ, **names}) for names in each]
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    """Waits for all; stops the others when one fails."""
+    try:
+        while True:
+            codes = [process.poll() for process in processes]
+            if failed := [process for process, code in zip(processes, codes) if code]:
+                raise SystemExit(f"{' '.join(failed[0].args)} exited with code {failed[0].returncode}")
+            if None not in codes:
+                return
+            time.sleep(0.2)
+    finally:
+        for process in processes:
+            process.terminate()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=900, help="of everything")
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs of the base and of turbo; the judge uses the last one")
-    parser.add_argument("--turbo", type=int, default=300, help="seconds of distillation")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--turbo", type=int, default=250, help="seconds of distillation")
     options = parser.parse_args()
     base = options.seconds - RESTORE - 2 * START - options.turbo - EVALUATE
-    if base < 120:
-        parser.error(f"--seconds {options.seconds} leaves {base} s for the base, which takes 120 to start: give at least {options.seconds + 120 - base}")
+    if base < 2 * COMPILE:
+        short = 2 * COMPILE - base
+        parser.error(f"--seconds {options.seconds} leaves {base} s for the base, which takes {COMPILE} to start: give at least {options.seconds + short}")
     started = time.monotonic()
+    gpus = range(options.gpus)
+    students = gpus[:-1] or gpus
     if not (STATE / "base.pt").exists():
-        subprocess.run(command("stages.restore"), check=True)
-    last = {**os.environ, "CUDA_VISIBLE_DEVICES": str(options.gpus - 1)} if options.gpus > 1 else None
-    judge = subprocess.Popen(command("stages.judge", "--steps", 20_000, "--minutes", 60, "--budget", JUDGE, "--workers", 3, "--checked", 8), env=last)
-    common = ("--minutes", 60, "--fill", 6)
-    try:
-        subprocess.run(command("stages.base", *common, "--steps", 20_000, "--budget", base, "--rate", 8e-4, "--decay", 0.998, "--wide", 16, gpus=options.gpus), check=True)
-        subprocess.run(command("stages.turbo", *common, "--steps", 5_000, "--budget", options.turbo, "--compiled", 0, gpus=options.gpus), check=True)
-        if judge.wait() != 0:
-            raise SystemExit(f"the judge exited with code {judge.returncode}, so nothing was evaluated; base.pt and turbo.pt are in {STATE}")
-        subprocess.run(command("evaluation.evaluate"), check=True)
-    finally:
-        judge.terminate()
+        finish(start("stages.restore", range(1)))
+    common = ("--minutes", 60, "--steps", 60_000, "--reuse", 24, "--fill", 24)
+    finish(start("stages.base", gpus, *common, "--batch", 512 * len(gpus), "--budget", base, "--rate", 1.2e-3, "--decay", 0.999, "--wide", 16, "--long-from", 0.92))
+    # The judge comes first: its failure stops turbo.
+    judge = start("stages.judge", gpus[-1:], "--minutes", 60, "--steps", 60_000, "--budget", options.turbo, "--batch", 192, "--checked", 6)
+    finish(judge + start("stages.turbo", students, *common, "--batch", 192 * len(students), "--budget", options.turbo, "--rate", 4e-4))
+    finish(start("evaluation.evaluate", range(1)))
     print(f"done in {time.monotonic() - started:.0f} s; `python -m training.export` writes the model")
 
 

@@ -50,7 +50,7 @@ describe('openai', () => {
     expect(await client.models.retrieve('tiny')).toMatchObject({ id: 'tiny', object: 'model' })
     const missing = await errorOf(client.models.retrieve('gpt-5'))
     expect(missing).toBeInstanceOf(OpenAI.NotFoundError)
-    expect(missing).toMatchObject({ param: 'model', message: expect.stringContaining('serves tiny, paired') })
+    expect(missing).toMatchObject({ param: 'model', message: expect.stringContaining('serves auto, tiny, paired') })
   })
 
   test('streams previews and the image', async ({ expect }) => {

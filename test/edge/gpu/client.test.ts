@@ -63,6 +63,7 @@ describe('a GPU that does not take the job yet', () => {
     expect(first!.max_latency_ms).toBeGreaterThan(500_000)
     expect(first!.max_latency_ms).toBeLessThanOrEqual(600_000)
     expect(second).toEqual({ tenant: first!.tenant, weight: 1, interactive: false })
+    expect(calls.map(({ headers }) => headers.get('octet-model'))).toEqual(['tiny:fp8', 'tiny:fp8'])
     for (const { headers } of calls) expect(headers.get('traceparent')).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/)
   })
 

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 -m training.stages.base …     # --batch is the total of all GPUs
 
 A tenth of the captions are empty, for guidance; a quarter see zeros in T5's place, so that T5 can be dropped. Scenes are encoded once and used
-`reuse` times from a pool. Early steps see 64 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
-`wide`-th step uses images of another shape.
+`reuse` times from a pool. Most early steps see 48 T5 tokens, later ones the 256 that diffusers pads to: the rest is padding and costs time. Every
+`wide`-th step uses images of another shape. Scenes are rendered on a second CUDA stream while steps run on the first.
 """
 
 import random
@@ -18,6 +18,7 @@ from ..models.networks import CHANNELS, SIDE, T5_TOKENS, TextEncoders, Tokenizer
 from ..scenes.render import Renderer
 from ..settings import STATE
 from .batches import CAPTION_TOKENS, batches
+from .graphs import Gradients
 from .stage import RANK, WORLD, Stage, arguments, autocast, device
 
 EMPTY_SHARE = 0.10
@@ -80,14 +81,18 @@ class Pool:
         self.latent = torch.empty(size, CHANNELS, rows, columns, dtype=torch.float16, device=on)
         self.ids: dict[str, torch.Tensor] = {}
 
-    def add(self, batch: dict[str, torch.Tensor]) -> None:
+    def encode(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         latent = torch.cat([self.latents.encode(part) for part in self.renderer(batch).split(128)]).half()
+        return {"latent": latent, **{key: batch[key].to(latent.device, torch.int16) for key in ("clip_l", "clip_g", "t5")}}
+
+    def add(self, encoded: dict[str, torch.Tensor]) -> None:
+        latent = encoded.pop("latent")
         rows = (torch.arange(len(latent), device=latent.device) + self.at) % self.size
         self.latent[rows] = latent
-        for key in ("clip_l", "clip_g", "t5"):
+        for key, ids in encoded.items():
             if key not in self.ids:
-                self.ids[key] = torch.zeros(self.size, batch[key].shape[1], dtype=torch.int16, device=latent.device)
-            self.ids[key][rows] = batch[key].to(latent.device, torch.int16)
+                self.ids[key] = torch.zeros(self.size, ids.shape[1], dtype=torch.int16, device=latent.device)
+            self.ids[key][rows] = ids
         self.at = (self.at + len(latent)) % self.size
         self.filled = min(self.size, self.filled + len(latent))
 
@@ -106,20 +111,46 @@ class Pools:
         self.stream = batches(seed, fresh, options.workers, tokenized=True)
         self.native, self.others = Pool(self.renderer, latents, POOL, on), {}
         self.wide = batches(seed + 500, min(fresh, WIDE_BATCH), min(2, options.workers), tokenized=True, wide=True) if wide else None
-        for _ in range(options.fill):
+        self.side = torch.cuda.Stream() if on != "cpu" else None
+        self.encoded: list[tuple[Pool, dict[str, torch.Tensor]]] = []
+        self.previous = torch.cuda.Event() if self.side else None
+        for _ in range(options.fill + 1):
             self.refill()
 
     def refill(self) -> None:
-        self.native.add(next(self.stream))
+        """Adds the scenes encoded since the last call and starts on the next ones, at most two calls ahead of the GPU."""
+        if self.side is None:
+            self.prepare()
+            self.store()
+            return
+        main = torch.cuda.current_stream()
+        main.wait_stream(self.side)
+        self.store()
+        self.previous.synchronize()
+        self.previous.record(main)
+        with torch.cuda.stream(self.side):
+            self.prepare()
+
+    def prepare(self) -> None:
+        self.encoded.append((self.native, self.native.encode(next(self.stream))))
         if self.wide is not None:
             batch = next(self.wide)
             width, height = batch["canvas"].tolist()
             if (width, height) not in self.others:
                 self.others[width, height] = Pool(self.renderer, self.latents, WIDE_POOL, self.on, height // 8, width // 8)
-            self.others[width, height].add(batch)
+            self.encoded.append((self.others[width, height], self.others[width, height].encode(batch)))
+
+    def store(self) -> None:
+        for pool, encoded in self.encoded:
+            if self.side:
+                for tensor in encoded.values():
+                    tensor.record_stream(torch.cuda.current_stream())
+            pool.add(encoded)
+        self.encoded = []
 
     def other(self) -> Pool:
-        return random.choice([*self.others.values()])
+        """One of the other shapes with scenes."""
+        return random.choice([pool for pool in self.others.values() if pool.filled])
 
 
 def pad_t5(ids: dict[str, torch.Tensor], length: int) -> dict[str, torch.Tensor]:
@@ -132,7 +163,7 @@ def noise_levels(count: int, on: str) -> torch.Tensor:
     return torch.where(torch.rand(count, device=on) < 0.05, torch.rand(count, device=on), sigma)
 
 
-def loss_of(denoiser: Denoiser, clean: torch.Tensor, ids: dict[str, torch.Tensor], sigma: torch.Tensor, with_t5: torch.Tensor) -> torch.Tensor:
+def flow_loss(denoiser: Denoiser, clean: torch.Tensor, ids: dict[str, torch.Tensor], sigma: torch.Tensor, with_t5: torch.Tensor) -> torch.Tensor:
     noise = torch.randn_like(clean)
     level = sigma.view(-1, 1, 1, 1)
     velocity = denoiser((1 - level) * clean + level * noise, sigma, ids, with_t5)
@@ -140,7 +171,7 @@ def loss_of(denoiser: Denoiser, clean: torch.Tensor, ids: dict[str, torch.Tensor
 
 
 def main() -> None:
-    options = arguments(steps=7000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.88, wide=12, fill=20)
+    options = arguments(steps=7000, batch=768, reuse=12, rate=1e-3, decay=0.9995, long_from=0.88, wide=12, fill=20, captured=1)
     torch.manual_seed(options.seed)
     on = device()
     denoiser = Denoiser().to(on)
@@ -151,23 +182,35 @@ def main() -> None:
     latents = Latents(on)
     pools = Pools(options, options.seed + 3 + stage.step, latents, on, wide=options.wide > 0)
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
-    while stage.running():
-        if stage.step % REFILL == 0:
-            pools.refill()
-        other = options.wide > 0 and stage.step % options.wide == options.wide - 1
+
+    def loss_of(shape: tuple[int, int, int], clean: torch.Tensor, with_t5: torch.Tensor, **ids: torch.Tensor) -> torch.Tensor:
         # Other shapes run eagerly: compiling six more would take minutes.
-        torch.compiler.set_stance("force_eager" if other else "default")
-        count = options.batch // WORLD // (2 if other else 1)
-        clean, ids = (pools.other() if other else pools.native).take(count)
-        early = stage.progress() < options.long_from
-        ids = pad_t5(ids, CAPTION_TOKENS if other or (early and stage.step % 4) else T5_TOKENS)
+        torch.compiler.set_stance("default" if shape[:2] == (SIDE, SIDE) else "force_eager")
+        with autocast():
+            return flow_loss(denoiser, clean, ids, noise_levels(len(clean), on), with_t5)
+
+    gradients = Gradients(loss_of, stage.gradients, bool(options.captured))
+
+    def step(pool: Pool, count: int, length: int) -> torch.Tensor:
+        clean, ids = pool.take(count)
+        ids = pad_t5(ids, length)
         dropped = torch.rand(count, 1, device=on) < EMPTY_SHARE
         ids = {key: torch.where(dropped, empty[key][:, : value.shape[1]], value) for key, value in ids.items()}
         with_t5 = (torch.rand(count, device=on) >= WITHOUT_T5_SHARE).float()
-        with autocast():
-            loss = loss_of(denoiser, clean, ids, noise_levels(count, on), with_t5)
-        stage.update(loss)
-    torch.compiler.set_stance("default")
+        return gradients((*clean.shape[2:], length), clean=clean, with_t5=with_t5, **ids)
+
+    count = options.batch // WORLD
+    for length in (CAPTION_TOKENS, T5_TOKENS) if RANK % 2 else (T5_TOKENS, CAPTION_TOKENS):  # processes share a cache of compiled code
+        step(pools.native, count, length)
+        stage.gradients.zero_()
+    while stage.running():
+        if stage.step % REFILL == 0:
+            pools.refill()
+        if options.wide > 0 and stage.step % options.wide == options.wide - 1:
+            stage.update(step(pools.other(), count // 2, CAPTION_TOKENS))
+        else:
+            early = stage.progress() < options.long_from
+            stage.update(step(pools.native, count, CAPTION_TOKENS if early and stage.step % 16 else T5_TOKENS))
     stage.save()
 
 

@@ -11,7 +11,7 @@ from ..scenes.sampler import Sampler
 from ..scenes.scene import CANVASES
 
 # Maximum length of a caption; the tokens up to T5_TOKENS are padding (id 0).
-CAPTION_TOKENS = 64
+CAPTION_TOKENS = 48
 
 
 class Batches(IterableDataset):

@@ -43,13 +43,12 @@ def device() -> str:
     return f"cuda:{LOCAL_RANK}"
 
 
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Averages the gradients over all processes, in one message."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    parts = (flat / WORLD).split([gradient.numel() for gradient in gradients])
-    torch._foreach_copy_(gradients, [part.view_as(gradient) for part, gradient in zip(parts, gradients)])
+def join_gradients(parameters: list[nn.Parameter]) -> torch.Tensor:
+    """One zeroed buffer with the gradients of all parameters as its views, in the memory format of each."""
+    total = torch.zeros(sum(p.numel() for p in parameters), device=parameters[0].device)
+    for p, part in zip(parameters, total.split([p.numel() for p in parameters])):
+        p.grad = part.as_strided(p.shape, p.stride(), part.storage_offset())
+    return total
 
 
 def autocast() -> torch.autocast:
@@ -72,6 +71,7 @@ class Stage:
     def __init__(self, name: str, network: nn.Module, options: argparse.Namespace, rate: float, decay: float, betas=(0.9, 0.99), muon=False):
         self.name, self.network, self.options, self.rate, self.decay = name, network, options, rate, decay
         self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.gradients = join_gradients(self.parameters)
         self.optimizers = optimizers(network, self.parameters, rate, betas, muon)
         live = network.state_dict()
         self.average = {key: value.detach().clone() for key, value in live.items()}
@@ -119,15 +119,18 @@ class Stage:
         return self.rate * min(1, (self.step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, self.progress()))))
 
     def update(self, loss: torch.Tensor, **report: torch.Tensor) -> None:
-        loss.backward()
+        """One step of the optimizers. A loss without a graph says that its gradients are already there."""
+        if loss.requires_grad:
+            loss.backward()
         if WORLD > 1:
-            average_gradients(self.parameters)
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            dist.all_reduce(self.gradients)
+            self.gradients /= WORLD
+        self.gradients *= (1 / (torch.linalg.vector_norm(self.gradients) + 1e-6)).clamp(max=1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate()
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.gradients.zero_()
         decay = min(self.decay, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(*map(list, zip(*self.pairs)), 1 - decay)

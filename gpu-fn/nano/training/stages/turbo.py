@@ -13,7 +13,9 @@ import torch
 
 from ..models.networks import GUIDANCE, T5_TOKENS, TURBO_TERMINAL, Tokenizers, scheduler
 from ..settings import STATE
+from .batches import CAPTION_TOKENS
 from .base import REFILL, WITHOUT_T5_SHARE, Denoiser, Latents, Pools, compile_blocks, pad_t5
+from .graphs import Gradients
 from .stage import RANK, WORLD, Stage, arguments, autocast, device
 
 STEPS = 4
@@ -38,9 +40,9 @@ def teach(teacher, latent: torch.Tensor, start: float, end: float, positive: tup
 
 
 @torch.no_grad()
-def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, positive: tuple) -> torch.Tensor:
+def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, own: bool, positive: tuple) -> torch.Tensor:
     noise = torch.randn_like(clean)
-    if random.random() < 0.5:
+    if not own:
         return (1 - sigmas[index]) * clean + sigmas[index] * noise
     for sigma, following in zip(sigmas[:index], sigmas[1:]):
         noise = noise + (following - sigma) * velocity(student, noise, sigma, *positive)
@@ -48,9 +50,9 @@ def start_point(student, clean: torch.Tensor, sigmas: list[float], index: int, p
 
 
 def main() -> None:
-    options = arguments(steps=1100, batch=256, reuse=12, fill=20, compiled=1, rate=3e-4, guidance=GUIDANCE)
+    options = arguments(steps=1100, batch=256, reuse=12, fill=20, compiled=1, rate=4e-4, guidance=GUIDANCE, decay=0.998, long_from=0.6, captured=1)
     torch.manual_seed(options.seed)
-    random.seed(options.seed)
+    random.seed(options.seed)  # all processes take equally long steps
     on = device()
     base = Denoiser().to(on).eval().requires_grad_(False)
     base.load_state_dict(torch.load(STATE / "base.pt", map_location=on, weights_only=True)["average"])
@@ -59,7 +61,7 @@ def main() -> None:
     if on != "cpu" and options.compiled:
         compile_blocks(base.transformer)
         compile_blocks(student)
-    stage = Stage("turbo", student, options, rate=options.rate, decay=0.998, betas=(0.9, 0.95), muon=True)
+    stage = Stage("turbo", student, options, rate=options.rate, decay=options.decay, betas=(0.9, 0.95), muon=True)
     schedule = scheduler(TURBO_TERMINAL)
     schedule.set_timesteps(STEPS)
     sigmas = schedule.sigmas.tolist()
@@ -68,23 +70,30 @@ def main() -> None:
     torch.manual_seed((options.seed + stage.step) * WORLD + RANK)
     count = options.batch // WORLD
     empty = {key: value.to(on) for key, value in Tokenizers()([""]).items()}
+
+    def loss_of(shape: tuple[int, bool, int], clean: torch.Tensor, with_t5: torch.Tensor, **ids: torch.Tensor) -> torch.Tensor:
+        index, own, length = shape
+        start, end = sigmas[index], sigmas[index + 1]
+        with autocast():
+            with torch.no_grad():
+                positive = base.encoders(ids, with_t5)
+                negative = base.encoders({key: value[:, : ids[key].shape[1]].expand(count, -1) for key, value in empty.items()}, with_t5)
+            latent = start_point(student, clean, sigmas, index, own, positive)
+            target = teach(base.transformer, latent, start, end, positive, negative, options.guidance)
+            arrived = latent + (end - start) * velocity(student, latent, start, *positive)
+            # Weights the squared error of the mean velocity by the length of the step.
+            return (arrived - target).square().mean() / abs(end - start)
+
+    gradients = Gradients(loss_of, stage.gradients, bool(options.captured))
     while stage.running():
         if stage.step % REFILL == 0:
             pools.refill()
         clean, ids = pools.native.take(count)
-        ids = pad_t5(ids, T5_TOKENS)
+        length = CAPTION_TOKENS if stage.progress() < options.long_from and stage.step % 4 else T5_TOKENS
         with_t5 = (torch.rand(count, device=on) >= WITHOUT_T5_SHARE).float()
         index = random.randrange(STEPS)
-        with autocast():
-            with torch.no_grad():
-                positive = base.encoders(ids, with_t5)
-                negative = base.encoders({key: value.expand(count, -1) for key, value in empty.items()}, with_t5)
-            latent = start_point(student, clean, sigmas, index, positive)
-            target = teach(base.transformer, latent, sigmas[index], sigmas[index + 1], positive, negative, options.guidance)
-            arrived = latent + (sigmas[index + 1] - sigmas[index]) * velocity(student, latent, sigmas[index], *positive)
-            # Weights the squared error of the mean velocity by the length of the step.
-            loss = (arrived - target).square().mean() / abs(sigmas[index + 1] - sigmas[index])
-        stage.update(loss)
+        own = random.random() < 0.5 or index == 0
+        stage.update(gradients((index, own, length), clean=clean, with_t5=with_t5, **pad_t5(ids, length)))
     stage.save()
 
 

@@ -137,6 +137,8 @@ def find_words(sprites: list[tuple[str, str, str]]) -> tuple[list[list[str]], di
             if word.lower() not in plain | NO_SYNONYMS and word not in ours and re.fullmatch(r"[A-Za-z-]{3,}( [A-Za-z-]+){0,2}", word):
                 pointed[word].add(index)
     for word, name in ours.items():
+        if word in plain:  # "computer" is a laptop only as long as it has no sprite of its own
+            continue
         pointed[word] = {index for index, (_, each, _) in enumerate(sprites) if each == name}
     synonyms = [sorted(word for word, indices in pointed.items() if indices == {index}) for index in range(len(sprites))]
     return synonyms, find_groups(nouns, sprites, pointed, plain)
