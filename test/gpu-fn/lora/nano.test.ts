@@ -2,6 +2,7 @@
 import path from 'node:path'
 import { expect, test } from 'vitest'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
 import { relativeError } from '../../../infra/bench/statistics.ts'
 import { writeSafetensors } from '../../../infra/checkpoints/write-safetensors.ts'
 import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
@@ -11,9 +12,11 @@ import { networkOutputs } from '../../support/lora-outputs.ts'
 import { useScratch } from '../../support/scratch.ts'
 
 const scratch = useScratch()
-const [RANK, WIDTH, STRENGTH, BLOCKS] = [4, 192, 0.08, 6]
+const [RANK, STRENGTH, BLOCKS] = [4, 0.08, 6]
 
 async function writeLora(): Promise<string> {
+  const { manifest } = await openPackage(await builtInPackage('nano', 'fp8'))
+  const { width } = manifest.position
   const matrix = (name: string, shape: [number, number], seed: number) => {
     const data = gaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
     return { name, shape, data }
@@ -24,8 +27,8 @@ async function writeLora(): Promise<string> {
     ),
   ).flat()
   const tensors = modules.flatMap((module, i) => [
-    matrix(`${module}.lora_A.weight`, [RANK, WIDTH], 2 * i),
-    matrix(`${module}.lora_B.weight`, [WIDTH, RANK], 2 * i + 1),
+    matrix(`${module}.lora_A.weight`, [RANK, width], 2 * i),
+    matrix(`${module}.lora_B.weight`, [width, RANK], 2 * i + 1),
   ])
   const file = path.join(scratch.directory, 'style.safetensors')
   await writeSafetensors(file, tensors, 'BF16')
