@@ -5,7 +5,6 @@ import { ApiError } from '../../http/errors.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import type { InputFile } from '../../results/inputs.ts'
 import { isAvailable } from '../../results/results.ts'
-import { isOwner } from '../own-job.ts'
 import { fetchImage } from './fetch-image.ts'
 
 type Name = JobInput['name']
