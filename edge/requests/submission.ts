@@ -13,7 +13,6 @@ import { generateNow, idempotencyKey, type Submission, type Submitted, submit } 
 import { type Addition, createJobSpec, type Generation, parseGeneration } from './generation-request.ts'
 import { typedFields, withFilesAsText } from './inputs/form-fields.ts'
 import { readInputs } from './inputs/read-inputs.ts'
-import { isOwner } from './own-job.ts'
 
 /** Removes null fields, which many clients send for unset ones. A body other than an object is unchanged. */
 export function withoutNulls(body: unknown): unknown {
@@ -56,8 +55,7 @@ export async function createSubmission(
 async function openInputs(c: Context<EdgeEnv>, { image, mask }: Generation): Promise<InputFile[]> {
   if (image === undefined && mask === undefined) return []
   const credential = await requireScope(c, 'generate')
-  const mayRead = (job: JobRecord) => isOwner(credential, job)
-  return readInputs({ env: c.env, mayRead, ownUrl: c.req.url }, { image, mask })
+  return readInputs({ env: c.env, credential, ownUrl: c.req.url }, { image, mask })
 }
 
 const isRecord = (body: unknown): body is Record<string, unknown> =>

@@ -1,8 +1,8 @@
 // The input images of a request: base64, a data: URL, an https address, or an image of an earlier job.
 import { describeKind, INPUT_NAMES, type JobInput, LIMITS } from '#contract'
-import { sha256 } from '../../auth/keys.ts'
+import { type Credential, sha256 } from '../../auth/keys.ts'
 import { ApiError } from '../../http/errors.ts'
-import type { JobRecord } from '../../jobs/record.ts'
+import { isOwner } from '../../jobs/ownership.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import type { InputFile } from '../../results/inputs.ts'
 import { isAvailable } from '../../results/results.ts'
@@ -10,13 +10,7 @@ import { fetchImage } from './fetch-image.ts'
 
 type Name = JobInput['name']
 type Given = Partial<Record<Name, string | undefined>>
-type Reader = {
-  env: Env
-  /** Whether the caller may read a job. */
-  mayRead: (job: JobRecord) => boolean
-  /** Any address of this worker. */
-  ownUrl: string
-}
+type Reader = { env: Env; credential: Credential /** Any address of this worker. */; ownUrl: string }
 
 /** `job_…`, or `job_…/2` for the image with index 2. */
 const RESULT = /^(job_[0-9a-f]{32})(?:\/(\d{1,2}))?$/
@@ -58,9 +52,9 @@ function findResult(given: string, ownUrl: string): Result | null {
 }
 
 /** An image of the account; for a browser token, one of a job that it created. Errors: not_found. */
-async function openResult({ env, mayRead }: Reader, name: Name, { job: id, image }: Result): Promise<InputFile> {
+async function openResult({ env, credential }: Reader, name: Name, { job: id, image }: Result): Promise<InputFile> {
   const job = await objectOf(env.JOB, id).view()
-  const found = job && mayRead(job) ? job.images.find((each) => each.image === image) : undefined
+  const found = job && isOwner(credential, job) ? job.images.find((each) => each.image === image) : undefined
   if (job?.state !== 'succeeded' || !found || !isAvailable(found))
     throw new ApiError('not_found', `${name} is ${id}/${image}, and there is no such image.`, { param: name })
   const { bytes, sha256, key } = found
