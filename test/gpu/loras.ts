@@ -5,7 +5,7 @@ import path from 'node:path'
 import { compile } from '../../gpu-fn/compile/compile.ts'
 import { compileLora } from '../../gpu-fn/compile/lora/lora.ts'
 import { openPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
-import type { LoraPackage, Target } from '../../gpu-fn/manifest.ts'
+import type { LoraPackage } from '../../gpu-fn/manifest.ts'
 import { openLora } from '../../gpu-fn/weights/lora-packages.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import { relativeError } from '../../infra/bench/statistics.ts'
@@ -23,7 +23,7 @@ type Outputs = Record<string, FloatTensor>
 type Series = { base: Outputs; changed: Outputs; restored: Outputs }
 
 /** Prints the errors of every output relative to the CPU. Throws if one is too large, or if the base is not restored exactly. */
-export async function compareLoras(target: Exclude<Target, 'cpu'>): Promise<void> {
+export async function compareLoras(): Promise<void> {
   const scratch = await fs.mkdtemp(path.join(os.tmpdir(), 'octet-loras-'))
   const failures: string[] = []
   try {
@@ -31,7 +31,7 @@ export async function compareLoras(target: Exclude<Target, 'cpu'>): Promise<void
     const common = { checkpoint, tier: 'fp8', variant: 'custom' } as const
     const packages = { cpu: path.join(scratch, 'cpu'), gpu: path.join(scratch, 'gpu') }
     const { manifest } = await compile({ ...common, target: 'cpu', out: packages.cpu })
-    await compile({ ...common, target, out: packages.gpu })
+    await compile({ ...common, target: 'cuda', out: packages.gpu })
     const loras: LoraPackage[] = []
     for (const name of NAMES) {
       const out = path.join(scratch, name)
@@ -45,13 +45,13 @@ export async function compareLoras(target: Exclude<Target, 'cpu'>): Promise<void
       const restored = errorOf(gpu.restored, gpu.base, name)
       const good = output <= LIMITS.output && change <= LIMITS.change && restored === 0
       const figures = `error ${output.toExponential(1)}, of the change ${change.toExponential(1)}, after it ${restored}`
-      console.log(`${good ? ' ' : '✗'} adapters fp8 ${target} ${name}: ${figures}`)
+      console.log(`${good ? ' ' : '✗'} adapters fp8 cuda ${name}: ${figures}`)
       if (!good) failures.push(name)
     }
   } finally {
     await fs.rm(scratch, { recursive: true })
   }
-  if (failures.length > 0) throw new Error(`adapters on ${target} are wrong: ${failures.join(', ')}`)
+  if (failures.length > 0) throw new Error(`adapters on CUDA are wrong: ${failures.join(', ')}`)
 }
 
 async function runSeries(directory: string, loras: readonly LoraPackage[]): Promise<Series> {

@@ -22,9 +22,9 @@ async function checkTargets(options: TargetsOptions): Promise<void> {
   await compareTargets(options)
 }
 
-async function checkLoras({ target }: Pick<TargetsOptions, 'target'>): Promise<void> {
+async function checkLoras(): Promise<void> {
   const { compareLoras } = await import('./loras.ts')
-  await compareLoras(target)
+  await compareLoras()
 }
 
 /** Runs all checks, also after a failure. */
@@ -32,7 +32,7 @@ async function checkAll(): Promise<void> {
   const checks = [
     checkKernels,
     ...GPU_TARGETS.flatMap((target) => MODELS.map((model) => () => checkTargets({ model, tier: 'fp8', target }))),
-    ...GPU_TARGETS.map((target) => () => checkLoras({ target })),
+    checkLoras,
   ]
   const failures: string[] = []
   for (const check of checks) await check().catch((error: Error) => failures.push(error.message))
@@ -63,9 +63,8 @@ command
 
 command
   .command('loras')
-  .description('networks with adapters, and after them, with tiny random weights')
-  .addOption(new Option('--target <target>', 'target under test').choices(GPU_TARGETS).default('cuda-fp8'))
-  .action(checkLoras)
+  .description('networks of target cuda with adapters, and after them, with tiny random weights')
+  .action(() => checkLoras())
 
 await command.parseAsync().catch((error: Error) => {
   console.error(`test:gpu: ${error.message}`)

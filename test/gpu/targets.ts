@@ -26,7 +26,7 @@ export type TargetsOptions = {
   readonly layers?: boolean
 }
 
-const AXES: Record<string, number> = { B: 1, L: 96, h: 32, w: 24, S: 16 * 12, T: 4 }
+const AXES: Record<string, number> = { B: 1, L: 96, h: 32, w: 24, H: 8 * 32, W: 8 * 24, S: 16 * 12, T: 4 }
 const REQUEST = {
   prompt: 'a red heart on a blue sky',
   width: 256,
