@@ -2,12 +2,12 @@
 import type { Context } from 'hono'
 import { jobId } from '#contract'
 import { requireScope } from '../auth/auth.ts'
-import type { Credential } from '../auth/keys.ts'
 import { areLinksValid, linkRevoked, type OpenLink } from '../auth/links.ts'
 import type { Scope } from '../auth/scopes.ts'
 import type { EdgeEnv } from '../http/context.ts'
 import { ApiError } from '../http/errors.ts'
 import { JOB_ID } from '../jobs/job-id.ts'
+import { isOwner } from '../jobs/ownership.ts'
 import type { JobRecord } from '../jobs/record.ts'
 import { objectOf } from '../platform/durable-objects.ts'
 
@@ -16,10 +16,6 @@ export async function resolveJobId(env: Env, account: string, given: string): Pr
   if (JOB_ID.test(given)) return given
   return jobId.safeParse(given).success ? objectOf(env.ACCOUNT, account).findJobByName(given) : null
 }
-
-/** Whether a credential may access a job. A key may access all jobs of its account, a browser token only jobs that it created. */
-export const isOwner = (credential: Credential, { account, token }: Pick<JobRecord, 'account' | 'token'>): boolean =>
-  account === credential.account && (!('token' in credential) || token === credential.token.id)
 
 const absent = (job: string) => new ApiError('not_found', `There is no job ${job}.`)
 

@@ -1,17 +1,16 @@
 // Signs image files with content credentials (C2PA) through @contentauth/c2pa-node, which is loaded only for this.
 import packageJson from '../../package.json' with { type: 'json' }
+import { digitalSourceType } from '../pipeline/image.ts'
 import { encodePng } from '../pipeline/png.ts'
 import { type CredentialFiles, CredentialsError, readCertificate, type SigningCertificate } from './certificate.ts'
 
 type Library = typeof import('@contentauth/c2pa-node')
 
 export type Signer = Pick<SigningCertificate, 'subject' | 'expires'> & {
-  /** The file with credentials. Any later change of its bytes invalidates them. */
-  sign(file: Uint8Array, contentType: string): Promise<Uint8Array>
+  /** The file with credentials. Any later change of its bytes invalidates them. `hasInput`: the model also had an input image. */
+  sign(file: Uint8Array, contentType: string, hasInput?: boolean): Promise<Uint8Array>
 }
 
-/** IPTC's term for an image that a model made from text. C2PA requires `http`. */
-const SOURCE = 'http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia'
 const GENERATOR = { name: 'Octet', version: packageJson.version }
 /** Bytes of a signature beside the certificates. */
 const SIGNATURE_BYTES = 2048
@@ -46,9 +45,9 @@ function createSigner({ Builder, CallbackSigner }: Library, certificate: Signing
     directCoseHandling: false,
   }
   const signer = CallbackSigner.newSigner(config, async (data) => certificate.sign(data))
-  const sign = async (file: Uint8Array, contentType: string) => {
+  const sign = async (file: Uint8Array, contentType: string, hasInput = false) => {
     const builder = Builder.withJson({ claim_generator_info: [GENERATOR], format: contentType }, SETTINGS)
-    builder.setIntent({ create: SOURCE })
+    builder.setIntent({ create: digitalSourceType(hasInput) })
     const signed: { buffer: Buffer | null } = { buffer: null }
     await builder.signAsync(signer, { buffer: Buffer.from(file), mimeType: contentType }, signed)
     return signed.buffer!

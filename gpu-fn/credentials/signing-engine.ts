@@ -3,21 +3,18 @@ import type { Signer } from './signer.ts'
 
 /** The engine with content credentials in each image file. Signing is the last change, so that later digests are those of the signed bytes. */
 export function withCredentials(engine: Engine, { sign }: Signer): Engine {
-  return {
-    get models() {
-      return engine.models
-    },
-    get loras() {
-      return engine.loras
-    },
-    start: () => engine.start(),
-    load: (model, size) => engine.load(model, size),
-    warm: (model, sizes) => engine.warm(model, sizes),
-    stop: () => engine.stop(),
-    prefetch: (model, signal) => engine.prefetch?.(model, signal) ?? Promise.resolve(),
-    async *run(model, request, signal, input) {
-      for await (const event of engine.run(model, request, signal, input))
-        yield event.type === 'image' ? { ...event, data: await sign(event.data, event.content_type) } : event
-    },
+  async function* run(...call: Parameters<Engine['run']>): ReturnType<Engine['run']> {
+    const [, , , input] = call
+    for await (const event of engine.run(...call)) {
+      if (event.type !== 'image') yield event
+      else yield { ...event, data: await sign(event.data, event.content_type, input !== undefined) }
+    }
   }
+  return new Proxy(engine, {
+    get(target, name) {
+      if (name === 'run') return run
+      const value: unknown = Reflect.get(target, name)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
 }

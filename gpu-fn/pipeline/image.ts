@@ -53,13 +53,13 @@ export function toPixels(planes: Float32Array, width: number, height: number): U
  */
 export async function encodeImage(
   pixels: Uint8Array,
-  output: { format: ImageFormat; quality: number },
+  output: { format: ImageFormat; quality: number; hasInput?: boolean },
   parameters: GenerationParameters,
   limit: number = LIMITS.imageBytes,
 ): Promise<Uint8Array> {
   const { width, height } = parameters
-  const { format } = output
-  const xmp = packet(parameters, format)
+  const { format, hasInput = false } = output
+  const xmp = packet(parameters, format, digitalSourceType(hasInput))
   if (format === 'png') return encodePng(pixels, width, height, xmp)
   return encodeWithin(limit, output.quality, (quality) => {
     const image = sharp(pixels, { raw: { width, height, channels: 3 } }).withXmp(xmp)
@@ -97,17 +97,21 @@ const PROMPTS = ['prompt', 'negative_prompt', 'prompt_2', 'prompt_3'] as const
 const PROMPT_INFORMATION_CHARACTERS = 1_000
 
 /** An XMP packet. For a JPEG, prompts are shortened to fit and end in "…". */
-function packet(parameters: GenerationParameters, format: ImageFormat): string {
-  const xml = packetOf(parameters)
+function packet(parameters: GenerationParameters, format: ImageFormat, source: string): string {
+  const xml = packetOf(parameters, source)
   if (format !== 'jpeg' || Buffer.byteLength(xml) <= JPEG_PACKET_BYTES) return xml
   const lengthOf = (role: (typeof PROMPTS)[number]) => parameters[role]?.length ?? 0
   const longest = PROMPTS.reduce((a, b) => (lengthOf(b) > lengthOf(a) ? b : a))
   const kept = parameters[longest]?.slice(0, lengthOf(longest) >> 1) ?? ''
-  return packet({ ...parameters, [longest]: `${kept.trimEnd()}…` }, format)
+  return packet({ ...parameters, [longest]: `${kept.trimEnd()}…` }, format, source)
 }
 
+/** IPTC's term for an image that a model made from text, or also from an input image. C2PA uses the same terms, with `http`. */
+export const digitalSourceType = (hasInput: boolean): string =>
+  `http://cv.iptc.org/newscodes/digitalsourcetype/${hasInput ? 'compositeWithTrainedAlgorithmicMedia' : 'trainedAlgorithmicMedia'}`
+
 /** IPTC Photo Metadata 2025.1 for other tools; `octet:parameters` for the exact values. */
-function packetOf(parameters: GenerationParameters): string {
+function packetOf(parameters: GenerationParameters, source: string): string {
   const { prompt, tool, model, tier } = parameters
   // JSON escapes represent the control characters and lone surrogates that XML cannot.
   const json = JSON.stringify(parameters).replace(/[\ufffe\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16)}`)
@@ -119,7 +123,7 @@ function packetOf(parameters: GenerationParameters): string {
   return `<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
  xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:octet="urn:octet:parameters:1">
 <xmp:CreatorTool>${escapeXml(tool)}</xmp:CreatorTool>
-<Iptc4xmpExt:DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia</Iptc4xmpExt:DigitalSourceType>
+<Iptc4xmpExt:DigitalSourceType>${source}</Iptc4xmpExt:DigitalSourceType>
 <Iptc4xmpExt:AISystemUsed>Octet (${escapeXml(`${model}, ${tier}`)})</Iptc4xmpExt:AISystemUsed>${information}
 <octet:parameters>${escapeXml(json)}</octet:parameters>
 </rdf:Description></rdf:RDF></x:xmpmeta>`

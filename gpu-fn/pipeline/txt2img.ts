@@ -1,6 +1,6 @@
 // Text, and optionally an input image, to image: tokenize, encode, condition; then noise, denoise, decode and encode the file for every image.
 import type { ImageOptions, JobRequest } from '../contract.ts'
-import { CONTENT_TYPES, imageOptionsOf, type Seed, seedOf } from '../contract.ts'
+import { CONTENT_TYPES, imageOptionsOf, seedOf } from '../contract.ts'
 import type { NetworkName, Package } from '../manifest.ts'
 import type { Tensor } from '../runtime/session.ts'
 import { describeUnknown } from '../tokenizer/known-words.ts'
@@ -56,6 +56,7 @@ export async function* txt2img(
   options: Options = {},
 ): AsyncGenerator<PipelineEvent> {
   const timings = { encode: 0, denoise: 0, decode: 0 }
+  const hasInput = options.input !== undefined
   const encodeClock = stopwatch()
   const { dims, start, starts, inputs, truncations } = await prepare(pipeline, request, signal, options)
   try {
@@ -72,7 +73,7 @@ export async function* txt2img(
       undecoded.push(yield* denoiseImage(pipeline, request, { image, start: own, dims, inputs, timings, signal }))
       // If denoiser and decoder share the device's memory in turns, all images are denoised before the first is decoded.
       if (sharesMemory(pipeline) && image < request.count - 1) continue
-      for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal })
+      for (const each of undecoded.splice(0)) yield* decodeImage(pipeline, request, each, { timings, signal, hasInput })
     }
     yield { type: 'finished', timings }
   } finally {
@@ -171,7 +172,7 @@ async function* decodeImage(
   { package: pkg, vaeDecoder, plan }: Pipeline,
   request: Txt2ImgRequest,
   { image, latent }: Denoised,
-  { timings, signal }: Work,
+  { timings, signal, hasInput }: Work & { hasInput: boolean },
 ): AsyncGenerator<PipelineEvent> {
   signal.throwIfAborted()
   const decodeClock = stopwatch()
@@ -179,7 +180,7 @@ async function* decodeImage(
   timings.decode += decodeClock()
   yield { type: 'decoded', image }
   const fileClock = stopwatch()
-  const finished = await writeImage(pkg, request, pixels, image, seedOf(request.seed, image))
+  const finished = await writeImage(pkg, request, pixels, { image, hasInput })
   timings.decode += fileClock()
   yield finished
 }
@@ -223,16 +224,16 @@ async function writeImage(
   { manifest, digest }: Package,
   request: Txt2ImgRequest,
   pixels: Uint8Array,
-  image: number,
-  seed: Seed,
+  { image, hasInput }: { image: number; hasInput: boolean },
 ): Promise<FinishedImage> {
+  const seed = seedOf(request.seed, image)
   const { prompt, negative_prompt, steps, guidance_scale, width, height, text_convention } = request
   const { prompt_2, prompt_3, prompt_metadata, loras } = request
   const prompts = { prompt, negative_prompt, ...(prompt_2 && { prompt_2 }), ...(prompt_3 && { prompt_3 }) }
   const { output_format: format, output_quality: quality } = request
   const data = await encodeImage(
     pixels,
-    { format, quality },
+    { format, quality, hasInput },
     {
       ...(prompt_metadata !== false && prompts),
       ...{ seed, steps, guidance_scale, width, height, text_convention },

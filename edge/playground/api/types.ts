@@ -16,6 +16,10 @@ export type Fields = {
   negative_prompt?: string
   steps?: number
   guidance_scale?: number
+  /** Data URLs. */
+  image?: string
+  mask?: string
+  strength?: number
 }
 
 export type Quote = {

@@ -6,6 +6,7 @@ import { runs } from '../state/history.ts'
 import { RATIOS, sizeFor } from '../state/models.ts'
 import { prewarm } from '../state/quote.ts'
 import { Button, Choice, FieldError } from '../ui/controls.tsx'
+import { InputField } from './input-field.tsx'
 import { KeyForm } from './key-dialog.tsx'
 import { MoreFields } from './more-fields.tsx'
 import { RunBar } from './run-bar.tsx'
@@ -143,6 +144,7 @@ export function Form() {
         )}
         <PromptField />
         <ShapeField />
+        <InputField />
         <div class="field">
           <Choice
             legend="Route"

@@ -5,10 +5,13 @@ import { linkTo } from '../state/link.ts'
 export type Language = 'curl' | 'python' | 'javascript' | 'replicate' | 'link'
 
 /** The fields of a request with the model and the seed that ran. */
-function fieldsOf({ fields: { route, output_format, n, ...fields }, decision }: Run) {
+function fieldsOf({ fields: { route, output_format, n, image, mask, ...fields }, decision }: Run) {
   return {
     ...(decision && { model: decision.model }),
     ...fields,
+    // The files are too long for code.
+    ...(image && { image: 'https://…' }),
+    ...(mask && { mask: 'https://…' }),
     ...(n > 1 && { n }),
     ...(output_format !== 'png' && { output_format }),
     ...(route && { route }),

@@ -1,6 +1,7 @@
 // The fields of the form. They are saved at each change, so that a reload loses nothing.
 import { computed, effect, signal } from '@preact/signals'
 import type { Fields, Route } from '../api/types.ts'
+import { inputImage } from './input-image.ts'
 import { sizeFor } from './models.ts'
 
 export type RouteChoice = 'auto' | Route | 'both'
@@ -57,7 +58,11 @@ const numberOf = (text: string) => (text.trim() === '' ? undefined : Number(text
 export const requests = computed<Fields[]>(() => {
   const { prompt, negative, ratio, route, seed, count, steps, guidance, format } = draft.value
   const [stepCount, scale] = [numberOf(steps), numberOf(guidance)]
-  const base: Fields = { prompt, size: sizeFor(ratio), seed, n: count, output_format: format }
+  const input = inputImage.value
+  const base: Fields = {
+    ...{ prompt, size: sizeFor(ratio), seed, n: count, output_format: format },
+    ...(input && { image: input.image, strength: input.strength, ...(input.mask && { mask: input.mask }) }),
+  }
   const forRoute = (chosen: Route | undefined): Fields => ({
     ...base,
     ...(chosen && { route: chosen }),

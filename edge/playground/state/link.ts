@@ -5,7 +5,7 @@ import { SEED_MAX, useFields } from './draft.ts'
 const MAX_CHARACTERS = 16_384
 const utf8 = new TextEncoder()
 
-export function linkTo(fields: Fields): string {
+export function linkTo({ image: _, mask: __, strength: ___, ...fields }: Fields): string {
   const binary = String.fromCharCode(...utf8.encode(JSON.stringify(fields)))
   const encoded = btoa(binary).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
   return `${location.origin}/#p=${encoded}`

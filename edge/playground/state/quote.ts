@@ -16,9 +16,14 @@ export const refreshQuote = () => {
 
 const PAUSE_MS = 300
 
+/** The strength alone determines the price. */
+const withoutFiles = <T extends Partial<Fields>>({ image: _, mask: __, ...fields }: T) => fields
+
 async function ask(wanted: Fields[], signal: AbortSignal): Promise<void> {
   try {
-    const quotes = await Promise.all(wanted.map((fields) => call<Quote>('POST', '/v1/quote', fields, { signal })))
+    const quotes = await Promise.all(
+      wanted.map((fields) => call<Quote>('POST', '/v1/quote', withoutFiles(fields), { signal })),
+    )
     quote.value = { quotes, problem: null, isStale: false }
   } catch (error) {
     if (!isProblem(error)) return
@@ -28,7 +33,7 @@ async function ask(wanted: Fields[], signal: AbortSignal): Promise<void> {
 }
 
 /** The fields that change the price or the route. The seed does not. */
-const priced = computed(() => JSON.stringify(requests.value.map(({ seed: _, ...fields }) => fields)))
+const priced = computed(() => JSON.stringify(requests.value.map(({ seed: _, ...fields }) => withoutFiles(fields))))
 
 export function watchQuote(): void {
   watchGpu()

@@ -2,10 +2,10 @@
 import { describeKind, INPUT_NAMES, type JobInput, LIMITS } from '#contract'
 import { type Credential, sha256 } from '../../auth/keys.ts'
 import { ApiError } from '../../http/errors.ts'
+import { isOwner } from '../../jobs/ownership.ts'
 import { objectOf } from '../../platform/durable-objects.ts'
 import type { InputFile } from '../../results/inputs.ts'
 import { isAvailable } from '../../results/results.ts'
-import { isOwner } from '../own-job.ts'
 import { fetchImage } from './fetch-image.ts'
 
 type Name = JobInput['name']

@@ -27,6 +27,8 @@ const EXPONENTS = { first: -6, count: 15 }
 const GROWTH = 64
 /** The largest code with a finite value. */
 const MAX_CODE = 126
+/** The part of a step in which rounding is random. 0 is rounding to nearest. */
+const DITHER = 0.5
 /** Above the error of a logarithm. A magnitude that is taken for one of the next lower exponent has the same code. */
 const LOG_ERROR = 1e-5
 
@@ -34,9 +36,10 @@ const LOG_ERROR = 1e-5
  * Inputs codes [N, K] and scales [N, 1] of an FP8 weight, `row_phases` [N, 1] and `column_phases` [1, K] in [0, 1); outputs `updated` and
  * `updated_scales`. Values are code × scale.
  *
- * The codes are on the grid of E4M3, and most updates are smaller than half a step of it: rounding to nearest would drop them. The sum is
- * therefore rounded up with a probability equal to its distance from the next lower step, so that the update is right on average over a
- * row. The phases are the random numbers, in a form that every device repeats. A new scale is the old one times the power of two for the
+ * The codes are on the grid of E4M3, and most updates are smaller than half a step of it: rounding to nearest would drop those of a weak
+ * adapter. The sum is therefore dithered: from a quarter of a step to three quarters, it is rounded up with a probability that rises from 0
+ * to 1. Dithering a whole step would be right on average for any update, and adds more noise. The phases are the random numbers, in a form
+ * that every device repeats. A new scale is the old one times the power of two for the
  * magnitude of the unrounded row, so that the base's values stay on the grid and only the update is rounded.
  */
 export function fp8Update(): Graph {
@@ -86,12 +89,13 @@ const powerOf = (index: Value, bias: number, count: number, sign: 1 | -1) =>
     ops.cast(index, 'int64'),
   )
 
-/** (row phase + column phase) modulo 1 [N, K]. */
+/** (row phase + column phase) modulo 1, in the middle `DITHER` of [0, 1) [N, K]. */
 function phases(graph: Graph): Value {
   const rows = graph.input('row_phases', 'float32', ['N', 1])
   const columns = graph.input('column_phases', 'float32', [1, 'K'])
   const sum = ops.add(rows, columns)
-  return ops.subtract(sum, unary('Floor', sum))
+  const phase = ops.subtract(sum, unary('Floor', sum))
+  return ops.add(ops.multiply(phase, ops.scalar(phase, DITHER)), ops.scalar(phase, (1 - DITHER) / 2))
 }
 
 /** The two codes of NaN do not occur in weights. */

@@ -103,6 +103,38 @@ describe('a run', () => {
     await close()
   })
 
+  test('starts from an input image, and repaints what a mask states', async () => {
+    const { page, problems, close } = await open()
+    await describePrompt(page, 'a red heart on a blue background')
+    const [, whole] = (await page.locator('.run').innerText()).match(/\$([\d.]+)/)!
+    const file = { create: { width: 128, height: 128, channels: 3, background: 'blue' } } as const
+    const buffer = await sharp(file).png().toBuffer()
+    await page
+      .getByLabel('Input image', { exact: true })
+      .last()
+      .setInputFiles({ name: 'blue.png', mimeType: 'image/png', buffer })
+    const mask = page.getByLabel('Mask: paint the part to repaint')
+    await mask.waitFor()
+    await page.getByLabel(/^Strength/).fill('0.5')
+    await expect.poll(async () => (await page.locator('.run').innerText()).match(/\$([\d.]+)/)?.[1]).not.toBe(whole)
+    const { x, y, width, height } = (await mask.boundingBox())!
+    await page.mouse.move(x + width / 4, y + height / 2)
+    await page.mouse.down()
+    await page.mouse.move(x + (3 * width) / 4, y + height / 2, { steps: 4 })
+    await page.mouse.up()
+    const sent = page.waitForRequest((request) => request.method() === 'POST' && request.url().endsWith('/v1/jobs'))
+    await button(page, /^Run/).click()
+    const body = (await sent).postDataJSON() as { image: string; mask: string; strength: number }
+    expect(body).toMatchObject({ strength: 0.5, image: expect.stringMatching(/^data:image\/png;base64,/) })
+    const drawn = await sharp(Buffer.from(body.mask.split(',')[1]!, 'base64')).stats()
+    expect(drawn.channels[0]!.mean).toBeGreaterThan(2)
+    await done(page)
+    await button(page, 'Remove the image').click()
+    await page.getByText('Optional: choose, drop or paste an image to start from.').waitFor()
+    expect(problems).toEqual([])
+    await close()
+  })
+
   test('that is refused is explained in words, at its field', async () => {
     const { page, close } = await open({}, /40[0-9]|422/)
     await page.getByLabel('Prompt', { exact: true }).fill('a cat')

@@ -58,6 +58,7 @@ describe('POST /v1/images/generations', () => {
         output_format: 'png',
         output_quality: 90,
         text_convention: 'diffusers',
+        schedule: { interactive: true, tenant: expect.any(String), weight: 1 },
       },
     ])
     const file = await fetchWorker(data[0]!.url!)

@@ -2,8 +2,11 @@ import { createHash } from 'node:crypto'
 import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
+import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { openSigner } from '../../../gpu-fn/credentials/signer.ts'
+import { withCredentials } from '../../../gpu-fn/credentials/signing-engine.ts'
+import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { compileTiny } from '../../support/checkpoints/compile.ts'
 import { credentialFiles, installLibrary, pem, readCredentials } from '../../support/credentials.ts'
@@ -63,9 +66,47 @@ test.each(['png', 'jpeg', 'webp'] as const)(
   },
 )
 
+test('states that a model also had an input image', async () => {
+  const signer = await openSigner(await credentialFiles('es256'))
+  const signed = await signer.sign(await sharp(BLACK).webp().toBuffer(), 'image/webp', true)
+  const read = await readCredentials(signed, 'image/webp')
+  expect(read!.validation_state).toBe('Trusted')
+  expect(JSON.stringify(read!.manifests)).toContain('digitalsourcetype/compositeWithTrainedAlgorithmicMedia')
+})
+
+test('an engine with credentials gets input images and all other calls', async () => {
+  const calls: unknown[][] = []
+  const plain = {
+    models: ['a model'],
+    async *run(...call: unknown[]) {
+      calls.push(call)
+      yield { type: 'step' }
+      yield { type: 'image', data: Uint8Array.of(7), content_type: 'image/png' }
+    },
+    prefetch: async (...call: unknown[]) => void calls.push(call),
+  }
+  const sign = async (file: Uint8Array, type: string, hasInput?: boolean) => Buffer.from(`${file} ${type} ${hasInput}`)
+  const signing = withCredentials(plain as unknown as Engine, { sign, subject: '', expires: new Date() })
+  type Run = (...call: unknown[]) => AsyncIterable<{ data?: Uint8Array }>
+  const files = async (...call: unknown[]) => {
+    const files: string[] = []
+    for await (const { data } of (signing.run as unknown as Run)(...call)) if (data) files.push(String(data))
+    return files
+  }
+  expect(await files('model', 'request', 'signal', 'input')).toEqual(['7 image/png true'])
+  expect(await files('model', 'request', 'signal')).toEqual(['7 image/png false'])
+  await (signing as unknown as typeof plain).prefetch('model', 'signal')
+  expect(calls).toEqual([
+    ['model', 'request', 'signal', 'input'],
+    ['model', 'request', 'signal'],
+    ['model', 'signal'],
+  ])
+  expect(signing.models).toEqual(['a model'])
+})
+
 test.each(['es384', 'ps256', 'ed25519'])('signs with %s', async (name) => {
   const signer = await openSigner(await credentialFiles(name))
-  const signed = await signer.sign(await (await import('sharp')).default(BLACK).webp().toBuffer(), 'image/webp')
+  const signed = await signer.sign(await sharp(BLACK).webp().toBuffer(), 'image/webp')
   expect(await readCredentials(signed, 'image/webp')).toMatchObject({ validation_state: 'Trusted' })
 })
 

@@ -101,6 +101,8 @@ describe.each(FORMATS)('%s', (format) => {
   test('is marked as made by a trained algorithm', async () => {
     const { xmpAsString } = await sharp(await encodeImage(pixels, output, parameters)).metadata()
     expect(xmpAsString).toContain('digitalsourcetype/trainedAlgorithmicMedia')
+    const composite = await sharp(await encodeImage(pixels, { ...output, hasInput: true }, parameters)).metadata()
+    expect(composite.xmpAsString).toContain('digitalsourcetype/compositeWithTrainedAlgorithmicMedia')
   })
 })
 

@@ -1,0 +1,61 @@
+// nano in FP8 with an adapter against float32, which equals PEFT: parity.test.ts.
+import path from 'node:path'
+import { expect, test } from 'vitest'
+import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
+import { openPackage } from '../../../gpu-fn/weights/packages.ts'
+import { relativeError } from '../../../infra/bench/statistics.ts'
+import { writeSafetensors } from '../../../infra/checkpoints/write-safetensors.ts'
+import { builtInPackage } from '../../../infra/local/models/built-in-model.ts'
+import { withPipeline } from '../../../infra/local/models/render.ts'
+import { compiledLora } from '../../support/lora.ts'
+import { networkOutputs } from '../../support/lora-outputs.ts'
+import { useScratch } from '../../support/scratch.ts'
+
+const scratch = useScratch()
+const [RANK, STRENGTH, BLOCKS] = [4, 0.08, 6]
+
+async function writeLora(): Promise<string> {
+  const { manifest } = await openPackage(await builtInPackage('nano', 'fp8'))
+  const { width } = manifest.position
+  const matrix = (name: string, shape: [number, number], seed: number) => {
+    const data = gaussianNoise(seed, shape[0] * shape[1]).map((value) => value * STRENGTH)
+    return { name, shape, data }
+  }
+  const modules = Array.from({ length: BLOCKS }, (_, i) =>
+    ['attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0'].map(
+      (name) => `transformer.transformer_blocks.${i}.${name}`,
+    ),
+  ).flat()
+  const tensors = modules.flatMap((module, i) => [
+    matrix(`${module}.lora_A.weight`, [RANK, width], 2 * i),
+    matrix(`${module}.lora_B.weight`, [width, RANK], 2 * i + 1),
+  ])
+  const file = path.join(scratch.directory, 'style.safetensors')
+  await writeSafetensors(file, tensors, 'BF16')
+  return file
+}
+
+/** The velocity without and with the adapter, and the difference. */
+async function velocitiesOf(tier: 'fp8' | 'fp32', file: string) {
+  const directory = await builtInPackage('nano', tier)
+  const lora = await compiledLora(file, directory)
+  return withPipeline(directory, async (pipeline) => {
+    const base = (await networkOutputs(pipeline)).velocity!.data
+    await pipeline.adapt([{ lora, scale: 1 }])
+    const adapted = (await networkOutputs(pipeline)).velocity!.data
+    return { base, adapted, change: adapted.map((value, i) => value - base[i]!) }
+  })
+}
+
+const product = (a: Float32Array, b: Float32Array) => a.reduce((sum, value, i) => sum + value * b[i]!, 0)
+
+test('an adapter changes a step of nano in FP8 as much as in float32', async () => {
+  const file = await writeLora()
+  const [fp8, fp32] = [await velocitiesOf('fp8', file), await velocitiesOf('fp32', file)]
+  const gain = product(fp8.change, fp32.change) / product(fp32.change, fp32.change)
+  expect(gain).toBeGreaterThan(0.9)
+  expect(gain).toBeLessThan(1.1)
+  // FP8 alone makes half of this error.
+  expect(relativeError(fp8.adapted, fp32.adapted)).toBeLessThan(0.1)
+  expect(relativeError(fp32.adapted, fp32.base)).toBeGreaterThan(0.05)
+})
