@@ -39,7 +39,7 @@ describe('npm run demo', () => {
       out,
     )
     expect({ code, stderr }).toMatchObject({ code: 0, stderr: expect.stringMatching(/running: step \d+ of 28/) })
-    expect(stdout).toMatch(/Route full: nano in fp8, 28 steps, guidance scale 5\. /)
+    expect(stdout).toMatch(/Route full: nano in fp8, 28 steps, guidance scale 7\. /)
     expect(stdout).toMatch(/Times: queue .*encode .*denoise .*decode .*total/)
     expect(stdout).toContain(`${out}  (64x96, seed 7)`)
     expect(await sharp(out).metadata()).toMatchObject({ format: 'webp', width: 64, height: 96 })
@@ -157,8 +157,8 @@ describe('the worker with the GPU function behind it', () => {
     const runs = made.map(({ octet }) => octet.price_microdollars - 200)
     expect(runs).toEqual([8, 6, 10, 7 + 4 + 2].map((count) => Math.ceil((64 * 64 * count * 300) / 1e6)))
     const unknown = generate({ route: 'full', skip_layer_guidance: true })
-    await expect(unknown).rejects.toThrow('nano has no published ones; list some of its 6')
-    await expect(guided({ skip_layer_guidance: { layers: [6] } })).rejects.toThrow('the layers of nano are 0 to 5')
+    await expect(unknown).rejects.toThrow('nano has no published ones; list some of its 8')
+    await expect(guided({ skip_layer_guidance: { layers: [8] } })).rejects.toThrow('the layers of nano are 0 to 7')
   })
 
   test('weighs words on request, in the A1111 API by default, and warns of weights that are read as words', async () => {

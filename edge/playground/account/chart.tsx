@@ -80,7 +80,8 @@ function Bars({ days, rows }: ChartProps) {
   const tiers = [...new Set(rows.map(({ tier }) => tier))].toSorted()
   const totals = [...sums.values()].map((each) => [...each.values()].reduce((sum, { price }) => sum + price, 0))
   const most = roundUp(Math.max(...totals, 1))
-  const step = (chartWidth - LEFT) / days.length
+  // A chart in a hidden view has no width.
+  const step = Math.max(0, chartWidth - LEFT) / days.length
   const width = Math.min(28, step * 0.7)
   return (
     <figure ref={figure} class="chart">

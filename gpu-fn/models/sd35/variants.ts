@@ -62,7 +62,7 @@ const CUSTOM = { steps: 28, guidanceScale: 3.5, shift: common.shift, sampleSize:
 /** The built-in model: Medium's architecture at 256 × 256 pixels. */
 const nano = {
   ...common,
-  depth: 6,
+  depth: 8,
   width: 192,
   heads: 3,
   positionMax: 32,
@@ -90,7 +90,7 @@ export const VARIANTS: readonly Variant[] = [
   { name: 'medium-turbo', ...medium, steps: 8, guidanceScale: 1.5, pattern: turbo },
   FLASH,
   { name: 'sd3-medium', ...sd3, steps: 28, guidanceScale: 7 },
-  { name: 'nano', ...nano, steps: 28, guidanceScale: 5 },
+  { name: 'nano', ...nano, steps: 28, guidanceScale: 7 },
   { name: 'nano-turbo', ...nano, steps: 4, guidanceScale: 1, pattern: turbo },
 ]
 

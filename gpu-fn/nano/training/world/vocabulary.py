@@ -38,19 +38,19 @@ RECOLORED_CATEGORIES = {"animal", "food", "plant", "vehicle", "object", "buildin
 LEAST_RECOLORED = 0.3  # of the visible area
 
 
-def read_sprites(marks: str = "+") -> list[tuple[str, str, str]]:
+def read_sprites(marks: str = "") -> list[tuple[str, str, str]]:
     """Emoji, plain name and category; a position in this list is the sprite's index everywhere. `marks`: marked lines to include besides the unmarked ones."""
     entries, category = [], ""
     for line in (HERE / "sprites.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             category = line.strip("[]")
-        elif line and not line.startswith("#") and (line[0] not in "+~" or line[0] in marks):
-            emoji, name = line.lstrip("+~ ").split(" ", 1)
+        elif line and not line.startswith("#") and (line[0] != "~" or line[0] in marks):
+            emoji, name = line.lstrip("~ ").split(" ", 1)
             entries.append((emoji, name, category))
     return entries
 
 
-SPRITES = read_sprites(os.environ.get("NANO_SPRITES", "+"))  # "+~" are all
+SPRITES = read_sprites(os.environ.get("NANO_SPRITES", ""))  # "~" are all
 FIRST = {name for _, name, _ in read_sprites("")}
 NAMES = [name for _, name, _ in SPRITES]
 CATEGORIES = [category for _, _, category in SPRITES]
