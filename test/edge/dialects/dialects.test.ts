@@ -132,7 +132,7 @@ describe('a dialect', () => {
     const second = await (await call('GET', `/queue/runs?size=1&from=${ids[0]}`, { headers })).json()
     expect(second).toEqual({ runs: [ids[1]], next: null })
     const facts = await (await call('GET', '/queue/models', { headers })).json()
-    expect(facts).toEqual({ models: ['tiny', 'paired'], account: caller.account, chosen: null })
+    expect(facts).toEqual({ models: ['tiny', 'paired'], account: caller.account, chosen: null, loras: [] })
   })
 
   test('takes keys at its own places only', async ({ expect }) => {
