@@ -60,8 +60,7 @@ export async function compareTargets(options: TargetsOptions): Promise<void> {
     const graphs: GraphFile[] = Object.entries(networks).map(([name, { file }]) => ({ name, file, kernels }))
     const { without_kernels } = packages.gpu.manifest
     if (without_kernels && kernels)
-      for (const name of ['transformer', 'vae_decoder'] as const)
-        graphs.push({ name, file: without_kernels[name].file, kernels: undefined })
+      for (const [name, { file }] of Object.entries(without_kernels)) graphs.push({ name, file, kernels: undefined })
     await compareNetworks(packages, graphs, target, judge)
     await compareImages(packages, Boolean(kernels), isBuiltIn(model), judge)
   } finally {

@@ -60,7 +60,9 @@ describe('single files', () => {
     expect([...networks.clip_g!.values()][0]!.shape).toEqual([5, 1280])
     expect([...networks.transformer!.keys()]).toEqual(['joint_blocks.0.x_block.attn.qkv.weight'])
     expect([...networks.t5!.keys()]).toEqual(['encoder.block.0.layer.0.SelfAttention.q.weight', 'shared.weight'])
-    expect([...networks.vae!.keys()]).toEqual(['decoder.conv_in.weight'])
+    expect([...networks.vae!.keys()]).toEqual([
+      ...['decoder.conv_in.weight', 'encoder.conv_in.weight', 'quant_conv.bias'],
+    ])
   })
 
   it('take a VAE under the prefix of stable-diffusion.cpp', async () => {

@@ -54,7 +54,7 @@ describe('the step graph of target cuda-fp8', () => {
     const { graphs, withoutKernels } = await build('medium')
     const alone = await build('medium', 'cuda')
     const bytes = (graph: Graph) => new Map(graph.weights.map(({ name, dtype, shape }) => [name, { dtype, shape }]))
-    expect(Object.keys(withoutKernels!)).toEqual(['transformer', 'vae_decoder'])
+    expect(Object.keys(withoutKernels!)).toEqual(['transformer', 'vae_decoder', 'vae_encoder'])
     for (const [network, graph] of Object.entries(withoutKernels!)) {
       expect(bytes(graph)).toEqual(bytes(graphs.get(network)!))
       expect(countOperators(graph)).toEqual(countOperators(alone.graphs.get(network)!))
@@ -104,7 +104,7 @@ describe('the autoencoder of target cuda-fp8', () => {
   })
 })
 
-test('a package for cuda-fp8 lists both step graphs and both autoencoders, each over one file of weights', async () => {
+test('a package for cuda-fp8 lists two graphs for each network with kernels, over one file of weights', async () => {
   const { directory, manifest } = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda-fp8' }), {
     verify: true,
   })
@@ -114,9 +114,10 @@ test('a package for cuda-fp8 lists both step graphs and both autoencoders, each 
   ])
   expect(Object.keys(manifest.files).filter((name) => name.startsWith('vae'))).toEqual([
     ...['vae_decoder-without-kernels.onnx', 'vae_decoder.onnx', 'vae_decoder.weights'],
+    ...['vae_encoder-without-kernels.onnx', 'vae_encoder.onnx', 'vae_encoder.weights'],
   ])
   const other = await openPackage(await compileTiny({ tier: 'fp8', target: 'cuda' }))
-  for (const name of ['transformer.weights', 'vae_decoder.weights'])
+  for (const name of ['transformer.weights', 'vae_decoder.weights', 'vae_encoder.weights'])
     expect(manifest.files[name]).toEqual(other.manifest.files[name])
   expect(directory).not.toBe(other.directory)
 })
