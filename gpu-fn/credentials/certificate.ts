@@ -37,7 +37,7 @@ const PSS = { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RS
 const RSA_BITS = 2048
 /** Purposes that C2PA 2.2 §14.5.1 accepts, by OID. */
 const PURPOSES: ReadonlySet<string> = new Set(['1.3.6.1.5.5.7.3.4', '1.3.6.1.5.5.7.3.36', '1.3.6.1.4.1.62558.2.1'])
-const BLOCK = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g
+const BLOCK = /-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g
 
 /** Parses and checks both files. Throws CredentialsError. */
 export function readCertificate(files: CredentialFiles, now = new Date()): SigningCertificate {

@@ -25,7 +25,13 @@ export function parseWeights(prompt: string): Segment[] {
 }
 
 /** Whether a prompt has the syntax `(text:number)`. Parentheses alone are also punctuation. */
-export const hasWeights = (prompt: string): boolean => /\([^()]+:\s*[-+]?(\d+\.?\d*|\.\d+)\s*\)/.test(prompt)
+export function hasWeights(prompt: string): boolean {
+  for (const [, group] of prompt.matchAll(/\(([^()]*)\)/g)) {
+    const colon = group!.lastIndexOf(':')
+    if (colon > 0 && /^[-+]?(\d+(\.\d*)?|\.\d+)$/.test(group!.slice(colon + 1).trim())) return true
+  }
+  return false
+}
 
 function weigh(text: string, weight: number, depth: number): Segment[] {
   if (depth > DEEPEST) throw new WeightError(`has more than ${DEEPEST} parentheses in parentheses`)
@@ -64,7 +70,7 @@ function splitGroups(text: string): string[] {
   return parts
 }
 
-const NUMBER = /^[-+]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[-+]?\d+(_\d+)*)?$/i
+const NUMBER = /^[-+]?(\d+(_\d+)*(\.(\d+(_\d+)*)?)?|\.\d+(_\d+)*)(e[-+]?\d+(_\d+)*)?$/i
 const SPECIAL = /^([-+]?)(inf|infinity|nan)$/i
 
 /** Python's `float`; null for other text. */

@@ -50,7 +50,10 @@ export async function prepareHardware(requested: Target | undefined, wheel: stri
 /** The shared libraries that `library` needs and that the loader does not find, by `ldd`; none without `ldd`. */
 export function findMissingLibraries(library: string): string[] {
   const { stdout } = spawnSync('ldd', [library], { encoding: 'utf8' })
-  return [...(stdout ?? '').matchAll(/^\s*(\S+) => not found$/gm)].map(([, name]) => name!)
+  return (stdout ?? '').split('\n').flatMap((line) => {
+    const [name, found] = line.trim().split(' => ')
+    return found === 'not found' ? [name!] : []
+  })
 }
 
 /** Throws with advice if libraries are missing, which onnxruntime would report only after the compilation. */

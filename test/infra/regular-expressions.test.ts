@@ -68,7 +68,8 @@ async function findSlow(patterns: Pattern[]): Promise<string[]> {
 }
 
 test('regular expressions applied to untrusted text are never slow', async () => {
-  const patterns = globSync('{edge,gpu-fn,infra}/**/*.ts', { cwd: root }).flatMap(patternsOf)
+  const files = globSync('{edge,gpu-fn,infra}/**/*.ts', { cwd: root, exclude: ['**/node_modules'] })
+  const patterns = files.flatMap(patternsOf)
   expect(patterns.map(({ file }) => file)).toContain('edge/auth/keys.ts')
   expect(await findSlow(patterns.filter(({ file }) => !(file in EXEMPT)))).toEqual([])
   const exempted = await findSlow(patterns.filter(({ file }) => file in EXEMPT))

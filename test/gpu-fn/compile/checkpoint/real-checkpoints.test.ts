@@ -13,7 +13,7 @@ const PARAMETERS = {
   clip_l: { 'single-file': 123_060_480, diffusers: 123_060_480 + 589_824 },
   clip_g: 694_659_840,
   t5: 4_762_310_656,
-  vae: 49_545_475,
+  vae: 83_819_683,
 }
 
 let scratch = ''
