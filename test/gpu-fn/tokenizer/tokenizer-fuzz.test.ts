@@ -5,8 +5,8 @@ import { expect, test } from 'vitest'
 import { TokenizerError, type TokenizerFileName } from '../../../gpu-fn/tokenizer/sources.ts'
 import { parseTokenizer, tokenize } from '../../../gpu-fn/tokenizer/tokenizer.ts'
 import { mutateBytes, mutateJson, type Random, seededRandom } from '../../support/checkpoints/mutate.ts'
+import { FUZZ_FILES } from '../../support/fuzz-files.ts'
 
-const FILES = 10_000
 const MEMORY_LIMIT = 64e6
 const PROMPTS = ['a cat', 'a'.repeat(61), ' \u00a0猫\ud83d</s><|endoftext|>']
 
@@ -75,10 +75,10 @@ const KINDS: [name: string, Damage][] = [
   ['spiece.model', (random) => new Map([['spiece.model', mutateBytes(random, SPIECE)]])],
 ]
 
-test.each(KINDS)(`${FILES} damaged %s are refused with a TokenizerError, or usable`, (_, damage) => {
+test.each(KINDS)(`${FUZZ_FILES} damaged %s are refused with a TokenizerError, or usable`, (_, damage) => {
   const random = seededRandom(12)
   let [usable, memory] = [0, 0]
-  for (let i = 0; i < FILES; i++) {
+  for (let i = 0; i < FUZZ_FILES; i++) {
     const sources = damage(random)
     try {
       const tokenizer = parseTokenizer('tokenizer', sources)
@@ -93,6 +93,6 @@ test.each(KINDS)(`${FILES} damaged %s are refused with a TokenizerError, or usab
     memory = Math.max(memory, process.memoryUsage().arrayBuffers)
   }
   expect(memory).toBeLessThan(MEMORY_LIMIT)
-  expect(usable).toBeGreaterThan(FILES / 200)
-  expect(usable).toBeLessThan(FILES)
+  expect(usable).toBeGreaterThan(FUZZ_FILES / 200)
+  expect(usable).toBeLessThan(FUZZ_FILES)
 })

@@ -9,8 +9,8 @@ import type { Checkpoint } from '../../../../gpu-fn/compile/checkpoint/tensor.ts
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { type Header, mutate, seededRandom } from '../../../support/checkpoints/mutate.ts'
 import { packHeader, packTensors, type Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import { FUZZ_FILES } from '../../../support/fuzz-files.ts'
 
-const FILES = 10_000
 const MEMORY_LIMIT = 64e6
 
 const half: Stored = { dtype: 'F16', shape: [2, 3] }
@@ -85,14 +85,14 @@ function expectReadable(checkpoint: Checkpoint, fileBytes: number): void {
 }
 
 describe('damaged checkpoints', () => {
-  it(`${FILES} of them are refused with a CheckpointError, or are sound`, async () => {
+  it(`${FUZZ_FILES} of them are refused with a CheckpointError, or are sound`, async () => {
     const random = seededRandom(35)
     const bases = BASES.map((tensors) => unpack(packTensors(tensors)))
     const file = path.join(scratch, 'x.safetensors')
     let sound = 0
     let opened = 0
     let memory = 0
-    for (let i = 0; i < FILES; i++) {
+    for (let i = 0; i < FUZZ_FILES; i++) {
       const { header, data } = random.pick(bases)
       const bytes = mutate(random, header, (json, length) => Buffer.concat([packHeader(json, 0, length), data]))
       await writeFile(file, bytes)
@@ -110,8 +110,8 @@ describe('damaged checkpoints', () => {
       memory = Math.max(memory, process.memoryUsage().arrayBuffers)
     }
     expect(memory).toBeLessThan(MEMORY_LIMIT)
-    expect(sound).toBeGreaterThan(FILES / 50)
-    expect(sound).toBeLessThan(FILES / 2)
+    expect(sound).toBeGreaterThan(FUZZ_FILES / 50)
+    expect(sound).toBeLessThan(FUZZ_FILES / 2)
     expect(opened).toBeGreaterThan(0)
     expect(opened).toBeLessThan(sound)
   })

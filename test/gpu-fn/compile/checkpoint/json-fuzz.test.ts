@@ -5,9 +5,9 @@ import { CheckpointError } from '../../../../gpu-fn/compile/checkpoint/error.ts'
 import { openCheckpoint } from '../../../../gpu-fn/models/sd35/sd35.ts'
 import { type Header, mutate, seededRandom } from '../../../support/checkpoints/mutate.ts'
 import type { Stored } from '../../../support/checkpoints/safetensors-file.ts'
+import { FUZZ_FILES } from '../../../support/fuzz-files.ts'
 import { useScratch } from '../../../support/scratch.ts'
 
-const FILES = 10_000
 const MEMORY_LIMIT = 64e6
 
 const scratch = useScratch()
@@ -24,12 +24,12 @@ const MODEL_INDEX: Header = {
   text_encoder_3: { dtype: 'null', data_offsets: [0, 4] },
 }
 
-/** Opens `checkpoint` with `FILES` damaged copies of `file`, and returns how many open. */
+/** Opens `checkpoint` with `FUZZ_FILES` damaged copies of `file`, and returns how many open. */
 async function openDamaged(file: string, base: Header, checkpoint: string, seed: number): Promise<number> {
   const start = base === MODEL_INDEX ? '{"_class_name":"StableDiffusion3Pipeline",' : '{'
   const random = seededRandom(seed)
   let [opened, memory] = [0, 0]
-  for (let i = 0; i < FILES; i++) {
+  for (let i = 0; i < FUZZ_FILES; i++) {
     await writeFile(
       file,
       mutate(random, base, (json) => Buffer.from(json.replace('{', start))),
@@ -45,16 +45,16 @@ async function openDamaged(file: string, base: Header, checkpoint: string, seed:
 }
 
 describe('damaged JSON files', () => {
-  it(`${FILES} index files are refused with a CheckpointError, or are sound`, async () => {
+  it(`${FUZZ_FILES} index files are refused with a CheckpointError, or are sound`, async () => {
     await scratch.write('a.safetensors', { [NAMES[0]!]: half })
     await scratch.write('b.safetensors', { [NAMES[1]!]: half })
     const file = path.join(scratch.directory, 'model.safetensors.index.json')
     const opened = await openDamaged(file, INDEX, file, 16)
-    expect(opened).toBeGreaterThan(FILES / 100)
-    expect(opened).toBeLessThan(FILES)
+    expect(opened).toBeGreaterThan(FUZZ_FILES / 100)
+    expect(opened).toBeLessThan(FUZZ_FILES)
   })
 
-  it(`${FILES} model_index.json are refused with a CheckpointError, or are sound`, async () => {
+  it(`${FUZZ_FILES} model_index.json are refused with a CheckpointError, or are sound`, async () => {
     await mkdir(path.join(scratch.directory, 'transformer'))
     await scratch.write('transformer/diffusion_pytorch_model.safetensors', { [NAMES[0]!]: half })
     const opened = await openDamaged(
@@ -63,7 +63,7 @@ describe('damaged JSON files', () => {
       scratch.directory,
       17,
     )
-    expect(opened).toBeGreaterThan(FILES / 100)
-    expect(opened).toBeLessThan(FILES)
+    expect(opened).toBeGreaterThan(FUZZ_FILES / 100)
+    expect(opened).toBeLessThan(FUZZ_FILES)
   })
 })
