@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { runCampaign } from '../../infra/campaign/campaign.ts'
 
-const JOBS = 100
+const JOBS = 150
 const LIMIT_MS = 400_000
 
 test(

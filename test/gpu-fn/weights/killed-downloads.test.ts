@@ -15,7 +15,7 @@ import type { Task } from '../../support/weights/download-program.ts'
 import { startTroubleProxy, type Trouble } from '../../support/weights/trouble-proxy.ts'
 
 const scratch = useScratch()
-const ROUNDS = Number(process.env.KILL_ROUNDS ?? 15)
+const ROUNDS = Number(process.env.KILL_ROUNDS ?? 25)
 const SEED = 6
 const PROGRAM = path.join(import.meta.dirname, '../../support/weights/download-program.ts')
 /** Lifetime of a process: from the start of Node to more than a download without faults. Short lifetimes are more frequent. */
