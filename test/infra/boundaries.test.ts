@@ -84,7 +84,7 @@ test.each([
   [
     'gpu-fn/pipeline',
     ['../runtime/session.ts', '../manifest.ts'],
-    ['../engine/memory-plan.ts', '../weights/bucket.ts'],
+    ['../engine/package/memory-plan.ts', '../weights/bucket.ts'],
   ],
   ['gpu-fn/runtime', ['../manifest.ts', './ffi.ts'], ['../pipeline/pipeline.ts', '../compile/write/onnx.ts']],
   [
