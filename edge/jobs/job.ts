@@ -5,11 +5,8 @@ import { configOf } from '../config.ts'
 import { GPU_BUDGET_EXHAUSTED, reserveGpuTime, settleGpuTime } from '../gpu/budget.ts'
 import { StreamLost } from '../gpu/stream.ts'
 import { log } from '../platform/log.ts'
-import { DAY_MS } from '../platform/units.ts'
-import { deleteInputs } from '../results/inputs.ts'
-import { retentionEnd } from '../results/retention.ts'
 import { afterLossMs, cancelOnGpu, runAttempt } from './attempt.ts'
-import { announceJob, deleteFiles, forgetJob, settleJob } from './end.ts'
+import { deleteFiles, JobEnd } from './end.ts'
 import { type JobLog, openJobLog } from './event-log.ts'
 import { eventStream, linkToHour } from './events.ts'
 import { reportProgress, wantsProgress } from './progress.ts'
@@ -26,9 +23,8 @@ import {
 } from './record.ts'
 import { JobSlot } from './slot.ts'
 
-/** The pause after a failed settlement or announcement. It doubles up to the longest. */
-const UNFINISHED_MS = 5_000
-const LONGEST_PAUSE_MS = 10 * 60_000
+/** The pause after a failed action. */
+const RETRY_MS = 5_000
 /** The wait of a job while reservations of other jobs prevent its start. */
 const BUSY_MS = 1_000
 /** The time limit for a GPU to end its stream after it confirmed a cancellation. */
@@ -43,14 +39,11 @@ export class JobDO extends DurableObject<Env> {
   /** The attempt in progress in this instance. */
   #live: Attempt | null = null
   readonly #slot: JobSlot
-  #settling: Promise<JobRecord> | null = null
+  readonly #jobEnd: JobEnd
   #isReserving = false
   #reporting: Promise<void> | null = null
-  /** Consecutive failures of settlement or announcement. */
-  #failures = 0
   /** The open event streams by reader. */
   readonly #readers = new Map<string, symbol>()
-  #finishing: Promise<void> | null = null
   /** Waiting callers whose disconnection may cancel the job; see `leave`. */
   readonly #callers = new Set<string>()
   /** Callers that disconnected before their job was created. */
@@ -60,6 +53,7 @@ export class JobDO extends DurableObject<Env> {
     super(ctx, env)
     this.#log = openJobLog(ctx.storage)
     this.#slot = new JobSlot(env)
+    this.#jobEnd = new JobEnd(env, ctx.storage, this.#log)
     // A reset ends the attempt in progress. Continue the job now instead of at the next alarm.
     const job = this.#log.find()
     if (job && !isOver(job)) void ctx.blockConcurrencyWhile(() => ctx.storage.setAlarm(Date.now()))
@@ -137,7 +131,7 @@ export class JobDO extends DurableObject<Env> {
       while (!isFinal(this.#log.job())) {
         if ((await Promise.race([late, this.#log.changed()])) === 'late') return this.#log.job()
       }
-      return await this.#settle()
+      return await this.#jobEnd.settle()
     } finally {
       clearTimeout(timer)
       if (caller) this.#callers.delete(caller)
@@ -194,12 +188,12 @@ export class JobDO extends DurableObject<Env> {
 
   override async alarm(): Promise<void> {
     try {
-      if (this.#log.isErased()) return await this.#clear()
+      if (this.#log.isErased()) return await this.#jobEnd.clear()
       await this.#advance()
     } catch (cause) {
       log('error', 'a job could not be advanced', { job: this.#log.find()?.id, cause })
       // The alarm of an erased job deletes its mark.
-      if (!this.#log.isErased()) await this.ctx.storage.setAlarm(Date.now() + UNFINISHED_MS)
+      if (!this.#log.isErased()) await this.ctx.storage.setAlarm(Date.now() + RETRY_MS)
     }
   }
 
@@ -207,7 +201,7 @@ export class JobDO extends DurableObject<Env> {
   async #advance(): Promise<void> {
     const job = this.#log.find()
     if (!job) return
-    if (isFinal(job)) return this.#finish()
+    if (isFinal(job)) return this.#jobEnd.finish()
     if (this.#live) return this.#awaitAttempt(job)
     // The object was reset before the GPU's confirmation arrived; a canceled job gets no further attempt.
     if (job.cancelRequested) return void (await this.#endCanceled())
@@ -310,39 +304,7 @@ export class JobDO extends DurableObject<Env> {
     this.#log.append(job.attempt, event)
     this.ctx.waitUntil(this.#slot.leave(job))
     this.ctx.waitUntil(settleGpuTime(this.env, job))
-    await this.#finish()
-  }
-
-  /** Settles and announces a final job, then sets the alarm for its deletion. Failed steps are repeated. */
-  #finish(): Promise<void> {
-    this.#finishing ??= this.#finishOnce().finally(() => {
-      this.#finishing = null
-    })
-    return this.#finishing
-  }
-
-  async #finishOnce(): Promise<void> {
-    const job = await this.#settle()
-    if (!job.announced) await deleteInputs(this.env, job)
-    if (job.settled && Date.now() >= retentionEnd(job)) return this.#expire()
-    if (job.settled && !job.announced && (await announceJob(this.env, job))) this.#log.update({ announced: true })
-    if (isOver(this.#log.job())) return this.ctx.storage.setAlarm(retentionEnd(job))
-    await this.ctx.storage.setAlarm(Date.now() + Math.min(UNFINISHED_MS * 2 ** this.#failures++, LONGEST_PAUSE_MS))
-  }
-
-  /** Settles the price of a final job. Concurrent calls share one settlement. */
-  #settle(): Promise<JobRecord> {
-    const job = this.#log.job()
-    if (job.settled) return Promise.resolve(job)
-    this.#settling ??= settleJob(this.env, job)
-      .then((settled) => {
-        if (settled) this.#log.update({ settled: true })
-        return this.#log.job()
-      })
-      .finally(() => {
-        this.#settling = null
-      })
-    return this.#settling
+    await this.#jobEnd.finish()
   }
 
   /** Ends an open job and waits for all work on it. Throws if the job is not settled yet. */
@@ -351,17 +313,6 @@ export class JobDO extends DurableObject<Env> {
     await this.cancel()
     if (!(await this.ended()).settled) throw new Error('the job is not settled yet')
     await live?.done
-    while (this.#finishing) await this.#finishing
-  }
-
-  /** Deletes an expired job once its ledger row has been exported; until then it retries daily. */
-  async #expire(): Promise<void> {
-    if (!(await forgetJob(this.env, this.#log.job()))) return this.ctx.storage.setAlarm(Date.now() + DAY_MS)
-    await this.#clear()
-  }
-
-  async #clear(): Promise<void> {
-    await this.ctx.storage.deleteAlarm()
-    await this.ctx.storage.deleteAll()
+    await this.#jobEnd.idle()
   }
 }

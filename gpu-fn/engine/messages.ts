@@ -4,8 +4,8 @@ import type { NetworkName, Package } from '../manifest.ts'
 import type { PipelineEvent } from '../pipeline/events.ts'
 import type { InputImage } from '../pipeline/input/start.ts'
 import type { Size } from '../pipeline/pipeline.ts'
-import type { Adapter } from './adapters.ts'
-import type { MemoryPlan } from './memory-plan.ts'
+import type { Adapter } from './package/adapters.ts'
+import type { MemoryPlan } from './package/memory-plan.ts'
 
 export type Settings = {
   memoryBytes: number

@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { Logger } from 'pino'
 import { Exchange } from './exchange.ts'
-import { describePlan, type MemoryPlan } from './memory-plan.ts'
 import type { Command, Message, Reply, Request, Settings } from './messages.ts'
+import { describePlan, type MemoryPlan } from './package/memory-plan.ts'
 
 const PROGRAM = new URL('./worker.ts', import.meta.url)
 

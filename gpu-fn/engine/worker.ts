@@ -6,11 +6,11 @@ import type { PipelineEvent } from '../pipeline/events.ts'
 import type { Size } from '../pipeline/pipeline.ts'
 import { createPromptCache } from '../pipeline/prompt-cache.ts'
 import { type RememberPrompts, txt2img } from '../pipeline/txt2img.ts'
-import { AdapterError } from './adapters.ts'
-import { footprintOf, planOf } from './graphs.ts'
-import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './memory-plan.ts'
 import type { Command, Message, Opened, Reply, Request, Settings } from './messages.ts'
-import { type OpenPipeline, openPipeline } from './open-pipeline.ts'
+import { AdapterError } from './package/adapters.ts'
+import { footprintOf, planOf } from './package/graphs.ts'
+import { BudgetError, type MemoryPlan, memoryOfAll, memoryOfSessions, type Peak } from './package/memory-plan.ts'
+import { type OpenPipeline, openPipeline } from './package/open-pipeline.ts'
 
 const { memoryBytes, deviceBytes, promptCacheBytes = 0 } = workerData as Settings
 const port = parentPort!

@@ -15,13 +15,13 @@ import {
   PROTOCOL_VERSION,
 } from '../contract.ts'
 import type { Engine } from '../engine/engine.ts'
-import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './auth.ts'
 import type { Jobs, Lifecycle } from './jobs.ts'
 import type { Metrics } from './observability/metrics.ts'
 import type { Observer } from './observability/observer.ts'
 import { parseTraceparent, type TraceParent } from './observability/traceparent.ts'
-import { describeIssues, problem, Refusal } from './refusal.ts'
-import { RequestBody } from './request-body.ts'
+import { type Claims, checkBody, checkJob, createTokenUse, verifyToken } from './requests/auth.ts'
+import { RequestBody } from './requests/body.ts'
+import { describeIssues, problem, Refusal } from './requests/refusal.ts'
 import { jobStream } from './stream.ts'
 
 /** Below the contract's interval, so that strict readers receive every heartbeat in time. */

@@ -2,7 +2,7 @@
 import fs from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
-import type { OpenPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
+import type { OpenPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import { openPackage } from '../../gpu-fn/weights/packages.ts'
 import {
   BUILT_IN_MODELS,

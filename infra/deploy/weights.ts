@@ -1,5 +1,5 @@
 // The step that checks the packages: every model to serve has one, and a GPU of each type holds all of them at once.
-import { memoryOfAll, planMemory } from '../../gpu-fn/engine/memory-plan.ts'
+import { memoryOfAll, planMemory } from '../../gpu-fn/engine/package/memory-plan.ts'
 import type { Manifest } from '../../gpu-fn/manifest.ts'
 import { openBucket } from '../../gpu-fn/weights/bucket.ts'
 import { MANIFEST, parseManifest } from '../../gpu-fn/weights/packages.ts'

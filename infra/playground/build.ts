@@ -21,8 +21,9 @@ const DOCS_FILES = [
 
 /** A digest of every file that the build reads. */
 async function digestOfSources(): Promise<string> {
-  const patterns = ['edge/**/*.{ts,tsx,css,html,svg,webp,js}', 'edge/playground/public/*', 'infra/playground/*.ts']
-  const files = ['gpu-fn/contract.ts', 'package-lock.json']
+  const page = ['edge/**/*.{ts,tsx,css,html,svg,webp,js}', 'edge/playground/public/*', 'infra/playground/*.ts']
+  const patterns = [...page, 'gpu-fn/contract.ts', 'gpu-fn/contract/*.ts']
+  const files = ['package-lock.json']
   for (const pattern of patterns)
     for await (const file of fs.glob(pattern, { cwd: root, exclude: ['edge/dist'] })) files.push(file)
   const contents = files.toSorted().map(async (file) => [file, await readIfFile(path.join(root, file))] as const)

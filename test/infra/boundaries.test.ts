@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { copyFile, glob, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { copyFile, glob, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
@@ -69,7 +69,13 @@ test.each([
     ['../engine/engine.ts', './jobs.ts'],
     ['../main.ts', '../weights/cache.ts', '../compile/compile.ts'],
   ],
-  ['gpu-fn/scheduler', ['./task.ts'], ['../server/job.ts', '../engine/engine.ts', '../pipeline/pipeline.ts']],
+  ['gpu-fn/contract', ['zod', './limits.ts'], ['../dtype.ts', '../manifest.ts', 'node:crypto', 'hono', 'zod/mini']],
+  ['gpu-fn/server', ['../contract.ts'], ['../contract/limits.ts']],
+  [
+    'gpu-fn/scheduler',
+    ['./task.ts'],
+    ['../server/job.ts', '../engine/engine.ts', '../contract.ts', '../contract/seed.ts'],
+  ],
   [
     'gpu-fn/engine',
     ['../pipeline/txt2img.ts', '../weights/packages.ts'],
@@ -78,7 +84,7 @@ test.each([
   [
     'gpu-fn/pipeline',
     ['../runtime/session.ts', '../manifest.ts'],
-    ['../engine/memory-plan.ts', '../weights/bucket.ts'],
+    ['../engine/package/memory-plan.ts', '../weights/bucket.ts'],
   ],
   ['gpu-fn/runtime', ['../manifest.ts', './ffi.ts'], ['../pipeline/pipeline.ts', '../compile/write/onnx.ts']],
   [
@@ -171,12 +177,21 @@ test('the env of cloudflare:workers, which has the variables, is not imported', 
     expect(await violations({ [file]: source }, file)).toEqual(['noRestrictedImports: 1'])
 })
 
-test.each([
-  ['gpu-fn/contract.ts', ['zod']],
-  ['gpu-fn/compile/graph/graph.ts', ['../../dtype.ts']],
-])('%s imports %j and nothing else', async (file, allowed) => {
+/** All imports of a file, as written. */
+async function namesImported(file: string): Promise<string[]> {
   const source = await readFile(path.join(root, file), 'utf8')
-  expect([...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name]) => name)).toEqual(allowed)
+  return [...source.matchAll(/\bfrom '([^']+)'|import\('([^']+)'\)/g)].map(([, name, loaded]) => name ?? loaded!)
+}
+
+test('gpu-fn/compile/graph/graph.ts imports ../../dtype.ts and nothing else', async () => {
+  expect(await namesImported('gpu-fn/compile/graph/graph.ts')).toEqual(['../../dtype.ts'])
+})
+
+test('the contract is all files of its folder, which import zod, each other and nothing else', async () => {
+  const parts = (await readdir(path.join(root, 'gpu-fn/contract'))).toSorted()
+  expect(await namesImported('gpu-fn/contract.ts')).toEqual(parts.map((part) => `./contract/${part}`))
+  const imported = await Promise.all(parts.map((part) => namesImported(`gpu-fn/contract/${part}`)))
+  expect(imported.flat().filter((name) => name !== 'zod' && !parts.includes(name.replace('./', '')))).toEqual([])
 })
 
 test('Durable Objects are called through objectOf, which retries calls after resets', async () => {

@@ -1,7 +1,7 @@
 // The outputs that test/golden/scripts/lora.py stores, of an open pipeline of a tiny checkpoint.
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
-import type { OpenPipeline } from '../../gpu-fn/engine/open-pipeline.ts'
+import type { OpenPipeline } from '../../gpu-fn/engine/package/open-pipeline.ts'
 import { clipIds, everyRow, type FloatTensor, pseudoRandom, readTensors, t5Ids } from './checkpoints/tensors.ts'
 
 export const LORAS = path.join(import.meta.dirname, '../golden/lora')

@@ -1,7 +1,7 @@
 // Receives the events of jobs, for metrics and traces.
 import type { Loaded } from '../../engine/engine.ts'
 import type { Job } from '../job.ts'
-import type { RefusalCode } from '../refusal.ts'
+import type { RefusalCode } from '../requests/refusal.ts'
 import type { Turn } from '../run-job.ts'
 
 /** Members must not throw. */

@@ -1,8 +1,8 @@
 // Measures one package with the engine's pipeline: `node infra/bench/gpu/octet.ts PLAN`, as run by `npm run bench -- gpu`.
 import fs from 'node:fs/promises'
 import path from 'node:path'
-import { describePlan } from '../../../gpu-fn/engine/memory-plan.ts'
-import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { describePlan } from '../../../gpu-fn/engine/package/memory-plan.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
 import { condition, predictVelocity, releaseConditions } from '../../../gpu-fn/pipeline/denoise.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'

@@ -1,6 +1,6 @@
 // Image generation without a server: the pipeline on this thread.
 
-import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import type { InputImage } from '../../../gpu-fn/pipeline/input/start.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'

@@ -1,7 +1,7 @@
 // Weights that are updated in place, with host memory as the device.
 import path from 'node:path'
 import { beforeAll, expect, onTestFinished, test } from 'vitest'
-import { updatesOf } from '../../../gpu-fn/engine/adapters.ts'
+import { updatesOf } from '../../../gpu-fn/engine/package/adapters.ts'
 import type { Package } from '../../../gpu-fn/manifest.ts'
 import { reserveWeights } from '../../../gpu-fn/runtime/device-weights.ts'
 import { openSession } from '../../../gpu-fn/runtime/open-session.ts'

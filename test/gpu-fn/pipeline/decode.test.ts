@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import { decodeLatent } from '../../../gpu-fn/pipeline/decode.ts'
 import { toPixels } from '../../../gpu-fn/pipeline/image.ts'
 import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'

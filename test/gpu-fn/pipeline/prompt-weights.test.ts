@@ -1,6 +1,6 @@
 // Weights of prompts against ComfyUI's rules, on a tiny checkpoint.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import { describeWeightProblem, encodePrompts } from '../../../gpu-fn/pipeline/prompt.ts'
 import { hasWeights, parseWeights } from '../../../gpu-fn/tokenizer/prompt-weights.ts'
 import { openPackage } from '../../../gpu-fn/weights/packages.ts'

@@ -1,6 +1,6 @@
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/open-pipeline.ts'
+import { type OpenPipeline, openPipeline } from '../../../gpu-fn/engine/package/open-pipeline.ts'
 import type { PipelineEvent } from '../../../gpu-fn/pipeline/events.ts'
 import { readParameters } from '../../../gpu-fn/pipeline/image.ts'
 import { type Txt2ImgRequest, txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { signGpuToken } from '../../../edge/gpu/token.ts'
 import { readConfig } from '../../../gpu-fn/config.ts'
-import { verifyToken } from '../../../gpu-fn/server/auth.ts'
+import { verifyToken } from '../../../gpu-fn/server/requests/auth.ts'
 import { type Rotation, rotated } from '../../../infra/deploy/rotate.ts'
 import type { SecretsFile } from '../../../infra/deploy/secrets-file.ts'
 import { createSecrets } from '../../../infra/operator/secrets.ts'

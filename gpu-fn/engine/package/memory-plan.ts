@@ -1,7 +1,7 @@
 // The division of a package's networks into resident and offloaded ones, within a memory budget.
-import { IMAGE_ENCODER, type Manifest, type NetworkName, type Target } from '../manifest.ts'
-import { STEPS_AT_ONCE } from '../pipeline/conditions.ts'
-import type { Size } from '../pipeline/pipeline.ts'
+import { IMAGE_ENCODER, type Manifest, type NetworkName, type Target } from '../../manifest.ts'
+import { STEPS_AT_ONCE } from '../../pipeline/conditions.ts'
+import type { Size } from '../../pipeline/pipeline.ts'
 
 /** Device memory of a network in bytes. `workspace`: activations and scratch of its largest run. */
 type Need = { network: NetworkName; weights: number; workspace: number }

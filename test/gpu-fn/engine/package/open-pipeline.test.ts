@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
-import { chooseGraphs, footprintOf } from '../../../gpu-fn/engine/graphs.ts'
-import type { Manifest } from '../../../gpu-fn/manifest.ts'
+import { chooseGraphs, footprintOf } from '../../../../gpu-fn/engine/package/graphs.ts'
+import type { Manifest } from '../../../../gpu-fn/manifest.ts'
 
 const GIB = 2 ** 30
 

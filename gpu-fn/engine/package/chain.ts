@@ -1,5 +1,5 @@
 // Sessions in sequence as one session.
-import type { DeviceTensor, RunOptions, Session } from '../runtime/session.ts'
+import type { DeviceTensor, RunOptions, Session } from '../../runtime/session.ts'
 
 /** Each session runs on the outputs of the one before it, which stay on the device. */
 export function chain(sessions: readonly Session[]): Session {

@@ -1,8 +1,13 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { BudgetError, type Execution, memoryOfAll, planMemory as planFor } from '../../../gpu-fn/engine/memory-plan.ts'
-import type { Manifest } from '../../../gpu-fn/manifest.ts'
-import { describeText } from '../../../gpu-fn/models/sd35/text-encoders.ts'
+import {
+  BudgetError,
+  type Execution,
+  memoryOfAll,
+  planMemory as planFor,
+} from '../../../../gpu-fn/engine/package/memory-plan.ts'
+import type { Manifest } from '../../../../gpu-fn/manifest.ts'
+import { describeText } from '../../../../gpu-fn/models/sd35/text-encoders.ts'
 
 const GIB = 2 ** 30
 

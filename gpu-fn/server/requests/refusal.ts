@@ -1,7 +1,7 @@
 // Refusals of the GPU function: closed codes, one status each, RFC 9457 on the wire.
 import { STATUS_CODES } from 'node:http'
 import type * as z from 'zod'
-import { escapeText, jobRequest, type refusal } from '../contract.ts'
+import { escapeText, jobRequest, type refusal } from '../../contract.ts'
 
 const STATUS = {
   invalid_request: 400,

@@ -1,7 +1,7 @@
 // Reads a request's body within the contract's limits.
 import { createHash } from 'node:crypto'
-import { type JobInput, LIMITS } from '../contract.ts'
-import type { InputFiles } from '../pipeline/input/input-image.ts'
+import { type JobInput, LIMITS } from '../../contract.ts'
+import type { InputFiles } from '../../pipeline/input/input-image.ts'
 import { Refusal } from './refusal.ts'
 
 /** Longer bodies are not read to the end. */

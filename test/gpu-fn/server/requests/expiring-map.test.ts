@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { createExpiringMap } from '../../../gpu-fn/server/expiring-map.ts'
+import { createExpiringMap } from '../../../../gpu-fn/server/requests/expiring-map.ts'
 
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())

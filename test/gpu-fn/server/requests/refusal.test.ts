@@ -2,10 +2,10 @@ import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { TIERS } from '../../../gpu-fn/contract.ts'
-import { createPacedEngine } from '../../support/engine/paced-engine.ts'
-import { jobBody, oldEdgeKeys, putRaw, refusalOf, signToken, type TokenOptions } from '../../support/gpu/client.ts'
-import { startServer } from '../../support/gpu/server.ts'
+import { TIERS } from '../../../../gpu-fn/contract.ts'
+import { createPacedEngine } from '../../../support/engine/paced-engine.ts'
+import { jobBody, oldEdgeKeys, putRaw, refusalOf, signToken, type TokenOptions } from '../../../support/gpu/client.ts'
+import { startServer } from '../../../support/gpu/server.ts'
 
 const engine = createPacedEngine()
 let server: Awaited<ReturnType<typeof startServer>>

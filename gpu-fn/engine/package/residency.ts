@@ -1,8 +1,8 @@
 // Sessions that open on first use. Resident networks keep their weights on the device; offloaded ones load them for their runs, one
 // network at a time.
-import type { NetworkName } from '../manifest.ts'
-import { HostTensor, type Session } from '../runtime/session.ts'
-import type { WeightUpdates } from '../runtime/update/weight-update.ts'
+import type { NetworkName } from '../../manifest.ts'
+import { HostTensor, type Session } from '../../runtime/session.ts'
+import type { WeightUpdates } from '../../runtime/update/weight-update.ts'
 
 /** Opens a network with updates of its weights. */
 type OpenNetwork = (network: NetworkName, updates: WeightUpdates | undefined) => Promise<Session>

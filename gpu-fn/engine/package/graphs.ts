@@ -1,7 +1,7 @@
 // The execution of a package on this machine: its graphs, their provider options, and their memory.
-import { IMAGE_ENCODER, type Manifest, type NetworkName, type Package } from '../manifest.ts'
-import type { Size } from '../pipeline/pipeline.ts'
-import { findKernels, type Kernels } from '../runtime/fp8-kernels.ts'
+import { IMAGE_ENCODER, type Manifest, type NetworkName, type Package } from '../../manifest.ts'
+import type { Size } from '../../pipeline/pipeline.ts'
+import { findKernels, type Kernels } from '../../runtime/fp8-kernels.ts'
 import { type MemoryPlan, planMemory } from './memory-plan.ts'
 
 /** On the CPU, weights of packages up to this size are widened to float32 once, on opening, which trades memory for speed. */

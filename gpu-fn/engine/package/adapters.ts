@@ -1,7 +1,7 @@
 // The updates that adapters (LoRAs) make to the stored weights of a package.
 import path from 'node:path'
-import type { LoraModule, LoraPackage, NetworkName, Package, StoredTensor } from '../manifest.ts'
-import type { LowRank, WeightUpdate, WeightUpdates } from '../runtime/update/weight-update.ts'
+import type { LoraModule, LoraPackage, NetworkName, Package, StoredTensor } from '../../manifest.ts'
+import type { LowRank, WeightUpdate, WeightUpdates } from '../../runtime/update/weight-update.ts'
 
 /** An adapter, and its strength in a request. */
 export type Adapter = { readonly lora: LoraPackage; readonly scale: number }

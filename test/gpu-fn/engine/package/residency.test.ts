@@ -1,19 +1,23 @@
 import path from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { chain } from '../../../gpu-fn/engine/chain.ts'
-import { planOf } from '../../../gpu-fn/engine/graphs.ts'
-import { BudgetError, type MemoryPlan } from '../../../gpu-fn/engine/memory-plan.ts'
-import { type OpenPipeline, openPipeline, type PipelineOptions } from '../../../gpu-fn/engine/open-pipeline.ts'
-import { Residency } from '../../../gpu-fn/engine/residency.ts'
-import { IMAGE_ENCODER, type NetworkName, type Package } from '../../../gpu-fn/manifest.ts'
-import { gaussianNoise } from '../../../gpu-fn/pipeline/noise.ts'
-import { txt2img } from '../../../gpu-fn/pipeline/txt2img.ts'
-import { openSession } from '../../../gpu-fn/runtime/open-session.ts'
-import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../../gpu-fn/runtime/session.ts'
-import { openPackage } from '../../../gpu-fn/weights/packages.ts'
-import { render } from '../../../infra/local/models/render.ts'
-import { compileTiny } from '../../support/checkpoints/compile.ts'
+import { chain } from '../../../../gpu-fn/engine/package/chain.ts'
+import { planOf } from '../../../../gpu-fn/engine/package/graphs.ts'
+import { BudgetError, type MemoryPlan } from '../../../../gpu-fn/engine/package/memory-plan.ts'
+import {
+  type OpenPipeline,
+  openPipeline,
+  type PipelineOptions,
+} from '../../../../gpu-fn/engine/package/open-pipeline.ts'
+import { Residency } from '../../../../gpu-fn/engine/package/residency.ts'
+import { IMAGE_ENCODER, type NetworkName, type Package } from '../../../../gpu-fn/manifest.ts'
+import { gaussianNoise } from '../../../../gpu-fn/pipeline/noise.ts'
+import { txt2img } from '../../../../gpu-fn/pipeline/txt2img.ts'
+import { openSession } from '../../../../gpu-fn/runtime/open-session.ts'
+import { type DeviceTensor, HostTensor, type Session, type Tensor } from '../../../../gpu-fn/runtime/session.ts'
+import { openPackage } from '../../../../gpu-fn/weights/packages.ts'
+import { render } from '../../../../infra/local/models/render.ts'
+import { compileTiny } from '../../../support/checkpoints/compile.ts'
 
 let pkg: Package
 beforeAll(async () => {

@@ -1,7 +1,7 @@
 // Authentication: the edge signs each request with a short-lived token bound to its job, attempt and body.
 import { createHash, type KeyObject } from 'node:crypto'
 import { errors, type JWTPayload, jwtVerify } from 'jose'
-import { GPU_TOKEN, gpuTokenClaims } from '../contract.ts'
+import { GPU_TOKEN, gpuTokenClaims } from '../../contract.ts'
 import { createExpiringMap } from './expiring-map.ts'
 import { Refusal } from './refusal.ts'
 

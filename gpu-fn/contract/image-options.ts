@@ -1,0 +1,65 @@
+import * as z from 'zod'
+import { LIMITS } from './limits.ts'
+import { SAMPLERS, SCHEDULES } from './names.ts'
+
+/** As in diffusers' StableDiffusion3Img2ImgPipeline. */
+export const DEFAULT_STRENGTH = 0.6
+
+/** Falling noise levels above 0, before the shift, as in diffusers. */
+export const sigmas = z
+  .array(z.number().gt(0).max(1))
+  .min(LIMITS.steps.min)
+  .max(LIMITS.steps.max)
+  .refine((levels) => levels.every((level, i) => i === 0 || level < levels[i - 1]!), 'sigmas must fall at every step.')
+
+/** A share of a request's steps. */
+const share = z.number().min(0).max(1)
+/** The shares of the steps between which guidance runs: step i of N if trunc(start · N) ≤ i < trunc(stop · N), as in diffusers' guiders. */
+export const guidanceInterval = z.strictObject({ start: share, stop: share })
+/**
+ * Skip-layer guidance as in diffusers: step i of N, if start · N < i < stop · N, also evaluates the denoiser without the blocks `layers`,
+ * and moves away from that. Without `layers`: those that the package states.
+ */
+export const skipLayerGuidance = z.strictObject({
+  scale: z.number().min(0).max(LIMITS.guidanceScale.max),
+  start: share,
+  stop: share,
+  layers: z
+    .array(
+      z
+        .int()
+        .min(0)
+        .max(LIMITS.layers - 1),
+    )
+    .min(1)
+    .max(LIMITS.layers)
+    .optional(),
+})
+/** Stability's settings for Medium. */
+export const SKIP_LAYER_DEFAULTS = { scale: 2.5, start: 0.01, stop: 0.2 } as const
+
+/** Optional fields of a request that change its image. Files and receipts state those that are given. */
+const imageOptions = z.strictObject({
+  /** Tokens of T5, as in diffusers; absent: 256. */
+  max_sequence_length: z.int().min(LIMITS.maxSequenceLength.min).max(LIMITS.maxSequenceLength.max).optional(),
+  sampler: z.enum(SAMPLERS).optional(),
+  noise_schedule: z.enum(SCHEDULES).optional(),
+  /** In place of `noise_schedule`; as many as `steps`. */
+  sigmas: sigmas.optional(),
+  /** The shift of the noise levels; absent: the package's. */
+  shift: z.number().min(LIMITS.shift.min).max(LIMITS.shift.max).optional(),
+  guidance_interval: guidanceInterval.optional(),
+  skip_layer_guidance: skipLayerGuidance.optional(),
+  /** Whether `(word:1.3)` is a weight; tokenizer/prompt-weights.ts. */
+  prompt_weights: z.literal(true).optional(),
+  /** The share of the steps that run on the input image; absent: `DEFAULT_STRENGTH`. */
+  strength: z.number().min(LIMITS.strength.min).max(LIMITS.strength.max).optional(),
+})
+export const imageOptionFields = imageOptions.shape
+export type ImageOptions = z.infer<typeof imageOptions>
+
+/** The image options of a request that are given. */
+export function imageOptionsOf(request: ImageOptions): ImageOptions {
+  const given = Object.entries(request).filter(([name, value]) => name in imageOptionFields && value !== undefined)
+  return Object.fromEntries(given)
+}
