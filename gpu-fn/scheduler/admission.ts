@@ -39,11 +39,17 @@ export class Admission {
   readonly #scheduler: Scheduler
   /** The limit of all accepted work, in milliseconds. */
   readonly #limitMs: number
+  readonly #silenceMs: number
   readonly #promises = new Map<string, Promised>()
 
-  constructor(scheduler: Scheduler, agingMs: number) {
+  /**
+   * `silenceMs`: the time without a request for a job after which the promise to it ends, for callers that return before the time of
+   * `retryAfterMs` and that another device may serve.
+   */
+  constructor(scheduler: Scheduler, agingMs: number, silenceMs = Number.POSITIVE_INFINITY) {
     this.#scheduler = scheduler
     this.#limitMs = BACKLOG * agingMs
+    this.#silenceMs = silenceMs
   }
 
   /** Null if the job is accepted. `loadMs`: the time to load its model. */
@@ -55,13 +61,18 @@ export class Admission {
       this.#promise(task, wait, now)
       return { reason: 'backlog', retryAfterMs: wait, takesMs }
     }
+    this.withdraw(task.id)
     const lateMs = task.deadline === null ? 0 : now + takesMs - task.deadline
     if (lateMs > 0) {
       const isPossible = now + loadMs + task.left <= task.deadline!
       return { reason: 'deadline', retryAfterMs: isPossible ? lateMs : null, takesMs }
     }
-    this.#promises.delete(task.id)
     return null
+  }
+
+  /** Ends the promise to a job, if there is one. */
+  withdraw(id: string): void {
+    this.#promises.delete(id)
   }
 
   /** Milliseconds until there is room for the job, by the time of all accepted and promised work before it. */
@@ -97,9 +108,10 @@ export class Admission {
 
   #promise({ id, tenant, interactive, left }: Task, wait: number, now: number): void {
     const at = now + wait
-    this.#promises.delete(id)
+    this.withdraw(id)
     if (this.#promises.size >= MOST_PROMISES) return
-    this.#promises.set(id, { tenant, interactive, ms: left, at, until: at + GRACE.ms + GRACE.share * wait })
+    const until = Math.min(at + GRACE.ms + GRACE.share * wait, now + this.#silenceMs)
+    this.#promises.set(id, { tenant, interactive, ms: left, at, until })
   }
 
   #expire(now: number): void {

@@ -10,6 +10,8 @@ import type { Turn } from './run-job.ts'
 
 /** Jobs that may be unfinished at a time. Each interrupted job keeps its latent and its prompt embeddings in host memory. */
 const MOST_STARTED = 8
+/** Twice the longest pause of the edge between two offers of a job (edge/gpu/client.ts). */
+const UNCLAIMED_MS = 10_000
 
 export type Run = AsyncGenerator<Turn, { fault: boolean }>
 
@@ -53,23 +55,29 @@ export class Dispatcher {
   constructor(options: DispatcherOptions) {
     this.#options = options
     this.#scheduler = new Scheduler({ agingMs: options.agingMs })
-    this.#admission = new Admission(this.#scheduler, options.agingMs)
+    this.#admission = new Admission(this.#scheduler, options.agingMs, UNCLAIMED_MS)
   }
 
   /** Accepts the job and returns null, or the reason for its refusal. */
   add(job: Job): Rejection | null {
     const now = performance.now()
-    // A job may run again before its canceled run has ended.
-    const id = this.#entries.has(job.id) ? `${job.id} ${this.#reruns++}` : job.id
-    const task = { ...this.#options.estimates.taskOf(job), id }
+    const asked = this.#options.estimates.taskOf(job)
     if (this.#isBusy && this.counts().queued >= this.#options.capacity)
       return { reason: 'full', retryAfterMs: this.#scheduler.order(now)[0]?.left ?? 0 }
-    const refused = this.#admission.refuse(task, this.#options.estimates.loadMs(job), now)
+    const refused = this.#admission.refuse(asked, this.#options.estimates.loadMs(job), now)
     if (refused) return refused
+    // A job may run again before its canceled run has ended.
+    const id = this.#entries.has(job.id) ? `${job.id} ${this.#reruns++}` : job.id
+    const task = { ...asked, id }
     this.#scheduler.add(task)
     this.#entries.set(id, { job, task, run: this.#options.start(job), hosting: false, occupied: false })
     this.#wake()
     return null
+  }
+
+  /** Ends the promise to a refused job, which will not return. */
+  withdraw(id: string): void {
+    this.#admission.withdraw(id)
   }
 
   /** Removes a job that has not started; false if it has. A started one ends at its next turn, which comes first. */

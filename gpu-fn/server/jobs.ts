@@ -113,6 +113,7 @@ export class Jobs {
       throw new Refusal('stale_attempt', `job ${id} is at attempt ${job.attempt}; given ${attempt}`)
     const through = Math.max(attempt ?? 0, job?.attempt ?? 0, this.#canceledAttempts.get(id) ?? 0)
     if (through > 0) this.#canceledAttempts.set(id, through)
+    this.#dispatcher.withdraw(id)
     if (!job) throw new Refusal('job_not_found', `job ${id} is not known here`)
     if (outcome(job)) return
     this.#logOf(job).info('job canceled by request')

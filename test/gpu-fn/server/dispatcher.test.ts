@@ -1,6 +1,6 @@
 // Jobs share the engine step by step.
 import { pino } from 'pino'
-import { expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import type { JobEvent, JobRequest } from '../../../gpu-fn/contract.ts'
 import type { Engine } from '../../../gpu-fn/engine/engine.ts'
 import { type Job, outcome } from '../../../gpu-fn/server/job.ts'
@@ -108,6 +108,45 @@ test('a flood is refused with a Retry-After once the accepted jobs would take lo
     expect(error).toMatchObject({ code: 'queue_full', retryAfter: expect.any(Number), message: /take too long/ })
   engine.allow(300)
   await jobs.idle()
+})
+
+describe('the place of a refused job', () => {
+  /** An estimated 40 s on a new engine; the jobs that a device accepts together take 48 s. */
+  const LONG = { steps: 100, count: 4 }
+  const QUEUE_FULL = expect.objectContaining({ code: 'queue_full' })
+
+  test('is free again once the job is canceled', () => {
+    const { jobs, submit } = start(createPacedEngine(0))
+    submit('first', LONG)
+    expect(() => submit('long', { ...LONG, tenant: 'a' })).toThrow(QUEUE_FULL)
+    expect(() => submit('short', { steps: 4, tenant: 'a' })).toThrow(QUEUE_FULL)
+    expect(() => jobs.cancel('long', 1)).toThrow(expect.objectContaining({ code: 'job_not_found' }))
+    expect(() => submit('short', { steps: 4, tenant: 'a' })).not.toThrow()
+  })
+
+  test('is free again after ten seconds without a request for the job, which another GPU may have accepted', () => {
+    const { submit } = start(createPacedEngine(0))
+    submit('first', LONG)
+    expect(() => submit('long', { ...LONG, tenant: 'a' })).toThrow(QUEUE_FULL)
+    const now = performance.now()
+    const clock = vi.spyOn(performance, 'now')
+    clock.mockReturnValue(now + 9_000)
+    expect(() => submit('short', { steps: 4, tenant: 'a' })).toThrow(QUEUE_FULL)
+    clock.mockReturnValue(now + 11_000)
+    expect(() => submit('short', { steps: 4, tenant: 'a' })).not.toThrow()
+    clock.mockRestore()
+  })
+
+  test('is found again by a job that was refused before its canceled run had ended', async () => {
+    const { jobs, submit } = start(createPacedEngine(0))
+    const again = { steps: 100, count: 2, tenant: 'a' }
+    submit('again', again)
+    submit('other', { steps: 100, count: 2 })
+    jobs.cancel('again', 1)
+    expect(() => submit('again', { ...again, attempt: 2 })).toThrow(QUEUE_FULL)
+    await eventually(() => jobs.counts().running + jobs.counts().queued).toBe(1)
+    expect(() => submit('again', { ...again, attempt: 2 })).not.toThrow()
+  })
 })
 
 test('while the file of an image is encoded, the next job has the device', async () => {
