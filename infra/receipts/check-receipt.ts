@@ -11,7 +11,7 @@ import {
 } from '../../edge/results/receipt.ts'
 import { readParameters } from '../../gpu-fn/pipeline/image.ts'
 import { psnr, readPixels } from './compare-images.ts'
-import { findPackage, type Prompts, reproduce } from './reproduce.ts'
+import { checkReproducible, findPackage, type Prompts, reproduce } from './reproduce.ts'
 
 /** `holds` is null if the check was skipped. */
 export type Check = { name: string; holds: boolean | null; detail: string }
@@ -56,6 +56,7 @@ async function promptsOf(claims: ReceiptClaims, { file, prompts }: Subject): Pro
 
 async function checkReproduction(claims: ReceiptClaims, subject: Subject, options: Reproduction): Promise<Check> {
   try {
+    checkReproducible(claims)
     const prompts = await promptsOf(claims, subject)
     const again = await reproduce(claims, prompts, await findPackage(options.packages, claims.package))
     if (Buffer.from(again).equals(subject.file)) return check('reproduction', true, 'the same bytes')

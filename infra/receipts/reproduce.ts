@@ -18,6 +18,13 @@ export async function findPackage(root: string, digest: string): Promise<Package
   throw new Error(`package ${digest} of the receipt is not in ${root}, which has ${there.join(', ') || 'no packages'}`)
 }
 
+/** Throws for an image that depends on files other than its package. */
+export function checkReproducible({ inputs = [], parameters: { loras = [] } }: ReceiptClaims): void {
+  const [files, adapters] = [inputs.map(({ name }) => name), loras.map(({ id }) => id)]
+  if (files.length > 0) throw new Error(`not possible for images with an input image (${files.join(' and ')})`)
+  if (adapters.length > 0) throw new Error(`not possible for images with LoRA adapters (${adapters.join(', ')})`)
+}
+
 /** Generates the image of a receipt and returns the encoded file. */
 export async function reproduce(claims: ReceiptClaims, prompts: Prompts, pkg: Package): Promise<Uint8Array> {
   return withPipeline(pkg.directory, (pipeline) => render(pipeline, { ...claims.parameters, ...prompts }))

@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import { CompactSign, decodeJwt, exportJWK, generateKeyPair, type JWK } from 'jose'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { RECEIPT } from '../../edge/results/receipt.ts'
+import { RECEIPT, type ReceiptClaims } from '../../edge/results/receipt.ts'
 import { startLocal } from '../../infra/local/local.ts'
 
 const VERIFY = path.join(import.meta.dirname, '../../infra/receipts/verify.ts')
@@ -118,12 +118,16 @@ describe('npm run verify', () => {
 
 describe('an image that another device made', () => {
   /** The image with each value moved by up to `most`, and a receipt for it under a key of ours. */
-  async function made(most: number): Promise<[file: string, receipt: string, jwks: string]> {
+  async function made(most: number, changes: object = {}): Promise<[file: string, receipt: string, jwks: string]> {
     const { data, info } = await sharp(at('image.png')).raw().toBuffer({ resolveWithObject: true })
     const moved = data.map((value, i) => Math.min(255, Math.max(0, value + (i % (2 * most + 1)) - most)))
     const file = await sharp(moved, { raw: info }).png().toBuffer()
     const sha256 = createHash('sha256').update(file).digest('hex')
-    const claims = { ...decodeJwt(receipt), file: { sha256, bytes: file.length, content_type: 'image/png' } }
+    const claims = {
+      ...decodeJwt(receipt),
+      file: { sha256, bytes: file.length, content_type: 'image/png' },
+      ...changes,
+    }
     const { privateKey, publicKey } = await generateKeyPair(RECEIPT.algorithm, { extractable: true })
     const signed = await new CompactSign(Buffer.from(JSON.stringify(claims)))
       .setProtectedHeader({ alg: RECEIPT.algorithm, kid: 'k', typ: RECEIPT.type })
@@ -146,5 +150,22 @@ describe('an image that another device made', () => {
     const homeless = await verify(...(await made(1)), '--reproduce', ...prompts, '--packages', scratch)
     expect(homeless.stdout).toMatch(/^FAIL +reproduction +package [0-9a-f]{64} of the receipt is not in/m)
     expect([nameless.code, homeless.code]).toEqual([1, 1])
+  })
+
+  test('is not made again from an input image or with adapters', async () => {
+    const inputs = ['image', 'mask'].map((name) => ({ name, sha256: '0'.repeat(64) }))
+    const drawn = await verify(...(await made(1, { inputs })), '--reproduce', ...prompts)
+    expect(drawn.stdout).toMatch(
+      /^FAIL +reproduction +not possible for images with an input image \(image and mask\)$/m,
+    )
+    const { parameters } = decodeJwt<ReceiptClaims>(receipt)
+    const loras = [{ id: 'ink', scale: 1, package: '0'.repeat(64) }]
+    const adapted = await verify(
+      ...(await made(1, { parameters: { ...parameters, loras } })),
+      '--reproduce',
+      ...prompts,
+    )
+    expect(adapted.stdout).toMatch(/^FAIL +reproduction +not possible for images with LoRA adapters \(ink\)$/m)
+    expect([drawn.code, adapted.code]).toEqual([1, 1])
   })
 })
